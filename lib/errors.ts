@@ -1,0 +1,38 @@
+/** Every code that a {@link DUltraError} can carry. */
+export const ERROR_CODES = [
+  'INVALID_ARGUMENT',
+  'OUT_OF_MEMORY',
+  'DEVICE_UNAVAILABLE',
+  'BAD_CHECKPOINT',
+  'NO_PLANNER',
+  'NO_TOKENIZER',
+  'NON_FINITE',
+  'NO_PROGRESS',
+  'DISPOSED',
+  'NATIVE_NOT_FOUND',
+  'DOWNLOAD_FAILED',
+  'INTERNAL',
+] as const;
+
+/** One of {@link ERROR_CODES}. */
+export type ErrorCode = (typeof ERROR_CODES)[number];
+
+/**
+ * A failure that is not a wrong argument: a broken checkpoint, a missing device, memory that ran out. Wrong arguments are
+ * `TypeError` or `RangeError`; an abort rejects with the signal's own reason.
+ */
+export class DUltraError extends Error {
+  /** What kind of failure it was; stable across releases, unlike the message. */
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'DUltraError';
+    this.code = code;
+  }
+}
+
+/** True for a {@link DUltraError}, with `code` if given; also across realms and package copies. */
+export function isDUltraError(error: unknown, code?: ErrorCode): error is DUltraError {
+  return error instanceof Error && error.name === 'DUltraError' && (code === undefined || (error as DUltraError).code === code);
+}

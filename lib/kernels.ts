@@ -1,0 +1,271 @@
+// The kernels by themselves, on typed arrays.
+import os from 'node:os';
+import { fromNative, type NativeRule, native } from './native';
+import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from './options';
+
+/** Input of {@link maskedAttention}. Sequences are packed: sequence b is rows `rowOffsets[b]` to `rowOffsets[b + 1]`. */
+export interface MaskedAttentionOptions {
+  /** Query heads H. Default 1. */
+  heads?: number;
+  /** Key/value heads; query head h reads head h / (heads / kvHeads). Default: heads. */
+  kvHeads?: number;
+  /** (B + 1) Default: one sequence. */
+  rowOffsets?: ArrayLike<number>;
+  /** (B + 1) where queries are only some of a sequence's positions. Default: rowOffsets. */
+  queryOffsets?: ArrayLike<number>;
+  /** Position of each query inside its sequence. Default: query i is position i. */
+  queryPositions?: ArrayLike<number>;
+  /** Which keys a query sees: all ("bidirectional", default), those up to its own position, or those up to the end of its block. */
+  mask?: 'bidirectional' | 'causal' | 'block-causal';
+  /** Positions per block of mask "block-causal". Default 32. */
+  blockLength?: number;
+  /** (B) keys before it are hidden. */
+  keyBegin?: ArrayLike<number>;
+  /** (B) keys from it on are hidden. */
+  keyEnd?: ArrayLike<number>;
+  /** Default 1 / √headDim. */
+  scale?: number;
+  /** Default: all cores. */
+  threads?: number;
+}
+
+const allThreads = () => os.availableParallelism();
+const int32 = (values: ArrayLike<number> | undefined) => (values === undefined ? null : Int32Array.from(values));
+const rowsOf = (length: number, value: ArrayLike<number> | undefined) => Uint32Array.from(value ?? new Uint32Array(length));
+
+function checkFloat32(name: string, value: unknown): asserts value is Float32Array {
+  if (!(value instanceof Float32Array)) throw new TypeError(`${name}: expected a Float32Array, got ${Object.prototype.toString.call(value)}`);
+}
+
+/**
+ * Fused attention; never holds a T × T matrix.
+ * @param q (queries, heads, headDim) @param k (keys, kvHeads, headDim) @param v as k
+ * @returns (queries, heads, headDim); a query that sees no key gives zeros.
+ * @throws RangeError for shapes that do not fit.
+ */
+export async function maskedAttention(q: Float32Array, k: Float32Array, v: Float32Array, options: MaskedAttentionOptions & { headDim: number }): Promise<Float32Array> {
+  const allowed = ['headDim', 'heads', 'kvHeads', 'rowOffsets', 'queryOffsets', 'queryPositions', 'mask', 'blockLength', 'keyBegin', 'keyEnd', 'scale', 'threads'];
+  checkKeys('options', options, allowed);
+  checkFloat32('q', q);
+  checkFloat32('k', k);
+  checkFloat32('v', v);
+  const { heads = 1, headDim, mask = 'bidirectional', blockLength = 32, threads = allThreads() } = options;
+  const kvHeads = options.kvHeads ?? heads;
+  checkInteger('headDim', headDim, { min: 1, max: 65536 });
+  checkInteger('heads', heads, { min: 1, max: 65536 });
+  checkInteger('kvHeads', kvHeads, { min: 1, max: 65536 });
+  checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 30 });
+  checkInteger('threads', threads, { min: 1, max: 1024 });
+  checkChoice('mask', mask, ['bidirectional', 'causal', 'block-causal'] as const);
+  const { scale = 1 / Math.sqrt(headDim) } = options;
+  checkNumber('scale', scale, {});
+  const kOffsets = int32(options.rowOffsets) ?? Int32Array.of(0, k.length / (kvHeads * headDim));
+  const qOffsets = int32(options.queryOffsets) ?? (options.rowOffsets ? kOffsets : Int32Array.of(0, q.length / (heads * headDim)));
+  return fromNative(() =>
+    native().maskedAttention({
+      q,
+      k,
+      v,
+      heads,
+      kvHeads,
+      headDim,
+      qOffsets,
+      kOffsets,
+      qPositions: int32(options.queryPositions),
+      mask,
+      block: blockLength,
+      keyBegin: int32(options.keyBegin),
+      keyEnd: int32(options.keyEnd),
+      scale,
+      threads,
+    }),
+  );
+}
+
+/** Input of {@link sample}. */
+export interface SampleOptions {
+  /** V; `logits` is (M, V). */
+  vocabSize: number;
+  /** 0 (default) is argmax, ties to the lowest id. */
+  temperature?: number;
+  /** Log-probabilities at temperature 1 ("untempered", default) or at `temperature`. */
+  tokenLogProb?: 'untempered' | 'tempered';
+  /** An id whose logit counts as −∞ (the mask token). */
+  excludedToken?: number;
+  /** Default 0. */
+  seed?: number | bigint;
+  /** (M) random coordinates of each row of logits. Default: row 0, step 0, position = index. */
+  rows?: ArrayLike<number>;
+  steps?: ArrayLike<number>;
+  positions?: ArrayLike<number>;
+  /** Default: all cores. */
+  threads?: number;
+}
+
+/** What {@link sample} finds per row of logits. */
+export interface SampleOutput {
+  tokens: Int32Array;
+  /** log softmax(logits)[token]. */
+  logProbs: Float32Array;
+  /** Softmax probability of the token, temperature 1. */
+  confidences: Float32Array;
+  /** Largest softmax probability, temperature 1. */
+  maxProbs: Float32Array;
+  /** Entropy, nats, temperature 1. */
+  entropies: Float32Array;
+}
+
+/**
+ * Draws a token per row of logits by exact Gumbel-max, with its probability and the prediction's entropy, in one pass.
+ * @param logits (M, V) @throws RangeError for shapes; DUltraError NON_FINITE for NaN or +∞.
+ */
+export async function sample(logits: Float32Array, options: SampleOptions): Promise<SampleOutput> {
+  checkKeys('options', options, ['vocabSize', 'temperature', 'tokenLogProb', 'excludedToken', 'seed', 'rows', 'steps', 'positions', 'threads']);
+  checkFloat32('logits', logits);
+  const { vocabSize, temperature = 0, tokenLogProb = 'untempered', excludedToken = -1, seed = 0, threads = allThreads() } = options;
+  checkInteger('vocabSize', vocabSize, { min: 1, max: 2 ** 31 - 1 });
+  checkNumber('temperature', temperature, { min: 0, max: 1e6 });
+  checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
+  checkInteger('threads', threads, { min: 1, max: 1024 });
+  const m = Math.floor(logits.length / vocabSize);
+  return fromNative(() =>
+    native().sample({
+      logits,
+      vocabSize,
+      temperature,
+      temperedLogProb: tokenLogProb === 'tempered',
+      excludedToken,
+      seed: checkSeed('seed', seed),
+      rows: rowsOf(m, options.rows),
+      steps: rowsOf(m, options.steps),
+      positions: options.positions ? Uint32Array.from(options.positions) : Uint32Array.from({ length: m }, (_, i) => i),
+      threads,
+    }),
+  );
+}
+
+/** Input of {@link plannerScore}: the planner's last AdaLN and its linear. */
+export interface PlannerScoreOptions {
+  /** (G, C) AdaLN scale and shift of each condition. */
+  scale: Float32Array;
+  shift: Float32Array;
+  /** (M) condition of each row. */
+  condition: ArrayLike<number>;
+  /** (C) */
+  weight: Float32Array;
+  /** Default 0. */
+  bias?: number;
+  /** Default 1e-4. */
+  eps?: number;
+  /** Default: all cores. */
+  threads?: number;
+}
+
+/**
+ * Unmasking logits of hidden rows: layernorm(x) · (1 + scale) + shift, dot weight, + bias, without storing the normed rows.
+ * @param hidden (M, C) @returns (M) @throws RangeError for shapes that do not fit.
+ */
+export async function plannerScore(hidden: Float32Array, options: PlannerScoreOptions): Promise<Float32Array> {
+  checkKeys('options', options, ['scale', 'shift', 'condition', 'weight', 'bias', 'eps', 'threads']);
+  checkFloat32('hidden', hidden);
+  const { scale, shift, weight, bias = 0, eps = 1e-4, threads = allThreads() } = options;
+  checkFloat32('scale', scale);
+  checkFloat32('shift', shift);
+  checkFloat32('weight', weight);
+  checkNumber('bias', bias, {});
+  checkNumber('eps', eps, { min: 0 });
+  checkInteger('threads', threads, { min: 1, max: 1024 });
+  const condition = Int32Array.from(options.condition);
+  return fromNative(() => native().plannerScore({ hidden, scale, shift, condition, weight, bias, eps, threads }));
+}
+
+/** Input of {@link unmask}. Candidates of row b are `rowOffsets[b]` to `rowOffsets[b + 1]`. */
+export interface UnmaskOptions {
+  /** The planner's two rules, confidence threshold, factor, entropy, or a fixed number by confidence or at random. */
+  rule: Exclude<NativeRule, 'none'>;
+  /** (B + 1) Default: one row. */
+  rowOffsets?: ArrayLike<number>;
+  /** (M) for the planner rules. */
+  plannerLogits?: Float32Array;
+  /** (M) for "threshold", "factor" and "fixed". */
+  confidences?: Float32Array;
+  /** (M) for "entropy". */
+  entropies?: Float32Array;
+  /** (M) log-probability of each candidate's token, part of the log-likelihood. Default 0. */
+  tokenLogProbs?: Float32Array;
+  /** Default 1. */
+  plannerTemperature?: number;
+  /** Default 1. */
+  probabilityScale?: number;
+  /** For "threshold" and "entropy". */
+  threshold?: number;
+  /** For "factor". Default 1. */
+  factor?: number;
+  /** The factor rule's quirk in the reference. Default false. */
+  lastPair?: boolean;
+  /** (B) for "fixed" and "random". */
+  counts?: ArrayLike<number>;
+  /** Default 0. */
+  seed?: number | bigint;
+  /** (B) random coordinates. Default: row index; step 0. */
+  rows?: ArrayLike<number>;
+  steps?: ArrayLike<number>;
+  /** (M) in-row positions. Default: index inside the row's candidates. */
+  positions?: ArrayLike<number>;
+  /** Default: all cores. */
+  threads?: number;
+}
+
+/** What {@link unmask} decides. */
+export interface UnmaskOutput {
+  /** (M) 1: unmask now. */
+  selected: Uint8Array;
+  /** (B) 1: the rule selected nothing and one candidate was let through. */
+  forced: Uint8Array;
+  /** (M) unmasking probabilities of the planner rules, else 0. */
+  probabilities: Float32Array;
+  /** (M) parts of the step's log-likelihood (planner rules), else 0. */
+  logLikelihoods: Float32Array;
+}
+
+/** Chooses which candidates to unmask: top-k by expected count, Bernoulli, or one of the rivals' rules. @throws RangeError for shapes. */
+export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
+  const allowed = ['rule', 'rowOffsets', 'plannerLogits', 'confidences', 'entropies', 'tokenLogProbs', 'plannerTemperature', 'probabilityScale', 'threshold'];
+  checkKeys('options', options, [...allowed, 'factor', 'lastPair', 'counts', 'seed', 'rows', 'steps', 'positions', 'threads']);
+  const { rule, plannerTemperature = 1, probabilityScale = 1, threshold = 0, factor = 1, lastPair = false, seed = 0, threads = allThreads() } = options;
+  checkChoice('rule', rule, ['plannerBernoulli', 'plannerTopK', 'threshold', 'factor', 'entropy', 'fixed', 'random'] as const);
+  checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0 });
+  checkNumber('probabilityScale', probabilityScale, { minExclusive: 0 });
+  checkNumber('threshold', threshold, {});
+  checkNumber('factor', factor, { min: 0 });
+  checkInteger('threads', threads, { min: 1, max: 1024 });
+  const inputs = ['plannerLogits', 'confidences', 'entropies', 'tokenLogProbs'] as const;
+  for (const name of inputs) if (options[name] !== undefined) checkFloat32(name, options[name]);
+  const m = inputs.map((name) => options[name]?.length).find((length) => length !== undefined) ?? options.positions?.length ?? 0;
+  const offsets = int32(options.rowOffsets) ?? Int32Array.of(0, m);
+  const b = offsets.length - 1;
+  const positions = new Uint32Array(m);
+  for (let row = 0; row < b; row++) for (let i = offsets[row]; i < offsets[row + 1] && i < m; i++) positions[i] = i - offsets[row];
+  return fromNative(() =>
+    native().unmask({
+      rule,
+      offsets,
+      plannerLogits: options.plannerLogits ?? null,
+      confidences: options.confidences ?? null,
+      entropies: options.entropies ?? null,
+      tokenLogProbs: options.tokenLogProbs ?? null,
+      plannerTemperature,
+      probabilityScale,
+      threshold,
+      factor,
+      factorLastPair: lastPair,
+      counts: int32(options.counts),
+      referenceLikelihood: false,
+      seed: checkSeed('seed', seed),
+      rowKeys: options.rows ? Uint32Array.from(options.rows) : Uint32Array.from({ length: b }, (_, i) => i),
+      steps: rowsOf(b, options.steps),
+      positions: options.positions ? Uint32Array.from(options.positions) : positions,
+      threads,
+    }),
+  );
+}

@@ -1,0 +1,292 @@
+// A loaded model: what users hold.
+import { DUltraError } from '../errors';
+import { fromNative, type NativeModel, type NativeModelInfo, native } from '../native';
+import { checkKeys } from '../options';
+import { type Denoisable, denoiseRows, type DenoiseSettings, type RecordedUniforms, resolveGenerateOptions, type RowInput, type RowOutcome } from '../sampling/denoise';
+import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
+import type { ModelConfig } from './config';
+import type { Tokenizer } from './tokenizer';
+
+/** Default number of generated tokens. */
+const DEFAULT_GEN_LENGTH = 128;
+/** Default block length, where it divides the generated length. */
+const DEFAULT_BLOCK_LENGTH = 32;
+
+/** Input of {@link MaskedDiffusionModel.forward}. */
+export interface ForwardRequest {
+  /** Token ids of all rows, laid end to end (N). */
+  ids: ArrayLike<number>;
+  /** Row b is `rowOffsets[b]` to `rowOffsets[b + 1]` (B + 1). Default: one row. */
+  rowOffsets?: ArrayLike<number>;
+  /** Also return logits, (N, embeddingSize). Default true. */
+  logits?: boolean;
+  /** Also run the planner head: a timestep in 0..1 per row (B), and per position (N) whether it is a candidate. */
+  planner?: { timestep: ArrayLike<number>; maskIndex: ArrayLike<number | boolean> };
+  /** Stops the work. */
+  signal?: AbortSignal;
+}
+
+/** Output of {@link MaskedDiffusionModel.forward}; row-major. */
+export interface ForwardOutput {
+  /** (N, C): hidden states after the final norm, the planner's input. */
+  hidden: Float32Array;
+  /** (N, embeddingSize), or null. */
+  logits: Float32Array | null;
+  /** (N) raw planner logits, or null. */
+  plannerLogits: Float32Array | null;
+}
+
+/** A prompt as rows of ids with masks. */
+interface PreparedRow extends RowInput {
+  promptIds: Int32Array;
+  isTemplate: boolean;
+}
+
+/** A masked diffusion language model (LLaDA, LLaDOU, dUltra) on one device. Made by `loadModel`; free it with `dispose()` or `await using`. */
+export class MaskedDiffusionModel {
+  /** What config.json says. */
+  readonly config: ModelConfig;
+  /** null for a checkpoint without tokenizer.json: such a model is used by token ids. */
+  readonly tokenizer: Tokenizer | null;
+  /** The folder that the weights came from. */
+  readonly source: string;
+  /** Device, instruction set, threads, number of parameters, bytes of weights. */
+  readonly info: NativeModelInfo;
+  readonly #native: NativeModel;
+  #disposed = false;
+
+  /** @internal Use `loadModel`. */
+  constructor(parts: { native: NativeModel; config: ModelConfig; tokenizer: Tokenizer | null; source: string }) {
+    this.#native = parts.native;
+    this.config = parts.config;
+    this.tokenizer = parts.tokenizer;
+    this.source = parts.source;
+    this.info = parts.native.info();
+  }
+
+  /** The checkpoint has an unmasking planner head. */
+  get hasPlanner(): boolean {
+    return this.config.planner !== null;
+  }
+
+  /**
+   * Completes one prompt.
+   * @throws RangeError, TypeError for wrong options; DUltraError NO_PLANNER, NO_TOKENIZER, DISPOSED, NON_FINITE; `signal.reason`.
+   */
+  async generate(prompt: Prompt, options: GenerateOptions = {}): Promise<GenerateResult> {
+    return (await this.generateBatch([prompt], options))[0];
+  }
+
+  /**
+   * Completes several prompts of any lengths together. Row i equals `generate(prompts[i], { ...options, firstRow: firstRow + i })`
+   * bit for bit: rows never influence each other.
+   */
+  async generateBatch(prompts: readonly Prompt[], options: GenerateOptions = {}): Promise<GenerateResult[]> {
+    const { rows, run } = this.#prepare(prompts, options);
+    for (;;) {
+      const next = await run.next();
+      if (next.done) return next.value.map((outcome, i) => this.#result(rows[i], outcome));
+    }
+  }
+
+  /** Completes one prompt, one event per denoising step; leaving the loop stops the native work. The last event carries the result. */
+  async *generateStream(prompt: Prompt, options: GenerateOptions = {}): AsyncGenerator<StreamEvent, void, void> {
+    const { rows, run } = this.#prepare([prompt], options);
+    const origin = rows[0].begin;
+    try {
+      for (let next = await run.next(); !next.done; ) {
+        const row = next.value.rows[0];
+        const event: StreamEvent = { step: next.value.step, unmasked: [], ids: row.ids.slice(origin), remaining: 0, result: null };
+        for (let i = 0; i < row.positions.length; i++) {
+          if (!row.selected[i]) continue;
+          const token = row.tokens[i];
+          event.unmasked.push({ position: row.positions[i] - origin, token, text: this.#decode([token]), probability: row.confidences[i] });
+        }
+        for (const id of row.ids) if (id === this.config.maskTokenId) event.remaining++;
+        if (row.finished) {
+          next = await run.next();
+          if (next.done) event.result = this.#result(rows[0], next.value[0]);
+          yield event;
+        } else {
+          yield event;
+          next = await run.next();
+        }
+      }
+    } finally {
+      await run.return([]);
+    }
+  }
+
+  /**
+   * The loop itself: one event per forward pass of the batch, with everything the samplers saw. For research; `generate*` are made of it.
+   * @param recorded recorded draws in place of generated ones, to replay a recorded run.
+   */
+  async *denoise(prompts: readonly Prompt[], options: GenerateOptions = {}, recorded?: RecordedUniforms): AsyncGenerator<DenoiseStep, GenerateResult[], void> {
+    const { rows, run } = this.#prepare(prompts, options, recorded);
+    return (yield* run).map((outcome, i) => this.#result(rows[i], outcome));
+  }
+
+  /**
+   * One forward pass with its tensors, for inspection and research.
+   * @throws RangeError for ids, offsets or shapes that do not fit; DUltraError NO_PLANNER, DISPOSED.
+   */
+  async forward(request: ForwardRequest): Promise<ForwardOutput> {
+    this.#checkUsable();
+    checkKeys('request', request, ['ids', 'rowOffsets', 'logits', 'planner', 'signal']);
+    const { signal, planner, logits = true } = request;
+    signal?.throwIfAborted();
+    const ids = this.#checkIds('ids', request.ids);
+    const offsets = Int32Array.from(request.rowOffsets ?? [0, ids.length]);
+    if (planner && !this.hasPlanner) throw new DUltraError('NO_PLANNER', `${this.source} has no planner head`);
+    const token = new (native().CancelToken)();
+    const cancel = () => token.cancel();
+    signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      const plannerRequest = planner
+        ? { timestep: Float32Array.from(planner.timestep), maskIndex: Uint8Array.from(planner.maskIndex as ArrayLike<number>, Number) }
+        : null;
+      return await fromNative(() => this.#native.forward({ ids, offsets, logits, planner: plannerRequest }, token), signal);
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+    }
+  }
+
+  /** Frees the weights; work under way finishes first. Further calls throw DUltraError DISPOSED. */
+  dispose(): void {
+    this.#disposed = true;
+    this.#native.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
+
+  #checkUsable(): void {
+    if (this.#disposed) throw new DUltraError('DISPOSED', 'this model has been disposed');
+  }
+
+  #prepare(
+    prompts: readonly Prompt[],
+    options: GenerateOptions,
+    recorded?: RecordedUniforms,
+  ): { rows: PreparedRow[]; run: AsyncGenerator<DenoiseStep, RowOutcome[], void> } {
+    this.#checkUsable();
+    if (!Array.isArray(prompts)) throw new TypeError(`prompts: expected an array, got ${String(prompts)}`);
+    const settings = resolveGenerateOptions(options, this.hasPlanner);
+    if (typeof settings.sampler !== 'function' && settings.sampler.type === 'planner' && !this.hasPlanner)
+      throw new DUltraError('NO_PLANNER', `sampler: ${this.source} has no planner head; use { type: "confidence" } or another sampler`);
+    const rows = prompts.map((prompt) => this.#prepareRow(prompt, options));
+    const templates = rows.filter((row) => row.isTemplate).length;
+    if (templates > 0 && templates < rows.length) throw new TypeError('prompts: expected templates only or none, got both');
+    const shape = this.#blockShape(options, settings, rows);
+    if (templates > 0) shape.stopAtEos ??= false;
+    const { maskTokenId, eosTokenId, hasPlanner } = { ...this.config, hasPlanner: this.hasPlanner };
+    const target: Denoisable = { native: this.#native, maskTokenId, eosTokenId, hasPlanner };
+    return { rows, run: rows.length === 0 ? emptyRun() : denoiseRows(target, rows, shape, recorded) };
+  }
+
+  #blockShape(options: GenerateOptions, settings: DenoiseSettings, rows: PreparedRow[]): DenoiseSettings {
+    const templates = rows.some((row) => row.isTemplate);
+    const genLength = options.genLength ?? DEFAULT_GEN_LENGTH;
+    let { blockLength } = settings;
+    if (!templates) {
+      blockLength ??= genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
+      if (genLength % blockLength !== 0)
+        throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
+    }
+    const { sampler } = settings;
+    if (typeof sampler !== 'function' && sampler.type === 'fixed' && sampler.steps !== null) {
+      for (const row of rows) {
+        const length = row.ids.length - row.begin;
+        const blocks = Math.ceil(length / (blockLength ?? length));
+        if (sampler.steps % blocks !== 0)
+          throw new RangeError(`sampler.steps: expected a multiple of the number of blocks (${blocks}), got ${sampler.steps}`);
+      }
+    }
+    return { ...settings, blockLength };
+  }
+
+  #prepareRow(prompt: Prompt, options: GenerateOptions): PreparedRow {
+    const { maskTokenId, maxSequenceLength } = this.config;
+    if (typeof prompt === 'object' && prompt !== null && 'template' in prompt) {
+      checkKeys('prompt', prompt, ['template']);
+      if (options.genLength !== undefined) throw new TypeError('genLength: not allowed with a template, whose masks say what to fill');
+      const { template } = prompt;
+      const ids = typeof template === 'string' ? this.#encode(template, 'template') : this.#checkIds('template', template);
+      if (!ids.includes(maskTokenId)) throw new RangeError(`template: expected at least one mask token (id ${maskTokenId}), got none`);
+      if (ids.length > maxSequenceLength)
+        throw new RangeError(`template: expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`);
+      return { ids, begin: 0, promptIds: ids, isTemplate: true };
+    }
+    const promptIds = this.#promptIds(prompt);
+    const genLength = options.genLength ?? DEFAULT_GEN_LENGTH;
+    if (promptIds.length + genLength > maxSequenceLength)
+      throw new RangeError(
+        `prompt: ${promptIds.length} tokens and genLength ${genLength} make ${promptIds.length + genLength}, more than the model's maximum of ${maxSequenceLength}`,
+      );
+    const ids = new Int32Array(promptIds.length + genLength).fill(maskTokenId);
+    ids.set(promptIds);
+    return { ids, begin: promptIds.length, promptIds, isTemplate: false };
+  }
+
+  #promptIds(prompt: Exclude<Prompt, { template: unknown }>): Int32Array {
+    if (typeof prompt === 'string') return this.#encode(prompt, 'prompt');
+    if (Array.isArray(prompt)) {
+      const tokenizer = this.#needTokenizer('chat messages');
+      for (const message of prompt)
+        if (typeof message?.role !== 'string' || typeof message?.content !== 'string')
+          throw new TypeError('prompt: expected messages of the form { role, content }, both strings; token ids go in { promptIds }');
+      return Int32Array.from(tokenizer.encode(tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true }), { addSpecialTokens: false }));
+    }
+    if (typeof prompt === 'object' && prompt !== null && 'promptIds' in prompt) {
+      checkKeys('prompt', prompt, ['promptIds']);
+      return this.#checkIds('promptIds', prompt.promptIds);
+    }
+    throw new TypeError('prompt: expected a string, an array of messages, { promptIds } or { template }');
+  }
+
+  #needTokenizer(what: string): Tokenizer {
+    if (this.tokenizer) return this.tokenizer;
+    throw new DUltraError('NO_TOKENIZER', `${this.source} has no tokenizer.json, which ${what} needs; pass { promptIds: [...] } instead`);
+  }
+
+  #encode(text: string, what: string): Int32Array {
+    return Int32Array.from(this.#needTokenizer(`a text ${what}`).encode(text));
+  }
+
+  #decode(ids: number[]): string {
+    return this.tokenizer ? this.tokenizer.decode(ids, { skipSpecialTokens: true }) : '';
+  }
+
+  #checkIds(name: string, ids: ArrayLike<number>): Int32Array {
+    if (ids === null || typeof ids !== 'object' || typeof ids.length !== 'number')
+      throw new TypeError(`${name}: expected an array of token ids, got ${String(ids)}`);
+    const last = this.config.embeddingSize - 1;
+    for (let i = 0; i < ids.length; i++)
+      if (!Number.isInteger(ids[i]) || ids[i] < 0 || ids[i] > last) throw new RangeError(`${name}[${i}]: expected 0 to ${last}, got ${ids[i]}`);
+    return Int32Array.from(ids);
+  }
+
+  #result(row: PreparedRow, outcome: RowOutcome): GenerateResult {
+    const { maskTokenId, eosTokenId } = this.config;
+    const ids = outcome.ids.slice(row.begin);
+    const eos = eosTokenId === null || row.isTemplate ? -1 : ids.indexOf(eosTokenId);
+    const tokens = eos < 0 ? ids.length : eos + 1;
+    const shown = Array.from(eos < 0 ? ids : ids.subarray(0, eos)).filter((id) => id !== maskTokenId);
+    return {
+      text: this.#decode(shown),
+      ids,
+      promptIds: row.promptIds,
+      nfe: outcome.nfe,
+      tokens,
+      tokensPerForward: outcome.nfe > 0 ? tokens / outcome.nfe : 0,
+      finishReason: outcome.finishReason,
+      unmaskedAt: outcome.unmaskedAt.slice(row.begin),
+      logLikelihood: outcome.logLikelihood,
+    };
+  }
+}
+
+async function* emptyRun(): AsyncGenerator<DenoiseStep, RowOutcome[], void> {
+  return [];
+}

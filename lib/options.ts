@@ -1,0 +1,54 @@
+// Checks of option values. A wrong type is a TypeError, a value out of range a RangeError; both name the option, what was expected and
+// what came.
+
+function show(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (typeof value === 'object' && value !== null) return Object.prototype.toString.call(value);
+  return String(value);
+}
+
+/** `object` must be a plain object whose keys are all in `allowed`. */
+export function checkKeys(name: string, object: unknown, allowed: readonly string[]): void {
+  if (typeof object !== 'object' || object === null) throw new TypeError(`${name}: expected an object, got ${show(object)}`);
+  for (const key of Object.keys(object))
+    if (!allowed.includes(key)) throw new TypeError(`${name}: unknown key "${key}"; expected one of ${allowed.join(', ')}`);
+}
+
+function bounds({ min, max, minExclusive }: { min?: number; max?: number; minExclusive?: number }): string {
+  const parts: string[] = [];
+  if (min !== undefined) parts.push(`at least ${min}`);
+  if (minExclusive !== undefined) parts.push(`greater than ${minExclusive}`);
+  if (max !== undefined) parts.push(`at most ${max}`);
+  return parts.length > 0 ? ` ${parts.join(' and ')}` : '';
+}
+
+/** `value` must be a finite number inside the bounds. */
+export function checkNumber(name: string, value: unknown, range: { min?: number; max?: number; minExclusive?: number }): asserts value is number {
+  if (typeof value !== 'number') throw new TypeError(`${name}: expected a number${bounds(range)}, got ${show(value)}`);
+  const { min = -Infinity, max = Infinity, minExclusive = -Infinity } = range;
+  if (!Number.isFinite(value) || value < min || value > max || value <= minExclusive)
+    throw new RangeError(`${name}: expected a finite number${bounds(range)}, got ${value}`);
+}
+
+/** `value` must be a whole number inside the bounds. */
+export function checkInteger(name: string, value: unknown, range: { min?: number; max?: number }): asserts value is number {
+  if (typeof value !== 'number') throw new TypeError(`${name}: expected an integer${bounds(range)}, got ${show(value)}`);
+  const { min = -Infinity, max = Infinity } = range;
+  if (!Number.isInteger(value) || value < min || value > max) throw new RangeError(`${name}: expected an integer${bounds(range)}, got ${value}`);
+}
+
+/** `value` must be one of `choices`. */
+export function checkChoice<T extends string | boolean>(name: string, value: unknown, choices: readonly T[]): asserts value is T {
+  if (choices.includes(value as T)) return;
+  const message = `${name}: expected ${choices.map((choice) => JSON.stringify(choice)).join(' or ')}, got ${show(value)}`;
+  throw choices.some((choice) => typeof choice === typeof value) ? new RangeError(message) : new TypeError(message);
+}
+
+/** A seed as the bigint that the native core takes: a whole number from 0 to 2^64 − 1. */
+export function checkSeed(name: string, value: unknown): bigint {
+  if (typeof value !== 'bigint' && typeof value !== 'number') throw new TypeError(`${name}: expected an integer or a bigint, got ${show(value)}`);
+  if (typeof value === 'number' && !Number.isSafeInteger(value)) throw new RangeError(`${name}: expected a safe integer or a bigint, got ${value}`);
+  const seed = BigInt(value);
+  if (seed < 0n || seed >= 2n ** 64n) throw new RangeError(`${name}: expected 0 to 2^64 - 1, got ${seed}`);
+  return seed;
+}

@@ -1,0 +1,107 @@
+// Samplers as plain tagged objects: checks, defaults, and the native rule that each one is.
+import type { NativeRule, NativeStepRequest } from '../native';
+import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
+import type { ConfidenceSampler, CustomSampler, EntropySampler, FactorSampler, FixedSampler, PlannerSampler, Sampler } from '../types';
+
+/** A built-in sampler with every default filled in. */
+export type ResolvedSampler =
+  | Required<PlannerSampler>
+  | Required<ConfidenceSampler>
+  | Required<FactorSampler>
+  | Required<EntropySampler>
+  | (Required<Omit<FixedSampler, 'steps'>> & { steps: number | null });
+
+const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'fixed'] as const;
+
+/**
+ * Checks a sampler and fills in its defaults.
+ * @param sampler undefined takes the planner where there is one, else the confidence threshold.
+ * @throws TypeError, RangeError naming the option, what was expected and what came.
+ */
+export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean): ResolvedSampler | CustomSampler {
+  if (typeof sampler === 'function') return sampler;
+  const given = sampler ?? (hasPlanner ? { type: 'planner' as const } : { type: 'confidence' as const });
+  if (typeof given !== 'object' || given === null)
+    throw new TypeError(`sampler: expected an object with a "type", or a function, got ${String(given)}`);
+  checkChoice('sampler.type', given.type, SAMPLER_TYPES);
+  switch (given.type) {
+    case 'planner': {
+      checkKeys('sampler', given, ['type', 'select', 'probabilityScale', 'plannerTemperature']);
+      const { select = 'topk', probabilityScale = 1, plannerTemperature = 1 } = given;
+      checkChoice('sampler.select', select, ['topk', 'bernoulli'] as const);
+      checkNumber('sampler.probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
+      checkNumber('sampler.plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });
+      return { type: 'planner', select, probabilityScale, plannerTemperature };
+    }
+    case 'confidence': {
+      checkKeys('sampler', given, ['type', 'threshold']);
+      const { threshold = 0.9 } = given;
+      checkNumber('sampler.threshold', threshold, { min: 0, max: 1 });
+      return { type: 'confidence', threshold };
+    }
+    case 'factor': {
+      checkKeys('sampler', given, ['type', 'factor', 'lastPair']);
+      const { factor = 1, lastPair = false } = given;
+      checkNumber('sampler.factor', factor, { min: 0, max: 1e6 });
+      checkChoice('sampler.lastPair', lastPair, [true, false] as const);
+      return { type: 'factor', factor, lastPair };
+    }
+    case 'entropy': {
+      checkKeys('sampler', given, ['type', 'threshold']);
+      const { threshold = 0.45 } = given;
+      checkNumber('sampler.threshold', threshold, { min: 0, max: 1e6 });
+      return { type: 'entropy', threshold };
+    }
+    case 'fixed': {
+      checkKeys('sampler', given, ['type', 'steps', 'remasking']);
+      const { steps, remasking = 'low_confidence' } = given;
+      if (steps !== undefined) checkInteger('sampler.steps', steps, { min: 1, max: 1e9 });
+      checkChoice('sampler.remasking', remasking, ['low_confidence', 'random'] as const);
+      return { type: 'fixed', steps: steps ?? null, remasking };
+    }
+  }
+}
+
+/** The part of a native step request that a sampler decides. */
+export type RuleRequest = Pick<
+  NativeStepRequest,
+  'rule' | 'planner' | 'plannerTemperature' | 'probabilityScale' | 'threshold' | 'factor' | 'factorLastPair' | 'excludeMask'
+>;
+
+/** The native rule of a sampler. `reference` applies the reference's quirks to the rival samplers. */
+export function ruleRequest(sampler: ResolvedSampler | CustomSampler, hasPlanner: boolean, reference: boolean): RuleRequest {
+  const request: RuleRequest = {
+    rule: 'none',
+    planner: false,
+    plannerTemperature: 1,
+    probabilityScale: 1,
+    threshold: 0,
+    factor: 0,
+    factorLastPair: false,
+    // The rivals' reference code lets the mask token be predicted; dUltra's does not.
+    excludeMask: !reference,
+  };
+  if (typeof sampler === 'function') return { ...request, planner: hasPlanner, excludeMask: true };
+  switch (sampler.type) {
+    case 'planner': {
+      const rule: NativeRule = sampler.select === 'topk' ? 'plannerTopK' : 'plannerBernoulli';
+      const { plannerTemperature, probabilityScale } = sampler;
+      return { ...request, rule, planner: true, plannerTemperature, probabilityScale, excludeMask: true };
+    }
+    case 'confidence':
+      return { ...request, rule: 'threshold', threshold: sampler.threshold };
+    case 'factor':
+      return { ...request, rule: 'factor', factor: sampler.factor, factorLastPair: sampler.lastPair || reference };
+    case 'entropy':
+      return { ...request, rule: 'entropy', threshold: sampler.threshold };
+    case 'fixed':
+      return { ...request, rule: sampler.remasking === 'random' ? 'random' : 'fixed' };
+  }
+}
+
+/** How many of `masks` positions each of `steps` steps unmasks: evenly, the remainder one each in the first steps. */
+export function fixedSchedule(masks: number, steps: number): Int32Array {
+  const base = Math.floor(masks / steps);
+  const remainder = masks % steps;
+  return Int32Array.from({ length: steps }, (_, step) => base + (step < remainder ? 1 : 0));
+}

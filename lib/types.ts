@@ -1,0 +1,195 @@
+// The vocabulary of the public API.
+
+/** Which planner-selected positions are unmasked in a step. */
+export interface PlannerSampler {
+  type: 'planner';
+  /**
+   * "topk" (default): the k = ⌊Σ p⌋ most probable positions (the reference's mode "inference"). "bernoulli": each position with its
+   * own probability p (mode "training", the policy that GRPO trains).
+   */
+  select?: 'topk' | 'bernoulli';
+  /** Multiplies every unmasking probability; > 1 unmasks faster. Default 1. (The reference calls it `factor`.) */
+  probabilityScale?: number;
+  /** Divides the planner's logits before the sigmoid. Default 1. */
+  plannerTemperature?: number;
+}
+
+/** Fast-dLLM's threshold rule: every position whose confidence reaches `threshold`, and at least the most confident. */
+export interface ConfidenceSampler {
+  type: 'confidence';
+  /** Softmax probability of the predicted token, 0..1. Default 0.9. */
+  threshold?: number;
+}
+
+/** Fast-dLLM's factor rule: of the candidates sorted by confidence, the j-th (j ≥ 2) passes while c_j ≥ 1 − factor / (j + 1). */
+export interface FactorSampler {
+  type: 'factor';
+  /** Default 1. */
+  factor?: number;
+  /** The reference's quirk: a first failure at the very last candidate passes too. Default false. */
+  lastPair?: boolean;
+}
+
+/** dParallel's rule: every position whose predictive entropy (nats) is below `threshold`, and at least the lowest. */
+export interface EntropySampler {
+  type: 'entropy';
+  /** Default 0.45. */
+  threshold?: number;
+}
+
+/** LLaDA's fixed schedule: the masks of a block are spread evenly over its steps. */
+export interface FixedSampler {
+  type: 'fixed';
+  /** Steps for the whole generation, divided evenly among the blocks. Default: one token per step. */
+  steps?: number;
+  /** Which positions go first: the most confident (default) or random ones. */
+  remasking?: 'low_confidence' | 'random';
+}
+
+/** What a custom sampler sees of one row at one step. Arrays are parallel, one entry per candidate, in ascending position. */
+export interface SamplerCandidates {
+  /** Index of the row in the batch. */
+  row: number;
+  /** Denoising steps this row has taken before this one. */
+  step: number;
+  /** In-row indices of the masked positions before the end of the current block. */
+  positions: Int32Array;
+  /** Token that each position would be given. */
+  tokens: Int32Array;
+  /** Softmax probability of that token. */
+  confidences: Float32Array;
+  /** Entropy of the prediction, nats. */
+  entropies: Float32Array;
+  /** Log-probability of that token. */
+  logProbs: Float32Array;
+  /** Planner logits, null for a checkpoint without a planner. */
+  plannerLogits: Float32Array | null;
+  /** The row's ids as they stand, masks included. */
+  ids: Int32Array;
+}
+
+/**
+ * A sampler of your own: returns the positions (a subset of `candidates.positions`) to unmask now. Returning none lets the most
+ * confident one through, so that every step makes progress.
+ */
+export type CustomSampler = (candidates: SamplerCandidates) => ArrayLike<number> | Promise<ArrayLike<number>>;
+
+/** A built-in sampler: plain JSON, written unchanged into reports. */
+export type SamplerObject = PlannerSampler | ConfidenceSampler | FactorSampler | EntropySampler | FixedSampler;
+
+/** How positions to unmask are chosen. */
+export type Sampler = SamplerObject | CustomSampler;
+
+/** A chat message, rendered through the checkpoint's chat template. */
+export interface ChatMessage {
+  role: 'system' | 'user' | 'assistant' | (string & {});
+  content: string;
+}
+
+/**
+ * What to continue: text as it stands, chat messages, token ids, or a template whose mask tokens are to be filled in place
+ * (text that contains the tokenizer's mask token, or ids that contain the mask id).
+ */
+export type Prompt = string | ChatMessage[] | { promptIds: ArrayLike<number> } | { template: string | ArrayLike<number> };
+
+/** Options of `generate`, `generateBatch`, `generateStream` and `denoise`. */
+export interface GenerateOptions {
+  /** How positions are chosen. Default: `{ type: "planner" }` where the checkpoint has a planner, else `{ type: "confidence" }`. */
+  sampler?: Sampler;
+  /** Tokens to generate after the prompt. Default 128. Not allowed with a template. */
+  genLength?: number;
+  /** Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength); templates: the whole row. */
+  blockLength?: number;
+  /** Token temperature; 0 takes the most probable token. Default 0. */
+  temperature?: number;
+  /** Seed of every random choice, a non-negative integer or bigint below 2^64. Default 0. */
+  seed?: number | bigint;
+  /** Index of the first row in the random stream: row i of a batch draws as row `firstRow + i`. Default 0. */
+  firstRow?: number;
+  /** Finish a row when everything before its first end-of-sequence token is decided. Default true; false for templates. */
+  stopAtEos?: boolean;
+  /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
+  tokenLogProb?: 'untempered' | 'tempered';
+  /**
+   * "reference" reproduces the reference implementations where they differ: rows of a batch advance through blocks together, no
+   * stop at end-of-sequence, the mask token is a legal prediction of the rival samplers, the factor rule's last pair, and the
+   * reference's step log-likelihood.
+   */
+  compat?: 'reference';
+  /** Stops the work; the call rejects with `signal.reason`. */
+  signal?: AbortSignal;
+}
+
+/** Why a row ended: nothing left to unmask, or decided up to its end-of-sequence token. */
+export type FinishReason = 'length' | 'eos';
+
+/** One generated row. */
+export interface GenerateResult {
+  /** Decoded completion up to the first end-of-sequence token, special tokens skipped; "" without a tokenizer. Templates: the whole row. */
+  text: string;
+  /** Ids of the completion: all genLength of them (positions after an end-of-sequence stop may still be masked). Templates: the whole row. */
+  ids: Int32Array;
+  /** Prompt ids as the model saw them. */
+  promptIds: Int32Array;
+  /** Forward passes in which this row unmasked something. */
+  nfe: number;
+  /** Tokens of the completion up to and including the first end-of-sequence token. */
+  tokens: number;
+  /** tokens / nfe. */
+  tokensPerForward: number;
+  finishReason: FinishReason;
+  /** In-step order: `unmaskedAt[i]` is the step (from 1) that decided completion position i, 0 where it was given or never decided. */
+  unmaskedAt: Int32Array;
+  /** Sum of the step log-likelihoods (planner samplers; 0 otherwise). */
+  logLikelihood: number;
+}
+
+/** What one row did in one step. Arrays are per candidate, in ascending position. */
+export interface DenoiseRow {
+  /** Index of the row in the batch. */
+  row: number;
+  /** Current block, from 0. */
+  block: number;
+  /** 1 − masks / row length before the step: the planner's timestep. */
+  timestep: number;
+  positions: Int32Array;
+  tokens: Int32Array;
+  logProbs: Float32Array;
+  confidences: Float32Array;
+  entropies: Float32Array;
+  plannerLogits: Float32Array | null;
+  /** Unmasking probabilities of the planner samplers, else 0. */
+  probabilities: Float32Array;
+  /** Each candidate's part of the step's log-likelihood (planner samplers), else 0. */
+  logLikelihoods: Float32Array;
+  /** 1 where the candidate was unmasked. */
+  selected: Uint8Array;
+  /** The sampler selected nothing and one position was let through. */
+  forced: boolean;
+  /** The row's ids after the step. */
+  ids: Int32Array;
+  /** The row is finished after this step. */
+  finished: boolean;
+}
+
+/** One forward pass of the batch. */
+export interface DenoiseStep {
+  /** From 0. */
+  step: number;
+  /** Rows that took part, ascending. */
+  rows: DenoiseRow[];
+}
+
+/** One event of `generateStream`. */
+export interface StreamEvent {
+  /** From 0. */
+  step: number;
+  /** What this step decided, in ascending position; `position` counts from the start of the completion (templates: of the row). */
+  unmasked: { position: number; token: number; text: string; probability: number }[];
+  /** Ids of the completion as they stand (templates: of the row). */
+  ids: Int32Array;
+  /** Masked positions left before the row ends. */
+  remaining: number;
+  /** Set on the last event. */
+  result: GenerateResult | null;
+}

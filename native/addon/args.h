@@ -1,0 +1,135 @@
+// JavaScript values to C++ structs. Everything is copied, so that work on another thread never sees memory that JavaScript can
+// change. A wrong type is a TypeError that names the property.
+#pragma once
+#include <napi.h>
+
+#include <string>
+#include <vector>
+
+#include "ops/backend.h"
+
+namespace dultra {
+namespace addon {
+
+[[noreturn]] inline void type_error(Napi::Env env, const std::string& name, const std::string& expected) {
+  throw Napi::TypeError::New(env, name + ": expected " + expected);
+}
+
+inline bool absent(const Napi::Value& value) { return value.IsUndefined() || value.IsNull(); }
+
+inline Napi::Object to_object(const Napi::Value& value, const std::string& name) {
+  if (!value.IsObject()) type_error(value.Env(), name, "an object");
+  return value.As<Napi::Object>();
+}
+
+inline std::string get_string(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsString()) type_error(object.Env(), name, "a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+inline double get_number(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsNumber()) type_error(object.Env(), name, "a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+// A whole number between min and max.
+inline int64_t get_integer(const Napi::Object& object, const char* name, int64_t min, int64_t max) {
+  const double number = get_number(object, name);
+  if (!(number >= double(min) && number <= double(max)) || number != double(int64_t(number)))
+    throw Napi::RangeError::New(object.Env(), std::string(name) + ": expected an integer from " + std::to_string(min) + " to " + std::to_string(max) +
+                                                  ", got " + Napi::Number::New(object.Env(), number).ToString().Utf8Value());
+  return int64_t(number);
+}
+
+inline bool get_bool(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsBoolean()) type_error(object.Env(), name, "a boolean");
+  return value.As<Napi::Boolean>().Value();
+}
+
+inline uint64_t get_u64(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  bool lossless = false;
+  const uint64_t number = value.IsBigInt() ? value.As<Napi::BigInt>().Uint64Value(&lossless) : 0;
+  if (!lossless) type_error(object.Env(), name, "a bigint from 0 to 2^64 - 1");
+  return number;
+}
+
+template <typename T>
+struct ArrayType;
+template <>
+struct ArrayType<int32_t> {
+  static constexpr napi_typedarray_type kType = napi_int32_array;
+  static constexpr const char* kName = "Int32Array";
+};
+template <>
+struct ArrayType<uint32_t> {
+  static constexpr napi_typedarray_type kType = napi_uint32_array;
+  static constexpr const char* kName = "Uint32Array";
+};
+template <>
+struct ArrayType<float> {
+  static constexpr napi_typedarray_type kType = napi_float32_array;
+  static constexpr const char* kName = "Float32Array";
+};
+template <>
+struct ArrayType<double> {
+  static constexpr napi_typedarray_type kType = napi_float64_array;
+  static constexpr const char* kName = "Float64Array";
+};
+template <>
+struct ArrayType<uint8_t> {
+  static constexpr napi_typedarray_type kType = napi_uint8_array;
+  static constexpr const char* kName = "Uint8Array";
+};
+
+template <typename T>
+std::vector<T> to_vector(const Napi::Value& value, const std::string& name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != ArrayType<T>::kType)
+    type_error(value.Env(), name, ArrayType<T>::kName);
+  const auto array = value.As<Napi::TypedArrayOf<T>>();
+  if (array.ElementLength() == 0) return {};
+  return std::vector<T>(array.Data(), array.Data() + array.ElementLength());
+}
+
+template <typename T>
+std::vector<T> get_array(const Napi::Object& object, const char* name) {
+  return to_vector<T>(object.Get(name), name);
+}
+
+// Empty where the property is null or undefined.
+template <typename T>
+std::vector<T> get_optional_array(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  return absent(value) ? std::vector<T>() : to_vector<T>(value, name);
+}
+
+template <typename T>
+Napi::Value to_array(Napi::Env env, const std::vector<T>& values) {
+  auto array = Napi::TypedArrayOf<T>::New(env, values.size());
+  if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(T));
+  return array;
+}
+
+inline DType get_dtype(Napi::Env env, const std::string& name) {
+  if (name == "F32") return DType::kF32;
+  if (name == "BF16") return DType::kBF16;
+  if (name == "F16") return DType::kF16;
+  type_error(env, "dtype", "\"F32\", \"BF16\" or \"F16\", got \"" + name + "\"");
+}
+
+inline UnmaskRule get_rule(Napi::Env env, const std::string& name) {
+  if (name == "plannerBernoulli") return UnmaskRule::kPlannerBernoulli;
+  if (name == "plannerTopK") return UnmaskRule::kPlannerTopK;
+  if (name == "threshold") return UnmaskRule::kThreshold;
+  if (name == "factor") return UnmaskRule::kFactor;
+  if (name == "entropy") return UnmaskRule::kEntropy;
+  if (name == "fixed") return UnmaskRule::kFixed;
+  if (name == "random") return UnmaskRule::kRandom;
+  type_error(env, "rule", "the name of an unmasking rule, got \"" + name + "\"");
+}
+
+}  // namespace addon
+}  // namespace dultra

@@ -1,0 +1,191 @@
+#include "addon/args.h"
+#include "addon/job.h"
+#include "addon/objects.h"
+#include "backends/open_backend.h"
+
+namespace dultra {
+namespace addon {
+
+namespace {
+
+struct LoadRequest {
+  ModelConfig config;
+  std::vector<std::string> files;
+  std::vector<TensorRef> tensors;
+  std::string device, isa;
+  int threads = 1;
+  WeightOptions weights;
+};
+
+ModelConfig read_config(const Napi::Object& object) {
+  constexpr int64_t kMax = int64_t(1) << 30;
+  ModelConfig config;
+  config.hidden = get_integer(object, "dModel", 2, 1 << 20);
+  config.heads = int(get_integer(object, "nHeads", 1, 1 << 16));
+  config.kv_heads = int(get_integer(object, "nKvHeads", 1, 1 << 16));
+  config.layers = int(get_integer(object, "nLayers", 0, 1 << 16));
+  config.mlp_hidden = get_integer(object, "mlpHiddenSize", 1, 1 << 24);
+  config.embedding_size = get_integer(object, "embeddingSize", 1, kMax);
+  config.max_sequence_length = get_integer(object, "maxSequenceLength", 1, kMax);
+  config.rope_theta = float(get_number(object, "ropeTheta"));
+  config.rms_norm_eps = float(get_number(object, "rmsNormEps"));
+  config.weight_tying = get_bool(object, "weightTying");
+  config.mask_token = int32_t(get_integer(object, "maskTokenId", 0, config.embedding_size - 1));
+  if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
+    const Napi::Object p = to_object(planner, "planner");
+    config.planner.present = true;
+    config.planner.layers = int(get_integer(p, "numLayers", 0, 1 << 10));
+    config.planner.use_adaln = get_bool(p, "useAdaln");
+    config.planner.use_mask_embeddings = get_bool(p, "useMaskEmbeddings");
+  }
+  check_argument(config.hidden % config.heads == 0 && config.head_dim() % 2 == 0, "config: dModel / nHeads must be an even integer");
+  check_argument(config.heads % config.kv_heads == 0, "config: nHeads must be a multiple of nKvHeads");
+  return config;
+}
+
+std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
+  const Napi::Env env = object.Env();
+  auto request = std::make_shared<LoadRequest>();
+  request->config = read_config(to_object(object.Get("config"), "config"));
+  const Napi::Value files = object.Get("files"), tensors = object.Get("tensors");
+  if (!files.IsArray()) type_error(env, "files", "an array");
+  if (!tensors.IsArray()) type_error(env, "tensors", "an array");
+  for (uint32_t i = 0; i < files.As<Napi::Array>().Length(); ++i) {
+    const Napi::Value file = files.As<Napi::Array>().Get(i);
+    if (!file.IsString()) type_error(env, "files", "an array of strings");
+    request->files.push_back(file.As<Napi::String>().Utf8Value());
+  }
+  constexpr int64_t kMaxOffset = int64_t(1) << 53;
+  for (uint32_t i = 0; i < tensors.As<Napi::Array>().Length(); ++i) {
+    const Napi::HandleScope scope(env);
+    const Napi::Object t = to_object(tensors.As<Napi::Array>().Get(i), "tensors");
+    TensorRef ref;
+    ref.name = get_string(t, "name");
+    ref.file = int(get_integer(t, "file", 0, 1 << 20));
+    ref.dtype = get_dtype(env, get_string(t, "dtype"));
+    ref.begin = uint64_t(get_integer(t, "begin", 0, kMaxOffset));
+    ref.end = uint64_t(get_integer(t, "end", 0, kMaxOffset));
+    const Napi::Value shape = t.Get("shape");
+    if (!shape.IsArray()) type_error(env, "shape", "an array");
+    for (uint32_t d = 0; d < shape.As<Napi::Array>().Length(); ++d) {
+      const Napi::Value n = shape.As<Napi::Array>().Get(d);
+      if (!n.IsNumber()) type_error(env, "shape", "an array of numbers");
+      ref.shape.push_back(n.As<Napi::Number>().Int64Value());
+    }
+    request->tensors.push_back(std::move(ref));
+  }
+  request->device = get_string(object, "device");
+  request->threads = int(get_integer(object, "threads", 1, 1024));
+  request->isa = get_string(object, "isa");
+  const std::string storage = get_string(object, "storage"), compute = get_string(object, "compute");
+  request->weights.keep_storage = storage == "auto";
+  if (!request->weights.keep_storage) request->weights.storage = get_dtype(env, storage);
+  if (compute != "float32" && compute != "bfloat16") type_error(env, "compute", "\"float32\" or \"bfloat16\"");
+  request->weights.compute = compute == "bfloat16" ? Compute::kBF16 : Compute::kF32;
+  return request;
+}
+
+}  // namespace
+
+void ModelObject::init(Napi::Env env, AddonData* data) {
+  data->model = Napi::Persistent(DefineClass(
+      env, "Model",
+      {InstanceMethod<&ModelObject::info>("info"), InstanceMethod<&ModelObject::forward>("forward"),
+       InstanceMethod<&ModelObject::create_session>("createSession"), InstanceMethod<&ModelObject::dispose>("dispose")}));
+}
+
+Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto request = guarded(env, [&] { return read_request(to_object(info[0], "request")); });
+  const auto flag = CancelToken::flag_of(info[1]);
+  return Job<std::shared_ptr<const Model>>::start(
+      env,
+      [request, flag]() -> std::shared_ptr<const Model> {
+        auto backend = open_backend(request->device, request->threads, request->isa);
+        if (!backend->supports(request->weights.compute))
+          throw Error(ErrorCode::kDeviceUnavailable, std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + backend->isa());
+        const Checkpoint checkpoint(request->files, std::move(request->tensors));
+        return std::make_shared<const Model>(request->config, std::move(backend), checkpoint, request->weights, flag.get());
+      },
+      [threads = request->threads](Napi::Env job_env, std::shared_ptr<const Model>& model) -> Napi::Value {
+        Napi::Object object = job_env.GetInstanceData<AddonData>()->model.New({});
+        ModelObject* self = Unwrap(object);
+        self->threads_ = threads;
+        self->reported_bytes_ = int64_t(model->transformer().weight_bytes());
+        Napi::MemoryManagement::AdjustExternalMemory(job_env, self->reported_bytes_);
+        self->model_ = std::move(model);
+        return object;
+      });
+}
+
+ModelObject::~ModelObject() { let_go(Env()); }
+
+void ModelObject::let_go(Napi::Env env) {
+  if (!model_) return;
+  Napi::MemoryManagement::AdjustExternalMemory(env, -reported_bytes_);
+  model_.reset();
+}
+
+std::shared_ptr<const Model> ModelObject::model(Napi::Env env) const {
+  if (!model_) throw make_error(env, ErrorCode::kDisposed, "this model has been disposed");
+  return model_;
+}
+
+Napi::Value ModelObject::info(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto held = model(env);
+  const Transformer& transformer = held->transformer();
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("device", held->backend().name());
+  out.Set("isa", held->backend().isa());
+  out.Set("threads", threads_);
+  out.Set("parameters", double(transformer.parameters()));
+  out.Set("plannerParameters", double(transformer.planner_parameters()));
+  out.Set("weightBytes", double(transformer.weight_bytes()));
+  return out;
+}
+
+Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  struct Request {
+    std::vector<int32_t> ids, offsets;
+    bool logits = false, planner = false;
+    std::vector<float> timestep;
+    std::vector<uint8_t> candidate;
+  };
+  const Napi::Object object = to_object(info[0], "request");
+  auto request = std::make_shared<Request>();
+  request->ids = get_array<int32_t>(object, "ids");
+  request->offsets = get_array<int32_t>(object, "offsets");
+  request->logits = get_bool(object, "logits");
+  if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
+    request->planner = true;
+    request->timestep = get_array<float>(to_object(planner, "planner"), "timestep");
+    request->candidate = get_array<uint8_t>(to_object(planner, "planner"), "maskIndex");
+  }
+  const auto flag = CancelToken::flag_of(info[1]);
+  return Job<ForwardResult>::start(
+      env,
+      [held = model(env), request, flag] {
+        return forward_all(*held, request->ids, request->offsets, request->logits, request->planner ? &request->timestep : nullptr,
+                           request->planner ? &request->candidate : nullptr, flag.get());
+      },
+      [](Napi::Env job_env, ForwardResult& result) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(job_env);
+        out.Set("hidden", to_array(job_env, result.hidden));
+        out.Set("logits", result.logits.empty() ? job_env.Null() : to_array(job_env, result.logits));
+        out.Set("plannerLogits", result.planner_logits.empty() ? job_env.Null() : to_array(job_env, result.planner_logits));
+        return out;
+      });
+}
+
+Napi::Value ModelObject::create_session(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  auto ids = to_vector<int32_t>(info[0], "ids"), offsets = to_vector<int32_t>(info[1], "offsets");
+  return guarded(env, [&] { return SessionObject::wrap(env, std::make_shared<Session>(model(env), std::move(ids), std::move(offsets))); });
+}
+
+void ModelObject::dispose(const Napi::CallbackInfo& info) { let_go(info.Env()); }
+
+}  // namespace addon
+}  // namespace dultra

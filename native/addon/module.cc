@@ -1,0 +1,45 @@
+// The addon's entry: what native.ts declares as NativeAddon.
+#include <napi.h>
+
+#include "addon/objects.h"
+#include "backends/open_backend.h"
+
+#ifndef DULTRA_VERSION
+#error "DULTRA_VERSION is set by CMakeLists.txt from package.json"
+#endif
+
+namespace dultra {
+namespace addon {
+
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  auto* data = new AddonData;
+  CancelToken::init(env, data);
+  SessionObject::init(env, data);
+  ModelObject::init(env, data);
+  env.SetInstanceData(data);
+  // A worker thread that is terminated waits for its native work: let that end soon.
+  env.AddCleanupHook(
+      [](AddonData* held) {
+        for (const auto& weak : held->sessions)
+          if (const auto session = weak.lock()) session->cancel();
+      },
+      data);
+  exports.Set("version", DULTRA_VERSION);
+  exports.Set("CancelToken", data->cancel_token.Value());
+  exports.Set("cpuIsas", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
+                const auto names = cpu_isas();
+                auto array = Napi::Array::New(info.Env(), names.size());
+                for (uint32_t i = 0; i < names.size(); ++i) array.Set(i, names[i]);
+                return array;
+              }));
+  exports.Set("loadModel", Napi::Function::New<&ModelObject::load>(env));
+  init_kernels(env, exports);
+  return exports;
+}
+
+}  // namespace addon
+}  // namespace dultra
+
+static Napi::Object dultra_init(Napi::Env env, Napi::Object exports) { return dultra::addon::init(env, exports); }
+
+NODE_API_MODULE(dultra, dultra_init)

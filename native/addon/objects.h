@@ -1,0 +1,71 @@
+// The handles that JavaScript holds: Model, Session, CancelToken.
+#pragma once
+#include <napi.h>
+
+#include <atomic>
+#include <memory>
+
+#include "model/session.h"
+
+namespace dultra {
+namespace addon {
+
+// Constructors, kept per environment (main thread and every worker thread have their own).
+struct AddonData {
+  Napi::FunctionReference model, session, cancel_token;
+  // Everything that can be told to stop when the environment goes away.
+  std::vector<std::weak_ptr<Session>> sessions;
+};
+
+class CancelToken final : public Napi::ObjectWrap<CancelToken> {
+ public:
+  static void init(Napi::Env env, AddonData* data);
+  explicit CancelToken(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CancelToken>(info) {}
+  // The flag of an optional argument, or null.
+  static std::shared_ptr<std::atomic<bool>> flag_of(const Napi::Value& value);
+
+ private:
+  void cancel(const Napi::CallbackInfo& info);
+  std::shared_ptr<std::atomic<bool>> flag_ = std::make_shared<std::atomic<bool>>(false);
+};
+
+class SessionObject final : public Napi::ObjectWrap<SessionObject> {
+ public:
+  static void init(Napi::Env env, AddonData* data);
+  explicit SessionObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SessionObject>(info) {}
+  static Napi::Value wrap(Napi::Env env, std::shared_ptr<Session> session);
+
+ private:
+  Napi::Value step(const Napi::CallbackInfo& info);
+  void write(const Napi::CallbackInfo& info);
+  void cancel(const Napi::CallbackInfo& info);
+  void dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<Session> session(Napi::Env env) const;
+  std::shared_ptr<Session> session_;
+};
+
+class ModelObject final : public Napi::ObjectWrap<ModelObject> {
+ public:
+  static void init(Napi::Env env, AddonData* data);
+  explicit ModelObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelObject>(info) {}
+  ~ModelObject() override;
+  // loadModel(request, cancelToken?)
+  static Napi::Value load(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value info(const Napi::CallbackInfo& info);
+  Napi::Value forward(const Napi::CallbackInfo& info);
+  Napi::Value create_session(const Napi::CallbackInfo& info);
+  void dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<const Model> model(Napi::Env env) const;
+  void let_go(Napi::Env env);
+  std::shared_ptr<const Model> model_;
+  int threads_ = 0;
+  int64_t reported_bytes_ = 0;  // told to the garbage collector
+};
+
+// maskedAttention, sample, plannerScore, unmask.
+void init_kernels(Napi::Env env, Napi::Object exports);
+
+}  // namespace addon
+}  // namespace dultra

@@ -1,0 +1,80 @@
+#include "backends/cpu/cpu_backend.h"
+
+#include <cstring>
+
+#include "backends/cpu/aligned.h"
+#include "backends/cpu/isa_kernels.h"
+
+namespace dultra {
+namespace cpu {
+
+namespace {
+
+
+#if defined(__x86_64__)
+// __builtin_cpu_supports asks the operating system too: it is false for registers that are not saved on a context switch.
+bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+bool cpu_has_avx512() {
+  return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq");
+}
+bool cpu_has_avx512_bf16() { return cpu_has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
+// The tables this CPU can run, worst first.
+const std::vector<IsaKernels>& usable_kernels() {
+  static const std::vector<IsaKernels> kernels = [] {
+    std::vector<IsaKernels> list;
+    list.push_back(isa_kernels_baseline());
+#ifdef DULTRA_HAVE_AVX2
+    if (cpu_has_avx2()) list.push_back(isa_kernels_avx2());
+#endif
+#ifdef DULTRA_HAVE_AVX512
+    if (cpu_has_avx512()) list.push_back(isa_kernels_avx512());
+#endif
+#ifdef DULTRA_HAVE_AVX512_BF16
+    if (cpu_has_avx512_bf16()) list.push_back(isa_kernels_avx512_bf16());
+#endif
+#ifdef DULTRA_HAVE_NEON
+    list.push_back(isa_kernels_neon());
+#endif
+    return list;
+  }();
+  return kernels;
+}
+
+const IsaKernels* find_kernels(const std::string& isa) {
+  const std::vector<IsaKernels>& usable = usable_kernels();
+  if (isa.empty()) return &usable.back();
+  std::string names;
+  for (const IsaKernels& kernels : usable) {
+    if (isa == kernels.name) return &kernels;
+    names += (names.empty() ? "" : ", ") + std::string(kernels.name);
+  }
+  throw Error(ErrorCode::kInvalidArgument, "isa: expected one of " + names + ", got " + isa);
+}
+
+}  // namespace
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const IsaKernels& kernels : usable_kernels()) names.push_back(kernels.name);
+  return names;
+}
+
+CpuBackend::CpuBackend(int threads, const std::string& isa) : kernels_(find_kernels(isa)), pool_(threads) {}
+
+void* CpuBackend::allocate(size_t bytes) { return aligned_allocate(bytes); }
+
+void CpuBackend::release(void* pointer) { aligned_release(pointer); }
+
+void CpuBackend::upload(void* to, const void* from_host, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from_host, bytes);
+}
+
+void CpuBackend::download(void* to_host, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to_host, from, bytes);
+}
+
+}  // namespace cpu
+}  // namespace dultra

@@ -1,0 +1,146 @@
+// Embedding, gather, rotary position embedding, gates.
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "backends/cpu/cpu_backend.h"
+#include "backends/cpu/parallel.h"
+
+namespace dultra {
+namespace cpu {
+
+namespace {
+
+// Cosines and sines of positions 0 .. count-1: (count, D/2) each.
+struct RopeTable {
+  int head_dim = 0;
+  float theta = 0;
+  int64_t count = 0;
+  std::vector<float> cosine, sine;
+};
+
+constexpr int64_t kRopeTablePositions = 65536;  // beyond, a row's angles are computed when it comes
+constexpr size_t kRopeTables = 4;               // kept; every model of a process has one
+
+// inverse_frequency (D/2) = 1 / theta^(2j/D), rounded to fp32 at every operation as PyTorch does.
+std::vector<float> rope_inverse_frequencies(int head_dim, float theta) {
+  std::vector<float> out(static_cast<size_t>(head_dim / 2));
+  for (size_t j = 0; j < out.size(); ++j) out[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
+  return out;
+}
+
+void rope_angles(const std::vector<float>& inverse_frequency, int32_t position, float* cosine, float* sine) {
+  for (size_t j = 0; j < inverse_frequency.size(); ++j) {
+    const float angle = float(position) * inverse_frequency[j];
+    cosine[j] = std::cos(angle);
+    sine[j] = std::sin(angle);
+  }
+}
+
+// A table of at least `count` positions. Tables are shared by the whole process (two calls per layer need the same one) and
+// replaced, never changed, so a caller may go on reading the one it holds.
+std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, int head_dim, float theta, int64_t count) {
+  static std::mutex mutex;
+  static std::vector<std::shared_ptr<const RopeTable>> tables;  // latest first
+  int64_t grown = 0;
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (const auto& table : tables) {
+      if (table->head_dim != head_dim || table->theta != theta) continue;
+      if (table->count >= count) return table;
+      grown = std::max(grown, 2 * table->count);
+    }
+  }
+  auto table = std::make_shared<RopeTable>();
+  table->head_dim = head_dim;
+  table->theta = theta;
+  table->count = std::max(count, std::min(grown, kRopeTablePositions));
+  const int64_t half = head_dim / 2;
+  table->cosine.resize(static_cast<size_t>(table->count * half));
+  table->sine.resize(table->cosine.size());
+  const std::vector<float> inverse_frequency = rope_inverse_frequencies(head_dim, theta);
+  parallel_ranges(pool, table->count, 16 * half, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      rope_angles(inverse_frequency, int32_t(p), &table->cosine[size_t(p * half)], &table->sine[size_t(p * half)]);
+  });
+  const std::lock_guard<std::mutex> lock(mutex);
+  tables.erase(std::remove_if(tables.begin(), tables.end(),
+                              [&](const auto& old) { return old->head_dim == head_dim && old->theta == theta && old->count <= table->count; }),
+               tables.end());
+  tables.insert(tables.begin(), table);
+  if (tables.size() > kRopeTables) tables.resize(kRopeTables);
+  return table;
+}
+
+}  // namespace
+
+void CpuBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) {
+  parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t from = int64_t(ids[i]) * c;
+      float* row = out + i * c;
+      switch (dtype) {
+        case DType::kF32: std::memcpy(row, static_cast<const float*>(table) + from, size_t(c) * sizeof(float)); break;
+        case DType::kBF16:
+          for (int64_t j = 0; j < c; ++j) row[j] = bf16_to_f32(static_cast<const uint16_t*>(table)[from + j]);
+          break;
+        case DType::kF16:
+          for (int64_t j = 0; j < c; ++j) row[j] = f16_to_f32(static_cast<const uint16_t*>(table)[from + j]);
+          break;
+      }
+    }
+  });
+}
+
+void CpuBackend::gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) {
+  parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) std::memcpy(out + i * c, x + int64_t(index[i]) * c, size_t(c) * sizeof(float));
+  });
+}
+
+void CpuBackend::rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+  check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
+  int64_t count = 0;
+  for (int64_t i = 0; i < m; ++i) {
+    check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
+    if (positions[i] < kRopeTablePositions) count = std::max(count, int64_t(positions[i]) + 1);
+  }
+  std::shared_ptr<const RopeTable> table;
+  if (count > 0) table = rope_table(pool_, head_dim, theta, count);
+  const int64_t half = head_dim / 2;
+  parallel_ranges(pool_, m, int64_t(heads) * head_dim, [&](int64_t begin, int64_t end) {
+    std::vector<float> inverse_frequency, own;
+    for (int64_t i = begin; i < end; ++i) {
+      const float *cosine, *sine;
+      if (positions[i] < kRopeTablePositions) {
+        cosine = &table->cosine[size_t(positions[i] * half)];
+        sine = &table->sine[size_t(positions[i] * half)];
+      } else {
+        if (own.empty()) {
+          inverse_frequency = rope_inverse_frequencies(head_dim, theta);
+          own.resize(size_t(2 * half));
+        }
+        rope_angles(inverse_frequency, positions[i], own.data(), own.data() + half);
+        cosine = own.data();
+        sine = own.data() + half;
+      }
+      kernels_->rows.rope(x + i * stride, cosine, sine, heads, head_dim);
+    }
+  });
+}
+
+void CpuBackend::swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f) {
+  parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels_->rows.swiglu(out + i * f, gate_up + i * 2 * f, gate_up + i * 2 * f + f, f);
+  });
+}
+
+void CpuBackend::silu_forward(float* x, int64_t n) {
+  constexpr int64_t kPiece = 4096;
+  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece,
+                  [&](int64_t begin, int64_t end) { kernels_->rows.silu(x + begin * kPiece, std::min(end * kPiece, n) - begin * kPiece); });
+}
+
+}  // namespace cpu
+}  // namespace dultra

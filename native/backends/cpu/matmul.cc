@@ -1,0 +1,296 @@
+// Matrix products with packed weights: packing, blocking and threading around the tiles of isa/matmul.inl.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "backends/cpu/aligned.h"
+#include "backends/cpu/cpu_backend.h"
+
+namespace dultra {
+namespace cpu {
+
+namespace {
+
+// Steps of k (pairs of k for bf16 products) per block. A block of a panel and of a tile's rows should stay in the first two cache
+// levels while it is used; a product of a single row of tiles streams its weights, and then one long run is better.
+constexpr int64_t kBlockSteps = 512;
+constexpr int64_t kStreamSteps = 8192;
+// Rows and columns of a task. A block of activations (kTaskRows, kBlockSteps) and the sums (kTaskRows, kTaskColumns) share the
+// second cache level with the panel that streams by.
+constexpr int64_t kTaskRows = 192;
+constexpr int64_t kTaskColumns = 512;
+// Tasks per thread that even out a core that is busy elsewhere, and the work below which waking a thread does not pay.
+constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kSmallTask = 500000;  // multiply-adds
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// fp32 -> IEEE half, round to nearest even; NaN stays NaN, what is too large becomes infinite.
+uint16_t f32_to_f16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
+  bits &= 0x7fffffffu;
+  if (bits > 0x7f800000u) return uint16_t(sign | 0x7e00u | ((bits >> 13) & 0x3ffu));
+  if (bits >= 0x47800000u) return uint16_t(sign | 0x7c00u);  // 65536 and up
+  if (bits < 0x38800000u) {                                   // below 2^-14: a multiple of 2^-24
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    magnitude += 0.5f;  // the sum's last mantissa bit is 2^-24: rounds to nearest even
+    std::memcpy(&bits, &magnitude, 4);
+    return uint16_t(sign | (bits - 0x3f000000u));
+  }
+  bits += 0xfffu + ((bits >> 13) & 1u);
+  return uint16_t(sign | ((bits - 0x38000000u) >> 13));  // a carry into the exponent, up to infinity, is right
+}
+
+class PackedMatrix final : public Matrix {
+ public:
+  PackedMatrix(int64_t rows, int64_t cols, WeightLayout layout, int64_t nr)
+      : Matrix(rows, cols),
+        layout(layout),
+        steps(layout == kLayoutBF16Pairs ? ceil_div(cols, 2) : cols),
+        step_bytes(nr * (layout == kLayoutF32 || layout == kLayoutBF16Pairs ? 4 : 2)),
+        panel_bytes(steps * step_bytes),
+        panels(ceil_div(rows, nr)),
+        memory(size_t(panels) * size_t(panel_bytes)) {}
+  size_t bytes() const override { return memory.bytes(); }
+
+  const WeightLayout layout;
+  const int64_t steps, step_bytes, panel_bytes, panels;
+  const AlignedBlock memory;
+};
+
+// Rows of the stacked parts that one panel holds: element type and first element of each; null behind the last row.
+struct PanelRow {
+  const char* data;
+  DType dtype;
+};
+
+// `count` numbers from column k of a row, as T = float, or uint16_t bits of bf16 or fp16.
+void load_row(float* to, const PanelRow& row, int64_t k, int64_t count, DType) {
+  switch (row.dtype) {
+    case DType::kF32: std::memcpy(to, row.data + k * 4, size_t(count) * 4); return;
+    case DType::kBF16: {
+      const uint16_t* from = reinterpret_cast<const uint16_t*>(row.data) + k;
+      for (int64_t i = 0; i < count; ++i) to[i] = bf16_to_f32(from[i]);
+      return;
+    }
+    case DType::kF16: {
+      const uint16_t* from = reinterpret_cast<const uint16_t*>(row.data) + k;
+      for (int64_t i = 0; i < count; ++i) to[i] = f16_to_f32(from[i]);
+      return;
+    }
+  }
+}
+void load_row(uint16_t* to, const PanelRow& row, int64_t k, int64_t count, DType storage) {
+  if (row.dtype == storage) {
+    std::memcpy(to, row.data + k * 2, size_t(count) * 2);
+    return;
+  }
+  float wide[64];
+  for (int64_t done = 0; done < count; done += 64) {
+    const int64_t n = std::min<int64_t>(64, count - done);
+    load_row(wide, row, k + done, n, storage);
+    for (int64_t i = 0; i < n; ++i) to[done + i] = storage == DType::kBF16 ? f32_to_bf16(wide[i]) : f32_to_f16(wide[i]);
+  }
+}
+
+// Fills one panel. Rows are converted a chunk of columns at a time into a small tile, which is then written out transposed.
+template <typename T>
+void pack_panel(T* to, const std::vector<PanelRow>& rows, int64_t k, const PackedMatrix& matrix, DType storage, int64_t lanes) {
+  constexpr int64_t kChunk = 64;
+  const int64_t nr = int64_t(rows.size());
+  T tile[kMaxPanelColumns * kChunk];
+  int64_t place[kMaxPanelColumns];  // of a column in a step, in elements
+  for (int64_t j = 0; j < nr; ++j) {
+    const int64_t group = 2 * lanes, in_group = j % group;
+    place[j] = matrix.layout == kLayoutBF16 ? j - in_group + in_group % lanes * 2 + in_group / lanes : matrix.layout == kLayoutBF16Pairs ? 2 * j : j;
+  }
+  const bool pairs = matrix.layout == kLayoutBF16Pairs;
+  const int64_t padded = pairs ? 2 * matrix.steps : matrix.steps;
+  for (int64_t k0 = 0; k0 < padded; k0 += kChunk) {
+    const int64_t width = std::min(kChunk, padded - k0), valid = std::min(kChunk, k - k0);
+    for (int64_t j = 0; j < nr; ++j) {
+      T* row = tile + j * kChunk;
+      if (rows[size_t(j)].data == nullptr) {
+        std::fill(row, row + width, T(0));
+      } else {
+        load_row(row, rows[size_t(j)], k0, valid, storage);
+        std::fill(row + valid, row + width, T(0));
+      }
+    }
+    if (pairs) {
+      for (int64_t i = 0; i < width; i += 2, to += 2 * nr)
+        for (int64_t j = 0; j < nr; ++j) std::memcpy(to + 2 * j, tile + j * kChunk + i, 2 * sizeof(T));
+    } else {
+      for (int64_t i = 0; i < width; ++i, to += nr)
+        for (int64_t j = 0; j < nr; ++j) to[place[j]] = tile[j * kChunk + i];
+    }
+  }
+}
+
+// Scratch of a thread, kept from call to call: packed activations, and the sums between two blocks of k.
+struct Scratch {
+  AlignedBlock activations, sums;
+};
+thread_local Scratch scratch;
+
+// One call of linear_forward, cut into a grid of tasks.
+struct Product {
+  float* out;
+  int64_t out_stride;
+  const float* x;
+  int64_t m, n, k;
+  const PackedMatrix* w;
+  const float* bias;
+  bool add;
+  const MatmulKernels* kernels;
+  int64_t block_steps, blocks;       // cut of k
+  int64_t row_tasks, column_tasks;   // grid
+  int64_t row_tiles;                 // tiles along M
+
+  // The first row of tile t: tiles differ by at most one row.
+  int64_t tile_begin(int64_t t) const { return t * (m / row_tiles) + std::min(t, m % row_tiles); }
+
+  // Neighbouring tasks share weights, which are larger than the activations.
+  void task(int64_t index) const {
+    const int64_t i = index % row_tasks, j = index / row_tasks;
+    run(row_tiles * i / row_tasks, row_tiles * (i + 1) / row_tasks, w->panels * j / column_tasks, w->panels * (j + 1) / column_tasks);
+  }
+
+  void run(int64_t tile_from, int64_t tile_to, int64_t panel_from, int64_t panel_to) const {
+    const MatmulKernels& kernel = *kernels;
+    const WeightLayout layout = w->layout;
+    const int64_t nr = kernel.nr, row_from = tile_begin(tile_from), rows = tile_begin(tile_to) - row_from;
+    const int64_t k_per_step = layout == kLayoutBF16Pairs ? 2 : 1;
+    // A single fp32 row is packed as it is.
+    const bool pack = rows > 1 || layout == kLayoutBF16Pairs;
+    if (pack) scratch.activations.reserve(size_t(rows * block_steps) * 4 + kPackSlack);
+    if (blocks > 1) scratch.sums.reserve(size_t(rows * nr * (panel_to - panel_from)) * 4);
+
+    // Tiles have m / row_tiles rows or one more.
+    const int wide = kernel.wide[m / row_tiles] == kernel.wide[ceil_div(m, row_tiles)] ? kernel.wide[m / row_tiles] : 1;
+    MatmulTile tile;
+    tile.panel_stride = w->panel_bytes;
+    tile.sums_stride = rows * nr;
+    tile.out_stride = out_stride;
+    tile.add = add;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t step = w->steps * block / blocks;
+      tile.steps = w->steps * (block + 1) / blocks - step;
+      tile.load_sums = block > 0;
+      tile.store_sums = block + 1 < blocks;
+      const float* block_x = x + row_from * k + step * k_per_step;
+      float* activations = static_cast<float*>(scratch.activations.data());
+      if (pack) {
+        const int64_t block_k = std::min(tile.steps * k_per_step, k - step * k_per_step);
+        const auto pack_fn = layout == kLayoutBF16Pairs ? kernel.pack_bf16 : kernel.pack_f32;
+        for (int64_t t = tile_from; t < tile_to; ++t) {
+          const int64_t row = tile_begin(t) - row_from;
+          pack_fn(activations + row * tile.steps, block_x + row * k, k, int(tile_begin(t + 1) - row_from - row), block_k);
+        }
+      }
+      for (int64_t panel = panel_from; panel < panel_to;) {
+        const int64_t step_panels = panel_to - panel >= wide ? wide : 1;
+        tile.b = static_cast<const char*>(w->memory.data()) + panel * w->panel_bytes + step * w->step_bytes;
+        tile.columns = std::min(step_panels * nr, n - panel * nr);
+        tile.bias = bias ? bias + panel * nr : nullptr;
+        for (int64_t t = tile_from; t < tile_to; ++t) {
+          const int64_t row = tile_begin(t) - row_from, tile_rows = tile_begin(t + 1) - row_from - row;
+          tile.a = pack ? activations + row * tile.steps : block_x;
+          tile.out = out + (row_from + row) * out_stride + panel * nr;
+          tile.sums = static_cast<float*>(scratch.sums.data()) + (panel - panel_from) * tile.sums_stride + row * nr;
+          (step_panels > 1 ? kernel.wide_panels : kernel.one_panel)[layout][tile_rows](&tile);
+        }
+        panel += step_panels;
+      }
+    }
+  }
+};
+
+}  // namespace
+
+bool CpuBackend::supports(Compute compute) const { return compute == Compute::kF32 || kernels_->matmul.bf16_products; }
+
+std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) {
+  check_argument(cols > 0, "cols: expected at least 1, got " + std::to_string(cols));
+  check_argument(supports(compute), "compute: bf16 products need the avx512-bf16 instruction set, this backend runs " + std::string(isa()));
+  check_argument(compute == Compute::kF32 || storage == DType::kBF16, "storage: bf16 products need bf16 weights");
+  const MatmulKernels& kernels = kernels_->matmul;
+  int64_t rows = 0;
+  for (const MatrixPart& part : parts) {
+    check_argument(part.rows >= 0, "rows: expected at least 0, got " + std::to_string(part.rows));
+    rows += part.rows;
+  }
+  const WeightLayout layout = compute == Compute::kBF16       ? kLayoutBF16Pairs
+                              : storage == DType::kF32        ? kLayoutF32
+                              : storage == DType::kBF16       ? kLayoutBF16
+                                                              : kLayoutF16;
+  auto matrix = std::make_unique<PackedMatrix>(rows, cols, layout, kernels.nr);
+
+  std::vector<int64_t> first_row(1, 0);  // of each part
+  for (const MatrixPart& part : parts) first_row.push_back(first_row.back() + part.rows);
+  pool_.run(matrix->panels, [&](int64_t panel) {
+    std::vector<PanelRow> panel_rows(size_t(kernels.nr), PanelRow{nullptr, storage});
+    for (int64_t j = 0; j < kernels.nr && panel * kernels.nr + j < rows; ++j) {
+      const int64_t row = panel * kernels.nr + j;
+      const size_t part = size_t(std::upper_bound(first_row.begin(), first_row.end(), row) - first_row.begin()) - 1;
+      const size_t offset = size_t(row - first_row[part]) * size_t(cols) * dtype_size(parts[part].dtype);
+      panel_rows[size_t(j)] = {static_cast<const char*>(parts[part].data) + offset, parts[part].dtype};
+    }
+    char* to = static_cast<char*>(matrix->memory.data()) + panel * matrix->panel_bytes;
+    if (layout == kLayoutF32) {
+      pack_panel(reinterpret_cast<float*>(to), panel_rows, cols, *matrix, storage, kernels.lanes);
+    } else {
+      pack_panel(reinterpret_cast<uint16_t*>(to), panel_rows, cols, *matrix, storage, kernels.lanes);
+    }
+  });
+  return matrix;
+}
+
+void CpuBackend::linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
+  const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
+  if (m <= 0 || matrix.rows() == 0) return;
+  const MatmulKernels& kernels = kernels_->matmul;
+  Product product;
+  product.out = out;
+  product.out_stride = out_stride;
+  product.x = x;
+  product.m = m;
+  product.n = matrix.rows();
+  product.k = matrix.cols();
+  product.w = &matrix;
+  product.bias = bias;
+  product.add = accumulate;
+  product.kernels = &kernels;
+  product.row_tiles = ceil_div(m, kernels.mr);
+  product.blocks = ceil_div(matrix.steps, product.row_tiles == 1 ? kStreamSteps : kBlockSteps);
+  product.block_steps = ceil_div(matrix.steps, product.blocks);
+
+  product.row_tasks = ceil_div(m, kTaskRows);
+  product.column_tasks = ceil_div(product.n, kTaskColumns);
+  const int64_t work = m * product.n * product.k;
+  const int64_t wanted = pool_.threads() == 1 ? 1 : std::min(pool_.threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
+  while (product.row_tasks * product.column_tasks < wanted) {
+    // Rows first: then no two tasks pack the same activations. A task keeps two tiles of rows, or reading the weights again for
+    // each would cost more.
+    if (product.row_tiles / (product.row_tasks + 1) >= 2) {
+      ++product.row_tasks;
+    } else if (product.column_tasks < matrix.panels) {
+      ++product.column_tasks;
+    } else if (product.row_tasks < product.row_tiles) {
+      ++product.row_tasks;
+    } else {
+      break;
+    }
+  }
+  product.row_tasks = std::min(product.row_tasks, product.row_tiles);
+  product.column_tasks = std::min(product.column_tasks, matrix.panels);
+  const Product* job = &product;
+  pool_.run(product.row_tasks * product.column_tasks, [job](int64_t index) { job->task(index); });
+}
+
+}  // namespace cpu
+}  // namespace dultra

@@ -1,0 +1,61 @@
+// The inner loops of the matrix product, one table per instruction set (isa/matmul.inl). matmul.cc packs, blocks and threads.
+//
+// Packed weights: the N columns of the product are cut into panels of `nr`, the last one padded with zeros. Inside a panel the
+// K steps follow each other; a step holds the weights of the panel's columns for one k (for two k in kBF16Pairs).
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace dultra {
+namespace cpu {
+
+// How one step of a panel lies in memory; nr elements each.
+enum WeightLayout {
+  kLayoutF32,        // fp32, column order
+  kLayoutBF16,       // bf16; in each group of 2 * lanes columns, column j beside column j + lanes, so that a shift and a mask widen them
+  kLayoutF16,        // fp16, column order
+  kLayoutBF16Pairs,  // bf16 pairs (k, k + 1) per column, column order; for bf16 products
+  kLayouts,
+};
+
+// One tile of the product: `rows` x (`panels` * nr) sums over a block of k.
+struct MatmulTile {
+  int64_t steps;         // k of the block; pairs of k for kLayoutBF16Pairs
+  const void* a;         // packed activations (steps, rows): fp32, or bf16 pairs
+  const void* b;         // the block's first step in the first panel
+  int64_t panel_stride;  // bytes from a panel to the next
+  float* sums;           // (rows, nr) per panel: sums of the earlier blocks of k; contiguous
+  int64_t sums_stride;   // floats from a panel's sums to the next panel's
+  bool load_sums;        // not the first block: continue from `sums`
+  bool store_sums;       // not the last block: leave the sums in `sums` and do not touch `out`
+  float* out;            // (rows, columns), rows `out_stride` floats apart
+  int64_t out_stride;
+  int64_t columns;    // 1 .. panels * nr
+  const float* bias;  // (columns) or null
+  bool add;           // add to what `out` holds
+};
+
+typedef void (*MatmulTileFn)(const MatmulTile* tile);
+
+constexpr int kMaxTileRows = 12;      // bounds of mr and nr
+constexpr int kMaxPanelColumns = 32;
+
+struct MatmulKernels {
+  int lanes;                 // floats per vector
+  int nr;                    // columns of a panel
+  int mr;                    // rows of the largest tile
+  bool bf16_products;        // the set multiplies bf16 pairs
+  int wide[kMaxTileRows + 1];  // panels that the wide tile of that many rows covers
+  // [layout][rows]; a null layout is not supported
+  MatmulTileFn one_panel[kLayouts][kMaxTileRows + 1];
+  MatmulTileFn wide_panels[kLayouts][kMaxTileRows + 1];
+  // to (k, rows) = x (rows, k) transposed, x rows `stride` floats apart. Writes up to pack_slack bytes too many.
+  void (*pack_f32)(void* to, const float* x, int64_t stride, int rows, int64_t k);
+  // to ((k + 1) / 2, rows) pairs of bf16, rounded to nearest even; an odd k is padded with 0. Null without bf16_products.
+  void (*pack_bf16)(void* to, const float* x, int64_t stride, int rows, int64_t k);
+};
+
+constexpr size_t kPackSlack = 64;  // bytes a pack function may write behind its output
+
+}  // namespace cpu
+}  // namespace dultra

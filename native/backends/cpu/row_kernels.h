@@ -1,0 +1,68 @@
+// Inner loops over one row, or one tile of attention, that differ by instruction set (isa/rows.inl, attention.inl, sampling.inl).
+// A function's result for a row depends on that row alone.
+#pragma once
+#include <stdint.h>
+
+namespace dultra {
+namespace cpu {
+
+// Queries of one head against keys of one sequence. Every query sees the keys [0, visible[i]).
+struct AttentionTile {
+  const float* q;  // (queries, D), q_stride floats apart
+  const float* k;  // (keys, D), kv_stride apart
+  const float* v;  // (keys, D), kv_stride apart
+  float* out;      // (queries, D), out_stride apart
+  int64_t q_stride, kv_stride, out_stride;
+  int queries;  // at most attention_queries of the table
+  int keys;     // the largest of visible
+  int head_dim;
+  float scale;
+  const int32_t* visible;  // (queries) from 0 to keys
+  float* scratch;          // attention_scratch(head_dim) floats, 64-byte aligned
+};
+
+// Sums over a piece of a row of logits, relative to its largest.
+struct LogitSums {
+  float max;        // -inf if all are -inf: then the sums are 0
+  double sum;       // of e^(x - max); NaN if the piece holds NaN or +inf
+  double weighted;  // of (x - max) e^(x - max)
+};
+
+// Which tokens could still win argmax(logit + T * Gumbel): token v can only if x_v > floor (no noise exceeds kMaxGumbel), and if
+// the uniform u behind its noise has u >= exp(-w), w = e^((x_v - bar) / T), which 1 - u <= w must hold for.
+struct GumbelFilter {
+  float floor;  // at or below bar - T * kMaxGumbel
+  float bar;    // at or below the best noisy logit so far
+  float inverse_temperature;
+  uint32_t position, row, step;  // Philox counter words 1, 2, 3
+  uint32_t key[2];               // Philox key
+};
+
+struct RowKernels {
+  // out (C) = x (C) / sqrt(mean(x^2) + eps) * weight (C)
+  void (*rmsnorm)(float* out, const float* x, const float* weight, int64_t c, float eps);
+  // out (C) = (x - mean) / sqrt(var + eps) * mul + add
+  void (*layernorm)(float* out, const float* x, const float* mul, const float* add, int64_t c, float eps);
+  // sum over C of layernorm(x) * weight
+  float (*planner_score)(const float* x, const float* mul, const float* add, const float* weight, int64_t c, float eps);
+  // In place on x (heads, D): pairs (j, j + D/2) turned by the angle with cosine c[j] and sine s[j], j < D/2.
+  void (*rope)(float* x, const float* cosine, const float* sine, int heads, int head_dim);
+  // out (N) = silu(gate) * up
+  void (*swiglu)(float* out, const float* gate, const float* up, int64_t n);
+  void (*silu)(float* x, int64_t n);
+
+  int attention_queries;                       // most queries of one tile
+  int64_t (*attention_scratch)(int head_dim);  // floats
+  void (*attention)(const AttentionTile* tile);
+
+  void (*logit_sums)(LogitSums* out, const float* x, int64_t n);
+  // sum of e^((x - max) * scale), scale > 0
+  double (*tempered_sum)(const float* x, int64_t n, float max, float scale);
+  // Lowest i < n with x[i] == value; n if none.
+  int64_t (*find_first)(const float* x, int64_t n, float value);
+  // Writes the offsets i < n of the tokens first + i (first even) that the filter lets pass, ascending, and returns how many.
+  int (*gumbel_filter)(const GumbelFilter* filter, const float* x, uint32_t first, int n, int32_t* passed);
+};
+
+}  // namespace cpu
+}  // namespace dultra

@@ -1,0 +1,195 @@
+// Token sampling: one read of the logits gives the drawn token (argmax of logit + T * Gumbel noise, exactly the one that a scan in
+// double over all tokens finds), its log-probability and confidence, the largest probability and the entropy.
+//
+// Noise for every token would cost far more than reading the logits, so filters leave out tokens that cannot win:
+// no noise exceeds kMaxGumbel, and with `best` the best noisy logit so far a token wins only if its uniform u exceeds exp(-w),
+// w = exp((x - best) / T), which implies 1 - u < w: a test in fp32 on the high word of the uniform. A few tens of tokens of a row
+// pass and get the double logarithms. Margins cover every rounding, so the filters never drop a winner.
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "backends/cpu/cpu_backend.h"
+#include "backends/cpu/parallel.h"
+
+namespace dultra {
+namespace cpu {
+
+namespace {
+
+constexpr int64_t kPiece = 4096;  // logits whose sums are taken relative to their own maximum; stays in the L1 cache
+constexpr int64_t kFilter = 256;  // logits between two updates of the filters' bar
+constexpr float kLeastTemperature = 1e-4f;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+struct Piece {
+  LogitSums sums;
+  double tempered;  // sum of e^((x - max) / T)
+};
+
+struct Best {
+  double score = -std::numeric_limits<double>::infinity();  // logit + T * noise
+  int32_t token = -1;
+  float logit = -kInfinity;
+
+  void offer(double other, int32_t id, float x) {
+    if (other > score || (other == score && id < token)) *this = Best{other, id, x};
+  }
+};
+
+float float_at_most(double value) {
+  const float rounded = float(value);
+  return double(rounded) > value ? std::nextafter(rounded, -kInfinity) : rounded;
+}
+
+// Draws from one row, piece after piece.
+class Draw {
+ public:
+  Draw(const RowKernels& kernels, const SampleArgs& args, int64_t row) : kernels_(kernels), args_(args), row_(row), temperature_(args.temperature) {
+    if (args.uniforms || !(args.temperature >= kLeastTemperature)) return;  // `at` may be null
+    const rng::Coordinates& at = args.at[row];
+    filter_.inverse_temperature = float(1.0 / temperature_);
+    filter_.position = at.position;
+    filter_.row = at.row;
+    filter_.step = at.step;
+    filter_.key[0] = uint32_t(at.seed);
+    filter_.key[1] = uint32_t(at.seed >> 32);
+  }
+
+  // x: logits of tokens first .. first + n, `max` the largest.
+  void piece(const float* x, int64_t first, int64_t n, float max) {
+    if (!(max > -kInfinity)) return;
+    if (args_.uniforms) {
+      for (int64_t i = 0; i < n; ++i)
+        if (x[i] > -kInfinity) best_.offer(noisy(x[i], rng::gumbel(args_.uniforms[row_ * args_.vocab + first + i])), int32_t(first + i), x[i]);
+      return;
+    }
+    // Nothing in this piece can win: the usual case behind the first few at small T.
+    if (best_.token >= 0 && double(max) + temperature_ * rng::kMaxGumbel < lowest_winner()) return;
+    int64_t i = kernels_.find_first(x, n, max);
+    if (i == n) return;  // NaN among the logits: the row is reported as not finite
+    offer(x[i], first + i);
+    int32_t passed[kFilter];
+    for (i = 0; i < n; i += kFilter) {
+      const double bar = lowest_winner();
+      filter_.bar = float_at_most(bar);
+      filter_.floor = float_at_most(bar - temperature_ * rng::kMaxGumbel);
+      if (filter_.floor > -kInfinity) filter_.floor = std::nextafter(filter_.floor, -kInfinity);
+      const int count = kernels_.gumbel_filter(&filter_, x + i, uint32_t(first + i), int(std::min(kFilter, n - i)), passed);
+      for (int p = 0; p < count; ++p) offer(x[i + passed[p]], first + i + passed[p]);
+    }
+  }
+
+  const Best& best() const { return best_; }
+
+ private:
+  double noisy(float x, double noise) const { return rng::add_rn(x, rng::mul_rn(temperature_, noise)); }
+  void offer(float x, int64_t token) { best_.offer(noisy(x, rng::token_gumbel(args_.at[row_], uint32_t(token))), int32_t(token), x); }
+  // Below every score that could tie with the best, whatever the rounding of scores.
+  double lowest_winner() const { return best_.score - 0x1p-50 * (std::fabs(best_.score) + 80 * temperature_); }
+
+  const RowKernels& kernels_;
+  const SampleArgs& args_;
+  const int64_t row_;
+  const double temperature_;
+  GumbelFilter filter_;
+  Best best_;
+};
+
+}  // namespace
+
+void CpuBackend::sample_forward(const SampleArgs& a) {
+  check_argument(a.vocab > 0 && a.vocab <= std::numeric_limits<int32_t>::max(), "vocab: expected 1 to 2^31 - 1, got " + std::to_string(a.vocab));
+  check_argument(std::isfinite(a.temperature), "temperature: expected a finite number");
+  const RowKernels& kernels = kernels_->rows;
+  const bool noisy = a.temperature >= kLeastTemperature, tempered = noisy && a.tempered_log_prob;
+  const float inverse_temperature = noisy ? 1.0f / a.temperature : 1.0f;
+  const int64_t pieces = (a.vocab + kPiece - 1) / kPiece;
+  // Few rows: several tasks share one. A group of pieces knows the best of its own pieces only, which costs a few more exact
+  // evaluations and changes no result.
+  int64_t groups = 1;
+  if (pool_.threads() > 1 && a.rows < 4 * pool_.threads())
+    groups = std::max<int64_t>(1, std::min(pieces, 4 * pool_.threads() / std::max<int64_t>(1, a.rows)));
+  std::vector<Piece> all(static_cast<size_t>(a.rows * pieces));
+  std::vector<Best> bests(static_cast<size_t>(a.rows * groups));
+
+  parallel_ranges(pool_, a.rows * groups, 4 * a.vocab / groups, [&](int64_t begin, int64_t end) {
+    std::vector<float> without_excluded;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t row = task / groups, group = task % groups;
+      const float* logits = a.logits + row * a.vocab;
+      Draw draw(kernels, a, row);
+      for (int64_t p = pieces * group / groups; p < pieces * (group + 1) / groups; ++p) {
+        const int64_t first = p * kPiece, n = std::min(kPiece, a.vocab - first);
+        const float* x = logits + first;
+        if (a.excluded_token >= first && a.excluded_token < first + n) {
+          without_excluded.assign(x, x + n);
+          without_excluded[size_t(a.excluded_token - first)] = -kInfinity;
+          x = without_excluded.data();
+        }
+        Piece& piece = all[size_t(row * pieces + p)];
+        kernels.logit_sums(&piece.sums, x, n);
+        const float max = piece.sums.max;
+        piece.tempered = tempered && max > -kInfinity ? kernels.tempered_sum(x, n, max, inverse_temperature) : 0;
+        if (noisy) draw.piece(x, first, n, max);
+      }
+      bests[size_t(task)] = draw.best();
+    }
+  });
+
+  for (int64_t row = 0; row < a.rows; ++row) {
+    const Piece* piece = &all[size_t(row * pieces)];
+    float max = -kInfinity;
+    bool finite = true;
+    for (int64_t p = 0; p < pieces; ++p) {
+      max = std::max(max, piece[p].sums.max);
+      finite = finite && std::isfinite(piece[p].sums.sum);
+    }
+    // A row of nothing but -inf has no distribution either.
+    finite = finite && std::isfinite(max);
+    a.finite[row] = finite;
+    if (!finite) {
+      a.token[row] = 0;
+      a.log_prob[row] = a.confidence[row] = a.max_prob[row] = a.entropy[row] = std::numeric_limits<float>::quiet_NaN();
+      continue;
+    }
+    double sum = 0, weighted = 0, tempered_sum = 0;
+    for (int64_t p = 0; p < pieces; ++p) {
+      if (piece[p].sums.max == -kInfinity) continue;
+      const double below = double(piece[p].sums.max) - max, scale = std::exp(below);
+      sum += piece[p].sums.sum * scale;
+      weighted += (piece[p].sums.weighted + piece[p].sums.sum * below) * scale;
+      if (tempered) tempered_sum += piece[p].tempered * std::exp(below / a.temperature);
+    }
+    Best best;
+    if (noisy) {
+      for (int64_t g = 0; g < groups; ++g)
+        if (bests[size_t(row * groups + g)].token >= 0) {
+          const Best& other = bests[size_t(row * groups + g)];
+          best.offer(other.score, other.token, other.logit);
+        }
+    } else {
+      int64_t p = 0;
+      while (piece[p].sums.max != max) ++p;
+      const float* x = a.logits + row * a.vocab;
+      int64_t first = p * kPiece;
+      const int64_t end = std::min(first + kPiece, a.vocab);
+      first += kernels.find_first(x + first, end - first, max);
+      if (first == a.excluded_token) {  // an excluded token tied with the maximum
+        ++first;
+        first += kernels.find_first(x + first, end - first, max);
+      }
+      best = Best{double(max), int32_t(first), max};
+    }
+    const double below = double(best.logit) - max;
+    a.token[row] = best.token;
+    a.log_prob[row] = float(tempered ? below / a.temperature - std::log(tempered_sum) : below - std::log(sum));
+    a.confidence[row] = float(std::exp(below) / sum);
+    a.max_prob[row] = float(1.0 / sum);
+    a.entropy[row] = float(std::log(sum) - weighted / sum);
+  }
+}
+
+}  // namespace cpu
+}  // namespace dultra

@@ -1,0 +1,63 @@
+// Tensors of a checkpoint: safetensors files mapped read-only. Headers are parsed and checked by the caller (TypeScript); what
+// arrives here is names, shapes and byte ranges, which are checked once more against the files.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "ops/tensor.h"
+
+namespace dultra {
+
+struct TensorRef {
+  std::string name;
+  int file = 0;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  uint64_t begin = 0, end = 0;  // bytes of the file
+};
+
+// A read-only mapping of a whole file.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  const uint8_t* data() const { return data_; }
+  uint64_t size() const { return size_; }
+  // The bytes will not be read again: gives their pages back, so that loading does not hold the file and its copy.
+  void forget(uint64_t begin, uint64_t end) const;
+
+ private:
+  std::string path_;
+  const uint8_t* data_ = nullptr;
+  uint64_t size_ = 0;
+};
+
+class Checkpoint {
+ public:
+  struct Tensor {
+    const TensorRef* ref;
+    const void* data;
+    int64_t elements;
+  };
+
+  Checkpoint(const std::vector<std::string>& files, std::vector<TensorRef> tensors);
+
+  // The tensor `name`, which must have `shape` and finite values; BAD_CHECKPOINT or NON_FINITE otherwise.
+  Tensor get(const std::string& name, const std::vector<int64_t>& shape) const;
+  bool has(const std::string& name) const { return index_.count(name) != 0; }
+  void forget(const Tensor& tensor) const;
+
+ private:
+  std::vector<std::unique_ptr<MappedFile>> files_;
+  std::vector<TensorRef> tensors_;
+  std::unordered_map<std::string, size_t> index_;
+};
+
+}  // namespace dultra

@@ -1,0 +1,61 @@
+// Owning backend memory.
+#pragma once
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "ops/backend.h"
+
+namespace dultra {
+
+// A block of backend memory, released with its owner. The backend must outlive it.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Backend& backend, size_t bytes) : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) {}
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(backend_, other.backend_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_) backend_->release(data_);
+  }
+
+  template <typename T = float>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Backend* backend_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// Scratch memory of one session: numbered slots that grow and are reused from step to step.
+class Workspace {
+ public:
+  explicit Workspace(Backend& backend) : backend_(backend) {}
+
+  // At least `count` elements in slot `slot`; contents are undefined. The pointer is valid until the slot is asked for more.
+  template <typename T = float>
+  T* get(size_t slot, int64_t count) {
+    const size_t bytes = size_t(count > 0 ? count : 1) * sizeof(T);
+    if (slot >= slots_.size()) slots_.resize(slot + 1);
+    if (slots_[slot].bytes() < bytes) {
+      slots_[slot] = Buffer();  // the old block goes first
+      slots_[slot] = Buffer(backend_, bytes);
+    }
+    return slots_[slot].as<T>();
+  }
+
+ private:
+  Backend& backend_;
+  std::vector<Buffer> slots_;
+};
+
+}  // namespace dultra

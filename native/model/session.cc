@@ -1,0 +1,237 @@
+#include "model/session.h"
+
+#include <algorithm>
+
+namespace dultra {
+
+namespace {
+
+// Rows of the output head computed at a time: bounds the (rows, V) logits to about 64 MB.
+int64_t head_rows(int64_t vocab) { return std::max<int64_t>(16, (int64_t(64) << 20) / (vocab * 4)); }
+
+enum HeadSlot : size_t { kHidden, kCandidateHidden, kLogits, kPlannerLogits };
+
+void check_ids(const std::vector<int32_t>& ids, int64_t vocab) {
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] < 0 || ids[i] >= vocab)
+      throw Error(ErrorCode::kInvalidArgument,
+                  "ids[" + std::to_string(i) + "]: expected 0 to " + std::to_string(vocab - 1) + ", got " + std::to_string(ids[i]));
+}
+
+void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t max_length) {
+  check_argument(offsets.size() >= 2 && offsets.front() == 0 && size_t(offsets.back()) == total, "offsets: expected 0 first and the number of ids last");
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+    const int64_t length = int64_t(offsets[i + 1]) - offsets[i];
+    check_argument(length > 0 && length <= max_length,
+                   "row " + std::to_string(i) + ": expected 1 to " + std::to_string(max_length) + " tokens, got " + std::to_string(length));
+  }
+}
+
+std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets) {
+  std::vector<int32_t> lengths;
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) lengths.push_back(offsets[i + 1] - offsets[i]);
+  return lengths;
+}
+
+}  // namespace
+
+ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets, bool logits,
+                          const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel) {
+  const Transformer& transformer = model.transformer();
+  const ModelConfig& config = transformer.config();
+  Backend& backend = model.backend();
+  check_ids(ids, config.embedding_size);
+  check_offsets(offsets, ids.size(), config.max_sequence_length);
+  const int64_t n = int64_t(ids.size()), c = config.hidden;
+  const Packing packing = Packing::from_lengths(lengths_of(offsets));
+  Workspace workspace(backend);
+  Buffer hidden(backend, size_t(n * c) * 4);
+  transformer.hidden_forward(hidden.as(), ids.data(), packing, nullptr, workspace, cancel);
+  ForwardResult result;
+  result.hidden.resize(size_t(n * c));
+  backend.download(result.hidden.data(), hidden.as<void>(), result.hidden.size() * 4);
+  if (logits) {
+    const int64_t v = config.embedding_size, rows = std::min(n, head_rows(v));
+    Buffer chunk(backend, size_t(rows * v) * 4);
+    result.logits.resize(size_t(n * v));
+    for (int64_t i = 0; i < n; i += rows) {
+      check_cancelled(cancel);
+      const int64_t count = std::min(rows, n - i);
+      transformer.head_forward(chunk.as(), hidden.as() + i * c, count);
+      backend.download(result.logits.data() + i * v, chunk.as<void>(), size_t(count * v) * 4);
+    }
+  }
+  if (timestep) {
+    check_argument(timestep->size() == size_t(packing.batch()), "planner.timestep: expected one number per row");
+    check_argument(candidate && candidate->size() == ids.size(), "planner.maskIndex: expected one entry per id");
+    RowSubset all;
+    all.offsets = packing.offsets;
+    all.positions = packing.positions;
+    for (int64_t i = 0; i < n; ++i) all.rows.push_back(int32_t(i));
+    Buffer scores(backend, size_t(n) * 4);
+    transformer.planner_forward(scores.as(), hidden.as(), *timestep, candidate->data(), packing, all, workspace, cancel);
+    result.planner_logits.resize(size_t(n));
+    backend.download(result.planner_logits.data(), scores.as<void>(), size_t(n) * 4);
+  }
+  return result;
+}
+
+Session::Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets)
+    : model_(std::move(model)), ids_(std::move(ids)), offsets_(std::move(offsets)), workspace_(model_->backend()), head_workspace_(model_->backend()) {
+  const ModelConfig& config = model_->transformer().config();
+  check_ids(ids_, config.embedding_size);
+  check_offsets(offsets_, ids_.size(), config.max_sequence_length);
+}
+
+StepResult Session::step(const StepRequest& request) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Transformer& transformer = model_->transformer();
+  const ModelConfig& config = transformer.config();
+  Backend& backend = model_->backend();
+  const int64_t c = config.hidden, v = config.embedding_size;
+  const size_t r_count = request.rows.size();
+  check_argument(request.window_ends.size() == r_count && request.row_keys.size() == r_count && request.steps.size() == r_count,
+                 "step: rows, windowEnds, rowKeys and steps must have equal lengths");
+  const bool planner_rule = request.rule == UnmaskRule::kPlannerBernoulli || request.rule == UnmaskRule::kPlannerTopK;
+  const bool counted_rule = request.rule == UnmaskRule::kFixed || request.rule == UnmaskRule::kRandom;
+  const bool want_planner = request.planner || (request.select && planner_rule);
+  if (want_planner && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
+  if (request.select && counted_rule) check_argument(request.counts.size() == r_count, "step: counts must have one entry per row");
+
+  // The rows that take part, packed, and their candidates.
+  StepResult result;
+  std::vector<int32_t> ids, lengths;
+  std::vector<uint8_t> candidate;
+  RowSubset subset;
+  std::vector<rng::Coordinates> at;
+  result.offsets.push_back(0);
+  for (size_t r = 0; r < r_count; ++r) {
+    const int32_t row = request.rows[r];
+    check_argument(row >= 0 && size_t(row) + 1 < offsets_.size() && (r == 0 || row > request.rows[r - 1]),
+                   "step: rows must be ascending indices of the session's rows");
+    const int32_t begin = offsets_[size_t(row)], length = offsets_[size_t(row) + 1] - begin;
+    const int32_t end = request.window_ends[r];
+    check_argument(end >= 0 && end <= length, "step: windowEnds must lie inside the row");
+    const int32_t packed = int32_t(ids.size());
+    int32_t masks = 0;
+    for (int32_t i = 0; i < length; ++i) {
+      const int32_t id = ids_[size_t(begin + i)];
+      const bool is_mask = id == config.mask_token, is_candidate = is_mask && i < end;
+      masks += is_mask;
+      ids.push_back(id);
+      candidate.push_back(is_candidate);
+      if (!is_candidate) continue;
+      subset.rows.push_back(packed + i);
+      subset.positions.push_back(i);
+      at.push_back({request.seed, request.row_keys[r], request.steps[r], uint32_t(i)});
+    }
+    lengths.push_back(length);
+    result.offsets.push_back(int32_t(subset.rows.size()));
+    result.timesteps.push_back(1.0f - float(masks) / float(length));
+  }
+  subset.offsets = result.offsets;
+  result.positions = subset.positions;
+  const int64_t n = int64_t(ids.size()), m = subset.size();
+  const size_t count = size_t(m);
+  result.tokens.resize(count);
+  result.log_probs.resize(count);
+  result.confidences.resize(count);
+  result.entropies.resize(count);
+  result.probabilities.resize(count);
+  result.log_likelihoods.resize(count);
+  result.selected.resize(count);
+  result.forced.resize(r_count);
+  if (m == 0) return result;
+  check_argument(request.token_uniforms.empty() || request.token_uniforms.size() == count * size_t(v),
+                 "uniforms.token: expected candidates x embeddingSize numbers");
+  check_argument(request.position_uniforms.empty() || request.position_uniforms.size() == count, "uniforms.position: expected one number per candidate");
+
+  const Packing packing = Packing::from_lengths(lengths);
+  // With a planner all rows' states are needed (its keys and values); without, the last block runs on the candidates alone.
+  float* candidate_hidden = head_workspace_.get(kCandidateHidden, m * c);
+  if (want_planner) {
+    float* hidden = head_workspace_.get(kHidden, n * c);
+    transformer.hidden_forward(hidden, ids.data(), packing, nullptr, workspace_, &cancelled_);
+    backend.gather_rows(candidate_hidden, hidden, subset.rows.data(), m, c);
+    float* scores = head_workspace_.get(kPlannerLogits, m);
+    transformer.planner_forward(scores, hidden, result.timesteps, candidate.data(), packing, subset, workspace_, &cancelled_);
+    result.planner_logits.resize(count);
+    backend.download(result.planner_logits.data(), scores, count * 4);
+  } else {
+    transformer.hidden_forward(candidate_hidden, ids.data(), packing, &subset, workspace_, &cancelled_);
+  }
+
+  std::vector<float> max_probs(count);
+  std::vector<uint8_t> finite(count);
+  const int64_t rows = std::min(m, head_rows(v));
+  float* logits = head_workspace_.get(kLogits, rows * v);
+  for (int64_t i = 0; i < m; i += rows) {
+    check_cancelled(&cancelled_);
+    const int64_t part = std::min(rows, m - i);
+    transformer.head_forward(logits, candidate_hidden + i * c, part);
+    SampleArgs sample{};
+    sample.logits = logits;
+    sample.rows = part;
+    sample.vocab = v;
+    sample.temperature = request.temperature;
+    sample.excluded_token = request.exclude_mask ? config.mask_token : -1;
+    sample.at = at.data() + i;
+    sample.uniforms = request.token_uniforms.empty() ? nullptr : request.token_uniforms.data() + i * v;
+    sample.tempered_log_prob = request.tempered_log_prob;
+    sample.token = result.tokens.data() + i;
+    sample.log_prob = result.log_probs.data() + i;
+    sample.confidence = result.confidences.data() + i;
+    sample.max_prob = max_probs.data() + i;
+    sample.entropy = result.entropies.data() + i;
+    sample.finite = finite.data() + i;
+    backend.sample_forward(sample);
+  }
+  for (size_t r = 0; r < r_count; ++r)
+    for (int32_t i = result.offsets[r]; i < result.offsets[r + 1]; ++i)
+      if (!finite[size_t(i)])
+        throw Error(ErrorCode::kNonFinite, "the model produced a NaN or infinite logit in row " + std::to_string(request.rows[r]) + " at position " +
+                                               std::to_string(result.positions[size_t(i)]));
+  for (size_t i = 0; i < result.planner_logits.size(); ++i)
+    if (!(result.planner_logits[i] - result.planner_logits[i] == 0.0f))
+      throw Error(ErrorCode::kNonFinite, "the planner produced a NaN or infinite logit at position " + std::to_string(result.positions[i]));
+  if (!request.select) return result;
+
+  UnmaskArgs unmask{};
+  unmask.rule = request.rule;
+  unmask.batch = int(r_count);
+  unmask.offsets = result.offsets.data();
+  unmask.at = at.data();
+  unmask.uniforms = request.position_uniforms.empty() ? nullptr : request.position_uniforms.data();
+  unmask.planner_logit = planner_rule ? result.planner_logits.data() : nullptr;
+  unmask.confidence = result.confidences.data();
+  unmask.entropy = result.entropies.data();
+  unmask.token_log_prob = result.log_probs.data();
+  unmask.planner_temperature = request.planner_temperature;
+  unmask.probability_scale = request.probability_scale;
+  unmask.threshold = request.threshold;
+  unmask.factor = request.factor;
+  unmask.factor_last_pair = request.factor_last_pair;
+  unmask.count = request.counts.empty() ? nullptr : request.counts.data();
+  unmask.reference_likelihood = request.reference_likelihood;
+  unmask.selected = result.selected.data();
+  unmask.forced = result.forced.data();
+  unmask.probability = result.probabilities.data();
+  unmask.log_likelihood = result.log_likelihoods.data();
+  backend.unmask(unmask);
+  for (size_t r = 0; r < r_count; ++r)
+    for (int32_t i = result.offsets[r]; i < result.offsets[r + 1]; ++i)
+      if (result.selected[size_t(i)]) ids_[size_t(offsets_[size_t(request.rows[r])] + result.positions[size_t(i)])] = result.tokens[size_t(i)];
+  return result;
+}
+
+void Session::write(int row, const std::vector<int32_t>& positions, const std::vector<int32_t>& tokens) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  check_argument(row >= 0 && size_t(row) + 1 < offsets_.size(), "row: expected an index of the session's rows, got " + std::to_string(row));
+  check_argument(positions.size() == tokens.size(), "write: positions and tokens must have equal lengths");
+  const int32_t begin = offsets_[size_t(row)], length = offsets_[size_t(row) + 1] - begin;
+  for (int32_t p : positions) check_argument(p >= 0 && p < length, "positions: expected 0 to " + std::to_string(length - 1) + ", got " + std::to_string(p));
+  check_ids(tokens, model_->transformer().config().embedding_size);
+  for (size_t i = 0; i < positions.size(); ++i) ids_[size_t(begin + positions[i])] = tokens[i];
+}
+
+}  // namespace dultra

@@ -1,0 +1,60 @@
+// Data types, owning buffers and non-owning views of backend memory. Shapes are written where a tensor is used: (rows, cols).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+namespace dultra {
+
+enum class DType : uint8_t { kF32, kBF16, kF16 };
+
+inline size_t dtype_size(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+
+// bf16 -> fp32 is exact; fp32 -> bf16 rounds to nearest even and keeps NaN a NaN.
+inline float bf16_to_f32(uint16_t value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+inline uint16_t f32_to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 0x40u);
+  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+// IEEE half -> fp32, exact, subnormals included.
+inline float f16_to_f32(uint16_t value) {
+  const uint32_t sign = uint32_t(value & 0x8000u) << 16;
+  uint32_t exponent = (value >> 10) & 0x1fu, mantissa = value & 0x3ffu, bits;
+  if (exponent == 0x1f) {
+    bits = sign | 0x7f800000u | (mantissa << 13);
+  } else if (exponent != 0) {
+    bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
+  } else if (mantissa == 0) {
+    bits = sign;
+  } else {
+    exponent = 113;
+    while (!(mantissa & 0x400u)) {
+      mantissa <<= 1;
+      --exponent;
+    }
+    bits = sign | (exponent << 23) | ((mantissa & 0x3ffu) << 13);
+  }
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+// One element of a row-major array of any storage type, as fp32.
+inline float load_as_f32(const void* data, DType dtype, size_t index) {
+  switch (dtype) {
+    case DType::kF32: return static_cast<const float*>(data)[index];
+    case DType::kBF16: return bf16_to_f32(static_cast<const uint16_t*>(data)[index]);
+    case DType::kF16: return f16_to_f32(static_cast<const uint16_t*>(data)[index]);
+  }
+  return 0.0f;
+}
+
+}  // namespace dultra

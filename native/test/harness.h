@@ -1,0 +1,99 @@
+// A small test harness: registered tests, checks that print what failed, buffers with guard zones.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "backends/cpu/cpu_backend.h"
+
+namespace dultra {
+namespace test {
+
+// Registers a test at start-up; `name` is what --filter matches.
+struct Registration {
+  Registration(const char* name, void (*run)());
+};
+#define DULTRA_TEST(name)                                                        \
+  static void test_##name();                                                     \
+  static const ::dultra::test::Registration register_##name{#name, test_##name}; \
+  static void test_##name()
+
+// Counts a check and prints `details` if it failed.
+void report(bool ok, const char* file, int line, const std::string& details);
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  out.precision(9);
+  (void)std::initializer_list<int>{(out << parts, 0)...};
+  return out.str();
+}
+// CHECK(condition, anything that says where): the parts are only put together on failure.
+#define CHECK(condition, ...)                                                                                                             \
+  do {                                                                                                                                    \
+    const bool check_ok = (condition);                                                                                                    \
+    ::dultra::test::report(check_ok, __FILE__, __LINE__, check_ok ? std::string() : ::dultra::test::text(#condition, "  ", __VA_ARGS__)); \
+  } while (0)
+
+// The same numbers on every platform, unlike <random>'s distributions.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15ull + 1) {}
+  uint64_t bits();
+  double uniform() { return (double(bits() >> 11) + 0.5) * 0x1p-53; }  // (0, 1)
+  double normal();
+  int below(int n) { return int(bits() % uint64_t(n)); }
+
+ private:
+  uint64_t state_;
+};
+
+// An array with guard zones on both sides, all poisoned: floats with NaN, bytes with a pattern.
+template <class T>
+class Guarded {
+ public:
+  explicit Guarded(size_t n) : n_(n), all_(n + 2 * kGuard) { std::memset(static_cast<void*>(all_.data()), 0xfb, all_.size() * sizeof(T)); }
+  T* data() { return all_.data() + kGuard; }
+  const T* data() const { return all_.data() + kGuard; }
+  T& operator[](size_t i) { return data()[i]; }
+  const T& operator[](size_t i) const { return data()[i]; }
+  size_t size() const { return n_; }
+  bool guards_intact() const {
+    const auto intact = [](const T* p) {
+      for (size_t i = 0; i < kGuard * sizeof(T); ++i)
+        if (reinterpret_cast<const uint8_t*>(p)[i] != 0xfb) return false;
+      return true;
+    };
+    return intact(all_.data()) && intact(all_.data() + kGuard + n_);
+  }
+
+ private:
+  static constexpr size_t kGuard = 64;
+  size_t n_;
+  std::vector<T> all_;
+};
+// 0xfbfbfbfb as a float is a finite number, so outputs are poisoned apart.
+inline Guarded<float> poisoned(size_t n) {
+  Guarded<float> out(n);
+  for (size_t i = 0; i < n; ++i) out[i] = std::numeric_limits<float>::quiet_NaN();
+  return out;
+}
+
+std::vector<float> normals(Random& random, size_t n, double scale = 1.0);
+
+// max |a - b| / (absolute + relative |b|), NaN counts as infinite unless both are.
+double worst_error(const float* a, const double* b, size_t n, double absolute, double relative);
+
+inline bool same_bits(const float* a, const float* b, size_t n) { return std::memcmp(a, b, n * sizeof(float)) == 0; }
+
+// Runs `body` with a backend for every instruction set of this machine, two threads each.
+void for_each_backend(const std::function<void(Backend& backend, const std::string& isa)>& body);
+
+}  // namespace test
+}  // namespace dultra

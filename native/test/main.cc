@@ -1,0 +1,110 @@
+#include <cstdio>
+#include <exception>
+
+#include "harness.h"
+
+namespace dultra {
+namespace test {
+
+namespace {
+
+struct Test {
+  const char* name;
+  void (*run)();
+};
+std::vector<Test>& tests() {
+  static std::vector<Test> all;
+  return all;
+}
+constexpr int kPrintedFailures = 20;  // of one test
+int64_t checks = 0;
+int failures = 0;  // of the running test
+
+}  // namespace
+
+Registration::Registration(const char* name, void (*run)()) { tests().push_back({name, run}); }
+
+void report(bool ok, const char* file, int line, const std::string& details) {
+  ++checks;
+  if (ok) return;
+  if (++failures <= kPrintedFailures) std::printf("  %s:%d: %s\n", file, line, details.c_str());
+}
+
+uint64_t Random::bits() {  // splitmix64
+  uint64_t z = (state_ += 0x9E3779B97F4A7C15ull);
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+double Random::normal() {
+  const double u = uniform(), v = uniform();
+  return std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v);
+}
+
+std::vector<float> normals(Random& random, size_t n, double scale) {
+  std::vector<float> out(n);
+  for (float& x : out) x = float(random.normal() * scale);
+  return out;
+}
+
+double worst_error(const float* a, const double* b, size_t n, double absolute, double relative) {
+  double worst = 0;
+  for (size_t i = 0; i < n; ++i) {
+    if (std::isnan(a[i]) && std::isnan(b[i])) continue;
+    const double error = double(a[i]) == b[i] ? 0 : std::fabs(double(a[i]) - b[i]) / (absolute + relative * std::fabs(b[i]));
+    if (!(error <= worst)) worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+  }
+  return worst;
+}
+
+void for_each_backend(const std::function<void(Backend&, const std::string&)>& body) {
+  for (const std::string& isa : cpu::available_isas()) {
+    cpu::CpuBackend backend(2, isa);
+    body(backend, isa);
+  }
+}
+
+static int run_all(const std::string& filter, bool list) {
+  int passed = 0, failed = 0;
+  for (const Test& test : tests()) {
+    if (std::string(test.name).find(filter) == std::string::npos) continue;
+    if (list) {
+      std::printf("%s\n", test.name);
+      continue;
+    }
+    failures = 0;
+    const int64_t before = checks;
+    try {
+      test.run();
+    } catch (const std::exception& error) {
+      report(false, test.name, 0, std::string("threw: ") + error.what());
+    }
+    if (failures > kPrintedFailures) std::printf("  ... %d more\n", failures - kPrintedFailures);
+    std::printf("%s %s (%lld checks)\n", failures ? "FAILED" : "ok", test.name, static_cast<long long>(checks - before));
+    std::fflush(stdout);
+    ++(failures ? failed : passed);
+  }
+  if (list) return 0;
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed || !passed;
+}
+
+}  // namespace test
+}  // namespace dultra
+
+int main(int argc, char** argv) {
+  std::string filter;
+  bool list = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--filter" && i + 1 < argc) {
+      filter = argv[++i];
+    } else if (argument == "--list") {
+      list = true;
+    } else {
+      std::fprintf(stderr, "usage: dultra_tests [--filter <part of a name>] [--list]\n");
+      return 2;
+    }
+  }
+  return dultra::test::run_all(filter, list);
+}

@@ -1,0 +1,18 @@
+// Formats the C++ sources, or with --check says which are not formatted.
+const { spawnSync } = require('node:child_process');
+const { readdirSync } = require('node:fs');
+const path = require('node:path');
+
+const root = path.resolve(__dirname, '..');
+const tool = ['clang-format-14', 'clang-format'].find((name) => spawnSync(name, ['--version']).status === 0);
+if (!tool) {
+  process.stderr.write('dultra: clang-format is not installed (Debian: apt-get install clang-format-14)\n');
+  process.exit(1);
+}
+const files = ['native', 'bench/native'].flatMap((directory) =>
+  readdirSync(path.join(root, directory), { recursive: true })
+    .filter((file) => /\.(cc|h|inl|cu|cuh)$/.test(file))
+    .map((file) => path.join(directory, file)),
+);
+const mode = process.argv.includes('--check') ? ['--dry-run', '--Werror'] : ['-i'];
+process.exit(spawnSync(tool, [...mode, '--style=file', ...files], { cwd: root, stdio: 'inherit' }).status ?? 1);

@@ -1,0 +1,77 @@
+// Makes a clone ready: checks the prerequisites, installs packages, builds the addon and dist/. Does only what is out of date, so it
+// can stand in front of every command.
+const { spawnSync } = require('node:child_process');
+const { existsSync, readdirSync, statSync, writeFileSync, mkdirSync } = require('node:fs');
+const path = require('node:path');
+
+const root = path.resolve(__dirname, '..');
+
+class SetupError extends Error {}
+
+function run(command, args, what) {
+  process.stderr.write(`dultra: ${what} (${command} ${args.join(' ')})\n`);
+  const options = { cwd: root, stdio: ['ignore', process.stderr, process.stderr], shell: process.platform === 'win32' };
+  const { status, error } = spawnSync(command, args, options);
+  if (error || status !== 0) throw new SetupError(`${what} failed${error ? `: ${error.message}` : ` with exit code ${status}`}`);
+}
+
+function output(command, args) {
+  const { status, stdout } = spawnSync(command, args, { encoding: 'utf8', shell: process.platform === 'win32' });
+  return status === 0 ? stdout.trim() : null;
+}
+
+function newest(directory, extensions) {
+  let latest = 0;
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    const full = path.join(directory, entry.name);
+    if (entry.isDirectory()) latest = Math.max(latest, newest(full, extensions));
+    else if (extensions.some((extension) => entry.name.endsWith(extension))) latest = Math.max(latest, statSync(full).mtimeMs);
+  }
+  return latest;
+}
+
+const modified = (...parts) => {
+  const file = path.join(root, ...parts);
+  return existsSync(file) ? statSync(file).mtimeMs : 0;
+};
+
+function checkPrerequisites() {
+  const missing = [];
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  if (major < 20 || (major === 20 && minor < 19)) missing.push(`Node.js 20.19 or newer (this is ${process.version})`);
+  const cmake = output('cmake', ['--version'])?.match(/(\d+)\.(\d+)/);
+  if (!cmake || Number(cmake[1]) < 3 || (Number(cmake[1]) === 3 && Number(cmake[2]) < 24))
+    missing.push(`CMake 3.24 or newer (${cmake ? `this is ${cmake[0]}` : 'not found'})`);
+  if (process.platform !== 'win32') {
+    const compiler = [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean).find((name) => output(name, ['--version']) !== null);
+    if (!compiler) missing.push('a C++17 compiler (g++ 11 or clang 14, or newer): none of $CXX, c++, g++, clang++ runs');
+  }
+  if (missing.length > 0) throw new SetupError(`building dultra needs:\n  - ${missing.join('\n  - ')}`);
+}
+
+/** Installs and builds what is missing or older than its sources. Throws SetupError with a message for people. */
+function setup() {
+  checkPrerequisites();
+  const stamp = path.join('node_modules', '.dultra-setup');
+  if (modified(stamp) < Math.max(modified('package-lock.json'), modified('package.json'))) {
+    run('npm', ['ci', '--no-audit', '--no-fund'], 'installing packages');
+    mkdirSync(path.join(root, 'node_modules'), { recursive: true });
+    writeFileSync(path.join(root, stamp), '');
+  }
+  const nativeSources = Math.max(newest(path.join(root, 'native'), ['.cc', '.h', '.inl']), modified('CMakeLists.txt'), modified('package.json'));
+  if (modified('build', 'Release', 'dultra.node') < nativeSources) run('npm', ['run', '--silent', 'build:native'], 'building the native addon');
+  const sources = Math.max(newest(path.join(root, 'lib'), ['.ts']), modified('tsconfig.json'), modified('package.json'));
+  if (modified('dist', 'index.js') < sources) run('npm', ['run', '--silent', 'build:ts'], 'compiling TypeScript');
+}
+
+module.exports = { setup, SetupError, root };
+
+if (require.main === module) {
+  try {
+    setup();
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    process.stderr.write(`dultra: ${error.message}\n`);
+    process.exit(1);
+  }
+}

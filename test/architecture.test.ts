@@ -1,0 +1,80 @@
+// The dependency rule: calls go down the picture of CONTRIBUTING.md, imports and includes too.
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+
+const root = path.resolve(__dirname, '..');
+
+function files(directory: string, extensions: RegExp): string[] {
+  return readdirSync(path.join(root, directory), { recursive: true })
+    .map((file) => path.posix.join(directory, String(file).split(path.sep).join('/')))
+    .filter((file) => extensions.test(file));
+}
+
+/** Files that `file` imports or includes from this project, as paths from the root (TypeScript without extension). */
+function dependencies(file: string): string[] {
+  const text = readFileSync(path.join(root, file), 'utf8');
+  if (/\.ts$/.test(file)) {
+    const found = [...text.matchAll(/(?:from|import|require\()\s*['"](\.[^'"]*)['"]/g)].map((match) => match[1]);
+    return found.map((name) => path.posix.join(path.posix.dirname(file), name));
+  }
+  return [...text.matchAll(/^#include "([^"]+)"/gm)].map((match) => `native/${match[1]}`);
+}
+
+const violations = (list: string[], allowed: (file: string, target: string) => boolean) =>
+  list.flatMap((file) => dependencies(file).filter((target) => !allowed(file, target)).map((target) => `${file} -> ${target}`));
+
+describe('TypeScript', () => {
+  // Each layer may use itself, those below it, and the shared leaves.
+  const layers = ['lib/native', 'lib/sampling', 'lib/model', 'lib/training', 'lib/evaluation', 'lib/index', 'lib/cli'];
+  const leaves = ['lib/errors', 'lib/types', 'lib/options'];
+  const layerOf = (file: string) => layers.findIndex((layer) => file === layer || file.startsWith(`${layer}/`) || file === `${layer}.ts`);
+
+  test('imports go down', () => {
+    const list = files('lib', /\.ts$/);
+    expect(list.length).toBeGreaterThan(8);
+    const bad = violations(list, (file, target) => {
+      if (leaves.includes(target)) return true;
+      // index.ts and the thin wrappers beside it stand above everything but the command line.
+      const from = layerOf(file) < 0 ? layers.indexOf('lib/index') : layerOf(file);
+      const to = layerOf(target) < 0 ? (target.endsWith('package.json') ? -1 : layers.indexOf('lib/index')) : layerOf(target);
+      return to <= from;
+    });
+    expect(bad).toEqual([]);
+  });
+
+  test('only lib/native.ts opens the addon', () => {
+    const openers = files('lib', /\.ts$/).filter((file) => /node-gyp-build|\.node['"]/.test(readFileSync(path.join(root, file), 'utf8').replace(/\/\/.*/g, '')));
+    expect(openers).toEqual(['lib/native.ts']);
+  });
+
+  test('the command line uses only what index.ts exports', () => {
+    const bad = violations(files('lib/cli', /\.ts$/), (_file, target) => target === 'lib/index' || target.startsWith('lib/cli/') || target.endsWith('package.json'));
+    expect(bad).toEqual([]);
+  });
+});
+
+describe('C++', () => {
+  const list = files('native', /\.(cc|h|inl)$/).filter((file) => !file.startsWith('native/test/'));
+  const folder = (file: string) => file.split('/').slice(1, -1).join('/');
+
+  test('includes go down', () => {
+    expect(list.length).toBeGreaterThan(15);
+    const below: Record<string, RegExp> = {
+      addon: /^(addon|model|ops|backends$)/,
+      model: /^(model|ops)/,
+      ops: /^ops/,
+      backends: /^(backends|ops)/,
+      'backends/cpu': /^(backends\/cpu|ops)/,
+      'backends/cpu/isa': /^(backends\/cpu|ops)/,
+    };
+    const bad = violations(list, (file, target) => below[folder(file)]?.test(folder(target)) ?? false);
+    expect(bad).toEqual([]);
+  });
+
+  test('napi.h only in addon/, a concrete backend only in open_backend.cc', () => {
+    const holding = (pattern: RegExp) => list.filter((file) => pattern.test(readFileSync(path.join(root, file), 'utf8')));
+    expect(holding(/#include <napi\.h>/).every((file) => file.startsWith('native/addon/'))).toBe(true);
+    const naming = holding(/#include "backends\/cpu\/cpu_backend\.h"/).filter((file) => !file.startsWith('native/backends/cpu/'));
+    expect(naming).toEqual(['native/backends/open_backend.cc']);
+  });
+});

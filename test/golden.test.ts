@@ -1,0 +1,16 @@
+// Replays every recorded run of the reference implementation that this version knows.
+import { readdirSync } from 'node:fs';
+import path from 'node:path';
+import * as dultra from '../lib';
+
+const { runGolden } = require('./golden/runner.cjs') as typeof import('./golden/runner.cjs');
+
+const folder = path.join(__dirname, 'fixtures', 'golden');
+const cases = readdirSync(folder).filter((name) => /^(forward|gen|fastdllm)_/.test(name));
+
+test('the fixtures are there', () => expect(cases.length).toBeGreaterThanOrEqual(20));
+
+test.each(cases)('%s', async (name) => {
+  const [result] = await runGolden(dultra, folder, { only: (candidate: string) => candidate === name });
+  expect(result).toMatchObject({ name, status: 'passed' });
+});

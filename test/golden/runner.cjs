@@ -1,0 +1,234 @@
+// Replays cases that the reference implementation recorded (test/fixtures/golden/README.md describes the folder) through the public API.
+// Discrete results must be equal; numbers must lie within the tolerance that the case states.
+const { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { readTensors, writeTensors } = require('./safetensors.cjs');
+
+class Mismatch extends Error {}
+
+const MAX_REPORTED = 3;
+
+/** Collects what differs in one case, and the largest deviation per quantity. */
+class Checker {
+  problems = [];
+  deviations = {};
+
+  exact(what, actual, expected) {
+    if (actual !== expected) this.problems.push(`${what}: expected ${expected}, got ${actual}`);
+  }
+
+  /** |actual - expected| <= atol + rtol |expected| */
+  close(quantity, where, actual, expected, atol, rtol = 0) {
+    const difference = actual === expected ? 0 : Math.abs(actual - expected);
+    this.deviations[quantity] = Math.max(this.deviations[quantity] ?? 0, Number.isNaN(difference) ? Infinity : difference);
+    if (!(difference <= atol + rtol * Math.abs(expected))) this.problems.push(`${quantity} ${where}: expected ${expected}, got ${actual}`);
+  }
+
+  finish() {
+    if (this.problems.length > 0) {
+      const more = this.problems.length - MAX_REPORTED;
+      throw new Mismatch(this.problems.slice(0, MAX_REPORTED).join('; ') + (more > 0 ? `; and ${more} more` : ''));
+    }
+    return Object.entries(this.deviations)
+      .map(([name, value]) => `${name} ${value.toExponential(1)}`)
+      .join(', ');
+  }
+}
+
+/** The case's model folder, with the case's replacement weights merged in where it has some. */
+async function withModel(dultra, root, folder, description, options, body) {
+  let directory = path.join(root, description.model);
+  let temporary = null;
+  if (description.weight_overrides) {
+    temporary = mkdtempSync(path.join(os.tmpdir(), 'dultra-golden-'));
+    const merged = { ...readTensors(path.join(directory, 'model.safetensors')), ...readTensors(path.join(folder, description.weight_overrides)) };
+    writeTensors(path.join(temporary, 'model.safetensors'), merged);
+    copyFileSync(path.join(directory, 'config.json'), path.join(temporary, 'config.json'));
+    directory = temporary;
+  }
+  try {
+    const model = await dultra.loadModel(directory, options);
+    try {
+      return await body(model);
+    } finally {
+      model.dispose();
+    }
+  } finally {
+    if (temporary) rmSync(temporary, { recursive: true, force: true });
+  }
+}
+
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+
+async function forwardCase(model, { description, inputs, expected }, check) {
+  const { atol, rtol } = description.tolerance.fp32;
+  const [batch, length] = inputs.ids.shape;
+  const rowOffsets = Array.from({ length: batch + 1 }, (_, i) => i * length);
+  const compare = (quantity, actual, wanted) => {
+    check.exact(`${quantity} size`, actual.length, wanted.data.length);
+    for (let i = 0; i < wanted.data.length; i++) check.close(quantity, `[${i}]`, actual[i], wanted.data[i], atol, rtol);
+  };
+  for (const name of ['planner_a', 'planner_b']) {
+    const planner = { timestep: inputs[`${name}.timestep`].data, maskIndex: inputs[`${name}.mask_index`].data };
+    const output = await model.forward({ ids: inputs.ids.data, rowOffsets, planner });
+    compare('hidden', output.hidden, expected.hidden);
+    compare('logits', output.logits, expected.logits);
+    compare(`${name}.logits`, output.plannerLogits, expected[`${name}.logits`]);
+    if (expected[`${name}.prob`]) compare(`${name}.prob`, output.plannerLogits.map(sigmoid), expected[`${name}.prob`]);
+  }
+}
+
+/** Runs the loop on the case's prompts and hands each step to `onStep(step, rows, idsBefore, ids)`; checks x_before, x_after, x_final. */
+async function replay(model, { description, inputs, expected }, check, options, recorded, onStep) {
+  const { batch, prompt_length: promptLength, args } = description;
+  const length = promptLength + args.gen_length;
+  const prompts = Array.from({ length: batch }, (_, b) => ({
+    promptIds: Array.from(inputs.prompt_ids.data.subarray(b * promptLength, (b + 1) * promptLength)),
+  }));
+  const settings = { genLength: args.gen_length, blockLength: args.block_length, temperature: args.temperature, compat: 'reference', ...options };
+  const ids = prompts.map(({ promptIds }) => [...promptIds, ...new Array(args.gen_length).fill(args.mask_id)]);
+  const compareIds = (what, offset) => {
+    for (let b = 0; b < batch; b++)
+      for (let i = 0; i < length; i++) check.exact(`${what} row ${b} position ${i}`, ids[b][i], expected[what].data[offset + b * length + i]);
+  };
+  const recordedSteps = expected.x_before.shape[0];
+  const run = model.denoise(prompts, settings, recorded);
+  let steps = 0;
+  for (let next = await run.next(); !next.done; next = await run.next()) {
+    const { step, rows } = next.value;
+    if (step >= recordedSteps) throw new Mismatch(`expected ${recordedSteps} steps, got more`);
+    const at = step * batch * length;
+    compareIds('x_before', at);
+    const before = ids.map((row) => row.slice());
+    for (const row of rows) ids[row.row] = Array.from(row.ids);
+    compareIds('x_after', at);
+    for (let b = 0; b < batch; b++) {
+      const row = rows.find((candidate) => candidate.row === b) ?? null;
+      onStep(step, b, row, before[b], (step * batch + b) * length, length);
+    }
+    steps++;
+  }
+  check.exact('steps', steps, recordedSteps);
+  compareIds('x_final', 0);
+}
+
+async function generateCase(model, files, check) {
+  const { description, inputs, expected } = files;
+  const { args, batch, prompt_length: promptLength, tolerance } = description;
+  const length = promptLength + args.gen_length;
+  const bernoulli = args.mode === 'training';
+  const sampler = { type: 'planner', select: bernoulli ? 'bernoulli' : 'topk', probabilityScale: args.factor ?? 1 };
+  if (args.planner_temperature !== null && args.planner_temperature !== undefined) sampler.plannerTemperature = args.planner_temperature;
+  const vocabulary = inputs.gumbel_u?.shape[3];
+  const recorded = ({ step, row, positions }) => {
+    const draws = {};
+    const at = (step * batch + row) * length;
+    if (inputs.rand_u) draws.position = Float64Array.from(positions, (p) => inputs.rand_u.data[at + p]);
+    if (inputs.gumbel_u) {
+      draws.token = new Float64Array(positions.length * vocabulary);
+      positions.forEach((p, i) => {
+        // A recorded 0 has infinitely negative noise; the smallest normal double stands in for it.
+        const uniforms = inputs.gumbel_u.data.subarray((at + p) * vocabulary, (at + p + 1) * vocabulary).map((u) => Math.max(u, 2.3e-308));
+        draws.token.set(uniforms, i * vocabulary);
+      });
+    }
+    return draws;
+  };
+  await replay(model, files, check, { sampler }, recorded, (step, b, row, before, at, size) => {
+    const where = (i) => `step ${step} row ${b} position ${i}`;
+    const masks = before.filter((id) => id === args.mask_id).length;
+    const timestep = row ? row.timestep : Math.fround(1 - Math.fround(masks / size));
+    check.close('timestep', `step ${step} row ${b}`, timestep, expected.timestep.data[step * batch + b], tolerance.timestep);
+    check.exact(`forced step ${step} row ${b}`, row?.forced ? 1 : 0, expected.forced.data[step * batch + b]);
+    if (row) check.exact(`block step ${step}`, row.block, expected.block.data[step]);
+    let candidate = 0;
+    for (let i = 0; i < size; i++) {
+      const isCandidate = row !== null && row.positions[candidate] === i;
+      check.exact(`mask_index ${where(i)}`, isCandidate ? 1 : 0, expected.mask_index.data[at + i]);
+      check.exact(`unmasking_index ${where(i)}`, isCandidate ? row.selected[candidate] : 0, expected.unmasking_index.data[at + i]);
+      const probability = isCandidate ? row.probabilities[candidate] : 0;
+      // The reference's p may exceed 1 where the scale does; ours is a probability.
+      check.close('unmasking_prob', where(i), probability, Math.min(1, expected.unmasking_prob.data[at + i]), tolerance.unmasking_prob);
+      if (expected.sequence_logp) {
+        const part = isCandidate ? row.logLikelihoods[candidate] : 0;
+        check.close('sequence_logp', where(i), part, expected.sequence_logp.data[at + i], tolerance.sequence_logp);
+      }
+      if (!isCandidate) continue;
+      check.exact(`x0 ${where(i)}`, row.tokens[candidate], expected.x0.data[at + i]);
+      check.close('planner_logits', where(i), row.plannerLogits[candidate], expected.planner_logits.data[at + i], tolerance.planner_logits);
+      if (expected.x0_logp) check.close('x0_logp', where(i), row.logProbs[candidate], expected.x0_logp.data[at + i], tolerance.x0_logp);
+      candidate++;
+    }
+    check.exact(`candidates step ${step} row ${b}`, candidate, row ? row.positions.length : 0);
+  });
+}
+
+async function fastDllmCase(model, files, check) {
+  const { description, expected } = files;
+  const { args, batch, tolerance } = description;
+  let sampler;
+  if (args.factor !== null && args.factor !== undefined) sampler = { type: 'factor', factor: args.factor };
+  else if (args.threshold !== null && args.threshold !== undefined) sampler = { type: 'confidence', threshold: args.threshold };
+  else sampler = { type: 'fixed', steps: args.steps, remasking: args.remasking };
+  await replay(model, files, check, { sampler }, undefined, (step, b, row, _before, at, size) => {
+    const where = (i) => `step ${step} row ${b} position ${i}`;
+    let candidate = 0;
+    for (let i = 0; i < size; i++) {
+      const isCandidate = row !== null && row.positions[candidate] === i;
+      check.exact(`mask_index ${where(i)}`, isCandidate ? 1 : 0, expected.mask_index.data[at + i]);
+      check.exact(`transfer_index ${where(i)}`, isCandidate ? row.selected[candidate] : 0, expected.transfer_index.data[at + i]);
+      if (!isCandidate) continue;
+      check.exact(`x0 ${where(i)}`, row.tokens[candidate], expected.x0.data[at + i]);
+      check.close('confidence', where(i), row.confidences[candidate], expected.confidence.data[at + i], tolerance.confidence);
+      candidate++;
+    }
+  });
+  check.exact('nfe', expected.x_before.shape[0], description.nfe);
+  check.exact('batch', batch, expected.x_before.shape[1]);
+}
+
+// Names decide where one recorded kind has variants that need other machinery.
+const KINDS = {
+  forward: () => forwardCase,
+  generate: () => generateCase,
+  fastdllm: (name) => (/^fastdllm_(threshold|factor|fixed)/.test(name) ? fastDllmCase : null),
+};
+
+/**
+ * Runs every case of a folder.
+ * @param {typeof import('../../lib/index')} dultra the package under test
+ * @param {string} root folder with case folders and models/
+ * @param {{ only?: (name: string) => boolean, load?: object, log?: (line: string) => void }} [options]
+ * @returns {Promise<{ name: string, status: 'passed' | 'failed' | 'skipped', detail: string }[]>}
+ */
+async function runGolden(dultra, root, { only = () => true, load = {}, log = () => {} } = {}) {
+  const results = [];
+  for (const name of readdirSync(root).sort()) {
+    const folder = path.join(root, name);
+    if (!existsSync(path.join(folder, 'case.json')) || !only(name)) continue;
+    const description = JSON.parse(readFileSync(path.join(folder, 'case.json'), 'utf8'));
+    const runCase = KINDS[description.kind]?.(name);
+    if (!runCase) {
+      results.push({ name, status: 'skipped', detail: `kind ${description.kind ?? '(none)'} is not known here` });
+    } else {
+      const check = new Checker();
+      try {
+        const files = {
+          description,
+          inputs: readTensors(path.join(folder, 'inputs.safetensors')),
+          expected: readTensors(path.join(folder, 'expected.safetensors')),
+        };
+        await withModel(dultra, root, folder, description, load, (model) => runCase(model, files, check));
+        results.push({ name, status: 'passed', detail: check.finish() });
+      } catch (error) {
+        results.push({ name, status: 'failed', detail: error instanceof Mismatch ? error.message : `${error.stack ?? error}` });
+      }
+    }
+    const { status, detail } = results[results.length - 1];
+    log(`${status === 'passed' ? 'ok  ' : status === 'failed' ? 'FAIL' : 'skip'} ${name}  ${detail}`);
+  }
+  return results;
+}
+
+module.exports = { runGolden };
