@@ -34,7 +34,8 @@ const int32 = (values: ArrayLike<number> | undefined) => (values === undefined ?
 const rowsOf = (length: number, value: ArrayLike<number> | undefined) => Uint32Array.from(value ?? new Uint32Array(length));
 
 function checkFloat32(name: string, value: unknown): asserts value is Float32Array {
-  if (!(value instanceof Float32Array)) throw new TypeError(`${name}: expected a Float32Array, got ${Object.prototype.toString.call(value)}`);
+  if (!(value instanceof Float32Array))
+    throw new TypeError(`${name}: expected a Float32Array, got ${Object.prototype.toString.call(value)}`);
 }
 
 /**
@@ -43,8 +44,26 @@ function checkFloat32(name: string, value: unknown): asserts value is Float32Arr
  * @returns (queries, heads, headDim); a query that sees no key gives zeros.
  * @throws RangeError for shapes that do not fit.
  */
-export async function maskedAttention(q: Float32Array, k: Float32Array, v: Float32Array, options: MaskedAttentionOptions & { headDim: number }): Promise<Float32Array> {
-  const allowed = ['headDim', 'heads', 'kvHeads', 'rowOffsets', 'queryOffsets', 'queryPositions', 'mask', 'blockLength', 'keyBegin', 'keyEnd', 'scale', 'threads'];
+export async function maskedAttention(
+  q: Float32Array,
+  k: Float32Array,
+  v: Float32Array,
+  options: MaskedAttentionOptions & { headDim: number },
+): Promise<Float32Array> {
+  const allowed = [
+    'headDim',
+    'heads',
+    'kvHeads',
+    'rowOffsets',
+    'queryOffsets',
+    'queryPositions',
+    'mask',
+    'blockLength',
+    'keyBegin',
+    'keyEnd',
+    'scale',
+    'threads',
+  ];
   checkKeys('options', options, allowed);
   checkFloat32('q', q);
   checkFloat32('k', k);
@@ -120,7 +139,17 @@ export interface SampleOutput {
  * @param logits (M, V) @throws RangeError for shapes; DUltraError NON_FINITE for NaN or +∞.
  */
 export async function sample(logits: Float32Array, options: SampleOptions): Promise<SampleOutput> {
-  checkKeys('options', options, ['vocabSize', 'temperature', 'tokenLogProb', 'excludedToken', 'seed', 'rows', 'steps', 'positions', 'threads']);
+  checkKeys('options', options, [
+    'vocabSize',
+    'temperature',
+    'tokenLogProb',
+    'excludedToken',
+    'seed',
+    'rows',
+    'steps',
+    'positions',
+    'threads',
+  ]);
   checkFloat32('logits', logits);
   const { vocabSize, temperature = 0, tokenLogProb = 'untempered', excludedToken = -1, seed = 0, threads = allThreads() } = options;
   checkInteger('vocabSize', vocabSize, { min: 1, max: 2 ** 31 - 1 });
@@ -230,9 +259,28 @@ export interface UnmaskOutput {
 
 /** Chooses which candidates to unmask: top-k by expected count, Bernoulli, or one of the rivals' rules. @throws RangeError for shapes. */
 export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
-  const allowed = ['rule', 'rowOffsets', 'plannerLogits', 'confidences', 'entropies', 'tokenLogProbs', 'plannerTemperature', 'probabilityScale', 'threshold'];
+  const allowed = [
+    'rule',
+    'rowOffsets',
+    'plannerLogits',
+    'confidences',
+    'entropies',
+    'tokenLogProbs',
+    'plannerTemperature',
+    'probabilityScale',
+    'threshold',
+  ];
   checkKeys('options', options, [...allowed, 'factor', 'lastPair', 'counts', 'seed', 'rows', 'steps', 'positions', 'threads']);
-  const { rule, plannerTemperature = 1, probabilityScale = 1, threshold = 0, factor = 1, lastPair = false, seed = 0, threads = allThreads() } = options;
+  const {
+    rule,
+    plannerTemperature = 1,
+    probabilityScale = 1,
+    threshold = 0,
+    factor = 1,
+    lastPair = false,
+    seed = 0,
+    threads = allThreads(),
+  } = options;
   checkChoice('rule', rule, ['plannerBernoulli', 'plannerTopK', 'threshold', 'factor', 'entropy', 'fixed', 'random'] as const);
   checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0 });
   checkNumber('probabilityScale', probabilityScale, { minExclusive: 0 });

@@ -23,7 +23,11 @@ function bounds({ min, max, minExclusive }: { min?: number; max?: number; minExc
 }
 
 /** `value` must be a finite number inside the bounds. */
-export function checkNumber(name: string, value: unknown, range: { min?: number; max?: number; minExclusive?: number }): asserts value is number {
+export function checkNumber(
+  name: string,
+  value: unknown,
+  range: { min?: number; max?: number; minExclusive?: number },
+): asserts value is number {
   if (typeof value !== 'number') throw new TypeError(`${name}: expected a number${bounds(range)}, got ${show(value)}`);
   const { min = -Infinity, max = Infinity, minExclusive = -Infinity } = range;
   if (!Number.isFinite(value) || value < min || value > max || value <= minExclusive)
@@ -34,7 +38,8 @@ export function checkNumber(name: string, value: unknown, range: { min?: number;
 export function checkInteger(name: string, value: unknown, range: { min?: number; max?: number }): asserts value is number {
   if (typeof value !== 'number') throw new TypeError(`${name}: expected an integer${bounds(range)}, got ${show(value)}`);
   const { min = -Infinity, max = Infinity } = range;
-  if (!Number.isInteger(value) || value < min || value > max) throw new RangeError(`${name}: expected an integer${bounds(range)}, got ${value}`);
+  if (!Number.isInteger(value) || value < min || value > max)
+    throw new RangeError(`${name}: expected an integer${bounds(range)}, got ${value}`);
 }
 
 /** `value` must be one of `choices`. */
@@ -46,8 +51,10 @@ export function checkChoice<T extends string | boolean>(name: string, value: unk
 
 /** A seed as the bigint that the native core takes: a whole number from 0 to 2^64 − 1. */
 export function checkSeed(name: string, value: unknown): bigint {
-  if (typeof value !== 'bigint' && typeof value !== 'number') throw new TypeError(`${name}: expected an integer or a bigint, got ${show(value)}`);
-  if (typeof value === 'number' && !Number.isSafeInteger(value)) throw new RangeError(`${name}: expected a safe integer or a bigint, got ${value}`);
+  if (typeof value !== 'bigint' && typeof value !== 'number')
+    throw new TypeError(`${name}: expected an integer or a bigint, got ${show(value)}`);
+  if (typeof value === 'number' && !Number.isSafeInteger(value))
+    throw new RangeError(`${name}: expected a safe integer or a bigint, got ${value}`);
   const seed = BigInt(value);
   if (seed < 0n || seed >= 2n ** 64n) throw new RangeError(`${name}: expected 0 to 2^64 - 1, got ${seed}`);
   return seed;

@@ -158,7 +158,7 @@ export interface DenoiseRow {
   confidences: Float32Array;
   entropies: Float32Array;
   plannerLogits: Float32Array | null;
-  /** Unmasking probabilities of the planner samplers, else 0. */
+  /** Unmasking probabilities of the planner samplers (above 1 where `probabilityScale` takes them there), else 0. */
   probabilities: Float32Array;
   /** Each candidate's part of the step's log-likelihood (planner samplers), else 0. */
   logLikelihoods: Float32Array;

@@ -9,7 +9,9 @@ async function main() {
     options: { dir: { type: 'string' }, only: { type: 'string' }, threads: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
   });
   if (values.help) {
-    process.stdout.write('npm run golden -- [--dir FOLDER] [--only SUBSTRING] [--threads N]\n\nReplays the recorded cases of FOLDER (default: the repository\'s own).\n');
+    process.stdout.write(
+      "npm run golden -- [--dir FOLDER] [--only SUBSTRING] [--threads N]\n\nReplays the recorded cases of FOLDER (default: the repository's own).\n",
+    );
     return 0;
   }
   const directory = path.resolve(values.dir ?? path.join(root, 'test', 'fixtures', 'golden'));
@@ -33,7 +35,9 @@ main().then(
     process.exitCode = code;
   },
   (error) => {
-    process.stderr.write(error instanceof SetupError || error.code?.startsWith('ERR_PARSE_ARGS') ? `dultra: ${error.message}\n` : `${error.stack}\n`);
+    process.stderr.write(
+      error instanceof SetupError || error.code?.startsWith('ERR_PARSE_ARGS') ? `dultra: ${error.message}\n` : `${error.stack}\n`,
+    );
     process.exitCode = 2;
   },
 );

@@ -58,8 +58,13 @@ function setup() {
     mkdirSync(path.join(root, 'node_modules'), { recursive: true });
     writeFileSync(path.join(root, stamp), '');
   }
-  const nativeSources = Math.max(newest(path.join(root, 'native'), ['.cc', '.h', '.inl']), modified('CMakeLists.txt'), modified('package.json'));
-  if (modified('build', 'Release', 'dultra.node') < nativeSources) run('npm', ['run', '--silent', 'build:native'], 'building the native addon');
+  const nativeSources = Math.max(
+    newest(path.join(root, 'native'), ['.cc', '.h', '.inl']),
+    modified('CMakeLists.txt'),
+    modified('package.json'),
+  );
+  if (modified('build', 'Release', 'dultra.node') < nativeSources)
+    run('npm', ['run', '--silent', 'build:native'], 'building the native addon');
   const sources = Math.max(newest(path.join(root, 'lib'), ['.ts']), modified('tsconfig.json'), modified('package.json'));
   if (modified('dist', 'index.js') < sources) run('npm', ['run', '--silent', 'build:ts'], 'compiling TypeScript');
 }

@@ -21,7 +21,11 @@ function dependencies(file: string): string[] {
 }
 
 const violations = (list: string[], allowed: (file: string, target: string) => boolean) =>
-  list.flatMap((file) => dependencies(file).filter((target) => !allowed(file, target)).map((target) => `${file} -> ${target}`));
+  list.flatMap((file) =>
+    dependencies(file)
+      .filter((target) => !allowed(file, target))
+      .map((target) => `${file} -> ${target}`),
+  );
 
 describe('TypeScript', () => {
   // Each layer may use itself, those below it, and the shared leaves.
@@ -43,12 +47,17 @@ describe('TypeScript', () => {
   });
 
   test('only lib/native.ts opens the addon', () => {
-    const openers = files('lib', /\.ts$/).filter((file) => /node-gyp-build|\.node['"]/.test(readFileSync(path.join(root, file), 'utf8').replace(/\/\/.*/g, '')));
+    const openers = files('lib', /\.ts$/).filter((file) =>
+      /node-gyp-build|\.node['"]/.test(readFileSync(path.join(root, file), 'utf8').replace(/\/\/.*/g, '')),
+    );
     expect(openers).toEqual(['lib/native.ts']);
   });
 
   test('the command line uses only what index.ts exports', () => {
-    const bad = violations(files('lib/cli', /\.ts$/), (_file, target) => target === 'lib/index' || target.startsWith('lib/cli/') || target.endsWith('package.json'));
+    const bad = violations(
+      files('lib/cli', /\.ts$/),
+      (_file, target) => target === 'lib/index' || target.startsWith('lib/cli/') || target.endsWith('package.json'),
+    );
     expect(bad).toEqual([]);
   });
 });

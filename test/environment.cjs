@@ -2,7 +2,20 @@
 // `toBeInstanceOf(Float32Array)` and `toThrow(TypeError)` would fail on what the addon returns.
 const { TestEnvironment } = require('jest-environment-node');
 
-const SHARED = ['Error', 'TypeError', 'RangeError', 'Float32Array', 'Float64Array', 'Int32Array', 'Uint32Array', 'Uint16Array', 'Uint8Array', 'BigInt64Array', 'BigUint64Array', 'ArrayBuffer'];
+const SHARED = [
+  'Error',
+  'TypeError',
+  'RangeError',
+  'Float32Array',
+  'Float64Array',
+  'Int32Array',
+  'Uint32Array',
+  'Uint16Array',
+  'Uint8Array',
+  'BigInt64Array',
+  'BigUint64Array',
+  'ArrayBuffer',
+];
 
 module.exports = class NativeEnvironment extends TestEnvironment {
   async setup() {

@@ -3,7 +3,10 @@ import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import * as dultra from '../lib';
 
-const { runGolden } = require('./golden/runner.cjs') as typeof import('./golden/runner.cjs');
+type Result = { name: string; status: 'passed' | 'failed' | 'skipped'; detail: string };
+const { runGolden } = require('./golden/runner.cjs') as {
+  runGolden(api: typeof dultra, root: string, options: { only?: (name: string) => boolean }): Promise<Result[]>;
+};
 
 const folder = path.join(__dirname, 'fixtures', 'golden');
 const cases = readdirSync(folder).filter((name) => /^(forward|gen|fastdllm)_/.test(name));

@@ -2,7 +2,15 @@
 import { DUltraError } from '../errors';
 import { fromNative, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkKeys } from '../options';
-import { type Denoisable, denoiseRows, type DenoiseSettings, type RecordedUniforms, resolveGenerateOptions, type RowInput, type RowOutcome } from '../sampling/denoise';
+import {
+  type Denoisable,
+  type DenoiseSettings,
+  denoiseRows,
+  type RecordedUniforms,
+  type RowInput,
+  type RowOutcome,
+  resolveGenerateOptions,
+} from '../sampling/denoise';
 import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
 import type { ModelConfig } from './config';
 import type { Tokenizer } from './tokenizer';
@@ -121,7 +129,11 @@ export class MaskedDiffusionModel {
    * The loop itself: one event per forward pass of the batch, with everything the samplers saw. For research; `generate*` are made of it.
    * @param recorded recorded draws in place of generated ones, to replay a recorded run.
    */
-  async *denoise(prompts: readonly Prompt[], options: GenerateOptions = {}, recorded?: RecordedUniforms): AsyncGenerator<DenoiseStep, GenerateResult[], void> {
+  async *denoise(
+    prompts: readonly Prompt[],
+    options: GenerateOptions = {},
+    recorded?: RecordedUniforms,
+  ): AsyncGenerator<DenoiseStep, GenerateResult[], void> {
     const { rows, run } = this.#prepare(prompts, options, recorded);
     return (yield* run).map((outcome, i) => this.#result(rows[i], outcome));
   }
@@ -175,14 +187,14 @@ export class MaskedDiffusionModel {
     const settings = resolveGenerateOptions(options, this.hasPlanner);
     if (typeof settings.sampler !== 'function' && settings.sampler.type === 'planner' && !this.hasPlanner)
       throw new DUltraError('NO_PLANNER', `sampler: ${this.source} has no planner head; use { type: "confidence" } or another sampler`);
+    const templates = prompts.filter((prompt) => typeof prompt === 'object' && prompt !== null && 'template' in prompt).length;
+    if (templates > 0 && templates < prompts.length) throw new TypeError('prompts: expected templates only or none, got both');
     const rows = prompts.map((prompt) => this.#prepareRow(prompt, options));
-    const templates = rows.filter((row) => row.isTemplate).length;
-    if (templates > 0 && templates < rows.length) throw new TypeError('prompts: expected templates only or none, got both');
     const shape = this.#blockShape(options, settings, rows);
     if (templates > 0) shape.stopAtEos ??= false;
     const { maskTokenId, eosTokenId, hasPlanner } = { ...this.config, hasPlanner: this.hasPlanner };
     const target: Denoisable = { native: this.#native, maskTokenId, eosTokenId, hasPlanner };
-    return { rows, run: rows.length === 0 ? emptyRun() : denoiseRows(target, rows, shape, recorded) };
+    return { rows, run: denoiseRows(target, rows, shape, recorded) };
   }
 
   #blockShape(options: GenerateOptions, settings: DenoiseSettings, rows: PreparedRow[]): DenoiseSettings {
@@ -236,7 +248,9 @@ export class MaskedDiffusionModel {
       for (const message of prompt)
         if (typeof message?.role !== 'string' || typeof message?.content !== 'string')
           throw new TypeError('prompt: expected messages of the form { role, content }, both strings; token ids go in { promptIds }');
-      return Int32Array.from(tokenizer.encode(tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true }), { addSpecialTokens: false }));
+      return Int32Array.from(
+        tokenizer.encode(tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true }), { addSpecialTokens: false }),
+      );
     }
     if (typeof prompt === 'object' && prompt !== null && 'promptIds' in prompt) {
       checkKeys('prompt', prompt, ['promptIds']);
@@ -263,7 +277,8 @@ export class MaskedDiffusionModel {
       throw new TypeError(`${name}: expected an array of token ids, got ${String(ids)}`);
     const last = this.config.embeddingSize - 1;
     for (let i = 0; i < ids.length; i++)
-      if (!Number.isInteger(ids[i]) || ids[i] < 0 || ids[i] > last) throw new RangeError(`${name}[${i}]: expected 0 to ${last}, got ${ids[i]}`);
+      if (!Number.isInteger(ids[i]) || ids[i] < 0 || ids[i] > last)
+        throw new RangeError(`${name}[${i}]: expected 0 to ${last}, got ${ids[i]}`);
     return Int32Array.from(ids);
   }
 
@@ -285,8 +300,4 @@ export class MaskedDiffusionModel {
       logLikelihood: outcome.logLikelihood,
     };
   }
-}
-
-async function* emptyRun(): AsyncGenerator<DenoiseStep, RowOutcome[], void> {
-  return [];
 }

@@ -75,7 +75,17 @@ const GENERATE_KEYS = [
  */
 export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boolean): DenoiseSettings {
   checkKeys('options', options, GENERATE_KEYS);
-  const { genLength, blockLength, temperature = 0, seed = 0, firstRow = 0, stopAtEos, tokenLogProb = 'untempered', compat, signal } = options;
+  const {
+    genLength,
+    blockLength,
+    temperature = 0,
+    seed = 0,
+    firstRow = 0,
+    stopAtEos,
+    tokenLogProb = 'untempered',
+    compat,
+    signal,
+  } = options;
   if (genLength !== undefined) checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
   if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 30 });
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
@@ -163,7 +173,10 @@ class Row {
       this.scheduleStep = 0;
     }
     if (this.scheduleStep >= this.schedule.length)
-      throw new DUltraError('NO_PROGRESS', `row ${this.index}: masks are left after all steps of the block: the model keeps predicting the mask token`);
+      throw new DUltraError(
+        'NO_PROGRESS',
+        `row ${this.index}: masks are left after all steps of the block: the model keeps predicting the mask token`,
+      );
     return this.schedule[this.scheduleStep++];
   }
 
@@ -230,7 +243,17 @@ function nextRows(rows: Row[], together: boolean): Row[] {
 async function chooseCustom(sampler: CustomSampler, row: Row, part: Omit<DenoiseRow, 'ids' | 'finished' | 'forced'>): Promise<boolean> {
   const { positions, tokens, confidences, entropies, logProbs, plannerLogits, selected } = part;
   const ids = row.ids.slice();
-  const chosen = await sampler({ row: row.index, step: row.steps, positions, tokens, confidences, entropies, logProbs, plannerLogits, ids });
+  const chosen = await sampler({
+    row: row.index,
+    step: row.steps,
+    positions,
+    tokens,
+    confidences,
+    entropies,
+    logProbs,
+    plannerLogits,
+    ids,
+  });
   if (chosen === null || typeof chosen !== 'object' || typeof chosen.length !== 'number')
     throw new TypeError(`sampler: expected the function to return an array of positions, got ${String(chosen)}`);
   for (let i = 0; i < chosen.length; i++) {
@@ -268,6 +291,7 @@ export async function* denoiseRows(
 ): AsyncGenerator<DenoiseStep, RowOutcome[], void> {
   const { sampler, signal, reference } = settings;
   signal?.throwIfAborted();
+  if (inputs.length === 0) return [];
   const rows = inputs.map((input, index) => {
     const blockLength = settings.blockLength ?? Math.max(1, input.ids.length - input.begin);
     return new Row(index, input, target, blockLength, !reference && (settings.stopAtEos ?? true));
@@ -342,7 +366,13 @@ async function finishRow(
   if (typeof sampler === 'function') {
     forced = await chooseCustom(sampler, row, part);
     const chosen = part.positions.filter((_, i) => part.selected[i]);
-    await fromNative(() => session.write(row.index, chosen, part.tokens.filter((_, i) => part.selected[i])));
+    await fromNative(() =>
+      session.write(
+        row.index,
+        chosen,
+        part.tokens.filter((_, i) => part.selected[i]),
+      ),
+    );
   }
   row.apply(part.positions, part.tokens, part.selected, settings.temperature < 1e-4);
   for (const value of part.logLikelihoods) row.logLikelihood += value;

@@ -21,7 +21,8 @@ void check_kernel_offsets(const std::vector<int32_t>& offsets, int64_t total, co
 }
 
 void check_size(size_t actual, int64_t expected, const char* name) {
-  check_argument(int64_t(actual) == expected, std::string(name) + ": expected " + std::to_string(expected) + " elements, got " + std::to_string(actual));
+  check_argument(int64_t(actual) == expected,
+                 std::string(name) + ": expected " + std::to_string(expected) + " elements, got " + std::to_string(actual));
 }
 
 Napi::Value masked_attention(const Napi::CallbackInfo& info) {
@@ -50,13 +51,17 @@ Napi::Value masked_attention(const Napi::CallbackInfo& info) {
   r.args.scale = float(get_number(object, "scale"));
   r.threads = get_threads(object);
   const std::string mask = get_string(object, "mask");
-  if (mask == "bidirectional") r.args.mask = MaskKind::kBidirectional;
-  else if (mask == "causal") r.args.mask = MaskKind::kCausal;
-  else if (mask == "block-causal") r.args.mask = MaskKind::kBlockCausal;
-  else type_error(env, "mask", "\"bidirectional\", \"causal\" or \"block-causal\", got \"" + mask + "\"");
+  if (mask == "bidirectional")
+    r.args.mask = MaskKind::kBidirectional;
+  else if (mask == "causal")
+    r.args.mask = MaskKind::kCausal;
+  else if (mask == "block-causal")
+    r.args.mask = MaskKind::kBlockCausal;
+  else
+    type_error(env, "mask", "\"bidirectional\", \"causal\" or \"block-causal\", got \"" + mask + "\"");
   guarded(env, [&] {
-    check_argument(r.args.heads % r.args.kv_heads == 0, "heads: expected a multiple of kvHeads (" + std::to_string(r.args.kv_heads) + "), got " +
-                                                            std::to_string(r.args.heads));
+    check_argument(r.args.heads % r.args.kv_heads == 0,
+                   "heads: expected a multiple of kvHeads (" + std::to_string(r.args.kv_heads) + "), got " + std::to_string(r.args.heads));
     const int64_t q_width = int64_t(r.args.heads) * r.args.head_dim, kv_width = int64_t(r.args.kv_heads) * r.args.head_dim;
     check_argument(int64_t(r.q.size()) % q_width == 0, "q: expected a multiple of heads * headDim (" + std::to_string(q_width) + ") elements");
     check_argument(int64_t(r.k.size()) % kv_width == 0, "k: expected a multiple of kvHeads * headDim (" + std::to_string(kv_width) + ") elements");
@@ -115,9 +120,11 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
   r.args.excluded_token = int32_t(get_integer(object, "excludedToken", -1, r.args.vocab - 1));
   r.threads = get_threads(object);
   const uint64_t seed = get_u64(object, "seed");
-  const auto rows = get_array<uint32_t>(object, "rows"), steps = get_array<uint32_t>(object, "steps"), positions = get_array<uint32_t>(object, "positions");
+  const auto rows = get_array<uint32_t>(object, "rows"), steps = get_array<uint32_t>(object, "steps"),
+             positions = get_array<uint32_t>(object, "positions");
   guarded(env, [&] {
-    check_argument(int64_t(r.logits.size()) % r.args.vocab == 0, "logits: expected a multiple of vocabSize (" + std::to_string(r.args.vocab) + ") elements");
+    check_argument(int64_t(r.logits.size()) % r.args.vocab == 0,
+                   "logits: expected a multiple of vocabSize (" + std::to_string(r.args.vocab) + ") elements");
     r.args.rows = int64_t(r.logits.size()) / r.args.vocab;
     check_size(rows.size(), r.args.rows, "rows");
     check_size(steps.size(), r.args.rows, "steps");
@@ -183,8 +190,8 @@ Napi::Value planner_score(const Napi::CallbackInfo& info) {
     check_argument(int64_t(r.mul.size()) % r.c == 0, "scale: expected a multiple of weight's length (" + std::to_string(r.c) + ") elements");
     const int64_t groups = int64_t(r.mul.size()) / r.c;
     for (size_t i = 0; i < r.condition.size(); ++i)
-      check_argument(r.condition[i] >= 0 && r.condition[i] < groups, "condition[" + std::to_string(i) + "]: expected 0 to " + std::to_string(groups - 1) +
-                                                                         ", got " + std::to_string(r.condition[i]));
+      check_argument(r.condition[i] >= 0 && r.condition[i] < groups,
+                     "condition[" + std::to_string(i) + "]: expected 0 to " + std::to_string(groups - 1) + ", got " + std::to_string(r.condition[i]));
     for (float& value : r.mul) value += 1.0f;  // AdaLN multiplies by 1 + scale
   });
   return Job<std::vector<float>>::start(
@@ -232,7 +239,8 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
   r.args.reference_likelihood = get_bool(object, "referenceLikelihood");
   r.threads = get_threads(object);
   const uint64_t seed = get_u64(object, "seed");
-  const auto row_keys = get_array<uint32_t>(object, "rowKeys"), steps = get_array<uint32_t>(object, "steps"), positions = get_array<uint32_t>(object, "positions");
+  const auto row_keys = get_array<uint32_t>(object, "rowKeys"), steps = get_array<uint32_t>(object, "steps"),
+             positions = get_array<uint32_t>(object, "positions");
   guarded(env, [&] {
     const int64_t m = r.offsets.empty() ? 0 : r.offsets.back(), b = int64_t(r.offsets.size()) - 1;
     check_kernel_offsets(r.offsets, m, "offsets");

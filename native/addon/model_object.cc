@@ -88,10 +88,10 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
 }  // namespace
 
 void ModelObject::init(Napi::Env env, AddonData* data) {
-  data->model = Napi::Persistent(DefineClass(
-      env, "Model",
-      {InstanceMethod<&ModelObject::info>("info"), InstanceMethod<&ModelObject::forward>("forward"),
-       InstanceMethod<&ModelObject::create_session>("createSession"), InstanceMethod<&ModelObject::dispose>("dispose")}));
+  data->model = Napi::Persistent(
+      DefineClass(env, "Model",
+                  {InstanceMethod<&ModelObject::info>("info"), InstanceMethod<&ModelObject::forward>("forward"),
+                   InstanceMethod<&ModelObject::create_session>("createSession"), InstanceMethod<&ModelObject::dispose>("dispose")}));
 }
 
 Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
@@ -103,7 +103,8 @@ Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
       [request, flag]() -> std::shared_ptr<const Model> {
         auto backend = open_backend(request->device, request->threads, request->isa);
         if (!backend->supports(request->weights.compute))
-          throw Error(ErrorCode::kDeviceUnavailable, std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + backend->isa());
+          throw Error(ErrorCode::kDeviceUnavailable,
+                      std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + backend->isa());
         const Checkpoint checkpoint(request->files, std::move(request->tensors));
         return std::make_shared<const Model>(request->config, std::move(backend), checkpoint, request->weights, flag.get());
       },

@@ -19,9 +19,10 @@ std::shared_ptr<std::atomic<bool>> CancelToken::flag_of(const Napi::Value& value
 void CancelToken::cancel(const Napi::CallbackInfo&) { flag_->store(true, std::memory_order_relaxed); }
 
 void SessionObject::init(Napi::Env env, AddonData* data) {
-  data->session = Napi::Persistent(DefineClass(env, "Session",
-                                               {InstanceMethod<&SessionObject::step>("step"), InstanceMethod<&SessionObject::write>("write"),
-                                                InstanceMethod<&SessionObject::cancel>("cancel"), InstanceMethod<&SessionObject::dispose>("dispose")}));
+  data->session =
+      Napi::Persistent(DefineClass(env, "Session",
+                                   {InstanceMethod<&SessionObject::step>("step"), InstanceMethod<&SessionObject::write>("write"),
+                                    InstanceMethod<&SessionObject::cancel>("cancel"), InstanceMethod<&SessionObject::dispose>("dispose")}));
 }
 
 Napi::Value SessionObject::wrap(Napi::Env env, std::shared_ptr<Session> session) {

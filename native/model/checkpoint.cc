@@ -22,7 +22,8 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   std::wstring wide(size_t(MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, nullptr, 0)), L'\0');
   MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, wide.data(), int(wide.size()));
   HANDLE file = CreateFileW(wide.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
-  if (file == INVALID_HANDLE_VALUE) throw Error(ErrorCode::kBadCheckpoint, path + ": cannot be opened (Windows error " + std::to_string(GetLastError()) + ")");
+  if (file == INVALID_HANDLE_VALUE)
+    throw Error(ErrorCode::kBadCheckpoint, path + ": cannot be opened (Windows error " + std::to_string(GetLastError()) + ")");
   LARGE_INTEGER size;
   const bool sized = GetFileSizeEx(file, &size) && size.QuadPart > 0;
   HANDLE mapping = sized ? CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr) : nullptr;
@@ -69,7 +70,8 @@ Checkpoint::Checkpoint(const std::vector<std::string>& files, std::vector<Tensor
       bytes *= uint64_t(n);
     }
     if (t.begin > t.end || t.end > size || t.end - t.begin != bytes)
-      throw Error(ErrorCode::kBadCheckpoint, files_[size_t(t.file)]->path() + ": tensor " + t.name + " ends beyond the file or does not fill its range");
+      throw Error(ErrorCode::kBadCheckpoint,
+                  files_[size_t(t.file)]->path() + ": tensor " + t.name + " ends beyond the file or does not fill its range");
     index_[t.name] = i;
   }
 }
@@ -113,7 +115,8 @@ Checkpoint::Tensor Checkpoint::get(const std::string& name, const std::vector<in
   const TensorRef& ref = tensors_[found->second];
   const MappedFile& file = *files_[size_t(ref.file)];
   if (ref.shape != shape)
-    throw Error(ErrorCode::kBadCheckpoint, file.path() + ": tensor " + name + ": expected shape " + shape_text(shape) + ", got " + shape_text(ref.shape));
+    throw Error(ErrorCode::kBadCheckpoint,
+                file.path() + ": tensor " + name + ": expected shape " + shape_text(shape) + ", got " + shape_text(ref.shape));
   Tensor tensor{&ref, file.data() + ref.begin, 1};
   for (int64_t n : shape) tensor.elements *= n;
   const uint8_t* data = file.data() + ref.begin;

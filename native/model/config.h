@@ -12,9 +12,9 @@ struct PlannerConfig {
 };
 
 struct ModelConfig {
-  int64_t hidden = 0;          // C
-  int heads = 0;               // H
-  int kv_heads = 0;            // Hk
+  int64_t hidden = 0;  // C
+  int heads = 0;       // H
+  int kv_heads = 0;    // Hk
   int layers = 0;
   int64_t mlp_hidden = 0;      // F
   int64_t embedding_size = 0;  // V: rows of the embedding table and of the output head

@@ -19,7 +19,8 @@ void check_ids(const std::vector<int32_t>& ids, int64_t vocab) {
 }
 
 void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t max_length) {
-  check_argument(offsets.size() >= 2 && offsets.front() == 0 && size_t(offsets.back()) == total, "offsets: expected 0 first and the number of ids last");
+  check_argument(offsets.size() >= 2 && offsets.front() == 0 && size_t(offsets.back()) == total,
+                 "offsets: expected 0 first and the number of ids last");
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     const int64_t length = int64_t(offsets[i + 1]) - offsets[i];
     check_argument(length > 0 && length <= max_length,
@@ -77,7 +78,11 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
 }
 
 Session::Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets)
-    : model_(std::move(model)), ids_(std::move(ids)), offsets_(std::move(offsets)), workspace_(model_->backend()), head_workspace_(model_->backend()) {
+    : model_(std::move(model)),
+      ids_(std::move(ids)),
+      offsets_(std::move(offsets)),
+      workspace_(model_->backend()),
+      head_workspace_(model_->backend()) {
   const ModelConfig& config = model_->transformer().config();
   check_ids(ids_, config.embedding_size);
   check_offsets(offsets_, ids_.size(), config.max_sequence_length);
@@ -144,7 +149,8 @@ StepResult Session::step(const StepRequest& request) {
   if (m == 0) return result;
   check_argument(request.token_uniforms.empty() || request.token_uniforms.size() == count * size_t(v),
                  "uniforms.token: expected candidates x embeddingSize numbers");
-  check_argument(request.position_uniforms.empty() || request.position_uniforms.size() == count, "uniforms.position: expected one number per candidate");
+  check_argument(request.position_uniforms.empty() || request.position_uniforms.size() == count,
+                 "uniforms.position: expected one number per candidate");
 
   const Packing packing = Packing::from_lengths(lengths);
   // With a planner all rows' states are needed (its keys and values); without, the last block runs on the candidates alone.
@@ -229,7 +235,8 @@ void Session::write(int row, const std::vector<int32_t>& positions, const std::v
   check_argument(row >= 0 && size_t(row) + 1 < offsets_.size(), "row: expected an index of the session's rows, got " + std::to_string(row));
   check_argument(positions.size() == tokens.size(), "write: positions and tokens must have equal lengths");
   const int32_t begin = offsets_[size_t(row)], length = offsets_[size_t(row) + 1] - begin;
-  for (int32_t p : positions) check_argument(p >= 0 && p < length, "positions: expected 0 to " + std::to_string(length - 1) + ", got " + std::to_string(p));
+  for (int32_t p : positions)
+    check_argument(p >= 0 && p < length, "positions: expected 0 to " + std::to_string(length - 1) + ", got " + std::to_string(p));
   check_ids(tokens, model_->transformer().config().embedding_size);
   for (size_t i = 0; i < positions.size(); ++i) ids_[size_t(begin + positions[i])] = tokens[i];
 }

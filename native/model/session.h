@@ -42,13 +42,13 @@ struct StepRequest {
   float temperature = 0;
   bool tempered_log_prob = false;
   bool exclude_mask = true;
-  bool planner = false;              // planner logits wanted
-  bool select = true;                // false: propose tokens only, write nothing
+  bool planner = false;  // planner logits wanted
+  bool select = true;    // false: propose tokens only, write nothing
   UnmaskRule rule = UnmaskRule::kThreshold;
   float planner_temperature = 1, probability_scale = 1;
   double threshold = 0, factor = 0;
   bool factor_last_pair = false;
-  std::vector<int32_t> counts;       // (R) fixed and random rules
+  std::vector<int32_t> counts;  // (R) fixed and random rules
   bool reference_likelihood = false;
   std::vector<double> token_uniforms, position_uniforms;  // (M, V), (M) recorded draws, or empty
 };

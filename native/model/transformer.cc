@@ -7,12 +7,31 @@ namespace dultra {
 
 namespace {
 
-constexpr int64_t kTimeFeatures = 256;     // width of the planner's timestep sinusoid
-constexpr float kLayerNormEps = 1e-4f;     // of the planner's AdaLN and affine LayerNorm
-constexpr int64_t kMlpRows = 1024;         // rows of the MLP computed at a time, to bound its (rows, 2F) scratch
+constexpr int64_t kTimeFeatures = 256;  // width of the planner's timestep sinusoid
+constexpr float kLayerNormEps = 1e-4f;  // of the planner's AdaLN and affine LayerNorm
+constexpr int64_t kMlpRows = 1024;      // rows of the MLP computed at a time, to bound its (rows, 2F) scratch
 
 // Workspace slots. A slot is live only inside the function that asked for it, but for those that name a result.
-enum Slot : size_t { kNormed, kNormedSubset, kQ, kKv, kAttention, kGateUp, kMlp, kResidual, kPlannerState, kPlannerOut, kTime, kCondition, kMul1, kAdd1, kMul2, kAdd2, kConditionIds, kGroups };
+enum Slot : size_t {
+  kNormed,
+  kNormedSubset,
+  kQ,
+  kKv,
+  kAttention,
+  kGateUp,
+  kMlp,
+  kResidual,
+  kPlannerState,
+  kPlannerOut,
+  kTime,
+  kCondition,
+  kMul1,
+  kAdd1,
+  kMul2,
+  kAdd2,
+  kConditionIds,
+  kGroups
+};
 
 // Reads tensors, counts them, and builds what the backend wants.
 class WeightReader {
@@ -63,7 +82,8 @@ class WeightReader {
     const auto tensor = checkpoint_.get(name, shape);
     if (count < 0) count = tensor.elements;
     std::vector<float> values(static_cast<size_t>(count));
-    std::vector<uint8_t> aligned(static_cast<const uint8_t*>(tensor.data), static_cast<const uint8_t*>(tensor.data) + (tensor.ref->end - tensor.ref->begin));
+    std::vector<uint8_t> aligned(static_cast<const uint8_t*>(tensor.data),
+                                 static_cast<const uint8_t*>(tensor.data) + (tensor.ref->end - tensor.ref->begin));
     for (int64_t i = 0; i < count; ++i) values[size_t(i)] = load_as_f32(aligned.data(), tensor.ref->dtype, size_t(skip + i)) + offset;
     parameters += count;
     bytes += size_t(count) * 4;
@@ -153,8 +173,8 @@ Transformer::Transformer(const ModelConfig& config, Backend& backend, const Chec
       p.time_in_bias = reader.vector("time_embedding.mlp.0.bias", {c});
       p.time_out = reader.matrix({{"time_embedding.mlp.2.weight", c}}, c);
       p.time_out_bias = reader.vector("time_embedding.mlp.2.bias", {c});
-      p.mask_embedding =
-          config.planner.use_mask_embeddings ? reader.vector("mask_embedding.weight", {2, c}) : reader.upload(std::vector<float>(size_t(2 * c), 0.0f));
+      p.mask_embedding = config.planner.use_mask_embeddings ? reader.vector("mask_embedding.weight", {2, c})
+                                                            : reader.upload(std::vector<float>(size_t(2 * c), 0.0f));
       const auto modulation = [&](const std::string& name, std::unique_ptr<Matrix>& scale, Buffer& scale_bias, std::unique_ptr<Matrix>& shift,
                                   Buffer& shift_bias) {
         scale = reader.matrix({{name + ".weight", c, 0, 2 * c}}, c);
@@ -304,7 +324,8 @@ void Transformer::planner_forward(float* logit, const float* hidden, const std::
     backend_.linear_forward(add2_memory, c, condition, 2 * b, *p.shift2, p.shift2_bias.as(), false);
     std::vector<int32_t> groups(size_t(n + m));
     for (int64_t i = 0; i < b; ++i)
-      for (int32_t r = packing.offsets[size_t(i)]; r < packing.offsets[size_t(i) + 1]; ++r) groups[size_t(r)] = int32_t(2 * i) + (candidate[r] ? 1 : 0);
+      for (int32_t r = packing.offsets[size_t(i)]; r < packing.offsets[size_t(i) + 1]; ++r)
+        groups[size_t(r)] = int32_t(2 * i) + (candidate[r] ? 1 : 0);
     for (int64_t i = 0; i < m; ++i) groups[size_t(n + i)] = groups[size_t(subset.rows[size_t(i)])];
     int32_t* group_memory = ws.get<int32_t>(kGroups, n + m);
     backend_.upload(group_memory, groups.data(), groups.size() * 4);

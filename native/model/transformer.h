@@ -33,27 +33,27 @@ struct RowSubset {
 
 // How weights are held and multiplied.
 struct WeightOptions {
-  bool keep_storage = true;        // each tensor as its file has it
-  DType storage = DType::kF32;     // used unless keep_storage
+  bool keep_storage = true;     // each tensor as its file has it
+  DType storage = DType::kF32;  // used unless keep_storage
   Compute compute = Compute::kF32;
 };
 
 struct BlockWeights {
-  Buffer attn_norm, ff_norm;        // (C)
-  std::unique_ptr<Matrix> q;        // (H D, C)
-  std::unique_ptr<Matrix> kv;       // (2 Hk D, C): keys, then values
-  std::unique_ptr<Matrix> attn_out; // (C, H D)
-  std::unique_ptr<Matrix> gate_up;  // (2F, C): ff_proj, then up_proj
-  std::unique_ptr<Matrix> ff_out;   // (C, F)
+  Buffer attn_norm, ff_norm;         // (C)
+  std::unique_ptr<Matrix> q;         // (H D, C)
+  std::unique_ptr<Matrix> kv;        // (2 Hk D, C): keys, then values
+  std::unique_ptr<Matrix> attn_out;  // (C, H D)
+  std::unique_ptr<Matrix> gate_up;   // (2F, C): ff_proj, then up_proj
+  std::unique_ptr<Matrix> ff_out;    // (C, F)
 };
 
 struct PlannerWeights {
   std::vector<BlockWeights> blocks;
   // AdaLN: condition = time_mlp(t) + mask_embedding[candidate]; each modulation is split into its scale and shift half, and the
   // scale's bias already holds the 1 of (1 + scale).
-  std::unique_ptr<Matrix> time_in, time_out;   // (C, 256), (C, C)
-  Buffer time_in_bias, time_out_bias;          // (C)
-  Buffer mask_embedding;                       // (2, C); zeros if the checkpoint does not use it
+  std::unique_ptr<Matrix> time_in, time_out;               // (C, 256), (C, C)
+  Buffer time_in_bias, time_out_bias;                      // (C)
+  Buffer mask_embedding;                                   // (2, C); zeros if the checkpoint does not use it
   std::unique_ptr<Matrix> scale1, shift1, scale2, shift2;  // (C, C)
   Buffer scale1_bias, shift1_bias, scale2_bias, shift2_bias;
   // use_adaln = false: affine LayerNorm instead.
@@ -65,7 +65,8 @@ struct PlannerWeights {
 class Transformer {
  public:
   // Reads every tensor once. `cancel` (may be null) is looked at between tensors.
-  Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options, const std::atomic<bool>* cancel);
+  Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
+              const std::atomic<bool>* cancel);
 
   const ModelConfig& config() const { return config_; }
   Backend& backend() const { return backend_; }

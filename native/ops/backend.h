@@ -55,38 +55,38 @@ enum class MaskKind : uint8_t {
 };
 
 struct AttentionArgs {
-  const float* q;              // (Mq, H, D), consecutive queries `q_stride` floats apart
-  const float* k;              // (Mk, Hk, D), `kv_stride` apart
-  const float* v;              // (Mk, Hk, D), `kv_stride` apart
-  float* out;                  // (Mq, H, D), `out_stride` apart
+  const float* q;  // (Mq, H, D), consecutive queries `q_stride` floats apart
+  const float* k;  // (Mk, Hk, D), `kv_stride` apart
+  const float* v;  // (Mk, Hk, D), `kv_stride` apart
+  float* out;      // (Mq, H, D), `out_stride` apart
   int64_t q_stride, kv_stride, out_stride;
-  int heads, kv_heads, head_dim;   // query head h reads key/value head h / (heads / kv_heads)
-  float scale;                     // usually 1 / sqrt(D)
-  int batch;                       // B
-  const int32_t* q_offsets;        // (B + 1) queries of sequence b are q_offsets[b] .. q_offsets[b + 1]
-  const int32_t* k_offsets;        // (B + 1) likewise for keys
-  const int32_t* q_positions;      // (Mq) position of each query inside its sequence; null: query i is position i
+  int heads, kv_heads, head_dim;  // query head h reads key/value head h / (heads / kv_heads)
+  float scale;                    // usually 1 / sqrt(D)
+  int batch;                      // B
+  const int32_t* q_offsets;       // (B + 1) queries of sequence b are q_offsets[b] .. q_offsets[b + 1]
+  const int32_t* k_offsets;       // (B + 1) likewise for keys
+  const int32_t* q_positions;     // (Mq) position of each query inside its sequence; null: query i is position i
   MaskKind mask;
-  int block;                       // for kBlockCausal
-  const int32_t* key_begin;        // (B) or null: keys before it are hidden
-  const int32_t* key_end;          // (B) or null: keys from it on are hidden
+  int block;                 // for kBlockCausal
+  const int32_t* key_begin;  // (B) or null: keys before it are hidden
+  const int32_t* key_end;    // (B) or null: keys from it on are hidden
 };
 // A query that sees no key gives zeros.
 
 struct SampleArgs {
-  const float* logits;             // (M, V)
+  const float* logits;  // (M, V)
   int64_t rows, vocab;
-  float temperature;               // T; below 1e-4 counts as 0 (argmax, ties to the lowest id)
-  int32_t excluded_token;          // its logit counts as -inf in everything below; -1: none
-  const rng::Coordinates* at;      // (M) where each draw belongs; unused at T = 0
-  const double* uniforms;          // (M, V) recorded uniforms in (0, 1) instead of Philox, or null (replaying fixtures)
-  bool tempered_log_prob;          // log_prob at temperature T (if T > 0) instead of at 1
-  int32_t* token;                  // (M) drawn token: argmax of logit + T * Gumbel noise
-  float* log_prob;                 // (M) log softmax(logits)[token]
-  float* confidence;               // (M) softmax probability of the drawn token at temperature 1, from double arithmetic
-  float* max_prob;                 // (M) largest softmax probability at temperature 1
-  float* entropy;                  // (M) entropy of softmax(logits) at temperature 1, nats
-  uint8_t* finite;                 // (M) 0 if a logit of the row is NaN or +inf; the row's other outputs then mean nothing
+  float temperature;           // T; below 1e-4 counts as 0 (argmax, ties to the lowest id)
+  int32_t excluded_token;      // its logit counts as -inf in everything below; -1: none
+  const rng::Coordinates* at;  // (M) where each draw belongs; unused at T = 0
+  const double* uniforms;      // (M, V) recorded uniforms in (0, 1) instead of Philox, or null (replaying fixtures)
+  bool tempered_log_prob;      // log_prob at temperature T (if T > 0) instead of at 1
+  int32_t* token;              // (M) drawn token: argmax of logit + T * Gumbel noise
+  float* log_prob;             // (M) log softmax(logits)[token]
+  float* confidence;           // (M) softmax probability of the drawn token at temperature 1, from double arithmetic
+  float* max_prob;             // (M) largest softmax probability at temperature 1
+  float* entropy;              // (M) entropy of softmax(logits) at temperature 1, nats
+  uint8_t* finite;             // (M) 0 if a logit of the row is NaN or +inf; the row's other outputs then mean nothing
 };
 
 enum class UnmaskRule : uint8_t {
@@ -101,26 +101,26 @@ enum class UnmaskRule : uint8_t {
 
 struct UnmaskArgs {
   UnmaskRule rule;
-  int batch;                         // B
-  const int32_t* offsets;            // (B + 1) candidates of row b, in ascending position
-  const rng::Coordinates* at;        // (M) coordinates of each candidate
-  const double* uniforms;            // (M) recorded uniforms for kPlannerBernoulli / kRandom instead of Philox, or null
-  const float* planner_logit;        // (M), planner rules
-  const float* confidence;           // (M), threshold, factor, fixed
-  const float* entropy;              // (M), entropy rule
-  const float* token_log_prob;       // (M), planner rules: log pi(token)
-  const uint8_t* forbidden;          // (M) or null: candidates that must not be selected (drawn token is the mask itself)
-  float planner_temperature;         // p = sigmoid(logit / planner_temperature) * probability_scale, capped at 1
+  int batch;                    // B
+  const int32_t* offsets;       // (B + 1) candidates of row b, in ascending position
+  const rng::Coordinates* at;   // (M) coordinates of each candidate
+  const double* uniforms;       // (M) recorded uniforms for kPlannerBernoulli / kRandom instead of Philox, or null
+  const float* planner_logit;   // (M), planner rules
+  const float* confidence;      // (M), threshold, factor, fixed
+  const float* entropy;         // (M), entropy rule
+  const float* token_log_prob;  // (M), planner rules: log pi(token)
+  const uint8_t* forbidden;     // (M) or null: candidates that must not be selected (drawn token is the mask itself)
+  float planner_temperature;    // p = sigmoid(logit / planner_temperature) * probability_scale; a likelihood uses min(1, p)
   float probability_scale;
-  double threshold;                  // threshold and entropy rules
-  double factor;                     // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
-  bool factor_last_pair;             // reference quirk: a first failure at the very last candidate is taken too
-  const int32_t* count;              // (B) fixed and random rules
-  bool reference_likelihood;         // forced step adds log p of the forced position, as the reference does
-  uint8_t* selected;                 // (M)
-  uint8_t* forced;                   // (B) 1 where the row selected nothing and was made to progress
-  float* probability;                // (M) p, planner rules; else 0
-  float* log_likelihood;             // (M) contribution of each candidate to the step's log-likelihood, planner rules; else 0
+  double threshold;           // threshold and entropy rules
+  double factor;              // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
+  bool factor_last_pair;      // reference quirk: a first failure at the very last candidate is taken too
+  const int32_t* count;       // (B) fixed and random rules
+  bool reference_likelihood;  // forced step adds log p of the forced position, as the reference does
+  uint8_t* selected;          // (M)
+  uint8_t* forced;            // (B) 1 where the row selected nothing and was made to progress
+  float* probability;         // (M) p, planner rules; else 0
+  float* log_likelihood;      // (M) contribution of each candidate to the step's log-likelihood, planner rules; else 0
 };
 // Progress rule of all: a row with candidates selects at least one. Planner rules fall back to argmax p (first candidate if
 // all are 0); ties go to the lower position everywhere.
@@ -128,8 +128,8 @@ struct UnmaskArgs {
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual const char* name() const = 0;      // "cpu"
-  virtual const char* isa() const = 0;       // "avx512-bf16", for `info`
+  virtual const char* name() const = 0;  // "cpu"
+  virtual const char* isa() const = 0;   // "avx512-bf16", for `info`
   virtual bool supports(Compute compute) const = 0;
 
   // --- memory ---------------------------------------------------------------------------------------------------------------
@@ -154,7 +154,8 @@ class Backend {
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
   virtual void rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.
-  virtual void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c, float eps) = 0;
+  virtual void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
+                                 float eps) = 0;
   // In place on x (M, heads, D), rows `stride` apart: rotates pairs (j, j + D/2) by positions (M) * theta^(-2j/D), angles in fp32.
   virtual void rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
   // out (M, F) = silu(gate) * up, gate_up (M, 2F) with gate in the first F columns

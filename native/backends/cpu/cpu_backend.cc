@@ -10,7 +10,6 @@ namespace cpu {
 
 namespace {
 
-
 #if defined(__x86_64__)
 // __builtin_cpu_supports asks the operating system too: it is false for registers that are not saved on a context switch.
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }

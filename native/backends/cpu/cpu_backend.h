@@ -35,8 +35,8 @@ class CpuBackend final : public Backend {
   void rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) override;
   void swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f) override;
   void silu_forward(float* x, int64_t n) override;
-  void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight,
-                             float bias, int64_t m, int64_t c, float eps) override;
+  void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight, float bias,
+                             int64_t m, int64_t c, float eps) override;
 
   void attention_forward(const AttentionArgs& args) override;
   void sample_forward(const SampleArgs& args) override;

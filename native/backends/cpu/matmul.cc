@@ -24,6 +24,10 @@ constexpr int64_t kTaskColumns = 512;
 constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kSmallTask = 500000;  // multiply-adds
 
+// Prefetch distance into a panel, in bytes: the memory's latency takes some kilobytes to hide, but what is prefetched beyond the end of
+// a short panel is of little use.
+constexpr int64_t kPrefetchMin = 512, kPrefetchMax = 8192, kPrefetchPart = 32;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // fp32 -> IEEE half, round to nearest even; NaN stays NaN, what is too large becomes infinite.
@@ -34,7 +38,7 @@ uint16_t f32_to_f16(float value) {
   bits &= 0x7fffffffu;
   if (bits > 0x7f800000u) return uint16_t(sign | 0x7e00u | ((bits >> 13) & 0x3ffu));
   if (bits >= 0x47800000u) return uint16_t(sign | 0x7c00u);  // 65536 and up
-  if (bits < 0x38800000u) {                                   // below 2^-14: a multiple of 2^-24
+  if (bits < 0x38800000u) {                                  // below 2^-14: a multiple of 2^-24
     float magnitude;
     std::memcpy(&magnitude, &bits, 4);
     magnitude += 0.5f;  // the sum's last mantissa bit is 2^-24: rounds to nearest even
@@ -43,6 +47,20 @@ uint16_t f32_to_f16(float value) {
   }
   bits += 0xfffu + ((bits >> 13) & 1u);
   return uint16_t(sign | ((bits - 0x38000000u) >> 13));  // a carry into the exponent, up to infinity, is right
+}
+
+// f16_to_f32 without branches, for the compiler to vectorize: exponent and mantissa in place, scaled by 2^112 (exact, subnormals
+// included), and infinity's exponent for infinities and NaN.
+inline float widen_f16(uint16_t value) {
+  uint32_t bits = uint32_t(value & 0x7fffu) << 13;
+  float scaled;
+  std::memcpy(&scaled, &bits, 4);
+  scaled *= 0x1p112f;
+  std::memcpy(&bits, &scaled, 4);
+  bits |= (value & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+  bits |= uint32_t(value & 0x8000u) << 16;
+  std::memcpy(&scaled, &bits, 4);
+  return scaled;
 }
 
 class PackedMatrix final : public Matrix {
@@ -79,7 +97,7 @@ void load_row(float* to, const PanelRow& row, int64_t k, int64_t count, DType) {
     }
     case DType::kF16: {
       const uint16_t* from = reinterpret_cast<const uint16_t*>(row.data) + k;
-      for (int64_t i = 0; i < count; ++i) to[i] = f16_to_f32(from[i]);
+      for (int64_t i = 0; i < count; ++i) to[i] = widen_f16(from[i]);
       return;
     }
   }
@@ -147,9 +165,9 @@ struct Product {
   const float* bias;
   bool add;
   const MatmulKernels* kernels;
-  int64_t block_steps, blocks;       // cut of k
-  int64_t row_tasks, column_tasks;   // grid
-  int64_t row_tiles;                 // tiles along M
+  int64_t block_steps, blocks;      // cut of k
+  int64_t row_tasks, column_tasks;  // grid
+  int64_t row_tiles;                // tiles along M
 
   // The first row of tile t: tiles differ by at most one row.
   int64_t tile_begin(int64_t t) const { return t * (m / row_tiles) + std::min(t, m % row_tiles); }
@@ -174,6 +192,7 @@ struct Product {
     const int wide = kernel.wide[m / row_tiles] == kernel.wide[ceil_div(m, row_tiles)] ? kernel.wide[m / row_tiles] : 1;
     MatmulTile tile;
     tile.panel_stride = w->panel_bytes;
+    tile.prefetch = std::min(kPrefetchMax, std::max(kPrefetchMin, w->panel_bytes / kPrefetchPart / 64 * 64));
     tile.sums_stride = rows * nr;
     tile.out_stride = out_stride;
     tile.add = add;
@@ -224,10 +243,10 @@ std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& p
     check_argument(part.rows >= 0, "rows: expected at least 0, got " + std::to_string(part.rows));
     rows += part.rows;
   }
-  const WeightLayout layout = compute == Compute::kBF16       ? kLayoutBF16Pairs
-                              : storage == DType::kF32        ? kLayoutF32
-                              : storage == DType::kBF16       ? kLayoutBF16
-                                                              : kLayoutF16;
+  const WeightLayout layout = compute == Compute::kBF16 ? kLayoutBF16Pairs
+                              : storage == DType::kF32  ? kLayoutF32
+                              : storage == DType::kBF16 ? kLayoutBF16
+                                                        : kLayoutF16;
   auto matrix = std::make_unique<PackedMatrix>(rows, cols, layout, kernels.nr);
 
   std::vector<int64_t> first_row(1, 0);  // of each part

@@ -24,6 +24,7 @@ struct MatmulTile {
   const void* a;         // packed activations (steps, rows): fp32, or bf16 pairs
   const void* b;         // the block's first step in the first panel
   int64_t panel_stride;  // bytes from a panel to the next
+  int64_t prefetch;      // bytes from the step in use to the one to prefetch
   float* sums;           // (rows, nr) per panel: sums of the earlier blocks of k; contiguous
   int64_t sums_stride;   // floats from a panel's sums to the next panel's
   bool load_sums;        // not the first block: continue from `sums`
@@ -37,14 +38,14 @@ struct MatmulTile {
 
 typedef void (*MatmulTileFn)(const MatmulTile* tile);
 
-constexpr int kMaxTileRows = 12;      // bounds of mr and nr
+constexpr int kMaxTileRows = 12;  // bounds of mr and nr
 constexpr int kMaxPanelColumns = 32;
 
 struct MatmulKernels {
-  int lanes;                 // floats per vector
-  int nr;                    // columns of a panel
-  int mr;                    // rows of the largest tile
-  bool bf16_products;        // the set multiplies bf16 pairs
+  int lanes;                   // floats per vector
+  int nr;                      // columns of a panel
+  int mr;                      // rows of the largest tile
+  bool bf16_products;          // the set multiplies bf16 pairs
   int wide[kMaxTileRows + 1];  // panels that the wide tile of that many rows covers
   // [layout][rows]; a null layout is not supported
   MatmulTileFn one_panel[kLayouts][kMaxTileRows + 1];

@@ -67,11 +67,13 @@ class Draw {
     }
     // Nothing in this piece can win: the usual case behind the first few at small T.
     if (best_.token >= 0 && double(max) + temperature_ * rng::kMaxGumbel < lowest_winner()) return;
-    int64_t i = kernels_.find_first(x, n, max);
-    if (i == n) return;  // NaN among the logits: the row is reported as not finite
-    offer(x[i], first + i);
+    if (best_.token < 0) {  // the largest logit makes a good first bar
+      const int64_t i = kernels_.find_first(x, n, max);
+      if (i == n) return;  // NaN among the logits: the row is reported as not finite
+      offer(x[i], first + i);
+    }
     int32_t passed[kFilter];
-    for (i = 0; i < n; i += kFilter) {
+    for (int64_t i = 0; i < n; i += kFilter) {
       const double bar = lowest_winner();
       filter_.bar = float_at_most(bar);
       filter_.floor = float_at_most(bar - temperature_ * rng::kMaxGumbel);

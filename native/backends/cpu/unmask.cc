@@ -133,17 +133,18 @@ class Row {
 
   float planner_z(int32_t i) const { return a_.planner_logit[i] / a_.planner_temperature; }
   // Rounded to fp32 at every operation, as the reference does: that makes p exactly 1 from z = 16.7 on and exactly 0 below -88.8,
-  // which decides floor(sum p) and the candidate that is forced.
+  // which decides floor(sum p) and the candidate that is forced. A scale above 1 may take it above 1: the expected count and the order
+  // use it as it is (so the scale is a speed knob without a ceiling), a likelihood uses min(1, p).
   float probability(int32_t i) const {
     const float sigmoid = 1.0f / (1.0f + float(std::exp(-double(planner_z(i)))));
-    return std::min(1.0f, a_.probability_scale * sigmoid);
+    return a_.probability_scale * sigmoid;
   }
   double log_selected(int32_t i) const {
-    if (a_.reference_likelihood) return std::log(double(a_.probability[i]));
+    if (a_.reference_likelihood) return std::log(std::min(1.0, double(a_.probability[i])));
     return std::min(0.0, std::log(double(a_.probability_scale)) + log_sigmoid(planner_z(i)));
   }
   double log_masked(int32_t i) const {
-    if (a_.reference_likelihood) return std::log1p(-double(a_.probability[i]));
+    if (a_.reference_likelihood) return std::log1p(-std::min(1.0, double(a_.probability[i])));
     if (a_.probability_scale == 1) return log_sigmoid(-double(planner_z(i)));
     return std::log1p(-std::min(1.0, a_.probability_scale * std::exp(log_sigmoid(planner_z(i)))));
   }

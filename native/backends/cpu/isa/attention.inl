@@ -28,6 +28,30 @@ static int64_t attention_scratch(int head_dim) {
   return 2 * kTileKeys * d + kTileGroups * (2 * d + 2) * kGroupQueries + kTileKeys * kGroupQueries;
 }
 
+typedef float V4 __attribute__((vector_size(16)));
+#if defined(__clang__)
+#define DULTRA_SHUFFLE4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+typedef int32_t VI4 __attribute__((vector_size(16)));
+#define DULTRA_SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, (VI4{i, j, k, l}))
+#endif
+
+static inline V4 v4_load(const float* p) {
+  V4 v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// r[i][j] becomes r[j][i].
+static inline void transpose4(V4 r[4]) {
+  const V4 a = DULTRA_SHUFFLE4(r[0], r[1], 0, 4, 1, 5), b = DULTRA_SHUFFLE4(r[2], r[3], 0, 4, 1, 5);
+  const V4 c = DULTRA_SHUFFLE4(r[0], r[1], 2, 6, 3, 7), d = DULTRA_SHUFFLE4(r[2], r[3], 2, 6, 3, 7);
+  r[0] = DULTRA_SHUFFLE4(a, b, 0, 1, 4, 5);
+  r[1] = DULTRA_SHUFFLE4(a, b, 2, 3, 6, 7);
+  r[2] = DULTRA_SHUFFLE4(c, d, 0, 1, 4, 5);
+  r[3] = DULTRA_SHUFFLE4(c, d, 2, 3, 6, 7);
+}
+
 struct AttentionGroup {
   float* q;        // (D, queries) times scale * log2(e)
   float* out;      // (D, queries)
@@ -69,19 +93,29 @@ static inline void attention_step(const AttentionGroup& g, const float* k, const
       for (int j = 0; j < keys; ++j) vf_store(s + j * kGroupQueries, visible > first + j ? vf_load(s + j * kGroupQueries) : none);
     }
     const VF old = vf_load(g.maximum + u * kVF);
-    VF m[2] = {old, old};
-    for (int j = 0; j < keys; ++j) m[j & 1] = vf_max(m[j & 1], vf_load(s + j * kGroupQueries));
-    m[0] = vf_max(m[0], m[1]);
-    vf_store(g.maximum + u * kVF, m[0]);
-    const VF from = m[0] == none ? VF{} : m[0];  // no key seen yet: e^(-inf - 0) = 0 instead of NaN
-    alpha[u] = vf_exp2_nonpositive(old - from);
-    VF sum[2] = {};
-    for (int j = 0; j < keys; ++j) {
-      const VF p = vf_exp2_nonpositive(vf_load(s + j * kGroupQueries) - from);
-      vf_store(s + j * kGroupQueries, p);
-      sum[j & 1] += p;
+    VF even = old, odd = old;
+    int j = 0;
+    for (; j + 2 <= keys; j += 2) {
+      even = vf_max(even, vf_load(s + j * kGroupQueries));
+      odd = vf_max(odd, vf_load(s + (j + 1) * kGroupQueries));
     }
-    vf_store(g.sum + u * kVF, vf_fma(vf_load(g.sum + u * kVF), alpha[u], sum[0] + sum[1]));
+    if (j < keys) even = vf_max(even, vf_load(s + j * kGroupQueries));
+    const VF maximum = vf_max(even, odd);
+    vf_store(g.maximum + u * kVF, maximum);
+    const VF from = maximum == none ? VF{} : maximum;  // no key seen yet: e^(-inf - 0) = 0 instead of NaN
+    alpha[u] = vf_exp2_nonpositive(old - from);
+    const auto weight = [&](int row) {
+      const VF p = vf_exp2_nonpositive(vf_load(s + row * kGroupQueries) - from);
+      vf_store(s + row * kGroupQueries, p);
+      return p;
+    };
+    even = odd = VF{};
+    for (j = 0; j + 2 <= keys; j += 2) {
+      even += weight(j);
+      odd += weight(j + 1);
+    }
+    if (j < keys) even += weight(j);
+    vf_store(g.sum + u * kVF, vf_fma(vf_load(g.sum + u * kVF), alpha[u], even + odd));
   }
   for (int i = 0; i < d; i += kAttentionRows) {
     VF acc[kAttentionRows][kVectors];
@@ -128,17 +162,24 @@ static void attention_tile(const dultra::cpu::AttentionTile* tile) {
     const float scale = t.scale * 1.44269504088896340736f;
     g.least = t.keys;
     g.most = 0;
+    for (int i = 0; i < kGroupQueries; i += 4) {
+      const float* q = t.q + (q0 + i) * t.q_stride;
+      float* to = g.q + i;
+      int j = 0;
+      if (i + 4 <= count)
+        for (; j + 4 <= d; j += 4) {
+          V4 r[4];
+          for (int e = 0; e < 4; ++e) r[e] = v4_load(q + e * t.q_stride + j) * scale;
+          transpose4(r);
+          for (int e = 0; e < 4; ++e) memcpy(to + (j + e) * kGroupQueries, &r[e], sizeof r[e]);
+        }
+      for (; j < d; ++j)
+        for (int e = 0; e < 4; ++e) to[j * kGroupQueries + e] = i + e < count ? q[e * t.q_stride + j] * scale : 0.0f;
+    }
     for (int i = 0; i < kGroupQueries; ++i) {
-      if (i < count) {
-        const float* q = t.q + (q0 + i) * t.q_stride;
-        for (int j = 0; j < d; ++j) g.q[j * kGroupQueries + i] = q[j] * scale;
-        g.visible[i] = t.visible[q0 + i];
-        if (g.visible[i] < g.least) g.least = g.visible[i];
-        if (g.visible[i] > g.most) g.most = g.visible[i];
-      } else {
-        for (int j = 0; j < d; ++j) g.q[j * kGroupQueries + i] = 0.0f;
-        g.visible[i] = t.keys;
-      }
+      g.visible[i] = i < count ? t.visible[q0 + i] : t.keys;
+      if (i < count && g.visible[i] < g.least) g.least = g.visible[i];
+      if (i < count && g.visible[i] > g.most) g.most = g.visible[i];
       g.maximum[i] = -__builtin_inff();
       g.sum[i] = 0.0f;
     }
@@ -162,13 +203,23 @@ static void attention_tile(const dultra::cpu::AttentionTile* tile) {
         attention_step<kGroupVectors>(g, keys, values, scores, first, count, d, padded);
     }
   }
-  for (int i = 0; i < t.queries; ++i) {
+  for (int i = 0; i < t.queries; i += 4) {
     const AttentionGroup& g = groups[i / kGroupQueries];
-    const int lane = i % kGroupQueries;
-    const float sum = g.sum[lane], inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    const int lane = i % kGroupQueries, rows = t.queries - i < 4 ? t.queries - i : 4;
+    V4 inverse;
+    for (int e = 0; e < 4; ++e) inverse[e] = g.sum[lane + e] == 0.0f ? 0.0f : 1.0f / g.sum[lane + e];
     float* out = t.out + i * t.out_stride;
-    // + 0 makes a zero positive, whichever sign hidden keys gave it.
-    for (int j = 0; j < d; ++j) out[j] = g.out[j * kGroupQueries + lane] * inverse + 0.0f;
+    for (int j = 0; j < d; j += 4) {
+      V4 r[4];  // rows up to `padded` are there
+      // + 0 makes a zero positive, whichever sign hidden keys gave it.
+      for (int e = 0; e < 4; ++e) r[e] = v4_load(g.out + (j + e) * kGroupQueries + lane) * inverse + 0.0f;
+      transpose4(r);
+      const size_t bytes = size_t(d - j < 4 ? d - j : 4) * sizeof(float);
+      if (rows == 4 && bytes == sizeof(V4))
+        for (int e = 0; e < 4; ++e) memcpy(out + e * t.out_stride + j, &r[e], sizeof(V4));
+      else
+        for (int e = 0; e < rows; ++e) memcpy(out + e * t.out_stride + j, &r[e], bytes);
+    }
   }
 }
 

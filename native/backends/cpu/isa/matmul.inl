@@ -35,9 +35,6 @@ static_assert(kTileRows <= dultra::cpu::kMaxTileRows, "");
 #define DULTRA_UNROLL _Pragma("GCC unroll 32")
 #endif
 
-// How far ahead of the multiplication a panel is prefetched, in bytes.
-constexpr int kPrefetch = 1024;
-
 struct WeightsF32 {
   static constexpr int kStep = kPanel * 4;  // bytes
   static inline __attribute__((always_inline)) void load(const char* p, VF* b) {
@@ -102,9 +99,11 @@ struct WeightsBF16Pairs {
 template <class Weights>
 static inline __attribute__((always_inline)) void multiply_add(VF* c, float a, VF b);
 
-#define DULTRA_MULTIPLY_ADD(WEIGHTS) \
-  template <>                        \
-  inline __attribute__((always_inline)) void multiply_add<WEIGHTS>(VF * c, float a, VF b) { *c += a * b; }
+#define DULTRA_MULTIPLY_ADD(WEIGHTS)                                                        \
+  template <>                                                                               \
+  inline __attribute__((always_inline)) void multiply_add<WEIGHTS>(VF * c, float a, VF b) { \
+    *c += a * b;                                                                            \
+  }
 DULTRA_MULTIPLY_ADD(WeightsF32)
 DULTRA_MULTIPLY_ADD(WeightsBF16)
 DULTRA_MULTIPLY_ADD(WeightsF16)
@@ -141,6 +140,7 @@ static void matmul_tile(const MatmulTile* tile) {
   }
 
   const float* a = static_cast<const float*>(tile->a);
+  const int64_t prefetch = tile->prefetch;
   const char* b[PANELS];
   DULTRA_UNROLL
   for (int p = 0; p < PANELS; ++p) b[p] = static_cast<const char*>(tile->b) + p * tile->panel_stride;
@@ -150,7 +150,7 @@ static void matmul_tile(const MatmulTile* tile) {
     for (int p = 0; p < PANELS; ++p) {
       Weights::load(b[p], w + p * kPanelVectors);
       DULTRA_UNROLL
-      for (int line = 0; line < Weights::kStep; line += 64) __builtin_prefetch(b[p] + kPrefetch + line);
+      for (int line = 0; line < Weights::kStep; line += 64) __builtin_prefetch(b[p] + prefetch + line);
       b[p] += Weights::kStep;
     }
     DULTRA_UNROLL

@@ -1,0 +1,121 @@
+// config.json of a LLaDA, LLaDOU or dUltra checkpoint, checked.
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { z } from 'zod';
+import { DUltraError } from '../errors';
+import type { NativeModelConfig } from '../native';
+
+/** Shapes and constants of a model, from its config.json. */
+export interface ModelConfig extends NativeModelConfig {
+  /** Ids that the tokenizer knows; the tables may have more rows (`embeddingSize`). */
+  vocabSize: number;
+  /** null where the checkpoint names none. */
+  eosTokenId: number | null;
+  /** null where the checkpoint names none. */
+  padTokenId: number | null;
+}
+
+const count = z
+  .int()
+  .positive()
+  .max(2 ** 30);
+const schema = z.looseObject({
+  d_model: count,
+  n_heads: count,
+  n_kv_heads: count.nullish(),
+  n_layers: z.int().nonnegative().max(65536),
+  mlp_hidden_size: count.nullish(),
+  mlp_ratio: z.number().positive().nullish(),
+  vocab_size: count,
+  embedding_size: count.nullish(),
+  max_sequence_length: count,
+  rope: z.boolean().nullish(),
+  rope_theta: z.number().positive().nullish(),
+  rms_norm_eps: z.number().nonnegative().nullish(),
+  weight_tying: z.boolean().nullish(),
+  mask_token_id: z.int().nonnegative(),
+  eos_token_id: z.int().nonnegative().nullish(),
+  pad_token_id: z.int().nonnegative().nullish(),
+  use_adaln: z.boolean().nullish(),
+  num_head_layers: z.int().nonnegative().max(1024).nullish(),
+  use_mask_embeddings: z.boolean().nullish(),
+});
+
+/** Settings that change the arithmetic, with the only value that is computed here. */
+const REQUIRED: [field: string, accepted: unknown[]][] = [
+  ['activation_type', ['silu', 'swiglu']],
+  ['block_type', ['llama']],
+  ['layer_norm_type', ['rms']],
+  ['alibi', [false]],
+  ['attention_layer_norm', [false]],
+  ['input_emb_norm', [false]],
+  ['scale_logits', [false]],
+  ['include_bias', [false]],
+  ['include_qkv_bias', [false]],
+  ['bias_for_layer_norm', [false]],
+  ['rope', [true]],
+  ['multi_query_attention', [false]],
+  ['use_block_embeddings', [false]],
+];
+
+/**
+ * Checks the parsed config.json.
+ * @param file named in errors @param hasPlanner the checkpoint's tensors include a planner head
+ * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
+ */
+export function parseModelConfig(json: unknown, file: string, hasPlanner: boolean): ModelConfig {
+  const bad = (message: string) => new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`);
+  if (typeof json !== 'object' || json === null || Array.isArray(json)) throw bad('expected a JSON object');
+  const parsed = schema.safeParse(json);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    const field = issue.path.join('.');
+    throw bad(`${field}: ${issue.message}, got ${JSON.stringify((json as Record<string, unknown>)[String(issue.path[0])])}`);
+  }
+  const c = parsed.data;
+  for (const [field, accepted] of REQUIRED) {
+    const value = (json as Record<string, unknown>)[field];
+    if (value !== undefined && value !== null && !accepted.includes(value))
+      throw bad(`${field}: expected ${accepted.map((v) => JSON.stringify(v)).join(' or ')}, got ${JSON.stringify(value)}`);
+  }
+  const nKvHeads = c.n_kv_heads ?? c.n_heads;
+  const embeddingSize = c.embedding_size ?? c.vocab_size;
+  const mlpHiddenSize = c.mlp_hidden_size ?? Math.round((c.mlp_ratio ?? 4) * c.d_model);
+  if (c.d_model % c.n_heads !== 0) throw bad(`d_model: expected a multiple of n_heads (${c.n_heads}), got ${c.d_model}`);
+  if ((c.d_model / c.n_heads) % 2 !== 0) throw bad(`d_model / n_heads: expected an even head size, got ${c.d_model / c.n_heads}`);
+  if (c.n_heads % nKvHeads !== 0) throw bad(`n_heads: expected a multiple of n_kv_heads (${nKvHeads}), got ${c.n_heads}`);
+  if (embeddingSize < c.vocab_size) throw bad(`embedding_size: expected at least vocab_size (${c.vocab_size}), got ${embeddingSize}`);
+  for (const field of ['mask_token_id', 'eos_token_id', 'pad_token_id'] as const) {
+    const id = c[field];
+    if (typeof id === 'number' && id >= embeddingSize)
+      throw bad(`${field}: expected an id below embedding_size (${embeddingSize}), got ${id}`);
+  }
+  const useAdaln = c.use_adaln ?? true;
+  return {
+    dModel: c.d_model,
+    nHeads: c.n_heads,
+    nKvHeads,
+    nLayers: c.n_layers,
+    mlpHiddenSize,
+    vocabSize: c.vocab_size,
+    embeddingSize,
+    maxSequenceLength: c.max_sequence_length,
+    ropeTheta: c.rope_theta ?? 10000,
+    rmsNormEps: c.rms_norm_eps ?? 1e-5,
+    weightTying: c.weight_tying ?? false,
+    maskTokenId: c.mask_token_id,
+    eosTokenId: c.eos_token_id ?? null,
+    padTokenId: c.pad_token_id ?? null,
+    planner: hasPlanner ? { numLayers: c.num_head_layers ?? 1, useAdaln, useMaskEmbeddings: c.use_mask_embeddings ?? true } : null,
+  };
+}
+
+/** Reads a checkpoint's config.json as JSON. @throws DUltraError BAD_CHECKPOINT where it is missing or not JSON. */
+export async function readConfigJson(folder: string): Promise<{ file: string; json: unknown }> {
+  const file = path.join(folder, 'config.json');
+  try {
+    return { file, json: JSON.parse(await readFile(file, 'utf8')) };
+  } catch (cause) {
+    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+}

@@ -1,0 +1,393 @@
+// Checkpoints from a hub: into the cache folder that Hugging Face's own clients use, resumable, each file atomically.
+//
+// The official client resolves revisions and lists files. The bytes are fetched here: its own cache download starts again from nothing
+// after every interruption, reports no progress and takes no signal.
+import { createHash, type Hash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { access, type FileHandle, mkdir, open, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { getHFHubCachePath, getRepoFolderName, HUB_URL, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
+import { DUltraError, isDUltraError } from '../errors';
+import { findSafetensors, INDEX_FILE, readWeightIndex } from './safetensors';
+
+/** How far a file has come, in bytes. A file that is already in the cache is not reported. */
+export interface DownloadProgress {
+  /** Name in the repository. */
+  file: string;
+  /** Bytes on disk, those of an earlier, interrupted download included. */
+  received: number;
+  /** Size of the file. */
+  total: number;
+}
+
+/** Options of {@link downloadModel}. */
+export interface DownloadOptions {
+  /** Branch, tag or commit. Default: what stands behind "@" in the id, else "main". */
+  revision?: string;
+  /** Stops the download; what has arrived stays, and the next call goes on from there. */
+  signal?: AbortSignal;
+  /** Called when a file begins, about ten times a second while it arrives, and when it is complete. An error thrown here stops the download. */
+  onProgress?: (progress: DownloadProgress) => void;
+}
+
+/** Everything beside the weights that a checkpoint may bring. */
+const SMALL_FILES = [
+  'config.json',
+  'generation_config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
+  INDEX_FILE,
+];
+
+/** Pauses before tries 2, 3, … of a request that failed without progress. */
+const RETRY_DELAYS_MS = [250, 500, 1000, 2000];
+const PROGRESS_INTERVAL_MS = 100;
+const COMMIT = /^[0-9a-f]{40}$/;
+/** What the hub allows in the two parts of an id, and in names of weights. */
+const NAME = /^[A-Za-z0-9_][\w.-]*$/;
+
+/** An answer of the hub that is not what was asked for. */
+class HttpError extends Error {
+  constructor(readonly status: number) {
+    super(`HTTP ${status}`);
+  }
+}
+
+/** The file as it arrived is not the one that the hub lists. */
+class CorruptFileError extends Error {}
+
+/** What a download works on. */
+interface Repository {
+  id: string;
+  revision: string;
+  hubUrl: string;
+  /** Folder of this repository in the cache. */
+  folder: string;
+  /** `fetch` with the token for the hub itself, and for nobody that it redirects to. */
+  fetch: typeof fetch;
+  signal: AbortSignal | undefined;
+  onProgress: ((progress: DownloadProgress) => void) | undefined;
+}
+
+/** An id and revision out of "org/name" or "org/name@revision". @throws TypeError for anything else. */
+export function parseHubId(source: string, revision?: string): { id: string; revision: string } {
+  const [id, suffix, ...rest] = source.split('@');
+  const parts = id.split('/');
+  if (rest.length > 0 || parts.length > 2 || !parts.every((part) => NAME.test(part) && !part.includes('..')))
+    throw new TypeError(`source: expected a folder that exists or a hub id such as "org/name" or "org/name@revision", got ${JSON.stringify(source)}`);
+  if (suffix !== undefined && revision !== undefined && suffix !== revision)
+    throw new TypeError(`revision: expected ${JSON.stringify(suffix)} as in the id ${JSON.stringify(source)}, got ${JSON.stringify(revision)}`);
+  const chosen = suffix ?? revision ?? 'main';
+  // It becomes a file name in the cache.
+  if (!chosen.split('/').every((part) => NAME.test(part) && !part.includes('..')))
+    throw new TypeError(`revision: expected a branch, a tag or a commit, got ${JSON.stringify(chosen)}`);
+  return { id, revision: chosen };
+}
+
+/**
+ * Brings a checkpoint into the cache and returns its folder. Only files that {@link loadModel} reads are fetched. Interrupted downloads go on
+ * where they stopped, also in another process; sizes and checksums are checked; files land in the cache atomically.
+ *
+ * Environment: HF_HUB_CACHE, HF_HOME (where the cache lies), HF_ENDPOINT (another hub), HF_TOKEN (private and gated repositories),
+ * HF_HUB_OFFLINE=1 (the cache alone, no requests).
+ * @param source "org/name" or "org/name@revision"
+ * @throws TypeError for an id that is none; DUltraError DOWNLOAD_FAILED naming repository, file and HTTP status; `signal.reason`.
+ */
+export async function downloadModel(source: string, options: DownloadOptions = {}): Promise<string> {
+  const { id, revision } = parseHubId(source, options.revision);
+  const { signal, onProgress } = options;
+  signal?.throwIfAborted();
+  const folder = path.join(getHFHubCachePath(), getRepoFolderName({ type: 'model', name: id }));
+  const snapshot = (commit: string) => path.join(folder, 'snapshots', commit);
+  const cached = await cachedCommit(folder, revision);
+  const complete = cached !== null && (await isComplete(snapshot(cached)));
+  if (/^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {
+    if (complete) return snapshot(cached);
+    const state = cached === null ? 'not' : 'not completely';
+    throw new DUltraError('DOWNLOAD_FAILED', `${id}@${revision}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`);
+  }
+  // A commit never changes.
+  if (complete && cached === revision) return snapshot(cached);
+  const hubUrl = (process.env.HF_ENDPOINT || HUB_URL).replace(/\/+$/, '');
+  const repository: Repository = { id, revision, hubUrl, folder, fetch: authorisedFetch(hubUrl, signal), signal, onProgress };
+  try {
+    return await bringSnapshot(repository);
+  } catch (error) {
+    if (signal?.aborted) throw signal.reason;
+    if (isDUltraError(error, 'DOWNLOAD_FAILED') && complete)
+      throw new DUltraError('DOWNLOAD_FAILED', `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`, { cause: error });
+    throw error;
+  }
+}
+
+async function bringSnapshot(repository: Repository): Promise<string> {
+  const { id, revision, hubUrl, folder } = repository;
+  const api = { hubUrl, fetch: repository.fetch };
+  const { sha } = await hubCall(repository, null, () => modelInfo({ ...api, name: id, revision, additionalFields: ['sha'] }));
+  if (typeof sha !== 'string' || !COMMIT.test(sha)) throw failure(repository, null, `the hub named no commit (${JSON.stringify(sha)})`);
+  const entries = await hubCall(repository, null, async () => {
+    const found = new Map<string, ListFileEntry>();
+    for await (const entry of listFiles({ ...api, repo: { type: 'model', name: id }, revision: sha }))
+      if (entry.type === 'file') found.set(entry.path, entry);
+    return found;
+  });
+  if (!entries.has('config.json')) throw failure(repository, 'config.json', 'the repository has no such file; is it a language model?');
+  const snapshot = path.join(folder, 'snapshots', sha);
+  const bring = async (name: string) => {
+    const entry = entries.get(name);
+    if (!entry) throw failure(repository, name, `the repository has no such file, which its ${INDEX_FILE} names`);
+    await bringFile(repository, sha, entry, path.join(snapshot, name));
+  };
+  for (const name of SMALL_FILES) if (entries.has(name)) await bring(name);
+  // Weights last: a snapshot with all of them is complete.
+  for (const name of await weightFiles(repository, snapshot, entries)) await bring(name);
+  if (revision !== sha) await writeAtomically(path.join(folder, 'refs', ...revision.split('/')), sha);
+  return snapshot;
+}
+
+/** The files with weights, by the rule by which they are read: the index's, else model.safetensors, else all. */
+async function weightFiles(repository: Repository, snapshot: string, entries: ReadonlyMap<string, ListFileEntry>): Promise<string[]> {
+  if (entries.has(INDEX_FILE)) return readWeightIndex(path.join(snapshot, INDEX_FILE));
+  if (entries.has('model.safetensors')) return ['model.safetensors'];
+  const found = [...entries.keys()].filter((name) => name.endsWith('.safetensors') && NAME.test(name)).sort();
+  if (found.length === 0) throw failure(repository, null, 'the repository has no *.safetensors file; other formats are not read');
+  return found;
+}
+
+/** Brings one file into `blobs/`, named by its checksum as the official clients do, and links it into the snapshot. */
+async function bringFile(repository: Repository, commit: string, entry: ListFileEntry, target: string): Promise<void> {
+  if (await exists(target)) return;
+  const checksum = entry.lfs?.oid ?? entry.xetHash ?? entry.oid ?? '';
+  const total = entry.lfs?.size ?? entry.size;
+  if (!/^[0-9a-f]{40,64}$/.test(checksum) || !Number.isSafeInteger(total) || total < 0)
+    throw failure(repository, entry.path, `the hub lists it without checksum or size (${JSON.stringify(checksum)}, ${total})`);
+  const blob = path.join(repository.folder, 'blobs', checksum);
+  try {
+    await mkdir(path.dirname(blob), { recursive: true });
+    await mkdir(path.dirname(target), { recursive: true });
+    if (!(await exists(blob))) await fetchBlob(repository, commit, entry, total, blob);
+    await linkFile(blob, target);
+  } catch (error) {
+    repository.signal?.throwIfAborted();
+    // Disk full, no permission, …
+    if ((error as NodeJS.ErrnoException).syscall !== undefined) throw failure(repository, entry.path, (error as Error).message, error);
+    throw error;
+  }
+}
+
+/** Downloads into `<blob>.incomplete`, going on where an earlier download stopped, and renames when size and checksum are right. */
+async function fetchBlob(repository: Repository, commit: string, entry: ListFileEntry, total: number, blob: string): Promise<void> {
+  const incomplete = `${blob}.incomplete`;
+  const url = `${repository.hubUrl}/${repository.id}/resolve/${commit}/${encodeURIComponent(entry.path)}`;
+  let reported = 0;
+  const report = (received: number, always: boolean) => {
+    if (!repository.onProgress || (!always && Date.now() - reported < PROGRESS_INTERVAL_MS)) return;
+    reported = Date.now();
+    repository.onProgress({ file: entry.path, received, total });
+  };
+  for (let attempt = 0, restarts = 0; ; attempt++) {
+    // Writers in other processes write the same bytes to the same places, so that they cannot disturb each other.
+    const handle = await openForUpdate(incomplete);
+    let begin = (await handle.stat()).size;
+    let received = begin;
+    try {
+      if (begin > total) begin = received = 0;
+      const hash = newHash(entry, total);
+      if (begin > 0) for await (const chunk of createReadStream(incomplete, { end: begin - 1 })) hash?.update(chunk as Buffer);
+      report(received, true);
+      if (begin < total)
+        await fetchRange(repository, url, begin, total, async (chunk) => {
+          await writeFully(handle, chunk, received);
+          hash?.update(chunk);
+          received += chunk.length;
+          report(received, false);
+        });
+      if (received !== total) throw new Error(`${received} of ${total} bytes arrived`);
+      if (hash && hash.digest('hex') !== (entry.lfs?.oid ?? entry.oid)) throw new CorruptFileError('its checksum is not the one that the hub lists');
+      await handle.truncate(total);
+      await handle.sync();
+      report(total, true);
+    } catch (error) {
+      repository.signal?.throwIfAborted();
+      if (error instanceof CorruptFileError) {
+        await handle.truncate(0);
+        // Once from the beginning: the part from an earlier run may have been damaged.
+        if (begin > 0 && restarts++ === 0) continue;
+        throw failure(repository, entry.path, error.message, error);
+      }
+      if (received > begin) attempt = 0;
+      await retryOrThrow(repository, entry.path, attempt, error);
+      continue;
+    } finally {
+      await handle.close();
+    }
+    try {
+      await rename(incomplete, blob);
+    } catch (error) {
+      // Another process was faster.
+      if (!(await exists(blob))) throw error;
+    }
+    return;
+  }
+}
+
+/** Asks for bytes `begin` to `total` of a file and hands them out in order. */
+async function fetchRange(
+  repository: Repository,
+  url: string,
+  begin: number,
+  total: number,
+  write: (chunk: Uint8Array) => Promise<void>,
+): Promise<void> {
+  // Compressed answers have no byte ranges.
+  const headers: Record<string, string> = { 'Accept-Encoding': 'identity' };
+  if (begin > 0) headers.Range = `bytes=${begin}-`;
+  const response = await repository.fetch(url, { headers });
+  let skip = 0;
+  if (!response.ok) {
+    await response.body?.cancel();
+    throw new HttpError(response.status);
+  }
+  if (begin > 0) {
+    // A server without ranges sends everything.
+    if (response.status === 200) skip = begin;
+    else if (!response.headers.get('content-range')?.startsWith(`bytes ${begin}-`)) {
+      await response.body?.cancel();
+      throw new Error(`asked for bytes from ${begin}, the server sent ${response.headers.get('content-range')}`);
+    }
+  }
+  let position = begin - skip;
+  if (!response.body) return;
+  for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+    const from = Math.min(Math.max(begin - position, 0), chunk.length);
+    position += chunk.length;
+    if (position > total) throw new CorruptFileError(`more than the ${total} bytes arrived that the hub lists`);
+    if (from < chunk.length) await write(chunk.subarray(from));
+  }
+}
+
+/** A hash over the checksum's definition: SHA-256 of LFS files, git's blob SHA-1 of others, null where the hub gives neither. */
+function newHash(entry: ListFileEntry, total: number): Hash | null {
+  if (entry.lfs) return createHash('sha256');
+  if (entry.xetHash || entry.oid?.length !== 40) return null;
+  return createHash('sha1').update(`blob ${total}\0`);
+}
+
+/** A request through the client, repeated where that may help. */
+async function hubCall<T>(repository: Repository, file: string | null, call: () => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await call();
+    } catch (error) {
+      await retryOrThrow(repository, file, attempt, error);
+    }
+  }
+}
+
+async function retryOrThrow(repository: Repository, file: string | null, attempt: number, error: unknown): Promise<void> {
+  const { signal } = repository;
+  signal?.throwIfAborted();
+  if (isDUltraError(error)) throw error;
+  const status = error instanceof HttpError ? error.status : error instanceof HubApiError ? error.statusCode : null;
+  const isPassing = status === null || status === 408 || status === 429 || status >= 500;
+  if (!isPassing || attempt >= RETRY_DELAYS_MS.length || (error as NodeJS.ErrnoException).syscall === 'write') {
+    throw failure(repository, file, status === null ? reasonOf(error) : `HTTP ${status}${hintFor(status)}`, error);
+  }
+  await sleep(RETRY_DELAYS_MS[attempt], undefined, { signal }).catch(() => signal?.throwIfAborted());
+}
+
+/** "fetch failed" alone says nothing: its cause does. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { cause } = error;
+  return cause instanceof Error && cause.message ? `${error.message} (${cause.message})` : error.message;
+}
+
+function hintFor(status: number): string {
+  if (status === 401)
+    return process.env.HF_TOKEN
+      ? ': HF_TOKEN is not valid, or gives no access'
+      : ': the name may be wrong; a private or gated repository needs HF_TOKEN set';
+  if (status === 403) return ': accept the conditions on the page of the repository, and set HF_TOKEN to a token that may read it';
+  if (status === 404) return ': no such repository, revision or file; check the name (no folder of that name exists either)';
+  return '';
+}
+
+function failure(repository: Repository, file: string | null, message: string, cause?: unknown): DUltraError {
+  const name = `${repository.id}@${repository.revision}`;
+  return new DUltraError('DOWNLOAD_FAILED', `${name}: ${file === null ? '' : `${file}: `}${message} (${repository.hubUrl})`, { cause });
+}
+
+/** `fetch` that sends HF_TOKEN to the hub's own origin alone; undici takes it off when a redirect leads elsewhere. */
+function authorisedFetch(hubUrl: string, signal: AbortSignal | undefined): typeof fetch {
+  const { origin } = new URL(hubUrl);
+  const token = process.env.HF_TOKEN;
+  return (input, init) => {
+    const headers = new Headers(init?.headers);
+    if (token && new URL(String(input)).origin === origin) headers.set('Authorization', `Bearer ${token}`);
+    return fetch(input, { ...init, headers, signal });
+  };
+}
+
+/** The commit that the cache has for a revision, null where it has none. */
+async function cachedCommit(folder: string, revision: string): Promise<string | null> {
+  if (COMMIT.test(revision)) return revision;
+  try {
+    const commit = (await readFile(path.join(folder, 'refs', ...revision.split('/')), 'utf8')).trim();
+    return COMMIT.test(commit) ? commit : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Whether a snapshot has a config and all its weights. */
+async function isComplete(snapshot: string): Promise<boolean> {
+  try {
+    await access(path.join(snapshot, 'config.json'));
+    for (const file of await findSafetensors(snapshot)) await access(file);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function exists(file: string): Promise<boolean> {
+  return access(file).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Opens for reading and writing at any place, without emptying what is there. */
+async function openForUpdate(file: string): Promise<FileHandle> {
+  await (await open(file, 'a')).close();
+  return open(file, 'r+');
+}
+
+async function writeFully(handle: FileHandle, chunk: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < chunk.length; ) done += (await handle.write(chunk, done, chunk.length - done, position + done)).bytesWritten;
+}
+
+async function writeAtomically(file: string, text: string): Promise<void> {
+  await mkdir(path.dirname(file), { recursive: true });
+  const temporary = `${file}.${process.pid}.tmp`;
+  await writeFile(temporary, text);
+  await rename(temporary, file);
+}
+
+/** Links a blob into the snapshot; where links are not allowed (Windows without developer mode), moves it there. */
+async function linkFile(blob: string, target: string): Promise<void> {
+  await rm(target, { force: true });
+  try {
+    await symlink(path.relative(path.dirname(target), blob), target);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    // Another process was faster.
+    if (code === 'EEXIST') return;
+    if (code !== 'EPERM' && code !== 'ENOSYS' && code !== 'EOPNOTSUPP') throw error;
+    await rename(blob, target);
+  }
+}

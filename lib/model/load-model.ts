@@ -1,0 +1,122 @@
+// From a folder or a hub id to a model.
+import { existsSync, statSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { DUltraError } from '../errors';
+import { fromNative, type NativeDType, type NativeTensorRef, native } from '../native';
+import { checkChoice, checkInteger, checkKeys } from '../options';
+import { parseModelConfig, readConfigJson } from './config';
+import { type DownloadProgress, downloadModel } from './download';
+import { MaskedDiffusionModel } from './masked-diffusion-model';
+import { findSafetensors, readSafetensorsEntries } from './safetensors';
+import { matchTensors, PLANNER_MARK } from './tensors';
+import { loadTokenizer } from './tokenizer';
+
+/** Options of {@link loadModel}. */
+export interface LoadModelOptions {
+  /** "auto" (default), "cpu", "cuda" or "cuda:N". This version computes on the CPU; "auto" takes it. */
+  device?: string;
+  /** How weights are held: as the file has them ("auto", default), or converted. */
+  dtype?: 'auto' | 'float32' | 'bfloat16' | 'float16';
+  /** Arithmetic of matrix products: "float32" (default), or "bfloat16" with fp32 accumulation (CPUs with AVX-512 BF16), which implies bf16 weights. */
+  compute?: 'float32' | 'bfloat16';
+  /** CPU threads. Default: all cores. Results do not depend on it. */
+  threads?: number;
+  /** CPU instruction set, out of `systemInfo().cpuIsas`; for tests and measurements. Default: the best. */
+  isa?: string;
+  /** Branch, tag or commit of a hub id. Default "main". */
+  revision?: string;
+  /** Stops downloading and loading. */
+  signal?: AbortSignal;
+  /** Called as a hub id's files arrive. */
+  onProgress?: (progress: DownloadProgress) => void;
+}
+
+const DTYPES = { auto: 'auto', float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
+const BYTES: Record<NativeDType, number> = { F32: 4, BF16: 2, F16: 2 };
+/** Weights plus packing and a first workspace, over the weights alone. */
+const MEMORY_FACTOR = 1.1;
+
+/** The model that the package brings along. */
+const EMBEDDED = path.join(__dirname, '..', '..', 'models', 'default');
+
+const looksLikePath = (source: string) => /^[./~\\]|^[A-Za-z]:[\\/]/.test(source);
+
+/** A folder for a source: the embedded model, a folder as it stands, or a downloaded snapshot. */
+async function resolveSource(source: string | undefined, options: LoadModelOptions): Promise<string> {
+  if (source === undefined) {
+    if (existsSync(EMBEDDED)) return EMBEDDED;
+    throw new DUltraError(
+      'BAD_CHECKPOINT',
+      'this version brings no embedded model; pass a checkpoint folder or a hub id such as "GSAI-ML/LLaDA-8B-Instruct"',
+    );
+  }
+  if (typeof source !== 'string' || source === '')
+    throw new TypeError(`source: expected a folder or a hub id, got ${JSON.stringify(source)}`);
+  const folder = source.startsWith('~/') ? path.join(os.homedir(), source.slice(2)) : source;
+  if (existsSync(folder)) {
+    if (!statSync(folder).isDirectory())
+      throw new DUltraError('BAD_CHECKPOINT', `${source}: expected a folder with config.json, got a file`);
+    return path.resolve(folder);
+  }
+  if (looksLikePath(source)) throw new DUltraError('BAD_CHECKPOINT', `${source}: no such folder`);
+  const { revision, signal, onProgress } = options;
+  return downloadModel(source, { revision, signal, onProgress });
+}
+
+/** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */
+function checkMemory(tensors: readonly NativeTensorRef[], storage: NativeDType | 'auto', source: string): void {
+  let bytes = 0;
+  for (const tensor of tensors)
+    bytes += ((tensor.end - tensor.begin) / BYTES[tensor.dtype]) * BYTES[storage === 'auto' ? tensor.dtype : storage];
+  const needed = bytes * MEMORY_FACTOR;
+  const { availableMemory } = process as { availableMemory?: () => number };
+  const available = availableMemory?.call(process) ?? os.freemem();
+  if (needed <= available) return;
+  const gb = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
+  const hint = storage === 'BF16' || storage === 'F16' ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do';
+  throw new DUltraError('OUT_OF_MEMORY', `${source}: loading needs ${gb(needed)}, ${gb(available)} are free${hint}`);
+}
+
+/**
+ * Loads a LLaDA, LLaDOU or dUltra checkpoint.
+ * @param source a folder with config.json and *.safetensors, or a hub id such as "org/name"; default: the embedded model.
+ * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, NON_FINITE, OUT_OF_MEMORY, DEVICE_UNAVAILABLE,
+ *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
+ */
+export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
+  checkKeys('options', options, ['device', 'dtype', 'compute', 'threads', 'isa', 'revision', 'signal', 'onProgress']);
+  const { device = 'auto', dtype = 'auto', compute = 'float32', threads = os.availableParallelism(), isa = '', signal } = options;
+  if (typeof device !== 'string' || !/^(auto|cpu|cuda(:\d+)?)$/.test(device))
+    throw new RangeError(`device: expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`);
+  checkChoice('dtype', dtype, ['auto', 'float32', 'bfloat16', 'float16'] as const);
+  checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
+  checkInteger('threads', threads, { min: 1, max: 1024 });
+  if (typeof isa !== 'string') throw new TypeError(`isa: expected a string, got ${String(isa)}`);
+  signal?.throwIfAborted();
+  const folder = await resolveSource(source, options);
+  const { file, json } = await readConfigJson(folder);
+  const files = await findSafetensors(folder);
+  const entries = await readSafetensorsEntries(files);
+  const config = parseModelConfig(json, file, entries.has(PLANNER_MARK));
+  const tensors = matchTensors(config, entries, folder);
+  const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
+  const tokenizer = await loadTokenizer(folder);
+  if (tokenizer && tokenizer.size > config.embeddingSize)
+    throw new DUltraError(
+      'BAD_CHECKPOINT',
+      `${folder}: the tokenizer has ${tokenizer.size} ids, the model's tables only ${config.embeddingSize}`,
+    );
+  checkMemory(tensors, storage, folder);
+  signal?.throwIfAborted();
+  const token = new (native().CancelToken)();
+  const cancel = () => token.cancel();
+  signal?.addEventListener('abort', cancel, { once: true });
+  try {
+    const request = { config, files, tensors, device: device === 'auto' ? 'cpu' : device, threads, isa, storage, compute };
+    const loaded = await fromNative(() => native().loadModel(request, token), signal);
+    return new MaskedDiffusionModel({ native: loaded, config, tokenizer, source: folder });
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+  }
+}

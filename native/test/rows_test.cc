@@ -1,0 +1,249 @@
+// Norms, rotary embedding, gates, embedding, gather.
+#include <thread>
+
+#include "harness.h"
+
+namespace dultra {
+namespace test {
+namespace {
+
+const std::vector<int64_t> kWidths{1, 3, 4, 8, 15, 16, 17, 31, 64, 100, 129, 512, 1000};
+
+struct Affine {
+  std::vector<float> mul, add;
+  std::vector<int32_t> group;
+  Affine(Random& random, int64_t m, int64_t c) : mul(normals(random, size_t(3 * c))), add(normals(random, size_t(3 * c))) {
+    for (int64_t i = 0; i < m; ++i) group.push_back(int32_t(i % 3));
+  }
+};
+
+// (M, C) layer norm in double.
+std::vector<double> layernorm_reference(const std::vector<float>& x, const Affine& affine, bool grouped, int64_t m, int64_t c, double eps) {
+  std::vector<double> out(x.size());
+  for (int64_t i = 0; i < m; ++i) {
+    double mean = 0, variance = 0;
+    for (int64_t j = 0; j < c; ++j) mean += x[size_t(i * c + j)] / double(c);
+    for (int64_t j = 0; j < c; ++j) variance += (x[size_t(i * c + j)] - mean) * (x[size_t(i * c + j)] - mean) / double(c);
+    const int64_t g = grouped ? affine.group[size_t(i)] : 0;
+    for (int64_t j = 0; j < c; ++j)
+      out[size_t(i * c + j)] =
+          (x[size_t(i * c + j)] - mean) / std::sqrt(variance + eps) * affine.mul[size_t(g * c + j)] + affine.add[size_t(g * c + j)];
+  }
+  return out;
+}
+
+DULTRA_TEST(rmsnorm_matches_double) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t c : kWidths)
+      for (int64_t m : {0, 1, 3, 40}) {
+        Random random(uint64_t(c * 100 + m));
+        const std::vector<float> x = normals(random, size_t(m * c), 3), weight = normals(random, size_t(c));
+        std::vector<double> expected(x.size());
+        for (int64_t i = 0; i < m; ++i) {
+          double squares = 0;
+          for (int64_t j = 0; j < c; ++j) squares += double(x[size_t(i * c + j)]) * x[size_t(i * c + j)];
+          for (int64_t j = 0; j < c; ++j)
+            expected[size_t(i * c + j)] = x[size_t(i * c + j)] / std::sqrt(squares / double(c) + 1e-5) * weight[size_t(j)];
+        }
+        Guarded<float> out = poisoned(x.size());
+        backend.rmsnorm_forward(out.data(), x.data(), weight.data(), m, c, 1e-5f);
+        CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-7, 1e-6) <= 1 && out.guards_intact(), isa, " C ", c, " M ", m);
+        if (m > 1) {
+          std::vector<float> alone(static_cast<size_t>(c));
+          backend.rmsnorm_forward(alone.data(), x.data() + (m - 1) * c, weight.data(), 1, c, 1e-5f);
+          CHECK(same_bits(alone.data(), out.data() + (m - 1) * c, size_t(c)), isa, " C ", c);
+        }
+      }
+  });
+}
+
+DULTRA_TEST(layernorm_and_planner_score_match_double) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t c : kWidths)
+      for (int64_t m : {0, 1, 5, 40})
+        for (bool grouped : {false, true}) {
+          Random random(uint64_t(c * 100 + m));
+          std::vector<float> x = normals(random, size_t(m * c), 3);
+          for (float& value : x) value += 2;
+          const Affine affine(random, m, c);
+          const std::vector<float> weight = normals(random, size_t(c));
+          const std::vector<double> expected = layernorm_reference(x, affine, grouped, m, c, 1e-4);
+          const int32_t* group = grouped ? affine.group.data() : nullptr;
+          Guarded<float> out = poisoned(x.size()), score = poisoned(size_t(m));
+          backend.layernorm_forward(out.data(), x.data(), affine.mul.data(), affine.add.data(), group, m, c, 1e-4f);
+          // C = 1: x - mean is 0 up to the rounding of the mean, and eps magnifies it 100 times.
+          CHECK(worst_error(out.data(), expected.data(), expected.size(), 4e-6, 2e-6) <= 1 && out.guards_intact(), isa, " C ", c, " M ", m);
+          backend.planner_score_forward(score.data(), x.data(), affine.mul.data(), affine.add.data(), group, weight.data(), 0.25f, m, c, 1e-4f);
+          std::vector<double> expected_score(static_cast<size_t>(m), 0.25);
+          double magnitude = 0.25;
+          for (int64_t i = 0; i < m; ++i)
+            for (int64_t j = 0; j < c; ++j) {
+              expected_score[size_t(i)] += expected[size_t(i * c + j)] * weight[size_t(j)];
+              magnitude += std::fabs(expected[size_t(i * c + j)] * weight[size_t(j)]) / double(m);
+            }
+          CHECK(worst_error(score.data(), expected_score.data(), size_t(m), 2e-6 * magnitude, 0) <= 1 && score.guards_intact(), isa, " C ", c, " M ",
+                m);
+        }
+  });
+}
+
+DULTRA_TEST(rope_matches_double) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int d : {2, 8, 12, 16, 32, 64, 80, 128})
+      for (float theta : {10000.0f, 500000.0f})
+        for (int heads : {1, 3}) {
+          Random random{uint64_t(d)};
+          const std::vector<int32_t> positions{0, 1, 2, 17, 300, 4095, 70000, 5, 5};
+          const int64_t stride = heads * d + 7;
+          const std::vector<float> x = normals(random, positions.size() * size_t(stride));
+          Guarded<float> out(x.size());
+          std::copy(x.begin(), x.end(), out.data());
+          backend.rope_forward(out.data(), stride, positions.data(), int64_t(positions.size()), heads, d, theta);
+          std::vector<double> expected(x.begin(), x.end());
+          for (size_t i = 0; i < positions.size(); ++i)
+            for (int h = 0; h < heads; ++h)
+              for (int j = 0; j < d / 2; ++j) {
+                // The angle is fp32 by contract.
+                const float inverse = 1.0f / std::pow(theta, float(2 * j) / float(d)), angle = float(positions[i]) * inverse;
+                double* p = &expected[i * size_t(stride) + size_t(h * d + j)];
+                const double a = p[0], b = p[d / 2], c = std::cos(double(angle)), s = std::sin(double(angle));
+                p[0] = a * c - b * s;
+                p[d / 2] = b * c + a * s;
+              }
+          CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-6, 0) <= 1 && out.guards_intact(), isa, " D ", d, " theta ", theta);
+          std::vector<float> alone(x.begin() + 4 * stride, x.begin() + 5 * stride);
+          backend.rope_forward(alone.data(), stride, &positions[4], 1, heads, d, theta);
+          CHECK(same_bits(alone.data(), out.data() + 4 * stride, alone.size()), isa, " D ", d);
+        }
+    bool threw = false;
+    float x[3] = {};
+    const int32_t position = 0;
+    try {
+      backend.rope_forward(x, 3, &position, 1, 1, 3, 10000);
+    } catch (const Error& error) {
+      threw = error.code() == ErrorCode::kInvalidArgument;
+    }
+    CHECK(threw, isa, " odd head size");
+  });
+}
+
+// The table of angles is shared: many threads, growing positions.
+DULTRA_TEST(rope_from_many_threads) {
+  std::vector<std::thread> callers;
+  std::vector<int> wrong(4, 0);
+  for (int t = 0; t < 4; ++t)
+    callers.emplace_back([t, &wrong] {
+      cpu::CpuBackend backend(1, "");
+      for (int round = 0; round < 20; ++round) {
+        const int32_t position = 100 * round + t;
+        float x[2] = {1, 0};
+        const float theta = float(20000 + round % 6);
+        backend.rope_forward(x, 2, &position, 1, 1, 2, theta);
+        wrong[size_t(t)] += !(std::fabs(x[0] - std::cos(double(position))) < 1e-6 && std::fabs(x[1] - std::sin(double(position))) < 1e-6);
+      }
+    });
+  for (std::thread& caller : callers) caller.join();
+  for (int count : wrong) CHECK(count == 0, count);
+}
+
+DULTRA_TEST(gates_match_double) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t f : kWidths)
+      for (int64_t m : {0, 1, 3, 20}) {
+        Random random{uint64_t(f)};
+        std::vector<float> gate_up = normals(random, size_t(2 * m * f), 4);
+        if (m > 0) {
+          gate_up[0] = -200;  // silu to -0, not NaN
+          gate_up[size_t(f - 1)] = 200;
+        }
+        std::vector<double> expected(static_cast<size_t>(m * f)), silu(gate_up.size());
+        for (size_t i = 0; i < gate_up.size(); ++i) silu[i] = gate_up[i] / (1 + std::exp(-double(gate_up[i])));
+        for (int64_t i = 0; i < m; ++i)
+          for (int64_t j = 0; j < f; ++j) expected[size_t(i * f + j)] = silu[size_t(2 * i * f + j)] * gate_up[size_t((2 * i + 1) * f + j)];
+        Guarded<float> out = poisoned(expected.size()), in_place(gate_up.size());
+        backend.swiglu_forward(out.data(), gate_up.data(), m, f);
+        CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-30, 5e-7) <= 1 && out.guards_intact(), isa, " F ", f, " M ", m);
+        std::copy(gate_up.begin(), gate_up.end(), in_place.data());
+        backend.silu_forward(in_place.data(), int64_t(gate_up.size()));
+        CHECK(worst_error(in_place.data(), silu.data(), silu.size(), 1e-30, 5e-7) <= 1 && in_place.guards_intact(), isa, " n ", gate_up.size());
+      }
+    // Longer than one task, and NaN and infinity come through.
+    Random random(9);
+    std::vector<float> x = normals(random, 100003, 10);
+    std::vector<double> expected(x.size());
+    for (size_t i = 0; i < x.size(); ++i) expected[i] = x[i] / (1 + std::exp(-double(x[i])));
+    backend.silu_forward(x.data(), int64_t(x.size()));
+    CHECK(worst_error(x.data(), expected.data(), x.size(), 1e-30, 5e-7) <= 1, isa);
+    float special[3] = {NAN, INFINITY, 90};
+    backend.silu_forward(special, 3);
+    CHECK(std::isnan(special[0]) && special[1] == INFINITY && special[2] == 90, isa, " ", special[0], " ", special[1], " ", special[2]);
+  });
+}
+
+DULTRA_TEST(embedding_and_gather) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t c : {1, 7, 64, 129}) {
+      Random random{uint64_t(c)};
+      const int64_t v = 50;
+      std::vector<float> table = normals(random, size_t(v * c));
+      std::vector<uint16_t> bf16(table.size()), f16(table.size());
+      for (size_t i = 0; i < table.size(); ++i) {
+        bf16[i] = f32_to_bf16(table[i]);
+        f16[i] = uint16_t(random.bits());
+        if ((f16[i] & 0x7c00) == 0x7c00) f16[i] ^= 0x4000;  // finite, subnormals included
+      }
+      const std::vector<int32_t> ids{0, 49, 7, 7, 13, 48, 1};
+      const auto half = [](uint16_t bits) {  // by the definition of the format
+        const int exponent = (bits >> 10) & 31, mantissa = bits & 1023;
+        const double value = exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24);
+        return bits & 0x8000 ? -value : value;
+      };
+      for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+        Guarded<float> out = poisoned(ids.size() * size_t(c));
+        const void* data = dtype == DType::kF32 ? static_cast<const void*>(table.data()) : dtype == DType::kBF16 ? bf16.data() : f16.data();
+        backend.embedding_forward(out.data(), data, dtype, ids.data(), int64_t(ids.size()), c);
+        bool equal = out.guards_intact();
+        for (size_t i = 0; i < ids.size(); ++i)
+          for (int64_t j = 0; j < c; ++j) {
+            const size_t from = size_t(ids[i] * c + j);
+            const double expected = dtype == DType::kF32 ? table[from] : dtype == DType::kBF16 ? bf16_to_f32(bf16[from]) : half(f16[from]);
+            equal = equal && double(out[i * size_t(c) + size_t(j)]) == expected;
+          }
+        CHECK(equal, isa, " dtype ", int(dtype), " C ", c);
+      }
+      Guarded<float> out = poisoned(ids.size() * size_t(c));
+      backend.gather_rows(out.data(), table.data(), ids.data(), int64_t(ids.size()), c);
+      for (size_t i = 0; i < ids.size(); ++i) CHECK(same_bits(out.data() + i * size_t(c), &table[size_t(ids[i] * c)], size_t(c)), isa, " row ", i);
+      CHECK(out.guards_intact(), isa);
+    }
+  });
+}
+
+DULTRA_TEST(rows_do_not_depend_on_threads) {
+  for (const std::string& isa : cpu::available_isas()) {
+    Random random(11);
+    const int64_t m = 300, c = 160;
+    const std::vector<float> x = normals(random, size_t(m * c)), weight = normals(random, size_t(c));
+    const Affine affine(random, m, c);
+    std::vector<float> first[4];
+    for (int threads : {1, 2, 3, 8}) {
+      cpu::CpuBackend backend(threads, isa);
+      std::vector<float> out[4];
+      for (auto& o : out) o.resize(x.size());
+      backend.rmsnorm_forward(out[0].data(), x.data(), weight.data(), m, c, 1e-5f);
+      backend.layernorm_forward(out[1].data(), x.data(), affine.mul.data(), affine.add.data(), affine.group.data(), m, c, 1e-5f);
+      backend.planner_score_forward(out[2].data(), x.data(), affine.mul.data(), affine.add.data(), affine.group.data(), weight.data(), 1, m, c,
+                                    1e-5f);
+      out[3] = x;
+      backend.silu_forward(out[3].data(), m * c);
+      for (int i = 0; i < 4; ++i) {
+        if (threads == 1) first[i] = out[i];
+        CHECK(same_bits(out[i].data(), first[i].data(), out[i].size()), isa, " ", threads, " threads, op ", i);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace dultra

@@ -1,0 +1,292 @@
+#include <numeric>
+
+#include "harness.h"
+
+namespace dultra {
+namespace test {
+namespace {
+
+struct Output {
+  Guarded<int32_t> token;
+  Guarded<float> log_prob, confidence, max_prob, entropy;
+  Guarded<uint8_t> finite;
+  explicit Output(size_t m) : token(m), log_prob(poisoned(m)), confidence(poisoned(m)), max_prob(poisoned(m)), entropy(poisoned(m)), finite(m) {}
+  bool guards_intact() const {
+    return token.guards_intact() && log_prob.guards_intact() && confidence.guards_intact() && max_prob.guards_intact() && entropy.guards_intact() &&
+           finite.guards_intact();
+  }
+};
+
+struct Options {
+  float temperature = 0;
+  int32_t excluded = -1;
+  bool tempered = false;
+  const double* uniforms = nullptr;
+};
+
+Output sample(Backend& backend, const std::vector<float>& logits, int64_t vocab, const std::vector<rng::Coordinates>& at, const Options& options) {
+  const int64_t rows = int64_t(logits.size()) / vocab;
+  Output out(static_cast<size_t>(rows));
+  SampleArgs a{};
+  a.logits = logits.data();
+  a.rows = rows;
+  a.vocab = vocab;
+  a.temperature = options.temperature;
+  a.excluded_token = options.excluded;
+  a.at = options.temperature < 1e-4f || options.uniforms ? nullptr : at.data();
+  a.uniforms = options.uniforms;
+  a.tempered_log_prob = options.tempered;
+  a.token = out.token.data();
+  a.log_prob = out.log_prob.data();
+  a.confidence = out.confidence.data();
+  a.max_prob = out.max_prob.data();
+  a.entropy = out.entropy.data();
+  a.finite = out.finite.data();
+  backend.sample_forward(a);
+  return out;
+}
+
+std::vector<rng::Coordinates> coordinates(size_t rows, uint64_t seed) {
+  std::vector<rng::Coordinates> at;
+  for (size_t i = 0; i < rows; ++i) at.push_back({seed, uint32_t(i % 3), uint32_t(i / 5), uint32_t(i * 7)});
+  return at;
+}
+
+// argmax of logit + T * noise over all tokens, in double.
+int32_t full_scan(const float* x, int64_t vocab, float temperature, int32_t excluded, const rng::Coordinates* at, const double* uniforms) {
+  int32_t token = -1;
+  double best = -INFINITY;
+  for (int32_t v = 0; v < vocab; ++v) {
+    if (v == excluded || x[v] == -INFINITY) continue;
+    double score = x[v];
+    if (temperature >= 1e-4f) score = x[v] + double(temperature) * (uniforms ? rng::gumbel(uniforms[v]) : rng::token_gumbel(*at, uint32_t(v)));
+    if (token < 0 || score > best) {
+      best = score;
+      token = v;
+    }
+  }
+  return token;
+}
+
+void check_row(const float* x, int64_t vocab, const Options& options, const Output& out, size_t row, const std::string& where) {
+  double top = -INFINITY, sum = 0, tempered = 0, weighted = 0;
+  for (int64_t v = 0; v < vocab; ++v)
+    if (v != options.excluded) top = std::max(top, double(x[v]));
+  for (int64_t v = 0; v < vocab; ++v) {
+    if (v == options.excluded || x[v] == -INFINITY) continue;
+    sum += std::exp(x[v] - top);
+    weighted += std::exp(x[v] - top) * (x[v] - top);
+    if (options.tempered && options.temperature >= 1e-4f) tempered += std::exp((x[v] - top) / options.temperature);
+  }
+  const double below = x[out.token[row]] - top;
+  const bool at_temperature = options.tempered && options.temperature >= 1e-4f;
+  const double log_prob = at_temperature ? below / options.temperature - std::log(tempered) : below - std::log(sum);
+  CHECK(std::fabs(out.confidence[row] - std::exp(below) / sum) < 1e-6, where, " confidence ", out.confidence[row], " for ", std::exp(below) / sum);
+  CHECK(std::fabs(out.max_prob[row] - 1 / sum) < 1e-6, where, " max_prob ", out.max_prob[row], " for ", 1 / sum);
+  CHECK(std::fabs(out.log_prob[row] - log_prob) < 2e-6 + 2e-7 * std::fabs(log_prob), where, " log_prob ", out.log_prob[row], " for ", log_prob);
+  const double entropy = std::log(sum) - weighted / sum;
+  CHECK(std::fabs(out.entropy[row] - entropy) < 2e-6 + 1e-6 * entropy, where, " entropy ", out.entropy[row], " for ", entropy);
+  CHECK(out.finite[row] == 1, where);
+}
+
+// The drawn token is exactly the one of the full scan, whatever the shape of the logits, temperature, instruction set.
+DULTRA_TEST(sampling_equals_the_full_scan) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t vocab : {1, 2, 3, 15, 64, 97, 4096, 4097, 9001})
+      for (float temperature : {0.0f, 5e-5f, 1e-4f, 0.01f, 0.1f, 0.5f, 1.0f, 3.0f, 100.0f})
+        for (double scale : {0.0, 0.3, 2.5, 30.0}) {
+          const size_t rows = vocab > 4000 ? 3 : 12;
+          Random random(uint64_t(vocab) + uint64_t(temperature * 1000) + uint64_t(scale * 7));
+          const std::vector<float> logits = normals(random, rows * size_t(vocab), scale);
+          const std::vector<rng::Coordinates> at = coordinates(rows, random.bits());
+          for (int32_t excluded : {-1, int32_t(vocab / 2)}) {
+            if (vocab == 1 && excluded == 0) continue;
+            Options options;
+            options.temperature = temperature;
+            options.excluded = excluded;
+            options.tempered = excluded < 0;
+            const Output out = sample(backend, logits, vocab, at, options);
+            CHECK(out.guards_intact(), isa);
+            for (size_t i = 0; i < rows; ++i) {
+              const std::string where = text(isa, " V ", vocab, " T ", temperature, " scale ", scale, " excluded ", excluded, " row ", i);
+              const int32_t expected = full_scan(&logits[i * size_t(vocab)], vocab, temperature, excluded, &at[i], nullptr);
+              CHECK(out.token[i] == expected, where, " token ", out.token[i], " for ", expected);
+              if (out.token[i] == expected) check_row(&logits[i * size_t(vocab)], vocab, options, out, i, where);
+            }
+          }
+        }
+  });
+}
+
+DULTRA_TEST(sampling_of_a_large_vocabulary) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    const int64_t vocab = 126464;
+    Random random(5);
+    std::vector<float> logits = normals(random, size_t(2 * vocab), 2.5);
+    for (int64_t v = vocab; v < vocab + 1000; ++v) logits[size_t(v)] += 20;  // one row with a few strong tokens
+    for (float temperature : {0.0f, 0.1f, 1.0f})
+      for (uint64_t seed = 0; seed < 3; ++seed) {
+        const std::vector<rng::Coordinates> at = coordinates(2, seed);
+        Options options;
+        options.temperature = temperature;
+        options.excluded = 126336;
+        options.tempered = true;
+        const Output out = sample(backend, logits, vocab, at, options);
+        for (size_t i = 0; i < 2; ++i) {
+          const std::string where = text(isa, " T ", temperature, " row ", i);
+          CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, 126336, &at[i], nullptr), where);
+          check_row(&logits[i * size_t(vocab)], vocab, options, out, i, where);
+        }
+      }
+  });
+}
+
+// Large offsets leave the logits few distinct values: many ties, and scores whose rounding is coarse.
+DULTRA_TEST(sampling_is_exact_at_large_offsets) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (double offset : {1e4, -1e6, 1e9})
+      for (float temperature : {1e-4f, 0.1f, 1.0f}) {
+        const int64_t vocab = 5000;
+        Random random(6);
+        std::vector<float> logits = normals(random, size_t(2 * vocab), 3);
+        for (float& x : logits) x = float(x + offset);
+        const std::vector<rng::Coordinates> at = coordinates(2, 8);
+        Options options;
+        options.temperature = temperature;
+        const Output out = sample(backend, logits, vocab, at, options);
+        for (size_t i = 0; i < 2; ++i)
+          CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, -1, &at[i], nullptr), isa, " offset ", offset, " T ",
+                temperature);
+      }
+  });
+}
+
+DULTRA_TEST(sampling_ties_go_to_the_lowest_id) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t vocab : {40, 9000}) {
+      std::vector<float> logits(static_cast<size_t>(vocab), 1.0f);
+      logits[7] = logits[20] = logits[size_t(vocab - 1)] = 3;
+      CHECK(sample(backend, logits, vocab, {}, {}).token[0] == 7, isa);
+      Options options;
+      options.excluded = 7;
+      CHECK(sample(backend, logits, vocab, {}, options).token[0] == 20, isa);
+      // Equal noise: the recorded uniforms say so.
+      const std::vector<double> uniforms(static_cast<size_t>(vocab), 0.5);
+      options.temperature = 1;
+      options.uniforms = uniforms.data();
+      CHECK(sample(backend, logits, vocab, {}, options).token[0] == 20, isa);
+    }
+  });
+}
+
+DULTRA_TEST(sampling_replays_recorded_uniforms) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    const int64_t vocab = 5000;
+    Random random(7);
+    const std::vector<float> logits = normals(random, size_t(6 * vocab), 2);
+    std::vector<double> uniforms(logits.size());
+    for (double& u : uniforms) u = random.uniform();
+    Options options;
+    options.temperature = 0.7f;
+    options.excluded = 11;
+    options.uniforms = uniforms.data();
+    const Output out = sample(backend, logits, vocab, {}, options);
+    for (size_t i = 0; i < 6; ++i)
+      CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, 0.7f, 11, nullptr, &uniforms[i * size_t(vocab)]), isa, " row ", i);
+  });
+}
+
+// Frequencies of 20000 draws against softmax(logits / T): chi-square with 9 degrees of freedom (0.9999 quantile 33.7).
+DULTRA_TEST(sampling_distribution) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (float temperature : {0.5f, 1.0f}) {
+      const int64_t vocab = 10;
+      const size_t draws = 20000;
+      const float row[10] = {1, 0.5f, 0, -0.5f, 1.5f, 0.2f, 0.1f, -1, 0.9f, 0.7f};
+      std::vector<float> logits;
+      std::vector<rng::Coordinates> at;
+      for (size_t i = 0; i < draws; ++i) {
+        logits.insert(logits.end(), row, row + 10);
+        at.push_back({42, uint32_t(i % 100), 3, uint32_t(i / 100)});
+      }
+      Options options;
+      options.temperature = temperature;
+      const Output out = sample(backend, logits, vocab, at, options);
+      double sum = 0, chi = 0, counts[10] = {};
+      for (float x : row) sum += std::exp(x / temperature);
+      for (size_t i = 0; i < draws; ++i) ++counts[out.token[i]];
+      for (int v = 0; v < 10; ++v) {
+        const double expected = double(draws) * std::exp(row[v] / temperature) / sum;
+        chi += (counts[v] - expected) * (counts[v] - expected) / expected;
+      }
+      CHECK(chi < 33.7, isa, " T ", temperature, " chi-square ", chi);
+    }
+  });
+}
+
+DULTRA_TEST(sampling_flags_what_is_not_finite) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t vocab : {5, 33, 9000})
+      for (float temperature : {0.0f, 1.0f})
+        for (float bad : {float(NAN), float(INFINITY), -float(INFINITY)})
+          for (int64_t where : {int64_t(0), vocab / 2, vocab - 1}) {
+            Random random(3);
+            std::vector<float> logits = normals(random, size_t(3 * vocab));
+            logits[size_t(vocab + where)] = bad;
+            const Output out = sample(backend, logits, vocab, coordinates(3, 1), Options{temperature, -1, true, nullptr});
+            CHECK(out.finite[0] == 1 && out.finite[2] == 1, isa);
+            CHECK(out.finite[1] == (bad == -INFINITY), isa, " V ", vocab, " at ", where, " of ", bad);
+            CHECK(out.token[1] >= 0 && out.token[1] < vocab, isa);
+            if (bad == -INFINITY) check_row(&logits[size_t(vocab)], vocab, Options{temperature, -1, true, nullptr}, out, 1, isa);
+            // Excluding the bad token makes the row good again.
+            const Output without = sample(backend, logits, vocab, coordinates(3, 1), Options{temperature, int32_t(where), false, nullptr});
+            CHECK(without.finite[1] == 1 && without.token[1] != where, isa);
+          }
+    // NaN beside nothing but -inf; only -inf; a single token that may be drawn.
+    std::vector<float> logits(100, -INFINITY);
+    CHECK(sample(backend, logits, 100, coordinates(1, 1), {}).finite[0] == 0, isa);
+    logits[50] = NAN;
+    CHECK(sample(backend, logits, 100, coordinates(1, 1), {}).finite[0] == 0, isa);
+    logits[50] = -3;
+    for (float temperature : {0.0f, 1.0f}) {
+      const Output out = sample(backend, logits, 100, coordinates(1, 1), Options{temperature, -1, true, nullptr});
+      CHECK(out.finite[0] == 1 && out.token[0] == 50 && out.log_prob[0] == 0 && out.confidence[0] == 1 && out.entropy[0] == 0, isa, " ",
+            out.token[0]);
+    }
+  });
+}
+
+// Neither the number of threads nor the other rows change a bit of a row's result.
+DULTRA_TEST(sampling_does_not_depend_on_launch_shape) {
+  for (const std::string& isa : cpu::available_isas())
+    for (float temperature : {0.0f, 0.3f, 1.5f}) {
+      const int64_t vocab = 20001;
+      const size_t rows = 9;
+      Random random(12);
+      const std::vector<float> logits = normals(random, rows * size_t(vocab), 2);
+      const std::vector<rng::Coordinates> at = coordinates(rows, 4);
+      Options options;
+      options.temperature = temperature;
+      options.tempered = true;
+      cpu::CpuBackend one(1, isa);
+      const Output first = sample(one, logits, vocab, at, options);
+      const auto same = [&](const Output& out, size_t i, size_t j) {
+        return out.token[i] == first.token[j] && same_bits(&out.log_prob[i], &first.log_prob[j], 1) &&
+               same_bits(&out.confidence[i], &first.confidence[j], 1) && same_bits(&out.max_prob[i], &first.max_prob[j], 1) &&
+               same_bits(&out.entropy[i], &first.entropy[j], 1);
+      };
+      for (int threads : {2, 3, 8}) {
+        cpu::CpuBackend backend(threads, isa);
+        const Output out = sample(backend, logits, vocab, at, options);
+        for (size_t i = 0; i < rows; ++i) {
+          CHECK(same(out, i, i), isa, " ", threads, " threads, row ", i);
+          const std::vector<float> alone(logits.begin() + std::ptrdiff_t(i) * vocab, logits.begin() + std::ptrdiff_t(i + 1) * vocab);
+          CHECK(same(sample(backend, alone, vocab, {at[i]}, options), 0, i), isa, " ", threads, " threads, row ", i, " alone");
+        }
+      }
+    }
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace dultra

@@ -1,0 +1,413 @@
+import { spawnSync } from 'node:child_process';
+import path from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { type GenerateOptions, loadModel, type MaskedDiffusionModel, type Prompt, type SamplerCandidates, type StreamEvent } from '../lib';
+import { modelFolder, variant, withoutPlanner } from './helpers';
+
+const MASK = 96; // of the golden model "base"
+const EOS = 95;
+const prompts: Prompt[] = [{ promptIds: [5, 17, 3] }, { promptIds: [40, 41, 42, 43, 44, 45, 46, 47] }, { promptIds: [1] }];
+const sampled: GenerateOptions = { genLength: 24, blockLength: 8, temperature: 0.8, seed: 11, stopAtEos: false };
+
+let model: MaskedDiffusionModel;
+beforeAll(async () => {
+  model = await loadModel(modelFolder('base'), { threads: 2 });
+});
+afterAll(() => model.dispose());
+
+const everySampler: [string, GenerateOptions['sampler']][] = [
+  ['planner topk', { type: 'planner' }],
+  ['planner bernoulli', { type: 'planner', select: 'bernoulli', probabilityScale: 1.3, plannerTemperature: 0.7 }],
+  ['confidence', { type: 'confidence', threshold: 0.2 }],
+  ['factor', { type: 'factor', factor: 1.5 }],
+  ['entropy', { type: 'entropy', threshold: 2 }],
+  ['fixed', { type: 'fixed', steps: 6 }],
+  ['fixed random', { type: 'fixed', steps: 6, remasking: 'random' }],
+];
+
+describe('invariants', () => {
+  test.each(everySampler)('%s: a batch of different lengths equals its rows alone, bit for bit', async (_name, sampler) => {
+    const batch = await model.generateBatch(prompts, { ...sampled, sampler });
+    for (let i = 0; i < prompts.length; i++) {
+      const single = await model.generate(prompts[i], { ...sampled, sampler, firstRow: i });
+      expect(single).toEqual(batch[i]);
+      expect(single.ids).not.toContain(MASK);
+    }
+  });
+
+  test.each([1, 3])('%i threads give the bits of 2', async (threads) => {
+    const other = await loadModel(modelFolder('base'), { threads });
+    for (const [, sampler] of everySampler)
+      expect(await other.generateBatch(prompts, { ...sampled, sampler })).toEqual(
+        await model.generateBatch(prompts, { ...sampled, sampler }),
+      );
+    const forward = {
+      ids: [1, 2, 3, 96, 96, 4, 5],
+      rowOffsets: [0, 3, 7],
+      planner: { timestep: [0.25, 0.5], maskIndex: [0, 0, 0, 1, 1, 0, 0] },
+    };
+    expect(await other.forward(forward)).toEqual(await model.forward(forward));
+    other.dispose();
+  });
+
+  test('the same seed gives the same output, another seed another', async () => {
+    const once = await model.generate(prompts[0], { ...sampled, seed: 3 });
+    expect(await model.generate(prompts[0], { ...sampled, seed: 3n })).toEqual(once);
+    expect((await model.generate(prompts[0], { ...sampled, seed: 4 })).ids).not.toEqual(once.ids);
+    expect((await model.generate(prompts[0], { ...sampled, seed: 3, firstRow: 1 })).ids).not.toEqual(once.ids);
+  });
+
+  test('a stream says what generate returns', async () => {
+    const events: StreamEvent[] = [];
+    for await (const event of model.generateStream(prompts[0], sampled)) events.push(event);
+    const result = await model.generate(prompts[0], sampled);
+    expect(events.at(-1)!.result).toEqual(result);
+    expect(events.slice(0, -1).every((event) => event.result === null)).toBe(true);
+    expect(events.filter((event) => event.unmasked.length > 0)).toHaveLength(result.nfe);
+    const ids = new Int32Array(24).fill(MASK);
+    for (const event of events) {
+      for (const { position, token, probability } of event.unmasked) {
+        expect(ids[position]).toBe(MASK);
+        ids[position] = token;
+        expect(result.unmaskedAt[position]).toBe(event.step + 1);
+        expect(probability).toBeGreaterThan(0);
+      }
+      expect(event.ids).toEqual(ids);
+      expect(event.remaining).toBe(ids.filter((id) => id === MASK).length);
+    }
+    expect(ids).toEqual(result.ids);
+  });
+
+  test('stopping at the end of sequence changes nothing before it', async () => {
+    let stopped = 0;
+    for (let seed = 0; seed < 40; seed++) {
+      const options = { ...sampled, temperature: 2, seed, sampler: { type: 'fixed' as const } };
+      const full = await model.generate(prompts[0], options);
+      const early = await model.generate(prompts[0], { ...options, stopAtEos: true });
+      const eos = full.ids.indexOf(EOS);
+      expect(early.finishReason).toBe(full.finishReason);
+      expect(early.tokens).toBe(full.tokens);
+      if (eos < 0) {
+        expect(early).toEqual(full);
+        continue;
+      }
+      expect(early.ids.slice(0, eos + 1)).toEqual(full.ids.slice(0, eos + 1));
+      expect(early.nfe).toBeLessThanOrEqual(full.nfe);
+      if (early.nfe < full.nfe) stopped++;
+    }
+    expect(stopped).toBeGreaterThan(0);
+  });
+
+  test('the fixed schedule takes exactly its steps', async () => {
+    const { nfe, unmaskedAt } = await model.generate(prompts[0], { ...sampled, sampler: { type: 'fixed', steps: 6 } });
+    expect(nfe).toBe(6);
+    // 8 positions per block over 2 steps.
+    for (let step = 1; step <= 6; step++) expect(unmaskedAt.filter((at) => at === step)).toHaveLength(4);
+  });
+
+  test('bf16 weights and arithmetic stay near fp32', async () => {
+    const other = await loadModel(modelFolder('base'), { dtype: 'bfloat16' });
+    const ids = [5, 17, 3, MASK, MASK, MASK];
+    const exact = (await model.forward({ ids })).logits!;
+    // The fixture's weights are representable in bf16, so narrower storage alone loses nothing.
+    const stored = (await other.forward({ ids })).logits!;
+    expect(Math.max(...stored.map((x, i) => Math.abs(x - exact[i])))).toBeLessThan(1e-4);
+    other.dispose();
+    if (!model.info.isa.includes('bf16')) {
+      console.log(`bf16 arithmetic not run: this CPU's best instruction set is ${model.info.isa}`);
+      await expect(loadModel(modelFolder('base'), { compute: 'bfloat16' })).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
+      return;
+    }
+    const rounded = await loadModel(modelFolder('base'), { dtype: 'bfloat16', compute: 'bfloat16' });
+    const logits = (await rounded.forward({ ids })).logits!;
+    const norm = (values: number[]) => Math.sqrt(values.reduce((sum, x) => sum + x * x, 0));
+    const relative = norm(Array.from(logits, (x, i) => x - exact[i])) / norm(Array.from(exact));
+    expect(relative).toBeLessThan(0.03); // the fixture's own guide for bf16
+    expect(relative).toBeGreaterThan(1e-5);
+    rounded.dispose();
+  });
+});
+
+describe('templates', () => {
+  test('fills the masks in place and nothing else', async () => {
+    const template = [5, MASK, 7, MASK, MASK, 9, MASK];
+    const result = await model.generate({ template }, { temperature: 0.5, seed: 2 });
+    expect(result.ids).toHaveLength(7);
+    expect(result.ids).not.toContain(MASK);
+    for (const i of [0, 2, 5]) {
+      expect(result.ids[i]).toBe(template[i]);
+      expect(result.unmaskedAt[i]).toBe(0);
+    }
+    for (const i of [1, 3, 4, 6]) expect(result.unmaskedAt[i]).toBeGreaterThan(0);
+  });
+
+  test('a prompt may hold masks too: they are filled with the first block', async () => {
+    const result = await model.generate({ promptIds: [5, MASK, 7] }, { ...sampled, sampler: { type: 'fixed' } });
+    expect(result.ids).not.toContain(MASK);
+    expect(result.nfe).toBe(25);
+  });
+
+  test('blocks of a template go from left to right', async () => {
+    const { unmaskedAt } = await model.generate({ template: new Array(10).fill(MASK) }, { blockLength: 4, sampler: { type: 'fixed' } });
+    expect(Math.max(...unmaskedAt.slice(0, 4))).toBe(4);
+    expect(Math.max(...unmaskedAt.slice(4, 8))).toBe(8);
+    expect(Math.max(...unmaskedAt.slice(8))).toBe(10);
+  });
+
+  test('refuses what makes no sense', async () => {
+    await expect(model.generate({ template: [1, 2] })).rejects.toThrow(/at least one mask token/);
+    await expect(model.generate({ template: [1, MASK] }, { genLength: 8 })).rejects.toThrow(/genLength: not allowed with a template/);
+    await expect(model.generateBatch([{ template: [1, MASK] }, { promptIds: [1] }])).rejects.toThrow(/templates only or none/);
+  });
+});
+
+describe('custom samplers', () => {
+  test('see the candidates and decide', async () => {
+    const seen: SamplerCandidates[] = [];
+    const sampler = async (candidates: SamplerCandidates) => {
+      seen.push(candidates);
+      return [candidates.positions[0]];
+    };
+    const result = await model.generate({ promptIds: [5, 17, 3] }, { genLength: 6, sampler });
+    expect(Array.from(result.unmaskedAt)).toEqual([1, 2, 3, 4, 5, 6]);
+    expect(seen.map((candidates) => candidates.positions.length)).toEqual([6, 5, 4, 3, 2, 1]);
+    expect(seen[2].ids.slice(0, 5)).toEqual(Int32Array.from([5, 17, 3, ...result.ids.slice(0, 2)]));
+    expect(seen[0].plannerLogits).toHaveLength(6);
+    expect(seen[0].tokens[0]).toBe(result.ids[0]);
+  });
+
+  test('a confidence rule written by hand equals the built-in one', async () => {
+    const options = { genLength: 24, blockLength: 8 };
+    const byHand = await model.generate(prompts[1], {
+      ...options,
+      sampler: ({ positions, confidences }) => positions.filter((_, i) => confidences[i] >= 0.25),
+    });
+    const builtIn = await model.generate(prompts[1], { ...options, sampler: { type: 'confidence', threshold: 0.25 } });
+    expect(byHand.ids).toEqual(builtIn.ids);
+    expect(byHand.unmaskedAt).toEqual(builtIn.unmaskedAt);
+  });
+
+  test('errors are theirs, or name what was wrong', async () => {
+    await expect(model.generate(prompts[0], { genLength: 4, sampler: () => [0] })).rejects.toThrow(/out of candidates.positions, got 0/);
+    await expect(model.generate(prompts[0], { genLength: 4, sampler: () => 3 as never })).rejects.toThrow(
+      /expected the function to return an array/,
+    );
+    const boom = new Error('boom');
+    const failing = () => {
+      throw boom;
+    };
+    await expect(model.generate(prompts[0], { genLength: 4, sampler: failing })).rejects.toBe(boom);
+  });
+});
+
+describe('stopping', () => {
+  test('a signal that is already aborted', async () => {
+    const reason = new Error('no');
+    await expect(model.generate(prompts[0], { genLength: 8, signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    await expect(model.forward({ ids: [1], signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+  });
+
+  test('an abort on the way', async () => {
+    const controller = new AbortController();
+    const reason = new Error('enough');
+    let steps = 0;
+    const run = (async () => {
+      for await (const _event of model.generateStream(prompts[0], { genLength: 64, sampler: { type: 'fixed' }, signal: controller.signal }))
+        if (++steps === 3) controller.abort(reason);
+    })();
+    await expect(run).rejects.toBe(reason);
+    expect(steps).toBe(3);
+    const later = new AbortController();
+    setTimeout(() => later.abort(reason), 5);
+    const many = new Array(60).fill({ promptIds: new Array(32).fill(4) });
+    await expect(model.generateBatch(many, { genLength: 64, sampler: { type: 'fixed' }, signal: later.signal })).rejects.toBe(reason);
+  });
+
+  test('leaving a stream', async () => {
+    for await (const event of model.generateStream(prompts[0], { genLength: 64, sampler: { type: 'fixed' } })) if (event.step === 2) break;
+    expect((await model.generate(prompts[0], sampled)).ids).toHaveLength(24);
+  });
+
+  test('dispose during work lets it finish, and refuses more', async () => {
+    const other = await loadModel(modelFolder('base'));
+    const running = other.generate(prompts[0], sampled);
+    const expected = await model.generate(prompts[0], sampled);
+    other.dispose();
+    other.dispose();
+    expect(await running).toEqual(expected);
+    await expect(other.generate(prompts[0])).rejects.toMatchObject({ name: 'DUltraError', code: 'DISPOSED' });
+    await expect(other.forward({ ids: [1] })).rejects.toMatchObject({ code: 'DISPOSED' });
+  });
+
+  test('await using disposes', async () => {
+    const other = await loadModel(modelFolder('base'));
+    await other[Symbol.asyncDispose]();
+    await expect(other.generate(prompts[0])).rejects.toMatchObject({ code: 'DISPOSED' });
+  });
+});
+
+describe('several at once', () => {
+  test('two models, and two generations on one', async () => {
+    const gqa = await loadModel(modelFolder('gqa'));
+    const alone = [
+      await model.generate(prompts[0], sampled),
+      await model.generate(prompts[1], sampled),
+      await gqa.generate(prompts[0], sampled),
+    ];
+    const together = await Promise.all([
+      model.generate(prompts[0], sampled),
+      model.generate(prompts[1], sampled),
+      gqa.generate(prompts[0], sampled),
+    ]);
+    expect(together).toEqual(alone);
+    gqa.dispose();
+  });
+
+  const dist = path.join(__dirname, '..', 'dist', 'index.js');
+
+  test('worker threads, one of them terminated at work', async () => {
+    const code = `
+      const { parentPort, workerData } = require('node:worker_threads');
+      const { loadModel } = require(workerData.dist);
+      (async () => {
+        const model = await loadModel(workerData.folder);
+        parentPort.postMessage((await model.generate({ promptIds: [5, 17, 3] }, workerData.options)).ids);
+        for (;;) await model.generate({ promptIds: [5, 17, 3] }, { genLength: 64, sampler: { type: 'fixed' } });
+      })();`;
+    const workers = [0, 1].map(() => new Worker(code, { eval: true, workerData: { dist, folder: modelFolder('base'), options: sampled } }));
+    const answers = await Promise.all(
+      workers.map((worker) => new Promise<Int32Array>((resolve, reject) => worker.once('message', resolve).once('error', reject))),
+    );
+    await Promise.all(workers.map((worker) => worker.terminate()));
+    const expected = await model.generate(prompts[0], sampled);
+    for (const answer of answers) expect(Array.from(answer)).toEqual(Array.from(expected.ids));
+  });
+
+  test.each(['process.exit(7)', "process.kill(process.pid, 'SIGTERM')"])('the process may end with work under way: %s', (end) => {
+    const code = `
+      const { loadModel } = require(${JSON.stringify(dist)});
+      loadModel(${JSON.stringify(modelFolder('base'))}).then((model) => {
+        model.generateBatch(new Array(50).fill({ promptIds: [1, 2, 3] }), { genLength: 64, sampler: { type: 'fixed' } });
+        setTimeout(() => { ${end} }, 20);
+      });`;
+    const { status, signal, stderr } = spawnSync(process.execPath, ['-e', code], { encoding: 'utf8', timeout: 30_000 });
+    expect(stderr).toBe('');
+    expect(end.includes('exit') ? status : signal).toBe(end.includes('exit') ? 7 : 'SIGTERM');
+  });
+
+  test('the event loop stays free', async () => {
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 1);
+    const start = performance.now();
+    await model.generateBatch(new Array(40).fill({ promptIds: new Array(32).fill(4) }), {
+      genLength: 64,
+      blockLength: 64,
+      sampler: { type: 'fixed', steps: 16 },
+    });
+    const elapsed = performance.now() - start;
+    clearInterval(timer);
+    // Work that held the loop would allow a tick or so per step; a free loop ticks about once a millisecond.
+    expect(ticks).toBeGreaterThan(Math.min(16, elapsed / 20));
+  });
+});
+
+describe('wrong arguments', () => {
+  const wrong: [string, () => Promise<unknown>, RegExp, string][] = [
+    ['unknown option', () => model.generate(prompts[0], { genLenght: 3 } as never), /unknown key "genLenght"/, 'TypeError'],
+    ['genLength', () => model.generate(prompts[0], { genLength: 0 }), /genLength: expected an integer at least 1/, 'RangeError'],
+    [
+      'block length',
+      () => model.generate(prompts[0], { genLength: 50, blockLength: 32 }),
+      /expected a multiple of blockLength \(32\), got 50/,
+      'RangeError',
+    ],
+    [
+      'too long',
+      () => model.generate({ promptIds: new Array(90).fill(1) }, { genLength: 32 }),
+      /90 tokens and genLength 32 make 122.*maximum of 96/,
+      'RangeError',
+    ],
+    ['id out of range', () => model.generate({ promptIds: [1, 104] }), /promptIds\[1\]: expected 0 to 103, got 104/, 'RangeError'],
+    ['id not whole', () => model.generate({ promptIds: [1.5] }), /promptIds\[0\]: expected 0 to 103, got 1.5/, 'RangeError'],
+    ['no ids', () => model.generate({ promptIds: null as never }), /promptIds: expected an array/, 'TypeError'],
+    ['prompt type', () => model.generate(5 as never), /prompt: expected a string/, 'TypeError'],
+    [
+      'sampler type',
+      () => model.generate(prompts[0], { sampler: { type: 'greedy' } as never }),
+      /sampler.type: expected "planner" or/,
+      'RangeError',
+    ],
+    [
+      'sampler key',
+      () => model.generate(prompts[0], { sampler: { type: 'factor', threshold: 1 } as never }),
+      /unknown key "threshold"/,
+      'TypeError',
+    ],
+    [
+      'sampler range',
+      () => model.generate(prompts[0], { sampler: { type: 'confidence', threshold: 2 } }),
+      /threshold.*at most 1, got 2/,
+      'RangeError',
+    ],
+    [
+      'steps',
+      () => model.generate(prompts[0], { genLength: 32, blockLength: 8, sampler: { type: 'fixed', steps: 6 } }),
+      /multiple of the number of blocks \(4\)/,
+      'RangeError',
+    ],
+    ['temperature', () => model.generate(prompts[0], { temperature: Number.NaN }), /temperature: expected a finite number/, 'RangeError'],
+    ['seed', () => model.generate(prompts[0], { seed: -1 }), /seed: expected 0 to 2\^64/, 'RangeError'],
+    ['signal', () => model.generate(prompts[0], { signal: 'stop' as never }), /signal: expected an AbortSignal/, 'TypeError'],
+    ['forward ids', () => model.forward({ ids: [200] }), /ids\[0\]: expected 0 to 103, got 200/, 'RangeError'],
+    ['forward offsets', () => model.forward({ ids: [1, 2], rowOffsets: [0, 3] }), /offsets/, 'RangeError'],
+    [
+      'forward planner',
+      () => model.forward({ ids: [1, 2], planner: { timestep: [0, 1], maskIndex: [0, 0] } }),
+      /planner.timestep/,
+      'RangeError',
+    ],
+  ];
+  test.each(wrong)('%s', async (_name, call, message, name) => {
+    await expect(call()).rejects.toMatchObject({ name, message: expect.stringMatching(message) });
+  });
+
+  test('text without a tokenizer', async () => {
+    await expect(model.generate('hello')).rejects.toMatchObject({ code: 'NO_TOKENIZER', message: expect.stringMatching(/promptIds/) });
+  });
+
+  test('an empty batch is an empty answer', async () => expect(await model.generateBatch([])).toEqual([]));
+});
+
+describe('checkpoints without a planner', () => {
+  test('work with the other samplers, with the same tokens', async () => {
+    const plain = await loadModel(withoutPlanner('base'));
+    expect(plain.hasPlanner).toBe(false);
+    expect(plain.info.plannerParameters).toBe(0);
+    const sampler = { type: 'confidence' as const };
+    expect(await plain.generateBatch(prompts, sampled)).toEqual(await model.generateBatch(prompts, { ...sampled, sampler }));
+    await expect(plain.generate(prompts[0], { sampler: { type: 'planner' } })).rejects.toMatchObject({ code: 'NO_PLANNER' });
+    await expect(plain.forward({ ids: [1], planner: { timestep: [0], maskIndex: [0] } })).rejects.toMatchObject({ code: 'NO_PLANNER' });
+    plain.dispose();
+  });
+});
+
+describe('compat: "reference" where the reference would not end', () => {
+  test.each([{ type: 'confidence' as const }, { type: 'factor' as const }, { type: 'fixed' as const, steps: 8 }])(
+    '$type stops with an error when the mask itself is predicted',
+    async (sampler) => {
+      // All logits equal: the lowest id wins, and that is the mask.
+      const folder = variant('base', {
+        config: (config) => {
+          config.mask_token_id = 0;
+        },
+        tensors: (tensors) => tensors['model.transformer.ff_out.weight'].raw.fill(0),
+      });
+      const flat = await loadModel(folder);
+      const options = { genLength: 8, sampler };
+      await expect(flat.generate({ promptIds: [3] }, { ...options, compat: 'reference' })).rejects.toMatchObject({ code: 'NO_PROGRESS' });
+      // Ours never predicts it.
+      expect(Array.from((await flat.generate({ promptIds: [3] }, options)).ids)).toEqual(new Array(8).fill(1));
+      flat.dispose();
+    },
+  );
+});
