@@ -140,7 +140,7 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
   for (int round = 0; round < 3 || seconds_now() < end; ++round) {
     for (Contender& contender : contenders) {
       // The libraries' threads spin for a while after their last product and would hold the cores of the next contender.
-      if (threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(0));
+      if (threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(60));
       for (int i = 0; i < 1 + in_a_row / 4; ++i) contender.run();
       for (int i = 0; i < in_a_row; ++i) {
         const double start = seconds_now();

@@ -77,9 +77,13 @@ export function parseHubId(source: string, revision?: string): { id: string; rev
   const [id, suffix, ...rest] = source.split('@');
   const parts = id.split('/');
   if (rest.length > 0 || parts.length > 2 || !parts.every((part) => NAME.test(part) && !part.includes('..')))
-    throw new TypeError(`source: expected a folder that exists or a hub id such as "org/name" or "org/name@revision", got ${JSON.stringify(source)}`);
+    throw new TypeError(
+      `source: expected a folder that exists or a hub id such as "org/name" or "org/name@revision", got ${JSON.stringify(source)}`,
+    );
   if (suffix !== undefined && revision !== undefined && suffix !== revision)
-    throw new TypeError(`revision: expected ${JSON.stringify(suffix)} as in the id ${JSON.stringify(source)}, got ${JSON.stringify(revision)}`);
+    throw new TypeError(
+      `revision: expected ${JSON.stringify(suffix)} as in the id ${JSON.stringify(source)}, got ${JSON.stringify(revision)}`,
+    );
   const chosen = suffix ?? revision ?? 'main';
   // It becomes a file name in the cache.
   if (!chosen.split('/').every((part) => NAME.test(part) && !part.includes('..')))
@@ -107,18 +111,25 @@ export async function downloadModel(source: string, options: DownloadOptions = {
   if (/^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {
     if (complete) return snapshot(cached);
     const state = cached === null ? 'not' : 'not completely';
-    throw new DUltraError('DOWNLOAD_FAILED', `${id}@${revision}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`);
+    throw new DUltraError(
+      'DOWNLOAD_FAILED',
+      `${id}@${revision}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`,
+    );
   }
   // A commit never changes.
   if (complete && cached === revision) return snapshot(cached);
   const hubUrl = (process.env.HF_ENDPOINT || HUB_URL).replace(/\/+$/, '');
+  if (!/^https?:\/\//.test(hubUrl) || !URL.canParse(hubUrl))
+    throw new DUltraError('DOWNLOAD_FAILED', `HF_ENDPOINT: expected an http or https URL, got ${JSON.stringify(hubUrl)}`);
   const repository: Repository = { id, revision, hubUrl, folder, fetch: authorisedFetch(hubUrl, signal), signal, onProgress };
   try {
     return await bringSnapshot(repository);
   } catch (error) {
     if (signal?.aborted) throw signal.reason;
     if (isDUltraError(error, 'DOWNLOAD_FAILED') && complete)
-      throw new DUltraError('DOWNLOAD_FAILED', `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`, { cause: error });
+      throw new DUltraError('DOWNLOAD_FAILED', `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`, {
+        cause: error,
+      });
     throw error;
   }
 }
@@ -172,8 +183,7 @@ async function bringFile(repository: Repository, commit: string, entry: ListFile
     await linkFile(blob, target);
   } catch (error) {
     repository.signal?.throwIfAborted();
-    // Disk full, no permission, …
-    if ((error as NodeJS.ErrnoException).syscall !== undefined) throw failure(repository, entry.path, (error as Error).message, error);
+    if (isFileSystemError(error)) throw failure(repository, entry.path, (error as Error).message, error);
     throw error;
   }
 }
@@ -183,10 +193,16 @@ async function fetchBlob(repository: Repository, commit: string, entry: ListFile
   const incomplete = `${blob}.incomplete`;
   const url = `${repository.hubUrl}/${repository.id}/resolve/${commit}/${encodeURIComponent(entry.path)}`;
   let reported = 0;
+  let callbackError: { error: unknown } | null = null;
   const report = (received: number, always: boolean) => {
     if (!repository.onProgress || (!always && Date.now() - reported < PROGRESS_INTERVAL_MS)) return;
     reported = Date.now();
-    repository.onProgress({ file: entry.path, received, total });
+    try {
+      repository.onProgress({ file: entry.path, received, total });
+    } catch (error) {
+      callbackError = { error };
+      throw error;
+    }
   };
   for (let attempt = 0, restarts = 0; ; attempt++) {
     // Writers in other processes write the same bytes to the same places, so that they cannot disturb each other.
@@ -206,12 +222,14 @@ async function fetchBlob(repository: Repository, commit: string, entry: ListFile
           report(received, false);
         });
       if (received !== total) throw new Error(`${received} of ${total} bytes arrived`);
-      if (hash && hash.digest('hex') !== (entry.lfs?.oid ?? entry.oid)) throw new CorruptFileError('its checksum is not the one that the hub lists');
+      if (hash && hash.digest('hex') !== (entry.lfs?.oid ?? entry.oid))
+        throw new CorruptFileError('its checksum is not the one that the hub lists');
       await handle.truncate(total);
       await handle.sync();
       report(total, true);
     } catch (error) {
       repository.signal?.throwIfAborted();
+      if (callbackError) throw error;
       if (error instanceof CorruptFileError) {
         await handle.truncate(0);
         // Once from the beginning: the part from an earlier run may have been damaged.
@@ -293,10 +311,14 @@ async function retryOrThrow(repository: Repository, file: string | null, attempt
   if (isDUltraError(error)) throw error;
   const status = error instanceof HttpError ? error.status : error instanceof HubApiError ? error.statusCode : null;
   const isPassing = status === null || status === 408 || status === 429 || status >= 500;
-  if (!isPassing || attempt >= RETRY_DELAYS_MS.length || (error as NodeJS.ErrnoException).syscall === 'write') {
+  if (!isPassing || attempt >= RETRY_DELAYS_MS.length || isFileSystemError(error))
     throw failure(repository, file, status === null ? reasonOf(error) : `HTTP ${status}${hintFor(status)}`, error);
-  }
   await sleep(RETRY_DELAYS_MS[attempt], undefined, { signal }).catch(() => signal?.throwIfAborted());
+}
+
+/** Disk full, no permission, …: not cured by asking again. (Errors of the network come wrapped in a TypeError.) */
+function isFileSystemError(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException | null)?.syscall !== undefined;
 }
 
 /** "fetch failed" alone says nothing: its cause does. */

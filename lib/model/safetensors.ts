@@ -1,5 +1,5 @@
-// Safetensors headers, read with suspicion: a checkpoint is a file from somewhere else.
-import { type FileHandle, open, readdir, readFile } from 'node:fs/promises';
+// Safetensors files, read with suspicion: a checkpoint is a file from somewhere else.
+import { type FileHandle, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
 
@@ -16,29 +16,71 @@ export interface TensorEntry {
   end: number;
 }
 
-/** Bytes per element of the types that the format knows. */
-const ELEMENT_BYTES = new Map([
-  ['BOOL', 1],
-  ['U8', 1],
-  ['I8', 1],
-  ['F8_E4M3', 1],
-  ['F8_E5M2', 1],
-  ['U16', 2],
-  ['I16', 2],
-  ['F16', 2],
-  ['BF16', 2],
-  ['U32', 4],
-  ['I32', 4],
-  ['F32', 4],
-  ['U64', 8],
-  ['I64', 8],
-  ['F64', 8],
+/** Elements of a tensor, little-endian as in the file; BF16, F16 and F8 as their bits, BOOL as 0 or 1. */
+export type TensorData =
+  | Float32Array
+  | Float64Array
+  | BigInt64Array
+  | BigUint64Array
+  | Int32Array
+  | Uint32Array
+  | Int16Array
+  | Uint16Array
+  | Int8Array
+  | Uint8Array;
+
+/** One tensor in memory, row-major. */
+export interface TensorValue {
+  /** F32, BF16, F16, F64, I64, I32, BOOL … */
+  dtype: string;
+  shape: readonly number[];
+  data: TensorData;
+}
+
+/** The types that the format knows, and how their elements are held. */
+const ARRAY_TYPES = new Map<string, new (length: number) => TensorData>([
+  ['BOOL', Uint8Array],
+  ['U8', Uint8Array],
+  ['I8', Int8Array],
+  ['F8_E4M3', Uint8Array],
+  ['F8_E5M2', Uint8Array],
+  ['U16', Uint16Array],
+  ['I16', Int16Array],
+  ['F16', Uint16Array],
+  ['BF16', Uint16Array],
+  ['U32', Uint32Array],
+  ['I32', Int32Array],
+  ['F32', Float32Array],
+  ['U64', BigUint64Array],
+  ['I64', BigInt64Array],
+  ['F64', Float64Array],
 ]);
 
+/** The one header key that is no tensor. */
+const METADATA = '__metadata__';
 /** The format's own limit on a header. */
 const MAX_HEADER_BYTES = 100_000_000;
+/** The file that says which shard holds which tensor. */
+export const INDEX_FILE = 'model.safetensors.index.json';
 
 const isIndex = (value: unknown): value is number => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
+
+function elementBytes(dtype: unknown): number | undefined {
+  const type = typeof dtype === 'string' ? ARRAY_TYPES.get(dtype) : undefined;
+  return (type as { BYTES_PER_ELEMENT?: number } | undefined)?.BYTES_PER_ELEMENT;
+}
+
+const MAX_SHOWN = 80;
+
+/** A hostile value for a message: neither long, nor so deep that JSON.stringify overflows the stack. */
+function show(value: unknown): string {
+  const isFlat = Array.isArray(value) && value.length <= 8 && value.every((item) => typeof item !== 'object' || item === null);
+  if (typeof value === 'object' && value !== null && !isFlat) return Array.isArray(value) ? `an array of ${value.length}` : 'an object';
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
+}
+
+const reasonOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
 /**
  * Checks a header's JSON text against the size of its data section.
@@ -54,41 +96,83 @@ export function parseSafetensorsHeader(
   try {
     header = JSON.parse(text);
   } catch (cause) {
-    throw bad(`the safetensors header is not JSON (${cause instanceof Error ? cause.message : String(cause)})`);
+    throw bad(`the safetensors header is not JSON (${reasonOf(cause)})`);
   }
   if (typeof header !== 'object' || header === null || Array.isArray(header)) throw bad('the safetensors header is not an object');
   const tensors = new Map<string, Pick<TensorEntry, 'dtype' | 'shape' | 'begin' | 'end'>>();
   for (const [name, value] of Object.entries(header)) {
-    if (name === '__metadata__') continue;
-    const at = `tensor ${JSON.stringify(name)}`;
-    const entry = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown } | null;
-    if (typeof entry !== 'object' || entry === null) throw bad(`${at}: expected an object`);
-    const { dtype, shape, data_offsets: offsets } = entry;
-    const size = typeof dtype === 'string' ? ELEMENT_BYTES.get(dtype) : undefined;
-    if (typeof dtype !== 'string' || size === undefined) throw bad(`${at}: unknown dtype ${JSON.stringify(dtype)}`);
-    if (!Array.isArray(shape) || !shape.every(isIndex))
-      throw bad(`${at}: expected a shape of non-negative integers, got ${JSON.stringify(shape)}`);
+    if (name === METADATA) continue;
+    const at = `tensor ${show(name)}`;
+    if (typeof value !== 'object' || value === null) throw bad(`${at}: expected an object, got ${show(value)}`);
+    const { dtype, shape, data_offsets: offsets } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
+    const size = elementBytes(dtype);
+    if (typeof dtype !== 'string' || size === undefined) throw bad(`${at}: unknown dtype ${show(dtype)}`);
+    if (!Array.isArray(shape) || !shape.every(isIndex)) throw bad(`${at}: expected a shape of non-negative integers, got ${show(shape)}`);
     if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isIndex) || offsets[0] > offsets[1])
-      throw bad(`${at}: expected data_offsets [begin, end], got ${JSON.stringify(offsets)}`);
+      throw bad(`${at}: expected data_offsets [begin, end], got ${show(offsets)}`);
     const [begin, end] = offsets as [number, number];
     if (end > dataBytes) throw bad(`${at}: ends at byte ${end} of ${dataBytes}: the file is truncated or its header is wrong`);
     // Products beyond 2^53 are rounded, but stay beyond anything that a file holds.
-    const bytes = shape.reduce((product: number, n: number) => product * n, size);
-    if (bytes !== end - begin)
-      throw bad(`${at}: shape [${shape.join(', ')}] of ${dtype} needs ${bytes} bytes, its range has ${end - begin}`);
+    const bytes = shape.includes(0) ? 0 : shape.reduce((product: number, n: number) => product * n, size);
+    if (bytes !== end - begin) throw bad(`${at}: shape ${show(shape)} of ${dtype} needs ${bytes} bytes, its range has ${end - begin}`);
     tensors.set(name, { dtype, shape, begin, end });
   }
   const ranges = [...tensors].filter(([, t]) => t.end > t.begin).sort(([, a], [, b]) => a.begin - b.begin);
   for (let i = 1; i < ranges.length; i++)
-    if (ranges[i][1].begin < ranges[i - 1][1].end)
-      throw bad(`tensors ${JSON.stringify(ranges[i - 1][0])} and ${JSON.stringify(ranges[i][0])} overlap`);
+    if (ranges[i][1].begin < ranges[i - 1][1].end) throw bad(`tensors ${show(ranges[i - 1][0])} and ${show(ranges[i][0])} overlap`);
   return tensors;
 }
 
-async function readExactly(handle: FileHandle, length: number, position: number): Promise<Buffer> {
-  const buffer = Buffer.alloc(length);
-  const { bytesRead } = await handle.read(buffer, 0, length, position);
-  return buffer.subarray(0, bytesRead);
+/** Fills `target` from a place of the file. @returns bytes read, fewer where the file ends */
+async function readFully(handle: FileHandle, target: Uint8Array, position: number): Promise<number> {
+  let done = 0;
+  while (done < target.length) {
+    const { bytesRead } = await handle.read(target, done, target.length - done, position + done);
+    if (bytesRead === 0) break;
+    done += bytesRead;
+  }
+  return done;
+}
+
+/** Opens a file and hands it on with its header; entries are byte ranges of the file. @throws DUltraError BAD_CHECKPOINT */
+async function withHeader<T>(
+  filePath: string,
+  use: (handle: FileHandle, entries: Map<string, Pick<TensorEntry, 'dtype' | 'shape' | 'begin' | 'end'>>) => Promise<T>,
+): Promise<T> {
+  const bad = (message: string, cause?: unknown) => new DUltraError('BAD_CHECKPOINT', `${filePath}: ${message}`, { cause });
+  let handle: FileHandle;
+  try {
+    handle = await open(filePath, 'r');
+  } catch (cause) {
+    throw bad(reasonOf(cause), cause);
+  }
+  try {
+    const info = await handle.stat();
+    if (!info.isFile()) throw bad('expected a file');
+    if (info.size < 8) throw bad(`expected a safetensors file, got ${info.size} bytes`);
+    const prefix = Buffer.alloc(8);
+    if ((await readFully(handle, prefix, 0)) !== 8) throw bad('the file became shorter while it was read');
+    const length = prefix.readBigUInt64LE(0);
+    if (length > BigInt(MAX_HEADER_BYTES) || length > BigInt(info.size - 8))
+      throw bad(`its header claims ${length} bytes, the file has ${info.size}: not a safetensors file, or truncated`);
+    const header = Buffer.alloc(Number(length));
+    if ((await readFully(handle, header, 8)) !== header.length) throw bad('the file became shorter while it was read');
+    let text: string;
+    try {
+      text = new TextDecoder('utf-8', { fatal: true }).decode(header);
+    } catch (cause) {
+      throw bad('the safetensors header is not UTF-8', cause);
+    }
+    const dataStart = 8 + header.length;
+    const entries = parseSafetensorsHeader(text, info.size - dataStart, filePath);
+    for (const entry of entries.values()) {
+      entry.begin += dataStart;
+      entry.end += dataStart;
+    }
+    return await use(handle, entries);
+  } finally {
+    await handle.close();
+  }
 }
 
 /** Reads the headers of the files; entries are byte ranges of the files. @throws DUltraError BAD_CHECKPOINT */
@@ -96,34 +180,96 @@ export async function readSafetensorsEntries(files: readonly string[]): Promise<
   const entries = new Map<string, TensorEntry>();
   for (let file = 0; file < files.length; file++) {
     const filePath = files[file];
-    const bad = (message: string) => new DUltraError('BAD_CHECKPOINT', `${filePath}: ${message}`);
-    let handle: FileHandle;
-    try {
-      handle = await open(filePath, 'r');
-    } catch (cause) {
-      throw new DUltraError('BAD_CHECKPOINT', `${filePath}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-    }
-    try {
-      const info = await handle.stat();
-      if (!info.isFile()) throw bad('not a regular file');
-      if (info.size < 8) throw bad(`expected a safetensors file, got ${info.size} bytes`);
-      const length = (await readExactly(handle, 8, 0)).readBigUInt64LE(0);
-      if (length > BigInt(Math.min(MAX_HEADER_BYTES, info.size - 8)))
-        throw bad(`the header claims ${length} bytes, the file has ${info.size}: not a safetensors file, or truncated`);
-      const headerBytes = Number(length);
-      const text = await readExactly(handle, headerBytes, 8);
-      if (text.length !== headerBytes) throw bad('the file became shorter while it was read');
-      const dataStart = 8 + headerBytes;
-      for (const [name, tensor] of parseSafetensorsHeader(text.toString('utf8'), info.size - dataStart, filePath)) {
+    await withHeader(filePath, async (_handle, found) => {
+      for (const [name, tensor] of found) {
         const other = entries.get(name);
-        if (other) throw bad(`tensor ${JSON.stringify(name)} is also in ${other.path}`);
-        entries.set(name, { ...tensor, file, path: filePath, begin: tensor.begin + dataStart, end: tensor.end + dataStart });
+        if (other) throw new DUltraError('BAD_CHECKPOINT', `${filePath}: tensor ${show(name)} is also in ${other.path}`);
+        entries.set(name, { ...tensor, file, path: filePath });
       }
+    });
+  }
+  return entries;
+}
+
+/** Reads a whole file into memory. @throws DUltraError BAD_CHECKPOINT */
+export async function readSafetensors(file: string): Promise<Map<string, TensorValue>> {
+  return withHeader(file, async (handle, entries) => {
+    const tensors = new Map<string, TensorValue>();
+    for (const [name, { dtype, shape, begin, end }] of entries) {
+      // The header was checked against the file's size, so that this cannot ask for more than the file holds.
+      const data = new (ARRAY_TYPES.get(dtype)!)((end - begin) / elementBytes(dtype)!);
+      if ((await readFully(handle, new Uint8Array(data.buffer), begin)) !== end - begin)
+        throw new DUltraError('BAD_CHECKPOINT', `${file}: the file became shorter while it was read`);
+      tensors.set(name, { dtype, shape, data });
+    }
+    return tensors;
+  });
+}
+
+/**
+ * Writes a file atomically: a crash leaves the old file or the new one.
+ * @param metadata texts for the header, such as `{ format: "pt" }`
+ * @throws TypeError, RangeError for a tensor whose dtype, shape and data do not fit together.
+ */
+export async function writeSafetensors(
+  file: string,
+  tensors: ReadonlyMap<string, TensorValue>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  for (const [name, { dtype, shape, data }] of tensors) {
+    const size = elementBytes(dtype);
+    if (size === undefined) throw new TypeError(`${name}: unknown dtype ${show(dtype)}`);
+    if (name === METADATA) throw new RangeError(`${METADATA} is not a name for a tensor`);
+    const count = shape.reduce((product, n) => product * n, 1);
+    if (!shape.every(isIndex) || data.BYTES_PER_ELEMENT !== size || data.length !== count)
+      throw new RangeError(
+        `${name}: expected ${count} elements of ${size} bytes for shape ${show(shape)} of ${dtype}, got ${data.length} of ${data.BYTES_PER_ELEMENT}`,
+      );
+  }
+  // Widest first, as the reference implementation writes: every tensor is then aligned to its elements.
+  const ordered = [...tensors].sort(([, a], [, b]) => b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT);
+  let at = 0;
+  const header: [string, unknown][] = Object.keys(metadata).length > 0 ? [[METADATA, metadata]] : [];
+  for (const [name, { dtype, shape, data }] of ordered) {
+    header.push([name, { dtype, shape, data_offsets: [at, at + data.byteLength] }]);
+    at += data.byteLength;
+  }
+  const json = Buffer.from(JSON.stringify(Object.fromEntries(header)));
+  const start = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');
+  start.writeBigUInt64LE(BigInt(start.length - 8));
+  json.copy(start, 8);
+  const temporary = `${file}.${process.pid}.${Date.now().toString(36)}.tmp`;
+  try {
+    const handle = await open(temporary, 'wx');
+    try {
+      await handle.writeFile(start);
+      for (const [, { data }] of ordered) await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      await handle.sync();
     } finally {
       await handle.close();
     }
+    await rename(temporary, file);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
   }
-  return entries;
+}
+
+/** The shards that an index file names, sorted. @throws DUltraError BAD_CHECKPOINT */
+export async function readWeightIndex(file: string): Promise<string[]> {
+  let map: unknown;
+  try {
+    map = (JSON.parse(await readFile(file, 'utf8')) as { weight_map?: unknown } | null)?.weight_map;
+  } catch (cause) {
+    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${reasonOf(cause)}`, { cause });
+  }
+  const shards = typeof map === 'object' && map !== null ? [...new Set<unknown>(Object.values(map))] : [];
+  if (shards.length === 0) throw new DUltraError('BAD_CHECKPOINT', `${file}: expected a weight_map of file names`);
+  // A name out of the folder would let a checkpoint read other files.
+  for (const shard of shards)
+    if (typeof shard !== 'string' || !/^[^/\\:\0]+\.safetensors$/.test(shard))
+      throw new DUltraError('BAD_CHECKPOINT', `${file}: expected the name of a *.safetensors file, got ${show(shard)}`);
+  return (shards as string[]).sort();
 }
 
 /** The safetensors files of a checkpoint folder: those of the index, else model.safetensors, else all. @throws DUltraError BAD_CHECKPOINT */
@@ -132,26 +278,13 @@ export async function findSafetensors(folder: string): Promise<string[]> {
   try {
     names = await readdir(folder);
   } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${reasonOf(cause)}`, { cause });
   }
-  const index = path.join(folder, 'model.safetensors.index.json');
-  if (names.includes('model.safetensors.index.json')) {
-    let map: unknown;
-    try {
-      map = (JSON.parse(await readFile(index, 'utf8')) as { weight_map?: unknown } | null)?.weight_map;
-    } catch (cause) {
-      throw new DUltraError('BAD_CHECKPOINT', `${index}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-    }
-    const shards = typeof map === 'object' && map !== null ? [...new Set(Object.values(map))] : [];
-    if (shards.length === 0 || !shards.every((shard): shard is string => typeof shard === 'string'))
-      throw new DUltraError('BAD_CHECKPOINT', `${index}: expected a weight_map of file names`);
-    for (const shard of shards) {
-      // A name out of the folder would let a checkpoint read other files.
-      if (path.basename(shard) !== shard)
-        throw new DUltraError('BAD_CHECKPOINT', `${index}: expected a file name, got ${JSON.stringify(shard)}`);
-      if (!names.includes(shard)) throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${shard} is missing, which the index names`);
-    }
-    return shards.sort().map((shard) => path.join(folder, shard));
+  if (names.includes(INDEX_FILE)) {
+    const shards = await readWeightIndex(path.join(folder, INDEX_FILE));
+    for (const shard of shards)
+      if (!names.includes(shard)) throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${shard} is missing, which ${INDEX_FILE} names`);
+    return shards.map((shard) => path.join(folder, shard));
   }
   const found = names.includes('model.safetensors') ? ['model.safetensors'] : names.filter((name) => name.endsWith('.safetensors')).sort();
   if (found.length === 0) throw new DUltraError('BAD_CHECKPOINT', `${folder}: no *.safetensors file`);
