@@ -134,7 +134,118 @@ export interface NativeCancelToken {
   cancel(): void;
 }
 
+/** What of a model trains, and how. */
+export interface NativeTrainerOptions {
+  freezeBase: boolean;
+  freezePlanner: boolean;
+  /** Recompute each layer's activations in the backward pass instead of keeping them. */
+  checkpointing: boolean;
+  /** Low-rank adapters on these projections of every base block (q_proj, k_proj, v_proj, attn_out, ff_proj, up_proj, ff_out); null: none. */
+  lora: { rank: number; alpha: number; targets: string[]; seed: bigint } | null;
+}
+
+/** A packed micro-batch of B rows (N tokens in all) and what is wanted of it. Offsets start with 0 and have one entry more than rows. */
+export interface NativeScoreRequest {
+  /** (N), (B + 1) */
+  ids: Int32Array;
+  offsets: Int32Array;
+  /** (N, C) hidden states in place of the base model's, or null; `ids` then only give the shape. */
+  hidden: Float32Array | null;
+  /** Candidates, M in all: row b's are candidateOffsets[b] to candidateOffsets[b + 1]; in-row positions, ascending. */
+  candidateOffsets: Int32Array;
+  positions: Int32Array;
+  /** (M) tokens whose log-probability is wanted; null: no log-probabilities (and no output head) unless `confidences`. */
+  tokens: Int32Array | null;
+  /** Log-probabilities at this token temperature; 0: untempered. */
+  temperature: number;
+  /** Its logit counts as -inf; -1: none. */
+  excludedToken: number;
+  /** Also return the argmax of each candidate and its softmax probability. */
+  confidences: boolean;
+  /** Also return logits (M, V). */
+  logits: boolean;
+  /** Run the planner head: timestep (B); maskIndex (N), 0 or 1. */
+  planner: { timestep: Float32Array; maskIndex: Uint8Array } | null;
+  /** Score decisions of the planner's policy (needs `planner` and `tokens`): selected (M), forced (B). */
+  policy: {
+    selected: Uint8Array;
+    forced: Uint8Array;
+    plannerTemperature: number;
+    probabilityScale: number;
+    referenceLikelihood: boolean;
+  } | null;
+  /** Keep the activations for `backward`. */
+  keep: boolean;
+}
+
+/** Arrays are (M) unless said otherwise; null where not asked for. */
+export interface NativeScoreResult {
+  logProbs: Float32Array | null;
+  plannerLogits: Float32Array | null;
+  logLikelihoods: Float32Array | null;
+  /** Argmax tokens and their probabilities. */
+  argmax: Int32Array | null;
+  confidences: Float32Array | null;
+  /** (M, V) */
+  logits: Float32Array | null;
+}
+
+/** dL/d of the outputs of the last `score` with `keep`; (M) each, (M, V) for logits; null: 0. */
+export interface NativeBackwardRequest {
+  dLogProbs: Float32Array | null;
+  dPlannerLogits: Float32Array | null;
+  dLogLikelihoods: Float32Array | null;
+  dLogits: Float32Array | null;
+}
+
+/** AdamW with global-norm clipping over every gradient that has been accumulated. */
+export interface NativeOptimizerStep {
+  /** Learning rates of the base (adapters included) and of the planner. */
+  baseLr: number;
+  plannerLr: number;
+  beta1: number;
+  beta2: number;
+  eps: number;
+  weightDecay: number;
+  /** 0: no clipping. */
+  maxGradNorm: number;
+}
+
+/** A named tensor, row-major fp32. */
+export interface NativeNamedTensor {
+  name: string;
+  shape: number[];
+  data: Float32Array;
+}
+
+/** fp32 masters, gradients and optimiser state of one model. One call at a time. */
+export interface NativeTrainer {
+  /** Names and sizes of what trains; Hugging Face names, adapters as "<module>.lora_A.weight" / ".lora_B.weight". */
+  parameters(): { name: string; shape: number[]; group: 'base' | 'planner' }[];
+  score(request: NativeScoreRequest, cancelToken?: NativeCancelToken | null): Promise<NativeScoreResult>;
+  /** Adds gradients; consumes the kept activations. dHidden (N, C) where `score` was given hidden states. */
+  backward(request: NativeBackwardRequest, cancelToken?: NativeCancelToken | null): Promise<{ dHidden: Float32Array | null }>;
+  zeroGrad(): Promise<void>;
+  /** Global L2 norm of the gradients as they stand. NaN or infinity is returned, not thrown. */
+  gradNorm(): Promise<number>;
+  /** One update; clears the gradients; the model's weights change between two of its sessions' steps. Throws NON_FINITE (and changes nothing) for a norm that is not finite. */
+  step(request: NativeOptimizerStep): Promise<{ gradNorm: number; step: number }>;
+  /** Gradients as they stand. */
+  gradients(): Promise<NativeNamedTensor[]>;
+  /** Parameters as "<name>", moments as "exp_avg.<name>" and "exp_avg_sq.<name>", and the number of updates. */
+  state(): Promise<{ step: number; tensors: NativeNamedTensor[] }>;
+  /** Takes what `state` gave. Throws INVALID_ARGUMENT (and changes nothing) for missing tensors or wrong shapes. */
+  loadState(state: { step: number; tensors: NativeNamedTensor[] }): Promise<void>;
+  /** Adapters: adds them into the weights and takes them out again; the model behaves the same but for rounding (merged), or as the base alone ("off"). */
+  setAdapters(mode: 'on' | 'off'): Promise<void>;
+  dispose(): void;
+}
+
 export interface NativeModel {
+  /** Allocates masters, gradients and moments for what trains. One live trainer per model. */
+  createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>;
+  /** Weights as they stand (adapters merged), in fp32, under their Hugging Face names: all, or those named. */
+  weights(names: string[] | null): Promise<NativeNamedTensor[]>;
   info(): NativeModelInfo;
   forward(request: NativeForwardRequest, cancelToken?: NativeCancelToken | null): Promise<NativeForwardResult>;
   /** ids of all rows packed by offsets (B + 1). */
@@ -227,6 +338,21 @@ export interface NativeUnmaskResult {
   logLikelihoods: Float32Array;
 }
 
+export interface NativeAdamWRequest {
+  parameter: Float32Array;
+  gradient: Float32Array;
+  expAvg: Float32Array;
+  expAvgSq: Float32Array;
+  /** From 1. */
+  step: number;
+  lr: number;
+  beta1: number;
+  beta2: number;
+  eps: number;
+  weightDecay: number;
+  gradientScale: number;
+}
+
 export interface NativeAddon {
   version: string;
   /** Instruction sets compiled in that this CPU runs, worst first. */
@@ -238,6 +364,8 @@ export interface NativeAddon {
   sample(request: NativeSampleRequest): Promise<NativeSampleResult>;
   plannerScore(request: NativePlannerScoreRequest): Promise<Float32Array>;
   unmask(request: NativeUnmaskRequest): Promise<NativeUnmaskResult>;
+  /** One AdamW step on plain arrays; returns new ones. */
+  adamw(request: NativeAdamWRequest): Promise<{ parameter: Float32Array; expAvg: Float32Array; expAvgSq: Float32Array }>;
 }
 
 let loaded: NativeAddon | undefined;

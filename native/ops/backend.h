@@ -32,6 +32,8 @@ class Matrix {
   int64_t cols() const { return cols_; }
   // Bytes held, packing included.
   virtual size_t bytes() const = 0;
+  // Rows [first, first + count) in row-major fp32, to host memory: to (count, cols). Exact for every storage.
+  virtual void unpack(float* to, int64_t first, int64_t count) const = 0;
 
  protected:
   Matrix(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {}
@@ -59,6 +61,7 @@ struct AttentionArgs {
   const float* k;  // (Mk, Hk, D), `kv_stride` apart
   const float* v;  // (Mk, Hk, D), `kv_stride` apart
   float* out;      // (Mq, H, D), `out_stride` apart
+  float* log_sum;  // (Mq, H) log of the sum of exp(scaled scores) of each query, what the backward needs; null: not wanted
   int64_t q_stride, kv_stride, out_stride;
   int heads, kv_heads, head_dim;  // query head h reads key/value head h / (heads / kv_heads)
   float scale;                    // usually 1 / sqrt(D)
@@ -71,7 +74,16 @@ struct AttentionArgs {
   const int32_t* key_begin;  // (B) or null: keys before it are hidden
   const int32_t* key_end;    // (B) or null: keys from it on are hidden
 };
-// A query that sees no key gives zeros.
+// A query that sees no key gives zeros (and a log_sum of -inf).
+
+// Gradients of attention_forward. `forward` is the call that was made: q, k, v, out and log_sum are read. All strides in floats.
+struct AttentionGradArgs {
+  AttentionArgs forward;
+  const float* dout;  // (Mq, H, D), out_stride of `forward` apart
+  float* dq;          // (Mq, H, D), q_stride of `forward` apart; overwritten
+  float* dk;          // (Mk, Hk, D), kv_stride of `forward` apart; overwritten
+  float* dv;          // (Mk, Hk, D), likewise
+};
 
 struct SampleArgs {
   const float* logits;  // (M, V)
@@ -80,8 +92,9 @@ struct SampleArgs {
   int32_t excluded_token;      // its logit counts as -inf in everything below; -1: none
   const rng::Coordinates* at;  // (M) where each draw belongs; unused at T = 0
   const double* uniforms;      // (M, V) recorded uniforms in (0, 1) instead of Philox, or null (replaying fixtures)
+  const int32_t* given;        // (M) tokens to score instead of drawing them, or null: `at` and `uniforms` are then unused
   bool tempered_log_prob;      // log_prob at temperature T (if T > 0) instead of at 1
-  int32_t* token;              // (M) drawn token: argmax of logit + T * Gumbel noise
+  int32_t* token;              // (M) drawn token: argmax of logit + T * Gumbel noise; or the given one
   float* log_prob;             // (M) log softmax(logits)[token]
   float* confidence;           // (M) softmax probability of the drawn token at temperature 1, from double arithmetic
   float* max_prob;             // (M) largest softmax probability at temperature 1
@@ -122,6 +135,42 @@ struct UnmaskArgs {
   float* probability;         // (M) p, planner rules; else 0
   float* log_likelihood;      // (M) contribution of each candidate to the step's log-likelihood, planner rules; else 0
 };
+
+// The log-likelihood of decisions that were made: the same numbers as `unmask` gives for the planner rules, from the same code.
+struct LikelihoodArgs {
+  int batch;                    // B
+  const int32_t* offsets;       // (B + 1) candidates of row b
+  const float* planner_logit;   // (M)
+  const float* token_log_prob;  // (M) read where selected
+  const uint8_t* forbidden;     // (M) or null, as for unmask
+  const uint8_t* selected;      // (M)
+  const uint8_t* forced;        // (B)
+  float planner_temperature, probability_scale;
+  bool reference_likelihood;
+  float* log_likelihood;  // (M)
+};
+
+// Gradients of LikelihoodArgs::log_likelihood; `dlog_likelihood` (M) is dL/d of it.
+struct LikelihoodGradArgs {
+  LikelihoodArgs forward;  // log_likelihood unused
+  const float* dlog_likelihood;
+  float* dplanner_logit;   // (M) overwritten
+  float* dtoken_log_prob;  // (M) overwritten
+};
+
+// One AdamW step over n numbers (decoupled weight decay, as torch.optim.AdamW): g = gradient * gradient_scale;
+// p -= lr * weight_decay * p; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
+// p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps).
+struct AdamWArgs {
+  float* parameter;
+  const float* gradient;
+  float *exp_avg, *exp_avg_sq;
+  int64_t n;
+  int64_t step;  // from 1
+  double lr, beta1, beta2, eps, weight_decay;
+  double gradient_scale;  // from global-norm clipping
+};
+
 // Progress rule of all: a row with candidates selects at least one. Planner rules fall back to argmax p (first candidate if
 // all are 0); ties go to the lower position everywhere.
 
@@ -142,9 +191,17 @@ class Backend {
   // --- matrix products ------------------------------------------------------------------------------------------------------
   // Stacks `parts` (each (part.rows, cols)) and packs them, stored as `storage`. compute == kBF16 needs storage == kBF16.
   virtual std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) = 0;
+  // Packs new values into a matrix that make_matrix made of parts of the same shapes.
+  virtual void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) = 0;
   // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`. Consecutive rows of out are
   // `out_stride` floats apart.
   virtual void linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) = 0;
+  // dx (M, K) = dy (M, N) w (N, K) with w row-major fp32; adds to what dx holds if `accumulate`. Rows of dy are `dy_stride` floats apart.
+  virtual void linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
+                                     bool accumulate) = 0;
+  // dw (N, K) += dy (M, N)^T x (M, K), one chain over ascending rows of x per element; db (N, may be null) += column sums of dy.
+  virtual void linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n,
+                                      int64_t k) = 0;
 
   // --- rows -----------------------------------------------------------------------------------------------------------------
   // out (M, C) = table (V, C)[ids (M)]
@@ -167,10 +224,46 @@ class Backend {
   virtual void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight,
                                      float bias, int64_t m, int64_t c, float eps) = 0;
 
+  // Backward of the above. Gradients of inputs are overwritten, except where "+=" is said; gradients of weights always add. Sums over
+  // rows run in a fixed order that does not depend on the thread count.
+  // dtable (V, C) += rows of dout (M, C), in ascending row order
+  virtual void embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) = 0;
+  // x (., C)[index (M)] += from (M, C), in ascending order: the gradient of gather_rows
+  virtual void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) = 0;
+  // dx (M, C) += ..., dweight (C) += ... (null: not wanted)
+  virtual void rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m, int64_t c,
+                                float eps) = 0;
+  // dx (M, C) += ...; dmul, dadd (G, C) += ... (both null: not wanted)
+  virtual void layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul, const int32_t* group,
+                                  int64_t m, int64_t c, float eps) = 0;
+  // In place on dx, laid out as x of rope_forward: turns back by the same angles.
+  virtual void rope_backward(float* dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
+  // dgate_up (M, 2F) from dout (M, F); may be in place of gate_up
+  virtual void swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) = 0;
+  // dx (n) = dout * silu'(x), x before silu_forward; may be in place of dout
+  virtual void silu_backward(float* dx, const float* dout, const float* x, int64_t n) = 0;
+  // From dlogit (M): dx (M, C) += ...; dmul, dadd (G, C) += ... (both null: not wanted); dweight (C) += ... and *dbias += ... (null: not wanted)
+  virtual void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias, const float* dlogit, const float* x,
+                                      const float* mul, const float* add, const int32_t* group, const float* weight, int64_t m, int64_t c,
+                                      float eps) = 0;
+  // logits (M, V) is overwritten with dL/dlogits for dL/d(log_prob) (M) of `tokens` (M), log_prob as sample_forward gives it at this
+  // temperature (0 or 1: untempered) and excluded_token.
+  virtual void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
+                                 int32_t excluded_token) = 0;
+
   // --- attention, sampling, unmasking -----------------------------------------------------------------------------------------
   virtual void attention_forward(const AttentionArgs& args) = 0;
   virtual void sample_forward(const SampleArgs& args) = 0;
   virtual void unmask(const UnmaskArgs& args) = 0;
+  virtual void attention_backward(const AttentionGradArgs& args) = 0;
+  virtual void likelihood_forward(const LikelihoodArgs& args) = 0;
+  virtual void likelihood_backward(const LikelihoodGradArgs& args) = 0;
+
+  // --- optimiser ---------------------------------------------------------------------------------------------------------------
+  // Sum of squares in double, in a fixed order.
+  virtual double sum_squares(const float* x, int64_t n) = 0;
+  virtual void adamw_step(const AdamWArgs& args) = 0;
+  virtual void fill_zero(float* x, int64_t n) = 0;
 };
 
 }  // namespace dultra
