@@ -150,7 +150,8 @@ struct LikelihoodArgs {
   float* log_likelihood;  // (M)
 };
 
-// Gradients of LikelihoodArgs::log_likelihood; `dlog_likelihood` (M) is dL/d of it.
+// Gradients of LikelihoodArgs::log_likelihood; `dlog_likelihood` (M) is dL/d of it. A planner logit's is 0 where min(1, p) saturates and
+// where the value is -inf.
 struct LikelihoodGradArgs {
   LikelihoodArgs forward;  // log_likelihood unused
   const float* dlog_likelihood;
