@@ -200,7 +200,8 @@ class Backend {
   // dx (M, K) = dy (M, N) w (N, K) with w row-major fp32; adds to what dx holds if `accumulate`. Rows of dy are `dy_stride` floats apart.
   virtual void linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
                                      bool accumulate) = 0;
-  // dw (N, K) += dy (M, N)^T x (M, K), one chain over ascending rows of x per element; db (N, may be null) += column sums of dy.
+  // dw (N, K) += dy (M, N)^T x (M, K), each element the sum of chains over ascending rows, cut where the shape alone says; db (N, may be
+  // null) += column sums of dy.
   virtual void linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) = 0;
 
   // --- rows -----------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,10 @@ constexpr int64_t kSmallTask = 500000;  // multiply-adds
 // Rows of an operand that are packed at a time where several tiles or panels share their cache lines.
 constexpr int64_t kPackRows = 32;
 
+// Rows that a piece of a weight's gradient sums up, about, and the most numbers of all pieces together.
+constexpr int64_t kPieceRows = 256;
+constexpr int64_t kPieceSums = 1 << 17;
+
 // Prefetch distance into a panel, in bytes: the memory's latency takes some kilobytes to hide, but what is prefetched beyond the end of
 // a short panel is of little use.
 constexpr int64_t kPrefetchMin = 512, kPrefetchMax = 8192, kPrefetchPart = 32;
@@ -180,7 +184,8 @@ void pack_panel(T* to, const std::vector<PanelRow>& rows, int64_t k, const Packe
 // Scratch of a thread, kept from call to call: packed activations, and the sums between two blocks of k.
 struct Scratch {
   AlignedBlock activations, sums;
-  AlignedBlock panels;  // the caller's: an operand of a backward product, packed for all threads
+  AlignedBlock panels;  // an operand of a backward product, packed
+  AlignedBlock pieces;  // the caller's: pieces of a weight's gradient
 };
 thread_local Scratch scratch;
 
@@ -290,15 +295,15 @@ struct Product {
     }
   }
 
-  // Cuts the product and runs it. No cut changes the chain of operations of an element.
-  void run_on(ThreadPool& pool) {
+  // Cuts the product and runs it, on the calling thread alone if `pool` is null. No cut changes the chain of operations of an element.
+  void run_on(ThreadPool* pool) {
     row_tiles = ceil_div(m, kernels->mr);
     blocks = ceil_div(steps, row_tiles == 1 ? kStreamSteps : kBlockSteps);
     block_steps = ceil_div(steps, blocks);
     row_tasks = ceil_div(m, kTaskRows);
     column_tasks = ceil_div(n, kTaskColumns);
     const int64_t work = m * n * k;
-    const int64_t wanted = pool.threads() == 1 ? 1 : std::min(pool.threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
+    const int64_t wanted = !pool || pool->threads() == 1 ? 1 : std::min(pool->threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
     while (row_tasks * column_tasks < wanted) {
       // Rows first: then no two tasks pack the same activations. A task keeps two tiles of rows, or reading the weights again for
       // each would cost more.
@@ -314,22 +319,45 @@ struct Product {
     }
     row_tasks = std::min(row_tasks, row_tiles);
     column_tasks = std::min(column_tasks, panels);
-    pool.run(row_tasks * column_tasks, [this](int64_t index) { task(index); });
+    if (pool) {
+      pool->run(row_tasks * column_tasks, [this](int64_t index) { task(index); });
+    } else {
+      for (int64_t index = 0; index < row_tasks * column_tasks; ++index) task(index);
+    }
   }
 };
 
-// Weights (k, n) row-major fp32 as panels, in the calling thread's scratch.
-const void* pack_panels(ThreadPool& pool, const MatmulKernels& kernels, const float* w, int64_t k, int64_t n) {
+// Weights (k, n) row-major fp32 as panels, in the calling thread's scratch; packed by that thread alone if `pool` is null.
+const void* pack_panels(ThreadPool* pool, const MatmulKernels& kernels, const float* w, int64_t k, int64_t n) {
   const int64_t nr = kernels.nr, panels = ceil_div(n, nr);
   scratch.panels.reserve(size_t(panels * k * nr) * 4);
   float* to = static_cast<float*>(scratch.panels.data());
-  parallel_ranges(pool, panels, k * nr, [&](int64_t begin, int64_t end) {
+  const auto pack = [&](int64_t begin, int64_t end) {
     for (int64_t first = 0; first < k; first += kPackRows)
       for (int64_t panel = begin; panel < end; ++panel)
         kernels.pack_panel(to + (panel * k + first) * nr, w + first * n + panel * nr, n, int(std::min(nr, n - panel * nr)),
                            std::min(kPackRows, k - first));
-  });
+  };
+  if (pool) {
+    parallel_ranges(*pool, panels, k * nr, pack);
+  } else {
+    pack(0, panels);
+  }
   return to;
+}
+
+// dw (n, k) = or += dy (m, n)^T x (m, k)
+void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, bool add, const float* dy, int64_t dy_stride, const float* x,
+                     int64_t m, int64_t n, int64_t k) {
+  Product product(kernels, pack_panels(pool, kernels, x, m, k), m, k);
+  product.out = dw;
+  product.out_stride = k;
+  product.x = dy;
+  product.x_stride = dy_stride;
+  product.transposed = true;
+  product.m = n;
+  product.add = add;
+  product.run_on(pool);
 }
 
 }  // namespace
@@ -400,7 +428,7 @@ void CpuBackend::linear_forward(float* out, int64_t out_stride, const float* x, 
   product.n = matrix.rows();
   product.bias = bias;
   product.add = accumulate;
-  product.run_on(pool_);
+  product.run_on(&pool_);
 }
 
 void CpuBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
@@ -410,27 +438,37 @@ void CpuBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_st
     if (!accumulate) fill_zero(dx, m * k);
     return;
   }
-  Product product(kernels_->matmul, pack_panels(pool_, kernels_->matmul, w, n, k), n, k);
+  Product product(kernels_->matmul, pack_panels(&pool_, kernels_->matmul, w, n, k), n, k);
   product.out = dx;
   product.out_stride = k;
   product.x = dy;
   product.x_stride = dy_stride;
   product.m = m;
   product.add = accumulate;
-  product.run_on(pool_);
+  product.run_on(&pool_);
 }
 
 void CpuBackend::linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
   if (m <= 0 || n <= 0) return;
-  Product product(kernels_->matmul, pack_panels(pool_, kernels_->matmul, x, m, k), m, k);
-  product.out = dw;
-  product.out_stride = k;
-  product.x = dy;
-  product.x_stride = dy_stride;
-  product.transposed = true;
-  product.m = n;
-  product.add = true;
-  product.run_on(pool_);
+  const MatmulKernels& kernels = kernels_->matmul;
+  // A small dw has few tiles to share out, and threads that share them copy each other's operands. So it is the sum of pieces, each over
+  // some rows, and a thread keeps to its rows. The pieces depend on the shape alone.
+  const int64_t size = n * k, pieces = std::max<int64_t>(1, std::min(ceil_div(m, kPieceRows), kPieceSums / size));
+  const auto piece = [&](int64_t i, ThreadPool* pool, float* to, bool add) {
+    const int64_t first = m * i / pieces, count = m * (i + 1) / pieces - first;
+    weight_gradient(pool, kernels, to, add, dy + first * dy_stride, dy_stride, x + first * k, count, n, k);
+  };
+  if (pool_.threads() == 1 || pieces < pool_.threads() || m * size < 2 * kSmallTask) {
+    for (int64_t i = 0; i < pieces; ++i) piece(i, &pool_, dw, true);
+  } else {
+    scratch.pieces.reserve(size_t(pieces * size) * 4);
+    float* sums = static_cast<float*>(scratch.pieces.data());
+    pool_.run(pieces, [&](int64_t i) { piece(i, nullptr, sums + i * size, false); });
+    parallel_ranges(pool_, size, pieces, [&](int64_t begin, int64_t end) {
+      for (int64_t i = 0; i < pieces; ++i)
+        for (int64_t j = begin; j < end; ++j) dw[j] += sums[i * size + j];
+    });
+  }
   if (db == nullptr) return;
   parallel_ranges(pool_, ceil_div(n, kColumns), m * kColumns, [&](int64_t begin, int64_t end) {
     begin *= kColumns;

@@ -9,13 +9,17 @@ namespace cpu {
 
 namespace {
 
-// The backward comes in two parts: gradients of the input row by row, then those of the weights. Many rows add to the same weight, so in
-// the second part threads divide the columns, and every sum runs over ascending rows. row(i, j, n) adds what row i gives columns j .. j + n.
+// Many rows add to the gradient of one weight. Of an RMS norm, pieces of kPieceRows rows are summed first, and then those in their order. A
+// layer norm's weights come in groups, any number of them, so there the rows' own gradients come first, and then threads divide the columns,
+// every sum over ascending rows: row(i, j, n) adds what row i gives columns j .. j + n.
+constexpr int64_t kPieceRows = 64;
+constexpr int64_t kNormColumns = 64;
+
 template <class Row>
 void add_by_columns(ThreadPool& pool, int64_t m, int64_t c, const Row& row) {
-  parallel_ranges(pool, (c + kColumns - 1) / kColumns, m * kColumns, [&](int64_t begin, int64_t end) {
-    begin *= kColumns;
-    const int64_t n = std::min(c, end * kColumns) - begin;
+  parallel_ranges(pool, (c + kNormColumns - 1) / kNormColumns, m * kNormColumns, [&](int64_t begin, int64_t end) {
+    begin *= kNormColumns;
+    const int64_t n = std::min(c, end * kNormColumns) - begin;
     for (int64_t i = 0; i < m; ++i) row(i, begin, n);
   });
 }
@@ -50,14 +54,15 @@ void CpuBackend::planner_score_forward(float* logit, const float* x, const float
 
 void CpuBackend::rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m, int64_t c,
                                   float eps) {
-  std::vector<Moments> moments(static_cast<size_t>(m));
-  parallel_ranges(pool_, m, 2 * c, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernels_->rows.rmsnorm_backward(dx + i * c, &moments[size_t(i)], dout + i * c, x + i * c, weight, c, eps);
+  const int64_t pieces = (m + kPieceRows - 1) / kPieceRows;
+  std::vector<float> sums(dweight ? static_cast<size_t>(pieces * c) : 0);
+  parallel_ranges(pool_, pieces, 4 * kPieceRows * c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * kPieceRows; i < std::min(m, end * kPieceRows); ++i)
+      kernels_->rows.rmsnorm_backward(dx + i * c, dweight ? sums.data() + i / kPieceRows * c : nullptr, dout + i * c, x + i * c, weight, c, eps);
   });
   if (dweight == nullptr) return;
-  add_by_columns(pool_, m, c, [&](int64_t i, int64_t j, int64_t n) {
-    kernels_->rows.norm_weights_backward(dweight + j, nullptr, dout + i * c + j, x + i * c + j, &moments[size_t(i)], n);
-  });
+  for (int64_t piece = 0; piece < pieces; ++piece)
+    for (int64_t j = 0; j < c; ++j) dweight[j] += sums[size_t(piece * c + j)];
 }
 
 void CpuBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul, const int32_t* group,

@@ -58,7 +58,7 @@ struct GumbelFilter {
   uint32_t key[2];               // Philox key
 };
 
-// Mean and 1 / sqrt(variance + eps) of a row; for an RMS norm the mean is 0.
+// Mean and 1 / sqrt(variance + eps) of a row.
 struct Moments {
   float mean, scale;
 };
@@ -84,8 +84,8 @@ struct RowKernels {
   void (*swiglu)(float* out, const float* gate, const float* up, int64_t n);
   void (*silu)(float* x, int64_t n);
 
-  // dx (C) += the gradient of rmsnorm
-  void (*rmsnorm_backward)(float* dx, Moments* moments, const float* dout, const float* x, const float* weight, int64_t c, float eps);
+  // dx (C) += and dweight (C, may be null) += the gradients of rmsnorm
+  void (*rmsnorm_backward)(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t c, float eps);
   // dx (C) += the gradient of layernorm
   void (*layernorm_backward)(float* dx, Moments* moments, const float* dout, const float* x, const float* mul, int64_t c, float eps);
   // dx (C) += the gradient of planner_score for a gradient `dlogit` of it

@@ -93,19 +93,19 @@ static void silu_row(float* x, int64_t n) {
   for_vectors(n, [=](int64_t i, int count) { store_n(x + i, silu(load_n(x + i, count)), count); });
 }
 
-static void rmsnorm_backward_row(float* dx, dultra::cpu::Moments* moments, const float* dout, const float* x, const float* weight, int64_t c,
-                                 float eps) {
+static void rmsnorm_backward_row(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t c, float eps) {
   const float squares = sum_over(c, [=](int64_t i, int n) {
     const VF v = load_n(x + i, n);
     return v * v;
   });
   const float scale = 1.0f / __builtin_sqrtf(squares / float(c) + eps);
-  *moments = {0.0f, scale};
   const float dot =
       sum_over(c, [=](int64_t i, int n) { return load_n(dout + i, n) * load_n(weight + i, n) * (load_n(x + i, n) * scale); }) / float(c);
   for_vectors(c, [=](int64_t i, int n) {
-    const VF d = load_n(dout + i, n) * load_n(weight + i, n) - load_n(x + i, n) * scale * dot;
-    store_n(dx + i, vf_fma(d, vf_set(scale), load_n(dx + i, n)), n);
+    const VF normed = load_n(x + i, n) * scale, d = load_n(dout + i, n);
+    const VF slope = vf_fma(d, load_n(weight + i, n), -(normed * dot));
+    store_n(dx + i, vf_fma(slope, vf_set(scale), load_n(dx + i, n)), n);
+    if (dweight) store_n(dweight + i, vf_fma(d, normed, load_n(dweight + i, n)), n);
   });
 }
 
