@@ -1,7 +1,12 @@
 // The public names, and nothing else.
+export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
 export * as kernels from './kernels';
+export { type CreateModelOptions, createModel } from './model/create-model';
 export { type LoadModelOptions, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
+export type { SaveOptions } from './model/save';
+export type { LoraOptions, ModelTrainer, ModelTrainerOptions } from './model/trainer';
 export type { RecordedUniforms } from './sampling/denoise';
+export * as training from './training';
 export type * from './types';
