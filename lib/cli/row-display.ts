@@ -34,7 +34,6 @@ export function layout(cells: readonly Cell[], columns: number): { lines: Segmen
   let width = 0;
   let open = -1;
   for (const { text, step } of cells) {
-    if (step === null && open < 0) open = lines.length - 1;
     for (const character of step === null ? MASK : printable(text.replaceAll('\t', '    '))) {
       const w = character === '\n' ? 0 : widthOf(character);
       if (character === '\n' || width + w > columns) {
@@ -42,6 +41,7 @@ export function layout(cells: readonly Cell[], columns: number): { lines: Segmen
         width = 0;
       }
       if (character === '\n') continue;
+      if (step === null && open < 0) open = lines.length - 1;
       const line = lines[lines.length - 1];
       const last = line.at(-1);
       if (last && last.step === step) last.text += character;
