@@ -1,7 +1,12 @@
 // The public names, and nothing else.
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
 export * as kernels from './kernels';
+export type { ModelConfig } from './model/config';
+export type { DownloadProgress } from './model/download';
 export { type LoadModelOptions, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
+export type { Tokenizer } from './model/tokenizer';
 export type { RecordedUniforms } from './sampling/denoise';
+export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';
+export { type SystemInfo, systemInfo } from './system';
 export type * from './types';
