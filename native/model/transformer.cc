@@ -272,6 +272,10 @@ void Transformer::hidden_forward(float* hidden, const int32_t* ids, const Packin
     if (narrowed) last = x + n * c;
     block_forward(blocks_[i], x, packing, narrowed ? subset : nullptr, last, ws);
   }
+  if (subset && blocks_.empty()) {
+    last = x + n * c;
+    backend_.gather_rows(last, x, subset->rows.data(), m, c);
+  }
   backend_.rmsnorm_forward(hidden, last, final_norm_.as(), m, c, config_.rms_norm_eps);
 }
 
