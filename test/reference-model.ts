@@ -211,19 +211,26 @@ export function referencePlanner(
 
 // ---- random numbers -------------------------------------------------------------------------------------------------------------
 
+/** Both 32-bit halves of a product of two 32-bit numbers. */
+function product(a: number, b: number): [high: number, low: number] {
+  const low = (a & 0xffff) * b; // below 2^48
+  const sum = (a >>> 16) * b + Math.floor(low / 65536); // below 2^48 + 2^32
+  return [Math.floor(sum / 65536), Math.imul(a, b) >>> 0];
+}
+
 /** Philox4x32 with 10 rounds. */
 export function philox(counter: readonly number[], seed: bigint): number[] {
-  let [a, b, c, d] = counter.map((word) => BigInt(word >>> 0));
-  let k0 = seed & 0xffffffffn;
-  let k1 = seed >> 32n;
+  let [a, b, c, d] = counter;
+  let k0 = Number(seed & 0xffffffffn);
+  let k1 = Number(seed >> 32n);
   for (let round = 0; round < 10; round++) {
-    const first = 0xd2511f53n * a;
-    const second = 0xcd9e8d57n * c;
-    [a, b, c, d] = [(second >> 32n) ^ b ^ k0, second & 0xffffffffn, (first >> 32n) ^ d ^ k1, first & 0xffffffffn];
-    k0 = (k0 + 0x9e3779b9n) & 0xffffffffn;
-    k1 = (k1 + 0xbb67ae85n) & 0xffffffffn;
+    const [high0, low0] = product(a, 0xd2511f53);
+    const [high1, low1] = product(c, 0xcd9e8d57);
+    [a, b, c, d] = [(high1 ^ b ^ k0) >>> 0, low1, (high0 ^ d ^ k1) >>> 0, low0];
+    k0 = (k0 + 0x9e3779b9) >>> 0;
+    k1 = (k1 + 0xbb67ae85) >>> 0;
   }
-  return [a, b, c, d].map(Number);
+  return [a, b, c, d];
 }
 
 /** 52 bits of two words, in the middle of their interval: never 0 or 1. */
