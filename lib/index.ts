@@ -2,11 +2,16 @@
 export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
 export * as kernels from './kernels';
+export type { ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
+export type { DownloadProgress } from './model/download';
 export { type LoadModelOptions, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';
+export type { Tokenizer } from './model/tokenizer';
 export type { LoraOptions, ModelTrainer, ModelTrainerOptions } from './model/trainer';
 export type { RecordedUniforms } from './sampling/denoise';
+export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';
+export { type SystemInfo, systemInfo } from './system';
 export * as training from './training';
 export type * from './types';

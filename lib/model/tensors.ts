@@ -6,6 +6,8 @@ import type { TensorEntry } from './safetensors';
 /** Inputs of the planner's timestep MLP. */
 const TIME_FEATURES = 256;
 
+/** The embedding table, which is also the output head where weights are tied. */
+export const EMBEDDING = 'model.transformer.wte.weight';
 /** Tensor whose presence says that a checkpoint has a planner head. */
 export const PLANNER_MARK = 'mask_linear.weight';
 
@@ -26,7 +28,7 @@ export function expectedTensors(config: NativeModelConfig): Map<string, number[]
     table.set(`${prefix}.ff_norm.weight`, [c]);
   };
   const base = 'model.transformer';
-  table.set(`${base}.wte.weight`, [v, c]);
+  table.set(EMBEDDING, [v, c]);
   for (let i = 0; i < config.nLayers; i++) block(`${base}.blocks.${i}`);
   table.set(`${base}.ln_f.weight`, [c]);
   if (!config.weightTying) table.set(`${base}.ff_out.weight`, [v, c]);
