@@ -107,8 +107,16 @@ export function parseSafetensorsHeader(
     tensors.set(name, { dtype, shape, begin, end });
   }
   const ranges = [...tensors].filter(([, t]) => t.end > t.begin).sort(([, a], [, b]) => a.begin - b.begin);
-  for (let i = 1; i < ranges.length; i++)
-    if (ranges[i][1].begin < ranges[i - 1][1].end) throw bad(`tensors ${show(ranges[i - 1][0])} and ${show(ranges[i][0])} overlap`);
+  // The format wants every byte in exactly one tensor, which shows a header that does not belong to its data.
+  let covered = 0;
+  let before = '';
+  for (const [name, { begin, end }] of ranges) {
+    if (begin < covered) throw bad(`tensors ${show(before)} and ${show(name)} overlap`);
+    if (begin > covered) throw bad(`bytes ${covered} to ${begin} before tensor ${show(name)} belong to no tensor`);
+    covered = end;
+    before = name;
+  }
+  if (covered !== dataBytes) throw bad(`its tensors take ${covered} bytes, the file has ${dataBytes}`);
   return tensors;
 }
 
