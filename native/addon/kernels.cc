@@ -293,6 +293,52 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
       });
 }
 
+Napi::Value adamw(const Napi::CallbackInfo& info) {
+  struct Request {
+    std::vector<float> parameter, gradient, exp_avg, exp_avg_sq;
+    AdamWArgs args{};
+  };
+  const Napi::Env env = info.Env();
+  const Napi::Object object = to_object(info[0], "request");
+  auto request = std::make_shared<Request>();
+  Request& r = *request;
+  r.parameter = get_array<float>(object, "parameter");
+  r.gradient = get_array<float>(object, "gradient");
+  r.exp_avg = get_array<float>(object, "expAvg");
+  r.exp_avg_sq = get_array<float>(object, "expAvgSq");
+  r.args.step = get_integer(object, "step", 1, int64_t(1) << 53);
+  r.args.lr = get_number(object, "lr");
+  r.args.beta1 = get_number(object, "beta1");
+  r.args.beta2 = get_number(object, "beta2");
+  r.args.eps = get_number(object, "eps");
+  r.args.weight_decay = get_number(object, "weightDecay");
+  r.args.gradient_scale = get_number(object, "gradientScale");
+  guarded(env, [&] {
+    r.args.n = int64_t(r.parameter.size());
+    check_size(r.gradient.size(), r.args.n, "gradient");
+    check_size(r.exp_avg.size(), r.args.n, "expAvg");
+    check_size(r.exp_avg_sq.size(), r.args.n, "expAvgSq");
+  });
+  return Job<bool>::start(
+      env,
+      [request] {
+        Request& w = *request;
+        w.args.parameter = w.parameter.data();
+        w.args.gradient = w.gradient.data();
+        w.args.exp_avg = w.exp_avg.data();
+        w.args.exp_avg_sq = w.exp_avg_sq.data();
+        open_cpu(1)->adamw_step(w.args);
+        return true;
+      },
+      [request](Napi::Env job_env, bool&) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(job_env);
+        out.Set("parameter", to_array(job_env, request->parameter));
+        out.Set("expAvg", to_array(job_env, request->exp_avg));
+        out.Set("expAvgSq", to_array(job_env, request->exp_avg_sq));
+        return out;
+      });
+}
+
 }  // namespace
 
 void init_kernels(Napi::Env env, Napi::Object exports) {
@@ -300,6 +346,7 @@ void init_kernels(Napi::Env env, Napi::Object exports) {
   exports.Set("sample", Napi::Function::New<&sample>(env));
   exports.Set("plannerScore", Napi::Function::New<&planner_score>(env));
   exports.Set("unmask", Napi::Function::New<&unmask>(env));
+  exports.Set("adamw", Napi::Function::New<&adamw>(env));
 }
 
 }  // namespace addon

@@ -6,10 +6,11 @@ namespace dultra {
 
 namespace {
 
-// Rows of the output head computed at a time: bounds the (rows, V) logits to about 64 MB.
-int64_t head_rows(int64_t vocab) { return std::max<int64_t>(16, (int64_t(64) << 20) / (vocab * 4)); }
-
 enum HeadSlot : size_t { kHidden, kCandidateHidden, kLogits, kPlannerLogits };
+
+}  // namespace
+
+int64_t head_rows(int64_t vocab) { return std::max<int64_t>(16, (int64_t(64) << 20) / (vocab * 4)); }
 
 void check_ids(const std::vector<int32_t>& ids, int64_t vocab) {
   for (size_t i = 0; i < ids.size(); ++i)
@@ -34,8 +35,6 @@ std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets) {
   return lengths;
 }
 
-}  // namespace
-
 ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets, bool logits,
                           const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel) {
   const Transformer& transformer = model.transformer();
@@ -43,6 +42,7 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
   Backend& backend = model.backend();
   check_ids(ids, config.embedding_size);
   check_offsets(offsets, ids.size(), config.max_sequence_length);
+  const std::shared_lock<std::shared_mutex> weights(model.weights_mutex());
   const int64_t n = int64_t(ids.size()), c = config.hidden;
   const Packing packing = Packing::from_lengths(lengths_of(offsets));
   Workspace workspace(backend);
@@ -90,6 +90,7 @@ Session::Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, s
 
 StepResult Session::step(const StepRequest& request) {
   std::lock_guard<std::mutex> lock(mutex_);
+  const std::shared_lock<std::shared_mutex> weights(model_->weights_mutex());
   const Transformer& transformer = model_->transformer();
   const ModelConfig& config = transformer.config();
   Backend& backend = model_->backend();

@@ -3,13 +3,14 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <vector>
 
 #include "model/transformer.h"
 
 namespace dultra {
 
-// Weights, backend and file options of one loaded model. Shared by its sessions; immutable after loading.
+// Weights and backend of one loaded model. Shared by its sessions; only a trainer changes the weights, between two of their steps.
 class Model {
  public:
   Model(const ModelConfig& config, std::unique_ptr<Backend> backend, const Checkpoint& checkpoint, const WeightOptions& options,
@@ -18,11 +19,26 @@ class Model {
 
   Backend& backend() const { return *backend_; }
   const Transformer& transformer() const { return transformer_; }
+  Transformer& transformer() { return transformer_; }
+  // Shared by whoever computes with the weights, exclusive for whoever changes them.
+  std::shared_mutex& weights_mutex() const { return weights_mutex_; }
+  // At most one trainer at a time; false if there is one.
+  bool claim_trainer() { return !has_trainer_.exchange(true); }
+  void release_trainer() { has_trainer_.store(false); }
 
  private:
   std::unique_ptr<Backend> backend_;  // first: everything below lives in its memory
   Transformer transformer_;
+  mutable std::shared_mutex weights_mutex_;
+  std::atomic<bool> has_trainer_{false};
 };
+
+// Rows of the output head computed at a time: bounds the (rows, V) logits to about 64 MB.
+int64_t head_rows(int64_t vocab);
+// Throw INVALID_ARGUMENT for ids outside the vocabulary, and offsets that do not cut `total` ids into rows of 1 to max_length.
+void check_ids(const std::vector<int32_t>& ids, int64_t vocab);
+void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t max_length);
+std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets);
 
 // Everything a forward pass can hand out, for inspection and tests.
 struct ForwardResult {

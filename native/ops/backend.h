@@ -210,8 +210,7 @@ class Backend {
   virtual void linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
                                      bool accumulate) = 0;
   // dw (N, K) += dy (M, N)^T x (M, K), one chain over ascending rows of x per element; db (N, may be null) += column sums of dy.
-  virtual void linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n,
-                                      int64_t k) = 0;
+  virtual void linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) = 0;
 
   // --- rows -----------------------------------------------------------------------------------------------------------------
   // out (M, C) = table (V, C)[ids (M)]
@@ -274,6 +273,8 @@ class Backend {
   virtual double sum_squares(const float* x, int64_t n) = 0;
   virtual void adamw_step(const AdamWArgs& args) = 0;
   virtual void fill_zero(float* x, int64_t n) = 0;
+  // to (n) = from (n), both backend memory
+  virtual void copy(float* to, const float* from, int64_t n) = 0;
 };
 
 }  // namespace dultra

@@ -74,6 +74,8 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
     t.k = a.k + (a.k_offsets[b] + begin) * a.kv_stride + kv_head * a.head_dim;
     t.v = a.v + (a.k_offsets[b] + begin) * a.kv_stride + kv_head * a.head_dim;
     t.out = a.out + task.first * a.out_stride + head * a.head_dim;
+    t.log_sum = a.log_sum ? a.log_sum + task.first * a.heads + head : nullptr;
+    t.log_sum_stride = a.heads;
     t.q_stride = a.q_stride;
     t.kv_stride = a.kv_stride;
     t.out_stride = a.out_stride;
@@ -84,6 +86,51 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
     t.visible = visible.data();
     t.scratch = static_cast<float*>(scratch.data());
     rows.attention(&t);
+  });
+}
+
+void CpuBackend::attention_backward(const AttentionGradArgs& args) {
+  const AttentionArgs& a = args.forward;
+  const int d = a.head_dim, group = a.heads / a.kv_heads;
+  pool_.run(int64_t(a.batch) * a.kv_heads, [&](int64_t index) {
+    const int b = int(index / a.kv_heads);
+    const int64_t kv_head = index % a.kv_heads, all = a.k_offsets[b + 1] - a.k_offsets[b];
+    const int64_t begin = a.key_begin ? std::clamp<int64_t>(a.key_begin[b], 0, all) : 0;
+    const int64_t end = a.key_end ? std::clamp<int64_t>(a.key_end[b], begin, all) : all;
+    const int64_t first_key = a.k_offsets[b] * a.kv_stride + kv_head * d;
+    for (int64_t j = 0; j < all; ++j) {
+      std::fill_n(args.dk + first_key + j * a.kv_stride, d, 0.0f);
+      std::fill_n(args.dv + first_key + j * a.kv_stride, d, 0.0f);
+    }
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
+      for (int64_t i = a.q_offsets[b]; i < a.q_offsets[b + 1]; ++i) {
+        const int64_t position = a.q_positions ? a.q_positions[i] : i - a.q_offsets[b];
+        const float* q = a.q + i * a.q_stride + head * d;
+        const float* dout = args.dout + i * a.out_stride + head * d;
+        const float* out = a.out + i * a.out_stride + head * d;
+        float* dq = args.dq + i * a.q_stride + head * d;
+        const float log_sum = a.log_sum[i * a.heads + head];
+        double delta = 0;
+        std::fill_n(dq, d, 0.0f);
+        for (int e = 0; e < d; ++e) delta += double(dout[e]) * out[e];
+        for (int64_t j = begin; j < std::min(end, mask_end(a, position, all)); ++j) {
+          const float* k = a.k + first_key + j * a.kv_stride;
+          const float* v = a.v + first_key + j * a.kv_stride;
+          float* dk = args.dk + first_key + j * a.kv_stride;
+          float* dv = args.dv + first_key + j * a.kv_stride;
+          double score = 0, dp = 0;
+          for (int e = 0; e < d; ++e) {
+            score += double(q[e]) * k[e];
+            dp += double(dout[e]) * v[e];
+          }
+          const float p = float(std::exp(score * a.scale - log_sum)), ds = float(p * (dp - delta) * a.scale);
+          for (int e = 0; e < d; ++e) {
+            dv[e] += p * dout[e];
+            dq[e] += ds * k[e];
+            dk[e] += ds * q[e];
+          }
+        }
+      }
   });
 }
 

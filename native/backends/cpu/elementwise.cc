@@ -20,6 +20,8 @@ struct RopeTable {
   std::vector<float> cosine, sine;
 };
 
+constexpr int64_t kColumns = 16;  // of a scatter: one cache line of floats
+
 constexpr int64_t kRopeTablePositions = 65536;  // beyond, a row's angles are computed when it comes
 constexpr size_t kRopeTables = 4;               // kept; every model of a process has one
 
@@ -93,13 +95,35 @@ void CpuBackend::embedding_forward(float* out, const void* table, DType dtype, c
   });
 }
 
+void CpuBackend::copy(float* to, const float* from, int64_t n) {
+  constexpr int64_t kPiece = 4096;
+  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, kPiece, [&](int64_t begin, int64_t end) {
+    std::memcpy(to + begin * kPiece, from + begin * kPiece, size_t(std::min(end * kPiece, n) - begin * kPiece) * sizeof(float));
+  });
+}
+
 void CpuBackend::gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) {
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) std::memcpy(out + i * c, x + int64_t(index[i]) * c, size_t(c) * sizeof(float));
   });
 }
 
-void CpuBackend::rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+void CpuBackend::embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
+  scatter_add_rows(dtable, dout, ids, m, c);
+}
+
+void CpuBackend::scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
+  // Several rows may go to the same place, so threads divide the columns: every sum then keeps the order of the rows.
+  parallel_ranges(pool_, (c + kColumns - 1) / kColumns, m * kColumns, [&](int64_t begin, int64_t end) {
+    const int64_t last = std::min(c, end * kColumns);
+    for (int64_t i = 0; i < m; ++i) {
+      float* to = x + int64_t(index[i]) * c;
+      for (int64_t j = begin * kColumns; j < last; ++j) to[j] += from[i * c + j];
+    }
+  });
+}
+
+void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
   check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
   int64_t count = 0;
   for (int64_t i = 0; i < m; ++i) {
@@ -125,9 +149,17 @@ void CpuBackend::rope_forward(float* x, int64_t stride, const int32_t* positions
         cosine = own.data();
         sine = own.data() + half;
       }
-      kernels_->rows.rope(x + i * stride, cosine, sine, heads, head_dim);
+      kernels_->rows.rope(x + i * stride, cosine, sine, direction, heads, head_dim);
     }
   });
+}
+
+void CpuBackend::rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+  rotate(x, stride, positions, m, heads, head_dim, theta, 1);
+}
+
+void CpuBackend::rope_backward(float* dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+  rotate(dx, stride, positions, m, heads, head_dim, theta, -1);
 }
 
 void CpuBackend::swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f) {
@@ -140,6 +172,25 @@ void CpuBackend::silu_forward(float* x, int64_t n) {
   constexpr int64_t kPiece = 4096;
   parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece,
                   [&](int64_t begin, int64_t end) { kernels_->rows.silu(x + begin * kPiece, std::min(end * kPiece, n) - begin * kPiece); });
+}
+
+void CpuBackend::swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) {
+  parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < f; ++j) {
+        const float gate = gate_up[i * 2 * f + j], up = gate_up[i * 2 * f + f + j], d = dout[i * f + j];
+        const float s = 1.0f / (1.0f + std::exp(-gate));
+        dgate_up[i * 2 * f + j] = d * up * s * (1.0f + gate * (1.0f - s));
+        dgate_up[i * 2 * f + f + j] = d * gate * s;
+      }
+  });
+}
+
+void CpuBackend::silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float s = 1.0f / (1.0f + std::exp(-x[i]));
+    dx[i] = dout[i] * s * (1.0f + x[i] * (1.0f - s));
+  }
 }
 
 }  // namespace cpu

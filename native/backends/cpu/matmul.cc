@@ -65,20 +65,47 @@ inline float widen_f16(uint16_t value) {
 
 class PackedMatrix final : public Matrix {
  public:
-  PackedMatrix(int64_t rows, int64_t cols, WeightLayout layout, int64_t nr)
+  PackedMatrix(int64_t rows, int64_t cols, WeightLayout layout, const MatmulKernels& kernels)
       : Matrix(rows, cols),
         layout(layout),
+        nr(kernels.nr),
+        lanes(kernels.lanes),
         steps(layout == kLayoutBF16Pairs ? ceil_div(cols, 2) : cols),
         step_bytes(nr * (layout == kLayoutF32 || layout == kLayoutBF16Pairs ? 4 : 2)),
         panel_bytes(steps * step_bytes),
         panels(ceil_div(rows, nr)),
         memory(size_t(panels) * size_t(panel_bytes)) {}
   size_t bytes() const override { return memory.bytes(); }
+  void unpack(float* to, int64_t first, int64_t count) const override;
+
+  // Where column j of a panel lies in a step, in elements (for kLayoutBF16Pairs, the first of its two).
+  int64_t place(int64_t j) const {
+    const int64_t group = 2 * lanes, in_group = j % group;
+    return layout == kLayoutBF16 ? j - in_group + in_group % lanes * 2 + in_group / lanes : layout == kLayoutBF16Pairs ? 2 * j : j;
+  }
 
   const WeightLayout layout;
+  const int64_t nr, lanes;
   const int64_t steps, step_bytes, panel_bytes, panels;
   const AlignedBlock memory;
 };
+
+void PackedMatrix::unpack(float* to, int64_t first, int64_t count) const {
+  check_argument(first >= 0 && count >= 0 && first + count <= rows(),
+                 "rows: expected a part of " + std::to_string(rows()) + ", got " + std::to_string(count) + " from " + std::to_string(first));
+  const int64_t per_step = layout == kLayoutBF16Pairs ? 2 : 1;
+  for (int64_t row = first; row < first + count; ++row, to += cols()) {
+    const char* panel = static_cast<const char*>(memory.data()) + row / nr * panel_bytes;
+    const int64_t column = place(row % nr);
+    for (int64_t k = 0; k < cols(); ++k) {
+      const char* step = panel + k / per_step * step_bytes;
+      const size_t at = size_t(column + k % per_step);
+      to[k] = layout == kLayoutF32   ? load_as_f32(step, DType::kF32, at)
+              : layout == kLayoutF16 ? load_as_f32(step, DType::kF16, at)
+                                     : load_as_f32(step, DType::kBF16, at);
+    }
+  }
+}
 
 // Rows of the stacked parts that one panel holds: element type and first element of each; null behind the last row.
 struct PanelRow {
@@ -117,15 +144,12 @@ void load_row(uint16_t* to, const PanelRow& row, int64_t k, int64_t count, DType
 
 // Fills one panel. Rows are converted a chunk of columns at a time into a small tile, which is then written out transposed.
 template <typename T>
-void pack_panel(T* to, const std::vector<PanelRow>& rows, int64_t k, const PackedMatrix& matrix, DType storage, int64_t lanes) {
+void pack_panel(T* to, const std::vector<PanelRow>& rows, int64_t k, const PackedMatrix& matrix, DType storage) {
   constexpr int64_t kChunk = 64;
   const int64_t nr = int64_t(rows.size());
   T tile[kMaxPanelColumns * kChunk];
   int64_t place[kMaxPanelColumns];  // of a column in a step, in elements
-  for (int64_t j = 0; j < nr; ++j) {
-    const int64_t group = 2 * lanes, in_group = j % group;
-    place[j] = matrix.layout == kLayoutBF16 ? j - in_group + in_group % lanes * 2 + in_group / lanes : matrix.layout == kLayoutBF16Pairs ? 2 * j : j;
-  }
+  for (int64_t j = 0; j < nr; ++j) place[j] = matrix.place(j);
   const bool pairs = matrix.layout == kLayoutBF16Pairs;
   const int64_t padded = pairs ? 2 * matrix.steps : matrix.steps;
   for (int64_t k0 = 0; k0 < padded; k0 += kChunk) {
@@ -237,7 +261,6 @@ std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& p
   check_argument(cols > 0, "cols: expected at least 1, got " + std::to_string(cols));
   check_argument(supports(compute), "compute: bf16 products need the avx512-bf16 instruction set, this backend runs " + std::string(isa()));
   check_argument(compute == Compute::kF32 || storage == DType::kBF16, "storage: bf16 products need bf16 weights");
-  const MatmulKernels& kernels = kernels_->matmul;
   int64_t rows = 0;
   for (const MatrixPart& part : parts) {
     check_argument(part.rows >= 0, "rows: expected at least 0, got " + std::to_string(part.rows));
@@ -247,26 +270,33 @@ std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& p
                               : storage == DType::kF32  ? kLayoutF32
                               : storage == DType::kBF16 ? kLayoutBF16
                                                         : kLayoutF16;
-  auto matrix = std::make_unique<PackedMatrix>(rows, cols, layout, kernels.nr);
+  auto matrix = std::make_unique<PackedMatrix>(rows, cols, layout, kernels_->matmul);
+  update_matrix(*matrix, parts);
+  return matrix;
+}
 
+void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts) {
+  PackedMatrix& matrix = static_cast<PackedMatrix&>(to);
+  const DType storage = matrix.layout == kLayoutF32 ? DType::kF32 : matrix.layout == kLayoutF16 ? DType::kF16 : DType::kBF16;
+  const int64_t nr = matrix.nr, rows = matrix.rows(), cols = matrix.cols();
   std::vector<int64_t> first_row(1, 0);  // of each part
   for (const MatrixPart& part : parts) first_row.push_back(first_row.back() + part.rows);
-  pool_.run(matrix->panels, [&](int64_t panel) {
-    std::vector<PanelRow> panel_rows(size_t(kernels.nr), PanelRow{nullptr, storage});
-    for (int64_t j = 0; j < kernels.nr && panel * kernels.nr + j < rows; ++j) {
-      const int64_t row = panel * kernels.nr + j;
+  check_argument(first_row.back() == rows, "parts: expected " + std::to_string(rows) + " rows, got " + std::to_string(first_row.back()));
+  pool_.run(matrix.panels, [&](int64_t panel) {
+    std::vector<PanelRow> panel_rows(size_t(nr), PanelRow{nullptr, storage});
+    for (int64_t j = 0; j < nr && panel * nr + j < rows; ++j) {
+      const int64_t row = panel * nr + j;
       const size_t part = size_t(std::upper_bound(first_row.begin(), first_row.end(), row) - first_row.begin()) - 1;
       const size_t offset = size_t(row - first_row[part]) * size_t(cols) * dtype_size(parts[part].dtype);
       panel_rows[size_t(j)] = {static_cast<const char*>(parts[part].data) + offset, parts[part].dtype};
     }
-    char* to = static_cast<char*>(matrix->memory.data()) + panel * matrix->panel_bytes;
-    if (layout == kLayoutF32) {
-      pack_panel(reinterpret_cast<float*>(to), panel_rows, cols, *matrix, storage, kernels.lanes);
+    char* packed = static_cast<char*>(matrix.memory.data()) + panel * matrix.panel_bytes;
+    if (matrix.layout == kLayoutF32) {
+      pack_panel(reinterpret_cast<float*>(packed), panel_rows, cols, matrix, storage);
     } else {
-      pack_panel(reinterpret_cast<uint16_t*>(to), panel_rows, cols, *matrix, storage, kernels.lanes);
+      pack_panel(reinterpret_cast<uint16_t*>(packed), panel_rows, cols, matrix, storage);
     }
   });
-  return matrix;
 }
 
 void CpuBackend::linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
@@ -309,6 +339,30 @@ void CpuBackend::linear_forward(float* out, int64_t out_stride, const float* x, 
   product.column_tasks = std::min(product.column_tasks, matrix.panels);
   const Product* job = &product;
   pool_.run(product.row_tasks * product.column_tasks, [job](int64_t index) { job->task(index); });
+}
+
+void CpuBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
+                                       bool accumulate) {
+  for (int64_t i = 0; i < m; ++i) {
+    std::vector<float> sums(static_cast<size_t>(k));
+    for (int64_t l = 0; l < n; ++l)
+      for (int64_t j = 0; j < k; ++j) sums[size_t(j)] += dy[i * dy_stride + l] * w[l * k + j];
+    for (int64_t j = 0; j < k; ++j) dx[i * k + j] = sums[size_t(j)] + (accumulate ? dx[i * k + j] : 0.0f);
+  }
+}
+
+void CpuBackend::linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
+  for (int64_t l = 0; l < n; ++l) {
+    std::vector<float> sums(static_cast<size_t>(k));
+    float bias = 0;
+    for (int64_t i = 0; i < m; ++i) {
+      const float d = dy[i * dy_stride + l];
+      for (int64_t j = 0; j < k; ++j) sums[size_t(j)] += d * x[i * k + j];
+      bias += d;
+    }
+    for (int64_t j = 0; j < k; ++j) dw[l * k + j] += sums[size_t(j)];
+    if (db) db[l] += bias;
+  }
 }
 
 }  // namespace cpu

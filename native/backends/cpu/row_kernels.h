@@ -12,6 +12,8 @@ struct AttentionTile {
   const float* k;  // (keys, D), kv_stride apart
   const float* v;  // (keys, D), kv_stride apart
   float* out;      // (queries, D), out_stride apart
+  float* log_sum;  // (queries), log_sum_stride apart: log of the sum of exp(scaled scores); or null
+  int64_t log_sum_stride;
   int64_t q_stride, kv_stride, out_stride;
   int queries;  // at most attention_queries of the table
   int keys;     // the largest of visible
@@ -45,8 +47,8 @@ struct RowKernels {
   void (*layernorm)(float* out, const float* x, const float* mul, const float* add, int64_t c, float eps);
   // sum over C of layernorm(x) * weight
   float (*planner_score)(const float* x, const float* mul, const float* add, const float* weight, int64_t c, float eps);
-  // In place on x (heads, D): pairs (j, j + D/2) turned by the angle with cosine c[j] and sine s[j], j < D/2.
-  void (*rope)(float* x, const float* cosine, const float* sine, int heads, int head_dim);
+  // In place on x (heads, D): pairs (j, j + D/2) turned by the angle with cosine c[j] and sine direction * s[j], j < D/2.
+  void (*rope)(float* x, const float* cosine, const float* sine, float direction, int heads, int head_dim);
   // out (N) = silu(gate) * up
   void (*swiglu)(float* out, const float* gate, const float* up, int64_t n);
   void (*silu)(float* x, int64_t n);

@@ -47,7 +47,7 @@ float float_at_most(double value) {
 class Draw {
  public:
   Draw(const RowKernels& kernels, const SampleArgs& args, int64_t row) : kernels_(kernels), args_(args), row_(row), temperature_(args.temperature) {
-    if (args.uniforms || !(args.temperature >= kLeastTemperature)) return;  // `at` may be null
+    if (args.given || args.uniforms || !(args.temperature >= kLeastTemperature)) return;  // `at` may be null
     const rng::Coordinates& at = args.at[row];
     filter_.inverse_temperature = float(1.0 / temperature_);
     filter_.position = at.position;
@@ -105,7 +105,11 @@ void CpuBackend::sample_forward(const SampleArgs& a) {
   check_argument(a.vocab > 0 && a.vocab <= std::numeric_limits<int32_t>::max(), "vocab: expected 1 to 2^31 - 1, got " + std::to_string(a.vocab));
   check_argument(std::isfinite(a.temperature), "temperature: expected a finite number");
   const RowKernels& kernels = kernels_->rows;
-  const bool noisy = a.temperature >= kLeastTemperature, tempered = noisy && a.tempered_log_prob;
+  if (a.given)
+    for (int64_t row = 0; row < a.rows; ++row)
+      check_argument(a.given[row] >= 0 && a.given[row] < a.vocab,
+                     "given: expected tokens below vocab (" + std::to_string(a.vocab) + "), got " + std::to_string(a.given[row]));
+  const bool noisy = a.temperature >= kLeastTemperature, draws = noisy && !a.given, tempered = noisy && a.tempered_log_prob;
   const float inverse_temperature = noisy ? 1.0f / a.temperature : 1.0f;
   const int64_t pieces = (a.vocab + kPiece - 1) / kPiece;
   // Few rows: several tasks share one. A group of pieces knows the best of its own pieces only, which costs a few more exact
@@ -134,7 +138,7 @@ void CpuBackend::sample_forward(const SampleArgs& a) {
         kernels.logit_sums(&piece.sums, x, n);
         const float max = piece.sums.max;
         piece.tempered = tempered && max > -kInfinity ? kernels.tempered_sum(x, n, max, inverse_temperature) : 0;
-        if (noisy) draw.piece(x, first, n, max);
+        if (draws) draw.piece(x, first, n, max);
       }
       bests[size_t(task)] = draw.best();
     }
@@ -165,7 +169,10 @@ void CpuBackend::sample_forward(const SampleArgs& a) {
       if (tempered) tempered_sum += piece[p].tempered * std::exp(below / a.temperature);
     }
     Best best;
-    if (noisy) {
+    if (a.given) {
+      const int32_t token = a.given[row];
+      best = Best{0, token, token == a.excluded_token ? -kInfinity : a.logits[row * a.vocab + token]};
+    } else if (noisy) {
       for (int64_t g = 0; g < groups; ++g)
         if (bests[size_t(row * groups + g)].token >= 0) {
           const Best& other = bests[size_t(row * groups + g)];
@@ -191,6 +198,23 @@ void CpuBackend::sample_forward(const SampleArgs& a) {
     a.max_prob[row] = float(1.0 / sum);
     a.entropy[row] = float(std::log(sum) - weighted / sum);
   }
+}
+
+void CpuBackend::log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
+                                   int32_t excluded_token) {
+  const float inverse_temperature = temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f;
+  parallel_ranges(pool_, m, 4 * vocab, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* x = logits + row * vocab;
+      if (excluded_token >= 0) x[excluded_token] = -kInfinity;
+      const float max = *std::max_element(x, x + vocab);
+      double sum = 0;
+      for (int64_t v = 0; v < vocab; ++v) sum += std::exp((x[v] - max) * inverse_temperature);
+      const float d = dlog_prob[row] * inverse_temperature;
+      for (int64_t v = 0; v < vocab; ++v) x[v] = -d * float(std::exp((x[v] - max) * inverse_temperature) / sum);
+      x[tokens[row]] += d;
+    }
+  });
 }
 
 }  // namespace cpu

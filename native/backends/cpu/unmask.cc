@@ -15,6 +15,109 @@ namespace {
 // log(1 / (1 + e^-z)) without overflow or cancellation.
 double log_sigmoid(double z) { return std::min(z, 0.0) - std::log1p(std::exp(-std::fabs(z))); }
 
+// The planner's policy for one candidate, from its logit.
+struct Policy {
+  float temperature, scale;
+  bool as_reference;
+
+  float z(float logit) const { return logit / temperature; }
+  // Rounded to fp32 at every operation, as the reference does: that makes p exactly 1 from z = 16.7 on and exactly 0 below -88.8,
+  // which decides floor(sum p) and the candidate that is forced. A scale above 1 may take it above 1: the expected count and the order
+  // use it as it is (so the scale is a speed knob without a ceiling), a likelihood uses min(1, p).
+  float probability(float logit) const {
+    const float sigmoid = 1.0f / (1.0f + float(std::exp(-double(z(logit)))));
+    return scale * sigmoid;
+  }
+  double log_selected(float logit) const {
+    if (as_reference) return std::log(std::min(1.0, double(probability(logit))));
+    return std::min(0.0, std::log(double(scale)) + log_sigmoid(z(logit)));
+  }
+  double log_masked(float logit) const {
+    if (as_reference) return std::log1p(-std::min(1.0, double(probability(logit))));
+    if (scale == 1) return log_sigmoid(-double(z(logit)));
+    return std::log1p(-std::min(1.0, scale * std::exp(log_sigmoid(z(logit)))));
+  }
+
+  // Derivatives by the logit. Where min(1, p) saturates they are 0; so they are where the value is -inf (the reference's formula for
+  // large |z|, a scale of 0), which has none.
+  double dlog_selected(float logit) const {
+    const double value = log_selected(logit);
+    if (value == 0 || std::isinf(value)) return 0;
+    return std::exp(log_sigmoid(-double(z(logit)))) / temperature;
+  }
+  double dlog_masked(float logit) const {
+    if (std::isinf(log_masked(logit))) return 0;
+    const double sigmoid = std::exp(log_sigmoid(z(logit)));
+    if (scale == 1) return -sigmoid / temperature;
+    return -scale * sigmoid * std::exp(log_sigmoid(-double(z(logit)))) / (1 - scale * sigmoid) / temperature;
+  }
+};
+
+// Decisions of one row, for the likelihood and its gradient.
+//
+// Selecting nothing becomes selecting the most probable candidate `top`, so {top} alone is what comes out of two draws, with probability
+// prod_{j != top} (1 - p_j) (p_top + 1 - p_top): p_top drops out, forced or not, and the probabilities of all outcomes sum to 1.
+class Decisions {
+ public:
+  Decisions(const LikelihoodArgs& args, int b)
+      : a_(args),
+        policy_{args.planner_temperature, args.probability_scale, args.reference_likelihood},
+        begin_(args.offsets[b]),
+        end_(args.offsets[b + 1]) {
+    int32_t top = -1;
+    float most = 0;
+    int64_t selected = 0;
+    for (int32_t i = begin_; i < end_; ++i) {
+      if (std::isnan(a_.planner_logit[i])) throw Error(ErrorCode::kNonFinite, "a planner logit is NaN");
+      if (!open(i)) continue;
+      const float p = policy_.probability(a_.planner_logit[i]);
+      if (top < 0 || p > most) {
+        top = i;
+        most = p;
+      }
+      selected += a_.selected[i];
+    }
+    only_top_ = a_.forced[b] || (selected == 1 && a_.selected[top]);
+  }
+
+  void forward() const {
+    for (int32_t i = begin_; i < end_; ++i) {
+      const float logit = a_.planner_logit[i];
+      double value = 0;
+      if (open(i)) value = a_.selected[i] ? double(a_.token_log_prob[i]) + (counts() ? policy_.log_selected(logit) : 0) : policy_.log_masked(logit);
+      a_.log_likelihood[i] = float(value);
+    }
+  }
+
+  void backward(const LikelihoodGradArgs& grad) const {
+    for (int32_t i = begin_; i < end_; ++i) {
+      const float logit = a_.planner_logit[i];
+      const bool selected = open(i) && a_.selected[i];
+      double slope = 0;
+      if (selected && counts()) slope = policy_.dlog_selected(logit);
+      if (open(i) && !selected) slope = policy_.dlog_masked(logit);
+      grad.dplanner_logit[i] = float(grad.dlog_likelihood[i] * slope);
+      grad.dtoken_log_prob[i] = selected ? grad.dlog_likelihood[i] : 0.0f;
+    }
+  }
+
+ private:
+  bool open(int32_t i) const { return !a_.forbidden || !a_.forbidden[i]; }
+  // Whether log p of what was selected is part of the likelihood.
+  bool counts() const { return !only_top_ || a_.reference_likelihood; }
+
+  const LikelihoodArgs& a_;
+  const Policy policy_;
+  const int32_t begin_, end_;
+  bool only_top_;
+};
+
+void check_policy(float planner_temperature, float probability_scale) {
+  check_argument(planner_temperature > 0, "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
+  check_argument(probability_scale >= 0 && std::isfinite(probability_scale),
+                 "probability_scale: expected a finite number >= 0, got " + std::to_string(probability_scale));
+}
+
 // One row's candidates, as indices into the arrays of UnmaskArgs.
 class Row {
  public:
@@ -99,9 +202,10 @@ class Row {
   }
 
   void planner() {
+    const Policy policy{a_.planner_temperature, a_.probability_scale, a_.reference_likelihood};
     for (int32_t i = begin_; i < end_; ++i) {
       if (std::isnan(a_.planner_logit[i])) throw Error(ErrorCode::kNonFinite, "a planner logit is NaN");
-      a_.probability[i] = probability(i);
+      a_.probability[i] = policy.probability(a_.planner_logit[i]);
     }
     if (open_.empty()) return;
     // The most probable: the first if all are 0.
@@ -128,43 +232,19 @@ class Row {
       for (int64_t rank = 0; rank < taken; ++rank) a_.selected[order[size_t(rank)]] = 1;
     }
     if (taken == 0) force(top);
-    likelihood(top, taken);
-  }
-
-  // `taken`: how many were selected before any progress was forced; `top` is the one that is forced.
-  //
-  // Selecting nothing becomes selecting `top`, so {top} alone is what comes out of two draws, with probability
-  // prod_{j != top} (1 - p_j) (p_top + 1 - p_top): p_top drops out, forced or not, and the probabilities of all outcomes sum to 1.
-  void likelihood(int32_t top, int64_t taken) {
-    const bool only_top = taken == 0 || (taken == 1 && a_.selected[top]);
-    for (int32_t i : open_) {
-      double value;
-      if (a_.selected[i]) {
-        value = double(a_.token_log_prob[i]);
-        if (!only_top || a_.reference_likelihood) value += log_selected(i);
-      } else {
-        value = log_masked(i);
-      }
-      a_.log_likelihood[i] = float(value);
-    }
-  }
-
-  float planner_z(int32_t i) const { return a_.planner_logit[i] / a_.planner_temperature; }
-  // Rounded to fp32 at every operation, as the reference does: that makes p exactly 1 from z = 16.7 on and exactly 0 below -88.8,
-  // which decides floor(sum p) and the candidate that is forced. A scale above 1 may take it above 1: the expected count and the order
-  // use it as it is (so the scale is a speed knob without a ceiling), a likelihood uses min(1, p).
-  float probability(int32_t i) const {
-    const float sigmoid = 1.0f / (1.0f + float(std::exp(-double(planner_z(i)))));
-    return a_.probability_scale * sigmoid;
-  }
-  double log_selected(int32_t i) const {
-    if (a_.reference_likelihood) return std::log(std::min(1.0, double(a_.probability[i])));
-    return std::min(0.0, std::log(double(a_.probability_scale)) + log_sigmoid(planner_z(i)));
-  }
-  double log_masked(int32_t i) const {
-    if (a_.reference_likelihood) return std::log1p(-std::min(1.0, double(a_.probability[i])));
-    if (a_.probability_scale == 1) return log_sigmoid(-double(planner_z(i)));
-    return std::log1p(-std::min(1.0, a_.probability_scale * std::exp(log_sigmoid(planner_z(i)))));
+    LikelihoodArgs likelihood{};
+    likelihood.batch = a_.batch;
+    likelihood.offsets = a_.offsets;
+    likelihood.planner_logit = a_.planner_logit;
+    likelihood.token_log_prob = a_.token_log_prob;
+    likelihood.forbidden = a_.forbidden;
+    likelihood.selected = a_.selected;
+    likelihood.forced = a_.forced;
+    likelihood.planner_temperature = a_.planner_temperature;
+    likelihood.probability_scale = a_.probability_scale;
+    likelihood.reference_likelihood = a_.reference_likelihood;
+    likelihood.log_likelihood = a_.log_likelihood;
+    Decisions(likelihood, row_).forward();
   }
 
   static constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -177,12 +257,18 @@ class Row {
 }  // namespace
 
 void CpuBackend::unmask(const UnmaskArgs& a) {
-  if (is_planner_rule(a.rule)) {
-    check_argument(a.planner_temperature > 0, "planner_temperature: expected a positive number, got " + std::to_string(a.planner_temperature));
-    check_argument(a.probability_scale >= 0 && std::isfinite(a.probability_scale),
-                   "probability_scale: expected a finite number >= 0, got " + std::to_string(a.probability_scale));
-  }
+  if (is_planner_rule(a.rule)) check_policy(a.planner_temperature, a.probability_scale);
   for (int b = 0; b < a.batch; ++b) Row(a, b).run();
+}
+
+void CpuBackend::likelihood_forward(const LikelihoodArgs& a) {
+  check_policy(a.planner_temperature, a.probability_scale);
+  for (int b = 0; b < a.batch; ++b) Decisions(a, b).forward();
+}
+
+void CpuBackend::likelihood_backward(const LikelihoodGradArgs& a) {
+  check_policy(a.forward.planner_temperature, a.forward.probability_scale);
+  for (int b = 0; b < a.forward.batch; ++b) Decisions(a.forward, b).backward(a);
 }
 
 }  // namespace cpu

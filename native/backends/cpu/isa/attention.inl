@@ -203,6 +203,13 @@ static void attention_tile(const dultra::cpu::AttentionTile* tile) {
         attention_step<kGroupVectors>(g, keys, values, scores, first, count, d, padded);
     }
   }
+  if (t.log_sum) {
+    for (int i = 0; i < t.queries; ++i) {
+      const AttentionGroup& g = groups[i / kGroupQueries];
+      const double log2_sum = double(g.maximum[i % kGroupQueries]) + __builtin_log2(double(g.sum[i % kGroupQueries]));
+      t.log_sum[i * t.log_sum_stride] = float(log2_sum * 0.69314718055994530942);
+    }
+  }
   for (int i = 0; i < t.queries; i += 4) {
     const AttentionGroup& g = groups[i / kGroupQueries];
     const int lane = i % kGroupQueries, rows = t.queries - i < 4 ? t.queries - i : 4;

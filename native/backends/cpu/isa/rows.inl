@@ -70,13 +70,13 @@ static float planner_score_row(const float* x, const float* mul, const float* ad
   });
 }
 
-static void rope_row(float* x, const float* cosine, const float* sine, int heads, int head_dim) {
+static void rope_row(float* x, const float* cosine, const float* sine, float direction, int heads, int head_dim) {
   const int half = head_dim / 2;
   for (int h = 0; h < heads; ++h, x += head_dim) {
     float* low = x;
     float* high = x + half;
     for_vectors(half, [=](int64_t j, int n) {
-      const VF a = load_n(low + j, n), b = load_n(high + j, n), c = load_n(cosine + j, n), s = load_n(sine + j, n);
+      const VF a = load_n(low + j, n), b = load_n(high + j, n), c = load_n(cosine + j, n), s = load_n(sine + j, n) * direction;
       store_n(low + j, vf_fma(a, c, -(b * s)), n);
       store_n(high + j, vf_fma(b, c, a * s), n);
     });
