@@ -115,7 +115,7 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   try {
     const request = { config, files, tensors, device: device === 'auto' ? 'cpu' : device, threads, isa, storage, compute };
     const loaded = await fromNative(() => native().loadModel(request, token), signal);
-    return new MaskedDiffusionModel({ native: loaded, config, tokenizer, source: folder });
+    return new MaskedDiffusionModel({ native: loaded, config, configJson: json as Record<string, unknown>, tokenizer, source: folder });
   } finally {
     signal?.removeEventListener('abort', cancel);
   }

@@ -13,7 +13,9 @@ import {
 } from '../sampling/denoise';
 import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
 import type { ModelConfig } from './config';
+import { type SaveOptions, saveModel } from './save';
 import type { Tokenizer } from './tokenizer';
+import { ModelTrainer, type ModelTrainerOptions, resolveTrainerOptions } from './trainer';
 
 /** Default number of generated tokens. */
 const DEFAULT_GEN_LENGTH = 128;
@@ -61,12 +63,20 @@ export class MaskedDiffusionModel {
   /** Device, instruction set, threads, number of parameters, bytes of weights. */
   readonly info: NativeModelInfo;
   readonly #native: NativeModel;
+  readonly #configJson: Record<string, unknown>;
   #disposed = false;
 
   /** @internal Use `loadModel`. */
-  constructor(parts: { native: NativeModel; config: ModelConfig; tokenizer: Tokenizer | null; source: string }) {
+  constructor(parts: {
+    native: NativeModel;
+    config: ModelConfig;
+    configJson: Record<string, unknown>;
+    tokenizer: Tokenizer | null;
+    source: string;
+  }) {
     this.#native = parts.native;
     this.config = parts.config;
+    this.#configJson = parts.configJson;
     this.tokenizer = parts.tokenizer;
     this.source = parts.source;
     this.info = parts.native.info();
@@ -161,6 +171,39 @@ export class MaskedDiffusionModel {
     } finally {
       signal?.removeEventListener('abort', cancel);
     }
+  }
+
+  /**
+   * What training is made of: forward passes that keep their activations, backward passes, and the optimiser. The trainers
+   * (`trainMaskedDiffusion`, `trainPlanner`, `GrpoTrainer`) use it; so can losses of your own. One trainer per model at a time.
+   * @throws RangeError, TypeError for options; DUltraError OUT_OF_MEMORY, NO_PLANNER, DISPOSED.
+   */
+  async createTrainer(options: ModelTrainerOptions = {}): Promise<ModelTrainer> {
+    this.#checkUsable();
+    const resolved = resolveTrainerOptions(options);
+    return new ModelTrainer(await fromNative(() => this.#native.createTrainer(resolved)), resolved.lora);
+  }
+
+  /**
+   * Writes the model as it stands in the Hugging Face layout: config.json, model.safetensors, and the tokenizer's files. `loadModel`
+   * reads it, and so does the reference implementation. Files are replaced atomically.
+   * @throws TypeError, RangeError for options; DUltraError WRITE_FAILED where the disk does not take it.
+   */
+  async save(folder: string, options: SaveOptions = {}): Promise<void> {
+    this.#checkUsable();
+    const { config, source } = this;
+    const weights = async (name: string) => (await fromNative(() => this.#native.weights([name])))[0].data;
+    await saveModel(folder, { config, configJson: this.#configJson, source, weights }, options);
+  }
+
+  /** The ids that the model sees for a prompt. @throws TypeError; DUltraError NO_TOKENIZER. */
+  encodePrompt(prompt: Exclude<Prompt, { template: unknown }>): Int32Array {
+    return this.#promptIds(prompt);
+  }
+
+  /** Text of token ids, special tokens skipped; "" without a tokenizer. */
+  decode(ids: ArrayLike<number>): string {
+    return this.#decode(Array.from(ids));
   }
 
   /** Frees the weights; work under way finishes first. Further calls throw DUltraError DISPOSED. */

@@ -206,6 +206,13 @@ export async function readSafetensors(file: string): Promise<Map<string, TensorV
   });
 }
 
+/** Name, dtype and shape of a tensor that is to be written. */
+export interface TensorHeader {
+  name: string;
+  dtype: string;
+  shape: readonly number[];
+}
+
 /**
  * Writes a file atomically: a crash leaves the old file or the new one.
  * @param metadata texts for the header, such as `{ format: "pt" }`
@@ -218,21 +225,36 @@ export async function writeSafetensors(
 ): Promise<void> {
   for (const [name, { dtype, shape, data }] of tensors) {
     const size = elementBytes(dtype);
-    if (size === undefined) throw new TypeError(`${name}: unknown dtype ${show(dtype)}`);
-    if (name === METADATA) throw new RangeError(`${METADATA} is not a name for a tensor`);
     const count = shape.reduce((product, n) => product * n, 1);
-    if (!shape.every(isIndex) || data.BYTES_PER_ELEMENT !== size || data.length !== count)
+    if (size !== undefined && (!shape.every(isIndex) || data.BYTES_PER_ELEMENT !== size || data.length !== count))
       throw new RangeError(
         `${name}: expected ${count} elements of ${size} bytes for shape ${show(shape)} of ${dtype}, got ${data.length} of ${data.BYTES_PER_ELEMENT}`,
       );
   }
+  const headers = [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
+  await writeSafetensorsFrom(file, headers, async (name) => tensors.get(name)!.data, metadata);
+}
+
+/** As {@link writeSafetensors}, with one tensor in memory at a time: `produce` is asked for each in turn. */
+export async function writeSafetensorsFrom(
+  file: string,
+  headers: readonly TensorHeader[],
+  produce: (name: string) => Promise<TensorData>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  for (const { name, dtype } of headers) {
+    if (elementBytes(dtype) === undefined) throw new TypeError(`${name}: unknown dtype ${show(dtype)}`);
+    if (name === METADATA) throw new RangeError(`${METADATA} is not a name for a tensor`);
+  }
   // Widest first, as the reference implementation writes: every tensor is then aligned to its elements.
-  const ordered = [...tensors].sort(([, a], [, b]) => b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT);
+  const ordered = [...headers].sort((a, b) => elementBytes(b.dtype)! - elementBytes(a.dtype)!);
+  const bytesOf = ({ dtype, shape }: TensorHeader) => shape.reduce((product, n) => product * n, elementBytes(dtype)!);
   let at = 0;
   const header: [string, unknown][] = Object.keys(metadata).length > 0 ? [[METADATA, metadata]] : [];
-  for (const [name, { dtype, shape, data }] of ordered) {
-    header.push([name, { dtype, shape, data_offsets: [at, at + data.byteLength] }]);
-    at += data.byteLength;
+  for (const tensor of ordered) {
+    const { name, dtype, shape } = tensor;
+    header.push([name, { dtype, shape, data_offsets: [at, at + bytesOf(tensor)] }]);
+    at += bytesOf(tensor);
   }
   const json = Buffer.from(JSON.stringify(Object.fromEntries(header)));
   const start = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');
@@ -243,7 +265,12 @@ export async function writeSafetensors(
     const handle = await open(temporary, 'wx');
     try {
       await handle.writeFile(start);
-      for (const [, { data }] of ordered) await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      for (const tensor of ordered) {
+        const data = await produce(tensor.name);
+        if (data.byteLength !== bytesOf(tensor))
+          throw new RangeError(`${tensor.name}: expected ${bytesOf(tensor)} bytes, got ${data.byteLength}`);
+        await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      }
       await handle.sync();
     } finally {
       await handle.close();
