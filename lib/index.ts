@@ -1,4 +1,6 @@
 // The public names, and nothing else.
+export * as datasets from './data';
+export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
 export * as kernels from './kernels';
 export { type LoadModelOptions, loadModel } from './model/load-model';

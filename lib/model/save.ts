@@ -25,7 +25,13 @@ export interface SavableModel {
   weights(name: string): Promise<Float32Array>;
 }
 
-const TOKENIZER_FILES = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja', 'generation_config.json'];
+const TOKENIZER_FILES = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
+  'generation_config.json',
+];
 
 const DTYPES = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
 
@@ -157,8 +163,7 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
     await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
     if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
       const present = new Set(await readdir(model.source));
-      for (const name of TOKENIZER_FILES)
-        if (present.has(name)) await copyFile(path.join(model.source, name), path.join(folder, name));
+      for (const name of TOKENIZER_FILES) if (present.has(name)) await copyFile(path.join(model.source, name), path.join(folder, name));
     }
     await syncFolder(folder);
   } catch (cause) {

@@ -45,7 +45,10 @@ export function computeAdvantages(
   if (rewards.length % groupSize !== 0)
     throw new RangeError(`rewards: expected a multiple of groupSize (${groupSize}), got ${rewards.length}`);
   const advantages = new Float64Array(rewards.length);
-  const counted = (from: number, to: number) => Array.from(rewards).slice(from, to).filter((reward) => !Number.isNaN(reward));
+  const counted = (from: number, to: number) =>
+    Array.from(rewards)
+      .slice(from, to)
+      .filter((reward) => !Number.isNaN(reward));
   const batchStd = scaleRewards === 'batch' ? standardDeviation(counted(0, rewards.length)) : 0;
   for (let begin = 0; begin < rewards.length; begin += groupSize) {
     const group = counted(begin, begin + groupSize);
