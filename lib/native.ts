@@ -395,7 +395,8 @@ export function native(): NativeAddon {
       'NATIVE_NOT_FOUND',
       `dultra's native addon could not be loaded for ${process.platform}-${process.arch}, Node ${process.version}: ` +
         `${cause instanceof Error ? cause.message : String(cause)}\n` +
-        'Looked in build/Release and prebuilds/ of the package. In a clone, run "npm run build:native" (needs CMake and a C++17 compiler).',
+        'Looked in build/Release and prebuilds/ of the package. To build it (needs CMake and a C++17 compiler), run ' +
+        '"npm run build:native" in a clone, "npm explore dultra -- npm run build:native" where dultra is installed.',
       { cause },
     );
   }
