@@ -1,4 +1,5 @@
 // The public names, and nothing else.
+export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
 export * as kernels from './kernels';

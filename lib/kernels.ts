@@ -208,9 +208,23 @@ export async function plannerScore(hidden: Float32Array, options: PlannerScoreOp
   return fromNative(() => native().plannerScore({ hidden, scale, shift, condition, weight, bias, eps, threads }));
 }
 
+const UNMASK_RULES = [
+  'plannerBernoulli',
+  'plannerTopK',
+  'plannerRound',
+  'plannerThreshold',
+  'threshold',
+  'factor',
+  'entropy',
+  'entropySum',
+  'fixed',
+  'random',
+  'leftToRight',
+] as const satisfies readonly NativeRule[];
+
 /** Input of {@link unmask}. Candidates of row b are `rowOffsets[b]` to `rowOffsets[b + 1]`. */
 export interface UnmaskOptions {
-  /** The planner's two rules, confidence threshold, factor, entropy, or a fixed number by confidence or at random. */
+  /** The planner's four rules, confidence threshold, factor, entropy threshold, entropy sum, or a fixed number by confidence, at random or left to right. */
   rule: Exclude<NativeRule, 'none'>;
   /** (B + 1) Default: one row. */
   rowOffsets?: ArrayLike<number>;
@@ -218,7 +232,7 @@ export interface UnmaskOptions {
   plannerLogits?: Float32Array;
   /** (M) for "threshold", "factor" and "fixed". */
   confidences?: Float32Array;
-  /** (M) for "entropy". */
+  /** (M) for "entropy" and "entropySum". */
   entropies?: Float32Array;
   /** (M) log-probability of each candidate's token, part of the log-likelihood. Default 0. */
   tokenLogProbs?: Float32Array;
@@ -226,13 +240,13 @@ export interface UnmaskOptions {
   plannerTemperature?: number;
   /** Default 1. */
   probabilityScale?: number;
-  /** For "threshold" and "entropy". */
+  /** For "threshold" (confidence), "entropy", "entropySum" (nats) and "plannerThreshold" (probability). */
   threshold?: number;
   /** For "factor". Default 1. */
   factor?: number;
   /** The factor rule's quirk in the reference. Default false. */
   lastPair?: boolean;
-  /** (B) for "fixed" and "random". */
+  /** (B) for "fixed", "random" and "leftToRight". */
   counts?: ArrayLike<number>;
   /** Default 0. */
   seed?: number | bigint;
@@ -281,7 +295,7 @@ export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
     seed = 0,
     threads = allThreads(),
   } = options;
-  checkChoice('rule', rule, ['plannerBernoulli', 'plannerTopK', 'threshold', 'factor', 'entropy', 'fixed', 'random'] as const);
+  checkChoice('rule', rule, UNMASK_RULES);
   checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0 });
   checkNumber('probabilityScale', probabilityScale, { minExclusive: 0 });
   checkNumber('threshold', threshold, {});

@@ -1,13 +1,13 @@
 // The command line: the built program as users start it, and the pieces that need a terminal against a small stand-in for one.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 import { loadModel } from '../lib';
 import { type Cell, layout, RowDisplay } from '../lib/cli/row-display';
-import { modelFolder, temporaryFolder, withoutPlanner } from './helpers';
+import { modelFolder, temporaryFolder, withoutPlanner, withTokenizer } from './helpers';
 
 // Many processes in one test, on machines that do other things too.
 jest.setTimeout(60_000);
@@ -42,31 +42,6 @@ function dultra(
     child.on('error', reject);
     child.on('close', (code) => resolve({ ...outcome, code }));
   });
-}
-
-/** The golden model "base" (97 ids) with a tokenizer: ids 0 to 94 are the printable ASCII characters. */
-function withTokenizer(): string {
-  const folder = temporaryFolder();
-  cpSync(base, folder, { recursive: true });
-  const vocab: Record<string, number> = { '<eos>': 95, '<mask>': 96 };
-  for (let i = 0; i < 95; i++) vocab[String.fromCharCode(32 + i)] = i;
-  const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
-  const tokenizer = {
-    version: '1.0',
-    added_tokens: ['<eos>', '<mask>'].map((content) => ({ id: vocab[content], content, ...special })),
-    normalizer: null,
-    pre_tokenizer: null,
-    post_processor: null,
-    decoder: { type: 'Fuse' },
-    model: { type: 'BPE', vocab, merges: [] },
-  };
-  writeFileSync(path.join(folder, 'tokenizer.json'), JSON.stringify(tokenizer));
-  const template = '{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}';
-  writeFileSync(
-    path.join(folder, 'tokenizer_config.json'),
-    JSON.stringify({ eos_token: '<eos>', mask_token: '<mask>', chat_template: template }),
-  );
-  return folder;
 }
 
 const short = ['--gen-length', '24', '--block-length', '8'];

@@ -105,13 +105,8 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   const config = parseModelConfig(json, file, entries.has(PLANNER_MARK));
   const tensors = matchTensors(config, entries, folder);
   const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
-  const tokenizer = await loadTokenizer(folder);
-  if (tokenizer && tokenizer.size > config.embeddingSize)
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      `${folder}: the tokenizer has ${tokenizer.size} ids, the model's tables only ${config.embeddingSize}`,
-    );
   checkMemory(tensors, storage, config.weightTying, folder);
+  const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
   signal?.throwIfAborted();
   const token = new (native().CancelToken)();
   const cancel = () => token.cancel();

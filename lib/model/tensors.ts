@@ -60,6 +60,10 @@ const NAMED = 5;
  * @throws DUltraError BAD_CHECKPOINT for missing tensors, wrong shapes or types that are not F32, BF16 or F16.
  */
 export function matchTensors(config: NativeModelConfig, entries: Map<string, TensorEntry>, source: string): NativeTensorRef[] {
+  // Said first, so that a config of many layers does not make a table of names that nobody has.
+  const layers = config.nLayers + (config.planner?.numLayers ?? 0);
+  if (layers > entries.size)
+    throw new DUltraError('BAD_CHECKPOINT', `${source}: its config has ${layers} layers, its files only ${entries.size} tensors`);
   const refs: NativeTensorRef[] = [];
   const missing: string[] = [];
   for (const [name, shape] of expectedTensors(config)) {

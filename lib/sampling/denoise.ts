@@ -3,7 +3,7 @@ import { DUltraError } from '../errors';
 import { fromNative, type NativeModel, type NativeSession, type NativeStepRequest, type NativeStepResult } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import type { CustomSampler, DenoiseRow, DenoiseStep, FinishReason, GenerateOptions } from '../types';
-import { fixedSchedule, type ResolvedSampler, resolveSampler, ruleRequest } from './samplers';
+import { fixedSchedule, geometricCount, type ResolvedSampler, resolveSampler, ruleRequest } from './samplers';
 
 /** What the loop needs of a model. */
 export interface Denoisable {
@@ -268,6 +268,14 @@ async function chooseCustom(sampler: CustomSampler, row: Row, part: Omit<Denoise
   return true;
 }
 
+/** Positions that each row unmasks now, for the samplers that fix their number; else null. */
+function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int32Array | null {
+  if (typeof sampler === 'function') return null;
+  if (sampler.type === 'fixed') return Int32Array.from(rows, (row) => row.scheduledCount(sampler.steps));
+  if (sampler.type === 'geometric') return Int32Array.from(rows, (row) => geometricCount(row.candidates().length, sampler.phi));
+  return null;
+}
+
 function concatenate(parts: (Float64Array | undefined)[]): Float64Array | null {
   if (parts.some((part) => part === undefined)) return null;
   const out = new Float64Array(parts.reduce((sum, part) => sum + part!.length, 0));
@@ -305,7 +313,6 @@ export async function* denoiseRows(
   signal?.addEventListener('abort', cancel, { once: true });
   try {
     const rule = ruleRequest(sampler, target.hasPlanner, reference);
-    const fixed = typeof sampler !== 'function' && sampler.type === 'fixed' ? sampler : null;
     for (let step = 0; ; step++) {
       const active = nextRows(rows, reference);
       if (active.length === 0) break;
@@ -319,7 +326,7 @@ export async function* denoiseRows(
         seed: settings.seed,
         temperature: settings.temperature,
         temperedLogProb: settings.tempered,
-        counts: fixed ? Int32Array.from(active, (row) => row.scheduledCount(fixed.steps)) : null,
+        counts: stepCounts(sampler, active),
         referenceLikelihood: reference,
         uniforms: draws && { token: concatenate(draws.map((d) => d.token)), position: concatenate(draws.map((d) => d.position)) },
       };

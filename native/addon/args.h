@@ -123,11 +123,15 @@ inline DType get_dtype(Napi::Env env, const std::string& name) {
 inline UnmaskRule get_rule(Napi::Env env, const std::string& name) {
   if (name == "plannerBernoulli") return UnmaskRule::kPlannerBernoulli;
   if (name == "plannerTopK") return UnmaskRule::kPlannerTopK;
+  if (name == "plannerRound") return UnmaskRule::kPlannerRound;
+  if (name == "plannerThreshold") return UnmaskRule::kPlannerThreshold;
   if (name == "threshold") return UnmaskRule::kThreshold;
   if (name == "factor") return UnmaskRule::kFactor;
   if (name == "entropy") return UnmaskRule::kEntropy;
+  if (name == "entropySum") return UnmaskRule::kEntropySum;
   if (name == "fixed") return UnmaskRule::kFixed;
   if (name == "random") return UnmaskRule::kRandom;
+  if (name == "leftToRight") return UnmaskRule::kLeftToRight;
   type_error(env, "rule", "the name of an unmasking rule, got \"" + name + "\"");
 }
 

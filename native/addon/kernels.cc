@@ -251,13 +251,12 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
       if (needed || !values.empty()) check_size(values.size(), m, name);
     };
     const UnmaskRule rule = r.args.rule;
-    const bool planner = rule == UnmaskRule::kPlannerBernoulli || rule == UnmaskRule::kPlannerTopK;
-    need(r.planner_logits, "plannerLogits", planner);
+    need(r.planner_logits, "plannerLogits", is_planner_rule(rule));
     if (r.token_log_probs.empty()) r.token_log_probs.assign(size_t(m), 0.0f);
     need(r.token_log_probs, "tokenLogProbs", false);
     need(r.confidences, "confidences", rule == UnmaskRule::kThreshold || rule == UnmaskRule::kFactor || rule == UnmaskRule::kFixed);
-    need(r.entropies, "entropies", rule == UnmaskRule::kEntropy);
-    if (rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom) check_size(r.counts.size(), b, "counts");
+    need(r.entropies, "entropies", rule == UnmaskRule::kEntropy || rule == UnmaskRule::kEntropySum);
+    if (is_counted_rule(rule)) check_size(r.counts.size(), b, "counts");
     for (int64_t row = 0; row < b; ++row)
       for (int32_t i = r.offsets[size_t(row)]; i < r.offsets[size_t(row) + 1]; ++i)
         r.at.push_back({seed, row_keys[size_t(row)], steps[size_t(row)], positions[size_t(i)]});

@@ -98,11 +98,10 @@ StepResult Session::step(const StepRequest& request) {
   const size_t r_count = request.rows.size();
   check_argument(request.window_ends.size() == r_count && request.row_keys.size() == r_count && request.steps.size() == r_count,
                  "step: rows, windowEnds, rowKeys and steps must have equal lengths");
-  const bool planner_rule = request.rule == UnmaskRule::kPlannerBernoulli || request.rule == UnmaskRule::kPlannerTopK;
-  const bool counted_rule = request.rule == UnmaskRule::kFixed || request.rule == UnmaskRule::kRandom;
+  const bool planner_rule = is_planner_rule(request.rule);
   const bool want_planner = request.planner || (request.select && planner_rule);
   if (want_planner && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
-  if (request.select && counted_rule) check_argument(request.counts.size() == r_count, "step: counts must have one entry per row");
+  if (request.select && is_counted_rule(request.rule)) check_argument(request.counts.size() == r_count, "step: counts must have one entry per row");
 
   // The rows that take part, packed, and their candidates.
   StepResult result;

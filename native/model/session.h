@@ -64,7 +64,7 @@ struct StepRequest {
   float planner_temperature = 1, probability_scale = 1;
   double threshold = 0, factor = 0;
   bool factor_last_pair = false;
-  std::vector<int32_t> counts;  // (R) fixed and random rules
+  std::vector<int32_t> counts;  // (R) counted rules
   bool reference_likelihood = false;
   std::vector<double> token_uniforms, position_uniforms;  // (M, V), (M) recorded draws, or empty
 };

@@ -354,14 +354,14 @@ void CpuBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_st
 void CpuBackend::linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
   for (int64_t l = 0; l < n; ++l) {
     std::vector<float> sums(static_cast<size_t>(k));
-    float bias = 0;
+    double bias = 0;
     for (int64_t i = 0; i < m; ++i) {
       const float d = dy[i * dy_stride + l];
       for (int64_t j = 0; j < k; ++j) sums[size_t(j)] += d * x[i * k + j];
       bias += d;
     }
     for (int64_t j = 0; j < k; ++j) dw[l * k + j] += sums[size_t(j)];
-    if (db) db[l] += bias;
+    if (db) db[l] += float(bias);
   }
 }
 
