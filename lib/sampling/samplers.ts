@@ -1,7 +1,16 @@
 // Samplers as plain tagged objects: checks, defaults, and the native rule that each one is.
 import type { NativeRule, NativeStepRequest } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
-import type { ConfidenceSampler, CustomSampler, EntropySampler, FactorSampler, FixedSampler, PlannerSampler, Sampler } from '../types';
+import type {
+  ConfidenceSampler,
+  CustomSampler,
+  EntropySampler,
+  FactorSampler,
+  FixedSampler,
+  PlannerSampler,
+  Sampler,
+  SamplerObject,
+} from '../types';
 
 /** A built-in sampler with every default filled in. */
 export type ResolvedSampler =
@@ -20,7 +29,7 @@ const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'fixed'] as
  */
 export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean): ResolvedSampler | CustomSampler {
   if (typeof sampler === 'function') return sampler;
-  const given = sampler ?? (hasPlanner ? { type: 'planner' as const } : { type: 'confidence' as const });
+  const given: SamplerObject = sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
   if (typeof given !== 'object' || given === null)
     throw new TypeError(`sampler: expected an object with a "type", or a function, got ${String(given)}`);
   checkChoice('sampler.type', given.type, SAMPLER_TYPES);
