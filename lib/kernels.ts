@@ -331,3 +331,37 @@ export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
     }),
   );
 }
+
+/** What AdamW keeps for one parameter tensor. */
+export interface AdamWState {
+  parameter: Float32Array;
+  /** First and second moment; zeros before step 1. */
+  expAvg: Float32Array;
+  expAvgSq: Float32Array;
+}
+
+/**
+ * One AdamW step with decoupled weight decay: p ← p (1 − lr·weightDecay) − lr·m̂ / (√v̂ + eps).
+ * @param options `step` counts from 1; `gradientScale` (default 1) multiplies the gradient, as global-norm clipping does.
+ * @returns new arrays @throws RangeError, TypeError for shapes and options.
+ */
+export async function adamw(
+  input: AdamWState & { gradient: Float32Array },
+  options: { step: number; lr: number; beta1?: number; beta2?: number; eps?: number; weightDecay?: number; gradientScale?: number },
+): Promise<AdamWState> {
+  checkKeys('input', input, ['parameter', 'gradient', 'expAvg', 'expAvgSq']);
+  checkKeys('options', options, ['step', 'lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'gradientScale']);
+  const { parameter, gradient, expAvg, expAvgSq } = input;
+  const { step, lr, beta1 = 0.9, beta2 = 0.99, eps = 1e-8, weightDecay = 0, gradientScale = 1 } = options;
+  checkFloat32('parameter', parameter);
+  for (const [name, value] of Object.entries({ gradient, expAvg, expAvgSq })) {
+    checkFloat32(name, value);
+    if (value.length !== parameter.length) throw new RangeError(`${name}: expected ${parameter.length} numbers, got ${value.length}`);
+  }
+  checkInteger('step', step, { min: 1, max: Number.MAX_SAFE_INTEGER });
+  for (const [name, value] of Object.entries({ lr, eps, weightDecay, gradientScale })) checkNumber(name, value, { min: 0 });
+  for (const [name, value] of Object.entries({ beta1, beta2 })) checkNumber(name, value, { min: 0, max: 1 });
+  return fromNative(() =>
+    native().adamw({ parameter, gradient, expAvg, expAvgSq, step, lr, beta1, beta2, eps, weightDecay, gradientScale }),
+  );
+}

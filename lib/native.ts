@@ -254,7 +254,10 @@ export interface NativeTrainer {
 }
 
 export interface NativeModel {
-  /** Allocates masters, gradients and moments for what trains. One live trainer per model. */
+  /**
+   * Allocates masters, gradients and moments for what trains. One live trainer per model; one in which everything is frozen only scores,
+   * and does not count.
+   */
   createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>;
   /** Weights as they stand (adapters merged), in fp32, under their Hugging Face names: all, or those named. */
   weights(names: string[] | null): Promise<NativeNamedTensor[]>;

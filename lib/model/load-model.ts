@@ -8,8 +8,9 @@ import { checkChoice, checkInteger, checkKeys } from '../options';
 import { parseModelConfig, readConfigJson } from './config';
 import { type DownloadProgress, downloadModel } from './download';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
+import { availableMemory } from './memory';
 import { findSafetensors, readSafetensorsEntries } from './safetensors';
-import { matchTensors, PLANNER_MARK } from './tensors';
+import { EMBEDDING, matchTensors, PLANNER_MARK } from './tensors';
 import { loadTokenizer } from './tokenizer';
 
 /** Options of {@link loadModel}. */
@@ -65,16 +66,19 @@ async function resolveSource(source: string | undefined, options: LoadModelOptio
 }
 
 /** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */
-function checkMemory(tensors: readonly NativeTensorRef[], storage: NativeDType | 'auto', source: string): void {
+function checkMemory(tensors: readonly NativeTensorRef[], storage: NativeDType | 'auto', isTied: boolean, source: string): void {
   let bytes = 0;
-  for (const tensor of tensors)
-    bytes += ((tensor.end - tensor.begin) / BYTES[tensor.dtype]) * BYTES[storage === 'auto' ? tensor.dtype : storage];
+  for (const { name, dtype, begin, end } of tensors) {
+    const size = ((end - begin) / BYTES[dtype]) * BYTES[storage === 'auto' ? dtype : storage];
+    // A tied table is held twice: as rows to look up, and packed as the output head.
+    bytes += isTied && name === EMBEDDING ? 2 * size : size;
+  }
   const needed = bytes * MEMORY_FACTOR;
-  const { availableMemory } = process as { availableMemory?: () => number };
-  const available = availableMemory?.call(process) ?? os.freemem();
+  const available = availableMemory();
   if (needed <= available) return;
   const gb = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
-  const hint = storage === 'BF16' || storage === 'F16' ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do';
+  const isNarrow = storage === 'BF16' || storage === 'F16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype !== 'F32'));
+  const hint = isNarrow ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do';
   throw new DUltraError('OUT_OF_MEMORY', `${source}: loading needs ${gb(needed)}, ${gb(available)} are free${hint}`);
 }
 
@@ -101,13 +105,8 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   const config = parseModelConfig(json, file, entries.has(PLANNER_MARK));
   const tensors = matchTensors(config, entries, folder);
   const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
-  const tokenizer = await loadTokenizer(folder);
-  if (tokenizer && tokenizer.size > config.embeddingSize)
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      `${folder}: the tokenizer has ${tokenizer.size} ids, the model's tables only ${config.embeddingSize}`,
-    );
-  checkMemory(tensors, storage, folder);
+  checkMemory(tensors, storage, config.weightTying, folder);
+  const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
   signal?.throwIfAborted();
   const token = new (native().CancelToken)();
   const cancel = () => token.cancel();

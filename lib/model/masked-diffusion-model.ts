@@ -12,6 +12,7 @@ import {
   resolveGenerateOptions,
 } from '../sampling/denoise';
 import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
+import { Adapter, applyAdapter, readAdapter } from './adapter';
 import type { ModelConfig } from './config';
 import { type SaveOptions, saveModel } from './save';
 import type { Tokenizer } from './tokenizer';
@@ -194,6 +195,25 @@ export class MaskedDiffusionModel {
     const { config, source } = this;
     const weights = async (name: string) => (await fromNative(() => this.#native.weights([name])))[0].data;
     await saveModel(folder, { config, configJson: this.#configJson, source, weights }, options);
+  }
+
+  /**
+   * Loads low-rank adapters from a folder in the layout of PEFT and merges them into the weights. Until the returned handle is
+   * disposed, they can be taken out and put back.
+   * @throws DUltraError BAD_CHECKPOINT, DISPOSED.
+   */
+  async loadAdapter(folder: string): Promise<Adapter> {
+    this.#checkUsable();
+    const files = await readAdapter(folder);
+    const planner = this.hasPlanner && files.tensors.some(({ name }) => !/\.lora_[AB]\.weight$/.test(name));
+    const trainer = await this.createTrainer({ lora: files.lora, freezePlanner: !planner });
+    try {
+      await applyAdapter(trainer, files, folder);
+    } catch (error) {
+      trainer.dispose();
+      throw error;
+    }
+    return new Adapter(trainer, files.lora);
   }
 
   /** The ids that the model sees for a prompt. @throws TypeError; DUltraError NO_TOKENIZER. */

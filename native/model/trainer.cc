@@ -96,7 +96,8 @@ Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options)
   const bool lora = options.lora.rank > 0;
   base_trains_ = !options.freeze_base || lora;
   planner_trains_ = config.planner.present && !options.freeze_planner;
-  check_argument(base_trains_ || planner_trains_, "trainer: nothing to train: the base is frozen, and the planner is frozen or absent");
+  // Nothing trains: it only scores, holds nothing of its own, and does not stand in the way of another trainer.
+  if (!base_trains_ && !planner_trains_) return;
   if (!model_->claim_trainer()) throw Error(ErrorCode::kInvalidArgument, "trainer: this model already has one; dispose it first");
   try {
     for (const WeightSite& site : transformer.sites()) {
@@ -118,7 +119,9 @@ Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options)
   }
 }
 
-Trainer::~Trainer() { model_->release_trainer(); }
+Trainer::~Trainer() {
+  if (base_trains_ || planner_trains_) model_->release_trainer();
+}
 
 Trainer::Parameter* Trainer::find(const std::string& name) {
   const auto found = by_name_.find(name);

@@ -416,6 +416,11 @@ void Transformer::hidden_forward(float* hidden, const int32_t* ids, const Packin
       x = out;
     }
   }
+  if (subset && blocks_.empty()) {
+    float* out = tape ? memory->take(m * c) : x + n * c;
+    backend_.gather_rows(out, x, subset->rows.data(), m, c);
+    x = out;
+  }
   if (tape) tape->last = x;
   backend_.rmsnorm_forward(hidden, x, final_norm_.as(), m, c, config_.rms_norm_eps);
 }

@@ -90,6 +90,12 @@ std::vector<float> normals(Random& random, size_t n, double scale = 1.0);
 // max |a - b| / (absolute + relative |b|), NaN counts as infinite unless both are.
 double worst_error(const float* a, const double* b, size_t n, double absolute, double relative);
 
+// Checks `gradient` (n) of loss at `x` (n) against central differences of the loss, which computes in double: at up to `samples` places, and
+// along a few directions that have all of them in it. `tolerance` is relative to a place's derivative plus the root mean square of all;
+// `absolute` comes on top.
+void check_gradient(const float* gradient, const std::vector<float>& x, const std::function<double(const std::vector<double>&)>& loss, int samples,
+                    double tolerance, const std::string& where, double absolute = 0);
+
 inline bool same_bits(const float* a, const float* b, size_t n) { return std::memcmp(a, b, n * sizeof(float)) == 0; }
 
 // Runs `body` with a backend for every instruction set of this machine, two threads each.

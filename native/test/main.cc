@@ -57,6 +57,48 @@ double worst_error(const float* a, const double* b, size_t n, double absolute, d
   return worst;
 }
 
+void check_gradient(const float* gradient, const std::vector<float>& x, const std::function<double(const std::vector<double>&)>& loss, int samples,
+                    double tolerance, const std::string& where, double absolute) {
+  const size_t n = x.size();
+  if (n == 0) return;
+  Random random(n);
+  std::vector<double> at(x.begin(), x.end());
+  double squares = 0;
+  for (size_t i = 0; i < n; ++i) squares += double(gradient[i]) * gradient[i];
+  const double size = std::sqrt(squares / double(n));
+  const double h = 1e-5;
+  double worst = 0;
+  size_t worst_at = 0;
+  for (int s = 0; s < samples && size_t(s) < n; ++s) {
+    const size_t i = n <= size_t(samples) ? size_t(s) : size_t(random.bits() % n);
+    const double keep = at[i];
+    at[i] = keep + h;
+    double difference = loss(at);
+    at[i] = keep - h;
+    difference = (difference - loss(at)) / (2 * h);
+    at[i] = keep;
+    const double error = std::fabs(gradient[i] - difference) / (tolerance * (std::fabs(difference) + size) + absolute + 1e-9);
+    if (!(error <= worst)) {
+      worst = std::isnan(error) ? 1e30 : error;
+      worst_at = i;
+    }
+  }
+  CHECK(worst <= 1, where, " error ", worst, " at ", worst_at, " of ", n);
+  for (int round = 0; round < 2; ++round) {
+    std::vector<double> up(at), down(at);
+    double expected = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const double sign = random.below(2) ? 1 : -1;
+      up[i] += sign * h;
+      down[i] -= sign * h;
+      expected += sign * gradient[i];
+    }
+    const double difference = (loss(up) - loss(down)) / (2 * h);
+    const double error = std::fabs(expected - difference) / (2 * std::sqrt(double(n)) * (tolerance * size + absolute) + 1e-8);
+    CHECK(error <= 1, where, " error ", error, " along a direction of all ", n);
+  }
+}
+
 void for_each_backend(const std::function<void(Backend&, const std::string&)>& body) {
   for (const std::string& isa : cpu::available_isas()) {
     cpu::CpuBackend backend(2, isa);
