@@ -35,7 +35,7 @@ function quickstart() {
     );
     const options = ['--prompt-ids', '5,17,3', '--gen-length', '24', '--block-length', '8'];
     dultra('generate', '--model', FIXTURE, ...options, ...watch);
-    dultra('generate', '--model', FIXTURE, ...options, '--sampler', 'confidence:0.5', ...watch);
+    dultra('generate', '--model', FIXTURE, ...options, '--sampler', 'fixed:6', ...watch);
     dultra('generate', '--model', FIXTURE, ...options, '--temperature', '0.7', '--seed', '1', ...watch);
   }
   process.stdout.write('\nReady. README.md says how to load a checkpoint of yours; npm test runs the tests.\n');

@@ -30,7 +30,7 @@ test.each<[string, RegExp]>([
   ['confidence:1.5', /sampler\.threshold: expected a finite number at least 0 and at most 1, got 1\.5/],
   ['confidence:factor=1', /confidence takes threshold; got "factor"/],
   ['confidence:0.9:0.8', /threshold is given twice/],
-  ['planner:most', /sampler\.select: expected "topk" or "bernoulli", got "most"/],
+  ['planner:most', /sampler\.select: expected "topk" or "round" or "threshold" or "bernoulli", got "most"/],
   ['factor:1:lastPair=yes', /sampler\.lastPair: expected "true" or "false", got "yes"/],
   ['fixed:1.5', /sampler\.steps: expected an integer/],
   ['random:remasking=random', /random takes steps; got "remasking"/],

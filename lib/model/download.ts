@@ -211,6 +211,7 @@ const underWay = new Map<string, Promise<unknown>>();
 /** Runs `work` when nothing else in this thread works on `key`. */
 async function exclusively(key: string, signal: AbortSignal | undefined, work: () => Promise<void>): Promise<void> {
   for (let other = underWay.get(key); other; other = underWay.get(key)) {
+    signal?.throwIfAborted();
     await new Promise<void>((resolve, reject) => {
       const stop = () => reject(signal?.reason);
       signal?.addEventListener('abort', stop, { once: true });

@@ -3,9 +3,11 @@
 #pragma once
 #include <napi.h>
 
+#include <cstring>
 #include <string>
 #include <vector>
 
+#include "model/memory.h"
 #include "ops/backend.h"
 
 namespace dultra {
@@ -110,6 +112,20 @@ template <typename T>
 Napi::Value to_array(Napi::Env env, const std::vector<T>& values) {
   auto array = Napi::TypedArrayOf<T>::New(env, values.size());
   if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(T));
+  return array;
+}
+
+// The floats themselves, not a copy. A build of V8 that takes no memory from outside gets a copy after all.
+inline Napi::Value to_array(Napi::Env env, HostFloats&& values) {
+  const size_t size = values.size(), bytes = size * sizeof(float);
+  const auto free = [](napi_env, void* data, void*) { delete[] static_cast<float*>(data); };
+  napi_value buffer = nullptr;
+  if (size > 0 && napi_create_external_arraybuffer(env, values.data(), bytes, free, nullptr, &buffer) == napi_ok) {
+    values.release();
+    return Napi::Float32Array::New(env, size, Napi::ArrayBuffer(env, buffer), 0);
+  }
+  auto array = Napi::Float32Array::New(env, size);
+  if (size > 0) std::memcpy(array.Data(), values.data(), bytes);
   return array;
 }
 

@@ -174,9 +174,9 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
       },
       [](Napi::Env job_env, ForwardResult& result) -> Napi::Value {
         Napi::Object out = Napi::Object::New(job_env);
-        out.Set("hidden", to_array(job_env, result.hidden));
-        out.Set("logits", result.logits.empty() ? job_env.Null() : to_array(job_env, result.logits));
-        out.Set("plannerLogits", result.planner_logits.empty() ? job_env.Null() : to_array(job_env, result.planner_logits));
+        out.Set("hidden", to_array(job_env, std::move(result.hidden)));
+        out.Set("logits", result.logits.empty() ? job_env.Null() : to_array(job_env, std::move(result.logits)));
+        out.Set("plannerLogits", result.planner_logits.empty() ? job_env.Null() : to_array(job_env, std::move(result.planner_logits)));
         return out;
       });
 }

@@ -45,21 +45,21 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
   const std::shared_lock<std::shared_mutex> weights(model.weights_mutex());
   const int64_t n = int64_t(ids.size()), c = config.hidden;
   const Packing packing = Packing::from_lengths(lengths_of(offsets));
-  Workspace workspace(backend);
-  Buffer hidden(backend, size_t(n * c) * 4);
-  transformer.hidden_forward(hidden.as(), ids.data(), packing, nullptr, workspace, cancel);
+  auto scratch = model.take_scratch();
+  float* hidden = scratch->head.get(kHidden, n * c);
+  transformer.hidden_forward(hidden, ids.data(), packing, nullptr, scratch->layers, cancel);
   ForwardResult result;
-  result.hidden.resize(size_t(n * c));
-  backend.download(result.hidden.data(), hidden.as<void>(), result.hidden.size() * 4);
+  result.hidden = HostFloats(size_t(n * c));
+  backend.download(result.hidden.data(), hidden, result.hidden.size() * 4);
   if (logits) {
     const int64_t v = config.embedding_size, rows = std::min(n, head_rows(v));
-    Buffer chunk(backend, size_t(rows * v) * 4);
-    result.logits.resize(size_t(n * v));
+    float* chunk = scratch->head.get(kLogits, rows * v);
+    result.logits = HostFloats(size_t(n * v));
     for (int64_t i = 0; i < n; i += rows) {
       check_cancelled(cancel);
       const int64_t count = std::min(rows, n - i);
-      transformer.head_forward(chunk.as(), hidden.as() + i * c, count);
-      backend.download(result.logits.data() + i * v, chunk.as<void>(), size_t(count * v) * 4);
+      transformer.head_forward(chunk, hidden + i * c, count);
+      backend.download(result.logits.data() + i * v, chunk, size_t(count * v) * 4);
     }
   }
   if (timestep) {
@@ -69,11 +69,12 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
     all.offsets = packing.offsets;
     all.positions = packing.positions;
     for (int64_t i = 0; i < n; ++i) all.rows.push_back(int32_t(i));
-    Buffer scores(backend, size_t(n) * 4);
-    transformer.planner_forward(scores.as(), hidden.as(), *timestep, candidate->data(), packing, all, workspace, cancel);
-    result.planner_logits.resize(size_t(n));
-    backend.download(result.planner_logits.data(), scores.as<void>(), size_t(n) * 4);
+    float* scores = scratch->head.get(kPlannerLogits, n);
+    transformer.planner_forward(scores, hidden, *timestep, candidate->data(), packing, all, scratch->layers, cancel);
+    result.planner_logits = HostFloats(size_t(n));
+    backend.download(result.planner_logits.data(), scores, size_t(n) * 4);
   }
+  model.give_back(std::move(scratch));
   return result;
 }
 

@@ -6,6 +6,7 @@
 #include <shared_mutex>
 #include <vector>
 
+#include "model/memory.h"
 #include "model/transformer.h"
 
 namespace dultra {
@@ -26,11 +27,28 @@ class Model {
   bool claim_trainer() { return !has_trainer_.exchange(true); }
   void release_trainer() { has_trainer_.store(false); }
 
+  // Scratch memory of one forward pass. The model keeps one that is not in use: fresh pages for every call cost a small model a tenth
+  // of its time.
+  struct Scratch {
+    explicit Scratch(Backend& backend) : layers(backend), head(backend) {}
+    Workspace layers, head;
+  };
+  std::unique_ptr<Scratch> take_scratch() const {
+    const std::lock_guard<std::mutex> lock(scratch_mutex_);
+    return scratch_ ? std::move(scratch_) : std::make_unique<Scratch>(*backend_);
+  }
+  void give_back(std::unique_ptr<Scratch> scratch) const {
+    const std::lock_guard<std::mutex> lock(scratch_mutex_);
+    scratch_ = std::move(scratch);
+  }
+
  private:
   std::unique_ptr<Backend> backend_;  // first: everything below lives in its memory
   Transformer transformer_;
   mutable std::shared_mutex weights_mutex_;
   std::atomic<bool> has_trainer_{false};
+  mutable std::mutex scratch_mutex_;
+  mutable std::unique_ptr<Scratch> scratch_;
 };
 
 // Rows of the output head computed at a time: bounds the (rows, V) logits to about 64 MB.
@@ -42,9 +60,9 @@ std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets);
 
 // Everything a forward pass can hand out, for inspection and tests.
 struct ForwardResult {
-  std::vector<float> hidden;          // (N, C) after the final norm
-  std::vector<float> logits;          // (N, V) or empty
-  std::vector<float> planner_logits;  // (N) or empty
+  HostFloats hidden;          // (N, C) after the final norm
+  HostFloats logits;          // (N, V) or empty
+  HostFloats planner_logits;  // (N) or empty
 };
 ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets, bool logits,
                           const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel);

@@ -20,8 +20,6 @@ struct RopeTable {
   std::vector<float> cosine, sine;
 };
 
-constexpr int64_t kColumns = 16;  // of a scatter: one cache line of floats
-
 constexpr int64_t kRopeTablePositions = 65536;  // beyond, a row's angles are computed when it comes
 constexpr size_t kRopeTables = 4;               // kept; every model of a process has one
 

@@ -6,6 +6,7 @@
 
 #include "backends/cpu/aligned.h"
 #include "backends/cpu/cpu_backend.h"
+#include "backends/cpu/parallel.h"
 
 namespace dultra {
 namespace cpu {
@@ -176,22 +177,48 @@ void pack_panel(T* to, const std::vector<PanelRow>& rows, int64_t k, const Packe
 // Scratch of a thread, kept from call to call: packed activations, and the sums between two blocks of k.
 struct Scratch {
   AlignedBlock activations, sums;
+  AlignedBlock panels;  // the caller's: an operand of a backward product, packed for all threads
 };
 thread_local Scratch scratch;
 
-// One call of linear_forward, cut into a grid of tasks.
+// out (m, n) = activations (m, k) times packed weights, cut into a grid of tasks.
 struct Product {
   float* out;
   int64_t out_stride;
-  const float* x;
+  const float* x;  // (m, k), or (k, m) if `transposed`; rows `x_stride` floats apart
+  int64_t x_stride;
+  bool transposed = false;
   int64_t m, n, k;
-  const PackedMatrix* w;
-  const float* bias;
+  WeightLayout layout;
+  const char* weights;
+  int64_t steps, step_bytes, panel_bytes, panels;
+  const float* bias = nullptr;
   bool add;
   const MatmulKernels* kernels;
   int64_t block_steps, blocks;      // cut of k
   int64_t row_tasks, column_tasks;  // grid
   int64_t row_tiles;                // tiles along M
+
+  Product(const MatmulKernels& isa, const PackedMatrix& w)
+      : k(w.cols()),
+        layout(w.layout),
+        weights(static_cast<const char*>(w.memory.data())),
+        steps(w.steps),
+        step_bytes(w.step_bytes),
+        panel_bytes(w.panel_bytes),
+        panels(w.panels),
+        kernels(&isa) {}
+  // Weights (k, n) fp32, packed by pack_panels.
+  Product(const MatmulKernels& isa, const void* packed, int64_t k, int64_t n)
+      : n(n),
+        k(k),
+        layout(kLayoutF32),
+        weights(static_cast<const char*>(packed)),
+        steps(k),
+        step_bytes(isa.nr * 4),
+        panel_bytes(steps * step_bytes),
+        panels(ceil_div(n, isa.nr)),
+        kernels(&isa) {}
 
   // The first row of tile t: tiles differ by at most one row.
   int64_t tile_begin(int64_t t) const { return t * (m / row_tiles) + std::min(t, m % row_tiles); }
@@ -199,45 +226,49 @@ struct Product {
   // Neighbouring tasks share weights, which are larger than the activations.
   void task(int64_t index) const {
     const int64_t i = index % row_tasks, j = index / row_tasks;
-    run(row_tiles * i / row_tasks, row_tiles * (i + 1) / row_tasks, w->panels * j / column_tasks, w->panels * (j + 1) / column_tasks);
+    run(row_tiles * i / row_tasks, row_tiles * (i + 1) / row_tasks, panels * j / column_tasks, panels * (j + 1) / column_tasks);
   }
 
   void run(int64_t tile_from, int64_t tile_to, int64_t panel_from, int64_t panel_to) const {
     const MatmulKernels& kernel = *kernels;
-    const WeightLayout layout = w->layout;
     const int64_t nr = kernel.nr, row_from = tile_begin(tile_from), rows = tile_begin(tile_to) - row_from;
     const int64_t k_per_step = layout == kLayoutBF16Pairs ? 2 : 1;
     // A single fp32 row is packed as it is.
-    const bool pack = rows > 1 || layout == kLayoutBF16Pairs;
+    const bool pack = rows > 1 || layout == kLayoutBF16Pairs || transposed;
     if (pack) scratch.activations.reserve(size_t(rows * block_steps) * 4 + kPackSlack);
     if (blocks > 1) scratch.sums.reserve(size_t(rows * nr * (panel_to - panel_from)) * 4);
 
     // Tiles have m / row_tiles rows or one more.
     const int wide = kernel.wide[m / row_tiles] == kernel.wide[ceil_div(m, row_tiles)] ? kernel.wide[m / row_tiles] : 1;
     MatmulTile tile;
-    tile.panel_stride = w->panel_bytes;
-    tile.prefetch = std::min(kPrefetchMax, std::max(kPrefetchMin, w->panel_bytes / kPrefetchPart / 64 * 64));
+    tile.panel_stride = panel_bytes;
+    tile.prefetch = std::min(kPrefetchMax, std::max(kPrefetchMin, panel_bytes / kPrefetchPart / 64 * 64));
     tile.sums_stride = rows * nr;
     tile.out_stride = out_stride;
     tile.add = add;
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t step = w->steps * block / blocks;
-      tile.steps = w->steps * (block + 1) / blocks - step;
+      const int64_t step = steps * block / blocks;
+      tile.steps = steps * (block + 1) / blocks - step;
       tile.load_sums = block > 0;
       tile.store_sums = block + 1 < blocks;
-      const float* block_x = x + row_from * k + step * k_per_step;
+      const float* block_x = transposed ? x + row_from + step * x_stride : x + row_from * x_stride + step * k_per_step;
       float* activations = static_cast<float*>(scratch.activations.data());
       if (pack) {
         const int64_t block_k = std::min(tile.steps * k_per_step, k - step * k_per_step);
         const auto pack_fn = layout == kLayoutBF16Pairs ? kernel.pack_bf16 : kernel.pack_f32;
         for (int64_t t = tile_from; t < tile_to; ++t) {
           const int64_t row = tile_begin(t) - row_from;
-          pack_fn(activations + row * tile.steps, block_x + row * k, k, int(tile_begin(t + 1) - row_from - row), block_k);
+          const int tile_rows = int(tile_begin(t + 1) - row_from - row);
+          float* to = activations + row * tile.steps;
+          if (transposed)
+            kernel.pack_columns(to, block_x + row, x_stride, tile_rows, block_k);
+          else
+            pack_fn(to, block_x + row * x_stride, x_stride, tile_rows, block_k);
         }
       }
       for (int64_t panel = panel_from; panel < panel_to;) {
         const int64_t step_panels = panel_to - panel >= wide ? wide : 1;
-        tile.b = static_cast<const char*>(w->memory.data()) + panel * w->panel_bytes + step * w->step_bytes;
+        tile.b = weights + panel * panel_bytes + step * step_bytes;
         tile.columns = std::min(step_panels * nr, n - panel * nr);
         tile.bias = bias ? bias + panel * nr : nullptr;
         for (int64_t t = tile_from; t < tile_to; ++t) {
@@ -251,7 +282,46 @@ struct Product {
       }
     }
   }
+
+  // Cuts the product and runs it. No cut changes the chain of operations of an element.
+  void run_on(ThreadPool& pool) {
+    row_tiles = ceil_div(m, kernels->mr);
+    blocks = ceil_div(steps, row_tiles == 1 ? kStreamSteps : kBlockSteps);
+    block_steps = ceil_div(steps, blocks);
+    row_tasks = ceil_div(m, kTaskRows);
+    column_tasks = ceil_div(n, kTaskColumns);
+    const int64_t work = m * n * k;
+    const int64_t wanted = pool.threads() == 1 ? 1 : std::min(pool.threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
+    while (row_tasks * column_tasks < wanted) {
+      // Rows first: then no two tasks pack the same activations. A task keeps two tiles of rows, or reading the weights again for
+      // each would cost more.
+      if (row_tiles / (row_tasks + 1) >= 2) {
+        ++row_tasks;
+      } else if (column_tasks < panels) {
+        ++column_tasks;
+      } else if (row_tasks < row_tiles) {
+        ++row_tasks;
+      } else {
+        break;
+      }
+    }
+    row_tasks = std::min(row_tasks, row_tiles);
+    column_tasks = std::min(column_tasks, panels);
+    pool.run(row_tasks * column_tasks, [this](int64_t index) { task(index); });
+  }
 };
+
+// Weights (k, n) row-major fp32 as panels, in the calling thread's scratch.
+const void* pack_panels(ThreadPool& pool, const MatmulKernels& kernels, const float* w, int64_t k, int64_t n) {
+  const int64_t nr = kernels.nr, panels = ceil_div(n, nr);
+  scratch.panels.reserve(size_t(panels * k * nr) * 4);
+  float* to = static_cast<float*>(scratch.panels.data());
+  parallel_ranges(pool, panels, k * nr, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel)
+      kernels.pack_panel(to + panel * k * nr, w + panel * nr, n, int(std::min(nr, n - panel * nr)), k);
+  });
+  return to;
+}
 
 }  // namespace
 
@@ -282,19 +352,29 @@ void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts)
   std::vector<int64_t> first_row(1, 0);  // of each part
   for (const MatrixPart& part : parts) first_row.push_back(first_row.back() + part.rows);
   check_argument(first_row.back() == rows, "parts: expected " + std::to_string(rows) + " rows, got " + std::to_string(first_row.back()));
-  pool_.run(matrix.panels, [&](int64_t panel) {
-    std::vector<PanelRow> panel_rows(size_t(nr), PanelRow{nullptr, storage});
-    for (int64_t j = 0; j < nr && panel * nr + j < rows; ++j) {
-      const int64_t row = panel * nr + j;
-      const size_t part = size_t(std::upper_bound(first_row.begin(), first_row.end(), row) - first_row.begin()) - 1;
-      const size_t offset = size_t(row - first_row[part]) * size_t(cols) * dtype_size(parts[part].dtype);
-      panel_rows[size_t(j)] = {static_cast<const char*>(parts[part].data) + offset, parts[part].dtype};
-    }
-    char* packed = static_cast<char*>(matrix.memory.data()) + panel * matrix.panel_bytes;
-    if (matrix.layout == kLayoutF32) {
-      pack_panel(reinterpret_cast<float*>(packed), panel_rows, cols, matrix, storage);
-    } else {
-      pack_panel(reinterpret_cast<uint16_t*>(packed), panel_rows, cols, matrix, storage);
+  parallel_ranges(pool_, matrix.panels, cols * nr, [&](int64_t begin, int64_t end) {
+    std::vector<PanelRow> panel_rows(static_cast<size_t>(nr));
+    for (int64_t panel = begin; panel < end; ++panel) {
+      bool all_f32 = matrix.layout == kLayoutF32;
+      for (int64_t j = 0; j < nr; ++j) {
+        const int64_t row = panel * nr + j;
+        panel_rows[size_t(j)] = PanelRow{nullptr, storage};
+        if (row >= rows) continue;
+        const size_t part = size_t(std::upper_bound(first_row.begin(), first_row.end(), row) - first_row.begin()) - 1;
+        const size_t offset = size_t(row - first_row[part]) * size_t(cols) * dtype_size(parts[part].dtype);
+        panel_rows[size_t(j)] = {static_cast<const char*>(parts[part].data) + offset, parts[part].dtype};
+        all_f32 = all_f32 && parts[part].dtype == DType::kF32;
+      }
+      char* packed = static_cast<char*>(matrix.memory.data()) + panel * matrix.panel_bytes;
+      if (all_f32) {  // the case of training, once per optimiser step
+        const float* f32_rows[kMaxPanelColumns];
+        for (int64_t j = 0; j < nr; ++j) f32_rows[j] = reinterpret_cast<const float*>(panel_rows[size_t(j)].data);
+        kernels_->matmul.transpose_panel(reinterpret_cast<float*>(packed), f32_rows, cols);
+      } else if (matrix.layout == kLayoutF32) {
+        pack_panel(reinterpret_cast<float*>(packed), panel_rows, cols, matrix, storage);
+      } else {
+        pack_panel(reinterpret_cast<uint16_t*>(packed), panel_rows, cols, matrix, storage);
+      }
     }
   });
 }
@@ -302,67 +382,51 @@ void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts)
 void CpuBackend::linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
   const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
   if (m <= 0 || matrix.rows() == 0) return;
-  const MatmulKernels& kernels = kernels_->matmul;
-  Product product;
+  Product product(kernels_->matmul, matrix);
   product.out = out;
   product.out_stride = out_stride;
   product.x = x;
+  product.x_stride = matrix.cols();
   product.m = m;
   product.n = matrix.rows();
-  product.k = matrix.cols();
-  product.w = &matrix;
   product.bias = bias;
   product.add = accumulate;
-  product.kernels = &kernels;
-  product.row_tiles = ceil_div(m, kernels.mr);
-  product.blocks = ceil_div(matrix.steps, product.row_tiles == 1 ? kStreamSteps : kBlockSteps);
-  product.block_steps = ceil_div(matrix.steps, product.blocks);
-
-  product.row_tasks = ceil_div(m, kTaskRows);
-  product.column_tasks = ceil_div(product.n, kTaskColumns);
-  const int64_t work = m * product.n * product.k;
-  const int64_t wanted = pool_.threads() == 1 ? 1 : std::min(pool_.threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
-  while (product.row_tasks * product.column_tasks < wanted) {
-    // Rows first: then no two tasks pack the same activations. A task keeps two tiles of rows, or reading the weights again for
-    // each would cost more.
-    if (product.row_tiles / (product.row_tasks + 1) >= 2) {
-      ++product.row_tasks;
-    } else if (product.column_tasks < matrix.panels) {
-      ++product.column_tasks;
-    } else if (product.row_tasks < product.row_tiles) {
-      ++product.row_tasks;
-    } else {
-      break;
-    }
-  }
-  product.row_tasks = std::min(product.row_tasks, product.row_tiles);
-  product.column_tasks = std::min(product.column_tasks, matrix.panels);
-  const Product* job = &product;
-  pool_.run(product.row_tasks * product.column_tasks, [job](int64_t index) { job->task(index); });
+  product.run_on(pool_);
 }
 
 void CpuBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
                                        bool accumulate) {
-  for (int64_t i = 0; i < m; ++i) {
-    std::vector<float> sums(static_cast<size_t>(k));
-    for (int64_t l = 0; l < n; ++l)
-      for (int64_t j = 0; j < k; ++j) sums[size_t(j)] += dy[i * dy_stride + l] * w[l * k + j];
-    for (int64_t j = 0; j < k; ++j) dx[i * k + j] = sums[size_t(j)] + (accumulate ? dx[i * k + j] : 0.0f);
+  if (m <= 0 || k <= 0) return;
+  if (n == 0) {
+    if (!accumulate) fill_zero(dx, m * k);
+    return;
   }
+  Product product(kernels_->matmul, pack_panels(pool_, kernels_->matmul, w, n, k), n, k);
+  product.out = dx;
+  product.out_stride = k;
+  product.x = dy;
+  product.x_stride = dy_stride;
+  product.m = m;
+  product.add = accumulate;
+  product.run_on(pool_);
 }
 
 void CpuBackend::linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
-  for (int64_t l = 0; l < n; ++l) {
-    std::vector<float> sums(static_cast<size_t>(k));
-    double bias = 0;
-    for (int64_t i = 0; i < m; ++i) {
-      const float d = dy[i * dy_stride + l];
-      for (int64_t j = 0; j < k; ++j) sums[size_t(j)] += d * x[i * k + j];
-      bias += d;
-    }
-    for (int64_t j = 0; j < k; ++j) dw[l * k + j] += sums[size_t(j)];
-    if (db) db[l] += float(bias);
-  }
+  if (m <= 0 || n <= 0) return;
+  Product product(kernels_->matmul, pack_panels(pool_, kernels_->matmul, x, m, k), m, k);
+  product.out = dw;
+  product.out_stride = k;
+  product.x = dy;
+  product.x_stride = dy_stride;
+  product.transposed = true;
+  product.m = n;
+  product.add = true;
+  product.run_on(pool_);
+  if (db == nullptr) return;
+  parallel_ranges(pool_, ceil_div(n, kColumns), m * kColumns, [&](int64_t begin, int64_t end) {
+    begin *= kColumns;
+    kernels_->rows.add_column_sums(db + begin, dy + begin, dy_stride, m, std::min(n, end * kColumns) - begin);
+  });
 }
 
 }  // namespace cpu

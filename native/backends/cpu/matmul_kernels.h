@@ -52,6 +52,12 @@ struct MatmulKernels {
   MatmulTileFn wide_panels[kLayouts][kMaxTileRows + 1];
   // to (k, rows) = x (rows, k) transposed, x rows `stride` floats apart. Writes up to pack_slack bytes too many.
   void (*pack_f32)(void* to, const float* x, int64_t stride, int rows, int64_t k);
+  // to (k, rows) = x (k, rows), x rows `stride` floats apart: activations that come transposed, as those of a weight's gradient do.
+  void (*pack_columns)(float* to, const float* x, int64_t stride, int rows, int64_t k);
+  // One fp32 panel from weights (k, columns), rows `stride` floats apart; columns <= nr, zeros beyond.
+  void (*pack_panel)(float* to, const float* w, int64_t stride, int columns, int64_t k);
+  // One fp32 panel from nr rows of k numbers each; null rows give zeros.
+  void (*transpose_panel)(float* to, const float* const* rows, int64_t k);
   // to ((k + 1) / 2, rows) pairs of bf16, rounded to nearest even; an odd k is padded with 0. Null without bf16_products.
   void (*pack_bf16)(void* to, const float* x, int64_t stride, int rows, int64_t k);
 };

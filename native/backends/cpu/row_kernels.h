@@ -53,6 +53,9 @@ struct RowKernels {
   void (*swiglu)(float* out, const float* gate, const float* up, int64_t n);
   void (*silu)(float* x, int64_t n);
 
+  // to (columns) += sums over x (rows, columns), rows `stride` floats apart
+  void (*add_column_sums)(float* to, const float* x, int64_t stride, int64_t rows, int64_t columns);
+
   int attention_queries;                       // most queries of one tile
   int64_t (*attention_scratch)(int head_dim);  // floats
   void (*attention)(const AttentionTile* tile);

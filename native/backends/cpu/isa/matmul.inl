@@ -313,6 +313,40 @@ static void pack(void* to, const float* x, int64_t stride, int rows, int64_t k) 
   pack_rows<Load, ROWS>(to, x, stride, k);
 }
 
+template <int ROWS = 1>
+static void pack_columns(float* to, const float* x, int64_t stride, int rows, int64_t k) {
+  if constexpr (ROWS < kTileRows) {
+    if (rows > ROWS) return pack_columns<ROWS + 1>(to, x, stride, rows, k);
+  }
+  for (; k > 0; --k, to += ROWS, x += stride) memcpy(to, x, ROWS * sizeof(float));
+}
+
+static void pack_panel(float* to, const float* w, int64_t stride, int columns, int64_t k) {
+  if (columns == kPanel) {
+    for (; k > 0; --k, to += kPanel, w += stride) memcpy(to, w, kPanel * sizeof(float));
+    return;
+  }
+  for (; k > 0; --k, to += kPanel, w += stride)
+    for (int j = 0; j < kPanel; ++j) to[j] = j < columns ? w[j] : 0.0f;
+}
+
+static void transpose_panel(float* to, const float* const* rows, int64_t k) {
+  for (int v = 0; v < kPanelVectors; ++v) {
+    const float* const* row = rows + v * kVF;
+    int64_t k0 = 0;
+    for (; k0 + kVF <= k; k0 += kVF) {
+      VF r[kVF];
+      DULTRA_UNROLL
+      for (int i = 0; i < kVF; ++i) r[i] = row[i] ? vf_load(row[i] + k0) : VF{};
+      transpose_squares<1>(r);
+      DULTRA_UNROLL
+      for (int l = 0; l < kVF; ++l) vf_store(to + (k0 + l) * kPanel + v * kVF, r[l]);
+    }
+    for (; k0 < k; ++k0)
+      for (int i = 0; i < kVF; ++i) to[k0 * kPanel + v * kVF + i] = row[i] ? row[i][k0] : 0.0f;
+  }
+}
+
 template <class Weights, int ROWS = 1>
 static void fill_tiles(MatmulKernels* kernels, dultra::cpu::WeightLayout layout) {
   kernels->wide[ROWS] = wide_panels(ROWS);
@@ -327,6 +361,9 @@ static MatmulKernels matmul_kernels() {
   kernels.nr = kPanel;
   kernels.mr = kTileRows;
   kernels.pack_f32 = pack<LoadF32>;
+  kernels.pack_columns = pack_columns;
+  kernels.pack_panel = pack_panel;
+  kernels.transpose_panel = transpose_panel;
   fill_tiles<WeightsF32>(&kernels, dultra::cpu::kLayoutF32);
   fill_tiles<WeightsBF16>(&kernels, dultra::cpu::kLayoutBF16);
   fill_tiles<WeightsF16>(&kernels, dultra::cpu::kLayoutF16);

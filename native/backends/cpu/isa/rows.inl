@@ -93,6 +93,24 @@ static void silu_row(float* x, int64_t n) {
   for_vectors(n, [=](int64_t i, int count) { store_n(x + i, silu(load_n(x + i, count)), count); });
 }
 
+// Sums of short runs of rows, then of those: long sums round less this way.
+static void add_column_sums(float* to, const float* x, int64_t stride, int64_t rows, int64_t columns) {
+  constexpr int64_t kRunRows = 64;
+  for_vectors(columns, [=](int64_t j, int n) {
+    VF total = {};
+    for (int64_t first = 0; first < rows; first += kRunRows) {
+      const int64_t end = rows < first + kRunRows ? rows : first + kRunRows;
+      VF sum[4] = {};
+      int64_t i = first;
+      for (; i + 4 <= end; i += 4)
+        for (int u = 0; u < 4; ++u) sum[u] += load_n(x + (i + u) * stride + j, n);
+      for (; i < end; ++i) sum[0] += load_n(x + i * stride + j, n);
+      total += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
+    store_n(to + j, load_n(to + j, n) + total, n);
+  });
+}
+
 static dultra::cpu::RowKernels row_kernels() {
   dultra::cpu::RowKernels k;
   k.rmsnorm = rmsnorm_row;
@@ -101,6 +119,7 @@ static dultra::cpu::RowKernels row_kernels() {
   k.rope = rope_row;
   k.swiglu = swiglu_row;
   k.silu = silu_row;
+  k.add_column_sums = add_column_sums;
   k.attention_queries = kTileQueries;
   k.attention_scratch = attention_scratch;
   k.attention = attention_tile;
