@@ -32,7 +32,8 @@ function tensorShapes({ hidden: c, layers, mlp: f, vocab: v }, planner) {
   shapes.set('time_embedding.mlp.0.weight', [c, 256]).set('time_embedding.mlp.0.bias', [c]);
   shapes.set('time_embedding.mlp.2.weight', [c, c]).set('time_embedding.mlp.2.bias', [c]);
   shapes.set('mask_embedding.weight', [2, c]);
-  for (const norm of ['norm_out_1', 'norm_out_2']) shapes.set(`${norm}.modulation.weight`, [2 * c, c]).set(`${norm}.modulation.bias`, [2 * c]);
+  for (const norm of ['norm_out_1', 'norm_out_2'])
+    shapes.set(`${norm}.modulation.weight`, [2 * c, c]).set(`${norm}.modulation.bias`, [2 * c]);
   shapes.set('mask_linear.weight', [1, c]).set('mask_linear.bias', [1]);
   return shapes;
 }

@@ -100,7 +100,8 @@ function exportOnnx(folder, { hidden: c, layers, heads, vocab }, length) {
     const w = (name) => `${base}.blocks.${i}.${name}.weight`;
     const at = (name) => `${i}.${name}`;
     if (delta) residual = addNorm(residual, delta, w('attn_norm'), at('n1'));
-    else op('SimplifiedLayerNormalization', [residual, w('attn_norm')], [at('n1')], { axis: -1, epsilon: { float: RMS_EPS }, stash_type: 1 });
+    else
+      op('SimplifiedLayerNormalization', [residual, w('attn_norm')], [at('n1')], { axis: -1, epsilon: { float: RMS_EPS }, stash_type: 1 });
     for (const name of ['q', 'k', 'v']) {
       linear(at('n1'), w(`${name}_proj`), at(name));
       op('Reshape', [at(name), 'sequence'], [at(`${name}3`)]); // (1, T, C)
@@ -128,12 +129,23 @@ function exportOnnx(folder, { hidden: c, layers, heads, vocab }, length) {
       7,
       ...graph,
       bytes(2, 'llada'),
-      ...Object.entries(header).map(([name, { shape, data_offsets: [begin, end] }]) =>
-        externalTensor(name, shape, path.basename(weights), 8 + headerLength + begin, end - begin),
+      ...Object.entries(header).map(
+        ([
+          name,
+          {
+            shape,
+            data_offsets: [begin, end],
+          },
+        ]) => externalTensor(name, shape, path.basename(weights), 8 + headerLength + begin, end - begin),
       ),
       inlineTensor('cosine', FLOAT, [length, c / heads / 2], cosine),
       inlineTensor('sine', FLOAT, [length, c / heads / 2], sine),
-      inlineTensor('positions', INT64, [1, length], BigInt64Array.from({ length }, (_, i) => BigInt(i))),
+      inlineTensor(
+        'positions',
+        INT64,
+        [1, length],
+        BigInt64Array.from({ length }, (_, i) => BigInt(i)),
+      ),
       inlineTensor('sequence', INT64, [3], BigInt64Array.of(1n, BigInt(length), BigInt(c))),
       inlineTensor('rows', INT64, [2], BigInt64Array.of(BigInt(length), BigInt(c))),
       valueInfo(11, 'ids', INT64, [length]),
