@@ -2,6 +2,30 @@
 export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
+export {
+  type CategoryResult,
+  type EvaluateOptions,
+  type EvaluateProgress,
+  type Evaluation,
+  type EvaluationConfig,
+  evaluate,
+  meanAndSd,
+  type SampleRecord,
+  type SamplerResult,
+  type Score,
+  type ScoreBatch,
+} from './evaluation/evaluate';
+export {
+  type AveragedRow,
+  averageOperatingPoints,
+  chooseOperatingPoints,
+  frontier,
+  type OperatingOptions,
+  type OperatingPoint,
+  type OperatingRow,
+  type Point,
+} from './evaluation/operating-points';
+export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';
 export type { ModelConfig } from './model/config';

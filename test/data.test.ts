@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { datasets, type Example } from '../lib';
+import { sampleSplit } from '../lib/data/splits';
 import { wordLevelTokenizer } from '../lib/model/create-model';
 import { loadTokenizer } from '../lib/model/tokenizer';
 import { temporaryFolder } from './helpers';
@@ -174,6 +175,16 @@ test('sudoku: any valid completion of the given cells', () => {
   expect(task.verify(example, '1 2 3 4 3 4 1 2 4 3 2 1 2 1 4 3')).toBe(true);
   expect(task.verify(example, '2 1 3 4 3 4 1 2 1 2 4 3 4 3 2 1')).toBe(false); // a given cell changed
   expect(task.verify(example, '1 2 3 4 3 4 1 2 2 1 4 3 4 3 1 2')).toBe(false); // a column twice
+});
+
+test('a split that has fewer prompts than asked for says so', () => {
+  const draw = (random: { integer(n: number): number }) => ({ prompt: `p${random.integer(200)}`, answer: '', category: '', meta: null });
+  const inTest = Array.from({ length: 200 }, (_, i) => `p${i}`).filter((prompt) => datasets.splitOf(prompt) === 'test').length;
+  expect(sampleSplit(draw, 'test', inTest, 0)).toHaveLength(inTest);
+  expect(() => sampleSplit(draw, 'test', inTest + 1, 0)).toThrow(
+    `count: expected no more prompts than the test split has (about ${inTest})`,
+  );
+  expect(sampleSplit(draw, 'train', 1000, 0)).toHaveLength(1000);
 });
 
 test('wrong arguments', () => {

@@ -10,8 +10,8 @@ export type Split = 'train' | 'validation' | 'test';
 const SPLITS: readonly Split[] = ['train', 'validation', 'test'];
 /** Of this many parts, one is for validation and one for tests. */
 const PARTS = 20;
-/** Draws per wanted example before a split counts as exhausted. */
-const MAX_DRAWS = 2000;
+/** Draws without a new example after which a split counts as exhausted. */
+const MAX_IDLE_DRAWS = 10_000;
 
 /** FNV-1a over the UTF-16 code units, with murmur's finaliser to spread the last bits. */
 function hash(text: string): number {
@@ -40,13 +40,14 @@ export function sampleSplit(draw: (random: Random) => Example, split: Split, cou
   const random = new Random(deriveSeed(BigInt(seed), Purpose.examples, SPLITS.indexOf(split)));
   const examples: Example[] = [];
   const seen = split === 'train' ? null : new Set<string>();
-  for (let draws = 0; examples.length < count; draws++) {
-    if (draws > MAX_DRAWS * (examples.length + 10))
+  for (let idle = 0; examples.length < count; idle++) {
+    if (idle > MAX_IDLE_DRAWS)
       throw new RangeError(`count: expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`);
     const example = draw(random);
     if (splitOf(example.prompt) !== split || seen?.has(example.prompt)) continue;
     seen?.add(example.prompt);
     examples.push(example);
+    idle = 0;
   }
   return examples;
 }
