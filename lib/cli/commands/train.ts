@@ -148,6 +148,9 @@ function evaluation(metrics: Metrics): string {
 class Progress {
   #bar: SingleBar | null = null;
   #lastLine = 0;
+  /** Where this process began, which a resumed run did in its middle. */
+  #first: { step: number; time: number } | null = null;
+  readonly #start = performance.now();
   readonly #quiet: boolean;
 
   constructor(quiet: boolean) {
@@ -157,12 +160,14 @@ class Progress {
   update(metrics: Metrics): void {
     if (this.#quiet) return;
     const { step, maxSteps } = metrics;
+    this.#first ??= { step: step - 1, time: this.#start };
     const held = evaluation(metrics);
     if (!process.stderr.isTTY) {
       const now = performance.now();
       if (held === '' && step !== maxSteps && now - this.#lastLine < LINE_SECONDS * 1000) return;
       this.#lastLine = now;
-      process.stderr.write(`step ${step}/${maxSteps}: ${summary(metrics)}${held === '' ? '' : `; held out: ${held}`}\n`);
+      const left = step < maxSteps ? `, ${this.#secondsLeft(step, maxSteps).toFixed(0)} s left` : '';
+      process.stderr.write(`step ${step}/${maxSteps}: ${summary(metrics)}${left}${held === '' ? '' : `; held out: ${held}`}\n`);
       return;
     }
     if (!this.#bar) {
@@ -181,6 +186,11 @@ class Progress {
     if (held === '') return;
     this.stop();
     process.stderr.write(`step ${step}: held out: ${held}\n`);
+  }
+
+  #secondsLeft(step: number, maxSteps: number): number {
+    const { step: first, time } = this.#first ?? { step: 0, time: this.#start };
+    return ((performance.now() - time) / 1000 / (step - first)) * (maxSteps - step);
   }
 
   stop(): void {
