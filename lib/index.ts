@@ -18,6 +18,7 @@ export {
 export {
   type AveragedRow,
   averageOperatingPoints,
+  BUDGETS,
   chooseOperatingPoints,
   frontier,
   type OperatingOptions,
@@ -25,6 +26,7 @@ export {
   type OperatingRow,
   type Point,
 } from './evaluation/operating-points';
+export { type ReportInput, type ReportRun, renderReport, writeReport } from './evaluation/report';
 export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';

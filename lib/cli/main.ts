@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The command line. Every subcommand is a file in commands/ with one `register(program)`; data goes to stdout, all else to stderr.
 import { Command, CommanderError } from 'commander';
+import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
 import { register as registerInfo } from './commands/info';
 import { ExitCode, explain, handleSignals, interruptSignal } from './errors';
@@ -23,6 +24,7 @@ function buildProgram(): Command {
         'Run "dultra help COMMAND" for the options of a command.',
     );
   registerGenerate(program);
+  registerEval(program);
   registerInfo(program);
   for (const command of program.commands) {
     command.helpOption('-h, --help', 'print this help');
