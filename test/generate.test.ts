@@ -426,7 +426,7 @@ describe('wrong arguments', () => {
     ['seed', () => model.generate(prompts[0], { seed: -1 }), /seed: expected 0 to 2\^64/, 'RangeError'],
     ['signal', () => model.generate(prompts[0], { signal: 'stop' as never }), /signal: expected an AbortSignal/, 'TypeError'],
     ['forward ids', () => model.forward({ ids: [200] }), /ids\[0\]: expected 0 to 103, got 200/, 'RangeError'],
-    ['forward offsets', () => model.forward({ ids: [1, 2], rowOffsets: [0, 3] }), /offsets/, 'RangeError'],
+    ['forward offsets', () => model.forward({ ids: [1, 2], rowOffsets: [0, 3] }), /rowOffsets\[1\]: .*at most 2, got 3/, 'RangeError'],
     [
       'forward planner',
       () => model.forward({ ids: [1, 2], planner: { timestep: [0, 1], maskIndex: [0, 0] } }),

@@ -34,14 +34,15 @@ function buildProgram(): Command {
   return program;
 }
 
-async function main(): Promise<number> {
+/** Runs one command line, without the program's name, and returns its exit code. */
+export async function main(args: readonly string[]): Promise<number> {
   const program = buildProgram();
   let running: Command = program;
   program.hook('preAction', (_program, action) => {
     running = action;
   });
   try {
-    await program.parseAsync();
+    await program.parseAsync(args, { from: 'user' });
     return ExitCode.done;
   } catch (error) {
     if (error instanceof CommanderError) {
@@ -55,17 +56,21 @@ async function main(): Promise<number> {
   }
 }
 
-// A reader that has seen enough (dultra … | head -1) closes the pipe: no failure, and nobody left to write for.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(ExitCode.done);
-  process.stderr.write(`dultra: stdout: ${error.message}\n`);
-  process.exit(ExitCode.failed);
-});
-process.stderr.on('error', () => {});
+/** Makes this process the command line's. */
+function start(): void {
+  // A reader that has seen enough (dultra … | head -1) closes the pipe: no failure, and nobody left to write for.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(ExitCode.done);
+    process.stderr.write(`dultra: stdout: ${error.message}\n`);
+    process.exit(ExitCode.failed);
+  });
+  process.stderr.on('error', () => {});
+  handleSignals();
+  main(process.argv.slice(2)).then((code) => {
+    // Native work that is still stopping must not hold up somebody who pressed Ctrl-C.
+    if (interruptSignal.aborted) process.exit(code);
+    process.exitCode = code;
+  });
+}
 
-handleSignals();
-main().then((code) => {
-  // Native work that is still stopping must not hold up somebody who pressed Ctrl-C.
-  if (interruptSignal.aborted) process.exit(code);
-  process.exitCode = code;
-});
+if (require.main === module) start();

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { DUltraError } from '../errors';
 import { fromNative, type NativeDType, type NativeTensorRef, native } from '../native';
-import { checkChoice, checkInteger, checkKeys } from '../options';
+import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
 import { parseModelConfig, readConfigJson } from './config';
 import { type DownloadProgress, downloadModel } from './download';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
@@ -97,6 +97,11 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
   if (typeof isa !== 'string') throw new TypeError(`isa: expected a string, got ${String(isa)}`);
+  const { revision, onProgress } = options;
+  if (revision !== undefined && typeof revision !== 'string') throw new TypeError(`revision: expected a string, got ${String(revision)}`);
+  if (onProgress !== undefined && typeof onProgress !== 'function')
+    throw new TypeError(`onProgress: expected a function, got ${String(onProgress)}`);
+  checkSignal(signal);
   signal?.throwIfAborted();
   const folder = await resolveSource(source, options);
   const { file, json } = await readConfigJson(folder);

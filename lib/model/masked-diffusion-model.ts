@@ -1,7 +1,7 @@
 // A loaded model: what users hold.
 import { DUltraError } from '../errors';
 import { fromNative, type NativeModel, type NativeModelInfo, native } from '../native';
-import { checkKeys } from '../options';
+import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
 import {
   type Denoisable,
   type DenoiseSettings,
@@ -45,6 +45,19 @@ export interface ForwardOutput {
   logits: Float32Array | null;
   /** (N) raw planner logits, or null. */
   plannerLogits: Float32Array | null;
+}
+
+function checkPlannerRequest(planner: NonNullable<ForwardRequest['planner']>): { timestep: Float32Array; maskIndex: Uint8Array } {
+  checkKeys('planner', planner, ['timestep', 'maskIndex']);
+  const timestep = checkList('planner.timestep', planner.timestep, (name, value) => {
+    checkNumber(name, value, { min: 0, max: 1 });
+    return value;
+  });
+  const maskIndex = checkList('planner.maskIndex', planner.maskIndex, (name, value) => {
+    if (typeof value !== 'boolean') checkInteger(name, value, { min: 0, max: 1 });
+    return Number(value);
+  });
+  return { timestep: Float32Array.from(timestep), maskIndex: Uint8Array.from(maskIndex) };
 }
 
 /** A prompt as rows of ids with masks. */
@@ -157,17 +170,22 @@ export class MaskedDiffusionModel {
     this.#checkUsable();
     checkKeys('request', request, ['ids', 'rowOffsets', 'logits', 'planner', 'signal']);
     const { signal, planner, logits = true } = request;
+    checkSignal(signal);
     signal?.throwIfAborted();
     const ids = this.#checkIds('ids', request.ids);
-    const offsets = Int32Array.from(request.rowOffsets ?? [0, ids.length]);
+    const offset = (name: string, value: unknown) => {
+      checkInteger(name, value, { min: 0, max: ids.length });
+      return value;
+    };
+    const offsets = Int32Array.from(
+      request.rowOffsets === undefined ? [0, ids.length] : checkList('rowOffsets', request.rowOffsets, offset),
+    );
     if (planner && !this.hasPlanner) throw new DUltraError('NO_PLANNER', `${this.source} has no planner head`);
+    const plannerRequest = planner ? checkPlannerRequest(planner) : null;
     const token = new (native().CancelToken)();
     const cancel = () => token.cancel();
     signal?.addEventListener('abort', cancel, { once: true });
     try {
-      const plannerRequest = planner
-        ? { timestep: Float32Array.from(planner.timestep), maskIndex: Uint8Array.from(planner.maskIndex as ArrayLike<number>, Number) }
-        : null;
       return await fromNative(() => this.#native.forward({ ids, offsets, logits, planner: plannerRequest }, token), signal);
     } finally {
       signal?.removeEventListener('abort', cancel);
@@ -336,7 +354,7 @@ export class MaskedDiffusionModel {
   }
 
   #checkIds(name: string, ids: ArrayLike<number>): Int32Array {
-    if (ids === null || typeof ids !== 'object' || typeof ids.length !== 'number')
+    if (ids === null || typeof ids !== 'object' || !Number.isInteger(ids.length) || ids.length < 0)
       throw new TypeError(`${name}: expected an array of token ids, got ${String(ids)}`);
     const last = this.config.embeddingSize - 1;
     for (let i = 0; i < ids.length; i++)

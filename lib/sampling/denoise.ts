@@ -1,7 +1,7 @@
 // The denoising loop: blocks, steps, progress of each row, stopping. One native call per step.
 import { DUltraError } from '../errors';
 import { fromNative, type NativeModel, type NativeSession, type NativeStepRequest, type NativeStepResult } from '../native';
-import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
+import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
 import type { CustomSampler, DenoiseRow, DenoiseStep, FinishReason, GenerateOptions } from '../types';
 import { fixedSchedule, geometricCount, type ResolvedSampler, resolveSampler, ruleRequest } from './samplers';
 
@@ -93,8 +93,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
-  if (signal !== undefined && !(typeof signal === 'object' && signal !== null && 'aborted' in signal))
-    throw new TypeError(`signal: expected an AbortSignal, got ${String(signal)}`);
+  checkSignal(signal);
   return {
     sampler: resolveSampler(options.sampler, hasPlanner),
     blockLength: blockLength ?? null,

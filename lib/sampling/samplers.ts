@@ -11,6 +11,7 @@ import type {
   GeometricSampler,
   PlannerSampler,
   Sampler,
+  SamplerObject,
 } from '../types';
 
 /** A built-in sampler with every default filled in. */
@@ -32,7 +33,7 @@ const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'entropy-su
  */
 export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean): ResolvedSampler | CustomSampler {
   if (typeof sampler === 'function') return sampler;
-  const given = sampler ?? (hasPlanner ? { type: 'planner' as const } : { type: 'confidence' as const });
+  const given: SamplerObject = sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
   if (typeof given !== 'object' || given === null)
     throw new TypeError(`sampler: expected an object with a "type", or a function, got ${String(given)}`);
   checkChoice('sampler.type', given.type, SAMPLER_TYPES);

@@ -4,7 +4,7 @@ import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import type { LoraOptions, ModelTrainer, ModelTrainerOptions } from '../model/trainer';
 import type { DataSource } from './data';
 import type { ResolvedTraining } from './options';
-import { RunFolder, type RunState } from './run-folder';
+import { type MetricsLine, RunFolder, type RunState } from './run-folder';
 import { learningRateFactor } from './schedules';
 
 /** Metrics of every trainer's step. */
@@ -110,6 +110,13 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
     const stage = await plan.start(trainer);
     const { stepsPerBatch = 1 } = stage;
     let saveDue = false;
+    let savedStep = state.step;
+    const save = async () => {
+      if (!run || savedStep === state.step) return;
+      await run.save(model, trainer, state);
+      savedStep = state.step;
+      lastGood = run.checkpointFolder(state.step);
+    };
     const exhausted = () => training.patience !== null && state.evaluationsWithoutBest >= training.patience;
     while (state.step < maxSteps && !exhausted()) {
       const { step } = state;
@@ -159,19 +166,19 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
         saveDue ||= better;
       }
       saveDue ||= training.saveEvery > 0 && state.step % training.saveEvery === 0;
-      if (run) {
-        await run.log({ time: Date.now() / 1000, ...metrics } as { step: number; time: number } & Record<string, number>);
-        const ending = isLast || exhausted();
-        // In the middle of a batch's updates there is nothing that could be continued from.
-        const between = state.step % stepsPerBatch === 0;
-        if (ending || (between && (saveDue || signal?.aborted))) {
-          await run.save(model, trainer, state);
-          lastGood = run.checkpointFolder(state.step);
-          saveDue = false;
-        }
+      await run?.log({ time: Date.now() / 1000, ...metrics } as MetricsLine);
+      // In the middle of a batch's updates there is nothing that could be continued from.
+      const between = state.step % stepsPerBatch === 0;
+      const ending = isLast || exhausted();
+      if (ending || (between && saveDue)) {
+        await save();
+        saveDue = false;
       }
       yield metrics as unknown as M;
-      if (state.step % stepsPerBatch === 0 && state.step < maxSteps) signal?.throwIfAborted();
+      if (signal?.aborted && between && !ending) {
+        await save();
+        throw signal.reason;
+      }
     }
   } finally {
     trainer.dispose();

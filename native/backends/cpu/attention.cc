@@ -5,6 +5,7 @@
 
 #include "backends/cpu/aligned.h"
 #include "backends/cpu/cpu_backend.h"
+#include "backends/cpu/parallel.h"
 
 namespace dultra {
 namespace cpu {
@@ -26,13 +27,31 @@ int64_t mask_end(const AttentionArgs& a, int64_t position, int64_t keys) {
   return keys;
 }
 
-}  // namespace
+// The keys of sequence b that a range may leave visible: [begin, end) of `all`.
+struct KeyRange {
+  int64_t all, begin, end;
+  KeyRange(const AttentionArgs& a, int b)
+      : all(a.k_offsets[b + 1] - a.k_offsets[b]),
+        begin(a.key_begin ? std::clamp<int64_t>(a.key_begin[b], 0, all) : 0),
+        end(a.key_end ? std::clamp<int64_t>(a.key_end[b], begin, all) : all) {}
+  // How many keys from `begin` on the packed query sees.
+  int32_t visible(const AttentionArgs& a, int b, int64_t query) const {
+    const int64_t position = a.q_positions ? a.q_positions[query] : query - a.q_offsets[b];
+    return int32_t(std::max<int64_t>(0, std::min(end, mask_end(a, position, all)) - begin));
+  }
+};
 
-void CpuBackend::attention_forward(const AttentionArgs& a) {
+void check_shape(const AttentionArgs& a) {
   check_argument(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
                  "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
   check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
   check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0, "block: expected a positive number, got " + std::to_string(a.block));
+}
+
+}  // namespace
+
+void CpuBackend::attention_forward(const AttentionArgs& a) {
+  check_shape(a);
   const RowKernels& rows = kernels_->rows;
 
   // Tiles as large as keeps every thread busy: a larger tile shares the copying of keys and values among more queries. Queries of
@@ -57,22 +76,18 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
     const TileTask& task = tiles[size_t(index / a.heads)];
     const int64_t head = index % a.heads, kv_head = head / (a.heads / a.kv_heads);
     const int b = task.sequence;
-    const int64_t all = a.k_offsets[b + 1] - a.k_offsets[b];
-    const int64_t begin = a.key_begin ? std::clamp<int64_t>(a.key_begin[b], 0, all) : 0;
-    const int64_t end = a.key_end ? std::clamp<int64_t>(a.key_end[b], begin, all) : all;
+    const KeyRange keys(a, b);
     scratch.reserve(scratch_bytes);
     visible.resize(size_t(task.count));
     int32_t most = 0;
     for (int32_t i = 0; i < task.count; ++i) {
-      const int64_t query = task.first + i;
-      const int64_t position = a.q_positions ? a.q_positions[query] : query - a.q_offsets[b];
-      visible[size_t(i)] = int32_t(std::max<int64_t>(0, std::min(end, mask_end(a, position, all)) - begin));
+      visible[size_t(i)] = keys.visible(a, b, task.first + i);
       most = std::max(most, visible[size_t(i)]);
     }
     AttentionTile t;
     t.q = a.q + task.first * a.q_stride + head * a.head_dim;
-    t.k = a.k + (a.k_offsets[b] + begin) * a.kv_stride + kv_head * a.head_dim;
-    t.v = a.v + (a.k_offsets[b] + begin) * a.kv_stride + kv_head * a.head_dim;
+    t.k = a.k + (a.k_offsets[b] + keys.begin) * a.kv_stride + kv_head * a.head_dim;
+    t.v = a.v + (a.k_offsets[b] + keys.begin) * a.kv_stride + kv_head * a.head_dim;
     t.out = a.out + task.first * a.out_stride + head * a.head_dim;
     t.log_sum = a.log_sum ? a.log_sum + task.first * a.heads + head : nullptr;
     t.log_sum_stride = a.heads;
@@ -91,46 +106,59 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
 
 void CpuBackend::attention_backward(const AttentionGradArgs& args) {
   const AttentionArgs& a = args.forward;
-  const int d = a.head_dim, group = a.heads / a.kv_heads;
-  pool_.run(int64_t(a.batch) * a.kv_heads, [&](int64_t index) {
-    const int b = int(index / a.kv_heads);
-    const int64_t kv_head = index % a.kv_heads, all = a.k_offsets[b + 1] - a.k_offsets[b];
-    const int64_t begin = a.key_begin ? std::clamp<int64_t>(a.key_begin[b], 0, all) : 0;
-    const int64_t end = a.key_end ? std::clamp<int64_t>(a.key_end[b], begin, all) : all;
-    const int64_t first_key = a.k_offsets[b] * a.kv_stride + kv_head * d;
-    for (int64_t j = 0; j < all; ++j) {
-      std::fill_n(args.dk + first_key + j * a.kv_stride, d, 0.0f);
-      std::fill_n(args.dv + first_key + j * a.kv_stride, d, 0.0f);
-    }
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
-      for (int64_t i = a.q_offsets[b]; i < a.q_offsets[b + 1]; ++i) {
-        const int64_t position = a.q_positions ? a.q_positions[i] : i - a.q_offsets[b];
-        const float* q = a.q + i * a.q_stride + head * d;
-        const float* dout = args.dout + i * a.out_stride + head * d;
-        const float* out = a.out + i * a.out_stride + head * d;
-        float* dq = args.dq + i * a.q_stride + head * d;
-        const float log_sum = a.log_sum[i * a.heads + head];
-        double delta = 0;
-        std::fill_n(dq, d, 0.0f);
-        for (int e = 0; e < d; ++e) delta += double(dout[e]) * out[e];
-        for (int64_t j = begin; j < std::min(end, mask_end(a, position, all)); ++j) {
-          const float* k = a.k + first_key + j * a.kv_stride;
-          const float* v = a.v + first_key + j * a.kv_stride;
-          float* dk = args.dk + first_key + j * a.kv_stride;
-          float* dv = args.dv + first_key + j * a.kv_stride;
-          double score = 0, dp = 0;
-          for (int e = 0; e < d; ++e) {
-            score += double(q[e]) * k[e];
-            dp += double(dout[e]) * v[e];
-          }
-          const float p = float(std::exp(score * a.scale - log_sum)), ds = float(p * (dp - delta) * a.scale);
-          for (int e = 0; e < d; ++e) {
-            dv[e] += p * dout[e];
-            dq[e] += ds * k[e];
-            dk[e] += ds * q[e];
-          }
-        }
+  check_shape(a);
+  const RowKernels& rows = kernels_->rows;
+  const int64_t d = a.head_dim, group = a.heads / a.kv_heads;
+  if (a.batch == 0) return;
+
+  // A task is a head of keys and values of a sequence: everything that adds to one dk and dv, in one order.
+  double pairs = 0;
+  for (int b = 0; b < a.batch; ++b) pairs += double(a.q_offsets[b + 1] - a.q_offsets[b]) * (a.k_offsets[b + 1] - a.k_offsets[b]);
+  const int64_t tasks = int64_t(a.batch) * a.kv_heads, work = int64_t(pairs * double(d * group) / a.batch);
+  parallel_ranges(pool_, tasks, work, [&](int64_t from, int64_t to) {
+    thread_local AlignedBlock scratch;
+    thread_local std::vector<int32_t> visible;
+    for (int64_t index = from; index < to; ++index) {
+      const int b = int(index / a.kv_heads);
+      const int64_t kv_head = index % a.kv_heads, first_query = a.q_offsets[b];
+      const KeyRange keys(a, b);
+      int32_t most = 0;
+      visible.clear();
+      for (int64_t i = first_query; i < a.q_offsets[b + 1]; ++i) {
+        visible.push_back(keys.visible(a, b, i));
+        most = std::max(most, visible.back());
       }
+      const int64_t kv = a.k_offsets[b] * a.kv_stride + kv_head * d, seen = kv + keys.begin * a.kv_stride;
+      for (int64_t j = 0; j < keys.all; ++j) {
+        if (j >= keys.begin && j < keys.begin + most) continue;
+        std::fill_n(args.dk + kv + j * a.kv_stride, d, 0.0f);
+        std::fill_n(args.dv + kv + j * a.kv_stride, d, 0.0f);
+      }
+      scratch.reserve(size_t(rows.attention_backward_scratch(a.head_dim, most)) * sizeof(float));
+      const int64_t head = kv_head * group;
+      AttentionGradTask t;
+      t.q = a.q + first_query * a.q_stride + head * d;
+      t.k = a.k + seen;
+      t.v = a.v + seen;
+      t.out = a.out + first_query * a.out_stride + head * d;
+      t.dout = args.dout + first_query * a.out_stride + head * d;
+      t.log_sum = a.log_sum + first_query * a.heads + head;
+      t.dq = args.dq + first_query * a.q_stride + head * d;
+      t.dk = args.dk + seen;
+      t.dv = args.dv + seen;
+      t.q_stride = a.q_stride;
+      t.kv_stride = a.kv_stride;
+      t.out_stride = a.out_stride;
+      t.log_sum_stride = a.heads;
+      t.heads = int(group);
+      t.queries = int(visible.size());
+      t.keys = most;
+      t.head_dim = a.head_dim;
+      t.scale = a.scale;
+      t.visible = visible.data();
+      t.scratch = static_cast<float*>(scratch.data());
+      rows.attention_backward(&t);
+    }
   });
 }
 

@@ -23,6 +23,24 @@ struct AttentionTile {
   float* scratch;          // attention_scratch(head_dim) floats, 64-byte aligned
 };
 
+// The backward of one key/value head of one sequence: all queries of the heads that read it.
+struct AttentionGradTask {
+  const float* q;        // (queries, heads, D), q_stride floats apart
+  const float* k;        // (keys, D), kv_stride apart
+  const float* v;        // (keys, D), kv_stride apart
+  const float* out;      // (queries, heads, D), out_stride apart
+  const float* dout;     // likewise
+  const float* log_sum;  // (queries, heads), log_sum_stride apart
+  float* dq;             // (queries, heads, D), q_stride apart
+  float* dk;             // (keys, D), kv_stride apart
+  float* dv;             // (keys, D), kv_stride apart
+  int64_t q_stride, kv_stride, out_stride, log_sum_stride;
+  int heads, queries, keys, head_dim;
+  float scale;
+  const int32_t* visible;  // (queries) from 0 to keys
+  float* scratch;          // attention_backward_scratch(head_dim, keys) floats, 64-byte aligned
+};
+
 // Sums over a piece of a row of logits, relative to its largest.
 struct LogitSums {
   float max;        // -inf if all are -inf: then the sums are 0
@@ -59,6 +77,8 @@ struct RowKernels {
   int attention_queries;                       // most queries of one tile
   int64_t (*attention_scratch)(int head_dim);  // floats
   void (*attention)(const AttentionTile* tile);
+  int64_t (*attention_backward_scratch)(int head_dim, int keys);  // floats
+  void (*attention_backward)(const AttentionGradTask* task);
 
   void (*logit_sums)(LogitSums* out, const float* x, int64_t n);
   // sum of e^((x - max) * scale), scale > 0

@@ -52,6 +52,41 @@ static inline void transpose4(V4 r[4]) {
   r[3] = DULTRA_SHUFFLE4(c, d, 2, 3, 6, 7);
 }
 
+// to (D, kGroupQueries) = x (count, D) * scale transposed, x rows `stride` floats apart; zeros for the queries behind `count`.
+static void load_transposed(float* to, const float* x, int64_t stride, int count, int d, float scale) {
+  for (int i = 0; i < kGroupQueries; i += 4, x += 4 * stride, to += 4) {
+    int j = 0;
+    if (i + 4 <= count)
+      for (; j + 4 <= d; j += 4) {
+        V4 r[4];
+        for (int e = 0; e < 4; ++e) r[e] = v4_load(x + e * stride + j) * scale;
+        transpose4(r);
+        for (int e = 0; e < 4; ++e) memcpy(to + (j + e) * kGroupQueries, &r[e], sizeof r[e]);
+      }
+    for (; j < d; ++j)
+      for (int e = 0; e < 4; ++e) to[j * kGroupQueries + e] = i + e < count ? x[e * stride + j] * scale : 0.0f;
+  }
+}
+
+// The way back: out (count, D) = x (D, kGroupQueries) transposed, query i times scale[i]. Reads x up to whole fours of D.
+static void store_transposed(float* out, int64_t stride, const float* x, const float* scale, int count, int d) {
+  for (int i = 0; i < count; i += 4, out += 4 * stride) {
+    const int rows = count - i < 4 ? count - i : 4;
+    const V4 factor = v4_load(scale + i);
+    for (int j = 0; j < d; j += 4) {
+      V4 r[4];
+      // + 0 makes a zero positive, whichever sign hidden keys gave it.
+      for (int e = 0; e < 4; ++e) r[e] = v4_load(x + (j + e) * kGroupQueries + i) * factor + 0.0f;
+      transpose4(r);
+      const size_t bytes = size_t(d - j < 4 ? d - j : 4) * sizeof(float);
+      if (rows == 4 && bytes == sizeof(V4))
+        for (int e = 0; e < 4; ++e) memcpy(out + e * stride + j, &r[e], sizeof(V4));
+      else
+        for (int e = 0; e < rows; ++e) memcpy(out + e * stride + j, &r[e], bytes);
+    }
+  }
+}
+
 struct AttentionGroup {
   float* q;        // (D, queries) times scale * log2(e)
   float* out;      // (D, queries)
@@ -162,20 +197,7 @@ static void attention_tile(const dultra::cpu::AttentionTile* tile) {
     const float scale = t.scale * 1.44269504088896340736f;
     g.least = t.keys;
     g.most = 0;
-    for (int i = 0; i < kGroupQueries; i += 4) {
-      const float* q = t.q + (q0 + i) * t.q_stride;
-      float* to = g.q + i;
-      int j = 0;
-      if (i + 4 <= count)
-        for (; j + 4 <= d; j += 4) {
-          V4 r[4];
-          for (int e = 0; e < 4; ++e) r[e] = v4_load(q + e * t.q_stride + j) * scale;
-          transpose4(r);
-          for (int e = 0; e < 4; ++e) memcpy(to + (j + e) * kGroupQueries, &r[e], sizeof r[e]);
-        }
-      for (; j < d; ++j)
-        for (int e = 0; e < 4; ++e) to[j * kGroupQueries + e] = i + e < count ? q[e * t.q_stride + j] * scale : 0.0f;
-    }
+    load_transposed(g.q, t.q + q0 * t.q_stride, t.q_stride, count, d, scale);
     for (int i = 0; i < kGroupQueries; ++i) {
       g.visible[i] = i < count ? t.visible[q0 + i] : t.keys;
       if (i < count && g.visible[i] < g.least) g.least = g.visible[i];
@@ -210,23 +232,190 @@ static void attention_tile(const dultra::cpu::AttentionTile* tile) {
       t.log_sum[i * t.log_sum_stride] = float(log2_sum * 0.69314718055994530942);
     }
   }
-  for (int i = 0; i < t.queries; i += 4) {
-    const AttentionGroup& g = groups[i / kGroupQueries];
-    const int lane = i % kGroupQueries, rows = t.queries - i < 4 ? t.queries - i : 4;
-    V4 inverse;
-    for (int e = 0; e < 4; ++e) inverse[e] = g.sum[lane + e] == 0.0f ? 0.0f : 1.0f / g.sum[lane + e];
-    float* out = t.out + i * t.out_stride;
-    for (int j = 0; j < d; j += 4) {
-      V4 r[4];  // rows up to `padded` are there
-      // + 0 makes a zero positive, whichever sign hidden keys gave it.
-      for (int e = 0; e < 4; ++e) r[e] = v4_load(g.out + (j + e) * kGroupQueries + lane) * inverse + 0.0f;
-      transpose4(r);
-      const size_t bytes = size_t(d - j < 4 ? d - j : 4) * sizeof(float);
-      if (rows == 4 && bytes == sizeof(V4))
-        for (int e = 0; e < 4; ++e) memcpy(out + e * t.out_stride + j, &r[e], sizeof(V4));
-      else
-        for (int e = 0; e < rows; ++e) memcpy(out + e * t.out_stride + j, &r[e], bytes);
+  for (int i = 0; i < used; ++i) {
+    const AttentionGroup& g = groups[i];
+    const int q0 = i * kGroupQueries, count = t.queries - q0 < kGroupQueries ? t.queries - q0 : kGroupQueries;
+    for (int lane = 0; lane < kGroupQueries; ++lane) g.sum[lane] = g.sum[lane] == 0.0f ? 0.0f : 1.0f / g.sum[lane];
+    store_transposed(t.out + q0 * t.out_stride, t.out_stride, g.out, g.sum, count, d);
+  }
+}
+
+// Backward of one key/value head of one sequence, from the log-sums of the forward: P = exp(S - log_sum) is computed again, tile by tile,
+//   dV = P^T dOut,  dS = P (dOut V^T - delta),  delta = rowsum(dOut * Out),  dQ = scale dS K,  dK = scale dS^T Q.
+// Scores, P and dS have queries in the lanes, as in the forward; so has dQ. dK and dV have head dimensions in the lanes: a sum over queries
+// then meets them in ascending order, one after the other.
+
+constexpr int kGradPad = kVF > kAttentionRows ? kVF : kAttentionRows;
+static inline int64_t grad_padded(int64_t d) { return (d + kGradPad - 1) / kGradPad * kGradPad; }
+static inline int64_t keys_padded(int64_t keys) { return (keys + kAttentionRows - 1) / kAttentionRows * kAttentionRows; }
+
+// Floats: k, v, dk, dv (keys, D); q and dout (queries, D) and transposed, dq transposed; P and dS (kTileKeys, queries); three (queries).
+static int64_t attention_backward_scratch(int head_dim, int keys) {
+  const int64_t d = grad_padded(head_dim);
+  return 4 * keys_padded(keys) * d + 5 * d * kGroupQueries + (2 * kTileKeys + 3) * kGroupQueries;
+}
+
+// acc (kAttentionRows, kVectors) += a (rows, n) b (n, lanes): element (r, i) of a lies at a[r * row + i * step].
+template <int kVectors>
+static inline __attribute__((always_inline)) void accumulate(VF acc[kAttentionRows][kVectors], const float* a, int64_t row, int64_t step,
+                                                             const float* b, int64_t b_stride, int n) {
+  for (int i = 0; i < n; ++i, a += step, b += b_stride) {
+    VF lanes[kVectors];
+#pragma GCC unroll 2
+    for (int u = 0; u < kVectors; ++u) lanes[u] = vf_load(b + u * kVF);
+#pragma GCC unroll 8
+    for (int r = 0; r < kAttentionRows; ++r) {
+      const VF x = vf_set(a[r * row]);
+#pragma GCC unroll 2
+      for (int u = 0; u < kVectors; ++u) acc[r][u] = vf_fma(x, lanes[u], acc[r][u]);
     }
+  }
+}
+
+// The same on sums in memory, (kAttentionRows, kVectors), rows `stride` floats apart.
+template <int kVectors>
+static inline __attribute__((always_inline)) void accumulate_to(float* to, int64_t stride, const float* a, int64_t row, int64_t step, const float* b,
+                                                                int64_t b_stride, int n) {
+  VF acc[kAttentionRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kAttentionRows; ++r)
+#pragma GCC unroll 2
+    for (int u = 0; u < kVectors; ++u) acc[r][u] = vf_load(to + r * stride + u * kVF);
+  accumulate<kVectors>(acc, a, row, step, b, b_stride, n);
+#pragma GCC unroll 8
+  for (int r = 0; r < kAttentionRows; ++r)
+#pragma GCC unroll 2
+    for (int u = 0; u < kVectors; ++u) vf_store(to + r * stride + u * kVF, acc[r][u]);
+}
+
+struct AttentionGradGroup {
+  float *q_lanes, *dout_lanes, *dq_lanes;  // (D, queries); q times scale * log2(e)
+  float *q, *dout;                         // (queries, D)
+  float *p, *ds;                           // (kTileKeys, queries)
+  float *log_sum, *delta, *factor;         // (queries); log_sum in units of log2
+  int32_t visible[kGroupQueries];
+  int count, least, most;  // queries; of visible
+};
+
+// Keys [first, first + keys) for the first kVectors vectors of queries of a group; k, v, dk, dv point to the first of them.
+template <int kVectors>
+static inline void attention_backward_step(const AttentionGradGroup& g, const float* k, const float* v, float* dk, float* dv, int first, int keys,
+                                           int d, int64_t padded) {
+  for (int row = 0; row < keys; row += kAttentionRows) {
+    VF s[kAttentionRows][kVectors] = {}, dp[kAttentionRows][kVectors] = {};
+    accumulate<kVectors>(s, k + row * padded, padded, 1, g.q_lanes, kGroupQueries, d);
+#pragma GCC unroll 2
+    for (int u = 0; u < kVectors; ++u) {
+      const VF log_sum = vf_load(g.log_sum + u * kVF);
+#pragma GCC unroll 8
+      for (int r = 0; r < kAttentionRows; ++r) s[r][u] = vf_exp2_nonpositive(s[r][u] - log_sum);  // above 0 by rounding at most
+    }
+    if (g.least < first + row + kAttentionRows) {
+      for (int u = 0; u < kVectors; ++u) {
+        VI visible;
+        memcpy(&visible, g.visible + u * kVF, sizeof visible);
+        for (int r = 0; r < kAttentionRows; ++r) s[r][u] = visible > first + row + r ? s[r][u] : VF{};
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kAttentionRows; ++r)
+#pragma GCC unroll 2
+      for (int u = 0; u < kVectors; ++u) vf_store(g.p + (row + r) * kGroupQueries + u * kVF, s[r][u]);
+    accumulate<kVectors>(dp, v + row * padded, padded, 1, g.dout_lanes, kGroupQueries, d);
+#pragma GCC unroll 2
+    for (int u = 0; u < kVectors; ++u) {
+      const VF delta = vf_load(g.delta + u * kVF);
+#pragma GCC unroll 8
+      for (int r = 0; r < kAttentionRows; ++r) {
+        const int64_t at = (row + r) * kGroupQueries + u * kVF;
+        vf_store(g.ds + at, vf_load(g.p + at) * (dp[r][u] - delta));
+      }
+    }
+  }
+  for (int i = 0; i < d; i += kAttentionRows)
+    accumulate_to<kVectors>(g.dq_lanes + i * kGroupQueries, kGroupQueries, k + i, 1, padded, g.ds, kGroupQueries, keys);
+  for (int row = 0; row < keys; row += kAttentionRows) {
+    const float *p = g.p + row * kGroupQueries, *ds = g.ds + row * kGroupQueries;
+    int64_t i = 0;
+    for (; i + 2 * kVF <= padded; i += 2 * kVF) {
+      accumulate_to<2>(dv + row * padded + i, padded, p, kGroupQueries, 1, g.dout + i, padded, g.count);
+      accumulate_to<2>(dk + row * padded + i, padded, ds, kGroupQueries, 1, g.q + i, padded, g.count);
+    }
+    if (i < padded) {
+      accumulate_to<1>(dv + row * padded + i, padded, p, kGroupQueries, 1, g.dout + i, padded, g.count);
+      accumulate_to<1>(dk + row * padded + i, padded, ds, kGroupQueries, 1, g.q + i, padded, g.count);
+    }
+  }
+}
+
+static void copy_padded(float* to, int64_t padded, const float* x, int64_t stride, int64_t rows, int d) {
+  for (int64_t i = 0; i < rows; ++i, to += padded, x += stride) {
+    memcpy(to, x, size_t(d) * sizeof(float));
+    if (padded != d) memset(to + d, 0, size_t(padded - d) * sizeof(float));
+  }
+}
+
+static void attention_backward(const dultra::cpu::AttentionGradTask* task) {
+  const dultra::cpu::AttentionGradTask& t = *task;
+  const int d = t.head_dim;
+  const int64_t padded = grad_padded(d), keys = keys_padded(t.keys), size = keys * padded, lanes = padded * kGroupQueries;
+  float *k = t.scratch, *v = k + size, *dk = v + size, *dv = dk + size;
+  AttentionGradGroup g;
+  g.q_lanes = dv + size;
+  g.dout_lanes = g.q_lanes + lanes;
+  g.dq_lanes = g.dout_lanes + lanes;
+  g.q = g.dq_lanes + lanes;
+  g.dout = g.q + lanes;
+  g.p = g.dout + lanes;
+  g.ds = g.p + kTileKeys * kGroupQueries;
+  g.log_sum = g.ds + kTileKeys * kGroupQueries;
+  g.delta = g.log_sum + kGroupQueries;
+  g.factor = g.delta + kGroupQueries;
+  copy_padded(k, padded, t.k, t.kv_stride, t.keys, d);
+  copy_padded(v, padded, t.v, t.kv_stride, t.keys, d);
+  memset(k + t.keys * padded, 0, size_t(keys - t.keys) * size_t(padded) * sizeof(float));
+  memset(v + t.keys * padded, 0, size_t(keys - t.keys) * size_t(padded) * sizeof(float));
+  memset(dk, 0, size_t(2 * size) * sizeof(float));
+  for (int i = 0; i < kGroupQueries; ++i) g.factor[i] = t.scale;
+  const float log2e = 1.44269504088896340736f;
+  for (int head = 0; head < t.heads; ++head) {
+    for (int q0 = 0; q0 < t.queries; q0 += kGroupQueries) {
+      const float* q = t.q + q0 * t.q_stride + head * d;
+      const float* dout = t.dout + q0 * t.out_stride + head * d;
+      g.count = t.queries - q0 < kGroupQueries ? t.queries - q0 : kGroupQueries;
+      g.least = t.keys;
+      g.most = 0;
+      for (int i = 0; i < kGroupQueries; ++i) {
+        g.visible[i] = i < g.count ? t.visible[q0 + i] : 0;
+        g.log_sum[i] = i < g.count ? t.log_sum[(q0 + i) * t.log_sum_stride + head] * log2e : 0.0f;
+        if (i < g.count && g.visible[i] < g.least) g.least = g.visible[i];
+        if (g.visible[i] > g.most) g.most = g.visible[i];
+      }
+      load_transposed(g.q_lanes, q, t.q_stride, g.count, d, t.scale * log2e);
+      load_transposed(g.dout_lanes, dout, t.out_stride, g.count, d, 1.0f);
+      load_transposed(g.dq_lanes, t.out + q0 * t.out_stride + head * d, t.out_stride, g.count, d, 1.0f);  // out, for delta
+      for (int u = 0; u < kGroupQueries; u += kVF) {
+        VF delta = {};
+        for (int i = 0; i < d; ++i) delta = vf_fma(vf_load(g.dout_lanes + i * kGroupQueries + u), vf_load(g.dq_lanes + i * kGroupQueries + u), delta);
+        vf_store(g.delta + u, delta);
+      }
+      memset(g.dq_lanes, 0, size_t(lanes) * sizeof(float));
+      copy_padded(g.q, padded, q, t.q_stride, g.count, d);
+      copy_padded(g.dout, padded, dout, t.out_stride, g.count, d);
+      for (int first = 0; first < g.most; first += kTileKeys) {
+        const int count = int(keys) - first < kTileKeys ? int(keys) - first : kTileKeys;
+        const int64_t at = first * padded;
+        if (g.count <= kVF)
+          attention_backward_step<1>(g, k + at, v + at, dk + at, dv + at, first, count, d, padded);
+        else
+          attention_backward_step<kGroupVectors>(g, k + at, v + at, dk + at, dv + at, first, count, d, padded);
+      }
+      store_transposed(t.dq + q0 * t.q_stride + head * d, t.q_stride, g.dq_lanes, g.factor, g.count, d);
+    }
+  }
+  for (int j = 0; j < t.keys; ++j) {
+    for (int i = 0; i < d; ++i) t.dk[j * t.kv_stride + i] = dk[j * padded + i] * t.scale;
+    memcpy(t.dv + j * t.kv_stride, dv + j * padded, size_t(d) * sizeof(float));
   }
 }
 

@@ -123,6 +123,8 @@ static dultra::cpu::RowKernels row_kernels() {
   k.attention_queries = kTileQueries;
   k.attention_scratch = attention_scratch;
   k.attention = attention_tile;
+  k.attention_backward_scratch = attention_backward_scratch;
+  k.attention_backward = attention_backward;
   k.logit_sums = logit_sums;
   k.tempered_sum = tempered_sum;
   k.find_first = find_first;
