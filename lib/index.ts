@@ -33,6 +33,7 @@ export type { Adapter } from './model/adapter';
 export type { ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
 export type { DownloadProgress } from './model/download';
+export type { GenerationDefaults } from './model/generation-config';
 export { type LoadModelOptions, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';

@@ -64,7 +64,7 @@ describe.each(tasks.map((task) => [task.name, task] as const))('%s', (_name, tas
     const { tokenizer, config, size } = wordLevelTokenizer(task.vocabulary);
     writeFileSync(path.join(folder, 'tokenizer.json'), JSON.stringify(tokenizer));
     writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify(config));
-    const loaded = (await loadTokenizer(folder))!;
+    const loaded = (await loadTokenizer(folder, 1, size))!;
     expect(size).toBe(task.vocabulary.length + 3);
     for (const { prompt, answer } of every.slice(0, 50))
       for (const text of [prompt, answer]) {

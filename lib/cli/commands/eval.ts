@@ -47,13 +47,10 @@ Examples:
   dultra eval -m models/base --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
   dultra eval --dataset st1 --grid full --out results.json --json`;
 
-/** What the flags ask for: named samplers, or a grid. */
-function chooseSamplers(flags: Flags, hasPlanner: boolean): GridEntry[] {
-  if (flags.samplers !== undefined && flags.grid !== undefined) throw new UsageError('expected --samplers or --grid, got both');
-  if (flags.samplers === undefined) {
-    const genLength = flags.genLength ?? datasets.byName(flags.dataset).genLength;
-    return samplerGrid({ size: flags.grid ?? 'quick', planner: hasPlanner, genLength });
-  }
+/** The samplers that the flags name, null where they ask for a grid. */
+function namedSamplers(flags: Flags): GridEntry[] | null {
+  if (flags.samplers === undefined) return null;
+  if (flags.grid !== undefined) throw new UsageError('expected --samplers or --grid, got both');
   const texts = flags.samplers.split(',').map((text) => text.trim());
   const entries = texts.map((name) => ({ name, group: name.split(':')[0], sampler: parseSampler(name) }));
   const twice = texts.find((text, i) => texts.indexOf(text) !== i);
@@ -124,8 +121,10 @@ function checkWritable(flag: string, file: string | undefined): void {
 async function run(flags: Flags): Promise<void> {
   checkWritable('--out', flags.out);
   checkWritable('--report', flags.report);
+  const named = namedSamplers(flags);
   await using model = await openModel(flags);
-  const entries = chooseSamplers(flags, model.hasPlanner);
+  const gridLength = flags.genLength ?? datasets.byName(flags.dataset).genLength;
+  const entries = named ?? samplerGrid({ size: flags.grid ?? 'quick', planner: model.hasPlanner, genLength: gridLength });
   const { split, count, seed, batchSize, genLength, blockLength, temperature, stopAtEos } = flags;
   const traces = flags.traces ?? (flags.report === undefined ? undefined : REPORT_TRACES);
   const given = Object.entries({ count, seed, batchSize, genLength, blockLength, temperature, stopAtEos, traces });
