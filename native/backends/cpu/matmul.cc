@@ -277,7 +277,7 @@ struct Product {
           tile.out = out + (row_from + row) * out_stride + panel * nr;
           tile.sums = static_cast<float*>(scratch.sums.data()) + (panel - panel_from) * tile.sums_stride + row * nr;
           // The first tile brings its own panel from memory; later ones, whose panel is near, the next one.
-          tile.prefetch = t == tile_from ? near : w->panel_bytes * step_panels;
+          tile.prefetch = t == tile_from ? near : panel_bytes * step_panels;
           (step_panels > 1 ? kernel.wide_panels : kernel.one_panel)[layout][tile_rows](&tile);
         }
         panel += step_panels;
