@@ -18,6 +18,7 @@ export {
 export {
   type AveragedRow,
   averageOperatingPoints,
+  BUDGETS,
   chooseOperatingPoints,
   frontier,
   type OperatingOptions,
@@ -25,12 +26,14 @@ export {
   type OperatingRow,
   type Point,
 } from './evaluation/operating-points';
+export { type ReportInput, type ReportRun, renderReport, writeReport } from './evaluation/report';
 export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';
 export type { ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
 export type { DownloadProgress } from './model/download';
+export type { GenerationDefaults } from './model/generation-config';
 export { type LoadModelOptions, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';

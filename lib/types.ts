@@ -124,9 +124,9 @@ export type Prompt = string | ChatMessage[] | { promptIds: ArrayLike<number> } |
 
 /** Options of `generate`, `generateBatch`, `generateStream` and `denoise`. */
 export interface GenerateOptions {
-  /** How positions are chosen. Default: `{ type: "planner" }` where the checkpoint has a planner, else `{ type: "confidence" }`. */
+  /** How positions are chosen. Default: the checkpoint's (generation_config.json), else `{ type: "planner" }` where it has a planner, else `{ type: "confidence" }`. */
   sampler?: Sampler;
-  /** Tokens to generate after the prompt. Default 128. Not allowed with a template. */
+  /** Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128. Not allowed with a template. */
   genLength?: number;
   /** Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength); templates: the whole row. */
   blockLength?: number;

@@ -7,6 +7,13 @@ test.each<[string, SamplerObject]>([
     'planner:select=topk:probabilityScale=1.5:plannerTemperature=0.7',
     { type: 'planner', select: 'topk', probabilityScale: 1.5, plannerTemperature: 0.7 },
   ],
+  ['planner:1.5', { type: 'planner', probabilityScale: 1.5 }],
+  ['planner-round', { type: 'planner', select: 'round' }],
+  ['planner-round:1.1', { type: 'planner', select: 'round', probabilityScale: 1.1 }],
+  ['planner-cut:0.3', { type: 'planner', select: 'threshold', cut: 0.3 }],
+  ['entropy-sum:0.2', { type: 'entropy-sum', gamma: 0.2 }],
+  ['geometric:0.5', { type: 'geometric', phi: 0.5 }],
+  ['geometric:0.5:order=left_to_right', { type: 'geometric', phi: 0.5, order: 'left_to_right' }],
   ['confidence', { type: 'confidence' }],
   ['confidence:0.9', { type: 'confidence', threshold: 0.9 }],
   [' confidence:threshold=.5 ', { type: 'confidence', threshold: 0.5 }],
@@ -21,7 +28,7 @@ test.each<[string, SamplerObject]>([
 });
 
 test.each<[string, RegExp]>([
-  ['', /sampler: expected planner, confidence, .*, got ""/],
+  ['', /sampler: expected planner, planner-round, .*, got ""/],
   ['best', /sampler: expected planner, .*, got "best"/],
   ['constructor', /sampler: expected planner/],
   ['confidence:', /sampler\.threshold: expected a number, got ""/],

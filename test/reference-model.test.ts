@@ -153,13 +153,19 @@ const MARGIN = 2e-4;
 const samplers = fc.oneof(
   fc.record({
     type: fc.constant('planner' as const),
-    select: fc.constantFrom('topk' as const, 'bernoulli' as const),
+    select: fc.constantFrom('topk' as const, 'round' as const, 'threshold' as const, 'bernoulli' as const),
     probabilityScale: fc.constantFrom(1, 0.5, 1.7, 0.05),
     plannerTemperature: fc.constantFrom(1, 0.6, 2.5),
   }),
   fc.record({ type: fc.constant('confidence' as const), threshold: fc.constantFrom(0.05, 0.15, 0.4, 0.95) }),
   fc.record({ type: fc.constant('factor' as const), factor: fc.constantFrom(0.5, 1, 2, 2.6), lastPair: fc.boolean() }),
   fc.record({ type: fc.constant('entropy' as const), threshold: fc.constantFrom(0.45, 1.5, 2.5) }),
+  fc.record({ type: fc.constant('entropy-sum' as const), gamma: fc.constantFrom(0, 0.45, 2.5, 6) }),
+  fc.record({
+    type: fc.constant('geometric' as const),
+    phi: fc.constantFrom(0.3, 0.5, 0.9),
+    order: fc.constantFrom('confidence' as const, 'random' as const, 'left_to_right' as const),
+  }),
   fc.record({
     type: fc.constant('fixed' as const),
     perBlock: fc.constantFrom(1, 2, 3, 5),
@@ -182,22 +188,27 @@ const runs = fc.record({
 });
 
 /** The rule of a sampler at one step. */
-function ruleOf(sampler: SamplerObject, count: number, isReference: boolean): ReferenceRule {
+function ruleOf(sampler: SamplerObject, count: number, left: number, isReference: boolean): ReferenceRule {
   switch (sampler.type) {
-    case 'planner':
-      if (sampler.select !== 'topk' && sampler.select !== 'bernoulli') break;
-      return { type: sampler.select, scale: sampler.probabilityScale!, temperature: sampler.plannerTemperature! };
+    case 'planner': {
+      const { probabilityScale: scale = 1, plannerTemperature: temperature = 1, select = 'topk' } = sampler;
+      return select === 'threshold' ? { type: 'cut', cut: 0.5, scale, temperature } : { type: select, scale, temperature };
+    }
     case 'confidence':
       return { type: 'threshold', threshold: sampler.threshold! };
     case 'factor':
       return { type: 'factor', factor: sampler.factor!, lastPair: sampler.lastPair! || isReference };
     case 'entropy':
       return { type: 'entropy', threshold: sampler.threshold! };
+    case 'entropy-sum':
+      return { type: 'entropySum', gamma: sampler.gamma! };
+    case 'geometric': {
+      const type = ({ confidence: 'fixed', random: 'random', left_to_right: 'leftToRight' } as const)[sampler.order!];
+      return { type, count: Math.max(1, Math.round(sampler.phi! * left)) };
+    }
     case 'fixed':
       return { type: sampler.remasking === 'random' ? 'random' : 'fixed', count };
   }
-  // The rules that the reference does not have are compared with brute force in native/test/unmask_test.cc.
-  throw new Error(`no reference rule for ${JSON.stringify(sampler)}`);
 }
 
 const tally = { steps: 0, tokens: 0, closeTokens: 0, selections: 0, closeSelections: 0, forced: 0, withheld: 0 };
@@ -328,7 +339,7 @@ async function compareRun(
       const quota = (row as { quota?: number }).quota ?? 0;
       const count =
         perBlock > 0 && row.stepsInBlock < perBlock ? Math.floor(quota / perBlock) + Number(row.stepsInBlock < quota % perBlock) : 0;
-      const rule = ruleOf(sampler, count, isReference);
+      const rule = ruleOf(sampler, count, positions.length, isReference);
       const expected = referenceSelect(
         rule,
         positions.map((position, i) => ({

@@ -304,11 +304,13 @@ export function referenceToken(
 
 /** A rule of unmasking, with its numbers. */
 export type ReferenceRule =
-  | { type: 'topk' | 'bernoulli'; scale: number; temperature: number }
+  | { type: 'topk' | 'round' | 'bernoulli'; scale: number; temperature: number }
+  | { type: 'cut'; cut: number; scale: number; temperature: number }
   | { type: 'threshold'; threshold: number }
   | { type: 'factor'; factor: number; lastPair: boolean }
   | { type: 'entropy'; threshold: number }
-  | { type: 'fixed' | 'random'; count: number };
+  | { type: 'entropySum'; gamma: number }
+  | { type: 'fixed' | 'random' | 'leftToRight'; count: number };
 
 /** What a rule sees of each candidate, in ascending position. */
 export interface ReferenceCandidate {
@@ -351,15 +353,22 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
   };
   switch (rule.type) {
     case 'topk':
+    case 'round':
+    case 'cut':
     case 'bernoulli': {
       const probability = (c: ReferenceCandidate) => sigmoid(c.plannerLogit / rule.temperature) * rule.scale;
       candidates.forEach((c, i) => {
         probabilities[i] = probability(c);
       });
-      if (rule.type === 'topk') {
-        const sum = probabilities.reduce((a, p) => a + p, 0);
+      if (rule.type === 'topk' || rule.type === 'round') {
+        const sum = probabilities.reduce((a, p) => a + p, rule.type === 'round' ? 0.5 : 0);
         near(sum - Math.round(sum));
         takeBest(Math.min(candidates.length, Math.floor(sum)), probability);
+      } else if (rule.type === 'cut') {
+        probabilities.forEach((p, i) => {
+          near(p - rule.cut);
+          if (p > rule.cut) selected.add(i);
+        });
       } else {
         candidates.forEach((c, i) => {
           near(c.uniform - probabilities[i]);
@@ -404,9 +413,23 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
       takeBest(taken, (c) => c.confidence);
       return { selected, forced: false, probabilities, logLikelihoods, margin };
     }
+    case 'entropySum': {
+      const { sorted } = order((c) => -c.entropy);
+      let taken = 0;
+      for (let n = 1; n <= sorted.length; n++) {
+        const entropies = sorted.slice(0, n).map((i) => candidates[i].entropy);
+        const excess = entropies.reduce((a, h) => a + h, 0) - Math.max(...entropies);
+        if (n > 1) near(excess - rule.gamma);
+        if (excess <= rule.gamma) taken = n;
+      }
+      takeBest(taken, (c) => -c.entropy);
+      return { selected, forced: false, probabilities, logLikelihoods, margin };
+    }
     case 'fixed':
+    case 'leftToRight':
     case 'random': {
-      const key = rule.type === 'fixed' ? (c: ReferenceCandidate) => c.confidence : (c: ReferenceCandidate) => -c.uniform;
+      const keys = { fixed: (c: ReferenceCandidate) => c.confidence, random: (c: ReferenceCandidate) => -c.uniform };
+      const key = rule.type === 'leftToRight' ? (c: ReferenceCandidate) => -c.position : keys[rule.type];
       takeBest(Math.min(rule.count, candidates.length), key);
       const forced = selected.size === 0;
       if (forced) takeBest(1, key);

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The command line. Every subcommand is a file in commands/ with one `register(program)`; data goes to stdout, all else to stderr.
 import { Command, CommanderError } from 'commander';
+import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
 import { register as registerInfo } from './commands/info';
 import { register as registerTrain } from './commands/train';
@@ -25,6 +26,7 @@ function buildProgram(): Command {
     );
   registerGenerate(program);
   registerTrain(program);
+  registerEval(program);
   registerInfo(program);
   for (const command of program.commands) {
     command.helpOption('-h, --help', 'print this help');

@@ -21,10 +21,15 @@ export interface SamplingFlags {
 /** How samplers are written on the command line. */
 export const SAMPLER_HELP = `
 Samplers, which choose the positions that a forward pass decides:
-  planner                 the checkpoint's unmasking planner (default where there is one); planner:bernoulli is --select bernoulli
+  planner[:1]             the checkpoint's unmasking planner (default where there is one), its probabilities times a number; planner:bernoulli
+                          is --select bernoulli
+  planner-round[:1]       the planner, with the expected number of positions rounded instead of cut off
+  planner-cut[:0.5]       the planner, every position with a probability above 0.5
   confidence[:0.9]        positions with a probability of at least 0.9 (default without a planner)
   factor[:1]              Fast-dLLM's factor rule
   entropy[:0.45]          positions with an entropy below 0.45 nats
+  entropy-sum[:0.1]       as many positions by rising entropy as keep their sum, without the largest, at 0.1 nats
+  geometric[:0.5]         half of what is left in each pass, the most confident first; geometric:0.5:order=random or left_to_right
   fixed[:16]              16 forward passes in all, the most confident positions first; without a number one token per pass
   random[:16]             as fixed, positions in random order`;
 
@@ -32,10 +37,12 @@ Samplers, which choose the positions that a forward pass decides:
 export function addSamplingOptions(command: Command): Command {
   return command
     .optionsGroup('Sampling:')
-    .option('-s, --sampler <name[:value]>', 'planner, confidence:0.9, factor:1, entropy:0.45, fixed:16 or random:16, see below')
+    .option('-s, --sampler <name[:value]>', 'planner, confidence:0.9, entropy-sum:0.1, fixed:16 …, see below')
     .addOption(
       new Option('--select <rule>', 'planner: which positions (default: topk, the expected number of the most probable)').choices([
         'topk',
+        'round',
+        'threshold',
         'bernoulli',
       ]),
     )

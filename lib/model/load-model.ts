@@ -7,6 +7,7 @@ import { fromNative, type NativeDType, type NativeTensorRef, native } from '../n
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
 import { parseModelConfig, readConfigJson } from './config';
 import { type DownloadProgress, downloadModel } from './download';
+import { readGenerationDefaults } from './generation-config';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
 import { availableMemory } from './memory';
 import { findSafetensors, readSafetensorsEntries } from './safetensors';
@@ -112,6 +113,7 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
   checkMemory(tensors, storage, config.weightTying, folder);
   const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
+  const generationDefaults = await readGenerationDefaults(folder, config.planner !== null);
   signal?.throwIfAborted();
   const token = new (native().CancelToken)();
   const cancel = () => token.cancel();
@@ -119,7 +121,14 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   try {
     const request = { config, files, tensors, device: device === 'auto' ? 'cpu' : device, threads, isa, storage, compute };
     const loaded = await fromNative(() => native().loadModel(request, token), signal);
-    return new MaskedDiffusionModel({ native: loaded, config, configJson: json as Record<string, unknown>, tokenizer, source: folder });
+    return new MaskedDiffusionModel({
+      native: loaded,
+      config,
+      configJson: json as Record<string, unknown>,
+      tokenizer,
+      generationDefaults,
+      source: folder,
+    });
   } finally {
     signal?.removeEventListener('abort', cancel);
   }

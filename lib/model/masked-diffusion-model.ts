@@ -14,6 +14,7 @@ import {
 import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
 import { Adapter, applyAdapter, readAdapter } from './adapter';
 import type { ModelConfig } from './config';
+import type { GenerationDefaults } from './generation-config';
 import { type SaveOptions, saveModel } from './save';
 import type { Tokenizer } from './tokenizer';
 import { ModelTrainer, type ModelTrainerOptions, resolveTrainerOptions } from './trainer';
@@ -76,6 +77,8 @@ export class MaskedDiffusionModel {
   readonly source: string;
   /** Device, instruction set, threads, number of parameters, bytes of weights. */
   readonly info: NativeModelInfo;
+  /** What `generate` does where its options say nothing, from generation_config.json. */
+  readonly generationDefaults: GenerationDefaults;
   readonly #native: NativeModel;
   readonly #configJson: Record<string, unknown>;
   #disposed = false;
@@ -86,12 +89,14 @@ export class MaskedDiffusionModel {
     config: ModelConfig;
     configJson: Record<string, unknown>;
     tokenizer: Tokenizer | null;
+    generationDefaults: GenerationDefaults;
     source: string;
   }) {
     this.#native = parts.native;
     this.config = parts.config;
     this.#configJson = parts.configJson;
     this.tokenizer = parts.tokenizer;
+    this.generationDefaults = parts.generationDefaults;
     this.source = parts.source;
     this.info = parts.native.info();
   }
@@ -265,7 +270,7 @@ export class MaskedDiffusionModel {
   ): { rows: PreparedRow[]; run: AsyncGenerator<DenoiseStep, RowOutcome[], void> } {
     this.#checkUsable();
     if (!Array.isArray(prompts)) throw new TypeError(`prompts: expected an array, got ${String(prompts)}`);
-    const settings = resolveGenerateOptions(options, this.hasPlanner);
+    const settings = resolveGenerateOptions(this.#withDefaultSampler(options), this.hasPlanner);
     if (typeof settings.sampler !== 'function' && settings.sampler.type === 'planner' && !this.hasPlanner)
       throw new DUltraError('NO_PLANNER', `sampler: ${this.source} has no planner head; use { type: "confidence" } or another sampler`);
     const templates = prompts.filter((prompt) => typeof prompt === 'object' && prompt !== null && 'template' in prompt).length;
@@ -278,11 +283,23 @@ export class MaskedDiffusionModel {
     return { rows, run: denoiseRows(target, rows, shape, recorded) };
   }
 
+  #withDefaultSampler(options: GenerateOptions): GenerateOptions {
+    const { sampler } = this.generationDefaults;
+    // compat: "reference" is for replaying recorded runs; a checkpoint's wishes have no part in it.
+    const wanted = options?.sampler === undefined && sampler !== undefined && options?.compat === undefined;
+    return wanted ? { ...options, sampler } : options;
+  }
+
+  #genLength(options: GenerateOptions): number {
+    return options.genLength ?? this.generationDefaults.genLength ?? DEFAULT_GEN_LENGTH;
+  }
+
   #blockShape(options: GenerateOptions, settings: DenoiseSettings, rows: PreparedRow[]): DenoiseSettings {
     const templates = rows.some((row) => row.isTemplate);
-    const genLength = options.genLength ?? DEFAULT_GEN_LENGTH;
+    const genLength = this.#genLength(options);
     let { blockLength } = settings;
     if (!templates) {
+      if (options.genLength === undefined) blockLength ??= this.generationDefaults.blockLength ?? null;
       blockLength ??= genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
       if (genLength % blockLength !== 0)
         throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
@@ -312,7 +329,7 @@ export class MaskedDiffusionModel {
       return { ids, begin: 0, promptIds: ids, isTemplate: true };
     }
     const promptIds = this.#promptIds(prompt);
-    const genLength = options.genLength ?? DEFAULT_GEN_LENGTH;
+    const genLength = this.#genLength(options);
     if (promptIds.length + genLength > maxSequenceLength)
       throw new RangeError(
         `prompt: ${promptIds.length} tokens and genLength ${genLength} make ${promptIds.length + genLength}, more than the model's maximum of ${maxSequenceLength}`,

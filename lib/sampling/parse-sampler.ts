@@ -8,6 +8,8 @@ interface Form {
   base: SamplerObject;
   /** The option that a value without a name sets. */
   main: string;
+  /** Another one, for values that are numbers. */
+  mainNumber?: string;
   options: Readonly<Record<string, 'number' | 'boolean' | 'text'>>;
 }
 
@@ -16,11 +18,24 @@ const FORMS: Readonly<Record<string, Form>> = {
   planner: {
     base: { type: 'planner' },
     main: 'select',
-    options: { select: 'text', probabilityScale: 'number', plannerTemperature: 'number' },
+    mainNumber: 'probabilityScale',
+    options: { select: 'text', cut: 'number', probabilityScale: 'number', plannerTemperature: 'number' },
+  },
+  'planner-round': {
+    base: { type: 'planner', select: 'round' },
+    main: 'probabilityScale',
+    options: { probabilityScale: 'number', plannerTemperature: 'number' },
+  },
+  'planner-cut': {
+    base: { type: 'planner', select: 'threshold' },
+    main: 'cut',
+    options: { cut: 'number', probabilityScale: 'number', plannerTemperature: 'number' },
   },
   confidence: { base: { type: 'confidence' }, main: 'threshold', options: { threshold: 'number' } },
   factor: { base: { type: 'factor' }, main: 'factor', options: { factor: 'number', lastPair: 'boolean' } },
   entropy: { base: { type: 'entropy' }, main: 'threshold', options: { threshold: 'number' } },
+  'entropy-sum': { base: { type: 'entropy-sum' }, main: 'gamma', options: { gamma: 'number' } },
+  geometric: { base: { type: 'geometric' }, main: 'phi', options: { phi: 'number', order: 'text' } },
   fixed: { base: { type: 'fixed' }, main: 'steps', options: { steps: 'number', remasking: 'text' } },
   random: { base: { type: 'fixed', remasking: 'random' }, main: 'steps', options: { steps: 'number' } },
 };
@@ -41,8 +56,9 @@ function parseValue(name: string, text: string, kind: Form['options'][string]): 
 
 /**
  * A sampler out of its short form: a name, then values after colons. A bare value sets the sampler's main option, `name=value` any:
- * "planner", "planner:bernoulli", "planner:probabilityScale=1.5", "confidence:0.9", "factor:1:lastPair=true", "entropy:0.45", "fixed:16"
- * (steps), "random:16" (fixed steps, positions at random). A comma never occurs in it, so that lists can be split at commas.
+ * "planner", "planner:bernoulli", "planner:1.5" (probabilityScale), "planner-round:1.1", "planner-cut:0.5", "confidence:0.9",
+ * "factor:1:lastPair=true", "entropy:0.45", "entropy-sum:0.1", "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps,
+ * positions at random). A comma never occurs in it, so that lists can be split at commas.
  * @returns what was written and nothing else; defaults are filled in where the sampler is used.
  * @throws RangeError naming the part, what was expected and what came.
  */
@@ -53,11 +69,12 @@ export function parseSampler(text: string): SamplerObject {
     throw new RangeError(
       `sampler: expected ${SAMPLER_NAMES.join(', ')}, with a value as in "confidence:0.9" where wanted, got ${JSON.stringify(text)}`,
     );
-  const { base, main, options } = FORMS[name];
+  const { base, main, mainNumber, options } = FORMS[name];
   const given: Record<string, unknown> = {};
   for (const part of parts) {
     const equals = part.indexOf('=');
-    const option = equals < 0 ? main : part.slice(0, equals);
+    const bare = mainNumber && part.trim() !== '' && !Number.isNaN(Number(part)) ? mainNumber : main;
+    const option = equals < 0 ? bare : part.slice(0, equals);
     if (!Object.hasOwn(options, option))
       throw new RangeError(
         `sampler: ${name} takes ${Object.keys(options).join(', ')}; got ${JSON.stringify(option)} in ${JSON.stringify(text)}`,
