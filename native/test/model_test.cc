@@ -11,6 +11,7 @@
 
 #include "harness.h"
 #include "model/session.h"
+#include "model/trainer.h"
 
 namespace dultra {
 namespace test {
@@ -107,9 +108,9 @@ struct RandomCheckpoint {
     file = std::make_unique<TemporaryFile>(content);
   }
 
-  std::shared_ptr<const Model> load(int threads, const WeightOptions& options = {}, const std::atomic<bool>* cancel = nullptr) const {
+  std::shared_ptr<Model> load(int threads, const WeightOptions& options = {}, const std::atomic<bool>* cancel = nullptr) const {
     const Checkpoint checkpoint({file->path()}, tensors);
-    return std::make_shared<const Model>(config, std::make_unique<cpu::CpuBackend>(threads, ""), checkpoint, options, cancel);
+    return std::make_shared<Model>(config, std::make_unique<cpu::CpuBackend>(threads, ""), checkpoint, options, cancel);
   }
 };
 
@@ -476,6 +477,134 @@ DULTRA_TEST(model_let_go_while_work_runs) {
     worker.join();
     CHECK(trace == expected, "round ", i);
   }
+}
+
+// ---- training --------------------------------------------------------------------------------------------------------------------
+
+// Everything scored and kept: the planner's policy over random decisions.
+ScoreRequest random_score(Random& random, const ModelConfig& config) {
+  ScoreRequest request;
+  make_rows(random, config, 3, &request.ids, &request.offsets);
+  request.candidate_offsets = {0};
+  for (size_t b = 0; b + 1 < request.offsets.size(); ++b) {
+    for (int32_t i = request.offsets[b]; i < request.offsets[b + 1]; ++i) {
+      if (request.ids[size_t(i)] != config.mask_token) continue;
+      request.positions.push_back(i - request.offsets[b]);
+      request.tokens.push_back(random.below(int(config.mask_token)));
+      request.selected.push_back(uint8_t(random.below(2)));
+    }
+    request.candidate_offsets.push_back(int32_t(request.positions.size()));
+    request.timestep.push_back(0.5f);
+    request.forced.push_back(0);
+  }
+  for (int32_t id : request.ids) request.mask_index.push_back(id == config.mask_token);
+  request.log_probs = request.planner = request.policy = request.keep = true;
+  request.excluded_token = config.mask_token;
+  return request;
+}
+
+std::vector<NamedTensor> train(const std::shared_ptr<Model>& model, const TrainerOptions& options, int steps) {
+  Trainer trainer(model, options);
+  Random random(21);
+  for (int step = 0; step < steps; ++step) {
+    for (int half = 0; half < 2; ++half) {
+      const ScoreResult scored = trainer.score(random_score(random, model->transformer().config()), nullptr);
+      BackwardRequest upstream;
+      for (size_t i = 0; i < scored.log_likelihoods.size(); ++i) upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
+      trainer.backward(upstream, nullptr);
+    }
+    OptimizerStep update;
+    update.base_lr = update.planner_lr = 1e-3;
+    update.weight_decay = 0.1;
+    update.max_grad_norm = 1;
+    const double norm = trainer.step(update);
+    CHECK(norm > 0 && std::isfinite(norm), "step ", step, ": norm ", norm);
+  }
+  return trainer.state();
+}
+
+bool same(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i)
+    if (a[i].name != b[i].name || a[i].data.size() != b[i].data.size() ||
+        std::memcmp(a[i].data.data(), b[i].data.data(), a[i].data.size() * sizeof(float)) != 0)
+      return false;
+  return true;
+}
+
+DULTRA_TEST(trainer_threads_and_recomputation) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const RandomCheckpoint checkpoint(small_config(), dtype, 3);
+    const auto expected = train(checkpoint.load(1), {}, 3);
+    CHECK(same(train(checkpoint.load(3), {}, 3), expected), "three threads");
+    TrainerOptions options;
+    options.checkpointing = true;
+    CHECK(same(train(checkpoint.load(2), options, 3), expected), "recomputed activations");
+    options = {};
+    options.lora.rank = 2;
+    options.lora.alpha = 4;
+    options.lora.targets = {"q_proj", "ff_out"};
+    CHECK(same(train(checkpoint.load(1), options, 3), train(checkpoint.load(2), options, 3)), "adapters");
+  }
+}
+
+DULTRA_TEST(trainer_beside_sessions) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 4);
+  const auto expected = train(checkpoint.load(2), {}, 4);
+  const auto model = checkpoint.load(2);
+  std::atomic<bool> done{false};
+  std::vector<std::thread> decoders;
+  // They see the weights of one update or of the next, never a mixture; what they compute is not checked, that they may is.
+  for (uint32_t t = 0; t < 2; ++t)
+    decoders.emplace_back([&, t] {
+      do generate(model, t);
+      while (!done);
+    });
+  std::vector<NamedTensor> state;
+  const int failed = thrown([&] { state = train(model, {}, 4); });
+  done = true;
+  for (std::thread& decoder : decoders) decoder.join();
+  CHECK(failed == -1, failed);
+  CHECK(same(state, expected), "decoding changed the training");
+  // The model now computes with what was trained.
+  for (const NamedTensor& tensor : state) {
+    if (tensor.name.rfind("exp_avg", 0) == 0) continue;
+    const std::vector<float> weight = model->transformer().read_weight(tensor.name);
+    CHECK(std::memcmp(weight.data(), tensor.data.data(), weight.size() * sizeof(float)) == 0, tensor.name);
+  }
+}
+
+DULTRA_TEST(trainer_bad_requests) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 5);
+  const auto model = checkpoint.load(1);
+  const int invalid = int(ErrorCode::kInvalidArgument);
+  Trainer trainer(model, {});
+  CHECK(thrown([&] { Trainer second(model, {}); }) == invalid, "a second trainer");
+  CHECK(thrown([&] { trainer.backward({}, nullptr); }) == invalid, "backward without score");
+  const auto score = [&](const std::function<void(ScoreRequest&)>& change) {
+    Random random(6);
+    ScoreRequest request = random_score(random, checkpoint.config);
+    change(request);
+    return thrown([&] { trainer.score(std::move(request), nullptr); });
+  };
+  CHECK(score([](ScoreRequest&) {}) == -1, "as it should be");
+  CHECK(score([](ScoreRequest& r) { r.positions[0] = 1000; }) == invalid, "a position beyond the row");
+  CHECK(score([](ScoreRequest& r) { r.positions[1] = r.positions[0]; }) == invalid, "positions out of order");
+  CHECK(score([](ScoreRequest& r) { r.tokens.pop_back(); }) == invalid, "a token too few");
+  CHECK(score([](ScoreRequest& r) { r.tokens[0] = 50; }) == invalid, "a token beyond the vocabulary");
+  CHECK(score([](ScoreRequest& r) { r.candidate_offsets[1] = -1; }) == invalid, "offsets that go back");
+  CHECK(score([](ScoreRequest& r) { r.timestep.pop_back(); }) == invalid, "a timestep too few");
+  CHECK(score([](ScoreRequest& r) { r.selected.pop_back(); }) == invalid, "a decision too few");
+  CHECK(score([](ScoreRequest& r) { r.hidden.resize(7); }) == invalid, "hidden states of another shape");
+  CHECK(score([](ScoreRequest&) {}) == -1, "as it should be");
+  BackwardRequest upstream;
+  upstream.dlog_likelihoods.resize(1);
+  CHECK(thrown([&] { trainer.backward(upstream, nullptr); }) == invalid, "gradients too few");
+  auto state = trainer.state();
+  state[0].data.pop_back();
+  CHECK(thrown([&] { trainer.load_state(1, state); }) == invalid, "a state of another shape");
+  state.erase(state.begin());
+  CHECK(thrown([&] { trainer.load_state(1, state); }) == invalid, "a state with a tensor too few");
 }
 
 }  // namespace test
