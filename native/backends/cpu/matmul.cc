@@ -25,6 +25,9 @@ constexpr int64_t kTaskColumns = 512;
 constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kSmallTask = 500000;  // multiply-adds
 
+// Rows of an operand that are packed at a time where several tiles or panels share their cache lines.
+constexpr int64_t kPackRows = 32;
+
 // Prefetch distance into a panel, in bytes: the memory's latency takes some kilobytes to hide, but what is prefetched beyond the end of
 // a short panel is of little use.
 constexpr int64_t kPrefetchMin = 512, kPrefetchMax = 8192, kPrefetchPart = 32;
@@ -256,14 +259,18 @@ struct Product {
       if (pack) {
         const int64_t block_k = std::min(tile.steps * k_per_step, k - step * k_per_step);
         const auto pack_fn = layout == kLayoutBF16Pairs ? kernel.pack_bf16 : kernel.pack_f32;
-        for (int64_t t = tile_from; t < tile_to; ++t) {
-          const int64_t row = tile_begin(t) - row_from;
-          const int tile_rows = int(tile_begin(t + 1) - row_from - row);
-          float* to = activations + row * tile.steps;
-          if (transposed)
-            kernel.pack_columns(to, block_x + row, x_stride, tile_rows, block_k);
-          else
-            pack_fn(to, block_x + row * x_stride, x_stride, tile_rows, block_k);
+        const int64_t pack_k = transposed ? kPackRows : block_k;
+        for (int64_t first = 0; first < block_k; first += pack_k) {
+          const int64_t count = std::min(pack_k, block_k - first);
+          for (int64_t t = tile_from; t < tile_to; ++t) {
+            const int64_t row = tile_begin(t) - row_from;
+            const int tile_rows = int(tile_begin(t + 1) - row_from - row);
+            float* to = activations + row * tile.steps;
+            if (transposed)
+              kernel.pack_columns(to + first * tile_rows, block_x + first * x_stride + row, x_stride, tile_rows, count);
+            else
+              pack_fn(to, block_x + row * x_stride, x_stride, tile_rows, count);
+          }
         }
       }
       for (int64_t panel = panel_from; panel < panel_to;) {
@@ -319,8 +326,10 @@ const void* pack_panels(ThreadPool& pool, const MatmulKernels& kernels, const fl
   scratch.panels.reserve(size_t(panels * k * nr) * 4);
   float* to = static_cast<float*>(scratch.panels.data());
   parallel_ranges(pool, panels, k * nr, [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel)
-      kernels.pack_panel(to + panel * k * nr, w + panel * nr, n, int(std::min(nr, n - panel * nr)), k);
+    for (int64_t first = 0; first < k; first += kPackRows)
+      for (int64_t panel = begin; panel < end; ++panel)
+        kernels.pack_panel(to + (panel * k + first) * nr, w + first * n + panel * nr, n, int(std::min(nr, n - panel * nr)),
+                           std::min(kPackRows, k - first));
   });
   return to;
 }
