@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
 import { register as registerInfo } from './commands/info';
+import { register as registerTrain } from './commands/train';
 import { ExitCode, explain, handleSignals, interruptSignal } from './errors';
 
 const { version, description } = require('../../package.json') as { version: string; description: string };
@@ -24,6 +25,7 @@ function buildProgram(): Command {
         'Run "dultra help COMMAND" for the options of a command.',
     );
   registerGenerate(program);
+  registerTrain(program);
   registerEval(program);
   registerInfo(program);
   for (const command of program.commands) {

@@ -56,6 +56,15 @@ export async function syncFolder(folder: string): Promise<void> {
   }
 }
 
+async function syncFile(file: string): Promise<void> {
+  const handle = await open(file, 'r+');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
 /** Writes a text file atomically and durably. */
 export async function writeFileAtomic(file: string, text: string): Promise<void> {
   const temporary = `${file}.${process.pid}.${Date.now().toString(36)}.tmp`;
@@ -163,7 +172,11 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
     await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
     if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
       const present = new Set(await readdir(model.source));
-      for (const name of TOKENIZER_FILES) if (present.has(name)) await copyFile(path.join(model.source, name), path.join(folder, name));
+      for (const name of TOKENIZER_FILES) {
+        if (!present.has(name)) continue;
+        await copyFile(path.join(model.source, name), path.join(folder, name));
+        await syncFile(path.join(folder, name));
+      }
     }
     await syncFolder(folder);
   } catch (cause) {

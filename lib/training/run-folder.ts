@@ -88,9 +88,9 @@ export class RunFolder {
     const run = new RunFolder(folder, keepLast);
     // What is compared and what is stored must have gone through JSON alike.
     const plain = JSON.parse(JSON.stringify(config)) as typeof config;
-    if (existsSync(file)) {
-      if (!resume)
-        throw new RangeError(`outputDir: ${folder} holds a run already; resume goes on with it, and a new run needs another folder`);
+    if (existsSync(file) && !resume)
+      throw new RangeError(`outputDir: ${folder} holds a run already; resume goes on with it, and a new run needs another folder`);
+    if (existsSync(file) && existsSync(run.#checkpoints) && (await run.checkpoints()).length > 0) {
       let stored: typeof config;
       try {
         stored = JSON.parse(await readFile(file, 'utf8')) as typeof config;
@@ -106,7 +106,8 @@ export class RunFolder {
     }
     try {
       await mkdir(path.join(folder, 'checkpoints'), { recursive: true });
-      if (!existsSync(file)) await writeFileAtomic(file, `${JSON.stringify(plain, null, 2)}\n`);
+      // A run without a checkpoint has nothing to go on with: it begins again, with whatever options.
+      if ((await run.checkpoints()).length === 0) await writeFileAtomic(file, `${JSON.stringify(plain, null, 2)}\n`);
       // What a killed process was writing or removing.
       for (const name of await readdir(run.#checkpoints))
         if (name.startsWith('.')) await rm(path.join(run.#checkpoints, name), { recursive: true, force: true });

@@ -20,6 +20,8 @@ struct RopeTable {
   std::vector<float> cosine, sine;
 };
 
+constexpr int64_t kPiece = 4096;  // numbers of a task where there are no rows
+
 constexpr int64_t kRopeTablePositions = 65536;  // beyond, a row's angles are computed when it comes
 constexpr size_t kRopeTables = 4;               // kept; every model of a process has one
 
@@ -167,28 +169,25 @@ void CpuBackend::swiglu_forward(float* out, const float* gate_up, int64_t m, int
 }
 
 void CpuBackend::silu_forward(float* x, int64_t n) {
-  constexpr int64_t kPiece = 4096;
   parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece,
                   [&](int64_t begin, int64_t end) { kernels_->rows.silu(x + begin * kPiece, std::min(end * kPiece, n) - begin * kPiece); });
 }
 
 void CpuBackend::swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) {
   parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = 0; j < f; ++j) {
-        const float gate = gate_up[i * 2 * f + j], up = gate_up[i * 2 * f + f + j], d = dout[i * f + j];
-        const float s = 1.0f / (1.0f + std::exp(-gate));
-        dgate_up[i * 2 * f + j] = d * up * s * (1.0f + gate * (1.0f - s));
-        dgate_up[i * 2 * f + f + j] = d * gate * s;
-      }
+    for (int64_t i = begin; i < end; ++i) {
+      float* d = dgate_up + i * 2 * f;
+      const float* gate = gate_up + i * 2 * f;
+      kernels_->rows.swiglu_backward(d, d + f, dout + i * f, gate, gate + f, f);
+    }
   });
 }
 
 void CpuBackend::silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float s = 1.0f / (1.0f + std::exp(-x[i]));
-    dx[i] = dout[i] * s * (1.0f + x[i] * (1.0f - s));
-  }
+  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece, [&](int64_t begin, int64_t end) {
+    begin *= kPiece;
+    kernels_->rows.silu_backward(dx + begin, dout + begin, x + begin, std::min(end * kPiece, n) - begin);
+  });
 }
 
 }  // namespace cpu

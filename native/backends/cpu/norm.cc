@@ -1,5 +1,4 @@
 // RMS norm, layer norm (with the per-group modulation of AdaLN), the planner's score.
-#include <cmath>
 #include <vector>
 
 #include "backends/cpu/cpu_backend.h"
@@ -7,6 +6,21 @@
 
 namespace dultra {
 namespace cpu {
+
+namespace {
+
+// The backward comes in two parts: gradients of the input row by row, then those of the weights. Many rows add to the same weight, so in
+// the second part threads divide the columns, and every sum runs over ascending rows. row(i, j, n) adds what row i gives columns j .. j + n.
+template <class Row>
+void add_by_columns(ThreadPool& pool, int64_t m, int64_t c, const Row& row) {
+  parallel_ranges(pool, (c + kColumns - 1) / kColumns, m * kColumns, [&](int64_t begin, int64_t end) {
+    begin *= kColumns;
+    const int64_t n = std::min(c, end * kColumns) - begin;
+    for (int64_t i = 0; i < m; ++i) row(i, begin, n);
+  });
+}
+
+}  // namespace
 
 void CpuBackend::rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
@@ -36,57 +50,51 @@ void CpuBackend::planner_score_forward(float* logit, const float* x, const float
 
 void CpuBackend::rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m, int64_t c,
                                   float eps) {
-  for (int64_t i = 0; i < m; ++i, x += c, dx += c, dout += c) {
-    double squares = 0, dot = 0;
-    for (int64_t j = 0; j < c; ++j) {
-      squares += double(x[j]) * x[j];
-      dot += double(dout[j]) * weight[j] * x[j];
-    }
-    const double scale = 1 / std::sqrt(squares / double(c) + eps);
-    dot *= scale * scale / double(c);
-    for (int64_t j = 0; j < c; ++j) {
-      dx[j] += float(scale * (double(dout[j]) * weight[j] - x[j] * dot));
-      if (dweight) dweight[j] += float(dout[j] * x[j] * scale);
-    }
-  }
+  std::vector<Moments> moments(static_cast<size_t>(m));
+  parallel_ranges(pool_, m, 2 * c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels_->rows.rmsnorm_backward(dx + i * c, &moments[size_t(i)], dout + i * c, x + i * c, weight, c, eps);
+  });
+  if (dweight == nullptr) return;
+  add_by_columns(pool_, m, c, [&](int64_t i, int64_t j, int64_t n) {
+    kernels_->rows.norm_weights_backward(dweight + j, nullptr, dout + i * c + j, x + i * c + j, &moments[size_t(i)], n);
+  });
 }
 
 void CpuBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul, const int32_t* group,
                                     int64_t m, int64_t c, float eps) {
-  for (int64_t i = 0; i < m; ++i, x += c, dx += c, dout += c) {
-    const int64_t g = (group ? group[i] : 0) * c;
-    double mean = 0, variance = 0, sum = 0, dot = 0;
-    for (int64_t j = 0; j < c; ++j) mean += double(x[j]) / double(c);
-    for (int64_t j = 0; j < c; ++j) variance += (x[j] - mean) * (x[j] - mean) / double(c);
-    const double scale = 1 / std::sqrt(variance + eps);
-    for (int64_t j = 0; j < c; ++j) {
-      sum += double(dout[j]) * mul[g + j] / double(c);
-      dot += double(dout[j]) * mul[g + j] * (x[j] - mean) * scale / double(c);
-    }
-    for (int64_t j = 0; j < c; ++j) {
-      const double normed = (x[j] - mean) * scale;
-      dx[j] += float(scale * (double(dout[j]) * mul[g + j] - sum - normed * dot));
-      if (dmul) dmul[g + j] += float(dout[j] * normed);
-      if (dadd) dadd[g + j] += dout[j];
-    }
-  }
+  std::vector<Moments> moments(static_cast<size_t>(m));
+  const auto first = [&](int64_t i) { return group ? group[i] * c : 0; };
+  parallel_ranges(pool_, m, 2 * c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      kernels_->rows.layernorm_backward(dx + i * c, &moments[size_t(i)], dout + i * c, x + i * c, mul + first(i), c, eps);
+  });
+  if (dmul == nullptr && dadd == nullptr) return;
+  add_by_columns(pool_, m, c, [&](int64_t i, int64_t j, int64_t n) {
+    kernels_->rows.norm_weights_backward(dmul ? dmul + first(i) + j : nullptr, dadd ? dadd + first(i) + j : nullptr, dout + i * c + j, x + i * c + j,
+                                         &moments[size_t(i)], n);
+  });
 }
 
 void CpuBackend::planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias, const float* dlogit, const float* x,
                                         const float* mul, const float* add, const int32_t* group, const float* weight, int64_t m, int64_t c,
                                         float eps) {
-  std::vector<float> dout(static_cast<size_t>(c)), normed(static_cast<size_t>(c));
-  for (int64_t i = 0; i < m; ++i) {
-    const int64_t g = group ? group[i] : 0;
-    for (int64_t j = 0; j < c; ++j) dout[size_t(j)] = dlogit[i] * weight[j];
-    if (dweight) {
-      kernels_->rows.layernorm(normed.data(), x + i * c, mul + g * c, add + g * c, c, eps);
-      for (int64_t j = 0; j < c; ++j) dweight[j] += dlogit[i] * normed[size_t(j)];
-    }
-    if (dbias) *dbias += dlogit[i];
-    layernorm_backward(dx + i * c, dmul ? dmul + g * c : nullptr, dadd ? dadd + g * c : nullptr, dout.data(), x + i * c, mul + g * c, nullptr, 1, c,
-                       eps);
+  std::vector<Moments> moments(static_cast<size_t>(m));
+  const auto first = [&](int64_t i) { return group ? group[i] * c : 0; };
+  parallel_ranges(pool_, m, 2 * c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      kernels_->rows.planner_score_backward(dx + i * c, &moments[size_t(i)], dlogit[i], x + i * c, mul + first(i), weight, c, eps);
+  });
+  if (dbias) {
+    double sum = 0;
+    for (int64_t i = 0; i < m; ++i) sum += double(dlogit[i]);
+    *dbias += float(sum);
   }
+  if (dmul == nullptr && dadd == nullptr && dweight == nullptr) return;
+  add_by_columns(pool_, m, c, [&](int64_t i, int64_t j, int64_t n) {
+    const int64_t g = first(i) + j;
+    kernels_->rows.planner_weights_backward(dmul ? dmul + g : nullptr, dadd ? dadd + g : nullptr, dweight ? dweight + j : nullptr, dlogit[i],
+                                            x + i * c + j, &moments[size_t(i)], mul + g, add + g, weight + j, n);
+  });
 }
 
 }  // namespace cpu

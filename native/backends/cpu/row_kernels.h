@@ -58,6 +58,19 @@ struct GumbelFilter {
   uint32_t key[2];               // Philox key
 };
 
+// Mean and 1 / sqrt(variance + eps) of a row; for an RMS norm the mean is 0.
+struct Moments {
+  float mean, scale;
+};
+
+struct AdamWPiece {
+  float *parameter, *exp_avg, *exp_avg_sq;
+  const float* gradient;
+  int64_t n;
+  // p = keep p - step m / (sqrt(v) / correction + eps), m = beta1 m + rest1 g, v = beta2 v + rest2 g^2, g = gradient * scale
+  float scale, beta1, rest1, beta2, rest2, keep, step, correction, eps;
+};
+
 struct RowKernels {
   // out (C) = x (C) / sqrt(mean(x^2) + eps) * weight (C)
   void (*rmsnorm)(float* out, const float* x, const float* weight, int64_t c, float eps);
@@ -71,8 +84,27 @@ struct RowKernels {
   void (*swiglu)(float* out, const float* gate, const float* up, int64_t n);
   void (*silu)(float* x, int64_t n);
 
+  // dx (C) += the gradient of rmsnorm
+  void (*rmsnorm_backward)(float* dx, Moments* moments, const float* dout, const float* x, const float* weight, int64_t c, float eps);
+  // dx (C) += the gradient of layernorm
+  void (*layernorm_backward)(float* dx, Moments* moments, const float* dout, const float* x, const float* mul, int64_t c, float eps);
+  // dx (C) += the gradient of planner_score for a gradient `dlogit` of it
+  void (*planner_score_backward)(float* dx, Moments* moments, float dlogit, const float* x, const float* mul, const float* weight, int64_t c,
+                                 float eps);
+  // One row's part of columns: dmul (n) += dout * normed, dadd (n) += dout; either may be null.
+  void (*norm_weights_backward)(float* dmul, float* dadd, const float* dout, const float* x, const Moments* moments, int64_t n);
+  // Likewise for planner_score: dmul += dlogit weight normed, dadd += dlogit weight, dweight += dlogit (normed mul + add); any may be null.
+  void (*planner_weights_backward)(float* dmul, float* dadd, float* dweight, float dlogit, const float* x, const Moments* moments, const float* mul,
+                                   const float* add, const float* weight, int64_t n);
+  // dgate, dup (N) from dout (N); may be in place of gate and up
+  void (*swiglu_backward)(float* dgate, float* dup, const float* dout, const float* gate, const float* up, int64_t n);
+  void (*silu_backward)(float* dx, const float* dout, const float* x, int64_t n);
+
   // to (columns) += sums over x (rows, columns), rows `stride` floats apart
   void (*add_column_sums)(float* to, const float* x, int64_t stride, int64_t rows, int64_t columns);
+
+  double (*sum_squares)(const float* x, int64_t n);
+  void (*adamw)(const AdamWPiece* piece);
 
   int attention_queries;                       // most queries of one tile
   int64_t (*attention_scratch)(int head_dim);  // floats
@@ -83,6 +115,8 @@ struct RowKernels {
   void (*logit_sums)(LogitSums* out, const float* x, int64_t n);
   // sum of e^((x - max) * scale), scale > 0
   double (*tempered_sum)(const float* x, int64_t n, float max, float scale);
+  // x (n) = -d softmax(x * scale). A row of nothing but -inf gives zeros.
+  void (*softmax_backward)(float* x, int64_t n, float scale, float d);
   // Lowest i < n with x[i] == value; n if none.
   int64_t (*find_first)(const float* x, int64_t n, float value);
   // Writes the offsets i < n of the tokens first + i (first even) that the filter lets pass, ascending, and returns how many.

@@ -206,12 +206,13 @@ void CpuBackend::log_prob_backward(float* logits, const int32_t* tokens, const f
   parallel_ranges(pool_, m, 4 * vocab, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       float* x = logits + row * vocab;
-      if (excluded_token >= 0) x[excluded_token] = -kInfinity;
-      const float max = *std::max_element(x, x + vocab);
-      double sum = 0;
-      for (int64_t v = 0; v < vocab; ++v) sum += std::exp((x[v] - max) * inverse_temperature);
       const float d = dlog_prob[row] * inverse_temperature;
-      for (int64_t v = 0; v < vocab; ++v) x[v] = -d * float(std::exp((x[v] - max) * inverse_temperature) / sum);
+      if (d == 0) {  // whatever the logits are
+        std::fill_n(x, vocab, 0.0f);
+        continue;
+      }
+      if (excluded_token >= 0) x[excluded_token] = -kInfinity;
+      kernels_->rows.softmax_backward(x, vocab, inverse_temperature, d);
       x[tokens[row]] += d;
     }
   });

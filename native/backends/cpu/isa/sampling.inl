@@ -79,6 +79,51 @@ static double tempered_sum(const float* x, int64_t n, float max, float scale) {
   return sum.total();
 }
 
+static void softmax_backward(float* x, int64_t n, float scale, float d) {
+  const float none = -__builtin_inff();
+  VF top = vf_set(none);
+  int64_t i = 0;
+  for (; i + kVF <= n; i += kVF) top = vf_max(top, vf_load(x + i));
+  if (i < n) top = vf_max(top, vf_load_part(x + i, int(n - i), none));
+  const float max = vf_hmax(top);
+  if (max == none) {
+    memset(x, 0, size_t(n) * sizeof(float));
+    return;
+  }
+  WideSum sum;
+  i = 0;
+  while (i < n) {
+    VF s[4] = {};
+    const auto weight = [&](VF v) { return vf_exp_nonpositive((v - max) * scale); };
+    int run = 0;
+    for (; run < kRun && i + 4 * kVF <= n; ++run, i += 4 * kVF) {
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) {
+        const VF e = weight(vf_load(x + i + u * kVF));
+        vf_store(x + i + u * kVF, e);
+        s[u] += e;
+      }
+    }
+    if (run < kRun) {
+      for (; i + kVF <= n; i += kVF) {
+        const VF e = weight(vf_load(x + i));
+        vf_store(x + i, e);
+        s[0] += e;
+      }
+      if (i < n) {
+        const VF e = weight(vf_load_part(x + i, int(n - i), none));
+        vf_store_part(x + i, e, int(n - i));
+        s[1] += e;
+        i = n;
+      }
+    }
+    sum.add((s[0] + s[1]) + (s[2] + s[3]));
+  }
+  const float factor = float(-double(d) / sum.total());
+  for (i = 0; i + kVF <= n; i += kVF) vf_store(x + i, vf_load(x + i) * factor);
+  for (; i < n; ++i) x[i] *= factor;
+}
+
 static int64_t find_first(const float* x, int64_t n, float value) {
   int64_t i = 0;
   for (; i + kVF <= n; i += kVF) {
