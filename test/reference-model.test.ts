@@ -219,7 +219,9 @@ async function compareRun(
   run: ReturnType<typeof runs.generate>['value'],
   next: () => number,
 ): Promise<void> {
-  const { blocks, blockLength, promptLengths, temperature, compat, isRecorded, seed, firstRow, tokenLogProb, stopAtEos } = run;
+  const { blocks, blockLength, promptLengths, temperature, isRecorded, seed, firstRow, tokenLogProb, stopAtEos } = run;
+  // These two are no rule of the reference's, and with the mask as a legal prediction their runs can take a thousand steps.
+  const compat = run.sampler.type === 'entropy-sum' || run.sampler.type === 'geometric' ? undefined : run.compat;
   const perBlock = run.sampler.type === 'fixed' ? run.sampler.perBlock : 0;
   const sampler: SamplerObject =
     run.sampler.type === 'fixed' ? { type: 'fixed', remasking: run.sampler.remasking, steps: perBlock * blocks } : run.sampler;
@@ -418,7 +420,7 @@ test(
           }
         });
       }),
-      { seed: SEED, numRuns: 30 * RUNS },
+      { seed: SEED, numRuns: 40 * RUNS },
     );
     // The comparison is not empty: few decisions were too close to compare, and both outcomes of each kind occurred.
     expect(tally.steps).toBeGreaterThan(400);
@@ -427,5 +429,5 @@ test(
     expect(tally.forced).toBeGreaterThan(10);
     expect(tally.withheld).toBeGreaterThan(100);
   },
-  120_000 * RUNS,
+  240_000 * RUNS,
 );
