@@ -95,8 +95,8 @@ function deviation(actual: ArrayLike<number>, expected: ArrayLike<number>): numb
 const flat = (rows: Float64Array[]) => rows.flatMap((row) => Array.from(row));
 
 // fp32 sums of some hundred terms through up to seven layers, some of which (a norm of nearly equal numbers, a head of two) magnify
-// rounding: the worst of 2000 random models was 2e-5 for the backbone and for the planner. A wrong formula is off by 1e-2 and more.
-const TOLERANCE = 1e-4;
+// rounding: the worst of some hundred random models was 8e-6. A wrong formula is off by 1e-2 and more.
+const TOLERANCE = 5e-5;
 
 test('Philox has the published test vectors', () => {
   expect(philox([0, 0, 0, 0], 0n)).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
@@ -138,7 +138,7 @@ test(
           expect(Math.max(worst.hidden, worst.logits, worst.planner)).toBeLessThan(TOLERANCE);
         }),
       ),
-      { seed: SEED, numRuns: 40 * RUNS },
+      { seed: SEED, numRuns: 40 * RUNS, endOnFailure: true },
     );
     // What was compared was not all the same number.
     expect(worst.hidden).toBeGreaterThan(0);
@@ -420,12 +420,12 @@ test(
           }
         });
       }),
-      { seed: SEED, numRuns: 40 * RUNS },
+      { seed: SEED, numRuns: 40 * RUNS, endOnFailure: true },
     );
     // The comparison is not empty: few decisions were too close to compare, and both outcomes of each kind occurred.
-    expect(tally.steps).toBeGreaterThan(400);
+    expect(tally.steps).toBeGreaterThan(200);
     expect(tally.closeTokens / tally.tokens).toBeLessThan(0.02);
-    expect(tally.closeSelections / tally.selections).toBeLessThan(0.05);
+    expect(tally.closeSelections / tally.selections).toBeLessThan(0.1);
     expect(tally.forced).toBeGreaterThan(10);
     expect(tally.withheld).toBeGreaterThan(100);
   },

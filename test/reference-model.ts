@@ -338,6 +338,8 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
   const probabilities = candidates.map(() => 0);
   const logLikelihoods = candidates.map(() => 0);
   let margin = Infinity;
+  // Probabilities are as wide as their scale.
+  const unit = rule.type === 'topk' || rule.type === 'bernoulli' ? Math.min(1, rule.scale) : 1;
   const near = (distance: number) => {
     margin = Math.min(margin, Math.abs(distance));
   };
@@ -349,7 +351,10 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
   const takeBest = (count: number, key: (c: ReferenceCandidate) => number) => {
     const { keys, sorted } = order(key);
     for (const i of sorted.slice(0, count)) selected.add(i);
-    if (count > 0 && count < sorted.length) near(keys[sorted[count - 1]] - keys[sorted[count]]);
+    if (count <= 0 || count >= sorted.length) return;
+    const gap = keys[sorted[count - 1]] - keys[sorted[count]];
+    // Equal to the last bit are candidates of equal inputs alone: a true tie, which the position decides.
+    if (gap > 0) near(gap / unit);
   };
   switch (rule.type) {
     case 'topk':
@@ -362,7 +367,7 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
       });
       if (rule.type === 'topk' || rule.type === 'round') {
         const sum = probabilities.reduce((a, p) => a + p, rule.type === 'round' ? 0.5 : 0);
-        near(sum - Math.round(sum));
+        if (Math.round(sum) > 0) near(sum - Math.round(sum));
         takeBest(Math.min(candidates.length, Math.floor(sum)), probability);
       } else if (rule.type === 'cut') {
         probabilities.forEach((p, i) => {
@@ -371,7 +376,7 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
         });
       } else {
         candidates.forEach((c, i) => {
-          near(c.uniform - probabilities[i]);
+          near((c.uniform - probabilities[i]) / unit);
           if (c.uniform < probabilities[i]) selected.add(i);
         });
       }
@@ -379,7 +384,8 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
       if (forced) takeBest(1, probability);
       const { keys, sorted } = order(probability);
       const best = sorted[0];
-      if (sorted.length > 1) near(keys[best] - keys[sorted[1]]);
+      // Which one is the best matters where it may be the only one.
+      if (selected.size === 1 && sorted.length > 1 && keys[best] > keys[sorted[1]]) near((keys[best] - keys[sorted[1]]) / unit);
       const isBestAlone = selected.size === 1 && selected.has(best);
       candidates.forEach((c, i) => {
         const p = Math.min(1, probabilities[i]);
