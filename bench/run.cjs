@@ -12,7 +12,7 @@ const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--
 
   --only WORDS    groups whose name contains one of the words (comma-separated): forward, products, operations, generate, memory
   --threads LIST  thread counts. Default: 1, and all cores
-  --out FOLDER    where <date>-<device>.json and .md go. Default: bench/results
+  --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
   --quick         less time per case, small shapes only, and nothing written unless --out says where
 `;
 
@@ -97,7 +97,7 @@ async function main() {
     loads,
     sections,
   };
-  const base = writeReport(values.out ? path.resolve(values.out) : path.join(root, 'bench', 'results'), result);
+  const base = writeReport(values.out ? path.resolve(values.out) : path.join(root, 'bench', 'results'), result, words && names.join('-'));
   process.stderr.write(`bench: wrote ${base}.json and .md\n`);
 }
 

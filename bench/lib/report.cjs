@@ -54,10 +54,10 @@ function markdown({ machine: at, command, loads, sections }) {
   return `${lines.join('\n')}\n`;
 }
 
-/** Writes both files into `folder`; returns their common path without extension. */
-function writeReport(folder, result) {
+/** Writes both files into `folder`; returns their common path without extension. `part` names what a partial run measured. */
+function writeReport(folder, result, part) {
   mkdirSync(folder, { recursive: true });
-  const base = path.join(folder, `${result.machine.date}-${result.machine.device}`);
+  const base = path.join(folder, [result.machine.date, result.machine.device, part].filter(Boolean).join('-'));
   writeFileSync(`${base}.json`, `${JSON.stringify(result, null, 1)}\n`);
   writeFileSync(`${base}.md`, markdown(result));
   return base;
