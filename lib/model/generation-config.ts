@@ -33,6 +33,8 @@ export async function readGenerationDefaults(folder: string, hasPlanner: boolean
   const file = path.join(folder, 'generation_config.json');
   if (!existsSync(file)) return {};
   const json = await readJsonFile(file);
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    throw new DUltraError('BAD_CHECKPOINT', `${file}: expected an object, got ${show(json)}`);
   const parsed = schema.safeParse(json);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
