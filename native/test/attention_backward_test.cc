@@ -340,6 +340,13 @@ DULTRA_TEST(attention_backward_of_what_is_hidden) {
       for (int e = 0; e < 32; ++e)
         CHECK(i < 12 || i >= 40 ? after.dq[size_t(i * 32 + e)] == 0 : std::isfinite(after.dq[size_t(i * 32 + e)]), isa, " ", i);
     for (int i = 0; i < 49; ++i) CHECK((after.log_sum[size_t(i * 2)] == -INFINITY) == (i < 12 || i >= 40), isa, " query ", i);
+    ErrorCode code = ErrorCode::kInternal;
+    try {
+      backend.attention_backward({problem.args(), nullptr, nullptr, nullptr, nullptr});  // no log_sum
+    } catch (const Error& error) {
+      code = error.code();
+    }
+    CHECK(code == ErrorCode::kInvalidArgument, isa);
     // No queries: the keys still get their zeros.
     AttentionArgs none = problem.args();
     const int32_t empty[3] = {0, 0, 0};

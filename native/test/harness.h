@@ -96,7 +96,7 @@ double worst_error(const float* a, const double* b, size_t n, double absolute, d
 void check_gradient(const float* gradient, const std::vector<float>& x, const std::function<double(const std::vector<double>&)>& loss, int samples,
                     double tolerance, const std::string& where, double absolute = 0);
 
-inline bool same_bits(const float* a, const float* b, size_t n) { return std::memcmp(a, b, n * sizeof(float)) == 0; }
+inline bool same_bits(const float* a, const float* b, size_t n) { return n == 0 || std::memcmp(a, b, n * sizeof(float)) == 0; }
 
 // Runs `body` with a backend for every instruction set of this machine, two threads each.
 void for_each_backend(const std::function<void(Backend& backend, const std::string& isa)>& body);

@@ -146,6 +146,12 @@ DULTRA_TEST(log_prob_backward_matches_differences) {
           backend.log_prob_backward(alone.data(), &tokens[m - 1], &dlog_prob[m - 1], 1, vocab, temperature, excluded);
           CHECK(same_bits(alone.data(), &dlogits[(m - 1) * size_t(vocab)], alone.size()), where, " one row by itself");
         }
+    // The excluded token as the one that was drawn: its log-prob is -inf and has no slope.
+    std::vector<float> three{1, 2, 3};
+    const int32_t excluded = 1;
+    const float one = 1;
+    backend.log_prob_backward(three.data(), &excluded, &one, 1, 3, 1, excluded);
+    for (float x : three) CHECK(x == 0, isa, " ", x);
     // Far apart logits, and some of -inf: no NaN.
     std::vector<float> logits{1e4f, -1e4f, -INFINITY, 3e38f, 0, 1e4f, -INFINITY, -3e38f};
     const int32_t tokens[2] = {1, 0};

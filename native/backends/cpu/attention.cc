@@ -107,6 +107,7 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
 void CpuBackend::attention_backward(const AttentionGradArgs& args) {
   const AttentionArgs& a = args.forward;
   check_shape(a);
+  check_argument(a.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
   const RowKernels& rows = kernels_->rows;
   const int64_t d = a.head_dim, group = a.heads / a.kv_heads;
   if (a.batch == 0) return;

@@ -207,7 +207,7 @@ void CpuBackend::log_prob_backward(float* logits, const int32_t* tokens, const f
     for (int64_t row = begin; row < end; ++row) {
       float* x = logits + row * vocab;
       const float d = dlog_prob[row] * inverse_temperature;
-      if (d == 0) {  // whatever the logits are
+      if (d == 0 || tokens[row] == excluded_token) {  // whatever the logits are; a log-prob of -inf has no slope
         std::fill_n(x, vocab, 0.0f);
         continue;
       }
