@@ -343,6 +343,11 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
   const near = (distance: number) => {
     margin = Math.min(margin, Math.abs(distance));
   };
+  /** Candidates of equal inputs tie truly, and the position decides. (Probabilities may be equal here and not in fp32, or the reverse.) */
+  const nearUnlessSame = (i: number, j: number, keys: number[]) => {
+    const [a, b] = [candidates[i], candidates[j]];
+    if (a.plannerLogit !== b.plannerLogit || a.confidence !== b.confidence || a.entropy !== b.entropy) near((keys[i] - keys[j]) / unit);
+  };
   /** Candidates by falling key, ties to the lower position. Neighbours' distances count where one is taken and the other is not. */
   const order = (key: (c: ReferenceCandidate) => number) => {
     const keys = candidates.map(key);
@@ -351,10 +356,7 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
   const takeBest = (count: number, key: (c: ReferenceCandidate) => number) => {
     const { keys, sorted } = order(key);
     for (const i of sorted.slice(0, count)) selected.add(i);
-    if (count <= 0 || count >= sorted.length) return;
-    const gap = keys[sorted[count - 1]] - keys[sorted[count]];
-    // Equal to the last bit are candidates of equal inputs alone: a true tie, which the position decides.
-    if (gap > 0) near(gap / unit);
+    for (const taken of sorted.slice(0, count)) for (const left of sorted.slice(count)) nearUnlessSame(taken, left, keys);
   };
   switch (rule.type) {
     case 'topk':
@@ -385,7 +387,7 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
       const { keys, sorted } = order(probability);
       const best = sorted[0];
       // Which one is the best matters where it may be the only one.
-      if (selected.size === 1 && sorted.length > 1 && keys[best] > keys[sorted[1]]) near((keys[best] - keys[sorted[1]]) / unit);
+      if (selected.size === 1 && sorted.length > 1) nearUnlessSame(best, sorted[1], keys);
       const isBestAlone = selected.size === 1 && selected.has(best);
       candidates.forEach((c, i) => {
         const p = Math.min(1, probabilities[i]);
