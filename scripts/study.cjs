@@ -271,9 +271,9 @@ async function main() {
   for (const seed of seeds) {
     const folder = path.join(values.out, task, `seed-${seed}`);
     const evaluations = {};
+    if (!values.tables) for (const name of [...MAIN, ...variants]) await trainStage(name, stages, folder, seed, task);
     for (const name of [...MAIN, ...variants]) {
       if (values.tables && !existsSync(path.join(folder, name, 'test.json'))) continue;
-      if (!values.tables) await trainStage(name, stages, folder, seed, task);
       evaluations[name] = await evaluateStage(name, folder, task, Number(values.count));
     }
     if (evaluations.base) perSeed.push({ seed, folder, evaluations });
