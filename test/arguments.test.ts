@@ -127,7 +127,11 @@ describe('options', () => {
     ['sampler null', { sampler: null }, /sampler: expected an object with a "type", or a function, got null/],
     ['sampler array', { sampler: [] }, /sampler\.type: expected/],
     ['sampler inherited type', { sampler: Object.create({ type: 'fixed' }, { x: { value: 1, enumerable: true } }) }, /unknown key "x"/],
-    ['planner select', { sampler: { type: 'planner', select: 'all' } }, /sampler\.select: expected "topk" or "bernoulli"/],
+    [
+      'planner select',
+      { sampler: { type: 'planner', select: 'all' } },
+      /sampler\.select: expected "topk" or "round" or "threshold" or "bernoulli"/,
+    ],
     ['planner scale', { sampler: { type: 'planner', probabilityScale: 0 } }, /probabilityScale: .*greater than 0/],
     ['planner temperature', { sampler: { type: 'planner', plannerTemperature: -1 } }, /plannerTemperature: .*greater than 0/],
     ['threshold NaN', { sampler: { type: 'confidence', threshold: Number.NaN } }, /threshold: .*got NaN/],
