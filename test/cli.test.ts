@@ -178,7 +178,7 @@ describe('errors', () => {
     [prompt, /prompt: 3 tokens and --gen-length 128 make 131, more than the model's maximum of 96/],
     [[...prompt, '-n', '8', '-t', '-1'], /--temperature: expected a finite number at least 0/],
     [[...prompt, '-n', '8', '--seed', '-1'], /Expected a whole number from 0/],
-    [[...prompt, '-s', 'best'], /--sampler: expected planner, confidence/],
+    [[...prompt, '-s', 'best'], /--sampler: expected planner, planner-round, planner-cut, confidence/],
     [[...prompt, '-s', 'confidence:2'], /--sampler threshold: expected a finite number at least 0 and at most 1, got 2/],
     [[...prompt, '-s', 'confidence', '--select', 'topk'], /are the planner's; --sampler is confidence/],
     [[...prompt, '--probability-scale', '0'], /--probability-scale: expected a finite number greater than 0/],
