@@ -11,6 +11,7 @@ export const ERROR_CODES = [
   'DISPOSED',
   'NATIVE_NOT_FOUND',
   'DOWNLOAD_FAILED',
+  'WRITE_FAILED',
   'INTERNAL',
 ] as const;
 

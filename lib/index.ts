@@ -1,7 +1,63 @@
 // The public names, and nothing else.
+export * as datasets from './data';
+export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
+export {
+  type CategoryResult,
+  type EvaluateOptions,
+  type EvaluateProgress,
+  type Evaluation,
+  type EvaluationConfig,
+  evaluate,
+  meanAndSd,
+  type SampleRecord,
+  type SamplerResult,
+  type Score,
+  type ScoreBatch,
+} from './evaluation/evaluate';
+export {
+  type AveragedRow,
+  averageOperatingPoints,
+  BUDGETS,
+  chooseOperatingPoints,
+  frontier,
+  type OperatingOptions,
+  type OperatingPoint,
+  type OperatingRow,
+  type Point,
+} from './evaluation/operating-points';
+export { type ReportInput, type ReportRun, renderReport, writeReport } from './evaluation/report';
+export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
 export * as kernels from './kernels';
+export type { Adapter } from './model/adapter';
+export type { ModelConfig } from './model/config';
+export { type CreateModelOptions, createModel } from './model/create-model';
+export type { DownloadProgress } from './model/download';
+export type { GenerationDefaults } from './model/generation-config';
 export { type LoadModelOptions, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
+export type { SaveOptions } from './model/save';
+export type { Tokenizer } from './model/tokenizer';
+export type { LoraOptions, ModelTrainer, ModelTrainerOptions } from './model/trainer';
+export type { RewardBatch, RewardExample, RewardFunction, TeacherOptions } from './rewards';
+export * as rewards from './rewards';
 export type { RecordedUniforms } from './sampling/denoise';
+export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';
+export { type SystemInfo, systemInfo } from './system';
+export * as training from './training';
+export {
+  type ExampleData,
+  type GrpoMetrics,
+  type GrpoOptions,
+  GrpoTrainer,
+  type MaskedDiffusionMetrics,
+  type MaskedDiffusionOptions,
+  type PlannerMetrics,
+  type PlannerOptions,
+  type TrainingData,
+  type TrainingExample,
+  type TrainingMetrics,
+  trainMaskedDiffusion,
+  trainPlanner,
+} from './training';
 export type * from './types';

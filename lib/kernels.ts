@@ -208,9 +208,23 @@ export async function plannerScore(hidden: Float32Array, options: PlannerScoreOp
   return fromNative(() => native().plannerScore({ hidden, scale, shift, condition, weight, bias, eps, threads }));
 }
 
+const UNMASK_RULES = [
+  'plannerBernoulli',
+  'plannerTopK',
+  'plannerRound',
+  'plannerThreshold',
+  'threshold',
+  'factor',
+  'entropy',
+  'entropySum',
+  'fixed',
+  'random',
+  'leftToRight',
+] as const satisfies readonly NativeRule[];
+
 /** Input of {@link unmask}. Candidates of row b are `rowOffsets[b]` to `rowOffsets[b + 1]`. */
 export interface UnmaskOptions {
-  /** The planner's two rules, confidence threshold, factor, entropy, or a fixed number by confidence or at random. */
+  /** The planner's four rules, confidence threshold, factor, entropy threshold, entropy sum, or a fixed number by confidence, at random or left to right. */
   rule: Exclude<NativeRule, 'none'>;
   /** (B + 1) Default: one row. */
   rowOffsets?: ArrayLike<number>;
@@ -218,7 +232,7 @@ export interface UnmaskOptions {
   plannerLogits?: Float32Array;
   /** (M) for "threshold", "factor" and "fixed". */
   confidences?: Float32Array;
-  /** (M) for "entropy". */
+  /** (M) for "entropy" and "entropySum". */
   entropies?: Float32Array;
   /** (M) log-probability of each candidate's token, part of the log-likelihood. Default 0. */
   tokenLogProbs?: Float32Array;
@@ -226,13 +240,13 @@ export interface UnmaskOptions {
   plannerTemperature?: number;
   /** Default 1. */
   probabilityScale?: number;
-  /** For "threshold" and "entropy". */
+  /** For "threshold" (confidence), "entropy", "entropySum" (nats) and "plannerThreshold" (probability). */
   threshold?: number;
   /** For "factor". Default 1. */
   factor?: number;
   /** The factor rule's quirk in the reference. Default false. */
   lastPair?: boolean;
-  /** (B) for "fixed" and "random". */
+  /** (B) for "fixed", "random" and "leftToRight". */
   counts?: ArrayLike<number>;
   /** Default 0. */
   seed?: number | bigint;
@@ -281,7 +295,7 @@ export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
     seed = 0,
     threads = allThreads(),
   } = options;
-  checkChoice('rule', rule, ['plannerBernoulli', 'plannerTopK', 'threshold', 'factor', 'entropy', 'fixed', 'random'] as const);
+  checkChoice('rule', rule, UNMASK_RULES);
   checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0 });
   checkNumber('probabilityScale', probabilityScale, { minExclusive: 0 });
   checkNumber('threshold', threshold, {});
@@ -315,5 +329,39 @@ export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
       positions: options.positions ? Uint32Array.from(options.positions) : positions,
       threads,
     }),
+  );
+}
+
+/** What AdamW keeps for one parameter tensor. */
+export interface AdamWState {
+  parameter: Float32Array;
+  /** First and second moment; zeros before step 1. */
+  expAvg: Float32Array;
+  expAvgSq: Float32Array;
+}
+
+/**
+ * One AdamW step with decoupled weight decay: p ← p (1 − lr·weightDecay) − lr·m̂ / (√v̂ + eps).
+ * @param options `step` counts from 1; `gradientScale` (default 1) multiplies the gradient, as global-norm clipping does.
+ * @returns new arrays @throws RangeError, TypeError for shapes and options.
+ */
+export async function adamw(
+  input: AdamWState & { gradient: Float32Array },
+  options: { step: number; lr: number; beta1?: number; beta2?: number; eps?: number; weightDecay?: number; gradientScale?: number },
+): Promise<AdamWState> {
+  checkKeys('input', input, ['parameter', 'gradient', 'expAvg', 'expAvgSq']);
+  checkKeys('options', options, ['step', 'lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'gradientScale']);
+  const { parameter, gradient, expAvg, expAvgSq } = input;
+  const { step, lr, beta1 = 0.9, beta2 = 0.99, eps = 1e-8, weightDecay = 0, gradientScale = 1 } = options;
+  checkFloat32('parameter', parameter);
+  for (const [name, value] of Object.entries({ gradient, expAvg, expAvgSq })) {
+    checkFloat32(name, value);
+    if (value.length !== parameter.length) throw new RangeError(`${name}: expected ${parameter.length} numbers, got ${value.length}`);
+  }
+  checkInteger('step', step, { min: 1, max: Number.MAX_SAFE_INTEGER });
+  for (const [name, value] of Object.entries({ lr, eps, weightDecay, gradientScale })) checkNumber(name, value, { min: 0 });
+  for (const [name, value] of Object.entries({ beta1, beta2 })) checkNumber(name, value, { min: 0, max: 1 });
+  return fromNative(() =>
+    native().adamw({ parameter, gradient, expAvg, expAvgSq, step, lr, beta1, beta2, eps, weightDecay, gradientScale }),
   );
 }

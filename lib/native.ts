@@ -73,7 +73,19 @@ export interface NativeForwardResult {
 }
 
 /** Native rule of one step; see native/ops/backend.h `UnmaskRule`. 'none' only proposes. */
-export type NativeRule = 'none' | 'plannerBernoulli' | 'plannerTopK' | 'threshold' | 'factor' | 'entropy' | 'fixed' | 'random';
+export type NativeRule =
+  | 'none'
+  | 'plannerBernoulli'
+  | 'plannerTopK'
+  | 'plannerRound'
+  | 'plannerThreshold'
+  | 'threshold'
+  | 'factor'
+  | 'entropy'
+  | 'entropySum'
+  | 'fixed'
+  | 'random'
+  | 'leftToRight';
 
 export interface NativeStepRequest {
   /** Indices (R) of the session's rows that take part, ascending. */
@@ -96,7 +108,7 @@ export interface NativeStepRequest {
   threshold: number;
   factor: number;
   factorLastPair: boolean;
-  /** (R) for 'fixed' and 'random', else null. */
+  /** (R) for 'fixed', 'random' and 'leftToRight', else null. */
   counts: Int32Array | null;
   referenceLikelihood: boolean;
   /** Recorded uniforms instead of Philox (fixtures): token (M, embeddingSize), position (M), in candidate order. */
@@ -242,7 +254,10 @@ export interface NativeTrainer {
 }
 
 export interface NativeModel {
-  /** Allocates masters, gradients and moments for what trains. One live trainer per model. */
+  /**
+   * Allocates masters, gradients and moments for what trains. One live trainer per model; one in which everything is frozen only scores,
+   * and does not count.
+   */
   createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>;
   /** Weights as they stand (adapters merged), in fp32, under their Hugging Face names: all, or those named. */
   weights(names: string[] | null): Promise<NativeNamedTensor[]>;
@@ -383,7 +398,8 @@ export function native(): NativeAddon {
       'NATIVE_NOT_FOUND',
       `dultra's native addon could not be loaded for ${process.platform}-${process.arch}, Node ${process.version}: ` +
         `${cause instanceof Error ? cause.message : String(cause)}\n` +
-        'Looked in build/Release and prebuilds/ of the package. In a clone, run "npm run build:native" (needs CMake and a C++17 compiler).',
+        'Looked in build/Release and prebuilds/ of the package. To build it (needs CMake and a C++17 compiler), run ' +
+        '"npm run build:native" in a clone, "npm explore dultra -- npm run build:native" where dultra is installed.',
       { cause },
     );
   }

@@ -49,6 +49,23 @@ export function checkChoice<T extends string | boolean>(name: string, value: unk
   throw choices.some((choice) => typeof choice === typeof value) ? new RangeError(message) : new TypeError(message);
 }
 
+/** `value` must be an AbortSignal, or absent. */
+export function checkSignal(value: unknown): asserts value is AbortSignal | undefined {
+  if (value === undefined || (typeof value === 'object' && value !== null && typeof (value as AbortSignal).throwIfAborted === 'function'))
+    return;
+  throw new TypeError(`signal: expected an AbortSignal, got ${show(value)}`);
+}
+
+/** The array-like `value` with every element checked; `name` is that of the whole. */
+export function checkList<T>(name: string, value: unknown, check: (name: string, element: unknown) => T): T[] {
+  const length = typeof value === 'object' && value !== null ? (value as ArrayLike<unknown>).length : undefined;
+  if (typeof length !== 'number' || !Number.isInteger(length) || length < 0)
+    throw new TypeError(`${name}: expected an array, got ${show(value)}`);
+  const list: T[] = [];
+  for (let i = 0; i < length; i++) list.push(check(`${name}[${i}]`, (value as ArrayLike<unknown>)[i]));
+  return list;
+}
+
 /** A seed as the bigint that the native core takes: a whole number from 0 to 2^64 − 1. */
 export function checkSeed(name: string, value: unknown): bigint {
   if (typeof value !== 'bigint' && typeof value !== 'number')

@@ -4,10 +4,13 @@
 export interface PlannerSampler {
   type: 'planner';
   /**
-   * "topk" (default): the k = ⌊Σ p⌋ most probable positions (the reference's mode "inference"). "bernoulli": each position with its
-   * own probability p (mode "training", the policy that GRPO trains).
+   * "topk" (default): the k = ⌊Σ p⌋ most probable positions (the reference's mode "inference"). "round": k = ⌊Σ p + ½⌋, which does not
+   * lose a step where Σ p is just below a whole number. "threshold": every position with p above `cut`. "bernoulli": each position
+   * with its own probability p (the reference's mode "training", the policy that GRPO trains). All but the first and the last are ours.
    */
-  select?: 'topk' | 'bernoulli';
+  select?: 'topk' | 'round' | 'threshold' | 'bernoulli';
+  /** The bar of select "threshold", 0..1; not allowed with the others. Default 0.5. */
+  cut?: number;
   /** Multiplies every unmasking probability; > 1 unmasks faster. Default 1. (The reference calls it `factor`.) */
   probabilityScale?: number;
   /** Divides the planner's logits before the sigmoid. Default 1. */
@@ -35,6 +38,26 @@ export interface EntropySampler {
   type: 'entropy';
   /** Default 0.45. */
   threshold?: number;
+}
+
+/**
+ * Entropy-bounded unmasking (the EB sampler, arXiv 2505.24857): candidates by ascending entropy, as many as keep the sum of their
+ * entropies minus the largest of them at or below `gamma`. That difference bounds the error of predicting them independently;
+ * the first always passes.
+ */
+export interface EntropySumSampler {
+  type: 'entropy-sum';
+  /** Nats. 0 takes one token per step (and everything that is certain). Default 0.1. */
+  gamma?: number;
+}
+
+/** A fixed share of what is left: each step unmasks max(1, ⌊phi · masks of the block + ½⌋) positions, so their number falls geometrically. */
+export interface GeometricSampler {
+  type: 'geometric';
+  /** 0..1. Default 0.5. */
+  phi?: number;
+  /** Which positions go first. Default "confidence". */
+  order?: 'confidence' | 'random' | 'left_to_right';
 }
 
 /** LLaDA's fixed schedule: the masks of a block are spread evenly over its steps. */
@@ -75,7 +98,14 @@ export interface SamplerCandidates {
 export type CustomSampler = (candidates: SamplerCandidates) => ArrayLike<number> | Promise<ArrayLike<number>>;
 
 /** A built-in sampler: plain JSON, written unchanged into reports. */
-export type SamplerObject = PlannerSampler | ConfidenceSampler | FactorSampler | EntropySampler | FixedSampler;
+export type SamplerObject =
+  | PlannerSampler
+  | ConfidenceSampler
+  | FactorSampler
+  | EntropySampler
+  | EntropySumSampler
+  | GeometricSampler
+  | FixedSampler;
 
 /** How positions to unmask are chosen. */
 export type Sampler = SamplerObject | CustomSampler;
@@ -94,9 +124,9 @@ export type Prompt = string | ChatMessage[] | { promptIds: ArrayLike<number> } |
 
 /** Options of `generate`, `generateBatch`, `generateStream` and `denoise`. */
 export interface GenerateOptions {
-  /** How positions are chosen. Default: `{ type: "planner" }` where the checkpoint has a planner, else `{ type: "confidence" }`. */
+  /** How positions are chosen. Default: the checkpoint's (generation_config.json), else `{ type: "planner" }` where it has a planner, else `{ type: "confidence" }`. */
   sampler?: Sampler;
-  /** Tokens to generate after the prompt. Default 128. Not allowed with a template. */
+  /** Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128. Not allowed with a template. */
   genLength?: number;
   /** Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength); templates: the whole row. */
   blockLength?: number;

@@ -4,9 +4,12 @@ const { readdirSync } = require('node:fs');
 const path = require('node:path');
 
 const root = path.resolve(__dirname, '..');
-const tool = ['clang-format-14', 'clang-format'].find((name) => spawnSync(name, ['--version']).status === 0);
+// Other versions format differently.
+const tool = ['clang-format-14', 'clang-format'].find((name) =>
+  / version 14\./.test(spawnSync(name, ['--version'], { encoding: 'utf8' }).stdout),
+);
 if (!tool) {
-  process.stderr.write('dultra: clang-format is not installed (Debian: apt-get install clang-format-14)\n');
+  process.stderr.write('dultra: clang-format 14 is not installed (Debian, Ubuntu: apt-get install clang-format-14)\n');
   process.exit(1);
 }
 const files = ['native', 'bench/native'].flatMap((directory) =>

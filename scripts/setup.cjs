@@ -35,6 +35,7 @@ const modified = (...parts) => {
   return existsSync(file) ? statSync(file).mtimeMs : 0;
 };
 
+/** @throws SetupError that names everything a build needs and this machine lacks. */
 function checkPrerequisites() {
   const missing = [];
   const [major, minor] = process.versions.node.split('.').map(Number);
@@ -45,6 +46,7 @@ function checkPrerequisites() {
   if (process.platform !== 'win32') {
     const compiler = [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean).find((name) => output(name, ['--version']) !== null);
     if (!compiler) missing.push('a C++17 compiler (g++ 11 or clang 14, or newer): none of $CXX, c++, g++, clang++ runs');
+    if (output('make', ['--version']) === null) missing.push('make');
   }
   if (missing.length > 0) throw new SetupError(`building dultra needs:\n  - ${missing.join('\n  - ')}`);
 }
@@ -69,7 +71,7 @@ function setup() {
   if (modified('dist', 'index.js') < sources) run('npm', ['run', '--silent', 'build:ts'], 'compiling TypeScript');
 }
 
-module.exports = { setup, SetupError, root };
+module.exports = { setup, checkPrerequisites, SetupError, root };
 
 if (require.main === module) {
   try {

@@ -17,10 +17,16 @@ afterAll(() => model.dispose());
 
 const everySampler: [string, GenerateOptions['sampler']][] = [
   ['planner topk', { type: 'planner' }],
+  ['planner round', { type: 'planner', select: 'round', probabilityScale: 0.4 }],
+  ['planner threshold', { type: 'planner', select: 'threshold', cut: 0.6 }],
   ['planner bernoulli', { type: 'planner', select: 'bernoulli', probabilityScale: 1.3, plannerTemperature: 0.7 }],
   ['confidence', { type: 'confidence', threshold: 0.2 }],
   ['factor', { type: 'factor', factor: 1.5 }],
   ['entropy', { type: 'entropy', threshold: 2 }],
+  ['entropy sum', { type: 'entropy-sum', gamma: 5 }],
+  ['geometric', { type: 'geometric', phi: 0.4 }],
+  ['geometric random', { type: 'geometric', phi: 0.4, order: 'random' }],
+  ['geometric left to right', { type: 'geometric', phi: 0.4, order: 'left_to_right' }],
   ['fixed', { type: 'fixed', steps: 6 }],
   ['fixed random', { type: 'fixed', steps: 6, remasking: 'random' }],
 ];
@@ -158,6 +164,59 @@ describe('templates', () => {
     await expect(model.generate({ template: [1, 2] })).rejects.toThrow(/at least one mask token/);
     await expect(model.generate({ template: [1, MASK] }, { genLength: 8 })).rejects.toThrow(/genLength: not allowed with a template/);
     await expect(model.generateBatch([{ template: [1, MASK] }, { promptIds: [1] }])).rejects.toThrow(/templates only or none/);
+  });
+});
+
+describe('the samplers, step by step', () => {
+  const record = async (sampler: GenerateOptions['sampler']) => {
+    const steps: { positions: number[]; entropies: number[]; probabilities: number[]; taken: number[] }[] = [];
+    for await (const { rows } of model.denoise([prompts[1]], { genLength: 16, blockLength: 8, stopAtEos: false, sampler })) {
+      const [{ positions, entropies, probabilities, selected }] = rows;
+      const taken = Array.from(positions).filter((_, i) => selected[i]);
+      steps.push({ positions: [...positions], entropies: [...entropies], probabilities: [...probabilities], taken });
+    }
+    return steps;
+  };
+
+  test('geometric: the share of what is left, block by block', async () => {
+    const steps = await record({ type: 'geometric', phi: 0.5, order: 'left_to_right' });
+    expect(steps.map(({ taken }) => taken.length)).toEqual([4, 2, 1, 1, 4, 2, 1, 1]);
+    for (const { positions, taken } of steps) expect(taken).toEqual(positions.slice(0, taken.length));
+    expect((await record({ type: 'geometric', phi: 0.9, order: 'random' })).map(({ taken }) => taken.length)).toEqual([7, 1, 7, 1]);
+  });
+
+  test('entropy sum: the largest set that stays within gamma', async () => {
+    const gamma = 12;
+    let several = 0;
+    for (const { positions, entropies, taken } of await record({ type: 'entropy-sum', gamma })) {
+      const sorted = positions.map((_, i) => i).sort((i, j) => entropies[i] - entropies[j]);
+      let size = 0;
+      for (let n = 1; n <= sorted.length; n++) {
+        const set = sorted.slice(0, n).map((i) => entropies[i]);
+        if (set.reduce((a, b) => a + b, 0) - Math.max(...set) <= gamma) size = n;
+      }
+      expect(taken).toEqual(
+        sorted
+          .slice(0, size)
+          .map((i) => positions[i])
+          .sort((a, b) => a - b),
+      );
+      several += Number(size > 1);
+    }
+    expect(several).toBeGreaterThan(0);
+  });
+
+  test('planner: rounded count, and a cut', async () => {
+    for (const { probabilities, taken } of await record({ type: 'planner', select: 'round', probabilityScale: 0.6 })) {
+      const sum = probabilities.reduce((a, b) => a + b, 0);
+      expect(taken).toHaveLength(Math.max(1, Math.min(probabilities.length, Math.floor(sum + 0.5))));
+    }
+    const cut = 0.45;
+    for (const { positions, probabilities, taken } of await record({ type: 'planner', select: 'threshold', cut })) {
+      const above = positions.filter((_, i) => probabilities[i] > cut);
+      const top = positions[probabilities.indexOf(Math.max(...probabilities))];
+      expect(taken).toEqual(above.length > 0 ? above : [top]);
+    }
   });
 });
 
@@ -350,6 +409,14 @@ describe('wrong arguments', () => {
       'RangeError',
     ],
     [
+      'cut',
+      () => model.generate(prompts[0], { sampler: { type: 'planner', select: 'round', cut: 0.5 } }),
+      /cut: only with select "threshold", got select "round"/,
+      'TypeError',
+    ],
+    ['phi', () => model.generate(prompts[0], { sampler: { type: 'geometric', phi: 0 } }), /phi.*greater than 0.*got 0/, 'RangeError'],
+    ['gamma', () => model.generate(prompts[0], { sampler: { type: 'entropy-sum', gamma: -1 } }), /gamma.*at least 0/, 'RangeError'],
+    [
       'steps',
       () => model.generate(prompts[0], { genLength: 32, blockLength: 8, sampler: { type: 'fixed', steps: 6 } }),
       /multiple of the number of blocks \(4\)/,
@@ -359,7 +426,7 @@ describe('wrong arguments', () => {
     ['seed', () => model.generate(prompts[0], { seed: -1 }), /seed: expected 0 to 2\^64/, 'RangeError'],
     ['signal', () => model.generate(prompts[0], { signal: 'stop' as never }), /signal: expected an AbortSignal/, 'TypeError'],
     ['forward ids', () => model.forward({ ids: [200] }), /ids\[0\]: expected 0 to 103, got 200/, 'RangeError'],
-    ['forward offsets', () => model.forward({ ids: [1, 2], rowOffsets: [0, 3] }), /offsets/, 'RangeError'],
+    ['forward offsets', () => model.forward({ ids: [1, 2], rowOffsets: [0, 3] }), /rowOffsets\[1\]: .*at most 2, got 3/, 'RangeError'],
     [
       'forward planner',
       () => model.forward({ ids: [1, 2], planner: { timestep: [0, 1], maskIndex: [0, 0] } }),

@@ -1,5 +1,5 @@
 // Shared by the tests: fixture models and variations of them.
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 
@@ -60,3 +60,33 @@ export const withoutPlanner = (name: string) =>
       for (const key of Object.keys(tensors)) if (!key.startsWith('model.')) delete tensors[key];
     },
   });
+
+/**
+ * The golden model "base" (97 ids) with a tokenizer whose ids 0 to 94 are the printable ASCII characters, a chat template that renders
+ * "role:content;" per message, and room for longer rows where `maxSequenceLength` says so.
+ */
+export function withTokenizer(maxSequenceLength?: number): string {
+  const folder = temporaryFolder();
+  cpSync(modelFolder('base'), folder, { recursive: true });
+  const vocab: Record<string, number> = { '<eos>': 95, '<mask>': 96 };
+  for (let i = 0; i < 95; i++) vocab[String.fromCharCode(32 + i)] = i;
+  const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+  const tokenizer = {
+    version: '1.0',
+    added_tokens: ['<eos>', '<mask>'].map((content) => ({ id: vocab[content], content, ...special })),
+    normalizer: null,
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder: { type: 'Fuse' },
+    model: { type: 'BPE', vocab, merges: [] },
+  };
+  writeFileSync(path.join(folder, 'tokenizer.json'), JSON.stringify(tokenizer));
+  const template = '{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}';
+  const config = { eos_token: '<eos>', mask_token: '<mask>', chat_template: template };
+  writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify(config));
+  if (maxSequenceLength !== undefined) {
+    const file = path.join(folder, 'config.json');
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), max_sequence_length: maxSequenceLength }));
+  }
+  return folder;
+}

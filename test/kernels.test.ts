@@ -167,6 +167,18 @@ describe('unmask', () => {
     p.forEach((value, i) => expect(probabilities[i]).toBeCloseTo(value, 6));
   });
 
+  test('planner round and threshold', async () => {
+    const plannerLogits = Float32Array.of(2, -1, 0.5, 3, -4);
+    const p = Array.from(plannerLogits, (z) => 1 / (1 + Math.exp(-z)));
+    expect(p.reduce((a, b) => a + b)).toBeGreaterThan(2.5);
+    const select = async (options: Parameters<typeof kernels.unmask>[0]) =>
+      Array.from((await kernels.unmask({ ...options, plannerLogits })).selected);
+    expect(await select({ rule: 'plannerRound' })).toEqual([1, 0, 1, 1, 0]);
+    expect(await select({ rule: 'plannerThreshold', threshold: 0.6 })).toEqual([1, 0, 1, 1, 0]);
+    expect(await select({ rule: 'plannerThreshold', threshold: 0.25 })).toEqual([1, 1, 1, 1, 0]);
+    expect(await select({ rule: 'plannerThreshold', threshold: 1 })).toEqual([0, 0, 0, 1, 0]);
+  });
+
   test('Bernoulli frequencies follow p, and the log-likelihood is that of what happened', async () => {
     const rows = 4000;
     const z = [0.5, -1, 2];
@@ -204,6 +216,9 @@ describe('unmask', () => {
     expect(await select({ rule: 'factor', confidences: Float32Array.of(0.9, 0.2), factor: 1, lastPair: true })).toEqual([1, 1]);
     expect(await select({ rule: 'entropy', entropies: Float32Array.of(2, 0.1, 0.4, 0.6), threshold: 0.5 })).toEqual([0, 1, 1, 0]);
     expect(await select({ rule: 'fixed', confidences, counts: [3] })).toEqual([1, 1, 1, 0]);
+    expect(await select({ rule: 'entropySum', entropies: Float32Array.of(2, 0.125, 0.375, 0.6), threshold: 0.5 })).toEqual([0, 1, 1, 1]);
+    expect(await select({ rule: 'entropySum', entropies: Float32Array.of(2, 0.125, 0.375, 0.6), threshold: 0.49 })).toEqual([0, 1, 1, 0]);
+    expect(await select({ rule: 'leftToRight', confidences, counts: [3] })).toEqual([1, 1, 1, 0]);
     const random = await kernels.unmask({ rule: 'random', positions: [0, 1, 2, 3, 4, 5], counts: [4], seed: 1 });
     expect(random.selected.filter((s) => s)).toHaveLength(4);
   });

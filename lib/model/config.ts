@@ -1,9 +1,9 @@
 // config.json of a LLaDA, LLaDOU or dUltra checkpoint, checked.
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { DUltraError } from '../errors';
 import type { NativeModelConfig } from '../native';
+import { readJsonFile, show } from './json-file';
 
 /** Shapes and constants of a model, from its config.json. */
 export interface ModelConfig extends NativeModelConfig {
@@ -15,23 +15,23 @@ export interface ModelConfig extends NativeModelConfig {
   padTokenId: number | null;
 }
 
-const count = z
-  .int()
-  .positive()
-  .max(2 ** 30);
+const count = (max: number) => z.int().positive().max(max);
+// Bounds as the native core has them: far above every model, and small enough that no product overflows.
+const SIZE = 2 ** 20;
+const IDS = 2 ** 30;
 const schema = z.looseObject({
-  d_model: count,
-  n_heads: count,
-  n_kv_heads: count.nullish(),
+  d_model: count(SIZE),
+  n_heads: count(2 ** 16),
+  n_kv_heads: count(2 ** 16).nullish(),
   n_layers: z.int().nonnegative().max(65536),
-  mlp_hidden_size: count.nullish(),
-  mlp_ratio: z.number().positive().nullish(),
-  vocab_size: count,
-  embedding_size: count.nullish(),
-  max_sequence_length: count,
+  mlp_hidden_size: count(2 ** 24).nullish(),
+  mlp_ratio: z.number().positive().max(1024).nullish(),
+  vocab_size: count(IDS),
+  embedding_size: count(IDS).nullish(),
+  max_sequence_length: count(IDS),
   rope: z.boolean().nullish(),
-  rope_theta: z.number().positive().nullish(),
-  rms_norm_eps: z.number().nonnegative().nullish(),
+  rope_theta: z.number().min(1e-6).max(1e12).nullish(),
+  rms_norm_eps: z.number().nonnegative().max(1).nullish(),
   weight_tying: z.boolean().nullish(),
   mask_token_id: z.int().nonnegative(),
   eos_token_id: z.int().nonnegative().nullish(),
@@ -43,7 +43,7 @@ const schema = z.looseObject({
 
 /** Settings that change the arithmetic, with the only value that is computed here. */
 const REQUIRED: [field: string, accepted: unknown[]][] = [
-  ['activation_type', ['silu', 'swiglu']],
+  ['activation_type', ['silu']],
   ['block_type', ['llama']],
   ['layer_norm_type', ['rms']],
   ['alibi', [false]],
@@ -53,6 +53,10 @@ const REQUIRED: [field: string, accepted: unknown[]][] = [
   ['include_bias', [false]],
   ['include_qkv_bias', [false]],
   ['bias_for_layer_norm', [false]],
+  ['layer_norm_with_affine', [true]],
+  ['clip_qkv', []],
+  ['rope_scaling', []],
+  ['block_group_size', [1]],
   ['rope', [true]],
   ['multi_query_attention', [false]],
   ['use_block_embeddings', [false]],
@@ -70,17 +74,19 @@ export function parseModelConfig(json: unknown, file: string, hasPlanner: boolea
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
     const field = issue.path.join('.');
-    throw bad(`${field}: ${issue.message}, got ${JSON.stringify((json as Record<string, unknown>)[String(issue.path[0])])}`);
+    throw bad(`${field}: ${issue.message}, got ${show((json as Record<string, unknown>)[String(issue.path[0])])}`);
   }
   const c = parsed.data;
   for (const [field, accepted] of REQUIRED) {
     const value = (json as Record<string, unknown>)[field];
     if (value !== undefined && value !== null && !accepted.includes(value))
-      throw bad(`${field}: expected ${accepted.map((v) => JSON.stringify(v)).join(' or ')}, got ${JSON.stringify(value)}`);
+      throw bad(`${field}: expected ${[...accepted, null].map((v) => JSON.stringify(v)).join(' or ')}, got ${show(value)}`);
   }
+  if (c.mlp_hidden_size == null && c.mlp_ratio != null && !Number.isInteger(c.mlp_ratio * c.d_model))
+    throw bad(`mlp_ratio: expected mlp_ratio times d_model (${c.d_model}) to be whole, got ${c.mlp_ratio}`);
   const nKvHeads = c.n_kv_heads ?? c.n_heads;
   const embeddingSize = c.embedding_size ?? c.vocab_size;
-  const mlpHiddenSize = c.mlp_hidden_size ?? Math.round((c.mlp_ratio ?? 4) * c.d_model);
+  const mlpHiddenSize = c.mlp_hidden_size ?? (c.mlp_ratio ?? 4) * c.d_model;
   if (c.d_model % c.n_heads !== 0) throw bad(`d_model: expected a multiple of n_heads (${c.n_heads}), got ${c.d_model}`);
   if ((c.d_model / c.n_heads) % 2 !== 0) throw bad(`d_model / n_heads: expected an even head size, got ${c.d_model / c.n_heads}`);
   if (c.n_heads % nKvHeads !== 0) throw bad(`n_heads: expected a multiple of n_kv_heads (${nKvHeads}), got ${c.n_heads}`);
@@ -113,9 +119,5 @@ export function parseModelConfig(json: unknown, file: string, hasPlanner: boolea
 /** Reads a checkpoint's config.json as JSON. @throws DUltraError BAD_CHECKPOINT where it is missing or not JSON. */
 export async function readConfigJson(folder: string): Promise<{ file: string; json: unknown }> {
   const file = path.join(folder, 'config.json');
-  try {
-    return { file, json: JSON.parse(await readFile(file, 'utf8')) };
-  } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-  }
+  return { file, json: await readJsonFile(file) };
 }

@@ -2,11 +2,13 @@
 //
 // The official client resolves revisions and lists files. The bytes are fetched here: its own cache download starts again from nothing
 // after every interruption, reports no progress and takes no signal.
-import { createHash, type Hash } from 'node:crypto';
+import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { access, type FileHandle, mkdir, open, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { threadId } from 'node:worker_threads';
 import { getHFHubCachePath, getRepoFolderName, HUB_URL, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
 import { DUltraError, isDUltraError } from '../errors';
 import { findSafetensors, INDEX_FILE, readWeightIndex } from './safetensors';
@@ -44,14 +46,22 @@ const SMALL_FILES = [
 
 /** Pauses before tries 2, 3, … of a request that failed without progress. */
 const RETRY_DELAYS_MS = [250, 500, 1000, 2000];
+/** The longest pause that a hub may ask for. */
+const MAX_RETRY_AFTER_MS = 60_000;
 const PROGRESS_INTERVAL_MS = 100;
+/** A partial file untouched for so long has no writer: an idle connection is given up earlier. */
+const ABANDONED_MS = 600_000;
 const COMMIT = /^[0-9a-f]{40}$/;
 /** What the hub allows in the two parts of an id, and in names of weights. */
 const NAME = /^[A-Za-z0-9_][\w.-]*$/;
 
 /** An answer of the hub that is not what was asked for. */
 class HttpError extends Error {
-  constructor(readonly status: number) {
+  constructor(
+    readonly status: number,
+    /** Pause that the answer asks for, 0 where it asks for none. */
+    readonly retryAfterMs = 0,
+  ) {
     super(`HTTP ${status}`);
   }
 }
@@ -155,7 +165,12 @@ async function bringSnapshot(repository: Repository): Promise<string> {
   for (const name of SMALL_FILES) if (entries.has(name)) await bring(name);
   // Weights last: a snapshot with all of them is complete.
   for (const name of await weightFiles(repository, snapshot, entries)) await bring(name);
-  if (revision !== sha) await writeAtomically(path.join(folder, 'refs', ...revision.split('/')), sha);
+  if (revision !== sha) {
+    const ref = path.join(folder, 'refs', ...revision.split('/'));
+    await writeAtomically(ref, sha).catch((error: Error) => {
+      throw failure(repository, null, error.message, error);
+    });
+  }
   return snapshot;
 }
 
@@ -170,16 +185,18 @@ async function weightFiles(repository: Repository, snapshot: string, entries: Re
 
 /** Brings one file into `blobs/`, named by its checksum as the official clients do, and links it into the snapshot. */
 async function bringFile(repository: Repository, commit: string, entry: ListFileEntry, target: string): Promise<void> {
-  if (await exists(target)) return;
   const checksum = entry.lfs?.oid ?? entry.xetHash ?? entry.oid ?? '';
   const total = entry.lfs?.size ?? entry.size;
   if (!/^[0-9a-f]{40,64}$/.test(checksum) || !Number.isSafeInteger(total) || total < 0)
     throw failure(repository, entry.path, `the hub lists it without checksum or size (${JSON.stringify(checksum)}, ${total})`);
+  if (await hasSize(target, total)) return;
   const blob = path.join(repository.folder, 'blobs', checksum);
   try {
     await mkdir(path.dirname(blob), { recursive: true });
     await mkdir(path.dirname(target), { recursive: true });
-    if (!(await exists(blob))) await fetchBlob(repository, commit, entry, total, blob);
+    await exclusively(blob, repository.signal, async () => {
+      if (!(await hasSize(blob, total))) await fetchBlob(repository, commit, entry, total, blob);
+    });
     await linkFile(blob, target);
   } catch (error) {
     repository.signal?.throwIfAborted();
@@ -188,10 +205,79 @@ async function bringFile(repository: Repository, commit: string, entry: ListFile
   }
 }
 
-/** Downloads into `<blob>.incomplete`, going on where an earlier download stopped, and renames when size and checksum are right. */
+/** Work under way in this thread, by what it works on. */
+const underWay = new Map<string, Promise<unknown>>();
+
+/** Runs `work` when nothing else in this thread works on `key`. */
+async function exclusively(key: string, signal: AbortSignal | undefined, work: () => Promise<void>): Promise<void> {
+  for (let other = underWay.get(key); other; other = underWay.get(key)) {
+    signal?.throwIfAborted();
+    await new Promise<void>((resolve, reject) => {
+      const stop = () => reject(signal?.reason);
+      signal?.addEventListener('abort', stop, { once: true });
+      other.then(() => {
+        signal?.removeEventListener('abort', stop);
+        resolve();
+      });
+    });
+  }
+  const running = work();
+  const settled = running.then(
+    () => {},
+    () => {},
+  );
+  underWay.set(key, settled);
+  try {
+    await running;
+  } finally {
+    underWay.delete(key);
+  }
+}
+
+const safeHost = () => os.hostname().replace(/[^\w-]/g, '_');
+
+/**
+ * The name of this thread's partial file for a blob, with what an earlier download left: every writer has a file of its own, so that none
+ * can disturb another, and takes over files whose writers are gone.
+ */
+async function claimPartial(blob: string): Promise<string> {
+  const host = safeHost();
+  const own = `${blob}.${host}.${process.pid}-${threadId}.incomplete`;
+  const prefix = `${path.basename(blob)}.`;
+  let best: { file: string; size: number } | null = null;
+  for (const name of await readdir(path.dirname(blob))) {
+    if (!name.startsWith(prefix) || !name.endsWith('.incomplete')) continue;
+    const file = path.join(path.dirname(blob), name);
+    const info = await stat(file).catch(() => null);
+    if (!info) continue;
+    const writer = name.slice(prefix.length).match(/^([\w-]+)\.(\d+)-\d+\./);
+    const isAlive = writer === null || writer[1] !== host || isRunning(Number(writer[2]));
+    if (file !== own && isAlive && Date.now() - info.mtimeMs < ABANDONED_MS) continue;
+    if (best === null || info.size > best.size) best = { file, size: info.size };
+  }
+  if (best !== null && best.file !== own)
+    // Another one may have been faster: then this one begins anew.
+    await rename(best.file, own).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOENT') throw error;
+    });
+  return own;
+}
+
+/** Whether a process of that id exists. */
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+/** Downloads into a partial file, going on where an earlier download stopped, and renames when size and checksum are right. */
 async function fetchBlob(repository: Repository, commit: string, entry: ListFileEntry, total: number, blob: string): Promise<void> {
-  const incomplete = `${blob}.incomplete`;
+  const incomplete = await claimPartial(blob);
   const url = `${repository.hubUrl}/${repository.id}/resolve/${commit}/${encodeURIComponent(entry.path)}`;
+  const { signal } = repository;
   let reported = 0;
   let callbackError: { error: unknown } | null = null;
   const report = (received: number, always: boolean) => {
@@ -205,14 +291,17 @@ async function fetchBlob(repository: Repository, commit: string, entry: ListFile
     }
   };
   for (let attempt = 0, restarts = 0; ; attempt++) {
-    // Writers in other processes write the same bytes to the same places, so that they cannot disturb each other.
     const handle = await openForUpdate(incomplete);
     let begin = (await handle.stat()).size;
     let received = begin;
     try {
-      if (begin > total) begin = received = 0;
+      if (begin > total) {
+        await handle.truncate(0);
+        begin = received = 0;
+      }
       const hash = newHash(entry, total);
-      if (begin > 0) for await (const chunk of createReadStream(incomplete, { end: begin - 1 })) hash?.update(chunk as Buffer);
+      if (hash && begin > 0)
+        for await (const chunk of createReadStream(incomplete, { end: begin - 1, signal })) hash.update(chunk as Buffer);
       report(received, true);
       if (begin < total)
         await fetchRange(repository, url, begin, total, async (chunk) => {
@@ -224,11 +313,10 @@ async function fetchBlob(repository: Repository, commit: string, entry: ListFile
       if (received !== total) throw new Error(`${received} of ${total} bytes arrived`);
       if (hash && hash.digest('hex') !== (entry.lfs?.oid ?? entry.oid))
         throw new CorruptFileError('its checksum is not the one that the hub lists');
-      await handle.truncate(total);
       await handle.sync();
       report(total, true);
     } catch (error) {
-      repository.signal?.throwIfAborted();
+      signal?.throwIfAborted();
       if (callbackError) throw error;
       if (error instanceof CorruptFileError) {
         await handle.truncate(0);
@@ -242,12 +330,7 @@ async function fetchBlob(repository: Repository, commit: string, entry: ListFile
     } finally {
       await handle.close();
     }
-    try {
-      await rename(incomplete, blob);
-    } catch (error) {
-      // Another process was faster.
-      if (!(await exists(blob))) throw error;
-    }
+    await rename(incomplete, blob);
     return;
   }
 }
@@ -267,7 +350,7 @@ async function fetchRange(
   let skip = 0;
   if (!response.ok) {
     await response.body?.cancel();
-    throw new HttpError(response.status);
+    throw new HttpError(response.status, retryAfter(response.headers.get('retry-after')));
   }
   if (begin > 0) {
     // A server without ranges sends everything.
@@ -285,6 +368,12 @@ async function fetchRange(
     if (position > total) throw new CorruptFileError(`more than the ${total} bytes arrived that the hub lists`);
     if (from < chunk.length) await write(chunk.subarray(from));
   }
+}
+
+/** Milliseconds of a Retry-After header in seconds; 0 for none, and for one that is a date. */
+function retryAfter(header: string | null): number {
+  const seconds = header === null || !/^\d+$/.test(header) ? 0 : Number(header);
+  return Math.min(MAX_RETRY_AFTER_MS, seconds * 1000);
 }
 
 /** A hash over the checksum's definition: SHA-256 of LFS files, git's blob SHA-1 of others, null where the hub gives neither. */
@@ -313,7 +402,8 @@ async function retryOrThrow(repository: Repository, file: string | null, attempt
   const isPassing = status === null || status === 408 || status === 429 || status >= 500;
   if (!isPassing || attempt >= RETRY_DELAYS_MS.length || isFileSystemError(error))
     throw failure(repository, file, status === null ? reasonOf(error) : `HTTP ${status}${hintFor(status)}`, error);
-  await sleep(RETRY_DELAYS_MS[attempt], undefined, { signal }).catch(() => signal?.throwIfAborted());
+  const pause = Math.max(RETRY_DELAYS_MS[attempt], error instanceof HttpError ? error.retryAfterMs : 0);
+  await sleep(pause, undefined, { signal }).catch(() => signal?.throwIfAborted());
 }
 
 /** Disk full, no permission, …: not cured by asking again. (Errors of the network come wrapped in a TypeError.) */
@@ -346,7 +436,10 @@ function failure(repository: Repository, file: string | null, message: string, c
 /** `fetch` that sends HF_TOKEN to the hub's own origin alone; undici takes it off when a redirect leads elsewhere. */
 function authorisedFetch(hubUrl: string, signal: AbortSignal | undefined): typeof fetch {
   const { origin } = new URL(hubUrl);
-  const token = process.env.HF_TOKEN;
+  const token = process.env.HF_TOKEN?.trim();
+  // Checked here, since the error of a header that cannot be sent would show the token.
+  if (token && !/^[\x21-\x7e]+$/.test(token))
+    throw new DUltraError('DOWNLOAD_FAILED', 'HF_TOKEN: expected a token of printable ASCII characters without spaces');
   return (input, init) => {
     const headers = new Headers(init?.headers);
     if (token && new URL(String(input)).origin === origin) headers.set('Authorization', `Bearer ${token}`);
@@ -376,9 +469,9 @@ async function isComplete(snapshot: string): Promise<boolean> {
   }
 }
 
-async function exists(file: string): Promise<boolean> {
-  return access(file).then(
-    () => true,
+async function hasSize(file: string, bytes: number): Promise<boolean> {
+  return stat(file).then(
+    (info) => info.isFile() && info.size === bytes,
     () => false,
   );
 }
@@ -395,21 +488,27 @@ async function writeFully(handle: FileHandle, chunk: Uint8Array, position: numbe
 
 async function writeAtomically(file: string, text: string): Promise<void> {
   await mkdir(path.dirname(file), { recursive: true });
-  const temporary = `${file}.${process.pid}.tmp`;
+  const temporary = `${file}.${randomUUID()}.tmp`;
   await writeFile(temporary, text);
   await rename(temporary, file);
 }
 
 /** Links a blob into the snapshot; where links are not allowed (Windows without developer mode), moves it there. */
 async function linkFile(blob: string, target: string): Promise<void> {
-  await rm(target, { force: true });
+  // Under another name first, so that the name in the snapshot always leads somewhere.
+  const temporary = `${target}.${randomUUID()}.tmp`;
   try {
-    await symlink(path.relative(path.dirname(target), blob), target);
+    await symlink(path.relative(path.dirname(target), blob), temporary);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    // Another process was faster.
-    if (code === 'EEXIST') return;
     if (code !== 'EPERM' && code !== 'ENOSYS' && code !== 'EOPNOTSUPP') throw error;
     await rename(blob, target);
+    return;
+  }
+  try {
+    await rename(temporary, target);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
   }
 }

@@ -4,12 +4,14 @@ import os from 'node:os';
 import path from 'node:path';
 import { DUltraError } from '../errors';
 import { fromNative, type NativeDType, type NativeTensorRef, native } from '../native';
-import { checkChoice, checkInteger, checkKeys } from '../options';
+import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
 import { parseModelConfig, readConfigJson } from './config';
 import { type DownloadProgress, downloadModel } from './download';
+import { readGenerationDefaults } from './generation-config';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
+import { availableMemory } from './memory';
 import { findSafetensors, readSafetensorsEntries } from './safetensors';
-import { matchTensors, PLANNER_MARK } from './tensors';
+import { EMBEDDING, matchTensors, PLANNER_MARK } from './tensors';
 import { loadTokenizer } from './tokenizer';
 
 /** Options of {@link loadModel}. */
@@ -65,16 +67,19 @@ async function resolveSource(source: string | undefined, options: LoadModelOptio
 }
 
 /** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */
-function checkMemory(tensors: readonly NativeTensorRef[], storage: NativeDType | 'auto', source: string): void {
+function checkMemory(tensors: readonly NativeTensorRef[], storage: NativeDType | 'auto', isTied: boolean, source: string): void {
   let bytes = 0;
-  for (const tensor of tensors)
-    bytes += ((tensor.end - tensor.begin) / BYTES[tensor.dtype]) * BYTES[storage === 'auto' ? tensor.dtype : storage];
+  for (const { name, dtype, begin, end } of tensors) {
+    const size = ((end - begin) / BYTES[dtype]) * BYTES[storage === 'auto' ? dtype : storage];
+    // A tied table is held twice: as rows to look up, and packed as the output head.
+    bytes += isTied && name === EMBEDDING ? 2 * size : size;
+  }
   const needed = bytes * MEMORY_FACTOR;
-  const { availableMemory } = process as { availableMemory?: () => number };
-  const available = availableMemory?.call(process) ?? os.freemem();
+  const available = availableMemory();
   if (needed <= available) return;
   const gb = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
-  const hint = storage === 'BF16' || storage === 'F16' ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do';
+  const isNarrow = storage === 'BF16' || storage === 'F16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype !== 'F32'));
+  const hint = isNarrow ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do';
   throw new DUltraError('OUT_OF_MEMORY', `${source}: loading needs ${gb(needed)}, ${gb(available)} are free${hint}`);
 }
 
@@ -93,6 +98,11 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
   if (typeof isa !== 'string') throw new TypeError(`isa: expected a string, got ${String(isa)}`);
+  const { revision, onProgress } = options;
+  if (revision !== undefined && typeof revision !== 'string') throw new TypeError(`revision: expected a string, got ${String(revision)}`);
+  if (onProgress !== undefined && typeof onProgress !== 'function')
+    throw new TypeError(`onProgress: expected a function, got ${String(onProgress)}`);
+  checkSignal(signal);
   signal?.throwIfAborted();
   const folder = await resolveSource(source, options);
   const { file, json } = await readConfigJson(folder);
@@ -101,13 +111,9 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   const config = parseModelConfig(json, file, entries.has(PLANNER_MARK));
   const tensors = matchTensors(config, entries, folder);
   const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
-  const tokenizer = await loadTokenizer(folder);
-  if (tokenizer && tokenizer.size > config.embeddingSize)
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      `${folder}: the tokenizer has ${tokenizer.size} ids, the model's tables only ${config.embeddingSize}`,
-    );
-  checkMemory(tensors, storage, folder);
+  checkMemory(tensors, storage, config.weightTying, folder);
+  const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
+  const generationDefaults = await readGenerationDefaults(folder, config.planner !== null);
   signal?.throwIfAborted();
   const token = new (native().CancelToken)();
   const cancel = () => token.cancel();
@@ -115,7 +121,14 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   try {
     const request = { config, files, tensors, device: device === 'auto' ? 'cpu' : device, threads, isa, storage, compute };
     const loaded = await fromNative(() => native().loadModel(request, token), signal);
-    return new MaskedDiffusionModel({ native: loaded, config, tokenizer, source: folder });
+    return new MaskedDiffusionModel({
+      native: loaded,
+      config,
+      configJson: json as Record<string, unknown>,
+      tokenizer,
+      generationDefaults,
+      source: folder,
+    });
   } finally {
     signal?.removeEventListener('abort', cancel);
   }

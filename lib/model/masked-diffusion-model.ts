@@ -1,7 +1,7 @@
 // A loaded model: what users hold.
 import { DUltraError } from '../errors';
 import { fromNative, type NativeModel, type NativeModelInfo, native } from '../native';
-import { checkKeys } from '../options';
+import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
 import {
   type Denoisable,
   type DenoiseSettings,
@@ -12,8 +12,12 @@ import {
   resolveGenerateOptions,
 } from '../sampling/denoise';
 import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
+import { Adapter, applyAdapter, readAdapter } from './adapter';
 import type { ModelConfig } from './config';
+import type { GenerationDefaults } from './generation-config';
+import { type SaveOptions, saveModel } from './save';
 import type { Tokenizer } from './tokenizer';
+import { ModelTrainer, type ModelTrainerOptions, resolveTrainerOptions } from './trainer';
 
 /** Default number of generated tokens. */
 const DEFAULT_GEN_LENGTH = 128;
@@ -44,6 +48,19 @@ export interface ForwardOutput {
   plannerLogits: Float32Array | null;
 }
 
+function checkPlannerRequest(planner: NonNullable<ForwardRequest['planner']>): { timestep: Float32Array; maskIndex: Uint8Array } {
+  checkKeys('planner', planner, ['timestep', 'maskIndex']);
+  const timestep = checkList('planner.timestep', planner.timestep, (name, value) => {
+    checkNumber(name, value, { min: 0, max: 1 });
+    return value;
+  });
+  const maskIndex = checkList('planner.maskIndex', planner.maskIndex, (name, value) => {
+    if (typeof value !== 'boolean') checkInteger(name, value, { min: 0, max: 1 });
+    return Number(value);
+  });
+  return { timestep: Float32Array.from(timestep), maskIndex: Uint8Array.from(maskIndex) };
+}
+
 /** A prompt as rows of ids with masks. */
 interface PreparedRow extends RowInput {
   promptIds: Int32Array;
@@ -60,14 +77,26 @@ export class MaskedDiffusionModel {
   readonly source: string;
   /** Device, instruction set, threads, number of parameters, bytes of weights. */
   readonly info: NativeModelInfo;
+  /** What `generate` does where its options say nothing, from generation_config.json. */
+  readonly generationDefaults: GenerationDefaults;
   readonly #native: NativeModel;
+  readonly #configJson: Record<string, unknown>;
   #disposed = false;
 
   /** @internal Use `loadModel`. */
-  constructor(parts: { native: NativeModel; config: ModelConfig; tokenizer: Tokenizer | null; source: string }) {
+  constructor(parts: {
+    native: NativeModel;
+    config: ModelConfig;
+    configJson: Record<string, unknown>;
+    tokenizer: Tokenizer | null;
+    generationDefaults: GenerationDefaults;
+    source: string;
+  }) {
     this.#native = parts.native;
     this.config = parts.config;
+    this.#configJson = parts.configJson;
     this.tokenizer = parts.tokenizer;
+    this.generationDefaults = parts.generationDefaults;
     this.source = parts.source;
     this.info = parts.native.info();
   }
@@ -146,21 +175,78 @@ export class MaskedDiffusionModel {
     this.#checkUsable();
     checkKeys('request', request, ['ids', 'rowOffsets', 'logits', 'planner', 'signal']);
     const { signal, planner, logits = true } = request;
+    checkSignal(signal);
     signal?.throwIfAborted();
     const ids = this.#checkIds('ids', request.ids);
-    const offsets = Int32Array.from(request.rowOffsets ?? [0, ids.length]);
+    const offset = (name: string, value: unknown) => {
+      checkInteger(name, value, { min: 0, max: ids.length });
+      return value;
+    };
+    const offsets = Int32Array.from(
+      request.rowOffsets === undefined ? [0, ids.length] : checkList('rowOffsets', request.rowOffsets, offset),
+    );
     if (planner && !this.hasPlanner) throw new DUltraError('NO_PLANNER', `${this.source} has no planner head`);
+    const plannerRequest = planner ? checkPlannerRequest(planner) : null;
     const token = new (native().CancelToken)();
     const cancel = () => token.cancel();
     signal?.addEventListener('abort', cancel, { once: true });
     try {
-      const plannerRequest = planner
-        ? { timestep: Float32Array.from(planner.timestep), maskIndex: Uint8Array.from(planner.maskIndex as ArrayLike<number>, Number) }
-        : null;
       return await fromNative(() => this.#native.forward({ ids, offsets, logits, planner: plannerRequest }, token), signal);
     } finally {
       signal?.removeEventListener('abort', cancel);
     }
+  }
+
+  /**
+   * What training is made of: forward passes that keep their activations, backward passes, and the optimiser. The trainers
+   * (`trainMaskedDiffusion`, `trainPlanner`, `GrpoTrainer`) use it; so can losses of your own. One trainer per model at a time.
+   * @throws RangeError, TypeError for options; DUltraError OUT_OF_MEMORY, NO_PLANNER, DISPOSED.
+   */
+  async createTrainer(options: ModelTrainerOptions = {}): Promise<ModelTrainer> {
+    this.#checkUsable();
+    const resolved = resolveTrainerOptions(options);
+    return new ModelTrainer(await fromNative(() => this.#native.createTrainer(resolved)), resolved.lora);
+  }
+
+  /**
+   * Writes the model as it stands in the Hugging Face layout: config.json, model.safetensors, and the tokenizer's files. `loadModel`
+   * reads it, and so does the reference implementation. Files are replaced atomically.
+   * @throws TypeError, RangeError for options; DUltraError WRITE_FAILED where the disk does not take it.
+   */
+  async save(folder: string, options: SaveOptions = {}): Promise<void> {
+    this.#checkUsable();
+    const { config, source } = this;
+    const weights = async (name: string) => (await fromNative(() => this.#native.weights([name])))[0].data;
+    await saveModel(folder, { config, configJson: this.#configJson, source, weights }, options);
+  }
+
+  /**
+   * Loads low-rank adapters from a folder in the layout of PEFT and merges them into the weights. Until the returned handle is
+   * disposed, they can be taken out and put back.
+   * @throws DUltraError BAD_CHECKPOINT, DISPOSED.
+   */
+  async loadAdapter(folder: string): Promise<Adapter> {
+    this.#checkUsable();
+    const files = await readAdapter(folder);
+    const planner = this.hasPlanner && files.tensors.some(({ name }) => !/\.lora_[AB]\.weight$/.test(name));
+    const trainer = await this.createTrainer({ lora: files.lora, freezePlanner: !planner });
+    try {
+      await applyAdapter(trainer, files, folder);
+    } catch (error) {
+      trainer.dispose();
+      throw error;
+    }
+    return new Adapter(trainer, files.lora);
+  }
+
+  /** The ids that the model sees for a prompt. @throws TypeError; DUltraError NO_TOKENIZER. */
+  encodePrompt(prompt: Exclude<Prompt, { template: unknown }>): Int32Array {
+    return this.#promptIds(prompt);
+  }
+
+  /** Text of token ids, special tokens skipped; "" without a tokenizer. */
+  decode(ids: ArrayLike<number>): string {
+    return this.#decode(Array.from(ids));
   }
 
   /** Frees the weights; work under way finishes first. Further calls throw DUltraError DISPOSED. */
@@ -184,7 +270,7 @@ export class MaskedDiffusionModel {
   ): { rows: PreparedRow[]; run: AsyncGenerator<DenoiseStep, RowOutcome[], void> } {
     this.#checkUsable();
     if (!Array.isArray(prompts)) throw new TypeError(`prompts: expected an array, got ${String(prompts)}`);
-    const settings = resolveGenerateOptions(options, this.hasPlanner);
+    const settings = resolveGenerateOptions(this.#withDefaultSampler(options), this.hasPlanner);
     if (typeof settings.sampler !== 'function' && settings.sampler.type === 'planner' && !this.hasPlanner)
       throw new DUltraError('NO_PLANNER', `sampler: ${this.source} has no planner head; use { type: "confidence" } or another sampler`);
     const templates = prompts.filter((prompt) => typeof prompt === 'object' && prompt !== null && 'template' in prompt).length;
@@ -197,11 +283,23 @@ export class MaskedDiffusionModel {
     return { rows, run: denoiseRows(target, rows, shape, recorded) };
   }
 
+  #withDefaultSampler(options: GenerateOptions): GenerateOptions {
+    const { sampler } = this.generationDefaults;
+    // compat: "reference" is for replaying recorded runs; a checkpoint's wishes have no part in it.
+    const wanted = options?.sampler === undefined && sampler !== undefined && options?.compat === undefined;
+    return wanted ? { ...options, sampler } : options;
+  }
+
+  #genLength(options: GenerateOptions): number {
+    return options.genLength ?? this.generationDefaults.genLength ?? DEFAULT_GEN_LENGTH;
+  }
+
   #blockShape(options: GenerateOptions, settings: DenoiseSettings, rows: PreparedRow[]): DenoiseSettings {
     const templates = rows.some((row) => row.isTemplate);
-    const genLength = options.genLength ?? DEFAULT_GEN_LENGTH;
+    const genLength = this.#genLength(options);
     let { blockLength } = settings;
     if (!templates) {
+      if (options.genLength === undefined) blockLength ??= this.generationDefaults.blockLength ?? null;
       blockLength ??= genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
       if (genLength % blockLength !== 0)
         throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
@@ -231,7 +329,7 @@ export class MaskedDiffusionModel {
       return { ids, begin: 0, promptIds: ids, isTemplate: true };
     }
     const promptIds = this.#promptIds(prompt);
-    const genLength = options.genLength ?? DEFAULT_GEN_LENGTH;
+    const genLength = this.#genLength(options);
     if (promptIds.length + genLength > maxSequenceLength)
       throw new RangeError(
         `prompt: ${promptIds.length} tokens and genLength ${genLength} make ${promptIds.length + genLength}, more than the model's maximum of ${maxSequenceLength}`,
@@ -273,7 +371,7 @@ export class MaskedDiffusionModel {
   }
 
   #checkIds(name: string, ids: ArrayLike<number>): Int32Array {
-    if (ids === null || typeof ids !== 'object' || typeof ids.length !== 'number')
+    if (ids === null || typeof ids !== 'object' || !Number.isInteger(ids.length) || ids.length < 0)
       throw new TypeError(`${name}: expected an array of token ids, got ${String(ids)}`);
     const last = this.config.embeddingSize - 1;
     for (let i = 0; i < ids.length; i++)

@@ -1,7 +1,8 @@
 // Safetensors files, read with suspicion: a checkpoint is a file from somewhere else.
-import { type FileHandle, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { type FileHandle, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import { isIndex, readJsonFile, show } from './json-file';
 
 /** Where one tensor lies. */
 export interface TensorEntry {
@@ -58,26 +59,14 @@ const ARRAY_TYPES = new Map<string, new (length: number) => TensorData>([
 
 /** The one header key that is no tensor. */
 const METADATA = '__metadata__';
-/** The format's own limit on a header. */
-const MAX_HEADER_BYTES = 100_000_000;
+/** A third of the format's own limit, and a quarter of a million tensors: parsed JSON can take twenty times the memory of its text. */
+const MAX_HEADER_BYTES = 32 * 2 ** 20;
 /** The file that says which shard holds which tensor. */
 export const INDEX_FILE = 'model.safetensors.index.json';
-
-const isIndex = (value: unknown): value is number => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
 
 function elementBytes(dtype: unknown): number | undefined {
   const type = typeof dtype === 'string' ? ARRAY_TYPES.get(dtype) : undefined;
   return (type as { BYTES_PER_ELEMENT?: number } | undefined)?.BYTES_PER_ELEMENT;
-}
-
-const MAX_SHOWN = 80;
-
-/** A hostile value for a message: neither long, nor so deep that JSON.stringify overflows the stack. */
-function show(value: unknown): string {
-  const isFlat = Array.isArray(value) && value.length <= 8 && value.every((item) => typeof item !== 'object' || item === null);
-  if (typeof value === 'object' && value !== null && !isFlat) return Array.isArray(value) ? `an array of ${value.length}` : 'an object';
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
 }
 
 const reasonOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
@@ -118,8 +107,16 @@ export function parseSafetensorsHeader(
     tensors.set(name, { dtype, shape, begin, end });
   }
   const ranges = [...tensors].filter(([, t]) => t.end > t.begin).sort(([, a], [, b]) => a.begin - b.begin);
-  for (let i = 1; i < ranges.length; i++)
-    if (ranges[i][1].begin < ranges[i - 1][1].end) throw bad(`tensors ${show(ranges[i - 1][0])} and ${show(ranges[i][0])} overlap`);
+  // The format wants every byte in exactly one tensor, which shows a header that does not belong to its data.
+  let covered = 0;
+  let before = '';
+  for (const [name, { begin, end }] of ranges) {
+    if (begin < covered) throw bad(`tensors ${show(before)} and ${show(name)} overlap`);
+    if (begin > covered) throw bad(`bytes ${covered} to ${begin} before tensor ${show(name)} belong to no tensor`);
+    covered = end;
+    before = name;
+  }
+  if (covered !== dataBytes) throw bad(`its tensors take ${covered} bytes, the file has ${dataBytes}`);
   return tensors;
 }
 
@@ -142,6 +139,8 @@ async function withHeader<T>(
   const bad = (message: string, cause?: unknown) => new DUltraError('BAD_CHECKPOINT', `${filePath}: ${message}`, { cause });
   let handle: FileHandle;
   try {
+    // Opening a pipe would wait for its writer.
+    if (!(await stat(filePath)).isFile()) throw new Error('expected a file');
     handle = await open(filePath, 'r');
   } catch (cause) {
     throw bad(reasonOf(cause), cause);
@@ -206,6 +205,13 @@ export async function readSafetensors(file: string): Promise<Map<string, TensorV
   });
 }
 
+/** Name, dtype and shape of a tensor that is to be written. */
+export interface TensorHeader {
+  name: string;
+  dtype: string;
+  shape: readonly number[];
+}
+
 /**
  * Writes a file atomically: a crash leaves the old file or the new one.
  * @param metadata texts for the header, such as `{ format: "pt" }`
@@ -218,21 +224,36 @@ export async function writeSafetensors(
 ): Promise<void> {
   for (const [name, { dtype, shape, data }] of tensors) {
     const size = elementBytes(dtype);
-    if (size === undefined) throw new TypeError(`${name}: unknown dtype ${show(dtype)}`);
-    if (name === METADATA) throw new RangeError(`${METADATA} is not a name for a tensor`);
     const count = shape.reduce((product, n) => product * n, 1);
-    if (!shape.every(isIndex) || data.BYTES_PER_ELEMENT !== size || data.length !== count)
+    if (size !== undefined && (!shape.every(isIndex) || data.BYTES_PER_ELEMENT !== size || data.length !== count))
       throw new RangeError(
         `${name}: expected ${count} elements of ${size} bytes for shape ${show(shape)} of ${dtype}, got ${data.length} of ${data.BYTES_PER_ELEMENT}`,
       );
   }
+  const headers = [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
+  await writeSafetensorsFrom(file, headers, async (name) => tensors.get(name)!.data, metadata);
+}
+
+/** As {@link writeSafetensors}, with one tensor in memory at a time: `produce` is asked for each in turn. */
+export async function writeSafetensorsFrom(
+  file: string,
+  headers: readonly TensorHeader[],
+  produce: (name: string) => Promise<TensorData>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  for (const { name, dtype } of headers) {
+    if (elementBytes(dtype) === undefined) throw new TypeError(`${name}: unknown dtype ${show(dtype)}`);
+    if (name === METADATA) throw new RangeError(`${METADATA} is not a name for a tensor`);
+  }
   // Widest first, as the reference implementation writes: every tensor is then aligned to its elements.
-  const ordered = [...tensors].sort(([, a], [, b]) => b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT);
+  const ordered = [...headers].sort((a, b) => elementBytes(b.dtype)! - elementBytes(a.dtype)!);
+  const bytesOf = ({ dtype, shape }: TensorHeader) => shape.reduce((product, n) => product * n, elementBytes(dtype)!);
   let at = 0;
   const header: [string, unknown][] = Object.keys(metadata).length > 0 ? [[METADATA, metadata]] : [];
-  for (const [name, { dtype, shape, data }] of ordered) {
-    header.push([name, { dtype, shape, data_offsets: [at, at + data.byteLength] }]);
-    at += data.byteLength;
+  for (const tensor of ordered) {
+    const { name, dtype, shape } = tensor;
+    header.push([name, { dtype, shape, data_offsets: [at, at + bytesOf(tensor)] }]);
+    at += bytesOf(tensor);
   }
   const json = Buffer.from(JSON.stringify(Object.fromEntries(header)));
   const start = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');
@@ -243,7 +264,12 @@ export async function writeSafetensors(
     const handle = await open(temporary, 'wx');
     try {
       await handle.writeFile(start);
-      for (const [, { data }] of ordered) await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      for (const tensor of ordered) {
+        const data = await produce(tensor.name);
+        if (data.byteLength !== bytesOf(tensor))
+          throw new RangeError(`${tensor.name}: expected ${bytesOf(tensor)} bytes, got ${data.byteLength}`);
+        await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      }
       await handle.sync();
     } finally {
       await handle.close();
@@ -257,12 +283,8 @@ export async function writeSafetensors(
 
 /** The shards that an index file names, sorted. @throws DUltraError BAD_CHECKPOINT */
 export async function readWeightIndex(file: string): Promise<string[]> {
-  let map: unknown;
-  try {
-    map = (JSON.parse(await readFile(file, 'utf8')) as { weight_map?: unknown } | null)?.weight_map;
-  } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${reasonOf(cause)}`, { cause });
-  }
+  const json = await readJsonFile(file);
+  const map = typeof json === 'object' && json !== null ? (json as { weight_map?: unknown }).weight_map : undefined;
   const shards = typeof map === 'object' && map !== null ? [...new Set<unknown>(Object.values(map))] : [];
   if (shards.length === 0) throw new DUltraError('BAD_CHECKPOINT', `${file}: expected a weight_map of file names`);
   // A name out of the folder would let a checkpoint read other files.

@@ -6,6 +6,8 @@ import type { TensorEntry } from './safetensors';
 /** Inputs of the planner's timestep MLP. */
 const TIME_FEATURES = 256;
 
+/** The embedding table, which is also the output head where weights are tied. */
+export const EMBEDDING = 'model.transformer.wte.weight';
 /** Tensor whose presence says that a checkpoint has a planner head. */
 export const PLANNER_MARK = 'mask_linear.weight';
 
@@ -26,7 +28,7 @@ export function expectedTensors(config: NativeModelConfig): Map<string, number[]
     table.set(`${prefix}.ff_norm.weight`, [c]);
   };
   const base = 'model.transformer';
-  table.set(`${base}.wte.weight`, [v, c]);
+  table.set(EMBEDDING, [v, c]);
   for (let i = 0; i < config.nLayers; i++) block(`${base}.blocks.${i}`);
   table.set(`${base}.ln_f.weight`, [c]);
   if (!config.weightTying) table.set(`${base}.ff_out.weight`, [v, c]);
@@ -58,6 +60,10 @@ const NAMED = 5;
  * @throws DUltraError BAD_CHECKPOINT for missing tensors, wrong shapes or types that are not F32, BF16 or F16.
  */
 export function matchTensors(config: NativeModelConfig, entries: Map<string, TensorEntry>, source: string): NativeTensorRef[] {
+  // Said first, so that a config of many layers does not make a table of names that nobody has.
+  const layers = config.nLayers + (config.planner?.numLayers ?? 0);
+  if (layers > entries.size)
+    throw new DUltraError('BAD_CHECKPOINT', `${source}: its config has ${layers} layers, its files only ${entries.size} tensors`);
   const refs: NativeTensorRef[] = [];
   const missing: string[] = [];
   for (const [name, shape] of expectedTensors(config)) {

@@ -1,11 +1,11 @@
 // A checkpoint's tokenizer.json and chat template.
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
 import { DUltraError } from '../errors';
 import type { ChatMessage } from '../types';
+import { isIndex, readJsonFile, readTextFile, show } from './json-file';
 
 interface TokenizerConfig {
   chat_template?: string | { name: string; template: string }[];
@@ -19,6 +19,26 @@ function specialToken(config: TokenizerConfig, name: string): string | null {
   return typeof value === 'object' && value !== null && typeof value.content === 'string' ? value.content : null;
 }
 
+/**
+ * Checks the ids that a tokenizer.json gives to tokens. @param limit what they must be below
+ * @returns the highest id, -1 where there is none @throws Error naming the token
+ */
+function checkIds(tokenizer: object, limit: number): number {
+  const { model, added_tokens: added } = tokenizer as { model?: { vocab?: unknown } | null; added_tokens?: unknown };
+  let last = -1;
+  const check = (token: unknown, id: unknown) => {
+    if (!isIndex(id)) throw new Error(`token ${show(token)}: expected a non-negative integer id, got ${show(id)}`);
+    if (id >= limit) throw new Error(`token ${show(token)} has id ${id}, the model's tables have ${limit} rows`);
+    if (id > last) last = id;
+  };
+  const vocabulary = model?.vocab;
+  // Unigram models list [token, score] pairs, others map tokens to ids.
+  if (Array.isArray(vocabulary)) check('', Math.max(0, vocabulary.length - 1));
+  else if (typeof vocabulary === 'object' && vocabulary !== null) for (const [token, id] of Object.entries(vocabulary)) check(token, id);
+  if (Array.isArray(added)) for (const token of added) check(token?.content, token?.id);
+  return last;
+}
+
 /** Text to ids and back, and chat messages to text. */
 export class Tokenizer {
   readonly #tokenizer: HubTokenizer;
@@ -27,27 +47,34 @@ export class Tokenizer {
   readonly #source: string;
   /** Number of ids, added tokens included. */
   readonly size: number;
-  /** Text of the mask token, null where tokenizer_config.json names none. */
+  /** Text of the model's mask token, null where the tokenizer has no such id. */
   readonly maskToken: string | null;
   /** Text of the end-of-sequence token, null where tokenizer_config.json names none. */
   readonly eosToken: string | null;
 
-  /** @param tokenizer parsed tokenizer.json @param config parsed tokenizer_config.json @param source named in errors */
-  constructor(tokenizer: object, config: TokenizerConfig, chatTemplate: string | null, source: string) {
-    this.#tokenizer = new HubTokenizer(tokenizer, config);
+  /**
+   * @param tokenizer parsed tokenizer.json @param config parsed tokenizer_config.json @param maskTokenId the model's
+   * @param source named in errors
+   */
+  constructor(tokenizer: object, config: TokenizerConfig, chatTemplate: string | null, maskTokenId: number, source: string) {
+    const { model } = tokenizer as { model?: { unk_token?: unknown } };
+    // The library looks for a word-level model's unknown token in the config alone.
+    this.#tokenizer = new HubTokenizer(tokenizer, { ...(model?.unk_token ? { unk_token: model.unk_token } : {}), ...config });
     this.#config = config;
     this.#chatTemplate = chatTemplate;
     this.#source = source;
-    let last = -1;
-    for (const id of this.#tokenizer.get_vocab(true).values()) if (id > last) last = id;
-    this.size = last + 1;
-    this.maskToken = specialToken(config, 'mask_token');
+    this.size = 1 + checkIds(tokenizer, Infinity);
+    this.maskToken = this.#tokenizer.id_to_token(maskTokenId) ?? null;
     this.eosToken = specialToken(config, 'eos_token');
   }
 
   /** Ids of a text; special tokens written in the text are recognised. `addSpecialTokens` (default true) adds what the tokenizer adds by itself. */
   encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): number[] {
-    return this.#tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids;
+    const { ids, tokens } = this.#tokenizer.encode(text, { add_special_tokens: addSpecialTokens });
+    // A vocabulary without all bytes and without an unknown token has no ids for some texts.
+    const unknown = ids.findIndex((id: number | undefined) => !Number.isInteger(id));
+    if (unknown >= 0) throw new DUltraError('BAD_CHECKPOINT', `${this.#source}: the tokenizer has no token for ${show(tokens[unknown])}`);
+    return ids;
   }
 
   /** Text of ids. `skipSpecialTokens` (default false) leaves special tokens out. */
@@ -86,33 +113,38 @@ export class Tokenizer {
   }
 }
 
-async function readJson(file: string): Promise<unknown> {
-  try {
-    return JSON.parse(await readFile(file, 'utf8'));
-  } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-  }
-}
-
 function defaultTemplate(config: TokenizerConfig): string | null {
   const { chat_template: template } = config;
   if (typeof template === 'string') return template;
   if (!Array.isArray(template)) return null;
-  return (template.find(({ name }) => name === 'default') ?? template[0])?.template ?? null;
+  const found = template.find((entry) => entry?.name === 'default') ?? template[0];
+  return typeof found?.template === 'string' ? found.template : null;
 }
 
-/** The tokenizer of a checkpoint folder; null where it has no tokenizer.json. @throws DUltraError BAD_CHECKPOINT */
-export async function loadTokenizer(folder: string): Promise<Tokenizer | null> {
+/**
+ * The tokenizer of a checkpoint folder; null where it has no tokenizer.json. @param limit rows of the model's tables
+ * @throws DUltraError BAD_CHECKPOINT
+ */
+export async function loadTokenizer(folder: string, maskTokenId: number, limit: number): Promise<Tokenizer | null> {
   const file = path.join(folder, 'tokenizer.json');
   if (!existsSync(file)) return null;
   const configFile = path.join(folder, 'tokenizer_config.json');
   const templateFile = path.join(folder, 'chat_template.jinja');
-  const tokenizer = await readJson(file);
-  const config = existsSync(configFile) ? await readJson(configFile) : {};
-  const template = existsSync(templateFile) ? await readFile(templateFile, 'utf8') : defaultTemplate(config as TokenizerConfig);
+  const tokenizer = await readObject(file);
+  const config: TokenizerConfig = existsSync(configFile) ? await readObject(configFile) : {};
+  const template = existsSync(templateFile) ? await readTextFile(templateFile) : defaultTemplate(config);
   try {
-    return new Tokenizer(tokenizer as object, config as TokenizerConfig, template, folder);
+    // First, since the library makes lists as long as the highest id.
+    checkIds(tokenizer, limit);
+    return new Tokenizer(tokenizer, config, template, maskTokenId, folder);
   } catch (cause) {
     throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
   }
+}
+
+async function readObject(file: string): Promise<{ [key: string]: unknown }> {
+  const json = await readJsonFile(file);
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    throw new DUltraError('BAD_CHECKPOINT', `${file}: expected a JSON object, got ${show(json)}`);
+  return json as { [key: string]: unknown };
 }

@@ -1,9 +1,9 @@
 // The denoising loop: blocks, steps, progress of each row, stopping. One native call per step.
 import { DUltraError } from '../errors';
 import { fromNative, type NativeModel, type NativeSession, type NativeStepRequest, type NativeStepResult } from '../native';
-import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
+import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
 import type { CustomSampler, DenoiseRow, DenoiseStep, FinishReason, GenerateOptions } from '../types';
-import { fixedSchedule, type ResolvedSampler, resolveSampler, ruleRequest } from './samplers';
+import { fixedSchedule, geometricCount, type ResolvedSampler, resolveSampler, ruleRequest } from './samplers';
 
 /** What the loop needs of a model. */
 export interface Denoisable {
@@ -93,8 +93,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
-  if (signal !== undefined && !(typeof signal === 'object' && signal !== null && 'aborted' in signal))
-    throw new TypeError(`signal: expected an AbortSignal, got ${String(signal)}`);
+  checkSignal(signal);
   return {
     sampler: resolveSampler(options.sampler, hasPlanner),
     blockLength: blockLength ?? null,
@@ -268,6 +267,14 @@ async function chooseCustom(sampler: CustomSampler, row: Row, part: Omit<Denoise
   return true;
 }
 
+/** Positions that each row unmasks now, for the samplers that fix their number; else null. */
+function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int32Array | null {
+  if (typeof sampler === 'function') return null;
+  if (sampler.type === 'fixed') return Int32Array.from(rows, (row) => row.scheduledCount(sampler.steps));
+  if (sampler.type === 'geometric') return Int32Array.from(rows, (row) => geometricCount(row.candidates().length, sampler.phi));
+  return null;
+}
+
 function concatenate(parts: (Float64Array | undefined)[]): Float64Array | null {
   if (parts.some((part) => part === undefined)) return null;
   const out = new Float64Array(parts.reduce((sum, part) => sum + part!.length, 0));
@@ -305,7 +312,6 @@ export async function* denoiseRows(
   signal?.addEventListener('abort', cancel, { once: true });
   try {
     const rule = ruleRequest(sampler, target.hasPlanner, reference);
-    const fixed = typeof sampler !== 'function' && sampler.type === 'fixed' ? sampler : null;
     for (let step = 0; ; step++) {
       const active = nextRows(rows, reference);
       if (active.length === 0) break;
@@ -319,7 +325,7 @@ export async function* denoiseRows(
         seed: settings.seed,
         temperature: settings.temperature,
         temperedLogProb: settings.tempered,
-        counts: fixed ? Int32Array.from(active, (row) => row.scheduledCount(fixed.steps)) : null,
+        counts: stepCounts(sampler, active),
         referenceLikelihood: reference,
         uniforms: draws && { token: concatenate(draws.map((d) => d.token)), position: concatenate(draws.map((d) => d.position)) },
       };

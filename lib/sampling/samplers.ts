@@ -1,17 +1,30 @@
 // Samplers as plain tagged objects: checks, defaults, and the native rule that each one is.
 import type { NativeRule, NativeStepRequest } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
-import type { ConfidenceSampler, CustomSampler, EntropySampler, FactorSampler, FixedSampler, PlannerSampler, Sampler } from '../types';
+import type {
+  ConfidenceSampler,
+  CustomSampler,
+  EntropySampler,
+  EntropySumSampler,
+  FactorSampler,
+  FixedSampler,
+  GeometricSampler,
+  PlannerSampler,
+  Sampler,
+  SamplerObject,
+} from '../types';
 
 /** A built-in sampler with every default filled in. */
 export type ResolvedSampler =
-  | Required<PlannerSampler>
+  | (Required<Omit<PlannerSampler, 'cut'>> & { cut: number | null })
   | Required<ConfidenceSampler>
   | Required<FactorSampler>
   | Required<EntropySampler>
+  | Required<EntropySumSampler>
+  | Required<GeometricSampler>
   | (Required<Omit<FixedSampler, 'steps'>> & { steps: number | null });
 
-const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'fixed'] as const;
+const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'entropy-sum', 'geometric', 'fixed'] as const;
 
 /**
  * Checks a sampler and fills in its defaults.
@@ -20,18 +33,22 @@ const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'fixed'] as
  */
 export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean): ResolvedSampler | CustomSampler {
   if (typeof sampler === 'function') return sampler;
-  const given = sampler ?? (hasPlanner ? { type: 'planner' as const } : { type: 'confidence' as const });
+  const given: SamplerObject = sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
   if (typeof given !== 'object' || given === null)
     throw new TypeError(`sampler: expected an object with a "type", or a function, got ${String(given)}`);
   checkChoice('sampler.type', given.type, SAMPLER_TYPES);
   switch (given.type) {
     case 'planner': {
-      checkKeys('sampler', given, ['type', 'select', 'probabilityScale', 'plannerTemperature']);
-      const { select = 'topk', probabilityScale = 1, plannerTemperature = 1 } = given;
-      checkChoice('sampler.select', select, ['topk', 'bernoulli'] as const);
+      checkKeys('sampler', given, ['type', 'select', 'cut', 'probabilityScale', 'plannerTemperature']);
+      const { select = 'topk', cut, probabilityScale = 1, plannerTemperature = 1 } = given;
+      checkChoice('sampler.select', select, ['topk', 'round', 'threshold', 'bernoulli'] as const);
+      if (cut !== undefined) {
+        checkNumber('sampler.cut', cut, { min: 0, max: 1 });
+        if (select !== 'threshold') throw new TypeError(`sampler.cut: only with select "threshold", got select ${JSON.stringify(select)}`);
+      }
       checkNumber('sampler.probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
       checkNumber('sampler.plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });
-      return { type: 'planner', select, probabilityScale, plannerTemperature };
+      return { type: 'planner', select, cut: select === 'threshold' ? (cut ?? 0.5) : null, probabilityScale, plannerTemperature };
     }
     case 'confidence': {
       checkKeys('sampler', given, ['type', 'threshold']);
@@ -52,6 +69,19 @@ export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean
       checkNumber('sampler.threshold', threshold, { min: 0, max: 1e6 });
       return { type: 'entropy', threshold };
     }
+    case 'entropy-sum': {
+      checkKeys('sampler', given, ['type', 'gamma']);
+      const { gamma = 0.1 } = given;
+      checkNumber('sampler.gamma', gamma, { min: 0, max: 1e6 });
+      return { type: 'entropy-sum', gamma };
+    }
+    case 'geometric': {
+      checkKeys('sampler', given, ['type', 'phi', 'order']);
+      const { phi = 0.5, order = 'confidence' } = given;
+      checkNumber('sampler.phi', phi, { minExclusive: 0, max: 1 });
+      checkChoice('sampler.order', order, ['confidence', 'random', 'left_to_right'] as const);
+      return { type: 'geometric', phi, order };
+    }
     case 'fixed': {
       checkKeys('sampler', given, ['type', 'steps', 'remasking']);
       const { steps, remasking = 'low_confidence' } = given;
@@ -61,6 +91,15 @@ export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean
     }
   }
 }
+
+const PLANNER_RULES = {
+  topk: 'plannerTopK',
+  round: 'plannerRound',
+  threshold: 'plannerThreshold',
+  bernoulli: 'plannerBernoulli',
+} as const satisfies Record<string, NativeRule>;
+
+const ORDER_RULES = { confidence: 'fixed', random: 'random', left_to_right: 'leftToRight' } as const satisfies Record<string, NativeRule>;
 
 /** The part of a native step request that a sampler decides. */
 export type RuleRequest = Pick<
@@ -84,9 +123,9 @@ export function ruleRequest(sampler: ResolvedSampler | CustomSampler, hasPlanner
   if (typeof sampler === 'function') return { ...request, planner: hasPlanner, excludeMask: true };
   switch (sampler.type) {
     case 'planner': {
-      const rule: NativeRule = sampler.select === 'topk' ? 'plannerTopK' : 'plannerBernoulli';
+      const rule = PLANNER_RULES[sampler.select];
       const { plannerTemperature, probabilityScale } = sampler;
-      return { ...request, rule, planner: true, plannerTemperature, probabilityScale, excludeMask: true };
+      return { ...request, rule, planner: true, plannerTemperature, probabilityScale, threshold: sampler.cut ?? 0, excludeMask: true };
     }
     case 'confidence':
       return { ...request, rule: 'threshold', threshold: sampler.threshold };
@@ -94,9 +133,18 @@ export function ruleRequest(sampler: ResolvedSampler | CustomSampler, hasPlanner
       return { ...request, rule: 'factor', factor: sampler.factor, factorLastPair: sampler.lastPair || reference };
     case 'entropy':
       return { ...request, rule: 'entropy', threshold: sampler.threshold };
+    case 'entropy-sum':
+      return { ...request, rule: 'entropySum', threshold: sampler.gamma };
+    case 'geometric':
+      return { ...request, rule: ORDER_RULES[sampler.order] };
     case 'fixed':
       return { ...request, rule: sampler.remasking === 'random' ? 'random' : 'fixed' };
   }
+}
+
+/** How many of `masks` positions a step of the geometric sampler unmasks. */
+export function geometricCount(masks: number, phi: number): number {
+  return Math.max(1, Math.floor(phi * masks + 0.5));
 }
 
 /** How many of `masks` positions each of `steps` steps unmasks: evenly, the remainder one each in the first steps. */

@@ -3,9 +3,11 @@
 #pragma once
 #include <napi.h>
 
+#include <cstring>
 #include <string>
 #include <vector>
 
+#include "model/memory.h"
 #include "ops/backend.h"
 
 namespace dultra {
@@ -113,6 +115,20 @@ Napi::Value to_array(Napi::Env env, const std::vector<T>& values) {
   return array;
 }
 
+// The floats themselves, not a copy. A build of V8 that takes no memory from outside gets a copy after all.
+inline Napi::Value to_array(Napi::Env env, HostFloats&& values) {
+  const size_t size = values.size(), bytes = size * sizeof(float);
+  const auto free = [](napi_env, void* data, void*) { delete[] static_cast<float*>(data); };
+  napi_value buffer = nullptr;
+  if (size > 0 && napi_create_external_arraybuffer(env, values.data(), bytes, free, nullptr, &buffer) == napi_ok) {
+    values.release();
+    return Napi::Float32Array::New(env, size, Napi::ArrayBuffer(env, buffer), 0);
+  }
+  auto array = Napi::Float32Array::New(env, size);
+  if (size > 0) std::memcpy(array.Data(), values.data(), bytes);
+  return array;
+}
+
 inline DType get_dtype(Napi::Env env, const std::string& name) {
   if (name == "F32") return DType::kF32;
   if (name == "BF16") return DType::kBF16;
@@ -123,11 +139,15 @@ inline DType get_dtype(Napi::Env env, const std::string& name) {
 inline UnmaskRule get_rule(Napi::Env env, const std::string& name) {
   if (name == "plannerBernoulli") return UnmaskRule::kPlannerBernoulli;
   if (name == "plannerTopK") return UnmaskRule::kPlannerTopK;
+  if (name == "plannerRound") return UnmaskRule::kPlannerRound;
+  if (name == "plannerThreshold") return UnmaskRule::kPlannerThreshold;
   if (name == "threshold") return UnmaskRule::kThreshold;
   if (name == "factor") return UnmaskRule::kFactor;
   if (name == "entropy") return UnmaskRule::kEntropy;
+  if (name == "entropySum") return UnmaskRule::kEntropySum;
   if (name == "fixed") return UnmaskRule::kFixed;
   if (name == "random") return UnmaskRule::kRandom;
+  if (name == "leftToRight") return UnmaskRule::kLeftToRight;
   type_error(env, "rule", "the name of an unmasking rule, got \"" + name + "\"");
 }
 

@@ -251,13 +251,12 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
       if (needed || !values.empty()) check_size(values.size(), m, name);
     };
     const UnmaskRule rule = r.args.rule;
-    const bool planner = rule == UnmaskRule::kPlannerBernoulli || rule == UnmaskRule::kPlannerTopK;
-    need(r.planner_logits, "plannerLogits", planner);
+    need(r.planner_logits, "plannerLogits", is_planner_rule(rule));
     if (r.token_log_probs.empty()) r.token_log_probs.assign(size_t(m), 0.0f);
     need(r.token_log_probs, "tokenLogProbs", false);
     need(r.confidences, "confidences", rule == UnmaskRule::kThreshold || rule == UnmaskRule::kFactor || rule == UnmaskRule::kFixed);
-    need(r.entropies, "entropies", rule == UnmaskRule::kEntropy);
-    if (rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom) check_size(r.counts.size(), b, "counts");
+    need(r.entropies, "entropies", rule == UnmaskRule::kEntropy || rule == UnmaskRule::kEntropySum);
+    if (is_counted_rule(rule)) check_size(r.counts.size(), b, "counts");
     for (int64_t row = 0; row < b; ++row)
       for (int32_t i = r.offsets[size_t(row)]; i < r.offsets[size_t(row) + 1]; ++i)
         r.at.push_back({seed, row_keys[size_t(row)], steps[size_t(row)], positions[size_t(i)]});
@@ -294,6 +293,52 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
       });
 }
 
+Napi::Value adamw(const Napi::CallbackInfo& info) {
+  struct Request {
+    std::vector<float> parameter, gradient, exp_avg, exp_avg_sq;
+    AdamWArgs args{};
+  };
+  const Napi::Env env = info.Env();
+  const Napi::Object object = to_object(info[0], "request");
+  auto request = std::make_shared<Request>();
+  Request& r = *request;
+  r.parameter = get_array<float>(object, "parameter");
+  r.gradient = get_array<float>(object, "gradient");
+  r.exp_avg = get_array<float>(object, "expAvg");
+  r.exp_avg_sq = get_array<float>(object, "expAvgSq");
+  r.args.step = get_integer(object, "step", 1, int64_t(1) << 53);
+  r.args.lr = get_number(object, "lr");
+  r.args.beta1 = get_number(object, "beta1");
+  r.args.beta2 = get_number(object, "beta2");
+  r.args.eps = get_number(object, "eps");
+  r.args.weight_decay = get_number(object, "weightDecay");
+  r.args.gradient_scale = get_number(object, "gradientScale");
+  guarded(env, [&] {
+    r.args.n = int64_t(r.parameter.size());
+    check_size(r.gradient.size(), r.args.n, "gradient");
+    check_size(r.exp_avg.size(), r.args.n, "expAvg");
+    check_size(r.exp_avg_sq.size(), r.args.n, "expAvgSq");
+  });
+  return Job<bool>::start(
+      env,
+      [request] {
+        Request& w = *request;
+        w.args.parameter = w.parameter.data();
+        w.args.gradient = w.gradient.data();
+        w.args.exp_avg = w.exp_avg.data();
+        w.args.exp_avg_sq = w.exp_avg_sq.data();
+        open_cpu(1)->adamw_step(w.args);
+        return true;
+      },
+      [request](Napi::Env job_env, bool&) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(job_env);
+        out.Set("parameter", to_array(job_env, request->parameter));
+        out.Set("expAvg", to_array(job_env, request->exp_avg));
+        out.Set("expAvgSq", to_array(job_env, request->exp_avg_sq));
+        return out;
+      });
+}
+
 }  // namespace
 
 void init_kernels(Napi::Env env, Napi::Object exports) {
@@ -301,6 +346,7 @@ void init_kernels(Napi::Env env, Napi::Object exports) {
   exports.Set("sample", Napi::Function::New<&sample>(env));
   exports.Set("plannerScore", Napi::Function::New<&planner_score>(env));
   exports.Set("unmask", Napi::Function::New<&unmask>(env));
+  exports.Set("adamw", Napi::Function::New<&adamw>(env));
 }
 
 }  // namespace addon

@@ -91,24 +91,25 @@ void ModelObject::init(Napi::Env env, AddonData* data) {
   data->model = Napi::Persistent(
       DefineClass(env, "Model",
                   {InstanceMethod<&ModelObject::info>("info"), InstanceMethod<&ModelObject::forward>("forward"),
-                   InstanceMethod<&ModelObject::create_session>("createSession"), InstanceMethod<&ModelObject::dispose>("dispose")}));
+                   InstanceMethod<&ModelObject::create_session>("createSession"), InstanceMethod<&ModelObject::create_trainer>("createTrainer"),
+                   InstanceMethod<&ModelObject::weights>("weights"), InstanceMethod<&ModelObject::dispose>("dispose")}));
 }
 
 Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto request = guarded(env, [&] { return read_request(to_object(info[0], "request")); });
   const auto flag = CancelToken::flag_of(info[1]);
-  return Job<std::shared_ptr<const Model>>::start(
+  return Job<std::shared_ptr<Model>>::start(
       env,
-      [request, flag]() -> std::shared_ptr<const Model> {
+      [request, flag]() -> std::shared_ptr<Model> {
         auto backend = open_backend(request->device, request->threads, request->isa);
         if (!backend->supports(request->weights.compute))
           throw Error(ErrorCode::kDeviceUnavailable,
                       std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + backend->isa());
         const Checkpoint checkpoint(request->files, std::move(request->tensors));
-        return std::make_shared<const Model>(request->config, std::move(backend), checkpoint, request->weights, flag.get());
+        return std::make_shared<Model>(request->config, std::move(backend), checkpoint, request->weights, flag.get());
       },
-      [threads = request->threads](Napi::Env job_env, std::shared_ptr<const Model>& model) -> Napi::Value {
+      [threads = request->threads](Napi::Env job_env, std::shared_ptr<Model>& model) -> Napi::Value {
         Napi::Object object = job_env.GetInstanceData<AddonData>()->model.New({});
         ModelObject* self = Unwrap(object);
         self->threads_ = threads;
@@ -127,7 +128,7 @@ void ModelObject::let_go(Napi::Env env) {
   model_.reset();
 }
 
-std::shared_ptr<const Model> ModelObject::model(Napi::Env env) const {
+std::shared_ptr<Model> ModelObject::model(Napi::Env env) const {
   if (!model_) throw make_error(env, ErrorCode::kDisposed, "this model has been disposed");
   return model_;
 }
@@ -173,9 +174,9 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
       },
       [](Napi::Env job_env, ForwardResult& result) -> Napi::Value {
         Napi::Object out = Napi::Object::New(job_env);
-        out.Set("hidden", to_array(job_env, result.hidden));
-        out.Set("logits", result.logits.empty() ? job_env.Null() : to_array(job_env, result.logits));
-        out.Set("plannerLogits", result.planner_logits.empty() ? job_env.Null() : to_array(job_env, result.planner_logits));
+        out.Set("hidden", to_array(job_env, std::move(result.hidden)));
+        out.Set("logits", result.logits.empty() ? job_env.Null() : to_array(job_env, std::move(result.logits)));
+        out.Set("plannerLogits", result.planner_logits.empty() ? job_env.Null() : to_array(job_env, std::move(result.planner_logits)));
         return out;
       });
 }
@@ -184,6 +185,25 @@ Napi::Value ModelObject::create_session(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto ids = to_vector<int32_t>(info[0], "ids"), offsets = to_vector<int32_t>(info[1], "offsets");
   return guarded(env, [&] { return SessionObject::wrap(env, std::make_shared<Session>(model(env), std::move(ids), std::move(offsets))); });
+}
+
+Napi::Value ModelObject::create_trainer(const Napi::CallbackInfo& info) { return TrainerObject::create(info.Env(), model(info.Env()), info[0]); }
+
+Napi::Value ModelObject::weights(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::vector<std::string> names;
+  const bool all = absent(info[0]);
+  if (!all) {
+    if (!info[0].IsArray()) type_error(env, "names", "an array of strings");
+    const auto array = info[0].As<Napi::Array>();
+    for (uint32_t i = 0; i < array.Length(); ++i) {
+      const Napi::Value name = array.Get(i);
+      if (!name.IsString()) type_error(env, "names", "an array of strings");
+      names.push_back(name.As<Napi::String>().Utf8Value());
+    }
+  }
+  return Job<std::vector<NamedTensor>>::start(
+      env, [held = model(env), names = std::move(names), all] { return read_weights(*held, all ? nullptr : &names); }, tensors_to_js);
 }
 
 void ModelObject::dispose(const Napi::CallbackInfo& info) { let_go(info.Env()); }

@@ -6,13 +6,14 @@
 #include <memory>
 
 #include "model/session.h"
+#include "model/trainer.h"
 
 namespace dultra {
 namespace addon {
 
 // Constructors, kept per environment (main thread and every worker thread have their own).
 struct AddonData {
-  Napi::FunctionReference model, session, cancel_token;
+  Napi::FunctionReference model, session, trainer, cancel_token;
   // Everything that can be told to stop when the environment goes away.
   std::vector<std::weak_ptr<Session>> sessions;
 };
@@ -56,15 +57,46 @@ class ModelObject final : public Napi::ObjectWrap<ModelObject> {
   Napi::Value info(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value create_session(const Napi::CallbackInfo& info);
+  Napi::Value create_trainer(const Napi::CallbackInfo& info);
+  Napi::Value weights(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
-  std::shared_ptr<const Model> model(Napi::Env env) const;
+  std::shared_ptr<Model> model(Napi::Env env) const;
   void let_go(Napi::Env env);
-  std::shared_ptr<const Model> model_;
+  std::shared_ptr<Model> model_;
   int threads_ = 0;
   int64_t reported_bytes_ = 0;  // told to the garbage collector
 };
 
-// maskedAttention, sample, plannerScore, unmask.
+class TrainerObject final : public Napi::ObjectWrap<TrainerObject> {
+ public:
+  static void init(Napi::Env env, AddonData* data);
+  explicit TrainerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TrainerObject>(info) {}
+  ~TrainerObject() override;
+  // A promise of a trainer of `model`; see NativeTrainerOptions.
+  static Napi::Value create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& options);
+
+ private:
+  Napi::Value parameters(const Napi::CallbackInfo& info);
+  Napi::Value score(const Napi::CallbackInfo& info);
+  Napi::Value backward(const Napi::CallbackInfo& info);
+  Napi::Value zero_grad(const Napi::CallbackInfo& info);
+  Napi::Value grad_norm(const Napi::CallbackInfo& info);
+  Napi::Value step(const Napi::CallbackInfo& info);
+  Napi::Value gradients(const Napi::CallbackInfo& info);
+  Napi::Value state(const Napi::CallbackInfo& info);
+  Napi::Value load_state(const Napi::CallbackInfo& info);
+  Napi::Value set_adapters(const Napi::CallbackInfo& info);
+  void dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<Trainer> trainer(Napi::Env env) const;
+  void let_go(Napi::Env env);
+  std::shared_ptr<Trainer> trainer_;
+  int64_t reported_bytes_ = 0;  // told to the garbage collector
+};
+
+// An array of { name, shape, data }.
+Napi::Value tensors_to_js(Napi::Env env, const std::vector<NamedTensor>& tensors);
+
+// maskedAttention, sample, plannerScore, unmask, adamw.
 void init_kernels(Napi::Env env, Napi::Object exports);
 
 }  // namespace addon

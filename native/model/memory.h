@@ -1,6 +1,7 @@
 // Owning backend memory.
 #pragma once
 #include <cstddef>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -56,6 +57,26 @@ class Workspace {
  private:
   Backend& backend_;
   std::vector<Buffer> slots_;
+};
+
+// Floats in host memory that are handed on without a copy. Unlike a vector's they are not zeroed first: contents are undefined.
+class HostFloats {
+ public:
+  HostFloats() = default;
+  explicit HostFloats(size_t size) : data_(new float[size]), size_(size) {}
+
+  float* data() const { return data_.get(); }
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  // The caller deletes them with delete[].
+  float* release() {
+    size_ = 0;
+    return data_.release();
+  }
+
+ private:
+  std::unique_ptr<float[]> data_;
+  size_t size_ = 0;
 };
 
 }  // namespace dultra

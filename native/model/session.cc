@@ -6,10 +6,11 @@ namespace dultra {
 
 namespace {
 
-// Rows of the output head computed at a time: bounds the (rows, V) logits to about 64 MB.
-int64_t head_rows(int64_t vocab) { return std::max<int64_t>(16, (int64_t(64) << 20) / (vocab * 4)); }
-
 enum HeadSlot : size_t { kHidden, kCandidateHidden, kLogits, kPlannerLogits };
+
+}  // namespace
+
+int64_t head_rows(int64_t vocab) { return std::max<int64_t>(16, (int64_t(64) << 20) / (vocab * 4)); }
 
 void check_ids(const std::vector<int32_t>& ids, int64_t vocab) {
   for (size_t i = 0; i < ids.size(); ++i)
@@ -34,8 +35,6 @@ std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets) {
   return lengths;
 }
 
-}  // namespace
-
 ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets, bool logits,
                           const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel) {
   const Transformer& transformer = model.transformer();
@@ -43,23 +42,24 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
   Backend& backend = model.backend();
   check_ids(ids, config.embedding_size);
   check_offsets(offsets, ids.size(), config.max_sequence_length);
+  const std::shared_lock<std::shared_mutex> weights(model.weights_mutex());
   const int64_t n = int64_t(ids.size()), c = config.hidden;
   const Packing packing = Packing::from_lengths(lengths_of(offsets));
-  Workspace workspace(backend);
-  Buffer hidden(backend, size_t(n * c) * 4);
-  transformer.hidden_forward(hidden.as(), ids.data(), packing, nullptr, workspace, cancel);
+  auto scratch = model.take_scratch();
+  float* hidden = scratch->head.get(kHidden, n * c);
+  transformer.hidden_forward(hidden, ids.data(), packing, nullptr, scratch->layers, cancel);
   ForwardResult result;
-  result.hidden.resize(size_t(n * c));
-  backend.download(result.hidden.data(), hidden.as<void>(), result.hidden.size() * 4);
+  result.hidden = HostFloats(size_t(n * c));
+  backend.download(result.hidden.data(), hidden, result.hidden.size() * 4);
   if (logits) {
     const int64_t v = config.embedding_size, rows = std::min(n, head_rows(v));
-    Buffer chunk(backend, size_t(rows * v) * 4);
-    result.logits.resize(size_t(n * v));
+    float* chunk = scratch->head.get(kLogits, rows * v);
+    result.logits = HostFloats(size_t(n * v));
     for (int64_t i = 0; i < n; i += rows) {
       check_cancelled(cancel);
       const int64_t count = std::min(rows, n - i);
-      transformer.head_forward(chunk.as(), hidden.as() + i * c, count);
-      backend.download(result.logits.data() + i * v, chunk.as<void>(), size_t(count * v) * 4);
+      transformer.head_forward(chunk, hidden + i * c, count);
+      backend.download(result.logits.data() + i * v, chunk, size_t(count * v) * 4);
     }
   }
   if (timestep) {
@@ -69,11 +69,12 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
     all.offsets = packing.offsets;
     all.positions = packing.positions;
     for (int64_t i = 0; i < n; ++i) all.rows.push_back(int32_t(i));
-    Buffer scores(backend, size_t(n) * 4);
-    transformer.planner_forward(scores.as(), hidden.as(), *timestep, candidate->data(), packing, all, workspace, cancel);
-    result.planner_logits.resize(size_t(n));
-    backend.download(result.planner_logits.data(), scores.as<void>(), size_t(n) * 4);
+    float* scores = scratch->head.get(kPlannerLogits, n);
+    transformer.planner_forward(scores, hidden, *timestep, candidate->data(), packing, all, scratch->layers, cancel);
+    result.planner_logits = HostFloats(size_t(n));
+    backend.download(result.planner_logits.data(), scores, size_t(n) * 4);
   }
+  model.give_back(std::move(scratch));
   return result;
 }
 
@@ -90,6 +91,7 @@ Session::Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, s
 
 StepResult Session::step(const StepRequest& request) {
   std::lock_guard<std::mutex> lock(mutex_);
+  const std::shared_lock<std::shared_mutex> weights(model_->weights_mutex());
   const Transformer& transformer = model_->transformer();
   const ModelConfig& config = transformer.config();
   Backend& backend = model_->backend();
@@ -97,11 +99,10 @@ StepResult Session::step(const StepRequest& request) {
   const size_t r_count = request.rows.size();
   check_argument(request.window_ends.size() == r_count && request.row_keys.size() == r_count && request.steps.size() == r_count,
                  "step: rows, windowEnds, rowKeys and steps must have equal lengths");
-  const bool planner_rule = request.rule == UnmaskRule::kPlannerBernoulli || request.rule == UnmaskRule::kPlannerTopK;
-  const bool counted_rule = request.rule == UnmaskRule::kFixed || request.rule == UnmaskRule::kRandom;
+  const bool planner_rule = is_planner_rule(request.rule);
   const bool want_planner = request.planner || (request.select && planner_rule);
   if (want_planner && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
-  if (request.select && counted_rule) check_argument(request.counts.size() == r_count, "step: counts must have one entry per row");
+  if (request.select && is_counted_rule(request.rule)) check_argument(request.counts.size() == r_count, "step: counts must have one entry per row");
 
   // The rows that take part, packed, and their candidates.
   StepResult result;

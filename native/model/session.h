@@ -3,13 +3,15 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <vector>
 
+#include "model/memory.h"
 #include "model/transformer.h"
 
 namespace dultra {
 
-// Weights, backend and file options of one loaded model. Shared by its sessions; immutable after loading.
+// Weights and backend of one loaded model. Shared by its sessions; only a trainer changes the weights, between two of their steps.
 class Model {
  public:
   Model(const ModelConfig& config, std::unique_ptr<Backend> backend, const Checkpoint& checkpoint, const WeightOptions& options,
@@ -18,17 +20,49 @@ class Model {
 
   Backend& backend() const { return *backend_; }
   const Transformer& transformer() const { return transformer_; }
+  Transformer& transformer() { return transformer_; }
+  // Shared by whoever computes with the weights, exclusive for whoever changes them.
+  std::shared_mutex& weights_mutex() const { return weights_mutex_; }
+  // At most one trainer at a time; false if there is one.
+  bool claim_trainer() { return !has_trainer_.exchange(true); }
+  void release_trainer() { has_trainer_.store(false); }
+
+  // Scratch memory of one forward pass. The model keeps one that is not in use: fresh pages for every call cost a small model a tenth
+  // of its time.
+  struct Scratch {
+    explicit Scratch(Backend& backend) : layers(backend), head(backend) {}
+    Workspace layers, head;
+  };
+  std::unique_ptr<Scratch> take_scratch() const {
+    const std::lock_guard<std::mutex> lock(scratch_mutex_);
+    return scratch_ ? std::move(scratch_) : std::make_unique<Scratch>(*backend_);
+  }
+  void give_back(std::unique_ptr<Scratch> scratch) const {
+    const std::lock_guard<std::mutex> lock(scratch_mutex_);
+    scratch_ = std::move(scratch);
+  }
 
  private:
   std::unique_ptr<Backend> backend_;  // first: everything below lives in its memory
   Transformer transformer_;
+  mutable std::shared_mutex weights_mutex_;
+  std::atomic<bool> has_trainer_{false};
+  mutable std::mutex scratch_mutex_;
+  mutable std::unique_ptr<Scratch> scratch_;
 };
+
+// Rows of the output head computed at a time: bounds the (rows, V) logits to about 64 MB.
+int64_t head_rows(int64_t vocab);
+// Throw INVALID_ARGUMENT for ids outside the vocabulary, and offsets that do not cut `total` ids into rows of 1 to max_length.
+void check_ids(const std::vector<int32_t>& ids, int64_t vocab);
+void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t max_length);
+std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets);
 
 // Everything a forward pass can hand out, for inspection and tests.
 struct ForwardResult {
-  std::vector<float> hidden;          // (N, C) after the final norm
-  std::vector<float> logits;          // (N, V) or empty
-  std::vector<float> planner_logits;  // (N) or empty
+  HostFloats hidden;          // (N, C) after the final norm
+  HostFloats logits;          // (N, V) or empty
+  HostFloats planner_logits;  // (N) or empty
 };
 ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets, bool logits,
                           const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel);
@@ -48,7 +82,7 @@ struct StepRequest {
   float planner_temperature = 1, probability_scale = 1;
   double threshold = 0, factor = 0;
   bool factor_last_pair = false;
-  std::vector<int32_t> counts;  // (R) fixed and random rules
+  std::vector<int32_t> counts;  // (R) counted rules
   bool reference_likelihood = false;
   std::vector<double> token_uniforms, position_uniforms;  // (M, V), (M) recorded draws, or empty
 };

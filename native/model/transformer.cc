@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace dultra {
 
 namespace {
 
-constexpr int64_t kTimeFeatures = 256;  // width of the planner's timestep sinusoid
-constexpr float kLayerNormEps = 1e-4f;  // of the planner's AdaLN and affine LayerNorm
-constexpr int64_t kMlpRows = 1024;      // rows of the MLP computed at a time, to bound its (rows, 2F) scratch
+constexpr int64_t kMlpRows = 1024;  // rows of the MLP computed at a time, to bound its (rows, 2F) scratch
 
 // Workspace slots. A slot is live only inside the function that asked for it, but for those that name a result.
 enum Slot : size_t {
@@ -24,16 +23,21 @@ enum Slot : size_t {
   kPlannerState,
   kPlannerOut,
   kTime,
+  kTimeSum,
+  kTimeHidden,
+  kTimeTwice,
+  kTimeIds,
   kCondition,
   kMul1,
   kAdd1,
   kMul2,
   kAdd2,
   kConditionIds,
-  kGroups
+  kGroups,
+  kSubsetGroups
 };
 
-// Reads tensors, counts them, and builds what the backend wants.
+// Reads tensors, counts them, builds what the backend wants, and lists where everything went.
 class WeightReader {
  public:
   WeightReader(Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options, const std::atomic<bool>* cancel)
@@ -41,6 +45,8 @@ class WeightReader {
 
   int64_t parameters = 0;
   size_t bytes = 0;
+  bool planner = false;  // what follows belongs to the planner head
+  std::vector<WeightSite> sites;
 
   struct Rows {
     std::string name;
@@ -48,14 +54,16 @@ class WeightReader {
     int64_t skip = 0, all = 0;  // take `rows` rows after `skip` of a tensor of `all` rows (0: all of it)
   };
 
-  std::unique_ptr<Matrix> matrix(const std::vector<Rows>& pieces, int64_t cols, bool count = true) {
+  void matrix(std::unique_ptr<Matrix>& into, const std::vector<Rows>& pieces, int64_t cols, bool count = true) {
     check_cancelled(cancel_);
     std::vector<MatrixPart> parts;
     std::vector<Checkpoint::Tensor> tensors;
     std::vector<std::vector<float>> aligned;  // copies of data that its file does not align (safetensors promises nothing)
     DType storage = options_.storage;
+    int64_t matrix_row = 0;
     for (const Rows& piece : pieces) {
-      const auto tensor = checkpoint_.get(piece.name, {piece.all ? piece.all : piece.rows, cols});
+      const int64_t all = piece.all ? piece.all : piece.rows;
+      const auto tensor = checkpoint_.get(piece.name, {all, cols});
       const DType dtype = tensor.ref->dtype;
       const auto* data = static_cast<const uint8_t*>(tensor.data) + size_t(piece.skip * cols) * dtype_size(dtype);
       if (reinterpret_cast<uintptr_t>(data) % dtype_size(dtype) != 0) {
@@ -68,26 +76,65 @@ class WeightReader {
       tensors.push_back(tensor);
       if (options_.keep_storage) storage = parts.size() == 1 || storage == dtype ? dtype : DType::kF32;
       if (count) parameters += piece.rows * cols;
+      WeightSite& site = add_site(piece.name, {all, cols}, piece.skip, piece.rows);
+      site.matrix = &into;
+      site.matrix_row = matrix_row;
+      matrix_row += piece.rows;
     }
     if (options_.compute == Compute::kBF16) storage = DType::kBF16;
-    auto made = backend_.make_matrix(parts, cols, storage, options_.compute);
-    bytes += made->bytes();
+    into = backend_.make_matrix(parts, cols, storage, options_.compute);
+    bytes += into->bytes();
     for (size_t i = 0; i < pieces.size(); ++i)
       if (!pieces[i].all) checkpoint_.forget(tensors[i]);
-    return made;
   }
 
   // A vector in fp32, each element plus `offset`.
-  Buffer vector(const std::string& name, const std::vector<int64_t>& shape, float offset = 0, int64_t skip = 0, int64_t count = -1) {
+  void vector(Buffer& into, const std::string& name, const std::vector<int64_t>& shape, float offset = 0, int64_t skip = 0, int64_t count = -1) {
     const auto tensor = checkpoint_.get(name, shape);
     if (count < 0) count = tensor.elements;
-    std::vector<float> values(static_cast<size_t>(count));
-    std::vector<uint8_t> aligned(static_cast<const uint8_t*>(tensor.data),
-                                 static_cast<const uint8_t*>(tensor.data) + (tensor.ref->end - tensor.ref->begin));
-    for (int64_t i = 0; i < count; ++i) values[size_t(i)] = load_as_f32(aligned.data(), tensor.ref->dtype, size_t(skip + i)) + offset;
+    std::vector<float> values = read(tensor, skip, count);
+    WeightSite& site = add_site(name, shape, skip, count);
+    site.vector = &into;
+    site.offset = offset;
+    if (offset != 0) site.exact = values;
+    for (float& x : values) x += offset;
+    into = upload(values);
     parameters += count;
     bytes += size_t(count) * 4;
-    return upload(values);
+  }
+
+  void number(float& into, const std::string& name) {
+    into = read(checkpoint_.get(name, {1}), 0, 1)[0];
+    parameters += 1;
+    add_site(name, {1}, 0, 1).number = &into;
+  }
+
+  // The embedding table: only ever gathered from, so its storage type costs memory alone; with a narrower `storage` it is narrowed too.
+  void table(Buffer& into, DType& dtype, const std::string& name, int64_t v, int64_t c) {
+    const auto tensor = checkpoint_.get(name, {v, c});
+    dtype = tensor.ref->dtype;
+    if (!options_.keep_storage && options_.storage == DType::kBF16 && dtype == DType::kF32) {
+      dtype = DType::kBF16;
+      into = Buffer(backend_, size_t(v * c) * 2);
+      std::vector<uint16_t> row(static_cast<size_t>(c));
+      for (int64_t r = 0; r < v; ++r) {
+        for (int64_t i = 0; i < c; ++i) {
+          float value;
+          std::memcpy(&value, static_cast<const uint8_t*>(tensor.data) + size_t(r * c + i) * 4, 4);
+          row[size_t(i)] = f32_to_bf16(value);
+        }
+        backend_.upload(into.as<uint16_t>() + r * c, row.data(), row.size() * 2);
+      }
+    } else {
+      into = Buffer(backend_, size_t(tensor.ref->end - tensor.ref->begin));
+      backend_.upload(into.as<void>(), tensor.data, into.bytes());
+    }
+    parameters += v * c;
+    bytes += into.bytes();
+    WeightSite& site = add_site(name, {v, c}, 0, v);
+    site.vector = &into;
+    site.table = &dtype;
+    checkpoint_.forget(tensor);
   }
 
   Buffer upload(const std::vector<float>& values) {
@@ -96,20 +143,36 @@ class WeightReader {
     return buffer;
   }
 
-  BlockWeights block(const std::string& prefix, const ModelConfig& config) {
+  void block(BlockWeights& w, const std::string& prefix, const ModelConfig& config) {
     const int64_t c = config.hidden, q = int64_t(config.heads) * config.head_dim(), kv = int64_t(config.kv_heads) * config.head_dim();
-    BlockWeights w;
-    w.attn_norm = vector(prefix + "attn_norm.weight", {c});
-    w.ff_norm = vector(prefix + "ff_norm.weight", {c});
-    w.q = matrix({{prefix + "q_proj.weight", q}}, c);
-    w.kv = matrix({{prefix + "k_proj.weight", kv}, {prefix + "v_proj.weight", kv}}, c);
-    w.attn_out = matrix({{prefix + "attn_out.weight", c}}, q);
-    w.gate_up = matrix({{prefix + "ff_proj.weight", config.mlp_hidden}, {prefix + "up_proj.weight", config.mlp_hidden}}, c);
-    w.ff_out = matrix({{prefix + "ff_out.weight", c}}, config.mlp_hidden);
-    return w;
+    vector(w.attn_norm, prefix + "attn_norm.weight", {c});
+    vector(w.ff_norm, prefix + "ff_norm.weight", {c});
+    matrix(w.q, {{prefix + "q_proj.weight", q}}, c);
+    matrix(w.kv, {{prefix + "k_proj.weight", kv}, {prefix + "v_proj.weight", kv}}, c);
+    matrix(w.attn_out, {{prefix + "attn_out.weight", c}}, q);
+    matrix(w.gate_up, {{prefix + "ff_proj.weight", config.mlp_hidden}, {prefix + "up_proj.weight", config.mlp_hidden}}, c);
+    matrix(w.ff_out, {{prefix + "ff_out.weight", c}}, config.mlp_hidden);
   }
 
  private:
+  WeightSite& add_site(const std::string& tensor, const std::vector<int64_t>& shape, int64_t first, int64_t rows) {
+    WeightSite site;
+    site.tensor = tensor;
+    site.shape = shape;
+    site.first = first;
+    site.rows = rows;
+    site.planner = planner;
+    sites.push_back(std::move(site));
+    return sites.back();
+  }
+  static std::vector<float> read(const Checkpoint::Tensor& tensor, int64_t skip, int64_t count) {
+    const std::vector<uint8_t> aligned(static_cast<const uint8_t*>(tensor.data),
+                                       static_cast<const uint8_t*>(tensor.data) + (tensor.ref->end - tensor.ref->begin));
+    std::vector<float> values(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) values[size_t(i)] = load_as_f32(aligned.data(), tensor.ref->dtype, size_t(skip + i));
+    return values;
+  }
+
   Backend& backend_;
   const Checkpoint& checkpoint_;
   const WeightOptions& options_;
@@ -138,101 +201,187 @@ Transformer::Transformer(const ModelConfig& config, Backend& backend, const Chec
   WeightReader reader(backend, checkpoint, options, cancel);
   const int64_t c = config.hidden, v = config.embedding_size;
   const std::string base = "model.transformer.";
-  const auto table = checkpoint.get(base + "wte.weight", {v, c});
-  // The table is only ever gathered from, so its storage type costs memory alone; with a narrower `storage` it is narrowed too.
-  embedding_dtype_ = table.ref->dtype;
-  if (!options.keep_storage && options.storage == DType::kBF16 && embedding_dtype_ == DType::kF32) {
-    embedding_dtype_ = DType::kBF16;
-    embedding_ = Buffer(backend, size_t(v * c) * 2);
-    std::vector<uint16_t> row(static_cast<size_t>(c));
-    for (int64_t r = 0; r < v; ++r) {
-      for (int64_t i = 0; i < c; ++i) {
-        float value;
-        std::memcpy(&value, static_cast<const uint8_t*>(table.data) + size_t(r * c + i) * 4, 4);
-        row[size_t(i)] = f32_to_bf16(value);
-      }
-      backend.upload(embedding_.as<uint16_t>() + r * c, row.data(), row.size() * 2);
-    }
-  } else {
-    embedding_ = Buffer(backend, size_t(table.ref->end - table.ref->begin));
-    backend.upload(embedding_.as<void>(), table.data, embedding_.bytes());
-  }
-  reader.parameters += v * c;
-  reader.bytes += embedding_.bytes();
+  reader.table(embedding_, embedding_dtype_, base + "wte.weight", v, c);
   const std::string head = config.weight_tying ? base + "wte.weight" : base + "ff_out.weight";
-  head_ = reader.matrix({{head, v}}, c, !config.weight_tying);
-  checkpoint.forget(table);
-  for (int i = 0; i < config.layers; ++i) blocks_.push_back(reader.block(base + "blocks." + std::to_string(i) + ".", config));
-  final_norm_ = reader.vector(base + "ln_f.weight", {c});
+  reader.matrix(head_, {{head, v}}, c, !config.weight_tying);
+  blocks_.resize(size_t(config.layers));  // before the first site points into it
+  for (size_t i = 0; i < blocks_.size(); ++i) reader.block(blocks_[i], base + "blocks." + std::to_string(i) + ".", config);
+  reader.vector(final_norm_, base + "ln_f.weight", {c});
   parameters_ = reader.parameters;
   if (config.planner.present) {
     PlannerWeights& p = planner_;
-    for (int i = 0; i < config.planner.layers; ++i) p.blocks.push_back(reader.block("mask_head." + std::to_string(i) + ".", config));
+    reader.planner = true;
+    p.blocks.resize(size_t(config.planner.layers));
+    for (size_t i = 0; i < p.blocks.size(); ++i) reader.block(p.blocks[i], "mask_head." + std::to_string(i) + ".", config);
     if (config.planner.use_adaln) {
-      p.time_in = reader.matrix({{"time_embedding.mlp.0.weight", c}}, kTimeFeatures);
-      p.time_in_bias = reader.vector("time_embedding.mlp.0.bias", {c});
-      p.time_out = reader.matrix({{"time_embedding.mlp.2.weight", c}}, c);
-      p.time_out_bias = reader.vector("time_embedding.mlp.2.bias", {c});
-      p.mask_embedding = config.planner.use_mask_embeddings ? reader.vector("mask_embedding.weight", {2, c})
-                                                            : reader.upload(std::vector<float>(size_t(2 * c), 0.0f));
+      reader.matrix(p.time_in, {{"time_embedding.mlp.0.weight", c}}, kTimeFeatures);
+      reader.vector(p.time_in_bias, "time_embedding.mlp.0.bias", {c});
+      reader.matrix(p.time_out, {{"time_embedding.mlp.2.weight", c}}, c);
+      reader.vector(p.time_out_bias, "time_embedding.mlp.2.bias", {c});
+      if (config.planner.use_mask_embeddings) {
+        reader.vector(p.mask_embedding, "mask_embedding.weight", {2, c});
+      } else {
+        p.mask_embedding = reader.upload(std::vector<float>(size_t(2 * c), 0.0f));
+      }
       const auto modulation = [&](const std::string& name, std::unique_ptr<Matrix>& scale, Buffer& scale_bias, std::unique_ptr<Matrix>& shift,
                                   Buffer& shift_bias) {
-        scale = reader.matrix({{name + ".weight", c, 0, 2 * c}}, c);
-        shift = reader.matrix({{name + ".weight", c, c, 2 * c}}, c);
-        scale_bias = reader.vector(name + ".bias", {2 * c}, 1.0f, 0, c);
-        shift_bias = reader.vector(name + ".bias", {2 * c}, 0.0f, c, c);
+        reader.matrix(scale, {{name + ".weight", c, 0, 2 * c}}, c);
+        reader.matrix(shift, {{name + ".weight", c, c, 2 * c}}, c);
+        reader.vector(scale_bias, name + ".bias", {2 * c}, 1.0f, 0, c);
+        reader.vector(shift_bias, name + ".bias", {2 * c}, 0.0f, c, c);
       };
       modulation("norm_out_1.modulation", p.scale1, p.scale1_bias, p.shift1, p.shift1_bias);
       modulation("norm_out_2.modulation", p.scale2, p.scale2_bias, p.shift2, p.shift2_bias);
     } else {
-      p.norm_weight = reader.vector("norm_out_2.weight", {c});
-      p.norm_bias = reader.vector("norm_out_2.bias", {c});
+      reader.vector(p.norm_weight, "norm_out_2.weight", {c});
+      reader.vector(p.norm_bias, "norm_out_2.bias", {c});
     }
-    p.linear_weight = reader.vector("mask_linear.weight", {1, c});
-    const auto bias = checkpoint.get("mask_linear.bias", {1});
-    alignas(4) uint8_t aligned[4] = {0, 0, 0, 0};
-    std::memcpy(aligned, bias.data, dtype_size(bias.ref->dtype));
-    p.linear_bias = load_as_f32(aligned, bias.ref->dtype, 0);
-    reader.parameters += 1;
+    reader.vector(p.linear_weight, "mask_linear.weight", {1, c});
+    reader.number(p.linear_bias, "mask_linear.bias");
     planner_parameters_ = reader.parameters - parameters_;
     parameters_ = reader.parameters;
   }
   weight_bytes_ = reader.bytes;
+  sites_ = std::move(reader.sites);
 }
 
-void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& packing, const RowSubset* subset, float* out, Workspace& ws) const {
+std::vector<float> Transformer::read_weight(const std::string& tensor) const {
+  std::vector<float> out;
+  for (const WeightSite& site : sites_) {
+    if (site.tensor != tensor) continue;
+    int64_t elements = 1;
+    for (int64_t n : site.shape) elements *= n;
+    out.resize(size_t(elements));
+    float* to = out.data();
+    if (site.matrix) {
+      (*site.matrix)->unpack(to + site.first * site.cols(), site.matrix_row, site.rows);
+    } else if (site.table) {
+      std::vector<uint8_t> stored(site.vector->bytes());
+      backend_.download(stored.data(), site.vector->as<void>(), stored.size());
+      for (int64_t i = 0; i < elements; ++i) to[i] = load_as_f32(stored.data(), *site.table, size_t(i));
+    } else if (!site.exact.empty()) {
+      std::copy(site.exact.begin(), site.exact.end(), to + site.first);
+    } else if (site.vector) {
+      backend_.download(to + site.first, site.vector->as<void>(), size_t(site.rows) * 4);
+    } else {
+      to[0] = *site.number;
+    }
+  }
+  check_argument(!out.empty(), "weights: this model has no tensor " + tensor);
+  return out;
+}
+
+void Transformer::write_weights(const std::function<const float*(const std::string& tensor)>& values) {
+  std::vector<float> host;
+  for (size_t i = 0; i < sites_.size(); ++i) {
+    WeightSite& site = sites_[i];
+    const float* from = values(site.tensor);
+    if (site.matrix) {
+      // A stacked matrix has its sites one after the other.
+      std::vector<MatrixPart> parts;
+      bool complete = true;
+      size_t next = i;
+      for (; next < sites_.size() && sites_[next].matrix == site.matrix; ++next) {
+        const float* data = values(sites_[next].tensor);
+        complete = complete && data;
+        if (data) parts.push_back({data + sites_[next].first * site.cols(), DType::kF32, sites_[next].rows});
+      }
+      i = next - 1;
+      if (parts.empty()) continue;
+      check_argument(complete, "weights: " + site.tensor + " is stacked with others, which have to be given too");
+      backend_.update_matrix(**site.matrix, parts);
+      continue;
+    }
+    if (!from) continue;
+    if (site.table) {
+      const size_t elements = size_t(site.rows * site.cols());
+      // Halves are read, not written: such a table becomes fp32.
+      if (*site.table == DType::kF16) {
+        *site.vector = Buffer(backend_, elements * 4);
+        *site.table = DType::kF32;
+      }
+      if (*site.table == DType::kF32) {
+        backend_.upload(site.vector->as<void>(), from, elements * 4);
+      } else {
+        std::vector<uint16_t> narrow(elements);
+        for (size_t e = 0; e < elements; ++e) narrow[e] = f32_to_bf16(from[e]);
+        backend_.upload(site.vector->as<void>(), narrow.data(), elements * 2);
+      }
+    } else if (site.vector) {
+      host.resize(size_t(site.rows));
+      backend_.download(host.data(), from + site.first, host.size() * 4);
+      if (!site.exact.empty()) site.exact = host;
+      for (float& x : host) x += site.offset;
+      backend_.upload(site.vector->as<void>(), host.data(), host.size() * 4);
+    } else {
+      backend_.download(site.number, from, 4);
+    }
+  }
+}
+
+void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& packing, const RowSubset* subset, float* out, Workspace& ws,
+                                BlockTape* tape, TapeMemory* memory) const {
   const int64_t n = packing.tokens(), m = subset ? subset->size() : n, c = config_.hidden, f = config_.mlp_hidden;
   const int d = config_.head_dim();
   const int64_t q_width = int64_t(config_.heads) * d, kv_width = int64_t(config_.kv_heads) * d;
   const int32_t* q_positions = subset ? subset->positions.data() : packing.positions.data();
+  const auto buffer = [&](Slot slot, int64_t count, float* BlockTape::*kept) {
+    if (!tape) return ws.get(slot, count);
+    return tape->*kept = memory->take(count);
+  };
 
-  float* normed = ws.get(kNormed, n * c);
+  float* normed = buffer(kNormed, n * c, &BlockTape::normed);
   backend_.rmsnorm_forward(normed, x, w.attn_norm.as(), n, c, config_.rms_norm_eps);
-  float* kv = ws.get(kKv, n * 2 * kv_width);  // (N, 2, Hk, D)
+  float* kv = buffer(kKv, n * 2 * kv_width, &BlockTape::kv);  // (N, 2, Hk, D)
   backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, nullptr, false);
   backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
 
-  float* residual = x;  // (M, C)
+  float* h = tape ? (tape->h = memory->take(m * c)) : out;  // (M, C)
   if (subset) {
-    float* gathered = ws.get(kNormedSubset, m * c);
+    float* gathered = buffer(kNormedSubset, m * c, &BlockTape::normed_subset);
     backend_.gather_rows(gathered, normed, subset->rows.data(), m, c);
     normed = gathered;
-    backend_.gather_rows(out, x, subset->rows.data(), m, c);
-    residual = out;
+    backend_.gather_rows(h, x, subset->rows.data(), m, c);
+  } else if (h != x) {
+    backend_.copy(h, x, n * c);
   }
-  float* q = ws.get(kQ, m * q_width);  // (M, H, D)
+  float* q = buffer(kQ, m * q_width, &BlockTape::q);  // (M, H, D)
   backend_.linear_forward(q, q_width, normed, m, *w.q, nullptr, false);
   backend_.rope_forward(q, q_width, q_positions, m, config_.heads, d, config_.rope_theta);
 
-  float* attention = ws.get(kAttention, m * q_width);
-  AttentionArgs args{};
+  float* attention = buffer(kAttention, m * q_width, &BlockTape::attention);
+  AttentionArgs args = attention_args(packing, subset);
   args.q = q;
   args.k = kv;
   args.v = kv + kv_width;
   args.out = attention;
-  args.q_stride = q_width;
-  args.kv_stride = 2 * kv_width;
-  args.out_stride = q_width;
+  if (tape) args.log_sum = tape->log_sum = memory->take(m * config_.heads);
+  backend_.attention_forward(args);
+  backend_.linear_forward(h, c, attention, m, *w.attn_out, nullptr, true);
+
+  float* normed_h = buffer(kNormed, m * c, &BlockTape::normed_h);
+  backend_.rmsnorm_forward(normed_h, h, w.ff_norm.as(), m, c, config_.rms_norm_eps);
+  if (out != h) backend_.copy(out, h, m * c);
+  const int64_t rows = std::min(m, kMlpRows), kept_rows = tape ? m : rows;
+  float* gate_up = buffer(kGateUp, kept_rows * 2 * f, &BlockTape::gate_up);
+  float* mlp = buffer(kMlp, kept_rows * f, &BlockTape::mlp);
+  for (int64_t i = 0; i < m; i += rows) {
+    const int64_t count = std::min(rows, m - i);
+    backend_.linear_forward(gate_up, 2 * f, normed_h + i * c, count, *w.gate_up, nullptr, false);
+    backend_.swiglu_forward(mlp, gate_up, count, f);
+    backend_.linear_forward(out + i * c, c, mlp, count, *w.ff_out, nullptr, true);
+    if (tape) {
+      gate_up += count * 2 * f;
+      mlp += count * f;
+    }
+  }
+}
+
+AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubset* subset) const {
+  const int d = config_.head_dim();
+  AttentionArgs args{};
+  args.q_stride = args.out_stride = int64_t(config_.heads) * d;
+  args.kv_stride = 2 * int64_t(config_.kv_heads) * d;
   args.heads = config_.heads;
   args.kv_heads = config_.kv_heads;
   args.head_dim = d;
@@ -240,39 +389,40 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   args.batch = packing.batch();
   args.q_offsets = subset ? subset->offsets.data() : packing.offsets.data();
   args.k_offsets = packing.offsets.data();
-  args.q_positions = q_positions;
+  args.q_positions = subset ? subset->positions.data() : packing.positions.data();
   args.mask = MaskKind::kBidirectional;
-  backend_.attention_forward(args);
-  backend_.linear_forward(residual, c, attention, m, *w.attn_out, nullptr, true);
-
-  normed = ws.get(kNormed, m * c);
-  backend_.rmsnorm_forward(normed, residual, w.ff_norm.as(), m, c, config_.rms_norm_eps);
-  const int64_t rows = std::min(m, kMlpRows);
-  float* gate_up = ws.get(kGateUp, rows * 2 * f);
-  float* mlp = ws.get(kMlp, rows * f);
-  for (int64_t i = 0; i < m; i += rows) {
-    const int64_t count = std::min(rows, m - i);
-    backend_.linear_forward(gate_up, 2 * f, normed + i * c, count, *w.gate_up, nullptr, false);
-    backend_.swiglu_forward(mlp, gate_up, count, f);
-    backend_.linear_forward(residual + i * c, c, mlp, count, *w.ff_out, nullptr, true);
-  }
+  return args;
 }
 
 void Transformer::hidden_forward(float* hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& ws,
-                                 const std::atomic<bool>* cancel) const {
+                                 const std::atomic<bool>* cancel, BaseTape* tape, TapeMemory* memory, bool inputs_only) const {
   const int64_t n = packing.tokens(), c = config_.hidden;
   const int64_t m = subset ? subset->size() : n;
   if (m == 0) return;
-  float* x = ws.get(kResidual, (n + (subset ? m : 0)) * c);
+  float* x = tape ? memory->take(n * c) : ws.get(kResidual, (n + (subset ? m : 0)) * c);
   backend_.embedding_forward(x, embedding_.as<void>(), embedding_dtype_, ids, n, c);
-  float* last = x;
+  if (tape) tape->blocks.assign(blocks_.size(), BlockTape{});
   for (size_t i = 0; i < blocks_.size(); ++i) {
     check_cancelled(cancel);
-    const bool narrowed = subset && i + 1 == blocks_.size();
-    if (narrowed) last = x + n * c;
-    block_forward(blocks_[i], x, packing, narrowed ? subset : nullptr, last, ws);
+    const RowSubset* narrowed = i + 1 == blocks_.size() ? subset : nullptr;
+    if (tape) {
+      float* out = memory->take((narrowed ? m : n) * c);
+      tape->blocks[i].x = x;
+      block_forward(blocks_[i], x, packing, narrowed, out, ws, inputs_only ? nullptr : &tape->blocks[i], memory);
+      x = out;
+    } else {
+      float* out = narrowed ? x + n * c : x;
+      block_forward(blocks_[i], x, packing, narrowed, out, ws);
+      x = out;
+    }
   }
-  backend_.rmsnorm_forward(hidden, last, final_norm_.as(), m, c, config_.rms_norm_eps);
+  if (subset && blocks_.empty()) {
+    float* out = tape ? memory->take(m * c) : x + n * c;
+    backend_.gather_rows(out, x, subset->rows.data(), m, c);
+    x = out;
+  }
+  if (tape) tape->last = x;
+  backend_.rmsnorm_forward(hidden, x, final_norm_.as(), m, c, config_.rms_norm_eps);
 }
 
 void Transformer::head_forward(float* logits, const float* hidden, int64_t m) const {
@@ -280,15 +430,23 @@ void Transformer::head_forward(float* logits, const float* hidden, int64_t m) co
 }
 
 void Transformer::planner_forward(float* logit, const float* hidden, const std::vector<float>& timestep, const uint8_t* candidate,
-                                  const Packing& packing, const RowSubset& subset, Workspace& ws, const std::atomic<bool>* cancel) const {
+                                  const Packing& packing, const RowSubset& subset, Workspace& ws, const std::atomic<bool>* cancel, PlannerTape* tape,
+                                  TapeMemory* memory, bool inputs_only) const {
   if (!config_.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   const PlannerWeights& p = planner_;
   const int64_t n = packing.tokens(), m = subset.size(), c = config_.hidden;
   const int64_t b = packing.batch();
   if (m == 0) return;
-  float* y = ws.get(kPlannerState, n * c);
+  PlannerTape scratch;
+  PlannerTape& t = tape ? *tape : scratch;
+  const auto floats = [&](Slot slot, int64_t count) { return tape ? memory->take(count) : ws.get(slot, count); };
+  const auto indices = [&](Slot slot, const std::vector<int32_t>& values) {
+    int32_t* to = tape ? memory->take<int32_t>(int64_t(values.size())) : ws.get<int32_t>(slot, int64_t(values.size()));
+    backend_.upload(to, values.data(), values.size() * 4);
+    return to;
+  };
+  float* y = floats(kPlannerState, n * c);
   const float *mul2 = p.norm_weight.as(), *add2 = p.norm_bias.as();
-  const int32_t* subset_groups = nullptr;
   if (config_.planner.use_adaln) {
     // Only two conditions occur per sequence (candidate or not), so the modulations are 2B rows, not N.
     std::vector<float> features(size_t(b * kTimeFeatures));
@@ -299,55 +457,62 @@ void Transformer::planner_forward(float* logit, const float* hidden, const std::
         features[size_t(i * kTimeFeatures + k)] = std::cos(angle);
         features[size_t(i * kTimeFeatures + kTimeFeatures / 2 + k)] = std::sin(angle);
       }
-    float* time = ws.get(kTime, b * (kTimeFeatures + c) + 2 * b * c);
-    float* time_hidden = time + b * kTimeFeatures;  // (B, C)
-    float* time_twice = time_hidden + b * c;        // (2B, C)
-    backend_.upload(time, features.data(), features.size() * 4);
-    backend_.linear_forward(time_hidden, c, time, b, *p.time_in, p.time_in_bias.as(), false);
+    t.features = floats(kTime, b * kTimeFeatures);
+    t.time_sum = floats(kTimeSum, b * c);
+    float* time_hidden = floats(kTimeHidden, b * c);
+    t.time_twice = floats(kTimeTwice, 2 * b * c);
+    backend_.upload(t.features, features.data(), features.size() * 4);
+    backend_.linear_forward(t.time_sum, c, t.features, b, *p.time_in, p.time_in_bias.as(), false);
+    backend_.copy(time_hidden, t.time_sum, b * c);
     backend_.silu_forward(time_hidden, b * c);
-    std::vector<int32_t> index(size_t(4 * b));  // row of time_hidden, then row of mask_embedding
+    std::vector<int32_t> index(size_t(2 * b)), second(size_t(2 * b));  // rows of time_hidden and of mask_embedding
     for (int64_t i = 0; i < 2 * b; ++i) {
       index[size_t(i)] = int32_t(i / 2);
-      index[size_t(2 * b + i)] = int32_t(i % 2);
+      second[size_t(i)] = int32_t(i % 2);
     }
-    int32_t* index_memory = ws.get<int32_t>(kConditionIds, 4 * b);
-    backend_.upload(index_memory, index.data(), index.size() * 4);
-    backend_.gather_rows(time_twice, time_hidden, index_memory, 2 * b, c);
-    float* condition = ws.get(kCondition, 2 * b * c);
-    backend_.gather_rows(condition, p.mask_embedding.as(), index_memory + 2 * b, 2 * b, c);
-    backend_.linear_forward(condition, c, time_twice, 2 * b, *p.time_out, p.time_out_bias.as(), true);
-    float *mul1 = ws.get(kMul1, 2 * b * c), *add1 = ws.get(kAdd1, 2 * b * c);
-    float *mul2_memory = ws.get(kMul2, 2 * b * c), *add2_memory = ws.get(kAdd2, 2 * b * c);
-    backend_.linear_forward(mul1, c, condition, 2 * b, *p.scale1, p.scale1_bias.as(), false);
-    backend_.linear_forward(add1, c, condition, 2 * b, *p.shift1, p.shift1_bias.as(), false);
-    backend_.linear_forward(mul2_memory, c, condition, 2 * b, *p.scale2, p.scale2_bias.as(), false);
-    backend_.linear_forward(add2_memory, c, condition, 2 * b, *p.shift2, p.shift2_bias.as(), false);
-    std::vector<int32_t> groups(size_t(n + m));
+    t.time_index = indices(kTimeIds, index);
+    t.mask_index = indices(kConditionIds, second);
+    backend_.gather_rows(t.time_twice, time_hidden, t.time_index, 2 * b, c);
+    t.condition = floats(kCondition, 2 * b * c);
+    backend_.gather_rows(t.condition, p.mask_embedding.as(), t.mask_index, 2 * b, c);
+    backend_.linear_forward(t.condition, c, t.time_twice, 2 * b, *p.time_out, p.time_out_bias.as(), true);
+    t.mul1 = floats(kMul1, 2 * b * c);
+    t.add1 = floats(kAdd1, 2 * b * c);
+    t.mul2 = floats(kMul2, 2 * b * c);
+    t.add2 = floats(kAdd2, 2 * b * c);
+    backend_.linear_forward(t.mul1, c, t.condition, 2 * b, *p.scale1, p.scale1_bias.as(), false);
+    backend_.linear_forward(t.add1, c, t.condition, 2 * b, *p.shift1, p.shift1_bias.as(), false);
+    backend_.linear_forward(t.mul2, c, t.condition, 2 * b, *p.scale2, p.scale2_bias.as(), false);
+    backend_.linear_forward(t.add2, c, t.condition, 2 * b, *p.shift2, p.shift2_bias.as(), false);
+    std::vector<int32_t> groups(static_cast<size_t>(n)), subset_groups;
     for (int64_t i = 0; i < b; ++i)
       for (int32_t r = packing.offsets[size_t(i)]; r < packing.offsets[size_t(i) + 1]; ++r)
         groups[size_t(r)] = int32_t(2 * i) + (candidate[r] ? 1 : 0);
-    for (int64_t i = 0; i < m; ++i) groups[size_t(n + i)] = groups[size_t(subset.rows[size_t(i)])];
-    int32_t* group_memory = ws.get<int32_t>(kGroups, n + m);
-    backend_.upload(group_memory, groups.data(), groups.size() * 4);
-    backend_.layernorm_forward(y, hidden, mul1, add1, group_memory, n, c, kLayerNormEps);
-    mul2 = mul2_memory;
-    add2 = add2_memory;
-    subset_groups = group_memory + n;
+    for (int32_t r : subset.rows) subset_groups.push_back(groups[size_t(r)]);
+    t.groups = indices(kGroups, groups);
+    t.subset_groups = indices(kSubsetGroups, subset_groups);
+    backend_.layernorm_forward(y, hidden, t.mul1, t.add1, t.groups, n, c, kLayerNormEps);
+    mul2 = t.mul2;
+    add2 = t.add2;
   } else {
-    std::vector<int32_t> all(static_cast<size_t>(n));
-    for (int64_t i = 0; i < n; ++i) all[size_t(i)] = int32_t(i);
-    int32_t* all_memory = ws.get<int32_t>(kGroups, n);
-    backend_.upload(all_memory, all.data(), all.size() * 4);
-    backend_.gather_rows(y, hidden, all_memory, n, c);
+    backend_.copy(y, hidden, n * c);
   }
-  float* out = ws.get(kPlannerOut, m * c);
+  t.blocks.assign(p.blocks.size(), BlockTape{});
   for (size_t i = 0; i < p.blocks.size(); ++i) {
     check_cancelled(cancel);
     const bool last = i + 1 == p.blocks.size();
-    block_forward(p.blocks[i], y, packing, last ? &subset : nullptr, last ? out : y, ws);
+    float* out = last ? floats(kPlannerOut, m * c) : tape ? memory->take(n * c) : y;
+    t.blocks[i].x = y;
+    block_forward(p.blocks[i], y, packing, last ? &subset : nullptr, out, ws, tape && !inputs_only ? &t.blocks[i] : nullptr, memory);
+    y = out;
   }
-  if (p.blocks.empty()) backend_.gather_rows(out, y, subset.rows.data(), m, c);
-  backend_.planner_score_forward(logit, out, mul2, add2, subset_groups, p.linear_weight.as(), p.linear_bias, m, c, kLayerNormEps);
+  if (p.blocks.empty()) {
+    float* out = floats(kPlannerOut, m * c);
+    backend_.gather_rows(out, y, subset.rows.data(), m, c);
+    y = out;
+  }
+  t.out = y;
+  backend_.planner_score_forward(logit, y, mul2, add2, t.subset_groups, p.linear_weight.as(), p.linear_bias, m, c, kLayerNormEps);
 }
 
 }  // namespace dultra

@@ -1,6 +1,7 @@
 // The LLaDA transformer and the LLaDOU / dUltra planner head: weights and forward passes, written once against ops/backend.h.
 #pragma once
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -62,6 +63,63 @@ struct PlannerWeights {
   float linear_bias = 0;
 };
 
+// Where the numbers of a checkpoint tensor live in the model: some rows of it are a part of a packed matrix, or of a vector.
+struct WeightSite {
+  std::string tensor;                         // Hugging Face name
+  std::vector<int64_t> shape;                 // of the whole tensor
+  int64_t first = 0, rows = 0;                // rows of the tensor that this site holds; a vector's elements are its rows
+  bool planner = false;                       // belongs to the planner head
+  std::unique_ptr<Matrix>* matrix = nullptr;  // rows from `matrix_row` on; null: a vector
+  int64_t matrix_row = 0;
+  Buffer* vector = nullptr;  // `rows` fp32 numbers, each with `offset` added; or, with `table`, the embedding table
+  float offset = 0;
+  std::vector<float> exact;  // the numbers before the offset was added, where there is one
+  DType* table = nullptr;    // storage of the embedding table
+  float* number = nullptr;   // the planner's bias
+
+  int64_t cols() const { return shape.size() == 2 ? shape[1] : 1; }
+};
+
+// Activations of one block that its backward needs; all of them scratch slots of a Workspace.
+struct BlockTape {
+  float *x = nullptr, *normed = nullptr, *kv = nullptr;                                    // (N, C), (N, C), (N, 2 Hk D)
+  float *normed_subset = nullptr, *q = nullptr, *attention = nullptr, *log_sum = nullptr;  // (M, C), (M, H D), (M, H D), (M, H)
+  float *h = nullptr, *normed_h = nullptr, *gate_up = nullptr, *mlp = nullptr;             // (M, C), (M, C), (M, 2F), (M, F)
+};
+
+// Likewise of the base model and of the planner head.
+struct BaseTape {
+  std::vector<BlockTape> blocks;
+  float* last = nullptr;  // (M, C): what the final norm reads
+};
+struct PlannerTape {
+  std::vector<BlockTape> blocks;
+  float *features = nullptr, *time_sum = nullptr, *time_twice = nullptr, *condition = nullptr;  // (B, 256), (B, C) before SiLU, (2B, C) twice
+  float *mul1 = nullptr, *add1 = nullptr, *mul2 = nullptr, *add2 = nullptr;                     // (2B, C)
+  int32_t *time_index = nullptr, *mask_index = nullptr;                                         // (2B) rows of time and of mask_embedding
+  int32_t *groups = nullptr, *subset_groups = nullptr;                                          // (N), (M)
+  float* out = nullptr;                                                                         // (M, C)
+};
+
+// Hands out one fresh slot after the other: a tape's memory.
+class TapeMemory {
+ public:
+  explicit TapeMemory(Workspace& workspace) : workspace_(workspace) {}
+  template <typename T = float>
+  T* take(int64_t count) {
+    return workspace_.get<T>(next_++, count);
+  }
+  size_t next() const { return next_; }
+  void rewind(size_t next) { next_ = next; }
+
+ private:
+  Workspace& workspace_;
+  size_t next_ = 0;
+};
+
+constexpr int64_t kTimeFeatures = 256;  // width of the planner's timestep sinusoid
+constexpr float kLayerNormEps = 1e-4f;  // of the planner's AdaLN and affine LayerNorm
+
 class Transformer {
  public:
   // Reads every tensor once. `cancel` (may be null) is looked at between tensors.
@@ -74,19 +132,38 @@ class Transformer {
   int64_t planner_parameters() const { return planner_parameters_; }
   size_t weight_bytes() const { return weight_bytes_; }
 
-  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm.
+  // Every place that a checkpoint tensor's numbers live in, in the order in which checkpoints are read.
+  const std::vector<WeightSite>& sites() const { return sites_; }
+  // A checkpoint tensor as it stands, (rows, cols) row-major in host memory.
+  std::vector<float> read_weight(const std::string& tensor) const;
+  // Takes new numbers for tensors (row-major fp32 in backend memory; a tensor that is null stays as it is). A matrix that is stacked
+  // from several tensors needs all of them. Nothing else may use the model meanwhile.
+  void write_weights(const std::function<const float*(const std::string& tensor)>& values);
+
+  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm. With a tape (whose memory
+  // comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone.
   void hidden_forward(float* hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& workspace,
-                      const std::atomic<bool>* cancel) const;
+                      const std::atomic<bool>* cancel, BaseTape* tape = nullptr, TapeMemory* tape_memory = nullptr, bool inputs_only = false) const;
   // logits (M, V) of hidden rows (M, C).
   void head_forward(float* logits, const float* hidden, int64_t m) const;
   // Planner logits (M) of the subset's rows. hidden (N, C); timestep (B); candidate (N): 1 where the token is a mask inside the window.
   void planner_forward(float* logit, const float* hidden, const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing,
-                       const RowSubset& subset, Workspace& workspace, const std::atomic<bool>* cancel) const;
+                       const RowSubset& subset, Workspace& workspace, const std::atomic<bool>* cancel, PlannerTape* tape = nullptr,
+                       TapeMemory* tape_memory = nullptr, bool inputs_only = false) const;
+
+  // One block. out (N, C) may be x itself; with `subset`, only its rows are brought up to date and they go to out (M, C), M rows. With a
+  // tape, `x` must be kept by the caller and out must not be x; the tape's other members are filled in, with memory from `tape_memory`.
+  void block_forward(const BlockWeights& weights, float* x, const Packing& packing, const RowSubset* subset, float* out, Workspace& workspace,
+                     BlockTape* tape = nullptr, TapeMemory* tape_memory = nullptr) const;
+  // Everything but the pointers; attention of all rows, or of the subset's queries.
+  AttentionArgs attention_args(const Packing& packing, const RowSubset* subset) const;
+  const BlockWeights& block(size_t i) const { return blocks_[i]; }
+  size_t block_count() const { return blocks_.size(); }
+  const PlannerWeights& planner() const { return planner_; }
+  const Buffer& final_norm() const { return final_norm_; }
+  const Matrix& head() const { return *head_; }
 
  private:
-  // x (N, C) in place; with `subset`, only its rows are brought up to date and they go to out (M, C).
-  void block_forward(const BlockWeights& weights, float* x, const Packing& packing, const RowSubset* subset, float* out, Workspace& workspace) const;
-
   const ModelConfig config_;
   Backend& backend_;
   Buffer embedding_;  // (V, C) in embedding_dtype_
@@ -95,6 +172,7 @@ class Transformer {
   Buffer final_norm_;             // (C)
   std::unique_ptr<Matrix> head_;  // (V, C)
   PlannerWeights planner_;
+  std::vector<WeightSite> sites_;
   int64_t parameters_ = 0, planner_parameters_ = 0;
   size_t weight_bytes_ = 0;
 };

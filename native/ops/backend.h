@@ -105,12 +105,22 @@ struct SampleArgs {
 enum class UnmaskRule : uint8_t {
   kPlannerBernoulli,  // u < p
   kPlannerTopK,       // k = floor(sum p) most probable
+  kPlannerRound,      // k = floor(sum p + 1/2) most probable
+  kPlannerThreshold,  // p > threshold
   kThreshold,         // confidence >= threshold, at least the most confident
   kFactor,            // Fast-dLLM factor rule on sorted confidences
   kEntropy,           // entropy <= threshold, at least the least
+  kEntropySum,        // by ascending entropy, while the sum of entropies without the largest is <= threshold
   kFixed,             // the `count` most confident
   kRandom,            // `count` at random
+  kLeftToRight,       // the first `count`
 };
+
+inline bool is_planner_rule(UnmaskRule rule) {
+  return rule == UnmaskRule::kPlannerBernoulli || rule == UnmaskRule::kPlannerTopK || rule == UnmaskRule::kPlannerRound ||
+         rule == UnmaskRule::kPlannerThreshold;
+}
+inline bool is_counted_rule(UnmaskRule rule) { return rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom || rule == UnmaskRule::kLeftToRight; }
 
 struct UnmaskArgs {
   UnmaskRule rule;
@@ -120,15 +130,15 @@ struct UnmaskArgs {
   const double* uniforms;       // (M) recorded uniforms for kPlannerBernoulli / kRandom instead of Philox, or null
   const float* planner_logit;   // (M), planner rules
   const float* confidence;      // (M), threshold, factor, fixed
-  const float* entropy;         // (M), entropy rule
+  const float* entropy;         // (M), entropy rules
   const float* token_log_prob;  // (M), planner rules: log pi(token)
   const uint8_t* forbidden;     // (M) or null: candidates that must not be selected (drawn token is the mask itself)
   float planner_temperature;    // p = sigmoid(logit / planner_temperature) * probability_scale; a likelihood uses min(1, p)
   float probability_scale;
-  double threshold;           // threshold and entropy rules
+  double threshold;           // threshold, entropy and entropy-sum rules, kPlannerThreshold
   double factor;              // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
   bool factor_last_pair;      // reference quirk: a first failure at the very last candidate is taken too
-  const int32_t* count;       // (B) fixed and random rules
+  const int32_t* count;       // (B) counted rules
   bool reference_likelihood;  // forced step adds log p of the forced position, as the reference does
   uint8_t* selected;          // (M)
   uint8_t* forced;            // (B) 1 where the row selected nothing and was made to progress
@@ -265,6 +275,8 @@ class Backend {
   virtual double sum_squares(const float* x, int64_t n) = 0;
   virtual void adamw_step(const AdamWArgs& args) = 0;
   virtual void fill_zero(float* x, int64_t n) = 0;
+  // to (n) = from (n), both backend memory
+  virtual void copy(float* to, const float* from, int64_t n) = 0;
 };
 
 }  // namespace dultra

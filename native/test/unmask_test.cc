@@ -7,6 +7,11 @@ namespace dultra {
 namespace test {
 namespace {
 
+constexpr UnmaskRule kAllRules[] = {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound,
+                                    UnmaskRule::kPlannerThreshold, UnmaskRule::kThreshold,   UnmaskRule::kFactor,
+                                    UnmaskRule::kEntropy,          UnmaskRule::kEntropySum,  UnmaskRule::kFixed,
+                                    UnmaskRule::kRandom,           UnmaskRule::kLeftToRight};
+
 // A batch of candidates and everything an UnmaskArgs points to.
 struct Batch {
   std::vector<int32_t> offsets{0};
@@ -86,9 +91,13 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
   const auto score = [&](int32_t i) -> double {
     switch (a.rule) {
       case UnmaskRule::kPlannerBernoulli:
-      case UnmaskRule::kPlannerTopK: return probability[i];
-      case UnmaskRule::kEntropy: return -a.entropy[i];
+      case UnmaskRule::kPlannerTopK:
+      case UnmaskRule::kPlannerRound:
+      case UnmaskRule::kPlannerThreshold: return probability[i];
+      case UnmaskRule::kEntropy:
+      case UnmaskRule::kEntropySum: return -a.entropy[i];
       case UnmaskRule::kRandom: return -uniform(i, 1);
+      case UnmaskRule::kLeftToRight: return -i;
       default: return a.confidence[i];
     }
   };
@@ -109,10 +118,23 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
     switch (a.rule) {
       case UnmaskRule::kPlannerBernoulli: take = uniform(i, 0) < probability[i]; break;
       case UnmaskRule::kPlannerTopK: take = r < std::floor(sum); break;
+      case UnmaskRule::kPlannerRound: take = r < std::floor(sum + 0.5); break;
+      case UnmaskRule::kPlannerThreshold: take = probability[i] > a.threshold; break;
       case UnmaskRule::kThreshold: take = a.confidence[i] >= a.threshold; break;
       case UnmaskRule::kEntropy: take = a.entropy[i] <= a.threshold; break;
+      case UnmaskRule::kEntropySum: {
+        // The set of this candidate and those before it.
+        double total = 0, largest = 0;
+        for (int q = 0; q <= r; ++q) {
+          total += a.entropy[ranked[size_t(q)]];
+          largest = std::max(largest, double(a.entropy[ranked[size_t(q)]]));
+        }
+        take = total - largest <= a.threshold;
+        break;
+      }
       case UnmaskRule::kFixed:
-      case UnmaskRule::kRandom: take = r < a.count[b]; break;
+      case UnmaskRule::kRandom:
+      case UnmaskRule::kLeftToRight: take = r < a.count[b]; break;
       case UnmaskRule::kFactor:
         take = !stopped && (r == 0 || a.confidence[i] >= 1 - a.factor / (r + 2));
         if (!take && !stopped) {
@@ -138,8 +160,7 @@ DULTRA_TEST(unmask_selects_as_specified) {
     std::vector<int> lengths;
     for (int b = 0; b < 4; ++b) lengths.push_back(random.below(round % 10 == 0 ? 60 : 7));
     const Batch batch(random, lengths, round % 2, round % 3 == 0 ? 5 : 1.5);
-    for (UnmaskRule rule : {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kThreshold, UnmaskRule::kFactor,
-                            UnmaskRule::kEntropy, UnmaskRule::kFixed, UnmaskRule::kRandom}) {
+    for (UnmaskRule rule : kAllRules) {
       UnmaskArgs a = batch.args(rule);
       a.threshold = random.uniform() * 1.2;
       a.factor = random.uniform() * 3;
@@ -159,7 +180,7 @@ DULTRA_TEST(unmask_selects_as_specified) {
         forced += expected.forced;
         several += expected.selected.size() > 1;
       }
-      const bool planner = rule == UnmaskRule::kPlannerBernoulli || rule == UnmaskRule::kPlannerTopK;
+      const bool planner = is_planner_rule(rule);
       for (size_t i = 0; i < batch.at.size(); ++i) {
         const double p = planner ? a.probability_scale * sigmoid(double(batch.logit[i]) / a.planner_temperature) : 0;  // may exceed 1
         CHECK(std::fabs(out.probability[i] - p) < 2e-7 * (1 + p), "rule ", int(rule), " p ", out.probability[i], " for ", p);
@@ -176,7 +197,7 @@ DULTRA_TEST(unmask_likelihood_matches_double) {
   for (int round = 0; round < 300; ++round) {
     Random random{uint64_t(round + 1000)};
     const Batch batch(random, {5, 3, 1, 0, 4}, false, 3);
-    for (UnmaskRule rule : {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK})
+    for (UnmaskRule rule : {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound, UnmaskRule::kPlannerThreshold})
       for (bool as_reference : {false, true}) {
         UnmaskArgs a = batch.args(rule);
         a.reference_likelihood = as_reference;
@@ -271,10 +292,47 @@ DULTRA_TEST(unmask_probabilities_saturate) {
   CHECK(std::isfinite(out.log_likelihood[0]) && !out.selected[3] && out.selected[4], out.log_likelihood[0]);
 }
 
+// Limits that are met exactly: values that floating point holds, so that the comparisons' strictness shows.
+DULTRA_TEST(unmask_new_rules_at_their_limits) {
+  cpu::CpuBackend backend(1, "");
+  Random random(6);
+  Batch batch(random, {4}, false, 1);
+  const auto selected = [&](const UnmaskArgs& a) {
+    const Output out = run(backend, batch, a);
+    std::string text;
+    for (size_t i = 0; i < 4; ++i) text += out.selected[i] ? '1' : '0';
+    return text + (out.forced[0] ? "f" : "");
+  };
+  batch.entropy = {1.0f, 0.25f, 0.5f, 0.25f};
+  UnmaskArgs a = batch.args(UnmaskRule::kEntropySum);
+  for (const auto& [gamma, expected] : {std::pair<double, const char*>{0, "0100"}, {0.25, "0101"}, {0.49, "0101"}, {0.5, "0111"}, {1, "1111"}}) {
+    a.threshold = gamma;
+    CHECK(selected(a) == expected, "gamma ", gamma, " selects ", selected(a));
+  }
+  batch.entropy = {NAN, 0, 0, NAN};
+  a.threshold = 1e9;
+  CHECK(selected(a) == "1110", selected(a));  // an undefined entropy ends the sum behind it
+  batch.logit = {0, 0, 0, 0};
+  a = batch.args(UnmaskRule::kPlannerThreshold);
+  a.threshold = 0.5;
+  CHECK(selected(a) == "1000f", selected(a));
+  a.threshold = 0.4999;
+  CHECK(selected(a) == "1111", selected(a));
+  a = batch.args(UnmaskRule::kPlannerRound);
+  a.probability_scale = 0.25f;  // sum p = 0.5, rounded up
+  CHECK(selected(a) == "1000", selected(a));
+  a.probability_scale = 0.75f;  // 1.5
+  CHECK(selected(a) == "1100", selected(a));
+  a.rule = UnmaskRule::kPlannerTopK;
+  CHECK(selected(a) == "1000", selected(a));
+  a.rule = UnmaskRule::kPlannerRound;
+  a.probability_scale = 1e30f;
+  CHECK(selected(a) == "1111", selected(a));
+}
+
 DULTRA_TEST(unmask_forbidden_candidates_stay) {
   cpu::CpuBackend backend(1, "");
-  for (UnmaskRule rule : {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kThreshold, UnmaskRule::kFactor, UnmaskRule::kEntropy,
-                          UnmaskRule::kFixed, UnmaskRule::kRandom}) {
+  for (UnmaskRule rule : kAllRules) {
     Random random(2);
     Batch batch(random, {3, 2}, false, 1);
     batch.forbidden = {1, 0, 1, 1, 1};

@@ -4,6 +4,7 @@ const { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync
 const os = require('node:os');
 const path = require('node:path');
 const { readTensors, writeTensors } = require('./safetensors.cjs');
+const TRAINING = require('./training.cjs');
 
 class Mismatch extends Error {}
 
@@ -202,6 +203,9 @@ const KINDS = {
   forward: () => forwardCase,
   generate: () => generateCase,
   fastdllm: (name) => (/^fastdllm_(threshold|factor|fixed)/.test(name) ? fastDllmCase : null),
+  ...Object.fromEntries(
+    Object.entries(TRAINING).map(([kind, run]) => [kind, () => (model, files, check, dultra) => run(dultra, model, files, check)]),
+  ),
 };
 
 /**
@@ -227,8 +231,10 @@ async function runGolden(dultra, root, { only = () => true, load = {}, log = () 
           description,
           inputs: readTensors(path.join(folder, 'inputs.safetensors')),
           expected: readTensors(path.join(folder, 'expected.safetensors')),
+          grads: existsSync(path.join(folder, 'grads.safetensors')) ? readTensors(path.join(folder, 'grads.safetensors')) : null,
         };
-        await withModel(dultra, root, folder, description, load, (model) => runCase(model, files, check));
+        if (description.model) await withModel(dultra, root, folder, description, load, (model) => runCase(model, files, check, dultra));
+        else await runCase(null, files, check, dultra);
         results.push({ name, status: 'passed', detail: check.finish() });
       } catch (error) {
         results.push({ name, status: 'failed', detail: error instanceof Mismatch ? error.message : `${error.stack ?? error}` });

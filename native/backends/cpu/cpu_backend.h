@@ -66,6 +66,7 @@ class CpuBackend final : public Backend {
   double sum_squares(const float* x, int64_t n) override;
   void adamw_step(const AdamWArgs& args) override;
   void fill_zero(float* x, int64_t n) override;
+  void copy(float* to, const float* from, int64_t n) override;
 
  private:
   void rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction);

@@ -95,6 +95,13 @@ void CpuBackend::embedding_forward(float* out, const void* table, DType dtype, c
   });
 }
 
+void CpuBackend::copy(float* to, const float* from, int64_t n) {
+  constexpr int64_t kPiece = 4096;
+  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, kPiece, [&](int64_t begin, int64_t end) {
+    std::memcpy(to + begin * kPiece, from + begin * kPiece, size_t(std::min(end * kPiece, n) - begin * kPiece) * sizeof(float));
+  });
+}
+
 void CpuBackend::gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) {
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) std::memcpy(out + i * c, x + int64_t(index[i]) * c, size_t(c) * sizeof(float));

@@ -250,7 +250,7 @@ struct Product {
     const int wide = kernel.wide[m / row_tiles] == kernel.wide[ceil_div(m, row_tiles)] ? kernel.wide[m / row_tiles] : 1;
     MatmulTile tile;
     tile.panel_stride = panel_bytes;
-    tile.prefetch = std::min(kPrefetchMax, std::max(kPrefetchMin, panel_bytes / kPrefetchPart / 64 * 64));
+    const int64_t near = std::min(kPrefetchMax, std::max(kPrefetchMin, panel_bytes / kPrefetchPart / 64 * 64));
     tile.sums_stride = rows * nr;
     tile.out_stride = out_stride;
     tile.add = add;
@@ -288,6 +288,8 @@ struct Product {
           tile.a = pack ? activations + row * tile.steps : block_x;
           tile.out = out + (row_from + row) * out_stride + panel * nr;
           tile.sums = static_cast<float*>(scratch.sums.data()) + (panel - panel_from) * tile.sums_stride + row * nr;
+          // The first tile brings its own panel from memory; later ones, whose panel is near, the next one.
+          tile.prefetch = t == tile_from ? near : panel_bytes * step_panels;
           (step_panels > 1 ? kernel.wide_panels : kernel.one_panel)[layout][tile_rows](&tile);
         }
         panel += step_panels;

@@ -134,7 +134,9 @@ class Row {
   void run() {
     switch (a_.rule) {
       case UnmaskRule::kPlannerBernoulli:
-      case UnmaskRule::kPlannerTopK: planner(); break;
+      case UnmaskRule::kPlannerTopK:
+      case UnmaskRule::kPlannerRound:
+      case UnmaskRule::kPlannerThreshold: planner(); break;
       case UnmaskRule::kThreshold:
         sort_descending([&](int32_t i) { return confidence(i); });
         take_while([&](size_t rank) { return confidence(open_[rank]) >= a_.threshold; });
@@ -144,6 +146,16 @@ class Row {
         sort_descending([&](int32_t i) { return -entropy(i); });
         take_while([&](size_t rank) { return entropy(open_[rank]) <= a_.threshold; });
         break;
+      case UnmaskRule::kEntropySum: {
+        sort_descending([&](int32_t i) { return -entropy(i); });
+        double before = 0;  // sum over those already taken: all but the largest of the set that the next one makes
+        take_while([&](size_t rank) {
+          const bool pass = before <= a_.threshold;
+          before += entropy(open_[rank]);
+          return pass;
+        });
+        break;
+      }
       case UnmaskRule::kFixed:
         sort_descending([&](int32_t i) { return confidence(i); });
         take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; });
@@ -152,6 +164,7 @@ class Row {
         sort_descending([&](int32_t i) { return -uniform(i, 1); });
         take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; });
         break;
+      case UnmaskRule::kLeftToRight: take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; }); break;
     }
   }
 
@@ -205,10 +218,15 @@ class Row {
         a_.selected[i] = uniform(i, 0) < double(a_.probability[i]);
         taken += a_.selected[i];
       }
+    } else if (a_.rule == UnmaskRule::kPlannerThreshold) {
+      for (int32_t i : open_) {
+        a_.selected[i] = double(a_.probability[i]) > a_.threshold;
+        taken += a_.selected[i];
+      }
     } else {
-      double sum = 0;
+      double sum = a_.rule == UnmaskRule::kPlannerRound ? 0.5 : 0;
       for (int32_t i : open_) sum += double(a_.probability[i]);
-      taken = std::min(int64_t(sum), int64_t(open_.size()));
+      taken = int64_t(std::min(sum, double(open_.size())));
       std::vector<int32_t> order(open_);
       std::stable_sort(order.begin(), order.end(), [&](int32_t i, int32_t j) { return a_.probability[i] > a_.probability[j]; });
       for (int64_t rank = 0; rank < taken; ++rank) a_.selected[order[size_t(rank)]] = 1;
@@ -239,7 +257,7 @@ class Row {
 }  // namespace
 
 void CpuBackend::unmask(const UnmaskArgs& a) {
-  if (a.rule == UnmaskRule::kPlannerBernoulli || a.rule == UnmaskRule::kPlannerTopK) check_policy(a.planner_temperature, a.probability_scale);
+  if (is_planner_rule(a.rule)) check_policy(a.planner_temperature, a.probability_scale);
   for (int b = 0; b < a.batch; ++b) Row(a, b).run();
 }
 

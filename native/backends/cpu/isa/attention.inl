@@ -15,9 +15,9 @@ constexpr int kAttentionRows = 8;  // keys (scores) or head dimensions (values) 
 constexpr int kAttentionRows = 4;  // 16 registers only
 #endif
 constexpr int kGroupVectors = 2;  // vectors of queries in a register block
-constexpr int kTileGroups = 2;    // groups that share a copied key tile
 constexpr int kGroupQueries = kGroupVectors * kVF;
-constexpr int kTileQueries = kTileGroups * kGroupQueries;
+constexpr int kTileQueries = 64;  // share a copied key tile
+constexpr int kTileGroups = kTileQueries / kGroupQueries;
 
 static inline int attention_padded(int d) { return (d + kAttentionRows - 1) / kAttentionRows * kAttentionRows; }
 

@@ -1,0 +1,112 @@
+// npm run bench: every case in a fresh process, a table per group, and both as files. See bench/README.md.
+const { execFileSync } = require('node:child_process');
+const os = require('node:os');
+const path = require('node:path');
+const { parseArgs } = require('node:util');
+const { setup, SetupError, root } = require('../scripts/setup.cjs');
+const { contenderVersion, installContender } = require('./lib/contender.cjs');
+const { SHAPES, makeModel } = require('./lib/models.cjs');
+const { machine, table, writeReport } = require('./lib/report.cjs');
+
+const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick]
+
+  --only WORDS    groups whose name contains one of the words (comma-separated): forward, products, operations, generate, memory
+  --threads LIST  thread counts. Default: 1, and all cores
+  --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
+  --quick         less time per case, small shapes only, and nothing written unless --out says where
+`;
+
+/** Group name to its module, required where it is needed: in the process of a case, and (its list of cases) here. */
+const GROUPS = {
+  forward: () => require('./cases/forward.cjs'),
+  products: () => require('./cases/native.cjs').products,
+  operations: () => require('./cases/native.cjs').operations,
+  generate: () => require('./cases/generate.cjs'),
+  memory: () => require('./cases/memory.cjs'),
+};
+
+function positiveIntegers(text) {
+  const numbers = text.split(',').map(Number);
+  if (!numbers.every((n) => Number.isInteger(n) && n > 0)) throw new SetupError(`--threads: expected whole numbers, got ${text}`);
+  return numbers;
+}
+
+/** Rows of one case, measured in a process of its own. */
+function runCase(group, options) {
+  const output = execFileSync(process.execPath, [__filename, '--case', group, JSON.stringify(options)], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  return JSON.parse(output);
+}
+
+/** The instruction set that a model computes with on this machine. */
+async function instructionSet() {
+  const model = await require('../dist/index.js').loadModel(makeModel(Object.keys(SHAPES)[0]));
+  const { isa } = model.info;
+  await model.dispose();
+  return isa;
+}
+
+async function main() {
+  const { values } = parseArgs({
+    options: {
+      only: { type: 'string' },
+      threads: { type: 'string' },
+      out: { type: 'string' },
+      quick: { type: 'boolean', default: false },
+      help: { type: 'boolean', short: 'h' },
+    },
+  });
+  if (values.help) {
+    process.stdout.write(HELP);
+    return;
+  }
+  const threads = positiveIntegers(values.threads ?? [...new Set([1, os.availableParallelism()])].join(','));
+  const words = values.only?.split(',');
+  const names = Object.keys(GROUPS).filter((name) => !words || words.some((word) => name.includes(word)));
+  if (names.length === 0) throw new SetupError(`--only: expected some of ${Object.keys(GROUPS).join(', ')}, got ${values.only}`);
+  setup();
+  if (names.includes('forward')) installContender();
+
+  const loads = [];
+  const sections = [];
+  for (const name of names) {
+    const { title, cases } = GROUPS[name]();
+    const rows = [];
+    for (const options of cases({ threads, quick: values.quick })) {
+      process.stderr.write(`bench: ${name} ${JSON.stringify(options)}\n`);
+      loads.push(os.loadavg()[0]);
+      rows.push(...runCase(name, { ...options, quick: values.quick }));
+    }
+    sections.push({ name, title, rows });
+    process.stdout.write(`\n## ${title}\n\n${table(rows)}\n`);
+  }
+  if (values.quick && !values.out) return;
+  const { version } = require('../package.json');
+  const isa = await instructionSet();
+  const result = {
+    machine: machine({
+      date: new Date().toISOString().slice(0, 10),
+      device: `cpu-${isa}`,
+      isa,
+      dultra: version,
+      ...(names.includes('forward') ? { 'onnxruntime-node': contenderVersion() } : {}),
+    }),
+    command: ['npm run bench', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
+    loads,
+    sections,
+  };
+  const base = writeReport(values.out ? path.resolve(values.out) : path.join(root, 'bench', 'results'), result, words && names.join('-'));
+  process.stderr.write(`bench: wrote ${base}.json and .md\n`);
+}
+
+async function measureCase(group, options) {
+  process.stdout.write(JSON.stringify(await GROUPS[group]().run(options)));
+}
+
+(process.argv[2] === '--case' ? measureCase(process.argv[3], JSON.parse(process.argv[4])) : main()).catch((error) => {
+  const isUsage = error instanceof SetupError || error.code?.startsWith('ERR_PARSE_ARGS');
+  process.stderr.write(isUsage ? `dultra: ${error.message}\n` : `${error.stack}\n`);
+  process.exitCode = 1;
+});

@@ -1,0 +1,218 @@
+// dultra generate: one prompt, one completion.
+import { readFileSync } from 'node:fs';
+import { addAbortSignal } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Command } from 'commander';
+import type { ChatMessage, GenerateOptions, GenerateResult, MaskedDiffusionModel, Prompt, StreamEvent } from '../../index';
+import { interruptSignal, UsageError } from '../errors';
+import { addModelOptions, type ModelFlags, openModel } from '../model';
+import { addOutputOptions, printable, printJson } from '../output';
+import { type Cell, RowDisplay } from '../row-display';
+import { addSamplingOptions, generateOptions, SAMPLER_HELP, type SamplingFlags } from '../sampling';
+import { ids, maskedIds, number } from '../values';
+
+interface Flags extends ModelFlags, SamplingFlags {
+  chat?: boolean;
+  messages?: string;
+  promptIds?: number[];
+  template?: string;
+  templateIds?: (number | null)[];
+  stream?: boolean;
+  delay?: number;
+}
+
+const EXAMPLES = `
+Examples:
+  dultra generate -m GSAI-ML/LLaDA-8B-Instruct --dtype bfloat16 --chat --stream "Why is the sky blue?"
+  dultra generate -m ./checkpoint --prompt-ids 5,17,3 --gen-length 64 --sampler confidence:0.9 --json
+  echo "12+7*3=" | dultra generate -m ./checkpoint --select bernoulli --seed 7 -`;
+
+async function readStdin(): Promise<string> {
+  if (process.stdin.isTTY) process.stderr.write('reading from the terminal; Ctrl-D on an empty line ends it\n');
+  let text = '';
+  process.stdin.setEncoding('utf8');
+  try {
+    for await (const chunk of addAbortSignal(interruptSignal, process.stdin)) text += chunk;
+  } catch (error) {
+    interruptSignal.throwIfAborted();
+    throw error;
+  }
+  // The newline is the shell's, not the prompt's.
+  return text.replace(/\r?\n$/, '');
+}
+
+/** --messages: JSON, or the file that holds it, or "-". */
+async function readMessages(value: string): Promise<ChatMessage[]> {
+  let text = value;
+  if (value === '-') text = await readStdin();
+  else if (!value.trimStart().startsWith('[')) {
+    try {
+      text = readFileSync(value, 'utf8');
+    } catch (error) {
+      throw new UsageError(
+        `--messages: expected JSON such as [{"role":"user","content":"Hi"}], or a file with it: ${(error as Error).message}`,
+      );
+    }
+  }
+  const where = text === value ? '' : ` in ${value === '-' ? 'stdin' : value}`;
+  let messages: unknown;
+  try {
+    messages = JSON.parse(text);
+  } catch (error) {
+    throw new UsageError(`--messages: expected JSON${where}: ${(error as Error).message}`);
+  }
+  const fits = (message: unknown) => {
+    const { role, content } = (message ?? {}) as Partial<Record<keyof ChatMessage, unknown>>;
+    return typeof role === 'string' && typeof content === 'string';
+  };
+  if (!Array.isArray(messages) || messages.length === 0 || !messages.every(fits))
+    throw new UsageError(`--messages: expected an array of { "role": …, "content": … }, both strings${where}`);
+  return messages;
+}
+
+/** The one prompt that was given, in whatever form. Masks in --template-ids become ids when the model is known. */
+async function readPrompt(text: string | undefined, flags: Flags): Promise<(model: MaskedDiffusionModel) => Prompt> {
+  const { messages, promptIds, template, templateIds, chat } = flags;
+  const forms = { PROMPT: text, '--messages': messages, '--prompt-ids': promptIds, '--template': template, '--template-ids': templateIds };
+  const given = Object.entries(forms).filter(([, value]) => value !== undefined);
+  if (given.length === 0)
+    throw new UsageError('no prompt: give one as an argument, "-" to read it from stdin, or --messages, --prompt-ids or --template');
+  if (given.length > 1) throw new UsageError(`expected one prompt, got ${given.map(([name]) => name).join(' and ')}`);
+  if (chat && text === undefined) throw new UsageError('--chat: expected the prompt as an argument or from stdin');
+  const [name] = given[0];
+  if (name.startsWith('--template') && flags.genLength !== undefined)
+    throw new UsageError('--gen-length: not allowed with a template, whose masks say what to fill');
+  if (messages !== undefined) {
+    const list = await readMessages(messages);
+    return () => list;
+  }
+  if (promptIds) return () => ({ promptIds });
+  if (template !== undefined) return () => ({ template });
+  if (templateIds) return (model) => ({ template: templateIds.map((id) => id ?? model.config.maskTokenId) });
+  const prompt = text === '-' ? await readStdin() : (text as string);
+  return () => (chat ? [{ role: 'user', content: prompt }] : prompt);
+}
+
+/** What stdout gets of a row that is done: its text, or its ids where there is no tokenizer. */
+function completionText(model: MaskedDiffusionModel, result: GenerateResult): string {
+  if (!model.tokenizer) return result.ids.slice(0, result.tokens).join(',');
+  return process.stdout.isTTY ? printable(result.text) : result.text;
+}
+
+/** The row of a stream, as cells. */
+class StreamedRow {
+  readonly cells: Cell[];
+  readonly #model: MaskedDiffusionModel;
+
+  constructor(model: MaskedDiffusionModel, first: StreamEvent) {
+    this.#model = model;
+    const decided = new Set(first.unmasked.map(({ position }) => position));
+    this.cells = Array.from(first.ids, (id, position) => {
+      const given = id !== model.config.maskTokenId && !decided.has(position);
+      return given ? { text: this.#text(id), step: 0 } : { text: '', step: null };
+    });
+  }
+
+  apply(event: StreamEvent): void {
+    for (const { position, token } of event.unmasked)
+      if (event.ids[position] !== this.#model.config.maskTokenId) this.cells[position] = { text: this.#text(token), step: event.step + 1 };
+  }
+
+  /** The row in one line without colours. */
+  line(): string {
+    const words = this.cells.map(({ text, step }) => (step === null ? (this.#model.tokenizer ? '░' : '_ ') : text));
+    return printable(words.join('').trimEnd().replaceAll('\n', '\\n').replaceAll('\t', '\\t'));
+  }
+
+  #text(id: number): string {
+    return this.#model.tokenizer ? this.#model.tokenizer.decode([id], { skipSpecialTokens: true }) : `${id} `;
+  }
+}
+
+/** Generates with the row on stdout as it fills: in place in a terminal, else a line per step. */
+async function showStream(model: MaskedDiffusionModel, prompt: Prompt, options: GenerateOptions, delay: number): Promise<GenerateResult> {
+  const inPlace = process.stdout.isTTY && process.env.TERM !== 'dumb';
+  const display = inPlace ? new RowDisplay(process.stdout) : null;
+  let row: StreamedRow | null = null;
+  let result: GenerateResult | null = null;
+  try {
+    for await (const event of model.generateStream(prompt, options)) {
+      row ??= new StreamedRow(model, event);
+      row.apply(event);
+      const left = `${event.remaining} of ${row.cells.length} left`;
+      if (display) display.update(row.cells, `step ${event.step + 1}, ${left}`);
+      else process.stdout.write(`step ${event.step + 1}, ${left}: ${row.line()}\n`);
+      if (event.result) result = event.result;
+      else if (delay > 0) await sleep(delay, undefined, { signal: interruptSignal }).catch(() => interruptSignal.throwIfAborted());
+    }
+  } catch (error) {
+    display?.abandon();
+    throw error;
+  }
+  if (!row || !result) throw new Error('the stream ended without a result');
+  if (!display) process.stdout.write(`${completionText(model, result)}\n`);
+  else {
+    const shown = row.cells.slice(0, result.tokens).filter(({ step }) => step !== null);
+    // Tokens one by one may be only parts of characters.
+    const whole = !model.tokenizer || shown.map(({ text }) => text).join('') === result.text;
+    display.finish(whole ? shown : [{ text: result.text, step: 0 }]);
+  }
+  return result;
+}
+
+function summary(result: GenerateResult, seconds: number): string {
+  const { tokens, nfe, tokensPerForward, finishReason } = result;
+  const passes = `${nfe} forward pass${nfe === 1 ? '' : 'es'}`;
+  const end = finishReason === 'eos' ? ', ended by end-of-sequence' : '';
+  return `${tokens} tokens in ${passes} (${tokensPerForward.toFixed(2)} per pass), ${seconds.toFixed(2)} s${end}`;
+}
+
+async function generate(text: string | undefined, flags: Flags): Promise<void> {
+  const options: GenerateOptions = { ...generateOptions(flags), signal: interruptSignal };
+  const makePrompt = await readPrompt(text, flags);
+  if (flags.delay !== undefined && !flags.stream) throw new UsageError('--delay: expected together with --stream');
+  await using model = await openModel(flags);
+  const prompt = makePrompt(model);
+  const start = performance.now();
+  let result: GenerateResult;
+  const steps: Omit<StreamEvent, 'result'>[] = [];
+  if (flags.stream && !flags.json) result = await showStream(model, prompt, options, flags.delay ?? 0);
+  else if (flags.stream) {
+    let last: GenerateResult | null = null;
+    for await (const { result: final, ...step } of model.generateStream(prompt, options)) {
+      steps.push(step);
+      last = final;
+    }
+    if (!last) throw new Error('the stream ended without a result');
+    result = last;
+  } else result = await model.generate(prompt, options);
+  const seconds = (performance.now() - start) / 1000;
+  if (flags.json) {
+    const { signal: _, ...given } = options;
+    const { device, isa, threads } = model.info;
+    printJson({ model: model.source, device, isa, threads, options: given, seconds, result, ...(flags.stream ? { steps } : {}) });
+  } else if (!flags.stream) process.stdout.write(`${completionText(model, result)}\n`);
+  if (!flags.quiet && !flags.json) process.stderr.write(`${summary(result, seconds)}\n`);
+}
+
+/** Adds `dultra generate` to the program. */
+export function register(program: Command): void {
+  const command = program
+    .command('generate')
+    .summary('complete a prompt')
+    .description('Completes a prompt by parallel unmasking. Prints the text, or token ids for a checkpoint without a tokenizer.')
+    .argument('[prompt]', 'text to continue; "-" reads it from stdin')
+    .optionsGroup('Prompt (one of them, or the argument):')
+    .option('--chat', "put the prompt into the checkpoint's chat template, as the user's message")
+    .option('--messages <file|json>', 'chat messages: [{"role":"user","content":"Hi"}], or a file with them')
+    .option('--prompt-ids <ids>', 'token ids, as in 5,17,3', ids)
+    .option('--template <text>', 'text whose mask tokens are filled in place (dultra info MODEL shows the mask token)')
+    .option('--template-ids <ids>', 'token ids with _ where a mask stands, as in 5,_,_,3', maskedIds);
+  addModelOptions(command);
+  addSamplingOptions(command);
+  addOutputOptions(command, '{ model, options, seconds, result }, with --stream also the steps')
+    .option('--stream', 'show the row as it fills, a colour per step; a line per step where stdout is no terminal')
+    .option('--delay <ms>', 'with --stream: wait after each step, to watch a small model', number)
+    .addHelpText('after', `${SAMPLER_HELP}\n${EXAMPLES}`)
+    .action(generate);
+}

@@ -1,0 +1,75 @@
+// dultra info: what is installed, what this machine has, and what a checkpoint is.
+import type { Command } from 'commander';
+import { type MaskedDiffusionModel, type SystemInfo, systemInfo } from '../../index';
+import { addDeviceOptions, type ModelFlags, openModel } from '../model';
+import { addOutputOptions, formatBytes, printJson, printTable } from '../output';
+
+const GPU = 'none: this build has no GPU backend, every model runs on the CPU';
+
+function describeSystem(system: SystemInfo): [string, string][] {
+  const { version, node, platform, cpu, threads, cpuIsas } = system;
+  return [
+    ['dultra', version],
+    ['node', node],
+    ['platform', platform],
+    ['cpu', cpu],
+    ['threads', String(threads)],
+    ['isa', `${cpuIsas.at(-1)} (of ${cpuIsas.join(', ')})`],
+    ['gpu', GPU],
+  ];
+}
+
+function describeModel({ config: c, info, source, tokenizer }: MaskedDiffusionModel): [string, string][] {
+  const heads = c.nKvHeads === c.nHeads ? `${c.nHeads} heads` : `${c.nHeads} heads on ${c.nKvHeads} key/value heads`;
+  const { planner } = c;
+  const special = [['eos', c.eosTokenId] as const, ['mask', c.maskTokenId] as const].filter(([, id]) => id !== null);
+  return [
+    ['source', source],
+    ['device', `${info.device}, ${info.isa}, ${info.threads} thread${info.threads === 1 ? '' : 's'}`],
+    ['parameters', `${info.parameters.toLocaleString('en')}, of which the planner has ${info.plannerParameters.toLocaleString('en')}`],
+    ['weights', formatBytes(info.weightBytes)],
+    ['transformer', `${c.nLayers} layers of width ${c.dModel}, ${heads}, feed-forward ${c.mlpHiddenSize}`],
+    ['longest row', `${c.maxSequenceLength} tokens`],
+    ['vocabulary', `${c.vocabSize} ids in tables of ${c.embeddingSize}; ${special.map(([name, id]) => `${name} ${id}`).join(', ')}`],
+    [
+      'planner',
+      planner === null
+        ? 'none: use the samplers confidence, factor, entropy, fixed or random'
+        : `${planner.numLayers} layer${planner.numLayers === 1 ? '' : 's'}${planner.useAdaln ? ', AdaLN' : ''}`,
+    ],
+    [
+      'tokenizer',
+      tokenizer === null
+        ? 'none: prompts are token ids (--prompt-ids 5,17,3)'
+        : `${tokenizer.size} ids, ${tokenizer.hasChatTemplate ? 'with' : 'no'} chat template${tokenizer.maskToken ? `, mask token ${tokenizer.maskToken}` : ''}`,
+    ],
+  ];
+}
+
+/** Adds `dultra info` to the program. */
+export function register(program: Command): void {
+  const command = program
+    .command('info')
+    .summary('version, processor and devices; with a model, its configuration')
+    .description('Shows the version, the processor and the devices. With a model, loads it and shows its configuration.')
+    .argument('[model]', 'checkpoint folder or hub id');
+  addDeviceOptions(command.optionsGroup('Model:'));
+  addOutputOptions(command, '{ system, model }').action(async (source: string | undefined, flags: ModelFlags) => {
+    const system = systemInfo();
+    if (source === undefined) {
+      if (flags.json) printJson({ system, model: null });
+      else printTable(describeSystem(system));
+      return;
+    }
+    await using model = await openModel({ ...flags, model: source });
+    const { config, info, tokenizer } = model;
+    if (flags.json) {
+      const words = tokenizer && { size: tokenizer.size, maskToken: tokenizer.maskToken, hasChatTemplate: tokenizer.hasChatTemplate };
+      printJson({ system, model: { source: model.source, ...info, config, tokenizer: words } });
+      return;
+    }
+    printTable(describeSystem(system));
+    process.stdout.write('\n');
+    printTable(describeModel(model));
+  });
+}

@@ -1,0 +1,283 @@
+// dultra train: fine-tuning, planner initialisation, GRPO.
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { SingleBar } from 'cli-progress';
+import { type Command, Option } from 'commander';
+import { parse as parseYaml } from 'yaml';
+import { training } from '../../index';
+import { interruptSignal, UsageError } from '../errors';
+import { addDeviceOptions, type ModelFlags, openModel } from '../model';
+import { addOutputOptions, printJson } from '../output';
+import { integer, number, seed } from '../values';
+
+type Metrics = training.StageMetrics & Record<string, number | undefined>;
+
+interface Flags extends ModelFlags {
+  config?: string;
+  preset?: string;
+  resume?: string;
+  output?: string;
+  dataset?: string;
+  maxSteps?: number;
+  epochs?: number;
+  learningRate?: number;
+  plannerLearningRate?: number;
+  batchSize?: number;
+  evalEvery?: number;
+  saveEvery?: number;
+  seed?: bigint;
+  set?: [key: string, value: unknown][];
+}
+
+/** What a run remembers of its command line, for --resume. */
+interface Launch {
+  stage: training.Stage;
+  config: training.TrainConfig;
+}
+
+const LAUNCH_FILE = 'train.json';
+/** Without a terminal: a line so often. */
+const LINE_SECONDS = 5;
+
+const EXAMPLES = `
+Examples:
+  dultra train sft --preset tiny
+  dultra train planner --preset tiny
+  dultra train grpo --preset tiny --set temperature=0.3
+  dultra train grpo --config run.yaml --output runs/mine --max-steps 500
+  dultra train --resume runs/mine
+
+A config file (YAML or JSON) holds the options of the stage's trainer by their API names, and
+  model       folder or hub id, or { create: { dModel: 64, nLayers: 3 } } for a new model
+  dataset     a task (${['st1', 's1', 't12', 'free8', 'free12', 'sudoku4'].join(', ')} …) or a file of { "prompt": …, "answer": … } lines; validation: a second such file
+  rewards     grpo: { name: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }
+Later ones win: preset, config file, flags. A run is resumed with the options that it began with.`;
+
+/** --set key=value, the value in YAML: numbers, lists and objects as one would write them in the file. */
+function setting(text: string, before: [string, unknown][] = []): [string, unknown][] {
+  const at = text.indexOf('=');
+  if (at < 1) throw new UsageError(`--set: expected key=value, got ${JSON.stringify(text)}`);
+  try {
+    return [...before, [text.slice(0, at), parseYaml(text.slice(at + 1))]];
+  } catch (error) {
+    throw new UsageError(`--set ${text.slice(0, at)}: ${(error as Error).message}`);
+  }
+}
+
+function readConfigFile(file: string): Record<string, unknown> {
+  let config: unknown;
+  try {
+    // Every JSON document is a YAML document.
+    config = parseYaml(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new UsageError(`--config: ${file}: ${(error as Error).message}`);
+  }
+  if (typeof config !== 'object' || config === null || Array.isArray(config))
+    throw new UsageError(`--config: ${file}: expected options by name, such as "maxSteps: 200"`);
+  return config as Record<string, unknown>;
+}
+
+/** Preset, config file and flags as one configuration. */
+function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
+  const { preset, config: file, model, output, dataset, set = [] } = flags;
+  const { maxSteps, epochs, learningRate, plannerLearningRate, batchSize, evalEvery, saveEvery } = flags;
+  const presets = training.PRESETS[stage];
+  if (preset !== undefined && !Object.hasOwn(presets, preset))
+    throw new UsageError(`--preset: expected one of ${Object.keys(presets).join(', ')} for ${stage}, got ${JSON.stringify(preset)}`);
+  const short = { model, dataset, outputDir: output, maxSteps, epochs, learningRate, plannerLearningRate, batchSize, evalEvery, saveEvery };
+  const given = Object.fromEntries(Object.entries(short).filter(([, value]) => value !== undefined));
+  const merged: Record<string, unknown> = {
+    ...(preset !== undefined && presets[preset]),
+    ...(file !== undefined && readConfigFile(file)),
+    ...given,
+    // JSON has no big integers.
+    ...(flags.seed !== undefined && { seed: Number.isSafeInteger(Number(flags.seed)) ? Number(flags.seed) : flags.seed }),
+    ...Object.fromEntries(set),
+  };
+  if (epochs !== undefined && maxSteps === undefined) delete merged.maxSteps;
+  if (merged.dataset === undefined) throw new UsageError('no data set: give one with --dataset, or a --preset or --config that names it');
+  return { outputDir: `runs/${stage}`, ...merged } as training.TrainConfig;
+}
+
+/** A run that has got somewhere; what has none can begin again without loss. */
+function hasCheckpoints(folder: string): boolean {
+  const checkpoints = path.join(folder, 'checkpoints');
+  return existsSync(checkpoints) && readdirSync(checkpoints).some((name) => name.startsWith('step-'));
+}
+
+/** The launch of a run that is to go on, with flags that may change. */
+function resumed(folder: string, stage: string | undefined, flags: Flags): Launch {
+  const file = path.join(folder, LAUNCH_FILE);
+  if (!existsSync(file)) throw new UsageError(`--resume: ${folder} holds no run of dultra train (${LAUNCH_FILE} is missing)`);
+  const launch = JSON.parse(readFileSync(file, 'utf8')) as Launch;
+  // Seeds beyond what a double holds are stored as text.
+  if (typeof launch.config.seed === 'string') launch.config.seed = BigInt(launch.config.seed);
+  if (stage !== undefined && stage !== launch.stage)
+    throw new UsageError(`--resume: ${folder} holds a run of ${launch.stage}, not of ${stage}`);
+  for (const name of ['config', 'preset', 'model', 'output', 'dataset'] as const)
+    if (flags[name] !== undefined)
+      throw new UsageError(`--${name}: not together with --resume, which goes on with what the run began with`);
+  const { maxSteps, epochs, saveEvery, set = [] } = flags;
+  const changed = { ...Object.fromEntries(Object.entries({ maxSteps, epochs, saveEvery }).filter(([, value]) => value !== undefined)) };
+  return { stage: launch.stage, config: { ...launch.config, ...changed, ...Object.fromEntries(set), outputDir: folder } };
+}
+
+/** One line on how it goes: loss, reward, NFE, speed. */
+function summary(metrics: Metrics): string {
+  const parts = [`loss ${metrics.loss.toFixed(4)}`];
+  const add = (label: string, value: number | undefined, digits: number) => {
+    if (value !== undefined) parts.push(`${label} ${value.toFixed(digits)}`);
+  };
+  add('reward', metrics.reward, 3);
+  add('accuracy', metrics.accuracy, 3);
+  add('NFE', metrics.nfe, 2);
+  add('agreement', metrics.agreement, 3);
+  parts.push(`${Math.round(metrics.tokensPerSecond)} tokens/s`);
+  return parts.join(', ');
+}
+
+/** The held-out part of a step's metrics, or "". */
+function evaluation(metrics: Metrics): string {
+  const names = { evalLoss: 'loss', evalAgreement: 'agreement', evalReward: 'reward', evalAccuracy: 'accuracy', evalNfe: 'NFE' };
+  return Object.entries(names)
+    .flatMap(([key, label]) => (metrics[key] === undefined ? [] : [`${label} ${metrics[key].toFixed(4)}`]))
+    .join(', ');
+}
+
+/** Progress on stderr: a bar in a terminal, a line now and then elsewhere. */
+class Progress {
+  #bar: SingleBar | null = null;
+  #lastLine = 0;
+  /** Where this process began, which a resumed run did in its middle. */
+  #first: { step: number; time: number } | null = null;
+  readonly #start = performance.now();
+  readonly #quiet: boolean;
+
+  constructor(quiet: boolean) {
+    this.#quiet = quiet;
+  }
+
+  update(metrics: Metrics): void {
+    if (this.#quiet) return;
+    const { step, maxSteps } = metrics;
+    this.#first ??= { step: step - 1, time: this.#start };
+    const held = evaluation(metrics);
+    if (!process.stderr.isTTY) {
+      const now = performance.now();
+      if (held === '' && step !== maxSteps && now - this.#lastLine < LINE_SECONDS * 1000) return;
+      this.#lastLine = now;
+      const left = step < maxSteps ? `, ${this.#secondsLeft(step, maxSteps).toFixed(0)} s left` : '';
+      process.stderr.write(`step ${step}/${maxSteps}: ${summary(metrics)}${left}${held === '' ? '' : `; held out: ${held}`}\n`);
+      return;
+    }
+    if (!this.#bar) {
+      this.#bar = new SingleBar({
+        stream: process.stderr,
+        format: '{bar} {value}/{total} {summary}, {eta_formatted} left',
+        barsize: 16,
+        hideCursor: true,
+        etaBuffer: 50,
+        // Its own handler would take Ctrl-C away from ours.
+        gracefulExit: false,
+      });
+      this.#bar.start(maxSteps, step - 1, { summary: '' });
+    }
+    this.#bar.update(step, { summary: summary(metrics) });
+    if (held === '') return;
+    this.stop();
+    process.stderr.write(`step ${step}: held out: ${held}\n`);
+  }
+
+  #secondsLeft(step: number, maxSteps: number): number {
+    const { step: first, time } = this.#first ?? { step: 0, time: this.#start };
+    return ((performance.now() - time) / 1000 / (step - first)) * (maxSteps - step);
+  }
+
+  stop(): void {
+    this.#bar?.stop();
+    this.#bar = null;
+  }
+}
+
+async function train(stageName: string | undefined, flags: Flags): Promise<void> {
+  if (stageName === undefined && flags.resume === undefined)
+    throw new UsageError(`expected a stage (${training.STAGES.join(', ')}), or --resume FOLDER`);
+  if (stageName !== undefined && !(training.STAGES as readonly string[]).includes(stageName))
+    throw new UsageError(`expected a stage (${training.STAGES.join(', ')}), got ${JSON.stringify(stageName)}`);
+  const { stage, config } =
+    flags.resume === undefined
+      ? { stage: stageName as training.Stage, config: configure(stageName as training.Stage, flags) }
+      : resumed(flags.resume, stageName, flags);
+  const output = path.resolve(config.outputDir as string);
+  const isNew = flags.resume === undefined;
+  if (isNew && hasCheckpoints(output))
+    throw new UsageError(`${output} holds a run already: go on with it by --resume ${config.outputDir}, or give another --output`);
+  const data = await training.openDataset(config);
+  mkdirSync(output, { recursive: true });
+  // Left by a launch that failed.
+  if (isNew) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
+  const source = await training.prepareModel(config, data, path.join(output, 'initial'));
+  if (isNew) {
+    // Where the model lies must not depend on the folder that the run is resumed from.
+    const where = source !== undefined && existsSync(source) ? path.resolve(source) : source;
+    const launch: Launch = { stage, config: { ...config, ...(where !== undefined && { model: where }), outputDir: output } };
+    writeFileSync(
+      path.join(output, LAUNCH_FILE),
+      `${JSON.stringify(launch, (_, value) => (typeof value === 'bigint' ? value.toString() : value), 2)}\n`,
+    );
+  }
+  await using model = await openModel({ ...flags, model: source });
+  const progress = new Progress(flags.quiet ?? false);
+  const start = performance.now();
+  let last: Metrics | null = null;
+  try {
+    for await (const metrics of training.runConfig(
+      stage,
+      model,
+      { ...config, outputDir: output, resume: true },
+      { signal: interruptSignal },
+    )) {
+      last = metrics as Metrics;
+      progress.update(last);
+    }
+  } finally {
+    progress.stop();
+  }
+  const final = path.join(output, 'final');
+  await model.save(final);
+  const seconds = (performance.now() - start) / 1000;
+  if (flags.json) printJson({ stage, output, model: final, steps: last?.step ?? null, seconds, metrics: last });
+  else process.stdout.write(`${final}\n`);
+  if (!flags.quiet && !flags.json) process.stderr.write(`${last ? `${last.step} steps` : 'nothing left to do'}, ${seconds.toFixed(1)} s\n`);
+}
+
+/** Adds `dultra train` to the program. */
+export function register(program: Command): void {
+  const command = program
+    .command('train')
+    .summary('train a model: sft, planner or grpo')
+    .description(
+      'Trains a model: sft (masked-diffusion fine-tuning), planner (planner initialisation) or grpo. Prints the trained model’s folder.',
+    )
+    .argument('[stage]', 'sft, planner or grpo; with --resume the run knows')
+    .optionsGroup('Run:')
+    .option('-c, --config <file>', 'options in YAML or JSON')
+    .option('--preset <name>', 'ready-made options: tiny')
+    .option('-o, --output <folder>', 'run folder (default: runs/STAGE)')
+    .option('--resume <folder>', 'go on with a run, bit for bit as if it had never stopped')
+    .option('-d, --dataset <task|file>', 'a task such as st1, or a file of examples')
+    .optionsGroup('Training:')
+    .option('--max-steps <n>', 'optimiser steps', integer)
+    .option('--epochs <n>', 'passes over a file of examples', number)
+    .option('--batch-size <n>', 'sft and planner: examples per batch', integer)
+    .option('--learning-rate <x>', 'peak learning rate', number)
+    .option('--planner-learning-rate <x>', 'grpo: peak learning rate of the planner', number)
+    .option('--eval-every <n>', 'evaluate on held-out examples every n steps', integer)
+    .option('--save-every <n>', 'save a checkpoint every n steps', integer)
+    .option('--seed <n>', 'seed of every random choice', seed)
+    .addOption(new Option('--set <key=value>', 'any other option, by its API name; may be given several times').argParser(setting))
+    .optionsGroup('Model:')
+    .option('-m, --model <folder|id>', 'checkpoint folder, or hub id (default: what preset or config name, else the embedded model)');
+  addDeviceOptions(command);
+  addOutputOptions(command, '{ stage, output, model, steps, seconds, metrics }').addHelpText('after', EXAMPLES).action(train);
+}

@@ -1,0 +1,78 @@
+#!/usr/bin/env node
+// The command line. Every subcommand is a file in commands/ with one `register(program)`; data goes to stdout, all else to stderr.
+import { Command, CommanderError } from 'commander';
+import { register as registerEval } from './commands/eval';
+import { register as registerGenerate } from './commands/generate';
+import { register as registerInfo } from './commands/info';
+import { register as registerTrain } from './commands/train';
+import { ExitCode, explain, handleSignals, interruptSignal } from './errors';
+
+const { version, description } = require('../../package.json') as { version: string; description: string };
+
+function buildProgram(): Command {
+  const program = new Command('dultra')
+    .description(`${description}.`)
+    .version(version, '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .helpCommand('help [command]', 'print the help of a command')
+    .configureHelp({ showGlobalOptions: false })
+    // Before the subcommands, which inherit these.
+    .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'dultra: ')) })
+    .addHelpText(
+      'after',
+      '\nData goes to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n' +
+        'Run "dultra help COMMAND" for the options of a command.',
+    );
+  registerGenerate(program);
+  registerTrain(program);
+  registerEval(program);
+  registerInfo(program);
+  for (const command of program.commands) {
+    command.helpOption('-h, --help', 'print this help');
+    command.showHelpAfterError(`Run "dultra help ${command.name()}" for its options.`);
+  }
+  program.showHelpAfterError('Run "dultra help" for the commands.');
+  return program;
+}
+
+/** Runs one command line, without the program's name, and returns its exit code. */
+export async function main(args: readonly string[]): Promise<number> {
+  const program = buildProgram();
+  let running: Command = program;
+  program.hook('preAction', (_program, action) => {
+    running = action;
+  });
+  try {
+    await program.parseAsync(args, { from: 'user' });
+    return ExitCode.done;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      if (error.code === 'commander.unknownOption' && /'-\d/.test(error.message))
+        process.stderr.write('A prompt that begins with a dash comes after --, as in: dultra generate -- "-3+5="\n');
+      return error.exitCode === 0 ? ExitCode.done : ExitCode.usage;
+    }
+    const { message, exitCode } = explain(error, running);
+    process.stderr.write(`dultra: ${message}\n`);
+    return exitCode;
+  }
+}
+
+/** Makes this process the command line's. */
+function start(): void {
+  // A reader that has seen enough (dultra … | head -1) closes the pipe: no failure, and nobody left to write for.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(ExitCode.done);
+    process.stderr.write(`dultra: stdout: ${error.message}\n`);
+    process.exit(ExitCode.failed);
+  });
+  process.stderr.on('error', () => {});
+  handleSignals();
+  main(process.argv.slice(2)).then((code) => {
+    // Native work that is still stopping must not hold up somebody who pressed Ctrl-C.
+    if (interruptSignal.aborted) process.exit(code);
+    process.exitCode = code;
+  });
+}
+
+if (require.main === module) start();

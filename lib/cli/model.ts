@@ -1,0 +1,86 @@
+// The options that say which model and how it computes, and loading with a progress bar.
+import { SingleBar } from 'cli-progress';
+import { type Command, Option } from 'commander';
+import { type DownloadProgress, type LoadModelOptions, loadModel, type MaskedDiffusionModel } from '../index';
+import { interruptSignal } from './errors';
+import { formatBytes, type OutputFlags } from './output';
+import { integer } from './values';
+
+/** Flags of {@link addModelOptions} and {@link addDeviceOptions}. */
+export interface ModelFlags extends OutputFlags, Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision'> {
+  model?: string;
+}
+
+/** Adds --device and its kin. */
+export function addDeviceOptions(command: Command): Command {
+  return command
+    .option('--revision <name>', 'branch, tag or commit of a hub id (default: main)')
+    .addOption(new Option('--device <name>', 'auto or cpu; this build has no GPU backend (default: auto)'))
+    .addOption(
+      new Option('--dtype <type>', 'how weights are held (default: as in the file)').choices(['auto', 'float32', 'bfloat16', 'float16']),
+    )
+    .addOption(
+      new Option('--compute <type>', 'arithmetic of matrix products; bfloat16 needs AVX-512 BF16 (default: float32)').choices([
+        'float32',
+        'bfloat16',
+      ]),
+    )
+    .option('--threads <n>', 'CPU threads; the result does not depend on it (default: all)', integer);
+}
+
+/** Adds --model and its kin. */
+export function addModelOptions(command: Command): Command {
+  command
+    .optionsGroup('Model:')
+    .option('-m, --model <folder|id>', 'checkpoint folder, or hub id such as GSAI-ML/LLaDA-8B-Instruct (default: the embedded model)');
+  return addDeviceOptions(command);
+}
+
+/** Reports downloads on stderr: a bar in a terminal, a line per file elsewhere. */
+class DownloadReport {
+  #bar: SingleBar | null = null;
+  #file = '';
+
+  update({ file, received, total }: DownloadProgress): void {
+    if (!process.stderr.isTTY) {
+      if (file !== this.#file) process.stderr.write(`downloading ${file} (${formatBytes(total)})\n`);
+      this.#file = file;
+      return;
+    }
+    if (file !== this.#file) {
+      this.stop();
+      this.#file = file;
+      this.#bar = new SingleBar({
+        stream: process.stderr,
+        format: '{file} {bar} {percentage}% of {size}, {eta_formatted} left',
+        barsize: 24,
+        hideCursor: true,
+        // Its own handler would take Ctrl-C away from ours.
+        gracefulExit: false,
+      });
+      this.#bar.start(total, received, { file, size: formatBytes(total) });
+    }
+    this.#bar?.update(received);
+  }
+
+  stop(): void {
+    this.#bar?.stop();
+    this.#bar = null;
+  }
+}
+
+/** Loads what the flags name, showing downloads; stops on Ctrl-C. */
+export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
+  const { model, device, dtype, compute, threads, revision, quiet } = flags;
+  const given = Object.entries({ device, dtype, compute, threads, revision }).filter(([, value]) => value !== undefined);
+  const report = new DownloadReport();
+  try {
+    return await loadModel(model, {
+      ...(Object.fromEntries(given) as LoadModelOptions),
+      signal: interruptSignal,
+      onProgress: quiet ? undefined : (progress) => report.update(progress),
+    });
+  } finally {
+    report.stop();
+  }
+}

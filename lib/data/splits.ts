@@ -1,0 +1,53 @@
+// Which prompts train, which choose settings, and which are reported. A prompt's hash decides, so the splits cannot overlap whatever the
+// seeds are.
+import { checkChoice, checkInteger } from '../options';
+import { deriveSeed, Purpose, Random } from '../random';
+import type { Example } from './dataset';
+
+/** Name of a part of a task's prompts. */
+export type Split = 'train' | 'validation' | 'test';
+
+const SPLITS: readonly Split[] = ['train', 'validation', 'test'];
+/** Of this many parts, one is for validation and one for tests. */
+const PARTS = 20;
+/** Draws without a new example after which a split counts as exhausted. */
+const MAX_IDLE_DRAWS = 10_000;
+
+/** FNV-1a over the UTF-16 code units, with murmur's finaliser to spread the last bits. */
+function hash(text: string): number {
+  let h = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return (h ^ (h >>> 16)) >>> 0;
+}
+
+/** The split that a prompt belongs to: 90 % train, 5 % validation, 5 % test. */
+export function splitOf(prompt: string): Split {
+  const part = hash(prompt) % PARTS;
+  return part === 0 ? 'validation' : part === 1 ? 'test' : 'train';
+}
+
+/**
+ * `count` examples of a split, by drawing until a prompt belongs there. The prompts of validation and test samples are all different, so
+ * that no prompt counts twice; training samples may repeat. A shorter sample is the beginning of a longer one.
+ * @throws RangeError, TypeError for arguments; RangeError where a split has fewer prompts than asked for.
+ */
+export function sampleSplit(draw: (random: Random) => Example, split: Split, count: number, seed: number): Example[] {
+  checkChoice('split', split, SPLITS);
+  checkInteger('count', count, { min: 0, max: 2 ** 31 });
+  checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
+  const random = new Random(deriveSeed(BigInt(seed), Purpose.examples, SPLITS.indexOf(split)));
+  const examples: Example[] = [];
+  const seen = split === 'train' ? null : new Set<string>();
+  for (let idle = 0; examples.length < count; idle++) {
+    if (idle > MAX_IDLE_DRAWS)
+      throw new RangeError(`count: expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`);
+    const example = draw(random);
+    if (splitOf(example.prompt) !== split || seen?.has(example.prompt)) continue;
+    seen?.add(example.prompt);
+    examples.push(example);
+    idle = 0;
+  }
+  return examples;
+}

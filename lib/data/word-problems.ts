@@ -1,0 +1,263 @@
+// Word problems with paraphrase freedom: small sums told in sentences, with many right ways to write each answer down.
+import type { Random } from '../random';
+import type { Example, TaskDataset } from './dataset';
+import { sampleSplit } from './splits';
+
+/** The word-problem tasks; see {@link wordProblems}. */
+export type WordProblemName = 's1' | 'st1' | 't12' | 't12w';
+
+/** How the sentence of an answer is built; index of {@link FAMILIES}. */
+type Form = 0 | 1 | 2 | 3 | 4 | 5;
+
+/** The sentence families, by the words that mark them. */
+export const FAMILIES = ['sum first', 'starts with', 'because', 'we add', 'goes up', 'verb first'] as const;
+
+/** Words that ask for one of the sentence families, and what they allow. */
+const STYLES: Readonly<Record<string, readonly Form[]>> = { sum: [0, 2], story: [1, 5], words: [3, 4] };
+
+const HE = ['tom', 'ben', 'sam'];
+const SHE = ['anna', 'mia', 'lily'];
+const NAMES = [...HE, ...SHE];
+const OBJECTS = ['apples', 'books', 'coins', 'pens', 'cards', 'shells', 'eggs', 'hats'];
+const PLUS_VERBS = ['buys', 'finds', 'gets', 'wins', 'picks'];
+const MINUS_VERBS = ['loses', 'sells', 'drops', 'uses', 'breaks'];
+const FUNCTION_WORDS =
+  'he she has had with and . , ? how many now then for so in total left because we add take to from get goes up down by starts the answer is + - =';
+/** 0 to 59; sums stay below 60. */
+const NUMBERS = Array.from({ length: 60 }, (_, n) => String(n));
+
+const VOCABULARY: readonly string[] = [
+  ...NUMBERS,
+  ...NAMES,
+  ...OBJECTS,
+  ...PLUS_VERBS,
+  ...MINUS_VERBS,
+  ...FUNCTION_WORDS.split(' '),
+  ...Object.keys(STYLES),
+];
+
+/** One addition or subtraction of a story. */
+interface Step {
+  op: '+' | '-';
+  /** What there was before, what comes or goes, what there is after. */
+  before: number;
+  change: number;
+  after: number;
+  verb: string;
+}
+
+/** What a word problem is about. */
+interface Story {
+  name: string;
+  object: string;
+  /** One or two. */
+  steps: Step[];
+  /** Word of {@link STYLES}, or null where any sentence will do. */
+  style: string | null;
+}
+
+/** A completion, looked at closely. */
+export interface WordDiagnosis {
+  /** Sentence family of a right answer, else null. */
+  family: string | null;
+  /**
+   * What is wrong: "slot": a sentence of the grammar with a wrong number, name, object or verb, or of a family that was not asked for;
+   * "mix": no sentence of the grammar, as when two paraphrases are mixed. null: right.
+   */
+  error: 'slot' | 'mix' | null;
+}
+
+/** A word-problem task, with what can be said about its answers beyond right or wrong. */
+export interface WordProblemDataset extends TaskDataset {
+  /** All right answers, each once. */
+  answers(example: Example): string[];
+  /** Family and kind of error of a completion. */
+  diagnose(example: Example, completion: string): WordDiagnosis;
+}
+
+const pick = <T>(random: Random, list: readonly T[]): T => list[random.integer(list.length)];
+
+/** `low` to `high`, both included. */
+const between = (random: Random, low: number, high: number): number => low + random.integer(high - low + 1);
+
+function drawStep(random: Random, before: number, second: boolean): Step {
+  const plus = before < 3 || random.integer(2) === 0;
+  const high = second ? 5 : 9;
+  // A subtraction leaves at least one, so that there is something to count.
+  const change = plus ? between(random, 2, high) : between(random, 1, Math.min(high, before - 1));
+  return {
+    op: plus ? '+' : '-',
+    before,
+    change,
+    after: plus ? before + change : before - change,
+    verb: pick(random, plus ? PLUS_VERBS : MINUS_VERBS),
+  };
+}
+
+function drawStory(random: Random, task: WordProblemName): Story {
+  const twoSteps = (task === 't12' || task === 't12w') && random.integer(2) === 1;
+  const steps = [drawStep(random, between(random, 2, task === 's1' || task === 'st1' ? 12 : 10), false)];
+  if (twoSteps) steps.push(drawStep(random, steps[0].after, true));
+  return {
+    name: pick(random, NAMES),
+    object: pick(random, OBJECTS),
+    steps,
+    style: task === 'st1' ? pick(random, Object.keys(STYLES)) : null,
+  };
+}
+
+function promptOf({ name, object, steps, style }: Story, template: number): string {
+  const pronoun = HE.includes(name) ? 'he' : 'she';
+  const [first, second] = steps;
+  const start = [
+    `${name} has ${first.before} ${object} . ${pronoun} ${first.verb} ${first.change}`,
+    `${name} had ${first.before} ${object} , then ${first.verb} ${first.change}`,
+    `${name} with ${first.before} ${object} and ${pronoun} ${first.verb} ${first.change}`,
+  ][template];
+  return `${start}${second ? ` , then ${second.verb} ${second.change}` : ''} . how many now ?${style ? ` ${style}` : ''}`;
+}
+
+/** An equation, with its operands swapped where that is allowed and asked for. */
+const equation = ({ op, before, change, after }: Step, swap: boolean): string =>
+  op === '+' && swap ? `${change} + ${before} = ${after}` : `${before} ${op} ${change} = ${after}`;
+
+/** The answer's first sentence. `swaps`: per step, whether a sum's operands change places. */
+function body(form: Form, { name, object, steps }: Story, swaps: readonly boolean[]): string {
+  const pronoun = HE.includes(name) ? 'he' : 'she';
+  const [first, second] = steps;
+  const last = steps[steps.length - 1];
+  const result = last.after;
+  const e1 = equation(first, swaps[0]);
+  const e2 = second ? equation(second, swaps[1]) : '';
+  const moved = (step: Step, from: string) => (step.op === '+' ? `add ${step.change} to ${from}` : `take ${step.change} from ${from}`);
+  const direction = (step: Step) => `${step.op === '+' ? 'up' : 'down'} by ${step.change} to ${step.after}`;
+  switch (form) {
+    case 0:
+      return `${e1} ,${second ? ` then ${e2} ,` : ''} so ${name} has ${result} ${object} ${last.op === '+' ? 'in total' : 'left'}`;
+    case 1: {
+      const start = `${name} starts with ${first.before} ${object} , ${first.verb} ${first.change} , so ${e1}`;
+      return second ? `${start} , then ${second.verb} ${second.change} , so ${e2}` : start;
+    }
+    case 2:
+      return `now ${name} has ${result} ${object} because ${e1}${second ? ` and ${e2}` : ''}`;
+    case 3: {
+      const start = `we ${moved(first, String(first.before))} and get ${first.after}`;
+      return `${start}${second ? ` , then ${moved(second, String(first.after))} and get ${result}` : ''} ${object}`;
+    }
+    case 4:
+      return `from ${first.before} ${object} ${name} goes ${direction(first)}${second ? ` , then ${direction(second)}` : ''}`;
+    case 5:
+      return second
+        ? `${first.before} ${first.op} ${first.change} ${second.op} ${second.change} = ${result} ${object} for ${name}`
+        : `${name} ${first.verb} ${first.change} ${object} , so ${e1} and now ${pronoun} has ${result}`;
+  }
+}
+
+function answerOf(form: Form, story: Story, swaps: readonly boolean[], long: boolean): string {
+  const result = story.steps[story.steps.length - 1].after;
+  return `${body(form, story, swaps)} . ${long ? `the answer is ${result} ${story.object}` : `answer ${result}`}`;
+}
+
+/** Every answer that a story allows: text to family. */
+function allAnswers(story: Story, forms: readonly Form[]): Map<string, Form> {
+  const all = new Map<string, Form>();
+  for (const form of forms)
+    for (let bits = 0; bits < 1 << story.steps.length; bits++)
+      for (const long of [false, true])
+        all.set(
+          answerOf(
+            form,
+            story,
+            story.steps.map((_, i) => ((bits >> i) & 1) === 1),
+            long,
+          ),
+          form,
+        );
+  return all;
+}
+
+const CLASSES: readonly [RegExp, string][] = [
+  [/^\d+$/, 'N'],
+  [new RegExp(`^(${NAMES.join('|')})$`), 'NAME'],
+  [new RegExp(`^(${OBJECTS.join('|')})$`), 'OBJECT'],
+  [new RegExp(`^(${[...PLUS_VERBS, ...MINUS_VERBS].join('|')})$`), 'VERB'],
+  [/^(he|she)$/, 'PRONOUN'],
+];
+
+/** A sentence with its slots blanked: what is left is the pattern of the grammar. */
+const skeleton = (text: string): string =>
+  text
+    .split(' ')
+    .map((word) => CLASSES.find(([pattern]) => pattern.test(word))?.[1] ?? word)
+    .join(' ');
+
+/** The patterns of all answers, whatever the numbers and signs. */
+function allSkeletons(task: WordProblemName): Set<string> {
+  const step = (op: '+' | '-', before: number): Step => ({
+    op,
+    before,
+    change: 1,
+    after: op === '+' ? before + 1 : before - 1,
+    verb: 'buys',
+  });
+  const found = new Set<string>();
+  for (const first of ['+', '-'] as const)
+    for (const second of ['+', '-', null] as const) {
+      if (second !== null && task !== 't12' && task !== 't12w') continue;
+      const steps = second === null ? [step(first, 5)] : [step(first, 5), step(second, step(first, 5).after)];
+      const story: Story = { name: 'tom', object: 'apples', steps, style: null };
+      for (const text of allAnswers(story, formsOf(task, story)).keys()) found.add(skeleton(text));
+    }
+  return found;
+}
+
+function formsOf(task: WordProblemName, { steps, style }: Story): readonly Form[] {
+  if (style !== null) return STYLES[style];
+  // Family 5 of two-step answers is the only one that does not write the result of the first step down.
+  return task === 't12w' && steps.length === 2 ? [0, 1, 2, 3, 4] : [0, 1, 2, 3, 4, 5];
+}
+
+const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
+
+/**
+ * Word problems of the form "tom has 7 pens . he buys 2 . how many now ?", answered by a sentence out of six families, in either order of
+ * a sum's operands, with one of two endings:
+ * - "s1": any sentence will do (20 right answers to an addition, 12 to a subtraction);
+ * - "st1": a last word of the prompt (sum, story, words) asks for two of the families (5.4 right answers in the mean);
+ * - "t12": one or two steps, half each; "t12w": the same, and two-step answers must write the result of the first step down.
+ * What the model learns is a table of sums, not arithmetic: held-out prompts are new combinations of words and numbers, not new sums.
+ */
+export function wordProblems(task: WordProblemName): WordProblemDataset {
+  const twoSteps = task === 't12' || task === 't12w';
+  const genLength = twoSteps ? 32 : 24;
+  const skeletons = allSkeletons(task);
+  const draw = (random: Random): Example => {
+    const story = drawStory(random, task);
+    const prompt = promptOf(story, random.integer(3));
+    const form = pick(random, formsOf(task, story));
+    const swaps = story.steps.map(() => random.integer(2) === 1);
+    const answer = answerOf(form, story, swaps, random.integer(2) === 1);
+    const category =
+      story.style ?? (twoSteps ? (story.steps.length === 2 ? 'two steps' : 'one step') : story.steps[0].op === '+' ? 'plus' : 'minus');
+    return { prompt, answer, category, meta: story };
+  };
+  const answersOf = (example: Example): Map<string, Form> => {
+    const story = example.meta as Story;
+    return allAnswers(story, formsOf(task, story));
+  };
+  return {
+    name: task,
+    genLength,
+    blockLength: genLength,
+    vocabulary: VOCABULARY,
+    sample: (split, count, seed) => sampleSplit(draw, split, count, seed),
+    verify: (example, completion) => answersOf(example).has(normalise(completion)),
+    answers: (example) => [...answersOf(example).keys()],
+    diagnose(example, completion) {
+      const text = normalise(completion);
+      const form = answersOf(example).get(text);
+      if (form !== undefined) return { family: FAMILIES[form], error: null };
+      return { family: null, error: skeletons.has(skeleton(text)) ? 'slot' : 'mix' };
+    },
+  };
+}

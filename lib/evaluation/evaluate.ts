@@ -1,0 +1,313 @@
+// Measures samplers on a task: accuracy, forward passes, tokens per forward.
+import type { Example, TaskDataset, WordProblemDataset } from '../data';
+import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { native } from '../native';
+import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
+import { type ResolvedSampler, resolveSampler } from '../sampling/samplers';
+import type { GenerateResult, Sampler } from '../types';
+
+/** Completions to score: parallel arrays. */
+export interface ScoreBatch {
+  examples: readonly Example[];
+  completions: readonly string[];
+  results: readonly GenerateResult[];
+}
+
+/** Gives each completion a score, 0 to 1 (or a boolean); null leaves a row out of the accuracy. */
+export type Score = (
+  batch: ScoreBatch,
+) => readonly (number | boolean | null)[] | ArrayLike<number> | Promise<readonly (number | boolean | null)[] | ArrayLike<number>>;
+
+/** What {@link EvaluateOptions.onProgress} is told. */
+export interface EvaluateProgress {
+  /** Name of the sampler under way. */
+  sampler: string;
+  /** Prompts done, over all samplers. */
+  done: number;
+  total: number;
+}
+
+/** Options of {@link evaluate}. */
+export interface EvaluateOptions {
+  /** The task, as of `datasets`. */
+  dataset: TaskDataset;
+  /** Which prompts. Default "test". Choose settings on "validation". */
+  split?: 'train' | 'validation' | 'test';
+  /** What counts as right. Default: the task's own verifier. */
+  score?: Score;
+  /** Samplers by name; the names stand in the tables. */
+  samplers: Readonly<Record<string, Sampler>>;
+  /** Number of prompts. Default 512. */
+  count?: number;
+  /** Seed of the prompts and of the samplers that draw. Default 0. */
+  seed?: number;
+  /** Prompts per native call; results do not depend on it. Default 256. */
+  batchSize?: number;
+  /** Default: the task's. */
+  genLength?: number;
+  /** Default: the task's, or genLength where that is given. */
+  blockLength?: number;
+  /** Token temperature. Default 0. */
+  temperature?: number;
+  /** Stop a row when everything before its first end of sequence is decided. Default true. */
+  stopAtEos?: boolean;
+  /** Of this many prompts keep each step, for the step-by-step view. Default 0. */
+  traces?: number;
+  signal?: AbortSignal;
+  onProgress?: (progress: EvaluateProgress) => void;
+}
+
+/** What was measured, and on what: enough to do it again. */
+export interface EvaluationConfig {
+  version: string;
+  model: { source: string; parameters: number; plannerParameters: number };
+  device: string;
+  isa: string;
+  threads: number;
+  dataset: string;
+  split: 'train' | 'validation' | 'test';
+  /** "task" for the task's own verifier, else "custom". */
+  score: 'task' | 'custom';
+  count: number;
+  seed: number;
+  batchSize: number;
+  genLength: number;
+  blockLength: number;
+  temperature: number;
+  stopAtEos: boolean;
+}
+
+/** One prompt under one sampler. */
+export interface SampleRecord {
+  prompt: string;
+  category: string;
+  completion: string;
+  /** null: left out. */
+  score: number | null;
+  nfe: number;
+  /** Up to and including the first end of sequence. */
+  tokens: number;
+  /** Sentence family of a right answer (word problems). */
+  family?: string;
+  /** Kind of error (word problems): a wrong slot, or mixed paraphrases. */
+  error?: 'slot' | 'mix';
+  /** Texts of all positions, and the step that decided each (0: never), where asked for. */
+  trace?: { tokens: string[]; unmaskedAt: number[] };
+}
+
+/** Accuracy and cost of one part of the prompts. */
+export interface CategoryResult {
+  count: number;
+  accuracy: number;
+  nfe: number;
+}
+
+/** What one sampler did. */
+export interface SamplerResult {
+  name: string;
+  /** With every default filled in; "custom" for a function. */
+  sampler: ResolvedSampler | 'custom';
+  /** Mean score of the prompts that have one. */
+  accuracy: number;
+  /** Standard error of that mean. */
+  accuracyError: number;
+  /** Number of prompts that have a score. */
+  scored: number;
+  /** Forward passes per prompt. */
+  nfe: { mean: number; sd: number };
+  /** By both rules of counting, total over total: genLength per pass, and tokens up to the first end of sequence per pass. */
+  tokensPerForward: { generated: number; untilEos: number };
+  /** Tokens up to the first end of sequence per second of wall time, in batches. */
+  tokensPerSecond: number;
+  seconds: number;
+  categories: Record<string, CategoryResult>;
+  /** Right answers by sentence family, and wrong ones by kind; word problems only. */
+  families?: Record<string, number>;
+  errors?: { slot: number; mix: number };
+  samples: SampleRecord[];
+}
+
+/** Output of {@link evaluate}: plain JSON. */
+export interface Evaluation {
+  config: EvaluationConfig;
+  results: SamplerResult[];
+}
+
+const KEYS = [
+  'dataset',
+  'split',
+  'score',
+  'samplers',
+  'count',
+  'seed',
+  'batchSize',
+  'genLength',
+  'blockLength',
+  'temperature',
+  'stopAtEos',
+  'traces',
+  'signal',
+  'onProgress',
+] as const;
+
+const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+
+/** Mean and sample standard deviation (0 for one value, NaN and 0 for none). */
+export function meanAndSd(values: readonly number[]): { mean: number; sd: number } {
+  const mean = sum(values) / values.length;
+  const variance = values.length > 1 ? sum(values.map((value) => (value - mean) ** 2)) / (values.length - 1) : 0;
+  return { mean, sd: Math.sqrt(variance) };
+}
+
+function checkDataset(dataset: unknown): asserts dataset is TaskDataset {
+  const { sample, verify, genLength } = (dataset ?? {}) as Partial<TaskDataset>;
+  if (typeof sample !== 'function' || typeof verify !== 'function' || typeof genLength !== 'number')
+    throw new TypeError(`dataset: expected a task, as datasets.wordProblems("st1"), got ${String(dataset)}`);
+}
+
+const canDiagnose = (dataset: TaskDataset): dataset is WordProblemDataset => 'diagnose' in dataset;
+
+async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: ScoreBatch): Promise<(number | null)[]> {
+  const { examples, completions } = batch;
+  if (!score) return completions.map((completion, i) => Number(dataset.verify(examples[i], completion)));
+  const scores = await score(batch);
+  if (scores === null || typeof scores !== 'object' || scores.length !== examples.length)
+    throw new TypeError(
+      `score: expected the function to return ${examples.length} scores, got ${(scores as { length?: number } | null)?.length}`,
+    );
+  return Array.from(scores as ArrayLike<number | boolean | null>, (value) => {
+    if (value === null) return null;
+    const number = Number(value);
+    if (!(number >= 0 && number <= 1)) throw new RangeError(`score: expected 0 to 1, a boolean or null, got ${value}`);
+    return number;
+  });
+}
+
+function summarise(
+  name: string,
+  sampler: ResolvedSampler | 'custom',
+  samples: SampleRecord[],
+  genLength: number,
+  seconds: number,
+  diagnosed: boolean,
+): SamplerResult {
+  const scores = samples.flatMap(({ score }) => (score === null ? [] : [score]));
+  const accuracy = meanAndSd(scores);
+  const passes = samples.map(({ nfe }) => nfe);
+  const tokens = sum(samples.map((sample) => sample.tokens));
+  const categories: Record<string, CategoryResult> = {};
+  for (const category of [...new Set(samples.map((sample) => sample.category))].sort()) {
+    const part = samples.filter((sample) => sample.category === category && sample.score !== null);
+    const { mean } = meanAndSd(part.map(({ score }) => score!));
+    categories[category] = { count: part.length, accuracy: mean, nfe: meanAndSd(part.map(({ nfe }) => nfe)).mean };
+  }
+  const result: SamplerResult = {
+    name,
+    sampler,
+    accuracy: accuracy.mean,
+    accuracyError: accuracy.sd / Math.sqrt(Math.max(1, scores.length)),
+    scored: scores.length,
+    nfe: meanAndSd(passes),
+    tokensPerForward: { generated: (genLength * samples.length) / sum(passes), untilEos: tokens / sum(passes) },
+    tokensPerSecond: tokens / seconds,
+    seconds,
+    categories,
+    samples,
+  };
+  if (diagnosed) {
+    result.families = {};
+    result.errors = { slot: 0, mix: 0 };
+    for (const { family, error } of samples) {
+      if (family) result.families[family] = (result.families[family] ?? 0) + 1;
+      if (error) result.errors[error]++;
+    }
+  }
+  return result;
+}
+
+/**
+ * Runs every sampler over the same held-out prompts, many prompts per native call.
+ * Row i draws as row i of the random stream whatever `batchSize` is, so results depend on the options alone.
+ * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
+ */
+export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOptions): Promise<Evaluation> {
+  checkKeys('options', options, KEYS);
+  const { dataset, split = 'test', score, samplers, count = 512, seed = 0, batchSize = 256, temperature = 0, stopAtEos = true } = options;
+  const { traces = 0, signal, onProgress } = options;
+  checkDataset(dataset);
+  checkChoice('split', split, ['train', 'validation', 'test'] as const);
+  if (score !== undefined && typeof score !== 'function') throw new TypeError(`score: expected a function, got ${String(score)}`);
+  checkInteger('count', count, { min: 1, max: 1e7 });
+  checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
+  checkInteger('batchSize', batchSize, { min: 1, max: 1e6 });
+  checkNumber('temperature', temperature, { min: 0, max: 1e6 });
+  checkChoice('stopAtEos', stopAtEos, [true, false] as const);
+  checkInteger('traces', traces, { min: 0, max: 1e6 });
+  if (onProgress !== undefined && typeof onProgress !== 'function')
+    throw new TypeError(`onProgress: expected a function, got ${String(onProgress)}`);
+  const genLength = options.genLength ?? dataset.genLength;
+  checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
+  const blockLength = options.blockLength ?? (options.genLength === undefined ? dataset.blockLength : genLength);
+  checkInteger('blockLength', blockLength, { min: 1, max: genLength });
+  if (typeof samplers !== 'object' || samplers === null) throw new TypeError(`samplers: expected an object, got ${String(samplers)}`);
+  const names = Object.keys(samplers);
+  if (names.length === 0) throw new RangeError('samplers: expected at least one, got none');
+  const resolved = names.map((name) => {
+    const sampler = resolveSampler(samplers[name], model.hasPlanner);
+    return typeof sampler === 'function' ? ('custom' as const) : sampler;
+  });
+  const examples = dataset.sample(split, count, seed);
+  const results: SamplerResult[] = [];
+  let done = 0;
+  for (const [at, name] of names.entries()) {
+    const samples: SampleRecord[] = [];
+    let seconds = 0;
+    for (let first = 0; first < examples.length; first += batchSize) {
+      const part = examples.slice(first, first + batchSize);
+      const start = performance.now();
+      const generated = await model.generateBatch(
+        part.map(({ prompt }) => prompt),
+        { sampler: samplers[name], genLength, blockLength, temperature, stopAtEos, seed, firstRow: first, signal },
+      );
+      seconds += (performance.now() - start) / 1000;
+      const completions = generated.map(({ text }) => text);
+      const scores = await scoreAll(score, dataset, { examples: part, completions, results: generated });
+      for (const [i, { nfe, tokens, ids, unmaskedAt }] of generated.entries()) {
+        const { prompt, category } = part[i];
+        const record: SampleRecord = { prompt, category, completion: completions[i], score: scores[i], nfe, tokens };
+        if (canDiagnose(dataset)) {
+          const { family, error } = dataset.diagnose(part[i], completions[i]);
+          if (family) record.family = family;
+          if (error) record.error = error;
+        }
+        if (first + i < traces)
+          record.trace = { tokens: Array.from(ids, (id) => model.tokenizer!.decode([id])), unmaskedAt: Array.from(unmaskedAt) };
+        samples.push(record);
+      }
+      done += part.length;
+      onProgress?.({ sampler: name, done, total: names.length * examples.length });
+    }
+    results.push(summarise(name, resolved[at], samples, genLength, seconds, canDiagnose(dataset)));
+  }
+  const { device, isa, threads, parameters, plannerParameters } = model.info;
+  return {
+    config: {
+      version: native().version,
+      model: { source: model.source, parameters, plannerParameters },
+      device,
+      isa,
+      threads,
+      dataset: dataset.name,
+      split,
+      score: score ? 'custom' : 'task',
+      count,
+      seed,
+      batchSize,
+      genLength,
+      blockLength,
+      temperature,
+      stopAtEos,
+    },
+    results,
+  };
+}

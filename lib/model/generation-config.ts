@@ -1,0 +1,65 @@
+// generation_config.json: how a checkpoint wants to be decoded where the caller says nothing.
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import { DUltraError } from '../errors';
+import { resolveSampler } from '../sampling/samplers';
+import type { SamplerObject } from '../types';
+import { readJsonFile, show } from './json-file';
+
+/** Defaults of `generate` that a checkpoint brings along. */
+export interface GenerationDefaults {
+  genLength?: number;
+  blockLength?: number;
+  sampler?: SamplerObject;
+}
+
+const length = z
+  .int()
+  .positive()
+  .max(2 ** 30);
+const schema = z.looseObject({
+  gen_length: length.nullish(),
+  block_length: length.nullish(),
+  sampler: z.looseObject({ type: z.string() }).nullish(),
+});
+
+/**
+ * Reads `gen_length`, `block_length` and `sampler` of a folder's generation_config.json; other fields are for other programs. Empty where
+ * there is no such file.
+ * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
+ */
+export async function readGenerationDefaults(folder: string, hasPlanner: boolean): Promise<GenerationDefaults> {
+  const file = path.join(folder, 'generation_config.json');
+  if (!existsSync(file)) return {};
+  const json = await readJsonFile(file);
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    throw new DUltraError('BAD_CHECKPOINT', `${file}: expected an object, got ${show(json)}`);
+  const parsed = schema.safeParse(json);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    const value = issue.path.length > 0 ? (json as Record<string, unknown>)[String(issue.path[0])] : json;
+    throw new DUltraError(
+      'BAD_CHECKPOINT',
+      `${file}: ${[issue.path.join('.'), issue.message].filter(Boolean).join(': ')}, got ${show(value)}`,
+    );
+  }
+  const { gen_length: genLength, block_length: blockLength, sampler } = parsed.data;
+  const bad = (message: string, cause?: unknown) => new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`, { cause });
+  if (typeof blockLength === 'number' && typeof genLength !== 'number') throw bad('block_length: expected gen_length beside it, got none');
+  if (typeof blockLength === 'number' && genLength! % blockLength !== 0)
+    throw bad(`gen_length: expected a multiple of block_length (${blockLength}), got ${genLength}`);
+  const defaults: GenerationDefaults = {};
+  if (typeof genLength === 'number') defaults.genLength = genLength;
+  if (typeof blockLength === 'number') defaults.blockLength = blockLength;
+  // A planner's sampler in a checkpoint whose planner was taken away is no use.
+  if (sampler && (sampler.type !== 'planner' || hasPlanner)) {
+    try {
+      resolveSampler(sampler as unknown as SamplerObject, hasPlanner);
+    } catch (cause) {
+      throw bad((cause as Error).message, cause);
+    }
+    defaults.sampler = sampler as unknown as SamplerObject;
+  }
+  return defaults;
+}

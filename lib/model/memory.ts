@@ -1,0 +1,71 @@
+// How much memory may still be taken. Node's own answers do not serve here: `os.freemem()` does not know a container's limit, and
+// `process.availableMemory()`, which does, counts cached files as used: a container that has just downloaded a checkpoint would look full.
+import { readFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+
+/** The text of a file of /proc or /sys; null where there is none. */
+function read(file: string): string | null {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return null;
+  }
+}
+
+/** "name 123" lines as numbers. */
+function statistics(text: string | null): Map<string, number> {
+  return new Map((text ?? '').split('\n').map((line) => [line.split(' ')[0], Number(line.split(' ')[1])]));
+}
+
+/** A number in a file, Infinity where it says "max" or there is no such file. */
+function limit(file: string): number {
+  const value = Number.parseInt(read(file) ?? '', 10);
+  return Number.isFinite(value) ? value : Infinity;
+}
+
+/** Files whose contents are in memory, and which the kernel drops when memory is wanted. */
+const cachedFiles = (stat: Map<string, number>, prefix = '') =>
+  (stat.get(`${prefix}active_file`) ?? 0) + (stat.get(`${prefix}inactive_file`) ?? 0);
+
+/** What one control group leaves free below its limit; Infinity where it has none. */
+function freeInGroup(folder: string, version: 1 | 2): number {
+  const most = limit(path.join(folder, version === 2 ? 'memory.max' : 'memory.limit_in_bytes'));
+  if (most === Infinity) return Infinity;
+  const used = limit(path.join(folder, version === 2 ? 'memory.current' : 'memory.usage_in_bytes'));
+  if (used === Infinity) return Infinity;
+  const stat = statistics(read(path.join(folder, 'memory.stat')));
+  return Math.max(0, most - Math.max(0, used - cachedFiles(stat, version === 2 ? '' : 'total_')));
+}
+
+/**
+ * Bytes that this process can take without swapping or being killed, by what Linux tells: the machine's available memory, and the limits
+ * of every control group around the process (a container's among them), cached files counted as free in both.
+ * @param root where /proc and /sys are; tests have their own
+ * @returns null where nothing is told
+ */
+export function linuxAvailableMemory(root = '/'): number | null {
+  const available = /^MemAvailable:\s+(\d+) kB/m.exec(read(path.join(root, 'proc/meminfo')) ?? '')?.[1];
+  if (available === undefined) return null;
+  let least = Number(available) * 1024;
+  for (const line of (read(path.join(root, 'proc/self/cgroup')) ?? '').split('\n')) {
+    const parts = /^\d+:([^:]*):(\/.*)$/.exec(line);
+    if (!parts) continue;
+    const [, controllers, group] = parts;
+    const version = controllers === '' ? 2 : controllers.split(',').includes('memory') ? 1 : null;
+    if (version === null) continue;
+    const mount = path.join(root, version === 2 ? 'sys/fs/cgroup' : 'sys/fs/cgroup/memory');
+    // A limit of a group holds for all groups inside. The path may be the host's, of which a container sees the last group as its mount.
+    for (let name = path.posix.normalize(group); ; name = path.posix.dirname(name)) {
+      least = Math.min(least, freeInGroup(path.join(mount, name), version));
+      if (name === '/') break;
+    }
+  }
+  return least;
+}
+
+/** Bytes that may still be taken on this machine. */
+export function availableMemory(): number {
+  // macOS and Windows page other programs' memory out when it is wanted; what they call free leaves all of that out.
+  return linuxAvailableMemory() ?? os.totalmem();
+}

@@ -1,0 +1,185 @@
+// A model as files in the Hugging Face layout.
+import { existsSync } from 'node:fs';
+import { copyFile, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { DUltraError } from '../errors';
+import { checkChoice, checkKeys } from '../options';
+import type { ModelConfig } from './config';
+import { INDEX_FILE, type TensorData, writeSafetensorsFrom } from './safetensors';
+import { expectedTensors } from './tensors';
+
+/** Options of `model.save`. */
+export interface SaveOptions {
+  /** How weights are stored. Default "float32", which is exact. */
+  dtype?: 'float32' | 'bfloat16' | 'float16';
+}
+
+/** A model as {@link saveModel} needs it. */
+export interface SavableModel {
+  config: ModelConfig;
+  /** config.json as it was read: fields that are not understood here are kept. */
+  configJson: Readonly<Record<string, unknown>>;
+  /** Folder that the tokenizer's files are copied from. */
+  source: string;
+  /** One tensor in fp32. */
+  weights(name: string): Promise<Float32Array>;
+}
+
+const TOKENIZER_FILES = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
+  'generation_config.json',
+];
+
+const DTYPES = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
+
+/** A file or folder that could not be written, with the system's reason. */
+export function writeError(target: string, cause: unknown): unknown {
+  const { code } = cause as { code?: unknown };
+  // Only what the file system says; anything else is a defect and keeps its stack.
+  if (typeof code !== 'string' || !/^E[A-Z0-9]+$/.test(code)) return cause;
+  const hint = code === 'ENOSPC' || code === 'EFBIG' || code === 'EDQUOT' ? ' (the disk is full, or a limit is reached)' : '';
+  return new DUltraError('WRITE_FAILED', `${target}: ${(cause as Error).message}${hint}`, { cause });
+}
+
+/** Makes a rename or a new file in `folder` survive a power cut. */
+export async function syncFolder(folder: string): Promise<void> {
+  // Windows opens no folders; its renames are journalled.
+  if (process.platform === 'win32') return;
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function syncFile(file: string): Promise<void> {
+  const handle = await open(file, 'r+');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Writes a text file atomically and durably. */
+export async function writeFileAtomic(file: string, text: string): Promise<void> {
+  const temporary = `${file}.${process.pid}.${Date.now().toString(36)}.tmp`;
+  try {
+    const handle = await open(temporary, 'wx');
+    try {
+      await handle.writeFile(text);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, file);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+const bits = new Float32Array(1);
+const bitsView = new Uint32Array(bits.buffer);
+
+/** fp32 to bf16 bits, to nearest, ties to even. */
+export function toBFloat16(values: Float32Array): Uint16Array {
+  const out = new Uint16Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    bits[0] = values[i];
+    const u = bitsView[0];
+    // A NaN must not round to infinity.
+    out[i] = Number.isNaN(values[i]) ? 0x7fc0 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
+  }
+  return out;
+}
+
+/** fp32 to fp16 bits, to nearest, ties to even; too large becomes infinite. */
+export function toFloat16(values: Float32Array): Uint16Array {
+  const out = new Uint16Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    bits[0] = values[i];
+    const u = bitsView[0];
+    const sign = (u >>> 16) & 0x8000;
+    const magnitude = Math.abs(values[i]);
+    if (Number.isNaN(magnitude)) out[i] = sign | 0x7e00;
+    else if (magnitude >= 65520) out[i] = sign | 0x7c00;
+    else if (magnitude < 2 ** -14) {
+      const steps = magnitude * 2 ** 24;
+      const low = Math.floor(steps);
+      const rest = steps - low;
+      out[i] = sign | (low + (rest > 0.5 || (rest === 0.5 && low % 2 === 1) ? 1 : 0));
+    } else {
+      // Rebias the exponent by 112 and round away 13 bits of the mantissa.
+      const rebased = (u & 0x7fffffff) - (112 << 23);
+      out[i] = sign | ((rebased + 0xfff + ((rebased >>> 13) & 1)) >>> 13);
+    }
+  }
+  return out;
+}
+
+/** config.json of a model: the fields that this package reads are written as they are in force, others stay. */
+export function configFile(config: ModelConfig, json: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const { planner } = config;
+  return {
+    architectures: [planner ? 'LLaDOUModelLM' : 'LLaDAModelLM'],
+    model_type: 'llada',
+    ...json,
+    d_model: config.dModel,
+    n_heads: config.nHeads,
+    n_kv_heads: config.nKvHeads,
+    n_layers: config.nLayers,
+    mlp_hidden_size: config.mlpHiddenSize,
+    vocab_size: config.vocabSize,
+    embedding_size: config.embeddingSize,
+    max_sequence_length: config.maxSequenceLength,
+    rope_theta: config.ropeTheta,
+    rms_norm_eps: config.rmsNormEps,
+    weight_tying: config.weightTying,
+    mask_token_id: config.maskTokenId,
+    eos_token_id: config.eosTokenId,
+    pad_token_id: config.padTokenId,
+    ...(planner && {
+      num_head_layers: planner.numLayers,
+      use_adaln: planner.useAdaln,
+      use_mask_embeddings: planner.useMaskEmbeddings,
+    }),
+  };
+}
+
+/** Writes a model into `folder`, which is made where it is missing. @throws DUltraError WRITE_FAILED, RangeError, TypeError */
+export async function saveModel(folder: string, model: SavableModel, options: SaveOptions = {}): Promise<void> {
+  if (typeof folder !== 'string' || folder === '') throw new TypeError(`folder: expected a path, got ${JSON.stringify(folder)}`);
+  checkKeys('options', options, ['dtype']);
+  const { dtype = 'float32' } = options;
+  checkChoice('dtype', dtype, ['float32', 'bfloat16', 'float16'] as const);
+  if (existsSync(path.join(folder, INDEX_FILE)))
+    throw new RangeError(`folder: ${folder} holds a checkpoint in several files (${INDEX_FILE}); expected a folder of its own`);
+  const headers = [...expectedTensors(model.config)].map(([name, shape]) => ({ name, dtype: DTYPES[dtype], shape }));
+  const produce = async (name: string): Promise<TensorData> => {
+    const values = await model.weights(name);
+    if (dtype === 'float32') return values;
+    return dtype === 'bfloat16' ? toBFloat16(values) : toFloat16(values);
+  };
+  try {
+    await mkdir(folder, { recursive: true });
+    await writeSafetensorsFrom(path.join(folder, 'model.safetensors'), headers, produce, { format: 'pt' });
+    const json = { ...configFile(model.config, model.configJson), torch_dtype: dtype };
+    await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
+    if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
+      const present = new Set(await readdir(model.source));
+      for (const name of TOKENIZER_FILES) {
+        if (!present.has(name)) continue;
+        await copyFile(path.join(model.source, name), path.join(folder, name));
+        await syncFile(path.join(folder, name));
+      }
+    }
+    await syncFolder(folder);
+  } catch (cause) {
+    throw writeError(folder, cause);
+  }
+}

@@ -1,0 +1,198 @@
+// Rewards: functions of a batch of completions. One number per row; null leaves that function out of the row's reward.
+import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import type { ModelTrainer } from '../model/trainer';
+import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
+import type { ChatMessage, GenerateResult } from '../types';
+
+/** What a reward knows of a row's example. */
+export interface RewardExample {
+  prompt: string | ChatMessage[];
+  /** null where the data set has no answers. */
+  answer: string | null;
+  category: string;
+  meta: unknown;
+}
+
+/** Completions to judge. Arrays are parallel, one entry per row. */
+export interface RewardBatch {
+  /** Texts, up to the first end of sequence. */
+  completions: readonly string[];
+  examples: readonly RewardExample[];
+  /** Ids, NFE, log-likelihood … of each completion. */
+  results: readonly GenerateResult[];
+  /** Tokens that a completion is given. */
+  genLength: number;
+  /** The data set's own verifier, or null. */
+  verify: ((example: RewardExample, completion: string) => boolean) | null;
+  /** The model that wrote them. */
+  model: MaskedDiffusionModel;
+}
+
+/** A reward, sync or async: one number per row; null leaves this function out of the row's reward. */
+export type RewardFunction = (batch: RewardBatch) => ArrayLike<number | null> | Promise<ArrayLike<number | null>>;
+
+/** Marks rewards for speed, which the reference switches off when the planner is frozen. */
+const stepRewards = new WeakSet<RewardFunction>();
+
+/** Whether a reward came from {@link stepPenalty}. */
+export const isStepReward = (reward: RewardFunction): boolean => stepRewards.has(reward);
+
+const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
+
+/** Whether a row's completion is right: by the data set's verifier, else by comparison with the answer, white space aside; null without both. */
+export function isCorrect(batch: RewardBatch, row: number): boolean | null {
+  const example = batch.examples[row];
+  const completion = batch.completions[row];
+  if (batch.verify) return batch.verify(example, completion);
+  return example.answer === null ? null : normalise(example.answer) === normalise(completion);
+}
+
+/** 1 for a right answer, 0 for a wrong one: by the data set's verifier, else by comparison with the answer, white space aside. */
+export const exactAnswer: RewardFunction = (batch) =>
+  batch.completions.map((_, row) => {
+    const correct = isCorrect(batch, row);
+    return correct === null ? null : Number(correct);
+  });
+
+/**
+ * 1 + weight · (1 − NFE / genLength) for a right answer, 0 for a wrong one: speed counts only where the answer is right, so that no policy
+ * gains by being fast and wrong.
+ */
+export function fastAnswer(options: { weight?: number } = {}): RewardFunction {
+  checkKeys('options', options, ['weight']);
+  const { weight = 0.5 } = options;
+  checkNumber('weight', weight, { min: 0, max: 1e6 });
+  return (batch) =>
+    batch.completions.map((_, row) => {
+      const correct = isCorrect(batch, row);
+      if (correct === null) return null;
+      return correct ? 1 + weight * (1 - batch.results[row].nfe / batch.genLength) : 0;
+    });
+}
+
+/**
+ * A penalty for every step that a row took, in the three forms of the reference (with n_s the tokens that step s decided):
+ * "sum" (default) −NFE / 50; "sqrt" −Σ √n_s; "sqrt_sum" −Σ √n_s / Σ n_s.
+ */
+export function stepPenalty(options: { form?: 'sum' | 'sqrt' | 'sqrt_sum' } = {}): RewardFunction {
+  checkKeys('options', options, ['form']);
+  const { form = 'sum' } = options;
+  checkChoice('form', form, ['sum', 'sqrt', 'sqrt_sum'] as const);
+  const reward: RewardFunction = ({ results }) => results.map(({ unmaskedAt }) => stepReward(unmaskedAt, form));
+  stepRewards.add(reward);
+  return reward;
+}
+
+/** {@link stepPenalty} of one row. @param unmaskedAt step, from 1, that decided each position; 0: none */
+export function stepReward(unmaskedAt: ArrayLike<number>, form: 'sum' | 'sqrt' | 'sqrt_sum'): number {
+  const perStep = new Map<number, number>();
+  for (const step of Array.from(unmaskedAt)) if (step > 0) perStep.set(step, (perStep.get(step) ?? 0) + 1);
+  if (form === 'sum') return perStep.size === 0 ? 0 : -perStep.size / 50;
+  let roots = 0;
+  let tokens = 0;
+  for (const count of perStep.values()) {
+    roots += Math.sqrt(count);
+    tokens += count;
+  }
+  if (tokens === 0) return 0;
+  return form === 'sqrt' ? -roots : -roots / tokens;
+}
+
+/** `reward` (default 1) where the completion matches the pattern, else 0. */
+export function format(pattern: RegExp, options: { reward?: number } = {}): RewardFunction {
+  if (!(pattern instanceof RegExp)) throw new TypeError(`pattern: expected a RegExp, got ${String(pattern)}`);
+  checkKeys('options', options, ['reward']);
+  const { reward = 1 } = options;
+  checkNumber('reward', reward, {});
+  // A pattern with the flag "g" or "y" would remember where it stopped.
+  const stateless = new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, ''));
+  return ({ completions }) => completions.map((completion) => (stateless.test(completion) ? reward : 0));
+}
+
+/** Options of {@link teacherLogProb}. */
+export interface TeacherOptions {
+  /** A loaded model that judges: a larger one, or the frozen base that training began with. Not the model that trains. */
+  model: MaskedDiffusionModel;
+  /** Forward passes per completion: its positions are masked in so many interleaved groups, each predicted from all the others. Default 4. */
+  passes?: number;
+  /** Tokens per forward pass of the teacher. Default 8192. */
+  tokenBudget?: number;
+}
+
+/**
+ * Mean log-probability per token that a teacher gives the completion, each token predicted from the rest of the row (a masked model's
+ * pseudo-likelihood). Where the teacher's tokenizer is another one, prompt and completion are its own tokens throughout.
+ */
+export function teacherLogProb(options: TeacherOptions): RewardFunction {
+  checkKeys('options', options, ['model', 'passes', 'tokenBudget']);
+  const { model: teacher, passes = 4, tokenBudget = 8192 } = options;
+  if (typeof teacher?.createTrainer !== 'function') throw new TypeError('model: expected a loaded model');
+  checkInteger('passes', passes, { min: 1, max: 1 << 20 });
+  checkInteger('tokenBudget', tokenBudget, { min: 1, max: 1 << 30 });
+  let scorer: Promise<ModelTrainer> | null = null;
+  return async (batch) => {
+    scorer ??= teacher.createTrainer({ freezeBase: true, freezePlanner: true });
+    const judge = await scorer;
+    const sameIds = batch.model.source === teacher.source || (!batch.model.tokenizer && !teacher.tokenizer);
+    const sums = new Float64Array(batch.results.length);
+    const counts = new Float64Array(batch.results.length);
+    const rows: { owner: number; ids: Int32Array; positions: Int32Array; tokens: Int32Array }[] = [];
+    batch.results.forEach((result, owner) => {
+      const completion = sameIds
+        ? result.ids.slice(0, result.tokens)
+        : Int32Array.from(teacher.tokenizer?.encode(batch.completions[owner], { addSpecialTokens: false }) ?? []);
+      const prompt = sameIds ? result.promptIds : teacher.encodePrompt(batch.examples[owner].prompt);
+      const whole = new Int32Array(prompt.length + completion.length);
+      whole.set(prompt);
+      whole.set(completion, prompt.length);
+      for (let group = 0; group < passes; group++) {
+        const positions = Int32Array.from(completion.keys()).filter(
+          (i) => i % passes === group && completion[i] !== teacher.config.maskTokenId,
+        );
+        if (positions.length === 0) continue;
+        const ids = whole.slice();
+        for (const i of positions) ids[prompt.length + i] = teacher.config.maskTokenId;
+        rows.push({ owner, ids, positions: positions.map((i) => prompt.length + i), tokens: positions.map((i) => completion[i]) });
+      }
+    });
+    for (let begin = 0; begin < rows.length; ) {
+      let end = begin;
+      for (let tokens = 0; end < rows.length && (end === begin || tokens + rows[end].ids.length <= tokenBudget); end++)
+        tokens += rows[end].ids.length;
+      const part = rows.slice(begin, end);
+      const offsets = (lengths: number[]) =>
+        Int32Array.from([
+          0,
+          ...lengths.map(
+            (
+              (sum) => (n: number) =>
+                (sum += n)
+            )(0),
+          ),
+        ]);
+      const join = (arrays: Int32Array[]) => Int32Array.from(arrays.flatMap((array) => Array.from(array)));
+      const { logProbs } = await judge.score({
+        ids: join(part.map(({ ids }) => ids)),
+        offsets: offsets(part.map(({ ids }) => ids.length)),
+        hidden: null,
+        candidateOffsets: offsets(part.map(({ positions }) => positions.length)),
+        positions: join(part.map(({ positions }) => positions)),
+        tokens: join(part.map(({ tokens }) => tokens)),
+        temperature: 0,
+        excludedToken: teacher.config.maskTokenId,
+        confidences: false,
+        logits: false,
+        planner: null,
+        policy: null,
+        keep: false,
+      });
+      let at = 0;
+      for (const { owner, positions } of part) {
+        for (let i = 0; i < positions.length; i++) sums[owner] += logProbs![at++];
+        counts[owner] += positions.length;
+      }
+      begin = end;
+    }
+    return Array.from(sums, (sum, row) => (counts[row] > 0 ? sum / counts[row] : null));
+  };
+}

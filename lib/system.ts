@@ -1,0 +1,35 @@
+// What this package finds on this machine.
+import os from 'node:os';
+import { native } from './native';
+
+/** Output of {@link systemInfo}. */
+export interface SystemInfo {
+  /** Version of the package. */
+  version: string;
+  /** Version of Node.js, with its "v". */
+  node: string;
+  /** Operating system and architecture, as in "linux-x64". */
+  platform: string;
+  /** The processor's name as the operating system gives it. */
+  cpu: string;
+  /** CPU threads that are used by default. */
+  threads: number;
+  /** Instruction sets that are compiled in and that this CPU runs, worst first; the last one is used by default. */
+  cpuIsas: string[];
+  /** What `loadModel`'s `device` can be here. This version computes on the CPU alone. */
+  devices: string[];
+}
+
+/** Versions, processor and devices. @throws DUltraError NATIVE_NOT_FOUND where the addon cannot be opened. */
+export function systemInfo(): SystemInfo {
+  const { version, cpuIsas } = native();
+  return {
+    version,
+    node: process.version,
+    platform: `${process.platform}-${process.arch}`,
+    cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
+    threads: os.availableParallelism(),
+    cpuIsas: cpuIsas(),
+    devices: ['cpu'],
+  };
+}

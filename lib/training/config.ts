@@ -1,0 +1,125 @@
+// From a configuration in JSON to a trainer that runs.
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { byName, TASK_NAMES, type TaskName } from '../data';
+import type { TaskDataset } from '../data/dataset';
+import { createModel } from '../model/create-model';
+import { loadModel } from '../model/load-model';
+import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { checkChoice, checkKeys } from '../options';
+import { exactAnswer, fastAnswer, format, type RewardFunction, stepPenalty, type TeacherOptions, teacherLogProb } from '../rewards';
+import type { ExampleData, TrainingData, TrainingExample } from './data';
+import { type GrpoMetrics, type GrpoOptions, GrpoTrainer } from './grpo';
+import { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
+import type { RewardConfig, Stage, TrainConfig } from './presets';
+import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';
+
+/** Opens the examples of a file: JSON lines, or a JSON array. @throws RangeError, TypeError naming file and line. */
+async function readExamples(name: string, file: string): Promise<TrainingExample[]> {
+  const text = await readFile(file, 'utf8');
+  const parse = (part: string, where: string): unknown => {
+    try {
+      return JSON.parse(part);
+    } catch (cause) {
+      throw new RangeError(`${name}: ${where}: expected JSON, got ${(cause as Error).message}`, { cause });
+    }
+  };
+  if (text.trimStart().startsWith('[')) return parse(text, file) as TrainingExample[];
+  return text.split('\n').flatMap((line, i) => (line.trim() === '' ? [] : [parse(line, `${file}, line ${i + 1}`) as TrainingExample]));
+}
+
+/** The data set that a configuration names. @throws RangeError for a name that is neither a task nor a file. */
+export async function openDataset(config: Pick<TrainConfig, 'dataset' | 'validation'>): Promise<TaskDataset | ExampleData> {
+  const { dataset, validation } = config;
+  if (dataset === undefined) throw new TypeError('dataset: expected the name of a task or a file of examples, got none');
+  if ((TASK_NAMES as readonly string[]).includes(dataset)) return byName(dataset as TaskName);
+  if (!existsSync(dataset))
+    throw new RangeError(`dataset: expected one of ${TASK_NAMES.join(', ')}, or a file, got ${JSON.stringify(dataset)}`);
+  const examples = await readExamples('dataset', dataset);
+  return {
+    name: path.basename(dataset),
+    examples,
+    ...(validation !== undefined && { validation: await readExamples('validation', validation) }),
+  };
+}
+
+/**
+ * The folder of the model that a configuration names; makes a new model in `newModelFolder` where it asks for one and there is none yet.
+ * undefined: the embedded model.
+ */
+export async function prepareModel(config: TrainConfig, data: TrainingData, newModelFolder: string): Promise<string | undefined> {
+  const { model } = config;
+  if (typeof model !== 'object') return model;
+  checkKeys('model', model, ['create']);
+  if (existsSync(path.join(newModelFolder, 'tokenizer_config.json'))) return newModelFolder;
+  if (!('vocabulary' in data))
+    throw new RangeError('model.create: expected a task as dataset, whose words a new model learns; a file has none');
+  await createModel(newModelFolder, { seed: config.seed, ...model.create, vocabulary: data.vocabulary });
+  return newModelFolder;
+}
+
+async function makeReward(name: string, config: RewardConfig, teachers: MaskedDiffusionModel[]): Promise<RewardFunction> {
+  const at = `rewards.${name}`;
+  checkKeys(at, config, ['type', 'weight', 'options']);
+  const { type, options = {} } = config;
+  checkChoice(`${at}.type`, type, ['exactAnswer', 'fastAnswer', 'stepPenalty', 'format', 'teacherLogProb'] as const);
+  switch (type) {
+    case 'exactAnswer':
+      checkKeys(`${at}.options`, options, []);
+      return exactAnswer;
+    case 'fastAnswer':
+      return fastAnswer(options);
+    case 'stepPenalty':
+      return stepPenalty(options);
+    case 'format': {
+      checkKeys(`${at}.options`, options, ['pattern', 'flags', 'reward']);
+      const { pattern, flags, ...rest } = options as { pattern: string; flags?: string; reward?: number };
+      return format(new RegExp(pattern, flags), rest);
+    }
+    case 'teacherLogProb': {
+      const { model, ...rest } = options as Omit<TeacherOptions, 'model'> & { model?: string };
+      const teacher = await loadModel(model);
+      teachers.push(teacher);
+      return teacherLogProb({ ...rest, model: teacher });
+    }
+  }
+}
+
+/** Metrics of any stage. */
+export type StageMetrics = MaskedDiffusionMetrics | PlannerMetrics | GrpoMetrics;
+
+/** Runs a stage as its configuration says, on a model that is loaded. @throws as the stage's trainer. */
+export async function* runConfig(
+  stage: Stage,
+  model: MaskedDiffusionModel,
+  config: TrainConfig,
+  { signal }: { signal?: AbortSignal } = {},
+): AsyncGenerator<StageMetrics, void, void> {
+  const { model: _, dataset: __, validation: ___, rewards = {}, referenceModel, ...rest } = config;
+  const dataset = await openDataset(config);
+  const given = { ...rest, dataset, ...(signal && { signal }) };
+  if (stage !== 'grpo') {
+    for (const name of ['rewards', 'referenceModel'] as const)
+      if (config[name] !== undefined) throw new TypeError(`${name}: expected only with the stage "grpo"`);
+    if (stage === 'sft') yield* trainMaskedDiffusion(model, given as MaskedDiffusionOptions);
+    else yield* trainPlanner(model, given as PlannerOptions);
+    return;
+  }
+  const others: MaskedDiffusionModel[] = [];
+  try {
+    const functions: Record<string, { fn: RewardFunction; weight: number }> = {};
+    for (const [name, reward] of Object.entries(rewards))
+      functions[name] = { fn: await makeReward(name, reward, others), weight: reward.weight ?? 1 };
+    const { signal: ____, ...options } = given;
+    const grpo = { ...options, rewards: functions } as GrpoOptions;
+    if (referenceModel !== undefined) {
+      grpo.referenceModel = await loadModel(referenceModel);
+      others.push(grpo.referenceModel);
+    }
+    await using trainer = new GrpoTrainer(model, grpo);
+    yield* trainer.train({ signal });
+  } finally {
+    for (const other of others) other.dispose();
+  }
+}

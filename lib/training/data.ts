@@ -1,0 +1,125 @@
+// Where training examples come from: a seeded task, or examples of the user's own.
+import type { Example, TaskDataset } from '../data/dataset';
+import { deriveNumber, deriveSeed, Purpose, Random } from '../random';
+import type { ChatMessage } from '../types';
+
+/** An example of a user's own data. */
+export interface TrainingExample {
+  /** Text, or chat messages for the checkpoint's chat template. */
+  prompt: string | ChatMessage[];
+  /** A right answer. Fine-tuning and planner initialisation need it; GRPO only where a reward does. */
+  answer?: string;
+  /** For tables. Default "". */
+  category?: string;
+  /** Whatever a verifier or a reward needs. */
+  meta?: unknown;
+}
+
+/** A user's own data set. */
+export interface ExampleData {
+  /** Default "examples". */
+  name?: string;
+  examples: Iterable<TrainingExample>;
+  /** Held-out examples; evaluation during training needs them. */
+  validation?: Iterable<TrainingExample>;
+  /** Whether a completion's text is a right answer. Default: none, and `rewards.exactAnswer` compares with `answer`. */
+  verify?(example: TrainingExample, completion: string): boolean;
+  /** Tokens that an answer is given. Default: the option `genLength` of the trainer. */
+  genLength?: number;
+  /** Default: the option `blockLength` of the trainer. */
+  blockLength?: number;
+}
+
+/** What the trainers take as `dataset`: a task, a user's data set, or just examples. */
+export type TrainingData = TaskDataset | ExampleData | Iterable<TrainingExample>;
+
+/** An example as trainers see it. */
+export interface TrainingRow extends Omit<Example, 'prompt' | 'answer'> {
+  prompt: string | ChatMessage[];
+  answer: string | null;
+}
+
+/** {@link TrainingData} with everything settled. What `train` gives is a function of the seed and the step alone. */
+export interface DataSource {
+  name: string;
+  /** null for endless data. */
+  size: number | null;
+  genLength: number | null;
+  blockLength: number | null;
+  /** The `rows` examples of a step; all steps of a run ask for equally many. */
+  train(step: number, rows: number): TrainingRow[];
+  /** null without held-out examples. */
+  validation: ((rows: number) => TrainingRow[]) | null;
+  /** null where there is no verifier. */
+  verify: ((example: TrainingRow, completion: string) => boolean) | null;
+}
+
+const isTask = (data: object): data is TaskDataset => 'sample' in data && typeof data.sample === 'function';
+
+function checkExamples(name: string, examples: unknown): TrainingRow[] {
+  if (typeof examples !== 'object' || examples === null || !(Symbol.iterator in examples))
+    throw new TypeError(`${name}: expected examples that can be iterated over, got ${String(examples)}`);
+  const rows: TrainingRow[] = [];
+  for (const example of examples as Iterable<Partial<TrainingExample> | null>) {
+    const at = `${name}[${rows.length}]`;
+    if (typeof example !== 'object' || example === null)
+      throw new TypeError(`${at}: expected an object with a prompt, got ${String(example)}`);
+    const { prompt, answer, category = '', meta } = example;
+    if (typeof prompt !== 'string' && !Array.isArray(prompt))
+      throw new TypeError(`${at}.prompt: expected a string or chat messages, got ${String(prompt)}`);
+    if (answer !== undefined && typeof answer !== 'string') throw new TypeError(`${at}.answer: expected a string, got ${String(answer)}`);
+    rows.push({ prompt, answer: answer ?? null, category, meta });
+  }
+  if (rows.length === 0) throw new RangeError(`${name}: expected at least one example, got none`);
+  return rows;
+}
+
+/** Examples in a new random order each epoch. */
+function epochs(rows: readonly TrainingRow[], seed: bigint): DataSource['train'] {
+  let epoch = -1;
+  let order: Int32Array = new Int32Array(0);
+  return (step, count) =>
+    Array.from({ length: count }, (_, i) => {
+      const index = step * count + i;
+      if (Math.floor(index / rows.length) !== epoch) {
+        epoch = Math.floor(index / rows.length);
+        order = new Random(deriveSeed(seed, Purpose.order, epoch)).permutation(rows.length);
+      }
+      return rows[order[index % rows.length]];
+    });
+}
+
+/** Checks a data set. @throws TypeError, RangeError naming what is wrong. */
+export function openData(data: TrainingData, seed: bigint): DataSource {
+  if (typeof data !== 'object' || data === null)
+    throw new TypeError(`dataset: expected a task, { examples } or a list of examples, got ${String(data)}`);
+  if (isTask(data)) {
+    const { name, genLength, blockLength } = data;
+    return {
+      name,
+      size: null,
+      genLength,
+      blockLength,
+      train: (step, rows) => data.sample('train', rows, deriveNumber(seed, Purpose.examples, step)),
+      validation: (rows) => data.sample('validation', rows, deriveNumber(seed, Purpose.evaluation)),
+      verify: (example, completion) => data.verify(example as Example, completion),
+    };
+  }
+  const given: ExampleData = Symbol.iterator in data ? { examples: data } : data;
+  const rows = checkExamples('dataset.examples', given.examples);
+  const held = given.validation === undefined ? null : checkExamples('dataset.validation', given.validation);
+  const { verify } = given;
+  return {
+    name: given.name ?? 'examples',
+    size: rows.length,
+    genLength: given.genLength ?? null,
+    blockLength: given.blockLength ?? null,
+    train: epochs(rows, seed),
+    validation: held && ((count) => held.slice(0, count)),
+    verify: verify ? (example, completion) => verify.call(given, toExample(example), completion) : null,
+  };
+}
+
+function toExample({ prompt, answer, category, meta }: TrainingRow): TrainingExample {
+  return answer === null ? { prompt, category, meta } : { prompt, answer, category, meta };
+}

@@ -1,0 +1,16 @@
+// Training's public names. The pure functions are exported too: they are what a researcher replaces.
+export { computeAdvantages, type ScaleRewards, totalRewards } from './advantages';
+export { openDataset, prepareModel, runConfig, type StageMetrics } from './config';
+export type { ExampleData, TrainingData, TrainingExample } from './data';
+export { type GrpoMetrics, type GrpoOptions, GrpoTrainer } from './grpo';
+export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo-loss';
+export { type ReferenceGrpoRow, referenceGrpoLoss } from './grpo-loss-reference';
+export type { TrainingMetrics } from './loop';
+export { type MaskedRow, maskedDiffusionLoss, maskRow } from './masked-diffusion-loss';
+export type { TrainableOptions, TrainingOptions } from './options';
+export { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
+export { binaryCrossEntropy, factorTargets, maskSpan, type PlannerRow, positiveWeight } from './planner-init-loss';
+export { PRESETS, type RewardConfig, STAGES, type Stage, type TrainConfig } from './presets';
+export { type PolicySettings, type ReplayRow, type Rollouts, recordRollouts, replayRequest, splitByRow } from './replay';
+export { learningRateFactor, type Schedule, type ScheduleOptions } from './schedules';
+export { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';

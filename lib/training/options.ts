@@ -1,0 +1,171 @@
+// Options that all trainers share: checks and defaults.
+import { type LoraOptions, resolveLora } from '../model/trainer';
+import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
+import type { Schedule } from './schedules';
+
+/** Options of every trainer. */
+export interface TrainingOptions {
+  /**
+   * Run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints. Default: nothing is written.
+   */
+  outputDir?: string;
+  /** Go on with the run in `outputDir` where there is one, bit for bit as if it had never stopped. Default false: the folder must hold none. */
+  resume?: boolean;
+  /** Seed of every random choice. Default 0. */
+  seed?: number | bigint;
+  /** Optimiser steps. */
+  maxSteps?: number;
+  /** Passes over finite data, in place of `maxSteps`. */
+  epochs?: number;
+  /** Peak learning rate of the base model, adapters included. */
+  learningRate?: number;
+  /** Peak learning rate of the planner. Default: `learningRate`. */
+  plannerLearningRate?: number;
+  /** Shape of the learning rate after warm-up. */
+  schedule?: Schedule;
+  /** Steps in which the learning rate climbs. */
+  warmupSteps?: number;
+  /** Share of the peak that is left at the end of "linear" and "cosine". */
+  learningRateFloor?: number;
+  /** AdamW's decay rates of the first and second moment. */
+  betas?: readonly [number, number];
+  /** AdamW's epsilon. Default 1e-8. */
+  eps?: number;
+  /** Decoupled weight decay. */
+  weightDecay?: number;
+  /** Gradients are scaled down to this global norm; 0: never. Default 1. */
+  maxGradNorm?: number;
+  /** Batches per optimiser step. Default 1. */
+  gradientAccumulation?: number;
+  /** Tokens per forward and backward pass: bounds memory. Results do not depend on it, but for rounding. Default 8192. */
+  tokenBudget?: number;
+  /** Recompute activations instead of keeping them. Default false. */
+  activationCheckpointing?: boolean;
+  /** Evaluate on held-out examples every so many steps; 0: never. Default 0. */
+  evalEvery?: number;
+  /** Held-out examples of an evaluation. Default 256. */
+  evalExamples?: number;
+  /** Stop after so many evaluations without a new best. Default: never. */
+  patience?: number;
+  /** Save a checkpoint every so many steps; 0: at the end alone. Default 100. */
+  saveEvery?: number;
+  /** Checkpoints to keep, beside the best one. Default 2. */
+  keepLast?: number;
+  /** Write TensorBoard event files. Default true. */
+  tensorboard?: boolean;
+}
+
+/** {@link TrainingOptions} checked, with defaults. */
+export interface ResolvedTraining extends Required<Omit<TrainingOptions, 'outputDir' | 'seed' | 'maxSteps' | 'epochs' | 'patience'>> {
+  outputDir: string | null;
+  seed: bigint;
+  maxSteps: number | null;
+  epochs: number | null;
+  patience: number | null;
+}
+
+/** What differs between the trainers. */
+export type TrainingDefaults = Required<
+  Pick<TrainingOptions, 'learningRate' | 'schedule' | 'warmupSteps' | 'learningRateFloor' | 'betas' | 'weightDecay'>
+>;
+
+const KEYS: readonly (keyof TrainingOptions)[] = [
+  'outputDir',
+  'resume',
+  'seed',
+  'maxSteps',
+  'epochs',
+  'learningRate',
+  'plannerLearningRate',
+  'schedule',
+  'warmupSteps',
+  'learningRateFloor',
+  'betas',
+  'eps',
+  'weightDecay',
+  'maxGradNorm',
+  'gradientAccumulation',
+  'tokenBudget',
+  'activationCheckpointing',
+  'evalEvery',
+  'evalExamples',
+  'patience',
+  'saveEvery',
+  'keepLast',
+  'tensorboard',
+];
+
+const COUNT = { min: 1, max: 1e9 };
+
+/** Checks the shared options; `own` are the keys that a trainer adds. @throws TypeError, RangeError naming the option. */
+export function resolveTraining(options: TrainingOptions, defaults: TrainingDefaults, own: readonly string[]): ResolvedTraining {
+  checkKeys('options', options, [...KEYS, ...own]);
+  const { outputDir, maxSteps, epochs, patience } = options;
+  if (outputDir !== undefined && (typeof outputDir !== 'string' || outputDir === ''))
+    throw new TypeError(`outputDir: expected a path, got ${JSON.stringify(outputDir)}`);
+  if (maxSteps !== undefined) checkInteger('maxSteps', maxSteps, COUNT);
+  if (epochs !== undefined) checkNumber('epochs', epochs, { minExclusive: 0, max: 1e9 });
+  if (maxSteps !== undefined && epochs !== undefined) throw new RangeError('epochs: expected maxSteps or epochs, got both');
+  if (patience !== undefined) checkInteger('patience', patience, COUNT);
+  const learningRate = options.learningRate ?? defaults.learningRate;
+  const resolved: ResolvedTraining = {
+    outputDir: outputDir ?? null,
+    resume: options.resume ?? false,
+    seed: checkSeed('seed', options.seed ?? 0),
+    maxSteps: maxSteps ?? null,
+    epochs: epochs ?? null,
+    learningRate,
+    plannerLearningRate: options.plannerLearningRate ?? learningRate,
+    schedule: options.schedule ?? defaults.schedule,
+    warmupSteps: options.warmupSteps ?? defaults.warmupSteps,
+    learningRateFloor: options.learningRateFloor ?? defaults.learningRateFloor,
+    betas: options.betas ?? defaults.betas,
+    eps: options.eps ?? 1e-8,
+    weightDecay: options.weightDecay ?? defaults.weightDecay,
+    maxGradNorm: options.maxGradNorm ?? 1,
+    gradientAccumulation: options.gradientAccumulation ?? 1,
+    tokenBudget: options.tokenBudget ?? 8192,
+    activationCheckpointing: options.activationCheckpointing ?? false,
+    evalEvery: options.evalEvery ?? 0,
+    evalExamples: options.evalExamples ?? 256,
+    patience: patience ?? null,
+    saveEvery: options.saveEvery ?? 100,
+    keepLast: options.keepLast ?? 2,
+    tensorboard: options.tensorboard ?? true,
+  };
+  for (const name of ['resume', 'activationCheckpointing', 'tensorboard'] as const)
+    checkChoice(name, resolved[name], [true, false] as const);
+  if (resolved.resume && resolved.outputDir === null)
+    throw new RangeError('resume: expected an outputDir, the run to go on with, got none');
+  for (const name of ['learningRate', 'plannerLearningRate'] as const) checkNumber(name, resolved[name], { min: 0, max: 1e3 });
+  checkChoice('schedule', resolved.schedule, ['constant', 'linear', 'cosine'] as const);
+  checkInteger('warmupSteps', resolved.warmupSteps, { min: 0, max: 1e9 });
+  checkNumber('learningRateFloor', resolved.learningRateFloor, { min: 0, max: 1 });
+  if (!Array.isArray(resolved.betas) || resolved.betas.length !== 2)
+    throw new TypeError(`betas: expected two numbers, got ${JSON.stringify(resolved.betas)}`);
+  for (const beta of resolved.betas) checkNumber('betas', beta, { min: 0, max: 0.999999 });
+  checkNumber('eps', resolved.eps, { minExclusive: 0, max: 1 });
+  checkNumber('weightDecay', resolved.weightDecay, { min: 0, max: 1e3 });
+  checkNumber('maxGradNorm', resolved.maxGradNorm, { min: 0 });
+  for (const name of ['gradientAccumulation', 'tokenBudget', 'evalExamples', 'keepLast'] as const)
+    checkInteger(name, resolved[name], COUNT);
+  for (const name of ['evalEvery', 'saveEvery'] as const) checkInteger(name, resolved[name], { min: 0, max: 1e9 });
+  if (resolved.patience !== null && resolved.evalEvery === 0)
+    throw new RangeError('patience: expected evalEvery above 0, whose evaluations it counts');
+  return resolved;
+}
+
+/** Which parts of a model train. */
+export interface TrainableOptions {
+  /** The base model stays as it is. Default false. */
+  freezeBase?: boolean;
+  /** The planner stays as it is. Default false. */
+  freezePlanner?: boolean;
+  /** Train low-rank adapters in place of the base model's weights. Default null. */
+  lora?: LoraOptions | null;
+}
+
+/** Checks a lora option. */
+export function checkLora(lora: LoraOptions | null | undefined): Required<LoraOptions> | null {
+  return lora === null || lora === undefined ? null : resolveLora(lora);
+}

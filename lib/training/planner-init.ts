@@ -1,0 +1,231 @@
+// Planner initialisation: the planner head learns to imitate Fast-dLLM's factor rule, with the base model frozen.
+import { DUltraError } from '../errors';
+import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import type { ModelTrainer } from '../model/trainer';
+import type { NativeScoreResult } from '../native';
+import { checkChoice, checkInteger, checkNumber } from '../options';
+import { deriveSeed, Purpose, Random } from '../random';
+import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
+import { type Measured, runStage, type TrainingMetrics } from './loop';
+import { resolveTraining, type TrainingOptions } from './options';
+import { concatenate, offsetsOf, packRows } from './packing';
+import { binaryCrossEntropy, factorTargets, maskSpan, type PlannerRow, positiveWeight } from './planner-init-loss';
+import { encodeRow } from './sft';
+
+/** Options of {@link trainPlanner}. */
+export interface PlannerOptions extends TrainingOptions {
+  /** Prompts with answers; the answers are what gets masked. */
+  dataset: TrainingData;
+  /** Examples per batch. Default 64. */
+  batchSize?: number;
+  /** Answers are padded to so many tokens. Default: the data set's; else one end of sequence. */
+  genLength?: number;
+  /** The factor of the rule that is imitated: position j ≥ 2 by confidence passes while c_j ≥ 1 − factor / (j + 1). Default 1. */
+  factor?: number;
+  /** Shortest span of an answer, in tokens. Default 32; shorter answers are a span as a whole. */
+  minSpan?: number;
+  /** "reference": the rule's last-pair quirk, and the mask token as a legal prediction. */
+  compat?: 'reference';
+}
+
+/** One step of {@link trainPlanner}. */
+export interface PlannerMetrics extends TrainingMetrics {
+  /** Share of the candidates that the rule unmasks. */
+  positives: number;
+  /** Share of the candidates on which planner (p ≥ ½) and rule agree. */
+  agreement: number;
+  /** On held-out examples, in the steps that evaluate. */
+  evalLoss?: number;
+  evalAgreement?: number;
+}
+
+interface StageOptions {
+  seed: bigint;
+  batchSize: number;
+  accumulation: number;
+  tokenBudget: number;
+  genLength: number | null;
+  factor: number;
+  minSpan: number;
+  reference: boolean;
+  evalExamples: number;
+}
+
+interface Totals {
+  loss: number;
+  agreeing: number;
+  positives: number;
+  candidates: number;
+  tokens: number;
+}
+
+class PlannerStage {
+  readonly #model: MaskedDiffusionModel;
+  readonly #trainer: ModelTrainer;
+  readonly #data: DataSource;
+  readonly #options: StageOptions;
+
+  constructor(model: MaskedDiffusionModel, trainer: ModelTrainer, data: DataSource, options: StageOptions) {
+    this.#model = model;
+    this.#trainer = trainer;
+    this.#data = data;
+    this.#options = options;
+  }
+
+  #mask(examples: TrainingRow[], random: Random): PlannerRow[] {
+    const { genLength, minSpan } = this.#options;
+    const { maskTokenId } = this.#model.config;
+    return examples.map((example) => {
+      const { ids, begin } = encodeRow(this.#model, example, genLength);
+      return maskSpan(ids, { begin, minSpan, maskTokenId, uniform: random.uniform });
+    });
+  }
+
+  #score(rows: PlannerRow[], keep: boolean): Promise<NativeScoreResult> {
+    const { maskTokenId } = this.#model.config;
+    const timestep = Float32Array.from(rows, ({ ids }) => {
+      const masks = ids.reduce((count, id) => count + (id === maskTokenId ? 1 : 0), 0);
+      return 1 - Math.fround(masks / ids.length);
+    });
+    const maskIndex = concatenate(
+      rows.map(({ ids, positions }) => {
+        const flags = new Uint8Array(ids.length);
+        for (const position of positions) flags[position] = 1;
+        return flags;
+      }),
+      Uint8Array,
+    );
+    return this.#trainer.score({
+      ids: concatenate(
+        rows.map(({ ids }) => ids),
+        Int32Array,
+      ),
+      offsets: offsetsOf(rows.map(({ ids }) => ids.length)),
+      hidden: null,
+      candidateOffsets: offsetsOf(rows.map(({ positions }) => positions.length)),
+      positions: concatenate(
+        rows.map(({ positions }) => positions),
+        Int32Array,
+      ),
+      tokens: null,
+      temperature: 0,
+      excludedToken: this.#options.reference ? -1 : maskTokenId,
+      confidences: true,
+      logits: false,
+      planner: { timestep, maskIndex },
+      policy: null,
+      keep,
+    });
+  }
+
+  /** What the factor rule says about each candidate. */
+  #targets(rows: PlannerRow[], confidences: Float32Array): Uint8Array {
+    const { factor, reference } = this.#options;
+    let at = 0;
+    return concatenate(
+      rows.map(({ positions }) => {
+        const begin = at;
+        at += positions.length;
+        return factorTargets(confidences.subarray(begin, at), factor, { lastPair: reference });
+      }),
+      Uint8Array,
+    );
+  }
+
+  /** Loss over some rows, classes balanced over all of them; adds the gradient where `train`. */
+  async #run(rows: PlannerRow[], train: boolean): Promise<Totals> {
+    const { tokenBudget } = this.#options;
+    const batches = packRows(rows, ({ ids }) => ids.length, tokenBudget);
+    const candidates = rows.reduce((sum, { positions }) => sum + positions.length, 0);
+    const totals: Totals = { loss: 0, agreeing: 0, positives: 0, candidates, tokens: 0 };
+    const targets: Uint8Array[] = [];
+    // The class weight needs every target before the first gradient. One batch is scored once; several are scored twice, in place of
+    // keeping the activations of all.
+    let kept: NativeScoreResult | null = null;
+    for (const batch of batches) {
+      kept = await this.#score(batch, train && batches.length === 1);
+      targets.push(this.#targets(batch, kept.confidences!));
+    }
+    for (const part of targets) totals.positives += part.reduce((sum, target) => sum + target, 0);
+    const weight = positiveWeight(totals.positives, candidates);
+    for (let i = 0; i < batches.length; i++) {
+      const { plannerLogits } = batches.length === 1 && kept ? kept : await this.#score(batches[i], train);
+      const { loss, dLogits } = binaryCrossEntropy(plannerLogits!, targets[i], weight, 1 / candidates);
+      totals.loss += loss;
+      plannerLogits!.forEach((z, k) => {
+        if (z >= 0 === (targets[i][k] === 1)) totals.agreeing++;
+      });
+      totals.tokens += batches[i].reduce((sum, { ids }) => sum + ids.length, 0);
+      if (train) await this.#trainer.backward({ dLogProbs: null, dPlannerLogits: dLogits, dLogLikelihoods: null, dLogits: null });
+    }
+    return totals;
+  }
+
+  async accumulate(step: number): Promise<Measured> {
+    const { seed, batchSize, accumulation } = this.#options;
+    const rows = this.#mask(this.#data.train(step, batchSize * accumulation), new Random(deriveSeed(seed, Purpose.masks, step)));
+    const { loss, agreeing, positives, candidates, tokens } = await this.#run(rows, true);
+    return { loss, tokens, positives: positives / candidates, agreement: agreeing / candidates };
+  }
+
+  async evaluate(): Promise<Record<string, number>> {
+    const { seed, evalExamples } = this.#options;
+    const rows = this.#mask(this.#data.validation!(evalExamples), new Random(deriveSeed(seed, Purpose.evaluation)));
+    const { loss, agreeing, candidates } = await this.#run(rows, false);
+    return { evalLoss: loss, evalAgreement: agreeing / candidates };
+  }
+}
+
+const OWN_KEYS = ['dataset', 'batchSize', 'genLength', 'factor', 'minSpan', 'compat', 'signal'];
+
+/**
+ * Trains the planner head alone: it learns which masked positions Fast-dLLM's factor rule would unmask, so that GRPO begins with a planner
+ * that decodes about as well as that rule. One yield per optimiser step; leaving the loop ends the training.
+ * @throws as {@link trainMaskedDiffusion}; DUltraError NO_PLANNER.
+ */
+export async function* trainPlanner(
+  model: MaskedDiffusionModel,
+  options: PlannerOptions & { signal?: AbortSignal },
+): AsyncGenerator<PlannerMetrics, void, void> {
+  const defaults = {
+    learningRate: 1e-5,
+    schedule: 'cosine',
+    warmupSteps: 0,
+    learningRateFloor: 0.01,
+    betas: [0.9, 0.99],
+    weightDecay: 0.01,
+  } as const;
+  const training = resolveTraining(options, defaults, OWN_KEYS);
+  const { batchSize = 64, factor = 1, minSpan = 32, compat } = options;
+  checkInteger('batchSize', batchSize, { min: 1, max: 1 << 20 });
+  checkNumber('factor', factor, { min: 0, max: 1e6 });
+  checkInteger('minSpan', minSpan, { min: 1, max: 1 << 30 });
+  if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
+  if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
+  if (!model.hasPlanner) throw new DUltraError('NO_PLANNER', `${model.source} has no planner head to train`);
+  const data = openData(options.dataset, training.seed);
+  const genLength = options.genLength ?? data.genLength;
+  yield* runStage<PlannerMetrics>({
+    kind: 'planner',
+    model,
+    data,
+    training,
+    trainable: { freezeBase: true, lora: null },
+    examplesPerStep: batchSize * training.gradientAccumulation,
+    own: { batchSize, genLength, factor, minSpan, compat: compat ?? null },
+    objective: { metric: 'evalLoss', goal: 'min' },
+    signal: options.signal,
+    start: (trainer) =>
+      new PlannerStage(model, trainer, data, {
+        seed: training.seed,
+        batchSize,
+        accumulation: training.gradientAccumulation,
+        tokenBudget: training.tokenBudget,
+        genLength,
+        factor,
+        minSpan,
+        reference: compat === 'reference',
+        evalExamples: training.evalExamples,
+      }),
+  });
+}

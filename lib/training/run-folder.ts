@@ -1,0 +1,237 @@
+// The folder of a run. Everything in it is either complete or not there: files and checkpoint folders get their names by a rename after
+// their bytes are on the disk, so that a run survives being killed at any moment.
+//
+//   config.json                  options, seed, version, device, model, data set
+//   metrics.jsonl                one line per step
+//   events.out.tfevents.…        the same for TensorBoard
+//   checkpoints/step-00000100/   config.json, model.safetensors, tokenizer files (what `loadModel` reads), trainer.safetensors
+//                                (fp32 masters and moments of what trains), state.json (step, best evaluation), adapter/ with lora
+import { existsSync } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { DUltraError } from '../errors';
+import { saveAdapter } from '../model/adapter';
+import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { readSafetensors, type TensorValue, writeSafetensors } from '../model/safetensors';
+import { syncFolder, writeError, writeFileAtomic } from '../model/save';
+import type { ModelTrainer } from '../model/trainer';
+import { EventWriter } from './tensorboard';
+
+/** One line of metrics.jsonl. */
+export type MetricsLine = { step: number; time: number } & Record<string, number | boolean | null>;
+
+/** What a run remembers beside weights and moments. Random numbers and data are functions of the seed and the step. */
+export interface RunState {
+  kind: string;
+  step: number;
+  /** Best evaluation so far. */
+  best: { step: number; value: number } | null;
+  /** Evaluations since then. */
+  evaluationsWithoutBest: number;
+}
+
+const STEP_FOLDER = /^step-(\d{8,})$/;
+const STATE_FILE = 'state.json';
+const TRAINER_FILE = 'trainer.safetensors';
+const stepName = (step: number) => `step-${String(step).padStart(8, '0')}`;
+
+/** Options that a resumed run may change: none of them decides what is computed. */
+const FREE_OPTIONS = new Set([
+  'outputDir',
+  'resume',
+  'maxSteps',
+  'epochs',
+  'saveEvery',
+  'keepLast',
+  'tensorboard',
+  'patience',
+  'activationCheckpointing',
+]);
+
+function parseLines(text: string): MetricsLine[] {
+  const lines: MetricsLine[] = [];
+  for (const line of text.split('\n')) {
+    if (line === '') continue;
+    try {
+      lines.push(JSON.parse(line) as MetricsLine);
+    } catch {
+      // A process that was killed leaves half a line; nothing after it counts.
+      break;
+    }
+  }
+  return lines;
+}
+
+/** A run folder that is being written. */
+export class RunFolder {
+  readonly folder: string;
+  readonly #keepLast: number;
+  #metrics: FileHandle | null = null;
+  #events: EventWriter | null = null;
+
+  private constructor(folder: string, keepLast: number) {
+    this.folder = folder;
+    this.#keepLast = keepLast;
+  }
+
+  /**
+   * Makes a run folder, or opens the one that is there.
+   * @param config what config.json holds; a run that is resumed must have the same `kind` and `options`
+   * @throws RangeError where the folder holds a run and `resume` is off, or another run; DUltraError WRITE_FAILED.
+   */
+  static async open(
+    folder: string,
+    config: { kind: string; options: Readonly<Record<string, unknown>> } & Readonly<Record<string, unknown>>,
+    { resume, keepLast }: { resume: boolean; keepLast: number },
+  ): Promise<RunFolder> {
+    const file = path.join(folder, 'config.json');
+    const run = new RunFolder(folder, keepLast);
+    // What is compared and what is stored must have gone through JSON alike.
+    const plain = JSON.parse(JSON.stringify(config)) as typeof config;
+    if (existsSync(file) && !resume)
+      throw new RangeError(`outputDir: ${folder} holds a run already; resume goes on with it, and a new run needs another folder`);
+    if (existsSync(file) && existsSync(run.#checkpoints) && (await run.checkpoints()).length > 0) {
+      let stored: typeof config;
+      try {
+        stored = JSON.parse(await readFile(file, 'utf8')) as typeof config;
+      } catch (cause) {
+        throw new DUltraError('BAD_CHECKPOINT', `${file}: ${(cause as Error).message}`, { cause });
+      }
+      if (stored.kind !== plain.kind)
+        throw new RangeError(`resume: ${folder} holds a run of kind ${JSON.stringify(stored.kind)}, not ${JSON.stringify(plain.kind)}`);
+      for (const key of new Set([...Object.keys(stored.options ?? {}), ...Object.keys(plain.options)])) {
+        const [then, now] = [stored.options?.[key], plain.options[key]].map((value) => JSON.stringify(value));
+        if (!FREE_OPTIONS.has(key) && then !== now) throw new RangeError(`${key}: expected ${then}, with which the run began, got ${now}`);
+      }
+    }
+    try {
+      await mkdir(path.join(folder, 'checkpoints'), { recursive: true });
+      // A run without a checkpoint has nothing to go on with: it begins again, with whatever options.
+      if ((await run.checkpoints()).length === 0) await writeFileAtomic(file, `${JSON.stringify(plain, null, 2)}\n`);
+      // What a killed process was writing or removing.
+      for (const name of await readdir(run.#checkpoints))
+        if (name.startsWith('.')) await rm(path.join(run.#checkpoints, name), { recursive: true, force: true });
+    } catch (cause) {
+      throw writeError(folder, cause);
+    }
+    return run;
+  }
+
+  get #checkpoints(): string {
+    return path.join(this.folder, 'checkpoints');
+  }
+
+  /** Steps of the complete checkpoints, ascending. */
+  async checkpoints(): Promise<number[]> {
+    const steps = (await readdir(this.#checkpoints)).map((name) => Number(STEP_FOLDER.exec(name)?.[1] ?? Number.NaN));
+    return steps.filter((step) => !Number.isNaN(step)).sort((a, b) => a - b);
+  }
+
+  /** Folder of a checkpoint, which `loadModel` takes. */
+  checkpointFolder(step: number): string {
+    return path.join(this.#checkpoints, stepName(step));
+  }
+
+  /** Brings the last checkpoint's state into the trainer and its model; null where there is none. @throws DUltraError BAD_CHECKPOINT */
+  async restore(trainer: ModelTrainer): Promise<RunState | null> {
+    const step = (await this.checkpoints()).at(-1);
+    if (step === undefined) return null;
+    const folder = this.checkpointFolder(step);
+    let state: RunState;
+    try {
+      state = JSON.parse(await readFile(path.join(folder, STATE_FILE), 'utf8')) as RunState;
+    } catch (cause) {
+      throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${(cause as Error).message}`, { cause });
+    }
+    const tensors = [...(await readSafetensors(path.join(folder, TRAINER_FILE)))].map(([name, { shape, data }]) => ({
+      name,
+      shape: [...shape],
+      data: data as Float32Array,
+    }));
+    try {
+      await trainer.loadState({ step: state.step, tensors });
+    } catch (cause) {
+      throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${(cause as Error).message}`, { cause });
+    }
+    return state;
+  }
+
+  /** Opens the logs. Lines after `step` belong to work that is about to be done again, and go. */
+  async openLogs(step: number, { tensorboard }: { tensorboard: boolean }): Promise<void> {
+    const file = path.join(this.folder, 'metrics.jsonl');
+    try {
+      const lines = existsSync(file) ? parseLines(await readFile(file, 'utf8')).filter((line) => line.step <= step) : [];
+      await writeFileAtomic(file, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
+      this.#metrics = await open(file, 'a');
+      if (!tensorboard) return;
+      // Made anew from the lines that count, so that no step occurs twice.
+      const old = (await readdir(this.folder)).filter((name) => name.startsWith('events.out.tfevents.'));
+      for (const name of old) await rm(path.join(this.folder, name));
+      const time = lines[0]?.time ?? Date.now() / 1000;
+      this.#events = await EventWriter.create(path.join(this.folder, `events.out.tfevents.${Math.floor(time)}.dultra`), time);
+      for (const line of lines) await this.#writeEvent(line);
+    } catch (cause) {
+      throw writeError(this.folder, cause);
+    }
+  }
+
+  async #writeEvent({ step, time, ...values }: MetricsLine): Promise<void> {
+    const scalars = Object.entries(values).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
+    await this.#events?.write(step, time, Object.fromEntries(scalars));
+  }
+
+  /** Adds a line to the logs. @throws DUltraError WRITE_FAILED */
+  async log(line: MetricsLine): Promise<void> {
+    try {
+      await this.#metrics?.appendFile(`${JSON.stringify(line)}\n`);
+      await this.#writeEvent(line);
+    } catch (cause) {
+      throw writeError(this.folder, cause);
+    }
+  }
+
+  /**
+   * Writes a checkpoint; then removes those beyond `keepLast` and not the best.
+   * @throws DUltraError WRITE_FAILED, with all earlier checkpoints as they were.
+   */
+  async save(model: MaskedDiffusionModel, trainer: ModelTrainer, state: RunState): Promise<void> {
+    const temporary = path.join(this.#checkpoints, `.${stepName(state.step)}.${process.pid}.tmp`);
+    const folder = this.checkpointFolder(state.step);
+    try {
+      // Log lines up to here are part of what the checkpoint continues.
+      await this.#metrics?.datasync();
+      await rm(temporary, { recursive: true, force: true });
+      await mkdir(temporary);
+      await model.save(temporary);
+      if (trainer.lora) await saveAdapter(path.join(temporary, 'adapter'), trainer, model.source);
+      const { tensors } = await trainer.state();
+      const map = new Map<string, TensorValue>(tensors.map(({ name, shape, data }) => [name, { dtype: 'F32', shape, data }]));
+      await writeSafetensors(path.join(temporary, TRAINER_FILE), map);
+      await writeFileAtomic(path.join(temporary, STATE_FILE), `${JSON.stringify(state, null, 2)}\n`);
+      await syncFolder(temporary);
+      // A run that is resumed without its last lines comes here again.
+      if (existsSync(folder)) await this.#remove(state.step);
+      await rename(temporary, folder);
+      await syncFolder(this.#checkpoints);
+      const steps = await this.checkpoints();
+      for (const step of steps.slice(0, -this.#keepLast)) if (step !== state.best?.step) await this.#remove(step);
+    } catch (cause) {
+      await rm(temporary, { recursive: true, force: true }).catch(() => {});
+      throw writeError(folder, cause);
+    }
+  }
+
+  /** A folder that is being removed must not look like a checkpoint. */
+  async #remove(step: number): Promise<void> {
+    const going = path.join(this.#checkpoints, `.${stepName(step)}.${process.pid}.old`);
+    await rename(this.checkpointFolder(step), going);
+    await rm(going, { recursive: true, force: true });
+  }
+
+  async close(): Promise<void> {
+    await this.#metrics?.close();
+    await this.#events?.close();
+    this.#metrics = null;
+    this.#events = null;
+  }
+}

@@ -1,0 +1,295 @@
+#include "addon/args.h"
+#include "addon/job.h"
+#include "addon/objects.h"
+
+namespace dultra {
+namespace addon {
+
+namespace {
+
+Napi::Value to_shape(Napi::Env env, const std::vector<int64_t>& shape) {
+  auto out = Napi::Array::New(env, shape.size());
+  for (uint32_t i = 0; i < shape.size(); ++i) out.Set(i, double(shape[i]));
+  return out;
+}
+
+std::vector<NamedTensor> read_tensors(const Napi::Value& value) {
+  const Napi::Env env = value.Env();
+  if (!value.IsArray()) type_error(env, "tensors", "an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<NamedTensor> out;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::HandleScope scope(env);
+    const Napi::Object object = to_object(array.Get(i), "tensors");
+    NamedTensor tensor;
+    tensor.name = get_string(object, "name");
+    tensor.data = get_array<float>(object, "data");
+    const Napi::Value shape = object.Get("shape");
+    if (!shape.IsArray()) type_error(env, "shape", "an array");
+    for (uint32_t d = 0; d < shape.As<Napi::Array>().Length(); ++d) {
+      const Napi::Value n = shape.As<Napi::Array>().Get(d);
+      if (!n.IsNumber()) type_error(env, "shape", "an array of numbers");
+      tensor.shape.push_back(n.As<Napi::Number>().Int64Value());
+    }
+    out.push_back(std::move(tensor));
+  }
+  return out;
+}
+
+// Empty results were not asked for.
+template <typename T>
+Napi::Value optional_array(Napi::Env env, bool wanted, const std::vector<T>& values) {
+  return wanted ? to_array(env, values) : env.Null();
+}
+
+}  // namespace
+
+Napi::Value tensors_to_js(Napi::Env env, const std::vector<NamedTensor>& tensors) {
+  auto out = Napi::Array::New(env, tensors.size());
+  for (uint32_t i = 0; i < tensors.size(); ++i) {
+    const Napi::HandleScope scope(env);
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("name", tensors[i].name);
+    object.Set("shape", to_shape(env, tensors[i].shape));
+    object.Set("data", to_array(env, tensors[i].data));
+    out.Set(i, object);
+  }
+  return out;
+}
+
+void TrainerObject::init(Napi::Env env, AddonData* data) {
+  data->trainer = Napi::Persistent(
+      DefineClass(env, "Trainer",
+                  {InstanceMethod<&TrainerObject::parameters>("parameters"), InstanceMethod<&TrainerObject::score>("score"),
+                   InstanceMethod<&TrainerObject::backward>("backward"), InstanceMethod<&TrainerObject::zero_grad>("zeroGrad"),
+                   InstanceMethod<&TrainerObject::grad_norm>("gradNorm"), InstanceMethod<&TrainerObject::step>("step"),
+                   InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
+                   InstanceMethod<&TrainerObject::load_state>("loadState"), InstanceMethod<&TrainerObject::set_adapters>("setAdapters"),
+                   InstanceMethod<&TrainerObject::dispose>("dispose")}));
+}
+
+Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& value) {
+  const Napi::Object object = to_object(value, "options");
+  auto options = std::make_shared<TrainerOptions>();
+  options->freeze_base = get_bool(object, "freezeBase");
+  options->freeze_planner = get_bool(object, "freezePlanner");
+  options->checkpointing = get_bool(object, "checkpointing");
+  if (const Napi::Value lora = object.Get("lora"); !absent(lora)) {
+    const Napi::Object l = to_object(lora, "lora");
+    options->lora.rank = int(get_integer(l, "rank", 1, 1 << 16));
+    options->lora.alpha = get_number(l, "alpha");
+    options->lora.seed = get_u64(l, "seed");
+    const Napi::Value targets = l.Get("targets");
+    if (!targets.IsArray()) type_error(env, "lora.targets", "an array of strings");
+    for (uint32_t i = 0; i < targets.As<Napi::Array>().Length(); ++i) {
+      const Napi::Value target = targets.As<Napi::Array>().Get(i);
+      if (!target.IsString()) type_error(env, "lora.targets", "an array of strings");
+      options->lora.targets.push_back(target.As<Napi::String>().Utf8Value());
+    }
+  }
+  return Job<std::shared_ptr<Trainer>>::start(
+      env, [model = std::move(model), options] { return std::make_shared<Trainer>(model, *options); },
+      [](Napi::Env job_env, std::shared_ptr<Trainer>& trainer) -> Napi::Value {
+        Napi::Object made = job_env.GetInstanceData<AddonData>()->trainer.New({});
+        TrainerObject* self = Unwrap(made);
+        self->reported_bytes_ = int64_t(trainer->bytes());
+        Napi::MemoryManagement::AdjustExternalMemory(job_env, self->reported_bytes_);
+        self->trainer_ = std::move(trainer);
+        return made;
+      });
+}
+
+TrainerObject::~TrainerObject() { let_go(Env()); }
+
+void TrainerObject::let_go(Napi::Env env) {
+  if (!trainer_) return;
+  Napi::MemoryManagement::AdjustExternalMemory(env, -reported_bytes_);
+  trainer_.reset();
+}
+
+std::shared_ptr<Trainer> TrainerObject::trainer(Napi::Env env) const {
+  if (!trainer_) throw make_error(env, ErrorCode::kDisposed, "this trainer has been disposed");
+  return trainer_;
+}
+
+Napi::Value TrainerObject::parameters(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto list = trainer(env)->parameters();
+  auto out = Napi::Array::New(env, list.size());
+  for (uint32_t i = 0; i < list.size(); ++i) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("name", list[i].name);
+    object.Set("shape", to_shape(env, list[i].shape));
+    object.Set("group", list[i].planner ? "planner" : "base");
+    out.Set(i, object);
+  }
+  return out;
+}
+
+Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object object = to_object(info[0], "request");
+  auto request = std::make_shared<ScoreRequest>();
+  request->ids = get_array<int32_t>(object, "ids");
+  request->offsets = get_array<int32_t>(object, "offsets");
+  request->hidden = get_optional_array<float>(object, "hidden");
+  request->candidate_offsets = get_array<int32_t>(object, "candidateOffsets");
+  request->positions = get_array<int32_t>(object, "positions");
+  request->log_probs = !absent(object.Get("tokens"));
+  request->tokens = get_optional_array<int32_t>(object, "tokens");
+  request->temperature = float(get_number(object, "temperature"));
+  request->excluded_token = int32_t(get_integer(object, "excludedToken", -1, int64_t(1) << 30));
+  request->confidences = get_bool(object, "confidences");
+  request->logits = get_bool(object, "logits");
+  if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
+    request->planner = true;
+    request->timestep = get_array<float>(to_object(planner, "planner"), "timestep");
+    request->mask_index = get_array<uint8_t>(to_object(planner, "planner"), "maskIndex");
+  }
+  if (const Napi::Value value = object.Get("policy"); !absent(value)) {
+    const Napi::Object policy = to_object(value, "policy");
+    request->policy = true;
+    request->selected = get_array<uint8_t>(policy, "selected");
+    request->forced = get_array<uint8_t>(policy, "forced");
+    request->planner_temperature = float(get_number(policy, "plannerTemperature"));
+    request->probability_scale = float(get_number(policy, "probabilityScale"));
+    request->reference_likelihood = get_bool(policy, "referenceLikelihood");
+  }
+  request->keep = get_bool(object, "keep");
+  struct Wanted {
+    bool log_probs, planner, policy, confidences, logits;
+  };
+  const Wanted wanted{request->log_probs || request->policy, request->planner, request->policy, request->confidences, request->logits};
+  return Job<ScoreResult>::start(
+      env, [held = trainer(env), request, flag = CancelToken::flag_of(info[1])] { return held->score(std::move(*request), flag.get()); },
+      [wanted](Napi::Env job_env, ScoreResult& result) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(job_env);
+        out.Set("logProbs", optional_array(job_env, wanted.log_probs, result.log_probs));
+        out.Set("plannerLogits", optional_array(job_env, wanted.planner, result.planner_logits));
+        out.Set("logLikelihoods", optional_array(job_env, wanted.policy, result.log_likelihoods));
+        out.Set("argmax", optional_array(job_env, wanted.confidences, result.argmax));
+        out.Set("confidences", optional_array(job_env, wanted.confidences, result.confidences));
+        out.Set("logits", optional_array(job_env, wanted.logits, result.logits));
+        return out;
+      });
+}
+
+Napi::Value TrainerObject::backward(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object object = to_object(info[0], "request");
+  auto request = std::make_shared<BackwardRequest>();
+  request->dlog_probs = get_optional_array<float>(object, "dLogProbs");
+  request->dplanner_logits = get_optional_array<float>(object, "dPlannerLogits");
+  request->dlog_likelihoods = get_optional_array<float>(object, "dLogLikelihoods");
+  request->dlogits = get_optional_array<float>(object, "dLogits");
+  return Job<std::vector<float>>::start(
+      env, [held = trainer(env), request, flag = CancelToken::flag_of(info[1])] { return held->backward(*request, flag.get()); },
+      [](Napi::Env job_env, std::vector<float>& dhidden) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(job_env);
+        out.Set("dHidden", optional_array(job_env, !dhidden.empty(), dhidden));
+        return out;
+      });
+}
+
+namespace {
+
+// Work without a result.
+struct Nothing {};
+Napi::Value undefined(Napi::Env env, Nothing&) { return env.Undefined(); }
+
+}  // namespace
+
+Napi::Value TrainerObject::zero_grad(const Napi::CallbackInfo& info) {
+  return Job<Nothing>::start(
+      info.Env(),
+      [held = trainer(info.Env())] {
+        held->zero_grad();
+        return Nothing{};
+      },
+      undefined);
+}
+
+Napi::Value TrainerObject::grad_norm(const Napi::CallbackInfo& info) {
+  return Job<double>::start(
+      info.Env(), [held = trainer(info.Env())] { return held->grad_norm(); },
+      [](Napi::Env env, double& norm) -> Napi::Value { return Napi::Number::New(env, norm); });
+}
+
+Napi::Value TrainerObject::step(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object object = to_object(info[0], "request");
+  OptimizerStep request;
+  request.base_lr = get_number(object, "baseLr");
+  request.planner_lr = get_number(object, "plannerLr");
+  request.beta1 = get_number(object, "beta1");
+  request.beta2 = get_number(object, "beta2");
+  request.eps = get_number(object, "eps");
+  request.weight_decay = get_number(object, "weightDecay");
+  request.max_grad_norm = get_number(object, "maxGradNorm");
+  using Result = std::pair<double, int64_t>;
+  return Job<Result>::start(
+      env,
+      [held = trainer(env), request] {
+        const double norm = held->step(request);
+        return Result(norm, held->steps());
+      },
+      [](Napi::Env job_env, Result& result) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(job_env);
+        out.Set("gradNorm", result.first);
+        out.Set("step", double(result.second));
+        return out;
+      });
+}
+
+Napi::Value TrainerObject::gradients(const Napi::CallbackInfo& info) {
+  return Job<std::vector<NamedTensor>>::start(
+      info.Env(), [held = trainer(info.Env())] { return held->gradients(); }, tensors_to_js);
+}
+
+Napi::Value TrainerObject::state(const Napi::CallbackInfo& info) {
+  using Result = std::pair<int64_t, std::vector<NamedTensor>>;
+  return Job<Result>::start(
+      info.Env(),
+      [held = trainer(info.Env())] {
+        auto tensors = held->state();
+        return Result(held->steps(), std::move(tensors));
+      },
+      [](Napi::Env env, Result& result) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(env);
+        out.Set("step", double(result.first));
+        out.Set("tensors", tensors_to_js(env, result.second));
+        return out;
+      });
+}
+
+Napi::Value TrainerObject::load_state(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object object = to_object(info[0], "state");
+  const int64_t steps = get_integer(object, "step", 0, int64_t(1) << 53);
+  auto tensors = std::make_shared<std::vector<NamedTensor>>(read_tensors(object.Get("tensors")));
+  return Job<Nothing>::start(
+      env,
+      [held = trainer(env), steps, tensors] {
+        held->load_state(steps, *tensors);
+        return Nothing{};
+      },
+      undefined);
+}
+
+Napi::Value TrainerObject::set_adapters(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::string mode = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
+  if (mode != "on" && mode != "off") type_error(env, "mode", "\"on\" or \"off\"");
+  return Job<Nothing>::start(
+      env,
+      [held = trainer(env), on = mode == "on"] {
+        held->set_adapters(on);
+        return Nothing{};
+      },
+      undefined);
+}
+
+void TrainerObject::dispose(const Napi::CallbackInfo& info) { let_go(info.Env()); }
+
+}  // namespace addon
+}  // namespace dultra

@@ -1,0 +1,163 @@
+// Training of one model: fp32 masters, gradients, AdamW. Two calls serve every kind of training: `score` runs a packed micro-batch and
+// returns per-position numbers, `backward` takes dL/d of those and adds to the gradients. What the loss is, the caller decides.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "model/session.h"
+
+namespace dultra {
+
+struct LoraOptions {
+  int rank = 0;  // 0: no adapters
+  double alpha = 0;
+  std::vector<std::string> targets;  // "q_proj" ... "ff_out", of every base block
+  uint64_t seed = 0;                 // A is drawn, B is 0
+};
+
+struct TrainerOptions {
+  bool freeze_base = false, freeze_planner = false;
+  bool checkpointing = false;  // keep the inputs of blocks alone, and run each block again in the backward pass
+  LoraOptions lora;            // with adapters the base itself is frozen
+};
+
+// See NativeScoreRequest in lib/native.ts.
+struct ScoreRequest {
+  std::vector<int32_t> ids, offsets;       // (N), (B + 1)
+  std::vector<float> hidden;               // (N, C) in place of the base model's, or empty
+  std::vector<int32_t> candidate_offsets;  // (B + 1)
+  std::vector<int32_t> positions;          // (M) in-row, ascending
+  std::vector<int32_t> tokens;             // (M) or empty
+  bool log_probs = false;                  // log-probabilities of `tokens`
+  float temperature = 0;
+  int32_t excluded_token = -1;
+  bool confidences = false, logits = false;
+  bool planner = false;
+  std::vector<float> timestep;      // (B)
+  std::vector<uint8_t> mask_index;  // (N)
+  bool policy = false;
+  std::vector<uint8_t> selected, forced;  // (M), (B)
+  float planner_temperature = 1, probability_scale = 1;
+  bool reference_likelihood = false;
+  bool keep = false;
+};
+
+// (M) each, (M, V) for logits; empty where not asked for. With `policy`, log_probs are those of selected candidates and 0 elsewhere.
+struct ScoreResult {
+  std::vector<float> log_probs, planner_logits, log_likelihoods, confidences, logits;
+  std::vector<int32_t> argmax;
+};
+
+struct BackwardRequest {
+  std::vector<float> dlog_probs, dplanner_logits, dlog_likelihoods, dlogits;  // empty: 0
+};
+
+struct OptimizerStep {
+  double base_lr = 0, planner_lr = 0, beta1 = 0.9, beta2 = 0.99, eps = 1e-8, weight_decay = 0;
+  double max_grad_norm = 0;  // 0: no clipping
+};
+
+struct NamedTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  std::vector<float> data;
+};
+
+// A model's weights as they stand, each once: all, or those named.
+std::vector<NamedTensor> read_weights(const Model& model, const std::vector<std::string>* names);
+
+class Trainer {
+ public:
+  Trainer(std::shared_ptr<Model> model, const TrainerOptions& options);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  struct ParameterInfo {
+    std::string name;
+    std::vector<int64_t> shape;
+    bool planner;
+  };
+  std::vector<ParameterInfo> parameters() const;
+
+  ScoreResult score(ScoreRequest request, const std::atomic<bool>* cancel);
+  // Returns dL/d(hidden) (N, C) where `score` was given hidden states, else nothing.
+  std::vector<float> backward(const BackwardRequest& request, const std::atomic<bool>* cancel);
+  void zero_grad();
+  double grad_norm();
+  // Returns the norm before clipping. NON_FINITE, with nothing changed, where it is NaN or infinite.
+  double step(const OptimizerStep& request);
+  int64_t steps() const { return steps_; }
+  std::vector<NamedTensor> gradients();
+  // Parameters and moments, by name.
+  std::vector<NamedTensor> state();
+  void load_state(int64_t steps, const std::vector<NamedTensor>& tensors);
+  void set_adapters(bool on);
+  size_t bytes() const { return bytes_; }
+
+ private:
+  // A checkpoint tensor in row-major fp32, or an adapter.
+  struct Parameter {
+    std::string name;
+    std::vector<int64_t> shape;
+    int64_t n = 0;
+    bool planner = false, trains = false;
+    Buffer value, gradient, exp_avg, exp_avg_sq;  // the last three only where it trains
+  };
+  // W = frozen + scale B A. W itself is the Parameter `weight`, what backward multiplies with.
+  struct Adapter {
+    Parameter *weight, *a, *b;  // (N, K), (rank, K), (N, rank)
+    Buffer frozen;              // (N, K)
+  };
+  // Names of a block's parameters, resolved once.
+  struct BlockParameters {
+    Parameter *attn_norm, *ff_norm, *q, *k, *v, *attn_out, *ff, *up, *ff_out;
+  };
+  struct Tape;  // what `backward` needs of the last `score`
+
+  Parameter* find(const std::string& name);
+  Parameter* add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains);
+  BlockParameters resolve(const std::string& prefix);
+  float* gradient_of(Parameter* p) { return p && p->trains ? p->gradient.as() : nullptr; }
+  void add_adapters(const LoraOptions& lora);
+  void merge_adapters();
+  // Brings masters into the model's weights; nobody else may use them.
+  void write_model();
+
+  // dx (M, K) = dy w (or += with `accumulate`); adds to the gradients of w, its adapter and bias. dx null: not wanted.
+  void linear_backward(float* dx, const float* dy, int64_t dy_stride, const float* x, Parameter* w, int64_t m, bool accumulate, int64_t first_row = 0,
+                       int64_t rows = -1, Parameter* bias = nullptr, int64_t bias_first = 0);
+  // dx (N, C) from dout (M, C), which is overwritten.
+  void block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing, const RowSubset* subset,
+                      float* dx, float* dout);
+  void head_backward(const BackwardRequest& request, const std::vector<float>& dlog_prob, float* dhidden);
+  // Adds to dhidden (N, C).
+  void planner_backward(const std::vector<float>& dlogit, float* dhidden, const std::atomic<bool>* cancel);
+  void base_backward(float* dhidden, const std::atomic<bool>* cancel);
+  static LikelihoodArgs likelihood_args(const Tape& tape);  // all but the outputs
+  double norm_locked();
+  NamedTensor named(const std::string& name, const Parameter& p, const Buffer& buffer) const;
+
+  const std::shared_ptr<Model> model_;
+  const TrainerOptions options_;
+  std::mutex mutex_;  // one call at a time
+  Backend& backend_;
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::unordered_map<std::string, Parameter*> by_name_;
+  std::vector<Adapter> adapters_;
+  std::unordered_map<Parameter*, Adapter*> adapter_of_;
+  bool adapters_on_ = true;
+  bool base_trains_ = false, planner_trains_ = false;
+  std::vector<BlockParameters> base_blocks_, planner_blocks_;
+  Workspace tape_workspace_, workspace_, gradient_workspace_;
+  std::unique_ptr<Tape> tape_;
+  size_t recompute_slot_ = 0;  // first free slot of tape_workspace_ behind the tape: a block that is run again
+  int64_t steps_ = 0;
+  size_t bytes_ = 0;
+};
+
+}  // namespace dultra

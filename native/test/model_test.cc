@@ -1,0 +1,611 @@
+// Checkpoints, models and sessions as the addon uses them: mapped files, several threads, cancelling, letting go while work runs. Numbers
+// are checked in TypeScript against a reference of the whole model; here it is memory and threads, under the sanitizers.
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+
+#include "harness.h"
+#include "model/session.h"
+#include "model/trainer.h"
+
+namespace dultra {
+namespace test {
+
+namespace {
+
+// A file of this test, removed with its owner.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::vector<uint8_t>& content) {
+    const char* folder = std::getenv("TMPDIR");
+    path_ = std::string(folder ? folder : "/tmp") + "/dultra-model-test-XXXXXX";
+    const int fd = mkstemp(path_.data());
+    if (fd < 0) throw std::runtime_error("cannot make a temporary file");
+    close(fd);
+    std::ofstream(path_, std::ios::binary).write(reinterpret_cast<const char*>(content.data()), std::streamsize(content.size()));
+  }
+  ~TemporaryFile() { unlink(path_.c_str()); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// A random checkpoint: the tensors of `config` behind each other, with odd bytes between them so that most are not aligned.
+struct RandomCheckpoint {
+  ModelConfig config;
+  std::vector<TensorRef> tensors;
+  std::unique_ptr<TemporaryFile> file;
+
+  RandomCheckpoint(const ModelConfig& shape, DType dtype, uint64_t seed) : config(shape) {
+    Random random(seed);
+    std::vector<uint8_t> content;
+    const auto add = [&](const std::string& name, const std::vector<int64_t>& dims, double offset = 0) {
+      content.resize(content.size() + 1 + size_t(random.below(3)), 0x7f);
+      TensorRef ref;
+      ref.name = name;
+      ref.dtype = dtype;
+      ref.shape = dims;
+      ref.begin = content.size();
+      int64_t n = 1;
+      for (int64_t d : dims) n *= d;
+      const double scale = dims.size() == 1 ? 0.1 : 1.5 / std::sqrt(double(dims.back()));
+      for (int64_t i = 0; i < n; ++i) {
+        const float value = float(offset + scale * random.normal());
+        uint32_t bits;
+        std::memcpy(&bits, &value, 4);
+        const size_t bytes = dtype_size(dtype);
+        const uint16_t half = f32_to_bf16(value);
+        const void* from = dtype == DType::kF32 ? static_cast<const void*>(&bits) : &half;
+        content.insert(content.end(), static_cast<const uint8_t*>(from), static_cast<const uint8_t*>(from) + bytes);
+      }
+      ref.end = content.size();
+      tensors.push_back(ref);
+    };
+    const int64_t c = config.hidden, f = config.mlp_hidden, kv = int64_t(config.kv_heads) * config.head_dim();
+    const auto block = [&](const std::string& at) {
+      add(at + "attn_norm.weight", {c}, 1);
+      add(at + "ff_norm.weight", {c}, 1);
+      add(at + "q_proj.weight", {c, c});
+      add(at + "k_proj.weight", {kv, c});
+      add(at + "v_proj.weight", {kv, c});
+      add(at + "attn_out.weight", {c, c});
+      add(at + "ff_proj.weight", {f, c});
+      add(at + "up_proj.weight", {f, c});
+      add(at + "ff_out.weight", {c, f});
+    };
+    add("model.transformer.wte.weight", {config.embedding_size, c});
+    for (int i = 0; i < config.layers; ++i) block("model.transformer.blocks." + std::to_string(i) + ".");
+    add("model.transformer.ln_f.weight", {c}, 1);
+    if (!config.weight_tying) add("model.transformer.ff_out.weight", {config.embedding_size, c});
+    if (config.planner.present) {
+      for (int i = 0; i < config.planner.layers; ++i) block("mask_head." + std::to_string(i) + ".");
+      if (config.planner.use_adaln) {
+        add("time_embedding.mlp.0.weight", {c, 256});
+        add("time_embedding.mlp.0.bias", {c});
+        add("time_embedding.mlp.2.weight", {c, c});
+        add("time_embedding.mlp.2.bias", {c});
+        if (config.planner.use_mask_embeddings) add("mask_embedding.weight", {2, c});
+        for (const char* norm : {"norm_out_1", "norm_out_2"}) {
+          add(std::string(norm) + ".modulation.weight", {2 * c, c});
+          add(std::string(norm) + ".modulation.bias", {2 * c});
+        }
+      } else {
+        add("norm_out_2.weight", {c}, 1);
+        add("norm_out_2.bias", {c});
+      }
+      add("mask_linear.weight", {1, c});
+      add("mask_linear.bias", {1});
+    }
+    content.push_back(0);
+    file = std::make_unique<TemporaryFile>(content);
+  }
+
+  std::shared_ptr<Model> load(int threads, const WeightOptions& options = {}, const std::atomic<bool>* cancel = nullptr) const {
+    const Checkpoint checkpoint({file->path()}, tensors);
+    return std::make_shared<Model>(config, std::make_unique<cpu::CpuBackend>(threads, ""), checkpoint, options, cancel);
+  }
+};
+
+ModelConfig small_config() {
+  ModelConfig config;
+  config.hidden = 24;
+  config.heads = 6;
+  config.kv_heads = 2;
+  config.layers = 2;
+  config.mlp_hidden = 40;
+  config.embedding_size = 50;
+  config.max_sequence_length = 64;
+  config.rope_theta = 500000;
+  config.rms_norm_eps = 1e-5f;
+  config.mask_token = 49;
+  config.planner.present = true;
+  config.planner.layers = 1;
+  return config;
+}
+
+// Rows of different lengths, masked behind the first few ids.
+void make_rows(Random& random, const ModelConfig& config, int rows, std::vector<int32_t>* ids, std::vector<int32_t>* offsets) {
+  *offsets = {0};
+  for (int r = 0; r < rows; ++r) {
+    const int length = 4 + random.below(20), given = 1 + random.below(4);
+    for (int i = 0; i < length; ++i) ids->push_back(i < given ? random.below(int(config.mask_token)) : config.mask_token);
+    offsets->push_back(int32_t(ids->size()));
+  }
+}
+
+StepRequest request_for(const std::vector<int32_t>& offsets, uint32_t step) {
+  StepRequest request;
+  for (size_t r = 0; r + 1 < offsets.size(); ++r) {
+    request.rows.push_back(int32_t(r));
+    request.window_ends.push_back(offsets[r + 1] - offsets[r]);
+    request.row_keys.push_back(uint32_t(r));
+    request.steps.push_back(step);
+  }
+  request.seed = 7;
+  request.temperature = 0.8f;
+  request.rule = UnmaskRule::kPlannerBernoulli;
+  return request;
+}
+
+// All tokens that a whole generation selects, in order, and their log-probabilities.
+struct Trace {
+  std::vector<int32_t> tokens;
+  std::vector<float> log_probs, planner_logits;
+  bool operator==(const Trace& other) const {
+    return tokens == other.tokens && log_probs.size() == other.log_probs.size() &&
+           same_bits(log_probs.data(), other.log_probs.data(), log_probs.size()) && planner_logits.size() == other.planner_logits.size() &&
+           same_bits(planner_logits.data(), other.planner_logits.data(), planner_logits.size());
+  }
+};
+
+Trace generate(std::shared_ptr<const Model> model, uint64_t seed) {
+  Random random(seed);
+  std::vector<int32_t> ids, offsets;
+  make_rows(random, model->transformer().config(), 1 + random.below(3), &ids, &offsets);
+  Session session(std::move(model), ids, offsets);
+  Trace trace;
+  for (uint32_t step = 0; step < 64; ++step) {
+    const StepResult result = session.step(request_for(offsets, step));
+    if (result.positions.empty()) break;
+    for (size_t i = 0; i < result.tokens.size(); ++i)
+      if (result.selected[i]) trace.tokens.push_back(result.tokens[i]);
+    trace.log_probs.insert(trace.log_probs.end(), result.log_probs.begin(), result.log_probs.end());
+    trace.planner_logits.insert(trace.planner_logits.end(), result.planner_logits.begin(), result.planner_logits.end());
+  }
+  return trace;
+}
+
+// The code that `body` throws an Error with, or -1.
+template <class Body>
+int thrown(const Body& body, std::string* message = nullptr) {
+  try {
+    body();
+  } catch (const Error& error) {
+    if (message) *message = error.what();
+    return int(error.code());
+  }
+  return -1;
+}
+
+}  // namespace
+
+DULTRA_TEST(model_mapped_files) {
+  const int bad = int(ErrorCode::kBadCheckpoint);
+  CHECK(thrown([] { MappedFile file("/no/such/file"); }) == bad, "missing");
+  CHECK(thrown([] { MappedFile file("/"); }) == bad, "a folder");
+  const TemporaryFile empty{std::vector<uint8_t>()};
+  CHECK(thrown([&] { MappedFile file(empty.path()); }) == bad, "empty");
+
+  std::vector<uint8_t> content(3 * 65536 + 5);
+  for (size_t i = 0; i < content.size(); ++i) content[i] = uint8_t(i * 31 + i / 256);
+  const TemporaryFile temporary(content);
+  const MappedFile file(temporary.path());
+  CHECK(file.size() == content.size(), file.size());
+  CHECK(std::memcmp(file.data(), content.data(), content.size()) == 0, "contents");
+  // Forgotten bytes are read again from the file, whatever the range.
+  const std::pair<uint64_t, uint64_t> ranges[] = {{0, content.size()}, {1, 2}, {5000, 5000}, {4095, 70001}, {content.size() - 1, content.size()}};
+  for (const auto& range : ranges) {
+    file.forget(range.first, range.second);
+    CHECK(std::memcmp(file.data(), content.data(), content.size()) == 0, "after forgetting ", range.first, " to ", range.second);
+  }
+}
+
+DULTRA_TEST(model_checkpoint_ranges) {
+  std::vector<uint8_t> content(64, 0);
+  const TemporaryFile file(content);
+  const auto open = [&](uint64_t begin, uint64_t end, std::vector<int64_t> shape, DType dtype = DType::kF32, int index = 0) {
+    TensorRef ref;
+    ref.name = "t";
+    ref.file = index;
+    ref.dtype = dtype;
+    ref.shape = std::move(shape);
+    ref.begin = begin;
+    ref.end = end;
+    const Checkpoint checkpoint({file.path()}, {ref});
+    checkpoint.get("t", ref.shape);
+  };
+  const int bad = int(ErrorCode::kBadCheckpoint);
+  CHECK(thrown([&] { open(0, 64, {16}); }) == -1, "the whole file");
+  CHECK(thrown([&] { open(3, 43, {2, 5}); }) == -1, "not aligned");
+  CHECK(thrown([&] { open(64, 64, {0, 5}); }) == -1, "nothing, at the end");
+  CHECK(thrown([&] { open(4, 68, {16}); }) == bad, "beyond the end");
+  CHECK(thrown([&] { open(8, 4, {1}); }) == bad, "the wrong way round");
+  CHECK(thrown([&] { open(~uint64_t(0) - 3, ~uint64_t(0), {1}); }) == bad, "far beyond");
+  CHECK(thrown([&] { open(0, 64, {15}); }) == bad, "too long for its shape");
+  CHECK(thrown([&] { open(0, 64, {-16}); }) == bad, "negative");
+  CHECK(thrown([&] { open(0, 64, {int64_t(1) << 62, 4}); }) == bad, "a product that wraps to 0");
+  CHECK(thrown([&] { open(0, 0, {int64_t(1) << 32, int64_t(1) << 32}); }) == bad, "another one");
+  CHECK(thrown([&] { open(0, 4, {1}, DType::kF32, 1); }) == bad, "no such file");
+  CHECK(thrown([&] { open(0, 4, {1}, DType::kF32, -1); }) == bad, "a negative file");
+  std::string message;
+  TensorRef ref;
+  ref.name = "here";
+  ref.shape = {4};
+  ref.end = 16;
+  const Checkpoint checkpoint({file.path()}, {ref});
+  CHECK(thrown([&] { checkpoint.get("gone", {4}); }, &message) == bad && message.find("gone") != std::string::npos, message);
+  CHECK(thrown(
+            [&] {
+              checkpoint.get("here", {2, 2});
+            },
+            &message) == bad &&
+            message.find("expected shape [2, 2], got [4]") != std::string::npos,
+        message);
+}
+
+DULTRA_TEST(model_non_finite_weights) {
+  const auto code = [](DType dtype, uint32_t bits, size_t at) {
+    const size_t count = 10000, bytes = dtype_size(dtype);
+    std::vector<uint8_t> content(1 + count * bytes, 0);
+    std::memcpy(content.data() + 1 + at * bytes, &bits, bytes);
+    const TemporaryFile file(content);
+    TensorRef ref;
+    ref.name = "weights";
+    ref.dtype = dtype;
+    ref.shape = {int64_t(count)};
+    ref.begin = 1;
+    ref.end = content.size();
+    const Checkpoint checkpoint({file.path()}, {ref});
+    std::string message;
+    const int thrown_code = thrown([&] { checkpoint.get("weights", ref.shape); }, &message);
+    if (thrown_code == int(ErrorCode::kNonFinite))
+      CHECK(message.find("tensor weights") != std::string::npos && message.find("element " + std::to_string(at) + ")") != std::string::npos, message);
+    return thrown_code;
+  };
+  const int bad = int(ErrorCode::kNonFinite);
+  for (size_t at : {size_t(0), size_t(4095), size_t(4096), size_t(9999)}) {
+    for (uint32_t bits : {0x7f800000u, 0xff800000u, 0x7fc00000u, 0x7f800001u, 0xffffffffu})
+      CHECK(code(DType::kF32, bits, at) == bad, bits, " at ", at);
+    for (uint32_t bits : {0x7f80u, 0xff80u, 0x7f81u, 0xffffu}) CHECK(code(DType::kBF16, bits, at) == bad, bits, " at ", at);
+    for (uint32_t bits : {0x7c00u, 0xfc00u, 0x7c01u, 0xffffu}) CHECK(code(DType::kF16, bits, at) == bad, bits, " at ", at);
+    CHECK(code(DType::kF32, 0x7f7fffffu, at) == -1, "the largest fp32");
+    CHECK(code(DType::kBF16, 0xff7fu, at) == -1, "the least bf16");
+    CHECK(code(DType::kF16, 0x7bffu, at) == -1, "the largest fp16");
+  }
+}
+
+DULTRA_TEST(model_shapes) {
+  // Every variant loads, steps and answers finite numbers; its weights may lie at any address.
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (int variant = 0; variant < 6; ++variant) {
+      ModelConfig config = small_config();
+      if (variant == 1) config.weight_tying = true;
+      if (variant == 2) config.planner.use_adaln = false;
+      if (variant == 3) config.planner.use_mask_embeddings = false, config.planner.layers = 0;
+      if (variant == 4) config.layers = 0, config.kv_heads = 1;
+      if (variant == 5) config.kv_heads = 6, config.planner.layers = 3;
+      const RandomCheckpoint checkpoint(config, dtype, uint64_t(variant) + 1);
+      for (DType storage : {DType::kF32, DType::kBF16, DType::kF16}) {
+        WeightOptions options;
+        options.keep_storage = storage == DType::kF16;
+        options.storage = storage;
+        const auto model = checkpoint.load(2, options);
+        const Trace trace = generate(model, 3);
+        bool finite = !trace.tokens.empty();
+        for (float x : trace.planner_logits) finite = finite && std::isfinite(x);
+        CHECK(finite, "variant ", variant);
+      }
+    }
+}
+
+DULTRA_TEST(model_bad_requests) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 1);
+  const auto model = checkpoint.load(1);
+  const int invalid = int(ErrorCode::kInvalidArgument);
+  const auto make = [&](std::vector<int32_t> ids, std::vector<int32_t> offsets) { return Session(model, std::move(ids), std::move(offsets)); };
+  CHECK(thrown([&] { make({50}, {0, 1}); }) == invalid, "an id too large");
+  CHECK(thrown([&] { make({-1}, {0, 1}); }) == invalid, "a negative id");
+  CHECK(thrown([&] { make({1}, {0}); }) == invalid, "no rows");
+  CHECK(thrown([&] { make({1}, {}); }) == invalid, "no offsets");
+  CHECK(thrown([&] { make({1, 2}, {0, 2, 1}); }) == invalid, "falling offsets");
+  CHECK(thrown([&] { make({1, 2}, {0, 0, 2}); }) == invalid, "an empty row");
+  CHECK(thrown([&] { make({1, 2}, {0, 2000000000, 2}); }) == invalid, "offsets beyond the ids");
+  CHECK(thrown([&] { make(std::vector<int32_t>(65, 1), {0, 65}); }) == invalid, "too long");
+
+  Session session(model, {1, 49, 49, 2}, {0, 4});
+  const std::vector<int32_t> offsets = {0, 4};
+  const auto step = [&](const std::function<void(StepRequest&)>& change) {
+    StepRequest request = request_for(offsets, 0);
+    request.select = false;
+    change(request);
+    return thrown([&] { session.step(request); });
+  };
+  CHECK(step([](StepRequest&) {}) == -1, "as it should be");
+  CHECK(step([](StepRequest& r) { r.rows = {1}; }) == invalid, "no such row");
+  CHECK(step([](StepRequest& r) { r.rows = {-1}; }) == invalid, "a negative row");
+  CHECK(step([](StepRequest& r) {
+          r.rows = {0, 0};
+          r.window_ends = {4, 4};
+          r.row_keys = r.steps = {0, 0};
+        }) == invalid,
+        "a row twice");
+  CHECK(step([](StepRequest& r) { r.window_ends = {5}; }) == invalid, "a window beyond the row");
+  CHECK(step([](StepRequest& r) { r.window_ends = {-1}; }) == invalid, "a negative window");
+  CHECK(step([](StepRequest& r) { r.row_keys.clear(); }) == invalid, "lengths that differ");
+  CHECK(step([](StepRequest& r) { r.token_uniforms = {0.5}; }) == invalid, "too few uniforms");
+  CHECK(step([](StepRequest& r) { r.position_uniforms = {0.5}; }) == invalid, "too few uniforms of positions");
+  CHECK(step([](StepRequest& r) {
+          r.select = true;
+          r.rule = UnmaskRule::kFixed;
+        }) == invalid,
+        "no counts");
+  CHECK(thrown([&] { session.write(1, {0}, {1}); }) == invalid, "write: no such row");
+  CHECK(thrown([&] { session.write(0, {4}, {1}); }) == invalid, "write: beyond the row");
+  CHECK(thrown([&] { session.write(0, {0}, {50}); }) == invalid, "write: no such id");
+  CHECK(thrown([&] { session.write(0, {0, 1}, {1}); }) == invalid, "write: lengths that differ");
+
+  ModelConfig plain = small_config();
+  plain.planner.present = false;
+  const auto without = RandomCheckpoint(plain, DType::kF32, 1).load(1);
+  Session other(without, {1, 49}, {0, 2});
+  CHECK(thrown([&] { other.step(request_for({0, 2}, 0)); }) == int(ErrorCode::kNoPlanner), "no planner");
+}
+
+DULTRA_TEST(model_two_at_once) {
+  // Two models of different shapes, four threads each: the bits are those of one thread alone.
+  ModelConfig other = small_config();
+  other.hidden = 16;
+  other.heads = 2;
+  other.kv_heads = 1;
+  other.planner.layers = 2;
+  const RandomCheckpoint first(small_config(), DType::kF32, 1), second(other, DType::kBF16, 2);
+  const std::shared_ptr<const Model> models[] = {first.load(2), second.load(3)};
+  std::vector<Trace> alone;
+  for (int i = 0; i < 8; ++i) alone.push_back(generate(models[i % 2], uint64_t(i)));
+  std::vector<Trace> together(8);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i)
+    threads.emplace_back([&, i] {
+      for (int repeat = 0; repeat < 2; ++repeat) together[size_t(i)] = generate(models[i % 2], uint64_t(i));
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (int i = 0; i < 8; ++i) CHECK(!alone[size_t(i)].tokens.empty() && together[size_t(i)] == alone[size_t(i)], "thread ", i);
+}
+
+DULTRA_TEST(model_load_while_another_runs) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 1);
+  const auto model = checkpoint.load(2);
+  const Trace expected = generate(model, 5);
+  std::atomic<bool> stop{false};
+  std::thread loader([&] {
+    while (!stop) checkpoint.load(2);
+  });
+  for (int i = 0; i < 10; ++i) CHECK(generate(model, 5) == expected, "generation ", i);
+  stop = true;
+  loader.join();
+  // A model whose file is gone goes on: nothing is read from it after loading.
+  auto kept = std::make_unique<RandomCheckpoint>(small_config(), DType::kF32, 1);
+  const auto orphan = kept->load(1);
+  kept.reset();
+  CHECK(generate(orphan, 5) == expected, "without its file");
+}
+
+DULTRA_TEST(model_one_session_from_several_threads) {
+  // Steps of one session take turns; together they unmask every position once.
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 1);
+  const auto model = checkpoint.load(2);
+  std::vector<int32_t> ids(40, 49), offsets = {0, 15, 40};
+  ids[0] = ids[15] = 1;
+  Session session(model, ids, offsets);
+  std::atomic<int> unmasked{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      for (uint32_t step = 0;; ++step) {
+        const StepResult result = session.step(request_for(offsets, step * 4 + uint32_t(t)));
+        if (result.positions.empty()) break;
+        for (uint8_t bit : result.selected) unmasked += bit;
+        session.write(0, {0}, {t});
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(unmasked == 38, unmasked.load());
+}
+
+DULTRA_TEST(model_cancel) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 1);
+  const auto model = checkpoint.load(2);
+  const int aborted = int(ErrorCode::kAborted);
+  const std::atomic<bool> cancelled{true};
+  CHECK(thrown([&] { checkpoint.load(2, {}, &cancelled); }) == aborted, "loading");
+  const std::vector<float> timestep = {0.5f};
+  const std::vector<uint8_t> candidate = {0, 1};
+  CHECK(thrown([&] { forward_all(*model, {1, 49}, {0, 2}, true, &timestep, &candidate, &cancelled); }) == aborted, "a forward pass");
+
+  // Cancelled from another thread while steps run, at different moments.
+  for (int delay = 0; delay < 8; ++delay) {
+    std::vector<int32_t> ids(60, 49);
+    ids[0] = 1;
+    Session session(model, ids, {0, 60});
+    std::atomic<int> code{-1};
+    std::thread worker([&] {
+      code = thrown([&] {
+        StepRequest request = request_for({0, 60}, 0);
+        request.select = false;  // nothing is ever decided: only cancelling ends this
+        for (;;) session.step(request);
+      });
+    });
+    std::this_thread::sleep_for(std::chrono::microseconds(300 * delay));
+    session.cancel();
+    worker.join();
+    CHECK(code == aborted, "delay ", delay, ": ", code.load());
+    CHECK(thrown([&] { session.step(request_for({0, 60}, 0)); }) == aborted, "stays cancelled");
+  }
+}
+
+DULTRA_TEST(model_let_go_while_work_runs) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 1);
+  const Trace expected = generate(checkpoint.load(1), 5);
+  for (int i = 0; i < 8; ++i) {
+    auto model = checkpoint.load(2);
+    Trace trace;
+    std::atomic<bool> started{false};
+    std::thread worker([&trace, &started, held = model]() mutable {
+      started = true;
+      trace = generate(std::move(held), 5);
+    });
+    while (!started) std::this_thread::yield();
+    model.reset();
+    worker.join();
+    CHECK(trace == expected, "round ", i);
+  }
+}
+
+// ---- training --------------------------------------------------------------------------------------------------------------------
+
+// Everything scored and kept: the planner's policy over random decisions.
+ScoreRequest random_score(Random& random, const ModelConfig& config) {
+  ScoreRequest request;
+  make_rows(random, config, 3, &request.ids, &request.offsets);
+  request.candidate_offsets = {0};
+  for (size_t b = 0; b + 1 < request.offsets.size(); ++b) {
+    for (int32_t i = request.offsets[b]; i < request.offsets[b + 1]; ++i) {
+      if (request.ids[size_t(i)] != config.mask_token) continue;
+      request.positions.push_back(i - request.offsets[b]);
+      request.tokens.push_back(random.below(int(config.mask_token)));
+      request.selected.push_back(uint8_t(random.below(2)));
+    }
+    request.candidate_offsets.push_back(int32_t(request.positions.size()));
+    request.timestep.push_back(0.5f);
+    request.forced.push_back(0);
+  }
+  for (int32_t id : request.ids) request.mask_index.push_back(id == config.mask_token);
+  request.log_probs = request.planner = request.policy = request.keep = true;
+  request.excluded_token = config.mask_token;
+  return request;
+}
+
+std::vector<NamedTensor> train(const std::shared_ptr<Model>& model, const TrainerOptions& options, int steps) {
+  Trainer trainer(model, options);
+  Random random(21);
+  for (int step = 0; step < steps; ++step) {
+    for (int half = 0; half < 2; ++half) {
+      const ScoreResult scored = trainer.score(random_score(random, model->transformer().config()), nullptr);
+      BackwardRequest upstream;
+      for (size_t i = 0; i < scored.log_likelihoods.size(); ++i) upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
+      trainer.backward(upstream, nullptr);
+    }
+    OptimizerStep update;
+    update.base_lr = update.planner_lr = 1e-3;
+    update.weight_decay = 0.1;
+    update.max_grad_norm = 1;
+    const double norm = trainer.step(update);
+    CHECK(norm > 0 && std::isfinite(norm), "step ", step, ": norm ", norm);
+  }
+  return trainer.state();
+}
+
+bool same(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i)
+    if (a[i].name != b[i].name || a[i].data.size() != b[i].data.size() ||
+        std::memcmp(a[i].data.data(), b[i].data.data(), a[i].data.size() * sizeof(float)) != 0)
+      return false;
+  return true;
+}
+
+DULTRA_TEST(trainer_threads_and_recomputation) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const RandomCheckpoint checkpoint(small_config(), dtype, 3);
+    const auto expected = train(checkpoint.load(1), {}, 3);
+    CHECK(same(train(checkpoint.load(3), {}, 3), expected), "three threads");
+    TrainerOptions options;
+    options.checkpointing = true;
+    CHECK(same(train(checkpoint.load(2), options, 3), expected), "recomputed activations");
+    options = {};
+    options.lora.rank = 2;
+    options.lora.alpha = 4;
+    options.lora.targets = {"q_proj", "ff_out"};
+    CHECK(same(train(checkpoint.load(1), options, 3), train(checkpoint.load(2), options, 3)), "adapters");
+  }
+}
+
+DULTRA_TEST(trainer_beside_sessions) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 4);
+  const auto expected = train(checkpoint.load(2), {}, 4);
+  const auto model = checkpoint.load(2);
+  std::atomic<bool> done{false};
+  std::vector<std::thread> decoders;
+  // They see the weights of one update or of the next, never a mixture; what they compute is not checked, that they may is.
+  for (uint32_t t = 0; t < 2; ++t)
+    decoders.emplace_back([&, t] {
+      do generate(model, t);
+      while (!done);
+    });
+  std::vector<NamedTensor> state;
+  const int failed = thrown([&] { state = train(model, {}, 4); });
+  done = true;
+  for (std::thread& decoder : decoders) decoder.join();
+  CHECK(failed == -1, failed);
+  CHECK(same(state, expected), "decoding changed the training");
+  // The model now computes with what was trained.
+  for (const NamedTensor& tensor : state) {
+    if (tensor.name.rfind("exp_avg", 0) == 0) continue;
+    const std::vector<float> weight = model->transformer().read_weight(tensor.name);
+    CHECK(std::memcmp(weight.data(), tensor.data.data(), weight.size() * sizeof(float)) == 0, tensor.name);
+  }
+}
+
+DULTRA_TEST(trainer_bad_requests) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 5);
+  const auto model = checkpoint.load(1);
+  const int invalid = int(ErrorCode::kInvalidArgument);
+  Trainer trainer(model, {});
+  CHECK(thrown([&] { Trainer second(model, {}); }) == invalid, "a second trainer");
+  CHECK(thrown([&] { trainer.backward({}, nullptr); }) == invalid, "backward without score");
+  const auto score = [&](const std::function<void(ScoreRequest&)>& change) {
+    Random random(6);
+    ScoreRequest request = random_score(random, checkpoint.config);
+    change(request);
+    return thrown([&] { trainer.score(std::move(request), nullptr); });
+  };
+  CHECK(score([](ScoreRequest&) {}) == -1, "as it should be");
+  CHECK(score([](ScoreRequest& r) { r.positions[0] = 1000; }) == invalid, "a position beyond the row");
+  CHECK(score([](ScoreRequest& r) { r.positions[1] = r.positions[0]; }) == invalid, "positions out of order");
+  CHECK(score([](ScoreRequest& r) { r.tokens.pop_back(); }) == invalid, "a token too few");
+  CHECK(score([](ScoreRequest& r) { r.tokens[0] = 50; }) == invalid, "a token beyond the vocabulary");
+  CHECK(score([](ScoreRequest& r) { r.candidate_offsets[1] = -1; }) == invalid, "offsets that go back");
+  CHECK(score([](ScoreRequest& r) { r.timestep.pop_back(); }) == invalid, "a timestep too few");
+  CHECK(score([](ScoreRequest& r) { r.selected.pop_back(); }) == invalid, "a decision too few");
+  CHECK(score([](ScoreRequest& r) { r.hidden.resize(7); }) == invalid, "hidden states of another shape");
+  CHECK(score([](ScoreRequest&) {}) == -1, "as it should be");
+  BackwardRequest upstream;
+  upstream.dlog_likelihoods.resize(1);
+  CHECK(thrown([&] { trainer.backward(upstream, nullptr); }) == invalid, "gradients too few");
+  auto state = trainer.state();
+  state[0].data.pop_back();
+  CHECK(thrown([&] { trainer.load_state(1, state); }) == invalid, "a state of another shape");
+  state.erase(state.begin());
+  CHECK(thrown([&] { trainer.load_state(1, state); }) == invalid, "a state with a tensor too few");
+}
+
+}  // namespace test
+}  // namespace dultra

@@ -1,0 +1,299 @@
+// The study behind docs/results.md: trains base, planner and GRPO models of a task for several seeds, decodes each with every sampler, and
+// writes the tables. What is done already is not done again, so that a study can be stopped and gone on with.
+//
+//   node scripts/study.cjs --task st1 --seeds 0,1,2,3,4             trains, evaluates, prints the tables
+//   node scripts/study.cjs --task st1 --seeds 0 --variants all      and the ablations
+//   node scripts/study.cjs --task st1 --seeds 0,1 --tables          prints the tables of what is there
+const { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs');
+const path = require('node:path');
+const { parseArgs } = require('node:util');
+const dultra = require('..');
+
+/** Steps per stage; learning rates are the same for all tasks but sudoku, where larger ones make GRPO collapse. */
+const RECIPES = {
+  st1: { base: 3200, planner: 300, grpo: 190 },
+  s1: { base: 3200, planner: 400, grpo: 150 },
+  t12: { base: 4500, planner: 400, grpo: 150 },
+  t12w: { base: 4500, planner: 400, grpo: 150 },
+  free8: { base: 3000, planner: 400, grpo: 200 },
+  freeb8: { base: 2500, planner: 400, grpo: 200 },
+  free12: { base: 3000, planner: 400, grpo: 200 },
+  sudoku4: { base: 1600, planner: 400, grpo: 200, dModel: 96, grpoRates: { learningRate: 5e-5, plannerLearningRate: 2e-4 } },
+};
+
+/** One right answer per prompt instead of a drawn one: the family and ending that come first. */
+function onePhrase(dataset) {
+  if (!dataset.answers) throw new Error(`${dataset.name} has no paraphrases to choose from`);
+  const choose = (example) => ({ ...example, answer: dataset.answers(example)[0] });
+  return { ...dataset, sample: (split, count, seed) => dataset.sample(split, count, seed).map(choose) };
+}
+
+function stagesOf(task, dataset) {
+  const recipe = RECIPES[task];
+  const { trainMaskedDiffusion, trainPlanner, GrpoTrainer, rewards } = dultra;
+  const base = { learningRate: 3e-3, betas: [0.9, 0.98], weightDecay: 0.1, warmupSteps: 100, schedule: 'cosine', learningRateFloor: 0.1 };
+  const grpoOptions = {
+    dataset,
+    maxSteps: recipe.grpo,
+    promptsPerStep: 16,
+    numGenerations: 12,
+    temperature: 0.5,
+    learningRate: 1e-4,
+    plannerLearningRate: 3e-4,
+    ...recipe.grpoRates,
+    betas: [0.9, 0.99],
+    weightDecay: 0,
+    warmupSteps: 5,
+    advantageMinClip: 0,
+    rewards: { fast: rewards.fastAnswer() },
+  };
+  const grpo = (extra = {}) => ({
+    from: 'planner',
+    run: (model, common) => new GrpoTrainer(model, { ...grpoOptions, ...common, ...extra }).train(),
+  });
+  return {
+    base: {
+      from: 'init',
+      run: (model, common) => trainMaskedDiffusion(model, { dataset, maxSteps: recipe.base, maskEpsilon: 0.02, ...base, ...common }),
+    },
+    planner: {
+      from: 'base',
+      run: (model, common) =>
+        trainPlanner(model, { dataset, maxSteps: recipe.planner, learningRate: 1e-3, betas: [0.9, 0.99], weightDecay: 0.01, ...common }),
+    },
+    grpo: grpo(),
+    'planner-only': grpo({ freezeBase: true }),
+    'no-init': { ...grpo(), from: 'base' },
+    'no-clip': grpo({ advantageMinClip: null }),
+    tempered: grpo({ tokenLogProb: 'tempered' }),
+    'reference-reward': grpo({ rewards: { correct: rewards.exactAnswer, steps: { fn: rewards.stepPenalty(), weight: 0.1 } } }),
+    'no-speed': grpo({ rewards: { correct: rewards.exactAnswer } }),
+    'speed-2': grpo({ rewards: { fast: rewards.fastAnswer({ weight: 2 }) } }),
+    'compat-likelihood': grpo({ compat: 'reference', learningRate: 5e-5, plannerLearningRate: 1.5e-4 }),
+    'sft-one': {
+      from: 'base',
+      run: (model, common) =>
+        trainMaskedDiffusion(model, {
+          dataset: onePhrase(dataset),
+          maxSteps: 300,
+          maskEpsilon: 0.02,
+          ...base,
+          ...common,
+          learningRate: 3e-4,
+        }),
+    },
+  };
+}
+
+const MAIN = ['base', 'planner', 'grpo'];
+
+/** A folder appears whole or not at all. */
+async function whole(folder, fill) {
+  if (existsSync(folder)) return;
+  const partial = `${folder}.partial`;
+  rmSync(partial, { recursive: true, force: true });
+  mkdirSync(path.dirname(folder), { recursive: true });
+  await fill(partial);
+  renameSync(partial, folder);
+}
+
+async function trainStage(name, stages, folder, seed, task) {
+  const modelOf = (stage) => path.join(folder, stage === 'init' ? 'init' : `${stage}/model`);
+  if (name === 'init')
+    return whole(modelOf('init'), (to) =>
+      dultra.createModel(to, { vocabulary: dultra.datasets.byName(task).vocabulary, dModel: RECIPES[task].dModel ?? 64, seed }),
+    );
+  if (existsSync(modelOf(name))) return undefined;
+  const { from, run } = stages[name];
+  await trainStage(from, stages, folder, seed, task);
+  const model = await dultra.loadModel(modelOf(from));
+  const before = process.cpuUsage();
+  const start = Date.now();
+  const outputDir = path.join(folder, name, 'run');
+  let last;
+  for await (const metrics of run(model, {
+    seed,
+    outputDir,
+    resume: existsSync(path.join(outputDir, 'config.json')),
+    saveEvery: 50,
+    keepLast: 1,
+  })) {
+    last = metrics;
+    if (metrics.step % 25 === 0 || metrics.step === metrics.maxSteps) {
+      const { accuracy, nfe, loss, agreement } = metrics;
+      const parts = accuracy === undefined ? [`loss ${loss.toFixed(4)}`] : [`accuracy ${accuracy.toFixed(3)}`, `nfe ${nfe.toFixed(2)}`];
+      if (agreement !== undefined) parts.push(`agreement ${agreement.toFixed(3)}`);
+      process.stderr.write(
+        `${task} seed ${seed} ${name} ${metrics.step}/${metrics.maxSteps} ${parts.join(' ')} ${((Date.now() - start) / 1000).toFixed(0)} s\n`,
+      );
+    }
+  }
+  const { user, system } = process.cpuUsage(before);
+  await whole(modelOf(name), (to) => model.save(to));
+  const cost = { steps: last?.step ?? null, seconds: (Date.now() - start) / 1000, cpuSeconds: (user + system) / 1e6 };
+  writeFileSync(path.join(folder, name, 'cost.json'), `${JSON.stringify(cost)}\n`);
+  await model[Symbol.asyncDispose]();
+  return undefined;
+}
+
+/** Validation and test evaluations of a stage's model over the whole grid, one token per step included. */
+async function evaluateStage(name, folder, task, count) {
+  const files = Object.fromEntries(['validation', 'test'].map((split) => [split, path.join(folder, name, `${split}.json`)]));
+  const dataset = dultra.datasets.byName(task);
+  const planned = !['base', 'sft-one'].includes(name);
+  const grid = dultra.samplerGrid({ genLength: dataset.genLength, planner: planned });
+  const samplers = Object.fromEntries(grid.map(({ name: key, sampler }) => [key, sampler]));
+  let model = null;
+  for (const [split, file] of Object.entries(files)) {
+    if (existsSync(file)) continue;
+    model ??= await dultra.loadModel(path.join(folder, name, 'model'));
+    const evaluation = await dultra.evaluate(model, { dataset, split, samplers, count, seed: 1 });
+    // Per-prompt records of a whole grid are megabytes; the tables need none.
+    for (const result of evaluation.results) result.samples = [];
+    evaluation.config.model.source = name;
+    writeFileSync(`${file}.tmp`, `${JSON.stringify(evaluation)}\n`);
+    renameSync(`${file}.tmp`, file);
+    process.stderr.write(`${task} ${name} ${split} evaluated\n`);
+  }
+  if (model) await model[Symbol.asyncDispose]();
+  const read = (file) => JSON.parse(readFileSync(file, 'utf8'));
+  return { validation: read(files.validation), test: read(files.test) };
+}
+
+const groupOf = (grid) => {
+  const groups = new Map(grid.map(({ name, group }) => [name, group]));
+  return (name) => groups.get(name) ?? null;
+};
+const isPlanner = (group) => group.startsWith('planner');
+
+/** The rows of the study's table for one seed. */
+function rowsOf(evaluations, genLength) {
+  const group = groupOf(dultra.samplerGrid({ genLength }));
+  const rows = [];
+  const add = (label, { validation, test }, choose) => {
+    for (const { group: name, points } of dultra.chooseOperatingPoints(validation, test, { group: choose }))
+      rows.push({ group: name === 'best' ? label : `${label}, ${name}`, points });
+  };
+  const rival = (name) => (isPlanner(group(name)) ? null : group(name));
+  const bestRival = (name) => (isPlanner(group(name)) ? null : 'best');
+  const bestPlanner = (name) => (isPlanner(group(name)) ? 'best' : null);
+  const { base, planner, grpo, ...variants } = evaluations;
+  add('base', base, rival);
+  add('base, **best of all heuristics**', base, bestRival);
+  if (planner) add('planner after init, **best rule**', planner, bestPlanner);
+  if (grpo) {
+    add('after GRPO', grpo, (name) => (isPlanner(group(name)) ? group(name) : null));
+    add('after GRPO, **best planner rule**', grpo, bestPlanner);
+    add('GRPO base without its planner, **best of all heuristics**', grpo, bestRival);
+  }
+  for (const [name, evaluation] of Object.entries(variants)) {
+    if (name !== 'sft-one') add(`${name}: best planner rule`, evaluation, bestPlanner);
+    add(`${name}: best heuristic`, evaluation, bestRival);
+  }
+  return rows;
+}
+
+const budgetsLine = () => dultra.BUDGETS.map((budget) => (budget === null ? 'any NFE' : `NFE ≤ ${budget}`));
+
+/** Markdown: accuracy @ NFE, mean ± sd over the seeds where there are several. */
+function table(rows, runs) {
+  const cell = (point) => {
+    if (point === null) return '-';
+    const sd = ({ mean, sd: deviation }, digits) => `${mean.toFixed(digits)}${runs > 1 ? ` ± ${deviation.toFixed(digits)}` : ''}`;
+    return `${sd(point.accuracy, 3)} @ ${sd(point.nfe, 2)}`;
+  };
+  const head = ['sampler', ...budgetsLine()];
+  return [head, head.map(() => '---'), ...rows.map(({ group, points }) => [group, ...points.map(cell)])]
+    .map((line) => `| ${line.join(' | ')} |`)
+    .join('\n');
+}
+
+/** Markdown: the chosen setting's accuracy and NFE per category, and its sentence families, of one seed. */
+function categoryTable(evaluations, genLength) {
+  const group = groupOf(dultra.samplerGrid({ genLength }));
+  const lines = [['stage', 'setting', 'accuracy @ NFE', 'by category', 'families of right answers; errors']];
+  const show = (stage, choose, label) => {
+    const { validation, test } = evaluations[stage];
+    const rows = dultra.chooseOperatingPoints(validation, test, { group: choose, budgets: [4, null] });
+    for (const point of rows[0]?.points ?? []) {
+      if (!point) continue;
+      const result = test.results.find(({ name }) => name === point.name);
+      const categories = Object.entries(result.categories).map(
+        ([key, { accuracy, nfe }]) => `${key} ${accuracy.toFixed(3)} @ ${nfe.toFixed(2)}`,
+      );
+      const families = Object.entries(result.families ?? {}).map(([key, n]) => `${key} ${n}`);
+      const errors = result.errors ? [`slot ${result.errors.slot}`, `mix ${result.errors.mix}`] : [];
+      lines.push([
+        label,
+        point.name,
+        `${result.accuracy.toFixed(3)} @ ${result.nfe.mean.toFixed(2)}`,
+        categories.join('; '),
+        [...families, ...errors].join(', '),
+      ]);
+    }
+  };
+  const best = (test) => (name) => (test(group(name)) ? 'best' : null);
+  show(
+    'base',
+    best((name) => !isPlanner(name)),
+    'base, best heuristic (≤ 4 NFE; any)',
+  );
+  if (evaluations.planner) show('planner', best(isPlanner), 'planner after init (≤ 4 NFE; any)');
+  if (evaluations.grpo) show('grpo', best(isPlanner), 'planner after GRPO (≤ 4 NFE; any)');
+  lines.splice(
+    1,
+    0,
+    lines[0].map(() => '---'),
+  );
+  return lines.map((line) => `| ${line.join(' | ')} |`).join('\n');
+}
+
+async function main() {
+  const { values } = parseArgs({
+    options: {
+      task: { type: 'string', default: 'st1' },
+      seeds: { type: 'string', default: '0' },
+      variants: { type: 'string', default: '' },
+      out: { type: 'string', default: 'runs/study' },
+      count: { type: 'string', default: '512' },
+      tables: { type: 'boolean', default: false },
+    },
+  });
+  const { task } = values;
+  if (!RECIPES[task]) throw new Error(`--task: expected one of ${Object.keys(RECIPES).join(', ')}, got ${task}`);
+  const seeds = values.seeds.split(',').map(Number);
+  const dataset = dultra.datasets.byName(task);
+  const stages = stagesOf(task, dataset);
+  const others = Object.keys(stages).filter((name) => !MAIN.includes(name) && (name !== 'sft-one' || dataset.answers));
+  const variants = values.variants === 'all' ? others : values.variants.split(',').filter((name) => name !== '');
+  for (const name of variants) if (!stages[name]) throw new Error(`--variants: expected some of ${others.join(', ')}, got ${name}`);
+  const perSeed = [];
+  for (const seed of seeds) {
+    const folder = path.join(values.out, task, `seed-${seed}`);
+    const evaluations = {};
+    if (!values.tables) for (const name of [...MAIN, ...variants]) await trainStage(name, stages, folder, seed, task);
+    for (const name of [...MAIN, ...variants]) {
+      if (values.tables && !existsSync(path.join(folder, name, 'test.json'))) continue;
+      evaluations[name] = await evaluateStage(name, folder, task, Number(values.count));
+    }
+    if (evaluations.base) perSeed.push({ seed, folder, evaluations });
+  }
+  if (perSeed.length === 0) throw new Error('nothing to tabulate yet');
+  const rows = dultra.averageOperatingPoints(perSeed.map(({ evaluations }) => rowsOf(evaluations, dataset.genLength)));
+  process.stdout.write(`### ${task}, seeds ${perSeed.map(({ seed }) => seed).join(', ')}\n\n${table(rows, perSeed.length)}\n\n`);
+  for (const { seed, folder, evaluations } of perSeed) {
+    process.stdout.write(`Seed ${seed}:\n\n${categoryTable(evaluations, dataset.genLength)}\n\n`);
+    const costs = Object.keys(evaluations)
+      .filter((name) => existsSync(path.join(folder, name, 'cost.json')))
+      .map((name) => {
+        const { steps, seconds, cpuSeconds } = JSON.parse(readFileSync(path.join(folder, name, 'cost.json'), 'utf8'));
+        return `${name} ${steps} steps ${seconds.toFixed(0)} s (${cpuSeconds.toFixed(0)} CPU s)`;
+      });
+    process.stdout.write(`Cost of seed ${seed}: ${costs.join(', ')}\n\n`);
+  }
+}
+
+main().catch((error) => {
+  process.stderr.write(`${error.stack}\n`);
+  process.exitCode = 1;
+});
