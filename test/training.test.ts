@@ -125,6 +125,7 @@ describe('GRPO', () => {
     ['two blocks, to the last mask', { blockLength: 4, stopAtEos: false, probabilityScale: 0.3 }],
     ['small micro-batches', { tokenBudget: 40 }],
     ['reference', { compat: 'reference', blockLength: 4, advantageMinClip: null }],
+    ["the reference's forced steps", { forcedStep: 'reference', probabilityScale: 0.3 }],
   ] as const)('replay = rollout: %s', async (_name, options) => {
     // Speed differs between rollouts even where their tokens do not.
     const paid = { rewards: { early: earlyTokens, steps: rewards.stepPenalty({ form: 'sqrt' }) } };
@@ -583,7 +584,14 @@ describe('run folders', () => {
 
 test('recorded rollouts are what denoise gives', async () => {
   await withModel(folder, async (model) => {
-    const policy = { temperature: 0.5, tokenLogProb: 'untempered', plannerTemperature: 1, probabilityScale: 1, compat: null } as const;
+    const policy = {
+      temperature: 0.5,
+      tokenLogProb: 'untempered',
+      plannerTemperature: 1,
+      probabilityScale: 1,
+      forcedStep: 'exact',
+      compat: null,
+    } as const;
     const prompts = ['1 a b c d e f g h', '3 a a b c d e f g'].map((prompt) => model.encodePrompt(prompt));
     const { results, steps } = await training.recordRollouts(model, prompts, {
       policy,

@@ -44,6 +44,11 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   temperature?: number;
   /** Log-probabilities of tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'tempered' | 'untempered';
+  /**
+   * Log-likelihood of a step in which progress was forced: "exact" (every other position kept) or "reference" (log p of the forced position
+   * added). Default "exact", with compat: "reference" that.
+   */
+  forcedStep?: 'exact' | 'reference';
   /** Multiplies unmasking probabilities, in rollout and replay. Default 1. */
   probabilityScale?: number;
   /** Divides the planner's logits, in rollout and replay. Default 1. */
@@ -341,6 +346,7 @@ const OWN_KEYS: readonly string[] = [
   'advantageMinClip',
   'temperature',
   'tokenLogProb',
+  'forcedStep',
   'probabilityScale',
   'plannerTemperature',
   'genLength',
@@ -405,6 +411,7 @@ export class GrpoTrainer {
     const { numGenerations = 8, promptsPerStep = 8, numIterations = 1, delta = null, beta = 0, referenceModel } = options;
     const { scaleRewards = 'none', advantageMinClip = 0, temperature = 0.5, tokenLogProb = 'untempered' } = options;
     const { probabilityScale = 1, plannerTemperature = 1, stopAtEos, compat, freezeBase = false, freezePlanner = false } = options;
+    const { forcedStep = compat ?? 'exact' } = options;
     const { evalSampler = { type: 'planner' } } = options;
     checkInteger('numGenerations', numGenerations, { min: 2, max: 1 << 16 });
     checkInteger('promptsPerStep', promptsPerStep, { min: 1, max: 1 << 16 });
@@ -415,6 +422,7 @@ export class GrpoTrainer {
     if (advantageMinClip !== null) checkNumber('advantageMinClip', advantageMinClip, {});
     checkNumber('temperature', temperature, { min: 0, max: 1e6 });
     checkChoice('tokenLogProb', tokenLogProb, ['tempered', 'untempered'] as const);
+    checkChoice('forcedStep', forcedStep, ['exact', 'reference'] as const);
     checkNumber('probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
     checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });
     if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
@@ -439,7 +447,7 @@ export class GrpoTrainer {
     if (genLength % blockLength !== 0)
       throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
     const rewards = resolveRewards(options.rewards, compat === 'reference' && freezePlanner);
-    const policy = { temperature, tokenLogProb, plannerTemperature, probabilityScale, compat: compat ?? null };
+    const policy = { temperature, tokenLogProb, plannerTemperature, probabilityScale, forcedStep, compat: compat ?? null };
     const resolved: ResolvedGrpo = {
       seed: training.seed,
       accumulation: training.gradientAccumulation,

@@ -30,6 +30,7 @@ export interface PolicySettings {
   tokenLogProb: 'tempered' | 'untempered';
   plannerTemperature: number;
   probabilityScale: number;
+  forcedStep: 'exact' | 'reference';
   compat: 'reference' | null;
 }
 
@@ -74,6 +75,7 @@ export async function recordRollouts(
         ...(stopAtEos !== undefined && { stopAtEos }),
         temperature: policy.temperature,
         tokenLogProb: policy.tokenLogProb,
+        forcedStep: policy.forcedStep,
         seed,
         firstRow: first,
         ...(policy.compat && { compat: policy.compat }),
@@ -144,7 +146,7 @@ export function replayRequest(
       forced: Uint8Array.from(rows, ({ forced }) => Number(forced)),
       plannerTemperature: policy.plannerTemperature,
       probabilityScale: policy.probabilityScale,
-      referenceLikelihood: policy.compat === 'reference',
+      referenceLikelihood: policy.forcedStep === 'reference',
     },
     keep,
   };
