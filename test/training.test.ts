@@ -521,6 +521,20 @@ describe('run folders', () => {
 
   test('the checksum is CRC-32C', () => expect(crc32c(Buffer.from('123456789'))).toBe(0xe3069283));
 
+  test('a folder is not written twice at once', async () => {
+    const run = path.join(temporaryFolder(), 'run');
+    await withModel(folder, async (model) => {
+      const first = trainMaskedDiffusion(model, { dataset: task, outputDir: run, maxSteps: 9, batchSize: 8 });
+      await first.next();
+      await withModel(folder, async (other) => {
+        const refused = new RegExp(`outputDir: .* is being written by process ${process.pid}`);
+        await expect(sft(other, { outputDir: run, resume: true })).rejects.toThrow(refused);
+        await first.return();
+        expect(await sft(other, { outputDir: run, resume: true })).not.toEqual([]);
+      });
+    });
+  });
+
   test('a second run in the same folder is refused; resuming one with other options too', async () => {
     const run = path.join(temporaryFolder(), 'run');
     await withModel(folder, async (model) => {

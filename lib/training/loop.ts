@@ -92,12 +92,13 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
   const { outputDir, resume, keepLast, tensorboard, betas, eps, weightDecay, maxGradNorm } = training;
   const run = outputDir === null ? null : await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast });
   const { lora, ...rest } = trainable;
-  const trainer = await model.createTrainer({
-    ...rest,
-    lora,
-    activationCheckpointing: training.activationCheckpointing,
-    seed: training.seed,
-  });
+  let trainer: ModelTrainer;
+  try {
+    trainer = await model.createTrainer({ ...rest, lora, activationCheckpointing: training.activationCheckpointing, seed: training.seed });
+  } catch (error) {
+    await run?.close();
+    throw error;
+  }
   let lastGood: string | null = null;
   let state: RunState = { kind, step: 0, best: null, evaluationsWithoutBest: 0 };
   try {
