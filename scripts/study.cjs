@@ -66,6 +66,7 @@ function stagesOf(task, dataset) {
     },
     grpo: grpo(),
     'planner-only': grpo({ freezeBase: true }),
+    'planner-only-long': grpo({ freezeBase: true, maxSteps: 2 * recipe.grpo, plannerLearningRate: 1e-3 }),
     'no-init': { ...grpo(), from: 'base' },
     'no-clip': grpo({ advantageMinClip: null }),
     tempered: grpo({ tokenLogProb: 'tempered' }),
