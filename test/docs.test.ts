@@ -138,3 +138,38 @@ test('the two columns of the sampler table mean the same', () => {
     expect(parseSampler(short)).toEqual(JSON.parse(json));
   }
 });
+
+describe('docs/differences.md', () => {
+  const page = read('docs/differences.md');
+  const allText = (files: string[]) => files.map(read).join('\n');
+
+  test('the recorded runs that it names are there, and as many as it says', () => {
+    const golden = readdirSync(path.join(root, 'test', 'fixtures', 'golden'));
+    for (const [, name] of page.matchAll(/`((?:gen|grpo|fastdllm|sft|adamw_5steps|planner_init)_?\w*\*?)`/g))
+      expect([name, golden.some((folder) => (name.endsWith('*') ? folder.startsWith(name.slice(0, -1)) : folder === name))]).toEqual([
+        name,
+        true,
+      ]);
+    const cases = golden.filter((name) => /^(forward|gen|fastdllm|sft|planner_init|grpo|grad|adamw|rollout)_/.test(name));
+    expect(Number(/same: (\d+) of them/.exec(page)![1])).toBe(cases.length);
+  });
+
+  test('the tests that it names are there', () => {
+    const native = allText(
+      readdirSync(path.join(root, 'native', 'test'))
+        .map((file) => `native/test/${file}`)
+        .filter((file) => file.endsWith('.cc')),
+    );
+    for (const [, name] of page.matchAll(/`((?:unmask|sampling|likelihood|adamw)_(?!test)\w+)`/g))
+      if (!name.startsWith('adamw_5')) expect([name, native.includes(`DULTRA_TEST(${name})`)]).toEqual([name, true]);
+    for (const [, file] of page.matchAll(/`(\w+_test\.cc)`/g))
+      expect([file, existsSync(path.join(root, 'native', 'test', file))]).toEqual([file, true]);
+    const named = [...page.matchAll(/`([\w-]+\.test\.ts)`((?:,? (?:and )?"(?:[^"]|"reference")+?"(?= |;|\.|,|$|\())*)/gm)];
+    expect(named.length).toBeGreaterThan(10);
+    for (const [, file, titles] of named) {
+      const text = read(`test/${file}`);
+      for (const [, title] of titles.matchAll(/"((?:[^"]|"reference")+?)"(?= |;|\.|,|$|\()/g))
+        expect([title, text.includes(title)]).toEqual([title, true]);
+    }
+  });
+});
