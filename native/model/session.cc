@@ -169,9 +169,9 @@ StepResult Session::step(const StepRequest& request) {
     check_argument(end >= 0 && end <= length, "step: windowEnds must lie inside the row");
     const int32_t *next = nullptr, *last = nullptr;
     if (given) {
-      check_argument(request.candidate_offsets[r] <= request.candidate_offsets[r + 1] &&
-                         size_t(request.candidate_offsets[r + 1]) <= request.candidates.size(),
-                     "candidates: expected ascending offsets");
+      check_argument(
+          request.candidate_offsets[r] <= request.candidate_offsets[r + 1] && size_t(request.candidate_offsets[r + 1]) <= request.candidates.size(),
+          "candidates: expected ascending offsets");
       next = request.candidates.data() + request.candidate_offsets[r];
       last = request.candidates.data() + request.candidate_offsets[r + 1];
     }
@@ -230,8 +230,8 @@ StepResult Session::step(const StepRequest& request) {
       float* states = whole.gather(backend, hidden, head_workspace_.get(kRowHidden, whole.packing.tokens() * c), c);
       transformer.planner_forward(scores, states, result.timesteps, whole.is_candidate.data(), whole.packing, whole.subset, workspace_, &cancelled_);
     } else {
-      transformer.planner_forward(scores, hidden, result.timesteps, candidate.data(), packing, subset, workspace_, &cancelled_, nullptr, nullptr, false,
-                                  kv);
+      transformer.planner_forward(scores, hidden, result.timesteps, candidate.data(), packing, subset, workspace_, &cancelled_, nullptr, nullptr,
+                                  false, kv);
     }
     result.planner_logits.resize(count);
     backend.download(result.planner_logits.data(), scores, count * 4);

@@ -85,8 +85,8 @@ struct StepRequest {
   std::vector<int32_t> candidate_offsets, candidates;
   // (R + 1), in-row positions, ascending: what a session with a cache computes; the rest of each row is cached
   std::vector<int32_t> query_offsets, queries;
-  std::vector<uint32_t> row_keys;    // (R) random coordinates
-  std::vector<uint32_t> steps;       // (R)
+  std::vector<uint32_t> row_keys;  // (R) random coordinates
+  std::vector<uint32_t> steps;     // (R)
   uint64_t seed = 0;
   float temperature = 0;
   bool tempered_log_prob = false;

@@ -412,8 +412,7 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   if (request.planner) {
     float* scores = memory.take(int64_t(m));
     tape->planner_hidden = tape->hidden;
-    if (tape->whole)
-      tape->planner_hidden = tape->whole->gather(backend_, tape->hidden, memory.take(tape->planner_packing().tokens() * c), c);
+    if (tape->whole) tape->planner_hidden = tape->whole->gather(backend_, tape->hidden, memory.take(tape->planner_packing().tokens() * c), c);
     transformer.planner_forward(scores, tape->planner_hidden, request.timestep,
                                 tape->whole ? tape->whole->is_candidate.data() : request.mask_index.data(), tape->planner_packing(),
                                 tape->planner_candidates(), workspace_, cancel, keep ? &tape->planner : nullptr, &memory, options_.checkpointing,
