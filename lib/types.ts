@@ -172,6 +172,7 @@ export interface GenerateResult {
   tokens: number;
   /** tokens / nfe. */
   tokensPerForward: number;
+  /** Why the row ended. */
   finishReason: FinishReason;
   /** In-step order: `unmaskedAt[i]` is the step (from 1) that decided completion position i, 0 where it was given or never decided. */
   unmaskedAt: Int32Array;
@@ -187,11 +188,17 @@ export interface DenoiseRow {
   block: number;
   /** 1 − masks / row length before the step: the planner's timestep. */
   timestep: number;
+  /** In-row indices of the candidates. */
   positions: Int32Array;
+  /** Token that each would be given. */
   tokens: Int32Array;
+  /** Log-probability of that token. */
   logProbs: Float32Array;
+  /** Softmax probability of that token. */
   confidences: Float32Array;
+  /** Entropy of the prediction, nats. */
   entropies: Float32Array;
+  /** Raw planner logits; null where no planner ran. */
   plannerLogits: Float32Array | null;
   /** Unmasking probabilities of the planner samplers (above 1 where `probabilityScale` takes them there), else 0. */
   probabilities: Float32Array;

@@ -255,6 +255,7 @@ export class MaskedDiffusionModel {
     this.#native.dispose();
   }
 
+  /** `dispose()` at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.dispose();
   }

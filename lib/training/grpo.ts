@@ -70,8 +70,9 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
 
 /** One step of {@link GrpoTrainer}; further keys are `reward/<name>`, the mean of each reward function. */
 export interface GrpoMetrics extends TrainingMetrics {
-  /** Mean and standard deviation of the weighted reward. */
+  /** Mean of the weighted reward. */
   reward: number;
+  /** Its standard deviation over the rollouts. */
   rewardStd: number;
   /** Share of right completions, where the data set can tell. */
   accuracy?: number;
@@ -87,14 +88,17 @@ export interface GrpoMetrics extends TrainingMetrics {
   forcedSteps: number;
   /** Largest |ratio − 1| of a step. */
   ratioDeviation: number;
-  /** Share of replayed steps that were clipped. */
+  /** Share of replayed steps whose ratio fell below 1 − low with a negative advantage: they teach nothing. */
   clippedLow: number;
+  /** Share of replayed steps whose ratio rose above 1 + high with a positive advantage. */
   clippedHigh: number;
   /** Mean KL estimate per replayed step, with beta > 0. */
   kl?: number;
-  /** On held-out prompts, in the steps that evaluate. */
+  /** Mean reward on held-out prompts, in the steps that evaluate. */
   evalReward?: number;
+  /** Share of right completions there, where the data set can tell. */
   evalAccuracy?: number;
+  /** Forward passes per held-out prompt. */
   evalNfe?: number;
   [reward: `reward/${string}`]: number;
 }
@@ -504,6 +508,7 @@ export class GrpoTrainer {
     this.#reference = null;
   }
 
+  /** `dispose()` at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

@@ -13,13 +13,17 @@ export interface TrainingMetrics {
   step: number;
   /** Steps of the whole run. */
   maxSteps: number;
+  /** What the step minimised, over its whole batch. */
   loss: number;
   /** Global norm of the gradient before clipping. */
   gradNorm: number;
+  /** Of the base model and its adapters, in this step. */
   learningRate: number;
+  /** Of the planner, in this step. */
   plannerLearningRate: number;
   /** Tokens that went through the model in this step, forward passes counted once each. */
   tokens: number;
+  /** tokens / seconds. */
   tokensPerSecond: number;
   /** Time of this step, evaluation and checkpoints left out. */
   seconds: number;

@@ -32,11 +32,9 @@ interface SharedConfig {
 /** Configuration of a stage: what a preset, a --config file and the --set flags are made of. */
 export interface TrainConfig
   extends SharedConfig,
-    Partial<
-      Omit<MaskedDiffusionOptions, 'dataset'> &
-        Omit<PlannerOptions, 'dataset'> &
-        Omit<GrpoOptions, 'dataset' | 'rewards' | 'referenceModel' | 'compat'>
-    > {
+    Partial<Omit<MaskedDiffusionOptions, 'dataset'>>,
+    Partial<Omit<PlannerOptions, 'dataset'>>,
+    Partial<Omit<GrpoOptions, 'dataset' | 'rewards' | 'referenceModel' | 'compat'>> {
   rewards?: Readonly<Record<string, RewardConfig>>;
   /** Folder or hub id of the frozen reference model. */
   referenceModel?: string;

@@ -44,7 +44,8 @@ export interface Rollouts {
 
 /**
  * Completes prompts under the policy (each position unmasked with its own probability) and records every step.
- * @param prompts ids of each row's prompt @param seed of the draws; row i draws as row i, however rows are batched
+ * @param prompts ids of each row's prompt
+ * @param options.seed of the draws; row i draws as row i, however rows are batched
  */
 export async function recordRollouts(
   model: MaskedDiffusionModel,
