@@ -210,7 +210,7 @@ export interface GenerateOptions {
    * Keys and values kept between passes: faster, and but for "none" (default) an approximation. Its memory is taken up front.
    */
   cache?: CachePolicy;
-  /** Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128. Not allowed with a template. */
+  /** Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128, or half of the model's maximum where that is less. Not allowed with a template. */
   genLength?: number;
   /** Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength); templates: the whole row. */
   blockLength?: number;
@@ -224,6 +224,11 @@ export interface GenerateOptions {
   stopAtEos?: boolean;
   /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'untempered' | 'tempered';
+  /**
+   * Log-likelihood of a planner step that selected nothing and let the most probable position through: "exact" (default) is what happened,
+   * every other position kept; "reference" adds log p of the position let through, as the reference implementation does.
+   */
+  forcedStep?: 'exact' | 'reference';
   /**
    * "reference" reproduces the reference implementations where they differ: rows of a batch advance through blocks together, no
    * stop at end-of-sequence (d3llm stops where `stopAtEos` is given as true), the mask token is a legal prediction of the rival samplers,
@@ -254,6 +259,7 @@ export interface GenerateResult {
   tokens: number;
   /** tokens / nfe. */
   tokensPerForward: number;
+  /** Why the row ended. */
   finishReason: FinishReason;
   /** In-step order: `unmaskedAt[i]` is the step (from 1) that decided completion position i, 0 where it was given or never decided. */
   unmaskedAt: Int32Array;
@@ -271,11 +277,17 @@ export interface DenoiseRow {
   timestep: number;
   /** In-row positions that the pass computed; all of them without a cache. */
   computed: Int32Array;
+  /** In-row indices of the candidates. */
   positions: Int32Array;
+  /** Token that each would be given. */
   tokens: Int32Array;
+  /** Log-probability of that token. */
   logProbs: Float32Array;
+  /** Softmax probability of that token. */
   confidences: Float32Array;
+  /** Entropy of the prediction, nats. */
   entropies: Float32Array;
+  /** Raw planner logits; null where no planner ran. */
   plannerLogits: Float32Array | null;
   /** Unmasking probabilities of the planner samplers (above 1 where `probabilityScale` takes them there), else 0. */
   probabilities: Float32Array;

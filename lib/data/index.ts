@@ -1,4 +1,7 @@
-// The tasks, by name.
+/**
+ * The tasks, by name.
+ * @module
+ */
 import { checkChoice } from '../options';
 import type { TaskDataset } from './dataset';
 import { freeChoice } from './free-choice';

@@ -1,4 +1,7 @@
-// Rewards: functions of a batch of completions. One number per row; null leaves that function out of the row's reward.
+/**
+ * Rewards: functions of a batch of completions. One number per row; null leaves that function out of the row's reward.
+ * @module
+ */
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
