@@ -68,19 +68,19 @@ void KvCache::clear() {
 KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions)
     : cache_(cache), rows_(std::move(rows)), offsets_(offsets), positions_(positions) {
   check_argument(offsets_.size() == rows_.size() + 1 && offsets_.front() == 0 && size_t(offsets_.back()) == positions_.size(),
-                 "queries: expected offsets from 0 to the number of positions, one more than rows");
+                 "positions: expected offsets from 0 to the number of positions, one more than rows");
   for (size_t r = 0; r < rows_.size(); ++r) {
     const int32_t row = rows_[r], begin = offsets_[r], end = offsets_[r + 1];
-    check_argument(row >= 0 && row < cache.rows() && (r == 0 || row > rows_[r - 1]), "queries: rows must be ascending indices of the cache's rows");
-    check_argument(begin <= end && size_t(end) <= positions_.size(), "queries: expected ascending offsets");
+    check_argument(row >= 0 && row < cache.rows() && (r == 0 || row > rows_[r - 1]), "positions: rows must be ascending indices of the cache's rows");
+    check_argument(begin <= end && size_t(end) <= positions_.size(), "positions: expected ascending offsets");
     for (int32_t i = begin; i < end; ++i) {
       const int32_t p = positions_[size_t(i)];
       check_argument(p >= 0 && p < cache.length(row) && (i == begin || p > positions_[size_t(i) - 1]),
-                     "queries: expected ascending positions inside row " + std::to_string(row) + ", got " + std::to_string(p));
+                     "positions: expected ascending positions inside row " + std::to_string(row) + ", got " + std::to_string(p));
       slots_.push_back(cache.offsets()[size_t(row)] + p);
     }
     check_argument(cache.complete_with(row, positions_.data() + begin, size_t(end - begin)),
-                   "queries: row " + std::to_string(row) + " has positions that are neither computed in this pass nor cached by an earlier one");
+                   "positions: row " + std::to_string(row) + " has positions that are neither computed in this pass nor cached by an earlier one");
   }
 }
 
