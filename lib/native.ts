@@ -79,6 +79,7 @@ export interface NativeCacheOptions {
 
 /** Keys and values of rows, and what is computed on them; one user at a time. */
 export interface NativeCache {
+  /** Bytes held. */
   bytes(): number;
   /** Keys and values (length, 2, Hk, D) of a row; layers are the base model's, then the planner's. */
   read(layer: number, row: number): Promise<Float32Array>;

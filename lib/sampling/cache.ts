@@ -3,11 +3,12 @@ import type { NativeCacheOptions } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import type { CachePolicy, CacheStorage, DelayedCache, DualCache, NoCache, PrefixCache, RefreshCache } from '../types';
 
-type Resolved<T extends CacheStorage> = Required<Omit<T, 'emptyPass'>> &
+/** A policy with its defaults; `emptyPass: null` leaves the choice to the sampler. */
+export type FilledIn<T extends CacheStorage> = Required<Omit<T, 'emptyPass'>> &
   (T extends { emptyPass?: boolean } ? { emptyPass: boolean | null } : unknown);
 
 /** A cache policy with every default filled in. */
-export type ResolvedCache = NoCache | Resolved<PrefixCache> | Resolved<DualCache> | Resolved<RefreshCache> | Resolved<DelayedCache>;
+export type ResolvedCache = NoCache | FilledIn<PrefixCache> | FilledIn<DualCache> | FilledIn<RefreshCache> | FilledIn<DelayedCache>;
 
 const CACHE_TYPES = ['none', 'prefix', 'dual', 'refresh', 'delayed'] as const;
 
@@ -162,7 +163,7 @@ export class RowCache {
     }
   }
 
-  #delayed({ ids, window, pass, blocks }: CacheView, policy: Resolved<DelayedCache>): Int32Array {
+  #delayed({ ids, window, pass, blocks }: CacheView, policy: FilledIn<DelayedCache>): Int32Array {
     let grown = this.#length;
     for (const [index, { end, masks, skipped }] of blocks.entries()) {
       if (end <= this.#length) continue;
