@@ -63,7 +63,7 @@ def __make__():
         return {"$other": kind.__name__}
 
     def run(text):
-        job = loads(text)
+        job = loads(text, object_hook=lambda item: int_(item["$int"]) if len_(item) == 1 and "$int" in item else item)
         sink, errors = Sink(job["outputLimit"]), Sink(job["outputLimit"])
         out = io.TextIOWrapper(io.BufferedWriter(sink), encoding="utf-8", errors="replace", write_through=True)
         err = io.TextIOWrapper(io.BufferedWriter(errors), encoding="utf-8", errors="replace", write_through=True)
