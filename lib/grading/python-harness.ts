@@ -42,7 +42,8 @@ def __make__():
             value = float_.__add__(value, 0.0)
             return value if value - value == 0 else {"$float": repr_(value)}
         if isinstance_(value, str_):
-            return str_.__str__(value)
+            state[0] += len_(value) // 10
+            return str_.__str__(value) if state[0] <= MAX_NODES else {"$other": "too large"}
         if isinstance_(value, (list_, tuple_)):
             if id(value) in state[1]:
                 return "<recursion>"

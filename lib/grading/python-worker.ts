@@ -10,6 +10,8 @@ export interface WorkerSetup {
   /** Folder of the pyodide package. */
   library: string;
   memoryLimitMB: number;
+  /** An interpreter's memory, base64, as another process sent it; null: make one, and send it. */
+  snapshot: string | null;
 }
 
 /** What the parent then sends, one at a time: a job as JSON for the harness. */
@@ -20,6 +22,7 @@ export interface WorkerJob {
 /** What the parent gets: when an interpreter stands ready, and what a program came to. */
 export type WorkerMessage =
   | { type: 'ready'; seconds: number }
+  | { type: 'snapshot'; data: string }
   | { type: 'result'; json: string }
   | { type: 'failed'; error: string; fatal: boolean };
 
@@ -45,6 +48,8 @@ declare const WebAssembly: {
 type Load = (options: object) => Promise<Interpreter>;
 
 const PAGE = 65536;
+/** Characters: the harness keeps far below. */
+const MAX_REPORT = 64e6;
 // The parent's only channel: the program must not find it.
 const send = process.send!.bind(process) as (message: WorkerMessage, callback: () => void) => void;
 const { exit } = process;
@@ -125,13 +130,18 @@ def close():
     for name in ("js", "pyodide_js", "pyodide", "_pyodide", "_pyodide_core", "pyodide.code", "pyodide.ffi", "pyodide.http", "micropip", "webbrowser"):
         sys.modules[name] = None
     sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(type(finder), "__module__", "").startswith("_pyodide")]
+    # The path of this file, on the host.
+    sys.executable, sys.argv, sys.orig_argv = "", [""], [""]
     main = sys.modules["__main__"].__dict__
     for name in [name for name in main if not name.startswith("__")]:
         del main[name]
 close()
 `;
 
-async function main({ library, memoryLimitMB }: WorkerSetup, takeJobs: (handle: (job: string) => void) => void): Promise<void> {
+async function main(
+  { library, memoryLimitMB, snapshot: given }: WorkerSetup,
+  takeJobs: (handle: (job: string) => void) => void,
+): Promise<void> {
   const { loadPyodide } = require(path.join(library, 'pyodide.js')) as { loadPyodide: Load };
   disarm();
   limitMemory(memoryLimitMB);
@@ -143,12 +153,17 @@ async function main({ library, memoryLimitMB }: WorkerSetup, takeJobs: (handle: 
     stdin: () => undefined,
     stdout: quiet,
     stderr: quiet,
-    env: { HOME: '/home/pyodide', PYTHONHASHSEED: '0' },
+    // Without these, Python would see paths of the host.
+    env: { HOME: '/home/pyodide', PYTHONHASHSEED: '0', _: 'python', PWD: '/home/pyodide' },
   };
   let start = performance.now();
-  const first = await loadPyodide({ ...common, _makeSnapshot: true });
-  first.runPython(IMPORTS);
-  const snapshot = first.makeMemorySnapshot();
+  let snapshot: Uint8Array;
+  if (given === null) {
+    const first = await loadPyodide({ ...common, _makeSnapshot: true });
+    first.runPython(IMPORTS);
+    snapshot = first.makeMemorySnapshot();
+    send({ type: 'snapshot', data: Buffer.from(snapshot).toString('base64') }, quiet);
+  } else snapshot = new Uint8Array(Buffer.from(given, 'base64'));
   const load = async (): Promise<Interpreter> => {
     const interpreter = await loadPyodide({ ...common, _loadSnapshot: snapshot });
     interpreter.runPython(CLOSE);
@@ -160,6 +175,7 @@ async function main({ library, memoryLimitMB }: WorkerSetup, takeJobs: (handle: 
   takeJobs(async (job) => {
     try {
       const json = next.globals.get('__run__')(job);
+      if (json.length > MAX_REPORT) throw new Error('the report is too large');
       send({ type: 'result', json }, quiet);
     } catch (error) {
       // The interpreter itself ended: os._exit, a stack that overflowed, a corrupted heap.
