@@ -10,7 +10,8 @@ const { machine, table, writeReport } = require('./lib/report.cjs');
 
 const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick]
 
-  --only WORDS    groups whose name contains one of the words (comma-separated): forward, products, operations, generate, memory
+  --only WORDS    groups whose name contains one of the words (comma-separated): forward, products, operations, generate,
+                  training, memory
   --threads LIST  thread counts. Default: 1, and all cores
   --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
   --quick         less time per case, small shapes only, and nothing written unless --out says where
@@ -22,6 +23,7 @@ const GROUPS = {
   products: () => require('./cases/native.cjs').products,
   operations: () => require('./cases/native.cjs').operations,
   generate: () => require('./cases/generate.cjs'),
+  training: () => require('./cases/training.cjs'),
   memory: () => require('./cases/memory.cjs'),
 };
 

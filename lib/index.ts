@@ -39,10 +39,19 @@ export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from '.
 export type { SaveOptions } from './model/save';
 export type { Tokenizer } from './model/tokenizer';
 export type { LoraOptions, ModelTrainer, ModelTrainerOptions } from './model/trainer';
+export type {
+  NativeBackwardRequest as BackwardRequest,
+  NativeModelInfo as ModelInfo,
+  NativeNamedTensor as NamedTensor,
+  NativeOptimizerStep as OptimizerStep,
+  NativeScoreRequest as ScoreRequest,
+  NativeScoreResult as ScoreResult,
+} from './native';
 export type { RewardBatch, RewardExample, RewardFunction, TeacherOptions } from './rewards';
 export * as rewards from './rewards';
 export type { RecordedUniforms } from './sampling/denoise';
 export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';
+export type { ResolvedSampler } from './sampling/samplers';
 export { type SystemInfo, systemInfo } from './system';
 export * as training from './training';
 export {

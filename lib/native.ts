@@ -7,6 +7,7 @@ export type NativeDType = 'F32' | 'BF16' | 'F16';
 
 /** The part of a model's config.json that decides shapes and arithmetic. */
 export interface NativeModelConfig {
+  /** Hidden width C. */
   dModel: number;
   nHeads: number;
   nKvHeads: number;
@@ -45,6 +46,7 @@ export interface NativeLoadRequest {
   compute: 'float32' | 'bfloat16';
 }
 
+/** Where a model runs, and how large it is. */
 export interface NativeModelInfo {
   device: string;
   isa: string;

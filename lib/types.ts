@@ -126,7 +126,7 @@ export type Prompt = string | ChatMessage[] | { promptIds: ArrayLike<number> } |
 export interface GenerateOptions {
   /** How positions are chosen. Default: the checkpoint's (generation_config.json), else `{ type: "planner" }` where it has a planner, else `{ type: "confidence" }`. */
   sampler?: Sampler;
-  /** Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128. Not allowed with a template. */
+  /** Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128, or half of the model's maximum where that is less. Not allowed with a template. */
   genLength?: number;
   /** Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength); templates: the whole row. */
   blockLength?: number;
@@ -140,6 +140,11 @@ export interface GenerateOptions {
   stopAtEos?: boolean;
   /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'untempered' | 'tempered';
+  /**
+   * Log-likelihood of a planner step that selected nothing and let the most probable position through: "exact" (default) is what happened,
+   * every other position kept; "reference" adds log p of the position let through, as the reference implementation does.
+   */
+  forcedStep?: 'exact' | 'reference';
   /**
    * "reference" reproduces the reference implementations where they differ: rows of a batch advance through blocks together, no
    * stop at end-of-sequence, the mask token is a legal prediction of the rival samplers, the factor rule's last pair, and the
@@ -167,6 +172,7 @@ export interface GenerateResult {
   tokens: number;
   /** tokens / nfe. */
   tokensPerForward: number;
+  /** Why the row ended. */
   finishReason: FinishReason;
   /** In-step order: `unmaskedAt[i]` is the step (from 1) that decided completion position i, 0 where it was given or never decided. */
   unmaskedAt: Int32Array;
@@ -182,11 +188,17 @@ export interface DenoiseRow {
   block: number;
   /** 1 − masks / row length before the step: the planner's timestep. */
   timestep: number;
+  /** In-row indices of the candidates. */
   positions: Int32Array;
+  /** Token that each would be given. */
   tokens: Int32Array;
+  /** Log-probability of that token. */
   logProbs: Float32Array;
+  /** Softmax probability of that token. */
   confidences: Float32Array;
+  /** Entropy of the prediction, nats. */
   entropies: Float32Array;
+  /** Raw planner logits; null where no planner ran. */
   plannerLogits: Float32Array | null;
   /** Unmasking probabilities of the planner samplers (above 1 where `probabilityScale` takes them there), else 0. */
   probabilities: Float32Array;

@@ -48,7 +48,7 @@ export function addSamplingOptions(command: Command): Command {
     )
     .option('--probability-scale <x>', 'planner: multiplies the unmasking probabilities, above 1 is faster (default: 1)', number)
     .option('--planner-temperature <x>', "planner: divides the planner's logits (default: 1)", number)
-    .option('-n, --gen-length <n>', 'tokens to generate (default: 128)', integer)
+    .option('-n, --gen-length <n>', "tokens to generate (default: the checkpoint's, else 128 or half of the model's maximum)", integer)
     .option('-b, --block-length <n>', 'tokens per block, blocks go left to right (default: 32, or all where 32 does not divide)', integer)
     .option('-t, --temperature <x>', 'token temperature, 0 takes the most probable token (default: 0)', number)
     .option('--seed <n>', 'seed of every random choice (default: 0)', seed)

@@ -1,4 +1,7 @@
-// The tasks and data sets, by name.
+/**
+ * The tasks and data sets, by name.
+ * @module
+ */
 import { checkChoice } from '../options';
 import { BENCHMARK_NAMES, type BenchmarkName, type BenchmarkOptions, openBenchmark } from './benchmarks';
 import type { TaskDataset } from './dataset';

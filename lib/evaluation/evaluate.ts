@@ -54,6 +54,7 @@ export interface EvaluateOptions {
   /** Of this many prompts keep each step, for the step-by-step view. Default 0. */
   traces?: number;
   signal?: AbortSignal;
+  /** Called after every batch. */
   onProgress?: (progress: EvaluateProgress) => void;
 }
 

@@ -38,6 +38,8 @@ const embedJson = (value: unknown) =>
 interface Series {
   label: string;
   bold: boolean;
+  /** Of a second model's rules, which have the colours of the first one's: dashed, with empty dots. */
+  hollow: boolean;
   /** CSS colour variable. */
   color: string;
   points: { name: string; nfe: number; accuracy: number }[];
@@ -47,8 +49,9 @@ const MAX_COLORS = 10;
 
 function seriesOf(runs: readonly ReportRun[]): Series[] {
   const all: Series[] = [];
-  let thin = 0;
+  const colors = new Map<string, string>();
   let bold = 0;
+  let isFirst = true;
   for (const { label, evaluation, group, emphasis } of runs) {
     const own = new Map<string, Series>();
     for (const { name, nfe, accuracy } of evaluation.results) {
@@ -57,13 +60,15 @@ function seriesOf(runs: readonly ReportRun[]): Series[] {
       let series = own.get(key);
       if (!series) {
         const isBold = emphasis?.(key) ?? false;
-        const color = isBold ? `--bold${bold++ % 3}` : `--line${thin++ % MAX_COLORS}`;
-        series = { label: runs.length > 1 ? `${label}: ${key}` : key, bold: isBold, color, points: [] };
+        if (!isBold && !colors.has(key)) colors.set(key, `--line${colors.size % MAX_COLORS}`);
+        const color = isBold ? `--bold${bold++ % 3}` : colors.get(key)!;
+        series = { label: runs.length > 1 ? `${label}: ${key}` : key, bold: isBold, hollow: !isBold && !isFirst, color, points: [] };
         own.set(key, series);
       }
       series.points.push({ name, nfe: nfe.mean, accuracy });
     }
     all.push(...own.values());
+    isFirst &&= all.every((series) => series.bold);
   }
   return all;
 }
@@ -100,18 +105,19 @@ function chart(series: readonly Series[]): string {
     `<text transform="translate(14 ${(MARGIN.top + HEIGHT - MARGIN.bottom) / 2}) rotate(-90)" class="axis" text-anchor="middle">right answers</text>`,
   );
   // Bold lines last, on top.
-  for (const { points: own, color, bold, label } of [...series].sort((a, b) => Number(a.bold) - Number(b.bold))) {
+  for (const { points: own, color, bold, hollow, label } of [...series].sort((a, b) => Number(a.bold) - Number(b.bold))) {
     const line = frontier(own).map(({ nfe, accuracy }) => `${at(x(nfe))},${at(y(accuracy))}`);
     const dots = own.map(
       ({ name, nfe, accuracy }) =>
         `<circle cx="${at(x(nfe))}" cy="${at(y(accuracy))}" r="${bold ? 5 : 3.5}"><title>${escapeHtml(`${label}\n${name}: ${(100 * accuracy).toFixed(1)} % at ${nfe.toFixed(2)} passes`)}</title></circle>`,
     );
     parts.push(
-      `<g class="series${bold ? ' bold' : ''}" style="--c: var(${color})"><polyline points="${line.join(' ')}"/>${dots.join('')}</g>`,
+      `<g class="series${bold ? ' bold' : ''}${hollow ? ' hollow' : ''}" style="--c: var(${color})"><polyline points="${line.join(' ')}"/>${dots.join('')}</g>`,
     );
   }
   const legend = series.map(
-    ({ label, color, bold }) => `<li${bold ? ' class="bold"' : ''}><i style="background: var(${color})"></i>${escapeHtml(label)}</li>`,
+    ({ label, color, bold, hollow }) =>
+      `<li${bold ? ' class="bold"' : ''}><i${hollow ? ' class="hollow"' : ''} style="--c: var(${color})"></i>${escapeHtml(label)}</li>`,
   );
   return `<figure><svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="Accuracy against forward passes for every sampler">${parts.join('')}</svg><ul class="legend">${legend.join('')}</ul><figcaption>Up and to the left is better. A dot is a setting (point at it for its name); a line joins the settings of a rule that no other setting of the rule beats.</figcaption></figure>`;
 }
@@ -230,10 +236,11 @@ p { margin: 6px 0; max-width: 78ch; } .soft, figcaption, small { color: var(--so
 figure { margin: 0; } svg { width: 100%; height: auto; display: block; } figcaption { font-size: 13px; margin-top: 6px; }
 .grid { stroke: var(--rule); stroke-width: 1; } .tick { fill: var(--soft); font-size: 12px; } .axis { fill: var(--fg); font-size: 13px; }
 .series polyline { fill: none; stroke: var(--c); stroke-width: 1.6; opacity: .75; } .series circle { fill: var(--c); stroke: var(--bg); stroke-width: 1; opacity: .85; }
+.series.hollow polyline { stroke-dasharray: 5 4; } .series.hollow circle { fill: var(--bg); stroke: var(--c); stroke-width: 1.8; }
 .series.bold polyline { stroke-width: 3.2; opacity: 1; } .series.bold circle { opacity: 1; }
 .series:hover polyline { stroke-width: 4; opacity: 1; }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 3px 18px; padding: 0; margin: 8px 0 0; font-size: 13px; } .legend i { display: inline-block; width: 18px; height: 4px; border-radius: 2px; margin-right: 7px; vertical-align: middle; }
-.legend .bold { font-weight: 600; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 3px 18px; padding: 0; margin: 8px 0 0; font-size: 13px; } .legend i { display: inline-block; width: 18px; border-top: 4px solid var(--c); margin-right: 7px; vertical-align: middle; }
+.legend .hollow { border-top: 3px dashed var(--c); } .legend .bold { font-weight: 600; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; } th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 thead th { font-weight: 600; vertical-align: bottom; line-height: 1.25; } th:first-child { text-align: left; padding-left: 4px; } tbody th { font-weight: 400; } td.text { text-align: left; white-space: normal; min-width: 260px; }
 tr.best { background: var(--best); } tr.best th { font-weight: 600; }

@@ -19,7 +19,7 @@ import { type SaveOptions, saveModel } from './save';
 import type { Tokenizer } from './tokenizer';
 import { ModelTrainer, type ModelTrainerOptions, resolveTrainerOptions } from './trainer';
 
-/** Default number of generated tokens. */
+/** Default number of generated tokens, where the model has room for twice as many. */
 const DEFAULT_GEN_LENGTH = 128;
 /** Default block length, where it divides the generated length. */
 const DEFAULT_BLOCK_LENGTH = 32;
@@ -255,6 +255,7 @@ export class MaskedDiffusionModel {
     this.#native.dispose();
   }
 
+  /** `dispose()` at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.dispose();
   }
@@ -291,7 +292,8 @@ export class MaskedDiffusionModel {
   }
 
   #genLength(options: GenerateOptions): number {
-    return options.genLength ?? this.generationDefaults.genLength ?? DEFAULT_GEN_LENGTH;
+    const fitting = Math.min(DEFAULT_GEN_LENGTH, Math.max(1, this.config.maxSequenceLength >> 1));
+    return options.genLength ?? this.generationDefaults.genLength ?? fitting;
   }
 
   #blockShape(options: GenerateOptions, settings: DenoiseSettings, rows: PreparedRow[]): DenoiseSettings {

@@ -1,4 +1,7 @@
-// Rewards: functions of a batch of completions. One number per row; null leaves that function out of the row's reward.
+/**
+ * Rewards: functions of a batch of completions. One number per row; null leaves that function out of the row's reward.
+ * @module
+ */
 import type { CodeMeta, MathMeta } from '../data';
 import { programFor } from '../data';
 import { codeRewardOf, gradeProgram } from '../grading/code';

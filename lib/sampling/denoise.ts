@@ -52,6 +52,7 @@ export interface DenoiseSettings {
   firstRow: number;
   stopAtEos: boolean | null;
   tempered: boolean;
+  referenceLikelihood: boolean;
   reference: boolean;
   signal: AbortSignal | undefined;
 }
@@ -65,6 +66,7 @@ const GENERATE_KEYS = [
   'firstRow',
   'stopAtEos',
   'tokenLogProb',
+  'forcedStep',
   'compat',
   'signal',
 ] as const;
@@ -83,6 +85,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     firstRow = 0,
     stopAtEos,
     tokenLogProb = 'untempered',
+    forcedStep,
     compat,
     signal,
   } = options;
@@ -92,6 +95,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
+  if (forcedStep !== undefined) checkChoice('forcedStep', forcedStep, ['exact', 'reference'] as const);
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
   checkSignal(signal);
   return {
@@ -102,6 +106,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     firstRow,
     stopAtEos: stopAtEos ?? null,
     tempered: tokenLogProb === 'tempered',
+    referenceLikelihood: (forcedStep ?? (compat === 'reference' ? 'reference' : 'exact')) === 'reference',
     reference: compat === 'reference',
     signal,
   };
@@ -326,7 +331,7 @@ export async function* denoiseRows(
         temperature: settings.temperature,
         temperedLogProb: settings.tempered,
         counts: stepCounts(sampler, active),
-        referenceLikelihood: reference,
+        referenceLikelihood: settings.referenceLikelihood,
         uniforms: draws && { token: concatenate(draws.map((d) => d.token)), position: concatenate(draws.map((d) => d.position)) },
       };
       const result = await fromNative(session.step(request), signal);

@@ -44,6 +44,11 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   temperature?: number;
   /** Log-probabilities of tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'tempered' | 'untempered';
+  /**
+   * Log-likelihood of a step in which progress was forced: "exact" (every other position kept) or "reference" (log p of the forced position
+   * added). Default "exact", with compat: "reference" that.
+   */
+  forcedStep?: 'exact' | 'reference';
   /** Multiplies unmasking probabilities, in rollout and replay. Default 1. */
   probabilityScale?: number;
   /** Divides the planner's logits, in rollout and replay. Default 1. */
@@ -65,8 +70,9 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
 
 /** One step of {@link GrpoTrainer}; further keys are `reward/<name>`, the mean of each reward function. */
 export interface GrpoMetrics extends TrainingMetrics {
-  /** Mean and standard deviation of the weighted reward. */
+  /** Mean of the weighted reward. */
   reward: number;
+  /** Its standard deviation over the rollouts. */
   rewardStd: number;
   /** Share of right completions, where the data set can tell. */
   accuracy?: number;
@@ -82,14 +88,17 @@ export interface GrpoMetrics extends TrainingMetrics {
   forcedSteps: number;
   /** Largest |ratio − 1| of a step. */
   ratioDeviation: number;
-  /** Share of replayed steps that were clipped. */
+  /** Share of replayed steps whose ratio fell below 1 − low with a negative advantage: they teach nothing. */
   clippedLow: number;
+  /** Share of replayed steps whose ratio rose above 1 + high with a positive advantage. */
   clippedHigh: number;
   /** Mean KL estimate per replayed step, with beta > 0. */
   kl?: number;
-  /** On held-out prompts, in the steps that evaluate. */
+  /** Mean reward on held-out prompts, in the steps that evaluate. */
   evalReward?: number;
+  /** Share of right completions there, where the data set can tell. */
   evalAccuracy?: number;
+  /** Forward passes per held-out prompt. */
   evalNfe?: number;
   [reward: `reward/${string}`]: number;
 }
@@ -341,6 +350,7 @@ const OWN_KEYS: readonly string[] = [
   'advantageMinClip',
   'temperature',
   'tokenLogProb',
+  'forcedStep',
   'probabilityScale',
   'plannerTemperature',
   'genLength',
@@ -405,6 +415,7 @@ export class GrpoTrainer {
     const { numGenerations = 8, promptsPerStep = 8, numIterations = 1, delta = null, beta = 0, referenceModel } = options;
     const { scaleRewards = 'none', advantageMinClip = 0, temperature = 0.5, tokenLogProb = 'untempered' } = options;
     const { probabilityScale = 1, plannerTemperature = 1, stopAtEos, compat, freezeBase = false, freezePlanner = false } = options;
+    const { forcedStep = compat ?? 'exact' } = options;
     const { evalSampler = { type: 'planner' } } = options;
     checkInteger('numGenerations', numGenerations, { min: 2, max: 1 << 16 });
     checkInteger('promptsPerStep', promptsPerStep, { min: 1, max: 1 << 16 });
@@ -415,6 +426,7 @@ export class GrpoTrainer {
     if (advantageMinClip !== null) checkNumber('advantageMinClip', advantageMinClip, {});
     checkNumber('temperature', temperature, { min: 0, max: 1e6 });
     checkChoice('tokenLogProb', tokenLogProb, ['tempered', 'untempered'] as const);
+    checkChoice('forcedStep', forcedStep, ['exact', 'reference'] as const);
     checkNumber('probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
     checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });
     if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
@@ -439,7 +451,7 @@ export class GrpoTrainer {
     if (genLength % blockLength !== 0)
       throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
     const rewards = resolveRewards(options.rewards, compat === 'reference' && freezePlanner);
-    const policy = { temperature, tokenLogProb, plannerTemperature, probabilityScale, compat: compat ?? null };
+    const policy = { temperature, tokenLogProb, plannerTemperature, probabilityScale, forcedStep, compat: compat ?? null };
     const resolved: ResolvedGrpo = {
       seed: training.seed,
       accumulation: training.gradientAccumulation,
@@ -496,6 +508,7 @@ export class GrpoTrainer {
     this.#reference = null;
   }
 
+  /** `dispose()` at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

@@ -30,6 +30,7 @@ export interface PolicySettings {
   tokenLogProb: 'tempered' | 'untempered';
   plannerTemperature: number;
   probabilityScale: number;
+  forcedStep: 'exact' | 'reference';
   compat: 'reference' | null;
 }
 
@@ -43,7 +44,8 @@ export interface Rollouts {
 
 /**
  * Completes prompts under the policy (each position unmasked with its own probability) and records every step.
- * @param prompts ids of each row's prompt @param seed of the draws; row i draws as row i, however rows are batched
+ * @param prompts ids of each row's prompt
+ * @param options.seed of the draws; row i draws as row i, however rows are batched
  */
 export async function recordRollouts(
   model: MaskedDiffusionModel,
@@ -74,6 +76,7 @@ export async function recordRollouts(
         ...(stopAtEos !== undefined && { stopAtEos }),
         temperature: policy.temperature,
         tokenLogProb: policy.tokenLogProb,
+        forcedStep: policy.forcedStep,
         seed,
         firstRow: first,
         ...(policy.compat && { compat: policy.compat }),
@@ -144,7 +147,7 @@ export function replayRequest(
       forced: Uint8Array.from(rows, ({ forced }) => Number(forced)),
       plannerTemperature: policy.plannerTemperature,
       probabilityScale: policy.probabilityScale,
-      referenceLikelihood: policy.compat === 'reference',
+      referenceLikelihood: policy.forcedStep === 'reference',
     },
     keep,
   };

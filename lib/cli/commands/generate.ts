@@ -109,13 +109,14 @@ class StreamedRow {
     const decided = new Set(first.unmasked.map(({ position }) => position));
     this.cells = Array.from(first.ids, (id, position) => {
       const given = id !== model.config.maskTokenId && !decided.has(position);
-      return given ? { text: this.#text(id), step: 0 } : { text: '', step: null };
+      return given ? { text: this.#text(id, position), step: 0 } : { text: '', step: null };
     });
   }
 
   apply(event: StreamEvent): void {
     for (const { position, token } of event.unmasked)
-      if (event.ids[position] !== this.#model.config.maskTokenId) this.cells[position] = { text: this.#text(token), step: event.step + 1 };
+      if (event.ids[position] !== this.#model.config.maskTokenId)
+        this.cells[position] = { text: this.#text(token, position), step: event.step + 1 };
   }
 
   /** The row in one line without colours. */
@@ -124,8 +125,12 @@ class StreamedRow {
     return printable(words.join('').trimEnd().replaceAll('\n', '\\n').replaceAll('\t', '\\t'));
   }
 
-  #text(id: number): string {
-    return this.#model.tokenizer ? this.#model.tokenizer.decode([id], { skipSpecialTokens: true }) : `${id} `;
+  #text(id: number, position: number): string {
+    const { tokenizer } = this.#model;
+    if (!tokenizer) return `${id} `;
+    const alone = tokenizer.decode([id], { skipSpecialTokens: true });
+    // Tokenizers of words put the space between two tokens, and some drop the one that a token begins with at the start of a text.
+    return position === 0 ? alone : tokenizer.decode([id, id], { skipSpecialTokens: true }).slice(alone.length);
   }
 }
 
