@@ -10,8 +10,8 @@ const { machine, table, writeReport } = require('./lib/report.cjs');
 
 const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick]
 
-  --only WORDS    groups whose name contains one of the words (comma-separated): forward, products, operations, generate,
-                  training, memory
+  --only WORDS    groups whose name contains one of the words (comma-separated): forward, cached, products, operations,
+                  generate, training, memory
   --threads LIST  thread counts. Default: 1, and all cores
   --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
   --quick         less time per case, small shapes only, and nothing written unless --out says where
@@ -20,6 +20,7 @@ const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--
 /** Group name to its module, required where it is needed: in the process of a case, and (its list of cases) here. */
 const GROUPS = {
   forward: () => require('./cases/forward.cjs'),
+  cached: () => require('./cases/cached.cjs'),
   products: () => require('./cases/native.cjs').products,
   operations: () => require('./cases/native.cjs').operations,
   generate: () => require('./cases/generate.cjs'),
