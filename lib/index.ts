@@ -50,6 +50,7 @@ export type {
 } from './native';
 export type { RewardBatch, RewardExample, RewardFunction, TeacherOptions } from './rewards';
 export * as rewards from './rewards';
+export type { ResolvedCache } from './sampling/cache';
 export type { RecordedUniforms } from './sampling/denoise';
 export { CACHE_NAMES, parseCache } from './sampling/parse-cache';
 export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';

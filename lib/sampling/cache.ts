@@ -1,13 +1,15 @@
 // Cache policies as plain tagged objects: checks, defaults, and which positions of a row each pass computes.
 import type { NativeCacheOptions } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
-import type { CachePolicy, CacheStorage, DelayedCache, DualCache, NoCache, PrefixCache, RefreshCache } from '../types';
+import type { CachePolicy, DelayedCache, DualCache, NoCache, PrefixCache, RefreshCache } from '../types';
 
-type Resolved<T extends CacheStorage> = Required<Omit<T, 'emptyPass'>> &
-  (T extends { emptyPass?: boolean } ? { emptyPass: boolean | null } : unknown);
-
-/** A cache policy with every default filled in. */
-export type ResolvedCache = NoCache | Resolved<PrefixCache> | Resolved<DualCache> | Resolved<RefreshCache> | Resolved<DelayedCache>;
+/** A cache policy with every default filled in; `emptyPass` null leaves it to `compat` and the sampler. */
+export type ResolvedCache =
+  | NoCache
+  | (Required<Omit<PrefixCache, 'emptyPass'>> & { emptyPass: boolean | null })
+  | (Required<Omit<DualCache, 'emptyPass'>> & { emptyPass: boolean | null })
+  | Required<RefreshCache>
+  | Required<DelayedCache>;
 
 const CACHE_TYPES = ['none', 'prefix', 'dual', 'refresh', 'delayed'] as const;
 
@@ -162,7 +164,7 @@ export class RowCache {
     }
   }
 
-  #delayed({ ids, window, pass, blocks }: CacheView, policy: Resolved<DelayedCache>): Int32Array {
+  #delayed({ ids, window, pass, blocks }: CacheView, policy: Required<DelayedCache>): Int32Array {
     let grown = this.#length;
     for (const [index, { end, masks, skipped }] of blocks.entries()) {
       if (end <= this.#length) continue;
