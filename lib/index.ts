@@ -42,7 +42,6 @@ export type { Tokenizer } from './model/tokenizer';
 export type { LoraOptions, ModelTrainer, ModelTrainerOptions } from './model/trainer';
 export type {
   NativeBackwardRequest as BackwardRequest,
-  NativeCache as CacheHandle,
   NativeModelInfo as ModelInfo,
   NativeNamedTensor as NamedTensor,
   NativeOptimizerStep as OptimizerStep,
@@ -51,7 +50,7 @@ export type {
 } from './native';
 export type { RewardBatch, RewardExample, RewardFunction, TeacherOptions } from './rewards';
 export * as rewards from './rewards';
-export type { FilledIn, ResolvedCache } from './sampling/cache';
+export type { ResolvedCache } from './sampling/cache';
 export type { RecordedUniforms } from './sampling/denoise';
 export { CACHE_NAMES, parseCache } from './sampling/parse-cache';
 export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';

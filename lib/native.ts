@@ -225,6 +225,7 @@ export interface NativeScoreRequest {
   /**
    * A pass over some positions of some rows of a cache (fp32): ids, offsets and maskIndex are those of `positions` alone, `rows` (B) are the
    * cache's. What the cache holds is a constant to `backward`, which must come before the cache's next pass. null or absent: whole rows.
+   * @internal
    */
   cached?: { cache: NativeCache; rows: Int32Array; positions: Int32Array } | null;
   /** Keep the activations for `backward`. */

@@ -1,14 +1,15 @@
 // Cache policies as plain tagged objects: checks, defaults, and which positions of a row each pass computes.
 import type { NativeCacheOptions } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
-import type { CachePolicy, CacheStorage, DelayedCache, DualCache, NoCache, PrefixCache, RefreshCache } from '../types';
+import type { CachePolicy, DelayedCache, DualCache, NoCache, PrefixCache, RefreshCache } from '../types';
 
-/** A policy with its defaults; `emptyPass: null` leaves the choice to the sampler. */
-export type FilledIn<T extends CacheStorage> = Required<Omit<T, 'emptyPass'>> &
-  (T extends { emptyPass?: boolean } ? { emptyPass: boolean | null } : unknown);
-
-/** A cache policy with every default filled in. */
-export type ResolvedCache = NoCache | FilledIn<PrefixCache> | FilledIn<DualCache> | FilledIn<RefreshCache> | FilledIn<DelayedCache>;
+/** A cache policy with every default filled in; `emptyPass` null leaves it to `compat` and the sampler. */
+export type ResolvedCache =
+  | NoCache
+  | (Required<Omit<PrefixCache, 'emptyPass'>> & { emptyPass: boolean | null })
+  | (Required<Omit<DualCache, 'emptyPass'>> & { emptyPass: boolean | null })
+  | Required<RefreshCache>
+  | Required<DelayedCache>;
 
 const CACHE_TYPES = ['none', 'prefix', 'dual', 'refresh', 'delayed'] as const;
 
@@ -163,7 +164,7 @@ export class RowCache {
     }
   }
 
-  #delayed({ ids, window, pass, blocks }: CacheView, policy: FilledIn<DelayedCache>): Int32Array {
+  #delayed({ ids, window, pass, blocks }: CacheView, policy: Required<DelayedCache>): Int32Array {
     let grown = this.#length;
     for (const [index, { end, masks, skipped }] of blocks.entries()) {
       if (end <= this.#length) continue;

@@ -226,8 +226,9 @@ export async function* denoiseRows(
   let session: NativeSession;
   try {
     session = await fromNative(() => target.native.createSession(packed, offsets, cache));
-  } finally {
+  } catch (error) {
     cache?.dispose();
+    throw error;
   }
   const cancel = () => session.cancel();
   signal?.addEventListener('abort', cancel, { once: true });
@@ -262,6 +263,7 @@ export async function* denoiseRows(
     signal?.removeEventListener('abort', cancel);
     session.cancel();
     session.dispose();
+    cache?.dispose();
   }
 }
 

@@ -119,7 +119,7 @@ export async function recordRollouts(
 /** Steps to score together, and the cache that they go through: null where they are independent. */
 export interface ReplayBatch<T> {
   items: T[];
-  cached: NonNullable<NativeScoreRequest['cached']> | null;
+  cached: NativeScoreRequest['cached'];
 }
 
 /**
@@ -169,7 +169,7 @@ export async function* replayBatches<T>(
 export function replayRequest(
   rows: readonly ReplayRow[],
   policy: PolicySettings,
-  { maskTokenId, keep, cached }: { maskTokenId: number; keep: boolean; cached: ReplayBatch<unknown>['cached'] },
+  { maskTokenId, keep, cached = null }: { maskTokenId: number; keep: boolean } & Pick<NativeScoreRequest, 'cached'>,
 ): NativeScoreRequest {
   const maskIndex = rows.map(({ computed, positions }) => {
     const candidates = new Set(positions);
