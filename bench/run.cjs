@@ -12,8 +12,8 @@ const { machine, table, writeReport } = require('./lib/report.cjs');
 
 const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick] [--against FILE]
 
-  --only WORDS    groups whose name contains one of the words (comma-separated): forward, products, operations, generate,
-                  training, memory
+  --only WORDS    groups whose name contains one of the words (comma-separated): forward, cached, products, operations,
+                  generate, training, memory
   --threads LIST  thread counts. Default: 1, and all cores
   --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
   --against FILE  fail where a ratio to a contender is smaller than in FILE, an earlier result of the same device, by more than 15 %
@@ -23,6 +23,7 @@ const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--
 /** Group name to its module, required where it is needed: in the process of a case, and (its list of cases) here. */
 const GROUPS = {
   forward: () => require('./cases/forward.cjs'),
+  cached: () => require('./cases/cached.cjs'),
   products: () => require('./cases/native.cjs').products,
   operations: () => require('./cases/native.cjs').operations,
   generate: () => require('./cases/generate.cjs'),

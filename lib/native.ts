@@ -64,6 +64,33 @@ export interface NativeForwardRequest {
   logits: boolean;
   /** timestep (B); maskIndex (N), 0 or 1. */
   planner: { timestep: Float32Array; maskIndex: Uint8Array } | null;
+  /** With a cache, ids are those at `positions` (N, in-row) alone, row b being row b of the cache; else null. */
+  cache: NativeCache | null;
+  positions: Int32Array | null;
+}
+
+/** What a cache of keys and values holds. */
+export interface NativeCacheOptions {
+  /** Of keys and values: 'F32' or 'BF16'. */
+  dtype: NativeDType;
+  /** Of the planner head: nothing; keys and values of its blocks; or the states that it reads, for blocks that see whole rows in every pass. */
+  planner: 'none' | 'blocks' | 'hidden';
+}
+
+/** Keys and values of rows, and what is computed on them; one user at a time. */
+export interface NativeCache {
+  /** Bytes held. */
+  bytes(): number;
+  /** Keys and values (length, 2, Hk, D) of a row; layers are the base model's, then the planner's. */
+  read(layer: number, row: number): Promise<Float32Array>;
+  /** Lets go; a session that works on it keeps it alive. */
+  dispose(): void;
+}
+
+/** Positions of several rows: row r has positions[offsets[r]] to positions[offsets[r + 1]], in-row and ascending. */
+export interface NativePositions {
+  offsets: Int32Array;
+  positions: Int32Array;
 }
 
 export interface NativeForwardResult {
@@ -95,6 +122,10 @@ export interface NativeStepRequest {
   rows: Int32Array;
   /** (R) candidates are the masked positions before it. */
   windowEnds: Int32Array;
+  /** Candidates in place of those, or null. */
+  candidates: NativePositions | null;
+  /** What a session with a cache computes: candidates and whatever else is not to be taken from the cache. null without a cache. */
+  queries: NativePositions | null;
   /** (R) random coordinates of each row. */
   rowKeys: Uint32Array;
   steps: Uint32Array;
@@ -113,6 +144,8 @@ export interface NativeStepRequest {
   factorLastPair: boolean;
   /** (R) for 'fixed', 'random' and 'leftToRight', else null. */
   counts: Int32Array | null;
+  /** 'fixed' takes the lowest entropies in place of the highest confidences. */
+  byEntropy: boolean;
   referenceLikelihood: boolean;
   /** Recorded uniforms instead of Philox (fixtures): token (M, embeddingSize), position (M), in candidate order. */
   uniforms: { token: Float64Array | null; position: Float64Array | null } | null;
@@ -189,6 +222,12 @@ export interface NativeScoreRequest {
     probabilityScale: number;
     referenceLikelihood: boolean;
   } | null;
+  /**
+   * A pass over some positions of some rows of a cache (fp32): ids, offsets and maskIndex are those of `positions` alone, `rows` (B) are the
+   * cache's. What the cache holds is a constant to `backward`, which must come before the cache's next pass. null or absent: whole rows.
+   * @internal
+   */
+  cached?: { cache: NativeCache; rows: Int32Array; positions: Int32Array } | null;
   /** Keep the activations for `backward`. */
   keep: boolean;
 }
@@ -266,8 +305,10 @@ export interface NativeModel {
   weights(names: string[] | null): Promise<NativeNamedTensor[]>;
   info(): NativeModelInfo;
   forward(request: NativeForwardRequest, cancelToken?: NativeCancelToken | null): Promise<NativeForwardResult>;
-  /** ids of all rows packed by offsets (B + 1). */
-  createSession(ids: Int32Array, offsets: Int32Array): NativeSession;
+  /** ids of all rows packed by offsets (B + 1); with a cache of the same rows, steps say what they compute. */
+  createSession(ids: Int32Array, offsets: Int32Array, cache: NativeCache | null): NativeSession;
+  /** Allocates a cache for rows of the lengths that offsets (B + 1) give. */
+  createCache(offsets: Int32Array, options: NativeCacheOptions): Promise<NativeCache>;
   dispose(): void;
 }
 
