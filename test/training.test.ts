@@ -315,9 +315,9 @@ describe('rewards', () => {
       verify: null,
     }) as never;
 
-  test('exactAnswer, fastAnswer, format', () => {
-    expect(rewards.exactAnswer(batch(['a  b', 'a c', 'x'], ['a b', 'a b', null]))).toEqual([1, 0, null]);
-    expect(rewards.fastAnswer({ weight: 0.4 })(batch(['a', 'b'], ['a', 'a']))).toEqual([1 + 0.4 * 0.75, 0]);
+  test('exactAnswer, fastAnswer, format', async () => {
+    expect(await rewards.exactAnswer(batch(['a  b', 'a c', 'x'], ['a b', 'a b', null]))).toEqual([1, 0, null]);
+    expect(await rewards.fastAnswer({ weight: 0.4 })(batch(['a', 'b'], ['a', 'a']))).toEqual([1 + 0.4 * 0.75, 0]);
     const tagged = rewards.format(/<answer>.*<\/answer>/g, { reward: 0.5 });
     expect(tagged(batch(['<answer>1</answer>', 'no', '<answer>2</answer>'], [null, null, null]))).toEqual([0.5, 0, 0.5]);
     expect(() => rewards.stepPenalty({ form: 'cube' as never })).toThrow('form');

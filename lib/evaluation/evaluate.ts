@@ -176,11 +176,14 @@ function checkDataset(dataset: unknown): asserts dataset is TaskDataset {
     throw new TypeError(`dataset: expected a task, as datasets.wordProblems("st1"), got ${String(dataset)}`);
 }
 
+/** A prompt for people: of chat messages the last. */
+const promptText = (prompt: Example['prompt']): string => (typeof prompt === 'string' ? prompt : (prompt.at(-1)?.content ?? ''));
+
 const canDiagnose = (dataset: TaskDataset): dataset is WordProblemDataset => 'diagnose' in dataset;
 
 async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: ScoreBatch): Promise<(number | null)[]> {
   const { examples, completions } = batch;
-  if (!score) return completions.map((completion, i) => Number(dataset.verify(examples[i], completion)));
+  if (!score) return (await Promise.all(completions.map((completion, i) => dataset.verify(examples[i], completion)))).map(Number);
   const scores = await score(batch);
   if (scores === null || typeof scores !== 'object' || scores.length !== examples.length)
     throw new TypeError(
@@ -307,9 +310,17 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
       const scores = await scoreAll(score, dataset, { examples: part, completions, results: generated });
       for (const [i, { nfe, fullForwards, tokens, ids, unmaskedAt }] of generated.entries()) {
         const { prompt, category } = part[i];
-        const record: SampleRecord = { prompt, category, completion: completions[i], score: scores[i], nfe, fullForwards, tokens };
+        const record: SampleRecord = {
+          prompt: promptText(prompt),
+          category,
+          completion: completions[i],
+          score: scores[i],
+          nfe,
+          fullForwards,
+          tokens,
+        };
         if (canDiagnose(dataset)) {
-          const { family, error } = dataset.diagnose(part[i], completions[i]);
+          const { family, error } = dataset.diagnose(part[i] as Example<string>, completions[i]);
           if (family) record.family = family;
           if (error) record.error = error;
         }

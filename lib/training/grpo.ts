@@ -4,7 +4,7 @@ import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { deriveSeed, Purpose } from '../random';
-import { isCorrect, isStepReward, type RewardBatch, type RewardFunction } from '../rewards';
+import { correctRows, isStepReward, type RewardBatch, type RewardFunction } from '../rewards';
 import { resolveCache } from '../sampling/cache';
 import { resolveSampler } from '../sampling/samplers';
 import type { CachePolicy, GenerateResult, SamplerObject } from '../types';
@@ -242,7 +242,7 @@ class GrpoStage {
     const counted = Array.from(totals).filter((total) => !Number.isNaN(total));
     metrics.reward = mean(counted);
     metrics.rewardStd = deviation(counted);
-    const correct = results.map((_, row) => isCorrect(batch, row)).filter((value) => value !== null);
+    const correct = (await correctRows(batch)).filter((value) => value !== null);
     if (correct.length > 0) metrics.accuracy = mean(correct.map(Number));
     metrics.nfe = mean(results.map(({ nfe }) => nfe));
     metrics.tokensPerForward = mean(results.map(({ tokensPerForward }) => tokensPerForward));
