@@ -150,7 +150,9 @@ describe('docs/differences.md', () => {
         name,
         true,
       ]);
-    const cases = golden.filter((name) => /^(forward|gen|fastdllm|sft|planner_init|grpo|grad|adamw|rollout)_/.test(name));
+    const cases = golden.filter((name) =>
+      /^(forward|gen|fastdllm|cached_attention|dparallel|d3llm|sft|planner_init|grpo|grad|adamw|rollout)_/.test(name),
+    );
     expect(Number(/same: (\d+) of them/.exec(page)![1])).toBe(cases.length);
   });
 

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "ops/check.h"
@@ -223,7 +224,11 @@ class Backend {
   // out (M, C) = x (., C)[index (M)]
   virtual void gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) = 0;
   // to (., C)[index (M)] = from (M, C), rounded to `dtype` (kF32 or kBF16); no row of `to` occurs twice. Keys and values into their cache.
-  virtual void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) = 0;
+  // A backend that has no such operation copies row by row, and refuses bf16 (as it then need not read AttentionArgs::k16).
+  virtual void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+    if (dtype != DType::kF32) throw Error(ErrorCode::kDeviceUnavailable, std::string(name()) + ": keys and values are cached in fp32 only");
+    for (int64_t i = 0; i < m; ++i) copy(static_cast<float*>(to) + int64_t(index[i]) * c, from + i * c, c);
+  }
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
   virtual void rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.

@@ -227,6 +227,9 @@ DULTRA_TEST(rows_store) {
     const std::vector<float> from = normals(random, index.size() * size_t(c));
     Guarded<float> wide = poisoned(size_t(all * c));
     backend.store_rows(wide.data(), DType::kF32, from.data(), index.data(), int64_t(index.size()), c);
+    Guarded<float> by_default = poisoned(size_t(all * c));
+    backend.Backend::store_rows(by_default.data(), DType::kF32, from.data(), index.data(), int64_t(index.size()), c);
+    CHECK(same_bits(by_default.data(), wide.data(), wide.size()), isa, " as a backend without the operation");
     Guarded<uint16_t> narrow(size_t(all * c));
     const uint16_t untouched = narrow[0];
     backend.store_rows(narrow.data(), DType::kBF16, from.data(), index.data(), int64_t(index.size()), c);

@@ -19,7 +19,8 @@ function describeSystem(system: SystemInfo): [string, string][] {
   ];
 }
 
-function describeModel({ config: c, info, source, tokenizer }: MaskedDiffusionModel): [string, string][] {
+function describeModel(model: MaskedDiffusionModel): [string, string][] {
+  const { config: c, info, source, tokenizer } = model;
   const heads = c.nKvHeads === c.nHeads ? `${c.nHeads} heads` : `${c.nHeads} heads on ${c.nKvHeads} key/value heads`;
   const { planner } = c;
   const special = [['eos', c.eosTokenId] as const, ['mask', c.maskTokenId] as const].filter(([, id]) => id !== null);
@@ -30,6 +31,7 @@ function describeModel({ config: c, info, source, tokenizer }: MaskedDiffusionMo
     ['weights', formatBytes(info.weightBytes)],
     ['transformer', `${c.nLayers} layers of width ${c.dModel}, ${heads}, feed-forward ${c.mlpHiddenSize}`],
     ['longest row', `${c.maxSequenceLength} tokens`],
+    ['cache', `${formatBytes(model.cacheBytes(c.maxSequenceLength))} of keys and values for a row of that length`],
     ['vocabulary', `${c.vocabSize} ids in tables of ${c.embeddingSize}; ${special.map(([name, id]) => `${name} ${id}`).join(', ')}`],
     [
       'planner',
