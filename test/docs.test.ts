@@ -11,7 +11,8 @@ import { transformSync } from '@swc/core';
 import { parseSampler } from '../lib';
 import { temporaryFolder, withTokenizer } from './helpers';
 
-jest.setTimeout(120_000);
+// Starting the Python sandbox takes a minute on a busy machine.
+jest.setTimeout(300_000);
 
 const root = path.resolve(__dirname, '..');
 const { scripts } = require('../package.json') as { scripts: Record<string, string> };
