@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "backends/cpu/cpu_backend.h"
+#include "ops/backend.h"
 
 namespace dultra {
 namespace test {
@@ -97,6 +97,11 @@ void check_gradient(const float* gradient, const std::vector<float>& x, const st
                     double tolerance, const std::string& where, double absolute = 0);
 
 inline bool same_bits(const float* a, const float* b, size_t n) { return n == 0 || std::memcmp(a, b, n * sizeof(float)) == 0; }
+
+// The instruction sets of this machine; in the emulator's build, CUDA alone.
+std::vector<std::string> isas();
+// A backend for one of them, "" for the best. `threads`: of a CPU backend; the emulator takes another schedule for each number.
+std::unique_ptr<Backend> make_backend(int threads, const std::string& isa);
 
 // Runs `body` with a backend for every instruction set of this machine, two threads each.
 void for_each_backend(const std::function<void(Backend& backend, const std::string& isa)>& body);

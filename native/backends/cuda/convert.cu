@@ -1,0 +1,38 @@
+// Conversions between storage types.
+#include "backends/cuda/kernels.h"
+
+namespace dultra {
+namespace cuda {
+
+namespace {
+
+__global__ void __launch_bounds__(kElementThreads) convert_kernel(void* to, DType to_type, const void* from, DType from_type, int64_t n) {
+  const int64_t i = global_index();
+  if (i >= n) return;
+  const float value = load_as_f32(from, from_type, size_t(i));
+  switch (to_type) {
+    case DType::kF32: static_cast<float*>(to)[i] = value; break;
+    case DType::kBF16: static_cast<uint16_t*>(to)[i] = f32_to_bf16(value); break;
+    case DType::kF16: static_cast<uint16_t*>(to)[i] = f32_to_f16(value); break;
+  }
+}
+
+__global__ void __launch_bounds__(kElementThreads) pack_rows_bf16_kernel(uint16_t* to, const float* from, int64_t stride, int64_t m, int64_t width) {
+  const int64_t i = global_index();
+  if (i >= m * width) return;
+  to[i] = f32_to_bf16(from[i / width * stride + i % width]);
+}
+
+}  // namespace
+
+void convert(void* to, DType to_type, const void* from, DType from_type, int64_t n, cudaStream_t stream) {
+  if (n > 0) launch("convert", stream, convert_kernel, element_grid(n), kElementThreads, 0, to, to_type, from, from_type, n);
+}
+
+void pack_rows_bf16(uint16_t* to, const float* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream) {
+  if (m * width > 0)
+    launch("pack_rows_bf16", stream, pack_rows_bf16_kernel, element_grid(m * width), kElementThreads, 0, to, from, stride, m, width);
+}
+
+}  // namespace cuda
+}  // namespace dultra
