@@ -281,11 +281,11 @@ DULTRA_TEST(attention_backward_of_extreme_scores_is_finite) {
 DULTRA_TEST(attention_backward_batch_equals_singles) {
   for (const std::string& isa : isas())
     for (const Case& c : cases()) {
-      const std::vector<int> lengths{40, 1, 90, 17};
+      const std::vector<int> lengths = kEmulated ? std::vector<int>{40, 1, 17} : std::vector<int>{40, 1, 90, 17};
       const Problem problem(c, lengths, 6);
       const AttentionArgs a = problem.args();
       const auto backend_owner = make_backend(2, isa);
- Backend& backend = *backend_owner;
+      Backend& backend = *backend_owner;
       const Gradients together(backend, problem, a);
       for (size_t b = 0; b < lengths.size(); ++b) {
         AttentionArgs one = a;
@@ -317,7 +317,7 @@ DULTRA_TEST(attention_backward_batch_equals_singles) {
       }
       for (int threads : {1, 3, 7}) {
         const auto other_owner = make_backend(threads, isa);
- Backend& other = *other_owner;
+        Backend& other = *other_owner;
         CHECK(Gradients(other, problem, a).same(together), describe(c, isa), threads, " threads");
       }
     }

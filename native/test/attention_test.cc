@@ -189,7 +189,7 @@ DULTRA_TEST(attention_batch_equals_singles) {
       }
       for (int threads : {1, 3, 7}) {
         const auto other_owner = make_backend(threads, isa);
- Backend& other = *other_owner;
+        Backend& other = *other_owner;
         CHECK(same_bits(run(other, a, isa).data(), together.data(), together.size()), describe(c, isa), threads, " threads");
       }
     }

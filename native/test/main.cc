@@ -111,9 +111,14 @@ std::unique_ptr<Backend> make_backend(int threads, const std::string&) {
   emulator::set_schedule(emulator::Schedule(threads % 3));
   return std::make_unique<cuda::CudaBackend>(0, true);
 }
+std::unique_ptr<Backend> make_model_backend(int threads) {
+  emulator::set_schedule(emulator::Schedule(threads % 3));
+  return std::make_unique<cuda::CudaBackend>(0);
+}
 #else
 std::vector<std::string> isas() { return cpu_isas(); }
 std::unique_ptr<Backend> make_backend(int threads, const std::string& isa) { return open_backend("cpu", threads, isa); }
+std::unique_ptr<Backend> make_model_backend(int threads) { return make_backend(threads, ""); }
 #endif
 
 void for_each_backend(const std::function<void(Backend&, const std::string&)>& body) {

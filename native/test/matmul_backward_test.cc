@@ -124,7 +124,7 @@ DULTRA_TEST(linear_backward_does_not_depend_on_launch_shape) {
       std::vector<float> first_dx, first_dw, first_db;
       for (int threads : {1, 2, 3, 8}) {
         const auto backend_owner = make_backend(threads, isa);
- Backend& backend = *backend_owner;
+        Backend& backend = *backend_owner;
         std::vector<float> dx(x.size()), dw(w.size()), db(size_t(s.n)), alone(size_t(s.k));
         backend.linear_backward_input(dx.data(), dy.data(), s.n, w.data(), s.m, s.n, s.k, false);
         backend.linear_backward_weight(dw.data(), db.data(), dy.data(), s.n, x.data(), s.m, s.n, s.k);

@@ -110,7 +110,7 @@ struct RandomCheckpoint {
 
   std::shared_ptr<Model> load(int threads, const WeightOptions& options = {}, const std::atomic<bool>* cancel = nullptr) const {
     const Checkpoint checkpoint({file->path()}, tensors);
-    return std::make_shared<Model>(config, make_backend(threads, ""), checkpoint, options, cancel);
+    return std::make_shared<Model>(config, make_model_backend(threads), checkpoint, options, cancel);
   }
 };
 

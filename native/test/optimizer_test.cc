@@ -97,7 +97,7 @@ DULTRA_TEST(optimizer_does_not_depend_on_threads) {
     double first_sum = 0;
     for (int threads : {1, 2, 3, 8}) {
       const auto backend_owner = make_backend(threads, isa);
- Backend& backend = *backend_owner;
+      Backend& backend = *backend_owner;
       std::vector<float> parameter(start), exp_avg(size_t(n), 0.1f), exp_avg_sq(size_t(n), 0.2f);
       AdamWArgs a{};
       a.parameter = parameter.data();

@@ -53,7 +53,7 @@ DULTRA_TEST(sampling_given_tokens_equal_drawn_ones) {
           std::vector<rng::Coordinates> at;
           for (uint32_t i = 0; i < rows; ++i) at.push_back({7, i, 2, i});
           const auto backend_owner = make_backend(2, isa), other_owner = make_backend(5, isa);
- Backend &backend = *backend_owner, &other = *other_owner;
+          Backend &backend = *backend_owner, &other = *other_owner;
           SampleArgs a = sample_args(logits, vocab, temperature, tempered, vocab > 1 ? int32_t(vocab / 2) : -1);
           a.at = at.data();
           Scores drawn(rows), given(rows);
@@ -173,7 +173,7 @@ DULTRA_TEST(log_prob_backward_does_not_depend_on_threads) {
     std::vector<float> first;
     for (int threads : {1, 2, 3, 8}) {
       const auto backend_owner = make_backend(threads, isa);
- Backend& backend = *backend_owner;
+      Backend& backend = *backend_owner;
       std::vector<float> out(logits);
       backend.log_prob_backward(out.data(), tokens.data(), d.data(), m, vocab, 0.7f, 5);
       if (threads == 1) first = out;
@@ -244,7 +244,7 @@ std::vector<float> decide(Backend& backend, Step& step, const LikelihoodArgs& li
 
 DULTRA_TEST(likelihood_forward_equals_unmask) {
   const auto backend_owner = make_backend(2, "");
- Backend& backend = *backend_owner;
+  Backend& backend = *backend_owner;
   int forced = 0;
   for (int round = 0; round < 400; ++round) {
     Random random{uint64_t(round)};
@@ -284,7 +284,7 @@ double likelihood_loss(const Step& step, const LikelihoodArgs& a, const std::vec
 
 DULTRA_TEST(likelihood_backward_matches_differences) {
   const auto backend_owner = make_backend(2, "");
- Backend& backend = *backend_owner;
+  Backend& backend = *backend_owner;
   int forced = 0, top_alone = 0, saturated = 0;
   for (int round = 0; round < 600; ++round) {
     Random random{uint64_t(round)};
@@ -334,7 +334,7 @@ DULTRA_TEST(likelihood_backward_matches_differences) {
 // Whatever the logits, no NaN and nothing infinite; and the slopes that saturation leaves.
 DULTRA_TEST(likelihood_backward_of_extreme_logits) {
   const auto backend_owner = make_backend(1, "");
- Backend& backend = *backend_owner;
+  Backend& backend = *backend_owner;
   Random random(1);
   Step step(random, {8}, 1, 0);
   step.logit = {1e4f, -1e4f, 800, -800, 20, -100, 0.5f, -0.5f};
@@ -374,7 +374,7 @@ DULTRA_TEST(likelihood_backward_of_extreme_logits) {
 
 DULTRA_TEST(likelihood_refuses_bad_arguments) {
   const auto backend_owner = make_backend(1, "");
- Backend& backend = *backend_owner;
+  Backend& backend = *backend_owner;
   Random random(1);
   Step step(random, {3}, 1, 0);
   std::vector<float> log_likelihood(3);

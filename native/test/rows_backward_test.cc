@@ -285,7 +285,7 @@ DULTRA_TEST(rows_backward_does_not_depend_on_threads) {
     std::vector<std::vector<float>> first;
     for (int threads : {1, 2, 3, 8}) {
       const auto backend_owner = make_backend(threads, isa);
- Backend& backend = *backend_owner;
+      Backend& backend = *backend_owner;
       std::vector<std::vector<float>> out;
       const auto zeros = [&](int64_t n) {
         out.emplace_back(static_cast<size_t>(n));

@@ -134,7 +134,7 @@ DULTRA_TEST(rope_from_many_threads) {
   for (int t = 0; t < 4; ++t)
     callers.emplace_back([t, &wrong] {
       const auto backend_owner = make_backend(1, "");
- Backend& backend = *backend_owner;
+      Backend& backend = *backend_owner;
       for (int round = 0; round < 20; ++round) {
         const int32_t position = 100 * round + t;
         float x[2] = {1, 0};
@@ -229,7 +229,7 @@ DULTRA_TEST(rows_do_not_depend_on_threads) {
     std::vector<float> first[4];
     for (int threads : {1, 2, 3, 8}) {
       const auto backend_owner = make_backend(threads, isa);
- Backend& backend = *backend_owner;
+      Backend& backend = *backend_owner;
       std::vector<float> out[4];
       for (auto& o : out) o.resize(x.size());
       backend.rmsnorm_forward(out[0].data(), x.data(), weight.data(), m, c, 1e-5f);

@@ -22,7 +22,7 @@ struct PackedInputs {
 };
 
 template <int kDim, int kRows, int kCols>
-__global__ void __launch_bounds__(kRows * 2) attention_forward_kernel(AttentionArgs a, PackedInputs in) {
+__global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(AttentionArgs a, PackedInputs in) {
   constexpr int kThreads = kRows * 2;  // 32 lanes per 16 rows
   DULTRA_SHARED(shared);
   uint16_t* q_tile = reinterpret_cast<uint16_t*>(shared);  // (kRows, kDim)
@@ -54,14 +54,12 @@ __global__ void __launch_bounds__(kRows * 2) attention_forward_kernel(AttentionA
   }
   const int tile_begin = keys.begin / kCols, tile_end = most > keys.begin ? int(ceil_div(most, kCols)) : tile_begin;
   const auto load_k = [&](int tile) {
-    if (tile < tile_end)
-      load_tile<kDim, kCols, kThreads>(k_tile + (tile & 1) * kCols * kDim, k, kv_stride, tile * kCols, keys.begin, keys.end);
+    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(k_tile + (tile & 1) * kCols * kDim, k, kv_stride, tile * kCols, keys.begin, keys.end);
     async_commit();
   };
   const auto load_v = [&](int tile) {
     // Hidden rows are zeros, not what memory holds: a weight of 0 times NaN would be NaN.
-    if (tile < tile_end)
-      load_tile<kDim, kCols, kThreads>(v_tile + (tile & 1) * kCols * kDim, v, kv_stride, tile * kCols, keys.begin, keys.end);
+    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(v_tile + (tile & 1) * kCols * kDim, v, kv_stride, tile * kCols, keys.begin, keys.end);
     async_commit();
   };
   load_tile<kDim, kRows, kThreads>(q_tile, q, q_stride, row0, 0, keys.queries);
@@ -83,12 +81,11 @@ __global__ void __launch_bounds__(kRows * 2) attention_forward_kernel(AttentionA
     const int first = tile * kCols;
     if (first < keys.begin || first + kCols > least) {
       DULTRA_UNROLL
-      for (int n = 0; n < kCols / 8; ++n)
-        DULTRA_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const int key = first + n * 8 + quad * 2 + (e & 1);
-          if (key < keys.begin || key >= ends[e >> 1]) s[n][e] = -INFINITY;
-        }
+      for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const int key = first + n * 8 + quad * 2 + (e & 1);
+        if (key < keys.begin || key >= ends[e >> 1]) s[n][e] = -INFINITY;
+      }
     }
     // Online softmax: what is there so far is scaled to the new maximum.
     DULTRA_UNROLL
@@ -103,12 +100,11 @@ __global__ void __launch_bounds__(kRows * 2) attention_forward_kernel(AttentionA
       row_max[h] = top;
       row_sum[h] *= decay;
       DULTRA_UNROLL
-      for (int n = 0; n < kCols / 8; ++n)
-        DULTRA_UNROLL
-        for (int e = 2 * h; e < 2 * h + 2; ++e) {
-          s[n][e] = fast_exp2(fmaf(s[n][e], scale_log2, -shift));
-          row_sum[h] += s[n][e];
-        }
+      for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+      for (int e = 2 * h; e < 2 * h + 2; ++e) {
+        s[n][e] = fast_exp2(fmaf(s[n][e], scale_log2, -shift));
+        row_sum[h] += s[n][e];
+      }
       DULTRA_UNROLL
       for (int d = 0; d < kDim / 8; ++d) {
         acc[d][2 * h] *= decay;
@@ -141,7 +137,7 @@ __global__ void __launch_bounds__(kRows * 2) attention_forward_kernel(AttentionA
 
 // ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
 
-constexpr int kWarps = 4;          // queries of a block
+constexpr int kWarps = 4;  // queries of a block
 constexpr int kMostDimension = 256;
 constexpr int kPerLane = kMostDimension / kWarp;
 

@@ -98,22 +98,21 @@ __global__ void __launch_bounds__(kRows * 2) attention_dkdv_kernel(AttentionGrad
     multiply_rows<kDim, kCols>(p, k_tile, warp * 16, qt);
     multiply_rows<kDim, kCols>(ds, v_tile, warp * 16, dot);
     DULTRA_UNROLL
-    for (int n = 0; n < kCols / 8; ++n)
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      const int row = row0 + n * 8 + quad * 2 + j;
+      const bool exists = row < keys.queries;
+      const int64_t at = (keys.first_query + int64_t(row)) * a.heads + head;
+      const float shift = exists ? a.log_sum[at] * kLog2E : 0.0f, mean = exists ? in.delta[at] : 0.0f;
+      const int end = exists ? keys.visible_end(a, row) : keys.begin;
       DULTRA_UNROLL
-      for (int j = 0; j < 2; ++j) {
-        const int row = row0 + n * 8 + quad * 2 + j;
-        const bool exists = row < keys.queries;
-        const int64_t at = (keys.first_query + int64_t(row)) * a.heads + head;
-        const float shift = exists ? a.log_sum[at] * kLog2E : 0.0f, mean = exists ? in.delta[at] : 0.0f;
-        const int end = exists ? keys.visible_end(a, row) : keys.begin;
-        DULTRA_UNROLL
-        for (int h = 0; h < 2; ++h) {
-          const int key = key0 + warp * 16 + group + 8 * h;
-          const float w = key >= keys.begin && key < end ? fast_exp2(fmaf(p[n][2 * h + j], scale_log2, -shift)) : 0.0f;
-          ds[n][2 * h + j] = w * (ds[n][2 * h + j] - mean);
-          p[n][2 * h + j] = w;
-        }
+      for (int h = 0; h < 2; ++h) {
+        const int key = key0 + warp * 16 + group + 8 * h;
+        const float w = key >= keys.begin && key < end ? fast_exp2(fmaf(p[n][2 * h + j], scale_log2, -shift)) : 0.0f;
+        ds[n][2 * h + j] = w * (ds[n][2 * h + j] - mean);
+        p[n][2 * h + j] = w;
       }
+    }
     multiply_weights<kDim, kCols>(dv, p, dot);
     multiply_weights<kDim, kCols>(dk, ds, qt);
   }
@@ -181,13 +180,12 @@ __global__ void __launch_bounds__(kRows * 2) attention_dq_kernel(AttentionGradAr
     multiply_rows<kDim, kCols>(p, q_tile, warp * 16, kt);
     multiply_rows<kDim, kCols>(ds, do_tile, warp * 16, vt);
     DULTRA_UNROLL
-    for (int n = 0; n < kCols / 8; ++n)
-      DULTRA_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int key = tile * kCols + n * 8 + quad * 2 + (e & 1), h = e >> 1;
-        const float w = key >= keys.begin && key < end[h] ? fast_exp2(fmaf(p[n][e], scale_log2, -shift[h])) : 0.0f;
-        ds[n][e] = w * (ds[n][e] - mean[h]);
-      }
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int key = tile * kCols + n * 8 + quad * 2 + (e & 1), h = e >> 1;
+      const float w = key >= keys.begin && key < end[h] ? fast_exp2(fmaf(p[n][e], scale_log2, -shift[h])) : 0.0f;
+      ds[n][e] = w * (ds[n][e] - mean[h]);
+    }
     multiply_weights<kDim, kCols>(dq, ds, kt);
   }
   async_wait<0>();
@@ -334,8 +332,8 @@ void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& siz
              sizeof(float) * 2 * kWarp * kWarps, grad, mean);
     if (sizes.max_queries > 0)
       launch("attention_backward", stream, float_attention_dq_kernel,
-             dim3(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch)), kWarp * kWarps, sizeof(float) * kWarp * kWarps,
-             grad, mean);
+             dim3(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch)), kWarp * kWarps,
+             sizeof(float) * kWarp * kWarps, grad, mean);
     return;
   }
   const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;

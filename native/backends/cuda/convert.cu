@@ -30,8 +30,7 @@ void convert(void* to, DType to_type, const void* from, DType from_type, int64_t
 }
 
 void pack_rows_bf16(uint16_t* to, const float* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream) {
-  if (m * width > 0)
-    launch("pack_rows_bf16", stream, pack_rows_bf16_kernel, element_grid(m * width), kElementThreads, 0, to, from, stride, m, width);
+  if (m * width > 0) launch("pack_rows_bf16", stream, pack_rows_bf16_kernel, element_grid(m * width), kElementThreads, 0, to, from, stride, m, width);
 }
 
 }  // namespace cuda

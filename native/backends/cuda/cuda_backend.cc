@@ -45,8 +45,8 @@ std::vector<DeviceInfo> list_devices() {
   if (driver == 0) throw Error(ErrorCode::kDeviceUnavailable, "no NVIDIA driver is installed (libcuda.so.1 was not found)");
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorInsufficientDriver)
-    throw Error(ErrorCode::kDeviceUnavailable, "the NVIDIA driver is too old: it supports CUDA " + version_text(driver) + ", expected at least CUDA " +
-                                                   std::to_string(runtime / 1000) + ".0");
+    throw Error(ErrorCode::kDeviceUnavailable, "the NVIDIA driver is too old: it supports CUDA " + version_text(driver) +
+                                                   ", expected at least CUDA " + std::to_string(runtime / 1000) + ".0");
   if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) throw Error(ErrorCode::kDeviceUnavailable, "there is no CUDA device");
   check_cuda(error, "listing devices");
   std::vector<DeviceInfo> devices;
@@ -66,7 +66,7 @@ class CudaMatrix final : public Matrix {
   ~CudaMatrix() override { backend_.release(data_); }
   size_t bytes() const override { return size_t(rows() * cols()) * dtype_size(storage); }
   void unpack(float* to, int64_t first, int64_t count) const override {
-    const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
+    check_argument(first >= 0 && count >= 0 && first + count <= rows(), "unpack: expected rows of the matrix");
     const size_t n = size_t(count * cols()), size = dtype_size(storage);
     std::vector<uint8_t> stored(n * size);
     backend_.download(stored.data(), row(first), stored.size());
@@ -133,8 +133,9 @@ class CudaBackend::Call {
 CudaBackend::CudaBackend(int index, bool blocking) : index_(index), blocking_(blocking), name_("cuda:" + std::to_string(index)) {
   const std::vector<DeviceInfo> devices = list_devices();
   if (index < 0 || size_t(index) >= devices.size())
-    throw Error(ErrorCode::kDeviceUnavailable, "device: \"" + name_ + "\" does not exist, there " +
-                                                   (devices.size() == 1 ? "is 1 CUDA device" : "are " + std::to_string(devices.size()) + " CUDA devices"));
+    throw Error(ErrorCode::kDeviceUnavailable,
+                "device: \"" + name_ + "\" does not exist, there " +
+                    (devices.size() == 1 ? "is 1 CUDA device" : "are " + std::to_string(devices.size()) + " CUDA devices"));
   const DeviceInfo& device = devices[size_t(index)];
   if (device.major < 8)
     throw Error(ErrorCode::kDeviceUnavailable, "device: " + device.name + " has compute capability " + std::to_string(device.major) + "." +
@@ -226,9 +227,9 @@ void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, in
     for (int64_t i = 0; i < n; i += piece) {
       const int64_t count = std::min(piece, n - i);
       void* raw = scratch(size_t(count) * from_size);
-      check_cuda(cudaMemcpyAsync(raw, static_cast<const uint8_t*>(part.data) + size_t(i) * from_size, size_t(count) * from_size, cudaMemcpyDefault,
-                                 stream_),
-                 "copying a weight");
+      check_cuda(
+          cudaMemcpyAsync(raw, static_cast<const uint8_t*>(part.data) + size_t(i) * from_size, size_t(count) * from_size, cudaMemcpyDefault, stream_),
+          "copying a weight");
       convert(static_cast<uint8_t*>(to) + size_t(i) * to_size, storage, raw, part.dtype, count, stream_);
     }
   }
@@ -248,10 +249,9 @@ std::unique_ptr<Matrix> CudaBackend::make_matrix(const std::vector<MatrixPart>& 
 
 void CudaBackend::update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) {
   auto& to = static_cast<CudaMatrix&>(matrix);
-  int64_t row = 0;
-  for (const MatrixPart& part : parts) row += part.rows;
-  check_argument(row == to.rows(), "update_matrix: expected " + std::to_string(to.rows()) + " rows, got " + std::to_string(row));
-  row = 0;
+  int64_t rows = 0, row = 0;
+  for (const MatrixPart& part : parts) rows += part.rows;
+  check_argument(rows == to.rows(), "update_matrix: expected " + std::to_string(to.rows()) + " rows, got " + std::to_string(rows));
   for (const MatrixPart& part : parts) {
     store_part(to.row(row), to.storage, part, to.cols());
     row += part.rows;
@@ -318,8 +318,7 @@ void CudaBackend::rotate(float* x, int64_t stride, const int32_t* positions, int
   check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
   Call call(*this);
   if (!call.on_device(positions))
-    for (int64_t i = 0; i < m; ++i)
-      check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
+    for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
   const float* values = nullptr;
   for (const Frequencies& f : frequencies_)
     if (f.head_dim == head_dim && f.theta == theta) values = f.values;

@@ -26,7 +26,7 @@ inline void check_cuda(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw_cuda_error(error, what);
 }
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+DULTRA_HD constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int kWarp = 32;
 constexpr float kLog2E = 1.44269504088896340736f;
@@ -187,7 +187,16 @@ __device__ __forceinline__ T block_max(T value, T* scratch) {
   return most;
 }
 
-// First index of a thread in a grid of one dimension.
+// Index of the lowest bit that is set.
+__device__ __forceinline__ int lowest_bit(uint32_t bits) {
+#ifdef __CUDACC__
+  return __ffs(int(bits)) - 1;
+#else
+  return __builtin_ctz(bits);
+#endif
+}
+
+// Index of a thread in a grid of one dimension.
 __device__ __forceinline__ int64_t global_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // A grid of one dimension that gives each of n numbers a thread.

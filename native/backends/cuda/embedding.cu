@@ -6,8 +6,8 @@ namespace cuda {
 
 namespace {
 
-__global__ void __launch_bounds__(kElementThreads) embedding_forward_kernel(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
-                                                                            int64_t c) {
+__global__ void __launch_bounds__(kElementThreads)
+    embedding_forward_kernel(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) {
   const int64_t i = global_index();
   if (i >= m * c) return;
   out[i] = load_as_f32(table, dtype, size_t(int64_t(ids[i / c]) * c + i % c));

@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(kElementThreads) silu_forward_kernel(float* x,
 }
 
 // May be in place of gate_up: a thread reads the pair that it overwrites.
-__global__ void __launch_bounds__(kElementThreads) swiglu_backward_kernel(float* dgate_up, const float* dout, const float* gate_up, int64_t m,
-                                                                          int64_t f) {
+__global__ void __launch_bounds__(kElementThreads)
+    swiglu_backward_kernel(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) {
   const int64_t i = global_index();
   if (i >= m * f) return;
   const int64_t at = i / f * 2 * f + i % f;

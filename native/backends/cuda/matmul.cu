@@ -171,12 +171,10 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
     block_sync();  // the next tiles are complete, and this stage is free
   }
   DULTRA_UNROLL
-  for (int i = 0; i < kWarpM / 16; ++i)
-    DULTRA_UNROLL
-    for (int j = 0; j < kWarpN / 8; ++j)
-      DULTRA_UNROLL
-      for (int e = 0; e < 4; ++e)
-        store(p, row0 + warp_row + 16 * i + lane / 4 + e / 2 * 8, column0 + warp_column + 8 * j + lane % 4 * 2 + e % 2, sums[i][j][e]);
+  for (int i = 0; i < kWarpM / 16; ++i) DULTRA_UNROLL
+  for (int j = 0; j < kWarpN / 8; ++j) DULTRA_UNROLL
+  for (int e = 0; e < 4; ++e)
+    store(p, row0 + warp_row + 16 * i + lane / 4 + e / 2 * 8, column0 + warp_column + 8 * j + lane % 4 * 2 + e % 2, sums[i][j][e]);
 }
 
 template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
@@ -209,7 +207,8 @@ __device__ __forceinline__ void read_slab(float* tile, const Operand& operand, i
     const int r = operand.transposed ? index % kTile : index / kSlab, l = operand.transposed ? index / kTile : index % kSlab;
     const int64_t row = first + r, k = k0 + l;
     const bool exists = row < rows && k < depth;
-    tile[l * kTilePitch + r] = exists ? Storage<kType>::load(data + (operand.transposed ? k * operand.stride + row : row * operand.stride + k)) : 0.0f;
+    tile[l * kTilePitch + r] =
+        exists ? Storage<kType>::load(data + (operand.transposed ? k * operand.stride + row : row * operand.stride + k)) : 0.0f;
   }
 }
 
@@ -234,16 +233,14 @@ __global__ void __launch_bounds__(kFloatThreads) float_matmul_kernel(Product p) 
         y[i] = b[k * kTilePitch + column + 16 * i];
       }
       DULTRA_UNROLL
-      for (int i = 0; i < 4; ++i)
-        DULTRA_UNROLL
-        for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(x[i], y[j], sums[i][j]);
+      for (int i = 0; i < 4; ++i) DULTRA_UNROLL
+      for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(x[i], y[j], sums[i][j]);
     }
     block_sync();  // the slabs are free
   }
   DULTRA_UNROLL
-  for (int i = 0; i < 4; ++i)
-    DULTRA_UNROLL
-    for (int j = 0; j < 4; ++j) store(p, row0 + row + 16 * i, column0 + column + 16 * j, sums[i][j]);
+  for (int i = 0; i < 4; ++i) DULTRA_UNROLL
+  for (int j = 0; j < 4; ++j) store(p, row0 + row + 16 * i, column0 + column + 16 * j, sums[i][j]);
 }
 
 template <DType kTypeB>

@@ -15,8 +15,8 @@ constexpr int kColumnThreads = 128;
 // ---- rows ------------------------------------------------------------------------------------------------------------------------------
 
 template <int kThreads>
-__global__ void __launch_bounds__(RowGroup<kThreads>::kBlock) rmsnorm_backward_kernel(float* dx, float* scales, const float* dout, const float* x,
-                                                                                      const float* weight, int64_t m, int64_t c, float eps) {
+__global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
+    rmsnorm_backward_kernel(float* dx, float* scales, const float* dout, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
   DULTRA_SHARED(shared);
   const RowGroup<kThreads> group{reinterpret_cast<float*>(shared), c};
   const int64_t row = group.row();
@@ -98,8 +98,8 @@ void add_columns(const char* name, float* to, const Term& term, int64_t m, int64
 // A layer norm's weights come in groups, any number of them: a thread owns a column and walks down all rows.
 __global__ void __launch_bounds__(kColumnThreads)
     layernorm_weights_kernel(float* dmul, float* dadd, float* dweight, const float* dout, const float* dlogit, const float* x,
-                             const RowMoments* all_moments, const float* mul, const float* add, const int32_t* groups, const float* weight,
-                             int64_t m, int64_t c) {
+                             const RowMoments* all_moments, const float* mul, const float* add, const int32_t* groups, const float* weight, int64_t m,
+                             int64_t c) {
   const int64_t j = global_index();
   if (j >= c) return;
   for (int64_t i = 0; i < m; ++i) {
@@ -123,9 +123,7 @@ __global__ void __launch_bounds__(kWarp) add_sum_kernel(float* to, const float* 
 
 }  // namespace
 
-size_t norm_backward_scratch(int64_t m, int64_t c) {
-  return size_t(m) * sizeof(RowMoments) + size_t(ceil_div(m, kPieceRows) * c) * sizeof(float);
-}
+size_t norm_backward_scratch(int64_t m, int64_t c) { return size_t(m) * sizeof(RowMoments) + size_t(ceil_div(m, kPieceRows) * c) * sizeof(float); }
 
 void rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m, int64_t c, float eps,
                       void* scratch, cudaStream_t stream) {

@@ -37,8 +37,8 @@ struct AdamWFactors {
   float scale, beta1, rest1, beta2, rest2, keep, step, correction, eps;
 };
 
-__global__ void __launch_bounds__(kElementThreads) adamw_kernel(float* parameter, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t n,
-                                                                AdamWFactors f) {
+__global__ void __launch_bounds__(kElementThreads)
+    adamw_kernel(float* parameter, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t n, AdamWFactors f) {
   const int64_t i = global_index();
   if (i >= n) return;
   const float g = gradient[i] * f.scale;

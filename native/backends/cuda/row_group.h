@@ -46,15 +46,13 @@ __device__ __forceinline__ RowMoments row_moments(const RowGroup<kThreads>& grou
 }
 
 // Launches kernel<32> or kernel<256> for m rows of c columns. Rows beyond m are left by whole warps or blocks.
-#define DULTRA_LAUNCH_ROWS(name, stream, kernel, m, c, ...)                                                                                   \
-  do {                                                                                                                                        \
-    if ((m) == 0) break;                                                                                                                      \
-    if ((c) < kWideRow)                                                                                                                       \
-      launch(name, stream, kernel<kWarp>, dim3(unsigned(ceil_div(m, kNarrowRows))), RowGroup<kWarp>::kBlock, RowGroup<kWarp>::kShared,        \
-             __VA_ARGS__);                                                                                                                    \
-    else                                                                                                                                      \
-      launch(name, stream, kernel<kWideThreads>, dim3(unsigned(m)), RowGroup<kWideThreads>::kBlock, RowGroup<kWideThreads>::kShared,          \
-             __VA_ARGS__);                                                                                                                    \
+#define DULTRA_LAUNCH_ROWS(name, stream, kernel, m, c, ...)                                                                                          \
+  do {                                                                                                                                               \
+    if ((m) == 0) break;                                                                                                                             \
+    if ((c) < kWideRow)                                                                                                                              \
+      launch(name, stream, kernel<kWarp>, dim3(unsigned(ceil_div(m, kNarrowRows))), RowGroup<kWarp>::kBlock, RowGroup<kWarp>::kShared, __VA_ARGS__); \
+    else                                                                                                                                             \
+      launch(name, stream, kernel<kWideThreads>, dim3(unsigned(m)), RowGroup<kWideThreads>::kBlock, RowGroup<kWideThreads>::kShared, __VA_ARGS__);   \
   } while (0)
 
 }  // namespace cuda

@@ -61,7 +61,7 @@ __device__ __forceinline__ double noisy(float x, double temperature, double nois
 
 __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, Slice* slices) {
   DULTRA_SHARED(shared);
-  Best* best_scratch = reinterpret_cast<Best*>(shared);                          // (8)
+  Best* best_scratch = reinterpret_cast<Best*>(shared);                              // (8)
   double* sum_scratch = reinterpret_cast<double*>(best_scratch + kThreads / kWarp);  // (8)
   const int64_t row = blockIdx.x, slice = blockIdx.y;
   const bool is_noisy = a.temperature >= kLeastTemperature, draws = is_noisy && !a.given, tempered = is_noisy && a.tempered_log_prob;
@@ -96,14 +96,13 @@ __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, S
   result.weighted = block_sum<kThreads>(double(weighted), sum_scratch);
   result.tempered = tempered ? block_sum<kThreads>(double(tempered_sum), sum_scratch) : 0;
 
+  // The double logarithms are in loops that are not unrolled, for the few tokens that get there.
   Best best = top;
   if (draws && a.uniforms) {
     best = Best{-INFINITY, -1, -INFINITY};
-    DULTRA_UNROLL
-    for (int i = 0; i < kPerThread; ++i) {
-      const int64_t token = int64_t(first) + i * kThreads;
-      if (!(v[i] > -INFINITY)) continue;
-      const Best mine{noisy(v[i], temperature, rng::gumbel(a.uniforms[row * a.vocab + token])), int32_t(token), v[i]};
+    for (int64_t token = first; token < a.vocab && token < (slice + 1) * kSlice; token += kThreads) {
+      if (token == a.excluded_token || !(x[token] > -INFINITY)) continue;
+      const Best mine{noisy(x[token], temperature, rng::gumbel(a.uniforms[row * a.vocab + token])), int32_t(token), x[token]};
       if (better(mine, best)) best = mine;
     }
     best = block_best(best, best_scratch);
@@ -111,24 +110,23 @@ __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, S
     // The largest logit makes a good first bar.
     const rng::Coordinates at = a.at[row];
     best.score = noisy(top.logit, temperature, rng::token_gumbel(at, uint32_t(top.token)));
-    double bar_wide = lowest_winner(best.score, temperature);
-    float bar = float_at_most(bar_wide), floor = nextafterf(float_at_most(bar_wide - temperature * rng::kMaxGumbel), -INFINITY);
+    const double lowest = lowest_winner(best.score, temperature);
+    const float bar = float_at_most(lowest), floor = nextafterf(float_at_most(lowest - temperature * rng::kMaxGumbel), -INFINITY);
+    uint32_t passed = 0;
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; ++i) {
       if (!(v[i] > floor)) continue;
-      const int32_t token = first + i * kThreads;
       uint32_t high, low;
-      rng::token_words(at, uint32_t(token), &high, &low);
-      // 1 - u >= (2^32 - 1 - high) / 2^32; the factor covers the rounding of the exponential.
-      const float lower = float(~high >> 1) * 4.656612873077393e-10f;
+      rng::token_words(at, uint32_t(first + i * kThreads), &high, &low);
+      // 1 - u >= (2^32 - 1 - high) / 2^32, and dropping the lowest bit keeps it a lower bound; the factor covers the rounding of w.
+      const float lower = float(int32_t(~high >> 1)) * 4.656612873077393e-10f;
       const float w = fast_exp2(fminf((v[i] - bar) * inverse, 0.0f) * kLog2E) * 1.001f;
-      if (!(lower * 0.9999999f <= w) || token == top.token) continue;
-      const Best mine{noisy(v[i], temperature, rng::gumbel(rng::uniform_from_words(high, low))), token, v[i]};
-      if (!better(mine, best)) continue;
-      best = mine;
-      bar_wide = lowest_winner(best.score, temperature);
-      bar = float_at_most(bar_wide);
-      floor = nextafterf(float_at_most(bar_wide - temperature * rng::kMaxGumbel), -INFINITY);
+      passed |= uint32_t(lower <= w) << i;
+    }
+    for (; passed; passed &= passed - 1) {
+      const int32_t token = first + lowest_bit(passed) * kThreads;
+      const Best mine{noisy(x[token], temperature, rng::token_gumbel(at, uint32_t(token))), token, x[token]};
+      if (better(mine, best)) best = mine;
     }
     best = block_best(best, best_scratch);
   }
@@ -183,7 +181,7 @@ __global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, con
 __global__ void __launch_bounds__(kGradientThreads) log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob,
                                                                              int64_t vocab, float inverse_temperature, int32_t excluded_token) {
   DULTRA_SHARED(shared);
-  float* max_scratch = reinterpret_cast<float*>(shared);   // (32), and then
+  float* max_scratch = reinterpret_cast<float*>(shared);    // (32), and then
   double* sum_scratch = reinterpret_cast<double*>(shared);  // (32): the barrier inside block_sum separates the two
   const int64_t row = blockIdx.x;
   float* x = logits + row * vocab;

@@ -129,7 +129,7 @@ __device__ int taken_by_rank(const UnmaskArgs& a, int row, int open, const Key& 
 
 __global__ void __launch_bounds__(kThreads) unmask_kernel(UnmaskArgs a, ScratchRow scratch, bool in_shared) {
   DULTRA_SHARED(shared);
-  uint64_t* reduction = reinterpret_cast<uint64_t*>(shared);  // (8)
+  uint64_t* reduction = reinterpret_cast<uint64_t*>(shared);            // (8)
   int* decided = reinterpret_cast<int*>(reduction + kThreads / kWarp);  // taken, forced
   const int b = int(blockIdx.x);
   const RowRange row{a.offsets[b], a.offsets[b + 1]};
@@ -178,7 +178,8 @@ __global__ void __launch_bounds__(kThreads) unmask_kernel(UnmaskArgs a, ScratchR
     if (a.rule == UnmaskRule::kPlannerTopK || a.rule == UnmaskRule::kPlannerRound)
       for (int32_t i = row.begin; i < row.end; ++i)
         if (is_open(i)) expected += key[i - row.begin];
-    decided[0] = taken_by_rank(a, b, open, [&](int rank) { return key[order[rank] - row.begin]; }, expected);
+    decided[0] = taken_by_rank(
+        a, b, open, [&](int rank) { return key[order[rank] - row.begin]; }, expected);
     decided[1] = open > 0 && decided[0] == 0 && drawn == 0;
     a.forced[b] = uint8_t(decided[1]);
   }
@@ -210,8 +211,9 @@ void unmask(const UnmaskArgs& a, int64_t candidates, int most, void* scratch, cu
   if (a.batch == 0) return;
   double* key = static_cast<double*>(scratch);
   const bool in_shared = most <= kSharedCandidates;
-  launch("unmask", stream, unmask_kernel, dim3(unsigned(a.batch)), kThreads, kReductionBytes + 2 * sizeof(int) + (in_shared ? unmask_scratch(most) : 0), a,
-         ScratchRow{key, reinterpret_cast<int32_t*>(key + candidates)}, in_shared);
+  launch("unmask", stream, unmask_kernel, dim3(unsigned(a.batch)), kThreads,
+         kReductionBytes + 2 * sizeof(int) + (in_shared ? unmask_scratch(most) : 0), a, ScratchRow{key, reinterpret_cast<int32_t*>(key + candidates)},
+         in_shared);
 }
 
 void likelihood_forward(const LikelihoodArgs& a, cudaStream_t stream) {

@@ -394,8 +394,7 @@ void ldmatrix_x4(const Row8& row, bool transposed, uint32_t (&fragment)[4]) {
     for (int l = 0; l < kWarp; ++l)
       for (int m = 0; m < 4; ++m) {
         uint32_t half[2];
-        for (int k = 0; k < 2; ++k)
-          half[k] = transposed ? in[m * 8 + (l % 4) * 2 + k].element[l / 4] : in[m * 8 + l / 4].element[(l % 4) * 2 + k];
+        for (int k = 0; k < 2; ++k) half[k] = transposed ? in[m * 8 + (l % 4) * 2 + k].element[l / 4] : in[m * 8 + l / 4].element[(l % 4) * 2 + k];
         out[l].r[m] = half[0] | half[1] << 16;
       }
   };
