@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(Attenti
       top = fmaxf(top, shuffle_xor(top, 1));
       top = fmaxf(top, shuffle_xor(top, 2));
       const float shift = top == -INFINITY ? 0.0f : top * scale_log2;
-      const float decay = fast_exp2(fmaf(row_max[h], scale_log2, -shift));
+      // Two roundings: exactly 1 where the maximum stays, so that a tile that the row does not see changes nothing.
+      const float decay = fast_exp2(row_max[h] * scale_log2 - shift);
       row_max[h] = top;
       row_sum[h] *= decay;
       DULTRA_UNROLL

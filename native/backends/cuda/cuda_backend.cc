@@ -133,12 +133,12 @@ class CudaBackend::Call {
 CudaBackend::CudaBackend(int index, bool blocking) : index_(index), blocking_(blocking), name_("cuda:" + std::to_string(index)) {
   const std::vector<DeviceInfo> devices = list_devices();
   if (index < 0 || size_t(index) >= devices.size())
-    throw Error(ErrorCode::kDeviceUnavailable,
-                "device: \"" + name_ + "\" does not exist, there " +
-                    (devices.size() == 1 ? "is 1 CUDA device" : "are " + std::to_string(devices.size()) + " CUDA devices"));
+    throw Error(
+        ErrorCode::kDeviceUnavailable,
+        name_ + " does not exist, there " + (devices.size() == 1 ? "is 1 CUDA device" : "are " + std::to_string(devices.size()) + " CUDA devices"));
   const DeviceInfo& device = devices[size_t(index)];
   if (device.major < 8)
-    throw Error(ErrorCode::kDeviceUnavailable, "device: " + device.name + " has compute capability " + std::to_string(device.major) + "." +
+    throw Error(ErrorCode::kDeviceUnavailable, device.name + " has compute capability " + std::to_string(device.major) + "." +
                                                    std::to_string(device.minor) + ", expected at least 8.0 (bf16 tensor cores)");
   isa_ = device.name + ", sm_" + std::to_string(device.major) + std::to_string(device.minor);
   check_cuda(cudaSetDevice(index), "choosing the device");
