@@ -257,6 +257,17 @@ DULTRA_TEST(cuda_linear_on_tensor_cores) {
   check_linear(130, 128 * 64 + 8, 24, 5);
 }
 
+// The same products through cuBLASLt: widths that it takes, and widths that fall back to the built-in products.
+DULTRA_TEST(cuda_linear_by_cublaslt) {
+  emulator::set_cublaslt(true);
+  check_linear(40, 96, 64, 6);
+  check_linear(8, 16, 136, 7);
+  check_linear(33, 7, 65, 8);
+  CHECK(std::string(make_backend(0, "")->isa()).find("cuBLASLt 130000") != std::string::npos, make_backend(0, "")->isa());
+  emulator::set_cublaslt(false);
+  CHECK(std::string(make_backend(0, "")->isa()).find("built-in") != std::string::npos, make_backend(0, "")->isa());
+}
+
 // Weights, activations and scratch memory that do not fit: a typed error, and the backend goes on. Nothing stays behind.
 DULTRA_TEST(cuda_out_of_memory) {
   const size_t before = emulator::memory_in_use();

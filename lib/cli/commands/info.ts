@@ -13,7 +13,10 @@ function describeSystem(system: SystemInfo): [string, string][] {
     ['cpu', cpu],
     ['threads', String(threads)],
     ['isa', `${cpuIsas.at(-1)} (of ${cpuIsas.join(', ')})`],
-    ['gpu', gpus.length > 0 ? gpus.map((gpu, index) => `cuda:${index}: ${gpu}`).join('; ') : `none: ${gpuReason}; every model runs on the CPU`],
+    [
+      'gpu',
+      gpus.length > 0 ? gpus.map((gpu, index) => `cuda:${index}: ${gpu}`).join('; ') : `none: ${gpuReason}; every model runs on the CPU`,
+    ],
   ];
 }
 

@@ -144,6 +144,9 @@ CudaBackend::CudaBackend(int index, bool blocking) : index_(index), blocking_(bl
   check_cuda(cudaSetDevice(index), "choosing the device");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   staging_ = std::make_unique<Staging>(stream_);
+  std::string reason;
+  lt_ = CublasLt::open(stream_, &reason);
+  isa_ += lt_ ? ", cuBLASLt " + std::to_string(lt_->version()) : ", built-in matrix products: " + reason;
 }
 
 CudaBackend::~CudaBackend() {
@@ -152,6 +155,7 @@ CudaBackend::~CudaBackend() {
   for (const Frequencies& f : frequencies_) cudaFree(f.values);
   cudaFree(scratch_);
   staging_.reset();
+  lt_.reset();
   cudaStreamDestroy(stream_);
 }
 
@@ -258,26 +262,48 @@ void CudaBackend::update_matrix(Matrix& matrix, const std::vector<MatrixPart>& p
   }
 }
 
+void CudaBackend::multiply(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
+                           bool accumulate, Compute compute) {
+  if (m == 0 || n == 0) return;
+  if (compute == Compute::kBF16 && lt_ && k > 0) {
+    // Both operands in bf16, lines without gaps.
+    const auto lines = [](const Operand& x, int64_t rows, int64_t depth) { return x.transposed ? depth : rows; };
+    const auto width = [](const Operand& x, int64_t rows, int64_t depth) { return x.transposed ? rows : depth; };
+    const auto bytes = [](const Operand& x, int64_t rows, int64_t depth) {
+      return x.dtype == DType::kBF16 ? size_t(0) : Staging::rounded(size_t(rows * depth) * sizeof(uint16_t));
+    };
+    const size_t a_bytes = bytes(a, m, k);
+    auto* packed = static_cast<uint8_t*>(scratch(a_bytes + bytes(b, n, k)));
+    const auto pack = [&](const Operand& x, int64_t rows, void* to) -> CublasLt::Operand {
+      if (x.dtype == DType::kBF16) return {x.data, x.stride, x.transposed};
+      pack_rows_bf16(static_cast<uint16_t*>(to), static_cast<const float*>(x.data), x.stride, lines(x, rows, k), width(x, rows, k), stream_);
+      return {to, width(x, rows, k), x.transposed};
+    };
+    if (lt_->multiply(out, out_stride, pack(a, m, packed), pack(b, n, packed + a_bytes), m, n, k, bias, accumulate)) return;
+  }
+  matmul(out, out_stride, a, b, m, n, k, bias, accumulate, compute, stream_);
+}
+
 void CudaBackend::linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
   Call call(*this);
   const auto& matrix = static_cast<const CudaMatrix&>(w);
   const int64_t k = w.cols();
-  matmul(out, out_stride, {x, DType::kF32, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k, bias, accumulate,
-         matrix.storage == DType::kBF16 ? compute_ : Compute::kF32, stream_);
+  multiply(out, out_stride, {x, DType::kF32, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k, bias, accumulate,
+           matrix.storage == DType::kBF16 ? compute_ : Compute::kF32);
   call.finish();
 }
 
 void CudaBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
                                         bool accumulate) {
   Call call(*this);
-  matmul(dx, k, {dy, DType::kF32, dy_stride, false}, {w, DType::kF32, k, true}, m, k, n, nullptr, accumulate, compute_, stream_);
+  multiply(dx, k, {dy, DType::kF32, dy_stride, false}, {w, DType::kF32, k, true}, m, k, n, nullptr, accumulate, compute_);
   call.finish();
 }
 
 void CudaBackend::linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
   Call call(*this);
   if (m == 0) return;
-  matmul(dw, k, {dy, DType::kF32, dy_stride, true}, {x, DType::kF32, k, true}, n, k, m, nullptr, true, compute_, stream_);
+  multiply(dw, k, {dy, DType::kF32, dy_stride, true}, {x, DType::kF32, k, true}, n, k, m, nullptr, true, compute_);
   if (db) add_column_sums(db, dy, dy_stride, m, n, scratch(norm_backward_scratch(m, n)), stream_);
   call.finish();
 }

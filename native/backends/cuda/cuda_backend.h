@@ -11,11 +11,14 @@
 #include <string>
 #include <vector>
 
+#include "backends/cuda/cublaslt.h"
 #include "backends/cuda/staging.h"
 #include "ops/backend.h"
 
 namespace dultra {
 namespace cuda {
+
+struct Operand;
 
 // What open_backend asks before it opens a device.
 struct DeviceInfo {
@@ -92,6 +95,9 @@ class CudaBackend final : public Backend {
   void* scratch(size_t bytes);
   void synchronize();
   void rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction);
+  // A product in bf16: by cuBLASLt where it is there and has an algorithm, else by the built-in kernels. Operands are device memory.
+  void multiply(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
+                bool accumulate, Compute compute);
   // Rows of `to` (rows, cols) of `storage` from a part in host or device memory.
   void store_part(void* to, DType storage, const MatrixPart& part, int64_t cols);
 
@@ -102,6 +108,7 @@ class CudaBackend final : public Backend {
   mutable std::recursive_mutex mutex_;  // an operation stages its arrays and queues its kernels undisturbed
   std::map<const void*, size_t> allocations_;
   std::unique_ptr<Staging> staging_;
+  std::unique_ptr<CublasLt> lt_;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   struct Frequencies {

@@ -72,6 +72,10 @@ void enqueue(Stream* stream, std::function<void()> work);
 void synchronize(Stream* stream);
 void synchronize_all();
 
+// A cuBLASLt that computes as its documentation says, one product after the other; off until switched on. "" asks whether it is.
+void set_cublaslt(bool on);
+void* cublaslt_symbol(const char* name);
+
 // Device memory. `limit` bytes may be held at a time; for tests of what happens when it runs out.
 void set_memory_limit(size_t limit);
 size_t memory_in_use();
