@@ -53,7 +53,7 @@ __device__ __forceinline__ void store_rows(float* dst, int64_t stride, int first
 }
 
 template <int kDim, int kRows, int kCols>
-__global__ void __launch_bounds__(kRows * 2) attention_dkdv_kernel(AttentionGradArgs grad, PackedInputs in) {
+__global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionGradArgs grad, PackedInputs in) {
   constexpr int kThreads = kRows * 2;
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kRows * 2) attention_dkdv_kernel(AttentionGrad
 }
 
 template <int kDim, int kRows, int kCols>
-__global__ void __launch_bounds__(kRows * 2) attention_dq_kernel(AttentionGradArgs grad, PackedInputs in) {
+__global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGradArgs grad, PackedInputs in) {
   constexpr int kThreads = kRows * 2;
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
@@ -205,7 +205,7 @@ __device__ __forceinline__ float dot_product(const float* x, const float* y, int
 }
 
 // A warp per query and head, over 32 keys at a time.
-__global__ void __launch_bounds__(kWarp* kWarps) float_attention_dq_kernel(AttentionGradArgs grad, const float* delta) {
+__global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dq_kernel(AttentionGradArgs grad, const float* delta) {
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
   float* slopes = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the 32 keys at hand
@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kWarp* kWarps) float_attention_dq_kernel(Atten
 }
 
 // A warp per key and key/value head, over 32 queries of a head at a time.
-__global__ void __launch_bounds__(kWarp* kWarps) float_attention_dkdv_kernel(AttentionGradArgs grad, const float* delta) {
+__global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(AttentionGradArgs grad, const float* delta) {
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
   float* weights = reinterpret_cast<float*>(shared) + warp_index() * 2 * kWarp;  // of the 32 queries at hand

@@ -93,7 +93,7 @@ void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int
   check_cuda(cudaGetLastError(), name);
 }
 
-#else
+#elif defined(DULTRA_EMULATED)
 // ---- under the emulator ----------------------------------------------------------------------------------------------------------------
 #define DULTRA_SHARED(name) unsigned char* name = emulator::lane->shared
 #define DULTRA_UNROLL
@@ -143,6 +143,7 @@ void launch(const char*, cudaStream_t stream, Kernel kernel, dim3 grid, int bloc
 }
 #endif
 
+#if defined(__CUDACC__) || defined(DULTRA_EMULATED)
 // ---- on both ---------------------------------------------------------------------------------------------------------------------------
 
 // The lane that a kernel's code runs on.
@@ -202,6 +203,7 @@ __device__ __forceinline__ int64_t global_index() { return int64_t(blockIdx.x) *
 // A grid of one dimension that gives each of n numbers a thread.
 constexpr int kElementThreads = 256;
 inline dim3 element_grid(int64_t n) { return dim3(unsigned(ceil_div(n, kElementThreads))); }
+#endif
 
 }  // namespace cuda
 }  // namespace dultra
