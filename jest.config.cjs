@@ -4,5 +4,5 @@ module.exports = {
   transform: {
     '^.+\\.(ts|js|mjs)$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'commonjs' } }],
   },
-  transformIgnorePatterns: ['/node_modules/(?!(@huggingface)/)'],
+  transformIgnorePatterns: ['/node_modules/(?!(@huggingface|hyparquet|hyparquet-compressors|hyparquet-writer|hysnappy|fzstd)/)'],
 };

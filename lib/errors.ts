@@ -4,10 +4,13 @@ export const ERROR_CODES = [
   'OUT_OF_MEMORY',
   'DEVICE_UNAVAILABLE',
   'BAD_CHECKPOINT',
+  'BAD_DATASET',
   'NO_PLANNER',
   'NO_TOKENIZER',
   'NON_FINITE',
   'NO_PROGRESS',
+  'PACKAGE_NOT_FOUND',
+  'SANDBOX',
   'DISPOSED',
   'NATIVE_NOT_FOUND',
   'DOWNLOAD_FAILED',
@@ -26,6 +29,7 @@ export class DUltraError extends Error {
   /** What kind of failure it was; stable across releases, unlike the message. */
   readonly code: ErrorCode;
 
+  /** `options.cause`: what it came from. */
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
     super(message, options);
     this.name = 'DUltraError';

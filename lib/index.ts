@@ -34,15 +34,27 @@ export type { ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
 export type { DownloadProgress } from './model/download';
 export type { GenerationDefaults } from './model/generation-config';
+export type { KvCache, KvCacheOptions } from './model/kv-cache';
 export { type LoadModelOptions, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';
 export type { Tokenizer } from './model/tokenizer';
 export type { LoraOptions, ModelTrainer, ModelTrainerOptions } from './model/trainer';
+export type {
+  NativeBackwardRequest as BackwardRequest,
+  NativeModelInfo as ModelInfo,
+  NativeNamedTensor as NamedTensor,
+  NativeOptimizerStep as OptimizerStep,
+  NativeScoreRequest as ScoreRequest,
+  NativeScoreResult as ScoreResult,
+} from './native';
 export type { RewardBatch, RewardExample, RewardFunction, TeacherOptions } from './rewards';
 export * as rewards from './rewards';
+export type { ResolvedCache } from './sampling/cache';
 export type { RecordedUniforms } from './sampling/denoise';
+export { CACHE_NAMES, parseCache } from './sampling/parse-cache';
 export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';
+export type { ResolvedSampler } from './sampling/samplers';
 export { type SystemInfo, systemInfo } from './system';
 export * as training from './training';
 export {

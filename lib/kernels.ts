@@ -1,4 +1,7 @@
-// The kernels by themselves, on typed arrays.
+/**
+ * The kernels by themselves, on typed arrays.
+ * @module
+ */
 import os from 'node:os';
 import { fromNative, type NativeRule, native } from './native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from './options';

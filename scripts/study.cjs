@@ -9,9 +9,12 @@ const path = require('node:path');
 const { parseArgs } = require('node:util');
 const dultra = require('..');
 
-/** Steps per stage; learning rates are the same for all tasks but sudoku, where larger ones make GRPO collapse. */
+/**
+ * Steps per stage, and the weight of speed in the reward where it is not 0.5. Learning rates are the same for all tasks but sudoku, where
+ * larger ones make GRPO collapse.
+ */
 const RECIPES = {
-  st1: { base: 3200, planner: 300, grpo: 190 },
+  st1: { base: 3200, planner: 300, grpo: 300, speed: 2 },
   s1: { base: 3200, planner: 400, grpo: 150 },
   t12: { base: 4500, planner: 400, grpo: 150 },
   t12w: { base: 4500, planner: 400, grpo: 150 },
@@ -45,7 +48,7 @@ function stagesOf(task, dataset) {
     weightDecay: 0,
     warmupSteps: 5,
     advantageMinClip: 0,
-    rewards: { fast: rewards.fastAnswer() },
+    rewards: { fast: rewards.fastAnswer({ weight: recipe.speed ?? 0.5 }) },
   };
   const grpo = (extra = {}) => ({
     from: 'planner',
@@ -63,13 +66,15 @@ function stagesOf(task, dataset) {
     },
     grpo: grpo(),
     'planner-only': grpo({ freezeBase: true }),
+    'planner-only-long': grpo({ freezeBase: true, maxSteps: 2 * recipe.grpo, plannerLearningRate: 1e-3 }),
     'no-init': { ...grpo(), from: 'base' },
     'no-clip': grpo({ advantageMinClip: null }),
     tempered: grpo({ tokenLogProb: 'tempered' }),
     'reference-reward': grpo({ rewards: { correct: rewards.exactAnswer, steps: { fn: rewards.stepPenalty(), weight: 0.1 } } }),
     'no-speed': grpo({ rewards: { correct: rewards.exactAnswer } }),
+    'speed-0.5': grpo({ rewards: { fast: rewards.fastAnswer({ weight: 0.5 }) } }),
     'speed-2': grpo({ rewards: { fast: rewards.fastAnswer({ weight: 2 }) } }),
-    'compat-likelihood': grpo({ compat: 'reference', learningRate: 5e-5, plannerLearningRate: 1.5e-4 }),
+    'forced-reference': grpo({ forcedStep: 'reference' }),
     'sft-one': {
       from: 'base',
       run: (model, common) =>

@@ -43,6 +43,10 @@ describe('ids', () => {
     expect((await model.generate({ promptIds: { length: 1, 0: 5 } }, { genLength: 4 })).promptIds).toEqual(Int32Array.from([5]));
   });
 
+  test('without genLength, half of what a short model can hold', async () => {
+    expect((await model.generate({ promptIds: [1, 2] })).ids).toHaveLength(32);
+  });
+
   test('exactly the longest row fits', async () => {
     const promptIds = new Array(60).fill(1);
     expect((await model.generate({ promptIds }, { genLength: 4 })).ids).toHaveLength(4);

@@ -124,6 +124,14 @@ describe('generate', () => {
     expect(stdout).not.toContain('\x1b');
   });
 
+  test('--stream keeps the words of a tokenizer of words apart', async () => {
+    const { stdout } = await dultra(['generate', 'tom has 7 apples . he buys 5 . how many now ? sum', '--stream', '--quiet']);
+    const lines = stdout.trimEnd().split('\n');
+    expect(lines.at(-1)).toMatch(/^\S+( \S+){5,}$/);
+    expect(lines.at(-1)!.split(' ')).toContain('12');
+    expect(lines.at(-2)!.replace(/^.*? left: /, '')).toBe(lines.at(-1));
+  });
+
   test('text from an argument, stdin, a chat, messages and a template', async () => {
     const folder = withTokenizer();
     const messages = JSON.stringify([{ role: 'user', content: 'hi' }]);
@@ -175,7 +183,7 @@ describe('errors', () => {
     [[...prompt, 'text'], /expected one prompt, got PROMPT and --prompt-ids/],
     [[...prompt, '-n', '24', '-b', '7'], /--gen-length: expected a multiple of --block-length \(7\), got 24/],
     [[...prompt, '-n', 'many'], /'-n, --gen-length <n>' argument 'many' is invalid. Expected a whole number/],
-    [prompt, /prompt: 3 tokens and --gen-length 128 make 131, more than the model's maximum of 96/],
+    [[...prompt, '-n', '128'], /prompt: 3 tokens and --gen-length 128 make 131, more than the model's maximum of 96/],
     [[...prompt, '-n', '8', '-t', '-1'], /--temperature: expected a finite number at least 0/],
     [[...prompt, '-n', '8', '--seed', '-1'], /Expected a whole number from 0/],
     [[...prompt, '-s', 'best'], /--sampler: expected planner, planner-round, planner-cut, confidence/],

@@ -76,7 +76,7 @@ describe.each(tasks.map((task) => [task.name, task] as const))('%s', (_name, tas
 });
 
 describe('word problems', () => {
-  const known: Example = {
+  const known: Example<string> = {
     prompt: 'tom has 7 pens . he buys 2 . how many now ?',
     answer: '',
     category: 'plus',

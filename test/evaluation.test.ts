@@ -26,7 +26,7 @@ function oracle(said: Map<string, string>, wrongEvery: number): TaskDataset {
   let calls = 0;
   return {
     ...datasets.wordProblems('st1'),
-    verify: (example, completion) => calls++ % wrongEvery !== 0 && completion === said.get(example.prompt),
+    verify: (example, completion) => calls++ % wrongEvery !== 0 && completion === said.get(example.prompt as string),
   };
 }
 

@@ -56,6 +56,29 @@ describe('invariants', () => {
     other.dispose();
   });
 
+  test('forcedStep: the likelihood of a forced step with and without log p of the position let through', async () => {
+    const options: GenerateOptions = { ...sampled, sampler: { type: 'planner', select: 'bernoulli', probabilityScale: 0.05 } };
+    const steps = async (forcedStep?: 'exact' | 'reference') => {
+      const rows = [];
+      for await (const event of model.denoise([prompts[0]], { ...options, ...(forcedStep && { forcedStep }) })) rows.push(...event.rows);
+      return rows;
+    };
+    const [standard, exact, reference] = [await steps(), await steps('exact'), await steps('reference')];
+    expect(exact).toEqual(standard);
+    let forced = 0;
+    exact.forEach((row, step) => {
+      expect(reference[step].ids).toEqual(row.ids);
+      const alone = row.selected.reduce((sum, bit) => sum + bit, 0) === 1;
+      row.positions.forEach((_, i) => {
+        const more = reference[step].logLikelihoods[i] - row.logLikelihoods[i];
+        if (row.forced && row.selected[i]) expect(more).toBeCloseTo(Math.log(row.probabilities[i]), 4);
+        else if (!alone) expect(more).toBe(0);
+      });
+      forced += Number(row.forced);
+    });
+    expect(forced).toBeGreaterThan(3);
+  });
+
   test('the same seed gives the same output, another seed another', async () => {
     const once = await model.generate(prompts[0], { ...sampled, seed: 3 });
     expect(await model.generate(prompts[0], { ...sampled, seed: 3n })).toEqual(once);

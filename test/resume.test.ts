@@ -105,6 +105,22 @@ test('a run killed before its first checkpoint begins again', async () => {
   expect(metricsOf(broken)).toHaveLength(STEPS);
 }, 60_000);
 
+test('a folder that another process is writing is refused, and taken over when that is gone', async () => {
+  const broken = path.join(temporaryFolder(), 'broken');
+  let refused: Ended | undefined;
+  await run(['sft', folder, broken], async (pid) => {
+    process.kill(pid, 'SIGSTOP');
+    const before = readdirSync(broken, { recursive: true }).map(String).sort();
+    refused = await run(['sft', folder, broken]);
+    expect(refused.stderr).toContain(`is being written by process ${pid} on `);
+    expect(readdirSync(broken, { recursive: true }).map(String).sort()).toEqual(before);
+  });
+  expect(refused?.code).toBe(1);
+  expect(existsSync(path.join(broken, '.lock'))).toBe(true);
+  expect(await run(['sft', folder, broken])).toMatchObject({ code: 0, stderr: '' });
+  expect(existsSync(path.join(broken, '.lock'))).toBe(false);
+}, 60_000);
+
 const onUnix = process.platform === 'win32' ? test.skip : test;
 
 onUnix(

@@ -125,6 +125,7 @@ describe('GRPO', () => {
     ['two blocks, to the last mask', { blockLength: 4, stopAtEos: false, probabilityScale: 0.3 }],
     ['small micro-batches', { tokenBudget: 40 }],
     ['reference', { compat: 'reference', blockLength: 4, advantageMinClip: null }],
+    ["the reference's forced steps", { forcedStep: 'reference', probabilityScale: 0.3 }],
   ] as const)('replay = rollout: %s', async (_name, options) => {
     // Speed differs between rollouts even where their tokens do not.
     const paid = { rewards: { early: earlyTokens, steps: rewards.stepPenalty({ form: 'sqrt' }) } };
@@ -314,9 +315,9 @@ describe('rewards', () => {
       verify: null,
     }) as never;
 
-  test('exactAnswer, fastAnswer, format', () => {
-    expect(rewards.exactAnswer(batch(['a  b', 'a c', 'x'], ['a b', 'a b', null]))).toEqual([1, 0, null]);
-    expect(rewards.fastAnswer({ weight: 0.4 })(batch(['a', 'b'], ['a', 'a']))).toEqual([1 + 0.4 * 0.75, 0]);
+  test('exactAnswer, fastAnswer, format', async () => {
+    expect(await rewards.exactAnswer(batch(['a  b', 'a c', 'x'], ['a b', 'a b', null]))).toEqual([1, 0, null]);
+    expect(await rewards.fastAnswer({ weight: 0.4 })(batch(['a', 'b'], ['a', 'a']))).toEqual([1 + 0.4 * 0.75, 0]);
     const tagged = rewards.format(/<answer>.*<\/answer>/g, { reward: 0.5 });
     expect(tagged(batch(['<answer>1</answer>', 'no', '<answer>2</answer>'], [null, null, null]))).toEqual([0.5, 0, 0.5]);
     expect(() => rewards.stepPenalty({ form: 'cube' as never })).toThrow('form');
@@ -520,6 +521,20 @@ describe('run folders', () => {
 
   test('the checksum is CRC-32C', () => expect(crc32c(Buffer.from('123456789'))).toBe(0xe3069283));
 
+  test('a folder is not written twice at once', async () => {
+    const run = path.join(temporaryFolder(), 'run');
+    await withModel(folder, async (model) => {
+      const first = trainMaskedDiffusion(model, { dataset: task, outputDir: run, maxSteps: 9, batchSize: 8 });
+      await first.next();
+      await withModel(folder, async (other) => {
+        const refused = new RegExp(`outputDir: .* is being written by process ${process.pid}`);
+        await expect(sft(other, { outputDir: run, resume: true })).rejects.toThrow(refused);
+        await first.return();
+        expect(await sft(other, { outputDir: run, resume: true })).not.toEqual([]);
+      });
+    });
+  });
+
   test('a second run in the same folder is refused; resuming one with other options too', async () => {
     const run = path.join(temporaryFolder(), 'run');
     await withModel(folder, async (model) => {
@@ -583,7 +598,14 @@ describe('run folders', () => {
 
 test('recorded rollouts are what denoise gives', async () => {
   await withModel(folder, async (model) => {
-    const policy = { temperature: 0.5, tokenLogProb: 'untempered', plannerTemperature: 1, probabilityScale: 1, compat: null } as const;
+    const policy = {
+      temperature: 0.5,
+      tokenLogProb: 'untempered',
+      plannerTemperature: 1,
+      probabilityScale: 1,
+      forcedStep: 'exact',
+      compat: null,
+    } as const;
     const prompts = ['1 a b c d e f g h', '3 a a b c d e f g'].map((prompt) => model.encodePrompt(prompt));
     const { results, steps } = await training.recordRollouts(model, prompts, {
       policy,

@@ -5,7 +5,8 @@ Debian: apt-get install python3-torch libopenblas0-pthread; then /usr/bin/python
 Prints one JSON line per kind of step: milliseconds of the clock (median, 10th and 90th percentile) and of CPU time.
   pretrain      LLaDA loss on 64 rows of 38 tokens, backward, clipping, AdamW
   planner-init  base frozen: BCE of the planner on 64 rows against the factor rule's choice, backward, AdamW on the planner
-  grpo-replay   192 rollouts (16 prompts of 12) at one denoising step: log-likelihood of what was unmasked, clipped ratio, backward
+  grpo-rollout  192 rollouts (16 prompts of 12), one denoising step: planner and Bernoulli draws, Gumbel draws of the masked positions' tokens
+  grpo-replay   the same 192 at one denoising step: log-likelihood of what was unmasked, clipped ratio, backward
   grpo-update   clipping and AdamW, once per iteration after all replayed steps
 """
 import argparse
@@ -160,6 +161,16 @@ def make_steps():
     advantage = torch.randn(192)
     old = torch.zeros(192)
 
+    @torch.no_grad()
+    def rollout():
+        hidden = model.hidden(rollouts)
+        unmask = (torch.rand(rollouts.shape) < torch.sigmoid(model.plan(hidden, rollouts))) & candidates
+        logits = model.head(hidden[candidates])
+        drawn = (logits - 0.5 * torch.log(-torch.log(torch.rand(logits.shape)))).argmax(-1)
+        log_prob = logits.log_softmax(-1).gather(-1, drawn[:, None])
+        filled = rollouts.masked_scatter(candidates, drawn)
+        return torch.where(unmask, filled, rollouts), log_prob
+
     def replay():
         hidden = model.hidden(rollouts)
         logit = model.plan(hidden, rollouts)
@@ -174,7 +185,7 @@ def make_steps():
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         both.step()
 
-    return {"pretrain": pretrain, "planner-init": planner_init, "grpo-replay": replay, "grpo-update": update}
+    return {"pretrain": pretrain, "planner-init": planner_init, "grpo-rollout": rollout, "grpo-replay": replay, "grpo-update": update}
 
 
 def main():

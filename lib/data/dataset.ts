@@ -1,9 +1,13 @@
 // What a task or a dataset is to training and evaluation.
+import type { ChatMessage } from '../types';
+
+/** What the model is asked: text as it stands, or chat messages for the checkpoint's template. */
+export type ExamplePrompt = string | ChatMessage[];
 
 /** One prompt with a right answer. */
-export interface Example {
-  /** Text that the model sees. */
-  prompt: string;
+export interface Example<P extends ExamplePrompt = ExamplePrompt> {
+  /** What the model sees. */
+  prompt: P;
   /** One right answer; a task with free choices draws one of them. */
   answer: string;
   /** Operation or sentence family, for tables. */
@@ -12,18 +16,25 @@ export interface Example {
   meta: unknown;
 }
 
-/** A seeded, verifiable task. */
-export interface TaskDataset {
+/** A verifiable task: seeded and endless, or a finite set of examples. */
+export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   /** Short name, such as "st1". */
   name: string;
   /** Tokens that a completion is given; answers are padded to it with end-of-sequence tokens. */
   genLength: number;
   /** Block length that the task is decoded with; divides `genLength`. */
   blockLength: number;
-  /** Endless and seeded: equal arguments give equal examples. The splits are disjoint by construction. */
-  sample(split: 'train' | 'validation' | 'test', count: number, seed: number): Example[];
+  /**
+   * Equal arguments give equal examples. Endless tasks: the splits are disjoint by construction. Finite ones: the first `count` examples of a
+   * split in the file's order, whatever the seed; of "train", `count` drawn by the seed.
+   */
+  sample(split: 'train' | 'validation' | 'test', count: number, seed: number): Example<P>[];
   /** Whether a completion's text is a right answer. */
-  verify(example: Example, completion: string): boolean;
-  /** Words for a word-level tokenizer.json. */
+  verify(example: Example<P>, completion: string): boolean | Promise<boolean>;
+  /** Words for a word-level tokenizer.json; none for data sets of natural text. */
   vocabulary: readonly string[];
+  /** The examples of each split that there is; absent for endless tasks. */
+  finite?: Readonly<Partial<Record<'train' | 'validation' | 'test', readonly Example<P>[]>>>;
+  /** What the prompts and answers were made from: named in reports. */
+  source?: Readonly<Record<string, unknown>>;
 }

@@ -48,10 +48,10 @@ const isRight = ({ operation, letters }: ListTask, words: readonly string[], sta
  * 1 copy; 2 sort; 3 put a star in place of any one (freeb8: any two); 4 swap any of the pairs (0,1) (2,3) …; 5 each letter in either case.
  * free8 and freeb8: 8 of 16 letters; free12: 12 of 26. Operations 3 to 5 have several right answers, 1 and 2 one.
  */
-export function freeChoice(task: FreeChoiceName): TaskDataset {
+export function freeChoice(task: FreeChoiceName): TaskDataset<string> {
   const { letters, length, stars } = SPECS[task];
   const alphabet = Array.from({ length: letters }, (_, i) => String.fromCharCode(97 + i));
-  const draw = (random: Random): Example => {
+  const draw = (random: Random): Example<string> => {
     const digit = random.integer(OPERATIONS.length);
     const operation = OPERATIONS[digit];
     const list = Array.from(random.permutation(letters).subarray(0, length), (i) => alphabet[i]);

@@ -1,12 +1,26 @@
-// The tasks, by name.
+/**
+ * The tasks and data sets, by name.
+ * @module
+ */
 import { checkChoice } from '../options';
+import { BENCHMARK_NAMES, type BenchmarkName, type BenchmarkOptions, openBenchmark } from './benchmarks';
 import type { TaskDataset } from './dataset';
 import { freeChoice } from './free-choice';
 import { sudoku4 } from './sudoku';
 import { wordProblems } from './word-problems';
 
-export type { Example, TaskDataset } from './dataset';
+export {
+  BENCHMARK_NAMES,
+  type BenchmarkName,
+  type BenchmarkOptions,
+  type CodeMeta,
+  type MathMeta,
+  openBenchmark,
+  programFor,
+} from './benchmarks';
+export type { Example, ExamplePrompt, TaskDataset } from './dataset';
 export { type FreeChoiceName, freeChoice } from './free-choice';
+export { appsPrompt, humanEvalPrompt, mathPrompt, mbppPrompt, PROMPT_STYLES, type PromptStyle } from './prompts';
 export { type Split, splitOf } from './splits';
 export { sudoku4 } from './sudoku';
 export { type WordDiagnosis, type WordProblemDataset, type WordProblemName, wordProblems } from './word-problems';
@@ -18,7 +32,7 @@ export const TASK_NAMES = ['st1', 's1', 't12', 't12w', 'free8', 'freeb8', 'free1
 export type TaskName = (typeof TASK_NAMES)[number];
 
 /** A task by its name; "st1" is the one that the embedded model speaks. @throws RangeError for another name. */
-export function byName(name: TaskName): TaskDataset {
+export function byName(name: TaskName): TaskDataset<string> {
   checkChoice('dataset', name, TASK_NAMES);
   switch (name) {
     case 'free8':
@@ -30,4 +44,43 @@ export function byName(name: TaskName): TaskDataset {
     default:
       return wordProblems(name);
   }
+}
+
+/** Opens a registered data set. `options` are those that the caller of {@link open} gave. */
+export type OpenDataset = (options: BenchmarkOptions) => TaskDataset | Promise<TaskDataset>;
+
+const registered = new Map<string, OpenDataset>();
+
+/**
+ * Makes a data set of your own known by a name: to {@link open}, to `dultra eval --dataset` and to training configurations. Anything with
+ * prompts and a `verify` will do.
+ * @throws TypeError for a name that is taken or not of letters, digits, "-" and "_"
+ */
+export function register(name: string, open: OpenDataset): void {
+  if (typeof name !== 'string' || !/^[\w-]+$/.test(name))
+    throw new TypeError(`name: expected letters, digits, "-" and "_", got ${JSON.stringify(name)}`);
+  if (typeof open !== 'function') throw new TypeError(`open: expected a function, got ${String(open)}`);
+  if (names().includes(name)) throw new TypeError(`name: expected one that is not taken, got ${JSON.stringify(name)}`);
+  registered.set(name, open);
+}
+
+/** Every name that {@link open} knows. */
+export const names = (): string[] => [...TASK_NAMES, ...BENCHMARK_NAMES, ...registered.keys()];
+
+/** Whether `text` begins with a name that {@link open} knows. */
+export const isKnown = (text: string): boolean => names().includes(text.split(':', 1)[0]);
+
+/**
+ * Opens a task or data set: "st1"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from a file, a folder or another
+ * repository; a name that {@link register} knows.
+ * @throws RangeError for a name that nothing has; as {@link openBenchmark}
+ */
+export async function open(name: string, options: BenchmarkOptions = {}): Promise<TaskDataset> {
+  const [head, ...rest] = name.split(':');
+  const source = rest.length > 0 ? { source: rest.join(':') } : {};
+  const own = registered.get(head);
+  if (own) return own({ ...options, ...source });
+  if ((BENCHMARK_NAMES as readonly string[]).includes(head)) return openBenchmark(head as BenchmarkName, { ...options, ...source });
+  if (rest.length === 0 && (TASK_NAMES as readonly string[]).includes(head)) return byName(head as TaskName);
+  throw new RangeError(`dataset: expected one of ${names().join(', ')}, got ${JSON.stringify(name)}`);
 }

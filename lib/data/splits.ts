@@ -33,12 +33,12 @@ export function splitOf(prompt: string): Split {
  * that no prompt counts twice; training samples may repeat. A shorter sample is the beginning of a longer one.
  * @throws RangeError, TypeError for arguments; RangeError where a split has fewer prompts than asked for.
  */
-export function sampleSplit(draw: (random: Random) => Example, split: Split, count: number, seed: number): Example[] {
+export function sampleSplit(draw: (random: Random) => Example<string>, split: Split, count: number, seed: number): Example<string>[] {
   checkChoice('split', split, SPLITS);
   checkInteger('count', count, { min: 0, max: 2 ** 31 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   const random = new Random(deriveSeed(BigInt(seed), Purpose.examples, SPLITS.indexOf(split)));
-  const examples: Example[] = [];
+  const examples: Example<string>[] = [];
   const seen = split === 'train' ? null : new Set<string>();
   for (let idle = 0; examples.length < count; idle++) {
     if (idle > MAX_IDLE_DRAWS)

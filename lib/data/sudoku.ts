@@ -41,10 +41,10 @@ function allGrids(): string[] {
  * 4 × 4 sudoku: 16 cells, row by row, 4 to 11 of them blank ("_"); the answer is the whole grid, and any valid completion is right.
  * Categories group the prompts by their blanks.
  */
-export function sudoku4(): TaskDataset {
+export function sudoku4(): TaskDataset<string> {
   const grids = allGrids();
   const valid = new Set(grids);
-  const draw = (random: Random): Example => {
+  const draw = (random: Random): Example<string> => {
     const answer = grids[random.integer(grids.length)];
     const blanks = BLANKS[0] + random.integer(BLANKS[1] - BLANKS[0] + 1);
     const cells = answer.split(' ');

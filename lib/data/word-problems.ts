@@ -68,11 +68,11 @@ export interface WordDiagnosis {
 }
 
 /** A word-problem task, with what can be said about its answers beyond right or wrong. */
-export interface WordProblemDataset extends TaskDataset {
+export interface WordProblemDataset extends TaskDataset<string> {
   /** All right answers, each once. */
-  answers(example: Example): string[];
+  answers(example: Example<string>): string[];
   /** Family and kind of error of a completion. */
-  diagnose(example: Example, completion: string): WordDiagnosis;
+  diagnose(example: Example<string>, completion: string): WordDiagnosis;
 }
 
 const pick = <T>(random: Random, list: readonly T[]): T => list[random.integer(list.length)];
@@ -231,7 +231,7 @@ export function wordProblems(task: WordProblemName): WordProblemDataset {
   const twoSteps = task === 't12' || task === 't12w';
   const genLength = twoSteps ? 32 : 24;
   const skeletons = allSkeletons(task);
-  const draw = (random: Random): Example => {
+  const draw = (random: Random): Example<string> => {
     const story = drawStory(random, task);
     const prompt = promptOf(story, random.integer(3));
     const form = pick(random, formsOf(task, story));
@@ -241,7 +241,7 @@ export function wordProblems(task: WordProblemName): WordProblemDataset {
       story.style ?? (twoSteps ? (story.steps.length === 2 ? 'two steps' : 'one step') : story.steps[0].op === '+' ? 'plus' : 'minus');
     return { prompt, answer, category, meta: story };
   };
-  const answersOf = (example: Example): Map<string, Form> => {
+  const answersOf = (example: Example<string>): Map<string, Form> => {
     const story = example.meta as Story;
     return allAnswers(story, formsOf(task, story));
   };

@@ -118,7 +118,7 @@ export class ModelTrainer {
     return fromNative(() => this.#native.state());
   }
 
-  /** Takes what {@link state} gave. */
+  /** Takes what {@link ModelTrainer.state} gave. */
   loadState(state: { step: number; tensors: NativeNamedTensor[] }): Promise<void> {
     return fromNative(() => this.#native.loadState(state));
   }

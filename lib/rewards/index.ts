@@ -1,4 +1,13 @@
-// Rewards: functions of a batch of completions. One number per row; null leaves that function out of the row's reward.
+/**
+ * Rewards: functions of a batch of completions. One number per row; null leaves that function out of the row's reward.
+ * @module
+ */
+import type { CodeMeta, MathMeta } from '../data';
+import { programFor } from '../data';
+import { codeRewardOf, gradeProgram } from '../grading/code';
+import { extractAnswer, mathEqual } from '../grading/math-answer';
+import { PythonSandbox, sharedSandbox } from '../grading/python-sandbox';
+import * as referenceText from '../grading/reference-text';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
@@ -23,7 +32,7 @@ export interface RewardBatch {
   /** Tokens that a completion is given. */
   genLength: number;
   /** The data set's own verifier, or null. */
-  verify: ((example: RewardExample, completion: string) => boolean) | null;
+  verify: ((example: RewardExample, completion: string) => boolean | Promise<boolean>) | null;
   /** The model that wrote them. */
   model: MaskedDiffusionModel;
 }
@@ -39,20 +48,30 @@ export const isStepReward = (reward: RewardFunction): boolean => stepRewards.has
 
 const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
 
-/** Whether a row's completion is right: by the data set's verifier, else by comparison with the answer, white space aside; null without both. */
-export function isCorrect(batch: RewardBatch, row: number): boolean | null {
-  const example = batch.examples[row];
-  const completion = batch.completions[row];
-  if (batch.verify) return batch.verify(example, completion);
-  return example.answer === null ? null : normalise(example.answer) === normalise(completion);
+const judged = new WeakMap<RewardBatch, Promise<(boolean | null)[]>>();
+
+/**
+ * Whether each row's completion is right: by the data set's verifier, else by comparison with the answer, white space aside; null without both.
+ * A batch is judged once, however many rewards ask.
+ */
+export function correctRows(batch: RewardBatch): Promise<(boolean | null)[]> {
+  let rows = judged.get(batch);
+  if (!rows) {
+    rows = Promise.all(
+      batch.completions.map((completion, row) => {
+        const example = batch.examples[row];
+        if (batch.verify) return batch.verify(example, completion);
+        return example.answer === null ? null : normalise(example.answer) === normalise(completion);
+      }),
+    );
+    judged.set(batch, rows);
+  }
+  return rows;
 }
 
 /** 1 for a right answer, 0 for a wrong one: by the data set's verifier, else by comparison with the answer, white space aside. */
-export const exactAnswer: RewardFunction = (batch) =>
-  batch.completions.map((_, row) => {
-    const correct = isCorrect(batch, row);
-    return correct === null ? null : Number(correct);
-  });
+export const exactAnswer: RewardFunction = async (batch) =>
+  (await correctRows(batch)).map((correct) => (correct === null ? null : Number(correct)));
 
 /**
  * 1 + weight · (1 − NFE / genLength) for a right answer, 0 for a wrong one: speed counts only where the answer is right, so that no policy
@@ -62,9 +81,8 @@ export function fastAnswer(options: { weight?: number } = {}): RewardFunction {
   checkKeys('options', options, ['weight']);
   const { weight = 0.5 } = options;
   checkNumber('weight', weight, { min: 0, max: 1e6 });
-  return (batch) =>
-    batch.completions.map((_, row) => {
-      const correct = isCorrect(batch, row);
+  return async (batch) =>
+    (await correctRows(batch)).map((correct, row) => {
       if (correct === null) return null;
       return correct ? 1 + weight * (1 - batch.results[row].nfe / batch.genLength) : 0;
     });
@@ -108,6 +126,85 @@ export function format(pattern: RegExp, options: { reward?: number } = {}): Rewa
   const stateless = new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, ''));
   return ({ completions }) => completions.map((completion) => (stateless.test(completion) ? reward : 0));
 }
+
+export { type CodeResult, type CodeTests, codeRewardOf, gradeProgram, passAtK, pythonEqual } from '../grading/code';
+export { extractAnswer, type MathEqualOptions, mathEqual } from '../grading/math-answer';
+export {
+  type PythonOutcome,
+  type PythonProgram,
+  PythonSandbox,
+  type PythonSandboxOptions,
+  type SandboxWalls,
+  sharedSandbox,
+} from '../grading/python-sandbox';
+export { referenceText };
+
+/** The right answer by itself, of a data set's example or out of a solution's text. */
+function goldOf({ answer, meta }: RewardExample): string | null {
+  const gold = (meta as Partial<MathMeta> | null | undefined)?.gold;
+  if (typeof gold === 'string') return gold;
+  if (answer === null) return null;
+  return /\\boxed|####|<answer>/.test(answer) ? extractAnswer(answer) : answer;
+}
+
+/**
+ * 2 where the completion's answer is mathematically the right one, else 0. `compat: "reference"`: where it is the same string once normalised, as
+ * the reference pays.
+ * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND where algebra is needed and the optional package is missing
+ */
+export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: number } = {}): RewardFunction {
+  checkKeys('options', options, ['compat', 'timeLimitMs']);
+  const { compat, timeLimitMs = 2000 } = options;
+  if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
+  checkNumber('timeLimitMs', timeLimitMs, { minExclusive: 0, max: 1e9 });
+  return ({ completions, examples }) =>
+    Promise.all(
+      completions.map(async (completion, row) => {
+        const example = examples[row];
+        if (compat === 'reference') return example.answer === null ? null : referenceText.mathReward(completion, example.answer);
+        const gold = goldOf(example);
+        if (gold === null) return null;
+        const answer = extractAnswer(completion);
+        return answer !== null && (await mathEqual(answer, gold, { timeLimitMs })) ? 2 : 0;
+      }),
+    );
+}
+
+/**
+ * 1 where the completion's program passes the problem's tests; −0.05 where it raises, or exceeds time or memory; else 0: the reference's values. For
+ * examples of the code data sets; null for others.
+ * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND, SANDBOX
+ */
+export function codeTests(options: { sandbox?: PythonSandbox } = {}): RewardFunction {
+  checkKeys('options', options, ['sandbox']);
+  const { sandbox } = options;
+  if (sandbox !== undefined && !(sandbox instanceof PythonSandbox))
+    throw new TypeError(`sandbox: expected a PythonSandbox, got ${String(sandbox)}`);
+  return ({ completions, examples }) =>
+    Promise.all(
+      completions.map(async (completion, row) => {
+        const meta = examples[row].meta as Partial<CodeMeta> | null | undefined;
+        if (!meta?.tests) return null;
+        const program = programFor(meta as CodeMeta, completion);
+        return program.trim() === '' ? 0 : codeRewardOf(await gradeProgram(program, meta.tests, sandbox ?? sharedSandbox()));
+      }),
+    );
+}
+
+const ofText =
+  (value: (completion: string) => number) =>
+  (): RewardFunction =>
+  ({ completions }) =>
+    completions.map(value);
+
+/** 0.25 to 1: a box and an answer tag count half a point each, no box a quarter. The reference's format reward for mathematics. */
+export const boxedFormat = ofText(referenceText.boxedFormatReward);
+
+/** 0.5 where the completion has both think tags. The reference's reward in thinking mode. */
+export const thinkTags = ofText(referenceText.thinkTagsReward);
+
+/** 0 to 1 for one fenced Python block with nothing behind it. The reference's format reward for code. */
+export const codeFence = ofText(referenceText.codeFenceReward);
 
 /** Options of {@link teacherLogProb}. */
 export interface TeacherOptions {

@@ -23,7 +23,7 @@ export interface ExampleData {
   /** Held-out examples; evaluation during training needs them. */
   validation?: Iterable<TrainingExample>;
   /** Whether a completion's text is a right answer. Default: none, and `rewards.exactAnswer` compares with `answer`. */
-  verify?(example: TrainingExample, completion: string): boolean;
+  verify?(example: TrainingExample, completion: string): boolean | Promise<boolean>;
   /** Tokens that an answer is given. Default: the option `genLength` of the trainer. */
   genLength?: number;
   /** Default: the option `blockLength` of the trainer. */
@@ -51,7 +51,7 @@ export interface DataSource {
   /** null without held-out examples. */
   validation: ((rows: number) => TrainingRow[]) | null;
   /** null where there is no verifier. */
-  verify: ((example: TrainingRow, completion: string) => boolean) | null;
+  verify: ((example: TrainingRow, completion: string) => boolean | Promise<boolean>) | null;
 }
 
 const isTask = (data: object): data is TaskDataset => 'sample' in data && typeof data.sample === 'function';
@@ -94,7 +94,20 @@ export function openData(data: TrainingData, seed: bigint): DataSource {
   if (typeof data !== 'object' || data === null)
     throw new TypeError(`dataset: expected a task, { examples } or a list of examples, got ${String(data)}`);
   if (isTask(data)) {
-    const { name, genLength, blockLength } = data;
+    const { name, genLength, blockLength, finite } = data;
+    if (finite) {
+      const { train, validation } = finite;
+      if (!train) throw new RangeError(`dataset: expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`);
+      return {
+        name,
+        size: train.length,
+        genLength,
+        blockLength,
+        train: epochs(train, seed),
+        validation: validation ? (count) => validation.slice(0, count) : null,
+        verify: (example, completion) => data.verify(example as Example, completion),
+      };
+    }
     return {
       name,
       size: null,

@@ -1,4 +1,7 @@
-// Training's public names. The pure functions are exported too: they are what a researcher replaces.
+/**
+ * Training's public names. The pure functions are exported too: they are what a researcher replaces.
+ * @module
+ */
 export { computeAdvantages, type ScaleRewards, totalRewards } from './advantages';
 export { openDataset, prepareModel, runConfig, type StageMetrics } from './config';
 export type { ExampleData, TrainingData, TrainingExample } from './data';

@@ -13,13 +13,17 @@ export interface TrainingMetrics {
   step: number;
   /** Steps of the whole run. */
   maxSteps: number;
+  /** What the step minimised, over its whole batch. */
   loss: number;
   /** Global norm of the gradient before clipping. */
   gradNorm: number;
+  /** Of the base model and its adapters, in this step. */
   learningRate: number;
+  /** Of the planner, in this step. */
   plannerLearningRate: number;
   /** Tokens that went through the model in this step, forward passes counted once each. */
   tokens: number;
+  /** tokens / seconds. */
   tokensPerSecond: number;
   /** Time of this step, evaluation and checkpoints left out. */
   seconds: number;
@@ -92,12 +96,13 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
   const { outputDir, resume, keepLast, tensorboard, betas, eps, weightDecay, maxGradNorm } = training;
   const run = outputDir === null ? null : await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast });
   const { lora, ...rest } = trainable;
-  const trainer = await model.createTrainer({
-    ...rest,
-    lora,
-    activationCheckpointing: training.activationCheckpointing,
-    seed: training.seed,
-  });
+  let trainer: ModelTrainer;
+  try {
+    trainer = await model.createTrainer({ ...rest, lora, activationCheckpointing: training.activationCheckpointing, seed: training.seed });
+  } catch (error) {
+    await run?.close();
+    throw error;
+  }
   let lastGood: string | null = null;
   let state: RunState = { kind, step: 0, best: null, evaluationsWithoutBest: 0 };
   try {

@@ -14,8 +14,9 @@ export interface MaskedRow {
 
 /**
  * Masks every token from `begin` on, each with probability p = (1 − ε) t + ε.
- * @param begin first position that may be masked: the prompt's length, or 0 in pre-training
- * @param t uniform in 0..1 @param uniforms (T) one per position, those before `begin` unused
+ * @param options.begin first position that may be masked: the prompt's length, or 0 in pre-training
+ * @param options.t uniform in 0..1
+ * @param options.uniforms (T) one per position, those before `begin` unused
  */
 export function maskRow(
   ids: Int32Array,

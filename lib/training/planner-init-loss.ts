@@ -53,9 +53,9 @@ export interface PlannerRow {
 
 /**
  * Masks a random part of a random span of the completion, and everything right of the span, as a row looks in the middle of decoding.
- * @param begin start of the completion; the span lies inside it (the reference's can slide into the prompt)
- * @param minSpan shortest span, cut to the completion's length
- * @param uniform draws: span length, span start, share masked, then one per position of the span to choose which
+ * @param options.begin start of the completion; the span lies inside it (the reference's can slide into the prompt)
+ * @param options.minSpan shortest span, cut to the completion's length
+ * @param options.uniform draws: span length, span start, share masked, then one per position of the span to choose which
  */
 export function maskSpan(
   ids: Int32Array,

@@ -32,11 +32,9 @@ interface SharedConfig {
 /** Configuration of a stage: what a preset, a --config file and the --set flags are made of. */
 export interface TrainConfig
   extends SharedConfig,
-    Partial<
-      Omit<MaskedDiffusionOptions, 'dataset'> &
-        Omit<PlannerOptions, 'dataset'> &
-        Omit<GrpoOptions, 'dataset' | 'rewards' | 'referenceModel' | 'compat'>
-    > {
+    Partial<Omit<MaskedDiffusionOptions, 'dataset'>>,
+    Partial<Omit<PlannerOptions, 'dataset'>>,
+    Partial<Omit<GrpoOptions, 'dataset' | 'rewards' | 'referenceModel' | 'compat'>> {
   rewards?: Readonly<Record<string, RewardConfig>>;
   /** Folder or hub id of the frozen reference model. */
   referenceModel?: string;
@@ -52,7 +50,7 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       model: { create: { dModel: 64, nHeads: 4, nLayers: 3, mlpHiddenSize: 192, maxSequenceLength: 64, ropeTheta: 100 } },
       dataset: 'st1',
       outputDir: 'runs/tiny-sft',
-      maxSteps: 3000,
+      maxSteps: 3200,
       batchSize: 64,
       learningRate: 3e-3,
       betas: [0.9, 0.98],
@@ -83,7 +81,7 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       model: 'runs/tiny-planner/final',
       dataset: 'st1',
       outputDir: 'runs/tiny-grpo',
-      maxSteps: 190,
+      maxSteps: 300,
       promptsPerStep: 16,
       numGenerations: 12,
       temperature: 0.5,
@@ -91,7 +89,7 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       plannerLearningRate: 3e-4,
       weightDecay: 0,
       warmupSteps: 5,
-      rewards: { fastAnswer: { type: 'fastAnswer', options: { weight: 0.5 } } },
+      rewards: { fastAnswer: { type: 'fastAnswer', options: { weight: 2 } } },
       evalEvery: 20,
       saveEvery: 50,
     },

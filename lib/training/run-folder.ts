@@ -4,6 +4,7 @@
 //   config.json                  options, seed, version, device, model, data set
 //   metrics.jsonl                one line per step
 //   events.out.tfevents.…        the same for TensorBoard
+//   .lock                        the process that is writing, while it is
 //   checkpoints/step-00000100/   config.json, model.safetensors, tokenizer files (what `loadModel` reads), trainer.safetensors
 //                                (fp32 masters and moments of what trains), state.json (step, best evaluation), adapter/ with lora
 import { existsSync } from 'node:fs';
@@ -15,6 +16,7 @@ import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { readSafetensors, type TensorValue, writeSafetensors } from '../model/safetensors';
 import { syncFolder, writeError, writeFileAtomic } from '../model/save';
 import type { ModelTrainer } from '../model/trainer';
+import { lockRun } from './run-lock';
 import { EventWriter } from './tensorboard';
 
 /** One line of metrics.jsonl. */
@@ -68,6 +70,7 @@ export class RunFolder {
   readonly #keepLast: number;
   #metrics: FileHandle | null = null;
   #events: EventWriter | null = null;
+  #unlock: (() => Promise<void>) | null = null;
 
   private constructor(folder: string, keepLast: number) {
     this.folder = folder;
@@ -77,7 +80,8 @@ export class RunFolder {
   /**
    * Makes a run folder, or opens the one that is there.
    * @param config what config.json holds; a run that is resumed must have the same `kind` and `options`
-   * @throws RangeError where the folder holds a run and `resume` is off, or another run; DUltraError WRITE_FAILED.
+   * @throws RangeError where the folder holds a run and `resume` is off, or another run, or another process is writing it;
+   *   DUltraError WRITE_FAILED.
    */
   static async open(
     folder: string,
@@ -106,13 +110,15 @@ export class RunFolder {
     }
     try {
       await mkdir(path.join(folder, 'checkpoints'), { recursive: true });
+      run.#unlock = await lockRun(folder);
       // A run without a checkpoint has nothing to go on with: it begins again, with whatever options.
       if ((await run.checkpoints()).length === 0) await writeFileAtomic(file, `${JSON.stringify(plain, null, 2)}\n`);
       // What a killed process was writing or removing.
       for (const name of await readdir(run.#checkpoints))
         if (name.startsWith('.')) await rm(path.join(run.#checkpoints, name), { recursive: true, force: true });
     } catch (cause) {
-      throw writeError(folder, cause);
+      await run.close();
+      throw cause instanceof RangeError ? cause : writeError(folder, cause);
     }
     return run;
   }
@@ -231,7 +237,9 @@ export class RunFolder {
   async close(): Promise<void> {
     await this.#metrics?.close();
     await this.#events?.close();
+    await this.#unlock?.();
     this.#metrics = null;
     this.#events = null;
+    this.#unlock = null;
   }
 }

@@ -199,6 +199,32 @@ DULTRA_TEST(cuda_attention_rows_are_independent) {
   }
 }
 
+// Keys and values that are bf16 already give the bits of the same numbers in fp32, whether tiles can be copied from where they lie or not.
+DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
+  for (int gap : {0, 8, 3}) {
+    const Problem problem({{70, 33}, 2, 1, 64, 1, true}, MaskKind::kCausal, 8);
+    const auto backend = bf16_backend(2);
+    Gradients expected(problem);
+    const AttentionArgs wide = problem.args(expected.out.data(), expected.log_sum.data());
+    backend->attention_forward(wide);
+    std::vector<uint16_t> narrow;
+    for (size_t i = 0; i < problem.kv.size(); ++i) {
+      narrow.push_back(f32_to_bf16(problem.kv[i]));
+      if (i % 128 == 127) narrow.insert(narrow.end(), size_t(gap), 0x7fc0);
+    }
+    Guarded<float> out = poisoned(problem.q.size());
+    AttentionArgs half = wide;
+    half.out = out.data();
+    half.log_sum = nullptr;
+    half.k = half.v = nullptr;
+    half.k16 = narrow.data();
+    half.v16 = narrow.data() + 64;
+    half.kv_stride += gap;
+    backend->attention_forward(half);
+    CHECK(out.guards_intact() && same_bits(out.data(), expected.out.data(), problem.q.size()), "gap ", gap);
+  }
+}
+
 // Keys outside the range may hold anything; a query that sees no key gives zeros.
 DULTRA_TEST(cuda_attention_hidden_keys_do_not_matter) {
   Problem problem({{50, 80, 12}, 2, 2, 64, 1, true}, MaskKind::kBidirectional, 7);

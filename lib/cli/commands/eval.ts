@@ -5,11 +5,13 @@ import path from 'node:path';
 import { SingleBar } from 'cli-progress';
 import { type Command, Option } from 'commander';
 import {
+  type CachePolicy,
   datasets,
   type EvaluateOptions,
   type Evaluation,
   evaluate,
   type GridEntry,
+  parseCache,
   parseSampler,
   type ReportRun,
   samplerGrid,
@@ -18,13 +20,14 @@ import {
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, colorsFor, printJson } from '../output';
-import { SAMPLER_HELP } from '../sampling';
+import { CACHE_HELP, SAMPLER_HELP } from '../sampling';
 import { integer, number } from '../values';
 
 interface Flags extends ModelFlags {
   dataset: datasets.TaskName;
   split: 'train' | 'validation' | 'test';
   samplers?: string;
+  caches?: string;
   grid?: 'quick' | 'full';
   count?: number;
   seed?: number;
@@ -45,6 +48,7 @@ const EXAMPLES = `
 Examples:
   dultra eval --count 512 --report report.html
   dultra eval -m models/base --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
+  dultra eval --samplers planner,confidence:0.9 --caches none,prefix,dual,refresh:4
   dultra eval --dataset st1 --grid full --out results.json --json`;
 
 /** The samplers that the flags name, null where they ask for a grid. */
@@ -58,18 +62,27 @@ function namedSamplers(flags: Flags): GridEntry[] | null {
   return entries;
 }
 
+/** The caches that the flags name; by default none alone. */
+function namedCaches(list = 'none'): Record<string, CachePolicy> {
+  const texts = list.split(',').map((text) => text.trim());
+  const twice = texts.find((text, i) => texts.indexOf(text) !== i);
+  if (twice !== undefined) throw new UsageError(`--caches: ${twice} is given twice`);
+  return Object.fromEntries(texts.map((text) => [text, parseCache(text)]));
+}
+
 /** A table for people. The header is "name  right  NFE …"; numbers are aligned. */
 function printResults({ config, results }: Evaluation): void {
   const { bold } = colorsFor(process.stdout);
-  const lines = results.map(({ name, accuracy, accuracyError, nfe, tokensPerForward, tokensPerSecond }) => [
+  const lines = results.map(({ name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond }) => [
     name,
     `${(100 * accuracy).toFixed(1)} ± ${(100 * accuracyError).toFixed(1)} %`,
     nfe.mean.toFixed(2),
+    fullForwards.mean.toFixed(2),
     tokensPerForward.generated.toFixed(2),
     tokensPerForward.untilEos.toFixed(2),
     tokensPerSecond.toFixed(0),
   ]);
-  const head = ['sampler', 'right', 'NFE', 'tokens/pass', 'up to the end', 'tokens/s'];
+  const head = ['sampler', 'right', 'NFE', 'full passes', 'tokens/pass', 'up to the end', 'tokens/s'];
   const widths = head.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)));
   const show = (cells: string[]) => cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
   process.stdout.write(`${bold(show(head))}\n${lines.map((line) => `${show(line)}\n`).join('')}`);
@@ -122,6 +135,7 @@ async function run(flags: Flags): Promise<void> {
   checkWritable('--out', flags.out);
   checkWritable('--report', flags.report);
   const named = namedSamplers(flags);
+  const caches = namedCaches(flags.caches);
   await using model = await openModel(flags);
   const gridLength = flags.genLength ?? datasets.byName(flags.dataset).genLength;
   const entries = named ?? samplerGrid({ size: flags.grid ?? 'quick', planner: model.hasPlanner, genLength: gridLength });
@@ -136,6 +150,7 @@ async function run(flags: Flags): Promise<void> {
       dataset: datasets.byName(flags.dataset),
       split,
       samplers: Object.fromEntries(entries.map(({ name, sampler }) => [name, sampler])),
+      caches,
       signal: interruptSignal,
       onProgress: flags.quiet ? undefined : (state) => progress.update(state),
     });
@@ -144,7 +159,11 @@ async function run(flags: Flags): Promise<void> {
   }
   if (flags.out !== undefined) await writeFile(flags.out, `${JSON.stringify(evaluation, null, 1)}\n`);
   if (flags.report !== undefined) {
-    const groups = new Map(entries.map(({ name, group }) => [name, group]));
+    const groups = new Map<string, string>();
+    for (const { name, group } of entries)
+      for (const [cache, { type }] of Object.entries(caches))
+        if (type === 'none') groups.set(name, group);
+        else groups.set(`${name} + ${cache}`, `${group} + ${cache}`);
     const label = path.basename(evaluation.config.model.source);
     const report: ReportRun = {
       label,
@@ -185,6 +204,7 @@ export function register(program: Command): void {
   command
     .optionsGroup('Sampling:')
     .option('-s, --samplers <list>', 'samplers, separated by commas, see below (default: the quick grid)')
+    .option('--caches <list>', 'caches of keys and values, separated by commas, see below; every sampler runs with each (default: none)')
     .addOption(new Option('--grid <size>', 'the usual settings of every sampler, or a sweep of each').choices(['quick', 'full']))
     .option('-n, --gen-length <n>', "tokens to generate (default: the task's)", integer)
     .option('-b, --block-length <n>', "tokens per block (default: the task's)", integer)
@@ -195,6 +215,6 @@ export function register(program: Command): void {
     .option('-o, --out <file>', 'also write that JSON to a file')
     .option('--report <file>', 'write a self-contained HTML page: chart, tables, a step-by-step view')
     .option('--traces <n>', 'keep each step of the first n prompts (default: 8 with --report, else 0)', integer)
-    .addHelpText('after', `${SAMPLER_HELP}\n${EXAMPLES}`)
+    .addHelpText('after', `${SAMPLER_HELP}\n${CACHE_HELP}\n${EXAMPLES}`)
     .action(run);
 }

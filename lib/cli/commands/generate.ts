@@ -8,7 +8,7 @@ import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, printable, printJson } from '../output';
 import { type Cell, RowDisplay } from '../row-display';
-import { addSamplingOptions, generateOptions, SAMPLER_HELP, type SamplingFlags } from '../sampling';
+import { addSamplingOptions, CACHE_HELP, generateOptions, SAMPLER_HELP, type SamplingFlags } from '../sampling';
 import { ids, maskedIds, number } from '../values';
 
 interface Flags extends ModelFlags, SamplingFlags {
@@ -109,13 +109,14 @@ class StreamedRow {
     const decided = new Set(first.unmasked.map(({ position }) => position));
     this.cells = Array.from(first.ids, (id, position) => {
       const given = id !== model.config.maskTokenId && !decided.has(position);
-      return given ? { text: this.#text(id), step: 0 } : { text: '', step: null };
+      return given ? { text: this.#text(id, position), step: 0 } : { text: '', step: null };
     });
   }
 
   apply(event: StreamEvent): void {
     for (const { position, token } of event.unmasked)
-      if (event.ids[position] !== this.#model.config.maskTokenId) this.cells[position] = { text: this.#text(token), step: event.step + 1 };
+      if (event.ids[position] !== this.#model.config.maskTokenId)
+        this.cells[position] = { text: this.#text(token, position), step: event.step + 1 };
   }
 
   /** The row in one line without colours. */
@@ -124,8 +125,12 @@ class StreamedRow {
     return printable(words.join('').trimEnd().replaceAll('\n', '\\n').replaceAll('\t', '\\t'));
   }
 
-  #text(id: number): string {
-    return this.#model.tokenizer ? this.#model.tokenizer.decode([id], { skipSpecialTokens: true }) : `${id} `;
+  #text(id: number, position: number): string {
+    const { tokenizer } = this.#model;
+    if (!tokenizer) return `${id} `;
+    const alone = tokenizer.decode([id], { skipSpecialTokens: true });
+    // Tokenizers of words put the space between two tokens, and some drop the one that a token begins with at the start of a text.
+    return position === 0 ? alone : tokenizer.decode([id, id], { skipSpecialTokens: true }).slice(alone.length);
   }
 }
 
@@ -213,6 +218,6 @@ export function register(program: Command): void {
   addOutputOptions(command, '{ model, options, seconds, result }, with --stream also the steps')
     .option('--stream', 'show the row as it fills, a colour per step; a line per step where stdout is no terminal')
     .option('--delay <ms>', 'with --stream: wait after each step, to watch a small model', number)
-    .addHelpText('after', `${SAMPLER_HELP}\n${EXAMPLES}`)
+    .addHelpText('after', `${SAMPLER_HELP}\n${CACHE_HELP}\n${EXAMPLES}`)
     .action(generate);
 }

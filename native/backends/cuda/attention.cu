@@ -18,7 +18,8 @@ namespace cuda {
 namespace {
 
 struct PackedInputs {
-  const uint16_t *q, *k, *v;  // (Mq, H, D), (Mk, Hk, D) without gaps
+  const uint16_t *q, *k, *v;  // (Mq, H, D) without gaps, (Mk, Hk, D) kv_stride apart
+  int64_t kv_stride;
 };
 
 template <int kDim, int kRows, int kCols>
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(Attenti
   const SequenceKeys keys(a, b);
   if (row0 >= keys.queries) return;
 
-  const int64_t q_stride = int64_t(a.heads) * kDim, kv_stride = int64_t(a.kv_heads) * kDim;
+  const int64_t q_stride = int64_t(a.heads) * kDim, kv_stride = in.kv_stride;
   const uint16_t* q = in.q + keys.first_query * q_stride + head * kDim;
   const uint16_t* k = in.k + keys.first_key * kv_stride + kv_head * kDim;
   const uint16_t* v = in.v + keys.first_key * kv_stride + kv_head * kDim;
@@ -185,6 +186,11 @@ __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(
   if (a.log_sum && lane == 0) a.log_sum[query * a.heads + head] = sum > 0 ? max + logf(sum) : -INFINITY;
 }
 
+// Whether the tiles can be copied from where bf16 keys and values lie, 16 bytes at a time.
+bool in_place(const AttentionArgs& a) {
+  return a.k16 && a.kv_stride % 8 == 0 && reinterpret_cast<uintptr_t>(a.k16) % 16 == 0 && reinterpret_cast<uintptr_t>(a.v16) % 16 == 0;
+}
+
 bool on_tensor_cores(const AttentionArgs& a, Compute compute) {
   return compute == Compute::kBF16 && (a.head_dim == 64 || a.head_dim == 96 || a.head_dim == 128);
 }
@@ -199,8 +205,9 @@ void launch_tiled(const AttentionArgs& a, const PackedInputs& in, int max_querie
 }  // namespace
 
 size_t attention_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute) {
-  if (!on_tensor_cores(a, compute)) return 0;
-  return sizeof(uint16_t) * size_t(sizes.queries * a.heads + 2 * sizes.keys * a.kv_heads) * size_t(a.head_dim);
+  const size_t kv = 2 * size_t(sizes.keys * a.kv_heads) * size_t(a.head_dim);
+  if (!on_tensor_cores(a, compute)) return a.k16 ? sizeof(float) * kv : 0;
+  return sizeof(uint16_t) * (size_t(sizes.queries * a.heads) * size_t(a.head_dim) + kv);
 }
 
 void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream) {
@@ -208,18 +215,35 @@ void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Comp
   check_argument(a.head_dim <= kMostDimension,
                  "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
   check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
-  if (!on_tensor_cores(a, compute)) {
-    const dim3 grid(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch));
-    return launch("attention_forward", stream, float_attention_forward_kernel, grid, kWarp * kWarps, sizeof(float) * kWarp * kWarps, a);
-  }
   const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
+  if (!on_tensor_cores(a, compute)) {
+    AttentionArgs wide = a;
+    if (a.k16) {
+      float* k = static_cast<float*>(scratch);
+      float* v = k + sizes.keys * kv_width;
+      unpack_rows_bf16(k, a.k16, a.kv_stride, sizes.keys, kv_width, stream);
+      unpack_rows_bf16(v, a.v16, a.kv_stride, sizes.keys, kv_width, stream);
+      wide.k = k;
+      wide.v = v;
+      wide.kv_stride = kv_width;
+    }
+    const dim3 grid(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch));
+    return launch("attention_forward", stream, float_attention_forward_kernel, grid, kWarp * kWarps, sizeof(float) * kWarp * kWarps, wide);
+  }
   uint16_t* q = static_cast<uint16_t*>(scratch);
   uint16_t* k = q + sizes.queries * q_width;
   uint16_t* v = k + sizes.keys * kv_width;
   pack_rows_bf16(q, a.q, a.q_stride, sizes.queries, q_width, stream);
-  pack_rows_bf16(k, a.k, a.kv_stride, sizes.keys, kv_width, stream);
-  pack_rows_bf16(v, a.v, a.kv_stride, sizes.keys, kv_width, stream);
-  const PackedInputs in{q, k, v};
+  PackedInputs in{q, k, v, kv_width};
+  if (in_place(a)) {
+    in = PackedInputs{q, a.k16, a.v16, a.kv_stride};
+  } else if (a.k16) {
+    copy_rows_bf16(k, a.k16, a.kv_stride, sizes.keys, kv_width, stream);
+    copy_rows_bf16(v, a.v16, a.kv_stride, sizes.keys, kv_width, stream);
+  } else {
+    pack_rows_bf16(k, a.k, a.kv_stride, sizes.keys, kv_width, stream);
+    pack_rows_bf16(v, a.v, a.kv_stride, sizes.keys, kv_width, stream);
+  }
   if (a.head_dim == 64) return launch_tiled<64, 64, 64>(a, in, sizes.max_queries, stream);
   if (a.head_dim == 96) return launch_tiled<96, 64, 32>(a, in, sizes.max_queries, stream);
   launch_tiled<128, 64, 32>(a, in, sizes.max_queries, stream);

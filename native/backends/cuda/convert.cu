@@ -17,10 +17,19 @@ __global__ void __launch_bounds__(kElementThreads) convert_kernel(void* to, DTyp
   }
 }
 
-__global__ void __launch_bounds__(kElementThreads) pack_rows_bf16_kernel(uint16_t* to, const float* from, int64_t stride, int64_t m, int64_t width) {
+__device__ __forceinline__ void put(uint16_t* to, float value) { *to = f32_to_bf16(value); }
+__device__ __forceinline__ void put(uint16_t* to, uint16_t value) { *to = value; }
+__device__ __forceinline__ void put(float* to, uint16_t value) { *to = bf16_to_f32(value); }
+
+template <class To, class From>
+__global__ void __launch_bounds__(kElementThreads) pack_rows_kernel(To* to, const From* from, int64_t stride, int64_t m, int64_t width) {
   const int64_t i = global_index();
-  if (i >= m * width) return;
-  to[i] = f32_to_bf16(from[i / width * stride + i % width]);
+  if (i < m * width) put(to + i, from[i / width * stride + i % width]);
+}
+
+template <class To, class From>
+void pack_rows(To* to, const From* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream) {
+  if (m * width > 0) launch("pack_rows", stream, pack_rows_kernel<To, From>, element_grid(m * width), kElementThreads, 0, to, from, stride, m, width);
 }
 
 }  // namespace
@@ -30,7 +39,13 @@ void convert(void* to, DType to_type, const void* from, DType from_type, int64_t
 }
 
 void pack_rows_bf16(uint16_t* to, const float* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream) {
-  if (m * width > 0) launch("pack_rows_bf16", stream, pack_rows_bf16_kernel, element_grid(m * width), kElementThreads, 0, to, from, stride, m, width);
+  pack_rows(to, from, stride, m, width, stream);
+}
+void copy_rows_bf16(uint16_t* to, const uint16_t* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream) {
+  pack_rows(to, from, stride, m, width, stream);
+}
+void unpack_rows_bf16(float* to, const uint16_t* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream) {
+  pack_rows(to, from, stride, m, width, stream);
 }
 
 }  // namespace cuda

@@ -320,6 +320,13 @@ void CudaBackend::gather_rows(float* out, const float* x, const int32_t* index, 
   embedding_forward(out, x, DType::kF32, index, m, c);
 }
 
+void CudaBackend::store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+  check_argument(dtype == DType::kF32 || dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+  Call call(*this);
+  cuda::store_rows(to, dtype, from, call.only(index, m), m, c, stream_);
+  call.finish();
+}
+
 void CudaBackend::rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::rmsnorm_forward(out, x, weight, m, c, eps, stream_);
@@ -485,6 +492,7 @@ void CudaBackend::attention_forward(const AttentionArgs& args) {
 
 void CudaBackend::attention_backward(const AttentionGradArgs& args) {
   const AttentionSizes sizes = check_attention(args.forward);
+  check_argument(!args.forward.k16, "k16: expected null, the gradients need fp32 keys and values");
   check_argument(args.forward.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
   Call call(*this);
   AttentionGradArgs grad = args;

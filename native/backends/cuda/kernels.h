@@ -10,9 +10,13 @@ namespace cuda {
 void convert(void* to, DType to_type, const void* from, DType from_type, int64_t n, cudaStream_t stream);
 // to (m, width) bf16, rows packed; from (m, width) fp32, rows `stride` apart
 void pack_rows_bf16(uint16_t* to, const float* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream);
+// Likewise from bf16, and from bf16 to fp32.
+void copy_rows_bf16(uint16_t* to, const uint16_t* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream);
+void unpack_rows_bf16(float* to, const uint16_t* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream);
 
 // embedding.cu
 void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c, cudaStream_t stream);
+void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
 void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
 
 // norm.cu

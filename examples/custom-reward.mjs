@@ -1,0 +1,28 @@
+// GRPO with a reward of your own: node examples/custom-reward.mjs [steps]
+import { fileURLToPath } from 'node:url';
+import { datasets, GrpoTrainer, loadModel, rewards } from 'dultra';
+
+const maxSteps = Number(process.argv[2] ?? 30);
+// The embedded model as it was before GRPO. It is trained in memory; model.save(folder) would write it.
+const model = await loadModel(fileURLToPath(new URL('../models/base', import.meta.resolve('dultra'))));
+
+/** A reward is a function of a batch of rollouts that gives each a number, or null to leave it out: here, the fewer words the better. */
+const short = ({ completions }) => completions.map((text) => (text === '' ? null : -text.split(' ').length / 10));
+
+const trainer = new GrpoTrainer(model, {
+  dataset: datasets.byName('st1'),
+  maxSteps,
+  promptsPerStep: 8,
+  numGenerations: 8,
+  learningRate: 3e-4,
+  rewards: { right: { fn: rewards.exactAnswer, weight: 2 }, short },
+});
+for await (const metrics of trainer.train()) {
+  const words = -10 * metrics['reward/short'];
+  const { step, reward, accuracy, nfe } = metrics;
+  console.log(
+    `step ${step}: reward ${reward.toFixed(2)}, ${(100 * accuracy).toFixed(0)} % right, ${words.toFixed(1)} words, ${nfe.toFixed(1)} passes`,
+  );
+}
+await trainer.dispose();
+model.dispose();

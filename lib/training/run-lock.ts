@@ -1,0 +1,79 @@
+// Two processes that write one run folder would remove each other's checkpoints. A lock file names the process that writes; the lock
+// of one that is gone, killed included, counts for nothing.
+import { existsSync, readFileSync } from 'node:fs';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+interface Holder {
+  pid: number;
+  host: string;
+  /** When the process started, in the system's own units; null where the system does not tell. A process id alone may be given out again. */
+  started: string | null;
+}
+
+const LOCK_FILE = '.lock';
+/** Locks held by this process, worker threads apart. */
+const held = new Set<string>();
+
+function startOf(pid: number): string | null {
+  const file = `/proc/${pid}/stat`;
+  if (!existsSync(file)) return null;
+  try {
+    const stat = readFileSync(file, 'utf8');
+    // The command's name, in parentheses, may hold spaces; the start time is the 20th field after it.
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? null;
+  } catch {
+    return null;
+  }
+}
+
+function isRunning({ pid, started }: Holder): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+  return started === null || startOf(pid) === started;
+}
+
+/**
+ * Takes the lock of a folder that exists.
+ * @returns what gives it back
+ * @throws RangeError where another run is writing the folder.
+ */
+export async function lockRun(folder: string): Promise<() => Promise<void>> {
+  const file = path.resolve(folder, LOCK_FILE);
+  const own: Holder = { pid: process.pid, host: os.hostname(), started: startOf(process.pid) };
+  for (let attempt = 0; attempt < 10; attempt++) {
+    try {
+      await writeFile(file, JSON.stringify(own), { flag: 'wx' });
+      held.add(file);
+      return async () => {
+        held.delete(file);
+        await rm(file, { force: true });
+      };
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    }
+    let holder: Holder | null = null;
+    try {
+      holder = JSON.parse(await readFile(file, 'utf8')) as Holder;
+    } catch {
+      // Gone meanwhile, or of a process that is about to write its name, or was killed before it had.
+      if (attempt < 5) {
+        await sleep(50);
+        continue;
+      }
+    }
+    const isOwn = holder?.pid === own.pid && holder.host === own.host && holder.started === own.started;
+    const isTaken = holder !== null && (isOwn ? held.has(file) : holder.host !== own.host || isRunning(holder));
+    if (isTaken)
+      throw new RangeError(
+        `outputDir: ${folder} is being written by process ${holder!.pid} on ${holder!.host}; end it first, or remove ${file} if it is gone`,
+      );
+    await rm(file, { force: true });
+  }
+  throw new RangeError(`outputDir: ${folder} is being written by other processes`);
+}

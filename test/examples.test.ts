@@ -1,0 +1,81 @@
+// The programs in examples/, run as they stand.
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { datasets } from '../lib';
+import { temporaryFolder } from './helpers';
+
+jest.setTimeout(120_000);
+
+const root = path.resolve(__dirname, '..');
+const folder = path.join(root, 'examples');
+
+/** Lines that an example prints. */
+function run(name: string, ...args: string[]): string[] {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [path.join(folder, name), ...args], { cwd: root, encoding: 'utf8' });
+  expect(stderr).toBe('');
+  expect(status).toBe(0);
+  return stdout.trimEnd().split('\n');
+}
+
+const story = datasets
+  .wordProblems('st1')
+  .sample('test', 64, 0)
+  .find(({ category }) => category === 'story')!;
+
+test('generate: right in few passes, and in one pass per token', () => {
+  const [fast, how, slow, howSlow] = run('generate.mjs', story.prompt);
+  expect(datasets.wordProblems('st1').verify(story, fast)).toBe(true);
+  expect(datasets.wordProblems('st1').verify(story, slow)).toBe(true);
+  const passes = (text: string) => Number(/ in (\d+) forward passes/.exec(text)![1]);
+  expect(passes(how)).toBeLessThan(passes(howSlow));
+});
+
+test('stream: every pass leaves fewer to go', () => {
+  const lines = run('stream.mjs', story.prompt, 'fixed:4');
+  const last = lines.pop()!;
+  const left = lines.map((line) => Number(/\((\d+) to go\)$/.exec(line)![1]));
+  expect(left).toEqual([18, 12, 6].slice(0, lines.length)); // fewer passes where the end comes early
+  expect(last).toMatch(/^ [2-4] {2}.+ {2}\([2-4] passes\)$/);
+});
+
+test('custom-sampler: takes more care, and so more passes, than the threshold it is made of', () => {
+  const passes: Record<string, number> = {};
+  for (const line of run('custom-sampler.mjs')) {
+    const [, name, count] = /^(\w+), (\d+) passes: \S/.exec(line)!;
+    passes[name] = (passes[name] ?? 0) + Number(count);
+  }
+  expect(Object.keys(passes)).toEqual(['spread', 'confidence', 'planner']);
+  expect(passes.spread).toBeGreaterThan(passes.confidence);
+});
+
+test('custom-reward: the reward rises', () => {
+  const gained = run('custom-reward.mjs', '12').map((line) => Number(/reward (-?[\d.]+),/.exec(line)![1]));
+  expect(gained).toHaveLength(12);
+  const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  expect(mean(gained.slice(-4))).toBeGreaterThan(mean(gained.slice(0, 4)) + 0.1);
+});
+
+test('evaluate: a table, and a page', () => {
+  const report = path.join(temporaryFolder(), 'report.html');
+  const lines = run('evaluate.mjs', '64', report);
+  expect(lines.map((line) => line.split(' ')[0])).toEqual([
+    'planner',
+    'planner-round',
+    'entropy-sum:0.2',
+    'confidence:0.9',
+    'fixed:4',
+    'fixed:24',
+  ]);
+  for (const line of lines) expect(line).toMatch(/^\S+ +[\d.]+ ± [\d.]+ % +[\d.]+ passes +[\d.]+ tokens\/pass$/);
+  const passes = Object.fromEntries(lines.map((line) => [line.split(' ')[0], Number(/([\d.]+) passes/.exec(line)![1])]));
+  expect(passes['fixed:4']).toBe(4);
+  expect(passes.planner).toBeLessThan(passes['fixed:24']);
+  expect(existsSync(report)).toBe(true);
+});
+
+test('the page about them lists every one', () => {
+  const page = readFileSync(path.join(folder, 'README.md'), 'utf8');
+  const listed = [...page.matchAll(/^\| `node (examples\/\S+)` \|/gm)].map(([, file]) => path.basename(file));
+  expect(listed.sort()).toEqual(readdirSync(folder).filter((file) => file.endsWith('.mjs')));
+});
