@@ -251,7 +251,7 @@ describe('errors', () => {
     [['generate', '-m', '/nowhere', 'text'], /\/nowhere: no such folder/],
     [
       ['generate', '-m', base, '--prompt-ids', '5', '--device', 'cuda'],
-      /--device: "cuda" needs the CUDA backend, which this build does not/,
+      /--device: "cuda:0" is not available: this build does not contain the CUDA backend/,
     ],
     [['generate', '-m', 'org/name', 'text'], /org\/name@main: HF_HUB_OFFLINE is set/],
     [['info', 'test', '--json'], /config\.json/],
@@ -315,7 +315,7 @@ describe('info', () => {
   test('without a model', async () => {
     const { code, stdout } = await dultra(['info']);
     expect(stdout).toMatch(/^dultra +\d+\.\d+\.\d+$/m);
-    expect(stdout).toMatch(/^gpu +none: this build has no GPU backend/m);
+    expect(stdout).toMatch(/^gpu +none: this build does not contain the CUDA backend .*npm run build:cuda/m);
     expect(code).toBe(0);
     const { system, model } = JSON.parse((await dultra(['info', '--json'])).stdout);
     expect(system.node).toBe(process.version);

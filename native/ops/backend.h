@@ -3,7 +3,10 @@
 // V vocabulary, B sequences ("rows" of a batch), T positions of one sequence.
 //
 // Contracts that hold for every method:
-// * Activations are fp32 on the CPU backend. Pointers are backend memory from allocate().
+// * Activations are fp32. Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
+//   positions, groups, masks' ranges, tokens, dlog_prob, and everything but the logits of SampleArgs, UnmaskArgs, LikelihoodArgs and
+//   LikelihoodGradArgs may be host memory too. Offsets always are.
+// * An operation may return before it is done, except where a result goes to host memory; download waits for what came before it.
 // * Sequences are packed end to end with offsets; nothing is ever padded.
 // * A result never depends on thread count, on the other sequences of the batch, or on which subset of rows is computed: every
 //   output element is produced by one fixed chain of operations.
@@ -120,11 +123,13 @@ enum class UnmaskRule : uint8_t {
   kLeftToRight,       // the first `count`
 };
 
-inline bool is_planner_rule(UnmaskRule rule) {
+DULTRA_HD bool is_planner_rule(UnmaskRule rule) {
   return rule == UnmaskRule::kPlannerBernoulli || rule == UnmaskRule::kPlannerTopK || rule == UnmaskRule::kPlannerRound ||
          rule == UnmaskRule::kPlannerThreshold;
 }
-inline bool is_counted_rule(UnmaskRule rule) { return rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom || rule == UnmaskRule::kLeftToRight; }
+DULTRA_HD bool is_counted_rule(UnmaskRule rule) {
+  return rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom || rule == UnmaskRule::kLeftToRight;
+}
 
 struct UnmaskArgs {
   UnmaskRule rule;

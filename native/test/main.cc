@@ -2,6 +2,12 @@
 #include <exception>
 
 #include "harness.h"
+#ifdef DULTRA_EMULATOR
+#include "backends/cuda/cuda_backend.h"
+#include "emulator/emulator.h"
+#else
+#include "backends/open_backend.h"
+#endif
 
 namespace dultra {
 namespace test {
@@ -99,11 +105,24 @@ void check_gradient(const float* gradient, const std::vector<float>& x, const st
   }
 }
 
+#ifdef DULTRA_EMULATOR
+std::vector<std::string> isas() { return {"emulated CUDA"}; }
+std::unique_ptr<Backend> make_backend(int threads, const std::string&) {
+  emulator::set_schedule(emulator::Schedule(threads % 3));
+  return std::make_unique<cuda::CudaBackend>(0, true);
+}
+std::unique_ptr<Backend> make_model_backend(int threads) {
+  emulator::set_schedule(emulator::Schedule(threads % 3));
+  return std::make_unique<cuda::CudaBackend>(0);
+}
+#else
+std::vector<std::string> isas() { return cpu_isas(); }
+std::unique_ptr<Backend> make_backend(int threads, const std::string& isa) { return open_backend("cpu", threads, isa); }
+std::unique_ptr<Backend> make_model_backend(int threads) { return make_backend(threads, ""); }
+#endif
+
 void for_each_backend(const std::function<void(Backend&, const std::string&)>& body) {
-  for (const std::string& isa : cpu::available_isas()) {
-    cpu::CpuBackend backend(2, isa);
-    body(backend, isa);
-  }
+  for (const std::string& isa : isas()) body(*make_backend(2, isa), isa);
 }
 
 static int run_all(const std::string& filter, bool list) {

@@ -4,10 +4,8 @@ import { type MaskedDiffusionModel, type SystemInfo, systemInfo } from '../../in
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printJson, printTable } from '../output';
 
-const GPU = 'none: this build has no GPU backend, every model runs on the CPU';
-
 function describeSystem(system: SystemInfo): [string, string][] {
-  const { version, node, platform, cpu, threads, cpuIsas } = system;
+  const { version, node, platform, cpu, threads, cpuIsas, gpus, gpuReason } = system;
   return [
     ['dultra', version],
     ['node', node],
@@ -15,7 +13,10 @@ function describeSystem(system: SystemInfo): [string, string][] {
     ['cpu', cpu],
     ['threads', String(threads)],
     ['isa', `${cpuIsas.at(-1)} (of ${cpuIsas.join(', ')})`],
-    ['gpu', GPU],
+    [
+      'gpu',
+      gpus.length > 0 ? gpus.map((gpu, index) => `cuda:${index}: ${gpu}`).join('; ') : `none: ${gpuReason}; every model runs on the CPU`,
+    ],
   ];
 }
 
