@@ -17,8 +17,8 @@ import { loadTokenizer } from './tokenizer';
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
   /**
-   * "auto" (default), "cpu", "cuda" (the first) or "cuda:N". "auto" takes the first CUDA device, else the CPU; where the CUDA backend is installed
-   * but cannot be used, or the model does not fit, one process warning says why.
+   * "auto" (default), "cpu", "cuda" (the first) or "cuda:N". "auto" takes the first CUDA device, else the CPU; where there is an
+   * NVIDIA driver but no device that can be used, or the model does not fit, one process warning says why.
    */
   device?: string;
   /** How weights are held: as the file has them ("auto", default), or converted. */
@@ -104,7 +104,8 @@ function chooseDevice(device: string, isa: string): string {
   if (isa !== '') return 'cpu';
   const { names, built, reason } = native().cudaDevices();
   if (names.length > 0) return 'cuda:0';
-  if (built) warnOfCpu(reason);
+  // The plugin comes with the package: a machine without a driver has no GPU that somebody would miss.
+  if (built && !reason.startsWith('no NVIDIA driver')) warnOfCpu(reason);
   return 'cpu';
 }
 
