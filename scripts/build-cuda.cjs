@@ -29,7 +29,14 @@ function shortName(mangled) {
 function run(args) {
   const { status, error, stdout, stderr } = spawnSync('cmake', args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
   if (error) throw new SetupError(`cmake: ${error.message}`);
-  if (status !== 0) throw new SetupError(`building the CUDA plugin failed:\n${`${stdout}\n${stderr}`.split('\n').filter((line) => /error|warning|fatal|cannot/i.test(line)).slice(0, 40).join('\n')}`);
+  if (status !== 0)
+    throw new SetupError(
+      `building the CUDA plugin failed:\n${`${stdout}\n${stderr}`
+        .split('\n')
+        .filter((line) => /error|warning|fatal|cannot/i.test(line))
+        .slice(0, 40)
+        .join('\n')}`,
+    );
   return stdout + stderr;
 }
 
