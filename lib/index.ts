@@ -2,6 +2,15 @@
 export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
+export { type AupOptions, accuracyUnderParallelism, type ParallelismPoint } from './evaluation/aup';
+export {
+  type Campaign,
+  type CampaignCurve,
+  type CampaignOptions,
+  type CampaignRow,
+  evaluateCampaign,
+  type Spread,
+} from './evaluation/campaign';
 export {
   type CategoryResult,
   type EvaluateOptions,
@@ -12,6 +21,7 @@ export {
   meanAndSd,
   type SampleRecord,
   type SamplerResult,
+  type SampleStore,
   type Score,
   type ScoreBatch,
 } from './evaluation/evaluate';
@@ -26,6 +36,7 @@ export {
   type OperatingRow,
   type Point,
 } from './evaluation/operating-points';
+export { PUBLISHED, type PublishedFigure } from './evaluation/published';
 export { type ReportInput, type ReportRun, renderReport, writeReport } from './evaluation/report';
 export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
 export * as kernels from './kernels';

@@ -27,6 +27,14 @@ export interface EvaluateProgress {
   total: number;
 }
 
+/** Keeps samples, so that an evaluation can go on where it was interrupted. */
+export interface SampleStore {
+  /** The sample of a sampler and a prompt; undefined where there is none yet. */
+  get(sampler: string, index: number): SampleRecord | undefined;
+  /** Called once per native call, with samples in ascending order of their prompts. */
+  put(sampler: string, first: number, samples: readonly SampleRecord[]): void | Promise<void>;
+}
+
 /** Options of {@link evaluate}. */
 export interface EvaluateOptions {
   /** The task, as of `datasets`. */
@@ -37,7 +45,7 @@ export interface EvaluateOptions {
   score?: Score;
   /** Samplers by name; the names stand in the tables. */
   samplers: Readonly<Record<string, Sampler>>;
-  /** Number of prompts. Default 512. */
+  /** Number of prompts. Default 512; of a finite data set all of the split's. */
   count?: number;
   /** Seed of the prompts and of the samplers that draw. Default 0. */
   seed?: number;
@@ -53,6 +61,8 @@ export interface EvaluateOptions {
   stopAtEos?: boolean;
   /** Of this many prompts keep each step, for the step-by-step view. Default 0. */
   traces?: number;
+  /** Samples of an earlier, interrupted evaluation, and where new ones go. Default: none. */
+  store?: SampleStore;
   signal?: AbortSignal;
   /** Called after every batch. */
   onProgress?: (progress: EvaluateProgress) => void;
@@ -66,6 +76,8 @@ export interface EvaluationConfig {
   isa: string;
   threads: number;
   dataset: string;
+  /** Of a finite data set: where it lies, and how its prompts and answers are made. */
+  datasetSource?: Readonly<Record<string, unknown>>;
   split: 'train' | 'validation' | 'test';
   /** "task" for the task's own verifier, else "custom". */
   score: 'task' | 'custom';
@@ -88,6 +100,10 @@ export interface SampleRecord {
   nfe: number;
   /** Up to and including the first end of sequence. */
   tokens: number;
+  /** Share of the wall time of the native call that it was part of. */
+  seconds: number;
+  /** A right answer, as the data set names it. */
+  answer: string;
   /** Sentence family of a right answer (word problems). */
   family?: string;
   /** Kind of error (word problems): a wrong slot, or mixed paraphrases. */
@@ -147,6 +163,7 @@ const KEYS = [
   'temperature',
   'stopAtEos',
   'traces',
+  'store',
   'signal',
   'onProgress',
 ] as const;
@@ -192,9 +209,9 @@ function summarise(
   sampler: ResolvedSampler | 'custom',
   samples: SampleRecord[],
   genLength: number,
-  seconds: number,
   diagnosed: boolean,
 ): SamplerResult {
+  const seconds = sum(samples.map((sample) => sample.seconds));
   const scores = samples.flatMap(({ score }) => (score === null ? [] : [score]));
   const accuracy = meanAndSd(scores);
   const passes = samples.map(({ nfe }) => nfe);
@@ -236,10 +253,12 @@ function summarise(
  */
 export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOptions): Promise<Evaluation> {
   checkKeys('options', options, KEYS);
-  const { dataset, split = 'test', score, samplers, count = 512, seed = 0, batchSize = 256, temperature = 0, stopAtEos = true } = options;
-  const { traces = 0, signal, onProgress } = options;
+  const { dataset, split = 'test', score, samplers, seed = 0, batchSize = 256, temperature = 0, stopAtEos = true } = options;
+  const { traces = 0, store, signal, onProgress } = options;
   checkDataset(dataset);
   checkChoice('split', split, ['train', 'validation', 'test'] as const);
+  const available = dataset.finite?.[split]?.length;
+  const count = options.count ?? available ?? 512;
   if (score !== undefined && typeof score !== 'function') throw new TypeError(`score: expected a function, got ${String(score)}`);
   checkInteger('count', count, { min: 1, max: 1e7 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
@@ -264,34 +283,51 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
   const results: SamplerResult[] = [];
   let done = 0;
   for (const [at, name] of names.entries()) {
-    const samples: SampleRecord[] = [];
-    let seconds = 0;
-    for (let first = 0; first < examples.length; first += batchSize) {
-      const part = examples.slice(first, first + batchSize);
+    const samples: (SampleRecord | undefined)[] = examples.map((_, index) => store?.get(name, index));
+    done += samples.filter((sample) => sample !== undefined).length;
+    for (let first = 0; first < examples.length; first++) {
+      if (samples[first]) continue;
+      // Up to the next sample that an earlier evaluation left.
+      let end = first + 1;
+      while (end < examples.length && end < first + batchSize && !samples[end]) end++;
+      const part = examples.slice(first, end);
       const start = performance.now();
       const generated = await model.generateBatch(
         part.map(({ prompt }) => prompt),
         { sampler: samplers[name], genLength, blockLength, temperature, stopAtEos, seed, firstRow: first, signal },
       );
-      seconds += (performance.now() - start) / 1000;
+      const seconds = (performance.now() - start) / 1000 / part.length;
       const completions = generated.map(({ text }) => text);
       const scores = await scoreAll(score, dataset, { examples: part, completions, results: generated });
       for (const [i, { nfe, tokens, ids, unmaskedAt }] of generated.entries()) {
-        const { prompt, category } = part[i];
-        const record: SampleRecord = { prompt: promptText(prompt), category, completion: completions[i], score: scores[i], nfe, tokens };
+        const { prompt, category, answer } = part[i];
+        const record: SampleRecord = {
+          prompt: promptText(prompt),
+          category,
+          completion: completions[i],
+          score: scores[i],
+          nfe,
+          tokens,
+          seconds,
+          answer,
+        };
         if (canDiagnose(dataset)) {
           const { family, error } = dataset.diagnose(part[i] as Example<string>, completions[i]);
           if (family) record.family = family;
           if (error) record.error = error;
         }
         if (first + i < traces)
-          record.trace = { tokens: Array.from(ids, (id) => model.tokenizer!.decode([id])), unmaskedAt: Array.from(unmaskedAt) };
-        samples.push(record);
+          record.trace = {
+            tokens: Array.from(ids, (id) => model.tokenizer!.decode([id])),
+            unmaskedAt: Array.from(unmaskedAt),
+          };
+        samples[first + i] = record;
       }
+      await store?.put(name, first, samples.slice(first, end) as SampleRecord[]);
       done += part.length;
       onProgress?.({ sampler: name, done, total: names.length * examples.length });
     }
-    results.push(summarise(name, resolved[at], samples, genLength, seconds, canDiagnose(dataset)));
+    results.push(summarise(name, resolved[at], samples as SampleRecord[], genLength, canDiagnose(dataset)));
   }
   const { device, isa, threads, parameters, plannerParameters } = model.info;
   return {
@@ -302,6 +338,7 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
       isa,
       threads,
       dataset: dataset.name,
+      ...(dataset.source && { datasetSource: dataset.source }),
       split,
       score: score ? 'custom' : 'task',
       count,

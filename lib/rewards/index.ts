@@ -127,7 +127,6 @@ export function format(pattern: RegExp, options: { reward?: number } = {}): Rewa
   return ({ completions }) => completions.map((completion) => (stateless.test(completion) ? reward : 0));
 }
 
-/** {@link referenceText}: the reference's parsing and text rewards, value for value. */
 export { type CodeResult, type CodeTests, codeRewardOf, gradeProgram, passAtK, pythonEqual } from '../grading/code';
 export { extractAnswer, type MathEqualOptions, mathEqual } from '../grading/math-answer';
 export {
@@ -138,7 +137,7 @@ export {
   type SandboxWalls,
   sharedSandbox,
 } from '../grading/python-sandbox';
-export { referenceText };
+export * as referenceText from '../grading/reference-text';
 
 /** The right answer by itself, of a data set's example or out of a solution's text. */
 function goldOf({ answer, meta }: RewardExample): string | null {
