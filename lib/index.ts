@@ -41,11 +41,13 @@ export { type ReportInput, type ReportRun, renderReport, writeReport } from './e
 export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';
+export type { CausalConfig } from './model/causal-config';
+export { type CausalGenerateOptions, CausalModel, type CausalPrompt, type CausalResult } from './model/causal-model';
 export type { ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
 export type { DownloadProgress } from './model/download';
 export type { GenerationDefaults } from './model/generation-config';
-export { type LoadModelOptions, loadModel } from './model/load-model';
+export { type LoadModelOptions, loadCausalModel, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';
 export type { Tokenizer } from './model/tokenizer';

@@ -5,11 +5,12 @@ import path from 'node:path';
 import { isKnown, names, open } from '../data';
 import type { TaskDataset } from '../data/dataset';
 import { createModel } from '../model/create-model';
-import { loadModel } from '../model/load-model';
+import { type LoadModelOptions, loadCausalModel, loadModel } from '../model/load-model';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { checkChoice, checkKeys } from '../options';
 import {
   boxedFormat,
+  causalLogProb,
   codeFence,
   codeTests,
   exactAnswer,
@@ -74,7 +75,7 @@ export async function prepareModel(config: TrainConfig, data: TrainingData, newM
   return newModelFolder;
 }
 
-async function makeReward(name: string, config: RewardConfig, teachers: MaskedDiffusionModel[]): Promise<RewardFunction> {
+async function makeReward(name: string, config: RewardConfig, teachers: { dispose(): void }[]): Promise<RewardFunction> {
   const at = `rewards.${name}`;
   checkKeys(at, config, ['type', 'weight', 'options']);
   const { type, options = {} } = config;
@@ -100,6 +101,13 @@ async function makeReward(name: string, config: RewardConfig, teachers: MaskedDi
     case 'codeFence':
       checkKeys(`${at}.options`, options, []);
       return { codeTests, boxedFormat, thinkTags, codeFence }[type]();
+    case 'causalLogProb': {
+      checkKeys(`${at}.options`, options, ['model', 'dtype', 'tokenBudget']);
+      const { model, dtype, tokenBudget } = options as { model: string; dtype?: LoadModelOptions['dtype']; tokenBudget?: number };
+      const teacher = await loadCausalModel(model, { ...(dtype && { dtype }) });
+      teachers.push(teacher);
+      return causalLogProb({ model: teacher, ...(tokenBudget !== undefined && { tokenBudget }) });
+    }
     case 'teacherLogProb': {
       const { model, ...rest } = options as Omit<TeacherOptions, 'model'> & { model?: string };
       const teacher = await loadModel(model);
@@ -129,7 +137,7 @@ export async function* runConfig(
     else yield* trainPlanner(model, given as PlannerOptions);
     return;
   }
-  const others: MaskedDiffusionModel[] = [];
+  const others: { dispose(): void }[] = [];
   try {
     const functions: Record<string, { fn: RewardFunction; weight: number }> = {};
     for (const [name, reward] of Object.entries(rewards))

@@ -57,7 +57,11 @@ async function shapeOf(config: TrainConfig, stage: Stage): Promise<Shape> {
     const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, vocabSize: 512, embeddingSize: 512, maxSequenceLength, ropeTheta };
     const ids = { maskTokenId: 1, eosTokenId: 0, padTokenId: 0 };
     const planner = { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true };
-    return { config: { ...shape, ...ids, rmsNormEps: 1e-5, weightTying: false, planner }, bytesOf: () => 4, source: 'a new model' };
+    return {
+      config: { ...shape, ...ids, rmsNormEps: 1e-5, weightTying: false, qkvBias: false, linearBias: false, causal: false, planner },
+      bytesOf: () => 4,
+      source: 'a new model',
+    };
   }
   const folder = model ?? path.join(__dirname, '..', '..', 'models', 'default');
   if (existsSync(folder)) {
