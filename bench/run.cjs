@@ -1,25 +1,29 @@
 // npm run bench: every case in a fresh process, a table per group, and both as files. See bench/README.md.
 const { execFileSync } = require('node:child_process');
+const { readFileSync } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
 const { setup, SetupError, root } = require('../scripts/setup.cjs');
 const { contenderVersion, installContender } = require('./lib/contender.cjs');
 const { SHAPES, makeModel } = require('./lib/models.cjs');
+const { compareRatios, TOLERANCE } = require('./lib/regression.cjs');
 const { machine, table, writeReport } = require('./lib/report.cjs');
 
-const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick]
+const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick] [--against FILE]
 
-  --only WORDS    groups whose name contains one of the words (comma-separated): forward, products, operations, generate,
-                  training, memory
+  --only WORDS    groups whose name contains one of the words (comma-separated): forward, cached, products, operations,
+                  generate, training, memory
   --threads LIST  thread counts. Default: 1, and all cores
   --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
+  --against FILE  fail where a ratio to a contender is smaller than in FILE, an earlier result of the same device, by more than 15 %
   --quick         less time per case, small shapes only, and nothing written unless --out says where
 `;
 
 /** Group name to its module, required where it is needed: in the process of a case, and (its list of cases) here. */
 const GROUPS = {
   forward: () => require('./cases/forward.cjs'),
+  cached: () => require('./cases/cached.cjs'),
   products: () => require('./cases/native.cjs').products,
   operations: () => require('./cases/native.cjs').operations,
   generate: () => require('./cases/generate.cjs'),
@@ -50,6 +54,16 @@ async function instructionSet() {
   return isa;
 }
 
+/** Says which ratios have fallen since an earlier result, and makes the process fail where one has. */
+function reportRegressions(earlier, sections) {
+  const { compared, slower } = compareRatios(earlier, { sections });
+  if (compared === 0) throw new SetupError('--against: expected a result with some of these cases, got none that can be compared');
+  for (const { key, before, now } of slower)
+    process.stderr.write(`bench: slower: ${key}: ${now.toFixed(2)} times its contender, before ${before.toFixed(2)}\n`);
+  process.stderr.write(`bench: of ${compared} ratios, ${slower.length} have fallen by more than ${100 * TOLERANCE} %\n`);
+  if (slower.length > 0) process.exitCode = 1;
+}
+
 async function main() {
   const { values } = parseArgs({
     options: {
@@ -57,6 +71,7 @@ async function main() {
       threads: { type: 'string' },
       out: { type: 'string' },
       quick: { type: 'boolean', default: false },
+      against: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
   });
@@ -66,6 +81,7 @@ async function main() {
   }
   const threads = positiveIntegers(values.threads ?? [...new Set([1, os.availableParallelism()])].join(','));
   const words = values.only?.split(',');
+  const earlier = values.against === undefined ? null : JSON.parse(readFileSync(values.against, 'utf8'));
   const names = Object.keys(GROUPS).filter((name) => !words || words.some((word) => name.includes(word)));
   if (names.length === 0) throw new SetupError(`--only: expected some of ${Object.keys(GROUPS).join(', ')}, got ${values.only}`);
   setup();
@@ -84,6 +100,7 @@ async function main() {
     sections.push({ name, title, rows });
     process.stdout.write(`\n## ${title}\n\n${table(rows)}\n`);
   }
+  if (earlier) reportRegressions(earlier, sections);
   if (values.quick && !values.out) return;
   const { version } = require('../package.json');
   const isa = await instructionSet();

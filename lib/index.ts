@@ -47,6 +47,7 @@ export type { ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
 export type { DownloadProgress } from './model/download';
 export type { GenerationDefaults } from './model/generation-config';
+export type { KvCache, KvCacheOptions } from './model/kv-cache';
 export { type LoadModelOptions, loadCausalModel, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';
@@ -62,7 +63,9 @@ export type {
 } from './native';
 export type { RewardBatch, RewardExample, RewardFunction, TeacherOptions } from './rewards';
 export * as rewards from './rewards';
+export type { ResolvedCache } from './sampling/cache';
 export type { RecordedUniforms } from './sampling/denoise';
+export { CACHE_NAMES, parseCache } from './sampling/parse-cache';
 export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';
 export type { ResolvedSampler } from './sampling/samplers';
 export { type SystemInfo, systemInfo } from './system';

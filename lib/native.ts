@@ -1,4 +1,5 @@
 // The one door to the native addon: its types, and the conversion of its errors.
+import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError, ERROR_CODES, type ErrorCode } from './errors';
 
@@ -70,6 +71,33 @@ export interface NativeForwardRequest {
   logits: boolean;
   /** timestep (B); maskIndex (N), 0 or 1. */
   planner: { timestep: Float32Array; maskIndex: Uint8Array } | null;
+  /** With a cache, ids are those at `positions` (N, in-row) alone, row b being row b of the cache; else null. */
+  cache: NativeCache | null;
+  positions: Int32Array | null;
+}
+
+/** What a cache of keys and values holds. */
+export interface NativeCacheOptions {
+  /** Of keys and values: 'F32' or 'BF16'. */
+  dtype: NativeDType;
+  /** Of the planner head: nothing; keys and values of its blocks; or the states that it reads, for blocks that see whole rows in every pass. */
+  planner: 'none' | 'blocks' | 'hidden';
+}
+
+/** Keys and values of rows, and what is computed on them; one user at a time. */
+export interface NativeCache {
+  /** Bytes held. */
+  bytes(): number;
+  /** Keys and values (length, 2, Hk, D) of a row; layers are the base model's, then the planner's. */
+  read(layer: number, row: number): Promise<Float32Array>;
+  /** Lets go; a session that works on it keeps it alive. */
+  dispose(): void;
+}
+
+/** Positions of several rows: row r has positions[offsets[r]] to positions[offsets[r + 1]], in-row and ascending. */
+export interface NativePositions {
+  offsets: Int32Array;
+  positions: Int32Array;
 }
 
 export interface NativeForwardResult {
@@ -101,6 +129,10 @@ export interface NativeStepRequest {
   rows: Int32Array;
   /** (R) candidates are the masked positions before it. */
   windowEnds: Int32Array;
+  /** Candidates in place of those, or null. */
+  candidates: NativePositions | null;
+  /** What a session with a cache computes: candidates and whatever else is not to be taken from the cache. null without a cache. */
+  queries: NativePositions | null;
   /** (R) random coordinates of each row. */
   rowKeys: Uint32Array;
   steps: Uint32Array;
@@ -119,6 +151,8 @@ export interface NativeStepRequest {
   factorLastPair: boolean;
   /** (R) for 'fixed', 'random' and 'leftToRight', else null. */
   counts: Int32Array | null;
+  /** 'fixed' takes the lowest entropies in place of the highest confidences. */
+  byEntropy: boolean;
   referenceLikelihood: boolean;
   /** Recorded uniforms instead of Philox (fixtures): token (M, embeddingSize), position (M), in candidate order. */
   uniforms: { token: Float64Array | null; position: Float64Array | null } | null;
@@ -195,6 +229,12 @@ export interface NativeScoreRequest {
     probabilityScale: number;
     referenceLikelihood: boolean;
   } | null;
+  /**
+   * A pass over some positions of some rows of a cache (fp32): ids, offsets and maskIndex are those of `positions` alone, `rows` (B) are the
+   * cache's. What the cache holds is a constant to `backward`, which must come before the cache's next pass. null or absent: whole rows.
+   * @internal
+   */
+  cached?: { cache: NativeCache; rows: Int32Array; positions: Int32Array } | null;
   /** Keep the activations for `backward`. */
   keep: boolean;
 }
@@ -272,8 +312,10 @@ export interface NativeModel {
   weights(names: string[] | null): Promise<NativeNamedTensor[]>;
   info(): NativeModelInfo;
   forward(request: NativeForwardRequest, cancelToken?: NativeCancelToken | null): Promise<NativeForwardResult>;
-  /** ids of all rows packed by offsets (B + 1). */
-  createSession(ids: Int32Array, offsets: Int32Array): NativeSession;
+  /** ids of all rows packed by offsets (B + 1); with a cache of the same rows, steps say what they compute. */
+  createSession(ids: Int32Array, offsets: Int32Array, cache: NativeCache | null): NativeSession;
+  /** Allocates a cache for rows of the lengths that offsets (B + 1) give. */
+  createCache(offsets: Int32Array, options: NativeCacheOptions): Promise<NativeCache>;
   dispose(): void;
 }
 
@@ -394,33 +436,63 @@ export interface NativeAddon {
 
 let loaded: NativeAddon | undefined;
 
-/** Opens the addon on first use: build/Release of this package, else prebuilds/<platform>. */
+/** Files that may be the addon for this platform, best first: what node-gyp-build picks (a local build before a prebuilt binary), then the rest. */
+function candidates(root: string, attempts: string[]): string[] {
+  const files: string[] = [];
+  try {
+    const { resolve } = require('node-gyp-build') as { resolve(folder: string): string };
+    files.push(resolve(root));
+  } catch (error) {
+    // "No native build was found for platform=…", and the folder on a second line.
+    attempts.push((error as Error).message.split('\n')[0]);
+  }
+  const own = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`);
+  for (const name of existsSync(own) ? readdirSync(own).sort() : [])
+    if (name.endsWith('.node') && !files.includes(path.join(own, name))) files.push(path.join(own, name));
+  return files;
+}
+
+/** What a person can do where no addon loads. */
+function advice(root: string): string {
+  const prebuilds = path.join(root, 'prebuilds');
+  const platforms = existsSync(prebuilds) ? readdirSync(prebuilds).sort().join(', ') : '';
+  return (
+    `This package brings prebuilt binaries for ${platforms || 'no platform'}. To build one here (needs CMake 3.24 and a C++17 compiler), run ` +
+    '"npm run build:native" in a clone, "npm explore dultra -- npm run build:native" where dultra is installed.'
+  );
+}
+
+/**
+ * Opens the addon on first use: build/Release of this package, else prebuilds/<platform>. A file that does not load, or belongs to
+ * another version of the package, is passed over for the next one.
+ * @throws DUltraError NATIVE_NOT_FOUND with every attempt, and what to do.
+ */
 export function native(): NativeAddon {
   if (loaded) return loaded;
   const root = path.join(__dirname, '..');
-  let addon: NativeAddon;
-  try {
-    const load = require('node-gyp-build') as (dir: string) => unknown;
-    addon = load(root) as NativeAddon;
-  } catch (cause) {
-    throw new DUltraError(
-      'NATIVE_NOT_FOUND',
-      `dultra's native addon could not be loaded for ${process.platform}-${process.arch}, Node ${process.version}: ` +
-        `${cause instanceof Error ? cause.message : String(cause)}\n` +
-        'Looked in build/Release and prebuilds/ of the package. To build it (needs CMake and a C++17 compiler), run ' +
-        '"npm run build:native" in a clone, "npm explore dultra -- npm run build:native" where dultra is installed.',
-      { cause },
-    );
-  }
   const { version } = require('../package.json') as { version: string };
-  if (addon.version !== version) {
-    throw new DUltraError(
-      'NATIVE_NOT_FOUND',
-      `dultra ${version} found a native addon of version ${addon.version}. In a clone, run "npm run build:native"; else reinstall the package.`,
-    );
+  const attempts: string[] = [];
+  let cause: unknown;
+  for (const file of candidates(root, attempts)) {
+    const name = path.relative(root, file);
+    try {
+      const addon = require(file) as NativeAddon;
+      if (addon.version === version) {
+        loaded = addon;
+        return addon;
+      }
+      attempts.push(`${name}: is of version ${addon.version}, the package of ${version}`);
+    } catch (error) {
+      cause ??= error;
+      attempts.push(`${name}: ${error instanceof Error ? error.message : String(error)}`);
+    }
   }
-  loaded = addon;
-  return addon;
+  throw new DUltraError(
+    'NATIVE_NOT_FOUND',
+    `dultra's native addon could not be loaded for ${process.platform}-${process.arch}, Node ${process.version}:\n` +
+      `${attempts.map((attempt) => `  - ${attempt}\n`).join('')}${advice(root)}`,
+    { cause },
+  );
 }
 
 /** Awaits native work and turns its errors into what the public API promises, keeping the caller's stack. */

@@ -65,9 +65,88 @@ export interface FixedSampler {
   type: 'fixed';
   /** Steps for the whole generation, divided evenly among the blocks. Default: one token per step. */
   steps?: number;
-  /** Which positions go first: the most confident (default) or random ones. */
-  remasking?: 'low_confidence' | 'random';
+  /** Which positions go first: the most confident (default), random ones, or those of lowest entropy (dParallel's cached decoders). */
+  remasking?: 'low_confidence' | 'random' | 'low_entropy';
 }
+
+/**
+ * d3LLM's decoding: several blocks in flight. In every pass each open block unmasks the positions whose entropy is at or below `threshold`,
+ * and the lowest of all; the first block that is due for progress unmasks at least one. A block opens when the one before it has come far
+ * enough. With `stopAtEos` everything right of the first end-of-sequence token is filled with that token.
+ */
+export interface D3llmSampler {
+  type: 'd3llm';
+  /** Nats. Default 0.45. */
+  threshold?: number;
+  /** Share of the last open block that is decided when the next one opens; above 1: when it is finished. Default 0.1. */
+  blockAddThreshold?: number;
+  /** Share of a block that is decided when the next one must make progress in every pass; above 1: never. Default 0.95. */
+  decodedTokenThreshold?: number;
+}
+
+/** What every cache can be told. */
+export interface CacheStorage {
+  /** How keys and values are held. Default "float32"; "bfloat16" needs half of it and rounds them. */
+  dtype?: 'float32' | 'bfloat16';
+  /**
+   * What a planner sees of positions that a pass does not compute. "fresh": its own blocks run over the whole row in every pass, on the
+   * states that the base model last gave each position, with the current timestep. "cached": its blocks' keys and values are kept too, as
+   * of the pass that computed them. Default "cached".
+   */
+  planner?: 'fresh' | 'cached';
+}
+
+/** No cache: every pass computes the whole row. Exact. */
+export interface NoCache {
+  type: 'none';
+}
+
+/**
+ * Fast-dLLM's prefix cache: a pass over the whole row when a block begins; the block's further passes compute everything from the block on
+ * and take what is left of it as of that pass.
+ */
+export interface PrefixCache extends CacheStorage {
+  type: 'prefix';
+  /**
+   * The reference's quirk: after a block's first pass one more is made even when the block is finished. Default false; with compat
+   * "reference" true, but for the factor rule, whose reference does not make it.
+   */
+  emptyPass?: boolean;
+}
+
+/** Fast-dLLM's dual cache: as "prefix", but a block's further passes compute the block alone and take both sides as of its first pass. */
+export interface DualCache extends CacheStorage {
+  type: 'dual';
+  /** As for "prefix". */
+  emptyPass?: boolean;
+}
+
+/**
+ * Everything is recomputed every `every` passes, or when many tokens have changed; between, a pass computes the masks of the current block
+ * and the tokens that have changed since they were last computed, and takes the rest as it is. Block ends do not matter.
+ */
+export interface RefreshCache extends CacheStorage {
+  type: 'refresh';
+  /** Passes from one full pass to the next; 1 recomputes everything always, which is exact. Default null: no full pass for that reason. */
+  every?: number | null;
+  /** A full pass when more than this share of the row has changed since the last one, 0..1. Default null: no full pass for that reason. */
+  changed?: number | null;
+}
+
+/**
+ * d3LLM's cache: finished blocks are cached from the left, each `delay` passes after it was first seen finished; a pass computes everything
+ * right of what is cached.
+ */
+export interface DelayedCache extends CacheStorage {
+  type: 'delayed';
+  /** Passes that a finished block waits; passes are full while one waits. Default 1. */
+  delay?: number;
+  /** A full pass whenever the row's pass number is a multiple of it. Default null: never. */
+  every?: number | null;
+}
+
+/** Which keys and values a pass takes from earlier passes instead of computing them; plain JSON, like samplers. */
+export type CachePolicy = NoCache | PrefixCache | DualCache | RefreshCache | DelayedCache;
 
 /** What a custom sampler sees of one row at one step. Arrays are parallel, one entry per candidate, in ascending position. */
 export interface SamplerCandidates {
@@ -105,7 +184,8 @@ export type SamplerObject =
   | EntropySampler
   | EntropySumSampler
   | GeometricSampler
-  | FixedSampler;
+  | FixedSampler
+  | D3llmSampler;
 
 /** How positions to unmask are chosen. */
 export type Sampler = SamplerObject | CustomSampler;
@@ -126,6 +206,10 @@ export type Prompt = string | ChatMessage[] | { promptIds: ArrayLike<number> } |
 export interface GenerateOptions {
   /** How positions are chosen. Default: the checkpoint's (generation_config.json), else `{ type: "planner" }` where it has a planner, else `{ type: "confidence" }`. */
   sampler?: Sampler;
+  /**
+   * Keys and values kept between passes: faster, and but for "none" (default) an approximation. Its memory is taken up front.
+   */
+  cache?: CachePolicy;
   /** Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128, or half of the model's maximum where that is less. Not allowed with a template. */
   genLength?: number;
   /** Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength); templates: the whole row. */
@@ -147,8 +231,9 @@ export interface GenerateOptions {
   forcedStep?: 'exact' | 'reference';
   /**
    * "reference" reproduces the reference implementations where they differ: rows of a batch advance through blocks together, no
-   * stop at end-of-sequence, the mask token is a legal prediction of the rival samplers, the factor rule's last pair, and the
-   * reference's step log-likelihood.
+   * stop at end-of-sequence (d3llm stops where `stopAtEos` is given as true), the mask token is a legal prediction of the rival samplers,
+   * the factor rule's last pair, the reference's step log-likelihood, and with a cache the empty pass of a finished block; d3llm's
+   * candidates are noted before what follows an end of sequence is filled, and so may overwrite it.
    */
   compat?: 'reference';
   /** Stops the work; the call rejects with `signal.reason`. */
@@ -168,6 +253,8 @@ export interface GenerateResult {
   promptIds: Int32Array;
   /** Forward passes in which this row unmasked something. */
   nfe: number;
+  /** Passes weighted by the share of the row that they computed: what the row cost, in passes without a cache. */
+  fullForwards: number;
   /** Tokens of the completion up to and including the first end-of-sequence token. */
   tokens: number;
   /** tokens / nfe. */
@@ -188,6 +275,8 @@ export interface DenoiseRow {
   block: number;
   /** 1 − masks / row length before the step: the planner's timestep. */
   timestep: number;
+  /** In-row positions that the pass computed; all of them without a cache. */
+  computed: Int32Array;
   /** In-row indices of the candidates. */
   positions: Int32Array;
   /** Token that each would be given. */
@@ -206,8 +295,10 @@ export interface DenoiseRow {
   logLikelihoods: Float32Array;
   /** 1 where the candidate was unmasked. */
   selected: Uint8Array;
-  /** The sampler selected nothing and one position was let through. */
+  /** The sampler selected nothing (d3llm: nothing in the first block that must progress) and one position was let through. */
   forced: boolean;
+  /** That position, or -1. */
+  forcedPosition: number;
   /** The row's ids after the step. */
   ids: Int32Array;
   /** The row is finished after this step. */

@@ -33,6 +33,7 @@ describe('TypeScript', () => {
     'lib/native',
     'lib/sampling',
     'lib/model',
+    'lib/grading',
     'lib/data',
     'lib/rewards',
     'lib/training',

@@ -9,9 +9,11 @@ const { runGolden } = require('./golden/runner.cjs') as {
 };
 
 const folder = path.join(__dirname, 'fixtures', 'golden');
-const cases = readdirSync(folder).filter((name) => /^(forward|gen|fastdllm|sft|planner_init|grpo|grad|adamw|rollout)_/.test(name));
+const cases = readdirSync(folder).filter((name) =>
+  /^(forward|gen|fastdllm|cached_attention|dparallel|d3llm|sft|planner_init|grpo|grad|adamw|rollout)_/.test(name),
+);
 
-test('the fixtures are there', () => expect(cases.length).toBeGreaterThanOrEqual(36));
+test('the fixtures are there', () => expect(cases.length).toBeGreaterThanOrEqual(68));
 
 test.each(cases)('%s', async (name) => {
   const [result] = await runGolden(dultra, folder, { only: (candidate: string) => candidate === name });

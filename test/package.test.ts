@@ -1,11 +1,28 @@
-// The package as npm makes it: what is in it, and that it works where there is nothing but Node.
+// The package as npm makes it: what is in it, and that it works where there is nothing but Node. Within npm test the tarball is unpacked
+// beside links to the packages of this clone; npm run test:package installs it with npm, from prebuilt binaries, and names the project in
+// DULTRA_TEST_PROJECT.
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readdirSync, realpathSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { modelFolder, temporaryFolder } from './helpers';
 
 const root = path.resolve(__dirname, '..');
-const { dependencies, version } = require('../package.json') as { dependencies: Record<string, string>; version: string };
+const { dependencies, version, bin } = require('../package.json') as {
+  dependencies: Record<string, string>;
+  version: string;
+  bin: Record<string, string>;
+};
+const platform = `${process.platform}-${process.arch}`;
 
 jest.setTimeout(120_000);
 
@@ -13,11 +30,10 @@ let project: string;
 let installed: string;
 let bare: NodeJS.ProcessEnv;
 
-beforeAll(() => {
-  project = temporaryFolder();
+/** An installation without npm: the tarball unpacked, dependencies linked, the addon that was built here in place of a prebuilt one. */
+function unpack(): void {
   const packed = spawnSync('npm', ['pack', '--ignore-scripts', '--json', '--pack-destination', project], { cwd: root, encoding: 'utf8' });
   expect(packed.stderr).not.toMatch(/npm error/);
-  installed = path.join(project, 'node_modules', 'dultra');
   mkdirSync(installed, { recursive: true });
   const unpacked = spawnSync('tar', ['-xzf', `dultra-${version}.tgz`, '-C', installed, '--strip-components=1'], { cwd: project });
   expect(unpacked.status).toBe(0);
@@ -26,16 +42,22 @@ beforeAll(() => {
     mkdirSync(path.dirname(link), { recursive: true });
     symlinkSync(path.join(root, 'node_modules', name), link);
   }
-  // The addon that was built here, as npm run prebuilds would lay it down.
-  const prebuilds = path.join(installed, 'prebuilds', `${process.platform}-${process.arch}`);
+  const prebuilds = path.join(installed, 'prebuilds', platform);
   mkdirSync(prebuilds, { recursive: true });
-  for (const file of readdirSync(prebuilds)) expect(file).toMatch(/\.node$/);
-  copyFileSync(path.join(root, 'build', 'Release', 'dultra.node'), path.join(prebuilds, 'dultra.node'));
+  for (const file of readdirSync(prebuilds)) expect(file).toMatch(/\.(node|so)$/);
+  if (!readdirSync(prebuilds).some((file) => file.endsWith('.node')))
+    copyFileSync(path.join(root, 'build', 'Release', 'dultra.node'), path.join(prebuilds, 'dultra.node'));
+}
+
+beforeAll(() => {
+  project = process.env.DULTRA_TEST_PROJECT ?? temporaryFolder();
+  installed = path.join(project, 'node_modules', 'dultra');
+  if (process.env.DULTRA_TEST_PROJECT === undefined) unpack();
   // No compiler, no CMake, no npm.
-  const bin = path.join(project, 'bin');
-  mkdirSync(bin);
-  symlinkSync(realpathSync(process.execPath), path.join(bin, 'node'));
-  bare = { PATH: bin, HOME: project };
+  const tools = path.join(project, 'bin');
+  mkdirSync(tools);
+  symlinkSync(realpathSync(process.execPath), path.join(tools, 'node'));
+  bare = { PATH: tools, HOME: project };
 });
 
 function node(...args: string[]) {
@@ -43,60 +65,160 @@ function node(...args: string[]) {
   return { status, stdout, stderr };
 }
 
-test('holds what a build from source needs, and no tests', () => {
-  for (const file of [
-    'README.md',
-    'LICENSE',
-    'CHANGELOG.md',
-    'CMakeLists.txt',
-    'bindings.gyp',
-    'scripts/build-native.cjs',
-    'dist/index.d.ts',
-  ])
-    expect([file, existsSync(path.join(installed, file))]).toEqual([file, true]);
-  const native = (folder: string) =>
+/** Runs `body` while a file or folder of the installed package is as `change` leaves it. */
+function changed<T>(name: string, change: (file: string) => void, body: () => T): T {
+  const file = path.join(installed, name);
+  const away = path.join(project, 'away');
+  const exists = existsSync(file);
+  if (exists) renameSync(file, away);
+  try {
+    change(file);
+    return body();
+  } finally {
+    if (existsSync(file)) renameSync(file, path.join(temporaryFolder(), 'changed'));
+    if (exists) renameSync(away, file);
+  }
+}
+
+const useAddon = () => node('-e', "console.log(require('dultra').systemInfo().version)");
+
+test('holds what users and a build from source need, and nothing else', () => {
+  const files = readdirSync(installed, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.relative(installed, path.join(entry.parentPath, entry.name)).split(path.sep).join('/'))
+    .filter((file) => !file.startsWith('node_modules/'));
+  for (const file of ['README.md', 'LICENSE', 'CHANGELOG.md', 'CMakeLists.txt', 'bindings.gyp', 'dist/index.d.ts', 'package.json'])
+    expect(files).toContain(file);
+  const kept =
+    /^(dist|models|prebuilds)\/|^native\/(?!test\/)|^scripts\/(build-native|setup)\.cjs$|^(README|CHANGELOG)\.md$|^LICENSE$|^CMakeLists\.txt$|^bindings\.gyp$|^package\.json$/;
+  expect(files.filter((file) => !kept.test(file))).toEqual([]);
+  const sources = (folder: string) =>
     readdirSync(path.join(folder, 'native'), { recursive: true })
-      .map(String)
-      .filter((file) => /\.(cc|h|inl)$/.test(file) && !file.startsWith('test'))
+      .map((file) => String(file).split(path.sep).join('/'))
+      .filter((file) => /\.(cc|h|inl|cu|cuh)$/.test(file) && !file.startsWith('test'))
       .sort();
-  expect(native(installed)).toEqual(native(root));
-  expect(existsSync(path.join(installed, 'native', 'test'))).toBe(false);
-  expect(existsSync(path.join(installed, 'test'))).toBe(false);
+  expect(sources(installed)).toEqual(sources(root));
 });
 
-test('without an addon the error says how to build one, and the build what it lacks', () => {
-  const prebuilds = path.join(installed, 'prebuilds');
-  const away = path.join(project, 'away');
-  renameSync(prebuilds, away);
-  try {
-    const { scripts } = require(path.join(installed, 'package.json')) as { scripts: Record<string, string> };
-    const use = node('-e', "require('dultra').systemInfo()");
-    expect(use.stderr).toMatch(/dultra's native addon could not be loaded[\s\S]*npm explore dultra -- npm run build:native/);
-    const script = /^node (\S+)$/.exec(scripts['build:native'])![1];
-    const { status, stderr } = node(path.join(installed, script));
-    expect(stderr).toMatch(/building dultra needs:\n {2}- CMake 3\.24 or newer \(not found\)\n {2}- a C\+\+17 compiler/);
+test('no install script runs in it', () => {
+  const { scripts } = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as { scripts: Record<string, string> };
+  for (const name of ['preinstall', 'install', 'postinstall', 'prepare']) expect(scripts).not.toHaveProperty(name);
+  // npm would build by itself what has one.
+  expect(existsSync(path.join(installed, 'binding.gyp'))).toBe(false);
+});
+
+describe('the addon', () => {
+  test('none: the error says for which platforms there is one and how to build it, and the build what it lacks', () => {
+    changed(
+      'prebuilds',
+      (folder) => mkdirSync(path.join(folder, 'plan9-mips'), { recursive: true }),
+      () => {
+        expect(useAddon().stderr).toMatch(
+          new RegExp(
+            `dultra's native addon could not be loaded for ${platform}, Node [\\s\\S]*- No native build was found for platform=[\\s\\S]*` +
+              'prebuilt binaries for plan9-mips\\.[\\s\\S]*npm explore dultra -- npm run build:native',
+          ),
+        );
+        const { scripts } = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as { scripts: Record<string, string> };
+        const script = /^node (\S+)$/.exec(scripts['build:native'])![1];
+        const { status, stderr } = node(path.join(installed, script));
+        expect(stderr).toMatch(/building dultra needs:\n {2}- CMake 3\.24 or newer \(not found\)\n {2}- a C\+\+17 compiler/);
+        expect(status).toBe(1);
+      },
+    );
+  });
+
+  test('damaged: every attempt is listed', () => {
+    const damage = (folder: string) => {
+      mkdirSync(path.join(folder, platform), { recursive: true });
+      for (const name of ['dultra.glibc.node', 'dultra.node']) writeFileSync(path.join(folder, platform, name), 'no library');
+    };
+    const { status, stderr } = changed('prebuilds', damage, useAddon);
     expect(status).toBe(1);
-  } finally {
-    renameSync(away, prebuilds);
-  }
+    for (const name of ['dultra.glibc.node', 'dultra.node']) expect(stderr).toContain(`  - ${path.join('prebuilds', platform, name)}: `);
+    expect(stderr).toContain("code: 'NATIVE_NOT_FOUND'");
+  });
+
+  test('a damaged local build is passed over for the prebuilt one', () => {
+    const damage = (folder: string) => {
+      mkdirSync(path.join(folder, 'Release'), { recursive: true });
+      writeFileSync(path.join(folder, 'Release', 'dultra.node'), 'no library');
+    };
+    expect(changed('build', damage, useAddon)).toEqual({ status: 0, stdout: `${version}\n`, stderr: '' });
+  });
+
+  test('of another version than the package: refused', () => {
+    const text = readFileSync(path.join(installed, 'package.json'), 'utf8');
+    const newer = (file: string) => writeFileSync(file, text.replace(`"version": "${version}"`, '"version": "99.0.0"'));
+    const { status, stderr } = changed('package.json', newer, useAddon);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/dultra\S*\.node: is of version [\d.]+, the package of 99\.0\.0\n/);
+  });
 });
 
 const program = `
   const model = await loadModel(${JSON.stringify(modelFolder('base'))});
   const { ids } = await model.generate({ promptIds: [5, 17, 3] }, { genLength: 8 });
   model.dispose();
-  console.log(ids.length, typeof kernels.sample, new DUltraError('INTERNAL', 'x').code, parseSampler('fixed:2').steps);`;
+  const embedded = await loadModel();
+  const { text } = await embedded.generate('tom has 7 apples . he buys 5 . how many now ? sum');
+  embedded.dispose();
+  console.log(ids.length, /= 12 /.test(text), typeof kernels.sample, new DUltraError('INTERNAL', 'x').code, parseSampler('fixed:2').steps);`;
+const printed = { status: 0, stdout: '8 true function INTERNAL 2\n', stderr: '' };
 
 test.each([
   ['CommonJS', 'use.cjs', `(async () => { const { loadModel, kernels, DUltraError, parseSampler } = require('dultra'); ${program} })();`],
   ['ESM', 'use.mjs', `import { loadModel, kernels, DUltraError, parseSampler } from 'dultra'; ${program}`],
-])('%s', (_name, file, source) => {
+  [
+    'a worker thread',
+    'worker.mjs',
+    `import { Worker, isMainThread } from 'node:worker_threads';
+     import { loadModel, kernels, DUltraError, parseSampler } from 'dultra';
+     if (isMainThread) new Worker(new URL(import.meta.url));
+     else { ${program} }`,
+  ],
+])('generates: %s', (_name, file, source) => {
   writeFileSync(path.join(project, file), source);
-  expect(node(file)).toEqual({ status: 0, stdout: '8 function INTERNAL 2\n', stderr: '' });
+  expect(node(file)).toEqual(printed);
+});
+
+test('the types satisfy tsc --strict, as CommonJS and as ESM', () => {
+  const source = `
+    import { type CustomSampler, datasets, evaluate, type GenerateResult, GrpoTrainer, isDUltraError, kernels, loadModel, type Sampler } from 'dultra';
+    export const half: CustomSampler = ({ positions }) => positions.slice(0, Math.ceil(positions.length / 2));
+    export const samplers: Record<string, Sampler> = { half, planner: { type: 'planner', select: 'round' }, fixed: { type: 'fixed', steps: 4 } };
+    export async function use(): Promise<number> {
+      const model = await loadModel('./checkpoint', { dtype: 'bfloat16' });
+      const result: GenerateResult = await model.generate('a', { sampler: half, seed: 7n });
+      for await (const { unmasked } of model.generateStream([{ role: 'user', content: 'b' }])) unmasked.map(({ text }) => text.length);
+      const { results } = await evaluate(model, { dataset: datasets.byName('st1'), samplers });
+      const trainer = new GrpoTrainer(model, { dataset: [{ prompt: 'a' }], rewards: { short: ({ completions }) => completions.map((text) => -text.length) } });
+      for await (const { step } of trainer.train()) console.log(step);
+      const { tokens } = await kernels.sample(Float32Array.of(1, 2), { vocabSize: 2 });
+      // @ts-expect-error there is no such sampler
+      const wrong: Sampler = { type: 'beam' };
+      return isDUltraError(wrong, 'DISPOSED') ? 0 : result.ids.length + tokens.length + results[0].nfe.mean;
+    }`;
+  const files = ['types.cts', 'types.mts'].map((file) => path.join(project, file));
+  for (const file of files) writeFileSync(file, source);
+  const tsc = path.join(root, 'node_modules', '@typescript', 'native', 'bin', 'tsc');
+  const flags = [
+    '--strict',
+    '--noEmit',
+    '--module',
+    'nodenext',
+    '--target',
+    'es2022',
+    '--lib',
+    'es2023,esnext.disposable',
+    '--types',
+    'node',
+  ];
+  const types = ['--typeRoots', path.join(root, 'node_modules', '@types')];
+  expect(node(tsc, ...flags, ...types, ...files)).toEqual({ status: 0, stdout: '', stderr: '' });
 });
 
 test('the command line', () => {
-  const { bin } = require('../package.json') as { bin: Record<string, string> };
   const main = path.join(installed, bin.dultra);
   expect(node(main, '--version').stdout).toBe(`${version}\n`);
   const generated = node(main, 'generate', '-m', modelFolder('base'), '--prompt-ids', '5,17,3', '-n', '8', '--json');

@@ -134,14 +134,46 @@ function rope(x: Float64Array, position: number, headDim: number, theta: number)
   return out;
 }
 
-/** One transformer block over a whole row. */
-function block(config: ReferenceConfig, weights: ReferenceWeights, at: string, x: Rows): Rows {
+/** Keys (rotated) and values of every position of a row, per block; a pass over some positions overwrites theirs. */
+export interface ReferenceCache {
+  base: { keys: Rows; values: Rows }[];
+  planner: { keys: Rows; values: Rows }[];
+}
+
+export const emptyReferenceCache = (config: ReferenceConfig): ReferenceCache => ({
+  base: Array.from({ length: config.n_layers }, () => ({ keys: [], values: [] })),
+  planner: Array.from({ length: config.num_head_layers }, () => ({ keys: [], values: [] })),
+});
+
+/** What a pass computes, and what holds the rest. */
+export interface ReferencePass {
+  positions: readonly number[];
+  cache: ReferenceCache;
+}
+
+/** One transformer block over a whole row, or with `pass` over some positions of it. */
+function block(
+  config: ReferenceConfig,
+  weights: ReferenceWeights,
+  at: string,
+  x: Rows,
+  pass?: { positions: readonly number[]; layer: { keys: Rows; values: Rows } },
+): Rows {
   const { n_heads: heads, n_kv_heads: kvHeads, rope_theta: theta, rms_norm_eps: eps } = config;
   const headDim = config.d_model / heads;
   const normed = x.map((row) => rmsNorm(row, tensor(weights, `${at}.attn_norm.weight`), eps));
-  const q = normed.map((row, i) => rope(linear(weights, `${at}.q_proj.weight`, row), i, headDim, theta));
-  const k = normed.map((row, i) => rope(linear(weights, `${at}.k_proj.weight`, row), i, headDim, theta));
-  const v = normed.map((row) => linear(weights, `${at}.v_proj.weight`, row));
+  const place = (i: number) => (pass ? pass.positions[i] : i);
+  const q = normed.map((row, i) => rope(linear(weights, `${at}.q_proj.weight`, row), place(i), headDim, theta));
+  let k = normed.map((row, i) => rope(linear(weights, `${at}.k_proj.weight`, row), place(i), headDim, theta));
+  let v = normed.map((row) => linear(weights, `${at}.v_proj.weight`, row));
+  if (pass) {
+    for (let i = 0; i < x.length; i++) {
+      pass.layer.keys[place(i)] = k[i];
+      pass.layer.values[place(i)] = v[i];
+    }
+    k = pass.layer.keys;
+    v = pass.layer.values;
+  }
   return x.map((row, i) => {
     const attended = new Float64Array(config.d_model);
     for (let h = 0; h < heads; h++) {
@@ -171,12 +203,13 @@ function block(config: ReferenceConfig, weights: ReferenceWeights, at: string, x
   });
 }
 
-/** Hidden states of one row after the final norm. */
-export function referenceHidden(config: ReferenceConfig, weights: ReferenceWeights, ids: ArrayLike<number>): Rows {
+/** Hidden states of one row after the final norm; with `pass`, `ids` and states are those of its positions. */
+export function referenceHidden(config: ReferenceConfig, weights: ReferenceWeights, ids: ArrayLike<number>, pass?: ReferencePass): Rows {
   const C = config.d_model;
   const table = tensor(weights, 'model.transformer.wte.weight');
   let x: Rows = Array.from(ids, (id) => table.slice(id * C, (id + 1) * C));
-  for (let i = 0; i < config.n_layers; i++) x = block(config, weights, `model.transformer.blocks.${i}`, x);
+  for (let i = 0; i < config.n_layers; i++)
+    x = block(config, weights, `model.transformer.blocks.${i}`, x, pass && { positions: pass.positions, layer: pass.cache.base[i] });
   return x.map((row) => rmsNorm(row, tensor(weights, 'model.transformer.ln_f.weight'), config.rms_norm_eps));
 }
 
@@ -186,13 +219,14 @@ export function referenceLogits(config: ReferenceConfig, weights: ReferenceWeigh
   return hidden.map((row) => linear(weights, head, row));
 }
 
-/** Planner logits of one row. @param candidate whether each position is a mask inside the window */
+/** Planner logits of one row, or of a pass's positions. @param candidate whether each position is a mask inside the window */
 export function referencePlanner(
   config: ReferenceConfig,
   weights: ReferenceWeights,
   hidden: Rows,
   timestep: number,
   candidate: ArrayLike<number | boolean>,
+  pass?: ReferencePass,
 ): Float64Array {
   const C = config.d_model;
   let conditions: [number: Float64Array, yes: Float64Array] | null = null;
@@ -218,7 +252,8 @@ export function referencePlanner(
     conditions = [time.map((value, c) => value + marks[c]), time.map((value, c) => value + marks[C + c])];
     x = x.map((row, i) => modulate('norm_out_1', row, candidate[i]));
   }
-  for (let i = 0; i < config.num_head_layers; i++) x = block(config, weights, `mask_head.${i}`, x);
+  for (let i = 0; i < config.num_head_layers; i++)
+    x = block(config, weights, `mask_head.${i}`, x, pass && { positions: pass.positions, layer: pass.cache.planner[i] });
   return Float64Array.from(x, (row, i) => {
     const normed = config.use_adaln
       ? modulate('norm_out_2', row, candidate[i])

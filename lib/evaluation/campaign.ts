@@ -31,6 +31,8 @@ export interface CampaignRow {
   accuracy: Spread;
   /** Forward passes per prompt. */
   nfe: Spread;
+  /** The same, each weighted by the share of the row that it computed. */
+  fullForwards: Spread;
   /** By both rules of counting: all positions, and up to the first end of sequence. */
   tokensPerForward: { generated: Spread; untilEos: Spread };
   /** Tokens up to the first end of sequence, prompts excluded, per second of wall time. */
@@ -84,6 +86,7 @@ const OWN_KEYS = [
   'split',
   'score',
   'samplers',
+  'caches',
   'count',
   'batchSize',
   'genLength',
@@ -149,7 +152,18 @@ class SampleFile {
 
 /** What makes two campaigns the same: everything that results depend on. */
 function identityOf(options: CampaignOptions, seeds: readonly number[]): string {
-  const { dataset, split = 'test', score, samplers, count, genLength, blockLength, temperature = 0, stopAtEos = true } = options;
+  const {
+    dataset,
+    split = 'test',
+    score,
+    samplers,
+    caches = null,
+    count,
+    genLength,
+    blockLength,
+    temperature = 0,
+    stopAtEos = true,
+  } = options;
   const shown = Object.fromEntries(
     Object.entries(samplers).map(([name, sampler]) => [name, typeof sampler === 'function' ? 'custom' : sampler]),
   );
@@ -161,6 +175,7 @@ function identityOf(options: CampaignOptions, seeds: readonly number[]): string 
     split,
     score: score ? 'custom' : 'task',
     samplers: shown,
+    caches,
     count: count ?? null,
     ...lengths,
     temperature,
@@ -234,6 +249,7 @@ function summarise(models: string[], seeds: number[], evaluations: Campaign['eva
         sampler,
         accuracy: spread(({ accuracy }) => accuracy),
         nfe: spread(({ nfe }) => nfe.mean),
+        fullForwards: spread(({ fullForwards }) => fullForwards.mean),
         tokensPerForward: {
           generated: spread(({ tokensPerForward }) => tokensPerForward.generated),
           untilEos: spread(({ tokensPerForward }) => tokensPerForward.untilEos),

@@ -3,8 +3,9 @@ import type { Example, TaskDataset, WordProblemDataset } from '../data';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
+import { type ResolvedCache, resolveCache } from '../sampling/cache';
 import { type ResolvedSampler, resolveSampler } from '../sampling/samplers';
-import type { GenerateResult, Sampler } from '../types';
+import type { CachePolicy, GenerateResult, Sampler } from '../types';
 
 /** Completions to score: parallel arrays. */
 export interface ScoreBatch {
@@ -20,7 +21,7 @@ export type Score = (
 
 /** What {@link EvaluateOptions.onProgress} is told. */
 export interface EvaluateProgress {
-  /** Name of the sampler under way. */
+  /** Name of the sampler under way, with that of its cache. */
   sampler: string;
   /** Prompts done, over all samplers. */
   done: number;
@@ -45,6 +46,8 @@ export interface EvaluateOptions {
   score?: Score;
   /** Samplers by name; the names stand in the tables. */
   samplers: Readonly<Record<string, Sampler>>;
+  /** Caches by name: every sampler runs with each of them. Default: none alone. */
+  caches?: Readonly<Record<string, CachePolicy>>;
   /** Number of prompts. Default 512; of a finite data set all of the split's. */
   count?: number;
   /** Seed of the prompts and of the samplers that draw. Default 0. */
@@ -98,6 +101,8 @@ export interface SampleRecord {
   /** null: left out. */
   score: number | null;
   nfe: number;
+  /** Passes weighted by the share of the row that they computed. */
+  fullForwards: number;
   /** Up to and including the first end of sequence. */
   tokens: number;
   /** Share of the wall time of the native call that it was part of. */
@@ -119,11 +124,13 @@ export interface CategoryResult {
   nfe: number;
 }
 
-/** What one sampler did. */
+/** What one sampler did with one cache. */
 export interface SamplerResult {
+  /** The sampler's, and with a cache "sampler + cache". */
   name: string;
   /** With every default filled in; "custom" for a function. */
   sampler: ResolvedSampler | 'custom';
+  cache: ResolvedCache;
   /** Mean score of the prompts that have one. */
   accuracy: number;
   /** Standard error of that mean. */
@@ -132,6 +139,8 @@ export interface SamplerResult {
   scored: number;
   /** Forward passes per prompt. */
   nfe: { mean: number; sd: number };
+  /** Full-forward equivalents per prompt: each pass weighted by the share of the row that it computed. */
+  fullForwards: { mean: number; sd: number };
   /** By both rules of counting, total over total: genLength per pass, and tokens up to the first end of sequence per pass. */
   tokensPerForward: { generated: number; untilEos: number };
   /** Tokens up to the first end of sequence per second of wall time, in batches. */
@@ -155,6 +164,7 @@ const KEYS = [
   'split',
   'score',
   'samplers',
+  'caches',
   'count',
   'seed',
   'batchSize',
@@ -204,13 +214,10 @@ async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: S
   });
 }
 
-function summarise(
-  name: string,
-  sampler: ResolvedSampler | 'custom',
-  samples: SampleRecord[],
-  genLength: number,
-  diagnosed: boolean,
-): SamplerResult {
+/** A sampler with a cache. */
+type Setting = Pick<SamplerResult, 'name' | 'sampler' | 'cache'>;
+
+function summarise({ name, sampler, cache }: Setting, samples: SampleRecord[], genLength: number, diagnosed: boolean): SamplerResult {
   const seconds = sum(samples.map((sample) => sample.seconds));
   const scores = samples.flatMap(({ score }) => (score === null ? [] : [score]));
   const accuracy = meanAndSd(scores);
@@ -225,10 +232,12 @@ function summarise(
   const result: SamplerResult = {
     name,
     sampler,
+    cache,
     accuracy: accuracy.mean,
     accuracyError: accuracy.sd / Math.sqrt(Math.max(1, scores.length)),
     scored: scores.length,
     nfe: meanAndSd(passes),
+    fullForwards: meanAndSd(samples.map(({ fullForwards }) => fullForwards)),
     tokensPerForward: { generated: (genLength * samples.length) / sum(passes), untilEos: tokens / sum(passes) },
     tokensPerSecond: tokens / seconds,
     seconds,
@@ -247,13 +256,23 @@ function summarise(
 }
 
 /**
- * Runs every sampler over the same held-out prompts, many prompts per native call.
+ * Runs every sampler, with every cache, over the same held-out prompts, many prompts per native call.
  * Row i draws as row i of the random stream whatever `batchSize` is, so results depend on the options alone.
  * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
  */
 export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOptions): Promise<Evaluation> {
   checkKeys('options', options, KEYS);
-  const { dataset, split = 'test', score, samplers, seed = 0, batchSize = 256, temperature = 0, stopAtEos = true } = options;
+  const {
+    dataset,
+    split = 'test',
+    score,
+    samplers,
+    caches = { none: { type: 'none' } },
+    seed = 0,
+    batchSize = 256,
+    temperature = 0,
+    stopAtEos = true,
+  } = options;
   const { traces = 0, store, signal, onProgress } = options;
   checkDataset(dataset);
   checkChoice('split', split, ['train', 'validation', 'test'] as const);
@@ -275,14 +294,22 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
   if (typeof samplers !== 'object' || samplers === null) throw new TypeError(`samplers: expected an object, got ${String(samplers)}`);
   const names = Object.keys(samplers);
   if (names.length === 0) throw new RangeError('samplers: expected at least one, got none');
-  const resolved = names.map((name) => {
-    const sampler = resolveSampler(samplers[name], model.hasPlanner);
-    return typeof sampler === 'function' ? ('custom' as const) : sampler;
+  if (typeof caches !== 'object' || caches === null) throw new TypeError(`caches: expected an object, got ${String(caches)}`);
+  if (Object.keys(caches).length === 0) throw new RangeError('caches: expected at least one, got none');
+  const settings = names.flatMap((name) => {
+    const given = samplers[name];
+    const sampler = resolveSampler(given, model.hasPlanner);
+    return Object.entries(caches).map(([cacheName, policy]) => {
+      const cache = resolveCache(policy, `caches.${cacheName}`);
+      const label = cache.type === 'none' ? name : `${name} + ${cacheName}`;
+      return { given, policy, setting: { name: label, sampler: typeof sampler === 'function' ? ('custom' as const) : sampler, cache } };
+    });
   });
   const examples = dataset.sample(split, count, seed);
   const results: SamplerResult[] = [];
   let done = 0;
-  for (const [at, name] of names.entries()) {
+  for (const { given, policy, setting } of settings) {
+    const { name } = setting;
     const samples: (SampleRecord | undefined)[] = examples.map((_, index) => store?.get(name, index));
     done += samples.filter((sample) => sample !== undefined).length;
     for (let first = 0; first < examples.length; first++) {
@@ -294,12 +321,12 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
       const start = performance.now();
       const generated = await model.generateBatch(
         part.map(({ prompt }) => prompt),
-        { sampler: samplers[name], genLength, blockLength, temperature, stopAtEos, seed, firstRow: first, signal },
+        { sampler: given, cache: policy, genLength, blockLength, temperature, stopAtEos, seed, firstRow: first, signal },
       );
       const seconds = (performance.now() - start) / 1000 / part.length;
       const completions = generated.map(({ text }) => text);
       const scores = await scoreAll(score, dataset, { examples: part, completions, results: generated });
-      for (const [i, { nfe, tokens, ids, unmaskedAt }] of generated.entries()) {
+      for (const [i, { nfe, fullForwards, tokens, ids, unmaskedAt }] of generated.entries()) {
         const { prompt, category, answer } = part[i];
         const record: SampleRecord = {
           prompt: promptText(prompt),
@@ -307,6 +334,7 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
           completion: completions[i],
           score: scores[i],
           nfe,
+          fullForwards,
           tokens,
           seconds,
           answer,
@@ -325,9 +353,9 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
       }
       await store?.put(name, first, samples.slice(first, end) as SampleRecord[]);
       done += part.length;
-      onProgress?.({ sampler: name, done, total: names.length * examples.length });
+      onProgress?.({ sampler: setting.name, done, total: settings.length * examples.length });
     }
-    results.push(summarise(name, resolved[at], samples as SampleRecord[], genLength, canDiagnose(dataset)));
+    results.push(summarise(setting, samples as SampleRecord[], genLength, canDiagnose(dataset)));
   }
   const { device, isa, threads, parameters, plannerParameters } = model.info;
   return {

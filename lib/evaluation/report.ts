@@ -29,6 +29,14 @@ export interface ReportInput {
 }
 
 const ESCAPES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
+/** What a setting costs per prompt: forward passes, or with caches among the settings their full-forward equivalents. */
+type Cost = (result: SamplerResult) => number;
+
+function costOf(runs: readonly ReportRun[]): { cost: Cost; isWeighted: boolean } {
+  const isWeighted = runs.some(({ evaluation }) => evaluation.results.some(({ cache }) => cache.type !== 'none'));
+  return { cost: ({ nfe, fullForwards }) => (isWeighted ? fullForwards.mean : nfe.mean), isWeighted };
+}
+
 const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => ESCAPES[character]);
 
 /** JSON that a script element can hold whatever texts are in it. */
@@ -51,14 +59,15 @@ interface Series {
 
 const MAX_COLORS = 10;
 
-function seriesOf(runs: readonly ReportRun[]): Series[] {
+function seriesOf(runs: readonly ReportRun[], cost: Cost): Series[] {
   const all: Series[] = [];
   const colors = new Map<string, string>();
   let bold = 0;
   let isFirst = true;
   for (const { label, evaluation, group, emphasis } of runs) {
     const own = new Map<string, Series>();
-    for (const { name, nfe, accuracy } of evaluation.results) {
+    for (const result of evaluation.results) {
+      const { name, accuracy } = result;
       const key = group(name);
       if (key === null) continue;
       let series = own.get(key);
@@ -69,7 +78,7 @@ function seriesOf(runs: readonly ReportRun[]): Series[] {
         series = { label: runs.length > 1 ? `${label}: ${key}` : key, bold: isBold, hollow: !isBold && !isFirst, color, points: [] };
         own.set(key, series);
       }
-      series.points.push({ name, nfe: nfe.mean, accuracy });
+      series.points.push({ name, nfe: cost(result), accuracy });
     }
     all.push(...own.values());
     isFirst &&= all.every((series) => series.bold);
@@ -83,7 +92,7 @@ const MARGIN = { top: 16, right: 20, bottom: 46, left: 68 };
 const TICKS = [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024];
 
 /** The chart: forward passes on a logarithmic axis, accuracy on a linear one. */
-function chart(series: readonly Series[]): string {
+function chart(series: readonly Series[], isWeighted: boolean): string {
   const points = series.flatMap((line) => line.points);
   const most = Math.max(2, ...points.map(({ nfe }) => nfe)) * 1.08;
   const x = (nfe: number) => MARGIN.left + (Math.log(Math.max(nfe, 1)) / Math.log(most)) * (WIDTH - MARGIN.left - MARGIN.right);
@@ -105,7 +114,7 @@ function chart(series: readonly Series[]): string {
     );
   }
   parts.push(
-    `<text x="${(MARGIN.left + WIDTH - MARGIN.right) / 2}" y="${HEIGHT - 8}" class="axis" text-anchor="middle">forward passes per answer (NFE), mean</text>`,
+    `<text x="${(MARGIN.left + WIDTH - MARGIN.right) / 2}" y="${HEIGHT - 8}" class="axis" text-anchor="middle">${isWeighted ? 'full-forward equivalents per answer, mean' : 'forward passes per answer (NFE), mean'}</text>`,
     `<text transform="translate(14 ${(MARGIN.top + HEIGHT - MARGIN.bottom) / 2}) rotate(-90)" class="axis" text-anchor="middle">right answers</text>`,
   );
   // Bold lines last, on top.
@@ -127,45 +136,46 @@ function chart(series: readonly Series[]): string {
 }
 
 /** The settings worth a row: those that no setting of the same rule beats, by rule and passes. */
-function rowsOf({ evaluation, group }: ReportRun): { key: string; result: SamplerResult }[] {
+function rowsOf({ evaluation, group }: ReportRun, cost: Cost): { key: string; result: SamplerResult }[] {
   const groups = new Map<string, SamplerResult[]>();
   for (const result of evaluation.results) {
     const key = group(result.name) ?? 'other';
     groups.set(key, [...(groups.get(key) ?? []), result]);
   }
   return [...groups].flatMap(([key, results]) => {
-    const best = frontier(results.map((result) => ({ accuracy: result.accuracy, nfe: result.nfe.mean, result })));
+    const best = frontier(results.map((result) => ({ accuracy: result.accuracy, nfe: cost(result), result })));
     return best.map(({ result }) => ({ key, result }));
   });
 }
 
 const percent = (share: number) => (100 * share).toFixed(1);
 
-function mainTable(run: ReportRun): string {
-  const all = rowsOf(run);
+function mainTable(run: ReportRun, cost: Cost): string {
+  const all = rowsOf(run, cost);
   const onFrontier = new Set(
-    frontier(all.map(({ result }) => ({ accuracy: result.accuracy, nfe: result.nfe.mean, name: result.name }))).map(({ name }) => name),
+    frontier(all.map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), name: result.name }))).map(({ name }) => name),
   );
   const rows = all.map(({ result }) => {
-    const { name, accuracy, accuracyError, nfe, tokensPerForward, tokensPerSecond } = result;
+    const { name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond } = result;
     const cells = [
       `${percent(accuracy)} <small>± ${percent(accuracyError)}</small>`,
       `${nfe.mean.toFixed(2)} <small>± ${nfe.sd.toFixed(2)}</small>`,
+      fullForwards.mean.toFixed(2),
       tokensPerForward.generated.toFixed(2),
       tokensPerForward.untilEos.toFixed(2),
       Math.round(tokensPerSecond).toLocaleString('en'),
     ];
     return `<tr${onFrontier.has(name) ? ' class="best"' : ''}><th scope="row">${escapeHtml(name)}</th>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`;
   });
-  return `<div class="scroll"><table><thead><tr><th>sampler</th><th>right, %<br><small>± standard error</small></th><th>forward passes<br><small>± sd over prompts</small></th><th>tokens per pass<br><small>all positions</small></th><th>tokens per pass<br><small>up to the end</small></th><th>tokens/s</th></tr></thead><tbody>${rows.join('')}</tbody></table></div>`;
+  return `<div class="scroll"><table><thead><tr><th>sampler</th><th>right, %<br><small>± standard error</small></th><th>forward passes<br><small>± sd over prompts</small></th><th>full-forward<br>equivalents</th><th>tokens per pass<br><small>all positions</small></th><th>tokens per pass<br><small>up to the end</small></th><th>tokens/s</th></tr></thead><tbody>${rows.join('')}</tbody></table></div>`;
 }
 
-function categoryTable(runs: readonly ReportRun[]): string {
+function categoryTable(runs: readonly ReportRun[], cost: Cost): string {
   const categories = [
     ...new Set(runs.flatMap(({ evaluation }) => evaluation.results.flatMap((result) => Object.keys(result.categories)))),
   ].sort();
   const rows = runs.flatMap((run) => {
-    const best = frontier(rowsOf(run).map(({ result }) => ({ accuracy: result.accuracy, nfe: result.nfe.mean, result })));
+    const best = frontier(rowsOf(run, cost).map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), result })));
     return best.map(({ result }) => {
       const cells = categories.map((category) => {
         const part = result.categories[category];
@@ -199,17 +209,17 @@ interface TraceView {
 }
 
 /** Of the settings of one model, those to step through: the frontier, thinned to its ends and what lies evenly between. */
-function lanesOf(run: ReportRun): Set<string> {
-  const best = frontier(rowsOf(run).map(({ result }) => ({ accuracy: result.accuracy, nfe: result.nfe.mean, name: result.name })));
+function lanesOf(run: ReportRun, cost: Cost): Set<string> {
+  const best = frontier(rowsOf(run, cost).map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), name: result.name })));
   const most = Math.min(MAX_LANES, best.length);
   return new Set(Array.from({ length: most }, (_, i) => best[Math.round((i * (best.length - 1)) / Math.max(1, most - 1))].name));
 }
 
-function tracesOf(runs: readonly ReportRun[]): TraceView[] {
+function tracesOf(runs: readonly ReportRun[], cost: Cost): TraceView[] {
   const views = new Map<string, TraceView>();
   for (const run of runs) {
     const { evaluation, label, group, emphasis } = run;
-    const shown = lanesOf(run);
+    const shown = lanesOf(run, cost);
     for (const { name, samples } of evaluation.results)
       for (const { prompt, trace, nfe, score } of samples) {
         if (!trace || !shown.has(name)) continue;
@@ -365,13 +375,14 @@ function campaignSection({ rows, curves, seeds, config }: Campaign): string {
 /** The report as one HTML text: no requests, legible in light and dark. */
 export function renderReport({ title, summary, runs, campaign, commands = [] }: ReportInput): string {
   const [{ config }] = runs.map(({ evaluation }) => evaluation);
-  const traces = tracesOf(runs);
+  const { cost, isWeighted } = costOf(runs);
+  const traces = tracesOf(runs, cost);
   const facts = `${config.count} prompts of the ${config.split} split of ${config.dataset}, seed ${config.seed}; ${config.genLength} tokens in blocks of ${config.blockLength}, token temperature ${config.temperature}; ${config.device} (${config.isa}, ${config.threads} threads), dultra ${config.version}`;
   const player =
     traces.length === 0
       ? ''
       : `<h2>Step by step</h2><p>How the answer to one prompt comes about. A colour is a forward pass; empty cells are still masked; a frame marks what the pass shown has decided.</p><div class="player"><div class="controls"><select id="choice" aria-label="Prompt"></select><button id="play" type="button">Play</button><input id="slider" type="range" min="0" max="1" value="0" aria-label="Forward pass"><span id="shown" class="soft"></span></div><div id="lanes"></div></div><script type="application/json" id="traces">${embedJson(traces)}</script><script>${SCRIPT}</script>`;
-  const tables = runs.map((run) => `<h3>${escapeHtml(run.label)}</h3>${mainTable(run)}`).join('');
+  const tables = runs.map((run) => `<h3>${escapeHtml(run.label)}</h3>${mainTable(run, cost)}`).join('');
   const hasCategories =
     new Set(runs.flatMap(({ evaluation }) => evaluation.results.flatMap(({ categories }) => Object.keys(categories)))).size > 1;
   return `<!doctype html>
@@ -387,12 +398,12 @@ export function renderReport({ title, summary, runs, campaign, commands = [] }: 
 <p>${escapeHtml(summary)}</p>
 <p class="soft">${escapeHtml(facts)}</p>
 <h2>Accuracy against forward passes</h2>
-${chart(seriesOf(runs))}
+${chart(seriesOf(runs, cost), isWeighted)}
 ${player}
 <h2>Samplers</h2>
 <p>The settings that no other setting of the same rule beats; shaded: that no sampler in the table beats.</p>
 ${tables}
-${hasCategories ? `<h2>By kind of prompt</h2><p>Right answers in percent @ forward passes, for the settings that no other beats.</p>${categoryTable(runs)}` : ''}
+${hasCategories ? `<h2>By kind of prompt</h2><p>Right answers in percent @ forward passes, for the settings that no other beats.</p>${categoryTable(runs, cost)}` : ''}
 ${campaign ? campaignSection(campaign) : ''}
 ${commands.length > 0 ? `<h2>Do it again</h2><pre>${escapeHtml(commands.join('\n'))}</pre>` : ''}
 </body>

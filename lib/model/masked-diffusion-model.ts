@@ -1,20 +1,14 @@
 // A loaded model: what users hold.
 import { DUltraError } from '../errors';
-import { fromNative, type NativeModel, type NativeModelInfo, native } from '../native';
+import { fromNative, type NativeCacheOptions, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
-import {
-  type Denoisable,
-  type DenoiseSettings,
-  denoiseRows,
-  type RecordedUniforms,
-  type RowInput,
-  type RowOutcome,
-  resolveGenerateOptions,
-} from '../sampling/denoise';
+import { type Denoisable, type DenoiseSettings, denoiseRows, type RecordedUniforms, resolveGenerateOptions } from '../sampling/denoise';
+import type { RowInput, RowOutcome } from '../sampling/rows';
 import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
 import { Adapter, applyAdapter, readAdapter } from './adapter';
 import type { ModelConfig } from './config';
 import type { GenerationDefaults } from './generation-config';
+import { allocateCache, cacheBytes, KvCache, type KvCacheOptions, resolveCacheOptions } from './kv-cache';
 import { type SaveOptions, saveModel } from './save';
 import type { Tokenizer } from './tokenizer';
 import { ModelTrainer, type ModelTrainerOptions, resolveTrainerOptions } from './trainer';
@@ -26,7 +20,7 @@ const DEFAULT_BLOCK_LENGTH = 32;
 
 /** Input of {@link MaskedDiffusionModel.forward}. */
 export interface ForwardRequest {
-  /** Token ids of all rows, laid end to end (N). */
+  /** Token ids of all rows, laid end to end (N). With a cache: of those positions that are computed. */
   ids: ArrayLike<number>;
   /** Row b is `rowOffsets[b]` to `rowOffsets[b + 1]` (B + 1). Default: one row. */
   rowOffsets?: ArrayLike<number>;
@@ -34,6 +28,13 @@ export interface ForwardRequest {
   logits?: boolean;
   /** Also run the planner head: a timestep in 0..1 per row (B), and per position (N) whether it is a candidate. */
   planner?: { timestep: ArrayLike<number>; maskIndex: ArrayLike<number | boolean> };
+  /**
+   * Keys and values are stored in it, and those of positions that are not computed are taken from it. Row b of the ids is row b of the
+   * cache; a row may be empty. A planner needs one made with planner "cached".
+   */
+  cache?: KvCache;
+  /** With a cache: the in-row position of each id (N), ascending in each row. Default: whole rows. */
+  positions?: ArrayLike<number>;
   /** Stops the work. */
   signal?: AbortSignal;
 }
@@ -173,8 +174,11 @@ export class MaskedDiffusionModel {
    */
   async forward(request: ForwardRequest): Promise<ForwardOutput> {
     this.#checkUsable();
-    checkKeys('request', request, ['ids', 'rowOffsets', 'logits', 'planner', 'signal']);
-    const { signal, planner, logits = true } = request;
+    checkKeys('request', request, ['ids', 'rowOffsets', 'logits', 'planner', 'cache', 'positions', 'signal']);
+    const { signal, planner, cache, logits = true } = request;
+    if (cache !== undefined && !(cache instanceof KvCache))
+      throw new TypeError(`cache: expected what model.createCache made, got ${String(cache)}`);
+    if (cache === undefined && request.positions !== undefined) throw new TypeError('positions: expected together with a cache');
     checkSignal(signal);
     signal?.throwIfAborted();
     const ids = this.#checkIds('ids', request.ids);
@@ -187,14 +191,40 @@ export class MaskedDiffusionModel {
     );
     if (planner && !this.hasPlanner) throw new DUltraError('NO_PLANNER', `${this.source} has no planner head`);
     const plannerRequest = planner ? checkPlannerRequest(planner) : null;
+    const positions = cache ? this.#forwardPositions(cache, request, ids, offsets) : null;
     const token = new (native().CancelToken)();
     const cancel = () => token.cancel();
     signal?.addEventListener('abort', cancel, { once: true });
     try {
-      return await fromNative(() => this.#native.forward({ ids, offsets, logits, planner: plannerRequest }, token), signal);
+      const nativeRequest = { ids, offsets, logits, planner: plannerRequest, cache: cache?.native ?? null, positions };
+      return await fromNative(() => this.#native.forward(nativeRequest, token), signal);
     } finally {
       signal?.removeEventListener('abort', cancel);
     }
+  }
+
+  /**
+   * Memory for keys and values of rows, for `forward`; `generate` makes its own (`cache`). Allocated now, whatever is used later.
+   * @param rowLengths positions of each row
+   * @throws RangeError, TypeError for options; DUltraError OUT_OF_MEMORY stating what is needed and what is free, NO_PLANNER, DISPOSED.
+   */
+  async createCache(rowLengths: ArrayLike<number>, options: KvCacheOptions = {}): Promise<KvCache> {
+    this.#checkUsable();
+    const resolved = resolveCacheOptions(options, this.config);
+    const lengths = checkList('rowLengths', rowLengths, (name, value) => {
+      checkInteger(name, value, { min: 1, max: this.config.maxSequenceLength });
+      return value;
+    });
+    if (lengths.length === 0) throw new RangeError('rowLengths: expected at least one row, got none');
+    const offsets = new Int32Array(lengths.length + 1);
+    for (const [i, length] of lengths.entries()) offsets[i + 1] = offsets[i] + length;
+    return new KvCache(await allocateCache(this.#native, this.config, offsets, resolved), this.config, lengths);
+  }
+
+  /** Bytes that a cache of `tokens` positions takes, over all its rows. @throws RangeError, TypeError; DUltraError NO_PLANNER. */
+  cacheBytes(tokens: number, options: KvCacheOptions = {}): number {
+    checkInteger('tokens', tokens, { min: 0, max: Number.MAX_SAFE_INTEGER });
+    return cacheBytes(this.config, tokens, resolveCacheOptions(options, this.config));
   }
 
   /**
@@ -280,8 +310,28 @@ export class MaskedDiffusionModel {
     const shape = this.#blockShape(options, settings, rows);
     if (templates > 0) shape.stopAtEos ??= false;
     const { maskTokenId, eosTokenId, hasPlanner } = { ...this.config, hasPlanner: this.hasPlanner };
-    const target: Denoisable = { native: this.#native, maskTokenId, eosTokenId, hasPlanner };
+    const createCache = (offsets: Int32Array, storage: NativeCacheOptions) => allocateCache(this.#native, this.config, offsets, storage);
+    const target: Denoisable = { native: this.#native, maskTokenId, eosTokenId, hasPlanner, createCache };
     return { rows, run: denoiseRows(target, rows, shape, recorded) };
+  }
+
+  /** In-row positions of a forward pass on a cache. */
+  #forwardPositions(cache: KvCache, request: ForwardRequest, ids: Int32Array, offsets: Int32Array): Int32Array {
+    const { rowLengths } = cache;
+    if (offsets.length !== rowLengths.length + 1)
+      throw new RangeError(`rowOffsets: expected ${rowLengths.length + 1} numbers, as many rows as the cache has, got ${offsets.length}`);
+    if (request.positions === undefined) {
+      const whole = rowLengths.every((length, row) => offsets[row + 1] - offsets[row] === length);
+      if (!whole) throw new RangeError(`ids: expected rows of ${rowLengths.join(', ')} tokens, as the cache has, without positions`);
+      return Int32Array.from(rowLengths.flatMap((length) => Array.from({ length }, (_, i) => i)));
+    }
+    const most = Math.max(...rowLengths) - 1;
+    const positions = checkList('positions', request.positions, (name, value) => {
+      checkInteger(name, value, { min: 0, max: most });
+      return value;
+    });
+    if (positions.length !== ids.length) throw new RangeError(`positions: expected one per id (${ids.length}), got ${positions.length}`);
+    return Int32Array.from(positions);
   }
 
   #withDefaultSampler(options: GenerateOptions): GenerateOptions {
@@ -393,6 +443,7 @@ export class MaskedDiffusionModel {
       ids,
       promptIds: row.promptIds,
       nfe: outcome.nfe,
+      fullForwards: outcome.fullForwards,
       tokens,
       tokensPerForward: outcome.nfe > 0 ? tokens / outcome.nfe : 0,
       finishReason: outcome.finishReason,

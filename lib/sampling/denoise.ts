@@ -1,9 +1,19 @@
 // The denoising loop: blocks, steps, progress of each row, stopping. One native call per step.
-import { DUltraError } from '../errors';
-import { fromNative, type NativeModel, type NativeSession, type NativeStepRequest, type NativeStepResult } from '../native';
+import {
+  fromNative,
+  type NativeCache,
+  type NativeCacheOptions,
+  type NativeModel,
+  type NativePositions,
+  type NativeSession,
+  type NativeStepRequest,
+  type NativeStepResult,
+} from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
-import type { CustomSampler, DenoiseRow, DenoiseStep, FinishReason, GenerateOptions } from '../types';
-import { fixedSchedule, geometricCount, type ResolvedSampler, resolveSampler, ruleRequest } from './samplers';
+import type { CustomSampler, DenoiseRow, DenoiseStep, GenerateOptions } from '../types';
+import { cacheStorage, type ResolvedCache, resolveCache } from './cache';
+import { BlockRow, MultiBlockRow, type Row, type RowInput, type RowOutcome, type RowSettings } from './rows';
+import { geometricCount, type ResolvedSampler, resolveSampler, ruleRequest } from './samplers';
 
 /** What the loop needs of a model. */
 export interface Denoisable {
@@ -12,24 +22,8 @@ export interface Denoisable {
   /** null: rows never end early. */
   eosTokenId: number | null;
   hasPlanner: boolean;
-}
-
-/** A row to denoise: its ids with masks where tokens are to be found. */
-export interface RowInput {
-  ids: Int32Array;
-  /** First position of the completion; blocks are counted from here. 0 for a template. */
-  begin: number;
-}
-
-/** A row when the loop is done with it. */
-export interface RowOutcome {
-  ids: Int32Array;
-  begin: number;
-  nfe: number;
-  finishReason: FinishReason;
-  /** (row length) Step, from 1, that decided each position; 0 where it was given or never decided. */
-  unmaskedAt: Int32Array;
-  logLikelihood: number;
+  /** Allocates a cache for rows of these lengths; throws where memory does not allow it. */
+  createCache(offsets: Int32Array, options: NativeCacheOptions): Promise<NativeCache>;
 }
 
 /**
@@ -46,6 +40,7 @@ export type RecordedUniforms = (at: { step: number; row: number; positions: Int3
 /** {@link GenerateOptions} checked, with defaults; lengths are settled by the caller. */
 export interface DenoiseSettings {
   sampler: ResolvedSampler | CustomSampler;
+  cache: ResolvedCache;
   blockLength: number | null;
   temperature: number;
   seed: bigint;
@@ -59,6 +54,7 @@ export interface DenoiseSettings {
 
 const GENERATE_KEYS = [
   'sampler',
+  'cache',
   'genLength',
   'blockLength',
   'temperature',
@@ -100,6 +96,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   checkSignal(signal);
   return {
     sampler: resolveSampler(options.sampler, hasPlanner),
+    cache: resolveCache(options.cache),
     blockLength: blockLength ?? null,
     temperature,
     seed: checkSeed('seed', seed),
@@ -112,139 +109,30 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   };
 }
 
-/** Consecutive steps that may change nothing before a sampled run is given up. */
-const MAX_IDLE_STEPS = 1000;
-
-class Row {
-  readonly ids: Int32Array;
-  readonly unmaskedAt: Int32Array;
-  readonly blocks: number;
-  block = 0;
-  steps = 0;
-  nfe = 0;
-  logLikelihood = 0;
-  finished = false;
-  /** Everything from `begin` to here is decided, and none of it is an end of sequence. */
-  private decided: number;
-  private sawEos = false;
-  private idle = 0;
-  private schedule: Int32Array | null = null;
-  private scheduleStep = 0;
-
-  constructor(
-    readonly index: number,
-    input: RowInput,
-    private readonly target: Denoisable,
-    private readonly blockLength: number,
-    private readonly stopAtEos: boolean,
-  ) {
-    this.ids = Int32Array.from(input.ids);
-    this.begin = input.begin;
-    this.decided = input.begin;
-    this.unmaskedAt = new Int32Array(this.ids.length);
-    this.blocks = Math.max(1, Math.ceil((this.ids.length - this.begin) / blockLength));
-  }
-
-  readonly begin: number;
-
-  /** Candidates are the masks before it. */
-  windowEnd(block = this.block): number {
-    return Math.min(this.ids.length, this.begin + (block + 1) * this.blockLength);
-  }
-
-  candidates(block = this.block): Int32Array {
-    const positions: number[] = [];
-    for (let i = 0, end = this.windowEnd(block); i < end; i++) if (this.ids[i] === this.target.maskTokenId) positions.push(i);
-    return Int32Array.from(positions);
-  }
-
-  hasCandidates(block: number): boolean {
-    const first = this.ids.indexOf(this.target.maskTokenId);
-    return first >= 0 && first < this.windowEnd(block);
-  }
-
-  enterBlock(block: number): void {
-    if (block !== this.block) this.schedule = null;
-    this.block = block;
-  }
-
-  /** Tokens that the fixed schedule takes in this step. */
-  scheduledCount(steps: number | null): number {
-    if (this.schedule === null) {
-      const masks = this.candidates().length;
-      // The schedule's steps are those of the whole generation, shared evenly by its blocks, as in the reference.
-      this.schedule = fixedSchedule(masks, steps === null ? Math.max(1, masks) : Math.floor(steps / this.blocks));
-      this.scheduleStep = 0;
-    }
-    if (this.scheduleStep >= this.schedule.length)
-      throw new DUltraError(
-        'NO_PROGRESS',
-        `row ${this.index}: masks are left after all steps of the block: the model keeps predicting the mask token`,
-      );
-    return this.schedule[this.scheduleStep++];
-  }
-
-  apply(positions: Int32Array, tokens: Int32Array, selected: Uint8Array, greedy: boolean): void {
-    this.steps++;
-    let unmasked = 0;
-    for (let i = 0; i < positions.length; i++) {
-      if (!selected[i]) continue;
-      unmasked++;
-      this.ids[positions[i]] = tokens[i];
-      if (tokens[i] !== this.target.maskTokenId) this.unmaskedAt[positions[i]] = this.steps;
-    }
-    if (unmasked > 0) this.nfe++;
-    const changed = positions.some((p) => this.ids[p] !== this.target.maskTokenId);
-    this.idle = changed ? 0 : this.idle + 1;
-    if (this.idle > (greedy ? 0 : MAX_IDLE_STEPS))
-      throw new DUltraError(
-        'NO_PROGRESS',
-        `row ${this.index}: the step changed nothing: the model predicts the mask token itself, which compat: "reference" allows (the reference loops for ever here)`,
-      );
-    const eos = this.target.eosTokenId;
-    while (!this.sawEos && this.decided < this.ids.length && this.ids[this.decided] !== this.target.maskTokenId) {
-      if (this.ids[this.decided] === eos) this.sawEos = true;
-      else this.decided++;
-    }
-    if (this.stopAtEos && this.sawEos) this.finished = true;
-  }
-
-  outcome(): RowOutcome {
-    const { ids, begin, nfe, unmaskedAt, logLikelihood } = this;
-    const eos = this.target.eosTokenId;
-    return { ids, begin, nfe, unmaskedAt, logLikelihood, finishReason: eos !== null && ids.indexOf(eos, begin) >= 0 ? 'eos' : 'length' };
-  }
-}
-
-/** Rows that take part in the next step, each with its block entered. */
-function nextRows(rows: Row[], together: boolean): Row[] {
+/** Rows that take part in the next step, each with what the step is to do settled. */
+function nextRows(rows: Row[], session: NativeSession, together: boolean): Row[] {
   const active = rows.filter((row) => !row.finished);
-  if (together) {
-    // Reference: all rows stand in the same block; those that are done with it wait.
-    let block = Math.max(0, ...active.map((row) => row.block));
-    const last = Math.max(0, ...active.map((row) => row.blocks));
-    for (; block < last; block++) {
-      for (const row of active) row.enterBlock(block);
-      const busy = active.filter((row) => row.hasCandidates(block));
-      if (busy.length > 0) return busy;
-    }
-    for (const row of active) row.finished = true;
-    return [];
+  const inBlocks = active.filter((row): row is BlockRow => row instanceof BlockRow);
+  if (!together || inBlocks.length < active.length) return active.filter((row) => row.enter(session));
+  // Reference: all rows stand in the same block; those that are done with it wait.
+  let block = Math.max(0, ...inBlocks.map((row) => row.block));
+  const last = Math.max(0, ...inBlocks.map((row) => row.blocks));
+  for (; block < last; block++) {
+    const busy = inBlocks.filter((row) => row.hasWork(block));
+    for (const row of inBlocks) row.enterBlock(block);
+    for (const row of busy) row.settle();
+    if (busy.length > 0) return busy;
   }
-  return active.filter((row) => {
-    let block = row.block;
-    while (block < row.blocks && !row.hasCandidates(block)) block++;
-    if (block === row.blocks) {
-      row.finished = true;
-      return false;
-    }
-    row.enterBlock(block);
-    return true;
-  });
+  for (const row of active) row.finished = true;
+  return [];
 }
 
 /** Marks in `result.selected` what a custom sampler chooses for one row. */
-async function chooseCustom(sampler: CustomSampler, row: Row, part: Omit<DenoiseRow, 'ids' | 'finished' | 'forced'>): Promise<boolean> {
+async function chooseCustom(
+  sampler: CustomSampler,
+  row: Row,
+  part: Omit<DenoiseRow, 'ids' | 'finished' | 'forced' | 'forcedPosition'>,
+): Promise<boolean> {
   const { positions, tokens, confidences, entropies, logProbs, plannerLogits, selected } = part;
   const ids = row.ids.slice();
   const chosen = await sampler({
@@ -275,9 +163,18 @@ async function chooseCustom(sampler: CustomSampler, row: Row, part: Omit<Denoise
 /** Positions that each row unmasks now, for the samplers that fix their number; else null. */
 function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int32Array | null {
   if (typeof sampler === 'function') return null;
-  if (sampler.type === 'fixed') return Int32Array.from(rows, (row) => row.scheduledCount(sampler.steps));
-  if (sampler.type === 'geometric') return Int32Array.from(rows, (row) => geometricCount(row.candidates().length, sampler.phi));
+  if (sampler.type === 'fixed') return Int32Array.from(rows, (row) => (row as BlockRow).scheduledCount(sampler.steps));
+  if (sampler.type === 'geometric') return Int32Array.from(rows, (row) => geometricCount(row.candidates.length, sampler.phi));
   return null;
+}
+
+/** Positions of several rows for the native side. */
+function packPositions(lists: Int32Array[]): NativePositions {
+  const offsets = new Int32Array(lists.length + 1);
+  for (const [i, list] of lists.entries()) offsets[i + 1] = offsets[i] + list.length;
+  const positions = new Int32Array(offsets[lists.length]);
+  for (const [i, list] of lists.entries()) positions.set(list, offsets[i]);
+  return { offsets, positions };
 }
 
 function concatenate(parts: (Float64Array | undefined)[]): Float64Array | null {
@@ -304,27 +201,48 @@ export async function* denoiseRows(
   const { sampler, signal, reference } = settings;
   signal?.throwIfAborted();
   if (inputs.length === 0) return [];
-  const rows = inputs.map((input, index) => {
-    const blockLength = settings.blockLength ?? Math.max(1, input.ids.length - input.begin);
-    return new Row(index, input, target, blockLength, !reference && (settings.stopAtEos ?? true));
+  const multiBlock = typeof sampler !== 'function' && sampler.type === 'd3llm' ? sampler : null;
+  const { maskTokenId, eosTokenId } = target;
+  const rows = inputs.map((input, index): Row => {
+    const rowSettings: RowSettings = {
+      maskTokenId,
+      eosTokenId,
+      blockLength: settings.blockLength ?? Math.max(1, input.ids.length - input.begin),
+      stopAtEos: reference ? multiBlock !== null && settings.stopAtEos === true : (settings.stopAtEos ?? true),
+      reference,
+      greedy: settings.temperature < 1e-4,
+      cache: settings.cache,
+      emptyPass: reference && (typeof sampler === 'function' || sampler.type !== 'factor'),
+    };
+    return multiBlock ? new MultiBlockRow(index, input, rowSettings, multiBlock) : new BlockRow(index, input, rowSettings);
   });
   const offsets = new Int32Array(rows.length + 1);
   for (const row of rows) offsets[row.index + 1] = offsets[row.index] + row.ids.length;
   const packed = new Int32Array(offsets[rows.length]);
   for (const row of rows) packed.set(row.ids, offsets[row.index]);
-  const session = await fromNative(() => target.native.createSession(packed, offsets));
+  const rule = ruleRequest(sampler, target.hasPlanner, reference);
+  const storage = cacheStorage(settings.cache, rule.planner);
+  const cache = storage && (await target.createCache(offsets, storage));
+  let session: NativeSession;
+  try {
+    session = await fromNative(() => target.native.createSession(packed, offsets, cache));
+  } catch (error) {
+    cache?.dispose();
+    throw error;
+  }
   const cancel = () => session.cancel();
   signal?.addEventListener('abort', cancel, { once: true });
   try {
-    const rule = ruleRequest(sampler, target.hasPlanner, reference);
     for (let step = 0; ; step++) {
-      const active = nextRows(rows, reference);
+      const active = nextRows(rows, session, reference);
       if (active.length === 0) break;
-      const draws = recorded ? active.map((row) => recorded({ step, row: row.index, positions: row.candidates() })) : null;
+      const draws = recorded ? active.map((row) => recorded({ step, row: row.index, positions: row.candidates })) : null;
       const request: NativeStepRequest = {
         ...rule,
         rows: Int32Array.from(active, (row) => row.index),
         windowEnds: Int32Array.from(active, (row) => row.windowEnd()),
+        candidates: cache || multiBlock ? packPositions(active.map((row) => row.candidates)) : null,
+        queries: cache && packPositions(active.map((row) => row.queries!)),
         rowKeys: Uint32Array.from(active, (row) => settings.firstRow + row.index),
         steps: Uint32Array.from(active, (row) => row.steps),
         seed: settings.seed,
@@ -336,7 +254,7 @@ export async function* denoiseRows(
       };
       const result = await fromNative(session.step(request), signal);
       const event: DenoiseStep = { step, rows: [] };
-      for (let r = 0; r < active.length; r++) event.rows.push(await finishRow(active[r], r, result, sampler, session, settings));
+      for (let r = 0; r < active.length; r++) event.rows.push(await finishRow(active[r], r, result, sampler, session));
       yield event;
       signal?.throwIfAborted();
     }
@@ -345,6 +263,7 @@ export async function* denoiseRows(
     signal?.removeEventListener('abort', cancel);
     session.cancel();
     session.dispose();
+    cache?.dispose();
   }
 }
 
@@ -355,7 +274,6 @@ async function finishRow(
   result: NativeStepResult,
   sampler: ResolvedSampler | CustomSampler,
   session: NativeSession,
-  settings: DenoiseSettings,
 ): Promise<DenoiseRow> {
   const begin = result.offsets[r];
   const end = result.offsets[r + 1];
@@ -363,6 +281,7 @@ async function finishRow(
     row: row.index,
     block: row.block,
     timestep: result.timesteps[r],
+    computed: row.queries ?? Int32Array.from(row.ids, (_, i) => i),
     positions: result.positions.slice(begin, end),
     tokens: result.tokens.slice(begin, end),
     logProbs: result.logProbs.slice(begin, end),
@@ -373,9 +292,16 @@ async function finishRow(
     logLikelihoods: result.logLikelihoods.slice(begin, end),
     selected: result.selected.slice(begin, end),
   };
-  let forced = result.forced[r] !== 0;
-  if (typeof sampler === 'function') {
-    forced = await chooseCustom(sampler, row, part);
+  const forcedPositionOf = (is: boolean) => (is ? part.positions[part.selected.indexOf(1)] : -1);
+  let forcedPosition = forcedPositionOf(result.forced[r] !== 0);
+  if (row instanceof MultiBlockRow) {
+    const extra = row.force(part);
+    forcedPosition = extra < 0 ? -1 : part.positions[extra];
+    if (extra >= 0)
+      await fromNative(() => session.write(row.index, part.positions.subarray(extra, extra + 1), part.tokens.subarray(extra, extra + 1)));
+  }
+  if (typeof sampler === 'function' && part.positions.length > 0) {
+    forcedPosition = forcedPositionOf(await chooseCustom(sampler, row, part));
     const chosen = part.positions.filter((_, i) => part.selected[i]);
     await fromNative(() =>
       session.write(
@@ -385,9 +311,7 @@ async function finishRow(
       ),
     );
   }
-  row.apply(part.positions, part.tokens, part.selected, settings.temperature < 1e-4);
+  row.apply(part);
   for (const value of part.logLikelihoods) row.logLikelihood += value;
-  // A row is also finished when no mask is left anywhere.
-  row.finished ||= !row.hasCandidates(row.blocks - 1);
-  return { ...part, forced, ids: row.ids.slice(), finished: row.finished };
+  return { ...part, forced: forcedPosition >= 0, forcedPosition, ids: row.ids.slice(), finished: row.finished };
 }

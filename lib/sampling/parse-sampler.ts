@@ -1,20 +1,10 @@
 // Samplers as short text, for command lines and config files: "confidence:0.9".
-import { checkChoice } from '../options';
 import type { SamplerObject } from '../types';
+import { type Form, parseForm } from './forms';
 import { resolveSampler } from './samplers';
 
-/** How one name is written: what it stands for, what a bare value sets, and the options that can follow as name=value. */
-interface Form {
-  base: SamplerObject;
-  /** The option that a value without a name sets. */
-  main: string;
-  /** Another one, for values that are numbers. */
-  mainNumber?: string;
-  options: Readonly<Record<string, 'number' | 'boolean' | 'text'>>;
-}
-
 /** A new sampler, or a new option of one, is a line here; values are checked where samplers given as objects are. */
-const FORMS: Readonly<Record<string, Form>> = {
+const FORMS: Readonly<Record<string, Form<SamplerObject>>> = {
   planner: {
     base: { type: 'planner' },
     main: 'select',
@@ -38,51 +28,26 @@ const FORMS: Readonly<Record<string, Form>> = {
   geometric: { base: { type: 'geometric' }, main: 'phi', options: { phi: 'number', order: 'text' } },
   fixed: { base: { type: 'fixed' }, main: 'steps', options: { steps: 'number', remasking: 'text' } },
   random: { base: { type: 'fixed', remasking: 'random' }, main: 'steps', options: { steps: 'number' } },
+  d3llm: {
+    base: { type: 'd3llm' },
+    main: 'threshold',
+    options: { threshold: 'number', blockAddThreshold: 'number', decodedTokenThreshold: 'number' },
+  },
 };
 
 /** Every name that {@link parseSampler} knows. */
 export const SAMPLER_NAMES: readonly string[] = Object.keys(FORMS);
 
-function parseValue(name: string, text: string, kind: Form['options'][string]): number | boolean | string {
-  if (kind === 'text') return text;
-  if (kind === 'boolean') {
-    checkChoice(name, text, ['true', 'false'] as const);
-    return text === 'true';
-  }
-  const value = text.trim() === '' ? Number.NaN : Number(text);
-  if (Number.isNaN(value)) throw new RangeError(`${name}: expected a number, got ${JSON.stringify(text)}`);
-  return value;
-}
-
 /**
  * A sampler out of its short form: a name, then values after colons. A bare value sets the sampler's main option, `name=value` any:
  * "planner", "planner:bernoulli", "planner:1.5" (probabilityScale), "planner-round:1.1", "planner-cut:0.5", "confidence:0.9",
  * "factor:1:lastPair=true", "entropy:0.45", "entropy-sum:0.1", "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps,
- * positions at random). A comma never occurs in it, so that lists can be split at commas.
+ * positions at random), "d3llm:0.45:blockAddThreshold=0.1". A comma never occurs in it, so that lists can be split at commas.
  * @returns what was written and nothing else; defaults are filled in where the sampler is used.
  * @throws RangeError naming the part, what was expected and what came.
  */
 export function parseSampler(text: string): SamplerObject {
-  if (typeof text !== 'string') throw new TypeError(`sampler: expected a string, got ${String(text)}`);
-  const [name, ...parts] = text.trim().split(':');
-  if (!Object.hasOwn(FORMS, name))
-    throw new RangeError(
-      `sampler: expected ${SAMPLER_NAMES.join(', ')}, with a value as in "confidence:0.9" where wanted, got ${JSON.stringify(text)}`,
-    );
-  const { base, main, mainNumber, options } = FORMS[name];
-  const given: Record<string, unknown> = {};
-  for (const part of parts) {
-    const equals = part.indexOf('=');
-    const bare = mainNumber && part.trim() !== '' && !Number.isNaN(Number(part)) ? mainNumber : main;
-    const option = equals < 0 ? bare : part.slice(0, equals);
-    if (!Object.hasOwn(options, option))
-      throw new RangeError(
-        `sampler: ${name} takes ${Object.keys(options).join(', ')}; got ${JSON.stringify(option)} in ${JSON.stringify(text)}`,
-      );
-    if (Object.hasOwn(given, option)) throw new RangeError(`sampler: ${option} is given twice in ${JSON.stringify(text)}`);
-    given[option] = parseValue(`sampler.${option}`, part.slice(equals + 1), options[option]);
-  }
-  const sampler = { ...base, ...given } as SamplerObject;
+  const sampler = parseForm('sampler', text, FORMS, 'confidence:0.9');
   resolveSampler(sampler, true);
   return sampler;
 }

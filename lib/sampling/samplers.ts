@@ -4,6 +4,7 @@ import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import type {
   ConfidenceSampler,
   CustomSampler,
+  D3llmSampler,
   EntropySampler,
   EntropySumSampler,
   FactorSampler,
@@ -22,9 +23,10 @@ export type ResolvedSampler =
   | Required<EntropySampler>
   | Required<EntropySumSampler>
   | Required<GeometricSampler>
-  | (Required<Omit<FixedSampler, 'steps'>> & { steps: number | null });
+  | (Required<Omit<FixedSampler, 'steps'>> & { steps: number | null })
+  | Required<D3llmSampler>;
 
-const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'entropy-sum', 'geometric', 'fixed'] as const;
+const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'entropy-sum', 'geometric', 'fixed', 'd3llm'] as const;
 
 /**
  * Checks a sampler and fills in its defaults.
@@ -86,8 +88,16 @@ export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean
       checkKeys('sampler', given, ['type', 'steps', 'remasking']);
       const { steps, remasking = 'low_confidence' } = given;
       if (steps !== undefined) checkInteger('sampler.steps', steps, { min: 1, max: 1e9 });
-      checkChoice('sampler.remasking', remasking, ['low_confidence', 'random'] as const);
+      checkChoice('sampler.remasking', remasking, ['low_confidence', 'random', 'low_entropy'] as const);
       return { type: 'fixed', steps: steps ?? null, remasking };
+    }
+    case 'd3llm': {
+      checkKeys('sampler', given, ['type', 'threshold', 'blockAddThreshold', 'decodedTokenThreshold']);
+      const { threshold = 0.45, blockAddThreshold = 0.1, decodedTokenThreshold = 0.95 } = given;
+      checkNumber('sampler.threshold', threshold, { min: 0, max: 1e6 });
+      checkNumber('sampler.blockAddThreshold', blockAddThreshold, { min: 0, max: 1e6 });
+      checkNumber('sampler.decodedTokenThreshold', decodedTokenThreshold, { min: 0, max: 1e6 });
+      return { type: 'd3llm', threshold, blockAddThreshold, decodedTokenThreshold };
     }
   }
 }
@@ -104,7 +114,7 @@ const ORDER_RULES = { confidence: 'fixed', random: 'random', left_to_right: 'lef
 /** The part of a native step request that a sampler decides. */
 export type RuleRequest = Pick<
   NativeStepRequest,
-  'rule' | 'planner' | 'plannerTemperature' | 'probabilityScale' | 'threshold' | 'factor' | 'factorLastPair' | 'excludeMask'
+  'rule' | 'planner' | 'plannerTemperature' | 'probabilityScale' | 'threshold' | 'factor' | 'factorLastPair' | 'byEntropy' | 'excludeMask'
 >;
 
 /** The native rule of a sampler. `reference` applies the reference's quirks to the rival samplers. */
@@ -117,6 +127,7 @@ export function ruleRequest(sampler: ResolvedSampler | CustomSampler, hasPlanner
     threshold: 0,
     factor: 0,
     factorLastPair: false,
+    byEntropy: false,
     // The rivals' reference code lets the mask token be predicted; dUltra's does not.
     excludeMask: !reference,
   };
@@ -132,13 +143,14 @@ export function ruleRequest(sampler: ResolvedSampler | CustomSampler, hasPlanner
     case 'factor':
       return { ...request, rule: 'factor', factor: sampler.factor, factorLastPair: sampler.lastPair || reference };
     case 'entropy':
+    case 'd3llm':
       return { ...request, rule: 'entropy', threshold: sampler.threshold };
     case 'entropy-sum':
       return { ...request, rule: 'entropySum', threshold: sampler.gamma };
     case 'geometric':
       return { ...request, rule: ORDER_RULES[sampler.order] };
     case 'fixed':
-      return { ...request, rule: sampler.remasking === 'random' ? 'random' : 'fixed' };
+      return { ...request, rule: sampler.remasking === 'random' ? 'random' : 'fixed', byEntropy: sampler.remasking === 'low_entropy' };
   }
 }
 

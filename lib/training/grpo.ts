@@ -5,8 +5,9 @@ import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { deriveSeed, Purpose } from '../random';
 import { correctRows, isStepReward, type RewardBatch, type RewardFunction } from '../rewards';
+import { resolveCache } from '../sampling/cache';
 import { resolveSampler } from '../sampling/samplers';
-import type { GenerateResult, SamplerObject } from '../types';
+import type { CachePolicy, GenerateResult, SamplerObject } from '../types';
 import { computeAdvantages, type ScaleRewards, totalRewards } from './advantages';
 import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
 import { type GrpoStepLoss, grpoLoss } from './grpo-loss';
@@ -14,7 +15,7 @@ import { referenceGrpoLoss } from './grpo-loss-reference';
 import { type Measured, runStage, type StagePlan, type TrainingMetrics } from './loop';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
 import { concatenate, packRows } from './packing';
-import { type PolicySettings, type ReplayRow, type Rollouts, recordRollouts, replayRequest, splitByRow } from './replay';
+import { type PolicySettings, type ReplayRow, type Rollouts, recordRollouts, replayBatches, replayRequest, splitByRow } from './replay';
 
 /** Options of {@link GrpoTrainer}. */
 export interface GrpoOptions extends TrainingOptions, TrainableOptions {
@@ -59,6 +60,11 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   blockLength?: number;
   /** End a rollout when everything before its first end of sequence is decided. Default true. */
   stopAtEos?: boolean;
+  /**
+   * Rollouts keep keys and values between passes. The replay goes through the same passes on a cache of its own, filled with the weights as
+   * they are by then; keys and values of earlier passes are constants to the gradient. fp32 only, and not with compat. Default: none.
+   */
+  cache?: CachePolicy;
   /** How evaluations decode. Default: `{ type: "planner" }`. */
   evalSampler?: SamplerObject;
   /**
@@ -148,17 +154,29 @@ function deviation(values: readonly number[]): number {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - centre) ** 2, 0) / (values.length - 1));
 }
 
+/** The frozen reference model and what scores it. */
+interface ReferenceScorer {
+  model: MaskedDiffusionModel;
+  trainer: ModelTrainer;
+}
+
 class GrpoStage {
   readonly #model: MaskedDiffusionModel;
   readonly #trainer: ModelTrainer;
   /** What scores the reference model; null: the trainer itself, without its adapters. */
-  readonly #reference: ModelTrainer | null;
+  readonly #reference: ReferenceScorer | null;
   readonly #data: DataSource;
   readonly #options: ResolvedGrpo;
   readonly stepsPerBatch: number;
   #experience: Experience | null = null;
 
-  constructor(model: MaskedDiffusionModel, trainer: ModelTrainer, reference: ModelTrainer | null, data: DataSource, options: ResolvedGrpo) {
+  constructor(
+    model: MaskedDiffusionModel,
+    trainer: ModelTrainer,
+    reference: ReferenceScorer | null,
+    data: DataSource,
+    options: ResolvedGrpo,
+  ) {
     this.#model = model;
     this.#trainer = trainer;
     this.#reference = reference;
@@ -235,13 +253,15 @@ class GrpoStage {
   async #scoreReference(steps: ReplayRow[]): Promise<Float32Array[]> {
     const { policy, tokenBudget } = this.#options;
     const { maskTokenId } = this.#model.config;
-    const scorer = this.#reference ?? this.#trainer;
+    const { model, trainer: scorer } = this.#reference ?? { model: this.#model, trainer: this.#trainer };
     if (!this.#reference) await this.#trainer.setAdapters('off');
-    const out: Float32Array[] = [];
+    const out = new Array<Float32Array>(steps.length);
     try {
-      for (const rows of packRows(steps, ({ ids }) => ids.length, tokenBudget)) {
-        const { logLikelihoods } = await scorer.score(replayRequest(rows, policy, { maskTokenId, keep: false }));
-        out.push(...splitByRow(logLikelihoods!, rows).map((part) => part.slice()));
+      const all = steps.map((row, index) => ({ row, index }));
+      for await (const { items, cached } of replayBatches(model, all, ({ row }) => row, { policy, tokenBudget })) {
+        const rows = items.map(({ row }) => row);
+        const { logLikelihoods } = await scorer.score(replayRequest(rows, policy, { maskTokenId, keep: false, cached }));
+        for (const [i, part] of splitByRow(logLikelihoods!, rows).entries()) out[items[i].index] = part.slice();
       }
     } finally {
       if (!this.#reference) await this.#trainer.setAdapters('on');
@@ -261,11 +281,11 @@ class GrpoStage {
     const sum = { loss: 0, tokens: 0, kl: 0, clippedLow: 0, clippedHigh: 0, ratioDeviation: 0 };
     for (let begin = 0; begin < advantages.length; begin += part) {
       const own = useful.filter(({ row }) => row.rollout >= begin && row.rollout < begin + part);
-      for (const batch of packRows(own, ({ row }) => row.ids.length, tokenBudget)) {
-        const rows = batch.map(({ row }) => row);
-        const { logLikelihoods } = await this.#trainer.score(replayRequest(rows, policy, { maskTokenId, keep: true }));
+      for await (const { items, cached } of replayBatches(this.#model, own, ({ row }) => row, { policy, tokenBudget })) {
+        const rows = items.map(({ row }) => row);
+        const { logLikelihoods } = await this.#trainer.score(replayRequest(rows, policy, { maskTokenId, keep: true, cached }));
         const current = splitByRow(logLikelihoods!, rows);
-        const gradients = batch.map(({ row, advantage, reference }, i) => {
+        const gradients = items.map(({ row, advantage, reference }, i) => {
           const result = this.#loss(row, advantage, current[i], reference);
           sum.loss += result.loss;
           sum.kl += result.kl;
@@ -276,7 +296,7 @@ class GrpoStage {
         });
         const dLogLikelihoods = concatenate(gradients, Float32Array);
         await this.#trainer.backward({ dLogProbs: null, dPlannerLogits: null, dLogLikelihoods, dLogits: null });
-        sum.tokens += rows.reduce((count, { ids }) => count + ids.length, 0);
+        sum.tokens += rows.reduce((count, { computed }) => count + computed.length, 0);
       }
     }
     const count = Math.max(1, useful.length);
@@ -356,6 +376,7 @@ const OWN_KEYS: readonly string[] = [
   'genLength',
   'blockLength',
   'stopAtEos',
+  'cache',
   'evalSampler',
   'compat',
   'freezeBase',
@@ -434,6 +455,9 @@ export class GrpoTrainer {
     checkChoice('freezeBase', freezeBase, [true, false] as const);
     checkChoice('freezePlanner', freezePlanner, [true, false] as const);
     resolveSampler(evalSampler, true);
+    const cache = resolveCache(options.cache);
+    if (cache.type !== 'none' && cache.dtype !== 'float32') throw new RangeError('cache.dtype: expected "float32", which gradients need');
+    if (cache.type !== 'none' && compat === 'reference') throw new RangeError('cache: expected none with compat "reference"');
     const lora = checkLora(options.lora);
     if (freezeBase && lora) throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
     if (freezeBase && freezePlanner) throw new RangeError('freezePlanner: expected false with freezeBase, or nothing would train');
@@ -451,7 +475,7 @@ export class GrpoTrainer {
     if (genLength % blockLength !== 0)
       throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
     const rewards = resolveRewards(options.rewards, compat === 'reference' && freezePlanner);
-    const policy = { temperature, tokenLogProb, plannerTemperature, probabilityScale, forcedStep, compat: compat ?? null };
+    const policy = { temperature, tokenLogProb, plannerTemperature, probabilityScale, forcedStep, compat: compat ?? null, cache };
     const resolved: ResolvedGrpo = {
       seed: training.seed,
       accumulation: training.gradientAccumulation,
@@ -484,7 +508,8 @@ export class GrpoTrainer {
       objective: { metric: 'evalReward', goal: 'max' },
       start: async (trainer) => {
         if (beta > 0 && referenceModel) this.#reference = await referenceModel.createTrainer({ freezeBase: true, freezePlanner: true });
-        return new GrpoStage(model, trainer, this.#reference, data, resolved);
+        const reference = this.#reference && referenceModel ? { model: referenceModel, trainer: this.#reference } : null;
+        return new GrpoStage(model, trainer, reference, data, resolved);
       },
     };
   }

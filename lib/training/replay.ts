@@ -1,7 +1,9 @@
 // Rollouts as rows that can be scored again: every (rollout, step) pair is an independent forward pass over the row as it was before
-// the step.
+// the step. With a cache it is not: a step reads what earlier ones left, so a rollout's steps are scored in their order, on a cache that
+// they fill as the rollout's did.
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import type { NativeScoreRequest } from '../native';
+import type { ResolvedCache } from '../sampling/cache';
 import type { GenerateOptions, GenerateResult } from '../types';
 import { concatenate, offsetsOf, packRows } from './packing';
 
@@ -13,6 +15,8 @@ export interface ReplayRow {
   step: number;
   /** Ids before the step. */
   ids: Int32Array;
+  /** In-row positions that the step computed. */
+  computed: Int32Array;
   /** Candidates: in-row positions, tokens drawn for them, and 1 where unmasked. */
   positions: Int32Array;
   tokens: Int32Array;
@@ -32,6 +36,8 @@ export interface PolicySettings {
   probabilityScale: number;
   forcedStep: 'exact' | 'reference';
   compat: 'reference' | null;
+  /** Default: none. */
+  cache?: ResolvedCache;
 }
 
 /** Completions and every step that made them. */
@@ -54,6 +60,7 @@ export async function recordRollouts(
 ): Promise<Rollouts> {
   const { policy, seed, tokenBudget, genLength, blockLength, stopAtEos } = options;
   const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
+  const { emptyPass: _, ...cache } = { emptyPass: null, ...(policy.cache ?? { type: 'none' as const }) };
   for (const batch of packRows(prompts, (prompt) => prompt.length + genLength!, tokenBudget)) {
     const first = rollouts.results.length;
     const current: Int32Array[] = batch.map((prompt) => {
@@ -77,6 +84,7 @@ export async function recordRollouts(
         temperature: policy.temperature,
         tokenLogProb: policy.tokenLogProb,
         forcedStep: policy.forcedStep,
+        cache,
         seed,
         firstRow: first,
         ...(policy.compat && { compat: policy.compat }),
@@ -85,12 +93,13 @@ export async function recordRollouts(
     let next = await run.next();
     for (; !next.done; next = await run.next()) {
       for (const row of next.value.rows) {
-        const { positions, tokens, selected, forced, timestep, logLikelihoods } = row;
+        const { computed, positions, tokens, selected, forced, timestep, logLikelihoods } = row;
         const ids = current[row.row];
         rollouts.steps.push({
           rollout: first + row.row,
           step: steps[row.row]++,
           ids,
+          computed,
           positions,
           tokens,
           selected,
@@ -98,7 +107,7 @@ export async function recordRollouts(
           timestep,
           oldLogLikelihoods: logLikelihoods,
         });
-        rollouts.tokens += ids.length;
+        rollouts.tokens += computed.length;
         current[row.row] = row.ids;
       }
     }
@@ -107,23 +116,72 @@ export async function recordRollouts(
   return rollouts;
 }
 
+/** Steps to score together, and the cache that they go through: null where they are independent. */
+export interface ReplayBatch<T> {
+  items: T[];
+  cached: NativeScoreRequest['cached'];
+}
+
+/**
+ * Steps cut into batches of at most `tokenBudget` tokens (of whole rows, with a cache). With a cache, a batch has to be scored (and its
+ * gradients taken) before the next one is asked for; each rollout's steps must all be there, in their order.
+ * @param model the one that scores
+ */
+export async function* replayBatches<T>(
+  model: MaskedDiffusionModel,
+  items: readonly T[],
+  rowOf: (item: T) => ReplayRow,
+  { policy, tokenBudget }: { policy: PolicySettings; tokenBudget: number },
+): AsyncGenerator<ReplayBatch<T>, void, void> {
+  const length = (item: T) => rowOf(item).ids.length;
+  const { cache: kept = { type: 'none' as const } } = policy;
+  if (kept.type === 'none') {
+    for (const batch of packRows(items, length, tokenBudget)) yield { items: batch, cached: null };
+    return;
+  }
+  const rollouts = new Map<number, T[]>();
+  for (const item of items) {
+    const { rollout } = rowOf(item);
+    rollouts.set(rollout, [...(rollouts.get(rollout) ?? []), item]);
+  }
+  for (const group of packRows([...rollouts.values()], ([first]) => length(first), tokenBudget)) {
+    const cache = await model.createCache(
+      group.map(([first]) => length(first)),
+      { planner: kept.planner },
+    );
+    try {
+      for (let step = 0; step < Math.max(...group.map((steps) => steps.length)); step++) {
+        const rows = group.flatMap((steps, row) => (step < steps.length ? [row] : []));
+        const batch = rows.map((row) => group[row][step]);
+        const positions = concatenate(
+          batch.map((item) => rowOf(item).computed),
+          Int32Array,
+        );
+        yield { items: batch, cached: { cache: cache.native, rows: Int32Array.from(rows), positions } };
+      }
+    } finally {
+      cache.dispose();
+    }
+  }
+}
+
 /** The score request that computes the steps' log-likelihoods again, in the order of the rows. */
 export function replayRequest(
   rows: readonly ReplayRow[],
   policy: PolicySettings,
-  { maskTokenId, keep }: { maskTokenId: number; keep: boolean },
+  { maskTokenId, keep, cached = null }: { maskTokenId: number; keep: boolean } & Pick<NativeScoreRequest, 'cached'>,
 ): NativeScoreRequest {
-  const maskIndex = rows.map(({ ids, positions }) => {
-    const flags = new Uint8Array(ids.length);
-    for (const position of positions) flags[position] = 1;
-    return flags;
+  const maskIndex = rows.map(({ computed, positions }) => {
+    const candidates = new Set(positions);
+    return Uint8Array.from(computed, (position) => Number(candidates.has(position)));
   });
   return {
     ids: concatenate(
-      rows.map(({ ids }) => ids),
+      rows.map(({ ids, computed }) => computed.map((position) => ids[position])),
       Int32Array,
     ),
-    offsets: offsetsOf(rows.map(({ ids }) => ids.length)),
+    offsets: offsetsOf(rows.map(({ computed }) => computed.length)),
+    cached,
     hidden: null,
     candidateOffsets: offsetsOf(rows.map(({ positions }) => positions.length)),
     positions: concatenate(

@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "addon/args.h"
 #include "addon/job.h"
 #include "addon/objects.h"
@@ -95,8 +97,9 @@ void ModelObject::init(Napi::Env env, AddonData* data) {
   data->model = Napi::Persistent(
       DefineClass(env, "Model",
                   {InstanceMethod<&ModelObject::info>("info"), InstanceMethod<&ModelObject::forward>("forward"),
-                   InstanceMethod<&ModelObject::create_session>("createSession"), InstanceMethod<&ModelObject::create_trainer>("createTrainer"),
-                   InstanceMethod<&ModelObject::weights>("weights"), InstanceMethod<&ModelObject::dispose>("dispose")}));
+                   InstanceMethod<&ModelObject::create_session>("createSession"), InstanceMethod<&ModelObject::create_cache>("createCache"),
+                   InstanceMethod<&ModelObject::create_trainer>("createTrainer"), InstanceMethod<&ModelObject::weights>("weights"),
+                   InstanceMethod<&ModelObject::dispose>("dispose")}));
 }
 
 Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
@@ -158,6 +161,8 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
     bool logits = false, planner = false;
     std::vector<float> timestep;
     std::vector<uint8_t> candidate;
+    std::shared_ptr<KvCache> cache;
+    std::vector<int32_t> positions;
   };
   const Napi::Object object = to_object(info[0], "request");
   auto request = std::make_shared<Request>();
@@ -169,12 +174,16 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
     request->timestep = get_array<float>(to_object(planner, "planner"), "timestep");
     request->candidate = get_array<uint8_t>(to_object(planner, "planner"), "maskIndex");
   }
+  request->cache = CacheObject::cache_of(object.Get("cache"));
+  request->positions = get_optional_array<int32_t>(object, "positions");
   const auto flag = CancelToken::flag_of(info[1]);
   return Job<ForwardResult>::start(
       env,
       [held = model(env), request, flag] {
+        std::optional<CachedPositions> cached;
+        if (request->cache) cached.emplace(CachedPositions{*request->cache, std::move(request->positions)});
         return forward_all(*held, request->ids, request->offsets, request->logits, request->planner ? &request->timestep : nullptr,
-                           request->planner ? &request->candidate : nullptr, flag.get());
+                           request->planner ? &request->candidate : nullptr, flag.get(), cached ? &*cached : nullptr);
       },
       [](Napi::Env job_env, ForwardResult& result) -> Napi::Value {
         Napi::Object out = Napi::Object::New(job_env);
@@ -188,8 +197,12 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
 Napi::Value ModelObject::create_session(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto ids = to_vector<int32_t>(info[0], "ids"), offsets = to_vector<int32_t>(info[1], "offsets");
-  return guarded(env, [&] { return SessionObject::wrap(env, std::make_shared<Session>(model(env), std::move(ids), std::move(offsets))); });
+  auto cache = CacheObject::cache_of(info[2]);
+  return guarded(
+      env, [&] { return SessionObject::wrap(env, std::make_shared<Session>(model(env), std::move(ids), std::move(offsets), std::move(cache))); });
 }
+
+Napi::Value ModelObject::create_cache(const Napi::CallbackInfo& info) { return CacheObject::create(info.Env(), model(info.Env()), info[0], info[1]); }
 
 Napi::Value ModelObject::create_trainer(const Napi::CallbackInfo& info) { return TrainerObject::create(info.Env(), model(info.Env()), info[0]); }
 

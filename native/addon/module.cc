@@ -15,6 +15,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   auto* data = new AddonData;
   CancelToken::init(env, data);
   SessionObject::init(env, data);
+  CacheObject::init(env, data);
   TrainerObject::init(env, data);
   ModelObject::init(env, data);
   env.SetInstanceData(data);

@@ -1,4 +1,4 @@
-// The handles that JavaScript holds: Model, Session, CancelToken.
+// The handles that JavaScript holds: Model, Session, KvCache, Trainer, CancelToken.
 #pragma once
 #include <napi.h>
 
@@ -13,7 +13,7 @@ namespace addon {
 
 // Constructors, kept per environment (main thread and every worker thread have their own).
 struct AddonData {
-  Napi::FunctionReference model, session, trainer, cancel_token;
+  Napi::FunctionReference model, session, cache, trainer, cancel_token;
   // Everything that can be told to stop when the environment goes away.
   std::vector<std::weak_ptr<Session>> sessions;
 };
@@ -45,6 +45,26 @@ class SessionObject final : public Napi::ObjectWrap<SessionObject> {
   std::shared_ptr<Session> session_;
 };
 
+class CacheObject final : public Napi::ObjectWrap<CacheObject> {
+ public:
+  static void init(Napi::Env env, AddonData* data);
+  explicit CacheObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CacheObject>(info) {}
+  ~CacheObject() override;
+  // A promise of a cache for rows of `model`; see NativeCacheOptions.
+  static Napi::Value create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& offsets, const Napi::Value& options);
+  // The cache of an optional argument, or null.
+  static std::shared_ptr<KvCache> cache_of(const Napi::Value& value);
+
+ private:
+  Napi::Value bytes(const Napi::CallbackInfo& info);
+  Napi::Value read(const Napi::CallbackInfo& info);
+  void dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<KvCache> cache(Napi::Env env) const;
+  void let_go(Napi::Env env);
+  std::shared_ptr<KvCache> cache_;
+  int64_t reported_bytes_ = 0;  // told to the garbage collector
+};
+
 class ModelObject final : public Napi::ObjectWrap<ModelObject> {
  public:
   static void init(Napi::Env env, AddonData* data);
@@ -57,6 +77,7 @@ class ModelObject final : public Napi::ObjectWrap<ModelObject> {
   Napi::Value info(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value create_session(const Napi::CallbackInfo& info);
+  Napi::Value create_cache(const Napi::CallbackInfo& info);
   Napi::Value create_trainer(const Napi::CallbackInfo& info);
   Napi::Value weights(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);

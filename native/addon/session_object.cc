@@ -47,6 +47,14 @@ Napi::Value SessionObject::step(const Napi::CallbackInfo& info) {
   auto request = std::make_shared<StepRequest>();
   request->rows = get_array<int32_t>(object, "rows");
   request->window_ends = get_array<int32_t>(object, "windowEnds");
+  if (const Napi::Value list = object.Get("candidates"); !absent(list)) {
+    request->candidate_offsets = get_array<int32_t>(to_object(list, "candidates"), "offsets");
+    request->candidates = get_array<int32_t>(to_object(list, "candidates"), "positions");
+  }
+  if (const Napi::Value list = object.Get("queries"); !absent(list)) {
+    request->query_offsets = get_array<int32_t>(to_object(list, "queries"), "offsets");
+    request->queries = get_array<int32_t>(to_object(list, "queries"), "positions");
+  }
   request->row_keys = get_array<uint32_t>(object, "rowKeys");
   request->steps = get_array<uint32_t>(object, "steps");
   request->seed = get_u64(object, "seed");
@@ -63,6 +71,7 @@ Napi::Value SessionObject::step(const Napi::CallbackInfo& info) {
   request->factor = get_number(object, "factor");
   request->factor_last_pair = get_bool(object, "factorLastPair");
   request->counts = get_optional_array<int32_t>(object, "counts");
+  request->by_entropy = get_bool(object, "byEntropy");
   request->reference_likelihood = get_bool(object, "referenceLikelihood");
   if (const Napi::Value uniforms = object.Get("uniforms"); !absent(uniforms)) {
     request->token_uniforms = get_optional_array<double>(to_object(uniforms, "uniforms"), "token");

@@ -155,6 +155,13 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
     request->probability_scale = float(get_number(policy, "probabilityScale"));
     request->reference_likelihood = get_bool(policy, "referenceLikelihood");
   }
+  if (const Napi::Value value = object.Get("cached"); !absent(value)) {
+    const Napi::Object cached = to_object(value, "cached");
+    request->cache = CacheObject::cache_of(cached.Get("cache"));
+    if (!request->cache) type_error(env, "cached.cache", "a KvCache");
+    request->rows = get_array<int32_t>(cached, "rows");
+    request->query_positions = get_array<int32_t>(cached, "positions");
+  }
   request->keep = get_bool(object, "keep");
   struct Wanted {
     bool log_probs, planner, policy, confidences, logits;

@@ -64,14 +64,29 @@ struct ForwardResult {
   HostFloats logits;          // (N, V) or empty
   HostFloats planner_logits;  // (N) or empty
 };
+// What of a cache a forward pass works on: the in-row position of each id, row b of the ids being row b of the cache.
+struct CachedPositions {
+  KvCache& cache;
+  std::vector<int32_t> positions;  // (N)
+};
+// With `cached`, ids are those of the positions alone, and so are the results; the planner needs a cache with PlannerCache::kBlocks.
 ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets, bool logits,
-                          const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel);
+                          const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel,
+                          const CachedPositions* cached = nullptr);
+// A cache for rows of a model. Throws INVALID_ARGUMENT for offsets that do not fit the model, OUT_OF_MEMORY.
+std::shared_ptr<KvCache> make_cache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets, const KvCacheOptions& options);
+// Throws INVALID_ARGUMENT for a cache of another model.
+void check_cache(const KvCache& cache, const Model& model);
 
 struct StepRequest {
   std::vector<int32_t> rows;         // (R) rows that take part, ascending
   std::vector<int32_t> window_ends;  // (R) candidates are the masked positions before it
-  std::vector<uint32_t> row_keys;    // (R) random coordinates
-  std::vector<uint32_t> steps;       // (R)
+  // (R + 1), in-row positions, ascending: candidates in place of those; or empty
+  std::vector<int32_t> candidate_offsets, candidates;
+  // (R + 1), in-row positions, ascending: what a session with a cache computes; the rest of each row is cached
+  std::vector<int32_t> query_offsets, queries;
+  std::vector<uint32_t> row_keys;  // (R) random coordinates
+  std::vector<uint32_t> steps;     // (R)
   uint64_t seed = 0;
   float temperature = 0;
   bool tempered_log_prob = false;
@@ -83,6 +98,7 @@ struct StepRequest {
   double threshold = 0, factor = 0;
   bool factor_last_pair = false;
   std::vector<int32_t> counts;  // (R) counted rules
+  bool by_entropy = false;      // kFixed takes the lowest entropies in place of the highest confidences
   bool reference_likelihood = false;
   std::vector<double> token_uniforms, position_uniforms;  // (M, V), (M) recorded draws, or empty
 };
@@ -97,8 +113,9 @@ struct StepResult {
 
 class Session {
  public:
-  // ids of the rows packed by offsets (B + 1); every id inside the vocabulary.
-  Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets);
+  // ids of the rows packed by offsets (B + 1); every id inside the vocabulary. `cache` (of the same rows) may be null: every step then
+  // computes whole rows.
+  Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets, std::shared_ptr<KvCache> cache = nullptr);
 
   StepResult step(const StepRequest& request);
   // Writes tokens at in-row positions of a row.
@@ -109,6 +126,7 @@ class Session {
   const std::shared_ptr<const Model> model_;
   std::mutex mutex_;  // one step at a time
   std::vector<int32_t> ids_, offsets_;
+  const std::shared_ptr<KvCache> cache_;
   Workspace workspace_, head_workspace_;
   std::atomic<bool> cancelled_{false};
 };

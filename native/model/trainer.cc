@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <optional>
 
 namespace dultra {
 
@@ -21,6 +23,8 @@ enum GradientSlot : size_t {
   kDAttention,
   kDQ,
   kDKv,
+  kDKvOwn,
+  kDStates,
   kDScore,
   kDMul1,
   kDAdd1,
@@ -73,16 +77,33 @@ struct Trainer::Tape {
   Packing packing;
   RowSubset candidates;               // all M
   RowSubset scored;                   // those that the output head ran on
-  std::vector<int32_t> all_rows;      // (N) 0, 1, ...: used by the planner without AdaLN
+  std::optional<KvPass> pass;         // over the request's cache, if there is one
+  std::optional<WholeRows> whole;     // what the planner sees instead of `packing`
+  std::vector<int32_t> all_rows;      // 0, 1, ...: of what the planner sees, for one without AdaLN
   std::vector<int32_t> scored_index;  // of each of those, its place among the M
   bool narrowed = false;              // the base's last block ran on `scored` alone
   BaseTape base;
   PlannerTape planner;
   float* hidden = nullptr;                       // (N, C), or (scored, C) if narrowed
+  float* planner_hidden = nullptr;               // what the planner reads: `hidden`, or the states of whole rows
   float* scored_hidden = nullptr;                // (scored, C)
   float* logits = nullptr;                       // (scored, V) where they fit, else null
   std::vector<float> planner_logits, log_probs;  // (M)
+
+  const Packing& planner_packing() const { return whole ? whole->packing : packing; }
+  const RowSubset& planner_candidates() const { return whole ? whole->subset : candidates; }
+  // Planner blocks go through the cache.
+  const KvPass* planner_pass() const { return pass && !whole ? &*pass : nullptr; }
 };
+
+namespace {
+
+std::optional<KvLayer> layer_of(const KvPass* pass, size_t index) {
+  if (!pass) return std::nullopt;
+  return KvLayer{*pass, index};
+}
+
+}  // namespace
 
 Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options)
     : model_(std::move(model)),
@@ -265,23 +286,40 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     check_argument(request.selected.size() == m && request.forced.size() == batch,
                    "policy: expected selected for each candidate and forced for each row");
 
-  tape->packing = Packing::from_lengths(lengths_of(request.offsets));
+  std::unique_lock<std::mutex> in_use;
+  if (request.cache) {
+    KvCache& cache = *request.cache;
+    check_cache(cache, *model_);
+    check_argument(cache.options().dtype == DType::kF32, "cache: expected one of fp32, which gradients need");
+    check_argument(!request.planner || cache.options().planner != PlannerCache::kNone, "cache: expected one that was made for the planner");
+    check_argument(request.hidden.empty(), "hidden: expected none with a cache");
+    check_argument(request.rows.size() == batch, "rows: expected one row of the cache per row");
+    in_use = std::unique_lock<std::mutex>(cache.mutex());
+    tape->pass.emplace(cache, request.rows, request.offsets, request.query_positions);
+    tape->packing.offsets = request.offsets;
+    tape->packing.positions = request.query_positions;
+  } else {
+    tape->packing = Packing::from_lengths(lengths_of(request.offsets));
+  }
+  const std::vector<int32_t>& fresh = tape->packing.positions;
   RowSubset& candidates = tape->candidates;
   RowSubset& scored = tape->scored;
   const bool all_scored = request.confidences || request.logits || (request.log_probs && !request.policy);
   scored.offsets.push_back(0);
   for (size_t b = 0; b < batch; ++b) {
     const int32_t begin = request.candidate_offsets[b], end = request.candidate_offsets[b + 1];
-    const int32_t length = request.offsets[b + 1] - request.offsets[b];
     check_argument(begin <= end && size_t(end) <= m, "candidateOffsets: expected ascending offsets");
     for (int32_t i = begin; i < end; ++i) {
       const int32_t position = request.positions[size_t(i)];
-      check_argument(position >= 0 && position < length && (i == begin || position > request.positions[size_t(i) - 1]),
-                     "positions: expected ascending positions inside row " + std::to_string(b) + ", got " + std::to_string(position));
-      candidates.rows.push_back(request.offsets[b] + position);
+      const auto own = fresh.begin() + request.offsets[b], own_end = fresh.begin() + request.offsets[b + 1];
+      const auto found = std::lower_bound(own, own_end, position);
+      check_argument(found != own_end && *found == position && (i == begin || position > request.positions[size_t(i) - 1]),
+                     "positions: expected ascending positions that row " + std::to_string(b) + " computes, got " + std::to_string(position));
+      const int32_t packed = int32_t(found - fresh.begin());
+      candidates.rows.push_back(packed);
       candidates.positions.push_back(position);
       if (all_scored || (request.policy && request.selected[size_t(i)])) {
-        scored.rows.push_back(request.offsets[b] + position);
+        scored.rows.push_back(packed);
         scored.positions.push_back(position);
         tape->scored_index.push_back(i);
       }
@@ -289,8 +327,11 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     scored.offsets.push_back(int32_t(scored.rows.size()));
   }
   candidates.offsets = request.candidate_offsets;
-  if (request.planner && !config.planner.use_adaln)
-    for (int64_t i = 0; i < n; ++i) tape->all_rows.push_back(int32_t(i));
+  if (request.planner && request.cache && request.cache->options().planner == PlannerCache::kHidden) tape->whole.emplace(*tape->pass, candidates);
+  if (request.planner && !config.planner.use_adaln) {
+    tape->all_rows.resize(size_t(tape->planner_packing().tokens()));
+    std::iota(tape->all_rows.begin(), tape->all_rows.end(), 0);
+  }
 
   ScoreResult result;
   if (request.log_probs || request.policy) result.log_probs.assign(m, 0.0f);
@@ -301,7 +342,7 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     result.confidences.assign(m, 0.0f);
   }
   if (request.logits) result.logits.assign(m * size_t(v), 0.0f);
-  if (m == 0) {
+  if (m == 0 && !request.cache) {
     tape->request = std::move(request);
     if (tape->request.keep) tape_ = std::move(tape);
     return result;
@@ -312,12 +353,13 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   const bool keep = request.keep, keep_base = keep && base_trains_ && request.hidden.empty();
   tape->narrowed = !request.planner && request.hidden.empty();
   const int64_t s = scored.size();
+  CacheGuard guard(request.cache.get());
   tape->hidden = memory.take((tape->narrowed ? s : n) * c);
   if (!request.hidden.empty()) {
     backend_.upload(tape->hidden, request.hidden.data(), request.hidden.size() * 4);
   } else {
     transformer.hidden_forward(tape->hidden, request.ids.data(), tape->packing, tape->narrowed ? &scored : nullptr, workspace_, cancel,
-                               keep_base ? &tape->base : nullptr, &memory, options_.checkpointing);
+                               keep_base ? &tape->base : nullptr, &memory, options_.checkpointing, tape->pass ? &*tape->pass : nullptr);
   }
   tape->scored_hidden = tape->hidden;
   if (!tape->narrowed) {
@@ -371,8 +413,12 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
 
   if (request.planner) {
     float* scores = memory.take(int64_t(m));
-    transformer.planner_forward(scores, tape->hidden, request.timestep, request.mask_index.data(), tape->packing, candidates, workspace_, cancel,
-                                keep ? &tape->planner : nullptr, &memory, options_.checkpointing);
+    tape->planner_hidden = tape->hidden;
+    if (tape->whole) tape->planner_hidden = tape->whole->gather(backend_, tape->hidden, memory.take(tape->planner_packing().tokens() * c), c);
+    transformer.planner_forward(scores, tape->planner_hidden, request.timestep,
+                                tape->whole ? tape->whole->is_candidate.data() : request.mask_index.data(), tape->planner_packing(),
+                                tape->planner_candidates(), workspace_, cancel, keep ? &tape->planner : nullptr, &memory, options_.checkpointing,
+                                tape->planner_pass());
     backend_.download(result.planner_logits.data(), scores, m * 4);
     for (float z : result.planner_logits)
       if (!std::isfinite(z)) throw Error(ErrorCode::kNonFinite, "the planner produced a NaN or infinite logit");
@@ -386,6 +432,8 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     backend_.likelihood_forward(likelihood);
   }
   recompute_slot_ = memory.next();
+  if (tape->pass) tape->pass->done();
+  guard.keep();
   if (keep) tape_ = std::move(tape);
   return result;
 }
@@ -424,7 +472,7 @@ void Trainer::linear_backward(float* dx, const float* dy, int64_t dy_stride, con
 }
 
 void Trainer::block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing, const RowSubset* subset,
-                             float* dx, float* dout) {
+                             float* dx, float* dout, const KvLayer* kv) {
   const Transformer& transformer = model_->transformer();
   const ModelConfig& config = transformer.config();
   const int64_t n = packing.tokens(), m = subset ? subset->size() : n, c = config.hidden, f = config.mlp_hidden;
@@ -437,7 +485,7 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
     TapeMemory memory(tape_workspace_);
     memory.rewind(recompute_slot_);
     float* out = memory.take(m * c);
-    transformer.block_forward(weights, tape.x, packing, subset, out, workspace_, &tape, &memory);
+    transformer.block_forward(weights, tape.x, packing, subset, out, workspace_, &tape, &memory, kv);
   }
 
   // out = h + ff_out(silu(gate) up)
@@ -455,12 +503,11 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   float* dattention = ws.get(kDAttention, m * q_width);
   linear_backward(dattention, dh, c, tape.attention, p.attn_out, m, false);
   float* dq = ws.get(kDQ, m * q_width);
-  float* dkv = ws.get(kDKv, n * 2 * kv_width);
+  float* dkv = ws.get(kDKv, (kv ? kv->pass.cache().offsets().back() : n) * 2 * kv_width);
+  std::vector<int32_t> offsets;
   AttentionGradArgs args{};
-  args.forward = transformer.attention_args(packing, subset);
+  args.forward = transformer.attention_args(packing, subset, tape.kv, kv, &offsets);
   args.forward.q = tape.q;
-  args.forward.k = tape.kv;
-  args.forward.v = tape.kv + kv_width;
   args.forward.out = tape.attention;
   args.forward.log_sum = tape.log_sum;
   args.dout = dattention;
@@ -468,6 +515,12 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   args.dk = dkv;
   args.dv = dkv + kv_width;
   backend_.attention_backward(args);
+  if (kv) {
+    // Of all keys and values that were read, those computed in this pass; the others are constants.
+    float* own = ws.get(kDKvOwn, n * 2 * kv_width);
+    backend_.gather_rows(own, dkv, kv->pass.slots().data(), n, 2 * kv_width);
+    dkv = own;
+  }
   const int32_t* q_positions = subset ? subset->positions.data() : packing.positions.data();
   backend_.rope_backward(dq, q_width, q_positions, m, config.heads, d, config.rope_theta);
   backend_.rope_backward(dkv, 2 * kv_width, packing.positions.data(), n, config.kv_heads, d, config.rope_theta);
@@ -491,8 +544,8 @@ void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden,
   const ModelConfig& config = transformer.config();
   const PlannerWeights& weights = transformer.planner();
   const PlannerTape& t = tape_->planner;
-  const Packing& packing = tape_->packing;
-  const RowSubset& subset = tape_->candidates;
+  const Packing& packing = tape_->planner_packing();
+  const RowSubset& subset = tape_->planner_candidates();
   const int64_t n = packing.tokens(), m = subset.size(), c = config.hidden, b = packing.batch();
   const bool adaln = config.planner.use_adaln;
   Workspace& ws = gradient_workspace_;
@@ -527,7 +580,8 @@ void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden,
     check_cancelled(cancel);
     const bool last = i + 1 == weights.blocks.size();
     float* dx = last ? ws.get(kDX, n * c) : dy;
-    block_backward(weights.blocks[i], planner_blocks_[i], t.blocks[i], packing, last ? &subset : nullptr, dx, dy);
+    const std::optional<KvLayer> kv = layer_of(tape_->planner_pass(), transformer.block_count() + i);
+    block_backward(weights.blocks[i], planner_blocks_[i], t.blocks[i], packing, last ? &subset : nullptr, dx, dy, kv ? &*kv : nullptr);
     dy = dx;
   }
   if (!adaln) {
@@ -540,7 +594,7 @@ void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden,
     dhidden_or_scratch = ws.get(kDNormed, n * c);
     backend_.fill_zero(dhidden_or_scratch, n * c);
   }
-  backend_.layernorm_backward(dhidden_or_scratch, dmul1, dadd1, dy, tape_->hidden, t.mul1, t.groups, n, c, kLayerNormEps);
+  backend_.layernorm_backward(dhidden_or_scratch, dmul1, dadd1, dy, tape_->planner_hidden, t.mul1, t.groups, n, c, kLayerNormEps);
   if (!planner_trains_) return;
   float* dcondition = ws.get(kDCondition, 2 * b * c);
   Parameter *modulation1 = find("norm_out_1.modulation.weight"), *modulation2 = find("norm_out_2.modulation.weight");
@@ -612,7 +666,8 @@ void Trainer::base_backward(float* dhidden, const std::atomic<bool>* cancel) {
     check_cancelled(cancel);
     const RowSubset* subset = i + 1 == transformer.block_count() ? narrowed : nullptr;
     float* dx = subset ? gradient_workspace_.get(kDX, n * c) : dout;
-    block_backward(transformer.block(i), base_blocks_[i], tape.base.blocks[i], tape.packing, subset, dx, dout);
+    const std::optional<KvLayer> kv = layer_of(tape.pass ? &*tape.pass : nullptr, i);
+    block_backward(transformer.block(i), base_blocks_[i], tape.base.blocks[i], tape.packing, subset, dx, dout, kv ? &*kv : nullptr);
     dout = dx;
   }
   Parameter* table = find(std::string(kBase) + "wte.weight");
@@ -683,7 +738,16 @@ std::vector<float> Trainer::backward(const BackwardRequest& request, const std::
       dhidden = gradient_workspace_.get(kDHidden, n * c);
       backend_.fill_zero(dhidden, n * c);
     }
-    if (planner_needed) planner_backward(dplanner, dhidden, cancel);
+    if (planner_needed && tape.whole) {
+      const int64_t all = tape.planner_packing().tokens();
+      float* dstates = to_hidden ? gradient_workspace_.get(kDStates, all * c) : nullptr;
+      if (dstates) backend_.fill_zero(dstates, all * c);
+      planner_backward(dplanner, dstates, cancel);
+      // Held states are constants, as held keys and values are.
+      if (dstates) backend_.gather_rows(dhidden, dstates, tape.whole->fresh.data(), n, c);
+    } else if (planner_needed) {
+      planner_backward(dplanner, dhidden, cancel);
+    }
     if (head_needed && base_trains_) {
       float* dscored = gradient_workspace_.get(kDCandidate, s * c);
       head_backward(request, dlog_prob, dscored);

@@ -43,6 +43,11 @@ struct ScoreRequest {
   std::vector<uint8_t> selected, forced;  // (M), (B)
   float planner_temperature = 1, probability_scale = 1;
   bool reference_likelihood = false;
+  // A pass over some positions of some rows of a cache (fp32): ids, offsets and mask_index are those of the positions, candidates are among
+  // them. What the cache holds counts as given, no gradient flows into it; `backward` must come before the cache's next pass.
+  std::shared_ptr<KvCache> cache;
+  std::vector<int32_t> rows;             // (B) rows of the cache, ascending
+  std::vector<int32_t> query_positions;  // (N) in-row, ascending
   bool keep = false;
 };
 
@@ -133,9 +138,9 @@ class Trainer {
                        int64_t rows = -1, Parameter* bias = nullptr, int64_t bias_first = 0);
   // dx (N, C) from dout (M, C), which is overwritten.
   void block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing, const RowSubset* subset,
-                      float* dx, float* dout);
+                      float* dx, float* dout, const KvLayer* kv);
   void head_backward(const BackwardRequest& request, const std::vector<float>& dlog_prob, float* dhidden);
-  // Adds to dhidden (N, C).
+  // Adds to dhidden (N, C), the states that the planner read.
   void planner_backward(const std::vector<float>& dlogit, float* dhidden, const std::atomic<bool>* cancel);
   void base_backward(float* dhidden, const std::atomic<bool>* cancel);
   static LikelihoodArgs likelihood_args(const Tape& tape);  // all but the outputs

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 namespace dultra {
 
@@ -219,6 +220,38 @@ Packing Packing::from_lengths(const std::vector<int32_t>& lengths) {
   return packing;
 }
 
+WholeRows::WholeRows(const KvPass& pass, const RowSubset& candidates) : pass_(pass) {
+  const KvCache& cache = pass.cache();
+  std::vector<int32_t> lengths;
+  auto next = pass.slots().begin();
+  for (int32_t row : pass.rows()) {
+    lengths.push_back(cache.length(row));
+    for (int32_t i = 0; i < cache.length(row); ++i) {
+      slots.push_back(cache.offsets()[size_t(row)] + i);
+      if (next == pass.slots().end() || *next != slots.back()) continue;
+      fresh.push_back(int32_t(slots.size()) - 1);
+      ++next;
+    }
+  }
+  packing = Packing::from_lengths(lengths);
+  is_candidate.resize(slots.size());
+  subset.offsets = candidates.offsets;
+  subset.positions = candidates.positions;
+  for (size_t r = 0; r < lengths.size(); ++r)
+    for (int32_t i = candidates.offsets[r]; i < candidates.offsets[r + 1]; ++i) {
+      const int32_t at = packing.offsets[r] + candidates.positions[size_t(i)];
+      subset.rows.push_back(at);
+      is_candidate[size_t(at)] = 1;
+    }
+}
+
+float* WholeRows::gather(Backend& backend, const float* fresh, float* states, int64_t c) const {
+  float* held = pass_.cache().hidden();
+  backend.store_rows(held, DType::kF32, fresh, pass_.slots().data(), int64_t(pass_.slots().size()), c);
+  backend.gather_rows(states, held, slots.data(), packing.tokens(), c);
+  return states;
+}
+
 Transformer::Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
                          const std::atomic<bool>* cancel)
     : config_(config), backend_(backend) {
@@ -345,7 +378,7 @@ void Transformer::write_weights(const std::function<const float*(const std::stri
 }
 
 void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& packing, const RowSubset* subset, float* out, Workspace& ws,
-                                BlockTape* tape, TapeMemory* memory) const {
+                                BlockTape* tape, TapeMemory* memory, const KvLayer* layer) const {
   const int64_t n = packing.tokens(), m = subset ? subset->size() : n, c = config_.hidden, f = config_.mlp_hidden;
   const int d = config_.head_dim();
   const int64_t q_width = int64_t(config_.heads) * d, kv_width = int64_t(config_.kv_heads) * d;
@@ -360,6 +393,10 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   float* kv = buffer(kKv, n * 2 * kv_width, &BlockTape::kv);  // (N, 2, Hk, D)
   backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, w.kv_bias.as(), false);
   backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
+  if (layer) {
+    const KvCache& cache = layer->pass.cache();
+    backend_.store_rows(cache.layer(layer->index), cache.options().dtype, kv, layer->pass.slots().data(), n, 2 * kv_width);
+  }
 
   float* h = tape ? (tape->h = memory->take(m * c)) : out;  // (M, C)
   if (subset) {
@@ -375,10 +412,9 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   backend_.rope_forward(q, q_width, q_positions, m, config_.heads, d, config_.rope_theta);
 
   float* attention = buffer(kAttention, m * q_width, &BlockTape::attention);
-  AttentionArgs args = attention_args(packing, subset);
+  std::vector<int32_t> offsets;
+  AttentionArgs args = attention_args(packing, subset, kv, layer, &offsets);
   args.q = q;
-  args.k = kv;
-  args.v = kv + kv_width;
   args.out = attention;
   if (tape) args.log_sum = tape->log_sum = memory->take(m * config_.heads);
   backend_.attention_forward(args);
@@ -402,11 +438,13 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   }
 }
 
-AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubset* subset) const {
+AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubset* subset, const float* fresh, const KvLayer* layer,
+                                          std::vector<int32_t>* offsets) const {
   const int d = config_.head_dim();
+  const int64_t kv_width = int64_t(config_.kv_heads) * d;
   AttentionArgs args{};
   args.q_stride = args.out_stride = int64_t(config_.heads) * d;
-  args.kv_stride = 2 * int64_t(config_.kv_heads) * d;
+  args.kv_stride = 2 * kv_width;
   args.heads = config_.heads;
   args.kv_heads = config_.kv_heads;
   args.head_dim = d;
@@ -416,30 +454,45 @@ AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubse
   args.k_offsets = packing.offsets.data();
   args.q_positions = subset ? subset->positions.data() : packing.positions.data();
   args.mask = config_.causal ? MaskKind::kCausal : MaskKind::kBidirectional;
+  args.k = fresh;
+  args.v = fresh + kv_width;
+  if (layer) {
+    const KvCache& cache = layer->pass.cache();
+    *offsets = layer->pass.spread(subset ? subset->offsets : packing.offsets);
+    args.batch = cache.rows();
+    args.q_offsets = offsets->data();
+    args.k_offsets = cache.offsets().data();
+    const void* held = cache.layer(layer->index);
+    if (cache.options().dtype == DType::kF32) {
+      args.k = static_cast<const float*>(held);
+      args.v = args.k + kv_width;
+    } else {
+      args.k = args.v = nullptr;
+      args.k16 = static_cast<const uint16_t*>(held);
+      args.v16 = args.k16 + kv_width;
+    }
+  }
   return args;
 }
 
 void Transformer::hidden_forward(float* hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& ws,
-                                 const std::atomic<bool>* cancel, BaseTape* tape, TapeMemory* memory, bool inputs_only) const {
+                                 const std::atomic<bool>* cancel, BaseTape* tape, TapeMemory* memory, bool inputs_only, const KvPass* pass) const {
   const int64_t n = packing.tokens(), c = config_.hidden;
   const int64_t m = subset ? subset->size() : n;
-  if (m == 0) return;
+  // A pass without candidates still renews keys and values.
+  if (m == 0 && (!pass || n == 0)) return;
   float* x = tape ? memory->take(n * c) : ws.get(kResidual, (n + (subset ? m : 0)) * c);
   backend_.embedding_forward(x, embedding_.as<void>(), embedding_dtype_, ids, n, c);
   if (tape) tape->blocks.assign(blocks_.size(), BlockTape{});
   for (size_t i = 0; i < blocks_.size(); ++i) {
     check_cancelled(cancel);
     const RowSubset* narrowed = i + 1 == blocks_.size() ? subset : nullptr;
-    if (tape) {
-      float* out = memory->take((narrowed ? m : n) * c);
-      tape->blocks[i].x = x;
-      block_forward(blocks_[i], x, packing, narrowed, out, ws, inputs_only ? nullptr : &tape->blocks[i], memory);
-      x = out;
-    } else {
-      float* out = narrowed ? x + n * c : x;
-      block_forward(blocks_[i], x, packing, narrowed, out, ws);
-      x = out;
-    }
+    std::optional<KvLayer> kv;
+    if (pass) kv.emplace(KvLayer{*pass, i});
+    float* out = tape ? memory->take((narrowed ? m : n) * c) : narrowed ? x + n * c : x;
+    if (tape) tape->blocks[i].x = x;
+    block_forward(blocks_[i], x, packing, narrowed, out, ws, tape && !inputs_only ? &tape->blocks[i] : nullptr, memory, kv ? &*kv : nullptr);
+    x = out;
   }
   if (subset && blocks_.empty()) {
     float* out = tape ? memory->take(m * c) : x + n * c;
@@ -456,12 +509,12 @@ void Transformer::head_forward(float* logits, const float* hidden, int64_t m) co
 
 void Transformer::planner_forward(float* logit, const float* hidden, const std::vector<float>& timestep, const uint8_t* candidate,
                                   const Packing& packing, const RowSubset& subset, Workspace& ws, const std::atomic<bool>* cancel, PlannerTape* tape,
-                                  TapeMemory* memory, bool inputs_only) const {
+                                  TapeMemory* memory, bool inputs_only, const KvPass* pass) const {
   if (!config_.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   const PlannerWeights& p = planner_;
   const int64_t n = packing.tokens(), m = subset.size(), c = config_.hidden;
   const int64_t b = packing.batch();
-  if (m == 0) return;
+  if (m == 0 && (!pass || n == 0)) return;
   PlannerTape scratch;
   PlannerTape& t = tape ? *tape : scratch;
   const auto floats = [&](Slot slot, int64_t count) { return tape ? memory->take(count) : ws.get(slot, count); };
@@ -528,7 +581,10 @@ void Transformer::planner_forward(float* logit, const float* hidden, const std::
     const bool last = i + 1 == p.blocks.size();
     float* out = last ? floats(kPlannerOut, m * c) : tape ? memory->take(n * c) : y;
     t.blocks[i].x = y;
-    block_forward(p.blocks[i], y, packing, last ? &subset : nullptr, out, ws, tape && !inputs_only ? &t.blocks[i] : nullptr, memory);
+    std::optional<KvLayer> kv;
+    if (pass) kv.emplace(KvLayer{*pass, blocks_.size() + i});
+    block_forward(p.blocks[i], y, packing, last ? &subset : nullptr, out, ws, tape && !inputs_only ? &t.blocks[i] : nullptr, memory,
+                  kv ? &*kv : nullptr);
     y = out;
   }
   if (p.blocks.empty()) {

@@ -8,6 +8,7 @@
 
 #include "model/checkpoint.h"
 #include "model/config.h"
+#include "model/kv_cache.h"
 #include "model/memory.h"
 #include "ops/backend.h"
 
@@ -30,6 +31,23 @@ struct RowSubset {
   std::vector<int32_t> positions;  // (M) index inside the sequence
 
   int64_t size() const { return int64_t(rows.size()); }
+};
+
+// The rows of a pass as a whole, for a planner that sees all of their states (PlannerCache::kHidden).
+struct WholeRows {
+  Packing packing;                    // (R + 1), every position of the rows
+  RowSubset subset;                   // the same candidates, among all positions
+  std::vector<uint8_t> is_candidate;  // (N)
+  std::vector<int32_t> slots;         // (N) their places in the cache
+  std::vector<int32_t> fresh;         // (F) which of them the pass computes
+
+  // `candidates`: of the positions that the pass computes.
+  WholeRows(const KvPass& pass, const RowSubset& candidates);
+  // Stores fresh states (F, C) in the cache and fills `states` (N, C) with those of all positions. Returns it.
+  float* gather(Backend& backend, const float* fresh, float* states, int64_t c) const;
+
+ private:
+  const KvPass& pass_;
 };
 
 // How weights are held and multiplied.
@@ -146,22 +164,28 @@ class Transformer {
   void write_weights(const std::function<const float*(const std::string& tensor)>& values);
 
   // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm. With a tape (whose memory
-  // comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone.
+  // comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
+  // positions that it computes, and attention sees the whole rows.
   void hidden_forward(float* hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& workspace,
-                      const std::atomic<bool>* cancel, BaseTape* tape = nullptr, TapeMemory* tape_memory = nullptr, bool inputs_only = false) const;
+                      const std::atomic<bool>* cancel, BaseTape* tape = nullptr, TapeMemory* tape_memory = nullptr, bool inputs_only = false,
+                      const KvPass* pass = nullptr) const;
   // logits (M, V) of hidden rows (M, C).
   void head_forward(float* logits, const float* hidden, int64_t m) const;
   // Planner logits (M) of the subset's rows. hidden (N, C); timestep (B); candidate (N): 1 where the token is a mask inside the window.
+  // With `pass` (of a cache with PlannerCache::kBlocks), as for hidden_forward.
   void planner_forward(float* logit, const float* hidden, const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing,
                        const RowSubset& subset, Workspace& workspace, const std::atomic<bool>* cancel, PlannerTape* tape = nullptr,
-                       TapeMemory* tape_memory = nullptr, bool inputs_only = false) const;
+                       TapeMemory* tape_memory = nullptr, bool inputs_only = false, const KvPass* pass = nullptr) const;
 
   // One block. out (N, C) may be x itself; with `subset`, only its rows are brought up to date and they go to out (M, C), M rows. With a
   // tape, `x` must be kept by the caller and out must not be x; the tape's other members are filled in, with memory from `tape_memory`.
+  // With `kv`, keys and values go through its layer of the cache.
   void block_forward(const BlockWeights& weights, float* x, const Packing& packing, const RowSubset* subset, float* out, Workspace& workspace,
-                     BlockTape* tape = nullptr, TapeMemory* tape_memory = nullptr) const;
-  // Everything but the pointers; attention of all rows, or of the subset's queries.
-  AttentionArgs attention_args(const Packing& packing, const RowSubset* subset) const;
+                     BlockTape* tape = nullptr, TapeMemory* tape_memory = nullptr, const KvLayer* kv = nullptr) const;
+  // Everything but q and out: attention of all rows, or of the subset's queries, to the fresh keys and values (N, 2, Hk, D), or with
+  // `kv` to those of its layer. Valid as long as `offsets` is.
+  AttentionArgs attention_args(const Packing& packing, const RowSubset* subset, const float* fresh, const KvLayer* kv,
+                               std::vector<int32_t>* offsets) const;
   const BlockWeights& block(size_t i) const { return blocks_[i]; }
   size_t block_count() const { return blocks_.size(); }
   const PlannerWeights& planner() const { return planner_; }

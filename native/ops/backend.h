@@ -73,10 +73,13 @@ struct AttentionArgs {
   int block;                 // for kBlockCausal
   const int32_t* key_begin;  // (B) or null: keys before it are hidden
   const int32_t* key_end;    // (B) or null: keys from it on are hidden
+  const uint16_t* k16;       // k in bf16, `kv_stride` numbers apart, in place of k; null: k is read
+  const uint16_t* v16;       // likewise
 };
 // A query that sees no key gives zeros (and a log_sum of -inf).
 
-// Gradients of attention_forward. `forward` is the call that was made: q, k, v, out and log_sum are read. All strides in floats.
+// Gradients of attention_forward. `forward` is the call that was made: q, k, v, out and log_sum are read; keys and values are fp32. All
+// strides in floats.
 struct AttentionGradArgs {
   AttentionArgs forward;
   const float* dout;  // (Mq, H, D), out_stride of `forward` apart
@@ -219,6 +222,8 @@ class Backend {
   virtual void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) = 0;
   // out (M, C) = x (., C)[index (M)]
   virtual void gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) = 0;
+  // to (., C)[index (M)] = from (M, C), rounded to `dtype` (kF32 or kBF16); no row of `to` occurs twice. Keys and values into their cache.
+  virtual void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) = 0;
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
   virtual void rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.

@@ -226,6 +226,56 @@ DULTRA_TEST(attention_query_subset_equals_all) {
   });
 }
 
+// Keys and values in bf16 give the bits of the same numbers in fp32, and what double precision gives.
+DULTRA_TEST(attention_of_bf16_keys_and_values) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (const Case& c : cases()) {
+      Problem problem(c, {33, 0, 90}, 17);
+      std::vector<uint16_t> narrow;
+      for (float& x : problem.kv) {
+        narrow.push_back(f32_to_bf16(x));
+        x = bf16_to_f32(narrow.back());
+      }
+      const int64_t width = c.heads * c.head_dim;
+      const AttentionArgs a = problem.args(nullptr, width);
+      const std::vector<float> wide = run(backend, a, describe(c, isa));
+      AttentionArgs half = a;
+      half.k = half.v = nullptr;
+      half.k16 = narrow.data();
+      half.v16 = narrow.data() + c.kv_heads * c.head_dim;
+      const std::vector<float> out = run(backend, half, describe(c, isa));
+      CHECK(same_bits(out.data(), wide.data(), out.size()), describe(c, isa));
+      const std::vector<double> expected = reference(a);
+      CHECK(worst_error(out.data(), expected.data(), expected.size(), 2e-6 * c.magnitude * c.magnitude, 2e-6) <= 1, describe(c, isa));
+    }
+  });
+}
+
+// A cache holds more rows than a pass computes: rows without queries lie between, and queries are anywhere in theirs.
+DULTRA_TEST(attention_of_some_rows_of_a_cache) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (const Case& c : cases()) {
+      if (c.mask != MaskKind::kBidirectional) continue;
+      const Problem problem(c, {40, 12, 70, 5}, 18);
+      const int64_t width = c.heads * c.head_dim;
+      const AttentionArgs all = problem.args(nullptr, width);
+      const std::vector<float> whole = run(backend, all, describe(c, isa));
+      const int32_t some[5] = {0, 3, 3, 5, 5};  // three queries of the first row, two of the third
+      const std::vector<int32_t> rows = {2, 3, 39, 52 + 11, 52 + 64}, positions = {2, 3, 39, 11, 64};
+      std::vector<float> q;
+      for (int32_t row : rows) q.insert(q.end(), all.q + row * all.q_stride, all.q + row * all.q_stride + width);
+      AttentionArgs a = all;
+      a.q = q.data();
+      a.q_stride = width;
+      a.q_offsets = some;
+      a.q_positions = positions.data();
+      const std::vector<float> out = run(backend, a, describe(c, isa));
+      for (size_t i = 0; i < rows.size(); ++i)
+        CHECK(same_bits(&out[i * size_t(width)], &whole[size_t(rows[i] * width)], size_t(width)), describe(c, isa), "query ", rows[i]);
+    }
+  });
+}
+
 // Keys that a mask hides may hold anything, even where the tile around them is read for other queries.
 DULTRA_TEST(attention_hidden_keys_do_not_matter) {
   for_each_backend([](Backend& backend, const std::string& isa) {

@@ -219,6 +219,34 @@ DULTRA_TEST(embedding_and_gather) {
   });
 }
 
+DULTRA_TEST(rows_store) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    Random random(9);
+    const int64_t c = 37, all = 50;
+    const std::vector<int32_t> index = {49, 3, 0, 17, 18};
+    const std::vector<float> from = normals(random, index.size() * size_t(c));
+    Guarded<float> wide = poisoned(size_t(all * c));
+    backend.store_rows(wide.data(), DType::kF32, from.data(), index.data(), int64_t(index.size()), c);
+    Guarded<uint16_t> narrow(size_t(all * c));
+    const uint16_t untouched = narrow[0];
+    backend.store_rows(narrow.data(), DType::kBF16, from.data(), index.data(), int64_t(index.size()), c);
+    CHECK(wide.guards_intact() && narrow.guards_intact(), isa);
+    std::vector<float> expected(size_t(all * c), std::numeric_limits<float>::quiet_NaN());
+    for (size_t i = 0; i < index.size(); ++i) std::copy_n(&from[i * size_t(c)], c, &expected[size_t(index[i] * c)]);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      CHECK(std::isnan(expected[i]) ? std::isnan(wide[i]) : wide[i] == expected[i], isa, " fp32 ", i);
+      CHECK(narrow[i] == (std::isnan(expected[i]) ? untouched : f32_to_bf16(expected[i])), isa, " bf16 ", i);
+    }
+    bool refused = false;
+    try {
+      backend.store_rows(narrow.data(), DType::kF16, from.data(), index.data(), 1, c);
+    } catch (const Error&) {
+      refused = true;
+    }
+    CHECK(refused, isa, " fp16");
+  });
+}
+
 DULTRA_TEST(rows_do_not_depend_on_threads) {
   for (const std::string& isa : cpu::available_isas()) {
     Random random(11);

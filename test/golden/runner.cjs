@@ -1,9 +1,10 @@
 // Replays cases that the reference implementation recorded (test/fixtures/golden/README.md describes the folder) through the public API.
 // Discrete results must be equal; numbers must lie within the tolerance that the case states.
-const { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } = require('node:fs');
+const { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { readTensors, writeTensors } = require('./safetensors.cjs');
+const CACHED = require('./cached.cjs');
 const TRAINING = require('./training.cjs');
 
 class Mismatch extends Error {}
@@ -37,18 +38,20 @@ class Checker {
   }
 }
 
-/** The case's model folder, with the case's replacement weights merged in where it has some. */
+/** The case's model folder, with the case's replacement weights and end-of-sequence token where it has some. */
 async function withModel(dultra, root, folder, description, options, body) {
   let directory = path.join(root, description.model);
   let temporary = null;
-  if (description.weight_overrides) {
+  const eos = description.args?.early_stop ? description.args.eos_token_id : undefined;
+  if (description.weight_overrides || eos !== undefined) {
     temporary = mkdtempSync(path.join(os.tmpdir(), 'dultra-golden-'));
-    const merged = {
-      ...readTensors(path.join(directory, 'model.safetensors')),
-      ...readTensors(path.join(folder, description.weight_overrides)),
-    };
-    writeTensors(path.join(temporary, 'model.safetensors'), merged);
-    copyFileSync(path.join(directory, 'config.json'), path.join(temporary, 'config.json'));
+    const weights = path.join(directory, 'model.safetensors');
+    const own = path.join(temporary, 'model.safetensors');
+    if (description.weight_overrides)
+      writeTensors(own, { ...readTensors(weights), ...readTensors(path.join(folder, description.weight_overrides)) });
+    else copyFileSync(weights, own);
+    const config = JSON.parse(readFileSync(path.join(directory, 'config.json'), 'utf8'));
+    writeFileSync(path.join(temporary, 'config.json'), JSON.stringify(eos === undefined ? config : { ...config, eos_token_id: eos }));
     directory = temporary;
   }
   try {
@@ -203,6 +206,7 @@ const KINDS = {
   forward: () => forwardCase,
   generate: () => generateCase,
   fastdllm: (name) => (/^fastdllm_(threshold|factor|fixed)/.test(name) ? fastDllmCase : null),
+  ...Object.fromEntries(Object.entries(CACHED).map(([kind, run]) => [kind, () => run])),
   ...Object.fromEntries(
     Object.entries(TRAINING).map(([kind, run]) => [kind, () => (model, files, check, dultra) => run(dultra, model, files, check)]),
   ),

@@ -6,12 +6,14 @@ import { pathToFileURL } from 'node:url';
 import { SingleBar } from 'cli-progress';
 import { type Command, Option } from 'commander';
 import {
+  type CachePolicy,
   type Campaign,
   type CampaignOptions,
   datasets,
   type Evaluation,
   evaluateCampaign,
   type GridEntry,
+  parseCache,
   parseSampler,
   type ReportRun,
   samplerGrid,
@@ -20,7 +22,7 @@ import {
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, colorsFor, printJson } from '../output';
-import { SAMPLER_HELP } from '../sampling';
+import { CACHE_HELP, SAMPLER_HELP } from '../sampling';
 import { integer, number } from '../values';
 
 interface Flags extends ModelFlags {
@@ -33,6 +35,7 @@ interface Flags extends ModelFlags {
   compat?: 'reference';
   split: 'train' | 'validation' | 'test';
   samplers?: string;
+  caches?: string;
   grid?: 'quick' | 'full';
   count?: number;
   seed?: number;
@@ -54,6 +57,7 @@ Examples:
   dultra eval --count 512 --report report.html
   dultra eval -m models/base --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
   dultra eval --dataset st1 --grid full --out results.json --json
+  dultra eval --samplers planner,confidence:0.9 --caches none,prefix,dual,refresh:4
   dultra eval -d gsm8k:test.jsonl --samplers planner,confidence:0.9,fixed:128 --models A,B --seeds 5 --output runs/gsm8k --report report.html
 
 Data sets: the tasks above; gsm8k, math500, dapo17k, humaneval, mbpp, mbpp-sanitized, apps, from the hub, or NAME:PATH for a file (JSON lines,
@@ -72,18 +76,27 @@ function namedSamplers(flags: Flags): GridEntry[] | null {
   return entries;
 }
 
+/** The caches that the flags name; by default none alone. */
+function namedCaches(list = 'none'): Record<string, CachePolicy> {
+  const texts = list.split(',').map((text) => text.trim());
+  const twice = texts.find((text, i) => texts.indexOf(text) !== i);
+  if (twice !== undefined) throw new UsageError(`--caches: ${twice} is given twice`);
+  return Object.fromEntries(texts.map((text) => [text, parseCache(text)]));
+}
+
 /** A table for people. The header is "name  right  NFE …"; numbers are aligned. */
 function printResults({ config, results }: Evaluation): void {
   const { bold } = colorsFor(process.stdout);
-  const lines = results.map(({ name, accuracy, accuracyError, nfe, tokensPerForward, tokensPerSecond }) => [
+  const lines = results.map(({ name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond }) => [
     name,
     `${(100 * accuracy).toFixed(1)} ± ${(100 * accuracyError).toFixed(1)} %`,
     nfe.mean.toFixed(2),
+    fullForwards.mean.toFixed(2),
     tokensPerForward.generated.toFixed(2),
     tokensPerForward.untilEos.toFixed(2),
     tokensPerSecond.toFixed(0),
   ]);
-  const head = ['sampler', 'right', 'NFE', 'tokens/pass', 'up to the end', 'tokens/s'];
+  const head = ['sampler', 'right', 'NFE', 'full passes', 'tokens/pass', 'up to the end', 'tokens/s'];
   const widths = head.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)));
   const show = (cells: string[]) => cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
   process.stdout.write(`${bold(show(head))}\n${lines.map((line) => `${show(line)}\n`).join('')}`);
@@ -175,6 +188,7 @@ async function run(flags: Flags): Promise<void> {
   checkWritable('--out', flags.out);
   checkWritable('--report', flags.report);
   const named = namedSamplers(flags);
+  const caches = namedCaches(flags.caches);
   const models = modelsOf(flags);
   const { seeds: seedCount = 1, seed = 0 } = flags;
   if (seedCount < 1) throw new UsageError(`--seeds: expected at least 1, got ${seedCount}`);
@@ -189,7 +203,11 @@ async function run(flags: Flags): Promise<void> {
     models[name] = async () => model;
     entries = samplerGrid({ size: flags.grid ?? 'quick', planner: model.hasPlanner, genLength: genLength ?? dataset.genLength });
   }
-  const groups = new Map(entries.map(({ name, group }) => [name, group]));
+  const groups = new Map<string, string>();
+  for (const { name, group } of entries)
+    for (const [cache, { type }] of Object.entries(caches))
+      if (type === 'none') groups.set(name, group);
+      else groups.set(`${name} + ${cache}`, `${group} + ${cache}`);
   const traces = flags.traces ?? (flags.report === undefined ? undefined : REPORT_TRACES);
   const given = Object.entries({ count, batchSize, genLength, blockLength, temperature, stopAtEos, traces });
   const progress = new EvalProgress();
@@ -200,6 +218,7 @@ async function run(flags: Flags): Promise<void> {
       dataset,
       split,
       samplers: Object.fromEntries(entries.map(({ name, sampler }) => [name, sampler])),
+      caches,
       models,
       seeds: Array.from({ length: seedCount }, (_, i) => seed + i),
       group: (name) => groups.get(name) ?? name,
@@ -264,6 +283,7 @@ export function register(program: Command): void {
     .option('--models <list>', 'several checkpoint folders or hub ids, separated by commas, in place of --model')
     .optionsGroup('Sampling:')
     .option('-s, --samplers <list>', 'samplers, separated by commas, see below (default: the quick grid)')
+    .option('--caches <list>', 'caches of keys and values, separated by commas, see below; every sampler runs with each (default: none)')
     .addOption(new Option('--grid <size>', 'the usual settings of every sampler, or a sweep of each').choices(['quick', 'full']))
     .option('-n, --gen-length <n>', "tokens to generate (default: the task's)", integer)
     .option('-b, --block-length <n>', "tokens per block (default: the task's)", integer)
@@ -275,6 +295,6 @@ export function register(program: Command): void {
     .option('--output <folder>', 'write samples.jsonl, config.json and summary.json; goes on with what is there')
     .option('--report <file>', 'write a self-contained HTML page: chart, tables, a step-by-step view')
     .option('--traces <n>', 'keep each step of the first n prompts (default: 8 with --report, else 0)', integer)
-    .addHelpText('after', `${SAMPLER_HELP}\n${EXAMPLES}`)
+    .addHelpText('after', `${SAMPLER_HELP}\n${CACHE_HELP}\n${EXAMPLES}`)
     .action(run);
 }

@@ -86,8 +86,11 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
     }
     AttentionTile t;
     t.q = a.q + task.first * a.q_stride + head * a.head_dim;
-    t.k = a.k + (a.k_offsets[b] + keys.begin) * a.kv_stride + kv_head * a.head_dim;
-    t.v = a.v + (a.k_offsets[b] + keys.begin) * a.kv_stride + kv_head * a.head_dim;
+    const int64_t kv = (a.k_offsets[b] + keys.begin) * a.kv_stride + kv_head * a.head_dim;
+    t.k = a.k16 ? nullptr : a.k + kv;
+    t.v = a.k16 ? nullptr : a.v + kv;
+    t.k16 = a.k16 ? a.k16 + kv : nullptr;
+    t.v16 = a.k16 ? a.v16 + kv : nullptr;
     t.out = a.out + task.first * a.out_stride + head * a.head_dim;
     t.log_sum = a.log_sum ? a.log_sum + task.first * a.heads + head : nullptr;
     t.log_sum_stride = a.heads;
@@ -108,6 +111,7 @@ void CpuBackend::attention_backward(const AttentionGradArgs& args) {
   const AttentionArgs& a = args.forward;
   check_shape(a);
   check_argument(a.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
+  check_argument(!a.k16, "k16: expected null, the gradients need fp32 keys and values");
   const RowKernels& rows = kernels_->rows;
   const int64_t d = a.head_dim, group = a.heads / a.kv_heads;
   if (a.batch == 0) return;

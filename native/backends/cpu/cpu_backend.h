@@ -33,6 +33,7 @@ class CpuBackend final : public Backend {
 
   void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) override;
   void gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) override;
+  void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) override;
   void rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override;
   void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                          float eps) override;

@@ -108,6 +108,22 @@ void CpuBackend::gather_rows(float* out, const float* x, const int32_t* index, i
   });
 }
 
+void CpuBackend::store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+  check_argument(dtype == DType::kF32 || dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+  parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* row = from + i * c;
+      const int64_t at = int64_t(index[i]) * c;
+      if (dtype == DType::kF32) {
+        std::memcpy(static_cast<float*>(to) + at, row, size_t(c) * sizeof(float));
+      } else {
+        uint16_t* narrow = static_cast<uint16_t*>(to) + at;
+        for (int64_t j = 0; j < c; ++j) narrow[j] = f32_to_bf16(row[j]);
+      }
+    }
+  });
+}
+
 void CpuBackend::embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
   scatter_add_rows(dtable, dout, ids, m, c);
 }

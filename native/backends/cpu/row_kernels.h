@@ -21,6 +21,8 @@ struct AttentionTile {
   float scale;
   const int32_t* visible;  // (queries) from 0 to keys
   float* scratch;          // attention_scratch(head_dim) floats, 64-byte aligned
+  const uint16_t* k16;     // keys in bf16 in place of k, or null
+  const uint16_t* v16;     // likewise
 };
 
 // The backward of one key/value head of one sequence: all queries of the heads that read it.

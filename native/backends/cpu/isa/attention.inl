@@ -177,6 +177,13 @@ static inline void attention_step(const AttentionGroup& g, const float* k, const
   }
 }
 
+static void widen_bf16(float* to, const uint16_t* from, int n) {
+  for (int i = 0; i < n; ++i) {
+    const uint32_t bits = uint32_t(from[i]) << 16;
+    memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
 static void attention_tile(const dultra::cpu::AttentionTile* tile) {
   const dultra::cpu::AttentionTile& t = *tile;
   const int d = t.head_dim, padded = attention_padded(d);
@@ -212,8 +219,14 @@ static void attention_tile(const dultra::cpu::AttentionTile* tile) {
   for (int first = 0; first < t.keys; first += kTileKeys) {
     const int count = t.keys - first < kTileKeys ? t.keys - first : kTileKeys;
     for (int j = 0; j < count; ++j) {
-      memcpy(keys + j * padded, t.k + (first + j) * t.kv_stride, size_t(d) * sizeof(float));
-      memcpy(values + j * padded, t.v + (first + j) * t.kv_stride, size_t(d) * sizeof(float));
+      const int64_t at = (first + j) * t.kv_stride;
+      if (t.k16) {
+        widen_bf16(keys + j * padded, t.k16 + at, d);
+        widen_bf16(values + j * padded, t.v16 + at, d);
+      } else {
+        memcpy(keys + j * padded, t.k + at, size_t(d) * sizeof(float));
+        memcpy(values + j * padded, t.v + at, size_t(d) * sizeof(float));
+      }
     }
     for (int j = count; j % kAttentionRows != 0; ++j) memset(keys + j * padded, 0, size_t(d) * sizeof(float));
     for (int i = 0; i < used; ++i) {

@@ -1,0 +1,106 @@
+// Caches of keys and values: their memory, and the handle that users hold.
+import { DUltraError } from '../errors';
+import { fromNative, type NativeCache, type NativeCacheOptions, type NativeModel } from '../native';
+import { checkChoice, checkKeys } from '../options';
+import type { CacheStorage } from '../types';
+import type { ModelConfig } from './config';
+import { availableMemory } from './memory';
+
+/** Options of `model.createCache` and `model.cacheBytes`. */
+export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {
+  /**
+   * What is kept for a planner head: nothing ("none", default), keys and values of its blocks ("cached"), or the states that they read
+   * ("fresh"); see {@link CacheStorage}.
+   */
+  planner?: 'none' | 'cached' | 'fresh';
+}
+
+const STORED = { none: 'none', cached: 'blocks', fresh: 'hidden' } as const;
+
+/** @throws TypeError, RangeError naming the option; DUltraError NO_PLANNER. */
+export function resolveCacheOptions(options: KvCacheOptions, config: ModelConfig): NativeCacheOptions {
+  checkKeys('options', options, ['dtype', 'planner']);
+  const { dtype = 'float32', planner = 'none' } = options;
+  checkChoice('dtype', dtype, ['float32', 'bfloat16'] as const);
+  checkChoice('planner', planner, ['none', 'cached', 'fresh'] as const);
+  if (planner !== 'none' && !config.planner) throw new DUltraError('NO_PLANNER', 'planner: this checkpoint has no planner head');
+  return { dtype: dtype === 'bfloat16' ? 'BF16' : 'F32', planner: STORED[planner] };
+}
+
+/** Bytes of a cache of `tokens` positions. */
+export function cacheBytes(config: ModelConfig, tokens: number, { dtype, planner }: NativeCacheOptions): number {
+  const layers = config.nLayers + (planner === 'blocks' ? (config.planner?.numLayers ?? 0) : 0);
+  const keysAndValues = 2 * config.nKvHeads * (config.dModel / config.nHeads) * (dtype === 'BF16' ? 2 : 4);
+  return tokens * (layers * keysAndValues + (planner === 'hidden' ? 4 * config.dModel : 0));
+}
+
+/**
+ * Allocates a cache after comparing what it needs with what is free.
+ * @throws DUltraError OUT_OF_MEMORY stating both.
+ */
+export async function allocateCache(
+  model: NativeModel,
+  config: ModelConfig,
+  offsets: Int32Array,
+  options: NativeCacheOptions,
+): Promise<NativeCache> {
+  const tokens = offsets[offsets.length - 1];
+  const needed = cacheBytes(config, tokens, options);
+  const available = availableMemory();
+  if (needed > available) {
+    const gb = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
+    const rows = offsets.length === 2 ? '1 row' : `${offsets.length - 1} rows`;
+    const hint = options.dtype === 'F32' ? '; dtype: "bfloat16" needs half of what fp32 keys and values do' : '';
+    throw new DUltraError(
+      'OUT_OF_MEMORY',
+      `cache: keys and values of ${rows}, ${tokens} tokens in all, need ${gb(needed)}, ${gb(available)} are free${hint}`,
+    );
+  }
+  return fromNative(() => model.createCache(offsets, options));
+}
+
+/** Keys and values of some rows, for `model.forward`. Made by `model.createCache`; free it with `dispose()`. */
+export class KvCache {
+  readonly #native: NativeCache;
+  readonly #config: ModelConfig;
+  /** Positions of each row. */
+  readonly rowLengths: readonly number[];
+  /** Memory that it takes. */
+  readonly bytes: number;
+
+  /** @internal */
+  constructor(cache: NativeCache, config: ModelConfig, rowLengths: readonly number[]) {
+    this.#native = cache;
+    this.#config = config;
+    this.rowLengths = rowLengths;
+    this.bytes = cache.bytes();
+  }
+
+  /** @internal */
+  get native(): NativeCache {
+    return this.#native;
+  }
+
+  /**
+   * What a layer holds for a row: keys after the rotary embedding, and values, (length, nKvHeads, headDim) each. Layers are the base
+   * model's, then those of the planner's blocks. Positions that no pass has computed hold whatever was in memory.
+   * @throws RangeError for a layer or row that there is not; DUltraError DISPOSED.
+   */
+  async read(layer: number, row = 0): Promise<{ keys: Float32Array; values: Float32Array }> {
+    const both = await fromNative(() => this.#native.read(layer, row));
+    const width = this.#config.nKvHeads * (this.#config.dModel / this.#config.nHeads);
+    const length = both.length / (2 * width);
+    const keys = new Float32Array(length * width);
+    const values = new Float32Array(length * width);
+    for (let i = 0; i < length; i++) {
+      keys.set(both.subarray(2 * i * width, (2 * i + 1) * width), i * width);
+      values.set(both.subarray((2 * i + 1) * width, (2 * i + 2) * width), i * width);
+    }
+    return { keys, values };
+  }
+
+  /** Frees the memory; work under way finishes first. */
+  dispose(): void {
+    this.#native.dispose();
+  }
+}

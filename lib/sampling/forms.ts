@@ -1,0 +1,51 @@
+// Plain tagged objects as short text: a name, then values after colons.
+import { checkChoice } from '../options';
+
+/** How one name is written: what it stands for, what a bare value sets, and the options that can follow as name=value. */
+export interface Form<T> {
+  base: T;
+  /** The option that a value without a name sets; none: every value needs its name. */
+  main?: string;
+  /** Another one, for values that are numbers. */
+  mainNumber?: string;
+  options: Readonly<Record<string, 'number' | 'boolean' | 'text'>>;
+}
+
+function parseValue(name: string, text: string, kind: 'number' | 'boolean' | 'text'): number | boolean | string {
+  if (kind === 'text') return text;
+  if (kind === 'boolean') {
+    checkChoice(name, text, ['true', 'false'] as const);
+    return text === 'true';
+  }
+  const value = text.trim() === '' ? Number.NaN : Number(text);
+  if (Number.isNaN(value)) throw new RangeError(`${name}: expected a number, got ${JSON.stringify(text)}`);
+  return value;
+}
+
+/**
+ * The object that a short form stands for, with what was written and nothing else.
+ * @param what names it in messages, such as "sampler" @param example a name with a value
+ * @throws TypeError, RangeError naming the part, what was expected and what came.
+ */
+export function parseForm<T>(what: string, text: string, forms: Readonly<Record<string, Form<T>>>, example: string): T {
+  if (typeof text !== 'string') throw new TypeError(`${what}: expected a string, got ${String(text)}`);
+  const [name, ...parts] = text.trim().split(':');
+  if (!Object.hasOwn(forms, name))
+    throw new RangeError(
+      `${what}: expected ${Object.keys(forms).join(', ')}, with a value as in ${JSON.stringify(example)} where wanted, got ${JSON.stringify(text)}`,
+    );
+  const { base, main, mainNumber, options } = forms[name];
+  const given: Record<string, unknown> = {};
+  for (const part of parts) {
+    const equals = part.indexOf('=');
+    const bare = mainNumber && part.trim() !== '' && !Number.isNaN(Number(part)) ? mainNumber : main;
+    const option = equals < 0 ? (bare ?? part) : part.slice(0, equals);
+    if (!Object.hasOwn(options, option))
+      throw new RangeError(
+        `${what}: ${name} takes ${Object.keys(options).join(', ') || 'no options'}; got ${JSON.stringify(option)} in ${JSON.stringify(text)}`,
+      );
+    if (Object.hasOwn(given, option)) throw new RangeError(`${what}: ${option} is given twice in ${JSON.stringify(text)}`);
+    given[option] = parseValue(`${what}.${option}`, part.slice(equals + 1), options[option]);
+  }
+  return { ...base, ...given } as T;
+}

@@ -1,0 +1,102 @@
+#include "model/kv_cache.h"
+
+#include <algorithm>
+#include <string>
+
+namespace dultra {
+
+namespace {
+
+int64_t kv_width(const ModelConfig& config) { return 2 * int64_t(config.kv_heads) * config.head_dim(); }
+
+size_t layers_of(const ModelConfig& config, const KvCacheOptions& options) {
+  return size_t(config.layers) + (options.planner == PlannerCache::kBlocks ? size_t(config.planner.layers) : 0);
+}
+
+}  // namespace
+
+KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const ModelConfig& config, std::vector<int32_t> offsets,
+                 const KvCacheOptions& options)
+    : owner_(std::move(owner)), backend_(backend), options_(options), offsets_(std::move(offsets)), width_(kv_width(config)) {
+  check_argument(options.dtype == DType::kF32 || options.dtype == DType::kBF16, "cache: dtype: expected fp32 or bf16");
+  if (options.planner != PlannerCache::kNone && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
+  const int64_t n = offsets_.back();
+  for (size_t i = 0; i < layers_of(config, options); ++i) layers_.emplace_back(backend, size_t(n * width_) * dtype_size(options.dtype));
+  if (options.planner == PlannerCache::kHidden) hidden_ = Buffer(backend, size_t(n * config.hidden) * 4);
+  bytes_ = bytes_needed(config, n, options);
+  filled_.resize(size_t(n));
+  missing_.resize(size_t(rows()));
+  clear();
+}
+
+size_t KvCache::bytes_needed(const ModelConfig& config, int64_t tokens, const KvCacheOptions& options) {
+  const size_t per_token = layers_of(config, options) * size_t(kv_width(config)) * dtype_size(options.dtype) +
+                           (options.planner == PlannerCache::kHidden ? size_t(config.hidden) * 4 : 0);
+  return size_t(tokens) * per_token;
+}
+
+std::vector<float> KvCache::read(size_t layer, int row) const {
+  check_argument(layer < layers_.size(), "layer: expected 0 to " + std::to_string(layers_.size() - 1) + ", got " + std::to_string(layer));
+  check_argument(row >= 0 && row < rows(), "row: expected 0 to " + std::to_string(rows() - 1) + ", got " + std::to_string(row));
+  const size_t first = size_t(offsets_[size_t(row)] * width_), count = size_t(length(row) * width_), size = dtype_size(options_.dtype);
+  std::vector<uint8_t> stored(count * size);
+  backend_.download(stored.data(), layers_[layer].as<uint8_t>() + first * size, stored.size());
+  std::vector<float> out(count);
+  for (size_t i = 0; i < count; ++i) out[i] = load_as_f32(stored.data(), options_.dtype, i);
+  return out;
+}
+
+bool KvCache::complete_with(int row, const int32_t* positions, size_t count) const {
+  int32_t missing = missing_[size_t(row)];
+  for (size_t i = 0; i < count; ++i) missing -= !filled_[size_t(offsets_[size_t(row)] + positions[i])];
+  return missing == 0;
+}
+
+void KvCache::mark(int row, const int32_t* positions, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    uint8_t& filled = filled_[size_t(offsets_[size_t(row)] + positions[i])];
+    missing_[size_t(row)] -= !filled;
+    filled = 1;
+  }
+}
+
+void KvCache::clear() {
+  std::fill(filled_.begin(), filled_.end(), uint8_t(0));
+  for (int row = 0; row < rows(); ++row) missing_[size_t(row)] = length(row);
+}
+
+KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions)
+    : cache_(cache), rows_(std::move(rows)), offsets_(offsets), positions_(positions) {
+  check_argument(offsets_.size() == rows_.size() + 1 && offsets_.front() == 0 && size_t(offsets_.back()) == positions_.size(),
+                 "positions: expected offsets from 0 to the number of positions, one more than rows");
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    const int32_t row = rows_[r], begin = offsets_[r], end = offsets_[r + 1];
+    check_argument(row >= 0 && row < cache.rows() && (r == 0 || row > rows_[r - 1]), "positions: rows must be ascending indices of the cache's rows");
+    check_argument(begin <= end && size_t(end) <= positions_.size(), "positions: expected ascending offsets");
+    for (int32_t i = begin; i < end; ++i) {
+      const int32_t p = positions_[size_t(i)];
+      check_argument(p >= 0 && p < cache.length(row) && (i == begin || p > positions_[size_t(i) - 1]),
+                     "positions: expected ascending positions inside row " + std::to_string(row) + ", got " + std::to_string(p));
+      slots_.push_back(cache.offsets()[size_t(row)] + p);
+    }
+    check_argument(cache.complete_with(row, positions_.data() + begin, size_t(end - begin)),
+                   "positions: row " + std::to_string(row) + " has positions that are neither computed in this pass nor cached by an earlier one");
+  }
+}
+
+std::vector<int32_t> KvPass::spread(const std::vector<int32_t>& offsets) const {
+  std::vector<int32_t> out(size_t(cache_.rows()) + 1);
+  size_t r = 0;
+  for (int row = 0; row < cache_.rows(); ++row) {
+    out[size_t(row)] = offsets[r];
+    if (r < rows_.size() && rows_[r] == row) ++r;
+  }
+  out.back() = offsets.back();
+  return out;
+}
+
+void KvPass::done() {
+  for (size_t r = 0; r < rows_.size(); ++r) cache_.mark(rows_[r], positions_.data() + offsets_[r], size_t(offsets_[r + 1] - offsets_[r]));
+}
+
+}  // namespace dultra

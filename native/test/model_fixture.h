@@ -1,0 +1,164 @@
+// Random checkpoints and requests, for the tests of whole models.
+#pragma once
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "harness.h"
+#include "model/session.h"
+
+namespace dultra {
+namespace test {
+
+// A file of this test, removed with its owner.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::vector<uint8_t>& content) {
+    const char* folder = std::getenv("TMPDIR");
+    path_ = std::string(folder ? folder : "/tmp") + "/dultra-model-test-XXXXXX";
+    const int fd = mkstemp(path_.data());
+    if (fd < 0) throw std::runtime_error("cannot make a temporary file");
+    close(fd);
+    std::ofstream(path_, std::ios::binary).write(reinterpret_cast<const char*>(content.data()), std::streamsize(content.size()));
+  }
+  ~TemporaryFile() { unlink(path_.c_str()); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// A random checkpoint: the tensors of `config` behind each other, with odd bytes between them so that most are not aligned.
+struct RandomCheckpoint {
+  ModelConfig config;
+  std::vector<TensorRef> tensors;
+  std::unique_ptr<TemporaryFile> file;
+
+  RandomCheckpoint(const ModelConfig& shape, DType dtype, uint64_t seed) : config(shape) {
+    Random random(seed);
+    std::vector<uint8_t> content;
+    const auto add = [&](const std::string& name, const std::vector<int64_t>& dims, double offset = 0) {
+      content.resize(content.size() + 1 + size_t(random.below(3)), 0x7f);
+      TensorRef ref;
+      ref.name = name;
+      ref.dtype = dtype;
+      ref.shape = dims;
+      ref.begin = content.size();
+      int64_t n = 1;
+      for (int64_t d : dims) n *= d;
+      const double scale = dims.size() == 1 ? 0.1 : 1.5 / std::sqrt(double(dims.back()));
+      for (int64_t i = 0; i < n; ++i) {
+        const float value = float(offset + scale * random.normal());
+        uint32_t bits;
+        std::memcpy(&bits, &value, 4);
+        const size_t bytes = dtype_size(dtype);
+        const uint16_t half = f32_to_bf16(value);
+        const void* from = dtype == DType::kF32 ? static_cast<const void*>(&bits) : &half;
+        content.insert(content.end(), static_cast<const uint8_t*>(from), static_cast<const uint8_t*>(from) + bytes);
+      }
+      ref.end = content.size();
+      tensors.push_back(ref);
+    };
+    const int64_t c = config.hidden, f = config.mlp_hidden, kv = int64_t(config.kv_heads) * config.head_dim();
+    const auto block = [&](const std::string& at) {
+      add(at + "attn_norm.weight", {c}, 1);
+      add(at + "ff_norm.weight", {c}, 1);
+      add(at + "q_proj.weight", {c, c});
+      add(at + "k_proj.weight", {kv, c});
+      add(at + "v_proj.weight", {kv, c});
+      add(at + "attn_out.weight", {c, c});
+      add(at + "ff_proj.weight", {f, c});
+      add(at + "up_proj.weight", {f, c});
+      add(at + "ff_out.weight", {c, f});
+    };
+    add("model.transformer.wte.weight", {config.embedding_size, c});
+    for (int i = 0; i < config.layers; ++i) block("model.transformer.blocks." + std::to_string(i) + ".");
+    add("model.transformer.ln_f.weight", {c}, 1);
+    if (!config.weight_tying) add("model.transformer.ff_out.weight", {config.embedding_size, c});
+    if (config.planner.present) {
+      for (int i = 0; i < config.planner.layers; ++i) block("mask_head." + std::to_string(i) + ".");
+      if (config.planner.use_adaln) {
+        add("time_embedding.mlp.0.weight", {c, 256});
+        add("time_embedding.mlp.0.bias", {c});
+        add("time_embedding.mlp.2.weight", {c, c});
+        add("time_embedding.mlp.2.bias", {c});
+        if (config.planner.use_mask_embeddings) add("mask_embedding.weight", {2, c});
+        for (const char* norm : {"norm_out_1", "norm_out_2"}) {
+          add(std::string(norm) + ".modulation.weight", {2 * c, c});
+          add(std::string(norm) + ".modulation.bias", {2 * c});
+        }
+      } else {
+        add("norm_out_2.weight", {c}, 1);
+        add("norm_out_2.bias", {c});
+      }
+      add("mask_linear.weight", {1, c});
+      add("mask_linear.bias", {1});
+    }
+    content.push_back(0);
+    file = std::make_unique<TemporaryFile>(content);
+  }
+
+  std::shared_ptr<Model> load(int threads, const WeightOptions& options = {}, const std::atomic<bool>* cancel = nullptr) const {
+    const Checkpoint checkpoint({file->path()}, tensors);
+    return std::make_shared<Model>(config, std::make_unique<cpu::CpuBackend>(threads, ""), checkpoint, options, cancel);
+  }
+};
+
+inline ModelConfig small_config() {
+  ModelConfig config;
+  config.hidden = 24;
+  config.heads = 6;
+  config.kv_heads = 2;
+  config.layers = 2;
+  config.mlp_hidden = 40;
+  config.embedding_size = 50;
+  config.max_sequence_length = 64;
+  config.rope_theta = 500000;
+  config.rms_norm_eps = 1e-5f;
+  config.mask_token = 49;
+  config.planner.present = true;
+  config.planner.layers = 1;
+  return config;
+}
+
+// Rows of different lengths, masked behind the first few ids.
+inline void make_rows(Random& random, const ModelConfig& config, int rows, std::vector<int32_t>* ids, std::vector<int32_t>* offsets) {
+  *offsets = {0};
+  for (int r = 0; r < rows; ++r) {
+    const int length = 4 + random.below(20), given = 1 + random.below(4);
+    for (int i = 0; i < length; ++i) ids->push_back(i < given ? random.below(int(config.mask_token)) : config.mask_token);
+    offsets->push_back(int32_t(ids->size()));
+  }
+}
+
+inline StepRequest request_for(const std::vector<int32_t>& offsets, uint32_t step) {
+  StepRequest request;
+  for (size_t r = 0; r + 1 < offsets.size(); ++r) {
+    request.rows.push_back(int32_t(r));
+    request.window_ends.push_back(offsets[r + 1] - offsets[r]);
+    request.row_keys.push_back(uint32_t(r));
+    request.steps.push_back(step);
+  }
+  request.seed = 7;
+  request.temperature = 0.8f;
+  request.rule = UnmaskRule::kPlannerBernoulli;
+  return request;
+}
+
+// The code that `body` throws an Error with, or -1.
+template <class Body>
+int thrown(const Body& body, std::string* message = nullptr) {
+  try {
+    body();
+  } catch (const Error& error) {
+    if (message) *message = error.what();
+    return int(error.code());
+  }
+  return -1;
+}
+
+}  // namespace test
+}  // namespace dultra

@@ -1,0 +1,95 @@
+// npm run test:package: packs the package with its prebuilt binaries as a release does, says how large it is, installs the tarball into an
+// empty project, with npm and with no compiler on the PATH, and runs test/package.test.ts there.
+const { spawnSync } = require('node:child_process');
+const {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { gzipSync } = require('node:zlib');
+
+const root = path.resolve(__dirname, '..');
+const prebuilds = path.join(root, 'prebuilds');
+const own = path.join(prebuilds, `${process.platform}-${process.arch}`);
+const isWindows = process.platform === 'win32';
+
+class Failure extends Error {}
+
+/** Runs a command; returns its standard output. Throws Failure with everything it said where it fails. */
+function run(command, args, options = {}) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8', shell: isWindows, ...options });
+  if (error || status !== 0)
+    throw new Failure(`${command} ${args.join(' ')}: ${error?.message ?? `exit code ${status}`}\n${stdout}${stderr}`);
+  return stdout;
+}
+
+const kilobytes = (bytes) => `${Math.round(bytes / 1000).toLocaleString('en')} kB`;
+
+/** Packs into `folder`; returns the tarball's path. */
+function pack(folder) {
+  const [{ filename, size, unpackedSize, files }] = JSON.parse(
+    // dist/ is built by prepack, which writes to standard output too.
+    run('npm', ['pack', '--json', '--pack-destination', folder]).replace(/^[^[]*(?=\[\s*\{)/, ''),
+  );
+  process.stdout.write(`${filename}: ${kilobytes(size)}, ${kilobytes(unpackedSize)} unpacked, ${files.length} files\n`);
+  const plugins = files.filter((file) => /^prebuilds\/.*cuda.*\.so$/.test(file.path)).map((file) => path.join(root, file.path));
+  if (plugins.length > 0) {
+    const packed = plugins.reduce((sum, file) => sum + gzipSync(readFileSync(file)).length, 0);
+    process.stdout.write(`without the CUDA plugin: about ${kilobytes(size - packed)}\n`);
+  }
+  return path.join(folder, filename);
+}
+
+/** A folder of links to the programs that npm itself needs, and no others. */
+function toolsFolder(folder) {
+  const tools = path.join(folder, 'tools');
+  mkdirSync(tools);
+  const npm = run(isWindows ? 'where' : 'which', ['npm']).split(/\r?\n/)[0];
+  symlinkSync(realpathSync(process.execPath), path.join(tools, 'node'));
+  symlinkSync(realpathSync(npm), path.join(tools, 'npm'));
+  symlinkSync('/bin/sh', path.join(tools, 'sh'));
+  return tools;
+}
+
+function main() {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'dultra-package-'));
+  const isPrebuilt = existsSync(own) && readdirSync(own).some((file) => file.endsWith('.node'));
+  try {
+    if (!isPrebuilt) run('npm', ['run', 'prebuilds']);
+    const tarball = pack(folder);
+    const project = path.join(folder, 'project');
+    mkdirSync(project);
+    writeFileSync(path.join(project, 'package.json'), '{ "name": "empty", "private": true }\n');
+    // Windows needs its system folders to start anything.
+    const env = isWindows ? process.env : { ...process.env, PATH: toolsFolder(folder) };
+    const start = Date.now();
+    run('npm', ['install', tarball, '--no-audit', '--no-fund', '--prefer-offline'], { cwd: project, env });
+    process.stdout.write(`installed in ${((Date.now() - start) / 1000).toFixed(1)} s\n`);
+    const jest = [require.resolve('jest/bin/jest'), 'test/package.test.ts'];
+    const { status } = spawnSync(process.execPath, jest, {
+      cwd: root,
+      stdio: 'inherit',
+      env: { ...process.env, DULTRA_TEST_PROJECT: project },
+    });
+    return status ?? 1;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+    if (!isPrebuilt) rmSync(prebuilds, { recursive: true, force: true });
+  }
+}
+
+try {
+  process.exitCode = main();
+} catch (error) {
+  if (!(error instanceof Failure)) throw error;
+  process.stderr.write(`dultra: ${error.message}\n`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,175 @@
+// What README.md and the pages in docs/ show, run as it stands: in a folder with a checkpoint "./checkpoint" and the package installed.
+//   js     run as a module; has to print something, and nothing to standard error
+//   bash   lines with "npx dultra" are run; training is cut to a few steps and evaluation to a few prompts
+//   yaml   written to the file that its first line names, for the commands of the page
+//   text   what something prints, or a picture of letters
+//   sh     takes hours: only what it names is looked for
+import { spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { transformSync } from '@swc/core';
+import { parseSampler } from '../lib';
+import { temporaryFolder, withTokenizer } from './helpers';
+
+jest.setTimeout(120_000);
+
+const root = path.resolve(__dirname, '..');
+const { scripts } = require('../package.json') as { scripts: Record<string, string> };
+const read = (page: string) => readFileSync(path.join(root, page), 'utf8');
+const inDocs = readdirSync(path.join(root, 'docs')).filter((file) => file.endsWith('.md'));
+const PAGES = ['README.md', 'CONTRIBUTING.md', 'examples/README.md', ...inDocs.map((file) => `docs/${file}`)];
+
+interface Block {
+  language: string;
+  code: string;
+}
+const blocksOf = (page: string): Block[] =>
+  [...read(page).matchAll(/^```(\w*)\n([\s\S]*?)^```$/gm)].map(([, language, code]) => ({ language, code }));
+const blocks = (page: string, language: string) =>
+  blocksOf(page)
+    .filter((block) => block.language === language)
+    .map(({ code }) => code);
+
+/** A folder with a checkpoint, the package, and an "npx" that runs it: npm's would ask the registry. What takes minutes is cut short. */
+function workplace(): string {
+  const folder = temporaryFolder();
+  renameSync(withTokenizer(512), path.join(folder, 'checkpoint'));
+  mkdirSync(path.join(folder, 'node_modules'));
+  symlinkSync(root, path.join(folder, 'node_modules', 'dultra'));
+  const bin = path.join(folder, 'bin');
+  mkdirSync(bin);
+  const main = path.join(root, 'dist', 'cli', 'main.js');
+  const shim = `#!/bin/sh
+[ "$1" = dultra ] || exit 99
+shift
+case "$1 $2" in
+  "train --resume") ;;
+  "train "*) set -- "$@" --max-steps 2 --set evalExamples=8 ;;
+  "eval "*) set -- "$@" --count 8 ;;
+esac
+exec "${process.execPath}" "${main}" "$@"
+`;
+  writeFileSync(path.join(bin, 'npx'), shim);
+  chmodSync(path.join(bin, 'npx'), 0o755);
+  return folder;
+}
+
+test('README.md shows code before its line 30', () => {
+  const lines = read('README.md').split('\n');
+  const first = lines.indexOf('```js');
+  expect(first).toBeGreaterThan(0);
+  expect(lines.indexOf('```', first)).toBeLessThan(30);
+});
+
+describe.each(PAGES)('%s', (page) => {
+  let folder: string;
+  beforeAll(() => {
+    folder = workplace();
+  });
+
+  test('every block is of a kind that is tested', () => {
+    const kinds = blocksOf(page).map(({ language }) => language);
+    expect(kinds.filter((language) => !['js', 'bash', 'yaml', 'text', 'sh'].includes(language))).toEqual([]);
+    // An odd number of fences would hide a block.
+    expect(read(page).match(/^```/gm)?.length ?? 0).toBe(2 * kinds.length);
+  });
+
+  const programs = blocks(page, 'js').map((code, i) => [i + 1, code] as const);
+  if (programs.length > 0)
+    test.each(programs)('JavaScript block %i runs', (i, code) => {
+      // Older versions of Node do not know "await using".
+      const parser = { syntax: 'ecmascript' as const, explicitResourceManagement: true };
+      const lowered = transformSync(code, { jsc: { parser, target: 'es2022' }, module: { type: 'es6' } });
+      const file = path.join(folder, `block${i}.mjs`);
+      writeFileSync(file, lowered.code);
+      const { status, stdout, stderr } = spawnSync(process.execPath, [file], { cwd: folder, encoding: 'utf8' });
+      expect(stderr).toBe('');
+      expect(status).toBe(0);
+      expect(stdout).not.toBe('');
+    });
+
+  const files = blocks(page, 'yaml').map((code) => ({ name: /^# (\S+\.yaml)\n/.exec(code)?.[1], code }));
+  if (files.length > 0)
+    test('configuration files have a name', () => {
+      for (const { name, code } of files) writeFileSync(path.join(folder, name!), code);
+    });
+
+  const commands = blocks(page, 'bash')
+    .flatMap((block) => block.replaceAll('\\\n', ' ').split('\n'))
+    .filter((line) => line.includes('npx dultra'));
+  if (commands.length > 0)
+    test.each(commands)('%s', (command) => {
+      const env = { ...process.env, PATH: `${path.join(folder, 'bin')}${path.delimiter}${process.env.PATH}`, NO_COLOR: '1' };
+      const { status, stdout, stderr } = spawnSync('sh', ['-c', command], { cwd: folder, env, encoding: 'utf8' });
+      expect(stderr).not.toMatch(/^dultra:/m);
+      expect(status).toBe(0);
+      if (command.includes('--json')) expect(() => JSON.parse(stdout)).not.toThrow();
+      expect(stdout).not.toBe('');
+    });
+
+  test('npm scripts and files that it names exist', () => {
+    const text = read(page);
+    for (const [, name] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g)) expect(Object.keys(scripts)).toContain(name);
+    for (const [, file] of text.matchAll(/\bnode ((?:scripts|examples|bench)\/[\w.-]+)/g))
+      expect([file, existsSync(path.join(root, file))]).toEqual([file, true]);
+  });
+
+  test('links into the repository lead somewhere', () => {
+    for (const [, target] of read(page).matchAll(/\]\((?!https?:)([^)#\s]*)(?:#[^)]*)?\)/g))
+      if (target !== '') expect([target, existsSync(path.join(root, path.dirname(page), target))]).toEqual([target, true]);
+    for (const [, file, heading] of read(page).matchAll(/\]\(([\w./-]*\.md)?#([\w-]+)\)/g)) {
+      const text = file === undefined ? read(page) : readFileSync(path.join(root, path.dirname(page), file), 'utf8');
+      const anchors = [...text.matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
+        title
+          .toLowerCase()
+          .replace(/[^\w\s-]/g, '')
+          .replaceAll(' ', '-'),
+      );
+      expect([file ?? page, anchors]).toEqual([file ?? page, expect.arrayContaining([heading])]);
+    }
+  });
+});
+
+test('the two columns of the sampler table mean the same', () => {
+  const rows = [...read('docs/samplers.md').matchAll(/^\| `\{ (type: .*?) \}` \|.*\| `([^`]+)` \|$/gm)];
+  expect(rows.length).toBeGreaterThanOrEqual(7);
+  for (const [, object, short] of rows) {
+    const json = `{${object.replace(/(\w+):/g, '"$1":').replaceAll("'", '"')}}`;
+    expect(parseSampler(short)).toEqual(JSON.parse(json));
+  }
+});
+
+describe('docs/differences.md', () => {
+  const page = read('docs/differences.md');
+  const allText = (files: string[]) => files.map(read).join('\n');
+
+  test('the recorded runs that it names are there, and as many as it says', () => {
+    const golden = readdirSync(path.join(root, 'test', 'fixtures', 'golden'));
+    for (const [, name] of page.matchAll(/`((?:gen|grpo|fastdllm|sft|planner_init)_\w*\*?|adamw_5\w+)`/g))
+      expect([name, golden.some((folder) => (name.endsWith('*') ? folder.startsWith(name.slice(0, -1)) : folder === name))]).toEqual([
+        name,
+        true,
+      ]);
+    const cases = golden.filter((name) => /^(forward|gen|fastdllm|sft|planner_init|grpo|grad|adamw|rollout)_/.test(name));
+    expect(Number(/same: (\d+) of them/.exec(page)![1])).toBe(cases.length);
+  });
+
+  test('the tests that it names are there', () => {
+    const native = allText(
+      readdirSync(path.join(root, 'native', 'test'))
+        .map((file) => `native/test/${file}`)
+        .filter((file) => file.endsWith('.cc')),
+    );
+    for (const [, name] of page.matchAll(/`((?:unmask|sampling|likelihood|adamw)_(?!test)\w+)`/g))
+      if (!name.startsWith('adamw_5')) expect([name, native.includes(`DULTRA_TEST(${name})`)]).toEqual([name, true]);
+    for (const [, file] of page.matchAll(/`(\w+_test\.cc)`/g))
+      expect([file, existsSync(path.join(root, 'native', 'test', file))]).toEqual([file, true]);
+    const named = [...page.matchAll(/`([\w-]+\.test\.ts)`((?:,? (?:and )?"(?:[^"]|"reference")+?"(?= |;|\.|,|$|\())*)/gm)];
+    expect(named.length).toBeGreaterThan(10);
+    for (const [, file, titles] of named) {
+      const text = read(`test/${file}`);
+      for (const [, title] of titles.matchAll(/"((?:[^"]|"reference")+?)"(?= |;|\.|,|$|\()/g))
+        expect([title, text.includes(title)]).toEqual([title, true]);
+    }
+  });
+});

@@ -1,0 +1,121 @@
+// What the package pulls in, and what its workflows run: licences, pins, install scripts, permissions.
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { parse } from 'yaml';
+
+const root = path.resolve(__dirname, '..');
+const read = <T>(file: string) => JSON.parse(readFileSync(path.join(root, file), 'utf8')) as T;
+
+interface Locked {
+  version: string;
+  license?: string;
+  dev?: boolean;
+  resolved?: string;
+  integrity?: string;
+  hasInstallScript?: boolean;
+}
+interface Manifest {
+  dependencies?: Record<string, string>;
+  devDependencies?: Record<string, string>;
+  allowScripts?: Record<string, boolean>;
+  scripts: Record<string, string>;
+}
+
+const locked = (file: string) =>
+  Object.entries(read<{ packages: Record<string, Locked> }>(file).packages)
+    .filter(([folder]) => folder !== '')
+    .map(([folder, entry]) => ({ name: folder.replace(/^.*node_modules\//, ''), ...entry }));
+
+/** Licences under which code can be used and passed on with no more than a notice. */
+const PERMISSIVE = ['MIT', 'ISC', 'Apache-2.0', 'BSD-2-Clause', 'BSD-3-Clause', '0BSD', 'BlueOak-1.0.0', 'CC0-1.0', 'Unlicense'];
+/** Beside those, for tools and test data that are used unchanged and not passed on. */
+const FOR_TOOLS = ['Python-2.0', 'CC-BY-4.0', 'MPL-2.0'];
+
+/** Whether an SPDX expression of names, AND, OR and parentheses is satisfied by the licences in `allowed`. */
+function satisfies(expression: string, allowed: readonly string[]): boolean {
+  const inner = expression.replace(/^\((.*)\)$/, '$1');
+  if (/[()]/.test(inner)) throw new Error(`expected an expression without nested parentheses, got ${expression}`);
+  return inner.split(' OR ').some((choice) => choice.split(' AND ').every((name) => allowed.includes(name)));
+}
+
+describe.each(['package-lock.json', 'bench/package-lock.json'])('%s', (file) => {
+  const packages = locked(file);
+
+  test('every licence is permissive', () => {
+    expect(packages.length).toBeGreaterThan(5);
+    const bad = packages.filter(
+      ({ license = '', dev }) => !satisfies(license, dev || file.startsWith('bench') ? [...PERMISSIVE, ...FOR_TOOLS] : PERMISSIVE),
+    );
+    expect(bad.map(({ name, license }) => `${name}: ${license}`)).toEqual([]);
+  });
+
+  test('every package has a checksum, and none an address of its own', () => {
+    expect(packages.filter(({ integrity }) => !integrity).map(({ name }) => name)).toEqual([]);
+    expect(packages.filter(({ resolved }) => resolved).map(({ name }) => name)).toEqual([]);
+  });
+});
+
+test('a licence expression needs all of AND and one of OR', () => {
+  expect(satisfies('MIT AND Apache-2.0', PERMISSIVE)).toBe(true);
+  expect(satisfies('(GPL-3.0 OR MIT)', PERMISSIVE)).toBe(true);
+  expect(satisfies('MIT AND GPL-3.0', PERMISSIVE)).toBe(false);
+  expect(satisfies('', PERMISSIVE)).toBe(false);
+});
+
+test('versions are pinned', () => {
+  for (const file of ['package.json', 'bench/package.json']) {
+    const { dependencies = {}, devDependencies = {} } = read<Manifest>(file);
+    for (const [name, wanted] of Object.entries({ ...dependencies, ...devDependencies }))
+      expect([name, wanted]).toEqual([name, expect.stringMatching(/^(npm:@?[\w/-]+@)?\d+\.\d+\.\d+$/)]);
+  }
+});
+
+test('nothing that is installed runs a script', () => {
+  const { allowScripts = {}, scripts } = read<Manifest>('package.json');
+  const installers = locked('package-lock.json').filter(({ hasInstallScript }) => hasInstallScript);
+  // What users install has none; what developers install has its own forbidden, or builds without it.
+  expect(installers.filter(({ dev }) => !dev).map(({ name }) => name)).toEqual([]);
+  for (const { name } of installers.filter(({ name }) => name !== 'fsevents')) expect([name, allowScripts[name]]).toEqual([name, false]);
+  for (const name of ['preinstall', 'install', 'postinstall', 'prepare']) expect(scripts).not.toHaveProperty(name);
+});
+
+interface Step {
+  uses?: string;
+  run?: string;
+  with?: Record<string, unknown>;
+}
+interface Workflow {
+  permissions: Record<string, string>;
+  jobs: Record<string, { steps: Step[]; permissions?: Record<string, string>; 'timeout-minutes'?: number; if?: string; needs?: unknown }>;
+}
+
+describe.each(readdirSync(path.join(root, '.github', 'workflows')))('workflow %s', (file) => {
+  const text = readFileSync(path.join(root, '.github', 'workflows', file), 'utf8');
+  const workflow = parse(text) as Workflow;
+  const jobs = Object.entries(workflow.jobs);
+
+  test('actions are pinned to commits, with the version beside them', () => {
+    for (const [, { steps }] of jobs) for (const { uses } of steps) if (uses) expect(uses).toMatch(/^[\w-]+\/[\w/-]+@[0-9a-f]{40}$/);
+    for (const line of text.split('\n')) if (/\buses:/.test(line)) expect(line).toMatch(/ # v\d+\.\d+\.\d+$/);
+  });
+
+  test('permissions are minimal, and jobs end', () => {
+    expect(workflow.permissions).toEqual({ contents: 'read' });
+    for (const [name, job] of jobs) {
+      expect(job['timeout-minutes']).toBeGreaterThan(0);
+      // Only publishing asks for more: a token of its own, for the provenance.
+      if (job.permissions) expect([name, job.permissions]).toEqual(['publish', { contents: 'read', 'id-token': 'write' }]);
+    }
+  });
+
+  test('checkouts keep no credentials', () => {
+    for (const [, { steps }] of jobs)
+      for (const { uses, with: inputs } of steps)
+        if (uses?.startsWith('actions/checkout@')) expect(inputs?.['persist-credentials']).toBe(false);
+  });
+
+  test('npm scripts that it names exist', () => {
+    const { scripts } = read<Manifest>('package.json');
+    for (const [, name] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g)) expect(Object.keys(scripts)).toContain(name);
+  });
+});
