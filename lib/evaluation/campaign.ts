@@ -3,6 +3,7 @@ import { createWriteStream, existsSync, type WriteStream } from 'node:fs';
 import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import type { CausalModel } from '../model/causal-model';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { checkInteger, checkKeys } from '../options';
 import { accuracyUnderParallelism } from './aup';
@@ -62,7 +63,7 @@ export interface Campaign {
 /** Options of {@link evaluateCampaign}. */
 export interface CampaignOptions extends Omit<EvaluateOptions, 'seed' | 'store' | 'onProgress'> {
   /** Models by the names that tables give them, each opened when its turn comes. */
-  models: Readonly<Record<string, () => Promise<MaskedDiffusionModel>>>;
+  models: Readonly<Record<string, () => Promise<MaskedDiffusionModel | CausalModel>>>;
   /** Seeds. Default [0]. */
   seeds?: readonly number[];
   /** Group of a sampler, for curves. Default: what stands before ":" in its name. */

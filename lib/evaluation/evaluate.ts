@@ -1,5 +1,6 @@
 // Measures samplers on a task: accuracy, forward passes, tokens per forward.
 import type { Example, TaskDataset, WordProblemDataset } from '../data';
+import { CausalModel, type CausalResult } from '../model/causal-model';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
@@ -129,7 +130,7 @@ export interface SamplerResult {
   /** The sampler's, and with a cache "sampler + cache". */
   name: string;
   /** With every default filled in; "custom" for a function. */
-  sampler: ResolvedSampler | 'custom';
+  sampler: ResolvedSampler | 'custom' | 'autoregressive';
   cache: ResolvedCache;
   /** Mean score of the prompts that have one. */
   accuracy: number;
@@ -214,6 +215,29 @@ async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: S
   });
 }
 
+/** What stands in for samplers of an autoregressive model. */
+const AUTOREGRESSIVE = {
+  given: undefined,
+  policy: undefined,
+  setting: { name: 'autoregressive', sampler: 'autoregressive' as const, cache: { type: 'none' as const } },
+};
+
+/** A row of an autoregressive model, in the terms of the others: a pass per token, each over one position but the first. */
+function asGenerated({ text, ids, promptIds, nfe, logProbs, finishReason }: CausalResult): GenerateResult {
+  return {
+    text,
+    ids,
+    promptIds,
+    nfe,
+    fullForwards: (promptIds.length - 1 + ids.length) / (promptIds.length + ids.length),
+    tokens: ids.length,
+    tokensPerForward: 1,
+    finishReason,
+    unmaskedAt: Int32Array.from(ids, (_, i) => i + 1),
+    logLikelihood: logProbs.reduce((total, value) => total + value, 0),
+  };
+}
+
 /** A sampler with a cache. */
 type Setting = Pick<SamplerResult, 'name' | 'sampler' | 'cache'>;
 
@@ -238,7 +262,11 @@ function summarise({ name, sampler, cache }: Setting, samples: SampleRecord[], g
     scored: scores.length,
     nfe: meanAndSd(passes),
     fullForwards: meanAndSd(samples.map(({ fullForwards }) => fullForwards)),
-    tokensPerForward: { generated: (genLength * samples.length) / sum(passes), untilEos: tokens / sum(passes) },
+    // An autoregressive model makes no positions behind its end.
+    tokensPerForward: {
+      generated: (sampler === 'autoregressive' ? tokens : genLength * samples.length) / sum(passes),
+      untilEos: tokens / sum(passes),
+    },
     tokensPerSecond: tokens / seconds,
     seconds,
     categories,
@@ -260,7 +288,7 @@ function summarise({ name, sampler, cache }: Setting, samples: SampleRecord[], g
  * Row i draws as row i of the random stream whatever `batchSize` is, so results depend on the options alone.
  * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
  */
-export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOptions): Promise<Evaluation> {
+export async function evaluate(model: MaskedDiffusionModel | CausalModel, options: EvaluateOptions): Promise<Evaluation> {
   checkKeys('options', options, KEYS);
   const {
     dataset,
@@ -296,15 +324,22 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
   if (names.length === 0) throw new RangeError('samplers: expected at least one, got none');
   if (typeof caches !== 'object' || caches === null) throw new TypeError(`caches: expected an object, got ${String(caches)}`);
   if (Object.keys(caches).length === 0) throw new RangeError('caches: expected at least one, got none');
-  const settings = names.flatMap((name) => {
-    const given = samplers[name];
-    const sampler = resolveSampler(given, model.hasPlanner);
-    return Object.entries(caches).map(([cacheName, policy]) => {
-      const cache = resolveCache(policy, `caches.${cacheName}`);
-      const label = cache.type === 'none' ? name : `${name} + ${cacheName}`;
-      return { given, policy, setting: { name: label, sampler: typeof sampler === 'function' ? ('custom' as const) : sampler, cache } };
-    });
-  });
+  const settings =
+    model instanceof CausalModel
+      ? [AUTOREGRESSIVE]
+      : names.flatMap((name) => {
+          const given = samplers[name];
+          const sampler = resolveSampler(given, model.hasPlanner);
+          return Object.entries(caches).map(([cacheName, policy]) => {
+            const cache = resolveCache(policy, `caches.${cacheName}`);
+            const label = cache.type === 'none' ? name : `${name} + ${cacheName}`;
+            return {
+              given,
+              policy,
+              setting: { name: label, sampler: typeof sampler === 'function' ? ('custom' as const) : sampler, cache },
+            };
+          });
+        });
   const examples = dataset.sample(split, count, seed);
   const results: SamplerResult[] = [];
   let done = 0;
@@ -319,10 +354,12 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
       while (end < examples.length && end < first + batchSize && !samples[end]) end++;
       const part = examples.slice(first, end);
       const start = performance.now();
-      const generated = await model.generateBatch(
-        part.map(({ prompt }) => prompt),
-        { sampler: given, cache: policy, genLength, blockLength, temperature, stopAtEos, seed, firstRow: first, signal },
-      );
+      const prompts = part.map(({ prompt }) => prompt);
+      const shared = { temperature, seed, firstRow: first, signal };
+      const generated =
+        model instanceof CausalModel
+          ? (await model.generateBatch(prompts, { ...shared, maxTokens: genLength })).map(asGenerated)
+          : await model.generateBatch(prompts, { ...shared, sampler: given, cache: policy, genLength, blockLength, stopAtEos });
       const seconds = (performance.now() - start) / 1000 / part.length;
       const completions = generated.map(({ text }) => text);
       const scores = await scoreAll(score, dataset, { examples: part, completions, results: generated });

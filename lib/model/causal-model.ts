@@ -1,10 +1,11 @@
 // An autoregressive model: what diffusion is compared with, and the teacher that says how likely a completion is.
 import { DUltraError } from '../errors';
-import { fromNative, type NativeModel, type NativeModelInfo, native } from '../native';
+import { fromNative, type NativeCache, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { deriveSeed, Purpose } from '../random';
 import type { ChatMessage } from '../types';
 import type { CausalConfig } from './causal-config';
+import { allocateCache } from './kv-cache';
 import type { Tokenizer } from './tokenizer';
 import { ModelTrainer, resolveTrainerOptions } from './trainer';
 
@@ -39,6 +40,13 @@ export interface CausalResult {
 }
 
 const DEFAULT_BUDGET = 8192;
+
+/** Where rows of these lengths begin and end when they are laid end to end. */
+function offsetsOf(lengths: readonly number[]): Int32Array {
+  const out = new Int32Array(lengths.length + 1);
+  for (const [i, length] of lengths.entries()) out[i + 1] = out[i] + length;
+  return out;
+}
 
 /** A loaded autoregressive model. Made by `loadCausalModel`; free it with `dispose()`. */
 export class CausalModel {
@@ -121,9 +129,9 @@ export class CausalModel {
   }
 
   /**
-   * Continues prompts token by token, until a token that ends a text. Row i draws as row `firstRow + i` of the random stream; rows never influence
-   * each other. Every token is a forward pass over the whole row: there is no cache of keys and values yet.
-   * @throws RangeError, TypeError for options; DUltraError DISPOSED, NO_TOKENIZER, NON_FINITE; `signal.reason`.
+   * Continues prompts token by token, until a token that ends a text, on cached keys and values. Row i draws as row `firstRow + i` of the random
+   * stream; rows never influence each other.
+   * @throws RangeError, TypeError for options; DUltraError DISPOSED, NO_TOKENIZER, NON_FINITE, OUT_OF_MEMORY; `signal.reason`.
    */
   async generateBatch(prompts: readonly CausalPrompt[], options: CausalGenerateOptions = {}): Promise<CausalResult[]> {
     checkKeys('options', options, ['maxTokens', 'temperature', 'seed', 'firstRow', 'signal']);
@@ -134,7 +142,7 @@ export class CausalModel {
     checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 31 });
     checkSignal(signal);
     const { eosTokenIds, embeddingSize, maxSequenceLength } = this.config;
-    const scorer = await this.#openScorer();
+    this.#checkUsable();
     const rows = prompts.map((prompt, i) => {
       const promptIds = this.encodePrompt(prompt);
       if (promptIds.length === 0) throw new RangeError(`prompts[${i}]: expected at least one token, got none`);
@@ -150,32 +158,44 @@ export class CausalModel {
         isDone: false,
       };
     });
-    for (let step = 0; step < maxTokens; step++) {
-      const open = rows.filter(({ isDone }) => !isDone);
-      if (open.length === 0) break;
-      signal?.throwIfAborted();
-      const ids = open.map(({ whole }) => Int32Array.from(whole));
-      const last = ids.map((row) => Int32Array.of(row.length - 1));
-      const { logits } = await this.#score(scorer, ids, last, null);
-      const drawn = await fromNative(() =>
-        native().sample({
-          logits: logits!,
-          vocabSize: embeddingSize,
-          temperature,
-          temperedLogProb: false,
-          excludedToken: -1,
-          seed: deriveSeed(BigInt(seed), Purpose.evaluation),
-          rows: Uint32Array.from(open, ({ index }) => firstRow + index),
-          steps: Uint32Array.from(open, () => step),
-          positions: Uint32Array.from(open, ({ whole }) => whole.length),
-          threads: this.info.threads,
-        }),
+    if (rows.length === 0) return [];
+    const lengths = rows.map(({ promptIds }) => promptIds.length + maxTokens);
+    const cache = await allocateCache(this.#native, this.config, offsetsOf(lengths), { dtype: 'F32', planner: 'none' });
+    try {
+      // Keys and values of all but the last token, whose prediction is the first that is wanted.
+      await this.#cached(
+        cache,
+        rows.map(({ whole }) => ({ begin: 0, ids: whole.slice(0, -1) })),
+        false,
       );
-      open.forEach((row, i) => {
-        row.whole.push(drawn.tokens[i]);
-        row.logProbs.push(drawn.logProbs[i]);
-        row.isDone = eosTokenIds.includes(drawn.tokens[i]);
-      });
+      for (let step = 0; step < maxTokens; step++) {
+        const open = rows.filter(({ isDone }) => !isDone);
+        if (open.length === 0) break;
+        signal?.throwIfAborted();
+        const last = rows.map(({ whole, isDone }) => ({ begin: whole.length - 1, ids: isDone ? [] : whole.slice(-1) }));
+        const logits = (await this.#cached(cache, last, true))!;
+        const drawn = await fromNative(() =>
+          native().sample({
+            logits,
+            vocabSize: embeddingSize,
+            temperature,
+            temperedLogProb: false,
+            excludedToken: -1,
+            seed: deriveSeed(BigInt(seed), Purpose.evaluation),
+            rows: Uint32Array.from(open, ({ index }) => firstRow + index),
+            steps: Uint32Array.from(open, () => step),
+            positions: Uint32Array.from(open, ({ whole }) => whole.length),
+            threads: this.info.threads,
+          }),
+        );
+        open.forEach((row, i) => {
+          row.whole.push(drawn.tokens[i]);
+          row.logProbs.push(drawn.logProbs[i]);
+          row.isDone = eosTokenIds.includes(drawn.tokens[i]);
+        });
+      }
+    } finally {
+      cache.dispose();
     }
     return rows.map(({ promptIds, whole, logProbs, isDone }) => {
       const ids = Int32Array.from(whole.slice(promptIds.length));
@@ -210,8 +230,21 @@ export class CausalModel {
     return ids;
   }
 
-  #openScorer(): Promise<ModelTrainer> {
+  #checkUsable(): void {
     if (this.#isDisposed) throw new DUltraError('DISPOSED', 'this model has been disposed');
+  }
+
+  /** A pass over some positions of every row, on what the cache holds of those before: their logits (M, V) if asked for. */
+  async #cached(cache: NativeCache, rows: readonly { begin: number; ids: number[] }[], logits: boolean): Promise<Float32Array | null> {
+    const ids = Int32Array.from(rows.flatMap((row) => row.ids));
+    if (ids.length === 0) return null;
+    const positions = Int32Array.from(rows.flatMap((row) => row.ids.map((_, i) => row.begin + i)));
+    const request = { ids, offsets: offsetsOf(rows.map((row) => row.ids.length)), logits, planner: null, cache, positions };
+    return (await fromNative(() => this.#native.forward(request))).logits;
+  }
+
+  #openScorer(): Promise<ModelTrainer> {
+    this.#checkUsable();
     this.#scorer ??= fromNative(() => this.#native.createTrainer(resolveTrainerOptions({ freezeBase: true, freezePlanner: true }))).then(
       (trainer) => new ModelTrainer(trainer, null),
     );
@@ -220,13 +253,7 @@ export class CausalModel {
 
   /** One packed forward pass: log-probabilities of `tokens` at the candidates, or their logits. */
   #score(scorer: ModelTrainer, rows: readonly Int32Array[], candidates: readonly Int32Array[], tokens: number[] | null) {
-    const offsets = (arrays: readonly Int32Array[]) => {
-      const out = new Int32Array(arrays.length + 1);
-      arrays.forEach((array, i) => {
-        out[i + 1] = out[i] + array.length;
-      });
-      return out;
-    };
+    const offsets = (arrays: readonly Int32Array[]) => offsetsOf(arrays.map(({ length }) => length));
     const join = (arrays: readonly Int32Array[]) => {
       const at = offsets(arrays);
       const out = new Int32Array(at[arrays.length]);

@@ -9,10 +9,14 @@ import {
   type CachePolicy,
   type Campaign,
   type CampaignOptions,
+  type CausalModel,
   datasets,
   type Evaluation,
   evaluateCampaign,
   type GridEntry,
+  type LoadModelOptions,
+  loadCausalModel,
+  type MaskedDiffusionModel,
   parseCache,
   parseSampler,
   type ReportRun,
@@ -30,6 +34,7 @@ interface Flags extends ModelFlags {
   prompts?: datasets.PromptStyle;
   import?: string[];
   models?: string;
+  autoregressive?: string;
   seeds?: number;
   output?: string;
   compat?: 'reference';
@@ -172,7 +177,20 @@ function printCampaign({ rows, curves, config, models, seeds }: Campaign): void 
 }
 
 /** What --models or --model names, by the names for tables. */
-function modelsOf(flags: Flags): Record<string, () => ReturnType<typeof openModel>> {
+function modelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionModel | CausalModel>> {
+  const models = diffusionModelsOf(flags);
+  for (const source of flags.autoregressive?.split(',') ?? []) {
+    const name = path.basename(path.resolve(source.trim()));
+    if (name in models) throw new UsageError(`--autoregressive: expected other names than those of --models, got ${JSON.stringify(name)}`);
+    const { device, dtype, compute, threads } = flags;
+    const given = Object.entries({ device, dtype, compute, threads }).filter(([, value]) => value !== undefined);
+    models[name] = () => loadCausalModel(source.trim(), { ...(Object.fromEntries(given) as LoadModelOptions), signal: interruptSignal });
+  }
+  return models;
+}
+
+/** Those that --models or --model names. */
+function diffusionModelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionModel | CausalModel>> {
   if (flags.models === undefined) return { [flags.model ?? 'embedded']: () => openModel(flags) };
   if (flags.model !== undefined) throw new UsageError('expected --model or --models, got both');
   const sources = flags.models.split(',').map((text) => text.trim());
@@ -199,7 +217,7 @@ async function run(flags: Flags): Promise<void> {
   if (!entries) {
     // The grid depends on what the first model has.
     const [[name, open]] = Object.entries(models);
-    const model = await open();
+    const model = (await open()) as MaskedDiffusionModel;
     models[name] = async () => model;
     entries = samplerGrid({ size: flags.grid ?? 'quick', planner: model.hasPlanner, genLength: genLength ?? dataset.genLength });
   }
@@ -281,6 +299,7 @@ export function register(program: Command): void {
   addModelOptions(command);
   command
     .option('--models <list>', 'several checkpoint folders or hub ids, separated by commas, in place of --model')
+    .option('--autoregressive <list>', 'also these models of the Llama family (Qwen2.5 …), token by token, as a baseline')
     .optionsGroup('Sampling:')
     .option('-s, --samplers <list>', 'samplers, separated by commas, see below (default: the quick grid)')
     .option('--caches <list>', 'caches of keys and values, separated by commas, see below; every sampler runs with each (default: none)')
