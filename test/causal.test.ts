@@ -2,8 +2,8 @@
 // teacher's reward, whose tokens must not move at the boundary of prompt and completion.
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { type CausalModel, loadCausalModel, loadModel, type RewardBatch, rewards } from '../lib';
-import { temporaryFolder, variant } from './helpers';
+import { type CausalModel, evaluateCampaign, loadCausalModel, loadModel, type RewardBatch, rewards, type TaskDataset } from '../lib';
+import { withTokenizer as asciiTokenizer, temporaryFolder, variant } from './helpers';
 
 interface Expected {
   by: string;
@@ -189,6 +189,37 @@ describe('the teacher', () => {
     expect(values[1]).toBeCloseTo((chat[0] + chat[1]) / 2, 6);
     expect(values[2]).toBeNull();
     expect(values[0]).not.toBeCloseTo(values[1]!, 3);
+  });
+
+  test('is a baseline beside diffusion', async () => {
+    const folder = withTokenizer();
+    const examples = ['ca', 'ab', 'c'].map((prompt) => ({ prompt, answer: '', category: '', meta: null }));
+    const dataset: TaskDataset<string> = {
+      name: 'letters',
+      genLength: 6,
+      blockLength: 6,
+      vocabulary: [],
+      finite: { test: examples },
+      sample: (_split, count) => examples.slice(0, count),
+      verify: (_example, completion) => completion.includes('a'),
+    };
+    const ascii = asciiTokenizer();
+    const campaign = await evaluateCampaign({
+      dataset,
+      samplers: { 'fixed:3': { type: 'fixed', steps: 3 } },
+      models: { diffusion: () => loadModel(ascii), qwen: () => loadCausalModel(folder) },
+      traces: 1,
+    });
+    expect(campaign.rows.map(({ model, sampler }) => [model, sampler])).toEqual([
+      ['diffusion', 'fixed:3'],
+      ['qwen', 'autoregressive'],
+    ]);
+    const { results } = campaign.evaluations[1].evaluation;
+    expect(results[0]).toMatchObject({ sampler: 'autoregressive', tokensPerForward: { generated: 1, untilEos: 1 } });
+    await using teacher = await loadCausalModel(folder);
+    const rows = await teacher.generateBatch(['ca', 'ab', 'c'], { maxTokens: 6 });
+    expect(results[0].samples.map(({ completion, nfe }) => [completion, nfe])).toEqual(rows.map(({ text, nfe }) => [text, nfe]));
+    expect(results[0].samples[0].trace!.unmaskedAt).toEqual(Array.from(rows[0].ids, (_, i) => i + 1));
   });
 
   test('needs a tokenizer, and a model', async () => {
