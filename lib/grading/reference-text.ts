@@ -1,15 +1,14 @@
 /**
  * The reference's answer parsing and text rewards, value for value: string functions with the corners that its Python has. They are here to
- * reproduce its runs (`compat: "reference"`); what they get wrong, `math-answer.ts` gets right.
+ * reproduce its runs (`compat: "reference"`); what they get wrong, `mathEqual` gets right.
  *
  * Source: chinsengi/dUltra-os, diffu_grpo/reward_func.py, diffu_grpo/math500_utils.py, eval_math/parsers.py, parse_and_get_acc.py.
- *
  * @module
  */
 
 /** Where the reference's Python raises; `name` is the exception's type. */
 export class ReferenceFailure extends Error {
-  /** An exception of Python's, by its name. */
+  /** @param name type of Python's exception */
   constructor(name: 'IndexError' | 'AssertionError' | 'ValueError' | 'TypeError') {
     super(`the reference raises ${name} here`);
     this.name = name;
