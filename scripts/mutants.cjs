@@ -178,8 +178,8 @@ const faults = FAULTS.filter(([what]) => !only || what.includes(only));
 mkdirSync(copy, { recursive: true });
 for (const part of ['native', 'CMakeLists.txt', 'package.json']) cpSync(path.join(root, part), path.join(copy, part), { recursive: true });
 const needsThreads = faults.some((fault) => fault[5] === 'race');
-build('values', '');
-if (needsThreads) build('threads', 'thread');
+build('build/values', '');
+if (needsThreads) build('build/threads', 'thread');
 let survivors = 0;
 for (const [what, file, text, replacement, filter, race] of faults) {
   const target = path.join(copy, cuda(file));
@@ -189,7 +189,7 @@ for (const [what, file, text, replacement, filter, race] of faults) {
     target,
     original.replace(text, () => replacement),
   );
-  const directory = race ? 'threads' : 'values';
+  const directory = race ? 'build/threads' : 'build/values';
   let caught = null;
   try {
     build(directory, race ? 'thread' : '');

@@ -21,7 +21,8 @@ struct CudaPlugin {
 };
 
 #ifdef _WIN32
-const CudaPlugin* cuda_plugin(std::string* reason) {
+const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
+  *built = false;
   *reason = "the CUDA backend is for Linux";
   return nullptr;
 }
@@ -35,15 +36,18 @@ std::string cuda_plugin_path() {
   return (slash == std::string::npos ? std::string("./") : path.substr(0, slash + 1)) + "libdultra_cuda.so";
 }
 
-// The plugin, opened once and then kept: backends live in its code. Null if there is none, and why.
-const CudaPlugin* cuda_plugin(std::string* reason) {
+// The plugin, opened once and then kept: backends live in its code. Null if there is none that can be opened, and why; `built` says whether
+// there is one at all.
+const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   static std::mutex mutex;
   static CudaPlugin plugin{};
   static bool opened = false;
   const std::lock_guard<std::mutex> lock(mutex);
+  *built = true;
   if (opened) return &plugin;
   const std::string path = cuda_plugin_path();
   if (access(path.c_str(), F_OK) != 0) {
+    *built = false;
     *reason = "this build does not contain the CUDA backend (" + path + " is not there; npm run build:cuda makes it)";
     return nullptr;
   }
@@ -81,7 +85,8 @@ std::unique_ptr<Backend> open_backend(const std::string& device, int threads, co
   const int index = cuda_index(device);
   if (index < 0) throw Error(ErrorCode::kInvalidArgument, "device: expected \"cpu\", \"cuda\" or \"cuda:<index>\", got \"" + device + "\"");
   std::string reason;
-  if (const CudaPlugin* plugin = cuda_plugin(&reason)) {
+  bool built;
+  if (const CudaPlugin* plugin = cuda_plugin(&reason, &built)) {
     try {
       return std::unique_ptr<Backend>(plugin->open(index));
     } catch (const Error& error) {
@@ -96,9 +101,8 @@ std::vector<std::string> cpu_isas() { return cpu::available_isas(); }
 
 CudaDevices cuda_devices() {
   CudaDevices found;
-  const CudaPlugin* plugin = cuda_plugin(&found.reason);
+  const CudaPlugin* plugin = cuda_plugin(&found.reason, &found.built);
   if (!plugin) return found;
-  found.built = true;
   try {
     plugin->devices(&found.names);
   } catch (const Error& error) {
