@@ -2,6 +2,15 @@
 export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
+export { type AupOptions, accuracyUnderParallelism, type ParallelismPoint } from './evaluation/aup';
+export {
+  type Campaign,
+  type CampaignCurve,
+  type CampaignOptions,
+  type CampaignRow,
+  evaluateCampaign,
+  type Spread,
+} from './evaluation/campaign';
 export {
   type CategoryResult,
   type EvaluateOptions,
@@ -12,6 +21,7 @@ export {
   meanAndSd,
   type SampleRecord,
   type SamplerResult,
+  type SampleStore,
   type Score,
   type ScoreBatch,
 } from './evaluation/evaluate';
@@ -26,16 +36,19 @@ export {
   type OperatingRow,
   type Point,
 } from './evaluation/operating-points';
+export { PUBLISHED, type PublishedFigure } from './evaluation/published';
 export { type ReportInput, type ReportRun, renderReport, writeReport } from './evaluation/report';
 export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';
+export type { CausalConfig } from './model/causal-config';
+export { type CausalGenerateOptions, CausalModel, type CausalPrompt, type CausalResult } from './model/causal-model';
 export type { ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
 export type { DownloadProgress } from './model/download';
 export type { GenerationDefaults } from './model/generation-config';
 export type { KvCache, KvCacheOptions } from './model/kv-cache';
-export { type LoadModelOptions, loadModel } from './model/load-model';
+export { type LoadModelOptions, loadCausalModel, loadModel } from './model/load-model';
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';
 export type { Tokenizer } from './model/tokenizer';

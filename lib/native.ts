@@ -20,6 +20,13 @@ export interface NativeModelConfig {
   ropeTheta: number;
   rmsNormEps: number;
   weightTying: boolean;
+  /** q_proj, k_proj and v_proj have biases. */
+  qkvBias: boolean;
+  /** attn_out, ff_proj, up_proj, ff_out and the output head have. */
+  linearBias: boolean;
+  /** Autoregressive: a position sees itself and what stands before it. */
+  causal: boolean;
+  /** -1 for a causal model. */
   maskTokenId: number;
   /** null: the checkpoint has no unmasking planner head. */
   planner: { numLayers: number; useAdaln: boolean; useMaskEmbeddings: boolean } | null;

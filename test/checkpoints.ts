@@ -47,6 +47,7 @@ const SETTINGS = {
   alibi: false,
   include_bias: false,
   include_qkv_bias: false,
+  bias_for_layer_norm: false,
 };
 
 export type StorageType = 'F32' | 'BF16' | 'F16';

@@ -35,6 +35,7 @@ const shapes = (size: 'small' | 'tiny') =>
       theta: fc.constantFrom(500000, 10000, 100, 1.5, 1e6),
       eps: fc.constantFrom(1e-5, 1e-6, 1e-2, 0.5),
       tying: fc.boolean(),
+      biases: fc.constantFrom('none', 'none', 'qkv', 'all'),
       adaln: fc.boolean(),
       marks: fc.boolean(),
       plannerLayers: fc.integer({ min: 0, max: size === 'tiny' ? 2 : 3 }),
@@ -60,6 +61,8 @@ const shapes = (size: 'small' | 'tiny') =>
         use_adaln: shape.adaln,
         use_mask_embeddings: shape.marks,
         num_head_layers: shape.plannerLayers,
+        include_bias: shape.biases === 'all',
+        include_qkv_bias: shape.biases === 'qkv',
       };
       return { config, planner: shape.planner, seed: shape.seed };
     });

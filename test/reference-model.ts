@@ -19,6 +19,8 @@ export interface ReferenceConfig {
   use_adaln: boolean;
   use_mask_embeddings: boolean;
   num_head_layers: number;
+  include_bias?: boolean;
+  include_qkv_bias?: boolean;
 }
 
 /** Tensors by their Hugging Face names, row-major. A planner head is present where `mask_linear.weight` is. */
@@ -44,6 +46,21 @@ export function tensorShapes(config: ReferenceConfig, planner: boolean): [name: 
     [`${at}.ff_proj.weight`, [F, C]],
     [`${at}.up_proj.weight`, [F, C]],
     [`${at}.ff_out.weight`, [C, F]],
+    ...(config.include_bias || config.include_qkv_bias
+      ? ([
+          [`${at}.q_proj.bias`, [C]],
+          [`${at}.k_proj.bias`, [kv]],
+          [`${at}.v_proj.bias`, [kv]],
+        ] as [string, number[]][])
+      : []),
+    ...(config.include_bias
+      ? ([
+          [`${at}.attn_out.bias`, [C]],
+          [`${at}.ff_proj.bias`, [F]],
+          [`${at}.up_proj.bias`, [F]],
+          [`${at}.ff_out.bias`, [C]],
+        ] as [string, number[]][])
+      : []),
   ];
   const blocks = (count: number, at: string) => Array.from({ length: count }, (_, i) => block(`${at}.${i}`)).flat();
   const shapes: [string, number[]][] = [
@@ -52,6 +69,7 @@ export function tensorShapes(config: ReferenceConfig, planner: boolean): [name: 
     ['model.transformer.ln_f.weight', [C]],
   ];
   if (!config.weight_tying) shapes.push(['model.transformer.ff_out.weight', [V, C]]);
+  if (!config.weight_tying && config.include_bias) shapes.push(['model.transformer.ff_out.bias', [V]]);
   if (!planner) return shapes;
   shapes.push(...blocks(config.num_head_layers, 'mask_head'));
   if (config.use_adaln) {
@@ -73,11 +91,11 @@ function tensor(weights: ReferenceWeights, name: string): Float64Array {
   return found.data;
 }
 
-/** W x (+ b): W is (outputs, inputs). */
+/** W x (+ b): W is (outputs, inputs); b is the weight's own bias where there is one. */
 function linear(weights: ReferenceWeights, name: string, x: Float64Array, bias?: string): Float64Array {
   const matrix = tensor(weights, name);
   const outputs = matrix.length / x.length;
-  const b = bias === undefined ? null : tensor(weights, bias);
+  const b = bias === undefined ? (weights.get(name.replace(/weight$/, 'bias'))?.data ?? null) : tensor(weights, bias);
   const out = new Float64Array(outputs);
   for (let o = 0; o < outputs; o++) {
     let sum = b ? b[o] : 0;

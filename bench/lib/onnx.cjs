@@ -159,4 +159,4 @@ function exportOnnx(folder, { hidden: c, layers, heads, vocab }, length) {
   return out;
 }
 
-module.exports = { exportOnnx };
+module.exports = { exportOnnx, FLOAT, INT64, bytes, inlineTensor, integer, message, node, valueInfo };

@@ -1,5 +1,6 @@
 // Measures samplers on a task: accuracy, forward passes, tokens per forward.
 import type { Example, TaskDataset, WordProblemDataset } from '../data';
+import { CausalModel, type CausalResult } from '../model/causal-model';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
@@ -28,6 +29,14 @@ export interface EvaluateProgress {
   total: number;
 }
 
+/** Keeps samples, so that an evaluation can go on where it was interrupted. */
+export interface SampleStore {
+  /** The sample of a sampler and a prompt; undefined where there is none yet. */
+  get(sampler: string, index: number): SampleRecord | undefined;
+  /** Called once per native call, with samples in ascending order of their prompts. */
+  put(sampler: string, first: number, samples: readonly SampleRecord[]): void | Promise<void>;
+}
+
 /** Options of {@link evaluate}. */
 export interface EvaluateOptions {
   /** The task, as of `datasets`. */
@@ -40,7 +49,7 @@ export interface EvaluateOptions {
   samplers: Readonly<Record<string, Sampler>>;
   /** Caches by name: every sampler runs with each of them. Default: none alone. */
   caches?: Readonly<Record<string, CachePolicy>>;
-  /** Number of prompts. Default 512. */
+  /** Number of prompts. Default 512; of a finite data set all of the split's. */
   count?: number;
   /** Seed of the prompts and of the samplers that draw. Default 0. */
   seed?: number;
@@ -56,6 +65,8 @@ export interface EvaluateOptions {
   stopAtEos?: boolean;
   /** Of this many prompts keep each step, for the step-by-step view. Default 0. */
   traces?: number;
+  /** Samples of an earlier, interrupted evaluation, and where new ones go. Default: none. */
+  store?: SampleStore;
   signal?: AbortSignal;
   /** Called after every batch. */
   onProgress?: (progress: EvaluateProgress) => void;
@@ -69,6 +80,8 @@ export interface EvaluationConfig {
   isa: string;
   threads: number;
   dataset: string;
+  /** Of a finite data set: where it lies, and how its prompts and answers are made. */
+  datasetSource?: Readonly<Record<string, unknown>>;
   split: 'train' | 'validation' | 'test';
   /** "task" for the task's own verifier, else "custom". */
   score: 'task' | 'custom';
@@ -93,6 +106,10 @@ export interface SampleRecord {
   fullForwards: number;
   /** Up to and including the first end of sequence. */
   tokens: number;
+  /** Share of the wall time of the native call that it was part of. */
+  seconds: number;
+  /** A right answer, as the data set names it. */
+  answer: string;
   /** Sentence family of a right answer (word problems). */
   family?: string;
   /** Kind of error (word problems): a wrong slot, or mixed paraphrases. */
@@ -113,7 +130,7 @@ export interface SamplerResult {
   /** The sampler's, and with a cache "sampler + cache". */
   name: string;
   /** With every default filled in; "custom" for a function. */
-  sampler: ResolvedSampler | 'custom';
+  sampler: ResolvedSampler | 'custom' | 'autoregressive';
   cache: ResolvedCache;
   /** Mean score of the prompts that have one. */
   accuracy: number;
@@ -157,6 +174,7 @@ const KEYS = [
   'temperature',
   'stopAtEos',
   'traces',
+  'store',
   'signal',
   'onProgress',
 ] as const;
@@ -197,16 +215,34 @@ async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: S
   });
 }
 
+/** What stands in for samplers of an autoregressive model. */
+const AUTOREGRESSIVE = {
+  given: undefined,
+  policy: undefined,
+  setting: { name: 'autoregressive', sampler: 'autoregressive' as const, cache: { type: 'none' as const } },
+};
+
+/** A row of an autoregressive model, in the terms of the others: a pass per token, each over one position but the first. */
+function asGenerated({ text, ids, promptIds, nfe, logProbs, finishReason }: CausalResult): GenerateResult {
+  return {
+    text,
+    ids,
+    promptIds,
+    nfe,
+    fullForwards: (promptIds.length - 1 + ids.length) / (promptIds.length + ids.length),
+    tokens: ids.length,
+    tokensPerForward: 1,
+    finishReason,
+    unmaskedAt: Int32Array.from(ids, (_, i) => i + 1),
+    logLikelihood: logProbs.reduce((total, value) => total + value, 0),
+  };
+}
+
 /** A sampler with a cache. */
 type Setting = Pick<SamplerResult, 'name' | 'sampler' | 'cache'>;
 
-function summarise(
-  { name, sampler, cache }: Setting,
-  samples: SampleRecord[],
-  genLength: number,
-  seconds: number,
-  diagnosed: boolean,
-): SamplerResult {
+function summarise({ name, sampler, cache }: Setting, samples: SampleRecord[], genLength: number, diagnosed: boolean): SamplerResult {
+  const seconds = sum(samples.map((sample) => sample.seconds));
   const scores = samples.flatMap(({ score }) => (score === null ? [] : [score]));
   const accuracy = meanAndSd(scores);
   const passes = samples.map(({ nfe }) => nfe);
@@ -226,7 +262,11 @@ function summarise(
     scored: scores.length,
     nfe: meanAndSd(passes),
     fullForwards: meanAndSd(samples.map(({ fullForwards }) => fullForwards)),
-    tokensPerForward: { generated: (genLength * samples.length) / sum(passes), untilEos: tokens / sum(passes) },
+    // An autoregressive model makes no positions behind its end.
+    tokensPerForward: {
+      generated: (sampler === 'autoregressive' ? tokens : genLength * samples.length) / sum(passes),
+      untilEos: tokens / sum(passes),
+    },
     tokensPerSecond: tokens / seconds,
     seconds,
     categories,
@@ -248,7 +288,7 @@ function summarise(
  * Row i draws as row i of the random stream whatever `batchSize` is, so results depend on the options alone.
  * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
  */
-export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOptions): Promise<Evaluation> {
+export async function evaluate(model: MaskedDiffusionModel | CausalModel, options: EvaluateOptions): Promise<Evaluation> {
   checkKeys('options', options, KEYS);
   const {
     dataset,
@@ -256,15 +296,16 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
     score,
     samplers,
     caches = { none: { type: 'none' } },
-    count = 512,
     seed = 0,
     batchSize = 256,
     temperature = 0,
     stopAtEos = true,
   } = options;
-  const { traces = 0, signal, onProgress } = options;
+  const { traces = 0, store, signal, onProgress } = options;
   checkDataset(dataset);
   checkChoice('split', split, ['train', 'validation', 'test'] as const);
+  const available = dataset.finite?.[split]?.length;
+  const count = options.count ?? available ?? 512;
   if (score !== undefined && typeof score !== 'function') throw new TypeError(`score: expected a function, got ${String(score)}`);
   checkInteger('count', count, { min: 1, max: 1e7 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
@@ -283,33 +324,47 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
   if (names.length === 0) throw new RangeError('samplers: expected at least one, got none');
   if (typeof caches !== 'object' || caches === null) throw new TypeError(`caches: expected an object, got ${String(caches)}`);
   if (Object.keys(caches).length === 0) throw new RangeError('caches: expected at least one, got none');
-  const settings = names.flatMap((name) => {
-    const given = samplers[name];
-    const sampler = resolveSampler(given, model.hasPlanner);
-    return Object.entries(caches).map(([cacheName, policy]) => {
-      const cache = resolveCache(policy, `caches.${cacheName}`);
-      const label = cache.type === 'none' ? name : `${name} + ${cacheName}`;
-      return { given, policy, setting: { name: label, sampler: typeof sampler === 'function' ? ('custom' as const) : sampler, cache } };
-    });
-  });
+  const settings =
+    model instanceof CausalModel
+      ? [AUTOREGRESSIVE]
+      : names.flatMap((name) => {
+          const given = samplers[name];
+          const sampler = resolveSampler(given, model.hasPlanner);
+          return Object.entries(caches).map(([cacheName, policy]) => {
+            const cache = resolveCache(policy, `caches.${cacheName}`);
+            const label = cache.type === 'none' ? name : `${name} + ${cacheName}`;
+            return {
+              given,
+              policy,
+              setting: { name: label, sampler: typeof sampler === 'function' ? ('custom' as const) : sampler, cache },
+            };
+          });
+        });
   const examples = dataset.sample(split, count, seed);
   const results: SamplerResult[] = [];
   let done = 0;
   for (const { given, policy, setting } of settings) {
-    const samples: SampleRecord[] = [];
-    let seconds = 0;
-    for (let first = 0; first < examples.length; first += batchSize) {
-      const part = examples.slice(first, first + batchSize);
+    const { name } = setting;
+    const samples: (SampleRecord | undefined)[] = examples.map((_, index) => store?.get(name, index));
+    done += samples.filter((sample) => sample !== undefined).length;
+    for (let first = 0; first < examples.length; first++) {
+      if (samples[first]) continue;
+      // Up to the next sample that an earlier evaluation left.
+      let end = first + 1;
+      while (end < examples.length && end < first + batchSize && !samples[end]) end++;
+      const part = examples.slice(first, end);
       const start = performance.now();
-      const generated = await model.generateBatch(
-        part.map(({ prompt }) => prompt),
-        { sampler: given, cache: policy, genLength, blockLength, temperature, stopAtEos, seed, firstRow: first, signal },
-      );
-      seconds += (performance.now() - start) / 1000;
+      const prompts = part.map(({ prompt }) => prompt);
+      const shared = { temperature, seed, firstRow: first, signal };
+      const generated =
+        model instanceof CausalModel
+          ? (await model.generateBatch(prompts, { ...shared, maxTokens: genLength })).map(asGenerated)
+          : await model.generateBatch(prompts, { ...shared, sampler: given, cache: policy, genLength, blockLength, stopAtEos });
+      const seconds = (performance.now() - start) / 1000 / part.length;
       const completions = generated.map(({ text }) => text);
       const scores = await scoreAll(score, dataset, { examples: part, completions, results: generated });
       for (const [i, { nfe, fullForwards, tokens, ids, unmaskedAt }] of generated.entries()) {
-        const { prompt, category } = part[i];
+        const { prompt, category, answer } = part[i];
         const record: SampleRecord = {
           prompt: promptText(prompt),
           category,
@@ -318,6 +373,8 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
           nfe,
           fullForwards,
           tokens,
+          seconds,
+          answer,
         };
         if (canDiagnose(dataset)) {
           const { family, error } = dataset.diagnose(part[i] as Example<string>, completions[i]);
@@ -325,13 +382,17 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
           if (error) record.error = error;
         }
         if (first + i < traces)
-          record.trace = { tokens: Array.from(ids, (id) => model.tokenizer!.decode([id])), unmaskedAt: Array.from(unmaskedAt) };
-        samples.push(record);
+          record.trace = {
+            tokens: Array.from(ids, (id) => model.tokenizer!.decode([id])),
+            unmaskedAt: Array.from(unmaskedAt),
+          };
+        samples[first + i] = record;
       }
+      await store?.put(name, first, samples.slice(first, end) as SampleRecord[]);
       done += part.length;
       onProgress?.({ sampler: setting.name, done, total: settings.length * examples.length });
     }
-    results.push(summarise(setting, samples, genLength, seconds, canDiagnose(dataset)));
+    results.push(summarise(setting, samples as SampleRecord[], genLength, canDiagnose(dataset)));
   }
   const { device, isa, threads, parameters, plannerParameters } = model.info;
   return {
@@ -342,6 +403,7 @@ export async function evaluate(model: MaskedDiffusionModel, options: EvaluateOpt
       isa,
       threads,
       dataset: dataset.name,
+      ...(dataset.source && { datasetSource: dataset.source }),
       split,
       score: score ? 'custom' : 'task',
       count,

@@ -1,7 +1,9 @@
 // report.html: one file that needs nothing else, with the accuracy-NFE frontier, the tables, and prompts to step through.
 import { writeFile } from 'node:fs/promises';
+import type { Campaign, Spread } from './campaign';
 import type { Evaluation, SamplerResult } from './evaluate';
 import { frontier } from './operating-points';
+import { PUBLISHED } from './published';
 
 /** One model's evaluation in a report. */
 export interface ReportRun {
@@ -20,6 +22,8 @@ export interface ReportInput {
   /** A sentence or two below the title. */
   summary: string;
   runs: readonly ReportRun[];
+  /** All models and seeds: means over the seeds, AUP, and what others have published on the data set. */
+  campaign?: Campaign;
   /** Commands that made it, shown at the end. */
   commands?: readonly string[];
 }
@@ -313,8 +317,63 @@ const SCRIPT = `
 })();
 `;
 
+const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
+  `<div class="scroll"><table><thead><tr>${head.map((title) => `<th>${title}</th>`).join('')}</tr></thead><tbody>${rows
+    .map(([first, ...cells]) => `<tr><th scope="row">${first}</th>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`)
+    .join('')}</tbody></table></div>`;
+
+/** Means over the seeds, the area under each rule's curve, and published figures of the same data set. */
+function campaignSection({ rows, curves, seeds, config }: Campaign): string {
+  const spread = ({ mean, sd }: Spread, digits: number, scale = 1) =>
+    `${(scale * mean).toFixed(digits)}${seeds.length > 1 ? ` <small>± ${(scale * sd).toFixed(digits)}</small>` : ''}`;
+  const means = rows.map(({ model, sampler, accuracy, nfe, tokensPerForward, tokensPerSecond }) => [
+    escapeHtml(`${model}: ${sampler}`),
+    spread(accuracy, 1, 100),
+    spread(nfe, 2),
+    spread(tokensPerForward.generated, 2),
+    spread(tokensPerForward.untilEos, 2),
+    spread(tokensPerSecond, 0),
+  ]);
+  const published = PUBLISHED.filter(({ dataset }) => dataset === config.dataset);
+  const number = (value: number | null) => (value === null ? '-' : String(value));
+  return [
+    `<h2>All models and seeds</h2><p>Mean${seeds.length > 1 ? ` ± standard deviation over the seeds ${seeds.join(', ')}` : `, seed ${seeds[0]}`}. Tokens per second count what stands up to the end of the answer, without prompts.</p>`,
+    table(
+      [
+        'model: sampler',
+        'right, %',
+        'forward passes',
+        'tokens per pass<br><small>all positions</small>',
+        'tokens per pass<br><small>up to the end</small>',
+        'tokens/s',
+      ],
+      means,
+    ),
+    '<h2>Accuracy under parallelism</h2><p>AUP as d3LLM defines it: the area under accuracy (percent, weighted by its share of the best) against tokens per pass up to the end.</p>',
+    table(
+      ['model: rule', 'AUP'],
+      curves.map(({ model, group, aup }) => [escapeHtml(`${model}: ${group}`), aup.toFixed(1)]),
+    ),
+    ...(published.length > 0
+      ? [
+          `<h2>Published figures on ${escapeHtml(config.dataset)}</h2><p>Not measured here: as their sources give them, on other machines, prompts and rules of counting.</p>`,
+          table(
+            ['method (published)', 'right, %', 'forward passes', 'tokens per pass', 'source'],
+            published.map(({ method, accuracy, nfe, tokensPerForward, source }) => [
+              escapeHtml(`${method} (published)`),
+              accuracy.toFixed(1),
+              number(nfe),
+              number(tokensPerForward),
+              `<small>${escapeHtml(source)}</small>`,
+            ]),
+          ),
+        ]
+      : []),
+  ].join('\n');
+}
+
 /** The report as one HTML text: no requests, legible in light and dark. */
-export function renderReport({ title, summary, runs, commands = [] }: ReportInput): string {
+export function renderReport({ title, summary, runs, campaign, commands = [] }: ReportInput): string {
   const [{ config }] = runs.map(({ evaluation }) => evaluation);
   const { cost, isWeighted } = costOf(runs);
   const traces = tracesOf(runs, cost);
@@ -345,6 +404,7 @@ ${player}
 <p>The settings that no other setting of the same rule beats; shaded: that no sampler in the table beats.</p>
 ${tables}
 ${hasCategories ? `<h2>By kind of prompt</h2><p>Right answers in percent @ forward passes, for the settings that no other beats.</p>${categoryTable(runs, cost)}` : ''}
+${campaign ? campaignSection(campaign) : ''}
 ${commands.length > 0 ? `<h2>Do it again</h2><pre>${escapeHtml(commands.join('\n'))}</pre>` : ''}
 </body>
 </html>

@@ -73,8 +73,9 @@ const MAX_KEPT = 64;
 const kept = new WeakMap<PythonSandbox, WeakMap<CodeTests, Map<string, Promise<CodeResult>>>>();
 
 /**
- * `runTests`, once for equal programs: a reward and the accuracy beside it ask for the same, and so do equal rollouts. Results that hang on
- * the machine's load are not kept.
+ * Runs the tests of a problem one after the other, each in a fresh interpreter, until one raises; once for equal programs: a reward and the accuracy beside it ask for the same, and so do equal rollouts. Results that hang on
+ * the machine's load are not kept. An expected output in a list of one is that one, as in APPS.
+ * @throws as {@link PythonSandbox.run}
  */
 export function gradeProgram(
   program: string,
@@ -96,11 +97,7 @@ export function gradeProgram(
   return result;
 }
 
-/**
- * Runs the tests of a problem one after the other, each in a fresh interpreter, until one raises. An expected output in a list of one is that one,
- * as in APPS. @throws as {@link PythonSandbox.run}
- */
-export async function runTests(
+async function runTests(
   program: string,
   tests: CodeTests,
   sandbox: PythonSandbox,

@@ -350,7 +350,7 @@ export class PythonSandbox {
     while (this.#workers.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 
-  /** {@link dispose} */
+  /** As {@link PythonSandbox.dispose}. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

@@ -1,9 +1,8 @@
 /**
  * The reference's answer parsing and text rewards, value for value: string functions with the corners that its Python has. They are here to
- * reproduce its runs (`compat: "reference"`); what they get wrong, `math-answer.ts` gets right.
+ * reproduce its runs (`compat: "reference"`); what they get wrong, `mathEqual` gets right.
  *
  * Source: chinsengi/dUltra-os, diffu_grpo/reward_func.py, diffu_grpo/math500_utils.py, eval_math/parsers.py, parse_and_get_acc.py.
- *
  * @module
  */
 

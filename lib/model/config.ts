@@ -33,6 +33,9 @@ const schema = z.looseObject({
   rope_theta: z.number().min(1e-6).max(1e12).nullish(),
   rms_norm_eps: z.number().nonnegative().max(1).nullish(),
   weight_tying: z.boolean().nullish(),
+  include_bias: z.boolean().nullish(),
+  include_qkv_bias: z.boolean().nullish(),
+  bias_for_layer_norm: z.boolean().nullish(),
   mask_token_id: z.int().nonnegative(),
   eos_token_id: z.int().nonnegative().nullish(),
   pad_token_id: z.int().nonnegative().nullish(),
@@ -50,8 +53,8 @@ const REQUIRED: [field: string, accepted: unknown[]][] = [
   ['attention_layer_norm', [false]],
   ['input_emb_norm', [false]],
   ['scale_logits', [false]],
-  ['include_bias', [false]],
-  ['include_qkv_bias', [false]],
+  ['include_bias', [false, true]],
+  ['include_qkv_bias', [false, true]],
   ['bias_for_layer_norm', [false]],
   ['layer_norm_with_affine', [true]],
   ['clip_qkv', []],
@@ -82,6 +85,9 @@ export function parseModelConfig(json: unknown, file: string, hasPlanner: boolea
     if (value !== undefined && value !== null && !accepted.includes(value))
       throw bad(`${field}: expected ${[...accepted, null].map((v) => JSON.stringify(v)).join(' or ')}, got ${show(value)}`);
   }
+  // Without a word of it, norms have biases where everything has.
+  if (c.include_bias && c.bias_for_layer_norm !== false)
+    throw bad(`bias_for_layer_norm: expected false with include_bias, got ${show(c.bias_for_layer_norm)}`);
   if (c.mlp_hidden_size == null && c.mlp_ratio != null && !Number.isInteger(c.mlp_ratio * c.d_model))
     throw bad(`mlp_ratio: expected mlp_ratio times d_model (${c.d_model}) to be whole, got ${c.mlp_ratio}`);
   const nKvHeads = c.n_kv_heads ?? c.n_heads;
@@ -109,6 +115,9 @@ export function parseModelConfig(json: unknown, file: string, hasPlanner: boolea
     ropeTheta: c.rope_theta ?? 10000,
     rmsNormEps: c.rms_norm_eps ?? 1e-5,
     weightTying: c.weight_tying ?? false,
+    qkvBias: c.include_bias === true || c.include_qkv_bias === true,
+    linearBias: c.include_bias === true,
+    causal: false,
     maskTokenId: c.mask_token_id,
     eosTokenId: c.eos_token_id ?? null,
     padTokenId: c.pad_token_id ?? null,

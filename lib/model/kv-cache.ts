@@ -1,9 +1,8 @@
 // Caches of keys and values: their memory, and the handle that users hold.
 import { DUltraError } from '../errors';
-import { fromNative, type NativeCache, type NativeCacheOptions, type NativeModel } from '../native';
+import { fromNative, type NativeCache, type NativeCacheOptions, type NativeModel, type NativeModelConfig } from '../native';
 import { checkChoice, checkKeys } from '../options';
 import type { CacheStorage } from '../types';
-import type { ModelConfig } from './config';
 import { availableMemory } from './memory';
 
 /** Options of `model.createCache` and `model.cacheBytes`. */
@@ -18,7 +17,7 @@ export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {
 const STORED = { none: 'none', cached: 'blocks', fresh: 'hidden' } as const;
 
 /** @throws TypeError, RangeError naming the option; DUltraError NO_PLANNER. */
-export function resolveCacheOptions(options: KvCacheOptions, config: ModelConfig): NativeCacheOptions {
+export function resolveCacheOptions(options: KvCacheOptions, config: NativeModelConfig): NativeCacheOptions {
   checkKeys('options', options, ['dtype', 'planner']);
   const { dtype = 'float32', planner = 'none' } = options;
   checkChoice('dtype', dtype, ['float32', 'bfloat16'] as const);
@@ -28,7 +27,7 @@ export function resolveCacheOptions(options: KvCacheOptions, config: ModelConfig
 }
 
 /** Bytes of a cache of `tokens` positions. */
-export function cacheBytes(config: ModelConfig, tokens: number, { dtype, planner }: NativeCacheOptions): number {
+export function cacheBytes(config: NativeModelConfig, tokens: number, { dtype, planner }: NativeCacheOptions): number {
   const layers = config.nLayers + (planner === 'blocks' ? (config.planner?.numLayers ?? 0) : 0);
   const keysAndValues = 2 * config.nKvHeads * (config.dModel / config.nHeads) * (dtype === 'BF16' ? 2 : 4);
   return tokens * (layers * keysAndValues + (planner === 'hidden' ? 4 * config.dModel : 0));
@@ -40,7 +39,7 @@ export function cacheBytes(config: ModelConfig, tokens: number, { dtype, planner
  */
 export async function allocateCache(
   model: NativeModel,
-  config: ModelConfig,
+  config: NativeModelConfig,
   offsets: Int32Array,
   options: NativeCacheOptions,
 ): Promise<NativeCache> {
@@ -62,14 +61,14 @@ export async function allocateCache(
 /** Keys and values of some rows, for `model.forward`. Made by `model.createCache`; free it with `dispose()`. */
 export class KvCache {
   readonly #native: NativeCache;
-  readonly #config: ModelConfig;
+  readonly #config: NativeModelConfig;
   /** Positions of each row. */
   readonly rowLengths: readonly number[];
   /** Memory that it takes. */
   readonly bytes: number;
 
   /** @internal */
-  constructor(cache: NativeCache, config: ModelConfig, rowLengths: readonly number[]) {
+  constructor(cache: NativeCache, config: NativeModelConfig, rowLengths: readonly number[]) {
     this.#native = cache;
     this.#config = config;
     this.rowLengths = rowLengths;

@@ -3,14 +3,16 @@ import { existsSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { DUltraError } from '../errors';
-import { fromNative, type NativeDType, type NativeTensorRef, native } from '../native';
+import { fromNative, type NativeDType, type NativeModel, type NativeModelConfig, type NativeTensorRef, native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
+import { causalName, parseCausalConfig } from './causal-config';
+import { CausalModel } from './causal-model';
 import { parseModelConfig, readConfigJson } from './config';
 import { type DownloadProgress, downloadModel } from './download';
 import { readGenerationDefaults } from './generation-config';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
 import { availableMemory } from './memory';
-import { findSafetensors, readSafetensorsEntries } from './safetensors';
+import { findSafetensors, readSafetensorsEntries, type TensorEntry } from './safetensors';
 import { EMBEDDING, matchTensors, PLANNER_MARK } from './tensors';
 import { loadTokenizer } from './tokenizer';
 
@@ -109,13 +111,22 @@ function chooseDevice(device: string, isa: string): string {
   return 'cpu';
 }
 
-/**
- * Loads a LLaDA, LLaDOU or dUltra checkpoint.
- * @param source a folder with config.json and *.safetensors, or a hub id such as "org/name"; default: the embedded model.
- * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, NON_FINITE, OUT_OF_MEMORY, DEVICE_UNAVAILABLE,
- *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
- */
-export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
+/** What a folder holds, before its weights are read. */
+interface OpenCheckpoint<C> {
+  folder: string;
+  file: string;
+  json: unknown;
+  entries: Map<string, TensorEntry>;
+  config: C;
+}
+
+/** Checks options, finds the folder, reads config and headers, and loads the weights. */
+async function loadWeights<C extends NativeModelConfig>(
+  source: string | undefined,
+  options: LoadModelOptions,
+  parse: (json: unknown, file: string, entries: Map<string, TensorEntry>) => C,
+  nameOf?: (name: string) => string,
+): Promise<OpenCheckpoint<C> & { native: NativeModel }> {
   checkKeys('options', options, ['device', 'dtype', 'compute', 'threads', 'isa', 'revision', 'signal', 'onProgress']);
   const { device = 'auto', dtype = 'auto', compute, threads = os.availableParallelism(), isa = '', signal } = options;
   if (typeof device !== 'string' || !/^(auto|cpu|cuda(:\d+)?)$/.test(device))
@@ -134,13 +145,11 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
   const { file, json } = await readConfigJson(folder);
   const files = await findSafetensors(folder);
   const entries = await readSafetensorsEntries(files);
-  const config = parseModelConfig(json, file, entries.has(PLANNER_MARK));
-  const tensors = matchTensors(config, entries, folder);
+  const config = parse(json, file, entries);
+  const tensors = matchTensors(config, entries, folder, nameOf);
   const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
   const chosen = chooseDevice(device, isa);
   if (chosen === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
-  const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
-  const generationDefaults = await readGenerationDefaults(folder, config.planner !== null);
   signal?.throwIfAborted();
   const token = new (native().CancelToken)();
   const cancel = () => token.cancel();
@@ -159,6 +168,34 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
       checkMemory(tensors, storage, config.weightTying, folder);
       return load('cpu');
     });
+    return { folder, file, json, entries, config, native: loaded };
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+  }
+}
+
+/** The tokenizer and what else stands beside the weights; frees them where that fails. */
+async function withFiles<T>(native: NativeModel, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    native.dispose();
+    throw error;
+  }
+}
+
+/**
+ * Loads a LLaDA, LLaDOU or dUltra checkpoint.
+ * @param source a folder with config.json and *.safetensors, or a hub id such as "org/name"; default: the embedded model.
+ * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, NON_FINITE, OUT_OF_MEMORY, DEVICE_UNAVAILABLE,
+ *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
+ */
+export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
+  const parse = (json: unknown, file: string, entries: Map<string, TensorEntry>) => parseModelConfig(json, file, entries.has(PLANNER_MARK));
+  const { folder, json, config, native: loaded } = await loadWeights(source, options, parse);
+  return withFiles(loaded, async () => {
+    const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
+    const generationDefaults = await readGenerationDefaults(folder, config.planner !== null);
     return new MaskedDiffusionModel({
       native: loaded,
       config,
@@ -167,7 +204,19 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
       generationDefaults,
       source: folder,
     });
-  } finally {
-    signal?.removeEventListener('abort', cancel);
-  }
+  });
+}
+
+/**
+ * Loads an autoregressive model of the Llama family (Llama, Qwen2, Qwen2.5) in the Hugging Face layout: a teacher, or what diffusion is compared with.
+ * @param source a folder with config.json and *.safetensors, or a hub id such as "Qwen/Qwen2.5-0.5B-Instruct"
+ * @throws as {@link loadModel}
+ */
+export async function loadCausalModel(source: string, options: LoadModelOptions = {}): Promise<CausalModel> {
+  if (source === undefined) throw new TypeError('source: expected a folder or a hub id, got undefined');
+  const { folder, config, native: loaded } = await loadWeights(source, options, parseCausalConfig, causalName);
+  return withFiles(loaded, async () => {
+    const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
+    return new CausalModel({ native: loaded, config, tokenizer, source: folder });
+  });
 }

@@ -26,12 +26,26 @@ export function expectedTensors(config: NativeModelConfig): Map<string, number[]
     table.set(`${prefix}.ff_out.weight`, [c, f]);
     table.set(`${prefix}.attn_norm.weight`, [c]);
     table.set(`${prefix}.ff_norm.weight`, [c]);
+    if (config.qkvBias) {
+      table.set(`${prefix}.q_proj.bias`, [c]);
+      table.set(`${prefix}.k_proj.bias`, [kv]);
+      table.set(`${prefix}.v_proj.bias`, [kv]);
+    }
+    if (config.linearBias) {
+      table.set(`${prefix}.attn_out.bias`, [c]);
+      table.set(`${prefix}.ff_proj.bias`, [f]);
+      table.set(`${prefix}.up_proj.bias`, [f]);
+      table.set(`${prefix}.ff_out.bias`, [c]);
+    }
   };
   const base = 'model.transformer';
   table.set(EMBEDDING, [v, c]);
   for (let i = 0; i < config.nLayers; i++) block(`${base}.blocks.${i}`);
   table.set(`${base}.ln_f.weight`, [c]);
-  if (!config.weightTying) table.set(`${base}.ff_out.weight`, [v, c]);
+  if (!config.weightTying) {
+    table.set(`${base}.ff_out.weight`, [v, c]);
+    if (config.linearBias) table.set(`${base}.ff_out.bias`, [v]);
+  }
   if (!config.planner) return table;
   for (let i = 0; i < config.planner.numLayers; i++) block(`mask_head.${i}`);
   if (config.planner.useAdaln) {
@@ -57,9 +71,15 @@ const NAMED = 5;
 
 /**
  * Picks what the model needs out of a checkpoint's tensors.
+ * @param nameOf the checkpoint's name for one of ours
  * @throws DUltraError BAD_CHECKPOINT for missing tensors, wrong shapes or types that are not F32, BF16 or F16.
  */
-export function matchTensors(config: NativeModelConfig, entries: Map<string, TensorEntry>, source: string): NativeTensorRef[] {
+export function matchTensors(
+  config: NativeModelConfig,
+  entries: Map<string, TensorEntry>,
+  source: string,
+  nameOf: (name: string) => string = (name) => name,
+): NativeTensorRef[] {
   // Said first, so that a config of many layers does not make a table of names that nobody has.
   const layers = config.nLayers + (config.planner?.numLayers ?? 0);
   if (layers > entries.size)
@@ -67,12 +87,12 @@ export function matchTensors(config: NativeModelConfig, entries: Map<string, Ten
   const refs: NativeTensorRef[] = [];
   const missing: string[] = [];
   for (const [name, shape] of expectedTensors(config)) {
-    const entry = entries.get(name);
+    const entry = entries.get(nameOf(name));
     if (!entry) {
-      missing.push(name);
+      missing.push(nameOf(name));
       continue;
     }
-    const where = `${entry.path}: tensor ${name}`;
+    const where = `${entry.path}: tensor ${nameOf(name)}`;
     if (entry.shape.length !== shape.length || entry.shape.some((n, i) => n !== shape[i]))
       throw new DUltraError('BAD_CHECKPOINT', `${where}: expected shape [${shape.join(', ')}], got [${entry.shape.join(', ')}]`);
     const { dtype } = entry;

@@ -4,10 +4,12 @@
  */
 import type { CodeMeta, MathMeta } from '../data';
 import { programFor } from '../data';
+import { DUltraError } from '../errors';
 import { codeRewardOf, gradeProgram } from '../grading/code';
 import { extractAnswer, mathEqual } from '../grading/math-answer';
 import { PythonSandbox, sharedSandbox } from '../grading/python-sandbox';
 import * as referenceText from '../grading/reference-text';
+import type { CausalModel } from '../model/causal-model';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
@@ -137,7 +139,7 @@ export {
   type SandboxWalls,
   sharedSandbox,
 } from '../grading/python-sandbox';
-export { referenceText };
+export * as referenceText from '../grading/reference-text';
 
 /** The right answer by itself, of a data set's example or out of a solution's text. */
 function goldOf({ answer, meta }: RewardExample): string | null {
@@ -189,6 +191,35 @@ export function codeTests(options: { sandbox?: PythonSandbox } = {}): RewardFunc
         return program.trim() === '' ? 0 : codeRewardOf(await gradeProgram(program, meta.tests, sandbox ?? sharedSandbox()));
       }),
     );
+}
+
+/** Options of {@link causalLogProb}. */
+export interface CausalTeacherOptions {
+  /** A loaded autoregressive model. */
+  model: CausalModel;
+  /** Tokens per forward pass of the teacher. Default 8192. */
+  tokenBudget?: number;
+}
+
+/**
+ * Mean log-probability per token that an autoregressive teacher gives the completion after the prompt: on-policy distillation. Prompt and completion
+ * are tokenised by themselves, in the teacher's tokenizer and chat template, and never across their boundary; null for an empty completion.
+ */
+export function causalLogProb(options: CausalTeacherOptions): RewardFunction {
+  checkKeys('options', options, ['model', 'tokenBudget']);
+  const { model: teacher, tokenBudget = 8192 } = options;
+  if (typeof teacher?.logProbs !== 'function') throw new TypeError('model: expected a model loaded by loadCausalModel');
+  checkInteger('tokenBudget', tokenBudget, { min: 1, max: 1 << 30 });
+  return async ({ completions, examples }) => {
+    const { tokenizer } = teacher;
+    if (!tokenizer) throw new DUltraError('NO_TOKENIZER', `${teacher.source} has no tokenizer.json, which a teacher needs`);
+    const rows = completions.map((completion, row) => ({
+      promptIds: teacher.encodePrompt(examples[row].prompt),
+      ids: tokenizer.encode(completion, { addSpecialTokens: false }),
+    }));
+    const scored = await teacher.logProbs(rows, { tokenBudget });
+    return scored.map((logProbs) => (logProbs.length === 0 ? null : logProbs.reduce((sum, value) => sum + value, 0) / logProbs.length));
+  };
 }
 
 const ofText =

@@ -2,17 +2,31 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { byName, TASK_NAMES, type TaskName } from '../data';
+import { isKnown, names, open } from '../data';
 import type { TaskDataset } from '../data/dataset';
 import { createModel } from '../model/create-model';
-import { loadModel } from '../model/load-model';
+import { type LoadModelOptions, loadCausalModel, loadModel } from '../model/load-model';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { checkChoice, checkKeys } from '../options';
-import { exactAnswer, fastAnswer, format, type RewardFunction, stepPenalty, type TeacherOptions, teacherLogProb } from '../rewards';
+import {
+  boxedFormat,
+  causalLogProb,
+  codeFence,
+  codeTests,
+  exactAnswer,
+  fastAnswer,
+  format,
+  mathCorrect,
+  type RewardFunction,
+  stepPenalty,
+  type TeacherOptions,
+  teacherLogProb,
+  thinkTags,
+} from '../rewards';
 import type { ExampleData, TrainingData, TrainingExample } from './data';
 import { type GrpoMetrics, type GrpoOptions, GrpoTrainer } from './grpo';
 import { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
-import type { RewardConfig, Stage, TrainConfig } from './presets';
+import { REWARD_TYPES, type RewardConfig, type Stage, type TrainConfig } from './presets';
 import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';
 
 /** Opens the examples of a file: JSON lines, or a JSON array. @throws RangeError, TypeError naming file and line. */
@@ -29,13 +43,15 @@ async function readExamples(name: string, file: string): Promise<TrainingExample
   return text.split('\n').flatMap((line, i) => (line.trim() === '' ? [] : [parse(line, `${file}, line ${i + 1}`) as TrainingExample]));
 }
 
-/** The data set that a configuration names. @throws RangeError for a name that is neither a task nor a file. */
-export async function openDataset(config: Pick<TrainConfig, 'dataset' | 'validation'>): Promise<TaskDataset | ExampleData> {
-  const { dataset, validation } = config;
+/** The data set that a configuration names. @throws RangeError for a name that is neither a task nor a file; as `datasets.open`. */
+export async function openDataset(
+  config: Pick<TrainConfig, 'dataset' | 'datasetOptions' | 'validation' | 'evalEvery'>,
+): Promise<TaskDataset | ExampleData> {
+  const { dataset, datasetOptions = {}, validation, evalEvery = 0 } = config;
   if (dataset === undefined) throw new TypeError('dataset: expected the name of a task or a file of examples, got none');
-  if ((TASK_NAMES as readonly string[]).includes(dataset)) return byName(dataset as TaskName);
+  if (isKnown(dataset)) return open(dataset, { ...datasetOptions, splits: evalEvery > 0 ? ['train', 'validation'] : ['train'] });
   if (!existsSync(dataset))
-    throw new RangeError(`dataset: expected one of ${TASK_NAMES.join(', ')}, or a file, got ${JSON.stringify(dataset)}`);
+    throw new RangeError(`dataset: expected one of ${names().join(', ')}, or a file, got ${JSON.stringify(dataset)}`);
   const examples = await readExamples('dataset', dataset);
   return {
     name: path.basename(dataset),
@@ -53,17 +69,17 @@ export async function prepareModel(config: TrainConfig, data: TrainingData, newM
   if (typeof model !== 'object') return model;
   checkKeys('model', model, ['create']);
   if (existsSync(path.join(newModelFolder, 'tokenizer_config.json'))) return newModelFolder;
-  if (!('vocabulary' in data))
+  if (!('vocabulary' in data) || data.vocabulary.length === 0)
     throw new RangeError('model.create: expected a task as dataset, whose words a new model learns; a file has none');
   await createModel(newModelFolder, { seed: config.seed, ...model.create, vocabulary: data.vocabulary });
   return newModelFolder;
 }
 
-async function makeReward(name: string, config: RewardConfig, teachers: MaskedDiffusionModel[]): Promise<RewardFunction> {
+async function makeReward(name: string, config: RewardConfig, teachers: { dispose(): void }[]): Promise<RewardFunction> {
   const at = `rewards.${name}`;
   checkKeys(at, config, ['type', 'weight', 'options']);
   const { type, options = {} } = config;
-  checkChoice(`${at}.type`, type, ['exactAnswer', 'fastAnswer', 'stepPenalty', 'format', 'teacherLogProb'] as const);
+  checkChoice(`${at}.type`, type, REWARD_TYPES);
   switch (type) {
     case 'exactAnswer':
       checkKeys(`${at}.options`, options, []);
@@ -76,6 +92,21 @@ async function makeReward(name: string, config: RewardConfig, teachers: MaskedDi
       checkKeys(`${at}.options`, options, ['pattern', 'flags', 'reward']);
       const { pattern, flags, ...rest } = options as { pattern: string; flags?: string; reward?: number };
       return format(new RegExp(pattern, flags), rest);
+    }
+    case 'mathCorrect':
+      return mathCorrect(options);
+    case 'codeTests':
+    case 'boxedFormat':
+    case 'thinkTags':
+    case 'codeFence':
+      checkKeys(`${at}.options`, options, []);
+      return { codeTests, boxedFormat, thinkTags, codeFence }[type]();
+    case 'causalLogProb': {
+      checkKeys(`${at}.options`, options, ['model', 'dtype', 'tokenBudget']);
+      const { model, dtype, tokenBudget } = options as { model: string; dtype?: LoadModelOptions['dtype']; tokenBudget?: number };
+      const teacher = await loadCausalModel(model, { ...(dtype && { dtype }) });
+      teachers.push(teacher);
+      return causalLogProb({ model: teacher, ...(tokenBudget !== undefined && { tokenBudget }) });
     }
     case 'teacherLogProb': {
       const { model, ...rest } = options as Omit<TeacherOptions, 'model'> & { model?: string };
@@ -96,7 +127,7 @@ export async function* runConfig(
   config: TrainConfig,
   { signal }: { signal?: AbortSignal } = {},
 ): AsyncGenerator<StageMetrics, void, void> {
-  const { model: _, dataset: __, validation: ___, rewards = {}, referenceModel, ...rest } = config;
+  const { model: _, dataset: __, datasetOptions: ____, validation: ___, rewards = {}, referenceModel, ...rest } = config;
   const dataset = await openDataset(config);
   const given = { ...rest, dataset, ...(signal && { signal }) };
   if (stage !== 'grpo') {
@@ -106,12 +137,12 @@ export async function* runConfig(
     else yield* trainPlanner(model, given as PlannerOptions);
     return;
   }
-  const others: MaskedDiffusionModel[] = [];
+  const others: { dispose(): void }[] = [];
   try {
     const functions: Record<string, { fn: RewardFunction; weight: number }> = {};
     for (const [name, reward] of Object.entries(rewards))
       functions[name] = { fn: await makeReward(name, reward, others), weight: reward.weight ?? 1 };
-    const { signal: ____, ...options } = given;
+    const { signal: _____, ...options } = given;
     const grpo = { ...options, rewards: functions } as GrpoOptions;
     if (referenceModel !== undefined) {
       grpo.referenceModel = await loadModel(referenceModel);

@@ -10,10 +10,11 @@ export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLos
 export { type ReferenceGrpoRow, referenceGrpoLoss } from './grpo-loss-reference';
 export type { TrainingMetrics } from './loop';
 export { type MaskedRow, maskedDiffusionLoss, maskRow } from './masked-diffusion-loss';
+export { type MemoryItem, type MemoryPlan, planMemory } from './memory-plan';
 export type { TrainableOptions, TrainingOptions } from './options';
 export { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
 export { binaryCrossEntropy, factorTargets, maskSpan, type PlannerRow, positiveWeight } from './planner-init-loss';
-export { PRESETS, type RewardConfig, STAGES, type Stage, type TrainConfig } from './presets';
+export { PRESETS, REWARD_TYPES, type RewardConfig, STAGES, type Stage, type TrainConfig } from './presets';
 export { type PolicySettings, type ReplayRow, type Rollouts, recordRollouts, replayRequest, splitByRow } from './replay';
 export { learningRateFactor, type Schedule, type ScheduleOptions } from './schedules';
 export { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';

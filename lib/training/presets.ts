@@ -1,4 +1,5 @@
 // Ready-made training configurations, as plain JSON. `dultra train STAGE --preset NAME` runs them; a --config FILE holds the same keys.
+import type { BenchmarkOptions } from '../data';
 import type { CreateModelOptions } from '../model/create-model';
 import type { GrpoOptions } from './grpo';
 import type { PlannerOptions } from './planner-init';
@@ -10,12 +11,30 @@ export const STAGES = ['sft', 'planner', 'grpo'] as const;
 /** One of {@link STAGES}. */
 export type Stage = (typeof STAGES)[number];
 
+/** Rewards that a configuration can name: functions of `rewards`. */
+export const REWARD_TYPES = [
+  'exactAnswer',
+  'fastAnswer',
+  'stepPenalty',
+  'format',
+  'mathCorrect',
+  'codeTests',
+  'boxedFormat',
+  'thinkTags',
+  'codeFence',
+  'teacherLogProb',
+  'causalLogProb',
+] as const;
+
 /** A reward as JSON: the name of one of `rewards`, its weight, and its own options. */
 export interface RewardConfig {
-  type: 'exactAnswer' | 'fastAnswer' | 'stepPenalty' | 'format' | 'teacherLogProb';
+  type: (typeof REWARD_TYPES)[number];
   /** Default 1. */
   weight?: number;
-  /** Of "fastAnswer" (`weight`: of speed), "stepPenalty" (`form`), "format" (`pattern`, `flags`, `reward`), "teacherLogProb" (`model`, `passes`). */
+  /**
+   * Of "fastAnswer" (`weight`: of speed), "stepPenalty" (`form`), "format" (`pattern`, `flags`, `reward`), "mathCorrect" (`compat`, `timeLimitMs`),
+   * "teacherLogProb" (`model`, `passes`), "causalLogProb" (`model`, `dtype`, `tokenBudget`).
+   */
   options?: Readonly<Record<string, unknown>>;
 }
 
@@ -23,8 +42,12 @@ export interface RewardConfig {
 interface SharedConfig {
   /** Folder or hub id of the model to train, or the shape of a new one with the data set's vocabulary. */
   model?: string | { create: Omit<CreateModelOptions, 'vocabulary'> };
-  /** Name of a task, or a file of examples: JSON lines or a JSON array, each with `prompt` and `answer`. */
+  /**
+   * Name of a task or data set ("st1", "gsm8k", "apps:train.jsonl"), or a file of examples: JSON lines or a JSON array, each with `prompt` and `answer`.
+   */
   dataset?: string;
+  /** Of a data set such as "gsm8k": prompts, difficulties and the like. */
+  datasetOptions?: Omit<BenchmarkOptions, 'source' | 'splits' | 'sandbox'>;
   /** A file of held-out examples, where `dataset` is a file. */
   validation?: string;
 }
@@ -40,9 +63,54 @@ export interface TrainConfig
   referenceModel?: string;
 }
 
+/** What the reference's GRPO runs have in common (grpo_exp.sh, train.yaml, diffu_grpo_train.py). */
+const REFERENCE_RUN = {
+  promptsPerStep: 1,
+  numGenerations: 12,
+  numIterations: 1,
+  genLength: 256,
+  stopAtEos: false,
+  clipEpsilon: { low: 0.2, high: 1 },
+  beta: 0,
+  scaleRewards: 'none',
+  learningRate: 5e-6,
+  schedule: 'constant',
+  betas: [0.9, 0.99],
+  weightDecay: 0.1,
+  maxGradNorm: 1,
+  maxSteps: 4800,
+  saveEvery: 400,
+  keepLast: 5,
+  seed: 42,
+} as const satisfies TrainConfig;
+
+const STEPS = { type: 'stepPenalty', weight: 0.1 } as const;
+/** On-policy distillation: mean log-probability per token under an autoregressive model. */
+const teacher = (model: string) => ({ type: 'causalLogProb', weight: 1, options: { model, dtype: 'bfloat16' } }) as const;
+
+/** grpo_exp.sh as it stands, on mathematics. */
+const MATH_RUN: TrainConfig = {
+  ...REFERENCE_RUN,
+  model: 'sengi/dUltra-coding',
+  datasetOptions: { prompts: 'thinking' },
+  blockLength: 32,
+  temperature: 0.1,
+  advantageMinClip: 0.1,
+  rewards: {
+    correct: { type: 'mathCorrect', weight: 1, options: { compat: 'reference' } },
+    format: { type: 'boxedFormat', weight: 1 },
+    think: { type: 'thinkTags', weight: 0.5 },
+    steps: STEPS,
+    teacher: teacher('Qwen/Qwen2.5-Math-7B-Instruct'),
+  },
+};
+
 /**
  * "tiny": the word problems "st1" on a model of a quarter of a million parameters, in minutes on two cores. Each stage begins where the one
  * before ended.
+ *
+ * "gsm8k", "math500": the reference's runs on mathematics (grpo_exp.sh with its defaults); "apps": on code (run.sh). With the reference's string
+ * comparison as reward; a config file that gives `rewards` without `compat` has mathematical equality.
  */
 export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig>>>> = {
   sft: {
@@ -92,6 +160,24 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       rewards: { fastAnswer: { type: 'fastAnswer', options: { weight: 2 } } },
       evalEvery: 20,
       saveEvery: 50,
+    },
+    gsm8k: { ...MATH_RUN, dataset: 'gsm8k', outputDir: 'runs/gsm8k' },
+    math500: { ...MATH_RUN, dataset: 'math500', outputDir: 'runs/math500' },
+    apps: {
+      ...REFERENCE_RUN,
+      model: 'sengi/lladou-coding',
+      dataset: 'apps',
+      datasetOptions: { prompts: 'non-thinking', difficulties: ['introductory'], functionsOnly: true },
+      outputDir: 'runs/apps',
+      blockLength: 128,
+      temperature: 0.5,
+      advantageMinClip: 0,
+      rewards: {
+        tests: { type: 'codeTests', weight: 3 },
+        fence: { type: 'codeFence', weight: 1 },
+        steps: STEPS,
+        teacher: teacher('Qwen/Qwen2.5-Coder-7B-Instruct'),
+      },
     },
   },
 };

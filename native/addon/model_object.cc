@@ -32,7 +32,11 @@ ModelConfig read_config(const Napi::Object& object) {
   config.rope_theta = float(get_number(object, "ropeTheta"));
   config.rms_norm_eps = float(get_number(object, "rmsNormEps"));
   config.weight_tying = get_bool(object, "weightTying");
-  config.mask_token = int32_t(get_integer(object, "maskTokenId", 0, config.embedding_size - 1));
+  // A causal model has no mask token.
+  config.causal = get_bool(object, "causal");
+  config.mask_token = int32_t(get_integer(object, "maskTokenId", config.causal ? -1 : 0, config.embedding_size - 1));
+  config.qkv_bias = get_bool(object, "qkvBias");
+  config.linear_bias = get_bool(object, "linearBias");
   if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
     const Napi::Object p = to_object(planner, "planner");
     config.planner.present = true;

@@ -22,6 +22,9 @@ struct ModelConfig {
   float rope_theta = 0;
   float rms_norm_eps = 0;
   bool weight_tying = false;
+  bool qkv_bias = false;     // q_proj, k_proj and v_proj have biases
+  bool linear_bias = false;  // attn_out, ff_proj, up_proj, ff_out and the output head have
+  bool causal = false;       // a position sees itself and what stands before it: an autoregressive model
   int32_t mask_token = -1;
   PlannerConfig planner;
 

@@ -17,7 +17,7 @@ size_t layers_of(const ModelConfig& config, const KvCacheOptions& options) {
 
 KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const ModelConfig& config, std::vector<int32_t> offsets,
                  const KvCacheOptions& options)
-    : owner_(std::move(owner)), backend_(backend), options_(options), offsets_(std::move(offsets)), width_(kv_width(config)) {
+    : owner_(std::move(owner)), backend_(backend), options_(options), offsets_(std::move(offsets)), width_(kv_width(config)), causal_(config.causal) {
   check_argument(options.dtype == DType::kF32 || options.dtype == DType::kBF16, "cache: dtype: expected fp32 or bf16");
   if (options.planner != PlannerCache::kNone && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   const int64_t n = offsets_.back();
@@ -47,6 +47,17 @@ std::vector<float> KvCache::read(size_t layer, int row) const {
 }
 
 bool KvCache::complete_with(int row, const int32_t* positions, size_t count) const {
+  if (causal_) {
+    const uint8_t* filled = filled_.data() + offsets_[size_t(row)];
+    size_t next = 0;
+    for (int32_t p = 0; next < count; ++p) {
+      if (positions[next] == p)
+        ++next;
+      else if (!filled[p])
+        return false;
+    }
+    return true;
+  }
   int32_t missing = missing_[size_t(row)];
   for (size_t i = 0; i < count; ++i) missing -= !filled_[size_t(offsets_[size_t(row)] + positions[i])];
   return missing == 0;

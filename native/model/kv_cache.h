@@ -50,7 +50,7 @@ class KvCache {
   // Keys and values (length, 2, Hk, D) of a row in fp32, in host memory.
   std::vector<float> read(size_t layer, int row) const;
 
-  // Which positions hold something. A pass over `positions` of a row needs all others to.
+  // Which positions hold something. A pass over `positions` of a row needs all others to; of a causal model, those before its last one.
   bool complete_with(int row, const int32_t* positions, size_t count) const;
   void mark(int row, const int32_t* positions, size_t count);
   // Nothing holds anything: after a pass that did not come to its end.
@@ -62,6 +62,7 @@ class KvCache {
   const KvCacheOptions options_;
   const std::vector<int32_t> offsets_;
   const int64_t width_;  // 2 Hk D
+  const bool causal_;
   mutable std::mutex mutex_;
   std::vector<Buffer> layers_;
   Buffer hidden_;

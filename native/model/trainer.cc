@@ -119,6 +119,8 @@ Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options)
   planner_trains_ = config.planner.present && !options.freeze_planner;
   // Nothing trains: it only scores, holds nothing of its own, and does not stand in the way of another trainer.
   if (!base_trains_ && !planner_trains_) return;
+  check_argument(!config.qkv_bias && !config.linear_bias && !config.causal,
+                 "trainer: models with biases or causal attention score, but do not train");
   if (!model_->claim_trainer()) throw Error(ErrorCode::kInvalidArgument, "trainer: this model already has one; dispose it first");
   try {
     for (const WeightSite& site : transformer.sites()) {

@@ -104,6 +104,21 @@ class WeightReader {
     bytes += size_t(count) * 4;
   }
 
+  // Vectors laid end to end, as the rows of their matrices are.
+  void stacked(Buffer& into, const std::vector<Rows>& pieces) {
+    std::vector<float> all;
+    for (const Rows& piece : pieces) {
+      const std::vector<float> values = read(checkpoint_.get(piece.name, {piece.rows}), 0, piece.rows);
+      WeightSite& site = add_site(piece.name, {piece.rows}, 0, piece.rows);
+      site.vector = &into;
+      site.vector_first = int64_t(all.size());
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    into = upload(all);
+    parameters += int64_t(all.size());
+    bytes += all.size() * 4;
+  }
+
   void number(float& into, const std::string& name) {
     into = read(checkpoint_.get(name, {1}), 0, 1)[0];
     parameters += 1;
@@ -153,6 +168,15 @@ class WeightReader {
     matrix(w.attn_out, {{prefix + "attn_out.weight", c}}, q);
     matrix(w.gate_up, {{prefix + "ff_proj.weight", config.mlp_hidden}, {prefix + "up_proj.weight", config.mlp_hidden}}, c);
     matrix(w.ff_out, {{prefix + "ff_out.weight", c}}, config.mlp_hidden);
+    if (config.qkv_bias) {
+      stacked(w.q_bias, {{prefix + "q_proj.bias", q}});
+      stacked(w.kv_bias, {{prefix + "k_proj.bias", kv}, {prefix + "v_proj.bias", kv}});
+    }
+    if (config.linear_bias) {
+      stacked(w.attn_out_bias, {{prefix + "attn_out.bias", c}});
+      stacked(w.gate_up_bias, {{prefix + "ff_proj.bias", config.mlp_hidden}, {prefix + "up_proj.bias", config.mlp_hidden}});
+      stacked(w.ff_out_bias, {{prefix + "ff_out.bias", c}});
+    }
   }
 
  private:
@@ -237,6 +261,7 @@ Transformer::Transformer(const ModelConfig& config, Backend& backend, const Chec
   reader.table(embedding_, embedding_dtype_, base + "wte.weight", v, c);
   const std::string head = config.weight_tying ? base + "wte.weight" : base + "ff_out.weight";
   reader.matrix(head_, {{head, v}}, c, !config.weight_tying);
+  if (config.linear_bias && !config.weight_tying) reader.stacked(head_bias_, {{base + "ff_out.bias", v}});
   blocks_.resize(size_t(config.layers));  // before the first site points into it
   for (size_t i = 0; i < blocks_.size(); ++i) reader.block(blocks_[i], base + "blocks." + std::to_string(i) + ".", config);
   reader.vector(final_norm_, base + "ln_f.weight", {c});
@@ -295,7 +320,7 @@ std::vector<float> Transformer::read_weight(const std::string& tensor) const {
     } else if (!site.exact.empty()) {
       std::copy(site.exact.begin(), site.exact.end(), to + site.first);
     } else if (site.vector) {
-      backend_.download(to + site.first, site.vector->as<void>(), size_t(site.rows) * 4);
+      backend_.download(to + site.first, site.vector->as<float>() + site.vector_first, size_t(site.rows) * 4);
     } else {
       to[0] = *site.number;
     }
@@ -351,7 +376,7 @@ void Transformer::write_weights(const std::function<const float*(const std::stri
       backend_.download(host.data(), from + site.first, host.size() * 4);
       if (!site.exact.empty()) site.exact = host;
       for (float& x : host) x += site.offset;
-      backend_.upload(site.vector->as<void>(), host.data(), host.size() * 4);
+      backend_.upload(site.vector->as<float>() + site.vector_first, host.data(), host.size() * 4);
     } else {
       backend_.download(site.number, from, 4);
     }
@@ -372,7 +397,7 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   float* normed = buffer(kNormed, n * c, &BlockTape::normed);
   backend_.rmsnorm_forward(normed, x, w.attn_norm.as(), n, c, config_.rms_norm_eps);
   float* kv = buffer(kKv, n * 2 * kv_width, &BlockTape::kv);  // (N, 2, Hk, D)
-  backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, nullptr, false);
+  backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, w.kv_bias.as(), false);
   backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   if (layer) {
     const KvCache& cache = layer->pass.cache();
@@ -389,7 +414,7 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
     backend_.copy(h, x, n * c);
   }
   float* q = buffer(kQ, m * q_width, &BlockTape::q);  // (M, H, D)
-  backend_.linear_forward(q, q_width, normed, m, *w.q, nullptr, false);
+  backend_.linear_forward(q, q_width, normed, m, *w.q, w.q_bias.as(), false);
   backend_.rope_forward(q, q_width, q_positions, m, config_.heads, d, config_.rope_theta);
 
   float* attention = buffer(kAttention, m * q_width, &BlockTape::attention);
@@ -399,7 +424,7 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   args.out = attention;
   if (tape) args.log_sum = tape->log_sum = memory->take(m * config_.heads);
   backend_.attention_forward(args);
-  backend_.linear_forward(h, c, attention, m, *w.attn_out, nullptr, true);
+  backend_.linear_forward(h, c, attention, m, *w.attn_out, w.attn_out_bias.as(), true);
 
   float* normed_h = buffer(kNormed, m * c, &BlockTape::normed_h);
   backend_.rmsnorm_forward(normed_h, h, w.ff_norm.as(), m, c, config_.rms_norm_eps);
@@ -409,9 +434,9 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   float* mlp = buffer(kMlp, kept_rows * f, &BlockTape::mlp);
   for (int64_t i = 0; i < m; i += rows) {
     const int64_t count = std::min(rows, m - i);
-    backend_.linear_forward(gate_up, 2 * f, normed_h + i * c, count, *w.gate_up, nullptr, false);
+    backend_.linear_forward(gate_up, 2 * f, normed_h + i * c, count, *w.gate_up, w.gate_up_bias.as(), false);
     backend_.swiglu_forward(mlp, gate_up, count, f);
-    backend_.linear_forward(out + i * c, c, mlp, count, *w.ff_out, nullptr, true);
+    backend_.linear_forward(out + i * c, c, mlp, count, *w.ff_out, w.ff_out_bias.as(), true);
     if (tape) {
       gate_up += count * 2 * f;
       mlp += count * f;
@@ -434,7 +459,7 @@ AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubse
   args.q_offsets = subset ? subset->offsets.data() : packing.offsets.data();
   args.k_offsets = packing.offsets.data();
   args.q_positions = subset ? subset->positions.data() : packing.positions.data();
-  args.mask = MaskKind::kBidirectional;
+  args.mask = config_.causal ? MaskKind::kCausal : MaskKind::kBidirectional;
   args.k = fresh;
   args.v = fresh + kv_width;
   if (layer) {
@@ -485,7 +510,7 @@ void Transformer::hidden_forward(float* hidden, const int32_t* ids, const Packin
 }
 
 void Transformer::head_forward(float* logits, const float* hidden, int64_t m) const {
-  backend_.linear_forward(logits, config_.embedding_size, hidden, m, *head_, nullptr, false);
+  backend_.linear_forward(logits, config_.embedding_size, hidden, m, *head_, head_bias_.as(), false);
 }
 
 void Transformer::planner_forward(float* logit, const float* hidden, const std::vector<float>& timestep, const uint8_t* candidate,

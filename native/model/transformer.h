@@ -64,6 +64,10 @@ struct BlockWeights {
   std::unique_ptr<Matrix> attn_out;  // (C, H D)
   std::unique_ptr<Matrix> gate_up;   // (2F, C): ff_proj, then up_proj
   std::unique_ptr<Matrix> ff_out;    // (C, F)
+  // Empty where the checkpoint has none.
+  Buffer q_bias, kv_bias;             // (H D), (2 Hk D)
+  Buffer attn_out_bias, ff_out_bias;  // (C)
+  Buffer gate_up_bias;                // (2F)
 };
 
 struct PlannerWeights {
@@ -90,6 +94,7 @@ struct WeightSite {
   std::unique_ptr<Matrix>* matrix = nullptr;  // rows from `matrix_row` on; null: a vector
   int64_t matrix_row = 0;
   Buffer* vector = nullptr;  // `rows` fp32 numbers, each with `offset` added; or, with `table`, the embedding table
+  int64_t vector_first = 0;  // where in the vector they begin
   float offset = 0;
   std::vector<float> exact;  // the numbers before the offset was added, where there is one
   DType* table = nullptr;    // storage of the embedding table
@@ -195,6 +200,7 @@ class Transformer {
   std::vector<BlockWeights> blocks_;
   Buffer final_norm_;             // (C)
   std::unique_ptr<Matrix> head_;  // (V, C)
+  Buffer head_bias_;              // (V), or empty
   PlannerWeights planner_;
   std::vector<WeightSite> sites_;
   int64_t parameters_ = 0, planner_parameters_ = 0;

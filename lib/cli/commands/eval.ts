@@ -2,15 +2,21 @@
 import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { SingleBar } from 'cli-progress';
 import { type Command, Option } from 'commander';
 import {
   type CachePolicy,
+  type Campaign,
+  type CampaignOptions,
+  type CausalModel,
   datasets,
-  type EvaluateOptions,
   type Evaluation,
-  evaluate,
+  evaluateCampaign,
   type GridEntry,
+  type LoadModelOptions,
+  loadCausalModel,
+  type MaskedDiffusionModel,
   parseCache,
   parseSampler,
   type ReportRun,
@@ -24,7 +30,14 @@ import { CACHE_HELP, SAMPLER_HELP } from '../sampling';
 import { integer, number } from '../values';
 
 interface Flags extends ModelFlags {
-  dataset: datasets.TaskName;
+  dataset: string;
+  prompts?: datasets.PromptStyle;
+  import?: string[];
+  models?: string;
+  autoregressive?: string;
+  seeds?: number;
+  output?: string;
+  compat?: 'reference';
   split: 'train' | 'validation' | 'test';
   samplers?: string;
   caches?: string;
@@ -48,8 +61,14 @@ const EXAMPLES = `
 Examples:
   dultra eval --count 512 --report report.html
   dultra eval -m models/base --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
+  dultra eval --dataset st1 --grid full --out results.json --json
   dultra eval --samplers planner,confidence:0.9 --caches none,prefix,dual,refresh:4
-  dultra eval --dataset st1 --grid full --out results.json --json`;
+  dultra eval -d gsm8k:test.jsonl --samplers planner,confidence:0.9,fixed:128 --models A,B --seeds 5 --output runs/gsm8k --report report.html
+
+Data sets: the tasks above; gsm8k, math500, dapo17k, humaneval, mbpp, mbpp-sanitized, apps, from the hub, or NAME:PATH for a file (JSON lines,
+JSON, Parquet), a folder with a file per split, or another hub id. Code is run in a sandbox, which needs the package pyodide; answers that need
+algebra need @cortex-js/compute-engine. A module given by --import can register more (datasets.register).
+With --output, every prompt's result is written to samples.jsonl as it comes, and the same command goes on after an interruption.`;
 
 /** The samplers that the flags name, null where they ask for a grid. */
 function namedSamplers(flags: Flags): GridEntry[] | null {
@@ -131,55 +150,127 @@ function checkWritable(flag: string, file: string | undefined): void {
     throw new UsageError(`${flag}: ${path.dirname(file)} is no folder`);
 }
 
+/** Mean ± standard deviation over the seeds, for people. */
+function printCampaign({ rows, curves, config, models, seeds }: Campaign): void {
+  const { bold } = colorsFor(process.stdout);
+  const spread = ({ mean, sd }: { mean: number; sd: number }, digits: number, scale = 1) =>
+    `${(scale * mean).toFixed(digits)}${seeds.length > 1 ? ` ± ${(scale * sd).toFixed(digits)}` : ''}`;
+  const lines = rows.map(({ model, sampler, accuracy, nfe, tokensPerForward, tokensPerSecond }) => [
+    model,
+    sampler,
+    `${spread(accuracy, 1, 100)} %`,
+    spread(nfe, 2),
+    spread(tokensPerForward.generated, 2),
+    spread(tokensPerForward.untilEos, 2),
+    spread(tokensPerSecond, 0),
+  ]);
+  const head = ['model', 'sampler', 'right', 'NFE', 'tokens/pass', 'up to the end', 'tokens/s'];
+  const widths = head.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)));
+  const show = (cells: string[]) => cells.map((cell, i) => (i < 2 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
+  process.stdout.write(`${bold(show(head))}\n${lines.map((line) => `${show(line)}\n`).join('')}`);
+  process.stdout.write(`\n${bold('Accuracy under parallelism (AUP)')}\n`);
+  for (const { model, group, aup } of curves)
+    process.stdout.write(`${model.padEnd(widths[0])}  ${group.padEnd(widths[1])}  ${aup.toFixed(1)}\n`);
+  process.stdout.write(
+    `\n${config.count} prompts of the ${config.split} split of ${config.dataset}, ${models.length} models, seeds ${seeds.join(', ')}\n`,
+  );
+}
+
+/** What --models or --model names, by the names for tables. */
+function modelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionModel | CausalModel>> {
+  const models = diffusionModelsOf(flags);
+  for (const source of flags.autoregressive?.split(',') ?? []) {
+    const name = path.basename(path.resolve(source.trim()));
+    if (name in models) throw new UsageError(`--autoregressive: expected other names than those of --models, got ${JSON.stringify(name)}`);
+    const { device, dtype, compute, threads } = flags;
+    const given = Object.entries({ device, dtype, compute, threads }).filter(([, value]) => value !== undefined);
+    models[name] = () => loadCausalModel(source.trim(), { ...(Object.fromEntries(given) as LoadModelOptions), signal: interruptSignal });
+  }
+  return models;
+}
+
+/** Those that --models or --model names. */
+function diffusionModelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionModel | CausalModel>> {
+  if (flags.models === undefined) return { [flags.model ?? 'embedded']: () => openModel(flags) };
+  if (flags.model !== undefined) throw new UsageError('expected --model or --models, got both');
+  const sources = flags.models.split(',').map((text) => text.trim());
+  const twice = sources.find((text, i) => text === '' || sources.indexOf(text) !== i);
+  if (twice !== undefined) throw new UsageError(`--models: expected different folders or ids, got ${JSON.stringify(flags.models)}`);
+  // The last part of a path, where that tells them apart.
+  const short = sources.map((source) => path.basename(path.resolve(source)));
+  const names = new Set(short).size === sources.length ? short : sources;
+  return Object.fromEntries(sources.map((source, i) => [names[i], () => openModel({ ...flags, model: source })]));
+}
+
 async function run(flags: Flags): Promise<void> {
   checkWritable('--out', flags.out);
   checkWritable('--report', flags.report);
   const named = namedSamplers(flags);
   const caches = namedCaches(flags.caches);
-  await using model = await openModel(flags);
-  const gridLength = flags.genLength ?? datasets.byName(flags.dataset).genLength;
-  const entries = named ?? samplerGrid({ size: flags.grid ?? 'quick', planner: model.hasPlanner, genLength: gridLength });
-  const { split, count, seed, batchSize, genLength, blockLength, temperature, stopAtEos } = flags;
+  const models = modelsOf(flags);
+  const { seeds: seedCount = 1, seed = 0 } = flags;
+  if (seedCount < 1) throw new UsageError(`--seeds: expected at least 1, got ${seedCount}`);
+  for (const file of flags.import ?? []) await import(pathToFileURL(path.resolve(file)).href);
+  const { split, count, batchSize, genLength, blockLength, temperature, stopAtEos, prompts, compat } = flags;
+  const dataset = await datasets.open(flags.dataset, { splits: [split], ...(prompts && { prompts }), ...(compat && { compat }) });
+  let entries = named;
+  if (!entries) {
+    // The grid depends on what the first model has.
+    const [[name, open]] = Object.entries(models);
+    const model = (await open()) as MaskedDiffusionModel;
+    models[name] = async () => model;
+    entries = samplerGrid({ size: flags.grid ?? 'quick', planner: model.hasPlanner, genLength: genLength ?? dataset.genLength });
+  }
+  const groups = new Map<string, string>();
+  for (const { name, group } of entries)
+    for (const [cache, { type }] of Object.entries(caches))
+      if (type === 'none') groups.set(name, group);
+      else groups.set(`${name} + ${cache}`, `${group} + ${cache}`);
   const traces = flags.traces ?? (flags.report === undefined ? undefined : REPORT_TRACES);
-  const given = Object.entries({ count, seed, batchSize, genLength, blockLength, temperature, stopAtEos, traces });
+  const given = Object.entries({ count, batchSize, genLength, blockLength, temperature, stopAtEos, traces });
   const progress = new EvalProgress();
-  let evaluation: Evaluation;
+  let campaign: Campaign;
   try {
-    evaluation = await evaluate(model, {
-      ...(Object.fromEntries(given.filter(([, value]) => value !== undefined)) as Partial<EvaluateOptions>),
-      dataset: datasets.byName(flags.dataset),
+    campaign = await evaluateCampaign({
+      ...(Object.fromEntries(given.filter(([, value]) => value !== undefined)) as Partial<CampaignOptions>),
+      dataset,
       split,
       samplers: Object.fromEntries(entries.map(({ name, sampler }) => [name, sampler])),
       caches,
+      models,
+      seeds: Array.from({ length: seedCount }, (_, i) => seed + i),
+      group: (name) => groups.get(name) ?? name,
       signal: interruptSignal,
-      onProgress: flags.quiet ? undefined : (state) => progress.update(state),
+      ...(flags.output !== undefined && { outputDir: flags.output }),
+      ...(!flags.quiet && { onProgress: (state) => progress.update(state) }),
     });
   } finally {
     progress.stop();
   }
-  if (flags.out !== undefined) await writeFile(flags.out, `${JSON.stringify(evaluation, null, 1)}\n`);
+  const isSingle = campaign.evaluations.length === 1;
+  const result = isSingle ? campaign.evaluations[0].evaluation : campaign;
+  if (flags.out !== undefined) await writeFile(flags.out, `${JSON.stringify(result, null, 1)}\n`);
   if (flags.report !== undefined) {
-    const groups = new Map<string, string>();
-    for (const { name, group } of entries)
-      for (const [cache, { type }] of Object.entries(caches))
-        if (type === 'none') groups.set(name, group);
-        else groups.set(`${name} + ${cache}`, `${group} + ${cache}`);
-    const label = path.basename(evaluation.config.model.source);
-    const report: ReportRun = {
-      label,
+    // The first seed of each model in the charts; all of them in the table of means.
+    const first = campaign.evaluations.filter((entry) => entry.seed === seed);
+    const runs: ReportRun[] = first.map(({ model, evaluation }) => ({
+      label: isSingle ? path.basename(evaluation.config.model.source) : model,
       evaluation,
       group: (name) => groups.get(name) ?? null,
       emphasis: (group) => group.startsWith('planner'),
-    };
+    }));
+    const labels = runs.map(({ label }) => label).join(', ');
     await writeReport(flags.report, {
-      title: `dultra: ${flags.dataset}`,
-      summary: `Samplers of the model ${label} on ${flags.dataset}: how many forward passes they need, and what is right.`,
-      runs: [report],
+      title: `dultra: ${dataset.name}`,
+      summary: `Samplers of ${runs.length > 1 ? 'the models' : 'the model'} ${labels} on ${dataset.name}: how many forward passes they need, and what is right.`,
+      runs,
+      campaign,
       commands: [`dultra ${process.argv.slice(2).join(' ')}`],
     });
   }
-  if (flags.json) printJson(evaluation);
-  else printResults(evaluation);
+  if (flags.json) printJson(result);
+  else if (isSingle) printResults(campaign.evaluations[0].evaluation);
+  else printCampaign(campaign);
   if (!flags.quiet && flags.report !== undefined) process.stderr.write(`report: ${flags.report}\n`);
 }
 
@@ -190,18 +281,25 @@ export function register(program: Command): void {
     .summary('measure samplers on a task')
     .description('Decodes held-out prompts of a task with every sampler and prints accuracy and forward passes.')
     .optionsGroup('Task:')
-    .addOption(
-      new Option('-d, --dataset <name>', 'the task; the embedded model speaks st1').choices(datasets.TASK_NAMES).default('st1' as const),
-    )
+    .option('-d, --dataset <name[:path]>', `${datasets.TASK_NAMES.join(', ')}, gsm8k, humaneval …, see below`, 'st1')
+    .addOption(new Option('--prompts <style>', "data sets: the reference's prompts (default: evaluation)").choices(datasets.PROMPT_STYLES))
+    .addOption(new Option('--compat <mode>', "data sets: judge answers as the reference's evaluation does").choices(['reference']))
+    .option('--import <file>', 'a module to load first, which may register data sets', (file: string, before: string[] = []) => [
+      ...before,
+      file,
+    ])
     .addOption(
       new Option('--split <name>', 'which prompts; choose settings on validation')
         .choices(['train', 'validation', 'test'])
         .default('test' as const),
     )
-    .option('-c, --count <n>', 'prompts (default: 512)', integer)
-    .option('--seed <n>', 'seed of the prompts and of samplers that draw (default: 0)', integer);
+    .option('-c, --count <n>', 'prompts (default: 512; data sets: all)', integer)
+    .option('--seed <n>', 'seed of the prompts and of samplers that draw (default: 0)', integer)
+    .option('--seeds <n>', 'so many seeds, from --seed on: mean and standard deviation (default: 1)', integer);
   addModelOptions(command);
   command
+    .option('--models <list>', 'several checkpoint folders or hub ids, separated by commas, in place of --model')
+    .option('--autoregressive <list>', 'also these models of the Llama family (Qwen2.5 …), token by token, as a baseline')
     .optionsGroup('Sampling:')
     .option('-s, --samplers <list>', 'samplers, separated by commas, see below (default: the quick grid)')
     .option('--caches <list>', 'caches of keys and values, separated by commas, see below; every sampler runs with each (default: none)')
@@ -211,8 +309,9 @@ export function register(program: Command): void {
     .option('-t, --temperature <x>', 'token temperature (default: 0)', number)
     .option('--no-stop-at-eos', 'count passes until every position is decided')
     .option('--batch-size <n>', 'prompts per native call; the result does not depend on it (default: 256)', integer);
-  addOutputOptions(command, '{ config, results }, with every prompt')
+  addOutputOptions(command, '{ config, results }, with every prompt; of several models or seeds { config, rows, curves, evaluations }')
     .option('-o, --out <file>', 'also write that JSON to a file')
+    .option('--output <folder>', 'write samples.jsonl, config.json and summary.json; goes on with what is there')
     .option('--report <file>', 'write a self-contained HTML page: chart, tables, a step-by-step view')
     .option('--traces <n>', 'keep each step of the first n prompts (default: 8 with --report, else 0)', integer)
     .addHelpText('after', `${SAMPLER_HELP}\n${CACHE_HELP}\n${EXAMPLES}`)

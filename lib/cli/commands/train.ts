@@ -7,7 +7,7 @@ import { parse as parseYaml } from 'yaml';
 import { training } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, printJson } from '../output';
+import { addOutputOptions, formatBytes, printJson, printTable } from '../output';
 import { integer, number, seed } from '../values';
 
 type Metrics = training.StageMetrics & Record<string, number | undefined>;
@@ -16,6 +16,7 @@ interface Flags extends ModelFlags {
   config?: string;
   preset?: string;
   resume?: string;
+  dryRun?: boolean;
   output?: string;
   dataset?: string;
   maxSteps?: number;
@@ -47,10 +48,12 @@ Examples:
   dultra train grpo --preset tiny --set 'cache={type: refresh}'
   dultra train grpo --config run.yaml --output runs/mine --max-steps 500
   dultra train --resume runs/mine
+  dultra train grpo --preset gsm8k --dry-run
 
 A config file (YAML or JSON) holds the options of the stage's trainer by their API names, and
   model       folder or hub id, or { create: { dModel: 64, nLayers: 3 } } for a new model
-  dataset     a task (${['st1', 's1', 't12', 'free8', 'free12', 'sudoku4'].join(', ')} …) or a file of { "prompt": …, "answer": … } lines; validation: a second such file
+  dataset     a data set (gsm8k, math500, dapo17k, apps …, NAME:PATH for files), a task (${['st1', 's1', 't12', 'free8', 'free12', 'sudoku4'].join(', ')} …) or a file of { "prompt": …, "answer": … } lines; validation: a second such file
+  datasetOptions  { prompts: thinking } and the like, of a data set
   rewards     grpo: { name: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }
 Later ones win: preset, config file, flags. A run is resumed with the options that it began with.`;
 
@@ -200,6 +203,24 @@ class Progress {
   }
 }
 
+/** The memory plan, for people. */
+function printPlan(stage: training.Stage, config: training.TrainConfig, plan: training.MemoryPlan): void {
+  const line = (name: string, bytes: number, detail: string) =>
+    [name, `${formatBytes(bytes)}${detail === '' ? '' : `  ${detail}`}`] as const;
+  printTable([
+    ['stage', stage],
+    ['data set', String(config.dataset)],
+    ['device', plan.device],
+    ...plan.items.map(({ name, bytes, detail }) => line(name, bytes, detail)),
+    line('in all', plan.bytes, ''),
+    line(
+      'free',
+      plan.available,
+      plan.fits ? '' : 'not enough: a smaller tokenBudget, activationCheckpointing, lora or freezeBase need less',
+    ),
+  ]);
+}
+
 async function train(stageName: string | undefined, flags: Flags): Promise<void> {
   if (stageName === undefined && flags.resume === undefined)
     throw new UsageError(`expected a stage (${training.STAGES.join(', ')}), or --resume FOLDER`);
@@ -209,6 +230,13 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
     flags.resume === undefined
       ? { stage: stageName as training.Stage, config: configure(stageName as training.Stage, flags) }
       : resumed(flags.resume, stageName, flags);
+  if (flags.dryRun) {
+    const plan = await training.planMemory(stage, config);
+    if (flags.json) printJson({ stage, config, plan });
+    else printPlan(stage, config, plan);
+    if (!plan.fits) process.exitCode = 1;
+    return;
+  }
   const output = path.resolve(config.outputDir as string);
   const isNew = flags.resume === undefined;
   if (isNew && hasCheckpoints(output))
@@ -263,10 +291,11 @@ export function register(program: Command): void {
     .argument('[stage]', 'sft, planner or grpo; with --resume the run knows')
     .optionsGroup('Run:')
     .option('-c, --config <file>', 'options in YAML or JSON')
-    .option('--preset <name>', 'ready-made options: tiny')
+    .option('--preset <name>', 'ready-made options: tiny; grpo: gsm8k, math500, apps')
     .option('-o, --output <folder>', 'run folder (default: runs/STAGE)')
     .option('--resume <folder>', 'go on with a run, bit for bit as if it had never stopped')
-    .option('-d, --dataset <task|file>', 'a task such as st1, or a file of examples')
+    .option('--dry-run', 'print what memory the run would take, and stop')
+    .option('-d, --dataset <task|file>', 'a task such as st1, a data set such as gsm8k or gsm8k:train.jsonl, or a file of examples')
     .optionsGroup('Training:')
     .option('--max-steps <n>', 'optimiser steps', integer)
     .option('--epochs <n>', 'passes over a file of examples', number)

@@ -1,0 +1,272 @@
+// Several models and seeds on one data set, in a folder from which an interrupted run goes on.
+import { createWriteStream, existsSync, type WriteStream } from 'node:fs';
+import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { DUltraError } from '../errors';
+import type { CausalModel } from '../model/causal-model';
+import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { checkInteger, checkKeys } from '../options';
+import { accuracyUnderParallelism } from './aup';
+import {
+  type EvaluateOptions,
+  type Evaluation,
+  type EvaluationConfig,
+  evaluate,
+  meanAndSd,
+  type SampleRecord,
+  type SampleStore,
+} from './evaluate';
+
+/** Mean and sample standard deviation over seeds. */
+export interface Spread {
+  mean: number;
+  /** 0 for one seed. */
+  sd: number;
+}
+
+/** A sampler under one model, over all seeds. */
+export interface CampaignRow {
+  model: string;
+  sampler: string;
+  /** Share of right answers. */
+  accuracy: Spread;
+  /** Forward passes per prompt. */
+  nfe: Spread;
+  /** The same, each weighted by the share of the row that it computed. */
+  fullForwards: Spread;
+  /** By both rules of counting: all positions, and up to the first end of sequence. */
+  tokensPerForward: { generated: Spread; untilEos: Spread };
+  /** Tokens up to the first end of sequence, prompts excluded, per second of wall time. */
+  tokensPerSecond: Spread;
+}
+
+/** A rule's curve under one model. */
+export interface CampaignCurve {
+  model: string;
+  group: string;
+  /** d3LLM's accuracy under parallelism, with tokens up to the first end of sequence, against the best accuracy of the campaign. */
+  aup: number;
+}
+
+/** Output of {@link evaluateCampaign}: plain JSON. */
+export interface Campaign {
+  /** Of the first model and seed; the others differ in `model` and `seed` alone. */
+  config: EvaluationConfig;
+  models: string[];
+  seeds: number[];
+  rows: CampaignRow[];
+  curves: CampaignCurve[];
+  /** By model and seed. */
+  evaluations: { model: string; seed: number; evaluation: Evaluation }[];
+}
+
+/** Options of {@link evaluateCampaign}. */
+export interface CampaignOptions extends Omit<EvaluateOptions, 'seed' | 'store' | 'onProgress'> {
+  /** Models by the names that tables give them, each opened when its turn comes. */
+  models: Readonly<Record<string, () => Promise<MaskedDiffusionModel | CausalModel>>>;
+  /** Seeds. Default [0]. */
+  seeds?: readonly number[];
+  /** Group of a sampler, for curves. Default: what stands before ":" in its name. */
+  group?: (sampler: string) => string;
+  /** Folder for config.json, samples.jsonl and summary.json. A campaign that is there, of the same configuration, goes on. Default: none. */
+  outputDir?: string;
+  /** Told of prompts done, over all models and seeds. */
+  onProgress?: (progress: { model: string; seed: number; sampler: string; done: number; total: number }) => void;
+}
+
+/** A line of samples.jsonl. */
+interface Line extends SampleRecord {
+  model: string;
+  seed: number;
+  sampler: string;
+  index: number;
+}
+
+const OWN_KEYS = [
+  'dataset',
+  'split',
+  'score',
+  'samplers',
+  'caches',
+  'count',
+  'batchSize',
+  'genLength',
+  'blockLength',
+  'temperature',
+  'stopAtEos',
+  'traces',
+  'signal',
+  'models',
+  'seeds',
+  'group',
+  'outputDir',
+  'onProgress',
+] as const;
+
+const keyOf = (model: string, seed: number, sampler: string, index: number) => JSON.stringify([model, seed, sampler, index]);
+
+/** The file of samples: what is in it, and lines to come. A line that a kill cut off is dropped. */
+class SampleFile {
+  readonly #known: Map<string, SampleRecord>;
+  readonly #stream: WriteStream;
+
+  private constructor(known: Map<string, SampleRecord>, stream: WriteStream) {
+    this.#known = known;
+    this.#stream = stream;
+  }
+
+  static async open(file: string): Promise<SampleFile> {
+    const known = new Map<string, SampleRecord>();
+    if (existsSync(file)) {
+      const text = await readFile(file, 'utf8');
+      const whole = text.slice(0, text.lastIndexOf('\n') + 1);
+      if (whole.length < text.length) await truncate(file, Buffer.byteLength(whole));
+      for (const [i, line] of whole.split('\n').entries()) {
+        if (line === '') continue;
+        try {
+          const { model, seed, sampler, index, ...record } = JSON.parse(line) as Line;
+          known.set(keyOf(model, seed, sampler, index), record);
+        } catch (cause) {
+          throw new DUltraError('BAD_DATASET', `${file}, line ${i + 1}: expected JSON, got ${(cause as Error).message}`, { cause });
+        }
+      }
+    }
+    return new SampleFile(known, createWriteStream(file, { flags: 'a' }));
+  }
+
+  store(model: string, seed: number): SampleStore {
+    return {
+      get: (sampler, index) => this.#known.get(keyOf(model, seed, sampler, index)),
+      put: (sampler, first, samples) => {
+        const lines = samples.map((record, i) => JSON.stringify({ model, seed, sampler, index: first + i, ...record } satisfies Line));
+        return new Promise((resolve, reject) => {
+          this.#stream.write(`${lines.join('\n')}\n`, (error) => (error ? reject(error) : resolve()));
+        });
+      },
+    };
+  }
+
+  close(): Promise<void> {
+    return new Promise((resolve) => this.#stream.end(resolve));
+  }
+}
+
+/** What makes two campaigns the same: everything that results depend on. */
+function identityOf(options: CampaignOptions, seeds: readonly number[]): string {
+  const {
+    dataset,
+    split = 'test',
+    score,
+    samplers,
+    caches = null,
+    count,
+    genLength,
+    blockLength,
+    temperature = 0,
+    stopAtEos = true,
+  } = options;
+  const shown = Object.fromEntries(
+    Object.entries(samplers).map(([name, sampler]) => [name, typeof sampler === 'function' ? 'custom' : sampler]),
+  );
+  const { name, source = null } = dataset;
+  const lengths = { genLength: genLength ?? dataset.genLength, blockLength: blockLength ?? null };
+  const identity = {
+    dataset: name,
+    source,
+    split,
+    score: score ? 'custom' : 'task',
+    samplers: shown,
+    caches,
+    count: count ?? null,
+    ...lengths,
+    temperature,
+    stopAtEos,
+  };
+  return `${JSON.stringify({ ...identity, models: Object.keys(options.models), seeds }, null, 1)}\n`;
+}
+
+/** Opens the folder. @throws RangeError where it holds a campaign of another configuration */
+async function openFolder(folder: string, identity: string): Promise<SampleFile> {
+  await mkdir(folder, { recursive: true });
+  const file = path.join(folder, 'config.json');
+  if (existsSync(file)) {
+    const before = await readFile(file, 'utf8');
+    if (before !== identity)
+      throw new RangeError(`outputDir: ${folder} holds an evaluation of another configuration (see its config.json); give another folder`);
+  } else await writeFile(file, identity);
+  return SampleFile.open(path.join(folder, 'samples.jsonl'));
+}
+
+/**
+ * Evaluates every sampler under every model with every seed, and sums up over the seeds. With `outputDir`, every sample is written when it is
+ * done, and the same call goes on where it was interrupted.
+ * @throws as {@link evaluate}; RangeError where `outputDir` holds something else; `signal.reason`.
+ */
+export async function evaluateCampaign(options: CampaignOptions): Promise<Campaign> {
+  checkKeys('options', options, OWN_KEYS);
+  const { models, seeds = [0], group = (sampler) => sampler.split(':', 1)[0], outputDir, onProgress, ...shared } = options;
+  if (typeof models !== 'object' || models === null || Object.keys(models).length === 0)
+    throw new TypeError('models: expected at least one, by name');
+  for (const [i, seed] of seeds.entries()) checkInteger(`seeds[${i}]`, seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
+  if (seeds.length === 0) throw new RangeError('seeds: expected at least one, got none');
+  const file = outputDir === undefined ? null : await openFolder(outputDir, identityOf(options, seeds));
+  const names = Object.keys(models);
+  const evaluations: Campaign['evaluations'] = [];
+  try {
+    for (const name of names) {
+      const model = await models[name]();
+      try {
+        for (const seed of seeds) {
+          const before = evaluations.length;
+          const report = ({ sampler, done, total }: { sampler: string; done: number; total: number }) =>
+            onProgress?.({ model: name, seed, sampler, done: before * total + done, total: total * names.length * seeds.length });
+          const evaluation = await evaluate(model, { ...shared, seed, onProgress: report, ...(file && { store: file.store(name, seed) }) });
+          evaluations.push({ model: name, seed, evaluation });
+        }
+      } finally {
+        model.dispose();
+      }
+    }
+  } finally {
+    await file?.close();
+  }
+  const campaign = summarise(names, [...seeds], evaluations, group);
+  if (outputDir !== undefined) {
+    const { evaluations: _, ...summary } = campaign;
+    await writeFile(path.join(outputDir, 'summary.json'), `${JSON.stringify(summary, null, 1)}\n`);
+  }
+  return campaign;
+}
+
+function summarise(models: string[], seeds: number[], evaluations: Campaign['evaluations'], group: (sampler: string) => string): Campaign {
+  const rows: CampaignRow[] = [];
+  for (const model of models) {
+    const own = evaluations.filter((entry) => entry.model === model).map(({ evaluation }) => evaluation);
+    for (const [at, { name: sampler }] of own[0].results.entries()) {
+      const results = own.map(({ results }) => results[at]);
+      const spread = (value: (result: (typeof results)[number]) => number) => meanAndSd(results.map(value));
+      rows.push({
+        model,
+        sampler,
+        accuracy: spread(({ accuracy }) => accuracy),
+        nfe: spread(({ nfe }) => nfe.mean),
+        fullForwards: spread(({ fullForwards }) => fullForwards.mean),
+        tokensPerForward: {
+          generated: spread(({ tokensPerForward }) => tokensPerForward.generated),
+          untilEos: spread(({ tokensPerForward }) => tokensPerForward.untilEos),
+        },
+        tokensPerSecond: spread(({ tokensPerSecond }) => tokensPerSecond),
+      });
+    }
+  }
+  const bestAccuracy = 100 * Math.max(...rows.map(({ accuracy }) => accuracy.mean));
+  const curves: CampaignCurve[] = [];
+  for (const model of models)
+    for (const name of new Set(rows.map(({ sampler }) => group(sampler)))) {
+      const points = rows
+        .filter((row) => row.model === model && group(row.sampler) === name)
+        .map(({ accuracy, tokensPerForward }) => ({ accuracy: 100 * accuracy.mean, tokensPerForward: tokensPerForward.untilEos.mean }));
+      curves.push({ model, group: name, aup: accuracyUnderParallelism(points, { bestAccuracy }) });
+    }
+  return { config: evaluations[0].evaluation.config, models, seeds, rows, curves, evaluations };
+}

@@ -1,0 +1,231 @@
+// Autoregressive models against ONNX Runtime's numbers (scripts/causal-oracle.cjs made them): log-probabilities, greedy continuations, batches; and the
+// teacher's reward, whose tokens must not move at the boundary of prompt and completion.
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { type CausalModel, evaluateCampaign, loadCausalModel, loadModel, type RewardBatch, rewards, type TaskDataset } from '../lib';
+import { withTokenizer as asciiTokenizer, temporaryFolder, variant } from './helpers';
+
+interface Expected {
+  by: string;
+  rows: { ids: number[]; logits: number[] }[];
+  prompt: number[];
+  greedy: number[];
+}
+
+const folderOf = (name: string) => path.join(__dirname, 'fixtures', 'causal', name);
+
+/** log softmax(logits)[token], in double precision. */
+function logProb(logits: readonly number[], token: number): number {
+  const top = Math.max(...logits);
+  return logits[token] - top - Math.log(logits.reduce((sum, x) => sum + Math.exp(x - top), 0));
+}
+
+describe.each(['qwen2', 'tied', 'llama'])('%s', (name) => {
+  const expected = JSON.parse(readFileSync(path.join(folderOf(name), 'expected.json'), 'utf8')) as Expected;
+  let model: CausalModel;
+  beforeAll(async () => {
+    model = await loadCausalModel(folderOf(name), { threads: 2 });
+  });
+  afterAll(() => model.dispose());
+
+  test('log-probabilities within 1e-4', async () => {
+    expect(expected.by).toMatch(/^onnxruntime-node \d/);
+    const v = model.config.embeddingSize;
+    // Every split of prompt and completion, all rows in one batch and in small passes.
+    const rows = expected.rows.flatMap(({ ids }) =>
+      [1, Math.ceil(ids.length / 2)].map((cut) => ({ promptIds: ids.slice(0, cut), ids: ids.slice(cut) })),
+    );
+    const scored = await model.logProbs(rows);
+    let worst = 0;
+    rows.forEach(({ promptIds, ids }, i) => {
+      const { logits } = expected.rows[Math.floor(i / 2)];
+      ids.forEach((token, j) => {
+        const at = promptIds.length + j - 1;
+        worst = Math.max(worst, Math.abs(scored[i][j] - logProb(logits.slice(at * v, (at + 1) * v), token)));
+      });
+    });
+    expect(worst).toBeLessThan(1e-4);
+    expect(worst).toBeGreaterThan(0);
+    expect(await model.logProbs(rows, { tokenBudget: 7 })).toEqual(scored);
+    expect((await model.logProbs([rows[3]]))[0]).toEqual(scored[3]);
+  });
+
+  test('greedy continuation', async () => {
+    const { eosTokenIds } = model.config;
+    const stop = expected.greedy.findIndex((id) => eosTokenIds.includes(id));
+    const want = stop < 0 ? expected.greedy : expected.greedy.slice(0, stop + 1);
+    const [result, other] = await model.generateBatch([{ promptIds: expected.prompt }, { promptIds: [5] }], { maxTokens: 12 });
+    expect(Array.from(result.ids)).toEqual(want);
+    expect(result.nfe).toBe(want.length);
+    expect(result.finishReason).toBe(stop < 0 ? 'length' : 'eos');
+    const [scored] = await model.logProbs([{ promptIds: expected.prompt, ids: result.ids }]);
+    result.logProbs.forEach((value, i) => {
+      expect(value).toBeCloseTo(scored[i], 4);
+    });
+    const [alone] = await model.generateBatch([{ promptIds: [5] }], { maxTokens: 12 });
+    expect(alone.ids).toEqual(other.ids);
+  });
+
+  test('samples by the seed', async () => {
+    const draw = async (seed: number) =>
+      (await model.generateBatch([{ promptIds: [5, 6] }, { promptIds: [5, 6] }], { maxTokens: 8, temperature: 1, seed })).map(({ ids }) =>
+        Array.from(ids),
+      );
+    const one = await draw(1);
+    expect(await draw(1)).toEqual(one);
+    expect(await draw(2)).not.toEqual(one);
+    expect(one[0]).not.toEqual(one[1]);
+    const [second] = await model.generateBatch([{ promptIds: [5, 6] }], { maxTokens: 8, temperature: 1, seed: 1, firstRow: 1 });
+    expect(Array.from(second.ids)).toEqual(one[1]);
+  });
+});
+
+describe('loading', () => {
+  const broken = (change: (config: Record<string, unknown>) => void): string => {
+    const folder = temporaryFolder();
+    cpSync(folderOf('qwen2'), folder, { recursive: true });
+    const config = JSON.parse(readFileSync(path.join(folder, 'config.json'), 'utf8')) as Record<string, unknown>;
+    change(config);
+    writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config));
+    return folder;
+  };
+
+  test.each<[string, unknown, RegExp]>([
+    ['model_type', 'gpt2', /model_type: expected "qwen2" or "llama", got "gpt2"/],
+    ['hidden_size', 47, /hidden_size \/ num_attention_heads: expected an even head size/],
+    ['num_key_value_heads', 3, /num_attention_heads: expected a multiple of num_key_value_heads \(3\), got 4/],
+    ['head_dim', 16, /head_dim: expected hidden_size \/ num_attention_heads \(12\), got 16/],
+    ['rope_scaling', { rope_type: 'yarn' }, /rope_scaling: expected "default", got "yarn"/],
+    ['use_sliding_window', true, /use_sliding_window: expected false, got true/],
+    ['hidden_act', 'gelu', /hidden_act: expected "silu", got "gelu"/],
+    ['vocab_size', 'x', /vocab_size: /],
+    ['num_hidden_layers', 4, /missing tensors model\.layers\.3\./],
+    ['model_type', 'llama', /^$/],
+  ])('%s = %j', async (field, value, message) => {
+    const folder = broken((config) => {
+      config[field] = value;
+    });
+    const loading = loadCausalModel(folder);
+    // Of a Llama these biases are too many, which does no harm.
+    if (value === 'llama') (await loading).dispose();
+    else await expect(loading).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringMatching(message) });
+  });
+
+  test('arguments', async () => {
+    await using model = await loadCausalModel(folderOf('qwen2'));
+    await expect(model.logProbs([{ promptIds: [], ids: [1] }])).rejects.toThrow('rows[0].promptIds: expected at least one token, got none');
+    await expect(model.logProbs([{ promptIds: [71], ids: [1] }])).rejects.toThrow('rows[0]: expected ids from 0 to 70, got 71');
+    await expect(model.generateBatch([{ promptIds: [1] }], { maxTokens: 300 })).rejects.toThrow("more than the model's maximum of 256");
+    await expect(model.generateBatch(['text'])).rejects.toMatchObject({ code: 'NO_TOKENIZER' });
+    await expect(model.generateBatch([[]] as never, {})).rejects.toBeDefined();
+    model.dispose();
+    await expect(model.logProbs([])).rejects.toMatchObject({ code: 'DISPOSED' });
+  });
+
+  test('a model with biases does not train', async () => {
+    const folder = variant('base', {
+      config: (config) => {
+        config.include_qkv_bias = true;
+      },
+      tensors: (tensors) => {
+        for (const [name, { shape }] of Object.entries(tensors)) {
+          if (!/[qkv]_proj\.weight$/.test(name)) continue;
+          const data = new Float32Array(shape[0]).fill(0.25);
+          tensors[name.replace('weight', 'bias')] = { dtype: 'F32', shape: [shape[0]], data, raw: Buffer.from(data.buffer) };
+        }
+      },
+    });
+    await using model = await loadModel(folder);
+    expect(model.config.qkvBias).toBe(true);
+    await expect(model.createTrainer()).rejects.toThrow('models with biases or causal attention score, but do not train');
+    (await model.createTrainer({ freezeBase: true, freezePlanner: true })).dispose();
+  });
+});
+
+describe('the teacher', () => {
+  /** A tokenizer that would merge "a" and "b" into one token wherever they meet. */
+  function withTokenizer(): string {
+    const folder = temporaryFolder();
+    cpSync(folderOf('qwen2'), folder, { recursive: true });
+    const vocab: Record<string, number> = { a: 5, b: 6, c: 7, ab: 8, ' ': 9, '<|user|>': 10, '<|bot|>': 11 };
+    const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+    const added = ['<|user|>', '<|bot|>'].map((content) => ({ id: vocab[content], content, ...special }));
+    writeFileSync(
+      path.join(folder, 'tokenizer.json'),
+      JSON.stringify({
+        version: '1.0',
+        added_tokens: added,
+        normalizer: null,
+        pre_tokenizer: null,
+        post_processor: null,
+        decoder: { type: 'Fuse' },
+        model: { type: 'BPE', vocab, merges: [['a', 'b']] },
+      }),
+    );
+    const template = '{% for m in messages %}<|user|>{{ m.content }}{% endfor %}<|bot|>';
+    writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify({ chat_template: template }));
+    return folder;
+  }
+
+  test('prompt and completion are tokenised apart', async () => {
+    await using teacher = await loadCausalModel(withTokenizer());
+    expect(teacher.tokenizer!.encode('cab')).toEqual([7, 8]);
+    const reward = rewards.causalLogProb({ model: teacher });
+    const prompts = ['ca', [{ role: 'user', content: 'ca' }], 'ca'];
+    const batch = {
+      completions: ['bc', 'bc', ''],
+      examples: prompts.map((prompt) => ({ prompt, answer: null, category: '', meta: null })),
+      results: [],
+      genLength: 4,
+      verify: null,
+      model: null as never,
+    } as unknown as RewardBatch;
+    const values = await reward(batch);
+    const [text, chat] = await teacher.logProbs([
+      { promptIds: [7, 5], ids: [6, 7] },
+      { promptIds: [10, 7, 5, 11], ids: [6, 7] },
+    ]);
+    expect(values[0]).toBeCloseTo((text[0] + text[1]) / 2, 6);
+    expect(values[1]).toBeCloseTo((chat[0] + chat[1]) / 2, 6);
+    expect(values[2]).toBeNull();
+    expect(values[0]).not.toBeCloseTo(values[1]!, 3);
+  });
+
+  test('is a baseline beside diffusion', async () => {
+    const folder = withTokenizer();
+    const examples = ['ca', 'ab', 'c'].map((prompt) => ({ prompt, answer: '', category: '', meta: null }));
+    const dataset: TaskDataset<string> = {
+      name: 'letters',
+      genLength: 6,
+      blockLength: 6,
+      vocabulary: [],
+      finite: { test: examples },
+      sample: (_split, count) => examples.slice(0, count),
+      verify: (_example, completion) => completion.includes('a'),
+    };
+    const ascii = asciiTokenizer();
+    const campaign = await evaluateCampaign({
+      dataset,
+      samplers: { 'fixed:3': { type: 'fixed', steps: 3 } },
+      models: { diffusion: () => loadModel(ascii), qwen: () => loadCausalModel(folder) },
+      traces: 1,
+    });
+    expect(campaign.rows.map(({ model, sampler }) => [model, sampler])).toEqual([
+      ['diffusion', 'fixed:3'],
+      ['qwen', 'autoregressive'],
+    ]);
+    const { results } = campaign.evaluations[1].evaluation;
+    expect(results[0]).toMatchObject({ sampler: 'autoregressive', tokensPerForward: { generated: 1, untilEos: 1 } });
+    await using teacher = await loadCausalModel(folder);
+    const rows = await teacher.generateBatch(['ca', 'ab', 'c'], { maxTokens: 6 });
+    expect(results[0].samples.map(({ completion, nfe }) => [completion, nfe])).toEqual(rows.map(({ text, nfe }) => [text, nfe]));
+    expect(results[0].samples[0].trace!.unmaskedAt).toEqual(Array.from(rows[0].ids, (_, i) => i + 1));
+  });
+
+  test('needs a tokenizer, and a model', async () => {
+    await using teacher = await loadCausalModel(folderOf('qwen2'));
+    const reward = rewards.causalLogProb({ model: teacher });
+    await expect(reward({ completions: [], examples: [] } as never)).rejects.toMatchObject({ code: 'NO_TOKENIZER' });
+    expect(() => rewards.causalLogProb({ model: {} as never })).toThrow('model: expected a model loaded by loadCausalModel');
+  });
+});
