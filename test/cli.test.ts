@@ -26,7 +26,8 @@ function dultra(
   args: string[],
   options: { input?: string; env?: NodeJS.ProcessEnv; during?: (child: ReturnType<typeof spawn>, piece: string) => void } = {},
 ): Promise<Outcome> {
-  const env = { ...process.env };
+  // As without the CUDA plugin, also where it has been built.
+  const env: NodeJS.ProcessEnv = { ...process.env, DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so' };
   for (const name of ['NO_COLOR', 'FORCE_COLOR', 'HF_HUB_CACHE', 'HF_TOKEN']) delete env[name];
   const child = spawn(process.execPath, [main, ...args], { env: { ...env, ...options.env } });
   const outcome: Outcome = { code: null, stdout: '', stderr: '' };
@@ -60,7 +61,7 @@ function inOneProcess(commandLines: string[][]): Outcome[] {
       }
       write(JSON.stringify(outcomes));
     })();`;
-  const env = { ...process.env, HF_HUB_OFFLINE: '1', HF_HOME: temporaryFolder() };
+  const env = { ...process.env, HF_HUB_OFFLINE: '1', HF_HOME: temporaryFolder(), DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so' };
   const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { env, encoding: 'utf8' });
   expect(stderr).toBe('');
   return JSON.parse(stdout);

@@ -178,3 +178,22 @@ describe('docs/differences.md', () => {
     }
   });
 });
+
+test('docs/README.md lists every page', () => {
+  const listed = [...read('docs/README.md').matchAll(/\]\((\w[\w-]*\.md)\)/g)].map(([, file]) => file);
+  expect([...new Set(listed)].sort()).toEqual(inDocs.filter((file) => file !== 'README.md').sort());
+});
+
+test('docs/grpo.md explains every metric', () => {
+  const keysOf = (file: string, name: string) =>
+    [...new RegExp(`export interface ${name}[^{]*{([\\s\\S]*?)^}`, 'm').exec(read(file))![1].matchAll(/^ {2}(\w+)\??:/gm)].map(
+      ([, key]) => key,
+    );
+  const keys = [...keysOf('lib/training/grpo.ts', 'GrpoMetrics'), ...keysOf('lib/training/loop.ts', 'TrainingMetrics')];
+  expect(keys.length).toBeGreaterThan(15);
+  const page = read('docs/grpo.md');
+  const table = page.slice(page.indexOf('## Metrics'), page.indexOf('## In a program'));
+  // The counters of the loop need no word.
+  for (const key of keys.filter((key) => key !== 'step' && key !== 'maxSteps'))
+    expect([key, table.includes(`\`${key}\``)]).toEqual([key, true]);
+});

@@ -1,5 +1,5 @@
 // What the package pulls in, and what its workflows run: licences, pins, install scripts, permissions.
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parse } from 'yaml';
 
@@ -114,8 +114,9 @@ describe.each(readdirSync(path.join(root, '.github', 'workflows')))('workflow %s
         if (uses?.startsWith('actions/checkout@')) expect(inputs?.['persist-credentials']).toBe(false);
   });
 
-  test('npm scripts that it names exist', () => {
+  test('npm scripts and files that it names exist', () => {
     const { scripts } = read<Manifest>('package.json');
     for (const [, name] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g)) expect(Object.keys(scripts)).toContain(name);
+    for (const [, file] of text.matchAll(/bash ([\w./-]+)/g)) expect([file, existsSync(path.join(root, file))]).toEqual([file, true]);
   });
 });
