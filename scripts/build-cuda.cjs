@@ -20,11 +20,8 @@ function parseReport(output) {
   return kernels;
 }
 
-/** The kernel's own name out of a mangled one. */
-function shortName(mangled) {
-  const names = [...mangled.matchAll(/(\d+)([A-Za-z_]\w*)/g)].map(([, length, rest]) => rest.slice(0, Number(length)));
-  return names.find((name) => name.endsWith('_kernel')) ?? mangled;
-}
+/** The kernel's own name out of a mangled one; instances of a template share it. */
+const shortName = (mangled) => /[a-z][a-z_]*_kernel/.exec(mangled)?.[0] ?? mangled;
 
 function run(args) {
   const { status, error, stdout, stderr } = spawnSync('cmake', args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });

@@ -57,12 +57,12 @@ __device__ void likelihood_row(const LikelihoodArgs& a, const RowRange& row, boo
   });
 }
 
-__global__ void __launch_bounds__(kThreads) likelihood_forward_kernel(LikelihoodArgs a) {
+__global__ void __launch_bounds__(kThreads, 2) likelihood_forward_kernel(LikelihoodArgs a) {
   DULTRA_SHARED(shared);
   likelihood_row(a, {a.offsets[blockIdx.x], a.offsets[blockIdx.x + 1]}, a.forced[blockIdx.x] != 0, reinterpret_cast<uint64_t*>(shared));
 }
 
-__global__ void __launch_bounds__(kThreads) likelihood_backward_kernel(LikelihoodGradArgs grad) {
+__global__ void __launch_bounds__(kThreads, 2) likelihood_backward_kernel(LikelihoodGradArgs grad) {
   DULTRA_SHARED(shared);
   const LikelihoodArgs& a = grad.forward;
   const Policy policy{a.planner_temperature, a.probability_scale, a.reference_likelihood};
@@ -127,7 +127,7 @@ __device__ int taken_by_rank(const UnmaskArgs& a, int row, int open, const Key& 
   return 0;
 }
 
-__global__ void __launch_bounds__(kThreads) unmask_kernel(UnmaskArgs a, ScratchRow scratch, bool in_shared) {
+__global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, ScratchRow scratch, bool in_shared) {
   DULTRA_SHARED(shared);
   uint64_t* reduction = reinterpret_cast<uint64_t*>(shared);            // (8)
   int* decided = reinterpret_cast<int*>(reduction + kThreads / kWarp);  // taken, forced
