@@ -8,7 +8,7 @@
 
 /** Where the reference's Python raises; `name` is the exception's type. */
 export class ReferenceFailure extends Error {
-  /** @param name type of Python's exception */
+  /** An exception of Python's, by its name. */
   constructor(name: 'IndexError' | 'AssertionError' | 'ValueError' | 'TypeError') {
     super(`the reference raises ${name} here`);
     this.name = name;
