@@ -16,13 +16,18 @@ export interface SystemInfo {
   threads: number;
   /** Instruction sets that are compiled in and that this CPU runs, worst first; the last one is used by default. */
   cpuIsas: string[];
-  /** What `loadModel`'s `device` can be here. This version computes on the CPU alone. */
+  /** What `loadModel`'s `device` can be here: "cpu", and "cuda:0" and so on for every usable CUDA device. */
   devices: string[];
+  /** CUDA devices: name, architecture and memory of each, in the order of their numbers. */
+  gpus: string[];
+  /** Why there are none: what is missing. null where there are some. */
+  gpuReason: string | null;
 }
 
 /** Versions, processor and devices. @throws DUltraError NATIVE_NOT_FOUND where the addon cannot be opened. */
 export function systemInfo(): SystemInfo {
-  const { version, cpuIsas } = native();
+  const { version, cpuIsas, cudaDevices } = native();
+  const cuda = cudaDevices();
   return {
     version,
     node: process.version,
@@ -30,6 +35,8 @@ export function systemInfo(): SystemInfo {
     cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
     threads: os.availableParallelism(),
     cpuIsas: cpuIsas(),
-    devices: ['cpu'],
+    devices: ['cpu', ...cuda.names.map((_, index) => `cuda:${index}`)],
+    gpus: cuda.names,
+    gpuReason: cuda.names.length > 0 ? null : cuda.reason,
   };
 }

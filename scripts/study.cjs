@@ -146,7 +146,9 @@ async function evaluateStage(name, folder, task, count) {
   const files = Object.fromEntries(['validation', 'test'].map((split) => [split, path.join(folder, name, `${split}.json`)]));
   const dataset = dultra.datasets.byName(task);
   const planned = !['base', 'sft-one'].includes(name);
-  const grid = dultra.samplerGrid({ genLength: dataset.genLength, planner: planned });
+  const whole = dultra.samplerGrid({ genLength: dataset.genLength, planner: planned });
+  // Of an ablation the planner's rules are enough to compare it by.
+  const grid = whole.filter(({ group }) => MAIN.includes(name) || !planned || isPlanner(group));
   const samplers = Object.fromEntries(grid.map(({ name: key, sampler }) => [key, sampler]));
   let model = null;
   for (const [split, file] of Object.entries(files)) {

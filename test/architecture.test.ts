@@ -74,7 +74,7 @@ describe('TypeScript', () => {
 });
 
 describe('C++', () => {
-  const list = files('native', /\.(cc|h|inl)$/).filter((file) => !file.startsWith('native/test/'));
+  const list = files('native', /\.(cc|h|inl|cu)$/).filter((file) => !file.startsWith('native/test/'));
   const folder = (file: string) => file.split('/').slice(1, -1).join('/');
 
   test('includes go down', () => {
@@ -85,6 +85,7 @@ describe('C++', () => {
       ops: /^ops/,
       backends: /^(backends|ops)/,
       'backends/cpu': /^(backends\/cpu|ops)/,
+      'backends/cuda': /^(backends\/cuda|backends$|ops)/,
       'backends/cpu/isa': /^(backends\/cpu|ops)/,
     };
     const bad = violations(list, (file, target) => below[folder(file)]?.test(folder(target)) ?? false);
@@ -96,5 +97,8 @@ describe('C++', () => {
     expect(holding(/#include <napi\.h>/).every((file) => file.startsWith('native/addon/'))).toBe(true);
     const naming = holding(/#include "backends\/cpu\/cpu_backend\.h"/).filter((file) => !file.startsWith('native/backends/cpu/'));
     expect(naming).toEqual(['native/backends/open_backend.cc']);
+    // The plugin is opened at run time: nothing else knows of CUDA.
+    const cuda = holding(/#include (<cuda|"backends\/cuda\/)/).filter((file) => !file.startsWith('native/backends/cuda/'));
+    expect(cuda).toEqual([]);
   });
 });

@@ -155,15 +155,26 @@ describe('forward', () => {
   });
 
   test('a pass that is aborted leaves nothing behind', async () => {
-    const cache = await model.createCache([90]);
-    const ids = range(0, 90);
-    await model.forward({ ids, cache });
+    // Long enough that it cannot be over when the abort comes.
+    const rows = 80;
+    const cache = await model.createCache(new Array(rows).fill(90));
+    const whole = { ids: range(0, 90 * rows).map((i) => i % 90), rowOffsets: range(0, rows + 1).map((i) => 90 * i), logits: false, cache };
+    const first = {
+      ids: new Array(rows).fill(1),
+      positions: new Array(rows).fill(0),
+      rowOffsets: range(0, rows + 1),
+      logits: false,
+      cache,
+    };
+    await model.forward(whole);
+    await model.forward(first);
     const abort = new AbortController();
-    const work = model.forward({ ids, cache, signal: abort.signal });
+    const work = model.forward({ ...whole, signal: abort.signal });
     abort.abort(new Error('enough'));
     await expect(work).rejects.toThrow('enough');
-    await expect(model.forward({ ids: [1], positions: [0], cache })).rejects.toThrow(/neither computed/);
-    await model.forward({ ids, cache });
+    await expect(model.forward(first)).rejects.toThrow(/neither computed/);
+    await model.forward(whole);
+    await model.forward(first);
     cache.dispose();
   });
 });
@@ -275,9 +286,14 @@ describe('decoding', () => {
   test('abort and dispose', async () => {
     const cache: CachePolicy = { type: 'dual' };
     const abort = new AbortController();
-    const work = model.generateBatch(prompts, { ...sampled, cache, sampler: { type: 'fixed' }, signal: abort.signal });
-    setTimeout(() => abort.abort(new Error('enough')), 2);
-    await expect(work).rejects.toThrow('enough');
+    let latest = 0;
+    const sampler: GenerateOptions['sampler'] = ({ step, positions }) => {
+      latest = step;
+      if (step === 3) abort.abort(new Error('enough'));
+      return [positions[0]];
+    };
+    await expect(model.generateBatch(prompts, { ...sampled, cache, sampler, signal: abort.signal })).rejects.toThrow('enough');
+    expect(latest).toBe(3);
     for await (const _ of model.generateStream(prompts[0], { ...sampled, cache })) break;
     const other = await loadModel(modelFolder('base'));
     const pending = other.generate(prompts[0], { ...sampled, cache });
@@ -378,6 +394,15 @@ describe('d3LLM', () => {
     };
     expect(new Set(await blocksOf(1, 1))).toEqual(new Set([1]));
     expect(Math.max(...(await blocksOf(0, 0.5)))).toBeGreaterThan(1);
+  });
+
+  test('a template keeps what it was given, behind an end of sequence too', async () => {
+    const template = [5, MASK, EOS, MASK, 7, MASK, MASK, 8];
+    const { ids } = await model.generate({ template }, { sampler: { type: 'd3llm' }, stopAtEos: true, blockLength: 3 });
+    expect(Array.from(ids)).toEqual([5, ids[1], EOS, EOS, 7, EOS, EOS, 8]);
+    expect(ids[1]).not.toBe(MASK);
+    const all = await model.generate({ template }, { sampler: { type: 'd3llm' }, blockLength: 3 });
+    expect(all.ids).not.toContain(MASK);
   });
 
   test('the first block that is due makes progress in every pass', async () => {

@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
-import { loadModel } from '../lib';
+import { loadModel, parseCache } from '../lib';
 import { type Cell, layout, RowDisplay } from '../lib/cli/row-display';
 import { modelFolder, temporaryFolder, withoutPlanner, withTokenizer } from './helpers';
 
@@ -164,12 +164,57 @@ describe('generate', () => {
   });
 
   test('every sampler of the help', () => {
-    const samplers = ['planner', 'planner:bernoulli', 'confidence:0.2', 'factor:1', 'entropy:2', 'fixed:6', 'random:6'];
+    const samplers = ['planner', 'planner:bernoulli', 'confidence:0.2', 'factor:1', 'entropy:2', 'fixed:6', 'random:6', 'd3llm:2'];
     const outcomes = inOneProcess(samplers.map((name) => ['generate', '-m', base, '--prompt-ids', '5', ...short, '-s', name, '--json']));
     outcomes.forEach(({ code, stdout }, i) => {
       expect([samplers[i], code]).toEqual([samplers[i], 0]);
       expect(JSON.parse(stdout).result.ids).not.toContain(96);
     });
+  });
+});
+
+describe('caches', () => {
+  test('generate: every cache of the help, and what it saved', async () => {
+    const names = ['none', 'prefix', 'dual', 'dual:planner=fresh:dtype=bfloat16', 'refresh:4', 'refresh:changed=0.2', 'delayed:1:every=3'];
+    const outcomes = inOneProcess(names.map((name) => ['generate', '-m', base, '--prompt-ids', '5', ...short, '--cache', name, '--json']));
+    await using model = await loadModel(base);
+    for (const [i, { code, stdout }] of outcomes.entries()) {
+      expect([names[i], code]).toEqual([names[i], 0]);
+      const { options, result } = JSON.parse(stdout);
+      expect(options.cache).toEqual(parseCache(names[i]));
+      const same = await model.generate({ promptIds: [5] }, { genLength: 24, blockLength: 8, cache: options.cache });
+      expect(result).toEqual(
+        JSON.parse(
+          JSON.stringify({ ...same, ids: Array.from(same.ids) }, (_, x) => (ArrayBuffer.isView(x) ? Array.from(x as Int32Array) : x)),
+        ),
+      );
+    }
+    const { stderr } = await dultra(['generate', '-m', base, '--prompt-ids', '5', ...short, '--cache', 'dual']);
+    expect(stderr).toMatch(/ in \d+ forward passes worth \d+\.\d\d full ones \(/);
+    const [wrong] = inOneProcess([['generate', '-m', base, '--prompt-ids', '5', '--cache', 'double']]);
+    expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringMatching(/--cache: expected none, prefix, dual/)]);
+  });
+
+  test('eval: every sampler with every cache', () => {
+    const args = ['eval', '--samplers', 'planner,confidence:0.9', '--caches', 'none,dual', '--count', '8'];
+    const report = path.join(temporaryFolder(), 'report.html');
+    const [table, json, twice] = inOneProcess([
+      [...args, '--report', report],
+      [...args, '--json', '-q'],
+      ['eval', '--caches', 'dual,dual'],
+    ]);
+    expect([table.code, json.code]).toEqual([0, 0]);
+    expect(table.stdout).toMatch(/^sampler +right +NFE +full passes /);
+    expect(table.stdout).toMatch(/^planner \+ dual {2,}/m);
+    const { results } = JSON.parse(json.stdout);
+    expect(results.map(({ name }: { name: string }) => name)).toEqual([
+      'planner',
+      'planner + dual',
+      'confidence:0.9',
+      'confidence:0.9 + dual',
+    ]);
+    expect(readFileSync(report, 'utf8')).toMatch(/full-forward equivalents per answer/);
+    expect([twice.code, twice.stderr]).toEqual([2, expect.stringMatching(/--caches: dual is given twice/)]);
   });
 });
 
@@ -206,7 +251,7 @@ describe('errors', () => {
     [['generate', '-m', '/nowhere', 'text'], /\/nowhere: no such folder/],
     [
       ['generate', '-m', base, '--prompt-ids', '5', '--device', 'cuda'],
-      /--device: "cuda" needs the CUDA backend, which this build does not/,
+      /--device: "cuda:0" is not available: this build does not contain the CUDA backend/,
     ],
     [['generate', '-m', 'org/name', 'text'], /org\/name@main: HF_HUB_OFFLINE is set/],
     [['info', 'test', '--json'], /config\.json/],
@@ -270,7 +315,7 @@ describe('info', () => {
   test('without a model', async () => {
     const { code, stdout } = await dultra(['info']);
     expect(stdout).toMatch(/^dultra +\d+\.\d+\.\d+$/m);
-    expect(stdout).toMatch(/^gpu +none: this build has no GPU backend/m);
+    expect(stdout).toMatch(/^gpu +none: this build does not contain the CUDA backend .*npm run build:cuda/m);
     expect(code).toBe(0);
     const { system, model } = JSON.parse((await dultra(['info', '--json'])).stdout);
     expect(system.node).toBe(process.version);

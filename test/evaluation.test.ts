@@ -60,6 +60,39 @@ describe('evaluate', () => {
     expect(JSON.parse(JSON.stringify(results))).toEqual(results);
   });
 
+  test('every sampler with every cache, with what it cost', async () => {
+    const options = {
+      dataset: task,
+      count: 12,
+      samplers: { fixed: { type: 'fixed' as const, steps: 6 } },
+      blockLength: 12,
+      stopAtEos: false,
+    };
+    const { results } = await evaluate(model, {
+      ...options,
+      caches: { none: { type: 'none' }, dual: { type: 'dual' }, always: { type: 'refresh', every: 1 } },
+    });
+    expect(results.map(({ name }) => name)).toEqual(['fixed', 'fixed + dual', 'fixed + always']);
+    const [none, dual, always] = results;
+    const [plain] = (await evaluate(model, options)).results;
+    const { seconds: _, tokensPerSecond: __, ...expected } = plain;
+    expect(none).toMatchObject(expected);
+    expect(none.cache).toEqual({ type: 'none' });
+    expect(dual.cache).toEqual({ type: 'dual', dtype: 'float32', planner: 'cached', emptyPass: null });
+    expect(none.fullForwards).toEqual({ mean: 6, sd: 0 });
+    expect(always.samples).toEqual(none.samples);
+    // Two blocks of three passes: one over the row, two over the block.
+    const costs = task.sample('test', 12, 0).map(({ prompt }) => 2 + (4 * 12) / (model.encodePrompt(prompt).length + 24));
+    expect(dual.nfe.mean).toBe(6);
+    expect(dual.fullForwards.mean).toBeCloseTo(costs.reduce((a, b) => a + b) / 12, 9);
+    dual.samples.forEach(({ fullForwards }, i) => expect(fullForwards).toBeCloseTo(costs[i], 9));
+    await expect(evaluate(model, { ...options, caches: {} })).rejects.toThrow(/caches: expected at least one, got none/);
+    await expect(evaluate(model, { ...options, caches: { odd: { type: 'dual', every: 2 } as never } })).rejects.toThrow(
+      /caches\.odd: unknown key "every"/,
+    );
+    await expect(evaluate(model, { ...options, caches: null as never })).rejects.toThrow(/caches: expected an object, got null/);
+  });
+
   test('does not depend on the batch size, also where tokens and positions are drawn', async () => {
     const options = {
       dataset: task,

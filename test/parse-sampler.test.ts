@@ -23,6 +23,12 @@ test.each<[string, SamplerObject]>([
   ['fixed:16', { type: 'fixed', steps: 16 }],
   ['fixed', { type: 'fixed' }],
   ['random:16', { type: 'fixed', remasking: 'random', steps: 16 }],
+  ['fixed:16:remasking=low_entropy', { type: 'fixed', remasking: 'low_entropy', steps: 16 }],
+  ['d3llm:0.5', { type: 'd3llm', threshold: 0.5 }],
+  [
+    'd3llm:0.45:blockAddThreshold=0.1:decodedTokenThreshold=0.95',
+    { type: 'd3llm', threshold: 0.45, blockAddThreshold: 0.1, decodedTokenThreshold: 0.95 },
+  ],
 ])('%s', (text, sampler) => {
   expect(parseSampler(text)).toEqual(sampler);
 });

@@ -15,12 +15,12 @@ export interface ModelFlags extends OutputFlags, Pick<LoadModelOptions, 'device'
 export function addDeviceOptions(command: Command): Command {
   return command
     .option('--revision <name>', 'branch, tag or commit of a hub id (default: main)')
-    .addOption(new Option('--device <name>', 'auto or cpu; this build has no GPU backend (default: auto)'))
+    .addOption(new Option('--device <name>', 'auto, cpu, cuda or cuda:N; dultra info lists them (default: auto)'))
     .addOption(
       new Option('--dtype <type>', 'how weights are held (default: as in the file)').choices(['auto', 'float32', 'bfloat16', 'float16']),
     )
     .addOption(
-      new Option('--compute <type>', 'arithmetic of matrix products; bfloat16 needs AVX-512 BF16 (default: float32)').choices([
+      new Option('--compute <type>', 'arithmetic of matrix products; bfloat16 needs CUDA or AVX-512 BF16 (default: float32)').choices([
         'float32',
         'bfloat16',
       ]),

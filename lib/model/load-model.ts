@@ -18,11 +18,17 @@ import { loadTokenizer } from './tokenizer';
 
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
-  /** "auto" (default), "cpu", "cuda" or "cuda:N". This version computes on the CPU; "auto" takes it. */
+  /**
+   * "auto" (default), "cpu", "cuda" (the first) or "cuda:N". "auto" takes the first CUDA device, else the CPU; where there is an
+   * NVIDIA driver but no device that can be used, or the model does not fit, one process warning says why.
+   */
   device?: string;
   /** How weights are held: as the file has them ("auto", default), or converted. */
   dtype?: 'auto' | 'float32' | 'bfloat16' | 'float16';
-  /** Arithmetic of matrix products: "float32" (default), or "bfloat16" with fp32 accumulation (CPUs with AVX-512 BF16), which implies bf16 weights. */
+  /**
+   * Arithmetic of matrix products: "float32", or "bfloat16" with fp32 accumulation (CUDA, CPUs with AVX-512 BF16), which implies bf16 weights.
+   * Default: "float32"; on CUDA "bfloat16" where all weights are held as bf16.
+   */
   compute?: 'float32' | 'bfloat16';
   /** CPU threads. Default: all cores. Results do not depend on it. */
   threads?: number;
@@ -85,6 +91,26 @@ function checkMemory(tensors: readonly NativeTensorRef[], storage: NativeDType |
   throw new DUltraError('OUT_OF_MEMORY', `${source}: loading needs ${gb(needed)}, ${gb(available)} are free${hint}`);
 }
 
+let warned = false;
+
+/** Says once per process that "auto" computes on the CPU although the CUDA backend is there. */
+function warnOfCpu(reason: string): void {
+  if (!warned) process.emitWarning(`computing on the CPU: ${reason}`, { type: 'DultraWarning', code: 'DULTRA_NO_CUDA' });
+  warned = true;
+}
+
+/** The device of a name from {@link LoadModelOptions}. A CPU instruction set asks for the CPU. */
+function chooseDevice(device: string, isa: string): string {
+  if (device === 'cuda') return 'cuda:0';
+  if (device !== 'auto') return device;
+  if (isa !== '') return 'cpu';
+  const { names, built, reason } = native().cudaDevices();
+  if (names.length > 0) return 'cuda:0';
+  // The plugin comes with the package: a machine without a driver has no GPU that somebody would miss.
+  if (built && !reason.startsWith('no NVIDIA driver')) warnOfCpu(reason);
+  return 'cpu';
+}
+
 /** What a folder holds, before its weights are read. */
 interface OpenCheckpoint<C> {
   folder: string;
@@ -102,11 +128,11 @@ async function loadWeights<C extends NativeModelConfig>(
   nameOf?: (name: string) => string,
 ): Promise<OpenCheckpoint<C> & { native: NativeModel }> {
   checkKeys('options', options, ['device', 'dtype', 'compute', 'threads', 'isa', 'revision', 'signal', 'onProgress']);
-  const { device = 'auto', dtype = 'auto', compute = 'float32', threads = os.availableParallelism(), isa = '', signal } = options;
+  const { device = 'auto', dtype = 'auto', compute, threads = os.availableParallelism(), isa = '', signal } = options;
   if (typeof device !== 'string' || !/^(auto|cpu|cuda(:\d+)?)$/.test(device))
     throw new RangeError(`device: expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`);
   checkChoice('dtype', dtype, ['auto', 'float32', 'bfloat16', 'float16'] as const);
-  checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
+  if (compute !== undefined) checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
   if (typeof isa !== 'string') throw new TypeError(`isa: expected a string, got ${String(isa)}`);
   const { revision, onProgress } = options;
@@ -122,14 +148,26 @@ async function loadWeights<C extends NativeModelConfig>(
   const config = parse(json, file, entries);
   const tensors = matchTensors(config, entries, folder, nameOf);
   const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
-  checkMemory(tensors, storage, config.weightTying, folder);
+  const chosen = chooseDevice(device, isa);
+  if (chosen === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
   signal?.throwIfAborted();
   const token = new (native().CancelToken)();
   const cancel = () => token.cancel();
   signal?.addEventListener('abort', cancel, { once: true });
   try {
-    const request = { config, files, tensors, device: device === 'auto' ? 'cpu' : device, threads, isa, storage, compute };
-    const loaded = await fromNative(() => native().loadModel(request, token), signal);
+    const load = (on: string) => {
+      const isNarrow = storage === 'BF16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype === 'BF16'));
+      const arithmetic = compute ?? (on !== 'cpu' && isNarrow ? 'bfloat16' : 'float32');
+      const request = { config, files, tensors, device: on, threads, isa, storage, compute: arithmetic };
+      return fromNative(() => native().loadModel(request, token), signal);
+    };
+    const loaded = await load(chosen).catch((error: unknown) => {
+      const isLacking = error instanceof DUltraError && (error.code === 'OUT_OF_MEMORY' || error.code === 'DEVICE_UNAVAILABLE');
+      if (device !== 'auto' || chosen === 'cpu' || !isLacking) throw error;
+      warnOfCpu(error.message);
+      checkMemory(tensors, storage, config.weightTying, folder);
+      return load('cpu');
+    });
     return { folder, file, json, entries, config, native: loaded };
   } finally {
     signal?.removeEventListener('abort', cancel);

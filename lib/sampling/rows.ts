@@ -63,7 +63,6 @@ export abstract class Row {
   /** What the next pass decides about and computes, as `enter` settled it. Without a cache `queries` is null: everything. */
   candidates: Int32Array = new Int32Array(0);
   queries: Int32Array | null = null;
-  protected idle = 0;
 
   constructor(
     readonly index: number,
@@ -142,6 +141,7 @@ export class BlockRow extends Row {
   private sawEos = false;
   private schedule: Int32Array | null = null;
   private scheduleStep = 0;
+  private idle = 0;
   /** First position of the window, as of the pass that began the block. */
   private windowBegin = -1;
 
@@ -249,7 +249,7 @@ interface OpenBlock extends CacheBlock {
   active: boolean;
 }
 
-/** Passes after which d3LLM's loop gives up. */
+/** Passes after which the loop of d3LLM's reference gives up. */
 const MAX_PASSES = 10000;
 
 /** Several blocks in flight, as d3LLM decodes. */
@@ -296,24 +296,26 @@ export class MultiBlockRow extends Row {
   }
 
   enter(session: NativeSession): boolean {
-    const { ids, begin, open } = this;
-    const { reference, stopAtEos, maskTokenId } = this.settings;
-    this.finished =
-      this.pass > MAX_PASSES ||
-      (ids.indexOf(maskTokenId, reference ? begin : 0) < 0 && open.length > this.count) ||
-      !this.prepare(session, stopAtEos);
+    this.finished = !this.prepare(session);
     return !this.finished;
   }
 
+  private hasMasks(): boolean {
+    const { maskTokenId, reference } = this.settings;
+    // A mask of the prompt stays one in the reference.
+    return this.ids.indexOf(maskTokenId, reference ? this.begin : 0) >= 0;
+  }
+
   /** The iteration up to its pass; false where it ends the row instead. */
-  private prepare(session: NativeSession, stopAtEos: boolean): boolean {
-    const { ids, begin, open } = this;
-    const { reference, maskTokenId } = this.settings;
+  private prepare(session: NativeSession): boolean {
+    const { ids, open } = this;
+    const { reference, stopAtEos } = this.settings;
+    if ((reference && this.pass > MAX_PASSES) || (!this.hasMasks() && open.length > this.count)) return false;
     this.pass++;
     // The reference notes its candidates before the fill, and so decides about positions that were just filled.
     const noted = this.masks(0, ids.length);
     const eos = stopAtEos && this.fillBehindEos(session);
-    if (eos && ids.indexOf(maskTokenId, reference ? begin : 0) < 0) return false;
+    if (eos && !this.hasMasks()) return false;
     for (const [i, block] of open.entries())
       if (i > 0 && !block.active && this.progress(open[i - 1]) >= this.rule.decodedTokenThreshold) block.active = true;
     const last = open[open.length - 1];
@@ -357,7 +359,9 @@ export class MultiBlockRow extends Row {
   private fill(eos: number, token: number): number[] {
     const filled: number[] = [];
     for (let i = eos + 1; i < this.ids.length; i++) {
-      if (this.ids[i] === token) continue;
+      // What was given stays (a template; the reference has none).
+      const isGiven = this.unmaskedAt[i] === 0 && this.ids[i] !== this.settings.maskTokenId;
+      if (this.ids[i] === token || (isGiven && !this.settings.reference)) continue;
       this.ids[i] = token;
       this.unmaskedAt[i] ||= this.steps;
       filled.push(i);

@@ -34,6 +34,16 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
                 for (uint32_t i = 0; i < names.size(); ++i) array.Set(i, names[i]);
                 return array;
               }));
+  exports.Set("cudaDevices", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
+                const CudaDevices found = cuda_devices();
+                auto names = Napi::Array::New(info.Env(), found.names.size());
+                for (uint32_t i = 0; i < found.names.size(); ++i) names.Set(i, found.names[i]);
+                auto out = Napi::Object::New(info.Env());
+                out.Set("names", names);
+                out.Set("built", found.built);
+                out.Set("reason", found.reason);
+                return out;
+              }));
   exports.Set("loadModel", Napi::Function::New<&ModelObject::load>(env));
   init_kernels(env, exports);
   return exports;

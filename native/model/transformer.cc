@@ -359,11 +359,17 @@ void Transformer::write_weights(const std::function<const float*(const std::stri
         *site.table = DType::kF32;
       }
       if (*site.table == DType::kF32) {
-        backend_.upload(site.vector->as<void>(), from, elements * 4);
+        backend_.copy(site.vector->as(), from, int64_t(elements));
       } else {
-        std::vector<uint16_t> narrow(elements);
-        for (size_t e = 0; e < elements; ++e) narrow[e] = f32_to_bf16(from[e]);
-        backend_.upload(site.vector->as<void>(), narrow.data(), elements * 2);
+        constexpr size_t kPiece = size_t(1) << 24;  // of the numbers that go through host memory
+        std::vector<uint16_t> narrow;
+        for (size_t first = 0; first < elements; first += kPiece) {
+          host.resize(std::min(kPiece, elements - first));
+          narrow.resize(host.size());
+          backend_.download(host.data(), from + first, host.size() * 4);
+          for (size_t e = 0; e < host.size(); ++e) narrow[e] = f32_to_bf16(host[e]);
+          backend_.upload(site.vector->as<uint16_t>() + first, narrow.data(), narrow.size() * 2);
+        }
       }
     } else if (site.vector) {
       host.resize(size_t(site.rows));

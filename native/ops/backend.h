@@ -3,7 +3,10 @@
 // V vocabulary, B sequences ("rows" of a batch), T positions of one sequence.
 //
 // Contracts that hold for every method:
-// * Activations are fp32 on the CPU backend. Pointers are backend memory from allocate().
+// * Activations are fp32. Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
+//   positions, groups, masks' ranges, tokens, dlog_prob, and everything but the logits of SampleArgs, UnmaskArgs, LikelihoodArgs and
+//   LikelihoodGradArgs may be host memory too. Offsets always are.
+// * An operation may return before it is done, except where a result goes to host memory; download waits for what came before it.
 // * Sequences are packed end to end with offsets; nothing is ever padded.
 // * A result never depends on thread count, on the other sequences of the batch, or on which subset of rows is computed: every
 //   output element is produced by one fixed chain of operations.
@@ -13,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "ops/check.h"
@@ -119,11 +123,13 @@ enum class UnmaskRule : uint8_t {
   kLeftToRight,       // the first `count`
 };
 
-inline bool is_planner_rule(UnmaskRule rule) {
+DULTRA_HD bool is_planner_rule(UnmaskRule rule) {
   return rule == UnmaskRule::kPlannerBernoulli || rule == UnmaskRule::kPlannerTopK || rule == UnmaskRule::kPlannerRound ||
          rule == UnmaskRule::kPlannerThreshold;
 }
-inline bool is_counted_rule(UnmaskRule rule) { return rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom || rule == UnmaskRule::kLeftToRight; }
+DULTRA_HD bool is_counted_rule(UnmaskRule rule) {
+  return rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom || rule == UnmaskRule::kLeftToRight;
+}
 
 struct UnmaskArgs {
   UnmaskRule rule;
@@ -223,7 +229,11 @@ class Backend {
   // out (M, C) = x (., C)[index (M)]
   virtual void gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) = 0;
   // to (., C)[index (M)] = from (M, C), rounded to `dtype` (kF32 or kBF16); no row of `to` occurs twice. Keys and values into their cache.
-  virtual void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) = 0;
+  // A backend that has no such operation copies row by row, and refuses bf16 (as it then need not read AttentionArgs::k16).
+  virtual void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+    if (dtype != DType::kF32) throw Error(ErrorCode::kDeviceUnavailable, std::string(name()) + ": keys and values are cached in fp32 only");
+    for (int64_t i = 0; i < m; ++i) copy(static_cast<float*>(to) + int64_t(index[i]) * c, from + i * c, c);
+  }
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
   virtual void rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.

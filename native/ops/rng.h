@@ -8,11 +8,7 @@
 #include <cmath>
 #endif
 
-#ifdef __CUDACC__
-#define DULTRA_HD __host__ __device__ __forceinline__
-#else
-#define DULTRA_HD inline
-#endif
+#include "ops/host_device.h"
 
 namespace dultra {
 namespace rng {

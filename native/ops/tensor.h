@@ -5,27 +5,29 @@
 #include <cstring>
 #include <utility>
 
+#include "ops/host_device.h"
+
 namespace dultra {
 
 enum class DType : uint8_t { kF32, kBF16, kF16 };
 
-inline size_t dtype_size(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+DULTRA_HD size_t dtype_size(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
 // bf16 -> fp32 is exact; fp32 -> bf16 rounds to nearest even and keeps NaN a NaN.
-inline float bf16_to_f32(uint16_t value) {
+DULTRA_HD float bf16_to_f32(uint16_t value) {
   const uint32_t bits = uint32_t(value) << 16;
   float out;
-  std::memcpy(&out, &bits, 4);
+  memcpy(&out, &bits, 4);
   return out;
 }
-inline uint16_t f32_to_bf16(float value) {
+DULTRA_HD uint16_t f32_to_bf16(float value) {
   uint32_t bits;
-  std::memcpy(&bits, &value, 4);
+  memcpy(&bits, &value, 4);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 0x40u);
   return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 // IEEE half -> fp32, exact, subnormals included.
-inline float f16_to_f32(uint16_t value) {
+DULTRA_HD float f16_to_f32(uint16_t value) {
   const uint32_t sign = uint32_t(value & 0x8000u) << 16;
   uint32_t exponent = (value >> 10) & 0x1fu, mantissa = value & 0x3ffu, bits;
   if (exponent == 0x1f) {
@@ -43,12 +45,31 @@ inline float f16_to_f32(uint16_t value) {
     bits = sign | (exponent << 23) | ((mantissa & 0x3ffu) << 13);
   }
   float out;
-  std::memcpy(&out, &bits, 4);
+  memcpy(&out, &bits, 4);
   return out;
 }
 
+// fp32 -> IEEE half, round to nearest even; NaN stays NaN, what is too large becomes infinite.
+DULTRA_HD uint16_t f32_to_f16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
+  bits &= 0x7fffffffu;
+  if (bits > 0x7f800000u) return uint16_t(sign | 0x7e00u | ((bits >> 13) & 0x3ffu));
+  if (bits >= 0x47800000u) return uint16_t(sign | 0x7c00u);  // 65536 and up
+  if (bits < 0x38800000u) {                                  // below 2^-14: a multiple of 2^-24
+    float magnitude;
+    memcpy(&magnitude, &bits, 4);
+    magnitude += 0.5f;  // the sum's last mantissa bit is 2^-24: rounds to nearest even
+    memcpy(&bits, &magnitude, 4);
+    return uint16_t(sign | (bits - 0x3f000000u));
+  }
+  bits += 0xfffu + ((bits >> 13) & 1u);
+  return uint16_t(sign | ((bits - 0x38000000u) >> 13));  // a carry into the exponent, up to infinity, is right
+}
+
 // One element of a row-major array of any storage type, as fp32.
-inline float load_as_f32(const void* data, DType dtype, size_t index) {
+DULTRA_HD float load_as_f32(const void* data, DType dtype, size_t index) {
   switch (dtype) {
     case DType::kF32: return static_cast<const float*>(data)[index];
     case DType::kBF16: return bf16_to_f32(static_cast<const uint16_t*>(data)[index]);

@@ -188,7 +188,8 @@ DULTRA_TEST(attention_batch_equals_singles) {
         CHECK(same_bits(alone.data(), together.data() + first * width, alone.size()), describe(c, isa), "sequence ", b);
       }
       for (int threads : {1, 3, 7}) {
-        cpu::CpuBackend other(threads, isa);
+        const auto other_owner = make_backend(threads, isa);
+        Backend& other = *other_owner;
         CHECK(same_bits(run(other, a, isa).data(), together.data(), together.size()), describe(c, isa), threads, " threads");
       }
     }

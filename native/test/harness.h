@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "backends/cpu/cpu_backend.h"
+#include "ops/backend.h"
 
 namespace dultra {
 namespace test {
@@ -97,6 +97,21 @@ void check_gradient(const float* gradient, const std::vector<float>& x, const st
                     double tolerance, const std::string& where, double absolute = 0);
 
 inline bool same_bits(const float* a, const float* b, size_t n) { return n == 0 || std::memcmp(a, b, n * sizeof(float)) == 0; }
+
+// Whether kernels run on the emulator, some hundred times slower: tests of many cases then take fewer.
+#ifdef DULTRA_EMULATOR
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
+// The instruction sets of this machine; in the emulator's build, CUDA alone.
+std::vector<std::string> isas();
+// A backend for one of them, "" for the best, that works on the tests' own memory: everything is done when an operation returns.
+// `threads`: of a CPU backend; the emulator takes another schedule for each number.
+std::unique_ptr<Backend> make_backend(int threads, const std::string& isa);
+// A backend as models use it.
+std::unique_ptr<Backend> make_model_backend(int threads);
 
 // Runs `body` with a backend for every instruction set of this machine, two threads each.
 void for_each_backend(const std::function<void(Backend& backend, const std::string& isa)>& body);

@@ -1,7 +1,19 @@
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
+#include <mutex>
+#include <new>
 
 #include "harness.h"
+#if defined(DULTRA_EMULATOR)
+#include "backends/cuda/cuda_backend.h"
+#include "emulator/emulator.h"
+#elif defined(DULTRA_GPU)
+#include "backends/cuda/cuda_backend.h"
+#else
+#include "backends/open_backend.h"
+#endif
 
 namespace dultra {
 namespace test {
@@ -99,11 +111,28 @@ void check_gradient(const float* gradient, const std::vector<float>& x, const st
   }
 }
 
+#if defined(DULTRA_EMULATOR)
+std::vector<std::string> isas() { return {"emulated CUDA"}; }
+std::unique_ptr<Backend> make_backend(int threads, const std::string&) {
+  emulator::set_schedule(emulator::Schedule(threads % 3));
+  return std::make_unique<cuda::CudaBackend>(0, true);
+}
+std::unique_ptr<Backend> make_model_backend(int threads) {
+  emulator::set_schedule(emulator::Schedule(threads % 3));
+  return std::make_unique<cuda::CudaBackend>(0);
+}
+#elif defined(DULTRA_GPU)
+std::vector<std::string> isas() { return {"CUDA"}; }
+std::unique_ptr<Backend> make_backend(int, const std::string&) { return std::make_unique<cuda::CudaBackend>(0, true); }
+std::unique_ptr<Backend> make_model_backend(int) { return std::make_unique<cuda::CudaBackend>(0); }
+#else
+std::vector<std::string> isas() { return cpu_isas(); }
+std::unique_ptr<Backend> make_backend(int threads, const std::string& isa) { return open_backend("cpu", threads, isa); }
+std::unique_ptr<Backend> make_model_backend(int threads) { return make_backend(threads, ""); }
+#endif
+
 void for_each_backend(const std::function<void(Backend&, const std::string&)>& body) {
-  for (const std::string& isa : cpu::available_isas()) {
-    cpu::CpuBackend backend(2, isa);
-    body(backend, isa);
-  }
+  for (const std::string& isa : isas()) body(*make_backend(2, isa), isa);
 }
 
 static int run_all(const std::string& filter, bool list) {
@@ -133,6 +162,58 @@ static int run_all(const std::string& filter, bool list) {
 
 }  // namespace test
 }  // namespace dultra
+
+#ifdef DULTRA_GPU
+// The tests' arrays are vectors, and kernels have to reach them: all of the heap is one piece of managed memory, cut into powers of two.
+namespace {
+
+constexpr size_t kHeapBytes = size_t(8) << 30, kHeader = 64;
+struct Heap {
+  std::mutex mutex;
+  char *next = nullptr, *end = nullptr;
+  void* free_lists[48] = {};
+};
+Heap& heap() {
+  static Heap* made = new (std::malloc(sizeof(Heap))) Heap;
+  return *made;
+}
+
+}  // namespace
+
+void* operator new(size_t bytes) {
+  Heap& h = heap();
+  const std::lock_guard<std::mutex> lock(h.mutex);
+  int order = 7;
+  while ((size_t(1) << order) < bytes + kHeader) ++order;
+  char* block = static_cast<char*>(h.free_lists[order]);
+  if (block) {
+    std::memcpy(&h.free_lists[order], block, sizeof(void*));
+  } else {
+    if (!h.next) {
+      void* region = nullptr;
+      if (cudaMallocManaged(&region, kHeapBytes) != cudaSuccess) throw std::bad_alloc();
+      h.next = static_cast<char*>(region);
+      h.end = h.next + kHeapBytes;
+    }
+    if (h.next + (size_t(1) << order) > h.end) throw std::bad_alloc();
+    block = h.next;
+    h.next += size_t(1) << order;
+  }
+  std::memcpy(block, &order, sizeof order);
+  return block + kHeader;
+}
+void operator delete(void* pointer) noexcept {
+  if (!pointer) return;
+  Heap& h = heap();
+  const std::lock_guard<std::mutex> lock(h.mutex);
+  char* block = static_cast<char*>(pointer) - kHeader;
+  int order;
+  std::memcpy(&order, block, sizeof order);
+  std::memcpy(block, &h.free_lists[order], sizeof(void*));
+  h.free_lists[order] = block;
+}
+void operator delete(void* pointer, size_t) noexcept { operator delete(pointer); }
+#endif
 
 int main(int argc, char** argv) {
   std::string filter;

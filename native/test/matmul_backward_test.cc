@@ -116,14 +116,15 @@ DULTRA_TEST(linear_backward_matches_differences) {
 
 // Bits do not depend on the number of threads; those of a row of dx not on the other rows.
 DULTRA_TEST(linear_backward_does_not_depend_on_launch_shape) {
-  for (const std::string& isa : cpu::available_isas())
+  for (const std::string& isa : isas())
     for (const Shape& s : std::vector<Shape>{{13, 100, 33}, {700, 129, 64}, {1100, 64, 200}, {40, 700, 100}}) {
       Random random{uint64_t(s.m)};
       const std::vector<float> dy = normals(random, size_t(s.m * s.n)), w = normals(random, size_t(s.n * s.k)),
                                x = normals(random, size_t(s.m * s.k));
       std::vector<float> first_dx, first_dw, first_db;
       for (int threads : {1, 2, 3, 8}) {
-        cpu::CpuBackend backend(threads, isa);
+        const auto backend_owner = make_backend(threads, isa);
+        Backend& backend = *backend_owner;
         std::vector<float> dx(x.size()), dw(w.size()), db(size_t(s.n)), alone(size_t(s.k));
         backend.linear_backward_input(dx.data(), dy.data(), s.n, w.data(), s.m, s.n, s.k, false);
         backend.linear_backward_weight(dw.data(), db.data(), dy.data(), s.n, x.data(), s.m, s.n, s.k);

@@ -133,9 +133,9 @@ DULTRA_TEST(matmul_stacks_parts) {
 
 // A row's bits depend neither on the rows beside it nor on the number of threads.
 DULTRA_TEST(matmul_rows_are_independent) {
-  for (const std::string& isa : cpu::available_isas()) {
-    cpu::CpuBackend one(1, isa), two(2, isa), three(3, isa);
-    for (const Kind& kind : kinds(one)) {
+  for (const std::string& isa : isas()) {
+    const std::unique_ptr<Backend> backends[3] = {make_backend(1, isa), make_backend(2, isa), make_backend(3, isa)};
+    for (const Kind& kind : kinds(*backends[0])) {
       if (kind.source != DType::kF32) continue;
       for (int64_t k : {33, 700})
         for (int64_t m : {2, 13, 65, 260}) {
@@ -144,7 +144,7 @@ DULTRA_TEST(matmul_rows_are_independent) {
           const std::vector<float> w = normals(random, size_t(n * k)), x = normals(random, size_t(m * k)), b = normals(random, size_t(n));
           const std::string where = describe(isa, kind, m, k, n);
           std::vector<float> first;
-          for (cpu::CpuBackend* backend : {&one, &two, &three}) {
+          for (const std::unique_ptr<Backend>& backend : backends) {
             const auto matrix = backend->make_matrix({{w.data(), DType::kF32, n}}, k, kind.storage, kind.compute);
             std::vector<float> out(size_t(m * n)), alone(static_cast<size_t>(n));
             backend->linear_forward(out.data(), n, x.data(), m, *matrix, b.data(), false);

@@ -103,7 +103,7 @@ struct RandomCheckpoint {
 
   std::shared_ptr<Model> load(int threads, const WeightOptions& options = {}, const std::atomic<bool>* cancel = nullptr) const {
     const Checkpoint checkpoint({file->path()}, tensors);
-    return std::make_shared<Model>(config, std::make_unique<cpu::CpuBackend>(threads, ""), checkpoint, options, cancel);
+    return std::make_shared<Model>(config, make_model_backend(threads), checkpoint, options, cancel);
   }
 };
 

@@ -89,14 +89,15 @@ DULTRA_TEST(sum_squares_matches_double) {
 }
 
 DULTRA_TEST(optimizer_does_not_depend_on_threads) {
-  for (const std::string& isa : cpu::available_isas()) {
+  for (const std::string& isa : isas()) {
     const int64_t n = 200003;
     Random random(5);
     const std::vector<float> start = normals(random, size_t(n)), gradient = normals(random, size_t(n));
     std::vector<float> first;
     double first_sum = 0;
     for (int threads : {1, 2, 3, 8}) {
-      cpu::CpuBackend backend(threads, isa);
+      const auto backend_owner = make_backend(threads, isa);
+      Backend& backend = *backend_owner;
       std::vector<float> parameter(start), exp_avg(size_t(n), 0.1f), exp_avg_sq(size_t(n), 0.2f);
       AdamWArgs a{};
       a.parameter = parameter.data();

@@ -43,7 +43,7 @@ SampleArgs sample_args(const std::vector<float>& logits, int64_t vocab, float te
 
 // Replay = rollout: a token that is given has the bits of one that is drawn.
 DULTRA_TEST(sampling_given_tokens_equal_drawn_ones) {
-  for (const std::string& isa : cpu::available_isas())
+  for (const std::string& isa : isas())
     for (int64_t vocab : {1, 2, 29, 129, 4097, 9000})
       for (float temperature : {0.0f, 5e-5f, 0.1f, 1.0f, 2.5f})
         for (bool tempered : {false, true}) {
@@ -52,7 +52,8 @@ DULTRA_TEST(sampling_given_tokens_equal_drawn_ones) {
           const std::vector<float> logits = normals(random, rows * size_t(vocab), 4);
           std::vector<rng::Coordinates> at;
           for (uint32_t i = 0; i < rows; ++i) at.push_back({7, i, 2, i});
-          cpu::CpuBackend backend(2, isa), other(5, isa);
+          const auto backend_owner = make_backend(2, isa), other_owner = make_backend(5, isa);
+          Backend &backend = *backend_owner, &other = *other_owner;
           SampleArgs a = sample_args(logits, vocab, temperature, tempered, vocab > 1 ? int32_t(vocab / 2) : -1);
           a.at = at.data();
           Scores drawn(rows), given(rows);
@@ -163,7 +164,7 @@ DULTRA_TEST(log_prob_backward_matches_differences) {
 }
 
 DULTRA_TEST(log_prob_backward_does_not_depend_on_threads) {
-  for (const std::string& isa : cpu::available_isas()) {
+  for (const std::string& isa : isas()) {
     const int64_t m = 40, vocab = 3001;
     Random random(8);
     const std::vector<float> logits = normals(random, size_t(m * vocab)), d = normals(random, size_t(m));
@@ -171,7 +172,8 @@ DULTRA_TEST(log_prob_backward_does_not_depend_on_threads) {
     for (int64_t i = 0; i < m; ++i) tokens.push_back(random.below(int(vocab)));
     std::vector<float> first;
     for (int threads : {1, 2, 3, 8}) {
-      cpu::CpuBackend backend(threads, isa);
+      const auto backend_owner = make_backend(threads, isa);
+      Backend& backend = *backend_owner;
       std::vector<float> out(logits);
       backend.log_prob_backward(out.data(), tokens.data(), d.data(), m, vocab, 0.7f, 5);
       if (threads == 1) first = out;
@@ -241,7 +243,8 @@ std::vector<float> decide(Backend& backend, Step& step, const LikelihoodArgs& li
 }
 
 DULTRA_TEST(likelihood_forward_equals_unmask) {
-  cpu::CpuBackend backend(2, "");
+  const auto backend_owner = make_backend(2, "");
+  Backend& backend = *backend_owner;
   int forced = 0;
   for (int round = 0; round < 400; ++round) {
     Random random{uint64_t(round)};
@@ -280,7 +283,8 @@ double likelihood_loss(const Step& step, const LikelihoodArgs& a, const std::vec
 }
 
 DULTRA_TEST(likelihood_backward_matches_differences) {
-  cpu::CpuBackend backend(2, "");
+  const auto backend_owner = make_backend(2, "");
+  Backend& backend = *backend_owner;
   int forced = 0, top_alone = 0, saturated = 0;
   for (int round = 0; round < 600; ++round) {
     Random random{uint64_t(round)};
@@ -329,7 +333,8 @@ DULTRA_TEST(likelihood_backward_matches_differences) {
 
 // Whatever the logits, no NaN and nothing infinite; and the slopes that saturation leaves.
 DULTRA_TEST(likelihood_backward_of_extreme_logits) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   Random random(1);
   Step step(random, {8}, 1, 0);
   step.logit = {1e4f, -1e4f, 800, -800, 20, -100, 0.5f, -0.5f};
@@ -368,7 +373,8 @@ DULTRA_TEST(likelihood_backward_of_extreme_logits) {
 }
 
 DULTRA_TEST(likelihood_refuses_bad_arguments) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   Random random(1);
   Step step(random, {3}, 1, 0);
   std::vector<float> log_likelihood(3);

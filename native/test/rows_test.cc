@@ -133,7 +133,8 @@ DULTRA_TEST(rope_from_many_threads) {
   std::vector<int> wrong(4, 0);
   for (int t = 0; t < 4; ++t)
     callers.emplace_back([t, &wrong] {
-      cpu::CpuBackend backend(1, "");
+      const auto backend_owner = make_backend(1, "");
+      Backend& backend = *backend_owner;
       for (int round = 0; round < 20; ++round) {
         const int32_t position = 100 * round + t;
         float x[2] = {1, 0};
@@ -227,6 +228,9 @@ DULTRA_TEST(rows_store) {
     const std::vector<float> from = normals(random, index.size() * size_t(c));
     Guarded<float> wide = poisoned(size_t(all * c));
     backend.store_rows(wide.data(), DType::kF32, from.data(), index.data(), int64_t(index.size()), c);
+    Guarded<float> by_default = poisoned(size_t(all * c));
+    backend.Backend::store_rows(by_default.data(), DType::kF32, from.data(), index.data(), int64_t(index.size()), c);
+    CHECK(same_bits(by_default.data(), wide.data(), wide.size()), isa, " as a backend without the operation");
     Guarded<uint16_t> narrow(size_t(all * c));
     const uint16_t untouched = narrow[0];
     backend.store_rows(narrow.data(), DType::kBF16, from.data(), index.data(), int64_t(index.size()), c);
@@ -248,14 +252,15 @@ DULTRA_TEST(rows_store) {
 }
 
 DULTRA_TEST(rows_do_not_depend_on_threads) {
-  for (const std::string& isa : cpu::available_isas()) {
+  for (const std::string& isa : isas()) {
     Random random(11);
     const int64_t m = 300, c = 160;
     const std::vector<float> x = normals(random, size_t(m * c)), weight = normals(random, size_t(c));
     const Affine affine(random, m, c);
     std::vector<float> first[4];
     for (int threads : {1, 2, 3, 8}) {
-      cpu::CpuBackend backend(threads, isa);
+      const auto backend_owner = make_backend(threads, isa);
+      Backend& backend = *backend_owner;
       std::vector<float> out[4];
       for (auto& o : out) o.resize(x.size());
       backend.rmsnorm_forward(out[0].data(), x.data(), weight.data(), m, c, 1e-5f);

@@ -153,7 +153,8 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
 }
 
 DULTRA_TEST(unmask_selects_as_specified) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   int forced = 0, several = 0;
   for (int round = 0; round < 400; ++round) {
     Random random{uint64_t(round)};
@@ -193,7 +194,8 @@ DULTRA_TEST(unmask_selects_as_specified) {
 
 // The likelihood term by term, from the same selection.
 DULTRA_TEST(unmask_likelihood_matches_double) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   for (int round = 0; round < 300; ++round) {
     Random random{uint64_t(round + 1000)};
     const Batch batch(random, {5, 3, 1, 0, 4}, false, 3);
@@ -234,7 +236,8 @@ DULTRA_TEST(unmask_likelihood_matches_double) {
 
 // Bernoulli: the probabilities of everything that can come out, the forced selection included, sum to 1.
 DULTRA_TEST(unmask_likelihood_is_a_distribution) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   for (int round = 0; round < 60; ++round) {
     Random random{uint64_t(round + 5)};
     const int n = 1 + round % 5;
@@ -263,7 +266,8 @@ DULTRA_TEST(unmask_likelihood_is_a_distribution) {
 }
 
 DULTRA_TEST(unmask_probabilities_saturate) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   Random random(1);
   Batch batch(random, {3, 2}, false, 1);
   batch.logit = {40, 30, 20, -200, -90};
@@ -294,7 +298,8 @@ DULTRA_TEST(unmask_probabilities_saturate) {
 
 // Limits that are met exactly: values that floating point holds, so that the comparisons' strictness shows.
 DULTRA_TEST(unmask_new_rules_at_their_limits) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   Random random(6);
   Batch batch(random, {4}, false, 1);
   const auto selected = [&](const UnmaskArgs& a) {
@@ -331,7 +336,8 @@ DULTRA_TEST(unmask_new_rules_at_their_limits) {
 }
 
 DULTRA_TEST(unmask_forbidden_candidates_stay) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   for (UnmaskRule rule : kAllRules) {
     Random random(2);
     Batch batch(random, {3, 2}, false, 1);
@@ -346,7 +352,8 @@ DULTRA_TEST(unmask_forbidden_candidates_stay) {
 }
 
 DULTRA_TEST(unmask_refuses_bad_arguments) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   Random random(3);
   Batch batch(random, {2}, false, 1);
   const auto code = [&](const UnmaskArgs& a) {
@@ -369,7 +376,8 @@ DULTRA_TEST(unmask_refuses_bad_arguments) {
 
 // Each candidate is chosen equally often by the random rule, and with probability p by the planner.
 DULTRA_TEST(unmask_draws_are_fair) {
-  cpu::CpuBackend backend(1, "");
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
   const int n = 8, rounds = 8000;
   Random random(4);
   Batch batch(random, {n}, false, 1);

@@ -166,8 +166,10 @@ async function showStream(model: MaskedDiffusionModel, prompt: Prompt, options: 
 }
 
 function summary(result: GenerateResult, seconds: number): string {
-  const { tokens, nfe, tokensPerForward, finishReason } = result;
-  const passes = `${nfe} forward pass${nfe === 1 ? '' : 'es'}`;
+  const { tokens, nfe, fullForwards, tokensPerForward, finishReason } = result;
+  // A cache leaves passes less to compute.
+  const weighted = fullForwards < nfe ? ` worth ${fullForwards.toFixed(2)} full ones` : '';
+  const passes = `${nfe} forward pass${nfe === 1 ? '' : 'es'}${weighted}`;
   const end = finishReason === 'eos' ? ', ended by end-of-sequence' : '';
   return `${tokens} tokens in ${passes} (${tokensPerForward.toFixed(2)} per pass), ${seconds.toFixed(2)} s${end}`;
 }

@@ -4,10 +4,8 @@ import { type MaskedDiffusionModel, type SystemInfo, systemInfo } from '../../in
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printJson, printTable } from '../output';
 
-const GPU = 'none: this build has no GPU backend, every model runs on the CPU';
-
 function describeSystem(system: SystemInfo): [string, string][] {
-  const { version, node, platform, cpu, threads, cpuIsas } = system;
+  const { version, node, platform, cpu, threads, cpuIsas, gpus, gpuReason } = system;
   return [
     ['dultra', version],
     ['node', node],
@@ -15,11 +13,15 @@ function describeSystem(system: SystemInfo): [string, string][] {
     ['cpu', cpu],
     ['threads', String(threads)],
     ['isa', `${cpuIsas.at(-1)} (of ${cpuIsas.join(', ')})`],
-    ['gpu', GPU],
+    [
+      'gpu',
+      gpus.length > 0 ? gpus.map((gpu, index) => `cuda:${index}: ${gpu}`).join('; ') : `none: ${gpuReason}; every model runs on the CPU`,
+    ],
   ];
 }
 
-function describeModel({ config: c, info, source, tokenizer }: MaskedDiffusionModel): [string, string][] {
+function describeModel(model: MaskedDiffusionModel): [string, string][] {
+  const { config: c, info, source, tokenizer } = model;
   const heads = c.nKvHeads === c.nHeads ? `${c.nHeads} heads` : `${c.nHeads} heads on ${c.nKvHeads} key/value heads`;
   const { planner } = c;
   const special = [['eos', c.eosTokenId] as const, ['mask', c.maskTokenId] as const].filter(([, id]) => id !== null);
@@ -30,6 +32,7 @@ function describeModel({ config: c, info, source, tokenizer }: MaskedDiffusionMo
     ['weights', formatBytes(info.weightBytes)],
     ['transformer', `${c.nLayers} layers of width ${c.dModel}, ${heads}, feed-forward ${c.mlpHiddenSize}`],
     ['longest row', `${c.maxSequenceLength} tokens`],
+    ['cache', `${formatBytes(model.cacheBytes(c.maxSequenceLength))} of keys and values for a row of that length`],
     ['vocabulary', `${c.vocabSize} ids in tables of ${c.embeddingSize}; ${special.map(([name, id]) => `${name} ${id}`).join(', ')}`],
     [
       'planner',

@@ -45,6 +45,7 @@ Examples:
   dultra train sft --preset tiny
   dultra train planner --preset tiny
   dultra train grpo --preset tiny --set temperature=0.3
+  dultra train grpo --preset tiny --set 'cache={type: refresh}'
   dultra train grpo --config run.yaml --output runs/mine --max-steps 500
   dultra train --resume runs/mine
   dultra train grpo --preset gsm8k --dry-run

@@ -38,25 +38,6 @@ constexpr int64_t kPrefetchMin = 512, kPrefetchMax = 8192, kPrefetchPart = 32;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// fp32 -> IEEE half, round to nearest even; NaN stays NaN, what is too large becomes infinite.
-uint16_t f32_to_f16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
-  bits &= 0x7fffffffu;
-  if (bits > 0x7f800000u) return uint16_t(sign | 0x7e00u | ((bits >> 13) & 0x3ffu));
-  if (bits >= 0x47800000u) return uint16_t(sign | 0x7c00u);  // 65536 and up
-  if (bits < 0x38800000u) {                                  // below 2^-14: a multiple of 2^-24
-    float magnitude;
-    std::memcpy(&magnitude, &bits, 4);
-    magnitude += 0.5f;  // the sum's last mantissa bit is 2^-24: rounds to nearest even
-    std::memcpy(&bits, &magnitude, 4);
-    return uint16_t(sign | (bits - 0x3f000000u));
-  }
-  bits += 0xfffu + ((bits >> 13) & 1u);
-  return uint16_t(sign | ((bits - 0x38000000u) >> 13));  // a carry into the exponent, up to infinity, is right
-}
-
 // f16_to_f32 without branches, for the compiler to vectorize: exponent and mantissa in place, scaled by 2^112 (exact, subnormals
 // included), and infinity's exponent for infinities and NaN.
 inline float widen_f16(uint16_t value) {

@@ -6,52 +6,12 @@
 #include <vector>
 
 #include "backends/cpu/cpu_backend.h"
+#include "ops/policy.h"
 
 namespace dultra {
 namespace cpu {
 
 namespace {
-
-// log(1 / (1 + e^-z)) without overflow or cancellation.
-double log_sigmoid(double z) { return std::min(z, 0.0) - std::log1p(std::exp(-std::fabs(z))); }
-
-// The planner's policy for one candidate, from its logit.
-struct Policy {
-  float temperature, scale;
-  bool as_reference;
-
-  float z(float logit) const { return logit / temperature; }
-  // Rounded to fp32 at every operation, as the reference does: that makes p exactly 1 from z = 16.7 on and exactly 0 below -88.8,
-  // which decides floor(sum p) and the candidate that is forced. A scale above 1 may take it above 1: the expected count and the order
-  // use it as it is (so the scale is a speed knob without a ceiling), a likelihood uses min(1, p).
-  float probability(float logit) const {
-    const float sigmoid = 1.0f / (1.0f + float(std::exp(-double(z(logit)))));
-    return scale * sigmoid;
-  }
-  double log_selected(float logit) const {
-    if (as_reference) return std::log(std::min(1.0, double(probability(logit))));
-    return std::min(0.0, std::log(double(scale)) + log_sigmoid(z(logit)));
-  }
-  double log_masked(float logit) const {
-    if (as_reference) return std::log1p(-std::min(1.0, double(probability(logit))));
-    if (scale == 1) return log_sigmoid(-double(z(logit)));
-    return std::log1p(-std::min(1.0, scale * std::exp(log_sigmoid(z(logit)))));
-  }
-
-  // Derivatives by the logit. Where min(1, p) saturates they are 0; so they are where the value is -inf (the reference's formula for
-  // large |z|, a scale of 0), which has none.
-  double dlog_selected(float logit) const {
-    const double value = log_selected(logit);
-    if (value == 0 || std::isinf(value)) return 0;
-    return std::exp(log_sigmoid(-double(z(logit)))) / temperature;
-  }
-  double dlog_masked(float logit) const {
-    if (std::isinf(log_masked(logit))) return 0;
-    const double sigmoid = std::exp(log_sigmoid(z(logit)));
-    if (scale == 1) return -sigmoid / temperature;
-    return -scale * sigmoid * std::exp(log_sigmoid(-double(z(logit)))) / (1 - scale * sigmoid) / temperature;
-  }
-};
 
 // Decisions of one row, for the likelihood and its gradient.
 //

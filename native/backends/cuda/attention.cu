@@ -1,0 +1,253 @@
+// Fused masked attention, forward.
+//
+//   tensor cores : a block computes kRows query rows of one head, a warp 16 of them, over tiles of kCols keys, with an online softmax; q, k and
+//                  v are rounded to bf16 first
+//   fp32         : a warp computes one query of one head, over 32 keys at a time
+//
+// A query's result depends on its own keys alone: a tile that it does not see changes nothing, whatever else the block computes.
+//
+// Tiles, by head dimension (kRows x kCols, shared memory): 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB): 166 registers and three
+// blocks per multiprocessor at 128, where 64 x 64 takes 211 and two. Not timed on a GPU yet.
+#include "backends/cuda/attention_mask.h"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/tiles.h"
+
+namespace dultra {
+namespace cuda {
+
+namespace {
+
+struct PackedInputs {
+  const uint16_t *q, *k, *v;  // (Mq, H, D) without gaps, (Mk, Hk, D) kv_stride apart
+  int64_t kv_stride;
+};
+
+template <int kDim, int kRows, int kCols>
+__global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(AttentionArgs a, PackedInputs in) {
+  constexpr int kThreads = kRows * 2;  // 32 lanes per 16 rows
+  DULTRA_SHARED(shared);
+  uint16_t* q_tile = reinterpret_cast<uint16_t*>(shared);  // (kRows, kDim)
+  uint16_t* k_tile = q_tile + kRows * kDim;                // (2, kCols, kDim)
+  uint16_t* v_tile = k_tile + 2 * kCols * kDim;            // (2, kCols, kDim)
+  const int warp = warp_index(), lane = lane_index(), group = lane / 4, quad = lane % 4;
+  const int head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads);
+  const int row0 = int(blockIdx.x) * kRows;
+  const SequenceKeys keys(a, b);
+  if (row0 >= keys.queries) return;
+
+  const int64_t q_stride = int64_t(a.heads) * kDim, kv_stride = in.kv_stride;
+  const uint16_t* q = in.q + keys.first_query * q_stride + head * kDim;
+  const uint16_t* k = in.k + keys.first_key * kv_stride + kv_head * kDim;
+  const uint16_t* v = in.v + keys.first_key * kv_stride + kv_head * kDim;
+
+  const int rows[2] = {row0 + warp * 16 + group, row0 + warp * 16 + group + 8};
+  int ends[2];
+  for (int h = 0; h < 2; ++h) ends[h] = rows[h] < keys.queries ? keys.visible_end(a, rows[h]) : keys.begin;
+  // The keys that some row of the block, and that every row of it sees. Positions need not ascend.
+  int most = keys.end, least = keys.end;
+  if (a.mask != MaskKind::kBidirectional) {
+    most = least = keys.visible_end(a, row0);
+    for (int i = row0 + 1; i < keys.queries && i < row0 + kRows; ++i) {
+      const int end = keys.visible_end(a, i);
+      most = end > most ? end : most;
+      least = end < least ? end : least;
+    }
+  }
+  const int tile_begin = keys.begin / kCols, tile_end = most > keys.begin ? int(ceil_div(most, kCols)) : tile_begin;
+  const auto load_k = [&](int tile) {
+    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(k_tile + (tile & 1) * kCols * kDim, k, kv_stride, tile * kCols, keys.begin, keys.end);
+    async_commit();
+  };
+  const auto load_v = [&](int tile) {
+    // Hidden rows are zeros, not what memory holds: a weight of 0 times NaN would be NaN.
+    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(v_tile + (tile & 1) * kCols * kDim, v, kv_stride, tile * kCols, keys.begin, keys.end);
+    async_commit();
+  };
+  load_tile<kDim, kRows, kThreads>(q_tile, q, q_stride, row0, 0, keys.queries);
+  load_k(tile_begin);  // in one group with q
+  load_v(tile_begin);
+
+  float acc[kDim / 8][4] = {};
+  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0};
+  const float scale_log2 = a.scale * kLog2E;
+  for (int tile = tile_begin; tile < tile_end; ++tile) {
+    const uint16_t* kt = k_tile + (tile & 1) * kCols * kDim;
+    const uint16_t* vt = v_tile + (tile & 1) * kCols * kDim;
+    async_wait<1>();  // this lane's part of k (and q); v may be under way
+    block_sync();     // everybody's part; and the other k tile, read in the step before, is free
+    load_k(tile + 1);
+
+    float s[kCols / 8][4] = {};
+    multiply_rows<kDim, kCols>(s, q_tile, warp * 16, kt);
+    const int first = tile * kCols;
+    if (first < keys.begin || first + kCols > least) {
+      DULTRA_UNROLL
+      for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const int key = first + n * 8 + quad * 2 + (e & 1);
+        if (key < keys.begin || key >= ends[e >> 1]) s[n][e] = -INFINITY;
+      }
+    }
+    // Online softmax: what is there so far is scaled to the new maximum.
+    DULTRA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      float top = row_max[h];
+      DULTRA_UNROLL
+      for (int n = 0; n < kCols / 8; ++n) top = fmaxf(top, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+      top = fmaxf(top, shuffle_xor(top, 1));
+      top = fmaxf(top, shuffle_xor(top, 2));
+      const float shift = top == -INFINITY ? 0.0f : top * scale_log2;
+      // Two roundings: exactly 1 where the maximum stays, so that a tile that the row does not see changes nothing.
+      const float decay = fast_exp2(row_max[h] * scale_log2 - shift);
+      row_max[h] = top;
+      row_sum[h] *= decay;
+      DULTRA_UNROLL
+      for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+      for (int e = 2 * h; e < 2 * h + 2; ++e) {
+        s[n][e] = fast_exp2(fmaf(s[n][e], scale_log2, -shift));
+        row_sum[h] += s[n][e];
+      }
+      DULTRA_UNROLL
+      for (int d = 0; d < kDim / 8; ++d) {
+        acc[d][2 * h] *= decay;
+        acc[d][2 * h + 1] *= decay;
+      }
+    }
+    async_wait<1>();  // v; the next k may be under way
+    block_sync();     // everybody's part; and the other v tile is free
+    load_v(tile + 1);
+    multiply_weights<kDim, kCols>(acc, s, vt);
+  }
+  async_wait<0>();
+
+  DULTRA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    row_sum[h] += shuffle_xor(row_sum[h], 1);
+    row_sum[h] += shuffle_xor(row_sum[h], 2);
+    if (rows[h] >= keys.queries) continue;
+    const float inverse = row_sum[h] > 0 ? 1.0f / row_sum[h] : 0.0f;
+    const int64_t query = keys.first_query + rows[h];
+    float* out = a.out + query * a.out_stride + head * kDim + quad * 2;
+    DULTRA_UNROLL
+    for (int d = 0; d < kDim / 8; ++d) {
+      out[d * 8] = acc[d][2 * h] * inverse;
+      out[d * 8 + 1] = acc[d][2 * h + 1] * inverse;
+    }
+    if (a.log_sum && quad == 0) a.log_sum[query * a.heads + head] = row_sum[h] > 0 ? row_max[h] * a.scale + logf(row_sum[h]) : -INFINITY;
+  }
+}
+
+// ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
+
+constexpr int kWarps = 4;  // queries of a block
+constexpr int kMostDimension = 256;
+constexpr int kPerLane = kMostDimension / kWarp;
+
+__global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(AttentionArgs a) {
+  DULTRA_SHARED(shared);
+  float* weights = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the 32 keys at hand
+  const int lane = lane_index(), d = a.head_dim, head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads);
+  const SequenceKeys keys(a, b);
+  const int i = int(blockIdx.x) * kWarps + warp_index();
+  if (i >= keys.queries) return;
+  const int64_t query = keys.first_query + i;
+  const float* q = a.q + query * a.q_stride + head * d;
+  const int end = keys.visible_end(a, i);
+  float acc[kPerLane] = {}, max = -INFINITY, sum = 0;
+  for (int first = keys.begin; first < end; first += kWarp) {
+    float score = -INFINITY;
+    if (first + lane < end) {
+      const float* k = a.k + (keys.first_key + int64_t(first) + lane) * a.kv_stride + kv_head * d;
+      float dot = 0;
+      for (int j = 0; j < d; ++j) dot = fmaf(q[j], k[j], dot);
+      score = dot * a.scale;
+    }
+    const float top = fmaxf(max, warp_max(score)), decay = expf(max - top), weight = expf(score - top);
+    max = top;
+    sum = fmaf(sum, decay, warp_sum(weight));
+    warp_sync();  // the weights of the step before are read
+    weights[lane] = weight;
+    warp_sync();  // all weights are there
+    DULTRA_UNROLL
+    for (int part = 0; part < kPerLane; ++part) {
+      const int j = part * kWarp + lane;
+      if (j >= d) continue;
+      float value = acc[part] * decay;
+      const float* v = a.v + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
+      for (int key = 0; key < kWarp && first + key < end; ++key) value = fmaf(weights[key], v[key * a.kv_stride], value);
+      acc[part] = value;
+    }
+  }
+  const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
+  float* out = a.out + query * a.out_stride + head * d;
+  DULTRA_UNROLL
+  for (int part = 0; part < kPerLane; ++part)
+    if (part * kWarp + lane < d) out[part * kWarp + lane] = acc[part] * inverse;
+  if (a.log_sum && lane == 0) a.log_sum[query * a.heads + head] = sum > 0 ? max + logf(sum) : -INFINITY;
+}
+
+// Whether the tiles can be copied from where bf16 keys and values lie, 16 bytes at a time.
+bool in_place(const AttentionArgs& a) {
+  return a.k16 && a.kv_stride % 8 == 0 && reinterpret_cast<uintptr_t>(a.k16) % 16 == 0 && reinterpret_cast<uintptr_t>(a.v16) % 16 == 0;
+}
+
+bool on_tensor_cores(const AttentionArgs& a, Compute compute) {
+  return compute == Compute::kBF16 && (a.head_dim == 64 || a.head_dim == 96 || a.head_dim == 128);
+}
+
+template <int kDim, int kRows, int kCols>
+void launch_tiled(const AttentionArgs& a, const PackedInputs& in, int max_queries, cudaStream_t stream) {
+  const dim3 grid(unsigned(ceil_div(max_queries, kRows)), unsigned(a.heads), unsigned(a.batch));
+  launch("attention_forward", stream, attention_forward_kernel<kDim, kRows, kCols>, grid, kRows * 2, sizeof(uint16_t) * kDim * (kRows + 4 * kCols), a,
+         in);
+}
+
+}  // namespace
+
+size_t attention_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute) {
+  const size_t kv = 2 * size_t(sizes.keys * a.kv_heads) * size_t(a.head_dim);
+  if (!on_tensor_cores(a, compute)) return a.k16 ? sizeof(float) * kv : 0;
+  return sizeof(uint16_t) * (size_t(sizes.queries * a.heads) * size_t(a.head_dim) + kv);
+}
+
+void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream) {
+  if (sizes.queries == 0) return;
+  check_argument(a.head_dim <= kMostDimension,
+                 "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
+  check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
+  const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
+  if (!on_tensor_cores(a, compute)) {
+    AttentionArgs wide = a;
+    if (a.k16) {
+      float* k = static_cast<float*>(scratch);
+      float* v = k + sizes.keys * kv_width;
+      unpack_rows_bf16(k, a.k16, a.kv_stride, sizes.keys, kv_width, stream);
+      unpack_rows_bf16(v, a.v16, a.kv_stride, sizes.keys, kv_width, stream);
+      wide.k = k;
+      wide.v = v;
+      wide.kv_stride = kv_width;
+    }
+    const dim3 grid(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch));
+    return launch("attention_forward", stream, float_attention_forward_kernel, grid, kWarp * kWarps, sizeof(float) * kWarp * kWarps, wide);
+  }
+  uint16_t* q = static_cast<uint16_t*>(scratch);
+  uint16_t* k = q + sizes.queries * q_width;
+  uint16_t* v = k + sizes.keys * kv_width;
+  pack_rows_bf16(q, a.q, a.q_stride, sizes.queries, q_width, stream);
+  PackedInputs in{q, k, v, kv_width};
+  if (in_place(a)) {
+    in = PackedInputs{q, a.k16, a.v16, a.kv_stride};
+  } else if (a.k16) {
+    copy_rows_bf16(k, a.k16, a.kv_stride, sizes.keys, kv_width, stream);
+    copy_rows_bf16(v, a.v16, a.kv_stride, sizes.keys, kv_width, stream);
+  } else {
+    pack_rows_bf16(k, a.k, a.kv_stride, sizes.keys, kv_width, stream);
+    pack_rows_bf16(v, a.v, a.kv_stride, sizes.keys, kv_width, stream);
+  }
+  if (a.head_dim == 64) return launch_tiled<64, 64, 64>(a, in, sizes.max_queries, stream);
+  if (a.head_dim == 96) return launch_tiled<96, 64, 32>(a, in, sizes.max_queries, stream);
+  launch_tiled<128, 64, 32>(a, in, sizes.max_queries, stream);
+}
+
+}  // namespace cuda
+}  // namespace dultra

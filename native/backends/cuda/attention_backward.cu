@@ -1,0 +1,355 @@
+// Fused masked attention, backward, without atomics: every output is written by one owner in one order.
+//
+//   delta : delta (Mq, H) = sum over D of out * dout
+//   dkdv  : a block owns kRows keys of one key/value head and walks over the query tiles of every head that reads it
+//   dq    : a block owns kRows queries of one head and walks over the key tiles
+//
+// Seven products where a kernel that adds to dq from everywhere has five; in return no sum depends on who comes first. On tensor cores q, k, v
+// and dout are rounded to bf16 first. Otherwise in fp32: a warp owns a query, or a key.
+//
+// Tiles (kRows x kCols): 64 x 32 for every head dimension; 64 x 64 spills at 128. Not timed on a GPU yet.
+#include "backends/cuda/attention_mask.h"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/tiles.h"
+
+namespace dultra {
+namespace cuda {
+
+namespace {
+
+constexpr int kDeltaRows = 4;  // queries of a block of the delta kernel
+
+__global__ void __launch_bounds__(kWarp* kDeltaRows) attention_delta_kernel(AttentionGradArgs grad, float* delta, int64_t queries) {
+  const AttentionArgs& a = grad.forward;
+  const int64_t query = int64_t(blockIdx.x) * kDeltaRows + warp_index();
+  const int head = int(blockIdx.y);
+  if (query >= queries) return;
+  const int64_t at = query * a.out_stride + int64_t(head) * a.head_dim;
+  float sum = 0;
+  for (int j = lane_index(); j < a.head_dim; j += kWarp) sum = fmaf(a.out[at + j], grad.dout[at + j], sum);
+  sum = warp_sum(sum);
+  if (lane_index() == 0) delta[query * a.heads + head] = sum;
+}
+
+struct PackedInputs {
+  const uint16_t *q, *k, *v, *dout;  // (Mq, H, D), (Mk, Hk, D), (Mk, Hk, D), (Mq, H, D) without gaps
+  const float* delta;                // (Mq, H)
+};
+
+// acc (16, kDim) of rows first .. first + 16 to dst, times `factor`.
+template <int kDim>
+__device__ __forceinline__ void store_rows(float* dst, int64_t stride, int first, int limit, const float (&acc)[kDim / 8][4], float factor) {
+  const int lane = lane_index();
+  DULTRA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int row = first + lane / 4 + 8 * h;
+    if (row >= limit) continue;
+    DULTRA_UNROLL
+    for (int d = 0; d < kDim / 8; ++d) {
+      dst[row * stride + d * 8 + lane % 4 * 2] = acc[d][2 * h] * factor;
+      dst[row * stride + d * 8 + lane % 4 * 2 + 1] = acc[d][2 * h + 1] * factor;
+    }
+  }
+}
+
+template <int kDim, int kRows, int kCols>
+__global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionGradArgs grad, PackedInputs in) {
+  constexpr int kThreads = kRows * 2;
+  const AttentionArgs& a = grad.forward;
+  DULTRA_SHARED(shared);
+  uint16_t* k_tile = reinterpret_cast<uint16_t*>(shared);  // (kRows, kDim)
+  uint16_t* v_tile = k_tile + kRows * kDim;                // (kRows, kDim)
+  uint16_t* q_tile = v_tile + kRows * kDim;                // (2, kCols, kDim)
+  uint16_t* do_tile = q_tile + 2 * kCols * kDim;           // (2, kCols, kDim)
+  const int warp = warp_index(), lane = lane_index(), group = lane / 4, quad = lane % 4;
+  const int kv_head = int(blockIdx.y), b = int(blockIdx.z), per_group = a.heads / a.kv_heads, key0 = int(blockIdx.x) * kRows;
+  const SequenceKeys keys(a, b);
+  if (key0 >= keys.keys) return;
+
+  const float scale_log2 = a.scale * kLog2E;
+  const int64_t q_stride = int64_t(a.heads) * kDim, kv_stride = int64_t(a.kv_heads) * kDim;
+  const int tiles = int(ceil_div(keys.queries, kCols)), steps = key0 < keys.end && key0 + kRows > keys.begin ? tiles * per_group : 0;
+  const auto load_queries = [&](int step) {
+    if (step < steps) {
+      const int64_t at = keys.first_query * q_stride + (kv_head * per_group + step / tiles) * kDim;
+      const int row = step % tiles * kCols, stage = (step & 1) * kCols * kDim;
+      load_tile<kDim, kCols, kThreads>(q_tile + stage, in.q + at, q_stride, row, 0, keys.queries);
+      load_tile<kDim, kCols, kThreads>(do_tile + stage, in.dout + at, q_stride, row, 0, keys.queries);
+    }
+    async_commit();
+  };
+  const int64_t kv_at = keys.first_key * kv_stride + kv_head * kDim;
+  // Hidden keys are zeros, not what memory holds: a gradient of 0 times NaN would be NaN.
+  load_tile<kDim, kRows, kThreads>(k_tile, in.k + kv_at, kv_stride, key0, keys.begin, keys.end);
+  load_tile<kDim, kRows, kThreads>(v_tile, in.v + kv_at, kv_stride, key0, keys.begin, keys.end);
+  load_queries(0);  // in one group with the keys
+
+  float dk[kDim / 8][4] = {}, dv[kDim / 8][4] = {};
+  for (int step = 0; step < steps; ++step) {
+    async_wait<0>();
+    block_sync();  // this step's tiles have landed; the other stage, read in the step before, is free
+    load_queries(step + 1);
+    const int head = kv_head * per_group + step / tiles, row0 = step % tiles * kCols;
+    const uint16_t* qt = q_tile + (step & 1) * kCols * kDim;
+    const uint16_t* dot = do_tile + (step & 1) * kCols * kDim;
+
+    // Transposed: rows are keys, columns are queries.
+    float p[kCols / 8][4] = {}, ds[kCols / 8][4] = {};
+    multiply_rows<kDim, kCols>(p, k_tile, warp * 16, qt);
+    multiply_rows<kDim, kCols>(ds, v_tile, warp * 16, dot);
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      const int row = row0 + n * 8 + quad * 2 + j;
+      const bool exists = row < keys.queries;
+      const int64_t at = (keys.first_query + int64_t(row)) * a.heads + head;
+      const float shift = exists ? a.log_sum[at] * kLog2E : 0.0f, mean = exists ? in.delta[at] : 0.0f;
+      const int end = exists ? keys.visible_end(a, row) : keys.begin;
+      DULTRA_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const int key = key0 + warp * 16 + group + 8 * h;
+        const float w = key >= keys.begin && key < end ? fast_exp2(fmaf(p[n][2 * h + j], scale_log2, -shift)) : 0.0f;
+        ds[n][2 * h + j] = w * (ds[n][2 * h + j] - mean);
+        p[n][2 * h + j] = w;
+      }
+    }
+    multiply_weights<kDim, kCols>(dv, p, dot);
+    multiply_weights<kDim, kCols>(dk, ds, qt);
+  }
+  async_wait<0>();
+  const int64_t out_at = keys.first_key * a.kv_stride + kv_head * kDim;
+  store_rows<kDim>(grad.dk + out_at, a.kv_stride, key0 + warp * 16, keys.keys, dk, a.scale);
+  store_rows<kDim>(grad.dv + out_at, a.kv_stride, key0 + warp * 16, keys.keys, dv, 1.0f);
+}
+
+template <int kDim, int kRows, int kCols>
+__global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGradArgs grad, PackedInputs in) {
+  constexpr int kThreads = kRows * 2;
+  const AttentionArgs& a = grad.forward;
+  DULTRA_SHARED(shared);
+  uint16_t* q_tile = reinterpret_cast<uint16_t*>(shared);  // (kRows, kDim)
+  uint16_t* do_tile = q_tile + kRows * kDim;               // (kRows, kDim)
+  uint16_t* k_tile = do_tile + kRows * kDim;               // (2, kCols, kDim)
+  uint16_t* v_tile = k_tile + 2 * kCols * kDim;            // (2, kCols, kDim)
+  const int warp = warp_index(), lane = lane_index(), group = lane / 4, quad = lane % 4;
+  const int head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads), row0 = int(blockIdx.x) * kRows;
+  const SequenceKeys keys(a, b);
+  if (row0 >= keys.queries) return;
+
+  const float scale_log2 = a.scale * kLog2E;
+  const int64_t q_stride = int64_t(a.heads) * kDim, kv_stride = int64_t(a.kv_heads) * kDim;
+  int most = keys.visible_end(a, row0);
+  if (a.mask != MaskKind::kBidirectional)
+    for (int i = row0 + 1; i < keys.queries && i < row0 + kRows; ++i) {
+      const int end = keys.visible_end(a, i);
+      most = end > most ? end : most;
+    }
+  const int tile_begin = keys.begin / kCols, tile_end = most > keys.begin ? int(ceil_div(most, kCols)) : tile_begin;
+  const int64_t q_at = keys.first_query * q_stride + head * kDim, kv_at = keys.first_key * kv_stride + kv_head * kDim;
+  const auto load_keys = [&](int tile) {
+    if (tile < tile_end) {
+      const int stage = (tile & 1) * kCols * kDim;
+      load_tile<kDim, kCols, kThreads>(k_tile + stage, in.k + kv_at, kv_stride, tile * kCols, keys.begin, keys.end);
+      load_tile<kDim, kCols, kThreads>(v_tile + stage, in.v + kv_at, kv_stride, tile * kCols, keys.begin, keys.end);
+    }
+    async_commit();
+  };
+  load_tile<kDim, kRows, kThreads>(q_tile, in.q + q_at, q_stride, row0, 0, keys.queries);
+  load_tile<kDim, kRows, kThreads>(do_tile, in.dout + q_at, q_stride, row0, 0, keys.queries);
+  load_keys(tile_begin);  // in one group with the queries
+
+  float shift[2], mean[2];
+  int end[2];
+  DULTRA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int row = row0 + warp * 16 + group + 8 * h;
+    const bool exists = row < keys.queries;
+    const int64_t at = (keys.first_query + int64_t(row)) * a.heads + head;
+    shift[h] = exists ? a.log_sum[at] * kLog2E : 0.0f;
+    mean[h] = exists ? in.delta[at] : 0.0f;
+    end[h] = exists ? keys.visible_end(a, row) : keys.begin;
+  }
+  float dq[kDim / 8][4] = {};
+  for (int tile = tile_begin; tile < tile_end; ++tile) {
+    async_wait<0>();
+    block_sync();  // this step's tiles have landed; the other stage, read in the step before, is free
+    load_keys(tile + 1);
+    const uint16_t* kt = k_tile + (tile & 1) * kCols * kDim;
+    const uint16_t* vt = v_tile + (tile & 1) * kCols * kDim;
+    float p[kCols / 8][4] = {}, ds[kCols / 8][4] = {};
+    multiply_rows<kDim, kCols>(p, q_tile, warp * 16, kt);
+    multiply_rows<kDim, kCols>(ds, do_tile, warp * 16, vt);
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int key = tile * kCols + n * 8 + quad * 2 + (e & 1), h = e >> 1;
+      const float w = key >= keys.begin && key < end[h] ? fast_exp2(fmaf(p[n][e], scale_log2, -shift[h])) : 0.0f;
+      ds[n][e] = w * (ds[n][e] - mean[h]);
+    }
+    multiply_weights<kDim, kCols>(dq, ds, kt);
+  }
+  async_wait<0>();
+  store_rows<kDim>(grad.dq + keys.first_query * a.q_stride + head * kDim, a.q_stride, row0 + warp * 16, keys.queries, dq, a.scale);
+}
+
+// ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
+
+constexpr int kWarps = 4;
+constexpr int kMostDimension = 256;
+constexpr int kPerLane = kMostDimension / kWarp;
+
+__device__ __forceinline__ float dot_product(const float* x, const float* y, int n) {
+  float sum = 0;
+  for (int j = 0; j < n; ++j) sum = fmaf(x[j], y[j], sum);
+  return sum;
+}
+
+// A warp per query and head, over 32 keys at a time.
+__global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dq_kernel(AttentionGradArgs grad, const float* delta) {
+  const AttentionArgs& a = grad.forward;
+  DULTRA_SHARED(shared);
+  float* slopes = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the 32 keys at hand
+  const int lane = lane_index(), d = a.head_dim, head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads);
+  const SequenceKeys keys(a, b);
+  const int i = int(blockIdx.x) * kWarps + warp_index();
+  if (i >= keys.queries) return;
+  const int64_t query = keys.first_query + i;
+  const float* q = a.q + query * a.q_stride + head * d;
+  const float* dout = grad.dout + query * a.out_stride + head * d;
+  const float log_sum = a.log_sum[query * a.heads + head], mean = delta[query * a.heads + head];
+  const int end = keys.visible_end(a, i);
+  float acc[kPerLane] = {};
+  for (int first = keys.begin; first < end; first += kWarp) {
+    float slope = 0;
+    if (first + lane < end) {
+      const int64_t at = (keys.first_key + int64_t(first) + lane) * a.kv_stride + kv_head * d;
+      const float weight = expf(dot_product(q, a.k + at, d) * a.scale - log_sum);
+      slope = weight * (dot_product(dout, a.v + at, d) - mean) * a.scale;
+    }
+    warp_sync();  // the slopes of the step before are read
+    slopes[lane] = slope;
+    warp_sync();  // all slopes are there
+    DULTRA_UNROLL
+    for (int part = 0; part < kPerLane; ++part) {
+      const int j = part * kWarp + lane;
+      if (j >= d) continue;
+      const float* k = a.k + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
+      for (int key = 0; key < kWarp && first + key < end; ++key) acc[part] = fmaf(slopes[key], k[key * a.kv_stride], acc[part]);
+    }
+  }
+  float* dq = grad.dq + query * a.q_stride + head * d;
+  DULTRA_UNROLL
+  for (int part = 0; part < kPerLane; ++part)
+    if (part * kWarp + lane < d) dq[part * kWarp + lane] = acc[part];
+}
+
+// A warp per key and key/value head, over 32 queries of a head at a time.
+__global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(AttentionGradArgs grad, const float* delta) {
+  const AttentionArgs& a = grad.forward;
+  DULTRA_SHARED(shared);
+  float* weights = reinterpret_cast<float*>(shared) + warp_index() * 2 * kWarp;  // of the 32 queries at hand
+  float* slopes = weights + kWarp;
+  const int lane = lane_index(), d = a.head_dim, kv_head = int(blockIdx.y), b = int(blockIdx.z), per_group = a.heads / a.kv_heads;
+  const SequenceKeys keys(a, b);
+  const int key = int(blockIdx.x) * kWarps + warp_index();
+  if (key >= keys.keys) return;
+  const int64_t kv_at = (keys.first_key + int64_t(key)) * a.kv_stride + kv_head * d;
+  const bool visible = key >= keys.begin && key < keys.end;
+  float dk[kPerLane] = {}, dv[kPerLane] = {};
+  for (int head = kv_head * per_group; visible && head < (kv_head + 1) * per_group; ++head)
+    for (int first = 0; first < keys.queries; first += kWarp) {
+      float weight = 0, slope = 0;
+      const int i = first + lane;
+      if (i < keys.queries && key < keys.visible_end(a, i)) {
+        const int64_t query = keys.first_query + i;
+        const float log_sum = a.log_sum[query * a.heads + head], mean = delta[query * a.heads + head];
+        weight = expf(dot_product(a.q + query * a.q_stride + head * d, a.k + kv_at, d) * a.scale - log_sum);
+        slope = weight * (dot_product(grad.dout + query * a.out_stride + head * d, a.v + kv_at, d) - mean) * a.scale;
+      }
+      warp_sync();  // those of the step before are read
+      weights[lane] = weight;
+      slopes[lane] = slope;
+      warp_sync();  // all are there
+      DULTRA_UNROLL
+      for (int part = 0; part < kPerLane; ++part) {
+        const int j = part * kWarp + lane;
+        if (j >= d) continue;
+        for (int l = 0; l < kWarp && first + l < keys.queries; ++l) {
+          const int64_t query = keys.first_query + int64_t(first) + l;
+          dk[part] = fmaf(slopes[l], a.q[query * a.q_stride + head * d + j], dk[part]);
+          dv[part] = fmaf(weights[l], grad.dout[query * a.out_stride + head * d + j], dv[part]);
+        }
+      }
+    }
+  DULTRA_UNROLL
+  for (int part = 0; part < kPerLane; ++part) {
+    const int j = part * kWarp + lane;
+    if (j >= d) continue;
+    grad.dk[kv_at + j] = dk[part];
+    grad.dv[kv_at + j] = dv[part];
+  }
+}
+
+bool on_tensor_cores(const AttentionArgs& a, Compute compute) {
+  return compute == Compute::kBF16 && (a.head_dim == 64 || a.head_dim == 96 || a.head_dim == 128);
+}
+
+template <int kDim>
+void launch_tiled(const AttentionGradArgs& grad, const PackedInputs& in, const AttentionSizes& sizes, cudaStream_t stream) {
+  constexpr int kRows = 64, kCols = 32;
+  const AttentionArgs& a = grad.forward;
+  const size_t shared = sizeof(uint16_t) * kDim * (2 * kRows + 4 * kCols);
+  if (sizes.max_keys > 0)
+    launch("attention_backward", stream, attention_dkdv_kernel<kDim, kRows, kCols>,
+           dim3(unsigned(ceil_div(sizes.max_keys, kRows)), unsigned(a.kv_heads), unsigned(a.batch)), kRows * 2, shared, grad, in);
+  if (sizes.max_queries > 0)
+    launch("attention_backward", stream, attention_dq_kernel<kDim, kRows, kCols>,
+           dim3(unsigned(ceil_div(sizes.max_queries, kRows)), unsigned(a.heads), unsigned(a.batch)), kRows * 2, shared, grad, in);
+}
+
+}  // namespace
+
+size_t attention_backward_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute) {
+  const size_t delta = sizeof(float) * size_t(sizes.queries * a.heads);
+  if (!on_tensor_cores(a, compute)) return delta;
+  return ceil_div(int64_t(delta), 16) * 16 + sizeof(uint16_t) * 2 * size_t(sizes.queries * a.heads + sizes.keys * a.kv_heads) * size_t(a.head_dim);
+}
+
+void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream) {
+  const AttentionArgs& a = grad.forward;
+  check_argument(a.head_dim <= kMostDimension,
+                 "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
+  check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
+  float* delta = static_cast<float*>(scratch);
+  if (sizes.queries > 0)
+    launch("attention_backward", stream, attention_delta_kernel, dim3(unsigned(ceil_div(sizes.queries, kDeltaRows)), unsigned(a.heads)),
+           kWarp * kDeltaRows, 0, grad, delta, sizes.queries);
+  if (!on_tensor_cores(a, compute)) {
+    const float* mean = delta;
+    if (sizes.max_keys > 0)
+      launch("attention_backward", stream, float_attention_dkdv_kernel,
+             dim3(unsigned(ceil_div(sizes.max_keys, kWarps)), unsigned(a.kv_heads), unsigned(a.batch)), kWarp * kWarps,
+             sizeof(float) * 2 * kWarp * kWarps, grad, mean);
+    if (sizes.max_queries > 0)
+      launch("attention_backward", stream, float_attention_dq_kernel,
+             dim3(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch)), kWarp * kWarps,
+             sizeof(float) * kWarp * kWarps, grad, mean);
+    return;
+  }
+  const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
+  uint16_t* q = reinterpret_cast<uint16_t*>(static_cast<uint8_t*>(scratch) + ceil_div(sizes.queries * a.heads * int64_t(sizeof(float)), 16) * 16);
+  uint16_t* dout = q + sizes.queries * q_width;
+  uint16_t* k = dout + sizes.queries * q_width;
+  uint16_t* v = k + sizes.keys * kv_width;
+  pack_rows_bf16(q, a.q, a.q_stride, sizes.queries, q_width, stream);
+  pack_rows_bf16(dout, grad.dout, a.out_stride, sizes.queries, q_width, stream);
+  pack_rows_bf16(k, a.k, a.kv_stride, sizes.keys, kv_width, stream);
+  pack_rows_bf16(v, a.v, a.kv_stride, sizes.keys, kv_width, stream);
+  const PackedInputs in{q, k, v, dout, delta};
+  if (a.head_dim == 64) return launch_tiled<64>(grad, in, sizes, stream);
+  if (a.head_dim == 96) return launch_tiled<96>(grad, in, sizes, stream);
+  launch_tiled<128>(grad, in, sizes, stream);
+}
+
+}  // namespace cuda
+}  // namespace dultra

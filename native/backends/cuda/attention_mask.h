@@ -1,0 +1,31 @@
+// Which keys a query sees: every mask is one interval of the sequence's keys per query.
+#pragma once
+#include "backends/cuda/device.h"
+#include "ops/backend.h"
+
+namespace dultra {
+namespace cuda {
+
+// Sequence b of a call. Keys and queries count from the sequence's first.
+struct SequenceKeys {
+  int first_query, queries, first_key, keys;  // packed index and number
+  int begin, end;                             // keys that a range leaves visible
+
+  __device__ __forceinline__ SequenceKeys(const AttentionArgs& a, int b)
+      : first_query(a.q_offsets[b]), queries(a.q_offsets[b + 1] - first_query), first_key(a.k_offsets[b]), keys(a.k_offsets[b + 1] - first_key) {
+    begin = a.key_begin ? clamp(a.key_begin[b], 0, keys) : 0;
+    end = a.key_end ? clamp(a.key_end[b], begin, keys) : keys;
+  }
+  static __device__ __forceinline__ int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
+
+  // End of the keys that query i of the sequence sees; at most `end`, and may lie before `begin`.
+  __device__ __forceinline__ int visible_end(const AttentionArgs& a, int i) const {
+    if (a.mask == MaskKind::kBidirectional) return end;
+    const int position = a.q_positions ? a.q_positions[first_query + i] : i;
+    const int64_t last = a.mask == MaskKind::kCausal ? int64_t(position) + 1 : (int64_t(position) / a.block + 1) * a.block;
+    return last < end ? int(last) : end;
+  }
+};
+
+}  // namespace cuda
+}  // namespace dultra

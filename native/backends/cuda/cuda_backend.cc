@@ -1,0 +1,642 @@
+#include "backends/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "backends/cuda/kernels.h"
+
+namespace dultra {
+namespace cuda {
+
+void throw_cuda_error(cudaError_t error, const char* what) {
+  const std::string message = std::string("CUDA, ") + what + ": " + cudaGetErrorString(error);
+  cudaGetLastError();  // an error that is not sticky ends here
+  switch (error) {
+    case cudaErrorMemoryAllocation: throw Error(ErrorCode::kOutOfMemory, message);
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorLaunchFailure: throw Error(ErrorCode::kDeviceUnavailable, message);
+    default: throw Error(ErrorCode::kInternal, message);
+  }
+}
+
+namespace {
+
+std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+
+// Pieces in which a weight goes to the device: what is converted there needs this much scratch memory and no more.
+constexpr size_t kUploadBytes = size_t(64) << 20;
+// Uploads up to this size go through pinned memory and are not waited for.
+constexpr size_t kSmallUpload = size_t(256) << 10;
+
+}  // namespace
+
+std::vector<DeviceInfo> list_devices() {
+  int driver = 0, runtime = 0, count = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) throw Error(ErrorCode::kDeviceUnavailable, "no NVIDIA driver is installed (libcuda.so.1 was not found)");
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver)
+    throw Error(ErrorCode::kDeviceUnavailable, "the NVIDIA driver is too old: it supports CUDA " + version_text(driver) +
+                                                   ", expected at least CUDA " + std::to_string(runtime / 1000) + ".0");
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) throw Error(ErrorCode::kDeviceUnavailable, "there is no CUDA device");
+  check_cuda(error, "listing devices");
+  std::vector<DeviceInfo> devices;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    check_cuda(cudaGetDeviceProperties(&properties, i), "listing devices");
+    devices.push_back({properties.name, properties.major, properties.minor, properties.totalGlobalMem});
+  }
+  return devices;
+}
+
+// A weight matrix (rows, cols), row-major.
+class CudaMatrix final : public Matrix {
+ public:
+  CudaMatrix(CudaBackend& backend, int64_t rows, int64_t cols, DType type)
+      : Matrix(rows, cols), storage(type), backend_(backend), data_(backend.allocate(bytes())) {}
+  ~CudaMatrix() override { backend_.release(data_); }
+  size_t bytes() const override { return size_t(rows() * cols()) * dtype_size(storage); }
+  void unpack(float* to, int64_t first, int64_t count) const override {
+    check_argument(first >= 0 && count >= 0 && first + count <= rows(), "unpack: expected rows of the matrix");
+    const size_t n = size_t(count * cols()), size = dtype_size(storage);
+    std::vector<uint8_t> stored(n * size);
+    backend_.download(stored.data(), row(first), stored.size());
+    for (size_t i = 0; i < n; ++i) to[i] = load_as_f32(stored.data(), storage, i);
+  }
+  void* row(int64_t first) const { return static_cast<uint8_t*>(data_) + size_t(first * cols()) * dtype_size(storage); }
+
+  const DType storage;
+
+ private:
+  CudaBackend& backend_;
+  void* data_;
+};
+
+// One operation: holds the lock, brings host arrays to the device and results back. Arrays are announced, and only then taken, because the
+// ring must not turn round within an operation.
+class CudaBackend::Call {
+ public:
+  explicit Call(CudaBackend& backend) : backend_(backend), lock_(backend.mutex_) { check_cuda(cudaSetDevice(backend.index_), "choosing the device"); }
+
+  // Adds to what the operation will stage; an array in device memory takes nothing.
+  template <class T>
+  Call& need(const T* array, int64_t n) {
+    if (!on_device(array)) bytes_ += Staging::rounded(size_t(n) * sizeof(T));
+    return *this;
+  }
+  void begin() { backend_.staging_->begin(bytes_); }
+  template <class T>
+  const T* in(const T* array, int64_t n) {
+    if (on_device(array)) return array;
+    return static_cast<const T*>(backend_.staging_->input(array, size_t(n) * sizeof(T)));
+  }
+  template <class T>
+  T* out(T* array, int64_t n) {
+    if (on_device(array)) return array;
+    return static_cast<T*>(backend_.staging_->output(array, size_t(n) * sizeof(T)));
+  }
+  // One array alone.
+  template <class T>
+  const T* only(const T* array, int64_t n) {
+    need(array, n).begin();
+    return in(array, n);
+  }
+  void finish() {
+    backend_.staging_->finish();
+    if (backend_.blocking_) backend_.synchronize();
+  }
+
+  // Null counts as device memory: nothing is to be brought there.
+  bool on_device(const void* pointer) const {
+    auto after = backend_.allocations_.upper_bound(pointer);
+    if (!pointer) return true;
+    if (after == backend_.allocations_.begin()) return false;
+    --after;
+    return static_cast<const uint8_t*>(pointer) < static_cast<const uint8_t*>(after->first) + after->second;
+  }
+
+ private:
+  CudaBackend& backend_;
+  const std::lock_guard<std::recursive_mutex> lock_;
+  size_t bytes_ = 0;
+};
+
+CudaBackend::CudaBackend(int index, bool blocking) : index_(index), blocking_(blocking), name_("cuda:" + std::to_string(index)) {
+  const std::vector<DeviceInfo> devices = list_devices();
+  if (index < 0 || size_t(index) >= devices.size())
+    throw Error(
+        ErrorCode::kDeviceUnavailable,
+        name_ + " does not exist, there " + (devices.size() == 1 ? "is 1 CUDA device" : "are " + std::to_string(devices.size()) + " CUDA devices"));
+  const DeviceInfo& device = devices[size_t(index)];
+  if (device.major < 8)
+    throw Error(ErrorCode::kDeviceUnavailable, device.name + " has compute capability " + std::to_string(device.major) + "." +
+                                                   std::to_string(device.minor) + ", expected at least 8.0 (bf16 tensor cores)");
+  isa_ = device.name + ", sm_" + std::to_string(device.major) + std::to_string(device.minor);
+  check_cuda(cudaSetDevice(index), "choosing the device");
+  check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+  staging_ = std::make_unique<Staging>(stream_);
+  std::string reason;
+  lt_ = CublasLt::open(stream_, &reason);
+  isa_ += lt_ ? ", cuBLASLt " + std::to_string(lt_->version()) : ", built-in matrix products: " + reason;
+}
+
+CudaBackend::~CudaBackend() {
+  cudaSetDevice(index_);
+  cudaStreamSynchronize(stream_);
+  for (const Frequencies& f : frequencies_) cudaFree(f.values);
+  cudaFree(scratch_);
+  staging_.reset();
+  lt_.reset();
+  cudaStreamDestroy(stream_);
+}
+
+void CudaBackend::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "waiting for the device"); }
+
+void* CudaBackend::allocate(size_t bytes) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  check_cuda(cudaSetDevice(index_), "choosing the device");
+  void* pointer = nullptr;
+  const cudaError_t error = cudaMalloc(&pointer, std::max<size_t>(1, bytes));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t available = 0, total = 0;
+    cudaMemGetInfo(&available, &total);
+    throw Error(ErrorCode::kOutOfMemory, name_ + ": " + std::to_string(bytes >> 20) + " MiB could not be allocated (" +
+                                             std::to_string(available >> 20) + " of " + std::to_string(total >> 20) + " MiB are free)");
+  }
+  check_cuda(error, "allocating memory");
+  allocations_[pointer] = std::max<size_t>(1, bytes);
+  return pointer;
+}
+
+void CudaBackend::release(void* pointer) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  cudaSetDevice(index_);
+  allocations_.erase(pointer);
+  cudaFree(pointer);
+}
+
+// Memory of the kernels of one operation: operations follow each other on the stream, so they share it.
+void* CudaBackend::scratch(size_t bytes) {
+  if (bytes > scratch_bytes_) {
+    synchronize();
+    cudaFree(scratch_);
+    scratch_ = nullptr;
+    scratch_bytes_ = 0;
+    check_cuda(cudaMalloc(&scratch_, bytes), "allocating scratch memory");
+    scratch_bytes_ = bytes;
+  }
+  return scratch_;
+}
+
+void CudaBackend::upload(void* to, const void* from_host, size_t bytes) {
+  if (bytes == 0) return;
+  Call call(*this);
+  const void* from = from_host;
+  const bool small = bytes <= kSmallUpload;
+  if (small) from = call.only(static_cast<const uint8_t*>(from_host), int64_t(bytes));
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "copying to the device");
+  if (!small) synchronize();
+  call.finish();
+}
+
+void CudaBackend::download(void* to_host, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  Call call(*this);
+  check_cuda(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDefault, stream_), "copying from the device");
+  synchronize();
+}
+
+// ---- matrix products -------------------------------------------------------------------------------------------------------------------
+
+void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, int64_t cols) {
+  Call call(*this);
+  const int64_t n = part.rows * cols;
+  if (part.dtype == storage) {
+    check_cuda(cudaMemcpyAsync(to, part.data, size_t(n) * dtype_size(storage), cudaMemcpyDefault, stream_), "copying a weight");
+  } else if (call.on_device(part.data)) {
+    convert(to, storage, part.data, part.dtype, n, stream_);
+  } else {
+    const size_t from_size = dtype_size(part.dtype), to_size = dtype_size(storage);
+    const int64_t piece = int64_t(kUploadBytes / from_size);
+    for (int64_t i = 0; i < n; i += piece) {
+      const int64_t count = std::min(piece, n - i);
+      void* raw = scratch(size_t(count) * from_size);
+      check_cuda(
+          cudaMemcpyAsync(raw, static_cast<const uint8_t*>(part.data) + size_t(i) * from_size, size_t(count) * from_size, cudaMemcpyDefault, stream_),
+          "copying a weight");
+      convert(static_cast<uint8_t*>(to) + size_t(i) * to_size, storage, raw, part.dtype, count, stream_);
+    }
+  }
+  synchronize();  // the host's memory may go
+}
+
+std::unique_ptr<Matrix> CudaBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) {
+  check_argument(compute != Compute::kBF16 || storage == DType::kBF16, "compute: bf16 products need weights stored as bf16");
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  compute_ = compute;
+  int64_t rows = 0;
+  for (const MatrixPart& part : parts) rows += part.rows;
+  auto matrix = std::make_unique<CudaMatrix>(*this, rows, cols, storage);
+  update_matrix(*matrix, parts);
+  return matrix;
+}
+
+void CudaBackend::update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) {
+  auto& to = static_cast<CudaMatrix&>(matrix);
+  int64_t rows = 0, row = 0;
+  for (const MatrixPart& part : parts) rows += part.rows;
+  check_argument(rows == to.rows(), "update_matrix: expected " + std::to_string(to.rows()) + " rows, got " + std::to_string(rows));
+  for (const MatrixPart& part : parts) {
+    store_part(to.row(row), to.storage, part, to.cols());
+    row += part.rows;
+  }
+}
+
+void CudaBackend::multiply(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
+                           bool accumulate, Compute compute) {
+  if (m == 0 || n == 0) return;
+  if (compute == Compute::kBF16 && lt_ && k > 0) {
+    // Both operands in bf16, lines without gaps.
+    const auto lines = [](const Operand& x, int64_t rows, int64_t depth) { return x.transposed ? depth : rows; };
+    const auto width = [](const Operand& x, int64_t rows, int64_t depth) { return x.transposed ? rows : depth; };
+    const auto bytes = [](const Operand& x, int64_t rows, int64_t depth) {
+      return x.dtype == DType::kBF16 ? size_t(0) : Staging::rounded(size_t(rows * depth) * sizeof(uint16_t));
+    };
+    const size_t a_bytes = bytes(a, m, k);
+    auto* packed = static_cast<uint8_t*>(scratch(a_bytes + bytes(b, n, k)));
+    const auto pack = [&](const Operand& x, int64_t rows, void* to) -> CublasLt::Operand {
+      if (x.dtype == DType::kBF16) return {x.data, x.stride, x.transposed};
+      pack_rows_bf16(static_cast<uint16_t*>(to), static_cast<const float*>(x.data), x.stride, lines(x, rows, k), width(x, rows, k), stream_);
+      return {to, width(x, rows, k), x.transposed};
+    };
+    if (lt_->multiply(out, out_stride, pack(a, m, packed), pack(b, n, packed + a_bytes), m, n, k, bias, accumulate)) return;
+  }
+  matmul(out, out_stride, a, b, m, n, k, bias, accumulate, compute, stream_);
+}
+
+void CudaBackend::linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
+  Call call(*this);
+  const auto& matrix = static_cast<const CudaMatrix&>(w);
+  const int64_t k = w.cols();
+  multiply(out, out_stride, {x, DType::kF32, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k, bias, accumulate,
+           matrix.storage == DType::kBF16 ? compute_ : Compute::kF32);
+  call.finish();
+}
+
+void CudaBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
+                                        bool accumulate) {
+  Call call(*this);
+  multiply(dx, k, {dy, DType::kF32, dy_stride, false}, {w, DType::kF32, k, true}, m, k, n, nullptr, accumulate, compute_);
+  call.finish();
+}
+
+void CudaBackend::linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
+  Call call(*this);
+  if (m == 0) return;
+  multiply(dw, k, {dy, DType::kF32, dy_stride, true}, {x, DType::kF32, k, true}, n, k, m, nullptr, true, compute_);
+  if (db) add_column_sums(db, dy, dy_stride, m, n, scratch(norm_backward_scratch(m, n)), stream_);
+  call.finish();
+}
+
+// ---- rows ------------------------------------------------------------------------------------------------------------------------------
+
+void CudaBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) {
+  Call call(*this);
+  cuda::embedding_forward(out, table, dtype, call.only(ids, m), m, c, stream_);
+  call.finish();
+}
+
+void CudaBackend::gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) {
+  embedding_forward(out, x, DType::kF32, index, m, c);
+}
+
+void CudaBackend::store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+  check_argument(dtype == DType::kF32 || dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+  Call call(*this);
+  cuda::store_rows(to, dtype, from, call.only(index, m), m, c, stream_);
+  call.finish();
+}
+
+void CudaBackend::rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
+  Call call(*this);
+  cuda::rmsnorm_forward(out, x, weight, m, c, eps, stream_);
+  call.finish();
+}
+
+void CudaBackend::layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
+                                    float eps) {
+  Call call(*this);
+  cuda::layernorm_forward(out, x, mul, add, call.only(group, m), m, c, eps, stream_);
+  call.finish();
+}
+
+void CudaBackend::planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight,
+                                        float bias, int64_t m, int64_t c, float eps) {
+  Call call(*this);
+  cuda::planner_score_forward(logit, x, mul, add, call.only(group, m), weight, bias, m, c, eps, stream_);
+  call.finish();
+}
+
+void CudaBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+  check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
+  Call call(*this);
+  if (!call.on_device(positions))
+    for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
+  const float* values = nullptr;
+  for (const Frequencies& f : frequencies_)
+    if (f.head_dim == head_dim && f.theta == theta) values = f.values;
+  if (!values) {
+    // As the CPU backend computes them: rounded to fp32 at every operation.
+    std::vector<float> host(size_t(head_dim / 2));
+    for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
+    Frequencies made{head_dim, theta, nullptr};
+    check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
+    frequencies_.push_back(made);
+    check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_), "copying to the device");
+    synchronize();
+    values = made.values;
+  }
+  rope(x, stride, call.only(positions, m), m, heads, head_dim, values, direction, stream_);
+  call.finish();
+}
+
+void CudaBackend::rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+  rotate(x, stride, positions, m, heads, head_dim, theta, 1);
+}
+
+void CudaBackend::rope_backward(float* dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+  rotate(dx, stride, positions, m, heads, head_dim, theta, -1);
+}
+
+void CudaBackend::swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f) {
+  Call call(*this);
+  cuda::swiglu_forward(out, gate_up, m, f, stream_);
+  call.finish();
+}
+
+void CudaBackend::silu_forward(float* x, int64_t n) {
+  Call call(*this);
+  cuda::silu_forward(x, n, stream_);
+  call.finish();
+}
+
+void CudaBackend::embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
+  scatter_add_rows(dtable, dout, ids, m, c);
+}
+
+void CudaBackend::scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
+  Call call(*this);
+  cuda::scatter_add_rows(x, from, call.only(index, m), m, c, stream_);
+  call.finish();
+}
+
+void CudaBackend::rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m, int64_t c,
+                                   float eps) {
+  Call call(*this);
+  cuda::rmsnorm_backward(dx, dweight, dout, x, weight, m, c, eps, scratch(norm_backward_scratch(m, c)), stream_);
+  call.finish();
+}
+
+void CudaBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul, const int32_t* group,
+                                     int64_t m, int64_t c, float eps) {
+  Call call(*this);
+  cuda::layernorm_backward(dx, dmul, dadd, dout, x, mul, call.only(group, m), m, c, eps, scratch(norm_backward_scratch(m, c)), stream_);
+  call.finish();
+}
+
+void CudaBackend::swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) {
+  Call call(*this);
+  cuda::swiglu_backward(dgate_up, dout, gate_up, m, f, stream_);
+  call.finish();
+}
+
+void CudaBackend::silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
+  Call call(*this);
+  cuda::silu_backward(dx, dout, x, n, stream_);
+  call.finish();
+}
+
+void CudaBackend::planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias, const float* dlogit, const float* x,
+                                         const float* mul, const float* add, const int32_t* group, const float* weight, int64_t m, int64_t c,
+                                         float eps) {
+  Call call(*this);
+  cuda::planner_score_backward(dx, dmul, dadd, dweight, dbias, dlogit, x, mul, add, call.only(group, m), weight, m, c, eps,
+                               scratch(norm_backward_scratch(m, c)), stream_);
+  call.finish();
+}
+
+void CudaBackend::log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
+                                    int32_t excluded_token) {
+  Call call(*this);
+  call.need(tokens, m).need(dlog_prob, m).begin();
+  tokens = call.in(tokens, m);
+  dlog_prob = call.in(dlog_prob, m);
+  cuda::log_prob_backward(logits, tokens, dlog_prob, m, vocab, temperature, excluded_token, stream_);
+  call.finish();
+}
+
+// ---- attention, sampling, unmasking ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+AttentionSizes check_attention(const AttentionArgs& a) {
+  check_argument(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
+                 "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
+  check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
+  check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0, "block: expected a positive number, got " + std::to_string(a.block));
+  AttentionSizes sizes{a.batch ? a.q_offsets[a.batch] : 0, a.batch ? a.k_offsets[a.batch] : 0, 0, 0};
+  for (int b = 0; b < a.batch; ++b) {
+    sizes.max_queries = std::max(sizes.max_queries, a.q_offsets[b + 1] - a.q_offsets[b]);
+    sizes.max_keys = std::max(sizes.max_keys, a.k_offsets[b + 1] - a.k_offsets[b]);
+  }
+  return sizes;
+}
+
+void check_policy(float planner_temperature, float probability_scale) {
+  check_argument(planner_temperature > 0, "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
+  check_argument(probability_scale >= 0 && std::isfinite(probability_scale),
+                 "probability_scale: expected a finite number >= 0, got " + std::to_string(probability_scale));
+}
+
+void check_planner_logits(const float* logits, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    if (std::isnan(logits[i])) throw Error(ErrorCode::kNonFinite, "a planner logit is NaN");
+}
+
+}  // namespace
+
+void CudaBackend::attention_forward(const AttentionArgs& args) {
+  const AttentionSizes sizes = check_attention(args);
+  Call call(*this);
+  AttentionArgs a = args;
+  const int64_t b = a.batch;
+  call.need(a.q_offsets, b + 1).need(a.k_offsets, b + 1).need(a.q_positions, sizes.queries).need(a.key_begin, b).need(a.key_end, b).begin();
+  a.q_offsets = call.in(a.q_offsets, b + 1);
+  a.k_offsets = call.in(a.k_offsets, b + 1);
+  a.q_positions = call.in(a.q_positions, sizes.queries);
+  a.key_begin = call.in(a.key_begin, b);
+  a.key_end = call.in(a.key_end, b);
+  cuda::attention_forward(a, sizes, compute_, scratch(attention_scratch(a, sizes, compute_)), stream_);
+  call.finish();
+}
+
+void CudaBackend::attention_backward(const AttentionGradArgs& args) {
+  const AttentionSizes sizes = check_attention(args.forward);
+  check_argument(!args.forward.k16, "k16: expected null, the gradients need fp32 keys and values");
+  check_argument(args.forward.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
+  Call call(*this);
+  AttentionGradArgs grad = args;
+  AttentionArgs& a = grad.forward;
+  const int64_t b = a.batch;
+  call.need(a.q_offsets, b + 1).need(a.k_offsets, b + 1).need(a.q_positions, sizes.queries).need(a.key_begin, b).need(a.key_end, b).begin();
+  a.q_offsets = call.in(a.q_offsets, b + 1);
+  a.k_offsets = call.in(a.k_offsets, b + 1);
+  a.q_positions = call.in(a.q_positions, sizes.queries);
+  a.key_begin = call.in(a.key_begin, b);
+  a.key_end = call.in(a.key_end, b);
+  cuda::attention_backward(grad, sizes, compute_, scratch(attention_backward_scratch(a, sizes, compute_)), stream_);
+  call.finish();
+}
+
+void CudaBackend::sample_forward(const SampleArgs& args) {
+  check_argument(args.vocab > 0 && args.vocab <= 2147483647, "vocab: expected 1 to 2^31 - 1, got " + std::to_string(args.vocab));
+  check_argument(std::isfinite(args.temperature), "temperature: expected a finite number");
+  Call call(*this);
+  SampleArgs a = args;
+  const int64_t m = a.rows;
+  if (a.given && !call.on_device(a.given))
+    for (int64_t row = 0; row < m; ++row)
+      check_argument(a.given[row] >= 0 && a.given[row] < a.vocab,
+                     "given: expected tokens below vocab (" + std::to_string(a.vocab) + "), got " + std::to_string(a.given[row]));
+  call.need(a.at, m).need(a.uniforms, m * a.vocab).need(a.given, m);
+  call.need(a.token, m).need(a.log_prob, m).need(a.confidence, m).need(a.max_prob, m).need(a.entropy, m).need(a.finite, m).begin();
+  a.at = call.in(a.at, m);
+  a.uniforms = call.in(a.uniforms, m * a.vocab);
+  a.given = call.in(a.given, m);
+  a.token = call.out(a.token, m);
+  a.log_prob = call.out(a.log_prob, m);
+  a.confidence = call.out(a.confidence, m);
+  a.max_prob = call.out(a.max_prob, m);
+  a.entropy = call.out(a.entropy, m);
+  a.finite = call.out(a.finite, m);
+  cuda::sample_forward(a, scratch(sampling_scratch(m, a.vocab)), stream_);
+  call.finish();
+}
+
+void CudaBackend::unmask(const UnmaskArgs& args) {
+  if (args.batch == 0) return;
+  const bool planner = is_planner_rule(args.rule);
+  if (planner) check_policy(args.planner_temperature, args.probability_scale);
+  Call call(*this);
+  UnmaskArgs a = args;
+  const int64_t b = a.batch, m = a.offsets[b];
+  int most = 0;
+  for (int64_t i = 0; i < b; ++i) most = std::max(most, a.offsets[i + 1] - a.offsets[i]);
+  if (planner && !call.on_device(a.planner_logit)) check_planner_logits(a.planner_logit, m);
+  call.need(a.offsets, b + 1).need(a.at, m).need(a.uniforms, m).need(a.planner_logit, m).need(a.confidence, m).need(a.entropy, m);
+  call.need(a.token_log_prob, m).need(a.forbidden, m).need(a.count, b);
+  call.need(a.selected, m).need(a.forced, b).need(a.probability, m).need(a.log_likelihood, m).begin();
+  a.offsets = call.in(a.offsets, b + 1);
+  a.at = call.in(a.at, m);
+  a.uniforms = call.in(a.uniforms, m);
+  a.planner_logit = call.in(a.planner_logit, m);
+  a.confidence = call.in(a.confidence, m);
+  a.entropy = call.in(a.entropy, m);
+  a.token_log_prob = call.in(a.token_log_prob, m);
+  a.forbidden = call.in(a.forbidden, m);
+  a.count = call.in(a.count, b);
+  a.selected = call.out(a.selected, m);
+  a.forced = call.out(a.forced, b);
+  a.probability = call.out(a.probability, m);
+  a.log_likelihood = call.out(a.log_likelihood, m);
+  cuda::unmask(a, m, most, scratch(unmask_scratch(m)), stream_);
+  call.finish();
+}
+
+void CudaBackend::likelihood_forward(const LikelihoodArgs& args) {
+  check_policy(args.planner_temperature, args.probability_scale);
+  if (args.batch == 0) return;
+  Call call(*this);
+  LikelihoodArgs a = args;
+  const int64_t b = a.batch, m = a.offsets[b];
+  if (!call.on_device(a.planner_logit)) check_planner_logits(a.planner_logit, m);
+  call.need(a.offsets, b + 1).need(a.planner_logit, m).need(a.token_log_prob, m).need(a.forbidden, m).need(a.selected, m).need(a.forced, b);
+  call.need(a.log_likelihood, m).begin();
+  a.offsets = call.in(a.offsets, b + 1);
+  a.planner_logit = call.in(a.planner_logit, m);
+  a.token_log_prob = call.in(a.token_log_prob, m);
+  a.forbidden = call.in(a.forbidden, m);
+  a.selected = call.in(a.selected, m);
+  a.forced = call.in(a.forced, b);
+  a.log_likelihood = call.out(a.log_likelihood, m);
+  cuda::likelihood_forward(a, stream_);
+  call.finish();
+}
+
+void CudaBackend::likelihood_backward(const LikelihoodGradArgs& args) {
+  check_policy(args.forward.planner_temperature, args.forward.probability_scale);
+  if (args.forward.batch == 0) return;
+  Call call(*this);
+  LikelihoodGradArgs grad = args;
+  LikelihoodArgs& a = grad.forward;
+  const int64_t b = a.batch, m = a.offsets[b];
+  if (!call.on_device(a.planner_logit)) check_planner_logits(a.planner_logit, m);
+  call.need(a.offsets, b + 1).need(a.planner_logit, m).need(a.token_log_prob, m).need(a.forbidden, m).need(a.selected, m).need(a.forced, b);
+  call.need(grad.dlog_likelihood, m).need(grad.dplanner_logit, m).need(grad.dtoken_log_prob, m).begin();
+  a.offsets = call.in(a.offsets, b + 1);
+  a.planner_logit = call.in(a.planner_logit, m);
+  a.token_log_prob = call.in(a.token_log_prob, m);
+  a.forbidden = call.in(a.forbidden, m);
+  a.selected = call.in(a.selected, m);
+  a.forced = call.in(a.forced, b);
+  grad.dlog_likelihood = call.in(grad.dlog_likelihood, m);
+  grad.dplanner_logit = call.out(grad.dplanner_logit, m);
+  grad.dtoken_log_prob = call.out(grad.dtoken_log_prob, m);
+  cuda::likelihood_backward(grad, stream_);
+  call.finish();
+}
+
+// ---- optimiser -------------------------------------------------------------------------------------------------------------------------
+
+double CudaBackend::sum_squares(const float* x, int64_t n) {
+  Call call(*this);
+  double result = 0;
+  call.need(&result, 1).begin();
+  cuda::sum_squares(call.out(&result, 1), x, n, scratch(sum_squares_scratch(n)), stream_);
+  call.finish();
+  return result;
+}
+
+void CudaBackend::adamw_step(const AdamWArgs& args) {
+  check_argument(args.step >= 1, "step: expected at least 1, got " + std::to_string(args.step));
+  Call call(*this);
+  cuda::adamw_step(args, stream_);
+  call.finish();
+}
+
+void CudaBackend::fill_zero(float* x, int64_t n) {
+  if (n <= 0) return;
+  Call call(*this);
+  check_cuda(cudaMemsetAsync(x, 0, size_t(n) * sizeof(float), stream_), "clearing memory");
+  call.finish();
+}
+
+void CudaBackend::copy(float* to, const float* from, int64_t n) {
+  if (n <= 0) return;
+  Call call(*this);
+  check_cuda(cudaMemcpyAsync(to, from, size_t(n) * sizeof(float), cudaMemcpyDefault, stream_), "copying memory");
+  call.finish();
+}
+
+}  // namespace cuda
+}  // namespace dultra

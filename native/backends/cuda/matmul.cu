@@ -1,0 +1,275 @@
+// The built-in matrix products: on tensor cores (bf16 operands, fp32 sums), and in fp32. They keep everything working where cuBLASLt is not
+// found, and are what runs without a GPU. Every element of the result is one chain over ascending k, so neither tiles nor neighbours change
+// it.
+//
+// Tiles of the tensor-core product (rows of a x rows of b, threads), by the number of blocks: 128 x 128, 256 (64 FLOP per shared byte);
+// 64 x 64, 128 where that gives the device too few blocks. Not timed on a GPU yet.
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/tiles.h"
+
+namespace dultra {
+namespace cuda {
+
+namespace {
+
+template <DType kType>
+struct Storage;
+template <>
+struct Storage<DType::kF32> {
+  using Type = float;
+  static __device__ __forceinline__ float load(const float* p) { return *p; }
+};
+template <>
+struct Storage<DType::kBF16> {
+  using Type = uint16_t;
+  static __device__ __forceinline__ float load(const uint16_t* p) { return bf16_to_f32(*p); }
+};
+template <>
+struct Storage<DType::kF16> {
+  using Type = uint16_t;
+  static __device__ __forceinline__ float load(const uint16_t* p) { return f16_to_f32(*p); }
+};
+
+struct Product {
+  Operand a, b;
+  float* out;
+  int64_t out_stride;
+  const float* bias;
+  int64_t m, n, k;
+  bool accumulate;
+};
+
+__device__ __forceinline__ void store(const Product& p, int64_t row, int64_t column, float value) {
+  if (row >= p.m || column >= p.n) return;
+  float* out = p.out + row * p.out_stride + column;
+  if (p.bias) value += p.bias[column];
+  *out = p.accumulate ? *out + value : value;
+}
+
+// ---- tensor cores ----------------------------------------------------------------------------------------------------------------------
+
+constexpr int kDepth = 32;  // of k per stage
+
+// One operand's tiles: kRows rows x kDepth of k as bf16. Its memory order decides that of the tile: (row, k) or, if transposed, (k, row).
+// Global memory is read into registers while the tile before is multiplied.
+template <DType kType, bool kTransposed, int kRows, int kThreads>
+struct Stage {
+  using Type = typename Storage<kType>::Type;
+  static constexpr int kInner = kTransposed ? kRows : kDepth;  // contiguous numbers
+  static constexpr int kChunks = kRows * kDepth / 8, kPerThread = kChunks / kThreads;
+  static_assert(kChunks % kThreads == 0, "every thread has equally many chunks");
+  static constexpr int kNumbers = kRows * kDepth;
+
+  Type held[kPerThread][8];
+
+  // Rows first .., k from k0 on. Beyond `rows` and `depth` there are zeros.
+  __device__ __forceinline__ void read(const Operand& operand, int64_t first, int64_t rows, int64_t k0, int64_t depth) {
+    const Type* data = static_cast<const Type*>(operand.data);
+    DULTRA_UNROLL
+    for (int i = 0; i < kPerThread; ++i) {
+      const int chunk = i * kThreads + int(threadIdx.x), outer = chunk / (kInner / 8), inner = chunk % (kInner / 8) * 8;
+      const int64_t row = first + (kTransposed ? inner : outer), k = k0 + (kTransposed ? outer : inner);
+      const int64_t left = kTransposed ? rows - row : depth - k;  // numbers of the chunk that exist
+      const bool exists = (kTransposed ? k < depth : row < rows) && left > 0;
+      const Type* from = data + (kTransposed ? k * operand.stride + row : row * operand.stride + k);
+      if (exists && left >= 8 && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
+        DULTRA_UNROLL
+        for (int v = 0; v < int(sizeof(Type)) / 2; ++v) {
+          struct alignas(16) Vector {
+            uint32_t word[4];
+          };
+          const Vector vector = reinterpret_cast<const Vector*>(from)[v];
+          memcpy(&held[i][v * 16 / int(sizeof(Type))], &vector, 16);
+        }
+      } else {
+        DULTRA_UNROLL
+        for (int j = 0; j < 8; ++j) held[i][j] = exists && j < left ? from[j] : Type(0);
+      }
+    }
+  }
+  __device__ __forceinline__ void write(uint16_t* tile) const {
+    DULTRA_UNROLL
+    for (int i = 0; i < kPerThread; ++i) {
+      const int chunk = i * kThreads + int(threadIdx.x), outer = chunk / (kInner / 8), inner = chunk % (kInner / 8);
+      uint32_t packed[4];
+      DULTRA_UNROLL
+      for (int j = 0; j < 4; ++j)
+        packed[j] = kType == DType::kBF16 ? uint32_t(held[i][2 * j]) | uint32_t(held[i][2 * j + 1]) << 16
+                                          : pack_bf16(Storage<kType>::load(&held[i][2 * j]), Storage<kType>::load(&held[i][2 * j + 1]));
+      memcpy(tile + tile_offset<kInner>(outer, inner), packed, 16);
+    }
+  }
+  // Rows row .. row + 16, k .. k + 16 as the first operand of mma.sync.
+  static __device__ __forceinline__ void fragment_a(uint32_t (&f)[4], const uint16_t* tile, int row, int k) {
+    const int lane = lane_index();
+    if (kTransposed)
+      ldmatrix_x4_transposed(f, tile + tile_offset<kInner>(k + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
+    else
+      ldmatrix_x4(f, tile + tile_offset<kInner>(row + lane % 16, k / 8 + lane / 16));
+  }
+  // Likewise as the second operand of two of them: rows row .. row + 8 are f[0], f[1], the next eight f[2], f[3].
+  static __device__ __forceinline__ void fragment_b(uint32_t (&f)[4], const uint16_t* tile, int row, int k) {
+    const int lane = lane_index();
+    if (kTransposed)
+      ldmatrix_x4_transposed(f, tile + tile_offset<kInner>(k + lane % 16, row / 8 + lane / 16));
+    else
+      ldmatrix_x4(f, tile + tile_offset<kInner>(row + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
+  }
+};
+
+// A block of kWarpsM x kWarpsN warps; every warp owns kM / kWarpsM x kN / kWarpsN of the result.
+template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
+__global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(Product p) {
+  constexpr int kThreads = kWarp * kWarpsM * kWarpsN, kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
+  using StageA = Stage<kTypeA, kTransposedA, kM, kThreads>;
+  using StageB = Stage<kTypeB, kTransposedB, kN, kThreads>;
+  DULTRA_SHARED(shared);
+  uint16_t* a_tiles = reinterpret_cast<uint16_t*>(shared);  // (2, kM kDepth)
+  uint16_t* b_tiles = a_tiles + 2 * StageA::kNumbers;       // (2, kN kDepth)
+  const int64_t row0 = int64_t(blockIdx.x) * kM, column0 = int64_t(blockIdx.y) * kN;
+  const int warp_row = warp_index() / kWarpsN * kWarpM, warp_column = warp_index() % kWarpsN * kWarpN, lane = lane_index();
+
+  StageA a;
+  StageB b;
+  float sums[kWarpM / 16][kWarpN / 8][4] = {};
+  const int64_t steps = ceil_div(p.k, kDepth);
+  a.read(p.a, row0, p.m, 0, p.k);
+  b.read(p.b, column0, p.n, 0, p.k);
+  a.write(a_tiles);
+  b.write(b_tiles);
+  block_sync();  // the first tiles are complete
+  for (int64_t step = 0; step < steps; ++step) {
+    const int stage = int(step % 2);
+    const bool more = step + 1 < steps;
+    if (more) {
+      a.read(p.a, row0, p.m, (step + 1) * kDepth, p.k);
+      b.read(p.b, column0, p.n, (step + 1) * kDepth, p.k);
+    }
+    const uint16_t* a_tile = a_tiles + stage * StageA::kNumbers;
+    const uint16_t* b_tile = b_tiles + stage * StageB::kNumbers;
+    DULTRA_UNROLL
+    for (int k = 0; k < kDepth; k += 16) {
+      uint32_t fa[kWarpM / 16][4];
+      DULTRA_UNROLL
+      for (int i = 0; i < kWarpM / 16; ++i) StageA::fragment_a(fa[i], a_tile, warp_row + 16 * i, k);
+      DULTRA_UNROLL
+      for (int j = 0; j < kWarpN / 16; ++j) {
+        uint32_t fb[4];
+        StageB::fragment_b(fb, b_tile, warp_column + 16 * j, k);
+        DULTRA_UNROLL
+        for (int i = 0; i < kWarpM / 16; ++i) {
+          mma_m16n8k16(sums[i][2 * j], fa[i], fb[0], fb[1]);
+          mma_m16n8k16(sums[i][2 * j + 1], fa[i], fb[2], fb[3]);
+        }
+      }
+    }
+    // The other stage was last read before the barrier of the step before.
+    if (more) {
+      a.write(a_tiles + (stage ^ 1) * StageA::kNumbers);
+      b.write(b_tiles + (stage ^ 1) * StageB::kNumbers);
+    }
+    block_sync();  // the next tiles are complete, and this stage is free
+  }
+  DULTRA_UNROLL
+  for (int i = 0; i < kWarpM / 16; ++i) DULTRA_UNROLL
+  for (int j = 0; j < kWarpN / 8; ++j) DULTRA_UNROLL
+  for (int e = 0; e < 4; ++e)
+    store(p, row0 + warp_row + 16 * i + lane / 4 + e / 2 * 8, column0 + warp_column + 8 * j + lane % 4 * 2 + e % 2, sums[i][j][e]);
+}
+
+template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
+void launch_tensor(const Product& p, cudaStream_t stream) {
+  const dim3 grid(unsigned(ceil_div(p.m, kM)), unsigned(ceil_div(p.n, kN)));
+  check_argument(grid.y <= 65535, "matmul: expected at most " + std::to_string(65535 * kN) + " columns, got " + std::to_string(p.n));
+  launch("matmul", stream, tensor_matmul_kernel<kTypeA, kTransposedA, kTypeB, kTransposedB, kM, kN, kWarpsM, kWarpsN>, grid,
+         kWarp * kWarpsM * kWarpsN, sizeof(uint16_t) * 2 * kDepth * (kM + kN), p);
+}
+template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB>
+void tensor_matmul(const Product& p, cudaStream_t stream) {
+  constexpr int64_t kFewBlocks = 128;  // about the multiprocessors of a large device
+  if (ceil_div(p.m, 128) * ceil_div(p.n, 128) < kFewBlocks)
+    launch_tensor<kTypeA, kTransposedA, kTypeB, kTransposedB, 64, 64, 2, 2>(p, stream);
+  else
+    launch_tensor<kTypeA, kTransposedA, kTypeB, kTransposedB, 128, 128, 2, 4>(p, stream);
+}
+
+// ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
+
+// 64 x 64 of the result by 256 threads; a thread owns 4 x 4 in steps of 16.
+constexpr int kTile = 64, kSlab = 16, kFloatThreads = 256, kTilePitch = kTile + 1;
+
+template <DType kType>
+__device__ __forceinline__ void read_slab(float* tile, const Operand& operand, int64_t first, int64_t rows, int64_t k0, int64_t depth) {
+  const auto* data = static_cast<const typename Storage<kType>::Type*>(operand.data);
+  DULTRA_UNROLL
+  for (int i = 0; i < kTile * kSlab / kFloatThreads; ++i) {
+    const int index = i * kFloatThreads + int(threadIdx.x);
+    const int r = operand.transposed ? index % kTile : index / kSlab, l = operand.transposed ? index / kTile : index % kSlab;
+    const int64_t row = first + r, k = k0 + l;
+    const bool exists = row < rows && k < depth;
+    tile[l * kTilePitch + r] =
+        exists ? Storage<kType>::load(data + (operand.transposed ? k * operand.stride + row : row * operand.stride + k)) : 0.0f;
+  }
+}
+
+template <DType kTypeB>
+__global__ void __launch_bounds__(kFloatThreads) float_matmul_kernel(Product p) {
+  DULTRA_SHARED(shared);
+  float* a = reinterpret_cast<float*>(shared);  // (kSlab, kTilePitch)
+  float* b = a + kSlab * kTilePitch;            // (kSlab, kTilePitch)
+  const int64_t row0 = int64_t(blockIdx.x) * kTile, column0 = int64_t(blockIdx.y) * kTile;
+  const int row = int(threadIdx.x) / 16, column = int(threadIdx.x) % 16;
+  float sums[4][4] = {};
+  for (int64_t k0 = 0; k0 < p.k; k0 += kSlab) {
+    read_slab<DType::kF32>(a, p.a, row0, p.m, k0, p.k);
+    read_slab<kTypeB>(b, p.b, column0, p.n, k0, p.k);
+    block_sync();  // the slabs are complete
+    DULTRA_UNROLL
+    for (int k = 0; k < kSlab; ++k) {
+      float x[4], y[4];
+      DULTRA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        x[i] = a[k * kTilePitch + row + 16 * i];
+        y[i] = b[k * kTilePitch + column + 16 * i];
+      }
+      DULTRA_UNROLL
+      for (int i = 0; i < 4; ++i) DULTRA_UNROLL
+      for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(x[i], y[j], sums[i][j]);
+    }
+    block_sync();  // the slabs are free
+  }
+  DULTRA_UNROLL
+  for (int i = 0; i < 4; ++i) DULTRA_UNROLL
+  for (int j = 0; j < 4; ++j) store(p, row0 + row + 16 * i, column0 + column + 16 * j, sums[i][j]);
+}
+
+template <DType kTypeB>
+void float_matmul(const Product& p, cudaStream_t stream) {
+  const dim3 grid(unsigned(ceil_div(p.m, kTile)), unsigned(ceil_div(p.n, kTile)));
+  check_argument(grid.y <= 65535, "matmul: expected at most " + std::to_string(65535 * kTile) + " columns, got " + std::to_string(p.n));
+  launch("matmul", stream, float_matmul_kernel<kTypeB>, grid, kFloatThreads, sizeof(float) * 2 * kSlab * kTilePitch, p);
+}
+
+}  // namespace
+
+void matmul(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias, bool accumulate,
+            Compute compute, cudaStream_t stream) {
+  if (m == 0 || n == 0) return;
+  const Product p{a, b, out, out_stride, bias, m, n, k, accumulate};
+  check_argument(a.dtype == DType::kF32, "matmul: expected fp32 numbers as the first operand");
+  if (compute == Compute::kF32) {
+    switch (b.dtype) {
+      case DType::kF32: return float_matmul<DType::kF32>(p, stream);
+      case DType::kBF16: return float_matmul<DType::kBF16>(p, stream);
+      case DType::kF16: return float_matmul<DType::kF16>(p, stream);
+    }
+  }
+  // The products of a model: y = x w^T, dx = dy w, dw = dy^T x.
+  if (!a.transposed && !b.transposed && b.dtype == DType::kBF16) return tensor_matmul<DType::kF32, false, DType::kBF16, false>(p, stream);
+  if (!a.transposed && b.transposed && b.dtype == DType::kF32) return tensor_matmul<DType::kF32, false, DType::kF32, true>(p, stream);
+  if (a.transposed && b.transposed && b.dtype == DType::kF32) return tensor_matmul<DType::kF32, true, DType::kF32, true>(p, stream);
+  throw Error(ErrorCode::kInternal, "matmul: no tensor-core product of such operands");
+}
+
+}  // namespace cuda
+}  // namespace dultra

@@ -1,0 +1,383 @@
+// What the CUDA backend has beside the CPU backend: bf16 on tensor cores, against the CPU backend in fp32 on operands rounded to bf16, and
+// device memory. Each kernel's test is one check(shape, mask, seed).
+#if defined(DULTRA_EMULATOR) || defined(DULTRA_GPU)
+#include <algorithm>
+#include <numeric>
+
+#include "backends/cpu/cpu_backend.h"
+#include "backends/cuda/cuda_backend.h"
+#ifdef DULTRA_EMULATOR
+#include "emulator/emulator.h"
+#endif
+#include "harness.h"
+
+namespace dultra {
+namespace test {
+namespace {
+
+std::vector<float> bf16_normals(Random& random, size_t n, double scale = 1) {
+  std::vector<float> out = normals(random, n, scale);
+  for (float& x : out) x = bf16_to_f32(f32_to_bf16(x));
+  return out;
+}
+
+// |a - b| / |b|, Frobenius.
+double relative_error(const float* a, const float* b, size_t n) {
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < n; ++i) {
+    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    size += double(b[i]) * b[i];
+  }
+  const double error = std::sqrt(difference / std::max(size, 1e-30));
+  return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+}
+
+// A backend that computes in bf16, as the first matrix says.
+std::unique_ptr<Backend> bf16_backend(int schedule) {
+  auto backend = make_backend(schedule, "");
+  const float one = 1;
+  backend->make_matrix({{&one, DType::kF32, 1}}, 1, DType::kBF16, Compute::kBF16);
+  return backend;
+}
+
+struct Shape {
+  std::vector<int> lengths;
+  int heads, kv_heads, head_dim;
+  int every;  // queries: every so many positions
+  bool ranges;
+};
+
+struct Problem {
+  Shape shape;
+  MaskKind mask;
+  std::vector<int32_t> q_offsets{0}, k_offsets{0}, positions, key_begin, key_end;
+  std::vector<float> q, kv, dout;
+
+  Problem(const Shape& s, MaskKind m, uint64_t seed) : shape(s), mask(m) {
+    Random random(seed);
+    for (int length : s.lengths) {
+      for (int i = 0; i < length; i += s.every) positions.push_back(i);
+      q_offsets.push_back(int32_t(positions.size()));
+      k_offsets.push_back(k_offsets.back() + length);
+      key_begin.push_back(length / 5);
+      key_end.push_back(length - length / 7);
+    }
+    q = bf16_normals(random, positions.size() * size_t(s.heads * s.head_dim));
+    dout = bf16_normals(random, q.size());
+    kv = bf16_normals(random, size_t(k_offsets.back() * 2 * s.kv_heads * s.head_dim));
+  }
+  int64_t kv_width() const { return int64_t(shape.kv_heads) * shape.head_dim; }
+  AttentionArgs args(float* out, float* log_sum) const {
+    AttentionArgs a{};
+    a.q = q.data();
+    a.k = kv.data();
+    a.v = kv.data() + kv_width();
+    a.out = out;
+    a.log_sum = log_sum;
+    a.q_stride = a.out_stride = int64_t(shape.heads) * shape.head_dim;
+    a.kv_stride = 2 * kv_width();
+    a.heads = shape.heads;
+    a.kv_heads = shape.kv_heads;
+    a.head_dim = shape.head_dim;
+    a.scale = 1 / std::sqrt(float(shape.head_dim));
+    a.batch = int(shape.lengths.size());
+    a.q_offsets = q_offsets.data();
+    a.k_offsets = k_offsets.data();
+    a.q_positions = positions.data();
+    a.mask = mask;
+    a.block = 24;
+    if (shape.ranges) {
+      a.key_begin = key_begin.data();
+      a.key_end = key_end.data();
+    }
+    return a;
+  }
+};
+
+struct Gradients {
+  Guarded<float> out, log_sum, dq, dkv;
+  explicit Gradients(const Problem& p)
+      : out(poisoned(p.q.size())),
+        log_sum(poisoned(p.positions.size() * size_t(p.shape.heads))),
+        dq(poisoned(p.q.size())),
+        dkv(poisoned(p.kv.size())) {}
+  void run(Backend& backend, const Problem& p) {
+    const AttentionArgs a = p.args(out.data(), log_sum.data());
+    backend.attention_forward(a);
+    backend.attention_backward({a, p.dout.data(), dq.data(), dkv.data(), dkv.data() + p.kv_width()});
+  }
+  bool intact() const { return out.guards_intact() && log_sum.guards_intact() && dq.guards_intact() && dkv.guards_intact(); }
+};
+
+// Weights rounded to bf16 are off by 2^-9 at most, evenly spread by 2^-9 / sqrt(3) of each; sums over keys average that.
+constexpr double kForwardError = 2.5e-3, kBackwardError = 5e-3;
+
+void check_attention(const Shape& shape, MaskKind mask, uint64_t seed) {
+  const Problem problem(shape, mask, seed);
+  const std::string where = text("D ", shape.head_dim, " heads ", shape.heads, "/", shape.kv_heads, " mask ", int(mask), " ranges ", shape.ranges,
+                                 " every ", shape.every, " ");
+  cpu::CpuBackend reference(1, "");
+  Gradients expected(problem), first(problem);
+  expected.run(reference, problem);
+  for (int schedule = 0; schedule < 3; ++schedule) {
+    Gradients got(problem);
+    got.run(*bf16_backend(schedule), problem);
+    CHECK(got.intact(), where);
+    const size_t n = problem.q.size();
+    CHECK(relative_error(got.out.data(), expected.out.data(), n) < kForwardError, where, relative_error(got.out.data(), expected.out.data(), n));
+    CHECK(relative_error(got.dq.data(), expected.dq.data(), n) < kBackwardError, where, "dq ", relative_error(got.dq.data(), expected.dq.data(), n));
+    // Keys and values apart: the one may not hide the other.
+    for (int part = 0; part < 2; ++part) {
+      std::vector<float> a, b;
+      for (size_t i = 0; i < problem.kv.size(); ++i)
+        if (int64_t(i) / problem.kv_width() % 2 == part) {
+          a.push_back(got.dkv[i]);
+          b.push_back(expected.dkv[i]);
+        }
+      CHECK(relative_error(a.data(), b.data(), a.size()) < kBackwardError, where, part ? "dv " : "dk ", relative_error(a.data(), b.data(), a.size()));
+    }
+    bool sums = true;
+    for (size_t i = 0; i < got.log_sum.size(); ++i)
+      sums = sums && (got.log_sum[i] == expected.log_sum[i] || std::fabs(got.log_sum[i] - expected.log_sum[i]) < 1e-4f);
+    CHECK(sums, where, "log_sum");
+    if (schedule == 0) first = got;
+    CHECK(same_bits(got.out.data(), first.out.data(), n) && same_bits(got.dq.data(), first.dq.data(), n) &&
+              same_bits(got.dkv.data(), first.dkv.data(), problem.kv.size()),
+          where, "schedule ", schedule);
+  }
+}
+
+DULTRA_TEST(cuda_attention_on_tensor_cores) {
+  for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
+    for (bool ranges : {false, true}) {
+      check_attention({{77, 1, 0, 33}, 2, 1, 64, 1, ranges}, mask, 1);
+      check_attention({{70, 64}, 2, 2, 96, 1, ranges}, mask, 2);
+      check_attention({{66, 9}, 2, 1, 128, 1, ranges}, mask, 3);
+      check_attention({{130, 40}, 1, 1, 64, 5, ranges}, mask, 4);
+    }
+  check_attention({{200}, 4, 2, 64, 1, false}, MaskKind::kBidirectional, 5);
+}
+
+// A query's bits do not depend on the batch or on the other queries, those of a sequence's gradients not on the batch.
+DULTRA_TEST(cuda_attention_rows_are_independent) {
+  for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal}) {
+    const Problem problem({{70, 33, 100}, 2, 1, 64, 1, true}, mask, 6);
+    const auto backend = bf16_backend(1);
+    Gradients together(problem);
+    together.run(*backend, problem);
+    const size_t q_width = 128, kv_width = 128;
+    for (size_t b = 0; b < 3; ++b) {
+      Problem one = problem;
+      const size_t first = size_t(problem.q_offsets[b]), count = size_t(problem.shape.lengths[b]);
+      one.shape.lengths = {int(count)};
+      one.q_offsets = one.k_offsets = {0, int32_t(count)};
+      one.key_begin = {problem.key_begin[b]};
+      one.key_end = {problem.key_end[b]};
+      const auto cut = [&](std::vector<float>& x, size_t width) { x = std::vector<float>(&x[first * width], &x[first * width] + count * width); };
+      cut(one.q, q_width);
+      cut(one.dout, q_width);
+      cut(one.kv, kv_width);
+      one.positions.resize(count);
+      std::iota(one.positions.begin(), one.positions.end(), 0);
+      Gradients alone(one);
+      alone.run(*backend, one);
+      CHECK(same_bits(alone.out.data(), &together.out[first * q_width], count * q_width), "out of sequence ", b);
+      CHECK(same_bits(alone.dq.data(), &together.dq[first * q_width], count * q_width), "dq of sequence ", b);
+      CHECK(same_bits(alone.dkv.data(), &together.dkv[first * kv_width], count * kv_width), "dkv of sequence ", b);
+      // Every seventh query.
+      Problem some = one;
+      some.q.clear();
+      some.positions.clear();
+      for (size_t i = b; i < count; i += 7) {
+        some.positions.push_back(int32_t(i));
+        some.q.insert(some.q.end(), &one.q[i * q_width], &one.q[i * q_width] + q_width);
+      }
+      some.q_offsets = {0, int32_t(some.positions.size())};
+      Guarded<float> out = poisoned(some.q.size());
+      backend->attention_forward(some.args(out.data(), nullptr));
+      for (size_t i = 0; i < some.positions.size(); ++i)
+        CHECK(same_bits(&out[i * q_width], &alone.out[size_t(some.positions[i]) * q_width], q_width), "query ", some.positions[i]);
+    }
+  }
+}
+
+// Keys and values that are bf16 already give the bits of the same numbers in fp32, whether tiles can be copied from where they lie or not.
+DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
+  for (int gap : {0, 8, 3}) {
+    const Problem problem({{70, 33}, 2, 1, 64, 1, true}, MaskKind::kCausal, 8);
+    const auto backend = bf16_backend(2);
+    Gradients expected(problem);
+    const AttentionArgs wide = problem.args(expected.out.data(), expected.log_sum.data());
+    backend->attention_forward(wide);
+    std::vector<uint16_t> narrow;
+    for (size_t i = 0; i < problem.kv.size(); ++i) {
+      narrow.push_back(f32_to_bf16(problem.kv[i]));
+      if (i % 128 == 127) narrow.insert(narrow.end(), size_t(gap), 0x7fc0);
+    }
+    Guarded<float> out = poisoned(problem.q.size());
+    AttentionArgs half = wide;
+    half.out = out.data();
+    half.log_sum = nullptr;
+    half.k = half.v = nullptr;
+    half.k16 = narrow.data();
+    half.v16 = narrow.data() + 64;
+    half.kv_stride += gap;
+    backend->attention_forward(half);
+    CHECK(out.guards_intact() && same_bits(out.data(), expected.out.data(), problem.q.size()), "gap ", gap);
+  }
+}
+
+// Keys outside the range may hold anything; a query that sees no key gives zeros.
+DULTRA_TEST(cuda_attention_hidden_keys_do_not_matter) {
+  Problem problem({{50, 80, 12}, 2, 2, 64, 1, true}, MaskKind::kBidirectional, 7);
+  problem.key_begin[2] = problem.key_end[2] = 5;
+  const auto backend = bf16_backend(2);
+  Gradients before(problem), after(problem);
+  before.run(*backend, problem);
+  for (size_t b = 0; b < 3; ++b)
+    for (int j = 0; j < problem.shape.lengths[b]; ++j)
+      if (j < problem.key_begin[b] || j >= problem.key_end[b])
+        std::fill_n(&problem.kv[size_t(problem.k_offsets[b] + j) * 256], 256, std::numeric_limits<float>::quiet_NaN());
+  after.run(*backend, problem);
+  CHECK(same_bits(before.out.data(), after.out.data(), problem.q.size()), "out");
+  CHECK(same_bits(before.dq.data(), after.dq.data(), problem.q.size()), "dq");
+  CHECK(same_bits(before.dkv.data(), after.dkv.data(), problem.kv.size()), "dkv");
+  for (size_t i = 130 * 128; i < 142 * 128; ++i) CHECK(after.out[i] == 0 && after.dq[i] == 0, i);
+  CHECK(after.log_sum[130 * 2] == -INFINITY, after.log_sum[130 * 2]);
+}
+
+// The three products of a linear layer in bf16, against the CPU backend's fp32 on rounded operands.
+void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
+  Random random(seed);
+  const std::string where = text("M ", m, " N ", n, " K ", k, " ");
+  const std::vector<float> x = bf16_normals(random, size_t(m * k)), w = bf16_normals(random, size_t(n * k)), dy = bf16_normals(random, size_t(m * n));
+  const std::vector<float> old_x = normals(random, size_t(m * k)), old_w = normals(random, size_t(n * k)), old_b = normals(random, size_t(n));
+  cpu::CpuBackend reference(1, "");
+  std::vector<float> y(size_t(m * n)), dx = old_x, dw = old_w, db = old_b;
+  const auto matrix = reference.make_matrix({{w.data(), DType::kF32, n}}, k, DType::kF32, Compute::kF32);
+  reference.linear_forward(y.data(), n, x.data(), m, *matrix, old_b.data(), false);
+  reference.linear_backward_input(dx.data(), dy.data(), n, w.data(), m, n, k, true);
+  reference.linear_backward_weight(dw.data(), db.data(), dy.data(), n, x.data(), m, n, k);
+  for (int schedule = 0; schedule < 3; ++schedule) {
+    const auto backend = make_backend(schedule, "");
+    const auto weights = backend->make_matrix({{w.data(), DType::kF32, n}}, k, DType::kBF16, Compute::kBF16);
+    Guarded<float> got_y = poisoned(y.size()), got_dx(dx.size()), got_dw(dw.size()), got_db(db.size());
+    std::copy(old_x.begin(), old_x.end(), got_dx.data());
+    std::copy(old_w.begin(), old_w.end(), got_dw.data());
+    std::copy(old_b.begin(), old_b.end(), got_db.data());
+    backend->linear_forward(got_y.data(), n, x.data(), m, *weights, old_b.data(), false);
+    backend->linear_backward_input(got_dx.data(), dy.data(), n, w.data(), m, n, k, true);
+    backend->linear_backward_weight(got_dw.data(), got_db.data(), dy.data(), n, x.data(), m, n, k);
+    CHECK(got_y.guards_intact() && got_dx.guards_intact() && got_dw.guards_intact() && got_db.guards_intact(), where);
+    CHECK(relative_error(got_y.data(), y.data(), y.size()) < 2e-6, where, relative_error(got_y.data(), y.data(), y.size()));
+    CHECK(relative_error(got_dx.data(), dx.data(), dx.size()) < 2e-6, where, "dx ", relative_error(got_dx.data(), dx.data(), dx.size()));
+    CHECK(relative_error(got_dw.data(), dw.data(), dw.size()) < 2e-6, where, "dw ", relative_error(got_dw.data(), dw.data(), dw.size()));
+    CHECK(relative_error(got_db.data(), db.data(), db.size()) < 2e-6, where, "db ", relative_error(got_db.data(), db.data(), db.size()));
+  }
+}
+
+DULTRA_TEST(cuda_linear_on_tensor_cores) {
+  check_linear(70, 96, 64, 1);
+  check_linear(1, 200, 130, 2);
+  check_linear(33, 7, 65, 3);
+  check_linear(129, 65, 40, 4);
+  // Enough blocks for the larger tile.
+  check_linear(130, 128 * 64 + 8, 24, 5);
+}
+
+#ifdef DULTRA_EMULATOR
+// The same products through cuBLASLt: widths that it takes, and widths that fall back to the built-in products.
+DULTRA_TEST(cuda_linear_by_cublaslt) {
+  emulator::set_cublaslt(true);
+  check_linear(40, 96, 64, 6);
+  check_linear(8, 16, 136, 7);
+  check_linear(33, 7, 65, 8);
+  CHECK(std::string(make_backend(0, "")->isa()).find("cuBLASLt 130000") != std::string::npos, make_backend(0, "")->isa());
+  emulator::set_cublaslt(false);
+  CHECK(std::string(make_backend(0, "")->isa()).find("built-in") != std::string::npos, make_backend(0, "")->isa());
+}
+
+// Weights, activations and scratch memory that do not fit: a typed error, and the backend goes on. Nothing stays behind.
+DULTRA_TEST(cuda_out_of_memory) {
+  const size_t before = emulator::memory_in_use();
+  {
+    cuda::CudaBackend backend(0);
+    std::vector<float> x(1000, 2.0f);
+    void* held = backend.allocate(4000);
+    backend.upload(held, x.data(), 4000);
+    const size_t in_use = emulator::memory_in_use();
+    emulator::set_memory_limit(in_use + (1 << 20));
+    for (const auto& greedy : std::vector<std::function<void()>>{
+             [&] { backend.allocate(size_t(2) << 20); },
+             [&] {
+               backend.make_matrix({{x.data(), DType::kF32, 1 << 20}}, 1, DType::kF32, Compute::kF32);
+             },
+             [&] {
+               std::vector<int32_t> ids(size_t(8) << 20);
+               backend.embedding_forward(static_cast<float*>(held), held, DType::kF32, ids.data(), int64_t(ids.size()), 0);
+             },
+         }) {
+      ErrorCode code = ErrorCode::kInternal;
+      try {
+        greedy();
+      } catch (const Error& error) {
+        code = error.code();
+      }
+      CHECK(code == ErrorCode::kOutOfMemory, error_code_name(code));
+    }
+    emulator::set_memory_limit(size_t(1) << 40);
+    backend.silu_forward(static_cast<float*>(held), 1000);
+    backend.download(x.data(), held, 4000);
+    CHECK(std::fabs(x[999] - 2 / (1 + std::exp(-2.0f))) < 1e-6f, x[999]);
+    backend.release(held);
+  }
+  CHECK(emulator::memory_in_use() == before, emulator::memory_in_use() - before, " bytes stayed behind");
+}
+
+#endif
+
+// Arrays in host memory take the ring, whatever their number and size; those in device memory are used where they are.
+DULTRA_TEST(cuda_host_and_device_arrays) {
+  cuda::CudaBackend backend(0);
+  const int64_t m = 3000, c = 8;
+  Random random(9);
+  const std::vector<float> table = normals(random, size_t(m * c));
+  std::vector<float> out(table.size());
+  auto* x = static_cast<float*>(backend.allocate(table.size() * 4));
+  auto* y = static_cast<float*>(backend.allocate(table.size() * 4));
+  auto* on_device = static_cast<int32_t*>(backend.allocate(size_t(m) * 4));
+  backend.upload(x, table.data(), table.size() * 4);
+  std::vector<int32_t> index(static_cast<size_t>(m));
+  for (int round = 0; round < 1000; ++round) {  // 12 MB in all: the ring turns round
+    for (int64_t i = 0; i < m; ++i) index[size_t(i)] = int32_t((i * 7 + round) % m);
+    if (round % 10 == 9) {
+      backend.upload(on_device, index.data(), index.size() * 4);
+      backend.gather_rows(y, x, on_device, m, c);
+    } else {
+      backend.gather_rows(y, x, index.data(), round % 10 == 8 ? m : 5, c);
+    }
+    if (round % 100 < 98) continue;
+    backend.download(out.data(), y, out.size() * 4);
+    bool good = true;
+    for (int64_t i = 0; i < m; ++i) good = good && same_bits(&out[size_t(i * c)], &table[size_t(index[size_t(i)] * c)], size_t(c));
+    CHECK(good, "round ", round);
+  }
+  for (void* pointer : {static_cast<void*>(x), static_cast<void*>(y), static_cast<void*>(on_device)}) backend.release(pointer);
+}
+
+DULTRA_TEST(cuda_device_that_does_not_exist) {
+  ErrorCode code = ErrorCode::kInternal;
+  std::string message;
+  try {
+    cuda::CudaBackend backend(300);
+  } catch (const Error& error) {
+    code = error.code();
+    message = error.what();
+  }
+  CHECK(code == ErrorCode::kDeviceUnavailable && message.find("cuda:300") != std::string::npos, message);
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace dultra
+#endif

@@ -1,0 +1,83 @@
+// Runs CUDA kernels on the CPU, so that their logic is tested where there is no GPU. Every CUDA thread ("lane") of a block is a fiber.
+//
+// Modelled: grids and blocks, block and warp barriers, shuffles, ldmatrix, mma.sync, cp.async groups (a copy lands when wait_group
+// retires it; until then its destination is undefined), shared memory that begins undefined, streams that do nothing before somebody
+// waits for them, graph capture, device memory that runs out. Stricter than a GPU: all 32 lanes have to meet in a warp's collective, and a
+// block that leaves lanes behind at a barrier is reported.
+// Not modelled: memory order inside a warp, timing, occupancy, bank conflicts.
+//
+// Under ThreadSanitizer every lane is a thread of its own that only barriers order, and blocks are not ordered at all: it then reports the
+// races of the kernels.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace emulator {
+
+struct Dim3 {
+  unsigned x, y, z;
+  Dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+// What a kernel knows of the lane it runs on.
+struct Lane {
+  Dim3 thread, block, block_size, grid_size;
+  unsigned char* shared;  // dynamic shared memory of the block
+};
+extern __thread Lane* lane;  // null outside of kernels
+
+// The order in which warps and lanes run between barriers. No result may depend on it.
+enum class Schedule { kForward, kReverse, kShuffled };
+void set_schedule(Schedule schedule);
+
+// Kernels
+void run(const Dim3& grid, const Dim3& block, size_t shared_bytes, void (*body)(const void*), const void* context);
+void block_barrier();
+void warp_barrier();
+uint64_t shuffle_xor(uint64_t value, int mask);
+
+// Eight rows of eight 16-bit numbers for each of four matrices: lane l gives row l % 8 of matrix l / 8 and gets its part of all four.
+struct Row8 {
+  uint16_t element[8];
+};
+void ldmatrix_x4(const Row8& row, bool transposed, uint32_t (&fragment)[4]);
+// d (16, 8) += a (16, 16) b (16, 8), bf16 and fp32.
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+// cp.async: 16 bytes each, or zeros.
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  bool valid;
+};
+void async_issue(const AsyncCopy& copy);
+void async_commit();
+// The next copy that waiting until at most `pending` groups are open retires; false if there is none.
+bool async_retire(int pending, AsyncCopy* copy);
+
+[[noreturn]] void die(const char* what, const char* detail = "");
+
+// Streams: work is queued, and done when somebody waits, as late as a GPU may do it.
+struct Graph {
+  std::vector<std::function<void()>> work;
+};
+struct Stream {
+  std::vector<std::function<void()>> queue;
+  std::unique_ptr<Graph> capture;
+};
+void enqueue(Stream* stream, std::function<void()> work);
+void synchronize(Stream* stream);
+void synchronize_all();
+
+// A cuBLASLt that computes as its documentation says, one product after the other; off until switched on. "" asks whether it is.
+void set_cublaslt(bool on);
+void* cublaslt_symbol(const char* name);
+
+// Device memory. `limit` bytes may be held at a time; for tests of what happens when it runs out.
+void set_memory_limit(size_t limit);
+size_t memory_in_use();
+
+}  // namespace emulator

@@ -1,0 +1,77 @@
+// npm run build:cuda: builds build/Release/libdultra_cuda.so for all targets (needs the CUDA toolkit, no GPU), says what each kernel takes of a
+// device, and fails where one spills registers. --targets 80,90a builds some alone.
+const { spawnSync } = require('node:child_process');
+const path = require('node:path');
+const { checkPrerequisites, SetupError, root } = require('./setup.cjs');
+
+/** Kernels of ptxas's report: name, target, registers, bytes spilled. */
+function parseReport(output) {
+  const kernels = [];
+  for (const line of output.split('\n')) {
+    const entry = /Compiling entry function '([^']+)' for '([^']+)'/.exec(line);
+    if (entry) kernels.push({ name: entry[1], target: entry[2], registers: 0, spilled: 0 });
+    const kernel = kernels.at(-1);
+    if (!kernel) continue;
+    const spills = /(\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line);
+    if (spills) kernel.spilled = Number(spills[1]) + Number(spills[2]);
+    const registers = /Used (\d+) registers/.exec(line);
+    if (registers) kernel.registers = Number(registers[1]);
+  }
+  return kernels;
+}
+
+/** The kernel's own name out of a mangled one. */
+function shortName(mangled) {
+  const names = [...mangled.matchAll(/(\d+)([A-Za-z_]\w*)/g)].map(([, length, rest]) => rest.slice(0, Number(length)));
+  return names.find((name) => name.endsWith('_kernel')) ?? mangled;
+}
+
+function run(args) {
+  const { status, error, stdout, stderr } = spawnSync('cmake', args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
+  if (error) throw new SetupError(`cmake: ${error.message}`);
+  if (status !== 0)
+    throw new SetupError(
+      `building the CUDA plugin failed:\n${`${stdout}\n${stderr}`
+        .split('\n')
+        .filter((line) => /error|warning|fatal|cannot/i.test(line))
+        .slice(0, 40)
+        .join('\n')}`,
+    );
+  return stdout + stderr;
+}
+
+function main() {
+  checkPrerequisites();
+  const at = process.argv.indexOf('--targets');
+  const targets = at > 0 ? process.argv[at + 1].split(',').map((target) => (target === '80' ? target : `${target}-real`)) : null;
+  const configure = ['-S', '.', '-B', 'build/cuda', '-DDULTRA_CUDA=ON', '-DDULTRA_CUDA_VERBOSE=ON', '-DCMAKE_BUILD_TYPE=Release'];
+  run([...configure, ...(targets ? [`-DDULTRA_CUDA_ARCHITECTURES=${targets.join(';')}`] : ['-UDULTRA_CUDA_ARCHITECTURES'])]);
+  // From scratch: what is not compiled now does not report.
+  const kernels = parseReport(run(['--build', 'build/cuda', '--target', 'dultra_cuda', '--clean-first', '--parallel', '2']));
+  if (kernels.length === 0) throw new SetupError('the CUDA compiler said nothing about its kernels');
+  const byName = new Map();
+  for (const { name, target, registers, spilled } of kernels) {
+    const seen = byName.get(shortName(name)) ?? { targets: new Set(), registers: 0, spilled: [] };
+    seen.targets.add(target);
+    seen.registers = Math.max(seen.registers, registers);
+    if (spilled > 0) seen.spilled.push(`${spilled} bytes on ${target}`);
+    byName.set(shortName(name), seen);
+  }
+  for (const [name, { targets: built, registers, spilled }] of byName)
+    process.stdout.write(
+      `${name}: ${registers} registers at most, ${[...built].join(' ')}${spilled.length > 0 ? `, SPILLS ${spilled.join(', ')}` : ''}\n`,
+    );
+  const spilling = [...byName].filter(([, { spilled }]) => spilled.length > 0);
+  process.stdout.write(
+    `${path.join('build', 'Release', 'libdultra_cuda.so')}: ${byName.size} kernels, ${spilling.length} spill registers\n`,
+  );
+  return spilling.length > 0 ? 1 : 0;
+}
+
+try {
+  process.exitCode = main();
+} catch (error) {
+  if (!(error instanceof SetupError)) throw error;
+  process.stderr.write(`dultra: ${error.message}\n`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,204 @@
+// npm run test:mutants: plants one fault after the other in the CUDA kernels and shows that their tests catch it: a wrong result, a report of
+// the emulator, or a race that ThreadSanitizer sees. Exits with 1 if one survives.
+const { spawnSync } = require('node:child_process');
+const { cpSync, mkdirSync, readFileSync, writeFileSync } = require('node:fs');
+const path = require('node:path');
+
+const root = path.resolve(__dirname, '..');
+const copy = path.join(root, 'build', 'mutants');
+const cuda = (file) => path.join('native', 'backends', 'cuda', file);
+
+// What: the fault; file; text -> replacement (the first occurrence, or `at` says which); filter: the tests that have to catch it. A fault with
+// `race` changes no result in the emulator's orders and must be seen by ThreadSanitizer.
+const FAULTS = [
+  [
+    'no barrier before a tile of keys is read',
+    'attention.cu',
+    "    block_sync();     // everybody's part; and the other k tile, read in the step before, is free\n",
+    '',
+    'cuda_attention_on',
+  ],
+  [
+    'no barrier before a tile of values is read',
+    'attention.cu',
+    "    block_sync();     // everybody's part; and the other v tile is free\n",
+    '',
+    'cuda_attention_on',
+  ],
+  [
+    'keys are used before they have landed',
+    'attention.cu',
+    "async_wait<1>();  // this lane's part",
+    "async_wait<2>();  // this lane's part",
+    'cuda_attention_on',
+  ],
+  ['values are used before they have landed', 'attention.cu', 'async_wait<1>();  // v;', 'async_wait<2>();  // v;', 'cuda_attention_on'],
+  [
+    'values of the stage before',
+    'attention.cu',
+    'v_tile + (tile & 1) * kCols * kDim;\n    async',
+    'v_tile + ((tile + 1) & 1) * kCols * kDim;\n    async',
+    'cuda_attention_on',
+  ],
+  ['sums are not scaled to the new maximum', 'attention.cu', '        acc[d][2 * h] *= decay;\n', '', 'cuda_attention_on'],
+  [
+    'the scale of a tile that is not seen is not exactly 1',
+    'attention.cu',
+    'fast_exp2(row_max[h] * scale_log2 - shift)',
+    'fast_exp2(fmaf(row_max[h], scale_log2, -shift))',
+    'cuda_attention_rows',
+  ],
+  ['one key beyond the mask', 'attention.cu', 'key >= ends[e >> 1]', 'key > ends[e >> 1]', 'cuda_attention_on'],
+  ['edge tiles are not masked', 'attention.cu', 'first + kCols > least', 'first + kCols > most', 'cuda_attention_on'],
+  [
+    'hidden values reach the product',
+    'attention.cu',
+    'load_tile<kDim, kCols, kThreads>(v_tile + (tile & 1) * kCols * kDim, v, kv_stride, tile * kCols, keys.begin, keys.end)',
+    'load_tile<kDim, kCols, kThreads>(v_tile + (tile & 1) * kCols * kDim, v, kv_stride, tile * kCols, 0, keys.keys)',
+    'cuda_attention_hidden',
+  ],
+  ['a causal query does not see itself', 'attention_mask.h', 'int64_t(position) + 1', 'int64_t(position)', 'cuda_attention_on'],
+  ['a block-causal query sees the next block', 'attention_mask.h', '/ a.block + 1)', '/ a.block + 2)', 'cuda_attention_on'],
+  [
+    'chunks of a tile are not swapped back',
+    'tiles.h',
+    'cols + tile_offset<kWidth>(n * 16 + lane / 16 * 8 + lane % 8, d * 2 + lane / 8 % 2)',
+    'cols + tile_offset<kWidth>(n * 16 + lane / 16 * 8 + lane % 8, d * 2 + lane / 16)',
+    'cuda_attention_on',
+  ],
+  [
+    'the last tile of queries is left out',
+    'attention_backward.cu',
+    'tiles = int(ceil_div(keys.queries, kCols))',
+    'tiles = keys.queries / kCols',
+    'cuda_attention_on',
+  ],
+  [
+    'no barrier before a step of dkdv',
+    'attention_backward.cu',
+    "    block_sync();  // this step's tiles have landed; the other stage, read in the step before, is free\n    load_queries",
+    '    load_queries',
+    'cuda_attention_on',
+  ],
+  ['dq forgets the mean', 'attention_backward.cu', 'w * (ds[n][e] - mean[h])', 'w * ds[n][e]', 'cuda_attention_on'],
+  [
+    'no barrier between two stages of a product',
+    'matmul.cu',
+    '    block_sync();  // the next tiles are complete, and this stage is free\n',
+    '',
+    'cuda_linear_on',
+  ],
+  ['a product stops one step early', 'matmul.cu', 'steps = ceil_div(p.k, kDepth)', 'steps = p.k / kDepth', 'cuda_linear_on'],
+  ['a product writes one column too many', 'matmul.cu', 'column >= p.n', 'column > p.n', 'cuda_linear_on'],
+  ['rows beyond the operand are read', 'matmul.cu', 'left = kTransposed ? rows - row : depth - k;', 'left = 8;', 'cuda_linear_on'],
+  ['no barrier behind a slab of an fp32 product', 'matmul.cu', '    block_sync();  // the slabs are free\n', '', 'matmul_rows', 'race'],
+  ['a sum over a block is read early', 'device.h', '  block_sync();\n  T sum = scratch[0];', '  T sum = scratch[0];', 'sampling_given'],
+  [
+    "a block's scratch is written while it is read",
+    'device.h',
+    '  if (kThreads == kWarp) return value;\n  block_sync();\n  if (lane_index() == 0) scratch[warp_index()] = value;\n  block_sync();\n  T sum',
+    '  if (kThreads == kWarp) return value;\n  if (lane_index() == 0) scratch[warp_index()] = value;\n  block_sync();\n  T sum',
+    'sampling_given',
+    'race',
+  ],
+  ['ties go to the higher token', 'sampling.cu', 'a.token < b.token)', 'a.token > b.token)', 'sampling_ties'],
+  ['the filter drops winners', 'sampling.cu', '* 1.001f', '* 0.5f', 'sampling_equals'],
+  [
+    'the filter forgets the largest noise',
+    'sampling.cu',
+    'lowest - temperature * rng::kMaxGumbel',
+    'lowest - temperature',
+    'sampling_equals',
+  ],
+  [
+    'the excluded token is drawn',
+    'sampling.cu',
+    'token < a.vocab && token != a.excluded_token ? x[token]',
+    'token < a.vocab ? x[token]',
+    'sampling_equals',
+  ],
+  ['ranks count equal candidates behind', 'unmask.cu', 'other == mine && j < i', 'other == mine && j <= i', 'unmask_selects'],
+  ['the order is read before it is complete', 'unmask.cu', '  block_sync();  // the order is complete\n', '', 'unmask_selects'],
+  ['forced rows are not marked', 'unmask.cu', 'decided[0] == 0 && drawn == 0', 'decided[0] < 0', 'unmask_selects'],
+  [
+    'the last row of a block of norms is left out',
+    'row_group.h',
+    'unsigned(ceil_div(m, kNarrowRows))',
+    'unsigned(m / kNarrowRows)',
+    'rmsnorm_matches',
+  ],
+  [
+    'a piece of rows overlaps the next',
+    'norm_backward.cu',
+    '(piece + 1) * kPieceRows : m;',
+    '(piece + 1) * kPieceRows + 1 : m;',
+    'rmsnorm_backward',
+  ],
+  ['the ring hands out memory that is in use', 'staging.cc', '  next_ += rounded(bytes);\n', '  next_ += bytes / 2;\n', 'cuda_host_and'],
+  [
+    'results are read before the device is done',
+    'staging.cc',
+    '  check_cuda(cudaStreamSynchronize(stream_), "staging");\n  for',
+    '  for',
+    'trainer_threads',
+  ],
+];
+
+function run(command, args, options = {}) {
+  return spawnSync(command, args, { cwd: copy, encoding: 'utf8', maxBuffer: 1 << 26, ...options });
+}
+function build(directory, sanitizer) {
+  const configured = run('cmake', [
+    '-S',
+    '.',
+    '-B',
+    directory,
+    '-DDULTRA_EMULATOR=ON',
+    `-DDULTRA_SANITIZE=${sanitizer}`,
+    '-DCMAKE_BUILD_TYPE=Release',
+  ]);
+  const built =
+    configured.status === 0 ? run('cmake', ['--build', directory, '--parallel', '2', '--target', 'dultra_emulated_tests']) : configured;
+  if (built.status !== 0) throw new Error(`${built.stdout.slice(-3000)}${built.stderr.slice(-3000)}`);
+}
+/** Whether the tests fail, and how. */
+function outcome(directory, filter) {
+  const result = run(path.join(copy, directory, 'dultra_emulated_tests'), ['--filter', filter], {
+    timeout: 300_000,
+    env: { ...process.env, TSAN_OPTIONS: 'halt_on_error=1' },
+  });
+  if (result.error?.code === 'ETIMEDOUT') return 'does not end';
+  if (/ThreadSanitizer: data race/.test(result.stderr)) return 'a race';
+  if (result.signal) return (/emulator: [^\n]*/.exec(result.stderr) ?? [`ends with ${result.signal}`])[0];
+  return result.status === 0 ? null : `${[...result.stdout.matchAll(/^FAILED (\S+)/gm)].map((match) => match[1]).join(', ')} failed`;
+}
+
+const only = process.argv[2];
+const faults = FAULTS.filter(([what]) => !only || what.includes(only));
+mkdirSync(copy, { recursive: true });
+for (const part of ['native', 'CMakeLists.txt', 'package.json']) cpSync(path.join(root, part), path.join(copy, part), { recursive: true });
+const needsThreads = faults.some((fault) => fault[5] === 'race');
+build('build/values', '');
+if (needsThreads) build('build/threads', 'thread');
+let survivors = 0;
+for (const [what, file, text, replacement, filter, race] of faults) {
+  const target = path.join(copy, cuda(file));
+  const original = readFileSync(path.join(root, cuda(file)), 'utf8');
+  if (!original.includes(text)) throw new Error(`${what}: ${file} does not contain ${JSON.stringify(text)}`);
+  writeFileSync(
+    target,
+    original.replace(text, () => replacement),
+  );
+  const directory = race ? 'build/threads' : 'build/values';
+  let caught = null;
+  try {
+    build(directory, race ? 'thread' : '');
+    caught = outcome(directory, filter);
+  } finally {
+    writeFileSync(target, original);
+  }
+  if (!caught) survivors++;
+  process.stdout.write(`${caught ? 'caught  ' : 'SURVIVED'} ${what}: ${caught ?? `${filter} passed`}\n`);
+}
+process.stdout.write(`${faults.length - survivors} of ${faults.length} faults caught\n`);
+process.exitCode = survivors > 0 ? 1 : 0;
