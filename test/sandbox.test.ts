@@ -301,7 +301,7 @@ test('no process outlives the one that started it', async () => {
 });
 
 test(`${RUNS} programs leak neither processes nor memory`, async () => {
-  const pool = new PythonSandbox({ workers: 2, timeLimitSeconds: 5, runsPerWorker: 60 });
+  const pool = new PythonSandbox({ workers: 2, timeLimitSeconds: 60, runsPerWorker: 60 });
   try {
     const run = async (from: number, to: number) => {
       for (let at = from; at < to; at += 20)
