@@ -329,7 +329,6 @@ void run(const Dim3& grid, const Dim3& block_size, size_t shared_bytes, void (*b
   b.out.resize(threads);
 #if defined(DULTRA_EMULATOR_TSAN)
   b.scheduler_thread = __tsan_get_current_fiber();
-  __tsan_release(&b.begun);  // everything before the launch
   // Blocks are not ordered among each other, so each needs shared memory of its own.
   const size_t copies = blocks * (shared_bytes + 128) < (size_t(256) << 20) ? blocks : 1;
 #else
@@ -339,6 +338,9 @@ void run(const Dim3& grid, const Dim3& block_size, size_t shared_bytes, void (*b
   std::vector<unsigned char*> shared(copies);
   for (unsigned char*& memory : shared)
     if (posix_memalign(reinterpret_cast<void**>(&memory), 128, shared_bytes ? shared_bytes : 1) != 0) die("no memory");
+#if defined(DULTRA_EMULATOR_TSAN)
+  __tsan_release(&b.begun);  // everything before the launch, the memory above included
+#endif
   size_t number = 0;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
