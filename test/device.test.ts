@@ -45,7 +45,7 @@ test('with a plugin that cannot be used', () => {
 });
 
 const emulated = process.env.DULTRA_EMULATED_CUDA;
-(emulated ? test : test.skip)(`on the emulator${emulated ? '' : ' (skipped: DULTRA_CUDA_PLUGIN names no emulated plugin)'}`, () => {
+(emulated ? test : test.skip)(`on the emulator${emulated ? '' : ' (skipped: DULTRA_EMULATED_CUDA names no plugin)'}`, () => {
   const env = { DULTRA_CUDA_PLUGIN: emulated };
   const generate = (device: string) =>
     `const m = await d.loadModel(undefined, { device: '${device}' });` +
