@@ -26,7 +26,8 @@ async function main() {
   });
   const count = (status) => results.filter((result) => result.status === status).length;
   const skipped = count('skipped');
-  process.stdout.write(`${count('passed')} passed, ${count('failed')} failed${skipped ? `, ${skipped} skipped` : ''}\n`);
+  if (skipped > 0) process.stdout.write(`${skipped} skipped\n`);
+  process.stdout.write(`${count('passed')} passed, ${count('failed')} failed\n`);
   return count('failed') > 0 || count('passed') === 0 ? 1 : 0;
 }
 

@@ -50,7 +50,9 @@ async function main() {
   }
   rmSync(folder, { recursive: true, force: true });
   failed ||= code !== 0 || total.failed > 0 || total.passed === 0;
-  process.stdout.write(`${total.passed} passed, ${total.failed} failed${total.skipped ? `, ${total.skipped} skipped` : ''}\n`);
+  if (total.skipped > 0) process.stdout.write(`${total.skipped} skipped; their names say why\n`);
+  // The last line, for whoever reads it by machine.
+  process.stdout.write(`${total.passed} passed, ${total.failed} failed\n`);
   process.exitCode = failed ? 1 : 0;
 }
 
