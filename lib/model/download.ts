@@ -4,7 +4,7 @@
 // after every interruption, reports no progress and takes no signal.
 import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,6 +20,7 @@ import {
   modelInfo,
 } from '@huggingface/hub';
 import { DUltraError, isDUltraError } from '../errors';
+import { writeFileAtomic } from './files';
 import { findSafetensors, INDEX_FILE, readWeightIndex } from './safetensors';
 
 /** How far a file has come, in bytes. A file that is already in the cache is not reported. */
@@ -263,9 +264,13 @@ async function readCommit(repository: Repository): Promise<{ commit: string; ent
 async function writeRef(repository: Repository, commit: string): Promise<void> {
   const { folder, revision } = repository;
   if (revision === commit) return;
-  await writeAtomically(path.join(folder, 'refs', ...revision.split('/')), commit).catch((error: Error) => {
-    throw failure(repository, null, error.message, error);
-  });
+  const file = path.join(folder, 'refs', ...revision.split('/'));
+  try {
+    await mkdir(path.dirname(file), { recursive: true });
+    await writeFileAtomic(file, commit);
+  } catch (error) {
+    throw failure(repository, null, (error as Error).message, error);
+  }
 }
 
 /** The files with weights, by the rule by which they are read: the index's, else model.safetensors, else all. */
@@ -580,13 +585,6 @@ async function openForUpdate(file: string): Promise<FileHandle> {
 
 async function writeFully(handle: FileHandle, chunk: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < chunk.length; ) done += (await handle.write(chunk, done, chunk.length - done, position + done)).bytesWritten;
-}
-
-async function writeAtomically(file: string, text: string): Promise<void> {
-  await mkdir(path.dirname(file), { recursive: true });
-  const temporary = `${file}.${randomUUID()}.tmp`;
-  await writeFile(temporary, text);
-  await rename(temporary, file);
 }
 
 /** Links a blob into the snapshot; where links are not allowed (Windows without developer mode), moves it there. */
