@@ -1,4 +1,4 @@
-// Runs Python programs in the Python that is installed on this machine: faster than the sandbox, with every package that it has, and without
+// Runs Python programs in the Python that is installed on this machine: its version, with every package that it has, and without
 // most of its walls. Nobody gets it without asking for it.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -53,8 +53,8 @@ let hasWarned = false;
  * that you may read, delete files, and start processes; only time, memory, output and writing into files are bounded, and on Linux, where the system
  * allows it, it has no network and ends with its process tree. Warns once per process when it is first used. Not on Windows.
  *
- * For models that you trust, or inside a container or virtual machine of its own: it is several times faster than {@link PythonSandbox} and knows
- * every package that is installed. Pass it as `sandbox`.
+ * For models that you trust, or inside a container or virtual machine of its own: it needs no pyodide and knows every package that is installed.
+ * It is not faster ({@link PythonSandbox} starts its interpreters ahead). Pass it as `sandbox`.
  *
  * ```ts
  * const reward = rewards.codeTests({ sandbox: new rewards.NativePython({ timeLimitSeconds: 5 }) });
