@@ -134,7 +134,7 @@ class Trainer {
   void write_model();
 
   // dx (M, K) = dy w (or += with `accumulate`); adds to the gradients of w, its adapter and bias. dx null: not wanted.
-  void linear_backward(float* dx, const float* dy, int64_t dy_stride, const float* x, Parameter* w, int64_t m, bool accumulate, int64_t first_row = 0,
+  void linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m, bool accumulate, int64_t first_row = 0,
                        int64_t rows = -1, Parameter* bias = nullptr, int64_t bias_first = 0);
   // dx (N, C) from dout (M, C), which is overwritten.
   void block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing, const RowSubset* subset,

@@ -218,9 +218,8 @@ DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
     AttentionArgs half = wide;
     half.out = out.data();
     half.log_sum = nullptr;
-    half.k = half.v = nullptr;
-    half.k16 = narrow.data();
-    half.v16 = narrow.data() + 64;
+    half.k = narrow.data();
+    half.v = narrow.data() + 64;
     half.kv_stride += gap;
     backend->attention_forward(half);
     CHECK(out.guards_intact() && same_bits(out.data(), expected.out.data(), problem.q.size()), "gap ", gap);
