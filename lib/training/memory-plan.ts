@@ -2,10 +2,9 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { downloadFileToCacheDir, HUB_URL } from '@huggingface/hub';
 import { DUltraError } from '../errors';
 import { type ModelConfig, parseModelConfig, readConfigJson } from '../model/config';
-import { parseHubId } from '../model/download';
+import { downloadFiles } from '../model/download';
 import { availableMemory } from '../model/memory';
 import { findSafetensors, readSafetensorsEntries } from '../model/safetensors';
 import { EMBEDDING, expectedTensors, PLANNER_MARK } from '../model/tensors';
@@ -71,23 +70,12 @@ async function shapeOf(config: TrainConfig, stage: Stage): Promise<Shape> {
     const parsed = parseModelConfig(json, file, entries.has(PLANNER_MARK));
     return { config: parsed, bytesOf: (name) => BYTES[dtype(name) ?? 'F32'] ?? 4, source: folder };
   }
-  const { id, revision } = parseHubId(folder);
-  try {
-    const file = await downloadFileToCacheDir({
-      repo: { type: 'model', name: id },
-      revision,
-      path: 'config.json',
-      hubUrl: process.env.HF_ENDPOINT || HUB_URL,
-      ...(process.env.HF_TOKEN && { accessToken: process.env.HF_TOKEN }),
-    });
-    const json = JSON.parse(await readFile(file, 'utf8')) as Record<string, unknown>;
-    const bytes = json.torch_dtype === 'float32' ? 4 : 2;
-    // Only GRPO and planner initialisation need a planner; which files hold one is not known before they are here.
-    return { config: parseModelConfig(json, file, stage !== 'sft'), bytesOf: () => bytes, source: folder };
-  } catch (cause) {
-    if (cause instanceof DUltraError) throw cause;
-    throw new DUltraError('DOWNLOAD_FAILED', `${id}@${revision}: config.json: ${(cause as Error).message}`, { cause });
-  }
+  const [file] = await downloadFiles('model', folder, (names) => names.filter((name) => name === 'config.json'));
+  if (file === undefined) throw new DUltraError('DOWNLOAD_FAILED', `${folder}: the repository has no config.json; is it a language model?`);
+  const json = JSON.parse(await readFile(file, 'utf8')) as Record<string, unknown>;
+  const bytes = json.torch_dtype === 'float32' ? 4 : 2;
+  // Only GRPO and planner initialisation need a planner; which files hold one is not known before they are here.
+  return { config: parseModelConfig(json, file, stage !== 'sft'), bytesOf: () => bytes, source: folder };
 }
 
 /**

@@ -6,7 +6,7 @@
 #include "backends/cpu/cpu_backend.h"
 #include "backends/plugin.h"
 
-#ifndef _WIN32
+#ifdef __linux__
 #include <dlfcn.h>
 #include <unistd.h>
 #endif
@@ -20,7 +20,7 @@ struct CudaPlugin {
   PluginDevices devices;
 };
 
-#ifdef _WIN32
+#ifndef __linux__
 const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   *built = false;
   *reason = "the CUDA backend is for Linux";

@@ -103,13 +103,19 @@ struct WeightSite {
   int64_t cols() const { return shape.size() == 2 ? shape[1] : 1; }
 };
 
+// Rows [first, first + rows) of a checkpoint matrix where the model holds them as row-major bf16, in backend memory.
+struct Bf16Rows {
+  uint16_t* data;
+  int64_t first, rows;
+};
+
 // Activations of one block that its backward needs; all of them scratch slots of a Workspace.
 struct BlockTape {
-  float* x = nullptr;                // (N, C)
-  Array normed, kv;                  // (N, C), (N, 2 Hk D)
-  Array normed_subset, q, attention; // (M, C), (M, H D), (M, H D)
+  float* x = nullptr;                      // (N, C)
+  Array normed, kv;                        // (N, C), (N, 2 Hk D)
+  Array normed_subset, q, attention;       // (M, C), (M, H D), (M, H D)
   float *log_sum = nullptr, *h = nullptr;  // (M, H), (M, C)
-  Array normed_h, gate_up, mlp;      // (M, C), (M, 2F), (M, F)
+  Array normed_h, gate_up, mlp;            // (M, C), (M, 2F), (M, F)
 };
 
 // Likewise of the base model and of the planner head.
@@ -162,12 +168,15 @@ class Transformer {
   const std::vector<WeightSite>& sites() const { return sites_; }
   // A checkpoint tensor as it stands, (rows, cols) row-major in host memory.
   std::vector<float> read_weight(const std::string& tensor) const;
+  // The model's own numbers of a checkpoint matrix, in order of its rows; empty where not all of them are row-major bf16, or where they are held
+  // twice (an embedding table that is the output head too). What writes there alone uses the model.
+  std::vector<Bf16Rows> bf16_rows(const std::string& tensor) const;
   // Takes new numbers for tensors (row-major fp32 in backend memory; a tensor that is null stays as it is). A matrix that is stacked
   // from several tensors needs all of them. Nothing else may use the model meanwhile.
   void write_weights(const std::function<const float*(const std::string& tensor)>& values);
 
-  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm, in fp32 or as operands. With a tape (whose memory
-  // comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
+  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm, in fp32 or as operands. With a tape (whose
+  // memory comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
   // positions that it computes, and attention sees the whole rows.
   void hidden_forward(Array hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& workspace,
                       const std::atomic<bool>* cancel, BaseTape* tape = nullptr, TapeMemory* tape_memory = nullptr, bool inputs_only = false,

@@ -414,14 +414,13 @@ void CpuBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int
   product.run_on(&pool_);
 }
 
-void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
-                                       bool accumulate) {
+void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) {
   if (m <= 0 || k <= 0) return;
   if (n == 0) {
     if (!accumulate) fill_zero(dx.f32(), m * k);
     return;
   }
-  Product product(kernels_->matmul, pack_panels(&pool_, kernels_->matmul, w, n, k), n, k);
+  Product product(kernels_->matmul, pack_panels(&pool_, kernels_->matmul, w.f32(), n, k), n, k);
   product.out = dx.f32();
   product.out_stride = k;
   product.x = dy.f32();

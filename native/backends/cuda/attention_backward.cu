@@ -324,7 +324,9 @@ AttentionGradArgs float_inputs(const AttentionGradArgs& grad, const AttentionSiz
   const bool all_wide = is_wide(a.q) && is_wide(a.k) && is_wide(grad.dout) && is_wide(grad.dq) && is_wide(grad.dk) && is_wide(grad.dv);
   AttentionGradArgs wide = grad;
   if (all_wide) return wide;
-  const auto copied = [&](ConstArray x, int64_t stride, int64_t rows, int64_t width) { return ConstArray(scratch.copied<float>(x, &stride, rows, width)); };
+  const auto copied = [&](ConstArray x, int64_t stride, int64_t rows, int64_t width) {
+    return ConstArray(scratch.copied<float>(x, &stride, rows, width));
+  };
   wide.forward.q = copied(a.q, a.q_stride, sizes.queries, q_width);
   wide.forward.k = copied(a.k, a.kv_stride, sizes.keys, kv_width);
   wide.forward.v = copied(a.v, a.kv_stride, sizes.keys, kv_width);

@@ -188,7 +188,8 @@ bool CublasLt::multiply(Array out, int64_t out_stride, const Operand& a, const O
   };
   if (!alignment(a.data, a.stride * 2) || !alignment(b.data, b.stride * 2) || !alignment(out.data, out_stride * int64_t(dtype_size(out.dtype))))
     return false;
-  const int flags = int(a.transposed) | int(b.transposed) << 1 | int(bias != nullptr) << 2 | int(accumulate) << 3 | int(out.dtype == DType::kBF16) << 4;
+  const int flags =
+      int(a.transposed) | int(b.transposed) << 1 | int(bias != nullptr) << 2 | int(accumulate) << 3 | int(out.dtype == DType::kBF16) << 4;
   if (plans_.size() > kMostPlans) plans_.clear();
   std::unique_ptr<Plan>& slot = plans_[Key{m, n, k, a.stride, b.stride, out_stride, flags}];
   const bool is_new = !slot;

@@ -72,6 +72,7 @@ class CudaMatrix final : public Matrix {
     backend_.download(stored.data(), row(first), stored.size());
     for (size_t i = 0; i < n; ++i) to[i] = load_as_f32(stored.data(), storage, i);
   }
+  uint16_t* bf16_rows() override { return storage == DType::kBF16 ? static_cast<uint16_t*>(data_) : nullptr; }
   void* row(int64_t first) const { return static_cast<uint8_t*>(data_) + size_t(first * cols()) * dtype_size(storage); }
 
   const DType storage;
@@ -264,6 +265,7 @@ void CudaBackend::update_matrix(Matrix& matrix, const std::vector<MatrixPart>& p
 
 void CudaBackend::multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
                            bool accumulate, Compute compute) {
+  check_argument(!accumulate || out.dtype == DType::kF32, "accumulate: expected an array of fp32, sums are not rounded");
   if (m == 0 || n == 0) return;
   if (compute == Compute::kBF16 && lt_ && k > 0) {
     // Operands in bf16; what is not is packed, lines without gaps. A bias is of the result's type.
@@ -301,10 +303,9 @@ void CudaBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, in
   call.finish();
 }
 
-void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
-                                        bool accumulate) {
+void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) {
   Call call(*this);
-  multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {w, DType::kF32, k, true}, m, k, n, nullptr, accumulate, compute_);
+  multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {w.data, w.dtype, k, true}, m, k, n, nullptr, accumulate, compute_);
   call.finish();
 }
 
@@ -629,6 +630,7 @@ double CudaBackend::sum_squares(const float* x, int64_t n) {
 
 void CudaBackend::adamw_step(const AdamWArgs& args) {
   check_argument(args.step >= 1, "step: expected at least 1, got " + std::to_string(args.step));
+  check_argument(args.moments == DType::kF32 || args.moments == DType::kBF16, "moments: expected fp32 or bf16");
   Call call(*this);
   cuda::adamw_step(args, stream_);
   call.finish();

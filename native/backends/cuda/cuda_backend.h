@@ -48,8 +48,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) override;
   void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) override;
   void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) override;
-  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
-                             bool accumulate) override;
+  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) override;
   void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m, int64_t n, int64_t k) override;
 
   void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) override;

@@ -6,15 +6,13 @@ namespace cuda {
 
 namespace {
 
-__global__ void __launch_bounds__(kElementThreads)
-    gather_rows_kernel(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c) {
+__global__ void __launch_bounds__(kElementThreads) gather_rows_kernel(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c) {
   const int64_t i = global_index();
   if (i >= m * c) return;
   put(out, i, table[int64_t(index[i / c]) * c + i % c]);
 }
 
-__global__ void __launch_bounds__(kElementThreads)
-    store_rows_kernel(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
+__global__ void __launch_bounds__(kElementThreads) store_rows_kernel(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
   const int64_t i = global_index();
   if (i >= m * c) return;
   put(to, int64_t(index[i / c]) * c + i % c, from[i]);

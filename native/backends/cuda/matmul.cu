@@ -184,7 +184,8 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
   for (int i = 0; i < kWarpM / 16; ++i) DULTRA_UNROLL
   for (int j = 0; j < kWarpN / 8; ++j) DULTRA_UNROLL
   for (int h = 0; h < 2; ++h)
-    store_pair(p, row0 + warp_row + 16 * i + lane / 4 + h * 8, column0 + warp_column + 8 * j + lane % 4 * 2, sums[i][j][2 * h], sums[i][j][2 * h + 1]);
+    store_pair(p, row0 + warp_row + 16 * i + lane / 4 + h * 8, column0 + warp_column + 8 * j + lane % 4 * 2, sums[i][j][2 * h],
+               sums[i][j][2 * h + 1]);
 }
 
 template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
@@ -208,6 +209,7 @@ template <DType kTypeA>
 void tensor_matmul_of(const Product& p, cudaStream_t stream) {
   const bool narrow = p.b.dtype == DType::kBF16;
   if (!p.a.transposed && !p.b.transposed && narrow) return tensor_matmul<kTypeA, false, DType::kBF16, false>(p, stream);
+  if (!p.a.transposed && p.b.transposed && narrow) return tensor_matmul<kTypeA, false, DType::kBF16, true>(p, stream);
   if (!p.a.transposed && p.b.transposed && !narrow) return tensor_matmul<kTypeA, false, DType::kF32, true>(p, stream);
   if (p.a.transposed && p.b.transposed && !narrow) return tensor_matmul<kTypeA, true, DType::kF32, true>(p, stream);
   if (p.a.transposed && p.b.transposed && narrow) return tensor_matmul<kTypeA, true, DType::kBF16, true>(p, stream);
@@ -277,7 +279,6 @@ void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, i
             Compute compute, cudaStream_t stream) {
   if (m == 0 || n == 0) return;
   const Product p{a, b, out, out_stride, bias, m, n, k, accumulate};
-  check_argument(!accumulate || out.dtype == DType::kF32, "matmul: expected fp32 numbers to add to");
   if (compute == Compute::kF32) {
     check_argument(a.dtype == DType::kF32, "matmul: expected fp32 numbers as the first operand of a product in fp32");
     switch (b.dtype) {
