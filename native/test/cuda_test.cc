@@ -201,6 +201,59 @@ DULTRA_TEST(cuda_attention_rows_are_independent) {
   }
 }
 
+// Keys come in chunks: a sequence whose chunks have a block each gives the bits that it gives among so many others that one block goes through
+// them all, whatever queries there are.
+void check_split(int d, int length, int every, bool ranges, MaskKind mask) {
+  const std::string where = text("D ", d, " keys ", length, " every ", every, " ranges ", ranges, " mask ", int(mask), " ");
+  std::vector<int> lengths{length};
+  const Problem alone({lengths, 2, 1, d, every, ranges}, mask, 12);
+  lengths.resize(65, 1);  // with two heads more blocks than a device is filled by
+  Problem among({lengths, 2, 1, d, every, ranges}, mask, 13);
+  std::copy(alone.q.begin(), alone.q.end(), among.q.begin());
+  std::copy(alone.kv.begin(), alone.kv.end(), among.kv.begin());
+  cpu::CpuBackend reference(1, "");
+  Gradients expected(alone);
+  reference.attention_forward(alone.args(expected.out.data(), expected.log_sum.data()));
+  for (int schedule = 0; schedule < 3; ++schedule) {
+    const auto backend = bf16_backend(schedule);
+    Gradients split(alone), whole(among);
+    backend->attention_forward(alone.args(split.out.data(), split.log_sum.data()));
+    backend->attention_forward(among.args(whole.out.data(), whole.log_sum.data()));
+    CHECK(split.intact() && whole.intact(), where);
+    const size_t n = alone.q.size();
+    CHECK(same_bits(split.out.data(), whole.out.data(), n) && same_bits(split.log_sum.data(), whole.log_sum.data(), split.log_sum.size()), where);
+    const double error = relative_error(split.out.data(), expected.out.data(), n);
+    CHECK(error < kForwardError, where, error);
+    bool sums = true;
+    for (size_t i = 0; i < split.log_sum.size(); ++i)
+      sums = sums && (split.log_sum[i] == expected.log_sum[i] || std::fabs(split.log_sum[i] - expected.log_sum[i]) < 1e-4f);
+    CHECK(sums, where, "log_sum");
+    // Every other query: fewer rows of a block, so that another tile of keys may be the last that one of them sees.
+    Problem some = alone;
+    some.q.clear();
+    some.positions.clear();
+    for (size_t i = 1; i < alone.positions.size(); i += 2) {
+      some.positions.push_back(alone.positions[i]);
+      some.q.insert(some.q.end(), &alone.q[i * size_t(2 * d)], &alone.q[i * size_t(2 * d)] + 2 * d);
+    }
+    some.q_offsets = {0, int32_t(some.positions.size())};
+    Guarded<float> out = poisoned(some.q.size());
+    backend->attention_forward(some.args(out.data(), nullptr));
+    for (size_t i = 0; i < some.positions.size(); ++i)
+      CHECK(same_bits(&out[i * size_t(2 * d)], &split.out[(2 * i + 1) * size_t(2 * d)], size_t(2 * d)), where, "query ", some.positions[i]);
+  }
+}
+
+DULTRA_TEST(cuda_attention_split_keys) {
+  for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
+    for (bool ranges : {false, true}) check_split(64, 300, 50, ranges, mask);
+  for (int d : {96, 128}) check_split(d, 400, 70, true, MaskKind::kCausal);
+  // A last chunk of one key; as many chunks as there may be; chunks of two times the least.
+  check_split(64, 257, 90, false, MaskKind::kBidirectional);
+  check_split(64, 1024, 300, false, MaskKind::kCausal);
+  check_split(64, 1030, 300, true, MaskKind::kBidirectional);
+}
+
 // Keys and values that are bf16 already give the bits of the same numbers in fp32, whether tiles can be copied from where they lie or not.
 DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
   for (int gap : {0, 8, 3}) {

@@ -466,10 +466,11 @@ AttentionSizes check_attention(const AttentionArgs& a) {
   check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
   check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0, "block: expected a positive number, got " + std::to_string(a.block));
   check_argument(a.k.dtype == a.v.dtype, "v: expected values of the type of the keys");
-  AttentionSizes sizes{a.batch ? a.q_offsets[a.batch] : 0, a.batch ? a.k_offsets[a.batch] : 0, 0, 0};
+  AttentionSizes sizes{a.batch ? a.q_offsets[a.batch] : 0, a.batch ? a.k_offsets[a.batch] : 0, 0, 0, 0};
   for (int b = 0; b < a.batch; ++b) {
     sizes.max_queries = std::max(sizes.max_queries, a.q_offsets[b + 1] - a.q_offsets[b]);
     sizes.max_keys = std::max(sizes.max_keys, a.k_offsets[b + 1] - a.k_offsets[b]);
+    sizes.sequences += a.q_offsets[b + 1] > a.q_offsets[b];
   }
   return sizes;
 }

@@ -58,11 +58,12 @@ struct Operand {
 void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias, bool accumulate,
             Compute compute, cudaStream_t stream);
 
-// attention.cu: index arrays of `args` are device memory; max_queries is the longest sequence of queries. scratch: attention_scratch(args, rows
-// of q and of k) bytes. Compute::kBF16 takes the tensor cores where the head dimension is 64, 96 or 128.
+// attention.cu: index arrays of `args` are device memory. scratch: attention_scratch of the same call bytes. Compute::kBF16 takes the tensor cores
+// where the head dimension is 64, 96 or 128.
 struct AttentionSizes {
-  int64_t queries, keys;  // all rows of q and of k
-  int max_queries, max_keys;
+  int64_t queries, keys;      // all rows of q and of k
+  int max_queries, max_keys;  // of a sequence
+  int sequences;              // those that have queries
 };
 size_t attention_scratch(const AttentionArgs& args, const AttentionSizes& sizes, Compute compute);
 void attention_forward(const AttentionArgs& args, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream);
