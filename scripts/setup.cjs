@@ -77,8 +77,7 @@ function setup() {
     modified('CMakeLists.txt'),
     modified('package.json'),
   );
-  if (modified('build', 'Release', 'dultra.node') < nativeSources)
-    npm(['run', '--silent', 'build:native'], 'building the native addon');
+  if (modified('build', 'Release', 'dultra.node') < nativeSources) npm(['run', '--silent', 'build:native'], 'building the native addon');
   const sources = Math.max(newest(path.join(root, 'lib'), ['.ts']), modified('tsconfig.json'), modified('package.json'));
   if (modified('dist', 'index.js') < sources) npm(['run', '--silent', 'build:ts'], 'compiling TypeScript');
 }

@@ -30,7 +30,12 @@ const find = (names) => names.find((name) => spawnSync(name, ['--version'], { st
 
 /** Runs a command with its output shown only where it fails. Returns standard output; throws Failure. */
 function run(command, args, options = {}) {
-  const { status, signal, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28, ...options });
+  const { status, signal, stdout, stderr, error } = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+    ...options,
+  });
   if (error || status !== 0)
     throw new Failure(`${command} ${args.join(' ')}: ${error?.message ?? signal ?? `exit code ${status}`}\n${stdout}${stderr}`);
   return stdout;
@@ -55,7 +60,12 @@ const TARGETS = {
     const library = path.join(work, 'libnode.a');
     const wine = find(['wine64', 'wine', '/usr/lib/wine/wine64']);
     return {
-      tools: { clang: compiler, 'llvm-dlltool': dlltool, 'ld.lld': compiler && llvm('ld.lld', compiler), 'mingw-w64': find(['x86_64-w64-mingw32-g++-posix']) },
+      tools: {
+        clang: compiler,
+        'llvm-dlltool': dlltool,
+        'ld.lld': compiler && llvm('ld.lld', compiler),
+        'mingw-w64': find(['x86_64-w64-mingw32-g++-posix']),
+      },
       // The addon's imports come from node.exe.
       prepare: () => run(dlltool, ['-m', 'i386:x86-64', '-d', path.join(headers, 'def', 'node_api.def'), '-l', library]),
       flags: [
@@ -180,7 +190,8 @@ function main() {
     else {
       const target = TARGETS[name]();
       const missing = Object.keys(target.tools).filter((tool) => !target.tools[tool]);
-      outcome = missing.length > 0 ? `SKIPPED: there is no ${missing.join(', no ')} here` : check(name, target, process.argv.includes('--node'));
+      outcome =
+        missing.length > 0 ? `SKIPPED: there is no ${missing.join(', no ')} here` : check(name, target, process.argv.includes('--node'));
     }
     if (!outcome.startsWith('SKIPPED')) done++;
     process.stdout.write(`${name}: ${outcome}\n`);
