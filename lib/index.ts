@@ -52,7 +52,7 @@ export { type LoadModelOptions, loadCausalModel, loadModel } from './model/load-
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';
 export type { Tokenizer } from './model/tokenizer';
-export type { LoraOptions, ModelTrainer, ModelTrainerOptions } from './model/trainer';
+export type { LoraOptions, ModelTrainer, ModelTrainerOptions, MomentDtype } from './model/trainer';
 export type {
   NativeBackwardRequest as BackwardRequest,
   NativeModelInfo as ModelInfo,

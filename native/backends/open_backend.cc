@@ -4,7 +4,6 @@
 #include <mutex>
 
 #include "backends/cpu/cpu_backend.h"
-#include "backends/plugin.h"
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -104,7 +103,7 @@ CudaDevices cuda_devices() {
   const CudaPlugin* plugin = cuda_plugin(&found.reason, &found.built);
   if (!plugin) return found;
   try {
-    plugin->devices(&found.names);
+    plugin->devices(&found.devices);
   } catch (const Error& error) {
     found.reason = error.what();
   }

@@ -329,6 +329,25 @@ std::vector<float> Transformer::read_weight(const std::string& tensor) const {
   return out;
 }
 
+std::vector<Bf16Rows> Transformer::bf16_rows(const std::string& tensor) const {
+  std::vector<Bf16Rows> out;
+  int64_t next = 0;
+  for (const WeightSite& site : sites_) {
+    if (site.tensor != tensor) continue;
+    uint16_t* data = nullptr;
+    if (site.matrix) {
+      data = (*site.matrix)->bf16_rows();
+      if (data) data += site.matrix_row * site.cols();
+    } else if (site.table && *site.table == DType::kBF16) {
+      data = site.vector->as<uint16_t>();
+    }
+    if (!data || site.first != next) return {};
+    out.push_back({data, site.first, site.rows});
+    next += site.rows;
+  }
+  return out;
+}
+
 void Transformer::write_weights(const std::function<const float*(const std::string& tensor)>& values) {
   std::vector<float> host;
   for (size_t i = 0; i < sites_.size(); ++i) {

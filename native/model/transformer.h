@@ -103,6 +103,12 @@ struct WeightSite {
   int64_t cols() const { return shape.size() == 2 ? shape[1] : 1; }
 };
 
+// Rows [first, first + rows) of a checkpoint matrix where the model holds them as row-major bf16, in backend memory.
+struct Bf16Rows {
+  uint16_t* data;
+  int64_t first, rows;
+};
+
 // Activations of one block that its backward needs; all of them scratch slots of a Workspace.
 struct BlockTape {
   float *x = nullptr, *normed = nullptr, *kv = nullptr;                                    // (N, C), (N, C), (N, 2 Hk D)
@@ -159,6 +165,9 @@ class Transformer {
   const std::vector<WeightSite>& sites() const { return sites_; }
   // A checkpoint tensor as it stands, (rows, cols) row-major in host memory.
   std::vector<float> read_weight(const std::string& tensor) const;
+  // The model's own numbers of a checkpoint matrix, in order of its rows; empty where not all of them are row-major bf16, or where they are held
+  // twice (an embedding table that is the output head too). What writes there alone uses the model.
+  std::vector<Bf16Rows> bf16_rows(const std::string& tensor) const;
   // Takes new numbers for tensors (row-major fp32 in backend memory; a tensor that is null stays as it is). A matrix that is stacked
   // from several tensors needs all of them. Nothing else may use the model meanwhile.
   void write_weights(const std::function<const float*(const std::string& tensor)>& values);

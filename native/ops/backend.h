@@ -38,6 +38,8 @@ class Matrix {
   virtual size_t bytes() const = 0;
   // Rows [first, first + count) in row-major fp32, to host memory: to (count, cols). Exact for every storage.
   virtual void unpack(float* to, int64_t first, int64_t count) const = 0;
+  // The matrix itself, where it lies in backend memory as row-major bf16: what an optimiser may train in place. Null where it does not.
+  virtual uint16_t* bf16_rows() { return nullptr; }
 
  protected:
   Matrix(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {}
@@ -181,10 +183,17 @@ struct LikelihoodGradArgs {
 // One AdamW step over n numbers (decoupled weight decay, as torch.optim.AdamW): g = gradient * gradient_scale;
 // p -= lr * weight_decay * p; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
 // p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps).
+// In fp32 throughout; what is narrower (ops/adamw.h) is so in memory alone. The same bits on every backend that has fused multiply-add.
 struct AdamWArgs {
-  float* parameter;
+  float* parameter;  // (n); null: split over `high` and `low`
+  uint16_t* high;    // (n) as split_float gives them
+  int16_t* low;      // (n)
   const float* gradient;
-  float *exp_avg, *exp_avg_sq;
+  void *exp_avg, *exp_avg_sq;  // (n) in `moments`
+  DType moments;               // kF32; kBF16: rounded stochastically, by rng::moment_words(seed, stream, step, .)
+  uint64_t seed;
+  uint32_t stream;  // which parameter the numbers belong to
+  int64_t first;    // place in it of the first of them
   int64_t n;
   int64_t step;  // from 1
   double lr, beta1, beta2, eps, weight_decay;
@@ -219,6 +228,10 @@ class Backend {
   // dx (M, K) = dy (M, N) w (N, K) with w row-major fp32; adds to what dx holds if `accumulate`. Rows of dy are `dy_stride` floats apart.
   virtual void linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
                                      bool accumulate) = 0;
+  // The same with w in bf16, as Matrix::bf16_rows gives it. Backends whose matrices have no such rows are never asked.
+  virtual void linear_backward_input_bf16(float*, const float*, int64_t, const uint16_t*, int64_t, int64_t, int64_t, bool) {
+    throw Error(ErrorCode::kInternal, std::string(name()) + ": matrices are not row-major bf16");
+  }
   // dw (N, K) += dy (M, N)^T x (M, K), each element the sum of chains over ascending rows, cut where the shape alone says; db (N, may be
   // null) += column sums of dy.
   virtual void linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) = 0;

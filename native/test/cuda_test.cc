@@ -268,6 +268,11 @@ void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
     backend->linear_forward(got_y.data(), n, x.data(), m, *weights, old_b.data(), false);
     backend->linear_backward_input(got_dx.data(), dy.data(), n, w.data(), m, n, k, true);
     backend->linear_backward_weight(got_dw.data(), got_db.data(), dy.data(), n, x.data(), m, n, k);
+    // From the matrix itself.
+    Guarded<float> from_rows(dx.size());
+    std::copy(old_x.begin(), old_x.end(), from_rows.data());
+    backend->linear_backward_input_bf16(from_rows.data(), dy.data(), n, weights->bf16_rows(), m, n, k, true);
+    CHECK(from_rows.guards_intact() && same_bits(from_rows.data(), got_dx.data(), dx.size()), where, "dx from the matrix's own rows");
     CHECK(got_y.guards_intact() && got_dx.guards_intact() && got_dw.guards_intact() && got_db.guards_intact(), where);
     CHECK(relative_error(got_y.data(), y.data(), y.size()) < 2e-6, where, relative_error(got_y.data(), y.data(), y.size()));
     CHECK(relative_error(got_dx.data(), dx.data(), dx.size()) < 2e-6, where, "dx ", relative_error(got_dx.data(), dx.data(), dx.size()));
@@ -283,6 +288,58 @@ DULTRA_TEST(cuda_linear_on_tensor_cores) {
   check_linear(129, 65, 40, 4);
   // Enough blocks for the larger tile.
   check_linear(130, 128 * 64 + 8, 24, 5);
+}
+
+// An optimiser step gives the CPU's bits, however its state is stored.
+DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
+  cpu::CpuBackend reference(2, "");
+  // The baseline instruction set has no fused multiply-add.
+  if (std::string(reference.isa()) == "baseline") return;
+  for (int64_t n : {1, 5, 1030, 20011})
+    for (bool split : {false, true})
+      for (DType moments : {DType::kF32, DType::kBF16}) {
+        Random random{uint64_t(n)};
+        const std::vector<float> start = normals(random, size_t(n), 0.02), gradient = normals(random, size_t(n));
+        const std::string where = text("n ", n, split ? " split" : "", moments == DType::kBF16 ? " bf16" : "");
+        struct State {
+          std::vector<float> parameter, m, v;
+          std::vector<uint16_t> high;
+          std::vector<int16_t> low;
+        } states[2];
+        for (int b = 0; b < 2; ++b) {
+          State& state = states[b];
+          const auto made = b ? make_backend(1, "") : nullptr;
+          Backend& backend = b ? *made : reference;
+          state.parameter = start;
+          state.m.assign(size_t(n), 0), state.v.assign(size_t(n), 0), state.high.assign(size_t(n), 0x3c00), state.low.assign(size_t(n), -5);
+          for (int64_t step = 1; step <= 3; ++step) {
+            AdamWArgs a{};
+            a.parameter = split ? nullptr : state.parameter.data();
+            a.high = state.high.data();
+            a.low = state.low.data();
+            a.gradient = gradient.data();
+            a.exp_avg = state.m.data();
+            a.exp_avg_sq = state.v.data();
+            a.moments = moments;
+            a.seed = 123456789012345ull;
+            a.stream = 9;
+            a.first = 8;
+            a.n = n;
+            a.step = step;
+            a.lr = 0.01;
+            a.beta1 = 0.9;
+            a.beta2 = 0.99;
+            a.eps = 1e-8;
+            a.weight_decay = 0.1;
+            a.gradient_scale = 0.7;
+            backend.adamw_step(a);
+          }
+        }
+        CHECK(same_bits(states[0].parameter.data(), states[1].parameter.data(), size_t(n)), where, " parameters");
+        CHECK(states[0].high == states[1].high && states[0].low == states[1].low, where, " halves");
+        CHECK(same_bits(states[0].m.data(), states[1].m.data(), size_t(n)) && same_bits(states[0].v.data(), states[1].v.data(), size_t(n)), where,
+              " moments");
+      }
 }
 
 #ifdef DULTRA_EMULATOR

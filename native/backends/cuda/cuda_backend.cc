@@ -72,6 +72,7 @@ class CudaMatrix final : public Matrix {
     backend_.download(stored.data(), row(first), stored.size());
     for (size_t i = 0; i < n; ++i) to[i] = load_as_f32(stored.data(), storage, i);
   }
+  uint16_t* bf16_rows() override { return storage == DType::kBF16 ? static_cast<uint16_t*>(data_) : nullptr; }
   void* row(int64_t first) const { return static_cast<uint8_t*>(data_) + size_t(first * cols()) * dtype_size(storage); }
 
   const DType storage;
@@ -297,6 +298,13 @@ void CudaBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_s
                                         bool accumulate) {
   Call call(*this);
   multiply(dx, k, {dy, DType::kF32, dy_stride, false}, {w, DType::kF32, k, true}, m, k, n, nullptr, accumulate, compute_);
+  call.finish();
+}
+
+void CudaBackend::linear_backward_input_bf16(float* dx, const float* dy, int64_t dy_stride, const uint16_t* w, int64_t m, int64_t n, int64_t k,
+                                             bool accumulate) {
+  Call call(*this);
+  multiply(dx, k, {dy, DType::kF32, dy_stride, false}, {w, DType::kBF16, k, true}, m, k, n, nullptr, accumulate, compute_);
   call.finish();
 }
 
@@ -619,6 +627,7 @@ double CudaBackend::sum_squares(const float* x, int64_t n) {
 
 void CudaBackend::adamw_step(const AdamWArgs& args) {
   check_argument(args.step >= 1, "step: expected at least 1, got " + std::to_string(args.step));
+  check_argument(args.moments == DType::kF32 || args.moments == DType::kBF16, "moments: expected fp32 or bf16");
   Call call(*this);
   cuda::adamw_step(args, stream_);
   call.finish();

@@ -49,6 +49,8 @@ class CudaBackend final : public Backend {
   void linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) override;
   void linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
                              bool accumulate) override;
+  void linear_backward_input_bf16(float* dx, const float* dy, int64_t dy_stride, const uint16_t* w, int64_t m, int64_t n, int64_t k,
+                                  bool accumulate) override;
   void linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) override;
 
   void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) override;

@@ -267,6 +267,7 @@ void matmul(float* out, int64_t out_stride, const Operand& a, const Operand& b, 
   // The products of a model: y = x w^T, dx = dy w, dw = dy^T x.
   if (!a.transposed && !b.transposed && b.dtype == DType::kBF16) return tensor_matmul<DType::kF32, false, DType::kBF16, false>(p, stream);
   if (!a.transposed && b.transposed && b.dtype == DType::kF32) return tensor_matmul<DType::kF32, false, DType::kF32, true>(p, stream);
+  if (!a.transposed && b.transposed && b.dtype == DType::kBF16) return tensor_matmul<DType::kF32, false, DType::kBF16, true>(p, stream);
   if (a.transposed && b.transposed && b.dtype == DType::kF32) return tensor_matmul<DType::kF32, true, DType::kF32, true>(p, stream);
   throw Error(ErrorCode::kInternal, "matmul: no tensor-core product of such operands");
 }
