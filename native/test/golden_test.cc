@@ -310,9 +310,11 @@ void replay(const Case& c, const char* selection, Agreement* agreement, const st
 }
 
 void check_agreement(const Agreement& agreement) {
-  CHECK(double(agreement.equal) >= 0.95 * double(agreement.tokens), "bf16: ", agreement.equal, " of ", agreement.tokens, " tokens are the recorded ones");
+  CHECK(double(agreement.equal) >= 0.95 * double(agreement.tokens), "bf16: ", agreement.equal, " of ", agreement.tokens,
+        " tokens are the recorded ones");
   if (std::getenv("DULTRA_VERBOSE") && agreement.tokens > 0)
-    std::printf("  bf16: %lld of %lld tokens are the recorded ones\n", static_cast<long long>(agreement.equal), static_cast<long long>(agreement.tokens));
+    std::printf("  bf16: %lld of %lld tokens are the recorded ones\n", static_cast<long long>(agreement.equal),
+                static_cast<long long>(agreement.tokens));
 }
 
 DULTRA_TEST(golden_planner_generation) {
