@@ -12,9 +12,9 @@ import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from 'nod
 import path from 'node:path';
 import { DUltraError } from '../errors';
 import { saveAdapter } from '../model/adapter';
+import { syncFolder, writeError, writeFileAtomic } from '../model/files';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { readSafetensors, type TensorValue, writeSafetensors } from '../model/safetensors';
-import { syncFolder, writeError, writeFileAtomic } from '../model/save';
 import type { ModelTrainer } from '../model/trainer';
 import { lockRun } from './run-lock';
 import { EventWriter } from './tensorboard';

@@ -4,9 +4,8 @@
 #include <mutex>
 
 #include "backends/cpu/cpu_backend.h"
-#include "backends/plugin.h"
 
-#ifndef _WIN32
+#ifdef __linux__
 #include <dlfcn.h>
 #include <unistd.h>
 #endif
@@ -20,7 +19,7 @@ struct CudaPlugin {
   PluginDevices devices;
 };
 
-#ifdef _WIN32
+#ifndef __linux__
 const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   *built = false;
   *reason = "the CUDA backend is for Linux";
@@ -104,7 +103,7 @@ CudaDevices cuda_devices() {
   const CudaPlugin* plugin = cuda_plugin(&found.reason, &found.built);
   if (!plugin) return found;
   try {
-    plugin->devices(&found.names);
+    plugin->devices(&found.devices);
   } catch (const Error& error) {
     found.reason = error.what();
   }

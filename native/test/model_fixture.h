@@ -1,8 +1,7 @@
 // Random checkpoints and requests, for the tests of whole models.
 #pragma once
-#include <unistd.h>
-
-#include <cstdlib>
+#include <chrono>
+#include <filesystem>
 #include <fstream>
 
 #include "harness.h"
@@ -15,14 +14,18 @@ namespace test {
 class TemporaryFile {
  public:
   explicit TemporaryFile(const std::vector<uint8_t>& content) {
-    const char* folder = std::getenv("TMPDIR");
-    path_ = std::string(folder ? folder : "/tmp") + "/dultra-model-test-XXXXXX";
-    const int fd = mkstemp(path_.data());
-    if (fd < 0) throw std::runtime_error("cannot make a temporary file");
-    close(fd);
-    std::ofstream(path_, std::ios::binary).write(reinterpret_cast<const char*>(content.data()), std::streamsize(content.size()));
+    // Of this moment and address: no other file, of this process or of another that runs beside it.
+    const auto now = std::chrono::high_resolution_clock::now().time_since_epoch().count();
+    const std::string name = "dultra-model-test-" + std::to_string(now) + "-" + std::to_string(reinterpret_cast<uintptr_t>(this));
+    path_ = (std::filesystem::temp_directory_path() / name).u8string();
+    std::ofstream file(std::filesystem::u8path(path_), std::ios::binary);
+    file.write(reinterpret_cast<const char*>(content.data()), std::streamsize(content.size()));
+    if (!file.flush()) throw std::runtime_error("cannot write " + path_);
   }
-  ~TemporaryFile() { unlink(path_.c_str()); }
+  ~TemporaryFile() {
+    std::error_code ignored;
+    std::filesystem::remove(std::filesystem::u8path(path_), ignored);
+  }
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
   const std::string& path() const { return path_; }
