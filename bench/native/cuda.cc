@@ -3,16 +3,15 @@
 // microseconds. bench/torch/gpu.py measures cases of the same names; scripts/gpu-report.sh sets both side by side.
 //   dultra_bench_cuda [--device cuda:0] [--only kernels|step|training] [--tiny]
 // --tiny: shapes for any backend, the CPU's and the emulator's too; its times mean nothing.
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -271,20 +270,21 @@ class Kernels {
 // A file of zeros, which takes no room on the disk, in place of a checkpoint; the weights are made on the device.
 class ZeroFile {
  public:
-  explicit ZeroFile(uint64_t bytes) {
-    const char* folder = std::getenv("TMPDIR");
-    path_ = std::string(folder ? folder : "/tmp") + "/dultra-bench-XXXXXX";
-    const int fd = mkstemp(path_.data());
-    if (fd < 0 || ftruncate(fd, off_t(bytes)) != 0) throw std::runtime_error("cannot make " + path_);
-    close(fd);
+  explicit ZeroFile(uint64_t bytes)
+      : path_(std::filesystem::temp_directory_path() / ("dultra-bench-" + std::to_string(Clock::now().time_since_epoch().count()))) {
+    std::ofstream(path_).flush();
+    std::filesystem::resize_file(path_, bytes);
   }
-  ~ZeroFile() { unlink(path_.c_str()); }
+  ~ZeroFile() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
   ZeroFile(const ZeroFile&) = delete;
   ZeroFile& operator=(const ZeroFile&) = delete;
-  const std::string& path() const { return path_; }
+  std::string path() const { return path_.u8string(); }
 
  private:
-  std::string path_;
+  const std::filesystem::path path_;
 };
 
 ModelConfig config_of(const Shapes& s, int layers) {

@@ -89,11 +89,11 @@ RecordedTensors read_tensors(const fs::path& path) {
 // A fixture's model; tensors of `overrides`, where there are any, in place of its own.
 std::shared_ptr<Model> load(const fs::path& folder, const fs::path& overrides, Compute compute) {
   const Json json = Json::parse(read_file(folder / "config.json"));
-  std::vector<std::string> files{(folder / "model.safetensors").string()};
-  if (!overrides.empty()) files.push_back(overrides.string());
+  std::vector<std::string> files{(folder / "model.safetensors").u8string()};
+  if (!overrides.empty()) files.push_back(overrides.u8string());
   std::map<std::string, TensorRef> refs;
   for (size_t f = 0; f < files.size(); ++f) {
-    const Header header = header_of(read_file(files[f]));
+    const Header header = header_of(read_file(fs::u8path(files[f])));
     for (const auto& [name, entry] : header.json.object) {
       if (name == "__metadata__") continue;
       if (entry["dtype"].string != "F32") throw std::runtime_error(files[f] + ": expected fp32 weights");
