@@ -24,7 +24,7 @@ struct CudaPlugin {
 #ifndef __linux__
 const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   *built = false;
-  *reason = "the CUDA backend is for Linux";
+  *reason = "this build does not contain the CUDA backend, which is for Linux";
   return nullptr;
 }
 #else
