@@ -218,7 +218,7 @@ StepResult Session::step(const StepRequest& request) {
   // With a planner all rows' states are needed (its keys and values); without, the last block runs on the candidates alone.
   const KvPass* kv = pass ? &*pass : nullptr;
   CacheGuard guard(cache_.get());
-  float* candidate_hidden = head_workspace_.get(kCandidateHidden, m * c);
+  const Array candidate_hidden = head_workspace_.operands(kCandidateHidden, m * c);
   if (want_planner) {
     float* hidden = head_workspace_.get(kHidden, n * c);
     transformer.hidden_forward(hidden, ids.data(), packing, nullptr, workspace_, &cancelled_, nullptr, nullptr, false, kv);

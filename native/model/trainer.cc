@@ -87,9 +87,9 @@ struct Trainer::Tape {
   bool narrowed = false;              // the base's last block ran on `scored` alone
   BaseTape base;
   PlannerTape planner;
-  float* hidden = nullptr;                       // (N, C), or (scored, C) if narrowed
+  float* hidden = nullptr;                       // (N, C), unless narrowed
   float* planner_hidden = nullptr;               // what the planner reads: `hidden`, or the states of whole rows
-  float* scored_hidden = nullptr;                // (scored, C)
+  Array scored_hidden;                           // (scored, C)
   float* logits = nullptr;                       // (scored, V) where they fit, else null
   std::vector<float> planner_logits, log_probs;  // (M)
 
@@ -399,18 +399,16 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   tape->narrowed = !request.planner && request.hidden.empty();
   const int64_t s = scored.size();
   CacheGuard guard(request.cache.get());
-  tape->hidden = memory.take((tape->narrowed ? s : n) * c);
+  tape->scored_hidden = memory.operands(s * c);
+  if (!tape->narrowed) tape->hidden = memory.take(n * c);
   if (!request.hidden.empty()) {
     backend_.upload(tape->hidden, request.hidden.data(), request.hidden.size() * 4);
   } else {
-    transformer.hidden_forward(tape->hidden, request.ids.data(), tape->packing, tape->narrowed ? &scored : nullptr, workspace_, cancel,
-                               keep_base ? &tape->base : nullptr, &memory, options_.checkpointing, tape->pass ? &*tape->pass : nullptr);
+    transformer.hidden_forward(tape->narrowed ? tape->scored_hidden : Array(tape->hidden), request.ids.data(), tape->packing,
+                               tape->narrowed ? &scored : nullptr, workspace_, cancel, keep_base ? &tape->base : nullptr, &memory,
+                               options_.checkpointing, tape->pass ? &*tape->pass : nullptr);
   }
-  tape->scored_hidden = tape->hidden;
-  if (!tape->narrowed) {
-    tape->scored_hidden = memory.take(s * c);
-    backend_.gather_rows(tape->scored_hidden, tape->hidden, scored.rows.data(), s, c);
-  }
+  if (!tape->narrowed) backend_.gather_rows(tape->scored_hidden, tape->hidden, scored.rows.data(), s, c);
 
   const int64_t rows = std::min(s, head_rows(v));
   float* logits = memory.take(rows * v);
@@ -485,21 +483,20 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
 
 // ---- backward --------------------------------------------------------------------------------------------------------------------
 
-void Trainer::linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const Parameter& w, int64_t m, int64_t first_row, int64_t n,
+void Trainer::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m, int64_t first_row, int64_t n,
                                     bool accumulate) {
   const int64_t k = w.shape[1];
   if (w.rows.empty()) return backend_.linear_backward_input(dx, dy, dy_stride, w.value.as() + first_row * k, m, n, k, accumulate);
   for (const Bf16Rows& piece : w.rows) {
     const int64_t begin = std::max(first_row, piece.first), end = std::min(first_row + n, piece.first + piece.rows);
     if (begin >= end) continue;
-    backend_.linear_backward_input_bf16(dx, dy + (begin - first_row), dy_stride, piece.data + (begin - piece.first) * k, m, end - begin, k,
-                                        accumulate);
+    backend_.linear_backward_input(dx, dy + (begin - first_row), dy_stride, piece.data + (begin - piece.first) * k, m, end - begin, k, accumulate);
     accumulate = true;
   }
 }
 
-void Trainer::linear_backward(float* dx, const float* dy, int64_t dy_stride, const float* x, Parameter* w, int64_t m, bool accumulate,
-                              int64_t first_row, int64_t rows, Parameter* bias, int64_t bias_first) {
+void Trainer::linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m, bool accumulate, int64_t first_row,
+                              int64_t rows, Parameter* bias, int64_t bias_first) {
   const int64_t k = w->shape[1], n = rows < 0 ? w->shape[0] : rows;
   if (dx) linear_backward_input(dx, dy, dy_stride, *w, m, first_row, n, accumulate);
   if (w->trains) {
@@ -549,7 +546,7 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   // out = h + ff_out(silu(gate) up)
   float* dmlp = ws.get(kDMlp, m * f);
   linear_backward(dmlp, dout, c, tape.mlp, p.ff_out, m, false);
-  float* dgate_up = ws.get(kDGateUp, m * 2 * f);
+  const Array dgate_up = ws.operands(kDGateUp, m * 2 * f);
   backend_.swiglu_backward(dgate_up, dmlp, tape.gate_up, m, f);
   float* dnormed = ws.get(kDNormed, std::max(n, m) * c);
   linear_backward(dnormed, dgate_up, 2 * f, tape.normed_h, p.ff, m, false);
@@ -558,10 +555,10 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   backend_.rmsnorm_backward(dh, gradient_of(p.ff_norm), dnormed, tape.h, p.ff_norm->value.as(), m, c, config.rms_norm_eps);
 
   // h = x + attn_out(attention(q, k, v))
-  float* dattention = ws.get(kDAttention, m * q_width);
+  const Array dattention = ws.operands(kDAttention, m * q_width);
   linear_backward(dattention, dh, c, tape.attention, p.attn_out, m, false);
-  float* dq = ws.get(kDQ, m * q_width);
-  float* dkv = ws.get(kDKv, (kv ? kv->pass.cache().offsets().back() : n) * 2 * kv_width);
+  const Array dq = ws.operands(kDQ, m * q_width);
+  Array dkv = ws.operands(kDKv, (kv ? kv->pass.cache().offsets().back() : n) * 2 * kv_width);
   std::vector<int32_t> offsets;
   AttentionGradArgs args{};
   args.forward = transformer.attention_args(packing, subset, tape.kv, kv, &offsets);
@@ -575,7 +572,7 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   backend_.attention_backward(args);
   if (kv) {
     // Of all keys and values that were read, those computed in this pass; the others are constants.
-    float* own = ws.get(kDKvOwn, n * 2 * kv_width);
+    const Array own = ws.operands(kDKvOwn, n * 2 * kv_width);
     backend_.gather_rows(own, dkv, kv->pass.slots().data(), n, 2 * kv_width);
     dkv = own;
   }

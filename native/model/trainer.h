@@ -147,10 +147,10 @@ class Trainer {
   void write_model();
 
   // dx (M, K) = dy (M, N) w (or += with `accumulate`) with rows first_row .. first_row + n of w.
-  void linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const Parameter& w, int64_t m, int64_t first_row, int64_t n,
+  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m, int64_t first_row, int64_t n,
                              bool accumulate);
   // dx (M, K) = dy w (or += with `accumulate`); adds to the gradients of w, its adapter and bias. dx null: not wanted.
-  void linear_backward(float* dx, const float* dy, int64_t dy_stride, const float* x, Parameter* w, int64_t m, bool accumulate, int64_t first_row = 0,
+  void linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m, bool accumulate, int64_t first_row = 0,
                        int64_t rows = -1, Parameter* bias = nullptr, int64_t bias_first = 0);
   // dx (N, C) from dout (M, C), which is overwritten.
   void block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing, const RowSubset* subset,

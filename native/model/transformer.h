@@ -111,9 +111,11 @@ struct Bf16Rows {
 
 // Activations of one block that its backward needs; all of them scratch slots of a Workspace.
 struct BlockTape {
-  float *x = nullptr, *normed = nullptr, *kv = nullptr;                                    // (N, C), (N, C), (N, 2 Hk D)
-  float *normed_subset = nullptr, *q = nullptr, *attention = nullptr, *log_sum = nullptr;  // (M, C), (M, H D), (M, H D), (M, H)
-  float *h = nullptr, *normed_h = nullptr, *gate_up = nullptr, *mlp = nullptr;             // (M, C), (M, C), (M, 2F), (M, F)
+  float* x = nullptr;                      // (N, C)
+  Array normed, kv;                        // (N, C), (N, 2 Hk D)
+  Array normed_subset, q, attention;       // (M, C), (M, H D), (M, H D)
+  float *log_sum = nullptr, *h = nullptr;  // (M, H), (M, C)
+  Array normed_h, gate_up, mlp;            // (M, C), (M, 2F), (M, F)
 };
 
 // Likewise of the base model and of the planner head.
@@ -138,6 +140,7 @@ class TapeMemory {
   T* take(int64_t count) {
     return workspace_.get<T>(next_++, count);
   }
+  Array operands(int64_t count) { return workspace_.operands(next_++, count); }
   size_t next() const { return next_; }
   void rewind(size_t next) { next_ = next; }
 
@@ -172,14 +175,14 @@ class Transformer {
   // from several tensors needs all of them. Nothing else may use the model meanwhile.
   void write_weights(const std::function<const float*(const std::string& tensor)>& values);
 
-  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm. With a tape (whose memory
-  // comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
+  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm, in fp32 or as operands. With a tape (whose
+  // memory comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
   // positions that it computes, and attention sees the whole rows.
-  void hidden_forward(float* hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& workspace,
+  void hidden_forward(Array hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& workspace,
                       const std::atomic<bool>* cancel, BaseTape* tape = nullptr, TapeMemory* tape_memory = nullptr, bool inputs_only = false,
                       const KvPass* pass = nullptr) const;
   // logits (M, V) of hidden rows (M, C).
-  void head_forward(float* logits, const float* hidden, int64_t m) const;
+  void head_forward(float* logits, ConstArray hidden, int64_t m) const;
   // Planner logits (M) of the subset's rows. hidden (N, C); timestep (B); candidate (N): 1 where the token is a mask inside the window.
   // With `pass` (of a cache with PlannerCache::kBlocks), as for hidden_forward.
   void planner_forward(float* logit, const float* hidden, const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing,
@@ -193,7 +196,7 @@ class Transformer {
                      BlockTape* tape = nullptr, TapeMemory* tape_memory = nullptr, const KvLayer* kv = nullptr) const;
   // Everything but q and out: attention of all rows, or of the subset's queries, to the fresh keys and values (N, 2, Hk, D), or with
   // `kv` to those of its layer. Valid as long as `offsets` is.
-  AttentionArgs attention_args(const Packing& packing, const RowSubset* subset, const float* fresh, const KvLayer* kv,
+  AttentionArgs attention_args(const Packing& packing, const RowSubset* subset, ConstArray fresh, const KvLayer* kv,
                                std::vector<int32_t>* offsets) const;
   const BlockWeights& block(size_t i) const { return blocks_[i]; }
   size_t block_count() const { return blocks_.size(); }

@@ -110,6 +110,16 @@ struct RandomCheckpoint {
   }
 };
 
+// In fp32, and in bf16 where the backend can.
+inline std::vector<WeightOptions> computes() {
+  std::vector<WeightOptions> all(1);
+  if (make_model_backend(1)->supports(Compute::kBF16)) {
+    all.emplace_back();
+    all.back().compute = Compute::kBF16;
+  }
+  return all;
+}
+
 inline ModelConfig small_config() {
   ModelConfig config;
   config.hidden = 24;
@@ -124,6 +134,16 @@ inline ModelConfig small_config() {
   config.mask_token = 49;
   config.planner.present = true;
   config.planner.layers = 1;
+  return config;
+}
+
+// Of a head dimension that has kernels of its own on a GPU.
+inline ModelConfig wide_config() {
+  ModelConfig config = small_config();
+  config.hidden = 128;
+  config.heads = 2;
+  config.kv_heads = 1;
+  config.mlp_hidden = 96;
   return config;
 }
 

@@ -26,7 +26,8 @@ void add_by_columns(ThreadPool& pool, int64_t m, int64_t c, const Row& row) {
 
 }  // namespace
 
-void CpuBackend::rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
+void CpuBackend::rmsnorm_forward(Array out_array, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
+  float* out = out_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) kernels_->rows.rmsnorm(out + i * c, x + i * c, weight, c, eps);
   });
