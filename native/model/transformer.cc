@@ -413,24 +413,26 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
     return tape->*kept = memory->operands(count);
   };
 
+  float* h = tape ? (tape->h = memory->take(m * c)) : out;  // (M, C)
   Array normed = buffer(kNormed, n * c, &BlockTape::normed);
-  backend_.rmsnorm_forward(normed, x, w.attn_norm.as(), n, c, config_.rms_norm_eps);
+  if (subset || h == x)
+    backend_.rmsnorm_forward(normed, x, w.attn_norm.as(), n, c, config_.rms_norm_eps);
+  else
+    backend_.rmsnorm_copy_forward(normed, h, x, nullptr, w.attn_norm.as(), n, c, config_.rms_norm_eps);
   Array kv = buffer(kKv, n * 2 * kv_width, &BlockTape::kv);  // (N, 2, Hk, D)
   backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, w.kv_bias.as(), false);
-  backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   if (layer) {
     const KvCache& cache = layer->pass.cache();
-    backend_.store_rows(cache.layer(layer->index), cache.options().dtype, kv, layer->pass.slots().data(), n, 2 * kv_width);
+    backend_.rope_store_forward({cache.layer(layer->index), cache.options().dtype}, layer->pass.slots().data(), kv, packing.positions.data(), n,
+                                config_.kv_heads, d, config_.rope_theta);
+  } else {
+    backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   }
 
-  float* h = tape ? (tape->h = memory->take(m * c)) : out;  // (M, C)
   if (subset) {
-    Array gathered = buffer(kNormedSubset, m * c, &BlockTape::normed_subset);
-    backend_.gather_rows(gathered, normed, subset->rows.data(), m, c);
-    normed = gathered;
-    backend_.gather_rows(h, x, subset->rows.data(), m, c);
-  } else if (h != x) {
-    backend_.copy(h, x, n * c);
+    // Normed again rather than gathered: the rows are read once for both.
+    normed = buffer(kNormedSubset, m * c, &BlockTape::normed_subset);
+    backend_.rmsnorm_copy_forward(normed, h, x, subset->rows.data(), w.attn_norm.as(), m, c, config_.rms_norm_eps);
   }
   Array q = buffer(kQ, m * q_width, &BlockTape::q);  // (M, H, D)
   backend_.linear_forward(q, q_width, normed, m, *w.q, w.q_bias.as(), false);
@@ -446,8 +448,10 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   backend_.linear_forward(h, c, attention, m, *w.attn_out, w.attn_out_bias.as(), true);
 
   Array normed_h = buffer(kNormed, m * c, &BlockTape::normed_h);
-  backend_.rmsnorm_forward(normed_h, h, w.ff_norm.as(), m, c, config_.rms_norm_eps);
-  if (out != h) backend_.copy(out, h, m * c);
+  if (out == h)
+    backend_.rmsnorm_forward(normed_h, h, w.ff_norm.as(), m, c, config_.rms_norm_eps);
+  else
+    backend_.rmsnorm_copy_forward(normed_h, out, h, nullptr, w.ff_norm.as(), m, c, config_.rms_norm_eps);
   const int64_t rows = std::min(m, kMlpRows), kept_rows = tape ? m : rows;
   Array gate_up = buffer(kGateUp, kept_rows * 2 * f, &BlockTape::gate_up);
   Array mlp = buffer(kMlp, kept_rows * f, &BlockTape::mlp);

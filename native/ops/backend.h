@@ -227,7 +227,7 @@ class Backend {
   // Packs new values into a matrix that make_matrix made of parts of the same shapes.
   virtual void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) = 0;
   // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`, which must be fp32 then. Consecutive rows of
-  // out are `out_stride` numbers apart. x is bf16 only where w computes in bf16.
+  // out are `out_stride` numbers apart. x and out are bf16 only where w computes in bf16.
   virtual void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) = 0;
   // dx (M, K) = dy (M, N) w (N, K) with w row-major, in fp32 or as Matrix::bf16_rows gives it; adds to what dx holds if `accumulate`, which
   // must be fp32 then. Rows of dy are `dy_stride` numbers apart.
@@ -249,11 +249,29 @@ class Backend {
   }
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
   virtual void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
+  // copied (M, C) = x (., C)[index (M)], or the rows of x as they come if index is null; out (M, C) = rmsnorm_forward of copied. What a
+  // backend gains by one pass may not show in the bits.
+  virtual void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                                    float eps) {
+    if (index)
+      gather_rows(copied, x, index, m, c);
+    else
+      copy(copied, x, m * c);
+    rmsnorm_forward(out, copied, weight, m, c, eps);
+  }
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.
   virtual void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                                  float eps) = 0;
   // In place on x (M, heads, D), rows `stride` apart: rotates pairs (j, j + D/2) by positions (M) * theta^(-2j/D), angles in fp32.
   virtual void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
+  // Keys and values into their cache: rope_forward of the keys of kv (M, 2, Hk, D), then store_rows (to.data, to.dtype, kv, index, M,
+  // 2 Hk D), with the same bits. What kv holds afterwards is undefined.
+  virtual void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                                  float theta) {
+    const int64_t width = 2 * int64_t(kv_heads) * head_dim;
+    rope_forward(kv, width, positions, m, kv_heads, head_dim, theta);
+    store_rows(to.data, to.dtype, kv, index, m, width);
+  }
   // out (M, F) = silu(gate) * up, gate_up (M, 2F) with gate in the first F columns
   virtual void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) = 0;
   // In place: x = x * sigmoid(x) over n numbers

@@ -344,6 +344,13 @@ void CudaBackend::rmsnorm_forward(Array out, const float* x, const float* weight
   call.finish();
 }
 
+void CudaBackend::rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                                       float eps) {
+  Call call(*this);
+  cuda::rmsnorm_copy_forward(out, copied, x, call.only(index, m), weight, m, c, eps, stream_);
+  call.finish();
+}
+
 void CudaBackend::layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                                     float eps) {
   Call call(*this);
@@ -358,26 +365,46 @@ void CudaBackend::planner_score_forward(float* logit, const float* x, const floa
   call.finish();
 }
 
-void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
   check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
-  Call call(*this);
-  if (!call.on_device(positions))
-    for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
-  const float* values = nullptr;
   for (const Frequencies& f : frequencies_)
-    if (f.head_dim == head_dim && f.theta == theta) values = f.values;
-  if (!values) {
-    // As the CPU backend computes them: rounded to fp32 at every operation.
-    std::vector<float> host(size_t(head_dim / 2));
-    for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
-    Frequencies made{head_dim, theta, nullptr};
-    check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
-    frequencies_.push_back(made);
-    check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_), "copying to the device");
-    synchronize();
-    values = made.values;
-  }
-  rope(x, stride, call.only(positions, m), m, heads, head_dim, values, direction, stream_);
+    if (f.head_dim == head_dim && f.theta == theta) return f.values;
+  // As the CPU backend computes them: rounded to fp32 at every operation.
+  std::vector<float> host(size_t(head_dim / 2));
+  for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
+  Frequencies made{head_dim, theta, nullptr};
+  check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
+  frequencies_.push_back(made);
+  check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_), "copying to the device");
+  synchronize();
+  return made.values;
+}
+
+namespace {
+
+void check_positions(const int32_t* positions, int64_t m) {
+  for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
+}
+
+}  // namespace
+
+void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+  Call call(*this);
+  const float* frequencies = inverse_frequencies(head_dim, theta);
+  if (!call.on_device(positions)) check_positions(positions, m);
+  rope(x, stride, call.only(positions, m), m, heads, head_dim, frequencies, direction, stream_);
+  call.finish();
+}
+
+void CudaBackend::rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                                     float theta) {
+  check_argument(to.dtype == DType::kF32 || to.dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+  Call call(*this);
+  const float* frequencies = inverse_frequencies(head_dim, theta);
+  if (!call.on_device(positions)) check_positions(positions, m);
+  call.need(positions, m).need(index, m).begin();
+  positions = call.in(positions, m);
+  rope_store(to, call.in(index, m), kv, positions, m, kv_heads, head_dim, frequencies, stream_);
   call.finish();
 }
 

@@ -55,9 +55,13 @@ class CudaBackend final : public Backend {
   void gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) override;
   void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) override;
   void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override;
+  void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                            float eps) override;
   void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                          float eps) override;
   void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) override;
+  void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                          float theta) override;
   void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) override;
   void silu_forward(float* x, int64_t n) override;
   void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight, float bias,
@@ -95,6 +99,8 @@ class CudaBackend final : public Backend {
 
   void* scratch(size_t bytes);
   void synchronize();
+  // (D/2) of rope_forward, in device memory
+  const float* inverse_frequencies(int head_dim, float theta);
   void rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction);
   // A product in bf16: by cuBLASLt where it is there and has an algorithm, else by the built-in kernels. Operands are device memory.
   void multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
