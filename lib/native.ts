@@ -429,7 +429,7 @@ export interface NativeAddon {
   cpuIsas(): string[];
   CancelToken: new () => NativeCancelToken;
   /** A line for each CUDA device; without any, `reason` says what is missing. `built`: the plugin is there. */
-  cudaDevices(): { names: string[]; built: boolean; reason: string };
+  cudaDevices(): { names: string[]; memory: number[]; built: boolean; reason: string };
   /** Rejects with code ABORTED when the token is cancelled on the way. */
   loadModel(request: NativeLoadRequest, cancelToken?: NativeCancelToken | null): Promise<NativeModel>;
   maskedAttention(request: NativeAttentionRequest): Promise<Float32Array>;

@@ -10,7 +10,7 @@
 namespace dultra {
 namespace cpu {
 
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   // threads >= 1; isa "" picks the best the CPU has, else one of available_isas().
   CpuBackend(int threads, const std::string& isa);
