@@ -117,6 +117,20 @@ class Kernels {
     }
     return buffer;
   }
+  // As the backend keeps operands, of which it has to be told first: by a matrix.
+  struct Operands {
+    Buffer buffer;
+    Array array;
+  };
+  Operands operands(int64_t n, float scale = 1) {
+    const Buffer wide = array(n, scale);
+    const DType dtype = backend_.operand_dtype();
+    Operands out{Buffer(backend_, size_t(n) * dtype_size(dtype)), {}};
+    out.array = {out.buffer.as<void>(), dtype};
+    const int32_t first = 0;
+    backend_.gather_rows(out.array, wide.as(), &first, 1, n);
+    return out;
+  }
   std::unique_ptr<Matrix> matrix(int64_t rows, int64_t cols) {
     std::vector<uint16_t> values(size_t(rows * cols));
     const std::vector<float> some = uniforms(size_t(1) << 20, 0.04f);
@@ -140,26 +154,28 @@ class Kernels {
   void products() {
     const int64_t n = 2 * shapes_.mlp, k = shapes_.hidden;
     const auto w = matrix(n, k);
-    const Buffer x = array(shapes_.gemm_rows.back() * k), out = array(shapes_.gemm_rows.back() * n);
+    const Operands x = operands(shapes_.gemm_rows.back() * k), out = operands(shapes_.gemm_rows.back() * n);
+    const double size = double(dtype_size(x.array.dtype));
     for (int64_t m : shapes_.gemm_rows)
       time("gemm M=" + std::to_string(m) + " N=" + std::to_string(n) + " K=" + std::to_string(k), 2.0 * double(m * n * k),
-           2.0 * double(n * k) + 4.0 * double(m * (n + k)), [&] { backend_.linear_forward(out.as(), n, x.as(), m, *w, nullptr, false); });
+           2.0 * double(n * k) + size * double(m * (n + k)), [&] { backend_.linear_forward(out.array, n, x.array, m, *w, nullptr, false); });
   }
 
   void attention() {
     const int heads = shapes_.attention_heads, d = shapes_.attention_dim;
     const int64_t tokens = shapes_.attention_tokens, width = int64_t(heads) * d;
     const auto w = matrix(2, 2);  // says that the backend computes in bf16
-    const Buffer q = array(tokens * width, 4), kv = array(tokens * 2 * width, 4), out = array(tokens * width), dout = array(tokens * width);
-    const Buffer dq = array(tokens * width), dkv = array(tokens * 2 * width), log_sum = array(tokens * heads);
+    const Operands q = operands(tokens * width, 4), kv = operands(tokens * 2 * width, 4), out = operands(tokens * width);
+    const Operands dout = operands(tokens * width), dq = operands(tokens * width), dkv = operands(tokens * 2 * width);
+    const Buffer log_sum = array(tokens * heads);
     for (int64_t length : shapes_.attention_lengths) {
       std::vector<int32_t> offsets;
       for (int64_t i = 0; i <= tokens; i += length) offsets.push_back(int32_t(i));
       AttentionArgs a{};
-      a.q = q.as();
-      a.k = kv.as();
-      a.v = kv.as() + width;
-      a.out = out.as();
+      a.q = q.array;
+      a.k = kv.array;
+      a.v = kv.array + width;
+      a.out = out.array;
       a.log_sum = log_sum.as();
       a.q_stride = a.out_stride = width;
       a.kv_stride = 2 * width;
@@ -173,11 +189,18 @@ class Kernels {
       time("attention forward T=" + std::to_string(length), work, 0, [&] { backend_.attention_forward(a); });
       AttentionGradArgs grad{};
       grad.forward = a;
-      grad.dout = dout.as();
-      grad.dq = dq.as();
-      grad.dk = dkv.as();
-      grad.dv = dkv.as() + width;
+      grad.dout = dout.array;
+      grad.dq = dq.array;
+      grad.dk = dkv.array;
+      grad.dv = dkv.array + width;
       time("attention backward T=" + std::to_string(length), 2.5 * work, 0, [&] { backend_.attention_backward(grad); });
+      // Cached decoding: a block's queries against all keys of one sequence.
+      const std::vector<int32_t> queries{0, int32_t(shapes_.block)}, keys{0, int32_t(length)};
+      a.batch = 1;
+      a.q_offsets = queries.data();
+      a.k_offsets = keys.data();
+      time("attention of " + std::to_string(shapes_.block) + " queries T=" + std::to_string(length), 4.0 * double(shapes_.block * length * width),
+           2 * double(dtype_size(kv.array.dtype)) * double(length * width), [&] { backend_.attention_forward(a); });
     }
   }
 
@@ -189,6 +212,7 @@ class Kernels {
       time("bandwidth: sum of squares", 0, 4.0 * double(shapes_.copied), [&] { backend_.sum_squares(a.as(), shapes_.copied); });
       time("bandwidth: silu", 0, 8.0 * double(shapes_.copied), [&] { backend_.silu_forward(a.as(), shapes_.copied); });
     }
+    const auto w = matrix(2, 2);  // says that the backend computes in bf16
     const int64_t m = shapes_.rows, c = shapes_.hidden, f = shapes_.mlp, few = std::max<int64_t>(1, m / 4);
     const double numbers = double(m * c), wide = double(few * f);
     std::vector<int32_t> index;
@@ -197,20 +221,24 @@ class Kernels {
     backend_.upload(positions.as<void>(), index.data(), size_t(m) * 4);
     {
       const Buffer x = array(m * c), y = array(m * c), dx = array(m * c), weight = array(c), dweight = array(c);
-      time("bandwidth: rmsnorm", 0, 8 * numbers, [&] { backend_.rmsnorm_forward(y.as(), x.as(), weight.as(), m, c, 1e-5f); });
+      const Operands narrow = operands(m * c);
+      const double size = double(dtype_size(narrow.array.dtype));
+      time("bandwidth: rmsnorm", 0, (4 + size) * numbers, [&] { backend_.rmsnorm_forward(narrow.array, x.as(), weight.as(), m, c, 1e-5f); });
       time("bandwidth: layernorm", 0, 8 * numbers,
            [&] { backend_.layernorm_forward(y.as(), x.as(), weight.as(), weight.as(), nullptr, m, c, 1e-4f); });
       time("bandwidth: rmsnorm backward", 0, 16 * numbers,
            [&] { backend_.rmsnorm_backward(dx.as(), dweight.as(), y.as(), x.as(), weight.as(), m, c, 1e-5f); });
-      time("bandwidth: rope", 0, 8 * numbers,
-           [&] { backend_.rope_forward(x.as(), c, positions.as<int32_t>(), m, shapes_.heads, int(c / shapes_.heads), 500000); });
+      time("bandwidth: rope", 0, 2 * size * numbers,
+           [&] { backend_.rope_forward(narrow.array, c, positions.as<int32_t>(), m, shapes_.heads, int(c / shapes_.heads), 500000); });
       time("bandwidth: gather", 0, 8 * numbers, [&] { backend_.gather_rows(y.as(), x.as(), positions.as<int32_t>(), m, c); });
     }
     {
-      const Buffer gate_up = array(few * 2 * f), out = array(few * f);
-      time("bandwidth: swiglu", 0, 12 * wide, [&] { backend_.swiglu_forward(out.as(), gate_up.as(), few, f); });
-      const Buffer dgate_up = array(few * 2 * f);
-      time("bandwidth: swiglu backward", 0, 20 * wide, [&] { backend_.swiglu_backward(dgate_up.as(), out.as(), gate_up.as(), few, f); });
+      const Operands gate_up = operands(few * 2 * f), out = operands(few * f), dgate_up = operands(few * 2 * f);
+      const Buffer dout = array(few * f);
+      const double size = double(dtype_size(out.array.dtype));
+      time("bandwidth: swiglu", 0, 3 * size * wide, [&] { backend_.swiglu_forward(out.array, gate_up.array, few, f); });
+      time("bandwidth: swiglu backward", 0, (4 + 4 * size) * wide,
+           [&] { backend_.swiglu_backward(dgate_up.array, dout.as(), gate_up.array, few, f); });
     }
     const int64_t n = shapes_.parameters;
     const Buffer parameter = array(n, 0.04f), gradient = array(n, 1e-3f), m1 = array(n, 0), m2 = array(n, 0);
