@@ -51,7 +51,9 @@ const modified = (...parts) => {
 function checkPrerequisites() {
   const missing = [];
   const [major, minor] = process.versions.node.split('.').map(Number);
-  if (major < 20 || (major === 20 && minor < 19)) missing.push(`Node.js 20.19 or newer (this is ${process.version})`);
+  // Those in which require() takes ES modules: engines in package.json.
+  if (major < 20 || major === 21 || (major === 20 && minor < 19) || (major === 22 && minor < 12))
+    missing.push(`Node.js 20.19, 22.12 or newer (this is ${process.version})`);
   const cmake = output('cmake', ['--version'])?.match(/(\d+)\.(\d+)/);
   if (!cmake || Number(cmake[1]) < 3 || (Number(cmake[1]) === 3 && Number(cmake[2]) < 24))
     missing.push(`CMake 3.24 or newer (${cmake ? `this is ${cmake[0]}` : 'not found'})`);
