@@ -15,7 +15,9 @@ function problems(root, environment, withPrebuilds) {
   const { version, repository, homepage, bugs } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'));
   const { GITHUB_REF_NAME: tag, GITHUB_REPOSITORY: address } = environment;
   if (tag !== `v${version}`) found.push(`the tag is ${tag}, the version of package.json ${version}: expected v${version}`);
-  const heading = new RegExp(`^## ${version.replaceAll('.', '\\.')}(?![\\d.])(.*)$`, 'm').exec(readFileSync(path.join(root, 'CHANGELOG.md'), 'utf8'));
+  const heading = new RegExp(`^## ${version.replaceAll('.', '\\.')}(?![\\d.])(.*)$`, 'm').exec(
+    readFileSync(path.join(root, 'CHANGELOG.md'), 'utf8'),
+  );
   if (!heading) found.push(`CHANGELOG.md has no heading "## ${version}"`);
   else if (heading[1].includes('unreleased')) found.push(`CHANGELOG.md still calls ${version} unreleased`);
   const missing = Object.entries({ repository, homepage, bugs }).filter(([, value]) => !value);
