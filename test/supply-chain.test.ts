@@ -1,4 +1,5 @@
 // What the package pulls in, and what its workflows run: licences, pins, install scripts, permissions.
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parse } from 'yaml';
@@ -78,6 +79,19 @@ test('nothing that is installed runs a script', () => {
   expect(installers.filter(({ dev }) => !dev).map(({ name }) => name)).toEqual([]);
   for (const { name } of installers.filter(({ name }) => name !== 'fsevents')) expect([name, allowScripts[name]]).toEqual([name, false]);
   for (const name of ['preinstall', 'install', 'postinstall', 'prepare']) expect(scripts).not.toHaveProperty(name);
+});
+
+test('the parts list has everything that users install', () => {
+  // The script itself compares with the lock.
+  const { status, stdout, stderr } = spawnSync(process.execPath, [path.join(root, 'scripts', 'sbom.cjs')], { encoding: 'utf8' });
+  expect([status, stderr]).toEqual([0, '']);
+  const { metadata, components } = JSON.parse(stdout) as {
+    metadata: { component: { name: string } };
+    components: { name: string; licenses?: unknown }[];
+  };
+  expect(metadata.component.name).toBe('dultra');
+  expect(components.map(({ name }) => name)).toEqual(expect.arrayContaining(Object.keys(read<Manifest>('package.json').dependencies!)));
+  for (const { name, licenses } of components) expect([name, licenses]).toEqual([name, expect.anything()]);
 });
 
 interface Step {
