@@ -23,6 +23,9 @@ const VECTORS = {
   AVX512_BF16: ['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mfma', '-mf16c', '-mavx512bf16'],
 };
 
+/** Of one command; an emulator that hangs shall not hold up everything. */
+const LIMIT_MS = 30 * 60_000;
+
 class Failure extends Error {}
 
 /** The first of some programs that runs; null: none. */
@@ -34,6 +37,7 @@ function run(command, args, options = {}) {
     cwd: root,
     encoding: 'utf8',
     maxBuffer: 1 << 28,
+    timeout: LIMIT_MS,
     ...options,
   });
   if (error || status !== 0)
