@@ -188,9 +188,13 @@ bool CublasLt::multiply(float* out, int64_t out_stride, const Operand& a, const 
   };
   if (!alignment(a.data, a.stride * 2) || !alignment(b.data, b.stride * 2) || !alignment(out, out_stride * 4)) return false;
   const int flags = int(a.transposed) | int(b.transposed) << 1 | int(bias != nullptr) << 2 | int(accumulate) << 3;
-  if (plans_.size() > kMostPlans) plans_.clear();
+  if (plans_.size() > kMostPlans && !recording_) {
+    plans_.clear();
+    ++times_cleared_;
+  }
   std::unique_ptr<Plan>& slot = plans_[Key{m, n, k, a.stride, b.stride, out_stride, flags}];
   const bool is_new = !slot;
+  if (is_new && recording_) throw Error(ErrorCode::kInternal, "a matrix product cannot be recorded: its algorithm was not chosen before");
   if (is_new) slot = std::make_unique<Plan>(api_.get());
   Plan& plan = *slot;
   const float alpha = 1, beta = accumulate ? 1.0f : 0.0f;
