@@ -475,10 +475,10 @@ StepResult Session::step(const StepRequest& request) {
   check_cancelled(&cancelled_);
   exchange.send(0, step.ids_end);
   const auto operations = [&] { enqueue(step, *scratch); };
-  if (recorded)
-    exchange.run(key_of(step), operations);
-  else
+  if (step.is_replay())
     operations();
+  else
+    exchange.run(recorded ? key_of(step) : std::vector<int64_t>(), operations);
   if (step.candidates() > 0) exchange.receive(step.ids_begin, step.end);
   if (step.pass) step.pass->done();
   guard.keep();
