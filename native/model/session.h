@@ -16,8 +16,8 @@ namespace dultra {
 class Model {
  public:
   Model(const ModelConfig& config, std::unique_ptr<Backend> backend, const Checkpoint& checkpoint, const WeightOptions& options,
-        const std::atomic<bool>* cancel)
-      : backend_(std::move(backend)), transformer_(config, *backend_, checkpoint, options, cancel) {}
+        const std::atomic<bool>* cancel, LoadProgress* progress = nullptr)
+      : backend_(std::move(backend)), transformer_(config, *backend_, checkpoint, options, cancel, progress) {}
 
   Backend& backend() const { return *backend_; }
   const Transformer& transformer() const { return transformer_; }

@@ -37,8 +37,10 @@ enum Slot : size_t {
 // Reads tensors, counts them, builds what the backend wants, and lists where everything went.
 class WeightReader {
  public:
-  WeightReader(Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options, const std::atomic<bool>* cancel)
-      : backend_(backend), checkpoint_(checkpoint), options_(options), cancel_(cancel) {}
+  WeightReader(Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options, const std::atomic<bool>* cancel, LoadProgress* progress)
+      : backend_(backend), checkpoint_(checkpoint), options_(options), cancel_(cancel), progress_(progress) {
+    if (progress_) progress_->total = checkpoint.bytes();
+  }
 
   int64_t parameters = 0;
   size_t bytes = 0;
@@ -81,6 +83,8 @@ class WeightReader {
     if (options_.compute == Compute::kBF16) storage = DType::kBF16;
     into = backend_.make_matrix(parts, cols, storage, options_.compute);
     bytes += into->bytes();
+    for (const MatrixPart& part : parts)
+      if (count) advance(part.rows * cols, part.dtype);
     for (size_t i = 0; i < pieces.size(); ++i)
       if (!pieces[i].all) checkpoint_.forget(tensors[i]);
   }
@@ -98,13 +102,16 @@ class WeightReader {
     into = upload(values);
     parameters += count;
     bytes += size_t(count) * 4;
+    advance(count, tensor.ref->dtype);
   }
 
   // Vectors laid end to end, as the rows of their matrices are.
   void stacked(Buffer& into, const std::vector<Rows>& pieces) {
     std::vector<float> all;
     for (const Rows& piece : pieces) {
-      const std::vector<float> values = read(checkpoint_.get(piece.name, {piece.rows}), 0, piece.rows);
+      const auto tensor = checkpoint_.get(piece.name, {piece.rows});
+      const std::vector<float> values = read(tensor, 0, piece.rows);
+      advance(piece.rows, tensor.ref->dtype);
       WeightSite& site = add_site(piece.name, {piece.rows}, 0, piece.rows);
       site.vector = &into;
       site.vector_first = int64_t(all.size());
@@ -116,8 +123,10 @@ class WeightReader {
   }
 
   void number(float& into, const std::string& name) {
-    into = read(checkpoint_.get(name, {1}), 0, 1)[0];
+    const auto tensor = checkpoint_.get(name, {1});
+    into = read(tensor, 0, 1)[0];
     parameters += 1;
+    advance(1, tensor.ref->dtype);
     add_site(name, {1}, 0, 1).number = &into;
   }
 
@@ -128,14 +137,18 @@ class WeightReader {
     if (!options_.keep_storage && options_.storage == DType::kBF16 && dtype == DType::kF32) {
       dtype = DType::kBF16;
       into = Buffer(backend_, size_t(v * c) * 2);
-      std::vector<uint16_t> row(static_cast<size_t>(c));
-      for (int64_t r = 0; r < v; ++r) {
-        for (int64_t i = 0; i < c; ++i) {
+      // In pieces: the numbers go through host memory.
+      std::vector<uint16_t> piece;
+      const int64_t all = v * c;
+      for (int64_t first = 0; first < all; first += kPiece) {
+        check_cancelled(cancel_);
+        piece.resize(size_t(std::min(kPiece, all - first)));
+        for (size_t i = 0; i < piece.size(); ++i) {
           float value;
-          std::memcpy(&value, static_cast<const uint8_t*>(tensor.data) + size_t(r * c + i) * 4, 4);
-          row[size_t(i)] = f32_to_bf16(value);
+          std::memcpy(&value, static_cast<const uint8_t*>(tensor.data) + (size_t(first) + i) * 4, 4);
+          piece[i] = f32_to_bf16(value);
         }
-        backend_.upload(into.as<uint16_t>() + r * c, row.data(), row.size() * 2);
+        backend_.upload(into.as<uint16_t>() + first, piece.data(), piece.size() * 2);
       }
     } else {
       into = Buffer(backend_, size_t(tensor.ref->end - tensor.ref->begin));
@@ -143,6 +156,7 @@ class WeightReader {
     }
     parameters += v * c;
     bytes += into.bytes();
+    advance(v * c, tensor.ref->dtype);
     WeightSite& site = add_site(name, {v, c}, 0, v);
     site.vector = &into;
     site.table = &dtype;
@@ -194,10 +208,16 @@ class WeightReader {
     return values;
   }
 
+  void advance(int64_t elements, DType dtype) {
+    if (progress_) progress_->loaded += uint64_t(elements) * dtype_size(dtype);
+  }
+
+  static constexpr int64_t kPiece = int64_t(1) << 22;
   Backend& backend_;
   const Checkpoint& checkpoint_;
   const WeightOptions& options_;
   const std::atomic<bool>* cancel_;
+  LoadProgress* const progress_;
 };
 
 }  // namespace
@@ -249,9 +269,9 @@ float* WholeRows::gather(Backend& backend, const float* fresh, float* states, in
 }
 
 Transformer::Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
-                         const std::atomic<bool>* cancel)
+                         const std::atomic<bool>* cancel, LoadProgress* progress)
     : config_(config), backend_(backend) {
-  WeightReader reader(backend, checkpoint, options, cancel);
+  WeightReader reader(backend, checkpoint, options, cancel, progress);
   const int64_t c = config.hidden, v = config.embedding_size;
   const std::string base = "model.transformer.";
   reader.table(embedding_, embedding_dtype_, base + "wte.weight", v, c);

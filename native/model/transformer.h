@@ -60,6 +60,11 @@ struct WeightOptions {
   Compute compute = Compute::kF32;
 };
 
+// How far a model has come while it is loaded: bytes of its checkpoint's tensors. Read from any thread.
+struct LoadProgress {
+  std::atomic<uint64_t> loaded{0}, total{0};
+};
+
 struct BlockWeights {
   Buffer attn_norm, ff_norm;         // (C)
   std::unique_ptr<Matrix> q;         // (H D, C)
@@ -155,9 +160,9 @@ constexpr float kLayerNormEps = 1e-4f;  // of the planner's AdaLN and affine Lay
 
 class Transformer {
  public:
-  // Reads every tensor once. `cancel` (may be null) is looked at between tensors.
+  // Reads every tensor once. `cancel` (may be null) is looked at, and `progress` (likewise) told, between tensors.
   Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
-              const std::atomic<bool>* cancel);
+              const std::atomic<bool>* cancel, LoadProgress* progress = nullptr);
 
   const ModelConfig& config() const { return config_; }
   Backend& backend() const { return backend_; }

@@ -593,6 +593,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  {
+    // It takes device memory, though nobody is told how much.
+    const std::lock_guard<std::mutex> lock(emulator::memory_mutex);
+    if (emulator::in_use >= emulator::memory_limit) return cudaErrorMemoryAllocation;
+  }
   *executable = new emulator::Graph(*graph);
   const std::lock_guard<std::recursive_mutex> lock(emulator::stream_mutex);
   ++emulator::graphs;
