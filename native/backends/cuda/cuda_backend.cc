@@ -94,7 +94,7 @@ class CudaBackend::Call {
   // Adds to what the operation will stage; an array in device memory or in an exchange takes nothing.
   template <class T>
   Call& need(const T* array, int64_t n) {
-    if (!on_device(array)) bytes_ += Staging::rounded(size_t(n) * sizeof(T));
+    if (n > 0 && !on_device(array)) bytes_ += Staging::rounded(size_t(n) * sizeof(T));
     return *this;
   }
   void begin() {
@@ -103,12 +103,12 @@ class CudaBackend::Call {
   }
   template <class T>
   const T* in(const T* array, int64_t n) {
-    if (on_device(array)) return at(array);
+    if (n == 0 || on_device(array)) return at(array);
     return static_cast<const T*>(backend_.staging_->input(array, size_t(n) * sizeof(T)));
   }
   template <class T>
   T* out(T* array, int64_t n) {
-    if (on_device(array)) return at(array);
+    if (n == 0 || on_device(array)) return at(array);
     return static_cast<T*>(backend_.staging_->output(array, size_t(n) * sizeof(T)));
   }
   // The twin of an address in an exchange; any other stays as it is.
