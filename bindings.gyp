@@ -9,7 +9,8 @@
       'inputs': ['CMakeLists.txt'],
       # Never made, so the action always runs and CMake decides what is stale.
       'outputs': ['<(module_root_dir)/build/Release/always'],
-      'action': ['npm', 'run', 'build:native'],
+      'action': ['node', 'scripts/build-native.cjs'],
+      'msvs_cygwin_shell': 0,
     }],
   }],
 }

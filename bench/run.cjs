@@ -13,7 +13,7 @@ const { machine, table, writeReport } = require('./lib/report.cjs');
 const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick] [--against FILE]
 
   --only WORDS    groups whose name contains one of the words (comma-separated): forward, cached, products, operations,
-                  generate, training, memory
+                  generate, training, memory, sandbox
   --threads LIST  thread counts. Default: 1, and all cores
   --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
   --against FILE  fail where a ratio to a contender is smaller than in FILE, an earlier result of the same device, by more than 15 %
@@ -29,6 +29,7 @@ const GROUPS = {
   generate: () => require('./cases/generate.cjs'),
   training: () => require('./cases/training.cjs'),
   memory: () => require('./cases/memory.cjs'),
+  sandbox: () => require('./cases/sandbox.cjs'),
 };
 
 function positiveIntegers(text) {

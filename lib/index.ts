@@ -51,7 +51,7 @@ export { type LoadModelOptions, type LoadProgress, loadCausalModel, loadModel } 
 export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './model/masked-diffusion-model';
 export type { SaveOptions } from './model/save';
 export type { Tokenizer } from './model/tokenizer';
-export type { LoraOptions, ModelTrainer, ModelTrainerOptions } from './model/trainer';
+export type { LoraOptions, ModelTrainer, ModelTrainerOptions, MomentDtype } from './model/trainer';
 export type {
   NativeBackwardRequest as BackwardRequest,
   NativeModelInfo as ModelInfo,

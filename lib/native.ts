@@ -198,7 +198,11 @@ export interface NativeTrainerOptions {
   /** Recompute each layer's activations in the backward pass instead of keeping them. */
   checkpointing: boolean;
   /** Low-rank adapters on these projections of every base block (q_proj, k_proj, v_proj, attn_out, ff_proj, up_proj, ff_out); null: none. */
-  lora: { rank: number; alpha: number; targets: string[]; seed: bigint } | null;
+  lora: { rank: number; alpha: number; targets: string[] } | null;
+  /** How AdamW's moments are stored. */
+  moments: 'float32' | 'bfloat16';
+  /** Seed of adapters' first values, and of the rounding of bfloat16 moments. */
+  seed: bigint;
 }
 
 /** A packed micro-batch of B rows (N tokens in all) and what is wanted of it. Offsets start with 0 and have one entry more than rows. */
@@ -427,7 +431,7 @@ export interface NativeAddon {
   cpuIsas(): string[];
   CancelToken: new () => NativeCancelToken;
   /** A line for each CUDA device; without any, `reason` says what is missing. `built`: the plugin is there. */
-  cudaDevices(): { names: string[]; built: boolean; reason: string };
+  cudaDevices(): { names: string[]; memory: number[]; built: boolean; reason: string };
   /** Rejects with code ABORTED when the token is cancelled on the way. */
   loadModel(request: NativeLoadRequest, cancelToken?: NativeCancelToken | null): Promise<NativeModel>;
   maskedAttention(request: NativeAttentionRequest): Promise<Float32Array>;

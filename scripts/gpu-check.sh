@@ -1,13 +1,29 @@
 #!/usr/bin/env bash
-# What there is to check on a machine with an NVIDIA GPU, the CUDA toolkit, CMake and a C++ compiler; no Node, no network. Builds the plugin for
-# this GPU alone, runs every native test on it, compute-sanitizer on small shapes, then the benchmarks (beside PyTorch, where there is one), and
-# writes bench/results/<date>-<gpu>.{json,md}.
-set -euo pipefail
+# What there is to check on a machine with an NVIDIA GPU, the CUDA toolkit, CMake and a C++ compiler; no Node, no network; PyTorch where there is
+# one. In under 8 minutes: builds the plugin for this GPU alone, runs every native test on it (the recorded cases of the reference among them),
+# compute-sanitizer on small shapes where it works, then the benchmarks, ours and PyTorch's, and writes bench/results/<date>-<gpu>.{json,md} (or
+# to the folder $OUT). The exit code tells whether everything is right; how fast it is, the report says.
+set -uo pipefail
 cd "$(dirname "$0")/.."
 begin=$(date +%s)
+allowed=470
+# Seconds that a part may take, at most $1, of what is left.
+limit() {
+  local left=$((allowed - ($(date +%s) - begin)))
+  echo $((left < 5 ? 5 : left < $1 ? left : $1))
+}
+die() {
+  echo "gpu-check: $*" >&2
+  exit 2
+}
 command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
-gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)
-capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+command -v nvcc >/dev/null || die "nvcc was not found: the CUDA toolkit is needed"
+command -v cmake >/dev/null || die "cmake was not found"
+command -v nvidia-smi >/dev/null || die "nvidia-smi was not found: an NVIDIA driver is needed"
+query() { nvidia-smi --query-gpu="$1" --format=csv,noheader | head -1; }
+gpu=$(query name)
+[ -n "$gpu" ] || die "nvidia-smi names no GPU"
+capability=$(query compute_cap | tr -d .)
 case $capability in
   90) target=90a-real ;;
   80 | 86 | 89) target=80-real ;;
@@ -17,40 +33,77 @@ case $capability in
 esac
 name=$(date +%Y-%m-%d)-$(echo "$gpu" | tr '[:upper:] ' '[:lower:]-' | tr -cd 'a-z0-9-')
 out=${OUT:-bench/results}
-mkdir -p "$out"
+logs=build/gpu/logs
+mkdir -p "$out" "$logs"
+rm -f "$logs"/*
+status=0
+fact() { printf '%s\t%s\n' "$1" "$2" >>"$logs/facts"; }
+fact gpu "$gpu"
+fact date "$(date +%Y-%m-%d)"
+fact driver "$(query driver_version)"
+fact toolkit "$(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')"
+
 echo "--- build for $gpu ($target)"
 cmake -S . -B build/gpu -DDULTRA_CUDA=ON -DDULTRA_TESTS=ON -DDULTRA_BENCH=ON -DDULTRA_CUDA_ARCHITECTURES="$target" -DDULTRA_OUT="$PWD/build/gpu" \
-  -DCMAKE_BUILD_TYPE=Release >/dev/null
-cmake --build build/gpu --parallel "$(nproc)" --target dultra_cuda dultra_gpu_tests dultra_bench_cuda >"$out/$name-build.log" 2>&1 ||
-  { tail -50 "$out/$name-build.log"; exit 1; }
-echo "--- native tests on the device"
-status=0
-timeout 240 build/gpu/dultra_gpu_tests >"$out/$name-tests.log" 2>&1 || status=$?
-grep -v "^ok" "$out/$name-tests.log" | tail -40 || true
+  -DCMAKE_BUILD_TYPE=Release >"$logs/build" 2>&1 &&
+  cmake --build build/gpu --parallel "$(nproc)" --target dultra_cuda dultra_gpu_tests dultra_bench_cuda >>"$logs/build" 2>&1 ||
+  { tail -50 "$logs/build"; die "the build failed"; }
+fact build "$(($(date +%s) - begin)) s"
+
+# Runs tests to a log; the fact is their last line.
+tests() {
+  local what=$1 log=$2 seconds=$3
+  shift 3
+  echo "--- $what"
+  timeout "$(limit "$seconds")" build/gpu/dultra_gpu_tests "$@" >"$logs/$log" 2>&1
+  local code=$? last
+  grep -v "^ok" "$logs/$log" | tail -40
+  last=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$logs/$log" | tail -1)
+  [ $code -eq 0 ] || status=1
+  fact "$what" "${last:-did not end (exit code $code, after $(grep -c '^ok' "$logs/$log") tests)}"
+}
+DULTRA_VERBOSE=1 tests "recorded cases on the device" golden 60 --filter golden
+tests "native tests on the device" tests 150
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    echo "--- compute-sanitizer, $tool"
-    timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/dultra_gpu_tests --filter matmul_stacks 2>&1 | tail -3 || true
+    for filter in adamw_split unmask_new; do
+      what="compute-sanitizer $tool, $filter"
+      echo "--- $what"
+      timeout "$(limit 30)" compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/dultra_gpu_tests --filter "$filter" >"$logs/sanitizer" 2>&1
+      code=$?
+      if [ $code -eq 9 ]; then
+        status=1
+        tail -40 "$logs/sanitizer"
+      fi
+      summary=$(grep -E 'SUMMARY' "$logs/sanitizer" | tail -1 | sed 's/^=* *//')
+      fact "$what" "${summary:-does not work here (exit code $code)}"
+    done
   done
+else
+  fact compute-sanitizer "not installed"
 fi
+
 echo "--- benchmarks"
-timeout 120 build/gpu/dultra_bench_cuda | tee "$out/$name.json" || status=1
-if command -v python3 >/dev/null && python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-  timeout 150 python3 bench/torch/gpu.py | tee -a "$out/$name.json" || true
+timeout "$(limit 130)" build/gpu/dultra_bench_cuda >"$logs/measurements" 2>"$logs/bench-errors"
+code=$?
+if [ $code -ne 0 ]; then
+  status=1
+  fact benchmarks "exit code $code: $(tail -1 "$logs/bench-errors" | cut -c1-200)"
 fi
-{
-  echo "# $gpu, $(date +%Y-%m-%d)"
-  echo
-  echo "\`scripts/gpu-check.sh\`, driver $(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -1), $(nvcc --version | tail -1)."
-  echo "Native tests: $(tail -1 "$out/$name-tests.log")."
-  echo
-  echo "| what | us | 10 % | 90 % | TFLOP/s | GB/s |"
-  echo "|---|---|---|---|---|---|"
-  sed -n 's/.*"name":"\([^"]*\)","us":\([^,]*\),"us_p10":\([^,]*\),"us_p90":\([^,]*\),"tflops":\([^,]*\),"gb_per_s":\([^}]*\)}.*/| \1 | \2 | \3 | \4 | \5 | \6 |/p' \
-    "$out/$name.json"
-} >"$out/$name.md"
-# Lines become one document.
-sed -e '1s/^/[/' -e '$!s/$/,/' -e '$s/$/]/' "$out/$name.json" >"$out/$name.tmp" && mv "$out/$name.tmp" "$out/$name.json"
+python=
+for candidate in python3 /usr/bin/python3; do
+  "$candidate" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null && python=$candidate && break
+done
+if [ -n "$python" ]; then
+  echo "--- PyTorch"
+  fact PyTorch "$("$python" -c 'import torch; print(torch.__version__)')"
+  timeout "$(limit 130)" "$python" bench/torch/gpu.py >>"$logs/measurements" 2>"$logs/torch-errors" ||
+    fact "PyTorch's benchmarks" "exit code $?: $(tail -1 "$logs/torch-errors" | cut -c1-200)"
+else
+  fact PyTorch "not there, or without CUDA: nothing to compare with"
+fi
+fact took "$(($(date +%s) - begin)) s"
+fact "exit code" "$status"
+bash scripts/gpu-report.sh "$logs" "$out/$name" || status=1
 cat "$out/$name.md"
-echo "took $(($(date +%s) - begin)) s, tests exited with $status"
 exit "$status"

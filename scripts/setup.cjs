@@ -8,15 +8,27 @@ const root = path.resolve(__dirname, '..');
 
 class SetupError extends Error {}
 
-function run(command, args, what) {
-  process.stderr.write(`dultra: ${what} (${command} ${args.join(' ')})\n`);
-  const options = { cwd: root, stdio: ['ignore', process.stderr, process.stderr], shell: process.platform === 'win32' };
-  const { status, error } = spawnSync(command, args, options);
+/**
+ * What starts npm or npx, in front of its arguments. On Windows these are batch files, and Node starts those only through a shell, which takes
+ * arguments apart at spaces: there, the script behind them.
+ */
+function npmCommand(name = 'npm') {
+  if (process.platform !== 'win32') return [name];
+  const folders = [path.join(path.dirname(process.execPath), 'node_modules', 'npm', 'bin'), path.dirname(process.env.npm_execpath ?? '.')];
+  const script = folders.map((folder) => path.join(folder, `${name}-cli.js`)).find((file) => existsSync(file));
+  if (!script) throw new SetupError(`${name}-cli.js: neither beside ${process.execPath} nor in $npm_execpath; start this with npm run`);
+  return [process.execPath, script];
+}
+
+function npm(args, what) {
+  process.stderr.write(`dultra: ${what} (npm ${args.join(' ')})\n`);
+  const [command, ...first] = npmCommand();
+  const { status, error } = spawnSync(command, [...first, ...args], { cwd: root, stdio: ['ignore', process.stderr, process.stderr] });
   if (error || status !== 0) throw new SetupError(`${what} failed${error ? `: ${error.message}` : ` with exit code ${status}`}`);
 }
 
 function output(command, args) {
-  const { status, stdout } = spawnSync(command, args, { encoding: 'utf8', shell: process.platform === 'win32' });
+  const { status, stdout } = spawnSync(command, args, { encoding: 'utf8' });
   return status === 0 ? stdout.trim() : null;
 }
 
@@ -56,7 +68,7 @@ function setup() {
   checkPrerequisites();
   const stamp = path.join('node_modules', '.dultra-setup');
   if (modified(stamp) < Math.max(modified('package-lock.json'), modified('package.json'))) {
-    run('npm', ['ci', '--no-audit', '--no-fund'], 'installing packages');
+    npm(['ci', '--no-audit', '--no-fund'], 'installing packages');
     mkdirSync(path.join(root, 'node_modules'), { recursive: true });
     writeFileSync(path.join(root, stamp), '');
   }
@@ -65,13 +77,12 @@ function setup() {
     modified('CMakeLists.txt'),
     modified('package.json'),
   );
-  if (modified('build', 'Release', 'dultra.node') < nativeSources)
-    run('npm', ['run', '--silent', 'build:native'], 'building the native addon');
+  if (modified('build', 'Release', 'dultra.node') < nativeSources) npm(['run', '--silent', 'build:native'], 'building the native addon');
   const sources = Math.max(newest(path.join(root, 'lib'), ['.ts']), modified('tsconfig.json'), modified('package.json'));
-  if (modified('dist', 'index.js') < sources) run('npm', ['run', '--silent', 'build:ts'], 'compiling TypeScript');
+  if (modified('dist', 'index.js') < sources) npm(['run', '--silent', 'build:ts'], 'compiling TypeScript');
 }
 
-module.exports = { setup, checkPrerequisites, SetupError, root };
+module.exports = { setup, checkPrerequisites, npmCommand, SetupError, root };
 
 if (require.main === module) {
   try {

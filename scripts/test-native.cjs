@@ -14,11 +14,13 @@ function run(command, args, env) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
+const toolset = process.platform === 'win32' ? ['-T', 'ClangCL'] : [];
 const variants = process.argv.includes('--sanitize') ? ['address', 'thread'] : [''];
 for (const sanitizer of variants) {
   const directory = path.join('build', sanitizer ? `native-${sanitizer}` : 'native');
-  run('cmake', ['-S', '.', '-B', directory, '-DDULTRA_TESTS=ON', `-DDULTRA_SANITIZE=${sanitizer}`, '-DCMAKE_BUILD_TYPE=Release']);
-  run('cmake', ['--build', directory, '--parallel', '2']);
+  const options = ['-DDULTRA_TESTS=ON', `-DDULTRA_SANITIZE=${sanitizer}`, '-DCMAKE_BUILD_TYPE=Release'];
+  run('cmake', ['-S', '.', '-B', directory, ...toolset, ...options]);
+  run('cmake', ['--build', directory, '--config', 'Release', '--parallel', '2']);
   if (sanitizer) process.stdout.write(`--- ${sanitizer} sanitizer\n`);
   const env = { ASAN_OPTIONS: 'detect_leaks=1', UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1', TSAN_OPTIONS: 'halt_on_error=1' };
   run(path.join(root, directory, 'dultra_tests'), rest, sanitizer ? env : {});

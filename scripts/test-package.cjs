@@ -15,6 +15,7 @@ const {
 const os = require('node:os');
 const path = require('node:path');
 const { gzipSync } = require('node:zlib');
+const { npmCommand } = require('./setup.cjs');
 
 const root = path.resolve(__dirname, '..');
 const prebuilds = path.join(root, 'prebuilds');
@@ -25,10 +26,16 @@ class Failure extends Error {}
 
 /** Runs a command; returns its standard output. Throws Failure with everything it said where it fails. */
 function run(command, args, options = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8', shell: isWindows, ...options });
+  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8', ...options });
   if (error || status !== 0)
     throw new Failure(`${command} ${args.join(' ')}: ${error?.message ?? `exit code ${status}`}\n${stdout}${stderr}`);
   return stdout;
+}
+
+/** Runs npm, likewise. */
+function npm(args, options) {
+  const [command, ...first] = npmCommand();
+  return run(command, [...first, ...args], options);
 }
 
 const kilobytes = (bytes) => `${Math.round(bytes / 1000).toLocaleString('en')} kB`;
@@ -37,7 +44,7 @@ const kilobytes = (bytes) => `${Math.round(bytes / 1000).toLocaleString('en')} k
 function pack(folder) {
   const [{ filename, size, unpackedSize, files }] = JSON.parse(
     // dist/ is built by prepack, which writes to standard output too.
-    run('npm', ['pack', '--json', '--pack-destination', folder]).replace(/^[^[]*(?=\[\s*\{)/, ''),
+    npm(['pack', '--json', '--pack-destination', folder]).replace(/^[^[]*(?=\[\s*\{)/, ''),
   );
   process.stdout.write(`${filename}: ${kilobytes(size)}, ${kilobytes(unpackedSize)} unpacked, ${files.length} files\n`);
   const plugins = files.filter((file) => /^prebuilds\/.*cuda.*\.so$/.test(file.path)).map((file) => path.join(root, file.path));
@@ -52,7 +59,7 @@ function pack(folder) {
 function toolsFolder(folder) {
   const tools = path.join(folder, 'tools');
   mkdirSync(tools);
-  const npm = run(isWindows ? 'where' : 'which', ['npm']).split(/\r?\n/)[0];
+  const npm = run('which', ['npm']).trim();
   symlinkSync(realpathSync(process.execPath), path.join(tools, 'node'));
   symlinkSync(realpathSync(npm), path.join(tools, 'npm'));
   symlinkSync('/bin/sh', path.join(tools, 'sh'));
@@ -63,15 +70,16 @@ function main() {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'dultra-package-'));
   const isPrebuilt = existsSync(own) && readdirSync(own).some((file) => file.endsWith('.node'));
   try {
-    if (!isPrebuilt) run('npm', ['run', 'prebuilds']);
+    if (!isPrebuilt) npm(['run', 'prebuilds']);
     const tarball = pack(folder);
     const project = path.join(folder, 'project');
     mkdirSync(project);
     writeFileSync(path.join(project, 'package.json'), '{ "name": "empty", "private": true }\n');
     // Windows needs its system folders to start anything.
+    if (isWindows) process.stdout.write('on Windows the PATH is as it is: a compiler on it would not be noticed\n');
     const env = isWindows ? process.env : { ...process.env, PATH: toolsFolder(folder) };
     const start = Date.now();
-    run('npm', ['install', tarball, '--no-audit', '--no-fund', '--prefer-offline'], { cwd: project, env });
+    npm(['install', tarball, '--no-audit', '--no-fund', '--prefer-offline'], { cwd: project, env });
     process.stdout.write(`installed in ${((Date.now() - start) / 1000).toFixed(1)} s\n`);
     const jest = [require.resolve('jest/bin/jest'), 'test/package.test.ts'];
     const { status } = spawnSync(process.execPath, jest, {

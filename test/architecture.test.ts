@@ -81,10 +81,11 @@ describe('C++', () => {
     expect(list.length).toBeGreaterThan(15);
     const below: Record<string, RegExp> = {
       addon: /^(addon|model|ops|backends$)/,
-      model: /^(model|ops)/,
+      model: /^(model|ops|platform)/,
       ops: /^ops/,
+      platform: /^platform/,
       backends: /^(backends|ops)/,
-      'backends/cpu': /^(backends\/cpu|ops)/,
+      'backends/cpu': /^(backends\/cpu|ops|platform)/,
       'backends/cuda': /^(backends\/cuda|backends$|ops)/,
       'backends/cpu/isa': /^(backends\/cpu|ops)/,
     };
@@ -92,11 +93,15 @@ describe('C++', () => {
     expect(bad).toEqual([]);
   });
 
-  test('napi.h only in addon/, a concrete backend only in open_backend.cc', () => {
+  test('napi.h only in addon/, a concrete backend only in open_backend.cc, the system only in platform/', () => {
     const holding = (pattern: RegExp) => list.filter((file) => pattern.test(readFileSync(path.join(root, file), 'utf8')));
     expect(holding(/#include <napi\.h>/).every((file) => file.startsWith('native/addon/'))).toBe(true);
     const naming = holding(/#include "backends\/cpu\/cpu_backend\.h"/).filter((file) => !file.startsWith('native/backends/cpu/'));
     expect(naming).toEqual(['native/backends/open_backend.cc']);
+    // What only some systems have; the CUDA plugin, and what opens it, are for Linux.
+    const systems = /#include <(windows|malloc|unistd|fcntl|dlfcn|cpuid|sys\/\w+)\.h>/;
+    const asking = holding(systems).filter((file) => !/^native\/(platform|backends\/cuda)\//.test(file));
+    expect(asking).toEqual(['native/backends/open_backend.cc']);
     // The plugin is opened at run time: nothing else knows of CUDA.
     const cuda = holding(/#include (<cuda|"backends\/cuda\/)/).filter((file) => !file.startsWith('native/backends/cuda/'));
     expect(cuda).toEqual([]);

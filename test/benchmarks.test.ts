@@ -4,6 +4,7 @@ import path from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { datasets, type Example, rewards } from '../lib';
 import { temporaryFolder } from './helpers';
+import { HubServer } from './hub-server';
 
 jest.setTimeout(120_000);
 
@@ -203,6 +204,52 @@ describe('files', () => {
     await expect(opened).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(message) });
   });
 
+  test('from the hub, once', async () => {
+    const records = GSM8K.map((record) => ({ ...record }));
+    const columns = Object.keys(records[0]).map((name) => ({ name, data: records.map((record) => record[name as 'answer']) }));
+    const parquet = Buffer.from(parquetWriteBuffer({ columnData: columns as never }));
+    const hub = await new HubServer(
+      new Map([
+        ['README.md', Buffer.from('# GSM8K')],
+        ['main/test-00000-of-00001.parquet', parquet],
+        ['main/train-00000-of-00001.jsonl', Buffer.from(lines([GSM8K[0]]))],
+        ['socratic/test-00000-of-00001.parquet', Buffer.from('another configuration')],
+      ]),
+      'openai/gsm8k',
+    ).start();
+    const before = { ...process.env };
+    process.env.HF_ENDPOINT = hub.url;
+    process.env.HF_HUB_CACHE = temporaryFolder();
+    process.env.HF_TOKEN = 'hf_secret';
+    const quiet = jest.spyOn(console, 'debug').mockImplementation(() => {});
+    try {
+      for (let i = 0; i < 2; i++) {
+        const dataset = await datasets.open('gsm8k');
+        expect(Object.entries(dataset.finite!).map(([split, rows]) => [split, rows.map(({ answer }) => answer)])).toEqual([
+          ['train', ['9']],
+          ['test', ['9', '2,400']],
+        ]);
+      }
+      const content = hub.seen.filter(({ path: asked, range }) => asked.includes('/resolve/') && asked.includes('test-') && range === null);
+      expect(content.length).toBeLessThanOrEqual(1);
+      expect(new Set(hub.seen.map(({ authorization }) => authorization))).toEqual(new Set(['Bearer hf_secret']));
+      // Nothing is said where nobody asked.
+      expect(quiet).not.toHaveBeenCalled();
+      await hub.stop();
+      await expect(datasets.open('gsm8k:openai/gsm8k@main')).rejects.toMatchObject({
+        code: 'DOWNLOAD_FAILED',
+        message: expect.stringMatching(/^data set openai\/gsm8k@main: .* HF_HUB_OFFLINE=1 uses$/),
+      });
+      process.env.HF_HUB_OFFLINE = '1';
+      expect((await datasets.open('gsm8k')).finite?.test).toHaveLength(2);
+      await expect(datasets.open('math500')).rejects.toThrow('HF_HUB_OFFLINE is set and the cache has nothing of it');
+    } finally {
+      quiet.mockRestore();
+      process.env = before;
+      await hub.stop().catch(() => {});
+    }
+  });
+
   test('a file that is no Parquet', async () => {
     const opened = datasets.open(`gsm8k:${file('a.parquet', 'no parquet at all, but long enough')}`);
     await expect(opened).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('a.parquet') });
@@ -253,10 +300,14 @@ describe('right and wrong', () => {
     ['humaneval', 'Sure:\n```python\ndef add(a, b):\n    return a + b\n```\nThat is it.', true],
     ['humaneval', '```python\n    return a + b\n```', true],
     ['humaneval', '    return a + b', true],
+    ['humaneval', '    return a + b\n\nThis function adds its two arguments.', true],
+    ['humaneval', '    return a + b\n\ndef other(x):\n    return (x', true],
+    ['humaneval', 'This function adds its two arguments.', false],
     ['humaneval', '```python\ndef add(a, b):\n    return a - b\n```', false],
     ['humaneval', '```python\nimport sys\nsys.exit(0)\n```', false],
     ['mbpp', '```python\ndef double(x):\n    return x + x\n```', true],
     ['mbpp', 'def double(x):\n    return x * x', false],
+    ['mbpp', 'def double(x):\n    return x + x\nThat is it: x + x.', true],
     ['mbpp-sanitized', '```python\ndef double(x):\n    return math.prod([2, x])\n```', true],
     ['apps', '```python\ndef add(a, b):\n    return a + b\n```', true],
     ['apps', '```python\nclass Solution:\n    def add(self, a, b):\n        return a + b\n```', true],

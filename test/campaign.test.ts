@@ -11,7 +11,8 @@ jest.setTimeout(600_000);
 const main = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
 
 function dultra(args: string[], cwd: string): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const child = spawn(process.execPath, [main, ...args], { cwd });
+  // No hub: what a run needs is here.
+  const child = spawn(process.execPath, [main, ...args], { cwd, env: { ...process.env, HF_HUB_OFFLINE: '1' } });
   const outcome = { code: null as number | null, stdout: '', stderr: '' };
   child.stdout.on('data', (piece) => {
     outcome.stdout += piece;
@@ -330,7 +331,18 @@ describe('the whole path', () => {
     const { code, stdout } = await dultra(['train', 'grpo', '--preset', 'gsm8k', '--dry-run', '--model', model, '--json'], cwd);
     expect(code).toBe(0);
     const { plan } = JSON.parse(stdout) as { plan: training.MemoryPlan };
-    expect(plan.items.map(({ name }) => name)).toEqual(['weights', 'masters', 'gradients', 'moments', 'activations', 'scratch', 'caches']);
+    expect(plan.items.map(({ name }) => name)).toEqual([
+      'weights',
+      'masters',
+      'gradients',
+      'moments',
+      'activations',
+      'scratch',
+      'caches',
+      'teacher',
+    ]);
+    // Its teacher is on the hub, which nobody asks here.
+    expect(plan.items[7]).toMatchObject({ bytes: 0, detail: expect.stringMatching(/^not counted, .*Qwen\/Qwen2\.5-Math-7B-Instruct/) });
     const bytes = Object.fromEntries(plan.items.map(({ name, bytes }) => [name, bytes]));
     expect(bytes.weights).toBe(4 * plan.parameters);
     expect(bytes.masters).toBe(4 * plan.parameters);
@@ -340,6 +352,31 @@ describe('the whole path', () => {
     expect(existsSync(path.join(cwd, 'runs', 'gsm8k'))).toBe(false);
     const text = await dultra(['train', 'grpo', '--preset', 'gsm8k', '--dry-run', '--model', model], cwd);
     expect(text.stdout).toMatch(/moments +\d.*AdamW's first and second[\s\S]*free/);
+  });
+
+  test('the plan for a GPU, without one', async () => {
+    const [cpu, gpu] = await Promise.all(
+      ['cpu', 'cuda'].map((device) => training.planMemory('grpo', { model, dataset: 'st1' }, { device, compute: 'bfloat16' })),
+    );
+    const bytes = ({ items }: training.MemoryPlan) => Object.fromEntries(items.map((item) => [item.name, item.bytes]));
+    expect(gpu).toMatchObject({ device: 'cuda:0', parameters: cpu.parameters, trainable: cpu.trainable, available: null, fits: null });
+    // Of the weights' masters only the lower halves, and of what products read half as much.
+    expect(bytes(gpu).masters).toBeLessThan(0.55 * bytes(cpu).masters);
+    expect(bytes(gpu).activations).toBeLessThan(0.75 * bytes(cpu).activations);
+    expect(bytes(gpu).weights).toBe(bytes(cpu).weights);
+    const narrow = await training.planMemory('grpo', { model, dataset: 'st1', momentDtype: 'bfloat16' }, { device: 'cpu' });
+    expect(bytes(narrow).moments).toBe(bytes(cpu).moments / 2);
+    const cache = { type: 'refresh', every: 2 } as const;
+    expect(bytes(await training.planMemory('grpo', { model, dataset: 'st1', cache }, { device: 'cpu' })).caches).toBeGreaterThan(0);
+    const teacher = { type: 'teacherLogProb', options: { model } } as const;
+    const taught = await training.planMemory('grpo', { model, dataset: 'st1', rewards: { teacher } }, { device: 'cpu' });
+    expect(bytes(taught).teacher).toBe(bytes(taught).weights);
+    await expect(training.planMemory('grpo', { model }, { device: 'tpu' })).rejects.toThrow(
+      'device: expected "auto", "cpu", "cuda" or "cuda:N", got "tpu"',
+    );
+    const { code, stdout } = await dultra(['train', 'grpo', '--preset', 'gsm8k', '--dry-run', '--model', model, '--device', 'cuda'], cwd);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/free +not known: this machine has no cuda:0/);
   });
 
   test('the plan is what the trainer takes', async () => {

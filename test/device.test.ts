@@ -31,7 +31,8 @@ test('without the plugin', () => {
   );
 });
 
-test('with a plugin that cannot be used', () => {
+const onLinux = process.platform === 'linux';
+(onLinux ? test : test.skip)(`with a plugin that cannot be used${onLinux ? '' : ' (skipped: plugins are for Linux)'}`, () => {
   const broken = path.join(temporaryFolder(), 'broken.so');
   writeFileSync(broken, 'not a library');
   const env = { DULTRA_CUDA_PLUGIN: broken };
@@ -56,3 +57,17 @@ const emulated = process.env.DULTRA_EMULATED_CUDA;
   expect(onCuda.replace('cuda:0', 'cpu')).toBe(onCpu);
   expect(run(load('cuda:1'), env).stdout).toMatch(/^DEVICE_UNAVAILABLE .*cuda:1 does not exist, there is 1 CUDA device/);
 });
+
+// What a machine with a GPU runs (scripts/gpu-check-node.sh).
+(emulated ? test : test.skip)(
+  `the checks of a device and the recorded cases, on the emulator${emulated ? '' : ' (skipped: DULTRA_EMULATED_CUDA names no plugin)'}`,
+  () => {
+    const { stdout, stderr } = spawnSync(process.execPath, [path.join(__dirname, 'device', 'run.cjs'), 'cuda'], {
+      env: { ...process.env, DULTRA_CUDA_PLUGIN: emulated },
+      encoding: 'utf8',
+    });
+    expect({ failed: stdout.split('\n').filter((line) => line.startsWith('FAIL')), stderr }).toEqual({ failed: [], stderr: '' });
+    expect(stdout).toMatch(/^7\d passed, 0 failed$/m);
+  },
+  600_000,
+);

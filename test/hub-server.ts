@@ -1,4 +1,4 @@
-// A local HTTP server standing in for the hub: the parts of its API that downloading a model uses, and every way of failing.
+// A local HTTP server standing in for the hub: the parts of its API that downloading a model or a data set uses, and every way of failing.
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -14,9 +14,9 @@ export interface SeenRequest {
 /** Answers a request itself by returning true. */
 export type Interference = (request: SeenRequest, response: ServerResponse, content: Buffer | null) => boolean | Promise<boolean>;
 
-/** A repository: file contents by name. Weights are LFS files, all others git blobs. */
+/** A repository: file contents by name. Weights and Parquet files are LFS files, all others git blobs. */
 export class HubServer {
-  readonly id = 'org/model';
+  readonly id: string;
   readonly branch = 'main';
   commit = createHash('sha1').update('commit').digest('hex');
   readonly seen: SeenRequest[] = [];
@@ -27,7 +27,13 @@ export class HubServer {
   pace = 0;
   #server: Server | null = null;
 
-  constructor(readonly files: Map<string, Buffer> = new Map()) {}
+  /** `dataset`: id of a data set, in place of the model "org/model". */
+  constructor(
+    readonly files: Map<string, Buffer> = new Map(),
+    private readonly dataset: string | null = null,
+  ) {
+    this.id = dataset ?? 'org/model';
+  }
 
   async start(): Promise<this> {
     this.#server = createServer((request, response) => {
@@ -51,7 +57,7 @@ export class HubServer {
     return this.seen.filter((request) => request.path.includes('/resolve/') && request.path.endsWith(`/${name}`));
   }
 
-  static isLfs = (name: string) => name.endsWith('.safetensors');
+  static isLfs = (name: string) => /\.(safetensors|parquet)$/.test(name);
   /** The name of a file in the cache's blobs folder. */
   static blobName(name: string, content: Buffer): string {
     return HubServer.isLfs(name)
@@ -68,18 +74,25 @@ export class HubServer {
       authorization: request.headers.authorization ?? null,
     };
     this.seen.push(entry);
-    const name = /^\/(?:org\/model\/resolve\/[^/]+|stored)\/(.+)$/.exec(path)?.[1] ?? null;
+    const name = new RegExp(`^/(?:${this.dataset ? 'datasets/' : ''}${this.id}/resolve/[^/]+|stored)/(.+)$`).exec(path)?.[1] ?? null;
     const content = name === null ? null : (this.files.get(name) ?? null);
     if (this.interfere && (await this.interfere(entry, response, content))) return;
     const json = (value: unknown) => {
       response.setHeader('content-type', 'application/json');
       response.end(JSON.stringify(value));
     };
-    const revision = (pattern: RegExp) => {
-      const found = pattern.exec(path)?.[1];
+    const asks = (what: string) => {
+      const found = new RegExp(`^/api/${this.dataset ? 'datasets' : 'models'}/${this.id}/${what}/([^/]+)/?$`).exec(path)?.[1];
       return found === this.branch || found === this.commit;
     };
-    if (revision(/^\/api\/models\/org\/model\/revision\/(.+)$/))
+    const described = ([file, data]: [string, Buffer]) => ({
+      type: 'file',
+      path: file,
+      size: data.length,
+      oid: HubServer.isLfs(file) ? createHash('sha1').update(file).digest('hex') : HubServer.blobName(file, data),
+      ...(HubServer.isLfs(file) ? { lfs: { oid: HubServer.blobName(file, data), size: data.length, pointerSize: 130 } } : {}),
+    });
+    if (asks('revision'))
       return json({
         _id: '0',
         id: this.id,
@@ -90,16 +103,14 @@ export class HubServer {
         likes: 0,
         lastModified: '2025-01-01T00:00:00.000Z',
       });
-    if (revision(/^\/api\/models\/org\/model\/tree\/([^/]+)\/?$/))
-      return json(
-        [...this.files].map(([file, data]) => ({
-          type: 'file',
-          path: file,
-          size: data.length,
-          oid: HubServer.isLfs(file) ? createHash('sha1').update(file).digest('hex') : HubServer.blobName(file, data),
-          ...(HubServer.isLfs(file) ? { lfs: { oid: HubServer.blobName(file, data), size: data.length, pointerSize: 130 } } : {}),
-        })),
-      );
+    if (asks('tree')) return json([...this.files].map(described));
+    if (asks('paths-info')) {
+      let body = '';
+      for await (const piece of request) body += piece;
+      const { paths } = JSON.parse(body) as { paths: string[] };
+      const lastCommit = { id: this.commit, title: '', date: '2025-01-01T00:00:00.000Z' };
+      return json([...this.files].filter(([file]) => paths.includes(file)).map((file) => ({ ...described(file), lastCommit })));
+    }
     if (content === null) {
       response.statusCode = 404;
       return json({ error: 'Not found' });

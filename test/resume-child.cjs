@@ -19,7 +19,7 @@ function start(stage, model, outputDir) {
         batchSize: 16,
       });
     case 'planner':
-      return trainPlanner(model, { ...shared, ...rates, batchSize: 16, minSpan: 4 });
+      return trainPlanner(model, { ...shared, ...rates, batchSize: 16, minSpan: 4, momentDtype: 'bfloat16' });
     case 'grpo':
       return new GrpoTrainer(model, {
         ...shared,

@@ -139,7 +139,19 @@ void step(dultra::Backend& backend, const std::string& common, int64_t n, int64_
   std::vector<float> w = normals(size), m(size), v(size, 1.0f);
   const std::vector<float> g = normals(size);
   const auto matrix = backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32, dultra::Compute::kF32);
-  const dultra::AdamWArgs adamw{w.data(), g.data(), m.data(), v.data(), int64_t(size), 5, 1e-3, 0.9, 0.99, 1e-8, 0.1, 1};
+  dultra::AdamWArgs adamw{};
+  adamw.parameter = w.data();
+  adamw.gradient = g.data();
+  adamw.exp_avg = m.data();
+  adamw.exp_avg_sq = v.data();
+  adamw.n = int64_t(size);
+  adamw.step = 5;
+  adamw.lr = 1e-3;
+  adamw.beta1 = 0.9;
+  adamw.beta2 = 0.99;
+  adamw.eps = 1e-8;
+  adamw.weight_decay = 0.1;
+  adamw.gradient_scale = 1;
   double sum = 0;
   const auto repeat = [count](const std::function<void()>& call) {
     return [count, call] {

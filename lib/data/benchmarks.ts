@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { DUltraError } from '../errors';
 import { type CodeTests, gradeProgram, parseExact } from '../grading/code';
 import { extractAnswer, mathEqual } from '../grading/math-answer';
-import { type PythonSandbox, sharedSandbox } from '../grading/python-sandbox';
+import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
 import {
   boxedAnswer,
   callableProgram,
@@ -49,8 +49,8 @@ export interface BenchmarkOptions {
   genLength?: number;
   /** Default 32, as in the reference. */
   blockLength?: number;
-  /** Where programs run. Default: a pool of this process. */
-  sandbox?: PythonSandbox;
+  /** Where programs run. Default: `rewards.sharedSandbox()`. */
+  sandbox?: PythonRunner;
 }
 
 /** What the verifier of a problem in Python needs; `meta` of its examples. */
@@ -357,7 +357,7 @@ export async function openBenchmark(name: BenchmarkName, options: BenchmarkOptio
       const meta = example.meta as CodeMeta;
       const program = programFor(meta, completion);
       if (program.trim() === '') return false;
-      return (await gradeProgram(program, meta.tests, sandbox ?? sharedSandbox())).passed;
+      return (await gradeProgram(program, meta.tests, sandbox ?? sharedSandbox(), { trim: true })).passed;
     },
   };
 }

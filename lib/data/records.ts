@@ -2,10 +2,10 @@
 import { existsSync, statSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { downloadFileToCacheDir, HUB_URL, listFiles } from '@huggingface/hub';
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 import { DUltraError } from '../errors';
+import { downloadFiles } from '../model/download';
 import type { Split } from './splits';
 
 /** A record and where it stands, for messages: "gsm8k.jsonl, line 3". */
@@ -88,20 +88,5 @@ export async function locateSplit({ source, config }: DataLocation, split: Split
   }
   if (!/^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(source))
     throw new RangeError(`dataset: expected a file, a folder or a hub id such as "openai/gsm8k", got ${JSON.stringify(source)}`);
-  const [name, revision = 'main'] = source.split('@');
-  const hub = {
-    repo: { type: 'dataset' as const, name },
-    revision,
-    hubUrl: process.env.HF_ENDPOINT || HUB_URL,
-    ...(process.env.HF_TOKEN && { accessToken: process.env.HF_TOKEN }),
-  };
-  try {
-    const names: string[] = [];
-    for await (const entry of listFiles({ ...hub, recursive: true })) if (entry.type === 'file') names.push(entry.path);
-    const files: string[] = [];
-    for (const file of filesOfSplit(names, split, config)) files.push(await downloadFileToCacheDir({ ...hub, path: file }));
-    return files;
-  } catch (cause) {
-    throw new DUltraError('DOWNLOAD_FAILED', `dataset ${name}@${revision}: ${(cause as Error).message}`, { cause });
-  }
+  return downloadFiles('dataset', source, (names) => filesOfSplit(names, split, config));
 }

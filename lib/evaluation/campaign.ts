@@ -15,6 +15,7 @@ import {
   meanAndSd,
   type SampleRecord,
   type SampleStore,
+  SHARED_KEYS,
 } from './evaluate';
 
 /** Mean and sample standard deviation over seeds. */
@@ -82,26 +83,7 @@ interface Line extends SampleRecord {
   index: number;
 }
 
-const OWN_KEYS = [
-  'dataset',
-  'split',
-  'score',
-  'samplers',
-  'caches',
-  'count',
-  'batchSize',
-  'genLength',
-  'blockLength',
-  'temperature',
-  'stopAtEos',
-  'traces',
-  'signal',
-  'models',
-  'seeds',
-  'group',
-  'outputDir',
-  'onProgress',
-] as const;
+const KEYS = [...SHARED_KEYS, 'models', 'seeds', 'group', 'outputDir'] as const;
 
 const keyOf = (model: string, seed: number, sampler: string, index: number) => JSON.stringify([model, seed, sampler, index]);
 
@@ -203,7 +185,7 @@ async function openFolder(folder: string, identity: string): Promise<SampleFile>
  * @throws as {@link evaluate}; RangeError where `outputDir` holds something else; `signal.reason`.
  */
 export async function evaluateCampaign(options: CampaignOptions): Promise<Campaign> {
-  checkKeys('options', options, OWN_KEYS);
+  checkKeys('options', options, KEYS);
   const { models, seeds = [0], group = (sampler) => sampler.split(':', 1)[0], outputDir, onProgress, ...shared } = options;
   if (typeof models !== 'object' || models === null || Object.keys(models).length === 0)
     throw new TypeError('models: expected at least one, by name');

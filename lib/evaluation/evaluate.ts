@@ -160,24 +160,24 @@ export interface Evaluation {
   results: SamplerResult[];
 }
 
-const KEYS = [
+/** Options that an evaluation and a campaign of them share. */
+export const SHARED_KEYS = [
   'dataset',
   'split',
   'score',
   'samplers',
   'caches',
   'count',
-  'seed',
   'batchSize',
   'genLength',
   'blockLength',
   'temperature',
   'stopAtEos',
   'traces',
-  'store',
   'signal',
   'onProgress',
 ] as const;
+const KEYS = [...SHARED_KEYS, 'seed', 'store'] as const;
 
 const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 

@@ -1,6 +1,6 @@
 // Whether a generated Python program passes a problem's tests. It runs in the sandbox; what functions return is compared out here, where the
 // program cannot reach.
-import type { PythonOutcome, PythonSandbox } from './python-sandbox';
+import type { PythonOutcome, PythonRunner } from './python-sandbox';
 
 /** The tests of a problem. */
 export type CodeTests =
@@ -68,31 +68,37 @@ const tidy = (text: string) =>
     .join('\n')
     .trim();
 
+/** Options of {@link gradeProgram}. */
+export interface GradeOptions {
+  signal?: AbortSignal;
+  /**
+   * Of tests that are a script: leave out what stands behind the last line up to which the program is valid Python, as the published evaluations
+   * of HumanEval and MBPP do with words that follow an answer. Default false.
+   */
+  trim?: boolean;
+}
+
 /** Programs of a problem whose results are kept: those of a group of rollouts, which are often the same. */
 const MAX_KEPT = 64;
-const kept = new WeakMap<PythonSandbox, WeakMap<CodeTests, Map<string, Promise<CodeResult>>>>();
+const kept = new WeakMap<PythonRunner, WeakMap<CodeTests, Map<string, Promise<CodeResult>>>>();
 
 /**
  * Runs the tests of a problem one after the other, each in a fresh interpreter, until one raises; once for equal programs: a reward and the accuracy beside it ask for the same, and so do equal rollouts. Results that hang on
  * the machine's load are not kept. An expected output in a list of one is that one, as in APPS.
- * @throws as {@link PythonSandbox.run}
+ * @throws as the `run` of `sandbox`
  */
-export function gradeProgram(
-  program: string,
-  tests: CodeTests,
-  sandbox: PythonSandbox,
-  options: { signal?: AbortSignal } = {},
-): Promise<CodeResult> {
+export function gradeProgram(program: string, tests: CodeTests, sandbox: PythonRunner, options: GradeOptions = {}): Promise<CodeResult> {
   const ofSandbox = kept.get(sandbox) ?? new WeakMap<CodeTests, Map<string, Promise<CodeResult>>>();
   kept.set(sandbox, ofSandbox);
   const results = ofSandbox.get(tests) ?? new Map<string, Promise<CodeResult>>();
   ofSandbox.set(tests, results);
-  const known = results.get(program);
+  const key = `${options.trim ? 'trimmed' : 'whole'}\n${program}`;
+  const known = results.get(key);
   if (known) return known;
   const result = runTests(program, tests, sandbox, options);
   if (results.size >= MAX_KEPT) results.delete(results.keys().next().value as string);
-  results.set(program, result);
-  const forget = () => results.delete(program);
+  results.set(key, result);
+  const forget = () => results.delete(key);
   result.then(({ failure }) => (failure && failure.status !== 'error' ? forget() : undefined), forget);
   return result;
 }
@@ -100,12 +106,13 @@ export function gradeProgram(
 async function runTests(
   program: string,
   tests: CodeTests,
-  sandbox: PythonSandbox,
-  options: { signal?: AbortSignal } = {},
+  sandbox: PythonRunner,
+  { signal, trim = false }: GradeOptions,
 ): Promise<CodeResult> {
+  const options = signal ? { signal } : {};
   if (tests.kind === 'script') {
-    const code = [tests.before, program, tests.after].filter((part) => part !== '').join('\n\n');
-    const outcome = await sandbox.run({ code, mustFinish: true }, options);
+    const code = [tests.before, program].filter((part) => part !== '').join('\n\n');
+    const outcome = await sandbox.run({ code, tests: tests.after, trim, mustFinish: true }, options);
     const passed = outcome.status === 'ok';
     return { passed, passedTests: Number(passed), tests: 1, failure: passed ? null : outcome };
   }

@@ -63,6 +63,17 @@ def __make__():
             return {"$set": [encode(item, depth + 1, state) for item in iter_(value)]}
         return {"$other": kind.__name__}
 
+    def valid_part(code):
+        lines = code.split("\\n")
+        for end in range(len_(lines), 0, -1):
+            part = "\\n".join(lines[:end])
+            try:
+                compile_(part, "<answer>", "exec")
+                return part
+            except BaseException_:
+                pass
+        return code
+
     def run(text):
         job = loads(text, object_hook=lambda item: int_(item["$int"]) if len_(item) == 1 and "$int" in item else item)
         sink, errors = Sink(job["outputLimit"]), Sink(job["outputLimit"])
@@ -79,7 +90,8 @@ def __make__():
         scope = {"__builtins__": builtins, "__name__": "__main__" if call is None else "__answer__"}
         result = {"status": "ok", "error": None, "value": None}
         try:
-            exec_(compile_(job["code"], "<answer>", "exec"), scope)
+            code = valid_part(job["code"]) if job["trim"] else job["code"]
+            exec_(compile_(code + ("\\n\\n" + job["tests"] if job["tests"] else ""), "<answer>", "exec"), scope)
             if call is not None:
                 function = scope.get(call["name"])
                 if function is None or not callable(function):

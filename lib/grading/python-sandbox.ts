@@ -31,6 +31,10 @@ export interface PythonSandboxOptions {
 /** One program. */
 export interface PythonProgram {
   code: string;
+  /** Python that runs behind `code`, in the same namespace: its tests. Default: none. */
+  tests?: string;
+  /** Leave out the lines of `code` behind the last one up to which it is valid Python: words that follow an answer. Default false. */
+  trim?: boolean;
   /** Call this function after the program has run, and return its value. */
   call?: {
     name: string;
@@ -67,6 +71,11 @@ export interface PythonOutcome {
   seconds: number;
 }
 
+/** What runs programs: a {@link PythonSandbox}, or with open eyes a `NativePython`. */
+export interface PythonRunner {
+  run(program: PythonProgram, options?: { signal?: AbortSignal }): Promise<PythonOutcome>;
+}
+
 /** What keeps programs in, beside the interpreter itself. */
 export interface SandboxWalls {
   /** Node's permission model: no files, processes, threads, addons. */
@@ -81,13 +90,24 @@ const LIBRARY = 'pyodide';
 /** Starting an interpreter on a slow or busy machine. */
 const START_LIMIT_MS = 120_000;
 const RECURSION_LIMIT = 5000;
+
+/** A program that has been checked, as the harness reads it. @throws TypeError */
+export function jobOf(program: PythonProgram, outputLimit: number): string {
+  checkKeys('program', program, ['code', 'tests', 'trim', 'call', 'stdin', 'mustFinish']);
+  const { code, tests = '', trim = false, call = null, stdin = '', mustFinish = false } = program;
+  for (const [name, value] of Object.entries({ code, tests, stdin }))
+    if (typeof value !== 'string') throw new TypeError(`program.${name}: expected a string, got ${String(value)}`);
+  return JSON.stringify({ code, tests, trim, call, stdin, mustFinish, outputLimit, recursionLimit: RECURSION_LIMIT });
+}
+
 /** Starts that may fail one after the other. */
 const MAX_FAILURES = 2;
 /** What the JavaScript side of a process may take. */
 const HEAP_MB = 512;
 
 interface Job {
-  program: PythonProgram;
+  /** JSON for the harness. */
+  program: string;
   signal: AbortSignal | undefined;
   resolve: (outcome: PythonOutcome) => void;
   reject: (error: unknown) => void;
@@ -101,7 +121,9 @@ const runs = (command: string, args: string[]): Promise<boolean> =>
   });
 
 /** Commands that put a process behind the outer walls: the best chain that works here. */
-async function outerWalls(wanted: Resolved['namespaces']): Promise<{ command: string[]; walls: Omit<SandboxWalls, 'permissions'> }> {
+export async function outerWalls(
+  wanted: NonNullable<PythonSandboxOptions['namespaces']>,
+): Promise<{ command: string[]; walls: Omit<SandboxWalls, 'permissions'> }> {
   if (process.platform !== 'linux') {
     if (wanted === 'require') throw new DUltraError('SANDBOX', `namespaces: expected Linux, got ${process.platform}`);
     return { command: [], walls: { namespaces: false, limits: false } };
@@ -282,7 +304,7 @@ class SandboxWorker {
  * const { status, value } = await sandbox.run({ code: 'def add(a, b): return a + b', call: { name: 'add', input: [1, 2] } });
  * ```
  */
-export class PythonSandbox {
+export class PythonSandbox implements PythonRunner {
   readonly #options: Resolved;
   readonly #queue: Job[] = [];
   readonly #workers = new Set<SandboxWorker>();
@@ -328,8 +350,7 @@ export class PythonSandbox {
    * @throws DUltraError PACKAGE_NOT_FOUND where pyodide is not installed, SANDBOX where no interpreter starts, DISPOSED; `signal.reason`.
    */
   async run(program: PythonProgram, options: { signal?: AbortSignal } = {}): Promise<PythonOutcome> {
-    checkKeys('program', program, ['code', 'call', 'stdin', 'mustFinish']);
-    if (typeof program.code !== 'string') throw new TypeError(`program.code: expected a string, got ${String(program.code)}`);
+    const job = jobOf(program, this.#options.outputLimit);
     const { signal } = options;
     checkSignal(signal);
     signal?.throwIfAborted();
@@ -337,7 +358,7 @@ export class PythonSandbox {
     await this.#prepare();
     this.#failures = 0;
     return new Promise((resolve, reject) => {
-      this.#queue.push({ program, signal, resolve, reject });
+      this.#queue.push({ program: job, signal, resolve, reject });
       this.#next();
     });
   }
@@ -420,12 +441,10 @@ export class PythonSandbox {
 
   async #execute(worker: SandboxWorker, { program, signal, resolve, reject }: Job): Promise<void> {
     this.#running++;
-    const { code, call = null, stdin = '', mustFinish = false } = program;
-    const { outputLimit, timeLimitSeconds, memoryLimitMB } = this.#options;
+    const { timeLimitSeconds, memoryLimitMB } = this.#options;
     const start = performance.now();
     try {
-      const job = JSON.stringify({ code, call, stdin, mustFinish, outputLimit, recursionLimit: RECURSION_LIMIT });
-      const result = await worker.run(job, timeLimitSeconds * 1000, signal);
+      const result = await worker.run(program, timeLimitSeconds * 1000, signal);
       const seconds = (performance.now() - start) / 1000;
       const empty = { value: null, stdout: '', truncated: false, stderr: '', seconds };
       if (this.#isDisposed) reject(new DUltraError('DISPOSED', 'this sandbox has been disposed'));
@@ -449,7 +468,7 @@ export class PythonSandbox {
 }
 
 /** What the harness reported; a program that got hold of it may have written anything. */
-function readOutcome(json: string, seconds: number): PythonOutcome {
+export function readOutcome(json: string, seconds: number): PythonOutcome {
   const crashed: PythonOutcome = {
     status: 'crashed',
     error: 'the program spoilt its report',

@@ -4,8 +4,8 @@ import path from 'node:path';
 import { DUltraError } from '../errors';
 import type { NativeNamedTensor } from '../native';
 import { checkChoice } from '../options';
+import { syncFolder, writeError, writeFileAtomic } from './files';
 import { readSafetensors, type TensorValue, writeSafetensors } from './safetensors';
-import { syncFolder, writeError, writeFileAtomic } from './save';
 import { LORA_TARGETS, type LoraOptions, type ModelTrainer } from './trainer';
 
 /** PEFT wraps a model twice; its tensors carry both names. */

@@ -6,6 +6,7 @@ import { deriveSeed, Purpose } from '../random';
 import type { ChatMessage } from '../types';
 import type { CausalConfig } from './causal-config';
 import { allocateCache } from './kv-cache';
+import { offsetsOf } from './packing';
 import type { Tokenizer } from './tokenizer';
 import { ModelTrainer, resolveTrainerOptions } from './trainer';
 
@@ -40,13 +41,6 @@ export interface CausalResult {
 }
 
 const DEFAULT_BUDGET = 8192;
-
-/** Where rows of these lengths begin and end when they are laid end to end. */
-function offsetsOf(lengths: readonly number[]): Int32Array {
-  const out = new Int32Array(lengths.length + 1);
-  for (const [i, length] of lengths.entries()) out[i + 1] = out[i] + length;
-  return out;
-}
 
 /** A loaded autoregressive model. Made by `loadCausalModel`; free it with `dispose()`. */
 export class CausalModel {

@@ -3,7 +3,8 @@ import path from 'node:path';
 import { checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';
 import type { ModelConfig } from './config';
-import { saveModel, writeError, writeFileAtomic } from './save';
+import { writeError, writeFileAtomic } from './files';
+import { saveModel } from './save';
 import { expectedTensors } from './tensors';
 
 /** Options of {@link createModel}. */

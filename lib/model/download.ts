@@ -1,16 +1,26 @@
-// Checkpoints from a hub: into the cache folder that Hugging Face's own clients use, resumable, each file atomically.
+// Checkpoints and data sets from a hub: into the cache folder that Hugging Face's own clients use, resumable, each file atomically.
 //
 // The official client resolves revisions and lists files. The bytes are fetched here: its own cache download starts again from nothing
 // after every interruption, reports no progress and takes no signal.
 import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadId } from 'node:worker_threads';
-import { getHFHubCachePath, getRepoFolderName, HUB_URL, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
+import {
+  datasetInfo,
+  getHFHubCachePath,
+  getRepoFolderName,
+  HUB_URL,
+  HubApiError,
+  type ListFileEntry,
+  listFiles,
+  modelInfo,
+} from '@huggingface/hub';
 import { DUltraError, isDUltraError } from '../errors';
+import { writeFileAtomic } from './files';
 import { findSafetensors, INDEX_FILE, readWeightIndex } from './safetensors';
 
 /** How far a file has come, in bytes. A file that is already in the cache is not reported. */
@@ -71,6 +81,7 @@ class CorruptFileError extends Error {}
 
 /** What a download works on. */
 interface Repository {
+  type: 'model' | 'dataset';
   id: string;
   revision: string;
   hubUrl: string;
@@ -101,6 +112,51 @@ export function parseHubId(source: string, revision?: string): { id: string; rev
   return { id, revision: chosen };
 }
 
+/** A repository, and what the cache has of it. */
+interface Located {
+  /** Made when it is needed: offline nothing is asked, so nothing can be wrong with how. */
+  repository: () => Repository;
+  name: string;
+  /** Folder of this repository in the cache. */
+  folder: string;
+  /** The commit that the cache has for the revision. */
+  cached: string | null;
+  isOffline: boolean;
+}
+
+async function locate(type: Repository['type'], source: string, options: DownloadOptions): Promise<Located> {
+  const { id, revision } = parseHubId(source, options.revision);
+  const { signal, onProgress } = options;
+  signal?.throwIfAborted();
+  const folder = path.join(getHFHubCachePath(), getRepoFolderName({ type, name: id }));
+  const repository = (): Repository => {
+    const hubUrl = (process.env.HF_ENDPOINT || HUB_URL).replace(/\/+$/, '');
+    if (!/^https?:\/\//.test(hubUrl) || !URL.canParse(hubUrl))
+      throw new DUltraError('DOWNLOAD_FAILED', `HF_ENDPOINT: expected an http or https URL, got ${JSON.stringify(hubUrl)}`);
+    return { type, id, revision, hubUrl, folder, fetch: authorisedFetch(hubUrl, signal), signal, onProgress };
+  };
+  const cached = await cachedCommit(folder, revision);
+  const isOffline = /^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? '');
+  return { repository, name: `${id}@${revision}`, folder, cached, isOffline };
+}
+
+const snapshotOf = (folder: string, commit: string) => path.join(folder, 'snapshots', commit);
+
+/** Brings files of a repository, and says so where the cache would do without the hub. */
+async function online<T>({ repository }: Located, hasCopy: boolean, bring: (repository: Repository) => Promise<T>): Promise<T> {
+  const opened = repository();
+  try {
+    return await bring(opened);
+  } catch (error) {
+    if (opened.signal?.aborted) throw opened.signal.reason;
+    if (isDUltraError(error, 'DOWNLOAD_FAILED') && hasCopy)
+      throw new DUltraError('DOWNLOAD_FAILED', `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`, {
+        cause: error,
+      });
+    throw error;
+  }
+}
+
 /**
  * Brings a checkpoint into the cache and returns its folder. Only files that {@link loadModel} reads are fetched. Interrupted downloads go on
  * where they stopped, also in another process; sizes and checksums are checked; files land in the cache atomically.
@@ -111,67 +167,110 @@ export function parseHubId(source: string, revision?: string): { id: string; rev
  * @throws TypeError for an id that is none; DUltraError DOWNLOAD_FAILED naming repository, file and HTTP status; `signal.reason`.
  */
 export async function downloadModel(source: string, options: DownloadOptions = {}): Promise<string> {
-  const { id, revision } = parseHubId(source, options.revision);
-  const { signal, onProgress } = options;
-  signal?.throwIfAborted();
-  const folder = path.join(getHFHubCachePath(), getRepoFolderName({ type: 'model', name: id }));
-  const snapshot = (commit: string) => path.join(folder, 'snapshots', commit);
-  const cached = await cachedCommit(folder, revision);
-  const complete = cached !== null && (await isComplete(snapshot(cached)));
-  if (/^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {
-    if (complete) return snapshot(cached);
-    const state = cached === null ? 'not' : 'not completely';
-    throw new DUltraError(
-      'DOWNLOAD_FAILED',
-      `${id}@${revision}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`,
-    );
-  }
+  const located = await locate('model', source, options);
+  const { name, folder, cached, isOffline } = located;
+  const complete = cached !== null && (await isComplete(snapshotOf(folder, cached)));
   // A commit never changes.
-  if (complete && cached === revision) return snapshot(cached);
-  const hubUrl = (process.env.HF_ENDPOINT || HUB_URL).replace(/\/+$/, '');
-  if (!/^https?:\/\//.test(hubUrl) || !URL.canParse(hubUrl))
-    throw new DUltraError('DOWNLOAD_FAILED', `HF_ENDPOINT: expected an http or https URL, got ${JSON.stringify(hubUrl)}`);
-  const repository: Repository = { id, revision, hubUrl, folder, fetch: authorisedFetch(hubUrl, signal), signal, onProgress };
-  try {
-    return await bringSnapshot(repository);
-  } catch (error) {
-    if (signal?.aborted) throw signal.reason;
-    if (isDUltraError(error, 'DOWNLOAD_FAILED') && complete)
-      throw new DUltraError('DOWNLOAD_FAILED', `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`, {
-        cause: error,
-      });
-    throw error;
+  if (complete && (isOffline || name.endsWith(`@${cached}`))) return snapshotOf(folder, cached);
+  if (isOffline) {
+    const state = cached === null ? 'not' : 'not completely';
+    throw new DUltraError('DOWNLOAD_FAILED', `${name}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`);
   }
+  return online(located, complete, async (repository) => {
+    const { commit, entries } = await readCommit(repository);
+    if (!entries.has('config.json')) throw failure(repository, 'config.json', 'the repository has no such file; is it a language model?');
+    const snapshot = snapshotOf(folder, commit);
+    const bring = async (file: string) => {
+      const entry = entries.get(file);
+      if (!entry) throw failure(repository, file, `the repository has no such file, which its ${INDEX_FILE} names`);
+      await bringFile(repository, commit, entry, path.join(snapshot, file));
+    };
+    for (const file of SMALL_FILES) if (entries.has(file)) await bring(file);
+    // Weights last: a snapshot with all of them is complete.
+    for (const file of await weightFiles(repository, snapshot, entries)) await bring(file);
+    await writeRef(repository, commit);
+    return snapshot;
+  });
 }
 
-async function bringSnapshot(repository: Repository): Promise<string> {
-  const { id, revision, hubUrl, folder } = repository;
+/**
+ * Brings those files of a repository into the cache that `choose` picks out of all names ("folder/name", "/" between), and returns their paths, in
+ * its order. As {@link downloadModel}; offline, `choose` sees the names that the cache has.
+ * @throws as {@link downloadModel}.
+ */
+export async function downloadFiles(
+  type: 'model' | 'dataset',
+  source: string,
+  choose: (names: readonly string[]) => readonly string[],
+  options: DownloadOptions = {},
+): Promise<string[]> {
+  const located = await locate(type, source, options);
+  const { name, folder, cached, isOffline } = located;
+  const held = cached === null ? [] : choose(await namesIn(snapshotOf(folder, cached)));
+  const paths = (commit: string, files: readonly string[]) =>
+    files.map((file) => path.join(snapshotOf(folder, commit), ...file.split('/')));
+  if (isOffline) {
+    if (cached === null)
+      throw new DUltraError('DOWNLOAD_FAILED', `${name}: HF_HUB_OFFLINE is set and the cache has nothing of it (${folder})`);
+    return paths(cached, held);
+  }
+  return online(located, held.length > 0, async (repository) => {
+    const { commit, entries } = await readCommit(repository);
+    // Names become paths.
+    const safe = [...entries.keys()].filter((file) => file.split('/').every((part) => NAME.test(part) && part !== '..'));
+    const files = choose(safe);
+    for (const [i, target] of paths(commit, files).entries())
+      await bringFile(repository, commit, entries.get(files[i]) as ListFileEntry, target);
+    await writeRef(repository, commit);
+    return paths(commit, files);
+  });
+}
+
+/** Names of the files of a snapshot; none where it is not there. */
+async function namesIn(snapshot: string): Promise<string[]> {
+  const found = await readdir(snapshot, { recursive: true }).catch(() => []);
+  const names: string[] = [];
+  for (const file of found) {
+    const isFile = await stat(path.join(snapshot, file)).then(
+      (info) => info.isFile(),
+      () => false,
+    );
+    if (isFile) names.push(file.split(path.sep).join('/'));
+  }
+  return names.sort();
+}
+
+/** The commit that a revision is, and its files. */
+async function readCommit(repository: Repository): Promise<{ commit: string; entries: Map<string, ListFileEntry> }> {
+  const { type, id, revision, hubUrl } = repository;
   const api = { hubUrl, fetch: repository.fetch };
-  const { sha } = await hubCall(repository, null, () => modelInfo({ ...api, name: id, revision, additionalFields: ['sha'] }));
+  const asked = { ...api, name: id, revision, additionalFields: ['sha' as const] };
+  const { sha } = await hubCall(
+    repository,
+    null,
+    () => (type === 'model' ? modelInfo(asked) : datasetInfo(asked)) as Promise<{ sha: string }>,
+  );
   if (typeof sha !== 'string' || !COMMIT.test(sha)) throw failure(repository, null, `the hub named no commit (${JSON.stringify(sha)})`);
   const entries = await hubCall(repository, null, async () => {
     const found = new Map<string, ListFileEntry>();
-    for await (const entry of listFiles({ ...api, repo: { type: 'model', name: id }, revision: sha }))
+    for await (const entry of listFiles({ ...api, repo: { type, name: id }, revision: sha, recursive: type === 'dataset' }))
       if (entry.type === 'file') found.set(entry.path, entry);
     return found;
   });
-  if (!entries.has('config.json')) throw failure(repository, 'config.json', 'the repository has no such file; is it a language model?');
-  const snapshot = path.join(folder, 'snapshots', sha);
-  const bring = async (name: string) => {
-    const entry = entries.get(name);
-    if (!entry) throw failure(repository, name, `the repository has no such file, which its ${INDEX_FILE} names`);
-    await bringFile(repository, sha, entry, path.join(snapshot, name));
-  };
-  for (const name of SMALL_FILES) if (entries.has(name)) await bring(name);
-  // Weights last: a snapshot with all of them is complete.
-  for (const name of await weightFiles(repository, snapshot, entries)) await bring(name);
-  if (revision !== sha) {
-    const ref = path.join(folder, 'refs', ...revision.split('/'));
-    await writeAtomically(ref, sha).catch((error: Error) => {
-      throw failure(repository, null, error.message, error);
-    });
+  return { commit: sha, entries };
+}
+
+/** Notes in the cache which commit the revision is. */
+async function writeRef(repository: Repository, commit: string): Promise<void> {
+  const { folder, revision } = repository;
+  if (revision === commit) return;
+  const file = path.join(folder, 'refs', ...revision.split('/'));
+  try {
+    await mkdir(path.dirname(file), { recursive: true });
+    await writeFileAtomic(file, commit);
+  } catch (error) {
+    throw failure(repository, null, (error as Error).message, error);
   }
-  return snapshot;
 }
 
 /** The files with weights, by the rule by which they are read: the index's, else model.safetensors, else all. */
@@ -276,7 +375,9 @@ function isRunning(pid: number): boolean {
 /** Downloads into a partial file, going on where an earlier download stopped, and renames when size and checksum are right. */
 async function fetchBlob(repository: Repository, commit: string, entry: ListFileEntry, total: number, blob: string): Promise<void> {
   const incomplete = await claimPartial(blob);
-  const url = `${repository.hubUrl}/${repository.id}/resolve/${commit}/${encodeURIComponent(entry.path)}`;
+  const { hubUrl, type, id } = repository;
+  const file = entry.path.split('/').map(encodeURIComponent).join('/');
+  const url = `${hubUrl}/${type === 'dataset' ? 'datasets/' : ''}${id}/resolve/${commit}/${file}`;
   const { signal } = repository;
   let reported = 0;
   let callbackError: { error: unknown } | null = null;
@@ -429,7 +530,7 @@ function hintFor(status: number): string {
 }
 
 function failure(repository: Repository, file: string | null, message: string, cause?: unknown): DUltraError {
-  const name = `${repository.id}@${repository.revision}`;
+  const name = `${repository.type === 'dataset' ? 'data set ' : ''}${repository.id}@${repository.revision}`;
   return new DUltraError('DOWNLOAD_FAILED', `${name}: ${file === null ? '' : `${file}: `}${message} (${repository.hubUrl})`, { cause });
 }
 
@@ -484,13 +585,6 @@ async function openForUpdate(file: string): Promise<FileHandle> {
 
 async function writeFully(handle: FileHandle, chunk: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < chunk.length; ) done += (await handle.write(chunk, done, chunk.length - done, position + done)).bytesWritten;
-}
-
-async function writeAtomically(file: string, text: string): Promise<void> {
-  await mkdir(path.dirname(file), { recursive: true });
-  const temporary = `${file}.${randomUUID()}.tmp`;
-  await writeFile(temporary, text);
-  await rename(temporary, file);
 }
 
 /** Links a blob into the snapshot; where links are not allowed (Windows without developer mode), moves it there. */

@@ -1,7 +1,8 @@
 // Safetensors files, read with suspicion: a checkpoint is a file from somewhere else.
-import { type FileHandle, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import { writeAtomically } from './files';
 import { isIndex, readJsonFile, show } from './json-file';
 
 /** Where one tensor lies. */
@@ -259,26 +260,15 @@ export async function writeSafetensorsFrom(
   const start = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');
   start.writeBigUInt64LE(BigInt(start.length - 8));
   json.copy(start, 8);
-  const temporary = `${file}.${process.pid}.${Date.now().toString(36)}.tmp`;
-  try {
-    const handle = await open(temporary, 'wx');
-    try {
-      await handle.writeFile(start);
-      for (const tensor of ordered) {
-        const data = await produce(tensor.name);
-        if (data.byteLength !== bytesOf(tensor))
-          throw new RangeError(`${tensor.name}: expected ${bytesOf(tensor)} bytes, got ${data.byteLength}`);
-        await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      }
-      await handle.sync();
-    } finally {
-      await handle.close();
+  await writeAtomically(file, async (handle) => {
+    await handle.writeFile(start);
+    for (const tensor of ordered) {
+      const data = await produce(tensor.name);
+      if (data.byteLength !== bytesOf(tensor))
+        throw new RangeError(`${tensor.name}: expected ${bytesOf(tensor)} bytes, got ${data.byteLength}`);
+      await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     }
-    await rename(temporary, file);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
+  });
 }
 
 /** The shards that an index file names, sorted. @throws DUltraError BAD_CHECKPOINT */

@@ -1,10 +1,10 @@
 // A model as files in the Hugging Face layout.
 import { existsSync } from 'node:fs';
-import { copyFile, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { copyFile, mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
-import { DUltraError } from '../errors';
 import { checkChoice, checkKeys } from '../options';
 import type { ModelConfig } from './config';
+import { syncFile, syncFolder, writeError, writeFileAtomic } from './files';
 import { INDEX_FILE, type TensorData, writeSafetensorsFrom } from './safetensors';
 import { expectedTensors } from './tensors';
 
@@ -34,54 +34,6 @@ const TOKENIZER_FILES = [
 ];
 
 const DTYPES = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
-
-/** A file or folder that could not be written, with the system's reason. */
-export function writeError(target: string, cause: unknown): unknown {
-  const { code } = cause as { code?: unknown };
-  // Only what the file system says; anything else is a defect and keeps its stack.
-  if (typeof code !== 'string' || !/^E[A-Z0-9]+$/.test(code)) return cause;
-  const hint = code === 'ENOSPC' || code === 'EFBIG' || code === 'EDQUOT' ? ' (the disk is full, or a limit is reached)' : '';
-  return new DUltraError('WRITE_FAILED', `${target}: ${(cause as Error).message}${hint}`, { cause });
-}
-
-/** Makes a rename or a new file in `folder` survive a power cut. */
-export async function syncFolder(folder: string): Promise<void> {
-  // Windows opens no folders; its renames are journalled.
-  if (process.platform === 'win32') return;
-  const handle = await open(folder, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}
-
-async function syncFile(file: string): Promise<void> {
-  const handle = await open(file, 'r+');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}
-
-/** Writes a text file atomically and durably. */
-export async function writeFileAtomic(file: string, text: string): Promise<void> {
-  const temporary = `${file}.${process.pid}.${Date.now().toString(36)}.tmp`;
-  try {
-    const handle = await open(temporary, 'wx');
-    try {
-      await handle.writeFile(text);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(temporary, file);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
-}
 
 const bits = new Float32Array(1);
 const bitsView = new Uint32Array(bits.buffer);

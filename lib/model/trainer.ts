@@ -34,8 +34,40 @@ export interface ModelTrainerOptions {
   activationCheckpointing?: boolean;
   /** Train adapters in place of the base model's weights. Default null. */
   lora?: LoraOptions | null;
-  /** Seed of the adapters' first values. Default 0. */
+  /**
+   * How AdamW's two moments are stored: "float32" or "bfloat16", which takes 4 bytes less per parameter that trains. bfloat16 is rounded up or
+   * down at random, so that the mean is exact: a beta2 of 0.99 moves the second moment by 1 % a step and bfloat16 resolves 0.4 %, so that
+   * rounding to nearest would hold it where it is. The draws are a function of the seed, the optimiser step, the element and the moment alone.
+   * Arithmetic is fp32 either way. Default "float32".
+   */
+  momentDtype?: MomentDtype;
+  /** Seed of the adapters' first values, and of the rounding of bfloat16 moments. Default 0. */
   seed?: number | bigint;
+}
+
+/** How AdamW's moments can be stored. */
+export const MOMENT_DTYPES = ['float32', 'bfloat16'] as const;
+/** See {@link ModelTrainerOptions.momentDtype}. */
+export type MomentDtype = (typeof MOMENT_DTYPES)[number];
+
+/**
+ * Bytes that a trainer takes per number of a checkpoint tensor, beside the model's weights and a pass's activations.
+ * - `copy`: of every tensor that gradients run through, frozen or not: an fp32 master. None of a matrix that the model itself holds as row-major
+ *   bfloat16 (all of a model on CUDA that is stored in bfloat16, and an embedding table in bfloat16 anywhere, but for one that is the output head
+ *   too): there the model's number is the master's upper half.
+ * - `low`: of such a matrix, if it trains: the master's lower half.
+ * - `gradient`, `moments` (both together): of what trains, adapters included.
+ * - `frozenCopy`: of a projection that has an adapter: the base's own weight, in fp32; in bfloat16 (`frozenCopySplit`) where `copy` is not needed.
+ */
+export function trainerBytes(momentDtype: MomentDtype): {
+  copy: number;
+  low: number;
+  gradient: number;
+  moments: number;
+  frozenCopy: number;
+  frozenCopySplit: number;
+} {
+  return { copy: 4, low: 2, gradient: 4, moments: momentDtype === 'bfloat16' ? 4 : 8, frozenCopy: 4, frozenCopySplit: 2 };
 }
 
 /** Checks {@link LoraOptions} and fills in defaults. */
@@ -51,18 +83,22 @@ export function resolveLora(lora: LoraOptions): Required<LoraOptions> {
 
 /** Checks {@link ModelTrainerOptions}. @throws TypeError, RangeError naming the option. */
 export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptions {
-  checkKeys('options', options, ['freezeBase', 'freezePlanner', 'activationCheckpointing', 'lora', 'seed']);
+  checkKeys('options', options, ['freezeBase', 'freezePlanner', 'activationCheckpointing', 'lora', 'momentDtype', 'seed']);
   const { freezeBase = false, freezePlanner = false, activationCheckpointing = false, lora = null, seed = 0 } = options;
+  const { momentDtype = 'float32' } = options;
   checkChoice('freezeBase', freezeBase, [true, false] as const);
   checkChoice('freezePlanner', freezePlanner, [true, false] as const);
   checkChoice('activationCheckpointing', activationCheckpointing, [true, false] as const);
+  checkChoice('momentDtype', momentDtype, MOMENT_DTYPES);
   const adapters = lora && resolveLora(lora);
   if (adapters && freezeBase) throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
   return {
     freezeBase,
     freezePlanner,
     checkpointing: activationCheckpointing,
-    lora: adapters && { ...adapters, targets: [...adapters.targets], seed: checkSeed('seed', seed) },
+    lora: adapters && { ...adapters, targets: [...adapters.targets] },
+    moments: momentDtype,
+    seed: checkSeed('seed', seed),
   };
 }
 

@@ -7,7 +7,7 @@ import { programFor } from '../data';
 import { DUltraError } from '../errors';
 import { codeRewardOf, gradeProgram } from '../grading/code';
 import { extractAnswer, mathEqual } from '../grading/math-answer';
-import { PythonSandbox, sharedSandbox } from '../grading/python-sandbox';
+import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
 import * as referenceText from '../grading/reference-text';
 import type { CausalModel } from '../model/causal-model';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
@@ -129,11 +129,13 @@ export function format(pattern: RegExp, options: { reward?: number } = {}): Rewa
   return ({ completions }) => completions.map((completion) => (stateless.test(completion) ? reward : 0));
 }
 
-export { type CodeResult, type CodeTests, codeRewardOf, gradeProgram, passAtK, pythonEqual } from '../grading/code';
+export { type CodeResult, type CodeTests, codeRewardOf, type GradeOptions, gradeProgram, passAtK, pythonEqual } from '../grading/code';
 export { extractAnswer, type MathEqualOptions, mathEqual } from '../grading/math-answer';
+export { NativePython, type NativePythonOptions } from '../grading/native-python';
 export {
   type PythonOutcome,
   type PythonProgram,
+  type PythonRunner,
   PythonSandbox,
   type PythonSandboxOptions,
   type SandboxWalls,
@@ -177,11 +179,11 @@ export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: numbe
  * examples of the code data sets; null for others.
  * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND, SANDBOX
  */
-export function codeTests(options: { sandbox?: PythonSandbox } = {}): RewardFunction {
+export function codeTests(options: { sandbox?: PythonRunner } = {}): RewardFunction {
   checkKeys('options', options, ['sandbox']);
   const { sandbox } = options;
-  if (sandbox !== undefined && !(sandbox instanceof PythonSandbox))
-    throw new TypeError(`sandbox: expected a PythonSandbox, got ${String(sandbox)}`);
+  if (sandbox !== undefined && typeof sandbox?.run !== 'function')
+    throw new TypeError(`sandbox: expected a PythonSandbox or a NativePython, got ${String(sandbox)}`);
   return ({ completions, examples }) =>
     Promise.all(
       completions.map(async (completion, row) => {

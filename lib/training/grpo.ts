@@ -1,6 +1,7 @@
 // GRPO on the unmasking policy: rollouts, rewards, advantages, and the replay of every denoising step.
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { concatenate, packRows } from '../model/packing';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { deriveSeed, Purpose } from '../random';
@@ -14,7 +15,6 @@ import { type GrpoStepLoss, grpoLoss } from './grpo-loss';
 import { referenceGrpoLoss } from './grpo-loss-reference';
 import { type Measured, runStage, type StagePlan, type TrainingMetrics } from './loop';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
-import { concatenate, packRows } from './packing';
 import { type PolicySettings, type ReplayRow, type Rollouts, recordRollouts, replayBatches, replayRequest, splitByRow } from './replay';
 
 /** Options of {@link GrpoTrainer}. */

@@ -98,7 +98,8 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
   const { lora, ...rest } = trainable;
   let trainer: ModelTrainer;
   try {
-    trainer = await model.createTrainer({ ...rest, lora, activationCheckpointing: training.activationCheckpointing, seed: training.seed });
+    const { activationCheckpointing, momentDtype, seed } = training;
+    trainer = await model.createTrainer({ ...rest, lora, activationCheckpointing, momentDtype, seed });
   } catch (error) {
     await run?.close();
     throw error;

@@ -1,20 +1,22 @@
 // How much memory a training run will take, before it takes any.
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { downloadFileToCacheDir, HUB_URL } from '@huggingface/hub';
 import { DUltraError } from '../errors';
-import { type ModelConfig, parseModelConfig, readConfigJson } from '../model/config';
-import { parseHubId } from '../model/download';
+import { parseCausalConfig } from '../model/causal-config';
+import { parseModelConfig, readConfigJson } from '../model/config';
+import { downloadFiles } from '../model/download';
+import type { LoadModelOptions } from '../model/load-model';
 import { availableMemory } from '../model/memory';
 import { findSafetensors, readSafetensorsEntries } from '../model/safetensors';
 import { EMBEDDING, expectedTensors, PLANNER_MARK } from '../model/tensors';
-import { resolveLora } from '../model/trainer';
+import { resolveLora, trainerBytes } from '../model/trainer';
+import { type NativeModelConfig, native } from '../native';
+import { checkKeys } from '../options';
 import type { Stage, TrainConfig } from './presets';
 
 /** A part of a run's memory. */
 export interface MemoryItem {
-  name: 'weights' | 'masters' | 'gradients' | 'moments' | 'activations' | 'scratch' | 'caches' | 'reference model';
+  name: 'weights' | 'masters' | 'gradients' | 'moments' | 'activations' | 'scratch' | 'caches' | 'reference model' | 'teacher';
   bytes: number;
   /** What it is made of. */
   detail: string;
@@ -28,123 +30,203 @@ export interface MemoryPlan {
   trainable: number;
   items: MemoryItem[];
   bytes: number;
-  /** Bytes that are free on the device now. */
-  available: number;
-  fits: boolean;
+  /** Bytes that the run can have on the device: on the CPU what is free now, of a GPU all that it has. null where the device is not there. */
+  available: number | null;
+  /** Whether `bytes` are. null where that is not known. */
+  fits: boolean | null;
 }
 
 /** Memory that the output head's logits may take at a time, as the native core bounds it. */
 const HEAD_BYTES = 64 * 2 ** 20;
 /** Rows of the MLP that a pass without gradients computes at a time. */
 const MLP_ROWS = 1024;
+/** What a CUDA context, its libraries and their workspaces take before anything else does. */
+const CUDA_BYTES = 600 * 2 ** 20;
+/** Prompt tokens of a rollout whose data set is not open yet. */
+const PROMPT_TOKENS = 256;
 
 const BYTES = { F32: 4, BF16: 2, F16: 2 } as const;
+const DTYPE_BYTES = { float32: 4, bfloat16: 2, float16: 2 } as const;
 
 interface Shape {
-  config: ModelConfig;
-  /** Bytes of an element as the weights are held. */
+  config: NativeModelConfig;
+  /** Bytes of an element as its file holds it. */
   bytesOf: (tensor: string) => number;
   source: string;
 }
 
-/** Shapes and storage of the model that a configuration names; of a hub id only config.json is fetched. */
-async function shapeOf(config: TrainConfig, stage: Stage): Promise<Shape> {
-  const { model } = config;
-  if (typeof model === 'object') {
-    const { dModel = 64, nHeads = 4, nLayers = 3, plannerLayers = 1, maxSequenceLength = 128, ropeTheta = 100, ...rest } = model.create;
-    const { nKvHeads = nHeads, mlpHiddenSize = 3 * dModel } = rest;
-    // A word-level vocabulary: small beside all else.
-    const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, vocabSize: 512, embeddingSize: 512, maxSequenceLength, ropeTheta };
-    const ids = { maskTokenId: 1, eosTokenId: 0, padTokenId: 0 };
-    const planner = { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true };
-    return {
-      config: { ...shape, ...ids, rmsNormEps: 1e-5, weightTying: false, qkvBias: false, linearBias: false, causal: false, planner },
-      bytesOf: () => 4,
-      source: 'a new model',
-    };
-  }
-  const folder = model ?? path.join(__dirname, '..', '..', 'models', 'default');
-  if (existsSync(folder)) {
-    const { file, json } = await readConfigJson(folder);
-    const entries = await readSafetensorsEntries(await findSafetensors(folder));
+const sizeOf = (dimensions: readonly number[]) => dimensions.reduce((product, n) => product * n, 1);
+
+/** Shapes and storage of the model in a folder, or of a hub id, of which only config.json is fetched. */
+async function shapeOfSource(
+  source: string,
+  parse: (json: unknown, file: string, hasPlanner: boolean) => NativeModelConfig,
+  hasPlanner: boolean,
+): Promise<Shape> {
+  if (existsSync(source)) {
+    const { file, json } = await readConfigJson(source);
+    const entries = await readSafetensorsEntries(await findSafetensors(source));
     const dtype = (name: string) => entries.get(name)?.dtype as keyof typeof BYTES | undefined;
-    const parsed = parseModelConfig(json, file, entries.has(PLANNER_MARK));
-    return { config: parsed, bytesOf: (name) => BYTES[dtype(name) ?? 'F32'] ?? 4, source: folder };
+    const [any] = entries.values();
+    const usual = BYTES[any?.dtype as keyof typeof BYTES] ?? 4;
+    return { config: parse(json, file, entries.has(PLANNER_MARK)), bytesOf: (name) => BYTES[dtype(name) as 'F32'] ?? usual, source };
   }
-  const { id, revision } = parseHubId(folder);
+  const [file] = await downloadFiles('model', source, (names) => names.filter((name) => name === 'config.json'));
+  if (file === undefined) throw new DUltraError('DOWNLOAD_FAILED', `${source}: the repository has no config.json; is it a language model?`);
+  const { json } = await readConfigJson(path.dirname(file));
+  const bytes = (json as { torch_dtype?: unknown }).torch_dtype === 'float32' ? 4 : 2;
+  // Which files hold a planner is not known before they are here.
+  return { config: parse(json, file, hasPlanner), bytesOf: () => bytes, source };
+}
+
+/** Shapes and storage of the model that a configuration names. */
+async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
+  // Only GRPO and planner initialisation need a planner.
+  if (typeof model !== 'object') {
+    const source = model ?? path.join(__dirname, '..', '..', 'models', 'default');
+    return shapeOfSource(source, parseModelConfig, stage !== 'sft');
+  }
+  const { dModel = 64, nHeads = 4, nLayers = 3, plannerLayers = 1, maxSequenceLength = 128, ropeTheta = 100, ...rest } = model.create;
+  const { nKvHeads = nHeads, mlpHiddenSize = 3 * dModel } = rest;
+  // A word-level vocabulary: small beside all else.
+  const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, embeddingSize: 512, maxSequenceLength, ropeTheta };
+  const planner = { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true };
+  const rules = { rmsNormEps: 1e-5, weightTying: false, qkvBias: false, linearBias: false, causal: false };
+  return { config: { ...shape, ...rules, maskTokenId: 1, planner }, bytesOf: () => 4, source: 'a new model' };
+}
+
+/** Bytes of a model's weights, as `bytesOf` holds its tensors. */
+function weightBytes(config: NativeModelConfig, bytesOf: (tensor: string) => number): number {
+  let bytes = 0;
+  // Vectors are held in fp32; a tied table is held once more as the head.
+  for (const [name, dimensions] of expectedTensors(config))
+    bytes += sizeOf(dimensions) * (dimensions.length === 1 ? 4 : bytesOf(name)) * (config.weightTying && name === EMBEDDING ? 2 : 1);
+  return bytes;
+}
+
+/** Other models that the run holds: of a hub that does not answer, only that they are. */
+async function otherModel(
+  name: 'reference model' | 'teacher',
+  source: string,
+  parse: (json: unknown, file: string, hasPlanner: boolean) => NativeModelConfig,
+  dtype?: LoadModelOptions['dtype'],
+): Promise<MemoryItem> {
   try {
-    const file = await downloadFileToCacheDir({
-      repo: { type: 'model', name: id },
-      revision,
-      path: 'config.json',
-      hubUrl: process.env.HF_ENDPOINT || HUB_URL,
-      ...(process.env.HF_TOKEN && { accessToken: process.env.HF_TOKEN }),
-    });
-    const json = JSON.parse(await readFile(file, 'utf8')) as Record<string, unknown>;
-    const bytes = json.torch_dtype === 'float32' ? 4 : 2;
-    // Only GRPO and planner initialisation need a planner; which files hold one is not known before they are here.
-    return { config: parseModelConfig(json, file, stage !== 'sft'), bytesOf: () => bytes, source: folder };
-  } catch (cause) {
-    if (cause instanceof DUltraError) throw cause;
-    throw new DUltraError('DOWNLOAD_FAILED', `${id}@${revision}: config.json: ${(cause as Error).message}`, { cause });
+    const { config, bytesOf } = await shapeOfSource(source, parse, true);
+    const held = dtype === undefined || dtype === 'auto' ? null : DTYPE_BYTES[dtype];
+    return { name, bytes: weightBytes(config, (tensor) => held ?? bytesOf(tensor)), detail: `weights of ${source}` };
+  } catch (error) {
+    if (!(error instanceof DUltraError)) throw error;
+    return { name, bytes: 0, detail: `not counted, since its size is not known here: ${error.message}` };
   }
 }
 
+/** The device that a name stands for, and the memory that it has. */
+function deviceOf(device: string): { device: string; available: number | null } {
+  const { memory } = native().cudaDevices();
+  const chosen = device === 'auto' ? (memory.length > 0 ? 'cuda:0' : 'cpu') : device === 'cuda' ? 'cuda:0' : device;
+  const isKnown = /^(cpu|cuda:\d+)$/.test(chosen);
+  if (!isKnown) throw new RangeError(`device: expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`);
+  return { device: chosen, available: chosen === 'cpu' ? availableMemory() : (memory[Number(chosen.slice(5))] ?? null) };
+}
+
 /**
- * The memory that a stage will take with a configuration, by what the native core allocates: within a few percent for models of size, where
- * neither Node nor the data count. Loads no weights.
- * @throws DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED; TypeError, RangeError for `lora`.
+ * The memory that a stage will take with a configuration on a device, by what the native core allocates: within a few percent for models of size,
+ * where neither Node nor the data count. Loads no weights, and needs no GPU to plan for one.
+ * @param options how the model will be loaded, as {@link loadModel}
+ * @throws DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED; TypeError, RangeError for `lora` and options.
  */
-export async function planMemory(stage: Stage, config: TrainConfig): Promise<MemoryPlan> {
-  const { config: shape, bytesOf, source } = await shapeOf(config, stage);
+export async function planMemory(
+  stage: Stage,
+  config: TrainConfig,
+  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute'> = {},
+): Promise<MemoryPlan> {
+  checkKeys('options', options, ['device', 'dtype', 'compute']);
+  const { dtype = 'auto', compute } = options;
+  const { device, available } = deviceOf(options.device ?? 'auto');
+  const { config: shape, bytesOf: inFile, source } = await shapeOf(config, stage);
   const { dModel: c, nHeads, nKvHeads, nLayers, mlpHiddenSize: f, embeddingSize: v } = shape;
   const kv = (c / nHeads) * nKvHeads;
+  const tensors = [...expectedTensors(shape)];
+  const bytesOf = (name: string) => (compute === 'bfloat16' ? 2 : dtype === 'auto' ? inFile(name) : DTYPE_BYTES[dtype]);
+  const isCuda = device !== 'cpu';
+  // As loadModel chooses: a GPU multiplies in bf16 what is stored so.
+  const isNarrow = isCuda && compute !== 'float32' && tensors.every(([name]) => bytesOf(name) === 2);
+  const isSplit = (name: string, dimensions: readonly number[]) =>
+    dimensions.length === 2 && bytesOf(name) === 2 && (name === EMBEDDING ? !shape.weightTying : isNarrow);
+  const per = trainerBytes(config.momentDtype ?? 'float32');
   const lora = config.lora ? resolveLora(config.lora) : null;
   const freezeBase = config.freezeBase ?? stage === 'planner';
   const freezePlanner = config.freezePlanner ?? stage === 'sft';
   const baseTrains = !freezeBase || lora !== null;
-  let weights = 0;
   let parameters = 0;
-  let held = 0;
+  let masters = 0;
   let trainable = 0;
-  for (const [name, dimensions] of expectedTensors(shape)) {
-    const count = dimensions.reduce((product, n) => product * n, 1);
+  for (const [name, dimensions] of tensors) {
+    const count = sizeOf(dimensions);
     const isPlanner = !name.startsWith('model.');
     parameters += count;
-    weights += count * bytesOf(name) * (shape.weightTying && name === EMBEDDING ? 2 : 1);
     if (!isPlanner && !baseTrains) continue;
-    held += count;
-    if (isPlanner ? !freezePlanner : !freezeBase && !lora) trainable += count;
+    const trains = isPlanner ? !freezePlanner : !freezeBase && !lora;
+    if (trains) trainable += count;
+    masters += count * (isSplit(name, dimensions) ? (trains ? per.low : 0) : per.copy);
     if (lora && dimensions.length === 2 && lora.targets.some((target) => name.includes('.blocks.') && name.endsWith(`.${target}.weight`))) {
       const adapter = lora.rank * (dimensions[0] + dimensions[1]);
-      held += adapter;
+      masters += per.copy * adapter + count * (isSplit(name, dimensions) ? per.frozenCopySplit : per.frozenCopy);
       trainable += adapter;
     }
   }
   const tokens = config.tokenBudget ?? 8192;
-  const perBlock = 5 * c + 2 * kv + 2 * c + nHeads + 3 * f;
+  // What products and attention read is kept as they read it; the residual stream and the sums of attention stay fp32.
+  const operand = isNarrow ? 2 : 4;
+  const perBlock = operand * (5 * c + 2 * kv + 3 * f) + 4 * (2 * c + nHeads);
   const layers = (baseTrains ? nLayers : 0) + (freezePlanner ? 0 : (shape.planner?.numLayers ?? 0));
-  const activations = 4 * tokens * (config.activationCheckpointing ? layers * c + perBlock : layers * perBlock);
+  const activations = tokens * (config.activationCheckpointing ? layers * 4 * c + perBlock : layers * perBlock);
   const forward = 4 * (tokens * (3 * c + 2 * kv + 2 * c) + Math.min(tokens, MLP_ROWS) * 3 * f);
   const backward = 4 * tokens * (3 * f + 5 * c + 2 * kv);
   const rows = Math.max(16, Math.floor(HEAD_BYTES / (4 * v)));
-  const scratch = forward + backward + 3 * Math.min(tokens, rows) * v * 4;
+  const scratch = forward + backward + 3 * Math.min(tokens, rows) * v * 4 + (isCuda ? CUDA_BYTES : 0);
+  const cached = stage === 'grpo' && config.cache !== undefined && config.cache.type !== 'none';
+  const rollouts = (config.promptsPerStep ?? 8) * (config.numGenerations ?? 8);
+  const length = Math.min(shape.maxSequenceLength, PROMPT_TOKENS + (config.genLength ?? PROMPT_TOKENS));
+  const caches = cached ? 4 * rollouts * length * 2 * kv * (nLayers + (shape.planner?.numLayers ?? 0)) : 0;
   const items: MemoryItem[] = [
-    { name: 'weights', bytes: weights, detail: `${parameters.toLocaleString('en')} parameters of ${source}, as they are stored` },
-    { name: 'masters', bytes: 4 * held, detail: 'fp32 copies of what gradients pass through' },
-    { name: 'gradients', bytes: 4 * trainable, detail: `fp32, of ${trainable.toLocaleString('en')} trainable parameters` },
-    { name: 'moments', bytes: 8 * trainable, detail: "AdamW's first and second, fp32" },
+    {
+      name: 'weights',
+      bytes: weightBytes(shape, bytesOf),
+      detail: `${parameters.toLocaleString('en')} parameters of ${source}, matrices in ${isNarrow ? 'bf16' : 'the type that they are held in'}`,
+    },
+    {
+      name: 'masters',
+      bytes: masters,
+      detail: isNarrow ? 'lower halves of fp32 masters, whose upper halves are the weights' : 'fp32 copies of what gradients pass through',
+    },
+    { name: 'gradients', bytes: per.gradient * trainable, detail: `fp32, of ${trainable.toLocaleString('en')} trainable parameters` },
+    {
+      name: 'moments',
+      bytes: per.moments * trainable,
+      detail: `AdamW's first and second, ${config.momentDtype === 'bfloat16' ? 'bf16' : 'fp32'}`,
+    },
     {
       name: 'activations',
       bytes: activations,
       detail: `${tokens.toLocaleString('en')} tokens per pass${config.activationCheckpointing ? ', inputs of blocks alone' : ', all of every block'}`,
     },
-    { name: 'scratch', bytes: scratch, detail: 'one block forward and backward, logits of some rows' },
-    { name: 'caches', bytes: 0, detail: 'none: rollouts compute whole rows' },
+    { name: 'scratch', bytes: scratch, detail: `one block forward and backward, logits of some rows${isCuda ? ', the CUDA context' : ''}` },
+    {
+      name: 'caches',
+      bytes: caches,
+      detail: cached ? `fp32 keys and values of ${rollouts} rollouts of ${length} tokens` : 'none: rollouts compute whole rows',
+    },
   ];
   if ((config.beta ?? 0) > 0 && config.referenceModel !== undefined)
-    items.push({ name: 'reference model', bytes: weights, detail: `${config.referenceModel}, taken to be of the same shape` });
+    items.push(await otherModel('reference model', config.referenceModel, parseModelConfig));
+  for (const { type, options: given = {} } of Object.values(config.rewards ?? {})) {
+    const { model, dtype: held } = given as { model?: string; dtype?: LoadModelOptions['dtype'] };
+    if (type === 'causalLogProb' && typeof model === 'string') items.push(await otherModel('teacher', model, parseCausalConfig, held));
+    if (type === 'teacherLogProb')
+      items.push(await otherModel('teacher', model ?? path.join(__dirname, '..', '..', 'models', 'default'), parseModelConfig));
+  }
   const bytes = items.reduce((sum, item) => sum + item.bytes, 0);
-  const available = availableMemory();
-  return { device: 'cpu', parameters, trainable, items, bytes, available, fits: bytes <= available };
+  return { device, parameters, trainable, items, bytes, available, fits: available === null ? null : bytes <= available };
 }

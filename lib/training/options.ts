@@ -1,5 +1,5 @@
 // Options that all trainers share: checks and defaults.
-import { type LoraOptions, resolveLora } from '../model/trainer';
+import { type LoraOptions, MOMENT_DTYPES, type MomentDtype, resolveLora } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import type { Schedule } from './schedules';
 
@@ -31,6 +31,8 @@ export interface TrainingOptions {
   betas?: readonly [number, number];
   /** AdamW's epsilon. Default 1e-8. */
   eps?: number;
+  /** How AdamW's moments are stored, see {@link ModelTrainerOptions.momentDtype}: "bfloat16" takes half their memory. Default "float32". */
+  momentDtype?: MomentDtype;
   /** Decoupled weight decay. */
   weightDecay?: number;
   /** Gradients are scaled down to this global norm; 0: never. Default 1. */
@@ -82,6 +84,7 @@ const KEYS: readonly (keyof TrainingOptions)[] = [
   'learningRateFloor',
   'betas',
   'eps',
+  'momentDtype',
   'weightDecay',
   'maxGradNorm',
   'gradientAccumulation',
@@ -121,6 +124,7 @@ export function resolveTraining(options: TrainingOptions, defaults: TrainingDefa
     learningRateFloor: options.learningRateFloor ?? defaults.learningRateFloor,
     betas: options.betas ?? defaults.betas,
     eps: options.eps ?? 1e-8,
+    momentDtype: options.momentDtype ?? 'float32',
     weightDecay: options.weightDecay ?? defaults.weightDecay,
     maxGradNorm: options.maxGradNorm ?? 1,
     gradientAccumulation: options.gradientAccumulation ?? 1,
@@ -144,6 +148,7 @@ export function resolveTraining(options: TrainingOptions, defaults: TrainingDefa
   if (!Array.isArray(resolved.betas) || resolved.betas.length !== 2)
     throw new TypeError(`betas: expected two numbers, got ${JSON.stringify(resolved.betas)}`);
   for (const beta of resolved.betas) checkNumber('betas', beta, { min: 0, max: 0.999999 });
+  checkChoice('momentDtype', resolved.momentDtype, MOMENT_DTYPES);
   checkNumber('eps', resolved.eps, { minExclusive: 0, max: 1 });
   checkNumber('weightDecay', resolved.weightDecay, { min: 0, max: 1e3 });
   checkNumber('maxGradNorm', resolved.maxGradNorm, { min: 0 });

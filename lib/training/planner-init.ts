@@ -1,6 +1,7 @@
 // Planner initialisation: the planner head learns to imitate Fast-dLLM's factor rule, with the base model frozen.
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { concatenate, packed, packRows } from '../model/packing';
 import type { ModelTrainer } from '../model/trainer';
 import type { NativeScoreResult } from '../native';
 import { checkChoice, checkInteger, checkNumber } from '../options';
@@ -8,7 +9,6 @@ import { deriveSeed, Purpose, Random } from '../random';
 import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
 import { type Measured, runStage, type TrainingMetrics } from './loop';
 import { resolveTraining, type TrainingOptions } from './options';
-import { concatenate, offsetsOf, packRows } from './packing';
 import { binaryCrossEntropy, factorTargets, maskSpan, type PlannerRow, positiveWeight } from './planner-init-loss';
 import { encodeRow } from './sft';
 
@@ -96,17 +96,8 @@ class PlannerStage {
       Uint8Array,
     );
     return this.#trainer.score({
-      ids: concatenate(
-        rows.map(({ ids }) => ids),
-        Int32Array,
-      ),
-      offsets: offsetsOf(rows.map(({ ids }) => ids.length)),
+      ...packed(rows),
       hidden: null,
-      candidateOffsets: offsetsOf(rows.map(({ positions }) => positions.length)),
-      positions: concatenate(
-        rows.map(({ positions }) => positions),
-        Int32Array,
-      ),
       tokens: null,
       temperature: 0,
       excludedToken: this.#options.reference ? -1 : maskTokenId,

@@ -57,7 +57,7 @@ export interface TrainConfig
   extends SharedConfig,
     Partial<Omit<MaskedDiffusionOptions, 'dataset'>>,
     Partial<Omit<PlannerOptions, 'dataset'>>,
-    Partial<Omit<GrpoOptions, 'dataset' | 'rewards' | 'referenceModel' | 'compat'>> {
+    Partial<Omit<GrpoOptions, 'dataset' | 'rewards' | 'referenceModel'>> {
   rewards?: Readonly<Record<string, RewardConfig>>;
   /** Folder or hub id of the frozen reference model. */
   referenceModel?: string;
@@ -110,7 +110,8 @@ const MATH_RUN: TrainConfig = {
  * before ended.
  *
  * "gsm8k", "math500": the reference's runs on mathematics (grpo_exp.sh with its defaults); "apps": on code (run.sh). With the reference's string
- * comparison as reward; a config file that gives `rewards` without `compat` has mathematical equality.
+ * comparison as reward; a config file that gives `rewards` without `compat` has mathematical equality. Loss and rollouts are the exact ones; with
+ * `compat: "reference"` beside (`--set compat=reference`) they have the reference's defects, too.
  */
 export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig>>>> = {
   sft: {

@@ -2,10 +2,10 @@
 // the step. With a cache it is not: a step reads what earlier ones left, so a rollout's steps are scored in their order, on a cache that
 // they fill as the rollout's did.
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { concatenate, packed, packRows } from '../model/packing';
 import type { NativeScoreRequest } from '../native';
 import type { ResolvedCache } from '../sampling/cache';
 import type { GenerateOptions, GenerateResult } from '../types';
-import { concatenate, offsetsOf, packRows } from './packing';
 
 /** One step of one rollout. Candidate arrays are parallel, in ascending position. */
 export interface ReplayRow {
@@ -176,18 +176,9 @@ export function replayRequest(
     return Uint8Array.from(computed, (position) => Number(candidates.has(position)));
   });
   return {
-    ids: concatenate(
-      rows.map(({ ids, computed }) => computed.map((position) => ids[position])),
-      Int32Array,
-    ),
-    offsets: offsetsOf(rows.map(({ computed }) => computed.length)),
+    ...packed(rows.map(({ ids, computed, positions }) => ({ ids: computed.map((position) => ids[position]), positions }))),
     cached,
     hidden: null,
-    candidateOffsets: offsetsOf(rows.map(({ positions }) => positions.length)),
-    positions: concatenate(
-      rows.map(({ positions }) => positions),
-      Int32Array,
-    ),
     tokens: concatenate(
       rows.map(({ tokens }) => tokens),
       Int32Array,

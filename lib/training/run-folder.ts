@@ -12,9 +12,9 @@ import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from 'nod
 import path from 'node:path';
 import { DUltraError } from '../errors';
 import { saveAdapter } from '../model/adapter';
+import { syncFolder, writeError, writeFileAtomic } from '../model/files';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { readSafetensors, type TensorValue, writeSafetensors } from '../model/safetensors';
-import { syncFolder, writeError, writeFileAtomic } from '../model/save';
 import type { ModelTrainer } from '../model/trainer';
 import { lockRun } from './run-lock';
 import { EventWriter } from './tensorboard';
@@ -159,6 +159,10 @@ export class RunFolder {
     } catch (cause) {
       throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${(cause as Error).message}`, { cause });
     }
+    // A process that was killed between its last checkpoint and this left them.
+    await this.#removeOld(state).catch((cause) => {
+      throw writeError(folder, cause);
+    });
     return state;
   }
 
@@ -219,12 +223,16 @@ export class RunFolder {
       if (existsSync(folder)) await this.#remove(state.step);
       await rename(temporary, folder);
       await syncFolder(this.#checkpoints);
-      const steps = await this.checkpoints();
-      for (const step of steps.slice(0, -this.#keepLast)) if (step !== state.best?.step) await this.#remove(step);
+      await this.#removeOld(state);
     } catch (cause) {
       await rm(temporary, { recursive: true, force: true }).catch(() => {});
       throw writeError(folder, cause);
     }
+  }
+
+  /** Removes checkpoints beyond `keepLast` and not the best. */
+  async #removeOld({ best }: RunState): Promise<void> {
+    for (const step of (await this.checkpoints()).slice(0, -this.#keepLast)) if (step !== best?.step) await this.#remove(step);
   }
 
   /** A folder that is being removed must not look like a checkpoint. */

@@ -1,6 +1,7 @@
 // Masked-diffusion fine-tuning and pre-training.
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { concatenate, packed, packRows } from '../model/packing';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';
@@ -8,7 +9,6 @@ import { type DataSource, openData, type TrainingData, type TrainingRow } from '
 import { type Measured, runStage, type TrainingMetrics } from './loop';
 import { type MaskedRow, maskedDiffusionLoss, maskRow } from './masked-diffusion-loss';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
-import { concatenate, offsetsOf, packRows } from './packing';
 
 /** Options of {@link trainMaskedDiffusion}. */
 export interface MaskedDiffusionOptions extends TrainingOptions, Pick<TrainableOptions, 'lora'> {
@@ -121,17 +121,8 @@ class MaskedDiffusionStage {
     const useful = rows.filter(({ positions }) => positions.length > 0);
     for (const batch of packRows(useful, ({ ids }) => ids.length, this.#options.tokenBudget)) {
       const { logProbs } = await this.#trainer.score({
-        ids: concatenate(
-          batch.map(({ ids }) => ids),
-          Int32Array,
-        ),
-        offsets: offsetsOf(batch.map(({ ids }) => ids.length)),
+        ...packed(batch),
         hidden: null,
-        candidateOffsets: offsetsOf(batch.map(({ positions }) => positions.length)),
-        positions: concatenate(
-          batch.map(({ positions }) => positions),
-          Int32Array,
-        ),
         tokens: concatenate(
           batch.map((row) => row.tokens),
           Int32Array,

@@ -36,10 +36,15 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
               }));
   exports.Set("cudaDevices", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
                 const CudaDevices found = cuda_devices();
-                auto names = Napi::Array::New(info.Env(), found.names.size());
-                for (uint32_t i = 0; i < found.names.size(); ++i) names.Set(i, found.names[i]);
+                const size_t count = found.devices.size();
+                auto names = Napi::Array::New(info.Env(), count), memory = Napi::Array::New(info.Env(), count);
+                for (uint32_t i = 0; i < count; ++i) {
+                  names.Set(i, found.devices[i].name);
+                  memory.Set(i, double(found.devices[i].memory));
+                }
                 auto out = Napi::Object::New(info.Env());
                 out.Set("names", names);
+                out.Set("memory", memory);
                 out.Set("built", found.built);
                 out.Set("reason", found.reason);
                 return out;

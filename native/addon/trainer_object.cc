@@ -78,7 +78,6 @@ Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Model> model, c
     const Napi::Object l = to_object(lora, "lora");
     options->lora.rank = int(get_integer(l, "rank", 1, 1 << 16));
     options->lora.alpha = get_number(l, "alpha");
-    options->lora.seed = get_u64(l, "seed");
     const Napi::Value targets = l.Get("targets");
     if (!targets.IsArray()) type_error(env, "lora.targets", "an array of strings");
     for (uint32_t i = 0; i < targets.As<Napi::Array>().Length(); ++i) {
@@ -87,6 +86,10 @@ Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Model> model, c
       options->lora.targets.push_back(target.As<Napi::String>().Utf8Value());
     }
   }
+  const std::string moments = get_string(object, "moments");
+  if (moments != "float32" && moments != "bfloat16") type_error(env, "moments", "\"float32\" or \"bfloat16\"");
+  options->moments = moments == "bfloat16" ? DType::kBF16 : DType::kF32;
+  options->seed = get_u64(object, "seed");
   return Job<std::shared_ptr<Trainer>>::start(
       env, [model = std::move(model), options] { return std::make_shared<Trainer>(model, *options); },
       [](Napi::Env job_env, std::shared_ptr<Trainer>& trainer) -> Napi::Value {

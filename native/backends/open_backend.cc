@@ -2,11 +2,12 @@
 
 #include <cstdlib>
 #include <mutex>
+#include <set>
 
 #include "backends/cpu/cpu_backend.h"
-#include "backends/plugin.h"
+#include "backends/self_check.h"
 
-#ifndef _WIN32
+#ifdef __linux__
 #include <dlfcn.h>
 #include <unistd.h>
 #endif
@@ -20,10 +21,10 @@ struct CudaPlugin {
   PluginDevices devices;
 };
 
-#ifdef _WIN32
+#ifndef __linux__
 const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   *built = false;
-  *reason = "the CUDA backend is for Linux";
+  *reason = "this build does not contain the CUDA backend, which is for Linux";
   return nullptr;
 }
 #else
@@ -78,6 +79,17 @@ int cuda_index(const std::string& device) {
   return std::stoi(device.substr(5));
 }
 
+// A device is checked when it is opened for the first time.
+void check_once(Backend& backend, int index) {
+  static std::mutex mutex;
+  static std::set<int> sound;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (sound.count(index)) return;
+  cpu::CpuBackend reference(1, "");
+  check_device(backend, reference);
+  sound.insert(index);
+}
+
 }  // namespace
 
 std::unique_ptr<Backend> open_backend(const std::string& device, int threads, const std::string& isa) {
@@ -88,7 +100,9 @@ std::unique_ptr<Backend> open_backend(const std::string& device, int threads, co
   bool built;
   if (const CudaPlugin* plugin = cuda_plugin(&reason, &built)) {
     try {
-      return std::unique_ptr<Backend>(plugin->open(index));
+      std::unique_ptr<Backend> backend(plugin->open(index));
+      check_once(*backend, index);
+      return backend;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kDeviceUnavailable) throw;
       reason = error.what();
@@ -104,7 +118,7 @@ CudaDevices cuda_devices() {
   const CudaPlugin* plugin = cuda_plugin(&found.reason, &found.built);
   if (!plugin) return found;
   try {
-    plugin->devices(&found.names);
+    plugin->devices(&found.devices);
   } catch (const Error& error) {
     found.reason = error.what();
   }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/plugin.h"
 #include "ops/backend.h"
 
 namespace dultra {
@@ -16,9 +17,9 @@ std::unique_ptr<Backend> open_backend(const std::string& device, int threads, co
 // Instruction sets compiled in that this CPU runs, worst first.
 std::vector<std::string> cpu_isas();
 
-// A line for each CUDA device: name, architecture, memory. Without any, none, and why.
+// The CUDA devices in the order of their numbers. Without any, none, and why.
 struct CudaDevices {
-  std::vector<std::string> names;
+  std::vector<CudaDevice> devices;
   bool built = false;  // whether the plugin is there
   std::string reason;
 };

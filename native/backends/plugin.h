@@ -7,15 +7,18 @@
 
 namespace dultra {
 
-using DeviceNames = std::vector<std::string>;
+struct CudaDevice {
+  std::string name;  // a line: name, architecture, memory
+  size_t memory;     // bytes in all
+};
 
 extern "C" {
 // Of the package that the library was built from.
 typedef const char* (*PluginVersion)();
 // The caller owns the backend, and destroys it while the library is open.
 typedef Backend* (*PluginOpen)(int index);
-// Appends a line for each device.
-typedef void (*PluginDevices)(DeviceNames* names);
+// Appends every device.
+typedef void (*PluginDevices)(std::vector<CudaDevice>* devices);
 }
 
 }  // namespace dultra

@@ -1,62 +1,18 @@
 #include "model/checkpoint.h"
 
-#include <cerrno>
 #include <cstring>
 
 #include "ops/check.h"
-
-#ifdef _WIN32
-#define NOMINMAX
-#include <windows.h>
-#else
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#endif
+#include "platform/platform.h"
 
 namespace dultra {
 
-#ifdef _WIN32
 MappedFile::MappedFile(const std::string& path) : path_(path) {
-  std::wstring wide(size_t(MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, nullptr, 0)), L'\0');
-  MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, wide.data(), int(wide.size()));
-  HANDLE file = CreateFileW(wide.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
-  if (file == INVALID_HANDLE_VALUE)
-    throw Error(ErrorCode::kBadCheckpoint, path + ": cannot be opened (Windows error " + std::to_string(GetLastError()) + ")");
-  LARGE_INTEGER size;
-  const bool sized = GetFileSizeEx(file, &size) && size.QuadPart > 0;
-  HANDLE mapping = sized ? CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr) : nullptr;
-  void* view = mapping ? MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0) : nullptr;
-  if (mapping) CloseHandle(mapping);
-  CloseHandle(file);
-  if (!view) throw Error(ErrorCode::kBadCheckpoint, path + ": cannot be mapped");
-  data_ = static_cast<const uint8_t*>(view);
-  size_ = uint64_t(size.QuadPart);
+  std::string problem;
+  if (!platform::map_file(path, &mapping_, &problem)) throw Error(ErrorCode::kBadCheckpoint, path + ": " + problem);
 }
-MappedFile::~MappedFile() { UnmapViewOfFile(data_); }
-void MappedFile::forget(uint64_t, uint64_t) const {}
-#else
-MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw Error(ErrorCode::kBadCheckpoint, path + ": " + std::strerror(errno));
-  struct stat info;
-  void* view = MAP_FAILED;
-  if (fstat(fd, &info) == 0 && info.st_size > 0) view = mmap(nullptr, size_t(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-  close(fd);
-  if (view == MAP_FAILED) throw Error(ErrorCode::kBadCheckpoint, path + ": cannot be mapped (empty, or not a regular file)");
-  data_ = static_cast<const uint8_t*>(view);
-  size_ = uint64_t(info.st_size);
-}
-MappedFile::~MappedFile() { munmap(const_cast<uint8_t*>(data_), size_t(size_)); }
-void MappedFile::forget(uint64_t begin, uint64_t end) const {
-  // Whole pages inside the range only: a neighbour's bytes on the edge pages stay.
-  const uint64_t page = uint64_t(sysconf(_SC_PAGESIZE));
-  begin = (begin + page - 1) / page * page;
-  end = end / page * page;
-  if (begin < end) madvise(const_cast<uint8_t*>(data_) + begin, size_t(end - begin), MADV_DONTNEED);
-}
-#endif
+MappedFile::~MappedFile() { platform::unmap_file(mapping_); }
+void MappedFile::forget(uint64_t begin, uint64_t end) const { platform::forget_pages(mapping_, begin, end); }
 
 Checkpoint::Checkpoint(const std::vector<std::string>& files, std::vector<TensorRef> tensors) : tensors_(std::move(tensors)) {
   for (const auto& file : files) files_.push_back(std::make_unique<MappedFile>(file));

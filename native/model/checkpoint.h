@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops/tensor.h"
+#include "platform/platform.h"
 
 namespace dultra {
 
@@ -28,15 +29,14 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   const std::string& path() const { return path_; }
-  const uint8_t* data() const { return data_; }
-  uint64_t size() const { return size_; }
+  const uint8_t* data() const { return mapping_.data; }
+  uint64_t size() const { return mapping_.size; }
   // The bytes will not be read again: gives their pages back, so that loading does not hold the file and its copy.
   void forget(uint64_t begin, uint64_t end) const;
 
  private:
   std::string path_;
-  const uint8_t* data_ = nullptr;
-  uint64_t size_ = 0;
+  platform::Mapping mapping_;
 };
 
 class Checkpoint {

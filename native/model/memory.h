@@ -55,6 +55,11 @@ class Workspace {
     }
     return slots_[slot].as<T>();
   }
+  // Likewise of the type that the backend keeps operands in.
+  Array operands(size_t slot, int64_t count) {
+    const DType dtype = backend_.operand_dtype();
+    return {get<uint16_t>(slot, count * int64_t(dtype_size(dtype) / sizeof(uint16_t))), dtype};
+  }
 
  private:
   Backend& backend_;

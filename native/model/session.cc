@@ -24,6 +24,12 @@ int32_t longest(const std::vector<int32_t>& offsets) {
   return most;
 }
 
+int32_t sequences(const std::vector<int32_t>& offsets) {
+  int32_t count = 0;
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) count += offsets[i + 1] > offsets[i];
+  return count;
+}
+
 template <class T>
 std::vector<T> numbers(const T* from, size_t count) {
   return count ? std::vector<T>(from, from + count) : std::vector<T>();
@@ -334,7 +340,7 @@ void Session::enqueue(Step& step, Model::Scratch& scratch) const {
   const int64_t c = config.hidden, v = config.embedding_size, n = step.packing.tokens(), m = step.subset.size();
   const KvPass* pass = step.pass ? &*step.pass : nullptr;
   // With a planner all rows' states are needed (its keys and values); without, the last block runs on the candidates alone.
-  float* candidate_hidden = scratch.head.get(kCandidateHidden, m * c);
+  const Array candidate_hidden = scratch.head.operands(kCandidateHidden, m * c);
   if (step.planner) {
     float* hidden = scratch.head.get(kHidden, n * c);
     transformer.hidden_forward(hidden, step.ids, step.packing, nullptr, scratch.layers, &cancelled_, nullptr, nullptr, false, pass);
@@ -408,7 +414,7 @@ void Session::enqueue(Step& step, Model::Scratch& scratch) const {
 }
 
 // Everything that the operations are made of but the contents of the exchange. The layout follows from the numbers of rows, positions and
-// candidates; a launch may depend on the longest sequence, too.
+// candidates; a launch may depend on the longest sequence and on how many have queries, too.
 std::vector<int64_t> Session::key_of(const Step& step) const {
   const StepRequest& request = step.request;
   std::vector<int64_t> key;
@@ -420,8 +426,10 @@ std::vector<int64_t> Session::key_of(const Step& step) const {
   };
   for (size_t count : {step.rows(), step.first_ids.size(), size_t(step.subset.size()), step.counts.size(), step.ids_begin, step.ids_end, step.end})
     add(count);
-  for (int32_t most : {step.subset.most, longest(step.packing.offsets.values()), step.whole ? longest(step.whole->packing.offsets.values()) : 0})
-    add(most);
+  add(step.subset.most);
+  for (const HostArray<int32_t>* offsets : {&step.packing.offsets, &step.subset.offsets}) add(sequences(offsets->values()));
+  add(longest(step.packing.offsets.values()));
+  if (step.whole) add(longest(step.whole->packing.offsets.values()));
   for (bool flag : {step.planner, request.select, request.exclude_mask, request.tempered_log_prob, request.factor_last_pair, request.by_entropy,
                     request.reference_likelihood})
     add(flag);

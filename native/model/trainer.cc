@@ -6,6 +6,8 @@
 #include <numeric>
 #include <optional>
 
+#include "ops/adamw.h"
+
 namespace dultra {
 
 namespace {
@@ -35,6 +37,7 @@ enum GradientSlot : size_t {
   kDTime,
   kLora,
   kLoraGradient,
+  kMerged,
   kCandidateHidden,
   kHidden
 };
@@ -84,9 +87,9 @@ struct Trainer::Tape {
   bool narrowed = false;              // the base's last block ran on `scored` alone
   BaseTape base;
   PlannerTape planner;
-  float* hidden = nullptr;                       // (N, C), or (scored, C) if narrowed
+  float* hidden = nullptr;                       // (N, C), unless narrowed
   float* planner_hidden = nullptr;               // what the planner reads: `hidden`, or the states of whole rows
-  float* scored_hidden = nullptr;                // (scored, C)
+  Array scored_hidden;                           // (scored, C)
   float* logits = nullptr;                       // (scored, V) where they fit, else null
   std::vector<float> planner_logits, log_probs;  // (M)
 
@@ -127,7 +130,9 @@ Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options)
       if (by_name_.count(site.tensor)) continue;
       // Nothing flows back into a frozen base.
       if (!site.planner && !base_trains_) continue;
-      Parameter* p = add(site.tensor, site.shape, site.planner, site.planner ? planner_trains_ : !options.freeze_base && !lora);
+      std::vector<Bf16Rows> rows = transformer.bf16_rows(site.tensor);
+      Parameter* p = add(site.tensor, site.shape, site.planner, site.planner ? planner_trains_ : !options.freeze_base && !lora, std::move(rows));
+      if (!p->rows.empty()) continue;
       const std::vector<float> values = transformer.read_weight(site.tensor);
       backend_.upload(p->value.as<void>(), values.data(), values.size() * 4);
     }
@@ -151,22 +156,33 @@ Trainer::Parameter* Trainer::find(const std::string& name) {
   return found == by_name_.end() ? nullptr : found->second;
 }
 
-Trainer::Parameter* Trainer::add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains) {
+Buffer Trainer::zeroed(size_t bytes) {
+  const int64_t words = int64_t(bytes + 3) / 4;
+  Buffer buffer(backend_, size_t(words) * 4);
+  backend_.fill_zero(buffer.as(), words);
+  bytes_ += buffer.bytes();
+  return buffer;
+}
+
+Trainer::Parameter* Trainer::add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains, std::vector<Bf16Rows> rows) {
   auto p = std::make_unique<Parameter>();
   p->name = name;
   p->shape = shape;
   p->n = count_of(shape);
   p->planner = planner;
   p->trains = trains;
-  const size_t size = size_t(p->n) * 4;
-  p->value = Buffer(backend_, size);
-  bytes_ += size;
+  p->rows = std::move(rows);
+  const size_t n = size_t(p->n);
+  if (p->rows.empty()) {
+    p->value = Buffer(backend_, n * 4);
+    bytes_ += n * 4;
+  } else if (trains) {
+    p->low = zeroed(n * sizeof(int16_t));
+  }
   if (trains) {
-    for (Buffer* buffer : {&p->gradient, &p->exp_avg, &p->exp_avg_sq}) {
-      *buffer = Buffer(backend_, size);
-      backend_.fill_zero(buffer->as(), p->n);
-      bytes_ += size;
-    }
+    p->gradient = zeroed(n * 4);
+    p->exp_avg = zeroed(n * dtype_size(options_.moments));
+    p->exp_avg_sq = zeroed(n * dtype_size(options_.moments));
   }
   parameters_.push_back(std::move(p));
   return by_name_[name] = parameters_.back().get();
@@ -196,13 +212,18 @@ void Trainer::add_adapters(const LoraOptions& lora) {
     // As PEFT begins: A uniform within 1 / sqrt(K), B zero, so that the adapted model is the base.
     std::vector<float> values(static_cast<size_t>(a->n));
     for (size_t e = 0; e < values.size(); ++e) {
-      const rng::Coordinates at{lora.seed, index, 0, uint32_t(e)};
+      const rng::Coordinates at{options_.seed, index, 0, uint32_t(e)};
       values[e] = float((2 * rng::position_uniform(at, 2) - 1) / std::sqrt(double(k)));
     }
     backend_.upload(a->value.as<void>(), values.data(), values.size() * 4);
     backend_.fill_zero(b->value.as(), b->n);
-    Adapter adapter{weight, a, b, Buffer(backend_, size_t(weight->n) * 4)};
-    backend_.copy(adapter.frozen.as(), weight->value.as(), weight->n);
+    Adapter adapter{weight, a, b, Buffer(backend_, size_t(weight->n) * (weight->rows.empty() ? 4 : 2))};
+    if (weight->rows.empty()) backend_.copy(adapter.frozen.as(), weight->value.as(), weight->n);
+    for (const Bf16Rows& piece : weight->rows) {
+      float* wide = gradient_workspace_.get(kMerged, piece.rows * k);
+      widen(wide, piece.data, piece.rows, k);
+      narrow(adapter.frozen.as<uint16_t>() + piece.first * k, wide, piece.rows, k);
+    }
     bytes_ += adapter.frozen.bytes();
     adapters_.push_back(std::move(adapter));
     ++index;
@@ -211,27 +232,51 @@ void Trainer::add_adapters(const LoraOptions& lora) {
   for (Adapter& adapter : adapters_) adapter_of_[adapter.weight] = &adapter;
 }
 
+namespace {
+
+std::vector<int32_t> ascending(int64_t n) {
+  std::vector<int32_t> rows(static_cast<size_t>(n));
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+}  // namespace
+
+void Trainer::widen(float* to, const uint16_t* from, int64_t n, int64_t k) {
+  backend_.embedding_forward(to, from, DType::kBF16, ascending(n).data(), n, k);
+}
+
+void Trainer::narrow(uint16_t* to, const float* from, int64_t n, int64_t k) {
+  backend_.store_rows(to, DType::kBF16, from, ascending(n).data(), n, k);
+}
+
 void Trainer::merge_adapters() {
   const float scale = adapters_on_ ? float(options_.lora.alpha / options_.lora.rank) : 0.0f;
   for (Adapter& adapter : adapters_) {
     const int64_t n = adapter.weight->shape[0], k = adapter.weight->shape[1], r = options_.lora.rank;
-    float* w = adapter.weight->value.as();
-    backend_.copy(w, adapter.frozen.as(), n * k);
-    if (scale == 0) continue;
-    // W += (scale B) A: one product of (N, r) and the row-major (r, K).
-    float* scaled = gradient_workspace_.get(kLora, n * r);
-    std::vector<float> b(static_cast<size_t>(n * r));
-    backend_.download(b.data(), adapter.b->value.as<void>(), b.size() * 4);
-    for (float& x : b) x *= scale;
-    backend_.upload(scaled, b.data(), b.size() * 4);
-    backend_.linear_backward_input(w, scaled, r, adapter.a->value.as(), n, r, k, true);
+    const std::vector<Bf16Rows>& rows = adapter.weight->rows;
+    float* w = rows.empty() ? adapter.weight->value.as() : gradient_workspace_.get(kMerged, n * k);
+    if (rows.empty())
+      backend_.copy(w, adapter.frozen.as(), n * k);
+    else
+      widen(w, adapter.frozen.as<uint16_t>(), n, k);
+    if (scale != 0) {
+      // W += (scale B) A: one product of (N, r) and the row-major (r, K).
+      float* scaled = gradient_workspace_.get(kLora, n * r);
+      std::vector<float> b(static_cast<size_t>(n * r));
+      backend_.download(b.data(), adapter.b->value.as<void>(), b.size() * 4);
+      for (float& x : b) x *= scale;
+      backend_.upload(scaled, b.data(), b.size() * 4);
+      backend_.linear_backward_input(w, scaled, r, adapter.a->value.as(), n, r, k, true);
+    }
+    for (const Bf16Rows& piece : rows) narrow(piece.data, w + piece.first * k, piece.rows, k);
   }
 }
 
 void Trainer::write_model() {
   model_->transformer().write_weights([&](const std::string& name) -> const float* {
     Parameter* p = find(name);
-    if (!p) return nullptr;
+    if (!p || !p->rows.empty()) return nullptr;
     if (p->trains || adapter_of_.count(p)) return p->value.as();
     // A frozen tensor is written only where it is stacked with one that is not.
     for (const char* stacked : {".k_proj.weight", ".v_proj.weight", ".ff_proj.weight", ".up_proj.weight"}) {
@@ -354,18 +399,16 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   tape->narrowed = !request.planner && request.hidden.empty();
   const int64_t s = scored.size();
   CacheGuard guard(request.cache.get());
-  tape->hidden = memory.take((tape->narrowed ? s : n) * c);
+  tape->scored_hidden = memory.operands(s * c);
+  if (!tape->narrowed) tape->hidden = memory.take(n * c);
   if (!request.hidden.empty()) {
     backend_.upload(tape->hidden, request.hidden.data(), request.hidden.size() * 4);
   } else {
-    transformer.hidden_forward(tape->hidden, request.ids.data(), tape->packing, tape->narrowed ? &scored : nullptr, workspace_, cancel,
-                               keep_base ? &tape->base : nullptr, &memory, options_.checkpointing, tape->pass ? &*tape->pass : nullptr);
+    transformer.hidden_forward(tape->narrowed ? tape->scored_hidden : Array(tape->hidden), request.ids.data(), tape->packing,
+                               tape->narrowed ? &scored : nullptr, workspace_, cancel, keep_base ? &tape->base : nullptr, &memory,
+                               options_.checkpointing, tape->pass ? &*tape->pass : nullptr);
   }
-  tape->scored_hidden = tape->hidden;
-  if (!tape->narrowed) {
-    tape->scored_hidden = memory.take(s * c);
-    backend_.gather_rows(tape->scored_hidden, tape->hidden, scored.rows.data(), s, c);
-  }
+  if (!tape->narrowed) backend_.gather_rows(tape->scored_hidden, tape->hidden, scored.rows.data(), s, c);
 
   const int64_t rows = std::min(s, head_rows(v));
   float* logits = memory.take(rows * v);
@@ -441,10 +484,22 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
 
 // ---- backward --------------------------------------------------------------------------------------------------------------------
 
-void Trainer::linear_backward(float* dx, const float* dy, int64_t dy_stride, const float* x, Parameter* w, int64_t m, bool accumulate,
-                              int64_t first_row, int64_t rows, Parameter* bias, int64_t bias_first) {
+void Trainer::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m, int64_t first_row, int64_t n,
+                                    bool accumulate) {
+  const int64_t k = w.shape[1];
+  if (w.rows.empty()) return backend_.linear_backward_input(dx, dy, dy_stride, w.value.as() + first_row * k, m, n, k, accumulate);
+  for (const Bf16Rows& piece : w.rows) {
+    const int64_t begin = std::max(first_row, piece.first), end = std::min(first_row + n, piece.first + piece.rows);
+    if (begin >= end) continue;
+    backend_.linear_backward_input(dx, dy + (begin - first_row), dy_stride, piece.data + (begin - piece.first) * k, m, end - begin, k, accumulate);
+    accumulate = true;
+  }
+}
+
+void Trainer::linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m, bool accumulate, int64_t first_row,
+                              int64_t rows, Parameter* bias, int64_t bias_first) {
   const int64_t k = w->shape[1], n = rows < 0 ? w->shape[0] : rows;
-  if (dx) backend_.linear_backward_input(dx, dy, dy_stride, w->value.as() + first_row * k, m, n, k, accumulate);
+  if (dx) linear_backward_input(dx, dy, dy_stride, *w, m, first_row, n, accumulate);
   if (w->trains) {
     float* db = gradient_of(bias);
     backend_.linear_backward_weight(w->gradient.as() + first_row * k, db ? db + bias_first : nullptr, dy, dy_stride, x, m, n, k);
@@ -492,7 +547,7 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   // out = h + ff_out(silu(gate) up)
   float* dmlp = ws.get(kDMlp, m * f);
   linear_backward(dmlp, dout, c, tape.mlp, p.ff_out, m, false);
-  float* dgate_up = ws.get(kDGateUp, m * 2 * f);
+  const Array dgate_up = ws.operands(kDGateUp, m * 2 * f);
   backend_.swiglu_backward(dgate_up, dmlp, tape.gate_up, m, f);
   float* dnormed = ws.get(kDNormed, std::max(n, m) * c);
   linear_backward(dnormed, dgate_up, 2 * f, tape.normed_h, p.ff, m, false);
@@ -501,10 +556,10 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   backend_.rmsnorm_backward(dh, gradient_of(p.ff_norm), dnormed, tape.h, p.ff_norm->value.as(), m, c, config.rms_norm_eps);
 
   // h = x + attn_out(attention(q, k, v))
-  float* dattention = ws.get(kDAttention, m * q_width);
+  const Array dattention = ws.operands(kDAttention, m * q_width);
   linear_backward(dattention, dh, c, tape.attention, p.attn_out, m, false);
-  float* dq = ws.get(kDQ, m * q_width);
-  float* dkv = ws.get(kDKv, (kv ? kv->pass.cache().offsets().back() : n) * 2 * kv_width);
+  const Array dq = ws.operands(kDQ, m * q_width);
+  Array dkv = ws.operands(kDKv, (kv ? kv->pass.cache().offsets().back() : n) * 2 * kv_width);
   std::vector<int32_t> offsets;
   AttentionGradArgs args{};
   args.forward = transformer.attention_args(packing, subset, tape.kv, kv, &offsets);
@@ -518,7 +573,7 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   backend_.attention_backward(args);
   if (kv) {
     // Of all keys and values that were read, those computed in this pass; the others are constants.
-    float* own = ws.get(kDKvOwn, n * 2 * kv_width);
+    const Array own = ws.operands(kDKvOwn, n * 2 * kv_width);
     backend_.gather_rows(own, dkv, kv->pass.slots().data(), n, 2 * kv_width);
     dkv = own;
   }
@@ -811,34 +866,82 @@ double Trainer::step(const OptimizerStep& request) {
   args.weight_decay = request.weight_decay;
   // As torch.nn.utils.clip_grad_norm_.
   args.gradient_scale = request.max_grad_norm > 0 ? std::min(1.0, request.max_grad_norm / (norm + 1e-6)) : 1.0;
+  args.moments = options_.moments;
+  args.seed = options_.seed;
+  // From here on weights of the model change.
+  const std::unique_lock<std::shared_mutex> weights(model_->weights_mutex());
   for (const auto& p : parameters_) {
+    ++args.stream;
     if (!p->trains) continue;
-    args.parameter = p->value.as();
-    args.gradient = p->gradient.as();
-    args.exp_avg = p->exp_avg.as();
-    args.exp_avg_sq = p->exp_avg_sq.as();
-    args.n = p->n;
     args.lr = p->planner ? request.planner_lr : request.base_lr;
-    backend_.adamw_step(args);
+    const auto update = [&](int64_t first, int64_t n) {
+      const size_t moment = size_t(first) * dtype_size(options_.moments);
+      args.gradient = p->gradient.as() + first;
+      args.exp_avg = p->exp_avg.as<uint8_t>() + moment;
+      args.exp_avg_sq = p->exp_avg_sq.as<uint8_t>() + moment;
+      args.first = first;
+      args.n = n;
+      backend_.adamw_step(args);
+    };
+    args.parameter = p->value.as();
+    if (p->rows.empty()) update(0, p->n);
+    for (const Bf16Rows& piece : p->rows) {
+      const int64_t first = piece.first * p->shape[1];
+      args.high = piece.data;
+      args.low = p->low.as<int16_t>() + first;
+      update(first, piece.rows * p->shape[1]);
+    }
     backend_.fill_zero(p->gradient.as(), p->n);
   }
   merge_adapters();
-  const std::unique_lock<std::shared_mutex> weights(model_->weights_mutex());
   write_model();
   return norm;
 }
 
-NamedTensor Trainer::named(const std::string& name, const Parameter& p, const Buffer& buffer) const {
+NamedTensor Trainer::named(const std::string& name, const Parameter& p, const Buffer& buffer, DType dtype) const {
   NamedTensor tensor{name, p.shape, std::vector<float>(static_cast<size_t>(p.n))};
-  backend_.download(tensor.data.data(), buffer.as<void>(), tensor.data.size() * 4);
+  if (dtype == DType::kF32) {
+    backend_.download(tensor.data.data(), buffer.as<void>(), tensor.data.size() * 4);
+    return tensor;
+  }
+  std::vector<uint16_t> stored(tensor.data.size());
+  backend_.download(stored.data(), buffer.as<void>(), stored.size() * 2);
+  std::transform(stored.begin(), stored.end(), tensor.data.begin(), bf16_to_f32);
   return tensor;
+}
+
+std::vector<float> Trainer::read_master(const Parameter& p) const {
+  std::vector<float> values(static_cast<size_t>(p.n));
+  if (p.rows.empty()) {
+    backend_.download(values.data(), p.value.as<void>(), values.size() * 4);
+    return values;
+  }
+  std::vector<uint16_t> high(values.size());
+  std::vector<int16_t> low(values.size());
+  for (const Bf16Rows& piece : p.rows) backend_.download(high.data() + piece.first * p.shape[1], piece.data, size_t(piece.rows * p.shape[1]) * 2);
+  backend_.download(low.data(), p.low.as<void>(), low.size() * 2);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = join_float(high[i], low[i]);
+  return values;
+}
+
+void Trainer::write_master(Parameter& p, const std::vector<float>& values) {
+  if (p.rows.empty()) return backend_.upload(p.value.as<void>(), values.data(), values.size() * 4);
+  std::vector<uint16_t> high(values.size());
+  std::vector<int16_t> low(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const SplitFloat split = split_float(values[i]);
+    high[i] = split.high;
+    low[i] = split.low;
+  }
+  for (const Bf16Rows& piece : p.rows) backend_.upload(piece.data, high.data() + piece.first * p.shape[1], size_t(piece.rows * p.shape[1]) * 2);
+  backend_.upload(p.low.as<void>(), low.data(), low.size() * 2);
 }
 
 std::vector<NamedTensor> Trainer::gradients() {
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<NamedTensor> out;
   for (const auto& p : parameters_)
-    if (p->trains) out.push_back(named(p->name, *p, p->gradient));
+    if (p->trains) out.push_back(named(p->name, *p, p->gradient, DType::kF32));
   return out;
 }
 
@@ -847,9 +950,9 @@ std::vector<NamedTensor> Trainer::state() {
   std::vector<NamedTensor> out;
   for (const auto& p : parameters_) {
     if (!p->trains) continue;
-    out.push_back(named(p->name, *p, p->value));
-    out.push_back(named("exp_avg." + p->name, *p, p->exp_avg));
-    out.push_back(named("exp_avg_sq." + p->name, *p, p->exp_avg_sq));
+    out.push_back({p->name, p->shape, read_master(*p)});
+    out.push_back(named("exp_avg." + p->name, *p, p->exp_avg, options_.moments));
+    out.push_back(named("exp_avg_sq." + p->name, *p, p->exp_avg_sq, options_.moments));
   }
   return out;
 }
@@ -860,23 +963,39 @@ void Trainer::load_state(int64_t steps, const std::vector<NamedTensor>& tensors)
   std::unordered_map<std::string, const NamedTensor*> given;
   for (const NamedTensor& tensor : tensors) given[tensor.name] = &tensor;
   // Everything is looked at before anything is changed.
-  std::vector<std::pair<const Buffer*, const NamedTensor*>> writes;
+  struct Write {
+    Parameter* parameter;
+    const Buffer* moment;  // null: the master
+    const NamedTensor* tensor;
+  };
+  std::vector<Write> writes;
   for (const auto& p : parameters_) {
     if (!p->trains) continue;
-    for (const auto& [name, buffer] : {std::pair<std::string, const Buffer*>{p->name, &p->value},
-                                       {"exp_avg." + p->name, &p->exp_avg},
-                                       {"exp_avg_sq." + p->name, &p->exp_avg_sq}}) {
+    for (const auto& [name, buffer] :
+         {std::pair<std::string, const Buffer*>{p->name, nullptr}, {"exp_avg." + p->name, &p->exp_avg}, {"exp_avg_sq." + p->name, &p->exp_avg_sq}}) {
       const auto found = given.find(name);
       check_argument(found != given.end(), "state: tensor " + name + " is missing");
       check_argument(found->second->shape == p->shape && int64_t(found->second->data.size()) == p->n,
                      "state: tensor " + name + " does not have the parameter's shape");
-      writes.push_back({buffer, found->second});
+      writes.push_back({p.get(), buffer, found->second});
     }
   }
-  for (const auto& [buffer, tensor] : writes) backend_.upload(buffer->as<void>(), tensor->data.data(), tensor->data.size() * 4);
+  const std::unique_lock<std::shared_mutex> weights(model_->weights_mutex());
+  for (const Write& write : writes) {
+    const std::vector<float>& values = write.tensor->data;
+    if (!write.moment) {
+      write_master(*write.parameter, values);
+    } else if (options_.moments == DType::kF32) {
+      backend_.upload(write.moment->as<void>(), values.data(), values.size() * 4);
+    } else {
+      // Exact for what a trainer with bf16 moments gave.
+      std::vector<uint16_t> stored(values.size());
+      std::transform(values.begin(), values.end(), stored.begin(), f32_to_bf16);
+      backend_.upload(write.moment->as<void>(), stored.data(), stored.size() * 2);
+    }
+  }
   steps_ = steps;
   merge_adapters();
-  const std::unique_lock<std::shared_mutex> weights(model_->weights_mutex());
   write_model();
 }
 
@@ -885,8 +1004,8 @@ void Trainer::set_adapters(bool on) {
   check_argument(!adapters_.empty(), "setAdapters: this trainer has no adapters");
   if (on == adapters_on_) return;
   adapters_on_ = on;
-  merge_adapters();
   const std::unique_lock<std::shared_mutex> weights(model_->weights_mutex());
+  merge_adapters();
   write_model();
 }
 

@@ -1,5 +1,8 @@
-// Training of one model: fp32 masters, gradients, AdamW. Two calls serve every kind of training: `score` runs a packed micro-batch and
-// returns per-position numbers, `backward` takes dL/d of those and adds to the gradients. What the loss is, the caller decides.
+// Training of one model: fp32 masters, gradients, AdamW. A master is an fp32 copy of a weight; or, where the model holds the weight as row-major
+// bf16 (Transformer::bf16_rows: CUDA), the model's own bf16 number and 16 low bits beside it, together exactly an fp32 number (ops/adamw.h): such a
+// model takes 2 bytes less per weight in the model and trainer together than two copies would, and nothing has to be brought from one to the other.
+// Two calls serve every kind of training: `score` runs a packed micro-batch and returns per-position numbers, `backward` takes dL/d of those and adds
+// to the gradients. What the loss is, the caller decides.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -16,13 +19,14 @@ struct LoraOptions {
   int rank = 0;  // 0: no adapters
   double alpha = 0;
   std::vector<std::string> targets;  // "q_proj" ... "ff_out", of every base block
-  uint64_t seed = 0;                 // A is drawn, B is 0
 };
 
 struct TrainerOptions {
   bool freeze_base = false, freeze_planner = false;
-  bool checkpointing = false;  // keep the inputs of blocks alone, and run each block again in the backward pass
-  LoraOptions lora;            // with adapters the base itself is frozen
+  bool checkpointing = false;   // keep the inputs of blocks alone, and run each block again in the backward pass
+  LoraOptions lora;             // with adapters the base itself is frozen
+  DType moments = DType::kF32;  // kF32 or kBF16, how AdamW's moments are stored
+  uint64_t seed = 0;            // draws A of adapters (B is 0), and how bf16 moments are rounded
 };
 
 // See NativeScoreRequest in lib/native.ts.
@@ -105,18 +109,22 @@ class Trainer {
   size_t bytes() const { return bytes_; }
 
  private:
-  // A checkpoint tensor in row-major fp32, or an adapter.
+  // A checkpoint tensor, or an adapter.
   struct Parameter {
     std::string name;
     std::vector<int64_t> shape;
     int64_t n = 0;
     bool planner = false, trains = false;
-    Buffer value, gradient, exp_avg, exp_avg_sq;  // the last three only where it trains
+    std::vector<Bf16Rows> rows;            // the model's own numbers, where the master is split
+    Buffer value;                          // else (n) row-major fp32
+    Buffer low;                            // (n) int16, with `rows`, where it trains; what is frozen is the model's number itself
+    Buffer gradient, exp_avg, exp_avg_sq;  // where it trains: fp32, and twice options_.moments
   };
-  // W = frozen + scale B A. W itself is the Parameter `weight`, what backward multiplies with.
+  // W = frozen + scale B A. W itself is the Parameter `weight`, what backward multiplies with. `frozen` is exact in the model's own storage, so
+  // with split masters it is bf16: of LLaDA-8B, adapters on q, k, v and attn_out take 4.3 GB for it.
   struct Adapter {
     Parameter *weight, *a, *b;  // (N, K), (rank, K), (N, rank)
-    Buffer frozen;              // (N, K)
+    Buffer frozen;              // (N, K) fp32; bf16 where weight->rows
   };
   // Names of a block's parameters, resolved once.
   struct BlockParameters {
@@ -125,16 +133,24 @@ class Trainer {
   struct Tape;  // what `backward` needs of the last `score`
 
   Parameter* find(const std::string& name);
-  Parameter* add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains);
+  Parameter* add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains, std::vector<Bf16Rows> rows = {});
+  Buffer zeroed(size_t bytes);
   BlockParameters resolve(const std::string& prefix);
   float* gradient_of(Parameter* p) { return p && p->trains ? p->gradient.as() : nullptr; }
   void add_adapters(const LoraOptions& lora);
+  // fp32 (n, k) from bf16 and back.
+  void widen(float* to, const uint16_t* from, int64_t n, int64_t k);
+  void narrow(uint16_t* to, const float* from, int64_t n, int64_t k);
+  // What writes to weights of the model; nobody else may use them.
   void merge_adapters();
-  // Brings masters into the model's weights; nobody else may use them.
+  // Brings masters into the model's weights; those that are split are there already.
   void write_model();
 
+  // dx (M, K) = dy (M, N) w (or += with `accumulate`) with rows first_row .. first_row + n of w.
+  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m, int64_t first_row, int64_t n,
+                             bool accumulate);
   // dx (M, K) = dy w (or += with `accumulate`); adds to the gradients of w, its adapter and bias. dx null: not wanted.
-  void linear_backward(float* dx, const float* dy, int64_t dy_stride, const float* x, Parameter* w, int64_t m, bool accumulate, int64_t first_row = 0,
+  void linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m, bool accumulate, int64_t first_row = 0,
                        int64_t rows = -1, Parameter* bias = nullptr, int64_t bias_first = 0);
   // dx (N, C) from dout (M, C), which is overwritten.
   void block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing, const RowSubset* subset,
@@ -145,7 +161,9 @@ class Trainer {
   void base_backward(float* dhidden, const std::atomic<bool>* cancel);
   static LikelihoodArgs likelihood_args(const Tape& tape);  // all but the outputs
   double norm_locked();
-  NamedTensor named(const std::string& name, const Parameter& p, const Buffer& buffer) const;
+  NamedTensor named(const std::string& name, const Parameter& p, const Buffer& buffer, DType dtype) const;
+  std::vector<float> read_master(const Parameter& p) const;
+  void write_master(Parameter& p, const std::vector<float>& values);
 
   const std::shared_ptr<Model> model_;
   const TrainerOptions options_;

@@ -345,6 +345,25 @@ std::vector<float> Transformer::read_weight(const std::string& tensor) const {
   return out;
 }
 
+std::vector<Bf16Rows> Transformer::bf16_rows(const std::string& tensor) const {
+  std::vector<Bf16Rows> out;
+  int64_t next = 0;
+  for (const WeightSite& site : sites_) {
+    if (site.tensor != tensor) continue;
+    uint16_t* data = nullptr;
+    if (site.matrix) {
+      data = (*site.matrix)->bf16_rows();
+      if (data) data += site.matrix_row * site.cols();
+    } else if (site.table && *site.table == DType::kBF16) {
+      data = site.vector->as<uint16_t>();
+    }
+    if (!data || site.first != next) return {};
+    out.push_back({data, site.first, site.rows});
+    next += site.rows;
+  }
+  return out;
+}
+
 void Transformer::write_weights(const std::function<const float*(const std::string& tensor)>& values) {
   ++times_written_;
   std::vector<float> host;
@@ -406,35 +425,37 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   const int d = config_.head_dim();
   const int64_t q_width = int64_t(config_.heads) * d, kv_width = int64_t(config_.kv_heads) * d;
   const int32_t* q_positions = subset ? subset->positions.data() : packing.positions.data();
-  const auto buffer = [&](Slot slot, int64_t count, float* BlockTape::*kept) {
-    if (!tape) return ws.get(slot, count);
-    return tape->*kept = memory->take(count);
+  const auto buffer = [&](Slot slot, int64_t count, Array BlockTape::*kept) {
+    if (!tape) return ws.operands(slot, count);
+    return tape->*kept = memory->operands(count);
   };
 
-  float* normed = buffer(kNormed, n * c, &BlockTape::normed);
-  backend_.rmsnorm_forward(normed, x, w.attn_norm.as(), n, c, config_.rms_norm_eps);
-  float* kv = buffer(kKv, n * 2 * kv_width, &BlockTape::kv);  // (N, 2, Hk, D)
+  float* h = tape ? (tape->h = memory->take(m * c)) : out;  // (M, C)
+  Array normed = buffer(kNormed, n * c, &BlockTape::normed);
+  if (subset || h == x)
+    backend_.rmsnorm_forward(normed, x, w.attn_norm.as(), n, c, config_.rms_norm_eps);
+  else
+    backend_.rmsnorm_copy_forward(normed, h, x, nullptr, w.attn_norm.as(), n, c, config_.rms_norm_eps);
+  Array kv = buffer(kKv, n * 2 * kv_width, &BlockTape::kv);  // (N, 2, Hk, D)
   backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, w.kv_bias.as(), false);
-  backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   if (layer) {
     const KvCache& cache = layer->pass.cache();
-    backend_.store_rows(cache.layer(layer->index), cache.options().dtype, kv, layer->pass.slots().data(), n, 2 * kv_width);
+    backend_.rope_store_forward({cache.layer(layer->index), cache.options().dtype}, layer->pass.slots().data(), kv, packing.positions.data(), n,
+                                config_.kv_heads, d, config_.rope_theta);
+  } else {
+    backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   }
 
-  float* h = tape ? (tape->h = memory->take(m * c)) : out;  // (M, C)
   if (subset) {
-    float* gathered = buffer(kNormedSubset, m * c, &BlockTape::normed_subset);
-    backend_.gather_rows(gathered, normed, subset->rows.data(), m, c);
-    normed = gathered;
-    backend_.gather_rows(h, x, subset->rows.data(), m, c);
-  } else if (h != x) {
-    backend_.copy(h, x, n * c);
+    // Normed again rather than gathered: the rows are read once for both.
+    normed = buffer(kNormedSubset, m * c, &BlockTape::normed_subset);
+    backend_.rmsnorm_copy_forward(normed, h, x, subset->rows.data(), w.attn_norm.as(), m, c, config_.rms_norm_eps);
   }
-  float* q = buffer(kQ, m * q_width, &BlockTape::q);  // (M, H, D)
+  Array q = buffer(kQ, m * q_width, &BlockTape::q);  // (M, H, D)
   backend_.linear_forward(q, q_width, normed, m, *w.q, w.q_bias.as(), false);
   backend_.rope_forward(q, q_width, q_positions, m, config_.heads, d, config_.rope_theta);
 
-  float* attention = buffer(kAttention, m * q_width, &BlockTape::attention);
+  Array attention = buffer(kAttention, m * q_width, &BlockTape::attention);
   std::vector<int32_t> offsets;
   AttentionArgs args = attention_args(packing, subset, kv, layer, &offsets);
   args.q = q;
@@ -443,12 +464,14 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   backend_.attention_forward(args);
   backend_.linear_forward(h, c, attention, m, *w.attn_out, w.attn_out_bias.as(), true);
 
-  float* normed_h = buffer(kNormed, m * c, &BlockTape::normed_h);
-  backend_.rmsnorm_forward(normed_h, h, w.ff_norm.as(), m, c, config_.rms_norm_eps);
-  if (out != h) backend_.copy(out, h, m * c);
+  Array normed_h = buffer(kNormed, m * c, &BlockTape::normed_h);
+  if (out == h)
+    backend_.rmsnorm_forward(normed_h, h, w.ff_norm.as(), m, c, config_.rms_norm_eps);
+  else
+    backend_.rmsnorm_copy_forward(normed_h, out, h, nullptr, w.ff_norm.as(), m, c, config_.rms_norm_eps);
   const int64_t rows = std::min(m, kMlpRows), kept_rows = tape ? m : rows;
-  float* gate_up = buffer(kGateUp, kept_rows * 2 * f, &BlockTape::gate_up);
-  float* mlp = buffer(kMlp, kept_rows * f, &BlockTape::mlp);
+  Array gate_up = buffer(kGateUp, kept_rows * 2 * f, &BlockTape::gate_up);
+  Array mlp = buffer(kMlp, kept_rows * f, &BlockTape::mlp);
   for (int64_t i = 0; i < m; i += rows) {
     const int64_t count = std::min(rows, m - i);
     backend_.linear_forward(gate_up, 2 * f, normed_h + i * c, count, *w.gate_up, w.gate_up_bias.as(), false);
@@ -461,7 +484,7 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   }
 }
 
-AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubset* subset, const float* fresh, const KvLayer* layer,
+AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubset* subset, ConstArray fresh, const KvLayer* layer,
                                           std::vector<int32_t>* offsets) const {
   const int d = config_.head_dim();
   const int64_t kv_width = int64_t(config_.kv_heads) * d;
@@ -489,20 +512,13 @@ AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubse
       args.q_offsets = offsets->data();
     }
     args.k_offsets = layer->pass.key_offsets().data();
-    const void* held = cache.layer(layer->index);
-    if (cache.options().dtype == DType::kF32) {
-      args.k = static_cast<const float*>(held);
-      args.v = args.k + kv_width;
-    } else {
-      args.k = args.v = nullptr;
-      args.k16 = static_cast<const uint16_t*>(held);
-      args.v16 = args.k16 + kv_width;
-    }
+    args.k = {cache.layer(layer->index), cache.options().dtype};
+    args.v = args.k + kv_width;
   }
   return args;
 }
 
-void Transformer::hidden_forward(float* hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& ws,
+void Transformer::hidden_forward(Array hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& ws,
                                  const std::atomic<bool>* cancel, BaseTape* tape, TapeMemory* memory, bool inputs_only, const KvPass* pass) const {
   const int64_t n = packing.tokens(), c = config_.hidden;
   const int64_t m = subset ? subset->size() : n;
@@ -530,7 +546,7 @@ void Transformer::hidden_forward(float* hidden, const int32_t* ids, const Packin
   backend_.rmsnorm_forward(hidden, x, final_norm_.as(), m, c, config_.rms_norm_eps);
 }
 
-void Transformer::head_forward(float* logits, const float* hidden, int64_t m) const {
+void Transformer::head_forward(float* logits, ConstArray hidden, int64_t m) const {
   backend_.linear_forward(logits, config_.embedding_size, hidden, m, *head_, head_bias_.as(), false);
 }
 

@@ -111,11 +111,19 @@ struct WeightSite {
   int64_t cols() const { return shape.size() == 2 ? shape[1] : 1; }
 };
 
+// Rows [first, first + rows) of a checkpoint matrix where the model holds them as row-major bf16, in backend memory.
+struct Bf16Rows {
+  uint16_t* data;
+  int64_t first, rows;
+};
+
 // Activations of one block that its backward needs; all of them scratch slots of a Workspace.
 struct BlockTape {
-  float *x = nullptr, *normed = nullptr, *kv = nullptr;                                    // (N, C), (N, C), (N, 2 Hk D)
-  float *normed_subset = nullptr, *q = nullptr, *attention = nullptr, *log_sum = nullptr;  // (M, C), (M, H D), (M, H D), (M, H)
-  float *h = nullptr, *normed_h = nullptr, *gate_up = nullptr, *mlp = nullptr;             // (M, C), (M, C), (M, 2F), (M, F)
+  float* x = nullptr;                      // (N, C)
+  Array normed, kv;                        // (N, C), (N, 2 Hk D)
+  Array normed_subset, q, attention;       // (M, C), (M, H D), (M, H D)
+  float *log_sum = nullptr, *h = nullptr;  // (M, H), (M, C)
+  Array normed_h, gate_up, mlp;            // (M, C), (M, 2F), (M, F)
 };
 
 // Likewise of the base model and of the planner head.
@@ -147,6 +155,7 @@ class TapeMemory {
   T* take(int64_t count) {
     return workspace_.get<T>(next_++, count);
   }
+  Array operands(int64_t count) { return workspace_.operands(next_++, count); }
   size_t next() const { return next_; }
   void rewind(size_t next) { next_ = next; }
 
@@ -174,20 +183,23 @@ class Transformer {
   const std::vector<WeightSite>& sites() const { return sites_; }
   // A checkpoint tensor as it stands, (rows, cols) row-major in host memory.
   std::vector<float> read_weight(const std::string& tensor) const;
+  // The model's own numbers of a checkpoint matrix, in order of its rows; empty where not all of them are row-major bf16, or where they are held
+  // twice (an embedding table that is the output head too). What writes there alone uses the model.
+  std::vector<Bf16Rows> bf16_rows(const std::string& tensor) const;
   // Takes new numbers for tensors (row-major fp32 in backend memory; a tensor that is null stays as it is). A matrix that is stacked
   // from several tensors needs all of them. Nothing else may use the model meanwhile.
   void write_weights(const std::function<const float*(const std::string& tensor)>& values);
   // How often weights were written: what is not in a weight's memory but passed by value may have changed.
   int64_t times_written() const { return times_written_; }
 
-  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm. With a tape (whose memory
-  // comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
+  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm, in fp32 or as operands. With a tape (whose
+  // memory comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
   // positions that it computes, and attention sees the whole rows.
-  void hidden_forward(float* hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& workspace,
+  void hidden_forward(Array hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& workspace,
                       const std::atomic<bool>* cancel, BaseTape* tape = nullptr, TapeMemory* tape_memory = nullptr, bool inputs_only = false,
                       const KvPass* pass = nullptr) const;
   // logits (M, V) of hidden rows (M, C).
-  void head_forward(float* logits, const float* hidden, int64_t m) const;
+  void head_forward(float* logits, ConstArray hidden, int64_t m) const;
   // timestep (B); candidate (N): 1 where the token is a mask inside the window.
   PlannerInputs planner_inputs(const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing, const RowSubset& subset) const;
   // Planner logits (M) of the subset's rows. hidden (N, C); `inputs` of the same packing and subset. With `pass` (of a cache with
@@ -203,7 +215,7 @@ class Transformer {
                      BlockTape* tape = nullptr, TapeMemory* tape_memory = nullptr, const KvLayer* kv = nullptr) const;
   // Everything but q and out: attention of all rows, or of the subset's queries, to the fresh keys and values (N, 2, Hk, D), or with
   // `kv` to those of its layer. Valid as long as `offsets` is.
-  AttentionArgs attention_args(const Packing& packing, const RowSubset* subset, const float* fresh, const KvLayer* kv,
+  AttentionArgs attention_args(const Packing& packing, const RowSubset* subset, ConstArray fresh, const KvLayer* kv,
                                std::vector<int32_t>* offsets) const;
   const BlockWeights& block(size_t i) const { return blocks_[i]; }
   size_t block_count() const { return blocks_.size(); }

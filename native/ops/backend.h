@@ -3,7 +3,11 @@
 // V vocabulary, B sequences ("rows" of a batch), T positions of one sequence.
 //
 // Contracts that hold for every method:
-// * Activations are fp32. Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
+// * Activations are fp32, but for operands: what matrix products and attention read. Those may be arrays of operand_dtype(), which their
+//   producers round to as they write; a backend takes them in fp32 too. Nothing else is ever rounded: not the residual stream, logits,
+//   statistics, or gradients of weights. Array and ConstArray say which of the two a parameter is; where the comment says no more, each of
+//   them is either. Sums and every step between reading and writing are fp32.
+// * Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
 //   positions, groups, masks' ranges, tokens, dlog_prob, planner logits, and everything but the logits of SampleArgs, UnmaskArgs,
 //   LikelihoodArgs and LikelihoodGradArgs may be host memory too. Offsets always are. Host memory of an Exchange stands for its twin.
 // * An operation may return before it is done, except where a result goes to host memory; download waits for what came before it.
@@ -39,6 +43,8 @@ class Matrix {
   virtual size_t bytes() const = 0;
   // Rows [first, first + count) in row-major fp32, to host memory: to (count, cols). Exact for every storage.
   virtual void unpack(float* to, int64_t first, int64_t count) const = 0;
+  // The matrix itself, where it lies in backend memory as row-major bf16: what an optimiser may train in place. Null where it does not.
+  virtual uint16_t* bf16_rows() { return nullptr; }
 
  protected:
   Matrix(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {}
@@ -62,10 +68,10 @@ enum class MaskKind : uint8_t {
 };
 
 struct AttentionArgs {
-  const float* q;  // (Mq, H, D), consecutive queries `q_stride` floats apart
-  const float* k;  // (Mk, Hk, D), `kv_stride` apart
-  const float* v;  // (Mk, Hk, D), `kv_stride` apart
-  float* out;      // (Mq, H, D), `out_stride` apart
+  ConstArray q;    // (Mq, H, D), consecutive queries `q_stride` numbers apart
+  ConstArray k;    // (Mk, Hk, D), `kv_stride` apart; bf16 is taken by every backend that caches keys and values in it
+  ConstArray v;    // (Mk, Hk, D), `kv_stride` apart; of the type of k
+  Array out;       // (Mq, H, D), `out_stride` apart
   float* log_sum;  // (Mq, H) log of the sum of exp(scaled scores) of each query, what the backward needs; null: not wanted
   int64_t q_stride, kv_stride, out_stride;
   int heads, kv_heads, head_dim;  // query head h reads key/value head h / (heads / kv_heads)
@@ -78,20 +84,18 @@ struct AttentionArgs {
   int block;                 // for kBlockCausal
   const int32_t* key_begin;  // (B) or null: keys before it are hidden
   const int32_t* key_end;    // (B) or null: keys from it on are hidden
-  const uint16_t* k16;       // k in bf16, `kv_stride` numbers apart, in place of k; null: k is read
-  const uint16_t* v16;       // likewise
   int max_queries;           // at least the queries of any sequence, for a launch that fits other offsets too; 0: as q_offsets have it
 };
 // A query that sees no key gives zeros (and a log_sum of -inf).
 
-// Gradients of attention_forward. `forward` is the call that was made: q, k, v, out and log_sum are read; keys and values are fp32. All
-// strides in floats.
+// Gradients of attention_forward. `forward` is the call that was made: q, k, v, out and log_sum are read; the CPU takes keys and values in
+// fp32 alone.
 struct AttentionGradArgs {
   AttentionArgs forward;
-  const float* dout;  // (Mq, H, D), out_stride of `forward` apart
-  float* dq;          // (Mq, H, D), q_stride of `forward` apart; overwritten
-  float* dk;          // (Mk, Hk, D), kv_stride of `forward` apart; overwritten
-  float* dv;          // (Mk, Hk, D), likewise
+  ConstArray dout;  // (Mq, H, D), out_stride of `forward` apart
+  Array dq;         // (Mq, H, D), q_stride of `forward` apart; overwritten
+  Array dk;         // (Mk, Hk, D), kv_stride of `forward` apart; overwritten
+  Array dv;         // (Mk, Hk, D), likewise
 };
 
 struct SampleArgs {
@@ -189,10 +193,17 @@ struct LikelihoodGradArgs {
 // One AdamW step over n numbers (decoupled weight decay, as torch.optim.AdamW): g = gradient * gradient_scale;
 // p -= lr * weight_decay * p; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
 // p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps).
+// In fp32 throughout; what is narrower (ops/adamw.h) is so in memory alone. The same bits on every backend that has fused multiply-add.
 struct AdamWArgs {
-  float* parameter;
+  float* parameter;  // (n); null: split over `high` and `low`
+  uint16_t* high;    // (n) as split_float gives them
+  int16_t* low;      // (n)
   const float* gradient;
-  float *exp_avg, *exp_avg_sq;
+  void *exp_avg, *exp_avg_sq;  // (n) in `moments`
+  DType moments;               // kF32; kBF16: rounded stochastically, by rng::moment_words(seed, stream, step, .)
+  uint64_t seed;
+  uint32_t stream;  // which parameter the numbers belong to
+  int64_t first;    // place in it of the first of them
   int64_t n;
   int64_t step;  // from 1
   double lr, beta1, beta2, eps, weight_decay;
@@ -209,6 +220,8 @@ class Backend {
   virtual const char* name() const = 0;  // "cpu"
   virtual const char* isa() const = 0;   // "avx512-bf16", for `info`
   virtual bool supports(Compute compute) const = 0;
+  // The type that operands are best stored in: fp32, or bf16 where products round them to it anyway.
+  virtual DType operand_dtype() const { return DType::kF32; }
 
   // --- memory ---------------------------------------------------------------------------------------------------------------
   // 64-byte aligned; throws OUT_OF_MEMORY. Never null.
@@ -224,36 +237,54 @@ class Backend {
   virtual std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) = 0;
   // Packs new values into a matrix that make_matrix made of parts of the same shapes.
   virtual void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) = 0;
-  // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`. Consecutive rows of out are
-  // `out_stride` floats apart.
-  virtual void linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) = 0;
-  // dx (M, K) = dy (M, N) w (N, K) with w row-major fp32; adds to what dx holds if `accumulate`. Rows of dy are `dy_stride` floats apart.
-  virtual void linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
-                                     bool accumulate) = 0;
+  // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`, which must be fp32 then. Consecutive rows of
+  // out are `out_stride` numbers apart. x and out are bf16 only where w computes in bf16.
+  virtual void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) = 0;
+  // dx (M, K) = dy (M, N) w (N, K) with w row-major, in fp32 or as Matrix::bf16_rows gives it; adds to what dx holds if `accumulate`, which
+  // must be fp32 then. Rows of dy are `dy_stride` numbers apart.
+  virtual void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) = 0;
   // dw (N, K) += dy (M, N)^T x (M, K), each element the sum of chains over ascending rows, cut where the shape alone says; db (N, may be
   // null) += column sums of dy.
-  virtual void linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) = 0;
+  virtual void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m, int64_t n, int64_t k) = 0;
 
   // --- rows -----------------------------------------------------------------------------------------------------------------
   // out (M, C) = table (V, C)[ids (M)]
   virtual void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) = 0;
-  // out (M, C) = x (., C)[index (M)]
-  virtual void gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) = 0;
+  // out (M, C) = x (., C)[index (M)], rounded where out is the narrower
+  virtual void gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) = 0;
   // to (., C)[index (M)] = from (M, C), rounded to `dtype` (kF32 or kBF16); no row of `to` occurs twice. Keys and values into their cache.
-  // A backend that has no such operation copies row by row, and refuses bf16 (as it then need not read AttentionArgs::k16).
-  virtual void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+  // A backend that has no such operation copies row by row, and refuses bf16 (as it then need not read such keys and values).
+  virtual void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
     if (dtype != DType::kF32) throw Error(ErrorCode::kDeviceUnavailable, std::string(name()) + ": keys and values are cached in fp32 only");
-    for (int64_t i = 0; i < m; ++i) copy(static_cast<float*>(to) + int64_t(index[i]) * c, from + i * c, c);
+    for (int64_t i = 0; i < m; ++i) copy(static_cast<float*>(to) + int64_t(index[i]) * c, from.f32() + i * c, c);
   }
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
-  virtual void rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
+  virtual void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
+  // copied (M, C) = x (., C)[index (M)], or the rows of x as they come if index is null; out (M, C) = rmsnorm_forward of copied. What a
+  // backend gains by one pass may not show in the bits.
+  virtual void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                                    float eps) {
+    if (index)
+      gather_rows(copied, x, index, m, c);
+    else
+      copy(copied, x, m * c);
+    rmsnorm_forward(out, copied, weight, m, c, eps);
+  }
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.
   virtual void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                                  float eps) = 0;
   // In place on x (M, heads, D), rows `stride` apart: rotates pairs (j, j + D/2) by positions (M) * theta^(-2j/D), angles in fp32.
-  virtual void rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
+  virtual void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
+  // Keys and values into their cache: rope_forward of the keys of kv (M, 2, Hk, D), then store_rows (to.data, to.dtype, kv, index, M,
+  // 2 Hk D), with the same bits. What kv holds afterwards is undefined.
+  virtual void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                                  float theta) {
+    const int64_t width = 2 * int64_t(kv_heads) * head_dim;
+    rope_forward(kv, width, positions, m, kv_heads, head_dim, theta);
+    store_rows(to.data, to.dtype, kv, index, m, width);
+  }
   // out (M, F) = silu(gate) * up, gate_up (M, 2F) with gate in the first F columns
-  virtual void swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f) = 0;
+  virtual void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) = 0;
   // In place: x = x * sigmoid(x) over n numbers
   virtual void silu_forward(float* x, int64_t n) = 0;
   // logit (M) = layernorm(x (M, C)) (as layernorm_forward) . weight (C) + bias, without storing the normed rows: the planner's
@@ -274,9 +305,9 @@ class Backend {
   virtual void layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul, const int32_t* group,
                                   int64_t m, int64_t c, float eps) = 0;
   // In place on dx, laid out as x of rope_forward: turns back by the same angles.
-  virtual void rope_backward(float* dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
-  // dgate_up (M, 2F) from dout (M, F); may be in place of gate_up
-  virtual void swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) = 0;
+  virtual void rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
+  // dgate_up (M, 2F) from dout (M, F); may be in place of gate_up, if of its type
+  virtual void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) = 0;
   // dx (n) = dout * silu'(x), x before silu_forward; may be in place of dout
   virtual void silu_backward(float* dx, const float* dout, const float* x, int64_t n) = 0;
   // From dlogit (M): dx (M, C) += ...; dmul, dadd (G, C) += ... (both null: not wanted); dweight (C) += ... and *dbias += ... (null: not wanted)

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "ops/check.h"
 #include "ops/host_device.h"
 
 namespace dultra {
@@ -77,5 +78,49 @@ DULTRA_HD float load_as_f32(const void* data, DType dtype, size_t index) {
   }
   return 0.0f;
 }
+
+// An array of fp32 or bf16 numbers that somebody else owns. A pointer makes one of its own type: float* of fp32, uint16_t* of bf16.
+struct ConstArray {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+
+  ConstArray() = default;
+  DULTRA_HD ConstArray(const void* numbers, DType type) : data(numbers), dtype(type) {}
+  DULTRA_HD ConstArray(const float* numbers) : data(numbers) {}
+  DULTRA_HD ConstArray(const uint16_t* numbers) : data(numbers), dtype(DType::kBF16) {}
+  ConstArray(std::nullptr_t) {}
+
+  DULTRA_HD float operator[](int64_t i) const { return load_as_f32(data, dtype, size_t(i)); }
+  // What is left behind `numbers` of them.
+  DULTRA_HD ConstArray operator+(int64_t numbers) const { return {static_cast<const uint8_t*>(data) + numbers * int64_t(dtype_size(dtype)), dtype}; }
+  ConstArray& operator+=(int64_t numbers) { return *this = *this + numbers; }
+  explicit operator bool() const { return data != nullptr; }
+  // Throws INVALID_ARGUMENT for numbers of another type: what an operation does that has no code for them.
+  const float* f32() const {
+    check_argument(dtype == DType::kF32, "array: expected fp32 numbers");
+    return static_cast<const float*>(data);
+  }
+};
+
+// Likewise, of numbers that may be written.
+struct Array {
+  void* data = nullptr;
+  DType dtype = DType::kF32;
+
+  Array() = default;
+  DULTRA_HD Array(void* numbers, DType type) : data(numbers), dtype(type) {}
+  DULTRA_HD Array(float* numbers) : data(numbers) {}
+  DULTRA_HD Array(uint16_t* numbers) : data(numbers), dtype(DType::kBF16) {}
+  Array(std::nullptr_t) {}
+
+  DULTRA_HD operator ConstArray() const { return {data, dtype}; }
+  DULTRA_HD Array operator+(int64_t numbers) const { return {static_cast<uint8_t*>(data) + numbers * int64_t(dtype_size(dtype)), dtype}; }
+  Array& operator+=(int64_t numbers) { return *this = *this + numbers; }
+  explicit operator bool() const { return data != nullptr; }
+  float* f32() const {
+    check_argument(dtype == DType::kF32, "array: expected fp32 numbers");
+    return static_cast<float*>(data);
+  }
+};
 
 }  // namespace dultra

@@ -210,7 +210,7 @@ DULTRA_TEST(attention_query_subset_equals_all) {
           for (int32_t i = a.q_offsets[b] + b; i < a.q_offsets[b + 1]; i += keep) {
             rows.push_back(i);
             positions.push_back(i - a.q_offsets[b]);
-            q.insert(q.end(), a.q + i * a.q_stride, a.q + i * a.q_stride + width);
+            q.insert(q.end(), a.q.f32() + i * a.q_stride, a.q.f32() + i * a.q_stride + width);
           }
           offsets.push_back(int32_t(rows.size()));
         }
@@ -241,9 +241,8 @@ DULTRA_TEST(attention_of_bf16_keys_and_values) {
       const AttentionArgs a = problem.args(nullptr, width);
       const std::vector<float> wide = run(backend, a, describe(c, isa));
       AttentionArgs half = a;
-      half.k = half.v = nullptr;
-      half.k16 = narrow.data();
-      half.v16 = narrow.data() + c.kv_heads * c.head_dim;
+      half.k = narrow.data();
+      half.v = narrow.data() + c.kv_heads * c.head_dim;
       const std::vector<float> out = run(backend, half, describe(c, isa));
       CHECK(same_bits(out.data(), wide.data(), out.size()), describe(c, isa));
       const std::vector<double> expected = reference(a);
@@ -264,7 +263,7 @@ DULTRA_TEST(attention_of_some_rows_of_a_cache) {
       const int32_t some[5] = {0, 3, 3, 5, 5};  // three queries of the first row, two of the third
       const std::vector<int32_t> rows = {2, 3, 39, 52 + 11, 52 + 64}, positions = {2, 3, 39, 11, 64};
       std::vector<float> q;
-      for (int32_t row : rows) q.insert(q.end(), all.q + row * all.q_stride, all.q + row * all.q_stride + width);
+      for (int32_t row : rows) q.insert(q.end(), all.q.f32() + row * all.q_stride, all.q.f32() + row * all.q_stride + width);
       AttentionArgs a = all;
       a.q = q.data();
       a.q_stride = width;

@@ -201,6 +201,59 @@ DULTRA_TEST(cuda_attention_rows_are_independent) {
   }
 }
 
+// Keys come in chunks: a sequence whose chunks have a block each gives the bits that it gives among so many others that one block goes through
+// them all, whatever queries there are.
+void check_split(int d, int length, int every, bool ranges, MaskKind mask) {
+  const std::string where = text("D ", d, " keys ", length, " every ", every, " ranges ", ranges, " mask ", int(mask), " ");
+  std::vector<int> lengths{length};
+  const Problem alone({lengths, 2, 1, d, every, ranges}, mask, 12);
+  lengths.resize(65, 1);  // with two heads more blocks than a device is filled by
+  Problem among({lengths, 2, 1, d, every, ranges}, mask, 13);
+  std::copy(alone.q.begin(), alone.q.end(), among.q.begin());
+  std::copy(alone.kv.begin(), alone.kv.end(), among.kv.begin());
+  cpu::CpuBackend reference(1, "");
+  Gradients expected(alone);
+  reference.attention_forward(alone.args(expected.out.data(), expected.log_sum.data()));
+  for (int schedule = 0; schedule < 3; ++schedule) {
+    const auto backend = bf16_backend(schedule);
+    Gradients split(alone), whole(among);
+    backend->attention_forward(alone.args(split.out.data(), split.log_sum.data()));
+    backend->attention_forward(among.args(whole.out.data(), whole.log_sum.data()));
+    CHECK(split.intact() && whole.intact(), where);
+    const size_t n = alone.q.size();
+    CHECK(same_bits(split.out.data(), whole.out.data(), n) && same_bits(split.log_sum.data(), whole.log_sum.data(), split.log_sum.size()), where);
+    const double error = relative_error(split.out.data(), expected.out.data(), n);
+    CHECK(error < kForwardError, where, error);
+    bool sums = true;
+    for (size_t i = 0; i < split.log_sum.size(); ++i)
+      sums = sums && (split.log_sum[i] == expected.log_sum[i] || std::fabs(split.log_sum[i] - expected.log_sum[i]) < 1e-4f);
+    CHECK(sums, where, "log_sum");
+    // Every other query: fewer rows of a block, so that another tile of keys may be the last that one of them sees.
+    Problem some = alone;
+    some.q.clear();
+    some.positions.clear();
+    for (size_t i = 1; i < alone.positions.size(); i += 2) {
+      some.positions.push_back(alone.positions[i]);
+      some.q.insert(some.q.end(), &alone.q[i * size_t(2 * d)], &alone.q[i * size_t(2 * d)] + 2 * d);
+    }
+    some.q_offsets = {0, int32_t(some.positions.size())};
+    Guarded<float> out = poisoned(some.q.size());
+    backend->attention_forward(some.args(out.data(), nullptr));
+    for (size_t i = 0; i < some.positions.size(); ++i)
+      CHECK(same_bits(&out[i * size_t(2 * d)], &split.out[(2 * i + 1) * size_t(2 * d)], size_t(2 * d)), where, "query ", some.positions[i]);
+  }
+}
+
+DULTRA_TEST(cuda_attention_split_keys) {
+  for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
+    for (bool ranges : {false, true}) check_split(64, 300, 50, ranges, mask);
+  for (int d : {96, 128}) check_split(d, 400, 70, true, MaskKind::kCausal);
+  // A last chunk of one key; as many chunks as there may be; chunks of two times the least.
+  check_split(64, 257, 90, false, MaskKind::kBidirectional);
+  check_split(64, 1024, 300, false, MaskKind::kCausal);
+  check_split(64, 1030, 300, true, MaskKind::kBidirectional);
+}
+
 // Keys and values that are bf16 already give the bits of the same numbers in fp32, whether tiles can be copied from where they lie or not.
 DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
   for (int gap : {0, 8, 3}) {
@@ -218,9 +271,8 @@ DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
     AttentionArgs half = wide;
     half.out = out.data();
     half.log_sum = nullptr;
-    half.k = half.v = nullptr;
-    half.k16 = narrow.data();
-    half.v16 = narrow.data() + 64;
+    half.k = narrow.data();
+    half.v = narrow.data() + 64;
     half.kv_stride += gap;
     backend->attention_forward(half);
     CHECK(out.guards_intact() && same_bits(out.data(), expected.out.data(), problem.q.size()), "gap ", gap);
@@ -268,6 +320,11 @@ void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
     backend->linear_forward(got_y.data(), n, x.data(), m, *weights, old_b.data(), false);
     backend->linear_backward_input(got_dx.data(), dy.data(), n, w.data(), m, n, k, true);
     backend->linear_backward_weight(got_dw.data(), got_db.data(), dy.data(), n, x.data(), m, n, k);
+    // From the matrix itself.
+    Guarded<float> from_rows(dx.size());
+    std::copy(old_x.begin(), old_x.end(), from_rows.data());
+    backend->linear_backward_input(from_rows.data(), dy.data(), n, weights->bf16_rows(), m, n, k, true);
+    CHECK(from_rows.guards_intact() && same_bits(from_rows.data(), got_dx.data(), dx.size()), where, "dx from the matrix's own rows");
     CHECK(got_y.guards_intact() && got_dx.guards_intact() && got_dw.guards_intact() && got_db.guards_intact(), where);
     CHECK(relative_error(got_y.data(), y.data(), y.size()) < 2e-6, where, relative_error(got_y.data(), y.data(), y.size()));
     CHECK(relative_error(got_dx.data(), dx.data(), dx.size()) < 2e-6, where, "dx ", relative_error(got_dx.data(), dx.data(), dx.size()));
@@ -285,6 +342,255 @@ DULTRA_TEST(cuda_linear_on_tensor_cores) {
   check_linear(130, 128 * 64 + 8, 24, 5);
 }
 
+// An optimiser step gives the CPU's bits, however its state is stored.
+DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
+  cpu::CpuBackend reference(2, "");
+  // The baseline instruction set has no fused multiply-add.
+  if (std::string(reference.isa()) == "baseline") return;
+  for (int64_t n : {1, 5, 1030, 20011})
+    for (bool split : {false, true})
+      for (DType moments : {DType::kF32, DType::kBF16}) {
+        Random random{uint64_t(n)};
+        const std::vector<float> start = normals(random, size_t(n), 0.02), gradient = normals(random, size_t(n));
+        const std::string where = text("n ", n, split ? " split" : "", moments == DType::kBF16 ? " bf16" : "");
+        struct State {
+          std::vector<float> parameter, m, v;
+          std::vector<uint16_t> high;
+          std::vector<int16_t> low;
+        } states[2];
+        for (int b = 0; b < 2; ++b) {
+          State& state = states[b];
+          const auto made = b ? make_backend(1, "") : nullptr;
+          Backend& backend = b ? *made : reference;
+          state.parameter = start;
+          state.m.assign(size_t(n), 0), state.v.assign(size_t(n), 0), state.high.assign(size_t(n), 0x3c00), state.low.assign(size_t(n), -5);
+          for (int64_t step = 1; step <= 3; ++step) {
+            AdamWArgs a{};
+            a.parameter = split ? nullptr : state.parameter.data();
+            a.high = state.high.data();
+            a.low = state.low.data();
+            a.gradient = gradient.data();
+            a.exp_avg = state.m.data();
+            a.exp_avg_sq = state.v.data();
+            a.moments = moments;
+            a.seed = 123456789012345ull;
+            a.stream = 9;
+            a.first = 8;
+            a.n = n;
+            a.step = step;
+            a.lr = 0.01;
+            a.beta1 = 0.9;
+            a.beta2 = 0.99;
+            a.eps = 1e-8;
+            a.weight_decay = 0.1;
+            a.gradient_scale = 0.7;
+            backend.adamw_step(a);
+          }
+        }
+        CHECK(same_bits(states[0].parameter.data(), states[1].parameter.data(), size_t(n)), where, " parameters");
+        CHECK(states[0].high == states[1].high && states[0].low == states[1].low, where, " halves");
+        CHECK(same_bits(states[0].m.data(), states[1].m.data(), size_t(n)) && same_bits(states[0].v.data(), states[1].v.data(), size_t(n)), where,
+              " moments");
+      }
+}
+
+// ---- operands in bf16: what an operation makes of them is what it makes of the same numbers in fp32, and what it writes is that rounded -----
+
+std::vector<uint16_t> narrow(const std::vector<float>& x) {
+  std::vector<uint16_t> out;
+  for (float value : x) out.push_back(f32_to_bf16(value));
+  return out;
+}
+bool is_rounded(const Guarded<uint16_t>& actual, const float* exact) {
+  bool same = actual.guards_intact();
+  for (size_t i = 0; i < actual.size(); ++i) same = same && actual[i] == f32_to_bf16(exact[i]);
+  return same;
+}
+
+// Turned keys are rounded as they are in place before they go to a cache of either type.
+DULTRA_TEST(cuda_rope_store_of_bf16) {
+  for (int d : {2, 10, 64})
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      const auto backend = bf16_backend(d);
+      const int heads = 3;
+      const int64_t width = 2 * heads * d, all = 20;
+      Random random{uint64_t(d)};
+      const std::vector<int32_t> positions{0, 7, 300, 4095}, slots{17, 0, 3, 19};
+      std::vector<uint16_t> kv = narrow(normals(random, size_t(4 * width))), turned = kv;
+      Guarded<uint16_t> held(size_t(all * width * 2)), expected(held.size());  // bytes of either type
+      backend->rope_forward(turned.data(), width, positions.data(), 4, heads, d, 10000);
+      backend->store_rows(expected.data(), dtype, turned.data(), slots.data(), 4, width);
+      backend->rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d, 10000);
+      CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, "D ", d, " dtype ", int(dtype));
+    }
+}
+
+DULTRA_TEST(cuda_rows_of_bf16) {
+  for (int schedule = 0; schedule < 3; ++schedule) {
+    const auto backend = bf16_backend(schedule);
+    CHECK(backend->operand_dtype() == DType::kBF16, "operands");
+    for (int64_t c : {6, 65, 1030}) {
+      Random random{uint64_t(c)};
+      const int64_t m = 5;
+      const std::string where = text("C ", c, " schedule ", schedule, " ");
+      const std::vector<float> x = bf16_normals(random, size_t(m * c)), weight = normals(random, size_t(c));
+      const std::vector<uint16_t> x16 = narrow(x);
+      const std::vector<int32_t> index{3, 0, 0, 4, 2};
+      std::vector<float> wide(x.size());
+      Guarded<uint16_t> out(x.size());
+
+      const std::vector<float> stream = normals(random, x.size());
+      backend->rmsnorm_forward(wide.data(), stream.data(), weight.data(), m, c, 1e-5f);
+      backend->rmsnorm_forward(out.data(), stream.data(), weight.data(), m, c, 1e-5f);
+      CHECK(is_rounded(out, wide.data()), where, "rmsnorm");
+
+      backend->gather_rows(wide.data(), stream.data(), index.data(), m, c);
+      backend->gather_rows(out.data(), stream.data(), index.data(), m, c);
+      CHECK(is_rounded(out, wide.data()), where, "gathered and rounded");
+      backend->gather_rows(wide.data(), x.data(), index.data(), m, c);
+      backend->gather_rows(out.data(), x16.data(), index.data(), m, c);
+      CHECK(is_rounded(out, wide.data()), where, "gathered");
+
+      // Into a cache of either type.
+      const std::vector<int32_t> slots{3, 0, 1, 4, 2};
+      Guarded<float> held = poisoned(x.size()), expected = poisoned(x.size());
+      backend->store_rows(expected.data(), DType::kF32, x.data(), slots.data(), m, c);
+      backend->store_rows(held.data(), DType::kF32, x16.data(), slots.data(), m, c);
+      CHECK(held.guards_intact() && same_bits(held.data(), expected.data(), x.size()), where, "stored in fp32");
+      backend->store_rows(out.data(), DType::kBF16, x16.data(), slots.data(), m, c);
+      CHECK(is_rounded(out, expected.data()), where, "stored in bf16");
+
+      if (c % 2 == 0) {
+        const std::vector<int32_t> positions{0, 7, 1, 300, 4095};
+        wide = x;
+        std::copy(x16.begin(), x16.end(), out.data());
+        backend->rope_forward(wide.data(), c, positions.data(), m, 1, int(c), 10000);
+        backend->rope_forward(out.data(), c, positions.data(), m, 1, int(c), 10000);
+        CHECK(is_rounded(out, wide.data()), where, "rope");
+        wide = x;
+        std::copy(x16.begin(), x16.end(), out.data());
+        backend->rope_backward(wide.data(), c, positions.data(), m, 1, int(c), 10000);
+        backend->rope_backward(out.data(), c, positions.data(), m, 1, int(c), 10000);
+        CHECK(is_rounded(out, wide.data()), where, "rope backward");
+      }
+
+      const std::vector<float> gate_up = bf16_normals(random, size_t(2 * m * c), 4), dout = normals(random, size_t(m * c));
+      const std::vector<uint16_t> gate_up16 = narrow(gate_up);
+      backend->swiglu_forward(wide.data(), gate_up.data(), m, c);
+      backend->swiglu_forward(out.data(), gate_up16.data(), m, c);
+      CHECK(is_rounded(out, wide.data()), where, "swiglu");
+      std::vector<float> dwide(gate_up.size());
+      Guarded<uint16_t> dnarrow(gate_up.size());
+      backend->swiglu_backward(dwide.data(), dout.data(), gate_up.data(), m, c);
+      backend->swiglu_backward(dnarrow.data(), dout.data(), gate_up16.data(), m, c);
+      CHECK(is_rounded(dnarrow, dwide.data()), where, "swiglu backward");
+      std::copy(gate_up16.begin(), gate_up16.end(), dnarrow.data());
+      backend->swiglu_backward(dnarrow.data(), dout.data(), dnarrow.data(), m, c);
+      CHECK(is_rounded(dnarrow, dwide.data()), where, "swiglu backward in place");
+    }
+  }
+}
+
+void check_linear_of_bf16(int64_t m, int64_t n, int64_t k, uint64_t seed) {
+  Random random(seed);
+  const std::string where = text("M ", m, " N ", n, " K ", k, " ");
+  const std::vector<float> x = bf16_normals(random, size_t(m * k)), w = bf16_normals(random, size_t(n * k)), dy = bf16_normals(random, size_t(m * n));
+  const std::vector<float> bias = bf16_normals(random, size_t(n)), old_w = normals(random, size_t(n * k)), old_b = normals(random, size_t(n));
+  const std::vector<uint16_t> x16 = narrow(x), dy16 = narrow(dy);
+  for (int schedule = 0; schedule < 3; ++schedule) {
+    const auto backend = make_backend(schedule, "");
+    const auto weights = backend->make_matrix({{w.data(), DType::kF32, n}}, k, DType::kBF16, Compute::kBF16);
+    std::vector<float> y(size_t(m * n)), y_again(y.size()), dx(size_t(m * k)), dw = old_w, dw_again = old_w, db = old_b, db_again = old_b;
+    Guarded<uint16_t> y16(y.size()), dx16(dx.size());
+    backend->linear_forward(y.data(), n, x.data(), m, *weights, bias.data(), false);
+    backend->linear_forward(y_again.data(), n, x16.data(), m, *weights, bias.data(), false);
+    backend->linear_forward(y16.data(), n, x16.data(), m, *weights, bias.data(), false);
+    CHECK(same_bits(y.data(), y_again.data(), y.size()), where, "x");
+    CHECK(is_rounded(y16, y.data()), where, "y");
+    backend->linear_backward_input(dx.data(), dy.data(), n, w.data(), m, n, k, false);
+    backend->linear_backward_input(dx16.data(), dy16.data(), n, w.data(), m, n, k, false);
+    CHECK(is_rounded(dx16, dx.data()), where, "dx");
+    backend->linear_backward_weight(dw.data(), db.data(), dy.data(), n, x.data(), m, n, k);
+    backend->linear_backward_weight(dw_again.data(), db_again.data(), dy16.data(), n, x16.data(), m, n, k);
+    CHECK(same_bits(dw.data(), dw_again.data(), dw.size()) && same_bits(db.data(), db_again.data(), db.size()), where, "dw, db");
+    // One operand alone, as an adapter's.
+    dw_again = old_w;
+    backend->linear_backward_weight(dw_again.data(), nullptr, dy.data(), n, x16.data(), m, n, k);
+    CHECK(same_bits(dw.data(), dw_again.data(), dw.size()), where, "dw of x alone");
+    // A sum is never rounded.
+    ErrorCode code = ErrorCode::kInternal;
+    try {
+      backend->linear_forward(y16.data(), n, x16.data(), m, *weights, nullptr, true);
+    } catch (const Error& error) {
+      code = error.code();
+    }
+    CHECK(code == ErrorCode::kInvalidArgument, where, "adding to bf16");
+  }
+}
+
+DULTRA_TEST(cuda_linear_of_bf16) {
+  check_linear_of_bf16(70, 96, 64, 1);
+  check_linear_of_bf16(1, 200, 130, 2);
+  check_linear_of_bf16(33, 7, 65, 3);
+  check_linear_of_bf16(130, 128 * 64 + 8, 24, 4);
+}
+
+// The gap lies between rows of every array: tiles then cannot be copied from where they lie.
+void check_attention_of_bf16(const Shape& shape, int gap, MaskKind mask, uint64_t seed) {
+  const Problem problem(shape, mask, seed);
+  const size_t q_width = size_t(shape.heads * shape.head_dim), kv_width = size_t(2 * problem.kv_width());
+  const std::string where = text("D ", shape.head_dim, " gap ", gap, " ");
+  const auto spread = [&](const std::vector<float>& x, size_t width) {
+    std::vector<uint16_t> out;
+    for (size_t i = 0; i < x.size(); ++i) {
+      out.push_back(f32_to_bf16(x[i]));
+      if (i % width == width - 1) out.insert(out.end(), size_t(gap), 0x7fc0);
+    }
+    return out;
+  };
+  // Whether every row is `exact` rounded, and nothing is written between rows.
+  const auto is_spread = [&](const Guarded<uint16_t>& actual, const Guarded<float>& exact, size_t width, uint16_t untouched) {
+    bool good = actual.guards_intact();
+    for (size_t i = 0; i < actual.size(); ++i) {
+      const size_t row = i / (width + size_t(gap)), column = i % (width + size_t(gap));
+      good = good && actual[i] == (column < width ? f32_to_bf16(exact[row * width + column]) : untouched);
+    }
+    return good;
+  };
+  const std::vector<uint16_t> q = spread(problem.q, q_width), dout = spread(problem.dout, q_width), kv = spread(problem.kv, kv_width);
+  for (int schedule = 0; schedule < 3; ++schedule) {
+    const auto backend = bf16_backend(schedule);
+    Gradients expected(problem);
+    const AttentionArgs wide = problem.args(expected.out.data(), expected.log_sum.data());
+    backend->attention_forward(wide);
+    Guarded<uint16_t> out(q.size()), dq(q.size()), dkv(kv.size());
+    const uint16_t untouched = out[0];
+    Guarded<float> log_sum = poisoned(expected.log_sum.size());
+    AttentionArgs half = wide;
+    half.q = q.data();
+    half.k = kv.data();
+    half.v = kv.data() + problem.kv_width();
+    half.out = out.data();
+    half.log_sum = log_sum.data();
+    half.q_stride += gap;
+    half.out_stride += gap;
+    half.kv_stride += gap;
+    backend->attention_forward(half);
+    CHECK(is_spread(out, expected.out, q_width, untouched), where, "out");
+    CHECK(log_sum.guards_intact() && same_bits(log_sum.data(), expected.log_sum.data(), log_sum.size()), where, "log_sum");
+    for (size_t i = 0; i < expected.out.size(); ++i) expected.out[i] = bf16_to_f32(f32_to_bf16(expected.out[i]));
+    backend->attention_backward({wide, problem.dout.data(), expected.dq.data(), expected.dkv.data(), expected.dkv.data() + problem.kv_width()});
+    backend->attention_backward({half, dout.data(), dq.data(), dkv.data(), dkv.data() + problem.kv_width()});
+    CHECK(is_spread(dq, expected.dq, q_width, untouched), where, "dq");
+    CHECK(is_spread(dkv, expected.dkv, kv_width, untouched), where, "dkv");
+  }
+}
+
+DULTRA_TEST(cuda_attention_of_bf16) {
+  for (int d : {64, 96, 128, 40})
+    for (int gap : {0, 8, 3}) check_attention_of_bf16({{40, 0, 9}, 2, 1, d, 1, true}, gap, MaskKind::kCausal, uint64_t(d + gap));
+}
+
 #ifdef DULTRA_EMULATOR
 // The same products through cuBLASLt: widths that it takes, and widths that fall back to the built-in products.
 DULTRA_TEST(cuda_linear_by_cublaslt) {
@@ -292,6 +598,8 @@ DULTRA_TEST(cuda_linear_by_cublaslt) {
   check_linear(40, 96, 64, 6);
   check_linear(8, 16, 136, 7);
   check_linear(33, 7, 65, 8);
+  check_linear_of_bf16(40, 96, 64, 9);
+  check_linear_of_bf16(33, 7, 65, 10);
   CHECK(std::string(make_backend(0, "")->isa()).find("cuBLASLt 130000") != std::string::npos, make_backend(0, "")->isa());
   emulator::set_cublaslt(false);
   CHECK(std::string(make_backend(0, "")->isa()).find("built-in") != std::string::npos, make_backend(0, "")->isa());

@@ -191,7 +191,10 @@ void* operator new(size_t bytes) {
   } else {
     if (!h.next) {
       void* region = nullptr;
-      if (cudaMallocManaged(&region, kHeapBytes) != cudaSuccess) throw std::bad_alloc();
+      if (const cudaError_t error = cudaMallocManaged(&region, kHeapBytes); error != cudaSuccess) {
+        std::fprintf(stderr, "the tests' %zu MiB of managed memory: %s\n", kHeapBytes >> 20, cudaGetErrorString(error));
+        std::_Exit(1);  // before main: nobody could catch it
+      }
       h.next = static_cast<char*>(region);
       h.end = h.next + kHeapBytes;
     }

@@ -1,8 +1,7 @@
 // Random checkpoints and requests, for the tests of whole models.
 #pragma once
-#include <unistd.h>
-
-#include <cstdlib>
+#include <chrono>
+#include <filesystem>
 #include <fstream>
 
 #include "harness.h"
@@ -15,14 +14,18 @@ namespace test {
 class TemporaryFile {
  public:
   explicit TemporaryFile(const std::vector<uint8_t>& content) {
-    const char* folder = std::getenv("TMPDIR");
-    path_ = std::string(folder ? folder : "/tmp") + "/dultra-model-test-XXXXXX";
-    const int fd = mkstemp(path_.data());
-    if (fd < 0) throw std::runtime_error("cannot make a temporary file");
-    close(fd);
-    std::ofstream(path_, std::ios::binary).write(reinterpret_cast<const char*>(content.data()), std::streamsize(content.size()));
+    // Of this moment and address: no other file, of this process or of another that runs beside it.
+    const auto now = std::chrono::high_resolution_clock::now().time_since_epoch().count();
+    const std::string name = "dultra-model-test-" + std::to_string(now) + "-" + std::to_string(reinterpret_cast<uintptr_t>(this));
+    path_ = (std::filesystem::temp_directory_path() / name).u8string();
+    std::ofstream file(std::filesystem::u8path(path_), std::ios::binary);
+    file.write(reinterpret_cast<const char*>(content.data()), std::streamsize(content.size()));
+    if (!file.flush()) throw std::runtime_error("cannot write " + path_);
   }
-  ~TemporaryFile() { unlink(path_.c_str()); }
+  ~TemporaryFile() {
+    std::error_code ignored;
+    std::filesystem::remove(std::filesystem::u8path(path_), ignored);
+  }
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
   const std::string& path() const { return path_; }
@@ -107,6 +110,16 @@ struct RandomCheckpoint {
   }
 };
 
+// In fp32, and in bf16 where the backend can.
+inline std::vector<WeightOptions> computes() {
+  std::vector<WeightOptions> all(1);
+  if (make_model_backend(1)->supports(Compute::kBF16)) {
+    all.emplace_back();
+    all.back().compute = Compute::kBF16;
+  }
+  return all;
+}
+
 inline ModelConfig small_config() {
   ModelConfig config;
   config.hidden = 24;
@@ -121,6 +134,16 @@ inline ModelConfig small_config() {
   config.mask_token = 49;
   config.planner.present = true;
   config.planner.layers = 1;
+  return config;
+}
+
+// Of a head dimension that has kernels of its own on a GPU.
+inline ModelConfig wide_config() {
+  ModelConfig config = small_config();
+  config.hidden = 128;
+  config.heads = 2;
+  config.kv_heads = 1;
+  config.mlp_hidden = 96;
   return config;
 }
 

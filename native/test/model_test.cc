@@ -8,6 +8,7 @@
 #include "harness.h"
 #include "model/trainer.h"
 #include "model_fixture.h"
+#include "ops/adamw.h"
 
 namespace dultra {
 namespace test {
@@ -378,12 +379,12 @@ ScoreRequest random_score(Random& random, const ModelConfig& config) {
   return request;
 }
 
-std::vector<NamedTensor> train(const std::shared_ptr<Model>& model, const TrainerOptions& options, int steps) {
-  Trainer trainer(model, options);
-  Random random(21);
-  for (int step = 0; step < steps; ++step) {
+// Optimiser steps from .. to of a run, whatever they begin from.
+void train_steps(Trainer& trainer, const Model& model, int from, int to) {
+  for (int step = from; step < to; ++step) {
+    Random random(uint64_t(step) + 21);
     for (int half = 0; half < 2; ++half) {
-      const ScoreResult scored = trainer.score(random_score(random, model->transformer().config()), nullptr);
+      const ScoreResult scored = trainer.score(random_score(random, model.transformer().config()), nullptr);
       BackwardRequest upstream;
       for (size_t i = 0; i < scored.log_likelihoods.size(); ++i) upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
       trainer.backward(upstream, nullptr);
@@ -395,6 +396,11 @@ std::vector<NamedTensor> train(const std::shared_ptr<Model>& model, const Traine
     const double norm = trainer.step(update);
     CHECK(norm > 0 && std::isfinite(norm), "step ", step, ": norm ", norm);
   }
+}
+
+std::vector<NamedTensor> train(const std::shared_ptr<Model>& model, const TrainerOptions& options, int steps) {
+  Trainer trainer(model, options);
+  train_steps(trainer, *model, 0, steps);
   return trainer.state();
 }
 
@@ -408,18 +414,191 @@ bool same(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) 
 }
 
 DULTRA_TEST(trainer_threads_and_recomputation) {
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
-    const RandomCheckpoint checkpoint(small_config(), dtype, 3);
-    const auto expected = train(checkpoint.load(1), {}, 3);
-    CHECK(same(train(checkpoint.load(3), {}, 3), expected), "three threads");
-    TrainerOptions options;
-    options.checkpointing = true;
-    CHECK(same(train(checkpoint.load(2), options, 3), expected), "recomputed activations");
-    options = {};
-    options.lora.rank = 2;
-    options.lora.alpha = 4;
-    options.lora.targets = {"q_proj", "ff_out"};
-    CHECK(same(train(checkpoint.load(1), options, 3), train(checkpoint.load(2), options, 3)), "adapters");
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (const WeightOptions& weights : computes()) {
+      const RandomCheckpoint checkpoint(small_config(), dtype, 3);
+      const auto expected = train(checkpoint.load(1, weights), {}, 3);
+      CHECK(same(train(checkpoint.load(3, weights), {}, 3), expected), "three threads");
+      TrainerOptions options;
+      options.checkpointing = true;
+      CHECK(same(train(checkpoint.load(2, weights), options, 3), expected), "recomputed activations");
+      options = {};
+      options.lora.rank = 2;
+      options.lora.alpha = 4;
+      options.lora.targets = {"q_proj", "ff_out"};
+      CHECK(same(train(checkpoint.load(1, weights), options, 3), train(checkpoint.load(2, weights), options, 3)), "adapters");
+    }
+}
+
+// Gradients of a model in bf16, against those of the same weights in fp32. Rounding the operands of products and nothing else, as the CPU's
+// products in bf16 do, puts them off by 0.0053 and by 0.0223 (the wider model's scores are larger); storing operands in bf16 may cost half as
+// much again.
+DULTRA_TEST(trainer_gradients_in_bf16) {
+  for (bool wide : {false, true}) {
+    const ModelConfig config = wide ? wide_config() : small_config();
+    const RandomCheckpoint checkpoint(config, DType::kBF16, 6);
+    std::vector<std::vector<NamedTensor>> gradients;
+    for (const WeightOptions& weights : computes()) {
+      Trainer trainer(checkpoint.load(2, weights), {});
+      Random random(23);
+      const ScoreResult scored = trainer.score(random_score(random, config), nullptr);
+      BackwardRequest upstream;
+      for (size_t i = 0; i < scored.log_likelihoods.size(); ++i) upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
+      trainer.backward(upstream, nullptr);
+      gradients.push_back(trainer.gradients());
+    }
+    for (size_t which = 1; which < gradients.size(); ++which) {
+      double difference = 0, size = 0;
+      for (size_t t = 0; t < gradients[0].size(); ++t)
+        for (size_t i = 0; i < gradients[0][t].data.size(); ++i) {
+          const double exact = double(gradients[0][t].data[i]), error = double(gradients[which][t].data[i]) - exact;
+          difference += error * error;
+          size += exact * exact;
+        }
+      CHECK(size > 0 && std::sqrt(difference / size) < 1.5 * (wide ? 0.0223 : 0.0053), "head dimension ", config.head_dim(), " error ",
+            std::sqrt(difference / size));
+    }
+  }
+}
+
+// How a model can be held for training: in fp32; in bf16, multiplied in fp32; in bf16 both.
+std::vector<WeightOptions> held_ways(Backend& backend) {
+  std::vector<WeightOptions> ways(2);
+  ways[0].keep_storage = false;
+  if (backend.supports(Compute::kBF16)) {
+    ways.emplace_back();
+    ways.back().compute = Compute::kBF16;
+  }
+  return ways;
+}
+
+std::vector<TrainerOptions> training_ways() {
+  std::vector<TrainerOptions> ways(3);
+  ways[1].moments = ways[2].moments = DType::kBF16;
+  ways[1].seed = ways[2].seed = 11;
+  ways[2].lora.rank = 2;
+  ways[2].lora.alpha = 4;
+  ways[2].lora.targets = {"q_proj", "k_proj", "up_proj", "ff_out"};
+  return ways;
+}
+
+// A run that is interrupted goes on as if it had not been: its state is exact, whatever it is stored in.
+DULTRA_TEST(trainer_resumes) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 8);
+  for (const WeightOptions& weights : held_ways(*make_model_backend(1)))
+    for (const TrainerOptions& options : training_ways()) {
+      const std::string where = text("storage ", int(weights.keep_storage), " compute ", int(weights.compute), " moments ", int(options.moments),
+                                     " rank ", options.lora.rank);
+      const auto expected = train(checkpoint.load(1, weights), options, 4);
+      const auto half = train(checkpoint.load(2, weights), options, 2);
+      const auto model = checkpoint.load(1, weights);
+      Trainer trainer(model, options);
+      trainer.load_state(2, half);
+      CHECK(same(trainer.state(), half), where, ": the state is not what was loaded");
+      train_steps(trainer, *model, 2, 4);
+      CHECK(same(trainer.state(), expected), where, ": not as without the interruption");
+      // On another device it is the same state, whether masters are split there or not.
+      if (options.lora.rank > 0) continue;
+      WeightOptions fp32;
+      fp32.keep_storage = false;
+      for (const WeightOptions& other : {fp32, WeightOptions()}) {
+        Trainer elsewhere(checkpoint.load(1, other), options);
+        elsewhere.load_state(4, expected);
+        CHECK(same(elsewhere.state(), expected), where, ": the state does not survive another storage");
+      }
+    }
+}
+
+// With split masters a weight costs 2 bytes beside the model's, else 4; the model holds their upper halves, and gradients are those of copies.
+DULTRA_TEST(trainer_split_masters) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 9);
+  for (const WeightOptions& weights : held_ways(*make_model_backend(1)))
+    for (DType moments : {DType::kF32, DType::kBF16}) {
+      const auto model = checkpoint.load(1, weights);
+      const bool cuda = std::string(model->backend().name()).rfind("cuda", 0) == 0;
+      TrainerOptions options;
+      options.moments = moments;
+      Trainer trainer(model, options);
+      size_t bytes = 0;
+      int split = 0;
+      for (const auto& parameter : trainer.parameters()) {
+        size_t n = 1;
+        for (int64_t size : parameter.shape) n *= size_t(size);
+        const bool table = parameter.name.find(".wte.") != std::string::npos;
+        const bool matrix = parameter.shape.size() == 2 && parameter.name != "mask_embedding.weight" && parameter.name != "mask_linear.weight";
+        const bool halves = matrix && (table || (cuda && weights.keep_storage));  // a table is never widened
+        split += halves;
+        CHECK(model->transformer().bf16_rows(parameter.name).empty() == !halves, parameter.name);
+        const auto whole = [](size_t size) { return (size + 3) / 4 * 4; };
+        bytes += (halves ? whole(2 * n) : 4 * n) + 4 * n + 2 * whole(n * dtype_size(moments));
+      }
+      CHECK(trainer.bytes() == bytes, trainer.bytes(), " bytes, expected ", bytes);
+      CHECK(split == (cuda && weights.keep_storage ? 27 : 1), split, " split");
+      train_steps(trainer, *model, 0, 2);
+      int moved = 0;
+      for (const NamedTensor& tensor : trainer.state()) {
+        if (model->transformer().bf16_rows(tensor.name).empty()) continue;
+        const std::vector<float> held = model->transformer().read_weight(tensor.name);
+        int64_t wrong = 0;
+        for (size_t i = 0; i < held.size(); ++i) {
+          wrong += held[i] != bf16_to_f32(split_float(tensor.data[i]).high);
+          moved += held[i] != tensor.data[i];
+        }
+        CHECK(wrong == 0, tensor.name, ": ", wrong, " numbers of the model are not their masters'");
+      }
+      CHECK(moved > 0, "no low half is in use");
+    }
+  // Gradients of a bf16 model, multiplied in fp32, are those of the same numbers in fp32.
+  std::vector<NamedTensor> gradients[2];
+  for (int i = 0; i < 2; ++i) {
+    WeightOptions weights;
+    weights.keep_storage = i == 1;
+    const auto model = checkpoint.load(1, weights);
+    Trainer trainer(model, {});
+    Random random(3);
+    const ScoreResult scored = trainer.score(random_score(random, checkpoint.config), nullptr);
+    BackwardRequest upstream;
+    for (size_t j = 0; j < scored.log_likelihoods.size(); ++j) upstream.dlog_likelihoods.push_back(float(random.normal()));
+    trainer.backward(upstream, nullptr);
+    gradients[i] = trainer.gradients();
+  }
+  for (size_t i = 0; i < gradients[0].size(); ++i) {
+    const std::vector<float>&a = gradients[0][i].data, &b = gradients[1][i].data;
+    double size = 0, difference = 0;
+    for (size_t j = 0; j < a.size(); ++j) {
+      size += double(a[j]) * a[j];
+      difference += (double(a[j]) - b[j]) * (double(a[j]) - b[j]);
+    }
+    CHECK(difference <= 1e-10 * size, gradients[0][i].name, ": ", std::sqrt(difference / size));
+  }
+}
+
+// Adapters out: the base's weights, bit for bit; in again: what they were. Frozen weights never move.
+DULTRA_TEST(trainer_adapters_leave_the_base) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 10);
+  for (const WeightOptions& weights : held_ways(*make_model_backend(1))) {
+    const auto model = checkpoint.load(1, weights);
+    TrainerOptions options = training_ways()[2];
+    options.freeze_planner = true;
+    const auto before = read_weights(*model, nullptr);
+    Trainer trainer(model, options);
+    CHECK(same(read_weights(*model, nullptr), before), "adapters that are 0 change the model");
+    train_steps(trainer, *model, 0, 3);
+    const auto trained = read_weights(*model, nullptr);
+    int moved = 0;
+    for (size_t i = 0; i < before.size(); ++i) {
+      const bool adapted = before[i].name.find(".transformer.blocks.") != std::string::npos &&
+                           (before[i].name.find("q_proj") != std::string::npos || before[i].name.find("k_proj") != std::string::npos ||
+                            before[i].name.find("up_proj") != std::string::npos || before[i].name.find("ff_out") != std::string::npos);
+      const bool equal = same({before[i]}, {trained[i]});
+      moved += !equal;
+      CHECK(adapted || equal, before[i].name, " moved");
+    }
+    CHECK(moved == 8, moved, " of 8 weights moved");
+    trainer.set_adapters(false);
+    CHECK(same(read_weights(*model, nullptr), before), "the base is not what it was");
+    trainer.set_adapters(true);
+    CHECK(same(read_weights(*model, nullptr), trained), "the adapted model is not what it was");
   }
 }
 

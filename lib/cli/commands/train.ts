@@ -213,11 +213,13 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
     ['device', plan.device],
     ...plan.items.map(({ name, bytes, detail }) => line(name, bytes, detail)),
     line('in all', plan.bytes, ''),
-    line(
-      'free',
-      plan.available,
-      plan.fits ? '' : 'not enough: a smaller tokenBudget, activationCheckpointing, lora or freezeBase need less',
-    ),
+    plan.available === null
+      ? ['free', `not known: this machine has no ${plan.device}`]
+      : line(
+          plan.device === 'cpu' ? 'free' : 'memory',
+          plan.available,
+          plan.fits ? '' : 'not enough: a smaller tokenBudget, activationCheckpointing, momentDtype bfloat16, lora or freezeBase need less',
+        ),
   ]);
 }
 
@@ -231,10 +233,12 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
       ? { stage: stageName as training.Stage, config: configure(stageName as training.Stage, flags) }
       : resumed(flags.resume, stageName, flags);
   if (flags.dryRun) {
-    const plan = await training.planMemory(stage, config);
+    const { device, dtype, compute } = flags;
+    const asked = Object.entries({ device, dtype, compute }).filter(([, value]) => value !== undefined);
+    const plan = await training.planMemory(stage, config, Object.fromEntries(asked));
     if (flags.json) printJson({ stage, config, plan });
     else printPlan(stage, config, plan);
-    if (!plan.fits) process.exitCode = 1;
+    if (plan.fits === false) process.exitCode = 1;
     return;
   }
   const output = path.resolve(config.outputDir as string);

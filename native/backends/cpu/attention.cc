@@ -46,6 +46,7 @@ void check_shape(const AttentionArgs& a) {
                  "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
   check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
   check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0, "block: expected a positive number, got " + std::to_string(a.block));
+  check_argument(a.k.dtype == a.v.dtype, "v: expected values of the type of the keys");
 }
 
 }  // namespace
@@ -53,6 +54,9 @@ void check_shape(const AttentionArgs& a) {
 void CpuBackend::attention_forward(const AttentionArgs& a) {
   check_shape(a);
   const RowKernels& rows = kernels_->rows;
+  const float* q = a.q.f32();
+  float* out = a.out.f32();
+  const bool narrow = a.k.dtype == DType::kBF16;
 
   // Tiles as large as keeps every thread busy: a larger tile shares the copying of keys and values among more queries. Queries of
   // a tile do not influence each other, so any cut gives the same result.
@@ -85,13 +89,13 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
       most = std::max(most, visible[size_t(i)]);
     }
     AttentionTile t;
-    t.q = a.q + task.first * a.q_stride + head * a.head_dim;
+    t.q = q + task.first * a.q_stride + head * a.head_dim;
     const int64_t kv = (a.k_offsets[b] + keys.begin) * a.kv_stride + kv_head * a.head_dim;
-    t.k = a.k16 ? nullptr : a.k + kv;
-    t.v = a.k16 ? nullptr : a.v + kv;
-    t.k16 = a.k16 ? a.k16 + kv : nullptr;
-    t.v16 = a.k16 ? a.v16 + kv : nullptr;
-    t.out = a.out + task.first * a.out_stride + head * a.head_dim;
+    t.k = narrow ? nullptr : a.k.f32() + kv;
+    t.v = narrow ? nullptr : a.v.f32() + kv;
+    t.k16 = narrow ? static_cast<const uint16_t*>(a.k.data) + kv : nullptr;
+    t.v16 = narrow ? static_cast<const uint16_t*>(a.v.data) + kv : nullptr;
+    t.out = out + task.first * a.out_stride + head * a.head_dim;
     t.log_sum = a.log_sum ? a.log_sum + task.first * a.heads + head : nullptr;
     t.log_sum_stride = a.heads;
     t.q_stride = a.q_stride;
@@ -111,8 +115,9 @@ void CpuBackend::attention_backward(const AttentionGradArgs& args) {
   const AttentionArgs& a = args.forward;
   check_shape(a);
   check_argument(a.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
-  check_argument(!a.k16, "k16: expected null, the gradients need fp32 keys and values");
   const RowKernels& rows = kernels_->rows;
+  const float *q = a.q.f32(), *k = a.k.f32(), *v = a.v.f32(), *out = a.out.f32(), *dout = args.dout.f32();
+  float *dq = args.dq.f32(), *dk = args.dk.f32(), *dv = args.dv.f32();
   const int64_t d = a.head_dim, group = a.heads / a.kv_heads;
   if (a.batch == 0) return;
 
@@ -136,21 +141,21 @@ void CpuBackend::attention_backward(const AttentionGradArgs& args) {
       const int64_t kv = a.k_offsets[b] * a.kv_stride + kv_head * d, seen = kv + keys.begin * a.kv_stride;
       for (int64_t j = 0; j < keys.all; ++j) {
         if (j >= keys.begin && j < keys.begin + most) continue;
-        std::fill_n(args.dk + kv + j * a.kv_stride, d, 0.0f);
-        std::fill_n(args.dv + kv + j * a.kv_stride, d, 0.0f);
+        std::fill_n(dk + kv + j * a.kv_stride, d, 0.0f);
+        std::fill_n(dv + kv + j * a.kv_stride, d, 0.0f);
       }
       scratch.reserve(size_t(rows.attention_backward_scratch(a.head_dim, most)) * sizeof(float));
       const int64_t head = kv_head * group;
       AttentionGradTask t;
-      t.q = a.q + first_query * a.q_stride + head * d;
-      t.k = a.k + seen;
-      t.v = a.v + seen;
-      t.out = a.out + first_query * a.out_stride + head * d;
-      t.dout = args.dout + first_query * a.out_stride + head * d;
+      t.q = q + first_query * a.q_stride + head * d;
+      t.k = k + seen;
+      t.v = v + seen;
+      t.out = out + first_query * a.out_stride + head * d;
+      t.dout = dout + first_query * a.out_stride + head * d;
       t.log_sum = a.log_sum + first_query * a.heads + head;
-      t.dq = args.dq + first_query * a.q_stride + head * d;
-      t.dk = args.dk + seen;
-      t.dv = args.dv + seen;
+      t.dq = dq + first_query * a.q_stride + head * d;
+      t.dk = dk + seen;
+      t.dv = dv + seen;
       t.q_stride = a.q_stride;
       t.kv_stride = a.kv_stride;
       t.out_stride = a.out_stride;

@@ -4,35 +4,27 @@
 
 #include "backends/cpu/aligned.h"
 #include "backends/cpu/isa_kernels.h"
+#include "platform/platform.h"
 
 namespace dultra {
 namespace cpu {
 
 namespace {
 
-#if defined(__x86_64__)
-// __builtin_cpu_supports asks the operating system too: it is false for registers that are not saved on a context switch.
-bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
-bool cpu_has_avx512() {
-  return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq");
-}
-bool cpu_has_avx512_bf16() { return cpu_has_avx512() && __builtin_cpu_supports("avx512bf16"); }
-#endif
-
 // The tables this CPU can run, worst first.
 const std::vector<IsaKernels>& usable_kernels() {
   static const std::vector<IsaKernels> kernels = [] {
     std::vector<IsaKernels> list;
+    [[maybe_unused]] const platform::CpuFeatures& features = platform::cpu_features();
     list.push_back(isa_kernels_baseline());
 #ifdef DULTRA_HAVE_AVX2
-    if (cpu_has_avx2()) list.push_back(isa_kernels_avx2());
+    if (features.avx2) list.push_back(isa_kernels_avx2());
 #endif
 #ifdef DULTRA_HAVE_AVX512
-    if (cpu_has_avx512()) list.push_back(isa_kernels_avx512());
+    if (features.avx512) list.push_back(isa_kernels_avx512());
 #endif
 #ifdef DULTRA_HAVE_AVX512_BF16
-    if (cpu_has_avx512_bf16()) list.push_back(isa_kernels_avx512_bf16());
+    if (features.avx512_bf16) list.push_back(isa_kernels_avx512_bf16());
 #endif
 #ifdef DULTRA_HAVE_NEON
     list.push_back(isa_kernels_neon());

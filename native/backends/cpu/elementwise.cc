@@ -102,14 +102,17 @@ void CpuBackend::copy(float* to, const float* from, int64_t n) {
   });
 }
 
-void CpuBackend::gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) {
+void CpuBackend::gather_rows(Array out_array, ConstArray x_array, const int32_t* index, int64_t m, int64_t c) {
+  float* out = out_array.f32();
+  const float* x = x_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) std::memcpy(out + i * c, x + int64_t(index[i]) * c, size_t(c) * sizeof(float));
   });
 }
 
-void CpuBackend::store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+void CpuBackend::store_rows(void* to, DType dtype, ConstArray from_array, const int32_t* index, int64_t m, int64_t c) {
   check_argument(dtype == DType::kF32 || dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+  const float* from = from_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float* row = from + i * c;
@@ -170,15 +173,17 @@ void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int6
   });
 }
 
-void CpuBackend::rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
-  rotate(x, stride, positions, m, heads, head_dim, theta, 1);
+void CpuBackend::rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+  rotate(x.f32(), stride, positions, m, heads, head_dim, theta, 1);
 }
 
-void CpuBackend::rope_backward(float* dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
-  rotate(dx, stride, positions, m, heads, head_dim, theta, -1);
+void CpuBackend::rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+  rotate(dx.f32(), stride, positions, m, heads, head_dim, theta, -1);
 }
 
-void CpuBackend::swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f) {
+void CpuBackend::swiglu_forward(Array out_array, ConstArray gate_up_array, int64_t m, int64_t f) {
+  float* out = out_array.f32();
+  const float* gate_up = gate_up_array.f32();
   parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) kernels_->rows.swiglu(out + i * f, gate_up + i * 2 * f, gate_up + i * 2 * f + f, f);
   });
@@ -189,7 +194,9 @@ void CpuBackend::silu_forward(float* x, int64_t n) {
                   [&](int64_t begin, int64_t end) { kernels_->rows.silu(x + begin * kPiece, std::min(end * kPiece, n) - begin * kPiece); });
 }
 
-void CpuBackend::swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) {
+void CpuBackend::swiglu_backward(Array dgate_up_array, ConstArray dout_array, ConstArray gate_up_array, int64_t m, int64_t f) {
+  float* dgate_up = dgate_up_array.f32();
+  const float *dout = dout_array.f32(), *gate_up = gate_up_array.f32();
   parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float* d = dgate_up + i * 2 * f;

@@ -399,13 +399,13 @@ void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts)
   });
 }
 
-void CpuBackend::linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
+void CpuBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
   const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
   if (m <= 0 || matrix.rows() == 0) return;
   Product product(kernels_->matmul, matrix);
-  product.out = out;
+  product.out = out.f32();
   product.out_stride = out_stride;
-  product.x = x;
+  product.x = x.f32();
   product.x_stride = matrix.cols();
   product.m = m;
   product.n = matrix.rows();
@@ -414,25 +414,26 @@ void CpuBackend::linear_forward(float* out, int64_t out_stride, const float* x, 
   product.run_on(&pool_);
 }
 
-void CpuBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
-                                       bool accumulate) {
+void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) {
   if (m <= 0 || k <= 0) return;
   if (n == 0) {
-    if (!accumulate) fill_zero(dx, m * k);
+    if (!accumulate) fill_zero(dx.f32(), m * k);
     return;
   }
-  Product product(kernels_->matmul, pack_panels(&pool_, kernels_->matmul, w, n, k), n, k);
-  product.out = dx;
+  Product product(kernels_->matmul, pack_panels(&pool_, kernels_->matmul, w.f32(), n, k), n, k);
+  product.out = dx.f32();
   product.out_stride = k;
-  product.x = dy;
+  product.x = dy.f32();
   product.x_stride = dy_stride;
   product.m = m;
   product.add = accumulate;
   product.run_on(&pool_);
 }
 
-void CpuBackend::linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
+void CpuBackend::linear_backward_weight(float* dw, float* db, ConstArray dy_array, int64_t dy_stride, ConstArray x_array, int64_t m, int64_t n,
+                                        int64_t k) {
   if (m <= 0 || n <= 0) return;
+  const float *dy = dy_array.f32(), *x = x_array.f32();
   const MatmulKernels& kernels = kernels_->matmul;
   // A small dw has few tiles to share out, and threads that share them copy each other's operands. So it is the sum of pieces, each over
   // some rows, and a thread keeps to its rows. The pieces depend on the shape alone.

@@ -1,13 +1,20 @@
 // Fused masked attention, forward.
 //
 //   tensor cores : a block computes kRows query rows of one head, a warp 16 of them, over tiles of kCols keys, with an online softmax; q, k and
-//                  v are rounded to bf16 first
+//                  v are bf16
 //   fp32         : a warp computes one query of one head, over 32 keys at a time
 //
 // A query's result depends on its own keys alone: a tile that it does not see changes nothing, whatever else the block computes.
 //
+// On tensor cores a sequence's keys are cut into chunks, by their number alone, and a query's result is that of its chunks, joined one after the
+// other. A block goes through all of them; where that makes few blocks, as the queries of cached decoding do, each chunk has a block of its own,
+// and a second kernel joins what they leave in scratch memory. Both ways are the same operations in the same order.
+//
 // Tiles, by head dimension (kRows x kCols, shared memory): 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB): 166 registers and three
 // blocks per multiprocessor at 128, where 64 x 64 takes 211 and two. Not timed on a GPU yet.
+#include <algorithm>
+
+#include "backends/cuda/attention_inputs.h"
 #include "backends/cuda/attention_mask.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/tiles.h"
@@ -17,28 +24,55 @@ namespace cuda {
 
 namespace {
 
-struct PackedInputs {
-  const uint16_t *q, *k, *v;  // (Mq, H, D) without gaps, (Mk, Hk, D) kv_stride apart
-  int64_t kv_stride;
+struct Inputs {
+  const uint16_t *q, *k, *v;  // (Mq, H, D), (Mk, Hk, D), (Mk, Hk, D)
+  int64_t q_stride, k_stride, v_stride;
 };
 
-template <int kDim, int kRows, int kCols>
-__global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(AttentionArgs a, PackedInputs in) {
+constexpr int kRows = 64;            // queries of a block
+constexpr int kLeastChunk = 128;     // keys
+constexpr int kMostChunks = 8;       // of a sequence
+constexpr int64_t kFewBlocks = 128;  // about the multiprocessors of a large device
+
+// Keys of a chunk of a sequence that has `keys`.
+DULTRA_HD int chunk_of(int keys) { return int(ceil_div(ceil_div(keys, kMostChunks), kLeastChunk)) * kLeastChunk; }
+
+// Chunks' results, (Mq, H, `chunks`) each: the largest score and the sum of weights; the weighted sum of values (D).
+struct Parts {
+  float *scores, *values;
+  int chunks;
+  __device__ __forceinline__ int64_t at(int64_t query, int heads, int head, int chunk) const { return (query * heads + head) * chunks + chunk; }
+};
+
+// The largest score of two parts of a query's keys, and what each one's sums count for beside it.
+struct Joint {
+  float max, left, right;
+  __device__ __forceinline__ Joint(float left_max, float right_max, float scale_log2) : max(fmaxf(left_max, right_max)) {
+    const float shift = max == -INFINITY ? 0.0f : max * scale_log2;
+    left = fast_exp2(left_max * scale_log2 - shift);
+    right = fast_exp2(right_max * scale_log2 - shift);
+  }
+  __device__ __forceinline__ float sum(float left_sum, float right_sum) const { return fmaf(right_sum, right, left_sum * left); }
+};
+
+// kSplit: of one chunk, to `parts`. Else of all, to a.out.
+template <int kDim, int kCols, bool kSplit>
+__global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(AttentionArgs a, Inputs in, Parts parts) {
   constexpr int kThreads = kRows * 2;  // 32 lanes per 16 rows
+  static_assert(kLeastChunk % kCols == 0, "chunks are whole tiles");
   DULTRA_SHARED(shared);
   uint16_t* q_tile = reinterpret_cast<uint16_t*>(shared);  // (kRows, kDim)
   uint16_t* k_tile = q_tile + kRows * kDim;                // (2, kCols, kDim)
   uint16_t* v_tile = k_tile + 2 * kCols * kDim;            // (2, kCols, kDim)
   const int warp = warp_index(), lane = lane_index(), group = lane / 4, quad = lane % 4;
   const int head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads);
-  const int row0 = int(blockIdx.x) * kRows;
+  const int row0 = int(blockIdx.x) / (kSplit ? parts.chunks : 1) * kRows, chunk = kSplit ? int(blockIdx.x) % parts.chunks : 0;
   const SequenceKeys keys(a, b);
   if (row0 >= keys.queries) return;
 
-  const int64_t q_stride = int64_t(a.heads) * kDim, kv_stride = in.kv_stride;
-  const uint16_t* q = in.q + keys.first_query * q_stride + head * kDim;
-  const uint16_t* k = in.k + keys.first_key * kv_stride + kv_head * kDim;
-  const uint16_t* v = in.v + keys.first_key * kv_stride + kv_head * kDim;
+  const uint16_t* q = in.q + keys.first_query * in.q_stride + head * kDim;
+  const uint16_t* k = in.k + keys.first_key * in.k_stride + kv_head * kDim;
+  const uint16_t* v = in.v + keys.first_key * in.v_stride + kv_head * kDim;
 
   const int rows[2] = {row0 + warp * 16 + group, row0 + warp * 16 + group + 8};
   int ends[2];
@@ -53,23 +87,30 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(Attenti
       least = end < least ? end : least;
     }
   }
-  const int tile_begin = keys.begin / kCols, tile_end = most > keys.begin ? int(ceil_div(most, kCols)) : tile_begin;
+  const int chunk_tiles = chunk_of(keys.keys) / kCols;
+  int tile_begin = keys.begin / kCols, tile_end = most > keys.begin ? int(ceil_div(most, kCols)) : tile_begin;
+  if (kSplit) {
+    tile_begin = tile_begin > chunk * chunk_tiles ? tile_begin : chunk * chunk_tiles;
+    tile_end = tile_end < (chunk + 1) * chunk_tiles ? tile_end : (chunk + 1) * chunk_tiles;
+    if (tile_begin >= tile_end) return;  // no row sees the chunk, and none is going to ask for it
+  }
   const auto load_k = [&](int tile) {
-    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(k_tile + (tile & 1) * kCols * kDim, k, kv_stride, tile * kCols, keys.begin, keys.end);
+    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(k_tile + (tile & 1) * kCols * kDim, k, in.k_stride, tile * kCols, keys.begin, keys.end);
     async_commit();
   };
   const auto load_v = [&](int tile) {
     // Hidden rows are zeros, not what memory holds: a weight of 0 times NaN would be NaN.
-    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(v_tile + (tile & 1) * kCols * kDim, v, kv_stride, tile * kCols, keys.begin, keys.end);
+    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(v_tile + (tile & 1) * kCols * kDim, v, in.v_stride, tile * kCols, keys.begin, keys.end);
     async_commit();
   };
-  load_tile<kDim, kRows, kThreads>(q_tile, q, q_stride, row0, 0, keys.queries);
+  load_tile<kDim, kRows, kThreads>(q_tile, q, in.q_stride, row0, 0, keys.queries);
   load_k(tile_begin);  // in one group with q
   load_v(tile_begin);
 
-  float acc[kDim / 8][4] = {};
-  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0};
+  float acc[kDim / 8][4] = {}, joined[kDim / 8][4] = {};
+  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0}, joined_max[2] = {-INFINITY, -INFINITY}, joined_sum[2] = {0, 0};
   const float scale_log2 = a.scale * kLog2E;
+  int chunk_end = (tile_begin / (chunk_tiles ? chunk_tiles : 1) + 1) * chunk_tiles;
   for (int tile = tile_begin; tile < tile_end; ++tile) {
     const uint16_t* kt = k_tile + (tile & 1) * kCols * kDim;
     const uint16_t* vt = v_tile + (tile & 1) * kCols * kDim;
@@ -117,29 +158,81 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(Attenti
     block_sync();     // everybody's part; and the other v tile is free
     load_v(tile + 1);
     multiply_weights<kDim, kCols>(acc, s, vt);
+
+    if (tile + 1 < chunk_end && tile + 1 < tile_end) continue;
+    // The chunk is complete.
+    chunk_end += chunk_tiles;
+    DULTRA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      row_sum[h] += shuffle_xor(row_sum[h], 1);
+      row_sum[h] += shuffle_xor(row_sum[h], 2);
+      if (kSplit || row_sum[h] == 0) continue;  // or the row sees nothing of it
+      const Joint joint(joined_max[h], row_max[h], scale_log2);
+      joined_sum[h] = joint.sum(joined_sum[h], row_sum[h]);
+      joined_max[h] = joint.max;
+      row_max[h] = -INFINITY;
+      row_sum[h] = 0;
+      DULTRA_UNROLL
+      for (int d = 0; d < kDim / 8; ++d) DULTRA_UNROLL
+      for (int e = 2 * h; e < 2 * h + 2; ++e) {
+        joined[d][e] = joint.sum(joined[d][e], acc[d][e]);
+        acc[d][e] = 0;
+      }
+    }
   }
   async_wait<0>();
 
   DULTRA_UNROLL
   for (int h = 0; h < 2; ++h) {
-    row_sum[h] += shuffle_xor(row_sum[h], 1);
-    row_sum[h] += shuffle_xor(row_sum[h], 2);
     if (rows[h] >= keys.queries) continue;
-    const float inverse = row_sum[h] > 0 ? 1.0f / row_sum[h] : 0.0f;
     const int64_t query = keys.first_query + rows[h];
-    float* out = a.out + query * a.out_stride + head * kDim + quad * 2;
-    DULTRA_UNROLL
-    for (int d = 0; d < kDim / 8; ++d) {
-      out[d * 8] = acc[d][2 * h] * inverse;
-      out[d * 8 + 1] = acc[d][2 * h + 1] * inverse;
+    if (kSplit) {
+      const int64_t part = parts.at(query, a.heads, head, chunk);
+      DULTRA_UNROLL
+      for (int d = 0; d < kDim / 8; ++d) put_pair(parts.values, part * kDim + quad * 2 + d * 8, acc[d][2 * h], acc[d][2 * h + 1]);
+      if (quad == 0) put_pair(parts.scores, part * 2, row_max[h], row_sum[h]);
+      continue;
     }
-    if (a.log_sum && quad == 0) a.log_sum[query * a.heads + head] = row_sum[h] > 0 ? row_max[h] * a.scale + logf(row_sum[h]) : -INFINITY;
+    const float inverse = joined_sum[h] > 0 ? 1.0f / joined_sum[h] : 0.0f;
+    const int64_t at = query * a.out_stride + head * kDim + quad * 2;
+    DULTRA_UNROLL
+    for (int d = 0; d < kDim / 8; ++d) put_pair(a.out, at + d * 8, joined[d][2 * h] * inverse, joined[d][2 * h + 1] * inverse);
+    if (a.log_sum && quad == 0) a.log_sum[query * a.heads + head] = joined_sum[h] > 0 ? joined_max[h] * a.scale + logf(joined_sum[h]) : -INFINITY;
   }
+}
+
+constexpr int kWarps = 4;  // queries of a block, where a warp has one
+
+// Joins the chunks of a query and head, as attention_forward_kernel does.
+template <int kDim>
+__global__ void __launch_bounds__(kWarp* kWarps) attention_join_kernel(AttentionArgs a, Parts parts) {
+  const int lane = lane_index(), head = int(blockIdx.y), b = int(blockIdx.z);
+  const SequenceKeys keys(a, b);
+  const int i = int(blockIdx.x) * kWarps + warp_index();
+  if (i >= keys.queries) return;
+  const int64_t query = keys.first_query + i;
+  const int end = keys.visible_end(a, i), chunk_keys = chunk_of(keys.keys);
+  const float scale_log2 = a.scale * kLog2E;
+  float joined[kDim / kWarp] = {}, max = -INFINITY, sum = 0;
+  if (end > keys.begin)
+    for (int chunk = keys.begin / chunk_keys; chunk * chunk_keys < end; ++chunk) {
+      const int64_t part = parts.at(query, a.heads, head, chunk);
+      const float part_max = parts.scores[part * 2], part_sum = parts.scores[part * 2 + 1];
+      if (part_sum == 0) continue;
+      const Joint joint(max, part_max, scale_log2);
+      sum = joint.sum(sum, part_sum);
+      max = joint.max;
+      DULTRA_UNROLL
+      for (int d = 0; d < kDim / kWarp; ++d) joined[d] = joint.sum(joined[d], parts.values[part * kDim + d * kWarp + lane]);
+    }
+  const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
+  DULTRA_UNROLL
+  for (int d = 0; d < kDim / kWarp; ++d) put(a.out, query * a.out_stride + head * kDim + d * kWarp + lane, joined[d] * inverse);
+  if (a.log_sum && lane == 0) a.log_sum[query * a.heads + head] = sum > 0 ? max * a.scale + logf(sum) : -INFINITY;
 }
 
 // ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
 
-constexpr int kWarps = 4;  // queries of a block
 constexpr int kMostDimension = 256;
 constexpr int kPerLane = kMostDimension / kWarp;
 
@@ -151,13 +244,13 @@ __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(
   const int i = int(blockIdx.x) * kWarps + warp_index();
   if (i >= keys.queries) return;
   const int64_t query = keys.first_query + i;
-  const float* q = a.q + query * a.q_stride + head * d;
+  const float* q = static_cast<const float*>(a.q.data) + query * a.q_stride + head * d;
   const int end = keys.visible_end(a, i);
   float acc[kPerLane] = {}, max = -INFINITY, sum = 0;
   for (int first = keys.begin; first < end; first += kWarp) {
     float score = -INFINITY;
     if (first + lane < end) {
-      const float* k = a.k + (keys.first_key + int64_t(first) + lane) * a.kv_stride + kv_head * d;
+      const float* k = static_cast<const float*>(a.k.data) + (keys.first_key + int64_t(first) + lane) * a.kv_stride + kv_head * d;
       float dot = 0;
       for (int j = 0; j < d; ++j) dot = fmaf(q[j], k[j], dot);
       score = dot * a.scale;
@@ -173,80 +266,88 @@ __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(
       const int j = part * kWarp + lane;
       if (j >= d) continue;
       float value = acc[part] * decay;
-      const float* v = a.v + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
+      const float* v = static_cast<const float*>(a.v.data) + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
       for (int key = 0; key < kWarp && first + key < end; ++key) value = fmaf(weights[key], v[key * a.kv_stride], value);
       acc[part] = value;
     }
   }
   const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
-  float* out = a.out + query * a.out_stride + head * d;
   DULTRA_UNROLL
   for (int part = 0; part < kPerLane; ++part)
-    if (part * kWarp + lane < d) out[part * kWarp + lane] = acc[part] * inverse;
+    if (part * kWarp + lane < d) put(a.out, query * a.out_stride + head * d + part * kWarp + lane, acc[part] * inverse);
   if (a.log_sum && lane == 0) a.log_sum[query * a.heads + head] = sum > 0 ? max + logf(sum) : -INFINITY;
 }
 
-// Whether the tiles can be copied from where bf16 keys and values lie, 16 bytes at a time.
-bool in_place(const AttentionArgs& a) {
-  return a.k16 && a.kv_stride % 8 == 0 && reinterpret_cast<uintptr_t>(a.k16) % 16 == 0 && reinterpret_cast<uintptr_t>(a.v16) % 16 == 0;
+// Where each chunk has a block: chunks null where it has not.
+Parts split_parts(const AttentionArgs& a, const AttentionSizes& sizes, Scratch& scratch) {
+  const int chunks = int(std::min<int64_t>(kMostChunks, ceil_div(sizes.max_keys, kLeastChunk)));
+  if (chunks <= 1 || ceil_div(sizes.max_queries, kRows) * a.heads * sizes.sequences >= kFewBlocks) return {nullptr, nullptr, 0};
+  const int64_t all = sizes.queries * a.heads * chunks;
+  float* scores = scratch.take<float>(2 * all);
+  return {scores, scratch.take<float>(all * a.head_dim), chunks};
 }
 
-bool on_tensor_cores(const AttentionArgs& a, Compute compute) {
-  return compute == Compute::kBF16 && (a.head_dim == 64 || a.head_dim == 96 || a.head_dim == 128);
+template <int kDim, int kCols>
+void launch_tiled(const AttentionArgs& a, const Inputs& in, const Parts& parts, int max_queries, cudaStream_t stream) {
+  const unsigned tiles = unsigned(ceil_div(max_queries, kRows)), heads = unsigned(a.heads), batch = unsigned(a.batch);
+  constexpr size_t kShared = sizeof(uint16_t) * kDim * (kRows + 4 * kCols);
+  if (parts.chunks == 0)
+    return launch("attention_forward", stream, attention_forward_kernel<kDim, kCols, false>, dim3(tiles, heads, batch), kRows * 2, kShared, a, in,
+                  parts);
+  launch("attention_forward", stream, attention_forward_kernel<kDim, kCols, true>, dim3(tiles * unsigned(parts.chunks), heads, batch), kRows * 2,
+         kShared, a, in, parts);
+  launch("attention_forward", stream, attention_join_kernel<kDim>, dim3(unsigned(ceil_div(max_queries, kWarps)), heads, batch), kWarp * kWarps, 0, a,
+         parts);
 }
 
-template <int kDim, int kRows, int kCols>
-void launch_tiled(const AttentionArgs& a, const PackedInputs& in, int max_queries, cudaStream_t stream) {
-  const dim3 grid(unsigned(ceil_div(max_queries, kRows)), unsigned(a.heads), unsigned(a.batch));
-  launch("attention_forward", stream, attention_forward_kernel<kDim, kRows, kCols>, grid, kRows * 2, sizeof(uint16_t) * kDim * (kRows + 4 * kCols), a,
-         in);
+Inputs tiled_inputs(const AttentionArgs& a, const AttentionSizes& sizes, Scratch& scratch) {
+  const int64_t kv_width = int64_t(a.kv_heads) * a.head_dim;
+  Inputs in{nullptr, nullptr, nullptr, a.q_stride, a.kv_stride, a.kv_stride};
+  in.q = scratch.tiles(a.q, &in.q_stride, sizes.queries, int64_t(a.heads) * a.head_dim);
+  in.k = scratch.tiles(a.k, &in.k_stride, sizes.keys, kv_width);
+  in.v = scratch.tiles(a.v, &in.v_stride, sizes.keys, kv_width);
+  return in;
+}
+
+AttentionArgs float_inputs(const AttentionArgs& a, const AttentionSizes& sizes, Scratch& scratch) {
+  const int64_t kv_width = int64_t(a.kv_heads) * a.head_dim;
+  AttentionArgs wide = a;
+  wide.q = scratch.floats(a.q, &wide.q_stride, sizes.queries, int64_t(a.heads) * a.head_dim);
+  wide.k = scratch.floats(a.k, &wide.kv_stride, sizes.keys, kv_width);
+  wide.kv_stride = a.kv_stride;
+  wide.v = scratch.floats(a.v, &wide.kv_stride, sizes.keys, kv_width);
+  return wide;
 }
 
 }  // namespace
 
 size_t attention_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute) {
-  const size_t kv = 2 * size_t(sizes.keys * a.kv_heads) * size_t(a.head_dim);
-  if (!on_tensor_cores(a, compute)) return a.k16 ? sizeof(float) * kv : 0;
-  return sizeof(uint16_t) * (size_t(sizes.queries * a.heads) * size_t(a.head_dim) + kv);
+  Scratch scratch(nullptr, nullptr);
+  if (on_tensor_cores(a, compute)) {
+    tiled_inputs(a, sizes, scratch);
+    split_parts(a, sizes, scratch);
+  } else {
+    float_inputs(a, sizes, scratch);
+  }
+  return scratch.bytes();
 }
 
-void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream) {
+void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, void* memory, cudaStream_t stream) {
   if (sizes.queries == 0) return;
   check_argument(a.head_dim <= kMostDimension,
                  "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
   check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
-  const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
+  Scratch scratch(memory, stream);
   if (!on_tensor_cores(a, compute)) {
-    AttentionArgs wide = a;
-    if (a.k16) {
-      float* k = static_cast<float*>(scratch);
-      float* v = k + sizes.keys * kv_width;
-      unpack_rows_bf16(k, a.k16, a.kv_stride, sizes.keys, kv_width, stream);
-      unpack_rows_bf16(v, a.v16, a.kv_stride, sizes.keys, kv_width, stream);
-      wide.k = k;
-      wide.v = v;
-      wide.kv_stride = kv_width;
-    }
     const dim3 grid(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch));
-    return launch("attention_forward", stream, float_attention_forward_kernel, grid, kWarp * kWarps, sizeof(float) * kWarp * kWarps, wide);
+    return launch("attention_forward", stream, float_attention_forward_kernel, grid, kWarp * kWarps, sizeof(float) * kWarp * kWarps,
+                  float_inputs(a, sizes, scratch));
   }
-  uint16_t* q = static_cast<uint16_t*>(scratch);
-  uint16_t* k = q + sizes.queries * q_width;
-  uint16_t* v = k + sizes.keys * kv_width;
-  pack_rows_bf16(q, a.q, a.q_stride, sizes.queries, q_width, stream);
-  PackedInputs in{q, k, v, kv_width};
-  if (in_place(a)) {
-    in = PackedInputs{q, a.k16, a.v16, a.kv_stride};
-  } else if (a.k16) {
-    copy_rows_bf16(k, a.k16, a.kv_stride, sizes.keys, kv_width, stream);
-    copy_rows_bf16(v, a.v16, a.kv_stride, sizes.keys, kv_width, stream);
-  } else {
-    pack_rows_bf16(k, a.k, a.kv_stride, sizes.keys, kv_width, stream);
-    pack_rows_bf16(v, a.v, a.kv_stride, sizes.keys, kv_width, stream);
-  }
-  if (a.head_dim == 64) return launch_tiled<64, 64, 64>(a, in, sizes.max_queries, stream);
-  if (a.head_dim == 96) return launch_tiled<96, 64, 32>(a, in, sizes.max_queries, stream);
-  launch_tiled<128, 64, 32>(a, in, sizes.max_queries, stream);
+  const Inputs in = tiled_inputs(a, sizes, scratch);
+  const Parts parts = split_parts(a, sizes, scratch);
+  if (a.head_dim == 64) return launch_tiled<64, 64>(a, in, parts, sizes.max_queries, stream);
+  if (a.head_dim == 96) return launch_tiled<96, 32>(a, in, parts, sizes.max_queries, stream);
+  launch_tiled<128, 32>(a, in, parts, sizes.max_queries, stream);
 }
 
 }  // namespace cuda

@@ -5,9 +5,10 @@
 //   dq    : a block owns kRows queries of one head and walks over the key tiles
 //
 // Seven products where a kernel that adds to dq from everywhere has five; in return no sum depends on who comes first. On tensor cores q, k, v
-// and dout are rounded to bf16 first. Otherwise in fp32: a warp owns a query, or a key.
+// and dout are bf16. Otherwise in fp32: a warp owns a query, or a key.
 //
 // Tiles (kRows x kCols): 64 x 32 for every head dimension; 64 x 64 spills at 128. Not timed on a GPU yet.
+#include "backends/cuda/attention_inputs.h"
 #include "backends/cuda/attention_mask.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/tiles.h"
@@ -26,34 +27,32 @@ __global__ void __launch_bounds__(kWarp* kDeltaRows) attention_delta_kernel(Atte
   if (query >= queries) return;
   const int64_t at = query * a.out_stride + int64_t(head) * a.head_dim;
   float sum = 0;
-  for (int j = lane_index(); j < a.head_dim; j += kWarp) sum = fmaf(a.out[at + j], grad.dout[at + j], sum);
+  for (int j = lane_index(); j < a.head_dim; j += kWarp) sum = fmaf(ConstArray(a.out)[at + j], grad.dout[at + j], sum);
   sum = warp_sum(sum);
   if (lane_index() == 0) delta[query * a.heads + head] = sum;
 }
 
-struct PackedInputs {
-  const uint16_t *q, *k, *v, *dout;  // (Mq, H, D), (Mk, Hk, D), (Mk, Hk, D), (Mq, H, D) without gaps
-  const float* delta;                // (Mq, H)
+struct Inputs {
+  const uint16_t *q, *k, *v, *dout;  // (Mq, H, D), (Mk, Hk, D), (Mk, Hk, D), (Mq, H, D)
+  int64_t q_stride, k_stride, v_stride, dout_stride;
+  const float* delta;  // (Mq, H)
 };
 
 // acc (16, kDim) of rows first .. first + 16 to dst, times `factor`.
 template <int kDim>
-__device__ __forceinline__ void store_rows(float* dst, int64_t stride, int first, int limit, const float (&acc)[kDim / 8][4], float factor) {
+__device__ __forceinline__ void store_rows(const Array& dst, int64_t stride, int first, int limit, const float (&acc)[kDim / 8][4], float factor) {
   const int lane = lane_index();
   DULTRA_UNROLL
   for (int h = 0; h < 2; ++h) {
     const int row = first + lane / 4 + 8 * h;
     if (row >= limit) continue;
     DULTRA_UNROLL
-    for (int d = 0; d < kDim / 8; ++d) {
-      dst[row * stride + d * 8 + lane % 4 * 2] = acc[d][2 * h] * factor;
-      dst[row * stride + d * 8 + lane % 4 * 2 + 1] = acc[d][2 * h + 1] * factor;
-    }
+    for (int d = 0; d < kDim / 8; ++d) put_pair(dst, row * stride + d * 8 + lane % 4 * 2, acc[d][2 * h] * factor, acc[d][2 * h + 1] * factor);
   }
 }
 
 template <int kDim, int kRows, int kCols>
-__global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionGradArgs grad, PackedInputs in) {
+__global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionGradArgs grad, Inputs in) {
   constexpr int kThreads = kRows * 2;
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
@@ -67,21 +66,18 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
   if (key0 >= keys.keys) return;
 
   const float scale_log2 = a.scale * kLog2E;
-  const int64_t q_stride = int64_t(a.heads) * kDim, kv_stride = int64_t(a.kv_heads) * kDim;
   const int tiles = int(ceil_div(keys.queries, kCols)), steps = key0 < keys.end && key0 + kRows > keys.begin ? tiles * per_group : 0;
   const auto load_queries = [&](int step) {
     if (step < steps) {
-      const int64_t at = keys.first_query * q_stride + (kv_head * per_group + step / tiles) * kDim;
-      const int row = step % tiles * kCols, stage = (step & 1) * kCols * kDim;
-      load_tile<kDim, kCols, kThreads>(q_tile + stage, in.q + at, q_stride, row, 0, keys.queries);
-      load_tile<kDim, kCols, kThreads>(do_tile + stage, in.dout + at, q_stride, row, 0, keys.queries);
+      const int column = (kv_head * per_group + step / tiles) * kDim, row = step % tiles * kCols, stage = (step & 1) * kCols * kDim;
+      load_tile<kDim, kCols, kThreads>(q_tile + stage, in.q + keys.first_query * in.q_stride + column, in.q_stride, row, 0, keys.queries);
+      load_tile<kDim, kCols, kThreads>(do_tile + stage, in.dout + keys.first_query * in.dout_stride + column, in.dout_stride, row, 0, keys.queries);
     }
     async_commit();
   };
-  const int64_t kv_at = keys.first_key * kv_stride + kv_head * kDim;
   // Hidden keys are zeros, not what memory holds: a gradient of 0 times NaN would be NaN.
-  load_tile<kDim, kRows, kThreads>(k_tile, in.k + kv_at, kv_stride, key0, keys.begin, keys.end);
-  load_tile<kDim, kRows, kThreads>(v_tile, in.v + kv_at, kv_stride, key0, keys.begin, keys.end);
+  load_tile<kDim, kRows, kThreads>(k_tile, in.k + keys.first_key * in.k_stride + kv_head * kDim, in.k_stride, key0, keys.begin, keys.end);
+  load_tile<kDim, kRows, kThreads>(v_tile, in.v + keys.first_key * in.v_stride + kv_head * kDim, in.v_stride, key0, keys.begin, keys.end);
   load_queries(0);  // in one group with the keys
 
   float dk[kDim / 8][4] = {}, dv[kDim / 8][4] = {};
@@ -123,7 +119,7 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
 }
 
 template <int kDim, int kRows, int kCols>
-__global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGradArgs grad, PackedInputs in) {
+__global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGradArgs grad, Inputs in) {
   constexpr int kThreads = kRows * 2;
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
@@ -137,7 +133,6 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
   if (row0 >= keys.queries) return;
 
   const float scale_log2 = a.scale * kLog2E;
-  const int64_t q_stride = int64_t(a.heads) * kDim, kv_stride = int64_t(a.kv_heads) * kDim;
   int most = keys.visible_end(a, row0);
   if (a.mask != MaskKind::kBidirectional)
     for (int i = row0 + 1; i < keys.queries && i < row0 + kRows; ++i) {
@@ -145,17 +140,18 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
       most = end > most ? end : most;
     }
   const int tile_begin = keys.begin / kCols, tile_end = most > keys.begin ? int(ceil_div(most, kCols)) : tile_begin;
-  const int64_t q_at = keys.first_query * q_stride + head * kDim, kv_at = keys.first_key * kv_stride + kv_head * kDim;
+  const uint16_t* k = in.k + keys.first_key * in.k_stride + kv_head * kDim;
+  const uint16_t* v = in.v + keys.first_key * in.v_stride + kv_head * kDim;
   const auto load_keys = [&](int tile) {
     if (tile < tile_end) {
       const int stage = (tile & 1) * kCols * kDim;
-      load_tile<kDim, kCols, kThreads>(k_tile + stage, in.k + kv_at, kv_stride, tile * kCols, keys.begin, keys.end);
-      load_tile<kDim, kCols, kThreads>(v_tile + stage, in.v + kv_at, kv_stride, tile * kCols, keys.begin, keys.end);
+      load_tile<kDim, kCols, kThreads>(k_tile + stage, k, in.k_stride, tile * kCols, keys.begin, keys.end);
+      load_tile<kDim, kCols, kThreads>(v_tile + stage, v, in.v_stride, tile * kCols, keys.begin, keys.end);
     }
     async_commit();
   };
-  load_tile<kDim, kRows, kThreads>(q_tile, in.q + q_at, q_stride, row0, 0, keys.queries);
-  load_tile<kDim, kRows, kThreads>(do_tile, in.dout + q_at, q_stride, row0, 0, keys.queries);
+  load_tile<kDim, kRows, kThreads>(q_tile, in.q + keys.first_query * in.q_stride + head * kDim, in.q_stride, row0, 0, keys.queries);
+  load_tile<kDim, kRows, kThreads>(do_tile, in.dout + keys.first_query * in.dout_stride + head * kDim, in.dout_stride, row0, 0, keys.queries);
   load_keys(tile_begin);  // in one group with the queries
 
   float shift[2], mean[2];
@@ -214,8 +210,10 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dq_kernel(At
   const int i = int(blockIdx.x) * kWarps + warp_index();
   if (i >= keys.queries) return;
   const int64_t query = keys.first_query + i;
-  const float* q = a.q + query * a.q_stride + head * d;
-  const float* dout = grad.dout + query * a.out_stride + head * d;
+  const float* keys_at = static_cast<const float*>(a.k.data);
+  const float* values_at = static_cast<const float*>(a.v.data);
+  const float* q = static_cast<const float*>(a.q.data) + query * a.q_stride + head * d;
+  const float* dout = static_cast<const float*>(grad.dout.data) + query * a.out_stride + head * d;
   const float log_sum = a.log_sum[query * a.heads + head], mean = delta[query * a.heads + head];
   const int end = keys.visible_end(a, i);
   float acc[kPerLane] = {};
@@ -223,8 +221,8 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dq_kernel(At
     float slope = 0;
     if (first + lane < end) {
       const int64_t at = (keys.first_key + int64_t(first) + lane) * a.kv_stride + kv_head * d;
-      const float weight = expf(dot_product(q, a.k + at, d) * a.scale - log_sum);
-      slope = weight * (dot_product(dout, a.v + at, d) - mean) * a.scale;
+      const float weight = expf(dot_product(q, keys_at + at, d) * a.scale - log_sum);
+      slope = weight * (dot_product(dout, values_at + at, d) - mean) * a.scale;
     }
     warp_sync();  // the slopes of the step before are read
     slopes[lane] = slope;
@@ -233,11 +231,11 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dq_kernel(At
     for (int part = 0; part < kPerLane; ++part) {
       const int j = part * kWarp + lane;
       if (j >= d) continue;
-      const float* k = a.k + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
+      const float* k = keys_at + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
       for (int key = 0; key < kWarp && first + key < end; ++key) acc[part] = fmaf(slopes[key], k[key * a.kv_stride], acc[part]);
     }
   }
-  float* dq = grad.dq + query * a.q_stride + head * d;
+  float* dq = static_cast<float*>(grad.dq.data) + query * a.q_stride + head * d;
   DULTRA_UNROLL
   for (int part = 0; part < kPerLane; ++part)
     if (part * kWarp + lane < d) dq[part * kWarp + lane] = acc[part];
@@ -253,7 +251,11 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(
   const SequenceKeys keys(a, b);
   const int key = int(blockIdx.x) * kWarps + warp_index();
   if (key >= keys.keys) return;
+  const float* queries_at = static_cast<const float*>(a.q.data);
+  const float* douts_at = static_cast<const float*>(grad.dout.data);
   const int64_t kv_at = (keys.first_key + int64_t(key)) * a.kv_stride + kv_head * d;
+  const float* k = static_cast<const float*>(a.k.data) + kv_at;
+  const float* v = static_cast<const float*>(a.v.data) + kv_at;
   const bool visible = key >= keys.begin && key < keys.end;
   float dk[kPerLane] = {}, dv[kPerLane] = {};
   for (int head = kv_head * per_group; visible && head < (kv_head + 1) * per_group; ++head)
@@ -263,8 +265,8 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(
       if (i < keys.queries && key < keys.visible_end(a, i)) {
         const int64_t query = keys.first_query + i;
         const float log_sum = a.log_sum[query * a.heads + head], mean = delta[query * a.heads + head];
-        weight = expf(dot_product(a.q + query * a.q_stride + head * d, a.k + kv_at, d) * a.scale - log_sum);
-        slope = weight * (dot_product(grad.dout + query * a.out_stride + head * d, a.v + kv_at, d) - mean) * a.scale;
+        weight = expf(dot_product(queries_at + query * a.q_stride + head * d, k, d) * a.scale - log_sum);
+        slope = weight * (dot_product(douts_at + query * a.out_stride + head * d, v, d) - mean) * a.scale;
       }
       warp_sync();  // those of the step before are read
       weights[lane] = weight;
@@ -276,8 +278,8 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(
         if (j >= d) continue;
         for (int l = 0; l < kWarp && first + l < keys.queries; ++l) {
           const int64_t query = keys.first_query + int64_t(first) + l;
-          dk[part] = fmaf(slopes[l], a.q[query * a.q_stride + head * d + j], dk[part]);
-          dv[part] = fmaf(weights[l], grad.dout[query * a.out_stride + head * d + j], dv[part]);
+          dk[part] = fmaf(slopes[l], queries_at[query * a.q_stride + head * d + j], dk[part]);
+          dv[part] = fmaf(weights[l], douts_at[query * a.out_stride + head * d + j], dv[part]);
         }
       }
     }
@@ -285,17 +287,13 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(
   for (int part = 0; part < kPerLane; ++part) {
     const int j = part * kWarp + lane;
     if (j >= d) continue;
-    grad.dk[kv_at + j] = dk[part];
-    grad.dv[kv_at + j] = dv[part];
+    static_cast<float*>(grad.dk.data)[kv_at + j] = dk[part];
+    static_cast<float*>(grad.dv.data)[kv_at + j] = dv[part];
   }
 }
 
-bool on_tensor_cores(const AttentionArgs& a, Compute compute) {
-  return compute == Compute::kBF16 && (a.head_dim == 64 || a.head_dim == 96 || a.head_dim == 128);
-}
-
 template <int kDim>
-void launch_tiled(const AttentionGradArgs& grad, const PackedInputs& in, const AttentionSizes& sizes, cudaStream_t stream) {
+void launch_tiled(const AttentionGradArgs& grad, const Inputs& in, const AttentionSizes& sizes, cudaStream_t stream) {
   constexpr int kRows = 64, kCols = 32;
   const AttentionArgs& a = grad.forward;
   const size_t shared = sizeof(uint16_t) * kDim * (2 * kRows + 4 * kCols);
@@ -307,45 +305,82 @@ void launch_tiled(const AttentionGradArgs& grad, const PackedInputs& in, const A
            dim3(unsigned(ceil_div(sizes.max_queries, kRows)), unsigned(a.heads), unsigned(a.batch)), kRows * 2, shared, grad, in);
 }
 
-}  // namespace
-
-size_t attention_backward_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute) {
-  const size_t delta = sizeof(float) * size_t(sizes.queries * a.heads);
-  if (!on_tensor_cores(a, compute)) return delta;
-  return ceil_div(int64_t(delta), 16) * 16 + sizeof(uint16_t) * 2 * size_t(sizes.queries * a.heads + sizes.keys * a.kv_heads) * size_t(a.head_dim);
+Inputs tiled_inputs(const AttentionGradArgs& grad, const AttentionSizes& sizes, Scratch& scratch) {
+  const AttentionArgs& a = grad.forward;
+  const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
+  Inputs in{nullptr, nullptr, nullptr, nullptr, a.q_stride, a.kv_stride, a.kv_stride, a.out_stride, nullptr};
+  in.q = scratch.tiles(a.q, &in.q_stride, sizes.queries, q_width);
+  in.k = scratch.tiles(a.k, &in.k_stride, sizes.keys, kv_width);
+  in.v = scratch.tiles(a.v, &in.v_stride, sizes.keys, kv_width);
+  in.dout = scratch.tiles(grad.dout, &in.dout_stride, sizes.queries, q_width);
+  return in;
 }
 
-void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream) {
+// The same gradients with every array in fp32 and, where one was not, without gaps.
+AttentionGradArgs float_inputs(const AttentionGradArgs& grad, const AttentionSizes& sizes, Scratch& scratch) {
+  const AttentionArgs& a = grad.forward;
+  const auto is_wide = [](ConstArray x) { return x.dtype == DType::kF32; };
+  const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
+  const bool all_wide = is_wide(a.q) && is_wide(a.k) && is_wide(grad.dout) && is_wide(grad.dq) && is_wide(grad.dk) && is_wide(grad.dv);
+  AttentionGradArgs wide = grad;
+  if (all_wide) return wide;
+  const auto copied = [&](ConstArray x, int64_t stride, int64_t rows, int64_t width) {
+    return ConstArray(scratch.copied<float>(x, &stride, rows, width));
+  };
+  wide.forward.q = copied(a.q, a.q_stride, sizes.queries, q_width);
+  wide.forward.k = copied(a.k, a.kv_stride, sizes.keys, kv_width);
+  wide.forward.v = copied(a.v, a.kv_stride, sizes.keys, kv_width);
+  wide.dout = copied(grad.dout, a.out_stride, sizes.queries, q_width);
+  wide.forward.q_stride = wide.forward.out_stride = q_width;
+  wide.forward.kv_stride = kv_width;
+  wide.dq = scratch.take<float>(sizes.queries * q_width);
+  wide.dk = scratch.take<float>(sizes.keys * kv_width);
+  wide.dv = scratch.take<float>(sizes.keys * kv_width);
+  return wide;
+}
+
+}  // namespace
+
+size_t attention_backward_scratch(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute) {
+  Scratch scratch(nullptr, nullptr);
+  scratch.take<float>(sizes.queries * grad.forward.heads);
+  if (on_tensor_cores(grad.forward, compute))
+    tiled_inputs(grad, sizes, scratch);
+  else
+    float_inputs(grad, sizes, scratch);
+  return scratch.bytes();
+}
+
+void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, void* memory, cudaStream_t stream) {
   const AttentionArgs& a = grad.forward;
   check_argument(a.head_dim <= kMostDimension,
                  "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
   check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
-  float* delta = static_cast<float*>(scratch);
+  Scratch scratch(memory, stream);
+  float* delta = scratch.take<float>(sizes.queries * a.heads);
   if (sizes.queries > 0)
     launch("attention_backward", stream, attention_delta_kernel, dim3(unsigned(ceil_div(sizes.queries, kDeltaRows)), unsigned(a.heads)),
            kWarp * kDeltaRows, 0, grad, delta, sizes.queries);
   if (!on_tensor_cores(a, compute)) {
+    const AttentionGradArgs wide = float_inputs(grad, sizes, scratch);
     const float* mean = delta;
     if (sizes.max_keys > 0)
       launch("attention_backward", stream, float_attention_dkdv_kernel,
              dim3(unsigned(ceil_div(sizes.max_keys, kWarps)), unsigned(a.kv_heads), unsigned(a.batch)), kWarp * kWarps,
-             sizeof(float) * 2 * kWarp * kWarps, grad, mean);
+             sizeof(float) * 2 * kWarp * kWarps, wide, mean);
     if (sizes.max_queries > 0)
       launch("attention_backward", stream, float_attention_dq_kernel,
              dim3(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch)), kWarp * kWarps,
-             sizeof(float) * kWarp * kWarps, grad, mean);
+             sizeof(float) * kWarp * kWarps, wide, mean);
+    if (wide.dq.data == grad.dq.data) return;
+    const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
+    copy_rows(grad.dq, a.q_stride, wide.dq, q_width, sizes.queries, q_width, stream);
+    copy_rows(grad.dk, a.kv_stride, wide.dk, kv_width, sizes.keys, kv_width, stream);
+    copy_rows(grad.dv, a.kv_stride, wide.dv, kv_width, sizes.keys, kv_width, stream);
     return;
   }
-  const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
-  uint16_t* q = reinterpret_cast<uint16_t*>(static_cast<uint8_t*>(scratch) + ceil_div(sizes.queries * a.heads * int64_t(sizeof(float)), 16) * 16);
-  uint16_t* dout = q + sizes.queries * q_width;
-  uint16_t* k = dout + sizes.queries * q_width;
-  uint16_t* v = k + sizes.keys * kv_width;
-  pack_rows_bf16(q, a.q, a.q_stride, sizes.queries, q_width, stream);
-  pack_rows_bf16(dout, grad.dout, a.out_stride, sizes.queries, q_width, stream);
-  pack_rows_bf16(k, a.k, a.kv_stride, sizes.keys, kv_width, stream);
-  pack_rows_bf16(v, a.v, a.kv_stride, sizes.keys, kv_width, stream);
-  const PackedInputs in{q, k, v, dout, delta};
+  Inputs in = tiled_inputs(grad, sizes, scratch);
+  in.delta = delta;
   if (a.head_dim == 64) return launch_tiled<64>(grad, in, sizes, stream);
   if (a.head_dim == 96) return launch_tiled<96>(grad, in, sizes, stream);
   launch_tiled<128>(grad, in, sizes, stream);

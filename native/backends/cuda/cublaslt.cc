@@ -180,14 +180,16 @@ CublasLt::~CublasLt() {
   cudaFree(workspace_);
 }
 
-bool CublasLt::multiply(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
+bool CublasLt::multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const void* bias,
                         bool accumulate) {
   // The library counts in columns: our row-major out (m, n) is its (n, m), so b comes first.
   const auto alignment = [](const void* pointer, int64_t stride_bytes) {
     return reinterpret_cast<uintptr_t>(pointer) % kAlignment == 0 && stride_bytes % kAlignment == 0;
   };
-  if (!alignment(a.data, a.stride * 2) || !alignment(b.data, b.stride * 2) || !alignment(out, out_stride * 4)) return false;
-  const int flags = int(a.transposed) | int(b.transposed) << 1 | int(bias != nullptr) << 2 | int(accumulate) << 3;
+  if (!alignment(a.data, a.stride * 2) || !alignment(b.data, b.stride * 2) || !alignment(out.data, out_stride * int64_t(dtype_size(out.dtype))))
+    return false;
+  const int flags =
+      int(a.transposed) | int(b.transposed) << 1 | int(bias != nullptr) << 2 | int(accumulate) << 3 | int(out.dtype == DType::kBF16) << 4;
   if (plans_.size() > kMostPlans && !recording_) {
     plans_.clear();
     ++times_cleared_;
@@ -198,33 +200,33 @@ bool CublasLt::multiply(float* out, int64_t out_stride, const Operand& a, const 
   if (is_new) slot = std::make_unique<Plan>(api_.get());
   Plan& plan = *slot;
   const float alpha = 1, beta = accumulate ? 1.0f : 0.0f;
-  const auto run = [&](const LtApi::Algorithm& algorithm, size_t workspace, float* to, float keep) {
+  const auto run = [&](const LtApi::Algorithm& algorithm, size_t workspace, void* to, float keep) {
     return api_->matmul(handle_, plan.description, &alpha, b.data, plan.b, a.data, plan.a, &keep, to, plan.out, to, plan.out, &algorithm, workspace_,
                         workspace, stream_);
   };
   if (is_new) {
     const int transpose_b = b.transposed ? LtApi::kNo : LtApi::kYes, transpose_a = a.transposed ? LtApi::kYes : LtApi::kNo;
-    const int epilogue = LtApi::kEpilogueBias, bias_type = LtApi::kReal32F;
+    const int epilogue = LtApi::kEpilogueBias, out_type = out.dtype == DType::kBF16 ? LtApi::kReal16BF : LtApi::kReal32F;
     bool good = api_->description_create(&plan.description, LtApi::kCompute32F, LtApi::kReal32F) == 0 &&
                 api_->description_set(plan.description, LtApi::kTransposeA, &transpose_b, sizeof transpose_b) == 0 &&
                 api_->description_set(plan.description, LtApi::kTransposeB, &transpose_a, sizeof transpose_a) == 0;
     if (good && bias)
       good = api_->description_set(plan.description, LtApi::kEpilogue, &epilogue, sizeof epilogue) == 0 &&
-             api_->description_set(plan.description, LtApi::kBiasType, &bias_type, sizeof bias_type) == 0 &&
+             api_->description_set(plan.description, LtApi::kBiasType, &out_type, sizeof out_type) == 0 &&
              api_->description_set(plan.description, LtApi::kBiasPointer, &bias, sizeof bias) == 0;
     // A line of memory is a column to the library.
     good = good && api_->layout_create(&plan.b, LtApi::kReal16BF, uint64_t(b.transposed ? n : k), uint64_t(b.transposed ? k : n), b.stride) == 0 &&
            api_->layout_create(&plan.a, LtApi::kReal16BF, uint64_t(a.transposed ? m : k), uint64_t(a.transposed ? k : m), a.stride) == 0 &&
-           api_->layout_create(&plan.out, LtApi::kReal32F, uint64_t(n), uint64_t(m), out_stride) == 0;
+           api_->layout_create(&plan.out, out_type, uint64_t(n), uint64_t(m), out_stride) == 0;
     std::array<LtApi::Heuristic, kProposals> proposals{};
     int count = 0;
     if (good)
       good = api_->heuristic(handle_, plan.description, plan.b, plan.a, plan.out, plan.out, preference_, kProposals, proposals.data(), &count) == 0;
     if (good && count > 0) {
       // Timed on memory of their own: the result would be added to more than once.
-      float* to = nullptr;
+      void* to = nullptr;
       cudaEvent_t begin = nullptr, end = nullptr;
-      const bool timed = count > 1 && cudaMalloc(reinterpret_cast<void**>(&to), size_t(m * out_stride) * sizeof(float)) == cudaSuccess &&
+      const bool timed = count > 1 && cudaMalloc(&to, size_t(m * out_stride) * dtype_size(out.dtype)) == cudaSuccess &&
                          cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess;
       float best = 0;
       for (int i = 0; i < count; ++i) {
@@ -253,7 +255,7 @@ bool CublasLt::multiply(float* out, int64_t out_stride, const Operand& a, const 
   }
   if (!plan.usable) return false;
   if (bias && api_->description_set(plan.description, LtApi::kBiasPointer, &bias, sizeof bias) != 0) return false;
-  return run(plan.algorithm, plan.workspace, out, beta) == 0;
+  return run(plan.algorithm, plan.workspace, out.data, beta) == 0;
 }
 
 }  // namespace cuda

@@ -8,6 +8,8 @@
 #include <string>
 #include <tuple>
 
+#include "ops/tensor.h"
+
 namespace dultra {
 namespace cuda {
 
@@ -32,10 +34,10 @@ class CublasLt {
     int64_t stride;
     bool transposed;
   };
-  // out (m, n) fp32, rows out_stride apart, = a b^T + bias (n, fp32, may be null), plus what out holds if `accumulate`. False if the library
+  // out (m, n), rows out_stride apart, = a b^T + bias (n, of out's type, may be null), plus what out holds if `accumulate`. False if the library
   // has no algorithm for such a product (unaligned strides, say); nothing is queued then. The first product of a shape waits for the stream
   // and times what the library proposes.
-  bool multiply(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
+  bool multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const void* bias,
                 bool accumulate);
 
   // While the stream is captured nothing can be timed: a product of a shape that is new then throws INTERNAL.

@@ -73,6 +73,7 @@ class CudaMatrix final : public Matrix {
     backend_.download(stored.data(), row(first), stored.size());
     for (size_t i = 0; i < n; ++i) to[i] = load_as_f32(stored.data(), storage, i);
   }
+  uint16_t* bf16_rows() override { return storage == DType::kBF16 ? static_cast<uint16_t*>(data_) : nullptr; }
   void* row(int64_t first) const { return static_cast<uint8_t*>(data_) + size_t(first * cols()) * dtype_size(storage); }
 
   const DType storage;
@@ -310,48 +311,56 @@ void CudaBackend::update_matrix(Matrix& matrix, const std::vector<MatrixPart>& p
   }
 }
 
-void CudaBackend::multiply(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
+void CudaBackend::multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
                            bool accumulate, Compute compute) {
+  check_argument(!accumulate || out.dtype == DType::kF32, "accumulate: expected an array of fp32, sums are not rounded");
   if (m == 0 || n == 0) return;
   if (compute == Compute::kBF16 && lt_ && k > 0) {
-    // Both operands in bf16, lines without gaps.
+    // Operands in bf16; what is not is packed, lines without gaps. A bias is of the result's type.
     const auto lines = [](const Operand& x, int64_t rows, int64_t depth) { return x.transposed ? depth : rows; };
     const auto width = [](const Operand& x, int64_t rows, int64_t depth) { return x.transposed ? rows : depth; };
     const auto bytes = [](const Operand& x, int64_t rows, int64_t depth) {
       return x.dtype == DType::kBF16 ? size_t(0) : Staging::rounded(size_t(rows * depth) * sizeof(uint16_t));
     };
     const size_t a_bytes = bytes(a, m, k);
-    auto* packed = static_cast<uint8_t*>(scratch(a_bytes + bytes(b, n, k)));
+    const size_t b_bytes = bytes(b, n, k);
+    const bool narrow_bias = bias && out.dtype == DType::kBF16;
+    auto* packed = static_cast<uint8_t*>(scratch(a_bytes + b_bytes + (narrow_bias ? size_t(n) * sizeof(uint16_t) : 0)));
     const auto pack = [&](const Operand& x, int64_t rows, void* to) -> CublasLt::Operand {
       if (x.dtype == DType::kBF16) return {x.data, x.stride, x.transposed};
-      pack_rows_bf16(static_cast<uint16_t*>(to), static_cast<const float*>(x.data), x.stride, lines(x, rows, k), width(x, rows, k), stream_);
+      copy_rows(static_cast<uint16_t*>(to), width(x, rows, k), {x.data, x.dtype}, x.stride, lines(x, rows, k), width(x, rows, k), stream_);
       return {to, width(x, rows, k), x.transposed};
     };
-    if (lt_->multiply(out, out_stride, pack(a, m, packed), pack(b, n, packed + a_bytes), m, n, k, bias, accumulate)) return;
+    const void* lt_bias = bias;
+    if (narrow_bias) {
+      uint16_t* rounded = reinterpret_cast<uint16_t*>(packed + a_bytes + b_bytes);
+      copy_rows(rounded, n, bias, n, 1, n, stream_);
+      lt_bias = rounded;
+    }
+    if (lt_->multiply(out, out_stride, pack(a, m, packed), pack(b, n, packed + a_bytes), m, n, k, lt_bias, accumulate)) return;
   }
   matmul(out, out_stride, a, b, m, n, k, bias, accumulate, compute, stream_);
 }
 
-void CudaBackend::linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
+void CudaBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
   Call call(*this);
   const auto& matrix = static_cast<const CudaMatrix&>(w);
   const int64_t k = w.cols();
-  multiply(out, out_stride, {x, DType::kF32, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k, bias, accumulate,
+  multiply(out, out_stride, {x.data, x.dtype, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k, bias, accumulate,
            matrix.storage == DType::kBF16 ? compute_ : Compute::kF32);
   call.finish();
 }
 
-void CudaBackend::linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
-                                        bool accumulate) {
+void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) {
   Call call(*this);
-  multiply(dx, k, {dy, DType::kF32, dy_stride, false}, {w, DType::kF32, k, true}, m, k, n, nullptr, accumulate, compute_);
+  multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {w.data, w.dtype, k, true}, m, k, n, nullptr, accumulate, compute_);
   call.finish();
 }
 
-void CudaBackend::linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
+void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m, int64_t n, int64_t k) {
   Call call(*this);
   if (m == 0) return;
-  multiply(dw, k, {dy, DType::kF32, dy_stride, true}, {x, DType::kF32, k, true}, n, k, m, nullptr, true, compute_);
+  multiply(dw, k, {dy.data, dy.dtype, dy_stride, true}, {x.data, x.dtype, k, true}, n, k, m, nullptr, true, compute_);
   if (db) add_column_sums(db, dy, dy_stride, m, n, scratch(norm_backward_scratch(m, n)), stream_);
   call.finish();
 }
@@ -360,24 +369,33 @@ void CudaBackend::linear_backward_weight(float* dw, float* db, const float* dy, 
 
 void CudaBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) {
   Call call(*this);
-  cuda::embedding_forward(out, table, dtype, call.only(ids, m), m, c, stream_);
+  cuda::gather_rows(out, {table, dtype}, call.only(ids, m), m, c, stream_);
   call.finish();
 }
 
-void CudaBackend::gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) {
-  embedding_forward(out, x, DType::kF32, index, m, c);
+void CudaBackend::gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) {
+  Call call(*this);
+  cuda::gather_rows(out, x, call.only(index, m), m, c, stream_);
+  call.finish();
 }
 
-void CudaBackend::store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+void CudaBackend::store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
   check_argument(dtype == DType::kF32 || dtype == DType::kBF16, "dtype: expected fp32 or bf16");
   Call call(*this);
-  cuda::store_rows(to, dtype, from, call.only(index, m), m, c, stream_);
+  cuda::store_rows({to, dtype}, from, call.only(index, m), m, c, stream_);
   call.finish();
 }
 
-void CudaBackend::rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
+void CudaBackend::rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::rmsnorm_forward(out, x, weight, m, c, eps, stream_);
+  call.finish();
+}
+
+void CudaBackend::rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                                       float eps) {
+  Call call(*this);
+  cuda::rmsnorm_copy_forward(out, copied, x, call.only(index, m), weight, m, c, eps, stream_);
   call.finish();
 }
 
@@ -397,39 +415,59 @@ void CudaBackend::planner_score_forward(float* logit, const float* x, const floa
   call.finish();
 }
 
-void CudaBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
   check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
-  Call call(*this);
-  if (!call.on_device(positions))
-    for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
-  const float* values = nullptr;
   for (const Frequencies& f : frequencies_)
-    if (f.head_dim == head_dim && f.theta == theta) values = f.values;
-  if (!values) {
-    refuse_recording("rope_forward");
-    // As the CPU backend computes them: rounded to fp32 at every operation.
-    std::vector<float> host(size_t(head_dim / 2));
-    for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
-    Frequencies made{head_dim, theta, nullptr};
-    check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
-    frequencies_.push_back(made);
-    check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_), "copying to the device");
-    synchronize();
-    values = made.values;
-  }
-  rope(x, stride, call.only(positions, m), m, heads, head_dim, values, direction, stream_);
+    if (f.head_dim == head_dim && f.theta == theta) return f.values;
+  refuse_recording("rope_forward");
+  // As the CPU backend computes them: rounded to fp32 at every operation.
+  std::vector<float> host(size_t(head_dim / 2));
+  for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
+  Frequencies made{head_dim, theta, nullptr};
+  check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
+  frequencies_.push_back(made);
+  check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_), "copying to the device");
+  synchronize();
+  return made.values;
+}
+
+namespace {
+
+void check_positions(const int32_t* positions, int64_t m) {
+  for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
+}
+
+}  // namespace
+
+void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+  Call call(*this);
+  const float* frequencies = inverse_frequencies(head_dim, theta);
+  if (!call.on_device(positions)) check_positions(positions, m);
+  rope(x, stride, call.only(positions, m), m, heads, head_dim, frequencies, direction, stream_);
   call.finish();
 }
 
-void CudaBackend::rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+void CudaBackend::rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                                     float theta) {
+  check_argument(to.dtype == DType::kF32 || to.dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+  Call call(*this);
+  const float* frequencies = inverse_frequencies(head_dim, theta);
+  if (!call.on_device(positions)) check_positions(positions, m);
+  call.need(positions, m).need(index, m).begin();
+  positions = call.in(positions, m);
+  rope_store(to, call.in(index, m), kv, positions, m, kv_heads, head_dim, frequencies, stream_);
+  call.finish();
+}
+
+void CudaBackend::rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
   rotate(x, stride, positions, m, heads, head_dim, theta, 1);
 }
 
-void CudaBackend::rope_backward(float* dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+void CudaBackend::rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
   rotate(dx, stride, positions, m, heads, head_dim, theta, -1);
 }
 
-void CudaBackend::swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f) {
+void CudaBackend::swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) {
   Call call(*this);
   cuda::swiglu_forward(out, gate_up, m, f, stream_);
   call.finish();
@@ -465,7 +503,7 @@ void CudaBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const 
   call.finish();
 }
 
-void CudaBackend::swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) {
+void CudaBackend::swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) {
   Call call(*this);
   cuda::swiglu_backward(dgate_up, dout, gate_up, m, f, stream_);
   call.finish();
@@ -505,10 +543,12 @@ AttentionSizes check_attention(const AttentionArgs& a) {
                  "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
   check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
   check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0, "block: expected a positive number, got " + std::to_string(a.block));
-  AttentionSizes sizes{a.batch ? a.q_offsets[a.batch] : 0, a.batch ? a.k_offsets[a.batch] : 0, 0, 0};
+  check_argument(a.k.dtype == a.v.dtype, "v: expected values of the type of the keys");
+  AttentionSizes sizes{a.batch ? a.q_offsets[a.batch] : 0, a.batch ? a.k_offsets[a.batch] : 0, 0, 0, 0};
   for (int b = 0; b < a.batch; ++b) {
     sizes.max_queries = std::max(sizes.max_queries, a.q_offsets[b + 1] - a.q_offsets[b]);
     sizes.max_keys = std::max(sizes.max_keys, a.k_offsets[b + 1] - a.k_offsets[b]);
+    sizes.sequences += a.q_offsets[b + 1] > a.q_offsets[b];
   }
   sizes.max_queries = std::max(sizes.max_queries, a.max_queries);
   return sizes;
@@ -539,7 +579,6 @@ void CudaBackend::attention_forward(const AttentionArgs& args) {
 
 void CudaBackend::attention_backward(const AttentionGradArgs& args) {
   const AttentionSizes sizes = check_attention(args.forward);
-  check_argument(!args.forward.k16, "k16: expected null, the gradients need fp32 keys and values");
   check_argument(args.forward.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
   Call call(*this);
   AttentionGradArgs grad = args;
@@ -551,7 +590,7 @@ void CudaBackend::attention_backward(const AttentionGradArgs& args) {
   a.q_positions = call.in(a.q_positions, sizes.queries);
   a.key_begin = call.in(a.key_begin, b);
   a.key_end = call.in(a.key_end, b);
-  cuda::attention_backward(grad, sizes, compute_, scratch(attention_backward_scratch(a, sizes, compute_)), stream_);
+  cuda::attention_backward(grad, sizes, compute_, scratch(attention_backward_scratch(grad, sizes, compute_)), stream_);
   call.finish();
 }
 
@@ -664,6 +703,7 @@ double CudaBackend::sum_squares(const float* x, int64_t n) {
 
 void CudaBackend::adamw_step(const AdamWArgs& args) {
   check_argument(args.step >= 1, "step: expected at least 1, got " + std::to_string(args.step));
+  check_argument(args.moments == DType::kF32 || args.moments == DType::kBF16, "moments: expected fp32 or bf16");
   Call call(*this);
   cuda::adamw_step(args, stream_);
   call.finish();

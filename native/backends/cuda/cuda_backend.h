@@ -1,7 +1,7 @@
 // The CUDA backend: all work goes to one stream and is waited for where its results are read.
 //
-// Weights are bf16 or fp32, activations fp32; products round activations to bf16 where the model computes in bf16 (Compute::kBF16 of
-// make_matrix, which goes for the whole backend: a backend serves one model).
+// Weights are bf16 or fp32. Where the model computes in bf16 (Compute::kBF16 of make_matrix, which goes for the whole backend: a backend serves
+// one model), operands of products and of attention are stored in bf16; those that come in fp32 are rounded first.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -39,6 +39,7 @@ class CudaBackend final : public Backend {
   const char* name() const override { return name_.c_str(); }
   const char* isa() const override { return isa_.c_str(); }
   bool supports(Compute) const override { return true; }
+  DType operand_dtype() const override { return compute_ == Compute::kBF16 ? DType::kBF16 : DType::kF32; }
 
   void* allocate(size_t bytes) override;
   void release(void* pointer) override;
@@ -48,19 +49,22 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) override;
   void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) override;
-  void linear_forward(float* out, int64_t out_stride, const float* x, int64_t m, const Matrix& w, const float* bias, bool accumulate) override;
-  void linear_backward_input(float* dx, const float* dy, int64_t dy_stride, const float* w, int64_t m, int64_t n, int64_t k,
-                             bool accumulate) override;
-  void linear_backward_weight(float* dw, float* db, const float* dy, int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) override;
+  void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) override;
+  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) override;
+  void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m, int64_t n, int64_t k) override;
 
   void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) override;
-  void gather_rows(float* out, const float* x, const int32_t* index, int64_t m, int64_t c) override;
-  void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) override;
-  void rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override;
+  void gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) override;
+  void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) override;
+  void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override;
+  void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                            float eps) override;
   void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                          float eps) override;
-  void rope_forward(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) override;
-  void swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f) override;
+  void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) override;
+  void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                          float theta) override;
+  void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) override;
   void silu_forward(float* x, int64_t n) override;
   void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight, float bias,
                              int64_t m, int64_t c, float eps) override;
@@ -70,8 +74,8 @@ class CudaBackend final : public Backend {
   void rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m, int64_t c, float eps) override;
   void layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul, const int32_t* group, int64_t m,
                           int64_t c, float eps) override;
-  void rope_backward(float* dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) override;
-  void swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) override;
+  void rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) override;
+  void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) override;
   void silu_backward(float* dx, const float* dout, const float* x, int64_t n) override;
   void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias, const float* dlogit, const float* x,
                               const float* mul, const float* add, const int32_t* group, const float* weight, int64_t m, int64_t c,
@@ -104,9 +108,11 @@ class CudaBackend final : public Backend {
   void release_held();                                 // what was to be released meanwhile
   // Changes when cuBLASLt's algorithms are to be chosen again.
   uint64_t plans() const;
-  void rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction);
+  // (D/2) of rope_forward, in device memory
+  const float* inverse_frequencies(int head_dim, float theta);
+  void rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction);
   // A product in bf16: by cuBLASLt where it is there and has an algorithm, else by the built-in kernels. Operands are device memory.
-  void multiply(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
+  void multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
                 bool accumulate, Compute compute);
   // Rows of `to` (rows, cols) of `storage` from a part in host or device memory.
   void store_part(void* to, DType storage, const MatrixPart& part, int64_t cols);

@@ -188,6 +188,51 @@ __device__ __forceinline__ T block_max(T value, T* scratch) {
   return most;
 }
 
+// Two numbers that lie side by side. They are moved in one piece where they are aligned to it.
+struct Pair {
+  float low, high;
+};
+template <class T>
+struct alignas(2 * sizeof(T)) Neighbours {
+  T low, high;
+};
+template <class T>
+__device__ __forceinline__ bool paired(const T* numbers) {
+  return reinterpret_cast<uintptr_t>(numbers) % sizeof(Neighbours<T>) == 0;
+}
+__device__ __forceinline__ Pair get_pair(const ConstArray& array, int64_t at) {
+  const auto* narrow = static_cast<const uint16_t*>(array.data) + at;
+  if (array.dtype != DType::kBF16 || !paired(narrow)) return {array[at], array[at + 1]};
+  const Neighbours<uint16_t> both = *reinterpret_cast<const Neighbours<uint16_t>*>(narrow);
+  return {bf16_to_f32(both.low), bf16_to_f32(both.high)};
+}
+
+// Writes numbers to an array of fp32 or bf16, rounded to nearest even.
+__device__ __forceinline__ void put(const Array& array, int64_t at, float value) {
+  if (array.dtype == DType::kF32)
+    static_cast<float*>(array.data)[at] = value;
+  else
+    static_cast<uint16_t*>(array.data)[at] = uint16_t(pack_bf16(value, 0.0f));
+}
+__device__ __forceinline__ void put_pair(const Array& array, int64_t at, float low, float high) {
+  if (array.dtype == DType::kF32) {
+    float* wide = static_cast<float*>(array.data) + at;
+    if (paired(wide)) {
+      *reinterpret_cast<Neighbours<float>*>(wide) = Neighbours<float>{low, high};
+      return;
+    }
+  } else {
+    uint16_t* narrow = static_cast<uint16_t*>(array.data) + at;
+    if (paired(narrow)) {
+      const uint32_t packed = pack_bf16(low, high);
+      *reinterpret_cast<Neighbours<uint16_t>*>(narrow) = Neighbours<uint16_t>{uint16_t(packed), uint16_t(packed >> 16)};
+      return;
+    }
+  }
+  put(array, at, low);
+  put(array, at + 1, high);
+}
+
 // Index of the lowest bit that is set.
 __device__ __forceinline__ int lowest_bit(uint32_t bits) {
 #ifdef __CUDACC__

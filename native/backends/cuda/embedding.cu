@@ -6,22 +6,16 @@ namespace cuda {
 
 namespace {
 
-__global__ void __launch_bounds__(kElementThreads)
-    embedding_forward_kernel(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) {
+__global__ void __launch_bounds__(kElementThreads) gather_rows_kernel(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c) {
   const int64_t i = global_index();
   if (i >= m * c) return;
-  out[i] = load_as_f32(table, dtype, size_t(int64_t(ids[i / c]) * c + i % c));
+  put(out, i, table[int64_t(index[i / c]) * c + i % c]);
 }
 
-__global__ void __launch_bounds__(kElementThreads)
-    store_rows_kernel(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c) {
+__global__ void __launch_bounds__(kElementThreads) store_rows_kernel(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
   const int64_t i = global_index();
   if (i >= m * c) return;
-  const int64_t at = int64_t(index[i / c]) * c + i % c;
-  if (dtype == DType::kF32)
-    static_cast<float*>(to)[at] = from[i];
-  else
-    static_cast<uint16_t*>(to)[at] = f32_to_bf16(from[i]);
+  put(to, int64_t(index[i / c]) * c + i % c, from[i]);
 }
 
 // Several rows may go to the same place, so a thread owns a column and adds the rows in their order.
@@ -33,12 +27,12 @@ __global__ void __launch_bounds__(kElementThreads) scatter_add_rows_kernel(float
 
 }  // namespace
 
-void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c, cudaStream_t stream) {
-  if (m * c > 0) launch("embedding_forward", stream, embedding_forward_kernel, element_grid(m * c), kElementThreads, 0, out, table, dtype, ids, m, c);
+void gather_rows(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
+  if (m * c > 0) launch("gather_rows", stream, gather_rows_kernel, element_grid(m * c), kElementThreads, 0, out, table, index, m, c);
 }
 
-void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
-  if (m * c > 0) launch("store_rows", stream, store_rows_kernel, element_grid(m * c), kElementThreads, 0, to, dtype, from, index, m, c);
+void store_rows(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
+  if (m * c > 0) launch("store_rows", stream, store_rows_kernel, element_grid(m * c), kElementThreads, 0, to, from, index, m, c);
 }
 
 void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {

@@ -14,11 +14,17 @@ __device__ __forceinline__ float silu_slope(float x, float* value) {
   return sigmoid * (x * (1.0f - sigmoid) + 1.0f);
 }
 
-__global__ void __launch_bounds__(kElementThreads) swiglu_forward_kernel(float* out, const float* gate_up, int64_t m, int64_t f) {
-  const int64_t i = global_index();
-  if (i >= m * f) return;
-  const float* gate = gate_up + i / f * 2 * f + i % f;
-  out[i] = silu(gate[0]) * gate[f];
+// A thread has two columns, or the last of an odd number.
+__global__ void __launch_bounds__(kElementThreads) swiglu_forward_kernel(Array out, ConstArray gate_up, int64_t m, int64_t f) {
+  const int64_t i = global_index(), pairs = (f + 1) / 2, row = i / pairs, j = i % pairs * 2;
+  if (row >= m) return;
+  const int64_t at = row * 2 * f + j;
+  if (j + 1 < f) {
+    const Pair gate = get_pair(gate_up, at), up = get_pair(gate_up, at + f);
+    put_pair(out, row * f + j, silu(gate.low) * up.low, silu(gate.high) * up.high);
+  } else {
+    put(out, row * f + j, silu(gate_up[at]) * gate_up[at + f]);
+  }
 }
 
 __global__ void __launch_bounds__(kElementThreads) silu_forward_kernel(float* x, int64_t n) {
@@ -26,16 +32,23 @@ __global__ void __launch_bounds__(kElementThreads) silu_forward_kernel(float* x,
   if (i < n) x[i] = silu(x[i]);
 }
 
-// May be in place of gate_up: a thread reads the pair that it overwrites.
-__global__ void __launch_bounds__(kElementThreads)
-    swiglu_backward_kernel(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f) {
-  const int64_t i = global_index();
-  if (i >= m * f) return;
-  const int64_t at = i / f * 2 * f + i % f;
+// May be in place of gate_up: a thread reads the numbers that it overwrites, two columns or the last of an odd number.
+__global__ void __launch_bounds__(kElementThreads) swiglu_backward_kernel(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) {
+  const int64_t i = global_index(), pairs = (f + 1) / 2, row = i / pairs, j = i % pairs * 2;
+  if (row >= m) return;
+  const int64_t at = row * 2 * f + j;
   float value;
-  const float up = gate_up[at + f], slope = silu_slope(gate_up[at], &value), d = dout[i];
-  dgate_up[at] = d * up * slope;
-  dgate_up[at + f] = d * value;
+  if (j + 1 < f) {
+    const Pair gate = get_pair(gate_up, at), up = get_pair(gate_up, at + f), d = get_pair(dout, row * f + j);
+    float next;
+    const float slope = silu_slope(gate.low, &value), next_slope = silu_slope(gate.high, &next);
+    put_pair(dgate_up, at, d.low * up.low * slope, d.high * up.high * next_slope);
+    put_pair(dgate_up, at + f, d.low * value, d.high * next);
+  } else {
+    const float up = gate_up[at + f], slope = silu_slope(gate_up[at], &value), d = dout[row * f + j];
+    put(dgate_up, at, d * up * slope);
+    put(dgate_up, at + f, d * value);
+  }
 }
 
 __global__ void __launch_bounds__(kElementThreads) silu_backward_kernel(float* dx, const float* dout, const float* x, int64_t n) {
@@ -47,16 +60,17 @@ __global__ void __launch_bounds__(kElementThreads) silu_backward_kernel(float* d
 
 }  // namespace
 
-void swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f, cudaStream_t stream) {
-  if (m * f > 0) launch("swiglu_forward", stream, swiglu_forward_kernel, element_grid(m * f), kElementThreads, 0, out, gate_up, m, f);
+void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream) {
+  if (m * f > 0) launch("swiglu_forward", stream, swiglu_forward_kernel, element_grid(m * ceil_div(f, 2)), kElementThreads, 0, out, gate_up, m, f);
 }
 
 void silu_forward(float* x, int64_t n, cudaStream_t stream) {
   if (n > 0) launch("silu_forward", stream, silu_forward_kernel, element_grid(n), kElementThreads, 0, x, n);
 }
 
-void swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f, cudaStream_t stream) {
-  if (m * f > 0) launch("swiglu_backward", stream, swiglu_backward_kernel, element_grid(m * f), kElementThreads, 0, dgate_up, dout, gate_up, m, f);
+void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream) {
+  if (m * f > 0)
+    launch("swiglu_backward", stream, swiglu_backward_kernel, element_grid(m * ceil_div(f, 2)), kElementThreads, 0, dgate_up, dout, gate_up, m, f);
 }
 
 void silu_backward(float* dx, const float* dout, const float* x, int64_t n, cudaStream_t stream) {

@@ -8,19 +8,18 @@ namespace cuda {
 
 // convert.cu
 void convert(void* to, DType to_type, const void* from, DType from_type, int64_t n, cudaStream_t stream);
-// to (m, width) bf16, rows packed; from (m, width) fp32, rows `stride` apart
-void pack_rows_bf16(uint16_t* to, const float* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream);
-// Likewise from bf16, and from bf16 to fp32.
-void copy_rows_bf16(uint16_t* to, const uint16_t* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream);
-void unpack_rows_bf16(float* to, const uint16_t* from, int64_t stride, int64_t m, int64_t width, cudaStream_t stream);
+// to (m, width) = from (m, width), rows to_stride and from_stride apart
+void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width, cudaStream_t stream);
 
 // embedding.cu
-void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c, cudaStream_t stream);
-void store_rows(void* to, DType dtype, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
+void gather_rows(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
+void store_rows(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
 void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
 
 // norm.cu
-void rmsnorm_forward(float* out, const float* x, const float* weight, int64_t m, int64_t c, float eps, cudaStream_t stream);
+void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps, cudaStream_t stream);
+void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c, float eps,
+                          cudaStream_t stream);
 void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c, float eps,
                        cudaStream_t stream);
 void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight, float bias,
@@ -36,16 +35,18 @@ void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight,
                             const float* add, const int32_t* group, const float* weight, int64_t m, int64_t c, float eps, void* scratch,
                             cudaStream_t stream);
 // to (c) += column sums of x (m, c), rows `stride` apart. scratch: norm_backward_scratch(m, c) bytes.
-void add_column_sums(float* to, const float* x, int64_t stride, int64_t m, int64_t c, void* scratch, cudaStream_t stream);
+void add_column_sums(float* to, ConstArray x, int64_t stride, int64_t m, int64_t c, void* scratch, cudaStream_t stream);
 
 // rope.cu. inverse_frequency (D/2); direction 1 forward, -1 backward
-void rope(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const float* inverse_frequency, float direction,
+void rope(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const float* inverse_frequency, float direction,
           cudaStream_t stream);
+void rope_store(Array to, const int32_t* index, ConstArray kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                const float* inverse_frequency, cudaStream_t stream);
 
 // gates.cu
-void swiglu_forward(float* out, const float* gate_up, int64_t m, int64_t f, cudaStream_t stream);
+void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream);
 void silu_forward(float* x, int64_t n, cudaStream_t stream);
-void swiglu_backward(float* dgate_up, const float* dout, const float* gate_up, int64_t m, int64_t f, cudaStream_t stream);
+void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream);
 void silu_backward(float* dx, const float* dout, const float* x, int64_t n, cudaStream_t stream);
 
 // matmul.cu. An operand of a product over k: element (row, k) is data[row * stride + k], or with `transposed` data[k * stride + row].
@@ -56,20 +57,22 @@ struct Operand {
   bool transposed;
 };
 // out (m, n), rows out_stride apart, = a (m, k) b (n, k)^T + bias (n, may be null), plus what out holds if `accumulate`. With Compute::kBF16
-// operands are rounded to bf16. An element is one chain over ascending k whatever m and n are.
-void matmul(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias, bool accumulate,
+// operands are rounded to bf16; without, a and out are fp32. An element is one chain over ascending k whatever m and n are. out may be bf16 unless
+// `accumulate`.
+void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias, bool accumulate,
             Compute compute, cudaStream_t stream);
 
-// attention.cu: index arrays of `args` are device memory; max_queries is the longest sequence of queries. scratch: attention_scratch(args, rows
-// of q and of k) bytes. Compute::kBF16 takes the tensor cores where the head dimension is 64, 96 or 128.
+// attention.cu: index arrays of `args` are device memory. scratch: attention_scratch of the same call bytes. Compute::kBF16 takes the tensor cores
+// where the head dimension is 64, 96 or 128.
 struct AttentionSizes {
-  int64_t queries, keys;  // all rows of q and of k
-  int max_queries, max_keys;
+  int64_t queries, keys;      // all rows of q and of k
+  int max_queries, max_keys;  // of a sequence
+  int sequences;              // those that have queries
 };
 size_t attention_scratch(const AttentionArgs& args, const AttentionSizes& sizes, Compute compute);
 void attention_forward(const AttentionArgs& args, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream);
 // attention_backward.cu
-size_t attention_backward_scratch(const AttentionArgs& args, const AttentionSizes& sizes, Compute compute);
+size_t attention_backward_scratch(const AttentionGradArgs& args, const AttentionSizes& sizes, Compute compute);
 void attention_backward(const AttentionGradArgs& args, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream);
 
 // sampling.cu: all of `args` is device memory. scratch: sampling_scratch(rows, vocab) bytes.

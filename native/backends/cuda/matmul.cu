@@ -32,18 +32,31 @@ struct Storage<DType::kF16> {
 
 struct Product {
   Operand a, b;
-  float* out;
+  Array out;
   int64_t out_stride;
   const float* bias;
   int64_t m, n, k;
   bool accumulate;
 };
 
-__device__ __forceinline__ void store(const Product& p, int64_t row, int64_t column, float value) {
-  if (row >= p.m || column >= p.n) return;
-  float* out = p.out + row * p.out_stride + column;
+// What an element becomes when the product is `value` there.
+__device__ __forceinline__ float finished(const Product& p, int64_t at, int64_t column, float value) {
   if (p.bias) value += p.bias[column];
-  *out = p.accumulate ? *out + value : value;
+  return p.accumulate ? static_cast<const float*>(p.out.data)[at] + value : value;
+}
+// In this column and the next.
+__device__ __forceinline__ void store_pair(const Product& p, int64_t row, int64_t column, float low, float high) {
+  if (row >= p.m || column >= p.n) return;
+  const int64_t at = row * p.out_stride + column;
+  if (column + 1 < p.n)
+    put_pair(p.out, at, finished(p, at, column, low), finished(p, at + 1, column + 1, high));
+  else
+    put(p.out, at, finished(p, at, column, low));
+}
+__device__ __forceinline__ void store_float(const Product& p, int64_t row, int64_t column, float value) {
+  if (row >= p.m || column >= p.n) return;
+  const int64_t at = row * p.out_stride + column;
+  static_cast<float*>(p.out.data)[at] = finished(p, at, column, value);
 }
 
 // ---- tensor cores ----------------------------------------------------------------------------------------------------------------------
@@ -173,8 +186,9 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
   DULTRA_UNROLL
   for (int i = 0; i < kWarpM / 16; ++i) DULTRA_UNROLL
   for (int j = 0; j < kWarpN / 8; ++j) DULTRA_UNROLL
-  for (int e = 0; e < 4; ++e)
-    store(p, row0 + warp_row + 16 * i + lane / 4 + e / 2 * 8, column0 + warp_column + 8 * j + lane % 4 * 2 + e % 2, sums[i][j][e]);
+  for (int h = 0; h < 2; ++h)
+    store_pair(p, row0 + warp_row + 16 * i + lane / 4 + h * 8, column0 + warp_column + 8 * j + lane % 4 * 2, sums[i][j][2 * h],
+               sums[i][j][2 * h + 1]);
 }
 
 template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
@@ -191,6 +205,18 @@ void tensor_matmul(const Product& p, cudaStream_t stream) {
     launch_tensor<kTypeA, kTransposedA, kTypeB, kTransposedB, 64, 64, 2, 2>(p, stream);
   else
     launch_tensor<kTypeA, kTransposedA, kTypeB, kTransposedB, 128, 128, 2, 4>(p, stream);
+}
+
+// The products of a model: y = x w^T, dx = dy w, dw = dy^T x.
+template <DType kTypeA>
+void tensor_matmul_of(const Product& p, cudaStream_t stream) {
+  const bool narrow = p.b.dtype == DType::kBF16;
+  if (!p.a.transposed && !p.b.transposed && narrow) return tensor_matmul<kTypeA, false, DType::kBF16, false>(p, stream);
+  if (!p.a.transposed && p.b.transposed && narrow) return tensor_matmul<kTypeA, false, DType::kBF16, true>(p, stream);
+  if (!p.a.transposed && p.b.transposed && !narrow) return tensor_matmul<kTypeA, false, DType::kF32, true>(p, stream);
+  if (p.a.transposed && p.b.transposed && !narrow) return tensor_matmul<kTypeA, true, DType::kF32, true>(p, stream);
+  if (p.a.transposed && p.b.transposed && narrow) return tensor_matmul<kTypeA, true, DType::kBF16, true>(p, stream);
+  throw Error(ErrorCode::kInternal, "matmul: no tensor-core product of such operands");
 }
 
 // ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
@@ -240,7 +266,7 @@ __global__ void __launch_bounds__(kFloatThreads) float_matmul_kernel(Product p) 
   }
   DULTRA_UNROLL
   for (int i = 0; i < 4; ++i) DULTRA_UNROLL
-  for (int j = 0; j < 4; ++j) store(p, row0 + row + 16 * i, column0 + column + 16 * j, sums[i][j]);
+  for (int j = 0; j < 4; ++j) store_float(p, row0 + row + 16 * i, column0 + column + 16 * j, sums[i][j]);
 }
 
 template <DType kTypeB>
@@ -252,23 +278,20 @@ void float_matmul(const Product& p, cudaStream_t stream) {
 
 }  // namespace
 
-void matmul(float* out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias, bool accumulate,
+void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias, bool accumulate,
             Compute compute, cudaStream_t stream) {
   if (m == 0 || n == 0) return;
   const Product p{a, b, out, out_stride, bias, m, n, k, accumulate};
-  check_argument(a.dtype == DType::kF32, "matmul: expected fp32 numbers as the first operand");
   if (compute == Compute::kF32) {
+    check_argument(a.dtype == DType::kF32 && out.dtype == DType::kF32, "array: expected fp32 numbers in a product in fp32");
     switch (b.dtype) {
       case DType::kF32: return float_matmul<DType::kF32>(p, stream);
       case DType::kBF16: return float_matmul<DType::kBF16>(p, stream);
       case DType::kF16: return float_matmul<DType::kF16>(p, stream);
     }
   }
-  // The products of a model: y = x w^T, dx = dy w, dw = dy^T x.
-  if (!a.transposed && !b.transposed && b.dtype == DType::kBF16) return tensor_matmul<DType::kF32, false, DType::kBF16, false>(p, stream);
-  if (!a.transposed && b.transposed && b.dtype == DType::kF32) return tensor_matmul<DType::kF32, false, DType::kF32, true>(p, stream);
-  if (a.transposed && b.transposed && b.dtype == DType::kF32) return tensor_matmul<DType::kF32, true, DType::kF32, true>(p, stream);
-  throw Error(ErrorCode::kInternal, "matmul: no tensor-core product of such operands");
+  if (a.dtype == DType::kBF16) return tensor_matmul_of<DType::kBF16>(p, stream);
+  tensor_matmul_of<DType::kF32>(p, stream);
 }
 
 }  // namespace cuda

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
 
 // partial (pieces, c): sums of term(row, column) over kPieceRows rows.
 struct Plain {
-  const float* x;
+  ConstArray x;
   int64_t stride;
   __device__ float operator()(int64_t i, int64_t j) const { return x[i * stride + j]; }
 };
@@ -154,7 +154,7 @@ void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight,
            dweight, none, dlogit, x, static_cast<const RowMoments*>(moments), mul, add, group, weight, m, c);
 }
 
-void add_column_sums(float* to, const float* x, int64_t stride, int64_t m, int64_t c, void* scratch, cudaStream_t stream) {
+void add_column_sums(float* to, ConstArray x, int64_t stride, int64_t m, int64_t c, void* scratch, cudaStream_t stream) {
   add_columns("add_column_sums", to, Plain{x, stride}, m, c, static_cast<float*>(scratch), stream);
 }
 

@@ -12,10 +12,11 @@ __attribute__((visibility("default"))) const char* dultra_cuda_version() { retur
 
 __attribute__((visibility("default"))) dultra::Backend* dultra_cuda_open(int index) { return new dultra::cuda::CudaBackend(index); }
 
-__attribute__((visibility("default"))) void dultra_cuda_devices(dultra::DeviceNames* names) {
+__attribute__((visibility("default"))) void dultra_cuda_devices(std::vector<dultra::CudaDevice>* devices) {
   for (const auto& device : dultra::cuda::list_devices())
-    names->push_back(device.name + ", sm_" + std::to_string(device.major) + std::to_string(device.minor) + ", " +
-                     std::to_string(device.memory >> 30) + " GiB");
+    devices->push_back(
+        {device.name + ", sm_" + std::to_string(device.major) + std::to_string(device.minor) + ", " + std::to_string(device.memory >> 30) + " GiB",
+         device.memory});
 }
 
 }  // extern "C"

@@ -15,7 +15,7 @@ bool available = false;
 
 struct Description {
   int transpose_a = 0, transpose_b = 0, epilogue = 1, bias_type = 0;
-  const float* bias = nullptr;
+  const void* bias = nullptr;
 };
 struct Layout {
   int type;
@@ -77,7 +77,8 @@ int preference_set(void*, int attribute, const void*, size_t bytes) {
 bool shapes_fit(const Description& d, const Layout& a, const Layout& b, const Layout& c) {
   const uint64_t m = d.transpose_a ? a.cols : a.rows, k = d.transpose_a ? a.rows : a.cols;
   const uint64_t depth = d.transpose_b ? b.cols : b.rows, n = d.transpose_b ? b.rows : b.cols;
-  return a.type == 14 && b.type == 14 && c.type == 0 && m == c.rows && n == c.cols && k == depth;
+  const bool bias_fits = d.epilogue != 4 || d.bias_type == c.type;
+  return a.type == 14 && b.type == 14 && (c.type == 0 || c.type == 14) && bias_fits && m == c.rows && n == c.cols && k == depth;
 }
 
 // Three proposals: one that the library takes back, a slower and a faster one, which are told apart by number.
@@ -93,6 +94,17 @@ float from_bf16(uint16_t bits) {
   float value;
   std::memcpy(&value, &wide, 4);
   return value;
+}
+
+uint16_t to_bf16(double value) {
+  float narrow = float(value);
+  uint32_t bits;
+  std::memcpy(&bits, &narrow, 4);
+  if (value != value) return 0x7fff;
+  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+float read(const void* data, int type, int64_t at) {
+  return type == 0 ? static_cast<const float*>(data)[at] : from_bf16(static_cast<const uint16_t*>(data)[at]);
 }
 
 int matmul(void*, void* description, const void* alpha, const void* a, void* a_layout, const void* b, void* b_layout, const void* beta, const void* c,
@@ -113,9 +125,12 @@ int matmul(void*, void* description, const void* alpha, const void* a, void* a_l
                  from_bf16(op.transpose_b ? y[column + k * lb.leading] : y[k + column * lb.leading]);
         sum *= scale;
         const int64_t at = row + column * ld.leading;
-        if (keep != 0) sum += double(keep) * static_cast<const float*>(c)[at];
-        if (op.epilogue == 4) sum += op.bias[row];
-        static_cast<float*>(d)[at] = float(sum);
+        if (keep != 0) sum += double(keep) * read(c, ld.type, at);
+        if (op.epilogue == 4) sum += read(op.bias, op.bias_type, row);
+        if (ld.type == 0)
+          static_cast<float*>(d)[at] = float(sum);
+        else
+          static_cast<uint16_t*>(d)[at] = to_bf16(sum);
       }
   });
   return 0;

@@ -25,6 +25,22 @@ export function offsetsOf(lengths: readonly number[]): Int32Array {
   return offsets;
 }
 
+/** Ids and candidates of rows laid end to end, as a score takes them. */
+export function packed(rows: readonly { ids: Int32Array; positions: Int32Array }[]) {
+  return {
+    ids: concatenate(
+      rows.map(({ ids }) => ids),
+      Int32Array,
+    ),
+    offsets: offsetsOf(rows.map(({ ids }) => ids.length)),
+    candidateOffsets: offsetsOf(rows.map(({ positions }) => positions.length)),
+    positions: concatenate(
+      rows.map(({ positions }) => positions),
+      Int32Array,
+    ),
+  };
+}
+
 /** Arrays laid end to end. */
 export function concatenate<T extends Int32Array | Uint8Array | Float32Array>(parts: readonly T[], Type: new (length: number) => T): T {
   const out = new Type(parts.reduce((sum, part) => sum + part.length, 0));

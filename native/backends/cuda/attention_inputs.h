@@ -1,0 +1,51 @@
+// How attention reads its arrays: on tensor cores as bf16 whose rows can be copied 16 bytes at a time, otherwise as fp32. What lies in memory
+// in another way is copied to scratch memory first.
+#pragma once
+#include "backends/cuda/kernels.h"
+
+namespace dultra {
+namespace cuda {
+
+inline bool on_tensor_cores(const AttentionArgs& a, Compute compute) {
+  return compute == Compute::kBF16 && (a.head_dim == 64 || a.head_dim == 96 || a.head_dim == 128);
+}
+
+// Cuts scratch memory into arrays. Without memory it only counts, and nothing is copied.
+class Scratch {
+ public:
+  Scratch(void* memory, cudaStream_t stream) : memory_(static_cast<uint8_t*>(memory)), stream_(stream) {}
+  size_t bytes() const { return bytes_; }
+
+  template <class T>
+  T* take(int64_t n) {
+    constexpr int64_t kAlignment = 256;
+    T* array = memory_ ? reinterpret_cast<T*>(memory_ + bytes_) : nullptr;
+    bytes_ += size_t(ceil_div(n * int64_t(sizeof(T)), kAlignment) * kAlignment);
+    return array;
+  }
+  // x (rows, width), `stride` numbers apart, as bf16 or as fp32; `stride` becomes that of what is returned.
+  const uint16_t* tiles(ConstArray x, int64_t* stride, int64_t rows, int64_t width) {
+    if (x.dtype == DType::kBF16 && *stride % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0) return static_cast<const uint16_t*>(x.data);
+    return copied<uint16_t>(x, stride, rows, width);
+  }
+  const float* floats(ConstArray x, int64_t* stride, int64_t rows, int64_t width) {
+    if (x.dtype == DType::kF32) return x.f32();
+    return copied<float>(x, stride, rows, width);
+  }
+
+  template <class T>
+  const T* copied(ConstArray x, int64_t* stride, int64_t rows, int64_t width) {
+    T* copy = take<T>(rows * width);
+    if (copy) copy_rows(copy, width, x, *stride, rows, width, stream_);
+    *stride = width;
+    return copy;
+  }
+
+ private:
+  uint8_t* memory_;
+  cudaStream_t stream_;
+  size_t bytes_ = 0;
+};
+
+}  // namespace cuda
+}  // namespace dultra
