@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { type DUltraError, loadModel } from '../lib';
+import { type DUltraError, type LoadProgress, loadModel } from '../lib';
 import { linuxAvailableMemory } from '../lib/model/memory';
 import { type CheckpointOptions, encode, makeCheckpoint, type StorageType } from './checkpoints';
 import { exceptOnWindows, type FixtureTensor, readTensors, temporaryFolder, writeTensors } from './helpers';
@@ -559,6 +559,34 @@ describe('sources', () => {
     const loading = loadModel(folder, { signal: controller.signal });
     controller.abort(reason);
     await expect(loading).rejects.toBe(reason);
+  });
+});
+
+describe('progress', () => {
+  test('ends with all bytes of the weights', async () => {
+    const { folder } = makeCheckpoint();
+    const tensors = Object.values(readTensors(path.join(folder, WEIGHTS)));
+    const seen: LoadProgress[] = [];
+    (await loadModel(folder, { onProgress: (at) => seen.push(at) })).dispose();
+    const bytes = tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((product, n) => product * n, 1), 0);
+    expect(seen.at(-1)).toEqual({ stage: 'weights', loadedBytes: bytes, totalBytes: bytes });
+    for (let i = 1; i < seen.length; i++) expect(seen[i].loadedBytes).toBeGreaterThan(seen[i - 1].loadedBytes);
+    // Nothing is told once the call is over.
+    const count = seen.length;
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    expect(seen).toHaveLength(count);
+  });
+  test('an error of the callback is that of the call', async () => {
+    const { folder } = makeCheckpoint();
+    const mine = new RangeError('mine');
+    await expect(
+      loadModel(folder, {
+        onProgress: () => {
+          throw mine;
+        },
+      }),
+    ).rejects.toBe(mine);
+    await expect(loadModel(folder, { onProgress: 5 as never })).rejects.toThrow(/onProgress: expected a function/);
   });
 });
 

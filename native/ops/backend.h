@@ -8,8 +8,8 @@
 //   statistics, or gradients of weights. Array and ConstArray say which of the two a parameter is; where the comment says no more, each of
 //   them is either. Sums and every step between reading and writing are fp32.
 // * Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
-//   positions, groups, masks' ranges, tokens, dlog_prob, and everything but the logits of SampleArgs, UnmaskArgs, LikelihoodArgs and
-//   LikelihoodGradArgs may be host memory too. Offsets always are.
+//   positions, groups, masks' ranges, tokens, dlog_prob, planner logits, and everything but the logits of SampleArgs, UnmaskArgs,
+//   LikelihoodArgs and LikelihoodGradArgs may be host memory too. Offsets always are. Host memory of an Exchange stands for its twin.
 // * An operation may return before it is done, except where a result goes to host memory; download waits for what came before it.
 // * Sequences are packed end to end with offsets; nothing is ever padded.
 // * A result never depends on thread count, on the other sequences of the batch, or on which subset of rows is computed: every
@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "ops/check.h"
+#include "ops/exchange.h"
 #include "ops/rng.h"
 #include "ops/tensor.h"
 
@@ -83,6 +84,7 @@ struct AttentionArgs {
   int block;                 // for kBlockCausal
   const int32_t* key_begin;  // (B) or null: keys before it are hidden
   const int32_t* key_end;    // (B) or null: keys from it on are hidden
+  int max_queries;           // at least the queries of any sequence, for a launch that fits other offsets too; 0: as q_offsets have it
 };
 // A query that sees no key gives zeros (and a log_sum of -inf).
 
@@ -151,12 +153,18 @@ struct UnmaskArgs {
   double threshold;           // threshold, entropy and entropy-sum rules, kPlannerThreshold
   double factor;              // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
   bool factor_last_pair;      // reference quirk: a first failure at the very last candidate is taken too
+  bool by_entropy;            // kFixed: the lowest entropies in place of the highest confidences
   const int32_t* count;       // (B) counted rules
   bool reference_likelihood;  // forced step adds log p of the forced position, as the reference does
   uint8_t* selected;          // (M)
   uint8_t* forced;            // (B) 1 where the row selected nothing and was made to progress
   float* probability;         // (M) p, planner rules; else 0
   float* log_likelihood;      // (M) contribution of each candidate to the step's log-likelihood, planner rules; else 0
+  // What the decisions do to the ids that the step began with, backend memory or an Exchange's. All null: not wanted.
+  const int32_t* token;  // (M)
+  const int32_t* place;  // (M) where in `ids` each candidate stands
+  int32_t* ids;          // ids[place] = token where selected
+  int32_t* remaining;    // (B) candidates that may be selected and were not
 };
 
 // The log-likelihood of decisions that were made: the same numbers as `unmask` gives for the planner rules, from the same code.
@@ -203,7 +211,8 @@ struct AdamWArgs {
 };
 
 // Progress rule of all: a row with candidates selects at least one. Planner rules fall back to argmax p (first candidate if
-// all are 0); ties go to the lower position everywhere.
+// all are 0); ties go to the lower position everywhere. A planner logit that is NaN counts as -infinity, p = 0: nothing is looked for that
+// would have to be told to the host, so a caller that wants an error looks at the logits itself. NaN ranks last among confidences and entropies.
 
 class Backend {
  public:
@@ -220,6 +229,8 @@ class Backend {
   virtual void release(void* pointer) = 0;
   virtual void upload(void* to, const void* from_host, size_t bytes) = 0;
   virtual void download(void* to_host, const void* from, size_t bytes) = 0;
+  // Lives no longer than the backend.
+  virtual std::unique_ptr<Exchange> make_exchange() { return std::make_unique<Exchange>(); }
 
   // --- matrix products ------------------------------------------------------------------------------------------------------
   // Stacks `parts` (each (part.rows, cols)) and packs them, stored as `storage`. compute == kBF16 needs storage == kBF16.

@@ -81,9 +81,9 @@ void sample_forward(const SampleArgs& args, void* scratch, cudaStream_t stream);
 void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
                        int32_t excluded_token, cudaStream_t stream);
 
-// unmask.cu: all of `args` is device memory. candidates: of all rows; most: of the row that has most. scratch: unmask_scratch(candidates) bytes.
+// unmask.cu: all of `args` is device memory. candidates: of all rows. scratch: unmask_scratch(candidates) bytes.
 size_t unmask_scratch(int64_t candidates);
-void unmask(const UnmaskArgs& args, int64_t candidates, int most, void* scratch, cudaStream_t stream);
+void unmask(const UnmaskArgs& args, int64_t candidates, void* scratch, cudaStream_t stream);
 void likelihood_forward(const LikelihoodArgs& args, cudaStream_t stream);
 void likelihood_backward(const LikelihoodGradArgs& args, cudaStream_t stream);
 
