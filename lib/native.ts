@@ -187,6 +187,8 @@ export interface NativeSession {
 
 export interface NativeCancelToken {
   cancel(): void;
+  /** How far `loadModel` with this token has come, in bytes of the checkpoint's tensors; both are 0 before it begins. */
+  progress(): { loadedBytes: number; totalBytes: number };
 }
 
 /** What of a model trains, and how. */

@@ -71,6 +71,14 @@ const FAULTS = [
     'uint16_t(packed), uint16_t(packed)}',
     'cuda_linear_of_bf16',
   ],
+  [
+    'a turned key goes to the cache unrounded',
+    'rope.cu',
+    'put(to, target + low, held_as(kv.dtype, key.low))',
+    'put(to, target + low, key.low)',
+    'cuda_rope_store',
+  ],
+  ['a copy beside a norm is of another row', 'norm.cu', 'copied[row * c + j] = value', 'copied[row * c + j] = value * scale', 'rows_in_one'],
   ['one key beyond the mask', 'attention.cu', 'key >= ends[e >> 1]', 'key > ends[e >> 1]', 'cuda_attention_on'],
   ['edge tiles are not masked', 'attention.cu', 'first + kCols > least', 'first + kCols > most', 'cuda_attention_on'],
   [

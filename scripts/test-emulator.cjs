@@ -21,7 +21,14 @@ const SMALL = [
   'trainer_adapters',
   'sampling_given',
   'unmask_new',
+  'unmask_of',
+  'unmask_writes',
   'trainer_threads',
+  'exchange_',
+  'step_two',
+  'step_after',
+  'step_of',
+  'step_from',
 ];
 
 function run(command, args, env) {

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { type DUltraError, loadModel } from '../lib';
+import { type DUltraError, type LoadProgress, loadModel } from '../lib';
 import { type DownloadProgress, downloadModel, parseHubId } from '../lib/model/download';
 import { makeCheckpoint, random } from './checkpoints';
 import { temporaryFolder } from './helpers';
@@ -70,7 +70,7 @@ const failure = async (call: Promise<unknown>): Promise<DUltraError> => {
 
 describe('the cache', () => {
   test('a model from the hub loads, and lies as the official clients lay it', async () => {
-    const progress: DownloadProgress[] = [];
+    const progress: LoadProgress[] = [];
     const model = await loadModel('org/model', { onProgress: (at) => progress.push({ ...at }) });
     expect(model.source).toBe(path.join(cache(), 'snapshots', hub.commit));
     const local = await loadModel(checkpoint);
@@ -94,10 +94,15 @@ describe('the cache', () => {
     for (const name of names) {
       const steps = progress.filter(({ file }) => file === name);
       const total = hub.files.get(name)!.length;
-      expect(steps[0]).toEqual({ file: name, received: 0, total });
-      expect(steps.at(-1)).toEqual({ file: name, received: total, total });
-      for (let i = 1; i < steps.length; i++) expect(steps[i].received).toBeGreaterThanOrEqual(steps[i - 1].received);
+      expect(steps[0]).toEqual({ stage: 'download', file: name, loadedBytes: 0, totalBytes: total });
+      expect(steps.at(-1)).toEqual({ stage: 'download', file: name, loadedBytes: total, totalBytes: total });
+      for (let i = 1; i < steps.length; i++) expect(steps[i].loadedBytes).toBeGreaterThanOrEqual(steps[i - 1].loadedBytes);
     }
+    // Then the weights.
+    expect(progress.at(-1)!.stage).toBe('weights');
+    expect(progress.findIndex(({ stage }) => stage === 'weights')).toBeGreaterThan(
+      progress.findLastIndex(({ stage }) => stage === 'download'),
+    );
     // What is not needed is not fetched.
     expect(hub.fetched('README.md')).toEqual([]);
     expect(hub.fetched('pytorch_model.bin')).toEqual([]);

@@ -17,6 +17,14 @@ const { readTensors, writeTensors } = require('./golden/safetensors.cjs') as {
 
 export { readTensors, writeTensors };
 
+/** `test`, but on Windows skipped, with the reason in its name. */
+export const exceptOnWindows =
+  (why: string) =>
+  (name: string, body: () => unknown, timeout?: number): void => {
+    if (process.platform === 'win32') test.skip(`${name} (skipped: ${why})`, () => {});
+    else test(name, body as () => Promise<void>, timeout);
+  };
+
 /** Folder of a golden model. */
 export const modelFolder = (name: string) => path.join(__dirname, 'fixtures', 'golden', 'models', name);
 

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { datasets, loadModel, training } from '../lib';
-import { temporaryFolder } from './helpers';
+import { exceptOnWindows, temporaryFolder } from './helpers';
 import { metricsOf, newModelFolder } from './trained-models';
 
 const main = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
@@ -56,45 +56,50 @@ test('the three stages of the preset, one after the other', async () => {
   expect(config.options).toMatchObject({ numGenerations: 12, promptsPerStep: 2, rewards: { fastAnswer: 1 } });
 }, 60_000);
 
-test('Ctrl-C finishes the step, saves and exits with 130; --resume goes on to the same end', async () => {
-  const cwd = temporaryFolder();
-  const launch = (output: string) => [
-    'sft',
-    '--preset',
-    'tiny',
-    '-o',
-    output,
-    '--max-steps',
-    '30',
-    '--batch-size',
-    '4',
-    '--eval-every',
-    '2',
-    ...SMALL,
-  ];
-  let interrupted = false;
-  const first = await dultra(launch('broken'), {
-    cwd,
-    during: (stderr, interrupt) => {
-      if (!interrupted && stderr.includes('step 4/30')) {
-        interrupted = true;
-        interrupt();
-      }
-    },
-  });
-  expect(first.code).toBe(130);
-  expect(first.stdout).toBe('');
-  const checkpoints = readdirSync(path.join(cwd, 'broken', 'checkpoints'));
-  const steps = metricsOf(path.join(cwd, 'broken')).length;
-  expect(checkpoints).toContain(`step-${String(steps).padStart(8, '0')}`);
-  expect(steps).toBeLessThan(30);
-  expect(await dultra(launch('broken'), { cwd })).toMatchObject({ code: 2 });
-  expect(await dultra(['--resume', 'broken'], { cwd })).toMatchObject({ code: 0 });
-  expect(await dultra(launch('whole'), { cwd })).toMatchObject({ code: 0 });
-  const weights = (name: string) => readFileSync(path.join(cwd, name, 'final', 'model.safetensors'));
-  expect(weights('broken').equals(weights('whole'))).toBe(true);
-  expect(metricsOf(path.join(cwd, 'broken'))).toEqual(metricsOf(path.join(cwd, 'whole')));
-}, 60_000);
+const interruptible = exceptOnWindows('Windows ends a process that is sent a signal');
+interruptible(
+  'Ctrl-C finishes the step, saves and exits with 130; --resume goes on to the same end',
+  async () => {
+    const cwd = temporaryFolder();
+    const launch = (output: string) => [
+      'sft',
+      '--preset',
+      'tiny',
+      '-o',
+      output,
+      '--max-steps',
+      '30',
+      '--batch-size',
+      '4',
+      '--eval-every',
+      '2',
+      ...SMALL,
+    ];
+    let interrupted = false;
+    const first = await dultra(launch('broken'), {
+      cwd,
+      during: (stderr, interrupt) => {
+        if (!interrupted && stderr.includes('step 4/30')) {
+          interrupted = true;
+          interrupt();
+        }
+      },
+    });
+    expect(first.code).toBe(130);
+    expect(first.stdout).toBe('');
+    const checkpoints = readdirSync(path.join(cwd, 'broken', 'checkpoints'));
+    const steps = metricsOf(path.join(cwd, 'broken')).length;
+    expect(checkpoints).toContain(`step-${String(steps).padStart(8, '0')}`);
+    expect(steps).toBeLessThan(30);
+    expect(await dultra(launch('broken'), { cwd })).toMatchObject({ code: 2 });
+    expect(await dultra(['--resume', 'broken'], { cwd })).toMatchObject({ code: 0 });
+    expect(await dultra(launch('whole'), { cwd })).toMatchObject({ code: 0 });
+    const weights = (name: string) => readFileSync(path.join(cwd, name, 'final', 'model.safetensors'));
+    expect(weights('broken').equals(weights('whole'))).toBe(true);
+    expect(metricsOf(path.join(cwd, 'broken'))).toEqual(metricsOf(path.join(cwd, 'whole')));
+  },
+  60_000,
+);
 
 test('a config file, and examples of one’s own', async () => {
   const cwd = temporaryFolder();

@@ -167,6 +167,7 @@ class Kernels {
   void attention() {
     const int heads = shapes_.attention_heads, d = shapes_.attention_dim;
     const int64_t tokens = shapes_.attention_tokens, width = int64_t(heads) * d;
+    const auto w = matrix(2, 2);  // says that the backend computes in bf16
     const Array q = operand(tokens * width, 4), kv = operand(tokens * 2 * width, 4), out = operand(tokens * width), dout = operand(tokens * width);
     const Array dq = operand(tokens * width), dkv = operand(tokens * 2 * width);
     const Buffer log_sum = array(tokens * heads);
@@ -196,6 +197,13 @@ class Kernels {
       grad.dk = dkv;
       grad.dv = dkv + width;
       time("attention backward T=" + std::to_string(length), 2.5 * work, 0, [&] { backend_.attention_backward(grad); });
+      // Cached decoding: a block's queries against all keys of one sequence.
+      const std::vector<int32_t> queries{0, int32_t(shapes_.block)}, keys{0, int32_t(length)};
+      a.batch = 1;
+      a.q_offsets = queries.data();
+      a.k_offsets = keys.data();
+      time("attention of " + std::to_string(shapes_.block) + " queries T=" + std::to_string(length), 4.0 * double(shapes_.block * length * width),
+           2 * double(dtype_size(kv.dtype)) * double(length * width), [&] { backend_.attention_forward(a); });
     }
   }
 
@@ -207,6 +215,7 @@ class Kernels {
       time("bandwidth: sum of squares", 0, 4.0 * double(shapes_.copied), [&] { backend_.sum_squares(a.as(), shapes_.copied); });
       time("bandwidth: silu", 0, 8.0 * double(shapes_.copied), [&] { backend_.silu_forward(a.as(), shapes_.copied); });
     }
+    const auto w = matrix(2, 2);  // says that the backend computes in bf16
     const int64_t m = shapes_.rows, c = shapes_.hidden, f = shapes_.mlp, few = std::max<int64_t>(1, m / 4);
     const double numbers = double(m * c), wide = double(few * f), size = double(dtype_size(backend_.operand_dtype()));
     std::vector<int32_t> index;

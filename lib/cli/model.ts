@@ -1,7 +1,7 @@
 // The options that say which model and how it computes, and loading with a progress bar.
 import { SingleBar } from 'cli-progress';
 import { type Command, Option } from 'commander';
-import { type DownloadProgress, type LoadModelOptions, loadModel, type MaskedDiffusionModel } from '../index';
+import { type LoadModelOptions, type LoadProgress, loadModel, type MaskedDiffusionModel } from '../index';
 import { interruptSignal } from './errors';
 import { formatBytes, type OutputFlags } from './output';
 import { integer } from './values';
@@ -36,31 +36,39 @@ export function addModelOptions(command: Command): Command {
   return addDeviceOptions(command);
 }
 
-/** Reports downloads on stderr: a bar in a terminal, a line per file elsewhere. */
-class DownloadReport {
-  #bar: SingleBar | null = null;
-  #file = '';
+/** Weights of fewer bytes are there before anybody has read that they come. */
+const LARGE_MODEL = 1e9;
 
-  update({ file, received, total }: DownloadProgress): void {
-    if (!process.stderr.isTTY) {
-      if (file !== this.#file) process.stderr.write(`downloading ${file} (${formatBytes(total)})\n`);
-      this.#file = file;
+/** Reports downloads and the loading of large models on stderr: a bar in a terminal; elsewhere a line per file that is downloaded. */
+class LoadReport {
+  #bar: SingleBar | null = null;
+  #what = '';
+
+  update({ stage, file, loadedBytes, totalBytes }: LoadProgress): void {
+    const what = stage === 'download' ? (file ?? '') : 'weights';
+    if (stage === 'weights' && (totalBytes < LARGE_MODEL || !process.stderr.isTTY)) {
+      this.stop();
       return;
     }
-    if (file !== this.#file) {
+    if (!process.stderr.isTTY) {
+      if (what !== this.#what) process.stderr.write(`downloading ${what} (${formatBytes(totalBytes)})\n`);
+      this.#what = what;
+      return;
+    }
+    if (what !== this.#what) {
       this.stop();
-      this.#file = file;
+      this.#what = what;
       this.#bar = new SingleBar({
         stream: process.stderr,
-        format: '{file} {bar} {percentage}% of {size}, {eta_formatted} left',
+        format: '{what} {bar} {percentage}% of {size}, {eta_formatted} left',
         barsize: 24,
         hideCursor: true,
         // Its own handler would take Ctrl-C away from ours.
         gracefulExit: false,
       });
-      this.#bar.start(total, received, { file, size: formatBytes(total) });
+      this.#bar.start(totalBytes, loadedBytes, { what, size: formatBytes(totalBytes) });
     }
-    this.#bar?.update(received);
+    this.#bar?.update(loadedBytes);
   }
 
   stop(): void {
@@ -69,11 +77,11 @@ class DownloadReport {
   }
 }
 
-/** Loads what the flags name, showing downloads; stops on Ctrl-C. */
+/** Loads what the flags name, showing how far it is; stops on Ctrl-C. */
 export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
   const { model, device, dtype, compute, threads, revision, quiet } = flags;
   const given = Object.entries({ device, dtype, compute, threads, revision }).filter(([, value]) => value !== undefined);
-  const report = new DownloadReport();
+  const report = new LoadReport();
   try {
     return await loadModel(model, {
       ...(Object.fromEntries(given) as LoadModelOptions),

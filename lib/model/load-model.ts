@@ -3,18 +3,38 @@ import { existsSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { DUltraError } from '../errors';
-import { fromNative, type NativeDType, type NativeModel, type NativeModelConfig, type NativeTensorRef, native } from '../native';
+import {
+  fromNative,
+  type NativeDType,
+  type NativeLoadRequest,
+  type NativeModel,
+  type NativeModelConfig,
+  type NativeTensorRef,
+  native,
+} from '../native';
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
 import { causalName, parseCausalConfig } from './causal-config';
 import { CausalModel } from './causal-model';
 import { parseModelConfig, readConfigJson } from './config';
-import { type DownloadProgress, downloadModel } from './download';
+import { downloadModel } from './download';
 import { readGenerationDefaults } from './generation-config';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
 import { availableMemory } from './memory';
 import { findSafetensors, readSafetensorsEntries, type TensorEntry } from './safetensors';
 import { EMBEDDING, matchTensors, PLANNER_MARK } from './tensors';
 import { loadTokenizer } from './tokenizer';
+
+/** How far {@link loadModel} has come. */
+export interface LoadProgress {
+  /** "download": a file of a hub id arrives. "weights": tensors go from their files into the memory that the model computes in. */
+  stage: 'download' | 'weights';
+  /** "download": the file's name in the repository. */
+  file?: string;
+  /** Bytes that are there: of the file, those of an earlier, interrupted download included, or of all tensors. */
+  loadedBytes: number;
+  /** Bytes of the file, or of all tensors. */
+  totalBytes: number;
+}
 
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
@@ -38,12 +58,16 @@ export interface LoadModelOptions {
   revision?: string;
   /** Stops downloading and loading. */
   signal?: AbortSignal;
-  /** Called as a hub id's files arrive. */
-  onProgress?: (progress: DownloadProgress) => void;
+  /**
+   * Called as a hub id's files arrive (when one begins, about ten times a second, and when it is complete), and then as the weights are
+   * loaded: at most ten times a second, and at last with all of them. An error thrown here stops the call and rejects it.
+   */
+  onProgress?: (progress: LoadProgress) => void;
 }
 
 const DTYPES = { auto: 'auto', float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
 const BYTES: Record<NativeDType, number> = { F32: 4, BF16: 2, F16: 2 };
+const PROGRESS_INTERVAL_MS = 100;
 /** Weights plus packing and a first workspace, over the weights alone. */
 const MEMORY_FACTOR = 1.1;
 
@@ -71,7 +95,12 @@ async function resolveSource(source: string | undefined, options: LoadModelOptio
   }
   if (looksLikePath(source)) throw new DUltraError('BAD_CHECKPOINT', `${source}: no such folder`);
   const { revision, signal, onProgress } = options;
-  return downloadModel(source, { revision, signal, onProgress });
+  return downloadModel(source, {
+    revision,
+    signal,
+    onProgress:
+      onProgress && (({ file, received, total }) => onProgress({ stage: 'download', file, loadedBytes: received, totalBytes: total })),
+  });
 }
 
 /** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */
@@ -109,6 +138,44 @@ function chooseDevice(device: string, isa: string): string {
   // The plugin comes with the package: a machine without a driver has no GPU that somebody would miss.
   if (built && !reason.startsWith('no NVIDIA driver')) warnOfCpu(reason);
   return 'cpu';
+}
+
+/** Loads weights; tells how far they are by asking the native job from time to time, so that it never waits for JavaScript. */
+async function loadReporting(
+  request: NativeLoadRequest,
+  signal: AbortSignal | undefined,
+  onProgress: LoadModelOptions['onProgress'],
+): Promise<NativeModel> {
+  signal?.throwIfAborted();
+  const token = new (native().CancelToken)();
+  const cancel = () => token.cancel();
+  let failure: { error: unknown } | null = null;
+  let reported = -1;
+  const report = () => {
+    const { loadedBytes, totalBytes } = token.progress();
+    if (!onProgress || failure || totalBytes === 0 || loadedBytes === reported) return;
+    reported = loadedBytes;
+    try {
+      onProgress({ stage: 'weights', loadedBytes, totalBytes });
+    } catch (error) {
+      failure = { error };
+      token.cancel();
+    }
+  };
+  const timer = onProgress && setInterval(report, PROGRESS_INTERVAL_MS);
+  signal?.addEventListener('abort', cancel, { once: true });
+  try {
+    const loaded = await fromNative(() => native().loadModel(request, token), signal);
+    report();
+    if (failure) loaded.dispose();
+    else return loaded;
+  } catch (error) {
+    if (!failure) throw error;
+  } finally {
+    clearInterval(timer);
+    signal?.removeEventListener('abort', cancel);
+  }
+  throw (failure as { error: unknown }).error;
 }
 
 /** What a folder holds, before its weights are read. */
@@ -150,28 +217,20 @@ async function loadWeights<C extends NativeModelConfig>(
   const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
   const chosen = chooseDevice(device, isa);
   if (chosen === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
-  signal?.throwIfAborted();
-  const token = new (native().CancelToken)();
-  const cancel = () => token.cancel();
-  signal?.addEventListener('abort', cancel, { once: true });
-  try {
-    const load = (on: string) => {
-      const isNarrow = storage === 'BF16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype === 'BF16'));
-      const arithmetic = compute ?? (on !== 'cpu' && isNarrow ? 'bfloat16' : 'float32');
-      const request = { config, files, tensors, device: on, threads, isa, storage, compute: arithmetic };
-      return fromNative(() => native().loadModel(request, token), signal);
-    };
-    const loaded = await load(chosen).catch((error: unknown) => {
-      const isLacking = error instanceof DUltraError && (error.code === 'OUT_OF_MEMORY' || error.code === 'DEVICE_UNAVAILABLE');
-      if (device !== 'auto' || chosen === 'cpu' || !isLacking) throw error;
-      warnOfCpu(error.message);
-      checkMemory(tensors, storage, config.weightTying, folder);
-      return load('cpu');
-    });
-    return { folder, file, json, entries, config, native: loaded };
-  } finally {
-    signal?.removeEventListener('abort', cancel);
-  }
+  const load = (on: string) => {
+    const isNarrow = storage === 'BF16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype === 'BF16'));
+    const arithmetic = compute ?? (on !== 'cpu' && isNarrow ? 'bfloat16' : 'float32');
+    const request = { config, files, tensors, device: on, threads, isa, storage, compute: arithmetic };
+    return loadReporting(request, signal, onProgress);
+  };
+  const loaded = await load(chosen).catch((error: unknown) => {
+    const isLacking = error instanceof DUltraError && (error.code === 'OUT_OF_MEMORY' || error.code === 'DEVICE_UNAVAILABLE');
+    if (device !== 'auto' || chosen === 'cpu' || !isLacking) throw error;
+    warnOfCpu(error.message);
+    checkMemory(tensors, storage, config.weightTying, folder);
+    return load('cpu');
+  });
+  return { folder, file, json, entries, config, native: loaded };
 }
 
 /** The tokenizer and what else stands beside the weights; frees them where that fails. */

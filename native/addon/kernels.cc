@@ -1,4 +1,7 @@
 // The kernels by themselves, on typed arrays: each call opens a CPU backend for its duration.
+#include <algorithm>
+#include <cmath>
+
 #include "addon/args.h"
 #include "addon/job.h"
 #include "addon/objects.h"
@@ -269,6 +272,8 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
         const size_t m = size_t(w.offsets.back()), b = w.offsets.size() - 1;
         Result out{std::vector<uint8_t>(m), std::vector<uint8_t>(b), std::vector<float>(m), std::vector<float>(m)};
         const auto data = [](const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); };
+        if (is_planner_rule(w.args.rule) && std::any_of(w.planner_logits.begin(), w.planner_logits.end(), [](float x) { return std::isnan(x); }))
+          throw Error(ErrorCode::kNonFinite, "a planner logit is NaN");
         w.args.offsets = w.offsets.data();
         w.args.at = w.at.data();
         w.args.planner_logit = data(w.planner_logits);

@@ -105,16 +105,17 @@ void ModelObject::init(Napi::Env env, AddonData* data) {
 Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto request = guarded(env, [&] { return read_request(to_object(info[0], "request")); });
-  const auto flag = CancelToken::flag_of(info[1]);
+  const auto token = CancelToken::state_of(info[1]);
   return Job<std::shared_ptr<Model>>::start(
       env,
-      [request, flag]() -> std::shared_ptr<Model> {
+      [request, token]() -> std::shared_ptr<Model> {
         auto backend = open_backend(request->device, request->threads, request->isa);
         if (!backend->supports(request->weights.compute))
           throw Error(ErrorCode::kDeviceUnavailable,
                       std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + backend->isa());
         const Checkpoint checkpoint(request->files, std::move(request->tensors));
-        return std::make_shared<Model>(request->config, std::move(backend), checkpoint, request->weights, flag.get());
+        return std::make_shared<Model>(request->config, std::move(backend), checkpoint, request->weights, token ? &token->cancelled : nullptr,
+                                       token ? &token->progress : nullptr);
       },
       [threads = request->threads](Napi::Env job_env, std::shared_ptr<Model>& model) -> Napi::Value {
         Napi::Object object = job_env.GetInstanceData<AddonData>()->model.New({});

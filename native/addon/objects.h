@@ -18,16 +18,23 @@ struct AddonData {
   std::vector<std::weak_ptr<Session>> sessions;
 };
 
+// What JavaScript tells a job while it runs, and asks it: the job's thread writes numbers, JavaScript reads them when it wants to.
 class CancelToken final : public Napi::ObjectWrap<CancelToken> {
  public:
+  struct State {
+    std::atomic<bool> cancelled{false};
+    LoadProgress progress;
+  };
   static void init(Napi::Env env, AddonData* data);
   explicit CancelToken(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CancelToken>(info) {}
-  // The flag of an optional argument, or null.
+  // Of an optional argument, or null.
+  static std::shared_ptr<State> state_of(const Napi::Value& value);
   static std::shared_ptr<std::atomic<bool>> flag_of(const Napi::Value& value);
 
  private:
   void cancel(const Napi::CallbackInfo& info);
-  std::shared_ptr<std::atomic<bool>> flag_ = std::make_shared<std::atomic<bool>>(false);
+  Napi::Value progress(const Napi::CallbackInfo& info);
+  const std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
 class SessionObject final : public Napi::ObjectWrap<SessionObject> {

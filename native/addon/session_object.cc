@@ -6,17 +6,30 @@ namespace dultra {
 namespace addon {
 
 void CancelToken::init(Napi::Env env, AddonData* data) {
-  data->cancel_token = Napi::Persistent(DefineClass(env, "CancelToken", {InstanceMethod<&CancelToken::cancel>("cancel")}));
+  data->cancel_token = Napi::Persistent(
+      DefineClass(env, "CancelToken", {InstanceMethod<&CancelToken::cancel>("cancel"), InstanceMethod<&CancelToken::progress>("progress")}));
 }
 
-std::shared_ptr<std::atomic<bool>> CancelToken::flag_of(const Napi::Value& value) {
+std::shared_ptr<CancelToken::State> CancelToken::state_of(const Napi::Value& value) {
   if (absent(value)) return nullptr;
   const auto* data = value.Env().GetInstanceData<AddonData>();
   if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data->cancel_token.Value())) type_error(value.Env(), "cancelToken", "a CancelToken");
-  return Unwrap(value.As<Napi::Object>())->flag_;
+  return Unwrap(value.As<Napi::Object>())->state_;
 }
 
-void CancelToken::cancel(const Napi::CallbackInfo&) { flag_->store(true, std::memory_order_relaxed); }
+std::shared_ptr<std::atomic<bool>> CancelToken::flag_of(const Napi::Value& value) {
+  auto state = state_of(value);
+  return state ? std::shared_ptr<std::atomic<bool>>(state, &state->cancelled) : nullptr;
+}
+
+void CancelToken::cancel(const Napi::CallbackInfo&) { state_->cancelled.store(true, std::memory_order_relaxed); }
+
+Napi::Value CancelToken::progress(const Napi::CallbackInfo& info) {
+  Napi::Object out = Napi::Object::New(info.Env());
+  out.Set("loadedBytes", double(state_->progress.loaded.load()));
+  out.Set("totalBytes", double(state_->progress.total.load()));
+  return out;
+}
 
 void SessionObject::init(Napi::Env env, AddonData* data) {
   data->session =

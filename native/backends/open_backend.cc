@@ -2,8 +2,10 @@
 
 #include <cstdlib>
 #include <mutex>
+#include <set>
 
 #include "backends/cpu/cpu_backend.h"
+#include "backends/self_check.h"
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -22,7 +24,7 @@ struct CudaPlugin {
 #ifndef __linux__
 const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   *built = false;
-  *reason = "the CUDA backend is for Linux";
+  *reason = "this build does not contain the CUDA backend, which is for Linux";
   return nullptr;
 }
 #else
@@ -77,6 +79,17 @@ int cuda_index(const std::string& device) {
   return std::stoi(device.substr(5));
 }
 
+// A device is checked when it is opened for the first time.
+void check_once(Backend& backend, int index) {
+  static std::mutex mutex;
+  static std::set<int> sound;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (sound.count(index)) return;
+  cpu::CpuBackend reference(1, "");
+  check_device(backend, reference);
+  sound.insert(index);
+}
+
 }  // namespace
 
 std::unique_ptr<Backend> open_backend(const std::string& device, int threads, const std::string& isa) {
@@ -87,7 +100,9 @@ std::unique_ptr<Backend> open_backend(const std::string& device, int threads, co
   bool built;
   if (const CudaPlugin* plugin = cuda_plugin(&reason, &built)) {
     try {
-      return std::unique_ptr<Backend>(plugin->open(index));
+      std::unique_ptr<Backend> backend(plugin->open(index));
+      check_once(*backend, index);
+      return backend;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kDeviceUnavailable) throw;
       reason = error.what();

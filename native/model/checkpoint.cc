@@ -87,6 +87,12 @@ Checkpoint::Tensor Checkpoint::get(const std::string& name, const std::vector<in
   return tensor;
 }
 
+uint64_t Checkpoint::bytes() const {
+  uint64_t sum = 0;
+  for (const auto& [name, i] : index_) sum += tensors_[i].end - tensors_[i].begin;
+  return sum;
+}
+
 void Checkpoint::forget(const Tensor& tensor) const { files_[size_t(tensor.ref->file)]->forget(tensor.ref->begin, tensor.ref->end); }
 
 }  // namespace dultra

@@ -52,6 +52,8 @@ class Checkpoint {
   // The tensor `name`, which must have `shape` and finite values; BAD_CHECKPOINT or NON_FINITE otherwise.
   Tensor get(const std::string& name, const std::vector<int64_t>& shape) const;
   bool has(const std::string& name) const { return index_.count(name) != 0; }
+  // Of all tensors.
+  uint64_t bytes() const;
   void forget(const Tensor& tensor) const;
 
  private:

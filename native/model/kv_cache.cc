@@ -77,9 +77,10 @@ void KvCache::clear() {
 }
 
 KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions)
-    : cache_(cache), rows_(std::move(rows)), offsets_(offsets), positions_(positions) {
+    : cache_(cache), rows_(std::move(rows)), offsets_(offsets), positions_(positions), key_offsets_(cache.offsets()) {
   check_argument(offsets_.size() == rows_.size() + 1 && offsets_.front() == 0 && size_t(offsets_.back()) == positions_.size(),
                  "positions: expected offsets from 0 to the number of positions, one more than rows");
+  std::vector<int32_t> slots;
   for (size_t r = 0; r < rows_.size(); ++r) {
     const int32_t row = rows_[r], begin = offsets_[r], end = offsets_[r + 1];
     check_argument(row >= 0 && row < cache.rows() && (r == 0 || row > rows_[r - 1]), "positions: rows must be ascending indices of the cache's rows");
@@ -88,11 +89,12 @@ KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int3
       const int32_t p = positions_[size_t(i)];
       check_argument(p >= 0 && p < cache.length(row) && (i == begin || p > positions_[size_t(i) - 1]),
                      "positions: expected ascending positions inside row " + std::to_string(row) + ", got " + std::to_string(p));
-      slots_.push_back(cache.offsets()[size_t(row)] + p);
+      slots.push_back(cache.offsets()[size_t(row)] + p);
     }
     check_argument(cache.complete_with(row, positions_.data() + begin, size_t(end - begin)),
                    "positions: row " + std::to_string(row) + " has positions that are neither computed in this pass nor cached by an earlier one");
   }
+  slots_ = std::move(slots);
 }
 
 std::vector<int32_t> KvPass::spread(const std::vector<int32_t>& offsets) const {

@@ -82,7 +82,11 @@ class KvPass {
   KvCache& cache() const { return cache_; }
   const std::vector<int32_t>& rows() const { return rows_; }
   // (F) place in the cache's arrays of each position that is computed
-  const std::vector<int32_t>& slots() const { return slots_; }
+  const HostArray<int32_t>& slots() const { return slots_; }
+  HostArray<int32_t>& slots() { return slots_; }
+  // (B + 1) the cache's own offsets
+  const HostArray<int32_t>& key_offsets() const { return key_offsets_; }
+  HostArray<int32_t>& key_offsets() { return key_offsets_; }
   // Offsets over the pass's rows as offsets over all rows of the cache: those that take no part have no queries.
   std::vector<int32_t> spread(const std::vector<int32_t>& offsets) const;
   // Every position that was computed now holds something.
@@ -91,7 +95,7 @@ class KvPass {
  private:
   KvCache& cache_;
   const std::vector<int32_t> rows_, offsets_, positions_;
-  std::vector<int32_t> slots_;
+  HostArray<int32_t> slots_, key_offsets_;
 };
 
 // Clears a cache (null: none) unless told to keep it: what a pass that threw leaves behind is neither old nor new.

@@ -40,7 +40,8 @@ class Buffer {
 // Scratch memory of one session: numbered slots that grow and are reused from step to step.
 class Workspace {
  public:
-  explicit Workspace(Backend& backend) : backend_(backend) {}
+  // `exchange` (may be null): its recordings work on this memory, and end when a slot moves.
+  explicit Workspace(Backend& backend, Exchange* exchange = nullptr) : backend_(backend), exchange_(exchange) {}
 
   // At least `count` elements in slot `slot`; contents are undefined. The pointer is valid until the slot is asked for more.
   template <typename T = float>
@@ -48,6 +49,7 @@ class Workspace {
     const size_t bytes = size_t(count > 0 ? count : 1) * sizeof(T);
     if (slot >= slots_.size()) slots_.resize(slot + 1);
     if (slots_[slot].bytes() < bytes) {
+      if (exchange_ && slots_[slot].bytes()) exchange_->forget();
       slots_[slot] = Buffer();  // the old block goes first
       slots_[slot] = Buffer(backend_, bytes);
     }
@@ -61,6 +63,7 @@ class Workspace {
 
  private:
   Backend& backend_;
+  Exchange* const exchange_;
   std::vector<Buffer> slots_;
 };
 

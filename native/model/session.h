@@ -1,5 +1,6 @@
 // A batch of rows being denoised: holds their ids and scratch memory, and does one denoising step per call.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -15,8 +16,8 @@ namespace dultra {
 class Model {
  public:
   Model(const ModelConfig& config, std::unique_ptr<Backend> backend, const Checkpoint& checkpoint, const WeightOptions& options,
-        const std::atomic<bool>* cancel)
-      : backend_(std::move(backend)), transformer_(config, *backend_, checkpoint, options, cancel) {}
+        const std::atomic<bool>* cancel, LoadProgress* progress = nullptr)
+      : backend_(std::move(backend)), transformer_(config, *backend_, checkpoint, options, cancel, progress) {}
 
   Backend& backend() const { return *backend_; }
   const Transformer& transformer() const { return transformer_; }
@@ -27,19 +28,36 @@ class Model {
   bool claim_trainer() { return !has_trainer_.exchange(true); }
   void release_trainer() { has_trainer_.store(false); }
 
-  // Scratch memory of one forward pass. The model keeps one that is not in use: fresh pages for every call cost a small model a tenth
-  // of its time.
+  // Scratch memory of one forward pass or denoising step, and recordings of steps. What is not in use the model keeps, one or as many as it has
+  // sessions: fresh pages for every call cost a small model a tenth of its time, and steps of equal shapes repeat each other's recordings,
+  // whatever session they are of.
   struct Scratch {
-    explicit Scratch(Backend& backend) : layers(backend), head(backend) {}
+    explicit Scratch(Backend& backend) : exchange(backend.make_exchange()), layers(backend, exchange.get()), head(backend, exchange.get()) {}
+    const std::unique_ptr<Exchange> exchange;
     Workspace layers, head;
   };
-  std::unique_ptr<Scratch> take_scratch() const {
+  struct GiveBack {
+    const Model* model;
+    void operator()(Scratch* scratch) const { model->give_back(std::unique_ptr<Scratch>(scratch)); }
+  };
+  using BorrowedScratch = std::unique_ptr<Scratch, GiveBack>;
+  // The one that was given back last. It is given back with its owner, before the model goes.
+  BorrowedScratch borrow_scratch() const {
     const std::lock_guard<std::mutex> lock(scratch_mutex_);
-    return scratch_ ? std::move(scratch_) : std::make_unique<Scratch>(*backend_);
+    std::unique_ptr<Scratch> scratch;
+    if (free_scratch_.empty()) {
+      scratch = std::make_unique<Scratch>(*backend_);
+    } else {
+      scratch = std::move(free_scratch_.back());
+      free_scratch_.pop_back();
+    }
+    return {scratch.release(), GiveBack{this}};
   }
-  void give_back(std::unique_ptr<Scratch> scratch) const {
+  // By every session when it begins (1) and ends (-1).
+  void count_session(int change) const {
     const std::lock_guard<std::mutex> lock(scratch_mutex_);
-    scratch_ = std::move(scratch);
+    sessions_ += change;
+    while (free_scratch_.size() > kept_scratch()) free_scratch_.erase(free_scratch_.begin());
   }
 
  private:
@@ -47,8 +65,15 @@ class Model {
   Transformer transformer_;
   mutable std::shared_mutex weights_mutex_;
   std::atomic<bool> has_trainer_{false};
+  size_t kept_scratch() const { return size_t(std::max(1, sessions_)); }
+  void give_back(std::unique_ptr<Scratch> scratch) const {
+    const std::lock_guard<std::mutex> lock(scratch_mutex_);
+    if (free_scratch_.size() < kept_scratch()) free_scratch_.push_back(std::move(scratch));
+  }
+
   mutable std::mutex scratch_mutex_;
-  mutable std::unique_ptr<Scratch> scratch_;
+  mutable std::vector<std::unique_ptr<Scratch>> free_scratch_;
+  mutable int sessions_ = 0;
 };
 
 // Rows of the output head computed at a time: bounds the (rows, V) logits to about 64 MB.
@@ -108,7 +133,8 @@ struct StepResult {
   std::vector<int32_t> offsets, positions, tokens;
   std::vector<float> log_probs, confidences, entropies, planner_logits, probabilities, log_likelihoods;
   std::vector<uint8_t> selected, forced;
-  std::vector<float> timesteps;  // (R) 1 - masks / row length, before the step
+  std::vector<int32_t> remaining;  // (R) candidates that were not selected
+  std::vector<float> timesteps;    // (R) 1 - masks / row length, before the step
 };
 
 class Session {
@@ -116,18 +142,29 @@ class Session {
   // ids of the rows packed by offsets (B + 1); every id inside the vocabulary. `cache` (of the same rows) may be null: every step then
   // computes whole rows.
   Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets, std::shared_ptr<KvCache> cache = nullptr);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
+  // The host puts together what the step reads, queues all of its operations (or a recording of them), and then reads the results.
   StepResult step(const StepRequest& request);
   // Writes tokens at in-row positions of a row.
   void write(int row, const std::vector<int32_t>& positions, const std::vector<int32_t>& tokens);
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
 
  private:
+  struct Step;
+  // Checks the request and lists the rows that take part and their candidates.
+  void prepare(Step& step) const;
+  // Brings the number of candidates to one of few; what is added repeats a candidate and decides nothing.
+  static void fill_up(Step& step);
+  void enqueue(Step& step, Model::Scratch& scratch) const;
+  std::vector<int64_t> key_of(const Step& step) const;
+
   const std::shared_ptr<const Model> model_;
   std::mutex mutex_;  // one step at a time
   std::vector<int32_t> ids_, offsets_;
   const std::shared_ptr<KvCache> cache_;
-  Workspace workspace_, head_workspace_;
   std::atomic<bool> cancelled_{false};
 };
 

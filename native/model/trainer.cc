@@ -346,7 +346,7 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   } else {
     tape->packing = Packing::from_lengths(lengths_of(request.offsets));
   }
-  const std::vector<int32_t>& fresh = tape->packing.positions;
+  const std::vector<int32_t>& fresh = tape->packing.positions.values();
   RowSubset& candidates = tape->candidates;
   RowSubset& scored = tape->scored;
   const bool all_scored = request.confidences || request.logits || (request.log_probs && !request.policy);
@@ -458,10 +458,11 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     float* scores = memory.take(int64_t(m));
     tape->planner_hidden = tape->hidden;
     if (tape->whole) tape->planner_hidden = tape->whole->gather(backend_, tape->hidden, memory.take(tape->planner_packing().tokens() * c), c);
-    transformer.planner_forward(scores, tape->planner_hidden, request.timestep,
-                                tape->whole ? tape->whole->is_candidate.data() : request.mask_index.data(), tape->planner_packing(),
-                                tape->planner_candidates(), workspace_, cancel, keep ? &tape->planner : nullptr, &memory, options_.checkpointing,
-                                tape->planner_pass());
+    const PlannerInputs inputs =
+        transformer.planner_inputs(request.timestep, tape->whole ? tape->whole->is_candidate.data() : request.mask_index.data(),
+                                   tape->planner_packing(), tape->planner_candidates());
+    transformer.planner_forward(scores, tape->planner_hidden, inputs, tape->planner_packing(), tape->planner_candidates(), workspace_, cancel,
+                                keep ? &tape->planner : nullptr, &memory, options_.checkpointing, tape->planner_pass());
     backend_.download(result.planner_logits.data(), scores, m * 4);
     for (float z : result.planner_logits)
       if (!std::isfinite(z)) throw Error(ErrorCode::kNonFinite, "the planner produced a NaN or infinite logit");

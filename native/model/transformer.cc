@@ -27,22 +27,20 @@ enum Slot : size_t {
   kTimeSum,
   kTimeHidden,
   kTimeTwice,
-  kTimeIds,
   kCondition,
   kMul1,
   kAdd1,
   kMul2,
-  kAdd2,
-  kConditionIds,
-  kGroups,
-  kSubsetGroups
+  kAdd2
 };
 
 // Reads tensors, counts them, builds what the backend wants, and lists where everything went.
 class WeightReader {
  public:
-  WeightReader(Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options, const std::atomic<bool>* cancel)
-      : backend_(backend), checkpoint_(checkpoint), options_(options), cancel_(cancel) {}
+  WeightReader(Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options, const std::atomic<bool>* cancel, LoadProgress* progress)
+      : backend_(backend), checkpoint_(checkpoint), options_(options), cancel_(cancel), progress_(progress) {
+    if (progress_) progress_->total = checkpoint.bytes();
+  }
 
   int64_t parameters = 0;
   size_t bytes = 0;
@@ -85,6 +83,8 @@ class WeightReader {
     if (options_.compute == Compute::kBF16) storage = DType::kBF16;
     into = backend_.make_matrix(parts, cols, storage, options_.compute);
     bytes += into->bytes();
+    for (const MatrixPart& part : parts)
+      if (count) advance(part.rows * cols, part.dtype);
     for (size_t i = 0; i < pieces.size(); ++i)
       if (!pieces[i].all) checkpoint_.forget(tensors[i]);
   }
@@ -102,13 +102,16 @@ class WeightReader {
     into = upload(values);
     parameters += count;
     bytes += size_t(count) * 4;
+    advance(count, tensor.ref->dtype);
   }
 
   // Vectors laid end to end, as the rows of their matrices are.
   void stacked(Buffer& into, const std::vector<Rows>& pieces) {
     std::vector<float> all;
     for (const Rows& piece : pieces) {
-      const std::vector<float> values = read(checkpoint_.get(piece.name, {piece.rows}), 0, piece.rows);
+      const auto tensor = checkpoint_.get(piece.name, {piece.rows});
+      const std::vector<float> values = read(tensor, 0, piece.rows);
+      advance(piece.rows, tensor.ref->dtype);
       WeightSite& site = add_site(piece.name, {piece.rows}, 0, piece.rows);
       site.vector = &into;
       site.vector_first = int64_t(all.size());
@@ -120,8 +123,10 @@ class WeightReader {
   }
 
   void number(float& into, const std::string& name) {
-    into = read(checkpoint_.get(name, {1}), 0, 1)[0];
+    const auto tensor = checkpoint_.get(name, {1});
+    into = read(tensor, 0, 1)[0];
     parameters += 1;
+    advance(1, tensor.ref->dtype);
     add_site(name, {1}, 0, 1).number = &into;
   }
 
@@ -132,14 +137,18 @@ class WeightReader {
     if (!options_.keep_storage && options_.storage == DType::kBF16 && dtype == DType::kF32) {
       dtype = DType::kBF16;
       into = Buffer(backend_, size_t(v * c) * 2);
-      std::vector<uint16_t> row(static_cast<size_t>(c));
-      for (int64_t r = 0; r < v; ++r) {
-        for (int64_t i = 0; i < c; ++i) {
+      // In pieces: the numbers go through host memory.
+      std::vector<uint16_t> piece;
+      const int64_t all = v * c;
+      for (int64_t first = 0; first < all; first += kPiece) {
+        check_cancelled(cancel_);
+        piece.resize(size_t(std::min(kPiece, all - first)));
+        for (size_t i = 0; i < piece.size(); ++i) {
           float value;
-          std::memcpy(&value, static_cast<const uint8_t*>(tensor.data) + size_t(r * c + i) * 4, 4);
-          row[size_t(i)] = f32_to_bf16(value);
+          std::memcpy(&value, static_cast<const uint8_t*>(tensor.data) + (size_t(first) + i) * 4, 4);
+          piece[i] = f32_to_bf16(value);
         }
-        backend_.upload(into.as<uint16_t>() + r * c, row.data(), row.size() * 2);
+        backend_.upload(into.as<uint16_t>() + first, piece.data(), piece.size() * 2);
       }
     } else {
       into = Buffer(backend_, size_t(tensor.ref->end - tensor.ref->begin));
@@ -147,6 +156,7 @@ class WeightReader {
     }
     parameters += v * c;
     bytes += into.bytes();
+    advance(v * c, tensor.ref->dtype);
     WeightSite& site = add_site(name, {v, c}, 0, v);
     site.vector = &into;
     site.table = &dtype;
@@ -198,10 +208,16 @@ class WeightReader {
     return values;
   }
 
+  void advance(int64_t elements, DType dtype) {
+    if (progress_) progress_->loaded += uint64_t(elements) * dtype_size(dtype);
+  }
+
+  static constexpr int64_t kPiece = int64_t(1) << 22;
   Backend& backend_;
   const Checkpoint& checkpoint_;
   const WeightOptions& options_;
   const std::atomic<bool>* cancel_;
+  LoadProgress* const progress_;
 };
 
 }  // namespace
@@ -211,13 +227,12 @@ void check_cancelled(const std::atomic<bool>* cancel) {
 }
 
 Packing Packing::from_lengths(const std::vector<int32_t>& lengths) {
-  Packing packing;
-  packing.offsets.push_back(0);
+  std::vector<int32_t> offsets{0}, positions;
   for (int32_t length : lengths) {
-    for (int32_t i = 0; i < length; ++i) packing.positions.push_back(i);
-    packing.offsets.push_back(packing.offsets.back() + length);
+    for (int32_t i = 0; i < length; ++i) positions.push_back(i);
+    offsets.push_back(offsets.back() + length);
   }
-  return packing;
+  return {std::move(offsets), std::move(positions), {}};
 }
 
 WholeRows::WholeRows(const KvPass& pass, const RowSubset& candidates) : pass_(pass) {
@@ -235,8 +250,9 @@ WholeRows::WholeRows(const KvPass& pass, const RowSubset& candidates) : pass_(pa
   }
   packing = Packing::from_lengths(lengths);
   is_candidate.resize(slots.size());
-  subset.offsets = candidates.offsets;
-  subset.positions = candidates.positions;
+  subset.offsets = candidates.offsets.values();
+  subset.positions = candidates.positions.values();
+  subset.most = candidates.most;
   for (size_t r = 0; r < lengths.size(); ++r)
     for (int32_t i = candidates.offsets[r]; i < candidates.offsets[r + 1]; ++i) {
       const int32_t at = packing.offsets[r] + candidates.positions[size_t(i)];
@@ -253,9 +269,9 @@ float* WholeRows::gather(Backend& backend, const float* fresh, float* states, in
 }
 
 Transformer::Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
-                         const std::atomic<bool>* cancel)
+                         const std::atomic<bool>* cancel, LoadProgress* progress)
     : config_(config), backend_(backend) {
-  WeightReader reader(backend, checkpoint, options, cancel);
+  WeightReader reader(backend, checkpoint, options, cancel, progress);
   const int64_t c = config.hidden, v = config.embedding_size;
   const std::string base = "model.transformer.";
   reader.table(embedding_, embedding_dtype_, base + "wte.weight", v, c);
@@ -349,6 +365,7 @@ std::vector<Bf16Rows> Transformer::bf16_rows(const std::string& tensor) const {
 }
 
 void Transformer::write_weights(const std::function<const float*(const std::string& tensor)>& values) {
+  ++times_written_;
   std::vector<float> host;
   for (size_t i = 0; i < sites_.size(); ++i) {
     WeightSite& site = sites_[i];
@@ -413,24 +430,26 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
     return tape->*kept = memory->operands(count);
   };
 
+  float* h = tape ? (tape->h = memory->take(m * c)) : out;  // (M, C)
   Array normed = buffer(kNormed, n * c, &BlockTape::normed);
-  backend_.rmsnorm_forward(normed, x, w.attn_norm.as(), n, c, config_.rms_norm_eps);
+  if (subset || h == x)
+    backend_.rmsnorm_forward(normed, x, w.attn_norm.as(), n, c, config_.rms_norm_eps);
+  else
+    backend_.rmsnorm_copy_forward(normed, h, x, nullptr, w.attn_norm.as(), n, c, config_.rms_norm_eps);
   Array kv = buffer(kKv, n * 2 * kv_width, &BlockTape::kv);  // (N, 2, Hk, D)
   backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, w.kv_bias.as(), false);
-  backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   if (layer) {
     const KvCache& cache = layer->pass.cache();
-    backend_.store_rows(cache.layer(layer->index), cache.options().dtype, kv, layer->pass.slots().data(), n, 2 * kv_width);
+    backend_.rope_store_forward({cache.layer(layer->index), cache.options().dtype}, layer->pass.slots().data(), kv, packing.positions.data(), n,
+                                config_.kv_heads, d, config_.rope_theta);
+  } else {
+    backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   }
 
-  float* h = tape ? (tape->h = memory->take(m * c)) : out;  // (M, C)
   if (subset) {
-    Array gathered = buffer(kNormedSubset, m * c, &BlockTape::normed_subset);
-    backend_.gather_rows(gathered, normed, subset->rows.data(), m, c);
-    normed = gathered;
-    backend_.gather_rows(h, x, subset->rows.data(), m, c);
-  } else if (h != x) {
-    backend_.copy(h, x, n * c);
+    // Normed again rather than gathered: the rows are read once for both.
+    normed = buffer(kNormedSubset, m * c, &BlockTape::normed_subset);
+    backend_.rmsnorm_copy_forward(normed, h, x, subset->rows.data(), w.attn_norm.as(), m, c, config_.rms_norm_eps);
   }
   Array q = buffer(kQ, m * q_width, &BlockTape::q);  // (M, H, D)
   backend_.linear_forward(q, q_width, normed, m, *w.q, w.q_bias.as(), false);
@@ -446,8 +465,10 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   backend_.linear_forward(h, c, attention, m, *w.attn_out, w.attn_out_bias.as(), true);
 
   Array normed_h = buffer(kNormed, m * c, &BlockTape::normed_h);
-  backend_.rmsnorm_forward(normed_h, h, w.ff_norm.as(), m, c, config_.rms_norm_eps);
-  if (out != h) backend_.copy(out, h, m * c);
+  if (out == h)
+    backend_.rmsnorm_forward(normed_h, h, w.ff_norm.as(), m, c, config_.rms_norm_eps);
+  else
+    backend_.rmsnorm_copy_forward(normed_h, out, h, nullptr, w.ff_norm.as(), m, c, config_.rms_norm_eps);
   const int64_t rows = std::min(m, kMlpRows), kept_rows = tape ? m : rows;
   Array gate_up = buffer(kGateUp, kept_rows * 2 * f, &BlockTape::gate_up);
   Array mlp = buffer(kMlp, kept_rows * f, &BlockTape::mlp);
@@ -479,14 +500,18 @@ AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubse
   args.k_offsets = packing.offsets.data();
   args.q_positions = subset ? subset->positions.data() : packing.positions.data();
   args.mask = config_.causal ? MaskKind::kCausal : MaskKind::kBidirectional;
+  args.max_queries = subset ? subset->most : 0;
   args.k = fresh;
   args.v = fresh + kv_width;
   if (layer) {
     const KvCache& cache = layer->pass.cache();
-    *offsets = layer->pass.spread(subset ? subset->offsets : packing.offsets);
     args.batch = cache.rows();
-    args.q_offsets = offsets->data();
-    args.k_offsets = cache.offsets().data();
+    args.q_offsets = subset ? subset->cache_offsets.data() : packing.cache_offsets.data();
+    if (!args.q_offsets) {
+      *offsets = layer->pass.spread(subset ? subset->offsets.values() : packing.offsets.values());
+      args.q_offsets = offsets->data();
+    }
+    args.k_offsets = layer->pass.key_offsets().data();
     args.k = {cache.layer(layer->index), cache.options().dtype};
     args.v = args.k + kv_width;
   }
@@ -525,9 +550,33 @@ void Transformer::head_forward(float* logits, ConstArray hidden, int64_t m) cons
   backend_.linear_forward(logits, config_.embedding_size, hidden, m, *head_, head_bias_.as(), false);
 }
 
-void Transformer::planner_forward(float* logit, const float* hidden, const std::vector<float>& timestep, const uint8_t* candidate,
-                                  const Packing& packing, const RowSubset& subset, Workspace& ws, const std::atomic<bool>* cancel, PlannerTape* tape,
-                                  TapeMemory* memory, bool inputs_only, const KvPass* pass) const {
+PlannerInputs Transformer::planner_inputs(const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing,
+                                          const RowSubset& subset) const {
+  if (!config_.planner.use_adaln) return {};
+  const int64_t b = packing.batch();
+  std::vector<float> features(size_t(b * kTimeFeatures));
+  for (int64_t i = 0; i < b; ++i)
+    for (int64_t k = 0; k < kTimeFeatures / 2; ++k) {
+      const float frequency = std::exp(-std::log(10000.0f) * float(k) / float(kTimeFeatures / 2));
+      const float angle = timestep[size_t(i)] * frequency;
+      features[size_t(i * kTimeFeatures + k)] = std::cos(angle);
+      features[size_t(i * kTimeFeatures + kTimeFeatures / 2 + k)] = std::sin(angle);
+    }
+  std::vector<int32_t> time(size_t(2 * b)), mask(size_t(2 * b)), groups(size_t(packing.tokens())), subset_groups;
+  for (int64_t i = 0; i < 2 * b; ++i) {
+    time[size_t(i)] = int32_t(i / 2);
+    mask[size_t(i)] = int32_t(i % 2);
+  }
+  for (int64_t i = 0; i < b; ++i)
+    for (int32_t r = packing.offsets[size_t(i)]; r < packing.offsets[size_t(i) + 1]; ++r) groups[size_t(r)] = int32_t(2 * i) + (candidate[r] ? 1 : 0);
+  subset_groups.reserve(subset.rows.size());
+  for (int32_t r : subset.rows) subset_groups.push_back(groups[size_t(r)]);
+  return {std::move(features), std::move(time), std::move(mask), std::move(groups), std::move(subset_groups)};
+}
+
+void Transformer::planner_forward(float* logit, const float* hidden, const PlannerInputs& inputs, const Packing& packing, const RowSubset& subset,
+                                  Workspace& ws, const std::atomic<bool>* cancel, PlannerTape* tape, TapeMemory* memory, bool inputs_only,
+                                  const KvPass* pass) const {
   if (!config_.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   const PlannerWeights& p = planner_;
   const int64_t n = packing.tokens(), m = subset.size(), c = config_.hidden;
@@ -536,8 +585,10 @@ void Transformer::planner_forward(float* logit, const float* hidden, const std::
   PlannerTape scratch;
   PlannerTape& t = tape ? *tape : scratch;
   const auto floats = [&](Slot slot, int64_t count) { return tape ? memory->take(count) : ws.get(slot, count); };
-  const auto indices = [&](Slot slot, const std::vector<int32_t>& values) {
-    int32_t* to = tape ? memory->take<int32_t>(int64_t(values.size())) : ws.get<int32_t>(slot, int64_t(values.size()));
+  // A tape outlives the inputs.
+  const auto indices = [&](const HostArray<int32_t>& values) -> const int32_t* {
+    if (!tape) return values.data();
+    int32_t* to = memory->take<int32_t>(int64_t(values.size()));
     backend_.upload(to, values.data(), values.size() * 4);
     return to;
   };
@@ -545,29 +596,16 @@ void Transformer::planner_forward(float* logit, const float* hidden, const std::
   const float *mul2 = p.norm_weight.as(), *add2 = p.norm_bias.as();
   if (config_.planner.use_adaln) {
     // Only two conditions occur per sequence (candidate or not), so the modulations are 2B rows, not N.
-    std::vector<float> features(size_t(b * kTimeFeatures));
-    for (int64_t i = 0; i < b; ++i)
-      for (int64_t k = 0; k < kTimeFeatures / 2; ++k) {
-        const float frequency = std::exp(-std::log(10000.0f) * float(k) / float(kTimeFeatures / 2));
-        const float angle = timestep[size_t(i)] * frequency;
-        features[size_t(i * kTimeFeatures + k)] = std::cos(angle);
-        features[size_t(i * kTimeFeatures + kTimeFeatures / 2 + k)] = std::sin(angle);
-      }
     t.features = floats(kTime, b * kTimeFeatures);
     t.time_sum = floats(kTimeSum, b * c);
     float* time_hidden = floats(kTimeHidden, b * c);
     t.time_twice = floats(kTimeTwice, 2 * b * c);
-    backend_.upload(t.features, features.data(), features.size() * 4);
+    backend_.upload(t.features, inputs.features.data(), inputs.features.size() * 4);
     backend_.linear_forward(t.time_sum, c, t.features, b, *p.time_in, p.time_in_bias.as(), false);
     backend_.copy(time_hidden, t.time_sum, b * c);
     backend_.silu_forward(time_hidden, b * c);
-    std::vector<int32_t> index(size_t(2 * b)), second(size_t(2 * b));  // rows of time_hidden and of mask_embedding
-    for (int64_t i = 0; i < 2 * b; ++i) {
-      index[size_t(i)] = int32_t(i / 2);
-      second[size_t(i)] = int32_t(i % 2);
-    }
-    t.time_index = indices(kTimeIds, index);
-    t.mask_index = indices(kConditionIds, second);
+    t.time_index = indices(inputs.time_index);
+    t.mask_index = indices(inputs.mask_index);
     backend_.gather_rows(t.time_twice, time_hidden, t.time_index, 2 * b, c);
     t.condition = floats(kCondition, 2 * b * c);
     backend_.gather_rows(t.condition, p.mask_embedding.as(), t.mask_index, 2 * b, c);
@@ -580,13 +618,8 @@ void Transformer::planner_forward(float* logit, const float* hidden, const std::
     backend_.linear_forward(t.add1, c, t.condition, 2 * b, *p.shift1, p.shift1_bias.as(), false);
     backend_.linear_forward(t.mul2, c, t.condition, 2 * b, *p.scale2, p.scale2_bias.as(), false);
     backend_.linear_forward(t.add2, c, t.condition, 2 * b, *p.shift2, p.shift2_bias.as(), false);
-    std::vector<int32_t> groups(static_cast<size_t>(n)), subset_groups;
-    for (int64_t i = 0; i < b; ++i)
-      for (int32_t r = packing.offsets[size_t(i)]; r < packing.offsets[size_t(i) + 1]; ++r)
-        groups[size_t(r)] = int32_t(2 * i) + (candidate[r] ? 1 : 0);
-    for (int32_t r : subset.rows) subset_groups.push_back(groups[size_t(r)]);
-    t.groups = indices(kGroups, groups);
-    t.subset_groups = indices(kSubsetGroups, subset_groups);
+    t.groups = indices(inputs.groups);
+    t.subset_groups = indices(inputs.subset_groups);
     backend_.layernorm_forward(y, hidden, t.mul1, t.add1, t.groups, n, c, kLayerNormEps);
     mul2 = t.mul2;
     add2 = t.add2;

@@ -16,8 +16,9 @@ namespace dultra {
 
 // Sequences laid end to end: sequence b is rows offsets[b] .. offsets[b + 1] of every (N, .) array.
 struct Packing {
-  std::vector<int32_t> offsets;    // (B + 1)
-  std::vector<int32_t> positions;  // (N) index inside the sequence
+  HostArray<int32_t> offsets;        // (B + 1)
+  HostArray<int32_t> positions;      // (N) index inside the sequence
+  HostArray<int32_t> cache_offsets;  // with a cache: KvPass::spread of the offsets, or empty where it is left to the operations
 
   int batch() const { return int(offsets.size()) - 1; }
   int64_t tokens() const { return offsets.back(); }
@@ -26,9 +27,11 @@ struct Packing {
 
 // Some rows of a Packing, in order.
 struct RowSubset {
-  std::vector<int32_t> offsets;    // (B + 1) into the arrays below
-  std::vector<int32_t> rows;       // (M) packed row
-  std::vector<int32_t> positions;  // (M) index inside the sequence
+  HostArray<int32_t> offsets;        // (B + 1) into the arrays below
+  HostArray<int32_t> rows;           // (M) packed row
+  HostArray<int32_t> positions;      // (M) index inside the sequence
+  HostArray<int32_t> cache_offsets;  // as in Packing
+  int most = 0;                      // at least the rows of any sequence (AttentionArgs::max_queries), or 0
 
   int64_t size() const { return int64_t(rows.size()); }
 };
@@ -38,7 +41,7 @@ struct WholeRows {
   Packing packing;                    // (R + 1), every position of the rows
   RowSubset subset;                   // the same candidates, among all positions
   std::vector<uint8_t> is_candidate;  // (N)
-  std::vector<int32_t> slots;         // (N) their places in the cache
+  HostArray<int32_t> slots;           // (N) their places in the cache
   std::vector<int32_t> fresh;         // (F) which of them the pass computes
 
   // `candidates`: of the positions that the pass computes.
@@ -55,6 +58,11 @@ struct WeightOptions {
   bool keep_storage = true;     // each tensor as its file has it
   DType storage = DType::kF32;  // used unless keep_storage
   Compute compute = Compute::kF32;
+};
+
+// How far a model has come while it is loaded: bytes of its checkpoint's tensors. Read from any thread.
+struct LoadProgress {
+  std::atomic<uint64_t> loaded{0}, total{0};
 };
 
 struct BlockWeights {
@@ -127,9 +135,16 @@ struct PlannerTape {
   std::vector<BlockTape> blocks;
   float *features = nullptr, *time_sum = nullptr, *time_twice = nullptr, *condition = nullptr;  // (B, 256), (B, C) before SiLU, (2B, C) twice
   float *mul1 = nullptr, *add1 = nullptr, *mul2 = nullptr, *add2 = nullptr;                     // (2B, C)
-  int32_t *time_index = nullptr, *mask_index = nullptr;                                         // (2B) rows of time and of mask_embedding
-  int32_t *groups = nullptr, *subset_groups = nullptr;                                          // (N), (M)
+  const int32_t *time_index = nullptr, *mask_index = nullptr;                                   // (2B) rows of time and of mask_embedding
+  const int32_t *groups = nullptr, *subset_groups = nullptr;                                    // (N), (M)
   float* out = nullptr;                                                                         // (M, C)
+};
+
+// What the planner's AdaLN reads beside the states; nothing without one.
+struct PlannerInputs {
+  HostArray<float> features;                  // (B, 256) sinusoids of the timesteps
+  HostArray<int32_t> time_index, mask_index;  // (2B), as of PlannerTape
+  HostArray<int32_t> groups, subset_groups;   // (N), (M)
 };
 
 // Hands out one fresh slot after the other: a tape's memory.
@@ -154,9 +169,9 @@ constexpr float kLayerNormEps = 1e-4f;  // of the planner's AdaLN and affine Lay
 
 class Transformer {
  public:
-  // Reads every tensor once. `cancel` (may be null) is looked at between tensors.
+  // Reads every tensor once. `cancel` (may be null) is looked at, and `progress` (likewise) told, between tensors.
   Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
-              const std::atomic<bool>* cancel);
+              const std::atomic<bool>* cancel, LoadProgress* progress = nullptr);
 
   const ModelConfig& config() const { return config_; }
   Backend& backend() const { return backend_; }
@@ -174,6 +189,8 @@ class Transformer {
   // Takes new numbers for tensors (row-major fp32 in backend memory; a tensor that is null stays as it is). A matrix that is stacked
   // from several tensors needs all of them. Nothing else may use the model meanwhile.
   void write_weights(const std::function<const float*(const std::string& tensor)>& values);
+  // How often weights were written: what is not in a weight's memory but passed by value may have changed.
+  int64_t times_written() const { return times_written_; }
 
   // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm, in fp32 or as operands. With a tape (whose
   // memory comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
@@ -183,11 +200,13 @@ class Transformer {
                       const KvPass* pass = nullptr) const;
   // logits (M, V) of hidden rows (M, C).
   void head_forward(float* logits, ConstArray hidden, int64_t m) const;
-  // Planner logits (M) of the subset's rows. hidden (N, C); timestep (B); candidate (N): 1 where the token is a mask inside the window.
-  // With `pass` (of a cache with PlannerCache::kBlocks), as for hidden_forward.
-  void planner_forward(float* logit, const float* hidden, const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing,
-                       const RowSubset& subset, Workspace& workspace, const std::atomic<bool>* cancel, PlannerTape* tape = nullptr,
-                       TapeMemory* tape_memory = nullptr, bool inputs_only = false, const KvPass* pass = nullptr) const;
+  // timestep (B); candidate (N): 1 where the token is a mask inside the window.
+  PlannerInputs planner_inputs(const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing, const RowSubset& subset) const;
+  // Planner logits (M) of the subset's rows. hidden (N, C); `inputs` of the same packing and subset. With `pass` (of a cache with
+  // PlannerCache::kBlocks), as for hidden_forward.
+  void planner_forward(float* logit, const float* hidden, const PlannerInputs& inputs, const Packing& packing, const RowSubset& subset,
+                       Workspace& workspace, const std::atomic<bool>* cancel, PlannerTape* tape = nullptr, TapeMemory* tape_memory = nullptr,
+                       bool inputs_only = false, const KvPass* pass = nullptr) const;
 
   // One block. out (N, C) may be x itself; with `subset`, only its rows are brought up to date and they go to out (M, C), M rows. With a
   // tape, `x` must be kept by the caller and out must not be x; the tape's other members are filled in, with memory from `tape_memory`.
@@ -215,7 +234,7 @@ class Transformer {
   Buffer head_bias_;              // (V), or empty
   PlannerWeights planner_;
   std::vector<WeightSite> sites_;
-  int64_t parameters_ = 0, planner_parameters_ = 0;
+  int64_t parameters_ = 0, planner_parameters_ = 0, times_written_ = 0;
   size_t weight_bytes_ = 0;
 };
 

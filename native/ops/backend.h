@@ -8,8 +8,8 @@
 //   statistics, or gradients of weights. Array and ConstArray say which of the two a parameter is; where the comment says no more, each of
 //   them is either. Sums and every step between reading and writing are fp32.
 // * Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
-//   positions, groups, masks' ranges, tokens, dlog_prob, and everything but the logits of SampleArgs, UnmaskArgs, LikelihoodArgs and
-//   LikelihoodGradArgs may be host memory too. Offsets always are.
+//   positions, groups, masks' ranges, tokens, dlog_prob, planner logits, and everything but the logits of SampleArgs, UnmaskArgs,
+//   LikelihoodArgs and LikelihoodGradArgs may be host memory too. Offsets always are. Host memory of an Exchange stands for its twin.
 // * An operation may return before it is done, except where a result goes to host memory; download waits for what came before it.
 // * Sequences are packed end to end with offsets; nothing is ever padded.
 // * A result never depends on thread count, on the other sequences of the batch, or on which subset of rows is computed: every
@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "ops/check.h"
+#include "ops/exchange.h"
 #include "ops/rng.h"
 #include "ops/tensor.h"
 
@@ -83,6 +84,7 @@ struct AttentionArgs {
   int block;                 // for kBlockCausal
   const int32_t* key_begin;  // (B) or null: keys before it are hidden
   const int32_t* key_end;    // (B) or null: keys from it on are hidden
+  int max_queries;           // at least the queries of any sequence, for a launch that fits other offsets too; 0: as q_offsets have it
 };
 // A query that sees no key gives zeros (and a log_sum of -inf).
 
@@ -151,12 +153,18 @@ struct UnmaskArgs {
   double threshold;           // threshold, entropy and entropy-sum rules, kPlannerThreshold
   double factor;              // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
   bool factor_last_pair;      // reference quirk: a first failure at the very last candidate is taken too
+  bool by_entropy;            // kFixed: the lowest entropies in place of the highest confidences
   const int32_t* count;       // (B) counted rules
   bool reference_likelihood;  // forced step adds log p of the forced position, as the reference does
   uint8_t* selected;          // (M)
   uint8_t* forced;            // (B) 1 where the row selected nothing and was made to progress
   float* probability;         // (M) p, planner rules; else 0
   float* log_likelihood;      // (M) contribution of each candidate to the step's log-likelihood, planner rules; else 0
+  // What the decisions do to the ids that the step began with, backend memory or an Exchange's. All null: not wanted.
+  const int32_t* token;  // (M)
+  const int32_t* place;  // (M) where in `ids` each candidate stands
+  int32_t* ids;          // ids[place] = token where selected
+  int32_t* remaining;    // (B) candidates that may be selected and were not
 };
 
 // The log-likelihood of decisions that were made: the same numbers as `unmask` gives for the planner rules, from the same code.
@@ -203,7 +211,8 @@ struct AdamWArgs {
 };
 
 // Progress rule of all: a row with candidates selects at least one. Planner rules fall back to argmax p (first candidate if
-// all are 0); ties go to the lower position everywhere.
+// all are 0); ties go to the lower position everywhere. A planner logit that is NaN counts as -infinity, p = 0: nothing is looked for that
+// would have to be told to the host, so a caller that wants an error looks at the logits itself. NaN ranks last among confidences and entropies.
 
 class Backend {
  public:
@@ -220,6 +229,8 @@ class Backend {
   virtual void release(void* pointer) = 0;
   virtual void upload(void* to, const void* from_host, size_t bytes) = 0;
   virtual void download(void* to_host, const void* from, size_t bytes) = 0;
+  // Lives no longer than the backend.
+  virtual std::unique_ptr<Exchange> make_exchange() { return std::make_unique<Exchange>(); }
 
   // --- matrix products ------------------------------------------------------------------------------------------------------
   // Stacks `parts` (each (part.rows, cols)) and packs them, stored as `storage`. compute == kBF16 needs storage == kBF16.
@@ -227,7 +238,7 @@ class Backend {
   // Packs new values into a matrix that make_matrix made of parts of the same shapes.
   virtual void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) = 0;
   // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`, which must be fp32 then. Consecutive rows of
-  // out are `out_stride` numbers apart. x is bf16 only where w computes in bf16.
+  // out are `out_stride` numbers apart. x and out are bf16 only where w computes in bf16.
   virtual void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) = 0;
   // dx (M, K) = dy (M, N) w (N, K) with w row-major, in fp32 or as Matrix::bf16_rows gives it; adds to what dx holds if `accumulate`, which
   // must be fp32 then. Rows of dy are `dy_stride` numbers apart.
@@ -249,11 +260,29 @@ class Backend {
   }
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
   virtual void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
+  // copied (M, C) = x (., C)[index (M)], or the rows of x as they come if index is null; out (M, C) = rmsnorm_forward of copied. What a
+  // backend gains by one pass may not show in the bits.
+  virtual void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                                    float eps) {
+    if (index)
+      gather_rows(copied, x, index, m, c);
+    else
+      copy(copied, x, m * c);
+    rmsnorm_forward(out, copied, weight, m, c, eps);
+  }
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.
   virtual void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                                  float eps) = 0;
   // In place on x (M, heads, D), rows `stride` apart: rotates pairs (j, j + D/2) by positions (M) * theta^(-2j/D), angles in fp32.
   virtual void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
+  // Keys and values into their cache: rope_forward of the keys of kv (M, 2, Hk, D), then store_rows (to.data, to.dtype, kv, index, M,
+  // 2 Hk D), with the same bits. What kv holds afterwards is undefined.
+  virtual void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                                  float theta) {
+    const int64_t width = 2 * int64_t(kv_heads) * head_dim;
+    rope_forward(kv, width, positions, m, kv_heads, head_dim, theta);
+    store_rows(to.data, to.dtype, kv, index, m, width);
+  }
   // out (M, F) = silu(gate) * up, gate_up (M, 2F) with gate in the first F columns
   virtual void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) = 0;
   // In place: x = x * sigmoid(x) over n numbers

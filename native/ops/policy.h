@@ -14,7 +14,8 @@ struct Policy {
   float temperature, scale;
   bool as_reference;
 
-  DULTRA_HD float z(float logit) const { return logit / temperature; }
+  // NaN counts as -infinity: p = 0.
+  DULTRA_HD float z(float logit) const { return std::isnan(logit) ? -INFINITY : logit / temperature; }
   // Rounded to fp32 at every operation, as the reference does: that makes p exactly 1 from z = 16.7 on and exactly 0 below -88.8,
   // which decides floor(sum p) and the candidate that is forced. A scale above 1 may take it above 1: the expected count and the order
   // use it as it is (so the scale is a speed knob without a ceiling), a likelihood uses min(1, p).

@@ -407,6 +407,24 @@ bool is_rounded(const Guarded<uint16_t>& actual, const float* exact) {
   return same;
 }
 
+// Turned keys are rounded as they are in place before they go to a cache of either type.
+DULTRA_TEST(cuda_rope_store_of_bf16) {
+  for (int d : {2, 10, 64})
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      const auto backend = bf16_backend(d);
+      const int heads = 3;
+      const int64_t width = 2 * heads * d, all = 20;
+      Random random{uint64_t(d)};
+      const std::vector<int32_t> positions{0, 7, 300, 4095}, slots{17, 0, 3, 19};
+      std::vector<uint16_t> kv = narrow(normals(random, size_t(4 * width))), turned = kv;
+      Guarded<uint16_t> held(size_t(all * width * 2)), expected(held.size());  // bytes of either type
+      backend->rope_forward(turned.data(), width, positions.data(), 4, heads, d, 10000);
+      backend->store_rows(expected.data(), dtype, turned.data(), slots.data(), 4, width);
+      backend->rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d, 10000);
+      CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, "D ", d, " dtype ", int(dtype));
+    }
+}
+
 DULTRA_TEST(cuda_rows_of_bf16) {
   for (int schedule = 0; schedule < 3; ++schedule) {
     const auto backend = bf16_backend(schedule);

@@ -164,6 +164,34 @@ DULTRA_TEST(model_shapes) {
     }
 }
 
+// Progress ends with all bytes of all tensors, and every tensor adds to it; a load that is cancelled stays below.
+DULTRA_TEST(model_load_progress) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (int variant = 0; variant < 4; ++variant) {
+      ModelConfig config = small_config();
+      if (variant == 1) config.weight_tying = true;
+      if (variant == 2) config.planner.use_adaln = false;
+      if (variant == 3) config.planner.present = false;
+      const RandomCheckpoint checkpoint(config, dtype, uint64_t(variant) + 1);
+      const Checkpoint file({checkpoint.file->path()}, checkpoint.tensors);
+      uint64_t all = 0;
+      for (const TensorRef& tensor : checkpoint.tensors) all += tensor.end - tensor.begin;
+      CHECK(file.bytes() == all, file.bytes());
+      for (DType storage : {DType::kF32, DType::kBF16}) {
+        WeightOptions options;
+        options.keep_storage = false;
+        options.storage = storage;
+        LoadProgress progress;
+        const Model model(config, make_model_backend(1), file, options, nullptr, &progress);
+        CHECK(progress.total == all && progress.loaded == all, "variant ", variant, ": ", progress.loaded.load(), " of ", all);
+      }
+      LoadProgress progress;
+      const std::atomic<bool> cancelled{true};
+      CHECK(thrown([&] { Model(config, make_model_backend(1), file, {}, &cancelled, &progress); }) == int(ErrorCode::kAborted), "cancelled");
+      CHECK(progress.total == all && progress.loaded < all, "variant ", variant, ": ", progress.loaded.load());
+    }
+}
+
 DULTRA_TEST(model_bad_requests) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 1);
   const auto model = checkpoint.load(1);

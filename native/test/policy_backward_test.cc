@@ -392,8 +392,35 @@ DULTRA_TEST(likelihood_refuses_bad_arguments) {
   a = step.args(log_likelihood.data(), false);
   a.probability_scale = -1;
   CHECK(code(a) == ErrorCode::kInvalidArgument, "");
-  step.logit[1] = NAN;
-  CHECK(code(step.args(log_likelihood.data(), false)) == ErrorCode::kNonFinite, "");
+}
+
+// A logit that is NaN gives the numbers of one that is -infinity: p = 0, and no slope.
+DULTRA_TEST(likelihood_of_nan) {
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
+  for (bool as_reference : {false, true})
+    for (float scale : {1.0f, 0.6f}) {
+      std::vector<float> results[2];
+      for (int infinite = 0; infinite < 2; ++infinite) {
+        Random random(2);
+        Step step(random, {5, 40}, 1, 0);
+        for (size_t i = 0; i < step.logit.size(); i += 4) step.logit[i] = infinite ? -INFINITY : NAN;
+        std::vector<float>& all = results[infinite];
+        const size_t m = step.logit.size();
+        all.resize(3 * m);
+        LikelihoodGradArgs grad{};
+        grad.forward = step.args(all.data(), as_reference);
+        grad.forward.probability_scale = scale;
+        const std::vector<float> upstream(m, 0.5f);
+        grad.dlog_likelihood = upstream.data();
+        grad.dplanner_logit = all.data() + m;
+        grad.dtoken_log_prob = all.data() + 2 * m;
+        backend.likelihood_forward(grad.forward);
+        backend.likelihood_backward(grad);
+      }
+      CHECK(same_bits(results[0].data(), results[1].data(), results[0].size()), "reference ", as_reference, " scale ", scale);
+      for (float value : results[0]) CHECK(!std::isnan(value), "reference ", as_reference, " scale ", scale);
+    }
 }
 
 }  // namespace

@@ -251,6 +251,40 @@ DULTRA_TEST(rows_store) {
   });
 }
 
+// One operation for a norm and a copy, and for turning keys and storing them: the bits of the operations that it stands for.
+DULTRA_TEST(rows_in_one_pass) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t c : {5, 64, 1030}) {
+      Random random{uint64_t(c)};
+      const std::vector<float> x = normals(random, size_t(9 * c)), weight = normals(random, size_t(c));
+      const std::vector<int32_t> rows{8, 0, 3, 3, 5};
+      for (bool indexed : {false, true}) {
+        const int64_t m = indexed ? 5 : 9;
+        Guarded<float> out = poisoned(size_t(m * c)), copied = poisoned(size_t(m * c));
+        std::vector<float> expected(out.size()), expected_copy(out.size());
+        backend.rmsnorm_copy_forward(out.data(), copied.data(), x.data(), indexed ? rows.data() : nullptr, weight.data(), m, c, 1e-5f);
+        for (int64_t i = 0; i < m; ++i) std::copy_n(&x[size_t((indexed ? rows[size_t(i)] : i) * c)], c, &expected_copy[size_t(i * c)]);
+        backend.rmsnorm_forward(expected.data(), expected_copy.data(), weight.data(), m, c, 1e-5f);
+        CHECK(out.guards_intact() && same_bits(out.data(), expected.data(), out.size()), isa, " C ", c, " norm");
+        CHECK(copied.guards_intact() && same_bits(copied.data(), expected_copy.data(), out.size()), isa, " C ", c, " copy");
+      }
+    }
+    for (int d : {2, 10, 64})
+      for (DType dtype : {DType::kF32, DType::kBF16}) {
+        const int heads = 3;
+        const int64_t width = 2 * heads * d, all = 20;
+        Random random{uint64_t(d)};
+        const std::vector<int32_t> positions{0, 7, 300, 4095}, slots{17, 0, 3, 19};
+        std::vector<float> kv = normals(random, size_t(4 * width)), turned = kv;
+        Guarded<uint16_t> held(size_t(all * width * 2)), expected(held.size());  // bytes of either type
+        backend.rope_forward(turned.data(), width, positions.data(), 4, heads, d, 10000);
+        backend.store_rows(expected.data(), dtype, turned.data(), slots.data(), 4, width);
+        backend.rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d, 10000);
+        CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, isa, " D ", d, " dtype ", int(dtype));
+      }
+  });
+}
+
 DULTRA_TEST(rows_do_not_depend_on_threads) {
   for (const std::string& isa : isas()) {
     Random random(11);

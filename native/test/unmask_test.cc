@@ -370,8 +370,83 @@ DULTRA_TEST(unmask_refuses_bad_arguments) {
   a = batch.args(UnmaskRule::kPlannerTopK);
   a.probability_scale = -1;
   CHECK(code(a) == ErrorCode::kInvalidArgument, "");
-  batch.logit[1] = NAN;
-  CHECK(code(batch.args(UnmaskRule::kPlannerTopK)) == ErrorCode::kNonFinite, "");
+}
+
+// NaN among the logits is p = 0, as -infinity is; nothing else of the row changes. Among confidences and entropies it ranks last.
+DULTRA_TEST(unmask_of_nan) {
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
+  for (UnmaskRule rule : kAllRules)
+    for (bool all : {false, true}) {
+      Random random(8);
+      Batch batch(random, {9, 40, 3}, false, 2);
+      Batch infinite = batch;
+      for (size_t i = 0; i < batch.at.size(); ++i)
+        if (all || i % 3 == 1) {
+          batch.logit[i] = batch.confidence[i] = batch.entropy[i] = NAN;
+          infinite.logit[i] = infinite.confidence[i] = -INFINITY;
+          infinite.entropy[i] = INFINITY;
+        }
+      UnmaskArgs a = batch.args(rule), b = infinite.args(rule);
+      const Output out = run(backend, batch, a), expected = run(backend, infinite, b);
+      CHECK(std::memcmp(out.selected.data(), expected.selected.data(), batch.at.size()) == 0, "rule ", int(rule), " all ", all);
+      CHECK(std::memcmp(out.forced.data(), expected.forced.data(), 3) == 0, "rule ", int(rule), " all ", all);
+      CHECK(same_bits(out.probability.data(), expected.probability.data(), batch.at.size()), "rule ", int(rule), " all ", all);
+      CHECK(same_bits(out.log_likelihood.data(), expected.log_likelihood.data(), batch.at.size()), "rule ", int(rule), " all ", all);
+      for (size_t i = 0; i < batch.at.size(); ++i)
+        if (std::isnan(batch.logit[i])) CHECK(out.probability[i] == 0, "rule ", int(rule), " p ", out.probability[i]);
+    }
+}
+
+// The lowest entropies in place of the highest confidences.
+DULTRA_TEST(unmask_fixed_by_entropy) {
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
+  for (int round = 0; round < 20; ++round) {
+    Random random{uint64_t(round)};
+    Batch batch(random, {7, 0, 30}, round % 2, 1);
+    UnmaskArgs a = batch.args(UnmaskRule::kFixed);
+    a.by_entropy = true;
+    const Output out = run(backend, batch, a);
+    for (size_t i = 0; i < batch.at.size(); ++i) batch.confidence[i] = -batch.entropy[i];
+    a.by_entropy = false;
+    const Output expected = run(backend, batch, a);
+    CHECK(std::memcmp(out.selected.data(), expected.selected.data(), batch.at.size()) == 0, "round ", round);
+  }
+}
+
+// What was selected is written into the ids, and what is left is counted.
+DULTRA_TEST(unmask_writes_ids) {
+  const auto backend_owner = make_backend(1, "");
+  Backend& backend = *backend_owner;
+  for (UnmaskRule rule : kAllRules)
+    for (bool forbids : {false, true}) {
+      Random random(9);
+      const Batch batch(random, {5, 0, 300, 12}, false, 1);
+      const size_t m = batch.at.size();
+      std::vector<int32_t> token(m), place(m);
+      Guarded<int32_t> ids(3 * m), remaining(4);
+      for (size_t i = 0; i < m; ++i) {
+        token[i] = int32_t(1000 + i);
+        place[i] = int32_t(3 * i + 1);
+      }
+      for (size_t i = 0; i < 3 * m; ++i) ids[i] = -int32_t(i);
+      UnmaskArgs a = batch.args(rule);
+      if (forbids) a.forbidden = batch.forbidden.data();
+      a.token = token.data();
+      a.place = place.data();
+      a.ids = ids.data();
+      a.remaining = remaining.data();
+      const Output out = run(backend, batch, a);
+      CHECK(ids.guards_intact() && remaining.guards_intact(), "rule ", int(rule));
+      for (size_t i = 0; i < 3 * m; ++i)
+        CHECK(ids[i] == (i % 3 == 1 && out.selected[i / 3] ? token[i / 3] : -int32_t(i)), "rule ", int(rule), " id ", i, " is ", ids[i]);
+      for (int b = 0; b < 4; ++b) {
+        int left = 0;
+        for (int32_t i = a.offsets[b]; i < a.offsets[b + 1]; ++i) left += !out.selected[size_t(i)] && !(forbids && batch.forbidden[size_t(i)]);
+        CHECK(remaining[size_t(b)] == left, "rule ", int(rule), " row ", b, ": ", remaining[size_t(b)], " for ", left);
+      }
+    }
 }
 
 // Each candidate is chosen equally often by the random rule, and with probability p by the planner.

@@ -10,7 +10,7 @@
 namespace dultra {
 namespace cpu {
 
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   // threads >= 1; isa "" picks the best the CPU has, else one of available_isas().
   CpuBackend(int threads, const std::string& isa);
@@ -34,6 +34,8 @@ class CpuBackend final : public Backend {
   void gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) override;
   void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) override;
   void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override;
+  void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                            float eps) override;
   void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                          float eps) override;
   void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) override;

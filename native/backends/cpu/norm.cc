@@ -1,4 +1,5 @@
 // RMS norm, layer norm (with the per-group modulation of AdaLN), the planner's score.
+#include <cstring>
 #include <vector>
 
 #include "backends/cpu/cpu_backend.h"
@@ -30,6 +31,17 @@ void CpuBackend::rmsnorm_forward(Array out_array, const float* x, const float* w
   float* out = out_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) kernels_->rows.rmsnorm(out + i * c, x + i * c, weight, c, eps);
+  });
+}
+
+void CpuBackend::rmsnorm_copy_forward(Array out_array, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                                      float eps) {
+  float* out = out_array.f32();
+  parallel_ranges(pool_, m, 2 * c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::memcpy(copied + i * c, x + (index ? index[i] : i) * c, size_t(c) * sizeof(float));
+      kernels_->rows.rmsnorm(out + i * c, copied + i * c, weight, c, eps);
+    }
   });
 }
 

@@ -28,7 +28,6 @@ class Decisions {
     float most = 0;
     int64_t selected = 0;
     for (int32_t i = begin_; i < end_; ++i) {
-      if (std::isnan(a_.planner_logit[i])) throw Error(ErrorCode::kNonFinite, "a planner logit is NaN");
       if (!open(i)) continue;
       const float p = policy_.probability(a_.planner_logit[i]);
       if (top < 0 || p > most) {
@@ -92,6 +91,18 @@ class Row {
   }
 
   void run() {
+    select();
+    int32_t left = int32_t(open_.size());
+    for (int32_t i = begin_; i < end_; ++i) {
+      if (!a_.selected[i]) continue;
+      --left;
+      if (a_.ids) a_.ids[a_.place[i]] = a_.token[i];
+    }
+    if (a_.remaining) a_.remaining[row_] = left;
+  }
+
+ private:
+  void select() {
     switch (a_.rule) {
       case UnmaskRule::kPlannerBernoulli:
       case UnmaskRule::kPlannerTopK:
@@ -117,7 +128,7 @@ class Row {
         break;
       }
       case UnmaskRule::kFixed:
-        sort_descending([&](int32_t i) { return confidence(i); });
+        sort_descending([&](int32_t i) { return a_.by_entropy ? -entropy(i) : confidence(i); });
         take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; });
         break;
       case UnmaskRule::kRandom:
@@ -128,7 +139,6 @@ class Row {
     }
   }
 
- private:
   // NaN ranks last and passes no test.
   double confidence(int32_t i) const { return std::isnan(a_.confidence[i]) ? -kInfinity : double(a_.confidence[i]); }
   double entropy(int32_t i) const { return std::isnan(a_.entropy[i]) ? kInfinity : double(a_.entropy[i]); }
@@ -163,10 +173,7 @@ class Row {
 
   void planner() {
     const Policy policy{a_.planner_temperature, a_.probability_scale, a_.reference_likelihood};
-    for (int32_t i = begin_; i < end_; ++i) {
-      if (std::isnan(a_.planner_logit[i])) throw Error(ErrorCode::kNonFinite, "a planner logit is NaN");
-      a_.probability[i] = policy.probability(a_.planner_logit[i]);
-    }
+    for (int32_t i = begin_; i < end_; ++i) a_.probability[i] = policy.probability(a_.planner_logit[i]);
     if (open_.empty()) return;
     // The most probable: the first if all are 0.
     int32_t top = open_[0];

@@ -190,9 +190,13 @@ bool CublasLt::multiply(Array out, int64_t out_stride, const Operand& a, const O
     return false;
   const int flags =
       int(a.transposed) | int(b.transposed) << 1 | int(bias != nullptr) << 2 | int(accumulate) << 3 | int(out.dtype == DType::kBF16) << 4;
-  if (plans_.size() > kMostPlans) plans_.clear();
+  if (plans_.size() > kMostPlans && !recording_) {
+    plans_.clear();
+    ++times_cleared_;
+  }
   std::unique_ptr<Plan>& slot = plans_[Key{m, n, k, a.stride, b.stride, out_stride, flags}];
   const bool is_new = !slot;
+  if (is_new && recording_) throw Error(ErrorCode::kInternal, "a matrix product cannot be recorded: its algorithm was not chosen before");
   if (is_new) slot = std::make_unique<Plan>(api_.get());
   Plan& plan = *slot;
   const float alpha = 1, beta = accumulate ? 1.0f : 0.0f;

@@ -40,6 +40,11 @@ class CublasLt {
   bool multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const void* bias,
                 bool accumulate);
 
+  // While the stream is captured nothing can be timed: a product of a shape that is new then throws INTERNAL.
+  void set_recording(bool on) { recording_ = on; }
+  // How often the choices were thrown away because there were too many.
+  uint64_t times_cleared() const { return times_cleared_; }
+
  private:
   CublasLt();
   struct Plan;
@@ -52,6 +57,8 @@ class CublasLt {
   cudaStream_t stream_ = nullptr;
   size_t version_ = 0;
   std::map<Key, std::unique_ptr<Plan>> plans_;
+  bool recording_ = false;
+  uint64_t times_cleared_ = 0;
 };
 
 }  // namespace cuda

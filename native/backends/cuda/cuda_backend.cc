@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backends/cuda/cuda_exchange.h"
 #include "backends/cuda/kernels.h"
 
 namespace dultra {
@@ -83,27 +84,40 @@ class CudaMatrix final : public Matrix {
 };
 
 // One operation: holds the lock, brings host arrays to the device and results back. Arrays are announced, and only then taken, because the
-// ring must not turn round within an operation.
+// ring must not turn round within an operation. What lies in an exchange is replaced by its twin, and takes no way.
 class CudaBackend::Call {
  public:
-  explicit Call(CudaBackend& backend) : backend_(backend), lock_(backend.mutex_) { check_cuda(cudaSetDevice(backend.index_), "choosing the device"); }
+  explicit Call(CudaBackend& backend, const char* operation = __builtin_FUNCTION())
+      : backend_(backend), operation_(operation), lock_(backend.mutex_) {
+    check_cuda(cudaSetDevice(backend.index_), "choosing the device");
+  }
 
-  // Adds to what the operation will stage; an array in device memory takes nothing.
+  // Adds to what the operation will stage; an array in device memory or in an exchange takes nothing.
   template <class T>
   Call& need(const T* array, int64_t n) {
-    if (!on_device(array)) bytes_ += Staging::rounded(size_t(n) * sizeof(T));
+    if (n > 0 && !on_device(array)) bytes_ += Staging::rounded(size_t(n) * sizeof(T));
     return *this;
   }
-  void begin() { backend_.staging_->begin(bytes_); }
+  void begin() {
+    if (bytes_ > 0) backend_.refuse_recording(operation_);
+    backend_.staging_->begin(bytes_);
+  }
   template <class T>
   const T* in(const T* array, int64_t n) {
-    if (on_device(array)) return array;
+    if (n == 0 || on_device(array)) return at(array);
     return static_cast<const T*>(backend_.staging_->input(array, size_t(n) * sizeof(T)));
   }
   template <class T>
   T* out(T* array, int64_t n) {
-    if (on_device(array)) return array;
+    if (n == 0 || on_device(array)) return at(array);
     return static_cast<T*>(backend_.staging_->output(array, size_t(n) * sizeof(T)));
+  }
+  // The twin of an address in an exchange; any other stays as it is.
+  template <class T>
+  T* at(T* pointer) const {
+    for (const CudaExchange* exchange : backend_.exchanges_)
+      if (const void* twin = exchange->twin(pointer)) return static_cast<T*>(const_cast<void*>(twin));
+    return pointer;
   }
   // One array alone.
   template <class T>
@@ -116,10 +130,10 @@ class CudaBackend::Call {
     if (backend_.blocking_) backend_.synchronize();
   }
 
-  // Null counts as device memory: nothing is to be brought there.
+  // Null and what has a twin count as device memory: nothing is to be brought there.
   bool on_device(const void* pointer) const {
     auto after = backend_.allocations_.upper_bound(pointer);
-    if (!pointer) return true;
+    if (!pointer || at(pointer) != pointer) return true;
     if (after == backend_.allocations_.begin()) return false;
     --after;
     return static_cast<const uint8_t*>(pointer) < static_cast<const uint8_t*>(after->first) + after->second;
@@ -127,6 +141,7 @@ class CudaBackend::Call {
 
  private:
   CudaBackend& backend_;
+  const char* operation_;
   const std::lock_guard<std::recursive_mutex> lock_;
   size_t bytes_ = 0;
 };
@@ -160,11 +175,34 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
+std::unique_ptr<Exchange> CudaBackend::make_exchange() { return std::make_unique<CudaExchange>(*this); }
+
+void CudaBackend::set_recording(bool on) {
+  recording_ = on;
+  if (lt_) lt_->set_recording(on);
+}
+
+void CudaBackend::refuse_recording(const char* operation) const {
+  if (recording_)
+    throw Error(ErrorCode::kInternal, std::string(operation) + ": cannot be recorded: it would allocate, wait, or read memory that is no exchange's");
+}
+
+void CudaBackend::release_held() {
+  for (void* pointer : held_) cudaFree(pointer);
+  held_.clear();
+}
+
+uint64_t CudaBackend::plans() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return lt_ ? lt_->times_cleared() : 0;
+}
+
 void CudaBackend::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
 void* CudaBackend::allocate(size_t bytes) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   check_cuda(cudaSetDevice(index_), "choosing the device");
+  refuse_recording("allocate");
   void* pointer = nullptr;
   const cudaError_t error = cudaMalloc(&pointer, std::max<size_t>(1, bytes));
   if (error == cudaErrorMemoryAllocation) {
@@ -183,12 +221,17 @@ void CudaBackend::release(void* pointer) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   cudaSetDevice(index_);
   allocations_.erase(pointer);
-  cudaFree(pointer);
+  if (recording_)
+    held_.push_back(pointer);
+  else
+    cudaFree(pointer);
 }
 
 // Memory of the kernels of one operation: operations follow each other on the stream, so they share it.
 void* CudaBackend::scratch(size_t bytes) {
   if (bytes > scratch_bytes_) {
+    refuse_recording("an operation that needs more scratch memory");
+    ++scratch_moves_;  // recordings work on the old one
     synchronize();
     cudaFree(scratch_);
     scratch_ = nullptr;
@@ -202,9 +245,12 @@ void* CudaBackend::scratch(size_t bytes) {
 void CudaBackend::upload(void* to, const void* from_host, size_t bytes) {
   if (bytes == 0) return;
   Call call(*this);
-  const void* from = from_host;
-  const bool small = bytes <= kSmallUpload;
-  if (small) from = call.only(static_cast<const uint8_t*>(from_host), int64_t(bytes));
+  const void* from = call.at(from_host);
+  const bool small = bytes <= kSmallUpload || from != from_host;
+  if (small)
+    from = call.only(static_cast<const uint8_t*>(from_host), int64_t(bytes));
+  else
+    refuse_recording("upload");
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "copying to the device");
   if (!small) synchronize();
   call.finish();
@@ -213,6 +259,7 @@ void CudaBackend::upload(void* to, const void* from_host, size_t bytes) {
 void CudaBackend::download(void* to_host, const void* from, size_t bytes) {
   if (bytes == 0) return;
   Call call(*this);
+  refuse_recording("download");
   check_cuda(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDefault, stream_), "copying from the device");
   synchronize();
 }
@@ -221,6 +268,7 @@ void CudaBackend::download(void* to_host, const void* from, size_t bytes) {
 
 void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, int64_t cols) {
   Call call(*this);
+  refuse_recording("make_matrix");
   const int64_t n = part.rows * cols;
   if (part.dtype == storage) {
     check_cuda(cudaMemcpyAsync(to, part.data, size_t(n) * dtype_size(storage), cudaMemcpyDefault, stream_), "copying a weight");
@@ -344,6 +392,13 @@ void CudaBackend::rmsnorm_forward(Array out, const float* x, const float* weight
   call.finish();
 }
 
+void CudaBackend::rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                                       float eps) {
+  Call call(*this);
+  cuda::rmsnorm_copy_forward(out, copied, x, call.only(index, m), weight, m, c, eps, stream_);
+  call.finish();
+}
+
 void CudaBackend::layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                                     float eps) {
   Call call(*this);
@@ -354,30 +409,53 @@ void CudaBackend::layernorm_forward(float* out, const float* x, const float* mul
 void CudaBackend::planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight,
                                         float bias, int64_t m, int64_t c, float eps) {
   Call call(*this);
-  cuda::planner_score_forward(logit, x, mul, add, call.only(group, m), weight, bias, m, c, eps, stream_);
+  call.need(logit, m).need(group, m).begin();
+  group = call.in(group, m);
+  cuda::planner_score_forward(call.out(logit, m), x, mul, add, group, weight, bias, m, c, eps, stream_);
   call.finish();
 }
 
-void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
   check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
-  Call call(*this);
-  if (!call.on_device(positions))
-    for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
-  const float* values = nullptr;
   for (const Frequencies& f : frequencies_)
-    if (f.head_dim == head_dim && f.theta == theta) values = f.values;
-  if (!values) {
-    // As the CPU backend computes them: rounded to fp32 at every operation.
-    std::vector<float> host(size_t(head_dim / 2));
-    for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
-    Frequencies made{head_dim, theta, nullptr};
-    check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
-    frequencies_.push_back(made);
-    check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_), "copying to the device");
-    synchronize();
-    values = made.values;
-  }
-  rope(x, stride, call.only(positions, m), m, heads, head_dim, values, direction, stream_);
+    if (f.head_dim == head_dim && f.theta == theta) return f.values;
+  refuse_recording("rope_forward");
+  // As the CPU backend computes them: rounded to fp32 at every operation.
+  std::vector<float> host(size_t(head_dim / 2));
+  for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
+  Frequencies made{head_dim, theta, nullptr};
+  check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
+  frequencies_.push_back(made);
+  check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_), "copying to the device");
+  synchronize();
+  return made.values;
+}
+
+namespace {
+
+void check_positions(const int32_t* positions, int64_t m) {
+  for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
+}
+
+}  // namespace
+
+void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+  Call call(*this);
+  const float* frequencies = inverse_frequencies(head_dim, theta);
+  if (!call.on_device(positions)) check_positions(positions, m);
+  rope(x, stride, call.only(positions, m), m, heads, head_dim, frequencies, direction, stream_);
+  call.finish();
+}
+
+void CudaBackend::rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                                     float theta) {
+  check_argument(to.dtype == DType::kF32 || to.dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+  Call call(*this);
+  const float* frequencies = inverse_frequencies(head_dim, theta);
+  if (!call.on_device(positions)) check_positions(positions, m);
+  call.need(positions, m).need(index, m).begin();
+  positions = call.in(positions, m);
+  rope_store(to, call.in(index, m), kv, positions, m, kv_heads, head_dim, frequencies, stream_);
   call.finish();
 }
 
@@ -472,6 +550,7 @@ AttentionSizes check_attention(const AttentionArgs& a) {
     sizes.max_keys = std::max(sizes.max_keys, a.k_offsets[b + 1] - a.k_offsets[b]);
     sizes.sequences += a.q_offsets[b + 1] > a.q_offsets[b];
   }
+  sizes.max_queries = std::max(sizes.max_queries, a.max_queries);
   return sizes;
 }
 
@@ -479,11 +558,6 @@ void check_policy(float planner_temperature, float probability_scale) {
   check_argument(planner_temperature > 0, "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
   check_argument(probability_scale >= 0 && std::isfinite(probability_scale),
                  "probability_scale: expected a finite number >= 0, got " + std::to_string(probability_scale));
-}
-
-void check_planner_logits(const float* logits, int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
-    if (std::isnan(logits[i])) throw Error(ErrorCode::kNonFinite, "a planner logit is NaN");
 }
 
 }  // namespace
@@ -547,17 +621,17 @@ void CudaBackend::sample_forward(const SampleArgs& args) {
 
 void CudaBackend::unmask(const UnmaskArgs& args) {
   if (args.batch == 0) return;
-  const bool planner = is_planner_rule(args.rule);
-  if (planner) check_policy(args.planner_temperature, args.probability_scale);
+  if (is_planner_rule(args.rule)) check_policy(args.planner_temperature, args.probability_scale);
   Call call(*this);
   UnmaskArgs a = args;
   const int64_t b = a.batch, m = a.offsets[b];
-  int most = 0;
-  for (int64_t i = 0; i < b; ++i) most = std::max(most, a.offsets[i + 1] - a.offsets[i]);
-  if (planner && !call.on_device(a.planner_logit)) check_planner_logits(a.planner_logit, m);
   call.need(a.offsets, b + 1).need(a.at, m).need(a.uniforms, m).need(a.planner_logit, m).need(a.confidence, m).need(a.entropy, m);
   call.need(a.token_log_prob, m).need(a.forbidden, m).need(a.count, b);
   call.need(a.selected, m).need(a.forced, b).need(a.probability, m).need(a.log_likelihood, m).begin();
+  a.token = call.at(a.token);
+  a.place = call.at(a.place);
+  a.ids = call.at(a.ids);
+  a.remaining = call.at(a.remaining);
   a.offsets = call.in(a.offsets, b + 1);
   a.at = call.in(a.at, m);
   a.uniforms = call.in(a.uniforms, m);
@@ -571,7 +645,7 @@ void CudaBackend::unmask(const UnmaskArgs& args) {
   a.forced = call.out(a.forced, b);
   a.probability = call.out(a.probability, m);
   a.log_likelihood = call.out(a.log_likelihood, m);
-  cuda::unmask(a, m, most, scratch(unmask_scratch(m)), stream_);
+  cuda::unmask(a, m, scratch(unmask_scratch(m)), stream_);
   call.finish();
 }
 
@@ -581,7 +655,6 @@ void CudaBackend::likelihood_forward(const LikelihoodArgs& args) {
   Call call(*this);
   LikelihoodArgs a = args;
   const int64_t b = a.batch, m = a.offsets[b];
-  if (!call.on_device(a.planner_logit)) check_planner_logits(a.planner_logit, m);
   call.need(a.offsets, b + 1).need(a.planner_logit, m).need(a.token_log_prob, m).need(a.forbidden, m).need(a.selected, m).need(a.forced, b);
   call.need(a.log_likelihood, m).begin();
   a.offsets = call.in(a.offsets, b + 1);
@@ -602,7 +675,6 @@ void CudaBackend::likelihood_backward(const LikelihoodGradArgs& args) {
   LikelihoodGradArgs grad = args;
   LikelihoodArgs& a = grad.forward;
   const int64_t b = a.batch, m = a.offsets[b];
-  if (!call.on_device(a.planner_logit)) check_planner_logits(a.planner_logit, m);
   call.need(a.offsets, b + 1).need(a.planner_logit, m).need(a.token_log_prob, m).need(a.forbidden, m).need(a.selected, m).need(a.forced, b);
   call.need(grad.dlog_likelihood, m).need(grad.dplanner_logit, m).need(grad.dtoken_log_prob, m).begin();
   a.offsets = call.in(a.offsets, b + 1);

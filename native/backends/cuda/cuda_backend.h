@@ -19,6 +19,7 @@ namespace dultra {
 namespace cuda {
 
 struct Operand;
+class CudaExchange;
 
 // What open_backend asks before it opens a device.
 struct DeviceInfo {
@@ -44,6 +45,7 @@ class CudaBackend final : public Backend {
   void release(void* pointer) override;
   void upload(void* to, const void* from_host, size_t bytes) override;
   void download(void* to_host, const void* from, size_t bytes) override;
+  std::unique_ptr<Exchange> make_exchange() override;
 
   std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) override;
   void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) override;
@@ -55,9 +57,13 @@ class CudaBackend final : public Backend {
   void gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) override;
   void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) override;
   void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override;
+  void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
+                            float eps) override;
   void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
                          float eps) override;
   void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) override;
+  void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                          float theta) override;
   void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) override;
   void silu_forward(float* x, int64_t n) override;
   void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight, float bias,
@@ -91,10 +97,19 @@ class CudaBackend final : public Backend {
 
  private:
   class Call;
+  friend class CudaExchange;
   friend class CudaMatrix;
 
   void* scratch(size_t bytes);
   void synchronize();
+  // Between the two, operations are captured: they may neither allocate, nor wait, nor stage what lies in plain host memory.
+  void set_recording(bool on);
+  void refuse_recording(const char* operation) const;  // throws INTERNAL that names it
+  void release_held();                                 // what was to be released meanwhile
+  // Changes when cuBLASLt's algorithms are to be chosen again.
+  uint64_t plans() const;
+  // (D/2) of rope_forward, in device memory
+  const float* inverse_frequencies(int head_dim, float theta);
   void rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction);
   // A product in bf16: by cuBLASLt where it is there and has an algorithm, else by the built-in kernels. Operands are device memory.
   void multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
@@ -110,8 +125,12 @@ class CudaBackend final : public Backend {
   std::map<const void*, size_t> allocations_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<CublasLt> lt_;
+  std::vector<const CudaExchange*> exchanges_;  // those that have memory
+  bool recording_ = false;
+  std::vector<void*> held_;  // to be freed when a recording is complete
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
+  uint64_t scratch_moves_ = 0;
   struct Frequencies {
     int head_dim;
     float theta;

@@ -18,6 +18,8 @@ void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t
 
 // norm.cu
 void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps, cudaStream_t stream);
+void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c, float eps,
+                          cudaStream_t stream);
 void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c, float eps,
                        cudaStream_t stream);
 void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight, float bias,
@@ -38,6 +40,8 @@ void add_column_sums(float* to, ConstArray x, int64_t stride, int64_t m, int64_t
 // rope.cu. inverse_frequency (D/2); direction 1 forward, -1 backward
 void rope(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const float* inverse_frequency, float direction,
           cudaStream_t stream);
+void rope_store(Array to, const int32_t* index, ConstArray kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                const float* inverse_frequency, cudaStream_t stream);
 
 // gates.cu
 void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream);
@@ -53,7 +57,7 @@ struct Operand {
   bool transposed;
 };
 // out (m, n), rows out_stride apart, = a (m, k) b (n, k)^T + bias (n, may be null), plus what out holds if `accumulate`. With Compute::kBF16
-// operands are rounded to bf16; without, a is fp32. An element is one chain over ascending k whatever m and n are. out may be bf16 unless
+// operands are rounded to bf16; without, a and out are fp32. An element is one chain over ascending k whatever m and n are. out may be bf16 unless
 // `accumulate`.
 void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias, bool accumulate,
             Compute compute, cudaStream_t stream);
@@ -77,9 +81,9 @@ void sample_forward(const SampleArgs& args, void* scratch, cudaStream_t stream);
 void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
                        int32_t excluded_token, cudaStream_t stream);
 
-// unmask.cu: all of `args` is device memory. candidates: of all rows; most: of the row that has most. scratch: unmask_scratch(candidates) bytes.
+// unmask.cu: all of `args` is device memory. candidates: of all rows. scratch: unmask_scratch(candidates) bytes.
 size_t unmask_scratch(int64_t candidates);
-void unmask(const UnmaskArgs& args, int64_t candidates, int most, void* scratch, cudaStream_t stream);
+void unmask(const UnmaskArgs& args, int64_t candidates, void* scratch, cudaStream_t stream);
 void likelihood_forward(const LikelihoodArgs& args, cudaStream_t stream);
 void likelihood_backward(const LikelihoodGradArgs& args, cudaStream_t stream);
 

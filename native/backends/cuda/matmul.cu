@@ -44,16 +44,19 @@ __device__ __forceinline__ float finished(const Product& p, int64_t at, int64_t 
   if (p.bias) value += p.bias[column];
   return p.accumulate ? static_cast<const float*>(p.out.data)[at] + value : value;
 }
-__device__ __forceinline__ void store(const Product& p, int64_t row, int64_t column, float value) {
+// In this column and the next.
+__device__ __forceinline__ void store_pair(const Product& p, int64_t row, int64_t column, float low, float high) {
   if (row >= p.m || column >= p.n) return;
   const int64_t at = row * p.out_stride + column;
-  put(p.out, at, finished(p, at, column, value));
+  if (column + 1 < p.n)
+    put_pair(p.out, at, finished(p, at, column, low), finished(p, at + 1, column + 1, high));
+  else
+    put(p.out, at, finished(p, at, column, low));
 }
-// Of this column and the next.
-__device__ __forceinline__ void store_pair(const Product& p, int64_t row, int64_t column, float low, float high) {
-  if (column + 1 >= p.n || row >= p.m) return store(p, row, column, low);
+__device__ __forceinline__ void store_float(const Product& p, int64_t row, int64_t column, float value) {
+  if (row >= p.m || column >= p.n) return;
   const int64_t at = row * p.out_stride + column;
-  put_pair(p.out, at, finished(p, at, column, low), finished(p, at + 1, column + 1, high));
+  static_cast<float*>(p.out.data)[at] = finished(p, at, column, value);
 }
 
 // ---- tensor cores ----------------------------------------------------------------------------------------------------------------------
@@ -263,7 +266,7 @@ __global__ void __launch_bounds__(kFloatThreads) float_matmul_kernel(Product p) 
   }
   DULTRA_UNROLL
   for (int i = 0; i < 4; ++i) DULTRA_UNROLL
-  for (int j = 0; j < 4; ++j) store(p, row0 + row + 16 * i, column0 + column + 16 * j, sums[i][j]);
+  for (int j = 0; j < 4; ++j) store_float(p, row0 + row + 16 * i, column0 + column + 16 * j, sums[i][j]);
 }
 
 template <DType kTypeB>
@@ -280,7 +283,7 @@ void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, i
   if (m == 0 || n == 0) return;
   const Product p{a, b, out, out_stride, bias, m, n, k, accumulate};
   if (compute == Compute::kF32) {
-    check_argument(a.dtype == DType::kF32, "matmul: expected fp32 numbers as the first operand of a product in fp32");
+    check_argument(a.dtype == DType::kF32 && out.dtype == DType::kF32, "array: expected fp32 numbers in a product in fp32");
     switch (b.dtype) {
       case DType::kF32: return float_matmul<DType::kF32>(p, stream);
       case DType::kBF16: return float_matmul<DType::kBF16>(p, stream);

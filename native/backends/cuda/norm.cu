@@ -9,14 +9,18 @@ namespace {
 
 template <int kThreads>
 __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
-    rmsnorm_forward_kernel(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
+    rmsnorm_forward_kernel(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c, float eps) {
   DULTRA_SHARED(shared);
   const RowGroup<kThreads> group{reinterpret_cast<float*>(shared), c};
   const int64_t row = group.row();
   if (row >= m) return;
-  x += row * c;
+  x += (index ? index[row] : row) * c;
   const float scale = 1.0f / sqrtf(group.sum([&](int64_t j) { return x[j] * x[j]; }) / float(c) + eps);
-  group.each([&](int64_t j) { put(out, row * c + j, x[j] * scale * weight[j]); });
+  group.each([&](int64_t j) {
+    const float value = x[j];
+    if (copied) copied[row * c + j] = value;
+    put(out, row * c + j, value * scale * weight[j]);
+  });
 }
 
 template <int kThreads>
@@ -55,7 +59,12 @@ __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
 }  // namespace
 
 void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps, cudaStream_t stream) {
-  DULTRA_LAUNCH_ROWS("rmsnorm_forward", stream, rmsnorm_forward_kernel, m, c, out, x, weight, m, c, eps);
+  rmsnorm_copy_forward(out, nullptr, x, nullptr, weight, m, c, eps, stream);
+}
+
+void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c, float eps,
+                          cudaStream_t stream) {
+  DULTRA_LAUNCH_ROWS("rmsnorm_forward", stream, rmsnorm_forward_kernel, m, c, out, copied, x, index, weight, m, c, eps);
 }
 
 void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c, float eps,

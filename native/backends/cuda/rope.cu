@@ -1,4 +1,4 @@
-// Rotary position embedding, in place.
+// Rotary position embedding, in place or on the way into the cache.
 #include "backends/cuda/kernels.h"
 
 namespace dultra {
@@ -6,7 +6,13 @@ namespace cuda {
 
 namespace {
 
-// A thread turns one pair. Angles are fp32, as the frequencies that the host computed are.
+// A pair of numbers turned by an angle: fp32, as the frequencies that the host computed are.
+__device__ __forceinline__ Pair turned(float a, float b, float angle, float direction) {
+  const float c = cosf(angle), s = sinf(angle) * direction;
+  return {fmaf(a, c, -(b * s)), fmaf(b, c, a * s)};
+}
+
+// A thread turns one pair.
 __global__ void __launch_bounds__(kElementThreads) rope_kernel(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
                                                                const float* inverse_frequency, float direction) {
   const int half = head_dim / 2;
@@ -15,10 +21,34 @@ __global__ void __launch_bounds__(kElementThreads) rope_kernel(Array x, int64_t 
   const int64_t row = index / pairs;
   const int head = int(index % pairs) / half, j = int(index % half);
   const int64_t low = row * stride + int64_t(head) * head_dim + j, high = low + half;
-  const float angle = float(positions[row]) * inverse_frequency[j];
-  const float a = ConstArray(x)[low], b = ConstArray(x)[high], c = cosf(angle), s = sinf(angle) * direction;
-  put(x, low, fmaf(a, c, -(b * s)));
-  put(x, high, fmaf(b, c, a * s));
+  const Pair pair = turned(ConstArray(x)[low], ConstArray(x)[high], float(positions[row]) * inverse_frequency[j], direction);
+  put(x, low, pair.low);
+  put(x, high, pair.high);
+}
+
+// What an array of `dtype` would hold of a number.
+__device__ __forceinline__ float held_as(DType dtype, float value) {
+  return dtype == DType::kBF16 ? bf16_to_f32(uint16_t(pack_bf16(value, 0.0f))) : value;
+}
+
+// A thread brings one pair of keys or two neighbouring values of a row to the cache.
+__global__ void __launch_bounds__(kElementThreads) rope_store_kernel(Array to, const int32_t* index, ConstArray kv, const int32_t* positions,
+                                                                     int64_t m, int kv_heads, int head_dim, const float* inverse_frequency) {
+  const int half = head_dim / 2;
+  const int64_t width = int64_t(kv_heads) * head_dim, pairs = width / 2, row = global_index() / width;
+  if (row >= m) return;
+  const int64_t pair = global_index() % width, from = row * 2 * width, target = index[row] * 2 * width;
+  if (pair < pairs) {
+    const int j = int(pair % half);
+    const int64_t low = pair / half * head_dim + j, high = low + half;
+    const Pair key = turned(kv[from + low], kv[from + high], float(positions[row]) * inverse_frequency[j], 1);
+    put(to, target + low, held_as(kv.dtype, key.low));
+    put(to, target + high, held_as(kv.dtype, key.high));
+  } else {
+    const int64_t at = width + (pair - pairs) * 2;
+    const Pair values = get_pair(kv, from + at);
+    put_pair(to, target + at, values.low, values.high);
+  }
 }
 
 }  // namespace
@@ -29,6 +59,14 @@ void rope(Array x, int64_t stride, const int32_t* positions, int64_t m, int head
   if (pairs > 0)
     launch("rope", stream, rope_kernel, element_grid(pairs), kElementThreads, 0, x, stride, positions, m, heads, head_dim, inverse_frequency,
            direction);
+}
+
+void rope_store(Array to, const int32_t* index, ConstArray kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
+                const float* inverse_frequency, cudaStream_t stream) {
+  const int64_t pairs = m * kv_heads * head_dim;
+  if (pairs > 0)
+    launch("rope_store", stream, rope_store_kernel, element_grid(pairs), kElementThreads, 0, to, index, kv, positions, m, kv_heads, head_dim,
+           inverse_frequency);
 }
 
 }  // namespace cuda

@@ -9,7 +9,9 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSharedCandidates = 2048;  // candidates of a row whose keys and order fit into shared memory; more use scratch memory
+// Candidates whose keys and order fit into shared memory; more use scratch memory. Of all rows, as a launch must not depend on how they
+// spread over the rows (Exchange::run).
+constexpr int kSharedCandidates = 2048;
 
 struct ScratchRow {
   double* key;
@@ -84,10 +86,12 @@ __device__ __forceinline__ double rank_key(const UnmaskArgs& a, int32_t i) {
     case UnmaskRule::kPlannerBernoulli:
     case UnmaskRule::kPlannerTopK:
     case UnmaskRule::kPlannerRound:
-    case UnmaskRule::kPlannerThreshold: return std::isnan(a.probability[i]) ? -INFINITY : double(a.probability[i]);
+    case UnmaskRule::kPlannerThreshold: return a.probability[i];
     case UnmaskRule::kThreshold:
-    case UnmaskRule::kFactor:
-    case UnmaskRule::kFixed: return std::isnan(a.confidence[i]) ? -INFINITY : double(a.confidence[i]);
+    case UnmaskRule::kFactor: return std::isnan(a.confidence[i]) ? -INFINITY : double(a.confidence[i]);
+    case UnmaskRule::kFixed:
+      if (!a.by_entropy) return std::isnan(a.confidence[i]) ? -INFINITY : double(a.confidence[i]);
+      return std::isnan(a.entropy[i]) ? -INFINITY : -double(a.entropy[i]);
     case UnmaskRule::kEntropy:
     case UnmaskRule::kEntropySum: return std::isnan(a.entropy[i]) ? -INFINITY : -double(a.entropy[i]);
     case UnmaskRule::kRandom: return -(a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], 1));
@@ -187,8 +191,13 @@ __global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, Scrat
   const int taken = decided[1] ? 1 : decided[0];
   const bool forced = decided[1] != 0;
   for (int rank = int(threadIdx.x); rank < taken; rank += kThreads) a.selected[order[rank]] = 1;
+  if (a.remaining && threadIdx.x == 0) a.remaining[b] = open - drawn - taken;  // a row draws, or takes by rank, or forces
+  block_sync();                                                                // all selections are made
+  if (a.ids)
+    row.each([&](int32_t i) {
+      if (a.selected[i]) a.ids[a.place[i]] = a.token[i];
+    });
   if (!planner) return;
-  block_sync();  // all selections are made
   LikelihoodArgs likelihood{};
   likelihood.planner_logit = a.planner_logit;
   likelihood.token_log_prob = a.token_log_prob;
@@ -207,13 +216,13 @@ constexpr size_t kReductionBytes = sizeof(uint64_t) * kThreads / kWarp;
 
 size_t unmask_scratch(int64_t candidates) { return size_t(candidates) * (sizeof(double) + sizeof(int32_t)); }
 
-void unmask(const UnmaskArgs& a, int64_t candidates, int most, void* scratch, cudaStream_t stream) {
+void unmask(const UnmaskArgs& a, int64_t candidates, void* scratch, cudaStream_t stream) {
   if (a.batch == 0) return;
   double* key = static_cast<double*>(scratch);
-  const bool in_shared = most <= kSharedCandidates;
+  const bool in_shared = candidates <= kSharedCandidates;
   launch("unmask", stream, unmask_kernel, dim3(unsigned(a.batch)), kThreads,
-         kReductionBytes + 2 * sizeof(int) + (in_shared ? unmask_scratch(most) : 0), a, ScratchRow{key, reinterpret_cast<int32_t*>(key + candidates)},
-         in_shared);
+         kReductionBytes + 2 * sizeof(int) + (in_shared ? unmask_scratch(candidates) : 0), a,
+         ScratchRow{key, reinterpret_cast<int32_t*>(key + candidates)}, in_shared);
 }
 
 void likelihood_forward(const LikelihoodArgs& a, cudaStream_t stream) {

@@ -463,12 +463,20 @@ std::map<void*, size_t> allocations;
 size_t in_use = 0, memory_limit = size_t(1) << 40;
 std::recursive_mutex stream_mutex;  // one thread at a time queues work or does it
 std::vector<Stream*> streams;
+thread_local Stream* captured_here = nullptr;
+size_t graphs = 0;
 
 }  // namespace
 
 void enqueue(Stream* stream, std::function<void()> work) {
   const std::lock_guard<std::recursive_mutex> lock(stream_mutex);
+  if (stream->capture && captured_here != stream) die("work was queued while another thread captured the stream");
   (stream->capture ? stream->capture->work : stream->queue).push_back(std::move(work));
+}
+
+bool prohibited() {
+  if (captured_here) captured_here->invalidated = true;
+  return captured_here != nullptr;
 }
 
 void synchronize(Stream* stream) {
@@ -487,11 +495,16 @@ void synchronize_all() {
 
 void set_memory_limit(size_t limit) { memory_limit = limit; }
 size_t memory_in_use() { return in_use; }
+size_t graphs_in_use() {
+  const std::lock_guard<std::recursive_mutex> lock(stream_mutex);
+  return graphs;
+}
 
 }  // namespace emulator
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   using namespace emulator;
+  if (prohibited()) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard<std::mutex> lock(memory_mutex);
   if (in_use + bytes > memory_limit || posix_memalign(pointer, 256, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
   std::memset(*pointer, 0xff, bytes);
@@ -503,6 +516,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 cudaError_t cudaFree(void* pointer) {
   using namespace emulator;
   if (!pointer) return cudaSuccess;
+  if (prohibited()) return cudaErrorStreamCaptureUnsupported;
   synchronize_all();  // as the device does
   const std::lock_guard<std::mutex> lock(memory_mutex);
   const auto found = allocations.find(pointer);
@@ -514,9 +528,13 @@ cudaError_t cudaFree(void* pointer) {
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  if (emulator::prohibited()) return cudaErrorStreamCaptureUnsupported;
   return posix_memalign(pointer, 256, bytes ? bytes : 1) == 0 ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFreeHost(void* pointer) {
+  if (!pointer) return cudaSuccess;
+  if (emulator::prohibited()) return cudaErrorStreamCaptureUnsupported;
+  emulator::synchronize_all();  // as the device does
   free(pointer);
   return cudaSuccess;
 }
@@ -545,19 +563,44 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  {
+    const std::lock_guard<std::recursive_mutex> lock(emulator::stream_mutex);
+    if (stream->capture) {
+      stream->invalidated = true;
+      return cudaErrorStreamCaptureUnsupported;
+    }
+  }
   emulator::synchronize(stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const std::lock_guard<std::recursive_mutex> lock(emulator::stream_mutex);
+  if (stream->capture || emulator::captured_here) return cudaErrorIllegalState;
   stream->capture = std::make_unique<emulator::Graph>();
+  stream->invalidated = false;
+  emulator::captured_here = stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  *graph = stream->capture.release();
+  const std::lock_guard<std::recursive_mutex> lock(emulator::stream_mutex);
+  *graph = nullptr;
+  if (!stream->capture) return cudaErrorIllegalState;
+  if (emulator::captured_here != stream) return cudaErrorStreamCaptureWrongThread;
+  emulator::captured_here = nullptr;
+  const std::unique_ptr<emulator::Graph> captured = std::move(stream->capture);
+  if (stream->invalidated) return cudaErrorStreamCaptureInvalidated;
+  *graph = new emulator::Graph(*captured);
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  {
+    // It takes device memory, though nobody is told how much.
+    const std::lock_guard<std::mutex> lock(emulator::memory_mutex);
+    if (emulator::in_use >= emulator::memory_limit) return cudaErrorMemoryAllocation;
+  }
   *executable = new emulator::Graph(*graph);
+  const std::lock_guard<std::recursive_mutex> lock(emulator::stream_mutex);
+  ++emulator::graphs;
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
@@ -565,6 +608,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  const std::lock_guard<std::recursive_mutex> lock(emulator::stream_mutex);
+  --emulator::graphs;
   delete executable;
   return cudaSuccess;
 }

@@ -2,9 +2,9 @@
 //
 // Modelled: grids and blocks, block and warp barriers, shuffles, ldmatrix, mma.sync, cp.async groups (a copy lands when wait_group
 // retires it; until then its destination is undefined), shared memory that begins undefined, streams that do nothing before somebody
-// waits for them, graph capture, device memory that runs out. Stricter than a GPU: all 32 lanes have to meet in a warp's collective, and a
-// block that leaves lanes behind at a barrier is reported.
-// Not modelled: memory order inside a warp, timing, occupancy, bank conflicts.
+// waits for them, graph capture and what it forbids, device memory that runs out. Stricter than a GPU: all 32 lanes have to meet in a warp's
+// collective, and a block that leaves lanes behind at a barrier is reported. Not modelled: memory order inside a warp, timing, occupancy, bank
+// conflicts.
 //
 // Under ThreadSanitizer every lane is a thread of its own that only barriers order, and blocks are not ordered at all: it then reports the
 // races of the kernels.
@@ -67,7 +67,10 @@ struct Graph {
 struct Stream {
   std::vector<std::function<void()>> queue;
   std::unique_ptr<Graph> capture;
+  bool invalidated = false;  // the capture, by a call that it forbids
 };
+// Whether this thread captures a stream, which forbids the call that asks: the capture then comes to nothing.
+bool prohibited();
 void enqueue(Stream* stream, std::function<void()> work);
 void synchronize(Stream* stream);
 void synchronize_all();
@@ -79,5 +82,7 @@ void* cublaslt_symbol(const char* name);
 // Device memory. `limit` bytes may be held at a time; for tests of what happens when it runs out.
 void set_memory_limit(size_t limit);
 size_t memory_in_use();
+// Executable graphs that exist.
+size_t graphs_in_use();
 
 }  // namespace emulator

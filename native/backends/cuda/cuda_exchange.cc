@@ -1,0 +1,180 @@
+#include "backends/cuda/cuda_exchange.h"
+
+#include <algorithm>
+#include <exception>
+
+#include "backends/cuda/device.h"
+
+namespace dultra {
+namespace cuda {
+
+namespace {
+
+constexpr size_t kLeastBytes = size_t(64) << 10;
+// Keys that are remembered. A graph of a large model takes some hundred kilobytes; a generation has some ten shapes.
+constexpr size_t kMostRecordings = 64;
+
+}  // namespace
+
+CudaExchange::~CudaExchange() {
+  const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
+  cudaSetDevice(backend_.index_);
+  forget();
+  cudaStreamSynchronize(backend_.stream_);
+  release_memory();
+}
+
+void CudaExchange::release_memory() {
+  auto& exchanges = backend_.exchanges_;
+  exchanges.erase(std::remove(exchanges.begin(), exchanges.end(), this), exchanges.end());
+  cudaFreeHost(host_);
+  cudaFree(device_);
+  host_ = device_ = nullptr;
+  bytes_ = 0;
+}
+
+// The host may write again: nothing reads what was sent.
+void CudaExchange::settle() {
+  if (sent_) check_cuda(cudaStreamSynchronize(backend_.stream_), "an exchange");
+  sent_ = false;
+}
+
+uint8_t* CudaExchange::reserve(size_t bytes) {
+  const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
+  check_cuda(cudaSetDevice(backend_.index_), "choosing the device");
+  backend_.refuse_recording("an exchange");
+  settle();
+  if (bytes <= bytes_) return host_;
+  check_cuda(cudaStreamSynchronize(backend_.stream_), "an exchange");
+  forget();
+  release_memory();
+  bytes = std::max(kLeastBytes, bytes + bytes / 2);
+  check_cuda(cudaMallocHost(reinterpret_cast<void**>(&host_), bytes), "pinned memory of an exchange");
+  const cudaError_t error = cudaMalloc(reinterpret_cast<void**>(&device_), bytes);
+  if (error != cudaSuccess) release_memory();
+  check_cuda(error, "memory of an exchange");
+  bytes_ = bytes;
+  backend_.exchanges_.push_back(this);
+  return host_;
+}
+
+void CudaExchange::send(size_t begin, size_t end) {
+  const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
+  check_argument(begin <= end && end <= bytes_, "exchange: expected bytes that were reserved");
+  check_cuda(cudaSetDevice(backend_.index_), "choosing the device");
+  if (begin == end) return;
+  check_cuda(cudaMemcpyAsync(device_ + begin, host_ + begin, end - begin, cudaMemcpyDefault, backend_.stream_), "an exchange");
+  sent_ = true;
+}
+
+void CudaExchange::receive(size_t begin, size_t end) {
+  {
+    const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
+    check_argument(begin <= end && end <= bytes_, "exchange: expected bytes that were reserved");
+    check_cuda(cudaSetDevice(backend_.index_), "choosing the device");
+    backend_.refuse_recording("an exchange");
+    if (begin != end) check_cuda(cudaMemcpyAsync(host_ + begin, device_ + begin, end - begin, cudaMemcpyDefault, backend_.stream_), "an exchange");
+  }
+  // Others may queue work meanwhile.
+  check_cuda(cudaStreamSynchronize(backend_.stream_), "waiting for the device");
+  sent_ = false;
+}
+
+const void* CudaExchange::twin(const void* host) const {
+  const auto* at = static_cast<const uint8_t*>(host);
+  return at >= host_ && at < host_ + bytes_ ? device_ + (at - host_) : nullptr;
+}
+
+void CudaExchange::run(const std::vector<int64_t>& key, const std::function<void()>& operations) {
+  if (!records()) {
+    ++counts_.direct;
+    return operations();
+  }
+  Recording& recording = recordings_[key];
+  recording.last_used = ++clock_;
+  make_room();
+  const uint64_t plans = backend_.plans();
+  if (!recording.graph && (!recording.seen || recording.plans != plans)) {
+    ++counts_.direct;
+    operations();
+    recording.seen = true;
+    recording.plans = plans;
+    return;
+  }
+  const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
+  check_cuda(cudaSetDevice(backend_.index_), "choosing the device");
+  if (recording.graph && recording.scratch != backend_.scratch_moves_) drop(&recording);
+  if (recording.graph) {
+    ++counts_.repeated;
+  } else {
+    record(&recording, operations);
+    if (!recording.graph) {
+      ++counts_.direct;
+      return operations();
+    }
+    ++counts_.recorded;
+  }
+  check_cuda(cudaGraphLaunch(recording.graph, backend_.stream_), "repeating what was recorded");
+}
+
+void CudaExchange::record(Recording* recording, const std::function<void()>& operations) {
+  const cudaStream_t stream = backend_.stream_;
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording");
+  std::exception_ptr error;
+  backend_.set_recording(true);
+  try {
+    operations();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  backend_.set_recording(false);
+  cudaGraph_t graph = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+  backend_.release_held();
+  if (error) {
+    cudaGetLastError();
+    if (graph) cudaGraphDestroy(graph);
+    std::rethrow_exception(error);
+  }
+  check_cuda(ended, "recording");
+  const cudaError_t made = cudaGraphInstantiate(&recording->graph, graph, 0);
+  cudaGraphDestroy(graph);
+  if (made == cudaErrorMemoryAllocation) {
+    // No memory for another graph: the operations themselves need none.
+    cudaGetLastError();
+    recording->graph = nullptr;
+    forget();
+    return;
+  }
+  check_cuda(made, "recording");
+  recording->scratch = backend_.scratch_moves_;
+  ++counts_.held;
+}
+
+void CudaExchange::drop(Recording* recording) {
+  if (!recording->graph) return;
+  cudaGraphExecDestroy(recording->graph);
+  recording->graph = nullptr;
+  --counts_.held;
+}
+
+void CudaExchange::forget() {
+  const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
+  cudaSetDevice(backend_.index_);
+  for (auto& [key, recording] : recordings_) drop(&recording);
+}
+
+// The least recently used go.
+void CudaExchange::make_room() {
+  while (recordings_.size() > kMostRecordings) {
+    const auto oldest = std::min_element(recordings_.begin(), recordings_.end(),
+                                         [](const auto& a, const auto& b) { return a.second.last_used < b.second.last_used; });
+    const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
+    cudaSetDevice(backend_.index_);
+    drop(&oldest->second);
+    recordings_.erase(oldest);
+  }
+}
+
+}  // namespace cuda
+}  // namespace dultra

@@ -1,0 +1,53 @@
+// An Exchange of the CUDA backend: pinned memory with a twin on the device, and recordings that are CUDA graphs.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <map>
+
+#include "backends/cuda/cuda_backend.h"
+
+namespace dultra {
+namespace cuda {
+
+// A key that is new is run directly: memory is allocated and products are timed then. The second time it is captured into a graph, from then on
+// the graph is launched. Graphs hold addresses of the backend's scratch memory, so they end when that moves.
+class CudaExchange final : public Exchange {
+ public:
+  explicit CudaExchange(CudaBackend& backend) : backend_(backend) {}
+  ~CudaExchange() override;
+
+  // A backend that waits for every operation cannot be recorded.
+  bool records() const override { return !backend_.blocking_; }
+  uint8_t* reserve(size_t bytes) override;
+  void send(size_t begin, size_t end) override;
+  void receive(size_t begin, size_t end) override;
+  void run(const std::vector<int64_t>& key, const std::function<void()>& operations) override;
+  void forget() override;
+
+  // The device's address of a host address, or null.
+  const void* twin(const void* host) const;
+
+ private:
+  struct Recording {
+    cudaGraphExec_t graph = nullptr;
+    uint64_t scratch = 0;  // the backend's scratch memory that it works on
+    uint64_t plans = 0;    // of cuBLASLt, when it was run directly
+    bool seen = false;     // was run directly
+    uint64_t last_used = 0;
+  };
+  void record(Recording* recording, const std::function<void()>& operations);
+  void drop(Recording* recording);
+  void make_room();
+  void release_memory();
+  void settle();
+
+  CudaBackend& backend_;
+  uint8_t *host_ = nullptr, *device_ = nullptr;
+  size_t bytes_ = 0;
+  bool sent_ = false;  // what was sent may not have been read yet
+  std::map<std::vector<int64_t>, Recording> recordings_;
+  uint64_t clock_ = 0;
+};
+
+}  // namespace cuda
+}  // namespace dultra

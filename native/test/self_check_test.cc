@@ -1,0 +1,69 @@
+// The check that a device has to pass before it is used: right backends pass, and a wrong operation is named.
+#include "backends/self_check.h"
+
+#include <string>
+
+#include "backends/cpu/cpu_backend.h"
+#include "harness.h"
+
+namespace dultra {
+namespace test {
+namespace {
+
+class WrongNorm : public cpu::CpuBackend {
+ public:
+  WrongNorm() : CpuBackend(1, "") {}
+  void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override {
+    CpuBackend::rmsnorm_forward(out, x, weight, m, c, eps);
+    out.f32()[m * c - 1] *= 1.01f;
+  }
+};
+
+class WrongDraw : public cpu::CpuBackend {
+ public:
+  WrongDraw() : CpuBackend(1, "") {}
+  void sample_forward(const SampleArgs& args) override {
+    CpuBackend::sample_forward(args);
+    args.token[args.rows - 1] ^= 1;
+  }
+};
+
+class NotANumber : public cpu::CpuBackend {
+ public:
+  NotANumber() : CpuBackend(1, "") {}
+  void attention_forward(const AttentionArgs& args) override {
+    CpuBackend::attention_forward(args);
+    args.out.f32()[0] = NAN;
+  }
+};
+
+std::string refusal(Backend& device) {
+  cpu::CpuBackend reference(1, "");
+  try {
+    check_device(device, reference);
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::kDeviceUnavailable, "code");
+    return error.what();
+  }
+  return "";
+}
+
+DULTRA_TEST(self_check_passes_what_is_right) {
+  for (int schedule = 1; schedule <= 3; ++schedule) {
+    const auto device = make_backend(schedule, "");
+    CHECK(refusal(*device).empty(), "schedule ", schedule);
+  }
+}
+
+DULTRA_TEST(self_check_names_what_is_wrong) {
+  WrongNorm norm;
+  WrongDraw draw;
+  NotANumber number;
+  CHECK(refusal(norm).find("in rmsnorm_forward (fp32): they differ by 0.0") != std::string::npos, refusal(norm));
+  CHECK(refusal(draw).find("in sample_forward") != std::string::npos, refusal(draw));
+  CHECK(refusal(number).find("in attention_forward (fp32): they differ by inf") != std::string::npos, refusal(number));
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace dultra

@@ -1,0 +1,633 @@
+// Denoising steps that are recorded and repeated, against the same steps done one operation after the other; and Exchanges by themselves. On
+// the CPU backend nothing is recorded: there the tests say that an exchange changes nothing.
+#include <algorithm>
+#include <thread>
+
+#include "harness.h"
+#include "model/trainer.h"
+#include "model_fixture.h"
+#ifdef DULTRA_EMULATOR
+#include "emulator/emulator.h"
+#endif
+
+namespace dultra {
+namespace test {
+namespace {
+
+#if defined(DULTRA_EMULATOR) || defined(DULTRA_GPU)
+constexpr bool kRecords = true;
+#else
+constexpr bool kRecords = false;
+#endif
+
+Exchange::Counts counts_of(const Model& model) { return model.borrow_scratch()->exchange->counts(); }
+
+// A model on a backend that waits for every operation, and so records nothing.
+std::shared_ptr<Model> load_direct(const RandomCheckpoint& checkpoint, const WeightOptions& options = {}) {
+  const Checkpoint file({checkpoint.file->path()}, checkpoint.tensors);
+  return std::make_shared<Model>(checkpoint.config, make_backend(1, ""), file, options, nullptr);
+}
+
+// Which positions of a row a step with a cache computes.
+enum class Shape { kPlain, kWhole, kPrefix, kDual };
+
+struct Case {
+  UnmaskRule rule = UnmaskRule::kPlannerBernoulli;
+  Shape shape = Shape::kPlain;
+  PlannerCache planner = PlannerCache::kNone;
+  bool by_entropy = false, wants_planner = false;
+  float temperature = 0.8f;
+};
+
+StepRequest request_of(const Case& c) {
+  StepRequest request;
+  request.seed = 11;
+  request.temperature = c.temperature;
+  request.rule = c.rule;
+  request.by_entropy = c.by_entropy;
+  request.planner = c.wants_planner;
+  request.threshold = is_planner_rule(c.rule) || c.rule == UnmaskRule::kThreshold ? 0.3 : c.rule == UnmaskRule::kEntropySum ? 6 : 3.2;
+  request.factor = 0.9;
+  return request;
+}
+
+// A generation in blocks of 8 positions, row by row as a decoding loop does it: rows end at different times.
+class Generation {
+ public:
+  Generation(const std::shared_ptr<const Model>& model, const Case& c, uint64_t seed) : case_(c) {
+    Random random(seed);
+    for (int r = 0; r < 3; ++r) {
+      const int length = 10 + 9 * r + random.below(3), given = 1 + random.below(4);
+      for (int i = 0; i < length; ++i) ids_.push_back(i < given ? random.below(49) : 49);
+      offsets_.push_back(int32_t(ids_.size()));
+      block_.push_back(0);
+      fresh_.push_back(true);
+    }
+    KvCacheOptions options;
+    options.planner = c.planner;
+    std::shared_ptr<KvCache> cache;
+    if (c.shape != Shape::kPlain) cache = make_cache(model, offsets_, options);
+    session_ = std::make_unique<Session>(model, ids_, offsets_, cache);
+  }
+
+  // False when all rows are done.
+  bool step(std::vector<StepResult>* results) {
+    StepRequest request = request_of(case_);
+    const bool cached = case_.shape != Shape::kPlain;
+    if (cached) request.query_offsets.push_back(0);
+    for (int r = 0; r < 3; ++r) {
+      const int32_t* row = &ids_[size_t(offsets_[size_t(r)])];
+      const int32_t length = offsets_[size_t(r) + 1] - offsets_[size_t(r)];
+      const auto end = [&] { return std::min(length, 8 * (block_[size_t(r)] + 1)); };
+      while (block_[size_t(r)] * 8 < length && std::find(row + 8 * block_[size_t(r)], row + end(), 49) == row + end()) {
+        ++block_[size_t(r)];
+        fresh_[size_t(r)] = true;
+      }
+      if (8 * block_[size_t(r)] >= length) continue;
+      request.rows.push_back(r);
+      request.window_ends.push_back(end());
+      request.row_keys.push_back(uint32_t(10 + r));
+      request.steps.push_back(step_);
+      if (is_counted_rule(case_.rule)) request.counts.push_back(1 + r);
+      if (!cached) continue;
+      const bool whole = fresh_[size_t(r)] || case_.shape == Shape::kWhole;
+      for (int32_t p = whole ? 0 : 8 * block_[size_t(r)]; p < (whole || case_.shape == Shape::kPrefix ? length : end()); ++p)
+        request.queries.push_back(p);
+      request.query_offsets.push_back(int32_t(request.queries.size()));
+      fresh_[size_t(r)] = false;
+    }
+    if (request.rows.empty()) return false;
+    ++step_;
+    const StepResult result = session_->step(request);
+    for (size_t r = 0; r < request.rows.size(); ++r) {
+      int32_t left = 0;
+      for (int32_t i = result.offsets[r]; i < result.offsets[r + 1]; ++i) {
+        left += !result.selected[size_t(i)];
+        if (result.selected[size_t(i)]) ids_[size_t(offsets_[size_t(request.rows[r])] + result.positions[size_t(i)])] = result.tokens[size_t(i)];
+      }
+      CHECK(result.remaining[r] == left, "row ", r, ": ", result.remaining[r], " for ", left);
+    }
+    results->push_back(result);
+    return true;
+  }
+
+  const std::vector<int32_t>& ids() const { return ids_; }
+
+ private:
+  const Case case_;
+  std::vector<int32_t> ids_, offsets_{0}, block_;
+  std::vector<bool> fresh_;
+  std::unique_ptr<Session> session_;
+  uint32_t step_ = 0;
+};
+
+bool equal(const std::vector<float>& a, const std::vector<float>& b) { return a.size() == b.size() && same_bits(a.data(), b.data(), a.size()); }
+
+bool equal(const StepResult& a, const StepResult& b) {
+  return a.offsets == b.offsets && a.positions == b.positions && a.tokens == b.tokens && equal(a.log_probs, b.log_probs) &&
+         equal(a.confidences, b.confidences) && equal(a.entropies, b.entropies) && equal(a.planner_logits, b.planner_logits) &&
+         equal(a.probabilities, b.probabilities) && equal(a.log_likelihoods, b.log_likelihoods) && a.selected == b.selected && a.forced == b.forced &&
+         a.remaining == b.remaining && equal(a.timesteps, b.timesteps);
+}
+
+std::vector<StepResult> generate(const std::shared_ptr<const Model>& model, const Case& c, uint64_t seed) {
+  Generation generation(model, c, seed);
+  std::vector<StepResult> results;
+  while (results.size() < 200 && generation.step(&results)) {
+  }
+  return results;
+}
+
+void check_equal(const std::vector<StepResult>& a, const std::vector<StepResult>& b, const std::string& where) {
+  CHECK(a.size() == b.size() && a.size() > 2, where, " steps ", a.size(), " for ", b.size());
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) CHECK(equal(a[i], b[i]), where, " step ", i);
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (UnmaskRule rule :
+       {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound, UnmaskRule::kPlannerThreshold, UnmaskRule::kThreshold,
+        UnmaskRule::kFactor, UnmaskRule::kEntropy, UnmaskRule::kEntropySum, UnmaskRule::kFixed, UnmaskRule::kRandom, UnmaskRule::kLeftToRight}) {
+    Case c;
+    c.rule = rule;
+    if (rule == UnmaskRule::kFactor) c.temperature = 0;
+    cases.push_back(c);
+  }
+  Case by_entropy;
+  by_entropy.rule = UnmaskRule::kFixed;
+  by_entropy.by_entropy = by_entropy.wants_planner = true;
+  cases.push_back(by_entropy);
+  for (Shape shape : {Shape::kWhole, Shape::kPrefix, Shape::kDual})
+    for (PlannerCache planner : {PlannerCache::kNone, PlannerCache::kBlocks, PlannerCache::kHidden}) {
+      Case c;
+      c.rule = planner == PlannerCache::kNone ? UnmaskRule::kFixed : UnmaskRule::kPlannerTopK;
+      c.shape = shape;
+      c.planner = planner;
+      cases.push_back(c);
+    }
+  return cases;
+}
+
+std::string name_of(const Case& c) { return text("rule ", int(c.rule), " shape ", int(c.shape), " planner ", int(c.planner)); }
+
+DULTRA_TEST(step_recorded_is_direct) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 51);
+  const auto direct = load_direct(checkpoint);
+  for (int schedule = 0; schedule < (kEmulated ? 2 : 1); ++schedule) {
+    const auto model = checkpoint.load(schedule + 1);
+    for (const Case& c : all_cases()) {
+      if (schedule == 1 && c.rule != UnmaskRule::kPlannerTopK) continue;
+      const std::vector<StepResult> expected = generate(direct, c, 1);
+      // The third time repeats what the second recorded.
+      for (int round = 0; round < 3; ++round) {
+        const Exchange::Counts before = counts_of(*model);
+        check_equal(generate(model, c, 1), expected, text(name_of(c), " round ", round));
+        const Exchange::Counts after = counts_of(*model);
+        const int64_t steps = int64_t(expected.size());
+        CHECK(after.direct + after.recorded + after.repeated == before.direct + before.recorded + before.repeated + steps, name_of(c));
+        if (kRecords && c.shape == Shape::kPlain && round == 2)
+          CHECK(after.repeated == before.repeated + steps, name_of(c), after.repeated - before.repeated);
+        if (!kRecords) CHECK(after.direct == before.direct + steps, name_of(c));
+      }
+    }
+    CHECK(counts_of(*model).held <= 64, counts_of(*model).held);
+  }
+  CHECK(counts_of(*direct).recorded == 0 && counts_of(*direct).held == 0, "direct");
+}
+
+// A batch's rows are those of each row alone, recorded or not.
+DULTRA_TEST(step_rows_are_independent) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 52);
+  const auto model = checkpoint.load(1), alone_model = checkpoint.load(2);
+  Random random(1);
+  std::vector<int32_t> ids, offsets;
+  make_rows(random, checkpoint.config, 3, &ids, &offsets);
+  for (int round = 0; round < 3; ++round) {
+    Session together(model, ids, offsets);
+    std::vector<std::unique_ptr<Session>> alone;
+    for (size_t r = 0; r < 3; ++r)
+      alone.push_back(std::make_unique<Session>(alone_model, std::vector<int32_t>(ids.begin() + offsets[r], ids.begin() + offsets[r + 1]),
+                                                std::vector<int32_t>{0, offsets[r + 1] - offsets[r]}));
+    for (uint32_t step = 0; step < 6; ++step) {
+      const StepResult result = together.step(request_for(offsets, step));
+      for (size_t r = 0; r < 3; ++r) {
+        StepRequest one = request_for({0, offsets[r + 1] - offsets[r]}, step);
+        one.row_keys = {uint32_t(r)};
+        const StepResult single = alone[r]->step(one);
+        const size_t begin = size_t(result.offsets[r]), count = single.tokens.size();
+        CHECK(size_t(result.offsets[r + 1]) == begin + count, "candidates of row ", r);
+        CHECK(std::equal(single.tokens.begin(), single.tokens.end(), result.tokens.begin() + long(begin)), "tokens of row ", r, " step ", step);
+        CHECK(std::equal(single.selected.begin(), single.selected.end(), result.selected.begin() + long(begin)), "selected of row ", r);
+        CHECK(same_bits(single.planner_logits.data(), result.planner_logits.data() + begin, count), "planner logits of row ", r, " step ", step);
+        CHECK(same_bits(single.log_likelihoods.data(), result.log_likelihoods.data() + begin, count), "log-likelihoods of row ", r);
+      }
+    }
+  }
+}
+
+// Sessions that take turns share recordings, also where each has a cache of its own.
+DULTRA_TEST(step_two_sessions_take_turns) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 53);
+  const auto direct = load_direct(checkpoint), model = checkpoint.load(1);
+  for (Shape shape : {Shape::kPlain, Shape::kDual}) {
+    Case c;
+    c.shape = shape;
+    c.planner = PlannerCache::kBlocks;
+    const std::vector<StepResult> expected[] = {generate(direct, c, 3), generate(direct, c, 4)};
+    for (int round = 0; round < 3; ++round) {
+      Generation first(model, c, 3), second(model, c, 4);
+      std::vector<StepResult> results[2];
+      bool more[2] = {true, true};
+      while (more[0] || more[1]) {
+        if (more[0]) more[0] = first.step(&results[0]);
+        if (more[1]) more[1] = second.step(&results[1]);
+      }
+      for (int i = 0; i < 2; ++i) check_equal(results[i], expected[i], text("session ", i, " round ", round));
+    }
+    if (kRecords) CHECK(counts_of(*model).repeated > int64_t(expected[0].size()), counts_of(*model).repeated);
+  }
+}
+
+// What is passed by value and what moves: weights that are written between two steps are those of the next one.
+DULTRA_TEST(step_after_weights_were_written) {
+  for (DType dtype : {DType::kF32, DType::kF16}) {
+    ModelConfig config = small_config();
+    const RandomCheckpoint checkpoint(config, dtype, 54);
+    const auto direct = load_direct(checkpoint), model = checkpoint.load(1);
+    std::vector<StepResult> results[2];
+    const std::shared_ptr<Model> models[] = {direct, model};
+    for (int which = 0; which < 2; ++which) {
+      Model& m = *models[which];
+      Backend& backend = m.backend();
+      std::vector<int32_t> ids(20, 49), offsets = {0, 20};
+      ids[0] = 3;
+      Session session(models[which], ids, offsets);
+      for (uint32_t step = 0; step < 18; ++step) {
+        StepRequest request = request_for(offsets, step);
+        request.select = step % 6 == 5;
+        request.planner = true;
+        request.rule = UnmaskRule::kFixed;
+        request.counts = {1};
+        results[which].push_back(session.step(request));
+        if (step % 6 != 3) continue;
+        // The planner's bias, a matrix, and the embedding table: one of halves becomes fp32, elsewhere in memory.
+        Transformer& transformer = m.transformer();
+        std::vector<Buffer> held;
+        transformer.write_weights([&](const std::string& name) -> const float* {
+          if (name != "mask_linear.bias" && name != "model.transformer.wte.weight" && name != "model.transformer.ff_out.weight") return nullptr;
+          std::vector<float> values = transformer.read_weight(name);
+          for (float& x : values) x = x * 0.7f + 0.1f;
+          held.emplace_back(backend, values.size() * 4);
+          backend.upload(held.back().as<void>(), values.data(), values.size() * 4);
+          return held.back().as();
+        });
+      }
+    }
+    check_equal(results[1], results[0], text("dtype ", int(dtype)));
+    if (kRecords) CHECK(counts_of(*model).recorded > 0 && counts_of(*model).repeated > 0, counts_of(*model).recorded);
+    CHECK(!equal(results[0][3].planner_logits, results[0][4].planner_logits), "the weights changed nothing");
+  }
+}
+
+// Scratch memory that moves ends the recordings that work on it.
+DULTRA_TEST(step_after_scratch_memory_moved) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 55);
+  const auto direct = load_direct(checkpoint), model = checkpoint.load(1);
+  const Case c;
+  const std::vector<StepResult> expected = generate(direct, c, 5);
+  std::vector<int32_t> ids, offsets = {0};
+  for (int row = 1; row <= 4; ++row) {
+    for (int round = 0; round < 3; ++round) check_equal(generate(model, c, 5), expected, text("row ", row, " round ", round));
+    const int64_t held = counts_of(*model).held;
+    if (kRecords) CHECK(held > 0, held);
+    // More rows every time.
+    ids.insert(ids.end(), 64, 49);
+    offsets.push_back(int32_t(ids.size()));
+    forward_all(*model, ids, offsets, true, nullptr, nullptr, nullptr);
+    if (kRecords) CHECK(counts_of(*model).held == 0, counts_of(*model).held, " of ", held);
+    Session session(model, ids, offsets);
+    session.step(request_for(offsets, 0));
+  }
+}
+
+// What a model keeps of scratch memory: as much as it has sessions, and one.
+DULTRA_TEST(step_scratch_memory_is_borrowed) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 56);
+  const auto model = checkpoint.load(1);
+  const auto last = [&] { return model->borrow_scratch().get(); };
+  const Model::Scratch* first = last();
+  CHECK(last() == first, "kept");
+  std::vector<int32_t> ids = {1, 49, 49}, offsets = {0, 3};
+  {
+    Session a(model, ids, offsets), b(model, ids, offsets);
+    auto one = model->borrow_scratch(), two = model->borrow_scratch(), three = model->borrow_scratch();
+    CHECK(one.get() == first && two.get() != first && three.get() != two.get(), "each its own");
+    one.reset();
+    two.reset();
+    three.reset();
+    auto again = model->borrow_scratch(), other = model->borrow_scratch();
+    CHECK(again.get() != other.get() && (again.get() == first || other.get() == first), "two are kept");
+  }
+  CHECK(last() != nullptr, "one is kept");
+}
+
+// Logits that are no numbers: the error says where, nothing is decided, and the next step is as if there had been none.
+DULTRA_TEST(step_of_nan) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 57);
+  const auto model = checkpoint.load(1), direct = load_direct(checkpoint);
+  const std::vector<int32_t> ids = {1, 2, 49, 49, 49, 49}, offsets = {0, 6};
+  const auto write = [&](const std::string& tensor, float factor) {
+    Backend& backend = model->backend();
+    std::vector<float> values = direct->transformer().read_weight(tensor);
+    for (float& x : values) x *= factor;
+    Buffer buffer(backend, values.size() * 4);
+    backend.upload(buffer.as<void>(), values.data(), values.size() * 4);
+    model->transformer().write_weights([&](const std::string& name) { return name == tensor ? buffer.as() : nullptr; });
+  };
+  Session session(model, ids, offsets), expected(direct, ids, offsets);
+  const auto request = [&](uint32_t step) {
+    StepRequest out = request_for(offsets, step);
+    out.planner = true;
+    out.rule = UnmaskRule::kFixed;
+    out.counts = {1};
+    return out;
+  };
+  std::string message;
+  for (uint32_t step = 0; step < 4; ++step) {
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      write("mask_linear.bias", NAN);
+      CHECK(thrown([&] { session.step(request(step)); }, &message) == int(ErrorCode::kNonFinite), message);
+      CHECK(message.find("the planner produced a NaN or infinite logit at position ") == 0, message);
+    }
+    write("mask_linear.bias", 1);
+    write("model.transformer.ff_out.weight", INFINITY);
+    CHECK(thrown([&] { session.step(request(step)); }, &message) == int(ErrorCode::kNonFinite), message);
+    CHECK(message.find("the model produced a NaN or infinite logit in row 0 at position ") == 0, message);
+    write("model.transformer.ff_out.weight", 1);
+    CHECK(equal(session.step(request(step)), expected.step(request(step))), "step ", step);
+  }
+}
+
+// Threads with sessions of their own, and one that computes something else meanwhile.
+DULTRA_TEST(step_from_several_threads) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 58);
+  const auto model = checkpoint.load(1), direct = load_direct(checkpoint);
+  Case cached;
+  cached.shape = Shape::kPrefix;
+  cached.planner = PlannerCache::kBlocks;
+  const Case cases[] = {Case(), cached, Case()};
+  std::vector<StepResult> expected[3];
+  for (int t = 0; t < 3; ++t) expected[t] = generate(direct, cases[t], uint64_t(6 + t));
+  bool good[3] = {true, true, true};
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t)
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 3; ++round) {
+        Generation generation(model, cases[t], uint64_t(6 + t));
+        std::vector<StepResult> results;
+        while (generation.step(&results)) {
+        }
+        good[t] =
+            good[t] && results.size() == expected[t].size() &&
+            std::equal(results.begin(), results.end(), expected[t].begin(), [](const StepResult& a, const StepResult& b) { return equal(a, b); });
+      }
+    });
+  std::thread other([&] {
+    for (int32_t length = 1; !stop; length = length % 50 + 7)
+      forward_all(*model, std::vector<int32_t>(size_t(length), 7), {0, length}, true, nullptr, nullptr, nullptr);
+  });
+  for (std::thread& thread : threads) thread.join();
+  stop = true;
+  other.join();
+  for (int t = 0; t < 3; ++t) CHECK(good[t], "thread ", t);
+}
+
+#if defined(DULTRA_EMULATOR)
+// A step in bf16 through cuBLASLt: its products are recorded too.
+DULTRA_TEST(step_recorded_with_cublaslt) {
+  emulator::set_cublaslt(true);
+  ModelConfig config = small_config();
+  config.hidden = 64;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.mlp_hidden = 64;
+  config.embedding_size = 56;
+  config.layers = 1;
+  const RandomCheckpoint checkpoint(config, DType::kBF16, 59);
+  WeightOptions options;
+  options.compute = Compute::kBF16;
+  const auto direct = load_direct(checkpoint, options), model = checkpoint.load(0, options);
+  const Case c;
+  const std::vector<StepResult> expected = generate(direct, c, 2);
+  for (int round = 0; round < 3; ++round) check_equal(generate(model, c, 2), expected, text("round ", round));
+  CHECK(counts_of(*model).repeated >= int64_t(expected.size()), counts_of(*model).repeated);
+  emulator::set_cublaslt(false);
+}
+#endif
+
+// ---- exchanges -------------------------------------------------------------------------------------------------------------------
+
+struct Shared {
+  std::unique_ptr<Backend> backend = make_model_backend(1);
+  std::unique_ptr<Exchange> exchange = backend->make_exchange();
+  Buffer table{*backend, 64 * 4}, out{*backend, 64 * 4};
+  std::vector<int32_t> plain = std::vector<int32_t>(16, 3);
+  int32_t* index = nullptr;
+  float* result = nullptr;
+
+  Shared() {
+    std::vector<float> values(64);
+    for (size_t i = 0; i < 64; ++i) values[i] = float(i);
+    backend->upload(table.as<void>(), values.data(), 256);
+    ExchangeLayout layout(exchange->reserve(4096));
+    index = layout.room<int32_t>(16);
+    result = layout.room<float>(16);
+  }
+  void gather(const int32_t* by) { backend->gather_rows(out.as(), table.as(), by, 16, 4); }
+  // Runs `operations` on rows that begin with `first`; true if what was gathered are those rows.
+  bool gathers(int64_t key, int32_t first) {
+    for (int32_t i = 0; i < 16; ++i) index[i] = (first + i) % 16;
+    exchange->send(0, 64);
+    exchange->run({key}, [&] { gather(index); });
+    float rows[64];
+    backend->download(rows, out.as<void>(), sizeof rows);
+    bool good = true;
+    for (int32_t i = 0; i < 64; ++i) good = good && rows[i] == float((first + i / 4) % 16 * 4 + i % 4);
+    return good;
+  }
+};
+
+DULTRA_TEST(exchange_repeats) {
+  Shared shared;
+  for (int32_t first = 0; first < 8; ++first) CHECK(shared.gathers(1, first), "first ", first);
+  Exchange::Counts counts = shared.exchange->counts();
+  if (kRecords)
+    CHECK(counts.direct == 1 && counts.recorded == 1 && counts.repeated == 6 && counts.held == 1, counts.direct, " ", counts.recorded);
+  else
+    CHECK(counts.direct == 8 && counts.recorded == 0, counts.direct);
+  // Many keys: those that were used least recently are forgotten.
+  for (int round = 0; round < 3; ++round)
+    for (int64_t key = 10; key < 110; ++key) CHECK(shared.gathers(key, int32_t(key)), "key ", key);
+  for (int round = 0; round < 3; ++round)
+    for (int64_t key = 10; key < 50; ++key) CHECK(shared.gathers(key, int32_t(key)), "key ", key);
+  counts = shared.exchange->counts();
+  CHECK(counts.held == (kRecords ? 40 : 0), counts.held);
+  // More memory: it moves, and all recordings end.
+  ExchangeLayout layout(shared.exchange->reserve(1 << 20));
+  shared.index = layout.room<int32_t>(16);
+  CHECK(shared.exchange->counts().held == 0, shared.exchange->counts().held);
+  for (int32_t first = 0; first < 4; ++first) CHECK(shared.gathers(20, first), "first ", first);
+}
+
+DULTRA_TEST(exchange_layout) {
+  std::vector<int32_t> numbers = {1, 2, 3};
+  HostArray<int32_t> array(numbers), none;
+  const auto lay_out = [&](ExchangeLayout& to) {
+    to.put(array);
+    to.put(none);
+    double* room = to.room<double>(9);
+    uint8_t* bytes = to.room<uint8_t>(1);
+    CHECK((room == nullptr) == (bytes == nullptr) && reinterpret_cast<uintptr_t>(room) % 64 == 0, "alignment");
+    return room;
+  };
+  ExchangeLayout counted;
+  CHECK(lay_out(counted) == nullptr && array.data() == array.values().data() && none.data() == nullptr, "counting places nothing");
+  Exchange exchange;
+  uint8_t* memory = exchange.reserve(counted.bytes());
+  CHECK(reinterpret_cast<uintptr_t>(memory) % Exchange::kAlignment == 0, "alignment");
+  ExchangeLayout placed(memory);
+  CHECK(lay_out(placed) != nullptr && placed.bytes() == counted.bytes() && counted.bytes() == 64 + 128 + 64, counted.bytes());
+  CHECK(array.data() == reinterpret_cast<int32_t*>(memory) && none.data() == nullptr && std::equal(numbers.begin(), numbers.end(), array.data()), "");
+  array.push_back(4);
+  CHECK(array.data() == array.values().data() && array.size() == 4, "a change ends the place");
+  CHECK(exchange.reserve(10) == memory, "less memory stays where it is");
+}
+
+#if defined(DULTRA_EMULATOR) || defined(DULTRA_GPU)
+// What cannot be recorded is an error that names the operation; the recording ends, and the backend goes on.
+DULTRA_TEST(exchange_refuses_to_record) {
+  Shared shared;
+  Backend& backend = *shared.backend;
+  std::vector<float> host(64);
+  std::vector<float> large(size_t(1) << 18);
+  Buffer room(backend, large.size() * 4), held;
+  std::vector<Buffer> buffers;
+  int64_t key = 100;
+  struct Bad {
+    const char* name;
+    std::function<void()> operations;
+  };
+  int calls = 0;
+  const std::vector<Bad> all = {
+      {"embedding_forward", [&] { shared.gather(shared.plain.data()); }},
+      {"upload", [&] { backend.upload(shared.out.as<void>(), host.data(), 256); }},
+      {"upload", [&] { backend.upload(room.as<void>(), large.data(), large.size() * 4); }},
+      {"download", [&] { backend.download(host.data(), shared.out.as<void>(), 256); }},
+      {"sum_squares", [&] { backend.sum_squares(shared.out.as(), 64); }},
+      {"allocate", [&] { buffers.emplace_back(backend, 4096); }},
+      {"exchange", [&] { shared.exchange->receive(0, 64); }},
+      {"exchange", [&] { shared.exchange->reserve(size_t(8) << 20); }},
+  };
+  for (const Bad& bad : all) {
+    ++key;
+    const auto run = [&] {
+      shared.exchange->run({key}, [&] {
+        ++calls;
+        shared.gather(shared.index);
+        bad.operations();
+      });
+    };
+    CHECK(thrown(run) == -1, bad.name, " directly");
+    if (std::string(bad.name) == "exchange") {
+      // The exchange may have moved.
+      ExchangeLayout layout(shared.exchange->reserve(4096));
+      shared.index = layout.room<int32_t>(16);
+    }
+    std::string message;
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      CHECK(thrown(run, &message) == int(ErrorCode::kInternal), bad.name);
+      CHECK(message.find(bad.name) != std::string::npos && message.find("recorded") != std::string::npos, message);
+    }
+    CHECK(shared.gathers(1, int32_t(key)), "after ", bad.name);
+  }
+  CHECK(calls == 3 * 8, calls);
+
+  // Whatever is thrown, and memory that is given back meanwhile.
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    std::string message;
+    const int code = thrown(
+        [&] {
+          shared.exchange->run({50}, [&] {
+            held = Buffer();
+            if (repeat > 0) throw Error(ErrorCode::kAborted, "enough");
+            shared.gather(shared.index);
+          });
+        },
+        &message);
+    CHECK(code == (repeat > 0 ? int(ErrorCode::kAborted) : -1), message);
+    held = Buffer(backend, 1 << 12);
+    CHECK(shared.gathers(1, repeat), "after an error");
+  }
+
+  // Scratch memory of kernels that was enough when the key was run directly, but is elsewhere now: recorded again.
+  Buffer logits(backend, size_t(4) * 9000 * 64);
+  backend.fill_zero(logits.as(), 9000 * 64);
+  const auto sample = [&](int64_t rows) {
+    SampleArgs a{};
+    a.logits = logits.as();
+    a.rows = rows;
+    a.vocab = 9000;
+    a.excluded_token = -1;
+    a.token = reinterpret_cast<int32_t*>(shared.result);
+    a.log_prob = a.confidence = a.max_prob = a.entropy = room.as();
+    a.finite = reinterpret_cast<uint8_t*>(room.as() + 1000);
+    backend.sample_forward(a);
+  };
+  ExchangeLayout layout(shared.exchange->reserve(4096));
+  shared.index = layout.room<int32_t>(16);
+  shared.result = layout.room<float>(64);
+  for (int64_t rows : {1, 2, 20, 64}) {
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      for (int i = 0; i < 64; ++i) reinterpret_cast<int32_t*>(shared.result)[i] = -1;
+      shared.exchange->send(0, 512);
+      for (int64_t k : {int64_t(1), rows}) shared.exchange->run({7, k}, [&] { sample(k); });
+      shared.exchange->receive(0, 512);
+      bool good = true;
+      for (int64_t row = 0; row < rows; ++row) good = good && reinterpret_cast<int32_t*>(shared.result)[row] == 0;
+      CHECK(good, "rows ", rows, " repeat ", repeat);
+    }
+  }
+}
+#endif
+
+#ifdef DULTRA_EMULATOR
+// Without memory for a graph the operations run directly, and those that were held end to make room.
+DULTRA_TEST(exchange_without_memory_for_graphs) {
+  Shared shared;
+  for (int32_t first = 0; first < 3; ++first) CHECK(shared.gathers(1, first), "first ", first);
+  CHECK(shared.exchange->counts().held == 1, shared.exchange->counts().held);
+  emulator::set_memory_limit(emulator::memory_in_use());
+  for (int32_t first = 0; first < 4; ++first) CHECK(shared.gathers(2, first), "first ", first);
+  CHECK(shared.exchange->counts().held == 0 && shared.exchange->counts().recorded == 1, shared.exchange->counts().held);
+  emulator::set_memory_limit(size_t(1) << 40);
+  for (int32_t first = 0; first < 2; ++first) CHECK(shared.gathers(2, first), "first ", first);
+  CHECK(shared.exchange->counts().held == 1 && shared.exchange->counts().recorded == 2, shared.exchange->counts().recorded);
+}
+
+// Nothing stays behind, and what the runtime forbids while a stream is captured is forbidden here too.
+DULTRA_TEST(exchange_leaves_nothing) {
+  const size_t memory = emulator::memory_in_use(), graphs = emulator::graphs_in_use();
+  {
+    Shared shared;
+    for (int32_t first = 0; first < 4; ++first) CHECK(shared.gathers(1, first), "first ", first);
+    CHECK(emulator::graphs_in_use() == graphs + 1, emulator::graphs_in_use());
+  }
+  CHECK(emulator::memory_in_use() == memory, emulator::memory_in_use() - memory, " bytes stayed behind");
+  CHECK(emulator::graphs_in_use() == graphs, emulator::graphs_in_use() - graphs, " graphs stayed behind");
+}
+#endif
+
+}  // namespace
+}  // namespace test
+}  // namespace dultra
