@@ -1,7 +1,8 @@
 // What the package pulls in, and what its workflows run: licences, pins, install scripts, permissions.
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parse } from 'yaml';
+import { temporaryFolder } from './helpers';
 
 const root = path.resolve(__dirname, '..');
 const read = <T>(file: string) => JSON.parse(readFileSync(path.join(root, file), 'utf8')) as T;
@@ -117,6 +118,59 @@ describe.each(readdirSync(path.join(root, '.github', 'workflows')))('workflow %s
   test('npm scripts and files that it names exist', () => {
     const { scripts } = read<Manifest>('package.json');
     for (const [, name] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g)) expect(Object.keys(scripts)).toContain(name);
-    for (const [, file] of text.matchAll(/bash ([\w./-]+)/g)) expect([file, existsSync(path.join(root, file))]).toEqual([file, true]);
+    for (const [, file] of text.matchAll(/(?:bash|node) (\.?[\w-]+\/[\w./-]+)/g))
+      expect([file, existsSync(path.join(root, file))]).toEqual([file, true]);
+  });
+});
+
+describe('a release', () => {
+  const { problems, PLATFORMS } = require('../scripts/check-release.cjs') as {
+    problems(root: string, environment: Record<string, string>, withPrebuilds: boolean): string[];
+    PLATFORMS: string[];
+  };
+  const address = 'https://forge.example/somebody/dultra';
+  const whole = { version: '1.2.3', repository: { type: 'git', url: `git+${address}.git` }, homepage: address, bugs: `${address}/issues` };
+  const environment = { GITHUB_REF_NAME: 'v1.2.3', GITHUB_REPOSITORY: 'somebody/dultra' };
+
+  function project(manifest: object, changelog = '## 1.2.3\n'): string {
+    const folder = temporaryFolder();
+    writeFileSync(path.join(folder, 'package.json'), JSON.stringify(manifest));
+    writeFileSync(path.join(folder, 'CHANGELOG.md'), changelog);
+    for (const platform of PLATFORMS) {
+      mkdirSync(path.join(folder, 'prebuilds', platform), { recursive: true });
+      writeFileSync(path.join(folder, 'prebuilds', platform, 'dultra.node'), '');
+    }
+    writeFileSync(path.join(folder, 'prebuilds', 'linux-x64', 'libdultra_cuda.so'), '');
+    return folder;
+  }
+
+  test('that is whole may go', () => {
+    expect(problems(project(whole), environment, true)).toEqual([]);
+    expect(problems(project({ ...whole, repository: `${address}` }), environment, true)).toEqual([]);
+  });
+
+  test.each([
+    [
+      'another tag',
+      whole,
+      undefined,
+      { ...environment, GITHUB_REF_NAME: 'v1.2.4' },
+      /the tag is v1\.2\.4, the version of package\.json 1\.2\.3/,
+    ],
+    ['no address', { version: '1.2.3' }, undefined, environment, /no "repository", "homepage", "bugs": before the first release, set them/],
+    ['another address', whole, undefined, { ...environment, GITHUB_REPOSITORY: 'a/fork' }, /repository is .*, but a\/fork is publishing/],
+    ['no entry in the changelog', whole, '## 1.2.30\n', environment, /no heading "## 1\.2\.3"/],
+    ['an unreleased version', whole, '## 1.2.3 (unreleased)\n', environment, /still calls 1\.2\.3 unreleased/],
+  ])('%s stops it', (_name, manifest, changelog, variables, message) => {
+    const found = problems(project(manifest, changelog), variables, true);
+    expect(found).toEqual([expect.stringMatching(message)]);
+  });
+
+  test('missing binaries stop it', () => {
+    const folder = project(whole);
+    rmSync(path.join(folder, 'prebuilds', 'win32-x64', 'dultra.node'));
+    rmSync(path.join(folder, 'prebuilds', 'linux-x64', 'libdultra_cuda.so'));
+    expect(problems(folder, environment, true)).toEqual(['prebuilds/win32-x64 has no addon', 'prebuilds/linux-x64 has no CUDA plugin']);
+    expect(problems(folder, environment, false)).toEqual([]);
   });
 });

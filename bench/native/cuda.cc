@@ -102,7 +102,8 @@ Times measure(double seconds, const std::function<void()>& call) {
 // Arrays and matrices of one backend, and operations measured on them.
 class Kernels {
  public:
-  Kernels(Backend& backend, const Shapes& shapes) : backend_(backend), shapes_(shapes), flag_(backend, 4) {}
+  // The first matrix says whether the backend computes in bf16, and so what operands are stored in.
+  Kernels(Backend& backend, const Shapes& shapes) : backend_(backend), shapes_(shapes), flag_(backend, 4) { matrix(2, 2); }
 
   Buffer array(int64_t n, float scale = 1) {
     Buffer buffer(backend_, size_t(n) * 4);
@@ -117,19 +118,21 @@ class Kernels {
     }
     return buffer;
   }
-  // As the backend keeps operands, of which it has to be told first: by a matrix.
-  struct Operands {
-    Buffer buffer;
-    Array array;
-  };
-  Operands operands(int64_t n, float scale = 1) {
-    const Buffer wide = array(n, scale);
-    const DType dtype = backend_.operand_dtype();
-    Operands out{Buffer(backend_, size_t(n) * dtype_size(dtype)), {}};
-    out.array = {out.buffer.as<void>(), dtype};
-    const int32_t first = 0;
-    backend_.gather_rows(out.array, wide.as(), &first, 1, n);
-    return out;
+  // In the type that a model's operands have on this backend. `n` is even.
+  Array operand(int64_t n, float scale = 1) {
+    const DType type = backend_.operand_dtype();
+    if (type == DType::kF32) {
+      held_.push_back(array(n, scale));
+    } else {
+      std::vector<uint16_t> some;
+      for (float x : uniforms(size_t(std::min<int64_t>(n, 1 << 22)), scale)) some.push_back(f32_to_bf16(x));
+      held_.emplace_back(backend_, size_t(n) * 2);
+      float* words = held_.back().as();  // two numbers each
+      const int64_t have = int64_t(some.size()) / 2;
+      backend_.upload(words, some.data(), some.size() * 2);
+      for (int64_t i = have; i < n / 2; i += have) backend_.copy(words + i, words, std::min(have, n / 2 - i));
+    }
+    return {held_.back().as<void>(), type};
   }
   std::unique_ptr<Matrix> matrix(int64_t rows, int64_t cols) {
     std::vector<uint16_t> values(size_t(rows * cols));
@@ -154,28 +157,28 @@ class Kernels {
   void products() {
     const int64_t n = 2 * shapes_.mlp, k = shapes_.hidden;
     const auto w = matrix(n, k);
-    const Operands x = operands(shapes_.gemm_rows.back() * k), out = operands(shapes_.gemm_rows.back() * n);
-    const double size = double(dtype_size(x.array.dtype));
+    const Array x = operand(shapes_.gemm_rows.back() * k), out = operand(shapes_.gemm_rows.back() * n);
+    const double size = double(dtype_size(x.dtype));
     for (int64_t m : shapes_.gemm_rows)
       time("gemm M=" + std::to_string(m) + " N=" + std::to_string(n) + " K=" + std::to_string(k), 2.0 * double(m * n * k),
-           2.0 * double(n * k) + size * double(m * (n + k)), [&] { backend_.linear_forward(out.array, n, x.array, m, *w, nullptr, false); });
+           2.0 * double(n * k) + size * double(m * (n + k)), [&] { backend_.linear_forward(out, n, x, m, *w, nullptr, false); });
   }
 
   void attention() {
     const int heads = shapes_.attention_heads, d = shapes_.attention_dim;
     const int64_t tokens = shapes_.attention_tokens, width = int64_t(heads) * d;
     const auto w = matrix(2, 2);  // says that the backend computes in bf16
-    const Operands q = operands(tokens * width, 4), kv = operands(tokens * 2 * width, 4), out = operands(tokens * width);
-    const Operands dout = operands(tokens * width), dq = operands(tokens * width), dkv = operands(tokens * 2 * width);
+    const Array q = operand(tokens * width, 4), kv = operand(tokens * 2 * width, 4), out = operand(tokens * width), dout = operand(tokens * width);
+    const Array dq = operand(tokens * width), dkv = operand(tokens * 2 * width);
     const Buffer log_sum = array(tokens * heads);
     for (int64_t length : shapes_.attention_lengths) {
       std::vector<int32_t> offsets;
       for (int64_t i = 0; i <= tokens; i += length) offsets.push_back(int32_t(i));
       AttentionArgs a{};
-      a.q = q.array;
-      a.k = kv.array;
-      a.v = kv.array + width;
-      a.out = out.array;
+      a.q = q;
+      a.k = kv;
+      a.v = kv + width;
+      a.out = out;
       a.log_sum = log_sum.as();
       a.q_stride = a.out_stride = width;
       a.kv_stride = 2 * width;
@@ -189,10 +192,10 @@ class Kernels {
       time("attention forward T=" + std::to_string(length), work, 0, [&] { backend_.attention_forward(a); });
       AttentionGradArgs grad{};
       grad.forward = a;
-      grad.dout = dout.array;
-      grad.dq = dq.array;
-      grad.dk = dkv.array;
-      grad.dv = dkv.array + width;
+      grad.dout = dout;
+      grad.dq = dq;
+      grad.dk = dkv;
+      grad.dv = dkv + width;
       time("attention backward T=" + std::to_string(length), 2.5 * work, 0, [&] { backend_.attention_backward(grad); });
       // Cached decoding: a block's queries against all keys of one sequence.
       const std::vector<int32_t> queries{0, int32_t(shapes_.block)}, keys{0, int32_t(length)};
@@ -200,7 +203,7 @@ class Kernels {
       a.q_offsets = queries.data();
       a.k_offsets = keys.data();
       time("attention of " + std::to_string(shapes_.block) + " queries T=" + std::to_string(length), 4.0 * double(shapes_.block * length * width),
-           2 * double(dtype_size(kv.array.dtype)) * double(length * width), [&] { backend_.attention_forward(a); });
+           2 * double(dtype_size(kv.dtype)) * double(length * width), [&] { backend_.attention_forward(a); });
     }
   }
 
@@ -214,31 +217,27 @@ class Kernels {
     }
     const auto w = matrix(2, 2);  // says that the backend computes in bf16
     const int64_t m = shapes_.rows, c = shapes_.hidden, f = shapes_.mlp, few = std::max<int64_t>(1, m / 4);
-    const double numbers = double(m * c), wide = double(few * f);
+    const double numbers = double(m * c), wide = double(few * f), size = double(dtype_size(backend_.operand_dtype()));
     std::vector<int32_t> index;
     for (int64_t i = 0; i < m; ++i) index.push_back(int32_t(i));
     Buffer positions(backend_, size_t(m) * 4);
     backend_.upload(positions.as<void>(), index.data(), size_t(m) * 4);
     {
       const Buffer x = array(m * c), y = array(m * c), dx = array(m * c), weight = array(c), dweight = array(c);
-      const Operands narrow = operands(m * c);
-      const double size = double(dtype_size(narrow.array.dtype));
-      time("bandwidth: rmsnorm", 0, (4 + size) * numbers, [&] { backend_.rmsnorm_forward(narrow.array, x.as(), weight.as(), m, c, 1e-5f); });
+      const Array narrow = operand(m * c);
+      time("bandwidth: rmsnorm", 0, (4 + size) * numbers, [&] { backend_.rmsnorm_forward(narrow, x.as(), weight.as(), m, c, 1e-5f); });
       time("bandwidth: layernorm", 0, 8 * numbers,
            [&] { backend_.layernorm_forward(y.as(), x.as(), weight.as(), weight.as(), nullptr, m, c, 1e-4f); });
       time("bandwidth: rmsnorm backward", 0, 16 * numbers,
            [&] { backend_.rmsnorm_backward(dx.as(), dweight.as(), y.as(), x.as(), weight.as(), m, c, 1e-5f); });
       time("bandwidth: rope", 0, 2 * size * numbers,
-           [&] { backend_.rope_forward(narrow.array, c, positions.as<int32_t>(), m, shapes_.heads, int(c / shapes_.heads), 500000); });
+           [&] { backend_.rope_forward(narrow, c, positions.as<int32_t>(), m, shapes_.heads, int(c / shapes_.heads), 500000); });
       time("bandwidth: gather", 0, 8 * numbers, [&] { backend_.gather_rows(y.as(), x.as(), positions.as<int32_t>(), m, c); });
     }
     {
-      const Operands gate_up = operands(few * 2 * f), out = operands(few * f), dgate_up = operands(few * 2 * f);
-      const Buffer dout = array(few * f);
-      const double size = double(dtype_size(out.array.dtype));
-      time("bandwidth: swiglu", 0, 3 * size * wide, [&] { backend_.swiglu_forward(out.array, gate_up.array, few, f); });
-      time("bandwidth: swiglu backward", 0, (4 + 4 * size) * wide,
-           [&] { backend_.swiglu_backward(dgate_up.array, dout.as(), gate_up.array, few, f); });
+      const Array gate_up = operand(few * 2 * f), out = operand(few * f), dgate_up = operand(few * 2 * f);
+      time("bandwidth: swiglu", 0, 3 * size * wide, [&] { backend_.swiglu_forward(out, gate_up, few, f); });
+      time("bandwidth: swiglu backward", 0, 5 * size * wide, [&] { backend_.swiglu_backward(dgate_up, out, gate_up, few, f); });
     }
     const int64_t n = shapes_.parameters;
     const Buffer parameter = array(n, 0.04f), gradient = array(n, 1e-3f), m1 = array(n, 0), m2 = array(n, 0);
@@ -293,6 +292,7 @@ class Kernels {
   Backend& backend_;
   const Shapes& shapes_;
   Buffer flag_;
+  std::vector<Buffer> held_;
 };
 
 // A file of zeros, which takes no room on the disk, in place of a checkpoint; the weights are made on the device.
