@@ -78,7 +78,13 @@ const FAULTS = [
     'put(to, target + low, key.low)',
     'cuda_rope_store',
   ],
-  ['a copy beside a norm is of another row', 'norm.cu', 'copied[row * c + j] = value', 'copied[row * c + j] = value * scale', 'rows_in_one'],
+  [
+    'a copy beside a norm is of another row',
+    'norm.cu',
+    'copied[row * c + j] = value',
+    'copied[row * c + j] = value * scale',
+    'rows_in_one',
+  ],
   ['one key beyond the mask', 'attention.cu', 'key >= ends[e >> 1]', 'key > ends[e >> 1]', 'cuda_attention_on'],
   ['edge tiles are not masked', 'attention.cu', 'first + kCols > least', 'first + kCols > most', 'cuda_attention_on'],
   [

@@ -442,7 +442,7 @@ std::vector<int64_t> Session::key_of(const Step& step) const {
     add(cache_->options().planner);
     add(cache_->options().dtype);
     add(longest(cache_->offsets()));
-    for (size_t i = 0; i < cache_->layer_count(); ++i) add(cache_->layer(i));
+    for (size_t i = 0; i < cache_->layer_count(); ++i) add(cache_->layer(i).data);
     add(cache_->hidden());
     for (int32_t offset : {cache_->rows(), cache_->offsets().back()}) add(offset);
   }
