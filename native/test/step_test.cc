@@ -226,6 +226,36 @@ DULTRA_TEST(step_rows_are_independent) {
   }
 }
 
+// Rows without candidates, the last one too: what fills up belongs to a row that has some.
+DULTRA_TEST(step_rows_without_candidates) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 60);
+  const auto direct = load_direct(checkpoint), model = checkpoint.load(1);
+  const std::vector<int32_t> offsets = {0, 4, 30, 33, 36};
+  std::vector<int32_t> ids(36, 7);
+  for (int32_t i : {1, 6, 20, 27, 28, 29}) ids[size_t(i)] = 49;
+  for (PlannerCache planner : {PlannerCache::kNone, PlannerCache::kBlocks, PlannerCache::kHidden}) {
+    KvCacheOptions options;
+    options.planner = planner;
+    std::vector<std::unique_ptr<Session>> sessions;
+    for (const auto& m : {direct, model})
+      sessions.push_back(std::make_unique<Session>(m, ids, offsets, planner == PlannerCache::kNone ? nullptr : make_cache(m, offsets, options)));
+    for (uint32_t step = 0; step < 6; ++step) {
+      StepRequest request = request_for(offsets, step);
+      request.select = step > 3;
+      request.planner = true;
+      if (planner != PlannerCache::kNone) {
+        request.query_offsets.push_back(0);
+        for (size_t r = 0; r < 4; ++r) {
+          for (int32_t p = 0; p < offsets[r + 1] - offsets[r]; ++p) request.queries.push_back(p);
+          request.query_offsets.push_back(int32_t(request.queries.size()));
+        }
+      }
+      const StepResult expected = sessions[0]->step(request), result = sessions[1]->step(request);
+      CHECK(equal(result, expected) && result.offsets[4] == result.offsets[2], "planner ", int(planner), " step ", step);
+    }
+  }
+}
+
 // Sessions that take turns share recordings, also where each has a cache of its own.
 DULTRA_TEST(step_two_sessions_take_turns) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 53);
@@ -527,7 +557,7 @@ DULTRA_TEST(exchange_refuses_to_record) {
   };
   int calls = 0;
   const std::vector<Bad> all = {
-      {"embedding_forward", [&] { shared.gather(shared.plain.data()); }},
+      {"gather_rows", [&] { shared.gather(shared.plain.data()); }},
       {"upload", [&] { backend.upload(shared.out.as<void>(), host.data(), 256); }},
       {"upload", [&] { backend.upload(room.as<void>(), large.data(), large.size() * 4); }},
       {"download", [&] { backend.download(host.data(), shared.out.as<void>(), 256); }},
