@@ -86,7 +86,7 @@ export interface D3llmSampler {
 
 /** What every cache can be told. */
 export interface CacheStorage {
-  /** How keys and values are held. Default "float32"; "bfloat16" needs half of it and rounds them. */
+  /** How keys and values are held. Default "float32": as they are computed (on a GPU in bf16, that is in bf16); "bfloat16" needs half of fp32 and rounds them. */
   dtype?: 'float32' | 'bfloat16';
   /**
    * What a planner sees of positions that a pass does not compute. "fresh": its own blocks run over the whole row in every pass, on the

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What there is to check on a machine with an NVIDIA GPU, the CUDA toolkit, CMake and a C++ compiler; no Node, no network; PyTorch where there is
 # one. In under 8 minutes: builds the plugin for this GPU alone, runs every native test on it (the recorded cases of the reference among them),
-# compute-sanitizer on small shapes where it works, then the benchmarks, ours and PyTorch's, and writes bench/results/<date>-<gpu>.{json,md} (or
+# compute-X bench/results/<date>-<gpu>.{json,md} (or
 # to the folder $OUT). The exit code tells whether everything is right; how fast it is, the report says.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -64,23 +64,22 @@ tests() {
 }
 DULTRA_VERBOSE=1 tests "recorded cases on the device" golden 60 --filter golden
 tests "native tests on the device" tests 150
-if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    for filter in adamw_split unmask_new; do
-      what="compute-sanitizer $tool, $filter"
-      echo "--- $what"
-      timeout "$(limit 30)" compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/dultra_gpu_tests --filter "$filter" >"$logs/sanitizer" 2>&1
-      code=$?
-      if [ $code -eq 9 ]; then
-        status=1
-        tail -40 "$logs/sanitizer"
-      fi
-      summary=$(grep -E 'SUMMARY' "$logs/sanitizer" | tail -1 | sed 's/^=* *//')
-      fact "$what" "${summary:-does not work here (exit code $code)}"
-    done
+# After an error that the device does not recover from, every later test of the process fails: what did not pass is run again, each by itself.
+again=$(comm -23 <(build/gpu/dultra_gpu_tests --list | sort) <(sed -n 's/^ok \([^ ]*\) .*/\1/p' "$logs/tests" | sort))
+if [ -n "$again" ]; then
+  echo "--- by themselves, the tests that did not pass"
+  alone=0 failing=
+  until=$(($(date +%s) + 60))
+  for test in $again; do
+    [ "$(date +%s)" -lt $until ] || { failing="$failing (the rest was not tried)" && break; }
+    if timeout "$(limit 30)" build/gpu/dultra_gpu_tests --filter "$test" >"$logs/alone-$test" 2>&1; then
+      alone=$((alone + 1))
+    else
+      failing="$failing $test"
+      tail -12 "$logs/alone-$test"
+    fi
   done
-else
-  fact compute-sanitizer "not installed"
+  fact "tests run again by themselves" "$alone pass; fail:${failing:- none}"
 fi
 
 echo "--- benchmarks"
@@ -101,6 +100,24 @@ if [ -n "$python" ]; then
     fact "PyTorch's benchmarks" "exit code $?: $(tail -1 "$logs/torch-errors" | cut -c1-200)"
 else
   fact PyTorch "not there, or without CUDA: nothing to compare with"
+fi
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    for filter in adamw_split unmask_new; do
+      what="compute-sanitizer $tool, $filter"
+      echo "--- $what"
+      timeout "$(limit 25)" compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/dultra_gpu_tests --filter "$filter" >"$logs/sanitizer" 2>&1
+      code=$?
+      if [ $code -eq 9 ]; then
+        status=1
+        tail -40 "$logs/sanitizer"
+      fi
+      summary=$(grep -E 'SUMMARY' "$logs/sanitizer" | tail -1 | sed 's/^=* *//')
+      fact "$what" "${summary:-does not work here (exit code $code)}"
+    done
+  done
+else
+  fact compute-sanitizer "not installed"
 fi
 fact took "$(($(date +%s) - begin)) s"
 fact "exit code" "$status"

@@ -62,13 +62,7 @@ const FAULTS = [
     'tile_end < (chunk + 1) * chunk_tiles - 1 ? tile_end : (chunk + 1) * chunk_tiles - 1',
     'cuda_attention_split',
   ],
-  [
-    'the last chunk is not joined',
-    'attention.cu',
-    'chunk * chunk_keys < end',
-    '(chunk + 1) * chunk_keys < end',
-    'cuda_attention_split',
-  ],
+  ['the last chunk is not joined', 'attention.cu', 'chunk * chunk_keys < end', '(chunk + 1) * chunk_keys < end', 'cuda_attention_split'],
   ['sums go on into the next chunk', 'attention.cu', '        acc[d][e] = 0;\n', '', 'cuda_attention_split'],
   [
     'a result in bf16 is cut off',
@@ -84,7 +78,13 @@ const FAULTS = [
     'put(to, target + low, key.low)',
     'cuda_rope_store',
   ],
-  ['a copy beside a norm is of another row', 'norm.cu', 'copied[row * c + j] = value', 'copied[row * c + j] = value * scale', 'rows_in_one'],
+  [
+    'a copy beside a norm is of another row',
+    'norm.cu',
+    'copied[row * c + j] = value',
+    'copied[row * c + j] = value * scale',
+    'rows_in_one',
+  ],
   ['one key beyond the mask', 'attention.cu', 'key >= ends[e >> 1]', 'key > ends[e >> 1]', 'cuda_attention_on'],
   ['edge tiles are not masked', 'attention.cu', 'first + kCols > least', 'first + kCols > most', 'cuda_attention_on'],
   [
@@ -179,6 +179,17 @@ const FAULTS = [
     '  for',
     'trainer_threads',
   ],
+  ["an update rounds both moments by the first one's draws", 'optimizer.cu', 'words.w[e] >> 16)', 'words.w[e] & 0xffffu)', 'adamw_bf16'],
+  ['an update rounds to nearest', 'optimizer.cu', '*to = f32_to_bf16_stochastic(value, random)', '*to = f32_to_bf16(value)', 'adamw_bf16'],
+  [
+    'an update draws by the place in its piece',
+    'optimizer.cu',
+    'uint32_t(a.step), uint64_t(group))',
+    'uint32_t(a.step), uint64_t(global_index()))',
+    'adamw_split',
+  ],
+  ["an update writes beyond its piece's end", 'optimizer.cu', 'aligned && end == kGroup', 'aligned', 'adamw_split'],
+  ['an update forgets the low halves', 'optimizer.cu', 'low.at[e] = split.low;', 'low.at[e] = 0;', 'adamw_split'],
 ];
 
 function run(command, args, options = {}) {

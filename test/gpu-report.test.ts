@@ -92,8 +92,12 @@ suite(`gpu-report.sh${windows ? ' (skipped: a shell script for Linux)' : ''}`, (
     expect(new Set(json.bars.map(({ verdict }) => verdict))).toEqual(new Set(['not measured']));
   });
 
-  test('takes what the programs print, whatever shell and awk are here', () => {
-    // Both name the same cases: a bar without its other half would be "not measured" for ever.
+  test.each(['gpu-check.sh', 'gpu-report.sh', 'gpu-check-node.sh'])('%s is a script that bash reads', (name) => {
+    expect(spawnSync('bash', ['-n', path.join(root, 'scripts', name)], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' });
+  });
+
+  test('both programs name the same cases', () => {
+    // A bar without its other half would be "not measured" for ever.
     const native = readFileSync(path.join(root, 'bench', 'native', 'cuda.cc'), 'utf8');
     const torch = readFileSync(path.join(root, 'bench', 'torch', 'gpu.py'), 'utf8');
     for (const name of [

@@ -167,7 +167,6 @@ class Kernels {
   void attention() {
     const int heads = shapes_.attention_heads, d = shapes_.attention_dim;
     const int64_t tokens = shapes_.attention_tokens, width = int64_t(heads) * d;
-    const auto w = matrix(2, 2);  // says that the backend computes in bf16
     const Array q = operand(tokens * width, 4), kv = operand(tokens * 2 * width, 4), out = operand(tokens * width), dout = operand(tokens * width);
     const Array dq = operand(tokens * width), dkv = operand(tokens * 2 * width);
     const Buffer log_sum = array(tokens * heads);
@@ -215,7 +214,6 @@ class Kernels {
       time("bandwidth: sum of squares", 0, 4.0 * double(shapes_.copied), [&] { backend_.sum_squares(a.as(), shapes_.copied); });
       time("bandwidth: silu", 0, 8.0 * double(shapes_.copied), [&] { backend_.silu_forward(a.as(), shapes_.copied); });
     }
-    const auto w = matrix(2, 2);  // says that the backend computes in bf16
     const int64_t m = shapes_.rows, c = shapes_.hidden, f = shapes_.mlp, few = std::max<int64_t>(1, m / 4);
     const double numbers = double(m * c), wide = double(few * f), size = double(dtype_size(backend_.operand_dtype()));
     std::vector<int32_t> index;

@@ -45,10 +45,10 @@ export interface ModelTrainerOptions {
   seed?: number | bigint;
 }
 
-/** How AdamW's moments can be stored. */
-export const MOMENT_DTYPES = ['float32', 'bfloat16'] as const;
 /** See {@link ModelTrainerOptions.momentDtype}. */
-export type MomentDtype = (typeof MOMENT_DTYPES)[number];
+export type MomentDtype = 'float32' | 'bfloat16';
+/** How AdamW's moments can be stored. */
+export const MOMENT_DTYPES: readonly MomentDtype[] = ['float32', 'bfloat16'];
 
 /**
  * Bytes that a trainer takes per number of a checkpoint tensor, beside the model's weights and a pass's activations.

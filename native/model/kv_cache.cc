@@ -17,13 +17,21 @@ size_t layers_of(const ModelConfig& config, const KvCacheOptions& options) {
 
 KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const ModelConfig& config, std::vector<int32_t> offsets,
                  const KvCacheOptions& options)
-    : owner_(std::move(owner)), backend_(backend), options_(options), offsets_(std::move(offsets)), width_(kv_width(config)), causal_(config.causal) {
+    : owner_(std::move(owner)),
+      backend_(backend),
+      options_(options),
+      dtype_(options.dtype == DType::kF32 ? backend.operand_dtype() : options.dtype),
+      offsets_(std::move(offsets)),
+      width_(kv_width(config)),
+      causal_(config.causal) {
   check_argument(options.dtype == DType::kF32 || options.dtype == DType::kBF16, "cache: dtype: expected fp32 or bf16");
   if (options.planner != PlannerCache::kNone && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   const int64_t n = offsets_.back();
-  for (size_t i = 0; i < layers_of(config, options); ++i) layers_.emplace_back(backend, size_t(n * width_) * dtype_size(options.dtype));
+  for (size_t i = 0; i < layers_of(config, options); ++i) layers_.emplace_back(backend, size_t(n * width_) * dtype_size(dtype_));
   if (options.planner == PlannerCache::kHidden) hidden_ = Buffer(backend, size_t(n * config.hidden) * 4);
-  bytes_ = bytes_needed(config, n, options);
+  KvCacheOptions held = options;
+  held.dtype = dtype_;
+  bytes_ = bytes_needed(config, n, held);
   filled_.resize(size_t(n));
   missing_.resize(size_t(rows()));
   clear();
@@ -38,11 +46,11 @@ size_t KvCache::bytes_needed(const ModelConfig& config, int64_t tokens, const Kv
 std::vector<float> KvCache::read(size_t layer, int row) const {
   check_argument(layer < layers_.size(), "layer: expected 0 to " + std::to_string(layers_.size() - 1) + ", got " + std::to_string(layer));
   check_argument(row >= 0 && row < rows(), "row: expected 0 to " + std::to_string(rows() - 1) + ", got " + std::to_string(row));
-  const size_t first = size_t(offsets_[size_t(row)] * width_), count = size_t(length(row) * width_), size = dtype_size(options_.dtype);
+  const size_t first = size_t(offsets_[size_t(row)] * width_), count = size_t(length(row) * width_), size = dtype_size(dtype_);
   std::vector<uint8_t> stored(count * size);
   backend_.download(stored.data(), layers_[layer].as<uint8_t>() + first * size, stored.size());
   std::vector<float> out(count);
-  for (size_t i = 0; i < count; ++i) out[i] = load_as_f32(stored.data(), options_.dtype, i);
+  for (size_t i = 0; i < count; ++i) out[i] = load_as_f32(stored.data(), dtype_, i);
   return out;
 }
 

@@ -19,7 +19,9 @@ enum class PlannerCache : uint8_t {
 };
 
 struct KvCacheOptions {
-  DType dtype = DType::kF32;  // of keys and values: kF32 or kBF16; states are fp32
+  // Of keys and values. kF32: as they are computed, which is bf16 where the backend stores operands in it; kBF16: rounded to bf16. States are
+  // fp32.
+  DType dtype = DType::kF32;
   PlannerCache planner = PlannerCache::kNone;
 };
 
@@ -31,7 +33,7 @@ class KvCache {
   KvCache(std::shared_ptr<const void> owner, Backend& backend, const ModelConfig& config, std::vector<int32_t> offsets,
           const KvCacheOptions& options);
 
-  // Bytes that a cache of `tokens` positions takes.
+  // Bytes that a cache of `tokens` positions takes at most.
   static size_t bytes_needed(const ModelConfig& config, int64_t tokens, const KvCacheOptions& options);
 
   std::mutex& mutex() const { return mutex_; }
@@ -43,7 +45,7 @@ class KvCache {
   size_t bytes() const { return bytes_; }
 
   // (N, 2, Hk, D) of layer `i`: the base model's blocks, then the planner's (kBlocks).
-  void* layer(size_t i) const { return layers_[i].as<void>(); }
+  Array layer(size_t i) const { return {layers_[i].as<void>(), dtype_}; }
   size_t layer_count() const { return layers_.size(); }
   // (N, C), with kHidden.
   float* hidden() const { return hidden_.as(); }
@@ -60,6 +62,7 @@ class KvCache {
   const std::shared_ptr<const void> owner_;  // first: the buffers lie in its memory
   Backend& backend_;
   const KvCacheOptions options_;
+  const DType dtype_;  // that they are held in
   const std::vector<int32_t> offsets_;
   const int64_t width_;  // 2 Hk D
   const bool causal_;

@@ -325,7 +325,9 @@ void Session::fill_up(Step& step) {
   repeat(subset.rows.change());
   repeat(subset.positions.change());
   repeat(step.at.change());
-  subset.offsets.change().back() = int32_t(all);
+  // They belong to the row whose candidate they repeat, which need not be the last one.
+  std::vector<int32_t>& offsets = subset.offsets.change();
+  for (size_t r = offsets.size() - 1; r > 0 && offsets[r] == m; --r) offsets[r] = int32_t(all);
   subset.most = int(rounded_candidates(longest(subset.offsets.values())));
   std::vector<uint8_t> forbidden(size_t(all), 1);
   std::fill_n(forbidden.begin(), m, uint8_t(0));
@@ -442,7 +444,7 @@ std::vector<int64_t> Session::key_of(const Step& step) const {
     add(cache_->options().planner);
     add(cache_->options().dtype);
     add(longest(cache_->offsets()));
-    for (size_t i = 0; i < cache_->layer_count(); ++i) add(cache_->layer(i));
+    for (size_t i = 0; i < cache_->layer_count(); ++i) add(cache_->layer(i).data);
     add(cache_->hidden());
     for (int32_t offset : {cache_->rows(), cache_->offsets().back()}) add(offset);
   }

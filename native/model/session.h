@@ -57,7 +57,6 @@ class Model {
   void count_session(int change) const {
     const std::lock_guard<std::mutex> lock(scratch_mutex_);
     sessions_ += change;
-    while (free_scratch_.size() > kept_scratch()) free_scratch_.erase(free_scratch_.begin());
   }
 
  private:
@@ -65,10 +64,13 @@ class Model {
   Transformer transformer_;
   mutable std::shared_mutex weights_mutex_;
   std::atomic<bool> has_trainer_{false};
-  size_t kept_scratch() const { return size_t(std::max(1, sessions_)); }
+  // What is too much goes here, where a worker thread waits for the device, not where a session ends.
   void give_back(std::unique_ptr<Scratch> scratch) const {
+    std::vector<std::unique_ptr<Scratch>> surplus;
     const std::lock_guard<std::mutex> lock(scratch_mutex_);
-    if (free_scratch_.size() < kept_scratch()) free_scratch_.push_back(std::move(scratch));
+    const size_t kept = size_t(std::max(1, sessions_));
+    (free_scratch_.size() < kept ? free_scratch_ : surplus).push_back(std::move(scratch));
+    for (; free_scratch_.size() > kept; free_scratch_.pop_back()) surplus.push_back(std::move(free_scratch_.back()));
   }
 
   mutable std::mutex scratch_mutex_;

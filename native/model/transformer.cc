@@ -440,8 +440,8 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, w.kv_bias.as(), false);
   if (layer) {
     const KvCache& cache = layer->pass.cache();
-    backend_.rope_store_forward({cache.layer(layer->index), cache.options().dtype}, layer->pass.slots().data(), kv, packing.positions.data(), n,
-                                config_.kv_heads, d, config_.rope_theta);
+    backend_.rope_store_forward(cache.layer(layer->index), layer->pass.slots().data(), kv, packing.positions.data(), n, config_.kv_heads, d,
+                                config_.rope_theta);
   } else {
     backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   }
@@ -512,7 +512,7 @@ AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubse
       args.q_offsets = offsets->data();
     }
     args.k_offsets = layer->pass.key_offsets().data();
-    args.k = {cache.layer(layer->index), cache.options().dtype};
+    args.k = cache.layer(layer->index);
     args.v = args.k + kv_width;
   }
   return args;

@@ -206,6 +206,7 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
       KvCacheOptions options;
       options.dtype = dtype;
       const auto cache = make_cache(model, {0, length}, options);
+      CHECK(cache->layer(0).dtype == (dtype == DType::kF32 ? model->backend().operand_dtype() : DType::kBF16), "held as computed");
       DoubleModel exact(model->transformer(), length, DType::kF32), rounded(model->transformer(), length, dtype, true);
       Random random(52);
       std::vector<int32_t> ids;

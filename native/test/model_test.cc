@@ -602,6 +602,35 @@ DULTRA_TEST(trainer_adapters_leave_the_base) {
   }
 }
 
+// A pass that computes every position of a cache has the gradients of one without, whatever the cache holds keys and values in.
+DULTRA_TEST(trainer_on_a_cache) {
+  for (const WeightOptions& weights : computes())
+    for (const ModelConfig& config : {small_config(), wide_config()}) {
+      const RandomCheckpoint checkpoint(config, DType::kBF16, 7);
+      const auto model = checkpoint.load(2, weights);
+      Trainer trainer(model, {});
+      std::vector<NamedTensor> gradients[2];
+      for (bool cached : {false, true}) {
+        Random random(24);
+        ScoreRequest request = random_score(random, config);
+        if (cached) {
+          KvCacheOptions options;
+          options.planner = PlannerCache::kBlocks;
+          request.cache = make_cache(model, request.offsets, options);
+          request.query_positions = Packing::from_lengths(lengths_of(request.offsets)).positions.values();
+          for (int32_t row = 0; row + 1 < int32_t(request.offsets.size()); ++row) request.rows.push_back(row);
+        }
+        const ScoreResult scored = trainer.score(std::move(request), nullptr);
+        BackwardRequest upstream;
+        for (size_t i = 0; i < scored.log_likelihoods.size(); ++i) upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
+        trainer.backward(upstream, nullptr);
+        gradients[cached] = trainer.gradients();
+        trainer.zero_grad();
+      }
+      CHECK(same(gradients[0], gradients[1]), "head dimension ", config.head_dim(), " compute ", int(weights.compute));
+    }
+}
+
 DULTRA_TEST(trainer_beside_sessions) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 4);
   const auto expected = train(checkpoint.load(2), {}, 4);
