@@ -464,8 +464,9 @@ function candidates(root: string, attempts: string[]): string[] {
 function advice(root: string): string {
   const prebuilds = path.join(root, 'prebuilds');
   const platforms = existsSync(prebuilds) ? readdirSync(prebuilds).sort().join(', ') : '';
+  const compiler = process.platform === 'win32' ? 'Visual Studio 2022 with its Clang tools' : 'a C++17 compiler';
   return (
-    `This package brings prebuilt binaries for ${platforms || 'no platform'}. To build one here (needs CMake 3.24 and a C++17 compiler), run ` +
+    `This package brings prebuilt binaries for ${platforms || 'no platform'}. To build one here (needs CMake 3.24 and ${compiler}), run ` +
     '"npm run build:native" in a clone, "npm explore dultra -- npm run build:native" where dultra is installed.'
   );
 }

@@ -97,7 +97,7 @@ const TARGETS = {
       ],
       // Its linker makes no bundles.
       addon: 'dultra_addon',
-      emulator: { 'an emulator': null },
+      emulator: { 'emulator for it': null },
     };
   },
 };
@@ -113,7 +113,7 @@ function check(name, target, withNode) {
   const parallel = String(os.availableParallelism());
   run('cmake', ['--build', folder, '--target', 'dultra_tests', target.addon ?? 'dultra', '--parallel', parallel]);
   const [[emulator, prefix]] = Object.entries(target.emulator);
-  if (!prefix) return `compiled; NOT RUN: there is no ${emulator} here`;
+  if (!prefix) return `compiled; NOT RUN: there is no ${emulator}`;
   // Wine presents itself as an older Windows than Node asks for.
   const environment = { ...process.env, WINEDEBUG: '-all', WINEPREFIX: path.join(work, 'wine'), NODE_SKIP_PLATFORM_CHECK: '1' };
   const start = (program, args, options = {}) => run(prefix[0], [...prefix.slice(1), program, ...args], { ...options, env: environment });

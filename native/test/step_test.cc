@@ -345,7 +345,10 @@ DULTRA_TEST(step_after_scratch_memory_moved) {
 DULTRA_TEST(step_scratch_memory_is_borrowed) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 56);
   const auto model = checkpoint.load(1);
-  const auto last = [&] { return model->borrow_scratch().get(); };
+  const auto last = [&] {
+    const auto scratch = model->borrow_scratch();
+    return scratch.get();
+  };
   const Model::Scratch* first = last();
   CHECK(last() == first, "kept");
   std::vector<int32_t> ids = {1, 49, 49}, offsets = {0, 3};
