@@ -216,7 +216,9 @@ export async function planMemory(
     {
       name: 'caches',
       bytes: caches,
-      detail: cached ? `${isNarrow ? 'bf16' : 'fp32'} keys and values of ${rollouts} rollouts of ${length} tokens` : 'none: rollouts compute whole rows',
+      detail: cached
+        ? `${isNarrow ? 'bf16' : 'fp32'} keys and values of ${rollouts} rollouts of ${length} tokens`
+        : 'none: rollouts compute whole rows',
     },
   ];
   if ((config.beta ?? 0) > 0 && config.referenceModel !== undefined)
