@@ -25,6 +25,8 @@ const SMALL = [
   'unmask_writes',
   'trainer_threads',
   'exchange_',
+  'kv_cache_sessions',
+  'step_rows',
   'step_two',
   'step_after',
   'step_of',

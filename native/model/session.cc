@@ -325,9 +325,9 @@ void Session::fill_up(Step& step) {
   repeat(subset.rows.change());
   repeat(subset.positions.change());
   repeat(step.at.change());
-  // They belong to the row whose candidate they repeat, which need not be the last one.
-  std::vector<int32_t>& offsets = subset.offsets.change();
-  for (size_t r = offsets.size() - 1; r > 0 && offsets[r] == m; --r) offsets[r] = int32_t(all);
+  // They belong to the row of the candidate that they repeat; rows behind it have none.
+  for (int32_t& offset : subset.offsets.change())
+    if (offset == m) offset = int32_t(all);
   subset.most = int(rounded_candidates(longest(subset.offsets.values())));
   std::vector<uint8_t> forbidden(size_t(all), 1);
   std::fill_n(forbidden.begin(), m, uint8_t(0));
@@ -431,7 +431,8 @@ std::vector<int64_t> Session::key_of(const Step& step) const {
   add(step.subset.most);
   for (const HostArray<int32_t>* offsets : {&step.packing.offsets, &step.subset.offsets}) add(sequences(offsets->values()));
   add(longest(step.packing.offsets.values()));
-  if (step.whole) add(longest(step.whole->packing.offsets.values()));
+  if (step.whole)
+    for (int32_t size : {step.whole->packing.offsets.back(), longest(step.whole->packing.offsets.values())}) add(size);
   for (bool flag : {step.planner, request.select, request.exclude_mask, request.tempered_log_prob, request.factor_last_pair, request.by_entropy,
                     request.reference_likelihood})
     add(flag);

@@ -255,7 +255,8 @@ WholeRows::WholeRows(const KvPass& pass, const RowSubset& candidates) : pass_(pa
   subset.most = candidates.most;
   for (size_t r = 0; r < lengths.size(); ++r)
     for (int32_t i = candidates.offsets[r]; i < candidates.offsets[r + 1]; ++i) {
-      const int32_t at = packing.offsets[r] + candidates.positions[size_t(i)];
+      // By its place in the pass: candidates that only fill up belong to the last row, but repeat a position that may be another's.
+      const int32_t at = fresh[size_t(candidates.rows[size_t(i)])];
       subset.rows.push_back(at);
       is_candidate[size_t(at)] = 1;
     }

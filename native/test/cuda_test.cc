@@ -215,6 +215,7 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask) {
   Gradients expected(alone);
   reference.attention_forward(alone.args(expected.out.data(), expected.log_sum.data()));
   for (int schedule = 0; schedule < 3; ++schedule) {
+    if (length > 500 && schedule != length % 3) continue;  // these take long
     const auto backend = bf16_backend(schedule);
     Gradients split(alone), whole(among);
     backend->attention_forward(alone.args(split.out.data(), split.log_sum.data()));

@@ -10,8 +10,9 @@
 // other. A block goes through all of them; where that makes few blocks, as the queries of cached decoding do, each chunk has a block of its own,
 // and a second kernel joins what they leave in scratch memory. Both ways are the same operations in the same order.
 //
-// Tiles, by head dimension (kRows x kCols, shared memory): 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB): 166 registers and three
-// blocks per multiprocessor at 128, where 64 x 64 takes 211 and two. Not timed on a GPU yet.
+// Tiles, by head dimension (kRows x kCols, shared memory): 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB). At 128 that takes 254
+// registers (207 where a block has one chunk), and two blocks fit a multiprocessor; without a second set of sums, for the chunks joined so far,
+// it would be three. Not timed on a GPU yet.
 #include <algorithm>
 
 #include "backends/cuda/attention_inputs.h"
