@@ -158,7 +158,9 @@ std::vector<Case> all_cases() {
   by_entropy.rule = UnmaskRule::kFixed;
   by_entropy.by_entropy = by_entropy.wants_planner = true;
   cases.push_back(by_entropy);
-  for (Shape shape : {Shape::kWhole, Shape::kPrefix, Shape::kDual})
+  // A list in the loop itself draws a false warning from GCC 12 for arm64.
+  static constexpr Shape kShapes[] = {Shape::kWhole, Shape::kPrefix, Shape::kDual};
+  for (Shape shape : kShapes)
     for (PlannerCache planner : {PlannerCache::kNone, PlannerCache::kBlocks, PlannerCache::kHidden}) {
       Case c;
       c.rule = planner == PlannerCache::kNone ? UnmaskRule::kFixed : UnmaskRule::kPlannerTopK;
