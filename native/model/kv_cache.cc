@@ -32,8 +32,6 @@ KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const Mode
   KvCacheOptions held = options;
   held.dtype = dtype_;
   bytes_ = bytes_needed(config, n, held);
-  filled_.resize(size_t(n));
-  missing_.resize(size_t(rows()));
   clear();
 }
 
@@ -54,9 +52,9 @@ std::vector<float> KvCache::read(size_t layer, int row) const {
   return out;
 }
 
-bool KvCache::complete_with(int row, const int32_t* positions, size_t count) const {
+bool KvCache::is_complete(const Held& held, int row, const int32_t* positions, size_t count) const {
+  const uint8_t* filled = held.filled.data() + offsets_[size_t(row)];
   if (causal_) {
-    const uint8_t* filled = filled_.data() + offsets_[size_t(row)];
     size_t next = 0;
     for (int32_t p = 0; next < count; ++p) {
       if (positions[next] == p)
@@ -66,26 +64,36 @@ bool KvCache::complete_with(int row, const int32_t* positions, size_t count) con
     }
     return true;
   }
-  int32_t missing = missing_[size_t(row)];
-  for (size_t i = 0; i < count; ++i) missing -= !filled_[size_t(offsets_[size_t(row)] + positions[i])];
+  int32_t missing = held.missing[size_t(row)];
+  for (size_t i = 0; i < count; ++i) missing -= !filled[positions[i]];
   return missing == 0;
 }
 
-void KvCache::mark(int row, const int32_t* positions, size_t count) {
-  for (size_t i = 0; i < count; ++i) {
-    uint8_t& filled = filled_[size_t(offsets_[size_t(row)] + positions[i])];
-    missing_[size_t(row)] -= !filled;
-    filled = 1;
+bool KvCache::complete_with(int row, const int32_t* positions, size_t count, bool planner) const {
+  return is_complete(base_, row, positions, count) && (!planner || is_complete(planner_, row, positions, count));
+}
+
+void KvCache::mark(int row, const int32_t* positions, size_t count, bool planner) {
+  for (Held* held : {&base_, &planner_}) {
+    if (held == &planner_ && !planner) continue;
+    for (size_t i = 0; i < count; ++i) {
+      uint8_t& filled = held->filled[size_t(offsets_[size_t(row)] + positions[i])];
+      held->missing[size_t(row)] -= !filled;
+      filled = 1;
+    }
   }
 }
 
 void KvCache::clear() {
-  std::fill(filled_.begin(), filled_.end(), uint8_t(0));
-  for (int row = 0; row < rows(); ++row) missing_[size_t(row)] = length(row);
+  for (Held* held : {&base_, &planner_}) {
+    held->filled.assign(size_t(offsets_.back()), uint8_t(0));
+    held->missing.clear();
+    for (int row = 0; row < rows(); ++row) held->missing.push_back(length(row));
+  }
 }
 
-KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions)
-    : cache_(cache), rows_(std::move(rows)), offsets_(offsets), positions_(positions), key_offsets_(cache.offsets()) {
+KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions, bool planner)
+    : cache_(cache), rows_(std::move(rows)), offsets_(offsets), positions_(positions), planner_(planner), key_offsets_(cache.offsets()) {
   check_argument(offsets_.size() == rows_.size() + 1 && offsets_.front() == 0 && size_t(offsets_.back()) == positions_.size(),
                  "positions: expected offsets from 0 to the number of positions, one more than rows");
   std::vector<int32_t> slots;
@@ -99,8 +107,9 @@ KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int3
                      "positions: expected ascending positions inside row " + std::to_string(row) + ", got " + std::to_string(p));
       slots.push_back(cache.offsets()[size_t(row)] + p);
     }
-    check_argument(cache.complete_with(row, positions_.data() + begin, size_t(end - begin)),
-                   "positions: row " + std::to_string(row) + " has positions that are neither computed in this pass nor cached by an earlier one");
+    check_argument(cache.complete_with(row, positions_.data() + begin, size_t(end - begin), planner_),
+                   "positions: row " + std::to_string(row) + " has positions that are neither computed in this pass nor cached by an earlier one" +
+                       (planner_ ? " with the planner" : ""));
   }
   slots_ = std::move(slots);
 }
@@ -117,7 +126,7 @@ std::vector<int32_t> KvPass::spread(const std::vector<int32_t>& offsets) const {
 }
 
 void KvPass::done() {
-  for (size_t r = 0; r < rows_.size(); ++r) cache_.mark(rows_[r], positions_.data() + offsets_[r], size_t(offsets_[r + 1] - offsets_[r]));
+  for (size_t r = 0; r < rows_.size(); ++r) cache_.mark(rows_[r], positions_.data() + offsets_[r], size_t(offsets_[r + 1] - offsets_[r]), planner_);
 }
 
 }  // namespace dultra

@@ -53,8 +53,9 @@ class KvCache {
   std::vector<float> read(size_t layer, int row) const;
 
   // Which positions hold something. A pass over `positions` of a row needs all others to; of a causal model, those before its last one.
-  bool complete_with(int row, const int32_t* positions, size_t count) const;
-  void mark(int row, const int32_t* positions, size_t count);
+  // With `planner`, what the planner head reads of them counts too: a pass that runs it needs that, and only such a pass stores it.
+  bool complete_with(int row, const int32_t* positions, size_t count, bool planner) const;
+  void mark(int row, const int32_t* positions, size_t count, bool planner);
   // Nothing holds anything: after a pass that did not come to its end.
   void clear();
 
@@ -69,8 +70,13 @@ class KvCache {
   mutable std::mutex mutex_;
   std::vector<Buffer> layers_;
   Buffer hidden_;
-  std::vector<uint8_t> filled_;   // (N)
-  std::vector<int32_t> missing_;  // (B) positions of the row that hold nothing
+  // What positions hold something.
+  struct Held {
+    std::vector<uint8_t> filled;   // (N)
+    std::vector<int32_t> missing;  // (B) positions of the row that hold nothing
+  };
+  bool is_complete(const Held& held, int row, const int32_t* positions, size_t count) const;
+  Held base_, planner_;
   size_t bytes_ = 0;
 };
 
@@ -79,8 +85,8 @@ class KvCache {
 class KvPass {
  public:
   // rows (R) ascending; offsets (R + 1) into positions: in-row, ascending. Throws INVALID_ARGUMENT where they do not fit the cache, or
-  // where a position is neither computed nor held.
-  KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions);
+  // where a position is neither computed nor held. planner: the planner head runs, too.
+  KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions, bool planner);
 
   KvCache& cache() const { return cache_; }
   const std::vector<int32_t>& rows() const { return rows_; }
@@ -98,6 +104,7 @@ class KvPass {
  private:
   KvCache& cache_;
   const std::vector<int32_t> rows_, offsets_, positions_;
+  const bool planner_;
   HostArray<int32_t> slots_, key_offsets_;
 };
 

@@ -91,7 +91,7 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
     in_use = std::unique_lock<std::mutex>(cached->cache.mutex());
     std::vector<int32_t> rows;
     for (int row = 0; row < cached->cache.rows(); ++row) rows.push_back(row);
-    pass.emplace(cached->cache, rows, offsets, cached->positions);
+    pass.emplace(cached->cache, rows, offsets, cached->positions, timestep != nullptr);
     packing.offsets = offsets;
     packing.positions = cached->positions;
   } else {
@@ -255,12 +255,13 @@ void Session::prepare(Step& step) const {
     check_argument(request.candidate_offsets.size() == r_count + 1 && request.candidate_offsets.front() == 0 &&
                        size_t(request.candidate_offsets.back()) == request.candidates.size(),
                    "candidates: expected offsets from 0 to the number of positions, one more than rows");
-  if (cache_) step.pass.emplace(*cache_, request.rows, request.query_offsets, request.queries);
-  const std::optional<KvPass>& pass = step.pass;
   step.planner = request.planner || (request.select && is_planner_rule(request.rule));
   if (step.planner && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
+  if (step.planner && cache_)
+    check_argument(cache_->options().planner != PlannerCache::kNone, "step: the planner needs a cache that was made for it");
+  if (cache_) step.pass.emplace(*cache_, request.rows, request.query_offsets, request.queries, step.planner);
+  const std::optional<KvPass>& pass = step.pass;
   if (request.select && is_counted_rule(request.rule)) check_argument(request.counts.size() == r_count, "step: counts must have one entry per row");
-  if (step.planner && pass) check_argument(cache_->options().planner != PlannerCache::kNone, "step: the planner needs a cache that was made for it");
   step.counts = request.counts;
 
   // The rows that take part, packed: all their positions, or those that a cache leaves to compute; and the candidates among them.

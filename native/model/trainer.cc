@@ -340,7 +340,7 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     check_argument(request.hidden.empty(), "hidden: expected none with a cache");
     check_argument(request.rows.size() == batch, "rows: expected one row of the cache per row");
     in_use = std::unique_lock<std::mutex>(cache.mutex());
-    tape->pass.emplace(cache, request.rows, request.offsets, request.query_positions);
+    tape->pass.emplace(cache, request.rows, request.offsets, request.query_positions, request.planner);
     tape->packing.offsets = request.offsets;
     tape->packing.positions = request.query_positions;
   } else {
