@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What there is to check on a machine with an NVIDIA GPU, the CUDA toolkit, CMake and a C++ compiler; no Node, no network; PyTorch where there is
 # one. In under 8 minutes: builds the plugin for this GPU alone, runs every native test on it (the recorded cases of the reference among them),
-# compute-X bench/results/<date>-<gpu>.{json,md} (or
+# then the benchmarks, beside PyTorch where it is, then compute-sanitizer on small shapes, and writes bench/results/<date>-<gpu>.{json,md} (or
 # to the folder $OUT). The exit code tells whether everything is right; how fast it is, the report says.
 set -uo pipefail
 cd "$(dirname "$0")/.."

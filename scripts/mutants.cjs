@@ -63,7 +63,13 @@ const FAULTS = [
     'cuda_attention_split',
   ],
   ['the last chunk is not joined', 'attention.cu', 'chunk * chunk_keys < end', '(chunk + 1) * chunk_keys < end', 'cuda_attention_split'],
-  ['sums go on into the next chunk', 'attention.cu', '        acc[d][e] = 0;\n', '', 'cuda_attention_split'],
+  [
+    'earlier chunks are forgotten',
+    'attention.cu',
+    'joined[d][e] = joint.sum(joined[d][e], acc[d][e]);',
+    'joined[d][e] = acc[d][e];',
+    'cuda_attention_split',
+  ],
   [
     'a result in bf16 is cut off',
     'device.h',

@@ -73,6 +73,7 @@ export interface PythonOutcome {
 
 /** What runs programs: a {@link PythonSandbox}, or with open eyes a `NativePython`. */
 export interface PythonRunner {
+  /** Runs one program to its outcome; what goes wrong in it is an outcome, not an error. @throws `signal.reason` where it is aborted. */
   run(program: PythonProgram, options?: { signal?: AbortSignal }): Promise<PythonOutcome>;
 }
 

@@ -189,7 +189,7 @@ export async function planMemory(
   const cached = stage === 'grpo' && config.cache !== undefined && config.cache.type !== 'none';
   const rollouts = (config.promptsPerStep ?? 8) * (config.numGenerations ?? 8);
   const length = Math.min(shape.maxSequenceLength, PROMPT_TOKENS + (config.genLength ?? PROMPT_TOKENS));
-  const caches = cached ? 4 * rollouts * length * 2 * kv * (nLayers + (shape.planner?.numLayers ?? 0)) : 0;
+  const caches = cached ? operand * rollouts * length * 2 * kv * (nLayers + (shape.planner?.numLayers ?? 0)) : 0;
   const items: MemoryItem[] = [
     {
       name: 'weights',
@@ -216,7 +216,9 @@ export async function planMemory(
     {
       name: 'caches',
       bytes: caches,
-      detail: cached ? `fp32 keys and values of ${rollouts} rollouts of ${length} tokens` : 'none: rollouts compute whole rows',
+      detail: cached
+        ? `${isNarrow ? 'bf16' : 'fp32'} keys and values of ${rollouts} rollouts of ${length} tokens`
+        : 'none: rollouts compute whole rows',
     },
   ];
   if ((config.beta ?? 0) > 0 && config.referenceModel !== undefined)

@@ -78,7 +78,7 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
   const ModelConfig& config = transformer.config();
   Backend& backend = model.backend();
   check_ids(ids, config.embedding_size);
-  const std::shared_lock<std::shared_mutex> weights(model.weights_mutex());
+  const std::shared_lock<WeightsMutex> weights(model.weights_mutex());
   std::unique_lock<std::mutex> in_use;
   std::optional<KvPass> pass;
   Packing packing;
@@ -454,7 +454,7 @@ std::vector<int64_t> Session::key_of(const Step& step) const {
 
 StepResult Session::step(const StepRequest& request) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const std::shared_lock<std::shared_mutex> weights(model_->weights_mutex());
+  const std::shared_lock<WeightsMutex> weights(model_->weights_mutex());
   std::unique_lock<std::mutex> in_use;
   if (cache_) in_use = std::unique_lock<std::mutex>(cache_->mutex());
   Step step(request);

@@ -4,11 +4,11 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
-#include <shared_mutex>
 #include <vector>
 
 #include "model/memory.h"
 #include "model/transformer.h"
+#include "model/weights_mutex.h"
 
 namespace dultra {
 
@@ -23,7 +23,7 @@ class Model {
   const Transformer& transformer() const { return transformer_; }
   Transformer& transformer() { return transformer_; }
   // Shared by whoever computes with the weights, exclusive for whoever changes them.
-  std::shared_mutex& weights_mutex() const { return weights_mutex_; }
+  WeightsMutex& weights_mutex() const { return weights_mutex_; }
   // At most one trainer at a time; false if there is one.
   bool claim_trainer() { return !has_trainer_.exchange(true); }
   void release_trainer() { has_trainer_.store(false); }
@@ -62,7 +62,7 @@ class Model {
  private:
   std::unique_ptr<Backend> backend_;  // first: everything below lives in its memory
   Transformer transformer_;
-  mutable std::shared_mutex weights_mutex_;
+  mutable WeightsMutex weights_mutex_;
   std::atomic<bool> has_trainer_{false};
   // What is too much goes here, where a worker thread waits for the device, not where a session ends.
   void give_back(std::unique_ptr<Scratch> scratch) const {

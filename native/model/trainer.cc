@@ -57,7 +57,7 @@ bool ends_with(const std::string& text, const std::string& end) {
 }  // namespace
 
 std::vector<NamedTensor> read_weights(const Model& model, const std::vector<std::string>* names) {
-  const std::shared_lock<std::shared_mutex> weights(model.weights_mutex());
+  const std::shared_lock<WeightsMutex> weights(model.weights_mutex());
   const Transformer& transformer = model.transformer();
   std::vector<NamedTensor> out;
   const auto add = [&](const WeightSite& site) { out.push_back({site.tensor, site.shape, transformer.read_weight(site.tensor)}); };
@@ -303,7 +303,7 @@ std::vector<Trainer::ParameterInfo> Trainer::parameters() const {
 
 ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const std::shared_lock<std::shared_mutex> weights(model_->weights_mutex());
+  const std::shared_lock<WeightsMutex> weights(model_->weights_mutex());
   const Transformer& transformer = model_->transformer();
   const ModelConfig& config = transformer.config();
   const int64_t c = config.hidden, v = config.embedding_size;
@@ -740,7 +740,7 @@ void Trainer::base_backward(float* dhidden, const std::atomic<bool>* cancel) {
 
 std::vector<float> Trainer::backward(const BackwardRequest& request, const std::atomic<bool>* cancel) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const std::shared_lock<std::shared_mutex> weights(model_->weights_mutex());
+  const std::shared_lock<WeightsMutex> weights(model_->weights_mutex());
   check_argument(tape_ != nullptr, "backward: expected a score with keep before it");
   Tape& tape = *tape_;
   const ModelConfig& config = model_->transformer().config();
@@ -869,7 +869,7 @@ double Trainer::step(const OptimizerStep& request) {
   args.moments = options_.moments;
   args.seed = options_.seed;
   // From here on weights of the model change.
-  const std::unique_lock<std::shared_mutex> weights(model_->weights_mutex());
+  const std::unique_lock<WeightsMutex> weights(model_->weights_mutex());
   for (const auto& p : parameters_) {
     ++args.stream;
     if (!p->trains) continue;
@@ -980,7 +980,7 @@ void Trainer::load_state(int64_t steps, const std::vector<NamedTensor>& tensors)
       writes.push_back({p.get(), buffer, found->second});
     }
   }
-  const std::unique_lock<std::shared_mutex> weights(model_->weights_mutex());
+  const std::unique_lock<WeightsMutex> weights(model_->weights_mutex());
   for (const Write& write : writes) {
     const std::vector<float>& values = write.tensor->data;
     if (!write.moment) {
@@ -1004,7 +1004,7 @@ void Trainer::set_adapters(bool on) {
   check_argument(!adapters_.empty(), "setAdapters: this trainer has no adapters");
   if (on == adapters_on_) return;
   adapters_on_ = on;
-  const std::unique_lock<std::shared_mutex> weights(model_->weights_mutex());
+  const std::unique_lock<WeightsMutex> weights(model_->weights_mutex());
   merge_adapters();
   write_model();
 }

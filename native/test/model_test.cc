@@ -631,6 +631,30 @@ DULTRA_TEST(trainer_on_a_cache) {
     }
 }
 
+// Two readers of whom one always holds the lock do not keep a writer out.
+DULTRA_TEST(weights_are_written_beside_readers) {
+  WeightsMutex mutex;
+  std::atomic<bool> written{false};
+  std::atomic<int> reads{0};
+  std::vector<std::thread> readers;
+  for (int t = 0; t < 2; ++t)
+    readers.emplace_back([&, t] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(t));
+      while (!written && reads < 2000) {
+        const std::shared_lock<WeightsMutex> reading(mutex);
+        ++reads;
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      }
+    });
+  while (reads < 4) std::this_thread::yield();
+  {
+    const std::unique_lock<WeightsMutex> writing(mutex);
+    written = true;
+  }
+  for (std::thread& reader : readers) reader.join();
+  CHECK(reads < 2000, "reads before the writer came in: ", reads.load());
+}
+
 DULTRA_TEST(trainer_beside_sessions) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 4);
   const auto expected = train(checkpoint.load(2), {}, 4);
