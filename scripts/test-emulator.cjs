@@ -30,7 +30,6 @@ const SMALL = [
   'step_two',
   'step_after',
   'step_of',
-  'step_from',
 ];
 
 function run(command, args, env) {
