@@ -299,6 +299,16 @@ DULTRA_TEST(cuda_attention_hidden_keys_do_not_matter) {
   CHECK(after.log_sum[130 * 2] == -INFINITY, after.log_sum[130 * 2]);
 }
 
+// Of a sum of so many products: tensor cores cut off what they add, the emulator rounds.
+double sum_tolerance(int64_t products) {
+#ifdef DULTRA_GPU
+  return 2e-6 + 2e-9 * double(products);
+#else
+  (void)products;
+  return 2e-6;
+#endif
+}
+
 // The three products of a linear layer in bf16, against the CPU backend's fp32 on rounded operands.
 void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
   Random random(seed);
@@ -327,9 +337,9 @@ void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
     backend->linear_backward_input(from_rows.data(), dy.data(), n, weights->bf16_rows(), m, n, k, true);
     CHECK(from_rows.guards_intact() && same_bits(from_rows.data(), got_dx.data(), dx.size()), where, "dx from the matrix's own rows");
     CHECK(got_y.guards_intact() && got_dx.guards_intact() && got_dw.guards_intact() && got_db.guards_intact(), where);
-    CHECK(relative_error(got_y.data(), y.data(), y.size()) < 2e-6, where, relative_error(got_y.data(), y.data(), y.size()));
-    CHECK(relative_error(got_dx.data(), dx.data(), dx.size()) < 2e-6, where, "dx ", relative_error(got_dx.data(), dx.data(), dx.size()));
-    CHECK(relative_error(got_dw.data(), dw.data(), dw.size()) < 2e-6, where, "dw ", relative_error(got_dw.data(), dw.data(), dw.size()));
+    CHECK(relative_error(got_y.data(), y.data(), y.size()) < sum_tolerance(k), where, relative_error(got_y.data(), y.data(), y.size()));
+    CHECK(relative_error(got_dx.data(), dx.data(), dx.size()) < sum_tolerance(n), where, "dx ", relative_error(got_dx.data(), dx.data(), dx.size()));
+    CHECK(relative_error(got_dw.data(), dw.data(), dw.size()) < sum_tolerance(m), where, "dw ", relative_error(got_dw.data(), dw.data(), dw.size()));
     CHECK(relative_error(got_db.data(), db.data(), db.size()) < 2e-6, where, "db ", relative_error(got_db.data(), db.data(), db.size()));
   }
 }

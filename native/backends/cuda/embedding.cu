@@ -6,16 +6,25 @@ namespace cuda {
 
 namespace {
 
-__global__ void __launch_bounds__(kElementThreads) gather_rows_kernel(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c) {
-  const int64_t i = global_index();
-  if (i >= m * c) return;
-  put(out, i, table[int64_t(index[i / c]) * c + i % c]);
+// A thread has two columns, or the last of an odd number.
+__global__ void __launch_bounds__(kElementThreads) gather_rows_kernel(Array out, ConstArray table, const int32_t* index, int64_t c) {
+  const int64_t row = blockIdx.x, from = int64_t(index[row]) * c, j = int64_t(column_index()) * 2;
+  if (j + 1 < c) {
+    const Pair pair = get_pair(table, from + j);
+    put_pair(out, row * c + j, pair.low, pair.high);
+  } else if (j < c) {
+    put(out, row * c + j, table[from + j]);
+  }
 }
 
-__global__ void __launch_bounds__(kElementThreads) store_rows_kernel(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
-  const int64_t i = global_index();
-  if (i >= m * c) return;
-  put(to, int64_t(index[i / c]) * c + i % c, from[i]);
+__global__ void __launch_bounds__(kElementThreads) store_rows_kernel(Array to, ConstArray from, const int32_t* index, int64_t c) {
+  const int64_t row = blockIdx.x, target = int64_t(index[row]) * c, j = int64_t(column_index()) * 2;
+  if (j + 1 < c) {
+    const Pair pair = get_pair(from, row * c + j);
+    put_pair(to, target + j, pair.low, pair.high);
+  } else if (j < c) {
+    put(to, target + j, from[row * c + j]);
+  }
 }
 
 // Several rows may go to the same place, so a thread owns a column and adds the rows in their order.
@@ -28,11 +37,11 @@ __global__ void __launch_bounds__(kElementThreads) scatter_add_rows_kernel(float
 }  // namespace
 
 void gather_rows(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
-  if (m * c > 0) launch("gather_rows", stream, gather_rows_kernel, element_grid(m * c), kElementThreads, 0, out, table, index, m, c);
+  if (m * c > 0) launch("gather_rows", stream, gather_rows_kernel, row_grid(m, ceil_div(c, 2)), kElementThreads, 0, out, table, index, c);
 }
 
 void store_rows(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
-  if (m * c > 0) launch("store_rows", stream, store_rows_kernel, element_grid(m * c), kElementThreads, 0, to, from, index, m, c);
+  if (m * c > 0) launch("store_rows", stream, store_rows_kernel, row_grid(m, ceil_div(c, 2)), kElementThreads, 0, to, from, index, c);
 }
 
 void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {

@@ -15,9 +15,9 @@ __device__ __forceinline__ float silu_slope(float x, float* value) {
 }
 
 // A thread has two columns, or the last of an odd number.
-__global__ void __launch_bounds__(kElementThreads) swiglu_forward_kernel(Array out, ConstArray gate_up, int64_t m, int64_t f) {
-  const int64_t i = global_index(), pairs = (f + 1) / 2, row = i / pairs, j = i % pairs * 2;
-  if (row >= m) return;
+__global__ void __launch_bounds__(kElementThreads) swiglu_forward_kernel(Array out, ConstArray gate_up, int64_t f) {
+  const int64_t row = blockIdx.x, j = int64_t(column_index()) * 2;
+  if (j >= f) return;
   const int64_t at = row * 2 * f + j;
   if (j + 1 < f) {
     const Pair gate = get_pair(gate_up, at), up = get_pair(gate_up, at + f);
@@ -33,9 +33,9 @@ __global__ void __launch_bounds__(kElementThreads) silu_forward_kernel(float* x,
 }
 
 // May be in place of gate_up: a thread reads the numbers that it overwrites, two columns or the last of an odd number.
-__global__ void __launch_bounds__(kElementThreads) swiglu_backward_kernel(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) {
-  const int64_t i = global_index(), pairs = (f + 1) / 2, row = i / pairs, j = i % pairs * 2;
-  if (row >= m) return;
+__global__ void __launch_bounds__(kElementThreads) swiglu_backward_kernel(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t f) {
+  const int64_t row = blockIdx.x, j = int64_t(column_index()) * 2;
+  if (j >= f) return;
   const int64_t at = row * 2 * f + j;
   float value;
   if (j + 1 < f) {
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kElementThreads) silu_backward_kernel(float* d
 }  // namespace
 
 void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream) {
-  if (m * f > 0) launch("swiglu_forward", stream, swiglu_forward_kernel, element_grid(m * ceil_div(f, 2)), kElementThreads, 0, out, gate_up, m, f);
+  if (m * f > 0) launch("swiglu_forward", stream, swiglu_forward_kernel, row_grid(m, ceil_div(f, 2)), kElementThreads, 0, out, gate_up, f);
 }
 
 void silu_forward(float* x, int64_t n, cudaStream_t stream) {
@@ -70,7 +70,7 @@ void silu_forward(float* x, int64_t n, cudaStream_t stream) {
 
 void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream) {
   if (m * f > 0)
-    launch("swiglu_backward", stream, swiglu_backward_kernel, element_grid(m * ceil_div(f, 2)), kElementThreads, 0, dgate_up, dout, gate_up, m, f);
+    launch("swiglu_backward", stream, swiglu_backward_kernel, row_grid(m, ceil_div(f, 2)), kElementThreads, 0, dgate_up, dout, gate_up, f);
 }
 
 void silu_backward(float* dx, const float* dout, const float* x, int64_t n, cudaStream_t stream) {

@@ -13,13 +13,12 @@ __device__ __forceinline__ Pair turned(float a, float b, float angle, float dire
 }
 
 // A thread turns one pair.
-__global__ void __launch_bounds__(kElementThreads) rope_kernel(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                                                               const float* inverse_frequency, float direction) {
-  const int half = head_dim / 2;
-  const int64_t index = global_index(), pairs = int64_t(heads) * half;
-  if (index >= m * pairs) return;
-  const int64_t row = index / pairs;
-  const int head = int(index % pairs) / half, j = int(index % half);
+__global__ void __launch_bounds__(kElementThreads)
+    rope_kernel(Array x, int64_t stride, const int32_t* positions, int heads, int head_dim, const float* inverse_frequency, float direction) {
+  const int half = head_dim / 2, pair_index = column_index();
+  const int64_t row = blockIdx.x;
+  if (pair_index >= heads * half) return;
+  const int head = pair_index / half, j = pair_index % half;
   const int64_t low = row * stride + int64_t(head) * head_dim + j, high = low + half;
   const Pair pair = turned(ConstArray(x)[low], ConstArray(x)[high], float(positions[row]) * inverse_frequency[j], direction);
   put(x, low, pair.low);
@@ -33,14 +32,14 @@ __device__ __forceinline__ float held_as(DType dtype, float value) {
 
 // A thread brings one pair of keys or two neighbouring values of a row to the cache.
 __global__ void __launch_bounds__(kElementThreads) rope_store_kernel(Array to, const int32_t* index, ConstArray kv, const int32_t* positions,
-                                                                     int64_t m, int kv_heads, int head_dim, const float* inverse_frequency) {
-  const int half = head_dim / 2;
-  const int64_t width = int64_t(kv_heads) * head_dim, pairs = width / 2, row = global_index() / width;
-  if (row >= m) return;
-  const int64_t pair = global_index() % width, from = row * 2 * width, target = index[row] * 2 * width;
+                                                                     int kv_heads, int head_dim, const float* inverse_frequency) {
+  const int half = head_dim / 2, pair = column_index();
+  const int64_t width = int64_t(kv_heads) * head_dim, pairs = width / 2, row = blockIdx.x;
+  if (pair >= width) return;
+  const int64_t from = row * 2 * width, target = index[row] * 2 * width;
   if (pair < pairs) {
-    const int j = int(pair % half);
-    const int64_t low = pair / half * head_dim + j, high = low + half;
+    const int j = pair % half;
+    const int64_t low = int64_t(pair / half) * head_dim + j, high = low + half;
     const Pair key = turned(kv[from + low], kv[from + high], float(positions[row]) * inverse_frequency[j], 1);
     put(to, target + low, held_as(kv.dtype, key.low));
     put(to, target + high, held_as(kv.dtype, key.high));
@@ -55,17 +54,16 @@ __global__ void __launch_bounds__(kElementThreads) rope_store_kernel(Array to, c
 
 void rope(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const float* inverse_frequency, float direction,
           cudaStream_t stream) {
-  const int64_t pairs = m * heads * (head_dim / 2);
-  if (pairs > 0)
-    launch("rope", stream, rope_kernel, element_grid(pairs), kElementThreads, 0, x, stride, positions, m, heads, head_dim, inverse_frequency,
-           direction);
+  const int64_t pairs = int64_t(heads) * (head_dim / 2);
+  if (m * pairs > 0)
+    launch("rope", stream, rope_kernel, row_grid(m, pairs), kElementThreads, 0, x, stride, positions, heads, head_dim, inverse_frequency, direction);
 }
 
 void rope_store(Array to, const int32_t* index, ConstArray kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
                 const float* inverse_frequency, cudaStream_t stream) {
-  const int64_t pairs = m * kv_heads * head_dim;
-  if (pairs > 0)
-    launch("rope_store", stream, rope_store_kernel, element_grid(pairs), kElementThreads, 0, to, index, kv, positions, m, kv_heads, head_dim,
+  const int64_t pairs = int64_t(kv_heads) * head_dim;
+  if (m * pairs > 0)
+    launch("rope_store", stream, rope_store_kernel, row_grid(m, pairs), kElementThreads, 0, to, index, kv, positions, kv_heads, head_dim,
            inverse_frequency);
 }
 
