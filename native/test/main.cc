@@ -1,3 +1,4 @@
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -29,8 +30,8 @@ std::vector<Test>& tests() {
   return all;
 }
 constexpr int kPrintedFailures = 20;  // of one test
-int64_t checks = 0;
-int failures = 0;  // of the running test
+std::atomic<int64_t> checks{0};       // tests have threads
+std::atomic<int> failures{0};         // of the running test
 
 }  // namespace
 
