@@ -32,13 +32,28 @@ double relative_error(const float* a, const float* b, size_t n) {
   return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
 }
 
-// A backend that computes in bf16, as the first matrix says.
-std::unique_ptr<Backend> bf16_backend(int schedule) {
+// A backend that computes in bf16, as the first matrix says. The emulator's device has wgmma or has not; a GPU is what it is.
+std::unique_ptr<Backend> bf16_backend(int schedule, bool warpgroups = true) {
+#ifdef DULTRA_EMULATOR
+  emulator::set_warpgroups(warpgroups);
+#else
+  (void)warpgroups;
+#endif
   auto backend = make_backend(schedule, "");
+#ifdef DULTRA_EMULATOR
+  emulator::set_warpgroups(true);
+#endif
   const float one = 1;
   backend->make_matrix({{&one, DType::kF32, 1}}, 1, DType::kBF16, Compute::kBF16);
   return backend;
 }
+
+// Kinds of products that attention is tested with: by wgmma and by mma.sync where both can be had.
+#ifdef DULTRA_EMULATOR
+constexpr int kProducts = 2;
+#else
+constexpr int kProducts = 1;
+#endif
 
 struct Shape {
   std::vector<int> lengths;
@@ -119,9 +134,10 @@ void check_attention(const Shape& shape, MaskKind mask, uint64_t seed) {
   cpu::CpuBackend reference(1, "");
   Gradients expected(problem), first(problem);
   expected.run(reference, problem);
-  for (int schedule = 0; schedule < 3; ++schedule) {
+  for (int run = 0; run < 3 * kProducts; ++run) {
+    const int schedule = run % 3;
     Gradients got(problem);
-    got.run(*bf16_backend(schedule), problem);
+    got.run(*bf16_backend(schedule, run < 3), problem);
     CHECK(got.intact(), where);
     const size_t n = problem.q.size();
     CHECK(relative_error(got.out.data(), expected.out.data(), n) < kForwardError, where, relative_error(got.out.data(), expected.out.data(), n));
@@ -140,7 +156,7 @@ void check_attention(const Shape& shape, MaskKind mask, uint64_t seed) {
     for (size_t i = 0; i < got.log_sum.size(); ++i)
       sums = sums && (got.log_sum[i] == expected.log_sum[i] || std::fabs(got.log_sum[i] - expected.log_sum[i]) < 1e-4f);
     CHECK(sums, where, "log_sum");
-    if (schedule == 0) first = got;
+    if (schedule == 0) first = got;  // of each kind of products
     CHECK(same_bits(got.out.data(), first.out.data(), n) && same_bits(got.dq.data(), first.dq.data(), n) &&
               same_bits(got.dkv.data(), first.dkv.data(), problem.kv.size()),
           where, "schedule ", schedule);
@@ -156,13 +172,37 @@ DULTRA_TEST(cuda_attention_on_tensor_cores) {
       check_attention({{130, 40}, 1, 1, 64, 5, ranges}, mask, 4);
     }
   check_attention({{200}, 4, 2, 64, 1, false}, MaskKind::kBidirectional, 5);
+  // So many blocks that a block takes twice as many queries, by wgmma; more than it takes at first.
+  std::vector<int> lengths(65, 1);
+  lengths[3] = 150;
+  for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal}) check_attention({lengths, 2, 1, 64, 1, true}, mask, 6);
+  lengths[3] = 70;
+  check_attention({lengths, 2, 2, 128, 1, false}, MaskKind::kBlockCausal, 7);
+}
+
+// A device of capability 9.0 multiplies by wgmma what mma.sync multiplies elsewhere.
+DULTRA_TEST(cuda_warpgroups_work) {
+  const auto device = make_backend(0, "");
+  const std::string isa = device->isa();
+  const bool hopper = isa.find("sm_90") != std::string::npos;
+  CHECK((isa.find(", wgmma") != std::string::npos) == hopper && isa.find("no wgmma") == std::string::npos, isa);
+#ifdef DULTRA_EMULATOR
+  CHECK(hopper, isa);
+  for (int schedule = 0; schedule < 3; ++schedule)
+    CHECK(std::string(make_backend(schedule, "")->isa()).find(", wgmma") != std::string::npos, schedule);
+  emulator::set_warpgroups(false);
+  const auto other = make_backend(0, "");
+  emulator::set_warpgroups(true);
+  CHECK(std::string(other->isa()).find("wgmma") == std::string::npos, other->isa());
+#endif
 }
 
 // A query's bits do not depend on the batch or on the other queries, those of a sequence's gradients not on the batch.
 DULTRA_TEST(cuda_attention_rows_are_independent) {
-  for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal}) {
+  for (int run = 0; run < 2 * kProducts; ++run) {
+    const MaskKind mask = run % 2 ? MaskKind::kCausal : MaskKind::kBidirectional;
     const Problem problem({{70, 33, 100}, 2, 1, 64, 1, true}, mask, 6);
-    const auto backend = bf16_backend(1);
+    const auto backend = bf16_backend(1, run < 2);
     Gradients together(problem);
     together.run(*backend, problem);
     const size_t q_width = 128, kv_width = 128;
@@ -203,8 +243,9 @@ DULTRA_TEST(cuda_attention_rows_are_independent) {
 
 // Keys come in chunks: a sequence whose chunks have a block each gives the bits that it gives among so many others that one block goes through
 // them all, whatever queries there are.
-void check_split(int d, int length, int every, bool ranges, MaskKind mask) {
-  const std::string where = text("D ", d, " keys ", length, " every ", every, " ranges ", ranges, " mask ", int(mask), " ");
+void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool warpgroups = true) {
+  const std::string where =
+      text(warpgroups ? "" : "mma.sync ", "D ", d, " keys ", length, " every ", every, " ranges ", ranges, " mask ", int(mask), " ");
   std::vector<int> lengths{length};
   const Problem alone({lengths, 2, 1, d, every, ranges}, mask, 12);
   lengths.resize(65, 1);  // with two heads more blocks than a device is filled by
@@ -216,7 +257,7 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask) {
   reference.attention_forward(alone.args(expected.out.data(), expected.log_sum.data()));
   for (int schedule = 0; schedule < 3; ++schedule) {
     if (length > 500 && schedule != length % 3) continue;  // these take long
-    const auto backend = bf16_backend(schedule);
+    const auto backend = bf16_backend(schedule, warpgroups);
     Gradients split(alone), whole(among);
     backend->attention_forward(alone.args(split.out.data(), split.log_sum.data()));
     backend->attention_forward(among.args(whole.out.data(), whole.log_sum.data()));
@@ -247,8 +288,10 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask) {
 
 DULTRA_TEST(cuda_attention_split_keys) {
   for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
-    for (bool ranges : {false, true}) check_split(64, 300, 50, ranges, mask);
+    for (bool ranges : {false, true})
+      for (int kind = 0; kind < kProducts; ++kind) check_split(64, 300, 50, ranges, mask, kind == 0);
   for (int d : {96, 128}) check_split(d, 400, 70, true, MaskKind::kCausal);
+  if (kProducts > 1) check_split(128, 400, 70, true, MaskKind::kCausal, false);
   // A last chunk of one key; as many chunks as there may be; chunks of two times the least.
   check_split(64, 257, 90, false, MaskKind::kBidirectional);
   check_split(64, 1024, 300, false, MaskKind::kCausal);

@@ -10,9 +10,12 @@
 // other. A block goes through all of them; where that makes few blocks, as the queries of cached decoding do, each chunk has a block of its own,
 // and a second kernel joins what they leave in scratch memory. Both ways are the same operations in the same order.
 //
-// Tiles, by head dimension (kRows x kCols, shared memory): 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB). At 128 that takes 254
-// registers (207 where a block has one chunk), and two blocks fit a multiprocessor; without a second set of sums, for the chunks joined so far,
-// it would be three. On an H100 neither that nor longer chunks are faster (bench/results/2026-11-26-nvidia-h100-80gb-hbm3-kernels.md).
+// Tiles (kRows x kCols, shared memory) by what multiplies them and the head dimension:
+//   mma.sync : 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB), two blocks a multiprocessor. On an H100 neither three blocks nor longer
+//              chunks are faster (bench/results/2026-11-26-nvidia-h100-80gb-hbm3-kernels.md): a warp with 16 rows reads each key for one product.
+//   wgmma    : 128 x 64 for 64 and 128 (48, 96 KB): two warpgroups, one of which computes weights while the other multiplies, share the tiles, so
+//              that a byte that comes from the L2 cache serves 128 operations; 64 rows alone would ask for all that it can give. 64 x 64 where that
+//              makes too few blocks.
 #include <algorithm>
 
 #include "backends/cuda/attention_inputs.h"
@@ -30,7 +33,7 @@ struct Inputs {
   int64_t q_stride, k_stride, v_stride;
 };
 
-constexpr int kRows = 64;            // queries of a block
+constexpr int kTileRows = 64;        // queries of a block, or twice as many
 constexpr int kLeastChunk = 128;     // keys
 constexpr int kMostChunks = 8;       // of a sequence
 constexpr int64_t kFewBlocks = 128;  // about the multiprocessors of a large device
@@ -57,8 +60,9 @@ struct Joint {
 };
 
 // kSplit: of one chunk, to `parts`. Else of all, to a.out.
-template <int kDim, int kCols, bool kSplit>
-__global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(AttentionArgs a, Inputs in, Parts parts) {
+template <class Products, int kDim, int kRows, int kCols, bool kSplit>
+__global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows) attention_forward_kernel(AttentionArgs a, Inputs in, Parts parts) {
+  if (!Products::kExists) return;
   constexpr int kThreads = kRows * 2;  // 32 lanes per 16 rows
   static_assert(kLeastChunk % kCols == 0, "chunks are whole tiles");
   DULTRA_SHARED(shared);
@@ -78,51 +82,44 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(Attenti
   const int rows[2] = {row0 + warp * 16 + group, row0 + warp * 16 + group + 8};
   int ends[2];
   for (int h = 0; h < 2; ++h) ends[h] = rows[h] < keys.queries ? keys.visible_end(a, rows[h]) : keys.begin;
-  // The keys that some row of the block, and that every row of it sees. Positions need not ascend.
-  int most = keys.end, least = keys.end;
-  if (a.mask != MaskKind::kBidirectional) {
-    most = least = keys.visible_end(a, row0);
-    for (int i = row0 + 1; i < keys.queries && i < row0 + kRows; ++i) {
-      const int end = keys.visible_end(a, i);
-      most = end > most ? end : most;
-      least = end < least ? end : least;
-    }
-  }
+  const VisibleEnds seen(a, keys, row0, kRows);
   const int chunk_tiles = chunk_of(keys.keys) / kCols;
-  int tile_begin = keys.begin / kCols, tile_end = most > keys.begin ? int(ceil_div(most, kCols)) : tile_begin;
+  int tile_begin = keys.begin / kCols, tile_end = seen.most > keys.begin ? int(ceil_div(seen.most, kCols)) : tile_begin;
   if (kSplit) {
     tile_begin = tile_begin > chunk * chunk_tiles ? tile_begin : chunk * chunk_tiles;
     tile_end = tile_end < (chunk + 1) * chunk_tiles ? tile_end : (chunk + 1) * chunk_tiles;
     if (tile_begin >= tile_end) return;  // no row sees the chunk, and none is going to ask for it
   }
-  const auto load_k = [&](int tile) {
-    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(k_tile + (tile & 1) * kCols * kDim, k, in.k_stride, tile * kCols, keys.begin, keys.end);
+  const auto load_keys = [&](int tile) {
+    if (tile < tile_end) {
+      const int stage = (tile & 1) * kCols * kDim;
+      load_tile<Products, kDim, kCols, kThreads>(k_tile + stage, k, in.k_stride, tile * kCols, keys.begin, keys.end);
+      // Hidden rows are zeros, not what memory holds: a weight of 0 times NaN would be NaN.
+      load_tile<Products, kDim, kCols, kThreads>(v_tile + stage, v, in.v_stride, tile * kCols, keys.begin, keys.end);
+    }
     async_commit();
   };
-  const auto load_v = [&](int tile) {
-    // Hidden rows are zeros, not what memory holds: a weight of 0 times NaN would be NaN.
-    if (tile < tile_end) load_tile<kDim, kCols, kThreads>(v_tile + (tile & 1) * kCols * kDim, v, in.v_stride, tile * kCols, keys.begin, keys.end);
-    async_commit();
-  };
-  load_tile<kDim, kRows, kThreads>(q_tile, q, in.q_stride, row0, 0, keys.queries);
-  load_k(tile_begin);  // in one group with q
-  load_v(tile_begin);
+  load_tile<Products, kDim, kRows, kThreads>(q_tile, q, in.q_stride, row0, 0, keys.queries);
+  load_keys(tile_begin);  // in one group with q
 
   float acc[kDim / 8][4] = {}, joined[kDim / 8][4] = {};
   float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0}, joined_max[2] = {-INFINITY, -INFINITY}, joined_sum[2] = {0, 0};
   const float scale_log2 = a.scale * kLog2E;
   int chunk_end = (tile_begin / (chunk_tiles ? chunk_tiles : 1) + 1) * chunk_tiles;
   for (int tile = tile_begin; tile < tile_end; ++tile) {
-    const uint16_t* kt = k_tile + (tile & 1) * kCols * kDim;
-    const uint16_t* vt = v_tile + (tile & 1) * kCols * kDim;
-    async_wait<1>();  // this lane's part of k (and q); v may be under way
-    block_sync();     // everybody's part; and the other k tile, read in the step before, is free
-    load_k(tile + 1);
+    const int stage = (tile & 1) * kCols * kDim;
+    async_wait<0>();
+    Products::landed();
+    block_sync();  // everybody's part of the tile is there; the other stage, read in the step before, is free
+    load_keys(tile + 1);
 
-    float s[kCols / 8][4] = {};
-    multiply_rows<kDim, kCols>(s, q_tile, warp * 16, kt);
+    float s[kCols / 8][4];
+    Products::begin(s);
+    Products::template rows<kDim, kRows, kCols>(s, q_tile, warp, k_tile + stage);
+    Products::commit();
+    Products::template wait<0>(s);
     const int first = tile * kCols;
-    if (first < keys.begin || first + kCols > least) {
+    if (first < keys.begin || first + kCols > seen.least) {
       DULTRA_UNROLL
       for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
       for (int e = 0; e < 4; ++e) {
@@ -155,10 +152,12 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(Attenti
         acc[d][2 * h + 1] *= decay;
       }
     }
-    async_wait<1>();  // v; the next k may be under way
-    block_sync();     // everybody's part; and the other v tile is free
-    load_v(tile + 1);
-    multiply_weights<kDim, kCols>(acc, s, vt);
+    uint32_t weights[kCols / 16][4];
+    pack_weights<kCols>(weights, s);
+    Products::begin(acc, weights);
+    Products::template weights<kDim, kCols>(acc, weights, v_tile + stage);
+    Products::commit();
+    Products::template wait<0>(acc, weights);
 
     if (tile + 1 < chunk_end && tile + 1 < tile_end) continue;
     // The chunk is complete.
@@ -167,6 +166,9 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(Attenti
     for (int h = 0; h < 2; ++h) {
       row_sum[h] += shuffle_xor(row_sum[h], 1);
       row_sum[h] += shuffle_xor(row_sum[h], 2);
+    }
+    DULTRA_UNROLL
+    for (int h = 0; h < 2; ++h) {
       if (kSplit || row_sum[h] == 0) continue;  // or the row sees nothing of it
       const Joint joint(joined_max[h], row_max[h], scale_log2);
       joined_sum[h] = joint.sum(joined_sum[h], row_sum[h]);
@@ -190,14 +192,15 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_forward_kernel(Attenti
     if (kSplit) {
       const int64_t part = parts.at(query, a.heads, head, chunk);
       DULTRA_UNROLL
-      for (int d = 0; d < kDim / 8; ++d) put_pair(parts.values, part * kDim + quad * 2 + d * 8, acc[d][2 * h], acc[d][2 * h + 1]);
+      for (int d = 0; d < kDim / 8; ++d)
+        *reinterpret_cast<Neighbours<float>*>(parts.values + part * kDim + quad * 2 + d * 8) = {acc[d][2 * h], acc[d][2 * h + 1]};
       if (quad == 0) put_pair(parts.scores, part * 2, row_max[h], row_sum[h]);
       continue;
     }
     const float inverse = joined_sum[h] > 0 ? 1.0f / joined_sum[h] : 0.0f;
-    const int64_t at = query * a.out_stride + head * kDim + quad * 2;
-    DULTRA_UNROLL
-    for (int d = 0; d < kDim / 8; ++d) put_pair(a.out, at + d * 8, joined[d][2 * h] * inverse, joined[d][2 * h + 1] * inverse);
+    put_pairs<kDim / 8>(a.out, query * a.out_stride + head * kDim + quad * 2, [&](int d) {
+      return Pair{joined[d][2 * h] * inverse, joined[d][2 * h + 1] * inverse};
+    });
     if (a.log_sum && quad == 0) a.log_sum[query * a.heads + head] = joined_sum[h] > 0 ? joined_max[h] * a.scale + logf(joined_sum[h]) : -INFINITY;
   }
 }
@@ -279,26 +282,44 @@ __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(
   if (a.log_sum && lane == 0) a.log_sum[query * a.heads + head] = sum > 0 ? max + logf(sum) : -INFINITY;
 }
 
+int64_t blocks_of(int rows, const AttentionArgs& a, const AttentionSizes& sizes) {
+  return ceil_div(sizes.max_queries, rows) * a.heads * sizes.sequences;
+}
+
 // Where each chunk has a block: chunks null where it has not.
 Parts split_parts(const AttentionArgs& a, const AttentionSizes& sizes, Scratch& scratch) {
   const int chunks = int(std::min<int64_t>(kMostChunks, ceil_div(sizes.max_keys, kLeastChunk)));
-  if (chunks <= 1 || ceil_div(sizes.max_queries, kRows) * a.heads * sizes.sequences >= kFewBlocks) return {nullptr, nullptr, 0};
+  if (chunks <= 1 || blocks_of(kTileRows, a, sizes) >= kFewBlocks) return {nullptr, nullptr, 0};
   const int64_t all = sizes.queries * a.heads * chunks;
   float* scores = scratch.take<float>(2 * all);
   return {scores, scratch.take<float>(all * a.head_dim), chunks};
 }
 
-template <int kDim, int kCols>
-void launch_tiled(const AttentionArgs& a, const Inputs& in, const Parts& parts, int max_queries, cudaStream_t stream) {
+template <class Products, int kDim, int kRows, int kCols>
+void launch_rows(const AttentionArgs& a, const Inputs& in, const Parts& parts, int max_queries, cudaStream_t stream) {
   const unsigned tiles = unsigned(ceil_div(max_queries, kRows)), heads = unsigned(a.heads), batch = unsigned(a.batch);
   constexpr size_t kShared = sizeof(uint16_t) * kDim * (kRows + 4 * kCols);
   if (parts.chunks == 0)
-    return launch("attention_forward", stream, attention_forward_kernel<kDim, kCols, false>, dim3(tiles, heads, batch), kRows * 2, kShared, a, in,
-                  parts);
-  launch("attention_forward", stream, attention_forward_kernel<kDim, kCols, true>, dim3(tiles * unsigned(parts.chunks), heads, batch), kRows * 2,
-         kShared, a, in, parts);
-  launch("attention_forward", stream, attention_join_kernel<kDim>, dim3(unsigned(ceil_div(max_queries, kWarps)), heads, batch), kWarp * kWarps, 0, a,
-         parts);
+    return launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, false>, dim3(tiles, heads, batch), kRows * 2,
+                  kShared, a, in, parts);
+  // Few queries: tiles of the smaller size.
+  if constexpr (kRows == kTileRows) {
+    launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, true>,
+           dim3(tiles * unsigned(parts.chunks), heads, batch), kRows * 2, kShared, a, in, parts);
+    launch("attention_forward", stream, attention_join_kernel<kDim>, dim3(unsigned(ceil_div(max_queries, kWarps)), heads, batch), kWarp * kWarps, 0,
+           a, parts);
+  }
+}
+
+template <int kDim, int kCols>
+void launch_tiled(const AttentionArgs& a, const Inputs& in, const Parts& parts, const AttentionSizes& sizes, bool warpgroups, cudaStream_t stream) {
+  if constexpr (kDim % GroupProducts::kPanel == 0) {
+    constexpr int kGroupCols = 64;
+    if (warpgroups && parts.chunks == 0 && blocks_of(2 * kTileRows, a, sizes) >= kFewBlocks)
+      return launch_rows<GroupProducts, kDim, 2 * kTileRows, kGroupCols>(a, in, parts, sizes.max_queries, stream);
+    if (warpgroups) return launch_rows<GroupProducts, kDim, kTileRows, kGroupCols>(a, in, parts, sizes.max_queries, stream);
+  }
+  launch_rows<WarpProducts, kDim, kTileRows, kCols>(a, in, parts, sizes.max_queries, stream);
 }
 
 Inputs tiled_inputs(const AttentionArgs& a, const AttentionSizes& sizes, Scratch& scratch) {
@@ -333,7 +354,7 @@ size_t attention_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Co
   return scratch.bytes();
 }
 
-void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, void* memory, cudaStream_t stream) {
+void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* memory, cudaStream_t stream) {
   if (sizes.queries == 0) return;
   check_argument(a.head_dim <= kMostDimension,
                  "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
@@ -346,9 +367,9 @@ void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Comp
   }
   const Inputs in = tiled_inputs(a, sizes, scratch);
   const Parts parts = split_parts(a, sizes, scratch);
-  if (a.head_dim == 64) return launch_tiled<64, 64>(a, in, parts, sizes.max_queries, stream);
-  if (a.head_dim == 96) return launch_tiled<96, 32>(a, in, parts, sizes.max_queries, stream);
-  launch_tiled<128, 32>(a, in, parts, sizes.max_queries, stream);
+  if (a.head_dim == 64) return launch_tiled<64, 64>(a, in, parts, sizes, warpgroups, stream);
+  if (a.head_dim == 96) return launch_tiled<96, 32>(a, in, parts, sizes, warpgroups, stream);
+  launch_tiled<128, 32>(a, in, parts, sizes, warpgroups, stream);
 }
 
 }  // namespace cuda

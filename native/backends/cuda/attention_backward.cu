@@ -7,7 +7,8 @@
 // Seven products where a kernel that adds to dq from everywhere has five; in return no sum depends on who comes first. On tensor cores q, k, v
 // and dout are bf16. Otherwise in fp32: a warp owns a query, or a key.
 //
-// Tiles (kRows x kCols): 64 x 32 for every head dimension; 64 x 64 spills at 128. Not timed on a GPU yet.
+// Tiles (kRows x kCols): by mma.sync 64 x 32 for every head dimension, 64 x 64 spills at 128; by wgmma 64 x 64 for 64 and 128, two blocks a
+// multiprocessor, so that one computes weights while the other multiplies.
 #include "backends/cuda/attention_inputs.h"
 #include "backends/cuda/attention_mask.h"
 #include "backends/cuda/kernels.h"
@@ -46,20 +47,38 @@ __device__ __forceinline__ void store_rows(const Array& dst, int64_t stride, int
   for (int h = 0; h < 2; ++h) {
     const int row = first + lane / 4 + 8 * h;
     if (row >= limit) continue;
-    DULTRA_UNROLL
-    for (int d = 0; d < kDim / 8; ++d) put_pair(dst, row * stride + d * 8 + lane % 4 * 2, acc[d][2 * h] * factor, acc[d][2 * h + 1] * factor);
+    put_pairs<kDim / 8>(dst, row * stride + lane % 4 * 2, [&](int d) { return Pair{acc[d][2 * h] * factor, acc[d][2 * h + 1] * factor}; });
   }
 }
 
-template <int kDim, int kRows, int kCols>
+// What dkdv needs of a query beside its rows: filled a step ahead, one query a thread.
+template <int kCols>
+struct QueryStats {
+  float shift[kCols], mean[kCols];  // log_sum, in powers of two; delta
+  int end[kCols];                   // of the keys that it sees
+
+  __device__ __forceinline__ void fill(const AttentionArgs& a, const SequenceKeys& keys, const float* delta, int row0, int head) {
+    const int i = int(threadIdx.x), row = row0 + i;
+    if (i >= kCols) return;
+    const bool exists = row < keys.queries;
+    const int64_t at = (keys.first_query + int64_t(row)) * a.heads + head;
+    shift[i] = exists ? a.log_sum[at] * kLog2E : 0.0f;
+    mean[i] = exists ? delta[at] : 0.0f;
+    end[i] = exists ? keys.visible_end(a, row) : keys.begin;
+  }
+};
+
+template <class Products, int kDim, int kRows, int kCols>
 __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionGradArgs grad, Inputs in) {
+  if (!Products::kExists) return;
   constexpr int kThreads = kRows * 2;
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
-  uint16_t* k_tile = reinterpret_cast<uint16_t*>(shared);  // (kRows, kDim)
-  uint16_t* v_tile = k_tile + kRows * kDim;                // (kRows, kDim)
-  uint16_t* q_tile = v_tile + kRows * kDim;                // (2, kCols, kDim)
-  uint16_t* do_tile = q_tile + 2 * kCols * kDim;           // (2, kCols, kDim)
+  uint16_t* k_tile = reinterpret_cast<uint16_t*>(shared);                          // (kRows, kDim)
+  uint16_t* v_tile = k_tile + kRows * kDim;                                        // (kRows, kDim)
+  uint16_t* q_tile = v_tile + kRows * kDim;                                        // (2, kCols, kDim)
+  uint16_t* do_tile = q_tile + 2 * kCols * kDim;                                   // (2, kCols, kDim)
+  auto* stats = reinterpret_cast<QueryStats<kCols>*>(do_tile + 2 * kCols * kDim);  // (2)
   const int warp = warp_index(), lane = lane_index(), group = lane / 4, quad = lane % 4;
   const int kv_head = int(blockIdx.y), b = int(blockIdx.z), per_group = a.heads / a.kv_heads, key0 = int(blockIdx.x) * kRows;
   const SequenceKeys keys(a, b);
@@ -69,48 +88,60 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
   const int tiles = int(ceil_div(keys.queries, kCols)), steps = key0 < keys.end && key0 + kRows > keys.begin ? tiles * per_group : 0;
   const auto load_queries = [&](int step) {
     if (step < steps) {
-      const int column = (kv_head * per_group + step / tiles) * kDim, row = step % tiles * kCols, stage = (step & 1) * kCols * kDim;
-      load_tile<kDim, kCols, kThreads>(q_tile + stage, in.q + keys.first_query * in.q_stride + column, in.q_stride, row, 0, keys.queries);
-      load_tile<kDim, kCols, kThreads>(do_tile + stage, in.dout + keys.first_query * in.dout_stride + column, in.dout_stride, row, 0, keys.queries);
+      const int head = kv_head * per_group + step / tiles, row = step % tiles * kCols, stage = (step & 1) * kCols * kDim;
+      load_tile<Products, kDim, kCols, kThreads>(q_tile + stage, in.q + keys.first_query * in.q_stride + head * kDim, in.q_stride, row, 0,
+                                                 keys.queries);
+      load_tile<Products, kDim, kCols, kThreads>(do_tile + stage, in.dout + keys.first_query * in.dout_stride + head * kDim, in.dout_stride, row, 0,
+                                                 keys.queries);
+      stats[step & 1].fill(a, keys, in.delta, row, head);
     }
     async_commit();
   };
   // Hidden keys are zeros, not what memory holds: a gradient of 0 times NaN would be NaN.
-  load_tile<kDim, kRows, kThreads>(k_tile, in.k + keys.first_key * in.k_stride + kv_head * kDim, in.k_stride, key0, keys.begin, keys.end);
-  load_tile<kDim, kRows, kThreads>(v_tile, in.v + keys.first_key * in.v_stride + kv_head * kDim, in.v_stride, key0, keys.begin, keys.end);
+  load_tile<Products, kDim, kRows, kThreads>(k_tile, in.k + keys.first_key * in.k_stride + kv_head * kDim, in.k_stride, key0, keys.begin, keys.end);
+  load_tile<Products, kDim, kRows, kThreads>(v_tile, in.v + keys.first_key * in.v_stride + kv_head * kDim, in.v_stride, key0, keys.begin, keys.end);
   load_queries(0);  // in one group with the keys
 
   float dk[kDim / 8][4] = {}, dv[kDim / 8][4] = {};
   for (int step = 0; step < steps; ++step) {
     async_wait<0>();
+    Products::landed();
     block_sync();  // this step's tiles have landed; the other stage, read in the step before, is free
     load_queries(step + 1);
-    const int head = kv_head * per_group + step / tiles, row0 = step % tiles * kCols;
+    const int row0 = step % tiles * kCols;
     const uint16_t* qt = q_tile + (step & 1) * kCols * kDim;
     const uint16_t* dot = do_tile + (step & 1) * kCols * kDim;
+    const QueryStats<kCols>& query = stats[step & 1];
 
     // Transposed: rows are keys, columns are queries.
-    float p[kCols / 8][4] = {}, ds[kCols / 8][4] = {};
-    multiply_rows<kDim, kCols>(p, k_tile, warp * 16, qt);
-    multiply_rows<kDim, kCols>(ds, v_tile, warp * 16, dot);
+    float p[kCols / 8][4], ds[kCols / 8][4];
+    Products::begin(p, ds);
+    Products::template rows<kDim, kRows, kCols>(p, k_tile, warp, qt);
+    Products::commit();
+    Products::template rows<kDim, kRows, kCols>(ds, v_tile, warp, dot);
+    Products::commit();
+    Products::template wait<1>(p);
+    // A query that sees nothing has no sum to divide by.
+    const bool all_seen = a.mask == MaskKind::kBidirectional && key0 >= keys.begin && key0 + kRows <= keys.end && row0 + kCols <= keys.queries;
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      const int row = row0 + n * 8 + quad * 2 + j;
-      const bool exists = row < keys.queries;
-      const int64_t at = (keys.first_query + int64_t(row)) * a.heads + head;
-      const float shift = exists ? a.log_sum[at] * kLog2E : 0.0f, mean = exists ? in.delta[at] : 0.0f;
-      const int end = exists ? keys.visible_end(a, row) : keys.begin;
-      DULTRA_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const int key = key0 + warp * 16 + group + 8 * h;
-        const float w = key >= keys.begin && key < end ? fast_exp2(fmaf(p[n][2 * h + j], scale_log2, -shift)) : 0.0f;
-        ds[n][2 * h + j] = w * (ds[n][2 * h + j] - mean);
-        p[n][2 * h + j] = w;
-      }
+    for (int e = 0; e < 4; ++e) {
+      const int i = n * 8 + quad * 2 + (e & 1), key = key0 + warp * 16 + group + 8 * (e >> 1);
+      p[n][e] = fast_exp2(fmaf(p[n][e], scale_log2, -query.shift[i]));
+      if (!all_seen && (key < keys.begin || key >= query.end[i])) p[n][e] = 0;
     }
-    multiply_weights<kDim, kCols>(dv, p, dot);
-    multiply_weights<kDim, kCols>(dk, ds, qt);
+    Products::template wait<0>(ds);
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int e = 0; e < 4; ++e) ds[n][e] = p[n][e] * (ds[n][e] - query.mean[n * 8 + quad * 2 + (e & 1)]);
+    uint32_t weights[kCols / 16][4], slopes[kCols / 16][4];
+    pack_weights<kCols>(weights, p);
+    pack_weights<kCols>(slopes, ds);
+    Products::begin(dv, dk, weights, slopes);
+    Products::template weights<kDim, kCols>(dv, weights, dot);
+    Products::template weights<kDim, kCols>(dk, slopes, qt);
+    Products::commit();
+    Products::template wait<0>(dv, dk, weights, slopes);
   }
   async_wait<0>();
   const int64_t out_at = keys.first_key * a.kv_stride + kv_head * kDim;
@@ -118,8 +149,9 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
   store_rows<kDim>(grad.dv + out_at, a.kv_stride, key0 + warp * 16, keys.keys, dv, 1.0f);
 }
 
-template <int kDim, int kRows, int kCols>
+template <class Products, int kDim, int kRows, int kCols>
 __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGradArgs grad, Inputs in) {
+  if (!Products::kExists) return;
   constexpr int kThreads = kRows * 2;
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
@@ -133,25 +165,21 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
   if (row0 >= keys.queries) return;
 
   const float scale_log2 = a.scale * kLog2E;
-  int most = keys.visible_end(a, row0);
-  if (a.mask != MaskKind::kBidirectional)
-    for (int i = row0 + 1; i < keys.queries && i < row0 + kRows; ++i) {
-      const int end = keys.visible_end(a, i);
-      most = end > most ? end : most;
-    }
-  const int tile_begin = keys.begin / kCols, tile_end = most > keys.begin ? int(ceil_div(most, kCols)) : tile_begin;
+  const VisibleEnds seen(a, keys, row0, kRows);
+  const int tile_begin = keys.begin / kCols, tile_end = seen.most > keys.begin ? int(ceil_div(seen.most, kCols)) : tile_begin;
   const uint16_t* k = in.k + keys.first_key * in.k_stride + kv_head * kDim;
   const uint16_t* v = in.v + keys.first_key * in.v_stride + kv_head * kDim;
   const auto load_keys = [&](int tile) {
     if (tile < tile_end) {
       const int stage = (tile & 1) * kCols * kDim;
-      load_tile<kDim, kCols, kThreads>(k_tile + stage, k, in.k_stride, tile * kCols, keys.begin, keys.end);
-      load_tile<kDim, kCols, kThreads>(v_tile + stage, v, in.v_stride, tile * kCols, keys.begin, keys.end);
+      load_tile<Products, kDim, kCols, kThreads>(k_tile + stage, k, in.k_stride, tile * kCols, keys.begin, keys.end);
+      load_tile<Products, kDim, kCols, kThreads>(v_tile + stage, v, in.v_stride, tile * kCols, keys.begin, keys.end);
     }
     async_commit();
   };
-  load_tile<kDim, kRows, kThreads>(q_tile, in.q + keys.first_query * in.q_stride + head * kDim, in.q_stride, row0, 0, keys.queries);
-  load_tile<kDim, kRows, kThreads>(do_tile, in.dout + keys.first_query * in.dout_stride + head * kDim, in.dout_stride, row0, 0, keys.queries);
+  load_tile<Products, kDim, kRows, kThreads>(q_tile, in.q + keys.first_query * in.q_stride + head * kDim, in.q_stride, row0, 0, keys.queries);
+  load_tile<Products, kDim, kRows, kThreads>(do_tile, in.dout + keys.first_query * in.dout_stride + head * kDim, in.dout_stride, row0, 0,
+                                             keys.queries);
   load_keys(tile_begin);  // in one group with the queries
 
   float shift[2], mean[2];
@@ -168,21 +196,37 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
   float dq[kDim / 8][4] = {};
   for (int tile = tile_begin; tile < tile_end; ++tile) {
     async_wait<0>();
+    Products::landed();
     block_sync();  // this step's tiles have landed; the other stage, read in the step before, is free
     load_keys(tile + 1);
     const uint16_t* kt = k_tile + (tile & 1) * kCols * kDim;
     const uint16_t* vt = v_tile + (tile & 1) * kCols * kDim;
-    float p[kCols / 8][4] = {}, ds[kCols / 8][4] = {};
-    multiply_rows<kDim, kCols>(p, q_tile, warp * 16, kt);
-    multiply_rows<kDim, kCols>(ds, do_tile, warp * 16, vt);
+    float p[kCols / 8][4], ds[kCols / 8][4];
+    Products::begin(p, ds);
+    Products::template rows<kDim, kRows, kCols>(p, q_tile, warp, kt);
+    Products::commit();
+    Products::template rows<kDim, kRows, kCols>(ds, do_tile, warp, vt);
+    Products::commit();
+    Products::template wait<1>(p);
+    const int first = tile * kCols;
+    const bool all_seen = first >= keys.begin && first + kCols <= seen.least;
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
     for (int e = 0; e < 4; ++e) {
-      const int key = tile * kCols + n * 8 + quad * 2 + (e & 1), h = e >> 1;
-      const float w = key >= keys.begin && key < end[h] ? fast_exp2(fmaf(p[n][e], scale_log2, -shift[h])) : 0.0f;
-      ds[n][e] = w * (ds[n][e] - mean[h]);
+      const int key = first + n * 8 + quad * 2 + (e & 1), h = e >> 1;
+      p[n][e] = fast_exp2(fmaf(p[n][e], scale_log2, -shift[h]));
+      if (!all_seen && (key < keys.begin || key >= end[h])) p[n][e] = 0;
     }
-    multiply_weights<kDim, kCols>(dq, ds, kt);
+    Products::template wait<0>(ds);
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int e = 0; e < 4; ++e) ds[n][e] = p[n][e] * (ds[n][e] - mean[e >> 1]);
+    uint32_t slopes[kCols / 16][4];
+    pack_weights<kCols>(slopes, ds);
+    Products::begin(dq, slopes);
+    Products::template weights<kDim, kCols>(dq, slopes, kt);
+    Products::commit();
+    Products::template wait<0>(dq, slopes);
   }
   async_wait<0>();
   store_rows<kDim>(grad.dq + keys.first_query * a.q_stride + head * kDim, a.q_stride, row0 + warp * 16, keys.queries, dq, a.scale);
@@ -292,17 +336,25 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(
   }
 }
 
-template <int kDim>
-void launch_tiled(const AttentionGradArgs& grad, const Inputs& in, const AttentionSizes& sizes, cudaStream_t stream) {
-  constexpr int kRows = 64, kCols = 32;
+template <class Products, int kDim, int kCols>
+void launch_products(const AttentionGradArgs& grad, const Inputs& in, const AttentionSizes& sizes, cudaStream_t stream) {
+  constexpr int kRows = 64;
   const AttentionArgs& a = grad.forward;
-  const size_t shared = sizeof(uint16_t) * kDim * (2 * kRows + 4 * kCols);
+  constexpr size_t kShared = sizeof(uint16_t) * kDim * (2 * kRows + 4 * kCols);
   if (sizes.max_keys > 0)
-    launch("attention_backward", stream, attention_dkdv_kernel<kDim, kRows, kCols>,
-           dim3(unsigned(ceil_div(sizes.max_keys, kRows)), unsigned(a.kv_heads), unsigned(a.batch)), kRows * 2, shared, grad, in);
+    launch("attention_backward", stream, attention_dkdv_kernel<Products, kDim, kRows, kCols>,
+           dim3(unsigned(ceil_div(sizes.max_keys, kRows)), unsigned(a.kv_heads), unsigned(a.batch)), kRows * 2,
+           kShared + 2 * sizeof(QueryStats<kCols>), grad, in);
   if (sizes.max_queries > 0)
-    launch("attention_backward", stream, attention_dq_kernel<kDim, kRows, kCols>,
-           dim3(unsigned(ceil_div(sizes.max_queries, kRows)), unsigned(a.heads), unsigned(a.batch)), kRows * 2, shared, grad, in);
+    launch("attention_backward", stream, attention_dq_kernel<Products, kDim, kRows, kCols>,
+           dim3(unsigned(ceil_div(sizes.max_queries, kRows)), unsigned(a.heads), unsigned(a.batch)), kRows * 2, kShared, grad, in);
+}
+
+template <int kDim>
+void launch_tiled(const AttentionGradArgs& grad, const Inputs& in, const AttentionSizes& sizes, bool warpgroups, cudaStream_t stream) {
+  if constexpr (kDim % GroupProducts::kPanel == 0)
+    if (warpgroups) return launch_products<GroupProducts, kDim, 64>(grad, in, sizes, stream);
+  launch_products<WarpProducts, kDim, 32>(grad, in, sizes, stream);
 }
 
 Inputs tiled_inputs(const AttentionGradArgs& grad, const AttentionSizes& sizes, Scratch& scratch) {
@@ -351,7 +403,8 @@ size_t attention_backward_scratch(const AttentionGradArgs& grad, const Attention
   return scratch.bytes();
 }
 
-void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, void* memory, cudaStream_t stream) {
+void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* memory,
+                        cudaStream_t stream) {
   const AttentionArgs& a = grad.forward;
   check_argument(a.head_dim <= kMostDimension,
                  "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
@@ -381,9 +434,9 @@ void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& siz
   }
   Inputs in = tiled_inputs(grad, sizes, scratch);
   in.delta = delta;
-  if (a.head_dim == 64) return launch_tiled<64>(grad, in, sizes, stream);
-  if (a.head_dim == 96) return launch_tiled<96>(grad, in, sizes, stream);
-  launch_tiled<128>(grad, in, sizes, stream);
+  if (a.head_dim == 64) return launch_tiled<64>(grad, in, sizes, warpgroups, stream);
+  if (a.head_dim == 96) return launch_tiled<96>(grad, in, sizes, warpgroups, stream);
+  launch_tiled<128>(grad, in, sizes, warpgroups, stream);
 }
 
 }  // namespace cuda

@@ -27,5 +27,19 @@ struct SequenceKeys {
   }
 };
 
+// The ends of the keys that some query, and that every query of `count` from row0 on sees. Positions need not ascend.
+struct VisibleEnds {
+  int most, least;
+  __device__ __forceinline__ VisibleEnds(const AttentionArgs& a, const SequenceKeys& keys, int row0, int count) : most(keys.end), least(keys.end) {
+    if (a.mask == MaskKind::kBidirectional) return;
+    most = least = keys.visible_end(a, row0);
+    for (int i = row0 + 1; i < keys.queries && i < row0 + count; ++i) {
+      const int end = keys.visible_end(a, i);
+      most = end > most ? end : most;
+      least = end < least ? end : least;
+    }
+  }
+};
+
 }  // namespace cuda
 }  // namespace dultra

@@ -160,6 +160,11 @@ CudaBackend::CudaBackend(int index, bool blocking) : index_(index), blocking_(bl
   check_cuda(cudaSetDevice(index), "choosing the device");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   staging_ = std::make_unique<Staging>(stream_);
+  if (device.major == 9) {
+    // wgmma is of this capability alone. A build without sm_90a has none of it.
+    warpgroups_ = warpgroups_work(stream_);
+    isa_ += warpgroups_ ? ", wgmma" : ", no wgmma";
+  }
   std::string reason;
   lt_ = CublasLt::open(stream_, &reason);
   isa_ += lt_ ? ", cuBLASLt " + std::to_string(lt_->version()) : ", built-in matrix products: " + reason;
@@ -573,7 +578,7 @@ void CudaBackend::attention_forward(const AttentionArgs& args) {
   a.q_positions = call.in(a.q_positions, sizes.queries);
   a.key_begin = call.in(a.key_begin, b);
   a.key_end = call.in(a.key_end, b);
-  cuda::attention_forward(a, sizes, compute_, scratch(attention_scratch(a, sizes, compute_)), stream_);
+  cuda::attention_forward(a, sizes, compute_, warpgroups_, scratch(attention_scratch(a, sizes, compute_)), stream_);
   call.finish();
 }
 
@@ -590,7 +595,7 @@ void CudaBackend::attention_backward(const AttentionGradArgs& args) {
   a.q_positions = call.in(a.q_positions, sizes.queries);
   a.key_begin = call.in(a.key_begin, b);
   a.key_end = call.in(a.key_end, b);
-  cuda::attention_backward(grad, sizes, compute_, scratch(attention_backward_scratch(grad, sizes, compute_)), stream_);
+  cuda::attention_backward(grad, sizes, compute_, warpgroups_, scratch(attention_backward_scratch(grad, sizes, compute_)), stream_);
   call.finish();
 }
 

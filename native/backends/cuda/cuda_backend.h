@@ -138,6 +138,7 @@ class CudaBackend final : public Backend {
   };
   std::vector<Frequencies> frequencies_;
   Compute compute_ = Compute::kF32;
+  bool warpgroups_ = false;  // attention may multiply by wgmma
 };
 
 }  // namespace cuda

@@ -33,7 +33,8 @@ constexpr float kLog2E = 1.44269504088896340736f;
 
 #ifdef __CUDACC__
 // ---- on a GPU ------------------------------------------------------------------------------------------------------------------------
-#define DULTRA_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+// Aligned to what one pattern of wgmma's swizzled tiles takes.
+#define DULTRA_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define DULTRA_UNROLL _Pragma("unroll")
 
 __device__ __forceinline__ void block_sync() { __syncthreads(); }
@@ -85,6 +86,104 @@ __device__ __forceinline__ void async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// ---- products of a warpgroup (wgmma): sm_90a alone ----
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kHasWarpgroups = true;
+#else
+constexpr bool kHasWarpgroups = false;  // nothing that uses them is launched
+#endif
+
+// What this thread wrote to shared memory (async copies that have landed, too) may be read by wgmma, after the next barrier by that of others.
+__device__ __forceinline__ void fence_shared_for_wgmma() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+// The registers of the products that follow hold what they should.
+__device__ __forceinline__ void wgmma_begin() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wgmma_commit() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+// Until at most kPending of the newest groups of products are under way.
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+#endif
+}
+// Nothing that reads or writes x moves across: the compiler does not know that wgmma uses its registers until it is waited for.
+template <int kN>
+__device__ __forceinline__ void pin(float (&x)[kN][4]) {
+  DULTRA_UNROLL
+  for (int i = 0; i < kN; ++i) DULTRA_UNROLL
+  for (int j = 0; j < 4; ++j) asm volatile("" : "+f"(x[i][j])::"memory");
+}
+template <int kN>
+__device__ __forceinline__ void pin(uint32_t (&x)[kN][4]) {
+  DULTRA_UNROLL
+  for (int i = 0; i < kN; ++i) DULTRA_UNROLL
+  for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(x[i][j])::"memory");
+}
+
+#define DULTRA_D4(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+#define DULTRA_D32(i) \
+  DULTRA_D4(i), DULTRA_D4(i + 1), DULTRA_D4(i + 2), DULTRA_D4(i + 3), DULTRA_D4(i + 4), DULTRA_D4(i + 5), DULTRA_D4(i + 6), DULTRA_D4(i + 7)
+#define DULTRA_LIST_32                                                                                                                      \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, " \
+  "%29, %30, %31"
+#define DULTRA_LIST_64                                                                                                                        \
+  DULTRA_LIST_32                                                                                                                              \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, " \
+  "%59, %60, %61, %62, %63"
+
+// d (64, kN) (+)= a (64, 16) b (kN, 16)^T, queued: bf16 operands in shared memory as descriptors say, both with k contiguous. Warp w of the
+// warpgroup has rows 16 w .. 16 w + 16 of d, in the layout of mma_m16n8k16. d must not be touched before wgmma_wait.
+template <int kN>
+__device__ __forceinline__ void wgmma_rows(float (&d)[kN / 8][4], uint64_t a, uint64_t b, bool accumulate) {
+  static_assert(kN == 64 || kN == 128, "shapes that are written down");
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  if constexpr (kN == 64)
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" DULTRA_LIST_32 "}, %32, %33, p, 1, 1, 0, 0;\n}"
+        : DULTRA_D32(0)
+        : "l"(a), "l"(b), "r"(int(accumulate)));
+  else
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" DULTRA_LIST_64 "}, %64, %65, p, 1, 1, 0, 0;\n}"
+        : DULTRA_D32(0), DULTRA_D32(8)
+        : "l"(a), "l"(b), "r"(int(accumulate)));
+#endif
+}
+// d (64, kN) (+)= a (64, 16) b (16, kN), queued: a in registers as mma_m16n8k16 has it, of each warp's rows; b in shared memory, with its kN
+// numbers of a row contiguous. Neither d nor a may be touched before wgmma_wait.
+template <int kN>
+__device__ __forceinline__ void wgmma_weights(float (&d)[kN / 8][4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  static_assert(kN == 64 || kN == 128, "shapes that are written down");
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  if constexpr (kN == 64)
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" DULTRA_LIST_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"
+        : DULTRA_D32(0)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));
+  else
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" DULTRA_LIST_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"
+        : DULTRA_D32(0), DULTRA_D32(8)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));
+#endif
+}
+
 // block: threads, a multiple of 32. shared: bytes of dynamic shared memory.
 template <class Kernel, class... Args>
 void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int block, size_t shared, Args... args) {
@@ -132,6 +231,64 @@ inline void async_wait() {
   while (emulator::async_retire(kPending, &copy))
     for (int i = 0; i < 2; ++i) static_cast<uint64_t*>(copy.to)[i] = copy.valid ? static_cast<const uint64_t*>(copy.from)[i] : 0;
 }
+
+constexpr bool kHasWarpgroups = true;
+inline uint32_t shared_address(const void* pointer) { return uint32_t(static_cast<const unsigned char*>(pointer) - emulator::lane->shared); }
+inline void fence_shared_for_wgmma() { emulator::fence_shared(); }
+inline void wgmma_begin() { emulator::wgmma_begin(); }
+inline void wgmma_commit() { emulator::wgmma_commit(); }
+// Here, and not in the emulator, so that sanitizers see what is read.
+inline float wgmma_operand(uint32_t address) {
+  address ^= address >> 3 & 0x70;  // the swizzle of 128 bytes: a row's number within eight is added to the chunk's
+  return bf16_to_f32(*reinterpret_cast<const uint16_t*>(emulator::lane->shared + address));
+}
+inline void wgmma_compute(const emulator::Wgmma& p) {
+  const auto start = [](uint64_t descriptor) { return uint32_t(descriptor & 0x3fff) << 4; };
+  const auto leading = [](uint64_t descriptor) { return uint32_t(descriptor >> 16 & 0x3fff) << 4; };
+  const auto stride = [](uint64_t descriptor) { return uint32_t(descriptor >> 32 & 0x3fff) << 4; };
+  const auto by_row = [&](uint64_t descriptor, int row, int k) {
+    return wgmma_operand(start(descriptor) + uint32_t(row / 8) * stride(descriptor) + uint32_t(row % 8 * 128 + k * 2));
+  };
+  const auto by_k = [&](uint64_t descriptor, int row, int k) {
+    return wgmma_operand(start(descriptor) + uint32_t(row / 64) * leading(descriptor) + uint32_t(k / 8) * stride(descriptor) +
+                         uint32_t(k % 8 * 128 + row % 64 * 2));
+  };
+  const int lane = int(threadIdx.x) % kWarp, row = int(threadIdx.x) / kWarp % 4 * 16 + lane / 4;
+  float rows[2][16];
+  for (int h = 0; h < 2; ++h)
+    for (int k = 0; k < 16; ++k) rows[h][k] = p.in_registers ? bf16_to_f32(p.rows[h][k]) : by_row(p.a, row + 8 * h, k);
+  for (int n = 0; n < p.n / 8; ++n)
+    for (int j = 0; j < 2; ++j) {
+      const int column = n * 8 + lane % 4 * 2 + j;
+      float column_of_b[16];
+      for (int k = 0; k < 16; ++k) column_of_b[k] = p.in_registers ? by_k(p.b, column, k) : by_row(p.b, column, k);
+      for (int h = 0; h < 2; ++h) {
+        float& sum = p.d[n * 4 + 2 * h + j];
+        if (!p.accumulate) sum = 0;
+        for (int k = 0; k < 16; ++k) sum += rows[h][k] * column_of_b[k];
+      }
+    }
+}
+template <int kPending>
+inline void wgmma_wait() {
+  emulator::Wgmma product;
+  while (emulator::wgmma_retire(kPending, &product)) wgmma_compute(product);
+}
+inline void wgmma_queue(const emulator::Wgmma& product) {
+  if (emulator::wgmma_issue(product)) wgmma_compute(product);
+}
+template <int kN>
+inline void wgmma_rows(float (&d)[kN / 8][4], uint64_t a, uint64_t b, bool accumulate) {
+  wgmma_queue({d[0], kN, accumulate, false, a, b, {}});
+}
+template <int kN>
+inline void wgmma_weights(float (&d)[kN / 8][4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  emulator::Wgmma product{d[0], kN, accumulate, true, 0, b, {}};
+  emulator::wgmma_gather(a, product.rows);
+  wgmma_queue(product);
+}
+template <class T>
+inline void pin(T&) {}
 
 template <class Kernel, class... Args>
 void launch(const char*, cudaStream_t stream, Kernel kernel, dim3 grid, int block, size_t shared, Args... args) {
@@ -236,6 +393,26 @@ __device__ __forceinline__ void put_pair(const Array& array, int64_t at, float l
   }
   put(array, at, low);
   put(array, at + 1, high);
+}
+
+// Pairs of numbers at `at`, `at` + 8 and so on, as a lane has them of rows that tensor cores computed: pair(i) gives the i-th.
+template <int kPairs, class Pairs>
+__device__ __forceinline__ void put_pairs(const Array& array, int64_t at, const Pairs& pair) {
+  auto* narrow = static_cast<uint16_t*>(array.data) + at;
+  if (array.dtype == DType::kBF16 && paired(narrow)) {  // decided once: eight numbers on it is the same
+    DULTRA_UNROLL
+    for (int i = 0; i < kPairs; ++i) {
+      const Pair both = pair(i);
+      const uint32_t packed = pack_bf16(both.low, both.high);
+      *reinterpret_cast<Neighbours<uint16_t>*>(narrow + 8 * i) = Neighbours<uint16_t>{uint16_t(packed), uint16_t(packed >> 16)};
+    }
+    return;
+  }
+  DULTRA_UNROLL
+  for (int i = 0; i < kPairs; ++i) {
+    const Pair both = pair(i);
+    put_pair(array, at + 8 * i, both.low, both.high);
+  }
 }
 
 // Index of the lowest bit that is set.

@@ -63,17 +63,21 @@ void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, i
             Compute compute, cudaStream_t stream);
 
 // attention.cu: index arrays of `args` are device memory. scratch: attention_scratch of the same call bytes. Compute::kBF16 takes the tensor cores
-// where the head dimension is 64, 96 or 128.
+// where the head dimension is 64, 96 or 128; at 64 and 128 by wgmma where the device has `warpgroups`.
 struct AttentionSizes {
   int64_t queries, keys;      // all rows of q and of k
   int max_queries, max_keys;  // of a sequence
   int sequences;              // those that have queries
 };
 size_t attention_scratch(const AttentionArgs& args, const AttentionSizes& sizes, Compute compute);
-void attention_forward(const AttentionArgs& args, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream);
+void attention_forward(const AttentionArgs& args, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* scratch, cudaStream_t stream);
 // attention_backward.cu
 size_t attention_backward_scratch(const AttentionGradArgs& args, const AttentionSizes& sizes, Compute compute);
-void attention_backward(const AttentionGradArgs& args, const AttentionSizes& sizes, Compute compute, void* scratch, cudaStream_t stream);
+void attention_backward(const AttentionGradArgs& args, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* scratch,
+                        cudaStream_t stream);
+
+// warpgroups.cu: whether products by wgmma are what they should be on the device at hand; waits for it.
+bool warpgroups_work(cudaStream_t stream);
 
 // sampling.cu: all of `args` is device memory. scratch: sampling_scratch(rows, vocab) bytes.
 size_t sampling_scratch(int64_t rows, int64_t vocab);

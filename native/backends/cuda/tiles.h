@@ -9,59 +9,145 @@ namespace cuda {
 // within a row so that the eight rows that one phase of ldmatrix reads fall into different banks: rows of a multiple of 128 bytes swap by
 // row % 8; rows of an odd multiple of 64 bytes reach the other half of the banks with every second row by themselves and swap by row / 2 % 4.
 template <int kWidth>
-DULTRA_HD int tile_offset(int row, int chunk) {
+DULTRA_HD constexpr int tile_offset(int row, int chunk) {
   static_assert(kWidth % 32 == 0, "rows are multiples of 64 bytes");
   return row * kWidth + ((kWidth % 64 == 0 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3)) << 3);
 }
 
-// Rows first .. first + kRows of src (bf16, `stride` numbers apart) to a tile, zeros from row `limit` on and before row `begin`.
-template <int kWidth, int kRows, int kThreads>
+// Rows first .. first + kRows of src (bf16, `stride` numbers apart) to a tile of `Products`, zeros from row `limit` on and before row `begin`.
+template <class Products, int kWidth, int kRows, int kThreads>
 __device__ __forceinline__ void load_tile(uint16_t* tile, const uint16_t* src, int64_t stride, int first, int begin, int limit) {
-  constexpr int kChunks = kWidth / 8;
-  DULTRA_UNROLL
-  for (int i = int(threadIdx.x); i < kRows * kChunks; i += kThreads) {
-    const int row = i / kChunks, chunk = i % kChunks;
-    const bool valid = first + row >= begin && first + row < limit;
-    async_copy_16(tile + tile_offset<kWidth>(row, chunk), src + (valid ? first + row : 0) * stride + chunk * 8, valid);
-  }
-}
-
-// acc (16, kCols) += rows row0 .. row0 + 16 of one tile times all kCols rows of another, over their kWidth numbers. acc[n] holds columns
-// 8 n .. 8 n + 8 in the layout of mma.sync: numbers 0, 1 are row lane / 4, columns 2 (lane % 4) and the next; 2, 3 are eight rows below.
-template <int kWidth, int kCols>
-__device__ __forceinline__ void multiply_rows(float (&acc)[kCols / 8][4], const uint16_t* rows, int row0, const uint16_t* cols) {
-  const int lane = lane_index();
-  DULTRA_UNROLL
-  for (int d = 0; d < kWidth / 16; ++d) {
-    uint32_t a[4];
-    ldmatrix_x4(a, rows + tile_offset<kWidth>(row0 + lane % 16, d * 2 + lane / 16));
+  constexpr int kChunks = kWidth / 8, kCopies = kRows * kChunks;
+  if constexpr (kThreads % kChunks == 0 && kThreads / kChunks % 8 == 0 && kCopies % kThreads == 0) {
+    // A thread stays in its column and at its place of the swizzle: addresses are one step from each other.
+    constexpr int kStep = kThreads / kChunks;
+    const int row = int(threadIdx.x / kChunks), chunk = int(threadIdx.x % kChunks);
+    const uint16_t* from = src + (first + row) * stride + chunk * 8;
+    uint16_t* to = tile + Products::template offset<kWidth, kRows>(row, chunk);
+    constexpr int kStride = Products::template offset<kWidth, kRows>(8, 0) / 8 * kStep;
     DULTRA_UNROLL
-    for (int n = 0; n < kCols / 16; ++n) {
-      uint32_t b[4];
-      ldmatrix_x4(b, cols + tile_offset<kWidth>(n * 16 + lane / 16 * 8 + lane % 8, d * 2 + lane / 8 % 2));
-      mma_m16n8k16(acc[2 * n], a, b[0], b[1]);
-      mma_m16n8k16(acc[2 * n + 1], a, b[2], b[3]);
+    for (int i = 0; i < kCopies / kThreads; ++i, from += kStep * stride) {
+      const int at = first + row + i * kStep;
+      async_copy_16(to + i * kStride, from, at >= begin && at < limit);
+    }
+  } else {
+    DULTRA_UNROLL
+    for (int i = int(threadIdx.x); i < kCopies; i += kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      const bool valid = first + row >= begin && first + row < limit;
+      async_copy_16(tile + Products::template offset<kWidth, kRows>(row, chunk), src + (valid ? first + row : 0) * stride + chunk * 8, valid);
     }
   }
 }
 
-// acc (16, kWidth) += w (16, kCols), in acc's layout and rounded to bf16, times a tile of kCols rows: the layout of sums is that of operands.
-template <int kWidth, int kCols>
-__device__ __forceinline__ void multiply_weights(float (&acc)[kWidth / 8][4], const float (&w)[kCols / 8][4], const uint16_t* cols) {
-  const int lane = lane_index();
+// Sixteen rows of weights, rounded to bf16, as the first operand of a product: the layout of sums is that of operands.
+template <int kCols>
+__device__ __forceinline__ void pack_weights(uint32_t (&packed)[kCols / 16][4], const float (&w)[kCols / 8][4]) {
   DULTRA_UNROLL
-  for (int n = 0; n < kCols / 16; ++n) {
-    const uint32_t a[4] = {pack_bf16(w[2 * n][0], w[2 * n][1]), pack_bf16(w[2 * n][2], w[2 * n][3]), pack_bf16(w[2 * n + 1][0], w[2 * n + 1][1]),
-                           pack_bf16(w[2 * n + 1][2], w[2 * n + 1][3])};
+  for (int n = 0; n < kCols / 16; ++n) DULTRA_UNROLL
+  for (int i = 0; i < 4; ++i) packed[n][i] = pack_bf16(w[2 * n + i / 2][i % 2 * 2], w[2 * n + i / 2][i % 2 * 2 + 1]);
+}
+
+// How kernels multiply tiles. A warp has 16 rows of a product: number e of acc[n] is row lane / 4, or from e = 2 on eight rows below, and column
+// 8 n + 2 (lane % 4) + e % 2, as mma.sync has it. Products are queued between begin(), which is told the registers that they read and
+// write, and commit(); those may be touched again when wait(), told them again, has seen the group.
+
+// By mma.sync, on every device: each warp for itself, at once.
+struct WarpProducts {
+  static constexpr bool kExists = true;
+  template <int kWidth, int kRows>
+  static DULTRA_HD constexpr int offset(int row, int chunk) {
+    return tile_offset<kWidth>(row, chunk);
+  }
+  // After async_wait, before the barrier that lets others read what this thread copied.
+  static __device__ __forceinline__ void landed() {}
+  template <class... Registers>
+  static __device__ __forceinline__ void begin(Registers&...) {}
+  static __device__ __forceinline__ void commit() {}
+  template <int kPending, class... Registers>
+  static __device__ __forceinline__ void wait(Registers&...) {}
+
+  // acc (16, kCols) = rows 16 warp .. 16 warp + 16 of a tile of kRows times all rows of one of kCols, over their kWidth numbers
+  template <int kWidth, int kRows, int kCols>
+  static __device__ __forceinline__ void rows(float (&acc)[kCols / 8][4], const uint16_t* tile, int warp, const uint16_t* cols) {
+    const int lane = lane_index();
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int e = 0; e < 4; ++e) acc[n][e] = 0;
     DULTRA_UNROLL
     for (int d = 0; d < kWidth / 16; ++d) {
-      uint32_t b[4];
-      ldmatrix_x4_transposed(b, cols + tile_offset<kWidth>(n * 16 + lane % 16, d * 2 + lane / 16));
-      mma_m16n8k16(acc[2 * d], a, b[0], b[1]);
-      mma_m16n8k16(acc[2 * d + 1], a, b[2], b[3]);
+      uint32_t a[4];
+      ldmatrix_x4(a, tile + tile_offset<kWidth>(warp * 16 + lane % 16, d * 2 + lane / 16));
+      DULTRA_UNROLL
+      for (int n = 0; n < kCols / 16; ++n) {
+        uint32_t b[4];
+        ldmatrix_x4(b, cols + tile_offset<kWidth>(n * 16 + lane / 16 * 8 + lane % 8, d * 2 + lane / 8 % 2));
+        mma_m16n8k16(acc[2 * n], a, b[0], b[1]);
+        mma_m16n8k16(acc[2 * n + 1], a, b[2], b[3]);
+      }
     }
   }
-}
+  // acc (16, kWidth) += w (16, kCols), packed, times a tile of kCols rows
+  template <int kWidth, int kCols>
+  static __device__ __forceinline__ void weights(float (&acc)[kWidth / 8][4], const uint32_t (&w)[kCols / 16][4], const uint16_t* tile) {
+    const int lane = lane_index();
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 16; ++n) DULTRA_UNROLL
+    for (int d = 0; d < kWidth / 16; ++d) {
+      uint32_t b[4];
+      ldmatrix_x4_transposed(b, tile + tile_offset<kWidth>(n * 16 + lane % 16, d * 2 + lane / 16));
+      mma_m16n8k16(acc[2 * d], w[n], b[0], b[1]);
+      mma_m16n8k16(acc[2 * d + 1], w[n], b[2], b[3]);
+    }
+  }
+};
+
+// By wgmma, on sm_90a: four warps together, second operands (and the first of `rows`) straight from shared memory. Tiles are cut into panels of
+// 64 numbers a row, eight rows of which are one pattern of the swizzle of 128 bytes: chunk c of row r lies at c ^ r % 8.
+struct GroupProducts {
+  static constexpr bool kExists = kHasWarpgroups;
+  static constexpr int kPanel = 64;
+  static constexpr uint32_t kEightRows = 8 * kPanel * sizeof(uint16_t);
+
+  template <int kWidth, int kRows>
+  static DULTRA_HD constexpr int offset(int row, int chunk) {
+    static_assert(kWidth % kPanel == 0 && kRows % 8 == 0, "panels of whole patterns");
+    return ((chunk >> 3) * kRows + row) * kPanel + (((chunk ^ row) & 7) << 3);
+  }
+  static __device__ __forceinline__ void landed() { fence_shared_for_wgmma(); }
+  template <class... Registers>
+  static __device__ __forceinline__ void begin(Registers&... registers) {
+    (pin(registers), ...);
+    wgmma_begin();
+  }
+  static __device__ __forceinline__ void commit() { wgmma_commit(); }
+  template <int kPending, class... Registers>
+  static __device__ __forceinline__ void wait(Registers&... registers) {
+    wgmma_wait<kPending>();
+    (pin(registers), ...);
+  }
+
+  // What wgmma is told of a tile from `first` on: bytes from one panel to the next where rows are the columns of the product, and from eight rows
+  // to the next. The swizzle mode is that of 128 bytes.
+  static __device__ __forceinline__ uint64_t descriptor(const uint16_t* first, uint32_t panel_bytes) {
+    return uint64_t((shared_address(first) & 0x3ffff) >> 4) | uint64_t(panel_bytes >> 4) << 16 | uint64_t(kEightRows >> 4) << 32 | uint64_t(1) << 62;
+  }
+  template <int kWidth, int kRows, int kCols>
+  static __device__ __forceinline__ void rows(float (&acc)[kCols / 8][4], const uint16_t* tile, int warp, const uint16_t* cols) {
+    DULTRA_UNROLL
+    for (int d = 0; d < kWidth / 16; ++d) {
+      const int panel = d / 4, within = d % 4 * 16;
+      wgmma_rows<kCols>(acc, descriptor(tile + (panel * kRows + warp / 4 * 64) * kPanel + within, 16),
+                        descriptor(cols + panel * kCols * kPanel + within, 16), d > 0);
+    }
+  }
+  template <int kWidth, int kCols>
+  static __device__ __forceinline__ void weights(float (&acc)[kWidth / 8][4], const uint32_t (&w)[kCols / 16][4], const uint16_t* tile) {
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 16; ++n)
+      wgmma_weights<kWidth>(acc, w[n], descriptor(tile + n * 16 * kPanel, kCols * kPanel * sizeof(uint16_t)), true);
+  }
+};
 
 }  // namespace cuda
 }  // namespace dultra

@@ -108,6 +108,6 @@ inline cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = cudaDeviceProp{"emulated", 8, 0, 4, size_t(1) << 30, 99 * 1024};
+  *properties = cudaDeviceProp{"emulated", emulator::warpgroups() ? 9 : 8, 0, 4, size_t(1) << 30, 99 * 1024};
   return cudaSuccess;
 }

@@ -89,10 +89,11 @@ __thread Lane* lane = nullptr;
 namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
-constexpr int kWarp = 32;
-constexpr int kWords = 6;  // of a lane's operand in a collective
+constexpr int kWarp = 32, kWarpgroup = 128;
+constexpr int kWords = 8;  // of a lane's operand in a collective
 
 Schedule current_schedule = Schedule::kForward;
+bool with_warpgroups = true;
 
 // Where lanes wait for each other.
 struct Meeting {
@@ -110,7 +111,12 @@ struct Fiber : Lane {
   uint64_t waits_for = 0;  // the generation of it that ends
   std::vector<std::vector<AsyncCopy>> groups;
   std::vector<AsyncCopy> open_group;
-  size_t retired = 0;  // copies of the oldest group that have landed
+  size_t retired = 0;     // copies of the oldest group that have landed
+  bool unfenced = false;  // some have that wgmma may not see
+  std::vector<std::vector<Wgmma>> product_groups;
+  std::vector<Wgmma> open_products;
+  size_t computed = 0;  // products of the oldest group
+  bool registers_ready = false;
   void* fake_stack = nullptr;
   void* identity = nullptr;  // the thread that ThreadSanitizer takes it for
 };
@@ -121,8 +127,9 @@ struct Operand {
 
 struct Block {
   std::vector<Fiber*> fibers;
-  std::vector<Meeting> warps;
+  std::vector<Meeting> warps, warpgroups;
   Meeting all;
+  bool unfenced = false;         // a lane that is through a barrier had copies that wgmma may not see
   std::vector<Operand> in, out;  // by lane
   void (*body)(const void*) = nullptr;
   const void* context = nullptr;
@@ -197,6 +204,10 @@ void prepare(Fiber& f) {
   f.groups.clear();
   f.open_group.clear();
   f.retired = 0;
+  f.unfenced = f.registers_ready = false;
+  f.product_groups.clear();
+  f.open_products.clear();
+  f.computed = 0;
   // Staggered, or all lanes' frames would share a few sets of the cache.
   unsigned char* top = f.stack + kStackBytes - size_t(f.index % 61) * 192 - 64;
   top -= reinterpret_cast<uintptr_t>(top) % 16;
@@ -304,6 +315,8 @@ void run_block(Block& b) {
 }  // namespace
 
 void set_schedule(Schedule schedule) { current_schedule = schedule; }
+void set_warpgroups(bool on) { with_warpgroups = on; }
+bool warpgroups() { return with_warpgroups; }
 
 void die(const char* what, const char* detail) {
   std::fprintf(stderr, "emulator: %s (%s)", what, detail);
@@ -325,6 +338,7 @@ void run(const Dim3& grid, const Dim3& block_size, size_t shared_bytes, void (*b
   b.context = context;
   b.fibers.resize(threads);
   b.warps.resize(threads / kWarp);
+  b.warpgroups.resize(threads / kWarpgroup);
   b.in.resize(threads);
   b.out.resize(threads);
 #if defined(DULTRA_EMULATOR_TSAN)
@@ -337,7 +351,7 @@ void run(const Dim3& grid, const Dim3& block_size, size_t shared_bytes, void (*b
   // Exactly as large as asked for, so that AddressSanitizer sees what is outside.
   std::vector<unsigned char*> shared(copies);
   for (unsigned char*& memory : shared)
-    if (posix_memalign(reinterpret_cast<void**>(&memory), 128, shared_bytes ? shared_bytes : 1) != 0) die("no memory");
+    if (posix_memalign(reinterpret_cast<void**>(&memory), 1024, shared_bytes ? shared_bytes : 1) != 0) die("no memory");
 #if defined(DULTRA_EMULATOR_TSAN)
   __tsan_release(&b.begun);  // everything before the launch, the memory above included
 #endif
@@ -354,6 +368,11 @@ void run(const Dim3& grid, const Dim3& block_size, size_t shared_bytes, void (*b
           warp = Meeting{};
           warp.needed = kWarp;
         }
+        for (Meeting& group : b.warpgroups) {
+          group = Meeting{};
+          group.needed = kWarpgroup;
+        }
+        b.unfenced = false;
         for (size_t i = 0; i < threads; ++i) {
           // Lanes of different blocks are different threads to ThreadSanitizer.
           Fiber& f = *fiber_pool[(i + number * 37) % threads];
@@ -371,6 +390,7 @@ void run(const Dim3& grid, const Dim3& block_size, size_t shared_bytes, void (*b
 }
 
 void block_barrier() {
+  block->unfenced |= self().unfenced;
   meet(block->all, "block barrier", true, [] {});
 }
 
@@ -446,12 +466,70 @@ bool async_retire(int pending, AsyncCopy* copy) {
   while (int(f.groups.size()) > pending) {
     if (f.retired < f.groups.front().size()) {
       *copy = f.groups.front()[f.retired++];
+      f.unfenced = true;
       return true;
     }
     f.groups.erase(f.groups.begin());
     f.retired = 0;
   }
   return false;
+}
+
+void fence_shared() { self().unfenced = false; }
+
+void wgmma_begin() { self().registers_ready = true; }
+
+bool wgmma_issue(const Wgmma& product) {
+  Fiber& f = self();
+  if (size_t(f.index) / kWarpgroup >= block->warpgroups.size()) die("there are no four warps", "wgmma");
+  if (!f.registers_ready) die("registers were not fenced", "wgmma");
+  if (f.unfenced || block->unfenced) die("copies to shared memory were not fenced before the barrier", "wgmma");
+  if ((product.b >> 62) != 1 || (!product.in_registers && (product.a >> 62) != 1)) die("a swizzle that is not modelled", "wgmma");
+  // Both are right: the one shows what is read too early, the other what is overwritten, or used, too early.
+  if (current_schedule == Schedule::kForward) return true;
+  f.open_products.push_back(product);
+  return false;
+}
+
+void wgmma_commit() {
+  Fiber& f = self();
+  if (size_t(f.index) / kWarpgroup >= block->warpgroups.size()) die("there are no four warps", "wgmma");
+  meet(block->warpgroups[size_t(f.index / kWarpgroup)], "wgmma", false, [] {});
+  f.product_groups.push_back(std::move(f.open_products));
+  f.open_products.clear();
+}
+
+bool wgmma_retire(int pending, Wgmma* product) {
+  Fiber& f = self();
+  if (!f.open_products.empty()) die("products were not committed", "wgmma");
+  while (int(f.product_groups.size()) > pending) {
+    if (f.computed < f.product_groups.front().size()) {
+      *product = f.product_groups.front()[f.computed++];
+      return true;
+    }
+    f.product_groups.erase(f.product_groups.begin());
+    f.computed = 0;
+  }
+  f.registers_ready = false;  // what waited goes on to use them
+  return false;
+}
+
+void wgmma_gather(const uint32_t (&fragment)[4], uint16_t (&rows)[2][16]) {
+  struct In {
+    uint32_t word[4];
+  };
+  struct Out {
+    uint16_t rows[2][16];
+  };
+  const In mine{{fragment[0], fragment[1], fragment[2], fragment[3]}};
+  const Out out = collective<Out>("wgmma", mine, [](const In(&in)[kWarp], Out(&result)[kWarp]) {
+    for (int l = 0; l < kWarp; ++l)
+      for (int quad = 0; quad < 4; ++quad)
+        for (int i = 0; i < 4; ++i)
+          for (int k = 0; k < 2; ++k) result[l].rows[i & 1][2 * quad + k + 8 * (i >> 1)] = uint16_t(in[l / 4 * 4 + quad].word[i] >> 16 * k);
+  });
+  for (int h = 0; h < 2; ++h)
+    for (int k = 0; k < 16; ++k) rows[h][k] = out.rows[h][k];
 }
 
 // ---- streams and memory ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 // Runs CUDA kernels on the CPU, so that their logic is tested where there is no GPU. Every CUDA thread ("lane") of a block is a fiber.
 //
 // Modelled: grids and blocks, block and warp barriers, shuffles, ldmatrix, mma.sync, cp.async groups (a copy lands when wait_group
-// retires it; until then its destination is undefined), shared memory that begins undefined, streams that do nothing before somebody
-// waits for them, graph capture and what it forbids, device memory that runs out. Stricter than a GPU: all 32 lanes have to meet in a warp's
-// collective, and a block that leaves lanes behind at a barrier is reported. Not modelled: memory order inside a warp, timing, occupancy, bank
-// conflicts.
+// retires it; until then its destination is undefined), wgmma (products of four warps on tiles with the swizzle of 128 bytes, done when they
+// are issued or when they are waited for; registers and copies that are not fenced before), shared memory that begins undefined, streams that do
+// nothing before somebody waits for them, graph capture and what it forbids, device memory that runs out. Stricter than a GPU: all 32 lanes have to
+// meet in a warp's collective, and a block that leaves lanes behind at a barrier is reported. Not modelled: memory order inside a warp, timing,
+// occupancy, bank conflicts.
 //
 // Under ThreadSanitizer every lane is a thread of its own that only barriers order, and blocks are not ordered at all: it then reports the
 // races of the kernels.
@@ -57,6 +58,28 @@ void async_issue(const AsyncCopy& copy);
 void async_commit();
 // The next copy that waiting until at most `pending` groups are open retires; false if there is none.
 bool async_retire(int pending, AsyncCopy* copy);
+
+// wgmma: a product of which a lane computes its part, when wgmma_retire gives it back, or at once where wgmma_issue says so: what it reads and
+// writes is not defined in between. a, b: descriptors; or with `in_registers` the lane's two rows of a.
+struct Wgmma {
+  float* d;  // (n / 8, 4)
+  int n;
+  bool accumulate, in_registers;
+  uint64_t a, b;
+  uint16_t rows[2][16];
+};
+void wgmma_begin();
+bool wgmma_issue(const Wgmma& product);
+void wgmma_commit();
+bool wgmma_retire(int pending, Wgmma* product);
+// The lane's two rows out of the four registers that each lane of a warp has of 16 x 16 numbers.
+void wgmma_gather(const uint32_t (&fragment)[4], uint16_t (&rows)[2][16]);
+// Copies that have landed are visible to wgmma.
+void fence_shared();
+
+// Whether the device says that it is of compute capability 9.0, which has wgmma, or of 8.0. Devices that are open keep what they have seen.
+void set_warpgroups(bool on);
+bool warpgroups();
 
 [[noreturn]] void die(const char* what, const char* detail = "");
 
