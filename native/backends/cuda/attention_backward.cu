@@ -28,7 +28,11 @@ __global__ void __launch_bounds__(kWarp* kDeltaRows) attention_delta_kernel(Atte
   if (query >= queries) return;
   const int64_t at = query * a.out_stride + int64_t(head) * a.head_dim;
   float sum = 0;
-  for (int j = lane_index(); j < a.head_dim; j += kWarp) sum = fmaf(ConstArray(a.out)[at + j], grad.dout[at + j], sum);
+  for (int j = 2 * lane_index(); j + 1 < a.head_dim; j += 2 * kWarp) {
+    const Pair out = get_pair(a.out, at + j), dout = get_pair(grad.dout, at + j);
+    sum = fmaf(out.high, dout.high, fmaf(out.low, dout.low, sum));
+  }
+  if (a.head_dim % 2 && lane_index() == 0) sum = fmaf(ConstArray(a.out)[at + a.head_dim - 1], grad.dout[at + a.head_dim - 1], sum);
   sum = warp_sum(sum);
   if (lane_index() == 0) delta[query * a.heads + head] = sum;
 }
@@ -51,20 +55,19 @@ __device__ __forceinline__ void store_rows(const Array& dst, int64_t stride, int
   }
 }
 
-// What dkdv needs of a query beside its rows: filled a step ahead, one query a thread.
+// What dkdv needs of a query beside its rows.
+struct QueryStat {
+  float log_sum, delta;
+  int end;  // of the keys that it sees
+};
 template <int kCols>
 struct QueryStats {
   float shift[kCols], mean[kCols];  // log_sum, in powers of two; delta
-  int end[kCols];                   // of the keys that it sees
-
-  __device__ __forceinline__ void fill(const AttentionArgs& a, const SequenceKeys& keys, const float* delta, int row0, int head) {
-    const int i = int(threadIdx.x), row = row0 + i;
-    if (i >= kCols) return;
-    const bool exists = row < keys.queries;
-    const int64_t at = (keys.first_query + int64_t(row)) * a.heads + head;
-    shift[i] = exists ? a.log_sum[at] * kLog2E : 0.0f;
-    mean[i] = exists ? delta[at] : 0.0f;
-    end[i] = exists ? keys.visible_end(a, row) : keys.begin;
+  int end[kCols];
+  __device__ __forceinline__ void put(int i, const QueryStat& stat) {
+    shift[i] = stat.log_sum * kLog2E;
+    mean[i] = stat.delta;
+    end[i] = stat.end;
   }
 };
 
@@ -93,14 +96,23 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
                                                  keys.queries);
       load_tile<Products, kDim, kCols, kThreads>(do_tile + stage, in.dout + keys.first_query * in.dout_stride + head * kDim, in.dout_stride, row, 0,
                                                  keys.queries);
-      stats[step & 1].fill(a, keys, in.delta, row, head);
     }
     async_commit();
+  };
+  // Of one query a thread. What is fetched is stored when the products are under way, so that nobody waits for it.
+  const int mine = int(threadIdx.x);
+  const auto fetch_stat = [&](int step) {
+    QueryStat stat{0, 0, keys.begin};
+    const int row = step % tiles * kCols + mine;
+    if (step >= steps || mine >= kCols || row >= keys.queries) return stat;
+    const int64_t at = (keys.first_query + int64_t(row)) * a.heads + kv_head * per_group + step / tiles;
+    return QueryStat{a.log_sum[at], in.delta[at], keys.visible_end(a, row)};
   };
   // Hidden keys are zeros, not what memory holds: a gradient of 0 times NaN would be NaN.
   load_tile<Products, kDim, kRows, kThreads>(k_tile, in.k + keys.first_key * in.k_stride + kv_head * kDim, in.k_stride, key0, keys.begin, keys.end);
   load_tile<Products, kDim, kRows, kThreads>(v_tile, in.v + keys.first_key * in.v_stride + kv_head * kDim, in.v_stride, key0, keys.begin, keys.end);
   load_queries(0);  // in one group with the keys
+  if (steps > 0 && mine < kCols) stats[0].put(mine, fetch_stat(0));
 
   float dk[kDim / 8][4] = {}, dv[kDim / 8][4] = {};
   for (int step = 0; step < steps; ++step) {
@@ -108,6 +120,7 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     Products::landed();
     block_sync();  // this step's tiles have landed; the other stage, read in the step before, is free
     load_queries(step + 1);
+    const QueryStat next = fetch_stat(step + 1);
     const int row0 = step % tiles * kCols;
     const uint16_t* qt = q_tile + (step & 1) * kCols * kDim;
     const uint16_t* dot = do_tile + (step & 1) * kCols * kDim;
@@ -120,6 +133,7 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     Products::commit();
     Products::template rows<kDim, kRows, kCols>(ds, v_tile, warp, dot);
     Products::commit();
+    if (mine < kCols) stats[(step + 1) & 1].put(mine, next);
     Products::template wait<1>(p);
     // A query that sees nothing has no sum to divide by.
     const bool all_seen = a.mask == MaskKind::kBidirectional && key0 >= keys.begin && key0 + kRows <= keys.end && row0 + kCols <= keys.queries;

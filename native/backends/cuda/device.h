@@ -238,36 +238,48 @@ inline void fence_shared_for_wgmma() { emulator::fence_shared(); }
 inline void wgmma_begin() { emulator::wgmma_begin(); }
 inline void wgmma_commit() { emulator::wgmma_commit(); }
 // Here, and not in the emulator, so that sanitizers see what is read.
-inline float wgmma_operand(uint32_t address) {
+template <class T>
+inline T wgmma_read(uint32_t address) {
   address ^= address >> 3 & 0x70;  // the swizzle of 128 bytes: a row's number within eight is added to the chunk's
-  return bf16_to_f32(*reinterpret_cast<const uint16_t*>(emulator::lane->shared + address));
+  return *reinterpret_cast<const T*>(emulator::lane->shared + address);
+}
+// Sixteen numbers of a row that lie side by side.
+inline void wgmma_row(uint64_t descriptor, int row, float (&out)[16]) {
+  const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
+  for (uint32_t half = 0; half < 4; ++half) {
+    const uint64_t four = wgmma_read<uint64_t>(start + uint32_t(row / 8) * stride + uint32_t(row % 8) * 128 + half * 8);
+    for (int i = 0; i < 4; ++i) out[half * 4 + uint32_t(i)] = bf16_to_f32(uint16_t(four >> 16 * i));
+  }
+}
+// Sixteen numbers of two columns that lie side by side, a line for each.
+inline void wgmma_columns(uint64_t descriptor, int column, float (&low)[16], float (&high)[16]) {
+  const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, leading = uint32_t(descriptor >> 16 & 0x3fff) << 4,
+                 stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
+  for (uint32_t k = 0; k < 16; ++k) {
+    const uint32_t two = wgmma_read<uint32_t>(start + uint32_t(column / 64) * leading + k / 8 * stride + k % 8 * 128 + uint32_t(column % 64) * 2);
+    low[k] = bf16_to_f32(uint16_t(two));
+    high[k] = bf16_to_f32(uint16_t(two >> 16));
+  }
 }
 inline void wgmma_compute(const emulator::Wgmma& p) {
-  const auto start = [](uint64_t descriptor) { return uint32_t(descriptor & 0x3fff) << 4; };
-  const auto leading = [](uint64_t descriptor) { return uint32_t(descriptor >> 16 & 0x3fff) << 4; };
-  const auto stride = [](uint64_t descriptor) { return uint32_t(descriptor >> 32 & 0x3fff) << 4; };
-  const auto by_row = [&](uint64_t descriptor, int row, int k) {
-    return wgmma_operand(start(descriptor) + uint32_t(row / 8) * stride(descriptor) + uint32_t(row % 8 * 128 + k * 2));
-  };
-  const auto by_k = [&](uint64_t descriptor, int row, int k) {
-    return wgmma_operand(start(descriptor) + uint32_t(row / 64) * leading(descriptor) + uint32_t(k / 8) * stride(descriptor) +
-                         uint32_t(k % 8 * 128 + row % 64 * 2));
-  };
   const int lane = int(threadIdx.x) % kWarp, row = int(threadIdx.x) / kWarp % 4 * 16 + lane / 4;
-  float rows[2][16];
-  for (int h = 0; h < 2; ++h)
-    for (int k = 0; k < 16; ++k) rows[h][k] = p.in_registers ? bf16_to_f32(p.rows[h][k]) : by_row(p.a, row + 8 * h, k);
-  for (int n = 0; n < p.n / 8; ++n)
+  float rows[2][16], columns[2][16];
+  for (int h = 0; h < 2; ++h) {
+    if (!p.in_registers) wgmma_row(p.a, row + 8 * h, rows[h]);
+    for (int k = 0; p.in_registers && k < 16; ++k) rows[h][k] = bf16_to_f32(p.rows[h][k]);
+  }
+  for (int n = 0; n < p.n / 8; ++n) {
+    const int column = n * 8 + lane % 4 * 2;
+    if (p.in_registers) wgmma_columns(p.b, column, columns[0], columns[1]);
     for (int j = 0; j < 2; ++j) {
-      const int column = n * 8 + lane % 4 * 2 + j;
-      float column_of_b[16];
-      for (int k = 0; k < 16; ++k) column_of_b[k] = p.in_registers ? by_k(p.b, column, k) : by_row(p.b, column, k);
+      if (!p.in_registers) wgmma_row(p.b, column + j, columns[j]);
       for (int h = 0; h < 2; ++h) {
         float& sum = p.d[n * 4 + 2 * h + j];
         if (!p.accumulate) sum = 0;
-        for (int k = 0; k < 16; ++k) sum += rows[h][k] * column_of_b[k];
+        for (int k = 0; k < 16; ++k) sum += rows[h][k] * columns[j][k];
       }
     }
+  }
 }
 template <int kPending>
 inline void wgmma_wait() {

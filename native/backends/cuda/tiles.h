@@ -127,25 +127,25 @@ struct GroupProducts {
     (pin(registers), ...);
   }
 
-  // What wgmma is told of a tile from `first` on: bytes from one panel to the next where rows are the columns of the product, and from eight rows
-  // to the next. The swizzle mode is that of 128 bytes.
-  static __device__ __forceinline__ uint64_t descriptor(const uint16_t* first, uint32_t panel_bytes) {
-    return uint64_t((shared_address(first) & 0x3ffff) >> 4) | uint64_t(panel_bytes >> 4) << 16 | uint64_t(kEightRows >> 4) << 32 | uint64_t(1) << 62;
+  // What wgmma is told of a tile: where it begins, bytes from one panel to the next (of a second operand whose rows are added up; no others are
+  // asked for them) and from eight rows to the next, and the swizzle mode. Addresses count in 16 bytes, so that `numbers` further on is an addition.
+  static __device__ __forceinline__ uint64_t descriptor(const uint16_t* tile, uint32_t panel_bytes = 16) {
+    return uint64_t((shared_address(tile) & 0x3ffff) >> 4) | uint64_t(panel_bytes >> 4) << 16 | uint64_t(kEightRows >> 4) << 32 | uint64_t(1) << 62;
   }
+  static DULTRA_HD constexpr uint64_t further(int numbers) { return uint64_t(numbers) * sizeof(uint16_t) >> 4; }
+
   template <int kWidth, int kRows, int kCols>
   static __device__ __forceinline__ void rows(float (&acc)[kCols / 8][4], const uint16_t* tile, int warp, const uint16_t* cols) {
+    const uint64_t a = descriptor(tile + warp / 4 * 64 * kPanel), b = descriptor(cols);
     DULTRA_UNROLL
-    for (int d = 0; d < kWidth / 16; ++d) {
-      const int panel = d / 4, within = d % 4 * 16;
-      wgmma_rows<kCols>(acc, descriptor(tile + (panel * kRows + warp / 4 * 64) * kPanel + within, 16),
-                        descriptor(cols + panel * kCols * kPanel + within, 16), d > 0);
-    }
+    for (int d = 0; d < kWidth / 16; ++d)
+      wgmma_rows<kCols>(acc, a + further(d / 4 * kRows * kPanel + d % 4 * 16), b + further(d / 4 * kCols * kPanel + d % 4 * 16), d > 0);
   }
   template <int kWidth, int kCols>
   static __device__ __forceinline__ void weights(float (&acc)[kWidth / 8][4], const uint32_t (&w)[kCols / 16][4], const uint16_t* tile) {
+    const uint64_t b = descriptor(tile, kCols * kPanel * sizeof(uint16_t));
     DULTRA_UNROLL
-    for (int n = 0; n < kCols / 16; ++n)
-      wgmma_weights<kWidth>(acc, w[n], descriptor(tile + n * 16 * kPanel, kCols * kPanel * sizeof(uint16_t)), true);
+    for (int n = 0; n < kCols / 16; ++n) wgmma_weights<kWidth>(acc, w[n], b + further(n * 16 * kPanel), true);
   }
 };
 
