@@ -1,5 +1,5 @@
 // npm run test:mutants: plants one fault after the other in the CUDA kernels and shows that their tests catch it: a wrong result, a report of
-// the emulator, or a race that ThreadSanitizer sees. Exits with 1 if one survives.
+// the emulator, or a race that ThreadSanitizer sees. Exits with 1 if one survives. An argument names a file (tiles.h) or part of a fault.
 const { spawnSync } = require('node:child_process');
 const { cpSync, mkdirSync, readFileSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
@@ -248,7 +248,7 @@ function outcome(directory, filter) {
 }
 
 const only = process.argv[2];
-const faults = FAULTS.filter(([what]) => !only || what.includes(only)).sort((a, b) => a.length - b.length); // races last
+const faults = FAULTS.filter(([what, file]) => !only || what.includes(only) || file === only).sort((a, b) => a.length - b.length); // races last
 mkdirSync(copy, { recursive: true });
 for (const part of ['native', 'CMakeLists.txt', 'package.json']) cpSync(path.join(root, part), path.join(copy, part), { recursive: true });
 build('build/values', '');
