@@ -80,8 +80,19 @@ const FAULTS = [
   [
     'a turned key goes to the cache unrounded',
     'rope.cu',
-    'put(to, target + low, held_as(kv.dtype, key.low))',
-    'put(to, target + low, key.low)',
+    'sizeof(From) < sizeof(To) ? bf16_to_f32(uint16_t(pack_bf16(value, 0.0f))) : value',
+    'value',
+    'cuda_rope_store',
+  ],
+  ["angles are read before all are there", 'rope.cu', '  block_sync();\n', '', 'rope_matches'],
+  ["a head's last pairs are not turned", 'rope.cu', '(half + kN - 1) / kN', 'half / kN', 'rope_matches'],
+  ['a vector has the angles of another', 'rope.cu', 'load_vector<4, kWhole>(sines + first[t] + k', 'load_vector<4, kWhole>(sines + k', 'rope_matches'],
+  ['values are turned like keys', 'rope.cu', 'if (head[t] < unsigned(rows.turned)) {', '{', 'cuda_rope_store'],
+  [
+    'two blocks bring the same part of a row',
+    'rope.cu',
+    '(blockIdx.y * kTurns + unsigned(t))',
+    '(blockIdx.y + unsigned(t))',
     'cuda_rope_store',
   ],
   [
