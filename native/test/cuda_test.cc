@@ -440,7 +440,7 @@ DULTRA_TEST(cuda_rows_of_bf16) {
   for (int schedule = 0; schedule < 3; ++schedule) {
     const auto backend = bf16_backend(schedule);
     CHECK(backend->operand_dtype() == DType::kBF16, "operands");
-    for (int64_t c : {6, 65, 1030}) {
+    for (int64_t c : {6, 65, 64, 1030, 4112}) {
       Random random{uint64_t(c)};
       const int64_t m = 5;
       const std::string where = text("C ", c, " schedule ", schedule, " ");
@@ -499,6 +499,76 @@ DULTRA_TEST(cuda_rows_of_bf16) {
       backend->swiglu_backward(dnarrow.data(), dout.data(), dnarrow.data(), m, c);
       CHECK(is_rounded(dnarrow, dwide.data()), where, "swiglu backward in place");
     }
+  }
+}
+
+// An array may begin at any number of its type: what cannot be moved in the widest pieces gives the same bits, and nothing beside it is written.
+DULTRA_TEST(cuda_rows_begin_anywhere) {
+  const auto backend = bf16_backend(1);
+  const int64_t m = 3, c = 64;
+  std::vector<std::vector<uint8_t>> first;
+  for (size_t shift : {0, 1, 2, 5}) {
+    Random random(4);
+    std::vector<std::vector<uint8_t>> results;
+    const auto wide = [&](int64_t n) {
+      Guarded<float> array(size_t(n) + shift);
+      const std::vector<float> numbers = normals(random, size_t(n));
+      std::copy(numbers.begin(), numbers.end(), array.data() + shift);
+      return array;
+    };
+    const auto narrowed = [&](int64_t n) {
+      Guarded<uint16_t> array(size_t(n) + shift);
+      const std::vector<uint16_t> numbers = narrow(normals(random, size_t(n)));
+      std::copy(numbers.begin(), numbers.end(), array.data() + shift);
+      return array;
+    };
+    const auto keep = [&](const auto& array, const char* what) {
+      bool intact = array.guards_intact();
+      for (size_t i = 0; i < shift * sizeof(array[0]); ++i) intact = intact && reinterpret_cast<const uint8_t*>(array.data())[i] == 0xfb;
+      CHECK(intact, what, " shift ", shift);
+      const auto* bytes = reinterpret_cast<const uint8_t*>(array.data() + shift);
+      results.emplace_back(bytes, bytes + (array.size() - shift) * sizeof(array[0]));
+    };
+    const std::vector<int32_t> index{2, 0, 1}, positions{5, 0, 900};
+    Guarded<float> x = wide(m * c), dout = wide(m * c), gates = wide(2 * m * c), weight = wide(c), add = wide(c), out = wide(m * c), sum = wide(c),
+                   cache = wide(m * c);
+    Guarded<uint16_t> x16 = narrowed(m * c), dout16 = narrowed(m * c), gates16 = narrowed(2 * m * c), out16 = narrowed(m * c),
+                      cache16 = narrowed(m * c);
+    const auto at = [&](auto& array) { return array.data() + shift; };
+
+    backend->gather_rows(at(out), at(x), index.data(), m, c);
+    keep(out, "gather");
+    backend->gather_rows(at(out), at(x16), index.data(), m, c);
+    keep(out, "gather of bf16");
+    backend->gather_rows(at(out16), at(x16), index.data(), m, c);
+    keep(out16, "gather in bf16");
+    backend->rope_store_forward(at(cache), index.data(), at(x16), positions.data(), m, 2, 16, 10000);
+    keep(cache, "rope to a cache of fp32");
+    backend->rope_store_forward(at(cache16), index.data(), at(x), positions.data(), m, 2, 16, 10000);
+    keep(cache16, "rope to a cache of bf16");
+    backend->swiglu_forward(at(out), at(gates), m, c);
+    keep(out, "swiglu");
+    backend->swiglu_forward(at(out16), at(gates16), m, c);
+    keep(out16, "swiglu in bf16");
+    backend->rmsnorm_forward(at(out), at(x), at(weight), m, c, 1e-5f);
+    keep(out, "rmsnorm");
+    backend->layernorm_forward(at(out), at(x), at(weight), at(add), nullptr, m, c, 1e-5f);
+    keep(out, "layernorm");
+    backend->rmsnorm_backward(at(out), at(sum), at(dout), at(x), at(weight), m, c, 1e-5f);
+    keep(out, "rmsnorm backward");
+    keep(sum, "rmsnorm backward, weights");
+    backend->swiglu_backward(at(gates), at(dout16), at(gates16), m, c);
+    keep(gates, "swiglu backward from bf16");
+    backend->swiglu_backward(at(gates16), at(dout16), at(gates16), m, c);
+    keep(gates16, "swiglu backward in bf16");
+    backend->rope_forward(at(x), c, positions.data(), m, 4, 16, 10000);
+    keep(x, "rope");
+    backend->rope_forward(at(x16), c, positions.data(), m, 4, 16, 10000);
+    keep(x16, "rope in bf16");
+    backend->silu_forward(at(x), m * c);
+    keep(x, "silu");
+    if (shift == 0) first = results;
+    CHECK(results == first, "shift ", shift);
   }
 }
 

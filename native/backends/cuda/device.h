@@ -48,6 +48,29 @@ __device__ __forceinline__ float fast_exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// 1 / x, to about 2^-23; of what is beyond 2^126 it is 0.
+__device__ __forceinline__ float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// Words that lie side by side, aligned to all of them. What is stored goes to device memory. It is written out: where another path of a kernel
+// writes to the same place, the compiler makes stores of single words of an assignment.
+__device__ __forceinline__ void load_words(uint32_t (&words)[2], const void* from) {
+  const uint2 all = *static_cast<const uint2*>(from);
+  words[0] = all.x, words[1] = all.y;
+}
+__device__ __forceinline__ void load_words(uint32_t (&words)[4], const void* from) {
+  const uint4 all = *static_cast<const uint4*>(from);
+  words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+}
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[2]) {
+  asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]) : "memory");
+}
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
 // Two floats as bf16, `low` in the low half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
@@ -109,6 +132,17 @@ inline T shuffle_xor(T value, int mask) {
   return value;
 }
 inline float fast_exp2(float x) { return exp2f(x); }
+inline float fast_reciprocal(float x) { return fabsf(x) > 0x1p126f ? copysignf(0.0f, x) : 1.0f / x; }
+template <int kWords>
+inline void load_words(uint32_t (&words)[kWords], const void* from) {
+  if (uintptr_t(from) % sizeof words) emulator::die("an address is not aligned", "load_words");
+  memcpy(words, from, sizeof words);
+}
+template <int kWords>
+inline void store_words(void* to, const uint32_t (&words)[kWords]) {
+  if (uintptr_t(to) % sizeof words) emulator::die("an address is not aligned", "store_words");
+  memcpy(to, words, sizeof words);
+}
 inline uint32_t pack_bf16(float low, float high) { return uint32_t(f32_to_bf16(low)) | uint32_t(f32_to_bf16(high)) << 16; }
 inline void ldmatrix_x4(uint32_t (&f)[4], const void* row) {
   if (uintptr_t(row) % 16) emulator::die("the address of a row is not aligned", "ldmatrix");

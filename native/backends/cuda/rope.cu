@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(kTurnThreads) rope_kernel(To* to, const From* 
 void launch_rope(const char* name, Array to, ConstArray from, int64_t m, const RopeRows& rows, cudaStream_t stream) {
   typed(to, [&](auto* to_numbers) {
     typed(from, [&](auto* from_numbers) {
-      using To = std::remove_reference_t<decltype(*to_numbers)>;
-      using From = std::remove_cv_t<std::remove_reference_t<decltype(*from_numbers)>>;
+      using To = number_of<decltype(to_numbers)>;
+      using From = number_of<decltype(from_numbers)>;
       constexpr int kN = kVectorOf<To, From>;
       const int64_t half = rows.head_dim / 2, vectors = rows.heads * ceil_div(half, kN);
       if (m * vectors == 0) return;

@@ -30,8 +30,8 @@ __device__ __forceinline__ void set_bits(uint16_t* to, uint32_t bits) { *to = ui
 
 // As words, so that nothing is computed of a vector, and nobody waits for it, before its numbers are used.
 template <class T, int kNumbers>
-struct alignas(kNumbers * sizeof(T)) [[gnu::may_alias]] Vector {
-  static_assert(kNumbers * sizeof(T) <= 16, "one access moves 16 bytes at most");
+struct Vector {
+  static_assert(kNumbers * sizeof(T) == 16 || kNumbers * sizeof(T) == 8, "what one access moves");
   uint32_t word[kNumbers * sizeof(T) / 4];
 
   // The 16 bits of number e.
@@ -51,7 +51,7 @@ template <int kNumbers, bool kWhole, class T>
 __device__ __forceinline__ Vector<T, kNumbers> load_vector(const T* from, int64_t count) {
   Vector<T, kNumbers> vector{};
   if constexpr (kWhole) {
-    vector = *reinterpret_cast<const Vector<T, kNumbers>*>(from);
+    load_words(vector.word, from);
   } else {
     DULTRA_UNROLL
     for (int e = 0; e < kNumbers; ++e) {
@@ -64,7 +64,7 @@ __device__ __forceinline__ Vector<T, kNumbers> load_vector(const T* from, int64_
 template <bool kWhole, int kNumbers, class T>
 __device__ __forceinline__ void store_vector(T* to, const Vector<T, kNumbers>& vector, int64_t count) {
   if constexpr (kWhole) {
-    *reinterpret_cast<Vector<T, kNumbers>*>(to) = vector;
+    store_words(to, vector.word);
   } else {
     DULTRA_UNROLL
     for (int e = 0; e < kNumbers; ++e) {
@@ -88,6 +88,13 @@ __device__ __forceinline__ Vector<T, kNumbers> rounded_to(const float (&values)[
   return vector;
 }
 
+// Of arrays that the blocks of a grid share out, the first number of vector v of the kVectors that a thread of block `block` has: neighbours
+// move neighbours.
+template <int kNumbers, int kVectors>
+__device__ __forceinline__ int64_t vector_start(int64_t block, int v) {
+  return ((block * kVectors + v) * kElementThreads + threadIdx.x) * kNumbers;
+}
+
 // ---- host side -------------------------------------------------------------------------------------------------------------------------
 
 // Calls body with the numbers of an array, as a pointer to their type.
@@ -105,6 +112,10 @@ void typed(const ConstArray& array, const Body& body) {
   else
     body(static_cast<const uint16_t*>(array.data));
 }
+
+// The type of the numbers at a pointer.
+template <class Pointer>
+using number_of = std::remove_cv_t<std::remove_pointer_t<Pointer>>;
 
 // Whether vectors of kNumbers can be moved whole: `numbers` begins where one may, and so does what lies `stride` behind it.
 template <int kNumbers, class T>
