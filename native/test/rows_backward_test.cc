@@ -58,8 +58,10 @@ struct Sum {
 
 DULTRA_TEST(rmsnorm_backward_matches_differences) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    for (int64_t c : kWidths)
-      for (int64_t m : {0, 1, 2, 70}) {
+    std::vector<int64_t> widths = kWidths;
+    for (int64_t wide : {4099, 4104}) widths.push_back(wide);  // more than a block of a device keeps at hand
+    for (int64_t c : widths)
+      for (int64_t m : {0, 1, 2, c < 4000 ? 70 : 18}) {
         Random random(uint64_t(c * 100 + m));
         const std::string where = text(isa, " C ", c, " M ", m);
         const std::vector<float> x = normals(random, size_t(m * c), 2), weight = normals(random, size_t(c)), dout = normals(random, size_t(m * c));

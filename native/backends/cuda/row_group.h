@@ -34,6 +34,28 @@ struct RowGroup {
   }
 };
 
+// Two sums over a block's kThreads threads, the same on all of them, with one barrier: scratch, kPairScratch numbers, is read until the block has
+// passed the barrier of the next call, which takes the other half. turn: of the call, 0, 1, 0, 1 ...
+template <int kThreads>
+constexpr int kPairScratch = 2 * 2 * (kThreads / kWarp);
+template <int kThreads>
+__device__ __forceinline__ void block_sums(float* a, float* b, float* scratch, int turn) {
+  constexpr int kWarps = kThreads / kWarp;
+  *a = warp_sum(*a);
+  *b = warp_sum(*b);
+  if (kWarps == 1) return;
+  scratch += turn * 2 * kWarps;
+  if (lane_index() == 0) {
+    scratch[warp_index()] = *a;
+    scratch[kWarps + warp_index()] = *b;
+  }
+  block_sync();
+  *a = scratch[0];
+  *b = scratch[kWarps];
+  DULTRA_UNROLL
+  for (int w = 1; w < kWarps; ++w) *a += scratch[w], *b += scratch[kWarps + w];
+}
+
 // Mean and 1 / sqrt(variance + eps) of a row.
 struct RowMoments {
   float mean, scale;
