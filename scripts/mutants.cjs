@@ -101,7 +101,7 @@ const FAULTS = [
     '(blockIdx.y + unsigned(t))',
     'cuda_rope_store',
   ],
-  ['the last numbers of a row are not gated', 'vectors.h', 'if (e < count) set_bits', 'if (e + 1 < count) set_bits', 'gates_match'],
+  ['the last numbers of a row are not gated', 'vectors.h', 'e < count) set_bits', 'e + 1 < count) set_bits', 'gates_match'],
   ['odd numbers of bf16 are even ones', 'vectors.h', 'e % 2 ? word[e / 2] & 0xffff0000u : word', 'word', 'cuda_rows_of'],
   [
     'a pair is rounded the wrong way round',
@@ -262,16 +262,23 @@ const FAULTS = [
     'trainer_threads',
   ],
   ["an update rounds both moments by the first one's draws", 'optimizer.cu', 'words.w[e] >> 16)', 'words.w[e] & 0xffffu)', 'adamw_bf16'],
-  ['an update rounds to nearest', 'optimizer.cu', '*to = f32_to_bf16_stochastic(value, random)', '*to = f32_to_bf16(value)', 'adamw_bf16'],
+  ['an update rounds to nearest', 'optimizer.cu', 'stochastic(value, random)', 'stochastic(value, 0 * random + 0x8000)', 'adamw_bf16'],
+  [
+    "an update writes before its piece's begin",
+    'vectors.h',
+    'e >= begin && e < count) set_bits',
+    'e >= 0 * begin && e < count) set_bits',
+    'adamw_split',
+  ],
   [
     'an update draws by the place in its piece',
     'optimizer.cu',
     'uint32_t(a.step), uint64_t(group))',
-    'uint32_t(a.step), uint64_t(global_index()))',
+    'uint32_t(a.step), uint64_t(group - a.first / kGroup))',
     'adamw_split',
   ],
   ["an update writes beyond its piece's end", 'optimizer.cu', 'aligned && end == kGroup', 'aligned', 'adamw_split'],
-  ['an update forgets the low halves', 'optimizer.cu', 'low.at[e] = split.low;', 'low.at[e] = 0;', 'adamw_split'],
+  ['an update forgets the low halves', 'optimizer.cu', 'uint16_t(split.low)', 'uint16_t(0 * split.low)', 'adamw_split'],
 ];
 
 function run(command, args, options = {}) {

@@ -36,6 +36,8 @@ struct Vector {
 
   // The 16 bits of number e.
   __device__ __forceinline__ uint16_t half(int e) const { return uint16_t(word[e / 2] >> e % 2 * 16); }
+  // Of a vector of zeros.
+  __device__ __forceinline__ void set_half(int e, uint16_t bits) { word[e / 2] |= uint32_t(bits) << e % 2 * 16; }
   __device__ __forceinline__ float operator[](int e) const {
     if constexpr (std::is_same_v<T, float>) return float_of(word[e]);
     if constexpr (std::is_same_v<T, Half>) return f16_to_f32(half(e));
@@ -46,30 +48,30 @@ struct Vector {
 template <class... T>
 constexpr int kVectorOf = int(16 / std::max({sizeof(T)...}));
 
-// The first `count` numbers at `from`; with kWhole all of them, which then have to be aligned to their size.
+// The numbers before `count` at `from`, but for the first `begin`, and zeros; with kWhole all of them, which then have to be aligned to their size.
 template <int kNumbers, bool kWhole, class T>
-__device__ __forceinline__ Vector<T, kNumbers> load_vector(const T* from, int64_t count) {
+__device__ __forceinline__ Vector<T, kNumbers> load_vector(const T* from, int64_t count, int64_t begin = 0) {
   Vector<T, kNumbers> vector{};
   if constexpr (kWhole) {
     load_words(vector.word, from);
   } else {
     DULTRA_UNROLL
     for (int e = 0; e < kNumbers; ++e) {
-      const uint32_t bits = e < count ? bits_of(from[e]) : 0;
+      const uint32_t bits = e >= begin && e < count ? bits_of(from[e]) : 0;
       vector.word[e * int(sizeof(T)) / 4] |= bits << e * int(sizeof(T)) % 4 * 8;
     }
   }
   return vector;
 }
 template <bool kWhole, int kNumbers, class T>
-__device__ __forceinline__ void store_vector(T* to, const Vector<T, kNumbers>& vector, int64_t count) {
+__device__ __forceinline__ void store_vector(T* to, const Vector<T, kNumbers>& vector, int64_t count, int64_t begin = 0) {
   if constexpr (kWhole) {
     store_words(to, vector.word);
   } else {
     DULTRA_UNROLL
     for (int e = 0; e < kNumbers; ++e) {
       const uint32_t bits = vector.word[e * int(sizeof(T)) / 4] >> e * int(sizeof(T)) % 4 * 8;
-      if (e < count) set_bits(to + e, bits);
+      if (e >= begin && e < count) set_bits(to + e, bits);
     }
   }
 }
