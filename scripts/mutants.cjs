@@ -121,13 +121,7 @@ const FAULTS = [
     'gates_match',
   ],
   ['the slope of a gate forgets its value', 'gates.cu', 's * (x * (1.0f - s) + 1.0f)', 's', 'gates_backward'],
-  [
-    'a copy beside a norm is of another row',
-    'norm.cu',
-    'copied[row * c + j] = value',
-    'copied[row * c + j] = value * scale',
-    'rows_in_one',
-  ],
+  ['a copy beside a norm is of another row', 'norm.cu', 'row.store(copied, j, same)', 'row.store(copied, j, values)', 'rows_in_one'],
   ['one key beyond the mask', 'attention.cu', 'key >= ends[e >> 1]', 'key > ends[e >> 1]', 'cuda_attention_on'],
   ['edge tiles are not masked', 'attention.cu', 'first + kCols > least', 'first + kCols > most', 'cuda_attention_on'],
   [
@@ -203,9 +197,18 @@ const FAULTS = [
   [
     'the last row of a block of norms is left out',
     'row_group.h',
-    'unsigned(ceil_div(m, kNarrowRows))',
-    'unsigned(m / kNarrowRows)',
+    'ceil_div(m, RowGroup<kThreads>::kRows)',
+    'm / RowGroup<kThreads>::kRows',
     'rmsnorm_matches',
+  ],
+  ["a row's end is not normed", 'row_group.h', 'j < c_; j += kThreads * kN) body', 'j < 0; j += kThreads * kN) body', 'rmsnorm_matches'],
+  ['a warp takes the columns of a block', 'row_group.h', 'int(threadIdx.x) % kThreads) * kN', 'int(threadIdx.x)) * kN', 'rmsnorm_matches'],
+  [
+    'numbers beyond the row are spread around its mean',
+    'row_group.h',
+    'kWhole || j + e < c_',
+    'kWhole || j + e < c_ + kN',
+    'layernorm_and',
   ],
   [
     'a piece of rows overlaps the next',

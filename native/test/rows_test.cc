@@ -7,7 +7,8 @@ namespace dultra {
 namespace test {
 namespace {
 
-const std::vector<int64_t> kWidths{1, 3, 4, 8, 15, 16, 17, 31, 64, 100, 129, 512, 1000};
+const std::vector<int64_t> kWidths{1,  3,   4,   8,   15,   16,   17,  31,
+                                   64, 100, 129, 512, 1000, 4099, 4104};  // the widest: more than a block of a device keeps at hand
 
 struct Affine {
   std::vector<float> mul, add;

@@ -1,7 +1,6 @@
 // Backward of the norms and of the planner's score. The weights' gradients are sums over the rows, each column's in one order.
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/row_group.h"
-#include "backends/cuda/vectors.h"
 
 namespace dultra {
 namespace cuda {
@@ -18,8 +17,6 @@ constexpr int kColumnThreads = 128;
 // A block has kRmsPieceRows rows, and a thread the same columns of all of them, four side by side: it reads a number once, keeps it in registers
 // while the row's sums are made, and adds up the weights' gradient as it goes. What is wider than its kHeld vectors it reads again, and the
 // weights, for which there are no registers.
-constexpr int kRmsThreads = 256;
-constexpr int kHeld = 4;
 
 template <int kThreads>
 struct RmsRows {
@@ -111,36 +108,63 @@ __global__ void __launch_bounds__(kThreads, kThreads == kWarp ? 8 : 2) rmsnorm_b
     rows.template run<false>(reinterpret_cast<float*>(shared));
 }
 
-template <int kThreads>
-void launch_rmsnorm_backward(const RmsRows<kThreads>& rows, cudaStream_t stream) {
-  constexpr int kN = kVectorOf<float>;
-  bool aligned = in_vectors<kN>(rows.partial, rows.c);
-  for (const float* array : {static_cast<const float*>(rows.dx), rows.dout, rows.x, rows.weight}) aligned = aligned && in_vectors<kN>(array, rows.c);
-  launch("rmsnorm_backward", stream, rmsnorm_backward_kernel<kThreads>, dim3(unsigned(ceil_div(rows.m, kRmsPieceRows))), kThreads,
-         kPairScratch<kThreads> * sizeof(float), rows, aligned);
-}
-
 // The input's part of a layer norm's backward. dout null: the score's, whose every row is dlogit weight.
+template <int kThreads, bool kWhole>
+__device__ __forceinline__ RowMoments layernorm_row_backward(float* dx, const float* dout, float dlogit, const float* weight, const float* x,
+                                                             const float* mul, int64_t c, float eps, float* scratch) {
+  using Row = HeldRow<kThreads, kWhole>;
+  using Numbers = typename Row::Numbers;
+  const Row row(x, c);
+  const RowMoments moments = row_moments(row, c, eps, scratch);
+  const auto dnormed = [&](float(&d)[Row::kN], int64_t j) {
+    const Numbers factors = row.load(mul, j), numbers = row.load(dout ? dout : weight, j);
+    DULTRA_UNROLL
+    for (int e = 0; e < Row::kN; ++e) d[e] = (dout ? numbers[e] : numbers[e] * dlogit) * factors[e];
+  };
+  float sum = 0, dot = 0;
+  row.each([&](int64_t j, const Numbers& numbers) {
+    float d[Row::kN];
+    dnormed(d, j);
+    DULTRA_UNROLL
+    for (int e = 0; e < Row::kN; ++e) sum += d[e], dot = fmaf(d[e], (numbers[e] - moments.mean) * moments.scale, dot);
+  });
+  sum = block_sum<kThreads>(sum, scratch) / float(c);
+  dot = block_sum<kThreads>(dot, scratch) / float(c);
+  row.each([&](int64_t j, const Numbers& numbers) {
+    const Numbers before = row.load(dx, j);
+    float d[Row::kN];
+    dnormed(d, j);
+    DULTRA_UNROLL
+    for (int e = 0; e < Row::kN; ++e) d[e] = fmaf((d[e] - sum) - (numbers[e] - moments.mean) * moments.scale * dot, moments.scale, before[e]);
+    row.store(dx, j, d);
+  });
+  return moments;
+}
 template <int kThreads>
 __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
     layernorm_backward_kernel(float* dx, RowMoments* all_moments, const float* dout, const float* dlogit, const float* weight, const float* x,
-                              const float* mul, const int32_t* groups, int64_t m, int64_t c, float eps) {
+                              const float* mul, const int32_t* groups, int64_t m, int64_t c, float eps, bool aligned) {
   DULTRA_SHARED(shared);
-  const RowGroup<kThreads> group{reinterpret_cast<float*>(shared), c};
-  const int64_t row = group.row();
+  float* scratch = reinterpret_cast<float*>(shared);
+  const int64_t row = RowGroup<kThreads>::row();
   if (row >= m) return;
   dx += row * c;
   x += row * c;
+  if (dout) dout += row * c;
   if (groups) mul += groups[row] * c;
-  const RowMoments moments = row_moments(group, x, eps);
-  const auto dnormed = [&](int64_t j) { return (dout ? dout[row * c + j] : weight[j] * dlogit[row]) * mul[j]; };
-  const float sum = group.sum(dnormed) / float(c);
-  const float dot = group.sum([&](int64_t j) { return dnormed(j) * ((x[j] - moments.mean) * moments.scale); }) / float(c);
-  group.each([&](int64_t j) {
-    const float d = (dnormed(j) - sum) - (x[j] - moments.mean) * moments.scale * dot;
-    dx[j] = fmaf(d, moments.scale, dx[j]);
+  const float of_row = dlogit ? dlogit[row] : 0.0f;
+  const RowMoments moments = aligned ? layernorm_row_backward<kThreads, true>(dx, dout, of_row, weight, x, mul, c, eps, scratch)
+                                     : layernorm_row_backward<kThreads, false>(dx, dout, of_row, weight, x, mul, c, eps, scratch);
+  if (int(threadIdx.x) % kThreads == 0) all_moments[row] = moments;
+}
+void launch_layernorm_backward(const char* name, float* dx, RowMoments* moments, const float* dout, const float* dlogit, const float* weight,
+                               const float* x, const float* mul, const int32_t* group, int64_t m, int64_t c, float eps, cudaStream_t stream) {
+  if (m == 0) return;
+  by_width(c, [&](auto threads) {
+    constexpr int kThreads = decltype(threads)::value;
+    launch(name, stream, layernorm_backward_kernel<kThreads>, row_blocks<kThreads>(m), RowGroup<kThreads>::kBlock, RowGroup<kThreads>::kShared, dx,
+           moments, dout, dlogit, weight, x, mul, group, m, c, eps, rows_in_vectors(c, dx, dout, weight, x, mul));
   });
-  if (group.thread() == 0) all_moments[row] = moments;
 }
 
 // ---- columns ---------------------------------------------------------------------------------------------------------------------------
@@ -227,10 +251,12 @@ void rmsnorm_backward(float* dx, float* dweight, const float* dout, const float*
                       void* scratch, cudaStream_t stream) {
   if (m * c == 0) return;
   float* partial = dweight ? static_cast<float*>(scratch) : nullptr;
-  if (c <= kWarp * kVectorOf<float> * kHeld)
-    launch_rmsnorm_backward<kWarp>({dx, partial, dout, x, weight, m, c, eps}, stream);
-  else
-    launch_rmsnorm_backward<kRmsThreads>({dx, partial, dout, x, weight, m, c, eps}, stream);
+  by_width(c, [&](auto threads) {
+    constexpr int kThreads = decltype(threads)::value;
+    launch("rmsnorm_backward", stream, rmsnorm_backward_kernel<kThreads>, dim3(unsigned(ceil_div(m, kRmsPieceRows))), kThreads,
+           kPairScratch<kThreads> * sizeof(float), RmsRows<kThreads>{dx, partial, dout, x, weight, m, c, eps},
+           rows_in_vectors(c, dx, partial, dout, x, weight));
+  });
   if (dweight) add_pieces("rmsnorm_backward", dweight, partial, ceil_div(m, kRmsPieceRows), c, stream);
 }
 
@@ -238,7 +264,7 @@ void layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, 
                         int64_t c, float eps, void* scratch, cudaStream_t stream) {
   RowMoments* moments = static_cast<RowMoments*>(scratch);
   const float* none = nullptr;
-  DULTRA_LAUNCH_ROWS("layernorm_backward", stream, layernorm_backward_kernel, m, c, dx, moments, dout, none, none, x, mul, group, m, c, eps);
+  launch_layernorm_backward("layernorm_backward", dx, moments, dout, none, none, x, mul, group, m, c, eps, stream);
   if ((dmul || dadd) && m > 0)
     launch("layernorm_backward", stream, layernorm_weights_kernel, dim3(unsigned(ceil_div(c, kColumnThreads))), kColumnThreads, 0, dmul, dadd,
            static_cast<float*>(nullptr), dout, none, x, static_cast<const RowMoments*>(moments), mul, none, group, none, m, c);
@@ -249,7 +275,7 @@ void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight,
                             cudaStream_t stream) {
   RowMoments* moments = static_cast<RowMoments*>(scratch);
   const float* none = nullptr;
-  DULTRA_LAUNCH_ROWS("planner_score_backward", stream, layernorm_backward_kernel, m, c, dx, moments, none, dlogit, weight, x, mul, group, m, c, eps);
+  launch_layernorm_backward("planner_score_backward", dx, moments, none, dlogit, weight, x, mul, group, m, c, eps, stream);
   if (dbias && m > 0) launch("planner_score_backward", stream, add_sum_kernel, dim3(1), kWarp, 0, dbias, dlogit, m);
   if ((dmul || dadd || dweight) && m > 0)
     launch("planner_score_backward", stream, layernorm_weights_kernel, dim3(unsigned(ceil_div(c, kColumnThreads))), kColumnThreads, 0, dmul, dadd,
