@@ -201,6 +201,15 @@ const FAULTS = [
     'm / RowGroup<kThreads>::kRows',
     'rmsnorm_matches',
   ],
+  ['rows are stored where they came from', 'embedding.cu', 'index ? index[i] : i', 'index ? i + 0 * index[i] : i', 'embedding_and_gather'],
+  [
+    'rows that lie apart count as aligned',
+    'embedding.cu',
+    'in_vectors<kN>(from.numbers, from.stride)',
+    'in_vectors<kN>(from.numbers, 0)',
+    'cuda_linear_by',
+  ],
+  ['a row of an odd width is moved whole', 'embedding.cu', 'c % kN == 0 && ', '', 'cuda_linear_by'],
   ["a row's end is not normed", 'row_group.h', 'j < c_; j += kThreads * kN) body', 'j < 0; j += kThreads * kN) body', 'rmsnorm_matches'],
   ['a warp takes the columns of a block', 'row_group.h', 'int(threadIdx.x) % kThreads) * kN', 'int(threadIdx.x)) * kN', 'rmsnorm_matches'],
   [

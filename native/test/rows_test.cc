@@ -184,7 +184,7 @@ DULTRA_TEST(gates_match_double) {
 
 DULTRA_TEST(embedding_and_gather) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    for (int64_t c : {1, 7, 64, 129}) {
+    for (int64_t c : {1, 7, 64, 129, 4104}) {
       Random random{uint64_t(c)};
       const int64_t v = 50;
       std::vector<float> table = normals(random, size_t(v * c));

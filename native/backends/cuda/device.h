@@ -287,13 +287,6 @@ __device__ __forceinline__ int64_t global_index() { return int64_t(blockIdx.x) *
 // A grid of one dimension that gives each of n numbers a thread.
 constexpr int kElementThreads = 256;
 inline dim3 element_grid(int64_t n) { return dim3(unsigned(ceil_div(n, kElementThreads))); }
-
-// A grid that gives each of n things in each of m rows a thread, without a division: the row is blockIdx.x.
-inline dim3 row_grid(int64_t m, int64_t n) {
-  check_argument(n <= int64_t(65535) * kElementThreads, "columns: expected at most " + std::to_string(65535 * kElementThreads));
-  return dim3(unsigned(m), unsigned(ceil_div(n, kElementThreads)));
-}
-__device__ __forceinline__ int column_index() { return int(blockIdx.y) * kElementThreads + int(threadIdx.x); }
 #endif
 
 }  // namespace cuda
