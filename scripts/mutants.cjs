@@ -209,7 +209,6 @@ const FAULTS = [
     'in_vectors<kN>(from.numbers, 0)',
     'cuda_linear_by',
   ],
-  ['a row of an odd width is moved whole', 'embedding.cu', 'c % kN == 0 && ', '', 'cuda_linear_by'],
   ["a row's end is not normed", 'row_group.h', 'j < c_; j += kThreads * kN) body', 'j < 0; j += kThreads * kN) body', 'rmsnorm_matches'],
   ['a warp takes the columns of a block', 'row_group.h', 'int(threadIdx.x) % kThreads) * kN', 'int(threadIdx.x)) * kN', 'rmsnorm_matches'],
   [
@@ -274,7 +273,27 @@ const FAULTS = [
     'trainer_threads',
   ],
   ["an update rounds both moments by the first one's draws", 'optimizer.cu', 'words.w[e] >> 16)', 'words.w[e] & 0xffffu)', 'adamw_bf16'],
-  ['an update rounds to nearest', 'optimizer.cu', 'stochastic(value, random)', 'stochastic(value, 0 * random + 0x8000)', 'adamw_bf16'],
+  [
+    'an update rounds to nearest',
+    'optimizer.cu',
+    'finite_to_bf16_stochastic(value, random)',
+    'finite_to_bf16_stochastic(value, 0 * random + 0x8000)',
+    'adamw_bf16',
+  ],
+  [
+    'unusual moments take the usual way',
+    'optimizer.cu',
+    'usual && usual_moments(m[e], v[e])',
+    'usual || usual_moments(m[e], v[e])',
+    'cuda_adamw',
+  ],
+  [
+    'a negligible first moment counts as usual',
+    'optimizer.cu',
+    '2 * bits_of(m) - 2 * power(-70)',
+    '2 * bits_of(m) - 0 * power(-70)',
+    'cuda_adamw',
+  ],
   [
     "an update writes before its piece's begin",
     'vectors.h',

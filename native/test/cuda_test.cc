@@ -329,12 +329,17 @@ void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
     std::copy(old_w.begin(), old_w.end(), got_dw.data());
     std::copy(old_b.begin(), old_b.end(), got_db.data());
     backend->linear_forward(got_y.data(), n, x.data(), m, *weights, old_b.data(), false);
+    // Rows that lie apart.
+    std::vector<float> apart(size_t(m * (n + 3)), NAN), of_apart = old_x;
+    for (int64_t i = 0; i < m; ++i) std::copy_n(&dy[size_t(i * n)], n, &apart[size_t(i * (n + 3))]);
+    backend->linear_backward_input(of_apart.data(), apart.data(), n + 3, w.data(), m, n, k, true);
     backend->linear_backward_input(got_dx.data(), dy.data(), n, w.data(), m, n, k, true);
     backend->linear_backward_weight(got_dw.data(), got_db.data(), dy.data(), n, x.data(), m, n, k);
     // From the matrix itself.
     Guarded<float> from_rows(dx.size());
     std::copy(old_x.begin(), old_x.end(), from_rows.data());
     backend->linear_backward_input(from_rows.data(), dy.data(), n, weights->bf16_rows(), m, n, k, true);
+    CHECK(same_bits(of_apart.data(), got_dx.data(), dx.size()), where, "dx from rows that lie apart");
     CHECK(from_rows.guards_intact() && same_bits(from_rows.data(), got_dx.data(), dx.size()), where, "dx from the matrix's own rows");
     CHECK(got_y.guards_intact() && got_dx.guards_intact() && got_dw.guards_intact() && got_db.guards_intact(), where);
     CHECK(relative_error(got_y.data(), y.data(), y.size()) < sum_tolerance(k), where, relative_error(got_y.data(), y.data(), y.size()));
@@ -362,7 +367,11 @@ DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
     for (bool split : {false, true})
       for (DType moments : {DType::kF32, DType::kBF16}) {
         Random random{uint64_t(n)};
-        const std::vector<float> start = normals(random, size_t(n), 0.02), gradient = normals(random, size_t(n));
+        const std::vector<float> start = normals(random, size_t(n), 0.02);
+        std::vector<float> gradient = normals(random, size_t(n));
+        // Moments that are zero, very small, and infinite, among usual ones.
+        const float unusual[] = {0, 1e-30f, 1e-12f, 1e10f, 1e25f, -1e-25f};
+        for (size_t i = 7; i < size_t(n); i += 29) gradient[i] = unusual[i / 29 % 6];
         const std::string where = text("n ", n, split ? " split" : "", moments == DType::kBF16 ? " bf16" : "");
         struct State {
           std::vector<float> parameter, m, v;

@@ -54,6 +54,23 @@ __device__ __forceinline__ float fast_reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// What sqrtf and / come to for usual numbers: x from 2^-100 to 2^100; b from 2^-60 to 2^60, and a and a / b from 2^-120 to 2^120. The steps are those
+// that the compiler takes, which round correctly there, but not its test and branch for every one of them: a kernel can test many at once. inverse:
+// usual_inverse(b).
+__device__ __forceinline__ float usual_sqrt(float x) {
+  float inverse;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  const float root = x * inverse;
+  return fmaf(fmaf(-root, root, x), inverse * 0.5f, root);
+}
+__device__ __forceinline__ float usual_inverse(float b) {
+  const float y = fast_reciprocal(b);
+  return fmaf(y, fmaf(-b, y, 1.0f), y);
+}
+__device__ __forceinline__ float usual_quotient(float a, float b, float inverse) {
+  const float q = a * inverse;
+  return fmaf(inverse, fmaf(-b, q, a), q);
+}
 // Words that lie side by side, aligned to all of them. What is stored goes to device memory. It is written out: where another path of a kernel
 // writes to the same place, the compiler makes stores of single words of an assignment.
 __device__ __forceinline__ void load_words(uint32_t (&words)[2], const void* from) {
@@ -133,6 +150,14 @@ inline T shuffle_xor(T value, int mask) {
 }
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_reciprocal(float x) { return fabsf(x) > 0x1p126f ? copysignf(0.0f, x) : 1.0f / x; }
+// Unlike the GPU's right anywhere, so what is not usual must not come here.
+inline float usual(float x, float least, const char* what) {
+  if (!(fabsf(x) >= least && fabsf(x) <= 1 / least)) emulator::die("a number is not usual", what);
+  return x;
+}
+inline float usual_sqrt(float x) { return sqrtf(usual(x, 0x1p-100f, "usual_sqrt")); }
+inline float usual_inverse(float b) { return 1.0f / usual(b, 0x1p-60f, "usual_inverse"); }
+inline float usual_quotient(float a, float b, float) { return usual(usual(a, 0x1p-120f, "usual_quotient") / b, 0x1p-120f, "usual_quotient"); }
 template <int kWords>
 inline void load_words(uint32_t (&words)[kWords], const void* from) {
   if (uintptr_t(from) % sizeof words) emulator::die("an address is not aligned", "load_words");

@@ -37,15 +37,26 @@ __global__ void __launch_bounds__(kSumThreads) sum_kernel(double* result, const 
 
 struct AdamWFactors {
   float scale, beta1, rest1, beta2, rest2, keep, step, correction, eps;
+  bool usual;  // correction from 2^-27 to 1, eps at most 1
 };
 
 // What a thread owns: the four elements that share their random words.
 constexpr int kGroup = 4;
 
-// A moment as it is stored.
-__device__ __forceinline__ void put_moment(Vector<float, kGroup>* to, int e, float value, uint32_t) { to->word[e] = bits_of(value); }
+// A moment as it is stored; kUsual: it is finite.
+template <bool kUsual>
+__device__ __forceinline__ void put_moment(Vector<float, kGroup>* to, int e, float value, uint32_t) {
+  to->word[e] = bits_of(value);
+}
+template <bool kUsual>
 __device__ __forceinline__ void put_moment(Vector<uint16_t, kGroup>* to, int e, float value, uint32_t random) {
-  to->set_half(e, f32_to_bf16_stochastic(value, random));
+  to->set_half(e, kUsual ? finite_to_bf16_stochastic(value, random) : f32_to_bf16_stochastic(value, random));
+}
+
+// Whether |m| is from 2^-70 to 2^60 and v from 2^-100 to 2^40: then, and with usual factors, all that an update divides is usual.
+__device__ __forceinline__ bool usual_moments(float m, float v) {
+  const auto power = [](int exponent) { return uint32_t(exponent + 127) << 23; };
+  return bits_of(v) - power(-100) <= power(40) - power(-100) && 2 * bits_of(m) - 2 * power(-70) <= 2 * (power(60) - power(-70));
 }
 
 // Elements begin .. end of group `group`, which begins at `at`; with kWhole all four.
@@ -65,30 +76,51 @@ __device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFacto
     p = load(a.parameter + at);
   rng::Words words{};
   if (sizeof(Moment) == 2) words = rng::moment_words(a.seed, a.stream, uint32_t(a.step), uint64_t(group));
-  Vector<Moment, kGroup> m_new{}, v_new{};
-  Vector<uint16_t, kGroup> high_new{}, low_new{};
+  float m[kGroup], v[kGroup];
+  bool usual = f.usual;
   DULTRA_UNROLL
   for (int e = 0; e < kGroup; ++e) {
     const float g = gradient[e] * f.scale;
-    const float m = fmaf(m_held[e], f.beta1, g * f.rest1), v = fmaf(v_held[e], f.beta2, g * g * f.rest2);
-    put_moment(&m_new, e, m, words.w[e] & 0xffffu);
-    put_moment(&v_new, e, v, words.w[e] >> 16);
-    const float update = m / (sqrtf(v) / f.correction + f.eps);
-    const float before = kSplit ? join_float(high.half(e), int16_t(low.half(e))) : p[e], after = fmaf(update, -f.step, before * f.keep);
-    if (kSplit) {
-      const SplitFloat split = split_float(after);
-      high_new.set_half(e, split.high);
-      low_new.set_half(e, uint16_t(split.low));
-    } else {
-      p.word[e] = bits_of(after);
-    }
+    m[e] = fmaf(m_held[e], f.beta1, g * f.rest1);
+    v[e] = fmaf(v_held[e], f.beta2, g * g * f.rest2);
+    usual = usual && usual_moments(m[e], v[e]);
   }
-  store(exp_avg, m_new);
-  store(exp_avg_sq, v_new);
-  if (kSplit)
-    store(a.high + at, high_new), store(low_halves, low_new);
+  const auto finish = [&](auto usual_numbers) {
+    constexpr bool kUsual = decltype(usual_numbers)::value;
+    const float inverse = kUsual ? usual_inverse(f.correction) : 0.0f;
+    Vector<Moment, kGroup> m_new{}, v_new{};
+    Vector<uint16_t, kGroup> high_new{}, low_new{};
+    DULTRA_UNROLL
+    for (int e = 0; e < kGroup; ++e) {
+      put_moment<kUsual>(&m_new, e, m[e], words.w[e] & 0xffffu);
+      put_moment<kUsual>(&v_new, e, v[e], words.w[e] >> 16);
+      float update;
+      if (kUsual) {
+        const float below = usual_quotient(usual_sqrt(v[e]), f.correction, inverse) + f.eps;
+        update = usual_quotient(m[e], below, usual_inverse(below));
+      } else {
+        update = m[e] / (sqrtf(v[e]) / f.correction + f.eps);
+      }
+      const float before = kSplit ? join_float(high.half(e), int16_t(low.half(e))) : p[e], after = fmaf(update, -f.step, before * f.keep);
+      if (kSplit) {
+        const SplitFloat split = split_float(after);
+        high_new.set_half(e, split.high);
+        low_new.set_half(e, uint16_t(split.low));
+      } else {
+        p.word[e] = bits_of(after);
+      }
+    }
+    store(exp_avg, m_new);
+    store(exp_avg_sq, v_new);
+    if (kSplit)
+      store(a.high + at, high_new), store(low_halves, low_new);
+    else
+      store(a.parameter + at, p);
+  };
+  if (kWhole && usual)
+    finish(std::true_type());
   else
-    store(a.parameter + at, p);
+    finish(std::false_type());
 }
 
 // aligned: every array begins where four of its numbers can be read at once, and so does a.first.
@@ -136,6 +168,7 @@ void adamw_step(const AdamWArgs& a, cudaStream_t stream) {
   f.step = float(a.lr / (1 - std::pow(a.beta1, double(a.step))));
   f.correction = float(std::sqrt(1 - std::pow(a.beta2, double(a.step))));
   f.eps = float(a.eps);
+  f.usual = f.correction >= 0x1p-27f && f.correction <= 1 && f.eps >= 0 && f.eps <= 1;
   if (a.moments == DType::kBF16)
     a.parameter ? launch_adamw<false, uint16_t>(a, f, stream) : launch_adamw<true, uint16_t>(a, f, stream);
   else
