@@ -35,6 +35,7 @@ constexpr float kLog2E = 1.44269504088896340736f;
 // ---- on a GPU ------------------------------------------------------------------------------------------------------------------------
 #define DULTRA_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #define DULTRA_UNROLL _Pragma("unroll")
+#define DULTRA_NO_UNROLL _Pragma("unroll 1")
 
 __device__ __forceinline__ void block_sync() { __syncthreads(); }
 __device__ __forceinline__ void warp_sync() { __syncwarp(); }
@@ -137,6 +138,7 @@ void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int
 // ---- under the emulator ----------------------------------------------------------------------------------------------------------------
 #define DULTRA_SHARED(name) unsigned char* name = emulator::lane->shared
 #define DULTRA_UNROLL
+#define DULTRA_NO_UNROLL
 
 inline void block_sync() { emulator::block_barrier(); }
 inline void warp_sync() { emulator::warp_barrier(); }

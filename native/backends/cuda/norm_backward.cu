@@ -71,6 +71,7 @@ struct RmsRows {
       DULTRA_UNROLL
       for (int v = 0; v < kHeld; ++v)
         if (column(v) < c) sums.add(held_x[v], held_d[v], load(weight, column(v)));
+      DULTRA_NO_UNROLL
       for (int64_t j = column(kHeld); j < c; j += kThreads * kN) sums.add(load(row_x, j), load(row_d, j), load(weight, j));
       block_sums<kThreads>(&sums.squares, &sums.dot, scratch, int(row - begin) % 2);
       const float scale = 1.0f / sqrtf(sums.squares / float(c) + eps);
@@ -80,6 +81,7 @@ struct RmsRows {
         const int64_t j = column(v);
         if (j < c) store_vector<kWhole>(row_dx + j, gradient(held_dx[v], held_x[v], held_d[v], load(weight, j), factors, of_weight[v]), c - j);
       }
+      DULTRA_NO_UNROLL
       for (int64_t j = column(kHeld); j < c; j += kThreads * kN) {
         float* const sum = partial + piece * c + j;
         float more[kN]{};
@@ -108,18 +110,18 @@ __global__ void __launch_bounds__(kThreads, kThreads == kWarp ? 8 : 2) rmsnorm_b
     rows.template run<false>(reinterpret_cast<float*>(shared));
 }
 
-// The input's part of a layer norm's backward. dout null: the score's, whose every row is dlogit weight.
+// The input's part of a layer norm's backward, from `factor` dout.
 template <int kThreads, bool kWhole>
-__device__ __forceinline__ RowMoments layernorm_row_backward(float* dx, const float* dout, float dlogit, const float* weight, const float* x,
-                                                             const float* mul, int64_t c, float eps, float* scratch) {
+__device__ __forceinline__ RowMoments layernorm_row_backward(float* dx, const float* dout, float factor, const float* x, const float* mul, int64_t c,
+                                                             float eps, float* scratch) {
   using Row = HeldRow<kThreads, kWhole>;
   using Numbers = typename Row::Numbers;
   const Row row(x, c);
   const RowMoments moments = row_moments(row, c, eps, scratch);
   const auto dnormed = [&](float(&d)[Row::kN], int64_t j) {
-    const Numbers factors = row.load(mul, j), numbers = row.load(dout ? dout : weight, j);
+    const Numbers slopes = row.load(mul, j), numbers = row.load(dout, j);
     DULTRA_UNROLL
-    for (int e = 0; e < Row::kN; ++e) d[e] = (dout ? numbers[e] : numbers[e] * dlogit) * factors[e];
+    for (int e = 0; e < Row::kN; ++e) d[e] = numbers[e] * factor * slopes[e];
   };
   float sum = 0, dot = 0;
   row.each([&](int64_t j, const Numbers& numbers) {
@@ -140,6 +142,7 @@ __device__ __forceinline__ RowMoments layernorm_row_backward(float* dx, const fl
   });
   return moments;
 }
+// dout null: the score's, whose every row is dlogit weight.
 template <int kThreads>
 __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
     layernorm_backward_kernel(float* dx, RowMoments* all_moments, const float* dout, const float* dlogit, const float* weight, const float* x,
@@ -150,11 +153,11 @@ __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
   if (row >= m) return;
   dx += row * c;
   x += row * c;
-  if (dout) dout += row * c;
   if (groups) mul += groups[row] * c;
-  const float of_row = dlogit ? dlogit[row] : 0.0f;
-  const RowMoments moments = aligned ? layernorm_row_backward<kThreads, true>(dx, dout, of_row, weight, x, mul, c, eps, scratch)
-                                     : layernorm_row_backward<kThreads, false>(dx, dout, of_row, weight, x, mul, c, eps, scratch);
+  const float* from = dout ? dout + row * c : weight;
+  const float factor = dout ? 1.0f : dlogit[row];
+  const RowMoments moments = aligned ? layernorm_row_backward<kThreads, true>(dx, from, factor, x, mul, c, eps, scratch)
+                                     : layernorm_row_backward<kThreads, false>(dx, from, factor, x, mul, c, eps, scratch);
   if (int(threadIdx.x) % kThreads == 0) all_moments[row] = moments;
 }
 void launch_layernorm_backward(const char* name, float* dx, RowMoments* moments, const float* dout, const float* dlogit, const float* weight,

@@ -47,6 +47,7 @@ class HeldRow {
     DULTRA_UNROLL
     for (int v = 0; v < kHeld; ++v)
       if (column(v) < c_) body(column(v), held_[v]);
+    DULTRA_NO_UNROLL
     for (int64_t j = column(kHeld); j < c_; j += kThreads * kN) body(j, load(x_, j));
   }
 
