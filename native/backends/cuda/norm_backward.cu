@@ -17,7 +17,6 @@ constexpr int kColumnThreads = 128;
 // A block has kRmsPieceRows rows, and a thread the same columns of all of them, four side by side: it reads a number once, keeps it in registers
 // while the row's sums are made, and adds up the weights' gradient as it goes. What is wider than its kHeld vectors it reads again, and the
 // weights, for which there are no registers.
-
 template <int kThreads>
 struct RmsRows {
   float *dx, *partial;  // partial (pieces, C): sums of dweight's terms; null: not wanted
