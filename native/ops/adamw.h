@@ -28,11 +28,16 @@ DULTRA_HD float join_float(uint16_t high, int16_t low) {
 }
 
 // fp32 -> bf16, up or down at random so that the mean is the fp32 number itself; `random` is uniform over 16 bits.
+DULTRA_HD uint16_t finite_to_bf16_stochastic(float value, uint32_t random) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return uint16_t((bits + random) >> 16);
+}
 DULTRA_HD uint16_t f32_to_bf16_stochastic(float value, uint32_t random) {
   uint32_t bits;
   memcpy(&bits, &value, 4);
   if ((bits & 0x7f800000u) == 0x7f800000u) return f32_to_bf16(value);
-  return uint16_t((bits + random) >> 16);
+  return finite_to_bf16_stochastic(value, random);
 }
 
 namespace rng {

@@ -369,12 +369,17 @@ void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
     std::copy(old_w.begin(), old_w.end(), got_dw.data());
     std::copy(old_b.begin(), old_b.end(), got_db.data());
     backend->linear_forward(got_y.data(), n, x.data(), m, *weights, old_b.data(), false);
+    // Rows that lie apart.
+    std::vector<float> apart(size_t(m * (n + 3)), NAN), of_apart = old_x;
+    for (int64_t i = 0; i < m; ++i) std::copy_n(&dy[size_t(i * n)], n, &apart[size_t(i * (n + 3))]);
+    backend->linear_backward_input(of_apart.data(), apart.data(), n + 3, w.data(), m, n, k, true);
     backend->linear_backward_input(got_dx.data(), dy.data(), n, w.data(), m, n, k, true);
     backend->linear_backward_weight(got_dw.data(), got_db.data(), dy.data(), n, x.data(), m, n, k);
     // From the matrix itself.
     Guarded<float> from_rows(dx.size());
     std::copy(old_x.begin(), old_x.end(), from_rows.data());
     backend->linear_backward_input(from_rows.data(), dy.data(), n, weights->bf16_rows(), m, n, k, true);
+    CHECK(same_bits(of_apart.data(), got_dx.data(), dx.size()), where, "dx from rows that lie apart");
     CHECK(from_rows.guards_intact() && same_bits(from_rows.data(), got_dx.data(), dx.size()), where, "dx from the matrix's own rows");
     CHECK(got_y.guards_intact() && got_dx.guards_intact() && got_dw.guards_intact() && got_db.guards_intact(), where);
     CHECK(relative_error(got_y.data(), y.data(), y.size()) < sum_tolerance(k), where, relative_error(got_y.data(), y.data(), y.size()));
@@ -402,7 +407,11 @@ DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
     for (bool split : {false, true})
       for (DType moments : {DType::kF32, DType::kBF16}) {
         Random random{uint64_t(n)};
-        const std::vector<float> start = normals(random, size_t(n), 0.02), gradient = normals(random, size_t(n));
+        const std::vector<float> start = normals(random, size_t(n), 0.02);
+        std::vector<float> gradient = normals(random, size_t(n));
+        // Moments that are zero, very small, and infinite, among usual ones.
+        const float unusual[] = {0, 1e-30f, 1e-12f, 1e10f, 1e25f, -1e-25f};
+        for (size_t i = 7; i < size_t(n); i += 29) gradient[i] = unusual[i / 29 % 6];
         const std::string where = text("n ", n, split ? " split" : "", moments == DType::kBF16 ? " bf16" : "");
         struct State {
           std::vector<float> parameter, m, v;
@@ -415,6 +424,12 @@ DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
           Backend& backend = b ? *made : reference;
           state.parameter = start;
           state.m.assign(size_t(n), 0), state.v.assign(size_t(n), 0), state.high.assign(size_t(n), 0x3c00), state.low.assign(size_t(n), -5);
+          // No first moment where there is a second.
+          for (size_t i = 7; i < size_t(n); i += 29 * 6)
+            if (moments == DType::kF32)
+              state.v[i] = 1e-4f;
+            else
+              reinterpret_cast<uint16_t*>(state.v.data())[i] = f32_to_bf16(1e-4f);
           for (int64_t step = 1; step <= 3; ++step) {
             AdamWArgs a{};
             a.parameter = split ? nullptr : state.parameter.data();
@@ -463,7 +478,7 @@ DULTRA_TEST(cuda_rope_store_of_bf16) {
   for (int d : {2, 10, 64})
     for (DType dtype : {DType::kF32, DType::kBF16}) {
       const auto backend = bf16_backend(d);
-      const int heads = 3;
+      const int heads = d == 64 ? 40 : 3;  // more of a row than a block has
       const int64_t width = 2 * heads * d, all = 20;
       Random random{uint64_t(d)};
       const std::vector<int32_t> positions{0, 7, 300, 4095}, slots{17, 0, 3, 19};
@@ -480,7 +495,7 @@ DULTRA_TEST(cuda_rows_of_bf16) {
   for (int schedule = 0; schedule < 3; ++schedule) {
     const auto backend = bf16_backend(schedule);
     CHECK(backend->operand_dtype() == DType::kBF16, "operands");
-    for (int64_t c : {6, 65, 1030}) {
+    for (int64_t c : {6, 65, 64, 1030, 4112}) {
       Random random{uint64_t(c)};
       const int64_t m = 5;
       const std::string where = text("C ", c, " schedule ", schedule, " ");
@@ -539,6 +554,76 @@ DULTRA_TEST(cuda_rows_of_bf16) {
       backend->swiglu_backward(dnarrow.data(), dout.data(), dnarrow.data(), m, c);
       CHECK(is_rounded(dnarrow, dwide.data()), where, "swiglu backward in place");
     }
+  }
+}
+
+// An array may begin at any number of its type: what cannot be moved in the widest pieces gives the same bits, and nothing beside it is written.
+DULTRA_TEST(cuda_rows_begin_anywhere) {
+  const auto backend = bf16_backend(1);
+  const int64_t m = 3, c = 64;
+  std::vector<std::vector<uint8_t>> first;
+  for (size_t shift : {0, 1, 2, 5}) {
+    Random random(4);
+    std::vector<std::vector<uint8_t>> results;
+    const auto wide = [&](int64_t n) {
+      Guarded<float> array(size_t(n) + shift);
+      const std::vector<float> numbers = normals(random, size_t(n));
+      std::copy(numbers.begin(), numbers.end(), array.data() + shift);
+      return array;
+    };
+    const auto narrowed = [&](int64_t n) {
+      Guarded<uint16_t> array(size_t(n) + shift);
+      const std::vector<uint16_t> numbers = narrow(normals(random, size_t(n)));
+      std::copy(numbers.begin(), numbers.end(), array.data() + shift);
+      return array;
+    };
+    const auto keep = [&](const auto& array, const char* what) {
+      bool intact = array.guards_intact();
+      for (size_t i = 0; i < shift * sizeof(array[0]); ++i) intact = intact && reinterpret_cast<const uint8_t*>(array.data())[i] == 0xfb;
+      CHECK(intact, what, " shift ", shift);
+      const auto* bytes = reinterpret_cast<const uint8_t*>(array.data() + shift);
+      results.emplace_back(bytes, bytes + (array.size() - shift) * sizeof(array[0]));
+    };
+    const std::vector<int32_t> index{2, 0, 1}, positions{5, 0, 900};
+    Guarded<float> x = wide(m * c), dout = wide(m * c), gates = wide(2 * m * c), weight = wide(c), add = wide(c), out = wide(m * c), sum = wide(c),
+                   cache = wide(m * c);
+    Guarded<uint16_t> x16 = narrowed(m * c), dout16 = narrowed(m * c), gates16 = narrowed(2 * m * c), out16 = narrowed(m * c),
+                      cache16 = narrowed(m * c);
+    const auto at = [&](auto& array) { return array.data() + shift; };
+
+    backend->gather_rows(at(out), at(x), index.data(), m, c);
+    keep(out, "gather");
+    backend->gather_rows(at(out), at(x16), index.data(), m, c);
+    keep(out, "gather of bf16");
+    backend->gather_rows(at(out16), at(x16), index.data(), m, c);
+    keep(out16, "gather in bf16");
+    backend->rope_store_forward(at(cache), index.data(), at(x16), positions.data(), m, 2, 16, 10000);
+    keep(cache, "rope to a cache of fp32");
+    backend->rope_store_forward(at(cache16), index.data(), at(x), positions.data(), m, 2, 16, 10000);
+    keep(cache16, "rope to a cache of bf16");
+    backend->swiglu_forward(at(out), at(gates), m, c);
+    keep(out, "swiglu");
+    backend->swiglu_forward(at(out16), at(gates16), m, c);
+    keep(out16, "swiglu in bf16");
+    backend->rmsnorm_forward(at(out), at(x), at(weight), m, c, 1e-5f);
+    keep(out, "rmsnorm");
+    backend->layernorm_forward(at(out), at(x), at(weight), at(add), nullptr, m, c, 1e-5f);
+    keep(out, "layernorm");
+    backend->rmsnorm_backward(at(out), at(sum), at(dout), at(x), at(weight), m, c, 1e-5f);
+    keep(out, "rmsnorm backward");
+    keep(sum, "rmsnorm backward, weights");
+    backend->swiglu_backward(at(gates), at(dout16), at(gates16), m, c);
+    keep(gates, "swiglu backward from bf16");
+    backend->swiglu_backward(at(gates16), at(dout16), at(gates16), m, c);
+    keep(gates16, "swiglu backward in bf16");
+    backend->rope_forward(at(x), c, positions.data(), m, 4, 16, 10000);
+    keep(x, "rope");
+    backend->rope_forward(at(x16), c, positions.data(), m, 4, 16, 10000);
+    keep(x16, "rope in bf16");
+    backend->silu_forward(at(x), m * c);
+    keep(x, "silu");
+    if (shift == 0) first = results;
+    CHECK(results == first, "shift ", shift);
   }
 }
 

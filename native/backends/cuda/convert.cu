@@ -17,21 +17,10 @@ __global__ void __launch_bounds__(kElementThreads) convert_kernel(void* to, DTyp
   }
 }
 
-__global__ void __launch_bounds__(kElementThreads)
-    copy_rows_kernel(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width) {
-  const int64_t i = global_index();
-  if (i < m * width) put(to, i / width * to_stride + i % width, from[i / width * from_stride + i % width]);
-}
-
 }  // namespace
 
 void convert(void* to, DType to_type, const void* from, DType from_type, int64_t n, cudaStream_t stream) {
   if (n > 0) launch("convert", stream, convert_kernel, element_grid(n), kElementThreads, 0, to, to_type, from, from_type, n);
-}
-
-void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width, cudaStream_t stream) {
-  if (m * width > 0)
-    launch("copy_rows", stream, copy_rows_kernel, element_grid(m * width), kElementThreads, 0, to, to_stride, from, from_stride, m, width);
 }
 
 }  // namespace cuda

@@ -36,6 +36,7 @@ constexpr float kLog2E = 1.44269504088896340736f;
 // Aligned to what one pattern of wgmma's swizzled tiles takes.
 #define DULTRA_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define DULTRA_UNROLL _Pragma("unroll")
+#define DULTRA_NO_UNROLL _Pragma("unroll 1")
 
 __device__ __forceinline__ void block_sync() { __syncthreads(); }
 __device__ __forceinline__ void warp_sync() { __syncwarp(); }
@@ -48,6 +49,46 @@ __device__ __forceinline__ float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+// 1 / x, to about 2^-23; of what is beyond 2^126 it is 0.
+__device__ __forceinline__ float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// What sqrtf and / come to for usual numbers: x from 2^-100 to 2^100; b from 2^-60 to 2^60, and a and a / b from 2^-120 to 2^120. The steps are those
+// that the compiler takes, which round correctly there, but not its test and branch for every one of them: a kernel can test many at once. inverse:
+// usual_inverse(b).
+__device__ __forceinline__ float usual_sqrt(float x) {
+  float inverse;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  const float root = x * inverse;
+  return fmaf(fmaf(-root, root, x), inverse * 0.5f, root);
+}
+__device__ __forceinline__ float usual_inverse(float b) {
+  const float y = fast_reciprocal(b);
+  return fmaf(y, fmaf(-b, y, 1.0f), y);
+}
+__device__ __forceinline__ float usual_quotient(float a, float b, float inverse) {
+  const float q = a * inverse;
+  return fmaf(inverse, fmaf(-b, q, a), q);
+}
+// Words that lie side by side, aligned to all of them. What is stored goes to device memory. It is written out: where another path of a kernel
+// writes to the same place, the compiler makes stores of single words of an assignment.
+__device__ __forceinline__ void load_words(uint32_t (&words)[2], const void* from) {
+  const uint2 all = *static_cast<const uint2*>(from);
+  words[0] = all.x, words[1] = all.y;
+}
+__device__ __forceinline__ void load_words(uint32_t (&words)[4], const void* from) {
+  const uint4 all = *static_cast<const uint4*>(from);
+  words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+}
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[2]) {
+  asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]) : "memory");
+}
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
 }
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
 // Two floats as bf16, `low` in the low half.
@@ -196,6 +237,7 @@ void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int
 // ---- under the emulator ----------------------------------------------------------------------------------------------------------------
 #define DULTRA_SHARED(name) unsigned char* name = emulator::lane->shared
 #define DULTRA_UNROLL
+#define DULTRA_NO_UNROLL
 
 inline void block_sync() { emulator::block_barrier(); }
 inline void warp_sync() { emulator::warp_barrier(); }
@@ -208,6 +250,25 @@ inline T shuffle_xor(T value, int mask) {
   return value;
 }
 inline float fast_exp2(float x) { return exp2f(x); }
+inline float fast_reciprocal(float x) { return fabsf(x) > 0x1p126f ? copysignf(0.0f, x) : 1.0f / x; }
+// Unlike the GPU's right anywhere, so what is not usual must not come here.
+inline float usual(float x, float least, const char* what) {
+  if (!(fabsf(x) >= least && fabsf(x) <= 1 / least)) emulator::die("a number is not usual", what);
+  return x;
+}
+inline float usual_sqrt(float x) { return sqrtf(usual(x, 0x1p-100f, "usual_sqrt")); }
+inline float usual_inverse(float b) { return 1.0f / usual(b, 0x1p-60f, "usual_inverse"); }
+inline float usual_quotient(float a, float b, float) { return usual(usual(a, 0x1p-120f, "usual_quotient") / b, 0x1p-120f, "usual_quotient"); }
+template <int kWords>
+inline void load_words(uint32_t (&words)[kWords], const void* from) {
+  if (uintptr_t(from) % sizeof words) emulator::die("an address is not aligned", "load_words");
+  memcpy(words, from, sizeof words);
+}
+template <int kWords>
+inline void store_words(void* to, const uint32_t (&words)[kWords]) {
+  if (uintptr_t(to) % sizeof words) emulator::die("an address is not aligned", "store_words");
+  memcpy(to, words, sizeof words);
+}
 inline uint32_t pack_bf16(float low, float high) { return uint32_t(f32_to_bf16(low)) | uint32_t(f32_to_bf16(high)) << 16; }
 inline void ldmatrix_x4(uint32_t (&f)[4], const void* row) {
   if (uintptr_t(row) % 16) emulator::die("the address of a row is not aligned", "ldmatrix");
@@ -442,13 +503,6 @@ __device__ __forceinline__ int64_t global_index() { return int64_t(blockIdx.x) *
 // A grid of one dimension that gives each of n numbers a thread.
 constexpr int kElementThreads = 256;
 inline dim3 element_grid(int64_t n) { return dim3(unsigned(ceil_div(n, kElementThreads))); }
-
-// A grid that gives each of n things in each of m rows a thread, without a division: the row is blockIdx.x.
-inline dim3 row_grid(int64_t m, int64_t n) {
-  check_argument(n <= int64_t(65535) * kElementThreads, "columns: expected at most " + std::to_string(65535 * kElementThreads));
-  return dim3(unsigned(m), unsigned(ceil_div(n, kElementThreads)));
-}
-__device__ __forceinline__ int column_index() { return int(blockIdx.y) * kElementThreads + int(threadIdx.x); }
 #endif
 
 }  // namespace cuda

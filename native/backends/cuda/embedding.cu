@@ -1,30 +1,63 @@
-// Rows of a table: the embedding, gathering rows, and adding rows back.
+// Rows of a table: the embedding, gathering, storing and copying rows, and adding rows back.
 #include "backends/cuda/kernels.h"
+#include "backends/cuda/vectors.h"
 
 namespace dultra {
 namespace cuda {
 
 namespace {
 
-// A thread has two columns, or the last of an odd number.
-__global__ void __launch_bounds__(kElementThreads) gather_rows_kernel(Array out, ConstArray table, const int32_t* index, int64_t c) {
-  const int64_t row = blockIdx.x, from = int64_t(index[row]) * c, j = int64_t(column_index()) * 2;
-  if (j + 1 < c) {
-    const Pair pair = get_pair(table, from + j);
-    put_pair(out, row * c + j, pair.low, pair.high);
-  } else if (j < c) {
-    put(out, row * c + j, table[from + j]);
+constexpr int kMovedVectors = 4;  // of a thread: what it has under way at a time
+
+// Rows `stride` apart; index: which of them, null: one after the other.
+template <class T>
+struct Rows {
+  T* numbers;
+  int64_t stride;
+  const int32_t* index;
+  __device__ __forceinline__ T* at(int64_t i) const { return numbers + (index ? index[i] : i) * stride; }
+};
+
+template <class Out, int kN, class In>
+__device__ __forceinline__ Vector<Out, kN> converted(const Vector<In, kN>& vector) {
+  if constexpr (std::is_same_v<Out, In>) {
+    return vector;
+  } else {
+    float values[kN];
+    DULTRA_UNROLL
+    for (int e = 0; e < kN; ++e) values[e] = vector[e];
+    return rounded_to<Out>(values);
   }
 }
 
-__global__ void __launch_bounds__(kElementThreads) store_rows_kernel(Array to, ConstArray from, const int32_t* index, int64_t c) {
-  const int64_t row = blockIdx.x, target = int64_t(index[row]) * c, j = int64_t(column_index()) * 2;
-  if (j + 1 < c) {
-    const Pair pair = get_pair(from, row * c + j);
-    put_pair(to, target + j, pair.low, pair.high);
-  } else if (j < c) {
-    put(to, target + j, from[row * c + j]);
+template <bool kWhole, class Out, class In>
+__device__ __forceinline__ void move_row(Out* to, const In* from, int64_t c) {
+  constexpr int kN = kVectorOf<Out, In>;
+  Vector<In, kN> vectors[kMovedVectors];
+  DULTRA_UNROLL
+  for (int v = 0; v < kMovedVectors; ++v) {
+    const int64_t j = vector_start<kN, kMovedVectors>(blockIdx.y, v);
+    if (j < c) vectors[v] = load_vector<kN, kWhole>(from + j, c - j);
   }
+  DULTRA_UNROLL
+  for (int v = 0; v < kMovedVectors; ++v) {
+    const int64_t j = vector_start<kN, kMovedVectors>(blockIdx.y, v);
+    if (j < c) store_vector<kWhole>(to + j, converted<Out>(vectors[v]), c - j);
+  }
+}
+template <class Out, class In>
+__global__ void __launch_bounds__(kElementThreads) move_rows_kernel(Rows<Out> to, Rows<const In> from, int64_t c, bool aligned) {
+  if (aligned)
+    move_row<true>(to.at(blockIdx.x), from.at(blockIdx.x), c);
+  else
+    move_row<false>(to.at(blockIdx.x), from.at(blockIdx.x), c);
+}
+template <class Out, class In>
+void move_rows(const char* name, const Rows<Out>& to, const Rows<const In>& from, int64_t m, int64_t c, cudaStream_t stream) {
+  constexpr int kN = kVectorOf<Out, In>;
+  const bool aligned = c % kN == 0 && in_vectors<kN>(to.numbers, to.stride) && in_vectors<kN>(from.numbers, from.stride);
+  if (m * c > 0)
+    launch(name, stream, move_rows_kernel<Out, In>, row_pieces(m, c, kElementThreads * kMovedVectors * kN), kElementThreads, 0, to, from, c, aligned);
 }
 
 // Several rows may go to the same place, so a thread owns a column and adds the rows in their order.
@@ -37,11 +70,33 @@ __global__ void __launch_bounds__(kElementThreads) scatter_add_rows_kernel(float
 }  // namespace
 
 void gather_rows(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
-  if (m * c > 0) launch("gather_rows", stream, gather_rows_kernel, row_grid(m, ceil_div(c, 2)), kElementThreads, 0, out, table, index, c);
+  typed(out, [&](auto* to) {
+    using Out = number_of<decltype(to)>;
+    const auto gather = [&](auto* from) {
+      move_rows<Out, number_of<decltype(from)>>("gather_rows", {to, c, nullptr}, {from, c, index}, m, c, stream);
+    };
+    if (table.dtype == DType::kF16)
+      gather(static_cast<const Half*>(table.data));
+    else
+      typed(table, gather);
+  });
 }
 
 void store_rows(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
-  if (m * c > 0) launch("store_rows", stream, store_rows_kernel, row_grid(m, ceil_div(c, 2)), kElementThreads, 0, to, from, index, c);
+  typed(to, [&](auto* held) {
+    typed(from, [&](auto* rows) {
+      move_rows<number_of<decltype(held)>, number_of<decltype(rows)>>("store_rows", {held, c, index}, {rows, c, nullptr}, m, c, stream);
+    });
+  });
+}
+
+void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width, cudaStream_t stream) {
+  typed(to, [&](auto* copy) {
+    typed(from, [&](auto* rows) {
+      move_rows<number_of<decltype(copy)>, number_of<decltype(rows)>>("copy_rows", {copy, to_stride, nullptr}, {rows, from_stride, nullptr}, m, width,
+                                                                      stream);
+    });
+  });
 }
 
 void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {

@@ -8,12 +8,12 @@ namespace cuda {
 
 // convert.cu
 void convert(void* to, DType to_type, const void* from, DType from_type, int64_t n, cudaStream_t stream);
-// to (m, width) = from (m, width), rows to_stride and from_stride apart
-void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width, cudaStream_t stream);
 
 // embedding.cu
 void gather_rows(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
 void store_rows(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
+// to (m, width) = from (m, width), rows to_stride and from_stride apart
+void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width, cudaStream_t stream);
 void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream);
 
 // norm.cu

@@ -1,5 +1,6 @@
 // The optimiser's operations.
 #include "backends/cuda/kernels.h"
+#include "backends/cuda/vectors.h"
 #include "ops/adamw.h"
 
 namespace dultra {
@@ -36,92 +37,109 @@ __global__ void __launch_bounds__(kSumThreads) sum_kernel(double* result, const 
 
 struct AdamWFactors {
   float scale, beta1, rest1, beta2, rest2, keep, step, correction, eps;
+  bool usual;  // correction from 2^-27 to 1, eps at most 1
 };
 
 // What a thread owns: the four elements that share their random words.
 constexpr int kGroup = 4;
 
-template <class T>
-struct alignas(kGroup * sizeof(T)) Group {
-  T at[kGroup];
-};
-// Elements begin .. end of the group at `p`; with `whole` all four at once.
-template <class T>
-__device__ __forceinline__ Group<T> load_group(const T* p, bool whole, int begin, int end) {
-  if (whole) return *reinterpret_cast<const Group<T>*>(p);
-  Group<T> group;
-  DULTRA_UNROLL
-  for (int e = 0; e < kGroup; ++e) group.at[e] = e >= begin && e < end ? p[e] : T(0);
-  return group;
+// A moment as it is stored; kUsual: it is finite.
+template <bool kUsual>
+__device__ __forceinline__ void put_moment(Vector<float, kGroup>* to, int e, float value, uint32_t) {
+  to->word[e] = bits_of(value);
 }
-template <class T>
-__device__ __forceinline__ void store_group(T* p, const Group<T>& group, bool whole, int begin, int end) {
-  if (whole) {
-    *reinterpret_cast<Group<T>*>(p) = group;
-    return;
-  }
-  DULTRA_UNROLL
-  for (int e = 0; e < kGroup; ++e)
-    if (e >= begin && e < end) p[e] = group.at[e];
+template <bool kUsual>
+__device__ __forceinline__ void put_moment(Vector<uint16_t, kGroup>* to, int e, float value, uint32_t random) {
+  to->set_half(e, kUsual ? finite_to_bf16_stochastic(value, random) : f32_to_bf16_stochastic(value, random));
 }
 
-__device__ __forceinline__ float widen(float value) { return value; }
-__device__ __forceinline__ float widen(uint16_t value) { return bf16_to_f32(value); }
-__device__ __forceinline__ void narrow(float* to, float value, uint32_t) { *to = value; }
-__device__ __forceinline__ void narrow(uint16_t* to, float value, uint32_t random) { *to = f32_to_bf16_stochastic(value, random); }
+// Whether |m| is from 2^-70 to 2^60 and v from 2^-100 to 2^40: then, and with usual factors, all that an update divides is usual.
+__device__ __forceinline__ bool usual_moments(float m, float v) {
+  const auto power = [](int exponent) { return uint32_t(exponent + 127) << 23; };
+  return bits_of(v) - power(-100) <= power(40) - power(-100) && 2 * bits_of(m) - 2 * power(-70) <= 2 * (power(60) - power(-70));
+}
+
+// Elements begin .. end of group `group`, which begins at `at`; with kWhole all four.
+template <bool kWhole, bool kSplit, class Moment>
+__device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFactors& f, int64_t group, int64_t at, int64_t begin, int64_t end) {
+  Moment *exp_avg = static_cast<Moment*>(a.exp_avg) + at, *exp_avg_sq = static_cast<Moment*>(a.exp_avg_sq) + at;
+  uint16_t* low_halves = reinterpret_cast<uint16_t*>(a.low) + at;
+  const auto load = [&](const auto* from) { return load_vector<kGroup, kWhole>(from, end, begin); };
+  const auto store = [&](auto* to, const auto& vector) { store_vector<kWhole>(to, vector, end, begin); };
+  const auto gradient = load(a.gradient + at);
+  const auto m_held = load(exp_avg), v_held = load(exp_avg_sq);
+  Vector<float, kGroup> p{};
+  Vector<uint16_t, kGroup> high{}, low{};
+  if (kSplit)
+    high = load(a.high + at), low = load(low_halves);
+  else
+    p = load(a.parameter + at);
+  rng::Words words{};
+  if (sizeof(Moment) == 2) words = rng::moment_words(a.seed, a.stream, uint32_t(a.step), uint64_t(group));
+  float m[kGroup], v[kGroup];
+  bool usual = f.usual;
+  DULTRA_UNROLL
+  for (int e = 0; e < kGroup; ++e) {
+    const float g = gradient[e] * f.scale;
+    m[e] = fmaf(m_held[e], f.beta1, g * f.rest1);
+    v[e] = fmaf(v_held[e], f.beta2, g * g * f.rest2);
+    usual = usual && usual_moments(m[e], v[e]);
+  }
+  const auto finish = [&](auto usual_numbers) {
+    constexpr bool kUsual = decltype(usual_numbers)::value;
+    const float inverse = kUsual ? usual_inverse(f.correction) : 0.0f;
+    Vector<Moment, kGroup> m_new{}, v_new{};
+    Vector<uint16_t, kGroup> high_new{}, low_new{};
+    DULTRA_UNROLL
+    for (int e = 0; e < kGroup; ++e) {
+      put_moment<kUsual>(&m_new, e, m[e], words.w[e] & 0xffffu);
+      put_moment<kUsual>(&v_new, e, v[e], words.w[e] >> 16);
+      float update;
+      if (kUsual) {
+        const float below = usual_quotient(usual_sqrt(v[e]), f.correction, inverse) + f.eps;
+        update = usual_quotient(m[e], below, usual_inverse(below));
+      } else {
+        update = m[e] / (sqrtf(v[e]) / f.correction + f.eps);
+      }
+      const float before = kSplit ? join_float(high.half(e), int16_t(low.half(e))) : p[e], after = fmaf(update, -f.step, before * f.keep);
+      if (kSplit) {
+        const SplitFloat split = split_float(after);
+        high_new.set_half(e, split.high);
+        low_new.set_half(e, uint16_t(split.low));
+      } else {
+        p.word[e] = bits_of(after);
+      }
+    }
+    store(exp_avg, m_new);
+    store(exp_avg_sq, v_new);
+    if (kSplit)
+      store(a.high + at, high_new), store(low_halves, low_new);
+    else
+      store(a.parameter + at, p);
+  };
+  if (kWhole && usual)
+    finish(std::true_type());
+  else
+    finish(std::false_type());
+}
 
 // aligned: every array begins where four of its numbers can be read at once, and so does a.first.
 template <bool kSplit, class Moment>
 __global__ void __launch_bounds__(kElementThreads) adamw_kernel(AdamWArgs a, AdamWFactors f, bool aligned) {
   const int64_t group = a.first / kGroup + global_index(), at = group * kGroup - a.first;  // of its first element; below 0 where it began before
   if (at >= a.n) return;
-  const int begin = at < 0 ? int(-at) : 0, end = a.n - at < kGroup ? int(a.n - at) : kGroup;
-  const bool whole = aligned && end == kGroup;
-  Moment* exp_avg = static_cast<Moment*>(a.exp_avg) + at;
-  Moment* exp_avg_sq = static_cast<Moment*>(a.exp_avg_sq) + at;
-  const Group<float> gradient = load_group(a.gradient + at, whole, begin, end);
-  Group<Moment> m_held = load_group(exp_avg, whole, begin, end), v_held = load_group(exp_avg_sq, whole, begin, end);
-  Group<float> p;
-  Group<uint16_t> high;
-  Group<int16_t> low;
-  if (kSplit) {
-    high = load_group(a.high + at, whole, begin, end);
-    low = load_group(a.low + at, whole, begin, end);
-  } else {
-    p = load_group(a.parameter + at, whole, begin, end);
-  }
-  rng::Words words{};
-  if (sizeof(Moment) == 2) words = rng::moment_words(a.seed, a.stream, uint32_t(a.step), uint64_t(group));
-  DULTRA_UNROLL
-  for (int e = 0; e < kGroup; ++e) {
-    const float g = gradient.at[e] * f.scale;
-    const float m = fmaf(widen(m_held.at[e]), f.beta1, g * f.rest1), v = fmaf(widen(v_held.at[e]), f.beta2, g * g * f.rest2);
-    narrow(&m_held.at[e], m, words.w[e] & 0xffffu);
-    narrow(&v_held.at[e], v, words.w[e] >> 16);
-    const float update = m / (sqrtf(v) / f.correction + f.eps);
-    if (kSplit) {
-      const SplitFloat split = split_float(fmaf(update, -f.step, join_float(high.at[e], low.at[e]) * f.keep));
-      high.at[e] = split.high;
-      low.at[e] = split.low;
-    } else {
-      p.at[e] = fmaf(update, -f.step, p.at[e] * f.keep);
-    }
-  }
-  store_group(exp_avg, m_held, whole, begin, end);
-  store_group(exp_avg_sq, v_held, whole, begin, end);
-  if (kSplit) {
-    store_group(a.high + at, high, whole, begin, end);
-    store_group(a.low + at, low, whole, begin, end);
-  } else {
-    store_group(a.parameter + at, p, whole, begin, end);
-  }
+  const int64_t begin = at < 0 ? -at : 0, end = a.n - at < kGroup ? a.n - at : kGroup;
+  if (aligned && end == kGroup)
+    adamw_group<true, kSplit, Moment>(a, f, group, at, begin, end);
+  else
+    adamw_group<false, kSplit, Moment>(a, f, group, at, begin, end);
 }
 
 template <bool kSplit, class Moment>
 void launch_adamw(const AdamWArgs& a, const AdamWFactors& f, cudaStream_t stream) {
-  const auto aligned = [](const void* p, size_t size) { return reinterpret_cast<uintptr_t>(p) % (kGroup * size) == 0; };
-  const bool all = a.first % kGroup == 0 && aligned(a.gradient, 4) && aligned(a.exp_avg, sizeof(Moment)) && aligned(a.exp_avg_sq, sizeof(Moment)) &&
-                   (kSplit ? aligned(a.high, 2) && aligned(a.low, 2) : aligned(a.parameter, 4));
+  const auto aligned = [&](const auto* numbers) { return in_vectors<kGroup>(numbers, a.first); };
+  const bool all = aligned(a.gradient) && aligned(static_cast<const Moment*>(a.exp_avg)) && aligned(static_cast<const Moment*>(a.exp_avg_sq)) &&
+                   (kSplit ? aligned(a.high) && aligned(a.low) : aligned(a.parameter));
   const int64_t groups = ceil_div(a.first + a.n, kGroup) - a.first / kGroup;
   launch("adamw_step", stream, adamw_kernel<kSplit, Moment>, element_grid(groups), kElementThreads, 0, a, f, all);
 }
@@ -150,6 +168,7 @@ void adamw_step(const AdamWArgs& a, cudaStream_t stream) {
   f.step = float(a.lr / (1 - std::pow(a.beta1, double(a.step))));
   f.correction = float(std::sqrt(1 - std::pow(a.beta2, double(a.step))));
   f.eps = float(a.eps);
+  f.usual = f.correction >= 0x1p-27f && f.correction <= 1 && f.eps >= 0 && f.eps <= 1;
   if (a.moments == DType::kBF16)
     a.parameter ? launch_adamw<false, uint16_t>(a, f, stream) : launch_adamw<true, uint16_t>(a, f, stream);
   else

@@ -1,14 +1,15 @@
 // The threads that share one row of a norm: a warp for narrow rows (four rows to a block), a block for wide ones. Which numbers of a row a
 // thread sums up depends on the row's width alone.
 #pragma once
-#include "backends/cuda/device.h"
+#include "backends/cuda/vectors.h"
 
 namespace dultra {
 namespace cuda {
 
-constexpr int kWideRow = 1024;     // columns from which a row has a block to itself
-constexpr int kWideThreads = 256;  // of such a block
+constexpr int kHeld = 4;           // vectors of a row that a thread keeps in registers
+constexpr int kNarrowRow = 512;    // columns up to which a row has a warp: what it can keep
 constexpr int kNarrowRows = 4;     // rows of a block of warps
+constexpr int kWideThreads = 256;  // of a wide row
 
 template <int kThreads>
 struct RowGroup {
@@ -16,44 +17,109 @@ struct RowGroup {
   static constexpr int kBlock = kThreads * kRows;
   static constexpr size_t kShared = sizeof(float) * kThreads / kWarp;
 
-  float* scratch;
-  int64_t c;
+  __device__ __forceinline__ static int64_t row() { return int64_t(blockIdx.x) * kRows + (kRows > 1 ? warp_index() : 0); }
+};
 
-  __device__ __forceinline__ int64_t row() const { return int64_t(blockIdx.x) * kRows + (kRows > 1 ? warp_index() : 0); }
-  __device__ __forceinline__ int thread() const { return int(threadIdx.x) % kThreads; }
-  // Sum over the row of term(j).
-  template <class Term>
-  __device__ __forceinline__ float sum(const Term& term) const {
-    float value = 0;
-    for (int64_t j = thread(); j < c; j += kThreads) value += term(j);
-    return block_sum<kThreads>(value, scratch);
+// A row of fp32. A thread has vectors of four numbers, kThreads vectors apart; the first of them it reads once, what a row has beyond them every
+// time. With kWhole rows have a multiple of four columns, and begin where vectors may.
+template <int kThreads, bool kWhole>
+class HeldRow {
+ public:
+  static constexpr int kN = kVectorOf<float>;
+  using Numbers = Vector<float, kN>;
+
+  __device__ __forceinline__ HeldRow(const float* x, int64_t c) : x_(x), c_(c) {
+    DULTRA_UNROLL
+    for (int v = 0; v < kHeld; ++v)
+      if (column(v) < c) held_[v] = load(x, column(v));
   }
+  // Numbers from column j on of any row that is as wide, zeros beyond the last.
+  __device__ __forceinline__ Numbers load(const float* row, int64_t j) const { return load_vector<kN, kWhole>(row + j, c_ - j); }
+  template <class T>
+  __device__ __forceinline__ void store(T* row, int64_t j, const float (&values)[kN]) const {
+    store_vector<kWhole>(row + j, rounded_to<T>(values), c_ - j);
+  }
+  // Whether number e of the vector at column j exists.
+  __device__ __forceinline__ bool has(int64_t j, int e) const { return kWhole || j + e < c_; }
+  // body(column, numbers) for every vector of the thread.
   template <class Body>
   __device__ __forceinline__ void each(const Body& body) const {
-    for (int64_t j = thread(); j < c; j += kThreads) body(j);
+    DULTRA_UNROLL
+    for (int v = 0; v < kHeld; ++v)
+      if (column(v) < c_) body(column(v), held_[v]);
+    DULTRA_NO_UNROLL
+    for (int64_t j = column(kHeld); j < c_; j += kThreads * kN) body(j, load(x_, j));
   }
+
+ private:
+  __device__ __forceinline__ static int64_t column(int v) { return int64_t(v * kThreads + int(threadIdx.x) % kThreads) * kN; }
+
+  const float* x_;
+  int64_t c_;
+  Numbers held_[kHeld];
 };
+
+// Two sums over a block's kThreads threads, the same on all of them, with one barrier: scratch, kPairScratch numbers, is read until the block has
+// passed the barrier of the next call, which takes the other half. turn: of the call, 0, 1, 0, 1 ...
+template <int kThreads>
+constexpr int kPairScratch = 2 * 2 * (kThreads / kWarp);
+template <int kThreads>
+__device__ __forceinline__ void block_sums(float* a, float* b, float* scratch, int turn) {
+  constexpr int kWarps = kThreads / kWarp;
+  *a = warp_sum(*a);
+  *b = warp_sum(*b);
+  if (kWarps == 1) return;
+  scratch += turn * 2 * kWarps;
+  if (lane_index() == 0) {
+    scratch[warp_index()] = *a;
+    scratch[kWarps + warp_index()] = *b;
+  }
+  block_sync();
+  *a = scratch[0];
+  *b = scratch[kWarps];
+  DULTRA_UNROLL
+  for (int w = 1; w < kWarps; ++w) *a += scratch[w], *b += scratch[kWarps + w];
+}
 
 // Mean and 1 / sqrt(variance + eps) of a row.
 struct RowMoments {
   float mean, scale;
 };
-template <int kThreads>
-__device__ __forceinline__ RowMoments row_moments(const RowGroup<kThreads>& group, const float* x, float eps) {
-  const float mean = group.sum([&](int64_t j) { return x[j]; }) / float(group.c);
-  const float squares = group.sum([&](int64_t j) { return (x[j] - mean) * (x[j] - mean); });
-  return {mean, 1.0f / sqrtf(squares / float(group.c) + eps)};
+template <int kThreads, bool kWhole>
+__device__ __forceinline__ RowMoments row_moments(const HeldRow<kThreads, kWhole>& row, int64_t c, float eps, float* scratch) {
+  using Row = HeldRow<kThreads, kWhole>;
+  float sum = 0, squares = 0;
+  row.each([&](int64_t, const typename Row::Numbers& x) {
+    DULTRA_UNROLL
+    for (int e = 0; e < Row::kN; ++e) sum += x[e];
+  });
+  const float mean = block_sum<kThreads>(sum, scratch) / float(c);
+  row.each([&](int64_t j, const typename Row::Numbers& x) {
+    DULTRA_UNROLL
+    for (int e = 0; e < Row::kN; ++e)
+      if (row.has(j, e)) squares = fmaf(x[e] - mean, x[e] - mean, squares);
+  });
+  return {mean, 1.0f / sqrtf(block_sum<kThreads>(squares, scratch) / float(c) + eps)};
 }
 
-// Launches kernel<32> or kernel<256> for m rows of c columns. Rows beyond m are left by whole warps or blocks.
-#define DULTRA_LAUNCH_ROWS(name, stream, kernel, m, c, ...)                                                                                          \
-  do {                                                                                                                                               \
-    if ((m) == 0) break;                                                                                                                             \
-    if ((c) < kWideRow)                                                                                                                              \
-      launch(name, stream, kernel<kWarp>, dim3(unsigned(ceil_div(m, kNarrowRows))), RowGroup<kWarp>::kBlock, RowGroup<kWarp>::kShared, __VA_ARGS__); \
-    else                                                                                                                                             \
-      launch(name, stream, kernel<kWideThreads>, dim3(unsigned(m)), RowGroup<kWideThreads>::kBlock, RowGroup<kWideThreads>::kShared, __VA_ARGS__);   \
-  } while (0)
+// Calls launch_with(threads of a row, as a constant) for rows of c columns.
+template <class Launch>
+void by_width(int64_t c, const Launch& launch_with) {
+  if (c <= kNarrowRow)
+    launch_with(std::integral_constant<int, kWarp>());
+  else
+    launch_with(std::integral_constant<int, kWideThreads>());
+}
+// Whether rows of c numbers, and all of these arrays, can be moved in vectors.
+template <class... T>
+bool rows_in_vectors(int64_t c, const T*... arrays) {
+  return (in_vectors<kVectorOf<float>>(arrays, c) && ...);
+}
+// A grid for m rows. Those beyond are left by whole warps or blocks.
+template <int kThreads>
+dim3 row_blocks(int64_t m) {
+  return dim3(unsigned(ceil_div(m, RowGroup<kThreads>::kRows)));
+}
 
 }  // namespace cuda
 }  // namespace dultra
