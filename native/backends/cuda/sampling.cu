@@ -15,8 +15,7 @@ namespace cuda {
 
 namespace {
 
-constexpr int kThreads = 256, kPerThread = 16, kSlice = kThreads * kPerThread, kWarps = kThreads / kWarp;
-constexpr int kRaced = 8;  // tokens of a thread whose random numbers are made side by side
+constexpr int kThreads = 128, kPerThread = 32, kSlice = kThreads * kPerThread, kWarps = kThreads / kWarp;
 constexpr int kSums = 3;
 constexpr int kGradientThreads = 1024;
 constexpr float kLeastTemperature = 1e-4f;
@@ -53,97 +52,74 @@ struct Scratch {
 };
 
 // Number i of a thread within its slice: four that lie side by side, then the block's next.
-__device__ __forceinline__ int place(int i) { return (i / 4 * kThreads + int(threadIdx.x)) * 4 + i % 4; }
+__device__ __forceinline__ constexpr int stride(int i) { return i / 4 * 4 * kThreads + i % 4; }
+__device__ __forceinline__ int place(int i) { return 4 * int(threadIdx.x) + stride(i); }
 
 __device__ __forceinline__ double noisy(float x, double temperature, double noise) { return rng::add_rn(x, rng::mul_rn(temperature, noise)); }
 
 // The race of a slice's tokens. Times are negative, so that the largest wins, as among logits.
 struct Race {
-  const rng::Coordinates& at;
-  uint32_t first;  // token of the slice, even
-  float max, scale;
-  float slack;  // twice what rounding may add to a score, 2^-51 (|score| + 80 T), in units of T and as a power of 2
+  float max, inverse;  // 1 / T
 
-  __device__ __forceinline__ Race(const rng::Coordinates& at_, int64_t first_, float max_, float temperature)
-      : at(at_),
-        first(uint32_t(first_)),
-        max(max_),
-        scale(kLog2E / temperature),
-        slack(8.8817841970012523e-16f * kLog2E * (fabsf(max_) / temperature + 80.0f)) {}
-
-  // Logits from which `nearest` is the largest cannot win, whatever the noise: that of the largest of all is at least -log(kMaxGumbel).
-  __device__ __forceinline__ bool out_of_reach(float nearest) const {
-    constexpr float kReach = (float(rng::kMaxGumbel) + 3.7f) * kLog2E;
-    return (max - nearest) * scale > kReach + slack;
-  }
-  // Puts the times that tokens take at least, -(1 - u) e^((max - x) / T), in the place of a thread's logits. Returns a time r: if r > -1, the
-  // winner takes at most log(1 + r). For with v an upper bound of 1 - u, e = e^((max - x) / T) >= 1 and r = -v e, e log(1 - v) >= log(1 - v e).
-  __device__ __forceinline__ float run(float (&v)[kPerThread]) const {
+  // Puts the time that a token takes at least, -(1 - u) e^((max - x) / T), in the place of each of a thread's logits. Returns a time r: if r > -1,
+  // the winner takes at most r / (1 + r). For if 1 - u <= v, then log u >= -v / (1 - v); times e = e^((max - x) / T) >= 1 that is at least
+  // r / (1 + r) with r = -v e.
+  __device__ __forceinline__ float run(float (&x)[kPerThread], const rng::Coordinates& at, int64_t first) const {
+    const float scale = inverse * kLog2E;
+    const uint32_t pair = uint32_t(first >> 1) + 2 * threadIdx.x;  // a token and its neighbour have the two halves of the same random bits
     float most = -INFINITY;
     DULTRA_UNROLL
-    for (int from = 0; from < kPerThread; from += kRaced) {
-      float* x = v + from;
-      float nearest = x[0];
+    for (int i = 0; i < kPerThread; i += 2) {
+      const rng::Words words = rng::philox4x32_10(rng::Words{{pair + uint32_t(stride(i) / 2), at.position, at.row, at.step}}, at.seed);
       DULTRA_UNROLL
-      for (int i = 1; i < kRaced; ++i) nearest = fmaxf(nearest, x[i]);
-      if (out_of_reach(nearest)) {
-        DULTRA_UNROLL
-        for (int i = 0; i < kRaced; ++i) x[i] = -INFINITY;
-        continue;
-      }
-      rng::Words words[kRaced / 2];  // the noise of token t is made with that of t ^ 1
-      DULTRA_UNROLL
-      for (int i = 0; i < kRaced; i += 2)
-        words[i / 2] = rng::philox4x32_10(rng::Words{{(first + uint32_t(place(from + i))) >> 1, at.position, at.row, at.step}}, at.seed);
-      DULTRA_UNROLL
-      for (int i = 0; i < kRaced; ++i) {
+      for (int j = 0; j < 2; ++j) {
         // 1 - u is between y - 1 and that plus 2^-23.
-        const uint32_t bits = 0x3fffffffu ^ (words[i / 2].w[i % 2 * 2] >> 9);
+        const uint32_t bits = 0x3fffffffu ^ (words.w[2 * j] >> 9);
         float y;
         memcpy(&y, &bits, 4);
-        const float e = fast_exp2(fminf((max - x[i]) * scale, 120.0f));  // cut off where r is far below -1: no infinity times 0
-        x[i] = fmaf(-y, e, e);
-        most = fmaxf(most, fmaf(-1.1920928955078125e-7f, e, x[i]));
+        const float e = fast_exp2(fminf((max - x[i + j]) * scale, 120.0f));  // cut off where r is far below -1: no infinity times 0
+        x[i + j] = fmaf(-y, e, e);
+        most = fmaxf(most, fmaf(-1.1920928955078125e-7f, e, x[i + j]));
       }
     }
     return most;
   }
   // A token that may be the winner has at least this after `run`. `most`: the largest of what that returned.
   __device__ __forceinline__ float bar(float most) const {
-    constexpr float kMargin = 1.001f;  // times are wrong by less than 2^-15 of themselves
-    const float r = most * kMargin;
-    return r > -1 ? log1pf(r) * fast_exp2(slack) * kMargin : -INFINITY;
+    constexpr float kMargin = 1.001f;  // times are wrong by less than 2^-14 of themselves
+    // Rounding moves two scores by at most 2^-50 (|score| + 80 T) towards each other: that in units of T.
+    const float slack = 8.8817841970012523e-16f * (fabsf(max) * inverse + 80.0f), r = most * kMargin;
+    return r > -1 ? r / (1 + r) * fast_exp2(slack * kLog2E) * kMargin : -INFINITY;
   }
 };
 
-__global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, Slice* slices) {
+__global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, float inverse_temperature, Slice* slices) {
   DULTRA_SHARED(shared);
   Scratch& scratch = *reinterpret_cast<Scratch*>(shared);
   const int64_t row = blockIdx.x, first = int64_t(blockIdx.y) * kSlice;
   const bool is_noisy = a.temperature >= kLeastTemperature, draws = is_noisy && !a.given, tempered = is_noisy && a.tempered_log_prob;
   const bool races = draws && !a.uniforms;
-  rng::Coordinates at{};
-  if (races) at = a.at[row];  // under way together with the logits
   const float* x = a.logits + row * a.vocab + first;
   const int count = a.vocab - first < kSlice ? int(a.vocab - first) : kSlice;
   const int excluded = a.excluded_token >= first && a.excluded_token - first < count ? int(a.excluded_token - first) : -1;
 
   float v[kPerThread];
-  const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
-  DULTRA_UNROLL
-  for (int i = 0; i < kPerThread; i += 4) {
+  if (count == kSlice && reinterpret_cast<uintptr_t>(x) % 16 == 0) {
     struct alignas(16) Quad {
       float x[4];
     };
-    if (aligned && place(i + 3) < count) {
+    DULTRA_UNROLL
+    for (int i = 0; i < kPerThread; i += 4) {
       const Quad quad = *reinterpret_cast<const Quad*>(x + place(i));
       DULTRA_UNROLL
       for (int j = 0; j < 4; ++j) v[i + j] = quad.x[j];
-    } else {
-      DULTRA_UNROLL
-      for (int j = 0; j < 4; ++j) v[i + j] = place(i + j) < count ? x[place(i + j)] : -INFINITY;
     }
+  } else {
+    DULTRA_UNROLL
+    for (int i = 0; i < kPerThread; ++i) v[i] = place(i) < count ? x[place(i)] : -INFINITY;
   }
+  rng::Coordinates at{};
+  if (races) at = a.at[row];  // behind the logits, which are under way by now
   if (excluded >= 0) {
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; ++i)
@@ -159,14 +135,14 @@ __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, S
   DULTRA_UNROLL
   for (int w = 0; w < kWarps; ++w) max = fmaxf(max, scratch.max[w]);
 
-  const float base = max == -INFINITY ? 0.0f : max, inverse = is_noisy ? 1.0f / a.temperature : 1.0f;
+  const float base = max == -INFINITY ? 0.0f : max;
   float sum = 0, weighted = 0, tempered_sum = 0;
   DULTRA_UNROLL
   for (int i = 0; i < kPerThread; ++i) {
     const float d = v[i] - base, e = fast_exp2(d * kLog2E);  // NaN for NaN and for +inf: the row is not finite
     sum += e;
     weighted = fmaf(fmaxf(d, -100.0f), e, weighted);
-    if (tempered) tempered_sum += fast_exp2(d * inverse * kLog2E);
+    if (tempered) tempered_sum += fast_exp2(d * inverse_temperature * kLog2E);
   }
   scratch.parts[0][threadIdx.x] = sum;
   scratch.parts[1][threadIdx.x] = weighted;
@@ -175,8 +151,8 @@ __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, S
   // Tokens that may be the best have at least `bar`: at T = 0 they have their logits, with recorded uniforms it is all of them.
   float bar = a.uniforms ? -INFINITY : max;
   if (races) {
-    const Race race(at, first, base, a.temperature);
-    float most = warp_max(race.run(v));
+    const Race race{base, inverse_temperature};
+    float most = warp_max(race.run(v, at, first));
     if (lane_index() == 0) scratch.most[warp_index()] = most;
     block_sync();  // all warps' most, all threads' parts
     DULTRA_UNROLL
@@ -301,6 +277,7 @@ __global__ void __launch_bounds__(kGradientThreads) log_prob_backward_kernel(flo
   for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) x[j] = weight(j) * factor + (j == token ? d : 0.0f);
 }
 
+float inverse_or_1(float temperature) { return temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f; }
 int64_t slices_of(int64_t vocab) { return ceil_div(vocab, kSlice); }
 
 }  // namespace
@@ -312,16 +289,16 @@ void sample_forward(const SampleArgs& a, void* scratch, cudaStream_t stream) {
   Slice* slices = static_cast<Slice*>(scratch);
   const int64_t count = slices_of(a.vocab);
   check_argument(count <= 65535, "vocab: expected at most " + std::to_string(65535 * int64_t(kSlice)) + ", got " + std::to_string(a.vocab));
-  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads, sizeof(Scratch), a, slices);
+  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads, sizeof(Scratch), a,
+         inverse_or_1(a.temperature), slices);
   launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, static_cast<const Slice*>(slices), int(count));
 }
 
 void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
                        int32_t excluded_token, cudaStream_t stream) {
   if (m == 0) return;
-  const float inverse_temperature = temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f;
   launch("log_prob_backward", stream, log_prob_backward_kernel, dim3(unsigned(m)), kGradientThreads, sizeof(double) * kGradientThreads / kWarp,
-         logits, tokens, dlog_prob, vocab, inverse_temperature, excluded_token);
+         logits, tokens, dlog_prob, vocab, inverse_or_1(temperature), excluded_token);
 }
 
 }  // namespace cuda
