@@ -77,8 +77,8 @@ struct Race {
         const uint32_t bits = 0x3fffffffu ^ (words.w[2 * j] >> 9);
         float y;
         memcpy(&y, &bits, 4);
-        const float e = fast_exp2(fminf((max - x[i + j]) * scale, 120.0f));  // cut off where r is far below -1: no infinity times 0
-        x[i + j] = fmaf(-y, e, e);
+        const float e = fast_exp2((max - x[i + j]) * scale);
+        x[i + j] = fmaf(-y, e, e);  // NaN if e is infinite: what has no time is no winner
         most = fmaxf(most, fmaf(-1.1920928955078125e-7f, e, x[i + j]));
       }
     }
@@ -161,6 +161,7 @@ __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, f
   } else {
     block_sync();  // all threads' parts
   }
+  if (max == -INFINITY) bar = INFINITY;  // no tokens
   float most = v[0];
   DULTRA_UNROLL
   for (int i = 1; i < kPerThread; ++i) most = fmaxf(most, v[i]);
@@ -244,12 +245,12 @@ __global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, con
     const int32_t token = a.given[row];
     best = Best{0, token, token == a.excluded_token || token < 0 || token >= a.vocab ? -INFINITY : a.logits[row * a.vocab + token]};
   }
-  const double below = double(best.logit) - max;
+  const double below = double(best.logit) - max, log_sum = log(sum), share = 1.0 / sum;
   a.token[row] = best.token;
-  a.log_prob[row] = float(tempered ? below / a.temperature - log(tempered_sum) : below - log(sum));
-  a.confidence[row] = float(exp(below) / sum);
-  a.max_prob[row] = float(1.0 / sum);
-  a.entropy[row] = float(log(sum) - weighted / sum);
+  a.log_prob[row] = float(tempered ? below / a.temperature - log(tempered_sum) : below - log_sum);
+  a.confidence[row] = float(exp(below) * share);
+  a.max_prob[row] = float(share);
+  a.entropy[row] = float(log_sum - weighted * share);
 }
 
 __global__ void __launch_bounds__(kGradientThreads) log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob,
