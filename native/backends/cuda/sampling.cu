@@ -200,19 +200,16 @@ __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, f
 }
 
 // Refers a slice's sums to `max`, which is at least its own maximum.
-__device__ __forceinline__ void refer(Slice& slice, float max, double temperature, bool tempered) {
-  if (slice.max == -INFINITY || slice.max == max) {  // nothing but zeros
-    slice.max = max;
-    return;
-  }
-  const double below = double(slice.max) - max, scale = exp(below);
-  slice.weighted = (slice.weighted + slice.sum * below) * scale;
+__device__ __forceinline__ void refer(Slice& slice, float max, float inverse_temperature) {
+  const float below = slice.max == -INFINITY ? 0.0f : slice.max - max;  // where there is no token, sums are zero
+  const double scale = fast_exp2(below * kLog2E);
+  slice.weighted = (slice.weighted + slice.sum * double(fmaxf(below, -100.0f))) * scale;
   slice.sum *= scale;
-  if (tempered) slice.tempered *= exp(below / temperature);
+  slice.tempered *= double(fast_exp2(below * inverse_temperature * kLog2E));
   slice.max = max;
 }
 
-__global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, const Slice* slices, int count) {
+__global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, float inverse_temperature, const Slice* slices, int count) {
   const int64_t row = blockIdx.x;
   const Slice* slice = slices + row * count;
   const bool is_noisy = a.temperature >= kLeastTemperature, tempered = is_noisy && a.tempered_log_prob;
@@ -223,14 +220,14 @@ __global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, con
     finite = finite && std::isfinite(mine.sum);
     all.best = better(all.best, mine.best);
     const float max = fmaxf(all.max, mine.max);
-    refer(all, max, a.temperature, tempered);
-    refer(mine, max, a.temperature, tempered);
+    refer(all, max, inverse_temperature);
+    refer(mine, max, inverse_temperature);
     all.sum += mine.sum;
     all.weighted += mine.weighted;
     all.tempered += mine.tempered;
   }
   const float max = warp_max(all.max);
-  refer(all, max, a.temperature, tempered);
+  refer(all, max, inverse_temperature);
   const double sum = warp_sum(all.sum), weighted = warp_sum(all.weighted), tempered_sum = warp_sum(all.tempered);
   Best best = warp_best(all.best);
   finite = !warp_any(!finite) && std::isfinite(max);
@@ -288,11 +285,13 @@ size_t sampling_scratch(int64_t rows, int64_t vocab) { return size_t(rows * slic
 void sample_forward(const SampleArgs& a, void* scratch, cudaStream_t stream) {
   if (a.rows == 0) return;
   Slice* slices = static_cast<Slice*>(scratch);
+  const float inverse_temperature = inverse_or_1(a.temperature);
   const int64_t count = slices_of(a.vocab);
   check_argument(count <= 65535, "vocab: expected at most " + std::to_string(65535 * int64_t(kSlice)) + ", got " + std::to_string(a.vocab));
   launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads, sizeof(Scratch), a,
-         inverse_or_1(a.temperature), slices);
-  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, static_cast<const Slice*>(slices), int(count));
+         inverse_temperature, slices);
+  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, inverse_temperature,
+         static_cast<const Slice*>(slices), int(count));
 }
 
 void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
