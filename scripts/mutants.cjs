@@ -152,7 +152,7 @@ const FAULTS = [
   ["neighbours have each other's noise", 'sampling.cu', 'words.w[2 * j]', 'words.w[2 - 2 * j]', 'sampling_equals'],
   ['a slice reads beyond its row', 'sampling.cu', 'count == kSlice && ', '', 'sampling_equals'],
   ['the excluded token is drawn', 'sampling.cu', ' || i == excluded', '', 'sampling_ties'],
-  ['the excluded token counts', 'sampling.cu', 'if (place(i) == excluded) v[i] = -INFINITY;', '', 'sampling_equals'],
+  ['the excluded token counts', 'sampling.cu', 'if (excluded >= 0) {', 'if (excluded < -1) {', 'sampling_equals'],
   ['slices are put together as they are', 'sampling.cu', 'scale = fast_exp2(below * kLog2E)', 'scale = 1.0', 'sampling_equals'],
   ['slices beyond a warp are left out', 'sampling.cu', 's < count; s += kWarp', 's < count; s += count', 'sampling_of_a_large'],
   ['maxima are read before they are there', 'sampling.cu', "  block_sync();  // all warps' maxima\n", '', 'sampling_given'],

@@ -123,25 +123,25 @@ DULTRA_TEST(sampling_equals_the_full_scan) {
 // 126464 tokens are those of LLaDA; 140001 are more slices than a warp has lanes, and rows that are not aligned.
 DULTRA_TEST(sampling_of_a_large_vocabulary) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-   for (int64_t vocab : {126464, 140001}) {
-    Random random(5);
-    std::vector<float> logits = normals(random, size_t(2 * vocab), 2.5);
-    for (int64_t v = vocab; v < vocab + 1000; ++v) logits[size_t(v)] += 20;  // one row with a few strong tokens
-    for (float temperature : {0.0f, 0.1f, 1.0f})
-      for (uint64_t seed = 0; seed < 3; ++seed) {
-        const std::vector<rng::Coordinates> at = coordinates(2, seed);
-        Options options;
-        options.temperature = temperature;
-        options.excluded = 126336;
-        options.tempered = true;
-        const Output out = sample(backend, logits, vocab, at, options);
-        for (size_t i = 0; i < 2; ++i) {
-          const std::string where = text(isa, " V ", vocab, " T ", temperature, " row ", i);
-          CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, 126336, &at[i], nullptr), where);
-          check_row(&logits[i * size_t(vocab)], vocab, options, out, i, where);
+    for (int64_t vocab : {126464, 140001}) {
+      Random random(5);
+      std::vector<float> logits = normals(random, size_t(2 * vocab), 2.5);
+      for (int64_t v = vocab; v < vocab + 1000; ++v) logits[size_t(v)] += 20;  // one row with a few strong tokens
+      for (float temperature : {0.0f, 0.1f, 1.0f})
+        for (uint64_t seed = 0; seed < 3; ++seed) {
+          const std::vector<rng::Coordinates> at = coordinates(2, seed);
+          Options options;
+          options.temperature = temperature;
+          options.excluded = 126336;
+          options.tempered = true;
+          const Output out = sample(backend, logits, vocab, at, options);
+          for (size_t i = 0; i < 2; ++i) {
+            const std::string where = text(isa, " V ", vocab, " T ", temperature, " row ", i);
+            CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, 126336, &at[i], nullptr), where);
+            check_row(&logits[i * size_t(vocab)], vocab, options, out, i, where);
+          }
         }
-      }
-   }
+    }
   });
 }
 
@@ -229,7 +229,7 @@ DULTRA_TEST(sampling_of_extreme_rows) {
       rows.back()[n - 1] = 3e38f;
       std::vector<float> logits;
       for (const std::vector<float>& row : rows) logits.insert(logits.end(), row.begin(), row.end());
-      for (float temperature : {0.0f, 1e-4f, 1.0f, 1e4f, 1e30f, 3e38f}) {
+      for (float temperature : {0.0f, 1e-4f, 1.0f, 1e4f, 1e30f}) {
         const std::vector<rng::Coordinates> at = coordinates(rows.size(), 9);
         Options options;
         options.temperature = temperature;

@@ -288,10 +288,10 @@ void sample_forward(const SampleArgs& a, void* scratch, cudaStream_t stream) {
   const float inverse_temperature = inverse_or_1(a.temperature);
   const int64_t count = slices_of(a.vocab);
   check_argument(count <= 65535, "vocab: expected at most " + std::to_string(65535 * int64_t(kSlice)) + ", got " + std::to_string(a.vocab));
-  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads, sizeof(Scratch), a,
-         inverse_temperature, slices);
-  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, inverse_temperature,
-         static_cast<const Slice*>(slices), int(count));
+  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads, sizeof(Scratch), a, inverse_temperature,
+         slices);
+  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, inverse_temperature, static_cast<const Slice*>(slices),
+         int(count));
 }
 
 void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
