@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kThreads = 128, kPerThread = 32, kSlice = kThreads * kPerThread, kWarps = kThreads / kWarp;
 constexpr int kSums = 3;
-constexpr int kGradientThreads = 1024;
+constexpr int kGradientThreads = 1024, kGradientPerThread = 8;
 constexpr float kLeastTemperature = 1e-4f;
 
 struct Best {
@@ -51,9 +51,51 @@ struct Scratch {
   float max[kWarps], most[kWarps];
 };
 
-// Number i of a thread within its slice: four that lie side by side, then the block's next.
-__device__ __forceinline__ constexpr int stride(int i) { return i / 4 * 4 * kThreads + i % 4; }
-__device__ __forceinline__ int place(int i) { return 4 * int(threadIdx.x) + stride(i); }
+// A block's share of a row: kCount numbers of each of kBlock threads.
+template <int kBlock, int kCount>
+struct Share {
+  static constexpr int kNumbers = kBlock * kCount;
+  struct alignas(16) Quad {
+    float x[4];
+  };
+
+  // Number i of a thread within the share: four that lie side by side, then the block's next.
+  static __device__ __forceinline__ constexpr int stride(int i) { return i / 4 * 4 * kBlock + i % 4; }
+  static __device__ __forceinline__ int place(int i) { return 4 * int(threadIdx.x) + stride(i); }
+  // Where `token` is in the share that begins with token `first`; -1: in another.
+  static __device__ __forceinline__ int within(int32_t token, int64_t first) {
+    return token >= first && token - first < kNumbers ? int(token - first) : -1;
+  }
+  // Whether all of it is there, in pieces of 16 bytes. The others go number by number, by the same threads.
+  static __device__ __forceinline__ bool whole(const float* x, int64_t count) {
+    return count >= kNumbers && reinterpret_cast<uintptr_t>(x) % 16 == 0;
+  }
+  // The first `count` numbers from x on, and -inf beyond them.
+  static __device__ __forceinline__ void load(float (&v)[kCount], const float* x, int64_t count) {
+    if (whole(x, count)) {
+      DULTRA_UNROLL
+      for (int i = 0; i < kCount; i += 4) {
+        const Quad quad = *reinterpret_cast<const Quad*>(x + place(i));
+        DULTRA_UNROLL
+        for (int j = 0; j < 4; ++j) v[i + j] = quad.x[j];
+      }
+    } else {
+      DULTRA_UNROLL
+      for (int i = 0; i < kCount; ++i) v[i] = place(i) < count ? x[place(i)] : -INFINITY;
+    }
+  }
+  static __device__ __forceinline__ void store(float* x, int64_t count, const float (&v)[kCount]) {
+    if (whole(x, count)) {
+      DULTRA_UNROLL
+      for (int i = 0; i < kCount; i += 4) *reinterpret_cast<Quad*>(x + place(i)) = Quad{{v[i], v[i + 1], v[i + 2], v[i + 3]}};
+    } else {
+      DULTRA_UNROLL
+      for (int i = 0; i < kCount; ++i)
+        if (place(i) < count) x[place(i)] = v[i];
+    }
+  }
+};
+using SliceShare = Share<kThreads, kPerThread>;
 
 __device__ __forceinline__ double noisy(float x, double temperature, double noise) { return rng::add_rn(x, rng::mul_rn(temperature, noise)); }
 
@@ -70,7 +112,7 @@ struct Race {
     float most = -INFINITY;
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; i += 2) {
-      const rng::Words words = rng::philox4x32_10(rng::Words{{pair + uint32_t(stride(i) / 2), at.position, at.row, at.step}}, at.seed);
+      const rng::Words words = rng::philox4x32_10(rng::Words{{pair + uint32_t(SliceShare::stride(i) / 2), at.position, at.row, at.step}}, at.seed);
       DULTRA_UNROLL
       for (int j = 0; j < 2; ++j) {
         // 1 - u is between y - 1 and that plus 2^-23.
@@ -93,7 +135,7 @@ struct Race {
   }
 };
 
-__global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, float inverse_temperature, Slice* slices) {
+__global__ void __launch_bounds__(kThreads, 8) sample_slices_kernel(SampleArgs a, float inverse_temperature, Slice* slices) {
   DULTRA_SHARED(shared);
   Scratch& scratch = *reinterpret_cast<Scratch*>(shared);
   const int64_t row = blockIdx.x, first = int64_t(blockIdx.y) * kSlice;
@@ -101,29 +143,16 @@ __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, f
   const bool races = draws && !a.uniforms;
   const float* x = a.logits + row * a.vocab + first;
   const int count = a.vocab - first < kSlice ? int(a.vocab - first) : kSlice;
-  const int excluded = a.excluded_token >= first && a.excluded_token - first < count ? int(a.excluded_token - first) : -1;
+  const int excluded = SliceShare::within(a.excluded_token, first);
 
   float v[kPerThread];
-  if (count == kSlice && reinterpret_cast<uintptr_t>(x) % 16 == 0) {
-    struct alignas(16) Quad {
-      float x[4];
-    };
-    DULTRA_UNROLL
-    for (int i = 0; i < kPerThread; i += 4) {
-      const Quad quad = *reinterpret_cast<const Quad*>(x + place(i));
-      DULTRA_UNROLL
-      for (int j = 0; j < 4; ++j) v[i + j] = quad.x[j];
-    }
-  } else {
-    DULTRA_UNROLL
-    for (int i = 0; i < kPerThread; ++i) v[i] = place(i) < count ? x[place(i)] : -INFINITY;
-  }
+  SliceShare::load(v, x, count);
   rng::Coordinates at{};
   if (races) at = a.at[row];  // behind the logits, which are under way by now
   if (excluded >= 0) {
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; ++i)
-      if (place(i) == excluded) v[i] = -INFINITY;
+      if (SliceShare::place(i) == excluded) v[i] = -INFINITY;
   }
 
   float max = -INFINITY;
@@ -173,7 +202,7 @@ __global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, f
   // The double logarithms are in a loop that is not unrolled, for the few tokens that get there.
   Best best = no_token();
   for (; passed; passed &= passed - 1) {
-    const int i = place(lowest_bit(passed));
+    const int i = SliceShare::place(lowest_bit(passed));
     if (i >= count || i == excluded || !(x[i] > -INFINITY)) continue;
     const int32_t token = int32_t(first) + i;
     double score = x[i];
@@ -250,29 +279,59 @@ __global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, flo
   a.entropy[row] = float(log_sum - weighted * share);
 }
 
+// Two reads of a row: its maximum and sum, then the gradient in the place of the logits.
 __global__ void __launch_bounds__(kGradientThreads) log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob,
                                                                              int64_t vocab, float inverse_temperature, int32_t excluded_token) {
+  using Part = Share<kGradientThreads, kGradientPerThread>;
   DULTRA_SHARED(shared);
   float* max_scratch = reinterpret_cast<float*>(shared);    // (32), and then
   double* sum_scratch = reinterpret_cast<double*>(shared);  // (32): the barrier inside block_sum separates the two
   const int64_t row = blockIdx.x;
   float* x = logits + row * vocab;
   const int32_t token = tokens[row];
-  const float d = dlog_prob[row] * inverse_temperature;
+  const float d = dlog_prob[row] * inverse_temperature, scale = inverse_temperature * kLog2E;
+  float v[kGradientPerThread];
   if (d == 0 || token == excluded_token) {  // whatever the logits are; a log-prob of -inf has no slope
-    for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) x[j] = 0;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) v[i] = 0;
+    for (int64_t first = 0; first < vocab; first += Part::kNumbers) Part::store(x + first, vocab - first, v);
     return;
   }
-  const auto logit = [&](int64_t j) { return j == excluded_token ? -INFINITY : x[j]; };
+  const auto load = [&](int64_t first) {
+    Part::load(v, x + first, vocab - first);
+    const int excluded = Part::within(excluded_token, first);
+    if (excluded < 0) return;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i)
+      if (Part::place(i) == excluded) v[i] = -INFINITY;
+  };
+  // A thread's sum is relative to the largest logit that it has seen.
   float max = -INFINITY;
-  for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) max = fmaxf(max, logit(j));
-  max = block_max<kGradientThreads>(max, max_scratch);
-  const auto weight = [&](int64_t j) { return max == -INFINITY ? 0.0f : fast_exp2((logit(j) - max) * inverse_temperature * kLog2E); };
   double sum = 0;
-  for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) sum += double(weight(j));
-  sum = block_sum<kGradientThreads>(sum, sum_scratch);
-  const float factor = max == -INFINITY ? 0.0f : float(-double(d) / sum);
-  for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) x[j] = weight(j) * factor + (j == token ? d : 0.0f);
+  for (int64_t first = 0; first < vocab; first += Part::kNumbers) {
+    load(first);
+    float above = max;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) above = fmaxf(above, v[i]);
+    if (above == -INFINITY) continue;
+    if (above > max) sum *= double(fast_exp2((max - above) * scale));
+    max = above;
+    float part = 0;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) part += fast_exp2((v[i] - max) * scale);
+    sum += double(part);
+  }
+  const float mine = max;
+  max = block_max<kGradientThreads>(max, max_scratch);
+  sum = block_sum<kGradientThreads>(mine == -INFINITY ? 0 : sum * double(fast_exp2((mine - max) * scale)), sum_scratch);
+  const float factor = max == -INFINITY ? 0.0f : float(-double(d) / sum), base = max == -INFINITY ? 0.0f : max;
+  for (int64_t first = 0; first < vocab; first += Part::kNumbers) {
+    load(first);
+    const int drawn = Part::within(token, first);
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) v[i] = fast_exp2((v[i] - base) * scale) * factor + (Part::place(i) == drawn ? d : 0.0f);
+    Part::store(x + first, vocab - first, v);
+  }
 }
 
 float inverse_or_1(float temperature) { return temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f; }
