@@ -150,7 +150,7 @@ const FAULTS = [
   ['the race takes uniforms for exact', 'sampling.cu', 'fmaf(-1.1920928955078125e-7f, e, x[i + j])', 'x[i + j]', 'sampling_knows'],
   ['the race forgets that scores are rounded', 'sampling.cu', 'fast_exp2(slack * kLog2E)', 'fast_exp2(slack * 0.0f)', 'sampling_is_exact'],
   ["neighbours have each other's noise", 'sampling.cu', 'words.w[2 * j]', 'words.w[2 - 2 * j]', 'sampling_equals'],
-  ['a slice reads beyond its row', 'sampling.cu', 'count >= kNumbers && ', '', 'sampling_equals'],
+  ['a slice reads beyond its row', 'sampling.cu', 'return count >= kNumbers', 'return count > 0', 'sampling_equals'],
   ['the excluded token is drawn', 'sampling.cu', ' || i == excluded', '', 'sampling_ties'],
   ['the excluded token counts', 'sampling.cu', 'if (excluded >= 0) {', 'if (excluded < -1) {', 'sampling_equals'],
   ['slices are put together as they are', 'sampling.cu', 'scale = fast_exp2(below * kLog2E)', 'scale = 1.0', 'sampling_equals'],
