@@ -135,6 +135,7 @@ struct Race {
   }
 };
 
+// Eight blocks a multiprocessor: an H100 has all slices of 32 rows of 126464 logits under way at once.
 __global__ void __launch_bounds__(kThreads, 8) sample_slices_kernel(SampleArgs a, float inverse_temperature, Slice* slices) {
   DULTRA_SHARED(shared);
   Scratch& scratch = *reinterpret_cast<Scratch*>(shared);
