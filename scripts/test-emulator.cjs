@@ -20,6 +20,8 @@ const SMALL = [
   'trainer_split',
   'trainer_adapters',
   'sampling_given',
+  'sampling_does_not_depend_on_alignment',
+  'log_prob_backward_matches',
   'unmask_new',
   'unmask_of',
   'unmask_writes',

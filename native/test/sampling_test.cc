@@ -24,11 +24,10 @@ struct Options {
   const double* uniforms = nullptr;
 };
 
-Output sample(Backend& backend, const std::vector<float>& logits, int64_t vocab, const std::vector<rng::Coordinates>& at, const Options& options) {
-  const int64_t rows = int64_t(logits.size()) / vocab;
+Output sample(Backend& backend, const float* logits, int64_t rows, int64_t vocab, const std::vector<rng::Coordinates>& at, const Options& options) {
   Output out(static_cast<size_t>(rows));
   SampleArgs a{};
-  a.logits = logits.data();
+  a.logits = logits;
   a.rows = rows;
   a.vocab = vocab;
   a.temperature = options.temperature;
@@ -44,6 +43,9 @@ Output sample(Backend& backend, const std::vector<float>& logits, int64_t vocab,
   a.finite = out.finite.data();
   backend.sample_forward(a);
   return out;
+}
+Output sample(Backend& backend, const std::vector<float>& logits, int64_t vocab, const std::vector<rng::Coordinates>& at, const Options& options) {
+  return sample(backend, logits.data(), int64_t(logits.size()) / vocab, vocab, at, options);
 }
 
 std::vector<rng::Coordinates> coordinates(size_t rows, uint64_t seed) {
@@ -118,33 +120,35 @@ DULTRA_TEST(sampling_equals_the_full_scan) {
   });
 }
 
+// 126464 tokens are those of LLaDA; 140001 are more slices than a warp has lanes, and rows that are not aligned.
 DULTRA_TEST(sampling_of_a_large_vocabulary) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    const int64_t vocab = 126464;
-    Random random(5);
-    std::vector<float> logits = normals(random, size_t(2 * vocab), 2.5);
-    for (int64_t v = vocab; v < vocab + 1000; ++v) logits[size_t(v)] += 20;  // one row with a few strong tokens
-    for (float temperature : {0.0f, 0.1f, 1.0f})
-      for (uint64_t seed = 0; seed < 3; ++seed) {
-        const std::vector<rng::Coordinates> at = coordinates(2, seed);
-        Options options;
-        options.temperature = temperature;
-        options.excluded = 126336;
-        options.tempered = true;
-        const Output out = sample(backend, logits, vocab, at, options);
-        for (size_t i = 0; i < 2; ++i) {
-          const std::string where = text(isa, " T ", temperature, " row ", i);
-          CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, 126336, &at[i], nullptr), where);
-          check_row(&logits[i * size_t(vocab)], vocab, options, out, i, where);
+    for (int64_t vocab : {126464, 140001}) {
+      Random random(5);
+      std::vector<float> logits = normals(random, size_t(2 * vocab), 2.5);
+      for (int64_t v = vocab; v < vocab + 1000; ++v) logits[size_t(v)] += 20;  // one row with a few strong tokens
+      for (float temperature : {0.0f, 0.1f, 1.0f})
+        for (uint64_t seed = 0; seed < 3; ++seed) {
+          const std::vector<rng::Coordinates> at = coordinates(2, seed);
+          Options options;
+          options.temperature = temperature;
+          options.excluded = 126336;
+          options.tempered = true;
+          const Output out = sample(backend, logits, vocab, at, options);
+          for (size_t i = 0; i < 2; ++i) {
+            const std::string where = text(isa, " V ", vocab, " T ", temperature, " row ", i);
+            CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, 126336, &at[i], nullptr), where);
+            check_row(&logits[i * size_t(vocab)], vocab, options, out, i, where);
+          }
         }
-      }
+    }
   });
 }
 
 // Large offsets leave the logits few distinct values: many ties, and scores whose rounding is coarse.
 DULTRA_TEST(sampling_is_exact_at_large_offsets) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    for (double offset : {1e4, -1e6, 1e9})
+    for (double offset : {1e4, -1e6, 1e9, -1e12, 1e30})
       for (float temperature : {1e-4f, 0.1f, 1.0f}) {
         const int64_t vocab = 5000;
         Random random(6);
@@ -158,6 +162,87 @@ DULTRA_TEST(sampling_is_exact_at_large_offsets) {
           CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, -1, &at[i], nullptr), isa, " offset ", offset, " T ",
                 temperature);
       }
+  });
+}
+
+// Scores that differ by nothing but the rounding of the logits: what leaves tokens out before their noise is known exactly may not be wrong by
+// more than it allows for. The fewer tokens take part, the larger is their noise and the closer are its bounds.
+DULTRA_TEST(sampling_decides_near_ties) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    const int64_t vocab = 20000;
+    for (float temperature : {1e-4f, 0.1f, 1.0f, 30.0f})
+      for (double least : {-0.5, 1.2, 3.0, 6.2})
+        for (uint64_t seed = 0; seed < 4; ++seed) {
+          const std::vector<rng::Coordinates> at = coordinates(1, seed);
+          std::vector<float> logits(static_cast<size_t>(vocab));
+          for (uint32_t v = 0; v < vocab; ++v) {
+            const double noise = rng::token_gumbel(at[0], v);
+            logits[v] = float(noise < least ? -80.0 * temperature : -temperature * noise);
+          }
+          Options options;
+          options.temperature = temperature;
+          const int32_t token = sample(backend, logits, vocab, at, options).token[0];
+          const int32_t expected = full_scan(logits.data(), vocab, temperature, -1, &at[0], nullptr);
+          CHECK(token == expected, isa, " T ", temperature, " noise from ", least, " seed ", seed, ": ", token, " for ", expected);
+        }
+  });
+}
+
+// Token 69 has a uniform within 2^-25 of 1 there, the largest that the high word's upper bits can tell: its noise is 17.6, and less far than its
+// logit is below that of token 5.
+DULTRA_TEST(sampling_knows_how_coarse_a_uniform_is) {
+  const std::vector<rng::Coordinates> at{{1, 0, 0, 26}};
+  const double noise = rng::token_gumbel(at[0], 69);
+  CHECK(noise > 17.5 && noise < 17.7, noise);
+  for_each_backend([&](Backend& backend, const std::string& isa) {
+    for (float temperature : {0.1f, 1.0f})
+      for (float below : {12.0f, 22.0f}) {
+        std::vector<float> logits(300, -80 * temperature);
+        logits[5] = 0;
+        logits[69] = -below * temperature;
+        Options options;
+        options.temperature = temperature;
+        const int32_t expected = full_scan(logits.data(), 300, temperature, -1, &at[0], nullptr);
+        CHECK(expected == (below > 17 ? 5 : 69), isa);
+        CHECK(sample(backend, logits, 300, at, options).token[0] == expected, isa, " T ", temperature, " below ", below);
+      }
+  });
+}
+
+// Rows of equal logits, of little but -inf, of a spread that no exponential bears; of less than a slice of the kernel, a whole one, and parts.
+DULTRA_TEST(sampling_of_extreme_rows) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t vocab : {5, 4095, 4096, 12288, 12290}) {
+      Random random{uint64_t(vocab)};
+      const size_t n = size_t(vocab);
+      std::vector<std::vector<float>> rows;
+      rows.emplace_back(n, -2.5f);
+      rows.emplace_back(n, -INFINITY);
+      rows.back()[n / 2] = rows.back()[n - 1] = 1;
+      rows.push_back(normals(random, n, 1));
+      for (size_t v = 0; v < n; ++v)
+        if (v % 4096 > 2 || v / 4096 == 1) rows.back()[v] = -INFINITY;
+      rows.push_back(normals(random, n, 1e6));
+      rows.push_back(normals(random, n, 1e37));
+      rows.push_back(normals(random, n, 1e-30));
+      rows.push_back(normals(random, n, 1));
+      rows.back()[n - 1] = 3e38f;
+      std::vector<float> logits;
+      for (const std::vector<float>& row : rows) logits.insert(logits.end(), row.begin(), row.end());
+      for (float temperature : {0.0f, 1e-4f, 1.0f, 1e4f, 1e30f}) {
+        const std::vector<rng::Coordinates> at = coordinates(rows.size(), 9);
+        Options options;
+        options.temperature = temperature;
+        const Output out = sample(backend, logits, vocab, at, options);
+        CHECK(out.guards_intact(), isa);
+        for (size_t i = 0; i < rows.size(); ++i) {
+          const std::string where = text(isa, " V ", vocab, " T ", temperature, " row ", i);
+          const int32_t expected = full_scan(rows[i].data(), vocab, temperature, -1, &at[i], nullptr);
+          CHECK(out.token[i] == expected, where, " token ", out.token[i], " for ", expected);
+          if (out.token[i] == expected) check_row(rows[i].data(), vocab, options, out, i, where);
+        }
+      }
+    }
   });
 }
 
@@ -252,6 +337,32 @@ DULTRA_TEST(sampling_flags_what_is_not_finite) {
       const Output out = sample(backend, logits, 100, coordinates(1, 1), Options{temperature, -1, true, nullptr});
       CHECK(out.finite[0] == 1 && out.token[0] == 50 && out.log_prob[0] == 0 && out.confidence[0] == 1 && out.entropy[0] == 0, isa, " ",
             out.token[0]);
+    }
+  });
+}
+
+// Where a row lies in memory changes no bit of its result.
+DULTRA_TEST(sampling_does_not_depend_on_alignment) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    const int64_t vocab = 9000;
+    Random random(13);
+    const std::vector<float> row = normals(random, size_t(vocab), 2);
+    const std::vector<rng::Coordinates> at = coordinates(1, 5);
+    for (float temperature : {0.0f, 0.7f}) {
+      Options options;
+      options.temperature = temperature;
+      options.tempered = true;
+      options.excluded = 8200;
+      const Output first = sample(backend, row, vocab, at, options);
+      for (size_t shift : {1, 2, 3}) {
+        std::vector<float> shifted(shift, 1e9f);
+        shifted.insert(shifted.end(), row.begin(), row.end());
+        const Output out = sample(backend, shifted.data() + shift, 1, vocab, at, options);
+        CHECK(out.token[0] == first.token[0] && same_bits(&out.log_prob[0], &first.log_prob[0], 1) &&
+                  same_bits(&out.confidence[0], &first.confidence[0], 1) && same_bits(&out.max_prob[0], &first.max_prob[0], 1) &&
+                  same_bits(&out.entropy[0], &first.entropy[0], 1),
+              isa, " T ", temperature, " shifted by ", shift);
+      }
     }
   });
 }

@@ -44,6 +44,8 @@ template <class T>
 __device__ __forceinline__ T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
+// Whether it is so for a lane of the warp.
+__device__ __forceinline__ bool warp_any(bool value) { return __any_sync(0xffffffffu, value); }
 // 2^x, to about 2^-22.
 __device__ __forceinline__ float fast_exp2(float x) {
   float y;
@@ -248,6 +250,11 @@ inline T shuffle_xor(T value, int mask) {
   bits = emulator::shuffle_xor(bits, mask);
   memcpy(&value, &bits, sizeof value);
   return value;
+}
+inline bool warp_any(bool value) {
+  int any = value;
+  for (int mask = kWarp / 2; mask; mask >>= 1) any |= shuffle_xor(any, mask);
+  return any != 0;
 }
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_reciprocal(float x) { return fabsf(x) > 0x1p126f ? copysignf(0.0f, x) : 1.0f / x; }

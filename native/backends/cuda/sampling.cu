@@ -4,9 +4,10 @@
 //   slices  : block (row, slice) keeps kSlice logits in registers: maximum, sums of exponentials, then the best noisy token
 //   combine : a warp per row puts the slices together
 //
-// Noise for every token would cost more than reading the logits, so filters leave out tokens that cannot win (backends/cpu/sampling.cc says
-// why they never drop a winner): no noise exceeds kMaxGumbel, and with `best` the best noisy logit so far a token wins only if its uniform u
-// has 1 - u < e^((x - best) / T), a test in fp32 on the high word of the uniform. Some ten tokens of a row get the double logarithms.
+// Two double logarithms for every token would cost far more than reading the logits. With u a token's uniform and m the largest logit, the best
+// noisy token is the one of the least (-log u) e^((m - x) / T), and 1 - u <= -log u. So a race in fp32, on the high words of the uniforms, bounds
+// every token from below and the least of all from above; the few tokens whose lower bound does not exceed that (about one of a slice) get the
+// double logarithms, which decide. Margins cover every rounding, so that the race never drops a winner.
 #include "backends/cuda/kernels.h"
 
 namespace dultra {
@@ -14,151 +15,252 @@ namespace cuda {
 
 namespace {
 
-constexpr int kThreads = 256, kPerThread = 16, kSlice = kThreads * kPerThread;
-constexpr int kGradientThreads = 1024;
+constexpr int kThreads = 128, kPerThread = 32, kSlice = kThreads * kPerThread, kWarps = kThreads / kWarp;
+constexpr int kSums = 3;
+constexpr int kGradientThreads = 1024, kGradientPerThread = 8;
 constexpr float kLeastTemperature = 1e-4f;
 
 struct Best {
-  double score;   // logit + T * noise
-  int32_t token;  // -1: none
+  double score;  // logit + T * noise; -inf: there is none
+  int32_t token;
   float logit;
 };
-__device__ __forceinline__ bool better(const Best& a, const Best& b) {
-  if (a.token < 0 || b.token < 0) return a.token >= 0;
-  return a.score > b.score || (a.score == b.score && a.token < b.token);
+__device__ __forceinline__ Best no_token() { return {-INFINITY, 2147483647, -INFINITY}; }
+// The higher score; of equal ones the lower token. Without branches, in which a warp's lanes would part.
+__device__ __forceinline__ Best better(const Best& a, const Best& b) {
+  const bool first = bool(int(a.score > b.score) | (int(a.score == b.score) & int(a.token < b.token)));
+  return {first ? a.score : b.score, first ? a.token : b.token, first ? a.logit : b.logit};
 }
 __device__ __forceinline__ Best warp_best(Best best) {
-  for (int mask = 16; mask; mask >>= 1) {
-    const Best other{shuffle_xor(best.score, mask), shuffle_xor(best.token, mask), shuffle_xor(best.logit, mask)};
-    if (better(other, best)) best = other;
-  }
-  return best;
-}
-__device__ __forceinline__ Best block_best(Best best, Best* scratch) {
-  best = warp_best(best);
-  block_sync();
-  if (lane_index() == 0) scratch[warp_index()] = best;
-  block_sync();
-  best = scratch[0];
-  for (int w = 1; w < kThreads / kWarp; ++w)
-    if (better(scratch[w], best)) best = scratch[w];
+  for (int mask = 16; mask; mask >>= 1)
+    best = better(best, Best{shuffle_xor(best.score, mask), shuffle_xor(best.token, mask), shuffle_xor(best.logit, mask)});
   return best;
 }
 
-struct Slice {
+struct alignas(16) Slice {
   double sum, weighted, tempered;  // of e^(x - max), (x - max) e^(x - max), e^((x - max) / T)
   Best best;
   float max;
 };
 
-__device__ __forceinline__ float float_at_most(double value) {
-  const float rounded = float(value);
-  return double(rounded) > value ? nextafterf(rounded, -INFINITY) : rounded;
-}
-// Below every score that could tie with the best, whatever the rounding of scores.
-__device__ __forceinline__ double lowest_winner(double score, double temperature) { return score - 0x1p-50 * (fabs(score) + 80 * temperature); }
+// Shared memory of a block.
+struct Scratch {
+  Best best[kWarps];
+  double sums[kSums];
+  float parts[kSums][kThreads];
+  float max[kWarps], most[kWarps];
+};
+
+// A block's share of a row: kCount numbers of each of kBlock threads.
+template <int kBlock, int kCount>
+struct Share {
+  static constexpr int kNumbers = kBlock * kCount;
+  struct alignas(16) Quad {
+    float x[4];
+  };
+
+  // Number i of a thread within the share: four that lie side by side, then the block's next.
+  static __device__ __forceinline__ constexpr int stride(int i) { return i / 4 * 4 * kBlock + i % 4; }
+  static __device__ __forceinline__ int place(int i) { return 4 * int(threadIdx.x) + stride(i); }
+  // Where `token` is in the share that begins with token `first`; -1: in another.
+  static __device__ __forceinline__ int within(int32_t token, int64_t first) {
+    return token >= first && token - first < kNumbers ? int(token - first) : -1;
+  }
+  // Whether all of it is there, in pieces of 16 bytes. The others go number by number, by the same threads.
+  static __device__ __forceinline__ bool whole(const float* x, int64_t count) {
+    return count >= kNumbers && reinterpret_cast<uintptr_t>(x) % 16 == 0;
+  }
+  // The first `count` numbers from x on, and -inf beyond them.
+  static __device__ __forceinline__ void load(float (&v)[kCount], const float* x, int64_t count) {
+    if (whole(x, count)) {
+      DULTRA_UNROLL
+      for (int i = 0; i < kCount; i += 4) {
+        const Quad quad = *reinterpret_cast<const Quad*>(x + place(i));
+        DULTRA_UNROLL
+        for (int j = 0; j < 4; ++j) v[i + j] = quad.x[j];
+      }
+    } else {
+      DULTRA_UNROLL
+      for (int i = 0; i < kCount; ++i) v[i] = place(i) < count ? x[place(i)] : -INFINITY;
+    }
+  }
+  static __device__ __forceinline__ void store(float* x, int64_t count, const float (&v)[kCount]) {
+    if (whole(x, count)) {
+      DULTRA_UNROLL
+      for (int i = 0; i < kCount; i += 4) *reinterpret_cast<Quad*>(x + place(i)) = Quad{{v[i], v[i + 1], v[i + 2], v[i + 3]}};
+    } else {
+      DULTRA_UNROLL
+      for (int i = 0; i < kCount; ++i)
+        if (place(i) < count) x[place(i)] = v[i];
+    }
+  }
+};
+using SliceShare = Share<kThreads, kPerThread>;
+
 __device__ __forceinline__ double noisy(float x, double temperature, double noise) { return rng::add_rn(x, rng::mul_rn(temperature, noise)); }
 
-__global__ void __launch_bounds__(kThreads) sample_slices_kernel(SampleArgs a, Slice* slices) {
+// The race of a slice's tokens. Times are negative, so that the largest wins, as among logits.
+struct Race {
+  float max, inverse;  // 1 / T
+
+  // Puts the time that a token takes at least, -(1 - u) e^((max - x) / T), in the place of each of a thread's logits. Returns a time r: if r > -1,
+  // the winner takes at most r / (1 + r). For if 1 - u <= v, then log u >= -v / (1 - v); times e = e^((max - x) / T) >= 1 that is at least
+  // r / (1 + r) with r = -v e.
+  __device__ __forceinline__ float run(float (&x)[kPerThread], const rng::Coordinates& at, int64_t first) const {
+    const float scale = inverse * kLog2E;
+    const uint32_t pair = uint32_t(first >> 1) + 2 * threadIdx.x;  // a token and its neighbour have the two halves of the same random bits
+    float most = -INFINITY;
+    DULTRA_UNROLL
+    for (int i = 0; i < kPerThread; i += 2) {
+      const rng::Words words = rng::philox4x32_10(rng::Words{{pair + uint32_t(SliceShare::stride(i) / 2), at.position, at.row, at.step}}, at.seed);
+      DULTRA_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        // 1 - u is between y - 1 and that plus 2^-23.
+        const uint32_t bits = 0x3fffffffu ^ (words.w[2 * j] >> 9);
+        float y;
+        memcpy(&y, &bits, 4);
+        const float e = fast_exp2((max - x[i + j]) * scale);
+        x[i + j] = fmaf(-y, e, e);  // NaN if e is infinite: what has no time is no winner
+        most = fmaxf(most, fmaf(-1.1920928955078125e-7f, e, x[i + j]));
+      }
+    }
+    return most;
+  }
+  // A token that may be the winner has at least this after `run`. `most`: the largest of what that returned.
+  __device__ __forceinline__ float bar(float most) const {
+    constexpr float kMargin = 1.001f;  // times are wrong by less than 2^-14 of themselves
+    // Rounding moves two scores by at most 2^-50 (|score| + 80 T) towards each other: that in units of T.
+    const float slack = 8.8817841970012523e-16f * (fabsf(max) * inverse + 80.0f), r = most * kMargin;
+    return r > -1 ? r / (1 + r) * fast_exp2(slack * kLog2E) * kMargin : -INFINITY;
+  }
+};
+
+// Eight blocks a multiprocessor: an H100 has all slices of 32 rows of 126464 logits under way at once.
+__global__ void __launch_bounds__(kThreads, 8) sample_slices_kernel(SampleArgs a, float inverse_temperature, Slice* slices) {
   DULTRA_SHARED(shared);
-  Best* best_scratch = reinterpret_cast<Best*>(shared);                              // (8)
-  double* sum_scratch = reinterpret_cast<double*>(best_scratch + kThreads / kWarp);  // (8)
-  const int64_t row = blockIdx.x, slice = blockIdx.y;
+  Scratch& scratch = *reinterpret_cast<Scratch*>(shared);
+  const int64_t row = blockIdx.x, first = int64_t(blockIdx.y) * kSlice;
   const bool is_noisy = a.temperature >= kLeastTemperature, draws = is_noisy && !a.given, tempered = is_noisy && a.tempered_log_prob;
-  const double temperature = a.temperature;
-  const float* x = a.logits + row * a.vocab;
-  const int32_t first = int32_t(slice * kSlice) + int32_t(threadIdx.x);
+  const bool races = draws && !a.uniforms;
+  const float* x = a.logits + row * a.vocab + first;
+  const int count = a.vocab - first < kSlice ? int(a.vocab - first) : kSlice;
+  const int excluded = SliceShare::within(a.excluded_token, first);
 
   float v[kPerThread];
-  Best top{-INFINITY, -1, -INFINITY};
-  DULTRA_UNROLL
-  for (int i = 0; i < kPerThread; ++i) {
-    const int64_t token = int64_t(first) + i * kThreads;
-    v[i] = token < a.vocab && token != a.excluded_token ? x[token] : -INFINITY;
-    const Best mine{v[i], int32_t(token), v[i]};
-    if (v[i] > -INFINITY && better(mine, top)) top = mine;
+  SliceShare::load(v, x, count);
+  rng::Coordinates at{};
+  if (races) at = a.at[row];  // behind the logits, which are under way by now
+  if (excluded >= 0) {
+    DULTRA_UNROLL
+    for (int i = 0; i < kPerThread; ++i)
+      if (SliceShare::place(i) == excluded) v[i] = -INFINITY;
   }
-  top = block_best(top, best_scratch);
 
-  const float max = top.token < 0 ? -INFINITY : top.logit, inverse = is_noisy ? float(1.0 / temperature) : 1.0f;
+  float max = -INFINITY;
+  DULTRA_UNROLL
+  for (int i = 0; i < kPerThread; ++i) max = fmaxf(max, v[i]);
+  max = warp_max(max);
+  if (lane_index() == 0) scratch.max[warp_index()] = max;
+  block_sync();  // all warps' maxima
+  DULTRA_UNROLL
+  for (int w = 0; w < kWarps; ++w) max = fmaxf(max, scratch.max[w]);
+
+  const float base = max == -INFINITY ? 0.0f : max;
   float sum = 0, weighted = 0, tempered_sum = 0;
   DULTRA_UNROLL
   for (int i = 0; i < kPerThread; ++i) {
-    if (v[i] == -INFINITY) continue;
-    const float d = v[i] - max, e = fast_exp2(d * kLog2E);  // NaN for NaN and for +inf: the row is not finite
+    const float d = v[i] - base, e = fast_exp2(d * kLog2E);  // NaN for NaN and for +inf: the row is not finite
     sum += e;
     weighted = fmaf(fmaxf(d, -100.0f), e, weighted);
-    if (tempered) tempered_sum += fast_exp2(d * inverse * kLog2E);
+    if (tempered) tempered_sum += fast_exp2(d * inverse_temperature * kLog2E);
   }
-  Slice result;
-  result.max = max;
-  result.sum = block_sum<kThreads>(double(sum), sum_scratch);
-  result.weighted = block_sum<kThreads>(double(weighted), sum_scratch);
-  result.tempered = tempered ? block_sum<kThreads>(double(tempered_sum), sum_scratch) : 0;
+  scratch.parts[0][threadIdx.x] = sum;
+  scratch.parts[1][threadIdx.x] = weighted;
+  scratch.parts[2][threadIdx.x] = tempered_sum;
 
-  // The double logarithms are in loops that are not unrolled, for the few tokens that get there.
-  Best best = top;
-  if (draws && a.uniforms) {
-    best = Best{-INFINITY, -1, -INFINITY};
-    for (int64_t token = first; token < a.vocab && token < (slice + 1) * kSlice; token += kThreads) {
-      if (token == a.excluded_token || !(x[token] > -INFINITY)) continue;
-      const Best mine{noisy(x[token], temperature, rng::gumbel(a.uniforms[row * a.vocab + token])), int32_t(token), x[token]};
-      if (better(mine, best)) best = mine;
-    }
-    best = block_best(best, best_scratch);
-  } else if (draws && top.token >= 0) {
-    // The largest logit makes a good first bar.
-    const rng::Coordinates at = a.at[row];
-    best.score = noisy(top.logit, temperature, rng::token_gumbel(at, uint32_t(top.token)));
-    const double lowest = lowest_winner(best.score, temperature);
-    const float bar = float_at_most(lowest), floor = nextafterf(float_at_most(lowest - temperature * rng::kMaxGumbel), -INFINITY);
-    uint32_t passed = 0;
+  // Tokens that may be the best have at least `bar`: at T = 0 they have their logits, with recorded uniforms it is all of them.
+  float bar = a.uniforms ? -INFINITY : max;
+  if (races) {
+    const Race race{base, inverse_temperature};
+    float most = warp_max(race.run(v, at, first));
+    if (lane_index() == 0) scratch.most[warp_index()] = most;
+    block_sync();  // all warps' most, all threads' parts
     DULTRA_UNROLL
-    for (int i = 0; i < kPerThread; ++i) {
-      if (!(v[i] > floor)) continue;
-      uint32_t high, low;
-      rng::token_words(at, uint32_t(first + i * kThreads), &high, &low);
-      // 1 - u >= (2^32 - 1 - high) / 2^32, and dropping the lowest bit keeps it a lower bound; the factor covers the rounding of w.
-      const float lower = float(int32_t(~high >> 1)) * 4.656612873077393e-10f;
-      const float w = fast_exp2(fminf((v[i] - bar) * inverse, 0.0f) * kLog2E) * 1.001f;
-      passed |= uint32_t(lower <= w) << i;
-    }
-    for (; passed; passed &= passed - 1) {
-      const int32_t token = first + lowest_bit(passed) * kThreads;
-      const Best mine{noisy(x[token], temperature, rng::token_gumbel(at, uint32_t(token))), token, x[token]};
-      if (better(mine, best)) best = mine;
-    }
-    best = block_best(best, best_scratch);
+    for (int w = 0; w < kWarps; ++w) most = fmaxf(most, scratch.most[w]);
+    bar = race.bar(most);
+  } else {
+    block_sync();  // all threads' parts
   }
-  result.best = best;
-  if (threadIdx.x == 0) slices[row * gridDim.y + slice] = result;
+  if (max == -INFINITY) bar = INFINITY;  // no tokens
+  float most = v[0];
+  DULTRA_UNROLL
+  for (int i = 1; i < kPerThread; ++i) most = fmaxf(most, v[i]);
+  uint32_t passed = 0;
+  if (most >= bar) {
+    DULTRA_UNROLL
+    for (int i = 0; i < kPerThread; ++i) passed |= uint32_t(v[i] >= bar) << i;
+  }
+  // The double logarithms are in a loop that is not unrolled, for the few tokens that get there.
+  Best best = no_token();
+  for (; passed; passed &= passed - 1) {
+    const int i = SliceShare::place(lowest_bit(passed));
+    if (i >= count || i == excluded || !(x[i] > -INFINITY)) continue;
+    const int32_t token = int32_t(first) + i;
+    double score = x[i];
+    if (draws) {
+      const double noise = a.uniforms ? rng::gumbel(a.uniforms[row * a.vocab + token]) : rng::token_gumbel(at, uint32_t(token));
+      score = noisy(x[i], a.temperature, noise);
+    }
+    best = better(best, Best{score, token, x[i]});
+  }
+  if (warp_any(best.logit > -INFINITY)) best = warp_best(best);
+  if (lane_index() == 0) scratch.best[warp_index()] = best;
+  if (warp_index() < kSums) {
+    double part = 0;
+    DULTRA_UNROLL
+    for (int t = 0; t < kThreads; t += kWarp) part += double(scratch.parts[warp_index()][t + lane_index()]);
+    part = warp_sum(part);
+    if (lane_index() == 0) scratch.sums[warp_index()] = part;
+  }
+  block_sync();  // sums, and all warps' best
+  if (threadIdx.x != 0) return;
+  DULTRA_UNROLL
+  for (int w = 1; w < kWarps; ++w) best = better(best, scratch.best[w]);
+  slices[row * gridDim.y + blockIdx.y] = Slice{scratch.sums[0], scratch.sums[1], scratch.sums[2], best, max};
 }
 
-__global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, const Slice* slices, int count) {
+// Refers a slice's sums to `max`, which is at least its own maximum.
+__device__ __forceinline__ void refer(Slice& slice, float max, float inverse_temperature) {
+  const float below = slice.max == -INFINITY ? 0.0f : slice.max - max;  // where there is no token, sums are zero
+  const double scale = fast_exp2(below * kLog2E);
+  slice.weighted = (slice.weighted + slice.sum * double(fmaxf(below, -100.0f))) * scale;
+  slice.sum *= scale;
+  slice.tempered *= double(fast_exp2(below * inverse_temperature * kLog2E));
+  slice.max = max;
+}
+
+__global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, float inverse_temperature, const Slice* slices, int count) {
   const int64_t row = blockIdx.x;
   const Slice* slice = slices + row * count;
   const bool is_noisy = a.temperature >= kLeastTemperature, tempered = is_noisy && a.tempered_log_prob;
-  float max = -INFINITY;
-  for (int s = lane_index(); s < count; s += kWarp) max = fmaxf(max, slice[s].max);
-  max = warp_max(max);
-  double sum = 0, weighted = 0, tempered_sum = 0;
-  Best best{-INFINITY, -1, -INFINITY};
+  Slice all{0, 0, 0, no_token(), -INFINITY};
   bool finite = true;
   for (int s = lane_index(); s < count; s += kWarp) {
-    const Slice mine = slice[s];
+    Slice mine = slice[s];
     finite = finite && std::isfinite(mine.sum);
-    if (better(mine.best, best)) best = mine.best;
-    if (mine.max == -INFINITY) continue;
-    const double below = double(mine.max) - max, scale = exp(below);
-    sum += mine.sum * scale;
-    weighted += (mine.weighted + mine.sum * below) * scale;
-    if (tempered) tempered_sum += mine.tempered * exp(below / a.temperature);
+    all.best = better(all.best, mine.best);
+    const float max = fmaxf(all.max, mine.max);
+    refer(all, max, inverse_temperature);
+    refer(mine, max, inverse_temperature);
+    all.sum += mine.sum;
+    all.weighted += mine.weighted;
+    all.tempered += mine.tempered;
   }
-  sum = warp_sum(sum);
-  weighted = warp_sum(weighted);
-  tempered_sum = warp_sum(tempered_sum);
-  best = warp_best(best);
-  finite = warp_sum(finite ? 0 : 1) == 0 && std::isfinite(max);
+  const float max = warp_max(all.max);
+  refer(all, max, inverse_temperature);
+  const double sum = warp_sum(all.sum), weighted = warp_sum(all.weighted), tempered_sum = warp_sum(all.tempered);
+  Best best = warp_best(all.best);
+  finite = !warp_any(!finite) && std::isfinite(max);
   if (lane_index() != 0) return;
   a.finite[row] = finite;
   if (!finite) {
@@ -170,39 +272,70 @@ __global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, con
     const int32_t token = a.given[row];
     best = Best{0, token, token == a.excluded_token || token < 0 || token >= a.vocab ? -INFINITY : a.logits[row * a.vocab + token]};
   }
-  const double below = double(best.logit) - max;
+  const double below = double(best.logit) - max, log_sum = log(sum), share = 1.0 / sum;
   a.token[row] = best.token;
-  a.log_prob[row] = float(tempered ? below / a.temperature - log(tempered_sum) : below - log(sum));
-  a.confidence[row] = float(exp(below) / sum);
-  a.max_prob[row] = float(1.0 / sum);
-  a.entropy[row] = float(log(sum) - weighted / sum);
+  a.log_prob[row] = float(tempered ? below / a.temperature - log(tempered_sum) : below - log_sum);
+  a.confidence[row] = float(exp(below) * share);
+  a.max_prob[row] = float(share);
+  a.entropy[row] = float(log_sum - weighted * share);
 }
 
+// Two reads of a row: its maximum and sum, then the gradient in the place of the logits.
 __global__ void __launch_bounds__(kGradientThreads) log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob,
                                                                              int64_t vocab, float inverse_temperature, int32_t excluded_token) {
+  using Part = Share<kGradientThreads, kGradientPerThread>;
   DULTRA_SHARED(shared);
   float* max_scratch = reinterpret_cast<float*>(shared);    // (32), and then
   double* sum_scratch = reinterpret_cast<double*>(shared);  // (32): the barrier inside block_sum separates the two
   const int64_t row = blockIdx.x;
   float* x = logits + row * vocab;
   const int32_t token = tokens[row];
-  const float d = dlog_prob[row] * inverse_temperature;
+  const float d = dlog_prob[row] * inverse_temperature, scale = inverse_temperature * kLog2E;
+  float v[kGradientPerThread];
   if (d == 0 || token == excluded_token) {  // whatever the logits are; a log-prob of -inf has no slope
-    for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) x[j] = 0;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) v[i] = 0;
+    for (int64_t first = 0; first < vocab; first += Part::kNumbers) Part::store(x + first, vocab - first, v);
     return;
   }
-  const auto logit = [&](int64_t j) { return j == excluded_token ? -INFINITY : x[j]; };
+  const auto load = [&](int64_t first) {
+    Part::load(v, x + first, vocab - first);
+    const int excluded = Part::within(excluded_token, first);
+    if (excluded < 0) return;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i)
+      if (Part::place(i) == excluded) v[i] = -INFINITY;
+  };
+  // A thread's sum is relative to the largest logit that it has seen.
   float max = -INFINITY;
-  for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) max = fmaxf(max, logit(j));
-  max = block_max<kGradientThreads>(max, max_scratch);
-  const auto weight = [&](int64_t j) { return max == -INFINITY ? 0.0f : fast_exp2((logit(j) - max) * inverse_temperature * kLog2E); };
   double sum = 0;
-  for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) sum += double(weight(j));
-  sum = block_sum<kGradientThreads>(sum, sum_scratch);
-  const float factor = max == -INFINITY ? 0.0f : float(-double(d) / sum);
-  for (int64_t j = threadIdx.x; j < vocab; j += kGradientThreads) x[j] = weight(j) * factor + (j == token ? d : 0.0f);
+  for (int64_t first = 0; first < vocab; first += Part::kNumbers) {
+    load(first);
+    float above = max;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) above = fmaxf(above, v[i]);
+    if (above == -INFINITY) continue;
+    if (above > max) sum *= double(fast_exp2((max - above) * scale));
+    max = above;
+    float part = 0;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) part += fast_exp2((v[i] - max) * scale);
+    sum += double(part);
+  }
+  const float mine = max;
+  max = block_max<kGradientThreads>(max, max_scratch);
+  sum = block_sum<kGradientThreads>(mine == -INFINITY ? 0 : sum * double(fast_exp2((mine - max) * scale)), sum_scratch);
+  const float factor = max == -INFINITY ? 0.0f : float(-double(d) / sum), base = max == -INFINITY ? 0.0f : max;
+  for (int64_t first = 0; first < vocab; first += Part::kNumbers) {
+    load(first);
+    const int drawn = Part::within(token, first);
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) v[i] = fast_exp2((v[i] - base) * scale) * factor + (Part::place(i) == drawn ? d : 0.0f);
+    Part::store(x + first, vocab - first, v);
+  }
 }
 
+float inverse_or_1(float temperature) { return temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f; }
 int64_t slices_of(int64_t vocab) { return ceil_div(vocab, kSlice); }
 
 }  // namespace
@@ -212,19 +345,20 @@ size_t sampling_scratch(int64_t rows, int64_t vocab) { return size_t(rows * slic
 void sample_forward(const SampleArgs& a, void* scratch, cudaStream_t stream) {
   if (a.rows == 0) return;
   Slice* slices = static_cast<Slice*>(scratch);
+  const float inverse_temperature = inverse_or_1(a.temperature);
   const int64_t count = slices_of(a.vocab);
   check_argument(count <= 65535, "vocab: expected at most " + std::to_string(65535 * int64_t(kSlice)) + ", got " + std::to_string(a.vocab));
-  const size_t shared = (sizeof(Best) + sizeof(double)) * kThreads / kWarp;
-  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads, shared, a, slices);
-  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, static_cast<const Slice*>(slices), int(count));
+  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads, sizeof(Scratch), a, inverse_temperature,
+         slices);
+  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, inverse_temperature, static_cast<const Slice*>(slices),
+         int(count));
 }
 
 void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
                        int32_t excluded_token, cudaStream_t stream) {
   if (m == 0) return;
-  const float inverse_temperature = temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f;
   launch("log_prob_backward", stream, log_prob_backward_kernel, dim3(unsigned(m)), kGradientThreads, sizeof(double) * kGradientThreads / kWarp,
-         logits, tokens, dlog_prob, vocab, inverse_temperature, excluded_token);
+         logits, tokens, dlog_prob, vocab, inverse_or_1(temperature), excluded_token);
 }
 
 }  // namespace cuda
