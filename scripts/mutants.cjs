@@ -130,7 +130,7 @@ const FAULTS = [
   ],
   ['the slope of a gate forgets its value', 'gates.cu', 's * (x * (1.0f - s) + 1.0f)', 's', 'gates_backward'],
   ['a copy beside a norm is of another row', 'norm.cu', 'row.store(copied, j, same)', 'row.store(copied, j, values)', 'rows_in_one'],
-  ['one key beyond the mask', 'attention.cu', 'key >= ends[e >> 1]', 'key > ends[e >> 1]', 'cuda_attention_on'],
+  ['one key beyond the mask', 'attention.cu', 'key >= end) s[n]', 'key > end) s[n]', 'cuda_attention_on'],
   ['edge tiles are not masked', 'attention.cu', 'first + kCols > seen.least', 'first + kCols > seen.most', 'cuda_attention_on'],
   [
     'hidden values reach the product',

@@ -80,8 +80,6 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows) attention_fo
   const uint16_t* v = in.v + keys.first_key * in.v_stride + kv_head * kDim;
 
   const int rows[2] = {row0 + warp * 16 + group, row0 + warp * 16 + group + 8};
-  int ends[2];
-  for (int h = 0; h < 2; ++h) ends[h] = rows[h] < keys.queries ? keys.visible_end(a, rows[h]) : keys.begin;
   const VisibleEnds seen(a, keys, row0, kRows);
   const int chunk_tiles = chunk_of(keys.keys) / kCols;
   int tile_begin = keys.begin / kCols, tile_end = seen.most > keys.begin ? int(ceil_div(seen.most, kCols)) : tile_begin;
@@ -121,10 +119,14 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows) attention_fo
     const int first = tile * kCols;
     if (first < keys.begin || first + kCols > seen.least) {
       DULTRA_UNROLL
-      for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int key = first + n * 8 + quad * 2 + (e & 1);
-        if (key < keys.begin || key >= ends[e >> 1]) s[n][e] = -INFINITY;
+      for (int h = 0; h < 2; ++h) {
+        const int end = rows[h] < keys.queries ? keys.visible_end(a, rows[h]) : keys.begin;
+        DULTRA_UNROLL
+        for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+        for (int j = 0; j < 2; ++j) {
+          const int key = first + n * 8 + quad * 2 + j;
+          if (key < keys.begin || key >= end) s[n][2 * h + j] = -INFINITY;
+        }
       }
     }
     // Online softmax: what is there so far is scaled to the new maximum.
