@@ -172,7 +172,8 @@ export async function planMemory(
     masters += count * (isSplit(name, dimensions) ? (trains ? per.low : 0) : per.copy);
     if (lora && dimensions.length === 2 && lora.targets.some((target) => name.includes('.blocks.') && name.endsWith(`.${target}.weight`))) {
       const adapter = lora.rank * (dimensions[0] + dimensions[1]);
-      masters += per.copy * adapter + count * (isSplit(name, dimensions) ? per.frozenCopySplit : per.frozenCopy);
+      // A and B themselves, and as products take them.
+      masters += (per.copy + 4) * adapter + count * (isSplit(name, dimensions) ? per.frozenCopySplit : per.frozenCopy);
       trainable += adapter;
     }
   }

@@ -36,7 +36,6 @@ enum GradientSlot : size_t {
   kDTimeTwice,
   kDTime,
   kLora,
-  kLoraGradient,
   kMerged,
   kCandidateHidden,
   kHidden
@@ -217,14 +216,20 @@ void Trainer::add_adapters(const LoraOptions& lora) {
     }
     backend_.upload(a->value.as<void>(), values.data(), values.size() * 4);
     backend_.fill_zero(b->value.as(), b->n);
-    Adapter adapter{weight, a, b, Buffer(backend_, size_t(weight->n) * (weight->rows.empty() ? 4 : 2))};
+    Adapter adapter{weight,
+                    a,
+                    b,
+                    Buffer(backend_, size_t(weight->n) * (weight->rows.empty() ? 4 : 2)),
+                    Buffer(backend_, size_t(a->n) * 4),
+                    Buffer(backend_, size_t(b->n) * 4)};
     if (weight->rows.empty()) backend_.copy(adapter.frozen.as(), weight->value.as(), weight->n);
     for (const Bf16Rows& piece : weight->rows) {
       float* wide = gradient_workspace_.get(kMerged, piece.rows * k);
       widen(wide, piece.data, piece.rows, k);
       narrow(adapter.frozen.as<uint16_t>() + piece.first * k, wide, piece.rows, k);
     }
-    bytes_ += adapter.frozen.bytes();
+    bytes_ += adapter.frozen.bytes() + adapter.a_scaled.bytes() + adapter.b_scaled.bytes();
+    scale_adapter(adapter);
     adapters_.push_back(std::move(adapter));
     ++index;
   }
@@ -250,8 +255,21 @@ void Trainer::narrow(uint16_t* to, const float* from, int64_t n, int64_t k) {
   backend_.store_rows(to, DType::kBF16, from, ascending(n).data(), n, k);
 }
 
+// On the host, once an update: backward takes them for every micro-batch.
+void Trainer::scale_adapter(Adapter& adapter) {
+  const float scale = float(options_.lora.alpha / options_.lora.rank);
+  const int64_t r = options_.lora.rank, k = adapter.weight->shape[1];
+  std::vector<float> a(static_cast<size_t>(adapter.a->n)), transposed(a.size()), b(static_cast<size_t>(adapter.b->n));
+  backend_.download(a.data(), adapter.a->value.as<void>(), a.size() * 4);
+  for (int64_t i = 0; i < r; ++i)
+    for (int64_t j = 0; j < k; ++j) transposed[size_t(j * r + i)] = a[size_t(i * k + j)] * scale;
+  backend_.upload(adapter.a_scaled.as<void>(), transposed.data(), transposed.size() * 4);
+  backend_.download(b.data(), adapter.b->value.as<void>(), b.size() * 4);
+  for (float& x : b) x *= scale;
+  backend_.upload(adapter.b_scaled.as<void>(), b.data(), b.size() * 4);
+}
+
 void Trainer::merge_adapters() {
-  const float scale = adapters_on_ ? float(options_.lora.alpha / options_.lora.rank) : 0.0f;
   for (Adapter& adapter : adapters_) {
     const int64_t n = adapter.weight->shape[0], k = adapter.weight->shape[1], r = options_.lora.rank;
     const std::vector<Bf16Rows>& rows = adapter.weight->rows;
@@ -260,14 +278,10 @@ void Trainer::merge_adapters() {
       backend_.copy(w, adapter.frozen.as(), n * k);
     else
       widen(w, adapter.frozen.as<uint16_t>(), n, k);
-    if (scale != 0) {
+    if (adapters_on_) {
       // W += (scale B) A: one product of (N, r) and the row-major (r, K).
-      float* scaled = gradient_workspace_.get(kLora, n * r);
-      std::vector<float> b(static_cast<size_t>(n * r));
-      backend_.download(b.data(), adapter.b->value.as<void>(), b.size() * 4);
-      for (float& x : b) x *= scale;
-      backend_.upload(scaled, b.data(), b.size() * 4);
-      backend_.linear_backward_input(w, scaled, r, adapter.a->value.as(), n, r, k, true);
+      scale_adapter(adapter);
+      backend_.linear_backward_input(w, adapter.b_scaled.as(), r, adapter.a->value.as(), n, r, k, true);
     }
     for (const Bf16Rows& piece : rows) narrow(piece.data, w + piece.first * k, piece.rows, k);
   }
@@ -509,21 +523,10 @@ void Trainer::linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstA
   // y += scale (x A^T) B^T: dB += scale dy^T (x A^T), dA += (scale dy B)^T x.
   const Adapter& a = *adapter->second;
   const int64_t r = options_.lora.rank;
-  const float scale = float(options_.lora.alpha / options_.lora.rank);
   float* low = gradient_workspace_.get(kLora, m * r);
-  std::vector<float> at(static_cast<size_t>(k * r)), source(at.size());  // (K, r): A transposed, times scale
-  backend_.download(source.data(), a.a->value.as<void>(), source.size() * 4);
-  for (int64_t i = 0; i < r; ++i)
-    for (int64_t j = 0; j < k; ++j) at[size_t(j * r + i)] = source[size_t(i * k + j)] * scale;
-  float* transposed = gradient_workspace_.get(kLoraGradient, std::max(k * r, n * r));
-  backend_.upload(transposed, at.data(), at.size() * 4);
-  backend_.linear_backward_input(low, x, k, transposed, m, k, r, false);
+  backend_.linear_backward_input(low, x, k, a.a_scaled.as(), m, k, r, false);
   backend_.linear_backward_weight(a.b->gradient.as(), nullptr, dy, dy_stride, low, m, n, r);
-  std::vector<float> b(static_cast<size_t>(n * r));
-  backend_.download(b.data(), a.b->value.as<void>(), b.size() * 4);
-  for (float& value : b) value *= scale;
-  backend_.upload(transposed, b.data(), b.size() * 4);
-  backend_.linear_backward_input(low, dy, dy_stride, transposed, m, n, r, false);
+  backend_.linear_backward_input(low, dy, dy_stride, a.b_scaled.as(), m, n, r, false);
   backend_.linear_backward_weight(a.a->gradient.as(), nullptr, low, r, x, m, r, k);
 }
 

@@ -125,6 +125,8 @@ class Trainer {
   struct Adapter {
     Parameter *weight, *a, *b;  // (N, K), (rank, K), (N, rank)
     Buffer frozen;              // (N, K) fp32; bf16 where weight->rows
+    // What products take of A and B, times scale: (K, rank) and (N, rank) fp32, as of the last update.
+    Buffer a_scaled, b_scaled;
   };
   // Names of a block's parameters, resolved once.
   struct BlockParameters {
@@ -142,6 +144,7 @@ class Trainer {
   void widen(float* to, const uint16_t* from, int64_t n, int64_t k);
   void narrow(uint16_t* to, const float* from, int64_t n, int64_t k);
   // What writes to weights of the model; nobody else may use them.
+  void scale_adapter(Adapter& adapter);  // a_scaled, b_scaled
   void merge_adapters();
   // Brings masters into the model's weights; those that are split are there already.
   void write_model();
