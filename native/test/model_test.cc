@@ -664,8 +664,12 @@ DULTRA_TEST(trainer_beside_sessions) {
   // They see the weights of one update or of the next, never a mixture; what they compute is not checked, that they may is.
   for (uint32_t t = 0; t < 2; ++t)
     decoders.emplace_back([&, t] {
-      do generate(model, t);
-      while (!done);
+      try {
+        do generate(model, t);
+        while (!done);
+      } catch (const std::exception& error) {
+        CHECK(false, "decoder ", t, ": ", error.what());
+      }
     });
   std::vector<NamedTensor> state;
   const int failed = thrown([&] { state = train(model, {}, 4); });

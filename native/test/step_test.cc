@@ -529,6 +529,38 @@ DULTRA_TEST(exchange_repeats) {
   for (int32_t first = 0; first < 4; ++first) CHECK(shared.gathers(20, first), "first ", first);
 }
 
+// While one session records, others wait for what they queued before.
+DULTRA_TEST(exchange_of_several_threads) {
+  Shared shared;
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int32_t t = 0; t < 3; ++t)
+    threads.emplace_back([&, t] {
+      try {
+        const std::unique_ptr<Exchange> exchange = shared.backend->make_exchange();
+        Buffer out(*shared.backend, 64 * 4);
+        auto* index = reinterpret_cast<int32_t*>(exchange->reserve(4096));
+        for (int32_t i = 0; i < 600; ++i) {
+          for (int32_t j = 0; j < 16; ++j) index[j] = (i + t + j) % 16;
+          exchange->send(0, 64);
+          exchange->run({i / 2 % 50}, [&] {
+            shared.backend->gather_rows(out.as(), shared.table.as(), index, 16, 4);
+            std::this_thread::yield();
+          });
+          exchange->receive(0, 64);
+          float rows[64];
+          shared.backend->download(rows, out.as<void>(), sizeof rows);
+          for (int32_t j = 0; j < 64; ++j) wrong += rows[j] != float((i + t + j / 4) % 16 * 4 + j % 4);
+          if (i % 100 == 99) exchange->forget();
+        }
+      } catch (const std::exception& error) {
+        CHECK(false, "thread ", t, ": ", error.what());
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0, wrong);
+}
+
 DULTRA_TEST(exchange_layout) {
   std::vector<int32_t> numbers = {1, 2, 3};
   HostArray<int32_t> array(numbers), none;

@@ -22,6 +22,7 @@ CudaExchange::~CudaExchange() {
   forget();
   cudaStreamSynchronize(backend_.stream_);
   release_memory();
+  if (received_) cudaEventDestroy(received_);
 }
 
 void CudaExchange::release_memory() {
@@ -74,9 +75,11 @@ void CudaExchange::receive(size_t begin, size_t end) {
     check_cuda(cudaSetDevice(backend_.index_), "choosing the device");
     backend_.refuse_recording("an exchange");
     if (begin != end) check_cuda(cudaMemcpyAsync(host_ + begin, device_ + begin, end - begin, cudaMemcpyDefault, backend_.stream_), "an exchange");
+    if (!received_) check_cuda(cudaEventCreateWithFlags(&received_, cudaEventDisableTiming), "an exchange");
+    check_cuda(cudaEventRecord(received_, backend_.stream_), "an exchange");
   }
-  // Others may queue work meanwhile.
-  check_cuda(cudaStreamSynchronize(backend_.stream_), "waiting for the device");
+  // Others may queue work meanwhile, and record: the stream itself must not be waited for then.
+  check_cuda(cudaEventSynchronize(received_), "waiting for the device");
   sent_ = false;
 }
 

@@ -44,7 +44,8 @@ class CudaExchange final : public Exchange {
   CudaBackend& backend_;
   uint8_t *host_ = nullptr, *device_ = nullptr;
   size_t bytes_ = 0;
-  bool sent_ = false;  // what was sent may not have been read yet
+  bool sent_ = false;               // what was sent may not have been read yet
+  cudaEvent_t received_ = nullptr;  // what the last receive waits for
   std::map<std::vector<int64_t>, Recording> recordings_;
   uint64_t clock_ = 0;
 };

@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "cuda_runtime.h"
 
@@ -544,12 +545,26 @@ std::vector<Stream*> streams;
 thread_local Stream* captured_here = nullptr;
 size_t graphs = 0;
 
+void run_until(Stream* stream, uint64_t number) {
+  while (stream->done < number) {
+    const std::function<void()> work = std::move(stream->queue.front());
+    stream->queue.pop_front();
+    ++stream->done;
+    work();
+  }
+}
+
 }  // namespace
 
 void enqueue(Stream* stream, std::function<void()> work) {
   const std::lock_guard<std::recursive_mutex> lock(stream_mutex);
   if (stream->capture && captured_here != stream) die("work was queued while another thread captured the stream");
-  (stream->capture ? stream->capture->work : stream->queue).push_back(std::move(work));
+  if (stream->capture) {
+    stream->capture->work.push_back(std::move(work));
+  } else {
+    stream->queue.push_back(std::move(work));
+    ++stream->queued;
+  }
 }
 
 bool prohibited() {
@@ -560,9 +575,18 @@ bool prohibited() {
 void synchronize(Stream* stream) {
   const std::lock_guard<std::recursive_mutex> lock(stream_mutex);
   if (stream->capture) die("a stream was waited for while it was captured");
-  std::vector<std::function<void()>> queue;
-  queue.swap(stream->queue);
-  for (const auto& work : queue) work();
+  run_until(stream, stream->queued);
+}
+
+void record(Event* event, Stream* stream) {
+  static int now = 0;
+  const std::lock_guard<std::recursive_mutex> lock(stream_mutex);
+  *event = {stream, stream->queued, ++now};
+}
+
+void synchronize(const Event& event) {
+  const std::lock_guard<std::recursive_mutex> lock(stream_mutex);
+  run_until(event.stream, event.number);
 }
 
 void synchronize_all() {
@@ -641,6 +665,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  std::this_thread::yield();  // others may come first, if nothing keeps them from it
   {
     const std::lock_guard<std::recursive_mutex> lock(emulator::stream_mutex);
     if (stream->capture) {

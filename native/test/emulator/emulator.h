@@ -12,6 +12,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -88,7 +89,8 @@ struct Graph {
   std::vector<std::function<void()>> work;
 };
 struct Stream {
-  std::vector<std::function<void()>> queue;
+  std::deque<std::function<void()>> queue;
+  uint64_t queued = 0, done = 0;  // ever
   std::unique_ptr<Graph> capture;
   bool invalidated = false;  // the capture, by a call that it forbids
 };
@@ -96,6 +98,14 @@ struct Stream {
 bool prohibited();
 void enqueue(Stream* stream, std::function<void()> work);
 void synchronize(Stream* stream);
+// What was queued before the event was recorded is done when it is waited for, whoever captures the stream meanwhile.
+struct Event {
+  Stream* stream = nullptr;
+  uint64_t number = 0;  // of the stream's work so far
+  int time = 0;         // that every call advances: events order nothing that is not ordered anyway
+};
+void record(Event* event, Stream* stream);
+void synchronize(const Event& event);
 void synchronize_all();
 
 // A cuBLASLt that computes as its documentation says, one product after the other; off until switched on. "" asks whether it is.
