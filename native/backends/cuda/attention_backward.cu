@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     Products::commit();
     if (mine < kCols) stats[(step + 1) & 1].put(mine, next);
     Products::template wait<1>(p);
-    // A query that sees nothing has no sum to divide by.
+    // Then nothing is masked: every query of the tile is there and sees every key of the block.
     const bool all_seen = a.mask == MaskKind::kBidirectional && key0 >= keys.begin && key0 + kRows <= keys.end && row0 + kCols <= keys.queries;
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL

@@ -227,6 +227,11 @@ __device__ __forceinline__ void wgmma_weights(float (&d)[kN / 8][4], const uint3
 #endif
 }
 
+#undef DULTRA_D4
+#undef DULTRA_D32
+#undef DULTRA_LIST_32
+#undef DULTRA_LIST_64
+
 // block: threads, a multiple of 32. shared: bytes of dynamic shared memory.
 template <class Kernel, class... Args>
 void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int block, size_t shared, Args... args) {

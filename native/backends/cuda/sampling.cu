@@ -9,6 +9,7 @@
 // every token from below and the least of all from above; the few tokens whose lower bound does not exceed that (about one of a slice) get the
 // double logarithms, which decide. Margins cover every rounding, so that the race never drops a winner.
 #include "backends/cuda/kernels.h"
+#include "backends/cuda/vectors.h"
 
 namespace dultra {
 namespace cuda {
@@ -55,9 +56,6 @@ struct Scratch {
 template <int kBlock, int kCount>
 struct Share {
   static constexpr int kNumbers = kBlock * kCount;
-  struct alignas(16) Quad {
-    float x[4];
-  };
 
   // Number i of a thread within the share: four that lie side by side, then the block's next.
   static __device__ __forceinline__ constexpr int stride(int i) { return i / 4 * 4 * kBlock + i % 4; }
@@ -75,9 +73,9 @@ struct Share {
     if (whole(x, count)) {
       DULTRA_UNROLL
       for (int i = 0; i < kCount; i += 4) {
-        const Quad quad = *reinterpret_cast<const Quad*>(x + place(i));
+        const Vector<float, 4> four = load_vector<4, true>(x + place(i), 4);
         DULTRA_UNROLL
-        for (int j = 0; j < 4; ++j) v[i + j] = quad.x[j];
+        for (int j = 0; j < 4; ++j) v[i + j] = four[j];
       }
     } else {
       DULTRA_UNROLL
@@ -87,7 +85,10 @@ struct Share {
   static __device__ __forceinline__ void store(float* x, int64_t count, const float (&v)[kCount]) {
     if (whole(x, count)) {
       DULTRA_UNROLL
-      for (int i = 0; i < kCount; i += 4) *reinterpret_cast<Quad*>(x + place(i)) = Quad{{v[i], v[i + 1], v[i + 2], v[i + 3]}};
+      for (int i = 0; i < kCount; i += 4) {
+        const float four[4] = {v[i], v[i + 1], v[i + 2], v[i + 3]};
+        store_vector<true>(x + place(i), rounded_to<float>(four), 4);
+      }
     } else {
       DULTRA_UNROLL
       for (int i = 0; i < kCount; ++i)
