@@ -9,7 +9,12 @@ module.exports = {
   // A copy of the sources with faults in them (scripts/mutants.cjs).
   modulePathIgnorePatterns: ['<rootDir>/build/mutants/'],
   transform: {
-    '^.+\\.(ts|js|mjs)$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'commonjs' } }],
+    '^.+\\.(ts|js|mjs)$': [
+      '@swc/jest',
+      { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'commonjs' } },
+    ],
   },
-  transformIgnorePatterns: ['/node_modules/(?!(@huggingface|hyparquet|hyparquet-compressors|hyparquet-writer|hysnappy|fzstd)/)'],
+  transformIgnorePatterns: [
+    '/node_modules/(?!(@huggingface|hyparquet|hyparquet-compressors|hyparquet-writer|hysnappy|fzstd)/)',
+  ],
 };

@@ -1,7 +1,7 @@
 // Time and memory of loading a checkpoint and generating from it, each measurement in a fresh process.
 //   node bench/load.cjs [--folder FOLDER] [--gb 1] [--dtypes bfloat16,float32] [--runs 3] [--threads N] [--json FILE]
-// Without --folder, random LLaDA-shaped checkpoints are written to a temporary folder first. The files are then in the page cache: this
-// is the time of a second start, and what it measures is the loader, not the disk.
+// Without --folder, random LLaDA-shaped checkpoints are written to a temporary folder first. The files are then in the
+// page cache: this is the time of a second start, and what it measures is the loader, not the disk.
 const { spawnSync } = require('node:child_process');
 const { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
@@ -33,7 +33,8 @@ async function measure(folder, threads) {
   const generated = performance.now();
   const result = {
     loadMs: loaded - begin,
-    // Of all threads: what loading takes where other programs do not hold the cores is about this divided by their number.
+    // Of all threads: what loading takes where other programs do not hold the cores is about this divided by their
+    // number.
     loadCpuMs: (user + system) / 1000,
     generateMs: generated - loaded,
     tokens: ids.length,

@@ -34,7 +34,8 @@ const GROUPS = {
 
 function positiveIntegers(text) {
   const numbers = text.split(',').map(Number);
-  if (!numbers.every((n) => Number.isInteger(n) && n > 0)) throw new SetupError(`--threads: expected whole numbers, got ${text}`);
+  if (!numbers.every((n) => Number.isInteger(n) && n > 0))
+    throw new SetupError(`--threads: expected whole numbers, got ${text}`);
   return numbers;
 }
 
@@ -58,10 +59,13 @@ async function instructionSet() {
 /** Says which ratios have fallen since an earlier result, and makes the process fail where one has. */
 function reportRegressions(earlier, sections) {
   const { compared, slower } = compareRatios(earlier, { sections });
-  if (compared === 0) throw new SetupError('--against: expected a result with some of these cases, got none that can be compared');
+  if (compared === 0)
+    throw new SetupError('--against: expected a result with some of these cases, got none that can be compared');
   for (const { key, before, now } of slower)
     process.stderr.write(`bench: slower: ${key}: ${now.toFixed(2)} times its contender, before ${before.toFixed(2)}\n`);
-  process.stderr.write(`bench: of ${compared} ratios, ${slower.length} have fallen by more than ${100 * TOLERANCE} %\n`);
+  process.stderr.write(
+    `bench: of ${compared} ratios, ${slower.length} have fallen by more than ${100 * TOLERANCE} %\n`,
+  );
   if (slower.length > 0) process.exitCode = 1;
 }
 
@@ -84,7 +88,8 @@ async function main() {
   const words = values.only?.split(',');
   const earlier = values.against === undefined ? null : JSON.parse(readFileSync(values.against, 'utf8'));
   const names = Object.keys(GROUPS).filter((name) => !words || words.some((word) => name.includes(word)));
-  if (names.length === 0) throw new SetupError(`--only: expected some of ${Object.keys(GROUPS).join(', ')}, got ${values.only}`);
+  if (names.length === 0)
+    throw new SetupError(`--only: expected some of ${Object.keys(GROUPS).join(', ')}, got ${values.only}`);
   setup();
   if (names.includes('forward')) installContender();
 
@@ -117,7 +122,11 @@ async function main() {
     loads,
     sections,
   };
-  const base = writeReport(values.out ? path.resolve(values.out) : path.join(root, 'bench', 'results'), result, words && names.join('-'));
+  const base = writeReport(
+    values.out ? path.resolve(values.out) : path.join(root, 'bench', 'results'),
+    result,
+    words && names.join('-'),
+  );
   process.stderr.write(`bench: wrote ${base}.json and .md\n`);
 }
 

@@ -6,7 +6,10 @@ const maxSteps = Number(process.argv[2] ?? 30);
 // The embedded model as it was before GRPO. It is trained in memory; model.save(folder) would write it.
 const model = await loadModel(fileURLToPath(new URL('../models/base', import.meta.resolve('dultra'))));
 
-/** A reward is a function of a batch of rollouts that gives each a number, or null to leave it out: here, the fewer words the better. */
+/**
+ * A reward is a function of a batch of rollouts that gives each a number, or null to leave it out: here, the fewer
+ * words the better.
+ */
 const short = ({ completions }) => completions.map((text) => (text === '' ? null : -text.split(' ').length / 10));
 
 const trainer = new GrpoTrainer(model, {

@@ -2,8 +2,8 @@
 import { loadModel } from 'dultra';
 
 /**
- * Positions whose token is sure (0.9 or more), but never two neighbours in one pass: neighbours depend on each other most. Where it returns
- * none, the most confident position is let through, so that every pass makes progress.
+ * Positions whose token is sure (0.9 or more), but never two neighbours in one pass: neighbours depend on each other
+ * most. Where it returns none, the most confident position is let through, so that every pass makes progress.
  */
 function spread({ positions, confidences }) {
   const order = [...positions.keys()].sort((a, b) => confidences[b] - confidences[a]);
@@ -16,7 +16,10 @@ function spread({ positions, confidences }) {
 }
 
 const model = await loadModel();
-const prompts = ['tom has 7 apples . he buys 5 . how many now ? sum', 'lily with 3 books and she finds 8 . how many now ? words'];
+const prompts = [
+  'tom has 7 apples . he buys 5 . how many now ? sum',
+  'lily with 3 books and she finds 8 . how many now ? words',
+];
 for (const [name, sampler] of Object.entries({
   spread,
   confidence: { type: 'confidence', threshold: 0.9 },

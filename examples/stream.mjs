@@ -11,7 +11,9 @@ for await (const { step, unmasked, ids, remaining, result } of model.generateStr
   for (let i = words.length; i < ids.length; i++) words.push('░');
   for (const { position, text } of unmasked) words[position] = text; // '' for the end-of-sequence token
   const line = words.filter((word) => word !== '').join(' ');
-  console.log(`${String(step + 1).padStart(2)}  ${line}${result ? `  (${result.nfe} passes)` : `  (${remaining} to go)`}`);
+  console.log(
+    `${String(step + 1).padStart(2)}  ${line}${result ? `  (${result.nfe} passes)` : `  (${remaining} to go)`}`,
+  );
   if (process.stdout.isTTY) await setTimeout(300); // slow enough to watch
 }
 model.dispose();

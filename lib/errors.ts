@@ -22,8 +22,8 @@ export const ERROR_CODES = [
 export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /**
- * A failure that is not a wrong argument: a broken checkpoint, a missing device, memory that ran out. Wrong arguments are
- * `TypeError` or `RangeError`; an abort rejects with the signal's own reason.
+ * A failure that is not a wrong argument: a broken checkpoint, a missing device, memory that ran out. Wrong arguments
+ * are `TypeError` or `RangeError`; an abort rejects with the signal's own reason.
  */
 export class DUltraError extends Error {
   /** What kind of failure it was; stable across releases, unlike the message. */
@@ -39,5 +39,9 @@ export class DUltraError extends Error {
 
 /** True for a {@link DUltraError}, with `code` if given; also across realms and package copies. */
 export function isDUltraError(error: unknown, code?: ErrorCode): error is DUltraError {
-  return error instanceof Error && error.name === 'DUltraError' && (code === undefined || (error as DUltraError).code === code);
+  return (
+    error instanceof Error &&
+    error.name === 'DUltraError' &&
+    (code === undefined || (error as DUltraError).code === code)
+  );
 }

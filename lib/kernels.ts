@@ -6,7 +6,9 @@ import os from 'node:os';
 import { fromNative, type NativeRule, native } from './native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from './options';
 
-/** Input of {@link maskedAttention}. Sequences are packed: sequence b is rows `rowOffsets[b]` to `rowOffsets[b + 1]`. */
+/**
+ * Input of {@link maskedAttention}. Sequences are packed: sequence b is rows `rowOffsets[b]` to `rowOffsets[b + 1]`.
+ */
 export interface MaskedAttentionOptions {
   /** Query heads H. Default 1. */
   heads?: number;
@@ -18,7 +20,10 @@ export interface MaskedAttentionOptions {
   queryOffsets?: ArrayLike<number>;
   /** Position of each query inside its sequence. Default: query i is position i. */
   queryPositions?: ArrayLike<number>;
-  /** Which keys a query sees: all ("bidirectional", default), those up to its own position, or those up to the end of its block. */
+  /**
+   * Which keys a query sees: all ("bidirectional", default), those up to its own position, or those up to the end of
+   * its block.
+   */
   mask?: 'bidirectional' | 'causal' | 'block-causal';
   /** Positions per block of mask "block-causal". Default 32. */
   blockLength?: number;
@@ -34,7 +39,8 @@ export interface MaskedAttentionOptions {
 
 const allThreads = () => os.availableParallelism();
 const int32 = (values: ArrayLike<number> | undefined) => (values === undefined ? null : Int32Array.from(values));
-const rowsOf = (length: number, value: ArrayLike<number> | undefined) => Uint32Array.from(value ?? new Uint32Array(length));
+const rowsOf = (length: number, value: ArrayLike<number> | undefined) =>
+  Uint32Array.from(value ?? new Uint32Array(length));
 
 function checkFloat32(name: string, value: unknown): asserts value is Float32Array {
   if (!(value instanceof Float32Array))
@@ -82,7 +88,8 @@ export async function maskedAttention(
   const { scale = 1 / Math.sqrt(headDim) } = options;
   checkNumber('scale', scale, {});
   const kOffsets = int32(options.rowOffsets) ?? Int32Array.of(0, k.length / (kvHeads * headDim));
-  const qOffsets = int32(options.queryOffsets) ?? (options.rowOffsets ? kOffsets : Int32Array.of(0, q.length / (heads * headDim)));
+  const qOffsets =
+    int32(options.queryOffsets) ?? (options.rowOffsets ? kOffsets : Int32Array.of(0, q.length / (heads * headDim)));
   return fromNative(() =>
     native().maskedAttention({
       q,
@@ -154,7 +161,14 @@ export async function sample(logits: Float32Array, options: SampleOptions): Prom
     'threads',
   ]);
   checkFloat32('logits', logits);
-  const { vocabSize, temperature = 0, tokenLogProb = 'untempered', excludedToken = -1, seed = 0, threads = allThreads() } = options;
+  const {
+    vocabSize,
+    temperature = 0,
+    tokenLogProb = 'untempered',
+    excludedToken = -1,
+    seed = 0,
+    threads = allThreads(),
+  } = options;
   checkInteger('vocabSize', vocabSize, { min: 1, max: 2 ** 31 - 1 });
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
   checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
@@ -194,7 +208,8 @@ export interface PlannerScoreOptions {
 }
 
 /**
- * Unmasking logits of hidden rows: layernorm(x) · (1 + scale) + shift, dot weight, + bias, without storing the normed rows.
+ * Unmasking logits of hidden rows: layernorm(x) · (1 + scale) + shift, dot weight, + bias, without storing the normed
+ * rows.
  * @param hidden (M, C) @returns (M) @throws RangeError for shapes that do not fit.
  */
 export async function plannerScore(hidden: Float32Array, options: PlannerScoreOptions): Promise<Float32Array> {
@@ -227,7 +242,10 @@ const UNMASK_RULES = [
 
 /** Input of {@link unmask}. Candidates of row b are `rowOffsets[b]` to `rowOffsets[b + 1]`. */
 export interface UnmaskOptions {
-  /** The planner's four rules, confidence threshold, factor, entropy threshold, entropy sum, or a fixed number by confidence, at random or left to right. */
+  /**
+   * The planner's four rules, confidence threshold, factor, entropy threshold, entropy sum, or a fixed number by
+   * confidence, at random or left to right.
+   */
   rule: Exclude<NativeRule, 'none'>;
   /** (B + 1) Default: one row. */
   rowOffsets?: ArrayLike<number>;
@@ -274,7 +292,10 @@ export interface UnmaskOutput {
   logLikelihoods: Float32Array;
 }
 
-/** Chooses which candidates to unmask: top-k by expected count, Bernoulli, or one of the rivals' rules. @throws RangeError for shapes. */
+/**
+ * Chooses which candidates to unmask: top-k by expected count, Bernoulli, or one of the rivals' rules. @throws
+ * RangeError for shapes.
+ */
 export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
   const allowed = [
     'rule',
@@ -287,7 +308,17 @@ export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
     'probabilityScale',
     'threshold',
   ];
-  checkKeys('options', options, [...allowed, 'factor', 'lastPair', 'counts', 'seed', 'rows', 'steps', 'positions', 'threads']);
+  checkKeys('options', options, [
+    ...allowed,
+    'factor',
+    'lastPair',
+    'counts',
+    'seed',
+    'rows',
+    'steps',
+    'positions',
+    'threads',
+  ]);
   const {
     rule,
     plannerTemperature = 1,
@@ -306,11 +337,15 @@ export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
   checkInteger('threads', threads, { min: 1, max: 1024 });
   const inputs = ['plannerLogits', 'confidences', 'entropies', 'tokenLogProbs'] as const;
   for (const name of inputs) if (options[name] !== undefined) checkFloat32(name, options[name]);
-  const m = inputs.map((name) => options[name]?.length).find((length) => length !== undefined) ?? options.positions?.length ?? 0;
+  const m =
+    inputs.map((name) => options[name]?.length).find((length) => length !== undefined) ??
+    options.positions?.length ??
+    0;
   const offsets = int32(options.rowOffsets) ?? Int32Array.of(0, m);
   const b = offsets.length - 1;
   const positions = new Uint32Array(m);
-  for (let row = 0; row < b; row++) for (let i = offsets[row]; i < offsets[row + 1] && i < m; i++) positions[i] = i - offsets[row];
+  for (let row = 0; row < b; row++)
+    for (let i = offsets[row]; i < offsets[row + 1] && i < m; i++) positions[i] = i - offsets[row];
   return fromNative(() =>
     native().unmask({
       rule,
@@ -345,12 +380,21 @@ export interface AdamWState {
 
 /**
  * One AdamW step with decoupled weight decay: p ← p (1 − lr·weightDecay) − lr·m̂ / (√v̂ + eps).
- * @param options `step` counts from 1; `gradientScale` (default 1) multiplies the gradient, as global-norm clipping does.
+ * @param options `step` counts from 1; `gradientScale` (default 1) multiplies the gradient, as global-norm clipping
+ * does.
  * @returns new arrays @throws RangeError, TypeError for shapes and options.
  */
 export async function adamw(
   input: AdamWState & { gradient: Float32Array },
-  options: { step: number; lr: number; beta1?: number; beta2?: number; eps?: number; weightDecay?: number; gradientScale?: number },
+  options: {
+    step: number;
+    lr: number;
+    beta1?: number;
+    beta2?: number;
+    eps?: number;
+    weightDecay?: number;
+    gradientScale?: number;
+  },
 ): Promise<AdamWState> {
   checkKeys('input', input, ['parameter', 'gradient', 'expAvg', 'expAvgSq']);
   checkKeys('options', options, ['step', 'lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'gradientScale']);
@@ -359,10 +403,12 @@ export async function adamw(
   checkFloat32('parameter', parameter);
   for (const [name, value] of Object.entries({ gradient, expAvg, expAvgSq })) {
     checkFloat32(name, value);
-    if (value.length !== parameter.length) throw new RangeError(`${name}: expected ${parameter.length} numbers, got ${value.length}`);
+    if (value.length !== parameter.length)
+      throw new RangeError(`${name}: expected ${parameter.length} numbers, got ${value.length}`);
   }
   checkInteger('step', step, { min: 1, max: Number.MAX_SAFE_INTEGER });
-  for (const [name, value] of Object.entries({ lr, eps, weightDecay, gradientScale })) checkNumber(name, value, { min: 0 });
+  for (const [name, value] of Object.entries({ lr, eps, weightDecay, gradientScale }))
+    checkNumber(name, value, { min: 0 });
   for (const [name, value] of Object.entries({ beta1, beta2 })) checkNumber(name, value, { min: 0, max: 1 });
   return fromNative(() =>
     native().adamw({ parameter, gradient, expAvg, expAvgSq, step, lr, beta1, beta2, eps, weightDecay, gradientScale }),

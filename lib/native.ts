@@ -64,7 +64,10 @@ export interface NativeModelInfo {
   weightBytes: number;
 }
 
-/** One whole forward pass with everything handed out, for inspection and tests. Packed rows: sequence b is offsets[b]..offsets[b+1]. */
+/**
+ * One whole forward pass with everything handed out, for inspection and tests. Packed rows: sequence b is
+ * offsets[b]..offsets[b+1].
+ */
 export interface NativeForwardRequest {
   ids: Int32Array;
   offsets: Int32Array;
@@ -80,7 +83,10 @@ export interface NativeForwardRequest {
 export interface NativeCacheOptions {
   /** Of keys and values: 'F32' or 'BF16'. */
   dtype: NativeDType;
-  /** Of the planner head: nothing; keys and values of its blocks; or the states that it reads, for blocks that see whole rows in every pass. */
+  /**
+   * Of the planner head: nothing; keys and values of its blocks; or the states that it reads, for blocks that see whole
+   * rows in every pass.
+   */
   planner: 'none' | 'blocks' | 'hidden';
 }
 
@@ -131,7 +137,10 @@ export interface NativeStepRequest {
   windowEnds: Int32Array;
   /** Candidates in place of those, or null. */
   candidates: NativePositions | null;
-  /** What a session with a cache computes: candidates and whatever else is not to be taken from the cache. null without a cache. */
+  /**
+   * What a session with a cache computes: candidates and whatever else is not to be taken from the cache. null without
+   * a cache.
+   */
   queries: NativePositions | null;
   /** (R) random coordinates of each row. */
   rowKeys: Uint32Array;
@@ -158,7 +167,10 @@ export interface NativeStepRequest {
   uniforms: { token: Float64Array | null; position: Float64Array | null } | null;
 }
 
-/** Per candidate (M, packed by `offsets` over the R rows of the request, ascending positions). Selected tokens are already written. */
+/**
+ * Per candidate (M, packed by `offsets` over the R rows of the request, ascending positions). Selected tokens are
+ * already written.
+ */
 export interface NativeStepResult {
   offsets: Int32Array;
   positions: Int32Array;
@@ -187,7 +199,9 @@ export interface NativeSession {
 
 export interface NativeCancelToken {
   cancel(): void;
-  /** How far `loadModel` with this token has come, in bytes of the checkpoint's tensors; both are 0 before it begins. */
+  /**
+   * How far `loadModel` with this token has come, in bytes of the checkpoint's tensors; both are 0 before it begins.
+   */
   progress(): { loadedBytes: number; totalBytes: number };
 }
 
@@ -197,7 +211,10 @@ export interface NativeTrainerOptions {
   freezePlanner: boolean;
   /** Recompute each layer's activations in the backward pass instead of keeping them. */
   checkpointing: boolean;
-  /** Low-rank adapters on these projections of every base block (q_proj, k_proj, v_proj, attn_out, ff_proj, up_proj, ff_out); null: none. */
+  /**
+   * Low-rank adapters on these projections of every base block (q_proj, k_proj, v_proj, attn_out, ff_proj, up_proj,
+   * ff_out); null: none.
+   */
   lora: { rank: number; alpha: number; targets: string[] } | null;
   /** How AdamW's moments are stored. */
   moments: 'float32' | 'bfloat16';
@@ -205,7 +222,10 @@ export interface NativeTrainerOptions {
   seed: bigint;
 }
 
-/** A packed micro-batch of B rows (N tokens in all) and what is wanted of it. Offsets start with 0 and have one entry more than rows. */
+/**
+ * A packed micro-batch of B rows (N tokens in all) and what is wanted of it. Offsets start with 0 and have one entry
+ * more than rows.
+ */
 export interface NativeScoreRequest {
   /** (N), (B + 1) */
   ids: Int32Array;
@@ -215,7 +235,9 @@ export interface NativeScoreRequest {
   /** Candidates, M in all: row b's are candidateOffsets[b] to candidateOffsets[b + 1]; in-row positions, ascending. */
   candidateOffsets: Int32Array;
   positions: Int32Array;
-  /** (M) tokens whose log-probability is wanted; null: no log-probabilities (and no output head) unless `confidences`. */
+  /**
+   * (M) tokens whose log-probability is wanted; null: no log-probabilities (and no output head) unless `confidences`.
+   */
   tokens: Int32Array | null;
   /** Log-probabilities at this token temperature; 0: untempered. */
   temperature: number;
@@ -236,8 +258,9 @@ export interface NativeScoreRequest {
     referenceLikelihood: boolean;
   } | null;
   /**
-   * A pass over some positions of some rows of a cache (fp32): ids, offsets and maskIndex are those of `positions` alone, `rows` (B) are the
-   * cache's. What the cache holds is a constant to `backward`, which must come before the cache's next pass. null or absent: whole rows.
+   * A pass over some positions of some rows of a cache (fp32): ids, offsets and maskIndex are those of `positions`
+   * alone, `rows` (B) are the cache's. What the cache holds is a constant to `backward`, which must come before the
+   * cache's next pass. null or absent: whole rows.
    * @internal
    */
   cached?: { cache: NativeCache; rows: Int32Array; positions: Int32Array } | null;
@@ -291,11 +314,17 @@ export interface NativeTrainer {
   parameters(): { name: string; shape: number[]; group: 'base' | 'planner' }[];
   score(request: NativeScoreRequest, cancelToken?: NativeCancelToken | null): Promise<NativeScoreResult>;
   /** Adds gradients; consumes the kept activations. dHidden (N, C) where `score` was given hidden states. */
-  backward(request: NativeBackwardRequest, cancelToken?: NativeCancelToken | null): Promise<{ dHidden: Float32Array | null }>;
+  backward(
+    request: NativeBackwardRequest,
+    cancelToken?: NativeCancelToken | null,
+  ): Promise<{ dHidden: Float32Array | null }>;
   zeroGrad(): Promise<void>;
   /** Global L2 norm of the gradients as they stand. NaN or infinity is returned, not thrown. */
   gradNorm(): Promise<number>;
-  /** One update; clears the gradients; the model's weights change between two of its sessions' steps. Throws NON_FINITE (and changes nothing) for a norm that is not finite. */
+  /**
+   * One update; clears the gradients; the model's weights change between two of its sessions' steps. Throws NON_FINITE
+   * (and changes nothing) for a norm that is not finite.
+   */
   step(request: NativeOptimizerStep): Promise<{ gradNorm: number; step: number }>;
   /** Gradients as they stand. */
   gradients(): Promise<NativeNamedTensor[]>;
@@ -303,15 +332,18 @@ export interface NativeTrainer {
   state(): Promise<{ step: number; tensors: NativeNamedTensor[] }>;
   /** Takes what `state` gave. Throws INVALID_ARGUMENT (and changes nothing) for missing tensors or wrong shapes. */
   loadState(state: { step: number; tensors: NativeNamedTensor[] }): Promise<void>;
-  /** Adapters: adds them into the weights and takes them out again; the model behaves the same but for rounding (merged), or as the base alone ("off"). */
+  /**
+   * Adapters: adds them into the weights and takes them out again; the model behaves the same but for rounding
+   * (merged), or as the base alone ("off").
+   */
   setAdapters(mode: 'on' | 'off'): Promise<void>;
   dispose(): void;
 }
 
 export interface NativeModel {
   /**
-   * Allocates masters, gradients and moments for what trains. One live trainer per model; one in which everything is frozen only scores,
-   * and does not count.
+   * Allocates masters, gradients and moments for what trains. One live trainer per model; one in which everything is
+   * frozen only scores, and does not count.
    */
   createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>;
   /** Weights as they stand (adapters merged), in fp32, under their Hugging Face names: all, or those named. */
@@ -439,12 +471,17 @@ export interface NativeAddon {
   plannerScore(request: NativePlannerScoreRequest): Promise<Float32Array>;
   unmask(request: NativeUnmaskRequest): Promise<NativeUnmaskResult>;
   /** One AdamW step on plain arrays; returns new ones. */
-  adamw(request: NativeAdamWRequest): Promise<{ parameter: Float32Array; expAvg: Float32Array; expAvgSq: Float32Array }>;
+  adamw(
+    request: NativeAdamWRequest,
+  ): Promise<{ parameter: Float32Array; expAvg: Float32Array; expAvgSq: Float32Array }>;
 }
 
 let loaded: NativeAddon | undefined;
 
-/** Files that may be the addon for this platform, best first: what node-gyp-build picks (a local build before a prebuilt binary), then the rest. */
+/**
+ * Files that may be the addon for this platform, best first: what node-gyp-build picks (a local build before a prebuilt
+ * binary), then the rest.
+ */
 function candidates(root: string, attempts: string[]): string[] {
   const files: string[] = [];
   try {
@@ -472,8 +509,8 @@ function advice(root: string): string {
 }
 
 /**
- * Opens the addon on first use: build/Release of this package, else prebuilds/<platform>. A file that does not load, or belongs to
- * another version of the package, is passed over for the next one.
+ * Opens the addon on first use: build/Release of this package, else prebuilds/<platform>. A file that does not load, or
+ * belongs to another version of the package, is passed over for the next one.
  * @throws DUltraError NATIVE_NOT_FOUND with every attempt, and what to do.
  */
 export function native(): NativeAddon {
@@ -519,6 +556,7 @@ export function convertNativeError(error: unknown): unknown {
   const code = (error as { code?: unknown } | null)?.code;
   if (!(error instanceof Error) || typeof code !== 'string') return error;
   if (code === 'INVALID_ARGUMENT') return new RangeError(error.message, { cause: error });
-  if ((ERROR_CODES as readonly string[]).includes(code)) return new DUltraError(code as ErrorCode, error.message, { cause: error });
+  if ((ERROR_CODES as readonly string[]).includes(code))
+    return new DUltraError(code as ErrorCode, error.message, { cause: error });
   return error;
 }

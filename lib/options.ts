@@ -1,5 +1,5 @@
-// Checks of option values. A wrong type is a TypeError, a value out of range a RangeError; both name the option, what was expected and
-// what came.
+// Checks of option values. A wrong type is a TypeError, a value out of range a RangeError; both name the option, what
+// was expected and what came.
 
 function show(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value);
@@ -9,9 +9,11 @@ function show(value: unknown): string {
 
 /** `object` must be a plain object whose keys are all in `allowed`. */
 export function checkKeys(name: string, object: unknown, allowed: readonly string[]): void {
-  if (typeof object !== 'object' || object === null) throw new TypeError(`${name}: expected an object, got ${show(object)}`);
+  if (typeof object !== 'object' || object === null)
+    throw new TypeError(`${name}: expected an object, got ${show(object)}`);
   for (const key of Object.keys(object))
-    if (!allowed.includes(key)) throw new TypeError(`${name}: unknown key "${key}"; expected one of ${allowed.join(', ')}`);
+    if (!allowed.includes(key))
+      throw new TypeError(`${name}: unknown key "${key}"; expected one of ${allowed.join(', ')}`);
 }
 
 function bounds({ min, max, minExclusive }: { min?: number; max?: number; minExclusive?: number }): string {
@@ -35,15 +37,24 @@ export function checkNumber(
 }
 
 /** `value` must be a whole number inside the bounds. */
-export function checkInteger(name: string, value: unknown, range: { min?: number; max?: number }): asserts value is number {
-  if (typeof value !== 'number') throw new TypeError(`${name}: expected an integer${bounds(range)}, got ${show(value)}`);
+export function checkInteger(
+  name: string,
+  value: unknown,
+  range: { min?: number; max?: number },
+): asserts value is number {
+  if (typeof value !== 'number')
+    throw new TypeError(`${name}: expected an integer${bounds(range)}, got ${show(value)}`);
   const { min = -Infinity, max = Infinity } = range;
   if (!Number.isInteger(value) || value < min || value > max)
     throw new RangeError(`${name}: expected an integer${bounds(range)}, got ${value}`);
 }
 
 /** `value` must be one of `choices`. */
-export function checkChoice<T extends string | boolean>(name: string, value: unknown, choices: readonly T[]): asserts value is T {
+export function checkChoice<T extends string | boolean>(
+  name: string,
+  value: unknown,
+  choices: readonly T[],
+): asserts value is T {
   if (choices.includes(value as T)) return;
   const message = `${name}: expected ${choices.map((choice) => JSON.stringify(choice)).join(' or ')}, got ${show(value)}`;
   throw choices.some((choice) => typeof choice === typeof value) ? new RangeError(message) : new TypeError(message);
@@ -51,7 +62,10 @@ export function checkChoice<T extends string | boolean>(name: string, value: unk
 
 /** `value` must be an AbortSignal, or absent. */
 export function checkSignal(value: unknown): asserts value is AbortSignal | undefined {
-  if (value === undefined || (typeof value === 'object' && value !== null && typeof (value as AbortSignal).throwIfAborted === 'function'))
+  if (
+    value === undefined ||
+    (typeof value === 'object' && value !== null && typeof (value as AbortSignal).throwIfAborted === 'function')
+  )
     return;
   throw new TypeError(`signal: expected an AbortSignal, got ${show(value)}`);
 }

@@ -1,9 +1,18 @@
-// Random numbers of training as a function of (seed, purpose, step, row), so that a resumed run draws what the interrupted one would have.
+// Random numbers of training as a function of (seed, purpose, step, row), so that a resumed run draws what the
+// interrupted one would have.
 
 const MASK = 2n ** 64n - 1n;
 
 /** What a stream of random numbers is for; streams of different purposes are independent. */
-export const Purpose = { examples: 1, order: 2, masks: 3, rollouts: 4, evaluation: 5, initialisation: 6, adapters: 7 } as const;
+export const Purpose = {
+  examples: 1,
+  order: 2,
+  masks: 3,
+  rollouts: 4,
+  evaluation: 5,
+  initialisation: 6,
+  adapters: 7,
+} as const;
 
 /** SplitMix64's finaliser: a bijection that looks random. */
 function mix(value: bigint): bigint {

@@ -4,9 +4,10 @@
 export interface PlannerSampler {
   type: 'planner';
   /**
-   * "topk" (default): the k = ⌊Σ p⌋ most probable positions (the reference's mode "inference"). "round": k = ⌊Σ p + ½⌋, which does not
-   * lose a step where Σ p is just below a whole number. "threshold": every position with p above `cut`. "bernoulli": each position
-   * with its own probability p (the reference's mode "training", the policy that GRPO trains). All but the first and the last are ours.
+   * "topk" (default): the k = ⌊Σ p⌋ most probable positions (the reference's mode "inference"). "round": k = ⌊Σ p + ½⌋,
+   * which does not lose a step where Σ p is just below a whole number. "threshold": every position with p above `cut`.
+   * "bernoulli": each position with its own probability p (the reference's mode "training", the policy that GRPO
+   * trains). All but the first and the last are ours.
    */
   select?: 'topk' | 'round' | 'threshold' | 'bernoulli';
   /** The bar of select "threshold", 0..1; not allowed with the others. Default 0.5. */
@@ -24,7 +25,10 @@ export interface ConfidenceSampler {
   threshold?: number;
 }
 
-/** Fast-dLLM's factor rule: of the candidates sorted by confidence, the j-th (j ≥ 2) passes while c_j ≥ 1 − factor / (j + 1). */
+/**
+ * Fast-dLLM's factor rule: of the candidates sorted by confidence, the j-th (j ≥ 2) passes while c_j ≥ 1 − factor / (j
+ * + 1).
+ */
 export interface FactorSampler {
   type: 'factor';
   /** Default 1. */
@@ -41,9 +45,9 @@ export interface EntropySampler {
 }
 
 /**
- * Entropy-bounded unmasking (the EB sampler, arXiv 2505.24857): candidates by ascending entropy, as many as keep the sum of their
- * entropies minus the largest of them at or below `gamma`. That difference bounds the error of predicting them independently;
- * the first always passes.
+ * Entropy-bounded unmasking (the EB sampler, arXiv 2505.24857): candidates by ascending entropy, as many as keep the
+ * sum of their entropies minus the largest of them at or below `gamma`. That difference bounds the error of predicting
+ * them independently; the first always passes.
  */
 export interface EntropySumSampler {
   type: 'entropy-sum';
@@ -51,7 +55,10 @@ export interface EntropySumSampler {
   gamma?: number;
 }
 
-/** A fixed share of what is left: each step unmasks max(1, ⌊phi · masks of the block + ½⌋) positions, so their number falls geometrically. */
+/**
+ * A fixed share of what is left: each step unmasks max(1, ⌊phi · masks of the block + ½⌋) positions, so their number
+ * falls geometrically.
+ */
 export interface GeometricSampler {
   type: 'geometric';
   /** 0..1. Default 0.5. */
@@ -65,33 +72,44 @@ export interface FixedSampler {
   type: 'fixed';
   /** Steps for the whole generation, divided evenly among the blocks. Default: one token per step. */
   steps?: number;
-  /** Which positions go first: the most confident (default), random ones, or those of lowest entropy (dParallel's cached decoders). */
+  /**
+   * Which positions go first: the most confident (default), random ones, or those of lowest entropy (dParallel's cached
+   * decoders).
+   */
   remasking?: 'low_confidence' | 'random' | 'low_entropy';
 }
 
 /**
- * d3LLM's decoding: several blocks in flight. In every pass each open block unmasks the positions whose entropy is at or below `threshold`,
- * and the lowest of all; the first block that is due for progress unmasks at least one. A block opens when the one before it has come far
- * enough. With `stopAtEos` everything right of the first end-of-sequence token is filled with that token.
+ * d3LLM's decoding: several blocks in flight. In every pass each open block unmasks the positions whose entropy is at
+ * or below `threshold`, and the lowest of all; the first block that is due for progress unmasks at least one. A block
+ * opens when the one before it has come far enough. With `stopAtEos` everything right of the first end-of-sequence
+ * token is filled with that token.
  */
 export interface D3llmSampler {
   type: 'd3llm';
   /** Nats. Default 0.45. */
   threshold?: number;
-  /** Share of the last open block that is decided when the next one opens; above 1: when it is finished. Default 0.1. */
+  /**
+   * Share of the last open block that is decided when the next one opens; above 1: when it is finished. Default 0.1.
+   */
   blockAddThreshold?: number;
-  /** Share of a block that is decided when the next one must make progress in every pass; above 1: never. Default 0.95. */
+  /**
+   * Share of a block that is decided when the next one must make progress in every pass; above 1: never. Default 0.95.
+   */
   decodedTokenThreshold?: number;
 }
 
 /** What every cache can be told. */
 export interface CacheStorage {
-  /** How keys and values are held. Default "float32": as they are computed (on a GPU in bf16, that is in bf16); "bfloat16" needs half of fp32 and rounds them. */
+  /**
+   * How keys and values are held. Default "float32": as they are computed (on a GPU in bf16, that is in bf16);
+   * "bfloat16" needs half of fp32 and rounds them.
+   */
   dtype?: 'float32' | 'bfloat16';
   /**
-   * What a planner sees of positions that a pass does not compute. "fresh": its own blocks run over the whole row in every pass, on the
-   * states that the base model last gave each position, with the current timestep. "cached": its blocks' keys and values are kept too, as
-   * of the pass that computed them. Default "cached".
+   * What a planner sees of positions that a pass does not compute. "fresh": its own blocks run over the whole row in
+   * every pass, on the states that the base model last gave each position, with the current timestep. "cached": its
+   * blocks' keys and values are kept too, as of the pass that computed them. Default "cached".
    */
   planner?: 'fresh' | 'cached';
 }
@@ -102,19 +120,22 @@ export interface NoCache {
 }
 
 /**
- * Fast-dLLM's prefix cache: a pass over the whole row when a block begins; the block's further passes compute everything from the block on
- * and take what is left of it as of that pass.
+ * Fast-dLLM's prefix cache: a pass over the whole row when a block begins; the block's further passes compute
+ * everything from the block on and take what is left of it as of that pass.
  */
 export interface PrefixCache extends CacheStorage {
   type: 'prefix';
   /**
-   * The reference's quirk: after a block's first pass one more is made even when the block is finished. Default false; with compat
-   * "reference" true, but for the factor rule, whose reference does not make it.
+   * The reference's quirk: after a block's first pass one more is made even when the block is finished. Default false;
+   * with compat "reference" true, but for the factor rule, whose reference does not make it.
    */
   emptyPass?: boolean;
 }
 
-/** Fast-dLLM's dual cache: as "prefix", but a block's further passes compute the block alone and take both sides as of its first pass. */
+/**
+ * Fast-dLLM's dual cache: as "prefix", but a block's further passes compute the block alone and take both sides as of
+ * its first pass.
+ */
 export interface DualCache extends CacheStorage {
   type: 'dual';
   /** As for "prefix". */
@@ -122,20 +143,27 @@ export interface DualCache extends CacheStorage {
 }
 
 /**
- * Everything is recomputed every `every` passes, or when many tokens have changed; between, a pass computes the masks of the current block
- * and the tokens that have changed since they were last computed, and takes the rest as it is. Block ends do not matter.
+ * Everything is recomputed every `every` passes, or when many tokens have changed; between, a pass computes the masks
+ * of the current block and the tokens that have changed since they were last computed, and takes the rest as it is.
+ * Block ends do not matter.
  */
 export interface RefreshCache extends CacheStorage {
   type: 'refresh';
-  /** Passes from one full pass to the next; 1 recomputes everything always, which is exact. Default null: no full pass for that reason. */
+  /**
+   * Passes from one full pass to the next; 1 recomputes everything always, which is exact. Default null: no full pass
+   * for that reason.
+   */
   every?: number | null;
-  /** A full pass when more than this share of the row has changed since the last one, 0..1. Default null: no full pass for that reason. */
+  /**
+   * A full pass when more than this share of the row has changed since the last one, 0..1. Default null: no full pass
+   * for that reason.
+   */
   changed?: number | null;
 }
 
 /**
- * d3LLM's cache: finished blocks are cached from the left, each `delay` passes after it was first seen finished; a pass computes everything
- * right of what is cached.
+ * d3LLM's cache: finished blocks are cached from the left, each `delay` passes after it was first seen finished; a pass
+ * computes everything right of what is cached.
  */
 export interface DelayedCache extends CacheStorage {
   type: 'delayed';
@@ -148,7 +176,10 @@ export interface DelayedCache extends CacheStorage {
 /** Which keys and values a pass takes from earlier passes instead of computing them; plain JSON, like samplers. */
 export type CachePolicy = NoCache | PrefixCache | DualCache | RefreshCache | DelayedCache;
 
-/** What a custom sampler sees of one row at one step. Arrays are parallel, one entry per candidate, in ascending position. */
+/**
+ * What a custom sampler sees of one row at one step. Arrays are parallel, one entry per candidate, in ascending
+ * position.
+ */
 export interface SamplerCandidates {
   /** Index of the row in the batch. */
   row: number;
@@ -171,8 +202,8 @@ export interface SamplerCandidates {
 }
 
 /**
- * A sampler of your own: returns the positions (a subset of `candidates.positions`) to unmask now. Returning none lets the most
- * confident one through, so that every step makes progress.
+ * A sampler of your own: returns the positions (a subset of `candidates.positions`) to unmask now. Returning none lets
+ * the most confident one through, so that every step makes progress.
  */
 export type CustomSampler = (candidates: SamplerCandidates) => ArrayLike<number> | Promise<ArrayLike<number>>;
 
@@ -197,22 +228,36 @@ export interface ChatMessage {
 }
 
 /**
- * What to continue: text as it stands, chat messages, token ids, or a template whose mask tokens are to be filled in place
- * (text that contains the tokenizer's mask token, or ids that contain the mask id).
+ * What to continue: text as it stands, chat messages, token ids, or a template whose mask tokens are to be filled in
+ * place (text that contains the tokenizer's mask token, or ids that contain the mask id).
  */
-export type Prompt = string | ChatMessage[] | { promptIds: ArrayLike<number> } | { template: string | ArrayLike<number> };
+export type Prompt =
+  | string
+  | ChatMessage[]
+  | { promptIds: ArrayLike<number> }
+  | { template: string | ArrayLike<number> };
 
 /** Options of `generate`, `generateBatch`, `generateStream` and `denoise`. */
 export interface GenerateOptions {
-  /** How positions are chosen. Default: the checkpoint's (generation_config.json), else `{ type: "planner" }` where it has a planner, else `{ type: "confidence" }`. */
+  /**
+   * How positions are chosen. Default: the checkpoint's (generation_config.json), else `{ type: "planner" }` where it
+   * has a planner, else `{ type: "confidence" }`.
+   */
   sampler?: Sampler;
   /**
-   * Keys and values kept between passes: faster, and but for "none" (default) an approximation. Its memory is taken up front.
+   * Keys and values kept between passes: faster, and but for "none" (default) an approximation. Its memory is taken up
+   * front.
    */
   cache?: CachePolicy;
-  /** Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128, or half of the model's maximum where that is less. Not allowed with a template. */
+  /**
+   * Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128, or half of the
+   * model's maximum where that is less. Not allowed with a template.
+   */
   genLength?: number;
-  /** Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength); templates: the whole row. */
+  /**
+   * Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength);
+   * templates: the whole row.
+   */
   blockLength?: number;
   /** Token temperature; 0 takes the most probable token. Default 0. */
   temperature?: number;
@@ -220,20 +265,24 @@ export interface GenerateOptions {
   seed?: number | bigint;
   /** Index of the first row in the random stream: row i of a batch draws as row `firstRow + i`. Default 0. */
   firstRow?: number;
-  /** Finish a row when everything before its first end-of-sequence token is decided. Default true; false for templates. */
+  /**
+   * Finish a row when everything before its first end-of-sequence token is decided. Default true; false for templates.
+   */
   stopAtEos?: boolean;
   /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'untempered' | 'tempered';
   /**
-   * Log-likelihood of a planner step that selected nothing and let the most probable position through: "exact" (default) is what happened,
-   * every other position kept; "reference" adds log p of the position let through, as the reference implementation does.
+   * Log-likelihood of a planner step that selected nothing and let the most probable position through: "exact"
+   * (default) is what happened, every other position kept; "reference" adds log p of the position let through, as the
+   * reference implementation does.
    */
   forcedStep?: 'exact' | 'reference';
   /**
-   * "reference" reproduces the reference implementations where they differ: rows of a batch advance through blocks together, no
-   * stop at end-of-sequence (d3llm stops where `stopAtEos` is given as true), the mask token is a legal prediction of the rival samplers,
-   * the factor rule's last pair, the reference's step log-likelihood, and with a cache the empty pass of a finished block; d3llm's
-   * candidates are noted before what follows an end of sequence is filled, and so may overwrite it.
+   * "reference" reproduces the reference implementations where they differ: rows of a batch advance through blocks
+   * together, no stop at end-of-sequence (d3llm stops where `stopAtEos` is given as true), the mask token is a legal
+   * prediction of the rival samplers, the factor rule's last pair, the reference's step log-likelihood, and with a
+   * cache the empty pass of a finished block; d3llm's candidates are noted before what follows an end of sequence is
+   * filled, and so may overwrite it.
    */
   compat?: 'reference';
   /** Stops the work; the call rejects with `signal.reason`. */
@@ -245,9 +294,15 @@ export type FinishReason = 'length' | 'eos';
 
 /** One generated row. */
 export interface GenerateResult {
-  /** Decoded completion up to the first end-of-sequence token, special tokens skipped; "" without a tokenizer. Templates: the whole row. */
+  /**
+   * Decoded completion up to the first end-of-sequence token, special tokens skipped; "" without a tokenizer.
+   * Templates: the whole row.
+   */
   text: string;
-  /** Ids of the completion: all genLength of them (positions after an end-of-sequence stop may still be masked). Templates: the whole row. */
+  /**
+   * Ids of the completion: all genLength of them (positions after an end-of-sequence stop may still be masked).
+   * Templates: the whole row.
+   */
   ids: Int32Array;
   /** Prompt ids as the model saw them. */
   promptIds: Int32Array;
@@ -261,7 +316,10 @@ export interface GenerateResult {
   tokensPerForward: number;
   /** Why the row ended. */
   finishReason: FinishReason;
-  /** In-step order: `unmaskedAt[i]` is the step (from 1) that decided completion position i, 0 where it was given or never decided. */
+  /**
+   * In-step order: `unmaskedAt[i]` is the step (from 1) that decided completion position i, 0 where it was given or
+   * never decided.
+   */
   unmaskedAt: Int32Array;
   /** Sum of the step log-likelihoods (planner samplers; 0 otherwise). */
   logLikelihood: number;
@@ -295,7 +353,10 @@ export interface DenoiseRow {
   logLikelihoods: Float32Array;
   /** 1 where the candidate was unmasked. */
   selected: Uint8Array;
-  /** The sampler selected nothing (d3llm: nothing in the first block that must progress) and one position was let through. */
+  /**
+   * The sampler selected nothing (d3llm: nothing in the first block that must progress) and one position was let
+   * through.
+   */
   forced: boolean;
   /** That position, or -1. */
   forcedPosition: number;
@@ -317,7 +378,10 @@ export interface DenoiseStep {
 export interface StreamEvent {
   /** From 0. */
   step: number;
-  /** What this step decided, in ascending position; `position` counts from the start of the completion (templates: of the row). */
+  /**
+   * What this step decided, in ascending position; `position` counts from the start of the completion (templates: of
+   * the row).
+   */
   unmasked: { position: number; token: number; text: string; probability: number }[];
   /** Ids of the completion as they stand (templates: of the row). */
   ids: Int32Array;

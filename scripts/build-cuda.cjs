@@ -1,5 +1,6 @@
-// npm run build:cuda: builds build/Release/libdultra_cuda.so for all targets (needs the CUDA toolkit, no GPU), says what each kernel takes of a
-// device, and fails where one spills registers or where the compiler puts waits between products of wgmma. --targets 80,90a builds some alone.
+// npm run build:cuda: builds build/Release/libdultra_cuda.so for all targets (needs the CUDA toolkit, no GPU), says
+// what each kernel takes of a device, and fails where one spills registers or where the compiler puts waits between
+// products of wgmma. --targets 80,90a builds some alone.
 const { spawnSync } = require('node:child_process');
 const path = require('node:path');
 const { checkPrerequisites, SetupError, root } = require('./setup.cjs');
@@ -24,7 +25,11 @@ function parseReport(output) {
 const shortName = (mangled) => /[a-z][a-z_]*_kernel/.exec(mangled)?.[0] ?? mangled;
 
 function run(args) {
-  const { status, error, stdout, stderr } = spawnSync('cmake', args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
+  const { status, error, stdout, stderr } = spawnSync('cmake', args, {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  });
   if (error) throw new SetupError(`cmake: ${error.message}`);
   if (status !== 0)
     throw new SetupError(
@@ -40,9 +45,21 @@ function run(args) {
 function main() {
   checkPrerequisites();
   const at = process.argv.indexOf('--targets');
-  const targets = at > 0 ? process.argv[at + 1].split(',').map((target) => (target === '80' ? target : `${target}-real`)) : null;
-  const configure = ['-S', '.', '-B', 'build/cuda', '-DDULTRA_CUDA=ON', '-DDULTRA_CUDA_VERBOSE=ON', '-DCMAKE_BUILD_TYPE=Release'];
-  run([...configure, ...(targets ? [`-DDULTRA_CUDA_ARCHITECTURES=${targets.join(';')}`] : ['-UDULTRA_CUDA_ARCHITECTURES'])]);
+  const targets =
+    at > 0 ? process.argv[at + 1].split(',').map((target) => (target === '80' ? target : `${target}-real`)) : null;
+  const configure = [
+    '-S',
+    '.',
+    '-B',
+    'build/cuda',
+    '-DDULTRA_CUDA=ON',
+    '-DDULTRA_CUDA_VERBOSE=ON',
+    '-DCMAKE_BUILD_TYPE=Release',
+  ];
+  run([
+    ...configure,
+    ...(targets ? [`-DDULTRA_CUDA_ARCHITECTURES=${targets.join(';')}`] : ['-UDULTRA_CUDA_ARCHITECTURES']),
+  ]);
   // From scratch: what is not compiled now does not report.
   const report = run(['--build', 'build/cuda', '--target', 'dultra_cuda', '--clean-first', '--parallel', '2']);
   const kernels = parseReport(report);

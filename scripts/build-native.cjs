@@ -1,5 +1,5 @@
-// npm run build:native: builds build/Release/dultra.node through cmake-js, also inside an installed package (npm explore dultra -- npm run
-// build:native), which has no development dependencies.
+// npm run build:native: builds build/Release/dultra.node through cmake-js, also inside an installed package (npm
+// explore dultra -- npm run build:native), which has no development dependencies.
 const { spawnSync } = require('node:child_process');
 const os = require('node:os');
 const { checkPrerequisites, npmCommand, SetupError, root } = require('./setup.cjs');

@@ -1,5 +1,5 @@
-// The study behind the tables of docs/caches.md: decodes a task's test prompts with every cache; trains the model a little further by GRPO
-// whose rollouts use a cache; decodes again. The stages below were chosen on validation prompts.
+// The study behind the tables of docs/caches.md: decodes a task's test prompts with every cache; trains the model a
+// little further by GRPO whose rollouts use a cache; decodes again. The stages below were chosen on validation prompts.
 //
 //   node scripts/cache-study.cjs                      the embedded model on st1; prints the tables
 //   node scripts/cache-study.cjs --write              and puts them into docs/caches.md
@@ -55,7 +55,16 @@ function table({ results }) {
       return `| ${cells.join(' | ')} |`;
     });
   });
-  const head = ['sampler', 'cache', 'right, %', 'points', 'NFE', 'full-forward equivalents', 'share of none', 'tokens/s'];
+  const head = [
+    'sampler',
+    'cache',
+    'right, %',
+    'points',
+    'NFE',
+    'full-forward equivalents',
+    'share of none',
+    'tokens/s',
+  ];
   return [`| ${head.join(' | ')} |`, `|${' --- |'.repeat(head.length)}`, ...lines].join('\n');
 }
 
@@ -80,7 +89,9 @@ async function train(dultra, model, { dataset, steps, learningRate, cache, block
   for await (const { step, reward, accuracy, nfe, ratioDeviation } of trainer.train()) {
     deviation = Math.max(deviation, ratioDeviation);
     if (step % 20 === 0)
-      process.stderr.write(`grpo step ${step}: reward ${reward.toFixed(3)}, right ${accuracy.toFixed(3)}, NFE ${nfe.toFixed(2)}\n`);
+      process.stderr.write(
+        `grpo step ${step}: reward ${reward.toFixed(3)}, right ${accuracy.toFixed(3)}, NFE ${nfe.toFixed(2)}\n`,
+      );
   }
   await trainer.dispose();
   return { deviation, seconds: (performance.now() - start) / 1000 };
@@ -99,7 +110,9 @@ async function main() {
     },
   });
   if (values.help) {
-    process.stdout.write('node scripts/cache-study.cjs [--model FOLDER] [--task NAME] [--count N] [--seed N] [--save FOLDER] [--write]\n');
+    process.stdout.write(
+      'node scripts/cache-study.cjs [--model FOLDER] [--task NAME] [--count N] [--seed N] [--save FOLDER] [--write]\n',
+    );
     return;
   }
   const [count, seed] = [values.count, values.seed].map(Number);
@@ -122,7 +135,12 @@ async function main() {
   const blocks = { task: dataset.blockLength, half };
   const done = [];
   for (const stage of STAGES) {
-    const { deviation, seconds } = await train(dultra, model, { ...stage, dataset, blockLength: blocks[stage.blocks], seed });
+    const { deviation, seconds } = await train(dultra, model, {
+      ...stage,
+      dataset,
+      blockLength: blocks[stage.blocks],
+      seed,
+    });
     done.push(
       `${stage.steps} steps with cache \`${stage.cache}\` in blocks of ${blocks[stage.blocks]} (${Math.round(seconds)} s, largest |ρ − 1| ${deviation})`,
     );
@@ -151,7 +169,9 @@ async function main() {
 
 main().catch((error) => {
   process.stderr.write(
-    error instanceof SetupError || error.code?.startsWith('ERR_PARSE_ARGS') ? `dultra: ${error.message}\n` : `${error.stack}\n`,
+    error instanceof SetupError || error.code?.startsWith('ERR_PARSE_ARGS')
+      ? `dultra: ${error.message}\n`
+      : `${error.stack}\n`,
   );
   process.exitCode = 1;
 });

@@ -1,5 +1,6 @@
-// Makes test/fixtures/causal: tiny random models of the Llama family, and what ONNX Runtime computes with them: an implementation that shares
-// nothing with this one. Needs onnxruntime-node, which bench/ installs (cd bench && npm ci); the fixtures are committed.
+// Makes test/fixtures/causal: tiny random models of the Llama family, and what ONNX Runtime computes with them: an
+// implementation that shares nothing with this one. Needs onnxruntime-node, which bench/ installs (cd bench && npm ci);
+// the fixtures are committed.
 const { mkdirSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { FLOAT, INT64, bytes, inlineTensor, integer, message, node, valueInfo } = require('../bench/lib/onnx.cjs');
@@ -81,7 +82,10 @@ function makeTensors(c, seed) {
   const kv = (h / c.num_attention_heads) * (c.num_key_value_heads ?? c.num_attention_heads);
   const tensors = new Map();
   const add = (name, shape, scale, mean = 0) =>
-    tensors.set(name, { shape, data: Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => mean + normal(scale)) });
+    tensors.set(name, {
+      shape,
+      data: Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => mean + normal(scale)),
+    });
   add('model.embed_tokens.weight', [v, h], 0.5);
   for (let i = 0; i < c.num_hidden_layers; i++) {
     const at = `model.layers.${i}`;
@@ -119,7 +123,10 @@ function safetensors(tensors) {
   return Buffer.concat([size, Buffer.from(json), ...[...tensors.values()].map(({ data }) => Buffer.from(data.buffer))]);
 }
 
-/** The model as an ONNX graph of plain operators, one attention head after the other, for rows of one length: ids (T) to logits (T, V). */
+/**
+ * The model as an ONNX graph of plain operators, one attention head after the other, for rows of one length: ids (T) to
+ * logits (T, V).
+ */
 function graphOf(c, tensors, length) {
   const graph = [];
   const constants = [];
@@ -150,10 +157,13 @@ function graphOf(c, tensors, length) {
     BigInt64Array.from({ length: groups }, () => BigInt(d)),
   );
   const angle = (t, j) => t * (c.rope_theta ?? 10000) ** ((-2 * j) / d);
-  const table = (fn) => Float32Array.from({ length: (length * d) / 2 }, (_, i) => fn(angle(Math.floor(i / (d / 2)), i % (d / 2))));
+  const table = (fn) =>
+    Float32Array.from({ length: (length * d) / 2 }, (_, i) => fn(angle(Math.floor(i / (d / 2)), i % (d / 2))));
   constant('cosine', [length, d / 2], table(Math.cos));
   constant('sine', [length, d / 2], table(Math.sin));
-  const mask = Float32Array.from({ length: length * length }, (_, i) => (i % length > Math.floor(i / length) ? -1e30 : 0));
+  const mask = Float32Array.from({ length: length * length }, (_, i) =>
+    i % length > Math.floor(i / length) ? -1e30 : 0,
+  );
   constant('mask', [length, length], mask);
   const norm = (x, weight, out) => {
     op('Mul', [x, x], `${out}.square`);
@@ -233,7 +243,9 @@ async function main() {
     const { uniform } = random(17);
     const logitsOf = async (ids) => {
       const session = await ort.InferenceSession.create(graphOf(config, tensors, ids.length));
-      const { logits } = await session.run({ ids: new ort.Tensor('int64', BigInt64Array.from(ids, BigInt), [ids.length]) });
+      const { logits } = await session.run({
+        ids: new ort.Tensor('int64', BigInt64Array.from(ids, BigInt), [ids.length]),
+      });
       return logits.data;
     };
     const rows = [];
@@ -251,7 +263,10 @@ async function main() {
     writeFileSync(path.join(folder, 'config.json'), `${JSON.stringify(config, null, 1)}\n`);
     writeFileSync(path.join(folder, 'model.safetensors'), safetensors(tensors));
     const by = `onnxruntime-node ${require(require.resolve('onnxruntime-node/package.json', { paths: [path.join(root, 'bench')] })).version}`;
-    writeFileSync(path.join(folder, 'expected.json'), `${JSON.stringify({ by, rows, prompt, greedy: greedy.slice(prompt.length) })}\n`);
+    writeFileSync(
+      path.join(folder, 'expected.json'),
+      `${JSON.stringify({ by, rows, prompt, greedy: greedy.slice(prompt.length) })}\n`,
+    );
     process.stdout.write(`${folder}\n`);
   }
 }

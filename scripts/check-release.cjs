@@ -1,5 +1,6 @@
-// What has to hold before a version is published (.github/workflows/prebuild.yml, on a tag): the tag is the version, the changelog has it, and
-// package.json says where the sources are. With --prebuilds also that every platform's binary is there.
+// What has to hold before a version is published (.github/workflows/prebuild.yml, on a tag): the tag is the version,
+// the changelog has it, and package.json says where the sources are. With --prebuilds also that every platform's binary
+// is there.
 const { existsSync, readdirSync, readFileSync } = require('node:fs');
 const path = require('node:path');
 
@@ -14,7 +15,8 @@ function problems(root, environment, withPrebuilds) {
   const found = [];
   const { version, repository, homepage, bugs } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'));
   const { GITHUB_REF_NAME: tag, GITHUB_REPOSITORY: address } = environment;
-  if (tag !== `v${version}`) found.push(`the tag is ${tag}, the version of package.json ${version}: expected v${version}`);
+  if (tag !== `v${version}`)
+    found.push(`the tag is ${tag}, the version of package.json ${version}: expected v${version}`);
   const heading = new RegExp(`^## ${version.replaceAll('.', '\\.')}(?![\\d.])(.*)$`, 'm').exec(
     readFileSync(path.join(root, 'CHANGELOG.md'), 'utf8'),
   );
@@ -35,7 +37,8 @@ function problems(root, environment, withPrebuilds) {
       if (!existsSync(folder) || !readdirSync(folder).some((file) => file.endsWith('.node')))
         found.push(`prebuilds/${platform} has no addon`);
     }
-    if (!existsSync(path.join(root, 'prebuilds', 'linux-x64', 'libdultra_cuda.so'))) found.push('prebuilds/linux-x64 has no CUDA plugin');
+    if (!existsSync(path.join(root, 'prebuilds', 'linux-x64', 'libdultra_cuda.so')))
+      found.push('prebuilds/linux-x64 has no CUDA plugin');
   }
   return found;
 }

@@ -6,7 +6,12 @@ const { setup, SetupError, root } = require('./setup.cjs');
 
 async function main() {
   const { values } = parseArgs({
-    options: { dir: { type: 'string' }, only: { type: 'string' }, threads: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+    options: {
+      dir: { type: 'string' },
+      only: { type: 'string' },
+      threads: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
   });
   if (values.help) {
     process.stdout.write(
@@ -37,7 +42,9 @@ main().then(
   },
   (error) => {
     process.stderr.write(
-      error instanceof SetupError || error.code?.startsWith('ERR_PARSE_ARGS') ? `dultra: ${error.message}\n` : `${error.stack}\n`,
+      error instanceof SetupError || error.code?.startsWith('ERR_PARSE_ARGS')
+        ? `dultra: ${error.message}\n`
+        : `${error.stack}\n`,
     );
     process.exitCode = 2;
   },

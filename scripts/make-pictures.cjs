@@ -15,7 +15,8 @@ const EXAMPLE = DATASET.sample('test', 64, 0).find(({ category }) => category ==
 const PROMPT = EXAMPLE.prompt;
 const COUNT = 512;
 
-const escapeXml = (text) => text.replace(/[&<>]/g, (character) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[character]);
+const escapeXml = (text) =>
+  text.replace(/[&<>]/g, (character) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[character]);
 const at = (value) => String(Math.round(10 * value) / 10);
 
 /** Colours of the steps, one after the other. */
@@ -34,16 +35,25 @@ function svg(width, height, title, body, style = '') {
   );
 }
 
-function text(x, y, content, { size = 13, fill = '#1b1f24', font = SANS, anchor = 'start', weight = 400, extra = '' } = {}) {
+function text(
+  x,
+  y,
+  content,
+  { size = 13, fill = '#1b1f24', font = SANS, anchor = 'start', weight = 400, extra = '' } = {},
+) {
   return `<text x="${at(x)}" y="${at(y)}" font-size="${size}" fill="${fill}" ${font} text-anchor="${anchor}" font-weight="${weight}"${extra}>${escapeXml(content)}</text>`;
 }
 
-/** One generation: the words that it decided, in their places, each with the pass (from 1) that decided it, and whether they are right. */
+/**
+ * One generation: the words that it decided, in their places, each with the pass (from 1) that decided it, and whether
+ * they are right.
+ */
 async function trace(model, prompt, sampler) {
   const words = [];
   let done = null;
   for await (const { step, unmasked, result } of model.generateStream(prompt, { sampler })) {
-    for (const { position, text: word } of unmasked) words.push({ position, word: word === '' ? 'eos' : word, step: step + 1 });
+    for (const { position, text: word } of unmasked)
+      words.push({ position, word: word === '' ? 'eos' : word, step: step + 1 });
     done = result;
   }
   words.sort((a, b) => a.position - b.position);
@@ -73,7 +83,11 @@ function cellAt({ word, step, x, width }, y, { isDecided = true, isNew = true, n
   const box = `<rect x="${at(x)}" y="${at(y)}" width="${at(width)}" height="20" rx="4" `;
   if (!isDecided) return `${box}fill="#f6f8fa" stroke="#d0d7de" stroke-dasharray="3 3"/>`;
   const fill = isNew ? STEPS[(step - 1) % STEPS.length] : '#ffffff';
-  const label = text(x + width / 2, y + 14.5, word, { font: FONT, anchor: 'middle', fill: isEnd(word) ? '#8b949e' : '#1b1f24' });
+  const label = text(x + width / 2, y + 14.5, word, {
+    font: FONT,
+    anchor: 'middle',
+    fill: isEnd(word) ? '#8b949e' : '#1b1f24',
+  });
   const pass = number ? text(x + width / 2, y + 30, String(step), { size: 10, anchor: 'middle', fill: '#57606a' }) : '';
   return `${box}fill="${fill}"/>${label}${pass}`;
 }
@@ -92,13 +106,16 @@ async function unmasking(model) {
   const parts = [text(20, y, `prompt: ${PROMPT}`, { font: FONT })];
   for (const { label, words, nfe, isRight } of panels) {
     y += 34;
-    parts.push(text(20, y, `${label}: ${nfe} forward passes, ${isRight ? 'right' : 'wrong'}`, { weight: 600, size: 14 }));
+    parts.push(
+      text(20, y, `${label}: ${nfe} forward passes, ${isRight ? 'right' : 'wrong'}`, { weight: 600, size: 14 }),
+    );
     y += 10;
     const cells = layOut(words, left);
     width = Math.max(width, rightEdge(cells));
     for (let pass = 1; pass <= nfe; pass++) {
       parts.push(text(20, y + 14.5, `pass ${pass}`, { fill: '#57606a', size: 12 }));
-      for (const cell of cells) parts.push(cellAt(cell, y, { isDecided: cell.step <= pass, isNew: cell.step === pass }));
+      for (const cell of cells)
+        parts.push(cellAt(cell, y, { isDecided: cell.step <= pass, isNew: cell.step === pass }));
       y += ROW;
     }
   }
@@ -134,7 +151,11 @@ async function samplers(model) {
     parts.push(
       text(20, y + 14.5, name, { font: FONT }),
       text(left - 30, y + 14.5, String(nfe), { anchor: 'end', weight: 600 }),
-      text(left - 17, y + 14.5, isRight ? '✓' : '✗', { anchor: 'middle', fill: isRight ? '#116329' : '#d1242f', weight: 600 }),
+      text(left - 17, y + 14.5, isRight ? '✓' : '✗', {
+        anchor: 'middle',
+        fill: isRight ? '#116329' : '#d1242f',
+        weight: 600,
+      }),
     );
     for (const cell of cells) parts.push(cellAt(cell, y, { number: true }));
     y += 44;
@@ -145,7 +166,10 @@ async function samplers(model) {
 const TICK = 0.55; // seconds
 const PAUSE = 6; // ticks at the end
 
-/** demo.svg: the planner and one token per pass, on the same clock. Moves where animations do; elsewhere it shows the end. */
+/**
+ * demo.svg: the planner and one token per pass, on the same clock. Moves where animations do; elsewhere it shows the
+ * end.
+ */
 async function demo(model) {
   const panels = [];
   for (const [label, sampler] of [
@@ -172,7 +196,8 @@ async function demo(model) {
     y += 10;
     const cells = layOut(words, left);
     width = Math.max(width, rightEdge(cells));
-    for (const cell of cells) parts.push(cellAt(cell, y, { isDecided: false }), `<g class="on${cell.step}">${cellAt(cell, y)}</g>`);
+    for (const cell of cells)
+      parts.push(cellAt(cell, y, { isDecided: false }), `<g class="on${cell.step}">${cellAt(cell, y)}</g>`);
     y += 20;
     parts.push(
       `<g class="on${nfe}">${text(rightEdge(cells), y - 30, `${nfe} forward passes`, { anchor: 'end', weight: 600, fill: '#116329' })}</g>`,
@@ -212,7 +237,12 @@ async function frontier() {
     const chosen = Object.fromEntries(grid.filter(choose).map(({ name, sampler }) => [name, sampler]));
     const { results } = await dultra.evaluate(model, { dataset, samplers: chosen, count: COUNT });
     model.dispose();
-    lines.push({ label, color, dash, points: results.map(({ name, accuracy, nfe }) => ({ name, accuracy, nfe: nfe.mean })) });
+    lines.push({
+      label,
+      color,
+      dash,
+      points: results.map(({ name, accuracy, nfe }) => ({ name, accuracy, nfe: nfe.mean })),
+    });
   }
   const most = dataset.genLength * 1.05;
   const x = (nfe) => MARGIN.left + (Math.log(Math.max(1, nfe)) / Math.log(most)) * (WIDTH - MARGIN.left - MARGIN.right);
@@ -229,9 +259,14 @@ async function frontier() {
       text(x(tick), HEIGHT - MARGIN.bottom + 18, String(tick), { size: 12, anchor: 'middle', fill: '#57606a' }),
     );
   parts.push(
-    text((MARGIN.left + WIDTH - MARGIN.right) / 2, HEIGHT - 12, `forward passes per answer (mean of ${COUNT} held-out prompts)`, {
-      anchor: 'middle',
-    }),
+    text(
+      (MARGIN.left + WIDTH - MARGIN.right) / 2,
+      HEIGHT - 12,
+      `forward passes per answer (mean of ${COUNT} held-out prompts)`,
+      {
+        anchor: 'middle',
+      },
+    ),
     text(0, 0, 'right answers', {
       anchor: 'middle',
       extra: ` transform="translate(18 ${(MARGIN.top + HEIGHT - MARGIN.bottom) / 2}) rotate(-90)"`,
@@ -298,7 +333,12 @@ function forward() {
     `<line x1="${one}" x2="${one}" y1="44" y2="${y - 6}" stroke="#1b1f24" stroke-dasharray="3 3"/>`,
     text(one, 42, 'onnxruntime-node (fp32) = 1', { size: 11.5, anchor: 'middle', fill: '#57606a' }),
   );
-  parts.push(text(20, y + 12, `${machine.cpu} (${machine.isa}), ${machine.date}, npm run bench`, { size: 11.5, fill: '#57606a' }));
+  parts.push(
+    text(20, y + 12, `${machine.cpu} (${machine.isa}), ${machine.date}, npm run bench`, {
+      size: 11.5,
+      fill: '#57606a',
+    }),
+  );
   return svg(left + 2.6 * scale, y + 26, 'Speed of a forward pass beside onnxruntime-node', parts.join(''));
 }
 

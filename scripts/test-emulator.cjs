@@ -1,7 +1,8 @@
-// npm run test:emulator: builds the CUDA backend for the emulator and runs every native test on it, no GPU needed. Arguments go to the test
-// program (--filter <part of a name>). --sanitize runs the tests of small shapes under AddressSanitizer, then all kernels' own under
-// ThreadSanitizer, which reports their races. Without arguments the benchmark of a device runs too, on tiny shapes, and so does the report of
-// scripts/gpu-check.sh on what it prints: nobody wants to find their faults in the minutes on a GPU.
+// npm run test:emulator: builds the CUDA backend for the emulator and runs every native test on it, no GPU needed.
+// Arguments go to the test program (--filter <part of a name>). --sanitize runs the tests of small shapes under
+// AddressSanitizer, then all kernels' own under ThreadSanitizer, which reports their races. Without arguments the
+// benchmark of a device runs too, on tiny shapes, and so does the report of scripts/gpu-check.sh on what it prints:
+// nobody wants to find their faults in the minutes on a GPU.
 const { spawnSync } = require('node:child_process');
 const { mkdtempSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
@@ -34,8 +35,16 @@ const SMALL = [
   'step_of',
 ];
 
-// Whole models take minutes under ThreadSanitizer, and run no kernel that the others do not. Named by --filter they run there too.
-const SLOW_WITH_THREADS = ['trainer_split', 'trainer_adapters', 'kv_cache_sessions', 'step_rows', 'step_after', 'step_of'];
+// Whole models take minutes under ThreadSanitizer, and run no kernel that the others do not. Named by --filter they run
+// there too.
+const SLOW_WITH_THREADS = [
+  'trainer_split',
+  'trainer_adapters',
+  'kv_cache_sessions',
+  'step_rows',
+  'step_after',
+  'step_of',
+];
 
 function run(command, args, env) {
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } });
@@ -46,17 +55,26 @@ function run(command, args, env) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
-/** The benchmark, and PyTorch's half of it where Debian's PyTorch is installed, must measure every case and give a report of every bar. */
+/**
+ * The benchmark, and PyTorch's half of it where Debian's PyTorch is installed, must measure every case and give a
+ * report of every bar.
+ */
 function checkBenchmark(directory) {
   const lines = (command, args, env) => {
-    const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8', env: { ...process.env, ...env } });
+    const { status, stdout, stderr, error } = spawnSync(command, args, {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...process.env, ...env },
+    });
     const parsed = (stdout ?? '')
       .split('\n')
       .filter(Boolean)
       .map((line) => JSON.parse(line));
     const skipped = parsed.find((entry) => 'skipped' in entry);
     if (error || status !== 0 || skipped || parsed.length < 10) {
-      process.stderr.write(`dultra: ${command} ${args.join(' ')}: ${error?.message ?? (skipped ? JSON.stringify(skipped) : stderr)}\n`);
+      process.stderr.write(
+        `dultra: ${command} ${args.join(' ')}: ${error?.message ?? (skipped ? JSON.stringify(skipped) : stderr)}\n`,
+      );
       process.exit(1);
     }
     return stdout;
@@ -64,7 +82,8 @@ function checkBenchmark(directory) {
   const plugin = path.join(root, directory, 'libdultra_emulated_cuda.so');
   let measurements = lines(path.join(root, directory, 'dultra_bench_cuda'), ['--tiny'], { DULTRA_CUDA_PLUGIN: plugin });
   const hasTorch = spawnSync('/usr/bin/python3', ['-c', 'import torch']).status === 0;
-  if (hasTorch) measurements += lines('/usr/bin/python3', [path.join('bench', 'torch', 'gpu.py'), '--tiny', '--device', 'cpu'], {});
+  if (hasTorch)
+    measurements += lines('/usr/bin/python3', [path.join('bench', 'torch', 'gpu.py'), '--tiny', '--device', 'cpu'], {});
   const folder = mkdtempSync(path.join(os.tmpdir(), 'dultra-emulator-'));
   try {
     writeFileSync(path.join(folder, 'measurements'), measurements);
@@ -73,7 +92,9 @@ function checkBenchmark(directory) {
     run('bash', ['scripts/gpu-report.sh', folder, path.join(folder, 'report')]);
     const { bars } = JSON.parse(readFileSync(path.join(folder, 'report.json'), 'utf8'));
     // Without PyTorch nothing can be compared with it; all else is measured.
-    const missing = bars.filter(({ verdict, bar }) => verdict === 'not measured' && (hasTorch || !bar.endsWith('against PyTorch')));
+    const missing = bars.filter(
+      ({ verdict, bar }) => verdict === 'not measured' && (hasTorch || !bar.endsWith('against PyTorch')),
+    );
     if (bars.length < 15 || missing.length > 0) {
       process.stderr.write(`dultra: the report lacks ${missing.map(({ bar }) => bar).join(', ') || 'bars'}\n`);
       process.exit(1);
@@ -87,7 +108,16 @@ function checkBenchmark(directory) {
 for (const sanitizer of process.argv.includes('--sanitize') ? ['address', 'thread'] : ['']) {
   const directory = path.join('build', sanitizer ? `emulator-${sanitizer}` : 'emulator');
   const bench = `-DDULTRA_BENCH=${sanitizer ? 'OFF' : 'ON'}`;
-  run('cmake', ['-S', '.', '-B', directory, '-DDULTRA_EMULATOR=ON', bench, `-DDULTRA_SANITIZE=${sanitizer}`, '-DCMAKE_BUILD_TYPE=Release']);
+  run('cmake', [
+    '-S',
+    '.',
+    '-B',
+    directory,
+    '-DDULTRA_EMULATOR=ON',
+    bench,
+    `-DDULTRA_SANITIZE=${sanitizer}`,
+    '-DCMAKE_BUILD_TYPE=Release',
+  ]);
   run('cmake', ['--build', directory, '--parallel', '2']);
   const program = path.join(root, directory, 'dultra_emulated_tests');
   if (!sanitizer) {
@@ -102,5 +132,7 @@ for (const sanitizer of process.argv.includes('--sanitize') ? ['address', 'threa
     TSAN_OPTIONS: 'halt_on_error=1',
   };
   if (rest.length > 0) run(program, rest, env);
-  else for (const name of SMALL) if (sanitizer === 'address' || !SLOW_WITH_THREADS.includes(name)) run(program, ['--filter', name], env);
+  else
+    for (const name of SMALL)
+      if (sanitizer === 'address' || !SLOW_WITH_THREADS.includes(name)) run(program, ['--filter', name], env);
 }

@@ -1,4 +1,5 @@
-// Builds and runs the C++ tests; with --sanitize under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer.
+// Builds and runs the C++ tests; with --sanitize under AddressSanitizer + UndefinedBehaviorSanitizer, then
+// ThreadSanitizer.
 const { spawnSync } = require('node:child_process');
 const path = require('node:path');
 
@@ -22,6 +23,10 @@ for (const sanitizer of variants) {
   run('cmake', ['-S', '.', '-B', directory, ...toolset, ...options]);
   run('cmake', ['--build', directory, '--config', 'Release', '--parallel', '2']);
   if (sanitizer) process.stdout.write(`--- ${sanitizer} sanitizer\n`);
-  const env = { ASAN_OPTIONS: 'detect_leaks=1', UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1', TSAN_OPTIONS: 'halt_on_error=1' };
+  const env = {
+    ASAN_OPTIONS: 'detect_leaks=1',
+    UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1',
+    TSAN_OPTIONS: 'halt_on_error=1',
+  };
   run(path.join(root, directory, 'dultra_tests'), rest, sanitizer ? env : {});
 }

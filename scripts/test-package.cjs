@@ -1,5 +1,5 @@
-// npm run test:package: packs the package with its prebuilt binaries as a release does, says how large it is, installs the tarball into an
-// empty project, with npm and with no compiler on the PATH, and runs test/package.test.ts there.
+// npm run test:package: packs the package with its prebuilt binaries as a release does, says how large it is, installs
+// the tarball into an empty project, with npm and with no compiler on the PATH, and runs test/package.test.ts there.
 const { spawnSync } = require('node:child_process');
 const {
   existsSync,
@@ -47,7 +47,9 @@ function pack(folder) {
     npm(['pack', '--json', '--pack-destination', folder]).replace(/^[^[]*(?=\[\s*\{)/, ''),
   );
   process.stdout.write(`${filename}: ${kilobytes(size)}, ${kilobytes(unpackedSize)} unpacked, ${files.length} files\n`);
-  const plugins = files.filter((file) => /^prebuilds\/.*cuda.*\.so$/.test(file.path)).map((file) => path.join(root, file.path));
+  const plugins = files
+    .filter((file) => /^prebuilds\/.*cuda.*\.so$/.test(file.path))
+    .map((file) => path.join(root, file.path));
   if (plugins.length > 0) {
     const packed = plugins.reduce((sum, file) => sum + gzipSync(readFileSync(file)).length, 0);
     process.stdout.write(`without the CUDA plugin: about ${kilobytes(size - packed)}\n`);

@@ -41,7 +41,9 @@ async function main() {
   // With --json and an output file jest still writes its ordinary report, to standard error.
   const { code } = await run(process.execPath, [jest, '--json', `--outputFile=${report}`, ...jestArguments], false);
   try {
-    const { numPassedTests, numFailedTests, numPendingTests, numRuntimeErrorTestSuites } = JSON.parse(readFileSync(report, 'utf8'));
+    const { numPassedTests, numFailedTests, numPendingTests, numRuntimeErrorTestSuites } = JSON.parse(
+      readFileSync(report, 'utf8'),
+    );
     total.passed += numPassedTests;
     total.failed += numFailedTests + numRuntimeErrorTestSuites;
     total.skipped += numPendingTests;

@@ -42,7 +42,8 @@ describe('TypeScript', () => {
     'lib/cli',
   ];
   const leaves = ['lib/errors', 'lib/types', 'lib/options', 'lib/random'];
-  const layerOf = (file: string) => layers.findIndex((layer) => file === layer || file.startsWith(`${layer}/`) || file === `${layer}.ts`);
+  const layerOf = (file: string) =>
+    layers.findIndex((layer) => file === layer || file.startsWith(`${layer}/`) || file === `${layer}.ts`);
 
   test('imports go down', () => {
     const list = files('lib', /\.ts$/);
@@ -51,7 +52,8 @@ describe('TypeScript', () => {
       if (leaves.includes(target)) return true;
       // index.ts and the thin wrappers beside it stand above everything but the command line.
       const from = layerOf(file) < 0 ? layers.indexOf('lib/index') : layerOf(file);
-      const to = layerOf(target) < 0 ? (target.endsWith('package.json') ? -1 : layers.indexOf('lib/index')) : layerOf(target);
+      const to =
+        layerOf(target) < 0 ? (target.endsWith('package.json') ? -1 : layers.indexOf('lib/index')) : layerOf(target);
       return to <= from;
     });
     expect(bad).toEqual([]);
@@ -94,16 +96,21 @@ describe('C++', () => {
   });
 
   test('napi.h only in addon/, a concrete backend only in open_backend.cc, the system only in platform/', () => {
-    const holding = (pattern: RegExp) => list.filter((file) => pattern.test(readFileSync(path.join(root, file), 'utf8')));
+    const holding = (pattern: RegExp) =>
+      list.filter((file) => pattern.test(readFileSync(path.join(root, file), 'utf8')));
     expect(holding(/#include <napi\.h>/).every((file) => file.startsWith('native/addon/'))).toBe(true);
-    const naming = holding(/#include "backends\/cpu\/cpu_backend\.h"/).filter((file) => !file.startsWith('native/backends/cpu/'));
+    const naming = holding(/#include "backends\/cpu\/cpu_backend\.h"/).filter(
+      (file) => !file.startsWith('native/backends/cpu/'),
+    );
     expect(naming).toEqual(['native/backends/open_backend.cc']);
     // What only some systems have; the CUDA plugin, and what opens it, are for Linux.
     const systems = /#include <(windows|malloc|unistd|fcntl|dlfcn|cpuid|sys\/\w+)\.h>/;
     const asking = holding(systems).filter((file) => !/^native\/(platform|backends\/cuda)\//.test(file));
     expect(asking).toEqual(['native/backends/open_backend.cc']);
     // The plugin is opened at run time: nothing else knows of CUDA.
-    const cuda = holding(/#include (<cuda|"backends\/cuda\/)/).filter((file) => !file.startsWith('native/backends/cuda/'));
+    const cuda = holding(/#include (<cuda|"backends\/cuda\/)/).filter(
+      (file) => !file.startsWith('native/backends/cuda/'),
+    );
     expect(cuda).toEqual([]);
   });
 });

@@ -1,4 +1,5 @@
-// Wrong input to a model that has loaded: what is no array, no number, no signal; and samplers and streams that misbehave.
+// Wrong input to a model that has loaded: what is no array, no number, no signal; and samplers and streams that
+// misbehave.
 import { type GenerateOptions, loadModel, type MaskedDiffusionModel, type Prompt } from '../lib';
 import { makeCheckpoint } from './checkpoints';
 
@@ -40,7 +41,9 @@ describe('ids', () => {
   test('ids of the padded part of the tables are ids; no prompt at all is one', async () => {
     expect((await model.generate({ promptIds: [47] }, { genLength: 4 })).ids).toHaveLength(4);
     expect((await model.generate({ promptIds: [] }, { genLength: 4 })).ids).toHaveLength(4);
-    expect((await model.generate({ promptIds: { length: 1, 0: 5 } }, { genLength: 4 })).promptIds).toEqual(Int32Array.from([5]));
+    expect((await model.generate({ promptIds: { length: 1, 0: 5 } }, { genLength: 4 })).promptIds).toEqual(
+      Int32Array.from([5]),
+    );
   });
 
   test('without genLength, half of what a short model can hold', async () => {
@@ -50,7 +53,9 @@ describe('ids', () => {
   test('exactly the longest row fits', async () => {
     const promptIds = new Array(60).fill(1);
     expect((await model.generate({ promptIds }, { genLength: 4 })).ids).toHaveLength(4);
-    await expect(model.generate({ promptIds }, { genLength: 5 })).rejects.toThrow(/make 65, more than the model's maximum of 64/);
+    await expect(model.generate({ promptIds }, { genLength: 5 })).rejects.toThrow(
+      /make 65, more than the model's maximum of 64/,
+    );
     expect((await model.generate({ template: new Array(64).fill(MASK) })).ids).toHaveLength(64);
     await expect(model.generate({ template: new Array(65).fill(MASK) })).rejects.toThrow(/at most 64 tokens/);
     await expect(model.forward({ ids: new Array(65).fill(1) })).rejects.toThrow(/expected 1 to 64 tokens, got 65/);
@@ -88,17 +93,37 @@ describe('forward', () => {
     ['offsets that end early', { ids: [1, 2], rowOffsets: [0, 1] }, /offsets: expected 0 first/],
     ['an offset of NaN', { ids: [1, 2], rowOffsets: [0, Number.NaN, 2] }, /rowOffsets\[1\]: .*got NaN/],
     ['half an offset', { ids: [1, 2], rowOffsets: [0, 1.5, 2] }, /rowOffsets\[1\]: .*got 1\.5/],
-    ['an offset that wraps to 1', { ids: [1, 2], rowOffsets: [0, 2 ** 32 + 1, 2] }, /rowOffsets\[1\]: .*at most 2, got 4294967297/],
+    [
+      'an offset that wraps to 1',
+      { ids: [1, 2], rowOffsets: [0, 2 ** 32 + 1, 2] },
+      /rowOffsets\[1\]: .*at most 2, got 4294967297/,
+    ],
     ['a negative offset', { ids: [1, 2], rowOffsets: [0, -1, 2] }, /rowOffsets\[1\]: .*got -1/],
     ['falling offsets', { ids: [1, 2], rowOffsets: [0, 2, 1, 2] }, /row 1: expected 1 to 64 tokens, got -1/],
     ['an empty row', { ids: [1, 2], rowOffsets: [0, 0, 2] }, /row 0: expected 1 to 64 tokens, got 0/],
     ['an empty planner', { ids: [1], planner: {} }, /planner\.timestep: expected an array/],
     ['a planner key', { ids: [1], planner: { timestep: [0], maskIndex: [0], t: 1 } }, /planner: unknown key "t"/],
-    ['a timestep of NaN', { ids: [1], planner: { timestep: [Number.NaN], maskIndex: [0] } }, /planner\.timestep\[0\]: .*got NaN/],
-    ['a timestep above 1', { ids: [1], planner: { timestep: [1.1], maskIndex: [0] } }, /planner\.timestep\[0\]: .*at most 1, got 1\.1/],
+    [
+      'a timestep of NaN',
+      { ids: [1], planner: { timestep: [Number.NaN], maskIndex: [0] } },
+      /planner\.timestep\[0\]: .*got NaN/,
+    ],
+    [
+      'a timestep above 1',
+      { ids: [1], planner: { timestep: [1.1], maskIndex: [0] } },
+      /planner\.timestep\[0\]: .*at most 1, got 1\.1/,
+    ],
     ['a mask index of 2', { ids: [1], planner: { timestep: [0], maskIndex: [2] } }, /planner\.maskIndex\[0\]: .*got 2/],
-    ['a mask index of text', { ids: [1], planner: { timestep: [0], maskIndex: ['x'] } }, /planner\.maskIndex\[0\]: .*got "x"/],
-    ['too few mask indices', { ids: [1, 2], planner: { timestep: [0], maskIndex: [1] } }, /planner\.maskIndex: expected one entry per id/],
+    [
+      'a mask index of text',
+      { ids: [1], planner: { timestep: [0], maskIndex: ['x'] } },
+      /planner\.maskIndex\[0\]: .*got "x"/,
+    ],
+    [
+      'too few mask indices',
+      { ids: [1, 2], planner: { timestep: [0], maskIndex: [1] } },
+      /planner\.maskIndex: expected one entry per id/,
+    ],
   ];
   test.each(wrong)('%s', async (_name, request, message) => {
     await expect(model.forward(request as never)).rejects.toThrow(message);
@@ -130,21 +155,31 @@ describe('options', () => {
     ['compat', { compat: 'Reference' }, /compat: expected "reference"/],
     ['sampler null', { sampler: null }, /sampler: expected an object with a "type", or a function, got null/],
     ['sampler array', { sampler: [] }, /sampler\.type: expected/],
-    ['sampler inherited type', { sampler: Object.create({ type: 'fixed' }, { x: { value: 1, enumerable: true } }) }, /unknown key "x"/],
+    [
+      'sampler inherited type',
+      { sampler: Object.create({ type: 'fixed' }, { x: { value: 1, enumerable: true } }) },
+      /unknown key "x"/,
+    ],
     [
       'planner select',
       { sampler: { type: 'planner', select: 'all' } },
       /sampler\.select: expected "topk" or "round" or "threshold" or "bernoulli"/,
     ],
     ['planner scale', { sampler: { type: 'planner', probabilityScale: 0 } }, /probabilityScale: .*greater than 0/],
-    ['planner temperature', { sampler: { type: 'planner', plannerTemperature: -1 } }, /plannerTemperature: .*greater than 0/],
+    [
+      'planner temperature',
+      { sampler: { type: 'planner', plannerTemperature: -1 } },
+      /plannerTemperature: .*greater than 0/,
+    ],
     ['threshold NaN', { sampler: { type: 'confidence', threshold: Number.NaN } }, /threshold: .*got NaN/],
     ['factor negative', { sampler: { type: 'factor', factor: -1 } }, /factor: .*at least 0/],
     ['entropy text', { sampler: { type: 'entropy', threshold: 'low' } }, /threshold: expected a number/],
     ['fixed steps', { sampler: { type: 'fixed', steps: 1.5 } }, /steps: expected an integer/],
   ];
   test.each(wrong)('%s', async (_name, value, message) => {
-    const options = (value !== null && typeof value === 'object' ? { genLength: 8, ...value } : value) as GenerateOptions;
+    const options = (
+      value !== null && typeof value === 'object' ? { genLength: 8, ...value } : value
+    ) as GenerateOptions;
     await expect(model.generate(prompt, options)).rejects.toThrow(message);
     const stream = model.generateStream(prompt, options);
     await expect(stream.next()).rejects.toThrow(message);
@@ -169,7 +204,8 @@ describe('samplers and streams that misbehave', () => {
     expect((await run(({ positions }) => [positions[0], positions[0]])).nfe).toBe(6);
     for (const bad of [[-1], [1.5], ['3'], [undefined], [Number.NaN], [1e9]])
       await expect(run(() => bad as number[])).rejects.toThrow(/expected positions out of candidates\.positions/);
-    for (const bad of [null, undefined, 5, 'x', {}]) await expect(run(() => bad as never)).rejects.toThrow(/return an array of positions/);
+    for (const bad of [null, undefined, 5, 'x', {}])
+      await expect(run(() => bad as never)).rejects.toThrow(/return an array of positions/);
     await expect(run(async () => Promise.reject(new Error('later')))).rejects.toThrow('later');
   });
 
@@ -198,7 +234,11 @@ describe('samplers and streams that misbehave', () => {
     const second = new AbortController();
     const events: unknown[] = [];
     const reading = (async () => {
-      for await (const event of model.generateStream(prompt, { genLength: 20, signal: second.signal, sampler: { type: 'fixed' } })) {
+      for await (const event of model.generateStream(prompt, {
+        genLength: 20,
+        signal: second.signal,
+        sampler: { type: 'fixed' },
+      })) {
         events.push(event);
         if (events.length === 3) second.abort(reason);
       }

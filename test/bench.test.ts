@@ -12,7 +12,10 @@ interface Result {
   sections: { name: string; rows: Row[] }[];
 }
 const { compareRatios } = require('../bench/lib/regression.cjs') as {
-  compareRatios(before: Result, now: Result): { compared: number; slower: { key: string; before: number; now: number }[] };
+  compareRatios(
+    before: Result,
+    now: Result,
+  ): { compared: number; slower: { key: string; before: number; now: number }[] };
 };
 
 const results = path.join(__dirname, '..', 'bench', 'results');
@@ -48,5 +51,8 @@ test('rows that only one result has are left out', () => {
     ],
   };
   const now = { sections: [{ name: 'a', rows: [{ ...row, ratio: 1 }, { ...row, shape: 'T 2', ratio: 0.1 }, row] }] };
-  expect(compareRatios(before, now)).toEqual({ compared: 1, slower: [{ key: 'a: T 1, 1 thread: dultra', before: 2, now: 1 }] });
+  expect(compareRatios(before, now)).toEqual({
+    compared: 1,
+    slower: [{ key: 'a: T 1, 1 thread: dultra', before: 2, now: 1 }],
+  });
 });

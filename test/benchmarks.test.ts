@@ -1,4 +1,5 @@
-// GSM8K and its kin: schemas, prompts, files of every format, the hub's layout; and training and measuring on them, with small files of the same form.
+// GSM8K and its kin: schemas, prompts, files of every format, the hub's layout; and training and measuring on them,
+// with small files of the same form.
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
@@ -50,13 +51,22 @@ const MBPP = [
     challenge_test_list: [],
   },
 ];
-const SANITIZED = [{ ...MBPP[0], text: undefined, prompt: 'Double a number.', test_imports: ['import math'], test_setup_code: undefined }];
+const SANITIZED = [
+  {
+    ...MBPP[0],
+    text: undefined,
+    prompt: 'Double a number.',
+    test_imports: ['import math'],
+    test_setup_code: undefined,
+  },
+];
 const APPS = [
   {
     problem_id: 1,
     question: '  Add two numbers.\n  Return the sum.',
     solutions: '[]',
-    input_output: '{"fn_name": "add", "inputs": [[1, 2], [12345678901234567890, 1]], "outputs": [[3], [12345678901234567891]]}',
+    input_output:
+      '{"fn_name": "add", "inputs": [[1, 2], [12345678901234567890, 1]], "outputs": [[3], [12345678901234567891]]}',
     difficulty: 'introductory',
     starter_code: '\ndef add(a, b):\n    ',
   },
@@ -139,22 +149,28 @@ describe('prompts', () => {
           'You are an expert Python programmer, and here is your task: Write a function to double a number. Your code should pass these tests:\n\nassert double(2) == 4\nassert double(0) == 0\nassert double(-1) == -2. Respond with the completed solution inside a ```python``` code block.',
       },
     ]);
-    expect(((await first('mbpp-sanitized')).prompt as { content: string }[])[0].content).toMatch(/your task: Double a number\. Your code/);
+    expect(((await first('mbpp-sanitized')).prompt as { content: string }[])[0].content).toMatch(
+      /your task: Double a number\. Your code/,
+    );
   });
 });
 
 describe('files', () => {
-  test.each(Object.keys(sources) as datasets.BenchmarkName[])('%s: JSON lines, JSON and Parquet hold the same', async (name) => {
-    const records = sources[name].map((record) => JSON.parse(JSON.stringify(record)) as Record<string, unknown>);
-    const columns = Object.keys(records[0]).map((key) => ({ name: key, data: records.map((record) => record[key]) }));
-    const parquet = Buffer.from(parquetWriteBuffer({ columnData: columns as never }));
-    const read = async (source: string) => (await datasets.openBenchmark(name, { source })).finite;
-    const fromLines = await read(file('a.jsonl', lines(records)));
-    expect(fromLines?.test?.length).toBe(name === 'apps' || name === 'gsm8k' ? 2 : 1);
-    expect(await read(file('a.json', JSON.stringify(records)))).toEqual(fromLines);
-    // HumanEval has no other test than strings; lists of strings are written as JSON columns.
-    if (name !== 'mbpp' && name !== 'mbpp-sanitized') expect(await read(file('a.parquet', parquet))).toEqual(fromLines);
-  });
+  test.each(Object.keys(sources) as datasets.BenchmarkName[])(
+    '%s: JSON lines, JSON and Parquet hold the same',
+    async (name) => {
+      const records = sources[name].map((record) => JSON.parse(JSON.stringify(record)) as Record<string, unknown>);
+      const columns = Object.keys(records[0]).map((key) => ({ name: key, data: records.map((record) => record[key]) }));
+      const parquet = Buffer.from(parquetWriteBuffer({ columnData: columns as never }));
+      const read = async (source: string) => (await datasets.openBenchmark(name, { source })).finite;
+      const fromLines = await read(file('a.jsonl', lines(records)));
+      expect(fromLines?.test?.length).toBe(name === 'apps' || name === 'gsm8k' ? 2 : 1);
+      expect(await read(file('a.json', JSON.stringify(records)))).toEqual(fromLines);
+      // HumanEval has no other test than strings; lists of strings are written as JSON columns.
+      if (name !== 'mbpp' && name !== 'mbpp-sanitized')
+        expect(await read(file('a.parquet', parquet))).toEqual(fromLines);
+    },
+  );
 
   test('a folder laid out as on the hub', async () => {
     const folder = temporaryFolder();
@@ -174,7 +190,9 @@ describe('files', () => {
       ['test', ['2,400']],
     ]);
     expect(() => dataset.sample('validation', 1, 0)).toThrow('split: gsm8k has train, test, got "validation"');
-    expect(() => dataset.sample('test', 2, 0)).toThrow('count: expected no more prompts than the test split of gsm8k has (1), got 2');
+    expect(() => dataset.sample('test', 2, 0)).toThrow(
+      'count: expected no more prompts than the test split of gsm8k has (1), got 2',
+    );
     const draws = [1, 2, 3, 4, 5, 6].map((seed) => dataset.sample('train', 2, seed).map(({ answer }) => answer));
     expect(new Set(draws.map(String)).size).toBe(2);
     expect(dataset.sample('train', 2, 1)).toEqual(dataset.sample('train', 2, 1));
@@ -187,13 +205,25 @@ describe('files', () => {
       'data.jsonl, line 2: field "question": expected string, got number',
     ],
     ['gsm8k', '{"question": "a"}', 'data.jsonl, line 1: field "answer": expected string, got none'],
-    ['gsm8k', '{"question": "a", "answer": "9"}', 'data.jsonl, line 1: field "answer": expected an answer behind "####", got none'],
+    [
+      'gsm8k',
+      '{"question": "a", "answer": "9"}',
+      'data.jsonl, line 1: field "answer": expected an answer behind "####", got none',
+    ],
     ['gsm8k', '{"question": "a",', 'data.jsonl, line 1: expected JSON, got '],
     ['gsm8k', '[1]\n', 'data.jsonl, line 1: expected object, got a list of 1'],
     ['gsm8k', '\n', 'expected at least one problem for the split test, got none'],
-    ['math500', '{"problem": "p"}', 'line 1: field "answer": expected an answer, or a solution with a box, got neither'],
+    [
+      'math500',
+      '{"problem": "p"}',
+      'line 1: field "answer": expected an answer, or a solution with a box, got neither',
+    ],
     ['mbpp', '{"text": "t", "test_list": ["a", 2]}', 'line 1: field "test_list.1": expected string, got number'],
-    ['apps', JSON.stringify({ ...APPS[0], input_output: '{"inputs"' }), 'line 1: field "input_output": expected JSON, got '],
+    [
+      'apps',
+      JSON.stringify({ ...APPS[0], input_output: '{"inputs"' }),
+      'line 1: field "input_output": expected JSON, got ',
+    ],
     [
       'apps',
       JSON.stringify({ ...APPS[0], input_output: '{"inputs": 1}' }),
@@ -206,7 +236,10 @@ describe('files', () => {
 
   test('from the hub, once', async () => {
     const records = GSM8K.map((record) => ({ ...record }));
-    const columns = Object.keys(records[0]).map((name) => ({ name, data: records.map((record) => record[name as 'answer']) }));
+    const columns = Object.keys(records[0]).map((name) => ({
+      name,
+      data: records.map((record) => record[name as 'answer']),
+    }));
     const parquet = Buffer.from(parquetWriteBuffer({ columnData: columns as never }));
     const hub = await new HubServer(
       new Map([
@@ -225,12 +258,16 @@ describe('files', () => {
     try {
       for (let i = 0; i < 2; i++) {
         const dataset = await datasets.open('gsm8k');
-        expect(Object.entries(dataset.finite!).map(([split, rows]) => [split, rows.map(({ answer }) => answer)])).toEqual([
+        expect(
+          Object.entries(dataset.finite!).map(([split, rows]) => [split, rows.map(({ answer }) => answer)]),
+        ).toEqual([
           ['train', ['9']],
           ['test', ['9', '2,400']],
         ]);
       }
-      const content = hub.seen.filter(({ path: asked, range }) => asked.includes('/resolve/') && asked.includes('test-') && range === null);
+      const content = hub.seen.filter(
+        ({ path: asked, range }) => asked.includes('/resolve/') && asked.includes('test-') && range === null,
+      );
       expect(content.length).toBeLessThanOrEqual(1);
       expect(new Set(hub.seen.map(({ authorization }) => authorization))).toEqual(new Set(['Bearer hf_secret']));
       // Nothing is said where nobody asked.
@@ -257,9 +294,15 @@ describe('files', () => {
 
   test('names and options', async () => {
     await expect(datasets.open('gsm9k')).rejects.toThrow(/dataset: expected one of st1, .*gsm8k, .*, got "gsm9k"/);
-    await expect(datasets.open('gsm8k:no/such/file.jsonl')).rejects.toThrow('dataset: expected a file, a folder or a hub id');
-    await expect(datasets.openBenchmark('gsm8k', { prompts: 'loud' as never })).rejects.toThrow('prompts: expected "thinking" or');
-    await expect(datasets.openBenchmark('gsm8k', { colour: 1 } as never)).rejects.toThrow('options: unknown key "colour"');
+    await expect(datasets.open('gsm8k:no/such/file.jsonl')).rejects.toThrow(
+      'dataset: expected a file, a folder or a hub id',
+    );
+    await expect(datasets.openBenchmark('gsm8k', { prompts: 'loud' as never })).rejects.toThrow(
+      'prompts: expected "thinking" or',
+    );
+    await expect(datasets.openBenchmark('gsm8k', { colour: 1 } as never)).rejects.toThrow(
+      'options: unknown key "colour"',
+    );
     expect((await datasets.open('st1')).name).toBe('st1');
   });
 
@@ -291,7 +334,10 @@ describe('right and wrong', () => {
       [undefined, ours],
       ['reference', theirs],
     ] as const) {
-      const dataset = await datasets.openBenchmark(name, { source: file('data.jsonl', lines(sources[name])), ...(compat && { compat }) });
+      const dataset = await datasets.openBenchmark(name, {
+        source: file('data.jsonl', lines(sources[name])),
+        ...(compat && { compat }),
+      });
       expect(await dataset.verify(dataset.sample('test', 1, 0)[0], completion)).toBe(expected);
     }
   });
@@ -323,7 +369,10 @@ describe('right and wrong', () => {
     const [, echo] = dataset.sample('test', 2, 0);
     expect(await dataset.verify(echo, '```python\nprint(int(input()) * 2)\n```')).toBe(true);
     expect(await dataset.verify(echo, '```python\nprint(int(input()) * 3)\n```')).toBe(false);
-    const functions = await datasets.openBenchmark('apps', { source: file('data.jsonl', lines(APPS)), functionsOnly: true });
+    const functions = await datasets.openBenchmark('apps', {
+      source: file('data.jsonl', lines(APPS)),
+      functionsOnly: true,
+    });
     expect(functions.finite?.test).toHaveLength(1);
   });
 });

@@ -1,4 +1,5 @@
-// Caches of keys and values: the forward pass on one against double precision, decoding with every policy, and what may not change.
+// Caches of keys and values: the forward pass on one against double precision, decoding with every policy, and what may
+// not change.
 import {
   CACHE_NAMES,
   type CachePolicy,
@@ -27,7 +28,11 @@ import { collect, newModelFolder, task, withModel } from './trained-models';
 
 const MASK = 96; // of the golden model "base"
 const EOS = 95;
-const prompts: Prompt[] = [{ promptIds: [5, 17, 3] }, { promptIds: [40, 41, 42, 43, 44, 45, 46, 47] }, { promptIds: [1] }];
+const prompts: Prompt[] = [
+  { promptIds: [5, 17, 3] },
+  { promptIds: [40, 41, 42, 43, 44, 45, 46, 47] },
+  { promptIds: [1] },
+];
 const sampled: GenerateOptions = { genLength: 24, blockLength: 8, temperature: 0.8, seed: 11, stopAtEos: false };
 
 let model: MaskedDiffusionModel;
@@ -57,7 +62,8 @@ const pairs = samplers.flatMap(([s, sampler]) =>
   caches.map(([c, cache]): [string, SamplerObject, CachePolicy] => [`${s} + ${c}`, sampler, cache]),
 );
 
-const stepsOf = async (prompt: Prompt, options: GenerateOptions): Promise<DenoiseStep[]> => collect(model.denoise([prompt], options));
+const stepsOf = async (prompt: Prompt, options: GenerateOptions): Promise<DenoiseStep[]> =>
+  collect(model.denoise([prompt], options));
 const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i);
 
 describe('forward', () => {
@@ -130,18 +136,28 @@ describe('forward', () => {
   test('wrong requests', async () => {
     const cache = await model.createCache([4, 3]);
     const request = { ids: [1, 2], rowOffsets: [0, 1, 2], positions: [0, 0], cache };
-    await expect(model.forward(request)).rejects.toThrow(/row 0 has positions that are neither computed in this pass nor cached/);
+    await expect(model.forward(request)).rejects.toThrow(
+      /row 0 has positions that are neither computed in this pass nor cached/,
+    );
     const whole = { ids: [1, 2, 3, 4, 5, 6, 7], rowOffsets: [0, 4, 7], cache };
     await model.forward(whole);
-    await expect(model.forward({ ...request, ids: [1, 2, 3], rowOffsets: [0, 3, 3], positions: [1, 0, 2] })).rejects.toThrow(/ascending/);
+    await expect(
+      model.forward({ ...request, ids: [1, 2, 3], rowOffsets: [0, 3, 3], positions: [1, 0, 2] }),
+    ).rejects.toThrow(/ascending/);
     await expect(model.forward({ ...request, positions: [0, 3] })).rejects.toThrow(/positions inside row 1, got 3/);
     await expect(model.forward({ ...request, positions: [0] })).rejects.toThrow(/positions: expected one per id/);
     await expect(model.forward({ ids: [1, 2], cache })).rejects.toThrow(/rowOffsets: expected 3 numbers/);
-    await expect(model.forward({ ids: [1, 2], rowOffsets: [0, 1, 2], cache })).rejects.toThrow(/expected rows of 4, 3 tokens/);
+    await expect(model.forward({ ids: [1, 2], rowOffsets: [0, 1, 2], cache })).rejects.toThrow(
+      /expected rows of 4, 3 tokens/,
+    );
     await expect(model.forward({ ids: [1], positions: [0] })).rejects.toThrow(TypeError);
-    await expect(model.forward({ ids: [1], cache: {} as never })).rejects.toThrow(/cache: expected what model\.createCache made/);
+    await expect(model.forward({ ids: [1], cache: {} as never })).rejects.toThrow(
+      /cache: expected what model\.createCache made/,
+    );
     const planner = { timestep: [0, 0], maskIndex: [0, 0, 0, 0, 0, 0, 0] };
-    await expect(model.forward({ ...whole, planner })).rejects.toThrow(/planner: expected a cache made with planner "cached"/);
+    await expect(model.forward({ ...whole, planner })).rejects.toThrow(
+      /planner: expected a cache made with planner "cached"/,
+    );
     const other = await loadModel(modelFolder('base'));
     await expect(other.forward(whole)).rejects.toThrow(/cache: expected one of this model/);
     other.dispose();
@@ -150,7 +166,9 @@ describe('forward', () => {
     cache.dispose();
     await expect(model.forward(whole)).rejects.toMatchObject({ code: 'DISPOSED' });
     await expect(model.createCache([])).rejects.toThrow(/rowLengths: expected at least one row/);
-    await expect(model.createCache([97])).rejects.toThrow(/rowLengths\[0\]: expected an integer at least 1 and at most 96, got 97/);
+    await expect(model.createCache([97])).rejects.toThrow(
+      /rowLengths\[0\]: expected an integer at least 1 and at most 96, got 97/,
+    );
     await expect(model.createCache([4], { dtype: 'float16' as never })).rejects.toThrow(/dtype/);
   });
 
@@ -158,7 +176,12 @@ describe('forward', () => {
     // Long enough that it cannot be over when the abort comes.
     const rows = 80;
     const cache = await model.createCache(new Array(rows).fill(90));
-    const whole = { ids: range(0, 90 * rows).map((i) => i % 90), rowOffsets: range(0, rows + 1).map((i) => 90 * i), logits: false, cache };
+    const whole = {
+      ids: range(0, 90 * rows).map((i) => i % 90),
+      rowOffsets: range(0, rows + 1).map((i) => 90 * i),
+      logits: false,
+      cache,
+    };
     const first = {
       ids: new Array(rows).fill(1),
       positions: new Array(rows).fill(0),
@@ -182,21 +205,28 @@ describe('forward', () => {
 describe('decoding', () => {
   test.each(samplers)('%s: recomputing everything always equals no cache, bit for bit', async (_name, sampler) => {
     for (const planner of ['cached', 'fresh'] as const) {
-      const cached = await model.generateBatch(prompts, { ...sampled, sampler, cache: { type: 'refresh', every: 1, planner } });
+      const cached = await model.generateBatch(prompts, {
+        ...sampled,
+        sampler,
+        cache: { type: 'refresh', every: 1, planner },
+      });
       expect(cached).toEqual(await model.generateBatch(prompts, { ...sampled, sampler }));
       for (const { fullForwards, nfe } of cached) expect(fullForwards).toBe(nfe);
     }
   });
 
-  test.each(pairs)('%s: a batch of different lengths equals its rows alone, bit for bit', async (_name, sampler, cache) => {
-    const batch = await model.generateBatch(prompts, { ...sampled, sampler, cache });
-    for (let i = 0; i < prompts.length; i++) {
-      const single = await model.generate(prompts[i], { ...sampled, sampler, cache, firstRow: i });
-      expect(single).toEqual(batch[i]);
-      expect(single.ids).not.toContain(MASK);
-      expect(single.fullForwards).toBeLessThanOrEqual(single.nfe);
-    }
-  });
+  test.each(pairs)(
+    '%s: a batch of different lengths equals its rows alone, bit for bit',
+    async (_name, sampler, cache) => {
+      const batch = await model.generateBatch(prompts, { ...sampled, sampler, cache });
+      for (let i = 0; i < prompts.length; i++) {
+        const single = await model.generate(prompts[i], { ...sampled, sampler, cache, firstRow: i });
+        expect(single).toEqual(batch[i]);
+        expect(single.ids).not.toContain(MASK);
+        expect(single.fullForwards).toBeLessThanOrEqual(single.nfe);
+      }
+    },
+  );
 
   test.each([1, 3])('%i threads give the bits of 2', async (threads) => {
     const other = await loadModel(modelFolder('base'), { threads });
@@ -222,7 +252,9 @@ describe('decoding', () => {
     const prefix = await computed({ type: 'prefix' });
     const dual = await computed({ type: 'dual' });
     expect(prefix).toHaveLength(24);
-    prefix.forEach((positions, step) => expect(positions).toEqual(step % 8 === 0 ? all : range(3 + 8 * Math.floor(step / 8), 27)));
+    prefix.forEach((positions, step) =>
+      expect(positions).toEqual(step % 8 === 0 ? all : range(3 + 8 * Math.floor(step / 8), 27)),
+    );
     dual.forEach((positions, step) => {
       const begin = 3 + 8 * Math.floor(step / 8);
       expect(positions).toEqual(step % 8 === 0 ? all : range(begin, begin + 8));
@@ -238,15 +270,25 @@ describe('decoding', () => {
     // More than 2.7 of 27 positions have changed: every third pass.
     changes.forEach((positions, step) => expect(positions.length === 27).toBe(step % 3 === 0));
     const delayed = await computed({ type: 'delayed', delay: 2 });
-    // The prompt is cached in pass 2, a block of 8 is seen finished in pass 9 of its kind and cached 2 passes later, full passes between.
-    expect(delayed.map((positions) => positions[0]).slice(0, 14)).toEqual([0, 0, 3, 3, 3, 3, 3, 3, 0, 0, 3, 11, 11, 11]);
+    // The prompt is cached in pass 2, a block of 8 is seen finished in pass 9 of its kind and cached 2 passes later,
+    // full passes between.
+    expect(delayed.map((positions) => positions[0]).slice(0, 14)).toEqual([
+      0, 0, 3, 3, 3, 3, 3, 3, 0, 0, 3, 11, 11, 11,
+    ]);
   });
 
   test('a row ends when its end of sequence is decided, with a cache too', async () => {
     let ended = 0;
     for (const [, sampler, cache] of pairs)
       for (let seed = 0; seed < 4; seed++) {
-        const result = await model.generate(prompts[0], { ...sampled, temperature: 2, sampler, cache, seed, stopAtEos: true });
+        const result = await model.generate(prompts[0], {
+          ...sampled,
+          temperature: 2,
+          sampler,
+          cache,
+          seed,
+          stopAtEos: true,
+        });
         if (result.finishReason !== 'eos') continue;
         ended++;
         expect(result.ids.subarray(0, result.tokens)).not.toContain(MASK);
@@ -261,7 +303,11 @@ describe('decoding', () => {
       const filled = await model.generate({ template }, { cache, blockLength: 4, sampler: { type: 'fixed' } });
       expect(filled.ids).not.toContain(MASK);
       template.forEach((id, i) => id !== MASK && expect(filled.ids[i]).toBe(id));
-      const own = await model.generate(prompts[0], { ...sampled, cache, sampler: ({ positions }) => positions.slice(-1) });
+      const own = await model.generate(prompts[0], {
+        ...sampled,
+        cache,
+        sampler: ({ positions }) => positions.slice(-1),
+      });
       expect(own.nfe).toBe(24);
       expect(own.ids).not.toContain(MASK);
     }
@@ -278,7 +324,9 @@ describe('decoding', () => {
   test('a model without planner', async () => {
     const plain = await loadModel(withoutPlanner('base'), { threads: 2 });
     for (const [, cache] of caches)
-      expect((await plain.generate(prompts[0], { ...sampled, cache, sampler: { type: 'confidence' } })).ids).not.toContain(MASK);
+      expect(
+        (await plain.generate(prompts[0], { ...sampled, cache, sampler: { type: 'confidence' } })).ids,
+      ).not.toContain(MASK);
     expect(() => plain.cacheBytes(10, { planner: 'cached' })).toThrow(/no planner head/);
     plain.dispose();
   });
@@ -292,7 +340,9 @@ describe('decoding', () => {
       if (step === 3) abort.abort(new Error('enough'));
       return [positions[0]];
     };
-    await expect(model.generateBatch(prompts, { ...sampled, cache, sampler, signal: abort.signal })).rejects.toThrow('enough');
+    await expect(model.generateBatch(prompts, { ...sampled, cache, sampler, signal: abort.signal })).rejects.toThrow(
+      'enough',
+    );
     expect(latest).toBe(3);
     for await (const _ of model.generateStream(prompts[0], { ...sampled, cache })) break;
     const other = await loadModel(modelFolder('base'));
@@ -304,22 +354,33 @@ describe('decoding', () => {
 });
 
 describe('quirks of the references', () => {
-  const confidence: GenerateOptions = { genLength: 16, blockLength: 8, temperature: 0, sampler: { type: 'confidence', threshold: 0 } };
-  const passes = async (options: GenerateOptions) => (await stepsOf(prompts[0], { ...confidence, ...options })).map(({ rows }) => rows[0]);
+  const confidence: GenerateOptions = {
+    genLength: 16,
+    blockLength: 8,
+    temperature: 0,
+    sampler: { type: 'confidence', threshold: 0 },
+  };
+  const passes = async (options: GenerateOptions) =>
+    (await stepsOf(prompts[0], { ...confidence, ...options })).map(({ rows }) => rows[0]);
 
-  test.each(['prefix', 'dual'] as const)('%s: a finished block gets an empty pass in the reference, none here', async (type) => {
-    const ours = await passes({ cache: { type } });
-    expect(ours.map(({ positions }) => positions.length)).toEqual([8, 8]);
-    const theirs = await passes({ cache: { type }, compat: 'reference' });
-    expect(theirs.map(({ positions }) => positions.length)).toEqual([8, 0, 8, 0]);
-    expect(theirs.map(({ computed }) => computed.length)).toEqual(type === 'dual' ? [19, 8, 19, 8] : [19, 16, 19, 8]);
-    expect(await passes({ cache: { type, emptyPass: true } })).toHaveLength(4);
-    expect(await passes({ cache: { type, emptyPass: false }, compat: 'reference' })).toHaveLength(2);
-    expect(await passes({ cache: { type }, compat: 'reference', sampler: { type: 'factor', factor: 1e6 } })).toHaveLength(2);
-    const result = await model.generate(prompts[0], { ...confidence, cache: { type }, compat: 'reference' });
-    expect(result.nfe).toBe(2);
-    expect(result.fullForwards).toBeCloseTo(type === 'dual' ? 2 + 16 / 19 : 2 + 24 / 19);
-  });
+  test.each(['prefix', 'dual'] as const)(
+    '%s: a finished block gets an empty pass in the reference, none here',
+    async (type) => {
+      const ours = await passes({ cache: { type } });
+      expect(ours.map(({ positions }) => positions.length)).toEqual([8, 8]);
+      const theirs = await passes({ cache: { type }, compat: 'reference' });
+      expect(theirs.map(({ positions }) => positions.length)).toEqual([8, 0, 8, 0]);
+      expect(theirs.map(({ computed }) => computed.length)).toEqual(type === 'dual' ? [19, 8, 19, 8] : [19, 16, 19, 8]);
+      expect(await passes({ cache: { type, emptyPass: true } })).toHaveLength(4);
+      expect(await passes({ cache: { type, emptyPass: false }, compat: 'reference' })).toHaveLength(2);
+      expect(
+        await passes({ cache: { type }, compat: 'reference', sampler: { type: 'factor', factor: 1e6 } }),
+      ).toHaveLength(2);
+      const result = await model.generate(prompts[0], { ...confidence, cache: { type }, compat: 'reference' });
+      expect(result.nfe).toBe(2);
+      expect(result.fullForwards).toBeCloseTo(type === 'dual' ? 2 + 16 / 19 : 2 + 24 / 19);
+    },
+  );
 
   test('the mask token is never predicted here', async () => {
     // Fill ids that the model likes: the mask's row of the output head made the largest.
@@ -329,7 +390,8 @@ describe('quirks of the references', () => {
         const width = head.shape[1];
         const table = new Float32Array(head.raw.buffer, head.raw.byteOffset, head.raw.length / 4);
         // Row of the mask: the sum of several others, so that it is often the largest.
-        for (let c = 0; c < width; c++) table[MASK * width + c] = table[2 * width + c] + table[39 * width + c] + table[48 * width + c];
+        for (let c = 0; c < width; c++)
+          table[MASK * width + c] = table[2 * width + c] + table[39 * width + c] + table[48 * width + c];
       },
     });
     const liking = await loadModel(folder, { threads: 2 });
@@ -348,7 +410,9 @@ describe('quirks of the references', () => {
       sampler: { type: 'd3llm', threshold: 3 },
       cache: { type: 'delayed', delay: 1 },
     };
-    const predicted = (await collect(liking.denoise([prompts[0]], options))).some(({ rows }) => rows[0].tokens.includes(MASK));
+    const predicted = (await collect(liking.denoise([prompts[0]], options))).some(({ rows }) =>
+      rows[0].tokens.includes(MASK),
+    );
     expect(predicted).toBe(true);
     liking.dispose();
   });
@@ -474,14 +538,18 @@ describe('options', () => {
   });
 
   test('memory is stated before it is taken', async () => {
-    // 2 layers, 4 heads of 16: 2 · 64 numbers per layer and position; the planner's block is a third; its states are 64 numbers.
+    // 2 layers, 4 heads of 16: 2 · 64 numbers per layer and position; the planner's block is a third; its states are 64
+    // numbers.
     expect(model.cacheBytes(100)).toBe(100 * 2 * 128 * 4);
     expect(model.cacheBytes(100, { dtype: 'bfloat16' })).toBe(100 * 2 * 128 * 2);
     expect(model.cacheBytes(100, { planner: 'cached' })).toBe(100 * 3 * 128 * 4);
     expect(model.cacheBytes(100, { planner: 'fresh', dtype: 'bfloat16' })).toBe(100 * (2 * 128 * 2 + 64 * 4));
-    const long = await loadModel(variant('base', { config: (config) => Object.assign(config, { max_sequence_length: 2 ** 29 }) }), {
-      threads: 1,
-    });
+    const long = await loadModel(
+      variant('base', { config: (config) => Object.assign(config, { max_sequence_length: 2 ** 29 }) }),
+      {
+        threads: 1,
+      },
+    );
     const work = long.createCache([2 ** 29, 2 ** 29]);
     await expect(work).rejects.toMatchObject({ name: 'DUltraError', code: 'OUT_OF_MEMORY' });
     await expect(work).rejects.toThrow(
@@ -510,7 +578,9 @@ describe('GRPO on a cache', () => {
         tokenBudget: 40,
         learningRate: 1e-2,
         advantageMinClip: null,
-        rewards: { any: ({ results }: { results: readonly { ids: Int32Array }[] }) => results.map(({ ids }) => ids[0] % 5) },
+        rewards: {
+          any: ({ results }: { results: readonly { ids: Int32Array }[] }) => results.map(({ ids }) => ids[0] % 5),
+        },
         cache,
       };
       await using trainer = new GrpoTrainer(fresh, options);
@@ -588,105 +658,110 @@ describe('gradients of a pass on a cache', () => {
   const positions = [2, 3, 5, 6, 7, 10];
   const candidates = [3, 6, 10];
 
-  test.each(['cached', 'fresh'] as const)('planner %s: every tensor against central differences in double', async (planner) => {
-    const made = makeCheckpoint({ config: { num_head_layers: 2 }, seed: 9 });
-    const { config, weights } = made;
-    const small = await loadModel(made.folder);
-    const token = () => Math.floor(next() * (config.vocab_size - 2));
-    const first = range(0, length).map((i) => (candidates.includes(i) ? config.mask_token_id : token()));
-    const second = first.map((id, i) => (positions.includes(i) && id !== config.mask_token_id ? token() : id));
-    const tokens = candidates.map(token);
-    const timesteps = [Math.fround(0.3), Math.fround(0.6)];
-    const upstream = candidates.map(() => [next() - 0.5, next() - 0.5]);
+  test.each(['cached', 'fresh'] as const)(
+    'planner %s: every tensor against central differences in double',
+    async (planner) => {
+      const made = makeCheckpoint({ config: { num_head_layers: 2 }, seed: 9 });
+      const { config, weights } = made;
+      const small = await loadModel(made.folder);
+      const token = () => Math.floor(next() * (config.vocab_size - 2));
+      const first = range(0, length).map((i) => (candidates.includes(i) ? config.mask_token_id : token()));
+      const second = first.map((id, i) => (positions.includes(i) && id !== config.mask_token_id ? token() : id));
+      const tokens = candidates.map(token);
+      const timesteps = [Math.fround(0.3), Math.fround(0.6)];
+      const upstream = candidates.map(() => [next() - 0.5, next() - 0.5]);
 
-    // What the first pass leaves, in double: constants of the second.
-    const held = emptyReferenceCache(config);
-    const isCandidate = (list: readonly number[]) => list.map((position) => candidates.includes(position));
-    const whole = { positions: range(0, length), cache: held };
-    const states = referenceHidden(config, weights, first, whole);
-    referencePlanner(config, weights, states, timesteps[0], isCandidate(whole.positions), whole);
-    const objective = (w: ReferenceWeights) => {
-      const cache = structuredClone(held);
-      const pass = { positions, cache };
-      const hidden = referenceHidden(
-        config,
-        w,
-        positions.map((position) => second[position]),
-        pass,
-      );
-      let logits: Float64Array;
-      if (planner === 'cached') {
-        const own = referencePlanner(config, w, hidden, timesteps[1], isCandidate(positions), pass);
-        logits = Float64Array.from(candidates, (position) => own[positions.indexOf(position)]);
-      } else {
-        const mixed = states.slice();
-        for (const [i, position] of positions.entries()) mixed[position] = hidden[i];
-        const all = referencePlanner(config, w, mixed, timesteps[1], isCandidate(whole.positions));
-        logits = Float64Array.from(candidates, (position) => all[position]);
-      }
-      const rows = referenceLogits(
-        config,
-        w,
-        candidates.map((position) => hidden[positions.indexOf(position)]),
-      );
-      return candidates.reduce((total, _, i) => {
-        const x = Array.from(rows[i], (value, id) => (id === config.mask_token_id ? -Infinity : value));
-        const largest = Math.max(...x);
-        const logProb = x[tokens[i]] - largest - Math.log(x.reduce((sum, value) => sum + Math.exp(value - largest), 0));
-        return total + upstream[i][0] * logProb + upstream[i][1] * logits[i];
-      }, 0);
-    };
+      // What the first pass leaves, in double: constants of the second.
+      const held = emptyReferenceCache(config);
+      const isCandidate = (list: readonly number[]) => list.map((position) => candidates.includes(position));
+      const whole = { positions: range(0, length), cache: held };
+      const states = referenceHidden(config, weights, first, whole);
+      referencePlanner(config, weights, states, timesteps[0], isCandidate(whole.positions), whole);
+      const objective = (w: ReferenceWeights) => {
+        const cache = structuredClone(held);
+        const pass = { positions, cache };
+        const hidden = referenceHidden(
+          config,
+          w,
+          positions.map((position) => second[position]),
+          pass,
+        );
+        let logits: Float64Array;
+        if (planner === 'cached') {
+          const own = referencePlanner(config, w, hidden, timesteps[1], isCandidate(positions), pass);
+          logits = Float64Array.from(candidates, (position) => own[positions.indexOf(position)]);
+        } else {
+          const mixed = states.slice();
+          for (const [i, position] of positions.entries()) mixed[position] = hidden[i];
+          const all = referencePlanner(config, w, mixed, timesteps[1], isCandidate(whole.positions));
+          logits = Float64Array.from(candidates, (position) => all[position]);
+        }
+        const rows = referenceLogits(
+          config,
+          w,
+          candidates.map((position) => hidden[positions.indexOf(position)]),
+        );
+        return candidates.reduce((total, _, i) => {
+          const x = Array.from(rows[i], (value, id) => (id === config.mask_token_id ? -Infinity : value));
+          const largest = Math.max(...x);
+          const logProb =
+            x[tokens[i]] - largest - Math.log(x.reduce((sum, value) => sum + Math.exp(value - largest), 0));
+          return total + upstream[i][0] * logProb + upstream[i][1] * logits[i];
+        }, 0);
+      };
 
-    const cache = await small.createCache([length], { planner });
-    for (const activationCheckpointing of [false, true]) {
-      const trainer = await small.createTrainer({ activationCheckpointing });
-      const score = (ids: number[], computed: number[], timestep: number, keep: boolean) =>
-        trainer.score({
-          ids: Int32Array.from(computed, (position) => ids[position]),
-          offsets: Int32Array.from([0, computed.length]),
-          hidden: null,
-          candidateOffsets: Int32Array.from([0, candidates.length]),
-          positions: Int32Array.from(candidates),
-          tokens: Int32Array.from(tokens),
-          temperature: 0,
-          excludedToken: config.mask_token_id,
-          confidences: false,
-          logits: false,
-          planner: { timestep: Float32Array.of(timestep), maskIndex: Uint8Array.from(isCandidate(computed), Number) },
-          policy: null,
-          cached: { cache: cache.native, rows: Int32Array.of(0), positions: Int32Array.from(computed) },
-          keep,
+      const cache = await small.createCache([length], { planner });
+      for (const activationCheckpointing of [false, true]) {
+        const trainer = await small.createTrainer({ activationCheckpointing });
+        const score = (ids: number[], computed: number[], timestep: number, keep: boolean) =>
+          trainer.score({
+            ids: Int32Array.from(computed, (position) => ids[position]),
+            offsets: Int32Array.from([0, computed.length]),
+            hidden: null,
+            candidateOffsets: Int32Array.from([0, candidates.length]),
+            positions: Int32Array.from(candidates),
+            tokens: Int32Array.from(tokens),
+            temperature: 0,
+            excludedToken: config.mask_token_id,
+            confidences: false,
+            logits: false,
+            planner: { timestep: Float32Array.of(timestep), maskIndex: Uint8Array.from(isCandidate(computed), Number) },
+            policy: null,
+            cached: { cache: cache.native, rows: Int32Array.of(0), positions: Int32Array.from(computed) },
+            keep,
+          });
+        await score(first, range(0, length), timesteps[0], false);
+        await score(second, positions, timesteps[1], true);
+        await trainer.backward({
+          dLogProbs: Float32Array.from(upstream, ([x]) => x),
+          dPlannerLogits: Float32Array.from(upstream, ([, x]) => x),
+          dLogLikelihoods: null,
+          dLogits: null,
         });
-      await score(first, range(0, length), timesteps[0], false);
-      await score(second, positions, timesteps[1], true);
-      await trainer.backward({
-        dLogProbs: Float32Array.from(upstream, ([x]) => x),
-        dPlannerLogits: Float32Array.from(upstream, ([, x]) => x),
-        dLogLikelihoods: null,
-        dLogits: null,
-      });
-      const found = new Map((await trainer.gradients()).map(({ name, data }) => [name, data]));
-      trainer.dispose();
-      for (const [name, { data }] of weights) {
-        const gradient = found.get(name)!;
-        const norm = Math.sqrt(gradient.reduce((sum, x) => sum + x * x, 0));
-        const largest = gradient.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-        for (const entry of [gradient.findIndex((x) => Math.abs(x) === largest), Math.floor(next() * data.length)]) {
-          const value = data[entry];
-          data[entry] = value + 1e-5;
-          const above = objective(weights);
-          data[entry] = value - 1e-5;
-          const below = objective(weights);
-          data[entry] = value;
-          const expected = (above - below) / 2e-5;
-          const error = Math.abs(gradient[entry] - expected) / (1e-4 * Math.max(norm, 1e-3));
-          if (!(error < 1)) throw new Error(`${name}[${entry}]: expected ${expected}, got ${gradient[entry]} (norm ${norm})`);
+        const found = new Map((await trainer.gradients()).map(({ name, data }) => [name, data]));
+        trainer.dispose();
+        for (const [name, { data }] of weights) {
+          const gradient = found.get(name)!;
+          const norm = Math.sqrt(gradient.reduce((sum, x) => sum + x * x, 0));
+          const largest = gradient.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+          for (const entry of [gradient.findIndex((x) => Math.abs(x) === largest), Math.floor(next() * data.length)]) {
+            const value = data[entry];
+            data[entry] = value + 1e-5;
+            const above = objective(weights);
+            data[entry] = value - 1e-5;
+            const below = objective(weights);
+            data[entry] = value;
+            const expected = (above - below) / 2e-5;
+            const error = Math.abs(gradient[entry] - expected) / (1e-4 * Math.max(norm, 1e-3));
+            if (!(error < 1))
+              throw new Error(`${name}[${entry}]: expected ${expected}, got ${gradient[entry]} (norm ${norm})`);
+          }
         }
       }
-    }
-    cache.dispose();
-    small.dispose();
-  });
+      cache.dispose();
+      small.dispose();
+    },
+  );
 });
 
 test('recorded rollouts on a cache are what denoise gives', async () => {

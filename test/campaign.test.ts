@@ -1,9 +1,17 @@
-// Models over seeds: AUP by hand, resuming, spreads; and the whole path on the command line: data, rollouts, rewards in the sandbox, updates,
-// evaluation, report, on a tiny model and tiny files of the real schemas.
+// Models over seeds: AUP by hand, resuming, spreads; and the whole path on the command line: data, rollouts, rewards in
+// the sandbox, updates, evaluation, report, on a tiny model and tiny files of the real schemas.
 import { spawn } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { accuracyUnderParallelism, type CampaignOptions, datasets, evaluateCampaign, loadModel, PUBLISHED, training } from '../lib';
+import {
+  accuracyUnderParallelism,
+  type CampaignOptions,
+  datasets,
+  evaluateCampaign,
+  loadModel,
+  PUBLISHED,
+  training,
+} from '../lib';
 import { temporaryFolder, withTokenizer } from './helpers';
 
 jest.setTimeout(600_000);
@@ -75,7 +83,9 @@ describe('a campaign', () => {
       ['two', 'planner'],
       ['two', 'fixed:4'],
     ]);
-    const own = campaign.evaluations.filter(({ model }) => model === 'one').map(({ evaluation }) => evaluation.results[0]);
+    const own = campaign.evaluations
+      .filter(({ model }) => model === 'one')
+      .map(({ evaluation }) => evaluation.results[0]);
     expect(own).toHaveLength(2);
     const [a, b] = own.map(({ accuracy }) => accuracy);
     expect(campaign.rows[0].accuracy.mean).toBeCloseTo((a + b) / 2, 12);
@@ -112,7 +122,10 @@ describe('a campaign', () => {
     // A kill in the middle of a line.
     truncateSync(file, before.length - 20);
     const first: string[] = [];
-    const campaign = await evaluateCampaign({ ...options(folder), onProgress: ({ done, total }) => void first.push(`${done}/${total}`) });
+    const campaign = await evaluateCampaign({
+      ...options(folder),
+      onProgress: ({ done, total }) => void first.push(`${done}/${total}`),
+    });
     // Seven were whole; two more with the next native call.
     expect(first[0]).toBe('9/48');
     expect(withoutTime(campaign)).toEqual(withoutTime(whole));
@@ -140,7 +153,9 @@ describe('a campaign', () => {
     expect(JSON.parse(readFileSync(path.join(folder, 'summary.json'), 'utf8'))).toEqual(
       JSON.parse(JSON.stringify({ ...campaign, evaluations: undefined })),
     );
-    await expect(evaluateCampaign({ ...options(folder), count: 5 })).rejects.toThrow('holds an evaluation of another configuration');
+    await expect(evaluateCampaign({ ...options(folder), count: 5 })).rejects.toThrow(
+      'holds an evaluation of another configuration',
+    );
     appendFileSync(file, 'no json\n');
     await expect(evaluateCampaign(options(folder))).rejects.toMatchObject({
       code: 'BAD_DATASET',
@@ -150,9 +165,15 @@ describe('a campaign', () => {
 
   test('options', async () => {
     await expect(evaluateCampaign({ ...options(), models: {} })).rejects.toThrow('models: expected at least one');
-    await expect(evaluateCampaign({ ...options(), seeds: [] })).rejects.toThrow('seeds: expected at least one, got none');
-    await expect(evaluateCampaign({ ...options(), seeds: [-1] })).rejects.toThrow('seeds[0]: expected an integer at least 0');
-    await expect(evaluateCampaign({ ...options(), colour: 1 } as never)).rejects.toThrow('options: unknown key "colour"');
+    await expect(evaluateCampaign({ ...options(), seeds: [] })).rejects.toThrow(
+      'seeds: expected at least one, got none',
+    );
+    await expect(evaluateCampaign({ ...options(), seeds: [-1] })).rejects.toThrow(
+      'seeds[0]: expected an integer at least 0',
+    );
+    await expect(evaluateCampaign({ ...options(), colour: 1 } as never)).rejects.toThrow(
+      'options: unknown key "colour"',
+    );
   });
 });
 
@@ -163,7 +184,9 @@ test('published figures name their sources', () => {
     expect(accuracy).toBeGreaterThan(20);
     expect((nfe === null) !== (tokensPerForward === null)).toBe(true);
   }
-  expect(PUBLISHED).toContainEqual(expect.objectContaining({ method: 'dUltra-math-b128', dataset: 'gsm8k', accuracy: 77.65, nfe: 16.4 }));
+  expect(PUBLISHED).toContainEqual(
+    expect.objectContaining({ method: 'dUltra-math-b128', dataset: 'gsm8k', accuracy: 77.65, nfe: 16.4 }),
+  );
 });
 
 describe('presets', () => {
@@ -202,8 +225,17 @@ describe('presets', () => {
 
   test('apps is run.sh', () => {
     const { rewards, ...preset } = training.PRESETS.grpo.apps;
-    expect(preset).toMatchObject({ blockLength: 128, temperature: 0.5, advantageMinClip: 0, model: 'sengi/lladou-coding' });
-    expect(preset.datasetOptions).toEqual({ prompts: 'non-thinking', difficulties: ['introductory'], functionsOnly: true });
+    expect(preset).toMatchObject({
+      blockLength: 128,
+      temperature: 0.5,
+      advantageMinClip: 0,
+      model: 'sengi/lladou-coding',
+    });
+    expect(preset.datasetOptions).toEqual({
+      prompts: 'non-thinking',
+      difficulties: ['introductory'],
+      functionsOnly: true,
+    });
     expect(Object.values(rewards!).map(({ type, weight }) => [type, weight])).toEqual([
       ['codeTests', 3],
       ['codeFence', 1],
@@ -230,7 +262,8 @@ describe('the whole path', () => {
   const cwd = temporaryFolder();
   const model = withTokenizer(1024);
   mkdirSync(path.join(cwd, 'gsm8k'));
-  for (const split of ['train', 'test', 'validation']) writeFileSync(path.join(cwd, 'gsm8k', `${split}.jsonl`), lines(GSM8K));
+  for (const split of ['train', 'test', 'validation'])
+    writeFileSync(path.join(cwd, 'gsm8k', `${split}.jsonl`), lines(GSM8K));
   writeFileSync(path.join(cwd, 'apps.jsonl'), lines(APPS));
   const small = {
     maxSteps: 2,
@@ -294,12 +327,22 @@ describe('the whole path', () => {
       datasetSource: { data: 'gsm8k', prompts: 'evaluation' },
     });
     const other = await dultra([...command, ...flags, '--count', '2'], cwd);
-    expect(other).toMatchObject({ code: 2, stderr: expect.stringContaining('holds an evaluation of another configuration') });
+    expect(other).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('holds an evaluation of another configuration'),
+    });
   });
 
   test('APPS: rewards in the sandbox', async () => {
     const { teacher: _, ...rewards } = training.PRESETS.grpo.apps.rewards!;
-    const config = { ...training.PRESETS.grpo.apps, ...small, model, dataset: 'apps:apps.jsonl', rewards, outputDir: 'runs/apps' };
+    const config = {
+      ...training.PRESETS.grpo.apps,
+      ...small,
+      model,
+      dataset: 'apps:apps.jsonl',
+      rewards,
+      outputDir: 'runs/apps',
+    };
     writeFileSync(path.join(cwd, 'apps.yaml'), JSON.stringify(config));
     const trained = await dultra(['train', 'grpo', '--config', 'apps.yaml', '--json'], cwd);
     expect(trained.stderr).not.toMatch(/dultra: /);
@@ -308,7 +351,10 @@ describe('the whole path', () => {
     // Random characters are no program.
     expect([0, -0.05]).toContain(metrics['reward/tests']);
     expect(metrics.accuracy).toBe(0);
-    const evaluated = await dultra(['eval', '-m', model, '-d', 'apps:apps.jsonl', '-s', 'fixed:4', '-n', '16', '-b', '16', '--json'], cwd);
+    const evaluated = await dultra(
+      ['eval', '-m', model, '-d', 'apps:apps.jsonl', '-s', 'fixed:4', '-n', '16', '-b', '16', '--json'],
+      cwd,
+    );
     expect(evaluated.code).toBe(0);
     expect((JSON.parse(evaluated.stdout) as { results: { accuracy: number }[] }).results[0].accuracy).toBe(0);
   });
@@ -328,7 +374,10 @@ describe('the whole path', () => {
   });
 
   test('a dry run says what memory it would take, and takes none', async () => {
-    const { code, stdout } = await dultra(['train', 'grpo', '--preset', 'gsm8k', '--dry-run', '--model', model, '--json'], cwd);
+    const { code, stdout } = await dultra(
+      ['train', 'grpo', '--preset', 'gsm8k', '--dry-run', '--model', model, '--json'],
+      cwd,
+    );
     expect(code).toBe(0);
     const { plan } = JSON.parse(stdout) as { plan: training.MemoryPlan };
     expect(plan.items.map(({ name }) => name)).toEqual([
@@ -342,7 +391,10 @@ describe('the whole path', () => {
       'teacher',
     ]);
     // Its teacher is on the hub, which nobody asks here.
-    expect(plan.items[7]).toMatchObject({ bytes: 0, detail: expect.stringMatching(/^not counted, .*Qwen\/Qwen2\.5-Math-7B-Instruct/) });
+    expect(plan.items[7]).toMatchObject({
+      bytes: 0,
+      detail: expect.stringMatching(/^not counted, .*Qwen\/Qwen2\.5-Math-7B-Instruct/),
+    });
     const bytes = Object.fromEntries(plan.items.map(({ name, bytes }) => [name, bytes]));
     expect(bytes.weights).toBe(4 * plan.parameters);
     expect(bytes.masters).toBe(4 * plan.parameters);
@@ -356,25 +408,46 @@ describe('the whole path', () => {
 
   test('the plan for a GPU, without one', async () => {
     const [cpu, gpu] = await Promise.all(
-      ['cpu', 'cuda'].map((device) => training.planMemory('grpo', { model, dataset: 'st1' }, { device, compute: 'bfloat16' })),
+      ['cpu', 'cuda'].map((device) =>
+        training.planMemory('grpo', { model, dataset: 'st1' }, { device, compute: 'bfloat16' }),
+      ),
     );
     const bytes = ({ items }: training.MemoryPlan) => Object.fromEntries(items.map((item) => [item.name, item.bytes]));
-    expect(gpu).toMatchObject({ device: 'cuda:0', parameters: cpu.parameters, trainable: cpu.trainable, available: null, fits: null });
+    expect(gpu).toMatchObject({
+      device: 'cuda:0',
+      parameters: cpu.parameters,
+      trainable: cpu.trainable,
+      available: null,
+      fits: null,
+    });
     // Of the weights' masters only the lower halves, and of what products read half as much.
     expect(bytes(gpu).masters).toBeLessThan(0.55 * bytes(cpu).masters);
     expect(bytes(gpu).activations).toBeLessThan(0.75 * bytes(cpu).activations);
     expect(bytes(gpu).weights).toBe(bytes(cpu).weights);
-    const narrow = await training.planMemory('grpo', { model, dataset: 'st1', momentDtype: 'bfloat16' }, { device: 'cpu' });
+    const narrow = await training.planMemory(
+      'grpo',
+      { model, dataset: 'st1', momentDtype: 'bfloat16' },
+      { device: 'cpu' },
+    );
     expect(bytes(narrow).moments).toBe(bytes(cpu).moments / 2);
     const cache = { type: 'refresh', every: 2 } as const;
-    expect(bytes(await training.planMemory('grpo', { model, dataset: 'st1', cache }, { device: 'cpu' })).caches).toBeGreaterThan(0);
+    expect(
+      bytes(await training.planMemory('grpo', { model, dataset: 'st1', cache }, { device: 'cpu' })).caches,
+    ).toBeGreaterThan(0);
     const teacher = { type: 'teacherLogProb', options: { model } } as const;
-    const taught = await training.planMemory('grpo', { model, dataset: 'st1', rewards: { teacher } }, { device: 'cpu' });
+    const taught = await training.planMemory(
+      'grpo',
+      { model, dataset: 'st1', rewards: { teacher } },
+      { device: 'cpu' },
+    );
     expect(bytes(taught).teacher).toBe(bytes(taught).weights);
     await expect(training.planMemory('grpo', { model }, { device: 'tpu' })).rejects.toThrow(
       'device: expected "auto", "cpu", "cuda" or "cuda:N", got "tpu"',
     );
-    const { code, stdout } = await dultra(['train', 'grpo', '--preset', 'gsm8k', '--dry-run', '--model', model, '--device', 'cuda'], cwd);
+    const { code, stdout } = await dultra(
+      ['train', 'grpo', '--preset', 'gsm8k', '--dry-run', '--model', model, '--device', 'cuda'],
+      cwd,
+    );
     expect(code).toBe(0);
     expect(stdout).toMatch(/free +not known: this machine has no cuda:0/);
   });

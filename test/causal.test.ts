@@ -1,8 +1,17 @@
-// Autoregressive models against ONNX Runtime's numbers (scripts/causal-oracle.cjs made them): log-probabilities, greedy continuations, batches; and the
-// teacher's reward, whose tokens must not move at the boundary of prompt and completion.
+// Autoregressive models against ONNX Runtime's numbers (scripts/causal-oracle.cjs made them): log-probabilities, greedy
+// continuations, batches; and the teacher's reward, whose tokens must not move at the boundary of prompt and
+// completion.
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { type CausalModel, evaluateCampaign, loadCausalModel, loadModel, type RewardBatch, rewards, type TaskDataset } from '../lib';
+import {
+  type CausalModel,
+  evaluateCampaign,
+  loadCausalModel,
+  loadModel,
+  type RewardBatch,
+  rewards,
+  type TaskDataset,
+} from '../lib';
 import { withTokenizer as asciiTokenizer, temporaryFolder, variant } from './helpers';
 
 interface Expected {
@@ -54,7 +63,9 @@ describe.each(['qwen2', 'tied', 'llama'])('%s', (name) => {
     const { eosTokenIds } = model.config;
     const stop = expected.greedy.findIndex((id) => eosTokenIds.includes(id));
     const want = stop < 0 ? expected.greedy : expected.greedy.slice(0, stop + 1);
-    const [result, other] = await model.generateBatch([{ promptIds: expected.prompt }, { promptIds: [5] }], { maxTokens: 12 });
+    const [result, other] = await model.generateBatch([{ promptIds: expected.prompt }, { promptIds: [5] }], {
+      maxTokens: 12,
+    });
     expect(Array.from(result.ids)).toEqual(want);
     expect(result.nfe).toBe(want.length);
     expect(result.finishReason).toBe(stop < 0 ? 'length' : 'eos');
@@ -68,14 +79,23 @@ describe.each(['qwen2', 'tied', 'llama'])('%s', (name) => {
 
   test('samples by the seed', async () => {
     const draw = async (seed: number) =>
-      (await model.generateBatch([{ promptIds: [5, 6] }, { promptIds: [5, 6] }], { maxTokens: 8, temperature: 1, seed })).map(({ ids }) =>
-        Array.from(ids),
-      );
+      (
+        await model.generateBatch([{ promptIds: [5, 6] }, { promptIds: [5, 6] }], {
+          maxTokens: 8,
+          temperature: 1,
+          seed,
+        })
+      ).map(({ ids }) => Array.from(ids));
     const one = await draw(1);
     expect(await draw(1)).toEqual(one);
     expect(await draw(2)).not.toEqual(one);
     expect(one[0]).not.toEqual(one[1]);
-    const [second] = await model.generateBatch([{ promptIds: [5, 6] }], { maxTokens: 8, temperature: 1, seed: 1, firstRow: 1 });
+    const [second] = await model.generateBatch([{ promptIds: [5, 6] }], {
+      maxTokens: 8,
+      temperature: 1,
+      seed: 1,
+      firstRow: 1,
+    });
     expect(Array.from(second.ids)).toEqual(one[1]);
   });
 });
@@ -108,14 +128,21 @@ describe('loading', () => {
     const loading = loadCausalModel(folder);
     // Of a Llama these biases are too many, which does no harm.
     if (value === 'llama') (await loading).dispose();
-    else await expect(loading).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringMatching(message) });
+    else
+      await expect(loading).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringMatching(message) });
   });
 
   test('arguments', async () => {
     await using model = await loadCausalModel(folderOf('qwen2'));
-    await expect(model.logProbs([{ promptIds: [], ids: [1] }])).rejects.toThrow('rows[0].promptIds: expected at least one token, got none');
-    await expect(model.logProbs([{ promptIds: [71], ids: [1] }])).rejects.toThrow('rows[0]: expected ids from 0 to 70, got 71');
-    await expect(model.generateBatch([{ promptIds: [1] }], { maxTokens: 300 })).rejects.toThrow("more than the model's maximum of 256");
+    await expect(model.logProbs([{ promptIds: [], ids: [1] }])).rejects.toThrow(
+      'rows[0].promptIds: expected at least one token, got none',
+    );
+    await expect(model.logProbs([{ promptIds: [71], ids: [1] }])).rejects.toThrow(
+      'rows[0]: expected ids from 0 to 70, got 71',
+    );
+    await expect(model.generateBatch([{ promptIds: [1] }], { maxTokens: 300 })).rejects.toThrow(
+      "more than the model's maximum of 256",
+    );
     await expect(model.generateBatch(['text'])).rejects.toMatchObject({ code: 'NO_TOKENIZER' });
     await expect(model.generateBatch([[]] as never, {})).rejects.toBeDefined();
     model.dispose();
@@ -131,13 +158,20 @@ describe('loading', () => {
         for (const [name, { shape }] of Object.entries(tensors)) {
           if (!/[qkv]_proj\.weight$/.test(name)) continue;
           const data = new Float32Array(shape[0]).fill(0.25);
-          tensors[name.replace('weight', 'bias')] = { dtype: 'F32', shape: [shape[0]], data, raw: Buffer.from(data.buffer) };
+          tensors[name.replace('weight', 'bias')] = {
+            dtype: 'F32',
+            shape: [shape[0]],
+            data,
+            raw: Buffer.from(data.buffer),
+          };
         }
       },
     });
     await using model = await loadModel(folder);
     expect(model.config.qkvBias).toBe(true);
-    await expect(model.createTrainer()).rejects.toThrow('models with biases or causal attention score, but do not train');
+    await expect(model.createTrainer()).rejects.toThrow(
+      'models with biases or causal attention score, but do not train',
+    );
     (await model.createTrainer({ freezeBase: true, freezePlanner: true })).dispose();
   });
 });
@@ -218,7 +252,9 @@ describe('the teacher', () => {
     expect(results[0]).toMatchObject({ sampler: 'autoregressive', tokensPerForward: { generated: 1, untilEos: 1 } });
     await using teacher = await loadCausalModel(folder);
     const rows = await teacher.generateBatch(['ca', 'ab', 'c'], { maxTokens: 6 });
-    expect(results[0].samples.map(({ completion, nfe }) => [completion, nfe])).toEqual(rows.map(({ text, nfe }) => [text, nfe]));
+    expect(results[0].samples.map(({ completion, nfe }) => [completion, nfe])).toEqual(
+      rows.map(({ text, nfe }) => [text, nfe]),
+    );
     expect(results[0].samples[0].trace!.unmaskedAt).toEqual(Array.from(rows[0].ids, (_, i) => i + 1));
   });
 
@@ -226,6 +262,8 @@ describe('the teacher', () => {
     await using teacher = await loadCausalModel(folderOf('qwen2'));
     const reward = rewards.causalLogProb({ model: teacher });
     await expect(reward({ completions: [], examples: [] } as never)).rejects.toMatchObject({ code: 'NO_TOKENIZER' });
-    expect(() => rewards.causalLogProb({ model: {} as never })).toThrow('model: expected a model loaded by loadCausalModel');
+    expect(() => rewards.causalLogProb({ model: {} as never })).toThrow(
+      'model: expected a model loaded by loadCausalModel',
+    );
   });
 });

@@ -1,6 +1,15 @@
 // Checkpoint folders: every way of storing the same weights, and everything that may be wrong with one.
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { type DUltraError, type LoadProgress, loadModel } from '../lib';
@@ -81,7 +90,10 @@ describe('storage', () => {
       expected.logits,
       referenceLogits(config, weights, hidden).flatMap((row) => Array.from(row)),
     );
-    close(expected.plannerLogits!, Array.from(referencePlanner(config, weights, hidden, planner.timestep[0], planner.maskIndex)));
+    close(
+      expected.plannerLogits!,
+      Array.from(referencePlanner(config, weights, hidden, planner.timestep[0], planner.maskIndex)),
+    );
   });
 
   const kinds: [string, CheckpointOptions][] = [
@@ -123,7 +135,8 @@ describe('storage', () => {
       odd: { dtype: 'U8', shape: [3], data: new Uint8Array(3), raw: Buffer.alloc(3) },
       empty: { dtype: 'F32', shape: [0, 4], data: new Float32Array(0), raw: Buffer.alloc(0) },
     };
-    for (const [name, { shape, data }] of weights) tensors[name] = { dtype: 'F32', shape, data, raw: encode(data, 'F32') };
+    for (const [name, { shape, data }] of weights)
+      tensors[name] = { dtype: 'F32', shape, data, raw: encode(data, 'F32') };
     writeTensors(path.join(folder, WEIGHTS), tensors);
     expect(await outputs(folder)).toEqual(expected);
   });
@@ -240,9 +253,22 @@ describe('config.json', () => {
   });
 
   test('fields that may be absent', async () => {
-    const { pad_token_id: _pad, eos_token_id: _eos, rope_theta: _theta, rms_norm_eps: _eps, weight_tying: _tying, ...rest } = config;
+    const {
+      pad_token_id: _pad,
+      eos_token_id: _eos,
+      rope_theta: _theta,
+      rms_norm_eps: _eps,
+      weight_tying: _tying,
+      ...rest
+    } = config;
     const model = await loadModel(withConfig(rest));
-    expect(model.config).toMatchObject({ eosTokenId: null, padTokenId: null, ropeTheta: 10000, rmsNormEps: 1e-5, weightTying: false });
+    expect(model.config).toMatchObject({
+      eosTokenId: null,
+      padTokenId: null,
+      ropeTheta: 10000,
+      rmsNormEps: 1e-5,
+      weightTying: false,
+    });
     const { finishReason } = await model.generate({ promptIds: [1] }, { genLength: 4 });
     expect(finishReason).toBe('length');
     model.dispose();
@@ -257,7 +283,10 @@ describe('config.json', () => {
     ['not text', '\u0000\u0001'],
     ['very deep', `${'['.repeat(200_000)}${']'.repeat(200_000)}`],
     ['a field very deep', `{"d_model": ${'['.repeat(200_000)}${']'.repeat(200_000)}}`],
-    ['a setting very deep', JSON.stringify(config).replace('"alibi":false', `"alibi":${'['.repeat(200_000)}${']'.repeat(200_000)}`)],
+    [
+      'a setting very deep',
+      JSON.stringify(config).replace('"alibi":false', `"alibi":${'['.repeat(200_000)}${']'.repeat(200_000)}`),
+    ],
   ])('%s is refused', async (_name, text) => {
     const error = await failure(withConfig(text));
     expect(error.code).toBe('BAD_CHECKPOINT');
@@ -307,18 +336,34 @@ describe('weights', () => {
 
   const wrong: [string, (tensors: Record<string, FixtureTensor>) => void, RegExp][] = [
     ['a missing tensor', (t) => delete t[Q], /missing tensors model\.transformer\.blocks\.1\.q_proj\.weight$/],
-    ['a missing head', (t) => delete t['model.transformer.ff_out.weight'], /missing tensors model\.transformer\.ff_out\.weight$/],
+    [
+      'a missing head',
+      (t) => delete t['model.transformer.ff_out.weight'],
+      /missing tensors model\.transformer\.ff_out\.weight$/,
+    ],
     [
       'a shape the other way round',
       (t) => Object.assign(t['model.transformer.blocks.0.ff_out.weight'], { shape: [40, 24] }),
       /ff_out\.weight: expected shape \[24, 40\], got \[40, 24\]/,
     ],
     ['a flat shape', (t) => Object.assign(t[Q], { shape: [576] }), /expected shape \[24, 24\], got \[576\]/],
-    ['another rank', (t) => Object.assign(t[Q], { shape: [1, 24, 24] }), /expected shape \[24, 24\], got \[1, 24, 24\]/],
+    [
+      'another rank',
+      (t) => Object.assign(t[Q], { shape: [1, 24, 24] }),
+      /expected shape \[24, 24\], got \[1, 24, 24\]/,
+    ],
     ['integers', (t) => Object.assign(t[Q], { dtype: 'I32' }), /q_proj\.weight: expected F32, BF16 or F16, got I32/],
     ['an unknown type', (t) => Object.assign(t[Q], { dtype: 'F4' }), /q_proj\.weight": unknown dtype "F4"/],
-    ['a type that is a property of objects', (t) => Object.assign(t[Q], { dtype: 'constructor' }), /unknown dtype "constructor"/],
-    ['too few bytes', (t) => Object.assign(t[Q], { raw: t[Q].raw.subarray(4) }), /needs 2304 bytes, its range has 2300/],
+    [
+      'a type that is a property of objects',
+      (t) => Object.assign(t[Q], { dtype: 'constructor' }),
+      /unknown dtype "constructor"/,
+    ],
+    [
+      'too few bytes',
+      (t) => Object.assign(t[Q], { raw: t[Q].raw.subarray(4) }),
+      /needs 2304 bytes, its range has 2300/,
+    ],
   ];
   test.each(wrong)('%s is refused', async (_name, change, message) => {
     const folder = changed(change);
@@ -341,23 +386,28 @@ describe('weights', () => {
     'mask_linear.bias',
     'norm_out_2.modulation.weight',
   ];
-  test.each(['F32', 'BF16', 'F16'] as const)('NaN and infinity in %s: the error names the tensor and the place', async (dtype) => {
-    for (const [kind, bytes] of Object.entries(NON_FINITE[dtype]))
-      for (const name of places) {
-        let last = 0;
-        const folder = changed(
-          (tensors) => {
-            const { raw } = tensors[name];
-            raw.set(bytes, raw.length - bytes.length);
-            last = raw.length / bytes.length - 1;
-          },
-          { dtype },
-        );
-        const error = await failure(folder);
-        expect({ kind, name, code: error.code }).toEqual({ kind, name, code: 'NON_FINITE' });
-        expect(error.message).toBe(`${path.join(folder, WEIGHTS)}: tensor ${name} holds NaN or infinity (first at element ${last})`);
-      }
-  });
+  test.each(['F32', 'BF16', 'F16'] as const)(
+    'NaN and infinity in %s: the error names the tensor and the place',
+    async (dtype) => {
+      for (const [kind, bytes] of Object.entries(NON_FINITE[dtype]))
+        for (const name of places) {
+          let last = 0;
+          const folder = changed(
+            (tensors) => {
+              const { raw } = tensors[name];
+              raw.set(bytes, raw.length - bytes.length);
+              last = raw.length / bytes.length - 1;
+            },
+            { dtype },
+          );
+          const error = await failure(folder);
+          expect({ kind, name, code: error.code }).toEqual({ kind, name, code: 'NON_FINITE' });
+          expect(error.message).toBe(
+            `${path.join(folder, WEIGHTS)}: tensor ${name} holds NaN or infinity (first at element ${last})`,
+          );
+        }
+    },
+  );
 
   test('the largest finite numbers are not taken for infinity', async () => {
     for (const [dtype, bytes] of [
@@ -389,7 +439,9 @@ describe('weights', () => {
       writeFileSync(path.join(folder, WEIGHTS), content);
       return folder;
     };
-    const withHeader = (change: (header: Record<string, { data_offsets: unknown; shape: unknown; dtype: unknown }>) => void) => {
+    const withHeader = (
+      change: (header: Record<string, { data_offsets: unknown; shape: unknown; dtype: unknown }>) => void,
+    ) => {
       const header = JSON.parse(bytes.toString('utf8', 8, 8 + headerLength));
       change(header);
       const text = Buffer.from(JSON.stringify(header));
@@ -414,7 +466,11 @@ describe('weights', () => {
       ['a header of 2^63 bytes', () => length(2n ** 63n), /claims 9223372036854775808 bytes/],
       ['a header one byte short', () => length(BigInt(headerLength) - 1n), /not JSON|take \d+ bytes, the file has/],
       ['a header of 0 bytes', () => length(0n), /the safetensors header is not JSON/],
-      ['text', () => Buffer.from('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n'), /not a safetensors file/],
+      [
+        'text',
+        () => Buffer.from('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n'),
+        /not a safetensors file/,
+      ],
       [
         'a header that is a list',
         () => Buffer.concat([Buffer.from([2, 0, 0, 0, 0, 0, 0, 0]), Buffer.from('[]')]),
@@ -473,16 +529,19 @@ describe('weights', () => {
       expect((await failure(folder)).message).toMatch(/model\.safetensors: expected a file/);
     });
 
-    exceptOnWindows('Windows has no pipes in folders, and not everybody may make links')('a pipe, a link to nothing', async () => {
-      const folder = withBytes(bytes);
-      const file = path.join(folder, WEIGHTS);
-      rmSync(file);
-      execFileSync('mkfifo', [file]);
-      expect((await failure(folder)).message).toMatch(/model\.safetensors: expected a file/);
-      rmSync(file);
-      symlinkSync(path.join(folder, 'nowhere'), file);
-      expect((await failure(folder)).message).toMatch(/model\.safetensors: ENOENT/);
-    });
+    exceptOnWindows('Windows has no pipes in folders, and not everybody may make links')(
+      'a pipe, a link to nothing',
+      async () => {
+        const folder = withBytes(bytes);
+        const file = path.join(folder, WEIGHTS);
+        rmSync(file);
+        execFileSync('mkfifo', [file]);
+        expect((await failure(folder)).message).toMatch(/model\.safetensors: expected a file/);
+        rmSync(file);
+        symlinkSync(path.join(folder, 'nowhere'), file);
+        expect((await failure(folder)).message).toMatch(/model\.safetensors: ENOENT/);
+      },
+    );
   });
 });
 
@@ -508,7 +567,11 @@ describe('an index', () => {
     ['a Windows path', { weight_map: { a: 'C:\\x.safetensors' } }, /expected the name/],
     ['another kind of file', { weight_map: { a: 'config.json' } }, /expected the name/],
     ['a number', { weight_map: { a: 5 } }, /expected the name .* got 5/],
-    ['a missing shard', { weight_map: { a: 'model-00009-of-00009.safetensors' } }, /model-00009-of-00009\.safetensors is missing/],
+    [
+      'a missing shard',
+      { weight_map: { a: 'model-00009-of-00009.safetensors' } },
+      /model-00009-of-00009\.safetensors is missing/,
+    ],
   ];
   test.each(wrong)('%s is refused', async (_name, value, message) => {
     const error = await failure(withIndex(value));
@@ -534,7 +597,8 @@ describe('sources', () => {
     ['./no/such/folder', /no such folder/],
     [__filename, /expected a folder with config\.json, got a file/],
   ])('%s', async (source, message) => expect((await failure(source)).message).toMatch(message));
-  test('an empty folder', async () => expect((await failure(temporaryFolder())).message).toMatch(/config\.json: ENOENT/));
+  test('an empty folder', async () =>
+    expect((await failure(temporaryFolder())).message).toMatch(/config\.json: ENOENT/));
   test.each([5, '', null, {}])('%j is no source', async (source) => {
     await expect(loadModel(source as never)).rejects.toThrow(TypeError);
   });
@@ -638,8 +702,14 @@ describe('memory', () => {
     const outer = 'sys/fs/cgroup/jobs';
     const two = { ...machine, 'proc/self/cgroup': '0::/jobs/one\n' };
     const stat = 'anon 100000\nactive_file 1000000\ninactive_file 500000\n';
-    const limited = { [`${outer}/memory.max`]: '2000000\n', [`${outer}/memory.current`]: '1700000\n', [`${outer}/memory.stat`]: stat };
-    expect(make({ ...two, [`${outer}/one/memory.max`]: 'max\n', [`${outer}/one/memory.current`]: '5\n' })).toBe(5000 * KB);
+    const limited = {
+      [`${outer}/memory.max`]: '2000000\n',
+      [`${outer}/memory.current`]: '1700000\n',
+      [`${outer}/memory.stat`]: stat,
+    };
+    expect(make({ ...two, [`${outer}/one/memory.max`]: 'max\n', [`${outer}/one/memory.current`]: '5\n' })).toBe(
+      5000 * KB,
+    );
     expect(make({ ...two, [`${outer}/one/memory.max`]: 'max\n', ...limited })).toBe(2000000 - 200000);
     // A container that sees its own group as the root, under a path of the host.
     expect(

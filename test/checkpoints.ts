@@ -62,7 +62,9 @@ export function randomWeights(config: ReferenceConfig, planner: boolean, seed: n
     const inputs = shape.at(-1)!;
     // Wide enough for confidences all over 0..1 and for attention that is not uniform.
     const gain = /ff_out\.weight$|mask_linear/.test(name) && shape[0] !== config.d_model ? 4 : 1.5;
-    const exponent = Math.round(Math.log2(gain / (73 * Math.sqrt(shape.length === 1 || name.includes('wte') ? 1 : inputs))));
+    const exponent = Math.round(
+      Math.log2(gain / (73 * Math.sqrt(shape.length === 1 || name.includes('wte') ? 1 : inputs))),
+    );
     for (let i = 0; i < data.length; i++) {
       const k = Math.floor(next() * 255) - 127;
       data[i] = isNorm ? 1 + Math.trunc(k / 4) / 128 : k * 2 ** exponent;
@@ -116,7 +118,8 @@ export function makeCheckpoint(options: CheckpointOptions = {}): MadeCheckpoint 
   writeFileSync(path.join(folder, 'config.json'), JSON.stringify({ ...SETTINGS, ...config }));
   const files: Record<string, FixtureTensor>[] = Array.from({ length: shards }, () => ({}));
   const map: Record<string, string> = {};
-  const nameOf = (shard: number) => `model-${String(shard + 1).padStart(5, '0')}-of-${String(shards).padStart(5, '0')}.safetensors`;
+  const nameOf = (shard: number) =>
+    `model-${String(shard + 1).padStart(5, '0')}-of-${String(shards).padStart(5, '0')}.safetensors`;
   [...weights].forEach(([name, { shape, data }], i) => {
     const type = typeof dtype === 'function' ? dtype(name) : dtype;
     files[i % shards][name] = { dtype: type, shape, data, raw: encode(data, type) };

@@ -1,4 +1,5 @@
-// The command line: the built program as users start it, and the pieces that need a terminal against a small stand-in for one.
+// The command line: the built program as users start it, and the pieces that need a terminal against a small stand-in
+// for one.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -24,7 +25,11 @@ interface Outcome {
 /** Runs the command line to its end; `during` sees every piece of stdout. */
 function dultra(
   args: string[],
-  options: { input?: string; env?: NodeJS.ProcessEnv; during?: (child: ReturnType<typeof spawn>, piece: string) => void } = {},
+  options: {
+    input?: string;
+    env?: NodeJS.ProcessEnv;
+    during?: (child: ReturnType<typeof spawn>, piece: string) => void;
+  } = {},
 ): Promise<Outcome> {
   // As without the CUDA plugin, also where it has been built.
   const env: NodeJS.ProcessEnv = { ...process.env, DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so' };
@@ -61,7 +66,12 @@ function inOneProcess(commandLines: string[][]): Outcome[] {
       }
       write(JSON.stringify(outcomes));
     })();`;
-  const env = { ...process.env, HF_HUB_OFFLINE: '1', HF_HOME: temporaryFolder(), DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so' };
+  const env = {
+    ...process.env,
+    HF_HUB_OFFLINE: '1',
+    HF_HOME: temporaryFolder(),
+    DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so',
+  };
   const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { env, encoding: 'utf8' });
   expect(stderr).toBe('');
   return JSON.parse(stdout);
@@ -115,9 +125,12 @@ describe('generate', () => {
   });
 
   test('--stream without a terminal is a line per step, then the completion', async () => {
-    const { stdout } = await dultra(['generate', '-m', base, '--prompt-ids', '5,17,3', ...short, '--stream', '--quiet'], {
-      env: { NO_COLOR: '1' },
-    });
+    const { stdout } = await dultra(
+      ['generate', '-m', base, '--prompt-ids', '5,17,3', ...short, '--stream', '--quiet'],
+      {
+        env: { NO_COLOR: '1' },
+      },
+    );
     const lines = stdout.trimEnd().split('\n');
     expect(lines[0]).toMatch(/^step 1, \d+ of 24 left: /);
     expect(lines.at(-2)).toMatch(/^step \d+, 0 of 24 left: [\d ]+$/);
@@ -126,7 +139,12 @@ describe('generate', () => {
   });
 
   test('--stream keeps the words of a tokenizer of words apart', async () => {
-    const { stdout } = await dultra(['generate', 'tom has 7 apples . he buys 5 . how many now ? sum', '--stream', '--quiet']);
+    const { stdout } = await dultra([
+      'generate',
+      'tom has 7 apples . he buys 5 . how many now ? sum',
+      '--stream',
+      '--quiet',
+    ]);
     const lines = stdout.trimEnd().split('\n');
     expect(lines.at(-1)).toMatch(/^\S+( \S+){5,}$/);
     expect(lines.at(-1)!.split(' ')).toContain('12');
@@ -149,7 +167,8 @@ describe('generate', () => {
       ['generate', '-m', folder, '1+2=', '-n', '8', '-q'],
     ]);
     for (const { code, stderr } of outcomes) expect([code, stderr]).toEqual([0, '']);
-    const result = ({ stdout }: Outcome) => JSON.parse(stdout).result as { text: string; promptIds: number[]; ids: number[] };
+    const result = ({ stdout }: Outcome) =>
+      JSON.parse(stdout).result as { text: string; promptIds: number[]; ids: number[] };
     const codes = (text: string) => Array.from(text, (character) => character.charCodeAt(0) - 32);
     const [argument, chat, fromText, fromFile, template, templateIds] = outcomes.slice(0, 6).map(result);
     expect(argument.promptIds).toEqual(codes('1+2='));
@@ -165,8 +184,19 @@ describe('generate', () => {
   });
 
   test('every sampler of the help', () => {
-    const samplers = ['planner', 'planner:bernoulli', 'confidence:0.2', 'factor:1', 'entropy:2', 'fixed:6', 'random:6', 'd3llm:2'];
-    const outcomes = inOneProcess(samplers.map((name) => ['generate', '-m', base, '--prompt-ids', '5', ...short, '-s', name, '--json']));
+    const samplers = [
+      'planner',
+      'planner:bernoulli',
+      'confidence:0.2',
+      'factor:1',
+      'entropy:2',
+      'fixed:6',
+      'random:6',
+      'd3llm:2',
+    ];
+    const outcomes = inOneProcess(
+      samplers.map((name) => ['generate', '-m', base, '--prompt-ids', '5', ...short, '-s', name, '--json']),
+    );
     outcomes.forEach(({ code, stdout }, i) => {
       expect([samplers[i], code]).toEqual([samplers[i], 0]);
       expect(JSON.parse(stdout).result.ids).not.toContain(96);
@@ -176,8 +206,18 @@ describe('generate', () => {
 
 describe('caches', () => {
   test('generate: every cache of the help, and what it saved', async () => {
-    const names = ['none', 'prefix', 'dual', 'dual:planner=fresh:dtype=bfloat16', 'refresh:4', 'refresh:changed=0.2', 'delayed:1:every=3'];
-    const outcomes = inOneProcess(names.map((name) => ['generate', '-m', base, '--prompt-ids', '5', ...short, '--cache', name, '--json']));
+    const names = [
+      'none',
+      'prefix',
+      'dual',
+      'dual:planner=fresh:dtype=bfloat16',
+      'refresh:4',
+      'refresh:changed=0.2',
+      'delayed:1:every=3',
+    ];
+    const outcomes = inOneProcess(
+      names.map((name) => ['generate', '-m', base, '--prompt-ids', '5', ...short, '--cache', name, '--json']),
+    );
     await using model = await loadModel(base);
     for (const [i, { code, stdout }] of outcomes.entries()) {
       expect([names[i], code]).toEqual([names[i], 0]);
@@ -186,7 +226,9 @@ describe('caches', () => {
       const same = await model.generate({ promptIds: [5] }, { genLength: 24, blockLength: 8, cache: options.cache });
       expect(result).toEqual(
         JSON.parse(
-          JSON.stringify({ ...same, ids: Array.from(same.ids) }, (_, x) => (ArrayBuffer.isView(x) ? Array.from(x as Int32Array) : x)),
+          JSON.stringify({ ...same, ids: Array.from(same.ids) }, (_, x) =>
+            ArrayBuffer.isView(x) ? Array.from(x as Int32Array) : x,
+          ),
         ),
       );
     }
@@ -233,7 +275,10 @@ describe('errors', () => {
     [[...prompt, '-n', '8', '-t', '-1'], /--temperature: expected a finite number at least 0/],
     [[...prompt, '-n', '8', '--seed', '-1'], /Expected a whole number from 0/],
     [[...prompt, '-s', 'best'], /--sampler: expected planner, planner-round, planner-cut, confidence/],
-    [[...prompt, '-s', 'confidence:2'], /--sampler threshold: expected a finite number at least 0 and at most 1, got 2/],
+    [
+      [...prompt, '-s', 'confidence:2'],
+      /--sampler threshold: expected a finite number at least 0 and at most 1, got 2/,
+    ],
     [[...prompt, '-s', 'confidence', '--select', 'topk'], /are the planner's; --sampler is confidence/],
     [[...prompt, '--probability-scale', '0'], /--probability-scale: expected a finite number greater than 0/],
     [[...prompt, '--threads', '0'], /--threads: expected an integer at least 1/],
@@ -262,13 +307,16 @@ describe('errors', () => {
     outcomes = inOneProcess([...wrongUsage, ...failures].map(([args]) => args));
   });
 
-  test.each(wrongUsage.map(([args, message], i) => [args, message, i] as const))('%j is wrong usage', (_args, message, i) => {
-    const { code, stdout, stderr } = outcomes[i];
-    expect(stderr).toMatch(message);
-    expect(stderr).not.toMatch(/\n {4}at /);
-    expect(stdout).toBe('');
-    expect(code).toBe(2);
-  });
+  test.each(wrongUsage.map(([args, message], i) => [args, message, i] as const))(
+    '%j is wrong usage',
+    (_args, message, i) => {
+      const { code, stdout, stderr } = outcomes[i];
+      expect(stderr).toMatch(message);
+      expect(stderr).not.toMatch(/\n {4}at /);
+      expect(stdout).toBe('');
+      expect(code).toBe(2);
+    },
+  );
 
   test.each(failures.map(([args, message], i) => [args, message, i] as const))('%j fails', (_args, message, i) => {
     const { code, stdout, stderr } = outcomes[wrongUsage.length + i];
@@ -299,12 +347,17 @@ describe('interruption', () => {
     ['SIGINT', 130],
     ['SIGTERM', 143],
   ] as const)
-    exceptOnWindows('Windows ends a process that is sent a signal')(`${signal} stops a run with exit code ${expected}`, async () => {
-      const { code, stdout, stderr } = await dultra(slow, { during: (child, piece) => piece.includes('step 2') && child.kill(signal) });
-      expect(stderr).toMatch(/^dultra: interrupted\n$/m);
-      expect(stdout).not.toMatch(/step 64/);
-      expect(code).toBe(expected);
-    });
+    exceptOnWindows('Windows ends a process that is sent a signal')(
+      `${signal} stops a run with exit code ${expected}`,
+      async () => {
+        const { code, stdout, stderr } = await dultra(slow, {
+          during: (child, piece) => piece.includes('step 2') && child.kill(signal),
+        });
+        expect(stderr).toMatch(/^dultra: interrupted\n$/m);
+        expect(stdout).not.toMatch(/step 64/);
+        expect(code).toBe(expected);
+      },
+    );
 
   test('a reader that closes the pipe ends it quietly', async () => {
     const { code, stderr } = await dultra(slow, { during: (child) => child.stdout!.destroy() });
@@ -317,7 +370,9 @@ describe('info', () => {
   test('without a model', async () => {
     const { code, stdout } = await dultra(['info']);
     expect(stdout).toMatch(/^dultra +\d+\.\d+\.\d+$/m);
-    expect(stdout).toMatch(/^gpu +none: this build does not contain the CUDA backend(, which is for Linux| .*npm run build:cuda)/m);
+    expect(stdout).toMatch(
+      /^gpu +none: this build does not contain the CUDA backend(, which is for Linux| .*npm run build:cuda)/m,
+    );
     expect(code).toBe(0);
     const { system, model } = JSON.parse((await dultra(['info', '--json'])).stdout);
     expect(system.node).toBe(process.version);
@@ -333,8 +388,12 @@ describe('info', () => {
     const { model } = JSON.parse((await dultra(['info', base, '--json'])).stdout);
     expect(model.config.maskTokenId).toBe(96);
     expect(model.parameters).toBeGreaterThan(model.plannerParameters);
-    expect((await dultra(['info', withoutPlanner('base')])).stdout).toMatch(/^planner +none: use the samplers confidence/m);
-    expect((await dultra(['info', withTokenizer()])).stdout).toMatch(/^tokenizer +97 ids, with chat template, mask token <mask>$/m);
+    expect((await dultra(['info', withoutPlanner('base')])).stdout).toMatch(
+      /^planner +none: use the samplers confidence/m,
+    );
+    expect((await dultra(['info', withTokenizer()])).stdout).toMatch(
+      /^tokenizer +97 ids, with chat template, mask token <mask>$/m,
+    );
   });
 
   test('help and version', async () => {
@@ -356,15 +415,34 @@ test('a hub id is downloaded with progress on stderr', async () => {
     const json = (value: unknown) => response.setHeader('Content-Type', 'application/json').end(JSON.stringify(value));
     const file = contents.get(path.basename(pathname));
     if (pathname.startsWith('/api/models/org/name/tree/'))
-      json(names.map((name) => ({ type: 'file', path: name, size: contents.get(name)!.length, oid: blob(contents.get(name)!) })));
+      json(
+        names.map((name) => ({
+          type: 'file',
+          path: name,
+          size: contents.get(name)!.length,
+          oid: blob(contents.get(name)!),
+        })),
+      );
     else if (pathname.startsWith('/api/models/org/name'))
-      json({ _id: '1', id: 'org/name', sha: commit, private: false, gated: false, downloads: 0, likes: 0, lastModified: '2026-01-01' });
+      json({
+        _id: '1',
+        id: 'org/name',
+        sha: commit,
+        private: false,
+        gated: false,
+        downloads: 0,
+        likes: 0,
+        lastModified: '2026-01-01',
+      });
     else if (pathname.startsWith('/org/name/resolve/') && file) response.end(file);
     else response.writeHead(404).end();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   try {
-    const env = { HF_ENDPOINT: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, HF_HOME: temporaryFolder() };
+    const env = {
+      HF_ENDPOINT: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+      HF_HOME: temporaryFolder(),
+    };
     const args = ['generate', '-m', 'org/name', '--prompt-ids', '5,17,3', ...short];
     const { code, stdout, stderr } = await dultra(args, { env });
     expect(stderr).toMatch(/^downloading config\.json \(.* kB\)\ndownloading model\.safetensors \(.*\)\n24 tokens in/);
@@ -378,8 +456,10 @@ test('a hub id is downloaded with progress on stderr', async () => {
 });
 
 describe('the row display', () => {
-  const cells = (text: string, step: number | null = 1): Cell[] => Array.from(text, (character) => ({ text: character, step }));
-  const plain = (row: readonly Cell[], columns: number) => layout(row, columns).lines.map((line) => line.map(({ text }) => text).join(''));
+  const cells = (text: string, step: number | null = 1): Cell[] =>
+    Array.from(text, (character) => ({ text: character, step }));
+  const plain = (row: readonly Cell[], columns: number) =>
+    layout(row, columns).lines.map((line) => line.map(({ text }) => text).join(''));
 
   test('lines break at the width, at newlines, and before a wide character that does not fit', () => {
     expect(plain(cells('abcdefg'), 3)).toEqual(['abc', 'def', 'g']);
@@ -394,7 +474,10 @@ describe('the row display', () => {
     expect(plain(cells('a\x1b[2Jb\r\u009b'), 20)).toEqual(['a␛[2Jb␍␡']);
   });
 
-  /** Interprets what RowDisplay writes: text, newlines, cursor up, clear to the end; everything else must be a colour or the cursor. */
+  /**
+   * Interprets what RowDisplay writes: text, newlines, cursor up, clear to the end; everything else must be a colour or
+   * the cursor.
+   */
   class Screen {
     readonly isTTY = true;
     lines: string[] = [''];
@@ -412,7 +495,8 @@ describe('the row display', () => {
       for (const [token, sequence] of text.matchAll(/\x1b\[([?\d;]*[A-Za-z])|[\s\S]/gu)) {
         if (sequence === undefined) this.put(token);
         else if (sequence.endsWith('A')) this.row = Math.max(this.top(), this.row - Number.parseInt(sequence, 10));
-        else if (sequence === 'J') this.lines.splice(this.row, Number.POSITIVE_INFINITY, this.lines[this.row].slice(0, this.column));
+        else if (sequence === 'J')
+          this.lines.splice(this.row, Number.POSITIVE_INFINITY, this.lines[this.row].slice(0, this.column));
         else if (sequence === '?25l' || sequence === '?25h') this.cursor = sequence.endsWith('h');
         else expect(sequence).toMatch(/^\d+m$/);
       }
@@ -432,7 +516,8 @@ describe('the row display', () => {
         this.lines[this.row] ??= '';
       }
       if (character === '\r' || character === '\n') return;
-      this.lines[this.row] = this.lines[this.row].slice(0, this.column) + character + this.lines[this.row].slice(this.column + 1);
+      this.lines[this.row] =
+        this.lines[this.row].slice(0, this.column) + character + this.lines[this.row].slice(this.column + 1);
       this.column++;
     }
   }
@@ -481,7 +566,10 @@ describe('the row display', () => {
     try {
       delete process.env.NO_COLOR;
       process.env.FORCE_COLOR = '1';
-      new RowDisplay(stream as unknown as NodeJS.WriteStream).update([...cells('a', 1), ...cells('b', 2), ...cells('c', 0)], '');
+      new RowDisplay(stream as unknown as NodeJS.WriteStream).update(
+        [...cells('a', 1), ...cells('b', 2), ...cells('c', 0)],
+        '',
+      );
       process.env.NO_COLOR = '1';
       new RowDisplay(stream as unknown as NodeJS.WriteStream).update([...cells('a', 1), ...cells('b', 2)], '');
     } finally {

@@ -1,4 +1,5 @@
-// Rewards for code: the reference's values, Python's equality outside of Python, pass@k, and one run for equal programs.
+// Rewards for code: the reference's values, Python's equality outside of Python, pass@k, and one run for equal
+// programs.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { type datasets, type RewardBatch, rewards } from '../lib';
@@ -35,7 +36,10 @@ test("the reference's rewards", async () => {
   expect(rows).toHaveLength(10);
   const reward = rewards.codeTests();
   for (const row of rows)
-    expect({ row, got: await reward(batchOf([row.completion], metaOf(row.input_output))) }).toEqual({ row, got: [row.reward] });
+    expect({ row, got: await reward(batchOf([row.completion], metaOf(row.input_output))) }).toEqual({
+      row,
+      got: [row.reward],
+    });
   expect(await reward(batchOf(['x'], null))).toEqual([null]);
 });
 
@@ -44,7 +48,12 @@ test('time and memory that run out cost as an exception does', async () => {
   try {
     const reward = rewards.codeTests({ sandbox });
     const meta = metaOf({ fn_name: 'f', inputs: [[1]], outputs: [[1]] });
-    const programs = ['def f(x):\n    while True: pass', 'def f(x): return "a" * 10**9', 'import os\nos._exit(0)', 'def f(x): return x'];
+    const programs = [
+      'def f(x):\n    while True: pass',
+      'def f(x): return "a" * 10**9',
+      'import os\nos._exit(0)',
+      'def f(x): return x',
+    ];
     expect(await reward(batchOf(programs, meta))).toEqual([-0.05, -0.05, -0.05, 1]);
   } finally {
     await sandbox.dispose();
@@ -54,9 +63,11 @@ test('time and memory that run out cost as an exception does', async () => {
 test('a program cannot make its own result right', async () => {
   const reward = rewards.codeTests();
   const meta = metaOf({ fn_name: 'f', inputs: [[1]], outputs: [[2]] });
-  const always = 'class A:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\ndef f(x): return A()';
+  const always =
+    'class A:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\ndef f(x): return A()';
   const list = 'class L(list):\n    def __eq__(self, other): return True\ndef f(x): return L([1])';
-  const integer = 'class I(int):\n    def __eq__(self, other): return True\n    def __add__(self, other): return 2\ndef f(x): return I(1)';
+  const integer =
+    'class I(int):\n    def __eq__(self, other): return True\n    def __add__(self, other): return 2\ndef f(x): return I(1)';
   expect(await reward(batchOf([always, list, integer], meta))).toEqual([0, 0, 0]);
 });
 
@@ -70,9 +81,11 @@ test('equal programs of a group run once', async () => {
       return run.apply(sandbox, args);
     };
     const meta = metaOf({ fn_name: 'f', inputs: [[1], [2]], outputs: [[1], [2]] });
-    expect(await rewards.codeTests({ sandbox })(batchOf(['def f(x): return x', 'def f(x): return x', 'def f(x): return 1'], meta))).toEqual(
-      [1, 1, 0],
-    );
+    expect(
+      await rewards.codeTests({ sandbox })(
+        batchOf(['def f(x): return x', 'def f(x): return x', 'def f(x): return 1'], meta),
+      ),
+    ).toEqual([1, 1, 0]);
     expect(runs).toBe(4);
   } finally {
     await sandbox.dispose();

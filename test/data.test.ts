@@ -10,7 +10,11 @@ const tasks = datasets.TASK_NAMES.map((name) => datasets.byName(name));
 const words = (text: string) => text.split(' ');
 
 describe.each(tasks.map((task) => [task.name, task] as const))('%s', (_name, task) => {
-  const samples = { train: task.sample('train', 400, 1), validation: task.sample('validation', 200, 1), test: task.sample('test', 200, 1) };
+  const samples = {
+    train: task.sample('train', 400, 1),
+    validation: task.sample('validation', 200, 1),
+    test: task.sample('test', 200, 1),
+  };
   const every = Object.values(samples).flat();
 
   test('every drawn answer is right, fits, and speaks the vocabulary', () => {
@@ -46,7 +50,8 @@ describe.each(tasks.map((task) => [task.name, task] as const))('%s', (_name, tas
 
   test('the splits have no prompt in common, and a prompt knows its split', () => {
     const prompts = Object.values(samples).map((examples) => new Set(examples.map(({ prompt }) => prompt)));
-    for (let i = 0; i < 3; i++) for (let j = 0; j < i; j++) expect([...prompts[i]].filter((prompt) => prompts[j].has(prompt))).toEqual([]);
+    for (let i = 0; i < 3; i++)
+      for (let j = 0; j < i; j++) expect([...prompts[i]].filter((prompt) => prompts[j].has(prompt))).toEqual([]);
     for (const [split, examples] of Object.entries(samples))
       for (const { prompt } of examples) expect(datasets.splitOf(prompt)).toBe(split);
     expect(prompts[1].size).toBe(200);
@@ -80,7 +85,12 @@ describe('word problems', () => {
     prompt: 'tom has 7 pens . he buys 2 . how many now ?',
     answer: '',
     category: 'plus',
-    meta: { name: 'tom', object: 'pens', steps: [{ op: '+', before: 7, change: 2, after: 9, verb: 'buys' }], style: null },
+    meta: {
+      name: 'tom',
+      object: 'pens',
+      steps: [{ op: '+', before: 7, change: 2, after: 9, verb: 'buys' }],
+      style: null,
+    },
   };
 
   test('the twenty right answers to an addition, twelve to a subtraction', () => {
@@ -102,7 +112,8 @@ describe('word problems', () => {
         .sort(),
     );
     for (const example of s1.sample('train', 300, 3)) {
-      const [{ op, before, change }] = (example.meta as { steps: { op: string; before: number; change: number }[] }).steps;
+      const [{ op, before, change }] = (example.meta as { steps: { op: string; before: number; change: number }[] })
+        .steps;
       expect(s1.answers(example)).toHaveLength(op === '-' ? 12 : before === change ? 12 : 20);
     }
   });
@@ -116,7 +127,10 @@ describe('word problems', () => {
     const asked = { ...known, meta: { ...(known.meta as object), style: 'words' } };
     expect(st1.verify(asked, 'we add 2 to 7 and get 9 pens . answer 9')).toBe(true);
     expect(st1.verify(asked, 'now tom has 9 pens because 7 + 2 = 9 . answer 9')).toBe(false);
-    expect(st1.diagnose(asked, 'now tom has 9 pens because 7 + 2 = 9 . answer 9')).toEqual({ family: null, error: 'slot' });
+    expect(st1.diagnose(asked, 'now tom has 9 pens because 7 + 2 = 9 . answer 9')).toEqual({
+      family: null,
+      error: 'slot',
+    });
   });
 
   test('a wrong number is told from mixed paraphrases', () => {
@@ -134,7 +148,9 @@ describe('word problems', () => {
     const hides = (answer: string) => !new RegExp(`(=|get|to) ${steps[0].after}\\b`).test(answer);
     expect(plain.answers(example).some(hides)).toBe(true);
     expect(working.answers(example).some(hides)).toBe(false);
-    expect(plain.sample('train', 300, 1).filter(({ category }) => category === 'two steps').length).toBeGreaterThan(110);
+    expect(plain.sample('train', 300, 1).filter(({ category }) => category === 'two steps').length).toBeGreaterThan(
+      110,
+    );
   });
 
   test('answers as the prompt has them: no subtraction below one, operands in their ranges', () => {
@@ -178,8 +194,15 @@ test('sudoku: any valid completion of the given cells', () => {
 });
 
 test('a split that has fewer prompts than asked for says so', () => {
-  const draw = (random: { integer(n: number): number }) => ({ prompt: `p${random.integer(200)}`, answer: '', category: '', meta: null });
-  const inTest = Array.from({ length: 200 }, (_, i) => `p${i}`).filter((prompt) => datasets.splitOf(prompt) === 'test').length;
+  const draw = (random: { integer(n: number): number }) => ({
+    prompt: `p${random.integer(200)}`,
+    answer: '',
+    category: '',
+    meta: null,
+  });
+  const inTest = Array.from({ length: 200 }, (_, i) => `p${i}`).filter(
+    (prompt) => datasets.splitOf(prompt) === 'test',
+  ).length;
   expect(sampleSplit(draw, 'test', inTest, 0)).toHaveLength(inTest);
   expect(() => sampleSplit(draw, 'test', inTest + 1, 0)).toThrow(
     `count: expected no more prompts than the test split has (about ${inTest})`,

@@ -1,5 +1,6 @@
-// Choosing a device on a machine without a usable GPU: typed errors that say what is missing, and the CPU for "auto", with one warning.
-// With DULTRA_EMULATED_CUDA=<plugin on the emulator> (npm run test:emulator says where) a model also generates on it.
+// Choosing a device on a machine without a usable GPU: typed errors that say what is missing, and the CPU for "auto",
+// with one warning. With DULTRA_EMULATED_CUDA=<plugin on the emulator> (npm run test:emulator says where) a model also
+// generates on it.
 import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -32,31 +33,41 @@ test('without the plugin', () => {
 });
 
 const onLinux = process.platform === 'linux';
-(onLinux ? test : test.skip)(`with a plugin that cannot be used${onLinux ? '' : ' (skipped: plugins are for Linux)'}`, () => {
-  const broken = path.join(temporaryFolder(), 'broken.so');
-  writeFileSync(broken, 'not a library');
-  const env = { DULTRA_CUDA_PLUGIN: broken };
-  expect(run(load('cuda'), env).stdout).toMatch(/^DEVICE_UNAVAILABLE device: "cuda:0" is not available: the CUDA backend cannot be opened/);
-  const { stdout, stderr } = run(
-    load('auto') + load('auto').replaceAll('const m ', 'const n ').replaceAll(' m.', ' n.').replaceAll('(m.', '(n.'),
-    env,
-  );
-  expect(stdout).toBe('cpu\ncpu\n');
-  expect(stderr.match(/DultraWarning: computing on the CPU: the CUDA backend cannot be opened/g)).toHaveLength(1);
-});
+(onLinux ? test : test.skip)(
+  `with a plugin that cannot be used${onLinux ? '' : ' (skipped: plugins are for Linux)'}`,
+  () => {
+    const broken = path.join(temporaryFolder(), 'broken.so');
+    writeFileSync(broken, 'not a library');
+    const env = { DULTRA_CUDA_PLUGIN: broken };
+    expect(run(load('cuda'), env).stdout).toMatch(
+      /^DEVICE_UNAVAILABLE device: "cuda:0" is not available: the CUDA backend cannot be opened/,
+    );
+    const { stdout, stderr } = run(
+      load('auto') + load('auto').replaceAll('const m ', 'const n ').replaceAll(' m.', ' n.').replaceAll('(m.', '(n.'),
+      env,
+    );
+    expect(stdout).toBe('cpu\ncpu\n');
+    expect(stderr.match(/DultraWarning: computing on the CPU: the CUDA backend cannot be opened/g)).toHaveLength(1);
+  },
+);
 
 const emulated = process.env.DULTRA_EMULATED_CUDA;
-(emulated ? test : test.skip)(`on the emulator${emulated ? '' : ' (skipped: DULTRA_EMULATED_CUDA names no plugin)'}`, () => {
-  const env = { DULTRA_CUDA_PLUGIN: emulated };
-  const generate = (device: string) =>
-    `const m = await d.loadModel(undefined, { device: '${device}' });` +
-    `const r = await m.generate('12+7=', { genLength: 16, blockLength: 16, seed: 3, sampler: { type: 'planner' } }); console.log(m.info.device, JSON.stringify(Array.from(r.ids))); m.dispose();`;
-  const onCuda = run(generate('auto'), env).stdout,
-    onCpu = run(generate('cpu'), env).stdout;
-  expect(onCuda).toMatch(/^cuda:0 \[/);
-  expect(onCuda.replace('cuda:0', 'cpu')).toBe(onCpu);
-  expect(run(load('cuda:1'), env).stdout).toMatch(/^DEVICE_UNAVAILABLE .*cuda:1 does not exist, there is 1 CUDA device/);
-});
+(emulated ? test : test.skip)(
+  `on the emulator${emulated ? '' : ' (skipped: DULTRA_EMULATED_CUDA names no plugin)'}`,
+  () => {
+    const env = { DULTRA_CUDA_PLUGIN: emulated };
+    const generate = (device: string) =>
+      `const m = await d.loadModel(undefined, { device: '${device}' });` +
+      `const r = await m.generate('12+7=', { genLength: 16, blockLength: 16, seed: 3, sampler: { type: 'planner' } }); console.log(m.info.device, JSON.stringify(Array.from(r.ids))); m.dispose();`;
+    const onCuda = run(generate('auto'), env).stdout,
+      onCpu = run(generate('cpu'), env).stdout;
+    expect(onCuda).toMatch(/^cuda:0 \[/);
+    expect(onCuda.replace('cuda:0', 'cpu')).toBe(onCpu);
+    expect(run(load('cuda:1'), env).stdout).toMatch(
+      /^DEVICE_UNAVAILABLE .*cuda:1 does not exist, there is 1 CUDA device/,
+    );
+  },
+);
 
 // What a machine with a GPU runs (scripts/gpu-check-node.sh).
 (emulated ? test : test.skip)(
@@ -66,7 +77,10 @@ const emulated = process.env.DULTRA_EMULATED_CUDA;
       env: { ...process.env, DULTRA_CUDA_PLUGIN: emulated },
       encoding: 'utf8',
     });
-    expect({ failed: stdout.split('\n').filter((line) => line.startsWith('FAIL')), stderr }).toEqual({ failed: [], stderr: '' });
+    expect({ failed: stdout.split('\n').filter((line) => line.startsWith('FAIL')), stderr }).toEqual({
+      failed: [],
+      stderr: '',
+    });
     expect(stdout).toMatch(/^7\d passed, 0 failed$/m);
   },
   600_000,

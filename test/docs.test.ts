@@ -1,11 +1,21 @@
-// What README.md and the pages in docs/ show, run as it stands: in a folder with a checkpoint "./checkpoint" and the package installed.
+// What README.md and the pages in docs/ show, run as it stands: in a folder with a checkpoint "./checkpoint" and the
+// package installed.
 //   js     run as a module; has to print something, and nothing to standard error
 //   bash   lines with "npx dultra" are run; training is cut to a few steps and evaluation to a few prompts
 //   yaml   written to the file that its first line names, for the commands of the page
 //   text   what something prints, or a picture of letters
 //   sh     takes hours: only what it names is looked for
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { transformSync } from '@swc/core';
 import { parseSampler } from '../lib';
@@ -31,7 +41,10 @@ const blocks = (page: string, language: string) =>
     .filter((block) => block.language === language)
     .map(({ code }) => code);
 
-/** A folder with a checkpoint, the package, and an "npx" that runs it: npm's would ask the registry. What takes minutes is cut short. */
+/**
+ * A folder with a checkpoint, the package, and an "npx" that runs it: npm's would ask the registry. What takes minutes
+ * is cut short.
+ */
 function workplace(): string {
   const folder = temporaryFolder();
   renameSync(withTokenizer(512), path.join(folder, 'checkpoint'));
@@ -102,25 +115,34 @@ describe.each(PAGES)('%s', (page) => {
     .flatMap((block) => block.replaceAll('\\\n', ' ').split('\n'))
     .filter((line) => line.includes('npx dultra'));
   if (commands.length > 0)
-    (hasShell ? test : test.skip).each(commands)(`%s${hasShell ? '' : ' (skipped: there is no sh here)'}`, (command) => {
-      const env = { ...process.env, PATH: `${path.join(folder, 'bin')}${path.delimiter}${process.env.PATH}`, NO_COLOR: '1' };
-      const { status, stdout, stderr } = spawnSync('sh', ['-c', command], { cwd: folder, env, encoding: 'utf8' });
-      expect(stderr).not.toMatch(/^dultra:/m);
-      expect(status).toBe(0);
-      if (command.includes('--json')) expect(() => JSON.parse(stdout)).not.toThrow();
-      expect(stdout).not.toBe('');
-    });
+    (hasShell ? test : test.skip).each(commands)(
+      `%s${hasShell ? '' : ' (skipped: there is no sh here)'}`,
+      (command) => {
+        const env = {
+          ...process.env,
+          PATH: `${path.join(folder, 'bin')}${path.delimiter}${process.env.PATH}`,
+          NO_COLOR: '1',
+        };
+        const { status, stdout, stderr } = spawnSync('sh', ['-c', command], { cwd: folder, env, encoding: 'utf8' });
+        expect(stderr).not.toMatch(/^dultra:/m);
+        expect(status).toBe(0);
+        if (command.includes('--json')) expect(() => JSON.parse(stdout)).not.toThrow();
+        expect(stdout).not.toBe('');
+      },
+    );
 
   test('npm scripts and files that it names exist', () => {
     const text = read(page);
-    for (const [, name] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g)) expect(Object.keys(scripts)).toContain(name);
+    for (const [, name] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g))
+      expect(Object.keys(scripts)).toContain(name);
     for (const [, file] of text.matchAll(/\bnode ((?:scripts|examples|bench)\/[\w.-]+)/g))
       expect([file, existsSync(path.join(root, file))]).toEqual([file, true]);
   });
 
   test('links into the repository lead somewhere', () => {
     for (const [, target] of read(page).matchAll(/\]\((?!https?:)([^)#\s]*)(?:#[^)]*)?\)/g))
-      if (target !== '') expect([target, existsSync(path.join(root, path.dirname(page), target))]).toEqual([target, true]);
+      if (target !== '')
+        expect([target, existsSync(path.join(root, path.dirname(page), target))]).toEqual([target, true]);
     for (const [, file, heading] of read(page).matchAll(/\]\(([\w./-]*\.md)?#([\w-]+)\)/g)) {
       const text = file === undefined ? read(page) : readFileSync(path.join(root, path.dirname(page), file), 'utf8');
       const anchors = [...text.matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
@@ -150,16 +172,17 @@ describe('docs/differences.md', () => {
   test('the recorded runs that it names are there, and as many as it says', () => {
     const golden = readdirSync(path.join(root, 'test', 'fixtures', 'golden'));
     for (const [, name] of page.matchAll(/`((?:gen|grpo|fastdllm|sft|planner_init)_\w*\*?|adamw_5\w+)`/g))
-      expect([name, golden.some((folder) => (name.endsWith('*') ? folder.startsWith(name.slice(0, -1)) : folder === name))]).toEqual([
+      expect([
         name,
-        true,
-      ]);
+        golden.some((folder) => (name.endsWith('*') ? folder.startsWith(name.slice(0, -1)) : folder === name)),
+      ]).toEqual([name, true]);
     // The folder of rewards is no run.
     const cases = golden.filter(
       (name) => name !== 'rewards' && existsSync(path.join(root, 'test', 'fixtures', 'golden', name, 'case.json')),
     );
     expect(Number(/same: (\d+) of them/.exec(page)![1])).toBe(cases.length);
-    for (const other of ['README.md', 'docs/architecture.md']) expect(read(other)).toContain(`${cases.length} recorded runs`);
+    for (const other of ['README.md', 'docs/architecture.md'])
+      expect(read(other)).toContain(`${cases.length} recorded runs`);
   });
 
   test('the tests that it names are there', () => {
@@ -172,7 +195,9 @@ describe('docs/differences.md', () => {
       if (!name.startsWith('adamw_5')) expect([name, native.includes(`DULTRA_TEST(${name})`)]).toEqual([name, true]);
     for (const [, file] of page.matchAll(/`(\w+_test\.cc)`/g))
       expect([file, existsSync(path.join(root, 'native', 'test', file))]).toEqual([file, true]);
-    const named = [...page.matchAll(/`([\w-]+\.test\.ts)`((?:,? (?:and )?"(?:[^"]|"reference")+?"(?= |;|\.|,|$|\())*)/gm)];
+    const named = [
+      ...page.matchAll(/`([\w-]+\.test\.ts)`((?:,? (?:and )?"(?:[^"]|"reference")+?"(?= |;|\.|,|$|\())*)/gm),
+    ];
     expect(named.length).toBeGreaterThan(10);
     for (const [, file, titles] of named) {
       const text = read(`test/${file}`);
@@ -189,9 +214,11 @@ test('docs/README.md lists every page', () => {
 
 test('docs/grpo.md explains every metric', () => {
   const keysOf = (file: string, name: string) =>
-    [...new RegExp(`export interface ${name}[^{]*{([\\s\\S]*?)^}`, 'm').exec(read(file))![1].matchAll(/^ {2}(\w+)\??:/gm)].map(
-      ([, key]) => key,
-    );
+    [
+      ...new RegExp(`export interface ${name}[^{]*{([\\s\\S]*?)^}`, 'm')
+        .exec(read(file))![1]
+        .matchAll(/^ {2}(\w+)\??:/gm),
+    ].map(([, key]) => key);
   const keys = [...keysOf('lib/training/grpo.ts', 'GrpoMetrics'), ...keysOf('lib/training/loop.ts', 'TrainingMetrics')];
   expect(keys.length).toBeGreaterThan(15);
   const page = read('docs/grpo.md');

@@ -1,6 +1,16 @@
 // Models from a hub, with a local server standing in for it.
 import { spawn } from 'node:child_process';
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { type DUltraError, type LoadProgress, loadModel } from '../lib';
 import { type DownloadProgress, downloadModel, parseHubId } from '../lib/model/download';
@@ -9,7 +19,15 @@ import { temporaryFolder } from './helpers';
 import { HubServer } from './hub-server';
 
 const { folder: checkpoint } = makeCheckpoint({ shards: 2 });
-const ENVIRONMENT = ['HF_ENDPOINT', 'HF_HOME', 'HF_HUB_CACHE', 'HF_TOKEN', 'HF_HUB_OFFLINE', 'XDG_CACHE_HOME', 'HUGGINGFACE_HUB_CACHE'];
+const ENVIRONMENT = [
+  'HF_ENDPOINT',
+  'HF_HOME',
+  'HF_HUB_CACHE',
+  'HF_TOKEN',
+  'HF_HUB_OFFLINE',
+  'XDG_CACHE_HOME',
+  'HUGGINGFACE_HUB_CACHE',
+];
 const saved = ENVIRONMENT.map((name) => [name, process.env[name]] as const);
 
 let hub: HubServer;
@@ -96,7 +114,8 @@ describe('the cache', () => {
       const total = hub.files.get(name)!.length;
       expect(steps[0]).toEqual({ stage: 'download', file: name, loadedBytes: 0, totalBytes: total });
       expect(steps.at(-1)).toEqual({ stage: 'download', file: name, loadedBytes: total, totalBytes: total });
-      for (let i = 1; i < steps.length; i++) expect(steps[i].loadedBytes).toBeGreaterThanOrEqual(steps[i - 1].loadedBytes);
+      for (let i = 1; i < steps.length; i++)
+        expect(steps[i].loadedBytes).toBeGreaterThanOrEqual(steps[i - 1].loadedBytes);
     }
     // Then the weights.
     expect(progress.at(-1)!.stage).toBe('weights');
@@ -130,19 +149,25 @@ describe('the cache', () => {
     hub.seen.length = 0;
     const second = await downloadModel('org/model');
     expect(second).not.toBe(first);
-    expect(hub.seen.filter(({ path: at }) => at.includes('/resolve/')).map(({ path: at }) => path.basename(at))).toEqual(['config.json']);
+    expect(
+      hub.seen.filter(({ path: at }) => at.includes('/resolve/')).map(({ path: at }) => path.basename(at)),
+    ).toEqual(['config.json']);
     expect(readFileSync(path.join(cache(), 'refs', 'main'), 'utf8')).toBe(hub.commit);
     expect(existsSync(path.join(first, 'config.json'))).toBe(true);
   });
 
   test('HF_HUB_CACHE goes before HF_HOME', async () => {
     process.env.HF_HUB_CACHE = path.join(home, 'elsewhere');
-    expect(await downloadModel('org/model')).toBe(path.join(home, 'elsewhere', 'models--org--model', 'snapshots', hub.commit));
+    expect(await downloadModel('org/model')).toBe(
+      path.join(home, 'elsewhere', 'models--org--model', 'snapshots', hub.commit),
+    );
   });
 
   test('HF_HUB_OFFLINE: the cache alone', async () => {
     process.env.HF_HUB_OFFLINE = '1';
-    expect((await failure(downloadModel('org/model'))).message).toMatch(/HF_HUB_OFFLINE is set and the checkpoint is not in the cache/);
+    expect((await failure(downloadModel('org/model'))).message).toMatch(
+      /HF_HUB_OFFLINE is set and the checkpoint is not in the cache/,
+    );
     expect(hub.seen).toEqual([]);
     delete process.env.HF_HUB_OFFLINE;
     const folder = await downloadModel('org/model');
@@ -182,7 +207,10 @@ describe('the cache', () => {
 
 describe('what is fetched', () => {
   test('an index that names a file outside is refused before it is fetched', async () => {
-    hub.files.set('model.safetensors.index.json', Buffer.from(JSON.stringify({ weight_map: { a: '../../../x.safetensors' } })));
+    hub.files.set(
+      'model.safetensors.index.json',
+      Buffer.from(JSON.stringify({ weight_map: { a: '../../../x.safetensors' } })),
+    );
     await expect(downloadModel('org/model')).rejects.toMatchObject({
       code: 'BAD_CHECKPOINT',
       message: expect.stringMatching(/expected the name/),
@@ -192,7 +220,9 @@ describe('what is fetched', () => {
 
   test('an index that names a file that the repository lacks', async () => {
     hub.files.set('model.safetensors.index.json', Buffer.from(JSON.stringify({ weight_map: { a: 'x.safetensors' } })));
-    expect((await failure(downloadModel('org/model'))).message).toMatch(/x\.safetensors: the repository has no such file/);
+    expect((await failure(downloadModel('org/model'))).message).toMatch(
+      /x\.safetensors: the repository has no such file/,
+    );
   });
 
   test.each([
@@ -240,7 +270,9 @@ describe('HF_TOKEN', () => {
     await downloadModel('org/model');
     expect(hub.seen.length).toBeGreaterThan(4);
     for (const request of hub.seen) expect(request.authorization).toBe('Bearer hf_secret');
-    expect(storage.seen.map(({ path: at }) => path.basename(at)).sort()).toEqual([...hub.files.keys()].filter(HubServer.isLfs).sort());
+    expect(storage.seen.map(({ path: at }) => path.basename(at)).sort()).toEqual(
+      [...hub.files.keys()].filter(HubServer.isLfs).sort(),
+    );
     for (const request of storage.seen) expect(request.authorization).toBeNull();
   });
 
@@ -309,7 +341,8 @@ describe('interruptions', () => {
     hub.files.clear();
     for (const [name, data] of big()) hub.files.set(name, data);
   });
-  const whole = async (folder: string) => expect(readFileSync(path.join(folder, 'model.safetensors')).equals(BIG)).toBe(true);
+  const whole = async (folder: string) =>
+    expect(readFileSync(path.join(folder, 'model.safetensors')).equals(BIG)).toBe(true);
   /** Answers the first requests for the weights otherwise. */
   const first = (
     count: number,
@@ -329,7 +362,9 @@ describe('interruptions', () => {
       return hub.send(request, response, content, Math.min(content.length - 1, begin + 700_000));
     });
     await whole(await downloadModel('org/model'));
-    const ranges = hub.fetched('model.safetensors').map(({ range }) => (range === null ? 0 : Number(/\d+/.exec(range)![0])));
+    const ranges = hub
+      .fetched('model.safetensors')
+      .map(({ range }) => (range === null ? 0 : Number(/\d+/.exec(range)![0])));
     expect(ranges).toHaveLength(4);
     for (let i = 1; i < 4; i++) expect(ranges[i]).toBeGreaterThan(ranges[i - 1]);
   });

@@ -41,7 +41,15 @@ describe('evaluate', () => {
       stopAtEos: false,
       traces: 2,
     });
-    expect(config).toMatchObject({ dataset: 'st1', split: 'test', count: 20, seed: 5, genLength: 24, blockLength: 24, score: 'task' });
+    expect(config).toMatchObject({
+      dataset: 'st1',
+      split: 'test',
+      count: 20,
+      seed: 5,
+      genLength: 24,
+      blockLength: 24,
+      score: 'task',
+    });
     expect(config.model.parameters).toBe(model.info.parameters);
     const [fixed, planner] = results;
     expect(fixed.sampler).toEqual({ type: 'fixed', steps: 6, remasking: 'low_confidence' });
@@ -84,15 +92,21 @@ describe('evaluate', () => {
     expect(none.fullForwards).toEqual({ mean: 6, sd: 0 });
     expect(untimed(always.samples)).toEqual(untimed(samples));
     // Two blocks of three passes: one over the row, two over the block.
-    const costs = task.sample('test', 12, 0).map(({ prompt }) => 2 + (4 * 12) / (model.encodePrompt(prompt).length + 24));
+    const costs = task
+      .sample('test', 12, 0)
+      .map(({ prompt }) => 2 + (4 * 12) / (model.encodePrompt(prompt).length + 24));
     expect(dual.nfe.mean).toBe(6);
     expect(dual.fullForwards.mean).toBeCloseTo(costs.reduce((a, b) => a + b) / 12, 9);
     dual.samples.forEach(({ fullForwards }, i) => expect(fullForwards).toBeCloseTo(costs[i], 9));
-    await expect(evaluate(model, { ...options, caches: {} })).rejects.toThrow(/caches: expected at least one, got none/);
+    await expect(evaluate(model, { ...options, caches: {} })).rejects.toThrow(
+      /caches: expected at least one, got none/,
+    );
     await expect(evaluate(model, { ...options, caches: { odd: { type: 'dual', every: 2 } as never } })).rejects.toThrow(
       /caches\.odd: unknown key "every"/,
     );
-    await expect(evaluate(model, { ...options, caches: null as never })).rejects.toThrow(/caches: expected an object, got null/);
+    await expect(evaluate(model, { ...options, caches: null as never })).rejects.toThrow(
+      /caches: expected an object, got null/,
+    );
   });
 
   test('does not depend on the batch size, also where tokens and positions are drawn', async () => {
@@ -156,24 +170,50 @@ describe('evaluate', () => {
     ['unknown key', { ...good, sampler: {} }, /unknown key "sampler"/, 'TypeError'],
     ['split', { ...good, split: 'dev' }, /split: expected "train" or/, 'RangeError'],
     ['no samplers', { ...good, samplers: {} }, /samplers: expected at least one/, 'RangeError'],
-    ['sampler', { ...good, samplers: { a: { type: 'fixed', steps: 0 } } }, /sampler.steps: expected an integer at least 1/, 'RangeError'],
+    [
+      'sampler',
+      { ...good, samplers: { a: { type: 'fixed', steps: 0 } } },
+      /sampler.steps: expected an integer at least 1/,
+      'RangeError',
+    ],
     ['count', { ...good, count: 0 }, /count: expected an integer at least 1/, 'RangeError'],
     ['count type', { ...good, count: '5' }, /count: expected an integer/, 'TypeError'],
     ['batchSize', { ...good, batchSize: 0 }, /batchSize/, 'RangeError'],
-    ['block', { ...good, genLength: 24, blockLength: 7 }, /genLength: expected a multiple of blockLength \(7\)/, 'RangeError'],
+    [
+      'block',
+      { ...good, genLength: 24, blockLength: 7 },
+      /genLength: expected a multiple of blockLength \(7\)/,
+      'RangeError',
+    ],
     ['score', { ...good, score: 'exact' }, /score: expected a function/, 'TypeError'],
     ['too few scores', { ...good, count: 2, score: () => [1] }, /return 2 scores, got 1/, 'TypeError'],
-    ['a score above one', { ...good, score: () => [2] }, /score: expected 0 to 1, a boolean or null, got 2/, 'RangeError'],
+    [
+      'a score above one',
+      { ...good, score: () => [2] },
+      /score: expected 0 to 1, a boolean or null, got 2/,
+      'RangeError',
+    ],
   ])('refuses %s', async (_name, options, message, name) => {
-    await expect(evaluate(model, options as never)).rejects.toMatchObject({ name, message: expect.stringMatching(message) });
+    await expect(evaluate(model, options as never)).rejects.toMatchObject({
+      name,
+      message: expect.stringMatching(message),
+    });
   });
 });
 
 describe('operating points', () => {
-  const evaluation = (split: 'validation' | 'test', points: Record<string, [accuracy: number, nfe: number]>): Evaluation =>
+  const evaluation = (
+    split: 'validation' | 'test',
+    points: Record<string, [accuracy: number, nfe: number]>,
+  ): Evaluation =>
     ({
       config: { split },
-      results: Object.entries(points).map(([name, [accuracy, mean]]) => ({ name, accuracy, accuracyError: 0.01, nfe: { mean, sd: 0 } })),
+      results: Object.entries(points).map(([name, [accuracy, mean]]) => ({
+        name,
+        accuracy,
+        accuracyError: 0.01,
+        nfe: { mean, sd: 0 },
+      })),
     }) as never;
   const validation = evaluation('validation', { 'a 1': [0.5, 2], 'a 2': [0.9, 5], 'a 3': [0.9, 4], 'b 1': [0.95, 8] });
   const test_ = evaluation('test', { 'a 1': [0.6, 2.1], 'a 2': [0.99, 5], 'a 3': [0.8, 4.2], 'b 1': [0.9, 8] });
@@ -187,7 +227,10 @@ describe('operating points', () => {
     // a 2 would do better on test; a 3 is as accurate on validation and faster.
     expect(a.points[2]).toMatchObject({ name: 'a 3', validation: { accuracy: 0.9, nfe: 4 }, test: { accuracy: 0.8 } });
     expect(b.points.map((point) => point?.name ?? null)).toEqual([null, null, null, 'b 1']);
-    expect(chooseOperatingPoints(validation, test_, { budgets: [null] })[0]).toMatchObject({ group: 'best', points: [{ name: 'b 1' }] });
+    expect(chooseOperatingPoints(validation, test_, { budgets: [null] })[0]).toMatchObject({
+      group: 'best',
+      points: [{ name: 'b 1' }],
+    });
   });
 
   test('refuse one split twice, and tables of different settings', () => {

@@ -12,7 +12,10 @@ const folder = path.join(root, 'examples');
 
 /** Lines that an example prints. */
 function run(name: string, ...args: string[]): string[] {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [path.join(folder, name), ...args], { cwd: root, encoding: 'utf8' });
+  const { status, stdout, stderr } = spawnSync(process.execPath, [path.join(folder, name), ...args], {
+    cwd: root,
+    encoding: 'utf8',
+  });
   expect(stderr).toBe('');
   expect(status).toBe(0);
   return stdout.trimEnd().split('\n');
@@ -68,7 +71,9 @@ test('evaluate: a table, and a page', () => {
     'fixed:24',
   ]);
   for (const line of lines) expect(line).toMatch(/^\S+ +[\d.]+ ± [\d.]+ % +[\d.]+ passes +[\d.]+ tokens\/pass$/);
-  const passes = Object.fromEntries(lines.map((line) => [line.split(' ')[0], Number(/([\d.]+) passes/.exec(line)![1])]));
+  const passes = Object.fromEntries(
+    lines.map((line) => [line.split(' ')[0], Number(/([\d.]+) passes/.exec(line)![1])]),
+  );
   expect(passes['fixed:4']).toBe(4);
   expect(passes.planner).toBeLessThan(passes['fixed:24']);
   expect(existsSync(report)).toBe(true);

@@ -1,12 +1,23 @@
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { type GenerateOptions, loadModel, type MaskedDiffusionModel, type Prompt, type SamplerCandidates, type StreamEvent } from '../lib';
+import {
+  type GenerateOptions,
+  loadModel,
+  type MaskedDiffusionModel,
+  type Prompt,
+  type SamplerCandidates,
+  type StreamEvent,
+} from '../lib';
 import { modelFolder, variant, withoutPlanner } from './helpers';
 
 const MASK = 96; // of the golden model "base"
 const EOS = 95;
-const prompts: Prompt[] = [{ promptIds: [5, 17, 3] }, { promptIds: [40, 41, 42, 43, 44, 45, 46, 47] }, { promptIds: [1] }];
+const prompts: Prompt[] = [
+  { promptIds: [5, 17, 3] },
+  { promptIds: [40, 41, 42, 43, 44, 45, 46, 47] },
+  { promptIds: [1] },
+];
 const sampled: GenerateOptions = { genLength: 24, blockLength: 8, temperature: 0.8, seed: 11, stopAtEos: false };
 
 let model: MaskedDiffusionModel;
@@ -32,14 +43,17 @@ const everySampler: [string, GenerateOptions['sampler']][] = [
 ];
 
 describe('invariants', () => {
-  test.each(everySampler)('%s: a batch of different lengths equals its rows alone, bit for bit', async (_name, sampler) => {
-    const batch = await model.generateBatch(prompts, { ...sampled, sampler });
-    for (let i = 0; i < prompts.length; i++) {
-      const single = await model.generate(prompts[i], { ...sampled, sampler, firstRow: i });
-      expect(single).toEqual(batch[i]);
-      expect(single.ids).not.toContain(MASK);
-    }
-  });
+  test.each(everySampler)(
+    '%s: a batch of different lengths equals its rows alone, bit for bit',
+    async (_name, sampler) => {
+      const batch = await model.generateBatch(prompts, { ...sampled, sampler });
+      for (let i = 0; i < prompts.length; i++) {
+        const single = await model.generate(prompts[i], { ...sampled, sampler, firstRow: i });
+        expect(single).toEqual(batch[i]);
+        expect(single.ids).not.toContain(MASK);
+      }
+    },
+  );
 
   test.each([1, 3])('%i threads give the bits of 2', async (threads) => {
     const other = await loadModel(modelFolder('base'), { threads });
@@ -57,10 +71,14 @@ describe('invariants', () => {
   });
 
   test('forcedStep: the likelihood of a forced step with and without log p of the position let through', async () => {
-    const options: GenerateOptions = { ...sampled, sampler: { type: 'planner', select: 'bernoulli', probabilityScale: 0.05 } };
+    const options: GenerateOptions = {
+      ...sampled,
+      sampler: { type: 'planner', select: 'bernoulli', probabilityScale: 0.05 },
+    };
     const steps = async (forcedStep?: 'exact' | 'reference') => {
       const rows = [];
-      for await (const event of model.denoise([prompts[0]], { ...options, ...(forcedStep && { forcedStep }) })) rows.push(...event.rows);
+      for await (const event of model.denoise([prompts[0]], { ...options, ...(forcedStep && { forcedStep }) }))
+        rows.push(...event.rows);
       return rows;
     };
     const [standard, exact, reference] = [await steps(), await steps('exact'), await steps('reference')];
@@ -144,7 +162,9 @@ describe('invariants', () => {
     other.dispose();
     if (!model.info.isa.includes('bf16')) {
       console.log(`bf16 arithmetic not run: this CPU's best instruction set is ${model.info.isa}`);
-      await expect(loadModel(modelFolder('base'), { compute: 'bfloat16' })).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
+      await expect(loadModel(modelFolder('base'), { compute: 'bfloat16' })).rejects.toMatchObject({
+        code: 'DEVICE_UNAVAILABLE',
+      });
       return;
     }
     const rounded = await loadModel(modelFolder('base'), { dtype: 'bfloat16', compute: 'bfloat16' });
@@ -177,7 +197,10 @@ describe('templates', () => {
   });
 
   test('blocks of a template go from left to right', async () => {
-    const { unmaskedAt } = await model.generate({ template: new Array(10).fill(MASK) }, { blockLength: 4, sampler: { type: 'fixed' } });
+    const { unmaskedAt } = await model.generate(
+      { template: new Array(10).fill(MASK) },
+      { blockLength: 4, sampler: { type: 'fixed' } },
+    );
     expect(Math.max(...unmaskedAt.slice(0, 4))).toBe(4);
     expect(Math.max(...unmaskedAt.slice(4, 8))).toBe(8);
     expect(Math.max(...unmaskedAt.slice(8))).toBe(10);
@@ -185,15 +208,24 @@ describe('templates', () => {
 
   test('refuses what makes no sense', async () => {
     await expect(model.generate({ template: [1, 2] })).rejects.toThrow(/at least one mask token/);
-    await expect(model.generate({ template: [1, MASK] }, { genLength: 8 })).rejects.toThrow(/genLength: not allowed with a template/);
-    await expect(model.generateBatch([{ template: [1, MASK] }, { promptIds: [1] }])).rejects.toThrow(/templates only or none/);
+    await expect(model.generate({ template: [1, MASK] }, { genLength: 8 })).rejects.toThrow(
+      /genLength: not allowed with a template/,
+    );
+    await expect(model.generateBatch([{ template: [1, MASK] }, { promptIds: [1] }])).rejects.toThrow(
+      /templates only or none/,
+    );
   });
 });
 
 describe('the samplers, step by step', () => {
   const record = async (sampler: GenerateOptions['sampler']) => {
     const steps: { positions: number[]; entropies: number[]; probabilities: number[]; taken: number[] }[] = [];
-    for await (const { rows } of model.denoise([prompts[1]], { genLength: 16, blockLength: 8, stopAtEos: false, sampler })) {
+    for await (const { rows } of model.denoise([prompts[1]], {
+      genLength: 16,
+      blockLength: 8,
+      stopAtEos: false,
+      sampler,
+    })) {
       const [{ positions, entropies, probabilities, selected }] = rows;
       const taken = Array.from(positions).filter((_, i) => selected[i]);
       steps.push({ positions: [...positions], entropies: [...entropies], probabilities: [...probabilities], taken });
@@ -205,7 +237,9 @@ describe('the samplers, step by step', () => {
     const steps = await record({ type: 'geometric', phi: 0.5, order: 'left_to_right' });
     expect(steps.map(({ taken }) => taken.length)).toEqual([4, 2, 1, 1, 4, 2, 1, 1]);
     for (const { positions, taken } of steps) expect(taken).toEqual(positions.slice(0, taken.length));
-    expect((await record({ type: 'geometric', phi: 0.9, order: 'random' })).map(({ taken }) => taken.length)).toEqual([7, 1, 7, 1]);
+    expect((await record({ type: 'geometric', phi: 0.9, order: 'random' })).map(({ taken }) => taken.length)).toEqual([
+      7, 1, 7, 1,
+    ]);
   });
 
   test('entropy sum: the largest set that stays within gamma', async () => {
@@ -270,7 +304,9 @@ describe('custom samplers', () => {
   });
 
   test('errors are theirs, or name what was wrong', async () => {
-    await expect(model.generate(prompts[0], { genLength: 4, sampler: () => [0] })).rejects.toThrow(/out of candidates.positions, got 0/);
+    await expect(model.generate(prompts[0], { genLength: 4, sampler: () => [0] })).rejects.toThrow(
+      /out of candidates.positions, got 0/,
+    );
     await expect(model.generate(prompts[0], { genLength: 4, sampler: () => 3 as never })).rejects.toThrow(
       /expected the function to return an array/,
     );
@@ -294,7 +330,11 @@ describe('stopping', () => {
     const reason = new Error('enough');
     let steps = 0;
     const run = (async () => {
-      for await (const _event of model.generateStream(prompts[0], { genLength: 64, sampler: { type: 'fixed' }, signal: controller.signal }))
+      for await (const _event of model.generateStream(prompts[0], {
+        genLength: 64,
+        sampler: { type: 'fixed' },
+        signal: controller.signal,
+      }))
         if (++steps === 3) controller.abort(reason);
     })();
     await expect(run).rejects.toBe(reason);
@@ -302,11 +342,14 @@ describe('stopping', () => {
     const later = new AbortController();
     setTimeout(() => later.abort(reason), 5);
     const many = new Array(60).fill({ promptIds: new Array(32).fill(4) });
-    await expect(model.generateBatch(many, { genLength: 64, sampler: { type: 'fixed' }, signal: later.signal })).rejects.toBe(reason);
+    await expect(
+      model.generateBatch(many, { genLength: 64, sampler: { type: 'fixed' }, signal: later.signal }),
+    ).rejects.toBe(reason);
   });
 
   test('leaving a stream', async () => {
-    for await (const event of model.generateStream(prompts[0], { genLength: 64, sampler: { type: 'fixed' } })) if (event.step === 2) break;
+    for await (const event of model.generateStream(prompts[0], { genLength: 64, sampler: { type: 'fixed' } }))
+      if (event.step === 2) break;
     expect((await model.generate(prompts[0], sampled)).ids).toHaveLength(24);
   });
 
@@ -356,16 +399,23 @@ describe('several at once', () => {
         parentPort.postMessage((await model.generate({ promptIds: [5, 17, 3] }, workerData.options)).ids);
         for (;;) await model.generate({ promptIds: [5, 17, 3] }, { genLength: 64, sampler: { type: 'fixed' } });
       })();`;
-    const workers = [0, 1].map(() => new Worker(code, { eval: true, workerData: { dist, folder: modelFolder('base'), options: sampled } }));
+    const workers = [0, 1].map(
+      () => new Worker(code, { eval: true, workerData: { dist, folder: modelFolder('base'), options: sampled } }),
+    );
     const answers = await Promise.all(
-      workers.map((worker) => new Promise<Int32Array>((resolve, reject) => worker.once('message', resolve).once('error', reject))),
+      workers.map(
+        (worker) => new Promise<Int32Array>((resolve, reject) => worker.once('message', resolve).once('error', reject)),
+      ),
     );
     await Promise.all(workers.map((worker) => worker.terminate()));
     const expected = await model.generate(prompts[0], sampled);
     for (const answer of answers) expect(Array.from(answer)).toEqual(Array.from(expected.ids));
   });
 
-  const endings = ['process.exit(7)', ...(process.platform === 'win32' ? [] : ["process.kill(process.pid, 'SIGTERM')"])];
+  const endings = [
+    'process.exit(7)',
+    ...(process.platform === 'win32' ? [] : ["process.kill(process.pid, 'SIGTERM')"]),
+  ];
   test.each(endings)('the process may end with work under way: %s', (end) => {
     const code = `
       const { loadModel } = require(${JSON.stringify(dist)});
@@ -396,8 +446,18 @@ describe('several at once', () => {
 
 describe('wrong arguments', () => {
   const wrong: [string, () => Promise<unknown>, RegExp, string][] = [
-    ['unknown option', () => model.generate(prompts[0], { genLenght: 3 } as never), /unknown key "genLenght"/, 'TypeError'],
-    ['genLength', () => model.generate(prompts[0], { genLength: 0 }), /genLength: expected an integer at least 1/, 'RangeError'],
+    [
+      'unknown option',
+      () => model.generate(prompts[0], { genLenght: 3 } as never),
+      /unknown key "genLenght"/,
+      'TypeError',
+    ],
+    [
+      'genLength',
+      () => model.generate(prompts[0], { genLength: 0 }),
+      /genLength: expected an integer at least 1/,
+      'RangeError',
+    ],
     [
       'block length',
       () => model.generate(prompts[0], { genLength: 50, blockLength: 32 }),
@@ -410,8 +470,18 @@ describe('wrong arguments', () => {
       /90 tokens and genLength 32 make 122.*maximum of 96/,
       'RangeError',
     ],
-    ['id out of range', () => model.generate({ promptIds: [1, 104] }), /promptIds\[1\]: expected 0 to 103, got 104/, 'RangeError'],
-    ['id not whole', () => model.generate({ promptIds: [1.5] }), /promptIds\[0\]: expected 0 to 103, got 1.5/, 'RangeError'],
+    [
+      'id out of range',
+      () => model.generate({ promptIds: [1, 104] }),
+      /promptIds\[1\]: expected 0 to 103, got 104/,
+      'RangeError',
+    ],
+    [
+      'id not whole',
+      () => model.generate({ promptIds: [1.5] }),
+      /promptIds\[0\]: expected 0 to 103, got 1.5/,
+      'RangeError',
+    ],
     ['no ids', () => model.generate({ promptIds: null as never }), /promptIds: expected an array/, 'TypeError'],
     ['prompt type', () => model.generate(5 as never), /prompt: expected a string/, 'TypeError'],
     [
@@ -438,19 +508,44 @@ describe('wrong arguments', () => {
       /cut: only with select "threshold", got select "round"/,
       'TypeError',
     ],
-    ['phi', () => model.generate(prompts[0], { sampler: { type: 'geometric', phi: 0 } }), /phi.*greater than 0.*got 0/, 'RangeError'],
-    ['gamma', () => model.generate(prompts[0], { sampler: { type: 'entropy-sum', gamma: -1 } }), /gamma.*at least 0/, 'RangeError'],
+    [
+      'phi',
+      () => model.generate(prompts[0], { sampler: { type: 'geometric', phi: 0 } }),
+      /phi.*greater than 0.*got 0/,
+      'RangeError',
+    ],
+    [
+      'gamma',
+      () => model.generate(prompts[0], { sampler: { type: 'entropy-sum', gamma: -1 } }),
+      /gamma.*at least 0/,
+      'RangeError',
+    ],
     [
       'steps',
       () => model.generate(prompts[0], { genLength: 32, blockLength: 8, sampler: { type: 'fixed', steps: 6 } }),
       /multiple of the number of blocks \(4\)/,
       'RangeError',
     ],
-    ['temperature', () => model.generate(prompts[0], { temperature: Number.NaN }), /temperature: expected a finite number/, 'RangeError'],
+    [
+      'temperature',
+      () => model.generate(prompts[0], { temperature: Number.NaN }),
+      /temperature: expected a finite number/,
+      'RangeError',
+    ],
     ['seed', () => model.generate(prompts[0], { seed: -1 }), /seed: expected 0 to 2\^64/, 'RangeError'],
-    ['signal', () => model.generate(prompts[0], { signal: 'stop' as never }), /signal: expected an AbortSignal/, 'TypeError'],
+    [
+      'signal',
+      () => model.generate(prompts[0], { signal: 'stop' as never }),
+      /signal: expected an AbortSignal/,
+      'TypeError',
+    ],
     ['forward ids', () => model.forward({ ids: [200] }), /ids\[0\]: expected 0 to 103, got 200/, 'RangeError'],
-    ['forward offsets', () => model.forward({ ids: [1, 2], rowOffsets: [0, 3] }), /rowOffsets\[1\]: .*at most 2, got 3/, 'RangeError'],
+    [
+      'forward offsets',
+      () => model.forward({ ids: [1, 2], rowOffsets: [0, 3] }),
+      /rowOffsets\[1\]: .*at most 2, got 3/,
+      'RangeError',
+    ],
     [
       'forward planner',
       () => model.forward({ ids: [1, 2], planner: { timestep: [0, 1], maskIndex: [0, 0] } }),
@@ -463,7 +558,10 @@ describe('wrong arguments', () => {
   });
 
   test('text without a tokenizer', async () => {
-    await expect(model.generate('hello')).rejects.toMatchObject({ code: 'NO_TOKENIZER', message: expect.stringMatching(/promptIds/) });
+    await expect(model.generate('hello')).rejects.toMatchObject({
+      code: 'NO_TOKENIZER',
+      message: expect.stringMatching(/promptIds/),
+    });
   });
 
   test('an empty batch is an empty answer', async () => expect(await model.generateBatch([])).toEqual([]));
@@ -475,9 +573,15 @@ describe('checkpoints without a planner', () => {
     expect(plain.hasPlanner).toBe(false);
     expect(plain.info.plannerParameters).toBe(0);
     const sampler = { type: 'confidence' as const };
-    expect(await plain.generateBatch(prompts, sampled)).toEqual(await model.generateBatch(prompts, { ...sampled, sampler }));
-    await expect(plain.generate(prompts[0], { sampler: { type: 'planner' } })).rejects.toMatchObject({ code: 'NO_PLANNER' });
-    await expect(plain.forward({ ids: [1], planner: { timestep: [0], maskIndex: [0] } })).rejects.toMatchObject({ code: 'NO_PLANNER' });
+    expect(await plain.generateBatch(prompts, sampled)).toEqual(
+      await model.generateBatch(prompts, { ...sampled, sampler }),
+    );
+    await expect(plain.generate(prompts[0], { sampler: { type: 'planner' } })).rejects.toMatchObject({
+      code: 'NO_PLANNER',
+    });
+    await expect(plain.forward({ ids: [1], planner: { timestep: [0], maskIndex: [0] } })).rejects.toMatchObject({
+      code: 'NO_PLANNER',
+    });
     plain.dispose();
   });
 });
@@ -495,7 +599,9 @@ describe('compat: "reference" where the reference would not end', () => {
       });
       const flat = await loadModel(folder);
       const options = { genLength: 8, sampler };
-      await expect(flat.generate({ promptIds: [3] }, { ...options, compat: 'reference' })).rejects.toMatchObject({ code: 'NO_PROGRESS' });
+      await expect(flat.generate({ promptIds: [3] }, { ...options, compat: 'reference' })).rejects.toMatchObject({
+        code: 'NO_PROGRESS',
+      });
       // Ours never predicts it.
       expect(Array.from((await flat.generate({ promptIds: [3] }, options)).ids)).toEqual(new Array(8).fill(1));
       flat.dispose();

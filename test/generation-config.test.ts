@@ -31,7 +31,9 @@ test('without the file, and for a planner that is not there, the package decides
   const plain = await loadModel(modelFolder('base'));
   expect(plain.generationDefaults).toEqual({});
   plain.dispose();
-  const model = await loadModel(withDefaults({ gen_length: 8, sampler: { type: 'planner', select: 'round' } }, withoutPlanner('base')));
+  const model = await loadModel(
+    withDefaults({ gen_length: 8, sampler: { type: 'planner', select: 'round' } }, withoutPlanner('base')),
+  );
   expect(model.generationDefaults).toEqual({ genLength: 8 });
   expect((await model.generate(prompt)).ids).toHaveLength(8);
   model.dispose();
@@ -45,5 +47,8 @@ test.each([
   [{ sampler: 'planner' }, /sampler: .*got "planner"/],
   [[], /generation_config\.json: .*got \[\]/],
 ])('%j is a bad checkpoint', async (json, message) => {
-  await expect(loadModel(withDefaults(json))).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringMatching(message) });
+  await expect(loadModel(withDefaults(json))).rejects.toMatchObject({
+    code: 'BAD_CHECKPOINT',
+    message: expect.stringMatching(message),
+  });
 });

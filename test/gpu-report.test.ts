@@ -1,4 +1,5 @@
-// The report of scripts/gpu-check.sh out of recorded output: no machine with a GPU has run it yet, so that its format is checked here.
+// The report of scripts/gpu-check.sh out of recorded output: no machine with a GPU has run it yet, so that its format
+// is checked here.
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -25,9 +26,14 @@ function report(measurements: string[], golden = ''): { json: Report; markdown: 
   );
   writeFileSync(path.join(logs, 'measurements'), measurements.map((text) => `${text}\n`).join(''));
   writeFileSync(path.join(logs, 'golden'), golden);
-  const { status, stderr } = spawnSync('bash', [path.join(root, 'scripts', 'gpu-report.sh'), logs, out], { encoding: 'utf8' });
+  const { status, stderr } = spawnSync('bash', [path.join(root, 'scripts', 'gpu-report.sh'), logs, out], {
+    encoding: 'utf8',
+  });
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
-  return { json: JSON.parse(readFileSync(`${out}.json`, 'utf8')) as Report, markdown: readFileSync(`${out}.md`, 'utf8') };
+  return {
+    json: JSON.parse(readFileSync(`${out}.json`, 'utf8')) as Report,
+    markdown: readFileSync(`${out}.md`, 'utf8'),
+  };
 }
 
 const suite = windows ? describe.skip : describe;
@@ -81,7 +87,9 @@ suite(`gpu-report.sh${windows ? ' (skipped: a shell script for Linux)' : ''}`, (
     expect(markdown).toContain('## Bars: 5 pass, 2 fail, 3 not measured');
     expect(markdown).toContain('| native tests on the device | 96 passed, 0 failed |');
     expect(markdown).toContain('- training step, dultra: cuda:0: 5000 MiB could not be allocated');
-    expect(markdown).toContain('- forward_base in fp32: hidden 2e-06 logits 8e-06\n- bf16: 572 of 574 tokens are the recorded ones');
+    expect(markdown).toContain(
+      '- forward_base in fp32: hidden 2e-06 logits 8e-06\n- bf16: 572 of 574 tokens are the recorded ones',
+    );
     expect(markdown).toContain('cuda:0, NVIDIA H100, sm_90, cuBLASLt 130100; NVIDIA H100, PyTorch 2.7.0');
   });
 
@@ -93,7 +101,10 @@ suite(`gpu-report.sh${windows ? ' (skipped: a shell script for Linux)' : ''}`, (
   });
 
   test.each(['gpu-check.sh', 'gpu-report.sh', 'gpu-check-node.sh'])('%s is a script that bash reads', (name) => {
-    expect(spawnSync('bash', ['-n', path.join(root, 'scripts', name)], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' });
+    expect(spawnSync('bash', ['-n', path.join(root, 'scripts', name)], { encoding: 'utf8' })).toMatchObject({
+      status: 0,
+      stderr: '',
+    });
   });
 
   test('both programs name the same cases', () => {

@@ -1,7 +1,14 @@
-// Gradients of the whole model and planner against central differences in double precision, taken on the independent reference model.
+// Gradients of the whole model and planner against central differences in double precision, taken on the independent
+// reference model.
 import { loadModel, type MaskedDiffusionModel, type ModelTrainerOptions } from '../lib';
 import { type CheckpointOptions, type MadeCheckpoint, makeCheckpoint, random } from './checkpoints';
-import { type ReferenceConfig, type ReferenceWeights, referenceHidden, referenceLogits, referencePlanner } from './reference-model';
+import {
+  type ReferenceConfig,
+  type ReferenceWeights,
+  referenceHidden,
+  referenceLogits,
+  referencePlanner,
+} from './reference-model';
 
 /** Rows with decisions of the planner's policy, and weights of everything that comes out. */
 interface Problem {
@@ -69,9 +76,12 @@ function objective(config: ReferenceConfig, weights: ReferenceWeights, problem: 
       const [dLikelihood, dLogProb, dPlanner] = problem.upstream[at++];
       const z = planner[position];
       total += dPlanner * z;
-      const scaled = Array.from(logits[i], (x, id) => (id === config.mask_token_id ? -Infinity : x / problem.temperature));
+      const scaled = Array.from(logits[i], (x, id) =>
+        id === config.mask_token_id ? -Infinity : x / problem.temperature,
+      );
       const largest = Math.max(...scaled);
-      const logProb = scaled[row.tokens[i]] - largest - Math.log(scaled.reduce((sum, x) => sum + Math.exp(x - largest), 0));
+      const logProb =
+        scaled[row.tokens[i]] - largest - Math.log(scaled.reduce((sum, x) => sum + Math.exp(x - largest), 0));
       if (row.selected[i]) total += dLogProb * logProb;
       const logP = Math.log(problem.probabilityScale) + logSigmoid(z / problem.plannerTemperature);
       total += dLikelihood * (row.selected[i] ? (onlyTop ? 0 : logP) + logProb : Math.log1p(-Math.exp(logP)));
@@ -81,7 +91,12 @@ function objective(config: ReferenceConfig, weights: ReferenceWeights, problem: 
 }
 
 /** Gradients by the native trainer. */
-async function gradients(model: MaskedDiffusionModel, problem: Problem, options: ModelTrainerOptions, prepare?: TrainerSetup) {
+async function gradients(
+  model: MaskedDiffusionModel,
+  problem: Problem,
+  options: ModelTrainerOptions,
+  prepare?: TrainerSetup,
+) {
   const trainer = await model.createTrainer(options);
   try {
     await prepare?.(trainer);
@@ -108,7 +123,9 @@ async function gradients(model: MaskedDiffusionModel, problem: Problem, options:
       logits: false,
       planner: {
         timestep: Float32Array.from(problem.rows, (row) => row.timestep),
-        maskIndex: Uint8Array.from(problem.rows.flatMap((row) => row.ids.map((id, i) => (id === mask && i < row.end ? 1 : 0)))),
+        maskIndex: Uint8Array.from(
+          problem.rows.flatMap((row) => row.ids.map((id, i) => (id === mask && i < row.end ? 1 : 0))),
+        ),
       },
       policy: {
         selected: Uint8Array.from(problem.rows.flatMap((row) => row.selected.map(Number))),
@@ -137,7 +154,10 @@ const variants: [string, CheckpointOptions][] = [
   ['grouped heads, two planner layers', { config: { num_head_layers: 2 } }],
   ['tied weights, one key/value head', { config: { weight_tying: true, n_kv_heads: 1, rope_theta: 100 } }],
   ['no AdaLN', { config: { use_adaln: false } }],
-  ['no mask embedding, full heads, large eps', { config: { use_mask_embeddings: false, n_kv_heads: 6, rms_norm_eps: 1e-2 } }],
+  [
+    'no mask embedding, full heads, large eps',
+    { config: { use_mask_embeddings: false, n_kv_heads: 6, rms_norm_eps: 1e-2 } },
+  ],
   ['no layers at all', { config: { n_layers: 0, num_head_layers: 0 } }],
 ];
 const ENTRIES = 3; // differentiated per tensor
@@ -176,7 +196,8 @@ describe.each(variants)('%s', (_name, options) => {
         const expected = (above - below) / (2 * STEP);
         // fp32 chains: errors scale with the tensor's gradient, not with the entry.
         const error = Math.abs(gradient[entry] - expected) / (1e-4 * Math.max(norm, 1e-3));
-        if (!(error < 1)) throw new Error(`${name}[${entry}]: expected ${expected}, got ${gradient[entry]} (norm ${norm})`);
+        if (!(error < 1))
+          throw new Error(`${name}[${entry}]: expected ${expected}, got ${gradient[entry]} (norm ${norm})`);
       }
     }
   });

@@ -2,7 +2,15 @@
 import fc from 'fast-check';
 import { training } from '../lib';
 
-const { grpoLoss, referenceGrpoLoss, computeAdvantages, totalRewards, learningRateFactor, factorTargets, binaryCrossEntropy } = training;
+const {
+  grpoLoss,
+  referenceGrpoLoss,
+  computeAdvantages,
+  totalRewards,
+  learningRateFactor,
+  factorTargets,
+  binaryCrossEntropy,
+} = training;
 const { maskSpan, maskRow, maskedDiffusionLoss, positiveWeight } = training;
 
 const OPTIONS = { clipEpsilonLow: 0.2, clipEpsilonHigh: 0.5, delta: null, beta: 0, scale: 1 };
@@ -75,8 +83,11 @@ describe('grpoLoss', () => {
           const { dLogLikelihoods } = grpoLoss(make(now), options);
           const h = 1e-6;
           for (let i = 0; i < old.length; i++) {
-            const at = (d: number) => grpoLoss(make(now.map((value, k) => (k === i ? value + d : value))), options).loss;
-            expect(Math.abs((at(h) - at(-h)) / (2 * h) - dLogLikelihoods[i])).toBeLessThan(1e-6 + 1e-5 * Math.abs(dLogLikelihoods[i]));
+            const at = (d: number) =>
+              grpoLoss(make(now.map((value, k) => (k === i ? value + d : value))), options).loss;
+            expect(Math.abs((at(h) - at(-h)) / (2 * h) - dLogLikelihoods[i])).toBeLessThan(
+              1e-6 + 1e-5 * Math.abs(dLogLikelihoods[i]),
+            );
           }
         },
       ),
@@ -86,7 +97,11 @@ describe('grpoLoss', () => {
 });
 
 describe('referenceGrpoLoss', () => {
-  const row = (advantage: number, ratio: number, idle = false) => ({ ...step(advantage, idle ? 1 : ratio, 4), idle, references: [] });
+  const row = (advantage: number, ratio: number, idle = false) => ({
+    ...step(advantage, idle ? 1 : ratio, 4),
+    idle,
+    references: [],
+  });
   const options = { clipEpsilonLow: 0.2, clipEpsilonHigh: 0.5, delta: null, beta: 0, genLength: 10, accumulation: 2 };
 
   test('idle rows add a constant, whole idle chunks nothing', () => {
@@ -127,7 +142,10 @@ describe('advantages', () => {
     expect(Array.from(group.slice(3))).toEqual([0, 0, 0]);
     const mean = 4;
     const variance = rewards.reduce((sum, r) => sum + (r - mean) ** 2, 0) / 5;
-    expect(computeAdvantages(rewards, { ...base, scaleRewards: 'batch' })[2]).toBeCloseTo(3 / (Math.sqrt(variance) + 1e-4), 12);
+    expect(computeAdvantages(rewards, { ...base, scaleRewards: 'batch' })[2]).toBeCloseTo(
+      3 / (Math.sqrt(variance) + 1e-4),
+      12,
+    );
   });
 
   test('small ones count as 0', () => {

@@ -44,7 +44,10 @@ afterAll(() => {
 /** A copy of a golden model with its config and tensors changed. */
 export function variant(
   name: string,
-  change: { config?: (config: Record<string, unknown>) => void; tensors?: (tensors: Record<string, FixtureTensor>) => void },
+  change: {
+    config?: (config: Record<string, unknown>) => void;
+    tensors?: (tensors: Record<string, FixtureTensor>) => void;
+  },
 ): string {
   const folder = temporaryFolder();
   const from = modelFolder(name);
@@ -70,8 +73,8 @@ export const withoutPlanner = (name: string) =>
   });
 
 /**
- * The golden model "base" (97 ids) with a tokenizer whose ids 0 to 94 are the printable ASCII characters, a chat template that renders
- * "role:content;" per message, and room for longer rows where `maxSequenceLength` says so.
+ * The golden model "base" (97 ids) with a tokenizer whose ids 0 to 94 are the printable ASCII characters, a chat
+ * template that renders "role:content;" per message, and room for longer rows where `maxSequenceLength` says so.
  */
 export function withTokenizer(maxSequenceLength?: number): string {
   const folder = temporaryFolder();
@@ -94,7 +97,10 @@ export function withTokenizer(maxSequenceLength?: number): string {
   writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify(config));
   if (maxSequenceLength !== undefined) {
     const file = path.join(folder, 'config.json');
-    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), max_sequence_length: maxSequenceLength }));
+    writeFileSync(
+      file,
+      JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), max_sequence_length: maxSequenceLength }),
+    );
   }
   return folder;
 }

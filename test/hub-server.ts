@@ -1,4 +1,5 @@
-// A local HTTP server standing in for the hub: the parts of its API that downloading a model or a data set uses, and every way of failing.
+// A local HTTP server standing in for the hub: the parts of its API that downloading a model or a data set uses, and
+// every way of failing.
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -12,7 +13,11 @@ export interface SeenRequest {
 }
 
 /** Answers a request itself by returning true. */
-export type Interference = (request: SeenRequest, response: ServerResponse, content: Buffer | null) => boolean | Promise<boolean>;
+export type Interference = (
+  request: SeenRequest,
+  response: ServerResponse,
+  content: Buffer | null,
+) => boolean | Promise<boolean>;
 
 /** A repository: file contents by name. Weights and Parquet files are LFS files, all others git blobs. */
 export class HubServer {
@@ -74,7 +79,9 @@ export class HubServer {
       authorization: request.headers.authorization ?? null,
     };
     this.seen.push(entry);
-    const name = new RegExp(`^/(?:${this.dataset ? 'datasets/' : ''}${this.id}/resolve/[^/]+|stored)/(.+)$`).exec(path)?.[1] ?? null;
+    const name =
+      new RegExp(`^/(?:${this.dataset ? 'datasets/' : ''}${this.id}/resolve/[^/]+|stored)/(.+)$`).exec(path)?.[1] ??
+      null;
     const content = name === null ? null : (this.files.get(name) ?? null);
     if (this.interfere && (await this.interfere(entry, response, content))) return;
     const json = (value: unknown) => {
@@ -82,7 +89,9 @@ export class HubServer {
       response.end(JSON.stringify(value));
     };
     const asks = (what: string) => {
-      const found = new RegExp(`^/api/${this.dataset ? 'datasets' : 'models'}/${this.id}/${what}/([^/]+)/?$`).exec(path)?.[1];
+      const found = new RegExp(`^/api/${this.dataset ? 'datasets' : 'models'}/${this.id}/${what}/([^/]+)/?$`).exec(
+        path,
+      )?.[1];
       return found === this.branch || found === this.commit;
     };
     const described = ([file, data]: [string, Buffer]) => ({
@@ -90,7 +99,9 @@ export class HubServer {
       path: file,
       size: data.length,
       oid: HubServer.isLfs(file) ? createHash('sha1').update(file).digest('hex') : HubServer.blobName(file, data),
-      ...(HubServer.isLfs(file) ? { lfs: { oid: HubServer.blobName(file, data), size: data.length, pointerSize: 130 } } : {}),
+      ...(HubServer.isLfs(file)
+        ? { lfs: { oid: HubServer.blobName(file, data), size: data.length, pointerSize: 130 } }
+        : {}),
     });
     if (asks('revision'))
       return json({
@@ -109,7 +120,9 @@ export class HubServer {
       for await (const piece of request) body += piece;
       const { paths } = JSON.parse(body) as { paths: string[] };
       const lastCommit = { id: this.commit, title: '', date: '2025-01-01T00:00:00.000Z' };
-      return json([...this.files].filter(([file]) => paths.includes(file)).map((file) => ({ ...described(file), lastCommit })));
+      return json(
+        [...this.files].filter(([file]) => paths.includes(file)).map((file) => ({ ...described(file), lastCommit })),
+      );
     }
     if (content === null) {
       response.statusCode = 404;

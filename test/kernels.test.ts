@@ -33,7 +33,8 @@ describe('maskedAttention', () => {
         const max = Math.max(...scores);
         const weights = scores.map((score) => Math.exp(score - max));
         const sum = weights.reduce((a, b) => a + b, 0);
-        for (let j = 0; j < d; j++) out.push(keys.reduce((acc, key, i) => acc + (weights[i] / sum) * v[(key * kvHeads + kv) * d + j], 0));
+        for (let j = 0; j < d; j++)
+          out.push(keys.reduce((acc, key, i) => acc + (weights[i] / sum) * v[(key * kvHeads + kv) * d + j], 0));
       }
     return out;
   }
@@ -51,7 +52,8 @@ describe('maskedAttention', () => {
     ['causal' as const, (query: number) => range(start(query), query + 1)],
     [
       'block-causal' as const,
-      (query: number) => range(start(query), Math.min(end(query), start(query) + (Math.floor((query - start(query)) / 8) + 1) * 8)),
+      (query: number) =>
+        range(start(query), Math.min(end(query), start(query) + (Math.floor((query - start(query)) / 8) + 1) * 8)),
     ],
   ])('%s, packed rows, grouped heads', async (mask, visible) => {
     const out = await kernels.maskedAttention(q, k, v, { heads, kvHeads, headDim, rowOffsets, mask, blockLength: 8 });
@@ -72,7 +74,9 @@ describe('maskedAttention', () => {
       queryPositions: [3, 20, 36, 0, 12],
       mask: 'causal',
     });
-    rows.forEach((row, i) => expect(out.slice(i * width, (i + 1) * width)).toEqual(all.slice(row * width, (row + 1) * width)));
+    rows.forEach((row, i) =>
+      expect(out.slice(i * width, (i + 1) * width)).toEqual(all.slice(row * width, (row + 1) * width)),
+    );
   });
 
   test('shapes that do not fit', async () => {
@@ -80,10 +84,12 @@ describe('maskedAttention', () => {
       /v: expected 1600 elements, got 1599/,
     );
     await expect(kernels.maskedAttention(q, k, v, { heads, kvHeads: 3, headDim })).rejects.toThrow(/multiple/);
-    await expect(kernels.maskedAttention(q, k, v, { heads, kvHeads, headDim, rowOffsets: [0, 60, 50] })).rejects.toThrow(
-      /ascending offsets/,
+    await expect(
+      kernels.maskedAttention(q, k, v, { heads, kvHeads, headDim, rowOffsets: [0, 60, 50] }),
+    ).rejects.toThrow(/ascending offsets/);
+    await expect(kernels.maskedAttention([1] as never, k, v, { headDim })).rejects.toThrow(
+      /q: expected a Float32Array/,
     );
-    await expect(kernels.maskedAttention([1] as never, k, v, { headDim })).rejects.toThrow(/q: expected a Float32Array/);
   });
 });
 
@@ -112,7 +118,10 @@ describe('sample', () => {
     const many = Float32Array.from({ length: draws * 4 }, (_, i) => row[i % 4]);
     const { tokens } = await kernels.sample(many, { vocabSize: 4, temperature: 1, seed: 5 });
     // Pearson's chi-square with 3 degrees of freedom: 16.3 is the 0.1 % point.
-    const chi = probabilities.reduce((sum, p, token) => sum + (tokens.filter((t) => t === token).length - draws * p) ** 2 / (draws * p), 0);
+    const chi = probabilities.reduce(
+      (sum, p, token) => sum + (tokens.filter((t) => t === token).length - draws * p) ** 2 / (draws * p),
+      0,
+    );
     expect(chi).toBeLessThan(16.3);
   });
 
@@ -153,7 +162,9 @@ test('plannerScore is the AdaLN and linear of its definition', async () => {
     );
     expect(out[i]).toBeCloseTo(score, 4);
   }
-  await expect(kernels.plannerScore(hidden, { scale, shift, condition: [0, 2], weight })).rejects.toThrow(/hidden: expected 48 elements/);
+  await expect(kernels.plannerScore(hidden, { scale, shift, condition: [0, 2], weight })).rejects.toThrow(
+    /hidden: expected 48 elements/,
+  );
 });
 
 describe('unmask', () => {
@@ -184,7 +195,12 @@ describe('unmask', () => {
     const z = [0.5, -1, 2];
     const plannerLogits = Float32Array.from({ length: rows * 3 }, (_, i) => z[i % 3]);
     const rowOffsets = Int32Array.from({ length: rows + 1 }, (_, i) => i * 3);
-    const { selected, logLikelihoods, forced } = await kernels.unmask({ rule: 'plannerBernoulli', plannerLogits, rowOffsets, seed: 9 });
+    const { selected, logLikelihoods, forced } = await kernels.unmask({
+      rule: 'plannerBernoulli',
+      plannerLogits,
+      rowOffsets,
+      seed: 9,
+    });
     const p = z.map((x) => 1 / (1 + Math.exp(-x)));
     const none = (1 - p[0]) * (1 - p[1]) * (1 - p[2]);
     for (let j = 0; j < 3; j++) {
@@ -199,7 +215,8 @@ describe('unmask', () => {
       const topAlone = taken[2] === 1 && taken[0] + taken[1] === 0;
       if (forced[row]) expect(topAlone).toBe(true);
       let expected = 0;
-      for (let j = 0; j < 3; j++) if (!(topAlone && j === 2)) expected += Math.log(selected[row * 3 + j] ? p[j] : 1 - p[j]);
+      for (let j = 0; j < 3; j++)
+        if (!(topAlone && j === 2)) expected += Math.log(selected[row * 3 + j] ? p[j] : 1 - p[j]);
       const sum = logLikelihoods.slice(row * 3, row * 3 + 3).reduce((a, b) => a + b, 0);
       expect(sum).toBeCloseTo(expected, 4);
     }
@@ -207,17 +224,26 @@ describe('unmask', () => {
 
   test("the rivals' rules", async () => {
     const confidences = Float32Array.of(0.55, 0.99, 0.7, 0.3);
-    const select = async (options: Parameters<typeof kernels.unmask>[0]) => Array.from((await kernels.unmask(options)).selected);
+    const select = async (options: Parameters<typeof kernels.unmask>[0]) =>
+      Array.from((await kernels.unmask(options)).selected);
     expect(await select({ rule: 'threshold', confidences, threshold: 0.6 })).toEqual([0, 1, 1, 0]);
     expect(await select({ rule: 'threshold', confidences, threshold: 1 })).toEqual([0, 1, 0, 0]);
     // Sorted .99 .7 .55 .3: position 2 needs 1 - 1/3, position 3 needs 1 - 1/4.
     expect(await select({ rule: 'factor', confidences, factor: 1 })).toEqual([0, 1, 1, 0]);
     expect(await select({ rule: 'factor', confidences: Float32Array.of(0.9, 0.2), factor: 1 })).toEqual([1, 0]);
-    expect(await select({ rule: 'factor', confidences: Float32Array.of(0.9, 0.2), factor: 1, lastPair: true })).toEqual([1, 1]);
-    expect(await select({ rule: 'entropy', entropies: Float32Array.of(2, 0.1, 0.4, 0.6), threshold: 0.5 })).toEqual([0, 1, 1, 0]);
+    expect(await select({ rule: 'factor', confidences: Float32Array.of(0.9, 0.2), factor: 1, lastPair: true })).toEqual(
+      [1, 1],
+    );
+    expect(await select({ rule: 'entropy', entropies: Float32Array.of(2, 0.1, 0.4, 0.6), threshold: 0.5 })).toEqual([
+      0, 1, 1, 0,
+    ]);
     expect(await select({ rule: 'fixed', confidences, counts: [3] })).toEqual([1, 1, 1, 0]);
-    expect(await select({ rule: 'entropySum', entropies: Float32Array.of(2, 0.125, 0.375, 0.6), threshold: 0.5 })).toEqual([0, 1, 1, 1]);
-    expect(await select({ rule: 'entropySum', entropies: Float32Array.of(2, 0.125, 0.375, 0.6), threshold: 0.49 })).toEqual([0, 1, 1, 0]);
+    expect(
+      await select({ rule: 'entropySum', entropies: Float32Array.of(2, 0.125, 0.375, 0.6), threshold: 0.5 }),
+    ).toEqual([0, 1, 1, 1]);
+    expect(
+      await select({ rule: 'entropySum', entropies: Float32Array.of(2, 0.125, 0.375, 0.6), threshold: 0.49 }),
+    ).toEqual([0, 1, 1, 0]);
     expect(await select({ rule: 'leftToRight', confidences, counts: [3] })).toEqual([1, 1, 1, 0]);
     const random = await kernels.unmask({ rule: 'random', positions: [0, 1, 2, 3, 4, 5], counts: [4], seed: 1 });
     expect(random.selected.filter((s) => s)).toHaveLength(4);

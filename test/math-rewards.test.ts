@@ -1,4 +1,5 @@
-// Mathematical answers: the reference's functions value for value, our equality on hand-written pairs, and texts that mean harm.
+// Mathematical answers: the reference's functions value for value, our equality on hand-written pairs, and texts that
+// mean harm.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { type RewardBatch, rewards } from '../lib';
@@ -50,7 +51,8 @@ describe('the reference', () => {
     _strip_code_fence: reference.stripCodeFence,
     _extract_apps_solution: reference.programOf,
     last_boxed_only_string: reference.lastBoxed,
-    'boxed_extraction (remove_boxed(last_boxed_only_string))': (text) => reference.removeBoxed(reference.lastBoxed(text)),
+    'boxed_extraction (remove_boxed(last_boxed_only_string))': (text) =>
+      reference.removeBoxed(reference.lastBoxed(text)),
     'eval.Parser.to_float': reference.toNumber,
     'eval.Parser.extract_answer_gsm8k': reference.hashNumber,
     'eval.Parser.extract_answer_gsm8k_fallback': reference.gsm8kNumber,
@@ -67,7 +69,8 @@ describe('the reference', () => {
       else expect({ text, got }).toEqual({ text, got: want });
     }
   });
-  test('all recorded functions are compared', () => expect(Object.keys(rows[0].expected).sort()).toEqual(Object.keys(functions).sort()));
+  test('all recorded functions are compared', () =>
+    expect(Object.keys(rows[0].expected).sort()).toEqual(Object.keys(functions).sort()));
 
   test('normalising', () => {
     const steps = {
@@ -81,12 +84,19 @@ describe('the reference', () => {
     expect(rows.length).toBeGreaterThan(100);
     for (const { text, ...expected } of rows)
       for (const [name, step] of Object.entries(steps))
-        expect({ text, name, got: outcome(() => step(text)) }).toEqual({ text, name, got: expected[name as keyof typeof expected] });
+        expect({ text, name, got: outcome(() => step(text)) }).toEqual({
+          text,
+          name,
+          got: expected[name as keyof typeof expected],
+        });
   });
 
   test('comparing values of any type', () => {
     for (const row of table<{ a: unknown; b: unknown } & Record<string, Recorded>>('is_equiv_types').rows) {
-      expect({ row, got: reference.isEquivalentInEvaluation(row.a, row.b) }).toEqual({ row, got: row['eval.is_equiv'].value });
+      expect({ row, got: reference.isEquivalentInEvaluation(row.a, row.b) }).toEqual({
+        row,
+        got: row['eval.is_equiv'].value,
+      });
       expect({ row, got: reference.isEquivalent(row.a, row.b) }).toEqual({ row, got: row['training.is_equiv'].value });
     }
   });
@@ -127,9 +137,12 @@ describe('the reference', () => {
       expect(reference.gsm8kNumber(row.generation)).toBe(row.extracted);
       expect(reference.isRightGsm8k(row.generation, row.ground_truth_in)).toBe(row.is_correct);
     }
-    const math = table<{ generation: string; ground_truth: string; extracted: string | null; is_correct_string_comparison: boolean }>(
-      'eval_math',
-    );
+    const math = table<{
+      generation: string;
+      ground_truth: string;
+      extracted: string | null;
+      is_correct_string_comparison: boolean;
+    }>('eval_math');
     for (const row of math.rows) {
       const answer = reference.mathEvaluationAnswer(row.generation);
       expect({ row, answer }).toEqual({ row, answer: row.extracted });

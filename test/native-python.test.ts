@@ -1,4 +1,5 @@
-// Programs in the Python of this machine: what is bounded holds, results are those of the sandbox, and nobody gets it unasked and unwarned.
+// Programs in the Python of this machine: what is bounded holds, results are those of the sandbox, and nobody gets it
+// unasked and unwarned.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
@@ -14,7 +15,9 @@ const described = hasPython ? describe : describe.skip;
 const leftovers = () => readdirSync(os.tmpdir()).filter((name) => name.startsWith('dultra-python-'));
 
 described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no python3 on this machine)', () => {
-  const runner = hasPython ? new rewards.NativePython({ workers: 2, timeLimitSeconds: 5, memoryLimitMB: 512, outputLimit: 1000 }) : null!;
+  const runner = hasPython
+    ? new rewards.NativePython({ workers: 2, timeLimitSeconds: 5, memoryLimitMB: 512, outputLimit: 1000 })
+    : null!;
 
   test('warns of what it risks, once', async () => {
     const emit = jest.spyOn(process, 'emitWarning').mockImplementation(() => {});
@@ -28,7 +31,10 @@ described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no pytho
 
   test('results', async () => {
     expect(
-      await runner.run({ code: 'def f(a, b=1): return [a, b]', call: { name: 'f', input: { args: [2], kwargs: { b: 3 } } } }),
+      await runner.run({
+        code: 'def f(a, b=1): return [a, b]',
+        call: { name: 'f', input: { args: [2], kwargs: { b: 3 } } },
+      }),
     ).toMatchObject({
       status: 'ok',
       error: null,
@@ -39,7 +45,10 @@ described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no pytho
       stdout: '42\n',
       truncated: false,
     });
-    expect(await runner.run({ code: 'x = 1 / 0' })).toMatchObject({ status: 'error', error: "ZeroDivisionError('division by zero')" });
+    expect(await runner.run({ code: 'x = 1 / 0' })).toMatchObject({
+      status: 'error',
+      error: "ZeroDivisionError('division by zero')",
+    });
     expect(await runner.run({ code: 'import sys\nsys.exit()', mustFinish: true })).toMatchObject({ status: 'error' });
     const long = await runner.run({ code: 'print("a" * 5000)' });
     expect([long.stdout.length, long.truncated]).toEqual([1000, true]);
@@ -51,7 +60,11 @@ described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no pytho
 
   test("grades as the reference's table says", async () => {
     const file = path.join(__dirname, 'fixtures', 'golden', 'rewards', 'apps_reward.json');
-    type Row = { completion: string; input_output: { fn_name: string; inputs: unknown[]; outputs: unknown[] }; reward: number };
+    type Row = {
+      completion: string;
+      input_output: { fn_name: string; inputs: unknown[]; outputs: unknown[] };
+      reward: number;
+    };
     const { rows } = JSON.parse(readFileSync(file, 'utf8')) as { rows: Row[] };
     const reward = rewards.codeTests({ sandbox: runner });
     for (const { completion, input_output: io, reward: expected } of rows) {
@@ -72,14 +85,21 @@ described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no pytho
     ],
     ['memory', 'x = [0] * 10**9', ['memory']],
     ['the end of the interpreter', 'import os\nos._exit(0)', ['crashed']],
-    ['a signal to itself', 'import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\nimport time\ntime.sleep(9)', ['crashed', 'timeout']],
+    [
+      'a signal to itself',
+      'import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\nimport time\ntime.sleep(9)',
+      ['crashed', 'timeout'],
+    ],
     ['writing a file', 'open("x", "w").write("y" * 100000)', ['error']],
     ['a forged report', 'import os\nos.write(3, b"{}")\nos._exit(0)', ['crashed']],
     ['a broken report', 'import os\nos.write(3, b"no json")', ['crashed']],
   ] as const)('%s', async (_, code, statuses) => {
     const { status } = await quick.run({ code });
     expect(statuses).toContain(status);
-    expect(await quick.run({ code: 'def f(): return 1', call: { name: 'f', input: [] } })).toMatchObject({ status: 'ok', value: 1 });
+    expect(await quick.run({ code: 'def f(): return 1', call: { name: 'f', input: [] } })).toMatchObject({
+      status: 'ok',
+      value: 1,
+    });
   });
 
   test('what a program started ends with it', async () => {
@@ -102,7 +122,10 @@ described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no pytho
   test('at most as many at a time as there are workers; an abort ends them', async () => {
     const one = new rewards.NativePython({ workers: 1, timeLimitSeconds: 20 });
     const start = performance.now();
-    await Promise.all([one.run({ code: 'import time\ntime.sleep(0.4)' }), one.run({ code: 'import time\ntime.sleep(0.4)' })]);
+    await Promise.all([
+      one.run({ code: 'import time\ntime.sleep(0.4)' }),
+      one.run({ code: 'import time\ntime.sleep(0.4)' }),
+    ]);
     expect(performance.now() - start).toBeGreaterThan(800);
     const controller = new AbortController();
     const runs = [1, 2, 3].map(() => one.run({ code: 'while True: pass' }, { signal: controller.signal }));

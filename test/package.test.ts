@@ -1,6 +1,6 @@
-// The package as npm makes it: what is in it, and that it works where there is nothing but Node. Within npm test the tarball is unpacked
-// beside links to the packages of this clone; npm run test:package installs it with npm, from prebuilt binaries, and names the project in
-// DULTRA_TEST_PROJECT.
+// The package as npm makes it: what is in it, and that it works where there is nothing but Node. Within npm test the
+// tarball is unpacked beside links to the packages of this clone; npm run test:package installs it with npm, from
+// prebuilt binaries, and names the project in DULTRA_TEST_PROJECT.
 import { spawnSync } from 'node:child_process';
 import {
   copyFileSync,
@@ -33,14 +33,19 @@ let project: string;
 let installed: string;
 let bare: NodeJS.ProcessEnv;
 
-/** An installation without npm: the tarball unpacked, dependencies linked, the addon that was built here in place of a prebuilt one. */
+/**
+ * An installation without npm: the tarball unpacked, dependencies linked, the addon that was built here in place of a
+ * prebuilt one.
+ */
 function unpack(): void {
   const [npm, ...args] = npmCommand();
   args.push('pack', '--ignore-scripts', '--json', '--pack-destination', project);
   const packed = spawnSync(npm, args, { cwd: root, encoding: 'utf8' });
   expect(packed.stderr).not.toMatch(/npm error/);
   mkdirSync(installed, { recursive: true });
-  const unpacked = spawnSync('tar', ['-xzf', `dultra-${version}.tgz`, '-C', installed, '--strip-components=1'], { cwd: project });
+  const unpacked = spawnSync('tar', ['-xzf', `dultra-${version}.tgz`, '-C', installed, '--strip-components=1'], {
+    cwd: project,
+  });
   expect(unpacked.status).toBe(0);
   for (const name of Object.keys(dependencies)) {
     const link = path.join(project, 'node_modules', name);
@@ -93,7 +98,15 @@ test('holds what users and a build from source need, and nothing else', () => {
     .filter((entry) => entry.isFile())
     .map((entry) => path.relative(installed, path.join(entry.parentPath, entry.name)).split(path.sep).join('/'))
     .filter((file) => !file.startsWith('node_modules/'));
-  for (const file of ['README.md', 'LICENSE', 'CHANGELOG.md', 'CMakeLists.txt', 'bindings.gyp', 'dist/index.d.ts', 'package.json'])
+  for (const file of [
+    'README.md',
+    'LICENSE',
+    'CHANGELOG.md',
+    'CMakeLists.txt',
+    'bindings.gyp',
+    'dist/index.d.ts',
+    'package.json',
+  ])
     expect(files).toContain(file);
   const kept =
     /^(dist|models|prebuilds)\/|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|setup)\.cjs$|^(README|CHANGELOG)\.md$|^LICENSE$|^CMakeLists\.txt$|^bindings\.gyp$|^package\.json$/;
@@ -107,7 +120,9 @@ test('holds what users and a build from source need, and nothing else', () => {
 });
 
 test('no install script runs in it', () => {
-  const { scripts } = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as { scripts: Record<string, string> };
+  const { scripts } = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as {
+    scripts: Record<string, string>;
+  };
   for (const name of ['preinstall', 'install', 'postinstall', 'prepare']) expect(scripts).not.toHaveProperty(name);
   // npm would build by itself what has one.
   expect(existsSync(path.join(installed, 'binding.gyp'))).toBe(false);
@@ -125,7 +140,9 @@ describe('the addon', () => {
               'prebuilt binaries for plan9-mips\\.[\\s\\S]*npm explore dultra -- npm run build:native',
           ),
         );
-        const { scripts } = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as { scripts: Record<string, string> };
+        const { scripts } = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as {
+          scripts: Record<string, string>;
+        };
         const script = /^node (\S+)$/.exec(scripts['build:native'])![1];
         const { status, stderr } = node(path.join(installed, script));
         expect(stderr).toMatch(/building dultra needs:\n {2}- CMake 3\.24 or newer \(not found\)\n/);
@@ -139,11 +156,13 @@ describe('the addon', () => {
   test('damaged: every attempt is listed', () => {
     const damage = (folder: string) => {
       mkdirSync(path.join(folder, platform), { recursive: true });
-      for (const name of ['dultra.glibc.node', 'dultra.node']) writeFileSync(path.join(folder, platform, name), 'no library');
+      for (const name of ['dultra.glibc.node', 'dultra.node'])
+        writeFileSync(path.join(folder, platform, name), 'no library');
     };
     const { status, stderr } = changed('prebuilds', damage, useAddon);
     expect(status).toBe(1);
-    for (const name of ['dultra.glibc.node', 'dultra.node']) expect(stderr).toContain(`  - ${path.join('prebuilds', platform, name)}: `);
+    for (const name of ['dultra.glibc.node', 'dultra.node'])
+      expect(stderr).toContain(`  - ${path.join('prebuilds', platform, name)}: `);
     expect(stderr).toContain("code: 'NATIVE_NOT_FOUND'");
   });
 
@@ -175,7 +194,11 @@ const program = `
 const printed = { status: 0, stdout: '8 true function INTERNAL 2\n', stderr: '' };
 
 test.each([
-  ['CommonJS', 'use.cjs', `(async () => { const { loadModel, kernels, DUltraError, parseSampler } = require('dultra'); ${program} })();`],
+  [
+    'CommonJS',
+    'use.cjs',
+    `(async () => { const { loadModel, kernels, DUltraError, parseSampler } = require('dultra'); ${program} })();`,
+  ],
   ['ESM', 'use.mjs', `import { loadModel, kernels, DUltraError, parseSampler } from 'dultra'; ${program}`],
   [
     'a worker thread',

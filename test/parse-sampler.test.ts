@@ -53,6 +53,7 @@ test.each<[string, RegExp]>([
 });
 
 test('every name parses, and none holds a comma', () => {
-  for (const name of SAMPLER_NAMES) expect(name.includes(',') ? null : parseSampler(name).type).toEqual(expect.any(String));
+  for (const name of SAMPLER_NAMES)
+    expect(name.includes(',') ? null : parseSampler(name).type).toEqual(expect.any(String));
   expect(() => parseSampler(5 as never)).toThrow(TypeError);
 });

@@ -1,4 +1,5 @@
-// The native model against the double-precision one, on random shapes: forward passes, and every sampler's decisions step by step.
+// The native model against the double-precision one, on random shapes: forward passes, and every sampler's decisions
+// step by step.
 import { rmSync } from 'node:fs';
 import fc from 'fast-check';
 import { type GenerateOptions, loadModel, type MaskedDiffusionModel, type SamplerObject } from '../lib';
@@ -97,8 +98,8 @@ function deviation(actual: ArrayLike<number>, expected: ArrayLike<number>): numb
 
 const flat = (rows: Float64Array[]) => rows.flatMap((row) => Array.from(row));
 
-// fp32 sums of some hundred terms through up to seven layers, some of which (a norm of nearly equal numbers, a head of two) magnify
-// rounding: the worst of some hundred random models was 8e-6. A wrong formula is off by 1e-2 and more.
+// fp32 sums of some hundred terms through up to seven layers, some of which (a norm of nearly equal numbers, a head of
+// two) magnify rounding: the worst of some hundred random models was 8e-6. A wrong formula is off by 1e-2 and more.
 const TOLERANCE = 5e-5;
 
 test('Philox has the published test vectors', () => {
@@ -116,7 +117,9 @@ test(
       fc.asyncProperty(shapes('small'), (options) =>
         withModel(options, async (model, { config, weights }, next) => {
           const lengths = Array.from({ length: 1 + Math.floor(next() * 4) }, () => 1 + Math.floor(next() * 17));
-          const rows = lengths.map((length) => Array.from({ length }, () => Math.floor(next() * config.embedding_size)));
+          const rows = lengths.map((length) =>
+            Array.from({ length }, () => Math.floor(next() * config.embedding_size)),
+          );
           const timestep = lengths.map(() => Math.fround(next()));
           const maskIndex = rows.flat().map(() => Number(next() < 0.5));
           const rowOffsets = [0];
@@ -132,7 +135,9 @@ test(
           worst.logits = Math.max(worst.logits, deviation(output.logits!, logits));
           if (options.planner) {
             const planner = hidden.flatMap((row, b) =>
-              Array.from(referencePlanner(config, weights, row, timestep[b], maskIndex.slice(rowOffsets[b], rowOffsets[b + 1]))),
+              Array.from(
+                referencePlanner(config, weights, row, timestep[b], maskIndex.slice(rowOffsets[b], rowOffsets[b + 1])),
+              ),
             );
             worst.planner = Math.max(worst.planner, deviation(output.plannerLogits!, planner));
           } else {
@@ -195,7 +200,9 @@ function ruleOf(sampler: SamplerObject, count: number, left: number, isReference
   switch (sampler.type) {
     case 'planner': {
       const { probabilityScale: scale = 1, plannerTemperature: temperature = 1, select = 'topk' } = sampler;
-      return select === 'threshold' ? { type: 'cut', cut: 0.5, scale, temperature } : { type: select, scale, temperature };
+      return select === 'threshold'
+        ? { type: 'cut', cut: 0.5, scale, temperature }
+        : { type: select, scale, temperature };
     }
     case 'confidence':
       return { type: 'threshold', threshold: sampler.threshold! };
@@ -225,11 +232,14 @@ async function compareRun(
   next: () => number,
 ): Promise<void> {
   const { blocks, blockLength, promptLengths, temperature, isRecorded, seed, firstRow, tokenLogProb, stopAtEos } = run;
-  // These two are no rule of the reference's, and with the mask as a legal prediction their runs can take a thousand steps.
+  // These two are no rule of the reference's, and with the mask as a legal prediction their runs can take a thousand
+  // steps.
   const compat = run.sampler.type === 'entropy-sum' || run.sampler.type === 'geometric' ? undefined : run.compat;
   const perBlock = run.sampler.type === 'fixed' ? run.sampler.perBlock : 0;
   const sampler: SamplerObject =
-    run.sampler.type === 'fixed' ? { type: 'fixed', remasking: run.sampler.remasking, steps: perBlock * blocks } : run.sampler;
+    run.sampler.type === 'fixed'
+      ? { type: 'fixed', remasking: run.sampler.remasking, steps: perBlock * blocks }
+      : run.sampler;
   const { mask_token_id: mask, eos_token_id: eos, embedding_size: V } = config;
   const isReference = compat === 'reference';
   const genLength = blocks * blockLength;
@@ -269,7 +279,10 @@ async function compareRun(
       recordedUniforms.set(`${step} ${row} ${position}`, draw);
       return draw;
     });
-    return { token: Float64Array.from(draws.flatMap((d) => d.token)), position: Float64Array.from(draws, (d) => d.position) };
+    return {
+      token: Float64Array.from(draws.flatMap((d) => d.token)),
+      position: Float64Array.from(draws, (d) => d.position),
+    };
   };
 
   const loop = model.denoise(prompts, options, isRecorded ? recorded : undefined);
@@ -322,7 +335,9 @@ async function compareRun(
       const draws = positions.map((p) => recordedUniforms.get(`${step} ${got.row} ${p}`));
       const excluded = isReference && !usesPlanner ? -1 : mask;
       const tokens = positions.map((p, i): ReferenceToken => {
-        const uniforms = isRecorded ? (token: number) => draws[i]!.token[token] : (token: number) => tokenUniform(at(p), token);
+        const uniforms = isRecorded
+          ? (token: number) => draws[i]!.token[token]
+          : (token: number) => tokenUniform(at(p), token);
         return referenceToken(logits.get(p)!, temperature, excluded, uniforms, tokenLogProb === 'tempered');
       });
       const scale = Math.max(1, ...positions.flatMap((p) => Array.from(logits.get(p)!, Math.abs)));
@@ -336,7 +351,9 @@ async function compareRun(
         }
         expect(got.tokens[i]).toBe(token.token);
         // Of a tempered log-probability, rounding is magnified by 1 / T.
-        expect(Math.abs(got.logProbs[i] - token.logProb)).toBeLessThan((TOLERANCE * scale) / Math.min(1, temperature || 1));
+        expect(Math.abs(got.logProbs[i] - token.logProb)).toBeLessThan(
+          (TOLERANCE * scale) / Math.min(1, temperature || 1),
+        );
         expect(Math.abs(got.confidences[i] - token.confidence)).toBeLessThan(TOLERANCE * scale);
         expect(Math.abs(got.entropies[i] - token.entropy)).toBeLessThan(TOLERANCE * scale * 4);
       });
@@ -345,7 +362,9 @@ async function compareRun(
       if (row.stepsInBlock === 0 && perBlock > 0) Object.assign(row, { quota: inBlock });
       const quota = (row as { quota?: number }).quota ?? 0;
       const count =
-        perBlock > 0 && row.stepsInBlock < perBlock ? Math.floor(quota / perBlock) + Number(row.stepsInBlock < quota % perBlock) : 0;
+        perBlock > 0 && row.stepsInBlock < perBlock
+          ? Math.floor(quota / perBlock) + Number(row.stepsInBlock < quota % perBlock)
+          : 0;
       const rule = ruleOf(sampler, count, positions.length, isReference);
       const expected = referenceSelect(
         rule,
@@ -367,13 +386,15 @@ async function compareRun(
       } else {
         const selected = Array.from(got.selected).flatMap((bit, i) => (bit ? [i] : []));
         expect(selected).toEqual([...expected.selected].sort((a, b) => a - b));
-        if (usesPlanner || rule.type === 'threshold' || rule.type === 'entropy') expect(got.forced).toBe(expected.forced);
+        if (usesPlanner || rule.type === 'threshold' || rule.type === 'entropy')
+          expect(got.forced).toBe(expected.forced);
         if (expected.forced) tally.forced++;
         if (selected.length < positions.length) tally.withheld++;
         expect(deviation(got.probabilities, expected.probabilities)).toBeLessThan(TOLERANCE);
         if (!isClose)
           expected.logLikelihoods.forEach((value, i) => {
-            // ln p and ln(1 − p) of a p near 0 or 1 magnify its rounding; where p is 1 to within fp32 they are not compared.
+            // ln p and ln(1 − p) of a p near 0 or 1 magnify its rounding; where p is 1 to within fp32 they are not
+            // compared.
             const p = Math.min(1, expected.probabilities[i]);
             const room = Math.min(p, 1 - p) || (usesPlanner && p === 1 && expected.selected.has(i) ? 1 : 0);
             if (usesPlanner && room < 1e-4) return;
@@ -413,7 +434,8 @@ test(
   async () => {
     await fc.assert(
       fc.asyncProperty(shapes('tiny'), fc.array(runs, { minLength: 3, maxLength: 3 }), async (options, threeRuns) => {
-        // The mask token is a legal prediction of the rivals in compat mode, where runs of a model that predicts it do not end.
+        // The mask token is a legal prediction of the rivals in compat mode, where runs of a model that predicts it do
+        // not end.
         await withModel({ ...options, planner: true }, async (model, made, next) => {
           for (const run of threeRuns) {
             try {

@@ -1,5 +1,6 @@
-// The model and its samplers once more, in double precision and plain loops, written from their description (algorithm of LLaDA and of
-// the LLaDOU / dUltra planner head) and not from native/: what the tests of the real ones compare with. Slow, for tiny models.
+// The model and its samplers once more, in double precision and plain loops, written from their description (algorithm
+// of LLaDA and of the LLaDOU / dUltra planner head) and not from native/: what the tests of the real ones compare with.
+// Slow, for tiny models.
 
 /** Names as in config.json. */
 export interface ReferenceConfig {
@@ -204,12 +205,23 @@ function block(
 }
 
 /** Hidden states of one row after the final norm; with `pass`, `ids` and states are those of its positions. */
-export function referenceHidden(config: ReferenceConfig, weights: ReferenceWeights, ids: ArrayLike<number>, pass?: ReferencePass): Rows {
+export function referenceHidden(
+  config: ReferenceConfig,
+  weights: ReferenceWeights,
+  ids: ArrayLike<number>,
+  pass?: ReferencePass,
+): Rows {
   const C = config.d_model;
   const table = tensor(weights, 'model.transformer.wte.weight');
   let x: Rows = Array.from(ids, (id) => table.slice(id * C, (id + 1) * C));
   for (let i = 0; i < config.n_layers; i++)
-    x = block(config, weights, `model.transformer.blocks.${i}`, x, pass && { positions: pass.positions, layer: pass.cache.base[i] });
+    x = block(
+      config,
+      weights,
+      `model.transformer.blocks.${i}`,
+      x,
+      pass && { positions: pass.positions, layer: pass.cache.base[i] },
+    );
   return x.map((row) => rmsNorm(row, tensor(weights, 'model.transformer.ln_f.weight'), config.rms_norm_eps));
 }
 
@@ -219,7 +231,10 @@ export function referenceLogits(config: ReferenceConfig, weights: ReferenceWeigh
   return hidden.map((row) => linear(weights, head, row));
 }
 
-/** Planner logits of one row, or of a pass's positions. @param candidate whether each position is a mask inside the window */
+/**
+ * Planner logits of one row, or of a pass's positions. @param candidate whether each position is a mask inside the
+ * window
+ */
 export function referencePlanner(
   config: ReferenceConfig,
   weights: ReferenceWeights,
@@ -231,7 +246,12 @@ export function referencePlanner(
   const C = config.d_model;
   let conditions: [number: Float64Array, yes: Float64Array] | null = null;
   const modulate = (norm: string, row: Float64Array, isCandidate: number | boolean) => {
-    const both = linear(weights, `${norm}.modulation.weight`, conditions![isCandidate ? 1 : 0], `${norm}.modulation.bias`);
+    const both = linear(
+      weights,
+      `${norm}.modulation.weight`,
+      conditions![isCandidate ? 1 : 0],
+      `${norm}.modulation.bias`,
+    );
     return layerNorm(
       row,
       both.slice(0, C).map((scale) => 1 + scale),
@@ -253,7 +273,13 @@ export function referencePlanner(
     x = x.map((row, i) => modulate('norm_out_1', row, candidate[i]));
   }
   for (let i = 0; i < config.num_head_layers; i++)
-    x = block(config, weights, `mask_head.${i}`, x, pass && { positions: pass.positions, layer: pass.cache.planner[i] });
+    x = block(
+      config,
+      weights,
+      `mask_head.${i}`,
+      x,
+      pass && { positions: pass.positions, layer: pass.cache.planner[i] },
+    );
   return Float64Array.from(x, (row, i) => {
     const normed = config.use_adaln
       ? modulate('norm_out_2', row, candidate[i])
@@ -262,7 +288,8 @@ export function referencePlanner(
   });
 }
 
-// ---- random numbers -------------------------------------------------------------------------------------------------------------
+// ---- random numbers
+// -------------------------------------------------------------------------------------------------------------
 
 /** Both 32-bit halves of a product of two 32-bit numbers. */
 function product(a: number, b: number): [high: number, low: number] {
@@ -309,7 +336,8 @@ export function positionUniform(at: DrawAt, lane: number): number {
   return uniformOf(words[0], words[1]);
 }
 
-// ---- sampling -------------------------------------------------------------------------------------------------------------------
+// ---- sampling
+// -------------------------------------------------------------------------------------------------------------------
 
 /** A drawn token and what is said of it; `margin` is how far the choice was from another one. */
 export interface ReferenceToken {
@@ -320,7 +348,9 @@ export interface ReferenceToken {
   margin: number;
 }
 
-/** Draws a token. @param uniforms one per token; unused at temperature 0 @param excluded a token of probability 0, or -1 */
+/**
+ * Draws a token. @param uniforms one per token; unused at temperature 0 @param excluded a token of probability 0, or -1
+ */
 export function referenceToken(
   logits: Float64Array,
   temperature: number,
@@ -386,7 +416,11 @@ export interface ReferenceSelection {
 }
 
 /** Applies a rule to one row's candidates. */
-export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandidate[], reference: boolean): ReferenceSelection {
+export function referenceSelect(
+  rule: ReferenceRule,
+  candidates: ReferenceCandidate[],
+  reference: boolean,
+): ReferenceSelection {
   const selected = new Set<number>();
   const probabilities = candidates.map(() => 0);
   const logLikelihoods = candidates.map(() => 0);
@@ -396,12 +430,19 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
   const near = (distance: number) => {
     margin = Math.min(margin, Math.abs(distance));
   };
-  /** Candidates of equal inputs tie truly, and the position decides. (Probabilities may be equal here and not in fp32, or the reverse.) */
+  /**
+   * Candidates of equal inputs tie truly, and the position decides. (Probabilities may be equal here and not in fp32,
+   * or the reverse.)
+   */
   const nearUnlessSame = (i: number, j: number, keys: number[]) => {
     const [a, b] = [candidates[i], candidates[j]];
-    if (a.plannerLogit !== b.plannerLogit || a.confidence !== b.confidence || a.entropy !== b.entropy) near((keys[i] - keys[j]) / unit);
+    if (a.plannerLogit !== b.plannerLogit || a.confidence !== b.confidence || a.entropy !== b.entropy)
+      near((keys[i] - keys[j]) / unit);
   };
-  /** Candidates by falling key, ties to the lower position. Neighbours' distances count where one is taken and the other is not. */
+  /**
+   * Candidates by falling key, ties to the lower position. Neighbours' distances count where one is taken and the other
+   * is not.
+   */
   const order = (key: (c: ReferenceCandidate) => number) => {
     const keys = candidates.map(key);
     return { keys, sorted: candidates.map((_, i) => i).sort((a, b) => keys[b] - keys[a] || a - b) };
@@ -409,7 +450,8 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
   const takeBest = (count: number, key: (c: ReferenceCandidate) => number) => {
     const { keys, sorted } = order(key);
     for (const i of sorted.slice(0, count)) selected.add(i);
-    for (const taken of sorted.slice(0, count)) for (const left of sorted.slice(count)) nearUnlessSame(taken, left, keys);
+    for (const taken of sorted.slice(0, count))
+      for (const left of sorted.slice(count)) nearUnlessSame(taken, left, keys);
   };
   switch (rule.type) {
     case 'topk':
@@ -445,14 +487,16 @@ export function referenceSelect(rule: ReferenceRule, candidates: ReferenceCandid
       candidates.forEach((c, i) => {
         const p = Math.min(1, probabilities[i]);
         if (!selected.has(i)) logLikelihoods[i] = Math.log1p(-p);
-        // {best} alone comes out whether it was drawn or forced: together those have probability Π (1 − p_j) over the others.
+        // {best} alone comes out whether it was drawn or forced: together those have probability Π (1 − p_j) over the
+        // others.
         else logLikelihoods[i] = c.logProb + (isBestAlone && !reference ? 0 : Math.log(p));
       });
       return { selected, forced, probabilities, logLikelihoods, margin };
     }
     case 'threshold':
     case 'entropy': {
-      const key = rule.type === 'threshold' ? (c: ReferenceCandidate) => c.confidence : (c: ReferenceCandidate) => -c.entropy;
+      const key =
+        rule.type === 'threshold' ? (c: ReferenceCandidate) => c.confidence : (c: ReferenceCandidate) => -c.entropy;
       const bar = rule.type === 'threshold' ? rule.threshold : -rule.threshold;
       candidates.forEach((c, i) => {
         near(key(c) - bar);

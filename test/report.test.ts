@@ -1,7 +1,15 @@
 // The page that evaluations are shown on: what is drawn, and that texts from models cannot break out of it.
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { type Evaluation, evaluate, loadModel, type MaskedDiffusionModel, renderReport, samplerGrid, writeReport } from '../lib';
+import {
+  type Evaluation,
+  evaluate,
+  loadModel,
+  type MaskedDiffusionModel,
+  renderReport,
+  samplerGrid,
+  writeReport,
+} from '../lib';
 import * as datasets from '../lib/data';
 import { createModel } from '../lib/model/create-model';
 import { temporaryFolder } from './helpers';
@@ -32,7 +40,9 @@ test('one model: a dot per setting, a row per setting on its frontier, the trace
   expect(page).toContain('<li><i style="--c: var(--line0)"></i>threshold</li>');
   expect(page).toContain('12 prompts of the test split of st1');
   const views = JSON.parse(/<script type="application\/json" id="traces">(.*?)<\/script>/.exec(page)![1]);
-  expect(views.map(({ prompt }: { prompt: string }) => prompt)).toEqual(task.sample('test', 3, 0).map(({ prompt }) => prompt));
+  expect(views.map(({ prompt }: { prompt: string }) => prompt)).toEqual(
+    task.sample('test', 3, 0).map(({ prompt }) => prompt),
+  );
   for (const { lanes } of views)
     for (const { tokens, unmaskedAt, nfe } of lanes) {
       expect(tokens).toHaveLength(24);
@@ -52,14 +62,18 @@ test('a second model has the colours of the first one, hollow; what is meant is 
     '<g class="series hollow" style="--c: var(--line0)">',
     '<g class="series bold" style="--c: var(--bold0)">',
   ]);
-  for (const label of ['before: threshold', 'after: threshold', 'without: threshold']) expect(page).toContain(`</i>${label}</li>`);
+  for (const label of ['before: threshold', 'after: threshold', 'without: threshold'])
+    expect(page).toContain(`</i>${label}</li>`);
 });
 
 test('texts stay texts', async () => {
   const evil = '</script><script>alert(1)</script>"&\u2028';
   const [result] = evaluation.results;
   const [sample, ...others] = result.samples;
-  const changed = { ...evaluation, results: [{ ...result, name: evil, samples: [{ ...sample, prompt: evil }, ...others] }] };
+  const changed = {
+    ...evaluation,
+    results: [{ ...result, name: evil, samples: [{ ...sample, prompt: evil }, ...others] }],
+  };
   const runs = [{ label: evil, evaluation: changed, group: () => evil }];
   const page = renderReport({ title: evil, summary: evil, runs, commands: [evil] });
   expect(page).not.toContain('<script>alert');

@@ -2,10 +2,23 @@
 const path = require('node:path');
 const { datasets, GrpoTrainer, loadModel, rewards, trainMaskedDiffusion, trainPlanner } = require('../dist/index.js');
 
-/** Runs of the three trainers with everything that a checkpoint has to remember: schedules, evaluation, several updates per batch. */
+/**
+ * Runs of the three trainers with everything that a checkpoint has to remember: schedules, evaluation, several updates
+ * per batch.
+ */
 function start(stage, model, outputDir) {
   const dataset = datasets.byName('free8');
-  const shared = { dataset, outputDir, resume: true, maxSteps: 24, saveEvery: 4, keepLast: 2, evalEvery: 6, evalExamples: 8, seed: 11 };
+  const shared = {
+    dataset,
+    outputDir,
+    resume: true,
+    maxSteps: 24,
+    saveEvery: 4,
+    keepLast: 2,
+    evalEvery: 6,
+    evalExamples: 8,
+    seed: 11,
+  };
   const rates = { learningRate: 3e-3, schedule: 'cosine', warmupSteps: 5 };
   switch (stage) {
     case 'sft':
@@ -15,7 +28,11 @@ function start(stage, model, outputDir) {
         ...shared,
         ...rates,
         lora: { rank: 2 },
-        dataset: { examples: dataset.sample('train', 37, 1), validation: dataset.sample('validation', 8, 1), genLength: 8 },
+        dataset: {
+          examples: dataset.sample('train', 37, 1),
+          validation: dataset.sample('validation', 8, 1),
+          genLength: 8,
+        },
         batchSize: 16,
       });
     case 'planner':

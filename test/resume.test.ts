@@ -1,4 +1,5 @@
-// Runs that survive: killed at any moment and resumed, they end with the same bytes as a run that was never interrupted.
+// Runs that survive: killed at any moment and resumed, they end with the same bytes as a run that was never
+// interrupted.
 import { spawn } from 'node:child_process';
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
@@ -21,7 +22,9 @@ interface Ended {
 /** Starts the run; `kill` gets the process and the time of its first step. */
 async function run(args: string[], kill?: (pid: number) => Promise<void>, shell?: string): Promise<Ended> {
   const command = [process.execPath, child, ...args];
-  const started = shell ? spawn('bash', ['-c', `${shell}; exec "$@"`, 'bash', ...command]) : spawn(command[0], command.slice(1));
+  const started = shell
+    ? spawn('bash', ['-c', `${shell}; exec "$@"`, 'bash', ...command])
+    : spawn(command[0], command.slice(1));
   let stdout = '';
   let stderr = '';
   let first = () => {};
@@ -35,7 +38,9 @@ async function run(args: string[], kill?: (pid: number) => Promise<void>, shell?
   started.stderr.on('data', (piece) => {
     stderr += piece;
   });
-  const ended = new Promise<Ended>((resolve) => started.on('close', (code, signal) => resolve({ code, signal, stdout, stderr })));
+  const ended = new Promise<Ended>((resolve) =>
+    started.on('close', (code, signal) => resolve({ code, signal, stdout, stderr })),
+  );
   if (kill) {
     await Promise.race([firstStep, ended]);
     await kill(started.pid!);
@@ -54,7 +59,10 @@ function expectEqualRuns(actual: string, expected: string): void {
   expect(readdirSync(last(actual), { recursive: true }).map(String).sort()).toEqual(files);
   for (const file of files) {
     if (!/\.(safetensors|json)$/.test(file)) continue;
-    expect([file, readFileSync(path.join(last(actual), file)).equals(readFileSync(path.join(last(expected), file)))]).toEqual([file, true]);
+    expect([
+      file,
+      readFileSync(path.join(last(actual), file)).equals(readFileSync(path.join(last(expected), file))),
+    ]).toEqual([file, true]);
   }
   expect(metricsOf(actual)).toEqual(metricsOf(expected));
   expect(metricsOf(actual).map(({ step }) => step)).toEqual(Array.from({ length: STEPS }, (_, i) => i + 1));

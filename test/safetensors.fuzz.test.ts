@@ -1,5 +1,5 @@
-// Damaged headers and files through the real loading path: every one is a typed error or a correct load, quickly and without taking more
-// memory than the file is worth.
+// Damaged headers and files through the real loading path: every one is a typed error or a correct load, quickly and
+// without taking more memory than the file is worth.
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { isDUltraError, loadModel } from '../lib';
@@ -84,7 +84,9 @@ function mutateStructure(next: Next): string {
         Object.assign(header, { [name]: pick(next, ODD) });
         break;
       case 2:
-        Object.assign(header, { [pick(next, ['__metadata__', '__proto__', 'constructor', '', 'x'.repeat(2000), `${name} `])]: entry });
+        Object.assign(header, {
+          [pick(next, ['__metadata__', '__proto__', 'constructor', '', 'x'.repeat(2000), `${name} `])]: entry,
+        });
         break;
       case 3:
         if (entry && typeof entry === 'object') entry[pick(next, ['dtype', 'shape', 'data_offsets'])] = pick(next, ODD);
@@ -93,17 +95,20 @@ function mutateStructure(next: Next): string {
         if (entry && typeof entry === 'object') delete entry[pick(next, ['dtype', 'shape', 'data_offsets'])];
         break;
       case 5:
-        if (Array.isArray(entry?.shape) && entry.shape.length > 0) entry.shape[Math.floor(next() * entry.shape.length)] = pick(next, ODD);
+        if (Array.isArray(entry?.shape) && entry.shape.length > 0)
+          entry.shape[Math.floor(next() * entry.shape.length)] = pick(next, ODD);
         break;
       case 6:
         if (Array.isArray(entry?.data_offsets))
-          entry.data_offsets[Math.floor(next() * 2)] = next() < 0.5 ? pick(next, ODD) : Math.floor(next() * (dataBytes + 16));
+          entry.data_offsets[Math.floor(next() * 2)] =
+            next() < 0.5 ? pick(next, ODD) : Math.floor(next() * (dataBytes + 16));
         break;
       case 7: {
         // Two tensors swap something: still a well-formed file, of another model.
         const other = header[pick(next, names)];
         const key = pick(next, ['dtype', 'shape', 'data_offsets']);
-        if (entry && other && typeof entry === 'object' && typeof other === 'object') [entry[key], other[key]] = [other[key], entry[key]];
+        if (entry && other && typeof entry === 'object' && typeof other === 'object')
+          [entry[key], other[key]] = [other[key], entry[key]];
         break;
       }
       default:
@@ -151,7 +156,8 @@ function mutateBytes(next: Next): Buffer {
   for (let changes = 1 + Math.floor(next() * 3); changes > 0; changes--) {
     switch (Math.floor(next() * 6)) {
       case 0:
-        for (let i = 0; i < 8; i++) if (file.length > 0) file[Math.floor(next() * file.length)] = Math.floor(next() * 256);
+        for (let i = 0; i < 8; i++)
+          if (file.length > 0) file[Math.floor(next() * file.length)] = Math.floor(next() * 256);
         break;
       case 1:
         file = file.subarray(0, Math.floor(next() * file.length));
@@ -160,7 +166,8 @@ function mutateBytes(next: Next): Buffer {
         file = Buffer.concat([file, Buffer.alloc(Math.floor(next() * 64), 7)]);
         break;
       case 3:
-        if (file.length >= 8) file.writeBigUInt64LE(BigInt(Math.floor(next() * 2 ** Math.floor(next() * 63))) % 2n ** 64n, 0);
+        if (file.length >= 8)
+          file.writeBigUInt64LE(BigInt(Math.floor(next() * 2 ** Math.floor(next() * 63))) % 2n ** 64n, 0);
         break;
       case 4: {
         const at = Math.floor(next() * file.length);
@@ -168,7 +175,8 @@ function mutateBytes(next: Next): Buffer {
         break;
       }
       default:
-        if (file.length > 0) file[Math.floor(next() * Math.min(file.length, 8 + headerLength))] ^= 1 << Math.floor(next() * 8);
+        if (file.length > 0)
+          file[Math.floor(next() * Math.min(file.length, 8 + headerLength))] ^= 1 << Math.floor(next() * 8);
     }
   }
   return file;
@@ -201,7 +209,11 @@ async function attempt(
     await what();
     tally.ok++;
   } catch (error) {
-    if (!isDUltraError(error) || !['BAD_CHECKPOINT', 'NON_FINITE', 'OUT_OF_MEMORY'].includes(error.code) || error.message.length > 2000)
+    if (
+      !isDUltraError(error) ||
+      !['BAD_CHECKPOINT', 'NON_FINITE', 'OUT_OF_MEMORY'].includes(error.code) ||
+      error.message.length > 2000
+    )
       throw new Error(`${describe()}: ended with ${(error as Error)?.stack ?? error}`);
     tally.refused++;
   }
@@ -253,7 +265,10 @@ test(
           async () => {
             await readSafetensorsEntries([file]);
             for (const [name, { data, shape }] of await readSafetensors(file))
-              expect({ name, elements: data.length }).toEqual({ name, elements: shape.reduce((product, n) => product * n, 1) });
+              expect({ name, elements: data.length }).toEqual({
+                name,
+                elements: shape.reduce((product, n) => product * n, 1),
+              });
           },
           () => `file ${i} of seed ${SEED + 1}`,
         );
@@ -280,7 +295,8 @@ test(
         let content: Buffer;
         if (kind < 0.35) {
           content = Buffer.from(bytes);
-          for (let k = 0; k < 4; k++) content[8 + headerLength + Math.floor(next() * dataBytes)] = Math.floor(next() * 256);
+          for (let k = 0; k < 4; k++)
+            content[8 + headerLength + Math.floor(next() * dataBytes)] = Math.floor(next() * 256);
         } else {
           content = kind < 0.6 ? mutateBytes(next) : frame(kind < 0.85 ? mutateStructure(next) : mutateText(next));
         }
@@ -315,7 +331,8 @@ test(
       const entries = await readSafetensorsEntries([path.join(base, 'model.safetensors')]);
       for (let i = 0; i < 2000 * RUNS; i++) {
         const changed = { ...json };
-        for (let changes = 1 + Math.floor(next() * 2); changes > 0; changes--) changed[pick(next, Object.keys(json))] = pick(next, ODD);
+        for (let changes = 1 + Math.floor(next() * 2); changes > 0; changes--)
+          changed[pick(next, Object.keys(json))] = pick(next, ODD);
         await attempt(
           tally,
           () => matchTensors(parseModelConfig(changed, 'config.json', true), entries, 'folder'),
@@ -343,10 +360,12 @@ test('files that are written come back, and are never half there', async () => {
   const before = readFileSync(file);
   // The data begins at a multiple of 8, and wide elements come first.
   expect(Number(before.readBigUInt64LE(0)) % 8).toBe(0);
-  await expect(writeSafetensors(file, new Map([['a', { dtype: 'F32', shape: [2], data: new Float32Array(3) }]]))).rejects.toThrow(
-    RangeError,
-  );
-  await expect(writeSafetensors(file, new Map([['a', { dtype: 'F4', shape: [2], data: new Float32Array(2) }]]))).rejects.toThrow(TypeError);
+  await expect(
+    writeSafetensors(file, new Map([['a', { dtype: 'F32', shape: [2], data: new Float32Array(3) }]])),
+  ).rejects.toThrow(RangeError);
+  await expect(
+    writeSafetensors(file, new Map([['a', { dtype: 'F4', shape: [2], data: new Float32Array(2) }]])),
+  ).rejects.toThrow(TypeError);
   await expect(
     writeSafetensors(file, new Map([['__metadata__', { dtype: 'F32', shape: [1], data: new Float32Array(1) }]])),
   ).rejects.toThrow(RangeError);

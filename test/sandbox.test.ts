@@ -1,5 +1,6 @@
-// The sandbox against programs that mean harm. Each prints ESCAPED where it gets out; none may, this process must be unharmed, and the next
-// program must find everything as new. `npm run test:sandbox` runs this file alone, with a thousand programs in the last test.
+// The sandbox against programs that mean harm. Each prints ESCAPED where it gets out; none may, this process must be
+// unharmed, and the next program must find everything as new. `npm run test:sandbox` runs this file alone, with a
+// thousand programs in the last test.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
@@ -45,7 +46,11 @@ type Status = rewards.PythonOutcome['status'];
 const HOSTILE: [name: string, code: string, allowed: Status[]][] = [
   // Time.
   ['an endless loop', 'while True: pass', ['timeout']],
-  ['a loop that catches everything', 'while True:\n  try:\n    while True: pass\n  except BaseException: pass', ['timeout']],
+  [
+    'a loop that catches everything',
+    'while True:\n  try:\n    while True: pass\n  except BaseException: pass',
+    ['timeout'],
+  ],
   ['sleeping', 'import time\ntime.sleep(100)', ['timeout']],
   ['a number that takes for ever', 'x = 7 ** (7 ** 12)', ['timeout', 'memory']],
   ['a regular expression that takes for ever', 'import re\nre.match(r"(a+)+$", "a" * 60 + "b")', ['timeout']],
@@ -81,13 +86,21 @@ const HOSTILE: [name: string, code: string, allowed: Status[]][] = [
   // Output.
   ['output without end', 'while True: print("x" * 1000)', ['timeout']],
   // Without a line's end it is gathered; where time suffices, until the process has no memory left.
-  ['output past Python', 'import os\nwhile True: os.write(1, b"x" * 100000)', ['timeout', 'error', 'memory', 'crashed']],
+  [
+    'output past Python',
+    'import os\nwhile True: os.write(1, b"x" * 100000)',
+    ['timeout', 'error', 'memory', 'crashed'],
+  ],
   ['a value without end', 'def f():\n  x = []\n  x.append(x)\n  return [x] * 10**6\nprint(len(f()))', ['ok', 'memory']],
   // Ends.
   ['os._exit', 'import os\nos._exit(0)', ['crashed']],
   ['os.abort', 'import os\nos.abort()', ['crashed', 'error']],
   ['sys.exit', 'import sys\nsys.exit(3)', ['error']],
-  ['killing its process', 'import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\nprint("still here")', ['crashed', 'error', 'ok']],
+  [
+    'killing its process',
+    'import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\nprint("still here")',
+    ['crashed', 'error', 'ok'],
+  ],
   ['killing its parent', 'import os, signal\nos.kill(os.getppid(), 9)', ['crashed', 'error', 'ok']],
   [
     'a segmentation fault',
@@ -101,14 +114,26 @@ const HOSTILE: [name: string, code: string, allowed: Status[]][] = [
   ['reading a file', 'print("ESCAPED" if "TOP" in open("SECRET").read() else "")', ['error']],
   ['reading the passwords', 'open("/etc/passwd").read()\nprint("ESCAPED")', ['error']],
   ['reading the process', 'open("/proc/self/environ").read()\nprint("ESCAPED")', ['error']],
-  ['listing files', 'import os\nfor root, _, files in os.walk("/"):\n  if "secret.txt" in files: print("ESCAPED")', ['ok']],
-  ['writing a file', 'import os\nos.makedirs("FOLDER", exist_ok=True)\nopen("FOLDER/escaped.txt", "w").write("x")', ['ok', 'error']],
+  [
+    'listing files',
+    'import os\nfor root, _, files in os.walk("/"):\n  if "secret.txt" in files: print("ESCAPED")',
+    ['ok'],
+  ],
+  [
+    'writing a file',
+    'import os\nos.makedirs("FOLDER", exist_ok=True)\nopen("FOLDER/escaped.txt", "w").write("x")',
+    ['ok', 'error'],
+  ],
   [
     'the environment',
     'import os, sys\nif "TOP-SECRET" in str(dict(os.environ)) or "dultra" in str(dict(os.environ)) or "grading" in str(dict(os.environ)) + str(sys.argv) + str(sys.executable): print("ESCAPED", os.environ)',
     ['ok'],
   ],
-  ['a subprocess', 'import subprocess\nprint(subprocess.run(["id"], capture_output=True))\nprint("ESCAPED")', ['error', 'crashed']],
+  [
+    'a subprocess',
+    'import subprocess\nprint(subprocess.run(["id"], capture_output=True))\nprint("ESCAPED")',
+    ['error', 'crashed'],
+  ],
   ['a shell', 'import os\nif os.system("true") == 0: print("ESCAPED")', ['error', 'ok', 'crashed']],
   [
     'a socket',
@@ -183,7 +208,9 @@ test.each(HOSTILE)('%s', async (_name, code, allowed) => {
     .replaceAll('PORT', String((server.address() as AddressInfo).port));
   const before = process.memoryUsage().rss;
   const outcome = await sandbox.run({ code: program });
-  expect({ status: outcome.status, error: outcome.error, isAllowed: allowed.includes(outcome.status) }).toMatchObject({ isAllowed: true });
+  expect({ status: outcome.status, error: outcome.error, isAllowed: allowed.includes(outcome.status) }).toMatchObject({
+    isAllowed: true,
+  });
   expect(`${outcome.stdout}${outcome.stderr}`).not.toMatch(/ESCAPED|TOP-SECRET/);
   expect(outcome.stdout.length).toBeLessThanOrEqual(10_000);
   expect(readdirSync(folder)).toEqual(['secret.txt']);
@@ -205,7 +232,9 @@ test('no program sees what another one left', async () => {
     expect((await one.run({ code: leave })).status).toBe('ok');
     const look =
       'import sys, os, math, builtins\nprint(hasattr(builtins, "left"), "left" in globals(), math.pi, "gone" in sys.modules, os.path.exists("/tmp/left.txt"), "LEFT" in os.environ, os.getcwd())';
-    expect((await one.run({ code: look })).stdout).toBe('False False 3.141592653589793 False False False /home/pyodide\n');
+    expect((await one.run({ code: look })).stdout).toBe(
+      'False False 3.141592653589793 False False False /home/pyodide\n',
+    );
   } finally {
     await one.dispose();
   }
@@ -221,9 +250,14 @@ test('calls, values, input and output', async () => {
   expect((await call('def f(x): return x * 10**20', 7)).value).toEqual({ $int: '700000000000000000000' });
   expect((await call('def f(): return float("nan")', [])).value).toEqual({ $float: 'nan' });
   expect((await call('def f(): return {3, 3}', null)).value).toEqual({ $set: [3] });
-  expect(await call('def g(): pass', [])).toMatchObject({ status: 'error', error: expect.stringContaining("function 'f' is not defined") });
+  expect(await call('def g(): pass', [])).toMatchObject({
+    status: 'error',
+    error: expect.stringContaining("function 'f' is not defined"),
+  });
   expect(await call('def f(:', [])).toMatchObject({ status: 'error', error: expect.stringContaining('SyntaxError') });
-  expect((await sandbox.run({ code: 'import sys\nfor line in sys.stdin: print(int(line) * 2)', stdin: '1\n2\n' })).stdout).toBe('2\n4\n');
+  expect(
+    (await sandbox.run({ code: 'import sys\nfor line in sys.stdin: print(int(line) * 2)', stdin: '1\n2\n' })).stdout,
+  ).toBe('2\n4\n');
   expect(await sandbox.run({ code: 'print("x" * 20000)' })).toMatchObject({ status: 'ok', truncated: true });
   expect((await sandbox.run({ code: 'import sys\nsys.exit(0)', mustFinish: true })).status).toBe('error');
   expect((await sandbox.run({ code: 'import sys\nprint(1)\nsys.exit(0)' })).status).toBe('ok');
@@ -275,31 +309,34 @@ test('options', () => {
 });
 
 const onLinux = process.platform === 'linux';
-(onLinux ? test : test.skip)(`no process outlives the one that started it${onLinux ? '' : ' (skipped: Linux promises it)'}`, async () => {
-  const script = `
+(onLinux ? test : test.skip)(
+  `no process outlives the one that started it${onLinux ? '' : ' (skipped: Linux promises it)'}`,
+  async () => {
+    const script = `
     const { rewards } = require(${JSON.stringify(path.join(__dirname, '..', 'dist'))});
     const sandbox = new rewards.PythonSandbox({ workers: 1, timeLimitSeconds: 600 });
     sandbox.run({ code: 'print(1)' }).then(() => {
       sandbox.run({ code: 'while True: pass' });
       setTimeout(() => { console.log(require('node:child_process').execSync('ps -eo pid,args | grep "[p]ython-worker.js" | cut -c1-8').toString()); process.kill(process.pid, 'SIGKILL'); }, 1500);
     });`;
-  const { stdout } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: 120_000 });
-  const mine = stdout.trim().split(/\s+/).map(Number);
-  expect(mine.length).toBeGreaterThan(0);
-  const until = Date.now() + 20_000;
-  const running = () => {
-    const own = spawnSync('ps', ['-eo', 'pid,ppid,args'], { encoding: 'utf8' })
-      .stdout.split('\n')
-      .filter((line) => line.includes('python-worker.js'));
-    return own.filter((line) => mine.includes(Number(line.trim().split(/\s+/)[0]))).length;
-  };
-  const others = spawnSync('pgrep', ['-f', 'workers: 1, timeLimitSeconds: 600'], { encoding: 'utf8' }).stdout.trim();
-  expect(others).toBe('');
-  // Those of this file's own pools stay.
-  const before = sandbox.processes;
-  while (running() > before * 4 && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 200));
-  expect(running()).toBeLessThanOrEqual(before * 4);
-});
+    const { stdout } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: 120_000 });
+    const mine = stdout.trim().split(/\s+/).map(Number);
+    expect(mine.length).toBeGreaterThan(0);
+    const until = Date.now() + 20_000;
+    const running = () => {
+      const own = spawnSync('ps', ['-eo', 'pid,ppid,args'], { encoding: 'utf8' })
+        .stdout.split('\n')
+        .filter((line) => line.includes('python-worker.js'));
+      return own.filter((line) => mine.includes(Number(line.trim().split(/\s+/)[0]))).length;
+    };
+    const others = spawnSync('pgrep', ['-f', 'workers: 1, timeLimitSeconds: 600'], { encoding: 'utf8' }).stdout.trim();
+    expect(others).toBe('');
+    // Those of this file's own pools stay.
+    const before = sandbox.processes;
+    while (running() > before * 4 && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(running()).toBeLessThanOrEqual(before * 4);
+  },
+);
 
 test(`${RUNS} programs leak neither processes nor memory`, async () => {
   const pool = new PythonSandbox({ workers: 2, timeLimitSeconds: 60, runsPerWorker: 60 });

@@ -29,7 +29,17 @@ const locked = (file: string) =>
     .map(([folder, entry]) => ({ name: folder.replace(/^.*node_modules\//, ''), ...entry }));
 
 /** Licences under which code can be used and passed on with no more than a notice. */
-const PERMISSIVE = ['MIT', 'ISC', 'Apache-2.0', 'BSD-2-Clause', 'BSD-3-Clause', '0BSD', 'BlueOak-1.0.0', 'CC0-1.0', 'Unlicense'];
+const PERMISSIVE = [
+  'MIT',
+  'ISC',
+  'Apache-2.0',
+  'BSD-2-Clause',
+  'BSD-3-Clause',
+  '0BSD',
+  'BlueOak-1.0.0',
+  'CC0-1.0',
+  'Unlicense',
+];
 /** Beside those, for tools and test data that are used unchanged and not passed on. */
 const FOR_TOOLS = ['Python-2.0', 'CC-BY-4.0', 'MPL-2.0'];
 
@@ -46,7 +56,8 @@ describe.each(['package-lock.json', 'bench/package-lock.json'])('%s', (file) => 
   test('every licence is permissive', () => {
     expect(packages.length).toBeGreaterThan(5);
     const bad = packages.filter(
-      ({ license = '', dev }) => !satisfies(license, dev || file.startsWith('bench') ? [...PERMISSIVE, ...FOR_TOOLS] : PERMISSIVE),
+      ({ license = '', dev }) =>
+        !satisfies(license, dev || file.startsWith('bench') ? [...PERMISSIVE, ...FOR_TOOLS] : PERMISSIVE),
     );
     expect(bad.map(({ name, license }) => `${name}: ${license}`)).toEqual([]);
   });
@@ -77,20 +88,25 @@ test('nothing that is installed runs a script', () => {
   const installers = locked('package-lock.json').filter(({ hasInstallScript }) => hasInstallScript);
   // What users install has none; what developers install has its own forbidden, or builds without it.
   expect(installers.filter(({ dev }) => !dev).map(({ name }) => name)).toEqual([]);
-  for (const { name } of installers.filter(({ name }) => name !== 'fsevents')) expect([name, allowScripts[name]]).toEqual([name, false]);
+  for (const { name } of installers.filter(({ name }) => name !== 'fsevents'))
+    expect([name, allowScripts[name]]).toEqual([name, false]);
   for (const name of ['preinstall', 'install', 'postinstall', 'prepare']) expect(scripts).not.toHaveProperty(name);
 });
 
 test('the parts list has everything that users install', () => {
   // The script itself compares with the lock.
-  const { status, stdout, stderr } = spawnSync(process.execPath, [path.join(root, 'scripts', 'sbom.cjs')], { encoding: 'utf8' });
+  const { status, stdout, stderr } = spawnSync(process.execPath, [path.join(root, 'scripts', 'sbom.cjs')], {
+    encoding: 'utf8',
+  });
   expect([status, stderr]).toEqual([0, '']);
   const { metadata, components } = JSON.parse(stdout) as {
     metadata: { component: { name: string } };
     components: { name: string; licenses?: unknown }[];
   };
   expect(metadata.component.name).toBe('dultra');
-  expect(components.map(({ name }) => name)).toEqual(expect.arrayContaining(Object.keys(read<Manifest>('package.json').dependencies!)));
+  expect(components.map(({ name }) => name)).toEqual(
+    expect.arrayContaining(Object.keys(read<Manifest>('package.json').dependencies!)),
+  );
   for (const { name, licenses } of components) expect([name, licenses]).toEqual([name, expect.anything()]);
 });
 
@@ -101,7 +117,10 @@ interface Step {
 }
 interface Workflow {
   permissions: Record<string, string>;
-  jobs: Record<string, { steps: Step[]; permissions?: Record<string, string>; 'timeout-minutes'?: number; if?: string; needs?: unknown }>;
+  jobs: Record<
+    string,
+    { steps: Step[]; permissions?: Record<string, string>; 'timeout-minutes'?: number; if?: string; needs?: unknown }
+  >;
 }
 
 describe.each(readdirSync(path.join(root, '.github', 'workflows')))('workflow %s', (file) => {
@@ -110,7 +129,8 @@ describe.each(readdirSync(path.join(root, '.github', 'workflows')))('workflow %s
   const jobs = Object.entries(workflow.jobs);
 
   test('actions are pinned to commits, with the version beside them', () => {
-    for (const [, { steps }] of jobs) for (const { uses } of steps) if (uses) expect(uses).toMatch(/^[\w-]+\/[\w/-]+@[0-9a-f]{40}$/);
+    for (const [, { steps }] of jobs)
+      for (const { uses } of steps) if (uses) expect(uses).toMatch(/^[\w-]+\/[\w/-]+@[0-9a-f]{40}$/);
     for (const line of text.split('\n')) if (/\buses:/.test(line)) expect(line).toMatch(/ # v\d+\.\d+\.\d+$/);
   });
 
@@ -119,7 +139,8 @@ describe.each(readdirSync(path.join(root, '.github', 'workflows')))('workflow %s
     for (const [name, job] of jobs) {
       expect(job['timeout-minutes']).toBeGreaterThan(0);
       // Only publishing asks for more: a token of its own, for the provenance.
-      if (job.permissions) expect([name, job.permissions]).toEqual(['publish', { contents: 'read', 'id-token': 'write' }]);
+      if (job.permissions)
+        expect([name, job.permissions]).toEqual(['publish', { contents: 'read', 'id-token': 'write' }]);
     }
   });
 
@@ -131,7 +152,8 @@ describe.each(readdirSync(path.join(root, '.github', 'workflows')))('workflow %s
 
   test('npm scripts and files that it names exist', () => {
     const { scripts } = read<Manifest>('package.json');
-    for (const [, name] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g)) expect(Object.keys(scripts)).toContain(name);
+    for (const [, name] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g))
+      expect(Object.keys(scripts)).toContain(name);
     for (const [, file] of text.matchAll(/(?:bash|node) (\.?[\w-]+\/[\w./-]+)/g))
       expect([file, existsSync(path.join(root, file))]).toEqual([file, true]);
   });
@@ -143,7 +165,12 @@ describe('a release', () => {
     PLATFORMS: string[];
   };
   const address = 'https://forge.example/somebody/dultra';
-  const whole = { version: '1.2.3', repository: { type: 'git', url: `git+${address}.git` }, homepage: address, bugs: `${address}/issues` };
+  const whole = {
+    version: '1.2.3',
+    repository: { type: 'git', url: `git+${address}.git` },
+    homepage: address,
+    bugs: `${address}/issues`,
+  };
   const environment = { GITHUB_REF_NAME: 'v1.2.3', GITHUB_REPOSITORY: 'somebody/dultra' };
 
   function project(manifest: object, changelog = '## 1.2.3\n'): string {
@@ -171,8 +198,20 @@ describe('a release', () => {
       { ...environment, GITHUB_REF_NAME: 'v1.2.4' },
       /the tag is v1\.2\.4, the version of package\.json 1\.2\.3/,
     ],
-    ['no address', { version: '1.2.3' }, undefined, environment, /no "repository", "homepage", "bugs": before the first release, set them/],
-    ['another address', whole, undefined, { ...environment, GITHUB_REPOSITORY: 'a/fork' }, /repository is .*, but a\/fork is publishing/],
+    [
+      'no address',
+      { version: '1.2.3' },
+      undefined,
+      environment,
+      /no "repository", "homepage", "bugs": before the first release, set them/,
+    ],
+    [
+      'another address',
+      whole,
+      undefined,
+      { ...environment, GITHUB_REPOSITORY: 'a/fork' },
+      /repository is .*, but a\/fork is publishing/,
+    ],
     ['no entry in the changelog', whole, '## 1.2.30\n', environment, /no heading "## 1\.2\.3"/],
     ['an unreleased version', whole, '## 1.2.3 (unreleased)\n', environment, /still calls 1\.2\.3 unreleased/],
   ])('%s stops it', (_name, manifest, changelog, variables, message) => {
@@ -184,7 +223,10 @@ describe('a release', () => {
     const folder = project(whole);
     rmSync(path.join(folder, 'prebuilds', 'win32-x64', 'dultra.node'));
     rmSync(path.join(folder, 'prebuilds', 'linux-x64', 'libdultra_cuda.so'));
-    expect(problems(folder, environment, true)).toEqual(['prebuilds/win32-x64 has no addon', 'prebuilds/linux-x64 has no CUDA plugin']);
+    expect(problems(folder, environment, true)).toEqual([
+      'prebuilds/win32-x64 has no addon',
+      'prebuilds/linux-x64 has no CUDA plugin',
+    ]);
     expect(problems(folder, environment, false)).toEqual([]);
   });
 });

@@ -120,7 +120,10 @@ describe('a byte-level tokenizer', () => {
 
 describe('files of a tokenizer', () => {
   /** Loads a checkpoint with these files put into its folder, and disposes it. */
-  async function load<T>(write: (folder: string) => void, use: (model: MaskedDiffusionModel) => T | Promise<T>): Promise<T> {
+  async function load<T>(
+    write: (folder: string) => void,
+    use: (model: MaskedDiffusionModel) => T | Promise<T>,
+  ): Promise<T> {
     const { folder } = made();
     write(folder);
     const loaded = await loadModel(folder);
@@ -177,7 +180,8 @@ describe('files of a tokenizer', () => {
 
   test('a template that does not render', () =>
     load(
-      (folder) => writeTokenizer(folder, json, { ...config, chat_template: "{{ raise_exception('no system prompt') }}" }),
+      (folder) =>
+        writeTokenizer(folder, json, { ...config, chat_template: "{{ raise_exception('no system prompt') }}" }),
       (loaded) =>
         expect(loaded.generate([{ role: 'user', content: 'x' }])).rejects.toMatchObject({
           code: 'BAD_CHECKPOINT',
@@ -204,17 +208,29 @@ describe('files of a tokenizer', () => {
   });
 
   const broken: [string, (folder: string) => void, RegExp][] = [
-    ['not JSON', (folder) => writeFileSync(path.join(folder, 'tokenizer.json'), '{"model": '), /tokenizer\.json: not JSON/],
+    [
+      'not JSON',
+      (folder) => writeFileSync(path.join(folder, 'tokenizer.json'), '{"model": '),
+      /tokenizer\.json: not JSON/,
+    ],
     ['empty', (folder) => writeFileSync(path.join(folder, 'tokenizer.json'), ''), /tokenizer\.json: not JSON/],
     ['an array', (folder) => writeTokenizer(folder, []), /tokenizer\.json: expected a JSON object/],
     ['null', (folder) => writeTokenizer(folder, null), /tokenizer\.json: expected a JSON object/],
     ['without a model', (folder) => writeTokenizer(folder, { version: '1.0' }), /tokenizer\.json: /],
-    ['of an unknown kind', (folder) => writeTokenizer(folder, { ...json, model: { type: 'Magic' } }), /tokenizer\.json: /],
+    [
+      'of an unknown kind',
+      (folder) => writeTokenizer(folder, { ...json, model: { type: 'Magic' } }),
+      /tokenizer\.json: /,
+    ],
     ['a folder', (folder) => mkdirSync(path.join(folder, 'tokenizer.json')), /tokenizer\.json: expected a file/],
     [
       'ids that are none',
       (folder) =>
-        writeTokenizer(folder, { ...wordTokenizer(['a'], null), model: { type: 'WordLevel', vocab: { a: -1 }, unk_token: null } }, {}),
+        writeTokenizer(
+          folder,
+          { ...wordTokenizer(['a'], null), model: { type: 'WordLevel', vocab: { a: -1 }, unk_token: null } },
+          {},
+        ),
       /non-negative integer id, got -1/,
     ],
     [
@@ -225,7 +241,11 @@ describe('files of a tokenizer', () => {
     [
       'more ids than the model',
       (folder) =>
-        writeTokenizer(folder, { ...wordTokenizer([], null), model: { type: 'WordLevel', vocab: { a: size + 3 }, unk_token: null } }, {}),
+        writeTokenizer(
+          folder,
+          { ...wordTokenizer([], null), model: { type: 'WordLevel', vocab: { a: size + 3 }, unk_token: null } },
+          {},
+        ),
       new RegExp(`"a" has id ${size + 3}, the model's tables have ${size + 3} rows`),
     ],
     [
@@ -236,7 +256,11 @@ describe('files of a tokenizer', () => {
       },
       /tokenizer_config\.json: not JSON/,
     ],
-    ['a config that is a list', (folder) => writeTokenizer(folder, json, [1]), /tokenizer_config\.json: expected a JSON object/],
+    [
+      'a config that is a list',
+      (folder) => writeTokenizer(folder, json, [1]),
+      /tokenizer_config\.json: expected a JSON object/,
+    ],
   ];
   test.each(broken)('%s is refused', async (_name, write, message) => {
     await expect(load(write, () => {})).rejects.toMatchObject({

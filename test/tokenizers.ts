@@ -4,7 +4,8 @@ import path from 'node:path';
 
 /** The printable stand-ins of byte-level tokenizers: byte 32 is Ġ, and so on. */
 function byteCharacters(): string[] {
-  const isPrintable = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || (byte >= 174 && byte <= 255);
+  const isPrintable = (byte: number) =>
+    (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || (byte >= 174 && byte <= 255);
   let next = 256;
   return Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(isPrintable(byte) ? byte : next++));
 }
@@ -24,7 +25,12 @@ const added = (id: number, content: string) => ({
 });
 
 /** 256 bytes, a few merges, and special tokens: ids 0..255, merges from 256, then the special ones. */
-export function byteLevelTokenizer(): { tokenizer: object; config: Record<string, unknown>; size: number; ids: Record<string, number> } {
+export function byteLevelTokenizer(): {
+  tokenizer: object;
+  config: Record<string, unknown>;
+  size: number;
+  ids: Record<string, number>;
+} {
   const bytes = byteCharacters();
   const merges = ['h e', 'l l', 'he ll', 'hell o', 'Ġ w', 'o r', 'Ġw or'];
   const vocab: Record<string, number> = {};

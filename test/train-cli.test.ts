@@ -30,12 +30,19 @@ function dultra(
   return new Promise((resolve) => child.on('close', (code) => resolve({ ...outcome, code })));
 }
 
-const SMALL = ['--set', 'model={create: {dModel: 16, nHeads: 2, nLayers: 1, maxSequenceLength: 64}}', '--set', 'evalExamples=8'];
+const SMALL = [
+  '--set',
+  'model={create: {dModel: 16, nHeads: 2, nLayers: 1, maxSequenceLength: 64}}',
+  '--set',
+  'evalExamples=8',
+];
 
 test('the three stages of the preset, one after the other', async () => {
   const cwd = temporaryFolder();
   const run = (stage: string, steps: number, ...more: string[]) =>
-    dultra([stage, '--preset', 'tiny', '--max-steps', String(steps), '--batch-size', '4', ...more].filter(Boolean), { cwd });
+    dultra([stage, '--preset', 'tiny', '--max-steps', String(steps), '--batch-size', '4', ...more].filter(Boolean), {
+      cwd,
+    });
   const sft = await run('sft', 3, ...SMALL);
   expect(sft).toMatchObject({ code: 0, stdout: `${path.join(cwd, 'runs', 'tiny-sft', 'final')}\n` });
   expect(sft.stderr).toMatch(/step 3\/3: loss \d+\.\d+, \d+ tokens\/s; held out: loss/);
@@ -144,7 +151,8 @@ test('a config file, and examples of one’s own', async () => {
   const grpo = await dultra(['grpo', '-c', 'grpo.json', '--json'], { cwd });
   expect(grpo.code).toBe(0);
   const { metrics } = JSON.parse(grpo.stdout) as { metrics: Record<string, number> };
-  for (const name of ['exact', 'steps', 'letters', 'teacher']) expect(metrics[`reward/${name}`]).toEqual(expect.any(Number));
+  for (const name of ['exact', 'steps', 'letters', 'teacher'])
+    expect(metrics[`reward/${name}`]).toEqual(expect.any(Number));
   expect(metrics.kl).toBeGreaterThanOrEqual(0);
 }, 60_000);
 

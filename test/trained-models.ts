@@ -7,14 +7,28 @@ import { type FixtureTensor, readTensors, temporaryFolder } from './helpers';
 export const task = datasets.byName('free8');
 
 /** Folder of a new model that speaks the task's words. */
-export async function newModelFolder(options: { seed?: number; nLayers?: number; dModel?: number } = {}): Promise<string> {
+export async function newModelFolder(
+  options: { seed?: number; nLayers?: number; dModel?: number } = {},
+): Promise<string> {
   const folder = path.join(temporaryFolder(), 'model');
-  await createModel(folder, { vocabulary: task.vocabulary, dModel: 16, nHeads: 2, nLayers: 2, maxSequenceLength: 32, seed: 3, ...options });
+  await createModel(folder, {
+    vocabulary: task.vocabulary,
+    dModel: 16,
+    nHeads: 2,
+    nLayers: 2,
+    maxSequenceLength: 32,
+    seed: 3,
+    ...options,
+  });
   return folder;
 }
 
 /** Loads a folder, runs `body`, frees the model. */
-export async function withModel<T>(folder: string, body: (model: MaskedDiffusionModel) => Promise<T>, threads = 2): Promise<T> {
+export async function withModel<T>(
+  folder: string,
+  body: (model: MaskedDiffusionModel) => Promise<T>,
+  threads = 2,
+): Promise<T> {
   const model = await loadModel(folder, { threads });
   try {
     return await body(model);
@@ -34,7 +48,8 @@ export async function weightsOf(model: MaskedDiffusionModel): Promise<Record<str
 export function largestDifference(a: Record<string, FixtureTensor>, b: Record<string, FixtureTensor>): number {
   let largest = 0;
   for (const name of Object.keys(a))
-    for (let i = 0; i < a[name].data.length; i++) largest = Math.max(largest, Math.abs(a[name].data[i] - b[name].data[i]));
+    for (let i = 0; i < a[name].data.length; i++)
+      largest = Math.max(largest, Math.abs(a[name].data[i] - b[name].data[i]));
   return largest;
 }
 

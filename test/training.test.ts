@@ -18,15 +18,19 @@ import { crc32c } from '../lib/training/tensorboard';
 import { modelFolder, readTensors, temporaryFolder } from './helpers';
 import { collect, largestDifference, metricsOf, newModelFolder, task, weightsOf, withModel } from './trained-models';
 
-// AdamW's eps is large where runs are compared: with a small one an element whose gradient is rounding noise moves by a whole learning rate.
+// AdamW's eps is large where runs are compared: with a small one an element whose gradient is rounding noise moves by a
+// whole learning rate.
 const COMPARED = { learningRate: 1e-3, eps: 1e-3, schedule: 'constant', warmupSteps: 0 } as const;
 const sft = (model: MaskedDiffusionModel, options: Partial<MaskedDiffusionOptions> = {}) =>
   collect(trainMaskedDiffusion(model, { dataset: task, maxSteps: 3, batchSize: 8, ...options }));
 const planner = (model: MaskedDiffusionModel, options: Partial<PlannerOptions> = {}) =>
-  collect(trainPlanner(model, { dataset: task, maxSteps: 3, batchSize: 8, minSpan: 4, learningRate: 1e-3, ...options }));
+  collect(
+    trainPlanner(model, { dataset: task, maxSteps: 3, batchSize: 8, minSpan: 4, learningRate: 1e-3, ...options }),
+  );
 
 /** A reward without a task: how many of the tokens are early ones of the vocabulary. */
-const earlyTokens: RewardFunction = ({ results }) => results.map(({ ids }) => ids.filter((id) => id > 2 && id < 20).length / ids.length);
+const earlyTokens: RewardFunction = ({ results }) =>
+  results.map(({ ids }) => ids.filter((id) => id > 2 && id < 20).length / ids.length);
 const grpo = async (model: MaskedDiffusionModel, options: Partial<GrpoOptions> = {}) => {
   await using trainer = new GrpoTrainer(model, {
     dataset: task,
@@ -89,16 +93,27 @@ describe('fine-tuning', () => {
     expect(narrow.metrics[59].evalLoss!).toBeLessThan(0.75 * narrow.metrics[0].loss);
     expect(Math.abs(narrow.metrics[59].evalLoss! / wide.metrics[59].evalLoss! - 1)).toBeLessThan(0.05);
     // The first step's moments are fp32 until they are stored: they change the second update.
-    expect(narrow.metrics.slice(0, 2).map(({ loss }) => loss)).toEqual(wide.metrics.slice(0, 2).map(({ loss }) => loss));
+    expect(narrow.metrics.slice(0, 2).map(({ loss }) => loss)).toEqual(
+      wide.metrics.slice(0, 2).map(({ loss }) => loss),
+    );
     expect(narrow.metrics[3].loss).not.toBe(wide.metrics[3].loss);
     const again = await run({ momentDtype: 'bfloat16' }, 3);
-    for (const [name, { raw }] of Object.entries(narrow.weights)) expect([name, raw.equals(again.weights[name].raw)]).toEqual([name, true]);
+    for (const [name, { raw }] of Object.entries(narrow.weights))
+      expect([name, raw.equals(again.weights[name].raw)]).toEqual([name, true]);
   });
 
   test('the state of a trainer with bfloat16 moments is exact', async () => {
     await withModel(folder, async (model) => {
       const trainer = await model.createTrainer({ momentDtype: 'bfloat16', seed: 5 });
-      const update = { baseLr: 1e-3, plannerLr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, maxGradNorm: 1 };
+      const update = {
+        baseLr: 1e-3,
+        plannerLr: 1e-3,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weightDecay: 0,
+        maxGradNorm: 1,
+      };
       const ids = Int32Array.from([3, 4, 5, 1, 1, 1]);
       const step = async () => {
         await trainer.score({
@@ -116,7 +131,12 @@ describe('fine-tuning', () => {
           policy: null,
           keep: true,
         });
-        await trainer.backward({ dLogProbs: Float32Array.of(-1, -0.3, 0.2), dPlannerLogits: null, dLogLikelihoods: null, dLogits: null });
+        await trainer.backward({
+          dLogProbs: Float32Array.of(-1, -0.3, 0.2),
+          dPlannerLogits: null,
+          dLogLikelihoods: null,
+          dLogits: null,
+        });
         return trainer.step(update);
       };
       await step();
@@ -145,9 +165,15 @@ describe('fine-tuning', () => {
 
   test("a user's own examples, by epochs", async () => {
     const examples = task.sample('train', 20, 1);
-    const metrics = await withModel(folder, (model) => sft(model, { dataset: examples, maxSteps: undefined, epochs: 2, batchSize: 8 }));
+    const metrics = await withModel(folder, (model) =>
+      sft(model, { dataset: examples, maxSteps: undefined, epochs: 2, batchSize: 8 }),
+    );
     expect(metrics).toHaveLength(5);
-    const { verify: _, ...plain } = { ...task, examples: task.sample('train', 4, 1), validation: task.sample('validation', 4, 1) };
+    const { verify: _, ...plain } = {
+      ...task,
+      examples: task.sample('train', 4, 1),
+      validation: task.sample('validation', 4, 1),
+    };
     const held = { examples: plain.examples, validation: plain.validation };
     const evaluated = await withModel(folder, (model) => sft(model, { dataset: held, evalEvery: 3 }));
     expect(evaluated[2].evalLoss).toBeGreaterThan(0);
@@ -171,7 +197,14 @@ describe('planner initialisation', () => {
 describe('GRPO', () => {
   test('finds a trivial reward within seconds', async () => {
     const metrics = await withModel(folder, (model) =>
-      grpo(model, { maxSteps: 25, promptsPerStep: 8, numGenerations: 8, learningRate: 1e-2, evalEvery: 25, evalExamples: 32 }),
+      grpo(model, {
+        maxSteps: 25,
+        promptsPerStep: 8,
+        numGenerations: 8,
+        learningRate: 1e-2,
+        evalEvery: 25,
+        evalExamples: 32,
+      }),
     );
     expect(metrics[24].reward).toBeGreaterThan(metrics[0].reward + 0.2);
     expect(metrics[24].evalReward).toBeGreaterThan(0.8);
@@ -180,7 +213,13 @@ describe('GRPO', () => {
 
   test('learns to be fast where only speed pays', async () => {
     const metrics = await withModel(folder, (model) =>
-      grpo(model, { maxSteps: 25, promptsPerStep: 8, numGenerations: 8, learningRate: 1e-2, rewards: { steps: rewards.stepPenalty() } }),
+      grpo(model, {
+        maxSteps: 25,
+        promptsPerStep: 8,
+        numGenerations: 8,
+        learningRate: 1e-2,
+        rewards: { steps: rewards.stepPenalty() },
+      }),
     );
     expect(metrics[24].nfe).toBeLessThan(0.7 * metrics[0].nfe);
   });
@@ -205,7 +244,9 @@ describe('GRPO', () => {
   });
 
   test('several updates per batch: the second one is off-policy', async () => {
-    const metrics = await withModel(folder, (model) => grpo(model, { numIterations: 2, maxSteps: 4, learningRate: 1e-2 }));
+    const metrics = await withModel(folder, (model) =>
+      grpo(model, { numIterations: 2, maxSteps: 4, learningRate: 1e-2 }),
+    );
     expect(metrics.map(({ ratioDeviation }) => ratioDeviation > 1e-4)).toEqual([false, true, false, true]);
     expect(metrics[1].reward).toBe(metrics[0].reward);
     expect(metrics[2].reward).not.toBe(metrics[0].reward);
@@ -219,7 +260,8 @@ describe('GRPO', () => {
       const before = await weightsOf(model);
       await grpo(model, { [option]: true });
       const after = await weightsOf(model);
-      for (const [name, { raw }] of Object.entries(after)) expect([name, raw.equals(before[name].raw)]).toEqual([name, !trains(name)]);
+      for (const [name, { raw }] of Object.entries(after))
+        expect([name, raw.equals(before[name].raw)]).toEqual([name, !trains(name)]);
     });
   });
 
@@ -240,7 +282,13 @@ describe('GRPO', () => {
 
   test('with adapters the base alone is the reference', async () => {
     await withModel(folder, async (model) => {
-      const metrics = await grpo(model, { maxSteps: 5, beta: 0.1, lora: { rank: 2 }, freezePlanner: true, learningRate: 1e-2 });
+      const metrics = await grpo(model, {
+        maxSteps: 5,
+        beta: 0.1,
+        lora: { rank: 2 },
+        freezePlanner: true,
+        learningRate: 1e-2,
+      });
       expect(metrics[0].kl).toBeLessThan(1e-9);
       expect(metrics[4].kl).toBeGreaterThan(1e-9);
       expect(metrics[4].ratioDeviation).toBeLessThanOrEqual(1e-5);
@@ -270,14 +318,21 @@ describe('GRPO', () => {
 });
 
 describe('what must not matter', () => {
-  type Run = (model: MaskedDiffusionModel, changes: Record<string, unknown>) => Promise<{ loss: number; gradNorm: number }[]>;
+  type Run = (
+    model: MaskedDiffusionModel,
+    changes: Record<string, unknown>,
+  ) => Promise<{ loss: number; gradNorm: number }[]>;
   const runs: [string, Run, string][] = [
     ['fine-tuning', (model, changes) => sft(model, { ...COMPARED, ...changes }), 'batchSize'],
     ['planner initialisation', (model, changes) => planner(model, { ...COMPARED, ...changes }), 'batchSize'],
     ['GRPO', (model, changes) => grpo(model, { ...COMPARED, advantageMinClip: null, ...changes }), 'promptsPerStep'],
   ];
   const outcome = (run: Run, changes: Record<string, unknown>, threads = 2) =>
-    withModel(folder, async (model) => ({ metrics: await run(model, changes), weights: await weightsOf(model) }), threads);
+    withModel(
+      folder,
+      async (model) => ({ metrics: await run(model, changes), weights: await weightsOf(model) }),
+      threads,
+    );
 
   test.each(runs)('1 x 8 = 8 x 1 accumulation: %s', async (_name, run, size) => {
     const one = await outcome(run, { [size]: 8, gradientAccumulation: 1 });
@@ -351,7 +406,12 @@ describe('options', () => {
   ])('GRPO refuses %j', async (options, kind, message) => {
     await withModel(folder, async (model) => {
       const make = () =>
-        new GrpoTrainer(model, { dataset: task, rewards: { early: earlyTokens }, maxSteps: 1, ...(options as object) } as GrpoOptions);
+        new GrpoTrainer(model, {
+          dataset: task,
+          rewards: { early: earlyTokens },
+          maxSteps: 1,
+          ...(options as object),
+        } as GrpoOptions);
       expect(make).toThrow(kind);
       expect(make).toThrow(message);
     });
@@ -370,7 +430,9 @@ describe('rewards', () => {
       sqrt_sum: [-0.5915063509461096, -1, -0.3535533905932738, -0.6035533905932737],
     };
     for (const form of ['sum', 'sqrt', 'sqrt_sum'] as const) {
-      const values = rewards.stepPenalty({ form })({ results: steps.map((unmaskedAt) => ({ unmaskedAt })) } as never) as number[];
+      const values = rewards.stepPenalty({ form })({
+        results: steps.map((unmaskedAt) => ({ unmaskedAt })),
+      } as never) as number[];
       values.forEach((value, i) => expect(value).toBeCloseTo(expected[form][i], 12));
     }
   });
@@ -388,13 +450,18 @@ describe('rewards', () => {
     expect(await rewards.exactAnswer(batch(['a  b', 'a c', 'x'], ['a b', 'a b', null]))).toEqual([1, 0, null]);
     expect(await rewards.fastAnswer({ weight: 0.4 })(batch(['a', 'b'], ['a', 'a']))).toEqual([1 + 0.4 * 0.75, 0]);
     const tagged = rewards.format(/<answer>.*<\/answer>/g, { reward: 0.5 });
-    expect(tagged(batch(['<answer>1</answer>', 'no', '<answer>2</answer>'], [null, null, null]))).toEqual([0.5, 0, 0.5]);
+    expect(tagged(batch(['<answer>1</answer>', 'no', '<answer>2</answer>'], [null, null, null]))).toEqual([
+      0.5, 0, 0.5,
+    ]);
     expect(() => rewards.stepPenalty({ form: 'cube' as never })).toThrow('form');
   });
 
   test('teacherLogProb is the mean log-probability under the teacher', async () => {
     await withModel(folder, async (teacher) => {
-      const results = await teacher.generateBatch(['1 a b c d e f g h', '2 c c d a b f e a'], { genLength: 8, blockLength: 8 });
+      const results = await teacher.generateBatch(['1 a b c d e f g h', '2 c c d a b f e a'], {
+        genLength: 8,
+        blockLength: 8,
+      });
       const judge = rewards.teacherLogProb({ model: teacher, passes: 8, tokenBudget: 40 });
       const values = (await judge({
         results,
@@ -423,7 +490,10 @@ describe('rewards', () => {
   test('a frozen copy can judge while its twin trains', async () => {
     await withModel(folder, (teacher) =>
       withModel(folder, async (model) => {
-        const [metrics] = await grpo(model, { maxSteps: 1, rewards: { teacher: rewards.teacherLogProb({ model: teacher }) } });
+        const [metrics] = await grpo(model, {
+          maxSteps: 1,
+          rewards: { teacher: rewards.teacherLogProb({ model: teacher }) },
+        });
         expect(metrics.reward).toBeLessThan(0);
       }),
     );
@@ -447,15 +517,25 @@ describe('models as files', () => {
       });
     });
     const config = JSON.parse(readFileSync(path.join(target, 'config.json'), 'utf8'));
-    expect(config).toMatchObject({ num_head_layers: 1, use_adaln: true, torch_dtype: 'float32', architectures: ['LLaDOUModelLM'] });
+    expect(config).toMatchObject({
+      num_head_layers: 1,
+      use_adaln: true,
+      torch_dtype: 'float32',
+      architectures: ['LLaDOUModelLM'],
+    });
   });
 
   test('fields that nobody here reads survive', async () => {
     const target = temporaryFolder();
     await withModel(modelFolder('gqa'), (model) => model.save(target));
     const original = JSON.parse(readFileSync(path.join(modelFolder('gqa'), 'config.json'), 'utf8'));
-    expect(JSON.parse(readFileSync(path.join(target, 'config.json'), 'utf8'))).toEqual({ ...original, torch_dtype: 'float32' });
-    const [before, after] = [modelFolder('gqa'), target].map((from) => readTensors(path.join(from, 'model.safetensors')));
+    expect(JSON.parse(readFileSync(path.join(target, 'config.json'), 'utf8'))).toEqual({
+      ...original,
+      torch_dtype: 'float32',
+    });
+    const [before, after] = [modelFolder('gqa'), target].map((from) =>
+      readTensors(path.join(from, 'model.safetensors')),
+    );
     expect(Object.keys(after).sort()).toEqual(Object.keys(before).sort());
     for (const [name, { raw, shape }] of Object.entries(after))
       expect([name, shape, raw.equals(before[name].raw)]).toEqual([name, before[name].shape, true]);
@@ -472,7 +552,9 @@ describe('models as files', () => {
       await withModel(target, async (copy) => {
         const rounded = await weightsOf(copy);
         for (const [name, { data }] of Object.entries(exact))
-          data.forEach((x, i) => expect(Math.abs(rounded[name].data[i] - x)).toBeLessThanOrEqual(relative * Math.abs(x) + 2 ** -25));
+          data.forEach((x, i) =>
+            expect(Math.abs(rounded[name].data[i] - x)).toBeLessThanOrEqual(relative * Math.abs(x) + 2 ** -25),
+          );
       });
     });
   });
@@ -585,7 +667,8 @@ describe('run folders', () => {
     }
     expect(seen[0]).toContain('brain.Event:2');
     expect(seen).toHaveLength(steps + 1);
-    for (const record of seen.slice(1)) for (const tag of ['loss', 'gradNorm', 'learningRate']) expect(record).toContain(tag);
+    for (const record of seen.slice(1))
+      for (const tag of ['loss', 'gradNorm', 'learningRate']) expect(record).toContain(tag);
   }
 
   test('the checksum is CRC-32C', () => expect(crc32c(Buffer.from('123456789'))).toBe(0xe3069283));
@@ -620,7 +703,13 @@ describe('run folders', () => {
 
   test('early stop after evaluations without a new best', async () => {
     const metrics = await withModel(folder, (model) =>
-      sft(model, { maxSteps: 50, learningRate: 0, evalEvery: 2, patience: 2, outputDir: path.join(temporaryFolder(), 'run') }),
+      sft(model, {
+        maxSteps: 50,
+        learningRate: 0,
+        evalEvery: 2,
+        patience: 2,
+        outputDir: path.join(temporaryFolder(), 'run'),
+      }),
     );
     expect(metrics).toHaveLength(6);
   });

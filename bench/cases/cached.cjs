@@ -1,5 +1,6 @@
-// One step of decoding, with a dual cache (the block is computed, the rest of the row is cached) beside one without (everything is
-// computed), by row length and block length. Every step is one of a real run: candidates' logits, sampling and selection included.
+// One step of decoding, with a dual cache (the block is computed, the rest of the row is cached) beside one without
+// (everything is computed), by row length and block length. Every step is one of a real run: candidates' logits,
+// sampling and selection included.
 const dultra = require('../../dist/index.js');
 const { makeModel, randomIds } = require('../lib/models.cjs');
 
@@ -10,9 +11,13 @@ const LENGTHS = [64, 128, 256, 512, 1024, 2048, 4096];
 const ACTIVE = [8, 32, 128];
 
 function cases({ threads, quick }) {
-  const sweep = LENGTHS.flatMap((length) => ACTIVE.filter((active) => active < length).map((active) => ({ shape: SWEEP, length, active })));
+  const sweep = LENGTHS.flatMap((length) =>
+    ACTIVE.filter((active) => active < length).map((active) => ({ shape: SWEEP, length, active })),
+  );
   const small = ({ length }) => length <= 256;
-  return threads.flatMap((count) => (quick ? sweep.filter(small) : [GOAL, ...sweep]).map((one) => ({ ...one, threads: count })));
+  return threads.flatMap((count) =>
+    (quick ? sweep.filter(small) : [GOAL, ...sweep]).map((one) => ({ ...one, threads: count })),
+  );
 }
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

@@ -12,14 +12,20 @@ const TOLERANCE = 1e-3;
 const cases = ({ quick, threads }) =>
   Object.keys(SHAPES)
     .slice(0, quick ? 1 : undefined)
-    .flatMap((shape) => [64, 256, 512].flatMap((length) => threads.map((count) => ({ shape, length, threads: count }))));
+    .flatMap((shape) =>
+      [64, 256, 512].flatMap((length) => threads.map((count) => ({ shape, length, threads: count }))),
+    );
 
 async function run({ shape, length, threads, quick }) {
   const folder = makeModel(shape);
   const ids = randomIds(shape, length);
   const session = await openSession(exportOnnx(folder, SHAPES[shape], length), threads);
   const input = feed(ids);
-  const variants = { 'dultra fp32': {}, 'dultra bf16 weights': { dtype: 'bfloat16' }, 'dultra bf16 compute': { compute: 'bfloat16' } };
+  const variants = {
+    'dultra fp32': {},
+    'dultra bf16 weights': { dtype: 'bfloat16' },
+    'dultra bf16 compute': { compute: 'bfloat16' },
+  };
   const calls = {};
   for (const [name, options] of Object.entries(variants)) {
     const model = await dultra.loadModel(folder, { threads, ...options }).catch((error) => {
@@ -32,7 +38,8 @@ async function run({ shape, length, threads, quick }) {
   const ours = (await calls['dultra fp32']()).logits;
   const theirs = (await calls[REFERENCE]()).logits.data;
   const difference = ours.reduce((most, value, i) => Math.max(most, Math.abs(value - theirs[i])), 0);
-  if (!(difference <= TOLERANCE)) throw new Error(`logits differ from ${REFERENCE}'s by ${difference}, more than ${TOLERANCE}`);
+  if (!(difference <= TOLERANCE))
+    throw new Error(`logits differ from ${REFERENCE}'s by ${difference}, more than ${TOLERANCE}`);
 
   const timings = await alternate(calls, quick ? { seconds: 0.3, rounds: 3 } : { seconds: 4, rounds: 7 });
   return Object.entries(timings).map(([contender, { turns, ...timing }]) => ({

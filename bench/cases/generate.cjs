@@ -1,5 +1,5 @@
-// A whole generate: 64 tokens after a prompt of 32 in blocks of 32, one row. Weights are random, so how many steps a sampler takes says
-// nothing about it; the time of a step does.
+// A whole generate: 64 tokens after a prompt of 32 in blocks of 32, one row. Weights are random, so how many steps a
+// sampler takes says nothing about it; the time of a step does.
 const dultra = require('../../dist/index.js');
 const { alternate } = require('../lib/measure.cjs');
 const { makeModel, randomIds } = require('../lib/models.cjs');

@@ -1,5 +1,5 @@
-// Peak memory of attention and of a whole forward pass by length: both must grow with T, not T². One thread, each length in its own
-// process; the peak is that of the process before the call subtracted from the one after it.
+// Peak memory of attention and of a whole forward pass by length: both must grow with T, not T². One thread, each
+// length in its own process; the peak is that of the process before the call subtracted from the one after it.
 const dultra = require('../../dist/index.js');
 const { makeModel, randomIds } = require('../lib/models.cjs');
 
@@ -8,7 +8,8 @@ const HEADS = 4;
 const HEAD_DIM = 64;
 const MB = 1024;
 
-const cases = () => ['attention', 'forward'].flatMap((what) => [512, 1024, 2048, 4096].map((length) => ({ what, length })));
+const cases = () =>
+  ['attention', 'forward'].flatMap((what) => [512, 1024, 2048, 4096].map((length) => ({ what, length })));
 
 async function run({ what, length }) {
   let call;

@@ -1,5 +1,5 @@
-// Single operations, in the native microbenchmarks of bench/native: matrix products beside OpenBLAS and oneDNN where those are installed,
-// attention, rows, and the sampler beside a plain scan.
+// Single operations, in the native microbenchmarks of bench/native: matrix products beside OpenBLAS and oneDNN where
+// those are installed, attention, rows, and the sampler beside a plain scan.
 const { spawnSync } = require('node:child_process');
 const path = require('node:path');
 const { root } = require('../../scripts/setup.cjs');
@@ -18,7 +18,11 @@ const PRODUCTS = [
 ];
 
 function execute(command, args) {
-  const { status, stdout, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
+  const { status, stdout, error } = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   if (error) throw error;
   if (status !== 0) throw new Error(`${command} ${args.join(' ')} ended with exit code ${status}\n${stdout}`);
   return stdout;

@@ -1,5 +1,5 @@
-// Generated Python: a batch of small programs, each in an interpreter of its own, with as many processes as threads. Beside it the Python of
-// this machine, a process for each program and hardly a wall around it.
+// Generated Python: a batch of small programs, each in an interpreter of its own, with as many processes as threads.
+// Beside it the Python of this machine, a process for each program and hardly a wall around it.
 const { spawnSync } = require('node:child_process');
 const { rewards } = require('../../dist/index.js');
 const { alternate, speedup } = require('../lib/measure.cjs');
@@ -20,7 +20,8 @@ async function run({ threads, quick }) {
       runner.run({ code: 'def f(x): return sorted(range(x))[-1]', call: { name: 'f', input: 1000 + i } }),
     );
     for (const [i, { status, value }] of (await Promise.all(programs)).entries())
-      if (status !== 'ok' || value !== 999 + i) throw new Error(`program ${i}: expected ${999 + i}, got ${status} ${value}`);
+      if (status !== 'ok' || value !== 999 + i)
+        throw new Error(`program ${i}: expected ${999 + i}, got ${status} ${value}`);
   };
   const calls = Object.fromEntries(Object.entries(runners).map(([name, runner]) => [name, batch(runner)]));
   const timings = await alternate(calls, quick ? { seconds: 1, rounds: 1 } : { seconds: 20, rounds: 3 });

@@ -1,5 +1,5 @@
-// Steps of the three training stages on the embedded word problems, beside plain PyTorch on the same sizes (bench/torch/train_tiny.py),
-// where Debian's python3-torch is installed. Both sides take turns.
+// Steps of the three training stages on the embedded word problems, beside plain PyTorch on the same sizes
+// (bench/torch/train_tiny.py), where Debian's python3-torch is installed. Both sides take turns.
 const { spawnSync } = require('node:child_process');
 const { existsSync, mkdtempSync, rmSync } = require('node:fs');
 const os = require('node:os');
@@ -14,7 +14,10 @@ const { sft, planner, grpo } = dultra.training.PRESETS; // of each, the preset "
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-/** Milliseconds per step of a stage, of the clock and of all threads, with the metrics of each step; the first steps are not timed. */
+/**
+ * Milliseconds per step of a stage, of the clock and of all threads, with the metrics of each step; the first steps are
+ * not timed.
+ */
 async function timeSteps(stage, { warmup, steps }) {
   const out = { wall: [], cpu: [], metrics: [] };
   let clock = 0n;
@@ -53,7 +56,10 @@ async function ours(threads, folder, steps) {
       base,
       (model) => {
         const { weight } = grpo.tiny.rewards.fastAnswer.options;
-        return new dultra.GrpoTrainer(model, { ...options(grpo.tiny), rewards: { fast: dultra.rewards.fastAnswer({ weight }) } }).train();
+        return new dultra.GrpoTrainer(model, {
+          ...options(grpo.tiny),
+          rewards: { fast: dultra.rewards.fastAnswer({ weight }) },
+        }).train();
       },
       Math.ceil(steps / 2),
     ),
@@ -63,7 +69,9 @@ async function ours(threads, folder, steps) {
 /** The same from PyTorch: milliseconds by step, or null where it is not installed. */
 function theirs(threads, seconds) {
   if (!existsSync(PYTHON)) return null;
-  const { status, stdout } = spawnSync(PYTHON, [TORCH, '--threads', String(threads), '--seconds', String(seconds)], { encoding: 'utf8' });
+  const { status, stdout } = spawnSync(PYTHON, [TORCH, '--threads', String(threads), '--seconds', String(seconds)], {
+    encoding: 'utf8',
+  });
   if (status !== 0) return null;
   const lines = stdout
     .trim()
@@ -98,23 +106,41 @@ async function run({ threads, quick }) {
 /** What a GRPO step did, per 192 rows: passes of the rollouts, and replayed pairs. */
 function grpoWork(metrics) {
   const rows = grpo.tiny.promptsPerStep * grpo.tiny.numGenerations;
-  return { passes: mean(metrics.map(({ nfe }) => nfe)), replays: mean(metrics.map(({ replayedSteps }) => replayedSteps)) / rows };
+  return {
+    passes: mean(metrics.map(({ nfe }) => nfe)),
+    replays: mean(metrics.map(({ replayedSteps }) => replayedSteps)) / rows,
+  };
 }
 
 /** A GRPO step in PyTorch is put together from its parts for the same work, as if its batches were always full. */
 function torchStep(stage, torch, work) {
   const time = (key) => {
     if (stage !== 'grpo') return torch[stage][key];
-    return work.passes * torch['grpo-rollout'][key] + work.replays * torch['grpo-replay'][key] + torch['grpo-update'][key];
+    return (
+      work.passes * torch['grpo-rollout'][key] + work.replays * torch['grpo-replay'][key] + torch['grpo-update'][key]
+    );
   };
   return { wall: time('ms'), cpu: time('cpu_ms') };
 }
 
 function rowsOf(stage, turns, threads) {
-  const shape = { pretrain: 'pre-training, 64 rows', 'planner-init': 'planner initialisation, 64 rows', grpo: 'GRPO, 192 rollouts' }[stage];
+  const shape = {
+    pretrain: 'pre-training, 64 rows',
+    'planner-init': 'planner initialisation, 64 rows',
+    grpo: 'GRPO, 192 rollouts',
+  }[stage];
   const ordered = turns.flatMap(({ timing }) => timing.wall).sort((a, b) => a - b);
   const at = (p) => ordered[Math.round(p * (ordered.length - 1))];
-  const row = { shape, threads, contender: 'dultra fp32', unit: 'ms', median: at(0.5), p10: at(0.1), p90: at(0.9), runs: ordered.length };
+  const row = {
+    shape,
+    threads,
+    contender: 'dultra fp32',
+    unit: 'ms',
+    median: at(0.5),
+    p10: at(0.1),
+    p90: at(0.9),
+    runs: ordered.length,
+  };
   row.cpu = median(turns.flatMap(({ timing }) => timing.cpu));
   if (stage === 'grpo') {
     const { passes, replays } = turns[turns.length - 1].work;

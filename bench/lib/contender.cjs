@@ -1,4 +1,5 @@
-// onnxruntime-node, installed into bench/node_modules on first use: 110 MB that nobody who only uses or tests the package should fetch.
+// onnxruntime-node, installed into bench/node_modules on first use: 110 MB that nobody who only uses or tests the
+// package should fetch.
 const { spawnSync } = require('node:child_process');
 const { existsSync } = require('node:fs');
 const path = require('node:path');
@@ -9,14 +10,21 @@ const folder = path.join(__dirname, '..');
 function installContender() {
   if (existsSync(path.join(folder, 'node_modules', 'onnxruntime-node'))) return;
   process.stderr.write('bench: installing onnxruntime-node into bench/node_modules\n');
-  const { status } = spawnSync('npm', ['ci', '--ignore-scripts'], { cwd: folder, stdio: ['ignore', process.stderr, process.stderr] });
+  const { status } = spawnSync('npm', ['ci', '--ignore-scripts'], {
+    cwd: folder,
+    stdio: ['ignore', process.stderr, process.stderr],
+  });
   if (status !== 0) throw new Error(`npm ci in ${folder} ended with exit code ${status}`);
 }
 
 /** A session as fast as it gets: every graph optimisation, one operator at a time on `threads` threads. */
 async function openSession(file, threads) {
   const { InferenceSession } = require('onnxruntime-node');
-  return InferenceSession.create(file, { intraOpNumThreads: threads, interOpNumThreads: 1, graphOptimizationLevel: 'all' });
+  return InferenceSession.create(file, {
+    intraOpNumThreads: threads,
+    interOpNumThreads: 1,
+    graphOptimizationLevel: 'all',
+  });
 }
 
 /** Ids (T) as the input of an exported model. */

@@ -22,10 +22,12 @@ const LONG_MS = 100; // a call this long needs no untimed one before it
 const TURN_MS = 60; // of calls before the next contender's turn
 
 /**
- * Times contenders ({ name: call }) in turns over rounds, so that a machine that is busy for a while slows all alike. Between turns there
- * is a pause: thread pools spin for a while after their last call and would hold the next contender's cores.
+ * Times contenders ({ name: call }) in turns over rounds, so that a machine that is busy for a while slows all alike.
+ * Between turns there is a pause: thread pools spin for a while after their last call and would hold the next
+ * contender's cores.
  * @param seconds budget per contender; at least `rounds` rounds whatever they take
- * @returns { name: { median, p10, p90, runs, cpu, turns } }: milliseconds per call, the median of its CPU time, and the medians of each
+ * @returns { name: { median, p10, p90, runs, cpu, turns } }: milliseconds per call, the median of its CPU time, and the
+ * medians of each
  *   turn, [{ wall, cpu }]
  */
 async function alternate(contenders, { seconds, rounds }) {
@@ -34,7 +36,12 @@ async function alternate(contenders, { seconds, rounds }) {
   for (const name of names) {
     await contenders[name](); // allocations, page faults, threads
     const { wall } = await timed(contenders[name]);
-    state[name] = { isLong: wall > LONG_MS, calls: Math.max(1, Math.min(200, Math.round(TURN_MS / wall))), times: [], turns: [] };
+    state[name] = {
+      isLong: wall > LONG_MS,
+      calls: Math.max(1, Math.min(200, Math.round(TURN_MS / wall))),
+      times: [],
+      turns: [],
+    };
   }
   const end = Date.now() + 1000 * seconds * names.length;
   for (let round = 0; round < rounds || Date.now() < end; round++)
@@ -51,13 +58,21 @@ async function alternate(contenders, { seconds, rounds }) {
     names.map((name) => {
       const { times, turns } = state[name];
       const walls = times.map((time) => time.wall);
-      const summary = { median: median(walls), p10: quantile(walls, 0.1), p90: quantile(walls, 0.9), runs: walls.length };
+      const summary = {
+        median: median(walls),
+        p10: quantile(walls, 0.1),
+        p90: quantile(walls, 0.9),
+        runs: walls.length,
+      };
       return [name, { ...summary, cpu: median(times.map((time) => time.cpu)), turns }];
     }),
   );
 }
 
-/** How many times faster `ours` was than `theirs` by "wall" or "cpu": the median over the rounds, each of which compares neighbours in time. */
+/**
+ * How many times faster `ours` was than `theirs` by "wall" or "cpu": the median over the rounds, each of which compares
+ * neighbours in time.
+ */
 const speedup = (ours, theirs, clock) => median(ours.turns.map((turn, i) => theirs.turns[i][clock] / turn[clock]));
 
 module.exports = { alternate, speedup };

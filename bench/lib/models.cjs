@@ -4,8 +4,9 @@ const path = require('node:path');
 const { root } = require('../../scripts/setup.cjs');
 
 /**
- * Shapes of LLaDA: MLP 3 C as in LLaDA-8B. The vocabulary is 4096, not LLaDA's 126464: with that one, the output head alone would be
- * 90 % of the multiplications of the small model and 54 % of the large one's, and the table would time a single matrix product.
+ * Shapes of LLaDA: MLP 3 C as in LLaDA-8B. The vocabulary is 4096, not LLaDA's 126464: with that one, the output head
+ * alone would be 90 % of the multiplications of the small model and 54 % of the large one's, and the table would time a
+ * single matrix product.
  */
 const SHAPES = {
   'C 256 x 4': { hidden: 256, layers: 4, heads: 4, mlp: 768, vocab: 4096 },
@@ -49,8 +50,8 @@ function randomSource(seed) {
 }
 
 /**
- * The folder of a checkpoint of that shape, written if it is not there: matrices of variance 1 / columns, so that activations keep
- * their size through the layers; norm weights around 1.
+ * The folder of a checkpoint of that shape, written if it is not there: matrices of variance 1 / columns, so that
+ * activations keep their size through the layers; norm weights around 1.
  */
 function makeModel(shapeName, { planner = false } = {}) {
   const shape = SHAPES[shapeName];

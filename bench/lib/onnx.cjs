@@ -1,6 +1,7 @@
-// The transformer as an ONNX file, for onnxruntime-node. Weights stay in the checkpoint: ONNX lets a tensor name a byte range of
-// another file. The nodes are those that ONNX Runtime's own transformer optimizer puts in place of an exported graph: its fused RMS
-// norms, rotary embedding and multi-head attention, and Gemm with weights as torch.nn.Linear keeps them.
+// The transformer as an ONNX file, for onnxruntime-node. Weights stay in the checkpoint: ONNX lets a tensor name a byte
+// range of another file. The nodes are those that ONNX Runtime's own transformer optimizer puts in place of an exported
+// graph: its fused RMS norms, rotary embedding and multi-head attention, and Gemm with weights as torch.nn.Linear keeps
+// them.
 const { closeSync, openSync, readSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { ROPE_THETA, RMS_EPS } = require('./models.cjs');
@@ -49,11 +50,17 @@ const externalTensor = (name, shape, file, offset, length) =>
     ...dimensions(shape),
     integer(2, FLOAT),
     bytes(8, name),
-    ...Object.entries({ location: file, offset, length }).map(([key, value]) => message(13, bytes(1, key), bytes(2, String(value)))),
+    ...Object.entries({ location: file, offset, length }).map(([key, value]) =>
+      message(13, bytes(1, key), bytes(2, String(value))),
+    ),
     integer(14, 1),
   );
 const valueInfo = (field, name, type, shape) =>
-  message(field, bytes(1, name), message(2, message(1, integer(1, type), message(2, ...shape.map((n) => message(1, integer(1, n)))))));
+  message(
+    field,
+    bytes(1, name),
+    message(2, message(1, integer(1, type), message(2, ...shape.map((n) => message(1, integer(1, n)))))),
+  );
 
 /** Angles of every position: (T, D/2) cosines and sines, computed in fp32 as dultra and PyTorch do. */
 function rotaryTable(length, headDim) {
@@ -84,12 +91,15 @@ function exportOnnx(folder, { hidden: c, layers, heads, vocab }, length) {
 
   const graph = [];
   const op = (type, inputs, outputs, attributes) => graph.push(node('', type, inputs, outputs, attributes));
-  const fused = (type, inputs, outputs, attributes) => graph.push(node('com.microsoft', type, inputs, outputs, attributes));
+  const fused = (type, inputs, outputs, attributes) =>
+    graph.push(node('com.microsoft', type, inputs, outputs, attributes));
   const base = 'model.transformer';
   const linear = (input, weight, output) => op('Gemm', [input, weight], [output], { transB: 1 });
   // The norm of (x + delta), and that sum, which the next residual starts from.
   const addNorm = (x, delta, weight, output) => {
-    fused('SkipSimplifiedLayerNormalization', [x, delta, weight], [output, '', '', `${output}.sum`], { epsilon: { float: RMS_EPS } });
+    fused('SkipSimplifiedLayerNormalization', [x, delta, weight], [output, '', '', `${output}.sum`], {
+      epsilon: { float: RMS_EPS },
+    });
     return `${output}.sum`;
   };
 
@@ -101,13 +111,20 @@ function exportOnnx(folder, { hidden: c, layers, heads, vocab }, length) {
     const at = (name) => `${i}.${name}`;
     if (delta) residual = addNorm(residual, delta, w('attn_norm'), at('n1'));
     else
-      op('SimplifiedLayerNormalization', [residual, w('attn_norm')], [at('n1')], { axis: -1, epsilon: { float: RMS_EPS }, stash_type: 1 });
+      op('SimplifiedLayerNormalization', [residual, w('attn_norm')], [at('n1')], {
+        axis: -1,
+        epsilon: { float: RMS_EPS },
+        stash_type: 1,
+      });
     for (const name of ['q', 'k', 'v']) {
       linear(at('n1'), w(`${name}_proj`), at(name));
       op('Reshape', [at(name), 'sequence'], [at(`${name}3`)]); // (1, T, C)
     }
     for (const name of ['q', 'k'])
-      fused('RotaryEmbedding', [at(`${name}3`), 'positions', 'cosine', 'sine'], [at(`${name}r`)], { interleaved: 0, num_heads: heads });
+      fused('RotaryEmbedding', [at(`${name}3`), 'positions', 'cosine', 'sine'], [at(`${name}r`)], {
+        interleaved: 0,
+        num_heads: heads,
+      });
     fused('MultiHeadAttention', [at('qr'), at('kr'), at('v3')], [at('a3')], { num_heads: heads });
     op('Reshape', [at('a3'), 'rows'], [at('a')]);
     linear(at('a'), w('attn_out'), at('o'));

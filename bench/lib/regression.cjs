@@ -1,7 +1,9 @@
-// Whether something has become slower beside its contender, which ran in turns with it: a ratio says that on any machine and in any minute,
-// where a time says how busy the machine was.
+// Whether something has become slower beside its contender, which ran in turns with it: a ratio says that on any
+// machine and in any minute, where a time says how busy the machine was.
 
-/** A ratio may fall by this share before it counts: two runs of the same code differ too, most of all on a busy machine. */
+/**
+ * A ratio may fall by this share before it counts: two runs of the same code differ too, most of all on a busy machine.
+ */
 const TOLERANCE = 0.15;
 
 const keyOf = ({ shape, threads, contender }) => `${shape}, ${threads} thread${threads === 1 ? '' : 's'}: ${contender}`;

@@ -54,7 +54,10 @@ function markdown({ machine: at, command, loads, sections }) {
   return `${lines.join('\n')}\n`;
 }
 
-/** Writes both files into `folder`; returns their common path without extension. `part` names what a partial run measured. */
+/**
+ * Writes both files into `folder`; returns their common path without extension. `part` names what a partial run
+ * measured.
+ */
 function writeReport(folder, result, part) {
   mkdirSync(folder, { recursive: true });
   const base = path.join(folder, [result.machine.date, result.machine.device, part].filter(Boolean).join('-'));

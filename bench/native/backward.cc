@@ -1,7 +1,7 @@
-// Microbenchmarks of what training adds, at the sizes of a small model: the two products of a linear layer's backward beside its forward,
-// attention's backward beside its forward, and what follows each optimiser step. One JSON line per measurement; contenders alternate,
-// times are in microseconds,
-// lower deciles, because what else a machine does only adds to them.
+// Microbenchmarks of what training adds, at the sizes of a small model: the two products of a linear layer's backward
+// beside its forward, attention's backward beside its forward, and what follows each optimiser step. One JSON line per
+// measurement; contenders alternate, times are in microseconds, lower deciles, because what else a machine does only
+// adds to them.
 //   dultra_bench_backward [threads] [isa]
 #include <algorithm>
 #include <chrono>
@@ -52,20 +52,24 @@ std::vector<double> deciles(const std::vector<std::function<void()>>& calls) {
 void linear(dultra::Backend& backend, const std::string& common, int64_t m, int64_t n, int64_t k) {
   const std::vector<float> x = normals(size_t(m * k)), w = normals(size_t(n * k)), dy = normals(size_t(m * n));
   std::vector<float> y(dy.size()), dx(x.size()), dw(w.size());
-  const auto matrix = backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32, dultra::Compute::kF32);
-  const std::vector<double> us = deciles({[&] { backend.linear_forward(y.data(), n, x.data(), m, *matrix, nullptr, false); },
-                                          [&] { backend.linear_backward_input(dx.data(), dy.data(), n, w.data(), m, n, k, false); },
-                                          [&] { backend.linear_backward_weight(dw.data(), nullptr, dy.data(), n, x.data(), m, n, k); }});
+  const auto matrix =
+      backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32, dultra::Compute::kF32);
+  const std::vector<double> us =
+      deciles({[&] { backend.linear_forward(y.data(), n, x.data(), m, *matrix, nullptr, false); },
+               [&] { backend.linear_backward_input(dx.data(), dy.data(), n, w.data(), m, n, k, false); },
+               [&] { backend.linear_backward_weight(dw.data(), nullptr, dy.data(), n, x.data(), m, n, k); }});
   const double flop = 2.0 * double(m) * double(n) * double(k) * 1e-3;
   std::printf(
-      "{\"op\":\"linear\",%s,\"M\":%d,\"N\":%d,\"K\":%d,\"forward_gflops\":%.1f,\"input_gflops\":%.1f,\"weight_gflops\":%.1f,"
+      "{\"op\":\"linear\",%s,\"M\":%d,\"N\":%d,\"K\":%d,\"forward_gflops\":%.1f,\"input_gflops\":%.1f,\"weight_"
+      "gflops\":%.1f,"
       "\"input_speed\":%.2f,\"weight_speed\":%.2f}\n",
       common.c_str(), int(m), int(n), int(k), flop / us[0], flop / us[1], flop / us[2], us[0] / us[1], us[0] / us[2]);
 }
 
 void attention(dultra::Backend& backend, const std::string& common, int batch, int t, int heads, int d) {
   const int64_t width = int64_t(heads) * d, m = int64_t(batch) * t;
-  const std::vector<float> q = normals(size_t(m * width)), kv = normals(size_t(m * 2 * width)), dout = normals(size_t(m * width));
+  const std::vector<float> q = normals(size_t(m * width)), kv = normals(size_t(m * 2 * width)),
+                           dout = normals(size_t(m * width));
   std::vector<float> out(q.size()), log_sum(size_t(m * heads)), dq(q.size()), dkv(kv.size());
   std::vector<int32_t> offsets;
   for (int b = 0; b <= batch; ++b) offsets.push_back(b * t);
@@ -84,25 +88,32 @@ void attention(dultra::Backend& backend, const std::string& common, int batch, i
   a.q_offsets = a.k_offsets = offsets.data();
   a.mask = dultra::MaskKind::kBidirectional;
   const dultra::AttentionGradArgs grad{a, dout.data(), dq.data(), dkv.data(), dkv.data() + width};
-  const std::vector<double> us = deciles({[&] { backend.attention_forward(a); }, [&] { backend.attention_backward(grad); }});
+  const std::vector<double> us =
+      deciles({[&] { backend.attention_forward(a); }, [&] { backend.attention_backward(grad); }});
   const double flop = 4.0 * double(m) * t * double(width) * 1e-3;
   std::printf(
-      "{\"op\":\"attention\",%s,\"B\":%d,\"T\":%d,\"H\":%d,\"D\":%d,\"forward_us\":%.1f,\"backward_us\":%.1f,\"forward_gflops\":%.1f,"
+      "{\"op\":\"attention\",%s,\"B\":%d,\"T\":%d,\"H\":%d,\"D\":%d,\"forward_us\":%.1f,\"backward_us\":%.1f,\"forward_"
+      "gflops\":%.1f,"
       "\"backward_gflops\":%.1f,\"backward_time\":%.2f}\n",
       common.c_str(), batch, t, heads, d, us[0], us[1], flop / us[0], 2.5 * flop / us[1], us[1] / us[0]);
 }
 
 void rows(dultra::Backend& backend, const std::string& common, int64_t m, int64_t c) {
-  const std::vector<float> x = normals(size_t(m * c)), weight = normals(size_t(c)), dout = normals(size_t(m * c)), half = normals(size_t(m * c / 2));
+  const std::vector<float> x = normals(size_t(m * c)), weight = normals(size_t(c)), dout = normals(size_t(m * c)),
+                           half = normals(size_t(m * c / 2));
   std::vector<float> out(x.size()), dx(x.size()), dweight(weight.size()), dadd(weight.size());
   const std::vector<double> us = deciles(
       {[&] { backend.rmsnorm_forward(out.data(), x.data(), weight.data(), m, c, 1e-5f); },
        [&] { backend.rmsnorm_backward(dx.data(), dweight.data(), dout.data(), x.data(), weight.data(), m, c, 1e-5f); },
-       [&] { backend.layernorm_backward(dx.data(), dweight.data(), dadd.data(), dout.data(), x.data(), weight.data(), nullptr, m, c, 1e-4f); },
+       [&] {
+         backend.layernorm_backward(dx.data(), dweight.data(), dadd.data(), dout.data(), x.data(), weight.data(),
+                                    nullptr, m, c, 1e-4f);
+       },
        [&] { backend.swiglu_forward(out.data(), x.data(), m, c / 2); },
        [&] { backend.swiglu_backward(out.data(), half.data(), x.data(), m, c / 2); }});
   std::printf(
-      "{\"op\":\"rows\",%s,\"M\":%d,\"C\":%d,\"rmsnorm_us\":%.1f,\"rmsnorm_backward_us\":%.1f,\"layernorm_backward_us\":%.1f,"
+      "{\"op\":\"rows\",%s,\"M\":%d,\"C\":%d,\"rmsnorm_us\":%.1f,\"rmsnorm_backward_us\":%.1f,\"layernorm_backward_"
+      "us\":%.1f,"
       "\"swiglu_us\":%.1f,\"swiglu_backward_us\":%.1f}\n",
       common.c_str(), int(m), int(c), us[0], us[1], us[2], us[3], us[4]);
 }
@@ -124,13 +135,14 @@ void log_prob(dultra::Backend& backend, const std::string& common, int64_t m, in
   a.max_prob = max_prob.data();
   a.entropy = entropy.data();
   a.finite = finite.data();
-  const std::vector<double> us = deciles({[&] { backend.sample_forward(a); }, [&] { std::copy(logits.begin(), logits.end(), work.begin()); },
-                                          [&] {
-                                            std::copy(logits.begin(), logits.end(), work.begin());
-                                            backend.log_prob_backward(work.data(), tokens.data(), d.data(), m, vocab, 0, -1);
-                                          }});
-  std::printf("{\"op\":\"log_prob\",%s,\"M\":%d,\"V\":%d,\"forward_us\":%.1f,\"backward_us\":%.1f}\n", common.c_str(), int(m), int(vocab), us[0],
-              us[2] - us[1]);
+  const std::vector<double> us =
+      deciles({[&] { backend.sample_forward(a); }, [&] { std::copy(logits.begin(), logits.end(), work.begin()); },
+               [&] {
+                 std::copy(logits.begin(), logits.end(), work.begin());
+                 backend.log_prob_backward(work.data(), tokens.data(), d.data(), m, vocab, 0, -1);
+               }});
+  std::printf("{\"op\":\"log_prob\",%s,\"M\":%d,\"V\":%d,\"forward_us\":%.1f,\"backward_us\":%.1f}\n", common.c_str(),
+              int(m), int(vocab), us[0], us[2] - us[1]);
 }
 
 // After an optimiser step: `count` matrices of (n, k).
@@ -138,7 +150,8 @@ void step(dultra::Backend& backend, const std::string& common, int64_t n, int64_
   const size_t size = size_t(n * k);
   std::vector<float> w = normals(size), m(size), v(size, 1.0f);
   const std::vector<float> g = normals(size);
-  const auto matrix = backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32, dultra::Compute::kF32);
+  const auto matrix =
+      backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32, dultra::Compute::kF32);
   dultra::AdamWArgs adamw{};
   adamw.parameter = w.data();
   adamw.gradient = g.data();
@@ -158,13 +171,14 @@ void step(dultra::Backend& backend, const std::string& common, int64_t n, int64_
       for (int i = 0; i < count; ++i) call();
     };
   };
-  const std::vector<double> us =
-      deciles({repeat([&] {
-                 backend.update_matrix(*matrix, {{w.data(), dultra::DType::kF32, n}});
-               }),
-               repeat([&] { backend.adamw_step(adamw); }), repeat([&] { sum += backend.sum_squares(g.data(), int64_t(size)); })});
-  std::printf("{\"op\":\"step\",%s,\"parameters\":%d,\"update_matrix_us\":%.1f,\"adamw_us\":%.1f,\"sum_squares_us\":%.1f}\n", common.c_str(),
-              int(size) * count, us[0], us[1], us[2]);
+  const std::vector<double> us = deciles({repeat([&] {
+                                            backend.update_matrix(*matrix, {{w.data(), dultra::DType::kF32, n}});
+                                          }),
+                                          repeat([&] { backend.adamw_step(adamw); }),
+                                          repeat([&] { sum += backend.sum_squares(g.data(), int64_t(size)); })});
+  std::printf(
+      "{\"op\":\"step\",%s,\"parameters\":%d,\"update_matrix_us\":%.1f,\"adamw_us\":%.1f,\"sum_squares_us\":%.1f}\n",
+      common.c_str(), int(size) * count, us[0], us[1], us[2]);
   if (!(sum > 0)) std::abort();
 }
 

@@ -1,6 +1,7 @@
-// Benchmarks of a device: attention, products, what memory bounds, the sampler; a denoising step of LLaDA-8B's shape through Model and Session,
-// the code that Node runs; and a training step of it through Trainer. One JSON line per measurement: the median and spread of a call's time in
-// microseconds. bench/torch/gpu.py measures cases of the same names; scripts/gpu-report.sh sets both side by side.
+// Benchmarks of a device: attention, products, what memory bounds, the sampler; a denoising step of LLaDA-8B's shape
+// through Model and Session, the code that Node runs; and a training step of it through Trainer. One JSON line per
+// measurement: the median and spread of a call's time in microseconds. bench/torch/gpu.py measures cases of the same
+// names; scripts/gpu-report.sh sets both side by side.
 //   dultra_bench_cuda [--device cuda:0] [--only kernels|step|training] [--tiny]
 // --tiny: shapes for any backend, the CPU's and the emulator's too; its times mean nothing.
 #include <algorithm>
@@ -74,8 +75,10 @@ Times times_of(std::vector<double> times) {
 
 // `work`: floating-point operations of a call; `bytes`: what it has to read and write; 0: no such figure.
 void report(const std::string& name, const Times& t, double work, double bytes, const std::string& note = "") {
-  std::printf("{\"case\":\"%s\",\"by\":\"dultra\",\"us\":%.2f,\"us_p10\":%.2f,\"us_p90\":%.2f,\"tflops\":%.1f,\"gb_per_s\":%.0f,\"note\":\"%s\"}\n",
-              name.c_str(), t.median, t.p10, t.p90, work / t.median * 1e-6, bytes / t.median * 1e-3, note.c_str());
+  std::printf(
+      "{\"case\":\"%s\",\"by\":\"dultra\",\"us\":%.2f,\"us_p10\":%.2f,\"us_p90\":%.2f,\"tflops\":%.1f,\"gb_per_s\":%."
+      "0f,\"note\":\"%s\"}\n",
+      name.c_str(), t.median, t.p10, t.p90, work / t.median * 1e-6, bytes / t.median * 1e-3, note.c_str());
   std::fflush(stdout);
 }
 void skipped(const std::string& name, const std::string& why) {
@@ -85,7 +88,8 @@ void skipped(const std::string& name, const std::string& why) {
   std::fflush(stdout);
 }
 
-// Calls until `seconds` have passed, at least three times; each call is measured by itself and must be complete when it returns.
+// Calls until `seconds` have passed, at least three times; each call is measured by itself and must be complete when it
+// returns.
 Times measure(double seconds, const std::function<void()>& call) {
   call();
   call();
@@ -95,7 +99,8 @@ Times measure(double seconds, const std::function<void()>& call) {
     const auto start = Clock::now();
     call();
     times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
-  } while (times.size() < 3 || (times.size() < 200 && std::chrono::duration<double>(Clock::now() - begin).count() < seconds));
+  } while (times.size() < 3 ||
+           (times.size() < 200 && std::chrono::duration<double>(Clock::now() - begin).count() < seconds));
   return times_of(times);
 }
 
@@ -103,7 +108,9 @@ Times measure(double seconds, const std::function<void()>& call) {
 class Kernels {
  public:
   // The first matrix says whether the backend computes in bf16, and so what operands are stored in.
-  Kernels(Backend& backend, const Shapes& shapes) : backend_(backend), shapes_(shapes), flag_(backend, 4) { matrix(2, 2); }
+  Kernels(Backend& backend, const Shapes& shapes) : backend_(backend), shapes_(shapes), flag_(backend, 4) {
+    matrix(2, 2);
+  }
 
   Buffer array(int64_t n, float scale = 1) {
     Buffer buffer(backend_, size_t(n) * 4);
@@ -141,7 +148,8 @@ class Kernels {
     return backend_.make_matrix({{values.data(), DType::kBF16, rows}}, cols, DType::kBF16, compute());
   }
   Compute compute() const { return backend_.supports(Compute::kBF16) ? Compute::kBF16 : Compute::kF32; }
-  // An operation is queued some times before the device is waited for, so that neither launching nor waiting counts where it takes long enough.
+  // An operation is queued some times before the device is waited for, so that neither launching nor waiting counts
+  // where it takes long enough.
   void time(const std::string& name, double work, double bytes, const std::function<void()>& call) {
     const auto queued = [&](int count) {
       for (int i = 0; i < count; ++i) call();
@@ -160,14 +168,16 @@ class Kernels {
     const Array x = operand(shapes_.gemm_rows.back() * k), out = operand(shapes_.gemm_rows.back() * n);
     const double size = double(dtype_size(x.dtype));
     for (int64_t m : shapes_.gemm_rows)
-      time("gemm M=" + std::to_string(m) + " N=" + std::to_string(n) + " K=" + std::to_string(k), 2.0 * double(m * n * k),
-           2.0 * double(n * k) + size * double(m * (n + k)), [&] { backend_.linear_forward(out, n, x, m, *w, nullptr, false); });
+      time("gemm M=" + std::to_string(m) + " N=" + std::to_string(n) + " K=" + std::to_string(k),
+           2.0 * double(m * n * k), 2.0 * double(n * k) + size * double(m * (n + k)),
+           [&] { backend_.linear_forward(out, n, x, m, *w, nullptr, false); });
   }
 
   void attention() {
     const int heads = shapes_.attention_heads, d = shapes_.attention_dim;
     const int64_t tokens = shapes_.attention_tokens, width = int64_t(heads) * d;
-    const Array q = operand(tokens * width, 4), kv = operand(tokens * 2 * width, 4), out = operand(tokens * width), dout = operand(tokens * width);
+    const Array q = operand(tokens * width, 4), kv = operand(tokens * 2 * width, 4), out = operand(tokens * width),
+                dout = operand(tokens * width);
     const Array dq = operand(tokens * width), dkv = operand(tokens * 2 * width);
     const Buffer log_sum = array(tokens * heads);
     for (int64_t length : shapes_.attention_lengths) {
@@ -201,8 +211,9 @@ class Kernels {
       a.batch = 1;
       a.q_offsets = queries.data();
       a.k_offsets = keys.data();
-      time("attention of " + std::to_string(shapes_.block) + " queries T=" + std::to_string(length), 4.0 * double(shapes_.block * length * width),
-           2 * double(dtype_size(kv.dtype)) * double(length * width), [&] { backend_.attention_forward(a); });
+      time("attention of " + std::to_string(shapes_.block) + " queries T=" + std::to_string(length),
+           4.0 * double(shapes_.block * length * width), 2 * double(dtype_size(kv.dtype)) * double(length * width),
+           [&] { backend_.attention_forward(a); });
     }
   }
 
@@ -211,7 +222,8 @@ class Kernels {
     {
       const Buffer a = array(shapes_.copied), b = array(shapes_.copied);
       time("copy", 0, 8.0 * double(shapes_.copied), [&] { backend_.copy(a.as(), b.as(), shapes_.copied); });
-      time("bandwidth: sum of squares", 0, 4.0 * double(shapes_.copied), [&] { backend_.sum_squares(a.as(), shapes_.copied); });
+      time("bandwidth: sum of squares", 0, 4.0 * double(shapes_.copied),
+           [&] { backend_.sum_squares(a.as(), shapes_.copied); });
       time("bandwidth: silu", 0, 8.0 * double(shapes_.copied), [&] { backend_.silu_forward(a.as(), shapes_.copied); });
     }
     const int64_t m = shapes_.rows, c = shapes_.hidden, f = shapes_.mlp, few = std::max<int64_t>(1, m / 4);
@@ -223,19 +235,23 @@ class Kernels {
     {
       const Buffer x = array(m * c), y = array(m * c), dx = array(m * c), weight = array(c), dweight = array(c);
       const Array narrow = operand(m * c);
-      time("bandwidth: rmsnorm", 0, (4 + size) * numbers, [&] { backend_.rmsnorm_forward(narrow, x.as(), weight.as(), m, c, 1e-5f); });
+      time("bandwidth: rmsnorm", 0, (4 + size) * numbers,
+           [&] { backend_.rmsnorm_forward(narrow, x.as(), weight.as(), m, c, 1e-5f); });
       time("bandwidth: layernorm", 0, 8 * numbers,
            [&] { backend_.layernorm_forward(y.as(), x.as(), weight.as(), weight.as(), nullptr, m, c, 1e-4f); });
       time("bandwidth: rmsnorm backward", 0, 16 * numbers,
            [&] { backend_.rmsnorm_backward(dx.as(), dweight.as(), y.as(), x.as(), weight.as(), m, c, 1e-5f); });
-      time("bandwidth: rope", 0, 2 * size * numbers,
-           [&] { backend_.rope_forward(narrow, c, positions.as<int32_t>(), m, shapes_.heads, int(c / shapes_.heads), 500000); });
-      time("bandwidth: gather", 0, 8 * numbers, [&] { backend_.gather_rows(y.as(), x.as(), positions.as<int32_t>(), m, c); });
+      time("bandwidth: rope", 0, 2 * size * numbers, [&] {
+        backend_.rope_forward(narrow, c, positions.as<int32_t>(), m, shapes_.heads, int(c / shapes_.heads), 500000);
+      });
+      time("bandwidth: gather", 0, 8 * numbers,
+           [&] { backend_.gather_rows(y.as(), x.as(), positions.as<int32_t>(), m, c); });
     }
     {
       const Array gate_up = operand(few * 2 * f), out = operand(few * f), dgate_up = operand(few * 2 * f);
       time("bandwidth: swiglu", 0, 3 * size * wide, [&] { backend_.swiglu_forward(out, gate_up, few, f); });
-      time("bandwidth: swiglu backward", 0, 5 * size * wide, [&] { backend_.swiglu_backward(dgate_up, out, gate_up, few, f); });
+      time("bandwidth: swiglu backward", 0, 5 * size * wide,
+           [&] { backend_.swiglu_backward(dgate_up, out, gate_up, few, f); });
     }
     const int64_t n = shapes_.parameters;
     const Buffer parameter = array(n, 0.04f), gradient = array(n, 1e-3f), m1 = array(n, 0), m2 = array(n, 0);
@@ -282,7 +298,8 @@ class Kernels {
     a.finite = outputs.as<uint8_t>() + 5 * 4 * kRows;
     for (const char* temperature : {"0", "0.1", "1"}) {
       a.temperature = std::strtof(temperature, nullptr);
-      time("sampler, 32 rows, temperature " + std::string(temperature), 0, 4.0 * double(kRows * v), [&] { backend_.sample_forward(a); });
+      time("sampler, 32 rows, temperature " + std::string(temperature), 0, 4.0 * double(kRows * v),
+           [&] { backend_.sample_forward(a); });
     }
   }
 
@@ -297,7 +314,8 @@ class Kernels {
 class ZeroFile {
  public:
   explicit ZeroFile(uint64_t bytes)
-      : path_(std::filesystem::temp_directory_path() / ("dultra-bench-" + std::to_string(Clock::now().time_since_epoch().count()))) {
+      : path_(std::filesystem::temp_directory_path() /
+              ("dultra-bench-" + std::to_string(Clock::now().time_since_epoch().count()))) {
     std::ofstream(path_).flush();
     std::filesystem::resize_file(path_, bytes);
   }
@@ -376,7 +394,8 @@ std::shared_ptr<Model> random_model(const std::string& device, const ModelConfig
   auto backend = open_backend(device, 1, "");
   WeightOptions options;
   if (backend->supports(Compute::kBF16)) options.compute = Compute::kBF16;
-  auto model = std::make_shared<Model>(config, std::move(backend), Checkpoint({file.path()}, tensors), options, nullptr);
+  auto model =
+      std::make_shared<Model>(config, std::move(backend), Checkpoint({file.path()}, tensors), options, nullptr);
   Transformer& transformer = model->transformer();
   Backend& on = model->backend();
   std::vector<uint16_t> halves;
@@ -389,7 +408,8 @@ std::shared_ptr<Model> random_model(const std::string& device, const ModelConfig
     if (rows.empty()) most = std::max(most, numbers_of(ref));
     for (const Bf16Rows& piece : rows) {
       const int64_t words = piece.rows * ref.shape[1] / 2, have = int64_t(halves.size()) / 2;
-      for (int64_t i = 0; i < words; i += have) on.copy(reinterpret_cast<float*>(piece.data) + i, random.as(), std::min(have, words - i));
+      for (int64_t i = 0; i < words; i += have)
+        on.copy(reinterpret_cast<float*>(piece.data) + i, random.as(), std::min(have, words - i));
     }
   }
   const std::vector<float> ones(static_cast<size_t>(most), 1.0f), small = uniforms(size_t(most), 0.04f);
@@ -409,7 +429,8 @@ std::vector<int32_t> masked_rows(const Shapes& s, int rows, std::vector<int32_t>
   std::vector<int32_t> ids;
   *offsets = {0};
   for (int r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < s.length(); ++i) ids.push_back(i < s.prompt ? int32_t((i * 7919 + r) % (s.vocab - 2)) : s.mask);
+    for (int64_t i = 0; i < s.length(); ++i)
+      ids.push_back(i < s.prompt ? int32_t((i * 7919 + r) % (s.vocab - 2)) : s.mask);
     offsets->push_back(int32_t(ids.size()));
   }
   return ids;
@@ -434,7 +455,8 @@ StepRequest step_request(const Shapes& s, int rows, UnmaskRule rule) {
 Times time_step(const Shapes& s, Session& session, const StepRequest& request) {
   std::vector<double> times;
   const auto begin = Clock::now();
-  for (int i = 0; i < 5 || (i < 100 && std::chrono::duration<double>(Clock::now() - begin).count() < 2 * s.seconds); ++i) {
+  for (int i = 0; i < 5 || (i < 100 && std::chrono::duration<double>(Clock::now() - begin).count() < 2 * s.seconds);
+       ++i) {
     const auto start = Clock::now();
     const StepResult result = session.step(request);
     if (i >= 2) times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
@@ -447,19 +469,21 @@ Times time_step(const Shapes& s, Session& session, const StepRequest& request) {
 
 // Multiply-adds of a pass of `tokens` positions, each seeing `keys`, through `blocks` blocks, twice.
 double pass_work(const Shapes& s, int blocks, double tokens, double keys) {
-  return blocks * tokens * (2.0 * double(4 * s.hidden * s.hidden + 3 * s.hidden * s.mlp) + 4.0 * keys * double(s.hidden));
+  return blocks * tokens *
+         (2.0 * double(4 * s.hidden * s.hidden + 3 * s.hidden * s.mlp) + 4.0 * keys * double(s.hidden));
 }
 
 void denoising(const std::string& device, const Shapes& s) {
   const auto model = random_model(device, config_of(s, s.layers));
   std::vector<int32_t> offsets;
   const std::vector<int32_t> ids = masked_rows(s, 1, &offsets);
-  const double weights = double(model->transformer().weight_bytes()) - 2.0 * double(s.vocab * s.hidden);  // all but the embedding table
+  const double weights =
+      double(model->transformer().weight_bytes()) - 2.0 * double(s.vocab * s.hidden);  // all but the embedding table
   const double length = double(s.length()), head = 2.0 * double(s.block * s.vocab * s.hidden);
   {
     Session session(model, ids, offsets);
-    report("denoising step", time_step(s, session, step_request(s, 1, UnmaskRule::kPlannerTopK)), pass_work(s, s.layers + 1, length, length) + head,
-           weights, "with the planner, logits of the block");
+    report("denoising step", time_step(s, session, step_request(s, 1, UnmaskRule::kPlannerTopK)),
+           pass_work(s, s.layers + 1, length, length) + head, weights, "with the planner, logits of the block");
     report("denoising step without a planner", time_step(s, session, step_request(s, 1, UnmaskRule::kThreshold)),
            pass_work(s, s.layers, length, length) + head, weights);
   }
@@ -477,8 +501,8 @@ void denoising(const std::string& device, const Shapes& s) {
   request.queries.clear();
   for (int64_t i = s.prompt; i < s.prompt + s.block; ++i) request.queries.push_back(int32_t(i));
   request.query_offsets = {0, int32_t(s.block)};
-  report("denoising step on a cache", time_step(s, session, request), pass_work(s, s.layers + 1, double(s.block), length) + head, weights,
-         "the block alone is computed");
+  report("denoising step on a cache", time_step(s, session, request),
+         pass_work(s, s.layers + 1, double(s.block), length) + head, weights, "the block alone is computed");
 }
 
 // A micro-batch of a GRPO step: some positions of each row's block were unmasked.
@@ -502,8 +526,9 @@ ScoreRequest score_request(const Shapes& s) {
   return request;
 }
 
-// A training step of `rollouts` x `steps`: every step's pass of all rollouts, once to decide and once forward and backward, then an update. It is
-// measured at two depths, which gives what a layer and what all else takes, and reckoned for all layers.
+// A training step of `rollouts` x `steps`: every step's pass of all rollouts, once to decide and once forward and
+// backward, then an update. It is measured at two depths, which gives what a layer and what all else takes, and
+// reckoned for all layers.
 void training(const std::string& device, const Shapes& s) {
   struct Part {
     double rollout, replay, update;
@@ -525,7 +550,9 @@ void training(const std::string& device, const Shapes& s) {
     BackwardRequest upstream;
     upstream.dlog_likelihoods.assign(request.positions.size(), -0.01f);
     float wait;
-    const auto synchronize = [&] { model->backend().download(&wait, model->transformer().final_norm().as<void>(), sizeof wait); };
+    const auto synchronize = [&] {
+      model->backend().download(&wait, model->transformer().final_norm().as<void>(), sizeof wait);
+    };
     part.replay = measure(2 * s.seconds, [&] {
                     trainer.score(request, nullptr);
                     trainer.backward(upstream, nullptr);
@@ -545,14 +572,16 @@ void training(const std::string& device, const Shapes& s) {
     const double per_layer = (parts[1].*what - parts[0].*what) / (s.training_layers[1] - s.training_layers[0]);
     return parts[0].*what + per_layer * (depth - s.training_layers[0]);
   };
-  const double rollout = at(&Part::rollout), replay = at(&Part::replay), update = at(&Part::update), all = steps * (rollout + replay) + update;
+  const double rollout = at(&Part::rollout), replay = at(&Part::replay), update = at(&Part::update),
+               all = steps * (rollout + replay) + update;
   const double tokens = double(s.rollouts) * double(s.length());
   char note[300];
-  std::snprintf(
-      note, sizeof note,
-      "reckoned for %d layers from micro-batches of %d x %d tokens at %d and %d layers: rollout pass %.1f ms, forward and backward %.1f ms, "
-      "%d times each, update %.1f ms",
-      s.layers, s.rollouts, int(s.length()), s.training_layers[0], s.training_layers[1], rollout / 1e3, replay / 1e3, s.steps, update / 1e3);
+  std::snprintf(note, sizeof note,
+                "reckoned for %d layers from micro-batches of %d x %d tokens at %d and %d layers: rollout pass %.1f "
+                "ms, forward and backward %.1f ms, "
+                "%d times each, update %.1f ms",
+                s.layers, s.rollouts, int(s.length()), s.training_layers[0], s.training_layers[1], rollout / 1e3,
+                replay / 1e3, s.steps, update / 1e3);
   report("training step", {all, all, all}, steps * 4 * pass_work(s, s.layers + 1, tokens, double(s.length())), 0, note);
 }
 

@@ -1,8 +1,10 @@
-// Microbenchmark of linear_forward against OpenBLAS and oneDNN, where those are installed. One JSON line per measurement: GFLOP/s
-// of the median run, and the spread between the 10th and the 90th percentile. Contenders take turns run by run, so that a busy
-// machine slows all of them. No other library packs weights beforehand: they are handed the weights as torch.nn.Linear keeps them.
+// Microbenchmark of linear_forward against OpenBLAS and oneDNN, where those are installed. One JSON line per
+// measurement: GFLOP/s of the median run, and the spread between the 10th and the 90th percentile. Contenders take
+// turns run by run, so that a busy machine slows all of them. No other library packs weights beforehand: they are
+// handed the weights as torch.nn.Linear keeps them.
 //
-//   dultra_bench_gemm [--seconds <per measurement>] [--threads 1,2] [--shapes MxKxN,...] [--isa <name>] [--libraries yes|no]
+//   dultra_bench_gemm [--seconds <per measurement>] [--threads 1,2] [--shapes MxKxN,...] [--isa <name>] [--libraries
+//   yes|no]
 #include <dlfcn.h>
 #include <stdlib.h>
 
@@ -32,7 +34,9 @@ struct Shape {
   int64_t m, k, n;
 };
 
-double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 struct Contender {
   std::string name;
@@ -42,14 +46,14 @@ struct Contender {
 
 // The libraries' C interfaces, looked up at run time.
 struct OpenBlas {
-  void (*sgemm)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb, float beta,
-                float* c, int ldc) = nullptr;
+  void (*sgemm)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a, int lda,
+                const float* b, int ldb, float beta, float* c, int ldc) = nullptr;
   void (*set_threads)(int) = nullptr;
   char* (*core)() = nullptr;
 };
 struct OneDnn {
-  int (*sgemm)(char trans_a, char trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
-               float beta, float* c, int64_t ldc) = nullptr;
+  int (*sgemm)(char trans_a, char trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
+               const float* b, int64_t ldb, float beta, float* c, int64_t ldc) = nullptr;
   void (*set_threads)(int) = nullptr;  // OpenMP's
 };
 
@@ -59,8 +63,8 @@ void find(void* library, const char* name, F* function) {
 }
 
 OpenBlas load_openblas(bool avx512) {
-  // Versions that do not know the CPU fall back to a kernel of half the speed. The variable is read when the library is loaded;
-  // whatever the environment says is replaced, because the contender's best choice is the fair one.
+  // Versions that do not know the CPU fall back to a kernel of half the speed. The variable is read when the library is
+  // loaded; whatever the environment says is replaced, because the contender's best choice is the fair one.
   if (avx512) setenv("OPENBLAS_CORETYPE", "SkylakeX", 1);
   OpenBlas blas;
   void* library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
@@ -99,7 +103,8 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-void measure(const Shape& s, int threads, double budget, const std::string& isa, const OpenBlas& blas, const OneDnn& dnn) {
+void measure(const Shape& s, int threads, double budget, const std::string& isa, const OpenBlas& blas,
+             const OneDnn& dnn) {
   CpuBackend backend(threads, isa);
   std::mt19937 random(1);
   std::uniform_real_distribution<float> uniform(-0.5f, 0.5f);
@@ -114,7 +119,8 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
     if (!backend.supports(compute)) return;
     matrices.push_back(backend.make_matrix(parts, s.k, storage, compute));
     const Matrix* matrix = matrices.back().get();
-    contenders.push_back({name, [&, matrix] { backend.linear_forward(out.data(), s.n, x.data(), s.m, *matrix, nullptr, false); }, {}});
+    contenders.push_back(
+        {name, [&, matrix] { backend.linear_forward(out.data(), s.n, x.data(), s.m, *matrix, nullptr, false); }, {}});
   };
   add_own("f32", DType::kF32, Compute::kF32);
   add_own("bf16-weights", DType::kBF16, Compute::kF32);
@@ -124,22 +130,28 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
   if (blas.sgemm) {
     blas.set_threads(threads);
     const std::string name = std::string("openblas-f32") + (blas.core ? std::string("-") + blas.core() : "");
-    contenders.push_back({name, [&, m, n, k] { blas.sgemm(101, 111, 112, m, n, k, 1, x.data(), k, w.data(), k, 0, out.data(), n); }, {}});
+    contenders.push_back(
+        {name,
+         [&, m, n, k] { blas.sgemm(101, 111, 112, m, n, k, 1, x.data(), k, w.data(), k, 0, out.data(), n); },
+         {}});
   }
   if (dnn.sgemm) {
     dnn.set_threads(threads);
-    contenders.push_back({"onednn-f32", [&, m, n, k] { dnn.sgemm('N', 'T', m, n, k, 1, x.data(), k, w.data(), k, 0, out.data(), n); }, {}});
+    contenders.push_back({"onednn-f32",
+                          [&, m, n, k] { dnn.sgemm('N', 'T', m, n, k, 1, x.data(), k, w.data(), k, 0, out.data(), n); },
+                          {}});
   }
 
   for (Contender& contender : contenders) contender.run();  // warm-up: page faults, scratch, thread start
-  // Several runs of a contender in a row, untimed ones first: short products would otherwise be timed with their weights evicted by
-  // the others'.
+  // Several runs of a contender in a row, untimed ones first: short products would otherwise be timed with their
+  // weights evicted by the others'.
   const double flops = 2.0 * double(s.m) * double(s.n) * double(s.k);
   const int in_a_row = int(std::max(1.0, std::min(200.0, 2e9 / flops)));
   const double end = seconds_now() + budget * double(contenders.size());
   for (int round = 0; round < 3 || seconds_now() < end; ++round) {
     for (Contender& contender : contenders) {
-      // The libraries' threads spin for a while after their last product and would hold the cores of the next contender.
+      // The libraries' threads spin for a while after their last product and would hold the cores of the next
+      // contender.
       if (threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(60));
       for (int i = 0; i < 1 + in_a_row / 4; ++i) contender.run();
       for (int i = 0; i < in_a_row; ++i) {
@@ -151,11 +163,13 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
   }
   for (const Contender& contender : contenders) {
     std::printf(
-        "{\"m\":%lld,\"k\":%lld,\"n\":%lld,\"threads\":%d,\"isa\":\"%s\",\"contender\":\"%s\",\"runs\":%zu,\"gflops\":%.1f,"
+        "{\"m\":%lld,\"k\":%lld,\"n\":%lld,\"threads\":%d,\"isa\":\"%s\",\"contender\":\"%s\",\"runs\":%zu,\"gflops\":%"
+        ".1f,"
         "\"gflops_p10\":%.1f,\"gflops_p90\":%.1f,\"gflops_best\":%.1f}\n",
-        static_cast<long long>(s.m), static_cast<long long>(s.k), static_cast<long long>(s.n), threads, backend.isa(), contender.name.c_str(),
-        contender.seconds.size(), flops / percentile(contender.seconds, 0.5) * 1e-9, flops / percentile(contender.seconds, 0.9) * 1e-9,
-        flops / percentile(contender.seconds, 0.1) * 1e-9, flops / percentile(contender.seconds, 0.0) * 1e-9);
+        static_cast<long long>(s.m), static_cast<long long>(s.k), static_cast<long long>(s.n), threads, backend.isa(),
+        contender.name.c_str(), contender.seconds.size(), flops / percentile(contender.seconds, 0.5) * 1e-9,
+        flops / percentile(contender.seconds, 0.9) * 1e-9, flops / percentile(contender.seconds, 0.1) * 1e-9,
+        flops / percentile(contender.seconds, 0.0) * 1e-9);
     std::fflush(stdout);
   }
 }
@@ -163,7 +177,8 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<Shape> shapes{{64, 256, 256}, {64, 256, 680}, {256, 512, 512}, {1, 4096, 4096}, {32, 4096, 4096}, {512, 4096, 4096}};
+  std::vector<Shape> shapes{{64, 256, 256},  {64, 256, 680},   {256, 512, 512},
+                            {1, 4096, 4096}, {32, 4096, 4096}, {512, 4096, 4096}};
   std::vector<int> threads{1, 2};
   double budget = 0.3;
   std::string isa;
@@ -190,7 +205,8 @@ int main(int argc, char** argv) {
         shapes.push_back({std::stoll(sizes[0]), std::stoll(sizes[1]), std::stoll(sizes[2])});
       }
     } else {
-      std::fprintf(stderr, "unknown option %s; known are --seconds, --threads, --shapes, --isa, --libraries\n", flag.c_str());
+      std::fprintf(stderr, "unknown option %s; known are --seconds, --threads, --shapes, --isa, --libraries\n",
+                   flag.c_str());
       return 2;
     }
   }

@@ -1,5 +1,5 @@
-// Microbenchmarks of attention and of token sampling, the sampler beside a plain scan of the same rows. One JSON line per
-// measurement: median and spread of the time of a call in microseconds.
+// Microbenchmarks of attention and of token sampling, the sampler beside a plain scan of the same rows. One JSON line
+// per measurement: median and spread of the time of a call in microseconds.
 //   dultra_bench_ops [threads] [isa]
 #include <algorithm>
 #include <chrono>
@@ -52,10 +52,11 @@ std::vector<float> normals(size_t n, float scale) {
 }
 
 // {"shape":..., median and spread, "note":..., and what the plain version took, if there is one}
-void report(const std::string& shape, const std::vector<double>& times, const std::string& note, const std::vector<double>& plain = {}) {
+void report(const std::string& shape, const std::vector<double>& times, const std::string& note,
+            const std::vector<double>& plain = {}) {
   const Timing timing = summary(times);
-  std::printf("{\"shape\":\"%s\",\"us\":%.2f,\"us_p10\":%.2f,\"us_p90\":%.2f,\"runs\":%zu,\"note\":\"%s\"", shape.c_str(), timing.median, timing.low,
-              timing.high, times.size(), note.c_str());
+  std::printf("{\"shape\":\"%s\",\"us\":%.2f,\"us_p10\":%.2f,\"us_p90\":%.2f,\"runs\":%zu,\"note\":\"%s\"",
+              shape.c_str(), timing.median, timing.low, timing.high, times.size(), note.c_str());
   if (!plain.empty()) std::printf(",\"plain_us\":%.2f", summary(plain).median);
   std::printf("}\n");
 }
@@ -111,13 +112,16 @@ void rows(dultra::Backend& backend) {
     const std::vector<double> times = repeat(call);
     report(name, times, fixed(4.0 * double(floats) / summary(times).median * 1e-3) + " GB/s");
   };
-  row("RMS norm, 256 x 1024", 2 * t * c, [&] { backend.rmsnorm_forward(out.data(), x.data(), weight.data(), t, c, 1e-5f); });
-  row("RoPE, 256 x 8 x 128", 2 * t * c, [&] { backend.rope_forward(x.data(), c, positions.data(), t, 8, 128, 500000); });
+  row("RMS norm, 256 x 1024", 2 * t * c,
+      [&] { backend.rmsnorm_forward(out.data(), x.data(), weight.data(), t, c, 1e-5f); });
+  row("RoPE, 256 x 8 x 128", 2 * t * c,
+      [&] { backend.rope_forward(x.data(), c, positions.data(), t, 8, 128, 500000); });
   row("SwiGLU, 256 x 3072", 3 * t * f, [&] { backend.swiglu_forward(out.data(), x.data(), t, f); });
 }
 
 // The sampler written down plainly: a softmax with std::exp, and at T > 0 noise -log(-log u) for every token.
-int32_t plain_scan(const float* x, int64_t vocab, float temperature, const dultra::rng::Coordinates& at, float* log_prob) {
+int32_t plain_scan(const float* x, int64_t vocab, float temperature, const dultra::rng::Coordinates& at,
+                   float* log_prob) {
   float top = x[0];
   for (int64_t v = 1; v < vocab; ++v) top = std::max(top, x[v]);
   float sum = 0;
@@ -166,8 +170,8 @@ void sampling(dultra::Backend& backend, float temperature) {
     const double mine = microseconds([&] { backend.sample_forward(a); }) / double(rows);
     const double other = microseconds([&] {
                            for (int64_t r = 0; r < plain_rows; ++r)
-                             plain_token[size_t(r)] =
-                                 plain_scan(&logits[size_t(r * vocab)], vocab, temperature, at[size_t(r)], &plain_log_prob[size_t(r)]);
+                             plain_token[size_t(r)] = plain_scan(&logits[size_t(r * vocab)], vocab, temperature,
+                                                                 at[size_t(r)], &plain_log_prob[size_t(r)]);
                          }) /
                          double(plain_rows);
     if (i < 2) continue;
@@ -175,7 +179,8 @@ void sampling(dultra::Backend& backend, float temperature) {
     plain.push_back(other);
   }
   bool agree = true;
-  for (size_t r = 0; r < size_t(plain_rows); ++r) agree = agree && token[r] == plain_token[r] && std::fabs(log_prob[r] - plain_log_prob[r]) < 1e-3;
+  for (size_t r = 0; r < size_t(plain_rows); ++r)
+    agree = agree && token[r] == plain_token[r] && std::fabs(log_prob[r] - plain_log_prob[r]) < 1e-3;
   if (!agree) throw std::runtime_error("the sampler and the plain scan draw different tokens");
   report("sampling a row of 126464 logits, temperature " + fixed(temperature), ours, "", plain);
 }

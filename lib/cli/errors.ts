@@ -41,15 +41,23 @@ const WORDING: readonly [RegExp, string][] = [
 /** Options that stand for an API name beside the one of that name. */
 const ALIASES: Readonly<Record<string, string[]>> = { source: ['model'], template: ['template', 'templateIds'] };
 
-/** An API message with option names as flags: "genLength: expected a multiple of blockLength" becomes "--gen-length: …of --block-length". */
+/**
+ * An API message with option names as flags: "genLength: expected a multiple of blockLength" becomes "--gen-length: …of
+ * --block-length".
+ */
 function inFlags(message: string, command: Command): string {
   const flags = new Map(command.options.map((option) => [option.attributeName(), option]));
   let text = message;
   const path = /^([A-Za-z]+)((?:\.\w+)*)(?=[[:])/.exec(message);
   if (path) {
-    const names = [ALIASES[path[1]]?.find((name) => command.getOptionValueSource(name)) ?? path[1], ...path[2].split('.').slice(1)];
+    const names = [
+      ALIASES[path[1]]?.find((name) => command.getOptionValueSource(name)) ?? path[1],
+      ...path[2].split('.').slice(1),
+    ];
     // "sampler.probabilityScale" is --probability-scale where that was given, else part of --sampler.
-    const last = names.findLastIndex((name, i) => flags.has(name) && (i === 0 || command.getOptionValueSource(name) === 'cli'));
+    const last = names.findLastIndex(
+      (name, i) => flags.has(name) && (i === 0 || command.getOptionValueSource(name) === 'cli'),
+    );
     if (last >= 0) {
       const rest = names.slice(last + 1).map((name) => ` ${name}`);
       text = `${flags.get(names[last])?.long}${rest.join('')}${message.slice(path[0].length)}`;
@@ -63,7 +71,10 @@ function inFlags(message: string, command: Command): string {
 export function explain(error: unknown, command: Command): { message: string; exitCode: number } {
   if (error instanceof Interruption) return { message: error.message, exitCode: error.exitCode };
   if (error instanceof UsageError) {
-    return { message: `${error.message}\nRun "dultra help ${command.name()}" for its options.`, exitCode: ExitCode.usage };
+    return {
+      message: `${error.message}\nRun "dultra help ${command.name()}" for its options.`,
+      exitCode: ExitCode.usage,
+    };
   }
   if (isDUltraError(error) && error.code !== 'INTERNAL') {
     const hint = error.code === 'BAD_CHECKPOINT' && command.opts().model === undefined ? '; --model names it' : '';

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// The command line. Every subcommand is a file in commands/ with one `register(program)`; data goes to stdout, all else to stderr.
+// The command line. Every subcommand is a file in commands/ with one `register(program)`; data goes to stdout, all else
+// to stderr.
 import { Command, CommanderError } from 'commander';
 import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';

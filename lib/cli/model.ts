@@ -7,7 +7,9 @@ import { formatBytes, type OutputFlags } from './output';
 import { integer } from './values';
 
 /** Flags of {@link addModelOptions} and {@link addDeviceOptions}. */
-export interface ModelFlags extends OutputFlags, Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision'> {
+export interface ModelFlags
+  extends OutputFlags,
+    Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision'> {
   model?: string;
 }
 
@@ -17,13 +19,18 @@ export function addDeviceOptions(command: Command): Command {
     .option('--revision <name>', 'branch, tag or commit of a hub id (default: main)')
     .addOption(new Option('--device <name>', 'auto, cpu, cuda or cuda:N; dultra info lists them (default: auto)'))
     .addOption(
-      new Option('--dtype <type>', 'how weights are held (default: as in the file)').choices(['auto', 'float32', 'bfloat16', 'float16']),
-    )
-    .addOption(
-      new Option('--compute <type>', 'arithmetic of matrix products; bfloat16 needs CUDA or AVX-512 BF16 (default: float32)').choices([
+      new Option('--dtype <type>', 'how weights are held (default: as in the file)').choices([
+        'auto',
         'float32',
         'bfloat16',
+        'float16',
       ]),
+    )
+    .addOption(
+      new Option(
+        '--compute <type>',
+        'arithmetic of matrix products; bfloat16 needs CUDA or AVX-512 BF16 (default: float32)',
+      ).choices(['float32', 'bfloat16']),
     )
     .option('--threads <n>', 'CPU threads; the result does not depend on it (default: all)', integer);
 }
@@ -32,14 +39,20 @@ export function addDeviceOptions(command: Command): Command {
 export function addModelOptions(command: Command): Command {
   command
     .optionsGroup('Model:')
-    .option('-m, --model <folder|id>', 'checkpoint folder, or hub id such as GSAI-ML/LLaDA-8B-Instruct (default: the embedded model)');
+    .option(
+      '-m, --model <folder|id>',
+      'checkpoint folder, or hub id such as GSAI-ML/LLaDA-8B-Instruct (default: the embedded model)',
+    );
   return addDeviceOptions(command);
 }
 
 /** Weights of fewer bytes are there before anybody has read that they come. */
 const LARGE_MODEL = 1e9;
 
-/** Reports downloads and the loading of large models on stderr: a bar in a terminal; elsewhere a line per file that is downloaded. */
+/**
+ * Reports downloads and the loading of large models on stderr: a bar in a terminal; elsewhere a line per file that is
+ * downloaded.
+ */
 class LoadReport {
   #bar: SingleBar | null = null;
   #what = '';
@@ -80,7 +93,9 @@ class LoadReport {
 /** Loads what the flags name, showing how far it is; stops on Ctrl-C. */
 export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
   const { model, device, dtype, compute, threads, revision, quiet } = flags;
-  const given = Object.entries({ device, dtype, compute, threads, revision }).filter(([, value]) => value !== undefined);
+  const given = Object.entries({ device, dtype, compute, threads, revision }).filter(
+    ([, value]) => value !== undefined,
+  );
   const report = new LoadReport();
   try {
     return await loadModel(model, {

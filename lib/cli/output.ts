@@ -31,7 +31,10 @@ export function printable(text: string): string {
   });
 }
 
-/** Prints a value as the one JSON document of a command: typed arrays as arrays, big integers as numbers where exact, else strings. */
+/**
+ * Prints a value as the one JSON document of a command: typed arrays as arrays, big integers as numbers where exact,
+ * else strings.
+ */
 export function printJson(value: unknown): void {
   const plain = (_key: string, item: unknown) => {
     if (ArrayBuffer.isView(item)) return Array.from(item as unknown as ArrayLike<number>);

@@ -53,35 +53,63 @@ export function addSamplingOptions(command: Command): Command {
     .option('-s, --sampler <name[:value]>', 'planner, confidence:0.9, entropy-sum:0.1, fixed:16 …, see below')
     .option('--cache <name[:value]>', 'none, prefix, dual, refresh:4, delayed:1 …, see below (default: none)')
     .addOption(
-      new Option('--select <rule>', 'planner: which positions (default: topk, the expected number of the most probable)').choices([
-        'topk',
-        'round',
-        'threshold',
-        'bernoulli',
-      ]),
+      new Option(
+        '--select <rule>',
+        'planner: which positions (default: topk, the expected number of the most probable)',
+      ).choices(['topk', 'round', 'threshold', 'bernoulli']),
     )
-    .option('--probability-scale <x>', 'planner: multiplies the unmasking probabilities, above 1 is faster (default: 1)', number)
+    .option(
+      '--probability-scale <x>',
+      'planner: multiplies the unmasking probabilities, above 1 is faster (default: 1)',
+      number,
+    )
     .option('--planner-temperature <x>', "planner: divides the planner's logits (default: 1)", number)
-    .option('-n, --gen-length <n>', "tokens to generate (default: the checkpoint's, else 128 or half of the model's maximum)", integer)
-    .option('-b, --block-length <n>', 'tokens per block, blocks go left to right (default: 32, or all where 32 does not divide)', integer)
+    .option(
+      '-n, --gen-length <n>',
+      "tokens to generate (default: the checkpoint's, else 128 or half of the model's maximum)",
+      integer,
+    )
+    .option(
+      '-b, --block-length <n>',
+      'tokens per block, blocks go left to right (default: 32, or all where 32 does not divide)',
+      integer,
+    )
     .option('-t, --temperature <x>', 'token temperature, 0 takes the most probable token (default: 0)', number)
     .option('--seed <n>', 'seed of every random choice (default: 0)', seed)
     .option('--stop-at-eos', 'stop where all before an end-of-sequence token is decided (default but for templates)')
     .option('--no-stop-at-eos', 'decide every position')
-    .addOption(new Option('--compat <mode>', "the reference implementation's exact behaviour, quirks included").choices(['reference']));
+    .addOption(
+      new Option('--compat <mode>', "the reference implementation's exact behaviour, quirks included").choices([
+        'reference',
+      ]),
+    );
 }
 
 /** The flags as options of `generate`: only what was given, so that the API's defaults hold. */
 export function generateOptions(flags: SamplingFlags): GenerateOptions {
-  const { select, probabilityScale, plannerTemperature, genLength, blockLength, temperature, stopAtEos, compat } = flags;
-  const planner = Object.entries({ select, probabilityScale, plannerTemperature }).filter(([, value]) => value !== undefined);
+  const { select, probabilityScale, plannerTemperature, genLength, blockLength, temperature, stopAtEos, compat } =
+    flags;
+  const planner = Object.entries({ select, probabilityScale, plannerTemperature }).filter(
+    ([, value]) => value !== undefined,
+  );
   let chosen = flags.sampler === undefined ? undefined : parseSampler(flags.sampler);
   if (planner.length > 0) {
     if (chosen && chosen.type !== 'planner')
-      throw new UsageError(`--select, --probability-scale and --planner-temperature are the planner's; --sampler is ${chosen.type}`);
+      throw new UsageError(
+        `--select, --probability-scale and --planner-temperature are the planner's; --sampler is ${chosen.type}`,
+      );
     chosen = { type: 'planner', ...chosen, ...Object.fromEntries(planner) };
   }
   const cache = flags.cache === undefined ? undefined : parseCache(flags.cache);
-  const given = Object.entries({ sampler: chosen, cache, genLength, blockLength, temperature, seed: flags.seed, stopAtEos, compat });
+  const given = Object.entries({
+    sampler: chosen,
+    cache,
+    genLength,
+    blockLength,
+    temperature,
+    seed: flags.seed,
+    stopAtEos,
+    compat,
+  });
   return Object.fromEntries(given.filter(([, value]) => value !== undefined));
 }

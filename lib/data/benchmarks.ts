@@ -1,5 +1,5 @@
-// The data sets that the field measures with: GSM8K, MATH500, DAPO-17k, HumanEval, MBPP, APPS. Their schemas, prompts and verifiers; the data
-// itself stays where it is published, or in files of the user's own.
+// The data sets that the field measures with: GSM8K, MATH500, DAPO-17k, HumanEval, MBPP, APPS. Their schemas, prompts
+// and verifiers; the data itself stays where it is published, or in files of the user's own.
 import { z } from 'zod';
 import { DUltraError } from '../errors';
 import { type CodeTests, gradeProgram, parseExact } from '../grading/code';
@@ -31,19 +31,25 @@ export type BenchmarkName = (typeof BENCHMARK_NAMES)[number];
 /** Options of {@link openBenchmark}. */
 export interface BenchmarkOptions {
   /**
-   * A file (JSON lines, a JSON array, or Parquet) that stands for every split; a folder with a file per split (train.jsonl …); or a hub id.
-   * Default: where the data set is published.
+   * A file (JSON lines, a JSON array, or Parquet) that stands for every split; a folder with a file per split
+   * (train.jsonl …); or a hub id. Default: where the data set is published.
    */
   source?: string;
   /** Splits to load. Default: those that there are. */
   splits?: readonly Split[];
   /** Default "evaluation". */
   prompts?: PromptStyle;
-  /** "reference" judges as the reference's evaluation does: strings and last numbers; default: by mathematical equality. Code is judged by its tests. */
+  /**
+   * "reference" judges as the reference's evaluation does: strings and last numbers; default: by mathematical equality.
+   * Code is judged by its tests.
+   */
   compat?: 'reference';
   /** APPS: which problems. Default ["introductory"], as in the reference. */
   difficulties?: readonly string[];
-  /** APPS: only problems that name a function, as in the reference's training; else also those that read and write. Default false. */
+  /**
+   * APPS: only problems that name a function, as in the reference's training; else also those that read and write.
+   * Default false.
+   */
   functionsOnly?: boolean;
   /** Default 256, as in the reference. */
   genLength?: number;
@@ -115,7 +121,9 @@ interface MbppRecord {
 function mbppExample(record: MbppRecord, prompts: PromptStyle, index: number): Example<ChatMessage[]> {
   const question = record.text ?? record.prompt;
   if (question === undefined) throw new Error('field "text": expected a string, got none');
-  const before = [...(record.test_imports ?? []), record.test_setup_code ?? ''].filter((line) => line !== '').join('\n');
+  const before = [...(record.test_imports ?? []), record.test_setup_code ?? '']
+    .filter((line) => line !== '')
+    .join('\n');
   const meta: CodeMeta = {
     id: String(record.task_id ?? index),
     tests: { kind: 'script', before, after: record.test_list.join('\n') },
@@ -134,8 +142,13 @@ function appsTests(inputOutput: string): CodeTests | null {
   } catch (cause) {
     throw new Error(`field "input_output": expected JSON, got ${(cause as Error).message}`, { cause });
   }
-  const { fn_name: functionName, inputs, outputs } = parsed as { fn_name?: unknown; inputs?: unknown; outputs?: unknown };
-  if (!Array.isArray(inputs) || !Array.isArray(outputs)) throw new Error('field "input_output": expected lists "inputs" and "outputs"');
+  const {
+    fn_name: functionName,
+    inputs,
+    outputs,
+  } = parsed as { fn_name?: unknown; inputs?: unknown; outputs?: unknown };
+  if (!Array.isArray(inputs) || !Array.isArray(outputs))
+    throw new Error('field "input_output": expected lists "inputs" and "outputs"');
   if (typeof functionName === 'string') return { kind: 'calls', functionName, inputs, outputs };
   const lines = (value: unknown) => (Array.isArray(value) ? value.join('\n') : String(value));
   return { kind: 'stdio', inputs: inputs.map(lines), outputs: outputs.map(lines) };
@@ -157,8 +170,18 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
     kind: 'math',
     location: (split) => ({ source: split === 'test' ? 'HuggingFaceH4/MATH-500' : 'ankner/math-500', config: null }),
     splits: ['train', 'test'],
-    schema: z.object({ problem: text, solution: text.optional(), answer: text.optional(), subject: text.optional(), unique_id: id }),
-    example(record: { problem: string; solution?: string; answer?: string; subject?: string; unique_id?: string }, { prompts }, index) {
+    schema: z.object({
+      problem: text,
+      solution: text.optional(),
+      answer: text.optional(),
+      subject: text.optional(),
+      unique_id: id,
+    }),
+    example(
+      record: { problem: string; solution?: string; answer?: string; subject?: string; unique_id?: string },
+      { prompts },
+      index,
+    ) {
       const { problem, solution, subject = '', unique_id: ident = index } = record;
       const gold = record.answer ?? (solution === undefined ? null : extractAnswer(solution));
       if (gold === null) throw new Error('field "answer": expected an answer, or a solution with a box, got neither');
@@ -197,7 +220,13 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
     kind: 'code',
     location: at('google-research-datasets/mbpp', 'full'),
     splits: ['train', 'validation', 'test'],
-    schema: z.object({ task_id: id, text, code: text.optional(), test_list: z.array(text).min(1), test_setup_code: text.optional() }),
+    schema: z.object({
+      task_id: id,
+      text,
+      code: text.optional(),
+      test_list: z.array(text).min(1),
+      test_setup_code: text.optional(),
+    }),
     example: (record: MbppRecord, { prompts }, index) => mbppExample(record, prompts, index),
   },
   'mbpp-sanitized': {
@@ -226,7 +255,13 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
       solutions: text.nullish(),
     }),
     example(
-      record: { problem_id?: number; question: string; input_output: string; difficulty: string; starter_code?: string | null },
+      record: {
+        problem_id?: number;
+        question: string;
+        input_output: string;
+        difficulty: string;
+        starter_code?: string | null;
+      },
       options,
       index,
     ) {
@@ -249,10 +284,20 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
 function problemOf(error: z.ZodError, value: unknown): string {
   const [issue] = error.issues;
   let found: unknown = value;
-  for (const key of issue.path) found = (found as Record<PropertyKey, unknown> | null | undefined)?.[key as PropertyKey];
+  for (const key of issue.path)
+    found = (found as Record<PropertyKey, unknown> | null | undefined)?.[key as PropertyKey];
   const expected = 'expected' in issue ? `expected ${issue.expected}` : issue.message;
-  const got = found === undefined ? 'none' : found === null ? 'null' : Array.isArray(found) ? `a list of ${found.length}` : typeof found;
-  return issue.path.length === 0 ? `${expected}, got ${got}` : `field "${issue.path.join('.')}": ${expected}, got ${got}`;
+  const got =
+    found === undefined
+      ? 'none'
+      : found === null
+        ? 'null'
+        : Array.isArray(found)
+          ? `a list of ${found.length}`
+          : typeof found;
+  return issue.path.length === 0
+    ? `${expected}, got ${got}`
+    : `field "${issue.path.join('.')}": ${expected}, got ${got}`;
 }
 
 async function loadSplit(
@@ -281,7 +326,12 @@ async function loadSplit(
 }
 
 /** Whether a completion solves a mathematical problem. */
-async function verifyMath(name: BenchmarkName, { gold }: MathMeta, completion: string, compat: 'reference' | undefined): Promise<boolean> {
+async function verifyMath(
+  name: BenchmarkName,
+  { gold }: MathMeta,
+  completion: string,
+  compat: 'reference' | undefined,
+): Promise<boolean> {
   if (compat === 'reference') {
     if (name === 'gsm8k') return isRightGsm8k(completion, gold);
     const answer = mathEvaluationAnswer(completion);
@@ -305,7 +355,10 @@ export function programFor(meta: CodeMeta, completion: string): string {
  * Opens a data set. Records are checked against its schema.
  * @throws DUltraError BAD_DATASET naming file, line and field, DOWNLOAD_FAILED; TypeError, RangeError for options.
  */
-export async function openBenchmark(name: BenchmarkName, options: BenchmarkOptions = {}): Promise<TaskDataset<ChatMessage[]>> {
+export async function openBenchmark(
+  name: BenchmarkName,
+  options: BenchmarkOptions = {},
+): Promise<TaskDataset<ChatMessage[]>> {
   checkChoice('dataset', name, BENCHMARK_NAMES);
   checkKeys('options', options, [
     'source',
@@ -326,7 +379,8 @@ export async function openBenchmark(name: BenchmarkName, options: BenchmarkOptio
   checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
   checkInteger('blockLength', blockLength, { min: 1, max: genLength });
   const definition = DEFINITIONS[name];
-  const wanted = options.splits ?? (source === undefined ? definition.splits : (['train', 'validation', 'test'] as const));
+  const wanted =
+    options.splits ?? (source === undefined ? definition.splits : (['train', 'validation', 'test'] as const));
   const finite: Partial<Record<Split, readonly Example<ChatMessage[]>[]>> = {};
   for (const split of wanted) {
     checkChoice('splits', split, ['train', 'validation', 'test'] as const);
@@ -337,7 +391,8 @@ export async function openBenchmark(name: BenchmarkName, options: BenchmarkOptio
       functionsOnly,
     });
     if (examples) finite[split] = examples;
-    else if (options.splits) throw new RangeError(`splits: ${name} has no split ${split} in ${source ?? published.source}`);
+    else if (options.splits)
+      throw new RangeError(`splits: ${name} has no split ${split} in ${source ?? published.source}`);
   }
   return {
     name,
@@ -362,7 +417,10 @@ export async function openBenchmark(name: BenchmarkName, options: BenchmarkOptio
   };
 }
 
-/** `sample` of a finite set: the first examples of a split; of "train", some drawn by the seed. @throws RangeError for more than there are */
+/**
+ * `sample` of a finite set: the first examples of a split; of "train", some drawn by the seed. @throws RangeError for
+ * more than there are
+ */
 export function sampleFinite<E>(
   name: string,
   finite: Readonly<Partial<Record<Split, readonly E[]>>>,
@@ -374,9 +432,14 @@ export function sampleFinite<E>(
   checkInteger('count', count, { min: 0, max: 2 ** 31 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   const all = finite[split];
-  if (!all) throw new RangeError(`split: ${name} has ${Object.keys(finite).join(', ') || 'none'}, got ${JSON.stringify(split)}`);
+  if (!all)
+    throw new RangeError(
+      `split: ${name} has ${Object.keys(finite).join(', ') || 'none'}, got ${JSON.stringify(split)}`,
+    );
   if (count > all.length)
-    throw new RangeError(`count: expected no more prompts than the ${split} split of ${name} has (${all.length}), got ${count}`);
+    throw new RangeError(
+      `count: expected no more prompts than the ${split} split of ${name} has (${all.length}), got ${count}`,
+    );
   if (split !== 'train') return all.slice(0, count);
   return Array.from(new Random(BigInt(seed)).permutation(all.length).subarray(0, count), (i) => all[i]);
 }

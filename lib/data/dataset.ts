@@ -25,8 +25,8 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   /** Block length that the task is decoded with; divides `genLength`. */
   blockLength: number;
   /**
-   * Equal arguments give equal examples. Endless tasks: the splits are disjoint by construction. Finite ones: the first `count` examples of a
-   * split in the file's order, whatever the seed; of "train", `count` drawn by the seed.
+   * Equal arguments give equal examples. Endless tasks: the splits are disjoint by construction. Finite ones: the first
+   * `count` examples of a split in the file's order, whatever the seed; of "train", `count` drawn by the seed.
    */
   sample(split: 'train' | 'validation' | 'test', count: number, seed: number): Example<P>[];
   /** Whether a completion's text is a right answer. */

@@ -52,8 +52,8 @@ export type OpenDataset = (options: BenchmarkOptions) => TaskDataset | Promise<T
 const registered = new Map<string, OpenDataset>();
 
 /**
- * Makes a data set of your own known by a name: to {@link open}, to `dultra eval --dataset` and to training configurations. Anything with
- * prompts and a `verify` will do.
+ * Makes a data set of your own known by a name: to {@link open}, to `dultra eval --dataset` and to training
+ * configurations. Anything with prompts and a `verify` will do.
  * @throws TypeError for a name that is taken or not of letters, digits, "-" and "_"
  */
 export function register(name: string, open: OpenDataset): void {
@@ -71,8 +71,8 @@ export const names = (): string[] => [...TASK_NAMES, ...BENCHMARK_NAMES, ...regi
 export const isKnown = (text: string): boolean => names().includes(text.split(':', 1)[0]);
 
 /**
- * Opens a task or data set: "st1"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from a file, a folder or another
- * repository; a name that {@link register} knows.
+ * Opens a task or data set: "st1"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from a file,
+ * a folder or another repository; a name that {@link register} knows.
  * @throws RangeError for a name that nothing has; as {@link openBenchmark}
  */
 export async function open(name: string, options: BenchmarkOptions = {}): Promise<TaskDataset> {
@@ -80,7 +80,8 @@ export async function open(name: string, options: BenchmarkOptions = {}): Promis
   const source = rest.length > 0 ? { source: rest.join(':') } : {};
   const own = registered.get(head);
   if (own) return own({ ...options, ...source });
-  if ((BENCHMARK_NAMES as readonly string[]).includes(head)) return openBenchmark(head as BenchmarkName, { ...options, ...source });
+  if ((BENCHMARK_NAMES as readonly string[]).includes(head))
+    return openBenchmark(head as BenchmarkName, { ...options, ...source });
   if (rest.length === 0 && (TASK_NAMES as readonly string[]).includes(head)) return byName(head as TaskName);
   throw new RangeError(`dataset: expected one of ${names().join(', ')}, got ${JSON.stringify(name)}`);
 }

@@ -1,13 +1,13 @@
 // The prompts of the reference's runs, word for word: what its published figures were measured with.
 //
-// Source: chinsengi/dUltra-os, diffu_grpo/data_utils.py (training), eval_math/gsm8k.py, eval_math/math500.py and the humaneval_instruct and
-// mbpp_instruct tasks of eval_coding (evaluation).
+// Source: chinsengi/dUltra-os, diffu_grpo/data_utils.py (training), eval_math/gsm8k.py, eval_math/math500.py and the
+// humaneval_instruct and mbpp_instruct tasks of eval_coding (evaluation).
 import { dedent } from '../grading/reference-text';
 import type { ChatMessage } from '../types';
 
 /**
- * Which prompts: "thinking" and "non-thinking" are those of the reference's training, a system message and the question; "evaluation" those of its
- * measurements, one user message.
+ * Which prompts: "thinking" and "non-thinking" are those of the reference's training, a system message and the
+ * question; "evaluation" those of its measurements, one user message.
  */
 export type PromptStyle = 'thinking' | 'non-thinking' | 'evaluation';
 
@@ -32,7 +32,10 @@ const CODE_PLAIN =
 
 const trim = (text: string) => text.trim();
 const user = (content: string): ChatMessage => ({ role: 'user', content });
-const withSystem = (system: string, content: string): ChatMessage[] => [{ role: 'system', content: system }, user(trim(content))];
+const withSystem = (system: string, content: string): ChatMessage[] => [
+  { role: 'system', content: system },
+  user(trim(content)),
+];
 
 /** The prompt of a mathematical question. */
 export function mathPrompt(question: string, style: PromptStyle): ChatMessage[] {
@@ -41,7 +44,9 @@ export function mathPrompt(question: string, style: PromptStyle): ChatMessage[] 
   return withSystem(style === 'thinking' ? MATH_THINKING : MATH_STEPS, question);
 }
 
-/** The prompt of a problem of APPS; the reference trains on it but does not evaluate, so "evaluation" is "non-thinking". */
+/**
+ * The prompt of a problem of APPS; the reference trains on it but does not evaluate, so "evaluation" is "non-thinking".
+ */
 export function appsPrompt(question: string, starterCode: string, style: PromptStyle): ChatMessage[] {
   const thinking = style === 'thinking';
   const sections = [trim(dedent(question)), ...(starterCode ? [`Starter code:\n${trim(starterCode)}`] : [])].filter(
@@ -55,11 +60,15 @@ export function appsPrompt(question: string, starterCode: string, style: PromptS
 /** The prompt of a problem of HumanEval: `prompt` is the head of the function. */
 export function humanEvalPrompt(prompt: string, style: PromptStyle): ChatMessage[] {
   const request = `Write a solution to the following problem and make sure that it passes the tests:\n${prompt}`;
-  return style === 'evaluation' ? [user(request)] : withSystem(style === 'thinking' ? CODE_THINKING : CODE_PLAIN, request);
+  return style === 'evaluation'
+    ? [user(request)]
+    : withSystem(style === 'thinking' ? CODE_THINKING : CODE_PLAIN, request);
 }
 
 /** The prompt of a problem of MBPP, with its first three tests. */
 export function mbppPrompt(text: string, tests: readonly string[], style: PromptStyle): ChatMessage[] {
   const request = `You are an expert Python programmer, and here is your task: ${text} Your code should pass these tests:\n\n${tests.slice(0, 3).join('\n')}. Respond with the completed solution inside a \`\`\`python\`\`\` code block.`;
-  return style === 'evaluation' ? [user(request)] : withSystem(style === 'thinking' ? CODE_THINKING : CODE_PLAIN, request);
+  return style === 'evaluation'
+    ? [user(request)]
+    : withSystem(style === 'thinking' ? CODE_THINKING : CODE_PLAIN, request);
 }

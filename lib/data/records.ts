@@ -57,8 +57,8 @@ export async function readRecords(file: string): Promise<SourcedRecord[]> {
 }
 
 /**
- * Of a data set's files, those of a split: by the name of the file, or of its folder; of several configurations the one in the folder `config`;
- * one format only.
+ * Of a data set's files, those of a split: by the name of the file, or of its folder; of several configurations the one
+ * in the folder `config`; one format only.
  */
 export function filesOfSplit(files: readonly string[], split: Split, config: string | null): string[] {
   const own = files.filter((file) => {
@@ -72,7 +72,10 @@ export function filesOfSplit(files: readonly string[], split: Split, config: str
   return chosen.filter((file) => file.toLowerCase().endsWith(`.${format}`));
 }
 
-/** Where a data set lies: a file (which stands for every split), a folder, or a hub id such as "openai/gsm8k" or "openai/gsm8k@revision". */
+/**
+ * Where a data set lies: a file (which stands for every split), a folder, or a hub id such as "openai/gsm8k" or
+ * "openai/gsm8k@revision".
+ */
 export interface DataLocation {
   source: string;
   /** Folder of the configuration where a repository has several. */
@@ -87,6 +90,8 @@ export async function locateSplit({ source, config }: DataLocation, split: Split
     return filesOfSplit(names, split, config).map((name) => path.join(source, name));
   }
   if (!/^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(source))
-    throw new RangeError(`dataset: expected a file, a folder or a hub id such as "openai/gsm8k", got ${JSON.stringify(source)}`);
+    throw new RangeError(
+      `dataset: expected a file, a folder or a hub id such as "openai/gsm8k", got ${JSON.stringify(source)}`,
+    );
   return downloadFiles('dataset', source, (names) => filesOfSplit(names, split, config));
 }

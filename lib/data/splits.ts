@@ -1,5 +1,5 @@
-// Which prompts train, which choose settings, and which are reported. A prompt's hash decides, so the splits cannot overlap whatever the
-// seeds are.
+// Which prompts train, which choose settings, and which are reported. A prompt's hash decides, so the splits cannot
+// overlap whatever the seeds are.
 import { checkChoice, checkInteger } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';
 import type { Example } from './dataset';
@@ -29,11 +29,17 @@ export function splitOf(prompt: string): Split {
 }
 
 /**
- * `count` examples of a split, by drawing until a prompt belongs there. The prompts of validation and test samples are all different, so
- * that no prompt counts twice; training samples may repeat. A shorter sample is the beginning of a longer one.
+ * `count` examples of a split, by drawing until a prompt belongs there. The prompts of validation and test samples are
+ * all different, so that no prompt counts twice; training samples may repeat. A shorter sample is the beginning of a
+ * longer one.
  * @throws RangeError, TypeError for arguments; RangeError where a split has fewer prompts than asked for.
  */
-export function sampleSplit(draw: (random: Random) => Example<string>, split: Split, count: number, seed: number): Example<string>[] {
+export function sampleSplit(
+  draw: (random: Random) => Example<string>,
+  split: Split,
+  count: number,
+  seed: number,
+): Example<string>[] {
   checkChoice('split', split, SPLITS);
   checkInteger('count', count, { min: 0, max: 2 ** 31 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
@@ -42,7 +48,9 @@ export function sampleSplit(draw: (random: Random) => Example<string>, split: Sp
   const seen = split === 'train' ? null : new Set<string>();
   for (let idle = 0; examples.length < count; idle++) {
     if (idle > MAX_IDLE_DRAWS)
-      throw new RangeError(`count: expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`);
+      throw new RangeError(
+        `count: expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`,
+      );
     const example = draw(random);
     if (splitOf(example.prompt) !== split || seen?.has(example.prompt)) continue;
     seen?.add(example.prompt);

@@ -38,8 +38,8 @@ function allGrids(): string[] {
 }
 
 /**
- * 4 × 4 sudoku: 16 cells, row by row, 4 to 11 of them blank ("_"); the answer is the whole grid, and any valid completion is right.
- * Categories group the prompts by their blanks.
+ * 4 × 4 sudoku: 16 cells, row by row, 4 to 11 of them blank ("_"); the answer is the whole grid, and any valid
+ * completion is right. Categories group the prompts by their blanks.
  */
 export function sudoku4(): TaskDataset<string> {
   const grids = allGrids();

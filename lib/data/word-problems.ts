@@ -61,8 +61,8 @@ export interface WordDiagnosis {
   /** Sentence family of a right answer, else null. */
   family: string | null;
   /**
-   * What is wrong: "slot": a sentence of the grammar with a wrong number, name, object or verb, or of a family that was not asked for;
-   * "mix": no sentence of the grammar, as when two paraphrases are mixed. null: right.
+   * What is wrong: "slot": a sentence of the grammar with a wrong number, name, object or verb, or of a family that was
+   * not asked for; "mix": no sentence of the grammar, as when two paraphrases are mixed. null: right.
    */
   error: 'slot' | 'mix' | null;
 }
@@ -129,7 +129,8 @@ function body(form: Form, { name, object, steps }: Story, swaps: readonly boolea
   const result = last.after;
   const e1 = equation(first, swaps[0]);
   const e2 = second ? equation(second, swaps[1]) : '';
-  const moved = (step: Step, from: string) => (step.op === '+' ? `add ${step.change} to ${from}` : `take ${step.change} from ${from}`);
+  const moved = (step: Step, from: string) =>
+    step.op === '+' ? `add ${step.change} to ${from}` : `take ${step.change} from ${from}`;
   const direction = (step: Step) => `${step.op === '+' ? 'up' : 'down'} by ${step.change} to ${step.after}`;
   switch (form) {
     case 0:
@@ -220,12 +221,13 @@ function formsOf(task: WordProblemName, { steps, style }: Story): readonly Form[
 const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
 
 /**
- * Word problems of the form "tom has 7 pens . he buys 2 . how many now ?", answered by a sentence out of six families, in either order of
- * a sum's operands, with one of two endings:
+ * Word problems of the form "tom has 7 pens . he buys 2 . how many now ?", answered by a sentence out of six families,
+ * in either order of a sum's operands, with one of two endings:
  * - "s1": any sentence will do (20 right answers to an addition, 12 to a subtraction);
  * - "st1": a last word of the prompt (sum, story, words) asks for two of the families (5.4 right answers in the mean);
- * - "t12": one or two steps, half each; "t12w": the same, and two-step answers must write the result of the first step down.
- * What the model learns is a table of sums, not arithmetic: held-out prompts are new combinations of words and numbers, not new sums.
+ * - "t12": one or two steps, half each; "t12w": the same, and two-step answers must write the result of the first step
+ *   down. What the model learns is a table of sums, not arithmetic: held-out prompts are new combinations of words and
+ *   numbers, not new sums.
  */
 export function wordProblems(task: WordProblemName): WordProblemDataset {
   const twoSteps = task === 't12' || task === 't12w';
@@ -238,7 +240,8 @@ export function wordProblems(task: WordProblemName): WordProblemDataset {
     const swaps = story.steps.map(() => random.integer(2) === 1);
     const answer = answerOf(form, story, swaps, random.integer(2) === 1);
     const category =
-      story.style ?? (twoSteps ? (story.steps.length === 2 ? 'two steps' : 'one step') : story.steps[0].op === '+' ? 'plus' : 'minus');
+      story.style ??
+      (twoSteps ? (story.steps.length === 2 ? 'two steps' : 'one step') : story.steps[0].op === '+' ? 'plus' : 'minus');
     return { prompt, answer, category, meta: story };
   };
   const answersOf = (example: Example<string>): Map<string, Form> => {

@@ -19,9 +19,10 @@ export interface AupOptions {
 }
 
 /**
- * d3LLM's AUP: ρ₁y₁ + Σ (ρᵢ − ρᵢ₋₁) (yᵢW(yᵢ) + yᵢ₋₁W(yᵢ₋₁)) / 2 over the points by rising parallelism ρ, with accuracies y in percent and
- * W(y) = min(exp(−α (1 − y / y_max)), 1). Points more than `tolerance` below the first are left out. NaN without points.
- * Source: hao-ai-lab/d3LLM, AUP_leaderboard/aup_utils.py (which refuses curves whose last point is below, where this leaves the point out).
+ * d3LLM's AUP: ρ₁y₁ + Σ (ρᵢ − ρᵢ₋₁) (yᵢW(yᵢ) + yᵢ₋₁W(yᵢ₋₁)) / 2 over the points by rising parallelism ρ, with
+ * accuracies y in percent and W(y) = min(exp(−α (1 − y / y_max)), 1). Points more than `tolerance` below the first are
+ * left out. NaN without points. Source: hao-ai-lab/d3LLM, AUP_leaderboard/aup_utils.py (which refuses curves whose last
+ * point is below, where this leaves the point out).
  */
 export function accuracyUnderParallelism(points: readonly ParallelismPoint[], options: AupOptions = {}): number {
   if (points.length === 0) return Number.NaN;
@@ -31,6 +32,9 @@ export function accuracyUnderParallelism(points: readonly ParallelismPoint[], op
   const weighted = (y: number) => (bestAccuracy > 0 ? y * Math.min(Math.exp(-alpha * (1 - y / bestAccuracy)), 1) : 0);
   let area = kept[0].tokensPerForward * kept[0].accuracy;
   for (let i = 1; i < kept.length; i++)
-    area += 0.5 * (kept[i].tokensPerForward - kept[i - 1].tokensPerForward) * (weighted(kept[i].accuracy) + weighted(kept[i - 1].accuracy));
+    area +=
+      0.5 *
+      (kept[i].tokensPerForward - kept[i - 1].tokensPerForward) *
+      (weighted(kept[i].accuracy) + weighted(kept[i - 1].accuracy));
   return area;
 }

@@ -45,7 +45,10 @@ export interface CampaignRow {
 export interface CampaignCurve {
   model: string;
   group: string;
-  /** d3LLM's accuracy under parallelism, with tokens up to the first end of sequence, against the best accuracy of the campaign. */
+  /**
+   * d3LLM's accuracy under parallelism, with tokens up to the first end of sequence, against the best accuracy of the
+   * campaign.
+   */
   aup: number;
 }
 
@@ -69,7 +72,10 @@ export interface CampaignOptions extends Omit<EvaluateOptions, 'seed' | 'store' 
   seeds?: readonly number[];
   /** Group of a sampler, for curves. Default: what stands before ":" in its name. */
   group?: (sampler: string) => string;
-  /** Folder for config.json, samples.jsonl and summary.json. A campaign that is there, of the same configuration, goes on. Default: none. */
+  /**
+   * Folder for config.json, samples.jsonl and summary.json. A campaign that is there, of the same configuration, goes
+   * on. Default: none.
+   */
   outputDir?: string;
   /** Told of prompts done, over all models and seeds. */
   onProgress?: (progress: { model: string; seed: number; sampler: string; done: number; total: number }) => void;
@@ -85,7 +91,8 @@ interface Line extends SampleRecord {
 
 const KEYS = [...SHARED_KEYS, 'models', 'seeds', 'group', 'outputDir'] as const;
 
-const keyOf = (model: string, seed: number, sampler: string, index: number) => JSON.stringify([model, seed, sampler, index]);
+const keyOf = (model: string, seed: number, sampler: string, index: number) =>
+  JSON.stringify([model, seed, sampler, index]);
 
 /** The file of samples: what is in it, and lines to come. A line that a kill cut off is dropped. */
 class SampleFile {
@@ -109,7 +116,11 @@ class SampleFile {
           const { model, seed, sampler, index, ...record } = JSON.parse(line) as Line;
           known.set(keyOf(model, seed, sampler, index), record);
         } catch (cause) {
-          throw new DUltraError('BAD_DATASET', `${file}, line ${i + 1}: expected JSON, got ${(cause as Error).message}`, { cause });
+          throw new DUltraError(
+            'BAD_DATASET',
+            `${file}, line ${i + 1}: expected JSON, got ${(cause as Error).message}`,
+            { cause },
+          );
         }
       }
     }
@@ -120,7 +131,9 @@ class SampleFile {
     return {
       get: (sampler, index) => this.#known.get(keyOf(model, seed, sampler, index)),
       put: (sampler, first, samples) => {
-        const lines = samples.map((record, i) => JSON.stringify({ model, seed, sampler, index: first + i, ...record } satisfies Line));
+        const lines = samples.map((record, i) =>
+          JSON.stringify({ model, seed, sampler, index: first + i, ...record } satisfies Line),
+        );
         return new Promise((resolve, reject) => {
           this.#stream.write(`${lines.join('\n')}\n`, (error) => (error ? reject(error) : resolve()));
         });
@@ -174,19 +187,28 @@ async function openFolder(folder: string, identity: string): Promise<SampleFile>
   if (existsSync(file)) {
     const before = await readFile(file, 'utf8');
     if (before !== identity)
-      throw new RangeError(`outputDir: ${folder} holds an evaluation of another configuration (see its config.json); give another folder`);
+      throw new RangeError(
+        `outputDir: ${folder} holds an evaluation of another configuration (see its config.json); give another folder`,
+      );
   } else await writeFile(file, identity);
   return SampleFile.open(path.join(folder, 'samples.jsonl'));
 }
 
 /**
- * Evaluates every sampler under every model with every seed, and sums up over the seeds. With `outputDir`, every sample is written when it is
- * done, and the same call goes on where it was interrupted.
+ * Evaluates every sampler under every model with every seed, and sums up over the seeds. With `outputDir`, every sample
+ * is written when it is done, and the same call goes on where it was interrupted.
  * @throws as {@link evaluate}; RangeError where `outputDir` holds something else; `signal.reason`.
  */
 export async function evaluateCampaign(options: CampaignOptions): Promise<Campaign> {
   checkKeys('options', options, KEYS);
-  const { models, seeds = [0], group = (sampler) => sampler.split(':', 1)[0], outputDir, onProgress, ...shared } = options;
+  const {
+    models,
+    seeds = [0],
+    group = (sampler) => sampler.split(':', 1)[0],
+    outputDir,
+    onProgress,
+    ...shared
+  } = options;
   if (typeof models !== 'object' || models === null || Object.keys(models).length === 0)
     throw new TypeError('models: expected at least one, by name');
   for (const [i, seed] of seeds.entries()) checkInteger(`seeds[${i}]`, seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
@@ -201,8 +223,19 @@ export async function evaluateCampaign(options: CampaignOptions): Promise<Campai
         for (const seed of seeds) {
           const before = evaluations.length;
           const report = ({ sampler, done, total }: { sampler: string; done: number; total: number }) =>
-            onProgress?.({ model: name, seed, sampler, done: before * total + done, total: total * names.length * seeds.length });
-          const evaluation = await evaluate(model, { ...shared, seed, onProgress: report, ...(file && { store: file.store(name, seed) }) });
+            onProgress?.({
+              model: name,
+              seed,
+              sampler,
+              done: before * total + done,
+              total: total * names.length * seeds.length,
+            });
+          const evaluation = await evaluate(model, {
+            ...shared,
+            seed,
+            onProgress: report,
+            ...(file && { store: file.store(name, seed) }),
+          });
           evaluations.push({ model: name, seed, evaluation });
         }
       } finally {
@@ -220,7 +253,12 @@ export async function evaluateCampaign(options: CampaignOptions): Promise<Campai
   return campaign;
 }
 
-function summarise(models: string[], seeds: number[], evaluations: Campaign['evaluations'], group: (sampler: string) => string): Campaign {
+function summarise(
+  models: string[],
+  seeds: number[],
+  evaluations: Campaign['evaluations'],
+  group: (sampler: string) => string,
+): Campaign {
   const rows: CampaignRow[] = [];
   for (const model of models) {
     const own = evaluations.filter((entry) => entry.model === model).map(({ evaluation }) => evaluation);
@@ -247,7 +285,10 @@ function summarise(models: string[], seeds: number[], evaluations: Campaign['eva
     for (const name of new Set(rows.map(({ sampler }) => group(sampler)))) {
       const points = rows
         .filter((row) => row.model === model && group(row.sampler) === name)
-        .map(({ accuracy, tokensPerForward }) => ({ accuracy: 100 * accuracy.mean, tokensPerForward: tokensPerForward.untilEos.mean }));
+        .map(({ accuracy, tokensPerForward }) => ({
+          accuracy: 100 * accuracy.mean,
+          tokensPerForward: tokensPerForward.untilEos.mean,
+        }));
       curves.push({ model, group: name, aup: accuracyUnderParallelism(points, { bestAccuracy }) });
     }
   return { config: evaluations[0].evaluation.config, models, seeds, rows, curves, evaluations };

@@ -18,7 +18,10 @@ export interface ScoreBatch {
 /** Gives each completion a score, 0 to 1 (or a boolean); null leaves a row out of the accuracy. */
 export type Score = (
   batch: ScoreBatch,
-) => readonly (number | boolean | null)[] | ArrayLike<number> | Promise<readonly (number | boolean | null)[] | ArrayLike<number>>;
+) =>
+  | readonly (number | boolean | null)[]
+  | ArrayLike<number>
+  | Promise<readonly (number | boolean | null)[] | ArrayLike<number>>;
 
 /** What {@link EvaluateOptions.onProgress} is told. */
 export interface EvaluateProgress {
@@ -142,7 +145,10 @@ export interface SamplerResult {
   nfe: { mean: number; sd: number };
   /** Full-forward equivalents per prompt: each pass weighted by the share of the row that it computed. */
   fullForwards: { mean: number; sd: number };
-  /** By both rules of counting, total over total: genLength per pass, and tokens up to the first end of sequence per pass. */
+  /**
+   * By both rules of counting, total over total: genLength per pass, and tokens up to the first end of sequence per
+   * pass.
+   */
   tokensPerForward: { generated: number; untilEos: number };
   /** Tokens up to the first end of sequence per second of wall time, in batches. */
   tokensPerSecond: number;
@@ -195,13 +201,15 @@ function checkDataset(dataset: unknown): asserts dataset is TaskDataset {
 }
 
 /** A prompt for people: of chat messages the last. */
-const promptText = (prompt: Example['prompt']): string => (typeof prompt === 'string' ? prompt : (prompt.at(-1)?.content ?? ''));
+const promptText = (prompt: Example['prompt']): string =>
+  typeof prompt === 'string' ? prompt : (prompt.at(-1)?.content ?? '');
 
 const canDiagnose = (dataset: TaskDataset): dataset is WordProblemDataset => 'diagnose' in dataset;
 
 async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: ScoreBatch): Promise<(number | null)[]> {
   const { examples, completions } = batch;
-  if (!score) return (await Promise.all(completions.map((completion, i) => dataset.verify(examples[i], completion)))).map(Number);
+  if (!score)
+    return (await Promise.all(completions.map((completion, i) => dataset.verify(examples[i], completion)))).map(Number);
   const scores = await score(batch);
   if (scores === null || typeof scores !== 'object' || scores.length !== examples.length)
     throw new TypeError(
@@ -222,7 +230,9 @@ const AUTOREGRESSIVE = {
   setting: { name: 'autoregressive', sampler: 'autoregressive' as const, cache: { type: 'none' as const } },
 };
 
-/** A row of an autoregressive model, in the terms of the others: a pass per token, each over one position but the first. */
+/**
+ * A row of an autoregressive model, in the terms of the others: a pass per token, each over one position but the first.
+ */
 function asGenerated({ text, ids, promptIds, nfe, logProbs, finishReason }: CausalResult): GenerateResult {
   return {
     text,
@@ -241,7 +251,12 @@ function asGenerated({ text, ids, promptIds, nfe, logProbs, finishReason }: Caus
 /** A sampler with a cache. */
 type Setting = Pick<SamplerResult, 'name' | 'sampler' | 'cache'>;
 
-function summarise({ name, sampler, cache }: Setting, samples: SampleRecord[], genLength: number, diagnosed: boolean): SamplerResult {
+function summarise(
+  { name, sampler, cache }: Setting,
+  samples: SampleRecord[],
+  genLength: number,
+  diagnosed: boolean,
+): SamplerResult {
   const seconds = sum(samples.map((sample) => sample.seconds));
   const scores = samples.flatMap(({ score }) => (score === null ? [] : [score]));
   const accuracy = meanAndSd(scores);
@@ -288,7 +303,10 @@ function summarise({ name, sampler, cache }: Setting, samples: SampleRecord[], g
  * Row i draws as row i of the random stream whatever `batchSize` is, so results depend on the options alone.
  * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
  */
-export async function evaluate(model: MaskedDiffusionModel | CausalModel, options: EvaluateOptions): Promise<Evaluation> {
+export async function evaluate(
+  model: MaskedDiffusionModel | CausalModel,
+  options: EvaluateOptions,
+): Promise<Evaluation> {
   checkKeys('options', options, KEYS);
   const {
     dataset,
@@ -306,7 +324,8 @@ export async function evaluate(model: MaskedDiffusionModel | CausalModel, option
   checkChoice('split', split, ['train', 'validation', 'test'] as const);
   const available = dataset.finite?.[split]?.length;
   const count = options.count ?? available ?? 512;
-  if (score !== undefined && typeof score !== 'function') throw new TypeError(`score: expected a function, got ${String(score)}`);
+  if (score !== undefined && typeof score !== 'function')
+    throw new TypeError(`score: expected a function, got ${String(score)}`);
   checkInteger('count', count, { min: 1, max: 1e7 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   checkInteger('batchSize', batchSize, { min: 1, max: 1e6 });
@@ -319,10 +338,12 @@ export async function evaluate(model: MaskedDiffusionModel | CausalModel, option
   checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
   const blockLength = options.blockLength ?? (options.genLength === undefined ? dataset.blockLength : genLength);
   checkInteger('blockLength', blockLength, { min: 1, max: genLength });
-  if (typeof samplers !== 'object' || samplers === null) throw new TypeError(`samplers: expected an object, got ${String(samplers)}`);
+  if (typeof samplers !== 'object' || samplers === null)
+    throw new TypeError(`samplers: expected an object, got ${String(samplers)}`);
   const names = Object.keys(samplers);
   if (names.length === 0) throw new RangeError('samplers: expected at least one, got none');
-  if (typeof caches !== 'object' || caches === null) throw new TypeError(`caches: expected an object, got ${String(caches)}`);
+  if (typeof caches !== 'object' || caches === null)
+    throw new TypeError(`caches: expected an object, got ${String(caches)}`);
   if (Object.keys(caches).length === 0) throw new RangeError('caches: expected at least one, got none');
   const settings =
     model instanceof CausalModel
@@ -359,7 +380,14 @@ export async function evaluate(model: MaskedDiffusionModel | CausalModel, option
       const generated =
         model instanceof CausalModel
           ? (await model.generateBatch(prompts, { ...shared, maxTokens: genLength })).map(asGenerated)
-          : await model.generateBatch(prompts, { ...shared, sampler: given, cache: policy, genLength, blockLength, stopAtEos });
+          : await model.generateBatch(prompts, {
+              ...shared,
+              sampler: given,
+              cache: policy,
+              genLength,
+              blockLength,
+              stopAtEos,
+            });
       const seconds = (performance.now() - start) / 1000 / part.length;
       const completions = generated.map(({ text }) => text);
       const scores = await scoreAll(score, dataset, { examples: part, completions, results: generated });

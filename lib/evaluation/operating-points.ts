@@ -17,7 +17,10 @@ export interface OperatingPoint {
   test: Point & { accuracyError: number };
 }
 
-/** A group of settings, such as the thresholds of one rule, with its point for each budget (null: no setting is that fast). */
+/**
+ * A group of settings, such as the thresholds of one rule, with its point for each budget (null: no setting is that
+ * fast).
+ */
 export interface OperatingRow {
   group: string;
   points: (OperatingPoint | null)[];
@@ -40,17 +43,25 @@ const pointOf = ({ accuracy, nfe }: SamplerResult): Point => ({ accuracy, nfe: n
 const better = (a: Point, b: Point) => b.accuracy > a.accuracy || (b.accuracy === a.accuracy && b.nfe < a.nfe);
 
 /**
- * For each group and budget, the setting that does best on the validation prompts within the budget, with what it does on the test
- * prompts. Reporting the choice on other prompts keeps the table from flattering whoever has most settings to choose from.
+ * For each group and budget, the setting that does best on the validation prompts within the budget, with what it does
+ * on the test prompts. Reporting the choice on other prompts keeps the table from flattering whoever has most settings
+ * to choose from.
  * @throws RangeError where the two evaluations are not of the same settings on different splits.
  */
-export function chooseOperatingPoints(validation: Evaluation, test: Evaluation, options: OperatingOptions = {}): OperatingRow[] {
+export function chooseOperatingPoints(
+  validation: Evaluation,
+  test: Evaluation,
+  options: OperatingOptions = {},
+): OperatingRow[] {
   const { budgets = BUDGETS, group = () => 'best' } = options;
   if (validation.config.split === test.config.split)
-    throw new RangeError(`test: expected another split than validation's, got ${JSON.stringify(test.config.split)} twice`);
+    throw new RangeError(
+      `test: expected another split than validation's, got ${JSON.stringify(test.config.split)} twice`,
+    );
   const measured = new Map(test.results.map((result) => [result.name, result]));
   for (const { name } of validation.results)
-    if (!measured.has(name)) throw new RangeError(`test: expected the samplers of validation, ${JSON.stringify(name)} is missing`);
+    if (!measured.has(name))
+      throw new RangeError(`test: expected the samplers of validation, ${JSON.stringify(name)} is missing`);
   const groups = new Map<string, SamplerResult[]>();
   for (const result of validation.results) {
     const key = group(result.name);
@@ -80,7 +91,12 @@ export function chooseOperatingPoints(validation: Evaluation, test: Evaluation, 
 export interface AveragedRow {
   group: string;
   /** Per budget; null where a run has no setting that fast. */
-  points: ({ budget: number | null; accuracy: { mean: number; sd: number }; nfe: { mean: number; sd: number }; runs: number } | null)[];
+  points: ({
+    budget: number | null;
+    accuracy: { mean: number; sd: number };
+    nfe: { mean: number; sd: number };
+    runs: number;
+  } | null)[];
 }
 
 /** Averages tables of equal groups and budgets cell by cell. @throws RangeError where they differ. */
@@ -111,6 +127,7 @@ export function averageOperatingPoints(tables: readonly OperatingRow[][]): Avera
 export function frontier<T extends Point>(points: readonly T[]): T[] {
   const sorted = [...points].sort((a, b) => a.nfe - b.nfe || b.accuracy - a.accuracy);
   const kept: T[] = [];
-  for (const point of sorted) if (kept.length === 0 || point.accuracy > kept[kept.length - 1].accuracy) kept.push(point);
+  for (const point of sorted)
+    if (kept.length === 0 || point.accuracy > kept[kept.length - 1].accuracy) kept.push(point);
   return kept;
 }

@@ -1,4 +1,5 @@
-// Figures that others have published, to stand beside one's own: never measured here, and marked as such wherever they are shown.
+// Figures that others have published, to stand beside one's own: never measured here, and marked as such wherever they
+// are shown.
 
 /** One published figure. */
 export interface PublishedFigure {
@@ -28,7 +29,12 @@ const byNfe: Readonly<Record<string, Partial<Record<(typeof DATASETS)[number], [
   'dUltra-coding-b128': { gsm8k: [79.48, 20.2], math500: [34.2, 30.9], humaneval: [36.83, 21.8], mbpp: [39.12, 14.8] },
   'dParallel, factor': { gsm8k: [75.66, 24.1], math500: [31.4, 28.5], humaneval: [30.49, 23.7], mbpp: [36, 18.1] },
   'd3LLM, factor': { gsm8k: [69.07, 21.4], math500: [31.4, 26.7], humaneval: [32.32, 24.5], mbpp: [33.8, 26.4] },
-  'Fast-dLLM, factor, no cache': { gsm8k: [75.66, 54.4], math500: [32.6, 75.1], humaneval: [35.4, 61.5], mbpp: [37.8, 56.9] },
+  'Fast-dLLM, factor, no cache': {
+    gsm8k: [75.66, 54.4],
+    math500: [32.6, 75.1],
+    humaneval: [35.4, 61.5],
+    mbpp: [37.8, 56.9],
+  },
 };
 
 /** Accuracy and tokens per forward pass, in the order of the data sets. */
@@ -110,10 +116,19 @@ export const PUBLISHED: readonly PublishedFigure[] = [
   ...Object.entries(byNfe).flatMap(([method, row]) =>
     DATASETS.flatMap((dataset) => {
       const figure = row[dataset];
-      return figure ? [{ method, dataset, accuracy: figure[0], nfe: figure[1], tokensPerForward: null, source: DULTRA }] : [];
+      return figure
+        ? [{ method, dataset, accuracy: figure[0], nfe: figure[1], tokensPerForward: null, source: DULTRA }]
+        : [];
     }),
   ),
   ...byTpf.flatMap(([method, source, row]) =>
-    row.map(([accuracy, tokensPerForward], i) => ({ method, dataset: DATASETS[i], accuracy, nfe: null, tokensPerForward, source })),
+    row.map(([accuracy, tokensPerForward], i) => ({
+      method,
+      dataset: DATASETS[i],
+      accuracy,
+      nfe: null,
+      tokensPerForward,
+      source,
+    })),
   ),
 ];

@@ -1,4 +1,5 @@
-// report.html: one file that needs nothing else, with the accuracy-NFE frontier, the tables, and prompts to step through.
+// report.html: one file that needs nothing else, with the accuracy-NFE frontier, the tables, and prompts to step
+// through.
 import { writeFile } from 'node:fs/promises';
 import type { Campaign, Spread } from './campaign';
 import type { Evaluation, SamplerResult } from './evaluate';
@@ -28,8 +29,16 @@ export interface ReportInput {
   commands?: readonly string[];
 }
 
-const ESCAPES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
-/** What a setting costs per prompt: forward passes, or with caches among the settings their full-forward equivalents. */
+const ESCAPES: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  '"': '&quot;',
+  "'": '&#39;',
+};
+/**
+ * What a setting costs per prompt: forward passes, or with caches among the settings their full-forward equivalents.
+ */
 type Cost = (result: SamplerResult) => number;
 
 function costOf(runs: readonly ReportRun[]): { cost: Cost; isWeighted: boolean } {
@@ -75,7 +84,13 @@ function seriesOf(runs: readonly ReportRun[], cost: Cost): Series[] {
         const isBold = emphasis?.(key) ?? false;
         if (!isBold && !colors.has(key)) colors.set(key, `--line${colors.size % MAX_COLORS}`);
         const color = isBold ? `--bold${bold++ % 3}` : colors.get(key)!;
-        series = { label: runs.length > 1 ? `${label}: ${key}` : key, bold: isBold, hollow: !isBold && !isFirst, color, points: [] };
+        series = {
+          label: runs.length > 1 ? `${label}: ${key}` : key,
+          bold: isBold,
+          hollow: !isBold && !isFirst,
+          color,
+          points: [],
+        };
         own.set(key, series);
       }
       series.points.push({ name, nfe: cost(result), accuracy });
@@ -95,7 +110,8 @@ const TICKS = [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512,
 function chart(series: readonly Series[], isWeighted: boolean): string {
   const points = series.flatMap((line) => line.points);
   const most = Math.max(2, ...points.map(({ nfe }) => nfe)) * 1.08;
-  const x = (nfe: number) => MARGIN.left + (Math.log(Math.max(nfe, 1)) / Math.log(most)) * (WIDTH - MARGIN.left - MARGIN.right);
+  const x = (nfe: number) =>
+    MARGIN.left + (Math.log(Math.max(nfe, 1)) / Math.log(most)) * (WIDTH - MARGIN.left - MARGIN.right);
   const y = (accuracy: number) => MARGIN.top + (1 - accuracy) * (HEIGHT - MARGIN.top - MARGIN.bottom);
   const at = (value: number) => value.toFixed(1);
   const parts: string[] = [];
@@ -118,7 +134,9 @@ function chart(series: readonly Series[], isWeighted: boolean): string {
     `<text transform="translate(14 ${(MARGIN.top + HEIGHT - MARGIN.bottom) / 2}) rotate(-90)" class="axis" text-anchor="middle">right answers</text>`,
   );
   // Bold lines last, on top.
-  for (const { points: own, color, bold, hollow, label } of [...series].sort((a, b) => Number(a.bold) - Number(b.bold))) {
+  for (const { points: own, color, bold, hollow, label } of [...series].sort(
+    (a, b) => Number(a.bold) - Number(b.bold),
+  )) {
     const line = frontier(own).map(({ nfe, accuracy }) => `${at(x(nfe))},${at(y(accuracy))}`);
     const dots = own.map(
       ({ name, nfe, accuracy }) =>
@@ -153,7 +171,9 @@ const percent = (share: number) => (100 * share).toFixed(1);
 function mainTable(run: ReportRun, cost: Cost): string {
   const all = rowsOf(run, cost);
   const onFrontier = new Set(
-    frontier(all.map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), name: result.name }))).map(({ name }) => name),
+    frontier(all.map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), name: result.name }))).map(
+      ({ name }) => name,
+    ),
   );
   const rows = all.map(({ result }) => {
     const { name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond } = result;
@@ -172,10 +192,14 @@ function mainTable(run: ReportRun, cost: Cost): string {
 
 function categoryTable(runs: readonly ReportRun[], cost: Cost): string {
   const categories = [
-    ...new Set(runs.flatMap(({ evaluation }) => evaluation.results.flatMap((result) => Object.keys(result.categories)))),
+    ...new Set(
+      runs.flatMap(({ evaluation }) => evaluation.results.flatMap((result) => Object.keys(result.categories))),
+    ),
   ].sort();
   const rows = runs.flatMap((run) => {
-    const best = frontier(rowsOf(run, cost).map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), result })));
+    const best = frontier(
+      rowsOf(run, cost).map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), result })),
+    );
     return best.map(({ result }) => {
       const cells = categories.map((category) => {
         const part = result.categories[category];
@@ -208,11 +232,17 @@ interface TraceView {
   lanes: { label: string; tokens: string[]; unmaskedAt: number[]; nfe: number; score: number | null; bold: boolean }[];
 }
 
-/** Of the settings of one model, those to step through: the frontier, thinned to its ends and what lies evenly between. */
+/**
+ * Of the settings of one model, those to step through: the frontier, thinned to its ends and what lies evenly between.
+ */
 function lanesOf(run: ReportRun, cost: Cost): Set<string> {
-  const best = frontier(rowsOf(run, cost).map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), name: result.name })));
+  const best = frontier(
+    rowsOf(run, cost).map(({ result }) => ({ accuracy: result.accuracy, nfe: cost(result), name: result.name })),
+  );
   const most = Math.min(MAX_LANES, best.length);
-  return new Set(Array.from({ length: most }, (_, i) => best[Math.round((i * (best.length - 1)) / Math.max(1, most - 1))].name));
+  return new Set(
+    Array.from({ length: most }, (_, i) => best[Math.round((i * (best.length - 1)) / Math.max(1, most - 1))].name),
+  );
 }
 
 function tracesOf(runs: readonly ReportRun[], cost: Cost): TraceView[] {
@@ -225,7 +255,13 @@ function tracesOf(runs: readonly ReportRun[], cost: Cost): TraceView[] {
         if (!trace || !shown.has(name)) continue;
         const view = views.get(prompt) ?? { prompt, lanes: [] };
         const key = group(name);
-        view.lanes.push({ label: `${label}: ${name}`, ...trace, nfe, score, bold: key !== null && (emphasis?.(key) ?? false) });
+        view.lanes.push({
+          label: `${label}: ${name}`,
+          ...trace,
+          nfe,
+          score,
+          bold: key !== null && (emphasis?.(key) ?? false),
+        });
         views.set(prompt, view);
       }
   }
@@ -319,7 +355,10 @@ const SCRIPT = `
 
 const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
   `<div class="scroll"><table><thead><tr>${head.map((title) => `<th>${title}</th>`).join('')}</tr></thead><tbody>${rows
-    .map(([first, ...cells]) => `<tr><th scope="row">${first}</th>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`)
+    .map(
+      ([first, ...cells]) =>
+        `<tr><th scope="row">${first}</th>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`,
+    )
     .join('')}</tbody></table></div>`;
 
 /** Means over the seeds, the area under each rule's curve, and published figures of the same data set. */
@@ -384,7 +423,8 @@ export function renderReport({ title, summary, runs, campaign, commands = [] }: 
       : `<h2>Step by step</h2><p>How the answer to one prompt comes about. A colour is a forward pass; empty cells are still masked; a frame marks what the pass shown has decided.</p><div class="player"><div class="controls"><select id="choice" aria-label="Prompt"></select><button id="play" type="button">Play</button><input id="slider" type="range" min="0" max="1" value="0" aria-label="Forward pass"><span id="shown" class="soft"></span></div><div id="lanes"></div></div><script type="application/json" id="traces">${embedJson(traces)}</script><script>${SCRIPT}</script>`;
   const tables = runs.map((run) => `<h3>${escapeHtml(run.label)}</h3>${mainTable(run, cost)}`).join('');
   const hasCategories =
-    new Set(runs.flatMap(({ evaluation }) => evaluation.results.flatMap(({ categories }) => Object.keys(categories)))).size > 1;
+    new Set(runs.flatMap(({ evaluation }) => evaluation.results.flatMap(({ categories }) => Object.keys(categories))))
+      .size > 1;
   return `<!doctype html>
 <html lang="en">
 <head>

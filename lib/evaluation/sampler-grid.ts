@@ -20,7 +20,11 @@ const SCALES = [0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3];
 const PLANNER: Readonly<Record<string, readonly SamplerObject[]>> = {
   'planner, floor': SCALES.map((probabilityScale) => ({ type: 'planner', probabilityScale })),
   'planner, round': SCALES.map((probabilityScale) => ({ type: 'planner', select: 'round', probabilityScale })),
-  'planner, cut': [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95].map((cut) => ({ type: 'planner', select: 'threshold', cut })),
+  'planner, cut': [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95].map((cut) => ({
+    type: 'planner',
+    select: 'threshold',
+    cut,
+  })),
 };
 
 /** The few that show the picture in a minute. */

@@ -1,5 +1,5 @@
-// Whether a generated Python program passes a problem's tests. It runs in the sandbox; what functions return is compared out here, where the
-// program cannot reach.
+// Whether a generated Python program passes a problem's tests. It runs in the sandbox; what functions return is
+// compared out here, where the program cannot reach.
 import type { PythonOutcome, PythonRunner } from './python-sandbox';
 
 /** The tests of a problem. */
@@ -23,7 +23,11 @@ export interface CodeResult {
 
 /** JSON whose whole numbers beyond 2^53 stay exact, as {"$int": "…"}. */
 export function parseExact(json: string): unknown {
-  return JSON.parse(json.replace(/"(?:[^"\\]|\\.)*"|-?\d{16,}(?![\d.eE])/g, (token) => (token[0] === '"' ? token : `{"$int":"${token}"}`)));
+  return JSON.parse(
+    json.replace(/"(?:[^"\\]|\\.)*"|-?\d{16,}(?![\d.eE])/g, (token) =>
+      token[0] === '"' ? token : `{"$int":"${token}"}`,
+    ),
+  );
 }
 
 type Tagged = { $int?: string; $float?: string; $dict?: [unknown, unknown][]; $set?: unknown[]; $other?: string };
@@ -36,11 +40,15 @@ function integerOf(value: unknown): bigint | null {
   return typeof text === 'string' ? BigInt(text) : null;
 }
 
-/** Python's ==, of a value out of the sandbox and one of a test: 1 == 1.0 == True, tuples as lists, dictionaries by their keys. */
+/**
+ * Python's ==, of a value out of the sandbox and one of a test: 1 == 1.0 == True, tuples as lists, dictionaries by
+ * their keys.
+ */
 export function pythonEqual(actual: unknown, expected: unknown): boolean {
   const [a, b] = [integerOf(actual), integerOf(expected)];
   if (a !== null || b !== null) return a !== null && a === b;
-  if (typeof actual !== 'object' || typeof expected !== 'object' || actual === null || expected === null) return actual === expected;
+  if (typeof actual !== 'object' || typeof expected !== 'object' || actual === null || expected === null)
+    return actual === expected;
   if (Array.isArray(actual) || Array.isArray(expected))
     return (
       Array.isArray(actual) &&
@@ -55,7 +63,9 @@ export function pythonEqual(actual: unknown, expected: unknown): boolean {
     $dict.length === entries.length &&
     $dict.every(
       ([key, item]) =>
-        typeof key === 'string' && Object.hasOwn(expected, key) && pythonEqual(item, (expected as Record<string, unknown>)[key]),
+        typeof key === 'string' &&
+        Object.hasOwn(expected, key) &&
+        pythonEqual(item, (expected as Record<string, unknown>)[key]),
     )
   );
 }
@@ -72,8 +82,8 @@ const tidy = (text: string) =>
 export interface GradeOptions {
   signal?: AbortSignal;
   /**
-   * Of tests that are a script: leave out what stands behind the last line up to which the program is valid Python, as the published evaluations
-   * of HumanEval and MBPP do with words that follow an answer. Default false.
+   * Of tests that are a script: leave out what stands behind the last line up to which the program is valid Python, as
+   * the published evaluations of HumanEval and MBPP do with words that follow an answer. Default false.
    */
   trim?: boolean;
 }
@@ -83,11 +93,17 @@ const MAX_KEPT = 64;
 const kept = new WeakMap<PythonRunner, WeakMap<CodeTests, Map<string, Promise<CodeResult>>>>();
 
 /**
- * Runs the tests of a problem one after the other, each in a fresh interpreter, until one raises; once for equal programs: a reward and the accuracy beside it ask for the same, and so do equal rollouts. Results that hang on
- * the machine's load are not kept. An expected output in a list of one is that one, as in APPS.
+ * Runs the tests of a problem one after the other, each in a fresh interpreter, until one raises; once for equal
+ * programs: a reward and the accuracy beside it ask for the same, and so do equal rollouts. Results that hang on the
+ * machine's load are not kept. An expected output in a list of one is that one, as in APPS.
  * @throws as the `run` of `sandbox`
  */
-export function gradeProgram(program: string, tests: CodeTests, sandbox: PythonRunner, options: GradeOptions = {}): Promise<CodeResult> {
+export function gradeProgram(
+  program: string,
+  tests: CodeTests,
+  sandbox: PythonRunner,
+  options: GradeOptions = {},
+): Promise<CodeResult> {
   const ofSandbox = kept.get(sandbox) ?? new WeakMap<CodeTests, Map<string, Promise<CodeResult>>>();
   kept.set(sandbox, ofSandbox);
   const results = ofSandbox.get(tests) ?? new Map<string, Promise<CodeResult>>();
@@ -135,8 +151,8 @@ async function runTests(
 }
 
 /**
- * The reference's reward for code: 1 where all tests pass; −0.05 where the program raises, or runs out of time or memory, before; 0 otherwise, also
- * for code that does not parse.
+ * The reference's reward for code: 1 where all tests pass; −0.05 where the program raises, or runs out of time or
+ * memory, before; 0 otherwise, also for code that does not parse.
  */
 export function codeRewardOf({ passed, failure }: CodeResult): number {
   if (failure) return failure.status === 'error' && /syntax|indentation/i.test(failure.error ?? '') ? 0 : -0.05;
@@ -144,13 +160,15 @@ export function codeRewardOf({ passed, failure }: CodeResult): number {
 }
 
 /**
- * Unbiased estimate of pass@k: the chance that of k drawn out of n samples, c of them right, one is right (Chen et al. 2021, arXiv 2107.03374).
+ * Unbiased estimate of pass@k: the chance that of k drawn out of n samples, c of them right, one is right (Chen et al.
+ * 2021, arXiv 2107.03374).
  * @throws RangeError for k above n
  */
 export function passAtK(samples: number, right: number, k: number): number {
   if (!(Number.isInteger(k) && k >= 1 && k <= samples))
     throw new RangeError(`k: expected 1 to the number of samples (${samples}), got ${k}`);
-  if (!(Number.isInteger(right) && right >= 0 && right <= samples)) throw new RangeError(`right: expected 0 to ${samples}, got ${right}`);
+  if (!(Number.isInteger(right) && right >= 0 && right <= samples))
+    throw new RangeError(`right: expected 0 to ${samples}, got ${right}`);
   let none = 1;
   for (let i = 0; i < k; i++) none *= Math.max(0, samples - right - i) / (samples - i);
   return 1 - none;

@@ -1,5 +1,5 @@
-// Whether two mathematical answers mean the same. Numbers, texts and what is made of them are compared here, exactly; what needs algebra goes to
-// a thread with a computer-algebra library, which is ended when it takes too long.
+// Whether two mathematical answers mean the same. Numbers, texts and what is made of them are compared here, exactly;
+// what needs algebra goes to a thread with a computer-algebra library, which is ended when it takes too long.
 import { Worker } from 'node:worker_threads';
 import { checkKeys, checkNumber } from '../options';
 import { compareAnswers, compareNumbers } from './math-form';
@@ -110,10 +110,12 @@ function next(): void {
 }
 
 /**
- * Whether two answers in LaTeX or plain text are mathematically the same: fractions, decimals, percent, thousands separators, units, currency,
- * roots, intervals, tuples, sets, matrices, equations, texts. A decimal equals a fraction or root only where it is exact (0.33 is not 1/3).
- * Never throws for an answer's content; texts that cannot be read equal themselves alone.
- * @throws DUltraError PACKAGE_NOT_FOUND where algebra is needed and the optional package is missing; TypeError, RangeError for options.
+ * Whether two answers in LaTeX or plain text are mathematically the same: fractions, decimals, percent, thousands
+ * separators, units, currency, roots, intervals, tuples, sets, matrices, equations, texts. A decimal equals a fraction
+ * or root only where it is exact (0.33 is not 1/3). Never throws for an answer's content; texts that cannot be read
+ * equal themselves alone.
+ * @throws DUltraError PACKAGE_NOT_FOUND where algebra is needed and the optional package is missing; TypeError,
+ * RangeError for options.
  */
 export async function mathEqual(answer: string, gold: string, options: MathEqualOptions = {}): Promise<boolean> {
   if (typeof answer !== 'string') throw new TypeError(`answer: expected a string, got ${String(answer)}`);

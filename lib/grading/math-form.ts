@@ -1,5 +1,6 @@
-// What an answer is: a value, a tuple, a set, an interval, a matrix, an equation, a text; and how two of them compare, down to values, which
-// the caller compares. Everything here is linear or bounded in the length of the texts, so that hostile ones cost nothing.
+// What an answer is: a value, a tuple, a set, an interval, a matrix, an equation, a text; and how two of them compare,
+// down to values, which the caller compares. Everything here is linear or bounded in the length of the texts, so that
+// hostile ones cost nothing.
 
 /** Longer answers are compared as texts alone. */
 export const MAX_ANSWER_LENGTH = 2000;
@@ -13,7 +14,10 @@ const MAX_DIGITS = 1000;
 type Form =
   | { kind: 'value'; latex: string; percent: boolean }
   | { kind: 'text'; text: string }
-  /** Order counts in tuples (`open` and `close` say which end of an interval belongs to it), not in sets, lists and unions. */
+  /**
+   * Order counts in tuples (`open` and `close` say which end of an interval belongs to it), not in sets, lists and
+   * unions.
+   */
   | { kind: 'tuple'; open: string; close: string; parts: Form[] }
   | { kind: 'set' | 'union'; parts: Form[] }
   | { kind: 'matrix'; rows: Form[][] }
@@ -34,7 +38,10 @@ function groupEnd(text: string, begin: number): number {
   return -1;
 }
 
-/** The answer that a completion ends with: the last complete box, answer tag or "####", else the last number; null where there is none. */
+/**
+ * The answer that a completion ends with: the last complete box, answer tag or "####", else the last number; null where
+ * there is none.
+ */
 export function extractAnswer(completion: string): string | null {
   // Of the marks, the one whose content ends last is the answer.
   const found: { end: number; text: string }[] = [];
@@ -53,7 +60,10 @@ export function extractAnswer(completion: string): string | null {
   if (tag >= 0) {
     const begin = tag + '<answer>'.length;
     const close = completion.indexOf('</answer>', begin);
-    found.push({ end: close < 0 ? completion.length : close, text: completion.slice(begin, close < 0 ? undefined : close) });
+    found.push({
+      end: close < 0 ? completion.length : close,
+      text: completion.slice(begin, close < 0 ? undefined : close),
+    });
   }
   const hash = completion.lastIndexOf('####');
   if (hash >= 0) {
@@ -71,11 +81,15 @@ export function extractAnswer(completion: string): string | null {
   return numbers ? numbers[numbers.length - 1].replace(/,$/, '') : null;
 }
 
-const SPACING = /(?<!\\)\\[!,;:> ]|\\(?:quad|qquad|displaystyle|textstyle|limits|nolimits|phantom\{[^{}]*\})(?![a-zA-Z])|~/g;
+const SPACING =
+  /(?<!\\)\\[!,;:> ]|\\(?:quad|qquad|displaystyle|textstyle|limits|nolimits|phantom\{[^{}]*\})(?![a-zA-Z])|~/g;
 const SIZES = /\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|biggl?|biggr?|Biggl?|Biggr?)(?![a-zA-Z])\.?/g;
 const WORDS = /\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}/g;
 
-/** LaTeX in one form: no spacing, no sizes, \frac and \sqrt with braces, no currency, no degrees, no thousands separators. */
+/**
+ * LaTeX in one form: no spacing, no sizes, \frac and \sqrt with braces, no currency, no degrees, no thousands
+ * separators.
+ */
 function clean(answer: string): string {
   let text = answer
     .trim()
@@ -103,8 +117,12 @@ function clean(answer: string): string {
     .trim()
     .replace(/\.$/, '');
   // \frac12, \frac1{2}, \sqrt3.
-  text = text.replace(/\\frac\s*([0-9a-zA-Z])\s*([0-9a-zA-Z])/g, '\\frac{$1}{$2}').replace(/\\frac\s*([0-9a-zA-Z])\s*\{/g, '\\frac{$1}{');
-  text = text.replace(/(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])/g, '$1{$2}').replace(/\\sqrt\s*([0-9a-zA-Z])/g, '\\sqrt{$1}');
+  text = text
+    .replace(/\\frac\s*([0-9a-zA-Z])\s*([0-9a-zA-Z])/g, '\\frac{$1}{$2}')
+    .replace(/\\frac\s*([0-9a-zA-Z])\s*\{/g, '\\frac{$1}{');
+  text = text
+    .replace(/(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])/g, '$1{$2}')
+    .replace(/\\sqrt\s*([0-9a-zA-Z])/g, '\\sqrt{$1}');
   return text.replace(/\s+/g, ' ').trim();
 }
 
@@ -144,7 +162,8 @@ function enclosing(text: string): { open: string; close: string; content: string
   const open = text.startsWith('\\{') ? '\\{' : text[0];
   if (open !== '\\{' && open !== '(' && open !== '[') return null;
   const close = open === '\\{' ? '\\}' : text[text.length - 1];
-  if (!text.endsWith(close) || !['\\}', ')', ']'].includes(close) || text.length < open.length + close.length) return null;
+  if (!text.endsWith(close) || !['\\}', ')', ']'].includes(close) || text.length < open.length + close.length)
+    return null;
   // The first bracket must be the one that the last closes.
   let depth = 0;
   for (let i = 0; i < text.length; i++) {
@@ -184,7 +203,8 @@ function parseForm(answer: string, depth: number): Form {
   if (brackets) {
     const { open, close, content } = brackets;
     const { parts } = splitTop(content, COMMA);
-    if (open === '\\{' && parts.length <= MAX_PARTS) return { kind: 'set', parts: content.trim() === '' ? [] : parts.map(part) };
+    if (open === '\\{' && parts.length <= MAX_PARTS)
+      return { kind: 'set', parts: content.trim() === '' ? [] : parts.map(part) };
     if (parts.length > 1 && parts.length <= MAX_PARTS) return { kind: 'tuple', open, close, parts: parts.map(part) };
   } else {
     const { parts } = splitTop(whole, COMMA);
@@ -192,7 +212,11 @@ function parseForm(answer: string, depth: number): Form {
       return { kind: 'set', parts: parts.map(part) };
   }
   const relation = splitTop(whole, RELATION);
-  if (relation.found.length > 0 && relation.parts.length <= MAX_PARTS && relation.parts.every((piece) => piece.trim() !== ''))
+  if (
+    relation.found.length > 0 &&
+    relation.parts.length <= MAX_PARTS &&
+    relation.parts.every((piece) => piece.trim() !== '')
+  )
     return { kind: 'relation', operators: relation.found, parts: relation.parts.map(part) };
   return value(whole);
 }
@@ -276,7 +300,9 @@ function sameElements(a: Form[], b: Form[], equal: CompareValues): boolean | nul
     if (at >= 0) free.splice(at, 1);
     else unsure.push(element);
   }
-  return and(unsure.map((element) => (free.some((other) => compareForms(element, other, equal) === null) ? null : false)));
+  return and(
+    unsure.map((element) => (free.some((other) => compareForms(element, other, equal) === null) ? null : false)),
+  );
 }
 
 const latexOf = (form: Form): string | null =>
@@ -293,12 +319,17 @@ const FLIPPED: Readonly<Record<string, string>> = {
   '\\neq': '\\neq',
 };
 
-function compareRelations(a: Form & { kind: 'relation' }, b: Form & { kind: 'relation' }, equal: CompareValues): boolean | null {
+function compareRelations(
+  a: Form & { kind: 'relation' },
+  b: Form & { kind: 'relation' },
+  equal: CompareValues,
+): boolean | null {
   const inOrder = (operators: string[], parts: Form[]) =>
     operators.length === b.operators.length && operators.every((operator, i) => operator === b.operators[i])
       ? and(parts.map((part, i) => compareForms(part, b.parts[i], equal)))
       : false;
-  const flipped = () => inOrder(a.operators.map((operator) => FLIPPED[operator] ?? operator).reverse(), [...a.parts].reverse());
+  const flipped = () =>
+    inOrder(a.operators.map((operator) => FLIPPED[operator] ?? operator).reverse(), [...a.parts].reverse());
   const direct = or(inOrder(a.operators, a.parts), flipped);
   if (direct !== false || a.operators.join() !== '=' || b.operators.join() !== '=') return direct;
   // y = 2x + 1 and 2x - y + 1 = 0: the differences of the sides are the same, but for the sign.
@@ -322,7 +353,9 @@ function compareForms(a: Form, b: Form, equal: CompareValues): boolean | null {
       : false;
   }
   if (a.kind === 'text' || b.kind === 'text') {
-    const [x, y] = [a, b].map((form) => (form.kind === 'text' ? form.text : form.kind === 'value' ? plainWords(form.latex) : null));
+    const [x, y] = [a, b].map((form) =>
+      form.kind === 'text' ? form.text : form.kind === 'value' ? plainWords(form.latex) : null,
+    );
     return x !== null && x !== '' && x === y;
   }
   if (a.kind === 'value' && b.kind === 'value') {
@@ -339,7 +372,8 @@ function compareForms(a: Form, b: Form, equal: CompareValues): boolean | null {
     return a.rows.length === b.rows.length && a.rows.every((row, i) => row.length === b.rows[i].length)
       ? and(a.rows.flat().map((cell, i) => compareForms(cell, b.rows.flat()[i], equal)))
       : false;
-  if ((a.kind === 'set' && b.kind === 'set') || (a.kind === 'union' && b.kind === 'union')) return sameElements(a.parts, b.parts, equal);
+  if ((a.kind === 'set' && b.kind === 'set') || (a.kind === 'union' && b.kind === 'union'))
+    return sameElements(a.parts, b.parts, equal);
   // A set of one against its element.
   if (a.kind === 'set' && a.parts.length === 1) return compareForms(a.parts[0], b, equal);
   if (b.kind === 'set' && b.parts.length === 1) return compareForms(a, b.parts[0], equal);

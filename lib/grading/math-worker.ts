@@ -20,7 +20,10 @@ interface Engine {
 const { ComputeEngine } = require((workerData as { library: string }).library) as { ComputeEngine: new () => Engine };
 const engine = new ComputeEngine();
 
-/** Two expressions that agree at so many points are equal: polynomials of any degree that an answer has room for cannot do so by chance. */
+/**
+ * Two expressions that agree at so many points are equal: polynomials of any degree that an answer has room for cannot
+ * do so by chance.
+ */
 const POINTS = [0.7391, 1.6180339, 2.4142135, 3.3027756, 0.2360679, 5.1925824];
 const NEEDED = 3;
 /** Relative. Above the rounding of evaluating an answer, below what a rounded decimal is off by. */

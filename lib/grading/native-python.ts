@@ -1,5 +1,5 @@
-// Runs Python programs in the Python that is installed on this machine: its version, with every package that it has, and without
-// most of its walls. Nobody gets it without asking for it.
+// Runs Python programs in the Python that is installed on this machine: its version, with every package that it has,
+// and without most of its walls. Nobody gets it without asking for it.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
@@ -7,7 +7,14 @@ import path from 'node:path';
 import { DUltraError } from '../errors';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { PYTHON_HARNESS } from './python-harness';
-import { jobOf, outerWalls, type PythonOutcome, type PythonProgram, type PythonRunner, readOutcome } from './python-sandbox';
+import {
+  jobOf,
+  outerWalls,
+  type PythonOutcome,
+  type PythonProgram,
+  type PythonRunner,
+  readOutcome,
+} from './python-sandbox';
 
 /** Options of {@link NativePython}. */
 export interface NativePythonOptions {
@@ -49,12 +56,14 @@ const WARNING =
 let hasWarned = false;
 
 /**
- * Runs programs with the Python that is installed here, a fresh process for each. **No sandbox**: a program has your rights. It may read every file
- * that you may read, delete files, and start processes; only time, memory, output and writing into files are bounded, and on Linux, where the system
- * allows it, it has no network and ends with its process tree. Warns once per process when it is first used. Not on Windows.
+ * Runs programs with the Python that is installed here, a fresh process for each. **No sandbox**: a program has your
+ * rights. It may read every file that you may read, delete files, and start processes; only time, memory, output and
+ * writing into files are bounded, and on Linux, where the system allows it, it has no network and ends with its process
+ * tree. Warns once per process when it is first used. Not on Windows.
  *
- * For models that you trust, or inside a container or virtual machine of its own: it needs no pyodide and knows every package that is installed.
- * It is not faster ({@link PythonSandbox} starts its interpreters ahead). Pass it as `sandbox`.
+ * For models that you trust, or inside a container or virtual machine of its own: it needs no pyodide and knows every
+ * package that is installed. It is not faster ({@link PythonSandbox} starts its interpreters ahead). Pass it as
+ * `sandbox`.
  *
  * ```ts
  * const reward = rewards.codeTests({ sandbox: new rewards.NativePython({ timeLimitSeconds: 5 }) });
@@ -69,14 +78,17 @@ export class NativePython implements PythonRunner {
   /** @throws TypeError, RangeError for options; DUltraError SANDBOX on Windows. */
   constructor(options: NativePythonOptions = {}) {
     checkKeys('options', options, ['python', 'workers', 'timeLimitSeconds', 'memoryLimitMB', 'outputLimit']);
-    const { python = 'python3', workers = Math.max(1, Math.min(8, Math.floor(os.availableParallelism() / 2))) } = options;
+    const { python = 'python3', workers = Math.max(1, Math.min(8, Math.floor(os.availableParallelism() / 2))) } =
+      options;
     const { timeLimitSeconds = 10, memoryLimitMB = 1024, outputLimit = 2 ** 20 } = options;
-    if (typeof python !== 'string' || python === '') throw new TypeError(`python: expected a command, got ${JSON.stringify(python)}`);
+    if (typeof python !== 'string' || python === '')
+      throw new TypeError(`python: expected a command, got ${JSON.stringify(python)}`);
     checkInteger('workers', workers, { min: 1, max: 1024 });
     checkNumber('timeLimitSeconds', timeLimitSeconds, { minExclusive: 0, max: 1e6 });
     checkInteger('memoryLimitMB', memoryLimitMB, { min: 64, max: 2 ** 20 });
     checkInteger('outputLimit', outputLimit, { min: 0, max: 2 ** 30 });
-    if (process.platform === 'win32') throw new DUltraError('SANDBOX', 'NativePython: expected Linux or macOS, got Windows');
+    if (process.platform === 'win32')
+      throw new DUltraError('SANDBOX', 'NativePython: expected Linux or macOS, got Windows');
     this.#options = { python, workers, timeLimitSeconds, memoryLimitMB, outputLimit };
   }
 
@@ -118,7 +130,13 @@ export class NativePython implements PythonRunner {
     return new Promise((resolve, reject) => {
       const child: ChildProcess = spawn(command, args, {
         cwd: folder,
-        env: { PATH: process.env.PATH, HOME: folder, PYTHONHASHSEED: '0', OPENBLAS_NUM_THREADS: '1', OMP_NUM_THREADS: '1' },
+        env: {
+          PATH: process.env.PATH,
+          HOME: folder,
+          PYTHONHASHSEED: '0',
+          OPENBLAS_NUM_THREADS: '1',
+          OMP_NUM_THREADS: '1',
+        },
         stdio: ['pipe', 'ignore', 'pipe', 'pipe'],
         detached: true,
       });
@@ -173,7 +191,8 @@ export class NativePython implements PythonRunner {
           else if (report !== '') resolve(readOutcome(report, seconds));
           else if (/: not found|No such file or directory|cannot execute|failed to execute/i.test(errors))
             reject(new DUltraError('SANDBOX', `python: ${python} does not start: ${errors.trim().split('\n').at(-1)}`));
-          else resolve({ status: 'crashed', error: `the interpreter ended with ${killedBy ?? `code ${code}`}`, ...empty });
+          else
+            resolve({ status: 'crashed', error: `the interpreter ended with ${killedBy ?? `code ${code}`}`, ...empty });
         });
       });
     });

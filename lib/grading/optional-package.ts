@@ -10,7 +10,10 @@ export function optionalPackage(name: string, what: string): string {
   // By hand, since not every package lets its package.json be required.
   for (const folder of require.resolve.paths(name) ?? [])
     if (existsSync(path.join(folder, name, 'package.json'))) return path.join(folder, name);
-  throw new DUltraError('PACKAGE_NOT_FOUND', `${what} needs the package ${name}: npm install ${name}@${peerDependencies[name]}`);
+  throw new DUltraError(
+    'PACKAGE_NOT_FOUND',
+    `${what} needs the package ${name}: npm install ${name}@${peerDependencies[name]}`,
+  );
 }
 
 /** A module of this folder that runs in a thread or process of its own, in its compiled form. */

@@ -1,6 +1,7 @@
-// The Python side of the sandbox: runs one program in an interpreter that has run nothing else, and describes what came of it in JSON.
-// What it needs is bound before the program runs, which may change any module. A program can still lie about itself from the inside (an
-// __eq__ that is always true, in tests that are Python too), which is why function results are compared outside.
+// The Python side of the sandbox: runs one program in an interpreter that has run nothing else, and describes what came
+// of it in JSON. What it needs is bound before the program runs, which may change any module. A program can still lie
+// about itself from the inside (an __eq__ that is always true, in tests that are Python too), which is why function
+// results are compared outside.
 
 /** Defines `__run__(job: str) -> str`. */
 export const PYTHON_HARNESS = `

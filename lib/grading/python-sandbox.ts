@@ -1,8 +1,9 @@
 // Runs untrusted Python: CPython in WebAssembly, in processes that may be ended at any time.
 //
-// Walls, from the inside: the interpreter has no system calls but those of an in-memory file system, and no way to JavaScript; Node's permission
-// model refuses the process files (but pyodide's own), child processes, threads and addons; on Linux, where they are allowed, namespaces of its
-// own leave it without network, other processes and privileges; resource limits forbid writing files. Time and memory are bounded from outside.
+// Walls, from the inside: the interpreter has no system calls but those of an in-memory file system, and no way to
+// JavaScript; Node's permission model refuses the process files (but pyodide's own), child processes, threads and
+// addons; on Linux, where they are allowed, namespaces of its own leave it without network, other processes and
+// privileges; resource limits forbid writing files. Time and memory are bounded from outside.
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { existsSync, realpathSync } from 'node:fs';
 import os from 'node:os';
@@ -24,7 +25,9 @@ export interface PythonSandboxOptions {
   outputLimit?: number;
   /** Programs after which a process is replaced. Default 200. */
   runsPerWorker?: number;
-  /** "auto" (default) uses namespaces where the system allows them, "require" fails without them, "off" does without. */
+  /**
+   * "auto" (default) uses namespaces where the system allows them, "require" fails without them, "off" does without.
+   */
   namespaces?: 'auto' | 'require' | 'off';
 }
 
@@ -33,7 +36,10 @@ export interface PythonProgram {
   code: string;
   /** Python that runs behind `code`, in the same namespace: its tests. Default: none. */
   tests?: string;
-  /** Leave out the lines of `code` behind the last one up to which it is valid Python: words that follow an answer. Default false. */
+  /**
+   * Leave out the lines of `code` behind the last one up to which it is valid Python: words that follow an answer.
+   * Default false.
+   */
   trim?: boolean;
   /** Call this function after the program has run, and return its value. */
   call?: {
@@ -43,22 +49,24 @@ export interface PythonProgram {
   };
   /** Text that the program reads. Default: none. */
   stdin?: string;
-  /** Whether leaving early by sys.exit() is an error, as it is where tests stand at the end of the code. Default false. */
+  /**
+   * Whether leaving early by sys.exit() is an error, as it is where tests stand at the end of the code. Default false.
+   */
   mustFinish?: boolean;
 }
 
 /** What a program came to. */
 export interface PythonOutcome {
   /**
-   * "ok"; "error": it raised; "timeout"; "memory": it needed more than the limit; "crashed": the interpreter ended, as by os._exit or by a
-   * recursion that its stack does not hold.
+   * "ok"; "error": it raised; "timeout"; "memory": it needed more than the limit; "crashed": the interpreter ended, as
+   * by os._exit or by a recursion that its stack does not hold.
    */
   status: 'ok' | 'error' | 'timeout' | 'memory' | 'crashed';
   /** Python's repr of the exception, or a sentence; null for "ok". */
   error: string | null;
   /**
-   * The value of `call`, as JSON: lists and tuples as arrays; {"$int": "…"} beyond 2^53; {"$float": "nan"}; {"$dict": [[key, value], …]};
-   * {"$set": […]}; {"$other": type} for what none of these are.
+   * The value of `call`, as JSON: lists and tuples as arrays; {"$int": "…"} beyond 2^53; {"$float": "nan"}; {"$dict":
+   * [[key, value], …]}; {"$set": […]}; {"$other": type} for what none of these are.
    */
   value: unknown;
   /** Up to the output limit. */
@@ -73,7 +81,10 @@ export interface PythonOutcome {
 
 /** What runs programs: a {@link PythonSandbox}, or with open eyes a `NativePython`. */
 export interface PythonRunner {
-  /** Runs one program to its outcome; what goes wrong in it is an outcome, not an error. @throws `signal.reason` where it is aborted. */
+  /**
+   * Runs one program to its outcome; what goes wrong in it is an outcome, not an error. @throws `signal.reason` where
+   * it is aborted.
+   */
   run(program: PythonProgram, options?: { signal?: AbortSignal }): Promise<PythonOutcome>;
 }
 
@@ -132,7 +143,17 @@ export async function outerWalls(
   // A program that outlives this process would run for ever.
   const tied = ['setpriv', '--pdeathsig', 'KILL'];
   const limits = ['prlimit', '--core=0', '--fsize=0', '--nofile=256', '--'];
-  const spaces = ['unshare', '--user', '--map-root-user', '--net', '--ipc', '--uts', '--pid', '--fork', '--kill-child=KILL'];
+  const spaces = [
+    'unshare',
+    '--user',
+    '--map-root-user',
+    '--net',
+    '--ipc',
+    '--uts',
+    '--pid',
+    '--fork',
+    '--kill-child=KILL',
+  ];
   const bare = ['setpriv', '--no-new-privs', '--bounding-set=-all', '--inh-caps=-all'];
   const works = (command: string[]) => runs(command[0], [...command.slice(1), 'true']);
   if (wanted !== 'off') {
@@ -192,7 +213,11 @@ class SandboxWorker {
 
   constructor(command: string[], flags: string[], file: string, setup: WorkerSetup) {
     const [program, ...args] = [...command, process.execPath, ...flags, file];
-    this.#child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], env: {}, cwd: path.parse(process.cwd()).root });
+    this.#child = spawn(program, args, {
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+      env: {},
+      cwd: path.parse(process.cwd()).root,
+    });
     this.#child.stderr?.on('data', (text) => {
       this.#errors = (this.#errors + text).slice(-4000);
     });
@@ -292,13 +317,14 @@ class SandboxWorker {
 }
 
 /**
- * A pool of processes for untrusted Python programs. Every program gets an interpreter that has run nothing else: no state, no files, no modules of
- * another one's making.
+ * A pool of processes for untrusted Python programs. Every program gets an interpreter that has run nothing else: no
+ * state, no files, no modules of another one's making.
  *
- * Guaranteed, as far as CPython's WebAssembly and Node hold: a program cannot read or write files of the host, start processes, or run longer or
- * with more memory than allowed; whatever it does, this process goes on. With {@link SandboxWalls}.namespaces it has no network either, whatever
- * it breaks. Not guaranteed: that a program which breaks out of WebAssembly *and* V8 (a bug in both) is held on systems without namespaces; that it
- * cannot find out the time or the CPU's speed; that a program cannot fool tests which are Python themselves, such as HumanEval's.
+ * Guaranteed, as far as CPython's WebAssembly and Node hold: a program cannot read or write files of the host, start
+ * processes, or run longer or with more memory than allowed; whatever it does, this process goes on. With {@link
+ * SandboxWalls}.namespaces it has no network either, whatever it breaks. Not guaranteed: that a program which breaks
+ * out of WebAssembly *and* V8 (a bug in both) is held on systems without namespaces; that it cannot find out the time
+ * or the CPU's speed; that a program cannot fool tests which are Python themselves, such as HumanEval's.
  *
  * ```ts
  * await using sandbox = new PythonSandbox({ timeLimitSeconds: 5 });
@@ -309,7 +335,8 @@ export class PythonSandbox implements PythonRunner {
   readonly #options: Resolved;
   readonly #queue: Job[] = [];
   readonly #workers = new Set<SandboxWorker>();
-  #launch: Promise<{ command: string[]; flags: string[]; file: string; library: string; walls: SandboxWalls }> | null = null;
+  #launch: Promise<{ command: string[]; flags: string[]; file: string; library: string; walls: SandboxWalls }> | null =
+    null;
   #running = 0;
   /** Processes to keep, and those about to be started. */
   #wanted = 0;
@@ -320,7 +347,14 @@ export class PythonSandbox implements PythonRunner {
 
   /** @throws TypeError, RangeError for options. */
   constructor(options: PythonSandboxOptions = {}) {
-    checkKeys('options', options, ['workers', 'timeLimitSeconds', 'memoryLimitMB', 'outputLimit', 'runsPerWorker', 'namespaces']);
+    checkKeys('options', options, [
+      'workers',
+      'timeLimitSeconds',
+      'memoryLimitMB',
+      'outputLimit',
+      'runsPerWorker',
+      'namespaces',
+    ]);
     const {
       workers = Math.max(1, Math.min(8, Math.floor(os.availableParallelism() / 2))),
       timeLimitSeconds = 10,
@@ -348,7 +382,8 @@ export class PythonSandbox implements PythonRunner {
 
   /**
    * Runs a program. What it does wrong is in the outcome; rejects only where the sandbox itself cannot work.
-   * @throws DUltraError PACKAGE_NOT_FOUND where pyodide is not installed, SANDBOX where no interpreter starts, DISPOSED; `signal.reason`.
+   * @throws DUltraError PACKAGE_NOT_FOUND where pyodide is not installed, SANDBOX where no interpreter starts,
+   * DISPOSED; `signal.reason`.
    */
   async run(program: PythonProgram, options: { signal?: AbortSignal } = {}): Promise<PythonOutcome> {
     const job = jobOf(program, this.#options.outputLimit);
@@ -368,7 +403,9 @@ export class PythonSandbox implements PythonRunner {
   async dispose(): Promise<void> {
     this.#isDisposed = true;
     for (const worker of this.#workers) worker.kill();
-    this.#queue.splice(0).forEach(({ reject }) => reject(new DUltraError('DISPOSED', 'this sandbox has been disposed')));
+    this.#queue
+      .splice(0)
+      .forEach(({ reject }) => reject(new DUltraError('DISPOSED', 'this sandbox has been disposed')));
     while (this.#workers.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 
@@ -450,9 +487,12 @@ export class PythonSandbox implements PythonRunner {
       const empty = { value: null, stdout: '', truncated: false, stderr: '', seconds };
       if (this.#isDisposed) reject(new DUltraError('DISPOSED', 'this sandbox has been disposed'));
       else if (result === 'aborted') reject(signal!.reason);
-      else if (result === 'timeout') resolve({ status: 'timeout', error: `longer than ${timeLimitSeconds} s`, ...empty });
+      else if (result === 'timeout')
+        resolve({ status: 'timeout', error: `longer than ${timeLimitSeconds} s`, ...empty });
       else if ('crashed' in result) {
-        const isMemory = /memory limit|out of memory|memory allocation|allocation failed|Array buffer/i.test(result.crashed);
+        const isMemory = /memory limit|out of memory|memory allocation|allocation failed|Array buffer/i.test(
+          result.crashed,
+        );
         resolve({
           status: isMemory ? 'memory' : 'crashed',
           error: isMemory ? `more than ${memoryLimitMB} MiB: ${result.crashed}` : result.crashed,
@@ -504,7 +544,9 @@ export function readOutcome(json: string, seconds: number): PythonOutcome {
 
 let shared: PythonSandbox | null = null;
 
-/** The pool that data sets and rewards use where they are given none; made at the first use, with the default limits. */
+/**
+ * The pool that data sets and rewards use where they are given none; made at the first use, with the default limits.
+ */
 export function sharedSandbox(): PythonSandbox {
   shared ??= new PythonSandbox();
   return shared;

@@ -1,7 +1,8 @@
-// The process in which untrusted Python runs: CPython in WebAssembly, under Node's permission model, without a way to JavaScript.
+// The process in which untrusted Python runs: CPython in WebAssembly, under Node's permission model, without a way to
+// JavaScript.
 //
-// Every program gets an interpreter that was started from a snapshot and has run nothing else. The parent ends the process when a program
-// overruns its time, and after a number of programs.
+// Every program gets an interpreter that was started from a snapshot and has run nothing else. The parent ends the
+// process when a program overruns its time, and after a number of programs.
 import path from 'node:path';
 import { PYTHON_HARNESS } from './python-harness';
 
@@ -63,7 +64,18 @@ function disarm(): void {
   const { constants } = require('node:fs') as { constants: object };
   const target = process as unknown as Record<string, unknown>;
   target.binding = (name: string) => (name === 'constants' ? { fs: constants } : refuse('process.binding')());
-  for (const name of ['send', 'disconnect', 'kill', 'abort', 'dlopen', 'chdir', '_linkedBinding', 'setuid', 'setgid', 'getBuiltinModule'])
+  for (const name of [
+    'send',
+    'disconnect',
+    'kill',
+    'abort',
+    'dlopen',
+    'chdir',
+    '_linkedBinding',
+    'setuid',
+    'setgid',
+    'getBuiltinModule',
+  ])
     target[name] = refuse(`process.${name}`);
   const networks: [string, string[]][] = [
     ['node:net', ['connect', 'createConnection', 'createServer', 'Socket', 'Server']],
@@ -78,13 +90,22 @@ function disarm(): void {
   ];
   // All at first: they build upon each other, and terminals, which pyodide asks for, upon sockets.
   require('node:tty');
-  const modules = networks.map(([module, names]) => ({ module, names, exports: require(module) as Record<string, unknown> }));
+  const modules = networks.map(([module, names]) => ({
+    module,
+    names,
+    exports: require(module) as Record<string, unknown>,
+  }));
   for (const { module, names, exports } of modules) {
     for (const name of names)
-      Object.defineProperty(exports, name, { value: refuse(`${module}.${name}`), configurable: false, writable: false });
+      Object.defineProperty(exports, name, {
+        value: refuse(`${module}.${name}`),
+        configurable: false,
+        writable: false,
+      });
   }
   const world = globalThis as unknown as Record<string, unknown>;
-  for (const name of ['fetch', 'WebSocket', 'EventSource', 'XMLHttpRequest']) if (name in world) world[name] = refuse(name);
+  for (const name of ['fetch', 'WebSocket', 'EventSource', 'XMLHttpRequest'])
+    if (name in world) world[name] = refuse(name);
 }
 
 /** Worker limits do not bound WebAssembly's memory; this does, for every memory that pyodide makes. */
@@ -194,6 +215,8 @@ async function main(
 
 process.once('message', (setup: WorkerSetup) => {
   const takeJobs = (handle: (job: string) => void) => process.on('message', ({ job }: WorkerJob) => handle(job));
-  main(setup, takeJobs).catch((error) => send({ type: 'failed', error: String(error?.stack ?? error), fatal: true }, () => exit(1)));
+  main(setup, takeJobs).catch((error) =>
+    send({ type: 'failed', error: String(error?.stack ?? error), fatal: true }, () => exit(1)),
+  );
 });
 process.on('disconnect', () => exit(0));

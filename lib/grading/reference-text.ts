@@ -1,8 +1,9 @@
 /**
- * The reference's answer parsing and text rewards, value for value: string functions with the corners that its Python has. They are here to
- * reproduce its runs (`compat: "reference"`); what they get wrong, `mathEqual` gets right.
+ * The reference's answer parsing and text rewards, value for value: string functions with the corners that its Python
+ * has. They are here to reproduce its runs (`compat: "reference"`); what they get wrong, `mathEqual` gets right.
  *
- * Source: chinsengi/dUltra-os, diffu_grpo/reward_func.py, diffu_grpo/math500_utils.py, eval_math/parsers.py, parse_and_get_acc.py.
+ * Source: chinsengi/dUltra-os, diffu_grpo/reward_func.py, diffu_grpo/math500_utils.py, eval_math/parsers.py,
+ * parse_and_get_acc.py.
  * @module
  */
 
@@ -28,9 +29,13 @@ const afterFirst = (text: string, mark: string) => {
   return at < 0 ? text : text.slice(at + mark.length);
 };
 const beforeFirst = (text: string, mark: string) => text.split(mark, 1)[0];
-const afterLast = (text: string, mark: string) => text.slice(text.lastIndexOf(mark) < 0 ? 0 : text.lastIndexOf(mark) + mark.length);
+const afterLast = (text: string, mark: string) =>
+  text.slice(text.lastIndexOf(mark) < 0 ? 0 : text.lastIndexOf(mark) + mark.length);
 
-/** Removes the white space that all lines begin with, as Python's textwrap.dedent; lines of white space alone become empty. */
+/**
+ * Removes the white space that all lines begin with, as Python's textwrap.dedent; lines of white space alone become
+ * empty.
+ */
 export function dedent(text: string): string {
   const lines = text.split('\n').map((line) => (/^[ \t]+$/.test(line) ? '' : line));
   let margin: string | null = null;
@@ -44,10 +49,14 @@ export function dedent(text: string): string {
       margin = margin.slice(0, common);
     }
   }
-  return margin ? lines.map((line) => (line.startsWith(margin) ? line.slice(margin.length) : line)).join('\n') : lines.join('\n');
+  return margin
+    ? lines.map((line) => (line.startsWith(margin) ? line.slice(margin.length) : line)).join('\n')
+    : lines.join('\n');
 }
 
-/** The last \boxed{…} (or \fbox{…}) with its command; the text itself without one, null where its braces do not close. */
+/**
+ * The last \boxed{…} (or \fbox{…}) with its command; the text itself without one, null where its braces do not close.
+ */
 export function lastBoxed(text: string): string | null {
   if (text.includes('\\boxed ')) return `\\boxed ${beforeFirst(afterLast(text, '\\boxed '), '$')}`;
   let begin = text.lastIndexOf('\\boxed');
@@ -75,7 +84,8 @@ export function removeBoxed(text: string | null): string {
 export const xmlAnswer = (text: string): string => strip(beforeFirst(afterLast(text, '<answer>'), '</answer>'));
 
 /** What stands between the first "####" and the next; null without one. */
-export const hashAnswer = (text: string): string | null => (text.includes('####') ? strip(text.split('####')[1]) : null);
+export const hashAnswer = (text: string): string | null =>
+  text.includes('####') ? strip(text.split('####')[1]) : null;
 
 /** \frac12 → \frac{1}{2}. @throws ReferenceFailure */
 export function fixFractions(text: string): string {
@@ -134,7 +144,12 @@ export function normalise(text: string): string {
     .replaceAll('\\\\', '\\')
     .replaceAll('tfrac', 'frac')
     .replaceAll('dfrac', 'frac');
-  out = out.replaceAll('\\left', '').replaceAll('\\right', '').replaceAll('^{\\circ}', '').replaceAll('^\\circ', '').replaceAll('\\$', '');
+  out = out
+    .replaceAll('\\left', '')
+    .replaceAll('\\right', '')
+    .replaceAll('^{\\circ}', '')
+    .replaceAll('^\\circ', '')
+    .replaceAll('\\$', '');
   out = removeUnits(out).replaceAll('\\%', '').replaceAll(' .', ' 0.').replaceAll('{.', '{0.');
   if (out === '') return out;
   if (out.startsWith('.')) out = `0${out}`;
@@ -158,7 +173,8 @@ export function isEquivalent(a: unknown, b: unknown): boolean {
 /** Python's float(): null where it raises. */
 function pythonFloat(text: string): number | null {
   const word = strip(text);
-  if (/^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)([eE][+-]?\d+(_\d+)*)?$/.test(word)) return Number(word.replaceAll('_', ''));
+  if (/^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)([eE][+-]?\d+(_\d+)*)?$/.test(word))
+    return Number(word.replaceAll('_', ''));
   if (/^[+-]?nan$/i.test(word)) return Number.NaN;
   if (/^[+-]?inf(inity)?$/i.test(word)) return word.startsWith('-') ? -Infinity : Infinity;
   return null;
@@ -167,7 +183,9 @@ function pythonFloat(text: string): number | null {
 /** {@link isEquivalent} of the reference's evaluation, which compares numbers within 1e-6. */
 export function isEquivalentInEvaluation(a: unknown, b: unknown): boolean {
   if (typeof a !== 'number' && typeof b !== 'number') return isEquivalent(a, b);
-  const [x, y] = [a, b].map((value) => (typeof value === 'number' ? value : typeof value === 'string' ? pythonFloat(value) : null));
+  const [x, y] = [a, b].map((value) =>
+    typeof value === 'number' ? value : typeof value === 'string' ? pythonFloat(value) : null,
+  );
   return x !== null && y !== null && Math.abs(x - y) < 1e-6;
 }
 
@@ -241,7 +259,9 @@ export function mathReward(completion: string, gold: string): number {
   return isEquivalent(boxedAnswer(completion), truth) ? 2 : 0;
 }
 
-/** 0.25 to 1: a box and an answer tag count half a point each, no box a quarter (`boxed_and_answer_tags_format_reward`). */
+/**
+ * 0.25 to 1: a box and an answer tag count half a point each, no box a quarter (`boxed_and_answer_tags_format_reward`).
+ */
 export function boxedFormatReward(completion: string): number {
   const parts = completion.split('<answer>');
   const tagged = parts.length > 1;
@@ -294,7 +314,9 @@ export function stripCodeFence(text: string): string {
   return strip(lines.join('\n'));
 }
 
-/** The program in an answer: of the first answer tag, of the first ```python fence, of the first fence, else the text. */
+/**
+ * The program in an answer: of the first answer tag, of the first ```python fence, of the first fence, else the text.
+ */
 export function programOf(completion: string): string {
   let body = completion;
   if (body.includes('<answer>')) body = beforeFirst(afterFirst(body, '<answer>'), '</answer>');

@@ -12,7 +12,10 @@ import { LORA_TARGETS, type LoraOptions, type ModelTrainer } from './trainer';
 const PREFIX = 'base_model.model.';
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
-/** What the targets mean here, as the pattern that PEFT matches whole module names with: blocks of the base, not the planner or the head. */
+/**
+ * What the targets mean here, as the pattern that PEFT matches whole module names with: blocks of the base, not the
+ * planner or the head.
+ */
 const MODULE_PATTERN = /^model\\\.transformer\\\.blocks\\\.\\d\+\\\.\(([a-z_|]+)\)$/;
 
 /**
@@ -40,7 +43,9 @@ export async function saveAdapter(folder: string, trainer: ModelTrainer, baseMod
     modules_to_save: others.length > 0 ? [...new Set(others)] : null,
     task_type: null,
   };
-  const map = new Map<string, TensorValue>(parameters.map(({ name, shape, data }) => [PREFIX + name, { dtype: 'F32', shape, data }]));
+  const map = new Map<string, TensorValue>(
+    parameters.map(({ name, shape, data }) => [PREFIX + name, { dtype: 'F32', shape, data }]),
+  );
   try {
     await mkdir(folder, { recursive: true });
     await writeSafetensors(path.join(folder, WEIGHTS_FILE), map, { format: 'pt' });
@@ -66,13 +71,16 @@ export async function readAdapter(folder: string): Promise<AdapterFiles> {
   try {
     config = JSON.parse(await readFile(file, 'utf8')) as Record<string, unknown>;
   } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
   }
   const { peft_type: type, r: rank, lora_alpha: alpha, target_modules: modules } = config ?? {};
   if (type !== 'LORA') throw bad(`peft_type: expected "LORA", got ${JSON.stringify(type)}`);
   if (typeof rank !== 'number' || !Number.isInteger(rank) || rank < 1)
     throw bad(`r: expected a positive integer, got ${JSON.stringify(rank)}`);
-  if (typeof alpha !== 'number' || !(alpha > 0)) throw bad(`lora_alpha: expected a positive number, got ${JSON.stringify(alpha)}`);
+  if (typeof alpha !== 'number' || !(alpha > 0))
+    throw bad(`lora_alpha: expected a positive number, got ${JSON.stringify(alpha)}`);
   for (const unsupported of ['use_rslora', 'use_dora'] as const)
     if (config[unsupported] === true) throw bad(`${unsupported}: expected false, got true`);
   const listed = typeof modules === 'string' ? MODULE_PATTERN.exec(modules)?.[1].split('|') : modules;

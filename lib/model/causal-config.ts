@@ -1,4 +1,5 @@
-// config.json and tensor names of autoregressive models of the Llama family (Llama, Qwen2, Qwen2.5) as Hugging Face lays them out.
+// config.json and tensor names of autoregressive models of the Llama family (Llama, Qwen2, Qwen2.5) as Hugging Face
+// lays them out.
 import { z } from 'zod';
 import { DUltraError } from '../errors';
 import type { NativeModelConfig } from '../native';
@@ -24,7 +25,9 @@ const schema = z.looseObject({
   head_dim: count(2 ** 16).nullish(),
   rms_norm_eps: z.number().nonnegative().max(1).nullish(),
   rope_theta: z.number().min(1e-6).max(1e12).nullish(),
-  rope_parameters: z.looseObject({ rope_theta: z.number().min(1e-6).max(1e12).nullish(), rope_type: z.string().nullish() }).nullish(),
+  rope_parameters: z
+    .looseObject({ rope_theta: z.number().min(1e-6).max(1e12).nullish(), rope_type: z.string().nullish() })
+    .nullish(),
   rope_scaling: z.looseObject({ rope_type: z.string().nullish(), type: z.string().nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
   attention_bias: z.boolean().nullish(),
@@ -44,7 +47,9 @@ export function parseCausalConfig(json: unknown, file: string): CausalConfig {
   const parsed = schema.safeParse(json);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
-    throw bad(`${issue.path.join('.')}: ${issue.message}, got ${show((json as Record<string, unknown>)[String(issue.path[0])])}`);
+    throw bad(
+      `${issue.path.join('.')}: ${issue.message}, got ${show((json as Record<string, unknown>)[String(issue.path[0])])}`,
+    );
   }
   const c = parsed.data;
   const required: [field: string, value: unknown, accepted: unknown[]][] = [
@@ -65,7 +70,9 @@ export function parseCausalConfig(json: unknown, file: string): CausalConfig {
   if (c.head_dim != null && c.head_dim !== headSize)
     throw bad(`head_dim: expected hidden_size / num_attention_heads (${headSize}), got ${c.head_dim}`);
   if (c.num_attention_heads % nKvHeads !== 0)
-    throw bad(`num_attention_heads: expected a multiple of num_key_value_heads (${nKvHeads}), got ${c.num_attention_heads}`);
+    throw bad(
+      `num_attention_heads: expected a multiple of num_key_value_heads (${nKvHeads}), got ${c.num_attention_heads}`,
+    );
   const eos = c.eos_token_id ?? [];
   return {
     dModel: c.hidden_size,
@@ -111,7 +118,9 @@ export function causalName(name: string): string {
   const block = name.match(/^model\.transformer\.blocks\.(\d+)\.(\w+)\.(weight|bias)$/);
   if (block) return `model.layers.${block[1]}.${PARTS[block[2]]}.${block[3]}`;
   return (
-    { 'model.transformer.wte.weight': 'model.embed_tokens.weight', 'model.transformer.ln_f.weight': 'model.norm.weight' }[name] ??
-    'lm_head.weight'
+    {
+      'model.transformer.wte.weight': 'model.embed_tokens.weight',
+      'model.transformer.ln_f.weight': 'model.norm.weight',
+    }[name] ?? 'lm_head.weight'
   );
 }

@@ -70,15 +70,18 @@ export class CausalModel {
       checkKeys('prompt', prompt, ['promptIds']);
       return Int32Array.from(prompt.promptIds);
     }
-    if (!this.tokenizer) throw new DUltraError('NO_TOKENIZER', `${this.source} has no tokenizer.json; pass { promptIds: [...] } instead`);
+    if (!this.tokenizer)
+      throw new DUltraError('NO_TOKENIZER', `${this.source} has no tokenizer.json; pass { promptIds: [...] } instead`);
     if (typeof prompt === 'string') return Int32Array.from(this.tokenizer.encode(prompt));
     if (!Array.isArray(prompt)) throw new TypeError('prompt: expected a string, an array of messages or { promptIds }');
-    return Int32Array.from(this.tokenizer.encode(this.tokenizer.applyChatTemplate(prompt), { addSpecialTokens: false }));
+    return Int32Array.from(
+      this.tokenizer.encode(this.tokenizer.applyChatTemplate(prompt), { addSpecialTokens: false }),
+    );
   }
 
   /**
-   * Log-probability of every token of a completion, given its prompt and the tokens before it: log softmax(logits), temperature 1. The ids are taken
-   * as they are; nothing is tokenised here, so nothing can be misaligned.
+   * Log-probability of every token of a completion, given its prompt and the tokens before it: log softmax(logits),
+   * temperature 1. The ids are taken as they are; nothing is tokenised here, so nothing can be misaligned.
    * @param rows ids below the model's vocabulary, of prompts of at least one token; rows never influence each other
    * @param options `tokenBudget`: tokens per forward pass, default 8192 (results do not depend on it)
    * @returns one array per row, as long as its completion
@@ -101,11 +104,14 @@ export class CausalModel {
     for (let begin = 0; begin < rows.length; ) {
       let end = begin;
       let tokens = 0;
-      while (end < rows.length && (end === begin || tokens + whole[end].length <= tokenBudget)) tokens += whole[end++].length;
+      while (end < rows.length && (end === begin || tokens + whole[end].length <= tokenBudget))
+        tokens += whole[end++].length;
       signal?.throwIfAborted();
       const part = whole.slice(begin, end);
       // The token at a position is predicted at the one before.
-      const candidates = part.map((_ids, i) => Int32Array.from(rows[begin + i].ids, (_, j) => rows[begin + i].promptIds.length + j - 1));
+      const candidates = part.map((_ids, i) =>
+        Int32Array.from(rows[begin + i].ids, (_, j) => rows[begin + i].promptIds.length + j - 1),
+      );
       const { logProbs } = await this.#score(
         scorer,
         part,
@@ -123,9 +129,10 @@ export class CausalModel {
   }
 
   /**
-   * Continues prompts token by token, until a token that ends a text, on cached keys and values. Row i draws as row `firstRow + i` of the random
-   * stream; rows never influence each other.
-   * @throws RangeError, TypeError for options; DUltraError DISPOSED, NO_TOKENIZER, NON_FINITE, OUT_OF_MEMORY; `signal.reason`.
+   * Continues prompts token by token, until a token that ends a text, on cached keys and values. Row i draws as row
+   * `firstRow + i` of the random stream; rows never influence each other.
+   * @throws RangeError, TypeError for options; DUltraError DISPOSED, NO_TOKENIZER, NON_FINITE, OUT_OF_MEMORY;
+   * `signal.reason`.
    */
   async generateBatch(prompts: readonly CausalPrompt[], options: CausalGenerateOptions = {}): Promise<CausalResult[]> {
     checkKeys('options', options, ['maxTokens', 'temperature', 'seed', 'firstRow', 'signal']);
@@ -220,7 +227,8 @@ export class CausalModel {
     const { embeddingSize, maxSequenceLength } = this.config;
     const at = ids.findIndex((id) => id < 0 || id >= embeddingSize);
     if (at >= 0) throw new RangeError(`${name}: expected ids from 0 to ${embeddingSize - 1}, got ${ids[at]}`);
-    if (ids.length > maxSequenceLength) throw new RangeError(`${name}: expected at most ${maxSequenceLength} tokens, got ${ids.length}`);
+    if (ids.length > maxSequenceLength)
+      throw new RangeError(`${name}: expected at most ${maxSequenceLength} tokens, got ${ids.length}`);
     return ids;
   }
 
@@ -228,25 +236,43 @@ export class CausalModel {
     if (this.#isDisposed) throw new DUltraError('DISPOSED', 'this model has been disposed');
   }
 
-  /** A pass over some positions of every row, on what the cache holds of those before: their logits (M, V) if asked for. */
-  async #cached(cache: NativeCache, rows: readonly { begin: number; ids: number[] }[], logits: boolean): Promise<Float32Array | null> {
+  /**
+   * A pass over some positions of every row, on what the cache holds of those before: their logits (M, V) if asked for.
+   */
+  async #cached(
+    cache: NativeCache,
+    rows: readonly { begin: number; ids: number[] }[],
+    logits: boolean,
+  ): Promise<Float32Array | null> {
     const ids = Int32Array.from(rows.flatMap((row) => row.ids));
     if (ids.length === 0) return null;
     const positions = Int32Array.from(rows.flatMap((row) => row.ids.map((_, i) => row.begin + i)));
-    const request = { ids, offsets: offsetsOf(rows.map((row) => row.ids.length)), logits, planner: null, cache, positions };
+    const request = {
+      ids,
+      offsets: offsetsOf(rows.map((row) => row.ids.length)),
+      logits,
+      planner: null,
+      cache,
+      positions,
+    };
     return (await fromNative(() => this.#native.forward(request))).logits;
   }
 
   #openScorer(): Promise<ModelTrainer> {
     this.#checkUsable();
-    this.#scorer ??= fromNative(() => this.#native.createTrainer(resolveTrainerOptions({ freezeBase: true, freezePlanner: true }))).then(
-      (trainer) => new ModelTrainer(trainer, null),
-    );
+    this.#scorer ??= fromNative(() =>
+      this.#native.createTrainer(resolveTrainerOptions({ freezeBase: true, freezePlanner: true })),
+    ).then((trainer) => new ModelTrainer(trainer, null));
     return this.#scorer;
   }
 
   /** One packed forward pass: log-probabilities of `tokens` at the candidates, or their logits. */
-  #score(scorer: ModelTrainer, rows: readonly Int32Array[], candidates: readonly Int32Array[], tokens: number[] | null) {
+  #score(
+    scorer: ModelTrainer,
+    rows: readonly Int32Array[],
+    candidates: readonly Int32Array[],
+    tokens: number[] | null,
+  ) {
     const offsets = (arrays: readonly Int32Array[]) => offsetsOf(arrays.map(({ length }) => length));
     const join = (arrays: readonly Int32Array[]) => {
       const at = offsets(arrays);

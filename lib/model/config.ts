@@ -83,7 +83,9 @@ export function parseModelConfig(json: unknown, file: string, hasPlanner: boolea
   for (const [field, accepted] of REQUIRED) {
     const value = (json as Record<string, unknown>)[field];
     if (value !== undefined && value !== null && !accepted.includes(value))
-      throw bad(`${field}: expected ${[...accepted, null].map((v) => JSON.stringify(v)).join(' or ')}, got ${show(value)}`);
+      throw bad(
+        `${field}: expected ${[...accepted, null].map((v) => JSON.stringify(v)).join(' or ')}, got ${show(value)}`,
+      );
   }
   // Without a word of it, norms have biases where everything has.
   if (c.include_bias && c.bias_for_layer_norm !== false)
@@ -93,10 +95,14 @@ export function parseModelConfig(json: unknown, file: string, hasPlanner: boolea
   const nKvHeads = c.n_kv_heads ?? c.n_heads;
   const embeddingSize = c.embedding_size ?? c.vocab_size;
   const mlpHiddenSize = c.mlp_hidden_size ?? (c.mlp_ratio ?? 4) * c.d_model;
-  if (c.d_model % c.n_heads !== 0) throw bad(`d_model: expected a multiple of n_heads (${c.n_heads}), got ${c.d_model}`);
-  if ((c.d_model / c.n_heads) % 2 !== 0) throw bad(`d_model / n_heads: expected an even head size, got ${c.d_model / c.n_heads}`);
-  if (c.n_heads % nKvHeads !== 0) throw bad(`n_heads: expected a multiple of n_kv_heads (${nKvHeads}), got ${c.n_heads}`);
-  if (embeddingSize < c.vocab_size) throw bad(`embedding_size: expected at least vocab_size (${c.vocab_size}), got ${embeddingSize}`);
+  if (c.d_model % c.n_heads !== 0)
+    throw bad(`d_model: expected a multiple of n_heads (${c.n_heads}), got ${c.d_model}`);
+  if ((c.d_model / c.n_heads) % 2 !== 0)
+    throw bad(`d_model / n_heads: expected an even head size, got ${c.d_model / c.n_heads}`);
+  if (c.n_heads % nKvHeads !== 0)
+    throw bad(`n_heads: expected a multiple of n_kv_heads (${nKvHeads}), got ${c.n_heads}`);
+  if (embeddingSize < c.vocab_size)
+    throw bad(`embedding_size: expected at least vocab_size (${c.vocab_size}), got ${embeddingSize}`);
   for (const field of ['mask_token_id', 'eos_token_id', 'pad_token_id'] as const) {
     const id = c[field];
     if (typeof id === 'number' && id >= embeddingSize)
@@ -121,7 +127,9 @@ export function parseModelConfig(json: unknown, file: string, hasPlanner: boolea
     maskTokenId: c.mask_token_id,
     eosTokenId: c.eos_token_id ?? null,
     padTokenId: c.pad_token_id ?? null,
-    planner: hasPlanner ? { numLayers: c.num_head_layers ?? 1, useAdaln, useMaskEmbeddings: c.use_mask_embeddings ?? true } : null,
+    planner: hasPlanner
+      ? { numLayers: c.num_head_layers ?? 1, useAdaln, useMaskEmbeddings: c.use_mask_embeddings ?? true }
+      : null,
   };
 }
 

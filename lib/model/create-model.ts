@@ -9,7 +9,10 @@ import { expectedTensors } from './tensors';
 
 /** Options of {@link createModel}. */
 export interface CreateModelOptions {
-  /** Words of the task; a word is what stands between white space. End of sequence, mask and unknown come first, by themselves. */
+  /**
+   * Words of the task; a word is what stands between white space. End of sequence, mask and unknown come first, by
+   * themselves.
+   */
   vocabulary: readonly string[];
   /** Hidden size. Default 64. */
   dModel?: number;
@@ -63,10 +66,23 @@ export function wordLevelTokenizer(vocabulary: readonly string[]): { tokenizer: 
     pre_tokenizer: { type: 'WhitespaceSplit' },
     post_processor: null,
     decoder: { type: 'WordPiece', prefix: '##', cleanup: false },
-    // Greedy longest match over words that are all whole is a word-level model, and every reader of tokenizer.json knows this type.
-    model: { type: 'WordPiece', unk_token: UNKNOWN, continuing_subword_prefix: '##', max_input_chars_per_word: 100, vocab },
+    // Greedy longest match over words that are all whole is a word-level model, and every reader of tokenizer.json
+    // knows this type.
+    model: {
+      type: 'WordPiece',
+      unk_token: UNKNOWN,
+      continuing_subword_prefix: '##',
+      max_input_chars_per_word: 100,
+      vocab,
+    },
   };
-  const config = { eos_token: EOS, pad_token: EOS, mask_token: MASK, unk_token: UNKNOWN, clean_up_tokenization_spaces: false };
+  const config = {
+    eos_token: EOS,
+    pad_token: EOS,
+    mask_token: MASK,
+    unk_token: UNKNOWN,
+    clean_up_tokenization_spaces: false,
+  };
   return { tokenizer, config, size: words.length };
 }
 
@@ -82,10 +98,11 @@ function deviation(name: string, shape: readonly number[], nLayers: number, plan
 }
 
 /**
- * Makes a new model with a planner head in `folder`: config.json, model.safetensors, tokenizer.json. Load it with `loadModel`.
+ * Makes a new model with a planner head in `folder`: config.json, model.safetensors, tokenizer.json. Load it with
+ * `loadModel`.
  *
- * The output head starts as a copy of the embedding table. That lets the model copy words of the prompt from the start; with two
- * independent tables it takes thousands of steps to learn that.
+ * The output head starts as a copy of the embedding table. That lets the model copy words of the prompt from the start;
+ * with two independent tables it takes thousands of steps to learn that.
  * @throws TypeError, RangeError for options; DUltraError WRITE_FAILED.
  */
 export async function createModel(folder: string, options: CreateModelOptions): Promise<void> {
@@ -101,10 +118,19 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     'plannerLayers',
     'seed',
   ]);
-  const { vocabulary, dModel = 64, nHeads = 4, nLayers = 3, maxSequenceLength = 128, ropeTheta = 100, plannerLayers = 1 } = options;
+  const {
+    vocabulary,
+    dModel = 64,
+    nHeads = 4,
+    nLayers = 3,
+    maxSequenceLength = 128,
+    ropeTheta = 100,
+    plannerLayers = 1,
+  } = options;
   const { nKvHeads = nHeads, mlpHiddenSize = 3 * dModel } = options;
   const seed = checkSeed('seed', options.seed ?? 0);
-  if (!Array.isArray(vocabulary)) throw new TypeError(`vocabulary: expected a list of words, got ${String(vocabulary)}`);
+  if (!Array.isArray(vocabulary))
+    throw new TypeError(`vocabulary: expected a list of words, got ${String(vocabulary)}`);
   checkInteger('nHeads', nHeads, { min: 1, max: 1024 });
   checkInteger('nKvHeads', nKvHeads, { min: 1, max: nHeads });
   checkInteger('dModel', dModel, { min: 2, max: 65536 });
@@ -113,8 +139,10 @@ export async function createModel(folder: string, options: CreateModelOptions): 
   checkInteger('maxSequenceLength', maxSequenceLength, { min: 1, max: 1 << 20 });
   checkNumber('ropeTheta', ropeTheta, { minExclusive: 0, max: 1e12 });
   checkInteger('plannerLayers', plannerLayers, { min: 0, max: 1024 });
-  if (dModel % (2 * nHeads) !== 0) throw new RangeError(`dModel: expected a multiple of twice nHeads (${2 * nHeads}), got ${dModel}`);
-  if (nHeads % nKvHeads !== 0) throw new RangeError(`nHeads: expected a multiple of nKvHeads (${nKvHeads}), got ${nHeads}`);
+  if (dModel % (2 * nHeads) !== 0)
+    throw new RangeError(`dModel: expected a multiple of twice nHeads (${2 * nHeads}), got ${dModel}`);
+  if (nHeads % nKvHeads !== 0)
+    throw new RangeError(`nHeads: expected a multiple of nKvHeads (${nKvHeads}), got ${nHeads}`);
   const { tokenizer, config: tokenizerConfig, size } = wordLevelTokenizer(vocabulary);
   const config: ModelConfig = {
     dModel,

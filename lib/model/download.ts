@@ -1,7 +1,8 @@
-// Checkpoints and data sets from a hub: into the cache folder that Hugging Face's own clients use, resumable, each file atomically.
+// Checkpoints and data sets from a hub: into the cache folder that Hugging Face's own clients use, resumable, each file
+// atomically.
 //
-// The official client resolves revisions and lists files. The bytes are fetched here: its own cache download starts again from nothing
-// after every interruption, reports no progress and takes no signal.
+// The official client resolves revisions and lists files. The bytes are fetched here: its own cache download starts
+// again from nothing after every interruption, reports no progress and takes no signal.
 import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
@@ -39,7 +40,10 @@ export interface DownloadOptions {
   revision?: string;
   /** Stops the download; what has arrived stays, and the next call goes on from there. */
   signal?: AbortSignal;
-  /** Called when a file begins, about ten times a second while it arrives, and when it is complete. An error thrown here stops the download. */
+  /**
+   * Called when a file begins, about ten times a second while it arrives, and when it is complete. An error thrown here
+   * stops the download.
+   */
   onProgress?: (progress: DownloadProgress) => void;
 }
 
@@ -132,7 +136,10 @@ async function locate(type: Repository['type'], source: string, options: Downloa
   const repository = (): Repository => {
     const hubUrl = (process.env.HF_ENDPOINT || HUB_URL).replace(/\/+$/, '');
     if (!/^https?:\/\//.test(hubUrl) || !URL.canParse(hubUrl))
-      throw new DUltraError('DOWNLOAD_FAILED', `HF_ENDPOINT: expected an http or https URL, got ${JSON.stringify(hubUrl)}`);
+      throw new DUltraError(
+        'DOWNLOAD_FAILED',
+        `HF_ENDPOINT: expected an http or https URL, got ${JSON.stringify(hubUrl)}`,
+      );
     return { type, id, revision, hubUrl, folder, fetch: authorisedFetch(hubUrl, signal), signal, onProgress };
   };
   const cached = await cachedCommit(folder, revision);
@@ -143,28 +150,38 @@ async function locate(type: Repository['type'], source: string, options: Downloa
 const snapshotOf = (folder: string, commit: string) => path.join(folder, 'snapshots', commit);
 
 /** Brings files of a repository, and says so where the cache would do without the hub. */
-async function online<T>({ repository }: Located, hasCopy: boolean, bring: (repository: Repository) => Promise<T>): Promise<T> {
+async function online<T>(
+  { repository }: Located,
+  hasCopy: boolean,
+  bring: (repository: Repository) => Promise<T>,
+): Promise<T> {
   const opened = repository();
   try {
     return await bring(opened);
   } catch (error) {
     if (opened.signal?.aborted) throw opened.signal.reason;
     if (isDUltraError(error, 'DOWNLOAD_FAILED') && hasCopy)
-      throw new DUltraError('DOWNLOAD_FAILED', `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`, {
-        cause: error,
-      });
+      throw new DUltraError(
+        'DOWNLOAD_FAILED',
+        `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`,
+        {
+          cause: error,
+        },
+      );
     throw error;
   }
 }
 
 /**
- * Brings a checkpoint into the cache and returns its folder. Only files that {@link loadModel} reads are fetched. Interrupted downloads go on
- * where they stopped, also in another process; sizes and checksums are checked; files land in the cache atomically.
+ * Brings a checkpoint into the cache and returns its folder. Only files that {@link loadModel} reads are fetched.
+ * Interrupted downloads go on where they stopped, also in another process; sizes and checksums are checked; files land
+ * in the cache atomically.
  *
- * Environment: HF_HUB_CACHE, HF_HOME (where the cache lies), HF_ENDPOINT (another hub), HF_TOKEN (private and gated repositories),
- * HF_HUB_OFFLINE=1 (the cache alone, no requests).
+ * Environment: HF_HUB_CACHE, HF_HOME (where the cache lies), HF_ENDPOINT (another hub), HF_TOKEN (private and gated
+ * repositories), HF_HUB_OFFLINE=1 (the cache alone, no requests).
  * @param source "org/name" or "org/name@revision"
- * @throws TypeError for an id that is none; DUltraError DOWNLOAD_FAILED naming repository, file and HTTP status; `signal.reason`.
+ * @throws TypeError for an id that is none; DUltraError DOWNLOAD_FAILED naming repository, file and HTTP status;
+ * `signal.reason`.
  */
 export async function downloadModel(source: string, options: DownloadOptions = {}): Promise<string> {
   const located = await locate('model', source, options);
@@ -174,11 +191,15 @@ export async function downloadModel(source: string, options: DownloadOptions = {
   if (complete && (isOffline || name.endsWith(`@${cached}`))) return snapshotOf(folder, cached);
   if (isOffline) {
     const state = cached === null ? 'not' : 'not completely';
-    throw new DUltraError('DOWNLOAD_FAILED', `${name}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`);
+    throw new DUltraError(
+      'DOWNLOAD_FAILED',
+      `${name}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`,
+    );
   }
   return online(located, complete, async (repository) => {
     const { commit, entries } = await readCommit(repository);
-    if (!entries.has('config.json')) throw failure(repository, 'config.json', 'the repository has no such file; is it a language model?');
+    if (!entries.has('config.json'))
+      throw failure(repository, 'config.json', 'the repository has no such file; is it a language model?');
     const snapshot = snapshotOf(folder, commit);
     const bring = async (file: string) => {
       const entry = entries.get(file);
@@ -194,8 +215,8 @@ export async function downloadModel(source: string, options: DownloadOptions = {
 }
 
 /**
- * Brings those files of a repository into the cache that `choose` picks out of all names ("folder/name", "/" between), and returns their paths, in
- * its order. As {@link downloadModel}; offline, `choose` sees the names that the cache has.
+ * Brings those files of a repository into the cache that `choose` picks out of all names ("folder/name", "/" between),
+ * and returns their paths, in its order. As {@link downloadModel}; offline, `choose` sees the names that the cache has.
  * @throws as {@link downloadModel}.
  */
 export async function downloadFiles(
@@ -211,13 +232,18 @@ export async function downloadFiles(
     files.map((file) => path.join(snapshotOf(folder, commit), ...file.split('/')));
   if (isOffline) {
     if (cached === null)
-      throw new DUltraError('DOWNLOAD_FAILED', `${name}: HF_HUB_OFFLINE is set and the cache has nothing of it (${folder})`);
+      throw new DUltraError(
+        'DOWNLOAD_FAILED',
+        `${name}: HF_HUB_OFFLINE is set and the cache has nothing of it (${folder})`,
+      );
     return paths(cached, held);
   }
   return online(located, held.length > 0, async (repository) => {
     const { commit, entries } = await readCommit(repository);
     // Names become paths.
-    const safe = [...entries.keys()].filter((file) => file.split('/').every((part) => NAME.test(part) && part !== '..'));
+    const safe = [...entries.keys()].filter((file) =>
+      file.split('/').every((part) => NAME.test(part) && part !== '..'),
+    );
     const files = choose(safe);
     for (const [i, target] of paths(commit, files).entries())
       await bringFile(repository, commit, entries.get(files[i]) as ListFileEntry, target);
@@ -250,10 +276,16 @@ async function readCommit(repository: Repository): Promise<{ commit: string; ent
     null,
     () => (type === 'model' ? modelInfo(asked) : datasetInfo(asked)) as Promise<{ sha: string }>,
   );
-  if (typeof sha !== 'string' || !COMMIT.test(sha)) throw failure(repository, null, `the hub named no commit (${JSON.stringify(sha)})`);
+  if (typeof sha !== 'string' || !COMMIT.test(sha))
+    throw failure(repository, null, `the hub named no commit (${JSON.stringify(sha)})`);
   const entries = await hubCall(repository, null, async () => {
     const found = new Map<string, ListFileEntry>();
-    for await (const entry of listFiles({ ...api, repo: { type, name: id }, revision: sha, recursive: type === 'dataset' }))
+    for await (const entry of listFiles({
+      ...api,
+      repo: { type, name: id },
+      revision: sha,
+      recursive: type === 'dataset',
+    }))
       if (entry.type === 'file') found.set(entry.path, entry);
     return found;
   });
@@ -274,11 +306,16 @@ async function writeRef(repository: Repository, commit: string): Promise<void> {
 }
 
 /** The files with weights, by the rule by which they are read: the index's, else model.safetensors, else all. */
-async function weightFiles(repository: Repository, snapshot: string, entries: ReadonlyMap<string, ListFileEntry>): Promise<string[]> {
+async function weightFiles(
+  repository: Repository,
+  snapshot: string,
+  entries: ReadonlyMap<string, ListFileEntry>,
+): Promise<string[]> {
   if (entries.has(INDEX_FILE)) return readWeightIndex(path.join(snapshot, INDEX_FILE));
   if (entries.has('model.safetensors')) return ['model.safetensors'];
   const found = [...entries.keys()].filter((name) => name.endsWith('.safetensors') && NAME.test(name)).sort();
-  if (found.length === 0) throw failure(repository, null, 'the repository has no *.safetensors file; other formats are not read');
+  if (found.length === 0)
+    throw failure(repository, null, 'the repository has no *.safetensors file; other formats are not read');
   return found;
 }
 
@@ -287,7 +324,11 @@ async function bringFile(repository: Repository, commit: string, entry: ListFile
   const checksum = entry.lfs?.oid ?? entry.xetHash ?? entry.oid ?? '';
   const total = entry.lfs?.size ?? entry.size;
   if (!/^[0-9a-f]{40,64}$/.test(checksum) || !Number.isSafeInteger(total) || total < 0)
-    throw failure(repository, entry.path, `the hub lists it without checksum or size (${JSON.stringify(checksum)}, ${total})`);
+    throw failure(
+      repository,
+      entry.path,
+      `the hub lists it without checksum or size (${JSON.stringify(checksum)}, ${total})`,
+    );
   if (await hasSize(target, total)) return;
   const blob = path.join(repository.folder, 'blobs', checksum);
   try {
@@ -336,8 +377,8 @@ async function exclusively(key: string, signal: AbortSignal | undefined, work: (
 const safeHost = () => os.hostname().replace(/[^\w-]/g, '_');
 
 /**
- * The name of this thread's partial file for a blob, with what an earlier download left: every writer has a file of its own, so that none
- * can disturb another, and takes over files whose writers are gone.
+ * The name of this thread's partial file for a blob, with what an earlier download left: every writer has a file of its
+ * own, so that none can disturb another, and takes over files whose writers are gone.
  */
 async function claimPartial(blob: string): Promise<string> {
   const host = safeHost();
@@ -372,8 +413,17 @@ function isRunning(pid: number): boolean {
   }
 }
 
-/** Downloads into a partial file, going on where an earlier download stopped, and renames when size and checksum are right. */
-async function fetchBlob(repository: Repository, commit: string, entry: ListFileEntry, total: number, blob: string): Promise<void> {
+/**
+ * Downloads into a partial file, going on where an earlier download stopped, and renames when size and checksum are
+ * right.
+ */
+async function fetchBlob(
+  repository: Repository,
+  commit: string,
+  entry: ListFileEntry,
+  total: number,
+  blob: string,
+): Promise<void> {
   const incomplete = await claimPartial(blob);
   const { hubUrl, type, id } = repository;
   const file = entry.path.split('/').map(encodeURIComponent).join('/');
@@ -402,7 +452,8 @@ async function fetchBlob(repository: Repository, commit: string, entry: ListFile
       }
       const hash = newHash(entry, total);
       if (hash && begin > 0)
-        for await (const chunk of createReadStream(incomplete, { end: begin - 1, signal })) hash.update(chunk as Buffer);
+        for await (const chunk of createReadStream(incomplete, { end: begin - 1, signal }))
+          hash.update(chunk as Buffer);
       report(received, true);
       if (begin < total)
         await fetchRange(repository, url, begin, total, async (chunk) => {
@@ -477,7 +528,10 @@ function retryAfter(header: string | null): number {
   return Math.min(MAX_RETRY_AFTER_MS, seconds * 1000);
 }
 
-/** A hash over the checksum's definition: SHA-256 of LFS files, git's blob SHA-1 of others, null where the hub gives neither. */
+/**
+ * A hash over the checksum's definition: SHA-256 of LFS files, git's blob SHA-1 of others, null where the hub gives
+ * neither.
+ */
 function newHash(entry: ListFileEntry, total: number): Hash | null {
   if (entry.lfs) return createHash('sha256');
   if (entry.xetHash || entry.oid?.length !== 40) return null;
@@ -495,7 +549,12 @@ async function hubCall<T>(repository: Repository, file: string | null, call: () 
   }
 }
 
-async function retryOrThrow(repository: Repository, file: string | null, attempt: number, error: unknown): Promise<void> {
+async function retryOrThrow(
+  repository: Repository,
+  file: string | null,
+  attempt: number,
+  error: unknown,
+): Promise<void> {
   const { signal } = repository;
   signal?.throwIfAborted();
   if (isDUltraError(error)) throw error;
@@ -524,14 +583,20 @@ function hintFor(status: number): string {
     return process.env.HF_TOKEN
       ? ': HF_TOKEN is not valid, or gives no access'
       : ': the name may be wrong; a private or gated repository needs HF_TOKEN set';
-  if (status === 403) return ': accept the conditions on the page of the repository, and set HF_TOKEN to a token that may read it';
-  if (status === 404) return ': no such repository, revision or file; check the name (no folder of that name exists either)';
+  if (status === 403)
+    return ': accept the conditions on the page of the repository, and set HF_TOKEN to a token that may read it';
+  if (status === 404)
+    return ': no such repository, revision or file; check the name (no folder of that name exists either)';
   return '';
 }
 
 function failure(repository: Repository, file: string | null, message: string, cause?: unknown): DUltraError {
   const name = `${repository.type === 'dataset' ? 'data set ' : ''}${repository.id}@${repository.revision}`;
-  return new DUltraError('DOWNLOAD_FAILED', `${name}: ${file === null ? '' : `${file}: `}${message} (${repository.hubUrl})`, { cause });
+  return new DUltraError(
+    'DOWNLOAD_FAILED',
+    `${name}: ${file === null ? '' : `${file}: `}${message} (${repository.hubUrl})`,
+    { cause },
+  );
 }
 
 /** `fetch` that sends HF_TOKEN to the hub's own origin alone; undici takes it off when a redirect leads elsewhere. */
@@ -584,7 +649,8 @@ async function openForUpdate(file: string): Promise<FileHandle> {
 }
 
 async function writeFully(handle: FileHandle, chunk: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < chunk.length; ) done += (await handle.write(chunk, done, chunk.length - done, position + done)).bytesWritten;
+  for (let done = 0; done < chunk.length; )
+    done += (await handle.write(chunk, done, chunk.length - done, position + done)).bytesWritten;
 }
 
 /** Links a blob into the snapshot; where links are not allowed (Windows without developer mode), moves it there. */

@@ -8,7 +8,8 @@ export function writeError(target: string, cause: unknown): unknown {
   const { code } = cause as { code?: unknown };
   // Only what the file system says; anything else is a defect and keeps its stack.
   if (typeof code !== 'string' || !/^E[A-Z0-9]+$/.test(code)) return cause;
-  const hint = code === 'ENOSPC' || code === 'EFBIG' || code === 'EDQUOT' ? ' (the disk is full, or a limit is reached)' : '';
+  const hint =
+    code === 'ENOSPC' || code === 'EFBIG' || code === 'EDQUOT' ? ' (the disk is full, or a limit is reached)' : '';
   return new DUltraError('WRITE_FAILED', `${target}: ${(cause as Error).message}${hint}`, { cause });
 }
 
@@ -53,4 +54,5 @@ export async function writeAtomically(file: string, write: (handle: FileHandle) 
 }
 
 /** {@link writeAtomically} of a text. */
-export const writeFileAtomic = (file: string, text: string): Promise<void> => writeAtomically(file, (handle) => handle.writeFile(text));
+export const writeFileAtomic = (file: string, text: string): Promise<void> =>
+  writeAtomically(file, (handle) => handle.writeFile(text));

@@ -25,8 +25,8 @@ const schema = z.looseObject({
 });
 
 /**
- * Reads `gen_length`, `block_length` and `sampler` of a folder's generation_config.json; other fields are for other programs. Empty where
- * there is no such file.
+ * Reads `gen_length`, `block_length` and `sampler` of a folder's generation_config.json; other fields are for other
+ * programs. Empty where there is no such file.
  * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
  */
 export async function readGenerationDefaults(folder: string, hasPlanner: boolean): Promise<GenerationDefaults> {
@@ -46,7 +46,8 @@ export async function readGenerationDefaults(folder: string, hasPlanner: boolean
   }
   const { gen_length: genLength, block_length: blockLength, sampler } = parsed.data;
   const bad = (message: string, cause?: unknown) => new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`, { cause });
-  if (typeof blockLength === 'number' && typeof genLength !== 'number') throw bad('block_length: expected gen_length beside it, got none');
+  if (typeof blockLength === 'number' && typeof genLength !== 'number')
+    throw bad('block_length: expected gen_length beside it, got none');
   if (typeof blockLength === 'number' && genLength! % blockLength !== 0)
     throw bad(`gen_length: expected a multiple of block_length (${blockLength}), got ${genLength}`);
   const defaults: GenerationDefaults = {};

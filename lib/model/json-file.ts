@@ -6,14 +6,17 @@ import { DUltraError } from '../errors';
 const MAX_BYTES = 128 * 2 ** 20;
 
 /** A whole number from 0 on. */
-export const isIndex = (value: unknown): value is number => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
+export const isIndex = (value: unknown): value is number =>
+  typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
 
 const MAX_SHOWN = 80;
 
 /** A hostile value for a message: neither long, nor so deep that JSON.stringify overflows the stack. */
 export function show(value: unknown): string {
-  const isFlat = Array.isArray(value) && value.length <= 8 && value.every((item) => typeof item !== 'object' || item === null);
-  if (typeof value === 'object' && value !== null && !isFlat) return Array.isArray(value) ? `an array of ${value.length}` : 'an object';
+  const isFlat =
+    Array.isArray(value) && value.length <= 8 && value.every((item) => typeof item !== 'object' || item === null);
+  if (typeof value === 'object' && value !== null && !isFlat)
+    return Array.isArray(value) ? `an array of ${value.length}` : 'an object';
   const text = JSON.stringify(value) ?? String(value);
   return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
 }
@@ -29,7 +32,9 @@ export async function readTextFile(file: string): Promise<string> {
     if (info.size > MAX_BYTES) throw new Error(`expected at most ${MAX_BYTES} bytes, got ${info.size}`);
     return await readFile(file, 'utf8');
   } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
   }
 }
 
@@ -39,6 +44,10 @@ export async function readJsonFile(file: string): Promise<unknown> {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: not JSON (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
+    throw new DUltraError(
+      'BAD_CHECKPOINT',
+      `${file}: not JSON (${cause instanceof Error ? cause.message : String(cause)})`,
+      { cause },
+    );
   }
 }

@@ -1,6 +1,12 @@
 // Caches of keys and values: their memory, and the handle that users hold.
 import { DUltraError } from '../errors';
-import { fromNative, type NativeCache, type NativeCacheOptions, type NativeModel, type NativeModelConfig } from '../native';
+import {
+  fromNative,
+  type NativeCache,
+  type NativeCacheOptions,
+  type NativeModel,
+  type NativeModelConfig,
+} from '../native';
 import { checkChoice, checkKeys } from '../options';
 import type { CacheStorage } from '../types';
 import { availableMemory } from './memory';
@@ -8,8 +14,8 @@ import { availableMemory } from './memory';
 /** Options of `model.createCache` and `model.cacheBytes`. */
 export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {
   /**
-   * What is kept for a planner head: nothing ("none", default), keys and values of its blocks ("cached"), or the states that they read
-   * ("fresh"); see {@link CacheStorage}.
+   * What is kept for a planner head: nothing ("none", default), keys and values of its blocks ("cached"), or the states
+   * that they read ("fresh"); see {@link CacheStorage}.
    */
   planner?: 'none' | 'cached' | 'fresh';
 }
@@ -22,7 +28,8 @@ export function resolveCacheOptions(options: KvCacheOptions, config: NativeModel
   const { dtype = 'float32', planner = 'none' } = options;
   checkChoice('dtype', dtype, ['float32', 'bfloat16'] as const);
   checkChoice('planner', planner, ['none', 'cached', 'fresh'] as const);
-  if (planner !== 'none' && !config.planner) throw new DUltraError('NO_PLANNER', 'planner: this checkpoint has no planner head');
+  if (planner !== 'none' && !config.planner)
+    throw new DUltraError('NO_PLANNER', 'planner: this checkpoint has no planner head');
   return { dtype: dtype === 'bfloat16' ? 'BF16' : 'F32', planner: STORED[planner] };
 }
 
@@ -81,8 +88,9 @@ export class KvCache {
   }
 
   /**
-   * What a layer holds for a row: keys after the rotary embedding, and values, (length, nKvHeads, headDim) each. Layers are the base
-   * model's, then those of the planner's blocks. Positions that no pass has computed hold whatever was in memory.
+   * What a layer holds for a row: keys after the rotary embedding, and values, (length, nKvHeads, headDim) each. Layers
+   * are the base model's, then those of the planner's blocks. Positions that no pass has computed hold whatever was in
+   * memory.
    * @throws RangeError for a layer or row that there is not; DUltraError DISPOSED.
    */
   async read(layer: number, row = 0): Promise<{ keys: Float32Array; values: Float32Array }> {

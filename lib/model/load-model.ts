@@ -26,7 +26,10 @@ import { loadTokenizer } from './tokenizer';
 
 /** How far {@link loadModel} has come. */
 export interface LoadProgress {
-  /** "download": a file of a hub id arrives. "weights": tensors go from their files into the memory that the model computes in. */
+  /**
+   * "download": a file of a hub id arrives. "weights": tensors go from their files into the memory that the model
+   * computes in.
+   */
   stage: 'download' | 'weights';
   /** "download": the file's name in the repository. */
   file?: string;
@@ -39,15 +42,15 @@ export interface LoadProgress {
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
   /**
-   * "auto" (default), "cpu", "cuda" (the first) or "cuda:N". "auto" takes the first CUDA device, else the CPU; where there is an
-   * NVIDIA driver but no device that can be used, or the model does not fit, one process warning says why.
+   * "auto" (default), "cpu", "cuda" (the first) or "cuda:N". "auto" takes the first CUDA device, else the CPU; where
+   * there is an NVIDIA driver but no device that can be used, or the model does not fit, one process warning says why.
    */
   device?: string;
   /** How weights are held: as the file has them ("auto", default), or converted. */
   dtype?: 'auto' | 'float32' | 'bfloat16' | 'float16';
   /**
-   * Arithmetic of matrix products: "float32", or "bfloat16" with fp32 accumulation (CUDA, CPUs with AVX-512 BF16), which implies bf16 weights.
-   * Default: "float32"; on CUDA "bfloat16" where all weights are held as bf16.
+   * Arithmetic of matrix products: "float32", or "bfloat16" with fp32 accumulation (CUDA, CPUs with AVX-512 BF16),
+   * which implies bf16 weights. Default: "float32"; on CUDA "bfloat16" where all weights are held as bf16.
    */
   compute?: 'float32' | 'bfloat16';
   /** CPU threads. Default: all cores. Results do not depend on it. */
@@ -59,8 +62,9 @@ export interface LoadModelOptions {
   /** Stops downloading and loading. */
   signal?: AbortSignal;
   /**
-   * Called as a hub id's files arrive (when one begins, about ten times a second, and when it is complete), and then as the weights are
-   * loaded: at most ten times a second, and at last with all of them. An error thrown here stops the call and rejects it.
+   * Called as a hub id's files arrive (when one begins, about ten times a second, and when it is complete), and then as
+   * the weights are loaded: at most ten times a second, and at last with all of them. An error thrown here stops the
+   * call and rejects it.
    */
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -99,12 +103,19 @@ async function resolveSource(source: string | undefined, options: LoadModelOptio
     revision,
     signal,
     onProgress:
-      onProgress && (({ file, received, total }) => onProgress({ stage: 'download', file, loadedBytes: received, totalBytes: total })),
+      onProgress &&
+      (({ file, received, total }) =>
+        onProgress({ stage: 'download', file, loadedBytes: received, totalBytes: total })),
   });
 }
 
 /** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */
-function checkMemory(tensors: readonly NativeTensorRef[], storage: NativeDType | 'auto', isTied: boolean, source: string): void {
+function checkMemory(
+  tensors: readonly NativeTensorRef[],
+  storage: NativeDType | 'auto',
+  isTied: boolean,
+  source: string,
+): void {
   let bytes = 0;
   for (const { name, dtype, begin, end } of tensors) {
     const size = ((end - begin) / BYTES[dtype]) * BYTES[storage === 'auto' ? dtype : storage];
@@ -115,7 +126,8 @@ function checkMemory(tensors: readonly NativeTensorRef[], storage: NativeDType |
   const available = availableMemory();
   if (needed <= available) return;
   const gb = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
-  const isNarrow = storage === 'BF16' || storage === 'F16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype !== 'F32'));
+  const isNarrow =
+    storage === 'BF16' || storage === 'F16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype !== 'F32'));
   const hint = isNarrow ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do';
   throw new DUltraError('OUT_OF_MEMORY', `${source}: loading needs ${gb(needed)}, ${gb(available)} are free${hint}`);
 }
@@ -124,7 +136,8 @@ let warned = false;
 
 /** Says once per process that "auto" computes on the CPU although the CUDA backend is there. */
 function warnOfCpu(reason: string): void {
-  if (!warned) process.emitWarning(`computing on the CPU: ${reason}`, { type: 'DultraWarning', code: 'DULTRA_NO_CUDA' });
+  if (!warned)
+    process.emitWarning(`computing on the CPU: ${reason}`, { type: 'DultraWarning', code: 'DULTRA_NO_CUDA' });
   warned = true;
 }
 
@@ -140,7 +153,10 @@ function chooseDevice(device: string, isa: string): string {
   return 'cpu';
 }
 
-/** Loads weights; tells how far they are by asking the native job from time to time, so that it never waits for JavaScript. */
+/**
+ * Loads weights; tells how far they are by asking the native job from time to time, so that it never waits for
+ * JavaScript.
+ */
 async function loadReporting(
   request: NativeLoadRequest,
   signal: AbortSignal | undefined,
@@ -203,7 +219,8 @@ async function loadWeights<C extends NativeModelConfig>(
   checkInteger('threads', threads, { min: 1, max: 1024 });
   if (typeof isa !== 'string') throw new TypeError(`isa: expected a string, got ${String(isa)}`);
   const { revision, onProgress } = options;
-  if (revision !== undefined && typeof revision !== 'string') throw new TypeError(`revision: expected a string, got ${String(revision)}`);
+  if (revision !== undefined && typeof revision !== 'string')
+    throw new TypeError(`revision: expected a string, got ${String(revision)}`);
   if (onProgress !== undefined && typeof onProgress !== 'function')
     throw new TypeError(`onProgress: expected a function, got ${String(onProgress)}`);
   checkSignal(signal);
@@ -224,7 +241,8 @@ async function loadWeights<C extends NativeModelConfig>(
     return loadReporting(request, signal, onProgress);
   };
   const loaded = await load(chosen).catch((error: unknown) => {
-    const isLacking = error instanceof DUltraError && (error.code === 'OUT_OF_MEMORY' || error.code === 'DEVICE_UNAVAILABLE');
+    const isLacking =
+      error instanceof DUltraError && (error.code === 'OUT_OF_MEMORY' || error.code === 'DEVICE_UNAVAILABLE');
     if (device !== 'auto' || chosen === 'cpu' || !isLacking) throw error;
     warnOfCpu(error.message);
     checkMemory(tensors, storage, config.weightTying, folder);
@@ -245,12 +263,14 @@ async function withFiles<T>(native: NativeModel, read: () => Promise<T>): Promis
 
 /**
  * Loads a LLaDA, LLaDOU or dUltra checkpoint.
- * @param source a folder with config.json and *.safetensors, or a hub id such as "org/name"; default: the embedded model.
+ * @param source a folder with config.json and *.safetensors, or a hub id such as "org/name"; default: the embedded
+ * model.
  * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, NON_FINITE, OUT_OF_MEMORY, DEVICE_UNAVAILABLE,
  *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
  */
 export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
-  const parse = (json: unknown, file: string, entries: Map<string, TensorEntry>) => parseModelConfig(json, file, entries.has(PLANNER_MARK));
+  const parse = (json: unknown, file: string, entries: Map<string, TensorEntry>) =>
+    parseModelConfig(json, file, entries.has(PLANNER_MARK));
   const { folder, json, config, native: loaded } = await loadWeights(source, options, parse);
   return withFiles(loaded, async () => {
     const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
@@ -267,7 +287,8 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
 }
 
 /**
- * Loads an autoregressive model of the Llama family (Llama, Qwen2, Qwen2.5) in the Hugging Face layout: a teacher, or what diffusion is compared with.
+ * Loads an autoregressive model of the Llama family (Llama, Qwen2, Qwen2.5) in the Hugging Face layout: a teacher, or
+ * what diffusion is compared with.
  * @param source a folder with config.json and *.safetensors, or a hub id such as "Qwen/Qwen2.5-0.5B-Instruct"
  * @throws as {@link loadModel}
  */

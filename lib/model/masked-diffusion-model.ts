@@ -2,7 +2,13 @@
 import { DUltraError } from '../errors';
 import { fromNative, type NativeCacheOptions, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
-import { type Denoisable, type DenoiseSettings, denoiseRows, type RecordedUniforms, resolveGenerateOptions } from '../sampling/denoise';
+import {
+  type Denoisable,
+  type DenoiseSettings,
+  denoiseRows,
+  type RecordedUniforms,
+  resolveGenerateOptions,
+} from '../sampling/denoise';
 import type { RowInput, RowOutcome } from '../sampling/rows';
 import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
 import { Adapter, applyAdapter, readAdapter } from './adapter';
@@ -29,8 +35,8 @@ export interface ForwardRequest {
   /** Also run the planner head: a timestep in 0..1 per row (B), and per position (N) whether it is a candidate. */
   planner?: { timestep: ArrayLike<number>; maskIndex: ArrayLike<number | boolean> };
   /**
-   * Keys and values are stored in it, and those of positions that are not computed are taken from it. Row b of the ids is row b of the
-   * cache; a row may be empty. A planner needs one made with planner "cached".
+   * Keys and values are stored in it, and those of positions that are not computed are taken from it. Row b of the ids
+   * is row b of the cache; a row may be empty. A planner needs one made with planner "cached".
    */
   cache?: KvCache;
   /** With a cache: the in-row position of each id (N), ascending in each row. Default: whole rows. */
@@ -49,7 +55,10 @@ export interface ForwardOutput {
   plannerLogits: Float32Array | null;
 }
 
-function checkPlannerRequest(planner: NonNullable<ForwardRequest['planner']>): { timestep: Float32Array; maskIndex: Uint8Array } {
+function checkPlannerRequest(planner: NonNullable<ForwardRequest['planner']>): {
+  timestep: Float32Array;
+  maskIndex: Uint8Array;
+} {
   checkKeys('planner', planner, ['timestep', 'maskIndex']);
   const timestep = checkList('planner.timestep', planner.timestep, (name, value) => {
     checkNumber(name, value, { min: 0, max: 1 });
@@ -68,7 +77,10 @@ interface PreparedRow extends RowInput {
   isTemplate: boolean;
 }
 
-/** A masked diffusion language model (LLaDA, LLaDOU, dUltra) on one device. Made by `loadModel`; free it with `dispose()` or `await using`. */
+/**
+ * A masked diffusion language model (LLaDA, LLaDOU, dUltra) on one device. Made by `loadModel`; free it with
+ * `dispose()` or `await using`.
+ */
 export class MaskedDiffusionModel {
   /** What config.json says. */
   readonly config: ModelConfig;
@@ -109,15 +121,16 @@ export class MaskedDiffusionModel {
 
   /**
    * Completes one prompt.
-   * @throws RangeError, TypeError for wrong options; DUltraError NO_PLANNER, NO_TOKENIZER, DISPOSED, NON_FINITE; `signal.reason`.
+   * @throws RangeError, TypeError for wrong options; DUltraError NO_PLANNER, NO_TOKENIZER, DISPOSED, NON_FINITE;
+   * `signal.reason`.
    */
   async generate(prompt: Prompt, options: GenerateOptions = {}): Promise<GenerateResult> {
     return (await this.generateBatch([prompt], options))[0];
   }
 
   /**
-   * Completes several prompts of any lengths together. Row i equals `generate(prompts[i], { ...options, firstRow: firstRow + i })`
-   * bit for bit: rows never influence each other.
+   * Completes several prompts of any lengths together. Row i equals `generate(prompts[i], { ...options, firstRow:
+   * firstRow + i })` bit for bit: rows never influence each other.
    */
   async generateBatch(prompts: readonly Prompt[], options: GenerateOptions = {}): Promise<GenerateResult[]> {
     const { rows, run } = this.#prepare(prompts, options);
@@ -127,18 +140,32 @@ export class MaskedDiffusionModel {
     }
   }
 
-  /** Completes one prompt, one event per denoising step; leaving the loop stops the native work. The last event carries the result. */
+  /**
+   * Completes one prompt, one event per denoising step; leaving the loop stops the native work. The last event carries
+   * the result.
+   */
   async *generateStream(prompt: Prompt, options: GenerateOptions = {}): AsyncGenerator<StreamEvent, void, void> {
     const { rows, run } = this.#prepare([prompt], options);
     const origin = rows[0].begin;
     try {
       for (let next = await run.next(); !next.done; ) {
         const row = next.value.rows[0];
-        const event: StreamEvent = { step: next.value.step, unmasked: [], ids: row.ids.slice(origin), remaining: 0, result: null };
+        const event: StreamEvent = {
+          step: next.value.step,
+          unmasked: [],
+          ids: row.ids.slice(origin),
+          remaining: 0,
+          result: null,
+        };
         for (let i = 0; i < row.positions.length; i++) {
           if (!row.selected[i]) continue;
           const token = row.tokens[i];
-          event.unmasked.push({ position: row.positions[i] - origin, token, text: this.#decode([token]), probability: row.confidences[i] });
+          event.unmasked.push({
+            position: row.positions[i] - origin,
+            token,
+            text: this.#decode([token]),
+            probability: row.confidences[i],
+          });
         }
         for (const id of row.ids) if (id === this.config.maskTokenId) event.remaining++;
         if (row.finished) {
@@ -156,7 +183,8 @@ export class MaskedDiffusionModel {
   }
 
   /**
-   * The loop itself: one event per forward pass of the batch, with everything the samplers saw. For research; `generate*` are made of it.
+   * The loop itself: one event per forward pass of the batch, with everything the samplers saw. For research;
+   * `generate*` are made of it.
    * @param recorded recorded draws in place of generated ones, to replay a recorded run.
    */
   async *denoise(
@@ -178,7 +206,8 @@ export class MaskedDiffusionModel {
     const { signal, planner, cache, logits = true } = request;
     if (cache !== undefined && !(cache instanceof KvCache))
       throw new TypeError(`cache: expected what model.createCache made, got ${String(cache)}`);
-    if (cache === undefined && request.positions !== undefined) throw new TypeError('positions: expected together with a cache');
+    if (cache === undefined && request.positions !== undefined)
+      throw new TypeError('positions: expected together with a cache');
     checkSignal(signal);
     signal?.throwIfAborted();
     const ids = this.#checkIds('ids', request.ids);
@@ -204,9 +233,11 @@ export class MaskedDiffusionModel {
   }
 
   /**
-   * Memory for keys and values of rows, for `forward`; `generate` makes its own (`cache`). Allocated now, whatever is used later.
+   * Memory for keys and values of rows, for `forward`; `generate` makes its own (`cache`). Allocated now, whatever is
+   * used later.
    * @param rowLengths positions of each row
-   * @throws RangeError, TypeError for options; DUltraError OUT_OF_MEMORY stating what is needed and what is free, NO_PLANNER, DISPOSED.
+   * @throws RangeError, TypeError for options; DUltraError OUT_OF_MEMORY stating what is needed and what is free,
+   * NO_PLANNER, DISPOSED.
    */
   async createCache(rowLengths: ArrayLike<number>, options: KvCacheOptions = {}): Promise<KvCache> {
     this.#checkUsable();
@@ -221,15 +252,19 @@ export class MaskedDiffusionModel {
     return new KvCache(await allocateCache(this.#native, this.config, offsets, resolved), this.config, lengths);
   }
 
-  /** Bytes that a cache of `tokens` positions takes, over all its rows. @throws RangeError, TypeError; DUltraError NO_PLANNER. */
+  /**
+   * Bytes that a cache of `tokens` positions takes, over all its rows. @throws RangeError, TypeError; DUltraError
+   * NO_PLANNER.
+   */
   cacheBytes(tokens: number, options: KvCacheOptions = {}): number {
     checkInteger('tokens', tokens, { min: 0, max: Number.MAX_SAFE_INTEGER });
     return cacheBytes(this.config, tokens, resolveCacheOptions(options, this.config));
   }
 
   /**
-   * What training is made of: forward passes that keep their activations, backward passes, and the optimiser. The trainers
-   * (`trainMaskedDiffusion`, `trainPlanner`, `GrpoTrainer`) use it; so can losses of your own. One trainer per model at a time.
+   * What training is made of: forward passes that keep their activations, backward passes, and the optimiser. The
+   * trainers (`trainMaskedDiffusion`, `trainPlanner`, `GrpoTrainer`) use it; so can losses of your own. One trainer per
+   * model at a time.
    * @throws RangeError, TypeError for options; DUltraError OUT_OF_MEMORY, NO_PLANNER, DISPOSED.
    */
   async createTrainer(options: ModelTrainerOptions = {}): Promise<ModelTrainer> {
@@ -239,8 +274,8 @@ export class MaskedDiffusionModel {
   }
 
   /**
-   * Writes the model as it stands in the Hugging Face layout: config.json, model.safetensors, and the tokenizer's files. `loadModel`
-   * reads it, and so does the reference implementation. Files are replaced atomically.
+   * Writes the model as it stands in the Hugging Face layout: config.json, model.safetensors, and the tokenizer's
+   * files. `loadModel` reads it, and so does the reference implementation. Files are replaced atomically.
    * @throws TypeError, RangeError for options; DUltraError WRITE_FAILED where the disk does not take it.
    */
   async save(folder: string, options: SaveOptions = {}): Promise<void> {
@@ -251,8 +286,8 @@ export class MaskedDiffusionModel {
   }
 
   /**
-   * Loads low-rank adapters from a folder in the layout of PEFT and merges them into the weights. Until the returned handle is
-   * disposed, they can be taken out and put back.
+   * Loads low-rank adapters from a folder in the layout of PEFT and merges them into the weights. Until the returned
+   * handle is disposed, they can be taken out and put back.
    * @throws DUltraError BAD_CHECKPOINT, DISPOSED.
    */
   async loadAdapter(folder: string): Promise<Adapter> {
@@ -303,14 +338,21 @@ export class MaskedDiffusionModel {
     if (!Array.isArray(prompts)) throw new TypeError(`prompts: expected an array, got ${String(prompts)}`);
     const settings = resolveGenerateOptions(this.#withDefaultSampler(options), this.hasPlanner);
     if (typeof settings.sampler !== 'function' && settings.sampler.type === 'planner' && !this.hasPlanner)
-      throw new DUltraError('NO_PLANNER', `sampler: ${this.source} has no planner head; use { type: "confidence" } or another sampler`);
-    const templates = prompts.filter((prompt) => typeof prompt === 'object' && prompt !== null && 'template' in prompt).length;
-    if (templates > 0 && templates < prompts.length) throw new TypeError('prompts: expected templates only or none, got both');
+      throw new DUltraError(
+        'NO_PLANNER',
+        `sampler: ${this.source} has no planner head; use { type: "confidence" } or another sampler`,
+      );
+    const templates = prompts.filter(
+      (prompt) => typeof prompt === 'object' && prompt !== null && 'template' in prompt,
+    ).length;
+    if (templates > 0 && templates < prompts.length)
+      throw new TypeError('prompts: expected templates only or none, got both');
     const rows = prompts.map((prompt) => this.#prepareRow(prompt, options));
     const shape = this.#blockShape(options, settings, rows);
     if (templates > 0) shape.stopAtEos ??= false;
     const { maskTokenId, eosTokenId, hasPlanner } = { ...this.config, hasPlanner: this.hasPlanner };
-    const createCache = (offsets: Int32Array, storage: NativeCacheOptions) => allocateCache(this.#native, this.config, offsets, storage);
+    const createCache = (offsets: Int32Array, storage: NativeCacheOptions) =>
+      allocateCache(this.#native, this.config, offsets, storage);
     const target: Denoisable = { native: this.#native, maskTokenId, eosTokenId, hasPlanner, createCache };
     return { rows, run: denoiseRows(target, rows, shape, recorded) };
   }
@@ -319,10 +361,15 @@ export class MaskedDiffusionModel {
   #forwardPositions(cache: KvCache, request: ForwardRequest, ids: Int32Array, offsets: Int32Array): Int32Array {
     const { rowLengths } = cache;
     if (offsets.length !== rowLengths.length + 1)
-      throw new RangeError(`rowOffsets: expected ${rowLengths.length + 1} numbers, as many rows as the cache has, got ${offsets.length}`);
+      throw new RangeError(
+        `rowOffsets: expected ${rowLengths.length + 1} numbers, as many rows as the cache has, got ${offsets.length}`,
+      );
     if (request.positions === undefined) {
       const whole = rowLengths.every((length, row) => offsets[row + 1] - offsets[row] === length);
-      if (!whole) throw new RangeError(`ids: expected rows of ${rowLengths.join(', ')} tokens, as the cache has, without positions`);
+      if (!whole)
+        throw new RangeError(
+          `ids: expected rows of ${rowLengths.join(', ')} tokens, as the cache has, without positions`,
+        );
       return Int32Array.from(rowLengths.flatMap((length) => Array.from({ length }, (_, i) => i)));
     }
     const most = Math.max(...rowLengths) - 1;
@@ -330,7 +377,8 @@ export class MaskedDiffusionModel {
       checkInteger(name, value, { min: 0, max: most });
       return value;
     });
-    if (positions.length !== ids.length) throw new RangeError(`positions: expected one per id (${ids.length}), got ${positions.length}`);
+    if (positions.length !== ids.length)
+      throw new RangeError(`positions: expected one per id (${ids.length}), got ${positions.length}`);
     return Int32Array.from(positions);
   }
 
@@ -362,7 +410,9 @@ export class MaskedDiffusionModel {
         const length = row.ids.length - row.begin;
         const blocks = Math.ceil(length / (blockLength ?? length));
         if (sampler.steps % blocks !== 0)
-          throw new RangeError(`sampler.steps: expected a multiple of the number of blocks (${blocks}), got ${sampler.steps}`);
+          throw new RangeError(
+            `sampler.steps: expected a multiple of the number of blocks (${blocks}), got ${sampler.steps}`,
+          );
       }
     }
     return { ...settings, blockLength };
@@ -372,12 +422,17 @@ export class MaskedDiffusionModel {
     const { maskTokenId, maxSequenceLength } = this.config;
     if (typeof prompt === 'object' && prompt !== null && 'template' in prompt) {
       checkKeys('prompt', prompt, ['template']);
-      if (options.genLength !== undefined) throw new TypeError('genLength: not allowed with a template, whose masks say what to fill');
+      if (options.genLength !== undefined)
+        throw new TypeError('genLength: not allowed with a template, whose masks say what to fill');
       const { template } = prompt;
-      const ids = typeof template === 'string' ? this.#encode(template, 'template') : this.#checkIds('template', template);
-      if (!ids.includes(maskTokenId)) throw new RangeError(`template: expected at least one mask token (id ${maskTokenId}), got none`);
+      const ids =
+        typeof template === 'string' ? this.#encode(template, 'template') : this.#checkIds('template', template);
+      if (!ids.includes(maskTokenId))
+        throw new RangeError(`template: expected at least one mask token (id ${maskTokenId}), got none`);
       if (ids.length > maxSequenceLength)
-        throw new RangeError(`template: expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`);
+        throw new RangeError(
+          `template: expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`,
+        );
       return { ids, begin: 0, promptIds: ids, isTemplate: true };
     }
     const promptIds = this.#promptIds(prompt);
@@ -397,9 +452,13 @@ export class MaskedDiffusionModel {
       const tokenizer = this.#needTokenizer('chat messages');
       for (const message of prompt)
         if (typeof message?.role !== 'string' || typeof message?.content !== 'string')
-          throw new TypeError('prompt: expected messages of the form { role, content }, both strings; token ids go in { promptIds }');
+          throw new TypeError(
+            'prompt: expected messages of the form { role, content }, both strings; token ids go in { promptIds }',
+          );
       return Int32Array.from(
-        tokenizer.encode(tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true }), { addSpecialTokens: false }),
+        tokenizer.encode(tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true }), {
+          addSpecialTokens: false,
+        }),
       );
     }
     if (typeof prompt === 'object' && prompt !== null && 'promptIds' in prompt) {
@@ -411,7 +470,10 @@ export class MaskedDiffusionModel {
 
   #needTokenizer(what: string): Tokenizer {
     if (this.tokenizer) return this.tokenizer;
-    throw new DUltraError('NO_TOKENIZER', `${this.source} has no tokenizer.json, which ${what} needs; pass { promptIds: [...] } instead`);
+    throw new DUltraError(
+      'NO_TOKENIZER',
+      `${this.source} has no tokenizer.json, which ${what} needs; pass { promptIds: [...] } instead`,
+    );
   }
 
   #encode(text: string, what: string): Int32Array {

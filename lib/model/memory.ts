@@ -1,5 +1,6 @@
-// How much memory may still be taken. Node's own answers do not serve here: `os.freemem()` does not know a container's limit, and
-// `process.availableMemory()`, which does, counts cached files as used: a container that has just downloaded a checkpoint would look full.
+// How much memory may still be taken. Node's own answers do not serve here: `os.freemem()` does not know a container's
+// limit, and `process.availableMemory()`, which does, counts cached files as used: a container that has just downloaded
+// a checkpoint would look full.
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -39,8 +40,9 @@ function freeInGroup(folder: string, version: 1 | 2): number {
 }
 
 /**
- * Bytes that this process can take without swapping or being killed, by what Linux tells: the machine's available memory, and the limits
- * of every control group around the process (a container's among them), cached files counted as free in both.
+ * Bytes that this process can take without swapping or being killed, by what Linux tells: the machine's available
+ * memory, and the limits of every control group around the process (a container's among them), cached files counted as
+ * free in both.
  * @param root where /proc and /sys are; tests have their own
  * @returns null where nothing is told
  */
@@ -55,7 +57,8 @@ export function linuxAvailableMemory(root = '/'): number | null {
     const version = controllers === '' ? 2 : controllers.split(',').includes('memory') ? 1 : null;
     if (version === null) continue;
     const mount = path.join(root, version === 2 ? 'sys/fs/cgroup' : 'sys/fs/cgroup/memory');
-    // A limit of a group holds for all groups inside. The path may be the host's, of which a container sees the last group as its mount.
+    // A limit of a group holds for all groups inside. The path may be the host's, of which a container sees the last
+    // group as its mount.
     for (let name = path.posix.normalize(group); ; name = path.posix.dirname(name)) {
       least = Math.min(least, freeInGroup(path.join(mount, name), version));
       if (name === '/') break;

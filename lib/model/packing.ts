@@ -42,7 +42,10 @@ export function packed(rows: readonly { ids: Int32Array; positions: Int32Array }
 }
 
 /** Arrays laid end to end. */
-export function concatenate<T extends Int32Array | Uint8Array | Float32Array>(parts: readonly T[], Type: new (length: number) => T): T {
+export function concatenate<T extends Int32Array | Uint8Array | Float32Array>(
+  parts: readonly T[],
+  Type: new (length: number) => T,
+): T {
   const out = new Type(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {

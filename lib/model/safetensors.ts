@@ -60,7 +60,10 @@ const ARRAY_TYPES = new Map<string, new (length: number) => TensorData>([
 
 /** The one header key that is no tensor. */
 const METADATA = '__metadata__';
-/** A third of the format's own limit, and a quarter of a million tensors: parsed JSON can take twenty times the memory of its text. */
+/**
+ * A third of the format's own limit, and a quarter of a million tensors: parsed JSON can take twenty times the memory
+ * of its text.
+ */
 const MAX_HEADER_BYTES = 32 * 2 ** 20;
 /** The file that says which shard holds which tensor. */
 export const INDEX_FILE = 'model.safetensors.index.json';
@@ -88,23 +91,31 @@ export function parseSafetensorsHeader(
   } catch (cause) {
     throw bad(`the safetensors header is not JSON (${reasonOf(cause)})`);
   }
-  if (typeof header !== 'object' || header === null || Array.isArray(header)) throw bad('the safetensors header is not an object');
+  if (typeof header !== 'object' || header === null || Array.isArray(header))
+    throw bad('the safetensors header is not an object');
   const tensors = new Map<string, Pick<TensorEntry, 'dtype' | 'shape' | 'begin' | 'end'>>();
   for (const [name, value] of Object.entries(header)) {
     if (name === METADATA) continue;
     const at = `tensor ${show(name)}`;
     if (typeof value !== 'object' || value === null) throw bad(`${at}: expected an object, got ${show(value)}`);
-    const { dtype, shape, data_offsets: offsets } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
+    const {
+      dtype,
+      shape,
+      data_offsets: offsets,
+    } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
     const size = elementBytes(dtype);
     if (typeof dtype !== 'string' || size === undefined) throw bad(`${at}: unknown dtype ${show(dtype)}`);
-    if (!Array.isArray(shape) || !shape.every(isIndex)) throw bad(`${at}: expected a shape of non-negative integers, got ${show(shape)}`);
+    if (!Array.isArray(shape) || !shape.every(isIndex))
+      throw bad(`${at}: expected a shape of non-negative integers, got ${show(shape)}`);
     if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isIndex) || offsets[0] > offsets[1])
       throw bad(`${at}: expected data_offsets [begin, end], got ${show(offsets)}`);
     const [begin, end] = offsets as [number, number];
-    if (end > dataBytes) throw bad(`${at}: ends at byte ${end} of ${dataBytes}: the file is truncated or its header is wrong`);
+    if (end > dataBytes)
+      throw bad(`${at}: ends at byte ${end} of ${dataBytes}: the file is truncated or its header is wrong`);
     // Products beyond 2^53 are rounded, but stay beyond anything that a file holds.
     const bytes = shape.includes(0) ? 0 : shape.reduce((product: number, n: number) => product * n, size);
-    if (bytes !== end - begin) throw bad(`${at}: shape ${show(shape)} of ${dtype} needs ${bytes} bytes, its range has ${end - begin}`);
+    if (bytes !== end - begin)
+      throw bad(`${at}: shape ${show(shape)} of ${dtype} needs ${bytes} bytes, its range has ${end - begin}`);
     tensors.set(name, { dtype, shape, begin, end });
   }
   const ranges = [...tensors].filter(([, t]) => t.end > t.begin).sort(([, a], [, b]) => a.begin - b.begin);
@@ -132,12 +143,15 @@ async function readFully(handle: FileHandle, target: Uint8Array, position: numbe
   return done;
 }
 
-/** Opens a file and hands it on with its header; entries are byte ranges of the file. @throws DUltraError BAD_CHECKPOINT */
+/**
+ * Opens a file and hands it on with its header; entries are byte ranges of the file. @throws DUltraError BAD_CHECKPOINT
+ */
 async function withHeader<T>(
   filePath: string,
   use: (handle: FileHandle, entries: Map<string, Pick<TensorEntry, 'dtype' | 'shape' | 'begin' | 'end'>>) => Promise<T>,
 ): Promise<T> {
-  const bad = (message: string, cause?: unknown) => new DUltraError('BAD_CHECKPOINT', `${filePath}: ${message}`, { cause });
+  const bad = (message: string, cause?: unknown) =>
+    new DUltraError('BAD_CHECKPOINT', `${filePath}: ${message}`, { cause });
   let handle: FileHandle;
   try {
     // Opening a pipe would wait for its writer.
@@ -183,7 +197,8 @@ export async function readSafetensorsEntries(files: readonly string[]): Promise<
     await withHeader(filePath, async (_handle, found) => {
       for (const [name, tensor] of found) {
         const other = entries.get(name);
-        if (other) throw new DUltraError('BAD_CHECKPOINT', `${filePath}: tensor ${show(name)} is also in ${other.path}`);
+        if (other)
+          throw new DUltraError('BAD_CHECKPOINT', `${filePath}: tensor ${show(name)} is also in ${other.path}`);
         entries.set(name, { ...tensor, file, path: filePath });
       }
     });
@@ -284,7 +299,10 @@ export async function readWeightIndex(file: string): Promise<string[]> {
   return (shards as string[]).sort();
 }
 
-/** The safetensors files of a checkpoint folder: those of the index, else model.safetensors, else all. @throws DUltraError BAD_CHECKPOINT */
+/**
+ * The safetensors files of a checkpoint folder: those of the index, else model.safetensors, else all. @throws
+ * DUltraError BAD_CHECKPOINT
+ */
 export async function findSafetensors(folder: string): Promise<string[]> {
   let names: string[];
   try {
@@ -295,10 +313,13 @@ export async function findSafetensors(folder: string): Promise<string[]> {
   if (names.includes(INDEX_FILE)) {
     const shards = await readWeightIndex(path.join(folder, INDEX_FILE));
     for (const shard of shards)
-      if (!names.includes(shard)) throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${shard} is missing, which ${INDEX_FILE} names`);
+      if (!names.includes(shard))
+        throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${shard} is missing, which ${INDEX_FILE} names`);
     return shards.map((shard) => path.join(folder, shard));
   }
-  const found = names.includes('model.safetensors') ? ['model.safetensors'] : names.filter((name) => name.endsWith('.safetensors')).sort();
+  const found = names.includes('model.safetensors')
+    ? ['model.safetensors']
+    : names.filter((name) => name.endsWith('.safetensors')).sort();
   if (found.length === 0) throw new DUltraError('BAD_CHECKPOINT', `${folder}: no *.safetensors file`);
   return found.map((name) => path.join(folder, name));
 }

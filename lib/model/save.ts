@@ -103,14 +103,20 @@ export function configFile(config: ModelConfig, json: Readonly<Record<string, un
   };
 }
 
-/** Writes a model into `folder`, which is made where it is missing. @throws DUltraError WRITE_FAILED, RangeError, TypeError */
+/**
+ * Writes a model into `folder`, which is made where it is missing. @throws DUltraError WRITE_FAILED, RangeError,
+ * TypeError
+ */
 export async function saveModel(folder: string, model: SavableModel, options: SaveOptions = {}): Promise<void> {
-  if (typeof folder !== 'string' || folder === '') throw new TypeError(`folder: expected a path, got ${JSON.stringify(folder)}`);
+  if (typeof folder !== 'string' || folder === '')
+    throw new TypeError(`folder: expected a path, got ${JSON.stringify(folder)}`);
   checkKeys('options', options, ['dtype']);
   const { dtype = 'float32' } = options;
   checkChoice('dtype', dtype, ['float32', 'bfloat16', 'float16'] as const);
   if (existsSync(path.join(folder, INDEX_FILE)))
-    throw new RangeError(`folder: ${folder} holds a checkpoint in several files (${INDEX_FILE}); expected a folder of its own`);
+    throw new RangeError(
+      `folder: ${folder} holds a checkpoint in several files (${INDEX_FILE}); expected a folder of its own`,
+    );
   const headers = [...expectedTensors(model.config)].map(([name, shape]) => ({ name, dtype: DTYPES[dtype], shape }));
   const produce = async (name: string): Promise<TensorData> => {
     const values = await model.weights(name);

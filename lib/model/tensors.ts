@@ -83,7 +83,10 @@ export function matchTensors(
   // Said first, so that a config of many layers does not make a table of names that nobody has.
   const layers = config.nLayers + (config.planner?.numLayers ?? 0);
   if (layers > entries.size)
-    throw new DUltraError('BAD_CHECKPOINT', `${source}: its config has ${layers} layers, its files only ${entries.size} tensors`);
+    throw new DUltraError(
+      'BAD_CHECKPOINT',
+      `${source}: its config has ${layers} layers, its files only ${entries.size} tensors`,
+    );
   const refs: NativeTensorRef[] = [];
   const missing: string[] = [];
   for (const [name, shape] of expectedTensors(config)) {
@@ -94,7 +97,10 @@ export function matchTensors(
     }
     const where = `${entry.path}: tensor ${nameOf(name)}`;
     if (entry.shape.length !== shape.length || entry.shape.some((n, i) => n !== shape[i]))
-      throw new DUltraError('BAD_CHECKPOINT', `${where}: expected shape [${shape.join(', ')}], got [${entry.shape.join(', ')}]`);
+      throw new DUltraError(
+        'BAD_CHECKPOINT',
+        `${where}: expected shape [${shape.join(', ')}], got [${entry.shape.join(', ')}]`,
+      );
     const { dtype } = entry;
     if (dtype !== 'F32' && dtype !== 'BF16' && dtype !== 'F16')
       throw new DUltraError('BAD_CHECKPOINT', `${where}: expected F32, BF16 or F16, got ${dtype}`);

@@ -34,7 +34,8 @@ function checkIds(tokenizer: object, limit: number): number {
   const vocabulary = model?.vocab;
   // Unigram models list [token, score] pairs, others map tokens to ids.
   if (Array.isArray(vocabulary)) check('', Math.max(0, vocabulary.length - 1));
-  else if (typeof vocabulary === 'object' && vocabulary !== null) for (const [token, id] of Object.entries(vocabulary)) check(token, id);
+  else if (typeof vocabulary === 'object' && vocabulary !== null)
+    for (const [token, id] of Object.entries(vocabulary)) check(token, id);
   if (Array.isArray(added)) for (const token of added) check(token?.content, token?.id);
   return last;
 }
@@ -56,10 +57,19 @@ export class Tokenizer {
    * @param tokenizer parsed tokenizer.json @param config parsed tokenizer_config.json @param maskTokenId the model's
    * @param source named in errors
    */
-  constructor(tokenizer: object, config: TokenizerConfig, chatTemplate: string | null, maskTokenId: number, source: string) {
+  constructor(
+    tokenizer: object,
+    config: TokenizerConfig,
+    chatTemplate: string | null,
+    maskTokenId: number,
+    source: string,
+  ) {
     const { model } = tokenizer as { model?: { unk_token?: unknown } };
     // The library looks for a word-level model's unknown token in the config alone.
-    this.#tokenizer = new HubTokenizer(tokenizer, { ...(model?.unk_token ? { unk_token: model.unk_token } : {}), ...config });
+    this.#tokenizer = new HubTokenizer(tokenizer, {
+      ...(model?.unk_token ? { unk_token: model.unk_token } : {}),
+      ...config,
+    });
     this.#config = config;
     this.#chatTemplate = chatTemplate;
     this.#source = source;
@@ -68,12 +78,19 @@ export class Tokenizer {
     this.eosToken = specialToken(config, 'eos_token');
   }
 
-  /** Ids of a text; special tokens written in the text are recognised. `addSpecialTokens` (default true) adds what the tokenizer adds by itself. */
+  /**
+   * Ids of a text; special tokens written in the text are recognised. `addSpecialTokens` (default true) adds what the
+   * tokenizer adds by itself.
+   */
   encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): number[] {
     const { ids, tokens } = this.#tokenizer.encode(text, { add_special_tokens: addSpecialTokens });
     // A vocabulary without all bytes and without an unknown token has no ids for some texts.
     const unknown = ids.findIndex((id: number | undefined) => !Number.isInteger(id));
-    if (unknown >= 0) throw new DUltraError('BAD_CHECKPOINT', `${this.#source}: the tokenizer has no token for ${show(tokens[unknown])}`);
+    if (unknown >= 0)
+      throw new DUltraError(
+        'BAD_CHECKPOINT',
+        `${this.#source}: the tokenizer has no token for ${show(tokens[unknown])}`,
+      );
     return ids;
   }
 
@@ -98,17 +115,29 @@ export class Tokenizer {
    * @param addGenerationPrompt ends with the header of the assistant's turn. Default true.
    * @throws DUltraError NO_TOKENIZER where there is no chat template, BAD_CHECKPOINT where it does not render.
    */
-  applyChatTemplate(messages: readonly ChatMessage[], { addGenerationPrompt = true }: { addGenerationPrompt?: boolean } = {}): string {
+  applyChatTemplate(
+    messages: readonly ChatMessage[],
+    { addGenerationPrompt = true }: { addGenerationPrompt?: boolean } = {},
+  ): string {
     if (this.#chatTemplate === null)
-      throw new DUltraError('NO_TOKENIZER', `${this.#source} has no chat template; pass the prompt as text instead of messages`);
+      throw new DUltraError(
+        'NO_TOKENIZER',
+        `${this.#source} has no chat template; pass the prompt as text instead of messages`,
+      );
     const named = Object.fromEntries(
       ['bos_token', 'eos_token', 'pad_token', 'unk_token'].map((name) => [name, specialToken(this.#config, name)]),
     );
     try {
-      return new Template(this.#chatTemplate).render({ ...named, messages, add_generation_prompt: addGenerationPrompt });
+      return new Template(this.#chatTemplate).render({
+        ...named,
+        messages,
+        add_generation_prompt: addGenerationPrompt,
+      });
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new DUltraError('BAD_CHECKPOINT', `${this.#source}: the chat template does not render: ${reason}`, { cause });
+      throw new DUltraError('BAD_CHECKPOINT', `${this.#source}: the chat template does not render: ${reason}`, {
+        cause,
+      });
     }
   }
 }
@@ -138,7 +167,9 @@ export async function loadTokenizer(folder: string, maskTokenId: number, limit: 
     checkIds(tokenizer, limit);
     return new Tokenizer(tokenizer, config, template, maskTokenId, folder);
   } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
   }
 }
 

@@ -30,15 +30,19 @@ export interface ModelTrainerOptions {
   freezeBase?: boolean;
   /** The planner head stays as it is; gradients still run through it. Default false. */
   freezePlanner?: boolean;
-  /** Recompute each layer's activations in the backward pass instead of keeping them: less memory, about a third more time. Default false. */
+  /**
+   * Recompute each layer's activations in the backward pass instead of keeping them: less memory, about a third more
+   * time. Default false.
+   */
   activationCheckpointing?: boolean;
   /** Train adapters in place of the base model's weights. Default null. */
   lora?: LoraOptions | null;
   /**
-   * How AdamW's two moments are stored: "float32" or "bfloat16", which takes 4 bytes less per parameter that trains. bfloat16 is rounded up or
-   * down at random, so that the mean is exact: a beta2 of 0.99 moves the second moment by 1 % a step and bfloat16 resolves 0.4 %, so that
-   * rounding to nearest would hold it where it is. The draws are a function of the seed, the optimiser step, the element and the moment alone.
-   * Arithmetic is fp32 either way. Default "float32".
+   * How AdamW's two moments are stored: "float32" or "bfloat16", which takes 4 bytes less per parameter that trains.
+   * bfloat16 is rounded up or down at random, so that the mean is exact: a beta2 of 0.99 moves the second moment by 1 %
+   * a step and bfloat16 resolves 0.4 %, so that rounding to nearest would hold it where it is. The draws are a function
+   * of the seed, the optimiser step, the element and the moment alone. Arithmetic is fp32 either way. Default
+   * "float32".
    */
   momentDtype?: MomentDtype;
   /** Seed of the adapters' first values, and of the rounding of bfloat16 moments. Default 0. */
@@ -52,12 +56,14 @@ export const MOMENT_DTYPES: readonly MomentDtype[] = ['float32', 'bfloat16'];
 
 /**
  * Bytes that a trainer takes per number of a checkpoint tensor, beside the model's weights and a pass's activations.
- * - `copy`: of every tensor that gradients run through, frozen or not: an fp32 master. None of a matrix that the model itself holds as row-major
+ * - `copy`: of every tensor that gradients run through, frozen or not: an fp32 master. None of a matrix that the model
+ *   itself holds as row-major
  *   bfloat16 (all of a model on CUDA that is stored in bfloat16, and an embedding table in bfloat16 anywhere, but for one that is the output head
  *   too): there the model's number is the master's upper half.
  * - `low`: of such a matrix, if it trains: the master's lower half.
  * - `gradient`, `moments` (both together): of what trains, adapters included.
- * - `frozenCopy`: of a projection that has an adapter: the base's own weight, in fp32; in bfloat16 (`frozenCopySplit`) where `copy` is not needed.
+ * - `frozenCopy`: of a projection that has an adapter: the base's own weight, in fp32; in bfloat16 (`frozenCopySplit`)
+ *   where `copy` is not needed.
  */
 export function trainerBytes(momentDtype: MomentDtype): {
   copy: number;
@@ -67,7 +73,14 @@ export function trainerBytes(momentDtype: MomentDtype): {
   frozenCopy: number;
   frozenCopySplit: number;
 } {
-  return { copy: 4, low: 2, gradient: 4, moments: momentDtype === 'bfloat16' ? 4 : 8, frozenCopy: 4, frozenCopySplit: 2 };
+  return {
+    copy: 4,
+    low: 2,
+    gradient: 4,
+    moments: momentDtype === 'bfloat16' ? 4 : 8,
+    frozenCopy: 4,
+    frozenCopySplit: 2,
+  };
 }
 
 /** Checks {@link LoraOptions} and fills in defaults. */
@@ -76,14 +89,22 @@ export function resolveLora(lora: LoraOptions): Required<LoraOptions> {
   checkInteger('lora.rank', lora.rank, { min: 1, max: 65536 });
   const { rank, alpha = 2 * rank, targets = ['q_proj', 'k_proj', 'v_proj', 'attn_out'] } = lora;
   checkNumber('lora.alpha', alpha, { minExclusive: 0, max: 1e6 });
-  if (!Array.isArray(targets) || targets.length === 0) throw new TypeError('lora.targets: expected a list of projections');
+  if (!Array.isArray(targets) || targets.length === 0)
+    throw new TypeError('lora.targets: expected a list of projections');
   for (const target of targets) checkChoice('lora.targets', target, LORA_TARGETS);
   return { rank, alpha, targets: [...new Set(targets as Required<LoraOptions>['targets'])] };
 }
 
 /** Checks {@link ModelTrainerOptions}. @throws TypeError, RangeError naming the option. */
 export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptions {
-  checkKeys('options', options, ['freezeBase', 'freezePlanner', 'activationCheckpointing', 'lora', 'momentDtype', 'seed']);
+  checkKeys('options', options, [
+    'freezeBase',
+    'freezePlanner',
+    'activationCheckpointing',
+    'lora',
+    'momentDtype',
+    'seed',
+  ]);
   const { freezeBase = false, freezePlanner = false, activationCheckpointing = false, lora = null, seed = 0 } = options;
   const { momentDtype = 'float32' } = options;
   checkChoice('freezeBase', freezeBase, [true, false] as const);
@@ -91,7 +112,8 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
   checkChoice('activationCheckpointing', activationCheckpointing, [true, false] as const);
   checkChoice('momentDtype', momentDtype, MOMENT_DTYPES);
   const adapters = lora && resolveLora(lora);
-  if (adapters && freezeBase) throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
+  if (adapters && freezeBase)
+    throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
   return {
     freezeBase,
     freezePlanner,
@@ -139,7 +161,10 @@ export class ModelTrainer {
     return fromNative(() => this.#native.gradNorm());
   }
 
-  /** One AdamW update; clears the gradients. @throws DUltraError NON_FINITE (and changes nothing) for a norm that is not finite. */
+  /**
+   * One AdamW update; clears the gradients. @throws DUltraError NON_FINITE (and changes nothing) for a norm that is not
+   * finite.
+   */
   step(request: NativeOptimizerStep): Promise<{ gradNorm: number; step: number }> {
     return fromNative(() => this.#native.step(request));
   }

@@ -53,8 +53,8 @@ const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
 const judged = new WeakMap<RewardBatch, Promise<(boolean | null)[]>>();
 
 /**
- * Whether each row's completion is right: by the data set's verifier, else by comparison with the answer, white space aside; null without both.
- * A batch is judged once, however many rewards ask.
+ * Whether each row's completion is right: by the data set's verifier, else by comparison with the answer, white space
+ * aside; null without both. A batch is judged once, however many rewards ask.
  */
 export function correctRows(batch: RewardBatch): Promise<(boolean | null)[]> {
   let rows = judged.get(batch);
@@ -71,13 +71,16 @@ export function correctRows(batch: RewardBatch): Promise<(boolean | null)[]> {
   return rows;
 }
 
-/** 1 for a right answer, 0 for a wrong one: by the data set's verifier, else by comparison with the answer, white space aside. */
+/**
+ * 1 for a right answer, 0 for a wrong one: by the data set's verifier, else by comparison with the answer, white space
+ * aside.
+ */
 export const exactAnswer: RewardFunction = async (batch) =>
   (await correctRows(batch)).map((correct) => (correct === null ? null : Number(correct)));
 
 /**
- * 1 + weight · (1 − NFE / genLength) for a right answer, 0 for a wrong one: speed counts only where the answer is right, so that no policy
- * gains by being fast and wrong.
+ * 1 + weight · (1 − NFE / genLength) for a right answer, 0 for a wrong one: speed counts only where the answer is
+ * right, so that no policy gains by being fast and wrong.
  */
 export function fastAnswer(options: { weight?: number } = {}): RewardFunction {
   checkKeys('options', options, ['weight']);
@@ -91,8 +94,8 @@ export function fastAnswer(options: { weight?: number } = {}): RewardFunction {
 }
 
 /**
- * A penalty for every step that a row took, in the three forms of the reference (with n_s the tokens that step s decided):
- * "sum" (default) −NFE / 50; "sqrt" −Σ √n_s; "sqrt_sum" −Σ √n_s / Σ n_s.
+ * A penalty for every step that a row took, in the three forms of the reference (with n_s the tokens that step s
+ * decided): "sum" (default) −NFE / 50; "sqrt" −Σ √n_s; "sqrt_sum" −Σ √n_s / Σ n_s.
  */
 export function stepPenalty(options: { form?: 'sum' | 'sqrt' | 'sqrt_sum' } = {}): RewardFunction {
   checkKeys('options', options, ['form']);
@@ -129,7 +132,15 @@ export function format(pattern: RegExp, options: { reward?: number } = {}): Rewa
   return ({ completions }) => completions.map((completion) => (stateless.test(completion) ? reward : 0));
 }
 
-export { type CodeResult, type CodeTests, codeRewardOf, type GradeOptions, gradeProgram, passAtK, pythonEqual } from '../grading/code';
+export {
+  type CodeResult,
+  type CodeTests,
+  codeRewardOf,
+  type GradeOptions,
+  gradeProgram,
+  passAtK,
+  pythonEqual,
+} from '../grading/code';
 export { extractAnswer, type MathEqualOptions, mathEqual } from '../grading/math-answer';
 export { NativePython, type NativePythonOptions } from '../grading/native-python';
 export {
@@ -152,8 +163,8 @@ function goldOf({ answer, meta }: RewardExample): string | null {
 }
 
 /**
- * 2 where the completion's answer is mathematically the right one, else 0. `compat: "reference"`: where it is the same string once normalised, as
- * the reference pays.
+ * 2 where the completion's answer is mathematically the right one, else 0. `compat: "reference"`: where it is the same
+ * string once normalised, as the reference pays.
  * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND where algebra is needed and the optional package is missing
  */
 export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: number } = {}): RewardFunction {
@@ -165,7 +176,8 @@ export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: numbe
     Promise.all(
       completions.map(async (completion, row) => {
         const example = examples[row];
-        if (compat === 'reference') return example.answer === null ? null : referenceText.mathReward(completion, example.answer);
+        if (compat === 'reference')
+          return example.answer === null ? null : referenceText.mathReward(completion, example.answer);
         const gold = goldOf(example);
         if (gold === null) return null;
         const answer = extractAnswer(completion);
@@ -175,8 +187,8 @@ export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: numbe
 }
 
 /**
- * 1 where the completion's program passes the problem's tests; −0.05 where it raises, or exceeds time or memory; else 0: the reference's values. For
- * examples of the code data sets; null for others.
+ * 1 where the completion's program passes the problem's tests; −0.05 where it raises, or exceeds time or memory; else
+ * 0: the reference's values. For examples of the code data sets; null for others.
  * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND, SANDBOX
  */
 export function codeTests(options: { sandbox?: PythonRunner } = {}): RewardFunction {
@@ -190,7 +202,9 @@ export function codeTests(options: { sandbox?: PythonRunner } = {}): RewardFunct
         const meta = examples[row].meta as Partial<CodeMeta> | null | undefined;
         if (!meta?.tests) return null;
         const program = programFor(meta as CodeMeta, completion);
-        return program.trim() === '' ? 0 : codeRewardOf(await gradeProgram(program, meta.tests, sandbox ?? sharedSandbox()));
+        return program.trim() === ''
+          ? 0
+          : codeRewardOf(await gradeProgram(program, meta.tests, sandbox ?? sharedSandbox()));
       }),
     );
 }
@@ -204,8 +218,9 @@ export interface CausalTeacherOptions {
 }
 
 /**
- * Mean log-probability per token that an autoregressive teacher gives the completion after the prompt: on-policy distillation. Prompt and completion
- * are tokenised by themselves, in the teacher's tokenizer and chat template, and never across their boundary; null for an empty completion.
+ * Mean log-probability per token that an autoregressive teacher gives the completion after the prompt: on-policy
+ * distillation. Prompt and completion are tokenised by themselves, in the teacher's tokenizer and chat template, and
+ * never across their boundary; null for an empty completion.
  */
 export function causalLogProb(options: CausalTeacherOptions): RewardFunction {
   checkKeys('options', options, ['model', 'tokenBudget']);
@@ -214,13 +229,16 @@ export function causalLogProb(options: CausalTeacherOptions): RewardFunction {
   checkInteger('tokenBudget', tokenBudget, { min: 1, max: 1 << 30 });
   return async ({ completions, examples }) => {
     const { tokenizer } = teacher;
-    if (!tokenizer) throw new DUltraError('NO_TOKENIZER', `${teacher.source} has no tokenizer.json, which a teacher needs`);
+    if (!tokenizer)
+      throw new DUltraError('NO_TOKENIZER', `${teacher.source} has no tokenizer.json, which a teacher needs`);
     const rows = completions.map((completion, row) => ({
       promptIds: teacher.encodePrompt(examples[row].prompt),
       ids: tokenizer.encode(completion, { addSpecialTokens: false }),
     }));
     const scored = await teacher.logProbs(rows, { tokenBudget });
-    return scored.map((logProbs) => (logProbs.length === 0 ? null : logProbs.reduce((sum, value) => sum + value, 0) / logProbs.length));
+    return scored.map((logProbs) =>
+      logProbs.length === 0 ? null : logProbs.reduce((sum, value) => sum + value, 0) / logProbs.length,
+    );
   };
 }
 
@@ -230,7 +248,10 @@ const ofText =
   ({ completions }) =>
     completions.map(value);
 
-/** 0.25 to 1: a box and an answer tag count half a point each, no box a quarter. The reference's format reward for mathematics. */
+/**
+ * 0.25 to 1: a box and an answer tag count half a point each, no box a quarter. The reference's format reward for
+ * mathematics.
+ */
 export const boxedFormat = ofText(referenceText.boxedFormatReward);
 
 /** 0.5 where the completion has both think tags. The reference's reward in thinking mode. */
@@ -241,17 +262,23 @@ export const codeFence = ofText(referenceText.codeFenceReward);
 
 /** Options of {@link teacherLogProb}. */
 export interface TeacherOptions {
-  /** A loaded model that judges: a larger one, or the frozen base that training began with. Not the model that trains. */
+  /**
+   * A loaded model that judges: a larger one, or the frozen base that training began with. Not the model that trains.
+   */
   model: MaskedDiffusionModel;
-  /** Forward passes per completion: its positions are masked in so many interleaved groups, each predicted from all the others. Default 4. */
+  /**
+   * Forward passes per completion: its positions are masked in so many interleaved groups, each predicted from all the
+   * others. Default 4.
+   */
   passes?: number;
   /** Tokens per forward pass of the teacher. Default 8192. */
   tokenBudget?: number;
 }
 
 /**
- * Mean log-probability per token that a teacher gives the completion, each token predicted from the rest of the row (a masked model's
- * pseudo-likelihood). Where the teacher's tokenizer is another one, prompt and completion are its own tokens throughout.
+ * Mean log-probability per token that a teacher gives the completion, each token predicted from the rest of the row (a
+ * masked model's pseudo-likelihood). Where the teacher's tokenizer is another one, prompt and completion are its own
+ * tokens throughout.
  */
 export function teacherLogProb(options: TeacherOptions): RewardFunction {
   checkKeys('options', options, ['model', 'passes', 'tokenBudget']);
@@ -282,7 +309,12 @@ export function teacherLogProb(options: TeacherOptions): RewardFunction {
         if (positions.length === 0) continue;
         const ids = whole.slice();
         for (const i of positions) ids[prompt.length + i] = teacher.config.maskTokenId;
-        rows.push({ owner, ids, positions: positions.map((i) => prompt.length + i), tokens: positions.map((i) => completion[i]) });
+        rows.push({
+          owner,
+          ids,
+          positions: positions.map((i) => prompt.length + i),
+          tokens: positions.map((i) => completion[i]),
+        });
       }
     });
     for (let begin = 0; begin < rows.length; ) {

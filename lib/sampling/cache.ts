@@ -20,7 +20,8 @@ const CACHE_TYPES = ['none', 'prefix', 'dual', 'refresh', 'delayed'] as const;
  */
 export function resolveCache(cache: CachePolicy | undefined, name = 'cache'): ResolvedCache {
   const given: CachePolicy = cache === undefined ? { type: 'none' } : cache;
-  if (typeof given !== 'object' || given === null) throw new TypeError(`${name}: expected an object with a "type", got ${String(given)}`);
+  if (typeof given !== 'object' || given === null)
+    throw new TypeError(`${name}: expected an object with a "type", got ${String(given)}`);
   checkChoice(`${name}.type`, given.type, CACHE_TYPES);
   if (given.type === 'none') {
     checkKeys(name, given, ['type']);

@@ -27,8 +27,8 @@ export interface Denoisable {
 }
 
 /**
- * Recorded draws instead of generated ones, for replaying a recorded run. Called before each step for each row that takes part;
- * `positions` are its candidates.
+ * Recorded draws instead of generated ones, for replaying a recorded run. Called before each step for each row that
+ * takes part; `positions` are its candidates.
  */
 export type RecordedUniforms = (at: { step: number; row: number; positions: Int32Array }) => {
   /** (candidates × vocabulary) uniforms of the Gumbel noise. */
@@ -150,7 +150,10 @@ async function chooseCustom(
     throw new TypeError(`sampler: expected the function to return an array of positions, got ${String(chosen)}`);
   for (let i = 0; i < chosen.length; i++) {
     const at = positions.indexOf(chosen[i]);
-    if (at < 0) throw new RangeError(`sampler: expected positions out of candidates.positions, got ${chosen[i]} (row ${row.index})`);
+    if (at < 0)
+      throw new RangeError(
+        `sampler: expected positions out of candidates.positions, got ${chosen[i]} (row ${row.index})`,
+      );
     selected[at] = 1;
   }
   if (chosen.length > 0) return false;
@@ -164,7 +167,8 @@ async function chooseCustom(
 function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int32Array | null {
   if (typeof sampler === 'function') return null;
   if (sampler.type === 'fixed') return Int32Array.from(rows, (row) => (row as BlockRow).scheduledCount(sampler.steps));
-  if (sampler.type === 'geometric') return Int32Array.from(rows, (row) => geometricCount(row.candidates.length, sampler.phi));
+  if (sampler.type === 'geometric')
+    return Int32Array.from(rows, (row) => geometricCount(row.candidates.length, sampler.phi));
   return null;
 }
 
@@ -189,8 +193,8 @@ function concatenate(parts: (Float64Array | undefined)[]): Float64Array | null {
 }
 
 /**
- * Runs the loop over a batch: one yield per forward pass, the rows' outcomes as the return value. Leaving the loop early stops the
- * native work.
+ * Runs the loop over a batch: one yield per forward pass, the rows' outcomes as the return value. Leaving the loop
+ * early stops the native work.
  */
 export async function* denoiseRows(
   target: Denoisable,
@@ -214,7 +218,9 @@ export async function* denoiseRows(
       cache: settings.cache,
       emptyPass: reference && (typeof sampler === 'function' || sampler.type !== 'factor'),
     };
-    return multiBlock ? new MultiBlockRow(index, input, rowSettings, multiBlock) : new BlockRow(index, input, rowSettings);
+    return multiBlock
+      ? new MultiBlockRow(index, input, rowSettings, multiBlock)
+      : new BlockRow(index, input, rowSettings);
   });
   const offsets = new Int32Array(rows.length + 1);
   for (const row of rows) offsets[row.index + 1] = offsets[row.index] + row.ids.length;
@@ -236,7 +242,9 @@ export async function* denoiseRows(
     for (let step = 0; ; step++) {
       const active = nextRows(rows, session, reference);
       if (active.length === 0) break;
-      const draws = recorded ? active.map((row) => recorded({ step, row: row.index, positions: row.candidates })) : null;
+      const draws = recorded
+        ? active.map((row) => recorded({ step, row: row.index, positions: row.candidates }))
+        : null;
       const request: NativeStepRequest = {
         ...rule,
         rows: Int32Array.from(active, (row) => row.index),
@@ -250,7 +258,10 @@ export async function* denoiseRows(
         temperedLogProb: settings.tempered,
         counts: stepCounts(sampler, active),
         referenceLikelihood: settings.referenceLikelihood,
-        uniforms: draws && { token: concatenate(draws.map((d) => d.token)), position: concatenate(draws.map((d) => d.position)) },
+        uniforms: draws && {
+          token: concatenate(draws.map((d) => d.token)),
+          position: concatenate(draws.map((d) => d.position)),
+        },
       };
       const result = await fromNative(session.step(request), signal);
       const event: DenoiseStep = { step, rows: [] };
@@ -298,7 +309,9 @@ async function finishRow(
     const extra = row.force(part);
     forcedPosition = extra < 0 ? -1 : part.positions[extra];
     if (extra >= 0)
-      await fromNative(() => session.write(row.index, part.positions.subarray(extra, extra + 1), part.tokens.subarray(extra, extra + 1)));
+      await fromNative(() =>
+        session.write(row.index, part.positions.subarray(extra, extra + 1), part.tokens.subarray(extra, extra + 1)),
+      );
   }
   if (typeof sampler === 'function' && part.positions.length > 0) {
     forcedPosition = forcedPositionOf(await chooseCustom(sampler, row, part));

@@ -1,7 +1,9 @@
 // Plain tagged objects as short text: a name, then values after colons.
 import { checkChoice } from '../options';
 
-/** How one name is written: what it stands for, what a bare value sets, and the options that can follow as name=value. */
+/**
+ * How one name is written: what it stands for, what a bare value sets, and the options that can follow as name=value.
+ */
 export interface Form<T> {
   base: T;
   /** The option that a value without a name sets; none: every value needs its name. */
@@ -44,7 +46,8 @@ export function parseForm<T>(what: string, text: string, forms: Readonly<Record<
       throw new RangeError(
         `${what}: ${name} takes ${Object.keys(options).join(', ') || 'no options'}; got ${JSON.stringify(option)} in ${JSON.stringify(text)}`,
       );
-    if (Object.hasOwn(given, option)) throw new RangeError(`${what}: ${option} is given twice in ${JSON.stringify(text)}`);
+    if (Object.hasOwn(given, option))
+      throw new RangeError(`${what}: ${option} is given twice in ${JSON.stringify(text)}`);
     given[option] = parseValue(`${what}.${option}`, part.slice(equals + 1), options[option]);
   }
   return { ...base, ...given } as T;

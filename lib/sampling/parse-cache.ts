@@ -18,9 +18,9 @@ const FORMS: Readonly<Record<string, Form<CachePolicy>>> = {
 export const CACHE_NAMES: readonly string[] = Object.keys(FORMS);
 
 /**
- * A cache policy out of its short form: a name, then values after colons. A bare value sets the policy's main option, `name=value` any:
- * "none", "prefix", "dual:dtype=bfloat16", "dual:planner=fresh", "refresh:4" (every), "refresh:changed=0.2", "delayed:2:every=3" (delay). A
- * comma never occurs in it, so that lists can be split at commas.
+ * A cache policy out of its short form: a name, then values after colons. A bare value sets the policy's main option,
+ * `name=value` any: "none", "prefix", "dual:dtype=bfloat16", "dual:planner=fresh", "refresh:4" (every),
+ * "refresh:changed=0.2", "delayed:2:every=3" (delay). A comma never occurs in it, so that lists can be split at commas.
  * @returns what was written and nothing else; defaults are filled in where the policy is used.
  * @throws TypeError, RangeError naming the part, what was expected and what came.
  */

@@ -39,10 +39,11 @@ const FORMS: Readonly<Record<string, Form<SamplerObject>>> = {
 export const SAMPLER_NAMES: readonly string[] = Object.keys(FORMS);
 
 /**
- * A sampler out of its short form: a name, then values after colons. A bare value sets the sampler's main option, `name=value` any:
- * "planner", "planner:bernoulli", "planner:1.5" (probabilityScale), "planner-round:1.1", "planner-cut:0.5", "confidence:0.9",
- * "factor:1:lastPair=true", "entropy:0.45", "entropy-sum:0.1", "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps,
- * positions at random), "d3llm:0.45:blockAddThreshold=0.1". A comma never occurs in it, so that lists can be split at commas.
+ * A sampler out of its short form: a name, then values after colons. A bare value sets the sampler's main option,
+ * `name=value` any: "planner", "planner:bernoulli", "planner:1.5" (probabilityScale), "planner-round:1.1",
+ * "planner-cut:0.5", "confidence:0.9", "factor:1:lastPair=true", "entropy:0.45", "entropy-sum:0.1",
+ * "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps, positions at random),
+ * "d3llm:0.45:blockAddThreshold=0.1". A comma never occurs in it, so that lists can be split at commas.
  * @returns what was written and nothing else; defaults are filled in where the sampler is used.
  * @throws RangeError naming the part, what was expected and what came.
  */

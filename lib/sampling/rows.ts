@@ -60,7 +60,10 @@ export abstract class Row {
   fullForwards = 0;
   logLikelihood = 0;
   finished = false;
-  /** What the next pass decides about and computes, as `enter` settled it. Without a cache `queries` is null: everything. */
+  /**
+   * What the next pass decides about and computes, as `enter` settled it. Without a cache `queries` is null:
+   * everything.
+   */
   candidates: Int32Array = new Int32Array(0);
   queries: Int32Array | null = null;
 
@@ -124,7 +127,10 @@ export abstract class Row {
     if (!cache) return;
     const { cache: policy, emptyPass } = this.settings;
     const owes = policy.type === 'prefix' || policy.type === 'dual' ? (policy.emptyPass ?? emptyPass) : false;
-    this.queries = cache.plan({ ids, candidates, window, pass, blocks: policy.type === 'delayed' ? blocks() : [] }, owes);
+    this.queries = cache.plan(
+      { ids, candidates, window, pass, blocks: policy.type === 'delayed' ? blocks() : [] },
+      owes,
+    );
   }
 
   protected noProgress(why: string): DUltraError {
@@ -167,7 +173,10 @@ export class BlockRow extends Row {
 
   /** The block has masks, or a pass to come although it has none. */
   hasWork(block: number): boolean {
-    return this.hasMasks(this.candidatesBegin(block), this.windowEnd(block)) || (block === this.block && (this.cache?.owesPass ?? false));
+    return (
+      this.hasMasks(this.candidatesBegin(block), this.windowEnd(block)) ||
+      (block === this.block && (this.cache?.owesPass ?? false))
+    );
   }
 
   enterBlock(block: number): void {
@@ -196,7 +205,8 @@ export class BlockRow extends Row {
     const { blockLength } = this.settings;
     const end = this.windowEnd();
     this.candidates = this.masks(this.candidatesBegin(block), end);
-    if (this.windowBegin < 0) this.windowBegin = Math.min(begin + block * blockLength, this.candidates[0] ?? ids.length);
+    if (this.windowBegin < 0)
+      this.windowBegin = Math.min(begin + block * blockLength, this.candidates[0] ?? ids.length);
     this.planPass({ begin: this.windowBegin, end }, this.steps + 1, () => {
       const blocks = [{ start: 0, end: begin, masks: this.countMasks(0, begin) }];
       for (let b = 0; b <= block; b++) {
@@ -319,7 +329,12 @@ export class MultiBlockRow extends Row {
     for (const [i, block] of open.entries())
       if (i > 0 && !block.active && this.progress(open[i - 1]) >= this.rule.decodedTokenThreshold) block.active = true;
     const last = open[open.length - 1];
-    if (!eos && open.length > 1 && open.length <= this.count && (this.progress(last) >= this.rule.blockAddThreshold || last.masks === 0))
+    if (
+      !eos &&
+      open.length > 1 &&
+      open.length <= this.count &&
+      (this.progress(last) >= this.rule.blockAddThreshold || last.masks === 0)
+    )
       this.addBlock();
     let rightmost = 0;
     for (const [i, { active, masks }] of open.entries()) if (i > 0 && (active || masks > 0)) rightmost = i;
@@ -327,7 +342,11 @@ export class MultiBlockRow extends Row {
     this.end = open[rightmost].end;
     this.candidates = (reference ? noted : this.masks(0, this.end)).filter((position) => position < this.end);
     const first = open.find(({ masks }) => masks > 0);
-    this.planPass({ begin: Math.min(first?.start ?? this.end, this.candidates[0] ?? this.end), end: this.end }, this.pass, () => open);
+    this.planPass(
+      { begin: Math.min(first?.start ?? this.end, this.candidates[0] ?? this.end), end: this.end },
+      this.pass,
+      () => open,
+    );
     if (this.queries?.length === 0) return false;
     // Masks that the reference has left behind in its cache are out of reach.
     const { queries } = this;
@@ -345,14 +364,16 @@ export class MultiBlockRow extends Row {
     const eos = eosTokenId === null ? -1 : ids.indexOf(eosTokenId, begin);
     if (eosTokenId === null || eos < 0) return false;
     const filled = this.fill(eos, eosTokenId);
-    if (filled.length > 0) session.write(this.index, Int32Array.from(filled), new Int32Array(filled.length).fill(eosTokenId));
+    if (filled.length > 0)
+      session.write(this.index, Int32Array.from(filled), new Int32Array(filled.length).fill(eosTokenId));
     for (const [i, block] of open.entries()) {
       if (i === 0 || block.end <= eos) continue;
       const masks = block.start > eos ? 0 : this.countMasks(block.start, eos + 1);
       if (masks === 0 && block.masks !== 0) block.active = true;
       block.masks = masks;
     }
-    while (open.length <= this.count && begin + (open.length - 1) * this.settings.blockLength > eos) this.addBlock(true);
+    while (open.length <= this.count && begin + (open.length - 1) * this.settings.blockLength > eos)
+      this.addBlock(true);
     return true;
   }
 
@@ -370,8 +391,8 @@ export class MultiBlockRow extends Row {
   }
 
   /**
-   * The progress rule: where the first active block with masks got nothing, its candidate of lowest entropy is selected too. Returns its
-   * index among the candidates, or -1.
+   * The progress rule: where the first active block with masks got nothing, its candidate of lowest entropy is selected
+   * too. Returns its index among the candidates, or -1.
    */
   force({ positions, entropies, selected }: RowStep): number {
     const block = this.open.find(({ active, masks }, i) => i > 0 && active && masks > 0);
@@ -392,7 +413,8 @@ export class MultiBlockRow extends Row {
     for (const [b, block] of this.open.entries()) {
       if (b === 0 && this.settings.reference) continue;
       let chosen = 0;
-      for (let i = 0; i < positions.length; i++) if (selected[i] && positions[i] >= block.start && positions[i] < block.end) chosen++;
+      for (let i = 0; i < positions.length; i++)
+        if (selected[i] && positions[i] >= block.start && positions[i] < block.end) chosen++;
       block.masks = Math.max(0, block.masks - chosen);
     }
     // Whether another pass comes is settled here, so that the event of the last one can say so.

@@ -26,7 +26,16 @@ export type ResolvedSampler =
   | (Required<Omit<FixedSampler, 'steps'>> & { steps: number | null })
   | Required<D3llmSampler>;
 
-const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'entropy-sum', 'geometric', 'fixed', 'd3llm'] as const;
+const SAMPLER_TYPES = [
+  'planner',
+  'confidence',
+  'factor',
+  'entropy',
+  'entropy-sum',
+  'geometric',
+  'fixed',
+  'd3llm',
+] as const;
 
 /**
  * Checks a sampler and fills in its defaults.
@@ -35,7 +44,8 @@ const SAMPLER_TYPES = ['planner', 'confidence', 'factor', 'entropy', 'entropy-su
  */
 export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean): ResolvedSampler | CustomSampler {
   if (typeof sampler === 'function') return sampler;
-  const given: SamplerObject = sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
+  const given: SamplerObject =
+    sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
   if (typeof given !== 'object' || given === null)
     throw new TypeError(`sampler: expected an object with a "type", or a function, got ${String(given)}`);
   checkChoice('sampler.type', given.type, SAMPLER_TYPES);
@@ -46,11 +56,18 @@ export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean
       checkChoice('sampler.select', select, ['topk', 'round', 'threshold', 'bernoulli'] as const);
       if (cut !== undefined) {
         checkNumber('sampler.cut', cut, { min: 0, max: 1 });
-        if (select !== 'threshold') throw new TypeError(`sampler.cut: only with select "threshold", got select ${JSON.stringify(select)}`);
+        if (select !== 'threshold')
+          throw new TypeError(`sampler.cut: only with select "threshold", got select ${JSON.stringify(select)}`);
       }
       checkNumber('sampler.probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
       checkNumber('sampler.plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });
-      return { type: 'planner', select, cut: select === 'threshold' ? (cut ?? 0.5) : null, probabilityScale, plannerTemperature };
+      return {
+        type: 'planner',
+        select,
+        cut: select === 'threshold' ? (cut ?? 0.5) : null,
+        probabilityScale,
+        plannerTemperature,
+      };
     }
     case 'confidence': {
       checkKeys('sampler', given, ['type', 'threshold']);
@@ -109,16 +126,31 @@ const PLANNER_RULES = {
   bernoulli: 'plannerBernoulli',
 } as const satisfies Record<string, NativeRule>;
 
-const ORDER_RULES = { confidence: 'fixed', random: 'random', left_to_right: 'leftToRight' } as const satisfies Record<string, NativeRule>;
+const ORDER_RULES = { confidence: 'fixed', random: 'random', left_to_right: 'leftToRight' } as const satisfies Record<
+  string,
+  NativeRule
+>;
 
 /** The part of a native step request that a sampler decides. */
 export type RuleRequest = Pick<
   NativeStepRequest,
-  'rule' | 'planner' | 'plannerTemperature' | 'probabilityScale' | 'threshold' | 'factor' | 'factorLastPair' | 'byEntropy' | 'excludeMask'
+  | 'rule'
+  | 'planner'
+  | 'plannerTemperature'
+  | 'probabilityScale'
+  | 'threshold'
+  | 'factor'
+  | 'factorLastPair'
+  | 'byEntropy'
+  | 'excludeMask'
 >;
 
 /** The native rule of a sampler. `reference` applies the reference's quirks to the rival samplers. */
-export function ruleRequest(sampler: ResolvedSampler | CustomSampler, hasPlanner: boolean, reference: boolean): RuleRequest {
+export function ruleRequest(
+  sampler: ResolvedSampler | CustomSampler,
+  hasPlanner: boolean,
+  reference: boolean,
+): RuleRequest {
   const request: RuleRequest = {
     rule: 'none',
     planner: false,
@@ -136,7 +168,15 @@ export function ruleRequest(sampler: ResolvedSampler | CustomSampler, hasPlanner
     case 'planner': {
       const rule = PLANNER_RULES[sampler.select];
       const { plannerTemperature, probabilityScale } = sampler;
-      return { ...request, rule, planner: true, plannerTemperature, probabilityScale, threshold: sampler.cut ?? 0, excludeMask: true };
+      return {
+        ...request,
+        rule,
+        planner: true,
+        plannerTemperature,
+        probabilityScale,
+        threshold: sampler.cut ?? 0,
+        excludeMask: true,
+      };
     }
     case 'confidence':
       return { ...request, rule: 'threshold', threshold: sampler.threshold };
@@ -150,7 +190,11 @@ export function ruleRequest(sampler: ResolvedSampler | CustomSampler, hasPlanner
     case 'geometric':
       return { ...request, rule: ORDER_RULES[sampler.order] };
     case 'fixed':
-      return { ...request, rule: sampler.remasking === 'random' ? 'random' : 'fixed', byEntropy: sampler.remasking === 'low_entropy' };
+      return {
+        ...request,
+        rule: sampler.remasking === 'random' ? 'random' : 'fixed',
+        byEntropy: sampler.remasking === 'low_entropy',
+      };
   }
 }
 

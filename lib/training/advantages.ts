@@ -7,10 +7,13 @@ export type ScaleRewards = 'none' | 'group' | 'batch';
 const STD_EPSILON = 1e-4;
 
 /**
- * Weighted sum of several reward functions' values per row. null and NaN leave a function out of a row's sum; a row that every function
- * leaves out gets NaN.
+ * Weighted sum of several reward functions' values per row. null and NaN leave a function out of a row's sum; a row
+ * that every function leaves out gets NaN.
  */
-export function totalRewards(columns: readonly { values: ArrayLike<number | null>; weight: number }[], rows: number): Float64Array {
+export function totalRewards(
+  columns: readonly { values: ArrayLike<number | null>; weight: number }[],
+  rows: number,
+): Float64Array {
   const totals = new Float64Array(rows).fill(Number.NaN);
   for (const { values, weight } of columns)
     for (let row = 0; row < rows; row++) {

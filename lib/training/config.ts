@@ -40,16 +40,23 @@ async function readExamples(name: string, file: string): Promise<TrainingExample
     }
   };
   if (text.trimStart().startsWith('[')) return parse(text, file) as TrainingExample[];
-  return text.split('\n').flatMap((line, i) => (line.trim() === '' ? [] : [parse(line, `${file}, line ${i + 1}`) as TrainingExample]));
+  return text
+    .split('\n')
+    .flatMap((line, i) => (line.trim() === '' ? [] : [parse(line, `${file}, line ${i + 1}`) as TrainingExample]));
 }
 
-/** The data set that a configuration names. @throws RangeError for a name that is neither a task nor a file; as `datasets.open`. */
+/**
+ * The data set that a configuration names. @throws RangeError for a name that is neither a task nor a file; as
+ * `datasets.open`.
+ */
 export async function openDataset(
   config: Pick<TrainConfig, 'dataset' | 'datasetOptions' | 'validation' | 'evalEvery'>,
 ): Promise<TaskDataset | ExampleData> {
   const { dataset, datasetOptions = {}, validation, evalEvery = 0 } = config;
-  if (dataset === undefined) throw new TypeError('dataset: expected the name of a task or a file of examples, got none');
-  if (isKnown(dataset)) return open(dataset, { ...datasetOptions, splits: evalEvery > 0 ? ['train', 'validation'] : ['train'] });
+  if (dataset === undefined)
+    throw new TypeError('dataset: expected the name of a task or a file of examples, got none');
+  if (isKnown(dataset))
+    return open(dataset, { ...datasetOptions, splits: evalEvery > 0 ? ['train', 'validation'] : ['train'] });
   if (!existsSync(dataset))
     throw new RangeError(`dataset: expected one of ${names().join(', ')}, or a file, got ${JSON.stringify(dataset)}`);
   const examples = await readExamples('dataset', dataset);
@@ -61,10 +68,14 @@ export async function openDataset(
 }
 
 /**
- * The folder of the model that a configuration names; makes a new model in `newModelFolder` where it asks for one and there is none yet.
- * undefined: the embedded model.
+ * The folder of the model that a configuration names; makes a new model in `newModelFolder` where it asks for one and
+ * there is none yet. undefined: the embedded model.
  */
-export async function prepareModel(config: TrainConfig, data: TrainingData, newModelFolder: string): Promise<string | undefined> {
+export async function prepareModel(
+  config: TrainConfig,
+  data: TrainingData,
+  newModelFolder: string,
+): Promise<string | undefined> {
   const { model } = config;
   if (typeof model !== 'object') return model;
   checkKeys('model', model, ['create']);
@@ -75,7 +86,11 @@ export async function prepareModel(config: TrainConfig, data: TrainingData, newM
   return newModelFolder;
 }
 
-async function makeReward(name: string, config: RewardConfig, teachers: { dispose(): void }[]): Promise<RewardFunction> {
+async function makeReward(
+  name: string,
+  config: RewardConfig,
+  teachers: { dispose(): void }[],
+): Promise<RewardFunction> {
   const at = `rewards.${name}`;
   checkKeys(at, config, ['type', 'weight', 'options']);
   const { type, options = {} } = config;
@@ -103,7 +118,11 @@ async function makeReward(name: string, config: RewardConfig, teachers: { dispos
       return { codeTests, boxedFormat, thinkTags, codeFence }[type]();
     case 'causalLogProb': {
       checkKeys(`${at}.options`, options, ['model', 'dtype', 'tokenBudget']);
-      const { model, dtype, tokenBudget } = options as { model: string; dtype?: LoadModelOptions['dtype']; tokenBudget?: number };
+      const { model, dtype, tokenBudget } = options as {
+        model: string;
+        dtype?: LoadModelOptions['dtype'];
+        tokenBudget?: number;
+      };
       const teacher = await loadCausalModel(model, { ...(dtype && { dtype }) });
       teachers.push(teacher);
       return causalLogProb({ model: teacher, ...(tokenBudget !== undefined && { tokenBudget }) });
@@ -127,7 +146,15 @@ export async function* runConfig(
   config: TrainConfig,
   { signal }: { signal?: AbortSignal } = {},
 ): AsyncGenerator<StageMetrics, void, void> {
-  const { model: _, dataset: __, datasetOptions: ____, validation: ___, rewards = {}, referenceModel, ...rest } = config;
+  const {
+    model: _,
+    dataset: __,
+    datasetOptions: ____,
+    validation: ___,
+    rewards = {},
+    referenceModel,
+    ...rest
+  } = config;
   const dataset = await openDataset(config);
   const given = { ...rest, dataset, ...(signal && { signal }) };
   if (stage !== 'grpo') {

@@ -67,7 +67,8 @@ function checkExamples(name: string, examples: unknown): TrainingRow[] {
     const { prompt, answer, category = '', meta } = example;
     if (typeof prompt !== 'string' && !Array.isArray(prompt))
       throw new TypeError(`${at}.prompt: expected a string or chat messages, got ${String(prompt)}`);
-    if (answer !== undefined && typeof answer !== 'string') throw new TypeError(`${at}.answer: expected a string, got ${String(answer)}`);
+    if (answer !== undefined && typeof answer !== 'string')
+      throw new TypeError(`${at}.answer: expected a string, got ${String(answer)}`);
     rows.push({ prompt, answer: answer ?? null, category, meta });
   }
   if (rows.length === 0) throw new RangeError(`${name}: expected at least one example, got none`);
@@ -97,7 +98,10 @@ export function openData(data: TrainingData, seed: bigint): DataSource {
     const { name, genLength, blockLength, finite } = data;
     if (finite) {
       const { train, validation } = finite;
-      if (!train) throw new RangeError(`dataset: expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`);
+      if (!train)
+        throw new RangeError(
+          `dataset: expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`,
+        );
       return {
         name,
         size: train.length,

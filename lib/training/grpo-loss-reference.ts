@@ -1,7 +1,11 @@
-// The GRPO loss exactly as the reference implementation computes it, for `compat: "reference"`. It differs from grpo-loss.ts in four ways:
-// * the batch is walked in chunks of ⌊B/2⌋ rows, each averaged over its own rows, so that gradients are twice those of a mean over B;
-// * rows that idle in a step in which another row of the chunk does not still add −A to the loss (a constant: no gradient);
-// * with beta > 0 the sequence-level term is broadcast over the P + G positions of the row before the sum, hence counted P + G times;
+// The GRPO loss exactly as the reference implementation computes it, for `compat: "reference"`. It differs from
+// grpo-loss.ts in four ways:
+// * the batch is walked in chunks of ⌊B/2⌋ rows, each averaged over its own rows, so that gradients are twice those of
+//   a mean over B;
+// * rows that idle in a step in which another row of the chunk does not still add −A to the loss (a constant: no
+//   gradient);
+// * with beta > 0 the sequence-level term is broadcast over the P + G positions of the row before the sum, hence
+//   counted P + G times;
 // * with beta > 0 the reference rows are not cut to the chunk, so that a chunk of one row meets every row of the batch.
 import { clippedObjective, type GrpoLossOptions } from './grpo-loss';
 

@@ -1,14 +1,19 @@
-// The GRPO loss of one replayed denoising step, and its gradient. Nothing here knows of models: a researcher changes the loss here.
+// The GRPO loss of one replayed denoising step, and its gradient. Nothing here knows of models: a researcher changes
+// the loss here.
 //
-// A step unmasked some candidates of a row and left the others masked. Its log-likelihood is a sum of parts, one per candidate
-// (log p + log π(token) where unmasked, log(1 − p) where not); the whole step is one action, so there is one ratio per step.
+// A step unmasked some candidates of a row and left the others masked. Its log-likelihood is a sum of parts, one per
+// candidate (log p + log π(token) where unmasked, log(1 − p) where not); the whole step is one action, so there is one
+// ratio per step.
 
 /** What decides the loss, apart from the numbers of a step. */
 export interface GrpoLossOptions {
   /** The ratio is clipped to 1 − low … 1 + high. */
   clipEpsilonLow: number;
   clipEpsilonHigh: number;
-  /** Upper bound of the ratio in the unclipped term, or null (two-sided clipping: bounds the loss of negative advantages). */
+  /**
+   * Upper bound of the ratio in the unclipped term, or null (two-sided clipping: bounds the loss of negative
+   * advantages).
+   */
   delta: number | null;
   /** Weight of the KL divergence from the frozen reference model. */
   beta: number;
@@ -43,8 +48,8 @@ export interface GrpoStepLoss {
 /**
  * −min(ρ' A, clip(ρ, 1 − ε_low, 1 + ε_high) A) + β Σ k3, times `scale`, with ρ' = min(ρ, δ).
  *
- * The gradient of the first term with respect to every part of the log-likelihood is the same number, −ρ A (or 0 where clipped), since
- * log ρ is their plain sum; the KL term adds its own per candidate.
+ * The gradient of the first term with respect to every part of the log-likelihood is the same number, −ρ A (or 0 where
+ * clipped), since log ρ is their plain sum; the KL term adds its own per candidate.
  */
 export function grpoLoss(step: GrpoStep, options: GrpoLossOptions): GrpoStepLoss {
   const { advantage, logLikelihoods, oldLogLikelihoods, referenceLogLikelihoods } = step;
@@ -52,7 +57,13 @@ export function grpoLoss(step: GrpoStep, options: GrpoLossOptions): GrpoStepLoss
 
   let logRatio = 0;
   for (let i = 0; i < logLikelihoods.length; i++) logRatio += logLikelihoods[i] - oldLogLikelihoods[i];
-  const { ratio, objective, slope, clipped } = clippedObjective(logRatio, advantage, clipEpsilonLow, clipEpsilonHigh, delta);
+  const { ratio, objective, slope, clipped } = clippedObjective(
+    logRatio,
+    advantage,
+    clipEpsilonLow,
+    clipEpsilonHigh,
+    delta,
+  );
 
   const dLogLikelihoods = new Float32Array(logLikelihoods.length).fill(-slope * scale);
   let kl = 0;

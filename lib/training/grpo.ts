@@ -15,7 +15,15 @@ import { type GrpoStepLoss, grpoLoss } from './grpo-loss';
 import { referenceGrpoLoss } from './grpo-loss-reference';
 import { type Measured, runStage, type StagePlan, type TrainingMetrics } from './loop';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
-import { type PolicySettings, type ReplayRow, type Rollouts, recordRollouts, replayBatches, replayRequest, splitByRow } from './replay';
+import {
+  type PolicySettings,
+  type ReplayRow,
+  type Rollouts,
+  recordRollouts,
+  replayBatches,
+  replayRequest,
+  splitByRow,
+} from './replay';
 
 /** Options of {@link GrpoTrainer}. */
 export interface GrpoOptions extends TrainingOptions, TrainableOptions {
@@ -35,7 +43,10 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   delta?: number | null;
   /** Weight of the KL divergence from the reference model. Default 0. */
   beta?: number;
-  /** A second loaded model that stays as it is. Needed for beta > 0, except with `lora` and `freezePlanner`: there it is the model without its adapters. */
+  /**
+   * A second loaded model that stays as it is. Needed for beta > 0, except with `lora` and `freezePlanner`: there it is
+   * the model without its adapters.
+   */
   referenceModel?: MaskedDiffusionModel;
   /** Divide advantages by the group's or the batch's standard deviation. Default "none". */
   scaleRewards?: ScaleRewards;
@@ -46,8 +57,8 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   /** Log-probabilities of tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'tempered' | 'untempered';
   /**
-   * Log-likelihood of a step in which progress was forced: "exact" (every other position kept) or "reference" (log p of the forced position
-   * added). Default "exact", with compat: "reference" that.
+   * Log-likelihood of a step in which progress was forced: "exact" (every other position kept) or "reference" (log p of
+   * the forced position added). Default "exact", with compat: "reference" that.
    */
   forcedStep?: 'exact' | 'reference';
   /** Multiplies unmasking probabilities, in rollout and replay. Default 1. */
@@ -61,15 +72,17 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   /** End a rollout when everything before its first end of sequence is decided. Default true. */
   stopAtEos?: boolean;
   /**
-   * Rollouts keep keys and values between passes. The replay goes through the same passes on a cache of its own, filled with the weights as
-   * they are by then; keys and values of earlier passes are constants to the gradient. fp32 only, and not with compat. Default: none.
+   * Rollouts keep keys and values between passes. The replay goes through the same passes on a cache of its own, filled
+   * with the weights as they are by then; keys and values of earlier passes are constants to the gradient. fp32 only,
+   * and not with compat. Default: none.
    */
   cache?: CachePolicy;
   /** How evaluations decode. Default: `{ type: "planner" }`. */
   evalSampler?: SamplerObject;
   /**
-   * "reference" computes what the reference implementation does: rows of a batch advance together, half-batches are averaged by themselves
-   * (twice the gradient), forced steps add log p of the forced position, and a frozen planner switches `stepPenalty` rewards off.
+   * "reference" computes what the reference implementation does: rows of a batch advance together, half-batches are
+   * averaged by themselves (twice the gradient), forced steps add log p of the forced position, and a frozen planner
+   * switches `stepPenalty` rewards off.
    */
   compat?: 'reference';
 }
@@ -146,7 +159,8 @@ interface Experience extends Rollouts {
   metrics: Record<string, number>;
 }
 
-const mean = (values: ArrayLike<number>) => Array.from(values).reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
+const mean = (values: ArrayLike<number>) =>
+  Array.from(values).reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 
 function deviation(values: readonly number[]): number {
   if (values.length < 2) return 0;
@@ -199,10 +213,22 @@ class GrpoStage {
 
   /** Rolls a batch out and judges it. */
   async #collect(batch: number): Promise<Experience> {
-    const { promptsPerStep, accumulation, numGenerations, seed, policy, tokenBudget, genLength, blockLength, stopAtEos } = this.#options;
+    const {
+      promptsPerStep,
+      accumulation,
+      numGenerations,
+      seed,
+      policy,
+      tokenBudget,
+      genLength,
+      blockLength,
+      stopAtEos,
+    } = this.#options;
     const examples = this.#data.train(batch, promptsPerStep * accumulation);
     const rows = examples.flatMap((example) => new Array<TrainingRow>(numGenerations).fill(example));
-    const prompts = examples.flatMap((example) => new Array<Int32Array>(numGenerations).fill(this.#model.encodePrompt(example.prompt)));
+    const prompts = examples.flatMap((example) =>
+      new Array<Int32Array>(numGenerations).fill(this.#model.encodePrompt(example.prompt)),
+    );
     const rollouts = await recordRollouts(this.#model, prompts, {
       genLength,
       blockLength,
@@ -221,19 +247,33 @@ class GrpoStage {
   }
 
   /** Rewards of completions, and what they say on the whole. */
-  async #judge(examples: TrainingRow[], results: GenerateResult[]): Promise<{ totals: Float64Array; metrics: Record<string, number> }> {
+  async #judge(
+    examples: TrainingRow[],
+    results: GenerateResult[],
+  ): Promise<{ totals: Float64Array; metrics: Record<string, number> }> {
     const { rewards, genLength } = this.#options;
     const { verify } = this.#data;
-    const batch: RewardBatch = { completions: results.map(({ text }) => text), examples, results, genLength, verify, model: this.#model };
+    const batch: RewardBatch = {
+      completions: results.map(({ text }) => text),
+      examples,
+      results,
+      genLength,
+      verify,
+      model: this.#model,
+    };
     const metrics: Record<string, number> = {};
     const columns: { values: ArrayLike<number | null>; weight: number }[] = [];
     for (const { name, fn, weight } of rewards) {
       const values = await fn(batch);
       if (typeof values?.length !== 'number' || values.length !== results.length)
-        throw new TypeError(`rewards.${name}: expected ${results.length} numbers or nulls, got ${values?.length ?? String(values)}`);
+        throw new TypeError(
+          `rewards.${name}: expected ${results.length} numbers or nulls, got ${values?.length ?? String(values)}`,
+        );
       for (let row = 0; row < values.length; row++)
         if (values[row] !== null && (typeof values[row] !== 'number' || Math.abs(values[row] as number) === Infinity))
-          throw new TypeError(`rewards.${name}: expected a finite number or null for each row, got ${String(values[row])} for row ${row}`);
+          throw new TypeError(
+            `rewards.${name}: expected a finite number or null for each row, got ${String(values[row])} for row ${row}`,
+          );
       columns.push({ values, weight });
       const counted = Array.from(values).filter((value): value is number => value !== null && !Number.isNaN(value));
       if (counted.length > 0) metrics[`reward/${name}`] = mean(counted);
@@ -260,7 +300,9 @@ class GrpoStage {
       const all = steps.map((row, index) => ({ row, index }));
       for await (const { items, cached } of replayBatches(model, all, ({ row }) => row, { policy, tokenBudget })) {
         const rows = items.map(({ row }) => row);
-        const { logLikelihoods } = await scorer.score(replayRequest(rows, policy, { maskTokenId, keep: false, cached }));
+        const { logLikelihoods } = await scorer.score(
+          replayRequest(rows, policy, { maskTokenId, keep: false, cached }),
+        );
         for (const [i, part] of splitByRow(logLikelihoods!, rows).entries()) out[items[i].index] = part.slice();
       }
     } finally {
@@ -281,9 +323,14 @@ class GrpoStage {
     const sum = { loss: 0, tokens: 0, kl: 0, clippedLow: 0, clippedHigh: 0, ratioDeviation: 0 };
     for (let begin = 0; begin < advantages.length; begin += part) {
       const own = useful.filter(({ row }) => row.rollout >= begin && row.rollout < begin + part);
-      for await (const { items, cached } of replayBatches(this.#model, own, ({ row }) => row, { policy, tokenBudget })) {
+      for await (const { items, cached } of replayBatches(this.#model, own, ({ row }) => row, {
+        policy,
+        tokenBudget,
+      })) {
         const rows = items.map(({ row }) => row);
-        const { logLikelihoods } = await this.#trainer.score(replayRequest(rows, policy, { maskTokenId, keep: true, cached }));
+        const { logLikelihoods } = await this.#trainer.score(
+          replayRequest(rows, policy, { maskTokenId, keep: true, cached }),
+        );
         const current = splitByRow(logLikelihoods!, rows);
         const gradients = items.map(({ row, advantage, reference }, i) => {
           const result = this.#loss(row, advantage, current[i], reference);
@@ -312,7 +359,17 @@ class GrpoStage {
   }
 
   #loss(row: ReplayRow, advantage: number, logLikelihoods: Float32Array, reference: Float32Array | null): GrpoStepLoss {
-    const { clipEpsilonLow, clipEpsilonHigh, delta, beta, genLength, accumulation, promptsPerStep, numGenerations, policy } = this.#options;
+    const {
+      clipEpsilonLow,
+      clipEpsilonHigh,
+      delta,
+      beta,
+      genLength,
+      accumulation,
+      promptsPerStep,
+      numGenerations,
+      policy,
+    } = this.#options;
     const { oldLogLikelihoods } = row;
     const rollouts = promptsPerStep * numGenerations;
     const clip = { clipEpsilonLow, clipEpsilonHigh, delta, beta };
@@ -335,7 +392,12 @@ class GrpoStage {
       references: reference ? [dense(reference)] : [],
     };
     const chunkRows = Math.max(1, Math.floor(rollouts / 2));
-    const { loss, ratios, dLogLikelihoods } = referenceGrpoLoss([whole], { ...clip, genLength, accumulation, chunkRows });
+    const { loss, ratios, dLogLikelihoods } = referenceGrpoLoss([whole], {
+      ...clip,
+      genLength,
+      accumulation,
+      chunkRows,
+    });
     const own = Float32Array.from(row.positions, (position) => dLogLikelihoods[0][position]);
     return { loss, ratio: ratios[0], kl: 0, clipped: null, dLogLikelihoods: own };
   }
@@ -348,7 +410,9 @@ class GrpoStage {
     for (const batch of packRows(rows, ({ promptIds }) => promptIds.length + genLength, tokenBudget)) {
       const prompts = batch.map(({ promptIds }) => ({ promptIds }));
       const options = { sampler: evalSampler, genLength, blockLength, ...(stopAtEos !== undefined && { stopAtEos }) };
-      results.push(...(await this.#model.generateBatch(prompts, { ...options, ...(policy.compat && { compat: policy.compat }) })));
+      results.push(
+        ...(await this.#model.generateBatch(prompts, { ...options, ...(policy.compat && { compat: policy.compat }) })),
+      );
     }
     const { metrics } = await this.#judge(examples, results);
     const { reward, nfe, accuracy } = metrics;
@@ -408,8 +472,8 @@ function resolveClip(clip: GrpoOptions['clipEpsilon']): { clipEpsilonLow: number
 }
 
 /**
- * Trains base and planner together by on-policy reinforcement learning: groups of completions are drawn from the planner's own policy,
- * rewarded, and every denoising step of the better ones is made more likely.
+ * Trains base and planner together by on-policy reinforcement learning: groups of completions are drawn from the
+ * planner's own policy, rewarded, and every denoising step of the better ones is made more likely.
  *
  * ```ts
  * await using trainer = new GrpoTrainer(model, { dataset, maxSteps: 200, rewards: { fast: rewards.fastAnswer() } });
@@ -432,10 +496,25 @@ export class GrpoTrainer {
       weightDecay: 0.1,
     } as const;
     const training = resolveTraining(options, defaults, OWN_KEYS);
-    if (!model.hasPlanner) throw new DUltraError('NO_PLANNER', `${model.source} has no planner head, whose policy GRPO trains`);
-    const { numGenerations = 8, promptsPerStep = 8, numIterations = 1, delta = null, beta = 0, referenceModel } = options;
+    if (!model.hasPlanner)
+      throw new DUltraError('NO_PLANNER', `${model.source} has no planner head, whose policy GRPO trains`);
+    const {
+      numGenerations = 8,
+      promptsPerStep = 8,
+      numIterations = 1,
+      delta = null,
+      beta = 0,
+      referenceModel,
+    } = options;
     const { scaleRewards = 'none', advantageMinClip = 0, temperature = 0.5, tokenLogProb = 'untempered' } = options;
-    const { probabilityScale = 1, plannerTemperature = 1, stopAtEos, compat, freezeBase = false, freezePlanner = false } = options;
+    const {
+      probabilityScale = 1,
+      plannerTemperature = 1,
+      stopAtEos,
+      compat,
+      freezeBase = false,
+      freezePlanner = false,
+    } = options;
     const { forcedStep = compat ?? 'exact' } = options;
     const { evalSampler = { type: 'planner' } } = options;
     checkInteger('numGenerations', numGenerations, { min: 2, max: 1 << 16 });
@@ -456,14 +535,21 @@ export class GrpoTrainer {
     checkChoice('freezePlanner', freezePlanner, [true, false] as const);
     resolveSampler(evalSampler, true);
     const cache = resolveCache(options.cache);
-    if (cache.type !== 'none' && cache.dtype !== 'float32') throw new RangeError('cache.dtype: expected "float32", which gradients need');
-    if (cache.type !== 'none' && compat === 'reference') throw new RangeError('cache: expected none with compat "reference"');
+    if (cache.type !== 'none' && cache.dtype !== 'float32')
+      throw new RangeError('cache.dtype: expected "float32", which gradients need');
+    if (cache.type !== 'none' && compat === 'reference')
+      throw new RangeError('cache: expected none with compat "reference"');
     const lora = checkLora(options.lora);
-    if (freezeBase && lora) throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
-    if (freezeBase && freezePlanner) throw new RangeError('freezePlanner: expected false with freezeBase, or nothing would train');
+    if (freezeBase && lora)
+      throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
+    if (freezeBase && freezePlanner)
+      throw new RangeError('freezePlanner: expected false with freezeBase, or nothing would train');
     if (beta > 0 && !referenceModel && !(lora && freezePlanner))
-      throw new RangeError('beta: expected a referenceModel with beta > 0 (or lora with freezePlanner, whose base is the reference)');
-    if (referenceModel === model) throw new RangeError('referenceModel: expected a model loaded by itself, got the one that trains');
+      throw new RangeError(
+        'beta: expected a referenceModel with beta > 0 (or lora with freezePlanner, whose base is the reference)',
+      );
+    if (referenceModel === model)
+      throw new RangeError('referenceModel: expected a model loaded by itself, got the one that trains');
     if (referenceModel && !referenceModel.hasPlanner)
       throw new DUltraError('NO_PLANNER', 'referenceModel: the reference has no planner head');
     const data = openData(options.dataset, training.seed);
@@ -475,7 +561,15 @@ export class GrpoTrainer {
     if (genLength % blockLength !== 0)
       throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
     const rewards = resolveRewards(options.rewards, compat === 'reference' && freezePlanner);
-    const policy = { temperature, tokenLogProb, plannerTemperature, probabilityScale, forcedStep, compat: compat ?? null, cache };
+    const policy = {
+      temperature,
+      tokenLogProb,
+      plannerTemperature,
+      probabilityScale,
+      forcedStep,
+      compat: compat ?? null,
+      cache,
+    };
     const resolved: ResolvedGrpo = {
       seed: training.seed,
       accumulation: training.gradientAccumulation,
@@ -504,11 +598,18 @@ export class GrpoTrainer {
       training,
       trainable: { freezeBase, freezePlanner, lora },
       examplesPerStep: (promptsPerStep * training.gradientAccumulation) / numIterations,
-      own: { ...own, freezeBase, freezePlanner, rewards: Object.fromEntries(rewards.map(({ name, weight }) => [name, weight])) },
+      own: {
+        ...own,
+        freezeBase,
+        freezePlanner,
+        rewards: Object.fromEntries(rewards.map(({ name, weight }) => [name, weight])),
+      },
       objective: { metric: 'evalReward', goal: 'max' },
       start: async (trainer) => {
-        if (beta > 0 && referenceModel) this.#reference = await referenceModel.createTrainer({ freezeBase: true, freezePlanner: true });
-        const reference = this.#reference && referenceModel ? { model: referenceModel, trainer: this.#reference } : null;
+        if (beta > 0 && referenceModel)
+          this.#reference = await referenceModel.createTrainer({ freezeBase: true, freezePlanner: true });
+        const reference =
+          this.#reference && referenceModel ? { model: referenceModel, trainer: this.#reference } : null;
         return new GrpoStage(model, trainer, reference, data, resolved);
       },
     };

@@ -15,6 +15,13 @@ export type { TrainableOptions, TrainingOptions } from './options';
 export { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
 export { binaryCrossEntropy, factorTargets, maskSpan, type PlannerRow, positiveWeight } from './planner-init-loss';
 export { PRESETS, REWARD_TYPES, type RewardConfig, STAGES, type Stage, type TrainConfig } from './presets';
-export { type PolicySettings, type ReplayRow, type Rollouts, recordRollouts, replayRequest, splitByRow } from './replay';
+export {
+  type PolicySettings,
+  type ReplayRow,
+  type Rollouts,
+  recordRollouts,
+  replayRequest,
+  splitByRow,
+} from './replay';
 export { learningRateFactor, type Schedule, type ScheduleOptions } from './schedules';
 export { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';

@@ -69,7 +69,10 @@ function stepsOf({ maxSteps, epochs }: ResolvedTraining, { size, name }: DataSou
   return Math.max(1, Math.ceil((size * (epochs ?? 1)) / examplesPerStep));
 }
 
-function describe(plan: StagePlan, maxSteps: number): { kind: string; options: Record<string, unknown> } & Record<string, unknown> {
+function describe(
+  plan: StagePlan,
+  maxSteps: number,
+): { kind: string; options: Record<string, unknown> } & Record<string, unknown> {
   const { kind, model, data, training, trainable, own } = plan;
   const { lora } = trainable;
   return {
@@ -94,7 +97,8 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
   if (training.evalEvery > 0 && !data.validation)
     throw new RangeError('evalEvery: expected a dataset with validation examples, got one without');
   const { outputDir, resume, keepLast, tensorboard, betas, eps, weightDecay, maxGradNorm } = training;
-  const run = outputDir === null ? null : await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast });
+  const run =
+    outputDir === null ? null : await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast });
   const { lora, ...rest } = trainable;
   let trainer: ModelTrainer;
   try {
@@ -136,14 +140,26 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
         measured = await stage.accumulate(step);
         if (!Number.isFinite(measured.loss)) throw new DUltraError('NON_FINITE', `the loss is ${measured.loss}`);
         const [beta1, beta2] = betas;
-        const update = { baseLr: learningRate, plannerLr: plannerLearningRate, beta1, beta2, eps, weightDecay, maxGradNorm };
+        const update = {
+          baseLr: learningRate,
+          plannerLr: plannerLearningRate,
+          beta1,
+          beta2,
+          eps,
+          weightDecay,
+          maxGradNorm,
+        };
         ({ gradNorm } = await trainer.step(update));
       } catch (cause) {
         if (!isDUltraError(cause, 'NON_FINITE')) throw cause;
         const good = lastGood ? `; the last good checkpoint is ${lastGood}` : '';
-        throw new DUltraError('NON_FINITE', `step ${step + 1}: ${cause.message}; the weights are those of before this step${good}`, {
-          cause,
-        });
+        throw new DUltraError(
+          'NON_FINITE',
+          `step ${step + 1}: ${cause.message}; the weights are those of before this step${good}`,
+          {
+            cause,
+          },
+        );
       }
       const seconds = (performance.now() - begin) / 1000;
       state = { ...state, step: step + 1 };
@@ -165,7 +181,8 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
         const evaluation = await stage.evaluate();
         Object.assign(metrics, evaluation);
         const value = evaluation[objective.metric];
-        const better = state.best === null || (objective.goal === 'min' ? value < state.best.value : value > state.best.value);
+        const better =
+          state.best === null || (objective.goal === 'min' ? value < state.best.value : value > state.best.value);
         state = better
           ? { ...state, best: { step: state.step, value }, evaluationsWithoutBest: 0 }
           : { ...state, evaluationsWithoutBest: state.evaluationsWithoutBest + 1 };

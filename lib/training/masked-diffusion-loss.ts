@@ -33,15 +33,24 @@ export function maskRow(
     noisy[i] = maskTokenId;
     positions.push(i);
   }
-  return { ids: noisy, positions: Int32Array.from(positions), tokens: Int32Array.from(positions, (i) => ids[i]), maskProbability };
+  return {
+    ids: noisy,
+    positions: Int32Array.from(positions),
+    tokens: Int32Array.from(positions, (i) => ids[i]),
+    maskProbability,
+  };
 }
 
 /**
  * Σ over masked tokens of cross-entropy × weight, and its gradient.
  * @param logProbs of the original tokens at masked positions
- * @param weight 1 / (mask probability · answer length · rows) in fine-tuning, 1 / (mask probability · tokens of the batch) in pre-training
+ * @param weight 1 / (mask probability · answer length · rows) in fine-tuning, 1 / (mask probability · tokens of the
+ * batch) in pre-training
  */
-export function maskedDiffusionLoss(logProbs: ArrayLike<number>, weight: number): { loss: number; dLogProbs: Float32Array } {
+export function maskedDiffusionLoss(
+  logProbs: ArrayLike<number>,
+  weight: number,
+): { loss: number; dLogProbs: Float32Array } {
   let loss = 0;
   for (let i = 0; i < logProbs.length; i++) loss -= logProbs[i] * weight;
   return { loss, dLogProbs: new Float32Array(logProbs.length).fill(-weight) };

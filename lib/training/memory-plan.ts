@@ -16,7 +16,16 @@ import type { Stage, TrainConfig } from './presets';
 
 /** A part of a run's memory. */
 export interface MemoryItem {
-  name: 'weights' | 'masters' | 'gradients' | 'moments' | 'activations' | 'scratch' | 'caches' | 'reference model' | 'teacher';
+  name:
+    | 'weights'
+    | 'masters'
+    | 'gradients'
+    | 'moments'
+    | 'activations'
+    | 'scratch'
+    | 'caches'
+    | 'reference model'
+    | 'teacher';
   bytes: number;
   /** What it is made of. */
   detail: string;
@@ -30,7 +39,10 @@ export interface MemoryPlan {
   trainable: number;
   items: MemoryItem[];
   bytes: number;
-  /** Bytes that the run can have on the device: on the CPU what is free now, of a GPU all that it has. null where the device is not there. */
+  /**
+   * Bytes that the run can have on the device: on the CPU what is free now, of a GPU all that it has. null where the
+   * device is not there.
+   */
   available: number | null;
   /** Whether `bytes` are. null where that is not known. */
   fits: boolean | null;
@@ -69,10 +81,15 @@ async function shapeOfSource(
     const dtype = (name: string) => entries.get(name)?.dtype as keyof typeof BYTES | undefined;
     const [any] = entries.values();
     const usual = BYTES[any?.dtype as keyof typeof BYTES] ?? 4;
-    return { config: parse(json, file, entries.has(PLANNER_MARK)), bytesOf: (name) => BYTES[dtype(name) as 'F32'] ?? usual, source };
+    return {
+      config: parse(json, file, entries.has(PLANNER_MARK)),
+      bytesOf: (name) => BYTES[dtype(name) as 'F32'] ?? usual,
+      source,
+    };
   }
   const [file] = await downloadFiles('model', source, (names) => names.filter((name) => name === 'config.json'));
-  if (file === undefined) throw new DUltraError('DOWNLOAD_FAILED', `${source}: the repository has no config.json; is it a language model?`);
+  if (file === undefined)
+    throw new DUltraError('DOWNLOAD_FAILED', `${source}: the repository has no config.json; is it a language model?`);
   const { json } = await readConfigJson(path.dirname(file));
   const bytes = (json as { torch_dtype?: unknown }).torch_dtype === 'float32' ? 4 : 2;
   // Which files hold a planner is not known before they are here.
@@ -86,7 +103,15 @@ async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
     const source = model ?? path.join(__dirname, '..', '..', 'models', 'default');
     return shapeOfSource(source, parseModelConfig, stage !== 'sft');
   }
-  const { dModel = 64, nHeads = 4, nLayers = 3, plannerLayers = 1, maxSequenceLength = 128, ropeTheta = 100, ...rest } = model.create;
+  const {
+    dModel = 64,
+    nHeads = 4,
+    nLayers = 3,
+    plannerLayers = 1,
+    maxSequenceLength = 128,
+    ropeTheta = 100,
+    ...rest
+  } = model.create;
   const { nKvHeads = nHeads, mlpHiddenSize = 3 * dModel } = rest;
   // A word-level vocabulary: small beside all else.
   const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, embeddingSize: 512, maxSequenceLength, ropeTheta };
@@ -100,7 +125,10 @@ function weightBytes(config: NativeModelConfig, bytesOf: (tensor: string) => num
   let bytes = 0;
   // Vectors are held in fp32; a tied table is held once more as the head.
   for (const [name, dimensions] of expectedTensors(config))
-    bytes += sizeOf(dimensions) * (dimensions.length === 1 ? 4 : bytesOf(name)) * (config.weightTying && name === EMBEDDING ? 2 : 1);
+    bytes +=
+      sizeOf(dimensions) *
+      (dimensions.length === 1 ? 4 : bytesOf(name)) *
+      (config.weightTying && name === EMBEDDING ? 2 : 1);
   return bytes;
 }
 
@@ -126,13 +154,18 @@ function deviceOf(device: string): { device: string; available: number | null } 
   const { memory } = native().cudaDevices();
   const chosen = device === 'auto' ? (memory.length > 0 ? 'cuda:0' : 'cpu') : device === 'cuda' ? 'cuda:0' : device;
   const isKnown = /^(cpu|cuda:\d+)$/.test(chosen);
-  if (!isKnown) throw new RangeError(`device: expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`);
-  return { device: chosen, available: chosen === 'cpu' ? availableMemory() : (memory[Number(chosen.slice(5))] ?? null) };
+  if (!isKnown)
+    throw new RangeError(`device: expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`);
+  return {
+    device: chosen,
+    available: chosen === 'cpu' ? availableMemory() : (memory[Number(chosen.slice(5))] ?? null),
+  };
 }
 
 /**
- * The memory that a stage will take with a configuration on a device, by what the native core allocates: within a few percent for models of size,
- * where neither Node nor the data count. Loads no weights, and needs no GPU to plan for one.
+ * The memory that a stage will take with a configuration on a device, by what the native core allocates: within a few
+ * percent for models of size, where neither Node nor the data count. Loads no weights, and needs no GPU to plan for
+ * one.
  * @param options how the model will be loaded, as {@link loadModel}
  * @throws DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED; TypeError, RangeError for `lora` and options.
  */
@@ -170,7 +203,11 @@ export async function planMemory(
     const trains = isPlanner ? !freezePlanner : !freezeBase && !lora;
     if (trains) trainable += count;
     masters += count * (isSplit(name, dimensions) ? (trains ? per.low : 0) : per.copy);
-    if (lora && dimensions.length === 2 && lora.targets.some((target) => name.includes('.blocks.') && name.endsWith(`.${target}.weight`))) {
+    if (
+      lora &&
+      dimensions.length === 2 &&
+      lora.targets.some((target) => name.includes('.blocks.') && name.endsWith(`.${target}.weight`))
+    ) {
       const adapter = lora.rank * (dimensions[0] + dimensions[1]);
       // A and B themselves, and as products take them.
       masters += (per.copy + 4) * adapter + count * (isSplit(name, dimensions) ? per.frozenCopySplit : per.frozenCopy);
@@ -200,9 +237,15 @@ export async function planMemory(
     {
       name: 'masters',
       bytes: masters,
-      detail: isNarrow ? 'lower halves of fp32 masters, whose upper halves are the weights' : 'fp32 copies of what gradients pass through',
+      detail: isNarrow
+        ? 'lower halves of fp32 masters, whose upper halves are the weights'
+        : 'fp32 copies of what gradients pass through',
     },
-    { name: 'gradients', bytes: per.gradient * trainable, detail: `fp32, of ${trainable.toLocaleString('en')} trainable parameters` },
+    {
+      name: 'gradients',
+      bytes: per.gradient * trainable,
+      detail: `fp32, of ${trainable.toLocaleString('en')} trainable parameters`,
+    },
     {
       name: 'moments',
       bytes: per.moments * trainable,
@@ -213,7 +256,11 @@ export async function planMemory(
       bytes: activations,
       detail: `${tokens.toLocaleString('en')} tokens per pass${config.activationCheckpointing ? ', inputs of blocks alone' : ', all of every block'}`,
     },
-    { name: 'scratch', bytes: scratch, detail: `one block forward and backward, logits of some rows${isCuda ? ', the CUDA context' : ''}` },
+    {
+      name: 'scratch',
+      bytes: scratch,
+      detail: `one block forward and backward, logits of some rows${isCuda ? ', the CUDA context' : ''}`,
+    },
     {
       name: 'caches',
       bytes: caches,
@@ -226,10 +273,21 @@ export async function planMemory(
     items.push(await otherModel('reference model', config.referenceModel, parseModelConfig));
   for (const { type, options: given = {} } of Object.values(config.rewards ?? {})) {
     const { model, dtype: held } = given as { model?: string; dtype?: LoadModelOptions['dtype'] };
-    if (type === 'causalLogProb' && typeof model === 'string') items.push(await otherModel('teacher', model, parseCausalConfig, held));
+    if (type === 'causalLogProb' && typeof model === 'string')
+      items.push(await otherModel('teacher', model, parseCausalConfig, held));
     if (type === 'teacherLogProb')
-      items.push(await otherModel('teacher', model ?? path.join(__dirname, '..', '..', 'models', 'default'), parseModelConfig));
+      items.push(
+        await otherModel('teacher', model ?? path.join(__dirname, '..', '..', 'models', 'default'), parseModelConfig),
+      );
   }
   const bytes = items.reduce((sum, item) => sum + item.bytes, 0);
-  return { device, parameters, trainable, items, bytes, available, fits: available === null ? null : bytes <= available };
+  return {
+    device,
+    parameters,
+    trainable,
+    items,
+    bytes,
+    available,
+    fits: available === null ? null : bytes <= available,
+  };
 }

@@ -9,7 +9,10 @@ export interface TrainingOptions {
    * Run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints. Default: nothing is written.
    */
   outputDir?: string;
-  /** Go on with the run in `outputDir` where there is one, bit for bit as if it had never stopped. Default false: the folder must hold none. */
+  /**
+   * Go on with the run in `outputDir` where there is one, bit for bit as if it had never stopped. Default false: the
+   * folder must hold none.
+   */
   resume?: boolean;
   /** Seed of every random choice. Default 0. */
   seed?: number | bigint;
@@ -31,7 +34,10 @@ export interface TrainingOptions {
   betas?: readonly [number, number];
   /** AdamW's epsilon. Default 1e-8. */
   eps?: number;
-  /** How AdamW's moments are stored, see {@link ModelTrainerOptions.momentDtype}: "bfloat16" takes half their memory. Default "float32". */
+  /**
+   * How AdamW's moments are stored, see {@link ModelTrainerOptions.momentDtype}: "bfloat16" takes half their memory.
+   * Default "float32".
+   */
   momentDtype?: MomentDtype;
   /** Decoupled weight decay. */
   weightDecay?: number;
@@ -39,7 +45,9 @@ export interface TrainingOptions {
   maxGradNorm?: number;
   /** Batches per optimiser step. Default 1. */
   gradientAccumulation?: number;
-  /** Tokens per forward and backward pass: bounds memory. Results do not depend on it, but for rounding. Default 8192. */
+  /**
+   * Tokens per forward and backward pass: bounds memory. Results do not depend on it, but for rounding. Default 8192.
+   */
   tokenBudget?: number;
   /** Recompute activations instead of keeping them. Default false. */
   activationCheckpointing?: boolean;
@@ -58,7 +66,8 @@ export interface TrainingOptions {
 }
 
 /** {@link TrainingOptions} checked, with defaults. */
-export interface ResolvedTraining extends Required<Omit<TrainingOptions, 'outputDir' | 'seed' | 'maxSteps' | 'epochs' | 'patience'>> {
+export interface ResolvedTraining
+  extends Required<Omit<TrainingOptions, 'outputDir' | 'seed' | 'maxSteps' | 'epochs' | 'patience'>> {
   outputDir: string | null;
   seed: bigint;
   maxSteps: number | null;
@@ -100,15 +109,22 @@ const KEYS: readonly (keyof TrainingOptions)[] = [
 
 const COUNT = { min: 1, max: 1e9 };
 
-/** Checks the shared options; `own` are the keys that a trainer adds. @throws TypeError, RangeError naming the option. */
-export function resolveTraining(options: TrainingOptions, defaults: TrainingDefaults, own: readonly string[]): ResolvedTraining {
+/**
+ * Checks the shared options; `own` are the keys that a trainer adds. @throws TypeError, RangeError naming the option.
+ */
+export function resolveTraining(
+  options: TrainingOptions,
+  defaults: TrainingDefaults,
+  own: readonly string[],
+): ResolvedTraining {
   checkKeys('options', options, [...KEYS, ...own]);
   const { outputDir, maxSteps, epochs, patience } = options;
   if (outputDir !== undefined && (typeof outputDir !== 'string' || outputDir === ''))
     throw new TypeError(`outputDir: expected a path, got ${JSON.stringify(outputDir)}`);
   if (maxSteps !== undefined) checkInteger('maxSteps', maxSteps, COUNT);
   if (epochs !== undefined) checkNumber('epochs', epochs, { minExclusive: 0, max: 1e9 });
-  if (maxSteps !== undefined && epochs !== undefined) throw new RangeError('epochs: expected maxSteps or epochs, got both');
+  if (maxSteps !== undefined && epochs !== undefined)
+    throw new RangeError('epochs: expected maxSteps or epochs, got both');
   if (patience !== undefined) checkInteger('patience', patience, COUNT);
   const learningRate = options.learningRate ?? defaults.learningRate;
   const resolved: ResolvedTraining = {
@@ -141,7 +157,8 @@ export function resolveTraining(options: TrainingOptions, defaults: TrainingDefa
     checkChoice(name, resolved[name], [true, false] as const);
   if (resolved.resume && resolved.outputDir === null)
     throw new RangeError('resume: expected an outputDir, the run to go on with, got none');
-  for (const name of ['learningRate', 'plannerLearningRate'] as const) checkNumber(name, resolved[name], { min: 0, max: 1e3 });
+  for (const name of ['learningRate', 'plannerLearningRate'] as const)
+    checkNumber(name, resolved[name], { min: 0, max: 1e3 });
   checkChoice('schedule', resolved.schedule, ['constant', 'linear', 'cosine'] as const);
   checkInteger('warmupSteps', resolved.warmupSteps, { min: 0, max: 1e9 });
   checkNumber('learningRateFloor', resolved.learningRateFloor, { min: 0, max: 1 });

@@ -1,8 +1,8 @@
 // Planner initialisation: the planner learns to say which positions Fast-dLLM's factor rule would unmask.
 
 /**
- * Which candidates of one row the factor rule takes: of the candidates by falling confidence, the first, and position j ≥ 2 while
- * c_j ≥ 1 − factor / (j + 1).
+ * Which candidates of one row the factor rule takes: of the candidates by falling confidence, the first, and position j
+ * ≥ 2 while c_j ≥ 1 − factor / (j + 1).
  * @param lastPair the reference's quirk: where only the very last candidate fails, it is taken too
  */
 export function factorTargets(confidences: ArrayLike<number>, factor: number, { lastPair = false } = {}): Uint8Array {
@@ -52,10 +52,12 @@ export interface PlannerRow {
 }
 
 /**
- * Masks a random part of a random span of the completion, and everything right of the span, as a row looks in the middle of decoding.
+ * Masks a random part of a random span of the completion, and everything right of the span, as a row looks in the
+ * middle of decoding.
  * @param options.begin start of the completion; the span lies inside it (the reference's can slide into the prompt)
  * @param options.minSpan shortest span, cut to the completion's length
- * @param options.uniform draws: span length, span start, share masked, then one per position of the span to choose which
+ * @param options.uniform draws: span length, span start, share masked, then one per position of the span to choose
+ * which
  */
 export function maskSpan(
   ids: Int32Array,

@@ -20,7 +20,10 @@ export interface PlannerOptions extends TrainingOptions {
   batchSize?: number;
   /** Answers are padded to so many tokens. Default: the data set's; else one end of sequence. */
   genLength?: number;
-  /** The factor of the rule that is imitated: position j ≥ 2 by confidence passes while c_j ≥ 1 − factor / (j + 1). Default 1. */
+  /**
+   * The factor of the rule that is imitated: position j ≥ 2 by confidence passes while c_j ≥ 1 − factor / (j + 1).
+   * Default 1.
+   */
   factor?: number;
   /** Shortest span of an answer, in tokens. Default 32; shorter answers are a span as a whole. */
   minSpan?: number;
@@ -130,8 +133,8 @@ class PlannerStage {
     const candidates = rows.reduce((sum, { positions }) => sum + positions.length, 0);
     const totals: Totals = { loss: 0, agreeing: 0, positives: 0, candidates, tokens: 0 };
     const targets: Uint8Array[] = [];
-    // The class weight needs every target before the first gradient. One batch is scored once; several are scored twice, in place of
-    // keeping the activations of all.
+    // The class weight needs every target before the first gradient. One batch is scored once; several are scored
+    // twice, in place of keeping the activations of all.
     let kept: NativeScoreResult | null = null;
     for (const batch of batches) {
       kept = await this.#score(batch, train && batches.length === 1);
@@ -147,14 +150,23 @@ class PlannerStage {
         if (z >= 0 === (targets[i][k] === 1)) totals.agreeing++;
       });
       totals.tokens += batches[i].reduce((sum, { ids }) => sum + ids.length, 0);
-      if (train) await this.#trainer.backward({ dLogProbs: null, dPlannerLogits: dLogits, dLogLikelihoods: null, dLogits: null });
+      if (train)
+        await this.#trainer.backward({
+          dLogProbs: null,
+          dPlannerLogits: dLogits,
+          dLogLikelihoods: null,
+          dLogits: null,
+        });
     }
     return totals;
   }
 
   async accumulate(step: number): Promise<Measured> {
     const { seed, batchSize, accumulation } = this.#options;
-    const rows = this.#mask(this.#data.train(step, batchSize * accumulation), new Random(deriveSeed(seed, Purpose.masks, step)));
+    const rows = this.#mask(
+      this.#data.train(step, batchSize * accumulation),
+      new Random(deriveSeed(seed, Purpose.masks, step)),
+    );
     const { loss, agreeing, positives, candidates, tokens } = await this.#run(rows, true);
     return { loss, tokens, positives: positives / candidates, agreement: agreeing / candidates };
   }
@@ -170,8 +182,9 @@ class PlannerStage {
 const OWN_KEYS = ['dataset', 'batchSize', 'genLength', 'factor', 'minSpan', 'compat', 'signal'];
 
 /**
- * Trains the planner head alone: it learns which masked positions Fast-dLLM's factor rule would unmask, so that GRPO begins with a planner
- * that decodes about as well as that rule. One yield per optimiser step; leaving the loop ends the training.
+ * Trains the planner head alone: it learns which masked positions Fast-dLLM's factor rule would unmask, so that GRPO
+ * begins with a planner that decodes about as well as that rule. One yield per optimiser step; leaving the loop ends
+ * the training.
  * @throws as {@link trainMaskedDiffusion}; DUltraError NO_PLANNER.
  */
 export async function* trainPlanner(

@@ -1,4 +1,5 @@
-// Ready-made training configurations, as plain JSON. `dultra train STAGE --preset NAME` runs them; a --config FILE holds the same keys.
+// Ready-made training configurations, as plain JSON. `dultra train STAGE --preset NAME` runs them; a --config FILE
+// holds the same keys.
 import type { BenchmarkOptions } from '../data';
 import type { CreateModelOptions } from '../model/create-model';
 import type { GrpoOptions } from './grpo';
@@ -32,8 +33,9 @@ export interface RewardConfig {
   /** Default 1. */
   weight?: number;
   /**
-   * Of "fastAnswer" (`weight`: of speed), "stepPenalty" (`form`), "format" (`pattern`, `flags`, `reward`), "mathCorrect" (`compat`, `timeLimitMs`),
-   * "teacherLogProb" (`model`, `passes`), "causalLogProb" (`model`, `dtype`, `tokenBudget`).
+   * Of "fastAnswer" (`weight`: of speed), "stepPenalty" (`form`), "format" (`pattern`, `flags`, `reward`),
+   * "mathCorrect" (`compat`, `timeLimitMs`), "teacherLogProb" (`model`, `passes`), "causalLogProb" (`model`, `dtype`,
+   * `tokenBudget`).
    */
   options?: Readonly<Record<string, unknown>>;
 }
@@ -43,7 +45,8 @@ interface SharedConfig {
   /** Folder or hub id of the model to train, or the shape of a new one with the data set's vocabulary. */
   model?: string | { create: Omit<CreateModelOptions, 'vocabulary'> };
   /**
-   * Name of a task or data set ("st1", "gsm8k", "apps:train.jsonl"), or a file of examples: JSON lines or a JSON array, each with `prompt` and `answer`.
+   * Name of a task or data set ("st1", "gsm8k", "apps:train.jsonl"), or a file of examples: JSON lines or a JSON array,
+   * each with `prompt` and `answer`.
    */
   dataset?: string;
   /** Of a data set such as "gsm8k": prompts, difficulties and the like. */
@@ -86,7 +89,8 @@ const REFERENCE_RUN = {
 
 const STEPS = { type: 'stepPenalty', weight: 0.1 } as const;
 /** On-policy distillation: mean log-probability per token under an autoregressive model. */
-const teacher = (model: string) => ({ type: 'causalLogProb', weight: 1, options: { model, dtype: 'bfloat16' } }) as const;
+const teacher = (model: string) =>
+  ({ type: 'causalLogProb', weight: 1, options: { model, dtype: 'bfloat16' } }) as const;
 
 /** grpo_exp.sh as it stands, on mathematics. */
 const MATH_RUN: TrainConfig = {
@@ -106,17 +110,20 @@ const MATH_RUN: TrainConfig = {
 };
 
 /**
- * "tiny": the word problems "st1" on a model of a quarter of a million parameters, in minutes on two cores. Each stage begins where the one
- * before ended.
+ * "tiny": the word problems "st1" on a model of a quarter of a million parameters, in minutes on two cores. Each stage
+ * begins where the one before ended.
  *
- * "gsm8k", "math500": the reference's runs on mathematics (grpo_exp.sh with its defaults); "apps": on code (run.sh). With the reference's string
- * comparison as reward; a config file that gives `rewards` without `compat` has mathematical equality. Loss and rollouts are the exact ones; with
- * `compat: "reference"` beside (`--set compat=reference`) they have the reference's defects, too.
+ * "gsm8k", "math500": the reference's runs on mathematics (grpo_exp.sh with its defaults); "apps": on code (run.sh).
+ * With the reference's string comparison as reward; a config file that gives `rewards` without `compat` has
+ * mathematical equality. Loss and rollouts are the exact ones; with `compat: "reference"` beside (`--set
+ * compat=reference`) they have the reference's defects, too.
  */
 export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig>>>> = {
   sft: {
     tiny: {
-      model: { create: { dModel: 64, nHeads: 4, nLayers: 3, mlpHiddenSize: 192, maxSequenceLength: 64, ropeTheta: 100 } },
+      model: {
+        create: { dModel: 64, nHeads: 4, nLayers: 3, mlpHiddenSize: 192, maxSequenceLength: 64, ropeTheta: 100 },
+      },
       dataset: 'st1',
       outputDir: 'runs/tiny-sft',
       maxSteps: 3200,

@@ -1,6 +1,6 @@
-// Rollouts as rows that can be scored again: every (rollout, step) pair is an independent forward pass over the row as it was before
-// the step. With a cache it is not: a step reads what earlier ones left, so a rollout's steps are scored in their order, on a cache that
-// they fill as the rollout's did.
+// Rollouts as rows that can be scored again: every (rollout, step) pair is an independent forward pass over the row as
+// it was before the step. With a cache it is not: a step reads what earlier ones left, so a rollout's steps are scored
+// in their order, on a cache that they fill as the rollout's did.
 import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { concatenate, packed, packRows } from '../model/packing';
 import type { NativeScoreRequest } from '../native';
@@ -56,7 +56,11 @@ export interface Rollouts {
 export async function recordRollouts(
   model: MaskedDiffusionModel,
   prompts: readonly Int32Array[],
-  options: Pick<GenerateOptions, 'genLength' | 'blockLength' | 'stopAtEos'> & { policy: PolicySettings; seed: bigint; tokenBudget: number },
+  options: Pick<GenerateOptions, 'genLength' | 'blockLength' | 'stopAtEos'> & {
+    policy: PolicySettings;
+    seed: bigint;
+    tokenBudget: number;
+  },
 ): Promise<Rollouts> {
   const { policy, seed, tokenBudget, genLength, blockLength, stopAtEos } = options;
   const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
@@ -123,8 +127,9 @@ export interface ReplayBatch<T> {
 }
 
 /**
- * Steps cut into batches of at most `tokenBudget` tokens (of whole rows, with a cache). With a cache, a batch has to be scored (and its
- * gradients taken) before the next one is asked for; each rollout's steps must all be there, in their order.
+ * Steps cut into batches of at most `tokenBudget` tokens (of whole rows, with a cache). With a cache, a batch has to be
+ * scored (and its gradients taken) before the next one is asked for; each rollout's steps must all be there, in their
+ * order.
  * @param model the one that scores
  */
 export async function* replayBatches<T>(
@@ -176,7 +181,9 @@ export function replayRequest(
     return Uint8Array.from(computed, (position) => Number(candidates.has(position)));
   });
   return {
-    ...packed(rows.map(({ ids, computed, positions }) => ({ ids: computed.map((position) => ids[position]), positions }))),
+    ...packed(
+      rows.map(({ ids, computed, positions }) => ({ ids: computed.map((position) => ids[position]), positions })),
+    ),
     cached,
     hidden: null,
     tokens: concatenate(
@@ -187,7 +194,10 @@ export function replayRequest(
     excludedToken: maskTokenId,
     confidences: false,
     logits: false,
-    planner: { timestep: Float32Array.from(rows, ({ timestep }) => timestep), maskIndex: concatenate(maskIndex, Uint8Array) },
+    planner: {
+      timestep: Float32Array.from(rows, ({ timestep }) => timestep),
+      maskIndex: concatenate(maskIndex, Uint8Array),
+    },
     policy: {
       selected: concatenate(
         rows.map(({ selected }) => selected),

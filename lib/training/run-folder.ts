@@ -1,5 +1,5 @@
-// The folder of a run. Everything in it is either complete or not there: files and checkpoint folders get their names by a rename after
-// their bytes are on the disk, so that a run survives being killed at any moment.
+// The folder of a run. Everything in it is either complete or not there: files and checkpoint folders get their names
+// by a rename after their bytes are on the disk, so that a run survives being killed at any moment.
 //
 //   config.json                  options, seed, version, device, model, data set
 //   metrics.jsonl                one line per step
@@ -80,7 +80,8 @@ export class RunFolder {
   /**
    * Makes a run folder, or opens the one that is there.
    * @param config what config.json holds; a run that is resumed must have the same `kind` and `options`
-   * @throws RangeError where the folder holds a run and `resume` is off, or another run, or another process is writing it;
+   * @throws RangeError where the folder holds a run and `resume` is off, or another run, or another process is writing
+   * it;
    *   DUltraError WRITE_FAILED.
    */
   static async open(
@@ -93,7 +94,9 @@ export class RunFolder {
     // What is compared and what is stored must have gone through JSON alike.
     const plain = JSON.parse(JSON.stringify(config)) as typeof config;
     if (existsSync(file) && !resume)
-      throw new RangeError(`outputDir: ${folder} holds a run already; resume goes on with it, and a new run needs another folder`);
+      throw new RangeError(
+        `outputDir: ${folder} holds a run already; resume goes on with it, and a new run needs another folder`,
+      );
     if (existsSync(file) && existsSync(run.#checkpoints) && (await run.checkpoints()).length > 0) {
       let stored: typeof config;
       try {
@@ -102,10 +105,13 @@ export class RunFolder {
         throw new DUltraError('BAD_CHECKPOINT', `${file}: ${(cause as Error).message}`, { cause });
       }
       if (stored.kind !== plain.kind)
-        throw new RangeError(`resume: ${folder} holds a run of kind ${JSON.stringify(stored.kind)}, not ${JSON.stringify(plain.kind)}`);
+        throw new RangeError(
+          `resume: ${folder} holds a run of kind ${JSON.stringify(stored.kind)}, not ${JSON.stringify(plain.kind)}`,
+        );
       for (const key of new Set([...Object.keys(stored.options ?? {}), ...Object.keys(plain.options)])) {
         const [then, now] = [stored.options?.[key], plain.options[key]].map((value) => JSON.stringify(value));
-        if (!FREE_OPTIONS.has(key) && then !== now) throw new RangeError(`${key}: expected ${then}, with which the run began, got ${now}`);
+        if (!FREE_OPTIONS.has(key) && then !== now)
+          throw new RangeError(`${key}: expected ${then}, with which the run began, got ${now}`);
       }
     }
     try {
@@ -138,7 +144,10 @@ export class RunFolder {
     return path.join(this.#checkpoints, stepName(step));
   }
 
-  /** Brings the last checkpoint's state into the trainer and its model; null where there is none. @throws DUltraError BAD_CHECKPOINT */
+  /**
+   * Brings the last checkpoint's state into the trainer and its model; null where there is none. @throws DUltraError
+   * BAD_CHECKPOINT
+   */
   async restore(trainer: ModelTrainer): Promise<RunState | null> {
     const step = (await this.checkpoints()).at(-1);
     if (step === undefined) return null;
@@ -170,7 +179,9 @@ export class RunFolder {
   async openLogs(step: number, { tensorboard }: { tensorboard: boolean }): Promise<void> {
     const file = path.join(this.folder, 'metrics.jsonl');
     try {
-      const lines = existsSync(file) ? parseLines(await readFile(file, 'utf8')).filter((line) => line.step <= step) : [];
+      const lines = existsSync(file)
+        ? parseLines(await readFile(file, 'utf8')).filter((line) => line.step <= step)
+        : [];
       await writeFileAtomic(file, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
       this.#metrics = await open(file, 'a');
       if (!tensorboard) return;
@@ -178,7 +189,10 @@ export class RunFolder {
       const old = (await readdir(this.folder)).filter((name) => name.startsWith('events.out.tfevents.'));
       for (const name of old) await rm(path.join(this.folder, name));
       const time = lines[0]?.time ?? Date.now() / 1000;
-      this.#events = await EventWriter.create(path.join(this.folder, `events.out.tfevents.${Math.floor(time)}.dultra`), time);
+      this.#events = await EventWriter.create(
+        path.join(this.folder, `events.out.tfevents.${Math.floor(time)}.dultra`),
+        time,
+      );
       for (const line of lines) await this.#writeEvent(line);
     } catch (cause) {
       throw writeError(this.folder, cause);
@@ -215,7 +229,9 @@ export class RunFolder {
       await model.save(temporary);
       if (trainer.lora) await saveAdapter(path.join(temporary, 'adapter'), trainer, model.source);
       const { tensors } = await trainer.state();
-      const map = new Map<string, TensorValue>(tensors.map(({ name, shape, data }) => [name, { dtype: 'F32', shape, data }]));
+      const map = new Map<string, TensorValue>(
+        tensors.map(({ name, shape, data }) => [name, { dtype: 'F32', shape, data }]),
+      );
       await writeSafetensors(path.join(temporary, TRAINER_FILE), map);
       await writeFileAtomic(path.join(temporary, STATE_FILE), `${JSON.stringify(state, null, 2)}\n`);
       await syncFolder(temporary);
@@ -232,7 +248,8 @@ export class RunFolder {
 
   /** Removes checkpoints beyond `keepLast` and not the best. */
   async #removeOld({ best }: RunState): Promise<void> {
-    for (const step of (await this.checkpoints()).slice(0, -this.#keepLast)) if (step !== best?.step) await this.#remove(step);
+    for (const step of (await this.checkpoints()).slice(0, -this.#keepLast))
+      if (step !== best?.step) await this.#remove(step);
   }
 
   /** A folder that is being removed must not look like a checkpoint. */

@@ -1,5 +1,5 @@
-// Two processes that write one run folder would remove each other's checkpoints. A lock file names the process that writes; the lock
-// of one that is gone, killed included, counts for nothing.
+// Two processes that write one run folder would remove each other's checkpoints. A lock file names the process that
+// writes; the lock of one that is gone, killed included, counts for nothing.
 import { existsSync, readFileSync } from 'node:fs';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
@@ -9,7 +9,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 interface Holder {
   pid: number;
   host: string;
-  /** When the process started, in the system's own units; null where the system does not tell. A process id alone may be given out again. */
+  /**
+   * When the process started, in the system's own units; null where the system does not tell. A process id alone may be
+   * given out again.
+   */
   started: string | null;
 }
 

@@ -15,7 +15,10 @@ export interface ScheduleOptions {
 }
 
 /** Factor on the peak learning rate in step `step` (from 0). */
-export function learningRateFactor(step: number, { schedule, warmupSteps, totalSteps, floor }: ScheduleOptions): number {
+export function learningRateFactor(
+  step: number,
+  { schedule, warmupSteps, totalSteps, floor }: ScheduleOptions,
+): number {
   if (step < warmupSteps) return (step + 1) / (warmupSteps + 1);
   if (schedule === 'constant') return 1;
   const progress = Math.min(1, (step - warmupSteps) / Math.max(1, totalSteps - warmupSteps));

@@ -18,13 +18,19 @@ export interface MaskedDiffusionOptions extends TrainingOptions, Pick<TrainableO
   objective?: 'sft' | 'pretraining';
   /** Examples per batch. Default 64. */
   batchSize?: number;
-  /** Answers are padded to so many tokens with end-of-sequence tokens, which count as answer. Default: the data set's; else one of them. */
+  /**
+   * Answers are padded to so many tokens with end-of-sequence tokens, which count as answer. Default: the data set's;
+   * else one of them.
+   */
   genLength?: number;
-  /** ε of the mask probability (1 − ε) t + ε. Larger ones keep rows with a single masked token from weighing a thousand times. Default 1e-3. */
+  /**
+   * ε of the mask probability (1 − ε) t + ε. Larger ones keep rows with a single masked token from weighing a thousand
+   * times. Default 1e-3.
+   */
   maskEpsilon?: number;
   /**
-   * How t is drawn: "stratified" (default) spreads a step's rows evenly over 0..1, which lowers the loss's variance; "uniform" draws each
-   * by itself, as the reference does.
+   * How t is drawn: "stratified" (default) spreads a step's rows evenly over 0..1, which lowers the loss's variance;
+   * "uniform" draws each by itself, as the reference does.
    */
   timesteps?: 'stratified' | 'uniform';
 }
@@ -44,10 +50,13 @@ export interface TokenRow {
   begin: number;
 }
 
-/** Prompt and answer as one row. @param genLength tokens of the answer; null: the answer's own and one end of sequence */
+/**
+ * Prompt and answer as one row. @param genLength tokens of the answer; null: the answer's own and one end of sequence
+ */
 export function encodeRow(model: MaskedDiffusionModel, example: TrainingRow, genLength: number | null): TokenRow {
   if (example.answer === null) throw new TypeError('dataset: expected examples with an answer, got one without');
-  if (!model.tokenizer) throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which training on text needs`);
+  if (!model.tokenizer)
+    throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which training on text needs`);
   const prompt = model.encodePrompt(example.prompt);
   const answer = model.tokenizer.encode(example.answer, { addSpecialTokens: false });
   const length = genLength ?? answer.length + 1;
@@ -62,7 +71,9 @@ export function encodeRow(model: MaskedDiffusionModel, example: TrainingRow, gen
     );
   const total = prompt.length + length;
   if (total > maxSequenceLength)
-    throw new RangeError(`dataset: a row of ${total} tokens is longer than the model's maximum of ${maxSequenceLength}`);
+    throw new RangeError(
+      `dataset: a row of ${total} tokens is longer than the model's maximum of ${maxSequenceLength}`,
+    );
   const ids = new Int32Array(total).fill(eosTokenId ?? 0);
   ids.set(prompt);
   ids.set(answer, prompt.length);
@@ -107,7 +118,13 @@ class MaskedDiffusionStage {
     return rows.map(({ ids, begin }, i) => {
       const t = stratified ? (order[i] + random.uniform()) / rows.length : random.uniform();
       const uniforms = Float64Array.from(ids, random.uniform);
-      const masked = maskRow(ids, { begin: pretraining ? 0 : begin, t, epsilon, uniforms, maskTokenId: this.#model.config.maskTokenId });
+      const masked = maskRow(ids, {
+        begin: pretraining ? 0 : begin,
+        t,
+        epsilon,
+        uniforms,
+        maskTokenId: this.#model.config.maskTokenId,
+      });
       const count = pretraining ? tokens : (ids.length - begin) * rows.length;
       return { ...masked, weight: 1 / (masked.maskProbability * count) };
     });
@@ -153,7 +170,10 @@ class MaskedDiffusionStage {
 
   async accumulate(step: number): Promise<Measured> {
     const { seed, batchSize, accumulation } = this.#options;
-    const rows = this.#mask(this.#data.train(step, batchSize * accumulation), new Random(deriveSeed(seed, Purpose.masks, step)));
+    const rows = this.#mask(
+      this.#data.train(step, batchSize * accumulation),
+      new Random(deriveSeed(seed, Purpose.masks, step)),
+    );
     const sum = { loss: 0, tokens: 0 };
     for (let i = 0; i < rows.length; i += batchSize) {
       const { loss, tokens } = await this.#run(rows.slice(i, i + batchSize), true);
@@ -176,9 +196,10 @@ class MaskedDiffusionStage {
 const OWN_KEYS = ['dataset', 'objective', 'batchSize', 'genLength', 'maskEpsilon', 'timesteps', 'lora', 'signal'];
 
 /**
- * Masked-diffusion fine-tuning (LLaDA's): of each answer a random share t of the tokens is masked, and the model learns to predict them.
- * The planner head is left as it is. One yield per optimiser step; leaving the loop ends the training.
- * @throws TypeError, RangeError for options; DUltraError NON_FINITE naming the step, WRITE_FAILED, NO_TOKENIZER; `signal.reason`, after
+ * Masked-diffusion fine-tuning (LLaDA's): of each answer a random share t of the tokens is masked, and the model learns
+ * to predict them. The planner head is left as it is. One yield per optimiser step; leaving the loop ends the training.
+ * @throws TypeError, RangeError for options; DUltraError NON_FINITE naming the step, WRITE_FAILED, NO_TOKENIZER;
+ * `signal.reason`, after
  *   the step under way is finished and saved.
  */
 export async function* trainMaskedDiffusion(

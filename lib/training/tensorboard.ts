@@ -1,4 +1,5 @@
-// TensorBoard event files: length-prefixed records with masked CRC-32C, each a small protocol buffer with one scalar per metric.
+// TensorBoard event files: length-prefixed records with masked CRC-32C, each a small protocol buffer with one scalar
+// per metric.
 import { type FileHandle, open } from 'node:fs/promises';
 
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
@@ -53,7 +54,9 @@ export function scalarEvent(step: number, time: number, scalars: Readonly<Record
     simple.writeFloatLE(value);
     return field(1, 2, Buffer.concat([field(1, 2, Buffer.from(tag)), field(2, 5, simple)]));
   });
-  return record(Buffer.concat([field(1, 1, float64(time)), field(2, 0, varint(step)), field(5, 2, Buffer.concat(values))]));
+  return record(
+    Buffer.concat([field(1, 1, float64(time)), field(2, 0, varint(step)), field(5, 2, Buffer.concat(values))]),
+  );
 }
 
 /** Appends events to a file. */

@@ -1,5 +1,5 @@
-// JavaScript values to C++ structs. Everything is copied, so that work on another thread never sees memory that JavaScript can
-// change. A wrong type is a TypeError that names the property.
+// JavaScript values to C++ structs. Everything is copied, so that work on another thread never sees memory that
+// JavaScript can change. A wrong type is a TypeError that names the property.
 #pragma once
 #include <napi.h>
 
@@ -40,8 +40,9 @@ inline double get_number(const Napi::Object& object, const char* name) {
 inline int64_t get_integer(const Napi::Object& object, const char* name, int64_t min, int64_t max) {
   const double number = get_number(object, name);
   if (!(number >= double(min) && number <= double(max)) || number != double(int64_t(number)))
-    throw Napi::RangeError::New(object.Env(), std::string(name) + ": expected an integer from " + std::to_string(min) + " to " + std::to_string(max) +
-                                                  ", got " + Napi::Number::New(object.Env(), number).ToString().Utf8Value());
+    throw Napi::RangeError::New(object.Env(), std::string(name) + ": expected an integer from " + std::to_string(min) +
+                                                  " to " + std::to_string(max) + ", got " +
+                                                  Napi::Number::New(object.Env(), number).ToString().Utf8Value());
   return int64_t(number);
 }
 

@@ -8,21 +8,27 @@ namespace dultra {
 namespace addon {
 
 void CacheObject::init(Napi::Env env, AddonData* data) {
-  data->cache = Napi::Persistent(DefineClass(
-      env, "KvCache",
-      {InstanceMethod<&CacheObject::bytes>("bytes"), InstanceMethod<&CacheObject::read>("read"), InstanceMethod<&CacheObject::dispose>("dispose")}));
+  data->cache = Napi::Persistent(
+      DefineClass(env, "KvCache",
+                  {InstanceMethod<&CacheObject::bytes>("bytes"), InstanceMethod<&CacheObject::read>("read"),
+                   InstanceMethod<&CacheObject::dispose>("dispose")}));
 }
 
-Napi::Value CacheObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& lengths, const Napi::Value& value) {
+Napi::Value CacheObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& lengths,
+                                const Napi::Value& value) {
   auto offsets = to_vector<int32_t>(lengths, "offsets");
   const Napi::Object object = to_object(value, "options");
   KvCacheOptions options;
   options.dtype = get_dtype(env, get_string(object, "dtype"));
   const std::string planner = get_string(object, "planner");
-  if (planner != "none" && planner != "blocks" && planner != "hidden") type_error(env, "planner", "\"none\", \"blocks\" or \"hidden\"");
-  options.planner = planner == "none" ? PlannerCache::kNone : planner == "blocks" ? PlannerCache::kBlocks : PlannerCache::kHidden;
+  if (planner != "none" && planner != "blocks" && planner != "hidden")
+    type_error(env, "planner", "\"none\", \"blocks\" or \"hidden\"");
+  options.planner = planner == "none"     ? PlannerCache::kNone
+                    : planner == "blocks" ? PlannerCache::kBlocks
+                                          : PlannerCache::kHidden;
   return Job<std::shared_ptr<KvCache>>::start(
-      env, [model = std::move(model), offsets = std::move(offsets), options] { return make_cache(model, offsets, options); },
+      env,
+      [model = std::move(model), offsets = std::move(offsets), options] { return make_cache(model, offsets, options); },
       [](Napi::Env job_env, std::shared_ptr<KvCache>& cache) -> Napi::Value {
         Napi::Object made = job_env.GetInstanceData<AddonData>()->cache.New({});
         CacheObject* self = Unwrap(made);
@@ -37,7 +43,8 @@ std::shared_ptr<KvCache> CacheObject::cache_of(const Napi::Value& value) {
   if (absent(value)) return nullptr;
   const Napi::Env env = value.Env();
   const auto* data = env.GetInstanceData<AddonData>();
-  if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data->cache.Value())) type_error(env, "cache", "a KvCache");
+  if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data->cache.Value()))
+    type_error(env, "cache", "a KvCache");
   return Unwrap(value.As<Napi::Object>())->cache(env);
 }
 
@@ -54,13 +61,16 @@ std::shared_ptr<KvCache> CacheObject::cache(Napi::Env env) const {
   return cache_;
 }
 
-Napi::Value CacheObject::bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(cache(info.Env())->bytes())); }
+Napi::Value CacheObject::bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(cache(info.Env())->bytes()));
+}
 
 Napi::Value CacheObject::read(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!info[0].IsNumber() || !info[1].IsNumber()) type_error(env, "layer, row", "numbers");
   const int64_t layer = info[0].As<Napi::Number>().Int64Value(), row = info[1].As<Napi::Number>().Int64Value();
-  if (layer < 0 || row < 0 || row > std::numeric_limits<int32_t>::max()) type_error(env, "layer, row", "no negative numbers");
+  if (layer < 0 || row < 0 || row > std::numeric_limits<int32_t>::max())
+    type_error(env, "layer, row", "no negative numbers");
   return Job<std::vector<float>>::start(
       env,
       [held = cache(env), layer, row] {

@@ -1,4 +1,5 @@
-// Work on a libuv worker thread with a promise for its result. The only place where a C++ exception becomes a JavaScript error.
+// Work on a libuv worker thread with a promise for its result. The only place where a C++ exception becomes a
+// JavaScript error.
 #pragma once
 #include <napi.h>
 
@@ -47,7 +48,10 @@ class Job final : public Napi::AsyncWorker {
 
  private:
   Job(Napi::Env env, Work work, Convert convert)
-      : Napi::AsyncWorker(env, "dultra"), work_(std::move(work)), convert_(std::move(convert)), deferred_(Napi::Promise::Deferred::New(env)) {}
+      : Napi::AsyncWorker(env, "dultra"),
+        work_(std::move(work)),
+        convert_(std::move(convert)),
+        deferred_(Napi::Promise::Deferred::New(env)) {}
 
   void Execute() override {
     try {

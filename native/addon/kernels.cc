@@ -24,8 +24,8 @@ void check_kernel_offsets(const std::vector<int32_t>& offsets, int64_t total, co
 }
 
 void check_size(size_t actual, int64_t expected, const char* name) {
-  check_argument(int64_t(actual) == expected,
-                 std::string(name) + ": expected " + std::to_string(expected) + " elements, got " + std::to_string(actual));
+  check_argument(int64_t(actual) == expected, std::string(name) + ": expected " + std::to_string(expected) +
+                                                  " elements, got " + std::to_string(actual));
 }
 
 Napi::Value masked_attention(const Napi::CallbackInfo& info) {
@@ -63,11 +63,15 @@ Napi::Value masked_attention(const Napi::CallbackInfo& info) {
   else
     type_error(env, "mask", "\"bidirectional\", \"causal\" or \"block-causal\", got \"" + mask + "\"");
   guarded(env, [&] {
-    check_argument(r.args.heads % r.args.kv_heads == 0,
-                   "heads: expected a multiple of kvHeads (" + std::to_string(r.args.kv_heads) + "), got " + std::to_string(r.args.heads));
-    const int64_t q_width = int64_t(r.args.heads) * r.args.head_dim, kv_width = int64_t(r.args.kv_heads) * r.args.head_dim;
-    check_argument(int64_t(r.q.size()) % q_width == 0, "q: expected a multiple of heads * headDim (" + std::to_string(q_width) + ") elements");
-    check_argument(int64_t(r.k.size()) % kv_width == 0, "k: expected a multiple of kvHeads * headDim (" + std::to_string(kv_width) + ") elements");
+    check_argument(r.args.heads % r.args.kv_heads == 0, "heads: expected a multiple of kvHeads (" +
+                                                            std::to_string(r.args.kv_heads) + "), got " +
+                                                            std::to_string(r.args.heads));
+    const int64_t q_width = int64_t(r.args.heads) * r.args.head_dim,
+                  kv_width = int64_t(r.args.kv_heads) * r.args.head_dim;
+    check_argument(int64_t(r.q.size()) % q_width == 0,
+                   "q: expected a multiple of heads * headDim (" + std::to_string(q_width) + ") elements");
+    check_argument(int64_t(r.k.size()) % kv_width == 0,
+                   "k: expected a multiple of kvHeads * headDim (" + std::to_string(kv_width) + ") elements");
     check_size(r.v.size(), int64_t(r.k.size()), "v");
     const int64_t queries = int64_t(r.q.size()) / q_width, keys = int64_t(r.k.size()) / kv_width;
     check_kernel_offsets(r.q_offsets, queries, "qOffsets");
@@ -139,7 +143,8 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
       [request] {
         Request& w = *request;
         const size_t m = size_t(w.args.rows);
-        Result out{std::vector<int32_t>(m), std::vector<float>(m), std::vector<float>(m), std::vector<float>(m), std::vector<float>(m)};
+        Result out{std::vector<int32_t>(m), std::vector<float>(m), std::vector<float>(m), std::vector<float>(m),
+                   std::vector<float>(m)};
         std::vector<uint8_t> finite(m);
         w.args.logits = w.logits.data();
         w.args.at = w.at.data();
@@ -151,7 +156,8 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
         w.args.finite = finite.data();
         if (m > 0) open_cpu(w.threads)->sample_forward(w.args);
         for (size_t i = 0; i < m; ++i)
-          if (!finite[i]) throw Error(ErrorCode::kNonFinite, "logits: row " + std::to_string(i) + " holds NaN or +infinity");
+          if (!finite[i])
+            throw Error(ErrorCode::kNonFinite, "logits: row " + std::to_string(i) + " holds NaN or +infinity");
         return out;
       },
       [](Napi::Env job_env, Result& result) -> Napi::Value {
@@ -190,11 +196,13 @@ Napi::Value planner_score(const Napi::CallbackInfo& info) {
     check_argument(r.c > 0, "weight: expected at least one element");
     check_size(r.hidden.size(), int64_t(r.condition.size()) * r.c, "hidden");
     check_size(r.add.size(), int64_t(r.mul.size()), "shift");
-    check_argument(int64_t(r.mul.size()) % r.c == 0, "scale: expected a multiple of weight's length (" + std::to_string(r.c) + ") elements");
+    check_argument(int64_t(r.mul.size()) % r.c == 0,
+                   "scale: expected a multiple of weight's length (" + std::to_string(r.c) + ") elements");
     const int64_t groups = int64_t(r.mul.size()) / r.c;
     for (size_t i = 0; i < r.condition.size(); ++i)
       check_argument(r.condition[i] >= 0 && r.condition[i] < groups,
-                     "condition[" + std::to_string(i) + "]: expected 0 to " + std::to_string(groups - 1) + ", got " + std::to_string(r.condition[i]));
+                     "condition[" + std::to_string(i) + "]: expected 0 to " + std::to_string(groups - 1) + ", got " +
+                         std::to_string(r.condition[i]));
     for (float& value : r.mul) value += 1.0f;  // AdaLN multiplies by 1 + scale
   });
   return Job<std::vector<float>>::start(
@@ -203,8 +211,9 @@ Napi::Value planner_score(const Napi::CallbackInfo& info) {
         const Request& w = *request;
         std::vector<float> logits(w.condition.size());
         if (!logits.empty())
-          open_cpu(w.threads)->planner_score_forward(logits.data(), w.hidden.data(), w.mul.data(), w.add.data(), w.condition.data(), w.weight.data(),
-                                                     w.bias, int64_t(logits.size()), w.c, w.eps);
+          open_cpu(w.threads)->planner_score_forward(logits.data(), w.hidden.data(), w.mul.data(), w.add.data(),
+                                                     w.condition.data(), w.weight.data(), w.bias,
+                                                     int64_t(logits.size()), w.c, w.eps);
         return logits;
       },
       [](Napi::Env job_env, std::vector<float>& logits) { return to_array(job_env, logits); });
@@ -257,7 +266,8 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
     need(r.planner_logits, "plannerLogits", is_planner_rule(rule));
     if (r.token_log_probs.empty()) r.token_log_probs.assign(size_t(m), 0.0f);
     need(r.token_log_probs, "tokenLogProbs", false);
-    need(r.confidences, "confidences", rule == UnmaskRule::kThreshold || rule == UnmaskRule::kFactor || rule == UnmaskRule::kFixed);
+    need(r.confidences, "confidences",
+         rule == UnmaskRule::kThreshold || rule == UnmaskRule::kFactor || rule == UnmaskRule::kFixed);
     need(r.entropies, "entropies", rule == UnmaskRule::kEntropy || rule == UnmaskRule::kEntropySum);
     if (is_counted_rule(rule)) check_size(r.counts.size(), b, "counts");
     for (int64_t row = 0; row < b; ++row)
@@ -272,7 +282,8 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
         const size_t m = size_t(w.offsets.back()), b = w.offsets.size() - 1;
         Result out{std::vector<uint8_t>(m), std::vector<uint8_t>(b), std::vector<float>(m), std::vector<float>(m)};
         const auto data = [](const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); };
-        if (is_planner_rule(w.args.rule) && std::any_of(w.planner_logits.begin(), w.planner_logits.end(), [](float x) { return std::isnan(x); }))
+        if (is_planner_rule(w.args.rule) &&
+            std::any_of(w.planner_logits.begin(), w.planner_logits.end(), [](float x) { return std::isnan(x); }))
           throw Error(ErrorCode::kNonFinite, "a planner logit is NaN");
         w.args.offsets = w.offsets.data();
         w.args.at = w.at.data();

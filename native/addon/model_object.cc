@@ -44,7 +44,8 @@ ModelConfig read_config(const Napi::Object& object) {
     config.planner.use_adaln = get_bool(p, "useAdaln");
     config.planner.use_mask_embeddings = get_bool(p, "useMaskEmbeddings");
   }
-  check_argument(config.hidden % config.heads == 0 && config.head_dim() % 2 == 0, "config: dModel / nHeads must be an even integer");
+  check_argument(config.hidden % config.heads == 0 && config.head_dim() % 2 == 0,
+                 "config: dModel / nHeads must be an even integer");
   check_argument(config.heads % config.kv_heads == 0, "config: nHeads must be a multiple of nKvHeads");
   return config;
 }
@@ -94,12 +95,13 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
 }  // namespace
 
 void ModelObject::init(Napi::Env env, AddonData* data) {
-  data->model = Napi::Persistent(
-      DefineClass(env, "Model",
-                  {InstanceMethod<&ModelObject::info>("info"), InstanceMethod<&ModelObject::forward>("forward"),
-                   InstanceMethod<&ModelObject::create_session>("createSession"), InstanceMethod<&ModelObject::create_cache>("createCache"),
-                   InstanceMethod<&ModelObject::create_trainer>("createTrainer"), InstanceMethod<&ModelObject::weights>("weights"),
-                   InstanceMethod<&ModelObject::dispose>("dispose")}));
+  data->model = Napi::Persistent(DefineClass(
+      env, "Model",
+      {InstanceMethod<&ModelObject::info>("info"), InstanceMethod<&ModelObject::forward>("forward"),
+       InstanceMethod<&ModelObject::create_session>("createSession"),
+       InstanceMethod<&ModelObject::create_cache>("createCache"),
+       InstanceMethod<&ModelObject::create_trainer>("createTrainer"), InstanceMethod<&ModelObject::weights>("weights"),
+       InstanceMethod<&ModelObject::dispose>("dispose")}));
 }
 
 Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
@@ -111,11 +113,12 @@ Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
       [request, token]() -> std::shared_ptr<Model> {
         auto backend = open_backend(request->device, request->threads, request->isa);
         if (!backend->supports(request->weights.compute))
-          throw Error(ErrorCode::kDeviceUnavailable,
-                      std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + backend->isa());
+          throw Error(
+              ErrorCode::kDeviceUnavailable,
+              std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + backend->isa());
         const Checkpoint checkpoint(request->files, std::move(request->tensors));
-        return std::make_shared<Model>(request->config, std::move(backend), checkpoint, request->weights, token ? &token->cancelled : nullptr,
-                                       token ? &token->progress : nullptr);
+        return std::make_shared<Model>(request->config, std::move(backend), checkpoint, request->weights,
+                                       token ? &token->cancelled : nullptr, token ? &token->progress : nullptr);
       },
       [threads = request->threads](Napi::Env job_env, std::shared_ptr<Model>& model) -> Napi::Value {
         Napi::Object object = job_env.GetInstanceData<AddonData>()->model.New({});
@@ -183,14 +186,16 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
       [held = model(env), request, flag] {
         std::optional<CachedPositions> cached;
         if (request->cache) cached.emplace(CachedPositions{*request->cache, std::move(request->positions)});
-        return forward_all(*held, request->ids, request->offsets, request->logits, request->planner ? &request->timestep : nullptr,
+        return forward_all(*held, request->ids, request->offsets, request->logits,
+                           request->planner ? &request->timestep : nullptr,
                            request->planner ? &request->candidate : nullptr, flag.get(), cached ? &*cached : nullptr);
       },
       [](Napi::Env job_env, ForwardResult& result) -> Napi::Value {
         Napi::Object out = Napi::Object::New(job_env);
         out.Set("hidden", to_array(job_env, std::move(result.hidden)));
         out.Set("logits", result.logits.empty() ? job_env.Null() : to_array(job_env, std::move(result.logits)));
-        out.Set("plannerLogits", result.planner_logits.empty() ? job_env.Null() : to_array(job_env, std::move(result.planner_logits)));
+        out.Set("plannerLogits",
+                result.planner_logits.empty() ? job_env.Null() : to_array(job_env, std::move(result.planner_logits)));
         return out;
       });
 }
@@ -199,13 +204,19 @@ Napi::Value ModelObject::create_session(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto ids = to_vector<int32_t>(info[0], "ids"), offsets = to_vector<int32_t>(info[1], "offsets");
   auto cache = CacheObject::cache_of(info[2]);
-  return guarded(
-      env, [&] { return SessionObject::wrap(env, std::make_shared<Session>(model(env), std::move(ids), std::move(offsets), std::move(cache))); });
+  return guarded(env, [&] {
+    return SessionObject::wrap(
+        env, std::make_shared<Session>(model(env), std::move(ids), std::move(offsets), std::move(cache)));
+  });
 }
 
-Napi::Value ModelObject::create_cache(const Napi::CallbackInfo& info) { return CacheObject::create(info.Env(), model(info.Env()), info[0], info[1]); }
+Napi::Value ModelObject::create_cache(const Napi::CallbackInfo& info) {
+  return CacheObject::create(info.Env(), model(info.Env()), info[0], info[1]);
+}
 
-Napi::Value ModelObject::create_trainer(const Napi::CallbackInfo& info) { return TrainerObject::create(info.Env(), model(info.Env()), info[0]); }
+Napi::Value ModelObject::create_trainer(const Napi::CallbackInfo& info) {
+  return TrainerObject::create(info.Env(), model(info.Env()), info[0]);
+}
 
 Napi::Value ModelObject::weights(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -221,7 +232,8 @@ Napi::Value ModelObject::weights(const Napi::CallbackInfo& info) {
     }
   }
   return Job<std::vector<NamedTensor>>::start(
-      env, [held = model(env), names = std::move(names), all] { return read_weights(*held, all ? nullptr : &names); }, tensors_to_js);
+      env, [held = model(env), names = std::move(names), all] { return read_weights(*held, all ? nullptr : &names); },
+      tensors_to_js);
 }
 
 void ModelObject::dispose(const Napi::CallbackInfo& info) { let_go(info.Env()); }

@@ -18,7 +18,8 @@ struct AddonData {
   std::vector<std::weak_ptr<Session>> sessions;
 };
 
-// What JavaScript tells a job while it runs, and asks it: the job's thread writes numbers, JavaScript reads them when it wants to.
+// What JavaScript tells a job while it runs, and asks it: the job's thread writes numbers, JavaScript reads them when
+// it wants to.
 class CancelToken final : public Napi::ObjectWrap<CancelToken> {
  public:
   struct State {
@@ -58,7 +59,8 @@ class CacheObject final : public Napi::ObjectWrap<CacheObject> {
   explicit CacheObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CacheObject>(info) {}
   ~CacheObject() override;
   // A promise of a cache for rows of `model`; see NativeCacheOptions.
-  static Napi::Value create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& offsets, const Napi::Value& options);
+  static Napi::Value create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& offsets,
+                            const Napi::Value& options);
   // The cache of an optional argument, or null.
   static std::shared_ptr<KvCache> cache_of(const Napi::Value& value);
 

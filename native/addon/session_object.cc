@@ -6,14 +6,16 @@ namespace dultra {
 namespace addon {
 
 void CancelToken::init(Napi::Env env, AddonData* data) {
-  data->cancel_token = Napi::Persistent(
-      DefineClass(env, "CancelToken", {InstanceMethod<&CancelToken::cancel>("cancel"), InstanceMethod<&CancelToken::progress>("progress")}));
+  data->cancel_token = Napi::Persistent(DefineClass(
+      env, "CancelToken",
+      {InstanceMethod<&CancelToken::cancel>("cancel"), InstanceMethod<&CancelToken::progress>("progress")}));
 }
 
 std::shared_ptr<CancelToken::State> CancelToken::state_of(const Napi::Value& value) {
   if (absent(value)) return nullptr;
   const auto* data = value.Env().GetInstanceData<AddonData>();
-  if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data->cancel_token.Value())) type_error(value.Env(), "cancelToken", "a CancelToken");
+  if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data->cancel_token.Value()))
+    type_error(value.Env(), "cancelToken", "a CancelToken");
   return Unwrap(value.As<Napi::Object>())->state_;
 }
 
@@ -32,10 +34,10 @@ Napi::Value CancelToken::progress(const Napi::CallbackInfo& info) {
 }
 
 void SessionObject::init(Napi::Env env, AddonData* data) {
-  data->session =
-      Napi::Persistent(DefineClass(env, "Session",
-                                   {InstanceMethod<&SessionObject::step>("step"), InstanceMethod<&SessionObject::write>("write"),
-                                    InstanceMethod<&SessionObject::cancel>("cancel"), InstanceMethod<&SessionObject::dispose>("dispose")}));
+  data->session = Napi::Persistent(DefineClass(
+      env, "Session",
+      {InstanceMethod<&SessionObject::step>("step"), InstanceMethod<&SessionObject::write>("write"),
+       InstanceMethod<&SessionObject::cancel>("cancel"), InstanceMethod<&SessionObject::dispose>("dispose")}));
 }
 
 Napi::Value SessionObject::wrap(Napi::Env env, std::shared_ptr<Session> session) {
@@ -100,7 +102,8 @@ Napi::Value SessionObject::step(const Napi::CallbackInfo& info) {
         out.Set("logProbs", to_array(job_env, result.log_probs));
         out.Set("confidences", to_array(job_env, result.confidences));
         out.Set("entropies", to_array(job_env, result.entropies));
-        out.Set("plannerLogits", result.planner_logits.empty() ? job_env.Null() : to_array(job_env, result.planner_logits));
+        out.Set("plannerLogits",
+                result.planner_logits.empty() ? job_env.Null() : to_array(job_env, result.planner_logits));
         out.Set("probabilities", to_array(job_env, result.probabilities));
         out.Set("logLikelihoods", to_array(job_env, result.log_likelihoods));
         out.Set("selected", to_array(job_env, result.selected));

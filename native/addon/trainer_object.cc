@@ -58,14 +58,15 @@ Napi::Value tensors_to_js(Napi::Env env, const std::vector<NamedTensor>& tensors
 }
 
 void TrainerObject::init(Napi::Env env, AddonData* data) {
-  data->trainer = Napi::Persistent(
-      DefineClass(env, "Trainer",
-                  {InstanceMethod<&TrainerObject::parameters>("parameters"), InstanceMethod<&TrainerObject::score>("score"),
-                   InstanceMethod<&TrainerObject::backward>("backward"), InstanceMethod<&TrainerObject::zero_grad>("zeroGrad"),
-                   InstanceMethod<&TrainerObject::grad_norm>("gradNorm"), InstanceMethod<&TrainerObject::step>("step"),
-                   InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
-                   InstanceMethod<&TrainerObject::load_state>("loadState"), InstanceMethod<&TrainerObject::set_adapters>("setAdapters"),
-                   InstanceMethod<&TrainerObject::dispose>("dispose")}));
+  data->trainer = Napi::Persistent(DefineClass(
+      env, "Trainer",
+      {InstanceMethod<&TrainerObject::parameters>("parameters"), InstanceMethod<&TrainerObject::score>("score"),
+       InstanceMethod<&TrainerObject::backward>("backward"), InstanceMethod<&TrainerObject::zero_grad>("zeroGrad"),
+       InstanceMethod<&TrainerObject::grad_norm>("gradNorm"), InstanceMethod<&TrainerObject::step>("step"),
+       InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
+       InstanceMethod<&TrainerObject::load_state>("loadState"),
+       InstanceMethod<&TrainerObject::set_adapters>("setAdapters"),
+       InstanceMethod<&TrainerObject::dispose>("dispose")}));
 }
 
 Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& value) {
@@ -169,9 +170,13 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
   struct Wanted {
     bool log_probs, planner, policy, confidences, logits;
   };
-  const Wanted wanted{request->log_probs || request->policy, request->planner, request->policy, request->confidences, request->logits};
+  const Wanted wanted{request->log_probs || request->policy, request->planner, request->policy, request->confidences,
+                      request->logits};
   return Job<ScoreResult>::start(
-      env, [held = trainer(env), request, flag = CancelToken::flag_of(info[1])] { return held->score(std::move(*request), flag.get()); },
+      env,
+      [held = trainer(env), request, flag = CancelToken::flag_of(info[1])] {
+        return held->score(std::move(*request), flag.get());
+      },
       [wanted](Napi::Env job_env, ScoreResult& result) -> Napi::Value {
         Napi::Object out = Napi::Object::New(job_env);
         out.Set("logProbs", optional_array(job_env, wanted.log_probs, result.log_probs));
@@ -193,7 +198,10 @@ Napi::Value TrainerObject::backward(const Napi::CallbackInfo& info) {
   request->dlog_likelihoods = get_optional_array<float>(object, "dLogLikelihoods");
   request->dlogits = get_optional_array<float>(object, "dLogits");
   return Job<std::vector<float>>::start(
-      env, [held = trainer(env), request, flag = CancelToken::flag_of(info[1])] { return held->backward(*request, flag.get()); },
+      env,
+      [held = trainer(env), request, flag = CancelToken::flag_of(info[1])] {
+        return held->backward(*request, flag.get());
+      },
       [](Napi::Env job_env, std::vector<float>& dhidden) -> Napi::Value {
         Napi::Object out = Napi::Object::New(job_env);
         out.Set("dHidden", optional_array(job_env, !dhidden.empty(), dhidden));

@@ -32,13 +32,14 @@ const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
 std::string cuda_plugin_path() {
   if (const char* path = std::getenv("DULTRA_CUDA_PLUGIN"); path && *path) return path;
   Dl_info self{};
-  std::string path = dladdr(reinterpret_cast<const void*>(&cuda_devices), &self) && self.dli_fname ? self.dli_fname : "";
+  std::string path =
+      dladdr(reinterpret_cast<const void*>(&cuda_devices), &self) && self.dli_fname ? self.dli_fname : "";
   const size_t slash = path.rfind('/');
   return (slash == std::string::npos ? std::string("./") : path.substr(0, slash + 1)) + "libdultra_cuda.so";
 }
 
-// The plugin, opened once and then kept: backends live in its code. Null if there is none that can be opened, and why; `built` says whether
-// there is one at all.
+// The plugin, opened once and then kept: backends live in its code. Null if there is none that can be opened, and why;
+// `built` says whether there is one at all.
 const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   static std::mutex mutex;
   static CudaPlugin plugin{};
@@ -62,7 +63,8 @@ const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   plugin.open = reinterpret_cast<PluginOpen>(dlsym(library, "dultra_cuda_open"));
   plugin.devices = reinterpret_cast<PluginDevices>(dlsym(library, "dultra_cuda_devices"));
   if (!version || !plugin.open || !plugin.devices || std::string(version()) != DULTRA_VERSION) {
-    *reason = path + " belongs to " + (version ? "dultra " + std::string(version()) : "something else") + ", expected dultra " + DULTRA_VERSION;
+    *reason = path + " belongs to " + (version ? "dultra " + std::string(version()) : "something else") +
+              ", expected dultra " + DULTRA_VERSION;
     dlclose(library);
     return nullptr;
   }
@@ -95,7 +97,9 @@ void check_once(Backend& backend, int index) {
 std::unique_ptr<Backend> open_backend(const std::string& device, int threads, const std::string& isa) {
   if (device == "cpu") return std::make_unique<cpu::CpuBackend>(threads, isa);
   const int index = cuda_index(device);
-  if (index < 0) throw Error(ErrorCode::kInvalidArgument, "device: expected \"cpu\", \"cuda\" or \"cuda:<index>\", got \"" + device + "\"");
+  if (index < 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                "device: expected \"cpu\", \"cuda\" or \"cuda:<index>\", got \"" + device + "\"");
   std::string reason;
   bool built;
   if (const CudaPlugin* plugin = cuda_plugin(&reason, &built)) {
@@ -108,7 +112,8 @@ std::unique_ptr<Backend> open_backend(const std::string& device, int threads, co
       reason = error.what();
     }
   }
-  throw Error(ErrorCode::kDeviceUnavailable, "device: \"" + device + "\" is not available: " + reason + "; use \"cpu\"");
+  throw Error(ErrorCode::kDeviceUnavailable,
+              "device: \"" + device + "\" is not available: " + reason + "; use \"cpu\"");
 }
 
 std::vector<std::string> cpu_isas() { return cpu::available_isas(); }

@@ -29,7 +29,8 @@ class Held {
   void* data_;
 };
 
-// The arrays of one run. Numbers are multiples of 1/64 within (-1, 1): bf16 holds them exactly, so that both types start from the same.
+// The arrays of one run. Numbers are multiples of 1/64 within (-1, 1): bf16 holds them exactly, so that both types
+// start from the same.
 class Run {
  public:
   Run(Backend& backend, DType operand) : backend_(backend), operand_(operand) {}
@@ -92,9 +93,12 @@ std::vector<Result> compute(Backend& backend, Compute arithmetic) {
   const DType storage = arithmetic == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   backend.make_matrix({{&one, DType::kF32, 1}}, 1, storage, arithmetic);
   Run run(backend, arithmetic == Compute::kBF16 ? backend.operand_dtype() : DType::kF32);
-  const auto keep = [&](const char* operation, ConstArray from, int64_t n) { results.push_back({operation, false, run.read(from, n)}); };
+  const auto keep = [&](const char* operation, ConstArray from, int64_t n) {
+    results.push_back({operation, false, run.read(from, n)});
+  };
 
-  const std::vector<float> w = run.numbers(kOutputs * kWidth), bias = run.numbers(kOutputs), x = run.numbers(kRows * kWidth);
+  const std::vector<float> w = run.numbers(kOutputs * kWidth), bias = run.numbers(kOutputs),
+                           x = run.numbers(kRows * kWidth);
   const auto matrix = backend.make_matrix({{w.data(), DType::kF32, kOutputs}}, kWidth, storage, arithmetic);
   float* y = run.empty_floats(kRows * kOutputs);
   backend.linear_forward(y, kOutputs, run.operands(x), kRows, *matrix, run.floats(bias), false);
@@ -159,7 +163,8 @@ std::vector<Result> compute(Backend& backend, Compute arithmetic) {
   sample.finite = finite.data();
   backend.sample_forward(sample);
   results.push_back({"sample_forward", true, std::vector<float>(token.begin(), token.end())});
-  for (const auto* values : {&log_prob, &confidence, &max_prob, &entropy}) results.push_back({"sample_forward", false, *values});
+  for (const auto* values : {&log_prob, &confidence, &max_prob, &entropy})
+    results.push_back({"sample_forward", false, *values});
 
   const int32_t candidates[] = {0, 5, int32_t(kCandidates)};
   const std::vector<float> planner_logit = run.numbers(kCandidates);
@@ -208,9 +213,10 @@ void check_device(Backend& device, Backend& reference) {
     for (size_t i = 0; i < got.size(); ++i) {
       const double difference = difference_of(got[i].values, expected[i].values);
       if (got[i].exact ? difference == 0 : difference <= tolerance) continue;
-      throw Error(ErrorCode::kDeviceUnavailable, std::string(device.name()) + " (" + device.isa() + ") computes something else than the CPU in " +
-                                                     got[i].operation + (arithmetic == Compute::kBF16 ? " (bf16)" : " (fp32)") + ": they differ by " +
-                                                     std::to_string(difference) + "; please report this");
+      throw Error(ErrorCode::kDeviceUnavailable,
+                  std::string(device.name()) + " (" + device.isa() + ") computes something else than the CPU in " +
+                      got[i].operation + (arithmetic == Compute::kBF16 ? " (bf16)" : " (fp32)") + ": they differ by " +
+                      std::to_string(difference) + "; please report this");
     }
   }
 }

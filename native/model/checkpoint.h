@@ -1,5 +1,5 @@
-// Tensors of a checkpoint: safetensors files mapped read-only. Headers are parsed and checked by the caller (TypeScript); what
-// arrives here is names, shapes and byte ranges, which are checked once more against the files.
+// Tensors of a checkpoint: safetensors files mapped read-only. Headers are parsed and checked by the caller
+// (TypeScript); what arrives here is names, shapes and byte ranges, which are checked once more against the files.
 #pragma once
 #include <cstdint>
 #include <memory>

@@ -15,8 +15,8 @@ size_t layers_of(const ModelConfig& config, const KvCacheOptions& options) {
 
 }  // namespace
 
-KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const ModelConfig& config, std::vector<int32_t> offsets,
-                 const KvCacheOptions& options)
+KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const ModelConfig& config,
+                 std::vector<int32_t> offsets, const KvCacheOptions& options)
     : owner_(std::move(owner)),
       backend_(backend),
       options_(options),
@@ -25,9 +25,11 @@ KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const Mode
       width_(kv_width(config)),
       causal_(config.causal) {
   check_argument(options.dtype == DType::kF32 || options.dtype == DType::kBF16, "cache: dtype: expected fp32 or bf16");
-  if (options.planner != PlannerCache::kNone && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
+  if (options.planner != PlannerCache::kNone && !config.planner.present)
+    throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   const int64_t n = offsets_.back();
-  for (size_t i = 0; i < layers_of(config, options); ++i) layers_.emplace_back(backend, size_t(n * width_) * dtype_size(dtype_));
+  for (size_t i = 0; i < layers_of(config, options); ++i)
+    layers_.emplace_back(backend, size_t(n * width_) * dtype_size(dtype_));
   if (options.planner == PlannerCache::kHidden) hidden_ = Buffer(backend, size_t(n * config.hidden) * 4);
   KvCacheOptions held = options;
   held.dtype = dtype_;
@@ -42,9 +44,12 @@ size_t KvCache::bytes_needed(const ModelConfig& config, int64_t tokens, const Kv
 }
 
 std::vector<float> KvCache::read(size_t layer, int row) const {
-  check_argument(layer < layers_.size(), "layer: expected 0 to " + std::to_string(layers_.size() - 1) + ", got " + std::to_string(layer));
-  check_argument(row >= 0 && row < rows(), "row: expected 0 to " + std::to_string(rows() - 1) + ", got " + std::to_string(row));
-  const size_t first = size_t(offsets_[size_t(row)] * width_), count = size_t(length(row) * width_), size = dtype_size(dtype_);
+  check_argument(layer < layers_.size(),
+                 "layer: expected 0 to " + std::to_string(layers_.size() - 1) + ", got " + std::to_string(layer));
+  check_argument(row >= 0 && row < rows(),
+                 "row: expected 0 to " + std::to_string(rows() - 1) + ", got " + std::to_string(row));
+  const size_t first = size_t(offsets_[size_t(row)] * width_), count = size_t(length(row) * width_),
+               size = dtype_size(dtype_);
   std::vector<uint8_t> stored(count * size);
   backend_.download(stored.data(), layers_[layer].as<uint8_t>() + first * size, stored.size());
   std::vector<float> out(count);
@@ -92,23 +97,33 @@ void KvCache::clear() {
   }
 }
 
-KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions, bool planner)
-    : cache_(cache), rows_(std::move(rows)), offsets_(offsets), positions_(positions), planner_(planner), key_offsets_(cache.offsets()) {
-  check_argument(offsets_.size() == rows_.size() + 1 && offsets_.front() == 0 && size_t(offsets_.back()) == positions_.size(),
-                 "positions: expected offsets from 0 to the number of positions, one more than rows");
+KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets,
+               const std::vector<int32_t>& positions, bool planner)
+    : cache_(cache),
+      rows_(std::move(rows)),
+      offsets_(offsets),
+      positions_(positions),
+      planner_(planner),
+      key_offsets_(cache.offsets()) {
+  check_argument(
+      offsets_.size() == rows_.size() + 1 && offsets_.front() == 0 && size_t(offsets_.back()) == positions_.size(),
+      "positions: expected offsets from 0 to the number of positions, one more than rows");
   std::vector<int32_t> slots;
   for (size_t r = 0; r < rows_.size(); ++r) {
     const int32_t row = rows_[r], begin = offsets_[r], end = offsets_[r + 1];
-    check_argument(row >= 0 && row < cache.rows() && (r == 0 || row > rows_[r - 1]), "positions: rows must be ascending indices of the cache's rows");
+    check_argument(row >= 0 && row < cache.rows() && (r == 0 || row > rows_[r - 1]),
+                   "positions: rows must be ascending indices of the cache's rows");
     check_argument(begin <= end && size_t(end) <= positions_.size(), "positions: expected ascending offsets");
     for (int32_t i = begin; i < end; ++i) {
       const int32_t p = positions_[size_t(i)];
-      check_argument(p >= 0 && p < cache.length(row) && (i == begin || p > positions_[size_t(i) - 1]),
-                     "positions: expected ascending positions inside row " + std::to_string(row) + ", got " + std::to_string(p));
+      check_argument(
+          p >= 0 && p < cache.length(row) && (i == begin || p > positions_[size_t(i) - 1]),
+          "positions: expected ascending positions inside row " + std::to_string(row) + ", got " + std::to_string(p));
       slots.push_back(cache.offsets()[size_t(row)] + p);
     }
     check_argument(cache.complete_with(row, positions_.data() + begin, size_t(end - begin), planner_),
-                   "positions: row " + std::to_string(row) + " has positions that are neither computed in this pass nor cached by an earlier one" +
+                   "positions: row " + std::to_string(row) +
+                       " has positions that are neither computed in this pass nor cached by an earlier one" +
                        (planner_ ? " with the planner" : ""));
   }
   slots_ = std::move(slots);
@@ -126,7 +141,8 @@ std::vector<int32_t> KvPass::spread(const std::vector<int32_t>& offsets) const {
 }
 
 void KvPass::done() {
-  for (size_t r = 0; r < rows_.size(); ++r) cache_.mark(rows_[r], positions_.data() + offsets_[r], size_t(offsets_[r + 1] - offsets_[r]), planner_);
+  for (size_t r = 0; r < rows_.size(); ++r)
+    cache_.mark(rows_[r], positions_.data() + offsets_[r], size_t(offsets_[r + 1] - offsets_[r]), planner_);
 }
 
 }  // namespace dultra

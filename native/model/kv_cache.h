@@ -1,4 +1,5 @@
-// Keys and values of rows, kept from one forward pass to the next, so that a pass need not compute every position again.
+// Keys and values of rows, kept from one forward pass to the next, so that a pass need not compute every position
+// again.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -15,18 +16,19 @@ namespace dultra {
 enum class PlannerCache : uint8_t {
   kNone,
   kBlocks,  // keys and values of its own blocks: the planner, too, computes only what a pass computes
-  kHidden,  // the base model's final states: the planner's blocks are computed for whole rows in every pass, on partly old states
+  kHidden,  // the base model's final states: the planner's blocks are computed for whole rows in every pass, on partly
+            // old states
 };
 
 struct KvCacheOptions {
-  // Of keys and values. kF32: as they are computed, which is bf16 where the backend stores operands in it; kBF16: rounded to bf16. States are
-  // fp32.
+  // Of keys and values. kF32: as they are computed, which is bf16 where the backend stores operands in it; kBF16:
+  // rounded to bf16. States are fp32.
   DType dtype = DType::kF32;
   PlannerCache planner = PlannerCache::kNone;
 };
 
-// One contiguous piece per layer, for all rows, allocated when the cache is made. Keys are held after the rotary embedding, whose
-// positions are those in the row. One user at a time: they hold `mutex()`.
+// One contiguous piece per layer, for all rows, allocated when the cache is made. Keys are held after the rotary
+// embedding, whose positions are those in the row. One user at a time: they hold `mutex()`.
 class KvCache {
  public:
   // `owner` keeps the backend alive. Row b has offsets[b + 1] - offsets[b] positions. Throws OUT_OF_MEMORY.
@@ -52,8 +54,9 @@ class KvCache {
   // Keys and values (length, 2, Hk, D) of a row in fp32, in host memory.
   std::vector<float> read(size_t layer, int row) const;
 
-  // Which positions hold something. A pass over `positions` of a row needs all others to; of a causal model, those before its last one.
-  // With `planner`, what the planner head reads of them counts too: a pass that runs it needs that, and only such a pass stores it.
+  // Which positions hold something. A pass over `positions` of a row needs all others to; of a causal model, those
+  // before its last one. With `planner`, what the planner head reads of them counts too: a pass that runs it needs
+  // that, and only such a pass stores it.
   bool complete_with(int row, const int32_t* positions, size_t count, bool planner) const;
   void mark(int row, const int32_t* positions, size_t count, bool planner);
   // Nothing holds anything: after a pass that did not come to its end.
@@ -80,13 +83,14 @@ class KvCache {
   size_t bytes_ = 0;
 };
 
-// A forward pass over some positions of some of a cache's rows: their keys and values are computed and stored, those of the rows' other
-// positions are read as they are.
+// A forward pass over some positions of some of a cache's rows: their keys and values are computed and stored, those of
+// the rows' other positions are read as they are.
 class KvPass {
  public:
-  // rows (R) ascending; offsets (R + 1) into positions: in-row, ascending. Throws INVALID_ARGUMENT where they do not fit the cache, or
-  // where a position is neither computed nor held. planner: the planner head runs, too.
-  KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets, const std::vector<int32_t>& positions, bool planner);
+  // rows (R) ascending; offsets (R + 1) into positions: in-row, ascending. Throws INVALID_ARGUMENT where they do not
+  // fit the cache, or where a position is neither computed nor held. planner: the planner head runs, too.
+  KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets,
+         const std::vector<int32_t>& positions, bool planner);
 
   KvCache& cache() const { return cache_; }
   const std::vector<int32_t>& rows() const { return rows_; }

@@ -43,7 +43,8 @@ class Workspace {
   // `exchange` (may be null): its recordings work on this memory, and end when a slot moves.
   explicit Workspace(Backend& backend, Exchange* exchange = nullptr) : backend_(backend), exchange_(exchange) {}
 
-  // At least `count` elements in slot `slot`; contents are undefined. The pointer is valid until the slot is asked for more.
+  // At least `count` elements in slot `slot`; contents are undefined. The pointer is valid until the slot is asked for
+  // more.
   template <typename T = float>
   T* get(size_t slot, int64_t count) {
     const size_t bytes = size_t(count > 0 ? count : 1) * sizeof(T);
@@ -67,7 +68,8 @@ class Workspace {
   std::vector<Buffer> slots_;
 };
 
-// Floats in host memory that are handed on without a copy. Unlike a vector's they are not zeroed first: contents are undefined.
+// Floats in host memory that are handed on without a copy. Unlike a vector's they are not zeroed first: contents are
+// undefined.
 class HostFloats {
  public:
   HostFloats() = default;

@@ -37,9 +37,12 @@ std::vector<T> numbers(const T* from, size_t count) {
 
 }  // namespace
 
-void check_cache(const KvCache& cache, const Model& model) { check_argument(cache.owner() == &model, "cache: expected one of this model"); }
+void check_cache(const KvCache& cache, const Model& model) {
+  check_argument(cache.owner() == &model, "cache: expected one of this model");
+}
 
-std::shared_ptr<KvCache> make_cache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets, const KvCacheOptions& options) {
+std::shared_ptr<KvCache> make_cache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets,
+                                    const KvCacheOptions& options) {
   const ModelConfig& config = model->transformer().config();
   check_offsets(offsets, offsets.empty() ? 0 : size_t(offsets.back()), config.max_sequence_length);
   Backend& backend = model->backend();
@@ -51,8 +54,8 @@ int64_t head_rows(int64_t vocab) { return std::max<int64_t>(16, (int64_t(64) << 
 void check_ids(const std::vector<int32_t>& ids, int64_t vocab) {
   for (size_t i = 0; i < ids.size(); ++i)
     if (ids[i] < 0 || ids[i] >= vocab)
-      throw Error(ErrorCode::kInvalidArgument,
-                  "ids[" + std::to_string(i) + "]: expected 0 to " + std::to_string(vocab - 1) + ", got " + std::to_string(ids[i]));
+      throw Error(ErrorCode::kInvalidArgument, "ids[" + std::to_string(i) + "]: expected 0 to " +
+                                                   std::to_string(vocab - 1) + ", got " + std::to_string(ids[i]));
 }
 
 void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t max_length) {
@@ -60,8 +63,9 @@ void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t ma
                  "offsets: expected 0 first and the number of ids last");
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     const int64_t length = int64_t(offsets[i + 1]) - offsets[i];
-    check_argument(length > 0 && length <= max_length,
-                   "row " + std::to_string(i) + ": expected 1 to " + std::to_string(max_length) + " tokens, got " + std::to_string(length));
+    check_argument(length > 0 && length <= max_length, "row " + std::to_string(i) + ": expected 1 to " +
+                                                           std::to_string(max_length) + " tokens, got " +
+                                                           std::to_string(length));
   }
 }
 
@@ -71,9 +75,9 @@ std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets) {
   return lengths;
 }
 
-ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets, bool logits,
-                          const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel,
-                          const CachedPositions* cached) {
+ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets,
+                          bool logits, const std::vector<float>* timestep, const std::vector<uint8_t>* candidate,
+                          const std::atomic<bool>* cancel, const CachedPositions* cached) {
   const Transformer& transformer = model.transformer();
   const ModelConfig& config = transformer.config();
   Backend& backend = model.backend();
@@ -85,9 +89,11 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
   if (cached) {
     check_cache(cached->cache, model);
     check_argument(cached->positions.size() == ids.size(), "positions: expected one per id");
-    check_argument(offsets.size() == size_t(cached->cache.rows()) + 1, "offsets: expected one row per row of the cache");
-    check_argument(!timestep || cached->cache.options().planner == PlannerCache::kBlocks,
-                   "planner: expected a cache made with planner \"cached\", which holds keys and values of the planner's blocks");
+    check_argument(offsets.size() == size_t(cached->cache.rows()) + 1,
+                   "offsets: expected one row per row of the cache");
+    check_argument(
+        !timestep || cached->cache.options().planner == PlannerCache::kBlocks,
+        "planner: expected a cache made with planner \"cached\", which holds keys and values of the planner's blocks");
     in_use = std::unique_lock<std::mutex>(cached->cache.mutex());
     std::vector<int32_t> rows;
     for (int row = 0; row < cached->cache.rows(); ++row) rows.push_back(row);
@@ -102,7 +108,8 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
   const auto scratch = model.borrow_scratch();
   float* hidden = scratch->head.get(kHidden, n * c);
   CacheGuard guard(cached ? &cached->cache : nullptr);
-  transformer.hidden_forward(hidden, ids.data(), packing, nullptr, scratch->layers, cancel, nullptr, nullptr, false, pass ? &*pass : nullptr);
+  transformer.hidden_forward(hidden, ids.data(), packing, nullptr, scratch->layers, cancel, nullptr, nullptr, false,
+                             pass ? &*pass : nullptr);
   ForwardResult result;
   result.hidden = HostFloats(size_t(n * c));
   backend.download(result.hidden.data(), hidden, result.hidden.size() * 4);
@@ -125,8 +132,9 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
     all.positions = packing.positions;
     for (int64_t i = 0; i < n; ++i) all.rows.push_back(int32_t(i));
     float* scores = scratch->head.get(kPlannerLogits, n);
-    transformer.planner_forward(scores, hidden, transformer.planner_inputs(*timestep, candidate->data(), packing, all), packing, all, scratch->layers,
-                                cancel, nullptr, nullptr, false, pass ? &*pass : nullptr);
+    transformer.planner_forward(scores, hidden, transformer.planner_inputs(*timestep, candidate->data(), packing, all),
+                                packing, all, scratch->layers, cancel, nullptr, nullptr, false,
+                                pass ? &*pass : nullptr);
     result.planner_logits = HostFloats(size_t(n));
     backend.download(result.planner_logits.data(), scores, size_t(n) * 4);
   }
@@ -135,7 +143,8 @@ ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, c
   return result;
 }
 
-Session::Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets, std::shared_ptr<KvCache> cache)
+Session::Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets,
+                 std::shared_ptr<KvCache> cache)
     : model_(std::move(model)), ids_(std::move(ids)), offsets_(std::move(offsets)), cache_(std::move(cache)) {
   const ModelConfig& config = model_->transformer().config();
   check_ids(ids_, config.embedding_size);
@@ -157,8 +166,8 @@ struct Session::Step {
   bool planner = false;  // planner logits wanted
   StepResult result;
 
-  // Arrays that the operations read. R rows take part, with N positions that are computed, and M candidates among them; the subset's may be
-  // more, filled up from `result.offsets.back()` on.
+  // Arrays that the operations read. R rows take part, with N positions that are computed, and M candidates among them;
+  // the subset's may be more, filled up from `result.offsets.back()` on.
   std::optional<KvPass> pass;
   std::optional<WholeRows> whole;  // what the planner sees, with PlannerCache::kHidden
   Packing packing;
@@ -173,8 +182,8 @@ struct Session::Step {
   // Places in the exchange: ids that the step changes (N), and what it writes, (M) each but the last two (R).
   int32_t* ids = nullptr;
   int32_t* tokens = nullptr;
-  float *log_probs = nullptr, *confidences = nullptr, *entropies = nullptr, *planner_logits = nullptr, *probabilities = nullptr,
-        *log_likelihoods = nullptr;
+  float *log_probs = nullptr, *confidences = nullptr, *entropies = nullptr, *planner_logits = nullptr,
+        *probabilities = nullptr, *log_likelihoods = nullptr;
   uint8_t *finite = nullptr, *selected = nullptr, *forced = nullptr;
   int32_t* remaining = nullptr;
   size_t ids_begin = 0, ids_end = 0, end = 0;  // in bytes: inputs and ids go, ids and results come back
@@ -186,12 +195,15 @@ struct Session::Step {
 
   void lay_out(ExchangeLayout& to) {
     const auto put = [&to](auto&... arrays) { (to.put(arrays), ...); };
-    put(packing.offsets, packing.positions, packing.cache_offsets, subset.offsets, subset.rows, subset.positions, subset.cache_offsets);
-    put(planner_inputs.features, planner_inputs.time_index, planner_inputs.mask_index, planner_inputs.groups, planner_inputs.subset_groups);
+    put(packing.offsets, packing.positions, packing.cache_offsets, subset.offsets, subset.rows, subset.positions,
+        subset.cache_offsets);
+    put(planner_inputs.features, planner_inputs.time_index, planner_inputs.mask_index, planner_inputs.groups,
+        planner_inputs.subset_groups);
     put(at, forbidden, counts);
     if (pass) put(pass->slots(), pass->key_offsets());
     if (whole)
-      put(whole->packing.offsets, whole->packing.positions, whole->subset.offsets, whole->subset.rows, whole->subset.positions, whole->slots);
+      put(whole->packing.offsets, whole->packing.positions, whole->subset.offsets, whole->subset.rows,
+          whole->subset.positions, whole->slots);
     ids_begin = to.bytes();
     ids = to.copy(first_ids);
     ids_end = to.bytes();
@@ -220,11 +232,13 @@ struct Session::Step {
     for (size_t r = 0; r < rows(); ++r)
       for (int32_t i = result.offsets[r]; i < result.offsets[r + 1]; ++i)
         if (!finite[i])
-          throw Error(ErrorCode::kNonFinite, "the model produced a NaN or infinite logit in row " + std::to_string(request.rows[r]) +
-                                                 " at position " + std::to_string(result.positions[size_t(i)]));
+          throw Error(ErrorCode::kNonFinite, "the model produced a NaN or infinite logit in row " +
+                                                 std::to_string(request.rows[r]) + " at position " +
+                                                 std::to_string(result.positions[size_t(i)]));
     for (size_t i = 0; i < result.planner_logits.size(); ++i)
       if (!(result.planner_logits[i] - result.planner_logits[i] == 0.0f))
-        throw Error(ErrorCode::kNonFinite, "the planner produced a NaN or infinite logit at position " + std::to_string(result.positions[i]));
+        throw Error(ErrorCode::kNonFinite,
+                    "the planner produced a NaN or infinite logit at position " + std::to_string(result.positions[i]));
     if (!request.select || m == 0) {
       decide_nothing();
       return;
@@ -248,23 +262,28 @@ void Session::prepare(Step& step) const {
   const StepRequest& request = step.request;
   const ModelConfig& config = model_->transformer().config();
   const size_t r_count = request.rows.size();
-  check_argument(request.window_ends.size() == r_count && request.row_keys.size() == r_count && request.steps.size() == r_count,
-                 "step: rows, windowEnds, rowKeys and steps must have equal lengths");
+  check_argument(
+      request.window_ends.size() == r_count && request.row_keys.size() == r_count && request.steps.size() == r_count,
+      "step: rows, windowEnds, rowKeys and steps must have equal lengths");
   const bool given = !request.candidate_offsets.empty();
   if (given)
     check_argument(request.candidate_offsets.size() == r_count + 1 && request.candidate_offsets.front() == 0 &&
                        size_t(request.candidate_offsets.back()) == request.candidates.size(),
                    "candidates: expected offsets from 0 to the number of positions, one more than rows");
   step.planner = request.planner || (request.select && is_planner_rule(request.rule));
-  if (step.planner && !config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
+  if (step.planner && !config.planner.present)
+    throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   if (step.planner && cache_)
-    check_argument(cache_->options().planner != PlannerCache::kNone, "step: the planner needs a cache that was made for it");
+    check_argument(cache_->options().planner != PlannerCache::kNone,
+                   "step: the planner needs a cache that was made for it");
   if (cache_) step.pass.emplace(*cache_, request.rows, request.query_offsets, request.queries, step.planner);
   const std::optional<KvPass>& pass = step.pass;
-  if (request.select && is_counted_rule(request.rule)) check_argument(request.counts.size() == r_count, "step: counts must have one entry per row");
+  if (request.select && is_counted_rule(request.rule))
+    check_argument(request.counts.size() == r_count, "step: counts must have one entry per row");
   step.counts = request.counts;
 
-  // The rows that take part, packed: all their positions, or those that a cache leaves to compute; and the candidates among them.
+  // The rows that take part, packed: all their positions, or those that a cache leaves to compute; and the candidates
+  // among them.
   StepResult& result = step.result;
   std::vector<int32_t> offsets{0}, positions, subset_rows;
   std::vector<rng::Coordinates> at;
@@ -278,9 +297,9 @@ void Session::prepare(Step& step) const {
     check_argument(end >= 0 && end <= length, "step: windowEnds must lie inside the row");
     const int32_t *next = nullptr, *last = nullptr;
     if (given) {
-      check_argument(
-          request.candidate_offsets[r] <= request.candidate_offsets[r + 1] && size_t(request.candidate_offsets[r + 1]) <= request.candidates.size(),
-          "candidates: expected ascending offsets");
+      check_argument(request.candidate_offsets[r] <= request.candidate_offsets[r + 1] &&
+                         size_t(request.candidate_offsets[r + 1]) <= request.candidates.size(),
+                     "candidates: expected ascending offsets");
       next = request.candidates.data() + request.candidate_offsets[r];
       last = request.candidates.data() + request.candidate_offsets[r + 1];
     }
@@ -301,13 +320,15 @@ void Session::prepare(Step& step) const {
       step.is_candidate.push_back(is_candidate);
       positions.push_back(i);
     }
-    check_argument(next == last, "candidates: expected ascending positions out of those that row " + std::to_string(row) + " computes");
+    check_argument(next == last, "candidates: expected ascending positions out of those that row " +
+                                     std::to_string(row) + " computes");
     offsets.push_back(int32_t(step.first_ids.size()));
     result.offsets.push_back(int32_t(subset_rows.size()));
     result.timesteps.push_back(1.0f - float(masks) / float(length));
   }
   const size_t m = subset_rows.size();
-  check_argument(request.token_uniforms.empty() || request.token_uniforms.size() == m * size_t(config.embedding_size) || (m == 0 && !pass),
+  check_argument(request.token_uniforms.empty() || request.token_uniforms.size() == m * size_t(config.embedding_size) ||
+                     (m == 0 && !pass),
                  "uniforms.token: expected candidates x embeddingSize numbers");
   check_argument(request.position_uniforms.empty() || request.position_uniforms.size() == m || (m == 0 && !pass),
                  "uniforms.position: expected one number per candidate");
@@ -342,21 +363,25 @@ void Session::enqueue(Step& step, Model::Scratch& scratch) const {
   Backend& backend = model_->backend();
   const int64_t c = config.hidden, v = config.embedding_size, n = step.packing.tokens(), m = step.subset.size();
   const KvPass* pass = step.pass ? &*step.pass : nullptr;
-  // With a planner all rows' states are needed (its keys and values); without, the last block runs on the candidates alone.
+  // With a planner all rows' states are needed (its keys and values); without, the last block runs on the candidates
+  // alone.
   const Array candidate_hidden = scratch.head.operands(kCandidateHidden, m * c);
   if (step.planner) {
     float* hidden = scratch.head.get(kHidden, n * c);
-    transformer.hidden_forward(hidden, step.ids, step.packing, nullptr, scratch.layers, &cancelled_, nullptr, nullptr, false, pass);
+    transformer.hidden_forward(hidden, step.ids, step.packing, nullptr, scratch.layers, &cancelled_, nullptr, nullptr,
+                               false, pass);
     backend.gather_rows(candidate_hidden, hidden, step.subset.rows.data(), m, c);
     if (const auto& whole = step.whole) {
       float* states = whole->gather(backend, hidden, scratch.head.get(kRowHidden, whole->packing.tokens() * c), c);
-      transformer.planner_forward(step.planner_logits, states, step.planner_inputs, whole->packing, whole->subset, scratch.layers, &cancelled_);
+      transformer.planner_forward(step.planner_logits, states, step.planner_inputs, whole->packing, whole->subset,
+                                  scratch.layers, &cancelled_);
     } else {
-      transformer.planner_forward(step.planner_logits, hidden, step.planner_inputs, step.packing, step.subset, scratch.layers, &cancelled_, nullptr,
-                                  nullptr, false, pass);
+      transformer.planner_forward(step.planner_logits, hidden, step.planner_inputs, step.packing, step.subset,
+                                  scratch.layers, &cancelled_, nullptr, nullptr, false, pass);
     }
   } else {
-    transformer.hidden_forward(candidate_hidden, step.ids, step.packing, &step.subset, scratch.layers, &cancelled_, nullptr, nullptr, false, pass);
+    transformer.hidden_forward(candidate_hidden, step.ids, step.packing, &step.subset, scratch.layers, &cancelled_,
+                               nullptr, nullptr, false, pass);
   }
   if (m == 0) return;
 
@@ -416,8 +441,8 @@ void Session::enqueue(Step& step, Model::Scratch& scratch) const {
   backend.unmask(unmask);
 }
 
-// Everything that the operations are made of but the contents of the exchange. The layout follows from the numbers of rows, positions and
-// candidates; a launch may depend on the longest sequence and on how many have queries, too.
+// Everything that the operations are made of but the contents of the exchange. The layout follows from the numbers of
+// rows, positions and candidates; a launch may depend on the longest sequence and on how many have queries, too.
 std::vector<int64_t> Session::key_of(const Step& step) const {
   const StepRequest& request = step.request;
   std::vector<int64_t> key;
@@ -427,15 +452,17 @@ std::vector<int64_t> Session::key_of(const Step& step) const {
     std::memcpy(&bits, &value, sizeof value);
     key.push_back(bits);
   };
-  for (size_t count : {step.rows(), step.first_ids.size(), size_t(step.subset.size()), step.counts.size(), step.ids_begin, step.ids_end, step.end})
+  for (size_t count : {step.rows(), step.first_ids.size(), size_t(step.subset.size()), step.counts.size(),
+                       step.ids_begin, step.ids_end, step.end})
     add(count);
   add(step.subset.most);
-  for (const HostArray<int32_t>* offsets : {&step.packing.offsets, &step.subset.offsets}) add(sequences(offsets->values()));
+  for (const HostArray<int32_t>* offsets : {&step.packing.offsets, &step.subset.offsets})
+    add(sequences(offsets->values()));
   add(longest(step.packing.offsets.values()));
   if (step.whole)
     for (int32_t size : {step.whole->packing.offsets.back(), longest(step.whole->packing.offsets.values())}) add(size);
-  for (bool flag : {step.planner, request.select, request.exclude_mask, request.tempered_log_prob, request.factor_last_pair, request.by_entropy,
-                    request.reference_likelihood})
+  for (bool flag : {step.planner, request.select, request.exclude_mask, request.tempered_log_prob,
+                    request.factor_last_pair, request.by_entropy, request.reference_likelihood})
     add(flag);
   add(request.rule);
   for (float scalar : {request.temperature, request.planner_temperature, request.probability_scale}) add(scalar);
@@ -470,9 +497,9 @@ StepResult Session::step(const StepRequest& request) {
   if (recorded && step.candidates() > 0) fill_up(step);
   if (step.planner) {
     if (step.pass && cache_->options().planner == PlannerCache::kHidden) step.whole.emplace(*step.pass, step.subset);
-    step.planner_inputs =
-        model_->transformer().planner_inputs(step.result.timesteps, step.whole ? step.whole->is_candidate.data() : step.is_candidate.data(),
-                                             step.whole ? step.whole->packing : step.packing, step.whole ? step.whole->subset : step.subset);
+    step.planner_inputs = model_->transformer().planner_inputs(
+        step.result.timesteps, step.whole ? step.whole->is_candidate.data() : step.is_candidate.data(),
+        step.whole ? step.whole->packing : step.packing, step.whole ? step.whole->subset : step.subset);
   }
   if (step.pass) {
     step.packing.cache_offsets = step.pass->spread(step.packing.offsets.values());
@@ -506,11 +533,13 @@ StepResult Session::step(const StepRequest& request) {
 
 void Session::write(int row, const std::vector<int32_t>& positions, const std::vector<int32_t>& tokens) {
   std::lock_guard<std::mutex> lock(mutex_);
-  check_argument(row >= 0 && size_t(row) + 1 < offsets_.size(), "row: expected an index of the session's rows, got " + std::to_string(row));
+  check_argument(row >= 0 && size_t(row) + 1 < offsets_.size(),
+                 "row: expected an index of the session's rows, got " + std::to_string(row));
   check_argument(positions.size() == tokens.size(), "write: positions and tokens must have equal lengths");
   const int32_t begin = offsets_[size_t(row)], length = offsets_[size_t(row) + 1] - begin;
   for (int32_t p : positions)
-    check_argument(p >= 0 && p < length, "positions: expected 0 to " + std::to_string(length - 1) + ", got " + std::to_string(p));
+    check_argument(p >= 0 && p < length,
+                   "positions: expected 0 to " + std::to_string(length - 1) + ", got " + std::to_string(p));
   check_ids(tokens, model_->transformer().config().embedding_size);
   for (size_t i = 0; i < positions.size(); ++i) ids_[size_t(begin + positions[i])] = tokens[i];
 }

@@ -12,11 +12,12 @@
 
 namespace dultra {
 
-// Weights and backend of one loaded model. Shared by its sessions; only a trainer changes the weights, between two of their steps.
+// Weights and backend of one loaded model. Shared by its sessions; only a trainer changes the weights, between two of
+// their steps.
 class Model {
  public:
-  Model(const ModelConfig& config, std::unique_ptr<Backend> backend, const Checkpoint& checkpoint, const WeightOptions& options,
-        const std::atomic<bool>* cancel, LoadProgress* progress = nullptr)
+  Model(const ModelConfig& config, std::unique_ptr<Backend> backend, const Checkpoint& checkpoint,
+        const WeightOptions& options, const std::atomic<bool>* cancel, LoadProgress* progress = nullptr)
       : backend_(std::move(backend)), transformer_(config, *backend_, checkpoint, options, cancel, progress) {}
 
   Backend& backend() const { return *backend_; }
@@ -28,11 +29,12 @@ class Model {
   bool claim_trainer() { return !has_trainer_.exchange(true); }
   void release_trainer() { has_trainer_.store(false); }
 
-  // Scratch memory of one forward pass or denoising step, and recordings of steps. What is not in use the model keeps, one or as many as it has
-  // sessions: fresh pages for every call cost a small model a tenth of its time, and steps of equal shapes repeat each other's recordings,
-  // whatever session they are of.
+  // Scratch memory of one forward pass or denoising step, and recordings of steps. What is not in use the model keeps,
+  // one or as many as it has sessions: fresh pages for every call cost a small model a tenth of its time, and steps of
+  // equal shapes repeat each other's recordings, whatever session they are of.
   struct Scratch {
-    explicit Scratch(Backend& backend) : exchange(backend.make_exchange()), layers(backend, exchange.get()), head(backend, exchange.get()) {}
+    explicit Scratch(Backend& backend)
+        : exchange(backend.make_exchange()), layers(backend, exchange.get()), head(backend, exchange.get()) {}
     const std::unique_ptr<Exchange> exchange;
     Workspace layers, head;
   };
@@ -80,7 +82,8 @@ class Model {
 
 // Rows of the output head computed at a time: bounds the (rows, V) logits to about 64 MB.
 int64_t head_rows(int64_t vocab);
-// Throw INVALID_ARGUMENT for ids outside the vocabulary, and offsets that do not cut `total` ids into rows of 1 to max_length.
+// Throw INVALID_ARGUMENT for ids outside the vocabulary, and offsets that do not cut `total` ids into rows of 1 to
+// max_length.
 void check_ids(const std::vector<int32_t>& ids, int64_t vocab);
 void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t max_length);
 std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets);
@@ -96,12 +99,14 @@ struct CachedPositions {
   KvCache& cache;
   std::vector<int32_t> positions;  // (N)
 };
-// With `cached`, ids are those of the positions alone, and so are the results; the planner needs a cache with PlannerCache::kBlocks.
-ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets, bool logits,
-                          const std::vector<float>* timestep, const std::vector<uint8_t>* candidate, const std::atomic<bool>* cancel,
-                          const CachedPositions* cached = nullptr);
+// With `cached`, ids are those of the positions alone, and so are the results; the planner needs a cache with
+// PlannerCache::kBlocks.
+ForwardResult forward_all(const Model& model, const std::vector<int32_t>& ids, const std::vector<int32_t>& offsets,
+                          bool logits, const std::vector<float>* timestep, const std::vector<uint8_t>* candidate,
+                          const std::atomic<bool>* cancel, const CachedPositions* cached = nullptr);
 // A cache for rows of a model. Throws INVALID_ARGUMENT for offsets that do not fit the model, OUT_OF_MEMORY.
-std::shared_ptr<KvCache> make_cache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets, const KvCacheOptions& options);
+std::shared_ptr<KvCache> make_cache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets,
+                                    const KvCacheOptions& options);
 // Throws INVALID_ARGUMENT for a cache of another model.
 void check_cache(const KvCache& cache, const Model& model);
 
@@ -141,14 +146,16 @@ struct StepResult {
 
 class Session {
  public:
-  // ids of the rows packed by offsets (B + 1); every id inside the vocabulary. `cache` (of the same rows) may be null: every step then
-  // computes whole rows.
-  Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets, std::shared_ptr<KvCache> cache = nullptr);
+  // ids of the rows packed by offsets (B + 1); every id inside the vocabulary. `cache` (of the same rows) may be null:
+  // every step then computes whole rows.
+  Session(std::shared_ptr<const Model> model, std::vector<int32_t> ids, std::vector<int32_t> offsets,
+          std::shared_ptr<KvCache> cache = nullptr);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // The host puts together what the step reads, queues all of its operations (or a recording of them), and then reads the results.
+  // The host puts together what the step reads, queues all of its operations (or a recording of them), and then reads
+  // the results.
   StepResult step(const StepRequest& request);
   // Writes tokens at in-row positions of a row.
   void write(int row, const std::vector<int32_t>& positions, const std::vector<int32_t>& tokens);

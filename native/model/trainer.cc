@@ -59,15 +59,20 @@ std::vector<NamedTensor> read_weights(const Model& model, const std::vector<std:
   const std::shared_lock<WeightsMutex> weights(model.weights_mutex());
   const Transformer& transformer = model.transformer();
   std::vector<NamedTensor> out;
-  const auto add = [&](const WeightSite& site) { out.push_back({site.tensor, site.shape, transformer.read_weight(site.tensor)}); };
+  const auto add = [&](const WeightSite& site) {
+    out.push_back({site.tensor, site.shape, transformer.read_weight(site.tensor)});
+  };
   if (!names) {
     for (const WeightSite& site : transformer.sites())
-      if (site.first == 0 && std::none_of(out.begin(), out.end(), [&](const NamedTensor& seen) { return seen.name == site.tensor; })) add(site);
+      if (site.first == 0 &&
+          std::none_of(out.begin(), out.end(), [&](const NamedTensor& seen) { return seen.name == site.tensor; }))
+        add(site);
     return out;
   }
   for (const std::string& name : *names) {
     const auto& sites = transformer.sites();
-    const auto found = std::find_if(sites.begin(), sites.end(), [&](const WeightSite& site) { return site.tensor == name; });
+    const auto found =
+        std::find_if(sites.begin(), sites.end(), [&](const WeightSite& site) { return site.tensor == name; });
     check_argument(found != sites.end(), "weights: this model has no tensor " + name);
     add(*found);
   }
@@ -123,20 +128,23 @@ Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options)
   if (!base_trains_ && !planner_trains_) return;
   check_argument(!config.qkv_bias && !config.linear_bias && !config.causal,
                  "trainer: models with biases or causal attention score, but do not train");
-  if (!model_->claim_trainer()) throw Error(ErrorCode::kInvalidArgument, "trainer: this model already has one; dispose it first");
+  if (!model_->claim_trainer())
+    throw Error(ErrorCode::kInvalidArgument, "trainer: this model already has one; dispose it first");
   try {
     for (const WeightSite& site : transformer.sites()) {
       if (by_name_.count(site.tensor)) continue;
       // Nothing flows back into a frozen base.
       if (!site.planner && !base_trains_) continue;
       std::vector<Bf16Rows> rows = transformer.bf16_rows(site.tensor);
-      Parameter* p = add(site.tensor, site.shape, site.planner, site.planner ? planner_trains_ : !options.freeze_base && !lora, std::move(rows));
+      Parameter* p = add(site.tensor, site.shape, site.planner,
+                         site.planner ? planner_trains_ : !options.freeze_base && !lora, std::move(rows));
       if (!p->rows.empty()) continue;
       const std::vector<float> values = transformer.read_weight(site.tensor);
       backend_.upload(p->value.as<void>(), values.data(), values.size() * 4);
     }
     if (base_trains_)
-      for (int i = 0; i < config.layers; ++i) base_blocks_.push_back(resolve(kBase + ("blocks." + std::to_string(i) + ".")));
+      for (int i = 0; i < config.layers; ++i)
+        base_blocks_.push_back(resolve(kBase + ("blocks." + std::to_string(i) + ".")));
     for (int i = 0; i < config.planner.layers && config.planner.present; ++i)
       planner_blocks_.push_back(resolve("mask_head." + std::to_string(i) + "."));
     if (lora) add_adapters(options.lora);
@@ -163,7 +171,8 @@ Buffer Trainer::zeroed(size_t bytes) {
   return buffer;
 }
 
-Trainer::Parameter* Trainer::add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains, std::vector<Bf16Rows> rows) {
+Trainer::Parameter* Trainer::add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains,
+                                 std::vector<Bf16Rows> rows) {
   auto p = std::make_unique<Parameter>();
   p->name = name;
   p->shape = shape;
@@ -201,8 +210,9 @@ void Trainer::add_adapters(const LoraOptions& lora) {
   for (size_t i = 0; i < checkpoint_tensors; ++i) {
     Parameter* weight = parameters_[i].get();
     if (weight->planner || weight->name.find(".blocks.") == std::string::npos || weight->shape.size() != 2) continue;
-    const bool wanted = std::any_of(lora.targets.begin(), lora.targets.end(),
-                                    [&](const std::string& target) { return ends_with(weight->name, "." + target + ".weight"); });
+    const bool wanted = std::any_of(lora.targets.begin(), lora.targets.end(), [&](const std::string& target) {
+      return ends_with(weight->name, "." + target + ".weight");
+    });
     if (!wanted) continue;
     const std::string module = weight->name.substr(0, weight->name.size() - std::strlen(".weight"));
     const int64_t n = weight->shape[0], k = weight->shape[1], r = lora.rank;
@@ -233,7 +243,8 @@ void Trainer::add_adapters(const LoraOptions& lora) {
     adapters_.push_back(std::move(adapter));
     ++index;
   }
-  check_argument(!adapters_.empty(), "lora.targets: expected some of q_proj, k_proj, v_proj, attn_out, ff_proj, up_proj, ff_out");
+  check_argument(!adapters_.empty(),
+                 "lora.targets: expected some of q_proj, k_proj, v_proj, attn_out, ff_proj, up_proj, ff_out");
   for (Adapter& adapter : adapters_) adapter_of_[adapter.weight] = &adapter;
 }
 
@@ -297,7 +308,8 @@ void Trainer::write_model() {
       if (!ends_with(name, stacked)) continue;
       const std::string prefix = name.substr(0, name.size() - std::strlen(stacked));
       const bool keys = stacked[1] == 'k' || stacked[1] == 'v';
-      for (const char* partner : {keys ? ".k_proj.weight" : ".ff_proj.weight", keys ? ".v_proj.weight" : ".up_proj.weight"}) {
+      for (const char* partner :
+           {keys ? ".k_proj.weight" : ".ff_proj.weight", keys ? ".v_proj.weight" : ".up_proj.weight"}) {
         Parameter* other = find(prefix + partner);
         if (other && (other->trains || adapter_of_.count(other))) return p->value.as();
       }
@@ -313,7 +325,8 @@ std::vector<Trainer::ParameterInfo> Trainer::parameters() const {
   return out;
 }
 
-// ---- score -----------------------------------------------------------------------------------------------------------------------
+// ---- score
+// ----------------------------------------------------------------------------------------------------------------
 
 ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -327,10 +340,11 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   check_offsets(request.offsets, request.ids.size(), config.max_sequence_length);
   const size_t batch = request.offsets.size() - 1, m = request.positions.size();
   const int64_t n = int64_t(request.ids.size());
-  check_argument(
-      request.candidate_offsets.size() == batch + 1 && request.candidate_offsets.front() == 0 && size_t(request.candidate_offsets.back()) == m,
-      "candidateOffsets: expected one entry per row and one more, from 0 to the number of positions");
-  check_argument(request.hidden.empty() || request.hidden.size() == size_t(n * c), "hidden: expected (ids, dModel) numbers");
+  check_argument(request.candidate_offsets.size() == batch + 1 && request.candidate_offsets.front() == 0 &&
+                     size_t(request.candidate_offsets.back()) == m,
+                 "candidateOffsets: expected one entry per row and one more, from 0 to the number of positions");
+  check_argument(request.hidden.empty() || request.hidden.size() == size_t(n * c),
+                 "hidden: expected (ids, dModel) numbers");
   if (request.log_probs || request.policy) {
     check_argument(request.tokens.size() == m, "tokens: expected one per candidate");
     check_ids(request.tokens, v);
@@ -350,7 +364,8 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     KvCache& cache = *request.cache;
     check_cache(cache, *model_);
     check_argument(cache.options().dtype == DType::kF32, "cache: expected one of fp32, which gradients need");
-    check_argument(!request.planner || cache.options().planner != PlannerCache::kNone, "cache: expected one that was made for the planner");
+    check_argument(!request.planner || cache.options().planner != PlannerCache::kNone,
+                   "cache: expected one that was made for the planner");
     check_argument(request.hidden.empty(), "hidden: expected none with a cache");
     check_argument(request.rows.size() == batch, "rows: expected one row of the cache per row");
     in_use = std::unique_lock<std::mutex>(cache.mutex());
@@ -372,8 +387,10 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
       const int32_t position = request.positions[size_t(i)];
       const auto own = fresh.begin() + request.offsets[b], own_end = fresh.begin() + request.offsets[b + 1];
       const auto found = std::lower_bound(own, own_end, position);
-      check_argument(found != own_end && *found == position && (i == begin || position > request.positions[size_t(i) - 1]),
-                     "positions: expected ascending positions that row " + std::to_string(b) + " computes, got " + std::to_string(position));
+      check_argument(
+          found != own_end && *found == position && (i == begin || position > request.positions[size_t(i) - 1]),
+          "positions: expected ascending positions that row " + std::to_string(b) + " computes, got " +
+              std::to_string(position));
       const int32_t packed = int32_t(found - fresh.begin());
       candidates.rows.push_back(packed);
       candidates.positions.push_back(position);
@@ -386,7 +403,8 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     scored.offsets.push_back(int32_t(scored.rows.size()));
   }
   candidates.offsets = request.candidate_offsets;
-  if (request.planner && request.cache && request.cache->options().planner == PlannerCache::kHidden) tape->whole.emplace(*tape->pass, candidates);
+  if (request.planner && request.cache && request.cache->options().planner == PlannerCache::kHidden)
+    tape->whole.emplace(*tape->pass, candidates);
   if (request.planner && !config.planner.use_adaln) {
     tape->all_rows.resize(size_t(tape->planner_packing().tokens()));
     std::iota(tape->all_rows.begin(), tape->all_rows.end(), 0);
@@ -418,9 +436,10 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   if (!request.hidden.empty()) {
     backend_.upload(tape->hidden, request.hidden.data(), request.hidden.size() * 4);
   } else {
-    transformer.hidden_forward(tape->narrowed ? tape->scored_hidden : Array(tape->hidden), request.ids.data(), tape->packing,
-                               tape->narrowed ? &scored : nullptr, workspace_, cancel, keep_base ? &tape->base : nullptr, &memory,
-                               options_.checkpointing, tape->pass ? &*tape->pass : nullptr);
+    transformer.hidden_forward(tape->narrowed ? tape->scored_hidden : Array(tape->hidden), request.ids.data(),
+                               tape->packing, tape->narrowed ? &scored : nullptr, workspace_, cancel,
+                               keep_base ? &tape->base : nullptr, &memory, options_.checkpointing,
+                               tape->pass ? &*tape->pass : nullptr);
   }
   if (!tape->narrowed) backend_.gather_rows(tape->scored_hidden, tape->hidden, scored.rows.data(), s, c);
 
@@ -437,7 +456,8 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
     transformer.head_forward(logits, tape->scored_hidden + i * c, part);
     if (request.logits)
       for (int64_t r = 0; r < part; ++r)
-        backend_.download(&result.logits[size_t(tape->scored_index[size_t(i + r)]) * size_t(v)], logits + r * v, size_t(v) * 4);
+        backend_.download(&result.logits[size_t(tape->scored_index[size_t(i + r)]) * size_t(v)], logits + r * v,
+                          size_t(v) * 4);
     SampleArgs sample{};
     sample.logits = logits;
     sample.rows = part;
@@ -462,7 +482,8 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
       sample.temperature = request.temperature;
       sample.tempered_log_prob = request.temperature > 0;
       backend_.sample_forward(sample);
-      for (int64_t r = i; r < i + part; ++r) result.log_probs[size_t(tape->scored_index[size_t(r)])] = log_prob[size_t(r)];
+      for (int64_t r = i; r < i + part; ++r)
+        result.log_probs[size_t(tape->scored_index[size_t(r)])] = log_prob[size_t(r)];
     }
   }
   if (std::find(finite.begin(), finite.end(), uint8_t(0)) != finite.end())
@@ -471,12 +492,15 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   if (request.planner) {
     float* scores = memory.take(int64_t(m));
     tape->planner_hidden = tape->hidden;
-    if (tape->whole) tape->planner_hidden = tape->whole->gather(backend_, tape->hidden, memory.take(tape->planner_packing().tokens() * c), c);
-    const PlannerInputs inputs =
-        transformer.planner_inputs(request.timestep, tape->whole ? tape->whole->is_candidate.data() : request.mask_index.data(),
-                                   tape->planner_packing(), tape->planner_candidates());
-    transformer.planner_forward(scores, tape->planner_hidden, inputs, tape->planner_packing(), tape->planner_candidates(), workspace_, cancel,
-                                keep ? &tape->planner : nullptr, &memory, options_.checkpointing, tape->planner_pass());
+    if (tape->whole)
+      tape->planner_hidden =
+          tape->whole->gather(backend_, tape->hidden, memory.take(tape->planner_packing().tokens() * c), c);
+    const PlannerInputs inputs = transformer.planner_inputs(
+        request.timestep, tape->whole ? tape->whole->is_candidate.data() : request.mask_index.data(),
+        tape->planner_packing(), tape->planner_candidates());
+    transformer.planner_forward(scores, tape->planner_hidden, inputs, tape->planner_packing(),
+                                tape->planner_candidates(), workspace_, cancel, keep ? &tape->planner : nullptr,
+                                &memory, options_.checkpointing, tape->planner_pass());
     backend_.download(result.planner_logits.data(), scores, m * 4);
     for (float z : result.planner_logits)
       if (!std::isfinite(z)) throw Error(ErrorCode::kNonFinite, "the planner produced a NaN or infinite logit");
@@ -496,27 +520,31 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   return result;
 }
 
-// ---- backward --------------------------------------------------------------------------------------------------------------------
+// ---- backward
+// ----------------------------------------------------------------------------------------------------------------
 
-void Trainer::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m, int64_t first_row, int64_t n,
-                                    bool accumulate) {
+void Trainer::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m,
+                                    int64_t first_row, int64_t n, bool accumulate) {
   const int64_t k = w.shape[1];
-  if (w.rows.empty()) return backend_.linear_backward_input(dx, dy, dy_stride, w.value.as() + first_row * k, m, n, k, accumulate);
+  if (w.rows.empty())
+    return backend_.linear_backward_input(dx, dy, dy_stride, w.value.as() + first_row * k, m, n, k, accumulate);
   for (const Bf16Rows& piece : w.rows) {
     const int64_t begin = std::max(first_row, piece.first), end = std::min(first_row + n, piece.first + piece.rows);
     if (begin >= end) continue;
-    backend_.linear_backward_input(dx, dy + (begin - first_row), dy_stride, piece.data + (begin - piece.first) * k, m, end - begin, k, accumulate);
+    backend_.linear_backward_input(dx, dy + (begin - first_row), dy_stride, piece.data + (begin - piece.first) * k, m,
+                                   end - begin, k, accumulate);
     accumulate = true;
   }
 }
 
-void Trainer::linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m, bool accumulate, int64_t first_row,
-                              int64_t rows, Parameter* bias, int64_t bias_first) {
+void Trainer::linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m,
+                              bool accumulate, int64_t first_row, int64_t rows, Parameter* bias, int64_t bias_first) {
   const int64_t k = w->shape[1], n = rows < 0 ? w->shape[0] : rows;
   if (dx) linear_backward_input(dx, dy, dy_stride, *w, m, first_row, n, accumulate);
   if (w->trains) {
     float* db = gradient_of(bias);
-    backend_.linear_backward_weight(w->gradient.as() + first_row * k, db ? db + bias_first : nullptr, dy, dy_stride, x, m, n, k);
+    backend_.linear_backward_weight(w->gradient.as() + first_row * k, db ? db + bias_first : nullptr, dy, dy_stride, x,
+                                    m, n, k);
   }
   const auto adapter = adapter_of_.find(w);
   if (adapter == adapter_of_.end()) return;
@@ -530,8 +558,9 @@ void Trainer::linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstA
   backend_.linear_backward_weight(a.a->gradient.as(), nullptr, low, r, x, m, r, k);
 }
 
-void Trainer::block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing, const RowSubset* subset,
-                             float* dx, float* dout, const KvLayer* kv) {
+void Trainer::block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape,
+                             const Packing& packing, const RowSubset* subset, float* dx, float* dout,
+                             const KvLayer* kv) {
   const Transformer& transformer = model_->transformer();
   const ModelConfig& config = transformer.config();
   const int64_t n = packing.tokens(), m = subset ? subset->size() : n, c = config.hidden, f = config.mlp_hidden;
@@ -556,7 +585,8 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
   linear_backward(dnormed, dgate_up, 2 * f, tape.normed_h, p.ff, m, false);
   linear_backward(dnormed, dgate_up + f, 2 * f, tape.normed_h, p.up, m, true);
   float* dh = dout;  // h reaches out directly too
-  backend_.rmsnorm_backward(dh, gradient_of(p.ff_norm), dnormed, tape.h, p.ff_norm->value.as(), m, c, config.rms_norm_eps);
+  backend_.rmsnorm_backward(dh, gradient_of(p.ff_norm), dnormed, tape.h, p.ff_norm->value.as(), m, c,
+                            config.rms_norm_eps);
 
   // h = x + attn_out(attention(q, k, v))
   const Array dattention = ws.operands(kDAttention, m * q_width);
@@ -595,7 +625,8 @@ void Trainer::block_backward(const BlockWeights& weights, const BlockParameters&
     linear_backward(dnormed, dq, q_width, tape.normed, p.q, n, true);
     if (dx != dh) backend_.copy(dx, dh, n * c);
   }
-  backend_.rmsnorm_backward(dx, gradient_of(p.attn_norm), dnormed, tape.x, p.attn_norm->value.as(), n, c, config.rms_norm_eps);
+  backend_.rmsnorm_backward(dx, gradient_of(p.attn_norm), dnormed, tape.x, p.attn_norm->value.as(), n, c,
+                            config.rms_norm_eps);
 }
 
 void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden, const std::atomic<bool>* cancel) {
@@ -615,7 +646,8 @@ void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden,
   float *dmul1 = nullptr, *dadd1 = nullptr, *dmul2, *dadd2;
   Parameter *norm_weight = find("norm_out_2.weight"), *norm_bias = find("norm_out_2.bias");
   if (adaln) {
-    for (auto [slot, to] : {std::pair<GradientSlot, float**>{kDMul1, &dmul1}, {kDAdd1, &dadd1}, {kDMul2, &dmul2}, {kDAdd2, &dadd2}}) {
+    for (auto [slot, to] :
+         {std::pair<GradientSlot, float**>{kDMul1, &dmul1}, {kDAdd1, &dadd1}, {kDMul2, &dmul2}, {kDAdd2, &dadd2}}) {
       *to = ws.get(slot, 2 * b * c);
       backend_.fill_zero(*to, 2 * b * c);
     }
@@ -627,8 +659,9 @@ void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden,
   const float *mul2 = adaln ? t.mul2 : norm_weight->value.as(), *add2 = adaln ? t.add2 : norm_bias->value.as();
   float* dout = ws.get(kDOut, std::max(n, m) * c);
   backend_.fill_zero(dout, m * c);
-  backend_.planner_score_backward(dout, dmul2, dadd2, gradient_of(linear_weight), gradient_of(linear_bias), dscore, t.out, mul2, add2,
-                                  adaln ? t.subset_groups : nullptr, linear_weight->value.as(), m, c, kLayerNormEps);
+  backend_.planner_score_backward(dout, dmul2, dadd2, gradient_of(linear_weight), gradient_of(linear_bias), dscore,
+                                  t.out, mul2, add2, adaln ? t.subset_groups : nullptr, linear_weight->value.as(), m, c,
+                                  kLayerNormEps);
   float* dy = dout;
   if (weights.blocks.empty()) {
     dy = ws.get(kDX, n * c);
@@ -640,7 +673,8 @@ void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden,
     const bool last = i + 1 == weights.blocks.size();
     float* dx = last ? ws.get(kDX, n * c) : dy;
     const std::optional<KvLayer> kv = layer_of(tape_->planner_pass(), transformer.block_count() + i);
-    block_backward(weights.blocks[i], planner_blocks_[i], t.blocks[i], packing, last ? &subset : nullptr, dx, dy, kv ? &*kv : nullptr);
+    block_backward(weights.blocks[i], planner_blocks_[i], t.blocks[i], packing, last ? &subset : nullptr, dx, dy,
+                   kv ? &*kv : nullptr);
     dy = dx;
   }
   if (!adaln) {
@@ -653,7 +687,8 @@ void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden,
     dhidden_or_scratch = ws.get(kDNormed, n * c);
     backend_.fill_zero(dhidden_or_scratch, n * c);
   }
-  backend_.layernorm_backward(dhidden_or_scratch, dmul1, dadd1, dy, tape_->planner_hidden, t.mul1, t.groups, n, c, kLayerNormEps);
+  backend_.layernorm_backward(dhidden_or_scratch, dmul1, dadd1, dy, tape_->planner_hidden, t.mul1, t.groups, n, c,
+                              kLayerNormEps);
   if (!planner_trains_) return;
   float* dcondition = ws.get(kDCondition, 2 * b * c);
   Parameter *modulation1 = find("norm_out_1.modulation.weight"), *modulation2 = find("norm_out_2.modulation.weight");
@@ -671,7 +706,8 @@ void Trainer::planner_backward(const std::vector<float>& dlogit, float* dhidden,
   backend_.fill_zero(dtime, b * c);
   backend_.scatter_add_rows(dtime, dtime_twice, t.time_index, 2 * b, c);
   backend_.silu_backward(dtime, dtime, t.time_sum, b * c);
-  linear_backward(nullptr, dtime, c, t.features, find("time_embedding.mlp.0.weight"), b, false, 0, -1, find("time_embedding.mlp.0.bias"));
+  linear_backward(nullptr, dtime, c, t.features, find("time_embedding.mlp.0.weight"), b, false, 0, -1,
+                  find("time_embedding.mlp.0.bias"));
 }
 
 void Trainer::head_backward(const BackwardRequest& request, const std::vector<float>& dlog_prob, float* dhidden) {
@@ -697,14 +733,16 @@ void Trainer::head_backward(const BackwardRequest& request, const std::vector<fl
         logits = gradient_workspace_.get(kDLogits, rows * v);
         transformer.head_forward(logits, tape.scored_hidden + i * c, part);
       }
-      backend_.log_prob_backward(logits, tokens.data() + i, upstream.data() + i, part, v, tape.request.temperature, tape.request.excluded_token);
+      backend_.log_prob_backward(logits, tokens.data() + i, upstream.data() + i, part, v, tape.request.temperature,
+                                 tape.request.excluded_token);
       linear_backward(dhidden + i * c, logits, v, tape.scored_hidden + i * c, head, part, false);
       accumulate = true;
     }
     if (!request.dlogits.empty()) {
       float* dlogits = gradient_workspace_.get(kDLogits, rows * v);
       for (int64_t r = 0; r < part; ++r)
-        backend_.upload(dlogits + r * v, &request.dlogits[size_t(tape.scored_index[size_t(i + r)]) * size_t(v)], size_t(v) * 4);
+        backend_.upload(dlogits + r * v, &request.dlogits[size_t(tape.scored_index[size_t(i + r)]) * size_t(v)],
+                        size_t(v) * 4);
       linear_backward(dhidden + i * c, dlogits, v, tape.scored_hidden + i * c, head, part, accumulate);
     }
   }
@@ -720,13 +758,15 @@ void Trainer::base_backward(float* dhidden, const std::atomic<bool>* cancel) {
   Parameter* final_norm = find(std::string(kBase) + "ln_f.weight");
   float* dout = gradient_workspace_.get(kDOut, std::max(n, m) * c);
   backend_.fill_zero(dout, m * c);
-  backend_.rmsnorm_backward(dout, gradient_of(final_norm), dhidden, tape.base.last, final_norm->value.as(), m, c, config.rms_norm_eps);
+  backend_.rmsnorm_backward(dout, gradient_of(final_norm), dhidden, tape.base.last, final_norm->value.as(), m, c,
+                            config.rms_norm_eps);
   for (size_t i = transformer.block_count(); i-- > 0;) {
     check_cancelled(cancel);
     const RowSubset* subset = i + 1 == transformer.block_count() ? narrowed : nullptr;
     float* dx = subset ? gradient_workspace_.get(kDX, n * c) : dout;
     const std::optional<KvLayer> kv = layer_of(tape.pass ? &*tape.pass : nullptr, i);
-    block_backward(transformer.block(i), base_blocks_[i], tape.base.blocks[i], tape.packing, subset, dx, dout, kv ? &*kv : nullptr);
+    block_backward(transformer.block(i), base_blocks_[i], tape.base.blocks[i], tape.packing, subset, dx, dout,
+                   kv ? &*kv : nullptr);
     dout = dx;
   }
   Parameter* table = find(std::string(kBase) + "wte.weight");
@@ -749,14 +789,16 @@ std::vector<float> Trainer::backward(const BackwardRequest& request, const std::
   const ModelConfig& config = model_->transformer().config();
   const size_t m = size_t(tape.candidates.size());
   const int64_t c = config.hidden, n = tape.packing.tokens(), s = tape.scored.size();
-  check_argument(request.dlog_probs.empty() || (request.dlog_probs.size() == m && (tape.request.log_probs || tape.request.policy)),
-                 "dLogProbs: expected one number per candidate of a score with tokens");
+  check_argument(
+      request.dlog_probs.empty() || (request.dlog_probs.size() == m && (tape.request.log_probs || tape.request.policy)),
+      "dLogProbs: expected one number per candidate of a score with tokens");
   check_argument(request.dplanner_logits.empty() || (request.dplanner_logits.size() == m && tape.request.planner),
                  "dPlannerLogits: expected one number per candidate of a score with planner");
   check_argument(request.dlog_likelihoods.empty() || (request.dlog_likelihoods.size() == m && tape.request.policy),
                  "dLogLikelihoods: expected one number per candidate of a score with policy");
-  check_argument(request.dlogits.empty() || (tape.request.logits && request.dlogits.size() == m * size_t(config.embedding_size)),
-                 "dLogits: expected (candidates, embeddingSize) numbers of a score with logits");
+  check_argument(
+      request.dlogits.empty() || (tape.request.logits && request.dlogits.size() == m * size_t(config.embedding_size)),
+      "dLogits: expected (candidates, embeddingSize) numbers of a score with logits");
 
   std::vector<float> dlog_prob = request.dlog_probs, dplanner = request.dplanner_logits;
   if (!request.dlog_likelihoods.empty()) {
@@ -774,7 +816,8 @@ std::vector<float> Trainer::backward(const BackwardRequest& request, const std::
       dplanner[i] += dz[i];
     }
   }
-  for (const std::vector<float>* values : std::initializer_list<const std::vector<float>*>{&dlog_prob, &dplanner, &request.dlogits})
+  for (const std::vector<float>* values :
+       std::initializer_list<const std::vector<float>*>{&dlog_prob, &dplanner, &request.dlogits})
     for (float x : *values)
       if (!std::isfinite(x)) throw Error(ErrorCode::kNonFinite, "backward: dL/d of an output is NaN or infinite");
 
@@ -836,7 +879,8 @@ LikelihoodArgs Trainer::likelihood_args(const Tape& tape) {
   return args;
 }
 
-// ---- optimiser -------------------------------------------------------------------------------------------------------------------
+// ---- optimiser
+// ----------------------------------------------------------------------------------------------------------------
 
 void Trainer::zero_grad() {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -921,7 +965,8 @@ std::vector<float> Trainer::read_master(const Parameter& p) const {
   }
   std::vector<uint16_t> high(values.size());
   std::vector<int16_t> low(values.size());
-  for (const Bf16Rows& piece : p.rows) backend_.download(high.data() + piece.first * p.shape[1], piece.data, size_t(piece.rows * p.shape[1]) * 2);
+  for (const Bf16Rows& piece : p.rows)
+    backend_.download(high.data() + piece.first * p.shape[1], piece.data, size_t(piece.rows * p.shape[1]) * 2);
   backend_.download(low.data(), p.low.as<void>(), low.size() * 2);
   for (size_t i = 0; i < values.size(); ++i) values[i] = join_float(high[i], low[i]);
   return values;
@@ -936,7 +981,8 @@ void Trainer::write_master(Parameter& p, const std::vector<float>& values) {
     high[i] = split.high;
     low[i] = split.low;
   }
-  for (const Bf16Rows& piece : p.rows) backend_.upload(piece.data, high.data() + piece.first * p.shape[1], size_t(piece.rows * p.shape[1]) * 2);
+  for (const Bf16Rows& piece : p.rows)
+    backend_.upload(piece.data, high.data() + piece.first * p.shape[1], size_t(piece.rows * p.shape[1]) * 2);
   backend_.upload(p.low.as<void>(), low.data(), low.size() * 2);
 }
 
@@ -974,8 +1020,9 @@ void Trainer::load_state(int64_t steps, const std::vector<NamedTensor>& tensors)
   std::vector<Write> writes;
   for (const auto& p : parameters_) {
     if (!p->trains) continue;
-    for (const auto& [name, buffer] :
-         {std::pair<std::string, const Buffer*>{p->name, nullptr}, {"exp_avg." + p->name, &p->exp_avg}, {"exp_avg_sq." + p->name, &p->exp_avg_sq}}) {
+    for (const auto& [name, buffer] : {std::pair<std::string, const Buffer*>{p->name, nullptr},
+                                       {"exp_avg." + p->name, &p->exp_avg},
+                                       {"exp_avg_sq." + p->name, &p->exp_avg_sq}}) {
       const auto found = given.find(name);
       check_argument(found != given.end(), "state: tensor " + name + " is missing");
       check_argument(found->second->shape == p->shape && int64_t(found->second->data.size()) == p->n,

@@ -1,8 +1,9 @@
-// Training of one model: fp32 masters, gradients, AdamW. A master is an fp32 copy of a weight; or, where the model holds the weight as row-major
-// bf16 (Transformer::bf16_rows: CUDA), the model's own bf16 number and 16 low bits beside it, together exactly an fp32 number (ops/adamw.h): such a
-// model takes 2 bytes less per weight in the model and trainer together than two copies would, and nothing has to be brought from one to the other.
-// Two calls serve every kind of training: `score` runs a packed micro-batch and returns per-position numbers, `backward` takes dL/d of those and adds
-// to the gradients. What the loss is, the caller decides.
+// Training of one model: fp32 masters, gradients, AdamW. A master is an fp32 copy of a weight; or, where the model
+// holds the weight as row-major bf16 (Transformer::bf16_rows: CUDA), the model's own bf16 number and 16 low bits beside
+// it, together exactly an fp32 number (ops/adamw.h): such a model takes 2 bytes less per weight in the model and
+// trainer together than two copies would, and nothing has to be brought from one to the other. Two calls serve every
+// kind of training: `score` runs a packed micro-batch and returns per-position numbers, `backward` takes dL/d of those
+// and adds to the gradients. What the loss is, the caller decides.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -47,15 +48,17 @@ struct ScoreRequest {
   std::vector<uint8_t> selected, forced;  // (M), (B)
   float planner_temperature = 1, probability_scale = 1;
   bool reference_likelihood = false;
-  // A pass over some positions of some rows of a cache (fp32): ids, offsets and mask_index are those of the positions, candidates are among
-  // them. What the cache holds counts as given, no gradient flows into it; `backward` must come before the cache's next pass.
+  // A pass over some positions of some rows of a cache (fp32): ids, offsets and mask_index are those of the positions,
+  // candidates are among them. What the cache holds counts as given, no gradient flows into it; `backward` must come
+  // before the cache's next pass.
   std::shared_ptr<KvCache> cache;
   std::vector<int32_t> rows;             // (B) rows of the cache, ascending
   std::vector<int32_t> query_positions;  // (N) in-row, ascending
   bool keep = false;
 };
 
-// (M) each, (M, V) for logits; empty where not asked for. With `policy`, log_probs are those of selected candidates and 0 elsewhere.
+// (M) each, (M, V) for logits; empty where not asked for. With `policy`, log_probs are those of selected candidates and
+// 0 elsewhere.
 struct ScoreResult {
   std::vector<float> log_probs, planner_logits, log_likelihoods, confidences, logits;
   std::vector<int32_t> argmax;
@@ -115,13 +118,14 @@ class Trainer {
     std::vector<int64_t> shape;
     int64_t n = 0;
     bool planner = false, trains = false;
-    std::vector<Bf16Rows> rows;            // the model's own numbers, where the master is split
-    Buffer value;                          // else (n) row-major fp32
-    Buffer low;                            // (n) int16, with `rows`, where it trains; what is frozen is the model's number itself
+    std::vector<Bf16Rows> rows;  // the model's own numbers, where the master is split
+    Buffer value;                // else (n) row-major fp32
+    Buffer low;                  // (n) int16, with `rows`, where it trains; what is frozen is the model's number itself
     Buffer gradient, exp_avg, exp_avg_sq;  // where it trains: fp32, and twice options_.moments
   };
-  // W = frozen + scale B A. W itself is the Parameter `weight`, what backward multiplies with. `frozen` is exact in the model's own storage, so
-  // with split masters it is bf16: of LLaDA-8B, adapters on q, k, v and attn_out take 4.3 GB for it.
+  // W = frozen + scale B A. W itself is the Parameter `weight`, what backward multiplies with. `frozen` is exact in the
+  // model's own storage, so with split masters it is bf16: of LLaDA-8B, adapters on q, k, v and attn_out take 4.3 GB
+  // for it.
   struct Adapter {
     Parameter *weight, *a, *b;  // (N, K), (rank, K), (N, rank)
     Buffer frozen;              // (N, K) fp32; bf16 where weight->rows
@@ -135,7 +139,8 @@ class Trainer {
   struct Tape;  // what `backward` needs of the last `score`
 
   Parameter* find(const std::string& name);
-  Parameter* add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains, std::vector<Bf16Rows> rows = {});
+  Parameter* add(const std::string& name, const std::vector<int64_t>& shape, bool planner, bool trains,
+                 std::vector<Bf16Rows> rows = {});
   Buffer zeroed(size_t bytes);
   BlockParameters resolve(const std::string& prefix);
   float* gradient_of(Parameter* p) { return p && p->trains ? p->gradient.as() : nullptr; }
@@ -150,14 +155,15 @@ class Trainer {
   void write_model();
 
   // dx (M, K) = dy (M, N) w (or += with `accumulate`) with rows first_row .. first_row + n of w.
-  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m, int64_t first_row, int64_t n,
-                             bool accumulate);
+  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m,
+                             int64_t first_row, int64_t n, bool accumulate);
   // dx (M, K) = dy w (or += with `accumulate`); adds to the gradients of w, its adapter and bias. dx null: not wanted.
-  void linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m, bool accumulate, int64_t first_row = 0,
-                       int64_t rows = -1, Parameter* bias = nullptr, int64_t bias_first = 0);
+  void linear_backward(Array dx, ConstArray dy, int64_t dy_stride, ConstArray x, Parameter* w, int64_t m,
+                       bool accumulate, int64_t first_row = 0, int64_t rows = -1, Parameter* bias = nullptr,
+                       int64_t bias_first = 0);
   // dx (N, C) from dout (M, C), which is overwritten.
-  void block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing, const RowSubset* subset,
-                      float* dx, float* dout, const KvLayer* kv);
+  void block_backward(const BlockWeights& weights, const BlockParameters& p, BlockTape tape, const Packing& packing,
+                      const RowSubset* subset, float* dx, float* dout, const KvLayer* kv);
   void head_backward(const BackwardRequest& request, const std::vector<float>& dlog_prob, float* dhidden);
   // Adds to dhidden (N, C), the states that the planner read.
   void planner_backward(const std::vector<float>& dlogit, float* dhidden, const std::atomic<bool>* cancel);

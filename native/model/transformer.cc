@@ -37,7 +37,8 @@ enum Slot : size_t {
 // Reads tensors, counts them, builds what the backend wants, and lists where everything went.
 class WeightReader {
  public:
-  WeightReader(Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options, const std::atomic<bool>* cancel, LoadProgress* progress)
+  WeightReader(Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
+               const std::atomic<bool>* cancel, LoadProgress* progress)
       : backend_(backend), checkpoint_(checkpoint), options_(options), cancel_(cancel), progress_(progress) {
     if (progress_) progress_->total = checkpoint.bytes();
   }
@@ -57,7 +58,8 @@ class WeightReader {
     check_cancelled(cancel_);
     std::vector<MatrixPart> parts;
     std::vector<Checkpoint::Tensor> tensors;
-    std::vector<std::vector<float>> aligned;  // copies of data that its file does not align (safetensors promises nothing)
+    std::vector<std::vector<float>>
+        aligned;  // copies of data that its file does not align (safetensors promises nothing)
     DType storage = options_.storage;
     int64_t matrix_row = 0;
     for (const Rows& piece : pieces) {
@@ -90,7 +92,8 @@ class WeightReader {
   }
 
   // A vector in fp32, each element plus `offset`.
-  void vector(Buffer& into, const std::string& name, const std::vector<int64_t>& shape, float offset = 0, int64_t skip = 0, int64_t count = -1) {
+  void vector(Buffer& into, const std::string& name, const std::vector<int64_t>& shape, float offset = 0,
+              int64_t skip = 0, int64_t count = -1) {
     const auto tensor = checkpoint_.get(name, shape);
     if (count < 0) count = tensor.elements;
     std::vector<float> values = read(tensor, skip, count);
@@ -130,7 +133,8 @@ class WeightReader {
     add_site(name, {1}, 0, 1).number = &into;
   }
 
-  // The embedding table: only ever gathered from, so its storage type costs memory alone; with a narrower `storage` it is narrowed too.
+  // The embedding table: only ever gathered from, so its storage type costs memory alone; with a narrower `storage` it
+  // is narrowed too.
   void table(Buffer& into, DType& dtype, const std::string& name, int64_t v, int64_t c) {
     const auto tensor = checkpoint_.get(name, {v, c});
     dtype = tensor.ref->dtype;
@@ -170,13 +174,15 @@ class WeightReader {
   }
 
   void block(BlockWeights& w, const std::string& prefix, const ModelConfig& config) {
-    const int64_t c = config.hidden, q = int64_t(config.heads) * config.head_dim(), kv = int64_t(config.kv_heads) * config.head_dim();
+    const int64_t c = config.hidden, q = int64_t(config.heads) * config.head_dim(),
+                  kv = int64_t(config.kv_heads) * config.head_dim();
     vector(w.attn_norm, prefix + "attn_norm.weight", {c});
     vector(w.ff_norm, prefix + "ff_norm.weight", {c});
     matrix(w.q, {{prefix + "q_proj.weight", q}}, c);
     matrix(w.kv, {{prefix + "k_proj.weight", kv}, {prefix + "v_proj.weight", kv}}, c);
     matrix(w.attn_out, {{prefix + "attn_out.weight", c}}, q);
-    matrix(w.gate_up, {{prefix + "ff_proj.weight", config.mlp_hidden}, {prefix + "up_proj.weight", config.mlp_hidden}}, c);
+    matrix(w.gate_up, {{prefix + "ff_proj.weight", config.mlp_hidden}, {prefix + "up_proj.weight", config.mlp_hidden}},
+           c);
     matrix(w.ff_out, {{prefix + "ff_out.weight", c}}, config.mlp_hidden);
     if (config.qkv_bias) {
       stacked(w.q_bias, {{prefix + "q_proj.bias", q}});
@@ -184,7 +190,8 @@ class WeightReader {
     }
     if (config.linear_bias) {
       stacked(w.attn_out_bias, {{prefix + "attn_out.bias", c}});
-      stacked(w.gate_up_bias, {{prefix + "ff_proj.bias", config.mlp_hidden}, {prefix + "up_proj.bias", config.mlp_hidden}});
+      stacked(w.gate_up_bias,
+              {{prefix + "ff_proj.bias", config.mlp_hidden}, {prefix + "up_proj.bias", config.mlp_hidden}});
       stacked(w.ff_out_bias, {{prefix + "ff_out.bias", c}});
     }
   }
@@ -201,10 +208,12 @@ class WeightReader {
     return sites.back();
   }
   static std::vector<float> read(const Checkpoint::Tensor& tensor, int64_t skip, int64_t count) {
-    const std::vector<uint8_t> aligned(static_cast<const uint8_t*>(tensor.data),
-                                       static_cast<const uint8_t*>(tensor.data) + (tensor.ref->end - tensor.ref->begin));
+    const std::vector<uint8_t> aligned(
+        static_cast<const uint8_t*>(tensor.data),
+        static_cast<const uint8_t*>(tensor.data) + (tensor.ref->end - tensor.ref->begin));
     std::vector<float> values(static_cast<size_t>(count));
-    for (int64_t i = 0; i < count; ++i) values[size_t(i)] = load_as_f32(aligned.data(), tensor.ref->dtype, size_t(skip + i));
+    for (int64_t i = 0; i < count; ++i)
+      values[size_t(i)] = load_as_f32(aligned.data(), tensor.ref->dtype, size_t(skip + i));
     return values;
   }
 
@@ -269,8 +278,8 @@ float* WholeRows::gather(Backend& backend, const float* fresh, float* states, in
   return states;
 }
 
-Transformer::Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
-                         const std::atomic<bool>* cancel, LoadProgress* progress)
+Transformer::Transformer(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint,
+                         const WeightOptions& options, const std::atomic<bool>* cancel, LoadProgress* progress)
     : config_(config), backend_(backend) {
   WeightReader reader(backend, checkpoint, options, cancel, progress);
   const int64_t c = config.hidden, v = config.embedding_size;
@@ -280,14 +289,16 @@ Transformer::Transformer(const ModelConfig& config, Backend& backend, const Chec
   reader.matrix(head_, {{head, v}}, c, !config.weight_tying);
   if (config.linear_bias && !config.weight_tying) reader.stacked(head_bias_, {{base + "ff_out.bias", v}});
   blocks_.resize(size_t(config.layers));  // before the first site points into it
-  for (size_t i = 0; i < blocks_.size(); ++i) reader.block(blocks_[i], base + "blocks." + std::to_string(i) + ".", config);
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    reader.block(blocks_[i], base + "blocks." + std::to_string(i) + ".", config);
   reader.vector(final_norm_, base + "ln_f.weight", {c});
   parameters_ = reader.parameters;
   if (config.planner.present) {
     PlannerWeights& p = planner_;
     reader.planner = true;
     p.blocks.resize(size_t(config.planner.layers));
-    for (size_t i = 0; i < p.blocks.size(); ++i) reader.block(p.blocks[i], "mask_head." + std::to_string(i) + ".", config);
+    for (size_t i = 0; i < p.blocks.size(); ++i)
+      reader.block(p.blocks[i], "mask_head." + std::to_string(i) + ".", config);
     if (config.planner.use_adaln) {
       reader.matrix(p.time_in, {{"time_embedding.mlp.0.weight", c}}, kTimeFeatures);
       reader.vector(p.time_in_bias, "time_embedding.mlp.0.bias", {c});
@@ -298,8 +309,8 @@ Transformer::Transformer(const ModelConfig& config, Backend& backend, const Chec
       } else {
         p.mask_embedding = reader.upload(std::vector<float>(size_t(2 * c), 0.0f));
       }
-      const auto modulation = [&](const std::string& name, std::unique_ptr<Matrix>& scale, Buffer& scale_bias, std::unique_ptr<Matrix>& shift,
-                                  Buffer& shift_bias) {
+      const auto modulation = [&](const std::string& name, std::unique_ptr<Matrix>& scale, Buffer& scale_bias,
+                                  std::unique_ptr<Matrix>& shift, Buffer& shift_bias) {
         reader.matrix(scale, {{name + ".weight", c, 0, 2 * c}}, c);
         reader.matrix(shift, {{name + ".weight", c, c, 2 * c}}, c);
         reader.vector(scale_bias, name + ".bias", {2 * c}, 1.0f, 0, c);
@@ -420,8 +431,9 @@ void Transformer::write_weights(const std::function<const float*(const std::stri
   }
 }
 
-void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& packing, const RowSubset* subset, float* out, Workspace& ws,
-                                BlockTape* tape, TapeMemory* memory, const KvLayer* layer) const {
+void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& packing, const RowSubset* subset,
+                                float* out, Workspace& ws, BlockTape* tape, TapeMemory* memory,
+                                const KvLayer* layer) const {
   const int64_t n = packing.tokens(), m = subset ? subset->size() : n, c = config_.hidden, f = config_.mlp_hidden;
   const int d = config_.head_dim();
   const int64_t q_width = int64_t(config_.heads) * d, kv_width = int64_t(config_.kv_heads) * d;
@@ -441,8 +453,8 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   backend_.linear_forward(kv, 2 * kv_width, normed, n, *w.kv, w.kv_bias.as(), false);
   if (layer) {
     const KvCache& cache = layer->pass.cache();
-    backend_.rope_store_forward(cache.layer(layer->index), layer->pass.slots().data(), kv, packing.positions.data(), n, config_.kv_heads, d,
-                                config_.rope_theta);
+    backend_.rope_store_forward(cache.layer(layer->index), layer->pass.slots().data(), kv, packing.positions.data(), n,
+                                config_.kv_heads, d, config_.rope_theta);
   } else {
     backend_.rope_forward(kv, 2 * kv_width, packing.positions.data(), n, config_.kv_heads, d, config_.rope_theta);
   }
@@ -485,8 +497,8 @@ void Transformer::block_forward(const BlockWeights& w, float* x, const Packing& 
   }
 }
 
-AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubset* subset, ConstArray fresh, const KvLayer* layer,
-                                          std::vector<int32_t>* offsets) const {
+AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubset* subset, ConstArray fresh,
+                                          const KvLayer* layer, std::vector<int32_t>* offsets) const {
   const int d = config_.head_dim();
   const int64_t kv_width = int64_t(config_.kv_heads) * d;
   AttentionArgs args{};
@@ -519,8 +531,9 @@ AttentionArgs Transformer::attention_args(const Packing& packing, const RowSubse
   return args;
 }
 
-void Transformer::hidden_forward(Array hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& ws,
-                                 const std::atomic<bool>* cancel, BaseTape* tape, TapeMemory* memory, bool inputs_only, const KvPass* pass) const {
+void Transformer::hidden_forward(Array hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset,
+                                 Workspace& ws, const std::atomic<bool>* cancel, BaseTape* tape, TapeMemory* memory,
+                                 bool inputs_only, const KvPass* pass) const {
   const int64_t n = packing.tokens(), c = config_.hidden;
   const int64_t m = subset ? subset->size() : n;
   // A pass without candidates still renews keys and values.
@@ -535,7 +548,8 @@ void Transformer::hidden_forward(Array hidden, const int32_t* ids, const Packing
     if (pass) kv.emplace(KvLayer{*pass, i});
     float* out = tape ? memory->take((narrowed ? m : n) * c) : narrowed ? x + n * c : x;
     if (tape) tape->blocks[i].x = x;
-    block_forward(blocks_[i], x, packing, narrowed, out, ws, tape && !inputs_only ? &tape->blocks[i] : nullptr, memory, kv ? &*kv : nullptr);
+    block_forward(blocks_[i], x, packing, narrowed, out, ws, tape && !inputs_only ? &tape->blocks[i] : nullptr, memory,
+                  kv ? &*kv : nullptr);
     x = out;
   }
   if (subset && blocks_.empty()) {
@@ -551,8 +565,8 @@ void Transformer::head_forward(float* logits, ConstArray hidden, int64_t m) cons
   backend_.linear_forward(logits, config_.embedding_size, hidden, m, *head_, head_bias_.as(), false);
 }
 
-PlannerInputs Transformer::planner_inputs(const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing,
-                                          const RowSubset& subset) const {
+PlannerInputs Transformer::planner_inputs(const std::vector<float>& timestep, const uint8_t* candidate,
+                                          const Packing& packing, const RowSubset& subset) const {
   if (!config_.planner.use_adaln) return {};
   const int64_t b = packing.batch();
   std::vector<float> features(size_t(b * kTimeFeatures));
@@ -569,15 +583,17 @@ PlannerInputs Transformer::planner_inputs(const std::vector<float>& timestep, co
     mask[size_t(i)] = int32_t(i % 2);
   }
   for (int64_t i = 0; i < b; ++i)
-    for (int32_t r = packing.offsets[size_t(i)]; r < packing.offsets[size_t(i) + 1]; ++r) groups[size_t(r)] = int32_t(2 * i) + (candidate[r] ? 1 : 0);
+    for (int32_t r = packing.offsets[size_t(i)]; r < packing.offsets[size_t(i) + 1]; ++r)
+      groups[size_t(r)] = int32_t(2 * i) + (candidate[r] ? 1 : 0);
   subset_groups.reserve(subset.rows.size());
   for (int32_t r : subset.rows) subset_groups.push_back(groups[size_t(r)]);
   return {std::move(features), std::move(time), std::move(mask), std::move(groups), std::move(subset_groups)};
 }
 
-void Transformer::planner_forward(float* logit, const float* hidden, const PlannerInputs& inputs, const Packing& packing, const RowSubset& subset,
-                                  Workspace& ws, const std::atomic<bool>* cancel, PlannerTape* tape, TapeMemory* memory, bool inputs_only,
-                                  const KvPass* pass) const {
+void Transformer::planner_forward(float* logit, const float* hidden, const PlannerInputs& inputs,
+                                  const Packing& packing, const RowSubset& subset, Workspace& ws,
+                                  const std::atomic<bool>* cancel, PlannerTape* tape, TapeMemory* memory,
+                                  bool inputs_only, const KvPass* pass) const {
   if (!config_.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   const PlannerWeights& p = planner_;
   const int64_t n = packing.tokens(), m = subset.size(), c = config_.hidden;
@@ -635,8 +651,8 @@ void Transformer::planner_forward(float* logit, const float* hidden, const Plann
     t.blocks[i].x = y;
     std::optional<KvLayer> kv;
     if (pass) kv.emplace(KvLayer{*pass, blocks_.size() + i});
-    block_forward(p.blocks[i], y, packing, last ? &subset : nullptr, out, ws, tape && !inputs_only ? &t.blocks[i] : nullptr, memory,
-                  kv ? &*kv : nullptr);
+    block_forward(p.blocks[i], y, packing, last ? &subset : nullptr, out, ws,
+                  tape && !inputs_only ? &t.blocks[i] : nullptr, memory, kv ? &*kv : nullptr);
     y = out;
   }
   if (p.blocks.empty()) {
@@ -645,7 +661,8 @@ void Transformer::planner_forward(float* logit, const float* hidden, const Plann
     y = out;
   }
   t.out = y;
-  backend_.planner_score_forward(logit, y, mul2, add2, t.subset_groups, p.linear_weight.as(), p.linear_bias, m, c, kLayerNormEps);
+  backend_.planner_score_forward(logit, y, mul2, add2, t.subset_groups, p.linear_weight.as(), p.linear_bias, m, c,
+                                 kLayerNormEps);
 }
 
 }  // namespace dultra

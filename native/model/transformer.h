@@ -1,4 +1,5 @@
-// The LLaDA transformer and the LLaDOU / dUltra planner head: weights and forward passes, written once against ops/backend.h.
+// The LLaDA transformer and the LLaDOU / dUltra planner head: weights and forward passes, written once against
+// ops/backend.h.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -16,9 +17,10 @@ namespace dultra {
 
 // Sequences laid end to end: sequence b is rows offsets[b] .. offsets[b + 1] of every (N, .) array.
 struct Packing {
-  HostArray<int32_t> offsets;        // (B + 1)
-  HostArray<int32_t> positions;      // (N) index inside the sequence
-  HostArray<int32_t> cache_offsets;  // with a cache: KvPass::spread of the offsets, or empty where it is left to the operations
+  HostArray<int32_t> offsets;    // (B + 1)
+  HostArray<int32_t> positions;  // (N) index inside the sequence
+  HostArray<int32_t>
+      cache_offsets;  // with a cache: KvPass::spread of the offsets, or empty where it is left to the operations
 
   int batch() const { return int(offsets.size()) - 1; }
   int64_t tokens() const { return offsets.back(); }
@@ -80,8 +82,8 @@ struct BlockWeights {
 
 struct PlannerWeights {
   std::vector<BlockWeights> blocks;
-  // AdaLN: condition = time_mlp(t) + mask_embedding[candidate]; each modulation is split into its scale and shift half, and the
-  // scale's bias already holds the 1 of (1 + scale).
+  // AdaLN: condition = time_mlp(t) + mask_embedding[candidate]; each modulation is split into its scale and shift half,
+  // and the scale's bias already holds the 1 of (1 + scale).
   std::unique_ptr<Matrix> time_in, time_out;               // (C, 256), (C, C)
   Buffer time_in_bias, time_out_bias;                      // (C)
   Buffer mask_embedding;                                   // (2, C); zeros if the checkpoint does not use it
@@ -93,12 +95,13 @@ struct PlannerWeights {
   float linear_bias = 0;
 };
 
-// Where the numbers of a checkpoint tensor live in the model: some rows of it are a part of a packed matrix, or of a vector.
+// Where the numbers of a checkpoint tensor live in the model: some rows of it are a part of a packed matrix, or of a
+// vector.
 struct WeightSite {
-  std::string tensor;                         // Hugging Face name
-  std::vector<int64_t> shape;                 // of the whole tensor
-  int64_t first = 0, rows = 0;                // rows of the tensor that this site holds; a vector's elements are its rows
-  bool planner = false;                       // belongs to the planner head
+  std::string tensor;           // Hugging Face name
+  std::vector<int64_t> shape;   // of the whole tensor
+  int64_t first = 0, rows = 0;  // rows of the tensor that this site holds; a vector's elements are its rows
+  bool planner = false;         // belongs to the planner head
   std::unique_ptr<Matrix>* matrix = nullptr;  // rows from `matrix_row` on; null: a vector
   int64_t matrix_row = 0;
   Buffer* vector = nullptr;  // `rows` fp32 numbers, each with `offset` added; or, with `table`, the embedding table
@@ -133,11 +136,12 @@ struct BaseTape {
 };
 struct PlannerTape {
   std::vector<BlockTape> blocks;
-  float *features = nullptr, *time_sum = nullptr, *time_twice = nullptr, *condition = nullptr;  // (B, 256), (B, C) before SiLU, (2B, C) twice
-  float *mul1 = nullptr, *add1 = nullptr, *mul2 = nullptr, *add2 = nullptr;                     // (2B, C)
-  const int32_t *time_index = nullptr, *mask_index = nullptr;                                   // (2B) rows of time and of mask_embedding
-  const int32_t *groups = nullptr, *subset_groups = nullptr;                                    // (N), (M)
-  float* out = nullptr;                                                                         // (M, C)
+  float *features = nullptr, *time_sum = nullptr, *time_twice = nullptr,
+        *condition = nullptr;  // (B, 256), (B, C) before SiLU, (2B, C) twice
+  float *mul1 = nullptr, *add1 = nullptr, *mul2 = nullptr, *add2 = nullptr;  // (2B, C)
+  const int32_t *time_index = nullptr, *mask_index = nullptr;                // (2B) rows of time and of mask_embedding
+  const int32_t *groups = nullptr, *subset_groups = nullptr;                 // (N), (M)
+  float* out = nullptr;                                                      // (M, C)
 };
 
 // What the planner's AdaLN reads beside the states; nothing without one.
@@ -183,38 +187,43 @@ class Transformer {
   const std::vector<WeightSite>& sites() const { return sites_; }
   // A checkpoint tensor as it stands, (rows, cols) row-major in host memory.
   std::vector<float> read_weight(const std::string& tensor) const;
-  // The model's own numbers of a checkpoint matrix, in order of its rows; empty where not all of them are row-major bf16, or where they are held
-  // twice (an embedding table that is the output head too). What writes there alone uses the model.
+  // The model's own numbers of a checkpoint matrix, in order of its rows; empty where not all of them are row-major
+  // bf16, or where they are held twice (an embedding table that is the output head too). What writes there alone uses
+  // the model.
   std::vector<Bf16Rows> bf16_rows(const std::string& tensor) const;
-  // Takes new numbers for tensors (row-major fp32 in backend memory; a tensor that is null stays as it is). A matrix that is stacked
-  // from several tensors needs all of them. Nothing else may use the model meanwhile.
+  // Takes new numbers for tensors (row-major fp32 in backend memory; a tensor that is null stays as it is). A matrix
+  // that is stacked from several tensors needs all of them. Nothing else may use the model meanwhile.
   void write_weights(const std::function<const float*(const std::string& tensor)>& values);
   // How often weights were written: what is not in a weight's memory but passed by value may have changed.
   int64_t times_written() const { return times_written_; }
 
-  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm, in fp32 or as operands. With a tape (whose
-  // memory comes from `tape_memory`) activations are kept; `inputs_only` keeps the inputs of blocks alone. With `pass`, the N tokens are the
-  // positions that it computes, and attention sees the whole rows.
-  void hidden_forward(Array hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset, Workspace& workspace,
-                      const std::atomic<bool>* cancel, BaseTape* tape = nullptr, TapeMemory* tape_memory = nullptr, bool inputs_only = false,
-                      const KvPass* pass = nullptr) const;
+  // hidden (N, C), or (M, C) if `subset` names the only rows that are needed: states after the final norm, in fp32 or
+  // as operands. With a tape (whose memory comes from `tape_memory`) activations are kept; `inputs_only` keeps the
+  // inputs of blocks alone. With `pass`, the N tokens are the positions that it computes, and attention sees the whole
+  // rows.
+  void hidden_forward(Array hidden, const int32_t* ids, const Packing& packing, const RowSubset* subset,
+                      Workspace& workspace, const std::atomic<bool>* cancel, BaseTape* tape = nullptr,
+                      TapeMemory* tape_memory = nullptr, bool inputs_only = false, const KvPass* pass = nullptr) const;
   // logits (M, V) of hidden rows (M, C).
   void head_forward(float* logits, ConstArray hidden, int64_t m) const;
   // timestep (B); candidate (N): 1 where the token is a mask inside the window.
-  PlannerInputs planner_inputs(const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing, const RowSubset& subset) const;
-  // Planner logits (M) of the subset's rows. hidden (N, C); `inputs` of the same packing and subset. With `pass` (of a cache with
-  // PlannerCache::kBlocks), as for hidden_forward.
-  void planner_forward(float* logit, const float* hidden, const PlannerInputs& inputs, const Packing& packing, const RowSubset& subset,
-                       Workspace& workspace, const std::atomic<bool>* cancel, PlannerTape* tape = nullptr, TapeMemory* tape_memory = nullptr,
-                       bool inputs_only = false, const KvPass* pass = nullptr) const;
+  PlannerInputs planner_inputs(const std::vector<float>& timestep, const uint8_t* candidate, const Packing& packing,
+                               const RowSubset& subset) const;
+  // Planner logits (M) of the subset's rows. hidden (N, C); `inputs` of the same packing and subset. With `pass` (of a
+  // cache with PlannerCache::kBlocks), as for hidden_forward.
+  void planner_forward(float* logit, const float* hidden, const PlannerInputs& inputs, const Packing& packing,
+                       const RowSubset& subset, Workspace& workspace, const std::atomic<bool>* cancel,
+                       PlannerTape* tape = nullptr, TapeMemory* tape_memory = nullptr, bool inputs_only = false,
+                       const KvPass* pass = nullptr) const;
 
-  // One block. out (N, C) may be x itself; with `subset`, only its rows are brought up to date and they go to out (M, C), M rows. With a
-  // tape, `x` must be kept by the caller and out must not be x; the tape's other members are filled in, with memory from `tape_memory`.
-  // With `kv`, keys and values go through its layer of the cache.
-  void block_forward(const BlockWeights& weights, float* x, const Packing& packing, const RowSubset* subset, float* out, Workspace& workspace,
-                     BlockTape* tape = nullptr, TapeMemory* tape_memory = nullptr, const KvLayer* kv = nullptr) const;
-  // Everything but q and out: attention of all rows, or of the subset's queries, to the fresh keys and values (N, 2, Hk, D), or with
-  // `kv` to those of its layer. Valid as long as `offsets` is.
+  // One block. out (N, C) may be x itself; with `subset`, only its rows are brought up to date and they go to out (M,
+  // C), M rows. With a tape, `x` must be kept by the caller and out must not be x; the tape's other members are filled
+  // in, with memory from `tape_memory`. With `kv`, keys and values go through its layer of the cache.
+  void block_forward(const BlockWeights& weights, float* x, const Packing& packing, const RowSubset* subset, float* out,
+                     Workspace& workspace, BlockTape* tape = nullptr, TapeMemory* tape_memory = nullptr,
+                     const KvLayer* kv = nullptr) const;
+  // Everything but q and out: attention of all rows, or of the subset's queries, to the fresh keys and values (N, 2,
+  // Hk, D), or with `kv` to those of its layer. Valid as long as `offsets` is.
   AttentionArgs attention_args(const Packing& packing, const RowSubset* subset, ConstArray fresh, const KvLayer* kv,
                                std::vector<int32_t>* offsets) const;
   const BlockWeights& block(size_t i) const { return blocks_[i]; }

@@ -5,8 +5,9 @@
 
 namespace dultra {
 
-// A shared mutex in which readers that come later do not pass a writer that waits: sessions that decode without a pause would otherwise keep an
-// update of the weights out for ever (std::shared_mutex promises nothing, and glibc's lets readers in). Not recursive, for readers either.
+// A shared mutex in which readers that come later do not pass a writer that waits: sessions that decode without a pause
+// would otherwise keep an update of the weights out for ever (std::shared_mutex promises nothing, and glibc's lets
+// readers in). Not recursive, for readers either.
 class WeightsMutex {
  public:
   void lock_shared() {

@@ -1,14 +1,15 @@
-// How AdamW's state is stored narrower than fp32: a master split into its weight and 16 low bits, moments rounded stochastically to bf16. Only
-// integer operations, so every backend gets the same bits.
+// How AdamW's state is stored narrower than fp32: a master split into its weight and 16 low bits, moments rounded
+// stochastically to bf16. Only integer operations, so every backend gets the same bits.
 #pragma once
 #include "ops/rng.h"
 #include "ops/tensor.h"
 
 namespace dultra {
 
-// An fp32 number in two halves of 16 bits: `high` is a bf16 number, the nearest (ties away from 0), `low` what is missing to the fp32 number,
-// counted in its last bits. With `high` rounded half up, low is in [-2^15, 2^15) for every number, so high and low give it back exactly. (Rounded
-// half to even, both +2^15 and -2^15 would occur, and would be the same 16 bits.) A NaN stays a NaN, though not the same.
+// An fp32 number in two halves of 16 bits: `high` is a bf16 number, the nearest (ties away from 0), `low` what is
+// missing to the fp32 number, counted in its last bits. With `high` rounded half up, low is in [-2^15, 2^15) for every
+// number, so high and low give it back exactly. (Rounded half to even, both +2^15 and -2^15 would occur, and would be
+// the same 16 bits.) A NaN stays a NaN, though not the same.
 struct SplitFloat {
   uint16_t high;
   int16_t low;
@@ -42,8 +43,8 @@ DULTRA_HD uint16_t f32_to_bf16_stochastic(float value, uint32_t random) {
 
 namespace rng {
 
-// What rounds the moments of a parameter's elements 4 group .. 4 group + 3 at an optimiser step: word e is element e's, its low 16 bits the
-// first moment's and the high ones the second's. The key is apart from those of all other draws.
+// What rounds the moments of a parameter's elements 4 group .. 4 group + 3 at an optimiser step: word e is element e's,
+// its low 16 bits the first moment's and the high ones the second's. The key is apart from those of all other draws.
 DULTRA_HD Words moment_words(uint64_t seed, uint32_t parameter, uint32_t step, uint64_t group) {
   return philox4x32_10(Words{{uint32_t(group), uint32_t(group >> 32), parameter, step}}, seed ^ 0x6d6f6d656e747331ull);
 }

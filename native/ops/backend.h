@@ -1,18 +1,22 @@
-// The Backend: one virtual method per operation. native/model is written once against this interface; native/backends/* implement
-// it. Sizes: M rows of a packed activation, K and N matrix sizes, C hidden, H query heads, Hk key/value heads, D head size,
-// V vocabulary, B sequences ("rows" of a batch), T positions of one sequence.
+// The Backend: one virtual method per operation. native/model is written once against this interface; native/backends/*
+// implement it. Sizes: M rows of a packed activation, K and N matrix sizes, C hidden, H query heads, Hk key/value
+// heads, D head size, V vocabulary, B sequences ("rows" of a batch), T positions of one sequence.
 //
 // Contracts that hold for every method:
-// * Activations are fp32, but for operands: what matrix products and attention read. Those may be arrays of operand_dtype(), which their
-//   producers round to as they write; a backend takes them in fp32 too. Nothing else is ever rounded: not the residual stream, logits,
-//   statistics, or gradients of weights. Array and ConstArray say which of the two a parameter is; where the comment says no more, each of
-//   them is either. Sums and every step between reading and writing are fp32.
+// * Activations are fp32, but for operands: what matrix products and attention read. Those may be arrays of
+// operand_dtype(), which their
+//   producers round to as they write; a backend takes them in fp32 too. Nothing else is ever rounded: not the residual
+//   stream, logits, statistics, or gradients of weights. Array and ConstArray say which of the two a parameter is;
+//   where the comment says no more, each of them is either. Sums and every step between reading and writing are fp32.
 // * Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
-//   positions, groups, masks' ranges, tokens, dlog_prob, planner logits, and everything but the logits of SampleArgs, UnmaskArgs,
-//   LikelihoodArgs and LikelihoodGradArgs may be host memory too. Offsets always are. Host memory of an Exchange stands for its twin.
-// * An operation may return before it is done, except where a result goes to host memory; download waits for what came before it.
+//   positions, groups, masks' ranges, tokens, dlog_prob, planner logits, and everything but the logits of SampleArgs,
+//   UnmaskArgs, LikelihoodArgs and LikelihoodGradArgs may be host memory too. Offsets always are. Host memory of an
+//   Exchange stands for its twin.
+// * An operation may return before it is done, except where a result goes to host memory; download waits for what came
+// before it.
 // * Sequences are packed end to end with offsets; nothing is ever padded.
-// * A result never depends on thread count, on the other sequences of the batch, or on which subset of rows is computed: every
+// * A result never depends on thread count, on the other sequences of the batch, or on which subset of rows is
+// computed: every
 //   output element is produced by one fixed chain of operations.
 // * Outputs never alias inputs unless the method says "in place".
 #pragma once
@@ -43,7 +47,8 @@ class Matrix {
   virtual size_t bytes() const = 0;
   // Rows [first, first + count) in row-major fp32, to host memory: to (count, cols). Exact for every storage.
   virtual void unpack(float* to, int64_t first, int64_t count) const = 0;
-  // The matrix itself, where it lies in backend memory as row-major bf16: what an optimiser may train in place. Null where it does not.
+  // The matrix itself, where it lies in backend memory as row-major bf16: what an optimiser may train in place. Null
+  // where it does not.
   virtual uint16_t* bf16_rows() { return nullptr; }
 
  protected:
@@ -53,7 +58,8 @@ class Matrix {
   int64_t rows_, cols_;
 };
 
-// One row-major piece (rows, cols) of a matrix in host memory; several pieces are stacked along the rows (q, k and v, say).
+// One row-major piece (rows, cols) of a matrix in host memory; several pieces are stacked along the rows (q, k and v,
+// say).
 struct MatrixPart {
   const void* data;
   DType dtype;
@@ -68,11 +74,12 @@ enum class MaskKind : uint8_t {
 };
 
 struct AttentionArgs {
-  ConstArray q;    // (Mq, H, D), consecutive queries `q_stride` numbers apart
-  ConstArray k;    // (Mk, Hk, D), `kv_stride` apart; bf16 is taken by every backend that caches keys and values in it
-  ConstArray v;    // (Mk, Hk, D), `kv_stride` apart; of the type of k
-  Array out;       // (Mq, H, D), `out_stride` apart
-  float* log_sum;  // (Mq, H) log of the sum of exp(scaled scores) of each query, what the backward needs; null: not wanted
+  ConstArray q;  // (Mq, H, D), consecutive queries `q_stride` numbers apart
+  ConstArray k;  // (Mk, Hk, D), `kv_stride` apart; bf16 is taken by every backend that caches keys and values in it
+  ConstArray v;  // (Mk, Hk, D), `kv_stride` apart; of the type of k
+  Array out;     // (Mq, H, D), `out_stride` apart
+  float*
+      log_sum;  // (Mq, H) log of the sum of exp(scaled scores) of each query, what the backward needs; null: not wanted
   int64_t q_stride, kv_stride, out_stride;
   int heads, kv_heads, head_dim;  // query head h reads key/value head h / (heads / kv_heads)
   float scale;                    // usually 1 / sqrt(D)
@@ -84,12 +91,13 @@ struct AttentionArgs {
   int block;                 // for kBlockCausal
   const int32_t* key_begin;  // (B) or null: keys before it are hidden
   const int32_t* key_end;    // (B) or null: keys from it on are hidden
-  int max_queries;           // at least the queries of any sequence, for a launch that fits other offsets too; 0: as q_offsets have it
+  int max_queries;  // at least the queries of any sequence, for a launch that fits other offsets too; 0: as q_offsets
+                    // have it
 };
 // A query that sees no key gives zeros (and a log_sum of -inf).
 
-// Gradients of attention_forward. `forward` is the call that was made: q, k, v, out and log_sum are read; the CPU takes keys and values in
-// fp32 alone.
+// Gradients of attention_forward. `forward` is the call that was made: q, k, v, out and log_sum are read; the CPU takes
+// keys and values in fp32 alone.
 struct AttentionGradArgs {
   AttentionArgs forward;
   ConstArray dout;  // (Mq, H, D), out_stride of `forward` apart
@@ -105,14 +113,14 @@ struct SampleArgs {
   int32_t excluded_token;      // its logit counts as -inf in everything below; -1: none
   const rng::Coordinates* at;  // (M) where each draw belongs; unused at T = 0
   const double* uniforms;      // (M, V) recorded uniforms in (0, 1) instead of Philox, or null (replaying fixtures)
-  const int32_t* given;        // (M) tokens to score instead of drawing them, or null: `at` and `uniforms` are then unused
-  bool tempered_log_prob;      // log_prob at temperature T (if T > 0) instead of at 1
-  int32_t* token;              // (M) drawn token: argmax of logit + T * Gumbel noise; or the given one
-  float* log_prob;             // (M) log softmax(logits)[token]
-  float* confidence;           // (M) softmax probability of the drawn token at temperature 1, from double arithmetic
-  float* max_prob;             // (M) largest softmax probability at temperature 1
-  float* entropy;              // (M) entropy of softmax(logits) at temperature 1, nats
-  uint8_t* finite;             // (M) 0 if a logit of the row is NaN or +inf; the row's other outputs then mean nothing
+  const int32_t* given;    // (M) tokens to score instead of drawing them, or null: `at` and `uniforms` are then unused
+  bool tempered_log_prob;  // log_prob at temperature T (if T > 0) instead of at 1
+  int32_t* token;          // (M) drawn token: argmax of logit + T * Gumbel noise; or the given one
+  float* log_prob;         // (M) log softmax(logits)[token]
+  float* confidence;       // (M) softmax probability of the drawn token at temperature 1, from double arithmetic
+  float* max_prob;         // (M) largest softmax probability at temperature 1
+  float* entropy;          // (M) entropy of softmax(logits) at temperature 1, nats
+  uint8_t* finite;         // (M) 0 if a logit of the row is NaN or +inf; the row's other outputs then mean nothing
 };
 
 enum class UnmaskRule : uint8_t {
@@ -130,8 +138,8 @@ enum class UnmaskRule : uint8_t {
 };
 
 DULTRA_HD bool is_planner_rule(UnmaskRule rule) {
-  return rule == UnmaskRule::kPlannerBernoulli || rule == UnmaskRule::kPlannerTopK || rule == UnmaskRule::kPlannerRound ||
-         rule == UnmaskRule::kPlannerThreshold;
+  return rule == UnmaskRule::kPlannerBernoulli || rule == UnmaskRule::kPlannerTopK ||
+         rule == UnmaskRule::kPlannerRound || rule == UnmaskRule::kPlannerThreshold;
 }
 DULTRA_HD bool is_counted_rule(UnmaskRule rule) {
   return rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom || rule == UnmaskRule::kLeftToRight;
@@ -148,7 +156,8 @@ struct UnmaskArgs {
   const float* entropy;         // (M), entropy rules
   const float* token_log_prob;  // (M), planner rules: log pi(token)
   const uint8_t* forbidden;     // (M) or null: candidates that must not be selected (drawn token is the mask itself)
-  float planner_temperature;    // p = sigmoid(logit / planner_temperature) * probability_scale; a likelihood uses min(1, p)
+  float
+      planner_temperature;  // p = sigmoid(logit / planner_temperature) * probability_scale; a likelihood uses min(1, p)
   float probability_scale;
   double threshold;           // threshold, entropy and entropy-sum rules, kPlannerThreshold
   double factor;              // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
@@ -167,7 +176,8 @@ struct UnmaskArgs {
   int32_t* remaining;    // (B) candidates that may be selected and were not
 };
 
-// The log-likelihood of decisions that were made: the same numbers as `unmask` gives for the planner rules, from the same code.
+// The log-likelihood of decisions that were made: the same numbers as `unmask` gives for the planner rules, from the
+// same code.
 struct LikelihoodArgs {
   int batch;                    // B
   const int32_t* offsets;       // (B + 1) candidates of row b
@@ -181,8 +191,8 @@ struct LikelihoodArgs {
   float* log_likelihood;  // (M)
 };
 
-// Gradients of LikelihoodArgs::log_likelihood; `dlog_likelihood` (M) is dL/d of it. A planner logit's is 0 where min(1, p) saturates and
-// where the value is -inf.
+// Gradients of LikelihoodArgs::log_likelihood; `dlog_likelihood` (M) is dL/d of it. A planner logit's is 0 where min(1,
+// p) saturates and where the value is -inf.
 struct LikelihoodGradArgs {
   LikelihoodArgs forward;  // log_likelihood unused
   const float* dlog_likelihood;
@@ -193,7 +203,8 @@ struct LikelihoodGradArgs {
 // One AdamW step over n numbers (decoupled weight decay, as torch.optim.AdamW): g = gradient * gradient_scale;
 // p -= lr * weight_decay * p; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
 // p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps).
-// In fp32 throughout; what is narrower (ops/adamw.h) is so in memory alone. The same bits on every backend that has fused multiply-add.
+// In fp32 throughout; what is narrower (ops/adamw.h) is so in memory alone. The same bits on every backend that has
+// fused multiply-add.
 struct AdamWArgs {
   float* parameter;  // (n); null: split over `high` and `low`
   uint16_t* high;    // (n) as split_float gives them
@@ -210,9 +221,10 @@ struct AdamWArgs {
   double gradient_scale;  // from global-norm clipping
 };
 
-// Progress rule of all: a row with candidates selects at least one. Planner rules fall back to argmax p (first candidate if
-// all are 0); ties go to the lower position everywhere. A planner logit that is NaN counts as -infinity, p = 0: nothing is looked for that
-// would have to be told to the host, so a caller that wants an error looks at the logits itself. NaN ranks last among confidences and entropies.
+// Progress rule of all: a row with candidates selects at least one. Planner rules fall back to argmax p (first
+// candidate if all are 0); ties go to the lower position everywhere. A planner logit that is NaN counts as -infinity, p
+// = 0: nothing is looked for that would have to be told to the host, so a caller that wants an error looks at the
+// logits itself. NaN ranks last among confidences and entropies.
 
 class Backend {
  public:
@@ -223,7 +235,8 @@ class Backend {
   // The type that operands are best stored in: fp32, or bf16 where products round them to it anyway.
   virtual DType operand_dtype() const { return DType::kF32; }
 
-  // --- memory ---------------------------------------------------------------------------------------------------------------
+  // --- memory
+  // ---------------------------------------------------------------------------------------------------------------
   // 64-byte aligned; throws OUT_OF_MEMORY. Never null.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* pointer) = 0;
@@ -232,38 +245,47 @@ class Backend {
   // Lives no longer than the backend.
   virtual std::unique_ptr<Exchange> make_exchange() { return std::make_unique<Exchange>(); }
 
-  // --- matrix products ------------------------------------------------------------------------------------------------------
-  // Stacks `parts` (each (part.rows, cols)) and packs them, stored as `storage`. compute == kBF16 needs storage == kBF16.
-  virtual std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) = 0;
+  // --- matrix products
+  // ------------------------------------------------------------------------------------------------------ Stacks
+  // `parts` (each (part.rows, cols)) and packs them, stored as `storage`. compute == kBF16 needs storage == kBF16.
+  virtual std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
+                                              Compute compute) = 0;
   // Packs new values into a matrix that make_matrix made of parts of the same shapes.
   virtual void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) = 0;
-  // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`, which must be fp32 then. Consecutive rows of
-  // out are `out_stride` numbers apart. x and out are bf16 only where w computes in bf16.
-  virtual void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) = 0;
-  // dx (M, K) = dy (M, N) w (N, K) with w row-major, in fp32 or as Matrix::bf16_rows gives it; adds to what dx holds if `accumulate`, which
-  // must be fp32 then. Rows of dy are `dy_stride` numbers apart.
-  virtual void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) = 0;
-  // dw (N, K) += dy (M, N)^T x (M, K), each element the sum of chains over ascending rows, cut where the shape alone says; db (N, may be
-  // null) += column sums of dy.
-  virtual void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m, int64_t n, int64_t k) = 0;
+  // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`, which must be fp32 then.
+  // Consecutive rows of out are `out_stride` numbers apart. x and out are bf16 only where w computes in bf16.
+  virtual void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
+                              const float* bias, bool accumulate) = 0;
+  // dx (M, K) = dy (M, N) w (N, K) with w row-major, in fp32 or as Matrix::bf16_rows gives it; adds to what dx holds if
+  // `accumulate`, which must be fp32 then. Rows of dy are `dy_stride` numbers apart.
+  virtual void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n,
+                                     int64_t k, bool accumulate) = 0;
+  // dw (N, K) += dy (M, N)^T x (M, K), each element the sum of chains over ascending rows, cut where the shape alone
+  // says; db (N, may be null) += column sums of dy.
+  virtual void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m,
+                                      int64_t n, int64_t k) = 0;
 
-  // --- rows -----------------------------------------------------------------------------------------------------------------
+  // --- rows
+  // -----------------------------------------------------------------------------------------------------------------
   // out (M, C) = table (V, C)[ids (M)]
-  virtual void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) = 0;
+  virtual void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
+                                 int64_t c) = 0;
   // out (M, C) = x (., C)[index (M)], rounded where out is the narrower
   virtual void gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) = 0;
-  // to (., C)[index (M)] = from (M, C), rounded to `dtype` (kF32 or kBF16); no row of `to` occurs twice. Keys and values into their cache.
-  // A backend that has no such operation copies row by row, and refuses bf16 (as it then need not read such keys and values).
+  // to (., C)[index (M)] = from (M, C), rounded to `dtype` (kF32 or kBF16); no row of `to` occurs twice. Keys and
+  // values into their cache. A backend that has no such operation copies row by row, and refuses bf16 (as it then need
+  // not read such keys and values).
   virtual void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
-    if (dtype != DType::kF32) throw Error(ErrorCode::kDeviceUnavailable, std::string(name()) + ": keys and values are cached in fp32 only");
+    if (dtype != DType::kF32)
+      throw Error(ErrorCode::kDeviceUnavailable, std::string(name()) + ": keys and values are cached in fp32 only");
     for (int64_t i = 0; i < m; ++i) copy(static_cast<float*>(to) + int64_t(index[i]) * c, from.f32() + i * c, c);
   }
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
   virtual void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
-  // copied (M, C) = x (., C)[index (M)], or the rows of x as they come if index is null; out (M, C) = rmsnorm_forward of copied. What a
-  // backend gains by one pass may not show in the bits.
-  virtual void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
-                                    float eps) {
+  // copied (M, C) = x (., C)[index (M)], or the rows of x as they come if index is null; out (M, C) = rmsnorm_forward
+  // of copied. What a backend gains by one pass may not show in the bits.
+  virtual void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight,
+                                    int64_t m, int64_t c, float eps) {
     if (index)
       gather_rows(copied, x, index, m, c);
     else
@@ -271,14 +293,16 @@ class Backend {
     rmsnorm_forward(out, copied, weight, m, c, eps);
   }
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.
-  virtual void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
-                                 float eps) = 0;
-  // In place on x (M, heads, D), rows `stride` apart: rotates pairs (j, j + D/2) by positions (M) * theta^(-2j/D), angles in fp32.
-  virtual void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
-  // Keys and values into their cache: rope_forward of the keys of kv (M, 2, Hk, D), then store_rows (to.data, to.dtype, kv, index, M,
-  // 2 Hk D), with the same bits. What kv holds afterwards is undefined.
-  virtual void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
-                                  float theta) {
+  virtual void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group,
+                                 int64_t m, int64_t c, float eps) = 0;
+  // In place on x (M, heads, D), rows `stride` apart: rotates pairs (j, j + D/2) by positions (M) * theta^(-2j/D),
+  // angles in fp32.
+  virtual void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                            float theta) = 0;
+  // Keys and values into their cache: rope_forward of the keys of kv (M, 2, Hk, D), then store_rows (to.data, to.dtype,
+  // kv, index, M, 2 Hk D), with the same bits. What kv holds afterwards is undefined.
+  virtual void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
+                                  int kv_heads, int head_dim, float theta) {
     const int64_t width = 2 * int64_t(kv_heads) * head_dim;
     rope_forward(kv, width, positions, m, kv_heads, head_dim, theta);
     store_rows(to.data, to.dtype, kv, index, m, width);
@@ -287,39 +311,43 @@ class Backend {
   virtual void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) = 0;
   // In place: x = x * sigmoid(x) over n numbers
   virtual void silu_forward(float* x, int64_t n) = 0;
-  // logit (M) = layernorm(x (M, C)) (as layernorm_forward) . weight (C) + bias, without storing the normed rows: the planner's
-  // last AdaLN and its linear in one pass.
-  virtual void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight,
-                                     float bias, int64_t m, int64_t c, float eps) = 0;
+  // logit (M) = layernorm(x (M, C)) (as layernorm_forward) . weight (C) + bias, without storing the normed rows: the
+  // planner's last AdaLN and its linear in one pass.
+  virtual void planner_score_forward(float* logit, const float* x, const float* mul, const float* add,
+                                     const int32_t* group, const float* weight, float bias, int64_t m, int64_t c,
+                                     float eps) = 0;
 
-  // Backward of the above. Gradients of inputs are overwritten, except where "+=" is said; gradients of weights always add. Sums over
-  // rows run in a fixed order that does not depend on the thread count.
-  // dtable (V, C) += rows of dout (M, C), in ascending row order
+  // Backward of the above. Gradients of inputs are overwritten, except where "+=" is said; gradients of weights always
+  // add. Sums over rows run in a fixed order that does not depend on the thread count. dtable (V, C) += rows of dout
+  // (M, C), in ascending row order
   virtual void embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) = 0;
   // x (., C)[index (M)] += from (M, C), in ascending order: the gradient of gather_rows
   virtual void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) = 0;
   // dx (M, C) += ..., dweight (C) += ... (null: not wanted)
-  virtual void rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m, int64_t c,
-                                float eps) = 0;
+  virtual void rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight,
+                                int64_t m, int64_t c, float eps) = 0;
   // dx (M, C) += ...; dmul, dadd (G, C) += ... (both null: not wanted)
-  virtual void layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul, const int32_t* group,
-                                  int64_t m, int64_t c, float eps) = 0;
+  virtual void layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x,
+                                  const float* mul, const int32_t* group, int64_t m, int64_t c, float eps) = 0;
   // In place on dx, laid out as x of rope_forward: turns back by the same angles.
-  virtual void rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) = 0;
+  virtual void rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                             float theta) = 0;
   // dgate_up (M, 2F) from dout (M, F); may be in place of gate_up, if of its type
   virtual void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) = 0;
   // dx (n) = dout * silu'(x), x before silu_forward; may be in place of dout
   virtual void silu_backward(float* dx, const float* dout, const float* x, int64_t n) = 0;
-  // From dlogit (M): dx (M, C) += ...; dmul, dadd (G, C) += ... (both null: not wanted); dweight (C) += ... and *dbias += ... (null: not wanted)
-  virtual void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias, const float* dlogit, const float* x,
-                                      const float* mul, const float* add, const int32_t* group, const float* weight, int64_t m, int64_t c,
-                                      float eps) = 0;
-  // logits (M, V) is overwritten with dL/dlogits for dL/d(log_prob) (M) of `tokens` (M), log_prob as sample_forward gives it at this
-  // temperature (0 or 1: untempered) and excluded_token.
-  virtual void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
-                                 int32_t excluded_token) = 0;
+  // From dlogit (M): dx (M, C) += ...; dmul, dadd (G, C) += ... (both null: not wanted); dweight (C) += ... and *dbias
+  // += ... (null: not wanted)
+  virtual void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias,
+                                      const float* dlogit, const float* x, const float* mul, const float* add,
+                                      const int32_t* group, const float* weight, int64_t m, int64_t c, float eps) = 0;
+  // logits (M, V) is overwritten with dL/dlogits for dL/d(log_prob) (M) of `tokens` (M), log_prob as sample_forward
+  // gives it at this temperature (0 or 1: untempered) and excluded_token.
+  virtual void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab,
+                                 float temperature, int32_t excluded_token) = 0;
 
-  // --- attention, sampling, unmasking -----------------------------------------------------------------------------------------
+  // --- attention, sampling, unmasking
+  // -----------------------------------------------------------------------------------------
   virtual void attention_forward(const AttentionArgs& args) = 0;
   virtual void sample_forward(const SampleArgs& args) = 0;
   virtual void unmask(const UnmaskArgs& args) = 0;
@@ -327,8 +355,9 @@ class Backend {
   virtual void likelihood_forward(const LikelihoodArgs& args) = 0;
   virtual void likelihood_backward(const LikelihoodGradArgs& args) = 0;
 
-  // --- optimiser ---------------------------------------------------------------------------------------------------------------
-  // Sum of squares in double, in a fixed order.
+  // --- optimiser
+  // --------------------------------------------------------------------------------------------------------------- Sum
+  // of squares in double, in a fixed order.
   virtual double sum_squares(const float* x, int64_t n) = 0;
   virtual void adamw_step(const AdamWArgs& args) = 0;
   virtual void fill_zero(float* x, int64_t n) = 0;

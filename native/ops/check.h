@@ -1,4 +1,5 @@
-// Errors of the native core. Every failure is an Error with a code from a closed list; nothing here prints, exits or aborts.
+// Errors of the native core. Every failure is an Error with a code from a closed list; nothing here prints, exits or
+// aborts.
 #pragma once
 #include <cstdint>
 #include <stdexcept>

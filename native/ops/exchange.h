@@ -8,18 +8,20 @@
 
 namespace dultra {
 
-// Host memory with a twin in the backend's: an operation that is given an address in it works on the twin, and reads sizes (offsets) from the
-// host's side. A call of many operations so needs one way there and one way back. One user at a time.
+// Host memory with a twin in the backend's: an operation that is given an address in it works on the twin, and reads
+// sizes (offsets) from the host's side. A call of many operations so needs one way there and one way back. One user at
+// a time.
 //
-// This class itself is the exchange of a backend that works on host memory: the twin is the memory itself, nothing is recorded.
+// This class itself is the exchange of a backend that works on host memory: the twin is the memory itself, nothing is
+// recorded.
 class Exchange {
  public:
   virtual ~Exchange() = default;
 
   // Whether `run` keeps recordings, so that few shapes are better than small ones.
   virtual bool records() const { return false; }
-  // Host memory of at least `bytes`, aligned to kAlignment; contents are undefined. It moves when more is asked for than ever before, and all
-  // recordings end then. Throws OUT_OF_MEMORY.
+  // Host memory of at least `bytes`, aligned to kAlignment; contents are undefined. It moves when more is asked for
+  // than ever before, and all recordings end then. Throws OUT_OF_MEMORY.
   virtual uint8_t* reserve(size_t bytes) {
     if (memory_.size() * sizeof(Line) < bytes) memory_.resize((bytes + sizeof(Line) - 1) / sizeof(Line));
     return reinterpret_cast<uint8_t*>(memory_.data());
@@ -29,9 +31,10 @@ class Exchange {
   // Bytes [begin, end) from the twin; waits for them, and so for every operation before.
   virtual void receive(size_t /*begin*/, size_t /*end*/) {}
 
-  // Does what `operations` does: operations of the backend on memory that stays where it is, with nothing read back in between. `key` holds all
-  // that they are made of but the contents of that memory: shapes, scalars, addresses, as of unmask's rule or a cache. Where an equal key was
-  // run twice before, `operations` may not be called at all, but what it queued then is done again.
+  // Does what `operations` does: operations of the backend on memory that stays where it is, with nothing read back in
+  // between. `key` holds all that they are made of but the contents of that memory: shapes, scalars, addresses, as of
+  // unmask's rule or a cache. Where an equal key was run twice before, `operations` may not be called at all, but what
+  // it queued then is done again.
   virtual void run(const std::vector<int64_t>& /*key*/, const std::function<void()>& operations) {
     ++counts_.direct;
     operations();
@@ -89,8 +92,8 @@ class HostArray {
   const T* placed_ = nullptr;
 };
 
-// Lays arrays out in an Exchange, one behind the other. Made without memory it only counts: the same calls on one that counts and then on one
-// with that memory put everything in place.
+// Lays arrays out in an Exchange, one behind the other. Made without memory it only counts: the same calls on one that
+// counts and then on one with that memory put everything in place.
 class ExchangeLayout {
  public:
   ExchangeLayout() = default;

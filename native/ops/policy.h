@@ -16,9 +16,10 @@ struct Policy {
 
   // NaN counts as -infinity: p = 0.
   DULTRA_HD float z(float logit) const { return std::isnan(logit) ? -INFINITY : logit / temperature; }
-  // Rounded to fp32 at every operation, as the reference does: that makes p exactly 1 from z = 16.7 on and exactly 0 below -88.8,
-  // which decides floor(sum p) and the candidate that is forced. A scale above 1 may take it above 1: the expected count and the order
-  // use it as it is (so the scale is a speed knob without a ceiling), a likelihood uses min(1, p).
+  // Rounded to fp32 at every operation, as the reference does: that makes p exactly 1 from z = 16.7 on and exactly 0
+  // below -88.8, which decides floor(sum p) and the candidate that is forced. A scale above 1 may take it above 1: the
+  // expected count and the order use it as it is (so the scale is a speed knob without a ceiling), a likelihood uses
+  // min(1, p).
   DULTRA_HD float probability(float logit) const {
     const float sigmoid = 1.0f / (1.0f + float(exp(-double(z(logit)))));
     return scale * sigmoid;
@@ -33,8 +34,8 @@ struct Policy {
     return log1p(-fmin(1.0, scale * exp(log_sigmoid(z(logit)))));
   }
 
-  // Derivatives by the logit. Where min(1, p) saturates they are 0; so they are where the value is -inf (the reference's formula for
-  // large |z|, a scale of 0), which has none.
+  // Derivatives by the logit. Where min(1, p) saturates they are 0; so they are where the value is -inf (the
+  // reference's formula for large |z|, a scale of 0), which has none.
   DULTRA_HD double dlog_selected(float logit) const {
     const double value = log_selected(logit);
     if (value == 0 || std::isinf(value)) return 0;

@@ -1,6 +1,7 @@
-// Random numbers as a pure function of (seed, row, step, position, token): Philox4x32-10, no state, so no draw depends on
-// thread count, batch neighbours, launch shape or backend. Only correctly rounded double operations are used after the
-// integer part, so that every backend gets the same bits. Host code that includes this is compiled with -ffp-contract=off.
+// Random numbers as a pure function of (seed, row, step, position, token): Philox4x32-10, no state, so no draw depends
+// on thread count, batch neighbours, launch shape or backend. Only correctly rounded double operations are used after
+// the integer part, so that every backend gets the same bits. Host code that includes this is compiled with
+// -ffp-contract=off.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -53,8 +54,8 @@ DULTRA_HD Words philox4x32_10(Words counter, uint64_t key) {
   return counter;
 }
 
-// Where a draw belongs. `row` is the row's index in the caller's random stream, not its place in a batch; `step` counts the
-// denoising steps that this row took part in; `position` is the index inside the row.
+// Where a draw belongs. `row` is the row's index in the caller's random stream, not its place in a batch; `step` counts
+// the denoising steps that this row took part in; `position` is the index inside the row.
 struct Coordinates {
   uint64_t seed;
   uint32_t row, step, position;
@@ -72,15 +73,16 @@ DULTRA_HD void token_words(const Coordinates& at, uint32_t token, uint32_t* high
   *low = r.w[(token & 1) * 2 + 1];
 }
 
-// Uniform that decides whether `position` is unmasked (Bernoulli). The counter lane 2^31 | lane is disjoint from the token
-// lanes (token / 2 < 2^31). Lane 0: Bernoulli unmasking; lane 1: the random order of the "random" sampler.
+// Uniform that decides whether `position` is unmasked (Bernoulli). The counter lane 2^31 | lane is disjoint from the
+// token lanes (token / 2 < 2^31). Lane 0: Bernoulli unmasking; lane 1: the random order of the "random" sampler.
 DULTRA_HD double position_uniform(const Coordinates& at, uint32_t lane) {
   const Words r = philox4x32_10(Words{{0x80000000u | lane, at.position, at.row, at.step}}, at.seed);
   return uniform_from_words(r.w[0], r.w[1]);
 }
 
-// Natural logarithm of a positive normal double from correctly rounded operations alone: x = 2^e m with m in [1/sqrt2, sqrt2],
-// log m = 2 atanh(s), s = (m-1)/(m+1), odd series in s. Within 3.2e-16 (relative) of libm, and the same bits on every machine.
+// Natural logarithm of a positive normal double from correctly rounded operations alone: x = 2^e m with m in [1/sqrt2,
+// sqrt2], log m = 2 atanh(s), s = (m-1)/(m+1), odd series in s. Within 3.2e-16 (relative) of libm, and the same bits on
+// every machine.
 DULTRA_HD double log_exact(double x) {
   uint64_t bits;
   memcpy(&bits, &x, 8);

@@ -1,4 +1,5 @@
-// Data types, owning buffers and non-owning views of backend memory. Shapes are written where a tensor is used: (rows, cols).
+// Data types, owning buffers and non-owning views of backend memory. Shapes are written where a tensor is used: (rows,
+// cols).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -79,7 +80,8 @@ DULTRA_HD float load_as_f32(const void* data, DType dtype, size_t index) {
   return 0.0f;
 }
 
-// An array of fp32 or bf16 numbers that somebody else owns. A pointer makes one of its own type: float* of fp32, uint16_t* of bf16.
+// An array of fp32 or bf16 numbers that somebody else owns. A pointer makes one of its own type: float* of fp32,
+// uint16_t* of bf16.
 struct ConstArray {
   const void* data = nullptr;
   DType dtype = DType::kF32;
@@ -92,7 +94,9 @@ struct ConstArray {
 
   DULTRA_HD float operator[](int64_t i) const { return load_as_f32(data, dtype, size_t(i)); }
   // What is left behind `numbers` of them.
-  DULTRA_HD ConstArray operator+(int64_t numbers) const { return {static_cast<const uint8_t*>(data) + numbers * int64_t(dtype_size(dtype)), dtype}; }
+  DULTRA_HD ConstArray operator+(int64_t numbers) const {
+    return {static_cast<const uint8_t*>(data) + numbers * int64_t(dtype_size(dtype)), dtype};
+  }
   ConstArray& operator+=(int64_t numbers) { return *this = *this + numbers; }
   explicit operator bool() const { return data != nullptr; }
   // Throws INVALID_ARGUMENT for numbers of another type: what an operation does that has no code for them.
@@ -114,7 +118,9 @@ struct Array {
   Array(std::nullptr_t) {}
 
   DULTRA_HD operator ConstArray() const { return {data, dtype}; }
-  DULTRA_HD Array operator+(int64_t numbers) const { return {static_cast<uint8_t*>(data) + numbers * int64_t(dtype_size(dtype)), dtype}; }
+  DULTRA_HD Array operator+(int64_t numbers) const {
+    return {static_cast<uint8_t*>(data) + numbers * int64_t(dtype_size(dtype)), dtype};
+  }
   Array& operator+=(int64_t numbers) { return *this = *this + numbers; }
   explicit operator bool() const { return data != nullptr; }
   float* f32() const {

@@ -1,5 +1,5 @@
-// What is asked of the operating system and the processor. Their headers are included nowhere else, but for opening the CUDA plugin and in it,
-// which are for Linux. Nothing here throws.
+// What is asked of the operating system and the processor. Their headers are included nowhere else, but for opening the
+// CUDA plugin and in it, which are for Linux. Nothing here throws.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -35,7 +35,8 @@ bool map_file(const std::string& path, Mapping* mapping, std::string* problem) {
   }
   struct stat info;
   void* view = MAP_FAILED;
-  if (fstat(fd, &info) == 0 && info.st_size > 0) view = mmap(nullptr, size_t(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
+  if (fstat(fd, &info) == 0 && info.st_size > 0)
+    view = mmap(nullptr, size_t(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
   close(fd);
   if (view == MAP_FAILED) {
     *problem = "cannot be mapped (empty, or not a regular file)";

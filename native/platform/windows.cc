@@ -18,7 +18,8 @@ bool map_file(const std::string& path, Mapping* mapping, std::string* problem) {
   MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, wide.data(), int(wide.size()));
   // Others may rename or delete the file meanwhile, as they may elsewhere.
   const DWORD share = FILE_SHARE_READ | FILE_SHARE_DELETE;
-  const HANDLE file = CreateFileW(wide.c_str(), GENERIC_READ, share, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+  const HANDLE file =
+      CreateFileW(wide.c_str(), GENERIC_READ, share, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
   if (file == INVALID_HANDLE_VALUE) {
     *problem = "cannot be opened (Windows error " + std::to_string(GetLastError()) + ")";
     return false;

@@ -1,5 +1,5 @@
-// Gradients of attention. A backward in double is written down from the formulas and checked against central differences of the forward
-// in double; the operation is compared with it element by element.
+// Gradients of attention. A backward in double is written down from the formulas and checked against central
+// differences of the forward in double; the operation is compared with it element by element.
 #include "harness.h"
 
 namespace dultra {
@@ -17,7 +17,8 @@ struct Case {
 };
 
 std::string describe(const Case& c, const std::string& isa) {
-  return text(isa, " heads ", c.heads, "/", c.kv_heads, " D ", c.head_dim, " mask ", int(c.mask), " ranges ", c.ranges, " keep ", c.keep, " ");
+  return text(isa, " heads ", c.heads, "/", c.kv_heads, " D ", c.head_dim, " mask ", int(c.mask), " ranges ", c.ranges,
+              " keep ", c.keep, " ");
 }
 
 // Packed sequences with everything that AttentionArgs points to.
@@ -81,7 +82,8 @@ struct Problem {
 struct Softmax {
   std::vector<double> p;
   double log_sum = -INFINITY;
-  Softmax(const Problem& problem, int b, int32_t i, int h, const std::vector<double>& q, const std::vector<double>& kv) {
+  Softmax(const Problem& problem, int b, int32_t i, int h, const std::vector<double>& q,
+          const std::vector<double>& kv) {
     const int keys = problem.k_offsets[size_t(b) + 1] - problem.k_offsets[size_t(b)], d = problem.c.head_dim;
     const int g = h / (problem.c.heads / problem.c.kv_heads);
     p.assign(size_t(keys), -INFINITY);
@@ -90,7 +92,8 @@ struct Softmax {
       if (!problem.sees(b, i, j)) continue;
       double dot = 0;
       for (int e = 0; e < d; ++e)
-        dot += q[size_t(i * problem.q_stride + h * d + e)] * kv[size_t((problem.k_offsets[size_t(b)] + j) * problem.kv_stride + g * d + e)];
+        dot += q[size_t(i * problem.q_stride + h * d + e)] *
+               kv[size_t((problem.k_offsets[size_t(b)] + j) * problem.kv_stride + g * d + e)];
       p[size_t(j)] = dot * double(1 / std::sqrt(float(d)));
       top = std::max(top, p[size_t(j)]);
     }
@@ -123,7 +126,8 @@ double loss(const Problem& problem, const std::vector<double>& q, const std::vec
     const int g = h / (problem.c.heads / problem.c.kv_heads);
     for (size_t j = 0; j < softmax.p.size(); ++j)
       for (int e = 0; e < d && softmax.p[j] > 0; ++e)
-        total += softmax.p[j] * kv[size_t((problem.k_offsets[size_t(b)] + int(j)) * problem.kv_stride + problem.v_at() + g * d + e)] *
+        total += softmax.p[j] *
+                 kv[size_t((problem.k_offsets[size_t(b)] + int(j)) * problem.kv_stride + problem.v_at() + g * d + e)] *
                  problem.dout[size_t(i * problem.out_stride + h * d + e)];
   });
   return total;
@@ -132,7 +136,8 @@ double loss(const Problem& problem, const std::vector<double>& q, const std::vec
 // Beside each gradient, the sum of the sizes of the terms it is made of: what its rounding is relative to.
 struct Reference {
   std::vector<double> dq, dkv, dq_size, dkv_size, log_sum;
-  explicit Reference(const Problem& problem) : dq(problem.q.size()), dkv(problem.kv.size()), dq_size(problem.q.size()), dkv_size(problem.kv.size()) {
+  explicit Reference(const Problem& problem)
+      : dq(problem.q.size()), dkv(problem.kv.size()), dq_size(problem.q.size()), dkv_size(problem.kv.size()) {
     const std::vector<double> q(problem.q.begin(), problem.q.end()), kv(problem.kv.begin(), problem.kv.end());
     const int d = problem.c.head_dim;
     const double scale = double(1 / std::sqrt(float(d)));
@@ -142,7 +147,8 @@ struct Reference {
       const float* dout = &problem.dout[size_t(i * problem.out_stride + h * d)];
       const size_t query = size_t(i * problem.q_stride + h * d);
       const auto key = [&](size_t j) {
-        return size_t((problem.k_offsets[size_t(b)] + int(j)) * problem.kv_stride + h / (problem.c.heads / problem.c.kv_heads) * d);
+        return size_t((problem.k_offsets[size_t(b)] + int(j)) * problem.kv_stride +
+                      h / (problem.c.heads / problem.c.kv_heads) * d);
       };
       std::vector<double> dp(softmax.p.size());
       std::vector<double> dp_size(dp.size());
@@ -157,7 +163,8 @@ struct Reference {
         delta_size += softmax.p[j] * dp_size[j];
       }
       for (size_t j = 0; j < dp.size(); ++j) {
-        const double ds = softmax.p[j] * (dp[j] - delta) * scale, ds_size = softmax.p[j] * (dp_size[j] + delta_size) * scale;
+        const double ds = softmax.p[j] * (dp[j] - delta) * scale,
+                     ds_size = softmax.p[j] * (dp_size[j] + delta_size) * scale;
         for (size_t e = 0; e < size_t(d); ++e) {
           dkv[key(j) + size_t(problem.v_at()) + e] += softmax.p[j] * dout[e];
           dq[query + e] += ds * kv[key(j) + e];
@@ -190,15 +197,17 @@ struct Gradients {
     a.dv = dkv.data() + problem.v_at();
     backend.attention_backward(a);
   }
-  bool intact() const { return out.guards_intact() && log_sum.guards_intact() && dq.guards_intact() && dkv.guards_intact(); }
+  bool intact() const {
+    return out.guards_intact() && log_sum.guards_intact() && dq.guards_intact() && dkv.guards_intact();
+  }
   bool same(const Gradients& other) const {
     return same_bits(dq.data(), other.dq.data(), dq.size()) && same_bits(dkv.data(), other.dkv.data(), dkv.size());
   }
 };
 
 // Worst error of the elements of rows of `width`, relative to their size; what lies between the rows must be NaN.
-double worst_of(const Guarded<float>& actual, const std::vector<double>& expected, const std::vector<double>& size, int64_t width, int64_t stride,
-                double tolerance) {
+double worst_of(const Guarded<float>& actual, const std::vector<double>& expected, const std::vector<double>& size,
+                int64_t width, int64_t stride, double tolerance) {
   double worst = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     double error = std::fabs(actual[i] - expected[i]) / (tolerance * size[i] + 1e-12);
@@ -213,7 +222,8 @@ std::vector<Case> cases() {
   for (int d : {2, 6, 8, 12, 16, 30, 32, 64, 80, 128})
     for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
       for (bool ranges : {false, true})
-        all.push_back({4, d % 16 == 0 ? 2 : 4, d, mask, 7, ranges, d == 16 || d == 12 ? 3 : 1, d == 32 ? 12.0 : 1.0, d == 12 ? 5 : 0});
+        all.push_back({4, d % 16 == 0 ? 2 : 4, d, mask, 7, ranges, d == 16 || d == 12 ? 3 : 1, d == 32 ? 12.0 : 1.0,
+                       d == 12 ? 5 : 0});
   all.push_back({6, 1, 16, MaskKind::kCausal, 0, false, 1, 1, 3});
   all.push_back({1, 1, 5, MaskKind::kBidirectional, 0, false, 1, 1, 0});
   all.push_back({8, 2, 1, MaskKind::kBlockCausal, 3, true, 2, 1, 1});
@@ -225,7 +235,8 @@ DULTRA_TEST(attention_backward_reference_matches_differences) {
     const Problem problem(c, {1, 0, 13, 8}, 1);
     const Reference reference(problem);
     const std::vector<double> q(problem.q.begin(), problem.q.end()), kv(problem.kv.begin(), problem.kv.end());
-    const std::vector<float> dq(reference.dq.begin(), reference.dq.end()), dkv(reference.dkv.begin(), reference.dkv.end());
+    const std::vector<float> dq(reference.dq.begin(), reference.dq.end()),
+        dkv(reference.dkv.begin(), reference.dkv.end());
     check_gradient(
         dq.data(), problem.q, [&](const auto& at) { return loss(problem, at, kv); }, 12, 1e-6, describe(c, "dq"));
     check_gradient(
@@ -241,13 +252,17 @@ DULTRA_TEST(attention_backward_matches_double) {
       const std::string where = describe(c, isa);
       const Gradients got(backend, problem, problem.args());
       CHECK(got.intact(), where);
-      // P is known to the rounding of exp (2e-7) and of score and log_sum, both relative to the score's terms (7 in sum at D = 128, and
-      // those of a sharp softmax are larger).
+      // P is known to the rounding of exp (2e-7) and of score and log_sum, both relative to the score's terms (7 in sum
+      // at D = 128, and those of a sharp softmax are larger).
       const double tolerance = 2e-6 * c.magnitude;
-      const double q_error = worst_of(got.dq, reference.dq, reference.dq_size, c.heads * c.head_dim, problem.q_stride, tolerance);
-      const double kv_error = worst_of(got.dkv, reference.dkv, reference.dkv_size, 2 * problem.v_at(), problem.kv_stride, tolerance);
+      const double q_error =
+          worst_of(got.dq, reference.dq, reference.dq_size, c.heads * c.head_dim, problem.q_stride, tolerance);
+      const double kv_error =
+          worst_of(got.dkv, reference.dkv, reference.dkv_size, 2 * problem.v_at(), problem.kv_stride, tolerance);
       CHECK(q_error <= 1 && kv_error <= 1, where, "errors ", q_error, " ", kv_error);
-      CHECK(worst_error(got.log_sum.data(), reference.log_sum.data(), reference.log_sum.size(), 2e-6 * c.magnitude, 1e-6) <= 1, where, "log_sum");
+      CHECK(worst_error(got.log_sum.data(), reference.log_sum.data(), reference.log_sum.size(), 2e-6 * c.magnitude,
+                        1e-6) <= 1,
+            where, "log_sum");
     });
   }
 }
@@ -307,12 +322,15 @@ DULTRA_TEST(attention_backward_batch_equals_singles) {
         one.out = out.data();
         one.log_sum = log_sum.data();
         backend.attention_forward(one);
-        backend.attention_backward({one, problem.dout.data() + q_first * a.out_stride, dq.data(), dkv.data(), dkv.data() + problem.v_at()});
+        backend.attention_backward(
+            {one, problem.dout.data() + q_first * a.out_stride, dq.data(), dkv.data(), dkv.data() + problem.v_at()});
         bool same = true;
         for (int32_t i = 0; i < q_offsets[1]; ++i)
-          same = same && same_bits(dq.data() + i * a.q_stride, together.dq.data() + (q_first + i) * a.q_stride, size_t(c.heads * c.head_dim));
+          same = same && same_bits(dq.data() + i * a.q_stride, together.dq.data() + (q_first + i) * a.q_stride,
+                                   size_t(c.heads * c.head_dim));
         for (int32_t j = 0; j < k_offsets[1]; ++j)
-          same = same && same_bits(dkv.data() + j * a.kv_stride, together.dkv.data() + (k_first + j) * a.kv_stride, size_t(2 * problem.v_at()));
+          same = same && same_bits(dkv.data() + j * a.kv_stride, together.dkv.data() + (k_first + j) * a.kv_stride,
+                                   size_t(2 * problem.v_at()));
         CHECK(same, describe(c, isa), "sequence ", b);
       }
       for (int threads : {1, 3, 7}) {
@@ -340,8 +358,10 @@ DULTRA_TEST(attention_backward_of_what_is_hidden) {
       for (int e = 0; e < 64; ++e) CHECK((after.dkv[size_t(j * 64 + e)] == 0) == (j < 12 || j >= 36), isa, " key ", j);
     for (int i = 0; i < 49; ++i)
       for (int e = 0; e < 32; ++e)
-        CHECK(i < 12 || i >= 40 ? after.dq[size_t(i * 32 + e)] == 0 : std::isfinite(after.dq[size_t(i * 32 + e)]), isa, " ", i);
-    for (int i = 0; i < 49; ++i) CHECK((after.log_sum[size_t(i * 2)] == -INFINITY) == (i < 12 || i >= 40), isa, " query ", i);
+        CHECK(i < 12 || i >= 40 ? after.dq[size_t(i * 32 + e)] == 0 : std::isfinite(after.dq[size_t(i * 32 + e)]), isa,
+              " ", i);
+    for (int i = 0; i < 49; ++i)
+      CHECK((after.log_sum[size_t(i * 2)] == -INFINITY) == (i < 12 || i >= 40), isa, " query ", i);
     ErrorCode code = ErrorCode::kInternal;
     try {
       backend.attention_backward({problem.args(), nullptr, nullptr, nullptr, nullptr});  // no log_sum

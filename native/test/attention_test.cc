@@ -79,7 +79,8 @@ std::vector<double> reference(const AttentionArgs& a) {
           if (a.mask == MaskKind::kBlockCausal) seen = seen && j / a.block <= position / a.block;
           if (!seen) continue;
           double dot = 0;
-          for (int e = 0; e < d; ++e) dot += double(a.q[i * a.q_stride + h * d + e]) * a.k[(a.k_offsets[b] + j) * a.kv_stride + g * d + e];
+          for (int e = 0; e < d; ++e)
+            dot += double(a.q[i * a.q_stride + h * d + e]) * a.k[(a.k_offsets[b] + j) * a.kv_stride + g * d + e];
           score[size_t(j)] = dot * double(a.scale);
           top = std::max(top, score[size_t(j)]);
         }
@@ -117,14 +118,16 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   for (int d : {8, 12, 16, 32, 64, 80, 128})
     for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
-      for (bool ranges : {false, true}) all.push_back({4, d % 16 == 0 ? 2 : 4, d, mask, 7, ranges, d == 32 ? 12.0 : 1.0, d == 12 ? 5 : 0});
+      for (bool ranges : {false, true})
+        all.push_back({4, d % 16 == 0 ? 2 : 4, d, mask, 7, ranges, d == 32 ? 12.0 : 1.0, d == 12 ? 5 : 0});
   all.push_back({6, 1, 16, MaskKind::kCausal, 0, false, 1, 3});
   all.push_back({1, 1, 5, MaskKind::kBidirectional, 0, false, 1, 0});
   return all;
 }
 
 std::string describe(const Case& c, const std::string& isa) {
-  return text(isa, " heads ", c.heads, "/", c.kv_heads, " D ", c.head_dim, " mask ", int(c.mask), " ranges ", c.ranges, " ");
+  return text(isa, " heads ", c.heads, "/", c.kv_heads, " D ", c.head_dim, " mask ", int(c.mask), " ranges ", c.ranges,
+              " ");
 }
 
 DULTRA_TEST(attention_matches_double) {
@@ -134,7 +137,8 @@ DULTRA_TEST(attention_matches_double) {
       const AttentionArgs a = problem.args(nullptr, c.heads * c.head_dim + c.extra_stride);
       const std::vector<float> out = run(backend, a, describe(c, isa));
       const std::vector<double> expected = reference(a);
-      const double error = worst_error(out.data(), expected.data(), expected.size(), 2e-6 * c.magnitude * c.magnitude, 2e-6);
+      const double error =
+          worst_error(out.data(), expected.data(), expected.size(), 2e-6 * c.magnitude * c.magnitude, 2e-6);
       CHECK(error <= 1, describe(c, isa), "error ", error);
     }
   });
@@ -190,7 +194,8 @@ DULTRA_TEST(attention_batch_equals_singles) {
       for (int threads : {1, 3, 7}) {
         const auto other_owner = make_backend(threads, isa);
         Backend& other = *other_owner;
-        CHECK(same_bits(run(other, a, isa).data(), together.data(), together.size()), describe(c, isa), threads, " threads");
+        CHECK(same_bits(run(other, a, isa).data(), together.data(), together.size()), describe(c, isa), threads,
+              " threads");
       }
     }
   });
@@ -221,7 +226,8 @@ DULTRA_TEST(attention_query_subset_equals_all) {
         some.q_positions = positions.data();
         const std::vector<float> out = run(backend, some, describe(c, isa));
         for (size_t i = 0; i < rows.size(); ++i)
-          CHECK(same_bits(&out[i * size_t(width)], &all[size_t(rows[i] * width)], size_t(width)), describe(c, isa), "query ", rows[i]);
+          CHECK(same_bits(&out[i * size_t(width)], &all[size_t(rows[i] * width)], size_t(width)), describe(c, isa),
+                "query ", rows[i]);
       }
     }
   });
@@ -246,7 +252,8 @@ DULTRA_TEST(attention_of_bf16_keys_and_values) {
       const std::vector<float> out = run(backend, half, describe(c, isa));
       CHECK(same_bits(out.data(), wide.data(), out.size()), describe(c, isa));
       const std::vector<double> expected = reference(a);
-      CHECK(worst_error(out.data(), expected.data(), expected.size(), 2e-6 * c.magnitude * c.magnitude, 2e-6) <= 1, describe(c, isa));
+      CHECK(worst_error(out.data(), expected.data(), expected.size(), 2e-6 * c.magnitude * c.magnitude, 2e-6) <= 1,
+            describe(c, isa));
     }
   });
 }
@@ -263,7 +270,8 @@ DULTRA_TEST(attention_of_some_rows_of_a_cache) {
       const int32_t some[5] = {0, 3, 3, 5, 5};  // three queries of the first row, two of the third
       const std::vector<int32_t> rows = {2, 3, 39, 52 + 11, 52 + 64}, positions = {2, 3, 39, 11, 64};
       std::vector<float> q;
-      for (int32_t row : rows) q.insert(q.end(), all.q.f32() + row * all.q_stride, all.q.f32() + row * all.q_stride + width);
+      for (int32_t row : rows)
+        q.insert(q.end(), all.q.f32() + row * all.q_stride, all.q.f32() + row * all.q_stride + width);
       AttentionArgs a = all;
       a.q = q.data();
       a.q_stride = width;
@@ -271,7 +279,8 @@ DULTRA_TEST(attention_of_some_rows_of_a_cache) {
       a.q_positions = positions.data();
       const std::vector<float> out = run(backend, a, describe(c, isa));
       for (size_t i = 0; i < rows.size(); ++i)
-        CHECK(same_bits(&out[i * size_t(width)], &whole[size_t(rows[i] * width)], size_t(width)), describe(c, isa), "query ", rows[i]);
+        CHECK(same_bits(&out[i * size_t(width)], &whole[size_t(rows[i] * width)], size_t(width)), describe(c, isa),
+              "query ", rows[i]);
     }
   });
 }
@@ -286,7 +295,8 @@ DULTRA_TEST(attention_hidden_keys_do_not_matter) {
     for (int b = 0; b < 2; ++b)
       for (int j = 0; j < problem.offsets[size_t(b) + 1] - problem.offsets[size_t(b)]; ++j) {
         if (j >= problem.key_begin[size_t(b)] && j < problem.key_end[size_t(b)]) continue;
-        for (int64_t e = 0; e < a.kv_stride; ++e) problem.kv[size_t((problem.offsets[size_t(b)] + j) * a.kv_stride + e)] = NAN;
+        for (int64_t e = 0; e < a.kv_stride; ++e)
+          problem.kv[size_t((problem.offsets[size_t(b)] + j) * a.kv_stride + e)] = NAN;
       }
     CHECK(same_bits(run(backend, a, isa).data(), before.data(), before.size()), isa);
   });
@@ -301,7 +311,8 @@ DULTRA_TEST(attention_without_keys_is_zero) {
     const std::vector<float> out = run(backend, problem.args(nullptr, 32), isa);
     for (int i = 0; i < 49; ++i) {
       if (i >= 12 && i < 40) continue;
-      for (int e = 0; e < 32; ++e) CHECK(out[size_t(i * 32 + e)] == 0 && !std::signbit(out[size_t(i * 32 + e)]), isa, " query ", i);
+      for (int e = 0; e < 32; ++e)
+        CHECK(out[size_t(i * 32 + e)] == 0 && !std::signbit(out[size_t(i * 32 + e)]), isa, " query ", i);
     }
     CHECK(std::isfinite(out[12 * 32]) && out[12 * 32] != 0, isa);
     // No queries at all.

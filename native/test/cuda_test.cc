@@ -1,5 +1,5 @@
-// What the CUDA backend has beside the CPU backend: bf16 on tensor cores, against the CPU backend in fp32 on operands rounded to bf16, and
-// device memory. Each kernel's test is one check(shape, mask, seed).
+// What the CUDA backend has beside the CPU backend: bf16 on tensor cores, against the CPU backend in fp32 on operands
+// rounded to bf16, and device memory. Each kernel's test is one check(shape, mask, seed).
 #if defined(DULTRA_EMULATOR) || defined(DULTRA_GPU)
 #include <algorithm>
 #include <numeric>
@@ -32,7 +32,8 @@ double relative_error(const float* a, const float* b, size_t n) {
   return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
 }
 
-// A backend that computes in bf16, as the first matrix says. The emulator's device has wgmma or has not; a GPU is what it is.
+// A backend that computes in bf16, as the first matrix says. The emulator's device has wgmma or has not; a GPU is what
+// it is.
 std::unique_ptr<Backend> bf16_backend(int schedule, bool warpgroups = true) {
 #ifdef DULTRA_EMULATOR
   emulator::set_warpgroups(warpgroups);
@@ -121,16 +122,19 @@ struct Gradients {
     backend.attention_forward(a);
     backend.attention_backward({a, p.dout.data(), dq.data(), dkv.data(), dkv.data() + p.kv_width()});
   }
-  bool intact() const { return out.guards_intact() && log_sum.guards_intact() && dq.guards_intact() && dkv.guards_intact(); }
+  bool intact() const {
+    return out.guards_intact() && log_sum.guards_intact() && dq.guards_intact() && dkv.guards_intact();
+  }
 };
 
-// Weights rounded to bf16 are off by 2^-9 at most, evenly spread by 2^-9 / sqrt(3) of each; sums over keys average that.
+// Weights rounded to bf16 are off by 2^-9 at most, evenly spread by 2^-9 / sqrt(3) of each; sums over keys average
+// that.
 constexpr double kForwardError = 2.5e-3, kBackwardError = 5e-3;
 
 void check_attention(const Shape& shape, MaskKind mask, uint64_t seed) {
   const Problem problem(shape, mask, seed);
-  const std::string where = text("D ", shape.head_dim, " heads ", shape.heads, "/", shape.kv_heads, " mask ", int(mask), " ranges ", shape.ranges,
-                                 " every ", shape.every, " ");
+  const std::string where = text("D ", shape.head_dim, " heads ", shape.heads, "/", shape.kv_heads, " mask ", int(mask),
+                                 " ranges ", shape.ranges, " every ", shape.every, " ");
   cpu::CpuBackend reference(1, "");
   Gradients expected(problem), first(problem);
   expected.run(reference, problem);
@@ -140,8 +144,10 @@ void check_attention(const Shape& shape, MaskKind mask, uint64_t seed) {
     got.run(*bf16_backend(schedule, run < 3), problem);
     CHECK(got.intact(), where);
     const size_t n = problem.q.size();
-    CHECK(relative_error(got.out.data(), expected.out.data(), n) < kForwardError, where, relative_error(got.out.data(), expected.out.data(), n));
-    CHECK(relative_error(got.dq.data(), expected.dq.data(), n) < kBackwardError, where, "dq ", relative_error(got.dq.data(), expected.dq.data(), n));
+    CHECK(relative_error(got.out.data(), expected.out.data(), n) < kForwardError, where,
+          relative_error(got.out.data(), expected.out.data(), n));
+    CHECK(relative_error(got.dq.data(), expected.dq.data(), n) < kBackwardError, where, "dq ",
+          relative_error(got.dq.data(), expected.dq.data(), n));
     // Keys and values apart: the one may not hide the other.
     for (int part = 0; part < 2; ++part) {
       std::vector<float> a, b;
@@ -150,7 +156,8 @@ void check_attention(const Shape& shape, MaskKind mask, uint64_t seed) {
           a.push_back(got.dkv[i]);
           b.push_back(expected.dkv[i]);
         }
-      CHECK(relative_error(a.data(), b.data(), a.size()) < kBackwardError, where, part ? "dv " : "dk ", relative_error(a.data(), b.data(), a.size()));
+      CHECK(relative_error(a.data(), b.data(), a.size()) < kBackwardError, where, part ? "dv " : "dk ",
+            relative_error(a.data(), b.data(), a.size()));
     }
     bool sums = true;
     for (size_t i = 0; i < got.log_sum.size(); ++i)
@@ -207,7 +214,9 @@ DULTRA_TEST(cuda_attention_rows_are_independent) {
       one.q_offsets = one.k_offsets = {0, int32_t(count)};
       one.key_begin = {problem.key_begin[b]};
       one.key_end = {problem.key_end[b]};
-      const auto cut = [&](std::vector<float>& x, size_t width) { x = std::vector<float>(&x[first * width], &x[first * width] + count * width); };
+      const auto cut = [&](std::vector<float>& x, size_t width) {
+        x = std::vector<float>(&x[first * width], &x[first * width] + count * width);
+      };
       cut(one.q, q_width);
       cut(one.dout, q_width);
       cut(one.kv, kv_width);
@@ -230,16 +239,17 @@ DULTRA_TEST(cuda_attention_rows_are_independent) {
       Guarded<float> out = poisoned(some.q.size());
       backend->attention_forward(some.args(out.data(), nullptr));
       for (size_t i = 0; i < some.positions.size(); ++i)
-        CHECK(same_bits(&out[i * q_width], &alone.out[size_t(some.positions[i]) * q_width], q_width), "query ", some.positions[i]);
+        CHECK(same_bits(&out[i * q_width], &alone.out[size_t(some.positions[i]) * q_width], q_width), "query ",
+              some.positions[i]);
     }
   }
 }
 
-// Keys come in chunks: a sequence whose chunks have a block each gives the bits that it gives among so many others that one block goes through
-// them all, whatever queries there are.
+// Keys come in chunks: a sequence whose chunks have a block each gives the bits that it gives among so many others that
+// one block goes through them all, whatever queries there are.
 void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool warpgroups = true) {
-  const std::string where =
-      text(warpgroups ? "" : "mma.sync ", "D ", d, " keys ", length, " every ", every, " ranges ", ranges, " mask ", int(mask), " ");
+  const std::string where = text(warpgroups ? "" : "mma.sync ", "D ", d, " keys ", length, " every ", every, " ranges ",
+                                 ranges, " mask ", int(mask), " ");
   std::vector<int> lengths{length};
   const Problem alone({lengths, 2, 1, d, every, ranges}, mask, 12);
   lengths.resize(65, 1);  // with two heads more blocks than a device is filled by
@@ -257,12 +267,15 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool 
     backend->attention_forward(among.args(whole.out.data(), whole.log_sum.data()));
     CHECK(split.intact() && whole.intact(), where);
     const size_t n = alone.q.size();
-    CHECK(same_bits(split.out.data(), whole.out.data(), n) && same_bits(split.log_sum.data(), whole.log_sum.data(), split.log_sum.size()), where);
+    CHECK(same_bits(split.out.data(), whole.out.data(), n) &&
+              same_bits(split.log_sum.data(), whole.log_sum.data(), split.log_sum.size()),
+          where);
     const double error = relative_error(split.out.data(), expected.out.data(), n);
     CHECK(error < kForwardError, where, error);
     bool sums = true;
     for (size_t i = 0; i < split.log_sum.size(); ++i)
-      sums = sums && (split.log_sum[i] == expected.log_sum[i] || std::fabs(split.log_sum[i] - expected.log_sum[i]) < 1e-4f);
+      sums = sums &&
+             (split.log_sum[i] == expected.log_sum[i] || std::fabs(split.log_sum[i] - expected.log_sum[i]) < 1e-4f);
     CHECK(sums, where, "log_sum");
     // Every other query: fewer rows of a block, so that another tile of keys may be the last that one of them sees.
     Problem some = alone;
@@ -276,7 +289,8 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool 
     Guarded<float> out = poisoned(some.q.size());
     backend->attention_forward(some.args(out.data(), nullptr));
     for (size_t i = 0; i < some.positions.size(); ++i)
-      CHECK(same_bits(&out[i * size_t(2 * d)], &split.out[(2 * i + 1) * size_t(2 * d)], size_t(2 * d)), where, "query ", some.positions[i]);
+      CHECK(same_bits(&out[i * size_t(2 * d)], &split.out[(2 * i + 1) * size_t(2 * d)], size_t(2 * d)), where, "query ",
+            some.positions[i]);
   }
 }
 
@@ -295,7 +309,8 @@ DULTRA_TEST(cuda_attention_split_keys) {
   check_split(64, 1030, 300, true, MaskKind::kBidirectional);
 }
 
-// Keys and values that are bf16 already give the bits of the same numbers in fp32, whether tiles can be copied from where they lie or not.
+// Keys and values that are bf16 already give the bits of the same numbers in fp32, whether tiles can be copied from
+// where they lie or not.
 DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
   for (int gap : {0, 8, 3}) {
     const Problem problem({{70, 33}, 2, 1, 64, 1, true}, MaskKind::kCausal, 8);
@@ -353,8 +368,10 @@ double sum_tolerance(int64_t products) {
 void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
   Random random(seed);
   const std::string where = text("M ", m, " N ", n, " K ", k, " ");
-  const std::vector<float> x = bf16_normals(random, size_t(m * k)), w = bf16_normals(random, size_t(n * k)), dy = bf16_normals(random, size_t(m * n));
-  const std::vector<float> old_x = normals(random, size_t(m * k)), old_w = normals(random, size_t(n * k)), old_b = normals(random, size_t(n));
+  const std::vector<float> x = bf16_normals(random, size_t(m * k)), w = bf16_normals(random, size_t(n * k)),
+                           dy = bf16_normals(random, size_t(m * n));
+  const std::vector<float> old_x = normals(random, size_t(m * k)), old_w = normals(random, size_t(n * k)),
+                           old_b = normals(random, size_t(n));
   cpu::CpuBackend reference(1, "");
   std::vector<float> y(size_t(m * n)), dx = old_x, dw = old_w, db = old_b;
   const auto matrix = reference.make_matrix({{w.data(), DType::kF32, n}}, k, DType::kF32, Compute::kF32);
@@ -380,12 +397,17 @@ void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
     std::copy(old_x.begin(), old_x.end(), from_rows.data());
     backend->linear_backward_input(from_rows.data(), dy.data(), n, weights->bf16_rows(), m, n, k, true);
     CHECK(same_bits(of_apart.data(), got_dx.data(), dx.size()), where, "dx from rows that lie apart");
-    CHECK(from_rows.guards_intact() && same_bits(from_rows.data(), got_dx.data(), dx.size()), where, "dx from the matrix's own rows");
+    CHECK(from_rows.guards_intact() && same_bits(from_rows.data(), got_dx.data(), dx.size()), where,
+          "dx from the matrix's own rows");
     CHECK(got_y.guards_intact() && got_dx.guards_intact() && got_dw.guards_intact() && got_db.guards_intact(), where);
-    CHECK(relative_error(got_y.data(), y.data(), y.size()) < sum_tolerance(k), where, relative_error(got_y.data(), y.data(), y.size()));
-    CHECK(relative_error(got_dx.data(), dx.data(), dx.size()) < sum_tolerance(n), where, "dx ", relative_error(got_dx.data(), dx.data(), dx.size()));
-    CHECK(relative_error(got_dw.data(), dw.data(), dw.size()) < sum_tolerance(m), where, "dw ", relative_error(got_dw.data(), dw.data(), dw.size()));
-    CHECK(relative_error(got_db.data(), db.data(), db.size()) < 2e-6, where, "db ", relative_error(got_db.data(), db.data(), db.size()));
+    CHECK(relative_error(got_y.data(), y.data(), y.size()) < sum_tolerance(k), where,
+          relative_error(got_y.data(), y.data(), y.size()));
+    CHECK(relative_error(got_dx.data(), dx.data(), dx.size()) < sum_tolerance(n), where, "dx ",
+          relative_error(got_dx.data(), dx.data(), dx.size()));
+    CHECK(relative_error(got_dw.data(), dw.data(), dw.size()) < sum_tolerance(m), where, "dw ",
+          relative_error(got_dw.data(), dw.data(), dw.size()));
+    CHECK(relative_error(got_db.data(), db.data(), db.size()) < 2e-6, where, "db ",
+          relative_error(got_db.data(), db.data(), db.size()));
   }
 }
 
@@ -423,7 +445,8 @@ DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
           const auto made = b ? make_backend(1, "") : nullptr;
           Backend& backend = b ? *made : reference;
           state.parameter = start;
-          state.m.assign(size_t(n), 0), state.v.assign(size_t(n), 0), state.high.assign(size_t(n), 0x3c00), state.low.assign(size_t(n), -5);
+          state.m.assign(size_t(n), 0), state.v.assign(size_t(n), 0), state.high.assign(size_t(n), 0x3c00),
+              state.low.assign(size_t(n), -5);
           // No first moment where there is a second.
           for (size_t i = 7; i < size_t(n); i += 29 * 6)
             if (moments == DType::kF32)
@@ -455,12 +478,14 @@ DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
         }
         CHECK(same_bits(states[0].parameter.data(), states[1].parameter.data(), size_t(n)), where, " parameters");
         CHECK(states[0].high == states[1].high && states[0].low == states[1].low, where, " halves");
-        CHECK(same_bits(states[0].m.data(), states[1].m.data(), size_t(n)) && same_bits(states[0].v.data(), states[1].v.data(), size_t(n)), where,
-              " moments");
+        CHECK(same_bits(states[0].m.data(), states[1].m.data(), size_t(n)) &&
+                  same_bits(states[0].v.data(), states[1].v.data(), size_t(n)),
+              where, " moments");
       }
 }
 
-// ---- operands in bf16: what an operation makes of them is what it makes of the same numbers in fp32, and what it writes is that rounded -----
+// ---- operands in bf16: what an operation makes of them is what it makes of the same numbers in fp32, and what it
+// writes is that rounded -----
 
 std::vector<uint16_t> narrow(const std::vector<float>& x) {
   std::vector<uint16_t> out;
@@ -487,7 +512,8 @@ DULTRA_TEST(cuda_rope_store_of_bf16) {
       backend->rope_forward(turned.data(), width, positions.data(), 4, heads, d, 10000);
       backend->store_rows(expected.data(), dtype, turned.data(), slots.data(), 4, width);
       backend->rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d, 10000);
-      CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, "D ", d, " dtype ", int(dtype));
+      CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, "D ", d, " dtype ",
+            int(dtype));
     }
 }
 
@@ -540,7 +566,8 @@ DULTRA_TEST(cuda_rows_of_bf16) {
         CHECK(is_rounded(out, wide.data()), where, "rope backward");
       }
 
-      const std::vector<float> gate_up = bf16_normals(random, size_t(2 * m * c), 4), dout = normals(random, size_t(m * c));
+      const std::vector<float> gate_up = bf16_normals(random, size_t(2 * m * c), 4),
+                               dout = normals(random, size_t(m * c));
       const std::vector<uint16_t> gate_up16 = narrow(gate_up);
       backend->swiglu_forward(wide.data(), gate_up.data(), m, c);
       backend->swiglu_forward(out.data(), gate_up16.data(), m, c);
@@ -557,7 +584,8 @@ DULTRA_TEST(cuda_rows_of_bf16) {
   }
 }
 
-// An array may begin at any number of its type: what cannot be moved in the widest pieces gives the same bits, and nothing beside it is written.
+// An array may begin at any number of its type: what cannot be moved in the widest pieces gives the same bits, and
+// nothing beside it is written.
 DULTRA_TEST(cuda_rows_begin_anywhere) {
   const auto backend = bf16_backend(1);
   const int64_t m = 3, c = 64;
@@ -579,16 +607,17 @@ DULTRA_TEST(cuda_rows_begin_anywhere) {
     };
     const auto keep = [&](const auto& array, const char* what) {
       bool intact = array.guards_intact();
-      for (size_t i = 0; i < shift * sizeof(array[0]); ++i) intact = intact && reinterpret_cast<const uint8_t*>(array.data())[i] == 0xfb;
+      for (size_t i = 0; i < shift * sizeof(array[0]); ++i)
+        intact = intact && reinterpret_cast<const uint8_t*>(array.data())[i] == 0xfb;
       CHECK(intact, what, " shift ", shift);
       const auto* bytes = reinterpret_cast<const uint8_t*>(array.data() + shift);
       results.emplace_back(bytes, bytes + (array.size() - shift) * sizeof(array[0]));
     };
     const std::vector<int32_t> index{2, 0, 1}, positions{5, 0, 900};
-    Guarded<float> x = wide(m * c), dout = wide(m * c), gates = wide(2 * m * c), weight = wide(c), add = wide(c), out = wide(m * c), sum = wide(c),
-                   cache = wide(m * c);
-    Guarded<uint16_t> x16 = narrowed(m * c), dout16 = narrowed(m * c), gates16 = narrowed(2 * m * c), out16 = narrowed(m * c),
-                      cache16 = narrowed(m * c);
+    Guarded<float> x = wide(m * c), dout = wide(m * c), gates = wide(2 * m * c), weight = wide(c), add = wide(c),
+                   out = wide(m * c), sum = wide(c), cache = wide(m * c);
+    Guarded<uint16_t> x16 = narrowed(m * c), dout16 = narrowed(m * c), gates16 = narrowed(2 * m * c),
+                      out16 = narrowed(m * c), cache16 = narrowed(m * c);
     const auto at = [&](auto& array) { return array.data() + shift; };
 
     backend->gather_rows(at(out), at(x), index.data(), m, c);
@@ -630,13 +659,16 @@ DULTRA_TEST(cuda_rows_begin_anywhere) {
 void check_linear_of_bf16(int64_t m, int64_t n, int64_t k, uint64_t seed) {
   Random random(seed);
   const std::string where = text("M ", m, " N ", n, " K ", k, " ");
-  const std::vector<float> x = bf16_normals(random, size_t(m * k)), w = bf16_normals(random, size_t(n * k)), dy = bf16_normals(random, size_t(m * n));
-  const std::vector<float> bias = bf16_normals(random, size_t(n)), old_w = normals(random, size_t(n * k)), old_b = normals(random, size_t(n));
+  const std::vector<float> x = bf16_normals(random, size_t(m * k)), w = bf16_normals(random, size_t(n * k)),
+                           dy = bf16_normals(random, size_t(m * n));
+  const std::vector<float> bias = bf16_normals(random, size_t(n)), old_w = normals(random, size_t(n * k)),
+                           old_b = normals(random, size_t(n));
   const std::vector<uint16_t> x16 = narrow(x), dy16 = narrow(dy);
   for (int schedule = 0; schedule < 3; ++schedule) {
     const auto backend = make_backend(schedule, "");
     const auto weights = backend->make_matrix({{w.data(), DType::kF32, n}}, k, DType::kBF16, Compute::kBF16);
-    std::vector<float> y(size_t(m * n)), y_again(y.size()), dx(size_t(m * k)), dw = old_w, dw_again = old_w, db = old_b, db_again = old_b;
+    std::vector<float> y(size_t(m * n)), y_again(y.size()), dx(size_t(m * k)), dw = old_w, dw_again = old_w, db = old_b,
+                                                                               db_again = old_b;
     Guarded<uint16_t> y16(y.size()), dx16(dx.size());
     backend->linear_forward(y.data(), n, x.data(), m, *weights, bias.data(), false);
     backend->linear_forward(y_again.data(), n, x16.data(), m, *weights, bias.data(), false);
@@ -648,7 +680,8 @@ void check_linear_of_bf16(int64_t m, int64_t n, int64_t k, uint64_t seed) {
     CHECK(is_rounded(dx16, dx.data()), where, "dx");
     backend->linear_backward_weight(dw.data(), db.data(), dy.data(), n, x.data(), m, n, k);
     backend->linear_backward_weight(dw_again.data(), db_again.data(), dy16.data(), n, x16.data(), m, n, k);
-    CHECK(same_bits(dw.data(), dw_again.data(), dw.size()) && same_bits(db.data(), db_again.data(), db.size()), where, "dw, db");
+    CHECK(same_bits(dw.data(), dw_again.data(), dw.size()) && same_bits(db.data(), db_again.data(), db.size()), where,
+          "dw, db");
     // One operand alone, as an adapter's.
     dw_again = old_w;
     backend->linear_backward_weight(dw_again.data(), nullptr, dy.data(), n, x16.data(), m, n, k);
@@ -685,7 +718,8 @@ void check_attention_of_bf16(const Shape& shape, int gap, MaskKind mask, uint64_
     return out;
   };
   // Whether every row is `exact` rounded, and nothing is written between rows.
-  const auto is_spread = [&](const Guarded<uint16_t>& actual, const Guarded<float>& exact, size_t width, uint16_t untouched) {
+  const auto is_spread = [&](const Guarded<uint16_t>& actual, const Guarded<float>& exact, size_t width,
+                             uint16_t untouched) {
     bool good = actual.guards_intact();
     for (size_t i = 0; i < actual.size(); ++i) {
       const size_t row = i / (width + size_t(gap)), column = i % (width + size_t(gap));
@@ -693,7 +727,8 @@ void check_attention_of_bf16(const Shape& shape, int gap, MaskKind mask, uint64_
     }
     return good;
   };
-  const std::vector<uint16_t> q = spread(problem.q, q_width), dout = spread(problem.dout, q_width), kv = spread(problem.kv, kv_width);
+  const std::vector<uint16_t> q = spread(problem.q, q_width), dout = spread(problem.dout, q_width),
+                              kv = spread(problem.kv, kv_width);
   for (int schedule = 0; schedule < 3; ++schedule) {
     const auto backend = bf16_backend(schedule);
     Gradients expected(problem);
@@ -713,9 +748,11 @@ void check_attention_of_bf16(const Shape& shape, int gap, MaskKind mask, uint64_
     half.kv_stride += gap;
     backend->attention_forward(half);
     CHECK(is_spread(out, expected.out, q_width, untouched), where, "out");
-    CHECK(log_sum.guards_intact() && same_bits(log_sum.data(), expected.log_sum.data(), log_sum.size()), where, "log_sum");
+    CHECK(log_sum.guards_intact() && same_bits(log_sum.data(), expected.log_sum.data(), log_sum.size()), where,
+          "log_sum");
     for (size_t i = 0; i < expected.out.size(); ++i) expected.out[i] = bf16_to_f32(f32_to_bf16(expected.out[i]));
-    backend->attention_backward({wide, problem.dout.data(), expected.dq.data(), expected.dkv.data(), expected.dkv.data() + problem.kv_width()});
+    backend->attention_backward(
+        {wide, problem.dout.data(), expected.dq.data(), expected.dkv.data(), expected.dkv.data() + problem.kv_width()});
     backend->attention_backward({half, dout.data(), dq.data(), dkv.data(), dkv.data() + problem.kv_width()});
     CHECK(is_spread(dq, expected.dq, q_width, untouched), where, "dq");
     CHECK(is_spread(dkv, expected.dkv, kv_width, untouched), where, "dkv");
@@ -724,7 +761,8 @@ void check_attention_of_bf16(const Shape& shape, int gap, MaskKind mask, uint64_
 
 DULTRA_TEST(cuda_attention_of_bf16) {
   for (int d : {64, 96, 128, 40})
-    for (int gap : {0, 8, 3}) check_attention_of_bf16({{40, 0, 9}, 2, 1, d, 1, true}, gap, MaskKind::kCausal, uint64_t(d + gap));
+    for (int gap : {0, 8, 3})
+      check_attention_of_bf16({{40, 0, 9}, 2, 1, d, 1, true}, gap, MaskKind::kCausal, uint64_t(d + gap));
 }
 
 #ifdef DULTRA_EMULATOR
@@ -736,12 +774,14 @@ DULTRA_TEST(cuda_linear_by_cublaslt) {
   check_linear(33, 7, 65, 8);
   check_linear_of_bf16(40, 96, 64, 9);
   check_linear_of_bf16(33, 7, 65, 10);
-  CHECK(std::string(make_backend(0, "")->isa()).find("cuBLASLt 130000") != std::string::npos, make_backend(0, "")->isa());
+  CHECK(std::string(make_backend(0, "")->isa()).find("cuBLASLt 130000") != std::string::npos,
+        make_backend(0, "")->isa());
   emulator::set_cublaslt(false);
   CHECK(std::string(make_backend(0, "")->isa()).find("built-in") != std::string::npos, make_backend(0, "")->isa());
 }
 
-// Weights, activations and scratch memory that do not fit: a typed error, and the backend goes on. Nothing stays behind.
+// Weights, activations and scratch memory that do not fit: a typed error, and the backend goes on. Nothing stays
+// behind.
 DULTRA_TEST(cuda_out_of_memory) {
   const size_t before = emulator::memory_in_use();
   {
@@ -758,7 +798,8 @@ DULTRA_TEST(cuda_out_of_memory) {
              },
              [&] {
                std::vector<int32_t> ids(size_t(8) << 20);
-               backend.embedding_forward(static_cast<float*>(held), held, DType::kF32, ids.data(), int64_t(ids.size()), 0);
+               backend.embedding_forward(static_cast<float*>(held), held, DType::kF32, ids.data(), int64_t(ids.size()),
+                                         0);
              },
          }) {
       ErrorCode code = ErrorCode::kInternal;
@@ -803,10 +844,12 @@ DULTRA_TEST(cuda_host_and_device_arrays) {
     if (round % 100 < 98) continue;
     backend.download(out.data(), y, out.size() * 4);
     bool good = true;
-    for (int64_t i = 0; i < m; ++i) good = good && same_bits(&out[size_t(i * c)], &table[size_t(index[size_t(i)] * c)], size_t(c));
+    for (int64_t i = 0; i < m; ++i)
+      good = good && same_bits(&out[size_t(i * c)], &table[size_t(index[size_t(i)] * c)], size_t(c));
     CHECK(good, "round ", round);
   }
-  for (void* pointer : {static_cast<void*>(x), static_cast<void*>(y), static_cast<void*>(on_device)}) backend.release(pointer);
+  for (void* pointer : {static_cast<void*>(x), static_cast<void*>(y), static_cast<void*>(on_device)})
+    backend.release(pointer);
 }
 
 DULTRA_TEST(cuda_device_that_does_not_exist) {

@@ -1,10 +1,12 @@
-// The cases that the reference implementation recorded (test/fixtures/golden, see its README.md): forward passes, and every step of generations
-// without a cache, each from the tokens that were recorded before it. test/golden/runner.cjs replays them through the public API; here they run
-// without Node, so on whatever device these tests run on. Training cases and those with caches are replayed there alone.
+// The cases that the reference implementation recorded (test/fixtures/golden, see its README.md): forward passes, and
+// every step of generations without a cache, each from the tokens that were recorded before it. test/golden/runner.cjs
+// replays them through the public API; here they run without Node, so on whatever device these tests run on. Training
+// cases and those with caches are replayed there alone.
 //
-// In fp32: decisions equal, numbers within what the case states. In bf16 (weights of the fixtures are exact in it, activations are rounded):
-// states and logits of forward passes within the case's relative L2 norm for bf16; of generations 95 % of the tokens, since a decision may be as
-// close as 1e-3 (the reference's own bf16 run has 98.6 % of the argmaxes).
+// In fp32: decisions equal, numbers within what the case states. In bf16 (weights of the fixtures are exact in it,
+// activations are rounded): states and logits of forward passes within the case's relative L2 norm for bf16; of
+// generations 95 % of the tokens, since a decision may be as close as 1e-3 (the reference's own bf16 run has 98.6 % of
+// the argmaxes).
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -65,7 +67,8 @@ RecordedTensors read_tensors(const fs::path& path) {
     Recorded tensor;
     for (const Json& n : entry["shape"].array) tensor.shape.push_back(int64_t(n.number));
     const auto& range = entry["data_offsets"].array;
-    const size_t begin = header.begin + size_t(range.at(0).number), bytes = size_t(range.at(1).number - range.at(0).number);
+    const size_t begin = header.begin + size_t(range.at(0).number),
+                 bytes = size_t(range.at(1).number - range.at(0).number);
     if (begin + bytes > file.size()) throw std::runtime_error(path.string() + ": " + name + " ends beyond the file");
     const std::string& dtype = entry["dtype"].string;
     const char* data = file.data() + begin;
@@ -172,7 +175,8 @@ void for_each_case(const std::string& kind, const std::function<void(const Case&
     for (Compute compute : {Compute::kF32, Compute::kBF16}) {
       if (!make_model_backend(1)->supports(compute)) continue;
       c.compute = compute;
-      c.model = load(fs::path(DULTRA_GOLDEN) / c.json["model"].string, overrides.present() ? folder / overrides.string : fs::path(), compute);
+      c.model = load(fs::path(DULTRA_GOLDEN) / c.json["model"].string,
+                     overrides.present() ? folder / overrides.string : fs::path(), compute);
       body(c);
     }
     ++seen;
@@ -197,7 +201,8 @@ DULTRA_TEST(golden_forward) {
     const Json& narrow = tolerance["bf16_weights_and_activations"];
     Deviations deviations;
     const auto compare = [&](const std::string& what, const HostFloats& actual, const Recorded& wanted, double l2) {
-      CHECK(actual.size() == wanted.data.size(), c.where(), " ", what, ": ", actual.size(), " numbers for ", wanted.data.size());
+      CHECK(actual.size() == wanted.data.size(), c.where(), " ", what, ": ", actual.size(), " numbers for ",
+            wanted.data.size());
       if (actual.size() != wanted.data.size()) return;
       double difference = 0, size = 0, largest = 0;
       int64_t wrong = 0;
@@ -214,7 +219,8 @@ DULTRA_TEST(golden_forward) {
       } else {
         const double relative = std::sqrt(difference / size);
         deviations[what] = std::max(deviations[what], relative);
-        CHECK(l2 > 0 && relative <= l2, c.where(), " ", what, ": relative L2 error ", relative, ", expected at most ", l2);
+        CHECK(l2 > 0 && relative <= l2, c.where(), " ", what, ": relative L2 error ", relative, ", expected at most ",
+              l2);
       }
     };
     for (const char* name : {"planner_a", "planner_b"}) {
@@ -222,7 +228,8 @@ DULTRA_TEST(golden_forward) {
       for (double t : c.inputs.at(std::string(name) + ".timestep").data) timestep.push_back(float(t));
       std::vector<uint8_t> candidate;
       for (double x : c.inputs.at(std::string(name) + ".mask_index").data) candidate.push_back(uint8_t(x));
-      const ForwardResult got = forward_all(*c.model, ids_of(ids, 0, batch * length), offsets, true, &timestep, &candidate, nullptr);
+      const ForwardResult got =
+          forward_all(*c.model, ids_of(ids, 0, batch * length), offsets, true, &timestep, &candidate, nullptr);
       compare("hidden", got.hidden, c.wanted("hidden"), narrow["hidden_rel_l2"].number);
       compare("logits", got.logits, c.wanted("logits"), narrow["logits_rel_l2"].number);
       compare("planner", got.planner_logits, c.wanted(std::string(name) + ".logits"), narrow["planner_rel_l2"].number);
@@ -236,9 +243,11 @@ struct Agreement {
   int64_t tokens = 0, equal = 0;
 };
 
-// Every step of a generation from the recorded tokens before it. `request` fills in what the sampler is; `compare(candidate, position, result)`
-// looks at the numbers of a candidate, `position` being its place in the recorded arrays.
-void replay(const Case& c, const char* selection, Agreement* agreement, const std::function<void(StepRequest&, int64_t step)>& sampler,
+// Every step of a generation from the recorded tokens before it. `request` fills in what the sampler is;
+// `compare(candidate, position, result)` looks at the numbers of a candidate, `position` being its place in the
+// recorded arrays.
+void replay(const Case& c, const char* selection, Agreement* agreement,
+            const std::function<void(StepRequest&, int64_t step)>& sampler,
             const std::function<void(StepRequest&, const std::vector<int64_t>& positions)>& draws,
             const std::function<void(const StepResult&, size_t candidate, int64_t position, Deviations*)>& compare) {
   const Json& args = c.json["args"];
@@ -268,7 +277,8 @@ void replay(const Case& c, const char* selection, Agreement* agreement, const st
       const size_t had = positions.size();
       for (int64_t i = 0; i < length; ++i) {
         const bool is_candidate = ids[size_t(b * length + i)] == mask && i < end;
-        exact(is_candidate == (mask_index[at + b * length + i] != 0), text("mask_index, step ", step, " row ", b, " position ", i));
+        exact(is_candidate == (mask_index[at + b * length + i] != 0),
+              text("mask_index, step ", step, " row ", b, " position ", i));
         if (is_candidate) positions.push_back(at + b * length + i);
       }
       if (positions.size() == had) continue;  // done with this block: the row waits for the others
@@ -298,14 +308,16 @@ void replay(const Case& c, const char* selection, Agreement* agreement, const st
     }
     if (c.expected.count("forced"))
       for (size_t r = 0; r < request.rows.size(); ++r)
-        exact(got.forced[r] == (c.wanted("forced")[step * batch + request.rows[r]] != 0), text("forced, step ", step, " row ", request.rows[r]));
+        exact(got.forced[r] == (c.wanted("forced")[step * batch + request.rows[r]] != 0),
+              text("forced, step ", step, " row ", request.rows[r]));
     if (c.expected.count("timestep"))
       for (size_t r = 0; r < request.rows.size(); ++r) {
         const double error = std::fabs(got.timesteps[r] - c.wanted("timestep")[step * batch + request.rows[r]]);
         CHECK(error <= c.json["tolerance"]["timestep"].number, c.where(), " timestep, step ", step, ": off by ", error);
       }
   }
-  if (c.compute == Compute::kF32) CHECK(mismatches == 0, c.where(), ": ", mismatches, " decisions differ, the first: ", first);
+  if (c.compute == Compute::kF32)
+    CHECK(mismatches == 0, c.where(), ": ", mismatches, " decisions differ, the first: ", first);
   print(c, deviations);
 }
 
@@ -371,7 +383,8 @@ DULTRA_TEST(golden_confidence_generation) {
             request.threshold = args["threshold"].number;
           } else {
             request.rule = UnmaskRule::kFixed;
-            const int64_t steps = int64_t(args["steps"].number) / blocks;  // of a block; the first ones take one more where it does not divide
+            const int64_t steps = int64_t(args["steps"].number) /
+                                  blocks;  // of a block; the first ones take one more where it does not divide
             request.counts.assign(request.rows.size(), int32_t(block / steps + (step % steps < block % steps)));
           }
         },
@@ -379,7 +392,8 @@ DULTRA_TEST(golden_confidence_generation) {
         [&](const StepResult& got, size_t i, int64_t position, Deviations* deviations) {
           const double wanted = c.wanted("confidence")[position], error = std::fabs(got.confidences[i] - wanted);
           (*deviations)["confidence"] = std::max((*deviations)["confidence"], error);
-          CHECK(error <= c.json["tolerance"]["confidence"].number, c.where(), " confidence at ", position, ": ", got.confidences[i], " for ", wanted);
+          CHECK(error <= c.json["tolerance"]["confidence"].number, c.where(), " confidence at ", position, ": ",
+                got.confidences[i], " for ", wanted);
         });
   });
   check_agreement(agreement);

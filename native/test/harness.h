@@ -35,10 +35,11 @@ std::string text(const Parts&... parts) {
   return out.str();
 }
 // CHECK(condition, anything that says where): the parts are only put together on failure.
-#define CHECK(condition, ...)                                                                                                             \
-  do {                                                                                                                                    \
-    const bool check_ok = (condition);                                                                                                    \
-    ::dultra::test::report(check_ok, __FILE__, __LINE__, check_ok ? std::string() : ::dultra::test::text(#condition, "  ", __VA_ARGS__)); \
+#define CHECK(condition, ...)                                                                               \
+  do {                                                                                                      \
+    const bool check_ok = (condition);                                                                      \
+    ::dultra::test::report(check_ok, __FILE__, __LINE__,                                                    \
+                           check_ok ? std::string() : ::dultra::test::text(#condition, "  ", __VA_ARGS__)); \
   } while (0)
 
 // The same numbers on every platform, unlike <random>'s distributions.
@@ -58,7 +59,9 @@ class Random {
 template <class T>
 class Guarded {
  public:
-  explicit Guarded(size_t n) : n_(n), all_(n + 2 * kGuard) { std::memset(static_cast<void*>(all_.data()), 0xfb, all_.size() * sizeof(T)); }
+  explicit Guarded(size_t n) : n_(n), all_(n + 2 * kGuard) {
+    std::memset(static_cast<void*>(all_.data()), 0xfb, all_.size() * sizeof(T));
+  }
   T* data() { return all_.data() + kGuard; }
   const T* data() const { return all_.data() + kGuard; }
   T& operator[](size_t i) { return data()[i]; }
@@ -90,13 +93,16 @@ std::vector<float> normals(Random& random, size_t n, double scale = 1.0);
 // max |a - b| / (absolute + relative |b|), NaN counts as infinite unless both are.
 double worst_error(const float* a, const double* b, size_t n, double absolute, double relative);
 
-// Checks `gradient` (n) of loss at `x` (n) against central differences of the loss, which computes in double: at up to `samples` places, and
-// along a few directions that have all of them in it. `tolerance` is relative to a place's derivative plus the root mean square of all;
-// `absolute` comes on top.
-void check_gradient(const float* gradient, const std::vector<float>& x, const std::function<double(const std::vector<double>&)>& loss, int samples,
-                    double tolerance, const std::string& where, double absolute = 0);
+// Checks `gradient` (n) of loss at `x` (n) against central differences of the loss, which computes in double: at up to
+// `samples` places, and along a few directions that have all of them in it. `tolerance` is relative to a place's
+// derivative plus the root mean square of all; `absolute` comes on top.
+void check_gradient(const float* gradient, const std::vector<float>& x,
+                    const std::function<double(const std::vector<double>&)>& loss, int samples, double tolerance,
+                    const std::string& where, double absolute = 0);
 
-inline bool same_bits(const float* a, const float* b, size_t n) { return n == 0 || std::memcmp(a, b, n * sizeof(float)) == 0; }
+inline bool same_bits(const float* a, const float* b, size_t n) {
+  return n == 0 || std::memcmp(a, b, n * sizeof(float)) == 0;
+}
 
 // Whether kernels run on the emulator, some hundred times slower: tests of many cases then take fewer.
 #ifdef DULTRA_EMULATOR
@@ -107,8 +113,8 @@ constexpr bool kEmulated = false;
 
 // The instruction sets of this machine; in the emulator's build, CUDA alone.
 std::vector<std::string> isas();
-// A backend for one of them, "" for the best, that works on the tests' own memory: everything is done when an operation returns.
-// `threads`: of a CPU backend; the emulator takes another schedule for each number.
+// A backend for one of them, "" for the best, that works on the tests' own memory: everything is done when an operation
+// returns. `threads`: of a CPU backend; the emulator takes another schedule for each number.
 std::unique_ptr<Backend> make_backend(int threads, const std::string& isa);
 // A backend as models use it.
 std::unique_ptr<Backend> make_model_backend(int threads);

@@ -38,7 +38,9 @@ struct Json {
     const std::string& text;
     size_t at;
 
-    [[noreturn]] void fail() const { throw std::runtime_error("JSON: something unexpected at byte " + std::to_string(at)); }
+    [[noreturn]] void fail() const {
+      throw std::runtime_error("JSON: something unexpected at byte " + std::to_string(at));
+    }
     void space() {
       while (at < text.size() && (text[at] == ' ' || text[at] == '\n' || text[at] == '\t' || text[at] == '\r')) ++at;
     }

@@ -14,8 +14,8 @@ namespace {
 using Row = std::vector<double>;
 using Rows = std::vector<Row>;
 
-// The base model in double: one row, keys and values of every position kept, rounded to bf16 where the cache's are; or everything that an
-// operation writes, as a model does that stores all of its activations in it.
+// The base model in double: one row, keys and values of every position kept, rounded to bf16 where the cache's are; or
+// everything that an operation writes, as a model does that stores all of its activations in it.
 class DoubleModel {
  public:
   DoubleModel(const Transformer& transformer, int32_t length, DType dtype, bool all_bf16 = false)
@@ -36,7 +36,8 @@ class DoubleModel {
     }
     for (int i = 0; i < config_.layers; ++i) block(size_t(i), positions, &x);
     Rows logits;
-    for (const Row& row : x) logits.push_back(linear("model.transformer.ff_out.weight", norm(row, "model.transformer.ln_f.weight")));
+    for (const Row& row : x)
+      logits.push_back(linear("model.transformer.ff_out.weight", norm(row, "model.transformer.ln_f.weight")));
     return logits;
   }
 
@@ -76,7 +77,8 @@ class DoubleModel {
   }
   void block(size_t layer, const std::vector<int32_t>& positions, Rows* x) {
     const std::string at = "model.transformer.blocks." + std::to_string(layer) + ".";
-    const size_t d = size_t(config_.head_dim()), heads = size_t(config_.heads), group = heads / size_t(config_.kv_heads);
+    const size_t d = size_t(config_.head_dim()), heads = size_t(config_.heads),
+                 group = heads / size_t(config_.kv_heads);
     Rows q;
     for (size_t i = 0; i < x->size(); ++i) {
       const Row normed = norm((*x)[i], at + "attn_norm.weight");
@@ -134,7 +136,8 @@ std::vector<int32_t> upto(int32_t n) {
 }
 
 // The same request for a session with a cache, computing `queries` of each row.
-StepRequest cached_request(const std::vector<int32_t>& offsets, uint32_t step, const std::vector<std::vector<int32_t>>& queries) {
+StepRequest cached_request(const std::vector<int32_t>& offsets, uint32_t step,
+                           const std::vector<std::vector<int32_t>>& queries) {
   StepRequest request = request_for(offsets, step);
   request.query_offsets.push_back(0);
   for (const auto& row : queries) {
@@ -146,7 +149,8 @@ StepRequest cached_request(const std::vector<int32_t>& offsets, uint32_t step, c
 
 bool same(const StepResult& a, const StepResult& b) {
   return a.tokens == b.tokens && a.selected == b.selected && a.positions == b.positions && a.timesteps == b.timesteps &&
-         same_bits(a.log_probs.data(), b.log_probs.data(), a.log_probs.size()) && a.planner_logits.size() == b.planner_logits.size() &&
+         same_bits(a.log_probs.data(), b.log_probs.data(), a.log_probs.size()) &&
+         a.planner_logits.size() == b.planner_logits.size() &&
          same_bits(a.planner_logits.data(), b.planner_logits.data(), a.planner_logits.size());
 }
 
@@ -206,7 +210,8 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
       KvCacheOptions options;
       options.dtype = dtype;
       const auto cache = make_cache(model, {0, length}, options);
-      CHECK(cache->layer(0).dtype == (dtype == DType::kF32 ? model->backend().operand_dtype() : DType::kBF16), "held as computed");
+      CHECK(cache->layer(0).dtype == (dtype == DType::kF32 ? model->backend().operand_dtype() : DType::kBF16),
+            "held as computed");
       DoubleModel exact(model->transformer(), length, DType::kF32), rounded(model->transformer(), length, dtype, true);
       Random random(52);
       std::vector<int32_t> ids;
@@ -219,7 +224,8 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
           pass_ids.push_back(ids[size_t(p)]);
         }
         const CachedPositions cached{*cache, positions};
-        const ForwardResult result = forward_all(*model, pass_ids, {0, int32_t(positions.size())}, true, nullptr, nullptr, nullptr, &cached);
+        const ForwardResult result =
+            forward_all(*model, pass_ids, {0, int32_t(positions.size())}, true, nullptr, nullptr, nullptr, &cached);
         const Rows expected = exact.pass(positions, pass_ids), low = rounded.pass(positions, pass_ids);
         for (size_t i = 0; i < expected.size(); ++i)
           for (size_t j = 0; j < expected[i].size(); ++j) {
@@ -228,14 +234,16 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
             plain += (low[i][j] - expected[i][j]) * (low[i][j] - expected[i][j]);
           }
       }
-      CHECK(std::sqrt(ours) <= 2 * std::sqrt(plain) && plain > 0, "head dimension ", config.head_dim(), " cache ", int(dtype), " error ",
-            std::sqrt(ours), ", plain ", std::sqrt(plain));
+      CHECK(std::sqrt(ours) <= 2 * std::sqrt(plain) && plain > 0, "head dimension ", config.head_dim(), " cache ",
+            int(dtype), " error ", std::sqrt(ours), ", plain ", std::sqrt(plain));
     }
 }
 
-// Computing everything is what a session without a cache does, bit for bit; rows of a batch are as they are alone; so with any threads.
+// Computing everything is what a session without a cache does, bit for bit; rows of a batch are as they are alone; so
+// with any threads.
 void check_sessions(const WeightOptions& weights) {
-  const RandomCheckpoint checkpoint(weights.compute == Compute::kBF16 ? wide_config() : small_config(), DType::kBF16, 33);
+  const RandomCheckpoint checkpoint(weights.compute == Compute::kBF16 ? wide_config() : small_config(), DType::kBF16,
+                                    33);
   const auto model = checkpoint.load(2, weights), alone_model = checkpoint.load(1, weights);
   Random random(34);
   std::vector<int32_t> ids, offsets;
@@ -247,14 +255,17 @@ void check_sessions(const WeightOptions& weights) {
     options.planner = planner;
     Session plain(model, ids, offsets), full(model, ids, offsets, make_cache(model, offsets, options));
     for (uint32_t step = 0; step < 4; ++step)
-      CHECK(same(plain.step(request_for(offsets, step)), full.step(cached_request(offsets, step, whole))), "whole, step ", step);
+      CHECK(same(plain.step(request_for(offsets, step)), full.step(cached_request(offsets, step, whole))),
+            "whole, step ", step);
 
     Session together(model, ids, offsets, make_cache(model, offsets, options));
     std::vector<Session*> alone;
     std::vector<std::unique_ptr<Session>> owned;
     for (size_t r = 0; r < 3; ++r) {
-      const std::vector<int32_t> own(ids.begin() + offsets[r], ids.begin() + offsets[r + 1]), own_offsets = {0, offsets[r + 1] - offsets[r]};
-      owned.push_back(std::make_unique<Session>(alone_model, own, own_offsets, make_cache(alone_model, own_offsets, options)));
+      const std::vector<int32_t> own(ids.begin() + offsets[r], ids.begin() + offsets[r + 1]),
+          own_offsets = {0, offsets[r + 1] - offsets[r]};
+      owned.push_back(
+          std::make_unique<Session>(alone_model, own, own_offsets, make_cache(alone_model, own_offsets, options)));
     }
     for (uint32_t step = 0; step < 5; ++step) {
       auto queries = whole;
@@ -277,8 +288,10 @@ void check_sessions(const WeightOptions& weights) {
         const StepResult single = owned[r]->step(one);
         const size_t begin = size_t(result.offsets[i]), count = single.tokens.size();
         CHECK(size_t(result.offsets[i + 1]) == begin + count, "candidates of row ", r);
-        CHECK(std::equal(single.tokens.begin(), single.tokens.end(), result.tokens.begin() + long(begin)), "tokens of row ", r);
-        CHECK(same_bits(single.planner_logits.data(), result.planner_logits.data() + begin, count), "planner logits of row ", r, " step ", step);
+        CHECK(std::equal(single.tokens.begin(), single.tokens.end(), result.tokens.begin() + long(begin)),
+              "tokens of row ", r);
+        CHECK(same_bits(single.planner_logits.data(), result.planner_logits.data() + begin, count),
+              "planner logits of row ", r, " step ", step);
       }
     }
   }
@@ -302,7 +315,8 @@ DULTRA_TEST(kv_cache_bad_requests) {
   CHECK(thrown([&] { make_cache(model, {0, 65}, with_planner); }) == invalid, "too long");
   Session session(model, ids, offsets, cache);
   const auto step = [&](
-                        std::vector<std::vector<int32_t>> queries, const std::function<void(StepRequest&)>& change = [](StepRequest&) {}) {
+                        std::vector<std::vector<int32_t>> queries,
+                        const std::function<void(StepRequest&)>& change = [](StepRequest&) {}) {
     StepRequest request = cached_request(offsets, 0, queries);
     request.select = false;
     change(request);
@@ -328,12 +342,14 @@ DULTRA_TEST(kv_cache_bad_requests) {
   CHECK(step({{1, 2, 3}}, given({})) == -1, "no candidates: keys and values alone");
 
   Session without(model, ids, offsets, make_cache(model, offsets, {}));
-  CHECK(thrown([&] { without.step(cached_request(offsets, 0, {upto(5)})); }) == invalid, "a planner on a cache that was made for none");
+  CHECK(thrown([&] { without.step(cached_request(offsets, 0, {upto(5)})); }) == invalid,
+        "a planner on a cache that was made for none");
 
   // A pass that is cancelled leaves nothing behind.
   Session cancelled(model, ids, offsets, cache);
   cancelled.cancel();
-  CHECK(thrown([&] { cancelled.step(cached_request(offsets, 0, {upto(5)})); }) == int(ErrorCode::kAborted), "cancelled");
+  CHECK(thrown([&] { cancelled.step(cached_request(offsets, 0, {upto(5)})); }) == int(ErrorCode::kAborted),
+        "cancelled");
   CHECK(step({{1, 2, 4}}) == invalid, "after a pass that did not come to its end");
   CHECK(step({{0, 1, 2, 3, 4}}) == -1, "and everything again");
 }

@@ -64,14 +64,16 @@ double worst_error(const float* a, const double* b, size_t n, double absolute, d
   double worst = 0;
   for (size_t i = 0; i < n; ++i) {
     if (std::isnan(a[i]) && std::isnan(b[i])) continue;
-    const double error = double(a[i]) == b[i] ? 0 : std::fabs(double(a[i]) - b[i]) / (absolute + relative * std::fabs(b[i]));
+    const double error =
+        double(a[i]) == b[i] ? 0 : std::fabs(double(a[i]) - b[i]) / (absolute + relative * std::fabs(b[i]));
     if (!(error <= worst)) worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
   }
   return worst;
 }
 
-void check_gradient(const float* gradient, const std::vector<float>& x, const std::function<double(const std::vector<double>&)>& loss, int samples,
-                    double tolerance, const std::string& where, double absolute) {
+void check_gradient(const float* gradient, const std::vector<float>& x,
+                    const std::function<double(const std::vector<double>&)>& loss, int samples, double tolerance,
+                    const std::string& where, double absolute) {
   const size_t n = x.size();
   if (n == 0) return;
   Random random(n);
@@ -90,7 +92,8 @@ void check_gradient(const float* gradient, const std::vector<float>& x, const st
     at[i] = keep - h;
     difference = (difference - loss(at)) / (2 * h);
     at[i] = keep;
-    const double error = std::fabs(gradient[i] - difference) / (tolerance * (std::fabs(difference) + size) + absolute + 1e-9);
+    const double error =
+        std::fabs(gradient[i] - difference) / (tolerance * (std::fabs(difference) + size) + absolute + 1e-9);
     if (!(error <= worst)) {
       worst = std::isnan(error) ? 1e30 : error;
       worst_at = i;
@@ -107,14 +110,16 @@ void check_gradient(const float* gradient, const std::vector<float>& x, const st
       expected += sign * gradient[i];
     }
     const double difference = (loss(up) - loss(down)) / (2 * h);
-    const double error = std::fabs(expected - difference) / (2 * std::sqrt(double(n)) * (tolerance * size + absolute) + 1e-8);
+    const double error =
+        std::fabs(expected - difference) / (2 * std::sqrt(double(n)) * (tolerance * size + absolute) + 1e-8);
     CHECK(error <= 1, where, " error ", error, " along a direction of all ", n);
   }
 }
 
 #if defined(DULTRA_EMULATOR)
 std::vector<std::string> isas() { return {"emulated CUDA"}; }
-// A test of kernels runs in every order of lanes: again, with each of its backends' orders turned, until all were there.
+// A test of kernels runs in every order of lanes: again, with each of its backends' orders turned, until all were
+// there.
 static int turn = 0;
 static unsigned schedules = 0;  // of the running test, a bit each
 constexpr unsigned kAllSchedules = 7;
@@ -165,7 +170,8 @@ static int run_all(const std::string& filter, bool list) {
       report(false, test.name, 0, std::string("threw: ") + error.what());
     }
     if (failures > kPrintedFailures) std::printf("  ... %d more\n", failures - kPrintedFailures);
-    std::printf("%s %s (%lld checks)\n", failures ? "FAILED" : "ok", test.name, static_cast<long long>(checks - before));
+    std::printf("%s %s (%lld checks)\n", failures ? "FAILED" : "ok", test.name,
+                static_cast<long long>(checks - before));
     std::fflush(stdout);
     ++(failures ? failed : passed);
   }
@@ -178,7 +184,8 @@ static int run_all(const std::string& filter, bool list) {
 }  // namespace dultra
 
 #ifdef DULTRA_GPU
-// The tests' arrays are vectors, and kernels have to reach them: all of the heap is one piece of managed memory, cut into powers of two.
+// The tests' arrays are vectors, and kernels have to reach them: all of the heap is one piece of managed memory, cut
+// into powers of two.
 namespace {
 
 constexpr size_t kHeapBytes = size_t(8) << 30, kHeader = 64;

@@ -8,14 +8,17 @@ namespace {
 struct Shape {
   int64_t m, n, k;
 };
-const std::vector<Shape> kShapes{{1, 1, 1},   {1, 33, 17},  {2, 7, 64},    {5, 16, 16},    {6, 96, 32},    {13, 31, 33},   {65, 129, 64},
-                                 {70, 64, 1}, {130, 1, 70}, {200, 48, 31}, {600, 192, 64}, {1100, 40, 24}, {3, 1030, 200}, {1, 0, 5}};
+const std::vector<Shape> kShapes{{1, 1, 1},      {1, 33, 17},    {2, 7, 64},     {5, 16, 16},  {6, 96, 32},
+                                 {13, 31, 33},   {65, 129, 64},  {70, 64, 1},    {130, 1, 70}, {200, 48, 31},
+                                 {600, 192, 64}, {1100, 40, 24}, {3, 1030, 200}, {1, 0, 5}};
 
 std::string describe(const std::string& isa, const Shape& s) { return text(isa, " M ", s.m, " N ", s.n, " K ", s.k); }
 
-// Rounding errors of a chain of `length` fused multiply-adds of products of the size that `squares` (their sum of squares) says: see
-// matmul_test.cc.
-double chain_bound(double squares, int64_t length) { return 6e-8 * std::sqrt(squares) * (6 + 2.5 * std::sqrt(double(length))); }
+// Rounding errors of a chain of `length` fused multiply-adds of products of the size that `squares` (their sum of
+// squares) says: see matmul_test.cc.
+double chain_bound(double squares, int64_t length) {
+  return 6e-8 * std::sqrt(squares) * (6 + 2.5 * std::sqrt(double(length)));
+}
 
 DULTRA_TEST(linear_backward_input_matches_double) {
   for_each_backend([](Backend& backend, const std::string& isa) {
@@ -56,7 +59,8 @@ DULTRA_TEST(linear_backward_weight_matches_double) {
         Guarded<float> dw(old.size()), db(old_bias.size());
         std::copy(old.begin(), old.end(), dw.data());
         std::copy(old_bias.begin(), old_bias.end(), db.data());
-        backend.linear_backward_weight(dw.data(), bias ? db.data() : nullptr, dy.data(), stride, x.data(), s.m, s.n, s.k);
+        backend.linear_backward_weight(dw.data(), bias ? db.data() : nullptr, dy.data(), stride, x.data(), s.m, s.n,
+                                       s.k);
         double worst = 0, worst_bias = 0;
         for (int64_t l = 0; l < s.n; ++l) {
           double column = old_bias[size_t(l)], column_squares = 1;
@@ -88,8 +92,8 @@ DULTRA_TEST(linear_backward_matches_differences) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (const Shape& s : std::vector<Shape>{{1, 1, 1}, {3, 5, 9}, {14, 20, 33}, {40, 17, 16}}) {
       Random random{uint64_t(s.k)};
-      const std::vector<float> x = normals(random, size_t(s.m * s.k)), w = normals(random, size_t(s.n * s.k)), b = normals(random, size_t(s.n)),
-                               dy = normals(random, size_t(s.m * s.n));
+      const std::vector<float> x = normals(random, size_t(s.m * s.k)), w = normals(random, size_t(s.n * s.k)),
+                               b = normals(random, size_t(s.n)), dy = normals(random, size_t(s.m * s.n));
       std::vector<float> dx(x.size()), dw(w.size()), db(b.size());
       backend.linear_backward_input(dx.data(), dy.data(), s.n, w.data(), s.m, s.n, s.k, false);
       backend.linear_backward_weight(dw.data(), db.data(), dy.data(), s.n, x.data(), s.m, s.n, s.k);
@@ -151,12 +155,14 @@ DULTRA_TEST(matrix_update_and_unpack) {
     for (const Kind& kind : kinds)
       for (int64_t k : {1, 5, 8, 64, 65, 200})
         for (int64_t n : {1, 15, 33, 64, 129}) {
-          const std::string where = text(isa, " storage ", int(kind.storage), " compute ", int(kind.compute), " N ", n, " K ", k);
+          const std::string where =
+              text(isa, " storage ", int(kind.storage), " compute ", int(kind.compute), " N ", n, " K ", k);
           Random random{uint64_t(n * k)};
           // Two parts, the second one of a row more than nothing.
           const int64_t last = n / 3;
           const auto parts = [&](const std::vector<float>& w) {
-            return std::vector<MatrixPart>{{w.data(), DType::kF32, n - last}, {w.data() + (n - last) * k, DType::kF32, last}};
+            return std::vector<MatrixPart>{{w.data(), DType::kF32, n - last},
+                                           {w.data() + (n - last) * k, DType::kF32, last}};
           };
           const std::vector<float> before = normals(random, size_t(n * k)), after = normals(random, size_t(n * k)),
                                    x = normals(random, size_t(3 * k));
@@ -173,18 +179,19 @@ DULTRA_TEST(matrix_update_and_unpack) {
           for (size_t i = 0; i < rows.size(); ++i) {
             const float w = after[size_t(last * k) + i];
             const float stored = kind.storage == DType::kF32 ? w : bf16_to_f32(f32_to_bf16(w));
-            equal = equal && (kind.storage == DType::kF16 ? std::fabs(rows[i] - w) <= 0x1p-11f * std::fabs(w) + 0x1p-25f : rows[i] == stored);
+            equal = equal && (kind.storage == DType::kF16 ? std::fabs(rows[i] - w) <= 0x1p-11f * std::fabs(w) + 0x1p-25f
+                                                          : rows[i] == stored);
           }
           CHECK(equal, where, " unpacked");
         }
     const std::vector<float> w(12, 1.0f);
     const auto matrix = backend.make_matrix({{w.data(), DType::kF32, 3}}, 4, DType::kF32, Compute::kF32);
     std::vector<float> rows(16);
-    for (const auto& wrong :
-         std::vector<std::function<void()>>{[&] {
-                                              backend.update_matrix(*matrix, {{w.data(), DType::kF32, 2}});
-                                            },
-                                            [&] { matrix->unpack(rows.data(), 2, 2); }, [&] { matrix->unpack(rows.data(), -1, 2); }}) {
+    for (const auto& wrong : std::vector<std::function<void()>>{
+             [&] {
+               backend.update_matrix(*matrix, {{w.data(), DType::kF32, 2}});
+             },
+             [&] { matrix->unpack(rows.data(), 2, 2); }, [&] { matrix->unpack(rows.data(), -1, 2); }}) {
       ErrorCode code = ErrorCode::kInternal;
       try {
         wrong();

@@ -4,7 +4,8 @@ namespace dultra {
 namespace test {
 namespace {
 
-// x to the nearest number with `bits` mantissa bits (the leading one included) and no exponent below that of `least`, ties to even.
+// x to the nearest number with `bits` mantissa bits (the leading one included) and no exponent below that of `least`,
+// ties to even.
 double round_to(double x, int bits, int least) {
   if (x == 0 || !std::isfinite(x)) return x;
   int exponent;
@@ -23,7 +24,8 @@ struct Stored {
   std::vector<float> values;
   std::vector<uint8_t> bytes;
 
-  Stored(Random& random, DType type, int64_t r, int64_t c) : dtype(type), rows(r), values(normals(random, size_t(r * c))) {
+  Stored(Random& random, DType type, int64_t r, int64_t c)
+      : dtype(type), rows(r), values(normals(random, size_t(r * c))) {
     bytes.resize(values.size() * dtype_size(type));
     for (size_t i = 0; i < values.size(); ++i) {
       values[i] = float(round_to(values[i], type));
@@ -35,7 +37,8 @@ struct Stored {
           bits = f32_to_bf16(values[i]);
         } else {
           while (bits < 0x7c00 && f16_to_f32(bits) < std::fabs(values[i]))
-            bits = uint16_t(bits + (bits + 64 < 0x7c00 && f16_to_f32(uint16_t(bits + 64)) <= std::fabs(values[i]) ? 64 : 1));
+            bits = uint16_t(bits +
+                            (bits + 64 < 0x7c00 && f16_to_f32(uint16_t(bits + 64)) <= std::fabs(values[i]) ? 64 : 1));
           if (values[i] < 0) bits |= 0x8000;
         }
         std::memcpy(&bytes[i * 2], &bits, 2);
@@ -57,20 +60,23 @@ std::vector<Kind> kinds(const Backend& backend) {
   return all;
 }
 std::string describe(const std::string& isa, const Kind& kind, int64_t m, int64_t k, int64_t n) {
-  return text(isa, " source ", int(kind.source), " storage ", int(kind.storage), " compute ", int(kind.compute), " M ", m, " K ", k, " N ", n, " ");
+  return text(isa, " source ", int(kind.source), " storage ", int(kind.storage), " compute ", int(kind.compute), " M ",
+              m, " K ", k, " N ", n, " ");
 }
 
-// One product against double sums over the stored weights. The i-th of K additions rounds by up to u = 2^-24 of a partial sum of
-// about sqrt(i) s, s the size of a product: rounding errors as good as independent add up to a standard deviation of
-// u s K / sqrt(6), and with sqrt(K) s = sqrt(sum of squares) six of those are the bound below.
-void check_product(Backend& backend, const std::string& isa, const Kind& kind, int64_t m, int64_t k, int64_t n, bool bias, bool accumulate,
-                   int64_t gap) {
+// One product against double sums over the stored weights. The i-th of K additions rounds by up to u = 2^-24 of a
+// partial sum of about sqrt(i) s, s the size of a product: rounding errors as good as independent add up to a standard
+// deviation of u s K / sqrt(6), and with sqrt(K) s = sqrt(sum of squares) six of those are the bound below.
+void check_product(Backend& backend, const std::string& isa, const Kind& kind, int64_t m, int64_t k, int64_t n,
+                   bool bias, bool accumulate, int64_t gap) {
   Random random{uint64_t(m * 7919 + k * 31 + n)};
   const std::string where = describe(isa, kind, m, k, n);
   const Stored w(random, kind.source, n, k);
   const auto matrix = backend.make_matrix({{w.bytes.data(), w.dtype, n}}, k, kind.storage, kind.compute);
-  CHECK(matrix->rows() == n && matrix->cols() == k && matrix->bytes() >= size_t(n * k) * dtype_size(kind.storage), where);
-  const std::vector<float> x = normals(random, size_t(m * k)), b = normals(random, size_t(n)), old = normals(random, size_t(m * n));
+  CHECK(matrix->rows() == n && matrix->cols() == k && matrix->bytes() >= size_t(n * k) * dtype_size(kind.storage),
+        where);
+  const std::vector<float> x = normals(random, size_t(m * k)), b = normals(random, size_t(n)),
+                           old = normals(random, size_t(m * n));
   const int64_t stride = n + gap;
   Guarded<float> out = poisoned(size_t(m * stride));
   if (accumulate)
@@ -83,11 +89,13 @@ void check_product(Backend& backend, const std::string& isa, const Kind& kind, i
       double sum = (bias ? double(b[size_t(j)]) : 0) + (accumulate ? double(old[size_t(i * n + j)]) : 0), squares = 1;
       for (int64_t l = 0; l < k; ++l) {
         const double weight = round_to(double(w.values[size_t(j * k + l)]), kind.storage);
-        const double value = kind.compute == Compute::kBF16 ? round_to(double(x[size_t(i * k + l)]), DType::kBF16) : double(x[size_t(i * k + l)]);
+        const double value = kind.compute == Compute::kBF16 ? round_to(double(x[size_t(i * k + l)]), DType::kBF16)
+                                                            : double(x[size_t(i * k + l)]);
         sum += weight * value;
         squares += weight * value * weight * value;
       }
-      const double error = std::fabs(double(out[size_t(i * stride + j)]) - sum) / (6e-8 * std::sqrt(squares) * (6 + 2.5 * std::sqrt(double(k))));
+      const double error = std::fabs(double(out[size_t(i * stride + j)]) - sum) /
+                           (6e-8 * std::sqrt(squares) * (6 + 2.5 * std::sqrt(double(k))));
       if (!(error <= worst)) worst = std::isnan(error) ? 1e30 : error;
     }
     for (int64_t j = n; j < stride; ++j) gaps = gaps && std::isnan(out[size_t(i * stride + j)]);
@@ -120,8 +128,9 @@ DULTRA_TEST(matmul_stacks_parts) {
     const Stored a(random, DType::kF32, 19, k), b(random, DType::kBF16, 1, k), c(random, DType::kF16, 45, k);
     std::vector<float> joined;
     for (const Stored* part : {&a, &b, &c}) joined.insert(joined.end(), part->values.begin(), part->values.end());
-    const auto stacked = backend.make_matrix({{a.bytes.data(), a.dtype, 19}, {b.bytes.data(), b.dtype, 1}, {c.bytes.data(), c.dtype, 45}}, k,
-                                             DType::kF32, Compute::kF32);
+    const auto stacked = backend.make_matrix(
+        {{a.bytes.data(), a.dtype, 19}, {b.bytes.data(), b.dtype, 1}, {c.bytes.data(), c.dtype, 45}}, k, DType::kF32,
+        Compute::kF32);
     const auto whole = backend.make_matrix({{joined.data(), DType::kF32, 65}}, k, DType::kF32, Compute::kF32);
     const std::vector<float> x = normals(random, size_t(3 * k));
     std::vector<float> out(3 * 65), expected(3 * 65);
@@ -141,7 +150,8 @@ DULTRA_TEST(matmul_rows_are_independent) {
         for (int64_t m : {2, 13, 65, 260}) {
           Random random{uint64_t(m + k)};
           const int64_t n = 100;
-          const std::vector<float> w = normals(random, size_t(n * k)), x = normals(random, size_t(m * k)), b = normals(random, size_t(n));
+          const std::vector<float> w = normals(random, size_t(n * k)), x = normals(random, size_t(m * k)),
+                                   b = normals(random, size_t(n));
           const std::string where = describe(isa, kind, m, k, n);
           std::vector<float> first;
           for (const std::unique_ptr<Backend>& backend : backends) {

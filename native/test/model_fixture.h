@@ -16,7 +16,8 @@ class TemporaryFile {
   explicit TemporaryFile(const std::vector<uint8_t>& content) {
     // Of this moment and address: no other file, of this process or of another that runs beside it.
     const auto now = std::chrono::high_resolution_clock::now().time_since_epoch().count();
-    const std::string name = "dultra-model-test-" + std::to_string(now) + "-" + std::to_string(reinterpret_cast<uintptr_t>(this));
+    const std::string name =
+        "dultra-model-test-" + std::to_string(now) + "-" + std::to_string(reinterpret_cast<uintptr_t>(this));
     path_ = (std::filesystem::temp_directory_path() / name).u8string();
     std::ofstream file(std::filesystem::u8path(path_), std::ios::binary);
     file.write(reinterpret_cast<const char*>(content.data()), std::streamsize(content.size()));
@@ -34,7 +35,8 @@ class TemporaryFile {
   std::string path_;
 };
 
-// A random checkpoint: the tensors of `config` behind each other, with odd bytes between them so that most are not aligned.
+// A random checkpoint: the tensors of `config` behind each other, with odd bytes between them so that most are not
+// aligned.
 struct RandomCheckpoint {
   ModelConfig config;
   std::vector<TensorRef> tensors;
@@ -104,7 +106,8 @@ struct RandomCheckpoint {
     file = std::make_unique<TemporaryFile>(content);
   }
 
-  std::shared_ptr<Model> load(int threads, const WeightOptions& options = {}, const std::atomic<bool>* cancel = nullptr) const {
+  std::shared_ptr<Model> load(int threads, const WeightOptions& options = {},
+                              const std::atomic<bool>* cancel = nullptr) const {
     const Checkpoint checkpoint({file->path()}, tensors);
     return std::make_shared<Model>(config, make_model_backend(threads), checkpoint, options, cancel);
   }
@@ -148,11 +151,13 @@ inline ModelConfig wide_config() {
 }
 
 // Rows of different lengths, masked behind the first few ids.
-inline void make_rows(Random& random, const ModelConfig& config, int rows, std::vector<int32_t>* ids, std::vector<int32_t>* offsets) {
+inline void make_rows(Random& random, const ModelConfig& config, int rows, std::vector<int32_t>* ids,
+                      std::vector<int32_t>* offsets) {
   *offsets = {0};
   for (int r = 0; r < rows; ++r) {
     const int length = 4 + random.below(20), given = 1 + random.below(4);
-    for (int i = 0; i < length; ++i) ids->push_back(i < given ? random.below(int(config.mask_token)) : config.mask_token);
+    for (int i = 0; i < length; ++i)
+      ids->push_back(i < given ? random.below(int(config.mask_token)) : config.mask_token);
     offsets->push_back(int32_t(ids->size()));
   }
 }

@@ -1,5 +1,6 @@
-// Checkpoints, models and sessions as the addon uses them: mapped files, several threads, cancelling, letting go while work runs. Numbers
-// are checked in TypeScript against a reference of the whole model; here it is memory and threads, under the sanitizers.
+// Checkpoints, models and sessions as the addon uses them: mapped files, several threads, cancelling, letting go while
+// work runs. Numbers are checked in TypeScript against a reference of the whole model; here it is memory and threads,
+// under the sanitizers.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -21,7 +22,8 @@ struct Trace {
   std::vector<float> log_probs, planner_logits;
   bool operator==(const Trace& other) const {
     return tokens == other.tokens && log_probs.size() == other.log_probs.size() &&
-           same_bits(log_probs.data(), other.log_probs.data(), log_probs.size()) && planner_logits.size() == other.planner_logits.size() &&
+           same_bits(log_probs.data(), other.log_probs.data(), log_probs.size()) &&
+           planner_logits.size() == other.planner_logits.size() &&
            same_bits(planner_logits.data(), other.planner_logits.data(), planner_logits.size());
   }
 };
@@ -59,17 +61,20 @@ DULTRA_TEST(model_mapped_files) {
   CHECK(file.size() == content.size(), file.size());
   CHECK(std::memcmp(file.data(), content.data(), content.size()) == 0, "contents");
   // Forgotten bytes are read again from the file, whatever the range.
-  const std::pair<uint64_t, uint64_t> ranges[] = {{0, content.size()}, {1, 2}, {5000, 5000}, {4095, 70001}, {content.size() - 1, content.size()}};
+  const std::pair<uint64_t, uint64_t> ranges[] = {
+      {0, content.size()}, {1, 2}, {5000, 5000}, {4095, 70001}, {content.size() - 1, content.size()}};
   for (const auto& range : ranges) {
     file.forget(range.first, range.second);
-    CHECK(std::memcmp(file.data(), content.data(), content.size()) == 0, "after forgetting ", range.first, " to ", range.second);
+    CHECK(std::memcmp(file.data(), content.data(), content.size()) == 0, "after forgetting ", range.first, " to ",
+          range.second);
   }
 }
 
 DULTRA_TEST(model_checkpoint_ranges) {
   std::vector<uint8_t> content(64, 0);
   const TemporaryFile file(content);
-  const auto open = [&](uint64_t begin, uint64_t end, std::vector<int64_t> shape, DType dtype = DType::kF32, int index = 0) {
+  const auto open = [&](uint64_t begin, uint64_t end, std::vector<int64_t> shape, DType dtype = DType::kF32,
+                        int index = 0) {
     TensorRef ref;
     ref.name = "t";
     ref.file = index;
@@ -99,7 +104,8 @@ DULTRA_TEST(model_checkpoint_ranges) {
   ref.shape = {4};
   ref.end = 16;
   const Checkpoint checkpoint({file.path()}, {ref});
-  CHECK(thrown([&] { checkpoint.get("gone", {4}); }, &message) == bad && message.find("gone") != std::string::npos, message);
+  CHECK(thrown([&] { checkpoint.get("gone", {4}); }, &message) == bad && message.find("gone") != std::string::npos,
+        message);
   CHECK(thrown(
             [&] {
               checkpoint.get("here", {2, 2});
@@ -125,15 +131,19 @@ DULTRA_TEST(model_non_finite_weights) {
     std::string message;
     const int thrown_code = thrown([&] { checkpoint.get("weights", ref.shape); }, &message);
     if (thrown_code == int(ErrorCode::kNonFinite))
-      CHECK(message.find("tensor weights") != std::string::npos && message.find("element " + std::to_string(at) + ")") != std::string::npos, message);
+      CHECK(message.find("tensor weights") != std::string::npos &&
+                message.find("element " + std::to_string(at) + ")") != std::string::npos,
+            message);
     return thrown_code;
   };
   const int bad = int(ErrorCode::kNonFinite);
   for (size_t at : {size_t(0), size_t(4095), size_t(4096), size_t(9999)}) {
     for (uint32_t bits : {0x7f800000u, 0xff800000u, 0x7fc00000u, 0x7f800001u, 0xffffffffu})
       CHECK(code(DType::kF32, bits, at) == bad, bits, " at ", at);
-    for (uint32_t bits : {0x7f80u, 0xff80u, 0x7f81u, 0xffffu}) CHECK(code(DType::kBF16, bits, at) == bad, bits, " at ", at);
-    for (uint32_t bits : {0x7c00u, 0xfc00u, 0x7c01u, 0xffffu}) CHECK(code(DType::kF16, bits, at) == bad, bits, " at ", at);
+    for (uint32_t bits : {0x7f80u, 0xff80u, 0x7f81u, 0xffffu})
+      CHECK(code(DType::kBF16, bits, at) == bad, bits, " at ", at);
+    for (uint32_t bits : {0x7c00u, 0xfc00u, 0x7c01u, 0xffffu})
+      CHECK(code(DType::kF16, bits, at) == bad, bits, " at ", at);
     CHECK(code(DType::kF32, 0x7f7fffffu, at) == -1, "the largest fp32");
     CHECK(code(DType::kBF16, 0xff7fu, at) == -1, "the least bf16");
     CHECK(code(DType::kF16, 0x7bffu, at) == -1, "the largest fp16");
@@ -183,11 +193,14 @@ DULTRA_TEST(model_load_progress) {
         options.storage = storage;
         LoadProgress progress;
         const Model model(config, make_model_backend(1), file, options, nullptr, &progress);
-        CHECK(progress.total == all && progress.loaded == all, "variant ", variant, ": ", progress.loaded.load(), " of ", all);
+        CHECK(progress.total == all && progress.loaded == all, "variant ", variant, ": ", progress.loaded.load(),
+              " of ", all);
       }
       LoadProgress progress;
       const std::atomic<bool> cancelled{true};
-      CHECK(thrown([&] { Model(config, make_model_backend(1), file, {}, &cancelled, &progress); }) == int(ErrorCode::kAborted), "cancelled");
+      CHECK(thrown([&] { Model(config, make_model_backend(1), file, {}, &cancelled, &progress); }) ==
+                int(ErrorCode::kAborted),
+            "cancelled");
       CHECK(progress.total == all && progress.loaded < all, "variant ", variant, ": ", progress.loaded.load());
     }
 }
@@ -196,7 +209,9 @@ DULTRA_TEST(model_bad_requests) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 1);
   const auto model = checkpoint.load(1);
   const int invalid = int(ErrorCode::kInvalidArgument);
-  const auto make = [&](std::vector<int32_t> ids, std::vector<int32_t> offsets) { return Session(model, std::move(ids), std::move(offsets)); };
+  const auto make = [&](std::vector<int32_t> ids, std::vector<int32_t> offsets) {
+    return Session(model, std::move(ids), std::move(offsets));
+  };
   CHECK(thrown([&] { make({50}, {0, 1}); }) == invalid, "an id too large");
   CHECK(thrown([&] { make({-1}, {0, 1}); }) == invalid, "a negative id");
   CHECK(thrown([&] { make({1}, {0}); }) == invalid, "no rows");
@@ -263,7 +278,8 @@ DULTRA_TEST(model_two_at_once) {
       for (int repeat = 0; repeat < 2; ++repeat) together[size_t(i)] = generate(models[i % 2], uint64_t(i));
     });
   for (std::thread& thread : threads) thread.join();
-  for (int i = 0; i < 8; ++i) CHECK(!alone[size_t(i)].tokens.empty() && together[size_t(i)] == alone[size_t(i)], "thread ", i);
+  for (int i = 0; i < 8; ++i)
+    CHECK(!alone[size_t(i)].tokens.empty() && together[size_t(i)] == alone[size_t(i)], "thread ", i);
 }
 
 DULTRA_TEST(model_load_while_another_runs) {
@@ -314,7 +330,10 @@ DULTRA_TEST(model_cancel) {
   CHECK(thrown([&] { checkpoint.load(2, {}, &cancelled); }) == aborted, "loading");
   const std::vector<float> timestep = {0.5f};
   const std::vector<uint8_t> candidate = {0, 1};
-  CHECK(thrown([&] { forward_all(*model, {1, 49}, {0, 2}, true, &timestep, &candidate, &cancelled); }) == aborted, "a forward pass");
+  CHECK(thrown([&] {
+          forward_all(*model, {1, 49}, {0, 2}, true, &timestep, &candidate, &cancelled);
+        }) == aborted,
+        "a forward pass");
 
   // Cancelled from another thread while steps run, at different moments.
   for (int delay = 0; delay < 8; ++delay) {
@@ -355,7 +374,8 @@ DULTRA_TEST(model_let_go_while_work_runs) {
   }
 }
 
-// ---- training --------------------------------------------------------------------------------------------------------------------
+// ---- training
+// ----------------------------------------------------------------------------------------------------------------
 
 // Everything scored and kept: the planner's policy over random decisions.
 ScoreRequest random_score(Random& random, const ModelConfig& config) {
@@ -386,7 +406,8 @@ void train_steps(Trainer& trainer, const Model& model, int from, int to) {
     for (int half = 0; half < 2; ++half) {
       const ScoreResult scored = trainer.score(random_score(random, model.transformer().config()), nullptr);
       BackwardRequest upstream;
-      for (size_t i = 0; i < scored.log_likelihoods.size(); ++i) upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
+      for (size_t i = 0; i < scored.log_likelihoods.size(); ++i)
+        upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
       trainer.backward(upstream, nullptr);
     }
     OptimizerStep update;
@@ -426,13 +447,14 @@ DULTRA_TEST(trainer_threads_and_recomputation) {
       options.lora.rank = 2;
       options.lora.alpha = 4;
       options.lora.targets = {"q_proj", "ff_out"};
-      CHECK(same(train(checkpoint.load(1, weights), options, 3), train(checkpoint.load(2, weights), options, 3)), "adapters");
+      CHECK(same(train(checkpoint.load(1, weights), options, 3), train(checkpoint.load(2, weights), options, 3)),
+            "adapters");
     }
 }
 
-// Gradients of a model in bf16, against those of the same weights in fp32. Rounding the operands of products and nothing else, as the CPU's
-// products in bf16 do, puts them off by 0.0053 and by 0.0223 (the wider model's scores are larger); storing operands in bf16 may cost half as
-// much again.
+// Gradients of a model in bf16, against those of the same weights in fp32. Rounding the operands of products and
+// nothing else, as the CPU's products in bf16 do, puts them off by 0.0053 and by 0.0223 (the wider model's scores are
+// larger); storing operands in bf16 may cost half as much again.
 DULTRA_TEST(trainer_gradients_in_bf16) {
   for (bool wide : {false, true}) {
     const ModelConfig config = wide ? wide_config() : small_config();
@@ -443,7 +465,8 @@ DULTRA_TEST(trainer_gradients_in_bf16) {
       Random random(23);
       const ScoreResult scored = trainer.score(random_score(random, config), nullptr);
       BackwardRequest upstream;
-      for (size_t i = 0; i < scored.log_likelihoods.size(); ++i) upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
+      for (size_t i = 0; i < scored.log_likelihoods.size(); ++i)
+        upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
       trainer.backward(upstream, nullptr);
       gradients.push_back(trainer.gradients());
     }
@@ -455,8 +478,8 @@ DULTRA_TEST(trainer_gradients_in_bf16) {
           difference += error * error;
           size += exact * exact;
         }
-      CHECK(size > 0 && std::sqrt(difference / size) < 1.5 * (wide ? 0.0223 : 0.0053), "head dimension ", config.head_dim(), " error ",
-            std::sqrt(difference / size));
+      CHECK(size > 0 && std::sqrt(difference / size) < 1.5 * (wide ? 0.0223 : 0.0053), "head dimension ",
+            config.head_dim(), " error ", std::sqrt(difference / size));
     }
   }
 }
@@ -487,8 +510,8 @@ DULTRA_TEST(trainer_resumes) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 8);
   for (const WeightOptions& weights : held_ways(*make_model_backend(1)))
     for (const TrainerOptions& options : training_ways()) {
-      const std::string where = text("storage ", int(weights.keep_storage), " compute ", int(weights.compute), " moments ", int(options.moments),
-                                     " rank ", options.lora.rank);
+      const std::string where = text("storage ", int(weights.keep_storage), " compute ", int(weights.compute),
+                                     " moments ", int(options.moments), " rank ", options.lora.rank);
       const auto expected = train(checkpoint.load(1, weights), options, 4);
       const auto half = train(checkpoint.load(2, weights), options, 2);
       const auto model = checkpoint.load(1, weights);
@@ -509,7 +532,8 @@ DULTRA_TEST(trainer_resumes) {
     }
 }
 
-// With split masters a weight costs 2 bytes beside the model's, else 4; the model holds their upper halves, and gradients are those of copies.
+// With split masters a weight costs 2 bytes beside the model's, else 4; the model holds their upper halves, and
+// gradients are those of copies.
 DULTRA_TEST(trainer_split_masters) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 9);
   for (const WeightOptions& weights : held_ways(*make_model_backend(1)))
@@ -525,7 +549,8 @@ DULTRA_TEST(trainer_split_masters) {
         size_t n = 1;
         for (int64_t size : parameter.shape) n *= size_t(size);
         const bool table = parameter.name.find(".wte.") != std::string::npos;
-        const bool matrix = parameter.shape.size() == 2 && parameter.name != "mask_embedding.weight" && parameter.name != "mask_linear.weight";
+        const bool matrix = parameter.shape.size() == 2 && parameter.name != "mask_embedding.weight" &&
+                            parameter.name != "mask_linear.weight";
         const bool halves = matrix && (table || (cuda && weights.keep_storage));  // a table is never widened
         split += halves;
         CHECK(model->transformer().bf16_rows(parameter.name).empty() == !halves, parameter.name);
@@ -558,7 +583,8 @@ DULTRA_TEST(trainer_split_masters) {
     Random random(3);
     const ScoreResult scored = trainer.score(random_score(random, checkpoint.config), nullptr);
     BackwardRequest upstream;
-    for (size_t j = 0; j < scored.log_likelihoods.size(); ++j) upstream.dlog_likelihoods.push_back(float(random.normal()));
+    for (size_t j = 0; j < scored.log_likelihoods.size(); ++j)
+      upstream.dlog_likelihoods.push_back(float(random.normal()));
     trainer.backward(upstream, nullptr);
     gradients[i] = trainer.gradients();
   }
@@ -587,9 +613,10 @@ DULTRA_TEST(trainer_adapters_leave_the_base) {
     const auto trained = read_weights(*model, nullptr);
     int moved = 0;
     for (size_t i = 0; i < before.size(); ++i) {
-      const bool adapted = before[i].name.find(".transformer.blocks.") != std::string::npos &&
-                           (before[i].name.find("q_proj") != std::string::npos || before[i].name.find("k_proj") != std::string::npos ||
-                            before[i].name.find("up_proj") != std::string::npos || before[i].name.find("ff_out") != std::string::npos);
+      const bool adapted =
+          before[i].name.find(".transformer.blocks.") != std::string::npos &&
+          (before[i].name.find("q_proj") != std::string::npos || before[i].name.find("k_proj") != std::string::npos ||
+           before[i].name.find("up_proj") != std::string::npos || before[i].name.find("ff_out") != std::string::npos);
       const bool equal = same({before[i]}, {trained[i]});
       moved += !equal;
       CHECK(adapted || equal, before[i].name, " moved");
@@ -602,7 +629,8 @@ DULTRA_TEST(trainer_adapters_leave_the_base) {
   }
 }
 
-// A pass that computes every position of a cache has the gradients of one without, whatever the cache holds keys and values in.
+// A pass that computes every position of a cache has the gradients of one without, whatever the cache holds keys and
+// values in.
 DULTRA_TEST(trainer_on_a_cache) {
   for (const WeightOptions& weights : computes())
     for (const ModelConfig& config : {small_config(), wide_config()}) {
@@ -622,7 +650,8 @@ DULTRA_TEST(trainer_on_a_cache) {
         }
         const ScoreResult scored = trainer.score(std::move(request), nullptr);
         BackwardRequest upstream;
-        for (size_t i = 0; i < scored.log_likelihoods.size(); ++i) upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
+        for (size_t i = 0; i < scored.log_likelihoods.size(); ++i)
+          upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
         trainer.backward(upstream, nullptr);
         gradients[cached] = trainer.gradients();
         trainer.zero_grad();
@@ -661,7 +690,8 @@ DULTRA_TEST(trainer_beside_sessions) {
   const auto model = checkpoint.load(2);
   std::atomic<bool> done{false};
   std::vector<std::thread> decoders;
-  // They see the weights of one update or of the next, never a mixture; what they compute is not checked, that they may is.
+  // They see the weights of one update or of the next, never a mixture; what they compute is not checked, that they may
+  // is.
   for (uint32_t t = 0; t < 2; ++t)
     decoders.emplace_back([&, t] {
       try {

@@ -41,14 +41,16 @@ DULTRA_TEST(adamw_matches_double) {
           m[i] = a.beta1 * m[i] + (1 - a.beta1) * g;
           size_m[i] = a.beta1 * size_m[i] + (1 - a.beta1) * std::fabs(g);
           v[i] = a.beta2 * v[i] + (1 - a.beta2) * g * g;
-          p[i] -= a.lr / (1 - std::pow(a.beta1, double(step))) * m[i] / (std::sqrt(v[i] / (1 - std::pow(a.beta2, double(step)))) + a.eps);
+          p[i] -= a.lr / (1 - std::pow(a.beta1, double(step))) * m[i] /
+                  (std::sqrt(v[i] / (1 - std::pow(a.beta2, double(step)))) + a.eps);
         }
       }
       const std::string where = text(isa, " n ", n);
       // Six steps of a few roundings each, of what was summed up and not of what is left of it.
       double worst = 0, worst_m = 0, worst_v = 0;
       for (size_t i = 0; i < size; ++i) {
-        worst = std::max(worst, std::fabs(parameter[i] - p[i]) / (6e-8 + 4e-7 * std::max(std::fabs(p[i]), std::fabs(double(start[i])))));
+        worst = std::max(worst, std::fabs(parameter[i] - p[i]) /
+                                    (6e-8 + 4e-7 * std::max(std::fabs(p[i]), std::fabs(double(start[i])))));
         worst_m = std::max(worst_m, std::fabs(exp_avg[i] - m[i]) / (1e-12 + 5e-7 * size_m[i]));
         worst_v = std::max(worst_v, std::fabs(exp_avg_sq[i] - v[i]) / (1e-14 + 8e-7 * v[i]));
       }
@@ -74,7 +76,8 @@ struct AdamWState {
   std::vector<uint16_t> high, exp_avg16, exp_avg_sq16;
   std::vector<int16_t> low;
 
-  AdamWState(const std::vector<float>& start, bool is_split, DType type) : split(is_split), moments(type), parameter(start) {
+  AdamWState(const std::vector<float>& start, bool is_split, DType type)
+      : split(is_split), moments(type), parameter(start) {
     const size_t n = start.size();
     exp_avg.assign(n, 0), exp_avg_sq.assign(n, 0), exp_avg16.assign(n, 0), exp_avg_sq16.assign(n, 0);
     for (float x : start) high.push_back(split_float(x).high), low.push_back(split_float(x).low);
@@ -109,7 +112,8 @@ struct AdamWState {
     return out;
   }
   bool operator==(const AdamWState& other) const {
-    return same_bits(master().data(), other.master().data(), parameter.size()) && same_bits(exp_avg.data(), other.exp_avg.data(), exp_avg.size()) &&
+    return same_bits(master().data(), other.master().data(), parameter.size()) &&
+           same_bits(exp_avg.data(), other.exp_avg.data(), exp_avg.size()) &&
            same_bits(exp_avg_sq.data(), other.exp_avg_sq.data(), exp_avg_sq.size()) && exp_avg16 == other.exp_avg16 &&
            exp_avg_sq16 == other.exp_avg_sq16;
   }
@@ -135,7 +139,8 @@ DULTRA_TEST(split_float_gives_every_number_back) {
           far += split.high != f32_to_bf16(x);
       }
     }
-  CHECK(lost == 0 && far == 0 && ties == 0, lost, " lost, ", far, " not rounded to nearest, ", ties, " ties not away from 0");
+  CHECK(lost == 0 && far == 0 && ties == 0, lost, " lost, ", far, " not rounded to nearest, ", ties,
+        " ties not away from 0");
 }
 
 // However the state is stored, arithmetic is that of fp32; cut into pieces anywhere, the same numbers are drawn.
@@ -147,7 +152,8 @@ DULTRA_TEST(adamw_split_and_bf16_moments) {
       for (float& x : start) x = bf16_to_f32(f32_to_bf16(x));  // as a checkpoint gives them
       for (DType moments : {DType::kF32, DType::kBF16}) {
         const std::string where = text(isa, " n ", n, moments == DType::kF32 ? " fp32" : " bf16", " moments");
-        AdamWState whole(start, false, moments), split(start, true, moments), pieces(start, true, moments), nearest(start, false, DType::kF32);
+        AdamWState whole(start, false, moments), split(start, true, moments), pieces(start, true, moments),
+            nearest(start, false, DType::kF32);
         for (int64_t step = 1; step <= 5; ++step) {
           std::vector<float> gradient = normals(random, size_t(n));
           for (float& g : gradient) g *= std::pow(10.0f, float(random.below(7) - 5));
@@ -159,8 +165,10 @@ DULTRA_TEST(adamw_split_and_bf16_moments) {
           }
           backend.adamw_step(nearest.args(gradient, step, 0, n));
         }
-        CHECK(same_bits(split.master().data(), whole.parameter.data(), size_t(n)), where, ": a split master is not the fp32 one");
-        CHECK(split.exp_avg16 == whole.exp_avg16 && split.exp_avg_sq16 == whole.exp_avg_sq16, where, ": moments beside a split master");
+        CHECK(same_bits(split.master().data(), whole.parameter.data(), size_t(n)), where,
+              ": a split master is not the fp32 one");
+        CHECK(split.exp_avg16 == whole.exp_avg16 && split.exp_avg_sq16 == whole.exp_avg_sq16, where,
+              ": moments beside a split master");
         CHECK(pieces == split, where, ": in pieces");
         CHECK(!same_bits(split.master().data(), start.data(), size_t(n)), where, ": nothing moved");
         if (moments == DType::kF32) CHECK(whole == nearest, where);
@@ -174,8 +182,8 @@ DULTRA_TEST(adamw_split_and_bf16_moments) {
   });
 }
 
-// One step from zeros: what is stored is one of the two neighbours, and on average the number itself, for either moment; nothing hangs together
-// with its neighbours, with the other moment, or with the next step.
+// One step from zeros: what is stored is one of the two neighbours, and on average the number itself, for either
+// moment; nothing hangs together with its neighbours, with the other moment, or with the next step.
 DULTRA_TEST(adamw_bf16_moments_are_unbiased) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     const int64_t n = kEmulated ? 40000 : 400000;
@@ -204,7 +212,8 @@ DULTRA_TEST(adamw_bf16_moments_are_unbiased) {
           const double spread = std::sqrt(share * (1 - share));
           const std::string where = text(isa, " value ", value, " step ", step, " moment ", which);
           CHECK(elsewhere == 0, where, ": ", elsewhere, " not next to ", exact[which]);
-          CHECK(std::fabs(sum / double(n)) < 4.5 * spread * sigma, where, ": off by ", sum / double(n), " of a bf16 step");
+          CHECK(std::fabs(sum / double(n)) < 4.5 * spread * sigma, where, ": off by ", sum / double(n),
+                " of a bf16 step");
           for (double& x : up) x /= std::max(spread, 1e-9);
           ups[which].push_back(up);
         }
@@ -215,9 +224,11 @@ DULTRA_TEST(adamw_bf16_moments_are_unbiased) {
         return std::fabs(sum / double(a.size()));
       };
       for (size_t shift : {1, 2, 4, 64})
-        for (const auto& moment : ups) CHECK(correlation(moment[0], moment[0], shift) < 4.5 * sigma, isa, " value ", value, " neighbours ", shift);
+        for (const auto& moment : ups)
+          CHECK(correlation(moment[0], moment[0], shift) < 4.5 * sigma, isa, " value ", value, " neighbours ", shift);
       CHECK(correlation(ups[0][0], ups[1][0], 0) < 4.5 * sigma, isa, " value ", value, ": the two moments");
-      for (const auto& moment : ups) CHECK(correlation(moment[0], moment[1], 0) < 4.5 * sigma, isa, " value ", value, ": two steps");
+      for (const auto& moment : ups)
+        CHECK(correlation(moment[0], moment[1], 0) < 4.5 * sigma, isa, " value ", value, ": two steps");
     }
   });
 }

@@ -9,7 +9,13 @@ struct Scores {
   Guarded<int32_t> token;
   Guarded<float> log_prob, confidence, max_prob, entropy;
   Guarded<uint8_t> finite;
-  explicit Scores(size_t m) : token(m), log_prob(poisoned(m)), confidence(poisoned(m)), max_prob(poisoned(m)), entropy(poisoned(m)), finite(m) {}
+  explicit Scores(size_t m)
+      : token(m),
+        log_prob(poisoned(m)),
+        confidence(poisoned(m)),
+        max_prob(poisoned(m)),
+        entropy(poisoned(m)),
+        finite(m) {}
   void attach(SampleArgs& a) {
     a.token = token.data();
     a.log_prob = log_prob.data();
@@ -19,18 +25,21 @@ struct Scores {
     a.finite = finite.data();
   }
   bool intact() const {
-    return token.guards_intact() && log_prob.guards_intact() && confidence.guards_intact() && max_prob.guards_intact() && entropy.guards_intact() &&
-           finite.guards_intact();
+    return token.guards_intact() && log_prob.guards_intact() && confidence.guards_intact() &&
+           max_prob.guards_intact() && entropy.guards_intact() && finite.guards_intact();
   }
   bool same(const Scores& other) const {
     const size_t m = token.size();
-    return std::memcmp(token.data(), other.token.data(), m * sizeof(int32_t)) == 0 && same_bits(log_prob.data(), other.log_prob.data(), m) &&
-           same_bits(confidence.data(), other.confidence.data(), m) && same_bits(max_prob.data(), other.max_prob.data(), m) &&
-           same_bits(entropy.data(), other.entropy.data(), m) && std::memcmp(finite.data(), other.finite.data(), m) == 0;
+    return std::memcmp(token.data(), other.token.data(), m * sizeof(int32_t)) == 0 &&
+           same_bits(log_prob.data(), other.log_prob.data(), m) &&
+           same_bits(confidence.data(), other.confidence.data(), m) &&
+           same_bits(max_prob.data(), other.max_prob.data(), m) && same_bits(entropy.data(), other.entropy.data(), m) &&
+           std::memcmp(finite.data(), other.finite.data(), m) == 0;
   }
 };
 
-SampleArgs sample_args(const std::vector<float>& logits, int64_t vocab, float temperature, bool tempered, int32_t excluded) {
+SampleArgs sample_args(const std::vector<float>& logits, int64_t vocab, float temperature, bool tempered,
+                       int32_t excluded) {
   SampleArgs a{};
   a.logits = logits.data();
   a.rows = int64_t(logits.size()) / vocab;
@@ -90,7 +99,8 @@ DULTRA_TEST(sampling_scores_any_given_token) {
       sum += scores.confidence[v];
     }
     CHECK(std::fabs(sum - 1) < 1e-6, isa, " sum ", sum);
-    CHECK(scores.log_prob[11] == -INFINITY && scores.confidence[11] == 0, isa, " the excluded token ", scores.log_prob[11]);
+    CHECK(scores.log_prob[11] == -INFINITY && scores.confidence[11] == 0, isa, " the excluded token ",
+          scores.log_prob[11]);
     for (int32_t wrong : {-1, int32_t(vocab)}) {
       tokens[5] = wrong;
       ErrorCode code = ErrorCode::kInternal;
@@ -123,7 +133,8 @@ DULTRA_TEST(log_prob_backward_matches_differences) {
           dlog_prob[1] = 0;
           Guarded<float> dlogits(logits.size());
           std::copy(logits.begin(), logits.end(), dlogits.data());
-          backend.log_prob_backward(dlogits.data(), tokens.data(), dlog_prob.data(), int64_t(m), vocab, temperature, excluded);
+          backend.log_prob_backward(dlogits.data(), tokens.data(), dlog_prob.data(), int64_t(m), vocab, temperature,
+                                    excluded);
           const double t = temperature < 1e-4f ? 1 : double(temperature);
           const auto loss = [&](const std::vector<double>& at) {
             double total = 0;
@@ -142,7 +153,8 @@ DULTRA_TEST(log_prob_backward_matches_differences) {
           check_gradient(dlogits.data(), logits, loss, 60, 3e-6, where, 1e-7);
           CHECK(dlogits.guards_intact(), where);
           for (size_t i = 0; i < m; ++i)
-            CHECK(excluded < 0 || dlogits[i * size_t(vocab) + size_t(excluded)] == 0, where, " the excluded logit of row ", i);
+            CHECK(excluded < 0 || dlogits[i * size_t(vocab) + size_t(excluded)] == 0, where,
+                  " the excluded logit of row ", i);
           for (int64_t v = 0; v < vocab; ++v) CHECK(dlogits[size_t(vocab + v)] == 0, where, " a row without gradient");
           std::vector<float> alone(logits.end() - vocab, logits.end());
           backend.log_prob_backward(alone.data(), &tokens[m - 1], &dlog_prob[m - 1], 1, vocab, temperature, excluded);
@@ -255,9 +267,11 @@ DULTRA_TEST(likelihood_forward_equals_unmask) {
     a.planner_temperature = random.below(2) ? 1.0f : 0.4f;
     a.probability_scale = random.below(2) ? 1.0f : float(2 * random.uniform());
     a.reference_likelihood = random.below(2);
-    const std::vector<float> expected = decide(backend, step, a, random.below(4) ? UnmaskRule::kPlannerBernoulli : UnmaskRule::kPlannerTopK);
+    const std::vector<float> expected =
+        decide(backend, step, a, random.below(4) ? UnmaskRule::kPlannerBernoulli : UnmaskRule::kPlannerTopK);
     backend.likelihood_forward(a);
-    CHECK(same_bits(log_likelihood.data(), expected.data(), expected.size()) && log_likelihood.guards_intact(), "round ", round);
+    CHECK(same_bits(log_likelihood.data(), expected.data(), expected.size()) && log_likelihood.guards_intact(),
+          "round ", round);
     for (uint8_t flag : step.forced) forced += flag;
   }
   CHECK(forced > 100, forced);
@@ -265,20 +279,22 @@ DULTRA_TEST(likelihood_forward_equals_unmask) {
 
 double sigmoid(double z) { return z >= 0 ? 1 / (1 + std::exp(-z)) : std::exp(z) / (1 + std::exp(z)); }
 
-// sum of dlog_likelihood times log-likelihood at other logits and token log-probs, with the decisions as they are. `only_top` (B): p of what
-// was selected is not part of it.
-double likelihood_loss(const Step& step, const LikelihoodArgs& a, const std::vector<uint8_t>& only_top, const std::vector<double>& logit,
-                       const std::vector<double>& token_log_prob) {
+// sum of dlog_likelihood times log-likelihood at other logits and token log-probs, with the decisions as they are.
+// `only_top` (B): p of what was selected is not part of it.
+double likelihood_loss(const Step& step, const LikelihoodArgs& a, const std::vector<uint8_t>& only_top,
+                       const std::vector<double>& logit, const std::vector<double>& token_log_prob) {
   double loss = 0;
   for (int b = 0; b < a.batch; ++b)
     for (int32_t i = a.offsets[b]; i < a.offsets[b + 1]; ++i) {
       if (a.forbidden && a.forbidden[i]) continue;
-      const double z = logit[size_t(i)] / double(a.planner_temperature), p = std::min(1.0, a.probability_scale * sigmoid(z));
+      const double z = logit[size_t(i)] / double(a.planner_temperature),
+                   p = std::min(1.0, a.probability_scale * sigmoid(z));
       const double log_rest = a.probability_scale == 1 ? std::log(sigmoid(-z)) : std::log1p(-p);
       if (!a.selected[i])
         loss += step.dlog_likelihood[size_t(i)] * log_rest;
       else
-        loss += step.dlog_likelihood[size_t(i)] * (token_log_prob[size_t(i)] + (only_top[size_t(b)] && !a.reference_likelihood ? 0 : std::log(p)));
+        loss += step.dlog_likelihood[size_t(i)] *
+                (token_log_prob[size_t(i)] + (only_top[size_t(b)] && !a.reference_likelihood ? 0 : std::log(p)));
     }
   return loss;
 }
@@ -308,7 +324,8 @@ DULTRA_TEST(likelihood_backward_matches_differences) {
         count += a.selected[i];
         const double p = a.probability_scale * sigmoid(double(a.planner_logit[i]) / a.planner_temperature);
         saturated += p > 1;
-        near_edge = near_edge || std::fabs(p - 1) < 1e-3;  // differences would step over the edge, or log(1 - p) be too steep
+        near_edge =
+            near_edge || std::fabs(p - 1) < 1e-3;  // differences would step over the edge, or log(1 - p) be too steep
       }
       only_top.push_back(a.forced[b] || (count == 1 && a.selected[top]));
       forced += a.forced[b];
@@ -321,13 +338,16 @@ DULTRA_TEST(likelihood_backward_matches_differences) {
     grad.forward.token_log_prob = nullptr;
     backend.likelihood_backward(grad);
     CHECK(dlogit.guards_intact() && dtoken.guards_intact(), "");
-    const std::vector<double> logit(step.logit.begin(), step.logit.end()), token(step.token_log_prob.begin(), step.token_log_prob.end());
-    const std::string where = text("round ", round, " reference ", a.reference_likelihood, " scale ", a.probability_scale);
+    const std::vector<double> logit(step.logit.begin(), step.logit.end()),
+        token(step.token_log_prob.begin(), step.token_log_prob.end());
+    const std::string where =
+        text("round ", round, " reference ", a.reference_likelihood, " scale ", a.probability_scale);
     check_gradient(
-        dlogit.data(), step.logit, [&](const auto& at) { return likelihood_loss(step, a, only_top, at, token); }, int(m), 1e-6, where + " logits");
+        dlogit.data(), step.logit, [&](const auto& at) { return likelihood_loss(step, a, only_top, at, token); },
+        int(m), 1e-6, where + " logits");
     check_gradient(
-        dtoken.data(), step.token_log_prob, [&](const auto& at) { return likelihood_loss(step, a, only_top, logit, at); }, int(m), 1e-6,
-        where + " tokens");
+        dtoken.data(), step.token_log_prob,
+        [&](const auto& at) { return likelihood_loss(step, a, only_top, logit, at); }, int(m), 1e-6, where + " tokens");
   }
   CHECK(forced > 100 && top_alone > 200 && saturated > 50, forced, " ", top_alone, " ", saturated);
 }
@@ -353,14 +373,16 @@ DULTRA_TEST(likelihood_backward_of_extreme_logits) {
           backend.likelihood_forward(a);
           backend.likelihood_backward({a, step.dlog_likelihood.data(), dlogit.data(), dtoken.data()});
           for (size_t i = 0; i < 8; ++i) {
-            const std::string where =
-                text("decisions ", decisions, " scale ", scale, " temperature ", temperature, " reference ", as_reference, " at ", i);
+            const std::string where = text("decisions ", decisions, " scale ", scale, " temperature ", temperature,
+                                           " reference ", as_reference, " at ", i);
             CHECK(std::isfinite(dlogit[i]) && std::fabs(dlogit[i]) <= 2e7f / temperature, where, " slope ", dlogit[i]);
             CHECK(!std::isnan(log_likelihood[i]), where);
-            // -inf comes from the reference's formula, and where the decision is impossible: p = 0, or staying masked at p >= 1.
+            // -inf comes from the reference's formula, and where the decision is impossible: p = 0, or staying masked
+            // at p >= 1.
             if (!as_reference && scale == 1) CHECK(std::isfinite(log_likelihood[i]), where, " ", log_likelihood[i]);
             if (std::isinf(log_likelihood[i])) CHECK(dlogit[i] == 0, where, " slope of -inf ", dlogit[i]);
-            if (scale * sigmoid(double(step.logit[i]) / temperature) > 1.000001) CHECK(dlogit[i] == 0, where, " saturated slope ", dlogit[i]);
+            if (scale * sigmoid(double(step.logit[i]) / temperature) > 1.000001)
+              CHECK(dlogit[i] == 0, where, " saturated slope ", dlogit[i]);
             CHECK(dtoken[i] == step.selected[i], where);
           }
         }
@@ -370,7 +392,8 @@ DULTRA_TEST(likelihood_backward_of_extreme_logits) {
   std::fill(step.selected.begin(), step.selected.end(), 0);
   step.selected[1] = step.selected[3] = 1;
   backend.likelihood_backward({a, step.dlog_likelihood.data(), dlogit.data(), dtoken.data()});
-  CHECK(dlogit[0] == -1 && dlogit[1] == 1 && dlogit[2] == -1 && dlogit[3] == 1 && dlogit[4] < -0.9999f, dlogit[0], " ", dlogit[1]);
+  CHECK(dlogit[0] == -1 && dlogit[1] == 1 && dlogit[2] == -1 && dlogit[3] == 1 && dlogit[4] < -0.9999f, dlogit[0], " ",
+        dlogit[1]);
 }
 
 DULTRA_TEST(likelihood_refuses_bad_arguments) {
@@ -419,7 +442,8 @@ DULTRA_TEST(likelihood_of_nan) {
         backend.likelihood_forward(grad.forward);
         backend.likelihood_backward(grad);
       }
-      CHECK(same_bits(results[0].data(), results[1].data(), results[0].size()), "reference ", as_reference, " scale ", scale);
+      CHECK(same_bits(results[0].data(), results[1].data(), results[0].size()), "reference ", as_reference, " scale ",
+            scale);
       for (float value : results[0]) CHECK(!std::isnan(value), "reference ", as_reference, " scale ", scale);
     }
 }

@@ -14,11 +14,13 @@ DULTRA_TEST(rng_philox_known_answers) {
   const Known known[] = {
       {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
       {{~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-      {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+      {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+       {0xa4093822, 0x299f31d0},
+       {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
   };
   for (const Known& k : known) {
-    const rng::Words out =
-        rng::philox4x32_10(rng::Words{{k.counter[0], k.counter[1], k.counter[2], k.counter[3]}}, uint64_t(k.key[1]) << 32 | k.key[0]);
+    const rng::Words out = rng::philox4x32_10(rng::Words{{k.counter[0], k.counter[1], k.counter[2], k.counter[3]}},
+                                              uint64_t(k.key[1]) << 32 | k.key[0]);
     for (int i = 0; i < 4; ++i) CHECK(out.w[i] == k.out[i], "word ", i, " is ", out.w[i]);
   }
 }
@@ -28,7 +30,8 @@ DULTRA_TEST(rng_log_exact_matches_libm) {
   double worst = 0;
   for (int i = 0; i < 200000; ++i) {
     const double x = i % 2 ? random.uniform() : std::exp(random.normal() * 20);
-    const double expected = std::log(x), error = std::fabs(rng::log_exact(x) - expected) / std::max(std::fabs(expected), 1e-300);
+    const double expected = std::log(x),
+                 error = std::fabs(rng::log_exact(x) - expected) / std::max(std::fabs(expected), 1e-300);
     worst = std::max(worst, error);
   }
   CHECK(worst < 4.5e-16, worst);

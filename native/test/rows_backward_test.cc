@@ -1,4 +1,5 @@
-// Backward of norms, rotary embedding, gates, embedding, gather: against central differences of their definitions in double.
+// Backward of norms, rotary embedding, gates, embedding, gather: against central differences of their definitions in
+// double.
 #include "harness.h"
 
 namespace dultra {
@@ -6,7 +7,8 @@ namespace test {
 namespace {
 
 const std::vector<int64_t> kWidths{1, 3, 4, 8, 15, 16, 17, 31, 64, 100, 129, 520};
-const std::vector<int64_t> kNormWidths{1, 3, 4, 8, 15, 16, 17, 31, 64, 100, 129, 520, 4099, 4104};  // more than a block of a device keeps at hand
+const std::vector<int64_t> kNormWidths{1,  3,   4,   8,   15,   16,  17, 31,
+                                       64, 100, 129, 520, 4099, 4104};  // more than a block of a device keeps at hand
 constexpr int kGroups = 3;
 
 // The loss of a row operation: its outputs times fixed numbers.
@@ -29,8 +31,8 @@ std::vector<double> rmsnorm(const std::vector<double>& x, const std::vector<doub
   return out;
 }
 
-std::vector<double> layernorm(const std::vector<double>& x, const std::vector<double>& mul, const std::vector<double>& add,
-                              const std::vector<int32_t>& group, size_t c, double eps) {
+std::vector<double> layernorm(const std::vector<double>& x, const std::vector<double>& mul,
+                              const std::vector<double>& add, const std::vector<int32_t>& group, size_t c, double eps) {
   std::vector<double> out(x.size());
   for (size_t i = 0; i < x.size() / c; ++i) {
     double mean = 0, variance = 0;
@@ -49,7 +51,9 @@ constexpr double kRounding = 4e-7;
 struct Sum {
   std::vector<float> before;
   Guarded<float> data;
-  Sum(Random& random, size_t n) : before(normals(random, n)), data(n) { std::copy(before.begin(), before.end(), data.data()); }
+  Sum(Random& random, size_t n) : before(normals(random, n)), data(n) {
+    std::copy(before.begin(), before.end(), data.data());
+  }
   std::vector<float> added() const {
     std::vector<float> out(before.size());
     for (size_t i = 0; i < out.size(); ++i) out[i] = float(double(data[i]) - double(before[i]));
@@ -63,7 +67,8 @@ DULTRA_TEST(rmsnorm_backward_matches_differences) {
       for (int64_t m : {0, 1, 2, c < 4000 ? 70 : 18}) {
         Random random(uint64_t(c * 100 + m));
         const std::string where = text(isa, " C ", c, " M ", m);
-        const std::vector<float> x = normals(random, size_t(m * c), 2), weight = normals(random, size_t(c)), dout = normals(random, size_t(m * c));
+        const std::vector<float> x = normals(random, size_t(m * c), 2), weight = normals(random, size_t(c)),
+                                 dout = normals(random, size_t(m * c));
         Sum dx(random, x.size()), dweight(random, size_t(c));
         // A row of one number has no direction to move in but that of eps: a larger one keeps differences meaningful.
         const float eps = c == 1 ? 0.5f : 1e-5f;
@@ -72,11 +77,11 @@ DULTRA_TEST(rmsnorm_backward_matches_differences) {
         if (m == 0) continue;
         const std::vector<double> wide_x = widen(x), wide_weight = widen(weight);
         check_gradient(
-            dx.added().data(), x, [&](const auto& at) { return dot(rmsnorm(at, wide_weight, double(eps)), dout); }, 30, 4e-6, where + " dx",
-            kRounding);
+            dx.added().data(), x, [&](const auto& at) { return dot(rmsnorm(at, wide_weight, double(eps)), dout); }, 30,
+            4e-6, where + " dx", kRounding);
         check_gradient(
-            dweight.added().data(), weight, [&](const auto& at) { return dot(rmsnorm(wide_x, at, double(eps)), dout); }, 30, 4e-6, where + " dweight",
-            kRounding);
+            dweight.added().data(), weight, [&](const auto& at) { return dot(rmsnorm(wide_x, at, double(eps)), dout); },
+            30, 4e-6, where + " dweight", kRounding);
         Guarded<float> without(x.size());
         std::copy(dx.before.begin(), dx.before.end(), without.data());
         backend.rmsnorm_backward(without.data(), nullptr, dout.data(), x.data(), weight.data(), m, c, eps);
@@ -88,7 +93,8 @@ DULTRA_TEST(rmsnorm_backward_matches_differences) {
 struct Affine {
   std::vector<float> mul, add;
   std::vector<int32_t> group;
-  Affine(Random& random, int64_t m, int64_t c, bool grouped) : mul(normals(random, size_t(kGroups * c))), add(normals(random, size_t(kGroups * c))) {
+  Affine(Random& random, int64_t m, int64_t c, bool grouped)
+      : mul(normals(random, size_t(kGroups * c))), add(normals(random, size_t(kGroups * c))) {
     for (int64_t i = 0; i < m; ++i) group.push_back(grouped ? random.below(kGroups) : 0);
   }
 };
@@ -108,21 +114,28 @@ DULTRA_TEST(layernorm_backward_matches_differences) {
           const int32_t* group = grouped ? affine.group.data() : nullptr;
           const size_t groups = size_t((grouped ? kGroups : 1) * c);
           Sum dx(random, x.size()), dmul(random, groups), dadd(random, groups);
-          backend.layernorm_backward(dx.data.data(), dmul.data.data(), dadd.data.data(), dout.data(), x.data(), affine.mul.data(), group, m, c, eps);
+          backend.layernorm_backward(dx.data.data(), dmul.data.data(), dadd.data.data(), dout.data(), x.data(),
+                                     affine.mul.data(), group, m, c, eps);
           CHECK(dx.data.guards_intact() && dmul.data.guards_intact() && dadd.data.guards_intact(), where);
           if (m == 0) continue;
           const std::vector<double> wide_x = widen(x), mul = widen(affine.mul), add = widen(affine.add);
           check_gradient(
-              dx.added().data(), x, [&](const auto& at) { return dot(layernorm(at, mul, add, affine.group, size_t(c), double(eps)), dout); }, 30,
-              6e-6, where + " dx", kRounding);
+              dx.added().data(), x,
+              [&](const auto& at) { return dot(layernorm(at, mul, add, affine.group, size_t(c), double(eps)), dout); },
+              30, 6e-6, where + " dx", kRounding);
           const std::vector<float> used_mul(affine.mul.begin(), affine.mul.begin() + std::ptrdiff_t(groups));
-          const auto by_mul = [&](const auto& at) { return dot(layernorm(wide_x, at, add, affine.group, size_t(c), double(eps)), dout); };
-          const auto by_add = [&](const auto& at) { return dot(layernorm(wide_x, mul, at, affine.group, size_t(c), double(eps)), dout); };
+          const auto by_mul = [&](const auto& at) {
+            return dot(layernorm(wide_x, at, add, affine.group, size_t(c), double(eps)), dout);
+          };
+          const auto by_add = [&](const auto& at) {
+            return dot(layernorm(wide_x, mul, at, affine.group, size_t(c), double(eps)), dout);
+          };
           check_gradient(dmul.added().data(), used_mul, by_mul, 30, 6e-6, where + " dmul", kRounding);
           check_gradient(dadd.added().data(), used_mul, by_add, 30, 6e-6, where + " dadd", kRounding);
           Guarded<float> without(x.size());
           std::copy(dx.before.begin(), dx.before.end(), without.data());
-          backend.layernorm_backward(without.data(), nullptr, nullptr, dout.data(), x.data(), affine.mul.data(), group, m, c, eps);
+          backend.layernorm_backward(without.data(), nullptr, nullptr, dout.data(), x.data(), affine.mul.data(), group,
+                                     m, c, eps);
           CHECK(same_bits(without.data(), dx.data.data(), x.size()), where, " without weights");
         }
   });
@@ -141,15 +154,18 @@ DULTRA_TEST(planner_score_backward_matches_differences) {
           const float eps = c < 4 ? 0.5f : 1e-4f;
           const int32_t* group = grouped ? affine.group.data() : nullptr;
           const size_t groups = size_t((grouped ? kGroups : 1) * c);
-          Sum dx(random, x.size()), dmul(random, groups), dadd(random, groups), dweight(random, size_t(c)), dbias(random, 1);
-          backend.planner_score_backward(dx.data.data(), dmul.data.data(), dadd.data.data(), dweight.data.data(), dbias.data.data(), dlogit.data(),
-                                         x.data(), affine.mul.data(), affine.add.data(), group, weight.data(), m, c, eps);
+          Sum dx(random, x.size()), dmul(random, groups), dadd(random, groups), dweight(random, size_t(c)),
+              dbias(random, 1);
+          backend.planner_score_backward(dx.data.data(), dmul.data.data(), dadd.data.data(), dweight.data.data(),
+                                         dbias.data.data(), dlogit.data(), x.data(), affine.mul.data(),
+                                         affine.add.data(), group, weight.data(), m, c, eps);
           for (const Sum* sum : {&dx, &dmul, &dadd, &dweight, &dbias}) CHECK(sum->data.guards_intact(), where);
           if (m == 0) {
             CHECK(same_bits(dbias.data.data(), dbias.before.data(), 1), where);
             continue;
           }
-          const std::vector<double> wide_x = widen(x), mul = widen(affine.mul), add = widen(affine.add), w = widen(weight);
+          const std::vector<double> wide_x = widen(x), mul = widen(affine.mul), add = widen(affine.add),
+                                    w = widen(weight);
           const auto loss = [&](const auto& at_x, const auto& at_mul, const auto& at_add, const auto& at_w) {
             const std::vector<double> normed = layernorm(at_x, at_mul, at_add, affine.group, size_t(c), double(eps));
             double sum = 0;
@@ -157,21 +173,26 @@ DULTRA_TEST(planner_score_backward_matches_differences) {
             return sum;
           };
           check_gradient(
-              dx.added().data(), x, [&](const auto& at) { return loss(at, mul, add, w); }, 30, 8e-6, where + " dx", kRounding);
+              dx.added().data(), x, [&](const auto& at) { return loss(at, mul, add, w); }, 30, 8e-6, where + " dx",
+              kRounding);
           const std::vector<float> used_mul(affine.mul.begin(), affine.mul.begin() + std::ptrdiff_t(groups));
           check_gradient(
-              dmul.added().data(), used_mul, [&](const auto& at) { return loss(wide_x, at, add, w); }, 30, 6e-6, where + " dmul", kRounding);
+              dmul.added().data(), used_mul, [&](const auto& at) { return loss(wide_x, at, add, w); }, 30, 6e-6,
+              where + " dmul", kRounding);
           check_gradient(
-              dadd.added().data(), used_mul, [&](const auto& at) { return loss(wide_x, mul, at, w); }, 30, 6e-6, where + " dadd", kRounding);
+              dadd.added().data(), used_mul, [&](const auto& at) { return loss(wide_x, mul, at, w); }, 30, 6e-6,
+              where + " dadd", kRounding);
           check_gradient(
-              dweight.added().data(), weight, [&](const auto& at) { return loss(wide_x, mul, add, at); }, 30, 6e-6, where + " dweight", kRounding);
+              dweight.added().data(), weight, [&](const auto& at) { return loss(wide_x, mul, add, at); }, 30, 6e-6,
+              where + " dweight", kRounding);
           double bias = 0, magnitude = 0;
           for (float d : dlogit) bias += d, magnitude += std::fabs(d);
-          CHECK(std::fabs(dbias.added()[0] - bias) < 3e-7 * magnitude + 3e-7, where, " dbias ", dbias.added()[0], " for ", bias);
+          CHECK(std::fabs(dbias.added()[0] - bias) < 3e-7 * magnitude + 3e-7, where, " dbias ", dbias.added()[0],
+                " for ", bias);
           Guarded<float> without(x.size());
           std::copy(dx.before.begin(), dx.before.end(), without.data());
-          backend.planner_score_backward(without.data(), nullptr, nullptr, nullptr, nullptr, dlogit.data(), x.data(), affine.mul.data(),
-                                         affine.add.data(), group, weight.data(), m, c, eps);
+          backend.planner_score_backward(without.data(), nullptr, nullptr, nullptr, nullptr, dlogit.data(), x.data(),
+                                         affine.mul.data(), affine.add.data(), group, weight.data(), m, c, eps);
           CHECK(same_bits(without.data(), dx.data.data(), x.size()), where, " without weights");
         }
   });
@@ -185,7 +206,8 @@ DULTRA_TEST(rope_backward_matches_differences) {
         const std::vector<int32_t> positions{0, 1, 5, 5, 300, 70000};
         const int64_t stride = heads * d + (heads == 1 ? 8 : 5);
         const float theta = 10000;
-        const std::vector<float> x = normals(random, positions.size() * size_t(stride)), dout = normals(random, x.size());
+        const std::vector<float> x = normals(random, positions.size() * size_t(stride)),
+                                 dout = normals(random, x.size());
         Guarded<float> dx(x.size());
         std::copy(dout.begin(), dout.end(), dx.data());
         backend.rope_backward(dx.data(), stride, positions.data(), int64_t(positions.size()), heads, d, theta);
@@ -247,8 +269,9 @@ DULTRA_TEST(gates_backward_match_differences) {
         std::vector<float> in_place(gate_up), silu_in_place(wide_dout);
         backend.swiglu_backward(in_place.data(), dout.data(), in_place.data(), m, f);
         backend.silu_backward(silu_in_place.data(), silu_in_place.data(), gate_up.data(), int64_t(gate_up.size()));
-        CHECK(same_bits(in_place.data(), dgate_up.data(), in_place.size()) && same_bits(silu_in_place.data(), dx.data(), in_place.size()), where,
-              " in place");
+        CHECK(same_bits(in_place.data(), dgate_up.data(), in_place.size()) &&
+                  same_bits(silu_in_place.data(), dx.data(), in_place.size()),
+              where, " in place");
       }
   });
 }
@@ -266,7 +289,8 @@ DULTRA_TEST(embedding_backward_adds_rows_in_order) {
       for (int64_t i = 0; i < m; ++i)
         for (int64_t j = 0; j < c; ++j) expected[size_t(ids[size_t(i)] * c + j)] += dout[size_t(i * c + j)];
       backend.embedding_backward(dtable.data.data(), ids.data(), dout.data(), m, c);
-      CHECK(same_bits(dtable.data.data(), expected.data(), expected.size()) && dtable.data.guards_intact(), isa, " C ", c);
+      CHECK(same_bits(dtable.data.data(), expected.data(), expected.size()) && dtable.data.guards_intact(), isa, " C ",
+            c);
       std::copy(dtable.before.begin(), dtable.before.end(), rows.data.data());
       backend.scatter_add_rows(rows.data.data(), dout.data(), ids.data(), m, c);
       CHECK(same_bits(rows.data.data(), expected.data(), expected.size()) && rows.data.guards_intact(), isa, " C ", c);
@@ -278,7 +302,8 @@ DULTRA_TEST(rows_backward_does_not_depend_on_threads) {
   for (const std::string& isa : isas()) {
     Random random(11);
     const int64_t m = 700, c = 161;
-    const std::vector<float> x = normals(random, size_t(m * c)), weight = normals(random, size_t(c)), dout = normals(random, x.size());
+    const std::vector<float> x = normals(random, size_t(m * c)), weight = normals(random, size_t(c)),
+                             dout = normals(random, x.size());
     const std::vector<float> dlogit = normals(random, size_t(m)), dgate = normals(random, size_t(m * c / 2));
     const Affine affine(random, m, c, true);
     std::vector<int32_t> positions;
@@ -297,12 +322,13 @@ DULTRA_TEST(rows_backward_does_not_depend_on_threads) {
       backend.rmsnorm_backward(dx, zeros(c), dout.data(), x.data(), weight.data(), m, c, 1e-5f);
       dx = zeros(m * c);
       float *dmul = zeros(kGroups * c), *dadd = zeros(kGroups * c);
-      backend.layernorm_backward(dx, dmul, dadd, dout.data(), x.data(), affine.mul.data(), affine.group.data(), m, c, 1e-5f);
+      backend.layernorm_backward(dx, dmul, dadd, dout.data(), x.data(), affine.mul.data(), affine.group.data(), m, c,
+                                 1e-5f);
       dx = zeros(m * c);
       dmul = zeros(kGroups * c), dadd = zeros(kGroups * c);
       float *dweight = zeros(c), *dbias = zeros(1);
-      backend.planner_score_backward(dx, dmul, dadd, dweight, dbias, dlogit.data(), x.data(), affine.mul.data(), affine.add.data(),
-                                     affine.group.data(), weight.data(), m, c, 1e-5f);
+      backend.planner_score_backward(dx, dmul, dadd, dweight, dbias, dlogit.data(), x.data(), affine.mul.data(),
+                                     affine.add.data(), affine.group.data(), weight.data(), m, c, 1e-5f);
       backend.swiglu_backward(zeros(m * c / 2 * 2), dgate.data(), x.data(), m, c / 2);
       backend.silu_backward(zeros(m * c), dout.data(), x.data(), m * c);
       backend.embedding_backward(zeros(kGroups * c), affine.group.data(), dout.data(), m, c);

@@ -7,28 +7,33 @@ namespace dultra {
 namespace test {
 namespace {
 
-const std::vector<int64_t> kWidths{1,  3,   4,   8,   15,   16,   17,  31,
-                                   64, 100, 129, 512, 1000, 4099, 4104};  // the widest: more than a block of a device keeps at hand
+const std::vector<int64_t> kWidths{
+    1,  3,   4,   8,   15,   16,   17,  31,
+    64, 100, 129, 512, 1000, 4099, 4104};  // the widest: more than a block of a device keeps at hand
 
 struct Affine {
   std::vector<float> mul, add;
   std::vector<int32_t> group;
-  Affine(Random& random, int64_t m, int64_t c) : mul(normals(random, size_t(3 * c))), add(normals(random, size_t(3 * c))) {
+  Affine(Random& random, int64_t m, int64_t c)
+      : mul(normals(random, size_t(3 * c))), add(normals(random, size_t(3 * c))) {
     for (int64_t i = 0; i < m; ++i) group.push_back(int32_t(i % 3));
   }
 };
 
 // (M, C) layer norm in double.
-std::vector<double> layernorm_reference(const std::vector<float>& x, const Affine& affine, bool grouped, int64_t m, int64_t c, double eps) {
+std::vector<double> layernorm_reference(const std::vector<float>& x, const Affine& affine, bool grouped, int64_t m,
+                                        int64_t c, double eps) {
   std::vector<double> out(x.size());
   for (int64_t i = 0; i < m; ++i) {
     double mean = 0, variance = 0;
     for (int64_t j = 0; j < c; ++j) mean += x[size_t(i * c + j)] / double(c);
-    for (int64_t j = 0; j < c; ++j) variance += (x[size_t(i * c + j)] - mean) * (x[size_t(i * c + j)] - mean) / double(c);
+    for (int64_t j = 0; j < c; ++j)
+      variance += (x[size_t(i * c + j)] - mean) * (x[size_t(i * c + j)] - mean) / double(c);
     const int64_t g = grouped ? affine.group[size_t(i)] : 0;
     for (int64_t j = 0; j < c; ++j)
       out[size_t(i * c + j)] =
-          (x[size_t(i * c + j)] - mean) / std::sqrt(variance + eps) * affine.mul[size_t(g * c + j)] + affine.add[size_t(g * c + j)];
+          (x[size_t(i * c + j)] - mean) / std::sqrt(variance + eps) * affine.mul[size_t(g * c + j)] +
+          affine.add[size_t(g * c + j)];
   }
   return out;
 }
@@ -44,11 +49,13 @@ DULTRA_TEST(rmsnorm_matches_double) {
           double squares = 0;
           for (int64_t j = 0; j < c; ++j) squares += double(x[size_t(i * c + j)]) * x[size_t(i * c + j)];
           for (int64_t j = 0; j < c; ++j)
-            expected[size_t(i * c + j)] = x[size_t(i * c + j)] / std::sqrt(squares / double(c) + 1e-5) * weight[size_t(j)];
+            expected[size_t(i * c + j)] =
+                x[size_t(i * c + j)] / std::sqrt(squares / double(c) + 1e-5) * weight[size_t(j)];
         }
         Guarded<float> out = poisoned(x.size());
         backend.rmsnorm_forward(out.data(), x.data(), weight.data(), m, c, 1e-5f);
-        CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-7, 1e-6) <= 1 && out.guards_intact(), isa, " C ", c, " M ", m);
+        CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-7, 1e-6) <= 1 && out.guards_intact(), isa,
+              " C ", c, " M ", m);
         if (m > 1) {
           std::vector<float> alone(static_cast<size_t>(c));
           backend.rmsnorm_forward(alone.data(), x.data() + (m - 1) * c, weight.data(), 1, c, 1e-5f);
@@ -73,8 +80,10 @@ DULTRA_TEST(layernorm_and_planner_score_match_double) {
           Guarded<float> out = poisoned(x.size()), score = poisoned(size_t(m));
           backend.layernorm_forward(out.data(), x.data(), affine.mul.data(), affine.add.data(), group, m, c, 1e-4f);
           // C = 1: x - mean is 0 up to the rounding of the mean, and eps magnifies it 100 times.
-          CHECK(worst_error(out.data(), expected.data(), expected.size(), 4e-6, 2e-6) <= 1 && out.guards_intact(), isa, " C ", c, " M ", m);
-          backend.planner_score_forward(score.data(), x.data(), affine.mul.data(), affine.add.data(), group, weight.data(), 0.25f, m, c, 1e-4f);
+          CHECK(worst_error(out.data(), expected.data(), expected.size(), 4e-6, 2e-6) <= 1 && out.guards_intact(), isa,
+                " C ", c, " M ", m);
+          backend.planner_score_forward(score.data(), x.data(), affine.mul.data(), affine.add.data(), group,
+                                        weight.data(), 0.25f, m, c, 1e-4f);
           std::vector<double> expected_score(static_cast<size_t>(m), 0.25);
           double magnitude = 0.25;
           for (int64_t i = 0; i < m; ++i)
@@ -82,8 +91,9 @@ DULTRA_TEST(layernorm_and_planner_score_match_double) {
               expected_score[size_t(i)] += expected[size_t(i * c + j)] * weight[size_t(j)];
               magnitude += std::fabs(expected[size_t(i * c + j)] * weight[size_t(j)]) / double(m);
             }
-          CHECK(worst_error(score.data(), expected_score.data(), size_t(m), 2e-6 * magnitude, 0) <= 1 && score.guards_intact(), isa, " C ", c, " M ",
-                m);
+          CHECK(worst_error(score.data(), expected_score.data(), size_t(m), 2e-6 * magnitude, 0) <= 1 &&
+                    score.guards_intact(),
+                isa, " C ", c, " M ", m);
         }
   });
 }
@@ -105,13 +115,15 @@ DULTRA_TEST(rope_matches_double) {
             for (int h = 0; h < heads; ++h)
               for (int j = 0; j < d / 2; ++j) {
                 // The angle is fp32 by contract.
-                const float inverse = 1.0f / std::pow(theta, float(2 * j) / float(d)), angle = float(positions[i]) * inverse;
+                const float inverse = 1.0f / std::pow(theta, float(2 * j) / float(d)),
+                            angle = float(positions[i]) * inverse;
                 double* p = &expected[i * size_t(stride) + size_t(h * d + j)];
                 const double a = p[0], b = p[d / 2], c = std::cos(double(angle)), s = std::sin(double(angle));
                 p[0] = a * c - b * s;
                 p[d / 2] = b * c + a * s;
               }
-          CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-6, 0) <= 1 && out.guards_intact(), isa, " D ", d, " theta ", theta);
+          CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-6, 0) <= 1 && out.guards_intact(), isa,
+                " D ", d, " theta ", theta);
           std::vector<float> alone(x.begin() + 4 * stride, x.begin() + 5 * stride);
           backend.rope_forward(alone.data(), stride, &positions[4], 1, heads, d, theta);
           CHECK(same_bits(alone.data(), out.data() + 4 * stride, alone.size()), isa, " D ", d);
@@ -141,7 +153,8 @@ DULTRA_TEST(rope_from_many_threads) {
         std::vector<float> x{1, 0};
         const float theta = float(20000 + round % 6);
         backend.rope_forward(x.data(), 2, &position, 1, 1, 2, theta);
-        wrong[size_t(t)] += !(std::fabs(x[0] - std::cos(double(position))) < 1e-6 && std::fabs(x[1] - std::sin(double(position))) < 1e-6);
+        wrong[size_t(t)] += !(std::fabs(x[0] - std::cos(double(position))) < 1e-6 &&
+                              std::fabs(x[1] - std::sin(double(position))) < 1e-6);
       }
     });
   for (std::thread& caller : callers) caller.join();
@@ -161,13 +174,16 @@ DULTRA_TEST(gates_match_double) {
         std::vector<double> expected(static_cast<size_t>(m * f)), silu(gate_up.size());
         for (size_t i = 0; i < gate_up.size(); ++i) silu[i] = gate_up[i] / (1 + std::exp(-double(gate_up[i])));
         for (int64_t i = 0; i < m; ++i)
-          for (int64_t j = 0; j < f; ++j) expected[size_t(i * f + j)] = silu[size_t(2 * i * f + j)] * gate_up[size_t((2 * i + 1) * f + j)];
+          for (int64_t j = 0; j < f; ++j)
+            expected[size_t(i * f + j)] = silu[size_t(2 * i * f + j)] * gate_up[size_t((2 * i + 1) * f + j)];
         Guarded<float> out = poisoned(expected.size()), in_place(gate_up.size());
         backend.swiglu_forward(out.data(), gate_up.data(), m, f);
-        CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-30, 5e-7) <= 1 && out.guards_intact(), isa, " F ", f, " M ", m);
+        CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-30, 5e-7) <= 1 && out.guards_intact(), isa,
+              " F ", f, " M ", m);
         std::copy(gate_up.begin(), gate_up.end(), in_place.data());
         backend.silu_forward(in_place.data(), int64_t(gate_up.size()));
-        CHECK(worst_error(in_place.data(), silu.data(), silu.size(), 1e-30, 5e-7) <= 1 && in_place.guards_intact(), isa, " n ", gate_up.size());
+        CHECK(worst_error(in_place.data(), silu.data(), silu.size(), 1e-30, 5e-7) <= 1 && in_place.guards_intact(), isa,
+              " n ", gate_up.size());
       }
     // Longer than one task, and NaN and infinity come through.
     Random random(9);
@@ -178,7 +194,8 @@ DULTRA_TEST(gates_match_double) {
     CHECK(worst_error(x.data(), expected.data(), x.size(), 1e-30, 5e-7) <= 1, isa);
     std::vector<float> special{NAN, INFINITY, 90};  // on a device no array may lie on the stack
     backend.silu_forward(special.data(), 3);
-    CHECK(std::isnan(special[0]) && special[1] == INFINITY && special[2] == 90, isa, " ", special[0], " ", special[1], " ", special[2]);
+    CHECK(std::isnan(special[0]) && special[1] == INFINITY && special[2] == 90, isa, " ", special[0], " ", special[1],
+          " ", special[2]);
   });
 }
 
@@ -202,20 +219,25 @@ DULTRA_TEST(embedding_and_gather) {
       };
       for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
         Guarded<float> out = poisoned(ids.size() * size_t(c));
-        const void* data = dtype == DType::kF32 ? static_cast<const void*>(table.data()) : dtype == DType::kBF16 ? bf16.data() : f16.data();
+        const void* data = dtype == DType::kF32    ? static_cast<const void*>(table.data())
+                           : dtype == DType::kBF16 ? bf16.data()
+                                                   : f16.data();
         backend.embedding_forward(out.data(), data, dtype, ids.data(), int64_t(ids.size()), c);
         bool equal = out.guards_intact();
         for (size_t i = 0; i < ids.size(); ++i)
           for (int64_t j = 0; j < c; ++j) {
             const size_t from = size_t(ids[i] * c + j);
-            const double expected = dtype == DType::kF32 ? table[from] : dtype == DType::kBF16 ? bf16_to_f32(bf16[from]) : half(f16[from]);
+            const double expected = dtype == DType::kF32    ? table[from]
+                                    : dtype == DType::kBF16 ? bf16_to_f32(bf16[from])
+                                                            : half(f16[from]);
             equal = equal && double(out[i * size_t(c) + size_t(j)]) == expected;
           }
         CHECK(equal, isa, " dtype ", int(dtype), " C ", c);
       }
       Guarded<float> out = poisoned(ids.size() * size_t(c));
       backend.gather_rows(out.data(), table.data(), ids.data(), int64_t(ids.size()), c);
-      for (size_t i = 0; i < ids.size(); ++i) CHECK(same_bits(out.data() + i * size_t(c), &table[size_t(ids[i] * c)], size_t(c)), isa, " row ", i);
+      for (size_t i = 0; i < ids.size(); ++i)
+        CHECK(same_bits(out.data() + i * size_t(c), &table[size_t(ids[i] * c)], size_t(c)), isa, " row ", i);
       CHECK(out.guards_intact(), isa);
     }
   });
@@ -252,7 +274,8 @@ DULTRA_TEST(rows_store) {
   });
 }
 
-// One operation for a norm and a copy, and for turning keys and storing them: the bits of the operations that it stands for.
+// One operation for a norm and a copy, and for turning keys and storing them: the bits of the operations that it stands
+// for.
 DULTRA_TEST(rows_in_one_pass) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (int64_t c : {5, 64, 1030}) {
@@ -263,11 +286,14 @@ DULTRA_TEST(rows_in_one_pass) {
         const int64_t m = indexed ? 5 : 9;
         Guarded<float> out = poisoned(size_t(m * c)), copied = poisoned(size_t(m * c));
         std::vector<float> expected(out.size()), expected_copy(out.size());
-        backend.rmsnorm_copy_forward(out.data(), copied.data(), x.data(), indexed ? rows.data() : nullptr, weight.data(), m, c, 1e-5f);
-        for (int64_t i = 0; i < m; ++i) std::copy_n(&x[size_t((indexed ? rows[size_t(i)] : i) * c)], c, &expected_copy[size_t(i * c)]);
+        backend.rmsnorm_copy_forward(out.data(), copied.data(), x.data(), indexed ? rows.data() : nullptr,
+                                     weight.data(), m, c, 1e-5f);
+        for (int64_t i = 0; i < m; ++i)
+          std::copy_n(&x[size_t((indexed ? rows[size_t(i)] : i) * c)], c, &expected_copy[size_t(i * c)]);
         backend.rmsnorm_forward(expected.data(), expected_copy.data(), weight.data(), m, c, 1e-5f);
         CHECK(out.guards_intact() && same_bits(out.data(), expected.data(), out.size()), isa, " C ", c, " norm");
-        CHECK(copied.guards_intact() && same_bits(copied.data(), expected_copy.data(), out.size()), isa, " C ", c, " copy");
+        CHECK(copied.guards_intact() && same_bits(copied.data(), expected_copy.data(), out.size()), isa, " C ", c,
+              " copy");
       }
     }
     for (int d : {2, 10, 64})
@@ -281,7 +307,8 @@ DULTRA_TEST(rows_in_one_pass) {
         backend.rope_forward(turned.data(), width, positions.data(), 4, heads, d, 10000);
         backend.store_rows(expected.data(), dtype, turned.data(), slots.data(), 4, width);
         backend.rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d, 10000);
-        CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, isa, " D ", d, " dtype ", int(dtype));
+        CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, isa, " D ", d,
+              " dtype ", int(dtype));
       }
   });
 }
@@ -299,9 +326,10 @@ DULTRA_TEST(rows_do_not_depend_on_threads) {
       std::vector<float> out[4];
       for (auto& o : out) o.resize(x.size());
       backend.rmsnorm_forward(out[0].data(), x.data(), weight.data(), m, c, 1e-5f);
-      backend.layernorm_forward(out[1].data(), x.data(), affine.mul.data(), affine.add.data(), affine.group.data(), m, c, 1e-5f);
-      backend.planner_score_forward(out[2].data(), x.data(), affine.mul.data(), affine.add.data(), affine.group.data(), weight.data(), 1, m, c,
-                                    1e-5f);
+      backend.layernorm_forward(out[1].data(), x.data(), affine.mul.data(), affine.add.data(), affine.group.data(), m,
+                                c, 1e-5f);
+      backend.planner_score_forward(out[2].data(), x.data(), affine.mul.data(), affine.add.data(), affine.group.data(),
+                                    weight.data(), 1, m, c, 1e-5f);
       out[3] = x;
       backend.silu_forward(out[3].data(), m * c);
       for (int i = 0; i < 4; ++i) {

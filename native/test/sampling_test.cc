@@ -10,10 +10,16 @@ struct Output {
   Guarded<int32_t> token;
   Guarded<float> log_prob, confidence, max_prob, entropy;
   Guarded<uint8_t> finite;
-  explicit Output(size_t m) : token(m), log_prob(poisoned(m)), confidence(poisoned(m)), max_prob(poisoned(m)), entropy(poisoned(m)), finite(m) {}
+  explicit Output(size_t m)
+      : token(m),
+        log_prob(poisoned(m)),
+        confidence(poisoned(m)),
+        max_prob(poisoned(m)),
+        entropy(poisoned(m)),
+        finite(m) {}
   bool guards_intact() const {
-    return token.guards_intact() && log_prob.guards_intact() && confidence.guards_intact() && max_prob.guards_intact() && entropy.guards_intact() &&
-           finite.guards_intact();
+    return token.guards_intact() && log_prob.guards_intact() && confidence.guards_intact() &&
+           max_prob.guards_intact() && entropy.guards_intact() && finite.guards_intact();
   }
 };
 
@@ -24,7 +30,8 @@ struct Options {
   const double* uniforms = nullptr;
 };
 
-Output sample(Backend& backend, const float* logits, int64_t rows, int64_t vocab, const std::vector<rng::Coordinates>& at, const Options& options) {
+Output sample(Backend& backend, const float* logits, int64_t rows, int64_t vocab,
+              const std::vector<rng::Coordinates>& at, const Options& options) {
   Output out(static_cast<size_t>(rows));
   SampleArgs a{};
   a.logits = logits;
@@ -44,7 +51,8 @@ Output sample(Backend& backend, const float* logits, int64_t rows, int64_t vocab
   backend.sample_forward(a);
   return out;
 }
-Output sample(Backend& backend, const std::vector<float>& logits, int64_t vocab, const std::vector<rng::Coordinates>& at, const Options& options) {
+Output sample(Backend& backend, const std::vector<float>& logits, int64_t vocab,
+              const std::vector<rng::Coordinates>& at, const Options& options) {
   return sample(backend, logits.data(), int64_t(logits.size()) / vocab, vocab, at, options);
 }
 
@@ -55,13 +63,15 @@ std::vector<rng::Coordinates> coordinates(size_t rows, uint64_t seed) {
 }
 
 // argmax of logit + T * noise over all tokens, in double.
-int32_t full_scan(const float* x, int64_t vocab, float temperature, int32_t excluded, const rng::Coordinates* at, const double* uniforms) {
+int32_t full_scan(const float* x, int64_t vocab, float temperature, int32_t excluded, const rng::Coordinates* at,
+                  const double* uniforms) {
   int32_t token = -1;
   double best = -INFINITY;
   for (int32_t v = 0; v < vocab; ++v) {
     if (v == excluded || x[v] == -INFINITY) continue;
     double score = x[v];
-    if (temperature >= 1e-4f) score = x[v] + double(temperature) * (uniforms ? rng::gumbel(uniforms[v]) : rng::token_gumbel(*at, uint32_t(v)));
+    if (temperature >= 1e-4f)
+      score = x[v] + double(temperature) * (uniforms ? rng::gumbel(uniforms[v]) : rng::token_gumbel(*at, uint32_t(v)));
     if (token < 0 || score > best) {
       best = score;
       token = v;
@@ -70,7 +80,8 @@ int32_t full_scan(const float* x, int64_t vocab, float temperature, int32_t excl
   return token;
 }
 
-void check_row(const float* x, int64_t vocab, const Options& options, const Output& out, size_t row, const std::string& where) {
+void check_row(const float* x, int64_t vocab, const Options& options, const Output& out, size_t row,
+               const std::string& where) {
   double top = -INFINITY, sum = 0, tempered = 0, weighted = 0;
   for (int64_t v = 0; v < vocab; ++v)
     if (v != options.excluded) top = std::max(top, double(x[v]));
@@ -83,11 +94,14 @@ void check_row(const float* x, int64_t vocab, const Options& options, const Outp
   const double below = x[out.token[row]] - top;
   const bool at_temperature = options.tempered && options.temperature >= 1e-4f;
   const double log_prob = at_temperature ? below / options.temperature - std::log(tempered) : below - std::log(sum);
-  CHECK(std::fabs(out.confidence[row] - std::exp(below) / sum) < 1e-6, where, " confidence ", out.confidence[row], " for ", std::exp(below) / sum);
+  CHECK(std::fabs(out.confidence[row] - std::exp(below) / sum) < 1e-6, where, " confidence ", out.confidence[row],
+        " for ", std::exp(below) / sum);
   CHECK(std::fabs(out.max_prob[row] - 1 / sum) < 1e-6, where, " max_prob ", out.max_prob[row], " for ", 1 / sum);
-  CHECK(std::fabs(out.log_prob[row] - log_prob) < 2e-6 + 2e-7 * std::fabs(log_prob), where, " log_prob ", out.log_prob[row], " for ", log_prob);
+  CHECK(std::fabs(out.log_prob[row] - log_prob) < 2e-6 + 2e-7 * std::fabs(log_prob), where, " log_prob ",
+        out.log_prob[row], " for ", log_prob);
   const double entropy = std::log(sum) - weighted / sum;
-  CHECK(std::fabs(out.entropy[row] - entropy) < 2e-6 + 1e-6 * entropy, where, " entropy ", out.entropy[row], " for ", entropy);
+  CHECK(std::fabs(out.entropy[row] - entropy) < 2e-6 + 1e-6 * entropy, where, " entropy ", out.entropy[row], " for ",
+        entropy);
   CHECK(out.finite[row] == 1, where);
 }
 
@@ -110,8 +124,10 @@ DULTRA_TEST(sampling_equals_the_full_scan) {
             const Output out = sample(backend, logits, vocab, at, options);
             CHECK(out.guards_intact(), isa);
             for (size_t i = 0; i < rows; ++i) {
-              const std::string where = text(isa, " V ", vocab, " T ", temperature, " scale ", scale, " excluded ", excluded, " row ", i);
-              const int32_t expected = full_scan(&logits[i * size_t(vocab)], vocab, temperature, excluded, &at[i], nullptr);
+              const std::string where =
+                  text(isa, " V ", vocab, " T ", temperature, " scale ", scale, " excluded ", excluded, " row ", i);
+              const int32_t expected =
+                  full_scan(&logits[i * size_t(vocab)], vocab, temperature, excluded, &at[i], nullptr);
               CHECK(out.token[i] == expected, where, " token ", out.token[i], " for ", expected);
               if (out.token[i] == expected) check_row(&logits[i * size_t(vocab)], vocab, options, out, i, where);
             }
@@ -137,7 +153,8 @@ DULTRA_TEST(sampling_of_a_large_vocabulary) {
           const Output out = sample(backend, logits, vocab, at, options);
           for (size_t i = 0; i < 2; ++i) {
             const std::string where = text(isa, " V ", vocab, " T ", temperature, " row ", i);
-            CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, 126336, &at[i], nullptr), where);
+            CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, 126336, &at[i], nullptr),
+                  where);
             check_row(&logits[i * size_t(vocab)], vocab, options, out, i, where);
           }
         }
@@ -159,14 +176,15 @@ DULTRA_TEST(sampling_is_exact_at_large_offsets) {
         options.temperature = temperature;
         const Output out = sample(backend, logits, vocab, at, options);
         for (size_t i = 0; i < 2; ++i)
-          CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, -1, &at[i], nullptr), isa, " offset ", offset, " T ",
-                temperature);
+          CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, temperature, -1, &at[i], nullptr), isa,
+                " offset ", offset, " T ", temperature);
       }
   });
 }
 
-// Scores that differ by nothing but the rounding of the logits: what leaves tokens out before their noise is known exactly may not be wrong by
-// more than it allows for. The fewer tokens take part, the larger is their noise and the closer are its bounds.
+// Scores that differ by nothing but the rounding of the logits: what leaves tokens out before their noise is known
+// exactly may not be wrong by more than it allows for. The fewer tokens take part, the larger is their noise and the
+// closer are its bounds.
 DULTRA_TEST(sampling_decides_near_ties) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     const int64_t vocab = 20000;
@@ -183,13 +201,14 @@ DULTRA_TEST(sampling_decides_near_ties) {
           options.temperature = temperature;
           const int32_t token = sample(backend, logits, vocab, at, options).token[0];
           const int32_t expected = full_scan(logits.data(), vocab, temperature, -1, &at[0], nullptr);
-          CHECK(token == expected, isa, " T ", temperature, " noise from ", least, " seed ", seed, ": ", token, " for ", expected);
+          CHECK(token == expected, isa, " T ", temperature, " noise from ", least, " seed ", seed, ": ", token, " for ",
+                expected);
         }
   });
 }
 
-// Token 69 has a uniform within 2^-25 of 1 there, the largest that the high word's upper bits can tell: its noise is 17.6, and less far than its
-// logit is below that of token 5.
+// Token 69 has a uniform within 2^-25 of 1 there, the largest that the high word's upper bits can tell: its noise
+// is 17.6, and less far than its logit is below that of token 5.
 DULTRA_TEST(sampling_knows_how_coarse_a_uniform_is) {
   const std::vector<rng::Coordinates> at{{1, 0, 0, 26}};
   const double noise = rng::token_gumbel(at[0], 69);
@@ -204,12 +223,14 @@ DULTRA_TEST(sampling_knows_how_coarse_a_uniform_is) {
         options.temperature = temperature;
         const int32_t expected = full_scan(logits.data(), 300, temperature, -1, &at[0], nullptr);
         CHECK(expected == (below > 17 ? 5 : 69), isa);
-        CHECK(sample(backend, logits, 300, at, options).token[0] == expected, isa, " T ", temperature, " below ", below);
+        CHECK(sample(backend, logits, 300, at, options).token[0] == expected, isa, " T ", temperature, " below ",
+              below);
       }
   });
 }
 
-// Rows of equal logits, of little but -inf, of a spread that no exponential bears; of less than a slice of the kernel, a whole one, and parts.
+// Rows of equal logits, of little but -inf, of a spread that no exponential bears; of less than a slice of the kernel,
+// a whole one, and parts.
 DULTRA_TEST(sampling_of_extreme_rows) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (int64_t vocab : {5, 4095, 4096, 12288, 12290}) {
@@ -277,11 +298,14 @@ DULTRA_TEST(sampling_replays_recorded_uniforms) {
     options.uniforms = uniforms.data();
     const Output out = sample(backend, logits, vocab, {}, options);
     for (size_t i = 0; i < 6; ++i)
-      CHECK(out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, 0.7f, 11, nullptr, &uniforms[i * size_t(vocab)]), isa, " row ", i);
+      CHECK(
+          out.token[i] == full_scan(&logits[i * size_t(vocab)], vocab, 0.7f, 11, nullptr, &uniforms[i * size_t(vocab)]),
+          isa, " row ", i);
   });
 }
 
-// Frequencies of 20000 draws (2000 under the emulator) against softmax(logits / T): chi-square with 9 degrees of freedom (0.9999 quantile 33.7).
+// Frequencies of 20000 draws (2000 under the emulator) against softmax(logits / T): chi-square with 9 degrees of
+// freedom (0.9999 quantile 33.7).
 DULTRA_TEST(sampling_distribution) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (float temperature : {0.5f, 1.0f}) {
@@ -318,13 +342,16 @@ DULTRA_TEST(sampling_flags_what_is_not_finite) {
             Random random(3);
             std::vector<float> logits = normals(random, size_t(3 * vocab));
             logits[size_t(vocab + where)] = bad;
-            const Output out = sample(backend, logits, vocab, coordinates(3, 1), Options{temperature, -1, true, nullptr});
+            const Output out =
+                sample(backend, logits, vocab, coordinates(3, 1), Options{temperature, -1, true, nullptr});
             CHECK(out.finite[0] == 1 && out.finite[2] == 1, isa);
             CHECK(out.finite[1] == (bad == -INFINITY), isa, " V ", vocab, " at ", where, " of ", bad);
             CHECK(out.token[1] >= 0 && out.token[1] < vocab, isa);
-            if (bad == -INFINITY) check_row(&logits[size_t(vocab)], vocab, Options{temperature, -1, true, nullptr}, out, 1, isa);
+            if (bad == -INFINITY)
+              check_row(&logits[size_t(vocab)], vocab, Options{temperature, -1, true, nullptr}, out, 1, isa);
             // Excluding the bad token makes the row good again.
-            const Output without = sample(backend, logits, vocab, coordinates(3, 1), Options{temperature, int32_t(where), false, nullptr});
+            const Output without =
+                sample(backend, logits, vocab, coordinates(3, 1), Options{temperature, int32_t(where), false, nullptr});
             CHECK(without.finite[1] == 1 && without.token[1] != where, isa);
           }
     // NaN beside nothing but -inf; only -inf; a single token that may be drawn.
@@ -335,8 +362,9 @@ DULTRA_TEST(sampling_flags_what_is_not_finite) {
     logits[50] = -3;
     for (float temperature : {0.0f, 1.0f}) {
       const Output out = sample(backend, logits, 100, coordinates(1, 1), Options{temperature, -1, true, nullptr});
-      CHECK(out.finite[0] == 1 && out.token[0] == 50 && out.log_prob[0] == 0 && out.confidence[0] == 1 && out.entropy[0] == 0, isa, " ",
-            out.token[0]);
+      CHECK(out.finite[0] == 1 && out.token[0] == 50 && out.log_prob[0] == 0 && out.confidence[0] == 1 &&
+                out.entropy[0] == 0,
+            isa, " ", out.token[0]);
     }
   });
 }
@@ -359,7 +387,8 @@ DULTRA_TEST(sampling_does_not_depend_on_alignment) {
         shifted.insert(shifted.end(), row.begin(), row.end());
         const Output out = sample(backend, shifted.data() + shift, 1, vocab, at, options);
         CHECK(out.token[0] == first.token[0] && same_bits(&out.log_prob[0], &first.log_prob[0], 1) &&
-                  same_bits(&out.confidence[0], &first.confidence[0], 1) && same_bits(&out.max_prob[0], &first.max_prob[0], 1) &&
+                  same_bits(&out.confidence[0], &first.confidence[0], 1) &&
+                  same_bits(&out.max_prob[0], &first.max_prob[0], 1) &&
                   same_bits(&out.entropy[0], &first.entropy[0], 1),
               isa, " T ", temperature, " shifted by ", shift);
       }
@@ -384,8 +413,8 @@ DULTRA_TEST(sampling_does_not_depend_on_launch_shape) {
       const Output first = sample(one, logits, vocab, at, options);
       const auto same = [&](const Output& out, size_t i, size_t j) {
         return out.token[i] == first.token[j] && same_bits(&out.log_prob[i], &first.log_prob[j], 1) &&
-               same_bits(&out.confidence[i], &first.confidence[j], 1) && same_bits(&out.max_prob[i], &first.max_prob[j], 1) &&
-               same_bits(&out.entropy[i], &first.entropy[j], 1);
+               same_bits(&out.confidence[i], &first.confidence[j], 1) &&
+               same_bits(&out.max_prob[i], &first.max_prob[j], 1) && same_bits(&out.entropy[i], &first.entropy[j], 1);
       };
       for (int threads : {2, 3, 8}) {
         const auto backend_owner = make_backend(threads, isa);
@@ -393,8 +422,10 @@ DULTRA_TEST(sampling_does_not_depend_on_launch_shape) {
         const Output out = sample(backend, logits, vocab, at, options);
         for (size_t i = 0; i < rows; ++i) {
           CHECK(same(out, i, i), isa, " ", threads, " threads, row ", i);
-          const std::vector<float> alone(logits.begin() + std::ptrdiff_t(i) * vocab, logits.begin() + std::ptrdiff_t(i + 1) * vocab);
-          CHECK(same(sample(backend, alone, vocab, {at[i]}, options), 0, i), isa, " ", threads, " threads, row ", i, " alone");
+          const std::vector<float> alone(logits.begin() + std::ptrdiff_t(i) * vocab,
+                                         logits.begin() + std::ptrdiff_t(i + 1) * vocab);
+          CHECK(same(sample(backend, alone, vocab, {at[i]}, options), 0, i), isa, " ", threads, " threads, row ", i,
+                " alone");
         }
       }
     }

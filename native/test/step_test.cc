@@ -1,5 +1,6 @@
-// Denoising steps that are recorded and repeated, against the same steps done one operation after the other; and Exchanges by themselves. On
-// the CPU backend nothing is recorded: there the tests say that an exchange changes nothing.
+// Denoising steps that are recorded and repeated, against the same steps done one operation after the other; and
+// Exchanges by themselves. On the CPU backend nothing is recorded: there the tests say that an exchange changes
+// nothing.
 #include <algorithm>
 #include <thread>
 
@@ -47,7 +48,9 @@ StepRequest request_of(const Case& c) {
   request.rule = c.rule;
   request.by_entropy = c.by_entropy;
   request.planner = c.wants_planner;
-  request.threshold = is_planner_rule(c.rule) || c.rule == UnmaskRule::kThreshold ? 0.3 : c.rule == UnmaskRule::kEntropySum ? 6 : 3.2;
+  request.threshold = is_planner_rule(c.rule) || c.rule == UnmaskRule::kThreshold ? 0.3
+                      : c.rule == UnmaskRule::kEntropySum                         ? 6
+                                                                                  : 3.2;
   request.factor = 0.9;
   return request;
 }
@@ -92,7 +95,8 @@ class Generation {
       if (is_counted_rule(case_.rule)) request.counts.push_back(1 + r);
       if (!cached) continue;
       const bool whole = fresh_[size_t(r)] || case_.shape == Shape::kWhole;
-      for (int32_t p = whole ? 0 : 8 * block_[size_t(r)]; p < (whole || case_.shape == Shape::kPrefix ? length : end()); ++p)
+      for (int32_t p = whole ? 0 : 8 * block_[size_t(r)]; p < (whole || case_.shape == Shape::kPrefix ? length : end());
+           ++p)
         request.queries.push_back(p);
       request.query_offsets.push_back(int32_t(request.queries.size()));
       fresh_[size_t(r)] = false;
@@ -104,7 +108,8 @@ class Generation {
       int32_t left = 0;
       for (int32_t i = result.offsets[r]; i < result.offsets[r + 1]; ++i) {
         left += !result.selected[size_t(i)];
-        if (result.selected[size_t(i)]) ids_[size_t(offsets_[size_t(request.rows[r])] + result.positions[size_t(i)])] = result.tokens[size_t(i)];
+        if (result.selected[size_t(i)])
+          ids_[size_t(offsets_[size_t(request.rows[r])] + result.positions[size_t(i)])] = result.tokens[size_t(i)];
       }
       CHECK(result.remaining[r] == left, "row ", r, ": ", result.remaining[r], " for ", left);
     }
@@ -122,12 +127,15 @@ class Generation {
   uint32_t step_ = 0;
 };
 
-bool equal(const std::vector<float>& a, const std::vector<float>& b) { return a.size() == b.size() && same_bits(a.data(), b.data(), a.size()); }
+bool equal(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && same_bits(a.data(), b.data(), a.size());
+}
 
 bool equal(const StepResult& a, const StepResult& b) {
-  return a.offsets == b.offsets && a.positions == b.positions && a.tokens == b.tokens && equal(a.log_probs, b.log_probs) &&
-         equal(a.confidences, b.confidences) && equal(a.entropies, b.entropies) && equal(a.planner_logits, b.planner_logits) &&
-         equal(a.probabilities, b.probabilities) && equal(a.log_likelihoods, b.log_likelihoods) && a.selected == b.selected && a.forced == b.forced &&
+  return a.offsets == b.offsets && a.positions == b.positions && a.tokens == b.tokens &&
+         equal(a.log_probs, b.log_probs) && equal(a.confidences, b.confidences) && equal(a.entropies, b.entropies) &&
+         equal(a.planner_logits, b.planner_logits) && equal(a.probabilities, b.probabilities) &&
+         equal(a.log_likelihoods, b.log_likelihoods) && a.selected == b.selected && a.forced == b.forced &&
          a.remaining == b.remaining && equal(a.timesteps, b.timesteps);
 }
 
@@ -147,8 +155,9 @@ void check_equal(const std::vector<StepResult>& a, const std::vector<StepResult>
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
   for (UnmaskRule rule :
-       {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound, UnmaskRule::kPlannerThreshold, UnmaskRule::kThreshold,
-        UnmaskRule::kFactor, UnmaskRule::kEntropy, UnmaskRule::kEntropySum, UnmaskRule::kFixed, UnmaskRule::kRandom, UnmaskRule::kLeftToRight}) {
+       {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound,
+        UnmaskRule::kPlannerThreshold, UnmaskRule::kThreshold, UnmaskRule::kFactor, UnmaskRule::kEntropy,
+        UnmaskRule::kEntropySum, UnmaskRule::kFixed, UnmaskRule::kRandom, UnmaskRule::kLeftToRight}) {
     Case c;
     c.rule = rule;
     if (rule == UnmaskRule::kFactor) c.temperature = 0;
@@ -171,7 +180,9 @@ std::vector<Case> all_cases() {
   return cases;
 }
 
-std::string name_of(const Case& c) { return text("rule ", int(c.rule), " shape ", int(c.shape), " planner ", int(c.planner)); }
+std::string name_of(const Case& c) {
+  return text("rule ", int(c.rule), " shape ", int(c.shape), " planner ", int(c.planner));
+}
 
 DULTRA_TEST(step_recorded_is_direct) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 51);
@@ -187,7 +198,9 @@ DULTRA_TEST(step_recorded_is_direct) {
         check_equal(generate(model, c, 1), expected, text(name_of(c), " round ", round));
         const Exchange::Counts after = counts_of(*model);
         const int64_t steps = int64_t(expected.size());
-        CHECK(after.direct + after.recorded + after.repeated == before.direct + before.recorded + before.repeated + steps, name_of(c));
+        CHECK(
+            after.direct + after.recorded + after.repeated == before.direct + before.recorded + before.repeated + steps,
+            name_of(c));
         if (kRecords && c.shape == Shape::kPlain && round == 2)
           CHECK(after.repeated == before.repeated + steps, name_of(c), after.repeated - before.repeated);
         if (!kRecords) CHECK(after.direct == before.direct + steps, name_of(c));
@@ -209,8 +222,9 @@ DULTRA_TEST(step_rows_are_independent) {
     Session together(model, ids, offsets);
     std::vector<std::unique_ptr<Session>> alone;
     for (size_t r = 0; r < 3; ++r)
-      alone.push_back(std::make_unique<Session>(alone_model, std::vector<int32_t>(ids.begin() + offsets[r], ids.begin() + offsets[r + 1]),
-                                                std::vector<int32_t>{0, offsets[r + 1] - offsets[r]}));
+      alone.push_back(std::make_unique<Session>(
+          alone_model, std::vector<int32_t>(ids.begin() + offsets[r], ids.begin() + offsets[r + 1]),
+          std::vector<int32_t>{0, offsets[r + 1] - offsets[r]}));
     for (uint32_t step = 0; step < 6; ++step) {
       const StepResult result = together.step(request_for(offsets, step));
       for (size_t r = 0; r < 3; ++r) {
@@ -219,10 +233,14 @@ DULTRA_TEST(step_rows_are_independent) {
         const StepResult single = alone[r]->step(one);
         const size_t begin = size_t(result.offsets[r]), count = single.tokens.size();
         CHECK(size_t(result.offsets[r + 1]) == begin + count, "candidates of row ", r);
-        CHECK(std::equal(single.tokens.begin(), single.tokens.end(), result.tokens.begin() + long(begin)), "tokens of row ", r, " step ", step);
-        CHECK(std::equal(single.selected.begin(), single.selected.end(), result.selected.begin() + long(begin)), "selected of row ", r);
-        CHECK(same_bits(single.planner_logits.data(), result.planner_logits.data() + begin, count), "planner logits of row ", r, " step ", step);
-        CHECK(same_bits(single.log_likelihoods.data(), result.log_likelihoods.data() + begin, count), "log-likelihoods of row ", r);
+        CHECK(std::equal(single.tokens.begin(), single.tokens.end(), result.tokens.begin() + long(begin)),
+              "tokens of row ", r, " step ", step);
+        CHECK(std::equal(single.selected.begin(), single.selected.end(), result.selected.begin() + long(begin)),
+              "selected of row ", r);
+        CHECK(same_bits(single.planner_logits.data(), result.planner_logits.data() + begin, count),
+              "planner logits of row ", r, " step ", step);
+        CHECK(same_bits(single.log_likelihoods.data(), result.log_likelihoods.data() + begin, count),
+              "log-likelihoods of row ", r);
       }
     }
   }
@@ -240,7 +258,8 @@ DULTRA_TEST(step_rows_without_candidates) {
     options.planner = planner;
     std::vector<std::unique_ptr<Session>> sessions;
     for (const auto& m : {direct, model})
-      sessions.push_back(std::make_unique<Session>(m, ids, offsets, planner == PlannerCache::kNone ? nullptr : make_cache(m, offsets, options)));
+      sessions.push_back(std::make_unique<Session>(
+          m, ids, offsets, planner == PlannerCache::kNone ? nullptr : make_cache(m, offsets, options)));
     for (uint32_t step = 0; step < 6; ++step) {
       StepRequest request = request_for(offsets, step);
       request.select = step > 3;
@@ -253,7 +272,8 @@ DULTRA_TEST(step_rows_without_candidates) {
         }
       }
       const StepResult expected = sessions[0]->step(request), result = sessions[1]->step(request);
-      CHECK(equal(result, expected) && result.offsets[4] == result.offsets[2], "planner ", int(planner), " step ", step);
+      CHECK(equal(result, expected) && result.offsets[4] == result.offsets[2], "planner ", int(planner), " step ",
+            step);
     }
   }
 }
@@ -307,7 +327,9 @@ DULTRA_TEST(step_after_weights_were_written) {
         Transformer& transformer = m.transformer();
         std::vector<Buffer> held;
         transformer.write_weights([&](const std::string& name) -> const float* {
-          if (name != "mask_linear.bias" && name != "model.transformer.wte.weight" && name != "model.transformer.ff_out.weight") return nullptr;
+          if (name != "mask_linear.bias" && name != "model.transformer.wte.weight" &&
+              name != "model.transformer.ff_out.weight")
+            return nullptr;
           std::vector<float> values = transformer.read_weight(name);
           for (float& x : values) x = x * 0.7f + 0.1f;
           held.emplace_back(backend, values.size() * 4);
@@ -330,7 +352,8 @@ DULTRA_TEST(step_after_scratch_memory_moved) {
   const std::vector<StepResult> expected = generate(direct, c, 5);
   std::vector<int32_t> ids, offsets = {0};
   for (int row = 1; row <= 4; ++row) {
-    for (int round = 0; round < 3; ++round) check_equal(generate(model, c, 5), expected, text("row ", row, " round ", round));
+    for (int round = 0; round < 3; ++round)
+      check_equal(generate(model, c, 5), expected, text("row ", row, " round ", round));
     const int64_t held = counts_of(*model).held;
     if (kRecords) CHECK(held > 0, held);
     // More rows every time.
@@ -426,9 +449,9 @@ DULTRA_TEST(step_from_several_threads) {
         std::vector<StepResult> results;
         while (generation.step(&results)) {
         }
-        good[t] =
-            good[t] && results.size() == expected[t].size() &&
-            std::equal(results.begin(), results.end(), expected[t].begin(), [](const StepResult& a, const StepResult& b) { return equal(a, b); });
+        good[t] = good[t] && results.size() == expected[t].size() &&
+                  std::equal(results.begin(), results.end(), expected[t].begin(),
+                             [](const StepResult& a, const StepResult& b) { return equal(a, b); });
       }
     });
   std::thread other([&] {
@@ -442,7 +465,8 @@ DULTRA_TEST(step_from_several_threads) {
 }
 
 #if defined(DULTRA_EMULATOR)
-// A step in bf16 through cuBLASLt, with attention on tensor cores that splits long rows' keys: all of it is recorded too.
+// A step in bf16 through cuBLASLt, with attention on tensor cores that splits long rows' keys: all of it is recorded
+// too.
 DULTRA_TEST(step_recorded_in_bf16) {
   emulator::set_cublaslt(true);
   ModelConfig config = small_config();
@@ -463,14 +487,16 @@ DULTRA_TEST(step_recorded_in_bf16) {
     c.rule = prompt ? UnmaskRule::kRandom : UnmaskRule::kPlannerBernoulli;
     const int64_t before = counts_of(*model).repeated;
     const std::vector<StepResult> expected = generate(direct, c, 2);
-    for (int round = 0; round < 3; ++round) check_equal(generate(model, c, 2), expected, text("prompt ", prompt, " round ", round));
+    for (int round = 0; round < 3; ++round)
+      check_equal(generate(model, c, 2), expected, text("prompt ", prompt, " round ", round));
     CHECK(counts_of(*model).repeated >= before + int64_t(expected.size()), counts_of(*model).repeated);
   }
   emulator::set_cublaslt(false);
 }
 #endif
 
-// ---- exchanges -------------------------------------------------------------------------------------------------------------------
+// ---- exchanges
+// ----------------------------------------------------------------------------------------------------------------
 
 struct Shared {
   std::unique_ptr<Backend> backend = make_model_backend(1);
@@ -513,7 +539,8 @@ DULTRA_TEST(exchange_repeats) {
   for (int32_t first = 0; first < 8; ++first) CHECK(shared.gathers(1, first), "first ", first);
   Exchange::Counts counts = shared.exchange->counts();
   if (kRecords)
-    CHECK(counts.direct == 1 && counts.recorded == 1 && counts.repeated == 6 && counts.held == 1, counts.direct, " ", counts.recorded);
+    CHECK(counts.direct == 1 && counts.recorded == 1 && counts.repeated == 6 && counts.held == 1, counts.direct, " ",
+          counts.recorded);
   else
     CHECK(counts.direct == 8 && counts.recorded == 0, counts.direct);
   // Many keys: those that were used least recently are forgotten.
@@ -573,13 +600,17 @@ DULTRA_TEST(exchange_layout) {
     return room;
   };
   ExchangeLayout counted;
-  CHECK(lay_out(counted) == nullptr && array.data() == array.values().data() && none.data() == nullptr, "counting places nothing");
+  CHECK(lay_out(counted) == nullptr && array.data() == array.values().data() && none.data() == nullptr,
+        "counting places nothing");
   Exchange exchange;
   uint8_t* memory = exchange.reserve(counted.bytes());
   CHECK(reinterpret_cast<uintptr_t>(memory) % Exchange::kAlignment == 0, "alignment");
   ExchangeLayout placed(memory);
-  CHECK(lay_out(placed) != nullptr && placed.bytes() == counted.bytes() && counted.bytes() == 64 + 128 + 64, counted.bytes());
-  CHECK(array.data() == reinterpret_cast<int32_t*>(memory) && none.data() == nullptr && std::equal(numbers.begin(), numbers.end(), array.data()), "");
+  CHECK(lay_out(placed) != nullptr && placed.bytes() == counted.bytes() && counted.bytes() == 64 + 128 + 64,
+        counted.bytes());
+  CHECK(array.data() == reinterpret_cast<int32_t*>(memory) && none.data() == nullptr &&
+            std::equal(numbers.begin(), numbers.end(), array.data()),
+        "");
   array.push_back(4);
   CHECK(array.data() == array.values().data() && array.size() == 4, "a change ends the place");
   CHECK(exchange.reserve(10) == memory, "less memory stays where it is");
@@ -687,7 +718,8 @@ DULTRA_TEST(exchange_without_memory_for_graphs) {
   CHECK(shared.exchange->counts().held == 0 && shared.exchange->counts().recorded == 1, shared.exchange->counts().held);
   emulator::set_memory_limit(size_t(1) << 40);
   for (int32_t first = 0; first < 2; ++first) CHECK(shared.gathers(2, first), "first ", first);
-  CHECK(shared.exchange->counts().held == 1 && shared.exchange->counts().recorded == 2, shared.exchange->counts().recorded);
+  CHECK(shared.exchange->counts().held == 1 && shared.exchange->counts().recorded == 2,
+        shared.exchange->counts().recorded);
 }
 
 // Nothing stays behind, and what the runtime forbids while a stream is captured is forbidden here too.

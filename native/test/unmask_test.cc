@@ -70,7 +70,9 @@ Output run(Backend& backend, const Batch& batch, UnmaskArgs a) {
   a.probability = out.probability.data();
   a.log_likelihood = out.log_likelihood.data();
   backend.unmask(a);
-  CHECK(out.selected.guards_intact() && out.forced.guards_intact() && out.probability.guards_intact() && out.log_likelihood.guards_intact(), "");
+  CHECK(out.selected.guards_intact() && out.forced.guards_intact() && out.probability.guards_intact() &&
+            out.log_likelihood.guards_intact(),
+        "");
   return out;
 }
 
@@ -87,7 +89,9 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
     if (!a.forbidden || !a.forbidden[i]) open.push_back(i);
   Expected out;
   if (open.empty()) return out;
-  const auto uniform = [&](int32_t i, uint32_t lane) { return a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], lane); };
+  const auto uniform = [&](int32_t i, uint32_t lane) {
+    return a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], lane);
+  };
   const auto score = [&](int32_t i) -> double {
     switch (a.rule) {
       case UnmaskRule::kPlannerBernoulli:
@@ -176,15 +180,17 @@ DULTRA_TEST(unmask_selects_as_specified) {
         std::vector<int32_t> selected;
         for (int32_t i = a.offsets[b]; i < a.offsets[b + 1]; ++i)
           if (out.selected[size_t(i)]) selected.push_back(i);
-        CHECK(selected == expected.selected && out.forced[size_t(b)] == expected.forced, "rule ", int(rule), " round ", round, " row ", b,
-              " selected ", selected.size(), " for ", expected.selected.size());
+        CHECK(selected == expected.selected && out.forced[size_t(b)] == expected.forced, "rule ", int(rule), " round ",
+              round, " row ", b, " selected ", selected.size(), " for ", expected.selected.size());
         forced += expected.forced;
         several += expected.selected.size() > 1;
       }
       const bool planner = is_planner_rule(rule);
       for (size_t i = 0; i < batch.at.size(); ++i) {
-        const double p = planner ? a.probability_scale * sigmoid(double(batch.logit[i]) / a.planner_temperature) : 0;  // may exceed 1
-        CHECK(std::fabs(out.probability[i] - p) < 2e-7 * (1 + p), "rule ", int(rule), " p ", out.probability[i], " for ", p);
+        const double p = planner ? a.probability_scale * sigmoid(double(batch.logit[i]) / a.planner_temperature)
+                                 : 0;  // may exceed 1
+        CHECK(std::fabs(out.probability[i] - p) < 2e-7 * (1 + p), "rule ", int(rule), " p ", out.probability[i],
+              " for ", p);
         if (!planner) CHECK(out.log_likelihood[i] == 0, "rule ", int(rule));
       }
     }
@@ -199,7 +205,8 @@ DULTRA_TEST(unmask_likelihood_matches_double) {
   for (int round = 0; round < 300; ++round) {
     Random random{uint64_t(round + 1000)};
     const Batch batch(random, {5, 3, 1, 0, 4}, false, 3);
-    for (UnmaskRule rule : {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound, UnmaskRule::kPlannerThreshold})
+    for (UnmaskRule rule : {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound,
+                            UnmaskRule::kPlannerThreshold})
       for (bool as_reference : {false, true}) {
         UnmaskArgs a = batch.args(rule);
         a.reference_likelihood = as_reference;
@@ -212,11 +219,14 @@ DULTRA_TEST(unmask_likelihood_matches_double) {
           int32_t top = -1, last = -1;
           for (int32_t i = a.offsets[b]; i < a.offsets[b + 1]; ++i) {
             if (out.selected[size_t(i)]) last = i, ++taken;
-            if (!(a.forbidden && a.forbidden[i]) && (top < 0 || out.probability[size_t(i)] > out.probability[size_t(top)])) top = i;
+            if (!(a.forbidden && a.forbidden[i]) &&
+                (top < 0 || out.probability[size_t(i)] > out.probability[size_t(top)]))
+              top = i;
           }
           const bool only_top = taken == 1 && last == top;
           for (int32_t i = a.offsets[b]; i < a.offsets[b + 1]; ++i) {
-            const double p = std::min(1.0, double(a.probability_scale) * sigmoid(double(batch.logit[size_t(i)]) / a.planner_temperature));
+            const double p = std::min(
+                1.0, double(a.probability_scale) * sigmoid(double(batch.logit[size_t(i)]) / a.planner_temperature));
             double expected = 0;
             if (out.selected[size_t(i)])
               expected = batch.token_log_prob[size_t(i)] + (only_top && !as_reference ? 0 : std::log(p));
@@ -225,9 +235,10 @@ DULTRA_TEST(unmask_likelihood_matches_double) {
             const double value = out.log_likelihood[size_t(i)];
             // In reference mode p is rounded to fp32 first, which log(1 - p) magnifies as p nears 1.
             const double tolerance =
-                1e-6 + 4e-7 * std::fabs(expected) + (as_reference || a.probability_scale != 1 ? 4e-7 / (1 - std::min(p, 1 - 1e-12)) : 0);
-            CHECK(value == expected || std::fabs(value - expected) < tolerance, "rule ", int(rule), " reference ", as_reference, " p ", p, " is ",
-                  value, " for ", expected);
+                1e-6 + 4e-7 * std::fabs(expected) +
+                (as_reference || a.probability_scale != 1 ? 4e-7 / (1 - std::min(p, 1 - 1e-12)) : 0);
+            CHECK(value == expected || std::fabs(value - expected) < tolerance, "rule ", int(rule), " reference ",
+                  as_reference, " p ", p, " is ", value, " for ", expected);
           }
         }
       }
@@ -278,8 +289,8 @@ DULTRA_TEST(unmask_probabilities_saturate) {
   CHECK(out.selected[0] && out.selected[1] && out.selected[2] && !out.forced[0], "");
   CHECK(out.selected[3] && !out.selected[4] && out.forced[1], "");
   CHECK(out.probability[3] == 0 && out.probability[0] == 1, out.probability[3], " ", out.probability[0]);
-  CHECK(out.log_likelihood[3] == -1 && out.log_likelihood[4] <= 0 && out.log_likelihood[4] > -1e-38, out.log_likelihood[3], " ",
-        out.log_likelihood[4]);
+  CHECK(out.log_likelihood[3] == -1 && out.log_likelihood[4] <= 0 && out.log_likelihood[4] > -1e-38,
+        out.log_likelihood[3], " ", out.log_likelihood[4]);
   for (size_t i = 0; i < 5; ++i) CHECK(std::isfinite(out.log_likelihood[i]), i);
   // As the reference does it, the forced position brings log p = -inf.
   a.reference_likelihood = true;
@@ -310,7 +321,8 @@ DULTRA_TEST(unmask_new_rules_at_their_limits) {
   };
   batch.entropy = {1.0f, 0.25f, 0.5f, 0.25f};
   UnmaskArgs a = batch.args(UnmaskRule::kEntropySum);
-  for (const auto& [gamma, expected] : {std::pair<double, const char*>{0, "0100"}, {0.25, "0101"}, {0.49, "0101"}, {0.5, "0111"}, {1, "1111"}}) {
+  for (const auto& [gamma, expected] :
+       {std::pair<double, const char*>{0, "0100"}, {0.25, "0101"}, {0.49, "0101"}, {0.5, "0111"}, {1, "1111"}}) {
     a.threshold = gamma;
     CHECK(selected(a) == expected, "gamma ", gamma, " selects ", selected(a));
   }
@@ -372,7 +384,8 @@ DULTRA_TEST(unmask_refuses_bad_arguments) {
   CHECK(code(a) == ErrorCode::kInvalidArgument, "");
 }
 
-// NaN among the logits is p = 0, as -infinity is; nothing else of the row changes. Among confidences and entropies it ranks last.
+// NaN among the logits is p = 0, as -infinity is; nothing else of the row changes. Among confidences and entropies it
+// ranks last.
 DULTRA_TEST(unmask_of_nan) {
   const auto backend_owner = make_backend(1, "");
   Backend& backend = *backend_owner;
@@ -389,10 +402,13 @@ DULTRA_TEST(unmask_of_nan) {
         }
       UnmaskArgs a = batch.args(rule), b = infinite.args(rule);
       const Output out = run(backend, batch, a), expected = run(backend, infinite, b);
-      CHECK(std::memcmp(out.selected.data(), expected.selected.data(), batch.at.size()) == 0, "rule ", int(rule), " all ", all);
+      CHECK(std::memcmp(out.selected.data(), expected.selected.data(), batch.at.size()) == 0, "rule ", int(rule),
+            " all ", all);
       CHECK(std::memcmp(out.forced.data(), expected.forced.data(), 3) == 0, "rule ", int(rule), " all ", all);
-      CHECK(same_bits(out.probability.data(), expected.probability.data(), batch.at.size()), "rule ", int(rule), " all ", all);
-      CHECK(same_bits(out.log_likelihood.data(), expected.log_likelihood.data(), batch.at.size()), "rule ", int(rule), " all ", all);
+      CHECK(same_bits(out.probability.data(), expected.probability.data(), batch.at.size()), "rule ", int(rule),
+            " all ", all);
+      CHECK(same_bits(out.log_likelihood.data(), expected.log_likelihood.data(), batch.at.size()), "rule ", int(rule),
+            " all ", all);
       for (size_t i = 0; i < batch.at.size(); ++i)
         if (std::isnan(batch.logit[i])) CHECK(out.probability[i] == 0, "rule ", int(rule), " p ", out.probability[i]);
     }
@@ -440,10 +456,12 @@ DULTRA_TEST(unmask_writes_ids) {
       const Output out = run(backend, batch, a);
       CHECK(ids.guards_intact() && remaining.guards_intact(), "rule ", int(rule));
       for (size_t i = 0; i < 3 * m; ++i)
-        CHECK(ids[i] == (i % 3 == 1 && out.selected[i / 3] ? token[i / 3] : -int32_t(i)), "rule ", int(rule), " id ", i, " is ", ids[i]);
+        CHECK(ids[i] == (i % 3 == 1 && out.selected[i / 3] ? token[i / 3] : -int32_t(i)), "rule ", int(rule), " id ", i,
+              " is ", ids[i]);
       for (int b = 0; b < 4; ++b) {
         int left = 0;
-        for (int32_t i = a.offsets[b]; i < a.offsets[b + 1]; ++i) left += !out.selected[size_t(i)] && !(forbids && batch.forbidden[size_t(i)]);
+        for (int32_t i = a.offsets[b]; i < a.offsets[b + 1]; ++i)
+          left += !out.selected[size_t(i)] && !(forbids && batch.forbidden[size_t(i)]);
         CHECK(remaining[size_t(b)] == left, "rule ", int(rule), " row ", b, ": ", remaining[size_t(b)], " for ", left);
       }
     }
@@ -468,7 +486,9 @@ DULTRA_TEST(unmask_draws_are_fair) {
     p.assign(out.probability.data(), out.probability.data() + n);
   }
   for (int i = 0; i < n; ++i) {
-    const auto off = [&](int count, double q) { return std::fabs(count - rounds * q) / std::sqrt(rounds * q * (1 - q)); };
+    const auto off = [&](int count, double q) {
+      return std::fabs(count - rounds * q) / std::sqrt(rounds * q * (1 - q));
+    };
     CHECK(off(by_random[i], 0.25) < 4.5, "random ", i, " ", by_random[i]);
     CHECK(off(by_planner[i], p[size_t(i)]) < 4.5, "planner ", i, " ", by_planner[i], " p ", p[size_t(i)]);
   }

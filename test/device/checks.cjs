@@ -1,9 +1,14 @@
-// What a device has to do, through the public API, beside the CPU: run by test/device.test.ts on the emulated plugin, and by
-// scripts/gpu-check-node.sh where there is a GPU. A check is a function of (dultra, device) that throws where something is wrong.
+// What a device has to do, through the public API, beside the CPU: run by test/device.test.ts on the emulated plugin,
+// and by scripts/gpu-check-node.sh where there is a GPU. A check is a function of (dultra, device) that throws where
+// something is wrong.
 const assert = require('node:assert/strict');
 const path = require('node:path');
 
-const PROMPTS = ['12+7=', 'tom has 7 apples . he buys 5 . how many now ? sum', 'lily with 3 books and she finds 8 . how many now ? words'];
+const PROMPTS = [
+  '12+7=',
+  'tom has 7 apples . he buys 5 . how many now ? sum',
+  'lily with 3 books and she finds 8 . how many now ? words',
+];
 
 /** Runs `body` with a model, and frees it. */
 async function withModel(dultra, folder, options, body) {
@@ -48,8 +53,21 @@ async function train(trainer, steps) {
       policy: null,
       keep: true,
     });
-    await trainer.backward({ dLogProbs: Float32Array.of(-1, -0.3, 0.2), dPlannerLogits: null, dLogLikelihoods: null, dLogits: null });
-    await trainer.step({ baseLr: 1e-3, plannerLr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, maxGradNorm: 1 });
+    await trainer.backward({
+      dLogProbs: Float32Array.of(-1, -0.3, 0.2),
+      dPlannerLogits: null,
+      dLogLikelihoods: null,
+      dLogits: null,
+    });
+    await trainer.step({
+      baseLr: 1e-3,
+      plannerLr: 1e-3,
+      beta1: 0.9,
+      beta2: 0.99,
+      eps: 1e-8,
+      weightDecay: 0.1,
+      maxGradNorm: 1,
+    });
   }
   return trainer.state();
 }
@@ -76,8 +94,14 @@ const checks = {
     const wide = await forward({ device, compute: 'float32' });
     const narrow = await forward({ device, compute: 'bfloat16' });
     for (const what of ['hidden', 'logits', 'plannerLogits']) {
-      assert.ok(relativeError(wide[what], expected[what]) < 1e-5, `${what} in fp32: ${relativeError(wide[what], expected[what])}`);
-      assert.ok(relativeError(narrow[what], expected[what]) < 0.03, `${what} in bf16: ${relativeError(narrow[what], expected[what])}`);
+      assert.ok(
+        relativeError(wide[what], expected[what]) < 1e-5,
+        `${what} in fp32: ${relativeError(wide[what], expected[what])}`,
+      );
+      assert.ok(
+        relativeError(narrow[what], expected[what]) < 0.03,
+        `${what} in bf16: ${relativeError(narrow[what], expected[what])}`,
+      );
     }
   },
 

@@ -1,5 +1,5 @@
-// node test/device/run.cjs [device]: the checks of a device, and the reference's recorded cases on it in fp32. One line each, a total, exit code 1
-// where one failed.
+// node test/device/run.cjs [device]: the checks of a device, and the reference's recorded cases on it in fp32. One line
+// each, a total, exit code 1 where one failed.
 const path = require('node:path');
 
 const root = path.resolve(__dirname, '..', '..');

@@ -1,13 +1,14 @@
-// The kinds of cached and multi-block decoding: one row each, replayed through the public API with compat "reference". What every pass
-// computes, takes from which earlier pass, may decide and decides must be equal; the candidates' logits come from replaying the passes
-// through model.forward on a cache.
+// The kinds of cached and multi-block decoding: one row each, replayed through the public API with compat "reference".
+// What every pass computes, takes from which earlier pass, may decide and decides must be equal; the candidates' logits
+// come from replaying the passes through model.forward on a cache.
 
 const range = (from, to) => Array.from({ length: to - from }, (_, i) => from + i);
 
 /** Compares (rows, width) numbers with a tensor of the same count. */
 function compareAll(check, quantity, actual, expected, tolerance) {
   check.exact(`${quantity} size`, actual.length, expected.data.length);
-  for (let i = 0; i < expected.data.length; i++) check.close(quantity, `[${i}]`, actual[i], expected.data[i], tolerance);
+  for (let i = 0; i < expected.data.length; i++)
+    check.close(quantity, `[${i}]`, actual[i], expected.data[i], tolerance);
 }
 
 /** Keys (length, heads, D) turned by the angles of their positions, in double. */
@@ -45,7 +46,8 @@ async function cachedAttentionCase(model, { description, inputs, expected }, che
         return out;
       };
       const compare = (name, actual, wanted) => {
-        for (let i = 0; i < wanted.length; i++) check.close(name, `layer ${layer} [${i}]`, actual[i], wanted[i], tolerance.caches);
+        for (let i = 0; i < wanted.length; i++)
+          check.close(name, `layer ${layer} [${i}]`, actual[i], wanted[i], tolerance.caches);
       };
       compare('v_cache', values, theirs(expected.v_cache));
       compare('k_cache_rotated', keys, theirs(expected.k_cache_rotated));
@@ -110,9 +112,14 @@ async function traceCase(model, { description, inputs, expected }, check, option
         check.exact(`kv_source_pass ${where(i)}`, source[i], expected.kv_source_pass.data[at + i]);
         const c = place.get(i);
         check.exact(`mask_index ${where(i)}`, c === undefined ? 0 : 1, expected.mask_index.data[at + i]);
-        check.exact(`transfer_index ${where(i)}`, c === undefined ? 0 : row.selected[c], expected.transfer_index.data[at + i]);
+        check.exact(
+          `transfer_index ${where(i)}`,
+          c === undefined ? 0 : row.selected[c],
+          expected.transfer_index.data[at + i],
+        );
         check.exact(`x_after ${where(i)}`, row.ids[i], expected.x_after.data[at + i]);
-        if (expected.forced) check.exact(`forced ${where(i)}`, row.forcedPosition === i ? 1 : 0, expected.forced.data[at + i]);
+        if (expected.forced)
+          check.exact(`forced ${where(i)}`, row.forcedPosition === i ? 1 : 0, expected.forced.data[at + i]);
         if (c === undefined) continue;
         check.exact(`x0 ${where(i)}`, row.tokens[c], expected.x0.data[at + i]);
         const value = score === 'confidence' ? row.confidences[c] : row.entropies[c];
@@ -142,7 +149,13 @@ async function traceCase(model, { description, inputs, expected }, check, option
     const final = [...result.promptIds, ...result.ids];
     for (let i = 0; i < length; i++) check.exact(`x_final position ${i}`, final[i], expected.x_final.data[i]);
     check.exact('prompt length', result.promptIds.length, promptLength);
-    check.close('fullForwards', '', result.fullForwards, expected.query.data.reduce((sum, q) => sum + q, 0) / length, 1e-9);
+    check.close(
+      'fullForwards',
+      '',
+      result.fullForwards,
+      expected.query.data.reduce((sum, q) => sum + q, 0) / length,
+      1e-9,
+    );
   } finally {
     cache.dispose();
   }
@@ -164,14 +177,25 @@ async function fastDllmCachedCase(model, files, check) {
 async function dparallelCase(model, files, check) {
   const { args, cache: type, nfe, forward_passes: passes } = files.description;
   const remasking = type === 'none' ? 'low_confidence' : 'low_entropy';
-  const sampler = given(args.threshold) ? { type: 'entropy', threshold: args.threshold } : { type: 'fixed', steps: args.steps, remasking };
-  await traceCase(model, files, check, { sampler, cache: { type }, genLength: args.gen_length, blockLength: args.block_length });
+  const sampler = given(args.threshold)
+    ? { type: 'entropy', threshold: args.threshold }
+    : { type: 'fixed', steps: args.steps, remasking };
+  await traceCase(model, files, check, {
+    sampler,
+    cache: { type },
+    genLength: args.gen_length,
+    blockLength: args.block_length,
+  });
   check.exact('nfe', nfe, passes);
 }
 
 async function d3llmCase(model, files, check) {
   const { args } = files.description;
-  const { block_add_threshold: blockAddThreshold, decoded_token_threshold: decodedTokenThreshold, cache_delay_iter: delay } = args;
+  const {
+    block_add_threshold: blockAddThreshold,
+    decoded_token_threshold: decodedTokenThreshold,
+    cache_delay_iter: delay,
+  } = args;
   const sampler = { type: 'd3llm', threshold: args.threshold ?? 999, blockAddThreshold, decodedTokenThreshold };
   const cache = given(delay) ? { type: 'delayed', delay, every: args.refresh_interval } : { type: 'none' };
   await traceCase(model, files, check, {

@@ -1,5 +1,5 @@
-// Replays cases that the reference implementation recorded (test/fixtures/golden/README.md describes the folder) through the public API.
-// Discrete results must be equal; numbers must lie within the tolerance that the case states.
+// Replays cases that the reference implementation recorded (test/fixtures/golden/README.md describes the folder)
+// through the public API. Discrete results must be equal; numbers must lie within the tolerance that the case states.
 const { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
@@ -23,8 +23,12 @@ class Checker {
   /** |actual - expected| <= atol + rtol |expected| */
   close(quantity, where, actual, expected, atol, rtol = 0) {
     const difference = actual === expected ? 0 : Math.abs(actual - expected);
-    this.deviations[quantity] = Math.max(this.deviations[quantity] ?? 0, Number.isNaN(difference) ? Infinity : difference);
-    if (!(difference <= atol + rtol * Math.abs(expected))) this.problems.push(`${quantity} ${where}: expected ${expected}, got ${actual}`);
+    this.deviations[quantity] = Math.max(
+      this.deviations[quantity] ?? 0,
+      Number.isNaN(difference) ? Infinity : difference,
+    );
+    if (!(difference <= atol + rtol * Math.abs(expected)))
+      this.problems.push(`${quantity} ${where}: expected ${expected}, got ${actual}`);
   }
 
   finish() {
@@ -51,7 +55,10 @@ async function withModel(dultra, root, folder, description, options, body) {
       writeTensors(own, { ...readTensors(weights), ...readTensors(path.join(folder, description.weight_overrides)) });
     else copyFileSync(weights, own);
     const config = JSON.parse(readFileSync(path.join(directory, 'config.json'), 'utf8'));
-    writeFileSync(path.join(temporary, 'config.json'), JSON.stringify(eos === undefined ? config : { ...config, eos_token_id: eos }));
+    writeFileSync(
+      path.join(temporary, 'config.json'),
+      JSON.stringify(eos === undefined ? config : { ...config, eos_token_id: eos }),
+    );
     directory = temporary;
   }
   try {
@@ -86,7 +93,10 @@ async function forwardCase(model, { description, inputs, expected }, check) {
   }
 }
 
-/** Runs the loop on the case's prompts and hands each step to `onStep(step, rows, idsBefore, ids)`; checks x_before, x_after, x_final. */
+/**
+ * Runs the loop on the case's prompts and hands each step to `onStep(step, rows, idsBefore, ids)`; checks x_before,
+ * x_after, x_final.
+ */
 async function replay(model, { description, inputs, expected }, check, options, recorded, onStep) {
   const { batch, prompt_length: promptLength, args } = description;
   const length = promptLength + args.gen_length;
@@ -133,7 +143,8 @@ async function generateCase(model, files, check) {
   const length = promptLength + args.gen_length;
   const bernoulli = args.mode === 'training';
   const sampler = { type: 'planner', select: bernoulli ? 'bernoulli' : 'topk', probabilityScale: args.factor ?? 1 };
-  if (args.planner_temperature !== null && args.planner_temperature !== undefined) sampler.plannerTemperature = args.planner_temperature;
+  if (args.planner_temperature !== null && args.planner_temperature !== undefined)
+    sampler.plannerTemperature = args.planner_temperature;
   const vocabulary = inputs.gumbel_u?.shape[3];
   const recorded = ({ step, row, positions }) => {
     const draws = {};
@@ -143,7 +154,9 @@ async function generateCase(model, files, check) {
       draws.token = new Float64Array(positions.length * vocabulary);
       positions.forEach((p, i) => {
         // A recorded 0 has infinitely negative noise; the smallest normal double stands in for it.
-        const uniforms = inputs.gumbel_u.data.subarray((at + p) * vocabulary, (at + p + 1) * vocabulary).map((u) => Math.max(u, 2.3e-308));
+        const uniforms = inputs.gumbel_u.data
+          .subarray((at + p) * vocabulary, (at + p + 1) * vocabulary)
+          .map((u) => Math.max(u, 2.3e-308));
         draws.token.set(uniforms, i * vocabulary);
       });
     }
@@ -153,24 +166,47 @@ async function generateCase(model, files, check) {
     const where = (i) => `step ${step} row ${b} position ${i}`;
     const masks = before.filter((id) => id === args.mask_id).length;
     const timestep = row ? row.timestep : Math.fround(1 - Math.fround(masks / size));
-    check.close('timestep', `step ${step} row ${b}`, timestep, expected.timestep.data[step * batch + b], tolerance.timestep);
+    check.close(
+      'timestep',
+      `step ${step} row ${b}`,
+      timestep,
+      expected.timestep.data[step * batch + b],
+      tolerance.timestep,
+    );
     check.exact(`forced step ${step} row ${b}`, row?.forced ? 1 : 0, expected.forced.data[step * batch + b]);
     if (row) check.exact(`block step ${step}`, row.block, expected.block.data[step]);
     let candidate = 0;
     for (let i = 0; i < size; i++) {
       const isCandidate = row !== null && row.positions[candidate] === i;
       check.exact(`mask_index ${where(i)}`, isCandidate ? 1 : 0, expected.mask_index.data[at + i]);
-      check.exact(`unmasking_index ${where(i)}`, isCandidate ? row.selected[candidate] : 0, expected.unmasking_index.data[at + i]);
+      check.exact(
+        `unmasking_index ${where(i)}`,
+        isCandidate ? row.selected[candidate] : 0,
+        expected.unmasking_index.data[at + i],
+      );
       const probability = isCandidate ? row.probabilities[candidate] : 0;
-      check.close('unmasking_prob', where(i), probability, expected.unmasking_prob.data[at + i], tolerance.unmasking_prob);
+      check.close(
+        'unmasking_prob',
+        where(i),
+        probability,
+        expected.unmasking_prob.data[at + i],
+        tolerance.unmasking_prob,
+      );
       if (expected.sequence_logp) {
         const part = isCandidate ? row.logLikelihoods[candidate] : 0;
         check.close('sequence_logp', where(i), part, expected.sequence_logp.data[at + i], tolerance.sequence_logp);
       }
       if (!isCandidate) continue;
       check.exact(`x0 ${where(i)}`, row.tokens[candidate], expected.x0.data[at + i]);
-      check.close('planner_logits', where(i), row.plannerLogits[candidate], expected.planner_logits.data[at + i], tolerance.planner_logits);
-      if (expected.x0_logp) check.close('x0_logp', where(i), row.logProbs[candidate], expected.x0_logp.data[at + i], tolerance.x0_logp);
+      check.close(
+        'planner_logits',
+        where(i),
+        row.plannerLogits[candidate],
+        expected.planner_logits.data[at + i],
+        tolerance.planner_logits,
+      );
+      if (expected.x0_logp)
+        check.close('x0_logp', where(i), row.logProbs[candidate], expected.x0_logp.data[at + i], tolerance.x0_logp);
       candidate++;
     }
     check.exact(`candidates step ${step} row ${b}`, candidate, row ? row.positions.length : 0);
@@ -182,7 +218,8 @@ async function fastDllmCase(model, files, check) {
   const { args, batch, tolerance } = description;
   let sampler;
   if (args.factor !== null && args.factor !== undefined) sampler = { type: 'factor', factor: args.factor };
-  else if (args.threshold !== null && args.threshold !== undefined) sampler = { type: 'confidence', threshold: args.threshold };
+  else if (args.threshold !== null && args.threshold !== undefined)
+    sampler = { type: 'confidence', threshold: args.threshold };
   else sampler = { type: 'fixed', steps: args.steps, remasking: args.remasking };
   await replay(model, files, check, { sampler }, undefined, (step, b, row, _before, at, size) => {
     const where = (i) => `step ${step} row ${b} position ${i}`;
@@ -190,10 +227,20 @@ async function fastDllmCase(model, files, check) {
     for (let i = 0; i < size; i++) {
       const isCandidate = row !== null && row.positions[candidate] === i;
       check.exact(`mask_index ${where(i)}`, isCandidate ? 1 : 0, expected.mask_index.data[at + i]);
-      check.exact(`transfer_index ${where(i)}`, isCandidate ? row.selected[candidate] : 0, expected.transfer_index.data[at + i]);
+      check.exact(
+        `transfer_index ${where(i)}`,
+        isCandidate ? row.selected[candidate] : 0,
+        expected.transfer_index.data[at + i],
+      );
       if (!isCandidate) continue;
       check.exact(`x0 ${where(i)}`, row.tokens[candidate], expected.x0.data[at + i]);
-      check.close('confidence', where(i), row.confidences[candidate], expected.confidence.data[at + i], tolerance.confidence);
+      check.close(
+        'confidence',
+        where(i),
+        row.confidences[candidate],
+        expected.confidence.data[at + i],
+        tolerance.confidence,
+      );
       candidate++;
     }
   });
@@ -208,7 +255,10 @@ const KINDS = {
   fastdllm: (name) => (/^fastdllm_(threshold|factor|fixed)/.test(name) ? fastDllmCase : null),
   ...Object.fromEntries(Object.entries(CACHED).map(([kind, run]) => [kind, () => run])),
   ...Object.fromEntries(
-    Object.entries(TRAINING).map(([kind, run]) => [kind, () => (model, files, check, dultra) => run(dultra, model, files, check)]),
+    Object.entries(TRAINING).map(([kind, run]) => [
+      kind,
+      () => (model, files, check, dultra) => run(dultra, model, files, check),
+    ]),
   ),
 };
 
@@ -235,13 +285,20 @@ async function runGolden(dultra, root, { only = () => true, load = {}, log = () 
           description,
           inputs: readTensors(path.join(folder, 'inputs.safetensors')),
           expected: readTensors(path.join(folder, 'expected.safetensors')),
-          grads: existsSync(path.join(folder, 'grads.safetensors')) ? readTensors(path.join(folder, 'grads.safetensors')) : null,
+          grads: existsSync(path.join(folder, 'grads.safetensors'))
+            ? readTensors(path.join(folder, 'grads.safetensors'))
+            : null,
         };
-        if (description.model) await withModel(dultra, root, folder, description, load, (model) => runCase(model, files, check, dultra));
+        if (description.model)
+          await withModel(dultra, root, folder, description, load, (model) => runCase(model, files, check, dultra));
         else await runCase(null, files, check, dultra);
         results.push({ name, status: 'passed', detail: check.finish() });
       } catch (error) {
-        results.push({ name, status: 'failed', detail: error instanceof Mismatch ? error.message : `${error.stack ?? error}` });
+        results.push({
+          name,
+          status: 'failed',
+          detail: error instanceof Mismatch ? error.message : `${error.stack ?? error}`,
+        });
       }
     }
     const { status, detail } = results[results.length - 1];

@@ -1,4 +1,5 @@
-// Safetensors for fixtures: an independent reader, so that the package's own is not checked against itself, and a writer.
+// Safetensors for fixtures: an independent reader, so that the package's own is not checked against itself, and a
+// writer.
 const { readFileSync, writeFileSync } = require('node:fs');
 
 const READERS = {
@@ -37,7 +38,10 @@ function writeTensors(file, tensors) {
   json += ' '.repeat((8 - (json.length % 8)) % 8);
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(json.length));
-  writeFileSync(file, Buffer.concat([length, Buffer.from(json), ...Object.values(tensors).map((tensor) => tensor.raw)]));
+  writeFileSync(
+    file,
+    Buffer.concat([length, Buffer.from(json), ...Object.values(tensors).map((tensor) => tensor.raw)]),
+  );
 }
 
 module.exports = { readTensors, writeTensors };

@@ -1,7 +1,10 @@
-// The training kinds: losses and gradients of masked-diffusion fine-tuning, planner initialisation and GRPO, AdamW, and the rollout step.
-// Everything comes from case.json and the tensors; the arithmetic under test is the package's (`training.*`, `model.createTrainer`).
+// The training kinds: losses and gradients of masked-diffusion fine-tuning, planner initialisation and GRPO, AdamW, and
+// the rollout step. Everything comes from case.json and the tensors; the arithmetic under test is the package's
+// (`training.*`, `model.createTrainer`).
 
-/** Gradients by the case's rule: per tensor max|diff| <= 1e-3 max|grad| + 1e-6, over all of them relative L2 <= 5e-4. */
+/**
+ * Gradients by the case's rule: per tensor max|diff| <= 1e-3 max|grad| + 1e-6, over all of them relative L2 <= 5e-4.
+ */
 function compareGradients(check, actual, expected) {
   const rule = { scaled: 1e-3, absolute: 1e-6, relativeL2: 5e-4 };
   const byName = new Map(actual.map((tensor) => [tensor.name, tensor]));
@@ -38,7 +41,8 @@ function compareGradients(check, actual, expected) {
   check.deviations['grads (L2)'] = size > 0 ? Math.sqrt(difference / size) : Math.sqrt(difference);
 }
 
-const offsetsOf = (lengths) => Int32Array.from([0, ...lengths].map((_, i, all) => all.slice(1, i + 1).reduce((sum, n) => sum + n, 0)));
+const offsetsOf = (lengths) =>
+  Int32Array.from([0, ...lengths].map((_, i, all) => all.slice(1, i + 1).reduce((sum, n) => sum + n, 0)));
 
 const NOTHING = {
   hidden: null,
@@ -95,7 +99,9 @@ async function sftCase(dultra, model, { description, inputs, expected, grads }, 
     masked.forEach((part, b) => {
       const wanted = row((pretraining ? expected.pretrain_noisy : expected.noisy).data, b);
       part.ids.forEach((id, i) => check.exact(`noisy row ${b} position ${i}`, id, wanted[i]));
-      row(expected.p_mask.data, b).forEach((p, i) => check.close('p_mask', `row ${b} position ${i}`, part.maskProbability, p, 1e-6));
+      row(expected.p_mask.data, b).forEach((p, i) =>
+        check.close('p_mask', `row ${b} position ${i}`, part.maskProbability, p, 1e-6),
+      );
     });
     const request = rowsRequest(
       masked.flatMap((part) => Array.from(part.ids)),
@@ -147,12 +153,18 @@ async function plannerInitCase(dultra, model, { description, inputs, expected, g
     const { confidences, plannerLogits } = await trainer.score(request);
     // The reference's targets: the last pair goes together, and the mask token is a legal prediction.
     const targets = candidates.map((_, b) =>
-      factorTargets(confidences.slice(request.candidateOffsets[b], request.candidateOffsets[b + 1]), args.factor, { lastPair: true }),
+      factorTargets(confidences.slice(request.candidateOffsets[b], request.candidateOffsets[b + 1]), args.factor, {
+        lastPair: true,
+      }),
     );
     candidates.forEach((positions, b) => {
       for (let i = 0; i < length; i++) {
         const at = positions.indexOf(i);
-        check.exact(`target row ${b} position ${i}`, at < 0 ? 0 : targets[b][at], expected.targets.data[b * length + i]);
+        check.exact(
+          `target row ${b} position ${i}`,
+          at < 0 ? 0 : targets[b][at],
+          expected.targets.data[b * length + i],
+        );
       }
     });
     const flat = Uint8Array.from(targets.flatMap((part) => Array.from(part)));
@@ -172,7 +184,14 @@ async function plannerInitCase(dultra, model, { description, inputs, expected, g
 }
 
 async function grpoCase(dultra, model, { description, inputs, expected, grads }, check) {
-  const { args, batch, prompt_length: promptLength, num_steps: steps, sampling_traj: trajectory, tolerance } = description;
+  const {
+    args,
+    batch,
+    prompt_length: promptLength,
+    num_steps: steps,
+    sampling_traj: trajectory,
+    tolerance,
+  } = description;
   const { referenceGrpoLoss } = dultra.training;
   const genLength = args.max_completion_length;
   const length = promptLength + genLength;
@@ -194,17 +213,28 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
       while (windowEnd() < length && rowIds.every((ids) => !ids.slice(0, windowEnd()).includes(args.mask_id))) block++;
       const candidates = rowIds.map((ids) => range(windowEnd()).filter((i) => ids[i] === args.mask_id));
       rowIds.forEach((ids, b) => {
-        ids.forEach((id, i) => check.exact(`cur_input row ${b} step ${s} position ${i}`, id, dense(expected.cur_input, b, s)[i]));
+        ids.forEach((id, i) =>
+          check.exact(`cur_input row ${b} step ${s} position ${i}`, id, dense(expected.cur_input, b, s)[i]),
+        );
       });
       const request = rowsRequest(rowIds.flat(), batch, length, candidates, {
-        tokens: Int32Array.from(candidates.flatMap((positions, b) => positions.map((i) => dense(inputs.x0_hist, b, s)[i]))),
+        tokens: Int32Array.from(
+          candidates.flatMap((positions, b) => positions.map((i) => dense(inputs.x0_hist, b, s)[i])),
+        ),
         excludedToken: args.mask_id,
         planner: {
-          timestep: Float32Array.from(rowIds, (ids) => 1 - Math.fround(ids.filter((id) => id === args.mask_id).length / length)),
-          maskIndex: Uint8Array.from(rowIds.flatMap((ids, b) => ids.map((_, i) => (candidates[b].includes(i) ? 1 : 0)))),
+          timestep: Float32Array.from(
+            rowIds,
+            (ids) => 1 - Math.fround(ids.filter((id) => id === args.mask_id).length / length),
+          ),
+          maskIndex: Uint8Array.from(
+            rowIds.flatMap((ids, b) => ids.map((_, i) => (candidates[b].includes(i) ? 1 : 0))),
+          ),
         },
         policy: {
-          selected: Uint8Array.from(candidates.flatMap((positions, b) => positions.map((i) => (trajectory[b][s].includes(i) ? 1 : 0)))),
+          selected: Uint8Array.from(
+            candidates.flatMap((positions, b) => positions.map((i) => (trajectory[b][s].includes(i) ? 1 : 0))),
+          ),
           forced: new Uint8Array(batch),
           plannerTemperature: 1,
           probabilityScale: 1,
@@ -228,7 +258,8 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
           idle: idle[b],
           logLikelihoods: current[b],
           oldLogLikelihoods: dense(inputs.old_per_token_logps, b, s),
-          references: args.beta > 0 ? (sliced ? [b] : range(batch)).map((r) => dense(inputs.ref_per_token_logps, r, s)) : [],
+          references:
+            args.beta > 0 ? (sliced ? [b] : range(batch)).map((r) => dense(inputs.ref_per_token_logps, r, s)) : [],
         }));
         const result = referenceGrpoLoss(rows, {
           clipEpsilonLow: args.epsilon_low,
@@ -244,19 +275,39 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
         check.close('loss_per_step', where, result.loss, expected.loss_per_step.data[chunk * steps + s], atol, rtol);
         members.forEach((b, r) => {
           const at = b * steps + s;
-          if (!dummy) check.close('ratio', `row ${b} step ${s}`, result.ratios[r], expected.ratio.data[at], 0, tolerance.ratio.rtol);
+          if (!dummy)
+            check.close(
+              'ratio',
+              `row ${b} step ${s}`,
+              result.ratios[r],
+              expected.ratio.data[at],
+              0,
+              tolerance.ratio.rtol,
+            );
           candidates[b].forEach((i, k) => (gradient[request.candidateOffsets[b] + k] = result.dLogLikelihoods[r][i]));
         });
       }
       current.forEach((values, b) => {
         values.forEach((value, i) => {
           const where = `row ${b} step ${s} position ${i}`;
-          check.close('per_token_logps', where, value, dense(expected.per_token_logps, b, s)[i], tolerance.per_token_logps);
+          check.close(
+            'per_token_logps',
+            where,
+            value,
+            dense(expected.per_token_logps, b, s)[i],
+            tolerance.per_token_logps,
+          );
         });
         candidates[b].forEach((i, k) => {
           if (idle[b]) return;
           const p = 1 / (1 + Math.exp(-plannerLogits[request.candidateOffsets[b] + k]));
-          check.close('unmasking_prob', `row ${b} step ${s} position ${i}`, p, dense(expected.unmasking_prob, b, s)[i], 1e-4);
+          check.close(
+            'unmasking_prob',
+            `row ${b} step ${s} position ${i}`,
+            p,
+            dense(expected.unmasking_prob, b, s)[i],
+            1e-4,
+          );
         });
       });
       await trainer.backward({ ...NO_GRADIENT, dLogLikelihoods: gradient });
@@ -264,7 +315,14 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
         for (const i of row[s]) rowIds[b][i] = inputs.completion_ids.data[b * genLength + i - promptLength];
       });
     }
-    check.close('total_loss', '', total, expected.total_loss.data[0], tolerance.total_loss.atol, tolerance.total_loss.rtol);
+    check.close(
+      'total_loss',
+      '',
+      total,
+      expected.total_loss.data[0],
+      tolerance.total_loss.atol,
+      tolerance.total_loss.rtol,
+    );
     compareGradients(check, await trainer.gradients(), grads);
   });
 }
@@ -287,8 +345,19 @@ async function gradFullCase(_dultra, model, { description, inputs, expected, gra
       check.close('planner_logits', `[${i}]`, x, expected.planner_logits.data[i], tolerance.planner_logits);
       objective += x * inputs.upstream_planner.data[i];
     });
-    check.close('objective', '', objective, expected.objective.data[0], tolerance.objective.atol, tolerance.objective.rtol);
-    await trainer.backward({ ...NO_GRADIENT, dLogits: inputs.upstream_logits.data, dPlannerLogits: inputs.upstream_planner.data });
+    check.close(
+      'objective',
+      '',
+      objective,
+      expected.objective.data[0],
+      tolerance.objective.atol,
+      tolerance.objective.rtol,
+    );
+    await trainer.backward({
+      ...NO_GRADIENT,
+      dLogits: inputs.upstream_logits.data,
+      dPlannerLogits: inputs.upstream_planner.data,
+    });
     compareGradients(check, await trainer.gradients(), grads);
   });
 }
@@ -297,17 +366,30 @@ async function gradPlannerCase(_dultra, model, { description, inputs, expected, 
   const { tolerance } = description;
   const [batch, length] = inputs.mask_index.shape;
   await withTrainer(model, { freezeBase: true }, async (trainer) => {
-    const request = rowsRequest(new Array(batch * length).fill(0), batch, length, new Array(batch).fill(range(length)), {
-      hidden: inputs.hidden.data,
-      planner: { timestep: inputs.timestep.data, maskIndex: Uint8Array.from(inputs.mask_index.data) },
-    });
+    const request = rowsRequest(
+      new Array(batch * length).fill(0),
+      batch,
+      length,
+      new Array(batch).fill(range(length)),
+      {
+        hidden: inputs.hidden.data,
+        planner: { timestep: inputs.timestep.data, maskIndex: Uint8Array.from(inputs.mask_index.data) },
+      },
+    );
     const { plannerLogits } = await trainer.score(request);
     let objective = 0;
     plannerLogits.forEach((x, i) => {
       check.close('planner_logits', `[${i}]`, x, expected.planner_logits.data[i], tolerance.planner_logits);
       objective += x * inputs.upstream.data[i];
     });
-    check.close('objective', '', objective, expected.objective.data[0], tolerance.objective.atol, tolerance.objective.rtol);
+    check.close(
+      'objective',
+      '',
+      objective,
+      expected.objective.data[0],
+      tolerance.objective.atol,
+      tolerance.objective.rtol,
+    );
     const { dHidden } = await trainer.backward({ ...NO_GRADIENT, dPlannerLogits: inputs.upstream.data });
     const wanted = { ...grads, hidden: expected.grad_hidden };
     compareGradients(check, [...(await trainer.gradients()), { name: 'hidden', data: dHidden }], wanted);
@@ -340,7 +422,9 @@ async function adamwCase(dultra, _model, { description, inputs, expected }, chec
       );
       const clipped = expected[`step${s}.clipped_grad.${names[k]}`];
       const compare = (quantity, actual, wanted, { atol, rtol }) =>
-        wanted?.data.forEach((value, i) => check.close(quantity, `${names[k]} step ${s} [${i}]`, actual[i], value, atol, rtol));
+        wanted?.data.forEach((value, i) =>
+          check.close(quantity, `${names[k]} step ${s} [${i}]`, actual[i], value, atol, rtol),
+        );
       compare(
         'clipped_grad',
         gradients[k].map((g) => g * gradientScale),
@@ -350,7 +434,12 @@ async function adamwCase(dultra, _model, { description, inputs, expected }, chec
       compare('param', state[k].parameter, expected[`step${s}.param.${names[k]}`], tolerance.param);
       if (s + 1 < steps) continue;
       compare('exp_avg', state[k].expAvg, expected[`final.exp_avg.${names[k]}`], tolerance.exp_avg);
-      compare('exp_avg_sq', state[k].expAvgSq, expected[`final.exp_avg_sq.${names[k]}`], tolerance.exp_avg_sq ?? tolerance.exp_avg);
+      compare(
+        'exp_avg_sq',
+        state[k].expAvgSq,
+        expected[`final.exp_avg_sq.${names[k]}`],
+        tolerance.exp_avg_sq ?? tolerance.exp_avg,
+      );
     }
   }
 }
@@ -397,11 +486,21 @@ async function rolloutCase(dultra, model, { description, inputs, expected }, che
       const values = new Float32Array(length);
       row?.positions.forEach((p, i) => {
         values[p] = row.logLikelihoods[i];
-        check.exact(`x0_hist row ${b} step ${s} position ${p}`, row.tokens[i], expected.x0_hist.data[(b * steps + s) * length + p]);
+        check.exact(
+          `x0_hist row ${b} step ${s} position ${p}`,
+          row.tokens[i],
+          expected.x0_hist.data[(b * steps + s) * length + p],
+        );
       });
       values.forEach((value, i) => {
         const wanted = expected.old_per_token_logps.data[(b * steps + s) * length + i];
-        check.close('old_per_token_logps', `row ${b} step ${s} position ${i}`, value, wanted, tolerance.old_per_token_logps);
+        check.close(
+          'old_per_token_logps',
+          `row ${b} step ${s} position ${i}`,
+          value,
+          wanted,
+          tolerance.old_per_token_logps,
+        );
       });
     }
   }
@@ -422,10 +521,21 @@ async function rolloutCase(dultra, model, { description, inputs, expected }, che
   // The reference counts a row that every function left out as 0.
   const totals = totalRewards(columns, batch).map((total) => (Number.isNaN(total) ? 0 : total));
   for (const scaleRewards of ['none', 'group', 'batch']) {
-    const advantages = computeAdvantages(totals, { groupSize: args.num_generations, scaleRewards, advantageMinClip: null });
+    const advantages = computeAdvantages(totals, {
+      groupSize: args.num_generations,
+      scaleRewards,
+      advantageMinClip: null,
+    });
     const { atol, rtol } = tolerance.advantages;
     advantages.forEach((a, b) =>
-      check.close('advantages', `${scaleRewards} row ${b}`, a, expected[`advantages.${scaleRewards}`].data[b], atol, rtol),
+      check.close(
+        'advantages',
+        `${scaleRewards} row ${b}`,
+        a,
+        expected[`advantages.${scaleRewards}`].data[b],
+        atol,
+        rtol,
+      ),
     );
   }
 }

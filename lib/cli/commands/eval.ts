@@ -92,27 +92,34 @@ function namedCaches(list = 'none'): Record<string, CachePolicy> {
 /** A table for people. The header is "name  right  NFE …"; numbers are aligned. */
 function printResults({ config, results }: Evaluation): void {
   const { bold } = colorsFor(process.stdout);
-  const lines = results.map(({ name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond }) => [
-    name,
-    `${(100 * accuracy).toFixed(1)} ± ${(100 * accuracyError).toFixed(1)} %`,
-    nfe.mean.toFixed(2),
-    fullForwards.mean.toFixed(2),
-    tokensPerForward.generated.toFixed(2),
-    tokensPerForward.untilEos.toFixed(2),
-    tokensPerSecond.toFixed(0),
-  ]);
+  const lines = results.map(
+    ({ name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond }) => [
+      name,
+      `${(100 * accuracy).toFixed(1)} ± ${(100 * accuracyError).toFixed(1)} %`,
+      nfe.mean.toFixed(2),
+      fullForwards.mean.toFixed(2),
+      tokensPerForward.generated.toFixed(2),
+      tokensPerForward.untilEos.toFixed(2),
+      tokensPerSecond.toFixed(0),
+    ],
+  );
   const head = ['sampler', 'right', 'NFE', 'full passes', 'tokens/pass', 'up to the end', 'tokens/s'];
   const widths = head.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)));
-  const show = (cells: string[]) => cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
+  const show = (cells: string[]) =>
+    cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
   process.stdout.write(`${bold(show(head))}\n${lines.map((line) => `${show(line)}\n`).join('')}`);
   const categories = [...new Set(results.flatMap((result) => Object.keys(result.categories)))];
   if (categories.length < 2) return;
   process.stdout.write(`\n${bold('By kind of prompt (right @ NFE)')}\n`);
   for (const { name, categories: parts } of results) {
-    const texts = Object.entries(parts).map(([key, { accuracy, nfe }]) => `${key} ${(100 * accuracy).toFixed(1)} % @ ${nfe.toFixed(2)}`);
+    const texts = Object.entries(parts).map(
+      ([key, { accuracy, nfe }]) => `${key} ${(100 * accuracy).toFixed(1)} % @ ${nfe.toFixed(2)}`,
+    );
     process.stdout.write(`${name.padEnd(widths[0])}  ${texts.join('  ')}\n`);
   }
-  process.stdout.write(`\n${config.count} prompts of the ${config.split} split of ${config.dataset}, seed ${config.seed}\n`);
+  process.stdout.write(
+    `\n${config.count} prompts of the ${config.split} split of ${config.dataset}, seed ${config.seed}\n`,
+  );
 }
 
 /** A bar in a terminal; elsewhere a line per sampler. */
@@ -166,7 +173,8 @@ function printCampaign({ rows, curves, config, models, seeds }: Campaign): void 
   ]);
   const head = ['model', 'sampler', 'right', 'NFE', 'tokens/pass', 'up to the end', 'tokens/s'];
   const widths = head.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)));
-  const show = (cells: string[]) => cells.map((cell, i) => (i < 2 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
+  const show = (cells: string[]) =>
+    cells.map((cell, i) => (i < 2 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
   process.stdout.write(`${bold(show(head))}\n${lines.map((line) => `${show(line)}\n`).join('')}`);
   process.stdout.write(`\n${bold('Accuracy under parallelism (AUP)')}\n`);
   for (const { model, group, aup } of curves)
@@ -181,10 +189,14 @@ function modelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionMod
   const models = diffusionModelsOf(flags);
   for (const source of flags.autoregressive?.split(',') ?? []) {
     const name = path.basename(path.resolve(source.trim()));
-    if (name in models) throw new UsageError(`--autoregressive: expected other names than those of --models, got ${JSON.stringify(name)}`);
+    if (name in models)
+      throw new UsageError(
+        `--autoregressive: expected other names than those of --models, got ${JSON.stringify(name)}`,
+      );
     const { device, dtype, compute, threads } = flags;
     const given = Object.entries({ device, dtype, compute, threads }).filter(([, value]) => value !== undefined);
-    models[name] = () => loadCausalModel(source.trim(), { ...(Object.fromEntries(given) as LoadModelOptions), signal: interruptSignal });
+    models[name] = () =>
+      loadCausalModel(source.trim(), { ...(Object.fromEntries(given) as LoadModelOptions), signal: interruptSignal });
   }
   return models;
 }
@@ -195,7 +207,8 @@ function diffusionModelsOf(flags: Flags): Record<string, () => Promise<MaskedDif
   if (flags.model !== undefined) throw new UsageError('expected --model or --models, got both');
   const sources = flags.models.split(',').map((text) => text.trim());
   const twice = sources.find((text, i) => text === '' || sources.indexOf(text) !== i);
-  if (twice !== undefined) throw new UsageError(`--models: expected different folders or ids, got ${JSON.stringify(flags.models)}`);
+  if (twice !== undefined)
+    throw new UsageError(`--models: expected different folders or ids, got ${JSON.stringify(flags.models)}`);
   // The last part of a path, where that tells them apart.
   const short = sources.map((source) => path.basename(path.resolve(source)));
   const names = new Set(short).size === sources.length ? short : sources;
@@ -212,14 +225,22 @@ async function run(flags: Flags): Promise<void> {
   if (seedCount < 1) throw new UsageError(`--seeds: expected at least 1, got ${seedCount}`);
   for (const file of flags.import ?? []) await import(pathToFileURL(path.resolve(file)).href);
   const { split, count, batchSize, genLength, blockLength, temperature, stopAtEos, prompts, compat } = flags;
-  const dataset = await datasets.open(flags.dataset, { splits: [split], ...(prompts && { prompts }), ...(compat && { compat }) });
+  const dataset = await datasets.open(flags.dataset, {
+    splits: [split],
+    ...(prompts && { prompts }),
+    ...(compat && { compat }),
+  });
   let entries = named;
   if (!entries) {
     // The grid depends on what the first model has.
     const [[name, open]] = Object.entries(models);
     const model = (await open()) as MaskedDiffusionModel;
     models[name] = async () => model;
-    entries = samplerGrid({ size: flags.grid ?? 'quick', planner: model.hasPlanner, genLength: genLength ?? dataset.genLength });
+    entries = samplerGrid({
+      size: flags.grid ?? 'quick',
+      planner: model.hasPlanner,
+      genLength: genLength ?? dataset.genLength,
+    });
   }
   const groups = new Map<string, string>();
   for (const { name, group } of entries)
@@ -282,12 +303,21 @@ export function register(program: Command): void {
     .description('Decodes held-out prompts of a task with every sampler and prints accuracy and forward passes.')
     .optionsGroup('Task:')
     .option('-d, --dataset <name[:path]>', `${datasets.TASK_NAMES.join(', ')}, gsm8k, humaneval …, see below`, 'st1')
-    .addOption(new Option('--prompts <style>', "data sets: the reference's prompts (default: evaluation)").choices(datasets.PROMPT_STYLES))
-    .addOption(new Option('--compat <mode>', "data sets: judge answers as the reference's evaluation does").choices(['reference']))
-    .option('--import <file>', 'a module to load first, which may register data sets', (file: string, before: string[] = []) => [
-      ...before,
-      file,
-    ])
+    .addOption(
+      new Option('--prompts <style>', "data sets: the reference's prompts (default: evaluation)").choices(
+        datasets.PROMPT_STYLES,
+      ),
+    )
+    .addOption(
+      new Option('--compat <mode>', "data sets: judge answers as the reference's evaluation does").choices([
+        'reference',
+      ]),
+    )
+    .option(
+      '--import <file>',
+      'a module to load first, which may register data sets',
+      (file: string, before: string[] = []) => [...before, file],
+    )
     .addOption(
       new Option('--split <name>', 'which prompts; choose settings on validation')
         .choices(['train', 'validation', 'test'])
@@ -299,17 +329,28 @@ export function register(program: Command): void {
   addModelOptions(command);
   command
     .option('--models <list>', 'several checkpoint folders or hub ids, separated by commas, in place of --model')
-    .option('--autoregressive <list>', 'also these models of the Llama family (Qwen2.5 …), token by token, as a baseline')
+    .option(
+      '--autoregressive <list>',
+      'also these models of the Llama family (Qwen2.5 …), token by token, as a baseline',
+    )
     .optionsGroup('Sampling:')
     .option('-s, --samplers <list>', 'samplers, separated by commas, see below (default: the quick grid)')
-    .option('--caches <list>', 'caches of keys and values, separated by commas, see below; every sampler runs with each (default: none)')
-    .addOption(new Option('--grid <size>', 'the usual settings of every sampler, or a sweep of each').choices(['quick', 'full']))
+    .option(
+      '--caches <list>',
+      'caches of keys and values, separated by commas, see below; every sampler runs with each (default: none)',
+    )
+    .addOption(
+      new Option('--grid <size>', 'the usual settings of every sampler, or a sweep of each').choices(['quick', 'full']),
+    )
     .option('-n, --gen-length <n>', "tokens to generate (default: the task's)", integer)
     .option('-b, --block-length <n>', "tokens per block (default: the task's)", integer)
     .option('-t, --temperature <x>', 'token temperature (default: 0)', number)
     .option('--no-stop-at-eos', 'count passes until every position is decided')
     .option('--batch-size <n>', 'prompts per native call; the result does not depend on it (default: 256)', integer);
-  addOutputOptions(command, '{ config, results }, with every prompt; of several models or seeds { config, rows, curves, evaluations }')
+  addOutputOptions(
+    command,
+    '{ config, results }, with every prompt; of several models or seeds { config, rows, curves, evaluations }',
+  )
     .option('-o, --out <file>', 'also write that JSON to a file')
     .option('--output <folder>', 'write samples.jsonl, config.json and summary.json; goes on with what is there')
     .option('--report <file>', 'write a self-contained HTML page: chart, tables, a step-by-step view')

@@ -3,7 +3,14 @@ import { readFileSync } from 'node:fs';
 import { addAbortSignal } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import type { ChatMessage, GenerateOptions, GenerateResult, MaskedDiffusionModel, Prompt, StreamEvent } from '../../index';
+import type {
+  ChatMessage,
+  GenerateOptions,
+  GenerateResult,
+  MaskedDiffusionModel,
+  Prompt,
+  StreamEvent,
+} from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, printable, printJson } from '../output';
@@ -73,10 +80,18 @@ async function readMessages(value: string): Promise<ChatMessage[]> {
 /** The one prompt that was given, in whatever form. Masks in --template-ids become ids when the model is known. */
 async function readPrompt(text: string | undefined, flags: Flags): Promise<(model: MaskedDiffusionModel) => Prompt> {
   const { messages, promptIds, template, templateIds, chat } = flags;
-  const forms = { PROMPT: text, '--messages': messages, '--prompt-ids': promptIds, '--template': template, '--template-ids': templateIds };
+  const forms = {
+    PROMPT: text,
+    '--messages': messages,
+    '--prompt-ids': promptIds,
+    '--template': template,
+    '--template-ids': templateIds,
+  };
   const given = Object.entries(forms).filter(([, value]) => value !== undefined);
   if (given.length === 0)
-    throw new UsageError('no prompt: give one as an argument, "-" to read it from stdin, or --messages, --prompt-ids or --template');
+    throw new UsageError(
+      'no prompt: give one as an argument, "-" to read it from stdin, or --messages, --prompt-ids or --template',
+    );
   if (given.length > 1) throw new UsageError(`expected one prompt, got ${given.map(([name]) => name).join(' and ')}`);
   if (chat && text === undefined) throw new UsageError('--chat: expected the prompt as an argument or from stdin');
   const [name] = given[0];
@@ -129,13 +144,19 @@ class StreamedRow {
     const { tokenizer } = this.#model;
     if (!tokenizer) return `${id} `;
     const alone = tokenizer.decode([id], { skipSpecialTokens: true });
-    // Tokenizers of words put the space between two tokens, and some drop the one that a token begins with at the start of a text.
+    // Tokenizers of words put the space between two tokens, and some drop the one that a token begins with at the start
+    // of a text.
     return position === 0 ? alone : tokenizer.decode([id, id], { skipSpecialTokens: true }).slice(alone.length);
   }
 }
 
 /** Generates with the row on stdout as it fills: in place in a terminal, else a line per step. */
-async function showStream(model: MaskedDiffusionModel, prompt: Prompt, options: GenerateOptions, delay: number): Promise<GenerateResult> {
+async function showStream(
+  model: MaskedDiffusionModel,
+  prompt: Prompt,
+  options: GenerateOptions,
+  delay: number,
+): Promise<GenerateResult> {
   const inPlace = process.stdout.isTTY && process.env.TERM !== 'dumb';
   const display = inPlace ? new RowDisplay(process.stdout) : null;
   let row: StreamedRow | null = null;
@@ -148,7 +169,8 @@ async function showStream(model: MaskedDiffusionModel, prompt: Prompt, options: 
       if (display) display.update(row.cells, `step ${event.step + 1}, ${left}`);
       else process.stdout.write(`step ${event.step + 1}, ${left}: ${row.line()}\n`);
       if (event.result) result = event.result;
-      else if (delay > 0) await sleep(delay, undefined, { signal: interruptSignal }).catch(() => interruptSignal.throwIfAborted());
+      else if (delay > 0)
+        await sleep(delay, undefined, { signal: interruptSignal }).catch(() => interruptSignal.throwIfAborted());
     }
   } catch (error) {
     display?.abandon();
@@ -197,7 +219,16 @@ async function generate(text: string | undefined, flags: Flags): Promise<void> {
   if (flags.json) {
     const { signal: _, ...given } = options;
     const { device, isa, threads } = model.info;
-    printJson({ model: model.source, device, isa, threads, options: given, seconds, result, ...(flags.stream ? { steps } : {}) });
+    printJson({
+      model: model.source,
+      device,
+      isa,
+      threads,
+      options: given,
+      seconds,
+      result,
+      ...(flags.stream ? { steps } : {}),
+    });
   } else if (!flags.stream) process.stdout.write(`${completionText(model, result)}\n`);
   if (!flags.quiet && !flags.json) process.stderr.write(`${summary(result, seconds)}\n`);
 }
@@ -207,7 +238,9 @@ export function register(program: Command): void {
   const command = program
     .command('generate')
     .summary('complete a prompt')
-    .description('Completes a prompt by parallel unmasking. Prints the text, or token ids for a checkpoint without a tokenizer.')
+    .description(
+      'Completes a prompt by parallel unmasking. Prints the text, or token ids for a checkpoint without a tokenizer.',
+    )
     .argument('[prompt]', 'text to continue; "-" reads it from stdin')
     .optionsGroup('Prompt (one of them, or the argument):')
     .option('--chat', "put the prompt into the checkpoint's chat template, as the user's message")

@@ -15,7 +15,9 @@ function describeSystem(system: SystemInfo): [string, string][] {
     ['isa', `${cpuIsas.at(-1)} (of ${cpuIsas.join(', ')})`],
     [
       'gpu',
-      gpus.length > 0 ? gpus.map((gpu, index) => `cuda:${index}: ${gpu}`).join('; ') : `none: ${gpuReason}; every model runs on the CPU`,
+      gpus.length > 0
+        ? gpus.map((gpu, index) => `cuda:${index}: ${gpu}`).join('; ')
+        : `none: ${gpuReason}; every model runs on the CPU`,
     ],
   ];
 }
@@ -28,12 +30,18 @@ function describeModel(model: MaskedDiffusionModel): [string, string][] {
   return [
     ['source', source],
     ['device', `${info.device}, ${info.isa}, ${info.threads} thread${info.threads === 1 ? '' : 's'}`],
-    ['parameters', `${info.parameters.toLocaleString('en')}, of which the planner has ${info.plannerParameters.toLocaleString('en')}`],
+    [
+      'parameters',
+      `${info.parameters.toLocaleString('en')}, of which the planner has ${info.plannerParameters.toLocaleString('en')}`,
+    ],
     ['weights', formatBytes(info.weightBytes)],
     ['transformer', `${c.nLayers} layers of width ${c.dModel}, ${heads}, feed-forward ${c.mlpHiddenSize}`],
     ['longest row', `${c.maxSequenceLength} tokens`],
     ['cache', `${formatBytes(model.cacheBytes(c.maxSequenceLength))} of keys and values for a row of that length`],
-    ['vocabulary', `${c.vocabSize} ids in tables of ${c.embeddingSize}; ${special.map(([name, id]) => `${name} ${id}`).join(', ')}`],
+    [
+      'vocabulary',
+      `${c.vocabSize} ids in tables of ${c.embeddingSize}; ${special.map(([name, id]) => `${name} ${id}`).join(', ')}`,
+    ],
     [
       'planner',
       planner === null
@@ -54,7 +62,9 @@ export function register(program: Command): void {
   const command = program
     .command('info')
     .summary('version, processor and devices; with a model, its configuration')
-    .description('Shows the version, the processor and the devices. With a model, loads it and shows its configuration.')
+    .description(
+      'Shows the version, the processor and the devices. With a model, loads it and shows its configuration.',
+    )
     .argument('[model]', 'checkpoint folder or hub id');
   addDeviceOptions(command.optionsGroup('Model:'));
   addOutputOptions(command, '{ system, model }').action(async (source: string | undefined, flags: ModelFlags) => {
@@ -67,7 +77,11 @@ export function register(program: Command): void {
     await using model = await openModel({ ...flags, model: source });
     const { config, info, tokenizer } = model;
     if (flags.json) {
-      const words = tokenizer && { size: tokenizer.size, maskToken: tokenizer.maskToken, hasChatTemplate: tokenizer.hasChatTemplate };
+      const words = tokenizer && {
+        size: tokenizer.size,
+        maskToken: tokenizer.maskToken,
+        hasChatTemplate: tokenizer.hasChatTemplate,
+      };
       printJson({ system, model: { source: model.source, ...info, config, tokenizer: words } });
       return;
     }

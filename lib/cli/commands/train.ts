@@ -87,19 +87,35 @@ function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
   const { maxSteps, epochs, learningRate, plannerLearningRate, batchSize, evalEvery, saveEvery } = flags;
   const presets = training.PRESETS[stage];
   if (preset !== undefined && !Object.hasOwn(presets, preset))
-    throw new UsageError(`--preset: expected one of ${Object.keys(presets).join(', ')} for ${stage}, got ${JSON.stringify(preset)}`);
-  const short = { model, dataset, outputDir: output, maxSteps, epochs, learningRate, plannerLearningRate, batchSize, evalEvery, saveEvery };
+    throw new UsageError(
+      `--preset: expected one of ${Object.keys(presets).join(', ')} for ${stage}, got ${JSON.stringify(preset)}`,
+    );
+  const short = {
+    model,
+    dataset,
+    outputDir: output,
+    maxSteps,
+    epochs,
+    learningRate,
+    plannerLearningRate,
+    batchSize,
+    evalEvery,
+    saveEvery,
+  };
   const given = Object.fromEntries(Object.entries(short).filter(([, value]) => value !== undefined));
   const merged: Record<string, unknown> = {
     ...(preset !== undefined && presets[preset]),
     ...(file !== undefined && readConfigFile(file)),
     ...given,
     // JSON has no big integers.
-    ...(flags.seed !== undefined && { seed: Number.isSafeInteger(Number(flags.seed)) ? Number(flags.seed) : flags.seed }),
+    ...(flags.seed !== undefined && {
+      seed: Number.isSafeInteger(Number(flags.seed)) ? Number(flags.seed) : flags.seed,
+    }),
     ...Object.fromEntries(set),
   };
   if (epochs !== undefined && maxSteps === undefined) delete merged.maxSteps;
-  if (merged.dataset === undefined) throw new UsageError('no data set: give one with --dataset, or a --preset or --config that names it');
+  if (merged.dataset === undefined)
+    throw new UsageError('no data set: give one with --dataset, or a --preset or --config that names it');
   return { outputDir: `runs/${stage}`, ...merged } as training.TrainConfig;
 }
 
@@ -112,7 +128,8 @@ function hasCheckpoints(folder: string): boolean {
 /** The launch of a run that is to go on, with flags that may change. */
 function resumed(folder: string, stage: string | undefined, flags: Flags): Launch {
   const file = path.join(folder, LAUNCH_FILE);
-  if (!existsSync(file)) throw new UsageError(`--resume: ${folder} holds no run of dultra train (${LAUNCH_FILE} is missing)`);
+  if (!existsSync(file))
+    throw new UsageError(`--resume: ${folder} holds no run of dultra train (${LAUNCH_FILE} is missing)`);
   const launch = JSON.parse(readFileSync(file, 'utf8')) as Launch;
   // Seeds beyond what a double holds are stored as text.
   if (typeof launch.config.seed === 'string') launch.config.seed = BigInt(launch.config.seed);
@@ -122,8 +139,13 @@ function resumed(folder: string, stage: string | undefined, flags: Flags): Launc
     if (flags[name] !== undefined)
       throw new UsageError(`--${name}: not together with --resume, which goes on with what the run began with`);
   const { maxSteps, epochs, saveEvery, set = [] } = flags;
-  const changed = { ...Object.fromEntries(Object.entries({ maxSteps, epochs, saveEvery }).filter(([, value]) => value !== undefined)) };
-  return { stage: launch.stage, config: { ...launch.config, ...changed, ...Object.fromEntries(set), outputDir: folder } };
+  const changed = {
+    ...Object.fromEntries(Object.entries({ maxSteps, epochs, saveEvery }).filter(([, value]) => value !== undefined)),
+  };
+  return {
+    stage: launch.stage,
+    config: { ...launch.config, ...changed, ...Object.fromEntries(set), outputDir: folder },
+  };
 }
 
 /** One line on how it goes: loss, reward, NFE, speed. */
@@ -142,7 +164,13 @@ function summary(metrics: Metrics): string {
 
 /** The held-out part of a step's metrics, or "". */
 function evaluation(metrics: Metrics): string {
-  const names = { evalLoss: 'loss', evalAgreement: 'agreement', evalReward: 'reward', evalAccuracy: 'accuracy', evalNfe: 'NFE' };
+  const names = {
+    evalLoss: 'loss',
+    evalAgreement: 'agreement',
+    evalReward: 'reward',
+    evalAccuracy: 'accuracy',
+    evalNfe: 'NFE',
+  };
   return Object.entries(names)
     .flatMap(([key, label]) => (metrics[key] === undefined ? [] : [`${label} ${metrics[key].toFixed(4)}`]))
     .join(', ');
@@ -171,7 +199,9 @@ class Progress {
       if (held === '' && step !== maxSteps && now - this.#lastLine < LINE_SECONDS * 1000) return;
       this.#lastLine = now;
       const left = step < maxSteps ? `, ${this.#secondsLeft(step, maxSteps).toFixed(0)} s left` : '';
-      process.stderr.write(`step ${step}/${maxSteps}: ${summary(metrics)}${left}${held === '' ? '' : `; held out: ${held}`}\n`);
+      process.stderr.write(
+        `step ${step}/${maxSteps}: ${summary(metrics)}${left}${held === '' ? '' : `; held out: ${held}`}\n`,
+      );
       return;
     }
     if (!this.#bar) {
@@ -218,7 +248,9 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
       : line(
           plan.device === 'cpu' ? 'free' : 'memory',
           plan.available,
-          plan.fits ? '' : 'not enough: a smaller tokenBudget, activationCheckpointing, momentDtype bfloat16, lora or freezeBase need less',
+          plan.fits
+            ? ''
+            : 'not enough: a smaller tokenBudget, activationCheckpointing, momentDtype bfloat16, lora or freezeBase need less',
         ),
   ]);
 }
@@ -244,7 +276,9 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
   const output = path.resolve(config.outputDir as string);
   const isNew = flags.resume === undefined;
   if (isNew && hasCheckpoints(output))
-    throw new UsageError(`${output} holds a run already: go on with it by --resume ${config.outputDir}, or give another --output`);
+    throw new UsageError(
+      `${output} holds a run already: go on with it by --resume ${config.outputDir}, or give another --output`,
+    );
   const data = await training.openDataset(config);
   mkdirSync(output, { recursive: true });
   // Left by a launch that failed.
@@ -253,7 +287,10 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
   if (isNew) {
     // Where the model lies must not depend on the folder that the run is resumed from.
     const where = source !== undefined && existsSync(source) ? path.resolve(source) : source;
-    const launch: Launch = { stage, config: { ...config, ...(where !== undefined && { model: where }), outputDir: output } };
+    const launch: Launch = {
+      stage,
+      config: { ...config, ...(where !== undefined && { model: where }), outputDir: output },
+    };
     writeFileSync(
       path.join(output, LAUNCH_FILE),
       `${JSON.stringify(launch, (_, value) => (typeof value === 'bigint' ? value.toString() : value), 2)}\n`,
@@ -281,7 +318,8 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
   const seconds = (performance.now() - start) / 1000;
   if (flags.json) printJson({ stage, output, model: final, steps: last?.step ?? null, seconds, metrics: last });
   else process.stdout.write(`${final}\n`);
-  if (!flags.quiet && !flags.json) process.stderr.write(`${last ? `${last.step} steps` : 'nothing left to do'}, ${seconds.toFixed(1)} s\n`);
+  if (!flags.quiet && !flags.json)
+    process.stderr.write(`${last ? `${last.step} steps` : 'nothing left to do'}, ${seconds.toFixed(1)} s\n`);
 }
 
 /** Adds `dultra train` to the program. */
@@ -299,7 +337,10 @@ export function register(program: Command): void {
     .option('-o, --output <folder>', 'run folder (default: runs/STAGE)')
     .option('--resume <folder>', 'go on with a run, bit for bit as if it had never stopped')
     .option('--dry-run', 'print what memory the run would take, and stop')
-    .option('-d, --dataset <task|file>', 'a task such as st1, a data set such as gsm8k or gsm8k:train.jsonl, or a file of examples')
+    .option(
+      '-d, --dataset <task|file>',
+      'a task such as st1, a data set such as gsm8k or gsm8k:train.jsonl, or a file of examples',
+    )
     .optionsGroup('Training:')
     .option('--max-steps <n>', 'optimiser steps', integer)
     .option('--epochs <n>', 'passes over a file of examples', number)
@@ -309,9 +350,18 @@ export function register(program: Command): void {
     .option('--eval-every <n>', 'evaluate on held-out examples every n steps', integer)
     .option('--save-every <n>', 'save a checkpoint every n steps', integer)
     .option('--seed <n>', 'seed of every random choice', seed)
-    .addOption(new Option('--set <key=value>', 'any other option, by its API name; may be given several times').argParser(setting))
+    .addOption(
+      new Option('--set <key=value>', 'any other option, by its API name; may be given several times').argParser(
+        setting,
+      ),
+    )
     .optionsGroup('Model:')
-    .option('-m, --model <folder|id>', 'checkpoint folder, or hub id (default: what preset or config name, else the embedded model)');
+    .option(
+      '-m, --model <folder|id>',
+      'checkpoint folder, or hub id (default: what preset or config name, else the embedded model)',
+    );
   addDeviceOptions(command);
-  addOutputOptions(command, '{ stage, output, model, steps, seconds, metrics }').addHelpText('after', EXAMPLES).action(train);
+  addOutputOptions(command, '{ stage, output, model, steps, seconds, metrics }')
+    .addHelpText('after', EXAMPLES)
+    .action(train);
 }

@@ -23,7 +23,8 @@ void* aligned_allocate(size_t bytes) {
     const size_t rounded = bytes == 0 ? kLine : (bytes + kLine - 1) / kLine * kLine;
     pointer = platform::allocate_aligned(rounded, alignment);
   }
-  if (pointer == nullptr) throw Error(ErrorCode::kOutOfMemory, "could not allocate " + std::to_string(bytes) + " bytes");
+  if (pointer == nullptr)
+    throw Error(ErrorCode::kOutOfMemory, "could not allocate " + std::to_string(bytes) + " bytes");
   if (alignment == kHugePage) platform::advise_huge_pages(pointer, bytes);
   return pointer;
 }

@@ -6,8 +6,8 @@
 namespace dultra {
 namespace cpu {
 
-// At least `bytes` bytes, 64-byte aligned (2 MiB aligned and marked for huge pages when large: streaming a weight matrix through
-// 4 KiB pages is limited by TLB misses). Throws OUT_OF_MEMORY with the byte count. Never null.
+// At least `bytes` bytes, 64-byte aligned (2 MiB aligned and marked for huge pages when large: streaming a weight
+// matrix through 4 KiB pages is limited by TLB misses). Throws OUT_OF_MEMORY with the byte count. Never null.
 void* aligned_allocate(size_t bytes);
 void aligned_release(void* pointer);
 
@@ -16,7 +16,8 @@ class AlignedBlock {
  public:
   AlignedBlock() = default;
   explicit AlignedBlock(size_t bytes) : data_(aligned_allocate(bytes)), bytes_(bytes) {}
-  AlignedBlock(AlignedBlock&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  AlignedBlock(AlignedBlock&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   AlignedBlock& operator=(AlignedBlock&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);

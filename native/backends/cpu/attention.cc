@@ -42,10 +42,12 @@ struct KeyRange {
 };
 
 void check_shape(const AttentionArgs& a) {
-  check_argument(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
-                 "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
+  check_argument(
+      a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
+      "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
   check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
-  check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0, "block: expected a positive number, got " + std::to_string(a.block));
+  check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0,
+                 "block: expected a positive number, got " + std::to_string(a.block));
   check_argument(a.k.dtype == a.v.dtype, "v: expected values of the type of the keys");
 }
 
@@ -58,18 +60,20 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
   float* out = a.out.f32();
   const bool narrow = a.k.dtype == DType::kBF16;
 
-  // Tiles as large as keeps every thread busy: a larger tile shares the copying of keys and values among more queries. Queries of
-  // a tile do not influence each other, so any cut gives the same result.
+  // Tiles as large as keeps every thread busy: a larger tile shares the copying of keys and values among more queries.
+  // Queries of a tile do not influence each other, so any cut gives the same result.
   int32_t tile = rows.attention_queries;
   const auto count_tasks = [&](int32_t size) {
     int64_t tasks = 0;
-    for (int b = 0; b < a.batch; ++b) tasks += (int64_t(a.q_offsets[b + 1] - a.q_offsets[b]) + size - 1) / size * a.heads;
+    for (int b = 0; b < a.batch; ++b)
+      tasks += (int64_t(a.q_offsets[b + 1] - a.q_offsets[b]) + size - 1) / size * a.heads;
     return tasks;
   };
   while (tile > rows.attention_queries / 4 && pool_.threads() > 1 && count_tasks(tile) < 2 * pool_.threads()) tile /= 2;
   std::vector<TileTask> tiles;
   for (int b = 0; b < a.batch; ++b)
-    for (int32_t q = a.q_offsets[b]; q < a.q_offsets[b + 1]; q += tile) tiles.push_back({b, q, std::min(tile, a.q_offsets[b + 1] - q)});
+    for (int32_t q = a.q_offsets[b]; q < a.q_offsets[b + 1]; q += tile)
+      tiles.push_back({b, q, std::min(tile, a.q_offsets[b + 1] - q)});
   if (tiles.empty()) return;
 
   const size_t scratch_bytes = size_t(rows.attention_scratch(a.head_dim)) * sizeof(float);
@@ -123,7 +127,8 @@ void CpuBackend::attention_backward(const AttentionGradArgs& args) {
 
   // A task is a head of keys and values of a sequence: everything that adds to one dk and dv, in one order.
   double pairs = 0;
-  for (int b = 0; b < a.batch; ++b) pairs += double(a.q_offsets[b + 1] - a.q_offsets[b]) * (a.k_offsets[b + 1] - a.k_offsets[b]);
+  for (int b = 0; b < a.batch; ++b)
+    pairs += double(a.q_offsets[b + 1] - a.q_offsets[b]) * (a.k_offsets[b + 1] - a.k_offsets[b]);
   const int64_t tasks = int64_t(a.batch) * a.kv_heads, work = int64_t(pairs * double(d * group) / a.batch);
   parallel_ranges(pool_, tasks, work, [&](int64_t from, int64_t to) {
     thread_local AlignedBlock scratch;

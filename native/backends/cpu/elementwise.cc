@@ -40,8 +40,8 @@ void rope_angles(const std::vector<float>& inverse_frequency, int32_t position, 
   }
 }
 
-// A table of at least `count` positions. Tables are shared by the whole process (two calls per layer need the same one) and
-// replaced, never changed, so a caller may go on reading the one it holds.
+// A table of at least `count` positions. Tables are shared by the whole process (two calls per layer need the same one)
+// and replaced, never changed, so a caller may go on reading the one it holds.
 std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, int head_dim, float theta, int64_t count) {
   static std::mutex mutex;
   static std::vector<std::shared_ptr<const RopeTable>> tables;  // latest first
@@ -68,7 +68,9 @@ std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, int head_dim, floa
   });
   const std::lock_guard<std::mutex> lock(mutex);
   tables.erase(std::remove_if(tables.begin(), tables.end(),
-                              [&](const auto& old) { return old->head_dim == head_dim && old->theta == theta && old->count <= table->count; }),
+                              [&](const auto& old) {
+                                return old->head_dim == head_dim && old->theta == theta && old->count <= table->count;
+                              }),
                tables.end());
   tables.insert(tables.begin(), table);
   if (tables.size() > kRopeTables) tables.resize(kRopeTables);
@@ -77,7 +79,8 @@ std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, int head_dim, floa
 
 }  // namespace
 
-void CpuBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) {
+void CpuBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
+                                   int64_t c) {
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t from = int64_t(ids[i]) * c;
@@ -98,7 +101,8 @@ void CpuBackend::embedding_forward(float* out, const void* table, DType dtype, c
 void CpuBackend::copy(float* to, const float* from, int64_t n) {
   constexpr int64_t kPiece = 4096;
   parallel_ranges(pool_, (n + kPiece - 1) / kPiece, kPiece, [&](int64_t begin, int64_t end) {
-    std::memcpy(to + begin * kPiece, from + begin * kPiece, size_t(std::min(end * kPiece, n) - begin * kPiece) * sizeof(float));
+    std::memcpy(to + begin * kPiece, from + begin * kPiece,
+                size_t(std::min(end * kPiece, n) - begin * kPiece) * sizeof(float));
   });
 }
 
@@ -106,7 +110,8 @@ void CpuBackend::gather_rows(Array out_array, ConstArray x_array, const int32_t*
   float* out = out_array.f32();
   const float* x = x_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) std::memcpy(out + i * c, x + int64_t(index[i]) * c, size_t(c) * sizeof(float));
+    for (int64_t i = begin; i < end; ++i)
+      std::memcpy(out + i * c, x + int64_t(index[i]) * c, size_t(c) * sizeof(float));
   });
 }
 
@@ -142,7 +147,8 @@ void CpuBackend::scatter_add_rows(float* x, const float* from, const int32_t* in
   });
 }
 
-void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                        float theta, float direction) {
   check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
   int64_t count = 0;
   for (int64_t i = 0; i < m; ++i) {
@@ -173,11 +179,13 @@ void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int6
   });
 }
 
-void CpuBackend::rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+void CpuBackend::rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                              float theta) {
   rotate(x.f32(), stride, positions, m, heads, head_dim, theta, 1);
 }
 
-void CpuBackend::rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+void CpuBackend::rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                               float theta) {
   rotate(dx.f32(), stride, positions, m, heads, head_dim, theta, -1);
 }
 
@@ -185,16 +193,19 @@ void CpuBackend::swiglu_forward(Array out_array, ConstArray gate_up_array, int64
   float* out = out_array.f32();
   const float* gate_up = gate_up_array.f32();
   parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernels_->rows.swiglu(out + i * f, gate_up + i * 2 * f, gate_up + i * 2 * f + f, f);
+    for (int64_t i = begin; i < end; ++i)
+      kernels_->rows.swiglu(out + i * f, gate_up + i * 2 * f, gate_up + i * 2 * f + f, f);
   });
 }
 
 void CpuBackend::silu_forward(float* x, int64_t n) {
-  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece,
-                  [&](int64_t begin, int64_t end) { kernels_->rows.silu(x + begin * kPiece, std::min(end * kPiece, n) - begin * kPiece); });
+  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece, [&](int64_t begin, int64_t end) {
+    kernels_->rows.silu(x + begin * kPiece, std::min(end * kPiece, n) - begin * kPiece);
+  });
 }
 
-void CpuBackend::swiglu_backward(Array dgate_up_array, ConstArray dout_array, ConstArray gate_up_array, int64_t m, int64_t f) {
+void CpuBackend::swiglu_backward(Array dgate_up_array, ConstArray dout_array, ConstArray gate_up_array, int64_t m,
+                                 int64_t f) {
   float* dgate_up = dgate_up_array.f32();
   const float *dout = dout_array.f32(), *gate_up = gate_up_array.f32();
   parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {

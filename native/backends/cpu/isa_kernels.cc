@@ -1,6 +1,6 @@
-// The inner loops for one instruction set; compiled once per set, with its define and flags (CMakeLists.txt). Everything but the
-// exported function is local to the unit, and no C++ library header is included: an inline function emitted here with AVX-512
-// code could be the copy that the linker keeps for the whole program.
+// The inner loops for one instruction set; compiled once per set, with its define and flags (CMakeLists.txt).
+// Everything but the exported function is local to the unit, and no C++ library header is included: an inline function
+// emitted here with AVX-512 code could be the copy that the linker keeps for the whole program.
 #include "backends/cpu/isa_kernels.h"
 
 #include "backends/cpu/isa/matmul.inl"

@@ -1,5 +1,5 @@
-// What isa_kernels.cc exports, once per instruction set. A function and not an object: filling the table runs code compiled for the
-// set, so it must wait until the CPU is known to have it.
+// What isa_kernels.cc exports, once per instruction set. A function and not an object: filling the table runs code
+// compiled for the set, so it must wait until the CPU is known to have it.
 #pragma once
 #include "backends/cpu/kernels.h"
 

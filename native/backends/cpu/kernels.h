@@ -1,6 +1,7 @@
-// The tables of inner loops that differ by instruction set. isa_kernels.cc is compiled once per set and exports one MatmulKernels
-// and one RowKernels table each; cpu_backend.cc picks a pair at start from what the CPU reports. All loops over threads,
-// sequences and tiles live outside (matmul.cc, attention.cc, norm.cc, elementwise.cc, sampling.cc), compiled once.
+// The tables of inner loops that differ by instruction set. isa_kernels.cc is compiled once per set and exports one
+// MatmulKernels and one RowKernels table each; cpu_backend.cc picks a pair at start from what the CPU reports. All
+// loops over threads, sequences and tiles live outside (matmul.cc, attention.cc, norm.cc, elementwise.cc, sampling.cc),
+// compiled once.
 #pragma once
 #include "backends/cpu/matmul_kernels.h"
 #include "backends/cpu/row_kernels.h"

@@ -13,12 +13,13 @@ namespace cpu {
 
 namespace {
 
-// Steps of k (pairs of k for bf16 products) per block. A block of a panel and of a tile's rows should stay in the first two cache
-// levels while it is used; a product of a single row of tiles streams its weights, and then one long run is better.
+// Steps of k (pairs of k for bf16 products) per block. A block of a panel and of a tile's rows should stay in the first
+// two cache levels while it is used; a product of a single row of tiles streams its weights, and then one long run is
+// better.
 constexpr int64_t kBlockSteps = 512;
 constexpr int64_t kStreamSteps = 8192;
-// Rows and columns of a task. A block of activations (kTaskRows, kBlockSteps) and the sums (kTaskRows, kTaskColumns) share the
-// second cache level with the panel that streams by.
+// Rows and columns of a task. A block of activations (kTaskRows, kBlockSteps) and the sums (kTaskRows, kTaskColumns)
+// share the second cache level with the panel that streams by.
 constexpr int64_t kTaskRows = 192;
 constexpr int64_t kTaskColumns = 512;
 // Tasks per thread that even out a core that is busy elsewhere, and the work below which waking a thread does not pay.
@@ -32,14 +33,14 @@ constexpr int64_t kPackRows = 32;
 constexpr int64_t kPieceRows = 256;
 constexpr int64_t kPieceSums = 1 << 17;
 
-// Prefetch distance into a panel, in bytes: the memory's latency takes some kilobytes to hide, but what is prefetched beyond the end of
-// a short panel is of little use.
+// Prefetch distance into a panel, in bytes: the memory's latency takes some kilobytes to hide, but what is prefetched
+// beyond the end of a short panel is of little use.
 constexpr int64_t kPrefetchMin = 512, kPrefetchMax = 8192, kPrefetchPart = 32;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// f16_to_f32 without branches, for the compiler to vectorize: exponent and mantissa in place, scaled by 2^112 (exact, subnormals
-// included), and infinity's exponent for infinities and NaN.
+// f16_to_f32 without branches, for the compiler to vectorize: exponent and mantissa in place, scaled by 2^112 (exact,
+// subnormals included), and infinity's exponent for infinities and NaN.
 inline float widen_f16(uint16_t value) {
   uint32_t bits = uint32_t(value & 0x7fffu) << 13;
   float scaled;
@@ -70,7 +71,9 @@ class PackedMatrix final : public Matrix {
   // Where column j of a panel lies in a step, in elements (for kLayoutBF16Pairs, the first of its two).
   int64_t place(int64_t j) const {
     const int64_t group = 2 * lanes, in_group = j % group;
-    return layout == kLayoutBF16 ? j - in_group + in_group % lanes * 2 + in_group / lanes : layout == kLayoutBF16Pairs ? 2 * j : j;
+    return layout == kLayoutBF16        ? j - in_group + in_group % lanes * 2 + in_group / lanes
+           : layout == kLayoutBF16Pairs ? 2 * j
+                                        : j;
   }
 
   const WeightLayout layout;
@@ -81,7 +84,8 @@ class PackedMatrix final : public Matrix {
 
 void PackedMatrix::unpack(float* to, int64_t first, int64_t count) const {
   check_argument(first >= 0 && count >= 0 && first + count <= rows(),
-                 "rows: expected a part of " + std::to_string(rows()) + ", got " + std::to_string(count) + " from " + std::to_string(first));
+                 "rows: expected a part of " + std::to_string(rows()) + ", got " + std::to_string(count) + " from " +
+                     std::to_string(first));
   const int64_t per_step = layout == kLayoutBF16Pairs ? 2 : 1;
   for (int64_t row = first; row < first + count; ++row, to += cols()) {
     const char* panel = static_cast<const char*>(memory.data()) + row / nr * panel_bytes;
@@ -131,7 +135,8 @@ void load_row(uint16_t* to, const PanelRow& row, int64_t k, int64_t count, DType
   }
 }
 
-// Fills one panel. Rows are converted a chunk of columns at a time into a small tile, which is then written out transposed.
+// Fills one panel. Rows are converted a chunk of columns at a time into a small tile, which is then written out
+// transposed.
 template <typename T>
 void pack_panel(T* to, const std::vector<PanelRow>& rows, int64_t k, const PackedMatrix& matrix, DType storage) {
   constexpr int64_t kChunk = 64;
@@ -215,7 +220,8 @@ struct Product {
   // Neighbouring tasks share weights, which are larger than the activations.
   void task(int64_t index) const {
     const int64_t i = index % row_tasks, j = index / row_tasks;
-    run(row_tiles * i / row_tasks, row_tiles * (i + 1) / row_tasks, panels * j / column_tasks, panels * (j + 1) / column_tasks);
+    run(row_tiles * i / row_tasks, row_tiles * (i + 1) / row_tasks, panels * j / column_tasks,
+        panels * (j + 1) / column_tasks);
   }
 
   void run(int64_t tile_from, int64_t tile_to, int64_t panel_from, int64_t panel_to) const {
@@ -278,7 +284,8 @@ struct Product {
     }
   }
 
-  // Cuts the product and runs it, on the calling thread alone if `pool` is null. No cut changes the chain of operations of an element.
+  // Cuts the product and runs it, on the calling thread alone if `pool` is null. No cut changes the chain of operations
+  // of an element.
   void run_on(ThreadPool* pool) {
     row_tiles = ceil_div(m, kernels->mr);
     blocks = ceil_div(steps, row_tiles == 1 ? kStreamSteps : kBlockSteps);
@@ -286,10 +293,12 @@ struct Product {
     row_tasks = ceil_div(m, kTaskRows);
     column_tasks = ceil_div(n, kTaskColumns);
     const int64_t work = m * n * k;
-    const int64_t wanted = !pool || pool->threads() == 1 ? 1 : std::min(pool->threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
+    const int64_t wanted = !pool || pool->threads() == 1
+                               ? 1
+                               : std::min(pool->threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
     while (row_tasks * column_tasks < wanted) {
-      // Rows first: then no two tasks pack the same activations. A task keeps two tiles of rows, or reading the weights again for
-      // each would cost more.
+      // Rows first: then no two tasks pack the same activations. A task keeps two tiles of rows, or reading the weights
+      // again for each would cost more.
       if (row_tiles / (row_tasks + 1) >= 2) {
         ++row_tasks;
       } else if (column_tasks < panels) {
@@ -310,7 +319,8 @@ struct Product {
   }
 };
 
-// Weights (k, n) row-major fp32 as panels, in the calling thread's scratch; packed by that thread alone if `pool` is null.
+// Weights (k, n) row-major fp32 as panels, in the calling thread's scratch; packed by that thread alone if `pool` is
+// null.
 const void* pack_panels(ThreadPool* pool, const MatmulKernels& kernels, const float* w, int64_t k, int64_t n) {
   const int64_t nr = kernels.nr, panels = ceil_div(n, nr);
   scratch.panels.reserve(size_t(panels * k * nr) * 4);
@@ -318,8 +328,8 @@ const void* pack_panels(ThreadPool* pool, const MatmulKernels& kernels, const fl
   const auto pack = [&](int64_t begin, int64_t end) {
     for (int64_t first = 0; first < k; first += kPackRows)
       for (int64_t panel = begin; panel < end; ++panel)
-        kernels.pack_panel(to + (panel * k + first) * nr, w + first * n + panel * nr, n, int(std::min(nr, n - panel * nr)),
-                           std::min(kPackRows, k - first));
+        kernels.pack_panel(to + (panel * k + first) * nr, w + first * n + panel * nr, n,
+                           int(std::min(nr, n - panel * nr)), std::min(kPackRows, k - first));
   };
   if (pool) {
     parallel_ranges(*pool, panels, k * nr, pack);
@@ -330,8 +340,8 @@ const void* pack_panels(ThreadPool* pool, const MatmulKernels& kernels, const fl
 }
 
 // dw (n, k) = or += dy (m, n)^T x (m, k)
-void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, bool add, const float* dy, int64_t dy_stride, const float* x,
-                     int64_t m, int64_t n, int64_t k) {
+void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, bool add, const float* dy,
+                     int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
   Product product(kernels, pack_panels(pool, kernels, x, m, k), m, k);
   product.out = dw;
   product.out_stride = k;
@@ -347,9 +357,11 @@ void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, 
 
 bool CpuBackend::supports(Compute compute) const { return compute == Compute::kF32 || kernels_->matmul.bf16_products; }
 
-std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) {
+std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
+                                                Compute compute) {
   check_argument(cols > 0, "cols: expected at least 1, got " + std::to_string(cols));
-  check_argument(supports(compute), "compute: bf16 products need the avx512-bf16 instruction set, this backend runs " + std::string(isa()));
+  check_argument(supports(compute), "compute: bf16 products need the avx512-bf16 instruction set, this backend runs " +
+                                        std::string(isa()));
   check_argument(compute == Compute::kF32 || storage == DType::kBF16, "storage: bf16 products need bf16 weights");
   int64_t rows = 0;
   for (const MatrixPart& part : parts) {
@@ -367,11 +379,14 @@ std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& p
 
 void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts) {
   PackedMatrix& matrix = static_cast<PackedMatrix&>(to);
-  const DType storage = matrix.layout == kLayoutF32 ? DType::kF32 : matrix.layout == kLayoutF16 ? DType::kF16 : DType::kBF16;
+  const DType storage = matrix.layout == kLayoutF32   ? DType::kF32
+                        : matrix.layout == kLayoutF16 ? DType::kF16
+                                                      : DType::kBF16;
   const int64_t nr = matrix.nr, rows = matrix.rows(), cols = matrix.cols();
   std::vector<int64_t> first_row(1, 0);  // of each part
   for (const MatrixPart& part : parts) first_row.push_back(first_row.back() + part.rows);
-  check_argument(first_row.back() == rows, "parts: expected " + std::to_string(rows) + " rows, got " + std::to_string(first_row.back()));
+  check_argument(first_row.back() == rows,
+                 "parts: expected " + std::to_string(rows) + " rows, got " + std::to_string(first_row.back()));
   parallel_ranges(pool_, matrix.panels, cols * nr, [&](int64_t begin, int64_t end) {
     std::vector<PanelRow> panel_rows(static_cast<size_t>(nr));
     for (int64_t panel = begin; panel < end; ++panel) {
@@ -399,7 +414,8 @@ void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts)
   });
 }
 
-void CpuBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
+void CpuBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
+                                const float* bias, bool accumulate) {
   const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
   if (m <= 0 || matrix.rows() == 0) return;
   Product product(kernels_->matmul, matrix);
@@ -414,7 +430,8 @@ void CpuBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int
   product.run_on(&pool_);
 }
 
-void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) {
+void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n,
+                                       int64_t k, bool accumulate) {
   if (m <= 0 || k <= 0) return;
   if (n == 0) {
     if (!accumulate) fill_zero(dx.f32(), m * k);
@@ -430,13 +447,13 @@ void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_strid
   product.run_on(&pool_);
 }
 
-void CpuBackend::linear_backward_weight(float* dw, float* db, ConstArray dy_array, int64_t dy_stride, ConstArray x_array, int64_t m, int64_t n,
-                                        int64_t k) {
+void CpuBackend::linear_backward_weight(float* dw, float* db, ConstArray dy_array, int64_t dy_stride,
+                                        ConstArray x_array, int64_t m, int64_t n, int64_t k) {
   if (m <= 0 || n <= 0) return;
   const float *dy = dy_array.f32(), *x = x_array.f32();
   const MatmulKernels& kernels = kernels_->matmul;
-  // A small dw has few tiles to share out, and threads that share them copy each other's operands. So it is the sum of pieces, each over
-  // some rows, and a thread keeps to its rows. The pieces depend on the shape alone.
+  // A small dw has few tiles to share out, and threads that share them copy each other's operands. So it is the sum of
+  // pieces, each over some rows, and a thread keeps to its rows. The pieces depend on the shape alone.
   const int64_t size = n * k, pieces = std::max<int64_t>(1, std::min(ceil_div(m, kPieceRows), kPieceSums / size));
   const auto piece = [&](int64_t i, ThreadPool* pool, float* to, bool add) {
     const int64_t first = m * i / pieces, count = m * (i + 1) / pieces - first;

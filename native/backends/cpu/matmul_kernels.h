@@ -1,7 +1,9 @@
-// The inner loops of the matrix product, one table per instruction set (isa/matmul.inl). matmul.cc packs, blocks and threads.
+// The inner loops of the matrix product, one table per instruction set (isa/matmul.inl). matmul.cc packs, blocks and
+// threads.
 //
-// Packed weights: the N columns of the product are cut into panels of `nr`, the last one padded with zeros. Inside a panel the
-// K steps follow each other; a step holds the weights of the panel's columns for one k (for two k in kBF16Pairs).
+// Packed weights: the N columns of the product are cut into panels of `nr`, the last one padded with zeros. Inside a
+// panel the K steps follow each other; a step holds the weights of the panel's columns for one k (for two k in
+// kBF16Pairs).
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -11,9 +13,10 @@ namespace cpu {
 
 // How one step of a panel lies in memory; nr elements each.
 enum WeightLayout {
-  kLayoutF32,        // fp32, column order
-  kLayoutBF16,       // bf16; in each group of 2 * lanes columns, column j beside column j + lanes, so that a shift and a mask widen them
-  kLayoutF16,        // fp16, column order
+  kLayoutF32,   // fp32, column order
+  kLayoutBF16,  // bf16; in each group of 2 * lanes columns, column j beside column j + lanes, so that a shift and a
+                // mask widen them
+  kLayoutF16,   // fp16, column order
   kLayoutBF16Pairs,  // bf16 pairs (k, k + 1) per column, column order; for bf16 products
   kLayouts,
 };
@@ -52,13 +55,15 @@ struct MatmulKernels {
   MatmulTileFn wide_panels[kLayouts][kMaxTileRows + 1];
   // to (k, rows) = x (rows, k) transposed, x rows `stride` floats apart. Writes up to pack_slack bytes too many.
   void (*pack_f32)(void* to, const float* x, int64_t stride, int rows, int64_t k);
-  // to (k, rows) = x (k, rows), x rows `stride` floats apart: activations that come transposed, as those of a weight's gradient do.
+  // to (k, rows) = x (k, rows), x rows `stride` floats apart: activations that come transposed, as those of a weight's
+  // gradient do.
   void (*pack_columns)(float* to, const float* x, int64_t stride, int rows, int64_t k);
   // One fp32 panel from weights (k, columns), rows `stride` floats apart; columns <= nr, zeros beyond.
   void (*pack_panel)(float* to, const float* w, int64_t stride, int columns, int64_t k);
   // One fp32 panel from nr rows of k numbers each; null rows give zeros.
   void (*transpose_panel)(float* to, const float* const* rows, int64_t k);
-  // to ((k + 1) / 2, rows) pairs of bf16, rounded to nearest even; an odd k is padded with 0. Null without bf16_products.
+  // to ((k + 1) / 2, rows) pairs of bf16, rounded to nearest even; an odd k is padded with 0. Null without
+  // bf16_products.
   void (*pack_bf16)(void* to, const float* x, int64_t stride, int rows, int64_t k);
 };
 

@@ -19,7 +19,8 @@ constexpr int64_t kNarrow = 512;  // numbers that are widened at a time where th
 
 constexpr int64_t pieces(int64_t n) { return (n + kPiece - 1) / kPiece; }
 
-// Numbers [begin, end) of a step whose state is narrower than fp32: widened, updated by the one inner loop, narrowed again.
+// Numbers [begin, end) of a step whose state is narrower than fp32: widened, updated by the one inner loop, narrowed
+// again.
 void adamw_narrow(const RowKernels& kernels, const AdamWArgs& a, AdamWPiece piece, int64_t begin, int64_t end) {
   float parameter[kNarrow], exp_avg[kNarrow], exp_avg_sq[kNarrow];
   const bool narrow = a.moments == DType::kBF16;
@@ -60,7 +61,8 @@ void adamw_narrow(const RowKernels& kernels, const AdamWArgs& a, AdamWPiece piec
 double CpuBackend::sum_squares(const float* x, int64_t n) {
   std::vector<double> sums(static_cast<size_t>(pieces(n)));
   parallel_ranges(pool_, pieces(n), kPiece, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) sums[size_t(i)] = kernels_->rows.sum_squares(x + i * kPiece, std::min(kPiece, n - i * kPiece));
+    for (int64_t i = begin; i < end; ++i)
+      sums[size_t(i)] = kernels_->rows.sum_squares(x + i * kPiece, std::min(kPiece, n - i * kPiece));
   });
   double total = 0;
   for (double sum : sums) total += sum;

@@ -11,8 +11,8 @@ namespace cpu {
 constexpr int64_t kTaskWork = 16384;  // elements below which handing a task to another thread costs more than it saves
 constexpr int64_t kColumns = 16;      // one cache line of floats: the least that threads which divide columns take
 
-// Calls range(begin, end) over pieces of [0, rows), several at once if `rows` of `work` elements each are worth it. The pieces
-// depend on the thread count, so a row's result must not depend on its piece.
+// Calls range(begin, end) over pieces of [0, rows), several at once if `rows` of `work` elements each are worth it. The
+// pieces depend on the thread count, so a row's result must not depend on its piece.
 template <class Range>
 void parallel_ranges(ThreadPool& pool, int64_t rows, int64_t work, const Range& range) {
   if (rows <= 0) return;

@@ -1,5 +1,5 @@
-// Inner loops over one row, or one tile of attention, that differ by instruction set (isa/rows.inl, attention.inl, sampling.inl).
-// A function's result for a row depends on that row alone.
+// Inner loops over one row, or one tile of attention, that differ by instruction set (isa/rows.inl, attention.inl,
+// sampling.inl). A function's result for a row depends on that row alone.
 #pragma once
 #include <stdint.h>
 
@@ -50,8 +50,9 @@ struct LogitSums {
   double weighted;  // of (x - max) e^(x - max)
 };
 
-// Which tokens could still win argmax(logit + T * Gumbel): token v can only if x_v > floor (no noise exceeds kMaxGumbel), and if
-// the uniform u behind its noise has u >= exp(-w), w = e^((x_v - bar) / T), which 1 - u <= w must hold for.
+// Which tokens could still win argmax(logit + T * Gumbel): token v can only if x_v > floor (no noise exceeds
+// kMaxGumbel), and if the uniform u behind its noise has u >= exp(-w), w = e^((x_v - bar) / T), which 1 - u <= w must
+// hold for.
 struct GumbelFilter {
   float floor;  // at or below bar - T * kMaxGumbel
   float bar;    // at or below the best noisy logit so far
@@ -69,7 +70,8 @@ struct AdamWPiece {
   float *parameter, *exp_avg, *exp_avg_sq;
   const float* gradient;
   int64_t n;
-  // p = keep p - step m / (sqrt(v) / correction + eps), m = beta1 m + rest1 g, v = beta2 v + rest2 g^2, g = gradient * scale
+  // p = keep p - step m / (sqrt(v) / correction + eps), m = beta1 m + rest1 g, v = beta2 v + rest2 g^2, g = gradient *
+  // scale
   float scale, beta1, rest1, beta2, rest2, keep, step, correction, eps;
 };
 
@@ -80,24 +82,30 @@ struct RowKernels {
   void (*layernorm)(float* out, const float* x, const float* mul, const float* add, int64_t c, float eps);
   // sum over C of layernorm(x) * weight
   float (*planner_score)(const float* x, const float* mul, const float* add, const float* weight, int64_t c, float eps);
-  // In place on x (heads, D): pairs (j, j + D/2) turned by the angle with cosine c[j] and sine direction * s[j], j < D/2.
+  // In place on x (heads, D): pairs (j, j + D/2) turned by the angle with cosine c[j] and sine direction * s[j], j <
+  // D/2.
   void (*rope)(float* x, const float* cosine, const float* sine, float direction, int heads, int head_dim);
   // out (N) = silu(gate) * up
   void (*swiglu)(float* out, const float* gate, const float* up, int64_t n);
   void (*silu)(float* x, int64_t n);
 
   // dx (C) += and dweight (C, may be null) += the gradients of rmsnorm
-  void (*rmsnorm_backward)(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t c, float eps);
+  void (*rmsnorm_backward)(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t c,
+                           float eps);
   // dx (C) += the gradient of layernorm
-  void (*layernorm_backward)(float* dx, Moments* moments, const float* dout, const float* x, const float* mul, int64_t c, float eps);
+  void (*layernorm_backward)(float* dx, Moments* moments, const float* dout, const float* x, const float* mul,
+                             int64_t c, float eps);
   // dx (C) += the gradient of planner_score for a gradient `dlogit` of it
-  void (*planner_score_backward)(float* dx, Moments* moments, float dlogit, const float* x, const float* mul, const float* weight, int64_t c,
-                                 float eps);
+  void (*planner_score_backward)(float* dx, Moments* moments, float dlogit, const float* x, const float* mul,
+                                 const float* weight, int64_t c, float eps);
   // One row's part of columns: dmul (n) += dout * normed, dadd (n) += dout; either may be null.
-  void (*norm_weights_backward)(float* dmul, float* dadd, const float* dout, const float* x, const Moments* moments, int64_t n);
-  // Likewise for planner_score: dmul += dlogit weight normed, dadd += dlogit weight, dweight += dlogit (normed mul + add); any may be null.
-  void (*planner_weights_backward)(float* dmul, float* dadd, float* dweight, float dlogit, const float* x, const Moments* moments, const float* mul,
-                                   const float* add, const float* weight, int64_t n);
+  void (*norm_weights_backward)(float* dmul, float* dadd, const float* dout, const float* x, const Moments* moments,
+                                int64_t n);
+  // Likewise for planner_score: dmul += dlogit weight normed, dadd += dlogit weight, dweight += dlogit (normed mul +
+  // add); any may be null.
+  void (*planner_weights_backward)(float* dmul, float* dadd, float* dweight, float dlogit, const float* x,
+                                   const Moments* moments, const float* mul, const float* add, const float* weight,
+                                   int64_t n);
   // dgate, dup (N) from dout (N); may be in place of gate and up
   void (*swiglu_backward)(float* dgate, float* dup, const float* dout, const float* gate, const float* up, int64_t n);
   void (*silu_backward)(float* dx, const float* dout, const float* x, int64_t n);
@@ -121,7 +129,8 @@ struct RowKernels {
   void (*softmax_backward)(float* x, int64_t n, float scale, float d);
   // Lowest i < n with x[i] == value; n if none.
   int64_t (*find_first)(const float* x, int64_t n, float value);
-  // Writes the offsets i < n of the tokens first + i (first even) that the filter lets pass, ascending, and returns how many.
+  // Writes the offsets i < n of the tokens first + i (first even) that the filter lets pass, ascending, and returns how
+  // many.
   int (*gumbel_filter)(const GumbelFilter* filter, const float* x, uint32_t first, int n, int32_t* passed);
 };
 

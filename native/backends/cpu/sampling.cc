@@ -1,10 +1,12 @@
-// Token sampling: one read of the logits gives the drawn token (argmax of logit + T * Gumbel noise, exactly the one that a scan in
-// double over all tokens finds), its log-probability and confidence, the largest probability and the entropy.
+// Token sampling: one read of the logits gives the drawn token (argmax of logit + T * Gumbel noise, exactly the one
+// that a scan in double over all tokens finds), its log-probability and confidence, the largest probability and the
+// entropy.
 //
 // Noise for every token would cost far more than reading the logits, so filters leave out tokens that cannot win:
-// no noise exceeds kMaxGumbel, and with `best` the best noisy logit so far a token wins only if its uniform u exceeds exp(-w),
-// w = exp((x - best) / T), which implies 1 - u < w: a test in fp32 on the high word of the uniform. A few tens of tokens of a row
-// pass and get the double logarithms. Margins cover every rounding, so the filters never drop a winner.
+// no noise exceeds kMaxGumbel, and with `best` the best noisy logit so far a token wins only if its uniform u exceeds
+// exp(-w), w = exp((x - best) / T), which implies 1 - u < w: a test in fp32 on the high word of the uniform. A few tens
+// of tokens of a row pass and get the double logarithms. Margins cover every rounding, so the filters never drop a
+// winner.
 #include <cmath>
 #include <limits>
 #include <string>
@@ -46,7 +48,8 @@ float float_at_most(double value) {
 // Draws from one row, piece after piece.
 class Draw {
  public:
-  Draw(const RowKernels& kernels, const SampleArgs& args, int64_t row) : kernels_(kernels), args_(args), row_(row), temperature_(args.temperature) {
+  Draw(const RowKernels& kernels, const SampleArgs& args, int64_t row)
+      : kernels_(kernels), args_(args), row_(row), temperature_(args.temperature) {
     if (args.given || args.uniforms || !(args.temperature >= kLeastTemperature)) return;  // `at` may be null
     const rng::Coordinates& at = args.at[row];
     filter_.inverse_temperature = float(1.0 / temperature_);
@@ -62,7 +65,9 @@ class Draw {
     if (!(max > -kInfinity)) return;
     if (args_.uniforms) {
       for (int64_t i = 0; i < n; ++i)
-        if (x[i] > -kInfinity) best_.offer(noisy(x[i], rng::gumbel(args_.uniforms[row_ * args_.vocab + first + i])), int32_t(first + i), x[i]);
+        if (x[i] > -kInfinity)
+          best_.offer(noisy(x[i], rng::gumbel(args_.uniforms[row_ * args_.vocab + first + i])), int32_t(first + i),
+                      x[i]);
       return;
     }
     // Nothing in this piece can win: the usual case behind the first few at small T.
@@ -78,7 +83,8 @@ class Draw {
       filter_.bar = float_at_most(bar);
       filter_.floor = float_at_most(bar - temperature_ * rng::kMaxGumbel);
       if (filter_.floor > -kInfinity) filter_.floor = std::nextafter(filter_.floor, -kInfinity);
-      const int count = kernels_.gumbel_filter(&filter_, x + i, uint32_t(first + i), int(std::min(kFilter, n - i)), passed);
+      const int count =
+          kernels_.gumbel_filter(&filter_, x + i, uint32_t(first + i), int(std::min(kFilter, n - i)), passed);
       for (int p = 0; p < count; ++p) offer(x[i + passed[p]], first + i + passed[p]);
     }
   }
@@ -87,7 +93,9 @@ class Draw {
 
  private:
   double noisy(float x, double noise) const { return rng::add_rn(x, rng::mul_rn(temperature_, noise)); }
-  void offer(float x, int64_t token) { best_.offer(noisy(x, rng::token_gumbel(args_.at[row_], uint32_t(token))), int32_t(token), x); }
+  void offer(float x, int64_t token) {
+    best_.offer(noisy(x, rng::token_gumbel(args_.at[row_], uint32_t(token))), int32_t(token), x);
+  }
   // Below every score that could tie with the best, whatever the rounding of scores.
   double lowest_winner() const { return best_.score - 0x1p-50 * (std::fabs(best_.score) + 80 * temperature_); }
 
@@ -102,18 +110,21 @@ class Draw {
 }  // namespace
 
 void CpuBackend::sample_forward(const SampleArgs& a) {
-  check_argument(a.vocab > 0 && a.vocab <= std::numeric_limits<int32_t>::max(), "vocab: expected 1 to 2^31 - 1, got " + std::to_string(a.vocab));
+  check_argument(a.vocab > 0 && a.vocab <= std::numeric_limits<int32_t>::max(),
+                 "vocab: expected 1 to 2^31 - 1, got " + std::to_string(a.vocab));
   check_argument(std::isfinite(a.temperature), "temperature: expected a finite number");
   const RowKernels& kernels = kernels_->rows;
   if (a.given)
     for (int64_t row = 0; row < a.rows; ++row)
-      check_argument(a.given[row] >= 0 && a.given[row] < a.vocab,
-                     "given: expected tokens below vocab (" + std::to_string(a.vocab) + "), got " + std::to_string(a.given[row]));
-  const bool noisy = a.temperature >= kLeastTemperature, draws = noisy && !a.given, tempered = noisy && a.tempered_log_prob;
+      check_argument(
+          a.given[row] >= 0 && a.given[row] < a.vocab,
+          "given: expected tokens below vocab (" + std::to_string(a.vocab) + "), got " + std::to_string(a.given[row]));
+  const bool noisy = a.temperature >= kLeastTemperature, draws = noisy && !a.given,
+             tempered = noisy && a.tempered_log_prob;
   const float inverse_temperature = noisy ? 1.0f / a.temperature : 1.0f;
   const int64_t pieces = (a.vocab + kPiece - 1) / kPiece;
-  // Few rows: several tasks share one. A group of pieces knows the best of its own pieces only, which costs a few more exact
-  // evaluations and changes no result.
+  // Few rows: several tasks share one. A group of pieces knows the best of its own pieces only, which costs a few more
+  // exact evaluations and changes no result.
   int64_t groups = 1;
   if (pool_.threads() > 1 && a.rows < 4 * pool_.threads())
     groups = std::max<int64_t>(1, std::min(pieces, 4 * pool_.threads() / std::max<int64_t>(1, a.rows)));
@@ -200,8 +211,8 @@ void CpuBackend::sample_forward(const SampleArgs& a) {
   }
 }
 
-void CpuBackend::log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
-                                   int32_t excluded_token) {
+void CpuBackend::log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m,
+                                   int64_t vocab, float temperature, int32_t excluded_token) {
   const float inverse_temperature = temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f;
   parallel_ranges(pool_, m, 4 * vocab, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {

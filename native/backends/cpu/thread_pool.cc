@@ -23,8 +23,9 @@ namespace cpu {
 
 namespace {
 
-// A step of a small model is a chain of jobs a few microseconds apart, and waking a sleeping thread costs tens of microseconds:
-// so threads spin between jobs. Not for long: on a busy machine a spinning thread holds the core that the other one needs.
+// A step of a small model is a chain of jobs a few microseconds apart, and waking a sleeping thread costs tens of
+// microseconds: so threads spin between jobs. Not for long: on a busy machine a spinning thread holds the core that the
+// other one needs.
 constexpr auto kSpin = std::chrono::microseconds(50);
 
 inline void relax() {
@@ -48,9 +49,10 @@ bool spin_until(const Condition& done) {
   }
 }
 
-// Where a worker wakes up. Linux may wake a thread on the very core that the waking thread goes on using, though another one is idle
-// (seen on virtual machines), and then the job runs on one core for milliseconds, until the scheduler balances. So a worker is woken
-// with the caller's core excluded, and takes its full mask back as soon as it runs.
+// Where a worker wakes up. Linux may wake a thread on the very core that the waking thread goes on using, though
+// another one is idle (seen on virtual machines), and then the job runs on one core for milliseconds, until the
+// scheduler balances. So a worker is woken with the caller's core excluded, and takes its full mask back as soon as it
+// runs.
 class Placement {
  public:
 #ifdef __linux__
@@ -79,8 +81,8 @@ class Placement {
 #endif
 };
 
-// Whether this thread is inside a task of some pool: a run() from there runs inline, since waiting for a turn that the outer run()
-// holds would never end.
+// Whether this thread is inside a task of some pool: a run() from there runs inline, since waiting for a turn that the
+// outer run() holds would never end.
 thread_local bool inside_task = false;
 
 std::exception_ptr run_inline(int64_t count, const std::function<void(int64_t)>& task) {
@@ -102,7 +104,7 @@ struct ThreadPool::State {
 
   std::mutex turn;  // held by the caller whose job is running
 
-  std::mutex mutex;                     // guards everything below that is not atomic; atomics are written under it, except `next`
+  std::mutex mutex;  // guards everything below that is not atomic; atomics are written under it, except `next`
   std::condition_variable idle;         // the caller waits for the last worker
   std::atomic<uint64_t> generation{0};  // of the job
   std::atomic<bool> stop{false};
@@ -139,7 +141,9 @@ struct ThreadPool::State {
   void run_worker(Worker* self) {
     uint64_t seen = 0;
     for (;;) {
-      const auto news = [&] { return generation.load(std::memory_order_relaxed) != seen || stop.load(std::memory_order_relaxed); };
+      const auto news = [&] {
+        return generation.load(std::memory_order_relaxed) != seen || stop.load(std::memory_order_relaxed);
+      };
       spin_until(news);
       std::unique_lock<std::mutex> lock(mutex);
       if (!news()) {
@@ -180,7 +184,8 @@ ThreadPool::ThreadPool(int threads) : threads_(threads) {
       worker.thread = std::thread(&State::run_worker, &s, &worker);
     } catch (const std::system_error& error) {
       s.shut_down();
-      throw Error(ErrorCode::kOutOfMemory, "could not start a pool of " + std::to_string(threads) + " threads: " + error.what());
+      throw Error(ErrorCode::kOutOfMemory,
+                  "could not start a pool of " + std::to_string(threads) + " threads: " + error.what());
     }
   }
 }

@@ -1,5 +1,5 @@
-// A pool of worker threads owned by one backend. Work is cut into numbered tasks; which thread runs which task never influences a
-// result. Callers from several threads take turns.
+// A pool of worker threads owned by one backend. Work is cut into numbered tasks; which thread runs which task never
+// influences a result. Callers from several threads take turns.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -17,8 +17,8 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  // Runs task(i) for every i in [0, count), in any order and on any thread, and returns when all are done. The first exception a
-  // task throws is rethrown here after the others have finished.
+  // Runs task(i) for every i in [0, count), in any order and on any thread, and returns when all are done. The first
+  // exception a task throws is rethrown here after the others have finished.
   void run(int64_t count, const std::function<void(int64_t)>& task);
 
  private:

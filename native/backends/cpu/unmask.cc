@@ -15,8 +15,9 @@ namespace {
 
 // Decisions of one row, for the likelihood and its gradient.
 //
-// Selecting nothing becomes selecting the most probable candidate `top`, so {top} alone is what comes out of two draws, with probability
-// prod_{j != top} (1 - p_j) (p_top + 1 - p_top): p_top drops out, forced or not, and the probabilities of all outcomes sum to 1.
+// Selecting nothing becomes selecting the most probable candidate `top`, so {top} alone is what comes out of two draws,
+// with probability prod_{j != top} (1 - p_j) (p_top + 1 - p_top): p_top drops out, forced or not, and the probabilities
+// of all outcomes sum to 1.
 class Decisions {
  public:
   Decisions(const LikelihoodArgs& args, int b)
@@ -43,7 +44,9 @@ class Decisions {
     for (int32_t i = begin_; i < end_; ++i) {
       const float logit = a_.planner_logit[i];
       double value = 0;
-      if (open(i)) value = a_.selected[i] ? double(a_.token_log_prob[i]) + (counts() ? policy_.log_selected(logit) : 0) : policy_.log_masked(logit);
+      if (open(i))
+        value = a_.selected[i] ? double(a_.token_log_prob[i]) + (counts() ? policy_.log_selected(logit) : 0)
+                               : policy_.log_masked(logit);
       a_.log_likelihood[i] = float(value);
     }
   }
@@ -72,7 +75,8 @@ class Decisions {
 };
 
 void check_policy(float planner_temperature, float probability_scale) {
-  check_argument(planner_temperature > 0, "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
+  check_argument(planner_temperature > 0,
+                 "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
   check_argument(probability_scale >= 0 && std::isfinite(probability_scale),
                  "probability_scale: expected a finite number >= 0, got " + std::to_string(probability_scale));
 }
@@ -142,7 +146,9 @@ class Row {
   // NaN ranks last and passes no test.
   double confidence(int32_t i) const { return std::isnan(a_.confidence[i]) ? -kInfinity : double(a_.confidence[i]); }
   double entropy(int32_t i) const { return std::isnan(a_.entropy[i]) ? kInfinity : double(a_.entropy[i]); }
-  double uniform(int32_t i, uint32_t lane) const { return a_.uniforms ? a_.uniforms[i] : rng::position_uniform(a_.at[i], lane); }
+  double uniform(int32_t i, uint32_t lane) const {
+    return a_.uniforms ? a_.uniforms[i] : rng::position_uniform(a_.at[i], lane);
+  }
 
   template <class Key>
   void sort_descending(const Key& key) {
@@ -164,7 +170,9 @@ class Row {
 
   void factor() {
     sort_descending([&](int32_t i) { return confidence(i); });
-    const auto pass = [&](size_t rank) { return rank == 0 || confidence(open_[rank]) >= 1 - a_.factor / double(rank + 2); };
+    const auto pass = [&](size_t rank) {
+      return rank == 0 || confidence(open_[rank]) >= 1 - a_.factor / double(rank + 2);
+    };
     size_t taken = 0;
     while (taken < open_.size() && pass(taken)) ++taken;
     if (a_.factor_last_pair && taken + 1 == open_.size()) ++taken;
@@ -195,7 +203,8 @@ class Row {
       for (int32_t i : open_) sum += double(a_.probability[i]);
       taken = int64_t(std::min(sum, double(open_.size())));
       std::vector<int32_t> order(open_);
-      std::stable_sort(order.begin(), order.end(), [&](int32_t i, int32_t j) { return a_.probability[i] > a_.probability[j]; });
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int32_t i, int32_t j) { return a_.probability[i] > a_.probability[j]; });
       for (int64_t rank = 0; rank < taken; ++rank) a_.selected[order[size_t(rank)]] = 1;
     }
     if (taken == 0) force(top);

@@ -1,21 +1,27 @@
 // Fused masked attention, forward.
 //
-//   tensor cores : a block computes kRows query rows of one head, a warp 16 of them, over tiles of kCols keys, with an online softmax; q, k and
+//   tensor cores : a block computes kRows query rows of one head, a warp 16 of them, over tiles of kCols keys, with an
+//   online softmax; q, k and
 //                  v are bf16
 //   fp32         : a warp computes one query of one head, over 32 keys at a time
 //
-// A query's result depends on its own keys alone: a tile that it does not see changes nothing, whatever else the block computes.
+// A query's result depends on its own keys alone: a tile that it does not see changes nothing, whatever else the block
+// computes.
 //
-// On tensor cores a sequence's keys are cut into chunks, by their number alone, and a query's result is that of its chunks, joined one after the
-// other. A block goes through all of them; where that makes few blocks, as the queries of cached decoding do, each chunk has a block of its own,
-// and a second kernel joins what they leave in scratch memory. Both ways are the same operations in the same order.
+// On tensor cores a sequence's keys are cut into chunks, by their number alone, and a query's result is that of its
+// chunks, joined one after the other. A block goes through all of them; where that makes few blocks, as the queries of
+// cached decoding do, each chunk has a block of its own, and a second kernel joins what they leave in scratch memory.
+// Both ways are the same operations in the same order.
 //
 // Tiles (kRows x kCols, shared memory) by what multiplies them and the head dimension:
-//   mma.sync : 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB), two blocks a multiprocessor. On an H100 neither three blocks nor longer
-//              chunks are faster (bench/results/2026-11-26-nvidia-h100-80gb-hbm3-kernels.md): a warp with 16 rows reads each key for one product.
-//   wgmma    : 128 x 64 for 64 and 128 (48, 96 KB): two warpgroups, one of which computes weights while the other multiplies, share the tiles, so
-//              that a byte that comes from the L2 cache serves 128 operations; 64 rows alone would ask for all that it can give. 64 x 64 where that
-//              makes too few blocks.
+//   mma.sync : 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB), two blocks a multiprocessor. On an H100
+//   neither three blocks nor longer
+//              chunks are faster (bench/results/2026-11-26-nvidia-h100-80gb-hbm3-kernels.md): a warp with 16 rows reads
+//              each key for one product.
+//   wgmma    : 128 x 64 for 64 and 128 (48, 96 KB): two warpgroups, one of which computes weights while the other
+//   multiplies, share the tiles, so
+//              that a byte that comes from the L2 cache serves 128 operations; 64 rows alone would ask for all that it
+//              can give. 64 x 64 where that makes too few blocks.
 #include <algorithm>
 
 #include "backends/cuda/attention_inputs.h"
@@ -45,23 +51,29 @@ DULTRA_HD int chunk_of(int keys) { return int(ceil_div(ceil_div(keys, kMostChunk
 struct Parts {
   float *scores, *values;
   int chunks;
-  __device__ __forceinline__ int64_t at(int64_t query, int heads, int head, int chunk) const { return (query * heads + head) * chunks + chunk; }
+  __device__ __forceinline__ int64_t at(int64_t query, int heads, int head, int chunk) const {
+    return (query * heads + head) * chunks + chunk;
+  }
 };
 
 // The largest score of two parts of a query's keys, and what each one's sums count for beside it.
 struct Joint {
   float max, left, right;
-  __device__ __forceinline__ Joint(float left_max, float right_max, float scale_log2) : max(fmaxf(left_max, right_max)) {
+  __device__ __forceinline__ Joint(float left_max, float right_max, float scale_log2)
+      : max(fmaxf(left_max, right_max)) {
     const float shift = max == -INFINITY ? 0.0f : max * scale_log2;
     left = fast_exp2(left_max * scale_log2 - shift);
     right = fast_exp2(right_max * scale_log2 - shift);
   }
-  __device__ __forceinline__ float sum(float left_sum, float right_sum) const { return fmaf(right_sum, right, left_sum * left); }
+  __device__ __forceinline__ float sum(float left_sum, float right_sum) const {
+    return fmaf(right_sum, right, left_sum * left);
+  }
 };
 
 // kSplit: of one chunk, to `parts`. Else of all, to a.out.
 template <class Products, int kDim, int kRows, int kCols, bool kSplit>
-__global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows) attention_forward_kernel(AttentionArgs a, Inputs in, Parts parts) {
+__global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
+    attention_forward_kernel(AttentionArgs a, Inputs in, Parts parts) {
   if (!Products::kExists) return;
   constexpr int kThreads = kRows * 2;  // 32 lanes per 16 rows
   static_assert(kLeastChunk % kCols == 0, "chunks are whole tiles");
@@ -71,7 +83,8 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows) attention_fo
   uint16_t* v_tile = k_tile + 2 * kCols * kDim;            // (2, kCols, kDim)
   const int warp = warp_index(), lane = lane_index(), group = lane / 4, quad = lane % 4;
   const int head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads);
-  const int row0 = int(blockIdx.x) / (kSplit ? parts.chunks : 1) * kRows, chunk = kSplit ? int(blockIdx.x) % parts.chunks : 0;
+  const int row0 = int(blockIdx.x) / (kSplit ? parts.chunks : 1) * kRows,
+            chunk = kSplit ? int(blockIdx.x) % parts.chunks : 0;
   const SequenceKeys keys(a, b);
   if (row0 >= keys.queries) return;
 
@@ -101,7 +114,8 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows) attention_fo
   load_keys(tile_begin);  // in one group with q
 
   float acc[kDim / 8][4] = {}, joined[kDim / 8][4] = {};
-  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0}, joined_max[2] = {-INFINITY, -INFINITY}, joined_sum[2] = {0, 0};
+  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0}, joined_max[2] = {-INFINITY, -INFINITY},
+        joined_sum[2] = {0, 0};
   const float scale_log2 = a.scale * kLog2E;
   int chunk_end = (tile_begin / (chunk_tiles ? chunk_tiles : 1) + 1) * chunk_tiles;
   for (int tile = tile_begin; tile < tile_end; ++tile) {
@@ -195,7 +209,8 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows) attention_fo
       const int64_t part = parts.at(query, a.heads, head, chunk);
       DULTRA_UNROLL
       for (int d = 0; d < kDim / 8; ++d)
-        *reinterpret_cast<Neighbours<float>*>(parts.values + part * kDim + quad * 2 + d * 8) = {acc[d][2 * h], acc[d][2 * h + 1]};
+        *reinterpret_cast<Neighbours<float>*>(parts.values + part * kDim + quad * 2 + d * 8) = {acc[d][2 * h],
+                                                                                                acc[d][2 * h + 1]};
       if (quad == 0) put_pair(parts.scores, part * 2, row_max[h], row_sum[h]);
       continue;
     }
@@ -203,7 +218,8 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows) attention_fo
     put_pairs<kDim / 8>(a.out, query * a.out_stride + head * kDim + quad * 2, [&](int d) {
       return Pair{joined[d][2 * h] * inverse, joined[d][2 * h + 1] * inverse};
     });
-    if (a.log_sum && quad == 0) a.log_sum[query * a.heads + head] = joined_sum[h] > 0 ? joined_max[h] * a.scale + logf(joined_sum[h]) : -INFINITY;
+    if (a.log_sum && quad == 0)
+      a.log_sum[query * a.heads + head] = joined_sum[h] > 0 ? joined_max[h] * a.scale + logf(joined_sum[h]) : -INFINITY;
   }
 }
 
@@ -229,15 +245,18 @@ __global__ void __launch_bounds__(kWarp* kWarps) attention_join_kernel(Attention
       sum = joint.sum(sum, part_sum);
       max = joint.max;
       DULTRA_UNROLL
-      for (int d = 0; d < kDim / kWarp; ++d) joined[d] = joint.sum(joined[d], parts.values[part * kDim + d * kWarp + lane]);
+      for (int d = 0; d < kDim / kWarp; ++d)
+        joined[d] = joint.sum(joined[d], parts.values[part * kDim + d * kWarp + lane]);
     }
   const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
   DULTRA_UNROLL
-  for (int d = 0; d < kDim / kWarp; ++d) put(a.out, query * a.out_stride + head * kDim + d * kWarp + lane, joined[d] * inverse);
+  for (int d = 0; d < kDim / kWarp; ++d)
+    put(a.out, query * a.out_stride + head * kDim + d * kWarp + lane, joined[d] * inverse);
   if (a.log_sum && lane == 0) a.log_sum[query * a.heads + head] = sum > 0 ? max * a.scale + logf(sum) : -INFINITY;
 }
 
-// ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
+// ---- fp32
+// ----------------------------------------------------------------------------------------------------------------
 
 constexpr int kMostDimension = 256;
 constexpr int kPerLane = kMostDimension / kWarp;
@@ -245,7 +264,8 @@ constexpr int kPerLane = kMostDimension / kWarp;
 __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(AttentionArgs a) {
   DULTRA_SHARED(shared);
   float* weights = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the 32 keys at hand
-  const int lane = lane_index(), d = a.head_dim, head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads);
+  const int lane = lane_index(), d = a.head_dim, head = int(blockIdx.y), b = int(blockIdx.z),
+            kv_head = head / (a.heads / a.kv_heads);
   const SequenceKeys keys(a, b);
   const int i = int(blockIdx.x) * kWarps + warp_index();
   if (i >= keys.queries) return;
@@ -256,7 +276,8 @@ __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(
   for (int first = keys.begin; first < end; first += kWarp) {
     float score = -INFINITY;
     if (first + lane < end) {
-      const float* k = static_cast<const float*>(a.k.data) + (keys.first_key + int64_t(first) + lane) * a.kv_stride + kv_head * d;
+      const float* k =
+          static_cast<const float*>(a.k.data) + (keys.first_key + int64_t(first) + lane) * a.kv_stride + kv_head * d;
       float dot = 0;
       for (int j = 0; j < d; ++j) dot = fmaf(q[j], k[j], dot);
       score = dot * a.scale;
@@ -272,8 +293,10 @@ __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(
       const int j = part * kWarp + lane;
       if (j >= d) continue;
       float value = acc[part] * decay;
-      const float* v = static_cast<const float*>(a.v.data) + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
-      for (int key = 0; key < kWarp && first + key < end; ++key) value = fmaf(weights[key], v[key * a.kv_stride], value);
+      const float* v =
+          static_cast<const float*>(a.v.data) + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
+      for (int key = 0; key < kWarp && first + key < end; ++key)
+        value = fmaf(weights[key], v[key * a.kv_stride], value);
       acc[part] = value;
     }
   }
@@ -302,24 +325,26 @@ void launch_rows(const AttentionArgs& a, const Inputs& in, const Parts& parts, i
   const unsigned tiles = unsigned(ceil_div(max_queries, kRows)), heads = unsigned(a.heads), batch = unsigned(a.batch);
   constexpr size_t kShared = sizeof(uint16_t) * kDim * (kRows + 4 * kCols);
   if (parts.chunks == 0)
-    return launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, false>, dim3(tiles, heads, batch), kRows * 2,
-                  kShared, a, in, parts);
+    return launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, false>,
+                  dim3(tiles, heads, batch), kRows * 2, kShared, a, in, parts);
   // Few queries: tiles of the smaller size.
   if constexpr (kRows == kTileRows) {
     launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, true>,
            dim3(tiles * unsigned(parts.chunks), heads, batch), kRows * 2, kShared, a, in, parts);
-    launch("attention_forward", stream, attention_join_kernel<kDim>, dim3(unsigned(ceil_div(max_queries, kWarps)), heads, batch), kWarp * kWarps, 0,
-           a, parts);
+    launch("attention_forward", stream, attention_join_kernel<kDim>,
+           dim3(unsigned(ceil_div(max_queries, kWarps)), heads, batch), kWarp * kWarps, 0, a, parts);
   }
 }
 
 template <int kDim, int kCols>
-void launch_tiled(const AttentionArgs& a, const Inputs& in, const Parts& parts, const AttentionSizes& sizes, bool warpgroups, cudaStream_t stream) {
+void launch_tiled(const AttentionArgs& a, const Inputs& in, const Parts& parts, const AttentionSizes& sizes,
+                  bool warpgroups, cudaStream_t stream) {
   if constexpr (kDim % GroupProducts::kPanel == 0) {
     constexpr int kGroupCols = 64;
     if (warpgroups && parts.chunks == 0 && blocks_of(2 * kTileRows, a, sizes) >= kFewBlocks)
       return launch_rows<GroupProducts, kDim, 2 * kTileRows, kGroupCols>(a, in, parts, sizes.max_queries, stream);
-    if (warpgroups) return launch_rows<GroupProducts, kDim, kTileRows, kGroupCols>(a, in, parts, sizes.max_queries, stream);
+    if (warpgroups)
+      return launch_rows<GroupProducts, kDim, kTileRows, kGroupCols>(a, in, parts, sizes.max_queries, stream);
   }
   launch_rows<WarpProducts, kDim, kTileRows, kCols>(a, in, parts, sizes.max_queries, stream);
 }
@@ -356,16 +381,17 @@ size_t attention_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Co
   return scratch.bytes();
 }
 
-void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* memory, cudaStream_t stream) {
+void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, bool warpgroups,
+                       void* memory, cudaStream_t stream) {
   if (sizes.queries == 0) return;
-  check_argument(a.head_dim <= kMostDimension,
-                 "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
+  check_argument(a.head_dim <= kMostDimension, "head_dim: expected at most " + std::to_string(kMostDimension) +
+                                                   " on CUDA, got " + std::to_string(a.head_dim));
   check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
   Scratch scratch(memory, stream);
   if (!on_tensor_cores(a, compute)) {
     const dim3 grid(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch));
-    return launch("attention_forward", stream, float_attention_forward_kernel, grid, kWarp * kWarps, sizeof(float) * kWarp * kWarps,
-                  float_inputs(a, sizes, scratch));
+    return launch("attention_forward", stream, float_attention_forward_kernel, grid, kWarp * kWarps,
+                  sizeof(float) * kWarp * kWarps, float_inputs(a, sizes, scratch));
   }
   const Inputs in = tiled_inputs(a, sizes, scratch);
   const Parts parts = split_parts(a, sizes, scratch);

@@ -4,11 +4,11 @@
 //   dkdv  : a block owns kRows keys of one key/value head and walks over the query tiles of every head that reads it
 //   dq    : a block owns kRows queries of one head and walks over the key tiles
 //
-// Seven products where a kernel that adds to dq from everywhere has five; in return no sum depends on who comes first. On tensor cores q, k, v
-// and dout are bf16. Otherwise in fp32: a warp owns a query, or a key.
+// Seven products where a kernel that adds to dq from everywhere has five; in return no sum depends on who comes first.
+// On tensor cores q, k, v and dout are bf16. Otherwise in fp32: a warp owns a query, or a key.
 //
-// Tiles (kRows x kCols): by mma.sync 64 x 32 for every head dimension, 64 x 64 spills at 128; by wgmma 64 x 64 for 64 and 128, two blocks a
-// multiprocessor, so that one computes weights while the other multiplies.
+// Tiles (kRows x kCols): by mma.sync 64 x 32 for every head dimension, 64 x 64 spills at 128; by wgmma 64 x 64 for 64
+// and 128, two blocks a multiprocessor, so that one computes weights while the other multiplies.
 #include "backends/cuda/attention_inputs.h"
 #include "backends/cuda/attention_mask.h"
 #include "backends/cuda/kernels.h"
@@ -21,7 +21,8 @@ namespace {
 
 constexpr int kDeltaRows = 4;  // queries of a block of the delta kernel
 
-__global__ void __launch_bounds__(kWarp* kDeltaRows) attention_delta_kernel(AttentionGradArgs grad, float* delta, int64_t queries) {
+__global__ void __launch_bounds__(kWarp* kDeltaRows)
+    attention_delta_kernel(AttentionGradArgs grad, float* delta, int64_t queries) {
   const AttentionArgs& a = grad.forward;
   const int64_t query = int64_t(blockIdx.x) * kDeltaRows + warp_index();
   const int head = int(blockIdx.y);
@@ -32,7 +33,8 @@ __global__ void __launch_bounds__(kWarp* kDeltaRows) attention_delta_kernel(Atte
     const Pair out = get_pair(a.out, at + j), dout = get_pair(grad.dout, at + j);
     sum = fmaf(out.high, dout.high, fmaf(out.low, dout.low, sum));
   }
-  if (a.head_dim % 2 && lane_index() == 0) sum = fmaf(ConstArray(a.out)[at + a.head_dim - 1], grad.dout[at + a.head_dim - 1], sum);
+  if (a.head_dim % 2 && lane_index() == 0)
+    sum = fmaf(ConstArray(a.out)[at + a.head_dim - 1], grad.dout[at + a.head_dim - 1], sum);
   sum = warp_sum(sum);
   if (lane_index() == 0) delta[query * a.heads + head] = sum;
 }
@@ -45,13 +47,16 @@ struct Inputs {
 
 // acc (16, kDim) of rows first .. first + 16 to dst, times `factor`.
 template <int kDim>
-__device__ __forceinline__ void store_rows(const Array& dst, int64_t stride, int first, int limit, const float (&acc)[kDim / 8][4], float factor) {
+__device__ __forceinline__ void store_rows(const Array& dst, int64_t stride, int first, int limit,
+                                           const float (&acc)[kDim / 8][4], float factor) {
   const int lane = lane_index();
   DULTRA_UNROLL
   for (int h = 0; h < 2; ++h) {
     const int row = first + lane / 4 + 8 * h;
     if (row >= limit) continue;
-    put_pairs<kDim / 8>(dst, row * stride + lane % 4 * 2, [&](int d) { return Pair{acc[d][2 * h] * factor, acc[d][2 * h + 1] * factor}; });
+    put_pairs<kDim / 8>(dst, row * stride + lane % 4 * 2, [&](int d) {
+      return Pair{acc[d][2 * h] * factor, acc[d][2 * h + 1] * factor};
+    });
   }
 }
 
@@ -83,19 +88,23 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
   uint16_t* do_tile = q_tile + 2 * kCols * kDim;                                   // (2, kCols, kDim)
   auto* stats = reinterpret_cast<QueryStats<kCols>*>(do_tile + 2 * kCols * kDim);  // (2)
   const int warp = warp_index(), lane = lane_index(), group = lane / 4, quad = lane % 4;
-  const int kv_head = int(blockIdx.y), b = int(blockIdx.z), per_group = a.heads / a.kv_heads, key0 = int(blockIdx.x) * kRows;
+  const int kv_head = int(blockIdx.y), b = int(blockIdx.z), per_group = a.heads / a.kv_heads,
+            key0 = int(blockIdx.x) * kRows;
   const SequenceKeys keys(a, b);
   if (key0 >= keys.keys) return;
 
   const float scale_log2 = a.scale * kLog2E;
-  const int tiles = int(ceil_div(keys.queries, kCols)), steps = key0 < keys.end && key0 + kRows > keys.begin ? tiles * per_group : 0;
+  const int tiles = int(ceil_div(keys.queries, kCols)),
+            steps = key0 < keys.end && key0 + kRows > keys.begin ? tiles * per_group : 0;
   const auto load_queries = [&](int step) {
     if (step < steps) {
-      const int head = kv_head * per_group + step / tiles, row = step % tiles * kCols, stage = (step & 1) * kCols * kDim;
-      load_tile<Products, kDim, kCols, kThreads>(q_tile + stage, in.q + keys.first_query * in.q_stride + head * kDim, in.q_stride, row, 0,
-                                                 keys.queries);
-      load_tile<Products, kDim, kCols, kThreads>(do_tile + stage, in.dout + keys.first_query * in.dout_stride + head * kDim, in.dout_stride, row, 0,
-                                                 keys.queries);
+      const int head = kv_head * per_group + step / tiles, row = step % tiles * kCols,
+                stage = (step & 1) * kCols * kDim;
+      load_tile<Products, kDim, kCols, kThreads>(q_tile + stage, in.q + keys.first_query * in.q_stride + head * kDim,
+                                                 in.q_stride, row, 0, keys.queries);
+      load_tile<Products, kDim, kCols, kThreads>(do_tile + stage,
+                                                 in.dout + keys.first_query * in.dout_stride + head * kDim,
+                                                 in.dout_stride, row, 0, keys.queries);
     }
     async_commit();
   };
@@ -109,8 +118,10 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     return QueryStat{a.log_sum[at], in.delta[at], keys.visible_end(a, row)};
   };
   // Hidden keys are zeros, not what memory holds: a gradient of 0 times NaN would be NaN.
-  load_tile<Products, kDim, kRows, kThreads>(k_tile, in.k + keys.first_key * in.k_stride + kv_head * kDim, in.k_stride, key0, keys.begin, keys.end);
-  load_tile<Products, kDim, kRows, kThreads>(v_tile, in.v + keys.first_key * in.v_stride + kv_head * kDim, in.v_stride, key0, keys.begin, keys.end);
+  load_tile<Products, kDim, kRows, kThreads>(k_tile, in.k + keys.first_key * in.k_stride + kv_head * kDim, in.k_stride,
+                                             key0, keys.begin, keys.end);
+  load_tile<Products, kDim, kRows, kThreads>(v_tile, in.v + keys.first_key * in.v_stride + kv_head * kDim, in.v_stride,
+                                             key0, keys.begin, keys.end);
   load_queries(0);  // in one group with the keys
   if (steps > 0 && mine < kCols) stats[0].put(mine, fetch_stat(0));
 
@@ -136,7 +147,8 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     if (mine < kCols) stats[(step + 1) & 1].put(mine, next);
     Products::template wait<1>(p);
     // Then nothing is masked: every query of the tile is there and sees every key of the block.
-    const bool all_seen = a.mask == MaskKind::kBidirectional && key0 >= keys.begin && key0 + kRows <= keys.end && row0 + kCols <= keys.queries;
+    const bool all_seen = a.mask == MaskKind::kBidirectional && key0 >= keys.begin && key0 + kRows <= keys.end &&
+                          row0 + kCols <= keys.queries;
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
     for (int e = 0; e < 4; ++e) {
@@ -174,13 +186,15 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
   uint16_t* k_tile = do_tile + kRows * kDim;               // (2, kCols, kDim)
   uint16_t* v_tile = k_tile + 2 * kCols * kDim;            // (2, kCols, kDim)
   const int warp = warp_index(), lane = lane_index(), group = lane / 4, quad = lane % 4;
-  const int head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads), row0 = int(blockIdx.x) * kRows;
+  const int head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads),
+            row0 = int(blockIdx.x) * kRows;
   const SequenceKeys keys(a, b);
   if (row0 >= keys.queries) return;
 
   const float scale_log2 = a.scale * kLog2E;
   const VisibleEnds seen(a, keys, row0, kRows);
-  const int tile_begin = keys.begin / kCols, tile_end = seen.most > keys.begin ? int(ceil_div(seen.most, kCols)) : tile_begin;
+  const int tile_begin = keys.begin / kCols,
+            tile_end = seen.most > keys.begin ? int(ceil_div(seen.most, kCols)) : tile_begin;
   const uint16_t* k = in.k + keys.first_key * in.k_stride + kv_head * kDim;
   const uint16_t* v = in.v + keys.first_key * in.v_stride + kv_head * kDim;
   const auto load_keys = [&](int tile) {
@@ -191,9 +205,10 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
     }
     async_commit();
   };
-  load_tile<Products, kDim, kRows, kThreads>(q_tile, in.q + keys.first_query * in.q_stride + head * kDim, in.q_stride, row0, 0, keys.queries);
-  load_tile<Products, kDim, kRows, kThreads>(do_tile, in.dout + keys.first_query * in.dout_stride + head * kDim, in.dout_stride, row0, 0,
-                                             keys.queries);
+  load_tile<Products, kDim, kRows, kThreads>(q_tile, in.q + keys.first_query * in.q_stride + head * kDim, in.q_stride,
+                                             row0, 0, keys.queries);
+  load_tile<Products, kDim, kRows, kThreads>(do_tile, in.dout + keys.first_query * in.dout_stride + head * kDim,
+                                             in.dout_stride, row0, 0, keys.queries);
   load_keys(tile_begin);  // in one group with the queries
 
   float shift[2], mean[2];
@@ -243,10 +258,12 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
     Products::template wait<0>(dq, slopes);
   }
   async_wait<0>();
-  store_rows<kDim>(grad.dq + keys.first_query * a.q_stride + head * kDim, a.q_stride, row0 + warp * 16, keys.queries, dq, a.scale);
+  store_rows<kDim>(grad.dq + keys.first_query * a.q_stride + head * kDim, a.q_stride, row0 + warp * 16, keys.queries,
+                   dq, a.scale);
 }
 
-// ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
+// ---- fp32
+// ----------------------------------------------------------------------------------------------------------------
 
 constexpr int kWarps = 4;
 constexpr int kMostDimension = 256;
@@ -259,11 +276,13 @@ __device__ __forceinline__ float dot_product(const float* x, const float* y, int
 }
 
 // A warp per query and head, over 32 keys at a time.
-__global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dq_kernel(AttentionGradArgs grad, const float* delta) {
+__global__ void __launch_bounds__(kWarp* kWarps, 2)
+    float_attention_dq_kernel(AttentionGradArgs grad, const float* delta) {
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
   float* slopes = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the 32 keys at hand
-  const int lane = lane_index(), d = a.head_dim, head = int(blockIdx.y), b = int(blockIdx.z), kv_head = head / (a.heads / a.kv_heads);
+  const int lane = lane_index(), d = a.head_dim, head = int(blockIdx.y), b = int(blockIdx.z),
+            kv_head = head / (a.heads / a.kv_heads);
   const SequenceKeys keys(a, b);
   const int i = int(blockIdx.x) * kWarps + warp_index();
   if (i >= keys.queries) return;
@@ -290,7 +309,8 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dq_kernel(At
       const int j = part * kWarp + lane;
       if (j >= d) continue;
       const float* k = keys_at + (keys.first_key + int64_t(first)) * a.kv_stride + kv_head * d + j;
-      for (int key = 0; key < kWarp && first + key < end; ++key) acc[part] = fmaf(slopes[key], k[key * a.kv_stride], acc[part]);
+      for (int key = 0; key < kWarp && first + key < end; ++key)
+        acc[part] = fmaf(slopes[key], k[key * a.kv_stride], acc[part]);
     }
   }
   float* dq = static_cast<float*>(grad.dq.data) + query * a.q_stride + head * d;
@@ -300,12 +320,14 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dq_kernel(At
 }
 
 // A warp per key and key/value head, over 32 queries of a head at a time.
-__global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(AttentionGradArgs grad, const float* delta) {
+__global__ void __launch_bounds__(kWarp* kWarps, 2)
+    float_attention_dkdv_kernel(AttentionGradArgs grad, const float* delta) {
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
   float* weights = reinterpret_cast<float*>(shared) + warp_index() * 2 * kWarp;  // of the 32 queries at hand
   float* slopes = weights + kWarp;
-  const int lane = lane_index(), d = a.head_dim, kv_head = int(blockIdx.y), b = int(blockIdx.z), per_group = a.heads / a.kv_heads;
+  const int lane = lane_index(), d = a.head_dim, kv_head = int(blockIdx.y), b = int(blockIdx.z),
+            per_group = a.heads / a.kv_heads;
   const SequenceKeys keys(a, b);
   const int key = int(blockIdx.x) * kWarps + warp_index();
   if (key >= keys.keys) return;
@@ -351,7 +373,8 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2) float_attention_dkdv_kernel(
 }
 
 template <class Products, int kDim, int kCols>
-void launch_products(const AttentionGradArgs& grad, const Inputs& in, const AttentionSizes& sizes, cudaStream_t stream) {
+void launch_products(const AttentionGradArgs& grad, const Inputs& in, const AttentionSizes& sizes,
+                     cudaStream_t stream) {
   constexpr int kRows = 64;
   const AttentionArgs& a = grad.forward;
   constexpr size_t kShared = sizeof(uint16_t) * kDim * (2 * kRows + 4 * kCols);
@@ -361,11 +384,13 @@ void launch_products(const AttentionGradArgs& grad, const Inputs& in, const Atte
            kShared + 2 * sizeof(QueryStats<kCols>), grad, in);
   if (sizes.max_queries > 0)
     launch("attention_backward", stream, attention_dq_kernel<Products, kDim, kRows, kCols>,
-           dim3(unsigned(ceil_div(sizes.max_queries, kRows)), unsigned(a.heads), unsigned(a.batch)), kRows * 2, kShared, grad, in);
+           dim3(unsigned(ceil_div(sizes.max_queries, kRows)), unsigned(a.heads), unsigned(a.batch)), kRows * 2, kShared,
+           grad, in);
 }
 
 template <int kDim>
-void launch_tiled(const AttentionGradArgs& grad, const Inputs& in, const AttentionSizes& sizes, bool warpgroups, cudaStream_t stream) {
+void launch_tiled(const AttentionGradArgs& grad, const Inputs& in, const AttentionSizes& sizes, bool warpgroups,
+                  cudaStream_t stream) {
   if constexpr (kDim % GroupProducts::kPanel == 0)
     if (warpgroups) return launch_products<GroupProducts, kDim, 64>(grad, in, sizes, stream);
   launch_products<WarpProducts, kDim, 32>(grad, in, sizes, stream);
@@ -387,7 +412,8 @@ AttentionGradArgs float_inputs(const AttentionGradArgs& grad, const AttentionSiz
   const AttentionArgs& a = grad.forward;
   const auto is_wide = [](ConstArray x) { return x.dtype == DType::kF32; };
   const int64_t q_width = int64_t(a.heads) * a.head_dim, kv_width = int64_t(a.kv_heads) * a.head_dim;
-  const bool all_wide = is_wide(a.q) && is_wide(a.k) && is_wide(grad.dout) && is_wide(grad.dq) && is_wide(grad.dk) && is_wide(grad.dv);
+  const bool all_wide =
+      is_wide(a.q) && is_wide(a.k) && is_wide(grad.dout) && is_wide(grad.dq) && is_wide(grad.dk) && is_wide(grad.dv);
   AttentionGradArgs wide = grad;
   if (all_wide) return wide;
   const auto copied = [&](ConstArray x, int64_t stride, int64_t rows, int64_t width) {
@@ -417,17 +443,18 @@ size_t attention_backward_scratch(const AttentionGradArgs& grad, const Attention
   return scratch.bytes();
 }
 
-void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* memory,
-                        cudaStream_t stream) {
+void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, bool warpgroups,
+                        void* memory, cudaStream_t stream) {
   const AttentionArgs& a = grad.forward;
-  check_argument(a.head_dim <= kMostDimension,
-                 "head_dim: expected at most " + std::to_string(kMostDimension) + " on CUDA, got " + std::to_string(a.head_dim));
+  check_argument(a.head_dim <= kMostDimension, "head_dim: expected at most " + std::to_string(kMostDimension) +
+                                                   " on CUDA, got " + std::to_string(a.head_dim));
   check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
   Scratch scratch(memory, stream);
   float* delta = scratch.take<float>(sizes.queries * a.heads);
   if (sizes.queries > 0)
-    launch("attention_backward", stream, attention_delta_kernel, dim3(unsigned(ceil_div(sizes.queries, kDeltaRows)), unsigned(a.heads)),
-           kWarp * kDeltaRows, 0, grad, delta, sizes.queries);
+    launch("attention_backward", stream, attention_delta_kernel,
+           dim3(unsigned(ceil_div(sizes.queries, kDeltaRows)), unsigned(a.heads)), kWarp * kDeltaRows, 0, grad, delta,
+           sizes.queries);
   if (!on_tensor_cores(a, compute)) {
     const AttentionGradArgs wide = float_inputs(grad, sizes, scratch);
     const float* mean = delta;

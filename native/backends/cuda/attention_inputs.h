@@ -1,5 +1,5 @@
-// How attention reads its arrays: on tensor cores as bf16 whose rows can be copied 16 bytes at a time, otherwise as fp32. What lies in memory
-// in another way is copied to scratch memory first.
+// How attention reads its arrays: on tensor cores as bf16 whose rows can be copied 16 bytes at a time, otherwise as
+// fp32. What lies in memory in another way is copied to scratch memory first.
 #pragma once
 #include "backends/cuda/kernels.h"
 
@@ -25,7 +25,8 @@ class Scratch {
   }
   // x (rows, width), `stride` numbers apart, as bf16 or as fp32; `stride` becomes that of what is returned.
   const uint16_t* tiles(ConstArray x, int64_t* stride, int64_t rows, int64_t width) {
-    if (x.dtype == DType::kBF16 && *stride % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0) return static_cast<const uint16_t*>(x.data);
+    if (x.dtype == DType::kBF16 && *stride % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0)
+      return static_cast<const uint16_t*>(x.data);
     return copied<uint16_t>(x, stride, rows, width);
   }
   const float* floats(ConstArray x, int64_t* stride, int64_t rows, int64_t width) {

@@ -12,7 +12,10 @@ struct SequenceKeys {
   int begin, end;                             // keys that a range leaves visible
 
   __device__ __forceinline__ SequenceKeys(const AttentionArgs& a, int b)
-      : first_query(a.q_offsets[b]), queries(a.q_offsets[b + 1] - first_query), first_key(a.k_offsets[b]), keys(a.k_offsets[b + 1] - first_key) {
+      : first_query(a.q_offsets[b]),
+        queries(a.q_offsets[b + 1] - first_query),
+        first_key(a.k_offsets[b]),
+        keys(a.k_offsets[b + 1] - first_key) {
     begin = a.key_begin ? clamp(a.key_begin[b], 0, keys) : 0;
     end = a.key_end ? clamp(a.key_end[b], begin, keys) : keys;
   }
@@ -22,7 +25,8 @@ struct SequenceKeys {
   __device__ __forceinline__ int visible_end(const AttentionArgs& a, int i) const {
     if (a.mask == MaskKind::kBidirectional) return end;
     const int position = a.q_positions ? a.q_positions[first_query + i] : i;
-    const int64_t last = a.mask == MaskKind::kCausal ? int64_t(position) + 1 : (int64_t(position) / a.block + 1) * a.block;
+    const int64_t last =
+        a.mask == MaskKind::kCausal ? int64_t(position) + 1 : (int64_t(position) / a.block + 1) * a.block;
     return last < end ? int(last) : end;
   }
 };
@@ -30,7 +34,8 @@ struct SequenceKeys {
 // The ends of the keys that some query, and that every query of `count` from row0 on sees. Positions need not ascend.
 struct VisibleEnds {
   int most, least;
-  __device__ __forceinline__ VisibleEnds(const AttentionArgs& a, const SequenceKeys& keys, int row0, int count) : most(keys.end), least(keys.end) {
+  __device__ __forceinline__ VisibleEnds(const AttentionArgs& a, const SequenceKeys& keys, int row0, int count)
+      : most(keys.end), least(keys.end) {
     if (a.mask == MaskKind::kBidirectional) return;
     most = least = keys.visible_end(a, row0);
     for (int i = row0 + 1; i < keys.queries && i < row0 + count; ++i) {

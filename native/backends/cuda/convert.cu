@@ -6,7 +6,8 @@ namespace cuda {
 
 namespace {
 
-__global__ void __launch_bounds__(kElementThreads) convert_kernel(void* to, DType to_type, const void* from, DType from_type, int64_t n) {
+__global__ void __launch_bounds__(kElementThreads)
+    convert_kernel(void* to, DType to_type, const void* from, DType from_type, int64_t n) {
   const int64_t i = global_index();
   if (i >= n) return;
   const float value = load_as_f32(from, from_type, size_t(i));
@@ -20,7 +21,8 @@ __global__ void __launch_bounds__(kElementThreads) convert_kernel(void* to, DTyp
 }  // namespace
 
 void convert(void* to, DType to_type, const void* from, DType from_type, int64_t n, cudaStream_t stream) {
-  if (n > 0) launch("convert", stream, convert_kernel, element_grid(n), kElementThreads, 0, to, to_type, from, from_type, n);
+  if (n > 0)
+    launch("convert", stream, convert_kernel, element_grid(n), kElementThreads, 0, to, to_type, from, from_type, n);
 }
 
 }  // namespace cuda

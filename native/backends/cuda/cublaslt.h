@@ -18,8 +18,8 @@ struct LtApi;
 
 class CublasLt {
  public:
-  // $DULTRA_CUBLAS_PATH (a file or a folder), the dynamic linker's paths, /usr/local/cuda, and Python's nvidia packages. Null if there is none
-  // that fits, and why.
+  // $DULTRA_CUBLAS_PATH (a file or a folder), the dynamic linker's paths, /usr/local/cuda, and Python's nvidia
+  // packages. Null if there is none that fits, and why.
   static std::unique_ptr<CublasLt> open(cudaStream_t stream, std::string* reason);
   ~CublasLt();
   CublasLt(const CublasLt&) = delete;
@@ -28,17 +28,18 @@ class CublasLt {
   // Of the library, as 130100 for 13.1.0.
   size_t version() const { return version_; }
 
-  // An operand in row-major order: (rows, k), or (k, rows) if `transposed`; `stride` numbers from one line to the next. bf16.
+  // An operand in row-major order: (rows, k), or (k, rows) if `transposed`; `stride` numbers from one line to the next.
+  // bf16.
   struct Operand {
     const void* data;
     int64_t stride;
     bool transposed;
   };
-  // out (m, n), rows out_stride apart, = a b^T + bias (n, of out's type, may be null), plus what out holds if `accumulate`. False if the library
-  // has no algorithm for such a product (unaligned strides, say); nothing is queued then. The first product of a shape waits for the stream
-  // and times what the library proposes.
-  bool multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const void* bias,
-                bool accumulate);
+  // out (m, n), rows out_stride apart, = a b^T + bias (n, of out's type, may be null), plus what out holds if
+  // `accumulate`. False if the library has no algorithm for such a product (unaligned strides, say); nothing is queued
+  // then. The first product of a shape waits for the stream and times what the library proposes.
+  bool multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k,
+                const void* bias, bool accumulate);
 
   // While the stream is captured nothing can be timed: a product of a shape that is new then throws INTERNAL.
   void set_recording(bool on) { recording_ = on; }

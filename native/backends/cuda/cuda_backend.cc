@@ -30,7 +30,9 @@ void throw_cuda_error(cudaError_t error, const char* what) {
 
 namespace {
 
-std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
 
 // Pieces in which a weight goes to the device: what is converted there needs this much scratch memory and no more.
 constexpr size_t kUploadBytes = size_t(64) << 20;
@@ -43,12 +45,15 @@ std::vector<DeviceInfo> list_devices() {
   int driver = 0, runtime = 0, count = 0;
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
-  if (driver == 0) throw Error(ErrorCode::kDeviceUnavailable, "no NVIDIA driver is installed (libcuda.so.1 was not found)");
+  if (driver == 0)
+    throw Error(ErrorCode::kDeviceUnavailable, "no NVIDIA driver is installed (libcuda.so.1 was not found)");
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorInsufficientDriver)
-    throw Error(ErrorCode::kDeviceUnavailable, "the NVIDIA driver is too old: it supports CUDA " + version_text(driver) +
-                                                   ", expected at least CUDA " + std::to_string(runtime / 1000) + ".0");
-  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) throw Error(ErrorCode::kDeviceUnavailable, "there is no CUDA device");
+    throw Error(ErrorCode::kDeviceUnavailable, "the NVIDIA driver is too old: it supports CUDA " +
+                                                   version_text(driver) + ", expected at least CUDA " +
+                                                   std::to_string(runtime / 1000) + ".0");
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
+    throw Error(ErrorCode::kDeviceUnavailable, "there is no CUDA device");
   check_cuda(error, "listing devices");
   std::vector<DeviceInfo> devices;
   for (int i = 0; i < count; ++i) {
@@ -83,8 +88,9 @@ class CudaMatrix final : public Matrix {
   void* data_;
 };
 
-// One operation: holds the lock, brings host arrays to the device and results back. Arrays are announced, and only then taken, because the
-// ring must not turn round within an operation. What lies in an exchange is replaced by its twin, and takes no way.
+// One operation: holds the lock, brings host arrays to the device and results back. Arrays are announced, and only then
+// taken, because the ring must not turn round within an operation. What lies in an exchange is replaced by its twin,
+// and takes no way.
 class CudaBackend::Call {
  public:
   explicit Call(CudaBackend& backend, const char* operation = __builtin_FUNCTION())
@@ -146,16 +152,19 @@ class CudaBackend::Call {
   size_t bytes_ = 0;
 };
 
-CudaBackend::CudaBackend(int index, bool blocking) : index_(index), blocking_(blocking), name_("cuda:" + std::to_string(index)) {
+CudaBackend::CudaBackend(int index, bool blocking)
+    : index_(index), blocking_(blocking), name_("cuda:" + std::to_string(index)) {
   const std::vector<DeviceInfo> devices = list_devices();
   if (index < 0 || size_t(index) >= devices.size())
     throw Error(
         ErrorCode::kDeviceUnavailable,
-        name_ + " does not exist, there " + (devices.size() == 1 ? "is 1 CUDA device" : "are " + std::to_string(devices.size()) + " CUDA devices"));
+        name_ + " does not exist, there " +
+            (devices.size() == 1 ? "is 1 CUDA device" : "are " + std::to_string(devices.size()) + " CUDA devices"));
   const DeviceInfo& device = devices[size_t(index)];
   if (device.major < 8)
-    throw Error(ErrorCode::kDeviceUnavailable, device.name + " has compute capability " + std::to_string(device.major) + "." +
-                                                   std::to_string(device.minor) + ", expected at least 8.0 (bf16 tensor cores)");
+    throw Error(ErrorCode::kDeviceUnavailable, device.name + " has compute capability " + std::to_string(device.major) +
+                                                   "." + std::to_string(device.minor) +
+                                                   ", expected at least 8.0 (bf16 tensor cores)");
   isa_ = device.name + ", sm_" + std::to_string(device.major) + std::to_string(device.minor);
   check_cuda(cudaSetDevice(index), "choosing the device");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
@@ -189,7 +198,9 @@ void CudaBackend::set_recording(bool on) {
 
 void CudaBackend::refuse_recording(const char* operation) const {
   if (recording_)
-    throw Error(ErrorCode::kInternal, std::string(operation) + ": cannot be recorded: it would allocate, wait, or read memory that is no exchange's");
+    throw Error(
+        ErrorCode::kInternal,
+        std::string(operation) + ": cannot be recorded: it would allocate, wait, or read memory that is no exchange's");
 }
 
 void CudaBackend::release_held() {
@@ -215,7 +226,8 @@ void* CudaBackend::allocate(size_t bytes) {
     size_t available = 0, total = 0;
     cudaMemGetInfo(&available, &total);
     throw Error(ErrorCode::kOutOfMemory, name_ + ": " + std::to_string(bytes >> 20) + " MiB could not be allocated (" +
-                                             std::to_string(available >> 20) + " of " + std::to_string(total >> 20) + " MiB are free)");
+                                             std::to_string(available >> 20) + " of " + std::to_string(total >> 20) +
+                                             " MiB are free)");
   }
   check_cuda(error, "allocating memory");
   allocations_[pointer] = std::max<size_t>(1, bytes);
@@ -269,14 +281,16 @@ void CudaBackend::download(void* to_host, const void* from, size_t bytes) {
   synchronize();
 }
 
-// ---- matrix products -------------------------------------------------------------------------------------------------------------------
+// ---- matrix products
+// ----------------------------------------------------------------------------------------------------------------
 
 void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, int64_t cols) {
   Call call(*this);
   refuse_recording("make_matrix");
   const int64_t n = part.rows * cols;
   if (part.dtype == storage) {
-    check_cuda(cudaMemcpyAsync(to, part.data, size_t(n) * dtype_size(storage), cudaMemcpyDefault, stream_), "copying a weight");
+    check_cuda(cudaMemcpyAsync(to, part.data, size_t(n) * dtype_size(storage), cudaMemcpyDefault, stream_),
+               "copying a weight");
   } else if (call.on_device(part.data)) {
     convert(to, storage, part.data, part.dtype, n, stream_);
   } else {
@@ -285,17 +299,19 @@ void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, in
     for (int64_t i = 0; i < n; i += piece) {
       const int64_t count = std::min(piece, n - i);
       void* raw = scratch(size_t(count) * from_size);
-      check_cuda(
-          cudaMemcpyAsync(raw, static_cast<const uint8_t*>(part.data) + size_t(i) * from_size, size_t(count) * from_size, cudaMemcpyDefault, stream_),
-          "copying a weight");
+      check_cuda(cudaMemcpyAsync(raw, static_cast<const uint8_t*>(part.data) + size_t(i) * from_size,
+                                 size_t(count) * from_size, cudaMemcpyDefault, stream_),
+                 "copying a weight");
       convert(static_cast<uint8_t*>(to) + size_t(i) * to_size, storage, raw, part.dtype, count, stream_);
     }
   }
   synchronize();  // the host's memory may go
 }
 
-std::unique_ptr<Matrix> CudaBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, Compute compute) {
-  check_argument(compute != Compute::kBF16 || storage == DType::kBF16, "compute: bf16 products need weights stored as bf16");
+std::unique_ptr<Matrix> CudaBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
+                                                 Compute compute) {
+  check_argument(compute != Compute::kBF16 || storage == DType::kBF16,
+                 "compute: bf16 products need weights stored as bf16");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   compute_ = compute;
   int64_t rows = 0;
@@ -309,16 +325,18 @@ void CudaBackend::update_matrix(Matrix& matrix, const std::vector<MatrixPart>& p
   auto& to = static_cast<CudaMatrix&>(matrix);
   int64_t rows = 0, row = 0;
   for (const MatrixPart& part : parts) rows += part.rows;
-  check_argument(rows == to.rows(), "update_matrix: expected " + std::to_string(to.rows()) + " rows, got " + std::to_string(rows));
+  check_argument(rows == to.rows(),
+                 "update_matrix: expected " + std::to_string(to.rows()) + " rows, got " + std::to_string(rows));
   for (const MatrixPart& part : parts) {
     store_part(to.row(row), to.storage, part, to.cols());
     row += part.rows;
   }
 }
 
-void CudaBackend::multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias,
-                           bool accumulate, Compute compute) {
-  check_argument(!accumulate || out.dtype == DType::kF32, "accumulate: expected an array of fp32, sums are not rounded");
+void CudaBackend::multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n,
+                           int64_t k, const float* bias, bool accumulate, Compute compute) {
+  check_argument(!accumulate || out.dtype == DType::kF32,
+                 "accumulate: expected an array of fp32, sums are not rounded");
   if (m == 0 || n == 0) return;
   if (compute == Compute::kBF16 && lt_ && k > 0) {
     // Operands in bf16; what is not is packed, lines without gaps. A bias is of the result's type.
@@ -333,7 +351,8 @@ void CudaBackend::multiply(Array out, int64_t out_stride, const Operand& a, cons
     auto* packed = static_cast<uint8_t*>(scratch(a_bytes + b_bytes + (narrow_bias ? size_t(n) * sizeof(uint16_t) : 0)));
     const auto pack = [&](const Operand& x, int64_t rows, void* to) -> CublasLt::Operand {
       if (x.dtype == DType::kBF16) return {x.data, x.stride, x.transposed};
-      copy_rows(static_cast<uint16_t*>(to), width(x, rows, k), {x.data, x.dtype}, x.stride, lines(x, rows, k), width(x, rows, k), stream_);
+      copy_rows(static_cast<uint16_t*>(to), width(x, rows, k), {x.data, x.dtype}, x.stride, lines(x, rows, k),
+                width(x, rows, k), stream_);
       return {to, width(x, rows, k), x.transposed};
     };
     const void* lt_bias = bias;
@@ -342,27 +361,32 @@ void CudaBackend::multiply(Array out, int64_t out_stride, const Operand& a, cons
       copy_rows(rounded, n, bias, n, 1, n, stream_);
       lt_bias = rounded;
     }
-    if (lt_->multiply(out, out_stride, pack(a, m, packed), pack(b, n, packed + a_bytes), m, n, k, lt_bias, accumulate)) return;
+    if (lt_->multiply(out, out_stride, pack(a, m, packed), pack(b, n, packed + a_bytes), m, n, k, lt_bias, accumulate))
+      return;
   }
   matmul(out, out_stride, a, b, m, n, k, bias, accumulate, compute, stream_);
 }
 
-void CudaBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias, bool accumulate) {
+void CudaBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
+                                 const float* bias, bool accumulate) {
   Call call(*this);
   const auto& matrix = static_cast<const CudaMatrix&>(w);
   const int64_t k = w.cols();
-  multiply(out, out_stride, {x.data, x.dtype, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k, bias, accumulate,
-           matrix.storage == DType::kBF16 ? compute_ : Compute::kF32);
+  multiply(out, out_stride, {x.data, x.dtype, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k,
+           bias, accumulate, matrix.storage == DType::kBF16 ? compute_ : Compute::kF32);
   call.finish();
 }
 
-void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k, bool accumulate) {
+void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n,
+                                        int64_t k, bool accumulate) {
   Call call(*this);
-  multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {w.data, w.dtype, k, true}, m, k, n, nullptr, accumulate, compute_);
+  multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {w.data, w.dtype, k, true}, m, k, n, nullptr, accumulate,
+           compute_);
   call.finish();
 }
 
-void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m, int64_t n, int64_t k) {
+void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x,
+                                         int64_t m, int64_t n, int64_t k) {
   Call call(*this);
   if (m == 0) return;
   multiply(dw, k, {dy.data, dy.dtype, dy_stride, true}, {x.data, x.dtype, k, true}, n, k, m, nullptr, true, compute_);
@@ -370,9 +394,11 @@ void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, in
   call.finish();
 }
 
-// ---- rows ------------------------------------------------------------------------------------------------------------------------------
+// ---- rows
+// ----------------------------------------------------------------------------------------------------------------
 
-void CudaBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c) {
+void CudaBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
+                                    int64_t c) {
   Call call(*this);
   cuda::gather_rows(out, {table, dtype}, call.only(ids, m), m, c, stream_);
   call.finish();
@@ -397,22 +423,23 @@ void CudaBackend::rmsnorm_forward(Array out, const float* x, const float* weight
   call.finish();
 }
 
-void CudaBackend::rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c,
-                                       float eps) {
+void CudaBackend::rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index,
+                                       const float* weight, int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::rmsnorm_copy_forward(out, copied, x, call.only(index, m), weight, m, c, eps, stream_);
   call.finish();
 }
 
-void CudaBackend::layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c,
-                                    float eps) {
+void CudaBackend::layernorm_forward(float* out, const float* x, const float* mul, const float* add,
+                                    const int32_t* group, int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::layernorm_forward(out, x, mul, add, call.only(group, m), m, c, eps, stream_);
   call.finish();
 }
 
-void CudaBackend::planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight,
-                                        float bias, int64_t m, int64_t c, float eps) {
+void CudaBackend::planner_score_forward(float* logit, const float* x, const float* mul, const float* add,
+                                        const int32_t* group, const float* weight, float bias, int64_t m, int64_t c,
+                                        float eps) {
   Call call(*this);
   call.need(logit, m).need(group, m).begin();
   group = call.in(group, m);
@@ -431,7 +458,8 @@ const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
   Frequencies made{head_dim, theta, nullptr};
   check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
   frequencies_.push_back(made);
-  check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_), "copying to the device");
+  check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_),
+             "copying to the device");
   synchronize();
   return made.values;
 }
@@ -439,12 +467,14 @@ const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
 namespace {
 
 void check_positions(const int32_t* positions, int64_t m) {
-  for (int64_t i = 0; i < m; ++i) check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
+  for (int64_t i = 0; i < m; ++i)
+    check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
 }
 
 }  // namespace
 
-void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta, float direction) {
+void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                         float theta, float direction) {
   Call call(*this);
   const float* frequencies = inverse_frequencies(head_dim, theta);
   if (!call.on_device(positions)) check_positions(positions, m);
@@ -452,8 +482,8 @@ void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int6
   call.finish();
 }
 
-void CudaBackend::rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
-                                     float theta) {
+void CudaBackend::rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
+                                     int kv_heads, int head_dim, float theta) {
   check_argument(to.dtype == DType::kF32 || to.dtype == DType::kBF16, "dtype: expected fp32 or bf16");
   Call call(*this);
   const float* frequencies = inverse_frequencies(head_dim, theta);
@@ -464,11 +494,13 @@ void CudaBackend::rope_store_forward(Array to, const int32_t* index, Array kv, c
   call.finish();
 }
 
-void CudaBackend::rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+void CudaBackend::rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                               float theta) {
   rotate(x, stride, positions, m, heads, head_dim, theta, 1);
 }
 
-void CudaBackend::rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta) {
+void CudaBackend::rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                                float theta) {
   rotate(dx, stride, positions, m, heads, head_dim, theta, -1);
 }
 
@@ -494,17 +526,18 @@ void CudaBackend::scatter_add_rows(float* x, const float* from, const int32_t* i
   call.finish();
 }
 
-void CudaBackend::rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m, int64_t c,
-                                   float eps) {
+void CudaBackend::rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight,
+                                   int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::rmsnorm_backward(dx, dweight, dout, x, weight, m, c, eps, scratch(norm_backward_scratch(m, c)), stream_);
   call.finish();
 }
 
-void CudaBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul, const int32_t* group,
-                                     int64_t m, int64_t c, float eps) {
+void CudaBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x,
+                                     const float* mul, const int32_t* group, int64_t m, int64_t c, float eps) {
   Call call(*this);
-  cuda::layernorm_backward(dx, dmul, dadd, dout, x, mul, call.only(group, m), m, c, eps, scratch(norm_backward_scratch(m, c)), stream_);
+  cuda::layernorm_backward(dx, dmul, dadd, dout, x, mul, call.only(group, m), m, c, eps,
+                           scratch(norm_backward_scratch(m, c)), stream_);
   call.finish();
 }
 
@@ -520,17 +553,17 @@ void CudaBackend::silu_backward(float* dx, const float* dout, const float* x, in
   call.finish();
 }
 
-void CudaBackend::planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias, const float* dlogit, const float* x,
-                                         const float* mul, const float* add, const int32_t* group, const float* weight, int64_t m, int64_t c,
-                                         float eps) {
+void CudaBackend::planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias,
+                                         const float* dlogit, const float* x, const float* mul, const float* add,
+                                         const int32_t* group, const float* weight, int64_t m, int64_t c, float eps) {
   Call call(*this);
-  cuda::planner_score_backward(dx, dmul, dadd, dweight, dbias, dlogit, x, mul, add, call.only(group, m), weight, m, c, eps,
-                               scratch(norm_backward_scratch(m, c)), stream_);
+  cuda::planner_score_backward(dx, dmul, dadd, dweight, dbias, dlogit, x, mul, add, call.only(group, m), weight, m, c,
+                               eps, scratch(norm_backward_scratch(m, c)), stream_);
   call.finish();
 }
 
-void CudaBackend::log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
-                                    int32_t excluded_token) {
+void CudaBackend::log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m,
+                                    int64_t vocab, float temperature, int32_t excluded_token) {
   Call call(*this);
   call.need(tokens, m).need(dlog_prob, m).begin();
   tokens = call.in(tokens, m);
@@ -539,15 +572,18 @@ void CudaBackend::log_prob_backward(float* logits, const int32_t* tokens, const 
   call.finish();
 }
 
-// ---- attention, sampling, unmasking ----------------------------------------------------------------------------------------------------
+// ---- attention, sampling, unmasking
+// ----------------------------------------------------------------------------------------------------------------
 
 namespace {
 
 AttentionSizes check_attention(const AttentionArgs& a) {
-  check_argument(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
-                 "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
+  check_argument(
+      a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
+      "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
   check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
-  check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0, "block: expected a positive number, got " + std::to_string(a.block));
+  check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0,
+                 "block: expected a positive number, got " + std::to_string(a.block));
   check_argument(a.k.dtype == a.v.dtype, "v: expected values of the type of the keys");
   AttentionSizes sizes{a.batch ? a.q_offsets[a.batch] : 0, a.batch ? a.k_offsets[a.batch] : 0, 0, 0, 0};
   for (int b = 0; b < a.batch; ++b) {
@@ -560,7 +596,8 @@ AttentionSizes check_attention(const AttentionArgs& a) {
 }
 
 void check_policy(float planner_temperature, float probability_scale) {
-  check_argument(planner_temperature > 0, "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
+  check_argument(planner_temperature > 0,
+                 "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
   check_argument(probability_scale >= 0 && std::isfinite(probability_scale),
                  "probability_scale: expected a finite number >= 0, got " + std::to_string(probability_scale));
 }
@@ -572,7 +609,12 @@ void CudaBackend::attention_forward(const AttentionArgs& args) {
   Call call(*this);
   AttentionArgs a = args;
   const int64_t b = a.batch;
-  call.need(a.q_offsets, b + 1).need(a.k_offsets, b + 1).need(a.q_positions, sizes.queries).need(a.key_begin, b).need(a.key_end, b).begin();
+  call.need(a.q_offsets, b + 1)
+      .need(a.k_offsets, b + 1)
+      .need(a.q_positions, sizes.queries)
+      .need(a.key_begin, b)
+      .need(a.key_end, b)
+      .begin();
   a.q_offsets = call.in(a.q_offsets, b + 1);
   a.k_offsets = call.in(a.k_offsets, b + 1);
   a.q_positions = call.in(a.q_positions, sizes.queries);
@@ -589,28 +631,42 @@ void CudaBackend::attention_backward(const AttentionGradArgs& args) {
   AttentionGradArgs grad = args;
   AttentionArgs& a = grad.forward;
   const int64_t b = a.batch;
-  call.need(a.q_offsets, b + 1).need(a.k_offsets, b + 1).need(a.q_positions, sizes.queries).need(a.key_begin, b).need(a.key_end, b).begin();
+  call.need(a.q_offsets, b + 1)
+      .need(a.k_offsets, b + 1)
+      .need(a.q_positions, sizes.queries)
+      .need(a.key_begin, b)
+      .need(a.key_end, b)
+      .begin();
   a.q_offsets = call.in(a.q_offsets, b + 1);
   a.k_offsets = call.in(a.k_offsets, b + 1);
   a.q_positions = call.in(a.q_positions, sizes.queries);
   a.key_begin = call.in(a.key_begin, b);
   a.key_end = call.in(a.key_end, b);
-  cuda::attention_backward(grad, sizes, compute_, warpgroups_, scratch(attention_backward_scratch(grad, sizes, compute_)), stream_);
+  cuda::attention_backward(grad, sizes, compute_, warpgroups_,
+                           scratch(attention_backward_scratch(grad, sizes, compute_)), stream_);
   call.finish();
 }
 
 void CudaBackend::sample_forward(const SampleArgs& args) {
-  check_argument(args.vocab > 0 && args.vocab <= 2147483647, "vocab: expected 1 to 2^31 - 1, got " + std::to_string(args.vocab));
+  check_argument(args.vocab > 0 && args.vocab <= 2147483647,
+                 "vocab: expected 1 to 2^31 - 1, got " + std::to_string(args.vocab));
   check_argument(std::isfinite(args.temperature), "temperature: expected a finite number");
   Call call(*this);
   SampleArgs a = args;
   const int64_t m = a.rows;
   if (a.given && !call.on_device(a.given))
     for (int64_t row = 0; row < m; ++row)
-      check_argument(a.given[row] >= 0 && a.given[row] < a.vocab,
-                     "given: expected tokens below vocab (" + std::to_string(a.vocab) + "), got " + std::to_string(a.given[row]));
+      check_argument(
+          a.given[row] >= 0 && a.given[row] < a.vocab,
+          "given: expected tokens below vocab (" + std::to_string(a.vocab) + "), got " + std::to_string(a.given[row]));
   call.need(a.at, m).need(a.uniforms, m * a.vocab).need(a.given, m);
-  call.need(a.token, m).need(a.log_prob, m).need(a.confidence, m).need(a.max_prob, m).need(a.entropy, m).need(a.finite, m).begin();
+  call.need(a.token, m)
+      .need(a.log_prob, m)
+      .need(a.confidence, m)
+      .need(a.max_prob, m)
+      .need(a.entropy, m)
+      .need(a.finite, m)
+      .begin();
   a.at = call.in(a.at, m);
   a.uniforms = call.in(a.uniforms, m * a.vocab);
   a.given = call.in(a.given, m);
@@ -630,7 +686,12 @@ void CudaBackend::unmask(const UnmaskArgs& args) {
   Call call(*this);
   UnmaskArgs a = args;
   const int64_t b = a.batch, m = a.offsets[b];
-  call.need(a.offsets, b + 1).need(a.at, m).need(a.uniforms, m).need(a.planner_logit, m).need(a.confidence, m).need(a.entropy, m);
+  call.need(a.offsets, b + 1)
+      .need(a.at, m)
+      .need(a.uniforms, m)
+      .need(a.planner_logit, m)
+      .need(a.confidence, m)
+      .need(a.entropy, m);
   call.need(a.token_log_prob, m).need(a.forbidden, m).need(a.count, b);
   call.need(a.selected, m).need(a.forced, b).need(a.probability, m).need(a.log_likelihood, m).begin();
   a.token = call.at(a.token);
@@ -660,7 +721,12 @@ void CudaBackend::likelihood_forward(const LikelihoodArgs& args) {
   Call call(*this);
   LikelihoodArgs a = args;
   const int64_t b = a.batch, m = a.offsets[b];
-  call.need(a.offsets, b + 1).need(a.planner_logit, m).need(a.token_log_prob, m).need(a.forbidden, m).need(a.selected, m).need(a.forced, b);
+  call.need(a.offsets, b + 1)
+      .need(a.planner_logit, m)
+      .need(a.token_log_prob, m)
+      .need(a.forbidden, m)
+      .need(a.selected, m)
+      .need(a.forced, b);
   call.need(a.log_likelihood, m).begin();
   a.offsets = call.in(a.offsets, b + 1);
   a.planner_logit = call.in(a.planner_logit, m);
@@ -680,7 +746,12 @@ void CudaBackend::likelihood_backward(const LikelihoodGradArgs& args) {
   LikelihoodGradArgs grad = args;
   LikelihoodArgs& a = grad.forward;
   const int64_t b = a.batch, m = a.offsets[b];
-  call.need(a.offsets, b + 1).need(a.planner_logit, m).need(a.token_log_prob, m).need(a.forbidden, m).need(a.selected, m).need(a.forced, b);
+  call.need(a.offsets, b + 1)
+      .need(a.planner_logit, m)
+      .need(a.token_log_prob, m)
+      .need(a.forbidden, m)
+      .need(a.selected, m)
+      .need(a.forced, b);
   call.need(grad.dlog_likelihood, m).need(grad.dplanner_logit, m).need(grad.dtoken_log_prob, m).begin();
   a.offsets = call.in(a.offsets, b + 1);
   a.planner_logit = call.in(a.planner_logit, m);
@@ -695,7 +766,8 @@ void CudaBackend::likelihood_backward(const LikelihoodGradArgs& args) {
   call.finish();
 }
 
-// ---- optimiser -------------------------------------------------------------------------------------------------------------------------
+// ---- optimiser
+// ----------------------------------------------------------------------------------------------------------------
 
 double CudaBackend::sum_squares(const float* x, int64_t n) {
   Call call(*this);

@@ -64,7 +64,8 @@ void CudaExchange::send(size_t begin, size_t end) {
   check_argument(begin <= end && end <= bytes_, "exchange: expected bytes that were reserved");
   check_cuda(cudaSetDevice(backend_.index_), "choosing the device");
   if (begin == end) return;
-  check_cuda(cudaMemcpyAsync(device_ + begin, host_ + begin, end - begin, cudaMemcpyDefault, backend_.stream_), "an exchange");
+  check_cuda(cudaMemcpyAsync(device_ + begin, host_ + begin, end - begin, cudaMemcpyDefault, backend_.stream_),
+             "an exchange");
   sent_ = true;
 }
 
@@ -74,7 +75,9 @@ void CudaExchange::receive(size_t begin, size_t end) {
     check_argument(begin <= end && end <= bytes_, "exchange: expected bytes that were reserved");
     check_cuda(cudaSetDevice(backend_.index_), "choosing the device");
     backend_.refuse_recording("an exchange");
-    if (begin != end) check_cuda(cudaMemcpyAsync(host_ + begin, device_ + begin, end - begin, cudaMemcpyDefault, backend_.stream_), "an exchange");
+    if (begin != end)
+      check_cuda(cudaMemcpyAsync(host_ + begin, device_ + begin, end - begin, cudaMemcpyDefault, backend_.stream_),
+                 "an exchange");
     if (!received_) check_cuda(cudaEventCreateWithFlags(&received_, cudaEventDisableTiming), "an exchange");
     check_cuda(cudaEventRecord(received_, backend_.stream_), "an exchange");
   }
@@ -170,8 +173,9 @@ void CudaExchange::forget() {
 // The least recently used go.
 void CudaExchange::make_room() {
   while (recordings_.size() > kMostRecordings) {
-    const auto oldest = std::min_element(recordings_.begin(), recordings_.end(),
-                                         [](const auto& a, const auto& b) { return a.second.last_used < b.second.last_used; });
+    const auto oldest = std::min_element(recordings_.begin(), recordings_.end(), [](const auto& a, const auto& b) {
+      return a.second.last_used < b.second.last_used;
+    });
     const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
     cudaSetDevice(backend_.index_);
     drop(&oldest->second);

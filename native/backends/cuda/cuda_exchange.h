@@ -9,8 +9,9 @@
 namespace dultra {
 namespace cuda {
 
-// A key that is new is run directly: memory is allocated and products are timed then. The second time it is captured into a graph, from then on
-// the graph is launched. Graphs hold addresses of the backend's scratch memory, so they end when that moves.
+// A key that is new is run directly: memory is allocated and products are timed then. The second time it is captured
+// into a graph, from then on the graph is launched. Graphs hold addresses of the backend's scratch memory, so they end
+// when that moves.
 class CudaExchange final : public Exchange {
  public:
   explicit CudaExchange(CudaBackend& backend) : backend_(backend) {}

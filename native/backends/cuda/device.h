@@ -1,7 +1,9 @@
-// What kernels are made of: the one file that knows whether a kernel runs on a GPU or under native/test/emulator, and the only one with PTX.
+// What kernels are made of: the one file that knows whether a kernel runs on a GPU or under native/test/emulator, and
+// the only one with PTX.
 //
-// Kernels use shared memory through DULTRA_SHARED alone, barriers and shuffles of whole warps, and no atomics: what a kernel writes has one
-// owner and one order of operations, so that results are the same from run to run and do not depend on the launch. Contraction is off
+// Kernels use shared memory through DULTRA_SHARED alone, barriers and shuffles of whole warps, and no atomics: what a
+// kernel writes has one owner and one order of operations, so that results are the same from run to run and do not
+// depend on the launch. Contraction is off
 // (-fmad=false): where a fused multiply-add is meant, it is written.
 #pragma once
 #include <cuda_runtime.h>
@@ -18,7 +20,8 @@
 namespace dultra {
 namespace cuda {
 
-// ---- host side: errors and launches ------------------------------------------------------------------------------------------------
+// ---- host side: errors and launches
+// ----------------------------------------------------------------------------------------------------------------
 
 // Throws OUT_OF_MEMORY, DEVICE_UNAVAILABLE (a device that is gone, or busy) or INTERNAL, saying what was tried.
 [[noreturn]] void throw_cuda_error(cudaError_t error, const char* what);
@@ -32,7 +35,8 @@ constexpr int kWarp = 32;
 constexpr float kLog2E = 1.44269504088896340736f;
 
 #ifdef __CUDACC__
-// ---- on a GPU ------------------------------------------------------------------------------------------------------------------------
+// ---- on a GPU
+// ----------------------------------------------------------------------------------------------------------------
 // Aligned to what one pattern of wgmma's swizzled tiles takes.
 #define DULTRA_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define DULTRA_UNROLL _Pragma("unroll")
@@ -58,9 +62,9 @@ __device__ __forceinline__ float fast_reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// What sqrtf and / come to for usual numbers: x from 2^-100 to 2^100; b from 2^-60 to 2^60, and a and a / b from 2^-120 to 2^120. The steps are those
-// that the compiler takes, which round correctly there, but not its test and branch for every one of them: a kernel can test many at once. inverse:
-// usual_inverse(b).
+// What sqrtf and / come to for usual numbers: x from 2^-100 to 2^100; b from 2^-60 to 2^60, and a and a / b from 2^-120
+// to 2^120. The steps are those that the compiler takes, which round correctly there, but not its test and branch for
+// every one of them: a kernel can test many at once. inverse: usual_inverse(b).
 __device__ __forceinline__ float usual_sqrt(float x) {
   float inverse;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
@@ -75,8 +79,8 @@ __device__ __forceinline__ float usual_quotient(float a, float b, float inverse)
   const float q = a * inverse;
   return fmaf(inverse, fmaf(-b, q, a), q);
 }
-// Words that lie side by side, aligned to all of them. What is stored goes to device memory. It is written out: where another path of a kernel
-// writes to the same place, the compiler makes stores of single words of an assignment.
+// Words that lie side by side, aligned to all of them. What is stored goes to device memory. It is written out: where
+// another path of a kernel writes to the same place, the compiler makes stores of single words of an assignment.
 __device__ __forceinline__ void load_words(uint32_t (&words)[2], const void* from) {
   const uint2 all = *static_cast<const uint2*>(from);
   words[0] = all.x, words[1] = all.y;
@@ -86,13 +90,17 @@ __device__ __forceinline__ void load_words(uint32_t (&words)[4], const void* fro
   words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
 }
 __device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[2]) {
-  asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]) : "memory");
-}
-__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[4]) {
-  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+  asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1])
                : "memory");
 }
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return uint32_t(__cvta_generic_to_shared(pointer));
+}
 // Two floats as bf16, `low` in the low half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   uint32_t packed;
@@ -118,9 +126,11 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// Copies 16 bytes from global to shared memory, or writes zeros where not `valid`. Lands when async_wait retires its group.
+// Copies 16 bytes from global to shared memory, or writes zeros where not `valid`. Lands when async_wait retires its
+// group.
 __device__ __forceinline__ void async_copy_16(void* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
 }
 __device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most kPending of the newest groups are open.
@@ -137,7 +147,8 @@ constexpr bool kHasWarpgroups = true;
 constexpr bool kHasWarpgroups = false;  // nothing that uses them is launched
 #endif
 
-// What this thread wrote to shared memory (async copies that have landed, too) may be read by wgmma, after the next barrier by that of others.
+// What this thread wrote to shared memory (async copies that have landed, too) may be read by wgmma, after the next
+// barrier by that of others.
 __device__ __forceinline__ void fence_shared_for_wgmma() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -161,7 +172,8 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 #endif
 }
-// Nothing that reads or writes x moves across: the compiler does not know that wgmma uses its registers until it is waited for.
+// Nothing that reads or writes x moves across: the compiler does not know that wgmma uses its registers until it is
+// waited for.
 template <int kN>
 __device__ __forceinline__ void pin(float (&x)[kN][4]) {
   DULTRA_UNROLL
@@ -176,18 +188,22 @@ __device__ __forceinline__ void pin(uint32_t (&x)[kN][4]) {
 }
 
 #define DULTRA_D4(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
-#define DULTRA_D32(i) \
-  DULTRA_D4(i), DULTRA_D4(i + 1), DULTRA_D4(i + 2), DULTRA_D4(i + 3), DULTRA_D4(i + 4), DULTRA_D4(i + 5), DULTRA_D4(i + 6), DULTRA_D4(i + 7)
-#define DULTRA_LIST_32                                                                                                                      \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, " \
+#define DULTRA_D32(i)                                                                                     \
+  DULTRA_D4(i), DULTRA_D4(i + 1), DULTRA_D4(i + 2), DULTRA_D4(i + 3), DULTRA_D4(i + 4), DULTRA_D4(i + 5), \
+      DULTRA_D4(i + 6), DULTRA_D4(i + 7)
+#define DULTRA_LIST_32                                                                                             \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+  "%24, %25, %26, %27, %28, "                                                                                      \
   "%29, %30, %31"
-#define DULTRA_LIST_64                                                                                                                        \
-  DULTRA_LIST_32                                                                                                                              \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, " \
+#define DULTRA_LIST_64                                                                                               \
+  DULTRA_LIST_32                                                                                                     \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
+  "%54, %55, %56, %57, %58, "                                                                                        \
   "%59, %60, %61, %62, %63"
 
-// d (64, kN) (+)= a (64, 16) b (kN, 16)^T, queued: bf16 operands in shared memory as descriptors say, both with k contiguous. Warp w of the
-// warpgroup has rows 16 w .. 16 w + 16 of d, in the layout of mma_m16n8k16. d must not be touched before wgmma_wait.
+// d (64, kN) (+)= a (64, 16) b (kN, 16)^T, queued: bf16 operands in shared memory as descriptors say, both with k
+// contiguous. Warp w of the warpgroup has rows 16 w .. 16 w + 16 of d, in the layout of mma_m16n8k16. d must not be
+// touched before wgmma_wait.
 template <int kN>
 __device__ __forceinline__ void wgmma_rows(float (&d)[kN / 8][4], uint64_t a, uint64_t b, bool accumulate) {
   static_assert(kN == 64 || kN == 128, "shapes that are written down");
@@ -206,22 +222,25 @@ __device__ __forceinline__ void wgmma_rows(float (&d)[kN / 8][4], uint64_t a, ui
         : "l"(a), "l"(b), "r"(int(accumulate)));
 #endif
 }
-// d (64, kN) (+)= a (64, 16) b (16, kN), queued: a in registers as mma_m16n8k16 has it, of each warp's rows; b in shared memory, with its kN
-// numbers of a row contiguous. Neither d nor a may be touched before wgmma_wait.
+// d (64, kN) (+)= a (64, 16) b (16, kN), queued: a in registers as mma_m16n8k16 has it, of each warp's rows; b in
+// shared memory, with its kN numbers of a row contiguous. Neither d nor a may be touched before wgmma_wait.
 template <int kN>
-__device__ __forceinline__ void wgmma_weights(float (&d)[kN / 8][4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+__device__ __forceinline__ void wgmma_weights(float (&d)[kN / 8][4], const uint32_t (&a)[4], uint64_t b,
+                                              bool accumulate) {
   static_assert(kN == 64 || kN == 128, "shapes that are written down");
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   if constexpr (kN == 64)
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" DULTRA_LIST_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" DULTRA_LIST_32
+        "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"
         : DULTRA_D32(0)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));
   else
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" DULTRA_LIST_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" DULTRA_LIST_64
+        "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"
         : DULTRA_D32(0), DULTRA_D32(8)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));
 #endif
@@ -235,13 +254,15 @@ __device__ __forceinline__ void wgmma_weights(float (&d)[kN / 8][4], const uint3
 // block: threads, a multiple of 32. shared: bytes of dynamic shared memory.
 template <class Kernel, class... Args>
 void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int block, size_t shared, Args... args) {
-  if (shared > 48 * 1024) check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
+  if (shared > 48 * 1024)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
   kernel<<<grid, block, shared, stream>>>(args...);
   check_cuda(cudaGetLastError(), name);
 }
 
 #elif defined(DULTRA_EMULATED)
-// ---- under the emulator ----------------------------------------------------------------------------------------------------------------
+// ---- under the emulator
+// ----------------------------------------------------------------------------------------------------------------
 #define DULTRA_SHARED(name) unsigned char* name = emulator::lane->shared
 #define DULTRA_UNROLL
 #define DULTRA_NO_UNROLL
@@ -270,7 +291,9 @@ inline float usual(float x, float least, const char* what) {
 }
 inline float usual_sqrt(float x) { return sqrtf(usual(x, 0x1p-100f, "usual_sqrt")); }
 inline float usual_inverse(float b) { return 1.0f / usual(b, 0x1p-60f, "usual_inverse"); }
-inline float usual_quotient(float a, float b, float) { return usual(usual(a, 0x1p-120f, "usual_quotient") / b, 0x1p-120f, "usual_quotient"); }
+inline float usual_quotient(float a, float b, float) {
+  return usual(usual(a, 0x1p-120f, "usual_quotient") / b, 0x1p-120f, "usual_quotient");
+}
 template <int kWords>
 inline void load_words(uint32_t (&words)[kWords], const void* from) {
   if (uintptr_t(from) % sizeof words) emulator::die("an address is not aligned", "load_words");
@@ -281,7 +304,9 @@ inline void store_words(void* to, const uint32_t (&words)[kWords]) {
   if (uintptr_t(to) % sizeof words) emulator::die("an address is not aligned", "store_words");
   memcpy(to, words, sizeof words);
 }
-inline uint32_t pack_bf16(float low, float high) { return uint32_t(f32_to_bf16(low)) | uint32_t(f32_to_bf16(high)) << 16; }
+inline uint32_t pack_bf16(float low, float high) {
+  return uint32_t(f32_to_bf16(low)) | uint32_t(f32_to_bf16(high)) << 16;
+}
 inline void ldmatrix_x4(uint32_t (&f)[4], const void* row) {
   if (uintptr_t(row) % 16) emulator::die("the address of a row is not aligned", "ldmatrix");
   emulator::ldmatrix_x4(*static_cast<const emulator::Row8*>(row), false, f);
@@ -290,7 +315,9 @@ inline void ldmatrix_x4_transposed(uint32_t (&f)[4], const void* row) {
   if (uintptr_t(row) % 16) emulator::die("the address of a row is not aligned", "ldmatrix");
   emulator::ldmatrix_x4(*static_cast<const emulator::Row8*>(row), true, f);
 }
-inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulator::mma_m16n8k16(d, a, b0, b1); }
+inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::mma_m16n8k16(d, a, b0, b1);
+}
 inline void async_copy_16(void* to, const void* from, bool valid) {
   if (uintptr_t(to) % 16 || (valid && uintptr_t(from) % 16)) emulator::die("an address is not aligned", "cp.async");
   // Undefined until it lands.
@@ -302,11 +329,14 @@ template <int kPending>
 inline void async_wait() {
   emulator::AsyncCopy copy;
   while (emulator::async_retire(kPending, &copy))
-    for (int i = 0; i < 2; ++i) static_cast<uint64_t*>(copy.to)[i] = copy.valid ? static_cast<const uint64_t*>(copy.from)[i] : 0;
+    for (int i = 0; i < 2; ++i)
+      static_cast<uint64_t*>(copy.to)[i] = copy.valid ? static_cast<const uint64_t*>(copy.from)[i] : 0;
 }
 
 constexpr bool kHasWarpgroups = true;
-inline uint32_t shared_address(const void* pointer) { return uint32_t(static_cast<const unsigned char*>(pointer) - emulator::lane->shared); }
+inline uint32_t shared_address(const void* pointer) {
+  return uint32_t(static_cast<const unsigned char*>(pointer) - emulator::lane->shared);
+}
 inline void fence_shared_for_wgmma() { emulator::fence_shared(); }
 inline void wgmma_begin() { emulator::wgmma_begin(); }
 inline void wgmma_commit() { emulator::wgmma_commit(); }
@@ -329,7 +359,8 @@ inline void wgmma_columns(uint64_t descriptor, int column, float (&low)[16], flo
   const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, leading = uint32_t(descriptor >> 16 & 0x3fff) << 4,
                  stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
   for (uint32_t k = 0; k < 16; ++k) {
-    const uint32_t two = wgmma_read<uint32_t>(start + uint32_t(column / 64) * leading + k / 8 * stride + k % 8 * 128 + uint32_t(column % 64) * 2);
+    const uint32_t two = wgmma_read<uint32_t>(start + uint32_t(column / 64) * leading + k / 8 * stride + k % 8 * 128 +
+                                              uint32_t(column % 64) * 2);
     low[k] = bf16_to_f32(uint16_t(two));
     high[k] = bf16_to_f32(uint16_t(two >> 16));
   }
@@ -380,13 +411,15 @@ void launch(const char*, cudaStream_t stream, Kernel kernel, dim3 grid, int bloc
   const auto body = [=] { kernel(args...); };
   emulator::enqueue(stream, [=] {
     emulator::run(
-        grid, dim3(unsigned(block)), shared, [](const void* context) { (*static_cast<const decltype(body)*>(context))(); }, &body);
+        grid, dim3(unsigned(block)), shared,
+        [](const void* context) { (*static_cast<const decltype(body)*>(context))(); }, &body);
   });
 }
 #endif
 
 #if defined(__CUDACC__) || defined(DULTRA_EMULATED)
-// ---- on both ---------------------------------------------------------------------------------------------------------------------------
+// ---- on both
+// ----------------------------------------------------------------------------------------------------------------
 
 // The lane that a kernel's code runs on.
 __device__ __forceinline__ int lane_index() { return int(threadIdx.x) % kWarp; }
@@ -405,8 +438,8 @@ __device__ __forceinline__ T warp_max(T value) {
   }
   return value;
 }
-// Sum over the block's kThreads threads, the same on all of them. scratch: kThreads / 32 numbers of shared memory, which are free for
-// other use after the next barrier; the first barrier here waits for whoever still reads them.
+// Sum over the block's kThreads threads, the same on all of them. scratch: kThreads / 32 numbers of shared memory,
+// which are free for other use after the next barrier; the first barrier here waits for whoever still reads them.
 template <int kThreads, class T>
 __device__ __forceinline__ T block_sum(T value, T* scratch) {
   value = warp_sum(value);
@@ -480,7 +513,8 @@ __device__ __forceinline__ void put_pair(const Array& array, int64_t at, float l
   put(array, at + 1, high);
 }
 
-// Pairs of numbers at `at`, `at` + 8 and so on, as a lane has them of rows that tensor cores computed: pair(i) gives the i-th.
+// Pairs of numbers at `at`, `at` + 8 and so on, as a lane has them of rows that tensor cores computed: pair(i) gives
+// the i-th.
 template <int kPairs, class Pairs>
 __device__ __forceinline__ void put_pairs(const Array& array, int64_t at, const Pairs& pair) {
   auto* narrow = static_cast<uint16_t*>(array.data) + at;
@@ -489,7 +523,8 @@ __device__ __forceinline__ void put_pairs(const Array& array, int64_t at, const 
     for (int i = 0; i < kPairs; ++i) {
       const Pair both = pair(i);
       const uint32_t packed = pack_bf16(both.low, both.high);
-      *reinterpret_cast<Neighbours<uint16_t>*>(narrow + 8 * i) = Neighbours<uint16_t>{uint16_t(packed), uint16_t(packed >> 16)};
+      *reinterpret_cast<Neighbours<uint16_t>*>(narrow + 8 * i) =
+          Neighbours<uint16_t>{uint16_t(packed), uint16_t(packed >> 16)};
     }
     return;
   }

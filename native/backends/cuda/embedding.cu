@@ -46,22 +46,27 @@ __device__ __forceinline__ void move_row(Out* to, const In* from, int64_t c) {
   }
 }
 template <class Out, class In>
-__global__ void __launch_bounds__(kElementThreads) move_rows_kernel(Rows<Out> to, Rows<const In> from, int64_t c, bool aligned) {
+__global__ void __launch_bounds__(kElementThreads)
+    move_rows_kernel(Rows<Out> to, Rows<const In> from, int64_t c, bool aligned) {
   if (aligned)
     move_row<true>(to.at(blockIdx.x), from.at(blockIdx.x), c);
   else
     move_row<false>(to.at(blockIdx.x), from.at(blockIdx.x), c);
 }
 template <class Out, class In>
-void move_rows(const char* name, const Rows<Out>& to, const Rows<const In>& from, int64_t m, int64_t c, cudaStream_t stream) {
+void move_rows(const char* name, const Rows<Out>& to, const Rows<const In>& from, int64_t m, int64_t c,
+               cudaStream_t stream) {
   constexpr int kN = kVectorOf<Out, In>;
-  const bool aligned = c % kN == 0 && in_vectors<kN>(to.numbers, to.stride) && in_vectors<kN>(from.numbers, from.stride);
+  const bool aligned =
+      c % kN == 0 && in_vectors<kN>(to.numbers, to.stride) && in_vectors<kN>(from.numbers, from.stride);
   if (m * c > 0)
-    launch(name, stream, move_rows_kernel<Out, In>, row_pieces(m, c, kElementThreads * kMovedVectors * kN), kElementThreads, 0, to, from, c, aligned);
+    launch(name, stream, move_rows_kernel<Out, In>, row_pieces(m, c, kElementThreads * kMovedVectors * kN),
+           kElementThreads, 0, to, from, c, aligned);
 }
 
 // Several rows may go to the same place, so a thread owns a column and adds the rows in their order.
-__global__ void __launch_bounds__(kElementThreads) scatter_add_rows_kernel(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
+__global__ void __launch_bounds__(kElementThreads)
+    scatter_add_rows_kernel(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
   const int64_t j = global_index();
   if (j >= c) return;
   for (int64_t i = 0; i < m; ++i) x[int64_t(index[i]) * c + j] += from[i * c + j];
@@ -85,22 +90,26 @@ void gather_rows(Array out, ConstArray table, const int32_t* index, int64_t m, i
 void store_rows(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
   typed(to, [&](auto* held) {
     typed(from, [&](auto* rows) {
-      move_rows<number_of<decltype(held)>, number_of<decltype(rows)>>("store_rows", {held, c, index}, {rows, c, nullptr}, m, c, stream);
+      move_rows<number_of<decltype(held)>, number_of<decltype(rows)>>("store_rows", {held, c, index},
+                                                                      {rows, c, nullptr}, m, c, stream);
     });
   });
 }
 
-void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width, cudaStream_t stream) {
+void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width,
+               cudaStream_t stream) {
   typed(to, [&](auto* copy) {
     typed(from, [&](auto* rows) {
-      move_rows<number_of<decltype(copy)>, number_of<decltype(rows)>>("copy_rows", {copy, to_stride, nullptr}, {rows, from_stride, nullptr}, m, width,
-                                                                      stream);
+      move_rows<number_of<decltype(copy)>, number_of<decltype(rows)>>("copy_rows", {copy, to_stride, nullptr},
+                                                                      {rows, from_stride, nullptr}, m, width, stream);
     });
   });
 }
 
 void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
-  if (m * c > 0) launch("scatter_add_rows", stream, scatter_add_rows_kernel, element_grid(c), kElementThreads, 0, x, from, index, m, c);
+  if (m * c > 0)
+    launch("scatter_add_rows", stream, scatter_add_rows_kernel, element_grid(c), kElementThreads, 0, x, from, index, m,
+           c);
 }
 
 }  // namespace cuda

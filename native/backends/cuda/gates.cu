@@ -11,7 +11,8 @@ namespace {
 constexpr int kSwigluVectors = 2;  // of gates, and as many of what they gate
 constexpr int kSiluVectors = 4;
 
-// 1 / (1 + e^-x), within two units in the last place; 0 where the power is infinite, so that the gate of a large negative number is -0.
+// 1 / (1 + e^-x), within two units in the last place; 0 where the power is infinite, so that the gate of a large
+// negative number is -0.
 __device__ __forceinline__ float sigmoid(float x) { return fast_reciprocal(expf(-x) + 1.0f); }
 __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 // The slope of silu, and silu itself.
@@ -43,7 +44,8 @@ __device__ __forceinline__ void swiglu_row(Out* out, const In* gate, int64_t f) 
   }
 }
 template <class Out, class In>
-__global__ void __launch_bounds__(kElementThreads) swiglu_forward_kernel(Out* out, const In* gate_up, int64_t f, bool aligned) {
+__global__ void __launch_bounds__(kElementThreads)
+    swiglu_forward_kernel(Out* out, const In* gate_up, int64_t f, bool aligned) {
   const int64_t row = blockIdx.x;
   if (aligned)
     swiglu_row<true>(out + row * f, gate_up + row * 2 * f, f);
@@ -57,7 +59,8 @@ __device__ __forceinline__ void swiglu_row_backward(To* dgate, const D* dout, co
   constexpr int kN = kVectorOf<To, D, In>;
   const int64_t j = vector_start<kN, 1>(blockIdx.y, 0);
   if (j >= f) return;
-  const Vector<In, kN> gates = load_vector<kN, kWhole>(gate + j, f - j), ups = load_vector<kN, kWhole>(gate + f + j, f - j);
+  const Vector<In, kN> gates = load_vector<kN, kWhole>(gate + j, f - j),
+                       ups = load_vector<kN, kWhole>(gate + f + j, f - j);
   const Vector<D, kN> d = load_vector<kN, kWhole>(dout + j, f - j);
   float by_gate[kN], by_up[kN];
   DULTRA_UNROLL
@@ -70,7 +73,8 @@ __device__ __forceinline__ void swiglu_row_backward(To* dgate, const D* dout, co
   store_vector<kWhole>(dgate + f + j, rounded_to<To>(by_up), f - j);
 }
 template <class To, class D, class In>
-__global__ void __launch_bounds__(kElementThreads) swiglu_backward_kernel(To* dgate_up, const D* dout, const In* gate_up, int64_t f, bool aligned) {
+__global__ void __launch_bounds__(kElementThreads)
+    swiglu_backward_kernel(To* dgate_up, const D* dout, const In* gate_up, int64_t f, bool aligned) {
   const int64_t row = blockIdx.x;
   if (aligned)
     swiglu_row_backward<true>(dgate_up + row * 2 * f, dout + row * f, gate_up + row * 2 * f, f);
@@ -106,7 +110,8 @@ __global__ void __launch_bounds__(kElementThreads) silu_forward_kernel(float* x,
 }
 
 // Of the planner's condition alone, a row for each sequence.
-__global__ void __launch_bounds__(kElementThreads) silu_backward_kernel(float* dx, const float* dout, const float* x, int64_t n) {
+__global__ void __launch_bounds__(kElementThreads)
+    silu_backward_kernel(float* dx, const float* dout, const float* x, int64_t n) {
   const int64_t i = global_index();
   if (i >= n) return;
   float value;
@@ -122,16 +127,17 @@ void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f, cudaStr
       using Out = number_of<decltype(to)>;
       using In = number_of<decltype(from)>;
       constexpr int kN = kVectorOf<Out, In>;
-      launch("swiglu_forward", stream, swiglu_forward_kernel<Out, In>, row_pieces(m, f, kElementThreads * kSwigluVectors * kN), kElementThreads, 0,
-             to, from, f, in_vectors<kN>(to, f) && in_vectors<kN>(from, f));
+      launch("swiglu_forward", stream, swiglu_forward_kernel<Out, In>,
+             row_pieces(m, f, kElementThreads * kSwigluVectors * kN), kElementThreads, 0, to, from, f,
+             in_vectors<kN>(to, f) && in_vectors<kN>(from, f));
     });
   });
 }
 
 void silu_forward(float* x, int64_t n, cudaStream_t stream) {
   if (n > 0)
-    launch("silu_forward", stream, silu_forward_kernel, dim3(unsigned(ceil_div(n, kSiluNumbers))), kElementThreads, 0, x, n,
-           in_vectors<kVectorOf<float>>(x, 0));
+    launch("silu_forward", stream, silu_forward_kernel, dim3(unsigned(ceil_div(n, kSiluNumbers))), kElementThreads, 0,
+           x, n, in_vectors<kVectorOf<float>>(x, 0));
 }
 
 void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream) {
@@ -143,8 +149,9 @@ void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_
         using D = number_of<decltype(d)>;
         using In = number_of<decltype(from)>;
         constexpr int kN = kVectorOf<To, D, In>;
-        launch("swiglu_backward", stream, swiglu_backward_kernel<To, D, In>, row_pieces(m, f, kElementThreads * kN), kElementThreads, 0, to, d, from,
-               f, in_vectors<kN>(to, f) && in_vectors<kN>(d, f) && in_vectors<kN>(from, f));
+        launch("swiglu_backward", stream, swiglu_backward_kernel<To, D, In>, row_pieces(m, f, kElementThreads * kN),
+               kElementThreads, 0, to, d, from, f,
+               in_vectors<kN>(to, f) && in_vectors<kN>(d, f) && in_vectors<kN>(from, f));
       });
     });
   });

@@ -1,9 +1,9 @@
-// The built-in matrix products: on tensor cores (bf16 operands, fp32 sums), and in fp32. They keep everything working where cuBLASLt is not
-// found, and are what runs without a GPU. Every element of the result is one chain over ascending k, so neither tiles nor neighbours change
-// it.
+// The built-in matrix products: on tensor cores (bf16 operands, fp32 sums), and in fp32. They keep everything working
+// where cuBLASLt is not found, and are what runs without a GPU. Every element of the result is one chain over ascending
+// k, so neither tiles nor neighbours change it.
 //
-// Tiles of the tensor-core product (rows of a x rows of b, threads), by the number of blocks: 128 x 128, 256 (64 FLOP per shared byte);
-// 64 x 64, 128 where that gives the device too few blocks. Not timed on a GPU yet.
+// Tiles of the tensor-core product (rows of a x rows of b, threads), by the number of blocks: 128 x 128, 256 (64 FLOP
+// per shared byte); 64 x 64, 128 where that gives the device too few blocks. Not timed on a GPU yet.
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/tiles.h"
 
@@ -59,12 +59,13 @@ __device__ __forceinline__ void store_float(const Product& p, int64_t row, int64
   static_cast<float*>(p.out.data)[at] = finished(p, at, column, value);
 }
 
-// ---- tensor cores ----------------------------------------------------------------------------------------------------------------------
+// ---- tensor cores
+// ----------------------------------------------------------------------------------------------------------------
 
 constexpr int kDepth = 32;  // of k per stage
 
-// One operand's tiles: kRows rows x kDepth of k as bf16. Its memory order decides that of the tile: (row, k) or, if transposed, (k, row).
-// Global memory is read into registers while the tile before is multiplied.
+// One operand's tiles: kRows rows x kDepth of k as bf16. Its memory order decides that of the tile: (row, k) or, if
+// transposed, (k, row). Global memory is read into registers while the tile before is multiplied.
 template <DType kType, bool kTransposed, int kRows, int kThreads>
 struct Stage {
   using Type = typename Storage<kType>::Type;
@@ -107,8 +108,9 @@ struct Stage {
       uint32_t packed[4];
       DULTRA_UNROLL
       for (int j = 0; j < 4; ++j)
-        packed[j] = kType == DType::kBF16 ? uint32_t(held[i][2 * j]) | uint32_t(held[i][2 * j + 1]) << 16
-                                          : pack_bf16(Storage<kType>::load(&held[i][2 * j]), Storage<kType>::load(&held[i][2 * j + 1]));
+        packed[j] = kType == DType::kBF16
+                        ? uint32_t(held[i][2 * j]) | uint32_t(held[i][2 * j + 1]) << 16
+                        : pack_bf16(Storage<kType>::load(&held[i][2 * j]), Storage<kType>::load(&held[i][2 * j + 1]));
       memcpy(tile + tile_offset<kInner>(outer, inner), packed, 16);
     }
   }
@@ -140,7 +142,8 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
   uint16_t* a_tiles = reinterpret_cast<uint16_t*>(shared);  // (2, kM kDepth)
   uint16_t* b_tiles = a_tiles + 2 * StageA::kNumbers;       // (2, kN kDepth)
   const int64_t row0 = int64_t(blockIdx.x) * kM, column0 = int64_t(blockIdx.y) * kN;
-  const int warp_row = warp_index() / kWarpsN * kWarpM, warp_column = warp_index() % kWarpsN * kWarpN, lane = lane_index();
+  const int warp_row = warp_index() / kWarpsN * kWarpM, warp_column = warp_index() % kWarpsN * kWarpN,
+            lane = lane_index();
 
   StageA a;
   StageB b;
@@ -187,16 +190,17 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
   for (int i = 0; i < kWarpM / 16; ++i) DULTRA_UNROLL
   for (int j = 0; j < kWarpN / 8; ++j) DULTRA_UNROLL
   for (int h = 0; h < 2; ++h)
-    store_pair(p, row0 + warp_row + 16 * i + lane / 4 + h * 8, column0 + warp_column + 8 * j + lane % 4 * 2, sums[i][j][2 * h],
-               sums[i][j][2 * h + 1]);
+    store_pair(p, row0 + warp_row + 16 * i + lane / 4 + h * 8, column0 + warp_column + 8 * j + lane % 4 * 2,
+               sums[i][j][2 * h], sums[i][j][2 * h + 1]);
 }
 
 template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
 void launch_tensor(const Product& p, cudaStream_t stream) {
   const dim3 grid(unsigned(ceil_div(p.m, kM)), unsigned(ceil_div(p.n, kN)));
-  check_argument(grid.y <= 65535, "matmul: expected at most " + std::to_string(65535 * kN) + " columns, got " + std::to_string(p.n));
-  launch("matmul", stream, tensor_matmul_kernel<kTypeA, kTransposedA, kTypeB, kTransposedB, kM, kN, kWarpsM, kWarpsN>, grid,
-         kWarp * kWarpsM * kWarpsN, sizeof(uint16_t) * 2 * kDepth * (kM + kN), p);
+  check_argument(grid.y <= 65535,
+                 "matmul: expected at most " + std::to_string(65535 * kN) + " columns, got " + std::to_string(p.n));
+  launch("matmul", stream, tensor_matmul_kernel<kTypeA, kTransposedA, kTypeB, kTransposedB, kM, kN, kWarpsM, kWarpsN>,
+         grid, kWarp * kWarpsM * kWarpsN, sizeof(uint16_t) * 2 * kDepth * (kM + kN), p);
 }
 template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB>
 void tensor_matmul(const Product& p, cudaStream_t stream) {
@@ -219,22 +223,26 @@ void tensor_matmul_of(const Product& p, cudaStream_t stream) {
   throw Error(ErrorCode::kInternal, "matmul: no tensor-core product of such operands");
 }
 
-// ---- fp32 ------------------------------------------------------------------------------------------------------------------------------
+// ---- fp32
+// ----------------------------------------------------------------------------------------------------------------
 
 // 64 x 64 of the result by 256 threads; a thread owns 4 x 4 in steps of 16.
 constexpr int kTile = 64, kSlab = 16, kFloatThreads = 256, kTilePitch = kTile + 1;
 
 template <DType kType>
-__device__ __forceinline__ void read_slab(float* tile, const Operand& operand, int64_t first, int64_t rows, int64_t k0, int64_t depth) {
+__device__ __forceinline__ void read_slab(float* tile, const Operand& operand, int64_t first, int64_t rows, int64_t k0,
+                                          int64_t depth) {
   const auto* data = static_cast<const typename Storage<kType>::Type*>(operand.data);
   DULTRA_UNROLL
   for (int i = 0; i < kTile * kSlab / kFloatThreads; ++i) {
     const int index = i * kFloatThreads + int(threadIdx.x);
-    const int r = operand.transposed ? index % kTile : index / kSlab, l = operand.transposed ? index / kTile : index % kSlab;
+    const int r = operand.transposed ? index % kTile : index / kSlab,
+              l = operand.transposed ? index / kTile : index % kSlab;
     const int64_t row = first + r, k = k0 + l;
     const bool exists = row < rows && k < depth;
     tile[l * kTilePitch + r] =
-        exists ? Storage<kType>::load(data + (operand.transposed ? k * operand.stride + row : row * operand.stride + k)) : 0.0f;
+        exists ? Storage<kType>::load(data + (operand.transposed ? k * operand.stride + row : row * operand.stride + k))
+               : 0.0f;
   }
 }
 
@@ -272,18 +280,20 @@ __global__ void __launch_bounds__(kFloatThreads) float_matmul_kernel(Product p) 
 template <DType kTypeB>
 void float_matmul(const Product& p, cudaStream_t stream) {
   const dim3 grid(unsigned(ceil_div(p.m, kTile)), unsigned(ceil_div(p.n, kTile)));
-  check_argument(grid.y <= 65535, "matmul: expected at most " + std::to_string(65535 * kTile) + " columns, got " + std::to_string(p.n));
+  check_argument(grid.y <= 65535,
+                 "matmul: expected at most " + std::to_string(65535 * kTile) + " columns, got " + std::to_string(p.n));
   launch("matmul", stream, float_matmul_kernel<kTypeB>, grid, kFloatThreads, sizeof(float) * 2 * kSlab * kTilePitch, p);
 }
 
 }  // namespace
 
-void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, const float* bias, bool accumulate,
-            Compute compute, cudaStream_t stream) {
+void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k,
+            const float* bias, bool accumulate, Compute compute, cudaStream_t stream) {
   if (m == 0 || n == 0) return;
   const Product p{a, b, out, out_stride, bias, m, n, k, accumulate};
   if (compute == Compute::kF32) {
-    check_argument(a.dtype == DType::kF32 && out.dtype == DType::kF32, "array: expected fp32 numbers in a product in fp32");
+    check_argument(a.dtype == DType::kF32 && out.dtype == DType::kF32,
+                   "array: expected fp32 numbers in a product in fp32");
     switch (b.dtype) {
       case DType::kF32: return float_matmul<DType::kF32>(p, stream);
       case DType::kBF16: return float_matmul<DType::kBF16>(p, stream);

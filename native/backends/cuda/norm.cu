@@ -8,7 +8,8 @@ namespace cuda {
 namespace {
 
 template <int kThreads, bool kWhole, class Out>
-__device__ __forceinline__ void rmsnorm_row(Out* out, float* copied, const float* x, const float* weight, int64_t c, float eps, float* scratch) {
+__device__ __forceinline__ void rmsnorm_row(Out* out, float* copied, const float* x, const float* weight, int64_t c,
+                                            float eps, float* scratch) {
   using Row = HeldRow<kThreads, kWhole>;
   const Row row(x, c);
   float squares = 0;
@@ -31,8 +32,8 @@ __device__ __forceinline__ void rmsnorm_row(Out* out, float* copied, const float
 }
 template <int kThreads, class Out>
 __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
-    rmsnorm_forward_kernel(Out* out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c, float eps,
-                           bool aligned) {
+    rmsnorm_forward_kernel(Out* out, float* copied, const float* x, const int32_t* index, const float* weight,
+                           int64_t m, int64_t c, float eps, bool aligned) {
   DULTRA_SHARED(shared);
   float* scratch = reinterpret_cast<float*>(shared);
   const int64_t row = RowGroup<kThreads>::row();
@@ -48,15 +49,17 @@ __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
 
 // What a layer norm makes of the vector at column j.
 template <class Row>
-__device__ __forceinline__ void modulated(float (&values)[Row::kN], const Row& row, int64_t j, const typename Row::Numbers& x,
-                                          const RowMoments& moments, const float* mul, const float* add) {
+__device__ __forceinline__ void modulated(float (&values)[Row::kN], const Row& row, int64_t j,
+                                          const typename Row::Numbers& x, const RowMoments& moments, const float* mul,
+                                          const float* add) {
   const typename Row::Numbers factors = row.load(mul, j), terms = row.load(add, j);
   DULTRA_UNROLL
   for (int e = 0; e < Row::kN; ++e) values[e] = fmaf((x[e] - moments.mean) * moments.scale, factors[e], terms[e]);
 }
 
 template <int kThreads, bool kWhole>
-__device__ __forceinline__ void layernorm_row(float* out, const float* x, const float* mul, const float* add, int64_t c, float eps, float* scratch) {
+__device__ __forceinline__ void layernorm_row(float* out, const float* x, const float* mul, const float* add, int64_t c,
+                                              float eps, float* scratch) {
   using Row = HeldRow<kThreads, kWhole>;
   const Row row(x, c);
   const RowMoments moments = row_moments(row, c, eps, scratch);
@@ -68,8 +71,8 @@ __device__ __forceinline__ void layernorm_row(float* out, const float* x, const 
 }
 template <int kThreads>
 __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
-    layernorm_forward_kernel(float* out, const float* x, const float* mul, const float* add, const int32_t* groups, int64_t m, int64_t c, float eps,
-                             bool aligned) {
+    layernorm_forward_kernel(float* out, const float* x, const float* mul, const float* add, const int32_t* groups,
+                             int64_t m, int64_t c, float eps, bool aligned) {
   DULTRA_SHARED(shared);
   float* scratch = reinterpret_cast<float*>(shared);
   const int64_t row = RowGroup<kThreads>::row();
@@ -82,8 +85,8 @@ __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
 }
 
 template <int kThreads, bool kWhole>
-__device__ __forceinline__ float score_of_row(const float* x, const float* mul, const float* add, const float* weight, int64_t c, float eps,
-                                              float* scratch) {
+__device__ __forceinline__ float score_of_row(const float* x, const float* mul, const float* add, const float* weight,
+                                              int64_t c, float eps, float* scratch) {
   using Row = HeldRow<kThreads, kWhole>;
   const Row row(x, c);
   const RowMoments moments = row_moments(row, c, eps, scratch);
@@ -99,54 +102,59 @@ __device__ __forceinline__ float score_of_row(const float* x, const float* mul, 
 }
 template <int kThreads>
 __global__ void __launch_bounds__(RowGroup<kThreads>::kBlock)
-    planner_score_forward_kernel(float* logit, const float* x, const float* mul, const float* add, const int32_t* groups, const float* weight,
-                                 float bias, int64_t m, int64_t c, float eps, bool aligned) {
+    planner_score_forward_kernel(float* logit, const float* x, const float* mul, const float* add,
+                                 const int32_t* groups, const float* weight, float bias, int64_t m, int64_t c,
+                                 float eps, bool aligned) {
   DULTRA_SHARED(shared);
   float* scratch = reinterpret_cast<float*>(shared);
   const int64_t row = RowGroup<kThreads>::row();
   if (row >= m) return;
   const int64_t first = groups ? groups[row] * c : 0;
-  const float score = aligned ? score_of_row<kThreads, true>(x + row * c, mul + first, add + first, weight, c, eps, scratch)
-                              : score_of_row<kThreads, false>(x + row * c, mul + first, add + first, weight, c, eps, scratch);
+  const float score =
+      aligned ? score_of_row<kThreads, true>(x + row * c, mul + first, add + first, weight, c, eps, scratch)
+              : score_of_row<kThreads, false>(x + row * c, mul + first, add + first, weight, c, eps, scratch);
   if (int(threadIdx.x) % kThreads == 0) logit[row] = score + bias;
 }
 
 }  // namespace
 
-void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps, cudaStream_t stream) {
+void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps,
+                     cudaStream_t stream) {
   rmsnorm_copy_forward(out, nullptr, x, nullptr, weight, m, c, eps, stream);
 }
 
-void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight, int64_t m, int64_t c, float eps,
-                          cudaStream_t stream) {
+void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight,
+                          int64_t m, int64_t c, float eps, cudaStream_t stream) {
   if (m == 0) return;
   typed(out, [&](auto* to) {
     by_width(c, [&](auto threads) {
       constexpr int kThreads = decltype(threads)::value;
-      launch("rmsnorm_forward", stream, rmsnorm_forward_kernel<kThreads, number_of<decltype(to)>>, row_blocks<kThreads>(m),
-             RowGroup<kThreads>::kBlock, RowGroup<kThreads>::kShared, to, copied, x, index, weight, m, c, eps,
-             rows_in_vectors(c, to, copied, x, weight));
+      launch("rmsnorm_forward", stream, rmsnorm_forward_kernel<kThreads, number_of<decltype(to)>>,
+             row_blocks<kThreads>(m), RowGroup<kThreads>::kBlock, RowGroup<kThreads>::kShared, to, copied, x, index,
+             weight, m, c, eps, rows_in_vectors(c, to, copied, x, weight));
     });
   });
 }
 
-void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m, int64_t c, float eps,
-                       cudaStream_t stream) {
+void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group, int64_t m,
+                       int64_t c, float eps, cudaStream_t stream) {
   if (m == 0) return;
   by_width(c, [&](auto threads) {
     constexpr int kThreads = decltype(threads)::value;
-    launch("layernorm_forward", stream, layernorm_forward_kernel<kThreads>, row_blocks<kThreads>(m), RowGroup<kThreads>::kBlock,
-           RowGroup<kThreads>::kShared, out, x, mul, add, group, m, c, eps, rows_in_vectors(c, out, x, mul, add));
+    launch("layernorm_forward", stream, layernorm_forward_kernel<kThreads>, row_blocks<kThreads>(m),
+           RowGroup<kThreads>::kBlock, RowGroup<kThreads>::kShared, out, x, mul, add, group, m, c, eps,
+           rows_in_vectors(c, out, x, mul, add));
   });
 }
 
-void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group, const float* weight, float bias,
-                           int64_t m, int64_t c, float eps, cudaStream_t stream) {
+void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group,
+                           const float* weight, float bias, int64_t m, int64_t c, float eps, cudaStream_t stream) {
   if (m == 0) return;
   by_width(c, [&](auto threads) {
     constexpr int kThreads = decltype(threads)::value;
-    launch("planner_score_forward", stream, planner_score_forward_kernel<kThreads>, row_blocks<kThreads>(m), RowGroup<kThreads>::kBlock,
-           RowGroup<kThreads>::kShared, logit, x, mul, add, group, weight, bias, m, c, eps, rows_in_vectors(c, x, mul, add, weight));
+    launch("planner_score_forward", stream, planner_score_forward_kernel<kThreads>, row_blocks<kThreads>(m),
+           RowGroup<kThreads>::kBlock, RowGroup<kThreads>::kShared, logit, x, mul, add, group, weight, bias, m, c, eps,
+           rows_in_vectors(c, x, mul, add, weight));
   });
 }
 

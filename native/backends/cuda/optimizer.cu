@@ -18,7 +18,8 @@ int64_t piece_of(int64_t n) {
   return piece;
 }
 
-__global__ void __launch_bounds__(kSumThreads) sum_squares_kernel(double* sums, const float* x, int64_t n, int64_t piece) {
+__global__ void __launch_bounds__(kSumThreads)
+    sum_squares_kernel(double* sums, const float* x, int64_t n, int64_t piece) {
   DULTRA_SHARED(shared);
   const int64_t first = int64_t(blockIdx.x) * piece, end = first + piece < n ? first + piece : n;
   double sum = 0;
@@ -53,15 +54,18 @@ __device__ __forceinline__ void put_moment(Vector<uint16_t, kGroup>* to, int e, 
   to->set_half(e, kUsual ? finite_to_bf16_stochastic(value, random) : f32_to_bf16_stochastic(value, random));
 }
 
-// Whether |m| is from 2^-70 to 2^60 and v from 2^-100 to 2^40: then, and with usual factors, all that an update divides is usual.
+// Whether |m| is from 2^-70 to 2^60 and v from 2^-100 to 2^40: then, and with usual factors, all that an update divides
+// is usual.
 __device__ __forceinline__ bool usual_moments(float m, float v) {
   const auto power = [](int exponent) { return uint32_t(exponent + 127) << 23; };
-  return bits_of(v) - power(-100) <= power(40) - power(-100) && 2 * bits_of(m) - 2 * power(-70) <= 2 * (power(60) - power(-70));
+  return bits_of(v) - power(-100) <= power(40) - power(-100) &&
+         2 * bits_of(m) - 2 * power(-70) <= 2 * (power(60) - power(-70));
 }
 
 // Elements begin .. end of group `group`, which begins at `at`; with kWhole all four.
 template <bool kWhole, bool kSplit, class Moment>
-__device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFactors& f, int64_t group, int64_t at, int64_t begin, int64_t end) {
+__device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFactors& f, int64_t group, int64_t at,
+                                            int64_t begin, int64_t end) {
   Moment *exp_avg = static_cast<Moment*>(a.exp_avg) + at, *exp_avg_sq = static_cast<Moment*>(a.exp_avg_sq) + at;
   uint16_t* low_halves = reinterpret_cast<uint16_t*>(a.low) + at;
   const auto load = [&](const auto* from) { return load_vector<kGroup, kWhole>(from, end, begin); };
@@ -101,7 +105,8 @@ __device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFacto
       } else {
         update = m[e] / (sqrtf(v[e]) / f.correction + f.eps);
       }
-      const float before = kSplit ? join_float(high.half(e), int16_t(low.half(e))) : p[e], after = fmaf(update, -f.step, before * f.keep);
+      const float before = kSplit ? join_float(high.half(e), int16_t(low.half(e))) : p[e],
+                  after = fmaf(update, -f.step, before * f.keep);
       if (kSplit) {
         const SplitFloat split = split_float(after);
         high_new.set_half(e, split.high);
@@ -126,7 +131,8 @@ __device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFacto
 // aligned: every array begins where four of its numbers can be read at once, and so does a.first.
 template <bool kSplit, class Moment>
 __global__ void __launch_bounds__(kElementThreads) adamw_kernel(AdamWArgs a, AdamWFactors f, bool aligned) {
-  const int64_t group = a.first / kGroup + global_index(), at = group * kGroup - a.first;  // of its first element; below 0 where it began before
+  const int64_t group = a.first / kGroup + global_index(),
+                at = group * kGroup - a.first;  // of its first element; below 0 where it began before
   if (at >= a.n) return;
   const int64_t begin = at < 0 ? -at : 0, end = a.n - at < kGroup ? a.n - at : kGroup;
   if (aligned && end == kGroup)
@@ -138,7 +144,8 @@ __global__ void __launch_bounds__(kElementThreads) adamw_kernel(AdamWArgs a, Ada
 template <bool kSplit, class Moment>
 void launch_adamw(const AdamWArgs& a, const AdamWFactors& f, cudaStream_t stream) {
   const auto aligned = [&](const auto* numbers) { return in_vectors<kGroup>(numbers, a.first); };
-  const bool all = aligned(a.gradient) && aligned(static_cast<const Moment*>(a.exp_avg)) && aligned(static_cast<const Moment*>(a.exp_avg_sq)) &&
+  const bool all = aligned(a.gradient) && aligned(static_cast<const Moment*>(a.exp_avg)) &&
+                   aligned(static_cast<const Moment*>(a.exp_avg_sq)) &&
                    (kSplit ? aligned(a.high) && aligned(a.low) : aligned(a.parameter));
   const int64_t groups = ceil_div(a.first + a.n, kGroup) - a.first / kGroup;
   launch("adamw_step", stream, adamw_kernel<kSplit, Moment>, element_grid(groups), kElementThreads, 0, a, f, all);
@@ -152,8 +159,10 @@ void sum_squares(double* result, const float* x, int64_t n, void* scratch, cudaS
   double* sums = static_cast<double*>(scratch);
   const int64_t piece = piece_of(n), pieces = ceil_div(n, piece);
   constexpr size_t kShared = sizeof(double) * kSumThreads / kWarp;
-  if (pieces > 0) launch("sum_squares", stream, sum_squares_kernel, dim3(unsigned(pieces)), kSumThreads, kShared, sums, x, n, piece);
-  launch("sum_squares", stream, sum_kernel, dim3(1), kSumThreads, kShared, result, static_cast<const double*>(sums), pieces);
+  if (pieces > 0)
+    launch("sum_squares", stream, sum_squares_kernel, dim3(unsigned(pieces)), kSumThreads, kShared, sums, x, n, piece);
+  launch("sum_squares", stream, sum_kernel, dim3(1), kSumThreads, kShared, result, static_cast<const double*>(sums),
+         pieces);
 }
 
 void adamw_step(const AdamWArgs& a, cudaStream_t stream) {

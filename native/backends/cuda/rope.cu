@@ -28,7 +28,8 @@ __device__ __forceinline__ void compute_angles(float* cosines, float* sines, con
   }
 }
 
-// A number as an array of From would hold it: keys that are turned in place are rounded before they go to a wider cache, and so are these.
+// A number as an array of From would hold it: keys that are turned in place are rounded before they go to a wider
+// cache, and so are these.
 template <class To, class From>
 __device__ __forceinline__ float held(float value) {
   return sizeof(From) < sizeof(To) ? bf16_to_f32(uint16_t(pack_bf16(value, 0.0f))) : value;
@@ -102,24 +103,27 @@ void launch_rope(const char* name, Array to, ConstArray from, int64_t m, const R
       constexpr int kN = kVectorOf<To, From>;
       const int64_t half = rows.head_dim / 2, vectors = rows.heads * ceil_div(half, kN);
       if (m * vectors == 0) return;
-      const bool aligned = half % kN == 0 && in_vectors<kN>(to_numbers, rows.to_stride) && in_vectors<kN>(from_numbers, rows.from_stride);
-      launch(name, stream, rope_kernel<To, From>, row_pieces(m, vectors, kTurnThreads * kTurns), kTurnThreads, size_t(half) * 2 * sizeof(float),
-             to_numbers, from_numbers, rows, aligned);
+      const bool aligned = half % kN == 0 && in_vectors<kN>(to_numbers, rows.to_stride) &&
+                           in_vectors<kN>(from_numbers, rows.from_stride);
+      launch(name, stream, rope_kernel<To, From>, row_pieces(m, vectors, kTurnThreads * kTurns), kTurnThreads,
+             size_t(half) * 2 * sizeof(float), to_numbers, from_numbers, rows, aligned);
     });
   });
 }
 
 }  // namespace
 
-void rope(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const float* inverse_frequency, float direction,
-          cudaStream_t stream) {
-  launch_rope("rope", x, x, m, {stride, stride, positions, nullptr, heads, heads, head_dim, inverse_frequency, direction}, stream);
+void rope(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+          const float* inverse_frequency, float direction, cudaStream_t stream) {
+  launch_rope("rope", x, x, m,
+              {stride, stride, positions, nullptr, heads, heads, head_dim, inverse_frequency, direction}, stream);
 }
 
-void rope_store(Array to, const int32_t* index, ConstArray kv, const int32_t* positions, int64_t m, int kv_heads, int head_dim,
-                const float* inverse_frequency, cudaStream_t stream) {
+void rope_store(Array to, const int32_t* index, ConstArray kv, const int32_t* positions, int64_t m, int kv_heads,
+                int head_dim, const float* inverse_frequency, cudaStream_t stream) {
   const int64_t width = int64_t(2) * kv_heads * head_dim;
-  launch_rope("rope_store", to, kv, m, {width, width, positions, index, 2 * kv_heads, kv_heads, head_dim, inverse_frequency, 1}, stream);
+  launch_rope("rope_store", to, kv, m,
+              {width, width, positions, index, 2 * kv_heads, kv_heads, head_dim, inverse_frequency, 1}, stream);
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
-// The threads that share one row of a norm: a warp for narrow rows (four rows to a block), a block for wide ones. Which numbers of a row a
-// thread sums up depends on the row's width alone.
+// The threads that share one row of a norm: a warp for narrow rows (four rows to a block), a block for wide ones. Which
+// numbers of a row a thread sums up depends on the row's width alone.
 #pragma once
 #include "backends/cuda/vectors.h"
 
@@ -17,11 +17,13 @@ struct RowGroup {
   static constexpr int kBlock = kThreads * kRows;
   static constexpr size_t kShared = sizeof(float) * kThreads / kWarp;
 
-  __device__ __forceinline__ static int64_t row() { return int64_t(blockIdx.x) * kRows + (kRows > 1 ? warp_index() : 0); }
+  __device__ __forceinline__ static int64_t row() {
+    return int64_t(blockIdx.x) * kRows + (kRows > 1 ? warp_index() : 0);
+  }
 };
 
-// A row of fp32. A thread has vectors of four numbers, kThreads vectors apart; the first of them it reads once, what a row has beyond them every
-// time. With kWhole rows have a multiple of four columns, and begin where vectors may.
+// A row of fp32. A thread has vectors of four numbers, kThreads vectors apart; the first of them it reads once, what a
+// row has beyond them every time. With kWhole rows have a multiple of four columns, and begin where vectors may.
 template <int kThreads, bool kWhole>
 class HeldRow {
  public:
@@ -34,7 +36,9 @@ class HeldRow {
       if (column(v) < c) held_[v] = load(x, column(v));
   }
   // Numbers from column j on of any row that is as wide, zeros beyond the last.
-  __device__ __forceinline__ Numbers load(const float* row, int64_t j) const { return load_vector<kN, kWhole>(row + j, c_ - j); }
+  __device__ __forceinline__ Numbers load(const float* row, int64_t j) const {
+    return load_vector<kN, kWhole>(row + j, c_ - j);
+  }
   template <class T>
   __device__ __forceinline__ void store(T* row, int64_t j, const float (&values)[kN]) const {
     store_vector<kWhole>(row + j, rounded_to<T>(values), c_ - j);
@@ -52,15 +56,18 @@ class HeldRow {
   }
 
  private:
-  __device__ __forceinline__ static int64_t column(int v) { return int64_t(v * kThreads + int(threadIdx.x) % kThreads) * kN; }
+  __device__ __forceinline__ static int64_t column(int v) {
+    return int64_t(v * kThreads + int(threadIdx.x) % kThreads) * kN;
+  }
 
   const float* x_;
   int64_t c_;
   Numbers held_[kHeld];
 };
 
-// Two sums over a block's kThreads threads, the same on all of them, with one barrier: scratch, kPairScratch numbers, is read until the block has
-// passed the barrier of the next call, which takes the other half. turn: of the call, 0, 1, 0, 1 ...
+// Two sums over a block's kThreads threads, the same on all of them, with one barrier: scratch, kPairScratch numbers,
+// is read until the block has passed the barrier of the next call, which takes the other half. turn: of the call, 0, 1,
+// 0, 1 ...
 template <int kThreads>
 constexpr int kPairScratch = 2 * 2 * (kThreads / kWarp);
 template <int kThreads>
@@ -86,7 +93,8 @@ struct RowMoments {
   float mean, scale;
 };
 template <int kThreads, bool kWhole>
-__device__ __forceinline__ RowMoments row_moments(const HeldRow<kThreads, kWhole>& row, int64_t c, float eps, float* scratch) {
+__device__ __forceinline__ RowMoments row_moments(const HeldRow<kThreads, kWhole>& row, int64_t c, float eps,
+                                                  float* scratch) {
   using Row = HeldRow<kThreads, kWhole>;
   float sum = 0, squares = 0;
   row.each([&](int64_t, const typename Row::Numbers& x) {

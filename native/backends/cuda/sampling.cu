@@ -1,13 +1,15 @@
-// Token sampling: one read of the logits gives the drawn token (argmax of logit + T * Gumbel noise, exactly the one that a scan in double over
-// all tokens finds), its log-probability and confidence, the largest probability and the entropy.
+// Token sampling: one read of the logits gives the drawn token (argmax of logit + T * Gumbel noise, exactly the one
+// that a scan in double over all tokens finds), its log-probability and confidence, the largest probability and the
+// entropy.
 //
-//   slices  : block (row, slice) keeps kSlice logits in registers: maximum, sums of exponentials, then the best noisy token
-//   combine : a warp per row puts the slices together
+//   slices  : block (row, slice) keeps kSlice logits in registers: maximum, sums of exponentials, then the best noisy
+//   token combine : a warp per row puts the slices together
 //
-// Two double logarithms for every token would cost far more than reading the logits. With u a token's uniform and m the largest logit, the best
-// noisy token is the one of the least (-log u) e^((m - x) / T), and 1 - u <= -log u. So a race in fp32, on the high words of the uniforms, bounds
-// every token from below and the least of all from above; the few tokens whose lower bound does not exceed that (about one of a slice) get the
-// double logarithms, which decide. Margins cover every rounding, so that the race never drops a winner.
+// Two double logarithms for every token would cost far more than reading the logits. With u a token's uniform and m the
+// largest logit, the best noisy token is the one of the least (-log u) e^((m - x) / T), and 1 - u <= -log u. So a race
+// in fp32, on the high words of the uniforms, bounds every token from below and the least of all from above; the few
+// tokens whose lower bound does not exceed that (about one of a slice) get the double logarithms, which decide. Margins
+// cover every rounding, so that the race never drops a winner.
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/vectors.h"
 
@@ -34,7 +36,8 @@ __device__ __forceinline__ Best better(const Best& a, const Best& b) {
 }
 __device__ __forceinline__ Best warp_best(Best best) {
   for (int mask = 16; mask; mask >>= 1)
-    best = better(best, Best{shuffle_xor(best.score, mask), shuffle_xor(best.token, mask), shuffle_xor(best.logit, mask)});
+    best =
+        better(best, Best{shuffle_xor(best.score, mask), shuffle_xor(best.token, mask), shuffle_xor(best.logit, mask)});
   return best;
 }
 
@@ -98,22 +101,26 @@ struct Share {
 };
 using SliceShare = Share<kThreads, kPerThread>;
 
-__device__ __forceinline__ double noisy(float x, double temperature, double noise) { return rng::add_rn(x, rng::mul_rn(temperature, noise)); }
+__device__ __forceinline__ double noisy(float x, double temperature, double noise) {
+  return rng::add_rn(x, rng::mul_rn(temperature, noise));
+}
 
 // The race of a slice's tokens. Times are negative, so that the largest wins, as among logits.
 struct Race {
   float max, inverse;  // 1 / T
 
-  // Puts the time that a token takes at least, -(1 - u) e^((max - x) / T), in the place of each of a thread's logits. Returns a time r: if r > -1,
-  // the winner takes at most r / (1 + r). For if 1 - u <= v, then log u >= -v / (1 - v); times e = e^((max - x) / T) >= 1 that is at least
-  // r / (1 + r) with r = -v e.
+  // Puts the time that a token takes at least, -(1 - u) e^((max - x) / T), in the place of each of a thread's logits.
+  // Returns a time r: if r > -1, the winner takes at most r / (1 + r). For if 1 - u <= v, then log u >= -v / (1 - v);
+  // times e = e^((max - x) / T) >= 1 that is at least r / (1 + r) with r = -v e.
   __device__ __forceinline__ float run(float (&x)[kPerThread], const rng::Coordinates& at, int64_t first) const {
     const float scale = inverse * kLog2E;
-    const uint32_t pair = uint32_t(first >> 1) + 2 * threadIdx.x;  // a token and its neighbour have the two halves of the same random bits
+    const uint32_t pair = uint32_t(first >> 1) +
+                          2 * threadIdx.x;  // a token and its neighbour have the two halves of the same random bits
     float most = -INFINITY;
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; i += 2) {
-      const rng::Words words = rng::philox4x32_10(rng::Words{{pair + uint32_t(SliceShare::stride(i) / 2), at.position, at.row, at.step}}, at.seed);
+      const rng::Words words = rng::philox4x32_10(
+          rng::Words{{pair + uint32_t(SliceShare::stride(i) / 2), at.position, at.row, at.step}}, at.seed);
       DULTRA_UNROLL
       for (int j = 0; j < 2; ++j) {
         // 1 - u is between y - 1 and that plus 2^-23.
@@ -137,11 +144,13 @@ struct Race {
 };
 
 // Eight blocks a multiprocessor: an H100 has all slices of 32 rows of 126464 logits under way at once.
-__global__ void __launch_bounds__(kThreads, 8) sample_slices_kernel(SampleArgs a, float inverse_temperature, Slice* slices) {
+__global__ void __launch_bounds__(kThreads, 8)
+    sample_slices_kernel(SampleArgs a, float inverse_temperature, Slice* slices) {
   DULTRA_SHARED(shared);
   Scratch& scratch = *reinterpret_cast<Scratch*>(shared);
   const int64_t row = blockIdx.x, first = int64_t(blockIdx.y) * kSlice;
-  const bool is_noisy = a.temperature >= kLeastTemperature, draws = is_noisy && !a.given, tempered = is_noisy && a.tempered_log_prob;
+  const bool is_noisy = a.temperature >= kLeastTemperature, draws = is_noisy && !a.given,
+             tempered = is_noisy && a.tempered_log_prob;
   const bool races = draws && !a.uniforms;
   const float* x = a.logits + row * a.vocab + first;
   const int count = a.vocab - first < kSlice ? int(a.vocab - first) : kSlice;
@@ -179,7 +188,8 @@ __global__ void __launch_bounds__(kThreads, 8) sample_slices_kernel(SampleArgs a
   scratch.parts[1][threadIdx.x] = weighted;
   scratch.parts[2][threadIdx.x] = tempered_sum;
 
-  // Tokens that may be the best have at least `bar`: at T = 0 they have their logits, with recorded uniforms it is all of them.
+  // Tokens that may be the best have at least `bar`: at T = 0 they have their logits, with recorded uniforms it is all
+  // of them.
   float bar = a.uniforms ? -INFINITY : max;
   if (races) {
     const Race race{base, inverse_temperature};
@@ -209,7 +219,8 @@ __global__ void __launch_bounds__(kThreads, 8) sample_slices_kernel(SampleArgs a
     const int32_t token = int32_t(first) + i;
     double score = x[i];
     if (draws) {
-      const double noise = a.uniforms ? rng::gumbel(a.uniforms[row * a.vocab + token]) : rng::token_gumbel(at, uint32_t(token));
+      const double noise =
+          a.uniforms ? rng::gumbel(a.uniforms[row * a.vocab + token]) : rng::token_gumbel(at, uint32_t(token));
       score = noisy(x[i], a.temperature, noise);
     }
     best = better(best, Best{score, token, x[i]});
@@ -240,7 +251,8 @@ __device__ __forceinline__ void refer(Slice& slice, float max, float inverse_tem
   slice.max = max;
 }
 
-__global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, float inverse_temperature, const Slice* slices, int count) {
+__global__ void __launch_bounds__(kWarp)
+    sample_combine_kernel(SampleArgs a, float inverse_temperature, const Slice* slices, int count) {
   const int64_t row = blockIdx.x;
   const Slice* slice = slices + row * count;
   const bool is_noisy = a.temperature >= kLeastTemperature, tempered = is_noisy && a.tempered_log_prob;
@@ -271,7 +283,9 @@ __global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, flo
   }
   if (a.given) {
     const int32_t token = a.given[row];
-    best = Best{0, token, token == a.excluded_token || token < 0 || token >= a.vocab ? -INFINITY : a.logits[row * a.vocab + token]};
+    best =
+        Best{0, token,
+             token == a.excluded_token || token < 0 || token >= a.vocab ? -INFINITY : a.logits[row * a.vocab + token]};
   }
   const double below = double(best.logit) - max, log_sum = log(sum), share = 1.0 / sum;
   a.token[row] = best.token;
@@ -282,8 +296,9 @@ __global__ void __launch_bounds__(kWarp) sample_combine_kernel(SampleArgs a, flo
 }
 
 // Two reads of a row: its maximum and sum, then the gradient in the place of the logits.
-__global__ void __launch_bounds__(kGradientThreads) log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob,
-                                                                             int64_t vocab, float inverse_temperature, int32_t excluded_token) {
+__global__ void __launch_bounds__(kGradientThreads)
+    log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t vocab,
+                             float inverse_temperature, int32_t excluded_token) {
   using Part = Share<kGradientThreads, kGradientPerThread>;
   DULTRA_SHARED(shared);
   float* max_scratch = reinterpret_cast<float*>(shared);    // (32), and then
@@ -331,7 +346,8 @@ __global__ void __launch_bounds__(kGradientThreads) log_prob_backward_kernel(flo
     load(first);
     const int drawn = Part::within(token, first);
     DULTRA_UNROLL
-    for (int i = 0; i < kGradientPerThread; ++i) v[i] = fast_exp2((v[i] - base) * scale) * factor + (Part::place(i) == drawn ? d : 0.0f);
+    for (int i = 0; i < kGradientPerThread; ++i)
+      v[i] = fast_exp2((v[i] - base) * scale) * factor + (Part::place(i) == drawn ? d : 0.0f);
     Part::store(x + first, vocab - first, v);
   }
 }
@@ -348,18 +364,20 @@ void sample_forward(const SampleArgs& a, void* scratch, cudaStream_t stream) {
   Slice* slices = static_cast<Slice*>(scratch);
   const float inverse_temperature = inverse_or_1(a.temperature);
   const int64_t count = slices_of(a.vocab);
-  check_argument(count <= 65535, "vocab: expected at most " + std::to_string(65535 * int64_t(kSlice)) + ", got " + std::to_string(a.vocab));
-  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads, sizeof(Scratch), a, inverse_temperature,
-         slices);
-  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, inverse_temperature, static_cast<const Slice*>(slices),
-         int(count));
+  check_argument(count <= 65535, "vocab: expected at most " + std::to_string(65535 * int64_t(kSlice)) + ", got " +
+                                     std::to_string(a.vocab));
+  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads,
+         sizeof(Scratch), a, inverse_temperature, slices);
+  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, inverse_temperature,
+         static_cast<const Slice*>(slices), int(count));
 }
 
-void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab, float temperature,
-                       int32_t excluded_token, cudaStream_t stream) {
+void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab,
+                       float temperature, int32_t excluded_token, cudaStream_t stream) {
   if (m == 0) return;
-  launch("log_prob_backward", stream, log_prob_backward_kernel, dim3(unsigned(m)), kGradientThreads, sizeof(double) * kGradientThreads / kWarp,
-         logits, tokens, dlog_prob, vocab, inverse_or_1(temperature), excluded_token);
+  launch("log_prob_backward", stream, log_prob_backward_kernel, dim3(unsigned(m)), kGradientThreads,
+         sizeof(double) * kGradientThreads / kWarp, logits, tokens, dlog_prob, vocab, inverse_or_1(temperature),
+         excluded_token);
 }
 
 }  // namespace cuda

@@ -49,7 +49,8 @@ size_t Staging::take(size_t bytes) {
 
 const void* Staging::input(const void* host, size_t bytes) {
   for (const Piece& piece : recent_)
-    if (piece.host == host && piece.bytes == bytes && std::memcmp(pinned_ + piece.offset, host, bytes) == 0) return device_ + piece.offset;
+    if (piece.host == host && piece.bytes == bytes && std::memcmp(pinned_ + piece.offset, host, bytes) == 0)
+      return device_ + piece.offset;
   const size_t offset = take(bytes);
   std::memcpy(pinned_ + offset, host, bytes);
   check_cuda(cudaMemcpyAsync(device_ + offset, pinned_ + offset, bytes, cudaMemcpyDefault, stream_), "staging");
@@ -67,7 +68,8 @@ void* Staging::output(void* host, size_t bytes) {
 void Staging::finish() {
   if (outputs_.empty()) return;
   for (const Piece& piece : outputs_)
-    check_cuda(cudaMemcpyAsync(pinned_ + piece.offset, device_ + piece.offset, piece.bytes, cudaMemcpyDefault, stream_), "staging");
+    check_cuda(cudaMemcpyAsync(pinned_ + piece.offset, device_ + piece.offset, piece.bytes, cudaMemcpyDefault, stream_),
+               "staging");
   check_cuda(cudaStreamSynchronize(stream_), "staging");
   for (const Piece& piece : outputs_) std::memcpy(piece.host, pinned_ + piece.offset, piece.bytes);
   outputs_.clear();

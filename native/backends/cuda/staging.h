@@ -16,9 +16,11 @@ class Staging {
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
-  // Begins an operation whose arrays take `bytes` in all, each rounded up to kAlignment: none of them is overwritten before finish().
+  // Begins an operation whose arrays take `bytes` in all, each rounded up to kAlignment: none of them is overwritten
+  // before finish().
   void begin(size_t bytes);
-  // A copy of `bytes` of host memory on the device, queued. What was staged before and is still the same is found again.
+  // A copy of `bytes` of host memory on the device, queued. What was staged before and is still the same is found
+  // again.
   const void* input(const void* host, size_t bytes);
   // Device memory whose contents finish() brings to `host`.
   void* output(void* host, size_t bytes);

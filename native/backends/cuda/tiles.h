@@ -1,22 +1,26 @@
-// Tiles of bf16 numbers in shared memory and the products of their rows on tensor cores, as attention and the matrix products use them.
+// Tiles of bf16 numbers in shared memory and the products of their rows on tensor cores, as attention and the matrix
+// products use them.
 #pragma once
 #include "backends/cuda/device.h"
 
 namespace dultra {
 namespace cuda {
 
-// Where the 16-byte chunk `chunk` (eight numbers) of row `row` lies in a tile whose rows hold kWidth numbers, in numbers. Chunks are swapped
-// within a row so that the eight rows that one phase of ldmatrix reads fall into different banks: rows of a multiple of 128 bytes swap by
-// row % 8; rows of an odd multiple of 64 bytes reach the other half of the banks with every second row by themselves and swap by row / 2 % 4.
+// Where the 16-byte chunk `chunk` (eight numbers) of row `row` lies in a tile whose rows hold kWidth numbers, in
+// numbers. Chunks are swapped within a row so that the eight rows that one phase of ldmatrix reads fall into different
+// banks: rows of a multiple of 128 bytes swap by row % 8; rows of an odd multiple of 64 bytes reach the other half of
+// the banks with every second row by themselves and swap by row / 2 % 4.
 template <int kWidth>
 DULTRA_HD constexpr int tile_offset(int row, int chunk) {
   static_assert(kWidth % 32 == 0, "rows are multiples of 64 bytes");
   return row * kWidth + ((kWidth % 64 == 0 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3)) << 3);
 }
 
-// Rows first .. first + kRows of src (bf16, `stride` numbers apart) to a tile of `Products`, zeros from row `limit` on and before row `begin`.
+// Rows first .. first + kRows of src (bf16, `stride` numbers apart) to a tile of `Products`, zeros from row `limit` on
+// and before row `begin`.
 template <class Products, int kWidth, int kRows, int kThreads>
-__device__ __forceinline__ void load_tile(uint16_t* tile, const uint16_t* src, int64_t stride, int first, int begin, int limit) {
+__device__ __forceinline__ void load_tile(uint16_t* tile, const uint16_t* src, int64_t stride, int first, int begin,
+                                          int limit) {
   constexpr int kChunks = kWidth / 8, kCopies = kRows * kChunks;
   if constexpr (kThreads % kChunks == 0 && kThreads / kChunks % 8 == 0 && kCopies % kThreads == 0) {
     // A thread stays in its column and at its place of the swizzle: addresses are one step from each other.
@@ -35,7 +39,8 @@ __device__ __forceinline__ void load_tile(uint16_t* tile, const uint16_t* src, i
     for (int i = int(threadIdx.x); i < kCopies; i += kThreads) {
       const int row = i / kChunks, chunk = i % kChunks;
       const bool valid = first + row >= begin && first + row < limit;
-      async_copy_16(tile + Products::template offset<kWidth, kRows>(row, chunk), src + (valid ? first + row : 0) * stride + chunk * 8, valid);
+      async_copy_16(tile + Products::template offset<kWidth, kRows>(row, chunk),
+                    src + (valid ? first + row : 0) * stride + chunk * 8, valid);
     }
   }
 }
@@ -48,9 +53,10 @@ __device__ __forceinline__ void pack_weights(uint32_t (&packed)[kCols / 16][4], 
   for (int i = 0; i < 4; ++i) packed[n][i] = pack_bf16(w[2 * n + i / 2][i % 2 * 2], w[2 * n + i / 2][i % 2 * 2 + 1]);
 }
 
-// How kernels multiply tiles. A warp has 16 rows of a product: number e of acc[n] is row lane / 4, or from e = 2 on eight rows below, and column
-// 8 n + 2 (lane % 4) + e % 2, as mma.sync has it. Products are queued between begin(), which is told the registers that they read and
-// write, and commit(); those may be touched again when wait(), told them again, has seen the group.
+// How kernels multiply tiles. A warp has 16 rows of a product: number e of acc[n] is row lane / 4, or from e = 2 on
+// eight rows below, and column 8 n + 2 (lane % 4) + e % 2, as mma.sync has it. Products are queued between begin(),
+// which is told the registers that they read and write, and commit(); those may be touched again when wait(), told them
+// again, has seen the group.
 
 // By mma.sync, on every device: each warp for itself, at once.
 struct WarpProducts {
@@ -67,9 +73,11 @@ struct WarpProducts {
   template <int kPending, class... Registers>
   static __device__ __forceinline__ void wait(Registers&...) {}
 
-  // acc (16, kCols) = rows 16 warp .. 16 warp + 16 of a tile of kRows times all rows of one of kCols, over their kWidth numbers
+  // acc (16, kCols) = rows 16 warp .. 16 warp + 16 of a tile of kRows times all rows of one of kCols, over their kWidth
+  // numbers
   template <int kWidth, int kRows, int kCols>
-  static __device__ __forceinline__ void rows(float (&acc)[kCols / 8][4], const uint16_t* tile, int warp, const uint16_t* cols) {
+  static __device__ __forceinline__ void rows(float (&acc)[kCols / 8][4], const uint16_t* tile, int warp,
+                                              const uint16_t* cols) {
     const int lane = lane_index();
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
@@ -89,7 +97,8 @@ struct WarpProducts {
   }
   // acc (16, kWidth) += w (16, kCols), packed, times a tile of kCols rows
   template <int kWidth, int kCols>
-  static __device__ __forceinline__ void weights(float (&acc)[kWidth / 8][4], const uint32_t (&w)[kCols / 16][4], const uint16_t* tile) {
+  static __device__ __forceinline__ void weights(float (&acc)[kWidth / 8][4], const uint32_t (&w)[kCols / 16][4],
+                                                 const uint16_t* tile) {
     const int lane = lane_index();
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 16; ++n) DULTRA_UNROLL
@@ -102,8 +111,9 @@ struct WarpProducts {
   }
 };
 
-// By wgmma, on sm_90a: four warps together, second operands (and the first of `rows`) straight from shared memory. Tiles are cut into panels of
-// 64 numbers a row, eight rows of which are one pattern of the swizzle of 128 bytes: chunk c of row r lies at c ^ r % 8.
+// By wgmma, on sm_90a: four warps together, second operands (and the first of `rows`) straight from shared memory.
+// Tiles are cut into panels of 64 numbers a row, eight rows of which are one pattern of the swizzle of 128 bytes: chunk
+// c of row r lies at c ^ r % 8.
 struct GroupProducts {
   static constexpr bool kExists = kHasWarpgroups;
   static constexpr int kPanel = 64;
@@ -127,22 +137,27 @@ struct GroupProducts {
     (pin(registers), ...);
   }
 
-  // What wgmma is told of a tile: where it begins, bytes from one panel to the next (of a second operand whose rows are added up; no others are
-  // asked for them) and from eight rows to the next, and the swizzle mode. Addresses count in 16 bytes, so that `numbers` further on is an addition.
+  // What wgmma is told of a tile: where it begins, bytes from one panel to the next (of a second operand whose rows are
+  // added up; no others are asked for them) and from eight rows to the next, and the swizzle mode. Addresses count in
+  // 16 bytes, so that `numbers` further on is an addition.
   static __device__ __forceinline__ uint64_t descriptor(const uint16_t* tile, uint32_t panel_bytes = 16) {
-    return uint64_t((shared_address(tile) & 0x3ffff) >> 4) | uint64_t(panel_bytes >> 4) << 16 | uint64_t(kEightRows >> 4) << 32 | uint64_t(1) << 62;
+    return uint64_t((shared_address(tile) & 0x3ffff) >> 4) | uint64_t(panel_bytes >> 4) << 16 |
+           uint64_t(kEightRows >> 4) << 32 | uint64_t(1) << 62;
   }
   static DULTRA_HD constexpr uint64_t further(int numbers) { return uint64_t(numbers) * sizeof(uint16_t) >> 4; }
 
   template <int kWidth, int kRows, int kCols>
-  static __device__ __forceinline__ void rows(float (&acc)[kCols / 8][4], const uint16_t* tile, int warp, const uint16_t* cols) {
+  static __device__ __forceinline__ void rows(float (&acc)[kCols / 8][4], const uint16_t* tile, int warp,
+                                              const uint16_t* cols) {
     const uint64_t a = descriptor(tile + warp / 4 * 64 * kPanel), b = descriptor(cols);
     DULTRA_UNROLL
     for (int d = 0; d < kWidth / 16; ++d)
-      wgmma_rows<kCols>(acc, a + further(d / 4 * kRows * kPanel + d % 4 * 16), b + further(d / 4 * kCols * kPanel + d % 4 * 16), d > 0);
+      wgmma_rows<kCols>(acc, a + further(d / 4 * kRows * kPanel + d % 4 * 16),
+                        b + further(d / 4 * kCols * kPanel + d % 4 * 16), d > 0);
   }
   template <int kWidth, int kCols>
-  static __device__ __forceinline__ void weights(float (&acc)[kWidth / 8][4], const uint32_t (&w)[kCols / 16][4], const uint16_t* tile) {
+  static __device__ __forceinline__ void weights(float (&acc)[kWidth / 8][4], const uint32_t (&w)[kCols / 16][4],
+                                                 const uint16_t* tile) {
     const uint64_t b = descriptor(tile, kCols * kPanel * sizeof(uint16_t));
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 16; ++n) wgmma_weights<kWidth>(acc, w[n], b + further(n * 16 * kPanel), true);

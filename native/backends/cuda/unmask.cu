@@ -1,5 +1,6 @@
-// Which candidates are unmasked in this step, and the likelihood of such decisions. A block per row; candidates are ranked by counting those
-// that come before them. Whatever depends on an order of summation is done by one thread, in the order of backends/cpu/unmask.cc.
+// Which candidates are unmasked in this step, and the likelihood of such decisions. A block per row; candidates are
+// ranked by counting those that come before them. Whatever depends on an order of summation is done by one thread, in
+// the order of backends/cpu/unmask.cc.
 #include "backends/cuda/kernels.h"
 #include "ops/policy.h"
 
@@ -9,8 +10,8 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// Candidates whose keys and order fit into shared memory; more use scratch memory. Of all rows, as a launch must not depend on how they
-// spread over the rows (Exchange::run).
+// Candidates whose keys and order fit into shared memory; more use scratch memory. Of all rows, as a launch must not
+// depend on how they spread over the rows (Exchange::run).
 constexpr int kSharedCandidates = 2048;
 
 struct ScratchRow {
@@ -27,9 +28,12 @@ struct RowRange {
   }
 };
 
-// Whether log p of what was selected is part of the likelihood; see Decisions in backends/cpu/unmask.cc. scratch: 8 numbers.
-__device__ bool selection_counts(const LikelihoodArgs& a, const Policy& policy, const RowRange& row, bool forced, uint64_t* scratch) {
-  // The most probable open candidate, the first of equal ones: probabilities are not negative, so their bits order as they do.
+// Whether log p of what was selected is part of the likelihood; see Decisions in backends/cpu/unmask.cc. scratch: 8
+// numbers.
+__device__ bool selection_counts(const LikelihoodArgs& a, const Policy& policy, const RowRange& row, bool forced,
+                                 uint64_t* scratch) {
+  // The most probable open candidate, the first of equal ones: probabilities are not negative, so their bits order as
+  // they do.
   uint64_t top = 0;
   int selected = 0;
   row.each([&](int32_t i) {
@@ -54,14 +58,16 @@ __device__ void likelihood_row(const LikelihoodArgs& a, const RowRange& row, boo
     const float logit = a.planner_logit[i];
     double value = 0;
     if (!a.forbidden || !a.forbidden[i])
-      value = a.selected[i] ? double(a.token_log_prob[i]) + (counts ? policy.log_selected(logit) : 0) : policy.log_masked(logit);
+      value = a.selected[i] ? double(a.token_log_prob[i]) + (counts ? policy.log_selected(logit) : 0)
+                            : policy.log_masked(logit);
     a.log_likelihood[i] = float(value);
   });
 }
 
 __global__ void __launch_bounds__(kThreads, 2) likelihood_forward_kernel(LikelihoodArgs a) {
   DULTRA_SHARED(shared);
-  likelihood_row(a, {a.offsets[blockIdx.x], a.offsets[blockIdx.x + 1]}, a.forced[blockIdx.x] != 0, reinterpret_cast<uint64_t*>(shared));
+  likelihood_row(a, {a.offsets[blockIdx.x], a.offsets[blockIdx.x + 1]}, a.forced[blockIdx.x] != 0,
+                 reinterpret_cast<uint64_t*>(shared));
 }
 
 __global__ void __launch_bounds__(kThreads, 2) likelihood_backward_kernel(LikelihoodGradArgs grad) {
@@ -80,7 +86,8 @@ __global__ void __launch_bounds__(kThreads, 2) likelihood_backward_kernel(Likeli
   });
 }
 
-// How the candidates of a rule are ordered: by descending key, ties to the lower position. NaN ranks last and passes no test.
+// How the candidates of a rule are ordered: by descending key, ties to the lower position. NaN ranks last and passes no
+// test.
 __device__ __forceinline__ double rank_key(const UnmaskArgs& a, int32_t i) {
   switch (a.rule) {
     case UnmaskRule::kPlannerBernoulli:
@@ -100,8 +107,8 @@ __device__ __forceinline__ double rank_key(const UnmaskArgs& a, int32_t i) {
   return 0;
 }
 
-// How many of the `open` candidates in order are taken: one thread, `key(rank)` is the key of the rank-th. Bernoulli and threshold of the
-// planner do not take by rank.
+// How many of the `open` candidates in order are taken: one thread, `key(rank)` is the key of the rank-th. Bernoulli
+// and threshold of the planner do not take by rank.
 template <class Key>
 __device__ int taken_by_rank(const UnmaskArgs& a, int row, int open, const Key& key, double expected) {
   int taken = 0;
@@ -158,7 +165,8 @@ __global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, Scrat
     if (is_open(i)) {
       ++open;
       const double p = a.probability[i];
-      if (a.rule == UnmaskRule::kPlannerBernoulli) select = (a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], 0)) < p;
+      if (a.rule == UnmaskRule::kPlannerBernoulli)
+        select = (a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], 0)) < p;
       if (a.rule == UnmaskRule::kPlannerThreshold) select = p > a.threshold;
     }
     a.selected[i] = select;
@@ -191,8 +199,9 @@ __global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, Scrat
   const int taken = decided[1] ? 1 : decided[0];
   const bool forced = decided[1] != 0;
   for (int rank = int(threadIdx.x); rank < taken; rank += kThreads) a.selected[order[rank]] = 1;
-  if (a.remaining && threadIdx.x == 0) a.remaining[b] = open - drawn - taken;  // a row draws, or takes by rank, or forces
-  block_sync();                                                                // all selections are made
+  if (a.remaining && threadIdx.x == 0)
+    a.remaining[b] = open - drawn - taken;  // a row draws, or takes by rank, or forces
+  block_sync();                             // all selections are made
   if (a.ids)
     row.each([&](int32_t i) {
       if (a.selected[i]) a.ids[a.place[i]] = a.token[i];
@@ -226,12 +235,15 @@ void unmask(const UnmaskArgs& a, int64_t candidates, void* scratch, cudaStream_t
 }
 
 void likelihood_forward(const LikelihoodArgs& a, cudaStream_t stream) {
-  if (a.batch > 0) launch("likelihood_forward", stream, likelihood_forward_kernel, dim3(unsigned(a.batch)), kThreads, kReductionBytes, a);
+  if (a.batch > 0)
+    launch("likelihood_forward", stream, likelihood_forward_kernel, dim3(unsigned(a.batch)), kThreads, kReductionBytes,
+           a);
 }
 
 void likelihood_backward(const LikelihoodGradArgs& a, cudaStream_t stream) {
   if (a.forward.batch > 0)
-    launch("likelihood_backward", stream, likelihood_backward_kernel, dim3(unsigned(a.forward.batch)), kThreads, kReductionBytes, a);
+    launch("likelihood_backward", stream, likelihood_backward_kernel, dim3(unsigned(a.forward.batch)), kThreads,
+           kReductionBytes, a);
 }
 
 }  // namespace cuda

@@ -1,4 +1,5 @@
-// Numbers side by side that a thread moves in one piece of up to 16 bytes, and arrays as pointers to the type that a launch finds in them.
+// Numbers side by side that a thread moves in one piece of up to 16 bytes, and arrays as pointers to the type that a
+// launch finds in them.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -48,7 +49,8 @@ struct Vector {
 template <class... T>
 constexpr int kVectorOf = int(16 / std::max({sizeof(T)...}));
 
-// The numbers before `count` at `from`, but for the first `begin`, and zeros; with kWhole all of them, which then have to be aligned to their size.
+// The numbers before `count` at `from`, but for the first `begin`, and zeros; with kWhole all of them, which then have
+// to be aligned to their size.
 template <int kNumbers, bool kWhole, class T>
 __device__ __forceinline__ Vector<T, kNumbers> load_vector(const T* from, int64_t count, int64_t begin = 0) {
   Vector<T, kNumbers> vector{};
@@ -64,7 +66,8 @@ __device__ __forceinline__ Vector<T, kNumbers> load_vector(const T* from, int64_
   return vector;
 }
 template <bool kWhole, int kNumbers, class T>
-__device__ __forceinline__ void store_vector(T* to, const Vector<T, kNumbers>& vector, int64_t count, int64_t begin = 0) {
+__device__ __forceinline__ void store_vector(T* to, const Vector<T, kNumbers>& vector, int64_t count,
+                                             int64_t begin = 0) {
   if constexpr (kWhole) {
     store_words(to, vector.word);
   } else {
@@ -90,14 +93,15 @@ __device__ __forceinline__ Vector<T, kNumbers> rounded_to(const float (&values)[
   return vector;
 }
 
-// Of arrays that the blocks of a grid share out, the first number of vector v of the kVectors that a thread of block `block` has: neighbours
-// move neighbours.
+// Of arrays that the blocks of a grid share out, the first number of vector v of the kVectors that a thread of block
+// `block` has: neighbours move neighbours.
 template <int kNumbers, int kVectors>
 __device__ __forceinline__ int64_t vector_start(int64_t block, int v) {
   return ((block * kVectors + v) * kElementThreads + threadIdx.x) * kNumbers;
 }
 
-// ---- host side -------------------------------------------------------------------------------------------------------------------------
+// ---- host side
+// ----------------------------------------------------------------------------------------------------------------
 
 // Calls body with the numbers of an array, as a pointer to their type.
 template <class Body>
@@ -119,7 +123,8 @@ void typed(const ConstArray& array, const Body& body) {
 template <class Pointer>
 using number_of = std::remove_cv_t<std::remove_pointer_t<Pointer>>;
 
-// Whether vectors of kNumbers can be moved whole: `numbers` begins where one may, and so does what lies `stride` behind it.
+// Whether vectors of kNumbers can be moved whole: `numbers` begins where one may, and so does what lies `stride` behind
+// it.
 template <int kNumbers, class T>
 bool in_vectors(const T* numbers, int64_t stride) {
   return reinterpret_cast<uintptr_t>(numbers) % (kNumbers * sizeof(T)) == 0 && stride % kNumbers == 0;

@@ -1,5 +1,6 @@
-// Whether wgmma multiplies the tiles of GroupProducts as mma.sync does those of WarpProducts: asked once of every device, before attention takes
-// the one for the other. Whole numbers, so that every sum is exact and nothing less than equality will do.
+// Whether wgmma multiplies the tiles of GroupProducts as mma.sync does those of WarpProducts: asked once of every
+// device, before attention takes the one for the other. Whole numbers, so that every sum is exact and nothing less than
+// equality will do.
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/tiles.h"
 
@@ -11,17 +12,21 @@ namespace {
 constexpr int kRows = 128, kCols = 64, kDim = 128;
 
 // A number of a tile: small whole ones, exact in bf16.
-DULTRA_HD int number(int tile, int row, int column) { return (row * 7 + column * 3 + row * column % 11 + tile * 5) % 9 - 4; }
+DULTRA_HD int number(int tile, int row, int column) {
+  return (row * 7 + column * 3 + row * column % 11 + tile * 5) % 9 - 4;
+}
 
 template <class Products, int kWidth, int kHeight>
 __device__ __forceinline__ void fill(uint16_t* tile, int which) {
   for (int i = int(threadIdx.x); i < kHeight * kWidth; i += kRows * 2) {
     const int row = i / kWidth, column = i % kWidth;
-    tile[Products::template offset<kWidth, kHeight>(row, column / 8) + column % 8] = f32_to_bf16(float(number(which, row, column)));
+    tile[Products::template offset<kWidth, kHeight>(row, column / 8) + column % 8] =
+        f32_to_bf16(float(number(which, row, column)));
   }
 }
 
-// out (kRows, kDim) = (a b^T), rounded to bf16, times b: both products that attention has. a is (kRows, kDim), b (kCols, kDim).
+// out (kRows, kDim) = (a b^T), rounded to bf16, times b: both products that attention has. a is (kRows, kDim), b
+// (kCols, kDim).
 template <class Products>
 __global__ void __launch_bounds__(kRows * 2) warpgroup_check_kernel(float* out) {
   if (!Products::kExists) return;
@@ -48,7 +53,8 @@ __global__ void __launch_bounds__(kRows * 2) warpgroup_check_kernel(float* out) 
   Products::commit();
   Products::template wait<0>(acc, weights);
   for (int d = 0; d < kDim / 8; ++d)
-    for (int e = 0; e < 4; ++e) out[(warp * 16 + lane / 4 + 8 * (e >> 1)) * kDim + d * 8 + lane % 4 * 2 + (e & 1)] = acc[d][e];
+    for (int e = 0; e < 4; ++e)
+      out[(warp * 16 + lane / 4 + 8 * (e >> 1)) * kDim + d * 8 + lane % 4 * 2 + (e & 1)] = acc[d][e];
 }
 
 }  // namespace
@@ -66,8 +72,8 @@ bool warpgroups_work(cudaStream_t stream) {
   check_cuda(cudaMallocHost(reinterpret_cast<void**>(&memory.host), kBytes), "checking wgmma");
   // NaN where nothing is written, as it is by a build without sm_90a.
   check_cuda(cudaMemsetAsync(memory.device, 0xff, kBytes, stream), "checking wgmma");
-  launch("checking wgmma", stream, warpgroup_check_kernel<GroupProducts>, dim3(1), kRows * 2, sizeof(uint16_t) * (kRows + kCols) * kDim,
-         memory.device);
+  launch("checking wgmma", stream, warpgroup_check_kernel<GroupProducts>, dim3(1), kRows * 2,
+         sizeof(uint16_t) * (kRows + kCols) * kDim, memory.device);
   check_cuda(cudaMemcpyAsync(memory.host, memory.device, kBytes, cudaMemcpyDefault, stream), "checking wgmma");
   check_cuda(cudaStreamSynchronize(stream), "checking wgmma");
   for (int i = 0; i < kRows; ++i) {

@@ -1,5 +1,5 @@
-// The functions of cuBLASLt that the CUDA backend calls, written from the library's documentation: matrices are column-major, attributes are
-// set by number. Every product is queued on its stream and computed in double.
+// The functions of cuBLASLt that the CUDA backend calls, written from the library's documentation: matrices are
+// column-major, attributes are set by number. Every product is queued on its stream and computed in double.
 #include <cstring>
 #include <map>
 #include <string>
@@ -51,8 +51,11 @@ int description_destroy(void* description) {
 }
 int description_set(void* description, int attribute, const void* value, size_t bytes) {
   auto& d = *static_cast<Description*>(description);
-  const std::map<int, std::pair<void*, size_t>> attributes{
-      {3, {&d.transpose_a, 4}}, {4, {&d.transpose_b, 4}}, {7, {&d.epilogue, 4}}, {8, {&d.bias, 8}}, {26, {&d.bias_type, 4}}};
+  const std::map<int, std::pair<void*, size_t>> attributes{{3, {&d.transpose_a, 4}},
+                                                           {4, {&d.transpose_b, 4}},
+                                                           {7, {&d.epilogue, 4}},
+                                                           {8, {&d.bias, 8}},
+                                                           {26, {&d.bias_type, 4}}};
   const auto found = attributes.find(attribute);
   if (found == attributes.end() || found->second.second != bytes) return 7;
   std::memcpy(found->second.first, value, bytes);
@@ -70,7 +73,8 @@ int layout_destroy(void* layout) {
 int preference_create(void** preference) { return create(preference); }
 int preference_destroy(void* preference) { return destroy(preference); }
 int preference_set(void*, int attribute, const void*, size_t bytes) {
-  return (attribute == 1 && bytes == 8) || ((attribute == 3 || (attribute >= 5 && attribute <= 8)) && bytes == 4) ? 0 : 7;
+  return (attribute == 1 && bytes == 8) || ((attribute == 3 || (attribute >= 5 && attribute <= 8)) && bytes == 4) ? 0
+                                                                                                                  : 7;
 }
 
 // Whether op(a) op(b) fits d.
@@ -78,12 +82,15 @@ bool shapes_fit(const Description& d, const Layout& a, const Layout& b, const La
   const uint64_t m = d.transpose_a ? a.cols : a.rows, k = d.transpose_a ? a.rows : a.cols;
   const uint64_t depth = d.transpose_b ? b.cols : b.rows, n = d.transpose_b ? b.rows : b.cols;
   const bool bias_fits = d.epilogue != 4 || d.bias_type == c.type;
-  return a.type == 14 && b.type == 14 && (c.type == 0 || c.type == 14) && bias_fits && m == c.rows && n == c.cols && k == depth;
+  return a.type == 14 && b.type == 14 && (c.type == 0 || c.type == 14) && bias_fits && m == c.rows && n == c.cols &&
+         k == depth;
 }
 
 // Three proposals: one that the library takes back, a slower and a faster one, which are told apart by number.
-int heuristic(void*, void* description, void* a, void* b, void* c, void*, void*, int requested, Heuristic* results, int* count) {
-  const bool fit = shapes_fit(*static_cast<Description*>(description), *static_cast<Layout*>(a), *static_cast<Layout*>(b), *static_cast<Layout*>(c));
+int heuristic(void*, void* description, void* a, void* b, void* c, void*, void*, int requested, Heuristic* results,
+              int* count) {
+  const bool fit = shapes_fit(*static_cast<Description*>(description), *static_cast<Layout*>(a),
+                              *static_cast<Layout*>(b), *static_cast<Layout*>(c));
   *count = fit && requested >= 3 ? 3 : 0;
   for (int i = 0; i < *count; ++i) results[i] = Heuristic{{uint64_t(i)}, 0, i == 0 ? 15 : 0, 1, {}};
   return *count > 0 ? 0 : 15;
@@ -107,10 +114,12 @@ float read(const void* data, int type, int64_t at) {
   return type == 0 ? static_cast<const float*>(data)[at] : from_bf16(static_cast<const uint16_t*>(data)[at]);
 }
 
-int matmul(void*, void* description, const void* alpha, const void* a, void* a_layout, const void* b, void* b_layout, const void* beta, const void* c,
-           void*, void* d, void* d_layout, const void*, void*, size_t, cudaStream_t stream) {
+int matmul(void*, void* description, const void* alpha, const void* a, void* a_layout, const void* b, void* b_layout,
+           const void* beta, const void* c, void*, void* d, void* d_layout, const void*, void*, size_t,
+           cudaStream_t stream) {
   const Description op = *static_cast<Description*>(description);
-  const Layout la = *static_cast<Layout*>(a_layout), lb = *static_cast<Layout*>(b_layout), ld = *static_cast<Layout*>(d_layout);
+  const Layout la = *static_cast<Layout*>(a_layout), lb = *static_cast<Layout*>(b_layout),
+               ld = *static_cast<Layout*>(d_layout);
   if (!shapes_fit(op, la, lb, ld)) return 7;
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   enqueue(stream, [=] {
@@ -141,20 +150,21 @@ int matmul(void*, void* description, const void* alpha, const void* a, void* a_l
 void set_cublaslt(bool on) { available = on; }
 
 void* cublaslt_symbol(const char* name) {
-  static const std::map<std::string, void*> symbols{{"", &available},
-                                                    {"cublasLtCreate", reinterpret_cast<void*>(&create)},
-                                                    {"cublasLtDestroy", reinterpret_cast<void*>(&destroy)},
-                                                    {"cublasLtGetVersion", reinterpret_cast<void*>(&version)},
-                                                    {"cublasLtMatmulDescCreate", reinterpret_cast<void*>(&description_create)},
-                                                    {"cublasLtMatmulDescDestroy", reinterpret_cast<void*>(&description_destroy)},
-                                                    {"cublasLtMatmulDescSetAttribute", reinterpret_cast<void*>(&description_set)},
-                                                    {"cublasLtMatrixLayoutCreate", reinterpret_cast<void*>(&layout_create)},
-                                                    {"cublasLtMatrixLayoutDestroy", reinterpret_cast<void*>(&layout_destroy)},
-                                                    {"cublasLtMatmulPreferenceCreate", reinterpret_cast<void*>(&preference_create)},
-                                                    {"cublasLtMatmulPreferenceDestroy", reinterpret_cast<void*>(&preference_destroy)},
-                                                    {"cublasLtMatmulPreferenceSetAttribute", reinterpret_cast<void*>(&preference_set)},
-                                                    {"cublasLtMatmulAlgoGetHeuristic", reinterpret_cast<void*>(&heuristic)},
-                                                    {"cublasLtMatmul", reinterpret_cast<void*>(&matmul)}};
+  static const std::map<std::string, void*> symbols{
+      {"", &available},
+      {"cublasLtCreate", reinterpret_cast<void*>(&create)},
+      {"cublasLtDestroy", reinterpret_cast<void*>(&destroy)},
+      {"cublasLtGetVersion", reinterpret_cast<void*>(&version)},
+      {"cublasLtMatmulDescCreate", reinterpret_cast<void*>(&description_create)},
+      {"cublasLtMatmulDescDestroy", reinterpret_cast<void*>(&description_destroy)},
+      {"cublasLtMatmulDescSetAttribute", reinterpret_cast<void*>(&description_set)},
+      {"cublasLtMatrixLayoutCreate", reinterpret_cast<void*>(&layout_create)},
+      {"cublasLtMatrixLayoutDestroy", reinterpret_cast<void*>(&layout_destroy)},
+      {"cublasLtMatmulPreferenceCreate", reinterpret_cast<void*>(&preference_create)},
+      {"cublasLtMatmulPreferenceDestroy", reinterpret_cast<void*>(&preference_destroy)},
+      {"cublasLtMatmulPreferenceSetAttribute", reinterpret_cast<void*>(&preference_set)},
+      {"cublasLtMatmulAlgoGetHeuristic", reinterpret_cast<void*>(&heuristic)},
+      {"cublasLtMatmul", reinterpret_cast<void*>(&matmul)}};
   const auto found = symbols.find(name);
   return available && found != symbols.end() ? found->second : nullptr;
 }

@@ -1,4 +1,5 @@
-// The emulator's core. Built without sanitizer instrumentation: what it does to its own data orders nothing and races with nothing.
+// The emulator's core. Built without sanitizer instrumentation: what it does to its own data orders nothing and races
+// with nothing.
 #include "emulator/emulator.h"
 
 #include <sys/mman.h>
@@ -150,7 +151,8 @@ Fiber& self() { return *static_cast<Fiber*>(lane); }
 void to_scheduler() {
   Fiber& f = self();
 #if defined(DULTRA_EMULATOR_ASAN)
-  __sanitizer_start_switch_fiber(f.done ? nullptr : &f.fake_stack, block->scheduler_stack, block->scheduler_stack_bytes);
+  __sanitizer_start_switch_fiber(f.done ? nullptr : &f.fake_stack, block->scheduler_stack,
+                                 block->scheduler_stack_bytes);
 #endif
 #if defined(DULTRA_EMULATOR_TSAN)
   __tsan_switch_to_fiber(block->scheduler_thread, __tsan_switch_to_fiber_no_sync);
@@ -194,7 +196,8 @@ void run_lane(Fiber& f) {
 
 void prepare(Fiber& f) {
   if (!f.stack) {
-    f.stack = static_cast<unsigned char*>(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    f.stack = static_cast<unsigned char*>(
+        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (f.stack == MAP_FAILED) die("no memory for a lane's stack");
 #if defined(DULTRA_EMULATOR_TSAN)
     f.identity = __tsan_create_fiber(0);
@@ -213,7 +216,8 @@ void prepare(Fiber& f) {
   unsigned char* top = f.stack + kStackBytes - size_t(f.index % 61) * 192 - 64;
   top -= reinterpret_cast<uintptr_t>(top) % 16;
 #if defined(__x86_64__)
-  void** frame = reinterpret_cast<void**>(top) - 8;  // six registers, the return address, and what a call would have pushed
+  void** frame =
+      reinterpret_cast<void**>(top) - 8;  // six registers, the return address, and what a call would have pushed
   for (int i = 0; i < 8; ++i) frame[i] = nullptr;
   frame[6] = reinterpret_cast<void*>(&fiber_entry);
 #else
@@ -321,15 +325,19 @@ bool warpgroups() { return with_warpgroups; }
 
 void die(const char* what, const char* detail) {
   std::fprintf(stderr, "emulator: %s (%s)", what, detail);
-  if (lane) std::fprintf(stderr, " in block (%u, %u, %u), thread %u", lane->block.x, lane->block.y, lane->block.z, lane->thread.x);
+  if (lane)
+    std::fprintf(stderr, " in block (%u, %u, %u), thread %u", lane->block.x, lane->block.y, lane->block.z,
+                 lane->thread.x);
   std::fprintf(stderr, "\n");
   std::fflush(stderr);
   std::abort();
 }
 
-void run(const Dim3& grid, const Dim3& block_size, size_t shared_bytes, void (*body)(const void*), const void* context) {
+void run(const Dim3& grid, const Dim3& block_size, size_t shared_bytes, void (*body)(const void*),
+         const void* context) {
   const size_t threads = size_t(block_size.x) * block_size.y * block_size.z, blocks = size_t(grid.x) * grid.y * grid.z;
-  if (threads == 0 || threads > 1024 || threads % kWarp || block_size.y != 1 || block_size.z != 1) die("bad block size");
+  if (threads == 0 || threads > 1024 || threads % kWarp || block_size.y != 1 || block_size.z != 1)
+    die("bad block size");
   if (blocks == 0 || grid.y > 65535 || grid.z > 65535 || grid.x > 2147483647u) die("bad grid size");
   if (shared_bytes > 99 * 1024) die("more shared memory than an sm_86 or sm_120 block has");
   if (lane) die("a kernel launched another");
@@ -417,7 +425,9 @@ void ldmatrix_x4(const Row8& row, bool transposed, uint32_t (&fragment)[4]) {
     for (int l = 0; l < kWarp; ++l)
       for (int m = 0; m < 4; ++m) {
         uint32_t half[2];
-        for (int k = 0; k < 2; ++k) half[k] = transposed ? in[m * 8 + (l % 4) * 2 + k].element[l / 4] : in[m * 8 + l / 4].element[(l % 4) * 2 + k];
+        for (int k = 0; k < 2; ++k)
+          half[k] =
+              transposed ? in[m * 8 + (l % 4) * 2 + k].element[l / 4] : in[m * 8 + l / 4].element[(l % 4) * 2 + k];
         out[l].r[m] = half[0] | half[1] << 16;
       }
   };
@@ -439,9 +449,12 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
     for (int l = 0; l < kWarp; ++l) {
       const int group = l / 4, quad = l % 4;
       for (int i = 0; i < 4; ++i)
-        for (int k = 0; k < 2; ++k) rows[group + 8 * (i & 1)][2 * quad + k + 8 * (i >> 1)] = from_bf16(k ? in[l].a[i] >> 16 : in[l].a[i] & 0xffffu);
+        for (int k = 0; k < 2; ++k)
+          rows[group + 8 * (i & 1)][2 * quad + k + 8 * (i >> 1)] =
+              from_bf16(k ? in[l].a[i] >> 16 : in[l].a[i] & 0xffffu);
       for (int i = 0; i < 2; ++i)
-        for (int k = 0; k < 2; ++k) cols[group][2 * quad + k + 8 * i] = from_bf16(k ? in[l].b[i] >> 16 : in[l].b[i] & 0xffffu);
+        for (int k = 0; k < 2; ++k)
+          cols[group][2 * quad + k + 8 * i] = from_bf16(k ? in[l].b[i] >> 16 : in[l].b[i] & 0xffffu);
     }
     for (int l = 0; l < kWarp; ++l)
       for (int i = 0; i < 4; ++i) {
@@ -485,7 +498,8 @@ bool wgmma_issue(const Wgmma& product) {
   if (size_t(f.index) / kWarpgroup >= block->warpgroups.size()) die("there are no four warps", "wgmma");
   if (!f.registers_ready) die("registers were not fenced", "wgmma");
   if (f.unfenced || block->unfenced) die("copies to shared memory were not fenced before the barrier", "wgmma");
-  if ((product.b >> 62) != 1 || (!product.in_registers && (product.a >> 62) != 1)) die("a swizzle that is not modelled", "wgmma");
+  if ((product.b >> 62) != 1 || (!product.in_registers && (product.a >> 62) != 1))
+    die("a swizzle that is not modelled", "wgmma");
   // Both are right: the one shows what is read too early, the other what is overwritten, or used, too early.
   if (current_schedule == Schedule::kForward) return true;
   f.open_products.push_back(product);
@@ -527,13 +541,15 @@ void wgmma_gather(const uint32_t (&fragment)[4], uint16_t (&rows)[2][16]) {
     for (int l = 0; l < kWarp; ++l)
       for (int quad = 0; quad < 4; ++quad)
         for (int i = 0; i < 4; ++i)
-          for (int k = 0; k < 2; ++k) result[l].rows[i & 1][2 * quad + k + 8 * (i >> 1)] = uint16_t(in[l / 4 * 4 + quad].word[i] >> 16 * k);
+          for (int k = 0; k < 2; ++k)
+            result[l].rows[i & 1][2 * quad + k + 8 * (i >> 1)] = uint16_t(in[l / 4 * 4 + quad].word[i] >> 16 * k);
   });
   for (int h = 0; h < 2; ++h)
     for (int k = 0; k < 16; ++k) rows[h][k] = out.rows[h][k];
 }
 
-// ---- streams and memory ----------------------------------------------------------------------------------------------------------
+// ---- streams and memory
+// ----------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -608,7 +624,8 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   using namespace emulator;
   if (prohibited()) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard<std::mutex> lock(memory_mutex);
-  if (in_use + bytes > memory_limit || posix_memalign(pointer, 256, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
+  if (in_use + bytes > memory_limit || posix_memalign(pointer, 256, bytes ? bytes : 1) != 0)
+    return cudaErrorMemoryAllocation;
   std::memset(*pointer, 0xff, bytes);
   allocations[*pointer] = bytes;
   in_use += bytes;

@@ -1,14 +1,16 @@
-// Runs CUDA kernels on the CPU, so that their logic is tested where there is no GPU. Every CUDA thread ("lane") of a block is a fiber.
+// Runs CUDA kernels on the CPU, so that their logic is tested where there is no GPU. Every CUDA thread ("lane") of a
+// block is a fiber.
 //
-// Modelled: grids and blocks, block and warp barriers, shuffles, ldmatrix, mma.sync, cp.async groups (a copy lands when wait_group
-// retires it; until then its destination is undefined), wgmma (products of four warps on tiles with the swizzle of 128 bytes, done when they
-// are issued or when they are waited for; registers and copies that are not fenced before), shared memory that begins undefined, streams that do
-// nothing before somebody waits for them, graph capture and what it forbids, device memory that runs out. Stricter than a GPU: all 32 lanes have to
-// meet in a warp's collective, and a block that leaves lanes behind at a barrier is reported. Not modelled: memory order inside a warp, timing,
-// occupancy, bank conflicts.
+// Modelled: grids and blocks, block and warp barriers, shuffles, ldmatrix, mma.sync, cp.async groups (a copy lands when
+// wait_group retires it; until then its destination is undefined), wgmma (products of four warps on tiles with the
+// swizzle of 128 bytes, done when they are issued or when they are waited for; registers and copies that are not fenced
+// before), shared memory that begins undefined, streams that do nothing before somebody waits for them, graph capture
+// and what it forbids, device memory that runs out. Stricter than a GPU: all 32 lanes have to meet in a warp's
+// collective, and a block that leaves lanes behind at a barrier is reported. Not modelled: memory order inside a warp,
+// timing, occupancy, bank conflicts.
 //
-// Under ThreadSanitizer every lane is a thread of its own that only barriers order, and blocks are not ordered at all: it then reports the
-// races of the kernels.
+// Under ThreadSanitizer every lane is a thread of its own that only barriers order, and blocks are not ordered at all:
+// it then reports the races of the kernels.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -41,7 +43,8 @@ void block_barrier();
 void warp_barrier();
 uint64_t shuffle_xor(uint64_t value, int mask);
 
-// Eight rows of eight 16-bit numbers for each of four matrices: lane l gives row l % 8 of matrix l / 8 and gets its part of all four.
+// Eight rows of eight 16-bit numbers for each of four matrices: lane l gives row l % 8 of matrix l / 8 and gets its
+// part of all four.
 struct Row8 {
   uint16_t element[8];
 };
@@ -60,8 +63,9 @@ void async_commit();
 // The next copy that waiting until at most `pending` groups are open retires; false if there is none.
 bool async_retire(int pending, AsyncCopy* copy);
 
-// wgmma: a product of which a lane computes its part, when wgmma_retire gives it back, or at once where wgmma_issue says so: what it reads and
-// writes is not defined in between. a, b: descriptors; or with `in_registers` the lane's two rows of a.
+// wgmma: a product of which a lane computes its part, when wgmma_retire gives it back, or at once where wgmma_issue
+// says so: what it reads and writes is not defined in between. a, b: descriptors; or with `in_registers` the lane's two
+// rows of a.
 struct Wgmma {
   float* d;  // (n / 8, 4)
   int n;
@@ -78,7 +82,8 @@ void wgmma_gather(const uint32_t (&fragment)[4], uint16_t (&rows)[2][16]);
 // Copies that have landed are visible to wgmma.
 void fence_shared();
 
-// Whether the device says that it is of compute capability 9.0, which has wgmma, or of 8.0. Devices that are open keep what they have seen.
+// Whether the device says that it is of compute capability 9.0, which has wgmma, or of 8.0. Devices that are open keep
+// what they have seen.
 void set_warpgroups(bool on);
 bool warpgroups();
 
@@ -108,7 +113,8 @@ void record(Event* event, Stream* stream);
 void synchronize(const Event& event);
 void synchronize_all();
 
-// A cuBLASLt that computes as its documentation says, one product after the other; off until switched on. "" asks whether it is.
+// A cuBLASLt that computes as its documentation says, one product after the other; off until switched on. "" asks
+// whether it is.
 void set_cublaslt(bool on);
 void* cublaslt_symbol(const char* name);
 

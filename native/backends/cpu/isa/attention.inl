@@ -1,7 +1,8 @@
-// Fused attention of one tile of queries: the scores of a tile are never all there, only kTileKeys rows of them. Vector lanes are
-// queries and everything is kept transposed (lanes innermost), so that maximum, sum and scaling of the softmax are plain vector
-// operations, no lane ever meets another, and a query's bits cannot depend on its neighbours. A key tile that a query does not see
-// changes nothing for it: its maximum stays, the old sums are scaled by exactly 1, and zeros are added.
+// Fused attention of one tile of queries: the scores of a tile are never all there, only kTileKeys rows of them. Vector
+// lanes are queries and everything is kept transposed (lanes innermost), so that maximum, sum and scaling of the
+// softmax are plain vector operations, no lane ever meets another, and a query's bits cannot depend on its neighbours.
+// A key tile that a query does not see changes nothing for it: its maximum stays, the old sums are scaled by exactly 1,
+// and zeros are added.
 #pragma once
 #include "backends/cpu/isa/vector.h"
 #include "backends/cpu/row_kernels.h"
@@ -10,7 +11,8 @@ namespace {
 
 constexpr int kTileKeys = 32;
 #if DULTRA_VF_WIDTH == 16 || defined(__aarch64__)
-constexpr int kAttentionRows = 8;  // keys (scores) or head dimensions (values) per register block, times two vectors of queries
+constexpr int kAttentionRows =
+    8;  // keys (scores) or head dimensions (values) per register block, times two vectors of queries
 #else
 constexpr int kAttentionRows = 4;  // 16 registers only
 #endif
@@ -21,8 +23,8 @@ constexpr int kTileGroups = kTileQueries / kGroupQueries;
 
 static inline int attention_padded(int d) { return (d + kAttentionRows - 1) / kAttentionRows * kAttentionRows; }
 
-// Scratch of one tile, in floats: keys and values (kTileKeys, D) each; per group q (D, queries), out (D, queries), maximum and sum
-// (queries); scores (kTileKeys, queries). D padded to whole register blocks.
+// Scratch of one tile, in floats: keys and values (kTileKeys, D) each; per group q (D, queries), out (D, queries),
+// maximum and sum (queries); scores (kTileKeys, queries). D padded to whole register blocks.
 static int64_t attention_scratch(int head_dim) {
   const int64_t d = attention_padded(head_dim);
   return 2 * kTileKeys * d + kTileGroups * (2 * d + 2) * kGroupQueries + kTileKeys * kGroupQueries;
@@ -52,7 +54,8 @@ static inline void transpose4(V4 r[4]) {
   r[3] = DULTRA_SHUFFLE4(c, d, 2, 3, 6, 7);
 }
 
-// to (D, kGroupQueries) = x (count, D) * scale transposed, x rows `stride` floats apart; zeros for the queries behind `count`.
+// to (D, kGroupQueries) = x (count, D) * scale transposed, x rows `stride` floats apart; zeros for the queries behind
+// `count`.
 static void load_transposed(float* to, const float* x, int64_t stride, int count, int d, float scale) {
   for (int i = 0; i < kGroupQueries; i += 4, x += 4 * stride, to += 4) {
     int j = 0;
@@ -68,7 +71,8 @@ static void load_transposed(float* to, const float* x, int64_t stride, int count
   }
 }
 
-// The way back: out (count, D) = x (D, kGroupQueries) transposed, query i times scale[i]. Reads x up to whole fours of D.
+// The way back: out (count, D) = x (D, kGroupQueries) transposed, query i times scale[i]. Reads x up to whole fours of
+// D.
 static void store_transposed(float* out, int64_t stride, const float* x, const float* scale, int count, int d) {
   for (int i = 0; i < count; i += 4, out += 4 * stride) {
     const int rows = count - i < 4 ? count - i : 4;
@@ -98,7 +102,8 @@ struct AttentionGroup {
 
 // One key tile (keys, D) [first, first + keys) for the first `kVectors` vectors of a group.
 template <int kVectors>
-static inline void attention_step(const AttentionGroup& g, const float* k, const float* v, float* scores, int first, int keys, int d, int padded) {
+static inline void attention_step(const AttentionGroup& g, const float* k, const float* v, float* scores, int first,
+                                  int keys, int d, int padded) {
   for (int row = 0; row < keys; row += kAttentionRows) {
     VF acc[kAttentionRows][kVectors] = {};
     const float* kr = k + row * padded;
@@ -125,7 +130,8 @@ static inline void attention_step(const AttentionGroup& g, const float* k, const
     if (g.least < first + keys) {
       VI visible;
       memcpy(&visible, g.visible + u * kVF, sizeof visible);
-      for (int j = 0; j < keys; ++j) vf_store(s + j * kGroupQueries, visible > first + j ? vf_load(s + j * kGroupQueries) : none);
+      for (int j = 0; j < keys; ++j)
+        vf_store(s + j * kGroupQueries, visible > first + j ? vf_load(s + j * kGroupQueries) : none);
     }
     const VF old = vf_load(g.maximum + u * kVF);
     VF even = old, odd = old;
@@ -253,16 +259,20 @@ static void attention_tile(const dultra::cpu::AttentionTile* tile) {
   }
 }
 
-// Backward of one key/value head of one sequence, from the log-sums of the forward: P = exp(S - log_sum) is computed again, tile by tile,
+// Backward of one key/value head of one sequence, from the log-sums of the forward: P = exp(S - log_sum) is computed
+// again, tile by tile,
 //   dV = P^T dOut,  dS = P (dOut V^T - delta),  delta = rowsum(dOut * Out),  dQ = scale dS K,  dK = scale dS^T Q.
-// Scores, P and dS have queries in the lanes, as in the forward; so has dQ. dK and dV have head dimensions in the lanes: a sum over queries
-// then meets them in ascending order, one after the other.
+// Scores, P and dS have queries in the lanes, as in the forward; so has dQ. dK and dV have head dimensions in the
+// lanes: a sum over queries then meets them in ascending order, one after the other.
 
 constexpr int kGradPad = kVF > kAttentionRows ? kVF : kAttentionRows;
 static inline int64_t grad_padded(int64_t d) { return (d + kGradPad - 1) / kGradPad * kGradPad; }
-static inline int64_t keys_padded(int64_t keys) { return (keys + kAttentionRows - 1) / kAttentionRows * kAttentionRows; }
+static inline int64_t keys_padded(int64_t keys) {
+  return (keys + kAttentionRows - 1) / kAttentionRows * kAttentionRows;
+}
 
-// Floats: k, v, dk, dv (keys, D); q and dout (queries, D) and transposed, dq transposed; P and dS (kTileKeys, queries); three (queries).
+// Floats: k, v, dk, dv (keys, D); q and dout (queries, D) and transposed, dq transposed; P and dS (kTileKeys, queries);
+// three (queries).
 static int64_t attention_backward_scratch(int head_dim, int keys) {
   const int64_t d = grad_padded(head_dim);
   return 4 * keys_padded(keys) * d + 5 * d * kGroupQueries + (2 * kTileKeys + 3) * kGroupQueries;
@@ -270,8 +280,9 @@ static int64_t attention_backward_scratch(int head_dim, int keys) {
 
 // acc (kAttentionRows, kVectors) += a (rows, n) b (n, lanes): element (r, i) of a lies at a[r * row + i * step].
 template <int kVectors>
-static inline __attribute__((always_inline)) void accumulate(VF acc[kAttentionRows][kVectors], const float* a, int64_t row, int64_t step,
-                                                             const float* b, int64_t b_stride, int n) {
+static inline __attribute__((always_inline)) void accumulate(VF acc[kAttentionRows][kVectors], const float* a,
+                                                             int64_t row, int64_t step, const float* b,
+                                                             int64_t b_stride, int n) {
   for (int i = 0; i < n; ++i, a += step, b += b_stride) {
     VF lanes[kVectors];
 #pragma GCC unroll 2
@@ -287,8 +298,8 @@ static inline __attribute__((always_inline)) void accumulate(VF acc[kAttentionRo
 
 // The same on sums in memory, (kAttentionRows, kVectors), rows `stride` floats apart.
 template <int kVectors>
-static inline __attribute__((always_inline)) void accumulate_to(float* to, int64_t stride, const float* a, int64_t row, int64_t step, const float* b,
-                                                                int64_t b_stride, int n) {
+static inline __attribute__((always_inline)) void accumulate_to(float* to, int64_t stride, const float* a, int64_t row,
+                                                                int64_t step, const float* b, int64_t b_stride, int n) {
   VF acc[kAttentionRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kAttentionRows; ++r)
@@ -310,10 +321,11 @@ struct AttentionGradGroup {
   int count, least, most;  // queries; of visible
 };
 
-// Keys [first, first + keys) for the first kVectors vectors of queries of a group; k, v, dk, dv point to the first of them.
+// Keys [first, first + keys) for the first kVectors vectors of queries of a group; k, v, dk, dv point to the first of
+// them.
 template <int kVectors>
-static inline void attention_backward_step(const AttentionGradGroup& g, const float* k, const float* v, float* dk, float* dv, int first, int keys,
-                                           int d, int64_t padded) {
+static inline void attention_backward_step(const AttentionGradGroup& g, const float* k, const float* v, float* dk,
+                                           float* dv, int first, int keys, int d, int64_t padded) {
   for (int row = 0; row < keys; row += kAttentionRows) {
     VF s[kAttentionRows][kVectors] = {}, dp[kAttentionRows][kVectors] = {};
     accumulate<kVectors>(s, k + row * padded, padded, 1, g.q_lanes, kGroupQueries, d);
@@ -321,7 +333,8 @@ static inline void attention_backward_step(const AttentionGradGroup& g, const fl
     for (int u = 0; u < kVectors; ++u) {
       const VF log_sum = vf_load(g.log_sum + u * kVF);
 #pragma GCC unroll 8
-      for (int r = 0; r < kAttentionRows; ++r) s[r][u] = vf_exp2_nonpositive(s[r][u] - log_sum);  // above 0 by rounding at most
+      for (int r = 0; r < kAttentionRows; ++r)
+        s[r][u] = vf_exp2_nonpositive(s[r][u] - log_sum);  // above 0 by rounding at most
     }
     if (g.least < first + row + kAttentionRows) {
       for (int u = 0; u < kVectors; ++u) {
@@ -371,7 +384,8 @@ static void copy_padded(float* to, int64_t padded, const float* x, int64_t strid
 static void attention_backward(const dultra::cpu::AttentionGradTask* task) {
   const dultra::cpu::AttentionGradTask& t = *task;
   const int d = t.head_dim;
-  const int64_t padded = grad_padded(d), keys = keys_padded(t.keys), size = keys * padded, lanes = padded * kGroupQueries;
+  const int64_t padded = grad_padded(d), keys = keys_padded(t.keys), size = keys * padded,
+                lanes = padded * kGroupQueries;
   float *k = t.scratch, *v = k + size, *dk = v + size, *dv = dk + size;
   AttentionGradGroup g;
   g.q_lanes = dv + size;
@@ -406,10 +420,13 @@ static void attention_backward(const dultra::cpu::AttentionGradTask* task) {
       }
       load_transposed(g.q_lanes, q, t.q_stride, g.count, d, t.scale * log2e);
       load_transposed(g.dout_lanes, dout, t.out_stride, g.count, d, 1.0f);
-      load_transposed(g.dq_lanes, t.out + q0 * t.out_stride + head * d, t.out_stride, g.count, d, 1.0f);  // out, for delta
+      load_transposed(g.dq_lanes, t.out + q0 * t.out_stride + head * d, t.out_stride, g.count, d,
+                      1.0f);  // out, for delta
       for (int u = 0; u < kGroupQueries; u += kVF) {
         VF delta = {};
-        for (int i = 0; i < d; ++i) delta = vf_fma(vf_load(g.dout_lanes + i * kGroupQueries + u), vf_load(g.dq_lanes + i * kGroupQueries + u), delta);
+        for (int i = 0; i < d; ++i)
+          delta =
+              vf_fma(vf_load(g.dout_lanes + i * kGroupQueries + u), vf_load(g.dq_lanes + i * kGroupQueries + u), delta);
         vf_store(g.delta + u, delta);
       }
       memset(g.dq_lanes, 0, size_t(lanes) * sizeof(float));

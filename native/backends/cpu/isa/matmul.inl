@@ -1,8 +1,9 @@
 // Micro-kernels of the matrix product, written once over the vectors of isa/vector.h.
 //
-// Every sum is one chain over ascending k: s = fma(a[k], b[k], s) from s = 0 (for kLayoutBF16Pairs, one vdpbf16ps per pair), then
-// + bias, then + what `out` held. The chain does not depend on the tile's shape or on how k is cut into blocks (a sum parked in
-// memory between blocks is not rounded), so a row's result does not depend on the rows beside it.
+// Every sum is one chain over ascending k: s = fma(a[k], b[k], s) from s = 0 (for kLayoutBF16Pairs, one vdpbf16ps per
+// pair), then
+// + bias, then + what `out` held. The chain does not depend on the tile's shape or on how k is cut into blocks (a sum
+// parked in memory between blocks is not rounded), so a row's result does not depend on the rows beside it.
 #include "backends/cpu/isa/vector.h"
 #include "backends/cpu/matmul_kernels.h"
 
@@ -68,8 +69,8 @@ struct WeightsF16 {
 #elif defined(DULTRA_ISA_NEON)
     return (VF)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p)));
 #else
-    // Moves exponent and mantissa into place and scales by 2^112: exact, subnormals included; infinities and NaN then get the
-    // largest exponent.
+    // Moves exponent and mantissa into place and scales by 2^112: exact, subnormals included; infinities and NaN then
+    // get the largest exponent.
     typedef uint16_t VH __attribute__((vector_size(kVF * 2)));
     VH half;
     memcpy(&half, p, sizeof half);
@@ -110,8 +111,8 @@ DULTRA_MULTIPLY_ADD(WeightsF16)
 #undef DULTRA_MULTIPLY_ADD
 
 #ifdef DULTRA_ISA_AVX512_BF16
-// Written as asm because the intrinsic lets GCC fold the broadcast of `a` into every instruction, which is slower than one
-// broadcast into a register.
+// Written as asm because the intrinsic lets GCC fold the broadcast of `a` into every instruction, which is slower than
+// one broadcast into a register.
 template <>
 inline __attribute__((always_inline)) void multiply_add<WeightsBF16Pairs>(VF* c, float a, VF b) {
   const VF pair = vf_set(a);
@@ -119,7 +120,8 @@ inline __attribute__((always_inline)) void multiply_add<WeightsBF16Pairs>(VF* c,
 }
 #endif
 
-// PANELS panels side by side share each broadcast of `a` and give few rows enough independent chains to hide the latency of FMA.
+// PANELS panels side by side share each broadcast of `a` and give few rows enough independent chains to hide the
+// latency of FMA.
 template <class Weights, int ROWS, int PANELS>
 static void matmul_tile(const MatmulTile* tile) {
   constexpr int kVectors = PANELS * kPanelVectors;
@@ -213,10 +215,13 @@ static void matmul_tile(const MatmulTile* tile) {
 
 // Panels of the wide tile of `rows` rows.
 constexpr int wide_panels(int rows) {
-  return (rows + 1) * kPanelVectors * 4 + 1 <= kRegisters ? 4 : (rows + 1) * kPanelVectors * 2 + 1 <= kRegisters ? 2 : 1;
+  return (rows + 1) * kPanelVectors * 4 + 1 <= kRegisters   ? 4
+         : (rows + 1) * kPanelVectors * 2 + 1 <= kRegisters ? 2
+                                                            : 1;
 }
 
-// The lanes of `a` and `b` (numbered kVF + lane) that make up the two halves of a swap of off-diagonal squares of side S.
+// The lanes of `a` and `b` (numbered kVF + lane) that make up the two halves of a swap of off-diagonal squares of side
+// S.
 template <int... L>
 struct Lanes {};
 template <int N, int... L>
@@ -269,8 +274,8 @@ struct LoadBF16 {
 };
 #endif
 
-// to (ceil(k / kPerLane), ROWS): transposes blocks of kVF lanes. A step's last vector reaches into the next step, which is
-// written after it.
+// to (ceil(k / kPerLane), ROWS): transposes blocks of kVF lanes. A step's last vector reaches into the next step, which
+// is written after it.
 template <class Load, int ROWS>
 static void pack_rows(void* to_bytes, const float* x, int64_t stride, int64_t k) {
   constexpr int kGroups = (ROWS + kVF - 1) / kVF;
@@ -286,7 +291,8 @@ static void pack_rows(void* to_bytes, const float* x, int64_t stride, int64_t k)
       }
     } else {
       for (int g = 0; g < kGroups; ++g)
-        for (int i = 0; i < kVF; ++i) r[g][i] = g * kVF + i < ROWS ? Load::load_part(x + (g * kVF + i) * stride + k0, int(left)) : VF{};
+        for (int i = 0; i < kVF; ++i)
+          r[g][i] = g * kVF + i < ROWS ? Load::load_part(x + (g * kVF + i) * stride + k0, int(left)) : VF{};
     }
     DULTRA_UNROLL
     for (int g = 0; g < kGroups; ++g) transpose_squares<1>(r[g]);

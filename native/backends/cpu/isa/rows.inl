@@ -1,5 +1,5 @@
-// Inner loops over one row: norms, rotary embedding, gates. Sums run over kVF * 4 lanes in a fixed order that depends on the row
-// length alone.
+// Inner loops over one row: norms, rotary embedding, gates. Sums run over kVF * 4 lanes in a fixed order that depends
+// on the row length alone.
 #pragma once
 #include "backends/cpu/isa/attention.inl"
 #include "backends/cpu/isa/sampling.inl"
@@ -8,7 +8,8 @@
 
 namespace {
 
-// Sum over i < c of term(vector of lanes i ..). `term(i, n)` returns kVF lanes; n < kVF asks for zeros beyond the first n.
+// Sum over i < c of term(vector of lanes i ..). `term(i, n)` returns kVF lanes; n < kVF asks for zeros beyond the first
+// n.
 template <class Term>
 static inline float sum_over(int64_t c, Term term) {
   VF sum[4] = {};
@@ -61,7 +62,8 @@ static void layernorm_row(float* out, const float* x, const float* mul, const fl
   });
 }
 
-static float planner_score_row(const float* x, const float* mul, const float* add, const float* weight, int64_t c, float eps) {
+static float planner_score_row(const float* x, const float* mul, const float* add, const float* weight, int64_t c,
+                               float eps) {
   float mean, scale;
   row_moments(x, c, eps, &mean, &scale);
   return sum_over(c, [=](int64_t i, int n) {
@@ -76,7 +78,8 @@ static void rope_row(float* x, const float* cosine, const float* sine, float dir
     float* low = x;
     float* high = x + half;
     for_vectors(half, [=](int64_t j, int n) {
-      const VF a = load_n(low + j, n), b = load_n(high + j, n), c = load_n(cosine + j, n), s = load_n(sine + j, n) * direction;
+      const VF a = load_n(low + j, n), b = load_n(high + j, n), c = load_n(cosine + j, n),
+               s = load_n(sine + j, n) * direction;
       store_n(low + j, vf_fma(a, c, -(b * s)), n);
       store_n(high + j, vf_fma(b, c, a * s), n);
     });
@@ -86,21 +89,25 @@ static void rope_row(float* x, const float* cosine, const float* sine, float dir
 static inline VF silu(VF x) { return x / (vf_exp(-x) + 1.0f); }
 
 static void swiglu_row(float* out, const float* gate, const float* up, int64_t n) {
-  for_vectors(n, [=](int64_t i, int count) { store_n(out + i, silu(load_n(gate + i, count)) * load_n(up + i, count), count); });
+  for_vectors(
+      n, [=](int64_t i, int count) { store_n(out + i, silu(load_n(gate + i, count)) * load_n(up + i, count), count); });
 }
 
 static void silu_row(float* x, int64_t n) {
   for_vectors(n, [=](int64_t i, int count) { store_n(x + i, silu(load_n(x + i, count)), count); });
 }
 
-static void rmsnorm_backward_row(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t c, float eps) {
+static void rmsnorm_backward_row(float* dx, float* dweight, const float* dout, const float* x, const float* weight,
+                                 int64_t c, float eps) {
   const float squares = sum_over(c, [=](int64_t i, int n) {
     const VF v = load_n(x + i, n);
     return v * v;
   });
   const float scale = 1.0f / __builtin_sqrtf(squares / float(c) + eps);
   const float dot =
-      sum_over(c, [=](int64_t i, int n) { return load_n(dout + i, n) * load_n(weight + i, n) * (load_n(x + i, n) * scale); }) / float(c);
+      sum_over(c, [=](int64_t i,
+                      int n) { return load_n(dout + i, n) * load_n(weight + i, n) * (load_n(x + i, n) * scale); }) /
+      float(c);
   for_vectors(c, [=](int64_t i, int n) {
     const VF normed = load_n(x + i, n) * scale, d = load_n(dout + i, n);
     const VF slope = vf_fma(d, load_n(weight + i, n), -(normed * dot));
@@ -111,29 +118,34 @@ static void rmsnorm_backward_row(float* dx, float* dweight, const float* dout, c
 
 // The input's part of a layer norm's backward; dnormed(i, n) is dout * mul.
 template <class Gradient>
-static inline void layernorm_input_backward(float* dx, dultra::cpu::Moments* moments, const float* x, int64_t c, float eps, Gradient dnormed) {
+static inline void layernorm_input_backward(float* dx, dultra::cpu::Moments* moments, const float* x, int64_t c,
+                                            float eps, Gradient dnormed) {
   float mean, scale;
   row_moments(x, c, eps, &mean, &scale);
   *moments = {mean, scale};
   const float sum = sum_over(c, [=](int64_t i, int n) { return dnormed(i, n); }) / float(c);
-  const float dot = sum_over(c, [=](int64_t i, int n) { return dnormed(i, n) * ((load_n(x + i, n) - mean) * scale); }) / float(c);
+  const float dot =
+      sum_over(c, [=](int64_t i, int n) { return dnormed(i, n) * ((load_n(x + i, n) - mean) * scale); }) / float(c);
   for_vectors(c, [=](int64_t i, int n) {
     const VF d = (dnormed(i, n) - sum) - (load_n(x + i, n) - mean) * scale * dot;
     store_n(dx + i, vf_fma(d, vf_set(scale), load_n(dx + i, n)), n);
   });
 }
 
-static void layernorm_backward_row(float* dx, dultra::cpu::Moments* moments, const float* dout, const float* x, const float* mul, int64_t c,
-                                   float eps) {
-  layernorm_input_backward(dx, moments, x, c, eps, [=](int64_t i, int n) { return load_n(dout + i, n) * load_n(mul + i, n); });
+static void layernorm_backward_row(float* dx, dultra::cpu::Moments* moments, const float* dout, const float* x,
+                                   const float* mul, int64_t c, float eps) {
+  layernorm_input_backward(dx, moments, x, c, eps,
+                           [=](int64_t i, int n) { return load_n(dout + i, n) * load_n(mul + i, n); });
 }
 
-static void planner_score_backward_row(float* dx, dultra::cpu::Moments* moments, float dlogit, const float* x, const float* mul, const float* weight,
-                                       int64_t c, float eps) {
-  layernorm_input_backward(dx, moments, x, c, eps, [=](int64_t i, int n) { return load_n(weight + i, n) * dlogit * load_n(mul + i, n); });
+static void planner_score_backward_row(float* dx, dultra::cpu::Moments* moments, float dlogit, const float* x,
+                                       const float* mul, const float* weight, int64_t c, float eps) {
+  layernorm_input_backward(dx, moments, x, c, eps,
+                           [=](int64_t i, int n) { return load_n(weight + i, n) * dlogit * load_n(mul + i, n); });
 }
 
-static void norm_weights_backward(float* dmul, float* dadd, const float* dout, const float* x, const dultra::cpu::Moments* moments, int64_t n) {
+static void norm_weights_backward(float* dmul, float* dadd, const float* dout, const float* x,
+                                  const dultra::cpu::Moments* moments, int64_t n) {
   const float mean = moments->mean, scale = moments->scale;
   for_vectors(n, [=](int64_t i, int count) {
     const VF d = load_n(dout + i, count);
@@ -142,8 +154,9 @@ static void norm_weights_backward(float* dmul, float* dadd, const float* dout, c
   });
 }
 
-static void planner_weights_backward(float* dmul, float* dadd, float* dweight, float dlogit, const float* x, const dultra::cpu::Moments* moments,
-                                     const float* mul, const float* add, const float* weight, int64_t n) {
+static void planner_weights_backward(float* dmul, float* dadd, float* dweight, float dlogit, const float* x,
+                                     const dultra::cpu::Moments* moments, const float* mul, const float* add,
+                                     const float* weight, int64_t n) {
   const float mean = moments->mean, scale = moments->scale;
   for_vectors(n, [=](int64_t i, int count) {
     const VF normed = (load_n(x + i, count) - mean) * scale, d = load_n(weight + i, count) * dlogit;
@@ -161,7 +174,8 @@ static inline VF silu_slope(VF x, VF* value) {
   return sigmoid * (x * (1.0f - sigmoid) + 1.0f);
 }
 
-static void swiglu_backward_row(float* dgate, float* dup, const float* dout, const float* gate, const float* up, int64_t n) {
+static void swiglu_backward_row(float* dgate, float* dup, const float* dout, const float* gate, const float* up,
+                                int64_t n) {
   for_vectors(n, [=](int64_t i, int count) {
     VF value;
     const VF d = load_n(dout + i, count), slope = silu_slope(load_n(gate + i, count), &value);

@@ -5,7 +5,8 @@
 
 namespace {
 
-// Sums in fp32 over short runs, then in double: the worst rounding of a run of 16 additions is 1e-6 of it, the usual far less.
+// Sums in fp32 over short runs, then in double: the worst rounding of a run of 16 additions is 1e-6 of it, the usual
+// far less.
 struct WideSum {
   double lane[kVF] = {};
   void add(VF v) {
@@ -53,7 +54,8 @@ static void logit_sums(dultra::cpu::LogitSums* out, const float* x, int64_t n) {
       for (int u = 0; u < 4; ++u) term(vf_load(x + i + u * kVF), u);
     }
     if (run < kRun)
-      for (int u = 0; i < n; ++u, i += kVF) term(n - i < kVF ? vf_load_part(x + i, int(n - i), none) : vf_load(x + i), u & 3);
+      for (int u = 0; i < n; ++u, i += kVF)
+        term(n - i < kVF ? vf_load_part(x + i, int(n - i), none) : vf_load(x + i), u & 3);
     sum.add((s[0] + s[1]) + (s[2] + s[3]));
     weighted.add((w[0] + w[1]) + (w[2] + w[3]));
   }
@@ -73,7 +75,8 @@ static double tempered_sum(const float* x, int64_t n, float max, float scale) {
     }
     if (run < kRun)
       for (; i < n; i += kVF)
-        s[0] += vf_exp_nonpositive(((n - i < kVF ? vf_load_part(x + i, int(n - i), -__builtin_inff()) : vf_load(x + i)) - max) * scale);
+        s[0] += vf_exp_nonpositive(
+            ((n - i < kVF ? vf_load_part(x + i, int(n - i), -__builtin_inff()) : vf_load(x + i)) - max) * scale);
     sum.add((s[0] + s[1]) + (s[2] + s[3]));
   }
   return sum.total();
@@ -135,7 +138,8 @@ static int64_t find_first(const float* x, int64_t n, float value) {
   return n;
 }
 
-static int gumbel_filter(const dultra::cpu::GumbelFilter* filter, const float* x, uint32_t first, int n, int32_t* passed) {
+static int gumbel_filter(const dultra::cpu::GumbelFilter* filter, const float* x, uint32_t first, int n,
+                         int32_t* passed) {
   const dultra::cpu::GumbelFilter f = *filter;
   const VF floor = vf_set(f.floor), bar = vf_set(f.bar), inverse = vf_set(f.inverse_temperature);
   VW lanes;
@@ -146,9 +150,10 @@ static int gumbel_filter(const dultra::cpu::GumbelFilter* filter, const float* x
     const VF v = n - i < kVF ? vf_load_part(x + i, n - i, -__builtin_inff()) : vf_load(x + i);
     uint32_t candidates = vi_signs(v > floor);
     if (!candidates) continue;
-    // Philox4x32-10 of the counters of kVF tokens, one counter of two tokens in each 64-bit lane. High halves carry rubbish:
-    // the multiplication does not look at them.
-    VW c0 = lanes + uint64_t((first + uint32_t(i)) >> 1), c1 = zero + uint64_t(f.position), c2 = zero + uint64_t(f.row), c3 = zero + uint64_t(f.step);
+    // Philox4x32-10 of the counters of kVF tokens, one counter of two tokens in each 64-bit lane. High halves carry
+    // rubbish: the multiplication does not look at them.
+    VW c0 = lanes + uint64_t((first + uint32_t(i)) >> 1), c1 = zero + uint64_t(f.position), c2 = zero + uint64_t(f.row),
+       c3 = zero + uint64_t(f.step);
     uint32_t k0 = f.key[0], k1 = f.key[1];
     for (int round = 0; round < 10; ++round) {
       const VW p0 = vw_mul32(c0, multiplier0), p1 = vw_mul32(c2, multiplier1);
@@ -163,7 +168,8 @@ static int gumbel_filter(const dultra::cpu::GumbelFilter* filter, const float* x
     const VW words = (c0 & 0xffffffffull) | (c2 << 32);
     VI high;
     memcpy(&high, &words, sizeof high);
-    // 1 - u >= (2^32 - 1 - high) / 2^32. Dropping the lowest bit keeps it a lower bound; the factor covers the rounding of w.
+    // 1 - u >= (2^32 - 1 - high) / 2^32. Dropping the lowest bit keeps it a lower bound; the factor covers the rounding
+    // of w.
     const VI complement = (~high >> 1) & 0x7fffffff;
     const VF lower = __builtin_convertvector(complement, VF) * 4.656612873077393e-10f;
     const VF w = vf_exp_nonpositive(vf_min((v - bar) * inverse, VF{})) * 1.001f;

@@ -1,7 +1,8 @@
-// Short vectors for the per-instruction-set translation units (isa_kernels.cc is compiled once per set, see CMakeLists.txt).
-// Everything in isa/ is static and free of the C++ library: an inline template emitted here with AVX-512 code could be the copy
-// the linker keeps for the whole program. These units are compiled with -ffp-contract=fast, so a * b + c is one FMA where the
-// set has it; where the grouping decides bits (the same chain compiled in two places), vf_fma says it explicitly.
+// Short vectors for the per-instruction-set translation units (isa_kernels.cc is compiled once per set, see
+// CMakeLists.txt). Everything in isa/ is static and free of the C++ library: an inline template emitted here with
+// AVX-512 code could be the copy the linker keeps for the whole program. These units are compiled with
+// -ffp-contract=fast, so a * b + c is one FMA where the set has it; where the grouping decides bits (the same chain
+// compiled in two places), vf_fma says it explicitly.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -173,7 +174,8 @@ static inline VW vw_mul32(VW a, VW b) {
 // Adding 1.5 * 2^23 rounds to an integer, which then sits in the low bits of the mantissa.
 constexpr float kRoundToInteger = 12582912.0f;
 
-// e^x = 2^n e^r with n = round(x / ln2): n, and the degree-6 polynomial of e^r, |r| <= ln2 / 2 (Cephes; relative error < 1e-7).
+// e^x = 2^n e^r with n = round(x / ln2): n, and the degree-6 polynomial of e^r, |r| <= ln2 / 2 (Cephes; relative error
+// < 1e-7).
 static inline VF vf_exp_reduced(VF x, VF* rounded) {
   const VF shifter = vf_set(kRoundToInteger);
   const VF t = vf_fma(x, vf_set(1.44269504f), shifter);
