@@ -118,7 +118,7 @@ for (const sanitizer of process.argv.includes('--sanitize') ? ['address', 'threa
     `-DDULTRA_SANITIZE=${sanitizer}`,
     '-DCMAKE_BUILD_TYPE=Release',
   ]);
-  run('cmake', ['--build', directory, '--parallel', '2']);
+  run('cmake', ['--build', directory, '--parallel', String(os.availableParallelism())]);
   const program = path.join(root, directory, 'dultra_emulated_tests');
   if (!sanitizer) {
     run(program, rest);

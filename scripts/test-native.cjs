@@ -1,6 +1,7 @@
 // Builds and runs the C++ tests; with --sanitize under AddressSanitizer + UndefinedBehaviorSanitizer, then
 // ThreadSanitizer.
 const { spawnSync } = require('node:child_process');
+const os = require('node:os');
 const path = require('node:path');
 
 const root = path.resolve(__dirname, '..');
@@ -21,7 +22,7 @@ for (const sanitizer of variants) {
   const directory = path.join('build', sanitizer ? `native-${sanitizer}` : 'native');
   const options = ['-DDULTRA_TESTS=ON', `-DDULTRA_SANITIZE=${sanitizer}`, '-DCMAKE_BUILD_TYPE=Release'];
   run('cmake', ['-S', '.', '-B', directory, ...toolset, ...options]);
-  run('cmake', ['--build', directory, '--config', 'Release', '--parallel', '2']);
+  run('cmake', ['--build', directory, '--config', 'Release', '--parallel', String(os.availableParallelism())]);
   if (sanitizer) process.stdout.write(`--- ${sanitizer} sanitizer\n`);
   const env = {
     ASAN_OPTIONS: 'detect_leaks=1',
