@@ -288,8 +288,7 @@ export function referencePlanner(
   });
 }
 
-// ---- random numbers
-// -------------------------------------------------------------------------------------------------------------
+// ---- random numbers -----------------------------------------------------------------------------
 
 /** Both 32-bit halves of a product of two 32-bit numbers. */
 function product(a: number, b: number): [high: number, low: number] {
@@ -336,8 +335,7 @@ export function positionUniform(at: DrawAt, lane: number): number {
   return uniformOf(words[0], words[1]);
 }
 
-// ---- sampling
-// -------------------------------------------------------------------------------------------------------------------
+// ---- sampling -----------------------------------------------------------------------------------
 
 /** A drawn token and what is said of it; `margin` is how far the choice was from another one. */
 export interface ReferenceToken {

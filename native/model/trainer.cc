@@ -325,8 +325,7 @@ std::vector<Trainer::ParameterInfo> Trainer::parameters() const {
   return out;
 }
 
-// ---- score
-// ----------------------------------------------------------------------------------------------------------------
+// ---- score --------------------------------------------------------------------------------------
 
 ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -520,8 +519,7 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
   return result;
 }
 
-// ---- backward
-// ----------------------------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 void Trainer::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Parameter& w, int64_t m,
                                     int64_t first_row, int64_t n, bool accumulate) {
@@ -879,8 +877,7 @@ LikelihoodArgs Trainer::likelihood_args(const Tape& tape) {
   return args;
 }
 
-// ---- optimiser
-// ----------------------------------------------------------------------------------------------------------------
+// ---- optimiser ----------------------------------------------------------------------------------
 
 void Trainer::zero_grad() {
   std::lock_guard<std::mutex> lock(mutex_);

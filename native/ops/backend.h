@@ -235,8 +235,7 @@ class Backend {
   // The type that operands are best stored in: fp32, or bf16 where products round them to it anyway.
   virtual DType operand_dtype() const { return DType::kF32; }
 
-  // --- memory
-  // ---------------------------------------------------------------------------------------------------------------
+  // --- memory ------------------------------------------------------------------------------------
   // 64-byte aligned; throws OUT_OF_MEMORY. Never null.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* pointer) = 0;
@@ -265,8 +264,7 @@ class Backend {
   virtual void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m,
                                       int64_t n, int64_t k) = 0;
 
-  // --- rows
-  // -----------------------------------------------------------------------------------------------------------------
+  // --- rows --------------------------------------------------------------------------------------
   // out (M, C) = table (V, C)[ids (M)]
   virtual void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
                                  int64_t c) = 0;
@@ -346,8 +344,7 @@ class Backend {
   virtual void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab,
                                  float temperature, int32_t excluded_token) = 0;
 
-  // --- attention, sampling, unmasking
-  // -----------------------------------------------------------------------------------------
+  // --- attention, sampling, unmasking ------------------------------------------------------------
   virtual void attention_forward(const AttentionArgs& args) = 0;
   virtual void sample_forward(const SampleArgs& args) = 0;
   virtual void unmask(const UnmaskArgs& args) = 0;

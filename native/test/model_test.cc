@@ -374,8 +374,7 @@ DULTRA_TEST(model_let_go_while_work_runs) {
   }
 }
 
-// ---- training
-// ----------------------------------------------------------------------------------------------------------------
+// ---- training -----------------------------------------------------------------------------------
 
 // Everything scored and kept: the planner's policy over random decisions.
 ScoreRequest random_score(Random& random, const ModelConfig& config) {

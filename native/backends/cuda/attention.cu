@@ -255,8 +255,7 @@ __global__ void __launch_bounds__(kWarp* kWarps) attention_join_kernel(Attention
   if (a.log_sum && lane == 0) a.log_sum[query * a.heads + head] = sum > 0 ? max * a.scale + logf(sum) : -INFINITY;
 }
 
-// ---- fp32
-// ----------------------------------------------------------------------------------------------------------------
+// ---- fp32 ---------------------------------------------------------------------------------------
 
 constexpr int kMostDimension = 256;
 constexpr int kPerLane = kMostDimension / kWarp;

@@ -281,8 +281,7 @@ void CudaBackend::download(void* to_host, const void* from, size_t bytes) {
   synchronize();
 }
 
-// ---- matrix products
-// ----------------------------------------------------------------------------------------------------------------
+// ---- matrix products ----------------------------------------------------------------------------
 
 void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, int64_t cols) {
   Call call(*this);
@@ -394,8 +393,7 @@ void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, in
   call.finish();
 }
 
-// ---- rows
-// ----------------------------------------------------------------------------------------------------------------
+// ---- rows ---------------------------------------------------------------------------------------
 
 void CudaBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
                                     int64_t c) {
@@ -572,8 +570,7 @@ void CudaBackend::log_prob_backward(float* logits, const int32_t* tokens, const 
   call.finish();
 }
 
-// ---- attention, sampling, unmasking
-// ----------------------------------------------------------------------------------------------------------------
+// ---- attention, sampling, unmasking -------------------------------------------------------------
 
 namespace {
 
@@ -766,8 +763,7 @@ void CudaBackend::likelihood_backward(const LikelihoodGradArgs& args) {
   call.finish();
 }
 
-// ---- optimiser
-// ----------------------------------------------------------------------------------------------------------------
+// ---- optimiser ----------------------------------------------------------------------------------
 
 double CudaBackend::sum_squares(const float* x, int64_t n) {
   Call call(*this);

@@ -20,8 +20,7 @@
 namespace dultra {
 namespace cuda {
 
-// ---- host side: errors and launches
-// ----------------------------------------------------------------------------------------------------------------
+// ---- host side: errors and launches -------------------------------------------------------------
 
 // Throws OUT_OF_MEMORY, DEVICE_UNAVAILABLE (a device that is gone, or busy) or INTERNAL, saying what was tried.
 [[noreturn]] void throw_cuda_error(cudaError_t error, const char* what);
@@ -35,8 +34,7 @@ constexpr int kWarp = 32;
 constexpr float kLog2E = 1.44269504088896340736f;
 
 #ifdef __CUDACC__
-// ---- on a GPU
-// ----------------------------------------------------------------------------------------------------------------
+// ---- on a GPU -----------------------------------------------------------------------------------
 // Aligned to what one pattern of wgmma's swizzled tiles takes.
 #define DULTRA_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define DULTRA_UNROLL _Pragma("unroll")
@@ -261,8 +259,7 @@ void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int
 }
 
 #elif defined(DULTRA_EMULATED)
-// ---- under the emulator
-// ----------------------------------------------------------------------------------------------------------------
+// ---- under the emulator -------------------------------------------------------------------------
 #define DULTRA_SHARED(name) unsigned char* name = emulator::lane->shared
 #define DULTRA_UNROLL
 #define DULTRA_NO_UNROLL
@@ -418,8 +415,7 @@ void launch(const char*, cudaStream_t stream, Kernel kernel, dim3 grid, int bloc
 #endif
 
 #if defined(__CUDACC__) || defined(DULTRA_EMULATED)
-// ---- on both
-// ----------------------------------------------------------------------------------------------------------------
+// ---- on both ------------------------------------------------------------------------------------
 
 // The lane that a kernel's code runs on.
 __device__ __forceinline__ int lane_index() { return int(threadIdx.x) % kWarp; }

@@ -59,8 +59,7 @@ __device__ __forceinline__ void store_float(const Product& p, int64_t row, int64
   static_cast<float*>(p.out.data)[at] = finished(p, at, column, value);
 }
 
-// ---- tensor cores
-// ----------------------------------------------------------------------------------------------------------------
+// ---- tensor cores -------------------------------------------------------------------------------
 
 constexpr int kDepth = 32;  // of k per stage
 
@@ -223,8 +222,7 @@ void tensor_matmul_of(const Product& p, cudaStream_t stream) {
   throw Error(ErrorCode::kInternal, "matmul: no tensor-core product of such operands");
 }
 
-// ---- fp32
-// ----------------------------------------------------------------------------------------------------------------
+// ---- fp32 ---------------------------------------------------------------------------------------
 
 // 64 x 64 of the result by 256 threads; a thread owns 4 x 4 in steps of 16.
 constexpr int kTile = 64, kSlab = 16, kFloatThreads = 256, kTilePitch = kTile + 1;

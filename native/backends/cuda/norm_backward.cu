@@ -13,8 +13,7 @@ constexpr int64_t kPieceRows = 64;
 constexpr int64_t kRmsPieceRows = 16;  // of an RMS norm, whose rows a block takes one after the other
 constexpr int kColumnThreads = 128;
 
-// ---- rows
-// ----------------------------------------------------------------------------------------------------------------
+// ---- rows ---------------------------------------------------------------------------------------
 
 // A block has kRmsPieceRows rows, and a thread the same columns of all of them, four side by side: it reads a number
 // once, keeps it in registers while the row's sums are made, and adds up the weights' gradient as it goes. What is
@@ -184,8 +183,7 @@ void launch_layernorm_backward(const char* name, float* dx, RowMoments* moments,
   });
 }
 
-// ---- columns
-// ----------------------------------------------------------------------------------------------------------------
+// ---- columns ------------------------------------------------------------------------------------
 
 // partial (pieces, c): sums of term(row, column) over kPieceRows rows.
 struct Plain {

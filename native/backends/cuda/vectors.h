@@ -100,8 +100,7 @@ __device__ __forceinline__ int64_t vector_start(int64_t block, int v) {
   return ((block * kVectors + v) * kElementThreads + threadIdx.x) * kNumbers;
 }
 
-// ---- host side
-// ----------------------------------------------------------------------------------------------------------------
+// ---- host side ----------------------------------------------------------------------------------
 
 // Calls body with the numbers of an array, as a pointer to their type.
 template <class Body>
