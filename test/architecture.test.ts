@@ -59,11 +59,11 @@ describe('TypeScript', () => {
     expect(bad).toEqual([]);
   });
 
-  test('only lib/native.ts opens the addon', () => {
+  test('only lib/native/addon.ts opens the addon', () => {
     const openers = files('lib', /\.ts$/).filter((file) =>
       /node-gyp-build|\.node['"]/.test(readFileSync(path.join(root, file), 'utf8').replace(/\/\/.*/g, '')),
     );
-    expect(openers).toEqual(['lib/native.ts']);
+    expect(openers).toEqual(['lib/native/addon.ts']);
   });
 
   test('the command line uses only what index.ts exports', () => {

@@ -1,4 +1,4 @@
-// The addon's entry: what native.ts declares as NativeAddon.
+// The addon's entry: what lib/native/types.ts declares as NativeAddon.
 #include <napi.h>
 
 #include "addon/objects.h"

@@ -30,7 +30,7 @@ struct TrainerOptions {
   uint64_t seed = 0;            // draws A of adapters (B is 0), and how bf16 moments are rounded
 };
 
-// See NativeScoreRequest in lib/native.ts.
+// See NativeScoreRequest in lib/native.
 struct ScoreRequest {
   std::vector<int32_t> ids, offsets;       // (N), (B + 1)
   std::vector<float> hidden;               // (N, C) in place of the base model's, or empty

@@ -1,8 +1,4 @@
-// The one door to the native addon: its types, and the conversion of its errors.
-import { existsSync, readdirSync } from 'node:fs';
-import path from 'node:path';
-import { DUltraError, ERROR_CODES, type ErrorCode } from './errors';
-
+// What the native addon exports and takes, as TypeScript sees it. native/addon reads and makes these.
 /** Storage types of checkpoint tensors that the native core reads. */
 export type NativeDType = 'F32' | 'BF16' | 'F16';
 
@@ -474,89 +470,4 @@ export interface NativeAddon {
   adamw(
     request: NativeAdamWRequest,
   ): Promise<{ parameter: Float32Array; expAvg: Float32Array; expAvgSq: Float32Array }>;
-}
-
-let loaded: NativeAddon | undefined;
-
-/**
- * Files that may be the addon for this platform, best first: what node-gyp-build picks (a local build before a prebuilt
- * binary), then the rest.
- */
-function candidates(root: string, attempts: string[]): string[] {
-  const files: string[] = [];
-  try {
-    const { resolve } = require('node-gyp-build') as { resolve(folder: string): string };
-    files.push(resolve(root));
-  } catch (error) {
-    // "No native build was found for platform=…", and the folder on a second line.
-    attempts.push((error as Error).message.split('\n')[0]);
-  }
-  const own = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`);
-  for (const name of existsSync(own) ? readdirSync(own).sort() : [])
-    if (name.endsWith('.node') && !files.includes(path.join(own, name))) files.push(path.join(own, name));
-  return files;
-}
-
-/** What a person can do where no addon loads. */
-function advice(root: string): string {
-  const prebuilds = path.join(root, 'prebuilds');
-  const platforms = existsSync(prebuilds) ? readdirSync(prebuilds).sort().join(', ') : '';
-  const compiler = process.platform === 'win32' ? 'Visual Studio 2022 with its Clang tools' : 'a C++17 compiler';
-  return (
-    `This package brings prebuilt binaries for ${platforms || 'no platform'}. To build one here (needs CMake 3.24 and ${compiler}), run ` +
-    '"npm run build:native" in a clone, "npm explore dultra -- npm run build:native" where dultra is installed.'
-  );
-}
-
-/**
- * Opens the addon on first use: build/Release of this package, else prebuilds/<platform>. A file that does not load, or
- * belongs to another version of the package, is passed over for the next one.
- * @throws DUltraError NATIVE_NOT_FOUND with every attempt, and what to do.
- */
-export function native(): NativeAddon {
-  if (loaded) return loaded;
-  const root = path.join(__dirname, '..');
-  const { version } = require('../package.json') as { version: string };
-  const attempts: string[] = [];
-  let cause: unknown;
-  for (const file of candidates(root, attempts)) {
-    const name = path.relative(root, file);
-    try {
-      const addon = require(file) as NativeAddon;
-      if (addon.version === version) {
-        loaded = addon;
-        return addon;
-      }
-      attempts.push(`${name}: is of version ${addon.version}, the package of ${version}`);
-    } catch (error) {
-      cause ??= error;
-      attempts.push(`${name}: ${error instanceof Error ? error.message : String(error)}`);
-    }
-  }
-  throw new DUltraError(
-    'NATIVE_NOT_FOUND',
-    `dultra's native addon could not be loaded for ${process.platform}-${process.arch}, Node ${process.version}:\n` +
-      `${attempts.map((attempt) => `  - ${attempt}\n`).join('')}${advice(root)}`,
-    { cause },
-  );
-}
-
-/** Awaits native work and turns its errors into what the public API promises, keeping the caller's stack. */
-export async function fromNative<T>(work: Promise<T> | (() => Promise<T> | T), signal?: AbortSignal): Promise<T> {
-  try {
-    return await (typeof work === 'function' ? work() : work);
-  } catch (error) {
-    if (signal?.aborted) throw signal.reason;
-    throw convertNativeError(error);
-  }
-}
-
-/** A native error as the class that the public API promises for its code. */
-export function convertNativeError(error: unknown): unknown {
-  const code = (error as { code?: unknown } | null)?.code;
-  if (!(error instanceof Error) || typeof code !== 'string') return error;
-  if (code === 'INVALID_ARGUMENT') return new RangeError(error.message, { cause: error });
-  if ((ERROR_CODES as readonly string[]).includes(code))
-    return new DUltraError(code as ErrorCode, error.message, { cause: error });
-  return error;
 }
