@@ -31,8 +31,11 @@ describe('TypeScript', () => {
   // Each layer may use itself, those below it, and the shared leaves.
   const layers = [
     'lib/native',
+    'lib/files',
+    'lib/hub',
     'lib/sampling',
     'lib/model',
+    'lib/generation',
     'lib/grading',
     'lib/data',
     'lib/rewards',

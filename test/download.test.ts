@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { type DUltraError, type LoadProgress, loadModel } from '../lib';
-import { type DownloadProgress, downloadModel, parseHubId } from '../lib/model/download';
+import { type DownloadProgress, downloadModel, parseHubId } from '../lib/hub/download';
 import { makeCheckpoint, random } from './checkpoints';
 import { temporaryFolder } from './helpers';
 import { HubServer } from './hub-server';

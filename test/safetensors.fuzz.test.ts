@@ -3,14 +3,14 @@
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { isDUltraError, loadModel } from '../lib';
-import { parseModelConfig } from '../lib/model/config';
 import {
   parseSafetensorsHeader,
   readSafetensors,
   readSafetensorsEntries,
   type TensorEntry,
   writeSafetensors,
-} from '../lib/model/safetensors';
+} from '../lib/files/safetensors';
+import { parseModelConfig } from '../lib/model/config';
 import { matchTensors } from '../lib/model/tensors';
 import { makeCheckpoint, random } from './checkpoints';
 import { temporaryFolder } from './helpers';

@@ -3,8 +3,8 @@ import { createWriteStream, existsSync, type WriteStream } from 'node:fs';
 import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { CausalModel } from '../model/causal-model';
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { checkInteger, checkKeys } from '../options';
 import { accuracyUnderParallelism } from './aup';
 import {

@@ -1,7 +1,7 @@
 // Measures samplers on a task: accuracy, forward passes, tokens per forward.
 import type { Example, TaskDataset, WordProblemDataset } from '../data';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { CausalModel, type CausalResult } from '../model/causal-model';
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { type ResolvedCache, resolveCache } from '../sampling/cache';

@@ -2,10 +2,10 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import { syncFolder, writeError, writeFileAtomic } from '../files/atomic';
+import { readSafetensors, type TensorValue, writeSafetensors } from '../files/safetensors';
 import type { NativeNamedTensor } from '../native';
 import { checkChoice } from '../options';
-import { syncFolder, writeError, writeFileAtomic } from './files';
-import { readSafetensors, type TensorValue, writeSafetensors } from './safetensors';
 import { LORA_TARGETS, type LoraOptions, type ModelTrainer } from './trainer';
 
 /** PEFT wraps a model twice; its tensors carry both names. */

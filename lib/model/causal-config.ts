@@ -2,8 +2,8 @@
 // lays them out.
 import { z } from 'zod';
 import { DUltraError } from '../errors';
+import { show } from '../files/json';
 import type { NativeModelConfig } from '../native';
-import { show } from './json-file';
 
 /** Shapes and constants of an autoregressive model, from its config.json. */
 export interface CausalConfig extends NativeModelConfig {

@@ -2,8 +2,8 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { DUltraError } from '../errors';
+import { readJsonFile, show } from '../files/json';
 import type { NativeModelConfig } from '../native';
-import { readJsonFile, show } from './json-file';
 
 /** Shapes and constants of a model, from its config.json. */
 export interface ModelConfig extends NativeModelConfig {

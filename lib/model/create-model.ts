@@ -1,9 +1,9 @@
 // New models: a folder in the Hugging Face layout with random weights and a word-level tokenizer.
 import path from 'node:path';
+import { writeError, writeFileAtomic } from '../files/atomic';
 import { checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';
 import type { ModelConfig } from './config';
-import { writeError, writeFileAtomic } from './files';
 import { saveModel } from './save';
 import { expectedTensors } from './tensors';
 

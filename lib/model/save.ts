@@ -2,10 +2,10 @@
 import { existsSync } from 'node:fs';
 import { copyFile, mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
+import { syncFile, syncFolder, writeError, writeFileAtomic } from '../files/atomic';
+import { INDEX_FILE, type TensorData, writeSafetensorsFrom } from '../files/safetensors';
 import { checkChoice, checkKeys } from '../options';
 import type { ModelConfig } from './config';
-import { syncFile, syncFolder, writeError, writeFileAtomic } from './files';
-import { INDEX_FILE, type TensorData, writeSafetensorsFrom } from './safetensors';
 import { expectedTensors } from './tensors';
 
 /** Options of `model.save`. */

@@ -1,7 +1,7 @@
 // The one table of tensor names and shapes (the Hugging Face names of LLaDA and LLaDOU).
 import { DUltraError } from '../errors';
+import type { TensorEntry } from '../files/safetensors';
 import type { NativeModelConfig, NativeTensorRef } from '../native';
-import type { TensorEntry } from './safetensors';
 
 /** Inputs of the planner's timestep MLP. */
 const TIME_FEATURES = 256;

@@ -4,8 +4,8 @@ import path from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
 import { DUltraError } from '../errors';
+import { isIndex, readJsonFile, readTextFile, show } from '../files/json';
 import type { ChatMessage } from '../types';
-import { isIndex, readJsonFile, readTextFile, show } from './json-file';
 
 interface TokenizerConfig {
   chat_template?: string | { name: string; template: string }[];

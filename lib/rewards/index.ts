@@ -5,12 +5,12 @@
 import type { CodeMeta, MathMeta } from '../data';
 import { programFor } from '../data';
 import { DUltraError } from '../errors';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { codeRewardOf, gradeProgram } from '../grading/code';
 import { extractAnswer, mathEqual } from '../grading/math-answer';
 import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
 import * as referenceText from '../grading/reference-text';
 import type { CausalModel } from '../model/causal-model';
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import type { ChatMessage, GenerateResult } from '../types';

@@ -4,9 +4,11 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { isKnown, names, open } from '../data';
 import type { TaskDataset } from '../data/dataset';
+import { loadModel } from '../generation/load-model';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { createModel } from '../model/create-model';
-import { type LoadModelOptions, loadCausalModel, loadModel } from '../model/load-model';
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import { loadCausalModel } from '../model/load-causal-model';
+import type { LoadModelOptions } from '../model/load-weights';
 import { checkChoice, checkKeys } from '../options';
 import {
   boxedFormat,

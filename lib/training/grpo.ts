@@ -1,6 +1,6 @@
 // GRPO on the unmasking policy: rollouts, rewards, advantages, and the replay of every denoising step.
 import { DUltraError } from '../errors';
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { concatenate, packRows } from '../model/packing';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';

@@ -1,6 +1,6 @@
 // The loop that all trainers share: optimiser steps, learning rates, evaluation, logs, checkpoints, stopping.
 import { DUltraError, isDUltraError } from '../errors';
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { LoraOptions, ModelTrainer, ModelTrainerOptions } from '../model/trainer';
 import type { DataSource } from './data';
 import type { ResolvedTraining } from './options';

@@ -2,12 +2,12 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import { findSafetensors, readSafetensorsEntries } from '../files/safetensors';
+import { downloadFiles } from '../hub/download';
 import { parseCausalConfig } from '../model/causal-config';
 import { parseModelConfig, readConfigJson } from '../model/config';
-import { downloadFiles } from '../model/download';
-import type { LoadModelOptions } from '../model/load-model';
+import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
-import { findSafetensors, readSafetensorsEntries } from '../model/safetensors';
 import { EMBEDDING, expectedTensors, PLANNER_MARK } from '../model/tensors';
 import { resolveLora, trainerBytes } from '../model/trainer';
 import { type NativeModelConfig, native } from '../native';

@@ -1,6 +1,6 @@
 // Planner initialisation: the planner head learns to imitate Fast-dLLM's factor rule, with the base model frozen.
 import { DUltraError } from '../errors';
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { concatenate, packed, packRows } from '../model/packing';
 import type { ModelTrainer } from '../model/trainer';
 import type { NativeScoreResult } from '../native';

@@ -1,7 +1,7 @@
 // Rollouts as rows that can be scored again: every (rollout, step) pair is an independent forward pass over the row as
 // it was before the step. With a cache it is not: a step reads what earlier ones left, so a rollout's steps are scored
 // in their order, on a cache that they fill as the rollout's did.
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { concatenate, packed, packRows } from '../model/packing';
 import type { NativeScoreRequest } from '../native';
 import type { ResolvedCache } from '../sampling/cache';

@@ -1,6 +1,6 @@
 // Masked-diffusion fine-tuning and pre-training.
 import { DUltraError } from '../errors';
-import type { MaskedDiffusionModel } from '../model/masked-diffusion-model';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { concatenate, packed, packRows } from '../model/packing';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkNumber } from '../options';

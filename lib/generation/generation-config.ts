@@ -3,9 +3,9 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { DUltraError } from '../errors';
+import { readJsonFile, show } from '../files/json';
 import { resolveSampler } from '../sampling/samplers';
 import type { SamplerObject } from '../types';
-import { readJsonFile, show } from './json-file';
 
 /** Defaults of `generate` that a checkpoint brings along. */
 export interface GenerationDefaults {

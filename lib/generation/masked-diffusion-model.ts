@@ -1,5 +1,11 @@
 // A loaded model: what users hold.
 import { DUltraError } from '../errors';
+import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
+import type { ModelConfig } from '../model/config';
+import { allocateCache, cacheBytes, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
+import { type SaveOptions, saveModel } from '../model/save';
+import type { Tokenizer } from '../model/tokenizer';
+import { ModelTrainer, type ModelTrainerOptions, resolveTrainerOptions } from '../model/trainer';
 import { fromNative, type NativeCacheOptions, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
 import {
@@ -11,13 +17,7 @@ import {
 } from '../sampling/denoise';
 import type { RowInput, RowOutcome } from '../sampling/rows';
 import type { DenoiseStep, GenerateOptions, GenerateResult, Prompt, StreamEvent } from '../types';
-import { Adapter, applyAdapter, readAdapter } from './adapter';
-import type { ModelConfig } from './config';
 import type { GenerationDefaults } from './generation-config';
-import { allocateCache, cacheBytes, KvCache, type KvCacheOptions, resolveCacheOptions } from './kv-cache';
-import { type SaveOptions, saveModel } from './save';
-import type { Tokenizer } from './tokenizer';
-import { ModelTrainer, type ModelTrainerOptions, resolveTrainerOptions } from './trainer';
 
 /** Default number of generated tokens, where the model has room for twice as many. */
 const DEFAULT_GEN_LENGTH = 128;

@@ -1,8 +1,10 @@
-// From a folder or a hub id to a model.
+// From a folder or a hub id to weights in memory.
 import { existsSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import { findSafetensors, readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
+import { downloadModel } from '../hub/download';
 import {
   fromNative,
   type NativeDType,
@@ -13,16 +15,9 @@ import {
   native,
 } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
-import { causalName, parseCausalConfig } from './causal-config';
-import { CausalModel } from './causal-model';
-import { parseModelConfig, readConfigJson } from './config';
-import { downloadModel } from './download';
-import { readGenerationDefaults } from './generation-config';
-import { MaskedDiffusionModel } from './masked-diffusion-model';
+import { readConfigJson } from './config';
 import { availableMemory } from './memory';
-import { findSafetensors, readSafetensorsEntries, type TensorEntry } from './safetensors';
-import { EMBEDDING, matchTensors, PLANNER_MARK } from './tensors';
-import { loadTokenizer } from './tokenizer';
+import { EMBEDDING, matchTensors } from './tensors';
 
 /** How far {@link loadModel} has come. */
 export interface LoadProgress {
@@ -195,7 +190,7 @@ async function loadReporting(
 }
 
 /** What a folder holds, before its weights are read. */
-interface OpenCheckpoint<C> {
+export interface OpenCheckpoint<C> {
   folder: string;
   file: string;
   json: unknown;
@@ -204,7 +199,7 @@ interface OpenCheckpoint<C> {
 }
 
 /** Checks options, finds the folder, reads config and headers, and loads the weights. */
-async function loadWeights<C extends NativeModelConfig>(
+export async function loadWeights<C extends NativeModelConfig>(
   source: string | undefined,
   options: LoadModelOptions,
   parse: (json: unknown, file: string, entries: Map<string, TensorEntry>) => C,
@@ -252,51 +247,11 @@ async function loadWeights<C extends NativeModelConfig>(
 }
 
 /** The tokenizer and what else stands beside the weights; frees them where that fails. */
-async function withFiles<T>(native: NativeModel, read: () => Promise<T>): Promise<T> {
+export async function withFiles<T>(native: NativeModel, read: () => Promise<T>): Promise<T> {
   try {
     return await read();
   } catch (error) {
     native.dispose();
     throw error;
   }
-}
-
-/**
- * Loads a LLaDA, LLaDOU or dUltra checkpoint.
- * @param source a folder with config.json and *.safetensors, or a hub id such as "org/name"; default: the embedded
- * model.
- * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, NON_FINITE, OUT_OF_MEMORY, DEVICE_UNAVAILABLE,
- *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
- */
-export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
-  const parse = (json: unknown, file: string, entries: Map<string, TensorEntry>) =>
-    parseModelConfig(json, file, entries.has(PLANNER_MARK));
-  const { folder, json, config, native: loaded } = await loadWeights(source, options, parse);
-  return withFiles(loaded, async () => {
-    const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
-    const generationDefaults = await readGenerationDefaults(folder, config.planner !== null);
-    return new MaskedDiffusionModel({
-      native: loaded,
-      config,
-      configJson: json as Record<string, unknown>,
-      tokenizer,
-      generationDefaults,
-      source: folder,
-    });
-  });
-}
-
-/**
- * Loads an autoregressive model of the Llama family (Llama, Qwen2, Qwen2.5) in the Hugging Face layout: a teacher, or
- * what diffusion is compared with.
- * @param source a folder with config.json and *.safetensors, or a hub id such as "Qwen/Qwen2.5-0.5B-Instruct"
- * @throws as {@link loadModel}
- */
-export async function loadCausalModel(source: string, options: LoadModelOptions = {}): Promise<CausalModel> {
-  if (source === undefined) throw new TypeError('source: expected a folder or a hub id, got undefined');
-  const { folder, config, native: loaded } = await loadWeights(source, options, parseCausalConfig, causalName);
-  return withFiles(loaded, async () => {
-    const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
-    return new CausalModel({ native: loaded, config, tokenizer, source: folder });
-  });
 }

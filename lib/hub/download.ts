@@ -21,8 +21,8 @@ import {
   modelInfo,
 } from '@huggingface/hub';
 import { DUltraError, isDUltraError } from '../errors';
-import { writeFileAtomic } from './files';
-import { findSafetensors, INDEX_FILE, readWeightIndex } from './safetensors';
+import { writeFileAtomic } from '../files/atomic';
+import { findSafetensors, INDEX_FILE, readWeightIndex } from '../files/safetensors';
 
 /** How far a file has come, in bytes. A file that is already in the cache is not reported. */
 export interface DownloadProgress {

@@ -2,8 +2,8 @@
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
-import { writeAtomically } from './files';
-import { isIndex, readJsonFile, show } from './json-file';
+import { writeAtomically } from './atomic';
+import { isIndex, readJsonFile, show } from './json';
 
 /** Where one tensor lies. */
 export interface TensorEntry {

@@ -1,0 +1,33 @@
+// From a folder or a hub id to a model that generates.
+import type { TensorEntry } from '../files/safetensors';
+import { parseModelConfig } from '../model/config';
+import { type LoadModelOptions, loadWeights, withFiles } from '../model/load-weights';
+import { PLANNER_MARK } from '../model/tensors';
+import { loadTokenizer } from '../model/tokenizer';
+import { readGenerationDefaults } from './generation-config';
+import { MaskedDiffusionModel } from './masked-diffusion-model';
+
+/**
+ * Loads a LLaDA, LLaDOU or dUltra checkpoint.
+ * @param source a folder with config.json and *.safetensors, or a hub id such as "org/name"; default: the embedded
+ * model.
+ * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, NON_FINITE, OUT_OF_MEMORY, DEVICE_UNAVAILABLE,
+ *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
+ */
+export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
+  const parse = (json: unknown, file: string, entries: Map<string, TensorEntry>) =>
+    parseModelConfig(json, file, entries.has(PLANNER_MARK));
+  const { folder, json, config, native: loaded } = await loadWeights(source, options, parse);
+  return withFiles(loaded, async () => {
+    const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
+    const generationDefaults = await readGenerationDefaults(folder, config.planner !== null);
+    return new MaskedDiffusionModel({
+      native: loaded,
+      config,
+      configJson: json as Record<string, unknown>,
+      tokenizer,
+      generationDefaults,
+      source: folder,
+    });
+  });
+}

@@ -1,0 +1,20 @@
+// From a folder or a hub id to an autoregressive model.
+import { causalName, parseCausalConfig } from './causal-config';
+import { CausalModel } from './causal-model';
+import { type LoadModelOptions, loadWeights, withFiles } from './load-weights';
+import { loadTokenizer } from './tokenizer';
+
+/**
+ * Loads an autoregressive model of the Llama family (Llama, Qwen2, Qwen2.5) in the Hugging Face layout: a teacher, or
+ * what diffusion is compared with.
+ * @param source a folder with config.json and *.safetensors, or a hub id such as "Qwen/Qwen2.5-0.5B-Instruct"
+ * @throws as {@link loadModel}
+ */
+export async function loadCausalModel(source: string, options: LoadModelOptions = {}): Promise<CausalModel> {
+  if (source === undefined) throw new TypeError('source: expected a folder or a hub id, got undefined');
+  const { folder, config, native: loaded } = await loadWeights(source, options, parseCausalConfig, causalName);
+  return withFiles(loaded, async () => {
+    const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
+    return new CausalModel({ native: loaded, config, tokenizer, source: folder });
+  });
+}
