@@ -52,8 +52,7 @@ std::vector<double> deciles(const std::vector<std::function<void()>>& calls) {
 void linear(dultra::Backend& backend, const std::string& common, int64_t m, int64_t n, int64_t k) {
   const std::vector<float> x = normals(size_t(m * k)), w = normals(size_t(n * k)), dy = normals(size_t(m * n));
   std::vector<float> y(dy.size()), dx(x.size()), dw(w.size());
-  const auto matrix =
-      backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32, dultra::Compute::kF32);
+  const auto matrix = backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32);
   const std::vector<double> us =
       deciles({[&] { backend.linear_forward(y.data(), n, x.data(), m, *matrix, nullptr, false); },
                [&] { backend.linear_backward_input(dx.data(), dy.data(), n, w.data(), m, n, k, false); },
@@ -150,8 +149,7 @@ void step(dultra::Backend& backend, const std::string& common, int64_t n, int64_
   const size_t size = size_t(n * k);
   std::vector<float> w = normals(size), m(size), v(size, 1.0f);
   const std::vector<float> g = normals(size);
-  const auto matrix =
-      backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32, dultra::Compute::kF32);
+  const auto matrix = backend.make_matrix({{w.data(), dultra::DType::kF32, n}}, k, dultra::DType::kF32);
   dultra::AdamWArgs adamw{};
   adamw.parameter = w.data();
   adamw.gradient = g.data();
@@ -186,7 +184,7 @@ void step(dultra::Backend& backend, const std::string& common, int64_t n, int64_
 
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
-  dultra::cpu::CpuBackend backend(threads, argc > 2 ? argv[2] : "");
+  dultra::cpu::CpuBackend backend(threads, argc > 2 ? argv[2] : "", dultra::Compute::kF32);
   const std::string common = "\"isa\":\"" + std::string(backend.isa()) + "\",\"threads\":" + std::to_string(threads);
   for (int64_t m : {500, 2000, 5000}) {
     linear(backend, common, m, 192, 64);

@@ -104,13 +104,16 @@ Times measure(double seconds, const std::function<void()>& call) {
   return times_of(times);
 }
 
+// A backend that multiplies in bf16, where the device can.
+std::unique_ptr<Backend> open_bf16(const std::string& device) {
+  auto backend = open_backend(device, 1, "", Compute::kF32);
+  return backend->supports(Compute::kBF16) ? open_backend(device, 1, "", Compute::kBF16) : std::move(backend);
+}
+
 // Arrays and matrices of one backend, and operations measured on them.
 class Kernels {
  public:
-  // The first matrix says whether the backend computes in bf16, and so what operands are stored in.
-  Kernels(Backend& backend, const Shapes& shapes) : backend_(backend), shapes_(shapes), flag_(backend, 4) {
-    matrix(2, 2);
-  }
+  Kernels(Backend& backend, const Shapes& shapes) : backend_(backend), shapes_(shapes), flag_(backend, 4) {}
 
   Buffer array(int64_t n, float scale = 1) {
     Buffer buffer(backend_, size_t(n) * 4);
@@ -127,7 +130,7 @@ class Kernels {
   }
   // In the type that a model's operands have on this backend. `n` is even.
   Array operand(int64_t n, float scale = 1) {
-    const DType type = backend_.operand_dtype();
+    const DType type = backend_.activation_dtype();
     if (type == DType::kF32) {
       held_.push_back(array(n, scale));
     } else {
@@ -145,9 +148,8 @@ class Kernels {
     std::vector<uint16_t> values(size_t(rows * cols));
     const std::vector<float> some = uniforms(size_t(1) << 20, 0.04f);
     for (size_t i = 0; i < values.size(); ++i) values[i] = f32_to_bf16(some[i % some.size()]);
-    return backend_.make_matrix({{values.data(), DType::kBF16, rows}}, cols, DType::kBF16, compute());
+    return backend_.make_matrix({{values.data(), DType::kBF16, rows}}, cols, DType::kBF16);
   }
-  Compute compute() const { return backend_.supports(Compute::kBF16) ? Compute::kBF16 : Compute::kF32; }
   // An operation is queued some times before the device is waited for, so that neither launching nor waiting counts
   // where it takes long enough.
   void time(const std::string& name, double work, double bytes, const std::function<void()>& call) {
@@ -227,7 +229,8 @@ class Kernels {
       time("bandwidth: silu", 0, 8.0 * double(shapes_.copied), [&] { backend_.silu_forward(a.as(), shapes_.copied); });
     }
     const int64_t m = shapes_.rows, c = shapes_.hidden, f = shapes_.mlp, few = std::max<int64_t>(1, m / 4);
-    const double numbers = double(m * c), wide = double(few * f), size = double(dtype_size(backend_.operand_dtype()));
+    const double numbers = double(m * c), wide = double(few * f),
+                 size = double(dtype_size(backend_.activation_dtype()));
     std::vector<int32_t> index;
     for (int64_t i = 0; i < m; ++i) index.push_back(int32_t(i));
     Buffer positions(backend_, size_t(m) * 4);
@@ -391,11 +394,8 @@ std::shared_ptr<Model> random_model(const std::string& device, const ModelConfig
   uint64_t largest = 0;
   for (const TensorRef& ref : tensors) largest = std::max(largest, ref.end);
   const ZeroFile file(largest);
-  auto backend = open_backend(device, 1, "");
-  WeightOptions options;
-  if (backend->supports(Compute::kBF16)) options.compute = Compute::kBF16;
   auto model =
-      std::make_shared<Model>(config, std::move(backend), Checkpoint({file.path()}, tensors), options, nullptr);
+      std::make_shared<Model>(config, open_bf16(device), Checkpoint({file.path()}, tensors), WeightOptions(), nullptr);
   Transformer& transformer = model->transformer();
   Backend& on = model->backend();
   std::vector<uint16_t> halves;
@@ -618,7 +618,7 @@ int main(int argc, char** argv) {
     bool ok = true;
     const auto wanted = [&](const char* group) { return only.empty() || only == group; };
     {
-      const auto backend = open_backend(device, 1, "");
+      const auto backend = open_bf16(device);
       std::printf("{\"device\":\"%s\",\"isa\":\"%s\"}\n", backend->name(), backend->isa());
       std::fflush(stdout);
       Kernels kernels(*backend, shapes);

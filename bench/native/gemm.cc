@@ -105,7 +105,9 @@ std::vector<std::string> split(const std::string& text, char separator) {
 
 void measure(const Shape& s, int threads, double budget, const std::string& isa, const OpenBlas& blas,
              const OneDnn& dnn) {
-  CpuBackend backend(threads, isa);
+  CpuBackend fp32(threads, isa, Compute::kF32);
+  std::unique_ptr<CpuBackend> bf16;
+  if (fp32.supports(Compute::kBF16)) bf16 = std::make_unique<CpuBackend>(threads, isa, Compute::kBF16);
   std::mt19937 random(1);
   std::uniform_real_distribution<float> uniform(-0.5f, 0.5f);
   std::vector<float> x(size_t(s.m * s.k)), w(size_t(s.n * s.k)), out(size_t(s.m * s.n));
@@ -115,17 +117,16 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
   const std::vector<MatrixPart> parts{{w.data(), DType::kF32, s.n}};
   std::vector<std::unique_ptr<Matrix>> matrices;
   std::vector<Contender> contenders;
-  const auto add_own = [&](const char* name, DType storage, Compute compute) {
-    if (!backend.supports(compute)) return;
-    matrices.push_back(backend.make_matrix(parts, s.k, storage, compute));
+  const auto add_own = [&](const char* name, CpuBackend& backend, DType storage) {
+    matrices.push_back(backend.make_matrix(parts, s.k, storage));
     const Matrix* matrix = matrices.back().get();
     contenders.push_back(
         {name, [&, matrix] { backend.linear_forward(out.data(), s.n, x.data(), s.m, *matrix, nullptr, false); }, {}});
   };
-  add_own("f32", DType::kF32, Compute::kF32);
-  add_own("bf16-weights", DType::kBF16, Compute::kF32);
-  add_own("f16-weights", DType::kF16, Compute::kF32);
-  add_own("bf16", DType::kBF16, Compute::kBF16);
+  add_own("f32", fp32, DType::kF32);
+  add_own("bf16-weights", fp32, DType::kBF16);
+  add_own("f16-weights", fp32, DType::kF16);
+  if (bf16) add_own("bf16", *bf16, DType::kBF16);
   const int m = int(s.m), n = int(s.n), k = int(s.k);
   if (blas.sgemm) {
     blas.set_threads(threads);
@@ -166,7 +167,7 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
         "{\"m\":%lld,\"k\":%lld,\"n\":%lld,\"threads\":%d,\"isa\":\"%s\",\"contender\":\"%s\",\"runs\":%zu,\"gflops\":%"
         ".1f,"
         "\"gflops_p10\":%.1f,\"gflops_p90\":%.1f,\"gflops_best\":%.1f}\n",
-        static_cast<long long>(s.m), static_cast<long long>(s.k), static_cast<long long>(s.n), threads, backend.isa(),
+        static_cast<long long>(s.m), static_cast<long long>(s.k), static_cast<long long>(s.n), threads, fp32.isa(),
         contender.name.c_str(), contender.seconds.size(), flops / percentile(contender.seconds, 0.5) * 1e-9,
         flops / percentile(contender.seconds, 0.9) * 1e-9, flops / percentile(contender.seconds, 0.1) * 1e-9,
         flops / percentile(contender.seconds, 0.0) * 1e-9);

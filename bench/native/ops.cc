@@ -190,7 +190,7 @@ void sampling(dultra::Backend& backend, float temperature) {
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   try {
-    dultra::cpu::CpuBackend backend(threads, argc > 2 ? argv[2] : "");
+    dultra::cpu::CpuBackend backend(threads, argc > 2 ? argv[2] : "", dultra::Compute::kF32);
     for (int t : {64, 256, 512}) attention(backend, t, 4, 64);
     for (int t : {64, 256, 512}) attention(backend, t, 8, 128);
     rows(backend);

@@ -12,7 +12,7 @@ namespace addon {
 
 namespace {
 
-std::unique_ptr<Backend> open_cpu(int threads) { return open_backend("cpu", threads, ""); }
+std::unique_ptr<Backend> open_cpu(int threads) { return open_backend("cpu", threads, "", Compute::kF32); }
 
 int get_threads(const Napi::Object& object) { return int(get_integer(object, "threads", 1, 1024)); }
 

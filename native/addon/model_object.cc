@@ -16,6 +16,7 @@ struct LoadRequest {
   std::vector<TensorRef> tensors;
   std::string device, isa;
   int threads = 1;
+  Compute compute = Compute::kF32;
   WeightOptions weights;
 };
 
@@ -88,7 +89,7 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
   request->weights.keep_storage = storage == "auto";
   if (!request->weights.keep_storage) request->weights.storage = get_dtype(env, storage);
   if (compute != "float32" && compute != "bfloat16") type_error(env, "compute", "\"float32\" or \"bfloat16\"");
-  request->weights.compute = compute == "bfloat16" ? Compute::kBF16 : Compute::kF32;
+  request->compute = compute == "bfloat16" ? Compute::kBF16 : Compute::kF32;
   return request;
 }
 
@@ -111,11 +112,7 @@ Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
   return Job<std::shared_ptr<Model>>::start(
       env,
       [request, token]() -> std::shared_ptr<Model> {
-        auto backend = open_backend(request->device, request->threads, request->isa);
-        if (!backend->supports(request->weights.compute))
-          throw Error(
-              ErrorCode::kDeviceUnavailable,
-              std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + backend->isa());
+        auto backend = open_backend(request->device, request->threads, request->isa, request->compute);
         const Checkpoint checkpoint(request->files, std::move(request->tensors));
         return std::make_shared<Model>(request->config, std::move(backend), checkpoint, request->weights,
                                        token ? &token->cancelled : nullptr, token ? &token->progress : nullptr);

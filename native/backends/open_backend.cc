@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <set>
+#include <utility>
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/self_check.h"
@@ -81,21 +82,22 @@ int cuda_index(const std::string& device) {
   return std::stoi(device.substr(5));
 }
 
-// A device is checked when it is opened for the first time.
+// Checks a device when it is opened for the first time with an arithmetic.
 void check_once(Backend& backend, int index) {
   static std::mutex mutex;
-  static std::set<int> sound;
+  static std::set<std::pair<int, Compute>> sound;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (sound.count(index)) return;
-  cpu::CpuBackend reference(1, "");
+  const auto opened = std::make_pair(index, backend.compute());
+  if (sound.count(opened)) return;
+  cpu::CpuBackend reference(1, "", Compute::kF32);
   check_device(backend, reference);
-  sound.insert(index);
+  sound.insert(opened);
 }
 
 }  // namespace
 
-std::unique_ptr<Backend> open_backend(const std::string& device, int threads, const std::string& isa) {
-  if (device == "cpu") return std::make_unique<cpu::CpuBackend>(threads, isa);
+std::unique_ptr<Backend> open_backend(const std::string& device, int threads, const std::string& isa, Compute compute) {
+  if (device == "cpu") return std::make_unique<cpu::CpuBackend>(threads, isa, compute);
   const int index = cuda_index(device);
   if (index < 0)
     throw Error(ErrorCode::kInvalidArgument,
@@ -104,7 +106,7 @@ std::unique_ptr<Backend> open_backend(const std::string& device, int threads, co
   bool built;
   if (const CudaPlugin* plugin = cuda_plugin(&reason, &built)) {
     try {
-      std::unique_ptr<Backend> backend(plugin->open(index));
+      std::unique_ptr<Backend> backend(plugin->open(index, compute));
       check_once(*backend, index);
       return backend;
     } catch (const Error& error) {

@@ -11,8 +11,8 @@ namespace dultra {
 
 // device: "cpu", "cuda" (the first) or "cuda:<index>". threads: >= 1, CPU only. isa: CPU instruction set, "" for the
 // best (see cpu::available_isas()). Throws INVALID_ARGUMENT for a device that does not exist, DEVICE_UNAVAILABLE for
-// one that this build or machine lacks, saying what is missing.
-std::unique_ptr<Backend> open_backend(const std::string& device, int threads, const std::string& isa);
+// one that this build or machine lacks, or that cannot multiply in `compute`, saying what is missing.
+std::unique_ptr<Backend> open_backend(const std::string& device, int threads, const std::string& isa, Compute compute);
 
 // Instruction sets compiled in that this CPU runs, worst first.
 std::vector<std::string> cpu_isas();

@@ -16,7 +16,7 @@ extern "C" {
 // Of the package that the library was built from.
 typedef const char* (*PluginVersion)();
 // The caller owns the backend, and destroys it while the library is open.
-typedef Backend* (*PluginOpen)(int index);
+typedef Backend* (*PluginOpen)(int index, Compute compute);
 // Appends every device.
 typedef void (*PluginDevices)(std::vector<CudaDevice>* devices);
 }

@@ -33,7 +33,7 @@ class Held {
 // start from the same.
 class Run {
  public:
-  Run(Backend& backend, DType operand) : backend_(backend), operand_(operand) {}
+  explicit Run(Backend& backend) : backend_(backend), activation_(backend.activation_dtype()) {}
 
   std::vector<float> numbers(int64_t n) {
     std::vector<float> out(static_cast<size_t>(n));
@@ -43,14 +43,14 @@ class Run {
     }
     return out;
   }
-  // A copy in backend memory, as fp32 or as the type of operands.
+  // A copy in backend memory, as fp32 or as the type of activations.
   float* floats(const std::vector<float>& x) {
     auto* to = static_cast<float*>(take(x.size() * 4));
     backend_.upload(to, x.data(), x.size() * 4);
     return to;
   }
-  Array operands(const std::vector<float>& x) {
-    if (operand_ == DType::kF32) return floats(x);
+  Array activations(const std::vector<float>& x) {
+    if (activation_ == DType::kF32) return floats(x);
     std::vector<uint16_t> narrow;
     for (float value : x) narrow.push_back(f32_to_bf16(value));
     auto* to = static_cast<uint16_t*>(take(narrow.size() * 2));
@@ -58,7 +58,7 @@ class Run {
     return to;
   }
   float* empty_floats(int64_t n) { return static_cast<float*>(take(size_t(n) * 4)); }
-  Array empty_operands(int64_t n) { return {take(size_t(n) * dtype_size(operand_)), operand_}; }
+  Array empty_activations(int64_t n) { return {take(size_t(n) * dtype_size(activation_)), activation_}; }
 
   std::vector<float> read(ConstArray from, int64_t n) {
     std::vector<uint8_t> bytes(size_t(n) * dtype_size(from.dtype));
@@ -75,7 +75,7 @@ class Run {
   }
 
   Backend& backend_;
-  const DType operand_;
+  const DType activation_;
   uint64_t state_ = 1;
   std::vector<std::unique_ptr<Held>> held_;
 };
@@ -86,44 +86,41 @@ struct Result {
   std::vector<float> values;
 };
 
-std::vector<Result> compute(Backend& backend, Compute arithmetic) {
+std::vector<Result> compute(Backend& backend) {
   std::vector<Result> results;
-  const float one = 1;
-  // A model's matrices decide in which type the backend wants operands.
-  const DType storage = arithmetic == Compute::kBF16 ? DType::kBF16 : DType::kF32;
-  backend.make_matrix({{&one, DType::kF32, 1}}, 1, storage, arithmetic);
-  Run run(backend, arithmetic == Compute::kBF16 ? backend.operand_dtype() : DType::kF32);
+  const DType storage = backend.compute() == Compute::kBF16 ? DType::kBF16 : DType::kF32;
+  Run run(backend);
   const auto keep = [&](const char* operation, ConstArray from, int64_t n) {
     results.push_back({operation, false, run.read(from, n)});
   };
 
   const std::vector<float> w = run.numbers(kOutputs * kWidth), bias = run.numbers(kOutputs),
                            x = run.numbers(kRows * kWidth);
-  const auto matrix = backend.make_matrix({{w.data(), DType::kF32, kOutputs}}, kWidth, storage, arithmetic);
+  const auto matrix = backend.make_matrix({{w.data(), DType::kF32, kOutputs}}, kWidth, storage);
   float* y = run.empty_floats(kRows * kOutputs);
-  backend.linear_forward(y, kOutputs, run.operands(x), kRows, *matrix, run.floats(bias), false);
+  backend.linear_forward(y, kOutputs, run.activations(x), kRows, *matrix, run.floats(bias), false);
   keep("linear_forward", y, kRows * kOutputs);
 
-  const Array normed = run.empty_operands(kRows * kWidth);
+  const Array normed = run.empty_activations(kRows * kWidth);
   backend.rmsnorm_forward(normed, run.floats(x), run.floats(run.numbers(kWidth)), kRows, kWidth, 1e-5f);
   keep("rmsnorm_forward", normed, kRows * kWidth);
 
   std::vector<int32_t> positions(size_t(kRows), 0);
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = int32_t(3 * i);
-  const Array q = run.operands(x);
+  const Array q = run.activations(x);
   backend.rope_forward(q, kWidth, positions.data(), kRows, 2, kWidth / 2, 10000.0f);
   keep("rope_forward", q, kRows * kWidth);
 
-  const Array gated = run.empty_operands(kRows * kWidth / 2);
-  backend.swiglu_forward(gated, run.operands(x), kRows, kWidth / 2);
+  const Array gated = run.empty_activations(kRows * kWidth / 2);
+  backend.swiglu_forward(gated, run.activations(x), kRows, kWidth / 2);
   keep("swiglu_forward", gated, kRows * kWidth / 2);
 
   // Two rows of a batch, two query heads on one key head.
   const int32_t offsets[] = {0, 41, int32_t(kRows)};
-  const Array attended = run.empty_operands(kRows * kWidth), k = run.operands(run.numbers(kRows * kKeyWidth)),
-              v = run.operands(run.numbers(kRows * kKeyWidth));
+  const Array attended = run.empty_activations(kRows * kWidth), k = run.activations(run.numbers(kRows * kKeyWidth)),
+              v = run.activations(run.numbers(kRows * kKeyWidth));
   AttentionArgs attention{};
-  attention.q = run.operands(x);
+  attention.q = run.activations(x);
   attention.k = k;
   attention.v = v;
   attention.out = attended;
@@ -203,21 +200,18 @@ double difference_of(const std::vector<float>& a, const std::vector<float>& b) {
 }  // namespace
 
 void check_device(Backend& device, Backend& reference) {
-  // Inputs are exact in bf16, so what the CPU computes from them in fp32 is right for both.
-  const std::vector<Result> expected = compute(reference, Compute::kF32);
-  for (const Compute arithmetic : {Compute::kF32, Compute::kBF16}) {
-    if (!device.supports(arithmetic)) continue;
-    const std::vector<Result> got = compute(device, arithmetic);
-    // Of bf16: what comes out is rounded once, and attention rounds its weights.
-    const double tolerance = arithmetic == Compute::kBF16 ? 1e-2 : 1e-4;
-    for (size_t i = 0; i < got.size(); ++i) {
-      const double difference = difference_of(got[i].values, expected[i].values);
-      if (got[i].exact ? difference == 0 : difference <= tolerance) continue;
-      throw Error(ErrorCode::kDeviceUnavailable,
-                  std::string(device.name()) + " (" + device.isa() + ") computes something else than the CPU in " +
-                      got[i].operation + (arithmetic == Compute::kBF16 ? " (bf16)" : " (fp32)") + ": they differ by " +
-                      std::to_string(difference) + "; please report this");
-    }
+  // Inputs are exact in bf16, so what the CPU computes from them in fp32 is right for both arithmetics.
+  const std::vector<Result> expected = compute(reference), got = compute(device);
+  // In bf16 every output is rounded once, and attention rounds its weights.
+  const bool bf16 = device.compute() == Compute::kBF16;
+  const double tolerance = bf16 ? 1e-2 : 1e-4;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double difference = difference_of(got[i].values, expected[i].values);
+    if (got[i].exact ? difference == 0 : difference <= tolerance) continue;
+    throw Error(ErrorCode::kDeviceUnavailable, std::string(device.name()) + " (" + device.isa() +
+                                                   ") computes something else than the CPU in " + got[i].operation +
+                                                   (bf16 ? " (bf16)" : " (fp32)") + ": they differ by " +
+                                                   std::to_string(difference) + "; please report this");
   }
 }
 

@@ -20,7 +20,7 @@ KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const Mode
     : owner_(std::move(owner)),
       backend_(backend),
       options_(options),
-      dtype_(options.dtype == DType::kF32 ? backend.operand_dtype() : options.dtype),
+      dtype_(options.dtype == DType::kF32 ? backend.activation_dtype() : options.dtype),
       offsets_(std::move(offsets)),
       width_(kv_width(config)),
       causal_(config.causal) {

@@ -58,7 +58,7 @@ class Workspace {
   }
   // Likewise of the type that the backend keeps operands in.
   Array operands(size_t slot, int64_t count) {
-    const DType dtype = backend_.operand_dtype();
+    const DType dtype = backend_.activation_dtype();
     return {get<uint16_t>(slot, count * int64_t(dtype_size(dtype) / sizeof(uint16_t))), dtype};
   }
 

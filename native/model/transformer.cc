@@ -82,8 +82,8 @@ class WeightReader {
       site.matrix_row = matrix_row;
       matrix_row += piece.rows;
     }
-    if (options_.compute == Compute::kBF16) storage = DType::kBF16;
-    into = backend_.make_matrix(parts, cols, storage, options_.compute);
+    if (backend_.compute() == Compute::kBF16) storage = DType::kBF16;
+    into = backend_.make_matrix(parts, cols, storage);
     bytes += into->bytes();
     for (const MatrixPart& part : parts)
       if (count) advance(part.rows * cols, part.dtype);

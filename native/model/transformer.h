@@ -55,11 +55,10 @@ struct WholeRows {
   const KvPass& pass_;
 };
 
-// How weights are held and multiplied.
+// How weights are held.
 struct WeightOptions {
   bool keep_storage = true;     // each tensor as its file has it
-  DType storage = DType::kF32;  // used unless keep_storage
-  Compute compute = Compute::kF32;
+  DType storage = DType::kF32;  // used unless keep_storage, or where the backend multiplies in bf16: then kBF16
 };
 
 // How far a model has come while it is loaded: bytes of its checkpoint's tensors. Read from any thread.

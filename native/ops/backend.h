@@ -4,7 +4,7 @@
 //
 // Contracts that hold for every method:
 // * Activations are fp32, but for operands: what matrix products and attention read. Those may be arrays of
-// operand_dtype(), which their
+// activation_dtype(), which their
 //   producers round to as they write; a backend takes them in fp32 too. Nothing else is ever rounded: not the residual
 //   stream, logits, statistics, or gradients of weights. Array and ConstArray say which of the two a parameter is;
 //   where the comment says no more, each of them is either. Sums and every step between reading and writing are fp32.
@@ -229,11 +229,13 @@ struct AdamWArgs {
 class Backend {
  public:
   virtual ~Backend() = default;
+  // What the backend was opened with: the arithmetic of all its matrix products.
+  Compute compute() const { return compute_; }
   virtual const char* name() const = 0;  // "cpu"
   virtual const char* isa() const = 0;   // "avx512-bf16", for `info`
   virtual bool supports(Compute compute) const = 0;
-  // The type that operands are best stored in: fp32, or bf16 where products round them to it anyway.
-  virtual DType operand_dtype() const { return DType::kF32; }
+  // The type to store activations in that products and attention read: fp32, or bf16 where products round to it anyway.
+  virtual DType activation_dtype() const { return DType::kF32; }
 
   // --- memory ------------------------------------------------------------------------------------
   // 64-byte aligned; throws OUT_OF_MEMORY. Never null.
@@ -244,15 +246,13 @@ class Backend {
   // Lives no longer than the backend.
   virtual std::unique_ptr<Exchange> make_exchange() { return std::make_unique<Exchange>(); }
 
-  // --- matrix products
-  // ------------------------------------------------------------------------------------------------------ Stacks
-  // `parts` (each (part.rows, cols)) and packs them, stored as `storage`. compute == kBF16 needs storage == kBF16.
-  virtual std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
-                                              Compute compute) = 0;
+  // --- matrix products ---------------------------------------------------------------------------
+  // Stacks `parts` (each (part.rows, cols)) and packs them, stored as `storage`: kBF16 where compute() is kBF16.
+  virtual std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) = 0;
   // Packs new values into a matrix that make_matrix made of parts of the same shapes.
   virtual void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) = 0;
   // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`, which must be fp32 then.
-  // Consecutive rows of out are `out_stride` numbers apart. x and out are bf16 only where w computes in bf16.
+  // Consecutive rows of out are `out_stride` numbers apart. x and out are bf16 only where compute() is kBF16.
   virtual void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
                               const float* bias, bool accumulate) = 0;
   // dx (M, K) = dy (M, N) w (N, K) with w row-major, in fp32 or as Matrix::bf16_rows gives it; adds to what dx holds if
@@ -352,14 +352,19 @@ class Backend {
   virtual void likelihood_forward(const LikelihoodArgs& args) = 0;
   virtual void likelihood_backward(const LikelihoodGradArgs& args) = 0;
 
-  // --- optimiser
-  // --------------------------------------------------------------------------------------------------------------- Sum
-  // of squares in double, in a fixed order.
+  // --- optimiser ---------------------------------------------------------------------------------
+  // Sum of squares in double, in a fixed order.
   virtual double sum_squares(const float* x, int64_t n) = 0;
   virtual void adamw_step(const AdamWArgs& args) = 0;
   virtual void fill_zero(float* x, int64_t n) = 0;
   // to (n) = from (n), both backend memory
   virtual void copy(float* to, const float* from, int64_t n) = 0;
+
+ protected:
+  explicit Backend(Compute compute) : compute_(compute) {}
+
+ private:
+  const Compute compute_;
 };
 
 }  // namespace dultra

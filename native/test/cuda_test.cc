@@ -32,7 +32,7 @@ double relative_error(const float* a, const float* b, size_t n) {
   return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
 }
 
-// A backend that computes in bf16, as the first matrix says. The emulator's device has wgmma or has not; a GPU is what
+// A backend that computes in bf16. The emulator's device has wgmma or has not; a GPU is what
 // it is.
 std::unique_ptr<Backend> bf16_backend(int schedule, bool warpgroups = true) {
 #ifdef DULTRA_EMULATOR
@@ -40,12 +40,10 @@ std::unique_ptr<Backend> bf16_backend(int schedule, bool warpgroups = true) {
 #else
   (void)warpgroups;
 #endif
-  auto backend = make_backend(schedule, "");
+  auto backend = make_backend(schedule, "", Compute::kBF16);
 #ifdef DULTRA_EMULATOR
   emulator::set_warpgroups(true);
 #endif
-  const float one = 1;
-  backend->make_matrix({{&one, DType::kF32, 1}}, 1, DType::kBF16, Compute::kBF16);
   return backend;
 }
 
@@ -135,7 +133,7 @@ void check_attention(const Shape& shape, MaskKind mask, uint64_t seed) {
   const Problem problem(shape, mask, seed);
   const std::string where = text("D ", shape.head_dim, " heads ", shape.heads, "/", shape.kv_heads, " mask ", int(mask),
                                  " ranges ", shape.ranges, " every ", shape.every, " ");
-  cpu::CpuBackend reference(1, "");
+  cpu::CpuBackend reference(1, "", Compute::kF32);
   Gradients expected(problem), first(problem);
   expected.run(reference, problem);
   for (int run = 0; run < 3 * kProducts; ++run) {
@@ -256,7 +254,7 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool 
   Problem among({lengths, 2, 1, d, every, ranges}, mask, 13);
   std::copy(alone.q.begin(), alone.q.end(), among.q.begin());
   std::copy(alone.kv.begin(), alone.kv.end(), among.kv.begin());
-  cpu::CpuBackend reference(1, "");
+  cpu::CpuBackend reference(1, "", Compute::kF32);
   Gradients expected(alone);
   reference.attention_forward(alone.args(expected.out.data(), expected.log_sum.data()));
   for (int schedule = 0; schedule < 3; ++schedule) {
@@ -372,15 +370,15 @@ void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
                            dy = bf16_normals(random, size_t(m * n));
   const std::vector<float> old_x = normals(random, size_t(m * k)), old_w = normals(random, size_t(n * k)),
                            old_b = normals(random, size_t(n));
-  cpu::CpuBackend reference(1, "");
+  cpu::CpuBackend reference(1, "", Compute::kF32);
   std::vector<float> y(size_t(m * n)), dx = old_x, dw = old_w, db = old_b;
-  const auto matrix = reference.make_matrix({{w.data(), DType::kF32, n}}, k, DType::kF32, Compute::kF32);
+  const auto matrix = reference.make_matrix({{w.data(), DType::kF32, n}}, k, DType::kF32);
   reference.linear_forward(y.data(), n, x.data(), m, *matrix, old_b.data(), false);
   reference.linear_backward_input(dx.data(), dy.data(), n, w.data(), m, n, k, true);
   reference.linear_backward_weight(dw.data(), db.data(), dy.data(), n, x.data(), m, n, k);
   for (int schedule = 0; schedule < 3; ++schedule) {
-    const auto backend = make_backend(schedule, "");
-    const auto weights = backend->make_matrix({{w.data(), DType::kF32, n}}, k, DType::kBF16, Compute::kBF16);
+    const auto backend = make_backend(schedule, "", Compute::kBF16);
+    const auto weights = backend->make_matrix({{w.data(), DType::kF32, n}}, k, DType::kBF16);
     Guarded<float> got_y = poisoned(y.size()), got_dx(dx.size()), got_dw(dw.size()), got_db(db.size());
     std::copy(old_x.begin(), old_x.end(), got_dx.data());
     std::copy(old_w.begin(), old_w.end(), got_dw.data());
@@ -422,7 +420,7 @@ DULTRA_TEST(cuda_linear_on_tensor_cores) {
 
 // An optimiser step gives the CPU's bits, however its state is stored.
 DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
-  cpu::CpuBackend reference(2, "");
+  cpu::CpuBackend reference(2, "", Compute::kF32);
   // The baseline instruction set has no fused multiply-add.
   if (std::string(reference.isa()) == "baseline") return;
   for (int64_t n : {1, 5, 1030, 20011})
@@ -520,7 +518,7 @@ DULTRA_TEST(cuda_rope_store_of_bf16) {
 DULTRA_TEST(cuda_rows_of_bf16) {
   for (int schedule = 0; schedule < 3; ++schedule) {
     const auto backend = bf16_backend(schedule);
-    CHECK(backend->operand_dtype() == DType::kBF16, "operands");
+    CHECK(backend->activation_dtype() == DType::kBF16, "operands");
     for (int64_t c : {6, 65, 64, 1030, 4112}) {
       Random random{uint64_t(c)};
       const int64_t m = 5;
@@ -665,8 +663,8 @@ void check_linear_of_bf16(int64_t m, int64_t n, int64_t k, uint64_t seed) {
                            old_b = normals(random, size_t(n));
   const std::vector<uint16_t> x16 = narrow(x), dy16 = narrow(dy);
   for (int schedule = 0; schedule < 3; ++schedule) {
-    const auto backend = make_backend(schedule, "");
-    const auto weights = backend->make_matrix({{w.data(), DType::kF32, n}}, k, DType::kBF16, Compute::kBF16);
+    const auto backend = make_backend(schedule, "", Compute::kBF16);
+    const auto weights = backend->make_matrix({{w.data(), DType::kF32, n}}, k, DType::kBF16);
     std::vector<float> y(size_t(m * n)), y_again(y.size()), dx(size_t(m * k)), dw = old_w, dw_again = old_w, db = old_b,
                                                                                db_again = old_b;
     Guarded<uint16_t> y16(y.size()), dx16(dx.size());
@@ -785,7 +783,7 @@ DULTRA_TEST(cuda_linear_by_cublaslt) {
 DULTRA_TEST(cuda_out_of_memory) {
   const size_t before = emulator::memory_in_use();
   {
-    cuda::CudaBackend backend(0);
+    cuda::CudaBackend backend(0, Compute::kF32);
     std::vector<float> x(1000, 2.0f);
     void* held = backend.allocate(4000);
     backend.upload(held, x.data(), 4000);
@@ -794,7 +792,7 @@ DULTRA_TEST(cuda_out_of_memory) {
     for (const auto& greedy : std::vector<std::function<void()>>{
              [&] { backend.allocate(size_t(2) << 20); },
              [&] {
-               backend.make_matrix({{x.data(), DType::kF32, 1 << 20}}, 1, DType::kF32, Compute::kF32);
+               backend.make_matrix({{x.data(), DType::kF32, 1 << 20}}, 1, DType::kF32);
              },
              [&] {
                std::vector<int32_t> ids(size_t(8) << 20);
@@ -823,7 +821,7 @@ DULTRA_TEST(cuda_out_of_memory) {
 
 // Arrays in host memory take the ring, whatever their number and size; those in device memory are used where they are.
 DULTRA_TEST(cuda_host_and_device_arrays) {
-  cuda::CudaBackend backend(0);
+  cuda::CudaBackend backend(0, Compute::kF32);
   const int64_t m = 3000, c = 8;
   Random random(9);
   const std::vector<float> table = normals(random, size_t(m * c));
@@ -856,7 +854,7 @@ DULTRA_TEST(cuda_device_that_does_not_exist) {
   ErrorCode code = ErrorCode::kInternal;
   std::string message;
   try {
-    cuda::CudaBackend backend(300);
+    cuda::CudaBackend backend(300, Compute::kF32);
   } catch (const Error& error) {
     code = error.code();
     message = error.what();

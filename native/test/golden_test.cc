@@ -128,9 +128,7 @@ std::shared_ptr<Model> load(const fs::path& folder, const fs::path& overrides, C
   std::vector<TensorRef> list;
   for (const auto& [name, ref] : refs) list.push_back(ref);
   const Checkpoint checkpoint(files, list);
-  WeightOptions options;
-  options.compute = compute;
-  return std::make_shared<Model>(config, make_model_backend(2), checkpoint, options, nullptr);
+  return std::make_shared<Model>(config, make_model_backend(2, compute), checkpoint, WeightOptions(), nullptr);
 }
 
 struct Case {

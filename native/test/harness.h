@@ -115,12 +115,16 @@ constexpr bool kEmulated = false;
 std::vector<std::string> isas();
 // A backend for one of them, "" for the best, that works on the tests' own memory: everything is done when an operation
 // returns. `threads`: of a CPU backend; the emulator takes another schedule for each number.
-std::unique_ptr<Backend> make_backend(int threads, const std::string& isa);
+std::unique_ptr<Backend> make_backend(int threads, const std::string& isa, Compute compute = Compute::kF32);
 // A backend as models use it.
-std::unique_ptr<Backend> make_model_backend(int threads);
+std::unique_ptr<Backend> make_model_backend(int threads, Compute compute = Compute::kF32);
 
 // Runs `body` with a backend for every instruction set of this machine, two threads each.
 void for_each_backend(const std::function<void(Backend& backend, const std::string& isa)>& body);
+// Likewise, and also with a backend that multiplies in bf16 where the instruction set can.
+void for_each_arithmetic(const std::function<void(Backend& backend, const std::string& isa)>& body);
+// The arithmetics that an instruction set has.
+std::vector<Compute> arithmetics(const std::string& isa);
 
 }  // namespace test
 }  // namespace dultra

@@ -199,7 +199,7 @@ DULTRA_TEST(kv_cache_forward_matches_double) {
 
 // In bf16 the logits are off by no more than twice what they are off where every activation is rounded to it.
 DULTRA_TEST(kv_cache_forward_in_bf16) {
-  WeightOptions weights;
+  LoadOptions weights;
   weights.compute = Compute::kBF16;
   if (!make_model_backend(1)->supports(weights.compute)) return;
   for (const ModelConfig& config : {small_config(), wide_config()})
@@ -210,7 +210,7 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
       KvCacheOptions options;
       options.dtype = dtype;
       const auto cache = make_cache(model, {0, length}, options);
-      CHECK(cache->layer(0).dtype == (dtype == DType::kF32 ? model->backend().operand_dtype() : DType::kBF16),
+      CHECK(cache->layer(0).dtype == (dtype == DType::kF32 ? model->backend().activation_dtype() : DType::kBF16),
             "held as computed");
       DoubleModel exact(model->transformer(), length, DType::kF32), rounded(model->transformer(), length, dtype, true);
       Random random(52);
@@ -241,7 +241,7 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
 
 // Computing everything is what a session without a cache does, bit for bit; rows of a batch are as they are alone; so
 // with any threads.
-void check_sessions(const WeightOptions& weights) {
+void check_sessions(const LoadOptions& weights) {
   const RandomCheckpoint checkpoint(weights.compute == Compute::kBF16 ? wide_config() : small_config(), DType::kBF16,
                                     33);
   const auto model = checkpoint.load(2, weights), alone_model = checkpoint.load(1, weights);
@@ -298,7 +298,7 @@ void check_sessions(const WeightOptions& weights) {
 }
 
 DULTRA_TEST(kv_cache_sessions) {
-  for (const WeightOptions& weights : computes()) check_sessions(weights);
+  for (const LoadOptions& weights : computes()) check_sessions(weights);
 }
 
 DULTRA_TEST(kv_cache_bad_requests) {

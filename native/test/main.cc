@@ -123,28 +123,44 @@ std::vector<std::string> isas() { return {"emulated CUDA"}; }
 static int turn = 0;
 static unsigned schedules = 0;  // of the running test, a bit each
 constexpr unsigned kAllSchedules = 7;
-std::unique_ptr<Backend> make_backend(int threads, const std::string&) {
+std::unique_ptr<Backend> make_backend(int threads, const std::string&, Compute compute) {
   const int schedule = (threads + turn) % 3;
   schedules |= 1u << schedule;
   emulator::set_schedule(emulator::Schedule(schedule));
-  return std::make_unique<cuda::CudaBackend>(0, true);
+  return std::make_unique<cuda::CudaBackend>(0, compute, true);
 }
-std::unique_ptr<Backend> make_model_backend(int threads) {
+std::unique_ptr<Backend> make_model_backend(int threads, Compute compute) {
   emulator::set_schedule(emulator::Schedule(threads % 3));
-  return std::make_unique<cuda::CudaBackend>(0);
+  return std::make_unique<cuda::CudaBackend>(0, compute);
 }
 #elif defined(DULTRA_GPU)
 std::vector<std::string> isas() { return {"CUDA"}; }
-std::unique_ptr<Backend> make_backend(int, const std::string&) { return std::make_unique<cuda::CudaBackend>(0, true); }
-std::unique_ptr<Backend> make_model_backend(int) { return std::make_unique<cuda::CudaBackend>(0); }
+std::unique_ptr<Backend> make_backend(int, const std::string&, Compute compute) {
+  return std::make_unique<cuda::CudaBackend>(0, compute, true);
+}
+std::unique_ptr<Backend> make_model_backend(int, Compute compute) {
+  return std::make_unique<cuda::CudaBackend>(0, compute);
+}
 #else
 std::vector<std::string> isas() { return cpu_isas(); }
-std::unique_ptr<Backend> make_backend(int threads, const std::string& isa) { return open_backend("cpu", threads, isa); }
-std::unique_ptr<Backend> make_model_backend(int threads) { return make_backend(threads, ""); }
+std::unique_ptr<Backend> make_backend(int threads, const std::string& isa, Compute compute) {
+  return open_backend("cpu", threads, isa, compute);
+}
+std::unique_ptr<Backend> make_model_backend(int threads, Compute compute) { return make_backend(threads, "", compute); }
 #endif
+
+std::vector<Compute> arithmetics(const std::string& isa) {
+  if (!make_backend(1, isa)->supports(Compute::kBF16)) return {Compute::kF32};
+  return {Compute::kF32, Compute::kBF16};
+}
 
 void for_each_backend(const std::function<void(Backend&, const std::string&)>& body) {
   for (const std::string& isa : isas()) body(*make_backend(2, isa), isa);
+}
+
+void for_each_arithmetic(const std::function<void(Backend&, const std::string&)>& body) {
+  for (const std::string& isa : isas())
+    for (Compute compute : arithmetics(isa)) body(*make_backend(2, isa, compute), isa);
 }
 
 static int run_all(const std::string& filter, bool list) {

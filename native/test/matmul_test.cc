@@ -51,12 +51,11 @@ struct Kind {
   DType source, storage;
   Compute compute;
 };
-std::vector<Kind> kinds(const Backend& backend) {
+std::vector<Kind> kinds(Compute compute) {
   std::vector<Kind> all;
-  for (DType source : {DType::kF32, DType::kBF16, DType::kF16}) {
-    for (DType storage : {DType::kF32, DType::kBF16, DType::kF16}) all.push_back({source, storage, Compute::kF32});
-    if (backend.supports(Compute::kBF16)) all.push_back({source, DType::kBF16, Compute::kBF16});
-  }
+  for (DType source : {DType::kF32, DType::kBF16, DType::kF16})
+    for (DType storage : {DType::kF32, DType::kBF16, DType::kF16})
+      if (compute == Compute::kF32 || storage == DType::kBF16) all.push_back({source, storage, compute});
   return all;
 }
 std::string describe(const std::string& isa, const Kind& kind, int64_t m, int64_t k, int64_t n) {
@@ -72,7 +71,7 @@ void check_product(Backend& backend, const std::string& isa, const Kind& kind, i
   Random random{uint64_t(m * 7919 + k * 31 + n)};
   const std::string where = describe(isa, kind, m, k, n);
   const Stored w(random, kind.source, n, k);
-  const auto matrix = backend.make_matrix({{w.bytes.data(), w.dtype, n}}, k, kind.storage, kind.compute);
+  const auto matrix = backend.make_matrix({{w.bytes.data(), w.dtype, n}}, k, kind.storage);
   CHECK(matrix->rows() == n && matrix->cols() == k && matrix->bytes() >= size_t(n * k) * dtype_size(kind.storage),
         where);
   const std::vector<float> x = normals(random, size_t(m * k)), b = normals(random, size_t(n)),
@@ -105,8 +104,8 @@ void check_product(Backend& backend, const std::string& isa, const Kind& kind, i
 }
 
 DULTRA_TEST(matmul_matches_double) {
-  for_each_backend([](Backend& backend, const std::string& isa) {
-    for (const Kind& kind : kinds(backend)) {
+  for_each_arithmetic([](Backend& backend, const std::string& isa) {
+    for (const Kind& kind : kinds(backend.compute())) {
       for (int64_t k : {1, 7, 64, 513})
         for (int64_t n : {1, 31, 33}) {
           for (int64_t m : {0, 1, 2, 13}) check_product(backend, isa, kind, m, k, n, (m + n) % 2, (m + k) % 2, m % 3);
@@ -115,6 +114,7 @@ DULTRA_TEST(matmul_matches_double) {
       check_product(backend, isa, kind, 2, 1030, 200, true, false, 1);
       check_product(backend, isa, kind, 65, 130, 200, false, true, 0);
     }
+    if (backend.compute() != Compute::kF32) return;
     // Several blocks of k, and products large enough to be cut into tasks.
     check_product(backend, isa, {DType::kF32, DType::kF32, Compute::kF32}, 30, 1030, 200, true, true, 3);
     check_product(backend, isa, {DType::kF32, DType::kF32, Compute::kF32}, 200, 64, 600, true, false, 0);
@@ -129,9 +129,8 @@ DULTRA_TEST(matmul_stacks_parts) {
     std::vector<float> joined;
     for (const Stored* part : {&a, &b, &c}) joined.insert(joined.end(), part->values.begin(), part->values.end());
     const auto stacked = backend.make_matrix(
-        {{a.bytes.data(), a.dtype, 19}, {b.bytes.data(), b.dtype, 1}, {c.bytes.data(), c.dtype, 45}}, k, DType::kF32,
-        Compute::kF32);
-    const auto whole = backend.make_matrix({{joined.data(), DType::kF32, 65}}, k, DType::kF32, Compute::kF32);
+        {{a.bytes.data(), a.dtype, 19}, {b.bytes.data(), b.dtype, 1}, {c.bytes.data(), c.dtype, 45}}, k, DType::kF32);
+    const auto whole = backend.make_matrix({{joined.data(), DType::kF32, 65}}, k, DType::kF32);
     const std::vector<float> x = normals(random, size_t(3 * k));
     std::vector<float> out(3 * 65), expected(3 * 65);
     backend.linear_forward(out.data(), 65, x.data(), 3, *stacked, nullptr, false);
@@ -142,43 +141,46 @@ DULTRA_TEST(matmul_stacks_parts) {
 
 // A row's bits depend neither on the rows beside it nor on the number of threads.
 DULTRA_TEST(matmul_rows_are_independent) {
-  for (const std::string& isa : isas()) {
-    const std::unique_ptr<Backend> backends[3] = {make_backend(1, isa), make_backend(2, isa), make_backend(3, isa)};
-    for (const Kind& kind : kinds(*backends[0])) {
-      if (kind.source != DType::kF32) continue;
-      for (int64_t k : {33, 700})
-        for (int64_t m : {2, 13, 65, 260}) {
-          Random random{uint64_t(m + k)};
-          const int64_t n = 100;
-          const std::vector<float> w = normals(random, size_t(n * k)), x = normals(random, size_t(m * k)),
-                                   b = normals(random, size_t(n));
-          const std::string where = describe(isa, kind, m, k, n);
-          std::vector<float> first;
-          for (const std::unique_ptr<Backend>& backend : backends) {
-            const auto matrix = backend->make_matrix({{w.data(), DType::kF32, n}}, k, kind.storage, kind.compute);
-            std::vector<float> out(size_t(m * n)), alone(static_cast<size_t>(n));
-            backend->linear_forward(out.data(), n, x.data(), m, *matrix, b.data(), false);
-            if (first.empty()) first = out;
-            CHECK(same_bits(out.data(), first.data(), out.size()), where, "threads");
-            for (int64_t i : {int64_t(0), m / 2, m - 1}) {
-              backend->linear_forward(alone.data(), n, x.data() + i * k, 1, *matrix, b.data(), false);
-              CHECK(same_bits(alone.data(), &out[size_t(i * n)], size_t(n)), where, "row ", i);
+  for (const std::string& isa : isas())
+    for (Compute compute : arithmetics(isa)) {
+      std::unique_ptr<Backend> backends[3];
+      for (int i = 0; i < 3; ++i) backends[i] = make_backend(i + 1, isa, compute);
+      for (const Kind& kind : kinds(compute)) {
+        if (kind.source != DType::kF32) continue;
+        for (int64_t k : {33, 700})
+          for (int64_t m : {2, 13, 65, 260}) {
+            Random random{uint64_t(m + k)};
+            const int64_t n = 100;
+            const std::vector<float> w = normals(random, size_t(n * k)), x = normals(random, size_t(m * k)),
+                                     b = normals(random, size_t(n));
+            const std::string where = describe(isa, kind, m, k, n);
+            std::vector<float> first;
+            for (const std::unique_ptr<Backend>& backend : backends) {
+              const auto matrix = backend->make_matrix({{w.data(), DType::kF32, n}}, k, kind.storage);
+              std::vector<float> out(size_t(m * n)), alone(static_cast<size_t>(n));
+              backend->linear_forward(out.data(), n, x.data(), m, *matrix, b.data(), false);
+              if (first.empty()) first = out;
+              CHECK(same_bits(out.data(), first.data(), out.size()), where, "threads");
+              for (int64_t i : {int64_t(0), m / 2, m - 1}) {
+                backend->linear_forward(alone.data(), n, x.data() + i * k, 1, *matrix, b.data(), false);
+                CHECK(same_bits(alone.data(), &out[size_t(i * n)], size_t(n)), where, "row ", i);
+              }
+              std::vector<float> some(size_t(2 * n));
+              backend->linear_forward(some.data(), n, x.data() + (m - 2) * k, 2, *matrix, b.data(), false);
+              CHECK(same_bits(some.data(), &out[size_t((m - 2) * n)], some.size()), where, "two rows");
             }
-            std::vector<float> some(size_t(2 * n));
-            backend->linear_forward(some.data(), n, x.data() + (m - 2) * k, 2, *matrix, b.data(), false);
-            CHECK(same_bits(some.data(), &out[size_t((m - 2) * n)], some.size()), where, "two rows");
           }
-        }
+      }
     }
-  }
 }
 
 DULTRA_TEST(matmul_refuses_bad_arguments) {
-  for_each_backend([](Backend& backend, const std::string& isa) {
+  for_each_arithmetic([](Backend& backend, const std::string& isa) {
+    if (backend.compute() != Compute::kBF16) return;
     const std::vector<float> w(12, 1.0f);
     ErrorCode code = ErrorCode::kInternal;
     try {
-      backend.make_matrix({{w.data(), DType::kF32, 3}}, 4, DType::kF32, Compute::kBF16);
+      backend.make_matrix({{w.data(), DType::kF32, 3}}, 4, DType::kF32);
     } catch (const Error& error) {
       code = error.code();
     }

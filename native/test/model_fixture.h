@@ -35,6 +35,11 @@ class TemporaryFile {
   std::string path_;
 };
 
+// How a test's model is held and multiplied.
+struct LoadOptions : WeightOptions {
+  Compute compute = Compute::kF32;
+};
+
 // A random checkpoint: the tensors of `config` behind each other, with odd bytes between them so that most are not
 // aligned.
 struct RandomCheckpoint {
@@ -106,16 +111,16 @@ struct RandomCheckpoint {
     file = std::make_unique<TemporaryFile>(content);
   }
 
-  std::shared_ptr<Model> load(int threads, const WeightOptions& options = {},
+  std::shared_ptr<Model> load(int threads, const LoadOptions& options = {},
                               const std::atomic<bool>* cancel = nullptr) const {
     const Checkpoint checkpoint({file->path()}, tensors);
-    return std::make_shared<Model>(config, make_model_backend(threads), checkpoint, options, cancel);
+    return std::make_shared<Model>(config, make_model_backend(threads, options.compute), checkpoint, options, cancel);
   }
 };
 
 // In fp32, and in bf16 where the backend can.
-inline std::vector<WeightOptions> computes() {
-  std::vector<WeightOptions> all(1);
+inline std::vector<LoadOptions> computes() {
+  std::vector<LoadOptions> all(1);
   if (make_model_backend(1)->supports(Compute::kBF16)) {
     all.emplace_back();
     all.back().compute = Compute::kBF16;

@@ -162,7 +162,7 @@ DULTRA_TEST(model_shapes) {
       if (variant == 5) config.kv_heads = 6, config.planner.layers = 3;
       const RandomCheckpoint checkpoint(config, dtype, uint64_t(variant) + 1);
       for (DType storage : {DType::kF32, DType::kBF16, DType::kF16}) {
-        WeightOptions options;
+        LoadOptions options;
         options.keep_storage = storage == DType::kF16;
         options.storage = storage;
         const auto model = checkpoint.load(2, options);
@@ -435,7 +435,7 @@ bool same(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) 
 
 DULTRA_TEST(trainer_threads_and_recomputation) {
   for (DType dtype : {DType::kF32, DType::kBF16})
-    for (const WeightOptions& weights : computes()) {
+    for (const LoadOptions& weights : computes()) {
       const RandomCheckpoint checkpoint(small_config(), dtype, 3);
       const auto expected = train(checkpoint.load(1, weights), {}, 3);
       CHECK(same(train(checkpoint.load(3, weights), {}, 3), expected), "three threads");
@@ -459,7 +459,7 @@ DULTRA_TEST(trainer_gradients_in_bf16) {
     const ModelConfig config = wide ? wide_config() : small_config();
     const RandomCheckpoint checkpoint(config, DType::kBF16, 6);
     std::vector<std::vector<NamedTensor>> gradients;
-    for (const WeightOptions& weights : computes()) {
+    for (const LoadOptions& weights : computes()) {
       Trainer trainer(checkpoint.load(2, weights), {});
       Random random(23);
       const ScoreResult scored = trainer.score(random_score(random, config), nullptr);
@@ -484,8 +484,8 @@ DULTRA_TEST(trainer_gradients_in_bf16) {
 }
 
 // How a model can be held for training: in fp32; in bf16, multiplied in fp32; in bf16 both.
-std::vector<WeightOptions> held_ways(Backend& backend) {
-  std::vector<WeightOptions> ways(2);
+std::vector<LoadOptions> held_ways(Backend& backend) {
+  std::vector<LoadOptions> ways(2);
   ways[0].keep_storage = false;
   if (backend.supports(Compute::kBF16)) {
     ways.emplace_back();
@@ -507,7 +507,7 @@ std::vector<TrainerOptions> training_ways() {
 // A run that is interrupted goes on as if it had not been: its state is exact, whatever it is stored in.
 DULTRA_TEST(trainer_resumes) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 8);
-  for (const WeightOptions& weights : held_ways(*make_model_backend(1)))
+  for (const LoadOptions& weights : held_ways(*make_model_backend(1)))
     for (const TrainerOptions& options : training_ways()) {
       const std::string where = text("storage ", int(weights.keep_storage), " compute ", int(weights.compute),
                                      " moments ", int(options.moments), " rank ", options.lora.rank);
@@ -521,9 +521,9 @@ DULTRA_TEST(trainer_resumes) {
       CHECK(same(trainer.state(), expected), where, ": not as without the interruption");
       // On another device it is the same state, whether masters are split there or not.
       if (options.lora.rank > 0) continue;
-      WeightOptions fp32;
+      LoadOptions fp32;
       fp32.keep_storage = false;
-      for (const WeightOptions& other : {fp32, WeightOptions()}) {
+      for (const LoadOptions& other : {fp32, LoadOptions()}) {
         Trainer elsewhere(checkpoint.load(1, other), options);
         elsewhere.load_state(4, expected);
         CHECK(same(elsewhere.state(), expected), where, ": the state does not survive another storage");
@@ -535,7 +535,7 @@ DULTRA_TEST(trainer_resumes) {
 // gradients are those of copies.
 DULTRA_TEST(trainer_split_masters) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 9);
-  for (const WeightOptions& weights : held_ways(*make_model_backend(1)))
+  for (const LoadOptions& weights : held_ways(*make_model_backend(1)))
     for (DType moments : {DType::kF32, DType::kBF16}) {
       const auto model = checkpoint.load(1, weights);
       const bool cuda = std::string(model->backend().name()).rfind("cuda", 0) == 0;
@@ -575,7 +575,7 @@ DULTRA_TEST(trainer_split_masters) {
   // Gradients of a bf16 model, multiplied in fp32, are those of the same numbers in fp32.
   std::vector<NamedTensor> gradients[2];
   for (int i = 0; i < 2; ++i) {
-    WeightOptions weights;
+    LoadOptions weights;
     weights.keep_storage = i == 1;
     const auto model = checkpoint.load(1, weights);
     Trainer trainer(model, {});
@@ -601,7 +601,7 @@ DULTRA_TEST(trainer_split_masters) {
 // Adapters out: the base's weights, bit for bit; in again: what they were. Frozen weights never move.
 DULTRA_TEST(trainer_adapters_leave_the_base) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 10);
-  for (const WeightOptions& weights : held_ways(*make_model_backend(1))) {
+  for (const LoadOptions& weights : held_ways(*make_model_backend(1))) {
     const auto model = checkpoint.load(1, weights);
     TrainerOptions options = training_ways()[2];
     options.freeze_planner = true;
@@ -631,7 +631,7 @@ DULTRA_TEST(trainer_adapters_leave_the_base) {
 // A pass that computes every position of a cache has the gradients of one without, whatever the cache holds keys and
 // values in.
 DULTRA_TEST(trainer_on_a_cache) {
-  for (const WeightOptions& weights : computes())
+  for (const LoadOptions& weights : computes())
     for (const ModelConfig& config : {small_config(), wide_config()}) {
       const RandomCheckpoint checkpoint(config, DType::kBF16, 7);
       const auto model = checkpoint.load(2, weights);

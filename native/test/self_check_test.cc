@@ -12,7 +12,7 @@ namespace {
 
 class WrongNorm : public cpu::CpuBackend {
  public:
-  WrongNorm() : CpuBackend(1, "") {}
+  WrongNorm() : CpuBackend(1, "", Compute::kF32) {}
   void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override {
     CpuBackend::rmsnorm_forward(out, x, weight, m, c, eps);
     out.f32()[m * c - 1] *= 1.01f;
@@ -21,7 +21,7 @@ class WrongNorm : public cpu::CpuBackend {
 
 class WrongDraw : public cpu::CpuBackend {
  public:
-  WrongDraw() : CpuBackend(1, "") {}
+  WrongDraw() : CpuBackend(1, "", Compute::kF32) {}
   void sample_forward(const SampleArgs& args) override {
     CpuBackend::sample_forward(args);
     args.token[args.rows - 1] ^= 1;
@@ -30,7 +30,7 @@ class WrongDraw : public cpu::CpuBackend {
 
 class NotANumber : public cpu::CpuBackend {
  public:
-  NotANumber() : CpuBackend(1, "") {}
+  NotANumber() : CpuBackend(1, "", Compute::kF32) {}
   void attention_forward(const AttentionArgs& args) override {
     CpuBackend::attention_forward(args);
     args.out.f32()[0] = NAN;
@@ -38,7 +38,7 @@ class NotANumber : public cpu::CpuBackend {
 };
 
 std::string refusal(Backend& device) {
-  cpu::CpuBackend reference(1, "");
+  cpu::CpuBackend reference(1, "", Compute::kF32);
   try {
     check_device(device, reference);
   } catch (const Error& error) {
@@ -49,10 +49,12 @@ std::string refusal(Backend& device) {
 }
 
 DULTRA_TEST(self_check_passes_what_is_right) {
-  for (int schedule = 1; schedule <= 3; ++schedule) {
-    const auto device = make_backend(schedule, "");
-    CHECK(refusal(*device).empty(), "schedule ", schedule);
-  }
+  for (int schedule = 1; schedule <= 3; ++schedule)
+    for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+      if (!make_backend(1, "")->supports(compute)) continue;
+      const auto device = make_backend(schedule, "", compute);
+      CHECK(refusal(*device).empty(), "schedule ", schedule, " compute ", int(compute));
+    }
 }
 
 DULTRA_TEST(self_check_names_what_is_wrong) {

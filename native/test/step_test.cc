@@ -24,9 +24,9 @@ constexpr bool kRecords = false;
 Exchange::Counts counts_of(const Model& model) { return model.borrow_scratch()->exchange->counts(); }
 
 // A model on a backend that waits for every operation, and so records nothing.
-std::shared_ptr<Model> load_direct(const RandomCheckpoint& checkpoint, const WeightOptions& options = {}) {
+std::shared_ptr<Model> load_direct(const RandomCheckpoint& checkpoint, const LoadOptions& options = {}) {
   const Checkpoint file({checkpoint.file->path()}, checkpoint.tensors);
-  return std::make_shared<Model>(checkpoint.config, make_backend(1, ""), file, options, nullptr);
+  return std::make_shared<Model>(checkpoint.config, make_backend(1, "", options.compute), file, options, nullptr);
 }
 
 // Which positions of a row a step with a cache computes.
@@ -478,7 +478,7 @@ DULTRA_TEST(step_recorded_in_bf16) {
   config.layers = 1;
   config.max_sequence_length = 512;
   const RandomCheckpoint checkpoint(config, DType::kBF16, 59);
-  WeightOptions options;
+  LoadOptions options;
   options.compute = Compute::kBF16;
   const auto direct = load_direct(checkpoint, options), model = checkpoint.load(0, options);
   for (int prompt : {0, 140}) {

@@ -53,7 +53,12 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-CpuBackend::CpuBackend(int threads, const std::string& isa) : kernels_(find_kernels(isa)), pool_(threads) {}
+CpuBackend::CpuBackend(int threads, const std::string& isa, Compute compute)
+    : Backend(compute), kernels_(find_kernels(isa)), pool_(threads) {
+  if (!supports(compute))
+    throw Error(ErrorCode::kDeviceUnavailable,
+                std::string("compute: \"bfloat16\" needs a CPU with AVX-512 BF16; this backend runs ") + this->isa());
+}
 
 void* CpuBackend::allocate(size_t bytes) { return aligned_allocate(bytes); }
 

@@ -12,8 +12,9 @@ namespace cpu {
 
 class CpuBackend : public Backend {
  public:
-  // threads >= 1; isa "" picks the best the CPU has, else one of available_isas().
-  CpuBackend(int threads, const std::string& isa);
+  // threads >= 1; isa "" picks the best the CPU has, else one of available_isas(). Throws DEVICE_UNAVAILABLE where the
+  // instruction set cannot multiply in `compute`.
+  CpuBackend(int threads, const std::string& isa, Compute compute);
 
   const char* name() const override { return "cpu"; }
   const char* isa() const override { return kernels_->name; }
@@ -24,8 +25,7 @@ class CpuBackend : public Backend {
   void upload(void* to, const void* from_host, size_t bytes) override;
   void download(void* to_host, const void* from, size_t bytes) override;
 
-  std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
-                                      Compute compute) override;
+  std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) override;
   void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) override;
   void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias,
                       bool accumulate) override;

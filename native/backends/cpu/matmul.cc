@@ -357,21 +357,18 @@ void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, 
 
 bool CpuBackend::supports(Compute compute) const { return compute == Compute::kF32 || kernels_->matmul.bf16_products; }
 
-std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
-                                                Compute compute) {
+std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
   check_argument(cols > 0, "cols: expected at least 1, got " + std::to_string(cols));
-  check_argument(supports(compute), "compute: bf16 products need the avx512-bf16 instruction set, this backend runs " +
-                                        std::string(isa()));
-  check_argument(compute == Compute::kF32 || storage == DType::kBF16, "storage: bf16 products need bf16 weights");
+  check_argument(compute() == Compute::kF32 || storage == DType::kBF16, "storage: bf16 products need bf16 weights");
   int64_t rows = 0;
   for (const MatrixPart& part : parts) {
     check_argument(part.rows >= 0, "rows: expected at least 0, got " + std::to_string(part.rows));
     rows += part.rows;
   }
-  const WeightLayout layout = compute == Compute::kBF16 ? kLayoutBF16Pairs
-                              : storage == DType::kF32  ? kLayoutF32
-                              : storage == DType::kBF16 ? kLayoutBF16
-                                                        : kLayoutF16;
+  const WeightLayout layout = compute() == Compute::kBF16 ? kLayoutBF16Pairs
+                              : storage == DType::kF32    ? kLayoutF32
+                              : storage == DType::kBF16   ? kLayoutBF16
+                                                          : kLayoutF16;
   auto matrix = std::make_unique<PackedMatrix>(rows, cols, layout, kernels_->matmul);
   update_matrix(*matrix, parts);
   return matrix;

@@ -152,8 +152,8 @@ class CudaBackend::Call {
   size_t bytes_ = 0;
 };
 
-CudaBackend::CudaBackend(int index, bool blocking)
-    : index_(index), blocking_(blocking), name_("cuda:" + std::to_string(index)) {
+CudaBackend::CudaBackend(int index, Compute compute, bool blocking)
+    : Backend(compute), index_(index), blocking_(blocking), name_("cuda:" + std::to_string(index)) {
   const std::vector<DeviceInfo> devices = list_devices();
   if (index < 0 || size_t(index) >= devices.size())
     throw Error(
@@ -307,12 +307,10 @@ void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, in
   synchronize();  // the host's memory may go
 }
 
-std::unique_ptr<Matrix> CudaBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
-                                                 Compute compute) {
-  check_argument(compute != Compute::kBF16 || storage == DType::kBF16,
+std::unique_ptr<Matrix> CudaBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
+  check_argument(compute() != Compute::kBF16 || storage == DType::kBF16,
                  "compute: bf16 products need weights stored as bf16");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
-  compute_ = compute;
   int64_t rows = 0;
   for (const MatrixPart& part : parts) rows += part.rows;
   auto matrix = std::make_unique<CudaMatrix>(*this, rows, cols, storage);
@@ -372,7 +370,7 @@ void CudaBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, in
   const auto& matrix = static_cast<const CudaMatrix&>(w);
   const int64_t k = w.cols();
   multiply(out, out_stride, {x.data, x.dtype, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k,
-           bias, accumulate, matrix.storage == DType::kBF16 ? compute_ : Compute::kF32);
+           bias, accumulate, compute());
   call.finish();
 }
 
@@ -380,7 +378,7 @@ void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stri
                                         int64_t k, bool accumulate) {
   Call call(*this);
   multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {w.data, w.dtype, k, true}, m, k, n, nullptr, accumulate,
-           compute_);
+           compute());
   call.finish();
 }
 
@@ -388,7 +386,7 @@ void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, in
                                          int64_t m, int64_t n, int64_t k) {
   Call call(*this);
   if (m == 0) return;
-  multiply(dw, k, {dy.data, dy.dtype, dy_stride, true}, {x.data, x.dtype, k, true}, n, k, m, nullptr, true, compute_);
+  multiply(dw, k, {dy.data, dy.dtype, dy_stride, true}, {x.data, x.dtype, k, true}, n, k, m, nullptr, true, compute());
   if (db) add_column_sums(db, dy, dy_stride, m, n, scratch(norm_backward_scratch(m, n)), stream_);
   call.finish();
 }
@@ -617,7 +615,7 @@ void CudaBackend::attention_forward(const AttentionArgs& args) {
   a.q_positions = call.in(a.q_positions, sizes.queries);
   a.key_begin = call.in(a.key_begin, b);
   a.key_end = call.in(a.key_end, b);
-  cuda::attention_forward(a, sizes, compute_, warpgroups_, scratch(attention_scratch(a, sizes, compute_)), stream_);
+  cuda::attention_forward(a, sizes, compute(), warpgroups_, scratch(attention_scratch(a, sizes, compute())), stream_);
   call.finish();
 }
 
@@ -639,8 +637,8 @@ void CudaBackend::attention_backward(const AttentionGradArgs& args) {
   a.q_positions = call.in(a.q_positions, sizes.queries);
   a.key_begin = call.in(a.key_begin, b);
   a.key_end = call.in(a.key_end, b);
-  cuda::attention_backward(grad, sizes, compute_, warpgroups_,
-                           scratch(attention_backward_scratch(grad, sizes, compute_)), stream_);
+  cuda::attention_backward(grad, sizes, compute(), warpgroups_,
+                           scratch(attention_backward_scratch(grad, sizes, compute())), stream_);
   call.finish();
 }
 

@@ -1,8 +1,7 @@
 // The CUDA backend: all work goes to one stream and is waited for where its results are read.
 //
-// Weights are bf16 or fp32. Where the model computes in bf16 (Compute::kBF16 of make_matrix, which goes for the whole
-// backend: a backend serves one model), operands of products and of attention are stored in bf16; those that come in
-// fp32 are rounded first.
+// Weights are bf16, fp16 or fp32. With Compute::kBF16 the activations that products and attention read are stored in
+// bf16; those that come in fp32 are rounded first.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -35,13 +34,13 @@ class CudaBackend final : public Backend {
  public:
   // Device `index`. blocking: every operation is complete when it returns, as tests on memory that the host reads need
   // it.
-  explicit CudaBackend(int index, bool blocking = false);
+  CudaBackend(int index, Compute compute, bool blocking = false);
   ~CudaBackend() override;
 
   const char* name() const override { return name_.c_str(); }
   const char* isa() const override { return isa_.c_str(); }
   bool supports(Compute) const override { return true; }
-  DType operand_dtype() const override { return compute_ == Compute::kBF16 ? DType::kBF16 : DType::kF32; }
+  DType activation_dtype() const override { return compute() == Compute::kBF16 ? DType::kBF16 : DType::kF32; }
 
   void* allocate(size_t bytes) override;
   void release(void* pointer) override;
@@ -49,8 +48,7 @@ class CudaBackend final : public Backend {
   void download(void* to_host, const void* from, size_t bytes) override;
   std::unique_ptr<Exchange> make_exchange() override;
 
-  std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
-                                      Compute compute) override;
+  std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) override;
   void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) override;
   void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias,
                       bool accumulate) override;
@@ -149,7 +147,6 @@ class CudaBackend final : public Backend {
     float* values;  // (D/2) device memory
   };
   std::vector<Frequencies> frequencies_;
-  Compute compute_ = Compute::kF32;
   bool warpgroups_ = false;  // attention may multiply by wgmma
 };
 

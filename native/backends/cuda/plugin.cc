@@ -10,8 +10,8 @@ extern "C" {
 
 __attribute__((visibility("default"))) const char* dultra_cuda_version() { return DULTRA_VERSION; }
 
-__attribute__((visibility("default"))) dultra::Backend* dultra_cuda_open(int index) {
-  return new dultra::cuda::CudaBackend(index);
+__attribute__((visibility("default"))) dultra::Backend* dultra_cuda_open(int index, dultra::Compute compute) {
+  return new dultra::cuda::CudaBackend(index, compute);
 }
 
 __attribute__((visibility("default"))) void dultra_cuda_devices(std::vector<dultra::CudaDevice>* devices) {
