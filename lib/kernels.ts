@@ -3,7 +3,7 @@
  * @module
  */
 import os from 'node:os';
-import { fromNative, type NativeRule, native } from './native';
+import { type NativeRule, native } from './native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from './options';
 
 /**
@@ -90,25 +90,23 @@ export async function maskedAttention(
   const kOffsets = int32(options.rowOffsets) ?? Int32Array.of(0, k.length / (kvHeads * headDim));
   const qOffsets =
     int32(options.queryOffsets) ?? (options.rowOffsets ? kOffsets : Int32Array.of(0, q.length / (heads * headDim)));
-  return fromNative(() =>
-    native().maskedAttention({
-      q,
-      k,
-      v,
-      heads,
-      kvHeads,
-      headDim,
-      qOffsets,
-      kOffsets,
-      qPositions: int32(options.queryPositions),
-      mask,
-      block: blockLength,
-      keyBegin: int32(options.keyBegin),
-      keyEnd: int32(options.keyEnd),
-      scale,
-      threads,
-    }),
-  );
+  return native().maskedAttention({
+    q,
+    k,
+    v,
+    heads,
+    kvHeads,
+    headDim,
+    qOffsets,
+    kOffsets,
+    qPositions: int32(options.queryPositions),
+    mask,
+    block: blockLength,
+    keyBegin: int32(options.keyBegin),
+    keyEnd: int32(options.keyEnd),
+    scale,
+    threads,
+  });
 }
 
 /** Input of {@link sample}. */
@@ -174,20 +172,18 @@ export async function sample(logits: Float32Array, options: SampleOptions): Prom
   checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
   const m = Math.floor(logits.length / vocabSize);
-  return fromNative(() =>
-    native().sample({
-      logits,
-      vocabSize,
-      temperature,
-      temperedLogProb: tokenLogProb === 'tempered',
-      excludedToken,
-      seed: checkSeed('seed', seed),
-      rows: rowsOf(m, options.rows),
-      steps: rowsOf(m, options.steps),
-      positions: options.positions ? Uint32Array.from(options.positions) : Uint32Array.from({ length: m }, (_, i) => i),
-      threads,
-    }),
-  );
+  return native().sample({
+    logits,
+    vocabSize,
+    temperature,
+    temperedLogProb: tokenLogProb === 'tempered',
+    excludedToken,
+    seed: checkSeed('seed', seed),
+    rows: rowsOf(m, options.rows),
+    steps: rowsOf(m, options.steps),
+    positions: options.positions ? Uint32Array.from(options.positions) : Uint32Array.from({ length: m }, (_, i) => i),
+    threads,
+  });
 }
 
 /** Input of {@link plannerScore}: the planner's last AdaLN and its linear. */
@@ -223,7 +219,7 @@ export async function plannerScore(hidden: Float32Array, options: PlannerScoreOp
   checkNumber('eps', eps, { min: 0 });
   checkInteger('threads', threads, { min: 1, max: 1024 });
   const condition = Int32Array.from(options.condition);
-  return fromNative(() => native().plannerScore({ hidden, scale, shift, condition, weight, bias, eps, threads }));
+  return native().plannerScore({ hidden, scale, shift, condition, weight, bias, eps, threads });
 }
 
 const UNMASK_RULES = [
@@ -346,28 +342,26 @@ export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
   const positions = new Uint32Array(m);
   for (let row = 0; row < b; row++)
     for (let i = offsets[row]; i < offsets[row + 1] && i < m; i++) positions[i] = i - offsets[row];
-  return fromNative(() =>
-    native().unmask({
-      rule,
-      offsets,
-      plannerLogits: options.plannerLogits ?? null,
-      confidences: options.confidences ?? null,
-      entropies: options.entropies ?? null,
-      tokenLogProbs: options.tokenLogProbs ?? null,
-      plannerTemperature,
-      probabilityScale,
-      threshold,
-      factor,
-      factorLastPair: lastPair,
-      counts: int32(options.counts),
-      referenceLikelihood: false,
-      seed: checkSeed('seed', seed),
-      rowKeys: options.rows ? Uint32Array.from(options.rows) : Uint32Array.from({ length: b }, (_, i) => i),
-      steps: rowsOf(b, options.steps),
-      positions: options.positions ? Uint32Array.from(options.positions) : positions,
-      threads,
-    }),
-  );
+  return native().unmask({
+    rule,
+    offsets,
+    plannerLogits: options.plannerLogits ?? null,
+    confidences: options.confidences ?? null,
+    entropies: options.entropies ?? null,
+    tokenLogProbs: options.tokenLogProbs ?? null,
+    plannerTemperature,
+    probabilityScale,
+    threshold,
+    factor,
+    factorLastPair: lastPair,
+    counts: int32(options.counts),
+    referenceLikelihood: false,
+    seed: checkSeed('seed', seed),
+    rowKeys: options.rows ? Uint32Array.from(options.rows) : Uint32Array.from({ length: b }, (_, i) => i),
+    steps: rowsOf(b, options.steps),
+    positions: options.positions ? Uint32Array.from(options.positions) : positions,
+    threads,
+  });
 }
 
 /** What AdamW keeps for one parameter tensor. */
@@ -410,7 +404,17 @@ export async function adamw(
   for (const [name, value] of Object.entries({ lr, eps, weightDecay, gradientScale }))
     checkNumber(name, value, { min: 0 });
   for (const [name, value] of Object.entries({ beta1, beta2 })) checkNumber(name, value, { min: 0, max: 1 });
-  return fromNative(() =>
-    native().adamw({ parameter, gradient, expAvg, expAvgSq, step, lr, beta1, beta2, eps, weightDecay, gradientScale }),
-  );
+  return native().adamw({
+    parameter,
+    gradient,
+    expAvg,
+    expAvgSq,
+    step,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weightDecay,
+    gradientScale,
+  });
 }

@@ -717,16 +717,11 @@ describe('gradients of a pass on a cache', () => {
           trainer.score({
             ids: Int32Array.from(computed, (position) => ids[position]),
             offsets: Int32Array.from([0, computed.length]),
-            hidden: null,
             candidateOffsets: Int32Array.from([0, candidates.length]),
             positions: Int32Array.from(candidates),
             tokens: Int32Array.from(tokens),
-            temperature: 0,
             excludedToken: config.mask_token_id,
-            confidences: false,
-            logits: false,
             planner: { timestep: Float32Array.of(timestep), maskIndex: Uint8Array.from(isCandidate(computed), Number) },
-            policy: null,
             cached: { cache: cache.native, rows: Int32Array.of(0), positions: Int32Array.from(computed) },
             keep,
           });
@@ -735,8 +730,6 @@ describe('gradients of a pass on a cache', () => {
         await trainer.backward({
           dLogProbs: Float32Array.from(upstream, ([x]) => x),
           dPlannerLogits: Float32Array.from(upstream, ([, x]) => x),
-          dLogLikelihoods: null,
-          dLogits: null,
         });
         const found = new Map((await trainer.gradients()).map(({ name, data }) => [name, data]));
         trainer.dispose();

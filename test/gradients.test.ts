@@ -113,14 +113,11 @@ async function gradients(
     await trainer.score({
       ids: Int32Array.from(ids),
       offsets: Int32Array.from(offsets),
-      hidden: null,
       candidateOffsets: Int32Array.from(candidateOffsets),
       positions: Int32Array.from(positions),
       tokens: Int32Array.from(problem.rows.flatMap((row) => row.tokens)),
       temperature: problem.temperature,
       excludedToken: mask,
-      confidences: false,
-      logits: false,
       planner: {
         timestep: Float32Array.from(problem.rows, (row) => row.timestep),
         maskIndex: Uint8Array.from(
@@ -132,7 +129,6 @@ async function gradients(
         forced: new Uint8Array(problem.rows.length),
         plannerTemperature: problem.plannerTemperature,
         probabilityScale: problem.probabilityScale,
-        referenceLikelihood: false,
       },
       keep: true,
     });
@@ -141,7 +137,6 @@ async function gradients(
       dLogLikelihoods: Float32Array.from(problem.upstream, ([x]) => x),
       dLogProbs: Float32Array.from(problem.upstream, ([, x], i) => (selected[i] ? x : 0)),
       dPlannerLogits: Float32Array.from(problem.upstream, ([, , x]) => x),
-      dLogits: null,
     });
     return new Map((await trainer.gradients()).map(({ name, data }) => [name, data]));
   } finally {

@@ -119,23 +119,12 @@ describe('fine-tuning', () => {
         await trainer.score({
           ids,
           offsets: Int32Array.of(0, 6),
-          hidden: null,
-          candidateOffsets: Int32Array.of(0, 3),
           positions: Int32Array.of(3, 4, 5),
           tokens: Int32Array.of(6, 7, 8),
-          temperature: 0,
-          excludedToken: -1,
-          confidences: false,
-          logits: false,
-          planner: null,
-          policy: null,
           keep: true,
         });
         await trainer.backward({
           dLogProbs: Float32Array.of(-1, -0.3, 0.2),
-          dPlannerLogits: null,
-          dLogLikelihoods: null,
-          dLogits: null,
         });
         return trainer.step(update);
       };

@@ -3,10 +3,11 @@ import { DUltraError } from '../errors';
 import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
 import type { ModelConfig } from '../model/config';
 import { allocateCache, cacheBytes, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
+import { offsetsOf } from '../model/packing';
 import { type SaveOptions, saveModel } from '../model/save';
 import type { Tokenizer } from '../model/tokenizer';
-import { ModelTrainer, type ModelTrainerOptions, resolveTrainerOptions } from '../model/trainer';
-import { fromNative, type NativeCacheOptions, type NativeModel, type NativeModelInfo, native } from '../native';
+import { type ModelTrainer, type ModelTrainerOptions, openTrainer } from '../model/trainer';
+import { cancellable, type NativeCacheOptions, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
 import {
   type Denoisable,
@@ -222,14 +223,12 @@ export class MaskedDiffusionModel {
     const plannerRequest = planner ? checkPlannerRequest(planner) : null;
     const positions = cache ? this.#forwardPositions(cache, request, ids, offsets) : null;
     const token = new (native().CancelToken)();
-    const cancel = () => token.cancel();
-    signal?.addEventListener('abort', cancel, { once: true });
-    try {
-      const nativeRequest = { ids, offsets, logits, planner: plannerRequest, cache: cache?.native ?? null, positions };
-      return await fromNative(() => this.#native.forward(nativeRequest, token), signal);
-    } finally {
-      signal?.removeEventListener('abort', cancel);
-    }
+    const nativeRequest = { ids, offsets, logits, planner: plannerRequest, cache: cache?.native, positions };
+    return cancellable(
+      signal,
+      () => token.cancel(),
+      () => this.#native.forward(nativeRequest, token),
+    );
   }
 
   /**
@@ -247,9 +246,8 @@ export class MaskedDiffusionModel {
       return value;
     });
     if (lengths.length === 0) throw new RangeError('rowLengths: expected at least one row, got none');
-    const offsets = new Int32Array(lengths.length + 1);
-    for (const [i, length] of lengths.entries()) offsets[i + 1] = offsets[i] + length;
-    return new KvCache(await allocateCache(this.#native, this.config, offsets, resolved), this.config, lengths);
+    const cache = await allocateCache(this.#native, this.config, offsetsOf(lengths), resolved);
+    return new KvCache(cache, this.config, lengths);
   }
 
   /**
@@ -269,8 +267,7 @@ export class MaskedDiffusionModel {
    */
   async createTrainer(options: ModelTrainerOptions = {}): Promise<ModelTrainer> {
     this.#checkUsable();
-    const resolved = resolveTrainerOptions(options);
-    return new ModelTrainer(await fromNative(() => this.#native.createTrainer(resolved)), resolved.lora);
+    return openTrainer(this.#native, options);
   }
 
   /**
@@ -281,7 +278,7 @@ export class MaskedDiffusionModel {
   async save(folder: string, options: SaveOptions = {}): Promise<void> {
     this.#checkUsable();
     const { config, source } = this;
-    const weights = async (name: string) => (await fromNative(() => this.#native.weights([name])))[0].data;
+    const weights = async (name: string) => (await this.#native.weights([name]))[0].data;
     await saveModel(folder, { config, configJson: this.#configJson, source, weights }, options);
   }
 

@@ -1,14 +1,14 @@
 // An autoregressive model: what diffusion is compared with, and the teacher that says how likely a completion is.
 import { DUltraError } from '../errors';
-import { fromNative, type NativeCache, type NativeModel, type NativeModelInfo, native } from '../native';
+import { type NativeCache, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { deriveSeed, Purpose } from '../random';
 import type { ChatMessage } from '../types';
 import type { CausalConfig } from './causal-config';
 import { allocateCache } from './kv-cache';
-import { offsetsOf } from './packing';
+import { concatenate, offsetsOf, packed, packRows } from './packing';
 import type { Tokenizer } from './tokenizer';
-import { ModelTrainer, resolveTrainerOptions } from './trainer';
+import { type ModelTrainer, openTrainer } from './trainer';
 
 /** A prompt of an autoregressive model: text as it stands, chat messages for its template, or token ids. */
 export type CausalPrompt = string | ChatMessage[] | { promptIds: ArrayLike<number> };
@@ -95,37 +95,25 @@ export class CausalModel {
     const { tokenBudget = DEFAULT_BUDGET, signal } = options;
     checkInteger('tokenBudget', tokenBudget, { min: 1, max: 1 << 30 });
     checkSignal(signal);
-    const whole = rows.map(({ promptIds, ids }, i) => {
+    const scored = rows.map(({ promptIds, ids }, i) => {
       if (promptIds.length === 0) throw new RangeError(`rows[${i}].promptIds: expected at least one token, got none`);
-      return this.#checkRow(`rows[${i}]`, Int32Array.from([...Array.from(promptIds), ...Array.from(ids)]));
-    });
-    const out: Float32Array[] = rows.map(({ ids }) => new Float32Array(ids.length));
-    const scorer = await this.#openScorer();
-    for (let begin = 0; begin < rows.length; ) {
-      let end = begin;
-      let tokens = 0;
-      while (end < rows.length && (end === begin || tokens + whole[end].length <= tokenBudget))
-        tokens += whole[end++].length;
-      signal?.throwIfAborted();
-      const part = whole.slice(begin, end);
+      const whole = this.#checkRow(`rows[${i}]`, Int32Array.from([...Array.from(promptIds), ...Array.from(ids)]));
       // The token at a position is predicted at the one before.
-      const candidates = part.map((_ids, i) =>
-        Int32Array.from(rows[begin + i].ids, (_, j) => rows[begin + i].promptIds.length + j - 1),
-      );
-      const { logProbs } = await this.#score(
-        scorer,
-        part,
-        candidates,
-        part.flatMap((ids, i) => Array.from(candidates[i], (at) => ids[at + 1])),
-      );
+      const positions = Int32Array.from(ids, (_, j) => promptIds.length + j - 1);
+      return { ids: whole, positions, logProbs: new Float32Array(ids.length) };
+    });
+    const scorer = await this.#openScorer();
+    for (const batch of packRows(scored, ({ ids }) => ids.length, tokenBudget)) {
+      signal?.throwIfAborted();
+      const tokens = batch.map(({ ids, positions }) => positions.map((position) => ids[position + 1]));
+      const { logProbs } = await scorer.score({ ...packed(batch), tokens: concatenate(tokens, Int32Array) });
       let at = 0;
-      for (let i = begin; i < end; i++) {
-        out[i].set(logProbs!.subarray(at, at + out[i].length));
-        at += out[i].length;
+      for (const row of batch) {
+        row.logProbs.set(logProbs!.subarray(at, at + row.logProbs.length));
+        at += row.logProbs.length;
       }
-      begin = end;
     }
-    return out;
+    return scored.map(({ logProbs }) => logProbs);
   }
 
   /**
@@ -175,20 +163,18 @@ export class CausalModel {
         signal?.throwIfAborted();
         const last = rows.map(({ whole, isDone }) => ({ begin: whole.length - 1, ids: isDone ? [] : whole.slice(-1) }));
         const logits = (await this.#cached(cache, last, true))!;
-        const drawn = await fromNative(() =>
-          native().sample({
-            logits,
-            vocabSize: embeddingSize,
-            temperature,
-            temperedLogProb: false,
-            excludedToken: -1,
-            seed: deriveSeed(BigInt(seed), Purpose.evaluation),
-            rows: Uint32Array.from(open, ({ index }) => firstRow + index),
-            steps: Uint32Array.from(open, () => step),
-            positions: Uint32Array.from(open, ({ whole }) => whole.length),
-            threads: this.info.threads,
-          }),
-        );
+        const drawn = await native().sample({
+          logits,
+          vocabSize: embeddingSize,
+          temperature,
+          temperedLogProb: false,
+          excludedToken: -1,
+          seed: deriveSeed(BigInt(seed), Purpose.evaluation),
+          rows: Uint32Array.from(open, ({ index }) => firstRow + index),
+          steps: Uint32Array.from(open, () => step),
+          positions: Uint32Array.from(open, ({ whole }) => whole.length),
+          threads: this.info.threads,
+        });
         open.forEach((row, i) => {
           row.whole.push(drawn.tokens[i]);
           row.logProbs.push(drawn.logProbs[i]);
@@ -247,55 +233,13 @@ export class CausalModel {
     const ids = Int32Array.from(rows.flatMap((row) => row.ids));
     if (ids.length === 0) return null;
     const positions = Int32Array.from(rows.flatMap((row) => row.ids.map((_, i) => row.begin + i)));
-    const request = {
-      ids,
-      offsets: offsetsOf(rows.map((row) => row.ids.length)),
-      logits,
-      planner: null,
-      cache,
-      positions,
-    };
-    return (await fromNative(() => this.#native.forward(request))).logits;
+    const offsets = offsetsOf(rows.map((row) => row.ids.length));
+    return (await this.#native.forward({ ids, offsets, logits, cache, positions })).logits;
   }
 
   #openScorer(): Promise<ModelTrainer> {
     this.#checkUsable();
-    this.#scorer ??= fromNative(() =>
-      this.#native.createTrainer(resolveTrainerOptions({ freezeBase: true, freezePlanner: true })),
-    ).then((trainer) => new ModelTrainer(trainer, null));
+    this.#scorer ??= openTrainer(this.#native, { freezeBase: true, freezePlanner: true });
     return this.#scorer;
-  }
-
-  /** One packed forward pass: log-probabilities of `tokens` at the candidates, or their logits. */
-  #score(
-    scorer: ModelTrainer,
-    rows: readonly Int32Array[],
-    candidates: readonly Int32Array[],
-    tokens: number[] | null,
-  ) {
-    const offsets = (arrays: readonly Int32Array[]) => offsetsOf(arrays.map(({ length }) => length));
-    const join = (arrays: readonly Int32Array[]) => {
-      const at = offsets(arrays);
-      const out = new Int32Array(at[arrays.length]);
-      arrays.forEach((array, i) => {
-        out.set(array, at[i]);
-      });
-      return out;
-    };
-    return scorer.score({
-      ids: join(rows),
-      offsets: offsets(rows),
-      hidden: null,
-      candidateOffsets: offsets(candidates),
-      positions: join(candidates),
-      tokens: tokens && Int32Array.from(tokens),
-      temperature: 0,
-      excludedToken: -1,
-      confidences: false,
-      logits: tokens === null,
-      planner: null,
-      policy: null,
-      keep: false,
-    });
   }
 }

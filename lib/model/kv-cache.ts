@@ -1,12 +1,6 @@
 // Caches of keys and values: their memory, and the handle that users hold.
 import { DUltraError } from '../errors';
-import {
-  fromNative,
-  type NativeCache,
-  type NativeCacheOptions,
-  type NativeModel,
-  type NativeModelConfig,
-} from '../native';
+import type { NativeCache, NativeCacheOptions, NativeModel, NativeModelConfig } from '../native';
 import { checkChoice, checkKeys } from '../options';
 import type { CacheStorage } from '../types';
 import { availableMemory } from './memory';
@@ -62,7 +56,7 @@ export async function allocateCache(
       `cache: keys and values of ${rows}, ${tokens} tokens in all, need ${gb(needed)}, ${gb(available)} are free${hint}`,
     );
   }
-  return fromNative(() => model.createCache(offsets, options));
+  return model.createCache(offsets, options);
 }
 
 /** Keys and values of some rows, for `model.forward`. Made by `model.createCache`; free it with `dispose()`. */
@@ -94,7 +88,7 @@ export class KvCache {
    * @throws RangeError for a layer or row that there is not; DUltraError DISPOSED.
    */
   async read(layer: number, row = 0): Promise<{ keys: Float32Array; values: Float32Array }> {
-    const both = await fromNative(() => this.#native.read(layer, row));
+    const both = await this.#native.read(layer, row);
     const width = this.#config.nKvHeads * (this.#config.dModel / this.#config.nHeads);
     const length = both.length / (2 * width);
     const keys = new Float32Array(length * width);

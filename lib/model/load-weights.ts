@@ -6,7 +6,7 @@ import { DUltraError } from '../errors';
 import { findSafetensors, readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
 import { downloadModel } from '../hub/download';
 import {
-  fromNative,
+  cancellable,
   type NativeDType,
   type NativeLoadRequest,
   type NativeModel,
@@ -157,9 +157,7 @@ async function loadReporting(
   signal: AbortSignal | undefined,
   onProgress: LoadModelOptions['onProgress'],
 ): Promise<NativeModel> {
-  signal?.throwIfAborted();
   const token = new (native().CancelToken)();
-  const cancel = () => token.cancel();
   let failure: { error: unknown } | null = null;
   let reported = -1;
   const report = () => {
@@ -174,9 +172,12 @@ async function loadReporting(
     }
   };
   const timer = onProgress && setInterval(report, PROGRESS_INTERVAL_MS);
-  signal?.addEventListener('abort', cancel, { once: true });
   try {
-    const loaded = await fromNative(() => native().loadModel(request, token), signal);
+    const loaded = await cancellable(
+      signal,
+      () => token.cancel(),
+      () => native().loadModel(request, token),
+    );
     report();
     if (failure) loaded.dispose();
     else return loaded;
@@ -184,7 +185,6 @@ async function loadReporting(
     if (!failure) throw error;
   } finally {
     clearInterval(timer);
-    signal?.removeEventListener('abort', cancel);
   }
   throw (failure as { error: unknown }).error;
 }

@@ -1,14 +1,5 @@
-// The trainer's two calls (score, backward) and its optimiser, with the public API's errors.
-import {
-  fromNative,
-  type NativeBackwardRequest,
-  type NativeNamedTensor,
-  type NativeOptimizerStep,
-  type NativeScoreRequest,
-  type NativeScoreResult,
-  type NativeTrainer,
-  type NativeTrainerOptions,
-} from '../native';
+// Options of a model's trainer, checked, and what they take.
+import type { NativeModel, NativeTrainer, NativeTrainerOptions } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 
 /** The projections that adapters can sit on. */
@@ -96,7 +87,7 @@ export function resolveLora(lora: LoraOptions): Required<LoraOptions> {
 }
 
 /** Checks {@link ModelTrainerOptions}. @throws TypeError, RangeError naming the option. */
-export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptions {
+function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptions {
   checkKeys('options', options, [
     'freezeBase',
     'freezePlanner',
@@ -124,73 +115,18 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
   };
 }
 
-/** Made by `model.createTrainer`. One call at a time; free it with `dispose()`. */
-export class ModelTrainer {
-  readonly #native: NativeTrainer;
+/**
+ * Forward passes that keep their activations, backward passes and the optimiser, over fp32 masters of one model. Made by
+ * `model.createTrainer`. One call at a time; free it with `dispose()`, after which the model keeps its weights as they
+ * are.
+ */
+export interface ModelTrainer extends NativeTrainer {
   /** The adapters that train, or null. */
   readonly lora: NativeTrainerOptions['lora'];
+}
 
-  /** @internal */
-  constructor(native: NativeTrainer, lora: NativeTrainerOptions['lora']) {
-    this.#native = native;
-    this.lora = lora;
-  }
-
-  /** Names, shapes and groups of what trains. */
-  parameters(): { name: string; shape: number[]; group: 'base' | 'planner' }[] {
-    return this.#native.parameters();
-  }
-
-  /** A forward pass over packed rows; `keep: true` keeps what {@link backward} needs. */
-  score(request: NativeScoreRequest): Promise<NativeScoreResult> {
-    return fromNative(() => this.#native.score(request));
-  }
-
-  /** Adds the gradients of the last kept forward pass. */
-  backward(request: NativeBackwardRequest): Promise<{ dHidden: Float32Array | null }> {
-    return fromNative(() => this.#native.backward(request));
-  }
-
-  /** Clears the gradients. */
-  zeroGrad(): Promise<void> {
-    return fromNative(() => this.#native.zeroGrad());
-  }
-
-  /** Global L2 norm of the gradients as they stand. */
-  gradNorm(): Promise<number> {
-    return fromNative(() => this.#native.gradNorm());
-  }
-
-  /**
-   * One AdamW update; clears the gradients. @throws DUltraError NON_FINITE (and changes nothing) for a norm that is not
-   * finite.
-   */
-  step(request: NativeOptimizerStep): Promise<{ gradNorm: number; step: number }> {
-    return fromNative(() => this.#native.step(request));
-  }
-
-  /** Gradients as they stand. */
-  gradients(): Promise<NativeNamedTensor[]> {
-    return fromNative(() => this.#native.gradients());
-  }
-
-  /** Parameters (fp32 masters), moments as "exp_avg.<name>" and "exp_avg_sq.<name>", and the number of updates. */
-  state(): Promise<{ step: number; tensors: NativeNamedTensor[] }> {
-    return fromNative(() => this.#native.state());
-  }
-
-  /** Takes what {@link ModelTrainer.state} gave. */
-  loadState(state: { step: number; tensors: NativeNamedTensor[] }): Promise<void> {
-    return fromNative(() => this.#native.loadState(state));
-  }
-
-  /** Merges the adapters into the weights ("on", as after creation) or takes them out ("off"). */
-  setAdapters(mode: 'on' | 'off'): Promise<void> {
-    return fromNative(() => this.#native.setAdapters(mode));
-  }
-
-  /** Frees masters, gradients and moments; the model keeps its weights as they are. */
-  dispose(): void {
-    this.#native.dispose();
-  }
+/** Checks the options and allocates what trains. @throws as `model.createTrainer`. */
+export async function openTrainer(model: NativeModel, options: ModelTrainerOptions): Promise<ModelTrainer> {
+  const resolved = resolveTrainerOptions(options);
+  return Object.assign(await model.createTrainer(resolved), { lora: resolved.lora });
 }

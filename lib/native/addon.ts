@@ -2,6 +2,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import { wrapAddon } from './errors';
 import type { NativeAddon } from './types';
 
 let loaded: NativeAddon | undefined;
@@ -52,8 +53,8 @@ export function native(): NativeAddon {
     try {
       const addon = require(file) as NativeAddon;
       if (addon.version === version) {
-        loaded = addon;
-        return addon;
+        loaded = wrapAddon(addon);
+        return loaded;
       }
       attempts.push(`${name}: is of version ${addon.version}, the package of ${version}`);
     } catch (error) {

@@ -1,4 +1,4 @@
 // The one door to the native addon.
 export { native } from './addon';
-export { convertNativeError, fromNative } from './errors';
+export { cancellable } from './errors';
 export type * from './types';

@@ -67,12 +67,13 @@ export interface NativeModelInfo {
 export interface NativeForwardRequest {
   ids: Int32Array;
   offsets: Int32Array;
-  logits: boolean;
-  /** timestep (B); maskIndex (N), 0 or 1. */
-  planner: { timestep: Float32Array; maskIndex: Uint8Array } | null;
-  /** With a cache, ids are those at `positions` (N, in-row) alone, row b being row b of the cache; else null. */
-  cache: NativeCache | null;
-  positions: Int32Array | null;
+  /** Also return logits. Default false. */
+  logits?: boolean;
+  /** Also run the planner head: timestep (B); maskIndex (N), 0 or 1. */
+  planner?: { timestep: Float32Array; maskIndex: Uint8Array } | null;
+  /** With a cache, ids are those at `positions` (N, in-row) alone, and row b is row b of the cache. */
+  cache?: NativeCache | null;
+  positions?: Int32Array | null;
 }
 
 /** What a cache of keys and values holds. */
@@ -131,36 +132,42 @@ export interface NativeStepRequest {
   rows: Int32Array;
   /** (R) candidates are the masked positions before it. */
   windowEnds: Int32Array;
-  /** Candidates in place of those, or null. */
-  candidates: NativePositions | null;
-  /**
-   * What a session with a cache computes: candidates and whatever else is not to be taken from the cache. null without
-   * a cache.
-   */
-  queries: NativePositions | null;
+  /** Candidates in place of those. */
+  candidates?: NativePositions | null;
+  /** With a cache: the positions that are computed; the rest of each row is taken from the cache. */
+  queries?: NativePositions | null;
   /** (R) random coordinates of each row. */
   rowKeys: Uint32Array;
   steps: Uint32Array;
   seed: bigint;
-  temperature: number;
-  temperedLogProb: boolean;
-  /** The mask token is not a legal prediction (always so but in compat: "reference" for the rival samplers). */
-  excludeMask: boolean;
-  /** Run the planner head; implied by the planner rules. */
-  planner: boolean;
+  /** Token temperature; 0 (default): argmax. */
+  temperature?: number;
+  /** Log-probabilities at `temperature`. Default false: at temperature 1. */
+  temperedLogProb?: boolean;
+  /**
+   * The mask token is not a legal prediction. Default true; false with compat: "reference" for the rival samplers alone.
+   */
+  excludeMask?: boolean;
+  /** Run the planner head; implied by the planner rules. Default false. */
+  planner?: boolean;
   rule: NativeRule;
-  plannerTemperature: number;
-  probabilityScale: number;
-  threshold: number;
-  factor: number;
-  factorLastPair: boolean;
-  /** (R) for 'fixed', 'random' and 'leftToRight', else null. */
-  counts: Int32Array | null;
-  /** 'fixed' takes the lowest entropies in place of the highest confidences. */
-  byEntropy: boolean;
-  referenceLikelihood: boolean;
+  /** For the planner rules. Default 1 each. */
+  plannerTemperature?: number;
+  probabilityScale?: number;
+  /** For "threshold" (confidence), "entropy", "entropySum" (nats) and "plannerThreshold" (probability). Default 0. */
+  threshold?: number;
+  /** For "factor". Default 0. */
+  factor?: number;
+  /** "factor" lets a first failure at the last candidate pass. Default false. */
+  factorLastPair?: boolean;
+  /** (R) for 'fixed', 'random' and 'leftToRight'. */
+  counts?: Int32Array | null;
+  /** 'fixed' takes the lowest entropies in place of the highest confidences. Default false. */
+  byEntropy?: boolean;
+  /** See `forcedStep` of GenerateOptions. Default false: "exact". */
+  referenceLikelihood?: boolean;
   /** Recorded uniforms instead of Philox (fixtures): token (M, embeddingSize), position (M), in candidate order. */
-  uniforms: { token: Float64Array | null; position: Float64Array | null } | null;
+  uniforms?: { token: Float64Array | null; position: Float64Array | null } | null;
 }
 
 /**
@@ -226,42 +233,44 @@ export interface NativeScoreRequest {
   /** (N), (B + 1) */
   ids: Int32Array;
   offsets: Int32Array;
-  /** (N, C) hidden states in place of the base model's, or null; `ids` then only give the shape. */
-  hidden: Float32Array | null;
-  /** Candidates, M in all: row b's are candidateOffsets[b] to candidateOffsets[b + 1]; in-row positions, ascending. */
-  candidateOffsets: Int32Array;
+  /** (N, C) hidden states in place of the base model's; `ids` then only give the shape. */
+  hidden?: Float32Array | null;
+  /** (M) candidates of all rows: in-row positions, ascending in each row. */
   positions: Int32Array;
-  /**
-   * (M) tokens whose log-probability is wanted; null: no log-probabilities (and no output head) unless `confidences`.
-   */
-  tokens: Int32Array | null;
-  /** Log-probabilities at this token temperature; 0: untempered. */
-  temperature: number;
-  /** Its logit counts as -inf; -1: none. */
-  excludedToken: number;
-  /** Also return the argmax of each candidate and its softmax probability. */
-  confidences: boolean;
-  /** Also return logits (M, V). */
-  logits: boolean;
+  /** (B + 1) Row b's candidates are candidateOffsets[b] to candidateOffsets[b + 1]. May be left out with one row. */
+  candidateOffsets?: Int32Array;
+  /** (M) tokens whose log-probability is wanted. Without them, and without `confidences`, the output head is skipped. */
+  tokens?: Int32Array | null;
+  /** Log-probabilities at this token temperature; 0 (default): untempered. */
+  temperature?: number;
+  /** A token whose logit counts as -inf; -1 (default): none. */
+  excludedToken?: number;
+  /** Also return the argmax of each candidate and its softmax probability. Default false. */
+  confidences?: boolean;
+  /** Also return logits (M, V). Default false. */
+  logits?: boolean;
   /** Run the planner head: timestep (B); maskIndex (N), 0 or 1. */
-  planner: { timestep: Float32Array; maskIndex: Uint8Array } | null;
-  /** Score decisions of the planner's policy (needs `planner` and `tokens`): selected (M), forced (B). */
-  policy: {
+  planner?: { timestep: Float32Array; maskIndex: Uint8Array } | null;
+  /**
+   * Score decisions of the planner's policy (needs `planner` and `tokens`): selected (M), forced (B). Defaults:
+   * plannerTemperature 1, probabilityScale 1, referenceLikelihood false.
+   */
+  policy?: {
     selected: Uint8Array;
     forced: Uint8Array;
-    plannerTemperature: number;
-    probabilityScale: number;
-    referenceLikelihood: boolean;
+    plannerTemperature?: number;
+    probabilityScale?: number;
+    referenceLikelihood?: boolean;
   } | null;
   /**
    * A pass over some positions of some rows of a cache (fp32): ids, offsets and maskIndex are those of `positions`
    * alone, `rows` (B) are the cache's. What the cache holds is a constant to `backward`, which must come before the
-   * cache's next pass. null or absent: whole rows.
+   * cache's next pass. Without it: whole rows.
    * @internal
    */
   cached?: { cache: NativeCache; rows: Int32Array; positions: Int32Array } | null;
-  /** Keep the activations for `backward`. */
-  keep: boolean;
+  /** Keep the activations for `backward`. Default false. */
+  keep?: boolean;
 }
 
 /** Arrays are (M) unless said otherwise; null where not asked for. */
@@ -276,12 +285,12 @@ export interface NativeScoreResult {
   logits: Float32Array | null;
 }
 
-/** dL/d of the outputs of the last `score` with `keep`; (M) each, (M, V) for logits; null: 0. */
+/** dL/d of the outputs of the last `score` with `keep`: (M) each, (M, V) for logits. Those that are left out are 0. */
 export interface NativeBackwardRequest {
-  dLogProbs: Float32Array | null;
-  dPlannerLogits: Float32Array | null;
-  dLogLikelihoods: Float32Array | null;
-  dLogits: Float32Array | null;
+  dLogProbs?: Float32Array | null;
+  dPlannerLogits?: Float32Array | null;
+  dLogLikelihoods?: Float32Array | null;
+  dLogits?: Float32Array | null;
 }
 
 /** AdamW with global-norm clipping over every gradient that has been accumulated. */
@@ -289,12 +298,16 @@ export interface NativeOptimizerStep {
   /** Learning rates of the base (adapters included) and of the planner. */
   baseLr: number;
   plannerLr: number;
-  beta1: number;
-  beta2: number;
-  eps: number;
-  weightDecay: number;
-  /** 0: no clipping. */
-  maxGradNorm: number;
+  /** Default 0.9. */
+  beta1?: number;
+  /** Default 0.99. */
+  beta2?: number;
+  /** Default 1e-8. */
+  eps?: number;
+  /** Default 0. */
+  weightDecay?: number;
+  /** Gradients are scaled down to this global L2 norm; 0 (default): no clipping. */
+  maxGradNorm?: number;
 }
 
 /** A named tensor, row-major fp32. */
@@ -308,12 +321,11 @@ export interface NativeNamedTensor {
 export interface NativeTrainer {
   /** Names and sizes of what trains; Hugging Face names, adapters as "<module>.lora_A.weight" / ".lora_B.weight". */
   parameters(): { name: string; shape: number[]; group: 'base' | 'planner' }[];
-  score(request: NativeScoreRequest, cancelToken?: NativeCancelToken | null): Promise<NativeScoreResult>;
+  /** A forward pass over packed rows; `keep: true` keeps what `backward` needs. */
+  score(request: NativeScoreRequest): Promise<NativeScoreResult>;
   /** Adds gradients; consumes the kept activations. dHidden (N, C) where `score` was given hidden states. */
-  backward(
-    request: NativeBackwardRequest,
-    cancelToken?: NativeCancelToken | null,
-  ): Promise<{ dHidden: Float32Array | null }>;
+  backward(request: NativeBackwardRequest): Promise<{ dHidden: Float32Array | null }>;
+  /** Clears the gradients. */
   zeroGrad(): Promise<void>;
   /** Global L2 norm of the gradients as they stand. NaN or infinity is returned, not thrown. */
   gradNorm(): Promise<number>;

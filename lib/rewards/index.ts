@@ -336,17 +336,10 @@ export function teacherLogProb(options: TeacherOptions): RewardFunction {
       const { logProbs } = await judge.score({
         ids: join(part.map(({ ids }) => ids)),
         offsets: offsets(part.map(({ ids }) => ids.length)),
-        hidden: null,
         candidateOffsets: offsets(part.map(({ positions }) => positions.length)),
         positions: join(part.map(({ positions }) => positions)),
         tokens: join(part.map(({ tokens }) => tokens)),
-        temperature: 0,
         excludedToken: teacher.config.maskTokenId,
-        confidences: false,
-        logits: false,
-        planner: null,
-        policy: null,
-        keep: false,
       });
       let at = 0;
       for (const { owner, positions } of part) {

@@ -1,13 +1,12 @@
 // The denoising loop: blocks, steps, progress of each row, stopping. One native call per step.
-import {
-  fromNative,
-  type NativeCache,
-  type NativeCacheOptions,
-  type NativeModel,
-  type NativePositions,
-  type NativeSession,
-  type NativeStepRequest,
-  type NativeStepResult,
+import type {
+  NativeCache,
+  NativeCacheOptions,
+  NativeModel,
+  NativePositions,
+  NativeSession,
+  NativeStepRequest,
+  NativeStepResult,
 } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
 import type { CustomSampler, DenoiseRow, DenoiseStep, GenerateOptions } from '../types';
@@ -227,11 +226,11 @@ export async function* denoiseRows(
   const packed = new Int32Array(offsets[rows.length]);
   for (const row of rows) packed.set(row.ids, offsets[row.index]);
   const rule = ruleRequest(sampler, target.hasPlanner, reference);
-  const storage = cacheStorage(settings.cache, rule.planner);
+  const storage = cacheStorage(settings.cache, rule.planner === true);
   const cache = storage && (await target.createCache(offsets, storage));
   let session: NativeSession;
   try {
-    session = await fromNative(() => target.native.createSession(packed, offsets, cache));
+    session = target.native.createSession(packed, offsets, cache);
   } catch (error) {
     cache?.dispose();
     throw error;
@@ -263,7 +262,9 @@ export async function* denoiseRows(
           position: concatenate(draws.map((d) => d.position)),
         },
       };
-      const result = await fromNative(session.step(request), signal);
+      const result = await session.step(request).catch((error: unknown) => {
+        throw signal?.aborted ? signal.reason : error;
+      });
       const event: DenoiseStep = { step, rows: [] };
       for (let r = 0; r < active.length; r++) event.rows.push(await finishRow(active[r], r, result, sampler, session));
       yield event;
@@ -309,19 +310,15 @@ async function finishRow(
     const extra = row.force(part);
     forcedPosition = extra < 0 ? -1 : part.positions[extra];
     if (extra >= 0)
-      await fromNative(() =>
-        session.write(row.index, part.positions.subarray(extra, extra + 1), part.tokens.subarray(extra, extra + 1)),
-      );
+      session.write(row.index, part.positions.subarray(extra, extra + 1), part.tokens.subarray(extra, extra + 1));
   }
   if (typeof sampler === 'function' && part.positions.length > 0) {
     forcedPosition = forcedPositionOf(await chooseCustom(sampler, row, part));
     const chosen = part.positions.filter((_, i) => part.selected[i]);
-    await fromNative(() =>
-      session.write(
-        row.index,
-        chosen,
-        part.tokens.filter((_, i) => part.selected[i]),
-      ),
+    session.write(
+      row.index,
+      chosen,
+      part.tokens.filter((_, i) => part.selected[i]),
     );
   }
   row.apply(part);

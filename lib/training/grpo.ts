@@ -342,7 +342,7 @@ class GrpoStage {
           return result.dLogLikelihoods;
         });
         const dLogLikelihoods = concatenate(gradients, Float32Array);
-        await this.#trainer.backward({ dLogProbs: null, dPlannerLogits: null, dLogLikelihoods, dLogits: null });
+        await this.#trainer.backward({ dLogLikelihoods });
         sum.tokens += rows.reduce((count, { computed }) => count + computed.length, 0);
       }
     }

@@ -100,14 +100,9 @@ class PlannerStage {
     );
     return this.#trainer.score({
       ...packed(rows),
-      hidden: null,
-      tokens: null,
-      temperature: 0,
       excludedToken: this.#options.reference ? -1 : maskTokenId,
       confidences: true,
-      logits: false,
       planner: { timestep, maskIndex },
-      policy: null,
       keep,
     });
   }
@@ -150,13 +145,7 @@ class PlannerStage {
         if (z >= 0 === (targets[i][k] === 1)) totals.agreeing++;
       });
       totals.tokens += batches[i].reduce((sum, { ids }) => sum + ids.length, 0);
-      if (train)
-        await this.#trainer.backward({
-          dLogProbs: null,
-          dPlannerLogits: dLogits,
-          dLogLikelihoods: null,
-          dLogits: null,
-        });
+      if (train) await this.#trainer.backward({ dPlannerLogits: dLogits });
     }
     return totals;
   }

@@ -185,15 +185,12 @@ export function replayRequest(
       rows.map(({ ids, computed, positions }) => ({ ids: computed.map((position) => ids[position]), positions })),
     ),
     cached,
-    hidden: null,
     tokens: concatenate(
       rows.map(({ tokens }) => tokens),
       Int32Array,
     ),
     temperature: policy.tokenLogProb === 'tempered' ? policy.temperature : 0,
     excludedToken: maskTokenId,
-    confidences: false,
-    logits: false,
     planner: {
       timestep: Float32Array.from(rows, ({ timestep }) => timestep),
       maskIndex: concatenate(maskIndex, Uint8Array),

@@ -139,17 +139,10 @@ class MaskedDiffusionStage {
     for (const batch of packRows(useful, ({ ids }) => ids.length, this.#options.tokenBudget)) {
       const { logProbs } = await this.#trainer.score({
         ...packed(batch),
-        hidden: null,
         tokens: concatenate(
           batch.map((row) => row.tokens),
           Int32Array,
         ),
-        temperature: 0,
-        excludedToken: -1,
-        confidences: false,
-        logits: false,
-        planner: null,
-        policy: null,
         keep: train,
       });
       let at = 0;
@@ -161,7 +154,7 @@ class MaskedDiffusionStage {
       });
       if (train) {
         const dLogProbs = concatenate(gradients, Float32Array);
-        await this.#trainer.backward({ dLogProbs, dPlannerLogits: null, dLogLikelihoods: null, dLogits: null });
+        await this.#trainer.backward({ dLogProbs });
       }
       tokens += batch.reduce((sum, { ids }) => sum + ids.length, 0);
     }

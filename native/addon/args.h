@@ -52,6 +52,19 @@ inline bool get_bool(const Napi::Object& object, const char* name) {
   return value.As<Napi::Boolean>().Value();
 }
 
+// The same for a property that may be left out: `fallback` where it is null or undefined.
+inline double get_number(const Napi::Object& object, const char* name, double fallback) {
+  return absent(object.Get(name)) ? fallback : get_number(object, name);
+}
+
+inline int64_t get_integer(const Napi::Object& object, const char* name, int64_t min, int64_t max, int64_t fallback) {
+  return absent(object.Get(name)) ? fallback : get_integer(object, name, min, max);
+}
+
+inline bool get_bool(const Napi::Object& object, const char* name, bool fallback) {
+  return absent(object.Get(name)) ? fallback : get_bool(object, name);
+}
+
 inline uint64_t get_u64(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   bool lossless = false;

@@ -169,7 +169,7 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
   auto request = std::make_shared<Request>();
   request->ids = get_array<int32_t>(object, "ids");
   request->offsets = get_array<int32_t>(object, "offsets");
-  request->logits = get_bool(object, "logits");
+  request->logits = get_bool(object, "logits", false);
   if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
     request->planner = true;
     request->timestep = get_array<float>(to_object(planner, "planner"), "timestep");

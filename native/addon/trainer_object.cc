@@ -137,14 +137,17 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
   request->ids = get_array<int32_t>(object, "ids");
   request->offsets = get_array<int32_t>(object, "offsets");
   request->hidden = get_optional_array<float>(object, "hidden");
-  request->candidate_offsets = get_array<int32_t>(object, "candidateOffsets");
   request->positions = get_array<int32_t>(object, "positions");
+  request->candidate_offsets = get_optional_array<int32_t>(object, "candidateOffsets");
+  // Candidates of a single row need no offsets.
+  if (absent(object.Get("candidateOffsets"))) request->candidate_offsets = {0, int32_t(request->positions.size())};
   request->log_probs = !absent(object.Get("tokens"));
   request->tokens = get_optional_array<int32_t>(object, "tokens");
-  request->temperature = float(get_number(object, "temperature"));
-  request->excluded_token = int32_t(get_integer(object, "excludedToken", -1, int64_t(1) << 30));
-  request->confidences = get_bool(object, "confidences");
-  request->logits = get_bool(object, "logits");
+  request->temperature = float(get_number(object, "temperature", request->temperature));
+  request->excluded_token =
+      int32_t(get_integer(object, "excludedToken", -1, int64_t(1) << 30, request->excluded_token));
+  request->confidences = get_bool(object, "confidences", false);
+  request->logits = get_bool(object, "logits", false);
   if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
     request->planner = true;
     request->timestep = get_array<float>(to_object(planner, "planner"), "timestep");
@@ -155,9 +158,9 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
     request->policy = true;
     request->selected = get_array<uint8_t>(policy, "selected");
     request->forced = get_array<uint8_t>(policy, "forced");
-    request->planner_temperature = float(get_number(policy, "plannerTemperature"));
-    request->probability_scale = float(get_number(policy, "probabilityScale"));
-    request->reference_likelihood = get_bool(policy, "referenceLikelihood");
+    request->planner_temperature = float(get_number(policy, "plannerTemperature", request->planner_temperature));
+    request->probability_scale = float(get_number(policy, "probabilityScale", request->probability_scale));
+    request->reference_likelihood = get_bool(policy, "referenceLikelihood", false);
   }
   if (const Napi::Value value = object.Get("cached"); !absent(value)) {
     const Napi::Object cached = to_object(value, "cached");
@@ -166,7 +169,7 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
     request->rows = get_array<int32_t>(cached, "rows");
     request->query_positions = get_array<int32_t>(cached, "positions");
   }
-  request->keep = get_bool(object, "keep");
+  request->keep = get_bool(object, "keep", false);
   struct Wanted {
     bool log_probs, planner, policy, confidences, logits;
   };
@@ -239,11 +242,11 @@ Napi::Value TrainerObject::step(const Napi::CallbackInfo& info) {
   OptimizerStep request;
   request.base_lr = get_number(object, "baseLr");
   request.planner_lr = get_number(object, "plannerLr");
-  request.beta1 = get_number(object, "beta1");
-  request.beta2 = get_number(object, "beta2");
-  request.eps = get_number(object, "eps");
-  request.weight_decay = get_number(object, "weightDecay");
-  request.max_grad_norm = get_number(object, "maxGradNorm");
+  request.beta1 = get_number(object, "beta1", request.beta1);
+  request.beta2 = get_number(object, "beta2", request.beta2);
+  request.eps = get_number(object, "eps", request.eps);
+  request.weight_decay = get_number(object, "weightDecay", request.weight_decay);
+  request.max_grad_norm = get_number(object, "maxGradNorm", request.max_grad_norm);
   using Result = std::pair<double, int64_t>;
   return Job<Result>::start(
       env,

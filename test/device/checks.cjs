@@ -41,23 +41,12 @@ async function train(trainer, steps) {
     await trainer.score({
       ids: Int32Array.from(IDS),
       offsets: Int32Array.of(0, IDS.length),
-      hidden: null,
-      candidateOffsets: Int32Array.of(0, 3),
       positions: Int32Array.of(6, 7, 8),
       tokens: Int32Array.of(6, 7, 8),
-      temperature: 0,
-      excludedToken: -1,
-      confidences: false,
-      logits: false,
-      planner: null,
-      policy: null,
       keep: true,
     });
     await trainer.backward({
       dLogProbs: Float32Array.of(-1, -0.3, 0.2),
-      dPlannerLogits: null,
-      dLogLikelihoods: null,
-      dLogits: null,
     });
     await trainer.step({
       baseLr: 1e-3,

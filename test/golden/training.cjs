@@ -44,23 +44,10 @@ function compareGradients(check, actual, expected) {
 const offsetsOf = (lengths) =>
   Int32Array.from([0, ...lengths].map((_, i, all) => all.slice(1, i + 1).reduce((sum, n) => sum + n, 0)));
 
-const NOTHING = {
-  hidden: null,
-  tokens: null,
-  temperature: 0,
-  excludedToken: -1,
-  confidences: false,
-  logits: false,
-  planner: null,
-  policy: null,
-  keep: true,
-};
-const NO_GRADIENT = { dLogProbs: null, dPlannerLogits: null, dLogLikelihoods: null, dLogits: null };
-
 /** A score request for equal rows (B, L), with candidates per row. */
 function rowsRequest(ids, batch, length, candidates, extra) {
   return {
-    ...NOTHING,
+    keep: true,
     ids: Int32Array.from(ids),
     offsets: offsetsOf(new Array(batch).fill(length)),
     candidateOffsets: offsetsOf(candidates.map((positions) => positions.length)),
@@ -129,7 +116,7 @@ async function sftCase(dultra, model, { description, inputs, expected, grads }, 
 
   await withTrainer(model, {}, async (trainer) => {
     await run(trainer, true);
-    await trainer.backward({ ...NO_GRADIENT, dLogProbs: await run(trainer, false) });
+    await trainer.backward({ dLogProbs: await run(trainer, false) });
     compareGradients(check, await trainer.gradients(), grads);
   });
 }
@@ -178,7 +165,7 @@ async function plannerInitCase(dultra, model, { description, inputs, expected, g
       flat.length > 0 ? 1 / flat.length : 0,
     );
     check.close('loss', '', loss, expected.loss.data[0], tolerance.loss.atol, tolerance.loss.rtol);
-    await trainer.backward({ ...NO_GRADIENT, dPlannerLogits: dLogits });
+    await trainer.backward({ dPlannerLogits: dLogits });
     compareGradients(check, await trainer.gradients(), grads);
   });
 }
@@ -310,7 +297,7 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
           );
         });
       });
-      await trainer.backward({ ...NO_GRADIENT, dLogLikelihoods: gradient });
+      await trainer.backward({ dLogLikelihoods: gradient });
       trajectory.forEach((row, b) => {
         for (const i of row[s]) rowIds[b][i] = inputs.completion_ids.data[b * genLength + i - promptLength];
       });
@@ -354,7 +341,6 @@ async function gradFullCase(_dultra, model, { description, inputs, expected, gra
       tolerance.objective.rtol,
     );
     await trainer.backward({
-      ...NO_GRADIENT,
       dLogits: inputs.upstream_logits.data,
       dPlannerLogits: inputs.upstream_planner.data,
     });
@@ -390,7 +376,7 @@ async function gradPlannerCase(_dultra, model, { description, inputs, expected, 
       tolerance.objective.atol,
       tolerance.objective.rtol,
     );
-    const { dHidden } = await trainer.backward({ ...NO_GRADIENT, dPlannerLogits: inputs.upstream.data });
+    const { dHidden } = await trainer.backward({ dPlannerLogits: inputs.upstream.data });
     const wanted = { ...grads, hidden: expected.grad_hidden };
     compareGradients(check, [...(await trainer.gradients()), { name: 'hidden', data: dHidden }], wanted);
   });
