@@ -1,15 +1,15 @@
-// The study behind the tables of docs/caches.md: decodes a task's test prompts with every cache; trains the model a
+// The study behind docs/caches.md: decodes a task's test prompts with every cache; trains the model a
 // little further by GRPO whose rollouts use a cache; decodes again. The stages below were chosen on validation prompts.
 //
 //   node scripts/cache-study.cjs                      the embedded model on st1; prints the tables
-//   node scripts/cache-study.cjs --write              and puts them into docs/caches.md
+//   node scripts/cache-study.cjs --write              and puts them into bench/results/cache-study.md
 //   node scripts/cache-study.cjs --model FOLDER --task t12
 const { existsSync, readFileSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
 const { setup, SetupError, root } = require('./setup.cjs');
 
-const DOCUMENT = path.join(root, 'docs', 'caches.md');
+const DOCUMENT = path.join(root, 'bench', 'results', 'cache-study.md');
 const MARKS = ['<!-- tables: begin -->', '<!-- tables: end -->'];
 const SAMPLERS = ['planner', 'planner-round', 'confidence:0.9'];
 const CACHES = ['none', 'prefix', 'dual', 'dual:planner=fresh', 'refresh', 'refresh:planner=fresh', 'refresh:4'];
