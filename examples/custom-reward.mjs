@@ -1,14 +1,14 @@
-// GRPO with a reward of your own: node examples/custom-reward.mjs [steps]
+// GRPO with a custom reward: node examples/custom-reward.mjs [steps]
 import { fileURLToPath } from 'node:url';
 import { datasets, GrpoTrainer, loadModel, rewards } from 'dultra';
 
 const maxSteps = Number(process.argv[2] ?? 30);
-// The embedded model as it was before GRPO. It is trained in memory; model.save(folder) would write it.
+// The embedded model before GRPO. Training changes it in memory; model.save(folder) writes it.
 const model = await loadModel(fileURLToPath(new URL('../models/base', import.meta.resolve('dultra'))));
 
 /**
- * A reward is a function of a batch of rollouts that gives each a number, or null to leave it out: here, the fewer
- * words the better.
+ * A reward is a function: it takes a batch of rollouts and returns one number for each, or null to leave it out.
+ * This one is higher for fewer words.
  */
 const short = ({ completions }) => completions.map((text) => (text === '' ? null : -text.split(' ').length / 10));
 

@@ -1,9 +1,9 @@
-// A sampler is a function from the masked positions to those of them to unmask now: node examples/custom-sampler.mjs
+// A custom sampler, a function from masked positions to those to unmask: node examples/custom-sampler.mjs
 import { loadModel } from 'dultra';
 
 /**
- * Positions whose token is sure (0.9 or more), but never two neighbours in one pass: neighbours depend on each other
- * most. Where it returns none, the most confident position is let through, so that every pass makes progress.
+ * Positions with confidence 0.9 or more, but never two neighbours in one pass, because neighbouring tokens depend most
+ * on each other. If it returns none, the most confident position is unmasked, so that every pass makes progress.
  */
 function spread({ positions, confidences }) {
   const order = [...positions.keys()].sort((a, b) => confidences[b] - confidences[a]);

@@ -2,7 +2,7 @@
 import { datasets, evaluate, loadModel, parseSampler, writeReport } from 'dultra';
 
 const count = Number(process.argv[2] ?? 256);
-const file = process.argv[3]; // report.html, where wanted
+const file = process.argv[3]; // optional, for example report.html
 const names = ['planner', 'planner-round', 'entropy-sum:0.2', 'confidence:0.9', 'fixed:4', 'fixed:24'];
 const samplers = Object.fromEntries(names.map((name) => [name, parseSampler(name)]));
 

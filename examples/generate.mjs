@@ -3,7 +3,7 @@ import { loadModel } from 'dultra';
 
 const model = await loadModel(); // or a folder, or a hub id such as 'GSAI-ML/LLaDA-8B-Instruct'
 
-// The last word says which kind of sentence is wanted: sum, story or words.
+// The last word selects the kind of sentence: sum, story or words.
 const prompt = process.argv[2] ?? 'tom has 7 apples . he buys 5 . how many now ? story';
 const { text, tokens, nfe, tokensPerForward } = await model.generate(prompt);
 console.log(text);

@@ -1,4 +1,4 @@
-// Shows a completion as it fills, one line of terminal per forward pass: node examples/stream.mjs
+// Prints a completion after each forward pass, one line per pass: node examples/stream.mjs
 import { setTimeout } from 'node:timers/promises';
 import { loadModel, parseSampler } from 'dultra';
 
