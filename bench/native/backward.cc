@@ -56,13 +56,15 @@ void linear(dultra::Backend& backend, const std::string& common, int64_t m, int6
   const std::vector<double> us =
       deciles({[&] { backend.linear_forward(y.data(), n, x.data(), m, *matrix, nullptr, false); },
                [&] { backend.linear_backward_input(dx.data(), dy.data(), n, w.data(), m, n, k, false); },
+               [&] { backend.linear_backward_input(dx.data(), dy.data(), n, *matrix, 0, n, m, false); },
                [&] { backend.linear_backward_weight(dw.data(), nullptr, dy.data(), n, x.data(), m, n, k); }});
   const double flop = 2.0 * double(m) * double(n) * double(k) * 1e-3;
   std::printf(
-      "{\"op\":\"linear\",%s,\"M\":%d,\"N\":%d,\"K\":%d,\"forward_gflops\":%.1f,\"input_gflops\":%.1f,\"weight_"
-      "gflops\":%.1f,"
-      "\"input_speed\":%.2f,\"weight_speed\":%.2f}\n",
-      common.c_str(), int(m), int(n), int(k), flop / us[0], flop / us[1], flop / us[2], us[0] / us[1], us[0] / us[2]);
+      "{\"op\":\"linear\",%s,\"M\":%d,\"N\":%d,\"K\":%d,\"forward_gflops\":%.1f,\"input_gflops\":%.1f,"
+      "\"packed_input_gflops\":%.1f,\"weight_gflops\":%.1f,\"input_speed\":%.2f,\"packed_input_speed\":%.2f,"
+      "\"weight_speed\":%.2f}\n",
+      common.c_str(), int(m), int(n), int(k), flop / us[0], flop / us[1], flop / us[2], flop / us[3], us[0] / us[1],
+      us[0] / us[2], us[0] / us[3]);
 }
 
 void attention(dultra::Backend& backend, const std::string& common, int batch, int t, int heads, int d) {

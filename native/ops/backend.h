@@ -259,6 +259,10 @@ class Backend {
   // `accumulate`, which must be fp32 then. Rows of dy are `dy_stride` numbers apart.
   virtual void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n,
                                      int64_t k, bool accumulate) = 0;
+  // dx (M, K) = dy (M, rows) w with w rows [first_row, first_row + rows) of a matrix (N, K): the same bits as from a
+  // row-major fp32 copy of them.
+  virtual void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
+                                     int64_t rows, int64_t m, bool accumulate) = 0;
   // dw (N, K) += dy (M, N)^T x (M, K), each element the sum of chains over ascending rows, cut where the shape alone
   // says; db (N, may be null) += column sums of dy.
   virtual void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m,

@@ -48,6 +48,48 @@ DULTRA_TEST(linear_backward_input_matches_double) {
   });
 }
 
+// A packed matrix gives the bits of a row-major fp32 copy of what it holds, whatever rows of it are taken.
+DULTRA_TEST(linear_backward_input_of_a_packed_matrix) {
+  for_each_arithmetic([](Backend& backend, const std::string& isa) {
+    const bool bf16 = backend.compute() == Compute::kBF16;
+    for (DType storage : {DType::kF32, DType::kBF16, DType::kF16}) {
+      if (bf16 && storage != DType::kBF16) continue;
+      for (const Shape& s : kShapes)
+        for (const auto& [first, rows] : std::vector<std::pair<int64_t, int64_t>>{
+                 {0, s.n}, {s.n / 3, s.n - s.n / 3}, {s.n / 4, s.n / 2}, {s.n, 0}}) {
+          const bool accumulate = first > 0;
+          Random random{uint64_t(s.m * 31 + s.n)};
+          const int64_t stride = rows + (accumulate ? 3 : 0);
+          const std::vector<float> dy = normals(random, size_t(s.m * stride)), w = normals(random, size_t(s.n * s.k)),
+                                   old = normals(random, size_t(s.m * s.k));
+          const auto matrix = backend.make_matrix({{w.data(), DType::kF32, s.n}}, s.k, storage);
+          std::vector<float> copy(w.size()), expected = old;
+          matrix->unpack(copy.data(), 0, s.n);
+          Guarded<float> dx = poisoned(old.size());
+          std::copy(old.begin(), old.end(), dx.data());
+          backend.linear_backward_input(expected.data(), dy.data(), stride, copy.data() + first * s.k, s.m, rows, s.k,
+                                        accumulate);
+          backend.linear_backward_input(dx.data(), dy.data(), stride, *matrix, first, rows, s.m, accumulate);
+          CHECK(same_bits(dx.data(), expected.data(), dx.size()) && dx.guards_intact(), describe(isa, s), " storage ",
+                int(storage), " bf16 products ", bf16, " rows ", rows, " from ", first);
+        }
+    }
+    // More than the scratch memory holds at a time.
+    if (kEmulated) return;
+    const Shape large{9, 3000, 2500};
+    Random random{5};
+    const std::vector<float> dy = normals(random, size_t(large.m * large.n)),
+                             w = normals(random, size_t(large.n * large.k));
+    const auto matrix =
+        backend.make_matrix({{w.data(), DType::kF32, large.n}}, large.k, bf16 ? DType::kBF16 : DType::kF32);
+    std::vector<float> copy(w.size()), dx(size_t(large.m * large.k)), expected(dx.size());
+    matrix->unpack(copy.data(), 0, large.n);
+    backend.linear_backward_input(expected.data(), dy.data(), large.n, copy.data(), large.m, large.n, large.k, false);
+    backend.linear_backward_input(dx.data(), dy.data(), large.n, *matrix, 0, large.n, large.m, false);
+    CHECK(same_bits(dx.data(), expected.data(), dx.size()), describe(isa, large));
+  });
+}
+
 DULTRA_TEST(linear_backward_weight_matches_double) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (const Shape& s : kShapes)
@@ -187,7 +229,8 @@ DULTRA_TEST(matrix_update_and_unpack) {
              [&] {
                backend.update_matrix(*matrix, {{w.data(), DType::kF32, 2}});
              },
-             [&] { matrix->unpack(rows.data(), 2, 2); }, [&] { matrix->unpack(rows.data(), -1, 2); }}) {
+             [&] { matrix->unpack(rows.data(), 2, 2); }, [&] { matrix->unpack(rows.data(), -1, 2); },
+             [&] { backend.linear_backward_input(rows.data(), w.data(), 2, *matrix, 2, 2, 1, false); }}) {
       ErrorCode code = ErrorCode::kInternal;
       try {
         wrong();

@@ -31,6 +31,8 @@ class CpuBackend : public Backend {
                       bool accumulate) override;
   void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k,
                              bool accumulate) override;
+  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
+                             int64_t rows, int64_t m, bool accumulate) override;
   void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m,
                               int64_t n, int64_t k) override;
 

@@ -33,6 +33,9 @@ constexpr int64_t kPackRows = 32;
 constexpr int64_t kPieceRows = 256;
 constexpr int64_t kPieceSums = 1 << 17;
 
+// Packed rows that a product with a transposed matrix unpacks at a time, in bytes: they stay in the last cache level.
+constexpr int64_t kTransposedBytes = 16 << 20;
+
 // Prefetch distance into a panel, in bytes: the memory's latency takes some kilobytes to hide, but what is prefetched
 // beyond the end of a short panel is of little use.
 constexpr int64_t kPrefetchMin = 512, kPrefetchMax = 8192, kPrefetchPart = 32;
@@ -51,6 +54,12 @@ inline float widen_f16(uint16_t value) {
   bits |= uint32_t(value & 0x8000u) << 16;
   std::memcpy(&scaled, &bits, 4);
   return scaled;
+}
+
+void check_rows(const Matrix& matrix, int64_t first, int64_t count) {
+  check_argument(first >= 0 && count >= 0 && first + count <= matrix.rows(),
+                 "rows: expected a part of " + std::to_string(matrix.rows()) + ", got " + std::to_string(count) +
+                     " from " + std::to_string(first));
 }
 
 class PackedMatrix final : public Matrix {
@@ -83,9 +92,7 @@ class PackedMatrix final : public Matrix {
 };
 
 void PackedMatrix::unpack(float* to, int64_t first, int64_t count) const {
-  check_argument(first >= 0 && count >= 0 && first + count <= rows(),
-                 "rows: expected a part of " + std::to_string(rows()) + ", got " + std::to_string(count) + " from " +
-                     std::to_string(first));
+  check_rows(*this, first, count);
   const int64_t per_step = layout == kLayoutBF16Pairs ? 2 : 1;
   for (int64_t row = first; row < first + count; ++row, to += cols()) {
     const char* panel = static_cast<const char*>(memory.data()) + row / nr * panel_bytes;
@@ -339,6 +346,62 @@ const void* pack_panels(ThreadPool* pool, const MatmulKernels& kernels, const fl
   return to;
 }
 
+// to (columns, kMaxPanelColumns): columns [column, column + columns) of the rows in one panel of `w`, in fp32, a
+// column's numbers of all rows side by side.
+void widen_columns(float* to, const PackedMatrix& w, const char* panel, int64_t column, int64_t columns) {
+  const int64_t nr = w.nr, lanes = w.lanes;
+  for (int64_t j = 0; j < columns; ++j, to += kMaxPanelColumns) {
+    const int64_t k = column + j;
+    const auto* step =
+        reinterpret_cast<const uint16_t*>(panel + (w.layout == kLayoutBF16Pairs ? k / 2 : k) * w.step_bytes);
+    switch (w.layout) {
+      case kLayoutBF16:
+        for (int64_t group = 0; group < nr; group += 2 * lanes)
+          for (int64_t l = 0; l < lanes; ++l) {
+            to[group + l] = bf16_to_f32(step[group + 2 * l]);
+            to[group + lanes + l] = bf16_to_f32(step[group + 2 * l + 1]);
+          }
+        break;
+      case kLayoutBF16Pairs:
+        for (int64_t i = 0; i < nr; ++i) to[i] = bf16_to_f32(step[2 * i + k % 2]);
+        break;
+      case kLayoutF16:
+        for (int64_t i = 0; i < nr; ++i) to[i] = widen_f16(step[i]);
+        break;
+      default: std::memcpy(to, step, size_t(nr) * 4);
+    }
+  }
+}
+
+// Panels [from, until) over the columns of rows [first, first + rows) of a packed matrix: the same as pack_panels makes
+// of these rows in row-major fp32, out of the matrix's own panels, square by square.
+void transpose_panels(ThreadPool& pool, const MatmulKernels& kernels, float* to, const PackedMatrix& w, int64_t first,
+                      int64_t rows, int64_t from, int64_t until) {
+  const int64_t nr = w.nr;
+  parallel_ranges(pool, until - from, rows * nr, [&](int64_t begin, int64_t end) {
+    float wide[kMaxPanelColumns * kMaxPanelColumns];
+    const float* lines[kMaxPanelColumns];
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t column = (from + p) * nr, columns = std::min(nr, w.cols() - column);
+      std::fill(lines + columns, lines + nr, nullptr);
+      for (int64_t row = first; row < first + rows;) {
+        const int64_t panel = row / nr, last = std::min(first + rows, (panel + 1) * nr);
+        const char* source = static_cast<const char*>(w.memory.data()) + panel * w.panel_bytes;
+        const float* squares = reinterpret_cast<const float*>(source) + column * nr;
+        int64_t apart = nr;
+        if (w.layout != kLayoutF32) {
+          widen_columns(wide, w, source, column, columns);
+          squares = wide;
+          apart = kMaxPanelColumns;
+        }
+        for (int64_t j = 0; j < columns; ++j) lines[j] = squares + j * apart + row % nr;
+        kernels.transpose_panel(to + (p * rows + row - first) * nr, lines, last - row);
+        row = last;
+      }
+    }
+  });
+}
+
 // dw (n, k) = or += dy (m, n)^T x (m, k)
 void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, bool add, const float* dy,
                      int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
@@ -442,6 +505,34 @@ void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_strid
   product.m = m;
   product.add = accumulate;
   product.run_on(&pool_);
+}
+
+void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
+                                       int64_t rows, int64_t m, bool accumulate) {
+  const auto& matrix = static_cast<const PackedMatrix&>(w);
+  const int64_t k = matrix.cols(), nr = matrix.nr, panels = ceil_div(k, nr);
+  check_rows(w, first_row, rows);
+  if (m <= 0) return;
+  if (rows == 0) {
+    if (!accumulate) fill_zero(dx.f32(), m * k);
+    return;
+  }
+  // Some panels at a time bound the scratch memory; an element's chain of operations does not depend on the cut.
+  const int64_t most = std::max<int64_t>(pool_.threads(), kTransposedBytes / (rows * nr * 4));
+  scratch.panels.reserve(size_t(std::min(panels, most) * rows * nr) * 4);
+  float* packed = static_cast<float*>(scratch.panels.data());
+  for (int64_t from = 0; from < panels; from += most) {
+    const int64_t until = std::min(panels, from + most);
+    transpose_panels(pool_, kernels_->matmul, packed, matrix, first_row, rows, from, until);
+    Product product(kernels_->matmul, packed, rows, std::min(k, until * nr) - from * nr);
+    product.out = dx.f32() + from * nr;
+    product.out_stride = k;
+    product.x = dy.f32();
+    product.x_stride = dy_stride;
+    product.m = m;
+    product.add = accumulate;
+    product.run_on(&pool_);
+  }
 }
 
 void CpuBackend::linear_backward_weight(float* dw, float* db, ConstArray dy_array, int64_t dy_stride,

@@ -382,6 +382,16 @@ void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stri
   call.finish();
 }
 
+void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
+                                        int64_t rows, int64_t m, bool accumulate) {
+  const auto& matrix = static_cast<const CudaMatrix&>(w);
+  check_argument(first_row >= 0 && rows >= 0 && first_row + rows <= w.rows(),
+                 "rows: expected a part of " + std::to_string(w.rows()) + ", got " + std::to_string(rows) + " from " +
+                     std::to_string(first_row));
+  linear_backward_input(dx, dy, dy_stride, ConstArray(matrix.row(first_row), matrix.storage), m, rows, w.cols(),
+                        accumulate);
+}
+
 void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x,
                                          int64_t m, int64_t n, int64_t k) {
   Call call(*this);
