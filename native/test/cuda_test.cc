@@ -168,7 +168,7 @@ void check_attention(const Shape& shape, MaskKind mask, uint64_t seed) {
   }
 }
 
-DULTRA_TEST(cuda_attention_on_tensor_cores) {
+DULTRA_TEST(cuda_attention_on_tensor_cores, small) {
   for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
     for (bool ranges : {false, true}) {
       check_attention({{77, 1, 0, 33}, 2, 1, 64, 1, ranges}, mask, 1);
@@ -180,7 +180,7 @@ DULTRA_TEST(cuda_attention_on_tensor_cores) {
 }
 
 // A device of capability 9.0 multiplies by wgmma what mma.sync multiplies elsewhere.
-DULTRA_TEST(cuda_warpgroups_work) {
+DULTRA_TEST(cuda_warpgroups_work, small) {
   const auto device = make_backend(0, "");
   const std::string isa = device->isa();
   const bool hopper = isa.find("sm_90") != std::string::npos;
@@ -197,7 +197,7 @@ DULTRA_TEST(cuda_warpgroups_work) {
 }
 
 // A query's bits do not depend on the batch or on the other queries, those of a sequence's gradients not on the batch.
-DULTRA_TEST(cuda_attention_rows_are_independent) {
+DULTRA_TEST(cuda_attention_rows_are_independent, small) {
   for (int run = 0; run < 2 * kProducts; ++run) {
     const MaskKind mask = run % 2 ? MaskKind::kCausal : MaskKind::kBidirectional;
     const Problem problem({{70, 33, 100}, 2, 1, 64, 1, true}, mask, 6);
@@ -292,7 +292,7 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool 
   }
 }
 
-DULTRA_TEST(cuda_attention_split_keys) {
+DULTRA_TEST(cuda_attention_split_keys, small) {
   for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
     for (bool ranges : {false, true})
       for (int kind = 0; kind < kProducts; ++kind) check_split(64, 300, 50, ranges, mask, kind == 0);
@@ -309,7 +309,7 @@ DULTRA_TEST(cuda_attention_split_keys) {
 
 // Keys and values that are bf16 already give the bits of the same numbers in fp32, whether tiles can be copied from
 // where they lie or not.
-DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
+DULTRA_TEST(cuda_attention_of_bf16_keys_and_values, small) {
   for (int gap : {0, 8, 3}) {
     const Problem problem({{70, 33}, 2, 1, 64, 1, true}, MaskKind::kCausal, 8);
     const auto backend = bf16_backend(2);
@@ -334,7 +334,7 @@ DULTRA_TEST(cuda_attention_of_bf16_keys_and_values) {
 }
 
 // Keys outside the range may hold anything; a query that sees no key gives zeros.
-DULTRA_TEST(cuda_attention_hidden_keys_do_not_matter) {
+DULTRA_TEST(cuda_attention_hidden_keys_do_not_matter, small) {
   Problem problem({{50, 80, 12}, 2, 2, 64, 1, true}, MaskKind::kBidirectional, 7);
   problem.key_begin[2] = problem.key_end[2] = 5;
   const auto backend = bf16_backend(2);
@@ -409,7 +409,7 @@ void check_linear(int64_t m, int64_t n, int64_t k, uint64_t seed) {
   }
 }
 
-DULTRA_TEST(cuda_linear_on_tensor_cores) {
+DULTRA_TEST(cuda_linear_on_tensor_cores, small) {
   check_linear(70, 96, 64, 1);
   check_linear(1, 200, 130, 2);
   check_linear(33, 7, 65, 3);
@@ -419,7 +419,7 @@ DULTRA_TEST(cuda_linear_on_tensor_cores) {
 }
 
 // An optimiser step gives the CPU's bits, however its state is stored.
-DULTRA_TEST(cuda_adamw_has_the_cpus_bits) {
+DULTRA_TEST(cuda_adamw_has_the_cpus_bits, small) {
   cpu::CpuBackend reference(2, "", Compute::kF32);
   // The baseline instruction set has no fused multiply-add.
   if (std::string(reference.isa()) == "baseline") return;
@@ -497,7 +497,7 @@ bool is_rounded(const Guarded<uint16_t>& actual, const float* exact) {
 }
 
 // Turned keys are rounded as they are in place before they go to a cache of either type.
-DULTRA_TEST(cuda_rope_store_of_bf16) {
+DULTRA_TEST(cuda_rope_store_of_bf16, small) {
   for (int d : {2, 10, 64})
     for (DType dtype : {DType::kF32, DType::kBF16}) {
       const auto backend = bf16_backend(d);
@@ -515,7 +515,7 @@ DULTRA_TEST(cuda_rope_store_of_bf16) {
     }
 }
 
-DULTRA_TEST(cuda_rows_of_bf16) {
+DULTRA_TEST(cuda_rows_of_bf16, small) {
   for (int schedule = 0; schedule < 3; ++schedule) {
     const auto backend = bf16_backend(schedule);
     CHECK(backend->activation_dtype() == DType::kBF16, "operands");
@@ -584,7 +584,7 @@ DULTRA_TEST(cuda_rows_of_bf16) {
 
 // An array may begin at any number of its type: what cannot be moved in the widest pieces gives the same bits, and
 // nothing beside it is written.
-DULTRA_TEST(cuda_rows_begin_anywhere) {
+DULTRA_TEST(cuda_rows_begin_anywhere, small) {
   const auto backend = bf16_backend(1);
   const int64_t m = 3, c = 64;
   std::vector<std::vector<uint8_t>> first;
@@ -695,7 +695,7 @@ void check_linear_of_bf16(int64_t m, int64_t n, int64_t k, uint64_t seed) {
   }
 }
 
-DULTRA_TEST(cuda_linear_of_bf16) {
+DULTRA_TEST(cuda_linear_of_bf16, small) {
   check_linear_of_bf16(70, 96, 64, 1);
   check_linear_of_bf16(1, 200, 130, 2);
   check_linear_of_bf16(33, 7, 65, 3);
@@ -757,7 +757,7 @@ void check_attention_of_bf16(const Shape& shape, int gap, MaskKind mask, uint64_
   }
 }
 
-DULTRA_TEST(cuda_attention_of_bf16) {
+DULTRA_TEST(cuda_attention_of_bf16, small) {
   for (int d : {64, 96, 128, 40})
     for (int gap : {0, 8, 3})
       check_attention_of_bf16({{40, 0, 9}, 2, 1, d, 1, true}, gap, MaskKind::kCausal, uint64_t(d + gap));
@@ -765,7 +765,7 @@ DULTRA_TEST(cuda_attention_of_bf16) {
 
 #ifdef DULTRA_EMULATOR
 // The same products through cuBLASLt: widths that it takes, and widths that fall back to the built-in products.
-DULTRA_TEST(cuda_linear_by_cublaslt) {
+DULTRA_TEST(cuda_linear_by_cublaslt, small) {
   emulator::set_cublaslt(true);
   check_linear(40, 96, 64, 6);
   check_linear(8, 16, 136, 7);
@@ -780,7 +780,7 @@ DULTRA_TEST(cuda_linear_by_cublaslt) {
 
 // Weights, activations and scratch memory that do not fit: a typed error, and the backend goes on. Nothing stays
 // behind.
-DULTRA_TEST(cuda_out_of_memory) {
+DULTRA_TEST(cuda_out_of_memory, small) {
   const size_t before = emulator::memory_in_use();
   {
     cuda::CudaBackend backend(0, Compute::kF32);
@@ -820,7 +820,7 @@ DULTRA_TEST(cuda_out_of_memory) {
 #endif
 
 // Arrays in host memory take the ring, whatever their number and size; those in device memory are used where they are.
-DULTRA_TEST(cuda_host_and_device_arrays) {
+DULTRA_TEST(cuda_host_and_device_arrays, small) {
   cuda::CudaBackend backend(0, Compute::kF32);
   const int64_t m = 3000, c = 8;
   Random random(9);
@@ -850,7 +850,7 @@ DULTRA_TEST(cuda_host_and_device_arrays) {
     backend.release(pointer);
 }
 
-DULTRA_TEST(cuda_device_that_does_not_exist) {
+DULTRA_TEST(cuda_device_that_does_not_exist, small) {
   ErrorCode code = ErrorCode::kInternal;
   std::string message;
   try {

@@ -15,16 +15,19 @@
 namespace dultra {
 namespace test {
 
-// Registers a test at start-up; `name` is what --filter matches.
+// DULTRA_TEST(name, tags...) { ... } registers a test at start-up. --filter matches a part of its name, --tag and
+// --without-tag one of its tags:
+//   small              few and small cases: fast enough for the emulator under sanitizers
+//   slow_with_threads  a whole model: minutes under ThreadSanitizer, and no kernel that the other tests do not run
 struct Registration {
-  Registration(const char* name, void (*run)());
+  Registration(const char* name, const char* tags, void (*run)());
 };
-#define DULTRA_TEST(name)                                                        \
-  static void test_##name();                                                     \
-  static const ::dultra::test::Registration register_##name{#name, test_##name}; \
+#define DULTRA_TEST(name, ...)                                                                 \
+  static void test_##name();                                                                   \
+  static const ::dultra::test::Registration register_##name{#name, #__VA_ARGS__, test_##name}; \
   static void test_##name()
 
-// Counts a check and prints `details` if it failed.
+// Counts a check; prints `details` if it failed.
 void report(bool ok, const char* file, int line, const std::string& details);
 
 template <class... Parts>
@@ -34,7 +37,7 @@ std::string text(const Parts&... parts) {
   (void)std::initializer_list<int>{(out << parts, 0)...};
   return out.str();
 }
-// CHECK(condition, anything that says where): the parts are only put together on failure.
+// CHECK(condition, anything that says where): the parts are formatted only on failure.
 #define CHECK(condition, ...)                                                                               \
   do {                                                                                                      \
     const bool check_ok = (condition);                                                                      \
@@ -94,8 +97,8 @@ std::vector<float> normals(Random& random, size_t n, double scale = 1.0);
 double worst_error(const float* a, const double* b, size_t n, double absolute, double relative);
 
 // Checks `gradient` (n) of loss at `x` (n) against central differences of the loss, which computes in double: at up to
-// `samples` places, and along a few directions that have all of them in it. `tolerance` is relative to a place's
-// derivative plus the root mean square of all; `absolute` comes on top.
+// `samples` coordinates, and along a few directions through all of them. `tolerance` is relative to the coordinate's
+// derivative plus the root mean square of all; `absolute` is added.
 void check_gradient(const float* gradient, const std::vector<float>& x,
                     const std::function<double(const std::vector<double>&)>& loss, int samples, double tolerance,
                     const std::string& where, double absolute = 0);
@@ -104,7 +107,7 @@ inline bool same_bits(const float* a, const float* b, size_t n) {
   return n == 0 || std::memcmp(a, b, n * sizeof(float)) == 0;
 }
 
-// Whether kernels run on the emulator, some hundred times slower: tests of many cases then take fewer.
+// Whether kernels run on the emulator, some hundred times slower: tests of many cases then run fewer.
 #ifdef DULTRA_EMULATOR
 constexpr bool kEmulated = true;
 #else
@@ -113,10 +116,10 @@ constexpr bool kEmulated = false;
 
 // The instruction sets of this machine; in the emulator's build, CUDA alone.
 std::vector<std::string> isas();
-// A backend for one of them, "" for the best, that works on the tests' own memory: everything is done when an operation
-// returns. `threads`: of a CPU backend; the emulator takes another schedule for each number.
+// A synchronous backend on the tests' own memory for one of them, "" for the best. `threads`: of a CPU backend; selects
+// the schedule of the emulator.
 std::unique_ptr<Backend> make_backend(int threads, const std::string& isa, Compute compute = Compute::kF32);
-// A backend as models use it.
+// An asynchronous backend, as models use it.
 std::unique_ptr<Backend> make_model_backend(int threads, Compute compute = Compute::kF32);
 
 // Runs `body` with a backend for every instruction set of this machine, two threads each.

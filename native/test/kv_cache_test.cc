@@ -297,7 +297,7 @@ void check_sessions(const LoadOptions& weights) {
   }
 }
 
-DULTRA_TEST(kv_cache_sessions) {
+DULTRA_TEST(kv_cache_sessions, small, slow_with_threads) {
   for (const LoadOptions& weights : computes()) check_sessions(weights);
 }
 

@@ -23,7 +23,13 @@ namespace {
 
 struct Test {
   const char* name;
+  const char* tags;  // "small, slow_with_threads"
   void (*run)();
+};
+// Which tests run.
+struct Selection {
+  std::string filter, tag, without_tag;
+  bool list = false;  // print their names instead
 };
 std::vector<Test>& tests() {
   static std::vector<Test> all;
@@ -33,9 +39,19 @@ constexpr int kPrintedFailures = 20;  // of one test
 std::atomic<int64_t> checks{0};       // tests have threads
 std::atomic<int> failures{0};         // of the running test
 
+bool has_tag(const Test& test, const std::string& tag) {
+  const std::string separator = ", ";
+  return (separator + test.tags + separator).find(separator + tag + separator) != std::string::npos;
+}
+bool selected(const Test& test, const Selection& selection) {
+  return std::string(test.name).find(selection.filter) != std::string::npos &&
+         (selection.tag.empty() || has_tag(test, selection.tag)) &&
+         (selection.without_tag.empty() || !has_tag(test, selection.without_tag));
+}
+
 }  // namespace
 
-Registration::Registration(const char* name, void (*run)()) { tests().push_back({name, run}); }
+Registration::Registration(const char* name, const char* tags, void (*run)()) { tests().push_back({name, tags, run}); }
 
 void report(bool ok, const char* file, int line, const std::string& details) {
   ++checks;
@@ -118,8 +134,8 @@ void check_gradient(const float* gradient, const std::vector<float>& x,
 
 #if defined(DULTRA_EMULATOR)
 std::vector<std::string> isas() { return {"emulated CUDA"}; }
-// A test of kernels runs in every order of lanes: again, with each of its backends' orders turned, until all were
-// there.
+// A test of kernels runs in every order of lanes: it is repeated with the orders of its backends rotated until each was
+// used.
 static int turn = 0;
 static unsigned schedules = 0;  // of the running test, a bit each
 constexpr unsigned kAllSchedules = 7;
@@ -163,11 +179,11 @@ void for_each_arithmetic(const std::function<void(Backend&, const std::string&)>
     for (Compute compute : arithmetics(isa)) body(*make_backend(2, isa, compute), isa);
 }
 
-static int run_all(const std::string& filter, bool list) {
+static int run_all(const Selection& selection) {
   int passed = 0, failed = 0;
   for (const Test& test : tests()) {
-    if (std::string(test.name).find(filter) == std::string::npos) continue;
-    if (list) {
+    if (!selected(test, selection)) continue;
+    if (selection.list) {
       std::printf("%s\n", test.name);
       continue;
     }
@@ -191,7 +207,7 @@ static int run_all(const std::string& filter, bool list) {
     std::fflush(stdout);
     ++(failures ? failed : passed);
   }
-  if (list) return 0;
+  if (selection.list) return 0;
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed || !passed;
 }
@@ -200,8 +216,8 @@ static int run_all(const std::string& filter, bool list) {
 }  // namespace dultra
 
 #ifdef DULTRA_GPU
-// The tests' arrays are vectors, and kernels have to reach them: all of the heap is one piece of managed memory, cut
-// into powers of two.
+// The tests' arrays are vectors, and kernels access them: the whole heap is one region of managed memory, cut into
+// powers of two.
 namespace {
 
 constexpr size_t kHeapBytes = size_t(8) << 30, kHeader = 64;
@@ -230,7 +246,7 @@ void* operator new(size_t bytes) {
       void* region = nullptr;
       if (const cudaError_t error = cudaMallocManaged(&region, kHeapBytes); error != cudaSuccess) {
         std::fprintf(stderr, "the tests' %zu MiB of managed memory: %s\n", kHeapBytes >> 20, cudaGetErrorString(error));
-        std::_Exit(1);  // before main: nobody could catch it
+        std::_Exit(1);  // before main: an exception cannot be caught
       }
       h.next = static_cast<char*>(region);
       h.end = h.next + kHeapBytes;
@@ -256,18 +272,21 @@ void operator delete(void* pointer, size_t) noexcept { operator delete(pointer);
 #endif
 
 int main(int argc, char** argv) {
-  std::string filter;
-  bool list = false;
+  dultra::test::Selection selection;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
-    if (argument == "--filter" && i + 1 < argc) {
-      filter = argv[++i];
+    std::string* value = argument == "--filter"        ? &selection.filter
+                         : argument == "--tag"         ? &selection.tag
+                         : argument == "--without-tag" ? &selection.without_tag
+                                                       : nullptr;
+    if (value && i + 1 < argc) {
+      *value = argv[++i];
     } else if (argument == "--list") {
-      list = true;
+      selection.list = true;
     } else {
-      std::fprintf(stderr, "usage: dultra_tests [--filter <part of a name>] [--list]\n");
+      std::fprintf(stderr, "usage: dultra_tests [--filter PART_OF_A_NAME] [--tag TAG] [--without-tag TAG] [--list]\n");
       return 2;
     }
   }
-  return dultra::test::run_all(filter, list);
+  return dultra::test::run_all(selection);
 }

@@ -121,7 +121,7 @@ DULTRA_TEST(matmul_matches_double) {
   });
 }
 
-DULTRA_TEST(matmul_stacks_parts) {
+DULTRA_TEST(matmul_stacks_parts, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     Random random(4);
     const int64_t k = 70;

@@ -433,7 +433,7 @@ bool same(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) 
   return true;
 }
 
-DULTRA_TEST(trainer_threads_and_recomputation) {
+DULTRA_TEST(trainer_threads_and_recomputation, small) {
   for (DType dtype : {DType::kF32, DType::kBF16})
     for (const LoadOptions& weights : computes()) {
       const RandomCheckpoint checkpoint(small_config(), dtype, 3);
@@ -533,7 +533,7 @@ DULTRA_TEST(trainer_resumes) {
 
 // With split masters a weight costs 2 bytes beside the model's, else 4; the model holds their upper halves, and
 // gradients are those of copies.
-DULTRA_TEST(trainer_split_masters) {
+DULTRA_TEST(trainer_split_masters, small, slow_with_threads) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 9);
   for (const LoadOptions& weights : held_ways(*make_model_backend(1)))
     for (DType moments : {DType::kF32, DType::kBF16}) {
@@ -599,7 +599,7 @@ DULTRA_TEST(trainer_split_masters) {
 }
 
 // Adapters out: the base's weights, bit for bit; in again: what they were. Frozen weights never move.
-DULTRA_TEST(trainer_adapters_leave_the_base) {
+DULTRA_TEST(trainer_adapters_leave_the_base, small, slow_with_threads) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 10);
   for (const LoadOptions& weights : held_ways(*make_model_backend(1))) {
     const auto model = checkpoint.load(1, weights);

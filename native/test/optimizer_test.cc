@@ -5,7 +5,7 @@ namespace dultra {
 namespace test {
 namespace {
 
-DULTRA_TEST(adamw_matches_double) {
+DULTRA_TEST(adamw_matches_double, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (int64_t n : {0, 1, 7, 16, 33, 5000, 70001}) {
       Random random{uint64_t(n)};
@@ -144,7 +144,7 @@ DULTRA_TEST(split_float_gives_every_number_back) {
 }
 
 // However the state is stored, arithmetic is that of fp32; cut into pieces anywhere, the same numbers are drawn.
-DULTRA_TEST(adamw_split_and_bf16_moments) {
+DULTRA_TEST(adamw_split_and_bf16_moments, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (int64_t n : {1, 6, 33, 1031, 9000}) {
       Random random{uint64_t(n)};
@@ -184,7 +184,7 @@ DULTRA_TEST(adamw_split_and_bf16_moments) {
 
 // One step from zeros: what is stored is one of the two neighbours, and on average the number itself, for either
 // moment; nothing hangs together with its neighbours, with the other moment, or with the next step.
-DULTRA_TEST(adamw_bf16_moments_are_unbiased) {
+DULTRA_TEST(adamw_bf16_moments_are_unbiased, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     const int64_t n = kEmulated ? 40000 : 400000;
     const double sigma = 1 / std::sqrt(double(n));
@@ -234,7 +234,7 @@ DULTRA_TEST(adamw_bf16_moments_are_unbiased) {
 }
 
 // A number that its own update could not move in bf16 (half a step is more than 1 %) stays on average where it belongs.
-DULTRA_TEST(adamw_bf16_second_moment_follows) {
+DULTRA_TEST(adamw_bf16_second_moment_follows, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     const int64_t n = 512;
     AdamWState state(std::vector<float>(size_t(n), 0.5f), false, DType::kBF16);

@@ -51,7 +51,7 @@ SampleArgs sample_args(const std::vector<float>& logits, int64_t vocab, float te
 }
 
 // Replay = rollout: a token that is given has the bits of one that is drawn.
-DULTRA_TEST(sampling_given_tokens_equal_drawn_ones) {
+DULTRA_TEST(sampling_given_tokens_equal_drawn_ones, small) {
   for (const std::string& isa : isas())
     for (int64_t vocab : {1, 2, 29, 129, 4097, 9000})
       for (float temperature : {0.0f, 5e-5f, 0.1f, 1.0f, 2.5f})
@@ -114,7 +114,7 @@ DULTRA_TEST(sampling_scores_any_given_token) {
   });
 }
 
-DULTRA_TEST(log_prob_backward_matches_differences) {
+DULTRA_TEST(log_prob_backward_matches_differences, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     // The last two are more than what a kernel reads at a time, in rows that are aligned and that are not.
     for (int64_t vocab : {1, 2, 7, 16, 29, 129, 1000, 5000, 16388, 8193})

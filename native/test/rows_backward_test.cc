@@ -61,7 +61,7 @@ struct Sum {
   }
 };
 
-DULTRA_TEST(rmsnorm_backward_matches_differences) {
+DULTRA_TEST(rmsnorm_backward_matches_differences, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (int64_t c : kNormWidths)
       for (int64_t m : {0, 1, 2, c < 4000 ? 70 : 18}) {

@@ -65,7 +65,7 @@ DULTRA_TEST(rmsnorm_matches_double) {
   });
 }
 
-DULTRA_TEST(layernorm_and_planner_score_match_double) {
+DULTRA_TEST(layernorm_and_planner_score_match_double, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (int64_t c : kWidths)
       for (int64_t m : {0, 1, 5, 40})
@@ -98,7 +98,7 @@ DULTRA_TEST(layernorm_and_planner_score_match_double) {
   });
 }
 
-DULTRA_TEST(rope_matches_double) {
+DULTRA_TEST(rope_matches_double, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (int d : {2, 8, 12, 16, 32, 64, 80, 128})
       for (float theta : {10000.0f, 500000.0f})

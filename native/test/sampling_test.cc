@@ -370,7 +370,7 @@ DULTRA_TEST(sampling_flags_what_is_not_finite) {
 }
 
 // Where a row lies in memory changes no bit of its result.
-DULTRA_TEST(sampling_does_not_depend_on_alignment) {
+DULTRA_TEST(sampling_does_not_depend_on_alignment, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     const int64_t vocab = 9000;
     Random random(13);

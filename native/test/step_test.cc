@@ -212,7 +212,7 @@ DULTRA_TEST(step_recorded_is_direct) {
 }
 
 // A batch's rows are those of each row alone, recorded or not.
-DULTRA_TEST(step_rows_are_independent) {
+DULTRA_TEST(step_rows_are_independent, small, slow_with_threads) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 52);
   const auto model = checkpoint.load(1), alone_model = checkpoint.load(2);
   Random random(1);
@@ -247,7 +247,7 @@ DULTRA_TEST(step_rows_are_independent) {
 }
 
 // Rows without candidates, the last one too: what fills up belongs to a row that has some.
-DULTRA_TEST(step_rows_without_candidates) {
+DULTRA_TEST(step_rows_without_candidates, small, slow_with_threads) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 60);
   const auto direct = load_direct(checkpoint), model = checkpoint.load(1);
   const std::vector<int32_t> offsets = {0, 4, 30, 33, 36};
@@ -279,7 +279,7 @@ DULTRA_TEST(step_rows_without_candidates) {
 }
 
 // Sessions that take turns share recordings, also where each has a cache of its own.
-DULTRA_TEST(step_two_sessions_take_turns) {
+DULTRA_TEST(step_two_sessions_take_turns, small) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 53);
   const auto direct = load_direct(checkpoint), model = checkpoint.load(1);
   for (Shape shape : {Shape::kPlain, Shape::kDual}) {
@@ -302,7 +302,7 @@ DULTRA_TEST(step_two_sessions_take_turns) {
 }
 
 // What is passed by value and what moves: weights that are written between two steps are those of the next one.
-DULTRA_TEST(step_after_weights_were_written) {
+DULTRA_TEST(step_after_weights_were_written, small, slow_with_threads) {
   for (DType dtype : {DType::kF32, DType::kF16}) {
     ModelConfig config = small_config();
     const RandomCheckpoint checkpoint(config, dtype, 54);
@@ -345,7 +345,7 @@ DULTRA_TEST(step_after_weights_were_written) {
 }
 
 // Scratch memory that moves ends the recordings that work on it.
-DULTRA_TEST(step_after_scratch_memory_moved) {
+DULTRA_TEST(step_after_scratch_memory_moved, small, slow_with_threads) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 55);
   const auto direct = load_direct(checkpoint), model = checkpoint.load(1);
   const Case c;
@@ -393,7 +393,7 @@ DULTRA_TEST(step_scratch_memory_is_borrowed) {
 }
 
 // Logits that are no numbers: the error says where, nothing is decided, and the next step is as if there had been none.
-DULTRA_TEST(step_of_nan) {
+DULTRA_TEST(step_of_nan, small, slow_with_threads) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 57);
   const auto model = checkpoint.load(1), direct = load_direct(checkpoint);
   const std::vector<int32_t> ids = {1, 2, 49, 49, 49, 49}, offsets = {0, 6};
@@ -533,7 +533,7 @@ struct Shared {
   }
 };
 
-DULTRA_TEST(exchange_repeats) {
+DULTRA_TEST(exchange_repeats, small) {
   Shared shared;
   for (int32_t first = 0; first < 8; ++first) CHECK(shared.gathers(1, first), "first ", first);
   Exchange::Counts counts = shared.exchange->counts();
@@ -556,7 +556,7 @@ DULTRA_TEST(exchange_repeats) {
 }
 
 // While one session records, others wait for what they queued before.
-DULTRA_TEST(exchange_of_several_threads) {
+DULTRA_TEST(exchange_of_several_threads, small) {
   Shared shared;
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
@@ -587,7 +587,7 @@ DULTRA_TEST(exchange_of_several_threads) {
   CHECK(wrong == 0, wrong);
 }
 
-DULTRA_TEST(exchange_layout) {
+DULTRA_TEST(exchange_layout, small) {
   std::vector<int32_t> numbers = {1, 2, 3};
   HostArray<int32_t> array(numbers), none;
   const auto lay_out = [&](ExchangeLayout& to) {
@@ -617,7 +617,7 @@ DULTRA_TEST(exchange_layout) {
 
 #if defined(DULTRA_EMULATOR) || defined(DULTRA_GPU)
 // What cannot be recorded is an error that names the operation; the recording ends, and the backend goes on.
-DULTRA_TEST(exchange_refuses_to_record) {
+DULTRA_TEST(exchange_refuses_to_record, small) {
   Shared shared;
   Backend& backend = *shared.backend;
   std::vector<float> host(64);
@@ -708,7 +708,7 @@ DULTRA_TEST(exchange_refuses_to_record) {
 
 #ifdef DULTRA_EMULATOR
 // Without memory for a graph the operations run directly, and those that were held end to make room.
-DULTRA_TEST(exchange_without_memory_for_graphs) {
+DULTRA_TEST(exchange_without_memory_for_graphs, small) {
   Shared shared;
   for (int32_t first = 0; first < 3; ++first) CHECK(shared.gathers(1, first), "first ", first);
   CHECK(shared.exchange->counts().held == 1, shared.exchange->counts().held);
@@ -722,7 +722,7 @@ DULTRA_TEST(exchange_without_memory_for_graphs) {
 }
 
 // Nothing stays behind, and what the runtime forbids while a stream is captured is forbidden here too.
-DULTRA_TEST(exchange_leaves_nothing) {
+DULTRA_TEST(exchange_leaves_nothing, small) {
   const size_t memory = emulator::memory_in_use(), graphs = emulator::graphs_in_use();
   {
     Shared shared;

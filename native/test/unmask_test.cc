@@ -308,7 +308,7 @@ DULTRA_TEST(unmask_probabilities_saturate) {
 }
 
 // Limits that are met exactly: values that floating point holds, so that the comparisons' strictness shows.
-DULTRA_TEST(unmask_new_rules_at_their_limits) {
+DULTRA_TEST(unmask_new_rules_at_their_limits, small) {
   const auto backend_owner = make_backend(1, "");
   Backend& backend = *backend_owner;
   Random random(6);
@@ -386,7 +386,7 @@ DULTRA_TEST(unmask_refuses_bad_arguments) {
 
 // NaN among the logits is p = 0, as -infinity is; nothing else of the row changes. Among confidences and entropies it
 // ranks last.
-DULTRA_TEST(unmask_of_nan) {
+DULTRA_TEST(unmask_of_nan, small) {
   const auto backend_owner = make_backend(1, "");
   Backend& backend = *backend_owner;
   for (UnmaskRule rule : kAllRules)
@@ -432,7 +432,7 @@ DULTRA_TEST(unmask_fixed_by_entropy) {
 }
 
 // What was selected is written into the ids, and what is left is counted.
-DULTRA_TEST(unmask_writes_ids) {
+DULTRA_TEST(unmask_writes_ids, small) {
   const auto backend_owner = make_backend(1, "");
   Backend& backend = *backend_owner;
   for (UnmaskRule rule : kAllRules)
