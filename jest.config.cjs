@@ -6,7 +6,7 @@ module.exports = {
   testTimeout: 120_000,
   testEnvironment: '<rootDir>/test/environment.cjs',
   testMatch: ['<rootDir>/test/**/*.test.ts'],
-  // A copy of the sources with faults in them (scripts/mutants.cjs).
+  // A copy of the sources with faults in them (scripts/suites/mutants.cjs).
   modulePathIgnorePatterns: ['<rootDir>/build/mutants/'],
   transform: {
     '^.+\\.(ts|js|mjs)$': [

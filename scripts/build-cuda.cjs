@@ -1,7 +1,8 @@
-// npm run build:cuda: builds build/Release/libdultra_cuda.so for all targets (needs the CUDA toolkit, no GPU), says
-// what each kernel takes of a device, and fails where one spills registers or where the compiler puts waits between
-// products of wgmma. --targets 80,90a builds some alone.
+// npm run build:cuda: builds build/Release/libdultra_cuda.so for all targets (needs the CUDA toolkit, no GPU), prints
+// the registers of each kernel, and fails where one spills registers or where the compiler puts waits between products
+// of wgmma. --targets 80,90a builds only these.
 const { spawnSync } = require('node:child_process');
+const os = require('node:os');
 const path = require('node:path');
 const { checkPrerequisites, SetupError, root } = require('./setup.cjs');
 
@@ -21,7 +22,7 @@ function parseReport(output) {
   return kernels;
 }
 
-/** The kernel's own name out of a mangled one; instances of a template share it. */
+/** The kernel's name in a mangled one; instances of a template share it. */
 const shortName = (mangled) => /[a-z][a-z_]*_kernel/.exec(mangled)?.[0] ?? mangled;
 
 function run(args) {
@@ -47,21 +48,20 @@ function main() {
   const at = process.argv.indexOf('--targets');
   const targets =
     at > 0 ? process.argv[at + 1].split(',').map((target) => (target === '80' ? target : `${target}-real`)) : null;
-  const configure = [
-    '-S',
-    '.',
-    '-B',
-    'build/cuda',
-    '-DDULTRA_CUDA=ON',
-    '-DDULTRA_CUDA_VERBOSE=ON',
-    '-DCMAKE_BUILD_TYPE=Release',
-  ];
-  run([
-    ...configure,
-    ...(targets ? [`-DDULTRA_CUDA_ARCHITECTURES=${targets.join(';')}`] : ['-UDULTRA_CUDA_ARCHITECTURES']),
+  const architectures = targets ? `-DDULTRA_CUDA_ARCHITECTURES=${targets.join(';')}` : '-UDULTRA_CUDA_ARCHITECTURES';
+  run(['--preset', 'cuda', architectures]);
+  // From scratch: only what is compiled now reports.
+  const parallel = String(os.availableParallelism());
+  const report = run([
+    '--build',
+    '--preset',
+    'cuda',
+    '--target',
+    'dultra_cuda',
+    '--clean-first',
+    '--parallel',
+    parallel,
   ]);
-  // From scratch: what is not compiled now does not report.
-  const report = run(['--build', 'build/cuda', '--target', 'dultra_cuda', '--clean-first', '--parallel', '2']);
   const kernels = parseReport(report);
   if (kernels.length === 0) throw new SetupError('the CUDA compiler said nothing about its kernels');
   const byName = new Map();
@@ -80,7 +80,7 @@ function main() {
   process.stdout.write(
     `${path.join('build', 'Release', 'libdultra_cuda.so')}: ${byName.size} kernels, ${spilling.length} spill registers\n`,
   );
-  // C7510 and its kin: a product's registers are used before it was waited for, and the compiler makes up for it.
+  // C7510 and similar: registers of a product are used before the wait for it, so the compiler inserts waits.
   const waits = report.split('\n').filter((line) => /\(C75\d\d\)/.test(line));
   for (const line of waits) process.stdout.write(`${line}\n`);
   return spilling.length > 0 || waits.length > 0 ? 1 : 0;

@@ -1,5 +1,5 @@
 // Makes a clone ready: checks the prerequisites, installs packages, builds the addon and dist/. Does only what is out
-// of date, so it can stand in front of every command.
+// of date, so that every command can begin with it.
 const { spawnSync } = require('node:child_process');
 const { existsSync, readdirSync, statSync, writeFileSync, mkdirSync } = require('node:fs');
 const path = require('node:path');
@@ -9,8 +9,8 @@ const root = path.resolve(__dirname, '..');
 class SetupError extends Error {}
 
 /**
- * What starts npm or npx, in front of its arguments. On Windows these are batch files, and Node starts those only
- * through a shell, which takes arguments apart at spaces: there, the script behind them.
+ * The command that starts npm or npx, without its arguments. On Windows these are batch files, which Node starts only
+ * through a shell, and a shell splits arguments at spaces: there it is the script behind them.
  */
 function npmCommand(name = 'npm') {
   if (process.platform !== 'win32') return [name];
@@ -91,6 +91,7 @@ function setup() {
   const nativeSources = Math.max(
     newest(path.join(root, 'native'), ['.cc', '.h', '.inl']),
     modified('CMakeLists.txt'),
+    modified('CMakePresets.json'),
     modified('package.json'),
   );
   if (modified('build', 'Release', 'dultra.node') < nativeSources)

@@ -69,7 +69,7 @@ const emulated = process.env.DULTRA_EMULATED_CUDA;
   },
 );
 
-// What a machine with a GPU runs (scripts/gpu-check-node.sh).
+// What a machine with a GPU runs (scripts/gpu/check-node.sh).
 (emulated ? test : test.skip)(
   `the checks of a device and the recorded cases, on the emulator${emulated ? '' : ' (skipped: DULTRA_EMULATED_CUDA names no plugin)'}`,
   () => {

@@ -103,13 +103,14 @@ test('holds what users and a build from source need, and nothing else', () => {
     'LICENSE',
     'CHANGELOG.md',
     'CMakeLists.txt',
+    'CMakePresets.json',
     'bindings.gyp',
     'dist/index.d.ts',
     'package.json',
   ])
     expect(files).toContain(file);
   const kept =
-    /^(dist|models|prebuilds)\/|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|setup)\.cjs$|^(README|CHANGELOG)\.md$|^LICENSE$|^CMakeLists\.txt$|^bindings\.gyp$|^package\.json$/;
+    /^(dist|models|prebuilds)\/|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|cmake|setup)\.cjs$|^(README|CHANGELOG)\.md$|^LICENSE$|^CMakeLists\.txt$|^CMakePresets\.json$|^bindings\.gyp$|^package\.json$/;
   expect(files.filter((file) => !kept.test(file))).toEqual([]);
   const sources = (folder: string) =>
     readdirSync(path.join(folder, 'native'), { recursive: true })

@@ -1,10 +1,9 @@
 // Single operations, in the native microbenchmarks of bench/native: matrix products beside OpenBLAS and oneDNN where
 // those are installed, attention, rows, and the sampler beside a plain scan.
 const { spawnSync } = require('node:child_process');
-const path = require('node:path');
+const { build, configure, program } = require('../../scripts/cmake.cjs');
 const { root } = require('../../scripts/setup.cjs');
 
-const BUILD = path.join('build', 'bench');
 /** M x K x N of the products inside the two models, and of one layer of LLaDA-8B's width. */
 const PRODUCTS = [
   '64x256x256',
@@ -30,9 +29,9 @@ function execute(command, args) {
 
 /** Builds the microbenchmarks and runs one; its lines of JSON. */
 function measure(name, args) {
-  execute('cmake', ['-S', '.', '-B', BUILD, '-DDULTRA_BENCH=ON', '-DCMAKE_BUILD_TYPE=Release']);
-  execute('cmake', ['--build', BUILD, '--parallel', '2']);
-  return execute(path.join(root, BUILD, `dultra_bench_${name}`), args)
+  configure('bench');
+  build('bench', [`dultra_bench_${name}`]);
+  return execute(program('bench', `dultra_bench_${name}`), args)
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line));

@@ -6,6 +6,12 @@ const path = require('node:path');
 const number = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
 const times = (ratio) => (ratio === undefined ? '' : `${ratio.toFixed(2)}×`);
 
+/** A Markdown table of a head and rows of cells. */
+function markdownTable(head, rows) {
+  const line = (cells) => `| ${cells.join(' | ')} |`;
+  return [line(head), `|${' --- |'.repeat(head.length)}`, ...rows.map(line)].join('\n');
+}
+
 function table(rows) {
   const { reference } = rows[0];
   const hasCpu = rows.some((row) => row.cpu !== undefined);
@@ -22,9 +28,9 @@ function table(rows) {
     if (reference) cells.push(times(row.ratio));
     if (reference && hasCpu) cells.push(times(row.cpuRatio));
     if (hasNote) cells.push(row.note ?? '');
-    return `| ${cells.join(' | ')} |`;
+    return cells;
   });
-  return [`| ${head.join(' | ')} |`, `|${' --- |'.repeat(head.length)}`, ...lines].join('\n');
+  return markdownTable(head, lines);
 }
 
 /** Facts about where the numbers come from. */
@@ -66,4 +72,4 @@ function writeReport(folder, result, part) {
   return base;
 }
 
-module.exports = { machine, table, writeReport };
+module.exports = { machine, markdownTable, table, writeReport };

@@ -1,7 +1,7 @@
 // Benchmarks of a device: attention, products, what memory bounds, the sampler; a denoising step of LLaDA-8B's shape
 // through Model and Session, the code that Node runs; and a training step of it through Trainer. One JSON line per
 // measurement: the median and spread of a call's time in microseconds. bench/torch/gpu.py measures cases of the same
-// names; scripts/gpu-report.sh sets both side by side.
+// names; scripts/gpu/report.cjs sets both side by side.
 //   dultra_bench_cuda [--device cuda:0] [--only kernels|step|training] [--tiny]
 // --tiny: shapes for any backend, the CPU's and the emulator's too; its times mean nothing.
 #include <algorithm>

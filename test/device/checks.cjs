@@ -1,5 +1,5 @@
 // What a device has to do, through the public API, beside the CPU: run by test/device.test.ts on the emulated plugin,
-// and by scripts/gpu-check-node.sh where there is a GPU. A check is a function of (dultra, device) that throws where
+// and by scripts/gpu/check-node.sh where there is a GPU. A check is a function of (dultra, device) that throws where
 // something is wrong.
 const assert = require('node:assert/strict');
 const path = require('node:path');

@@ -1,14 +1,13 @@
 // The study behind docs/results.md: trains base, planner and GRPO models of a task for several seeds, decodes each with
-// every sampler, and writes the tables. What is done already is not done again, so that a study can be stopped and gone
-// on with.
+// every sampler, and writes the tables. Finished runs are kept, so that a study can be stopped and resumed.
 //
-//   node scripts/study.cjs --task st1 --seeds 0,1,2,3,4             trains, evaluates, prints the tables
-//   node scripts/study.cjs --task st1 --seeds 0 --variants all      and the ablations
-//   node scripts/study.cjs --task st1 --seeds 0,1 --tables          prints the tables of what is there
+//   node bench/studies/training.cjs --task st1 --seeds 0,1,2,3,4             trains, evaluates, prints the tables
+//   node bench/studies/training.cjs --task st1 --seeds 0 --variants all      and the ablations
+//   node bench/studies/training.cjs --task st1 --seeds 0,1 --tables          prints the tables of what is there
 const { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
-const dultra = require('..');
+const dultra = require('../..');
 
 /**
  * Steps per stage, and the weight of speed in the reward where it is not 0.5. Learning rates are the same for all tasks

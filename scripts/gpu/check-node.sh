@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# The package itself on a machine with a GPU, as scripts/pack-gpu-check.cjs packs it: dultra info, the checks and recorded cases of test/device, an
-# evaluation, and the quickstart. Needs nothing but the driver. gpu-check-node.sh [DEVICE, default cuda] [--no-quickstart]
+# check-node.sh [DEVICE, default cuda] [--no-quickstart]: the package on a machine with a GPU, as scripts/gpu/pack.cjs
+# packs it: dultra info, the checks and recorded cases of test/device, an evaluation, and the quickstart. Needs only the
+# driver.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 device=cuda
 quickstart=1
 for argument in "$@"; do
   case $argument in
     --no-quickstart) quickstart=0 ;;
-    -*) echo "usage: gpu-check-node.sh [DEVICE] [--no-quickstart]" >&2 && exit 2 ;;
+    -*) echo "usage: check-node.sh [DEVICE] [--no-quickstart]" >&2 && exit 2 ;;
     *) device=$argument ;;
   esac
 done
-# The package's own Node where it was packed, else that of a clone.
+# The packed Node; in a clone, that of the PATH.
 node=./node
 [ -x "$node" ] || node=node
 passed=0
@@ -33,7 +34,7 @@ part() {
 dultra() { "$node" dist/cli/main.js "$@"; }
 evaluate() {
   local out
-  # Greedy decoding is the same on every device, so accuracy and passes are the CPU's.
+  # Greedy decoding is the same on every device: accuracy and passes equal the CPU's.
   out=$(mktemp -d)
   dultra eval -q --device "$1" --count 64 --samplers planner,confidence:0.9 --out "$out/here.json" >/dev/null &&
     dultra eval -q --device cpu --count 64 --samplers planner,confidence:0.9 --out "$out/cpu.json" >/dev/null &&
@@ -45,8 +46,11 @@ evaluate() {
       };
       const [here, cpu] = process.argv.slice(1).map(read);
       console.table(here);
-      // A near-tie may fall otherwise: one prompt of the 64.
-      const near = here.every(({ accuracy, nfe }, i) => Math.abs(accuracy - cpu[i].accuracy) <= 1 / 64 && Math.abs(nfe / cpu[i].nfe - 1) <= 0.02);
+      // A near-tie may be decided otherwise: one prompt of the 64.
+      const near = here.every(
+        ({ accuracy, nfe }, i) =>
+          Math.abs(accuracy - cpu[i].accuracy) <= 1 / 64 && Math.abs(nfe / cpu[i].nfe - 1) <= 0.02,
+      );
       if (!near || here.length !== 2) {
         console.error("on the CPU:");
         console.table(cpu);

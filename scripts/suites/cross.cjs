@@ -13,8 +13,8 @@ const { spawnSync } = require('node:child_process');
 const { copyFileSync, cpSync, existsSync, mkdirSync, rmSync, symlinkSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
+const { SetupError, root } = require('../setup.cjs');
 
-const root = path.resolve(__dirname, '..');
 const work = path.join(root, 'build', 'cross');
 const headers = path.join(root, 'node_modules', 'node-api-headers');
 const VECTORS = {
@@ -27,13 +27,11 @@ const VECTORS = {
 /** Of one command; an emulator that hangs shall not hold up everything. */
 const LIMIT_MS = 30 * 60_000;
 
-class Failure extends Error {}
-
 /** The first of some programs that runs; null: none. */
 const find = (names) =>
   names.find((name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).error === undefined) ?? null;
 
-/** Runs a command with its output shown only where it fails. Returns standard output; throws Failure. */
+/** Runs a command with its output shown only where it fails. Returns standard output; throws SetupError. */
 function run(command, args, options = {}) {
   const { status, signal, stdout, stderr, error } = spawnSync(command, args, {
     cwd: root,
@@ -43,7 +41,7 @@ function run(command, args, options = {}) {
     ...options,
   });
   if (error || status !== 0)
-    throw new Failure(
+    throw new SetupError(
       `${command} ${args.join(' ')}: ${error?.message ?? signal ?? `exit code ${status}`}\n${stdout}${stderr}`,
     );
   return stdout;
@@ -146,7 +144,7 @@ function check(name, target, withNode) {
   const suffix = name.startsWith('win32') ? '.exe' : '';
   const output = start(path.join(folder, `dultra_tests${suffix}`), []);
   const counts = /^(\d+) passed, 0 failed\s*$/m.exec(output.slice(-200));
-  if (!counts) throw new Failure(`${name}: the native tests did not run to their end\n${output.slice(-2000)}`);
+  if (!counts) throw new SetupError(`${name}: the native tests did not run to their end\n${output.slice(-2000)}`);
   const done = `compiled; ${counts[1]} native tests passed under ${emulator}`;
   return withNode ? `${done}; ${generate(name, folder, target.node, start)}` : done;
 }
@@ -185,12 +183,12 @@ function generate(name, folder, [packageName, binary], start) {
   writeFileSync(path.join(home, 'program.cjs'), PROGRAM);
   start(node, ['program.cjs', 'foreign.json'], { cwd: home });
   const foreign = require(path.join(home, 'foreign.json'));
-  if (foreign.platform !== name) throw new Failure(`${name}: Node says it is ${foreign.platform}`);
+  if (foreign.platform !== name) throw new SetupError(`${name}: Node says it is ${foreign.platform}`);
   const texts = JSON.stringify(foreign.texts);
   writeFileSync(path.join(root, 'build', 'program.cjs'), PROGRAM.replace('./dist', '../dist'));
   run(process.execPath, [path.join('build', 'program.cjs'), path.join(home, 'own.json')]);
   const own = JSON.stringify(require(path.join(home, 'own.json')).texts);
-  if (texts !== own) throw new Failure(`${name}: Node there writes ${texts}, here ${own}`);
+  if (texts !== own) throw new SetupError(`${name}: Node there writes ${texts}, here ${own}`);
   return `Node ${process.versions.node} for it loads the addon and writes what is written here`;
 }
 
@@ -214,11 +212,11 @@ function clangCl() {
   return `the inner loops compile, ${Object.keys(VECTORS).length} instruction sets; the rest needs Visual Studio's headers: NOT COMPILED`;
 }
 
-function main() {
+function main(args) {
   const names = [...Object.keys(TARGETS), 'clang-cl'];
-  const chosen = process.argv.slice(2).filter((argument) => argument !== '--node');
+  const chosen = args.filter((argument) => argument !== '--node');
   for (const name of chosen)
-    if (!names.includes(name)) throw new Failure(`expected some of ${names.join(', ')}, --node; got ${name}`);
+    if (!names.includes(name)) throw new SetupError(`expected some of ${names.join(', ')}, --node; got ${name}`);
   let done = 0;
   for (const name of chosen.length > 0 ? chosen : names) {
     let outcome;
@@ -229,7 +227,7 @@ function main() {
       outcome =
         missing.length > 0
           ? `SKIPPED: there is no ${missing.join(', no ')} here`
-          : check(name, target, process.argv.includes('--node'));
+          : check(name, target, args.includes('--node'));
     }
     if (!outcome.startsWith('SKIPPED')) done++;
     process.stdout.write(`${name}: ${outcome}\n`);
@@ -237,10 +235,4 @@ function main() {
   process.stdout.write(`${done} of ${chosen.length || names.length} targets checked\n`);
 }
 
-try {
-  main();
-} catch (error) {
-  if (!(error instanceof Failure)) throw error;
-  process.stderr.write(`dultra: ${error.message}\n`);
-  process.exitCode = 1;
-}
+module.exports = main;

@@ -1,13 +1,13 @@
 // The study behind docs/caches.md: decodes a task's test prompts with every cache; trains the model a
 // little further by GRPO whose rollouts use a cache; decodes again. The stages below were chosen on validation prompts.
 //
-//   node scripts/cache-study.cjs                      the embedded model on st1; prints the tables
-//   node scripts/cache-study.cjs --write              and puts them into bench/results/cache-study.md
-//   node scripts/cache-study.cjs --model FOLDER --task t12
+//   node bench/studies/caches.cjs                      the embedded model on st1; prints the tables
+//   node bench/studies/caches.cjs --write              and puts them into bench/results/cache-study.md
+//   node bench/studies/caches.cjs --model FOLDER --task t12
 const { existsSync, readFileSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
-const { setup, SetupError, root } = require('./setup.cjs');
+const { setup, SetupError, root } = require('../../scripts/setup.cjs');
 
 const DOCUMENT = path.join(root, 'bench', 'results', 'cache-study.md');
 const MARKS = ['<!-- tables: begin -->', '<!-- tables: end -->'];
@@ -111,14 +111,14 @@ async function main() {
   });
   if (values.help) {
     process.stdout.write(
-      'node scripts/cache-study.cjs [--model FOLDER] [--task NAME] [--count N] [--seed N] [--save FOLDER] [--write]\n',
+      'node bench/studies/caches.cjs [--model FOLDER] [--task NAME] [--count N] [--seed N] [--save FOLDER] [--write]\n',
     );
     return;
   }
   const [count, seed] = [values.count, values.seed].map(Number);
   if (!(count > 0) || !Number.isInteger(seed)) throw new SetupError('--count, --seed: expected whole numbers');
   setup();
-  const dultra = require('../dist/index.js');
+  const dultra = require('../../dist/index.js');
   const dataset = dultra.datasets.byName(values.task);
   const model = await dultra.loadModel(values.model);
   const half = dataset.genLength % 2 === 0 ? dataset.genLength / 2 : dataset.genLength;
@@ -150,7 +150,7 @@ async function main() {
   model.dispose();
   const name = values.model ?? 'the embedded model';
   const text = [
-    `${count} test prompts of ${dataset.name}, ${dataset.genLength} tokens each, ${name}; one seed (${seed}). Made by \`node scripts/cache-study.cjs${
+    `${count} test prompts of ${dataset.name}, ${dataset.genLength} tokens each, ${name}; one seed (${seed}). Made by \`node bench/studies/caches.cjs${
       process.argv
         .slice(2)
         .filter((word) => word !== '--write')

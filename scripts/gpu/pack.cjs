@@ -1,8 +1,7 @@
-// node scripts/pack-gpu-check.cjs [FILE.tar.gz]: packs what scripts/gpu-check-node.sh needs on a machine with a GPU and
-// without Node or network: this Node, dist/, the packages that it needs at run time, the addon and the CUDA plugin as
-// they are built here, the models, and the checks. The other machine needs the same kind of processor and a C library
-// that is not older. Where there is no plugin (npm run build:cuda) it says so and goes on: what it packs then checks
-// the CPU alone.
+// node scripts/gpu/pack.cjs [FILE.tar.gz]: packs what scripts/gpu/check-node.sh needs on a machine with a GPU and
+// without Node or network: this Node, dist/, the runtime dependencies, the addon and the CUDA plugin as built here, the
+// models, and the checks. The other machine needs the same processor architecture and a C library that is not older.
+// Without the plugin (npm run build:cuda) it warns, and the package checks the CPU alone.
 const { spawnSync } = require('node:child_process');
 const {
   chmodSync,
@@ -17,7 +16,7 @@ const {
 } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
-const { setup, SetupError, root } = require('./setup.cjs');
+const { setup, SetupError, root } = require('../setup.cjs');
 
 const NAME = 'dultra-gpu-check';
 
@@ -38,7 +37,7 @@ function main() {
   const folder = path.join(temporary, NAME);
   try {
     mkdirSync(path.join(folder, 'build', 'Release'), { recursive: true });
-    mkdirSync(path.join(folder, 'scripts'));
+    mkdirSync(path.join(folder, 'scripts', 'gpu'), { recursive: true });
     for (const name of ['package.json', 'LICENSE', 'README.md'])
       copyFileSync(path.join(root, name), path.join(folder, name));
     for (const name of [
@@ -49,9 +48,9 @@ function main() {
       path.join('test', 'fixtures', 'golden'),
     ])
       cpSync(path.join(root, name), path.join(folder, name), { recursive: true });
-    for (const name of ['gpu-check-node.sh', 'quickstart.cjs'])
+    for (const name of [path.join('gpu', 'check-node.sh'), 'quickstart.cjs'])
       copyFileSync(path.join(root, 'scripts', name), path.join(folder, 'scripts', name));
-    // There is nothing to build where this goes.
+    // Nothing is built on the other machine.
     writeFileSync(
       path.join(folder, 'scripts', 'setup.cjs'),
       "module.exports = { setup() {}, SetupError: class extends Error {}, root: require('node:path').resolve(__dirname, '..') };\n",
@@ -72,7 +71,7 @@ function main() {
     run('tar', ['-czf', path.resolve(target), '-C', temporary, NAME]);
     process.stdout.write(
       `${target}: ${Math.round(statSync(target).size / 1e6)} MB, Node ${process.version}, ${packages.length} packages\n` +
-        `There: tar -xzf ${path.basename(target)} && bash ${NAME}/scripts/gpu-check-node.sh\n`,
+        `There: tar -xzf ${path.basename(target)} && bash ${NAME}/scripts/gpu/check-node.sh\n`,
     );
   } finally {
     rmSync(temporary, { recursive: true, force: true });

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# What there is to check on a machine with an NVIDIA GPU, the CUDA toolkit, CMake and a C++ compiler; no Node, no network; PyTorch where there is
-# one. In under 8 minutes: builds the plugin for this GPU alone, runs every native test on it (the recorded cases of the reference among them),
-# then the benchmarks, beside PyTorch where it is, then compute-sanitizer on small shapes, and writes bench/results/<date>-<gpu>.{json,md} (or
-# to the folder $OUT). The exit code tells whether everything is right; how fast it is, the report says.
+# Checks a machine with an NVIDIA GPU, the CUDA toolkit, CMake and a C++ compiler; needs neither Node nor a network;
+# compares with PyTorch where it is installed. In under 8 minutes: builds the plugin for this GPU alone, runs every
+# native test on it (with the recorded cases of the reference), then the benchmarks, PyTorch's, and compute-sanitizer on
+# small shapes. Writes bench/results/<date>-<gpu>.{json,md} (or to the folder $OUT); without Node, what they are made of
+# to <date>-<gpu>.logs, for node scripts/gpu/report.cjs elsewhere.
+# The exit code says whether everything is correct; the report says how fast it is.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 begin=$(date +%s)
 allowed=470
-# Seconds that a part may take, at most $1, of what is left.
+# Time limit of a part in seconds: $1, or what is left.
 limit() {
   local left=$((allowed - ($(date +%s) - begin)))
   echo $((left < 5 ? 5 : left < $1 ? left : $1))
@@ -36,6 +38,7 @@ out=${OUT:-bench/results}
 logs=build/gpu/logs
 mkdir -p "$out" "$logs"
 rm -f "$logs"/*
+touch "$logs/measurements"
 status=0
 fact() { printf '%s\t%s\n' "$1" "$2" >>"$logs/facts"; }
 fact gpu "$gpu"
@@ -44,13 +47,12 @@ fact driver "$(query driver_version)"
 fact toolkit "$(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')"
 
 echo "--- build for $gpu ($target)"
-cmake -S . -B build/gpu -DDULTRA_CUDA=ON -DDULTRA_TESTS=ON -DDULTRA_BENCH=ON -DDULTRA_CUDA_ARCHITECTURES="$target" -DDULTRA_OUT="$PWD/build/gpu" \
-  -DCMAKE_BUILD_TYPE=Release >"$logs/build" 2>&1 &&
-  cmake --build build/gpu --parallel "$(nproc)" --target dultra_cuda dultra_gpu_tests dultra_bench_cuda >>"$logs/build" 2>&1 ||
+cmake --preset gpu -DDULTRA_CUDA_ARCHITECTURES="$target" >"$logs/build" 2>&1 &&
+  cmake --build --preset gpu --parallel "$(nproc)" --target dultra_cuda dultra_gpu_tests dultra_bench_cuda >>"$logs/build" 2>&1 ||
   { tail -50 "$logs/build"; die "the build failed"; }
 fact build "$(($(date +%s) - begin)) s"
 
-# Runs tests to a log; the fact is their last line.
+# Runs tests with their output in a log; the fact is its last line.
 tests() {
   local what=$1 log=$2 seconds=$3
   shift 3
@@ -64,7 +66,8 @@ tests() {
 }
 DULTRA_VERBOSE=1 tests "recorded cases on the device" golden 60 --filter golden
 tests "native tests on the device" tests 150
-# After an error that the device does not recover from, every later test of the process fails: what did not pass is run again, each by itself.
+# After an error that the device does not recover from, every later test of the process fails: each test that did not
+# pass runs again by itself.
 again=$(comm -23 <(build/gpu/dultra_gpu_tests --list | sort) <(sed -n 's/^ok \([^ ]*\) .*/\1/p' "$logs/tests" | sort))
 if [ -n "$again" ]; then
   echo "--- by themselves, the tests that did not pass"
@@ -121,6 +124,13 @@ else
 fi
 fact took "$(($(date +%s) - begin)) s"
 fact "exit code" "$status"
-bash scripts/gpu-report.sh "$logs" "$out/$name" || status=1
-cat "$out/$name.md"
+if command -v node >/dev/null; then
+  node scripts/gpu/report.cjs "$logs" "$out/$name" || status=1
+  cat "$out/$name.md"
+else
+  mkdir -p "$out/$name.logs"
+  cp "$logs/facts" "$logs/measurements" "$logs/golden" "$out/$name.logs"
+  cat "$logs/facts"
+  echo "no Node here: the report is made by node scripts/gpu/report.cjs $out/$name.logs $out/$name"
+fi
 exit "$status"

@@ -15,20 +15,19 @@ const {
 const os = require('node:os');
 const path = require('node:path');
 const { gzipSync } = require('node:zlib');
-const { npmCommand } = require('./setup.cjs');
+const { npmCommand, SetupError, root } = require('../setup.cjs');
 
-const root = path.resolve(__dirname, '..');
 const prebuilds = path.join(root, 'prebuilds');
 const own = path.join(prebuilds, `${process.platform}-${process.arch}`);
 const isWindows = process.platform === 'win32';
 
-class Failure extends Error {}
-
-/** Runs a command; returns its standard output. Throws Failure with everything it said where it fails. */
+/** Runs a command; returns its standard output. Throws SetupError with everything it said where it fails. */
 function run(command, args, options = {}) {
   const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8', ...options });
   if (error || status !== 0)
-    throw new Failure(`${command} ${args.join(' ')}: ${error?.message ?? `exit code ${status}`}\n${stdout}${stderr}`);
+    throw new SetupError(
+      `${command} ${args.join(' ')}: ${error?.message ?? `exit code ${status}`}\n${stdout}${stderr}`,
+    );
   return stdout;
 }
 
@@ -96,10 +95,4 @@ function main() {
   }
 }
 
-try {
-  process.exitCode = main();
-} catch (error) {
-  if (!(error instanceof Failure)) throw error;
-  process.stderr.write(`dultra: ${error.message}\n`);
-  process.exitCode = 1;
-}
+module.exports = main;
