@@ -5,7 +5,7 @@
 //   node scripts/embed-models.cjs runs/tiny-planner/final runs/tiny-grpo/final
 const { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
-const { findSafetensors, readSafetensors, writeSafetensors } = require('../dist/model/safetensors.js');
+const { findSafetensors, readSafetensors, writeSafetensors } = require('../dist/files/safetensors.js');
 
 const root = path.resolve(__dirname, '..');
 /**

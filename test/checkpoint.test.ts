@@ -554,7 +554,7 @@ describe('an index', () => {
   };
   const wrong: [string, unknown, RegExp][] = [
     ['not JSON', '{', /index\.json: not JSON/],
-    ['null', null, /expected a weight_map/],
+    ['null', null, /index\.json: expected a JSON object, got null/],
     ['without a map', { metadata: {} }, /expected a weight_map/],
     ['an empty map', { weight_map: {} }, /expected a weight_map/],
     ['a map that is text', { weight_map: 'model.safetensors' }, /expected a weight_map|expected the name/],

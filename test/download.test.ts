@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { type DUltraError, type LoadProgress, loadModel } from '../lib';
-import { type DownloadProgress, downloadModel, parseHubId } from '../lib/hub/download';
+import { type DownloadProgress, downloadModel, parseHubId } from '../lib/hub';
 import { makeCheckpoint, random } from './checkpoints';
 import { temporaryFolder } from './helpers';
 import { HubServer } from './hub-server';
@@ -531,7 +531,7 @@ describe('interruptions', () => {
     await whole(await calls[0]);
   });
 
-  const dist = path.join(__dirname, '..', 'dist', 'model', 'download.js');
+  const dist = path.join(__dirname, '..', 'dist', 'hub', 'index.js');
   const inProcess = () =>
     spawn(
       process.execPath,

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 import { DUltraError } from '../errors';
-import { downloadFiles } from '../hub/download';
+import { downloadFiles } from '../hub';
 import type { Split } from './splits';
 
 /** A record and where it stands, for messages: "gsm8k.jsonl, line 3". */

@@ -1,6 +1,8 @@
-// JSON files of a checkpoint, read with suspicion.
+// JSON files of a checkpoint. They come from strangers: sizes are bounded, and errors name file, field and value.
 import { readFile, stat } from 'node:fs/promises';
+import type { z } from 'zod';
 import { DUltraError } from '../errors';
+import { reasonOf, show } from '../text';
 
 /** Far above every tokenizer, and small enough to parse. */
 const MAX_BYTES = 128 * 2 ** 20;
@@ -9,17 +11,9 @@ const MAX_BYTES = 128 * 2 ** 20;
 export const isIndex = (value: unknown): value is number =>
   typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
 
-const MAX_SHOWN = 80;
-
-/** A hostile value for a message: neither long, nor so deep that JSON.stringify overflows the stack. */
-export function show(value: unknown): string {
-  const isFlat =
-    Array.isArray(value) && value.length <= 8 && value.every((item) => typeof item !== 'object' || item === null);
-  if (typeof value === 'object' && value !== null && !isFlat)
-    return Array.isArray(value) ? `an array of ${value.length}` : 'an object';
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
-}
+/** An error about a file of a checkpoint. */
+export const badFile = (file: string, message: string, cause?: unknown): DUltraError =>
+  new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`, { cause });
 
 /**
  * Reads a file as UTF-8 text. @throws DUltraError BAD_CHECKPOINT naming it where it is missing, no file, or too large.
@@ -32,22 +26,28 @@ export async function readTextFile(file: string): Promise<string> {
     if (info.size > MAX_BYTES) throw new Error(`expected at most ${MAX_BYTES} bytes, got ${info.size}`);
     return await readFile(file, 'utf8');
   } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
+    throw badFile(file, reasonOf(cause), cause);
   }
 }
 
-/** Reads a file as JSON. @throws DUltraError BAD_CHECKPOINT naming it */
-export async function readJsonFile(file: string): Promise<unknown> {
+/** Reads a file as a JSON object. @throws DUltraError BAD_CHECKPOINT naming it */
+export async function readJsonObject(file: string): Promise<Record<string, unknown>> {
   const text = await readTextFile(file);
+  let json: unknown;
   try {
-    return JSON.parse(text);
+    json = JSON.parse(text);
   } catch (cause) {
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      `${file}: not JSON (${cause instanceof Error ? cause.message : String(cause)})`,
-      { cause },
-    );
+    throw badFile(file, `not JSON (${reasonOf(cause)})`, cause);
   }
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    throw badFile(file, `expected a JSON object, got ${show(json)}`);
+  return json as Record<string, unknown>;
+}
+
+/** Checks a file's JSON object. @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came */
+export function checkFields<T>(schema: z.ZodType<T>, json: Record<string, unknown>, file: string): T {
+  const parsed = schema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const [{ path, message }] = parsed.error.issues;
+  throw badFile(file, `${path.join('.')}: ${message}, got ${show(json[String(path[0])])}`);
 }

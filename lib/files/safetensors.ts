@@ -2,8 +2,9 @@
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import { reasonOf, show } from '../text';
 import { writeAtomically } from './atomic';
-import { isIndex, readJsonFile, show } from './json';
+import { badFile, isIndex, readJsonObject } from './json';
 
 /** Where one tensor lies. */
 export interface TensorEntry {
@@ -73,8 +74,6 @@ function elementBytes(dtype: unknown): number | undefined {
   return (type as { BYTES_PER_ELEMENT?: number } | undefined)?.BYTES_PER_ELEMENT;
 }
 
-const reasonOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
-
 /**
  * Checks a header's JSON text against the size of its data section.
  * @returns name to dtype, shape and byte range of the data section @throws DUltraError BAD_CHECKPOINT
@@ -84,7 +83,7 @@ export function parseSafetensorsHeader(
   dataBytes: number,
   file: string,
 ): Map<string, Pick<TensorEntry, 'dtype' | 'shape' | 'begin' | 'end'>> {
-  const bad = (message: string) => new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`);
+  const bad = (message: string) => badFile(file, message);
   let header: unknown;
   try {
     header = JSON.parse(text);
@@ -150,8 +149,7 @@ async function withHeader<T>(
   filePath: string,
   use: (handle: FileHandle, entries: Map<string, Pick<TensorEntry, 'dtype' | 'shape' | 'begin' | 'end'>>) => Promise<T>,
 ): Promise<T> {
-  const bad = (message: string, cause?: unknown) =>
-    new DUltraError('BAD_CHECKPOINT', `${filePath}: ${message}`, { cause });
+  const bad = (message: string, cause?: unknown) => badFile(filePath, message, cause);
   let handle: FileHandle;
   try {
     // Opening a pipe would wait for its writer.
@@ -288,14 +286,13 @@ export async function writeSafetensorsFrom(
 
 /** The shards that an index file names, sorted. @throws DUltraError BAD_CHECKPOINT */
 export async function readWeightIndex(file: string): Promise<string[]> {
-  const json = await readJsonFile(file);
-  const map = typeof json === 'object' && json !== null ? (json as { weight_map?: unknown }).weight_map : undefined;
+  const { weight_map: map } = await readJsonObject(file);
   const shards = typeof map === 'object' && map !== null ? [...new Set<unknown>(Object.values(map))] : [];
-  if (shards.length === 0) throw new DUltraError('BAD_CHECKPOINT', `${file}: expected a weight_map of file names`);
+  if (shards.length === 0) throw badFile(file, 'expected a weight_map of file names');
   // A name out of the folder would let a checkpoint read other files.
   for (const shard of shards)
     if (typeof shard !== 'string' || !/^[^/\\:\0]+\.safetensors$/.test(shard))
-      throw new DUltraError('BAD_CHECKPOINT', `${file}: expected the name of a *.safetensors file, got ${show(shard)}`);
+      throw badFile(file, `expected the name of a *.safetensors file, got ${show(shard)}`);
   return (shards as string[]).sort();
 }
 

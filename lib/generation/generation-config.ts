@@ -2,8 +2,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
-import { DUltraError } from '../errors';
-import { readJsonFile, show } from '../files/json';
+import { badFile, checkFields, readJsonObject } from '../files/json';
 import { resolveSampler } from '../sampling/samplers';
 import type { SamplerObject } from '../types';
 
@@ -32,20 +31,9 @@ const schema = z.looseObject({
 export async function readGenerationDefaults(folder: string, hasPlanner: boolean): Promise<GenerationDefaults> {
   const file = path.join(folder, 'generation_config.json');
   if (!existsSync(file)) return {};
-  const json = await readJsonFile(file);
-  if (typeof json !== 'object' || json === null || Array.isArray(json))
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: expected an object, got ${show(json)}`);
-  const parsed = schema.safeParse(json);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    const value = issue.path.length > 0 ? (json as Record<string, unknown>)[String(issue.path[0])] : json;
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      `${file}: ${[issue.path.join('.'), issue.message].filter(Boolean).join(': ')}, got ${show(value)}`,
-    );
-  }
-  const { gen_length: genLength, block_length: blockLength, sampler } = parsed.data;
-  const bad = (message: string, cause?: unknown) => new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`, { cause });
+  const fields = checkFields(schema, await readJsonObject(file), file);
+  const { gen_length: genLength, block_length: blockLength, sampler } = fields;
+  const bad = (message: string, cause?: unknown) => badFile(file, message, cause);
   if (typeof blockLength === 'number' && typeof genLength !== 'number')
     throw bad('block_length: expected gen_length beside it, got none');
   if (typeof blockLength === 'number' && genLength! % blockLength !== 0)

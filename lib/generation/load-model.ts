@@ -15,7 +15,7 @@ import { MaskedDiffusionModel } from './masked-diffusion-model';
  *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
  */
 export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
-  const parse = (json: unknown, file: string, entries: Map<string, TensorEntry>) =>
+  const parse = (json: Record<string, unknown>, file: string, entries: Map<string, TensorEntry>) =>
     parseModelConfig(json, file, entries.has(PLANNER_MARK));
   const { folder, json, config, native: loaded } = await loadWeights(source, options, parse);
   return withFiles(loaded, async () => {
@@ -24,7 +24,7 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
     return new MaskedDiffusionModel({
       native: loaded,
       config,
-      configJson: json as Record<string, unknown>,
+      configJson: json,
       tokenizer,
       generationDefaults,
       source: folder,

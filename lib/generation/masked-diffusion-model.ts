@@ -3,12 +3,12 @@ import { DUltraError } from '../errors';
 import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
 import type { ModelConfig } from '../model/config';
 import { allocateCache, cacheBytes, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
-import { offsetsOf } from '../model/packing';
 import { type SaveOptions, saveModel } from '../model/save';
 import type { Tokenizer } from '../model/tokenizer';
 import { type ModelTrainer, type ModelTrainerOptions, openTrainer } from '../model/trainer';
 import { cancellable, type NativeCacheOptions, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
+import { offsetsOf } from '../packing';
 import {
   type Denoisable,
   type DenoiseSettings,

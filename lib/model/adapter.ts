@@ -1,8 +1,9 @@
 // Low-rank adapters in the layout of PEFT: adapter_config.json and adapter_model.safetensors.
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
 import { syncFolder, writeError, writeFileAtomic } from '../files/atomic';
+import { badFile, readJsonObject } from '../files/json';
 import { readSafetensors, type TensorValue, writeSafetensors } from '../files/safetensors';
 import type { NativeNamedTensor } from '../native';
 import { checkChoice } from '../options';
@@ -66,16 +67,9 @@ export interface AdapterFiles {
 /** Reads an adapter folder. @throws DUltraError BAD_CHECKPOINT naming what was expected and what came. */
 export async function readAdapter(folder: string): Promise<AdapterFiles> {
   const file = path.join(folder, CONFIG_FILE);
-  const bad = (message: string) => new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`);
-  let config: Record<string, unknown>;
-  try {
-    config = JSON.parse(await readFile(file, 'utf8')) as Record<string, unknown>;
-  } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
-  }
-  const { peft_type: type, r: rank, lora_alpha: alpha, target_modules: modules } = config ?? {};
+  const bad = (message: string) => badFile(file, message);
+  const config = await readJsonObject(file);
+  const { peft_type: type, r: rank, lora_alpha: alpha, target_modules: modules } = config;
   if (type !== 'LORA') throw bad(`peft_type: expected "LORA", got ${JSON.stringify(type)}`);
   if (typeof rank !== 'number' || !Number.isInteger(rank) || rank < 1)
     throw bad(`r: expected a positive integer, got ${JSON.stringify(rank)}`);

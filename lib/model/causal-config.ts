@@ -1,9 +1,10 @@
 // config.json and tensor names of autoregressive models of the Llama family (Llama, Qwen2, Qwen2.5) as Hugging Face
 // lays them out.
 import { z } from 'zod';
-import { DUltraError } from '../errors';
-import { show } from '../files/json';
+import type { DUltraError } from '../errors';
+import { badFile, checkFields } from '../files/json';
 import type { NativeModelConfig } from '../native';
+import { show } from '../text';
 
 /** Shapes and constants of an autoregressive model, from its config.json. */
 export interface CausalConfig extends NativeModelConfig {
@@ -41,17 +42,9 @@ const schema = z.looseObject({
  * Checks the parsed config.json of an autoregressive model.
  * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came
  */
-export function parseCausalConfig(json: unknown, file: string): CausalConfig {
-  const bad = (message: string) => new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`);
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) throw bad('expected a JSON object');
-  const parsed = schema.safeParse(json);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    throw bad(
-      `${issue.path.join('.')}: ${issue.message}, got ${show((json as Record<string, unknown>)[String(issue.path[0])])}`,
-    );
-  }
-  const c = parsed.data;
+export function parseCausalConfig(json: Record<string, unknown>, file: string): CausalConfig {
+  const bad = (message: string) => badFile(file, message);
+  const c = checkFields(schema, json, file);
   const required: [field: string, value: unknown, accepted: unknown[]][] = [
     ['model_type', c.model_type, ['qwen2', 'llama']],
     ['hidden_act', c.hidden_act ?? 'silu', ['silu']],

@@ -2,11 +2,11 @@
 import { DUltraError } from '../errors';
 import { type NativeCache, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
+import { concatenate, offsetsOf, packed, packRows } from '../packing';
 import { deriveSeed, Purpose } from '../random';
 import type { ChatMessage } from '../types';
 import type { CausalConfig } from './causal-config';
 import { allocateCache } from './kv-cache';
-import { concatenate, offsetsOf, packed, packRows } from './packing';
 import type { Tokenizer } from './tokenizer';
 import { type ModelTrainer, openTrainer } from './trainer';
 

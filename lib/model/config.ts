@@ -1,9 +1,9 @@
 // config.json of a LLaDA, LLaDOU or dUltra checkpoint, checked.
 import path from 'node:path';
 import { z } from 'zod';
-import { DUltraError } from '../errors';
-import { readJsonFile, show } from '../files/json';
+import { badFile, checkFields, readJsonObject } from '../files/json';
 import type { NativeModelConfig } from '../native';
+import { show } from '../text';
 
 /** Shapes and constants of a model, from its config.json. */
 export interface ModelConfig extends NativeModelConfig {
@@ -70,18 +70,11 @@ const REQUIRED: [field: string, accepted: unknown[]][] = [
  * @param file named in errors @param hasPlanner the checkpoint's tensors include a planner head
  * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
  */
-export function parseModelConfig(json: unknown, file: string, hasPlanner: boolean): ModelConfig {
-  const bad = (message: string) => new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`);
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) throw bad('expected a JSON object');
-  const parsed = schema.safeParse(json);
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    const field = issue.path.join('.');
-    throw bad(`${field}: ${issue.message}, got ${show((json as Record<string, unknown>)[String(issue.path[0])])}`);
-  }
-  const c = parsed.data;
+export function parseModelConfig(json: Record<string, unknown>, file: string, hasPlanner: boolean): ModelConfig {
+  const bad = (message: string) => badFile(file, message);
+  const c = checkFields(schema, json, file);
   for (const [field, accepted] of REQUIRED) {
-    const value = (json as Record<string, unknown>)[field];
+    const value = json[field];
     if (value !== undefined && value !== null && !accepted.includes(value))
       throw bad(
         `${field}: expected ${[...accepted, null].map((v) => JSON.stringify(v)).join(' or ')}, got ${show(value)}`,
@@ -134,7 +127,7 @@ export function parseModelConfig(json: unknown, file: string, hasPlanner: boolea
 }
 
 /** Reads a checkpoint's config.json as JSON. @throws DUltraError BAD_CHECKPOINT where it is missing or not JSON. */
-export async function readConfigJson(folder: string): Promise<{ file: string; json: unknown }> {
+export async function readConfigJson(folder: string): Promise<{ file: string; json: Record<string, unknown> }> {
   const file = path.join(folder, 'config.json');
-  return { file, json: await readJsonFile(file) };
+  return { file, json: await readJsonObject(file) };
 }

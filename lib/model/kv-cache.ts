@@ -2,6 +2,7 @@
 import { DUltraError } from '../errors';
 import type { NativeCache, NativeCacheOptions, NativeModel, NativeModelConfig } from '../native';
 import { checkChoice, checkKeys } from '../options';
+import { formatGiB } from '../text';
 import type { CacheStorage } from '../types';
 import { availableMemory } from './memory';
 
@@ -48,12 +49,11 @@ export async function allocateCache(
   const needed = cacheBytes(config, tokens, options);
   const available = availableMemory();
   if (needed > available) {
-    const gb = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
     const rows = offsets.length === 2 ? '1 row' : `${offsets.length - 1} rows`;
     const hint = options.dtype === 'F32' ? '; dtype: "bfloat16" needs half of what fp32 keys and values do' : '';
     throw new DUltraError(
       'OUT_OF_MEMORY',
-      `cache: keys and values of ${rows}, ${tokens} tokens in all, need ${gb(needed)}, ${gb(available)} are free${hint}`,
+      `cache: keys and values of ${rows}, ${tokens} tokens in all, need ${formatGiB(needed)}, ${formatGiB(available)} are free${hint}`,
     );
   }
   return model.createCache(offsets, options);

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { DUltraError } from '../errors';
 import { findSafetensors, readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
-import { downloadModel } from '../hub/download';
+import { downloadModel } from '../hub';
 import {
   cancellable,
   type NativeDType,
@@ -15,6 +15,7 @@ import {
   native,
 } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
+import { formatGiB } from '../text';
 import { readConfigJson } from './config';
 import { availableMemory } from './memory';
 import { EMBEDDING, matchTensors } from './tensors';
@@ -120,11 +121,13 @@ function checkMemory(
   const needed = bytes * MEMORY_FACTOR;
   const available = availableMemory();
   if (needed <= available) return;
-  const gb = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
   const isNarrow =
     storage === 'BF16' || storage === 'F16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype !== 'F32'));
   const hint = isNarrow ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do';
-  throw new DUltraError('OUT_OF_MEMORY', `${source}: loading needs ${gb(needed)}, ${gb(available)} are free${hint}`);
+  throw new DUltraError(
+    'OUT_OF_MEMORY',
+    `${source}: loading needs ${formatGiB(needed)}, ${formatGiB(available)} are free${hint}`,
+  );
 }
 
 let warned = false;
@@ -193,7 +196,7 @@ async function loadReporting(
 export interface OpenCheckpoint<C> {
   folder: string;
   file: string;
-  json: unknown;
+  json: Record<string, unknown>;
   entries: Map<string, TensorEntry>;
   config: C;
 }
@@ -202,7 +205,7 @@ export interface OpenCheckpoint<C> {
 export async function loadWeights<C extends NativeModelConfig>(
   source: string | undefined,
   options: LoadModelOptions,
-  parse: (json: unknown, file: string, entries: Map<string, TensorEntry>) => C,
+  parse: (json: Record<string, unknown>, file: string, entries: Map<string, TensorEntry>) => C,
   nameOf?: (name: string) => string,
 ): Promise<OpenCheckpoint<C> & { native: NativeModel }> {
   checkKeys('options', options, ['device', 'dtype', 'compute', 'threads', 'isa', 'revision', 'signal', 'onProgress']);

@@ -4,7 +4,8 @@ import path from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
 import { DUltraError } from '../errors';
-import { isIndex, readJsonFile, readTextFile, show } from '../files/json';
+import { badFile, isIndex, readJsonObject, readTextFile } from '../files/json';
+import { reasonOf, show } from '../text';
 import type { ChatMessage } from '../types';
 
 interface TokenizerConfig {
@@ -134,10 +135,13 @@ export class Tokenizer {
         add_generation_prompt: addGenerationPrompt,
       });
     } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new DUltraError('BAD_CHECKPOINT', `${this.#source}: the chat template does not render: ${reason}`, {
-        cause,
-      });
+      throw new DUltraError(
+        'BAD_CHECKPOINT',
+        `${this.#source}: the chat template does not render: ${reasonOf(cause)}`,
+        {
+          cause,
+        },
+      );
     }
   }
 }
@@ -159,23 +163,14 @@ export async function loadTokenizer(folder: string, maskTokenId: number, limit: 
   if (!existsSync(file)) return null;
   const configFile = path.join(folder, 'tokenizer_config.json');
   const templateFile = path.join(folder, 'chat_template.jinja');
-  const tokenizer = await readObject(file);
-  const config: TokenizerConfig = existsSync(configFile) ? await readObject(configFile) : {};
+  const tokenizer = await readJsonObject(file);
+  const config: TokenizerConfig = existsSync(configFile) ? await readJsonObject(configFile) : {};
   const template = existsSync(templateFile) ? await readTextFile(templateFile) : defaultTemplate(config);
   try {
     // First, since the library makes lists as long as the highest id.
     checkIds(tokenizer, limit);
     return new Tokenizer(tokenizer, config, template, maskTokenId, folder);
   } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
+    throw badFile(file, reasonOf(cause), cause);
   }
-}
-
-async function readObject(file: string): Promise<{ [key: string]: unknown }> {
-  const json = await readJsonFile(file);
-  if (typeof json !== 'object' || json === null || Array.isArray(json))
-    throw new DUltraError('BAD_CHECKPOINT', `${file}: expected a JSON object, got ${show(json)}`);
-  return json as { [key: string]: unknown };
 }

@@ -13,6 +13,7 @@ import * as referenceText from '../grading/reference-text';
 import type { CausalModel } from '../model/causal-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
+import { concatenate, packed, packRows } from '../packing';
 import type { ChatMessage, GenerateResult } from '../types';
 
 /** What a reward knows of a row's example. */
@@ -317,36 +318,20 @@ export function teacherLogProb(options: TeacherOptions): RewardFunction {
         });
       }
     });
-    for (let begin = 0; begin < rows.length; ) {
-      let end = begin;
-      for (let tokens = 0; end < rows.length && (end === begin || tokens + rows[end].ids.length <= tokenBudget); end++)
-        tokens += rows[end].ids.length;
-      const part = rows.slice(begin, end);
-      const offsets = (lengths: number[]) =>
-        Int32Array.from([
-          0,
-          ...lengths.map(
-            (
-              (sum) => (n: number) =>
-                (sum += n)
-            )(0),
-          ),
-        ]);
-      const join = (arrays: Int32Array[]) => Int32Array.from(arrays.flatMap((array) => Array.from(array)));
+    for (const batch of packRows(rows, ({ ids }) => ids.length, tokenBudget)) {
       const { logProbs } = await judge.score({
-        ids: join(part.map(({ ids }) => ids)),
-        offsets: offsets(part.map(({ ids }) => ids.length)),
-        candidateOffsets: offsets(part.map(({ positions }) => positions.length)),
-        positions: join(part.map(({ positions }) => positions)),
-        tokens: join(part.map(({ tokens }) => tokens)),
+        ...packed(batch),
+        tokens: concatenate(
+          batch.map(({ tokens }) => tokens),
+          Int32Array,
+        ),
         excludedToken: teacher.config.maskTokenId,
       });
       let at = 0;
-      for (const { owner, positions } of part) {
+      for (const { owner, positions } of batch) {
         for (let i = 0; i < positions.length; i++) sums[owner] += logProbs![at++];
         counts[owner] += positions.length;
       }
-      begin = end;
     }
     return Array.from(sums, (sum, row) => (counts[row] > 0 ? sum / counts[row] : null));
   };

@@ -3,12 +3,12 @@ import type {
   NativeCache,
   NativeCacheOptions,
   NativeModel,
-  NativePositions,
   NativeSession,
   NativeStepRequest,
   NativeStepResult,
 } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
+import { concatenate, packPositions } from '../packing';
 import type { CustomSampler, DenoiseRow, DenoiseStep, GenerateOptions } from '../types';
 import { cacheStorage, type ResolvedCache, resolveCache } from './cache';
 import { BlockRow, MultiBlockRow, type Row, type RowInput, type RowOutcome, type RowSettings } from './rows';
@@ -171,24 +171,10 @@ function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int3
   return null;
 }
 
-/** Positions of several rows for the native side. */
-function packPositions(lists: Int32Array[]): NativePositions {
-  const offsets = new Int32Array(lists.length + 1);
-  for (const [i, list] of lists.entries()) offsets[i + 1] = offsets[i] + list.length;
-  const positions = new Int32Array(offsets[lists.length]);
-  for (const [i, list] of lists.entries()) positions.set(list, offsets[i]);
-  return { offsets, positions };
-}
-
-function concatenate(parts: (Float64Array | undefined)[]): Float64Array | null {
-  if (parts.some((part) => part === undefined)) return null;
-  const out = new Float64Array(parts.reduce((sum, part) => sum + part!.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part!, at);
-    at += part!.length;
-  }
-  return out;
+/** Recorded draws of all rows; null where a row has none. */
+function recordedDraws(parts: readonly (Float64Array | undefined)[]): Float64Array | null {
+  const given = parts.filter((part) => part !== undefined);
+  return given.length === parts.length ? concatenate(given, Float64Array) : null;
 }
 
 /**
@@ -221,16 +207,13 @@ export async function* denoiseRows(
       ? new MultiBlockRow(index, input, rowSettings, multiBlock)
       : new BlockRow(index, input, rowSettings);
   });
-  const offsets = new Int32Array(rows.length + 1);
-  for (const row of rows) offsets[row.index + 1] = offsets[row.index] + row.ids.length;
-  const packed = new Int32Array(offsets[rows.length]);
-  for (const row of rows) packed.set(row.ids, offsets[row.index]);
+  const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
   const rule = ruleRequest(sampler, target.hasPlanner, reference);
   const storage = cacheStorage(settings.cache, rule.planner === true);
   const cache = storage && (await target.createCache(offsets, storage));
   let session: NativeSession;
   try {
-    session = target.native.createSession(packed, offsets, cache);
+    session = target.native.createSession(ids, offsets, cache);
   } catch (error) {
     cache?.dispose();
     throw error;
@@ -258,8 +241,8 @@ export async function* denoiseRows(
         counts: stepCounts(sampler, active),
         referenceLikelihood: settings.referenceLikelihood,
         uniforms: draws && {
-          token: concatenate(draws.map((d) => d.token)),
-          position: concatenate(draws.map((d) => d.position)),
+          token: recordedDraws(draws.map((d) => d.token)),
+          position: recordedDraws(draws.map((d) => d.position)),
         },
       };
       const result = await session.step(request).catch((error: unknown) => {

@@ -1,9 +1,9 @@
 // GRPO on the unmasking policy: rollouts, rewards, advantages, and the replay of every denoising step.
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import { concatenate, packRows } from '../model/packing';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
+import { concatenate, packRows } from '../packing';
 import { deriveSeed, Purpose } from '../random';
 import { correctRows, isStepReward, type RewardBatch, type RewardFunction } from '../rewards';
 import { resolveCache } from '../sampling/cache';

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError } from '../errors';
 import { findSafetensors, readSafetensorsEntries } from '../files/safetensors';
-import { downloadFiles } from '../hub/download';
+import { downloadFiles } from '../hub';
 import { parseCausalConfig } from '../model/causal-config';
 import { parseModelConfig, readConfigJson } from '../model/config';
 import type { LoadModelOptions } from '../model/load-weights';
@@ -72,7 +72,7 @@ const sizeOf = (dimensions: readonly number[]) => dimensions.reduce((product, n)
 /** Shapes and storage of the model in a folder, or of a hub id, of which only config.json is fetched. */
 async function shapeOfSource(
   source: string,
-  parse: (json: unknown, file: string, hasPlanner: boolean) => NativeModelConfig,
+  parse: (json: Record<string, unknown>, file: string, hasPlanner: boolean) => NativeModelConfig,
   hasPlanner: boolean,
 ): Promise<Shape> {
   if (existsSync(source)) {
@@ -136,7 +136,7 @@ function weightBytes(config: NativeModelConfig, bytesOf: (tensor: string) => num
 async function otherModel(
   name: 'reference model' | 'teacher',
   source: string,
-  parse: (json: unknown, file: string, hasPlanner: boolean) => NativeModelConfig,
+  parse: (json: Record<string, unknown>, file: string, hasPlanner: boolean) => NativeModelConfig,
   dtype?: LoadModelOptions['dtype'],
 ): Promise<MemoryItem> {
   try {

@@ -1,10 +1,10 @@
 // Planner initialisation: the planner head learns to imitate Fast-dLLM's factor rule, with the base model frozen.
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import { concatenate, packed, packRows } from '../model/packing';
 import type { ModelTrainer } from '../model/trainer';
 import type { NativeScoreResult } from '../native';
 import { checkChoice, checkInteger, checkNumber } from '../options';
+import { concatenate, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
 import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
 import { type Measured, runStage, type TrainingMetrics } from './loop';

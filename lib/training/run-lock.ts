@@ -1,45 +1,21 @@
 // Two processes that write one run folder would remove each other's checkpoints. A lock file names the process that
 // writes; the lock of one that is gone, killed included, counts for nothing.
-import { existsSync, readFileSync } from 'node:fs';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isRunning, startTime } from '../process';
 
 interface Holder {
   pid: number;
   host: string;
-  /**
-   * When the process started, in the system's own units; null where the system does not tell. A process id alone may be
-   * given out again.
-   */
+  /** See {@link startTime}. */
   started: string | null;
 }
 
 const LOCK_FILE = '.lock';
 /** Locks held by this process, worker threads apart. */
 const held = new Set<string>();
-
-function startOf(pid: number): string | null {
-  const file = `/proc/${pid}/stat`;
-  if (!existsSync(file)) return null;
-  try {
-    const stat = readFileSync(file, 'utf8');
-    // The command's name, in parentheses, may hold spaces; the start time is the 20th field after it.
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? null;
-  } catch {
-    return null;
-  }
-}
-
-function isRunning({ pid, started }: Holder): boolean {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
-  return started === null || startOf(pid) === started;
-}
 
 /**
  * Takes the lock of a folder that exists.
@@ -48,7 +24,7 @@ function isRunning({ pid, started }: Holder): boolean {
  */
 export async function lockRun(folder: string): Promise<() => Promise<void>> {
   const file = path.resolve(folder, LOCK_FILE);
-  const own: Holder = { pid: process.pid, host: os.hostname(), started: startOf(process.pid) };
+  const own: Holder = { pid: process.pid, host: os.hostname(), started: startTime(process.pid) };
   for (let attempt = 0; attempt < 10; attempt++) {
     try {
       await writeFile(file, JSON.stringify(own), { flag: 'wx' });
@@ -71,7 +47,8 @@ export async function lockRun(folder: string): Promise<() => Promise<void>> {
       }
     }
     const isOwn = holder?.pid === own.pid && holder.host === own.host && holder.started === own.started;
-    const isTaken = holder !== null && (isOwn ? held.has(file) : holder.host !== own.host || isRunning(holder));
+    const isTaken =
+      holder !== null && (isOwn ? held.has(file) : holder.host !== own.host || isRunning(holder.pid, holder.started));
     if (isTaken)
       throw new RangeError(
         `outputDir: ${folder} is being written by process ${holder!.pid} on ${holder!.host}; end it first, or remove ${file} if it is gone`,

@@ -1,4 +1,4 @@
-// Rows into micro-batches.
+// Rows of different lengths, laid end to end with offsets.
 
 /** Splits rows, in their order, into groups of at most `budget` tokens; a longer row is a group of its own. */
 export function packRows<T>(rows: readonly T[], length: (row: T) => number, budget: number): T[][] {
@@ -25,27 +25,11 @@ export function offsetsOf(lengths: readonly number[]): Int32Array {
   return offsets;
 }
 
-/** Ids and candidates of rows laid end to end, as a score takes them. */
-export function packed(rows: readonly { ids: Int32Array; positions: Int32Array }[]) {
-  return {
-    ids: concatenate(
-      rows.map(({ ids }) => ids),
-      Int32Array,
-    ),
-    offsets: offsetsOf(rows.map(({ ids }) => ids.length)),
-    candidateOffsets: offsetsOf(rows.map(({ positions }) => positions.length)),
-    positions: concatenate(
-      rows.map(({ positions }) => positions),
-      Int32Array,
-    ),
-  };
-}
+/** An array of numbers of one type. */
+type Numbers = Int32Array | Uint8Array | Float32Array | Float64Array;
 
 /** Arrays laid end to end. */
-export function concatenate<T extends Int32Array | Uint8Array | Float32Array>(
-  parts: readonly T[],
-  Type: new (length: number) => T,
-): T {
+export function concatenate<T extends Numbers>(parts: readonly T[], Type: new (length: number) => T): T {
   const out = new Type(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -53,4 +37,21 @@ export function concatenate<T extends Int32Array | Uint8Array | Float32Array>(
     at += part.length;
   }
   return out;
+}
+
+/** Lists of in-row positions laid end to end, with their offsets. */
+export function packPositions(lists: readonly Int32Array[]): { offsets: Int32Array; positions: Int32Array } {
+  return { offsets: offsetsOf(lists.map(({ length }) => length)), positions: concatenate(lists, Int32Array) };
+}
+
+/** Ids and candidates of rows laid end to end, as a score takes them. */
+export function packed(rows: readonly { ids: Int32Array; positions: Int32Array }[]) {
+  const ids = packPositions(rows.map((row) => row.ids));
+  const candidates = packPositions(rows.map((row) => row.positions));
+  return {
+    ids: ids.positions,
+    offsets: ids.offsets,
+    candidateOffsets: candidates.offsets,
+    positions: candidates.positions,
+  };
 }

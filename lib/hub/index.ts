@@ -1,0 +1,193 @@
+// Checkpoints and data sets from a hub: into the cache folder that Hugging Face's own clients use, resumable, each file
+// atomically.
+//
+// The official client resolves revisions and lists files. The bytes are fetched here: its own cache download starts
+// again from nothing after every interruption, reports no progress and takes no signal.
+import path from 'node:path';
+import { getHFHubCachePath, getRepoFolderName, HUB_URL, type ListFileEntry } from '@huggingface/hub';
+import { DUltraError, isDUltraError } from '../errors';
+import { INDEX_FILE, readWeightIndex } from '../files/safetensors';
+import { bringFile, cachedCommit, isComplete, namesIn, snapshotOf, writeRef } from './cache';
+import {
+  authorisedFetch,
+  type DownloadProgress,
+  failure,
+  NAME,
+  parseHubId,
+  type Repository,
+  readCommit,
+} from './repository';
+
+export { type DownloadProgress, parseHubId } from './repository';
+
+/** Options of {@link downloadModel}. */
+export interface DownloadOptions {
+  /** Branch, tag or commit. Default: what stands behind "@" in the id, else "main". */
+  revision?: string;
+  /** Stops the download; what has arrived stays, and the next call goes on from there. */
+  signal?: AbortSignal;
+  /**
+   * Called when a file begins, about ten times a second while it arrives, and when it is complete. An error thrown here
+   * stops the download.
+   */
+  onProgress?: (progress: DownloadProgress) => void;
+}
+
+/** Everything beside the weights that a checkpoint may bring. */
+const SMALL_FILES = [
+  'config.json',
+  'generation_config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
+  INDEX_FILE,
+];
+
+/** A repository, and what the cache has of it. */
+interface Located {
+  /** Made when it is needed: offline nothing is asked, so nothing can be wrong with how. */
+  repository: () => Repository;
+  name: string;
+  /** Folder of this repository in the cache. */
+  folder: string;
+  /** The commit that the cache has for the revision. */
+  cached: string | null;
+  isOffline: boolean;
+}
+
+async function locate(type: Repository['type'], source: string, options: DownloadOptions): Promise<Located> {
+  const { id, revision } = parseHubId(source, options.revision);
+  const { signal, onProgress } = options;
+  signal?.throwIfAborted();
+  const folder = path.join(getHFHubCachePath(), getRepoFolderName({ type, name: id }));
+  const repository = (): Repository => {
+    const hubUrl = (process.env.HF_ENDPOINT || HUB_URL).replace(/\/+$/, '');
+    if (!/^https?:\/\//.test(hubUrl) || !URL.canParse(hubUrl))
+      throw new DUltraError(
+        'DOWNLOAD_FAILED',
+        `HF_ENDPOINT: expected an http or https URL, got ${JSON.stringify(hubUrl)}`,
+      );
+    return { type, id, revision, hubUrl, folder, fetch: authorisedFetch(hubUrl, signal), signal, onProgress };
+  };
+  const cached = await cachedCommit(folder, revision);
+  const isOffline = /^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? '');
+  return { repository, name: `${id}@${revision}`, folder, cached, isOffline };
+}
+
+/** Brings files of a repository, and says so where the cache would do without the hub. */
+async function online<T>(
+  { repository }: Located,
+  hasCopy: boolean,
+  bring: (repository: Repository) => Promise<T>,
+): Promise<T> {
+  const opened = repository();
+  try {
+    return await bring(opened);
+  } catch (error) {
+    if (opened.signal?.aborted) throw opened.signal.reason;
+    if (isDUltraError(error, 'DOWNLOAD_FAILED') && hasCopy)
+      throw new DUltraError(
+        'DOWNLOAD_FAILED',
+        `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`,
+        {
+          cause: error,
+        },
+      );
+    throw error;
+  }
+}
+
+/**
+ * Brings a checkpoint into the cache and returns its folder. Only files that {@link loadModel} reads are fetched.
+ * Interrupted downloads go on where they stopped, also in another process; sizes and checksums are checked; files land
+ * in the cache atomically.
+ *
+ * Environment: HF_HUB_CACHE, HF_HOME (where the cache lies), HF_ENDPOINT (another hub), HF_TOKEN (private and gated
+ * repositories), HF_HUB_OFFLINE=1 (the cache alone, no requests).
+ * @param source "org/name" or "org/name@revision"
+ * @throws TypeError for an id that is none; DUltraError DOWNLOAD_FAILED naming repository, file and HTTP status;
+ * `signal.reason`.
+ */
+export async function downloadModel(source: string, options: DownloadOptions = {}): Promise<string> {
+  const located = await locate('model', source, options);
+  const { name, folder, cached, isOffline } = located;
+  const complete = cached !== null && (await isComplete(snapshotOf(folder, cached)));
+  // A commit never changes.
+  if (complete && (isOffline || name.endsWith(`@${cached}`))) return snapshotOf(folder, cached);
+  if (isOffline) {
+    const state = cached === null ? 'not' : 'not completely';
+    throw new DUltraError(
+      'DOWNLOAD_FAILED',
+      `${name}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`,
+    );
+  }
+  return online(located, complete, async (repository) => {
+    const { commit, entries } = await readCommit(repository);
+    if (!entries.has('config.json'))
+      throw failure(repository, 'config.json', 'the repository has no such file; is it a language model?');
+    const snapshot = snapshotOf(folder, commit);
+    const bring = async (file: string) => {
+      const entry = entries.get(file);
+      if (!entry) throw failure(repository, file, `the repository has no such file, which its ${INDEX_FILE} names`);
+      await bringFile(repository, commit, entry, path.join(snapshot, file));
+    };
+    for (const file of SMALL_FILES) if (entries.has(file)) await bring(file);
+    // Weights last: a snapshot with all of them is complete.
+    for (const file of await weightFiles(repository, snapshot, entries)) await bring(file);
+    await writeRef(repository, commit);
+    return snapshot;
+  });
+}
+
+/**
+ * Brings those files of a repository into the cache that `choose` picks out of all names ("folder/name", "/" between),
+ * and returns their paths, in its order. As {@link downloadModel}; offline, `choose` sees the names that the cache has.
+ * @throws as {@link downloadModel}.
+ */
+export async function downloadFiles(
+  type: 'model' | 'dataset',
+  source: string,
+  choose: (names: readonly string[]) => readonly string[],
+  options: DownloadOptions = {},
+): Promise<string[]> {
+  const located = await locate(type, source, options);
+  const { name, folder, cached, isOffline } = located;
+  const held = cached === null ? [] : choose(await namesIn(snapshotOf(folder, cached)));
+  const paths = (commit: string, files: readonly string[]) =>
+    files.map((file) => path.join(snapshotOf(folder, commit), ...file.split('/')));
+  if (isOffline) {
+    if (cached === null)
+      throw new DUltraError(
+        'DOWNLOAD_FAILED',
+        `${name}: HF_HUB_OFFLINE is set and the cache has nothing of it (${folder})`,
+      );
+    return paths(cached, held);
+  }
+  return online(located, held.length > 0, async (repository) => {
+    const { commit, entries } = await readCommit(repository);
+    // Names become paths.
+    const safe = [...entries.keys()].filter((file) =>
+      file.split('/').every((part) => NAME.test(part) && part !== '..'),
+    );
+    const files = choose(safe);
+    for (const [i, target] of paths(commit, files).entries())
+      await bringFile(repository, commit, entries.get(files[i]) as ListFileEntry, target);
+    await writeRef(repository, commit);
+    return paths(commit, files);
+  });
+}
+
+/** The files with weights, by the rule by which they are read: the index's, else model.safetensors, else all. */
+async function weightFiles(
+  repository: Repository,
+  snapshot: string,
+  entries: ReadonlyMap<string, ListFileEntry>,
+): Promise<string[]> {
+  if (entries.has(INDEX_FILE)) return readWeightIndex(path.join(snapshot, INDEX_FILE));
+  if (entries.has('model.safetensors')) return ['model.safetensors'];
+  const found = [...entries.keys()].filter((name) => name.endsWith('.safetensors') && NAME.test(name)).sort();
+  if (found.length === 0)
+    throw failure(repository, null, 'the repository has no *.safetensors file; other formats are not read');
+  return found;
+}

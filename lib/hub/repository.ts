@@ -1,0 +1,170 @@
+// A repository of a hub: its id and revision, requests with retries, and what goes wrong.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { datasetInfo, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
+import { DUltraError, isDUltraError } from '../errors';
+
+/** How far a file has come, in bytes. A file that is already in the cache is not reported. */
+export interface DownloadProgress {
+  /** Name in the repository. */
+  file: string;
+  /** Bytes on disk, those of an earlier, interrupted download included. */
+  received: number;
+  /** Size of the file. */
+  total: number;
+}
+
+/** Pauses before tries 2, 3, … of a request that failed without progress. */
+const RETRY_DELAYS_MS = [250, 500, 1000, 2000];
+
+/** A commit's id. */
+export const COMMIT = /^[0-9a-f]{40}$/;
+
+/** What the hub allows in the two parts of an id, and in names of weights. */
+export const NAME = /^[A-Za-z0-9_][\w.-]*$/;
+
+/** An answer of the hub that is not what was asked for. */
+export class HttpError extends Error {
+  constructor(
+    readonly status: number,
+    /** Pause that the answer asks for, 0 where it asks for none. */
+    readonly retryAfterMs = 0,
+  ) {
+    super(`HTTP ${status}`);
+  }
+}
+
+/** What a download works on. */
+export interface Repository {
+  type: 'model' | 'dataset';
+  id: string;
+  revision: string;
+  hubUrl: string;
+  /** Folder of this repository in the cache. */
+  folder: string;
+  /** `fetch` with the token for the hub itself, and for nobody that it redirects to. */
+  fetch: typeof fetch;
+  signal: AbortSignal | undefined;
+  onProgress: ((progress: DownloadProgress) => void) | undefined;
+}
+
+/** An id and revision out of "org/name" or "org/name@revision". @throws TypeError for anything else. */
+export function parseHubId(source: string, revision?: string): { id: string; revision: string } {
+  const [id, suffix, ...rest] = source.split('@');
+  const parts = id.split('/');
+  if (rest.length > 0 || parts.length > 2 || !parts.every((part) => NAME.test(part) && !part.includes('..')))
+    throw new TypeError(
+      `source: expected a folder that exists or a hub id such as "org/name" or "org/name@revision", got ${JSON.stringify(source)}`,
+    );
+  if (suffix !== undefined && revision !== undefined && suffix !== revision)
+    throw new TypeError(
+      `revision: expected ${JSON.stringify(suffix)} as in the id ${JSON.stringify(source)}, got ${JSON.stringify(revision)}`,
+    );
+  const chosen = suffix ?? revision ?? 'main';
+  // It becomes a file name in the cache.
+  if (!chosen.split('/').every((part) => NAME.test(part) && !part.includes('..')))
+    throw new TypeError(`revision: expected a branch, a tag or a commit, got ${JSON.stringify(chosen)}`);
+  return { id, revision: chosen };
+}
+
+/** `fetch` that sends HF_TOKEN to the hub's own origin alone; undici takes it off when a redirect leads elsewhere. */
+export function authorisedFetch(hubUrl: string, signal: AbortSignal | undefined): typeof fetch {
+  const { origin } = new URL(hubUrl);
+  const token = process.env.HF_TOKEN?.trim();
+  // Checked here, since the error of a header that cannot be sent would show the token.
+  if (token && !/^[\x21-\x7e]+$/.test(token))
+    throw new DUltraError('DOWNLOAD_FAILED', 'HF_TOKEN: expected a token of printable ASCII characters without spaces');
+  return (input, init) => {
+    const headers = new Headers(init?.headers);
+    if (token && new URL(String(input)).origin === origin) headers.set('Authorization', `Bearer ${token}`);
+    return fetch(input, { ...init, headers, signal });
+  };
+}
+
+/** The commit that a revision is, and its files. */
+export async function readCommit(
+  repository: Repository,
+): Promise<{ commit: string; entries: Map<string, ListFileEntry> }> {
+  const { type, id, revision, hubUrl } = repository;
+  const api = { hubUrl, fetch: repository.fetch };
+  const asked = { ...api, name: id, revision, additionalFields: ['sha' as const] };
+  const { sha } = await hubCall(
+    repository,
+    null,
+    () => (type === 'model' ? modelInfo(asked) : datasetInfo(asked)) as Promise<{ sha: string }>,
+  );
+  if (typeof sha !== 'string' || !COMMIT.test(sha))
+    throw failure(repository, null, `the hub named no commit (${JSON.stringify(sha)})`);
+  const entries = await hubCall(repository, null, async () => {
+    const found = new Map<string, ListFileEntry>();
+    for await (const entry of listFiles({
+      ...api,
+      repo: { type, name: id },
+      revision: sha,
+      recursive: type === 'dataset',
+    }))
+      if (entry.type === 'file') found.set(entry.path, entry);
+    return found;
+  });
+  return { commit: sha, entries };
+}
+
+/** A request through the client, repeated where that may help. */
+async function hubCall<T>(repository: Repository, file: string | null, call: () => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await call();
+    } catch (error) {
+      await retryOrThrow(repository, file, attempt, error);
+    }
+  }
+}
+
+export async function retryOrThrow(
+  repository: Repository,
+  file: string | null,
+  attempt: number,
+  error: unknown,
+): Promise<void> {
+  const { signal } = repository;
+  signal?.throwIfAborted();
+  if (isDUltraError(error)) throw error;
+  const status = error instanceof HttpError ? error.status : error instanceof HubApiError ? error.statusCode : null;
+  const isPassing = status === null || status === 408 || status === 429 || status >= 500;
+  if (!isPassing || attempt >= RETRY_DELAYS_MS.length || isFileSystemError(error))
+    throw failure(repository, file, status === null ? reasonOf(error) : `HTTP ${status}${hintFor(status)}`, error);
+  const pause = Math.max(RETRY_DELAYS_MS[attempt], error instanceof HttpError ? error.retryAfterMs : 0);
+  await sleep(pause, undefined, { signal }).catch(() => signal?.throwIfAborted());
+}
+
+/** Disk full, no permission, …: not cured by asking again. (Errors of the network come wrapped in a TypeError.) */
+export function isFileSystemError(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException | null)?.syscall !== undefined;
+}
+
+/** "fetch failed" alone says nothing: its cause does. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { cause } = error;
+  return cause instanceof Error && cause.message ? `${error.message} (${cause.message})` : error.message;
+}
+
+function hintFor(status: number): string {
+  if (status === 401)
+    return process.env.HF_TOKEN
+      ? ': HF_TOKEN is not valid, or gives no access'
+      : ': the name may be wrong; a private or gated repository needs HF_TOKEN set';
+  if (status === 403)
+    return ': accept the conditions on the page of the repository, and set HF_TOKEN to a token that may read it';
+  if (status === 404)
+    return ': no such repository, revision or file; check the name (no folder of that name exists either)';
+  return '';
+}
+
+export function failure(repository: Repository, file: string | null, message: string, cause?: unknown): DUltraError {
+  const name = `${repository.type === 'dataset' ? 'data set ' : ''}${repository.id}@${repository.revision}`;
+  return new DUltraError(
+    'DOWNLOAD_FAILED',
+    `${name}: ${file === null ? '' : `${file}: `}${message} (${repository.hubUrl})`,
+    { cause },
+  );
+}
