@@ -7,8 +7,6 @@ import { datasets, type Example, rewards } from '../lib';
 import { temporaryFolder } from './helpers';
 import { HubServer } from './hub-server';
 
-jest.setTimeout(120_000);
-
 const lines = (records: object[]) => `${records.map((record) => JSON.stringify(record)).join('\n')}\n`;
 
 function file(name: string, content: string | Buffer): string {

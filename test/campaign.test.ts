@@ -14,8 +14,6 @@ import {
 } from '../lib';
 import { temporaryFolder, withTokenizer } from './helpers';
 
-jest.setTimeout(600_000);
-
 const main = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
 
 function dultra(args: string[], cwd: string): Promise<{ code: number | null; stdout: string; stderr: string }> {

@@ -10,9 +10,6 @@ import { loadModel, parseCache } from '../lib';
 import { type Cell, layout, RowDisplay } from '../lib/cli/row-display';
 import { exceptOnWindows, modelFolder, temporaryFolder, withoutPlanner, withTokenizer } from './helpers';
 
-// Many processes in one test, on machines that do other things too.
-jest.setTimeout(60_000);
-
 const main = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
 const base = path.relative(process.cwd(), modelFolder('base'));
 
@@ -341,7 +338,7 @@ describe('errors', () => {
 });
 
 describe('interruption', () => {
-  const slow = ['generate', '-m', base, '--prompt-ids', '5', '-n', '64', '-s', 'fixed', '--stream', '--delay', '50'];
+  const slow = ['generate', '-m', base, '--prompt-ids', '5', '-n', '64', '-s', 'fixed', '--stream', '--delay', '500'];
 
   for (const [signal, expected] of [
     ['SIGINT', 130],

@@ -83,5 +83,4 @@ const emulated = process.env.DULTRA_EMULATED_CUDA;
     });
     expect(stdout).toMatch(/^7\d passed, 0 failed$/m);
   },
-  600_000,
 );

@@ -21,9 +21,6 @@ import { transformSync } from '@swc/core';
 import { parseSampler } from '../lib';
 import { temporaryFolder, withTokenizer } from './helpers';
 
-// Starting the Python sandbox takes a minute on a busy machine.
-jest.setTimeout(300_000);
-
 const root = path.resolve(__dirname, '..');
 const { scripts } = require('../package.json') as { scripts: Record<string, string> };
 const read = (page: string) => readFileSync(path.join(root, page), 'utf8');

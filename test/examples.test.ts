@@ -5,8 +5,6 @@ import path from 'node:path';
 import { datasets } from '../lib';
 import { temporaryFolder } from './helpers';
 
-jest.setTimeout(120_000);
-
 const root = path.resolve(__dirname, '..');
 const folder = path.join(root, 'examples');
 

@@ -7,8 +7,6 @@ import path from 'node:path';
 import { type DUltraError, rewards } from '../lib';
 import { temporaryFolder } from './helpers';
 
-jest.setTimeout(120_000);
-
 const hasPython = process.platform !== 'win32' && spawnSync('python3', ['-c', 'import resource']).status === 0;
 const described = hasPython ? describe : describe.skip;
 
@@ -85,11 +83,8 @@ described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no pytho
     ],
     ['memory', 'x = [0] * 10**9', ['memory']],
     ['the end of the interpreter', 'import os\nos._exit(0)', ['crashed']],
-    [
-      'a signal to itself',
-      'import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\nimport time\ntime.sleep(9)',
-      ['crashed', 'timeout'],
-    ],
+    // The first process of a namespace ignores it.
+    ['a signal to itself', 'import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)', ['crashed', 'ok']],
     ['writing a file', 'open("x", "w").write("y" * 100000)', ['error']],
     ['a forged report', 'import os\nos.write(3, b"{}")\nos._exit(0)', ['crashed']],
     ['a broken report', 'import os\nos.write(3, b"no json")', ['crashed']],
@@ -102,11 +97,24 @@ described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no pytho
     });
   });
 
+  test('CPU time decides, and not how long a program has to wait for it', async () => {
+    const one = new rewards.NativePython({ workers: 1, timeLimitSeconds: 0.5, memoryLimitMB: 256 });
+    expect(await one.run({ code: 'import time\ntime.sleep(1.5)\nprint(1)' })).toMatchObject({
+      status: 'ok',
+      stdout: '1\n',
+    });
+    expect(await one.run({ code: 'while True: pass' })).toMatchObject({
+      status: 'timeout',
+      error: 'more than 0.5 s of CPU time',
+    });
+  });
+
   test('what a program started ends with it', async () => {
     const mark = path.join(temporaryFolder(), 'mark');
     writeFileSync(mark, '');
     const code = `import subprocess, sys, time\nsubprocess.Popen([sys.executable, "-c", "import time; time.sleep(61)", ${JSON.stringify(mark)}])\ntime.sleep(60)`;
-    expect((await quick.run({ code })).status).toBe('timeout');
+    const short = new rewards.NativePython({ workers: 1, wallLimitSeconds: 2 });
+    expect(await short.run({ code })).toMatchObject({ status: 'timeout', error: 'longer than 2 s' });
     expect((await quick.run({ code: code.replace('\ntime.sleep(60)', '') })).status).toBe('ok');
     const alive = () => {
       try {
@@ -115,7 +123,7 @@ described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no pytho
         return '';
       }
     };
-    for (let i = 0; i < 50 && alive() !== ''; i++) await new Promise((resolve) => setTimeout(resolve, 20));
+    for (let i = 0; i < 5000 && alive() !== ''; i++) await new Promise((resolve) => setTimeout(resolve, 20));
     expect(alive()).toBe('');
   });
 

@@ -27,8 +27,6 @@ const { dependencies, version, bin } = require('../package.json') as {
 const platform = `${process.platform}-${process.arch}`;
 const isWindows = process.platform === 'win32';
 
-jest.setTimeout(120_000);
-
 let project: string;
 let installed: string;
 let bare: NodeJS.ProcessEnv;

@@ -152,7 +152,7 @@ test(
     expect(worst.hidden).toBeGreaterThan(0);
     expect(worst.planner).toBeGreaterThan(0);
   },
-  60_000 * RUNS,
+  600_000 * RUNS,
 );
 
 // A decision nearer than this to another one may turn out either way in fp32.
@@ -456,5 +456,5 @@ test(
     expect(tally.forced).toBeGreaterThan(10);
     expect(tally.withheld).toBeGreaterThan(100);
   },
-  240_000 * RUNS,
+  600_000 * RUNS,
 );

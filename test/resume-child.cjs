@@ -1,4 +1,5 @@
-// A training run in a process of its own, for test/resume.test.ts to kill. Arguments: stage, model folder, run folder.
+// A training run in a process of its own, for test/resume.test.ts to kill. Arguments: stage, model folder, run folder,
+// and optionally the step after which it waits for ever.
 const path = require('node:path');
 const { datasets, GrpoTrainer, loadModel, rewards, trainMaskedDiffusion, trainPlanner } = require('../dist/index.js');
 
@@ -51,9 +52,12 @@ function start(stage, model, outputDir) {
   }
 }
 
-async function main([stage, folder, outputDir]) {
+async function main([stage, folder, outputDir, hold]) {
   const model = await loadModel(folder);
-  for await (const { step } of start(stage, model, path.resolve(outputDir))) process.stdout.write(`${step}\n`);
+  for await (const { step } of start(stage, model, path.resolve(outputDir))) {
+    process.stdout.write(`${step}\n`);
+    if (step === Number(hold)) await new Promise(() => setInterval(() => {}, 1000));
+  }
   model.dispose();
 }
 

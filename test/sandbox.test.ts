@@ -8,8 +8,7 @@ import type { AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { rewards } from '../lib';
-
-jest.setTimeout(240_000);
+import { exceptOnWindows } from './helpers';
 
 const { PythonSandbox } = rewards;
 const RUNS = Number(process.env.DULTRA_SANDBOX_RUNS ?? 40);
@@ -303,6 +302,39 @@ test('an abort ends a program, and dispose all of them', async () => {
   await expect(one.run({ code: '1' })).rejects.toMatchObject({ code: 'DISPOSED' });
 });
 
+/** Processes of this one's sandboxes. */
+function workerPids(): number[] {
+  const lines = spawnSync('ps', ['-eo', 'pid,ppid,args'], { encoding: 'utf8' }).stdout.trim().split('\n').slice(1);
+  const processes = lines.map((line) => /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line)!);
+  const parents = new Map(processes.map(([, pid, parent]) => [Number(pid), Number(parent)]));
+  const isOwn = (pid: number): boolean => pid === process.pid || (parents.has(pid) && isOwn(parents.get(pid)!));
+  return processes
+    .filter(([, pid, , args]) => args.includes('python-worker.js') && isOwn(Number(pid)))
+    .map(([, pid]) => Number(pid));
+}
+
+exceptOnWindows('Windows stops no process')('CPU time decides, and not how long a program waits for it', async () => {
+  const one = new PythonSandbox({ workers: 1, timeLimitSeconds: 1 });
+  try {
+    const others = workerPids();
+    expect((await one.run({ code: 'pass' })).status).toBe('ok');
+    const code = 'import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nprint(1)';
+    const running = one.run({ code });
+    const own = workerPids().filter((pid) => !others.includes(pid));
+    expect(own.length).toBeGreaterThan(0);
+    for (const pid of own) process.kill(pid, 'SIGSTOP');
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+    for (const pid of own) process.kill(pid, 'SIGCONT');
+    expect(await running).toMatchObject({ status: 'ok', stdout: '1\n' });
+    expect(await one.run({ code: 'while True: pass' })).toMatchObject({
+      status: 'timeout',
+      error: 'more than 1 s of CPU time',
+    });
+  } finally {
+    await one.dispose();
+  }
+});
+
 test('options', () => {
   expect(() => new PythonSandbox({ workers: 0 })).toThrow('workers: expected an integer at least 1');
   expect(() => new PythonSandbox({ memory: 1 } as never)).toThrow('options: unknown key "memory"');
@@ -319,10 +351,10 @@ const onLinux = process.platform === 'linux';
       sandbox.run({ code: 'while True: pass' });
       setTimeout(() => { console.log(require('node:child_process').execSync('ps -eo pid,args | grep "[p]ython-worker.js" | cut -c1-8').toString()); process.kill(process.pid, 'SIGKILL'); }, 1500);
     });`;
-    const { stdout } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: 120_000 });
+    const { stdout } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: 600_000 });
     const mine = stdout.trim().split(/\s+/).map(Number);
     expect(mine.length).toBeGreaterThan(0);
-    const until = Date.now() + 20_000;
+    const until = Date.now() + 300_000;
     const running = () => {
       const own = spawnSync('ps', ['-eo', 'pid,ppid,args'], { encoding: 'utf8' })
         .stdout.split('\n')

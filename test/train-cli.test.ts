@@ -61,52 +61,48 @@ test('the three stages of the preset, one after the other', async () => {
   model.dispose();
   const config = JSON.parse(readFileSync(path.join(cwd, 'runs', 'tiny-grpo', 'config.json'), 'utf8'));
   expect(config.options).toMatchObject({ numGenerations: 12, promptsPerStep: 2, rewards: { fastAnswer: 1 } });
-}, 60_000);
+});
 
 const interruptible = exceptOnWindows('Windows ends a process that is sent a signal');
-interruptible(
-  'Ctrl-C finishes the step, saves and exits with 130; --resume goes on to the same end',
-  async () => {
-    const cwd = temporaryFolder();
-    const launch = (output: string) => [
-      'sft',
-      '--preset',
-      'tiny',
-      '-o',
-      output,
-      '--max-steps',
-      '30',
-      '--batch-size',
-      '4',
-      '--eval-every',
-      '2',
-      ...SMALL,
-    ];
-    let interrupted = false;
-    const first = await dultra(launch('broken'), {
-      cwd,
-      during: (stderr, interrupt) => {
-        if (!interrupted && stderr.includes('step 4/30')) {
-          interrupted = true;
-          interrupt();
-        }
-      },
-    });
-    expect(first.code).toBe(130);
-    expect(first.stdout).toBe('');
-    const checkpoints = readdirSync(path.join(cwd, 'broken', 'checkpoints'));
-    const steps = metricsOf(path.join(cwd, 'broken')).length;
-    expect(checkpoints).toContain(`step-${String(steps).padStart(8, '0')}`);
-    expect(steps).toBeLessThan(30);
-    expect(await dultra(launch('broken'), { cwd })).toMatchObject({ code: 2 });
-    expect(await dultra(['--resume', 'broken'], { cwd })).toMatchObject({ code: 0 });
-    expect(await dultra(launch('whole'), { cwd })).toMatchObject({ code: 0 });
-    const weights = (name: string) => readFileSync(path.join(cwd, name, 'final', 'model.safetensors'));
-    expect(weights('broken').equals(weights('whole'))).toBe(true);
-    expect(metricsOf(path.join(cwd, 'broken'))).toEqual(metricsOf(path.join(cwd, 'whole')));
-  },
-  60_000,
-);
+interruptible('Ctrl-C finishes the step, saves and exits with 130; --resume goes on to the same end', async () => {
+  const cwd = temporaryFolder();
+  const launch = (output: string) => [
+    'sft',
+    '--preset',
+    'tiny',
+    '-o',
+    output,
+    '--max-steps',
+    '120',
+    '--batch-size',
+    '4',
+    '--eval-every',
+    '2',
+    ...SMALL,
+  ];
+  let interrupted = false;
+  const first = await dultra(launch('broken'), {
+    cwd,
+    during: (stderr, interrupt) => {
+      if (!interrupted && stderr.includes('step 4/120')) {
+        interrupted = true;
+        interrupt();
+      }
+    },
+  });
+  expect(first.code).toBe(130);
+  expect(first.stdout).toBe('');
+  const checkpoints = readdirSync(path.join(cwd, 'broken', 'checkpoints'));
+  const steps = metricsOf(path.join(cwd, 'broken')).length;
+  expect(checkpoints).toContain(`step-${String(steps).padStart(8, '0')}`);
+  expect(steps).toBeLessThan(120);
+  expect(await dultra(launch('broken'), { cwd })).toMatchObject({ code: 2 });
+  expect(await dultra(['--resume', 'broken'], { cwd })).toMatchObject({ code: 0 });
+  expect(await dultra(launch('whole'), { cwd })).toMatchObject({ code: 0 });
+  const weights = (name: string) => readFileSync(path.join(cwd, name, 'final', 'model.safetensors'));
+  expect(weights('broken').equals(weights('whole'))).toBe(true);
+  expect(metricsOf(path.join(cwd, 'broken'))).toEqual(metricsOf(path.join(cwd, 'whole')));
+});
 
 test('a config file, and examples of one’s own', async () => {
   const cwd = temporaryFolder();
@@ -154,7 +150,7 @@ test('a config file, and examples of one’s own', async () => {
   for (const name of ['exact', 'steps', 'letters', 'teacher'])
     expect(metrics[`reward/${name}`]).toEqual(expect.any(Number));
   expect(metrics.kl).toBeGreaterThanOrEqual(0);
-}, 60_000);
+});
 
 describe('wrong usage', () => {
   const cwd = temporaryFolder();

@@ -1,23 +1,29 @@
-// Whether two mathematical answers mean the same. Numbers, texts and what is made of them are compared here, exactly;
-// what needs algebra goes to a thread with a computer-algebra library, which is ended when it takes too long.
+// Mathematical equality of two answers. Numbers, texts and their tuples are compared here, exactly; what needs algebra
+// goes to a thread with a computer-algebra library, which is ended when a comparison exceeds its time limit.
 import { Worker } from 'node:worker_threads';
 import { checkKeys, checkNumber } from '../options';
 import { compareAnswers, compareNumbers } from './math-form';
+import type { MathWorkerReady } from './math-worker';
 import { compiledModule, optionalPackage } from './optional-package';
+import { type CpuClock, defaultWallSeconds, TimeLimit, threadClock } from './time-limit';
 
 export { extractAnswer } from './math-form';
 
 /** Options of {@link mathEqual}. */
 export interface MathEqualOptions {
-  /** Longest time that one comparison may take; what takes longer counts as different. Default 2000. */
+  /**
+   * CPU time of one comparison in milliseconds, without loading the algebra library; what takes longer counts as
+   * different, however busy the machine is. On macOS and Windows it is measured from Node.js 24.6 on; before that, and
+   * behind it, a comparison ends after ten times as much wall time, at least a minute. Default 2000.
+   */
   timeLimitMs?: number;
 }
 
 const LIBRARY = '@cortex-js/compute-engine';
-/** Bounds what a hostile expression can blow up to; the library itself needs a third of it. */
+/** Heap limit: bounds the expansion of a hostile expression. The library itself needs a third of it. */
 const HEAP_MB = 256;
-/** Loading the library, on a slow machine. */
-const START_LIMIT_MS = 60_000;
+/** Longest loading of the library, on a slow or busy machine. */
+const START_LIMIT_MS = 300_000;
 
 interface Question {
   a: string;
@@ -27,22 +33,30 @@ interface Question {
   reject: (error: unknown) => void;
 }
 
-/** The one thread, and who waits for it. It does not keep the process alive, but while somebody waits. */
+/** Questions that wait for the one thread, which keeps the process alive only while it has a question. */
 const queue: Question[] = [];
 let worker: Worker | null = null;
-let isReady = false;
+/** Of the thread once it is ready. */
+let clock: CpuClock | null = null;
 let asked: Question | null = null;
-let timer: NodeJS.Timeout | null = null;
+let startTimer: NodeJS.Timeout | null = null;
+let limit: TimeLimit | null = null;
+
+function stopTimers(): void {
+  if (startTimer) clearTimeout(startTimer);
+  startTimer = null;
+  limit?.stop();
+  limit = null;
+}
 
 function stop(): void {
-  if (timer) clearTimeout(timer);
-  timer = null;
+  stopTimers();
   worker?.removeAllListeners();
-  // An error of a thread that is being ended is nobody's.
+  // Errors of a thread that is being ended have no receiver.
   worker?.on('error', () => {});
   worker?.terminate();
   worker = null;
-  isReady = false;
+  clock = null;
 }
 
 function start(): void {
@@ -55,14 +69,17 @@ function start(): void {
     resourceLimits: { maxOldGenerationSizeMb: HEAP_MB, maxYoungGenerationSizeMb: 32, stackSizeMb: 4 },
   });
   worker = own;
-  own.on('message', (message: 'ready' | boolean) => {
-    if (message === 'ready') isReady = true;
-    else answer(message);
+  own.on('message', (message: MathWorkerReady | boolean) => {
+    if (typeof message === 'boolean') answer(message);
+    else {
+      stopTimers();
+      clock = threadClock(own, message.task);
+    }
     next();
   });
-  // Out of memory, or of stack: the answer that did it is not equal to anything.
+  // Out of memory or stack: an answer that causes it equals nothing.
   const fail = (error: unknown) => {
-    const wasReady = isReady;
+    const wasReady = clock !== null;
     stop();
     if (wasReady) answer(false);
     else queue.splice(0).forEach(({ reject }) => reject(error));
@@ -70,12 +87,11 @@ function start(): void {
   };
   own.on('error', fail);
   own.on('exit', (code) => fail(new Error(`the thread for comparing expressions ended with code ${code}`)));
-  timer = setTimeout(() => fail(new Error('the computer-algebra library did not load in time')), START_LIMIT_MS);
+  startTimer = setTimeout(() => fail(new Error('the computer-algebra library did not load in time')), START_LIMIT_MS);
 }
 
 function answer(equal: boolean): void {
-  if (timer) clearTimeout(timer);
-  timer = null;
+  stopTimers();
   asked?.resolve(equal);
   asked = null;
 }
@@ -96,17 +112,21 @@ function next(): void {
     return;
   }
   worker.ref();
-  if (!isReady) return;
-  if (timer) clearTimeout(timer);
+  if (!clock) return;
   queue.shift();
   asked = question;
-  const { a, b, timeLimitMs } = question;
-  timer = setTimeout(() => {
+  ask(worker, clock, question);
+}
+
+function ask(worker: Worker, clock: CpuClock, { a, b, timeLimitMs }: Question): void {
+  const cpuSeconds = timeLimitMs / 1000;
+  const own = new TimeLimit(clock, { cpuSeconds, wallSeconds: defaultWallSeconds(cpuSeconds) }, () => {
     stop();
     answer(false);
     next();
-  }, timeLimitMs);
-  worker.postMessage({ a, b });
+  });
+  limit = own;
+  void own.start().then(() => worker.postMessage({ a, b }));
 }
 
 /**

@@ -1,8 +1,15 @@
 // The thread in which the computer-algebra library works: it may be ended at any time.
+import { readlinkSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { compareAnswers, compareNumbers } from './math-form';
 
-/** What is used of the library. */
+/** The first message: the library has loaded. */
+export interface MathWorkerReady {
+  /** The thread's folder below /proc, "pid/task/tid"; null where there is none. */
+  task: string | null;
+}
+
+/** The parts of the library that are used. */
 interface Expression {
   isValid: boolean;
   unknowns: readonly string[];
@@ -73,4 +80,5 @@ parentPort!.on('message', ({ a, b }: { a: string; b: string }) => {
   }
   parentPort!.postMessage(equal);
 });
-parentPort!.postMessage('ready');
+const task = process.platform === 'linux' ? readlinkSync('/proc/thread-self') : null;
+parentPort!.postMessage({ task } satisfies MathWorkerReady);

@@ -14,7 +14,9 @@ import {
   type PythonProgram,
   type PythonRunner,
   readOutcome,
+  START_LIMIT_MS,
 } from './python-sandbox';
+import { defaultWallSeconds, processClock, TimeLimit } from './time-limit';
 
 /** Options of {@link NativePython}. */
 export interface NativePythonOptions {
@@ -22,26 +24,42 @@ export interface NativePythonOptions {
   python?: string;
   /** Programs that run side by side. Default: half of the CPUs, at most 8. */
   workers?: number;
-  /** Longest time of one program, seconds of wall time. Default 10. */
+  /**
+   * CPU time of one program, seconds, without the start of its interpreter: how busy the machine is does not change
+   * the outcome. Threads count together. Default 10.
+   */
   timeLimitSeconds?: number;
+  /** Wall time of one program, seconds: ends what waits. Default ten times `timeLimitSeconds`, at least 60. */
+  wallLimitSeconds?: number;
   /** Largest address space of one program, MiB. Default 1024: native packages reserve far more than they use. */
   memoryLimitMB?: number;
   /** Bytes of output that are kept; the rest is dropped. Default 1 MiB. */
   outputLimit?: number;
 }
 
-/** The job comes on standard input, what came of it goes to a pipe of its own, which the program is not told of. */
+/**
+ * The pipe for reports, which the program is not told of: a line when the interpreter has started, then, for the job
+ * that it reads from standard input, the outcome.
+ */
 const REPORT = 3;
-/** How long the pipes of a process that has ended may stay open. */
-const CLOSE_LIMIT_MS = 1000;
+/** How long the pipes of a process that has ended may stay open: a process that the program started may hold them. */
+const CLOSE_LIMIT_MS = 10_000;
+// The limit of CPU time counts from the start of the process, and takes whole seconds: the parent keeps the real one.
+// This one, at the wall limit, ends a program whose parent is gone.
 const MAIN = `
 import os, resource, sys
 memory, seconds = int(sys.argv[1]), int(sys.argv[2])
-for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+for limit, value in (
+    (resource.RLIMIT_AS, memory),
+    (resource.RLIMIT_CPU, seconds),
+    (resource.RLIMIT_FSIZE, 0),
+    (resource.RLIMIT_CORE, 0),
+):
     try:
         resource.setrlimit(limit, (value, value))
     except (OSError, ValueError):
         pass
+os.write(${REPORT}, b"\\n")
 text = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
 report = __run__(text).encode("utf-8", "surrogatepass")
 with open(${REPORT}, "wb", closefd=False) as out:
@@ -77,19 +95,28 @@ export class NativePython implements PythonRunner {
 
   /** @throws TypeError, RangeError for options; DUltraError SANDBOX on Windows. */
   constructor(options: NativePythonOptions = {}) {
-    checkKeys('options', options, ['python', 'workers', 'timeLimitSeconds', 'memoryLimitMB', 'outputLimit']);
+    checkKeys('options', options, [
+      'python',
+      'workers',
+      'timeLimitSeconds',
+      'wallLimitSeconds',
+      'memoryLimitMB',
+      'outputLimit',
+    ]);
     const { python = 'python3', workers = Math.max(1, Math.min(8, Math.floor(os.availableParallelism() / 2))) } =
       options;
     const { timeLimitSeconds = 10, memoryLimitMB = 1024, outputLimit = 2 ** 20 } = options;
+    const { wallLimitSeconds = defaultWallSeconds(timeLimitSeconds) } = options;
     if (typeof python !== 'string' || python === '')
       throw new TypeError(`python: expected a command, got ${JSON.stringify(python)}`);
     checkInteger('workers', workers, { min: 1, max: 1024 });
     checkNumber('timeLimitSeconds', timeLimitSeconds, { minExclusive: 0, max: 1e6 });
+    checkNumber('wallLimitSeconds', wallLimitSeconds, { minExclusive: 0, max: 1e7 });
     checkInteger('memoryLimitMB', memoryLimitMB, { min: 64, max: 2 ** 20 });
     checkInteger('outputLimit', outputLimit, { min: 0, max: 2 ** 30 });
     if (process.platform === 'win32')
       throw new DUltraError('SANDBOX', 'NativePython: expected Linux or macOS, got Windows');
-    this.#options = { python, workers, timeLimitSeconds, memoryLimitMB, outputLimit };
+    this.#options = { python, workers, timeLimitSeconds, wallLimitSeconds, memoryLimitMB, outputLimit };
   }
 
   /**
@@ -123,78 +150,96 @@ export class NativePython implements PythonRunner {
   }
 
   #execute(job: string, walls: string[], folder: string, signal: AbortSignal | undefined): Promise<PythonOutcome> {
-    const { python, timeLimitSeconds, memoryLimitMB } = this.#options;
-    const limits = [String(memoryLimitMB * 2 ** 20), String(Math.ceil(timeLimitSeconds) + 1)];
-    const [command, ...args] = [...walls, python, '-I', '-B', '-c', `${PYTHON_HARNESS}${MAIN}`, ...limits];
-    const start = performance.now();
+    const { python, timeLimitSeconds: cpuSeconds, wallLimitSeconds: wallSeconds, memoryLimitMB } = this.#options;
+    const limits = [String(memoryLimitMB * 2 ** 20), String(Math.ceil(wallSeconds))];
+    const command = [...walls, python, '-I', '-B', '-c', `${PYTHON_HARNESS}${MAIN}`, ...limits];
     return new Promise((resolve, reject) => {
-      const child: ChildProcess = spawn(command, args, {
-        cwd: folder,
-        env: {
-          PATH: process.env.PATH,
-          HOME: folder,
-          PYTHONHASHSEED: '0',
-          OPENBLAS_NUM_THREADS: '1',
-          OMP_NUM_THREADS: '1',
-        },
-        stdio: ['pipe', 'ignore', 'pipe', 'pipe'],
-        detached: true,
-      });
+      const child = spawnInGroup(command, folder);
+      const doesNotStart = (why: string, options?: ErrorOptions) =>
+        reject(new DUltraError('SANDBOX', `python: ${python} does not start: ${why}`, options));
+      let start: number | null = null;
       let report = '';
       let errors = '';
-      let ending: 'timeout' | 'aborted' | null = null;
-      const end = (why: 'timeout' | 'aborted') => {
+      let ending: { timeout: string } | 'aborted' | 'late start' | null = null;
+      const end = (why: NonNullable<typeof ending>) => {
         ending ??= why;
-        // The whole group: what the program started, too.
-        try {
-          process.kill(-(child.pid as number), 'SIGKILL');
-        } catch {
-          child.kill('SIGKILL');
-        }
+        killGroup(child);
       };
-      const timer = setTimeout(() => end('timeout'), timeLimitSeconds * 1000);
+      const startTimer = setTimeout(() => end('late start'), START_LIMIT_MS);
+      let limit: TimeLimit | null = null;
+      const onStart = async () => {
+        clearTimeout(startTimer);
+        start = performance.now();
+        const clock = processClock(child.pid!, { mainThread: false });
+        limit = new TimeLimit(clock, { cpuSeconds, wallSeconds }, (timeout) => end({ timeout }));
+        await limit.start();
+        child.stdin?.end(job);
+      };
       const abort = () => end('aborted');
       signal?.addEventListener('abort', abort, { once: true });
+      const done = () => {
+        clearTimeout(startTimer);
+        limit?.stop();
+        signal?.removeEventListener('abort', abort);
+      };
       child.stderr?.setEncoding('utf8').on('data', (text: string) => {
         errors = (errors + text).slice(-4000);
       });
-      const pipe = child.stdio[REPORT] as NodeJS.ReadableStream;
-      pipe.setEncoding('utf8').on('data', (text: string) => {
+      (child.stdio[REPORT] as NodeJS.ReadableStream).setEncoding('utf8').on('data', (text: string) => {
         report += text;
+        if (start === null) void onStart();
       });
-      // A child that never started, or left before it read.
+      // A child that did not start, or ended before it had read.
       child.stdin?.on('error', () => {});
-      child.stdin?.end(job);
-      const done = () => {
-        clearTimeout(timer);
-        signal?.removeEventListener('abort', abort);
-      };
       child.on('error', (cause) => {
         done();
-        reject(new DUltraError('SANDBOX', `python: ${python} does not start: ${cause.message}`, { cause }));
+        doesNotStart(cause.message, { cause });
       });
       child.on('exit', (code, killedBy) => {
-        // What the program started goes with it; what got away may hold the pipe open, and is not waited for.
-        if (ending === null && child.pid !== undefined)
-          try {
-            process.kill(-child.pid, 'SIGKILL');
-          } catch {}
+        limit?.stop();
+        // Processes that the program started end with it; one that left the group may hold the pipes open.
+        if (ending === null && child.pid !== undefined) killGroup(child);
         const leave = setTimeout(() => child.stdio.forEach((stream) => stream?.destroy()), CLOSE_LIMIT_MS);
         child.once('close', () => {
           clearTimeout(leave);
           done();
-          const seconds = (performance.now() - start) / 1000;
+          const seconds = start === null ? 0 : (performance.now() - start) / 1000;
           const empty = { value: null, stdout: '', truncated: false, stderr: errors.slice(-2000), seconds };
           if (ending === 'aborted') reject(signal?.reason);
-          else if (ending === 'timeout' || killedBy === 'SIGXCPU')
-            resolve({ status: 'timeout', error: `longer than ${timeLimitSeconds} s`, ...empty });
-          else if (report !== '') resolve(readOutcome(report, seconds));
-          else if (/: not found|No such file or directory|cannot execute|failed to execute/i.test(errors))
-            reject(new DUltraError('SANDBOX', `python: ${python} does not start: ${errors.trim().split('\n').at(-1)}`));
+          else if (ending === 'late start') doesNotStart('it took too long');
+          else if (ending !== null) resolve({ status: 'timeout', error: ending.timeout, ...empty });
+          else if (start === null) doesNotStart(errors.trim().split('\n').at(-1)!);
+          // Past the line that told of the start.
+          else if (report.length > 1) resolve(readOutcome(report.slice(1), seconds));
           else
             resolve({ status: 'crashed', error: `the interpreter ended with ${killedBy ?? `code ${code}`}`, ...empty });
         });
       });
     });
+  }
+}
+
+/** Starts a process that leads a group of its own and finds nothing of this process in its environment. */
+function spawnInGroup([command, ...args]: string[], folder: string): ChildProcess {
+  return spawn(command, args, {
+    cwd: folder,
+    env: {
+      PATH: process.env.PATH,
+      HOME: folder,
+      PYTHONHASHSEED: '0',
+      OPENBLAS_NUM_THREADS: '1',
+      OMP_NUM_THREADS: '1',
+    },
+    stdio: ['pipe', 'ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
+}
+
+/** Ends a process with its group: also what the program started. */
+function killGroup(child: ChildProcess): void {
+  try {
+    process.kill(-child.pid!, 'SIGKILL');
+  } catch {
+    child.kill('SIGKILL');
   }
 }

@@ -12,13 +12,19 @@ import { DUltraError } from '../errors';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { compiledModule, optionalPackage } from './optional-package';
 import type { WorkerMessage, WorkerSetup } from './python-worker';
+import { defaultWallSeconds, type Limits, processClock, TimeLimit } from './time-limit';
 
 /** Options of {@link PythonSandbox}. */
 export interface PythonSandboxOptions {
   /** Processes that run programs side by side. Default: half of the CPUs, at most 8. */
   workers?: number;
-  /** Longest time of one program, seconds of wall time. Default 10. */
+  /**
+   * CPU time of one program, seconds, without the start of its interpreter: how busy the machine is does not change
+   * the outcome. On Windows, where it cannot be read, `wallLimitSeconds` is the only limit. Default 10.
+   */
   timeLimitSeconds?: number;
+  /** Wall time of one program, seconds: ends what waits. Default ten times `timeLimitSeconds`, at least 60. */
+  wallLimitSeconds?: number;
   /** Largest memory of one interpreter, MiB; about 40 are its own. Default 256. */
   memoryLimitMB?: number;
   /** Bytes of output that are kept; the rest is dropped. Default 1 MiB. */
@@ -75,7 +81,7 @@ export interface PythonOutcome {
   truncated: boolean;
   /** The last 2000 characters. */
   stderr: string;
-  /** Wall time, seconds. */
+  /** Wall time from the program's start to its end, seconds. */
   seconds: number;
 }
 
@@ -99,8 +105,8 @@ export interface SandboxWalls {
 }
 
 const LIBRARY = 'pyodide';
-/** Starting an interpreter on a slow or busy machine. */
-const START_LIMIT_MS = 120_000;
+/** Longest start of an interpreter, on a slow or busy machine. */
+export const START_LIMIT_MS = 300_000;
 const RECURSION_LIMIT = 5000;
 
 /** A program that has been checked, as the harness reads it. @throws TypeError */
@@ -129,7 +135,7 @@ type Resolved = Required<PythonSandboxOptions>;
 
 const runs = (command: string, args: string[]): Promise<boolean> =>
   new Promise((resolve) => {
-    execFile(command, args, { timeout: 10_000 }, (error) => resolve(!error));
+    execFile(command, args, { timeout: 120_000 }, (error) => resolve(!error));
   });
 
 /** Commands that put a process behind the outer walls: the best chain that works here. */
@@ -195,6 +201,9 @@ function nodeFlags(library: string, worker: string): string[] {
 
 /** Memory of a started interpreter, base64, by pyodide's folder: starting from one takes a tenth of the time. */
 const snapshots = new Map<string, string>();
+
+/** What came of one program: the harness's JSON, or why there is none. */
+type WorkerResult = { json: string } | { timeout: string } | { crashed: string } | 'aborted';
 
 /** A process with one interpreter that stands ready, or is being made ready. */
 class SandboxWorker {
@@ -281,26 +290,23 @@ class SandboxWorker {
     this.#child.kill('SIGKILL');
   }
 
-  /** The result of one program; "timeout", "aborted" or "crashed" end the process. */
-  async run(
-    job: string,
-    limitMs: number,
-    signal: AbortSignal | undefined,
-  ): Promise<{ json: string } | 'timeout' | 'aborted' | { crashed: string }> {
+  /** The result of one program; a timeout, an abort or a crash ends the process. */
+  async run(job: string, limits: Limits, signal: AbortSignal | undefined): Promise<WorkerResult> {
     this.isReady = false;
     this.runs++;
     return new Promise((resolve) => {
-      const settle = (outcome: { json: string } | 'timeout' | 'aborted' | { crashed: string }) => {
-        clearTimeout(timer);
+      const settle = (outcome: WorkerResult) => {
+        limit.stop();
         signal?.removeEventListener('abort', abort);
         this.#onMessage = () => {};
         this.#onEnd = null;
         resolve(outcome);
       };
-      const timer = setTimeout(() => {
+      const clock = processClock(this.#child.pid!, { mainThread: true });
+      const limit = new TimeLimit(clock, limits, (timeout) => {
         this.kill();
-        settle('timeout');
-      }, limitMs);
+        settle({ timeout });
+      });
       const abort = () => {
         this.kill();
         settle('aborted');
@@ -311,7 +317,7 @@ class SandboxWorker {
         if (message.type === 'result') settle({ json: message.json });
         else if (message.type === 'failed') settle({ crashed: message.error });
       };
-      this.#child.send({ job }, (error) => error && settle({ crashed: error.message }));
+      limit.start().then(() => this.#child.send({ job }, (error) => error && settle({ crashed: error.message })));
     });
   }
 }
@@ -350,6 +356,7 @@ export class PythonSandbox implements PythonRunner {
     checkKeys('options', options, [
       'workers',
       'timeLimitSeconds',
+      'wallLimitSeconds',
       'memoryLimitMB',
       'outputLimit',
       'runsPerWorker',
@@ -360,14 +367,24 @@ export class PythonSandbox implements PythonRunner {
       timeLimitSeconds = 10,
       memoryLimitMB = 256,
     } = options;
+    const { wallLimitSeconds = defaultWallSeconds(timeLimitSeconds) } = options;
     const { outputLimit = 2 ** 20, runsPerWorker = 200, namespaces = 'auto' } = options;
     checkInteger('workers', workers, { min: 1, max: 1024 });
     checkNumber('timeLimitSeconds', timeLimitSeconds, { minExclusive: 0, max: 1e6 });
+    checkNumber('wallLimitSeconds', wallLimitSeconds, { minExclusive: 0, max: 1e7 });
     checkInteger('memoryLimitMB', memoryLimitMB, { min: 64, max: 4096 });
     checkInteger('outputLimit', outputLimit, { min: 0, max: 2 ** 30 });
     checkInteger('runsPerWorker', runsPerWorker, { min: 1, max: 1e9 });
     checkChoice('namespaces', namespaces, ['auto', 'require', 'off'] as const);
-    this.#options = { workers, timeLimitSeconds, memoryLimitMB, outputLimit, runsPerWorker, namespaces };
+    this.#options = {
+      workers,
+      timeLimitSeconds,
+      wallLimitSeconds,
+      memoryLimitMB,
+      outputLimit,
+      runsPerWorker,
+      namespaces,
+    };
   }
 
   /** What keeps programs in on this machine. @throws DUltraError PACKAGE_NOT_FOUND, SANDBOX */
@@ -479,16 +496,15 @@ export class PythonSandbox implements PythonRunner {
 
   async #execute(worker: SandboxWorker, { program, signal, resolve, reject }: Job): Promise<void> {
     this.#running++;
-    const { timeLimitSeconds, memoryLimitMB } = this.#options;
+    const { timeLimitSeconds: cpuSeconds, wallLimitSeconds: wallSeconds, memoryLimitMB } = this.#options;
     const start = performance.now();
     try {
-      const result = await worker.run(program, timeLimitSeconds * 1000, signal);
+      const result = await worker.run(program, { cpuSeconds, wallSeconds }, signal);
       const seconds = (performance.now() - start) / 1000;
       const empty = { value: null, stdout: '', truncated: false, stderr: '', seconds };
       if (this.#isDisposed) reject(new DUltraError('DISPOSED', 'this sandbox has been disposed'));
       else if (result === 'aborted') reject(signal!.reason);
-      else if (result === 'timeout')
-        resolve({ status: 'timeout', error: `longer than ${timeLimitSeconds} s`, ...empty });
+      else if ('timeout' in result) resolve({ status: 'timeout', error: result.timeout, ...empty });
       else if ('crashed' in result) {
         const isMemory = /memory limit|out of memory|memory allocation|allocation failed|Array buffer/i.test(
           result.crashed,

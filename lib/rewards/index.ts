@@ -165,7 +165,8 @@ function goldOf({ answer, meta }: RewardExample): string | null {
 
 /**
  * 2 where the completion's answer is mathematically the right one, else 0. `compat: "reference"`: where it is the same
- * string once normalised, as the reference pays.
+ * string once normalised, as the reference pays. `timeLimitMs`: CPU time of one comparison, as {@link mathEqual} takes
+ * it; default 2000.
  * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND where algebra is needed and the optional package is missing
  */
 export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: number } = {}): RewardFunction {

@@ -14,6 +14,9 @@ interface Holder {
 }
 
 const LOCK_FILE = '.lock';
+/** Pauses for a lock that has no name in it yet: 10 seconds in all, since its process may have to wait for a core. */
+const WAIT_MS = 50;
+const LAST_WAIT = 200;
 /** Locks held by this process, worker threads apart. */
 const held = new Set<string>();
 
@@ -25,7 +28,7 @@ const held = new Set<string>();
 export async function lockRun(folder: string): Promise<() => Promise<void>> {
   const file = path.resolve(folder, LOCK_FILE);
   const own: Holder = { pid: process.pid, host: os.hostname(), started: startTime(process.pid) };
-  for (let attempt = 0; attempt < 10; attempt++) {
+  for (let attempt = 0; attempt < LAST_WAIT + 5; attempt++) {
     try {
       await writeFile(file, JSON.stringify(own), { flag: 'wx' });
       held.add(file);
@@ -40,9 +43,9 @@ export async function lockRun(folder: string): Promise<() => Promise<void>> {
     try {
       holder = JSON.parse(await readFile(file, 'utf8')) as Holder;
     } catch {
-      // Gone meanwhile, or of a process that is about to write its name, or was killed before it had.
-      if (attempt < 5) {
-        await sleep(50);
+      // Gone meanwhile; or its process has yet to write its name, or was killed before it did.
+      if (attempt < LAST_WAIT) {
+        await sleep(WAIT_MS);
         continue;
       }
     }
