@@ -41,14 +41,16 @@ export { type ReportInput, type ReportRun, renderReport, writeReport } from './e
 export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
 export type { GenerationDefaults } from './generation/generation-config';
 export { loadModel } from './generation/load-model';
-export { type ForwardOutput, type ForwardRequest, MaskedDiffusionModel } from './generation/masked-diffusion-model';
+export { MaskedDiffusionModel } from './generation/masked-diffusion-model';
+export type * from './generation/types';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';
 export type { CausalConfig } from './model/causal-config';
 export { type CausalGenerateOptions, CausalModel, type CausalPrompt, type CausalResult } from './model/causal-model';
 export type { ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
-export type { KvCache, KvCacheOptions } from './model/kv-cache';
+export type { ForwardOutput, ForwardRequest } from './model/forward';
+export type { CacheStorage, KvCache, KvCacheOptions } from './model/kv-cache';
 export { loadCausalModel } from './model/load-causal-model';
 export type { LoadModelOptions, LoadProgress } from './model/load-weights';
 export type { SaveOptions } from './model/save';
@@ -64,11 +66,36 @@ export type {
 } from './native';
 export type { RewardBatch, RewardExample, RewardFunction, TeacherOptions } from './rewards';
 export * as rewards from './rewards';
-export type { ResolvedCache } from './sampling/cache';
+export {
+  CACHE_HELP,
+  CACHE_NAMES,
+  type CachePolicy,
+  type DelayedCache,
+  type DualCache,
+  type NoCache,
+  type PrefixCache,
+  parseCache,
+  type RefreshCache,
+  type ResolvedCache,
+} from './sampling/caches';
 export type { RecordedUniforms } from './sampling/denoise';
-export { CACHE_NAMES, parseCache } from './sampling/parse-cache';
-export { parseSampler, SAMPLER_NAMES } from './sampling/parse-sampler';
-export type { ResolvedSampler } from './sampling/samplers';
+export {
+  type ConfidenceSampler,
+  type D3llmSampler,
+  type EntropySampler,
+  type EntropySumSampler,
+  type FactorSampler,
+  type FixedSampler,
+  type GeometricSampler,
+  type PlannerSampler,
+  parseSampler,
+  type ResolvedSampler,
+  SAMPLER_HELP,
+  SAMPLER_NAMES,
+  type Sampler,
+  type SamplerObject,
+} from './sampling/samplers';
+export type * from './sampling/types';
 export { type SystemInfo, systemInfo } from './system';
 export * as training from './training';
 export {

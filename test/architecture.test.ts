@@ -33,8 +33,8 @@ describe('TypeScript', () => {
     'lib/native',
     'lib/files',
     'lib/hub',
-    'lib/sampling',
     'lib/model',
+    'lib/sampling',
     'lib/generation',
     'lib/grading',
     'lib/data',
@@ -60,6 +60,14 @@ describe('TypeScript', () => {
       return to <= from;
     });
     expect(bad).toEqual([]);
+  });
+
+  test('a model knows nothing of how it is sampled', () => {
+    const upward = violations(
+      files('lib/model', /\.ts$/),
+      (_file, target) => !/^lib\/(sampling|generation)/.test(target),
+    );
+    expect(upward).toEqual([]);
   });
 
   test('only lib/native/addon.ts opens the addon', () => {

@@ -1,4 +1,4 @@
-import { parseSampler, SAMPLER_NAMES, type SamplerObject } from '../lib';
+import { CACHE_HELP, CACHE_NAMES, parseSampler, SAMPLER_HELP, SAMPLER_NAMES, type SamplerObject } from '../lib';
 
 test.each<[string, SamplerObject]>([
   ['planner', { type: 'planner' }],
@@ -56,4 +56,12 @@ test('every name parses, and none holds a comma', () => {
   for (const name of SAMPLER_NAMES)
     expect(name.includes(',') ? null : parseSampler(name).type).toEqual(expect.any(String));
   expect(() => parseSampler(5 as never)).toThrow(TypeError);
+});
+
+test.each([
+  ['sampler', SAMPLER_NAMES, SAMPLER_HELP],
+  ['cache', CACHE_NAMES, CACHE_HELP],
+])('the help has an entry for every %s', (_what, names, help) => {
+  expect(help.map(([form]) => form.replace(/\[.*/, ''))).toEqual(names);
+  for (const [, text] of help) expect(text.length).toBeGreaterThan(10);
 });

@@ -1,6 +1,13 @@
 // The options of generation: sampler, lengths, randomness.
 import { type Command, Option } from 'commander';
-import { type GenerateOptions, type PlannerSampler, parseCache, parseSampler } from '../index';
+import {
+  CACHE_HELP,
+  type GenerateOptions,
+  type PlannerSampler,
+  parseCache,
+  parseSampler,
+  SAMPLER_HELP,
+} from '../index';
 import { UsageError } from './errors';
 import { integer, number, seed } from './values';
 
@@ -19,31 +26,28 @@ export interface SamplingFlags {
   compat?: 'reference';
 }
 
+const FORM_WIDTH = 24;
+const TEXT_WIDTH = 92;
+
+/** Lines of help: a form, and what it does beside it. */
+function describe(entries: readonly (readonly [form: string, text: string])[]): string {
+  return entries
+    .map(([form, text]) => {
+      const lines = text.match(new RegExp(`.{1,${TEXT_WIDTH}}(?: |$)`, 'g')) ?? [text];
+      return `  ${form.padEnd(FORM_WIDTH)}${lines.map((line) => line.trimEnd()).join(`\n${' '.repeat(FORM_WIDTH + 2)}`)}`;
+    })
+    .join('\n');
+}
+
 /** How samplers are written on the command line. */
-export const SAMPLER_HELP = `
+export const SAMPLER_TEXT = `
 Samplers, which choose the positions that a forward pass decides:
-  planner[:1]             the checkpoint's unmasking planner (default where there is one), its probabilities times a number; planner:bernoulli
-                          is --select bernoulli
-  planner-round[:1]       the planner, with the expected number of positions rounded instead of cut off
-  planner-cut[:0.5]       the planner, every position with a probability above 0.5
-  confidence[:0.9]        positions with a probability of at least 0.9 (default without a planner)
-  factor[:1]              Fast-dLLM's factor rule
-  entropy[:0.45]          positions with an entropy below 0.45 nats
-  entropy-sum[:0.1]       as many positions by rising entropy as keep their sum, without the largest, at 0.1 nats
-  geometric[:0.5]         half of what is left in each pass, the most confident first; geometric:0.5:order=random or left_to_right
-  fixed[:16]              16 forward passes in all, the most confident positions first; without a number one token per pass
-  random[:16]             as fixed, positions in random order
-  d3llm[:0.45]            several blocks in flight, positions with an entropy of at most 0.45 nats; d3llm:0.45:blockAddThreshold=0.1:decodedTokenThreshold=0.95`;
+${describe(SAMPLER_HELP)}`;
 
 /** How caches are written on the command line. */
-export const CACHE_HELP = `
+export const CACHE_TEXT = `
 Caches of keys and values between passes, faster and but for none an approximation:
-  none                    every pass computes the whole row (default)
-  prefix                  a whole pass as a block begins, then everything from the block on (Fast-dLLM)
-  dual                    a whole pass as a block begins, then the block alone (Fast-dLLM)
-  refresh[:4]             what is masked in the block and what has changed; everything in every 4th pass, or refresh:changed=0.2 when a
-                          fifth of the row has changed
-  delayed[:1]             finished blocks are cached, 1 pass after (d3LLM); delayed:1:every=3 recomputes everything in every 3rd pass
+${describe(CACHE_HELP)}
   each takes dtype=bfloat16, and planner=fresh or cached`;
 
 /** Adds --sampler and its kin. */

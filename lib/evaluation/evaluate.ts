@@ -1,12 +1,12 @@
 // Measures samplers on a task: accuracy, forward passes, tokens per forward.
 import type { Example, TaskDataset, WordProblemDataset } from '../data';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import type { GenerateResult } from '../generation/types';
 import { CausalModel, type CausalResult } from '../model/causal-model';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
-import { type ResolvedCache, resolveCache } from '../sampling/cache';
-import { type ResolvedSampler, resolveSampler } from '../sampling/samplers';
-import type { CachePolicy, GenerateResult, Sampler } from '../types';
+import { type CachePolicy, type ResolvedCache, resolveCache } from '../sampling/caches';
+import { type ResolvedSampler, resolveSampler, type Sampler } from '../sampling/samplers';
 
 /** Completions to score: parallel arrays. */
 export interface ScoreBatch {

@@ -1,6 +1,6 @@
 // The settings that a comparison tries.
 import { checkChoice } from '../options';
-import type { SamplerObject } from '../types';
+import type { SamplerObject } from '../sampling/samplers';
 
 /** Rules that need no planner, by group. */
 const RIVALS: Readonly<Record<string, readonly SamplerObject[]>> = {

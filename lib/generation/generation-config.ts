@@ -3,8 +3,7 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { badFile, checkFields, readJsonObject } from '../files/json';
-import { resolveSampler } from '../sampling/samplers';
-import type { SamplerObject } from '../types';
+import { resolveSampler, type SamplerObject } from '../sampling/samplers';
 
 /** Defaults of `generate` that a checkpoint brings along. */
 export interface GenerationDefaults {

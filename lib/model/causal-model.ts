@@ -7,6 +7,7 @@ import { deriveSeed, Purpose } from '../random';
 import type { ChatMessage } from '../types';
 import type { CausalConfig } from './causal-config';
 import { allocateCache } from './kv-cache';
+import { decodeIds, encodePrompt } from './prompt';
 import type { Tokenizer } from './tokenizer';
 import { type ModelTrainer, openTrainer } from './trainer';
 
@@ -66,17 +67,7 @@ export class CausalModel {
 
   /** The ids that the model sees for a prompt. @throws TypeError; DUltraError NO_TOKENIZER */
   encodePrompt(prompt: CausalPrompt): Int32Array {
-    if (typeof prompt === 'object' && prompt !== null && 'promptIds' in prompt) {
-      checkKeys('prompt', prompt, ['promptIds']);
-      return Int32Array.from(prompt.promptIds);
-    }
-    if (!this.tokenizer)
-      throw new DUltraError('NO_TOKENIZER', `${this.source} has no tokenizer.json; pass { promptIds: [...] } instead`);
-    if (typeof prompt === 'string') return Int32Array.from(this.tokenizer.encode(prompt));
-    if (!Array.isArray(prompt)) throw new TypeError('prompt: expected a string, an array of messages or { promptIds }');
-    return Int32Array.from(
-      this.tokenizer.encode(this.tokenizer.applyChatTemplate(prompt), { addSpecialTokens: false }),
-    );
+    return encodePrompt(prompt, this);
   }
 
   /**
@@ -188,7 +179,7 @@ export class CausalModel {
       const ids = Int32Array.from(whole.slice(promptIds.length));
       const shown = isDone ? ids.subarray(0, -1) : ids;
       return {
-        text: this.tokenizer?.decode(shown, { skipSpecialTokens: true }) ?? '',
+        text: decodeIds(shown, this),
         ids,
         promptIds,
         nfe: ids.length,

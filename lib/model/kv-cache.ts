@@ -3,8 +3,22 @@ import { DUltraError } from '../errors';
 import type { NativeCache, NativeCacheOptions, NativeModel, NativeModelConfig } from '../native';
 import { checkChoice, checkKeys } from '../options';
 import { formatGiB } from '../text';
-import type { CacheStorage } from '../types';
 import { availableMemory } from './memory';
+
+/** What every cache can be told. */
+export interface CacheStorage {
+  /**
+   * How keys and values are held. Default "float32": as they are computed (on a GPU in bf16, that is in bf16);
+   * "bfloat16" needs half of fp32 and rounds them.
+   */
+  dtype?: 'float32' | 'bfloat16';
+  /**
+   * What a planner sees of positions that a pass does not compute. "fresh": its own blocks run over the whole row in
+   * every pass, on the states that the base model last gave each position, with the current timestep. "cached": its
+   * blocks' keys and values are kept too, as of the pass that computed them. Default "cached".
+   */
+  planner?: 'fresh' | 'cached';
+}
 
 /** Options of `model.createCache` and `model.cacheBytes`. */
 export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {

@@ -345,6 +345,7 @@ export interface NativeTrainer {
    * (merged), or as the base alone ("off").
    */
   setAdapters(mode: 'on' | 'off'): Promise<void>;
+  /** Frees masters, gradients and moments; the model keeps its weights as they are. */
   dispose(): void;
 }
 

@@ -6,6 +6,7 @@ import type { CodeMeta, MathMeta } from '../data';
 import { programFor } from '../data';
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import type { GenerateResult } from '../generation/types';
 import { codeRewardOf, gradeProgram } from '../grading/code';
 import { extractAnswer, mathEqual } from '../grading/math-answer';
 import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
@@ -14,7 +15,7 @@ import type { CausalModel } from '../model/causal-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, packed, packRows } from '../packing';
-import type { ChatMessage, GenerateResult } from '../types';
+import type { ChatMessage } from '../types';
 
 /** What a reward knows of a row's example. */
 export interface RewardExample {

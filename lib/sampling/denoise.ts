@@ -1,28 +1,19 @@
 // The denoising loop: blocks, steps, progress of each row, stopping. One native call per step.
-import type {
-  NativeCache,
-  NativeCacheOptions,
-  NativeModel,
-  NativeSession,
-  NativeStepRequest,
-  NativeStepResult,
-} from '../native';
-import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
+
+import { allocateCache } from '../model/kv-cache';
+import type { NativeModel, NativeModelConfig, NativeSession, NativeStepRequest, NativeStepResult } from '../native';
 import { concatenate, packPositions } from '../packing';
-import type { CustomSampler, DenoiseRow, DenoiseStep, GenerateOptions } from '../types';
-import { cacheStorage, type ResolvedCache, resolveCache } from './cache';
-import { BlockRow, MultiBlockRow, type Row, type RowInput, type RowOutcome, type RowSettings } from './rows';
-import { geometricCount, type ResolvedSampler, resolveSampler, ruleRequest } from './samplers';
+import { cacheStorage, type ResolvedCache } from './caches';
+import { BlockRow } from './rows/block-row';
+import type { Row, RowInput, RowOutcome, RowSettings } from './rows/row';
+import { definitionOf, type ResolvedSampler, ruleRequest } from './samplers';
+import type { CustomSampler, DenoiseRow, DenoiseStep } from './types';
 
 /** What the loop needs of a model. */
 export interface Denoisable {
   native: NativeModel;
-  maskTokenId: number;
-  /** null: rows never end early. */
-  eosTokenId: number | null;
-  hasPlanner: boolean;
-  /** Allocates a cache for rows of these lengths; throws where memory does not allow it. */
-  createCache(offsets: Int32Array, options: NativeCacheOptions): Promise<NativeCache>;
+  /** `eosTokenId` null: rows never end early. */
+  config: NativeModelConfig & { eosTokenId: number | null };
 }
 
 /**
@@ -36,76 +27,24 @@ export type RecordedUniforms = (at: { step: number; row: number; positions: Int3
   position?: Float64Array;
 };
 
-/** {@link GenerateOptions} checked, with defaults; lengths are settled by the caller. */
+/** How rows are denoised, with every default filled in. */
 export interface DenoiseSettings {
   sampler: ResolvedSampler | CustomSampler;
   cache: ResolvedCache;
+  /** null: each row is one block. */
   blockLength: number | null;
   temperature: number;
   seed: bigint;
   firstRow: number;
+  /** null: the default. */
   stopAtEos: boolean | null;
+  /** Log-probabilities at the sampling temperature. */
   tempered: boolean;
+  /** `forcedStep: "reference"`. */
   referenceLikelihood: boolean;
+  /** `compat: "reference"`. */
   reference: boolean;
   signal: AbortSignal | undefined;
-}
-
-const GENERATE_KEYS = [
-  'sampler',
-  'cache',
-  'genLength',
-  'blockLength',
-  'temperature',
-  'seed',
-  'firstRow',
-  'stopAtEos',
-  'tokenLogProb',
-  'forcedStep',
-  'compat',
-  'signal',
-] as const;
-
-/**
- * Checks everything in {@link GenerateOptions} that does not depend on a prompt.
- * @throws TypeError, RangeError naming the option.
- */
-export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boolean): DenoiseSettings {
-  checkKeys('options', options, GENERATE_KEYS);
-  const {
-    genLength,
-    blockLength,
-    temperature = 0,
-    seed = 0,
-    firstRow = 0,
-    stopAtEos,
-    tokenLogProb = 'untempered',
-    forcedStep,
-    compat,
-    signal,
-  } = options;
-  if (genLength !== undefined) checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
-  if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 30 });
-  checkNumber('temperature', temperature, { min: 0, max: 1e6 });
-  checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });
-  if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
-  checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
-  if (forcedStep !== undefined) checkChoice('forcedStep', forcedStep, ['exact', 'reference'] as const);
-  if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
-  checkSignal(signal);
-  return {
-    sampler: resolveSampler(options.sampler, hasPlanner),
-    cache: resolveCache(options.cache),
-    blockLength: blockLength ?? null,
-    temperature,
-    seed: checkSeed('seed', seed),
-    firstRow,
-    stopAtEos: stopAtEos ?? null,
-    tempered: tokenLogProb === 'tempered',
-    referenceLikelihood: (forcedStep ?? (compat === 'reference' ? 'reference' : 'exact')) === 'reference',
-    reference: compat === 'reference',
-    signal,
-  };
 }
 
 /** Rows that take part in the next step, each with what the step is to do settled. */
@@ -165,10 +104,32 @@ async function chooseCustom(
 /** Positions that each row unmasks now, for the samplers that fix their number; else null. */
 function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int32Array | null {
   if (typeof sampler === 'function') return null;
-  if (sampler.type === 'fixed') return Int32Array.from(rows, (row) => (row as BlockRow).scheduledCount(sampler.steps));
-  if (sampler.type === 'geometric')
-    return Int32Array.from(rows, (row) => geometricCount(row.candidates.length, sampler.phi));
-  return null;
+  const { count } = definitionOf(sampler);
+  return count ? Int32Array.from(rows, (row) => row.nextCount((block) => count(sampler, block))) : null;
+}
+
+/** The rows of a batch, before their first step. */
+function openRows(target: Denoisable, inputs: readonly RowInput[], settings: DenoiseSettings): Row[] {
+  const { maskTokenId, eosTokenId } = target.config;
+  const { sampler, reference } = settings;
+  const definition = typeof sampler === 'function' ? null : definitionOf(sampler);
+  return inputs.map((input, index) => {
+    const rowSettings: RowSettings = {
+      maskTokenId,
+      eosTokenId,
+      blockLength: settings.blockLength ?? Math.max(1, input.ids.length - input.begin),
+      stopAtEos: reference
+        ? definition?.referenceStops === true && settings.stopAtEos === true
+        : (settings.stopAtEos ?? true),
+      reference,
+      greedy: settings.temperature < 1e-4,
+      cache: settings.cache,
+      emptyPass: reference && (definition?.referenceEmptyPass ?? true),
+    };
+    return typeof sampler !== 'function' && definition?.row
+      ? definition.row(sampler, index, input, rowSettings)
+      : new BlockRow(index, input, rowSettings);
+  });
 }
 
 /** Recorded draws of all rows; null where a row has none. */
@@ -190,27 +151,12 @@ export async function* denoiseRows(
   const { sampler, signal, reference } = settings;
   signal?.throwIfAborted();
   if (inputs.length === 0) return [];
-  const multiBlock = typeof sampler !== 'function' && sampler.type === 'd3llm' ? sampler : null;
-  const { maskTokenId, eosTokenId } = target;
-  const rows = inputs.map((input, index): Row => {
-    const rowSettings: RowSettings = {
-      maskTokenId,
-      eosTokenId,
-      blockLength: settings.blockLength ?? Math.max(1, input.ids.length - input.begin),
-      stopAtEos: reference ? multiBlock !== null && settings.stopAtEos === true : (settings.stopAtEos ?? true),
-      reference,
-      greedy: settings.temperature < 1e-4,
-      cache: settings.cache,
-      emptyPass: reference && (typeof sampler === 'function' || sampler.type !== 'factor'),
-    };
-    return multiBlock
-      ? new MultiBlockRow(index, input, rowSettings, multiBlock)
-      : new BlockRow(index, input, rowSettings);
-  });
+  const rows = openRows(target, inputs, settings);
   const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
-  const rule = ruleRequest(sampler, target.hasPlanner, reference);
+  const rule = ruleRequest(sampler, target.config.planner !== null, reference);
   const storage = cacheStorage(settings.cache, rule.planner === true);
-  const cache = storage && (await target.createCache(offsets, storage));
+  const cache = storage && (await allocateCache(target.native, target.config, offsets, storage));
+  const isListed = cache !== null || rows.some((row) => !row.isWindow);
   let session: NativeSession;
   try {
     session = target.native.createSession(ids, offsets, cache);
@@ -231,7 +177,7 @@ export async function* denoiseRows(
         ...rule,
         rows: Int32Array.from(active, (row) => row.index),
         windowEnds: Int32Array.from(active, (row) => row.windowEnd()),
-        candidates: cache || multiBlock ? packPositions(active.map((row) => row.candidates)) : null,
+        candidates: isListed ? packPositions(active.map((row) => row.candidates)) : null,
         queries: cache && packPositions(active.map((row) => row.queries!)),
         rowKeys: Uint32Array.from(active, (row) => settings.firstRow + row.index),
         steps: Uint32Array.from(active, (row) => row.steps),
@@ -289,12 +235,10 @@ async function finishRow(
   };
   const forcedPositionOf = (is: boolean) => (is ? part.positions[part.selected.indexOf(1)] : -1);
   let forcedPosition = forcedPositionOf(result.forced[r] !== 0);
-  if (row instanceof MultiBlockRow) {
-    const extra = row.force(part);
-    forcedPosition = extra < 0 ? -1 : part.positions[extra];
-    if (extra >= 0)
-      session.write(row.index, part.positions.subarray(extra, extra + 1), part.tokens.subarray(extra, extra + 1));
-  }
+  const extra = row.force(part);
+  if (extra !== null) forcedPosition = extra < 0 ? -1 : part.positions[extra];
+  if (extra !== null && extra >= 0)
+    session.write(row.index, part.positions.subarray(extra, extra + 1), part.tokens.subarray(extra, extra + 1));
   if (typeof sampler === 'function' && part.positions.length > 0) {
     forcedPosition = forcedPositionOf(await chooseCustom(sampler, row, part));
     const chosen = part.positions.filter((_, i) => part.selected[i]);

@@ -1,14 +1,14 @@
 // GRPO on the unmasking policy: rollouts, rewards, advantages, and the replay of every denoising step.
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import type { GenerateResult } from '../generation/types';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, packRows } from '../packing';
 import { deriveSeed, Purpose } from '../random';
 import { correctRows, isStepReward, type RewardBatch, type RewardFunction } from '../rewards';
-import { resolveCache } from '../sampling/cache';
-import { resolveSampler } from '../sampling/samplers';
-import type { CachePolicy, GenerateResult, SamplerObject } from '../types';
+import { type CachePolicy, resolveCache } from '../sampling/caches';
+import { resolveSampler, type SamplerObject } from '../sampling/samplers';
 import { computeAdvantages, type ScaleRewards, totalRewards } from './advantages';
 import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
 import { type GrpoStepLoss, grpoLoss } from './grpo-loss';

@@ -2,10 +2,10 @@
 // it was before the step. With a cache it is not: a step reads what earlier ones left, so a rollout's steps are scored
 // in their order, on a cache that they fill as the rollout's did.
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import type { GenerateOptions, GenerateResult } from '../generation/types';
 import type { NativeScoreRequest } from '../native';
 import { concatenate, packed, packRows } from '../packing';
-import type { ResolvedCache } from '../sampling/cache';
-import type { GenerateOptions, GenerateResult } from '../types';
+import type { ResolvedCache } from '../sampling/caches';
 
 /** One step of one rollout. Candidate arrays are parallel, in ascending position. */
 export interface ReplayRow {

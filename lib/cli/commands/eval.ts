@@ -26,7 +26,7 @@ import {
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, colorsFor, printJson } from '../output';
-import { CACHE_HELP, SAMPLER_HELP } from '../sampling';
+import { CACHE_TEXT, SAMPLER_TEXT } from '../sampling';
 import { integer, number } from '../values';
 
 interface Flags extends ModelFlags {
@@ -355,6 +355,6 @@ export function register(program: Command): void {
     .option('--output <folder>', 'write samples.jsonl, config.json and summary.json; goes on with what is there')
     .option('--report <file>', 'write a self-contained HTML page: chart, tables, a step-by-step view')
     .option('--traces <n>', 'keep each step of the first n prompts (default: 8 with --report, else 0)', integer)
-    .addHelpText('after', `${SAMPLER_HELP}\n${CACHE_HELP}\n${EXAMPLES}`)
+    .addHelpText('after', `${SAMPLER_TEXT}\n${CACHE_TEXT}\n${EXAMPLES}`)
     .action(run);
 }

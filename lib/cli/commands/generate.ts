@@ -15,7 +15,7 @@ import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, printable, printJson } from '../output';
 import { type Cell, RowDisplay } from '../row-display';
-import { addSamplingOptions, CACHE_HELP, generateOptions, SAMPLER_HELP, type SamplingFlags } from '../sampling';
+import { addSamplingOptions, CACHE_TEXT, generateOptions, SAMPLER_TEXT, type SamplingFlags } from '../sampling';
 import { ids, maskedIds, number } from '../values';
 
 interface Flags extends ModelFlags, SamplingFlags {
@@ -253,6 +253,6 @@ export function register(program: Command): void {
   addOutputOptions(command, '{ model, options, seconds, result }, with --stream also the steps')
     .option('--stream', 'show the row as it fills, a colour per step; a line per step where stdout is no terminal')
     .option('--delay <ms>', 'with --stream: wait after each step, to watch a small model', number)
-    .addHelpText('after', `${SAMPLER_HELP}\n${CACHE_HELP}\n${EXAMPLES}`)
+    .addHelpText('after', `${SAMPLER_TEXT}\n${CACHE_TEXT}\n${EXAMPLES}`)
     .action(generate);
 }

@@ -1,17 +1,23 @@
-// Plain tagged objects as short text: a name, then values after colons.
+// Plain tagged objects as short text, for command lines and config files: a name, then values after colons.
 import { checkChoice } from '../options';
 
 /**
- * How one name is written: what it stands for, what a bare value sets, and the options that can follow as name=value.
+ * How one name is written: the object that it stands for, the option that a bare value sets, and the options that can
+ * follow as name=value.
  */
 export interface Form<T> {
   base: T;
-  /** The option that a value without a name sets; none: every value needs its name. */
+  /** The option that a value without a name sets. Without it, every value needs its name. */
   main?: string;
   /** Another one, for values that are numbers. */
   mainNumber?: string;
   options: Readonly<Record<string, 'number' | 'boolean' | 'text'>>;
+  /** For the command line's help: how it is written, and what it does. */
+  help: readonly [form: string, text: string];
 }
+
+/** Forms by name. */
+export type Forms<T> = Readonly<Record<string, Form<T>>>;
 
 function parseValue(name: string, text: string, kind: 'number' | 'boolean' | 'text'): number | boolean | string {
   if (kind === 'text') return text;
@@ -29,7 +35,7 @@ function parseValue(name: string, text: string, kind: 'number' | 'boolean' | 'te
  * @param what names it in messages, such as "sampler" @param example a name with a value
  * @throws TypeError, RangeError naming the part, what was expected and what came.
  */
-export function parseForm<T>(what: string, text: string, forms: Readonly<Record<string, Form<T>>>, example: string): T {
+export function parseForm<T>(what: string, text: string, forms: Forms<T>, example: string): T {
   if (typeof text !== 'string') throw new TypeError(`${what}: expected a string, got ${String(text)}`);
   const [name, ...parts] = text.trim().split(':');
   if (!Object.hasOwn(forms, name))

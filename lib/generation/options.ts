@@ -1,0 +1,63 @@
+// Options of generation, checked.
+import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
+import { resolveCache } from '../sampling/caches';
+import type { DenoiseSettings } from '../sampling/denoise';
+import { resolveSampler } from '../sampling/samplers';
+import type { GenerateOptions } from './types';
+
+const GENERATE_KEYS = [
+  'sampler',
+  'cache',
+  'genLength',
+  'blockLength',
+  'temperature',
+  'seed',
+  'firstRow',
+  'stopAtEos',
+  'tokenLogProb',
+  'forcedStep',
+  'compat',
+  'signal',
+] as const;
+
+/**
+ * Checks everything in {@link GenerateOptions} that does not depend on a prompt.
+ * @throws TypeError, RangeError naming the option.
+ */
+export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boolean): DenoiseSettings {
+  checkKeys('options', options, GENERATE_KEYS);
+  const {
+    genLength,
+    blockLength,
+    temperature = 0,
+    seed = 0,
+    firstRow = 0,
+    stopAtEos,
+    tokenLogProb = 'untempered',
+    forcedStep,
+    compat,
+    signal,
+  } = options;
+  if (genLength !== undefined) checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
+  if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 30 });
+  checkNumber('temperature', temperature, { min: 0, max: 1e6 });
+  checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });
+  if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
+  checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
+  if (forcedStep !== undefined) checkChoice('forcedStep', forcedStep, ['exact', 'reference'] as const);
+  if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
+  checkSignal(signal);
+  return {
+    sampler: resolveSampler(options.sampler, hasPlanner),
+    cache: resolveCache(options.cache),
+    blockLength: blockLength ?? null,
+    temperature,
+    seed: checkSeed('seed', seed),
+    firstRow,
+    stopAtEos: stopAtEos ?? null,
+    tempered: tokenLogProb === 'tempered',
+    referenceLikelihood: (forcedStep ?? (compat === 'reference' ? 'reference' : 'exact')) === 'reference',
+    reference: compat === 'reference',
+    signal,
+  };
+}

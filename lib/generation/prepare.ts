@@ -1,0 +1,137 @@
+// From prompts and options to rows of ids with masks, and how they are denoised.
+import { DUltraError } from '../errors';
+import type { ModelConfig } from '../model/config';
+import { checkIds, encodePrompt, encodeText, type Vocabulary } from '../model/prompt';
+import type { NativeModel } from '../native';
+import { checkKeys } from '../options';
+import type { DenoiseSettings } from '../sampling/denoise';
+import type { RowInput } from '../sampling/rows/row';
+import { definitionOf } from '../sampling/samplers';
+import type { Prompt } from '../types';
+import type { GenerationDefaults } from './generation-config';
+import { resolveGenerateOptions } from './options';
+import type { GenerateOptions } from './types';
+
+/** Default number of generated tokens, where the model has room for twice as many. */
+const DEFAULT_GEN_LENGTH = 128;
+/** Default block length, where it divides the generated length. */
+const DEFAULT_BLOCK_LENGTH = 32;
+
+/** What generation needs of a model. */
+export interface GeneratingModel extends Vocabulary {
+  native: NativeModel;
+  config: ModelConfig;
+  generationDefaults: GenerationDefaults;
+}
+
+/** A prompt as a row of ids with masks. */
+export interface PreparedRow extends RowInput {
+  promptIds: Int32Array;
+  isTemplate: boolean;
+}
+
+const isTemplate = (prompt: Prompt): prompt is { template: string | ArrayLike<number> } =>
+  typeof prompt === 'object' && prompt !== null && 'template' in prompt;
+
+/** Checks prompts and options together. @throws as `model.generate`. */
+export function prepare(
+  model: GeneratingModel,
+  prompts: readonly Prompt[],
+  given: GenerateOptions,
+): { rows: PreparedRow[]; settings: DenoiseSettings } {
+  if (!Array.isArray(prompts)) throw new TypeError(`prompts: expected an array, got ${String(prompts)}`);
+  const options = withDefaultSampler(model, given);
+  const settings = resolveGenerateOptions(options, model.config.planner !== null);
+  const templates = prompts.filter(isTemplate).length;
+  if (templates > 0 && templates < prompts.length)
+    throw new TypeError('prompts: expected templates only or none, got both');
+  const genLength = genLengthOf(model, options);
+  const rows = prompts.map((prompt) =>
+    isTemplate(prompt) ? templateRow(model, prompt, options) : promptRow(model, prompt, genLength),
+  );
+  if (templates > 0) settings.stopAtEos ??= false;
+  else settings.blockLength = blockLengthOf(model, options, genLength);
+  checkSampler(model, settings, rows);
+  return { rows, settings };
+}
+
+function withDefaultSampler({ generationDefaults }: GeneratingModel, options: GenerateOptions): GenerateOptions {
+  const { sampler } = generationDefaults;
+  // compat: "reference" replays recorded runs: the checkpoint's default sampler does not apply.
+  const applies = options?.sampler === undefined && sampler !== undefined && options?.compat === undefined;
+  return applies ? { ...options, sampler } : options;
+}
+
+function genLengthOf({ config, generationDefaults }: GeneratingModel, options: GenerateOptions): number {
+  const fitting = Math.min(DEFAULT_GEN_LENGTH, Math.max(1, config.maxSequenceLength >> 1));
+  return options.genLength ?? generationDefaults.genLength ?? fitting;
+}
+
+function blockLengthOf({ generationDefaults }: GeneratingModel, options: GenerateOptions, genLength: number): number {
+  // The checkpoint's block length belongs to its own generated length.
+  const fromCheckpoint = options.genLength === undefined ? generationDefaults.blockLength : undefined;
+  const fitting = genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
+  const blockLength = options.blockLength ?? fromCheckpoint ?? fitting;
+  if (genLength % blockLength !== 0)
+    throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
+  return blockLength;
+}
+
+function templateRow(
+  model: GeneratingModel,
+  prompt: { template: string | ArrayLike<number> },
+  { genLength }: GenerateOptions,
+): PreparedRow {
+  checkKeys('prompt', prompt, ['template']);
+  if (genLength !== undefined)
+    throw new TypeError('genLength: not allowed with a template, whose masks say what to fill');
+  const { template } = prompt;
+  const { maskTokenId, maxSequenceLength, embeddingSize } = model.config;
+  const ids =
+    typeof template === 'string'
+      ? encodeText(template, 'template', model)
+      : checkIds('template', template, embeddingSize);
+  if (!ids.includes(maskTokenId))
+    throw new RangeError(`template: expected at least one mask token (id ${maskTokenId}), got none`);
+  if (ids.length > maxSequenceLength)
+    throw new RangeError(
+      `template: expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`,
+    );
+  return { ids, begin: 0, promptIds: ids, isTemplate: true };
+}
+
+function promptRow(
+  model: GeneratingModel,
+  prompt: Exclude<Prompt, { template: unknown }>,
+  genLength: number,
+): PreparedRow {
+  const { maskTokenId, maxSequenceLength } = model.config;
+  const promptIds = encodePrompt(prompt, model);
+  const length = promptIds.length + genLength;
+  if (length > maxSequenceLength)
+    throw new RangeError(
+      `prompt: ${promptIds.length} tokens and genLength ${genLength} make ${length}, more than the model's maximum of ${maxSequenceLength}`,
+    );
+  const ids = new Int32Array(length).fill(maskTokenId);
+  ids.set(promptIds);
+  return { ids, begin: promptIds.length, promptIds, isTemplate: false };
+}
+
+/** What of a sampler depends on the model and on the rows' blocks. */
+function checkSampler(
+  { config, source }: GeneratingModel,
+  { sampler, blockLength }: DenoiseSettings,
+  rows: readonly PreparedRow[],
+): void {
+  if (typeof sampler === 'function') return;
+  const { needsPlanner, checkBlocks } = definitionOf(sampler);
+  if (needsPlanner && !config.planner)
+    throw new DUltraError(
+      'NO_PLANNER',
+      `sampler: ${source} has no planner head; use { type: "confidence" } or another sampler`,
+    );
+  for (const { ids, begin } of rows) {
+    const length = ids.length - begin;
+    checkBlocks?.(sampler, Math.ceil(length / (blockLength ?? length)));
+  }
+}

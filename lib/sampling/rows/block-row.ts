@@ -1,0 +1,117 @@
+// A row whose blocks are decided strictly one after the other.
+import { type BlockProgress, Row, type RowInput, type RowSettings, type RowStep } from './row';
+
+/** Consecutive steps that may change nothing before a sampled run is given up. */
+const MAX_IDLE_STEPS = 1000;
+
+/** Blocks strictly one after the other. */
+export class BlockRow extends Row {
+  readonly blocks: number;
+  block = 0;
+  /** Everything from `begin` to here is decided, and none of it is an end of sequence. */
+  private decided: number;
+  private sawEos = false;
+  /** Masks of the block at its first counted pass, and counted passes since; null before it. */
+  private counted: { firstMasks: number; step: number } | null = null;
+  private idle = 0;
+  /** First position of the window, as of the pass that began the block. */
+  private windowBegin = -1;
+
+  constructor(index: number, input: RowInput, settings: RowSettings) {
+    super(index, input, settings);
+    this.decided = input.begin;
+    this.blocks = Math.max(1, Math.ceil((this.ids.length - this.begin) / settings.blockLength));
+  }
+
+  windowEnd(block = this.block): number {
+    return Math.min(this.ids.length, this.begin + (block + 1) * this.settings.blockLength);
+  }
+
+  /** Where candidates begin: a mask of the prompt is one too, but for the reference's cached decoders. */
+  private candidatesBegin(block: number): number {
+    return this.cache && this.settings.reference ? this.begin + block * this.settings.blockLength : 0;
+  }
+
+  private hasMasks(from: number, to: number): boolean {
+    const first = this.ids.indexOf(this.settings.maskTokenId, from);
+    return first >= 0 && first < to;
+  }
+
+  /** The block has masks, or a pass to come although it has none. */
+  hasWork(block: number): boolean {
+    return (
+      this.hasMasks(this.candidatesBegin(block), this.windowEnd(block)) ||
+      (block === this.block && (this.cache?.owesPass ?? false))
+    );
+  }
+
+  enterBlock(block: number): void {
+    if (block !== this.block) {
+      this.counted = null;
+      this.windowBegin = -1;
+    }
+    this.block = block;
+  }
+
+  enter(): boolean {
+    let { block } = this;
+    while (block < this.blocks && !this.hasWork(block)) block++;
+    if (block === this.blocks) {
+      this.finished = true;
+      return false;
+    }
+    this.enterBlock(block);
+    this.settle();
+    return true;
+  }
+
+  /** What the pass in the current block decides about and computes. */
+  settle(): void {
+    const { block, begin, ids } = this;
+    const { blockLength } = this.settings;
+    const end = this.windowEnd();
+    this.candidates = this.masks(this.candidatesBegin(block), end);
+    if (this.windowBegin < 0)
+      this.windowBegin = Math.min(begin + block * blockLength, this.candidates[0] ?? ids.length);
+    this.planPass({ begin: this.windowBegin, end }, this.steps + 1, () => {
+      const blocks = [{ start: 0, end: begin, masks: this.countMasks(0, begin) }];
+      for (let b = 0; b <= block; b++) {
+        const start = begin + b * blockLength;
+        blocks.push({ start, end: this.windowEnd(b), masks: this.countMasks(start, this.windowEnd(b)) });
+      }
+      return blocks;
+    });
+  }
+
+  override nextCount(count: (block: BlockProgress) => number | null): number {
+    const masks = this.candidates.length;
+    if (masks === 0) return 0;
+    this.counted ??= { firstMasks: masks, step: 0 };
+    const chosen = count({ masks, ...this.counted, blocks: this.blocks });
+    this.counted.step++;
+    if (chosen === null)
+      throw this.noProgress('masks are left after all steps of the block: the model keeps predicting the mask token');
+    return chosen;
+  }
+
+  override apply(step: RowStep): void {
+    super.apply(step);
+    const { maskTokenId, eosTokenId, greedy, stopAtEos } = this.settings;
+    const { positions } = step;
+    // A finished block's empty pass has nothing to change.
+    const changed = positions.length === 0 || positions.some((p) => this.ids[p] !== maskTokenId);
+    this.idle = changed ? 0 : this.idle + 1;
+    if (this.idle > (greedy ? 0 : MAX_IDLE_STEPS))
+      throw this.noProgress(
+        'the step changed nothing: the model predicts the mask token itself, which compat: "reference" allows (the reference loops for ever here)',
+      );
+    while (!this.sawEos && this.decided < this.ids.length && this.ids[this.decided] !== maskTokenId) {
+      if (this.ids[this.decided] === eosTokenId) this.sawEos = true;
+      else this.decided++;
+    }
+    if (stopAtEos && this.sawEos) this.finished = true;
+    // A row is also finished when no mask is left anywhere.
+    const rest = this.candidatesBegin(this.block);
+    this.finished ||= !this.hasMasks(rest, this.ids.length) && !(this.cache?.owesPass ?? false);
+  }
+}

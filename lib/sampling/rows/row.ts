@@ -1,0 +1,158 @@
+// A row on its way from masks to tokens: which part of it the next pass decides, and what became of it.
+import { DUltraError } from '../../errors';
+import type { NativeSession } from '../../native';
+import { openRowCache, type ResolvedCache } from '../caches';
+import type { CacheBlock, RowCache } from '../caches/definition';
+import type { FinishReason } from '../types';
+
+/** A row to denoise: its ids with masks where tokens are to be found. */
+export interface RowInput {
+  ids: Int32Array;
+  /** First position of the completion; blocks are counted from here. 0 for a template. */
+  begin: number;
+}
+
+/** A row when the loop is done with it. */
+export interface RowOutcome {
+  ids: Int32Array;
+  begin: number;
+  nfe: number;
+  fullForwards: number;
+  finishReason: FinishReason;
+  /** (row length) Step, from 1, that decided each position; 0 where it was given or never decided. */
+  unmaskedAt: Int32Array;
+  logLikelihood: number;
+}
+
+/** What a row's decoding depends on. */
+export interface RowSettings {
+  maskTokenId: number;
+  /** null: rows never end early. */
+  eosTokenId: number | null;
+  blockLength: number;
+  stopAtEos: boolean;
+  reference: boolean;
+  greedy: boolean;
+  cache: ResolvedCache;
+  /** Whether a finished block gets one more pass, where the policy does not say. */
+  emptyPass: boolean;
+}
+
+/** A block of a row, for rules that count how many positions a pass unmasks. */
+export interface BlockProgress {
+  /** Masks of the block now, and when its first pass began. */
+  masks: number;
+  firstMasks: number;
+  /** Passes of the block before this one. */
+  step: number;
+  /** Blocks of the row. */
+  blocks: number;
+}
+
+/** What a pass did with a row's candidates; parallel arrays. */
+export interface RowStep {
+  positions: Int32Array;
+  tokens: Int32Array;
+  entropies: Float32Array;
+  selected: Uint8Array;
+}
+
+/** A row; how its blocks follow each other is left to its kinds (BlockRow, MultiBlockRow). */
+export abstract class Row {
+  readonly ids: Int32Array;
+  readonly begin: number;
+  readonly unmaskedAt: Int32Array;
+  protected readonly cache: RowCache | null;
+  steps = 0;
+  nfe = 0;
+  fullForwards = 0;
+  logLikelihood = 0;
+  finished = false;
+  /**
+   * What the next pass decides about and computes, as `enter` settled it. Without a cache `queries` is null:
+   * everything.
+   */
+  candidates: Int32Array = new Int32Array(0);
+  queries: Int32Array | null = null;
+
+  constructor(
+    readonly index: number,
+    input: RowInput,
+    protected readonly settings: RowSettings,
+  ) {
+    this.ids = Int32Array.from(input.ids);
+    this.begin = input.begin;
+    this.unmaskedAt = new Int32Array(this.ids.length);
+    this.cache = openRowCache(settings.cache, this.ids.length);
+  }
+
+  /** Current block, from 0. */
+  abstract readonly block: number;
+
+  /** Candidates end before it. */
+  abstract windowEnd(): number;
+
+  /** Candidates are all masks before `windowEnd`, so that they need not be listed. */
+  readonly isWindow: boolean = true;
+
+  /** Settles the next pass; false, and `finished`, where nothing is left to do. */
+  abstract enter(session: NativeSession): boolean;
+
+  /** How many candidates a counted rule unmasks now; `count` is the sampler's. */
+  nextCount(_count: (block: BlockProgress) => number | null): number {
+    throw new Error('this kind of row has no counted rule');
+  }
+
+  /**
+   * Selects one candidate more where the row has to make progress and the rule selected nothing for it. Returns its
+   * index among the candidates, or -1; null for rows that leave this to the rule.
+   */
+  force(_step: RowStep): number | null {
+    return null;
+  }
+
+  /** Takes a pass's tokens in. */
+  apply({ positions, tokens, selected }: RowStep): void {
+    this.steps++;
+    this.fullForwards += this.queries === null ? 1 : this.queries.length / this.ids.length;
+    let unmasked = 0;
+    for (let i = 0; i < positions.length; i++) {
+      if (!selected[i]) continue;
+      unmasked++;
+      this.ids[positions[i]] = tokens[i];
+      if (tokens[i] !== this.settings.maskTokenId) this.unmaskedAt[positions[i]] = this.steps;
+    }
+    if (unmasked > 0) this.nfe++;
+  }
+
+  outcome(): RowOutcome {
+    const { ids, begin, nfe, fullForwards, unmaskedAt, logLikelihood } = this;
+    const eos = this.settings.eosTokenId;
+    const finishReason = eos !== null && ids.indexOf(eos, begin) >= 0 ? 'eos' : 'length';
+    return { ids, begin, nfe, fullForwards, unmaskedAt, logLikelihood, finishReason };
+  }
+
+  /** Masked positions from `from` to before `to`. */
+  protected masks(from: number, to: number): Int32Array {
+    const positions: number[] = [];
+    for (let i = from; i < to; i++) if (this.ids[i] === this.settings.maskTokenId) positions.push(i);
+    return Int32Array.from(positions);
+  }
+
+  protected countMasks(from: number, to: number): number {
+    let count = 0;
+    for (let i = from; i < to; i++) if (this.ids[i] === this.settings.maskTokenId) count++;
+    return count;
+  }
+
+  /** Asks the cache, if there is one, what the pass computes. */
+  protected planPass(window: { begin: number; end: number }, pass: number, blocks: () => CacheBlock[]): void {
+    const { cache, ids, candidates } = this;
+    if (!cache) return;
+    this.queries = cache.plan({ ids, candidates, window, pass, blocks, emptyPass: this.settings.emptyPass });
+  }
+
+  protected noProgress(why: string): DUltraError {
+    return new DUltraError('NO_PROGRESS', `row ${this.index}: ${why}`);
+  }
+}

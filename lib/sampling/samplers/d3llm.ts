@@ -1,0 +1,55 @@
+// d3LLM's decoding of several blocks at once.
+import { checkKeys, checkNumber } from '../../options';
+import { MultiBlockRow } from '../rows/multi-block-row';
+import type { SamplerDefinition } from './definition';
+
+/**
+ * d3LLM's decoding: several blocks in flight. In every pass each open block unmasks the positions whose entropy is at
+ * or below `threshold`, and the lowest of all; the first block that is due for progress unmasks at least one. A block
+ * opens when the one before it has come far enough. With `stopAtEos` everything right of the first end-of-sequence
+ * token is filled with that token.
+ */
+export interface D3llmSampler {
+  type: 'd3llm';
+  /** Nats. Default 0.45. */
+  threshold?: number;
+  /**
+   * Share of the last open block that is decided when the next one opens; above 1: when it is finished. Default 0.1.
+   */
+  blockAddThreshold?: number;
+  /**
+   * Share of a block that is decided when the next one must make progress in every pass; above 1: never. Default 0.95.
+   */
+  decodedTokenThreshold?: number;
+}
+
+/** See {@link D3llmSampler}. */
+export const d3llm: SamplerDefinition<D3llmSampler, Required<D3llmSampler>> = {
+  type: 'd3llm',
+  forms: {
+    d3llm: {
+      base: { type: 'd3llm' },
+      main: 'threshold',
+      options: { threshold: 'number', blockAddThreshold: 'number', decodedTokenThreshold: 'number' },
+      help: [
+        'd3llm[:0.45]',
+        'several blocks in flight, positions with an entropy of at most 0.45 nats; d3llm:0.45:blockAddThreshold=0.1:decodedTokenThreshold=0.95',
+      ],
+    },
+  },
+
+  resolve(given) {
+    checkKeys('sampler', given, ['type', 'threshold', 'blockAddThreshold', 'decodedTokenThreshold']);
+    const { threshold = 0.45, blockAddThreshold = 0.1, decodedTokenThreshold = 0.95 } = given;
+    checkNumber('sampler.threshold', threshold, { min: 0, max: 1e6 });
+    checkNumber('sampler.blockAddThreshold', blockAddThreshold, { min: 0, max: 1e6 });
+    checkNumber('sampler.decodedTokenThreshold', decodedTokenThreshold, { min: 0, max: 1e6 });
+    return { type: 'd3llm', threshold, blockAddThreshold, decodedTokenThreshold };
+  },
+
+  request: ({ threshold }) => ({ rule: 'entropy', threshold }),
+
+  row: (sampler, index, input, settings) => new MultiBlockRow(index, input, settings, sampler),
+
+  referenceStops: true,
+};

@@ -1,0 +1,44 @@
+// What a built-in sampler is made of.
+import type { NativeStepRequest } from '../../native';
+import type { BlockProgress, Row, RowInput, RowSettings } from '../rows/row';
+import type { Forms } from '../text-form';
+
+/** The part of a native step request that a sampler decides; absent fields have the native defaults. */
+export type RuleRequest = Pick<
+  NativeStepRequest,
+  | 'rule'
+  | 'planner'
+  | 'plannerTemperature'
+  | 'probabilityScale'
+  | 'threshold'
+  | 'factor'
+  | 'factorLastPair'
+  | 'byEntropy'
+  | 'excludeMask'
+>;
+
+/** A built-in sampler: `Given` is what users write, `Resolved` has every default filled in. */
+export interface SamplerDefinition<Given extends { type: string }, Resolved extends { type: Given['type'] }> {
+  readonly type: Given['type'];
+  /** Its short text forms; the first bears the sampler's own name. */
+  readonly forms: Forms<Given>;
+  /**
+   * Checks the options and fills in defaults.
+   * @throws TypeError, RangeError naming the option, what was expected and what came.
+   */
+  resolve(given: Given): Resolved;
+  /** The native rule. `reference`: with the quirks of compat "reference". */
+  request(sampler: Resolved, reference: boolean): RuleRequest;
+  /** Positions that this pass unmasks, for the counted rules; null when no pass of the block is left. */
+  count?(sampler: Resolved, block: BlockProgress): number | null;
+  /** Checks what depends on the number of blocks. @throws RangeError naming the option. */
+  checkBlocks?(sampler: Resolved, blocks: number): void;
+  /** How a row's blocks follow each other. Default: strictly one after the other. */
+  row?(sampler: Resolved, index: number, input: RowInput, settings: RowSettings): Row;
+  /** It reads the planner head's logits. */
+  readonly needsPlanner?: boolean;
+  /** With compat "reference": whether `stopAtEos: true` is honoured (default false). */
+  readonly referenceStops?: boolean;
+  /** With compat "reference" and a cache: whether a finished block gets one more pass (default true). */
+  readonly referenceEmptyPass?: boolean;
+}

@@ -1,0 +1,44 @@
+// Fast-dLLM's factor rule.
+import { checkChoice, checkKeys, checkNumber } from '../../options';
+import type { SamplerDefinition } from './definition';
+
+/**
+ * Fast-dLLM's factor rule: of the candidates sorted by confidence, the j-th (j ≥ 2) passes while c_j ≥ 1 − factor / (j
+ * + 1).
+ */
+export interface FactorSampler {
+  type: 'factor';
+  /** Default 1. */
+  factor?: number;
+  /** The reference's quirk: a first failure at the very last candidate passes too. Default false. */
+  lastPair?: boolean;
+}
+
+/** See {@link FactorSampler}. */
+export const factor: SamplerDefinition<FactorSampler, Required<FactorSampler>> = {
+  type: 'factor',
+  forms: {
+    factor: {
+      base: { type: 'factor' },
+      main: 'factor',
+      options: { factor: 'number', lastPair: 'boolean' },
+      help: ['factor[:1]', "Fast-dLLM's factor rule"],
+    },
+  },
+
+  resolve(given) {
+    checkKeys('sampler', given, ['type', 'factor', 'lastPair']);
+    const { factor: value = 1, lastPair = false } = given;
+    checkNumber('sampler.factor', value, { min: 0, max: 1e6 });
+    checkChoice('sampler.lastPair', lastPair, [true, false] as const);
+    return { type: 'factor', factor: value, lastPair };
+  },
+
+  request: ({ factor: value, lastPair }, reference) => ({
+    rule: 'factor',
+    factor: value,
+    factorLastPair: lastPair || reference,
+  }),
+
+  referenceEmptyPass: false,
+};

@@ -1,0 +1,66 @@
+// LLaDA's fixed schedule.
+import { checkChoice, checkInteger, checkKeys } from '../../options';
+import type { SamplerDefinition } from './definition';
+
+/** LLaDA's fixed schedule: the masks of a block are spread evenly over its steps. */
+export interface FixedSampler {
+  type: 'fixed';
+  /** Steps for the whole generation, divided evenly among the blocks. Default: one token per step. */
+  steps?: number;
+  /**
+   * Which positions go first: the most confident (default), random ones, or those of lowest entropy (dParallel's cached
+   * decoders).
+   */
+  remasking?: 'low_confidence' | 'random' | 'low_entropy';
+}
+
+/** {@link FixedSampler} with defaults; `steps` null: one token per step. */
+export type ResolvedFixedSampler = Required<Omit<FixedSampler, 'steps'>> & { steps: number | null };
+
+/** See {@link FixedSampler}. */
+export const fixed: SamplerDefinition<FixedSampler, ResolvedFixedSampler> = {
+  type: 'fixed',
+  forms: {
+    fixed: {
+      base: { type: 'fixed' },
+      main: 'steps',
+      options: { steps: 'number', remasking: 'text' },
+      help: [
+        'fixed[:16]',
+        '16 forward passes in all, the most confident positions first; without a number one token per pass',
+      ],
+    },
+    random: {
+      base: { type: 'fixed', remasking: 'random' },
+      main: 'steps',
+      options: { steps: 'number' },
+      help: ['random[:16]', 'as fixed, positions in random order'],
+    },
+  },
+
+  resolve(given) {
+    checkKeys('sampler', given, ['type', 'steps', 'remasking']);
+    const { steps, remasking = 'low_confidence' } = given;
+    if (steps !== undefined) checkInteger('sampler.steps', steps, { min: 1, max: 1e9 });
+    checkChoice('sampler.remasking', remasking, ['low_confidence', 'random', 'low_entropy'] as const);
+    return { type: 'fixed', steps: steps ?? null, remasking };
+  },
+
+  request: ({ remasking }) => ({
+    rule: remasking === 'random' ? 'random' : 'fixed',
+    byEntropy: remasking === 'low_entropy',
+  }),
+
+  count({ steps }, { firstMasks, step, blocks }) {
+    // The steps are those of the whole generation, shared evenly by its blocks, as in the reference; the first steps of
+    // a block take one mask more where they do not divide.
+    const perBlock = steps === null ? firstMasks : Math.floor(steps / blocks);
+    if (step >= perBlock) return null;
+    return Math.floor(firstMasks / perBlock) + (step < firstMasks % perBlock ? 1 : 0);
+  },
+
+  checkBlocks({ steps }, blocks) {
+    if (steps !== null && steps % blocks !== 0)
+      throw new RangeError(`sampler.steps: expected a multiple of the number of blocks (${blocks}), got ${steps}`);
+  },
+};

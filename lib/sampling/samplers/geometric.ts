@@ -1,0 +1,49 @@
+// A fixed share of what is left.
+import type { NativeRule } from '../../native';
+import { checkChoice, checkKeys, checkNumber } from '../../options';
+import type { SamplerDefinition } from './definition';
+
+/**
+ * A fixed share of what is left: each step unmasks max(1, ⌊phi · masks of the block + ½⌋) positions, so their number
+ * falls geometrically.
+ */
+export interface GeometricSampler {
+  type: 'geometric';
+  /** 0..1. Default 0.5. */
+  phi?: number;
+  /** Which positions go first. Default "confidence". */
+  order?: 'confidence' | 'random' | 'left_to_right';
+}
+
+const RULES = { confidence: 'fixed', random: 'random', left_to_right: 'leftToRight' } as const satisfies Record<
+  string,
+  NativeRule
+>;
+
+/** See {@link GeometricSampler}. */
+export const geometric: SamplerDefinition<GeometricSampler, Required<GeometricSampler>> = {
+  type: 'geometric',
+  forms: {
+    geometric: {
+      base: { type: 'geometric' },
+      main: 'phi',
+      options: { phi: 'number', order: 'text' },
+      help: [
+        'geometric[:0.5]',
+        'half of what is left in each pass, the most confident first; geometric:0.5:order=random or left_to_right',
+      ],
+    },
+  },
+
+  resolve(given) {
+    checkKeys('sampler', given, ['type', 'phi', 'order']);
+    const { phi = 0.5, order = 'confidence' } = given;
+    checkNumber('sampler.phi', phi, { minExclusive: 0, max: 1 });
+    checkChoice('sampler.order', order, ['confidence', 'random', 'left_to_right'] as const);
+    return { type: 'geometric', phi, order };
+  },
+
+  request: ({ order }) => ({ rule: RULES[order] }),
+
+  count: ({ phi }, { masks }) => Math.max(1, Math.floor(phi * masks + 0.5)),
+};

@@ -1,0 +1,98 @@
+// The built-in samplers. A new one is a file here and a line in the list; the union of their types, the text forms and
+// the command line's help follow from it.
+import { checkChoice } from '../../options';
+import { parseForm } from '../text-form';
+import type { CustomSampler } from '../types';
+import { confidence } from './confidence';
+import { d3llm } from './d3llm';
+import type { RuleRequest, SamplerDefinition } from './definition';
+import { entropy } from './entropy';
+import { entropySum } from './entropy-sum';
+import { factor } from './factor';
+import { fixed } from './fixed';
+import { geometric } from './geometric';
+import { planner } from './planner';
+
+export type { ConfidenceSampler } from './confidence';
+export type { D3llmSampler } from './d3llm';
+export type { EntropySampler } from './entropy';
+export type { EntropySumSampler } from './entropy-sum';
+export type { FactorSampler } from './factor';
+export type { FixedSampler } from './fixed';
+export type { GeometricSampler } from './geometric';
+export type { PlannerSampler } from './planner';
+
+const SAMPLERS = [planner, confidence, factor, entropy, entropySum, geometric, fixed, d3llm] as const;
+
+type Definition = (typeof SAMPLERS)[number];
+
+/** A built-in sampler: plain JSON, written unchanged into reports. */
+export type SamplerObject = Parameters<Definition['resolve']>[0];
+
+/** A built-in sampler with every default filled in. */
+export type ResolvedSampler = ReturnType<Definition['resolve']>;
+
+/** How positions to unmask are chosen. */
+export type Sampler = SamplerObject | CustomSampler;
+
+const definitions = SAMPLERS as unknown as readonly SamplerDefinition<SamplerObject, ResolvedSampler>[];
+const TYPES = definitions.map(({ type }) => type);
+const FORMS = Object.assign({}, ...definitions.map(({ forms }) => forms)) as Definition['forms'];
+
+/** The definition of a sampler's type. */
+export function definitionOf({
+  type,
+}: {
+  type: SamplerObject['type'];
+}): SamplerDefinition<SamplerObject, ResolvedSampler> {
+  return definitions[TYPES.indexOf(type)];
+}
+
+/**
+ * Checks a sampler and fills in its defaults.
+ * @param sampler undefined takes the planner where there is one, else the confidence threshold.
+ * @throws TypeError, RangeError naming the option, what was expected and what came.
+ */
+export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean): ResolvedSampler | CustomSampler {
+  if (typeof sampler === 'function') return sampler;
+  const given: SamplerObject =
+    sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
+  if (typeof given !== 'object' || given === null)
+    throw new TypeError(`sampler: expected an object with a "type", or a function, got ${String(given)}`);
+  checkChoice('sampler.type', given.type, TYPES);
+  return definitionOf(given).resolve(given);
+}
+
+/** The native rule of a sampler. `reference` applies the reference's quirks to the rival samplers. */
+export function ruleRequest(
+  sampler: ResolvedSampler | CustomSampler,
+  hasPlanner: boolean,
+  reference: boolean,
+): RuleRequest {
+  if (typeof sampler === 'function') return { rule: 'none', planner: hasPlanner };
+  // The rivals' reference code lets the mask token be predicted; dUltra's does not.
+  return { excludeMask: !reference, ...definitionOf(sampler).request(sampler, reference) };
+}
+
+/** Every name that {@link parseSampler} knows. */
+export const SAMPLER_NAMES: readonly string[] = Object.keys(FORMS);
+
+/** How each is written with its default value, and what it does. */
+export const SAMPLER_HELP: readonly (readonly [form: string, text: string])[] = Object.values(FORMS).map(
+  ({ help }) => help,
+);
+
+/**
+ * A sampler out of its short form: a name, then values after colons. A bare value sets the sampler's main option,
+ * `name=value` any: "planner", "planner:bernoulli", "planner:1.5" (probabilityScale), "planner-round:1.1",
+ * "planner-cut:0.5", "confidence:0.9", "factor:1:lastPair=true", "entropy:0.45", "entropy-sum:0.1",
+ * "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps, positions at random),
+ * "d3llm:0.45:blockAddThreshold=0.1". A comma never occurs in it, so that lists can be split at commas.
+ * @returns what was written and nothing else; defaults are filled in where the sampler is used.
+ * @throws RangeError naming the part, what was expected and what came.
+ */
+export function parseSampler(text: string): SamplerObject {
+  const sampler = parseForm<SamplerObject>('sampler', text, FORMS, 'confidence:0.9');
+  resolveSampler(sampler, true);
+  return sampler;
+}

@@ -1,0 +1,84 @@
+// What the denoising loop shows of itself.
+
+/** Why a row ended: nothing left to unmask, or decided up to its end-of-sequence token. */
+export type FinishReason = 'length' | 'eos';
+
+/**
+ * What a custom sampler sees of one row at one step. Arrays are parallel, one entry per candidate, in ascending
+ * position.
+ */
+export interface SamplerCandidates {
+  /** Index of the row in the batch. */
+  row: number;
+  /** Denoising steps this row has taken before this one. */
+  step: number;
+  /** In-row indices of the masked positions before the end of the current block. */
+  positions: Int32Array;
+  /** Token that each position would be given. */
+  tokens: Int32Array;
+  /** Softmax probability of that token. */
+  confidences: Float32Array;
+  /** Entropy of the prediction, nats. */
+  entropies: Float32Array;
+  /** Log-probability of that token. */
+  logProbs: Float32Array;
+  /** Planner logits, null for a checkpoint without a planner. */
+  plannerLogits: Float32Array | null;
+  /** The row's ids as they stand, masks included. */
+  ids: Int32Array;
+}
+
+/**
+ * A sampler of your own: returns the positions (a subset of `candidates.positions`) to unmask now. Returning none lets
+ * the most confident one through, so that every step makes progress.
+ */
+export type CustomSampler = (candidates: SamplerCandidates) => ArrayLike<number> | Promise<ArrayLike<number>>;
+
+/** What one row did in one step. Arrays are per candidate, in ascending position. */
+export interface DenoiseRow {
+  /** Index of the row in the batch. */
+  row: number;
+  /** Current block, from 0. */
+  block: number;
+  /** 1 − masks / row length before the step: the planner's timestep. */
+  timestep: number;
+  /** In-row positions that the pass computed; all of them without a cache. */
+  computed: Int32Array;
+  /** In-row indices of the candidates. */
+  positions: Int32Array;
+  /** Token that each would be given. */
+  tokens: Int32Array;
+  /** Log-probability of that token. */
+  logProbs: Float32Array;
+  /** Softmax probability of that token. */
+  confidences: Float32Array;
+  /** Entropy of the prediction, nats. */
+  entropies: Float32Array;
+  /** Raw planner logits; null where no planner ran. */
+  plannerLogits: Float32Array | null;
+  /** Unmasking probabilities of the planner samplers (above 1 where `probabilityScale` takes them there), else 0. */
+  probabilities: Float32Array;
+  /** Each candidate's part of the step's log-likelihood (planner samplers), else 0. */
+  logLikelihoods: Float32Array;
+  /** 1 where the candidate was unmasked. */
+  selected: Uint8Array;
+  /**
+   * The sampler selected nothing (d3llm: nothing in the first block that must progress) and one position was let
+   * through.
+   */
+  forced: boolean;
+  /** That position, or -1. */
+  forcedPosition: number;
+  /** The row's ids after the step. */
+  ids: Int32Array;
+  /** The row is finished after this step. */
+  finished: boolean;
+}
+
+/** One forward pass of the batch. */
+export interface DenoiseStep {
+  /** From 0. */
+  step: number;
+  /** Rows that took part, ascending. */
+  rows: DenoiseRow[];
+}
