@@ -63,9 +63,6 @@ Napi::Value masked_attention(const Napi::CallbackInfo& info) {
   else
     type_error(env, "mask", "\"bidirectional\", \"causal\" or \"block-causal\", got \"" + mask + "\"");
   guarded(env, [&] {
-    check_argument(r.args.heads % r.args.kv_heads == 0, "heads: expected a multiple of kvHeads (" +
-                                                            std::to_string(r.args.kv_heads) + "), got " +
-                                                            std::to_string(r.args.heads));
     const int64_t q_width = int64_t(r.args.heads) * r.args.head_dim,
                   kv_width = int64_t(r.args.kv_heads) * r.args.head_dim;
     check_argument(int64_t(r.q.size()) % q_width == 0,

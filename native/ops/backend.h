@@ -1,6 +1,7 @@
-// The Backend: one virtual method per operation. native/model is written once against this interface; native/backends/*
-// implement it. Sizes: M rows of a packed activation, K and N matrix sizes, C hidden, H query heads, Hk key/value
-// heads, D head size, V vocabulary, B sequences ("rows" of a batch), T positions of one sequence.
+// The Backend: one method per operation, which checks its arguments and calls a virtual one (ops.inc lists them).
+// native/model is written once against this interface; native/backends/* implement it. Sizes: M rows of a packed
+// activation, K and N matrix sizes, C hidden, H query heads, Hk key/value heads, D head size, V vocabulary, B sequences
+// ("rows" of a batch), T positions of one sequence.
 //
 // Contracts that hold for every method:
 // * Activations are fp32, but for operands: what matrix products and attention read. Those may be arrays of
@@ -243,129 +244,117 @@ class Backend {
   virtual void release(void* pointer) = 0;
   virtual void upload(void* to, const void* from_host, size_t bytes) = 0;
   virtual void download(void* to_host, const void* from, size_t bytes) = 0;
+  // Whether the host may read the array at `pointer`: not where it lies in the memory of a device.
+  virtual bool host_may_read(const void* /*pointer*/) const { return true; }
   // Lives no longer than the backend.
   virtual std::unique_ptr<Exchange> make_exchange() { return std::make_unique<Exchange>(); }
 
   // --- matrix products ---------------------------------------------------------------------------
   // Stacks `parts` (each (part.rows, cols)) and packs them, stored as `storage`: kBF16 where compute() is kBF16.
-  virtual std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) = 0;
+  std::unique_ptr<Matrix> make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage);
   // Packs new values into a matrix that make_matrix made of parts of the same shapes.
-  virtual void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) = 0;
+  void update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts);
   // out (M, N) = x (M, K) w^T + bias (N, may be null); adds to what out holds if `accumulate`, which must be fp32 then.
   // Consecutive rows of out are `out_stride` numbers apart. x and out are bf16 only where compute() is kBF16.
-  virtual void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
-                              const float* bias, bool accumulate) = 0;
+  void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias,
+                      bool accumulate);
   // dx (M, K) = dy (M, N) w (N, K) with w row-major, in fp32 or as Matrix::bf16_rows gives it; adds to what dx holds if
   // `accumulate`, which must be fp32 then. Rows of dy are `dy_stride` numbers apart.
-  virtual void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n,
-                                     int64_t k, bool accumulate) = 0;
+  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n, int64_t k,
+                             bool accumulate);
   // dx (M, K) = dy (M, rows) w with w rows [first_row, first_row + rows) of a matrix (N, K): the same bits as from a
   // row-major fp32 copy of them.
-  virtual void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
-                                     int64_t rows, int64_t m, bool accumulate) = 0;
+  void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
+                             int64_t rows, int64_t m, bool accumulate);
   // dw (N, K) += dy (M, N)^T x (M, K), each element the sum of chains over ascending rows, cut where the shape alone
   // says; db (N, may be null) += column sums of dy.
-  virtual void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m,
-                                      int64_t n, int64_t k) = 0;
+  void linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x, int64_t m,
+                              int64_t n, int64_t k);
 
   // --- rows --------------------------------------------------------------------------------------
   // out (M, C) = table (V, C)[ids (M)]
-  virtual void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
-                                 int64_t c) = 0;
+  void embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m, int64_t c);
   // out (M, C) = x (., C)[index (M)], rounded where out is the narrower
-  virtual void gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) = 0;
+  void gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c);
   // to (., C)[index (M)] = from (M, C), rounded to `dtype` (kF32 or kBF16); no row of `to` occurs twice. Keys and
-  // values into their cache. A backend that has no such operation copies row by row, and refuses bf16 (as it then need
-  // not read such keys and values).
-  virtual void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
-    if (dtype != DType::kF32)
-      throw Error(ErrorCode::kDeviceUnavailable, std::string(name()) + ": keys and values are cached in fp32 only");
-    for (int64_t i = 0; i < m; ++i) copy(static_cast<float*>(to) + int64_t(index[i]) * c, from.f32() + i * c, c);
-  }
+  // values into their cache.
+  void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c);
   // out (M, C) = x / sqrt(mean(x^2) + eps) * weight (C)
-  virtual void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) = 0;
+  void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps);
   // copied (M, C) = x (., C)[index (M)], or the rows of x as they come if index is null; out (M, C) = rmsnorm_forward
-  // of copied. What a backend gains by one pass may not show in the bits.
-  virtual void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight,
-                                    int64_t m, int64_t c, float eps) {
-    if (index)
-      gather_rows(copied, x, index, m, c);
-    else
-      copy(copied, x, m * c);
-    rmsnorm_forward(out, copied, weight, m, c, eps);
-  }
+  // of copied. Fusing must not change the result's bits.
+  void rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index, const float* weight,
+                            int64_t m, int64_t c, float eps);
   // out (M, C) = (x - mean) / sqrt(var + eps) * mul (G, C)[group (M)] + add (G, C)[group (M)]; group null: group 0.
-  virtual void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group,
-                                 int64_t m, int64_t c, float eps) = 0;
+  void layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group,
+                         int64_t m, int64_t c, float eps);
   // In place on x (M, heads, D), rows `stride` apart: rotates pairs (j, j + D/2) by positions (M) * theta^(-2j/D),
   // angles in fp32.
-  virtual void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                            float theta) = 0;
+  void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta);
   // Keys and values into their cache: rope_forward of the keys of kv (M, 2, Hk, D), then store_rows (to.data, to.dtype,
   // kv, index, M, 2 Hk D), with the same bits. What kv holds afterwards is undefined.
-  virtual void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
-                                  int kv_heads, int head_dim, float theta) {
-    const int64_t width = 2 * int64_t(kv_heads) * head_dim;
-    rope_forward(kv, width, positions, m, kv_heads, head_dim, theta);
-    store_rows(to.data, to.dtype, kv, index, m, width);
-  }
+  void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads,
+                          int head_dim, float theta);
   // out (M, F) = silu(gate) * up, gate_up (M, 2F) with gate in the first F columns
-  virtual void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) = 0;
+  void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f);
   // In place: x = x * sigmoid(x) over n numbers
-  virtual void silu_forward(float* x, int64_t n) = 0;
+  void silu_forward(float* x, int64_t n);
   // logit (M) = layernorm(x (M, C)) (as layernorm_forward) . weight (C) + bias, without storing the normed rows: the
   // planner's last AdaLN and its linear in one pass.
-  virtual void planner_score_forward(float* logit, const float* x, const float* mul, const float* add,
-                                     const int32_t* group, const float* weight, float bias, int64_t m, int64_t c,
-                                     float eps) = 0;
+  void planner_score_forward(float* logit, const float* x, const float* mul, const float* add, const int32_t* group,
+                             const float* weight, float bias, int64_t m, int64_t c, float eps);
 
   // Backward of the above. Gradients of inputs are overwritten, except where "+=" is said; gradients of weights always
-  // add. Sums over rows run in a fixed order that does not depend on the thread count. dtable (V, C) += rows of dout
-  // (M, C), in ascending row order
-  virtual void embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) = 0;
+  // add. Sums over rows run in a fixed order that does not depend on the thread count.
+  // dtable (V, C) += rows of dout (M, C), in ascending row order
+  void embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c);
   // x (., C)[index (M)] += from (M, C), in ascending order: the gradient of gather_rows
-  virtual void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) = 0;
+  void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c);
   // dx (M, C) += ..., dweight (C) += ... (null: not wanted)
-  virtual void rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight,
-                                int64_t m, int64_t c, float eps) = 0;
+  void rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight, int64_t m,
+                        int64_t c, float eps);
   // dx (M, C) += ...; dmul, dadd (G, C) += ... (both null: not wanted)
-  virtual void layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x,
-                                  const float* mul, const int32_t* group, int64_t m, int64_t c, float eps) = 0;
+  void layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x, const float* mul,
+                          const int32_t* group, int64_t m, int64_t c, float eps);
   // In place on dx, laid out as x of rope_forward: turns back by the same angles.
-  virtual void rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                             float theta) = 0;
+  void rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                     float theta);
   // dgate_up (M, 2F) from dout (M, F); may be in place of gate_up, if of its type
-  virtual void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) = 0;
+  void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f);
   // dx (n) = dout * silu'(x), x before silu_forward; may be in place of dout
-  virtual void silu_backward(float* dx, const float* dout, const float* x, int64_t n) = 0;
+  void silu_backward(float* dx, const float* dout, const float* x, int64_t n);
   // From dlogit (M): dx (M, C) += ...; dmul, dadd (G, C) += ... (both null: not wanted); dweight (C) += ... and *dbias
   // += ... (null: not wanted)
-  virtual void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias,
-                                      const float* dlogit, const float* x, const float* mul, const float* add,
-                                      const int32_t* group, const float* weight, int64_t m, int64_t c, float eps) = 0;
+  void planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias, const float* dlogit,
+                              const float* x, const float* mul, const float* add, const int32_t* group,
+                              const float* weight, int64_t m, int64_t c, float eps);
   // logits (M, V) is overwritten with dL/dlogits for dL/d(log_prob) (M) of `tokens` (M), log_prob as sample_forward
   // gives it at this temperature (0 or 1: untempered) and excluded_token.
-  virtual void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab,
-                                 float temperature, int32_t excluded_token) = 0;
+  void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab,
+                         float temperature, int32_t excluded_token);
 
   // --- attention, sampling, unmasking ------------------------------------------------------------
-  virtual void attention_forward(const AttentionArgs& args) = 0;
-  virtual void sample_forward(const SampleArgs& args) = 0;
-  virtual void unmask(const UnmaskArgs& args) = 0;
-  virtual void attention_backward(const AttentionGradArgs& args) = 0;
-  virtual void likelihood_forward(const LikelihoodArgs& args) = 0;
-  virtual void likelihood_backward(const LikelihoodGradArgs& args) = 0;
+  void attention_forward(const AttentionArgs& args);
+  void sample_forward(const SampleArgs& args);
+  void unmask(const UnmaskArgs& args);
+  void attention_backward(const AttentionGradArgs& args);
+  void likelihood_forward(const LikelihoodArgs& args);
+  void likelihood_backward(const LikelihoodGradArgs& args);
 
   // --- optimiser ---------------------------------------------------------------------------------
   // Sum of squares in double, in a fixed order.
-  virtual double sum_squares(const float* x, int64_t n) = 0;
-  virtual void adamw_step(const AdamWArgs& args) = 0;
-  virtual void fill_zero(float* x, int64_t n) = 0;
+  double sum_squares(const float* x, int64_t n);
+  void adamw_step(const AdamWArgs& args);
+  void fill_zero(float* x, int64_t n);
   // to (n) = from (n), both backend memory
-  virtual void copy(float* to, const float* from, int64_t n) = 0;
+  void copy(float* to, const float* from, int64_t n);
 
  protected:
   explicit Backend(Compute compute) : compute_(compute) {}
+
+  // do_<operation>, which a backend implements: the public method has checked the arguments.
+#define DULTRA_OP(result, name, parameters, arguments) virtual result do_##name parameters = 0;
+#include "ops/ops.inc"
 
  private:
   const Compute compute_;

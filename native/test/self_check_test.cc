@@ -13,8 +13,8 @@ namespace {
 class WrongNorm : public cpu::CpuBackend {
  public:
   WrongNorm() : CpuBackend(1, "", Compute::kF32) {}
-  void rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override {
-    CpuBackend::rmsnorm_forward(out, x, weight, m, c, eps);
+  void do_rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) override {
+    CpuBackend::do_rmsnorm_forward(out, x, weight, m, c, eps);
     out.f32()[m * c - 1] *= 1.01f;
   }
 };
@@ -22,8 +22,8 @@ class WrongNorm : public cpu::CpuBackend {
 class WrongDraw : public cpu::CpuBackend {
  public:
   WrongDraw() : CpuBackend(1, "", Compute::kF32) {}
-  void sample_forward(const SampleArgs& args) override {
-    CpuBackend::sample_forward(args);
+  void do_sample_forward(const SampleArgs& args) override {
+    CpuBackend::do_sample_forward(args);
     args.token[args.rows - 1] ^= 1;
   }
 };
@@ -31,8 +31,8 @@ class WrongDraw : public cpu::CpuBackend {
 class NotANumber : public cpu::CpuBackend {
  public:
   NotANumber() : CpuBackend(1, "", Compute::kF32) {}
-  void attention_forward(const AttentionArgs& args) override {
-    CpuBackend::attention_forward(args);
+  void do_attention_forward(const AttentionArgs& args) override {
+    CpuBackend::do_attention_forward(args);
     args.out.f32()[0] = NAN;
   }
 };

@@ -1,6 +1,5 @@
 // Attention: cuts sequences and heads into tiles of queries and finds the keys that each query sees.
 #include <algorithm>
-#include <string>
 #include <vector>
 
 #include "backends/cpu/aligned.h"
@@ -41,20 +40,9 @@ struct KeyRange {
   }
 };
 
-void check_shape(const AttentionArgs& a) {
-  check_argument(
-      a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
-      "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
-  check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
-  check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0,
-                 "block: expected a positive number, got " + std::to_string(a.block));
-  check_argument(a.k.dtype == a.v.dtype, "v: expected values of the type of the keys");
-}
-
 }  // namespace
 
-void CpuBackend::attention_forward(const AttentionArgs& a) {
-  check_shape(a);
+void CpuBackend::do_attention_forward(const AttentionArgs& a) {
   const RowKernels& rows = kernels_->rows;
   const float* q = a.q.f32();
   float* out = a.out.f32();
@@ -115,10 +103,8 @@ void CpuBackend::attention_forward(const AttentionArgs& a) {
   });
 }
 
-void CpuBackend::attention_backward(const AttentionGradArgs& args) {
+void CpuBackend::do_attention_backward(const AttentionGradArgs& args) {
   const AttentionArgs& a = args.forward;
-  check_shape(a);
-  check_argument(a.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
   const RowKernels& rows = kernels_->rows;
   const float *q = a.q.f32(), *k = a.k.f32(), *v = a.v.f32(), *out = a.out.f32(), *dout = args.dout.f32();
   float *dq = args.dq.f32(), *dk = args.dk.f32(), *dv = args.dv.f32();

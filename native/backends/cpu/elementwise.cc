@@ -79,8 +79,8 @@ std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, int head_dim, floa
 
 }  // namespace
 
-void CpuBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
-                                   int64_t c) {
+void CpuBackend::do_embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
+                                      int64_t c) {
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t from = int64_t(ids[i]) * c;
@@ -98,7 +98,7 @@ void CpuBackend::embedding_forward(float* out, const void* table, DType dtype, c
   });
 }
 
-void CpuBackend::copy(float* to, const float* from, int64_t n) {
+void CpuBackend::do_copy(float* to, const float* from, int64_t n) {
   constexpr int64_t kPiece = 4096;
   parallel_ranges(pool_, (n + kPiece - 1) / kPiece, kPiece, [&](int64_t begin, int64_t end) {
     std::memcpy(to + begin * kPiece, from + begin * kPiece,
@@ -106,7 +106,7 @@ void CpuBackend::copy(float* to, const float* from, int64_t n) {
   });
 }
 
-void CpuBackend::gather_rows(Array out_array, ConstArray x_array, const int32_t* index, int64_t m, int64_t c) {
+void CpuBackend::do_gather_rows(Array out_array, ConstArray x_array, const int32_t* index, int64_t m, int64_t c) {
   float* out = out_array.f32();
   const float* x = x_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
@@ -115,8 +115,8 @@ void CpuBackend::gather_rows(Array out_array, ConstArray x_array, const int32_t*
   });
 }
 
-void CpuBackend::store_rows(void* to, DType dtype, ConstArray from_array, const int32_t* index, int64_t m, int64_t c) {
-  check_argument(dtype == DType::kF32 || dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+void CpuBackend::do_store_rows(void* to, DType dtype, ConstArray from_array, const int32_t* index, int64_t m,
+                               int64_t c) {
   const float* from = from_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -132,11 +132,11 @@ void CpuBackend::store_rows(void* to, DType dtype, ConstArray from_array, const 
   });
 }
 
-void CpuBackend::embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
-  scatter_add_rows(dtable, dout, ids, m, c);
+void CpuBackend::do_embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
+  do_scatter_add_rows(dtable, dout, ids, m, c);
 }
 
-void CpuBackend::scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
+void CpuBackend::do_scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
   // Several rows may go to the same place, so threads divide the columns: every sum then keeps the order of the rows.
   parallel_ranges(pool_, (c + kColumns - 1) / kColumns, m * kColumns, [&](int64_t begin, int64_t end) {
     const int64_t last = std::min(c, end * kColumns);
@@ -149,12 +149,9 @@ void CpuBackend::scatter_add_rows(float* x, const float* from, const int32_t* in
 
 void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
                         float theta, float direction) {
-  check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
   int64_t count = 0;
-  for (int64_t i = 0; i < m; ++i) {
-    check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
+  for (int64_t i = 0; i < m; ++i)
     if (positions[i] < kRopeTablePositions) count = std::max(count, int64_t(positions[i]) + 1);
-  }
   std::shared_ptr<const RopeTable> table;
   if (count > 0) table = rope_table(pool_, head_dim, theta, count);
   const int64_t half = head_dim / 2;
@@ -179,17 +176,24 @@ void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int6
   });
 }
 
-void CpuBackend::rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                              float theta) {
+void CpuBackend::do_rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                                 float theta) {
   rotate(x.f32(), stride, positions, m, heads, head_dim, theta, 1);
 }
 
-void CpuBackend::rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                               float theta) {
+void CpuBackend::do_rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads,
+                                  int head_dim, float theta) {
   rotate(dx.f32(), stride, positions, m, heads, head_dim, theta, -1);
 }
 
-void CpuBackend::swiglu_forward(Array out_array, ConstArray gate_up_array, int64_t m, int64_t f) {
+void CpuBackend::do_rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
+                                       int kv_heads, int head_dim, float theta) {
+  const int64_t width = 2 * int64_t(kv_heads) * head_dim;
+  do_rope_forward(kv, width, positions, m, kv_heads, head_dim, theta);
+  do_store_rows(to.data, to.dtype, kv, index, m, width);
+}
+
+void CpuBackend::do_swiglu_forward(Array out_array, ConstArray gate_up_array, int64_t m, int64_t f) {
   float* out = out_array.f32();
   const float* gate_up = gate_up_array.f32();
   parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
@@ -198,14 +202,14 @@ void CpuBackend::swiglu_forward(Array out_array, ConstArray gate_up_array, int64
   });
 }
 
-void CpuBackend::silu_forward(float* x, int64_t n) {
+void CpuBackend::do_silu_forward(float* x, int64_t n) {
   parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece, [&](int64_t begin, int64_t end) {
     kernels_->rows.silu(x + begin * kPiece, std::min(end * kPiece, n) - begin * kPiece);
   });
 }
 
-void CpuBackend::swiglu_backward(Array dgate_up_array, ConstArray dout_array, ConstArray gate_up_array, int64_t m,
-                                 int64_t f) {
+void CpuBackend::do_swiglu_backward(Array dgate_up_array, ConstArray dout_array, ConstArray gate_up_array, int64_t m,
+                                    int64_t f) {
   float* dgate_up = dgate_up_array.f32();
   const float *dout = dout_array.f32(), *gate_up = gate_up_array.f32();
   parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
@@ -217,7 +221,7 @@ void CpuBackend::swiglu_backward(Array dgate_up_array, ConstArray dout_array, Co
   });
 }
 
-void CpuBackend::silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
+void CpuBackend::do_silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
   parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece, [&](int64_t begin, int64_t end) {
     begin *= kPiece;
     kernels_->rows.silu_backward(dx + begin, dout + begin, x + begin, std::min(end * kPiece, n) - begin);

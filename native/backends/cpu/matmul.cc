@@ -7,6 +7,7 @@
 #include "backends/cpu/aligned.h"
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/parallel.h"
+#include "ops/check_args.h"
 
 namespace dultra {
 namespace cpu {
@@ -54,12 +55,6 @@ inline float widen_f16(uint16_t value) {
   bits |= uint32_t(value & 0x8000u) << 16;
   std::memcpy(&scaled, &bits, 4);
   return scaled;
-}
-
-void check_rows(const Matrix& matrix, int64_t first, int64_t count) {
-  check_argument(first >= 0 && count >= 0 && first + count <= matrix.rows(),
-                 "rows: expected a part of " + std::to_string(matrix.rows()) + ", got " + std::to_string(count) +
-                     " from " + std::to_string(first));
 }
 
 class PackedMatrix final : public Matrix {
@@ -420,24 +415,19 @@ void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, 
 
 bool CpuBackend::supports(Compute compute) const { return compute == Compute::kF32 || kernels_->matmul.bf16_products; }
 
-std::unique_ptr<Matrix> CpuBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
-  check_argument(cols > 0, "cols: expected at least 1, got " + std::to_string(cols));
-  check_argument(compute() == Compute::kF32 || storage == DType::kBF16, "storage: bf16 products need bf16 weights");
+std::unique_ptr<Matrix> CpuBackend::do_make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
   int64_t rows = 0;
-  for (const MatrixPart& part : parts) {
-    check_argument(part.rows >= 0, "rows: expected at least 0, got " + std::to_string(part.rows));
-    rows += part.rows;
-  }
+  for (const MatrixPart& part : parts) rows += part.rows;
   const WeightLayout layout = compute() == Compute::kBF16 ? kLayoutBF16Pairs
                               : storage == DType::kF32    ? kLayoutF32
                               : storage == DType::kBF16   ? kLayoutBF16
                                                           : kLayoutF16;
   auto matrix = std::make_unique<PackedMatrix>(rows, cols, layout, kernels_->matmul);
-  update_matrix(*matrix, parts);
+  do_update_matrix(*matrix, parts);
   return matrix;
 }
 
-void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts) {
+void CpuBackend::do_update_matrix(Matrix& to, const std::vector<MatrixPart>& parts) {
   PackedMatrix& matrix = static_cast<PackedMatrix&>(to);
   const DType storage = matrix.layout == kLayoutF32   ? DType::kF32
                         : matrix.layout == kLayoutF16 ? DType::kF16
@@ -445,8 +435,6 @@ void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts)
   const int64_t nr = matrix.nr, rows = matrix.rows(), cols = matrix.cols();
   std::vector<int64_t> first_row(1, 0);  // of each part
   for (const MatrixPart& part : parts) first_row.push_back(first_row.back() + part.rows);
-  check_argument(first_row.back() == rows,
-                 "parts: expected " + std::to_string(rows) + " rows, got " + std::to_string(first_row.back()));
   parallel_ranges(pool_, matrix.panels, cols * nr, [&](int64_t begin, int64_t end) {
     std::vector<PanelRow> panel_rows(static_cast<size_t>(nr));
     for (int64_t panel = begin; panel < end; ++panel) {
@@ -474,8 +462,8 @@ void CpuBackend::update_matrix(Matrix& to, const std::vector<MatrixPart>& parts)
   });
 }
 
-void CpuBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
-                                const float* bias, bool accumulate) {
+void CpuBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
+                                   const float* bias, bool accumulate) {
   const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
   if (m <= 0 || matrix.rows() == 0) return;
   Product product(kernels_->matmul, matrix);
@@ -490,11 +478,11 @@ void CpuBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int
   product.run_on(&pool_);
 }
 
-void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n,
-                                       int64_t k, bool accumulate) {
+void CpuBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m,
+                                          int64_t n, int64_t k, bool accumulate) {
   if (m <= 0 || k <= 0) return;
   if (n == 0) {
-    if (!accumulate) fill_zero(dx.f32(), m * k);
+    if (!accumulate) do_fill_zero(dx.f32(), m * k);
     return;
   }
   Product product(kernels_->matmul, pack_panels(&pool_, kernels_->matmul, w.f32(), n, k), n, k);
@@ -507,14 +495,13 @@ void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_strid
   product.run_on(&pool_);
 }
 
-void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
-                                       int64_t rows, int64_t m, bool accumulate) {
+void CpuBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w,
+                                          int64_t first_row, int64_t rows, int64_t m, bool accumulate) {
   const auto& matrix = static_cast<const PackedMatrix&>(w);
   const int64_t k = matrix.cols(), nr = matrix.nr, panels = ceil_div(k, nr);
-  check_rows(w, first_row, rows);
   if (m <= 0) return;
   if (rows == 0) {
-    if (!accumulate) fill_zero(dx.f32(), m * k);
+    if (!accumulate) do_fill_zero(dx.f32(), m * k);
     return;
   }
   // Some panels at a time bound the scratch memory; an element's chain of operations does not depend on the cut.
@@ -535,8 +522,8 @@ void CpuBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_strid
   }
 }
 
-void CpuBackend::linear_backward_weight(float* dw, float* db, ConstArray dy_array, int64_t dy_stride,
-                                        ConstArray x_array, int64_t m, int64_t n, int64_t k) {
+void CpuBackend::do_linear_backward_weight(float* dw, float* db, ConstArray dy_array, int64_t dy_stride,
+                                           ConstArray x_array, int64_t m, int64_t n, int64_t k) {
   if (m <= 0 || n <= 0) return;
   const float *dy = dy_array.f32(), *x = x_array.f32();
   const MatmulKernels& kernels = kernels_->matmul;

@@ -28,16 +28,16 @@ void add_by_columns(ThreadPool& pool, int64_t m, int64_t c, const Row& row) {
 
 }  // namespace
 
-void CpuBackend::rmsnorm_forward(Array out_array, const float* x, const float* weight, int64_t m, int64_t c,
-                                 float eps) {
+void CpuBackend::do_rmsnorm_forward(Array out_array, const float* x, const float* weight, int64_t m, int64_t c,
+                                    float eps) {
   float* out = out_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) kernels_->rows.rmsnorm(out + i * c, x + i * c, weight, c, eps);
   });
 }
 
-void CpuBackend::rmsnorm_copy_forward(Array out_array, float* copied, const float* x, const int32_t* index,
-                                      const float* weight, int64_t m, int64_t c, float eps) {
+void CpuBackend::do_rmsnorm_copy_forward(Array out_array, float* copied, const float* x, const int32_t* index,
+                                         const float* weight, int64_t m, int64_t c, float eps) {
   float* out = out_array.f32();
   parallel_ranges(pool_, m, 2 * c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -47,8 +47,8 @@ void CpuBackend::rmsnorm_copy_forward(Array out_array, float* copied, const floa
   });
 }
 
-void CpuBackend::layernorm_forward(float* out, const float* x, const float* mul, const float* add, const int32_t* group,
-                                   int64_t m, int64_t c, float eps) {
+void CpuBackend::do_layernorm_forward(float* out, const float* x, const float* mul, const float* add,
+                                      const int32_t* group, int64_t m, int64_t c, float eps) {
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t g = group ? group[i] : 0;
@@ -57,9 +57,9 @@ void CpuBackend::layernorm_forward(float* out, const float* x, const float* mul,
   });
 }
 
-void CpuBackend::planner_score_forward(float* logit, const float* x, const float* mul, const float* add,
-                                       const int32_t* group, const float* weight, float bias, int64_t m, int64_t c,
-                                       float eps) {
+void CpuBackend::do_planner_score_forward(float* logit, const float* x, const float* mul, const float* add,
+                                          const int32_t* group, const float* weight, float bias, int64_t m, int64_t c,
+                                          float eps) {
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t g = group ? group[i] : 0;
@@ -68,8 +68,8 @@ void CpuBackend::planner_score_forward(float* logit, const float* x, const float
   });
 }
 
-void CpuBackend::rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight,
-                                  int64_t m, int64_t c, float eps) {
+void CpuBackend::do_rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight,
+                                     int64_t m, int64_t c, float eps) {
   const int64_t pieces = (m + kPieceRows - 1) / kPieceRows;
   std::vector<float> sums(dweight ? static_cast<size_t>(pieces * c) : 0);
   parallel_ranges(pool_, pieces, 4 * kPieceRows * c, [&](int64_t begin, int64_t end) {
@@ -82,8 +82,8 @@ void CpuBackend::rmsnorm_backward(float* dx, float* dweight, const float* dout, 
     for (int64_t j = 0; j < c; ++j) dweight[j] += sums[size_t(piece * c + j)];
 }
 
-void CpuBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x,
-                                    const float* mul, const int32_t* group, int64_t m, int64_t c, float eps) {
+void CpuBackend::do_layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x,
+                                       const float* mul, const int32_t* group, int64_t m, int64_t c, float eps) {
   std::vector<Moments> moments(static_cast<size_t>(m));
   const auto first = [&](int64_t i) { return group ? group[i] * c : 0; };
   parallel_ranges(pool_, m, 2 * c, [&](int64_t begin, int64_t end) {
@@ -98,9 +98,9 @@ void CpuBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const f
   });
 }
 
-void CpuBackend::planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias,
-                                        const float* dlogit, const float* x, const float* mul, const float* add,
-                                        const int32_t* group, const float* weight, int64_t m, int64_t c, float eps) {
+void CpuBackend::do_planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias,
+                                           const float* dlogit, const float* x, const float* mul, const float* add,
+                                           const int32_t* group, const float* weight, int64_t m, int64_t c, float eps) {
   std::vector<Moments> moments(static_cast<size_t>(m));
   const auto first = [&](int64_t i) { return group ? group[i] * c : 0; };
   parallel_ranges(pool_, m, 2 * c, [&](int64_t begin, int64_t end) {

@@ -58,7 +58,7 @@ void adamw_narrow(const RowKernels& kernels, const AdamWArgs& a, AdamWPiece piec
 
 }  // namespace
 
-double CpuBackend::sum_squares(const float* x, int64_t n) {
+double CpuBackend::do_sum_squares(const float* x, int64_t n) {
   std::vector<double> sums(static_cast<size_t>(pieces(n)));
   parallel_ranges(pool_, pieces(n), kPiece, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
@@ -69,9 +69,7 @@ double CpuBackend::sum_squares(const float* x, int64_t n) {
   return total;
 }
 
-void CpuBackend::adamw_step(const AdamWArgs& a) {
-  check_argument(a.step >= 1, "step: expected at least 1, got " + std::to_string(a.step));
-  check_argument(a.moments == DType::kF32 || a.moments == DType::kBF16, "moments: expected fp32 or bf16");
+void CpuBackend::do_adamw_step(const AdamWArgs& a) {
   AdamWPiece whole{};
   whole.scale = float(a.gradient_scale);
   whole.beta1 = float(a.beta1);
@@ -96,7 +94,7 @@ void CpuBackend::adamw_step(const AdamWArgs& a) {
   });
 }
 
-void CpuBackend::fill_zero(float* x, int64_t n) {
+void CpuBackend::do_fill_zero(float* x, int64_t n) {
   if (n > 0) std::memset(x, 0, size_t(n) * sizeof(float));
 }
 

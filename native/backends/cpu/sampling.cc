@@ -109,16 +109,8 @@ class Draw {
 
 }  // namespace
 
-void CpuBackend::sample_forward(const SampleArgs& a) {
-  check_argument(a.vocab > 0 && a.vocab <= std::numeric_limits<int32_t>::max(),
-                 "vocab: expected 1 to 2^31 - 1, got " + std::to_string(a.vocab));
-  check_argument(std::isfinite(a.temperature), "temperature: expected a finite number");
+void CpuBackend::do_sample_forward(const SampleArgs& a) {
   const RowKernels& kernels = kernels_->rows;
-  if (a.given)
-    for (int64_t row = 0; row < a.rows; ++row)
-      check_argument(
-          a.given[row] >= 0 && a.given[row] < a.vocab,
-          "given: expected tokens below vocab (" + std::to_string(a.vocab) + "), got " + std::to_string(a.given[row]));
   const bool noisy = a.temperature >= kLeastTemperature, draws = noisy && !a.given,
              tempered = noisy && a.tempered_log_prob;
   const float inverse_temperature = noisy ? 1.0f / a.temperature : 1.0f;
@@ -211,8 +203,8 @@ void CpuBackend::sample_forward(const SampleArgs& a) {
   }
 }
 
-void CpuBackend::log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m,
-                                   int64_t vocab, float temperature, int32_t excluded_token) {
+void CpuBackend::do_log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m,
+                                      int64_t vocab, float temperature, int32_t excluded_token) {
   const float inverse_temperature = temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f;
   parallel_ranges(pool_, m, 4 * vocab, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {

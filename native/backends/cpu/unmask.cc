@@ -74,13 +74,6 @@ class Decisions {
   bool only_top_;
 };
 
-void check_policy(float planner_temperature, float probability_scale) {
-  check_argument(planner_temperature > 0,
-                 "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
-  check_argument(probability_scale >= 0 && std::isfinite(probability_scale),
-                 "probability_scale: expected a finite number >= 0, got " + std::to_string(probability_scale));
-}
-
 // One row's candidates, as indices into the arrays of UnmaskArgs.
 class Row {
  public:
@@ -232,18 +225,15 @@ class Row {
 
 }  // namespace
 
-void CpuBackend::unmask(const UnmaskArgs& a) {
-  if (is_planner_rule(a.rule)) check_policy(a.planner_temperature, a.probability_scale);
+void CpuBackend::do_unmask(const UnmaskArgs& a) {
   for (int b = 0; b < a.batch; ++b) Row(a, b).run();
 }
 
-void CpuBackend::likelihood_forward(const LikelihoodArgs& a) {
-  check_policy(a.planner_temperature, a.probability_scale);
+void CpuBackend::do_likelihood_forward(const LikelihoodArgs& a) {
   for (int b = 0; b < a.batch; ++b) Decisions(a, b).forward();
 }
 
-void CpuBackend::likelihood_backward(const LikelihoodGradArgs& a) {
-  check_policy(a.forward.planner_temperature, a.forward.probability_scale);
+void CpuBackend::do_likelihood_backward(const LikelihoodGradArgs& a) {
   for (int b = 0; b < a.forward.batch; ++b) Decisions(a.forward, b).backward(a);
 }
 

@@ -189,6 +189,10 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
+bool CudaBackend::host_may_read(const void* pointer) const {
+  return !Call(const_cast<CudaBackend&>(*this)).on_device(pointer);
+}
+
 std::unique_ptr<Exchange> CudaBackend::make_exchange() { return std::make_unique<CudaExchange>(*this); }
 
 void CudaBackend::set_recording(bool on) {
@@ -307,23 +311,18 @@ void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, in
   synchronize();  // the host's memory may go
 }
 
-std::unique_ptr<Matrix> CudaBackend::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
-  check_argument(compute() != Compute::kBF16 || storage == DType::kBF16,
-                 "compute: bf16 products need weights stored as bf16");
+std::unique_ptr<Matrix> CudaBackend::do_make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   int64_t rows = 0;
   for (const MatrixPart& part : parts) rows += part.rows;
   auto matrix = std::make_unique<CudaMatrix>(*this, rows, cols, storage);
-  update_matrix(*matrix, parts);
+  do_update_matrix(*matrix, parts);
   return matrix;
 }
 
-void CudaBackend::update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) {
+void CudaBackend::do_update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) {
   auto& to = static_cast<CudaMatrix&>(matrix);
-  int64_t rows = 0, row = 0;
-  for (const MatrixPart& part : parts) rows += part.rows;
-  check_argument(rows == to.rows(),
-                 "update_matrix: expected " + std::to_string(to.rows()) + " rows, got " + std::to_string(rows));
+  int64_t row = 0;
   for (const MatrixPart& part : parts) {
     store_part(to.row(row), to.storage, part, to.cols());
     row += part.rows;
@@ -332,8 +331,6 @@ void CudaBackend::update_matrix(Matrix& matrix, const std::vector<MatrixPart>& p
 
 void CudaBackend::multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n,
                            int64_t k, const float* bias, bool accumulate, Compute compute) {
-  check_argument(!accumulate || out.dtype == DType::kF32,
-                 "accumulate: expected an array of fp32, sums are not rounded");
   if (m == 0 || n == 0) return;
   if (compute == Compute::kBF16 && lt_ && k > 0) {
     // Operands in bf16; what is not is packed, lines without gaps. A bias is of the result's type.
@@ -364,8 +361,8 @@ void CudaBackend::multiply(Array out, int64_t out_stride, const Operand& a, cons
   matmul(out, out_stride, a, b, m, n, k, bias, accumulate, compute, stream_);
 }
 
-void CudaBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
-                                 const float* bias, bool accumulate) {
+void CudaBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
+                                    const float* bias, bool accumulate) {
   Call call(*this);
   const auto& matrix = static_cast<const CudaMatrix&>(w);
   const int64_t k = w.cols();
@@ -374,26 +371,23 @@ void CudaBackend::linear_forward(Array out, int64_t out_stride, ConstArray x, in
   call.finish();
 }
 
-void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m, int64_t n,
-                                        int64_t k, bool accumulate) {
+void CudaBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m,
+                                           int64_t n, int64_t k, bool accumulate) {
   Call call(*this);
   multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {w.data, w.dtype, k, true}, m, k, n, nullptr, accumulate,
            compute());
   call.finish();
 }
 
-void CudaBackend::linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
-                                        int64_t rows, int64_t m, bool accumulate) {
+void CudaBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w,
+                                           int64_t first_row, int64_t rows, int64_t m, bool accumulate) {
   const auto& matrix = static_cast<const CudaMatrix&>(w);
-  check_argument(first_row >= 0 && rows >= 0 && first_row + rows <= w.rows(),
-                 "rows: expected a part of " + std::to_string(w.rows()) + ", got " + std::to_string(rows) + " from " +
-                     std::to_string(first_row));
-  linear_backward_input(dx, dy, dy_stride, ConstArray(matrix.row(first_row), matrix.storage), m, rows, w.cols(),
-                        accumulate);
+  do_linear_backward_input(dx, dy, dy_stride, ConstArray(matrix.row(first_row), matrix.storage), m, rows, w.cols(),
+                           accumulate);
 }
 
-void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x,
-                                         int64_t m, int64_t n, int64_t k) {
+void CudaBackend::do_linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x,
+                                            int64_t m, int64_t n, int64_t k) {
   Call call(*this);
   if (m == 0) return;
   multiply(dw, k, {dy.data, dy.dtype, dy_stride, true}, {x.data, x.dtype, k, true}, n, k, m, nullptr, true, compute());
@@ -403,49 +397,48 @@ void CudaBackend::linear_backward_weight(float* dw, float* db, ConstArray dy, in
 
 // ---- rows ---------------------------------------------------------------------------------------
 
-void CudaBackend::embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
-                                    int64_t c) {
+void CudaBackend::do_embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
+                                       int64_t c) {
   Call call(*this);
   cuda::gather_rows(out, {table, dtype}, call.only(ids, m), m, c, stream_);
   call.finish();
 }
 
-void CudaBackend::gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) {
+void CudaBackend::do_gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) {
   Call call(*this);
   cuda::gather_rows(out, x, call.only(index, m), m, c, stream_);
   call.finish();
 }
 
-void CudaBackend::store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
-  check_argument(dtype == DType::kF32 || dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+void CudaBackend::do_store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
   Call call(*this);
   cuda::store_rows({to, dtype}, from, call.only(index, m), m, c, stream_);
   call.finish();
 }
 
-void CudaBackend::rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
+void CudaBackend::do_rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::rmsnorm_forward(out, x, weight, m, c, eps, stream_);
   call.finish();
 }
 
-void CudaBackend::rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index,
-                                       const float* weight, int64_t m, int64_t c, float eps) {
+void CudaBackend::do_rmsnorm_copy_forward(Array out, float* copied, const float* x, const int32_t* index,
+                                          const float* weight, int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::rmsnorm_copy_forward(out, copied, x, call.only(index, m), weight, m, c, eps, stream_);
   call.finish();
 }
 
-void CudaBackend::layernorm_forward(float* out, const float* x, const float* mul, const float* add,
-                                    const int32_t* group, int64_t m, int64_t c, float eps) {
+void CudaBackend::do_layernorm_forward(float* out, const float* x, const float* mul, const float* add,
+                                       const int32_t* group, int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::layernorm_forward(out, x, mul, add, call.only(group, m), m, c, eps, stream_);
   call.finish();
 }
 
-void CudaBackend::planner_score_forward(float* logit, const float* x, const float* mul, const float* add,
-                                        const int32_t* group, const float* weight, float bias, int64_t m, int64_t c,
-                                        float eps) {
+void CudaBackend::do_planner_score_forward(float* logit, const float* x, const float* mul, const float* add,
+                                           const int32_t* group, const float* weight, float bias, int64_t m, int64_t c,
+                                           float eps) {
   Call call(*this);
   call.need(logit, m).need(group, m).begin();
   group = call.in(group, m);
@@ -454,7 +447,6 @@ void CudaBackend::planner_score_forward(float* logit, const float* x, const floa
 }
 
 const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
-  check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + std::to_string(head_dim));
   for (const Frequencies& f : frequencies_)
     if (f.head_dim == head_dim && f.theta == theta) return f.values;
   refuse_recording("rope_forward");
@@ -470,106 +462,95 @@ const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
   return made.values;
 }
 
-namespace {
-
-void check_positions(const int32_t* positions, int64_t m) {
-  for (int64_t i = 0; i < m; ++i)
-    check_argument(positions[i] >= 0, "positions: expected no negative number, got " + std::to_string(positions[i]));
-}
-
-}  // namespace
-
 void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
                          float theta, float direction) {
   Call call(*this);
   const float* frequencies = inverse_frequencies(head_dim, theta);
-  if (!call.on_device(positions)) check_positions(positions, m);
   rope(x, stride, call.only(positions, m), m, heads, head_dim, frequencies, direction, stream_);
   call.finish();
 }
 
-void CudaBackend::rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
-                                     int kv_heads, int head_dim, float theta) {
-  check_argument(to.dtype == DType::kF32 || to.dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+void CudaBackend::do_rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
+                                        int kv_heads, int head_dim, float theta) {
   Call call(*this);
   const float* frequencies = inverse_frequencies(head_dim, theta);
-  if (!call.on_device(positions)) check_positions(positions, m);
   call.need(positions, m).need(index, m).begin();
   positions = call.in(positions, m);
   rope_store(to, call.in(index, m), kv, positions, m, kv_heads, head_dim, frequencies, stream_);
   call.finish();
 }
 
-void CudaBackend::rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                               float theta) {
+void CudaBackend::do_rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                                  float theta) {
   rotate(x, stride, positions, m, heads, head_dim, theta, 1);
 }
 
-void CudaBackend::rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                                float theta) {
+void CudaBackend::do_rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads,
+                                   int head_dim, float theta) {
   rotate(dx, stride, positions, m, heads, head_dim, theta, -1);
 }
 
-void CudaBackend::swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) {
+void CudaBackend::do_swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) {
   Call call(*this);
   cuda::swiglu_forward(out, gate_up, m, f, stream_);
   call.finish();
 }
 
-void CudaBackend::silu_forward(float* x, int64_t n) {
+void CudaBackend::do_silu_forward(float* x, int64_t n) {
   Call call(*this);
   cuda::silu_forward(x, n, stream_);
   call.finish();
 }
 
-void CudaBackend::embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
-  scatter_add_rows(dtable, dout, ids, m, c);
+void CudaBackend::do_embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
+  do_scatter_add_rows(dtable, dout, ids, m, c);
 }
 
-void CudaBackend::scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
+void CudaBackend::do_scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
   Call call(*this);
   cuda::scatter_add_rows(x, from, call.only(index, m), m, c, stream_);
   call.finish();
 }
 
-void CudaBackend::rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight,
-                                   int64_t m, int64_t c, float eps) {
+void CudaBackend::do_rmsnorm_backward(float* dx, float* dweight, const float* dout, const float* x, const float* weight,
+                                      int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::rmsnorm_backward(dx, dweight, dout, x, weight, m, c, eps, scratch(norm_backward_scratch(m, c)), stream_);
   call.finish();
 }
 
-void CudaBackend::layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x,
-                                     const float* mul, const int32_t* group, int64_t m, int64_t c, float eps) {
+void CudaBackend::do_layernorm_backward(float* dx, float* dmul, float* dadd, const float* dout, const float* x,
+                                        const float* mul, const int32_t* group, int64_t m, int64_t c, float eps) {
   Call call(*this);
   cuda::layernorm_backward(dx, dmul, dadd, dout, x, mul, call.only(group, m), m, c, eps,
                            scratch(norm_backward_scratch(m, c)), stream_);
   call.finish();
 }
 
-void CudaBackend::swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) {
+void CudaBackend::do_swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) {
   Call call(*this);
   cuda::swiglu_backward(dgate_up, dout, gate_up, m, f, stream_);
   call.finish();
 }
 
-void CudaBackend::silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
+void CudaBackend::do_silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
   Call call(*this);
   cuda::silu_backward(dx, dout, x, n, stream_);
   call.finish();
 }
 
-void CudaBackend::planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias,
-                                         const float* dlogit, const float* x, const float* mul, const float* add,
-                                         const int32_t* group, const float* weight, int64_t m, int64_t c, float eps) {
+void CudaBackend::do_planner_score_backward(float* dx, float* dmul, float* dadd, float* dweight, float* dbias,
+                                            const float* dlogit, const float* x, const float* mul, const float* add,
+                                            const int32_t* group, const float* weight, int64_t m, int64_t c,
+                                            float eps) {
   Call call(*this);
   cuda::planner_score_backward(dx, dmul, dadd, dweight, dbias, dlogit, x, mul, add, call.only(group, m), weight, m, c,
                                eps, scratch(norm_backward_scratch(m, c)), stream_);
   call.finish();
 }
 
-void CudaBackend::log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m,
-                                    int64_t vocab, float temperature, int32_t excluded_token) {
+void CudaBackend::do_log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m,
+                                       int64_t vocab, float temperature, int32_t excluded_token) {
   Call call(*this);
   call.need(tokens, m).need(dlog_prob, m).begin();
   tokens = call.in(tokens, m);
@@ -582,14 +563,7 @@ void CudaBackend::log_prob_backward(float* logits, const int32_t* tokens, const 
 
 namespace {
 
-AttentionSizes check_attention(const AttentionArgs& a) {
-  check_argument(
-      a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
-      "heads: expected a multiple of kv_heads (" + std::to_string(a.kv_heads) + "), got " + std::to_string(a.heads));
-  check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + std::to_string(a.head_dim));
-  check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0,
-                 "block: expected a positive number, got " + std::to_string(a.block));
-  check_argument(a.k.dtype == a.v.dtype, "v: expected values of the type of the keys");
+AttentionSizes sizes_of(const AttentionArgs& a) {
   AttentionSizes sizes{a.batch ? a.q_offsets[a.batch] : 0, a.batch ? a.k_offsets[a.batch] : 0, 0, 0, 0};
   for (int b = 0; b < a.batch; ++b) {
     sizes.max_queries = std::max(sizes.max_queries, a.q_offsets[b + 1] - a.q_offsets[b]);
@@ -600,17 +574,10 @@ AttentionSizes check_attention(const AttentionArgs& a) {
   return sizes;
 }
 
-void check_policy(float planner_temperature, float probability_scale) {
-  check_argument(planner_temperature > 0,
-                 "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
-  check_argument(probability_scale >= 0 && std::isfinite(probability_scale),
-                 "probability_scale: expected a finite number >= 0, got " + std::to_string(probability_scale));
-}
-
 }  // namespace
 
-void CudaBackend::attention_forward(const AttentionArgs& args) {
-  const AttentionSizes sizes = check_attention(args);
+void CudaBackend::do_attention_forward(const AttentionArgs& args) {
+  const AttentionSizes sizes = sizes_of(args);
   Call call(*this);
   AttentionArgs a = args;
   const int64_t b = a.batch;
@@ -629,9 +596,8 @@ void CudaBackend::attention_forward(const AttentionArgs& args) {
   call.finish();
 }
 
-void CudaBackend::attention_backward(const AttentionGradArgs& args) {
-  const AttentionSizes sizes = check_attention(args.forward);
-  check_argument(args.forward.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
+void CudaBackend::do_attention_backward(const AttentionGradArgs& args) {
+  const AttentionSizes sizes = sizes_of(args.forward);
   Call call(*this);
   AttentionGradArgs grad = args;
   AttentionArgs& a = grad.forward;
@@ -652,18 +618,10 @@ void CudaBackend::attention_backward(const AttentionGradArgs& args) {
   call.finish();
 }
 
-void CudaBackend::sample_forward(const SampleArgs& args) {
-  check_argument(args.vocab > 0 && args.vocab <= 2147483647,
-                 "vocab: expected 1 to 2^31 - 1, got " + std::to_string(args.vocab));
-  check_argument(std::isfinite(args.temperature), "temperature: expected a finite number");
+void CudaBackend::do_sample_forward(const SampleArgs& args) {
   Call call(*this);
   SampleArgs a = args;
   const int64_t m = a.rows;
-  if (a.given && !call.on_device(a.given))
-    for (int64_t row = 0; row < m; ++row)
-      check_argument(
-          a.given[row] >= 0 && a.given[row] < a.vocab,
-          "given: expected tokens below vocab (" + std::to_string(a.vocab) + "), got " + std::to_string(a.given[row]));
   call.need(a.at, m).need(a.uniforms, m * a.vocab).need(a.given, m);
   call.need(a.token, m)
       .need(a.log_prob, m)
@@ -685,9 +643,8 @@ void CudaBackend::sample_forward(const SampleArgs& args) {
   call.finish();
 }
 
-void CudaBackend::unmask(const UnmaskArgs& args) {
+void CudaBackend::do_unmask(const UnmaskArgs& args) {
   if (args.batch == 0) return;
-  if (is_planner_rule(args.rule)) check_policy(args.planner_temperature, args.probability_scale);
   Call call(*this);
   UnmaskArgs a = args;
   const int64_t b = a.batch, m = a.offsets[b];
@@ -720,8 +677,7 @@ void CudaBackend::unmask(const UnmaskArgs& args) {
   call.finish();
 }
 
-void CudaBackend::likelihood_forward(const LikelihoodArgs& args) {
-  check_policy(args.planner_temperature, args.probability_scale);
+void CudaBackend::do_likelihood_forward(const LikelihoodArgs& args) {
   if (args.batch == 0) return;
   Call call(*this);
   LikelihoodArgs a = args;
@@ -744,8 +700,7 @@ void CudaBackend::likelihood_forward(const LikelihoodArgs& args) {
   call.finish();
 }
 
-void CudaBackend::likelihood_backward(const LikelihoodGradArgs& args) {
-  check_policy(args.forward.planner_temperature, args.forward.probability_scale);
+void CudaBackend::do_likelihood_backward(const LikelihoodGradArgs& args) {
   if (args.forward.batch == 0) return;
   Call call(*this);
   LikelihoodGradArgs grad = args;
@@ -773,7 +728,7 @@ void CudaBackend::likelihood_backward(const LikelihoodGradArgs& args) {
 
 // ---- optimiser ----------------------------------------------------------------------------------
 
-double CudaBackend::sum_squares(const float* x, int64_t n) {
+double CudaBackend::do_sum_squares(const float* x, int64_t n) {
   Call call(*this);
   double result = 0;
   call.need(&result, 1).begin();
@@ -782,22 +737,20 @@ double CudaBackend::sum_squares(const float* x, int64_t n) {
   return result;
 }
 
-void CudaBackend::adamw_step(const AdamWArgs& args) {
-  check_argument(args.step >= 1, "step: expected at least 1, got " + std::to_string(args.step));
-  check_argument(args.moments == DType::kF32 || args.moments == DType::kBF16, "moments: expected fp32 or bf16");
+void CudaBackend::do_adamw_step(const AdamWArgs& args) {
   Call call(*this);
   cuda::adamw_step(args, stream_);
   call.finish();
 }
 
-void CudaBackend::fill_zero(float* x, int64_t n) {
+void CudaBackend::do_fill_zero(float* x, int64_t n) {
   if (n <= 0) return;
   Call call(*this);
   check_cuda(cudaMemsetAsync(x, 0, size_t(n) * sizeof(float), stream_), "clearing memory");
   call.finish();
 }
 
-void CudaBackend::copy(float* to, const float* from, int64_t n) {
+void CudaBackend::do_copy(float* to, const float* from, int64_t n) {
   if (n <= 0) return;
   Call call(*this);
   check_cuda(cudaMemcpyAsync(to, from, size_t(n) * sizeof(float), cudaMemcpyDefault, stream_), "copying memory");

@@ -1,0 +1,141 @@
+#include "ops/check_args.h"
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+namespace dultra {
+
+namespace {
+
+std::string text(int64_t value) { return std::to_string(value); }
+
+void check_cached(DType dtype) {
+  check_argument(dtype == DType::kF32 || dtype == DType::kBF16, "dtype: expected fp32 or bf16");
+}
+
+void check_sum(Array out, bool accumulate) {
+  check_argument(!accumulate || out.dtype == DType::kF32,
+                 "accumulate: expected an array of fp32, sums are not rounded");
+}
+
+void check_policy(float planner_temperature, float probability_scale) {
+  check_argument(planner_temperature > 0,
+                 "planner_temperature: expected a positive number, got " + std::to_string(planner_temperature));
+  check_argument(probability_scale >= 0 && std::isfinite(probability_scale),
+                 "probability_scale: expected a finite number >= 0, got " + std::to_string(probability_scale));
+}
+
+// Positions in device memory are the caller's responsibility.
+void check_rope(const Backend& backend, const int32_t* positions, int64_t m, int head_dim) {
+  check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + text(head_dim));
+  if (!backend.host_may_read(positions)) return;
+  for (int64_t i = 0; i < m; ++i)
+    check_argument(positions[i] >= 0, "positions: expected no negative number, got " + text(positions[i]));
+}
+
+int64_t rows_of(const std::vector<MatrixPart>& parts) {
+  int64_t rows = 0;
+  for (const MatrixPart& part : parts) {
+    check_argument(part.rows >= 0, "rows: expected at least 0, got " + text(part.rows));
+    rows += part.rows;
+  }
+  return rows;
+}
+
+}  // namespace
+
+void check_rows(const Matrix& matrix, int64_t first, int64_t count) {
+  check_argument(first >= 0 && count >= 0 && first + count <= matrix.rows(),
+                 "rows: expected a part of " + text(matrix.rows()) + ", got " + text(count) + " from " + text(first));
+}
+
+void ArgumentChecks::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) const {
+  check_argument(cols > 0, "cols: expected at least 1, got " + text(cols));
+  check_argument(backend.compute() == Compute::kF32 || storage == DType::kBF16,
+                 "storage: bf16 products need bf16 weights");
+  rows_of(parts);
+}
+
+void ArgumentChecks::update_matrix(const Matrix& matrix, const std::vector<MatrixPart>& parts) const {
+  const int64_t rows = rows_of(parts);
+  check_argument(rows == matrix.rows(), "parts: expected " + text(matrix.rows()) + " rows, got " + text(rows));
+}
+
+void ArgumentChecks::linear_forward(Array out, int64_t, ConstArray, int64_t, const Matrix&, const float*,
+                                    bool accumulate) const {
+  check_sum(out, accumulate);
+}
+
+void ArgumentChecks::linear_backward_input(Array dx, ConstArray, int64_t, ConstArray, int64_t, int64_t, int64_t,
+                                           bool accumulate) const {
+  check_sum(dx, accumulate);
+}
+
+void ArgumentChecks::linear_backward_input(Array dx, ConstArray, int64_t, const Matrix& w, int64_t first_row,
+                                           int64_t rows, int64_t, bool accumulate) const {
+  check_sum(dx, accumulate);
+  check_rows(w, first_row, rows);
+}
+
+void ArgumentChecks::store_rows(void*, DType dtype, ConstArray, const int32_t*, int64_t, int64_t) const {
+  check_cached(dtype);
+}
+
+void ArgumentChecks::rope_forward(Array, int64_t, const int32_t* positions, int64_t m, int, int head_dim, float) const {
+  check_rope(backend, positions, m, head_dim);
+}
+
+void ArgumentChecks::rope_store_forward(Array to, const int32_t*, Array, const int32_t* positions, int64_t m, int,
+                                        int head_dim, float) const {
+  check_cached(to.dtype);
+  check_rope(backend, positions, m, head_dim);
+}
+
+void ArgumentChecks::rope_backward(Array, int64_t, const int32_t* positions, int64_t m, int, int head_dim,
+                                   float) const {
+  check_rope(backend, positions, m, head_dim);
+}
+
+void ArgumentChecks::attention_forward(const AttentionArgs& a) const {
+  check_argument(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0,
+                 "heads: expected a multiple of kv_heads (" + text(a.kv_heads) + "), got " + text(a.heads));
+  check_argument(a.head_dim > 0, "head_dim: expected a positive number, got " + text(a.head_dim));
+  check_argument(a.mask != MaskKind::kBlockCausal || a.block > 0,
+                 "block: expected a positive number, got " + text(a.block));
+  check_argument(a.k.dtype == a.v.dtype, "v: expected values of the type of the keys");
+}
+
+void ArgumentChecks::attention_backward(const AttentionGradArgs& args) const {
+  attention_forward(args.forward);
+  check_argument(args.forward.log_sum != nullptr, "log_sum: expected what attention_forward wrote, got null");
+}
+
+void ArgumentChecks::sample_forward(const SampleArgs& a) const {
+  check_argument(a.vocab > 0 && a.vocab <= std::numeric_limits<int32_t>::max(),
+                 "vocab: expected 1 to 2^31 - 1, got " + text(a.vocab));
+  check_argument(std::isfinite(a.temperature), "temperature: expected a finite number");
+  if (!a.given || !backend.host_may_read(a.given)) return;
+  for (int64_t row = 0; row < a.rows; ++row)
+    check_argument(a.given[row] >= 0 && a.given[row] < a.vocab,
+                   "given: expected tokens below vocab (" + text(a.vocab) + "), got " + text(a.given[row]));
+}
+
+void ArgumentChecks::unmask(const UnmaskArgs& a) const {
+  if (is_planner_rule(a.rule)) check_policy(a.planner_temperature, a.probability_scale);
+}
+
+void ArgumentChecks::likelihood_forward(const LikelihoodArgs& a) const {
+  check_policy(a.planner_temperature, a.probability_scale);
+}
+
+void ArgumentChecks::likelihood_backward(const LikelihoodGradArgs& a) const {
+  check_policy(a.forward.planner_temperature, a.forward.probability_scale);
+}
+
+void ArgumentChecks::adamw_step(const AdamWArgs& a) const {
+  check_argument(a.step >= 1, "step: expected at least 1, got " + text(a.step));
+  check_argument(a.moments == DType::kF32 || a.moments == DType::kBF16, "moments: expected fp32 or bf16");
+}
+
+}  // namespace dultra
