@@ -90,3 +90,13 @@ export function checkSeed(name: string, value: unknown): bigint {
   if (seed < 0n || seed >= 2n ** 64n) throw new RangeError(`${name}: expected 0 to 2^64 - 1, got ${seed}`);
   return seed;
 }
+
+/** A copy of `object` without some of its keys. */
+export function omit<T extends object, K extends keyof T>(object: T, keys: readonly K[]): Without<T, K> {
+  const out = { ...object };
+  for (const key of keys) delete out[key];
+  return out as unknown as Without<T, K>;
+}
+
+/** Omit of each member of a union. */
+type Without<T, K extends keyof T> = T extends unknown ? Omit<T, K> : never;

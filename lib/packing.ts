@@ -55,3 +55,23 @@ export function packed(rows: readonly { ids: Int32Array; positions: Int32Array }
     positions: candidates.positions,
   };
 }
+
+/**
+ * Values of the candidates of several rows, laid end to end, mapped row by row.
+ * @param fn gets a row's part of the values, and returns as many numbers
+ */
+export function mapRows<R extends { positions: Int32Array }, T extends Numbers>(
+  values: Float32Array,
+  rows: readonly R[],
+  Type: new (length: number) => T,
+  fn: (part: Float32Array, row: R, index: number) => T,
+): T {
+  const out = new Type(values.length);
+  let at = 0;
+  rows.forEach((row, index) => {
+    const end = at + row.positions.length;
+    out.set(fn(values.subarray(at, end), row, index), at);
+    at = end;
+  });
+  return out;
+}

@@ -217,7 +217,10 @@ test('docs/grpo.md explains every metric', () => {
         .exec(read(file))![1]
         .matchAll(/^ {2}(\w+)\??:/gm),
     ].map(([, key]) => key);
-  const keys = [...keysOf('lib/training/grpo.ts', 'GrpoMetrics'), ...keysOf('lib/training/loop.ts', 'TrainingMetrics')];
+  const keys = [
+    ...keysOf('lib/training/grpo/stage.ts', 'GrpoMetrics'),
+    ...keysOf('lib/training/loop.ts', 'TrainingMetrics'),
+  ];
   expect(keys.length).toBeGreaterThan(15);
   const page = read('docs/grpo.md');
   const table = page.slice(page.indexOf('## Metrics'), page.indexOf('## In a program'));

@@ -7,6 +7,7 @@ import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { type CachePolicy, type ResolvedCache, resolveCache } from '../sampling/caches';
 import { type ResolvedSampler, resolveSampler, type Sampler } from '../sampling/samplers';
+import { mean, standardDeviation, sum } from '../statistics';
 
 /** Completions to score: parallel arrays. */
 export interface ScoreBatch {
@@ -185,14 +186,11 @@ export const SHARED_KEYS = [
 ] as const;
 const KEYS = [...SHARED_KEYS, 'seed', 'store'] as const;
 
-const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
-
 /** Mean and sample standard deviation (0 for one value, NaN and 0 for none). */
-export function meanAndSd(values: readonly number[]): { mean: number; sd: number } {
-  const mean = sum(values) / values.length;
-  const variance = values.length > 1 ? sum(values.map((value) => (value - mean) ** 2)) / (values.length - 1) : 0;
-  return { mean, sd: Math.sqrt(variance) };
-}
+export const meanAndSd = (values: readonly number[]): { mean: number; sd: number } => ({
+  mean: mean(values),
+  sd: standardDeviation(values),
+});
 
 function checkDataset(dataset: unknown): asserts dataset is TaskDataset {
   const { sample, verify, genLength } = (dataset ?? {}) as Partial<TaskDataset>;

@@ -26,7 +26,9 @@ import {
   thinkTags,
 } from '../rewards';
 import type { ExampleData, TrainingData, TrainingExample } from './data';
-import { type GrpoMetrics, type GrpoOptions, GrpoTrainer } from './grpo';
+import type { GrpoOptions } from './grpo/options';
+import type { GrpoMetrics } from './grpo/stage';
+import { GrpoTrainer } from './grpo/trainer';
 import { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
 import { REWARD_TYPES, type RewardConfig, type Stage, type TrainConfig } from './presets';
 import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';

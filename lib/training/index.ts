@@ -2,19 +2,13 @@
  * Training's public names. The pure functions are exported too: they are what a researcher replaces.
  * @module
  */
-export { computeAdvantages, type ScaleRewards, totalRewards } from './advantages';
+
 export { openDataset, prepareModel, runConfig, type StageMetrics } from './config';
 export type { ExampleData, TrainingData, TrainingExample } from './data';
-export { type GrpoMetrics, type GrpoOptions, GrpoTrainer } from './grpo';
-export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo-loss';
-export { type ReferenceGrpoRow, referenceGrpoLoss } from './grpo-loss-reference';
-export type { TrainingMetrics } from './loop';
-export { type MaskedRow, maskedDiffusionLoss, maskRow } from './masked-diffusion-loss';
-export { type MemoryItem, type MemoryPlan, planMemory } from './memory-plan';
-export type { TrainableOptions, TrainingOptions } from './options';
-export { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
-export { binaryCrossEntropy, factorTargets, maskSpan, type PlannerRow, positiveWeight } from './planner-init-loss';
-export { PRESETS, REWARD_TYPES, type RewardConfig, STAGES, type Stage, type TrainConfig } from './presets';
+export { computeAdvantages, type ScaleRewards, totalRewards } from './grpo/advantages';
+export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo/loss';
+export { type ReferenceGrpoRow, referenceGrpoLoss } from './grpo/loss-reference';
+export type { GrpoOptions } from './grpo/options';
 export {
   type PolicySettings,
   type ReplayRow,
@@ -22,6 +16,16 @@ export {
   recordRollouts,
   replayRequest,
   splitByRow,
-} from './replay';
+} from './grpo/replay';
+export type { GrpoMetrics } from './grpo/stage';
+export { GrpoTrainer } from './grpo/trainer';
+export type { TrainingMetrics } from './loop';
+export { maskedDiffusionLoss } from './masked-diffusion-loss';
+export { type MaskedRow, maskRow, maskSpan, type PlannerRow } from './masking';
+export { type MemoryItem, type MemoryPlan, planMemory } from './memory-plan';
+export type { TrainableOptions, TrainingOptions } from './options';
+export { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
+export { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
+export { PRESETS, REWARD_TYPES, type RewardConfig, STAGES, type Stage, type TrainConfig } from './presets';
 export { learningRateFactor, type Schedule, type ScheduleOptions } from './schedules';
 export { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';

@@ -32,7 +32,7 @@ export interface TrainingMetrics {
 /** What a trainer measured in one step. */
 export type Measured = { loss: number; tokens: number } & Record<string, number>;
 
-/** The part of a trainer that is its own. */
+/** The part of the loop in which trainers differ. */
 export interface Stage {
   /** Adds the gradients of step `step` (from 0) to the trainer. */
   accumulate(step: number): Promise<Measured>;
@@ -42,7 +42,15 @@ export interface Stage {
   stepsPerBatch?: number;
 }
 
-/** Everything that {@link runStage} needs to know. */
+/** What a stage works with. */
+export interface StageContext {
+  model: MaskedDiffusionModel;
+  trainer: ModelTrainer;
+  data: DataSource;
+  training: ResolvedTraining;
+}
+
+/** A whole run: what {@link runStage} takes. */
 export interface StagePlan {
   kind: 'sft' | 'planner' | 'grpo';
   model: MaskedDiffusionModel;
@@ -55,8 +63,8 @@ export interface StagePlan {
   own: Readonly<Record<string, unknown>>;
   /** The evaluation metric that decides what is best. */
   objective: { metric: string; goal: 'min' | 'max' };
-  /** Makes the stage, once the trainer is there. */
-  start(trainer: ModelTrainer): Stage | Promise<Stage>;
+  /** Makes the stage. */
+  start(context: StageContext): Stage | Promise<Stage>;
   signal: AbortSignal | undefined;
 }
 
@@ -117,7 +125,7 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
       lastGood = run?.checkpointFolder(state.step) ?? null;
     }
     await run?.openLogs(state.step, { tensorboard });
-    const stage = await plan.start(trainer);
+    const stage = await plan.start({ model, trainer, data, training });
     const { stepsPerBatch = 1 } = stage;
     let saveDue = false;
     let savedStep = state.step;

@@ -1,15 +1,15 @@
 // Planner initialisation: the planner head learns to imitate Fast-dLLM's factor rule, with the base model frozen.
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import type { ModelTrainer } from '../model/trainer';
 import type { NativeScoreResult } from '../native';
 import { checkChoice, checkInteger, checkNumber } from '../options';
-import { concatenate, packed, packRows } from '../packing';
+import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
-import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
-import { type Measured, runStage, type TrainingMetrics } from './loop';
+import { openData, type TrainingData, type TrainingRow } from './data';
+import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
+import { maskSpan, type PlannerRow } from './masking';
 import { resolveTraining, type TrainingOptions } from './options';
-import { binaryCrossEntropy, factorTargets, maskSpan, type PlannerRow, positiveWeight } from './planner-init-loss';
+import { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
 import { encodeRow } from './sft';
 
 /** Options of {@link trainPlanner}. */
@@ -43,15 +43,11 @@ export interface PlannerMetrics extends TrainingMetrics {
 }
 
 interface StageOptions {
-  seed: bigint;
   batchSize: number;
-  accumulation: number;
-  tokenBudget: number;
   genLength: number | null;
   factor: number;
   minSpan: number;
   reference: boolean;
-  evalExamples: number;
 }
 
 interface Totals {
@@ -62,30 +58,28 @@ interface Totals {
   tokens: number;
 }
 
-class PlannerStage {
-  readonly #model: MaskedDiffusionModel;
-  readonly #trainer: ModelTrainer;
-  readonly #data: DataSource;
+class PlannerStage implements Stage {
+  readonly #context: StageContext;
   readonly #options: StageOptions;
 
-  constructor(model: MaskedDiffusionModel, trainer: ModelTrainer, data: DataSource, options: StageOptions) {
-    this.#model = model;
-    this.#trainer = trainer;
-    this.#data = data;
+  constructor(context: StageContext, options: StageOptions) {
+    this.#context = context;
     this.#options = options;
   }
 
   #mask(examples: TrainingRow[], random: Random): PlannerRow[] {
+    const { model } = this.#context;
     const { genLength, minSpan } = this.#options;
-    const { maskTokenId } = this.#model.config;
+    const { maskTokenId } = model.config;
     return examples.map((example) => {
-      const { ids, begin } = encodeRow(this.#model, example, genLength);
+      const { ids, begin } = encodeRow(model, example, genLength);
       return maskSpan(ids, { begin, minSpan, maskTokenId, uniform: random.uniform });
     });
   }
 
   #score(rows: PlannerRow[], keep: boolean): Promise<NativeScoreResult> {
-    const { maskTokenId } = this.#model.config;
+    const { model, trainer } = this.#context;
+    const { maskTokenId } = model.config;
     const timestep = Float32Array.from(rows, ({ ids }) => {
       const masks = ids.reduce((count, id) => count + (id === maskTokenId ? 1 : 0), 0);
       return 1 - Math.fround(masks / ids.length);
@@ -98,7 +92,7 @@ class PlannerStage {
       }),
       Uint8Array,
     );
-    return this.#trainer.score({
+    return trainer.score({
       ...packed(rows),
       excludedToken: this.#options.reference ? -1 : maskTokenId,
       confidences: true,
@@ -107,24 +101,16 @@ class PlannerStage {
     });
   }
 
-  /** What the factor rule says about each candidate. */
+  /** 1 for each candidate that the factor rule unmasks, else 0. */
   #targets(rows: PlannerRow[], confidences: Float32Array): Uint8Array {
-    const { factor, reference } = this.#options;
-    let at = 0;
-    return concatenate(
-      rows.map(({ positions }) => {
-        const begin = at;
-        at += positions.length;
-        return factorTargets(confidences.subarray(begin, at), factor, { lastPair: reference });
-      }),
-      Uint8Array,
-    );
+    const { factor, reference: lastPair } = this.#options;
+    return mapRows(confidences, rows, Uint8Array, (part) => factorTargets(part, factor, { lastPair }));
   }
 
   /** Loss over some rows, classes balanced over all of them; adds the gradient where `train`. */
   async #run(rows: PlannerRow[], train: boolean): Promise<Totals> {
-    const { tokenBudget } = this.#options;
-    const batches = packRows(rows, ({ ids }) => ids.length, tokenBudget);
+    const { trainer, training } = this.#context;
+    const batches = packRows(rows, ({ ids }) => ids.length, training.tokenBudget);
     const candidates = rows.reduce((sum, { positions }) => sum + positions.length, 0);
     const totals: Totals = { loss: 0, agreeing: 0, positives: 0, candidates, tokens: 0 };
     const targets: Uint8Array[] = [];
@@ -145,24 +131,24 @@ class PlannerStage {
         if (z >= 0 === (targets[i][k] === 1)) totals.agreeing++;
       });
       totals.tokens += batches[i].reduce((sum, { ids }) => sum + ids.length, 0);
-      if (train) await this.#trainer.backward({ dPlannerLogits: dLogits });
+      if (train) await trainer.backward({ dPlannerLogits: dLogits });
     }
     return totals;
   }
 
   async accumulate(step: number): Promise<Measured> {
-    const { seed, batchSize, accumulation } = this.#options;
-    const rows = this.#mask(
-      this.#data.train(step, batchSize * accumulation),
-      new Random(deriveSeed(seed, Purpose.masks, step)),
-    );
+    const { data, training } = this.#context;
+    const { batchSize } = this.#options;
+    const examples = data.train(step, batchSize * training.gradientAccumulation);
+    const rows = this.#mask(examples, new Random(deriveSeed(training.seed, Purpose.masks, step)));
     const { loss, agreeing, positives, candidates, tokens } = await this.#run(rows, true);
     return { loss, tokens, positives: positives / candidates, agreement: agreeing / candidates };
   }
 
   async evaluate(): Promise<Record<string, number>> {
-    const { seed, evalExamples } = this.#options;
-    const rows = this.#mask(this.#data.validation!(evalExamples), new Random(deriveSeed(seed, Purpose.evaluation)));
+    const { data, training } = this.#context;
+    const examples = data.validation!(training.evalExamples);
+    const rows = this.#mask(examples, new Random(deriveSeed(training.seed, Purpose.evaluation)));
     const { loss, agreeing, candidates } = await this.#run(rows, false);
     return { evalLoss: loss, evalAgreement: agreeing / candidates };
   }
@@ -208,17 +194,7 @@ export async function* trainPlanner(
     own: { batchSize, genLength, factor, minSpan, compat: compat ?? null },
     objective: { metric: 'evalLoss', goal: 'min' },
     signal: options.signal,
-    start: (trainer) =>
-      new PlannerStage(model, trainer, data, {
-        seed: training.seed,
-        batchSize,
-        accumulation: training.gradientAccumulation,
-        tokenBudget: training.tokenBudget,
-        genLength,
-        factor,
-        minSpan,
-        reference: compat === 'reference',
-        evalExamples: training.evalExamples,
-      }),
+    start: (context) =>
+      new PlannerStage(context, { batchSize, genLength, factor, minSpan, reference: compat === 'reference' }),
   });
 }

@@ -2,7 +2,7 @@
 // holds the same keys.
 import type { BenchmarkOptions } from '../data';
 import type { CreateModelOptions } from '../model/create-model';
-import type { GrpoOptions } from './grpo';
+import type { GrpoOptions } from './grpo/options';
 import type { PlannerOptions } from './planner-init';
 import type { MaskedDiffusionOptions } from './sft';
 

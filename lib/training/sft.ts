@@ -1,13 +1,13 @@
 // Masked-diffusion fine-tuning and pre-training.
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkNumber } from '../options';
-import { concatenate, packed, packRows } from '../packing';
+import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
-import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
-import { type Measured, runStage, type TrainingMetrics } from './loop';
-import { type MaskedRow, maskedDiffusionLoss, maskRow } from './masked-diffusion-loss';
+import { openData, type TrainingData, type TrainingRow } from './data';
+import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
+import { maskedDiffusionLoss } from './masked-diffusion-loss';
+import { type MaskedRow, maskRow } from './masking';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
 
 /** Options of {@link trainMaskedDiffusion}. */
@@ -86,33 +86,26 @@ interface WeightedRow extends MaskedRow {
 }
 
 interface StageOptions {
-  seed: bigint;
   batchSize: number;
-  accumulation: number;
-  tokenBudget: number;
   pretraining: boolean;
   genLength: number | null;
   epsilon: number;
   stratified: boolean;
-  evalExamples: number;
 }
 
-class MaskedDiffusionStage {
-  readonly #model: MaskedDiffusionModel;
-  readonly #trainer: ModelTrainer;
-  readonly #data: DataSource;
+class MaskedDiffusionStage implements Stage {
+  readonly #context: StageContext;
   readonly #options: StageOptions;
 
-  constructor(model: MaskedDiffusionModel, trainer: ModelTrainer, data: DataSource, options: StageOptions) {
-    this.#model = model;
-    this.#trainer = trainer;
-    this.#data = data;
+  constructor(context: StageContext, options: StageOptions) {
+    this.#context = context;
     this.#options = options;
   }
 
   #mask(examples: TrainingRow[], random: Random): WeightedRow[] {
     const { pretraining, genLength, epsilon, stratified } = this.#options;
-    const rows = examples.map((example) => encodeRow(this.#model, example, genLength));
+    const { model } = this.#context;
+    const rows = examples.map((example) => encodeRow(model, example, genLength));
     const tokens = rows.reduce((sum, { ids }) => sum + ids.length, 0);
     const order = random.permutation(rows.length);
     return rows.map(({ ids, begin }, i) => {
@@ -123,7 +116,7 @@ class MaskedDiffusionStage {
         t,
         epsilon,
         uniforms,
-        maskTokenId: this.#model.config.maskTokenId,
+        maskTokenId: model.config.maskTokenId,
       });
       const count = pretraining ? tokens : (ids.length - begin) * rows.length;
       return { ...masked, weight: 1 / (masked.maskProbability * count) };
@@ -132,12 +125,13 @@ class MaskedDiffusionStage {
 
   /** Loss of some rows; adds their gradients where `train`. */
   async #run(rows: WeightedRow[], train: boolean): Promise<{ loss: number; tokens: number }> {
+    const { trainer, training } = this.#context;
     let loss = 0;
     let tokens = 0;
     // A row without masks has no part in the loss.
     const useful = rows.filter(({ positions }) => positions.length > 0);
-    for (const batch of packRows(useful, ({ ids }) => ids.length, this.#options.tokenBudget)) {
-      const { logProbs } = await this.#trainer.score({
+    for (const batch of packRows(useful, ({ ids }) => ids.length, training.tokenBudget)) {
+      const { logProbs } = await trainer.score({
         ...packed(batch),
         tokens: concatenate(
           batch.map((row) => row.tokens),
@@ -145,28 +139,22 @@ class MaskedDiffusionStage {
         ),
         keep: train,
       });
-      let at = 0;
-      const gradients = batch.map(({ positions, weight }) => {
-        const result = maskedDiffusionLoss(logProbs!.subarray(at, at + positions.length), weight);
-        at += positions.length;
+      const dLogProbs = mapRows(logProbs!, batch, Float32Array, (part, { weight }) => {
+        const result = maskedDiffusionLoss(part, weight);
         loss += result.loss;
         return result.dLogProbs;
       });
-      if (train) {
-        const dLogProbs = concatenate(gradients, Float32Array);
-        await this.#trainer.backward({ dLogProbs });
-      }
+      if (train) await trainer.backward({ dLogProbs });
       tokens += batch.reduce((sum, { ids }) => sum + ids.length, 0);
     }
     return { loss, tokens };
   }
 
   async accumulate(step: number): Promise<Measured> {
-    const { seed, batchSize, accumulation } = this.#options;
-    const rows = this.#mask(
-      this.#data.train(step, batchSize * accumulation),
-      new Random(deriveSeed(seed, Purpose.masks, step)),
-    );
+    const { data, training } = this.#context;
+    const { batchSize } = this.#options;
+    const examples = data.train(step, batchSize * training.gradientAccumulation);
+    const rows = this.#mask(examples, new Random(deriveSeed(training.seed, Purpose.masks, step)));
     const sum = { loss: 0, tokens: 0 };
     for (let i = 0; i < rows.length; i += batchSize) {
       const { loss, tokens } = await this.#run(rows.slice(i, i + batchSize), true);
@@ -179,9 +167,10 @@ class MaskedDiffusionStage {
   }
 
   async evaluate(): Promise<Record<string, number>> {
-    const { seed, evalExamples } = this.#options;
+    const { data, training } = this.#context;
+    const examples = data.validation!(training.evalExamples);
     // The same masks every time, so that evaluations can be compared.
-    const rows = this.#mask(this.#data.validation!(evalExamples), new Random(deriveSeed(seed, Purpose.evaluation)));
+    const rows = this.#mask(examples, new Random(deriveSeed(training.seed, Purpose.evaluation)));
     return { evalLoss: (await this.#run(rows, false)).loss };
   }
 }
@@ -228,17 +217,13 @@ export async function* trainMaskedDiffusion(
     own: { objective, batchSize, genLength, maskEpsilon, timesteps },
     objective: { metric: 'evalLoss', goal: 'min' },
     signal: options.signal,
-    start: (trainer) =>
-      new MaskedDiffusionStage(model, trainer, data, {
-        seed: training.seed,
+    start: (context) =>
+      new MaskedDiffusionStage(context, {
         batchSize,
-        accumulation: training.gradientAccumulation,
-        tokenBudget: training.tokenBudget,
         pretraining: objective === 'pretraining',
         genLength,
         epsilon: maskEpsilon,
         stratified: timesteps === 'stratified',
-        evalExamples: training.evalExamples,
       }),
   });
 }

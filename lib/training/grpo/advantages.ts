@@ -1,4 +1,5 @@
 // From rewards to advantages. A group is the rollouts of one prompt; rows of a group lie next to each other.
+import { mean, standardDeviation } from '../../statistics';
 
 /** How advantages are scaled after the group's mean is taken off. */
 export type ScaleRewards = 'none' | 'group' | 'batch';
@@ -24,17 +25,6 @@ export function totalRewards(
   return totals;
 }
 
-function meanOf(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-/** Unbiased standard deviation; 0 for fewer than two values. */
-function standardDeviation(values: readonly number[]): number {
-  if (values.length < 2) return 0;
-  const mean = meanOf(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1));
-}
-
 /**
  * Reward minus the mean of its group, scaled if asked for.
  * @param rewards one per row; NaN rows take no part in means and get advantage 0
@@ -56,13 +46,13 @@ export function computeAdvantages(
   for (let begin = 0; begin < rewards.length; begin += groupSize) {
     const group = counted(begin, begin + groupSize);
     if (group.length === 0) continue;
-    const mean = meanOf(group);
+    const centre = mean(group);
     let divisor = 1;
     if (scaleRewards === 'group') divisor = standardDeviation(group) + STD_EPSILON;
     if (scaleRewards === 'batch') divisor = batchStd + STD_EPSILON;
     for (let row = begin; row < begin + groupSize; row++) {
       if (Number.isNaN(rewards[row])) continue;
-      const advantage = (rewards[row] - mean) / divisor;
+      const advantage = (rewards[row] - centre) / divisor;
       advantages[row] = advantageMinClip !== null && advantage < advantageMinClip ? 0 : advantage;
     }
   }

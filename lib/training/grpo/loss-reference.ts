@@ -1,5 +1,5 @@
 // The GRPO loss exactly as the reference implementation computes it, for `compat: "reference"`. It differs from
-// grpo-loss.ts in four ways:
+// loss.ts in four ways:
 // * the batch is walked in chunks of ⌊B/2⌋ rows, each averaged over its own rows, so that gradients are twice those of
 //   a mean over B;
 // * rows that idle in a step in which another row of the chunk does not still add −A to the loss (a constant: no
@@ -7,7 +7,8 @@
 // * with beta > 0 the sequence-level term is broadcast over the P + G positions of the row before the sum, hence
 //   counted P + G times;
 // * with beta > 0 the reference rows are not cut to the chunk, so that a chunk of one row meets every row of the batch.
-import { clippedObjective, type GrpoLossOptions } from './grpo-loss';
+import { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss } from './loss';
+import type { ReplayRow } from './replay';
 
 /** One row of a chunk at one step. Arrays cover the whole row, (P + G): 0 where a position is no candidate. */
 export interface ReferenceGrpoRow {
@@ -55,4 +56,33 @@ export function referenceGrpoLoss(
     }
   });
   return { loss, ratios, dLogLikelihoods };
+}
+
+/**
+ * The loss of one replayed step, as its share of a chunk of half the rollouts.
+ * @param row its ids (length of the whole row) and positions (of the candidates)
+ */
+export function referenceStepLoss(
+  { advantage, logLikelihoods, oldLogLikelihoods, referenceLogLikelihoods }: GrpoStep,
+  { ids, positions }: Pick<ReplayRow, 'ids' | 'positions'>,
+  options: Omit<GrpoLossOptions, 'scale'> & { rollouts: number; genLength: number; accumulation: number },
+): GrpoStepLoss {
+  const dense = (values: Float32Array) => {
+    const out = new Float32Array(ids.length);
+    positions.forEach((position, i) => {
+      out[position] = values[i];
+    });
+    return out;
+  };
+  const whole = {
+    advantage,
+    idle: false,
+    logLikelihoods: dense(logLikelihoods),
+    oldLogLikelihoods: dense(oldLogLikelihoods),
+    references: referenceLogLikelihoods ? [dense(referenceLogLikelihoods)] : [],
+  };
+  const chunkRows = Math.max(1, Math.floor(options.rollouts / 2));
+  const { loss, ratios, dLogLikelihoods } = referenceGrpoLoss([whole], { ...options, chunkRows });
+  const own = Float32Array.from(positions, (position) => dLogLikelihoods[0][position]);
+  return { loss, ratio: ratios[0], kl: 0, clipped: null, dLogLikelihoods: own };
 }

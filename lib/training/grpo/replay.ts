@@ -1,11 +1,12 @@
 // Rollouts as rows that can be scored again: every (rollout, step) pair is an independent forward pass over the row as
-// it was before the step. With a cache it is not: a step reads what earlier ones left, so a rollout's steps are scored
-// in their order, on a cache that they fill as the rollout's did.
-import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import type { GenerateOptions, GenerateResult } from '../generation/types';
-import type { NativeScoreRequest } from '../native';
-import { concatenate, packed, packRows } from '../packing';
-import type { ResolvedCache } from '../sampling/caches';
+// it was before the step. With a cache the steps of a rollout depend on each other: they are scored in their order, on a
+// cache that they fill as the rollout did.
+import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
+import type { GenerateOptions, GenerateResult } from '../../generation/types';
+import type { NativeScoreRequest } from '../../native';
+import { omit } from '../../options';
+import { concatenate, packed, packRows } from '../../packing';
+import type { ResolvedCache } from '../../sampling/caches';
 
 /** One step of one rollout. Candidate arrays are parallel, in ascending position. */
 export interface ReplayRow {
@@ -28,7 +29,7 @@ export interface ReplayRow {
   oldLogLikelihoods: Float32Array;
 }
 
-/** The policy's settings: they must be the same in rollout and replay. */
+/** Settings of the policy, the same in rollout and replay. */
 export interface PolicySettings {
   temperature: number;
   tokenLogProb: 'tempered' | 'untempered';
@@ -40,11 +41,11 @@ export interface PolicySettings {
   cache?: ResolvedCache;
 }
 
-/** Completions and every step that made them. */
+/** Completions and all of their denoising steps. */
 export interface Rollouts {
   results: GenerateResult[];
   steps: ReplayRow[];
-  /** Tokens that went through the model. */
+  /** Tokens of all forward passes. */
   tokens: number;
 }
 
@@ -64,7 +65,7 @@ export async function recordRollouts(
 ): Promise<Rollouts> {
   const { policy, seed, tokenBudget, genLength, blockLength, stopAtEos } = options;
   const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
-  const { emptyPass: _, ...cache } = { emptyPass: null, ...(policy.cache ?? { type: 'none' as const }) };
+  const cache = omit({ emptyPass: null, ...(policy.cache ?? { type: 'none' as const }) }, ['emptyPass']);
   for (const batch of packRows(prompts, (prompt) => prompt.length + genLength!, tokenBudget)) {
     const first = rollouts.results.length;
     const current: Int32Array[] = batch.map((prompt) => {
@@ -120,7 +121,7 @@ export async function recordRollouts(
   return rollouts;
 }
 
-/** Steps to score together, and the cache that they go through: null where they are independent. */
+/** Steps to score together, and the cache that they read and fill: null where they are independent. */
 export interface ReplayBatch<T> {
   items: T[];
   cached: NativeScoreRequest['cached'];
@@ -209,7 +210,7 @@ export function replayRequest(
   };
 }
 
-/** An array per candidate cut into one part per row. */
+/** An array per candidate cut into one part per row: views of the whole. */
 export function splitByRow(values: Float32Array, rows: readonly ReplayRow[]): Float32Array[] {
   let at = 0;
   return rows.map(({ positions }) => {

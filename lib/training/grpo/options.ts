@@ -1,0 +1,268 @@
+// Options of GRPO: checks and defaults.
+import { DUltraError } from '../../errors';
+import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
+import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
+import { isStepReward, type RewardFunction } from '../../rewards';
+import { type CachePolicy, resolveCache } from '../../sampling/caches';
+import { resolveSampler, type SamplerObject } from '../../sampling/samplers';
+import { type DataSource, openData, type TrainingData } from '../data';
+import {
+  checkLora,
+  type ResolvedTraining,
+  resolveTraining,
+  type TrainableOptions,
+  type TrainingDefaults,
+  type TrainingOptions,
+} from '../options';
+import type { ScaleRewards } from './advantages';
+import type { PolicySettings } from './replay';
+
+/** Options of {@link GrpoTrainer}. */
+export interface GrpoOptions extends TrainingOptions, TrainableOptions {
+  /** Prompts, with answers where a reward needs them. */
+  dataset: TrainingData;
+  /** Reward functions by name, each with weight 1 or `{ fn, weight }`. */
+  rewards: Readonly<Record<string, RewardFunction | { fn: RewardFunction; weight: number }>>;
+  /** Rollouts per prompt: a group. Default 8. */
+  numGenerations?: number;
+  /** Prompts per batch. Default 8. */
+  promptsPerStep?: number;
+  /** Optimiser steps per batch of rollouts. Default 1. */
+  numIterations?: number;
+  /** The ratio is clipped to 1 − low … 1 + high. Default { low: 0.2, high: 1 }. */
+  clipEpsilon?: number | { low: number; high: number };
+  /** Upper bound of the unclipped ratio. Default null: none. */
+  delta?: number | null;
+  /** Weight of the KL divergence from the reference model. Default 0. */
+  beta?: number;
+  /**
+   * A second loaded model that stays as it is. Needed for beta > 0, except with `lora` and `freezePlanner`: there it is
+   * the model without its adapters.
+   */
+  referenceModel?: MaskedDiffusionModel;
+  /** Divide advantages by the group's or the batch's standard deviation. Default "none". */
+  scaleRewards?: ScaleRewards;
+  /** Advantages below it count as 0; null keeps all. Default 0: only better rollouts than the group's mean teach. */
+  advantageMinClip?: number | null;
+  /** Token temperature of rollouts. Default 0.5. */
+  temperature?: number;
+  /** Log-probabilities of tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
+  tokenLogProb?: 'tempered' | 'untempered';
+  /**
+   * Log-likelihood of a step in which progress was forced: "exact" (every other position kept) or "reference" (log p of
+   * the forced position added). Default "exact", with compat: "reference" that.
+   */
+  forcedStep?: 'exact' | 'reference';
+  /** Multiplies unmasking probabilities, in rollout and replay. Default 1. */
+  probabilityScale?: number;
+  /** Divides the planner's logits, in rollout and replay. Default 1. */
+  plannerTemperature?: number;
+  /** Tokens per completion. Default: the data set's. */
+  genLength?: number;
+  /** Tokens per block. Default: the data set's, else genLength. */
+  blockLength?: number;
+  /** End a rollout when everything before its first end of sequence is decided. Default true. */
+  stopAtEos?: boolean;
+  /**
+   * Rollouts keep keys and values between passes. The replay goes through the same passes on a cache of its own, filled
+   * with the weights as they are by then; keys and values of earlier passes are constants to the gradient. fp32 only,
+   * and not with compat. Default: none.
+   */
+  cache?: CachePolicy;
+  /** How evaluations decode. Default: `{ type: "planner" }`. */
+  evalSampler?: SamplerObject;
+  /**
+   * "reference" computes what the reference implementation does: rows of a batch advance together, half-batches are
+   * averaged by themselves (twice the gradient), forced steps add log p of the forced position, and a frozen planner
+   * switches `stepPenalty` rewards off.
+   */
+  compat?: 'reference';
+}
+
+/** A reward function with its name and weight. */
+export interface WeightedReward {
+  name: string;
+  fn: RewardFunction;
+  weight: number;
+}
+
+/** GRPO's own options, checked, with defaults. */
+export interface ResolvedGrpo {
+  rewards: WeightedReward[];
+  numGenerations: number;
+  promptsPerStep: number;
+  numIterations: number;
+  clipEpsilonLow: number;
+  clipEpsilonHigh: number;
+  delta: number | null;
+  beta: number;
+  scaleRewards: ScaleRewards;
+  advantageMinClip: number | null;
+  policy: PolicySettings;
+  genLength: number;
+  blockLength: number;
+  stopAtEos: boolean | undefined;
+  evalSampler: SamplerObject;
+}
+
+const OWN_KEYS: readonly string[] = [
+  'dataset',
+  'rewards',
+  'numGenerations',
+  'promptsPerStep',
+  'numIterations',
+  'clipEpsilon',
+  'delta',
+  'beta',
+  'referenceModel',
+  'scaleRewards',
+  'advantageMinClip',
+  'temperature',
+  'tokenLogProb',
+  'forcedStep',
+  'probabilityScale',
+  'plannerTemperature',
+  'genLength',
+  'blockLength',
+  'stopAtEos',
+  'cache',
+  'evalSampler',
+  'compat',
+  'freezeBase',
+  'freezePlanner',
+  'lora',
+];
+
+function resolveRewards(rewards: GrpoOptions['rewards'], zeroSteps: boolean): WeightedReward[] {
+  if (typeof rewards !== 'object' || rewards === null)
+    throw new TypeError(`rewards: expected an object of reward functions, got ${String(rewards)}`);
+  const resolved = Object.entries(rewards).map(([name, reward]) => {
+    if (typeof reward === 'function') return { name, fn: reward, weight: 1 };
+    if (typeof reward !== 'object' || reward === null || typeof reward.fn !== 'function')
+      throw new TypeError(`rewards.${name}: expected a function or { fn, weight }, got ${String(reward)}`);
+    checkKeys(`rewards.${name}`, reward, ['fn', 'weight']);
+    checkNumber(`rewards.${name}.weight`, reward.weight, {});
+    return { name, fn: reward.fn, weight: reward.weight };
+  });
+  if (resolved.length === 0) throw new RangeError('rewards: expected at least one reward function, got none');
+  return resolved.map((reward) => (zeroSteps && isStepReward(reward.fn) ? { ...reward, weight: 0 } : reward));
+}
+
+function resolveClip(clip: GrpoOptions['clipEpsilon']): { clipEpsilonLow: number; clipEpsilonHigh: number } {
+  if (typeof clip === 'object' && clip !== null) checkKeys('clipEpsilon', clip, ['low', 'high']);
+  const { low, high } = typeof clip === 'number' ? { low: clip, high: clip } : (clip ?? { low: 0.2, high: 1 });
+  checkNumber('clipEpsilon.low', low, { min: 0, max: 1 });
+  checkNumber('clipEpsilon.high', high, { min: 0, max: 1e6 });
+  return { clipEpsilonLow: low, clipEpsilonHigh: high };
+}
+
+const DEFAULTS: TrainingDefaults = {
+  learningRate: 5e-6,
+  schedule: 'constant',
+  warmupSteps: 0,
+  learningRateFloor: 0,
+  betas: [0.9, 0.99],
+  weightDecay: 0.1,
+};
+
+function resolvePolicy(options: GrpoOptions): PolicySettings {
+  const { temperature = 0.5, tokenLogProb = 'untempered', plannerTemperature = 1, probabilityScale = 1 } = options;
+  const { compat = null, forcedStep = compat ?? 'exact' } = options;
+  checkNumber('temperature', temperature, { min: 0, max: 1e6 });
+  checkChoice('tokenLogProb', tokenLogProb, ['tempered', 'untempered'] as const);
+  checkChoice('forcedStep', forcedStep, ['exact', 'reference'] as const);
+  checkNumber('probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
+  checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });
+  if (options.compat !== undefined) checkChoice('compat', compat as string, ['reference']);
+  const cache = resolveCache(options.cache);
+  if (cache.type !== 'none' && cache.dtype !== 'float32')
+    throw new RangeError('cache.dtype: expected "float32", which gradients need');
+  if (cache.type !== 'none' && compat === 'reference')
+    throw new RangeError('cache: expected none with compat "reference"');
+  return { temperature, tokenLogProb, plannerTemperature, probabilityScale, forcedStep, compat, cache };
+}
+
+function resolveTrainable(options: GrpoOptions): Trainable {
+  const { freezeBase = false, freezePlanner = false } = options;
+  checkChoice('freezeBase', freezeBase, [true, false] as const);
+  checkChoice('freezePlanner', freezePlanner, [true, false] as const);
+  const lora = checkLora(options.lora);
+  if (freezeBase && lora)
+    throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
+  if (freezeBase && freezePlanner)
+    throw new RangeError('freezePlanner: expected false with freezeBase, or nothing would train');
+  return { freezeBase, freezePlanner, lora };
+}
+
+function checkReference(
+  model: MaskedDiffusionModel,
+  { referenceModel }: GrpoOptions,
+  beta: number,
+  { lora, freezePlanner }: Trainable,
+): void {
+  if (beta > 0 && !referenceModel && !(lora && freezePlanner))
+    throw new RangeError(
+      'beta: expected a referenceModel with beta > 0 (or lora with freezePlanner, whose base is the reference)',
+    );
+  if (referenceModel === model)
+    throw new RangeError('referenceModel: expected a model loaded by itself, got the one that trains');
+  if (referenceModel && !referenceModel.hasPlanner)
+    throw new DUltraError('NO_PLANNER', 'referenceModel: the reference has no planner head');
+}
+
+function resolveLengths(options: GrpoOptions, data: DataSource): { genLength: number; blockLength: number } {
+  const genLength = options.genLength ?? data.genLength;
+  if (genLength === null) throw new TypeError('genLength: expected a number of tokens, since the dataset names none');
+  checkInteger('genLength', genLength, { min: 1, max: 1 << 30 });
+  const blockLength = options.blockLength ?? data.blockLength ?? genLength;
+  checkInteger('blockLength', blockLength, { min: 1, max: genLength });
+  if (genLength % blockLength !== 0)
+    throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
+  return { genLength, blockLength };
+}
+
+/** Which parts of the model train. */
+type Trainable = Required<Omit<TrainableOptions, 'lora'>> & { lora: ReturnType<typeof checkLora> };
+
+/** Checks {@link GrpoOptions} and fills in defaults. @throws TypeError, RangeError; DUltraError NO_PLANNER. */
+export function resolveGrpo(
+  model: MaskedDiffusionModel,
+  options: GrpoOptions,
+): { training: ResolvedTraining; trainable: Trainable; data: DataSource; own: ResolvedGrpo } {
+  const training = resolveTraining(options, DEFAULTS, OWN_KEYS);
+  if (!model.hasPlanner)
+    throw new DUltraError('NO_PLANNER', `${model.source} has no planner head, whose policy GRPO trains`);
+  const { numGenerations = 8, promptsPerStep = 8, numIterations = 1, delta = null, beta = 0 } = options;
+  const { scaleRewards = 'none', advantageMinClip = 0, stopAtEos, evalSampler = { type: 'planner' } } = options;
+  checkInteger('numGenerations', numGenerations, { min: 2, max: 1 << 16 });
+  checkInteger('promptsPerStep', promptsPerStep, { min: 1, max: 1 << 16 });
+  checkInteger('numIterations', numIterations, { min: 1, max: 1 << 16 });
+  if (delta !== null) checkNumber('delta', delta, { minExclusive: 0 });
+  checkNumber('beta', beta, { min: 0 });
+  checkChoice('scaleRewards', scaleRewards, ['none', 'group', 'batch'] as const);
+  if (advantageMinClip !== null) checkNumber('advantageMinClip', advantageMinClip, {});
+  const policy = resolvePolicy(options);
+  if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
+  const trainable = resolveTrainable(options);
+  resolveSampler(evalSampler, true);
+  checkReference(model, options, beta, trainable);
+  const data = openData(options.dataset, training.seed);
+  const lengths = resolveLengths(options, data);
+  const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
+  const own = {
+    rewards,
+    numGenerations,
+    promptsPerStep,
+    numIterations,
+    ...resolveClip(options.clipEpsilon),
+    delta,
+    beta,
+    scaleRewards,
+    advantageMinClip,
+    policy,
+    ...lengths,
+    stopAtEos,
+    evalSampler,
+  };
+  return { training, trainable, data, own };
+}

@@ -1,0 +1,75 @@
+// The trainer of GRPO: on-policy reinforcement learning of the unmasking policy.
+import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
+import type { ModelTrainer } from '../../model/trainer';
+import { checkKeys, omit } from '../../options';
+import { runStage, type StagePlan } from '../loop';
+import { type GrpoOptions, resolveGrpo } from './options';
+import { type GrpoMetrics, GrpoStage } from './stage';
+
+/**
+ * Trains base and planner together by on-policy reinforcement learning: groups of completions are drawn from the
+ * planner's own policy, rewarded, and every denoising step of the better ones is made more likely.
+ *
+ * ```ts
+ * await using trainer = new GrpoTrainer(model, { dataset, maxSteps: 200, rewards: { fast: rewards.fastAnswer() } });
+ * for await (const { step, reward, nfe } of trainer.train()) console.log(step, reward, nfe);
+ * ```
+ */
+export class GrpoTrainer {
+  readonly #plan: Omit<StagePlan, 'signal'>;
+  #reference: ModelTrainer | null = null;
+  #run: AsyncGenerator<GrpoMetrics, void, void> | null = null;
+
+  /** @throws TypeError, RangeError for options; DUltraError NO_PLANNER. */
+  constructor(model: MaskedDiffusionModel, options: GrpoOptions) {
+    const { training, trainable, data, own } = resolveGrpo(model, options);
+    const { freezeBase, freezePlanner } = trainable;
+    const { referenceModel } = options;
+    this.#plan = {
+      kind: 'grpo',
+      model,
+      data,
+      training,
+      trainable,
+      examplesPerStep: (own.promptsPerStep * training.gradientAccumulation) / own.numIterations,
+      own: {
+        ...omit(own, ['rewards']),
+        freezeBase,
+        freezePlanner,
+        rewards: Object.fromEntries(own.rewards.map(({ name, weight }) => [name, weight])),
+      },
+      objective: { metric: 'evalReward', goal: 'max' },
+      start: async (context) => {
+        if (own.beta > 0 && referenceModel)
+          this.#reference = await referenceModel.createTrainer({ freezeBase: true, freezePlanner: true });
+        const reference =
+          this.#reference && referenceModel ? { model: referenceModel, trainer: this.#reference } : null;
+        return new GrpoStage(context, own, reference);
+      },
+    };
+  }
+
+  /**
+   * One yield per optimiser step, after its checkpoint where one is due. Once per trainer.
+   * @param options `signal`: finishes the step under way, saves, and throws `signal.reason`
+   * @throws DUltraError NON_FINITE naming the step, WRITE_FAILED, BAD_CHECKPOINT; whatever a reward throws.
+   */
+  train(options: { signal?: AbortSignal } = {}): AsyncGenerator<GrpoMetrics, void, void> {
+    checkKeys('options', options, ['signal']);
+    if (this.#run) throw new RangeError('train: expected one call per GrpoTrainer; make another to train on');
+    this.#run = runStage<GrpoMetrics>({ ...this.#plan, signal: options.signal });
+    return this.#run;
+  }
+
+  /** Ends the training and frees its memory; the model keeps its current weights. */
+  async dispose(): Promise<void> {
+    await this.#run?.return();
+    this.#reference?.dispose();
+    this.#reference = null;
+  }
+
+  /** `dispose()` at the end of an `await using` block. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+}
