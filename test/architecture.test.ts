@@ -39,6 +39,7 @@ describe('TypeScript', () => {
     'lib/grading',
     'lib/data',
     'lib/rewards',
+    'lib/distributed',
     'lib/training',
     'lib/evaluation',
     'lib/index',

@@ -1,4 +1,5 @@
 // The loop that all trainers share: optimiser steps, learning rates, evaluation, logs, checkpoints, stopping.
+import { type ProcessGroup, SINGLE_PROCESS } from '../distributed/process-group';
 import { DUltraError, isDUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { LoraOptions, ModelTrainer, ModelTrainerOptions } from '../model/trainer';
@@ -48,6 +49,8 @@ export interface StageContext {
   trainer: ModelTrainer;
   data: DataSource;
   training: ResolvedTraining;
+  /** The processes whose rows make up a step. */
+  group: ProcessGroup;
 }
 
 /** A whole run: what {@link runStage} takes. */
@@ -125,7 +128,7 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
       lastGood = run?.checkpointFolder(state.step) ?? null;
     }
     await run?.openLogs(state.step, { tensorboard });
-    const stage = await plan.start({ model, trainer, data, training });
+    const stage = await plan.start({ model, trainer, data, training, group: SINGLE_PROCESS });
     const { stepsPerBatch = 1 } = stage;
     let saveDue = false;
     let savedStep = state.step;

@@ -3,7 +3,7 @@
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateResult } from '../../generation/types';
 import type { ModelTrainer } from '../../model/trainer';
-import { mapRows, packRows } from '../../packing';
+import { concatenate, mapRows, packRows } from '../../packing';
 import { deriveSeed, Purpose } from '../../random';
 import { correctRows, type RewardBatch } from '../../rewards';
 import { mean, standardDeviation } from '../../statistics';
@@ -112,8 +112,8 @@ export class GrpoStage implements Stage {
       tokenBudget: training.tokenBudget,
     });
     const { totals, metrics } = await this.#judge(rows, rollouts.results);
-    const { scaleRewards, advantageMinClip, beta } = this.#options;
-    const advantages = computeAdvantages(totals, { groupSize: numGenerations, scaleRewards, advantageMinClip });
+    const { beta } = this.#options;
+    const advantages = await this.#advantages(totals);
     metrics.zeroAdvantage = advantages.filter((advantage) => advantage === 0).length / advantages.length;
     metrics.forcedSteps = rollouts.steps.filter(({ forced }) => forced).length / rollouts.steps.length;
     const references = beta > 0 ? await this.#scoreReference(rollouts.steps) : null;
@@ -134,18 +134,36 @@ export class GrpoStage implements Stage {
     for (const { name, fn, weight } of rewards) {
       const values = checkRewards(name, await fn(batch), results.length);
       columns.push({ values, weight });
-      const counted = Array.from(values).filter((value): value is number => value !== null && !Number.isNaN(value));
+      const counted = await this.#allRows(Array.from(values, (value) => value ?? Number.NaN));
       if (counted.length > 0) metrics[`reward/${name}`] = mean(counted);
     }
     const totals = totalRewards(columns, results.length);
-    const counted = Array.from(totals).filter((total) => !Number.isNaN(total));
+    const counted = await this.#allRows(totals);
     metrics.reward = counted.length > 0 ? mean(counted) : 0;
     metrics.rewardStd = standardDeviation(counted);
-    const correct = (await correctRows(batch)).filter((value) => value !== null);
-    if (correct.length > 0) metrics.accuracy = mean(correct.map(Number));
-    metrics.nfe = mean(results.map(({ nfe }) => nfe));
-    metrics.tokensPerForward = mean(results.map(({ tokensPerForward }) => tokensPerForward));
+    const correct = (await correctRows(batch)).map((value) => (value === null ? Number.NaN : Number(value)));
+    const judged = await this.#allRows(correct);
+    if (judged.length > 0) metrics.accuracy = mean(judged);
+    metrics.nfe = mean(await this.#allRows(results.map(({ nfe }) => nfe)));
+    metrics.tokensPerForward = mean(await this.#allRows(results.map(({ tokensPerForward }) => tokensPerForward)));
     return { totals, metrics };
+  }
+
+  /** Numbers of the rows of every process, NaN left out. */
+  async #allRows(own: ArrayLike<number>): Promise<number[]> {
+    const parts = await this.#context.group.allGather(Float64Array.from(own));
+    return parts.flatMap((part) => Array.from(part)).filter((value) => !Number.isNaN(value));
+  }
+
+  /** Advantages of this process's rows; the batch that scales them is that of every process. */
+  async #advantages(totals: Float64Array): Promise<Float64Array> {
+    const { group } = this.#context;
+    const { numGenerations: groupSize, scaleRewards, advantageMinClip } = this.#options;
+    const parts = await group.allGather(totals);
+    const before = parts.slice(0, group.rank).reduce((sum, { length }) => sum + length, 0);
+    const all = concatenate(parts, Float64Array);
+    const advantages = computeAdvantages(all, { groupSize, scaleRewards, advantageMinClip });
+    return advantages.subarray(before, before + totals.length);
   }
 
   /** Log-likelihoods of all steps under the reference model. */
