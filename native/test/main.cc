@@ -29,7 +29,8 @@ struct Test {
 // Which tests run.
 struct Selection {
   std::string filter, tag, without_tag;
-  bool list = false;  // print their names instead
+  int shard = 0, shards = 1;  // of those, every `shards`-th
+  bool list = false;          // print their names instead
 };
 std::vector<Test>& tests() {
   static std::vector<Test> all;
@@ -180,9 +181,9 @@ void for_each_arithmetic(const std::function<void(Backend&, const std::string&)>
 }
 
 static int run_all(const Selection& selection) {
-  int passed = 0, failed = 0;
+  int passed = 0, failed = 0, number = 0;
   for (const Test& test : tests()) {
-    if (!selected(test, selection)) continue;
+    if (!selected(test, selection) || number++ % selection.shards != selection.shard) continue;
     if (selection.list) {
       std::printf("%s\n", test.name);
       continue;
@@ -281,10 +282,15 @@ int main(int argc, char** argv) {
                                                        : nullptr;
     if (value && i + 1 < argc) {
       *value = argv[++i];
+    } else if (argument == "--shard" && i + 1 < argc &&
+               std::sscanf(argv[i + 1], "%d/%d", &selection.shard, &selection.shards) == 2 && selection.shards > 0) {
+      ++i;
     } else if (argument == "--list") {
       selection.list = true;
     } else {
-      std::fprintf(stderr, "usage: dultra_tests [--filter PART_OF_A_NAME] [--tag TAG] [--without-tag TAG] [--list]\n");
+      std::fprintf(
+          stderr,
+          "usage: dultra_tests [--filter PART_OF_A_NAME] [--tag TAG] [--without-tag TAG] [--shard I/N] [--list]\n");
       return 2;
     }
   }

@@ -52,7 +52,7 @@ const SANITIZED = {
   thread: { preset: 'emulator-tsan', tests: ['--tag', 'small', '--without-tag', 'slow_with_threads'] },
 };
 
-module.exports = (args) => {
+module.exports = async (args) => {
   const { variants, rest } = sanitizers(args);
   for (const sanitizer of variants) {
     const { preset, tests } = SANITIZED[sanitizer] ?? { preset: 'emulator', tests: [] };
@@ -60,7 +60,7 @@ module.exports = (args) => {
     build(preset);
     // Lanes switch stacks, which AddressSanitizer's fake stacks do not survive.
     const options = { asan: 'detect_leaks=1:detect_stack_use_after_return=0' };
-    runTests(preset, 'dultra_emulated_tests', rest.length > 0 ? rest : tests, options);
+    await runTests(preset, 'dultra_emulated_tests', rest.length > 0 ? rest : tests, options);
     if (sanitizer === 'none' && rest.length === 0) checkBenchmark();
   }
 };

@@ -1,5 +1,7 @@
-// Runs a program of a CMake tree as a suite does: with its output shown, and under the options of its sanitizer.
-const { spawnSync } = require('node:child_process');
+// Runs the test program of a CMake tree, with the options of its sanitizer.
+const { spawn } = require('node:child_process');
+const os = require('node:os');
+const { createInterface } = require('node:readline');
 const { program } = require('../cmake.cjs');
 const { SetupError, root } = require('../setup.cjs');
 
@@ -13,25 +15,48 @@ function sanitizers(args) {
   return { variants, rest: args.filter((argument) => !flags.includes(argument)) };
 }
 
-/** Runs a command with its output shown. Throws SetupError where it fails. */
-function run(command, args, env) {
-  const { status, signal, error } = spawnSync(command, args, {
-    cwd: root,
-    stdio: 'inherit',
-    env: { ...process.env, ...env },
-  });
-  if (error || status !== 0)
-    throw new SetupError(`${[command, ...args].join(' ')}: ${error?.message ?? signal ?? `exit code ${status}`}`);
-}
-
-/** Runs a test program; environment variables of a sanitizer that is not compiled in have no effect. */
-function runTests(preset, name, args, options = {}) {
+/**
+ * Runs a test program, its tests divided among as many processes as there are processors (a test of kernels on the
+ * emulator has one thread). Closes with one total. Throws SetupError where a test fails or a process does not end.
+ */
+async function runTests(preset, name, args, options = {}) {
   if (preset.endsWith('san')) process.stdout.write(`--- ${preset}\n`);
-  run(program(preset, name), args, {
+  const shards = os.availableParallelism();
+  // Variables of a sanitizer that is not compiled in have no effect.
+  const env = {
     ASAN_OPTIONS: options.asan ?? 'detect_leaks=1',
     UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1',
     TSAN_OPTIONS: 'halt_on_error=1',
+    ...process.env,
+  };
+  const outcomes = await Promise.all(
+    Array.from({ length: shards }, (_, i) =>
+      runShard(program(preset, name), [...args, '--shard', `${i}/${shards}`], env),
+    ),
+  );
+  const sum = (key) => outcomes.reduce((total, outcome) => total + outcome[key], 0);
+  process.stdout.write(`${sum('passed')} passed, ${sum('failed')} failed\n`);
+  // A sanitizer may report after the last test, at exit.
+  const broken = outcomes.find(
+    ({ counted, passed, failed, code }) => !counted || (code !== 0 && passed > 0 && failed === 0),
+  );
+  if (broken) throw new SetupError(`${name} did not run to its end: ${broken.end}`);
+  if (sum('failed') > 0 || sum('passed') === 0) throw new SetupError(`${name}: ${sum('failed')} tests failed`);
+}
+
+/** One process of a test program; shows its lines, but not its own total. { passed, failed, counted, code, end }. */
+function runShard(command, args, env) {
+  return new Promise((resolve, reject) => {
+    const outcome = { passed: 0, failed: 0, counted: false };
+    const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], env });
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      const counts = /^(\d+) passed, (\d+) failed$/.exec(line);
+      if (!counts) process.stdout.write(`${line}\n`);
+      else Object.assign(outcome, { passed: Number(counts[1]), failed: Number(counts[2]), counted: true });
+    });
+    child.on('error', reject);
+    child.on('close', (code, signal) => resolve({ ...outcome, code, end: signal ?? `exit code ${code}` }));
   });
 }
 
-module.exports = { run, runTests, sanitizers };
+module.exports = { runTests, sanitizers };

@@ -4,12 +4,12 @@
 const { build, configure } = require('../cmake.cjs');
 const { runTests, sanitizers } = require('./native-program.cjs');
 
-module.exports = (args) => {
+module.exports = async (args) => {
   const { variants, rest } = sanitizers(args);
   for (const sanitizer of variants) {
     const preset = { none: 'release', address: 'asan', thread: 'tsan' }[sanitizer];
     configure(preset);
     build(preset, ['dultra_tests']);
-    runTests(preset, 'dultra_tests', rest);
+    await runTests(preset, 'dultra_tests', rest);
   }
 };
