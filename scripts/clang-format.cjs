@@ -1,4 +1,4 @@
-// Formats the C++ sources, or with --check says which are not formatted.
+// Formats the C++ sources, or those that are named; with --check reports which are not formatted.
 const { spawnSync } = require('node:child_process');
 const { readdirSync } = require('node:fs');
 const path = require('node:path');
@@ -12,10 +12,15 @@ if (!tool) {
   process.stderr.write('dultra: clang-format 14 is not installed (Debian, Ubuntu: apt-get install clang-format-14)\n');
   process.exit(1);
 }
+const named = process.argv.slice(2).filter((argument) => argument !== '--check');
 const files = ['native', 'bench/native'].flatMap((directory) =>
   readdirSync(path.join(root, directory), { recursive: true })
     .filter((file) => /\.(cc|h|inl|cu|cuh)$/.test(file))
     .map((file) => path.join(directory, file)),
 );
 const mode = process.argv.includes('--check') ? ['--dry-run', '--Werror'] : ['-i'];
-process.exit(spawnSync(tool, [...mode, '--style=file', ...files], { cwd: root, stdio: 'inherit' }).status ?? 1);
+const { status } = spawnSync(tool, [...mode, '--style=file', ...(named.length > 0 ? named : files)], {
+  cwd: root,
+  stdio: 'inherit',
+});
+process.exit(status ?? 1);

@@ -89,7 +89,7 @@ function setup() {
     writeFileSync(path.join(root, stamp), '');
   }
   const nativeSources = Math.max(
-    newest(path.join(root, 'native'), ['.cc', '.h', '.inl']),
+    newest(path.join(root, 'native'), ['.cc', '.h', '.inl', '.inc']),
     modified('CMakeLists.txt'),
     modified('CMakePresets.json'),
     modified('package.json'),

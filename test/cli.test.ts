@@ -377,6 +377,18 @@ describe('info', () => {
     expect(model).toBeNull();
   });
 
+  test('--report: a block for an issue, without paths', async () => {
+    const { code, stdout, stderr } = await dultra(['info', '--report'], {
+      env: { DULTRA_CUDA_PLUGIN: '/home/somebody/plugin.so' },
+    });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toMatch(/^```text\ndultra: \d+\.\d+\.\d+\nnode: v\d+/);
+    expect(stdout).toMatch(/^system: \w+ /m);
+    expect(stdout).toMatch(/^memory: /m);
+    expect(stdout).not.toContain('somebody');
+    expect((await dultra(['info', base, '--report'])).code).toBe(2);
+  });
+
   test('with a model', async () => {
     const { stdout } = await dultra(['info', base]);
     expect(stdout).toMatch(/^transformer +2 layers of width 64, 4 heads, feed-forward 160$/m);

@@ -1,8 +1,14 @@
-// dultra info: what is installed, what this machine has, and what a checkpoint is.
+// dultra info: the version, the machine's processor and devices, and the configuration of a checkpoint.
+import os from 'node:os';
 import type { Command } from 'commander';
 import { type MaskedDiffusionModel, type SystemInfo, systemInfo } from '../../index';
+import { UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printJson, printTable } from '../output';
+
+interface InfoFlags extends ModelFlags {
+  report?: boolean;
+}
 
 function describeSystem(system: SystemInfo): [string, string][] {
   const { version, node, platform, cpu, threads, cpuIsas, gpus, gpuReason } = system;
@@ -20,6 +26,17 @@ function describeSystem(system: SystemInfo): [string, string][] {
         : `none: ${gpuReason}; every model runs on the CPU`,
     ],
   ];
+}
+
+/** A block of Markdown for an issue: what describes the machine, and no path that could name a user. */
+function describeForIssue(system: SystemInfo): string {
+  const rows: [string, string][] = [
+    ...describeSystem(system),
+    ['system', `${os.type()} ${os.release()}`],
+    ['memory', formatBytes(os.totalmem())],
+  ];
+  const withoutPaths = (value: string) => value.replace(/(^|[\s"'(=])(~?\/|[A-Za-z]:[\\/])[^\s"':;,)]+/g, '$1<path>');
+  return ['```text', ...rows.map(([name, value]) => `${name}: ${withoutPaths(value)}`), '```'].join('\n');
 }
 
 function describeModel(model: MaskedDiffusionModel): [string, string][] {
@@ -66,9 +83,15 @@ export function register(program: Command): void {
       'Shows the version, the processor and the devices. With a model, loads it and shows its configuration.',
     )
     .argument('[model]', 'checkpoint folder or hub id');
+  command.option('--report', 'print a block for an issue: versions, system, processor and devices; no paths, no names');
   addDeviceOptions(command.optionsGroup('Model:'));
-  addOutputOptions(command, '{ system, model }').action(async (source: string | undefined, flags: ModelFlags) => {
+  addOutputOptions(command, '{ system, model }').action(async (source: string | undefined, flags: InfoFlags) => {
     const system = systemInfo();
+    if (flags.report) {
+      if (source !== undefined) throw new UsageError('--report describes the machine: leave the model out');
+      process.stdout.write(`${describeForIssue(system)}\n`);
+      return;
+    }
     if (source === undefined) {
       if (flags.json) printJson({ system, model: null });
       else printTable(describeSystem(system));
