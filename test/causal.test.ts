@@ -111,13 +111,14 @@ describe('loading', () => {
   };
 
   test.each<[string, unknown, RegExp]>([
-    ['model_type', 'gpt2', /model_type: expected "qwen2" or "llama", got "gpt2"/],
+    ['model_type', 'gpt2', /model_type: expected "qwen2" or "llama", got "gpt2"$/],
+    ['model_type', 'llada', /model_type: expected .*, got "llada", a masked diffusion model, which loadModel loads/],
     ['hidden_size', 47, /hidden_size \/ num_attention_heads: expected an even head size/],
     ['num_key_value_heads', 3, /num_attention_heads: expected a multiple of num_key_value_heads \(3\), got 4/],
     ['head_dim', 16, /head_dim: expected hidden_size \/ num_attention_heads \(12\), got 16/],
-    ['rope_scaling', { rope_type: 'yarn' }, /rope_scaling: expected "default", got "yarn"/],
-    ['use_sliding_window', true, /use_sliding_window: expected false, got true/],
-    ['hidden_act', 'gelu', /hidden_act: expected "silu", got "gelu"/],
+    ['rope_scaling', { rope_type: 'yarn' }, /rope_scaling: expected "default" or null, got "yarn"/],
+    ['use_sliding_window', true, /use_sliding_window: expected false or null, got true/],
+    ['hidden_act', 'gelu', /hidden_act: expected "silu" or null, got "gelu"/],
     ['vocab_size', 'x', /vocab_size: /],
     ['num_hidden_layers', 4, /missing tensors model\.layers\.3\./],
     ['model_type', 'llama', /^$/],

@@ -295,7 +295,7 @@ describe('config.json', () => {
   });
 
   test('a prototype is not a setting', async () => {
-    const error = await failure(withConfig('{"__proto__": {"d_model": 24}}'));
+    const error = await failure(withConfig('{"model_type": "llada", "__proto__": {"d_model": 24}}'));
     expect(error.message).toMatch(/d_model: /);
   });
 

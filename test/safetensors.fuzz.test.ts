@@ -10,7 +10,7 @@ import {
   type TensorEntry,
   writeSafetensors,
 } from '../lib/files/safetensors';
-import { parseModelConfig } from '../lib/model/config';
+import { parseDiffusionCheckpoint } from '../lib/model/families';
 import { matchTensors } from '../lib/model/tensors';
 import { makeCheckpoint, random } from './checkpoints';
 import { temporaryFolder } from './helpers';
@@ -32,7 +32,8 @@ const { folder: base } = makeCheckpoint({
   },
 });
 const json = JSON.parse(readFileSync(path.join(base, 'config.json'), 'utf8'));
-const config = parseModelConfig(json, 'config.json', true);
+const tensors = { has: () => true };
+const { config, checkpointName } = parseDiffusionCheckpoint(json, 'config.json', tensors);
 const bytes = readFileSync(path.join(base, 'model.safetensors'));
 const headerLength = Number(bytes.readBigUInt64LE(0));
 const headerText = bytes.toString('utf8', 8, 8 + headerLength);
@@ -235,7 +236,7 @@ test(
             const entries = new Map<string, TensorEntry>();
             for (const [name, entry] of parseSafetensorsHeader(text, dataBytes, 'model.safetensors'))
               entries.set(name, { ...entry, file: 0, path: 'model.safetensors' });
-            for (const ref of matchTensors(config, entries, 'folder')) {
+            for (const ref of matchTensors(config, entries, 'folder', checkpointName)) {
               // What is let through lies inside the file and has the size of its shape.
               expect(ref.end).toBeLessThanOrEqual(dataBytes);
               const elements = ref.shape.reduce((product, n) => product * n, 1);
@@ -336,7 +337,13 @@ test(
           changed[pick(next, Object.keys(json))] = pick(next, ODD);
         await attempt(
           tally,
-          () => matchTensors(parseModelConfig(changed, 'config.json', true), entries, 'folder'),
+          () =>
+            matchTensors(
+              parseDiffusionCheckpoint(changed, 'config.json', tensors).config,
+              entries,
+              'folder',
+              checkpointName,
+            ),
           () => `config ${i} of seed ${SEED + 3}: ${JSON.stringify(changed)}`,
         );
       }

@@ -1,8 +1,6 @@
 // From a folder or a hub id to a model that generates.
-import type { TensorEntry } from '../files/safetensors';
-import { parseModelConfig } from '../model/config';
+import { parseDiffusionCheckpoint } from '../model/families';
 import { type LoadModelOptions, loadWeights, withFiles } from '../model/load-weights';
-import { PLANNER_MARK } from '../model/tensors';
 import { loadTokenizer } from '../model/tokenizer';
 import { readGenerationDefaults } from './generation-config';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
@@ -15,9 +13,7 @@ import { MaskedDiffusionModel } from './masked-diffusion-model';
  *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
  */
 export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
-  const parse = (json: Record<string, unknown>, file: string, entries: Map<string, TensorEntry>) =>
-    parseModelConfig(json, file, entries.has(PLANNER_MARK));
-  const { folder, json, config, native: loaded } = await loadWeights(source, options, parse);
+  const { folder, json, config, native: loaded } = await loadWeights(source, options, parseDiffusionCheckpoint);
   return withFiles(loaded, async () => {
     const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
     const generationDefaults = await readGenerationDefaults(folder, config.planner !== null);

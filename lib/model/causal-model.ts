@@ -5,7 +5,7 @@ import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { concatenate, offsetsOf, packed, packRows } from '../packing';
 import { deriveSeed, Purpose } from '../random';
 import type { ChatMessage } from '../types';
-import type { CausalConfig } from './causal-config';
+import type { CausalConfig } from './config';
 import { allocateCache } from './kv-cache';
 import { decodeIds, encodePrompt } from './prompt';
 import type { Tokenizer } from './tokenizer';

@@ -145,9 +145,11 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     throw new RangeError(`nHeads: expected a multiple of nKvHeads (${nKvHeads}), got ${nHeads}`);
   const { tokenizer, config: tokenizerConfig, size } = wordLevelTokenizer(vocabulary);
   const config: ModelConfig = {
+    family: 'llada',
     dModel,
     nHeads,
     nKvHeads,
+    headDim: dModel / nHeads,
     nLayers,
     mlpHiddenSize,
     vocabSize: size,
@@ -157,8 +159,11 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     rmsNormEps: 1e-5,
     weightTying: false,
     qkvBias: false,
-    linearBias: false,
-    causal: false,
+    attnOutBias: false,
+    mlpBias: false,
+    headBias: false,
+    qkNorm: false,
+    mask: 'bidirectional',
     eosTokenId: 0,
     padTokenId: 0,
     maskTokenId: 1,

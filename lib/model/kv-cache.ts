@@ -1,8 +1,9 @@
 // Caches of keys and values: their memory, and the handle that users hold.
 import { DUltraError } from '../errors';
-import type { NativeCache, NativeCacheOptions, NativeModel, NativeModelConfig } from '../native';
+import type { NativeCache, NativeCacheOptions, NativeModel } from '../native';
 import { checkChoice, checkKeys } from '../options';
 import { formatGiB } from '../text';
+import type { ModelConfig } from './config';
 import { availableMemory } from './memory';
 
 /** What every cache can be told. */
@@ -29,10 +30,13 @@ export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {
   planner?: 'none' | 'cached' | 'fresh';
 }
 
+/** What of a config decides the size of a cache. */
+type KvShape = Pick<ModelConfig, 'nLayers' | 'nKvHeads' | 'headDim' | 'dModel' | 'planner'>;
+
 const STORED = { none: 'none', cached: 'blocks', fresh: 'hidden' } as const;
 
 /** @throws TypeError, RangeError naming the option; DUltraError NO_PLANNER. */
-export function resolveCacheOptions(options: KvCacheOptions, config: NativeModelConfig): NativeCacheOptions {
+export function resolveCacheOptions(options: KvCacheOptions, config: KvShape): NativeCacheOptions {
   checkKeys('options', options, ['dtype', 'planner']);
   const { dtype = 'float32', planner = 'none' } = options;
   checkChoice('dtype', dtype, ['float32', 'bfloat16'] as const);
@@ -43,9 +47,9 @@ export function resolveCacheOptions(options: KvCacheOptions, config: NativeModel
 }
 
 /** Bytes of a cache of `tokens` positions. */
-export function cacheBytes(config: NativeModelConfig, tokens: number, { dtype, planner }: NativeCacheOptions): number {
+export function cacheBytes(config: KvShape, tokens: number, { dtype, planner }: NativeCacheOptions): number {
   const layers = config.nLayers + (planner === 'blocks' ? (config.planner?.numLayers ?? 0) : 0);
-  const keysAndValues = 2 * config.nKvHeads * (config.dModel / config.nHeads) * (dtype === 'BF16' ? 2 : 4);
+  const keysAndValues = 2 * config.nKvHeads * config.headDim * (dtype === 'BF16' ? 2 : 4);
   return tokens * (layers * keysAndValues + (planner === 'hidden' ? 4 * config.dModel : 0));
 }
 
@@ -55,7 +59,7 @@ export function cacheBytes(config: NativeModelConfig, tokens: number, { dtype, p
  */
 export async function allocateCache(
   model: NativeModel,
-  config: NativeModelConfig,
+  config: KvShape,
   offsets: Int32Array,
   options: NativeCacheOptions,
 ): Promise<NativeCache> {
@@ -76,14 +80,14 @@ export async function allocateCache(
 /** Keys and values of some rows, for `model.forward`. Made by `model.createCache`; free it with `dispose()`. */
 export class KvCache {
   readonly #native: NativeCache;
-  readonly #config: NativeModelConfig;
+  readonly #config: KvShape;
   /** Positions of each row. */
   readonly rowLengths: readonly number[];
   /** Memory that it takes. */
   readonly bytes: number;
 
   /** @internal */
-  constructor(cache: NativeCache, config: NativeModelConfig, rowLengths: readonly number[]) {
+  constructor(cache: NativeCache, config: KvShape, rowLengths: readonly number[]) {
     this.#native = cache;
     this.#config = config;
     this.rowLengths = rowLengths;
@@ -103,7 +107,7 @@ export class KvCache {
    */
   async read(layer: number, row = 0): Promise<{ keys: Float32Array; values: Float32Array }> {
     const both = await this.#native.read(layer, row);
-    const width = this.#config.nKvHeads * (this.#config.dModel / this.#config.nHeads);
+    const width = this.#config.nKvHeads * this.#config.headDim;
     const length = both.length / (2 * width);
     const keys = new Float32Array(length * width);
     const values = new Float32Array(length * width);

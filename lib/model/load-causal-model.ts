@@ -1,6 +1,6 @@
 // From a folder or a hub id to an autoregressive model.
-import { causalName, parseCausalConfig } from './causal-config';
 import { CausalModel } from './causal-model';
+import { parseCausalCheckpoint } from './families';
 import { type LoadModelOptions, loadWeights, withFiles } from './load-weights';
 import { loadTokenizer } from './tokenizer';
 
@@ -12,7 +12,7 @@ import { loadTokenizer } from './tokenizer';
  */
 export async function loadCausalModel(source: string, options: LoadModelOptions = {}): Promise<CausalModel> {
   if (source === undefined) throw new TypeError('source: expected a folder or a hub id, got undefined');
-  const { folder, config, native: loaded } = await loadWeights(source, options, parseCausalConfig, causalName);
+  const { folder, config, native: loaded } = await loadWeights(source, options, parseCausalCheckpoint);
   return withFiles(loaded, async () => {
     const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
     return new CausalModel({ native: loaded, config, tokenizer, source: folder });

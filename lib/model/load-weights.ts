@@ -2,7 +2,7 @@
 import { existsSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { DUltraError } from '../errors';
+import { DUltraError, isDUltraError } from '../errors';
 import { findSafetensors, readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
 import { downloadModel } from '../hub';
 import {
@@ -17,6 +17,7 @@ import {
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
 import { formatGiB } from '../text';
 import { readConfigJson } from './config';
+import type { ParsedCheckpoint } from './families';
 import { availableMemory } from './memory';
 import { EMBEDDING, matchTensors } from './tensors';
 
@@ -192,61 +193,87 @@ async function loadReporting(
   throw (failure as { error: unknown }).error;
 }
 
-/** What a folder holds, before its weights are read. */
-export interface OpenCheckpoint<C> {
-  folder: string;
-  file: string;
-  json: Record<string, unknown>;
-  entries: Map<string, TensorEntry>;
-  config: C;
-}
-
-/** Checks options, finds the folder, reads config and headers, and loads the weights. */
-export async function loadWeights<C extends NativeModelConfig>(
-  source: string | undefined,
-  options: LoadModelOptions,
-  parse: (json: Record<string, unknown>, file: string, entries: Map<string, TensorEntry>) => C,
-  nameOf?: (name: string) => string,
-): Promise<OpenCheckpoint<C> & { native: NativeModel }> {
+/** {@link LoadModelOptions} checked, with defaults. */
+function resolveOptions(options: LoadModelOptions) {
   checkKeys('options', options, ['device', 'dtype', 'compute', 'threads', 'isa', 'revision', 'signal', 'onProgress']);
-  const { device = 'auto', dtype = 'auto', compute, threads = os.availableParallelism(), isa = '', signal } = options;
+  const { device = 'auto', dtype = 'auto', compute, threads = os.availableParallelism(), isa = '' } = options;
   if (typeof device !== 'string' || !/^(auto|cpu|cuda(:\d+)?)$/.test(device))
     throw new RangeError(`device: expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`);
   checkChoice('dtype', dtype, ['auto', 'float32', 'bfloat16', 'float16'] as const);
   if (compute !== undefined) checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
   if (typeof isa !== 'string') throw new TypeError(`isa: expected a string, got ${String(isa)}`);
-  const { revision, onProgress } = options;
+  const { revision, onProgress, signal } = options;
   if (revision !== undefined && typeof revision !== 'string')
     throw new TypeError(`revision: expected a string, got ${String(revision)}`);
   if (onProgress !== undefined && typeof onProgress !== 'function')
     throw new TypeError(`onProgress: expected a function, got ${String(onProgress)}`);
   checkSignal(signal);
+  const storage: NativeDType | 'auto' = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
+  return { device, storage, compute, threads, isa, signal, onProgress };
+}
+
+/** Tries the chosen device; "auto" falls back to the CPU where a GPU has too little memory or cannot be used. */
+async function loadOn(
+  { device, isa }: { device: string; isa: string },
+  load: (on: string) => Promise<NativeModel>,
+): Promise<NativeModel> {
+  const chosen = chooseDevice(device, isa);
+  try {
+    return await load(chosen);
+  } catch (error) {
+    const isLacking = isDUltraError(error, 'OUT_OF_MEMORY') || isDUltraError(error, 'DEVICE_UNAVAILABLE');
+    if (device !== 'auto' || chosen === 'cpu' || !isLacking) throw error;
+    warnOfCpu(error.message);
+    return load('cpu');
+  }
+}
+
+/** A checkpoint whose weights are loaded. */
+export interface LoadedCheckpoint<Config> {
+  folder: string;
+  json: Record<string, unknown>;
+  config: Config;
+  native: NativeModel;
+}
+
+/** Checks options, finds the folder, reads config and headers, and loads the weights. @param parse of the family */
+export async function loadWeights<Config extends NativeModelConfig>(
+  source: string | undefined,
+  options: LoadModelOptions,
+  parse: (json: Record<string, unknown>, file: string, tensors: Map<string, TensorEntry>) => ParsedCheckpoint<Config>,
+): Promise<LoadedCheckpoint<Config>> {
+  const { device, storage, compute, threads, isa, signal, onProgress } = resolveOptions(options);
   signal?.throwIfAborted();
   const folder = await resolveSource(source, options);
   const { file, json } = await readConfigJson(folder);
   const files = await findSafetensors(folder);
   const entries = await readSafetensorsEntries(files);
-  const config = parse(json, file, entries);
-  const tensors = matchTensors(config, entries, folder, nameOf);
-  const storage = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
-  const chosen = chooseDevice(device, isa);
-  if (chosen === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
-  const load = (on: string) => {
-    const isNarrow = storage === 'BF16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype === 'BF16'));
+  const { config, checkpointName } = parse(json, file, entries);
+  const tensors = matchTensors(config, entries, folder, checkpointName);
+  const isNarrow = storage === 'BF16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype === 'BF16'));
+  const native = await loadOn({ device, isa }, (on) => {
+    if (on === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
     const arithmetic = compute ?? (on !== 'cpu' && isNarrow ? 'bfloat16' : 'float32');
-    const request = { config, files, tensors, device: on, threads, isa, storage, compute: arithmetic };
+    // The native core still reads one flag for all biases but those of q, k and v, and one for the mask.
+    const flags = {
+      qkvBias: config.qkvBias === true,
+      linearBias: config.mlpBias === true,
+      causal: config.mask === 'causal',
+    };
+    const request = {
+      config: { ...config, ...flags },
+      files,
+      tensors,
+      device: on,
+      threads,
+      isa,
+      storage,
+      compute: arithmetic,
+    };
     return loadReporting(request, signal, onProgress);
-  };
-  const loaded = await load(chosen).catch((error: unknown) => {
-    const isLacking =
-      error instanceof DUltraError && (error.code === 'OUT_OF_MEMORY' || error.code === 'DEVICE_UNAVAILABLE');
-    if (device !== 'auto' || chosen === 'cpu' || !isLacking) throw error;
-    warnOfCpu(error.message);
-    checkMemory(tensors, storage, config.weightTying, folder);
-    return load('cpu');
   });
-  return { folder, file, json, entries, config, native: loaded };
+  return { folder, json, config, native };
 }
 
 /** The tokenizer and what else stands beside the weights; frees them where that fails. */

@@ -6,6 +6,7 @@ import { syncFile, syncFolder, writeError, writeFileAtomic } from '../files/atom
 import { INDEX_FILE, type TensorData, writeSafetensorsFrom } from '../files/safetensors';
 import { checkChoice, checkKeys } from '../options';
 import type { ModelConfig } from './config';
+import { familyOf } from './families';
 import { expectedTensors } from './tensors';
 
 /** Options of `model.save`. */
@@ -74,35 +75,6 @@ export function toFloat16(values: Float32Array): Uint16Array {
   return out;
 }
 
-/** config.json of a model: the fields that this package reads are written as they are in force, others stay. */
-export function configFile(config: ModelConfig, json: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const { planner } = config;
-  return {
-    architectures: [planner ? 'LLaDOUModelLM' : 'LLaDAModelLM'],
-    model_type: 'llada',
-    ...json,
-    d_model: config.dModel,
-    n_heads: config.nHeads,
-    n_kv_heads: config.nKvHeads,
-    n_layers: config.nLayers,
-    mlp_hidden_size: config.mlpHiddenSize,
-    vocab_size: config.vocabSize,
-    embedding_size: config.embeddingSize,
-    max_sequence_length: config.maxSequenceLength,
-    rope_theta: config.ropeTheta,
-    rms_norm_eps: config.rmsNormEps,
-    weight_tying: config.weightTying,
-    mask_token_id: config.maskTokenId,
-    eos_token_id: config.eosTokenId,
-    pad_token_id: config.padTokenId,
-    ...(planner && {
-      num_head_layers: planner.numLayers,
-      use_adaln: planner.useAdaln,
-      use_mask_embeddings: planner.useMaskEmbeddings,
-    }),
-  };
-}
-
 /**
  * Writes a model into `folder`, which is made where it is missing. @throws DUltraError WRITE_FAILED, RangeError,
  * TypeError
@@ -117,16 +89,18 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
     throw new RangeError(
       `folder: ${folder} holds a checkpoint in several files (${INDEX_FILE}); expected a folder of its own`,
     );
-  const headers = [...expectedTensors(model.config)].map(([name, shape]) => ({ name, dtype: DTYPES[dtype], shape }));
+  const family = familyOf(model.config);
+  const tensors = new Map([...expectedTensors(model.config)].map((entry) => [family.checkpointName(entry[0]), entry]));
+  const headers = [...tensors].map(([name, [, shape]]) => ({ name, dtype: DTYPES[dtype], shape }));
   const produce = async (name: string): Promise<TensorData> => {
-    const values = await model.weights(name);
+    const values = await model.weights(tensors.get(name)![0]);
     if (dtype === 'float32') return values;
     return dtype === 'bfloat16' ? toBFloat16(values) : toFloat16(values);
   };
   try {
     await mkdir(folder, { recursive: true });
     await writeSafetensorsFrom(path.join(folder, 'model.safetensors'), headers, produce, { format: 'pt' });
-    const json = { ...configFile(model.config, model.configJson), torch_dtype: dtype };
+    const json = { ...family.configJson(model.config, model.configJson), torch_dtype: dtype };
     await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
     if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
       const present = new Set(await readdir(model.source));

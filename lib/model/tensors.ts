@@ -8,8 +8,6 @@ const TIME_FEATURES = 256;
 
 /** The embedding table, which is also the output head where weights are tied. */
 export const EMBEDDING = 'model.transformer.wte.weight';
-/** Tensor whose presence says that a checkpoint has a planner head. */
-export const PLANNER_MARK = 'mask_linear.weight';
 
 /** Every tensor that a model of this shape has: name to shape. */
 export function expectedTensors(config: NativeModelConfig): Map<string, number[]> {
@@ -31,8 +29,8 @@ export function expectedTensors(config: NativeModelConfig): Map<string, number[]
       table.set(`${prefix}.k_proj.bias`, [kv]);
       table.set(`${prefix}.v_proj.bias`, [kv]);
     }
-    if (config.linearBias) {
-      table.set(`${prefix}.attn_out.bias`, [c]);
+    if (config.attnOutBias) table.set(`${prefix}.attn_out.bias`, [c]);
+    if (config.mlpBias) {
       table.set(`${prefix}.ff_proj.bias`, [f]);
       table.set(`${prefix}.up_proj.bias`, [f]);
       table.set(`${prefix}.ff_out.bias`, [c]);
@@ -44,7 +42,7 @@ export function expectedTensors(config: NativeModelConfig): Map<string, number[]
   table.set(`${base}.ln_f.weight`, [c]);
   if (!config.weightTying) {
     table.set(`${base}.ff_out.weight`, [v, c]);
-    if (config.linearBias) table.set(`${base}.ff_out.bias`, [v]);
+    if (config.headBias) table.set(`${base}.ff_out.bias`, [v]);
   }
   if (!config.planner) return table;
   for (let i = 0; i < config.planner.numLayers; i++) block(`mask_head.${i}`);
@@ -62,7 +60,7 @@ export function expectedTensors(config: NativeModelConfig): Map<string, number[]
     table.set('norm_out_2.weight', [c]);
     table.set('norm_out_2.bias', [c]);
   }
-  table.set(PLANNER_MARK, [1, c]);
+  table.set('mask_linear.weight', [1, c]);
   table.set('mask_linear.bias', [1]);
   return table;
 }
@@ -71,16 +69,16 @@ const NAMED = 5;
 
 /**
  * Picks what the model needs out of a checkpoint's tensors.
- * @param nameOf the checkpoint's name for one of ours
+ * @param checkpointName the checkpoint's name of a tensor of the native table
  * @throws DUltraError BAD_CHECKPOINT for missing tensors, wrong shapes or types that are not F32, BF16 or F16.
  */
 export function matchTensors(
   config: NativeModelConfig,
   entries: Map<string, TensorEntry>,
   source: string,
-  nameOf: (name: string) => string = (name) => name,
+  checkpointName: (tensor: string) => string,
 ): NativeTensorRef[] {
-  // Said first, so that a config of many layers does not make a table of names that nobody has.
+  // Checked first: a huge layer count must not build a huge name table.
   const layers = config.nLayers + (config.planner?.numLayers ?? 0);
   if (layers > entries.size)
     throw new DUltraError(
@@ -90,12 +88,13 @@ export function matchTensors(
   const refs: NativeTensorRef[] = [];
   const missing: string[] = [];
   for (const [name, shape] of expectedTensors(config)) {
-    const entry = entries.get(nameOf(name));
+    const inFile = checkpointName(name);
+    const entry = entries.get(inFile);
     if (!entry) {
-      missing.push(nameOf(name));
+      missing.push(inFile);
       continue;
     }
-    const where = `${entry.path}: tensor ${nameOf(name)}`;
+    const where = `${entry.path}: tensor ${inFile}`;
     if (entry.shape.length !== shape.length || entry.shape.some((n, i) => n !== shape[i]))
       throw new DUltraError(
         'BAD_CHECKPOINT',

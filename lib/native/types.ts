@@ -17,11 +17,24 @@ export interface NativeModelConfig {
   rmsNormEps: number;
   weightTying: boolean;
   /** q_proj, k_proj and v_proj have biases. */
-  qkvBias: boolean;
-  /** attn_out, ff_proj, up_proj, ff_out and the output head have. */
-  linearBias: boolean;
-  /** Autoregressive: a position sees itself and what stands before it. */
-  causal: boolean;
+  qkvBias?: boolean;
+  /** attn_out has a bias. Default false, as for all of these. */
+  attnOutBias?: boolean;
+  /** ff_proj, up_proj and ff_out have biases. */
+  mlpBias?: boolean;
+  /** The output head has a bias. */
+  headBias?: boolean;
+  /** Each head of queries and keys is normalised. The native core refuses it so far. */
+  qkNorm?: boolean;
+  /** Size D of a head. Default: dModel / nHeads. */
+  headDim?: number;
+  /**
+   * Which keys a position sees. "bidirectional" (default): all; "causal": itself and what stands before it, an
+   * autoregressive model; "block-causal": everything up to the end of its block of `blockLength`.
+   */
+  mask?: 'bidirectional' | 'causal' | 'block-causal';
+  /** Of mask "block-causal". */
+  blockLength?: number;
   /** -1 for a causal model. */
   maskTokenId: number;
   /** null: the checkpoint has no unmasking planner head. */

@@ -1,7 +1,8 @@
 // The denoising loop: blocks, steps, progress of each row, stopping. One native call per step.
 
+import type { ModelConfig } from '../model/config';
 import { allocateCache } from '../model/kv-cache';
-import type { NativeModel, NativeModelConfig, NativeSession, NativeStepRequest, NativeStepResult } from '../native';
+import type { NativeModel, NativeSession, NativeStepRequest, NativeStepResult } from '../native';
 import { concatenate, packPositions } from '../packing';
 import { cacheStorage, type ResolvedCache } from './caches';
 import { BlockRow } from './rows/block-row';
@@ -12,8 +13,7 @@ import type { CustomSampler, DenoiseRow, DenoiseStep } from './types';
 /** What the loop needs of a model. */
 export interface Denoisable {
   native: NativeModel;
-  /** `eosTokenId` null: rows never end early. */
-  config: NativeModelConfig & { eosTokenId: number | null };
+  config: ModelConfig;
 }
 
 /**

@@ -4,11 +4,11 @@ import path from 'node:path';
 import { DUltraError } from '../errors';
 import { findSafetensors, readSafetensorsEntries } from '../files/safetensors';
 import { downloadFiles } from '../hub';
-import { parseCausalConfig } from '../model/causal-config';
-import { parseModelConfig, readConfigJson } from '../model/config';
+import { readConfigJson } from '../model/config';
+import { type ParsedCheckpoint, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../model/families';
 import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
-import { EMBEDDING, expectedTensors, PLANNER_MARK } from '../model/tensors';
+import { EMBEDDING, expectedTensors } from '../model/tensors';
 import { resolveLora, trainerBytes } from '../model/trainer';
 import { type NativeModelConfig, native } from '../native';
 import { checkKeys } from '../options';
@@ -60,6 +60,12 @@ const PROMPT_TOKENS = 256;
 const BYTES = { F32: 4, BF16: 2, F16: 2 } as const;
 const DTYPE_BYTES = { float32: 4, bfloat16: 2, float16: 2 } as const;
 
+type ParseCheckpoint = (
+  json: Record<string, unknown>,
+  file: string,
+  tensors: { has(name: string): boolean },
+) => ParsedCheckpoint<NativeModelConfig>;
+
 interface Shape {
   config: NativeModelConfig;
   /** Bytes of an element as its file holds it. */
@@ -70,11 +76,7 @@ interface Shape {
 const sizeOf = (dimensions: readonly number[]) => dimensions.reduce((product, n) => product * n, 1);
 
 /** Shapes and storage of the model in a folder, or of a hub id, of which only config.json is fetched. */
-async function shapeOfSource(
-  source: string,
-  parse: (json: Record<string, unknown>, file: string, hasPlanner: boolean) => NativeModelConfig,
-  hasPlanner: boolean,
-): Promise<Shape> {
+async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner: boolean): Promise<Shape> {
   if (existsSync(source)) {
     const { file, json } = await readConfigJson(source);
     const entries = await readSafetensorsEntries(await findSafetensors(source));
@@ -82,7 +84,7 @@ async function shapeOfSource(
     const [any] = entries.values();
     const usual = BYTES[any?.dtype as keyof typeof BYTES] ?? 4;
     return {
-      config: parse(json, file, entries.has(PLANNER_MARK)),
+      config: parse(json, file, entries).config,
       bytesOf: (name) => BYTES[dtype(name) as 'F32'] ?? usual,
       source,
     };
@@ -93,7 +95,7 @@ async function shapeOfSource(
   const { json } = await readConfigJson(path.dirname(file));
   const bytes = (json as { torch_dtype?: unknown }).torch_dtype === 'float32' ? 4 : 2;
   // Which files hold a planner is not known before they are here.
-  return { config: parse(json, file, hasPlanner), bytesOf: () => bytes, source };
+  return { config: parse(json, file, { has: () => hasPlanner }).config, bytesOf: () => bytes, source };
 }
 
 /** Shapes and storage of the model that a configuration names. */
@@ -101,7 +103,7 @@ async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
   // Only GRPO and planner initialisation need a planner.
   if (typeof model !== 'object') {
     const source = model ?? path.join(__dirname, '..', '..', 'models', 'default');
-    return shapeOfSource(source, parseModelConfig, stage !== 'sft');
+    return shapeOfSource(source, parseDiffusionCheckpoint, stage !== 'sft');
   }
   const {
     dModel = 64,
@@ -116,7 +118,7 @@ async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
   // A word-level vocabulary: small beside all else.
   const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, embeddingSize: 512, maxSequenceLength, ropeTheta };
   const planner = { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true };
-  const rules = { rmsNormEps: 1e-5, weightTying: false, qkvBias: false, linearBias: false, causal: false };
+  const rules = { rmsNormEps: 1e-5, weightTying: false };
   return { config: { ...shape, ...rules, maskTokenId: 1, planner }, bytesOf: () => 4, source: 'a new model' };
 }
 
@@ -136,7 +138,7 @@ function weightBytes(config: NativeModelConfig, bytesOf: (tensor: string) => num
 async function otherModel(
   name: 'reference model' | 'teacher',
   source: string,
-  parse: (json: Record<string, unknown>, file: string, hasPlanner: boolean) => NativeModelConfig,
+  parse: ParseCheckpoint,
   dtype?: LoadModelOptions['dtype'],
 ): Promise<MemoryItem> {
   try {
@@ -270,14 +272,18 @@ export async function planMemory(
     },
   ];
   if ((config.beta ?? 0) > 0 && config.referenceModel !== undefined)
-    items.push(await otherModel('reference model', config.referenceModel, parseModelConfig));
+    items.push(await otherModel('reference model', config.referenceModel, parseDiffusionCheckpoint));
   for (const { type, options: given = {} } of Object.values(config.rewards ?? {})) {
     const { model, dtype: held } = given as { model?: string; dtype?: LoadModelOptions['dtype'] };
     if (type === 'causalLogProb' && typeof model === 'string')
-      items.push(await otherModel('teacher', model, parseCausalConfig, held));
+      items.push(await otherModel('teacher', model, parseCausalCheckpoint, held));
     if (type === 'teacherLogProb')
       items.push(
-        await otherModel('teacher', model ?? path.join(__dirname, '..', '..', 'models', 'default'), parseModelConfig),
+        await otherModel(
+          'teacher',
+          model ?? path.join(__dirname, '..', '..', 'models', 'default'),
+          parseDiffusionCheckpoint,
+        ),
       );
   }
   const bytes = items.reduce((sum, item) => sum + item.bytes, 0);

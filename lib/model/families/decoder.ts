@@ -1,0 +1,114 @@
+// What families share whose config.json and tensors are named as those of Llama in Hugging Face's transformers.
+import { z } from 'zod';
+import { DUltraError } from '../../errors';
+import { badFile, checkFields } from '../../files/json';
+import type { CausalConfig } from '../config';
+import { count, LIMITS, requireValues } from './definition';
+
+const schema = z.looseObject({
+  model_type: z.string(),
+  hidden_size: count(LIMITS.width),
+  num_attention_heads: count(LIMITS.heads),
+  num_key_value_heads: count(LIMITS.heads).nullish(),
+  num_hidden_layers: z.int().nonnegative().max(LIMITS.layers),
+  intermediate_size: count(LIMITS.mlp),
+  vocab_size: count(LIMITS.ids),
+  max_position_embeddings: count(LIMITS.ids),
+  head_dim: count(LIMITS.heads).nullish(),
+  rms_norm_eps: z.number().nonnegative().max(1).nullish(),
+  rope_theta: z.number().min(1e-6).max(1e12).nullish(),
+  rope_parameters: z
+    .looseObject({ rope_theta: z.number().min(1e-6).max(1e12).nullish(), rope_type: z.string().nullish() })
+    .nullish(),
+  rope_scaling: z.looseObject({ rope_type: z.string().nullish(), type: z.string().nullish() }).nullish(),
+  tie_word_embeddings: z.boolean().nullish(),
+  attention_bias: z.boolean().nullish(),
+  mlp_bias: z.boolean().nullish(),
+  hidden_act: z.string().nullish(),
+  use_sliding_window: z.boolean().nullish(),
+  eos_token_id: z.union([z.int(), z.array(z.int())]).nullish(),
+});
+
+type Fields = z.infer<typeof schema>;
+
+/** Heads of a decoder. @throws DUltraError BAD_CHECKPOINT for numbers that do not divide. */
+function headsOf(c: Fields, file: string): { nHeads: number; nKvHeads: number; headDim: number } {
+  const nHeads = c.num_attention_heads;
+  const nKvHeads = c.num_key_value_heads ?? nHeads;
+  const headDim = c.hidden_size / nHeads;
+  if (!Number.isInteger(headDim) || headDim % 2 !== 0)
+    throw badFile(file, `hidden_size / num_attention_heads: expected an even head size, got ${headDim}`);
+  if (c.head_dim != null && c.head_dim !== headDim)
+    throw badFile(file, `head_dim: expected hidden_size / num_attention_heads (${headDim}), got ${c.head_dim}`);
+  if (nHeads % nKvHeads !== 0)
+    throw badFile(file, `num_attention_heads: expected a multiple of num_key_value_heads (${nKvHeads}), got ${nHeads}`);
+  return { nHeads, nKvHeads, headDim };
+}
+
+/**
+ * The config of an autoregressive decoder. @param biases of q_proj, k_proj and v_proj, which families decide
+ * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
+ */
+export function parseDecoder(
+  json: Record<string, unknown>,
+  file: string,
+  { family, qkvBias }: { family: string; qkvBias: boolean },
+): CausalConfig {
+  const c = checkFields(schema, json, file);
+  requireValues(file, [
+    ['hidden_act', c.hidden_act, ['silu']],
+    ['mlp_bias', c.mlp_bias, [false]],
+    ['use_sliding_window', c.use_sliding_window, [false]],
+    ['rope_scaling', c.rope_scaling?.rope_type ?? c.rope_scaling?.type, ['default']],
+    ['rope_parameters.rope_type', c.rope_parameters?.rope_type, ['default']],
+  ]);
+  const eos = c.eos_token_id ?? [];
+  return {
+    family,
+    dModel: c.hidden_size,
+    ...headsOf(c, file),
+    nLayers: c.num_hidden_layers,
+    mlpHiddenSize: c.intermediate_size,
+    vocabSize: c.vocab_size,
+    embeddingSize: c.vocab_size,
+    maxSequenceLength: c.max_position_embeddings,
+    ropeTheta: c.rope_theta ?? c.rope_parameters?.rope_theta ?? 10000,
+    rmsNormEps: c.rms_norm_eps ?? 1e-6,
+    weightTying: c.tie_word_embeddings ?? false,
+    qkvBias,
+    attnOutBias: false,
+    mlpBias: false,
+    headBias: false,
+    qkNorm: false,
+    mask: 'causal',
+    maskTokenId: -1,
+    eosTokenIds: typeof eos === 'number' ? [eos] : eos,
+    planner: null,
+  };
+}
+
+/** Modules of a block, and tensors outside of blocks: names of the native table to those of decoders. */
+const PARTS: ReadonlyMap<string, string> = new Map([
+  ['q_proj', 'self_attn.q_proj'],
+  ['k_proj', 'self_attn.k_proj'],
+  ['v_proj', 'self_attn.v_proj'],
+  ['attn_out', 'self_attn.o_proj'],
+  ['ff_proj', 'mlp.gate_proj'],
+  ['up_proj', 'mlp.up_proj'],
+  ['ff_out', 'mlp.down_proj'],
+  ['attn_norm', 'input_layernorm'],
+  ['ff_norm', 'post_attention_layernorm'],
+]);
+const OUTSIDE_BLOCKS: ReadonlyMap<string, string> = new Map([
+  ['model.transformer.wte.weight', 'model.embed_tokens.weight'],
+  ['model.transformer.ln_f.weight', 'model.norm.weight'],
+  ['model.transformer.ff_out.weight', 'lm_head.weight'],
+]);
+
+/** A decoder's name of a tensor of the native table. @throws DUltraError INTERNAL for one that decoders lack. */
+export function decoderName(tensor: string): string {
+  const [, layer, module, kind] = /^model\.transformer\.blocks\.(\d+)\.(\w+)\.(weight|bias)$/.exec(tensor) ?? [];
+  const name = module === undefined ? OUTSIDE_BLOCKS.get(tensor) : PARTS.get(module);
+  if (name === undefined) throw new DUltraError('INTERNAL', `tensor ${tensor}: decoders have no such tensor`);
+  return module === undefined ? name : `model.layers.${layer}.${name}.${kind}`;
+}

@@ -1,0 +1,81 @@
+// The families of checkpoints. A new one is a file here and an entry in a list.
+import { DUltraError } from '../../errors';
+import { badFile } from '../../files/json';
+import type { NativeModelConfig } from '../../native';
+import { show } from '../../text';
+import type { CausalConfig, ModelConfig } from '../config';
+import type { DiffusionFamily, Family } from './definition';
+import { llada } from './llada';
+import { llama } from './llama';
+import { qwen2 } from './qwen2';
+
+/** Masked diffusion models. */
+const DIFFUSION: readonly DiffusionFamily[] = [llada];
+/** Autoregressive models. */
+const CAUSAL: readonly Family<CausalConfig>[] = [qwen2, llama];
+
+/** The config of a checkpoint, and the names of its tensors. */
+export interface ParsedCheckpoint<Config> {
+  config: Config;
+  checkpointName: (tensor: string) => string;
+}
+
+function parse<Config extends ModelConfig | CausalConfig>(
+  families: readonly Family<Config>[],
+  others: readonly Family<ModelConfig | CausalConfig>[],
+  hint: string,
+  json: Record<string, unknown>,
+  file: string,
+  tensors: { has(name: string): boolean },
+): ParsedCheckpoint<Config> {
+  const { model_type: type } = json;
+  const answers = ({ modelTypes }: { modelTypes: readonly string[] }) => modelTypes.includes(type as string);
+  const family = families.find(answers);
+  if (!family) {
+    const known = families.flatMap(({ modelTypes }) => modelTypes.map((name) => JSON.stringify(name))).join(' or ');
+    const reason = others.some(answers) ? `, ${hint}` : '';
+    throw badFile(file, `model_type: expected ${known}, got ${show(type)}${reason}`);
+  }
+  const config = family.parseConfig(json, file, tensors);
+  checkComputable(config, file);
+  return { config, checkpointName: family.checkpointName };
+}
+
+/**
+ * The config of a masked diffusion model's checkpoint.
+ * @param tensors names of the checkpoint's tensors
+ * @throws DUltraError BAD_CHECKPOINT for an unknown `model_type`, for a field that is wrong, and for what is not
+ * computed yet.
+ */
+export const parseDiffusionCheckpoint = (
+  json: Record<string, unknown>,
+  file: string,
+  tensors: { has(name: string): boolean },
+): ParsedCheckpoint<ModelConfig> =>
+  parse(DIFFUSION, CAUSAL, 'an autoregressive model, which loadCausalModel loads', json, file, tensors);
+
+/** The config of an autoregressive model's checkpoint. @throws as {@link parseDiffusionCheckpoint} */
+export const parseCausalCheckpoint = (
+  json: Record<string, unknown>,
+  file: string,
+  tensors: { has(name: string): boolean },
+): ParsedCheckpoint<CausalConfig> =>
+  parse(CAUSAL, DIFFUSION, 'a masked diffusion model, which loadModel loads', json, file, tensors);
+
+/** The family of a masked diffusion model's config. */
+export function familyOf({ family: name }: ModelConfig): DiffusionFamily {
+  const family = DIFFUSION.find((one) => one.name === name);
+  if (!family) throw new DUltraError('INTERNAL', `there is no family ${show(name)}`);
+  return family;
+}
+
+/** Refuses what a family can describe and the native core does not compute yet. @throws DUltraError BAD_CHECKPOINT */
+export function checkComputable(config: NativeModelConfig, file: string): void {
+  const refuse = (what: string) => {
+    throw badFile(file, `${what} is not computed yet`);
+  };
+  if (config.qkNorm) refuse('the norm of queries and keys (qkNorm)');
+  if (config.mask === 'block-causal') refuse('block-causal attention (mask)');
+  if (config.headDim !== undefined && config.headDim * config.nHeads !== config.dModel)
+    refuse(`a head size of ${config.headDim} (headDim), other than dModel / nHeads,`);
+}
