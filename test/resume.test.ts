@@ -138,9 +138,9 @@ exceptOnWindows('Windows has no limit on the size of a file')(
   async () => {
     const base = temporaryFolder();
     const broken = path.join(base, 'broken');
-    // Waits at step 14, when of the checkpoints of steps 4, 8 and 12 the last two are left.
+    // Waits at step 14, when of the checkpoints of steps 4, 6, 8 and 12 the last two are left.
     const step = (name: string) => existsSync(path.join(broken, 'checkpoints', `step-000000${name}`));
-    const ready = () => step('12') && !step('04');
+    const ready = () => step('12') && !step('04') && !step('06');
     await run(['sft', folder, broken, '14'], async () => {
       while (!ready()) await sleep(5);
     });

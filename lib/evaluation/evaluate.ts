@@ -296,32 +296,43 @@ function summarise(
   return result;
 }
 
-/**
- * Runs every sampler, with every cache, over the same held-out prompts, many prompts per native call.
- * Row i draws as row i of the random stream whatever `batchSize` is, so results depend on the options alone.
- * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
- */
-export async function evaluate(
-  model: MaskedDiffusionModel | CausalModel,
-  options: EvaluateOptions,
-): Promise<Evaluation> {
+/** A setting, and what the caller gave for it. */
+interface Variant {
+  given: Sampler | undefined;
+  policy: CachePolicy | undefined;
+  setting: Setting;
+}
+
+/** Every sampler with every cache. */
+function resolveVariants(model: MaskedDiffusionModel | CausalModel, options: EvaluateOptions): Variant[] {
+  const { samplers, caches = { none: { type: 'none' } } } = options;
+  for (const [name, value] of Object.entries({ samplers, caches })) {
+    if (typeof value !== 'object' || value === null)
+      throw new TypeError(`${name}: expected an object, got ${String(value)}`);
+    if (Object.keys(value).length === 0) throw new RangeError(`${name}: expected at least one, got none`);
+  }
+  if (model instanceof CausalModel) return [AUTOREGRESSIVE];
+  return Object.entries(samplers).flatMap(([name, given]) => {
+    const resolved = resolveSampler(given, model.hasPlanner);
+    const sampler = typeof resolved === 'function' ? ('custom' as const) : resolved;
+    return Object.entries(caches).map(([cacheName, policy]) => {
+      const cache = resolveCache(policy, `caches.${cacheName}`);
+      const label = cache.type === 'none' ? name : `${name} + ${cacheName}`;
+      return { given, policy, setting: { name: label, sampler, cache } };
+    });
+  });
+}
+
+/** Options of {@link evaluate}, checked, with defaults. */
+type Resolved = ReturnType<typeof resolveEvaluation>;
+
+function resolveEvaluation(options: EvaluateOptions) {
   checkKeys('options', options, KEYS);
-  const {
-    dataset,
-    split = 'test',
-    score,
-    samplers,
-    caches = { none: { type: 'none' } },
-    seed = 0,
-    batchSize = 256,
-    temperature = 0,
-    stopAtEos = true,
-  } = options;
+  const { dataset, split = 'test', score, seed = 0, batchSize = 256, temperature = 0, stopAtEos = true } = options;
   const { traces = 0, store, signal, onProgress } = options;
   checkDataset(dataset);
   checkChoice('split', split, ['train', 'validation', 'test'] as const);
-  const available = dataset.finite?.[split]?.length;
-  const count = options.count ?? available ?? 512;
+  const count = options.count ?? dataset.finite?.[split]?.length ?? 512;
   if (score !== undefined && typeof score !== 'function')
     throw new TypeError(`score: expected a function, got ${String(score)}`);
   checkInteger('count', count, { min: 1, max: 1e7 });
@@ -336,89 +347,105 @@ export async function evaluate(
   checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
   const blockLength = options.blockLength ?? (options.genLength === undefined ? dataset.blockLength : genLength);
   checkInteger('blockLength', blockLength, { min: 1, max: genLength });
-  if (typeof samplers !== 'object' || samplers === null)
-    throw new TypeError(`samplers: expected an object, got ${String(samplers)}`);
-  const names = Object.keys(samplers);
-  if (names.length === 0) throw new RangeError('samplers: expected at least one, got none');
-  if (typeof caches !== 'object' || caches === null)
-    throw new TypeError(`caches: expected an object, got ${String(caches)}`);
-  if (Object.keys(caches).length === 0) throw new RangeError('caches: expected at least one, got none');
-  const settings =
-    model instanceof CausalModel
-      ? [AUTOREGRESSIVE]
-      : names.flatMap((name) => {
-          const given = samplers[name];
-          const sampler = resolveSampler(given, model.hasPlanner);
-          return Object.entries(caches).map(([cacheName, policy]) => {
-            const cache = resolveCache(policy, `caches.${cacheName}`);
-            const label = cache.type === 'none' ? name : `${name} + ${cacheName}`;
-            return {
-              given,
-              policy,
-              setting: { name: label, sampler: typeof sampler === 'function' ? ('custom' as const) : sampler, cache },
-            };
-          });
-        });
+  const generation = { seed, batchSize, genLength, blockLength, temperature, stopAtEos };
+  return { dataset, split, score, count, ...generation, traces, store, signal, onProgress };
+}
+
+/** Completions of consecutive examples. @param firstRow index of the first of them */
+async function complete(
+  model: MaskedDiffusionModel | CausalModel,
+  examples: readonly Example[],
+  firstRow: number,
+  { given: sampler, policy: cache }: Variant,
+  { temperature, seed, signal, genLength, blockLength, stopAtEos }: Resolved,
+): Promise<GenerateResult[]> {
+  const prompts = examples.map(({ prompt }) => prompt);
+  const shared = { temperature, seed, firstRow, signal };
+  if (model instanceof CausalModel)
+    return (await model.generateBatch(prompts, { ...shared, maxTokens: genLength })).map(asGenerated);
+  return model.generateBatch(prompts, { ...shared, sampler, cache, genLength, blockLength, stopAtEos });
+}
+
+/** The record of one example. */
+function recordOf(
+  example: Example,
+  { text: completion, nfe, fullForwards, tokens }: GenerateResult,
+  score: number | null,
+  seconds: number,
+  dataset: TaskDataset,
+): SampleRecord {
+  const { prompt, category, answer } = example;
+  const measured = { completion, score, nfe, fullForwards, tokens, seconds };
+  const record: SampleRecord = { prompt: promptText(prompt), category, ...measured, answer };
+  if (canDiagnose(dataset)) {
+    const { family, error } = dataset.diagnose(example as Example<string>, completion);
+    if (family) record.family = family;
+    if (error) record.error = error;
+  }
+  return record;
+}
+
+/** Samples of one setting, by example: those of the store, the others generated, scored and stored. */
+async function runVariant(
+  model: MaskedDiffusionModel | CausalModel,
+  examples: readonly Example[],
+  variant: Variant,
+  resolved: Resolved,
+  onDone: (examples: number, isNew: boolean) => void,
+): Promise<SampleRecord[]> {
+  const { dataset, score, batchSize, traces, store } = resolved;
+  const { name } = variant.setting;
+  const samples: (SampleRecord | undefined)[] = examples.map((_, index) => store?.get(name, index));
+  onDone(samples.filter((sample) => sample !== undefined).length, false);
+  for (let first = 0; first < examples.length; first++) {
+    if (samples[first]) continue;
+    // Up to the next sample that the store has.
+    let end = first + 1;
+    while (end < examples.length && end < first + batchSize && !samples[end]) end++;
+    const part = examples.slice(first, end);
+    const start = performance.now();
+    const results = await complete(model, part, first, variant, resolved);
+    const seconds = (performance.now() - start) / 1000 / part.length;
+    const completions = results.map(({ text }) => text);
+    const scores = await scoreAll(score, dataset, { examples: part, completions, results });
+    for (const [i, result] of results.entries()) {
+      const record = recordOf(part[i], result, scores[i], seconds, dataset);
+      if (first + i < traces)
+        record.trace = {
+          tokens: Array.from(result.ids, (id) => model.tokenizer!.decode([id])),
+          unmaskedAt: Array.from(result.unmaskedAt),
+        };
+      samples[first + i] = record;
+    }
+    await store?.put(name, first, samples.slice(first, end) as SampleRecord[]);
+    onDone(part.length, true);
+  }
+  return samples as SampleRecord[];
+}
+
+/**
+ * Runs every sampler, with every cache, over the same held-out prompts, many prompts per native call.
+ * Row i draws as row i of the random stream whatever `batchSize` is, so results depend on the options alone.
+ * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
+ */
+export async function evaluate(
+  model: MaskedDiffusionModel | CausalModel,
+  options: EvaluateOptions,
+): Promise<Evaluation> {
+  const resolved = resolveEvaluation(options);
+  const variants = resolveVariants(model, options);
+  const { dataset, split, score, count, seed, batchSize, genLength, blockLength, temperature, stopAtEos } = resolved;
   const examples = dataset.sample(split, count, seed);
+  const total = variants.length * examples.length;
   const results: SamplerResult[] = [];
   let done = 0;
-  for (const { given, policy, setting } of settings) {
-    const { name } = setting;
-    const samples: (SampleRecord | undefined)[] = examples.map((_, index) => store?.get(name, index));
-    done += samples.filter((sample) => sample !== undefined).length;
-    for (let first = 0; first < examples.length; first++) {
-      if (samples[first]) continue;
-      // Up to the next sample that an earlier evaluation left.
-      let end = first + 1;
-      while (end < examples.length && end < first + batchSize && !samples[end]) end++;
-      const part = examples.slice(first, end);
-      const start = performance.now();
-      const prompts = part.map(({ prompt }) => prompt);
-      const shared = { temperature, seed, firstRow: first, signal };
-      const generated =
-        model instanceof CausalModel
-          ? (await model.generateBatch(prompts, { ...shared, maxTokens: genLength })).map(asGenerated)
-          : await model.generateBatch(prompts, {
-              ...shared,
-              sampler: given,
-              cache: policy,
-              genLength,
-              blockLength,
-              stopAtEos,
-            });
-      const seconds = (performance.now() - start) / 1000 / part.length;
-      const completions = generated.map(({ text }) => text);
-      const scores = await scoreAll(score, dataset, { examples: part, completions, results: generated });
-      for (const [i, { nfe, fullForwards, tokens, ids, unmaskedAt }] of generated.entries()) {
-        const { prompt, category, answer } = part[i];
-        const record: SampleRecord = {
-          prompt: promptText(prompt),
-          category,
-          completion: completions[i],
-          score: scores[i],
-          nfe,
-          fullForwards,
-          tokens,
-          seconds,
-          answer,
-        };
-        if (canDiagnose(dataset)) {
-          const { family, error } = dataset.diagnose(part[i] as Example<string>, completions[i]);
-          if (family) record.family = family;
-          if (error) record.error = error;
-        }
-        if (first + i < traces)
-          record.trace = {
-            tokens: Array.from(ids, (id) => model.tokenizer!.decode([id])),
-            unmaskedAt: Array.from(unmaskedAt),
-          };
-        samples[first + i] = record;
-      }
-      await store?.put(name, first, samples.slice(first, end) as SampleRecord[]);
-      done += part.length;
-      onProgress?.({ sampler: setting.name, done, total: settings.length * examples.length });
-    }
-    results.push(summarise(setting, samples as SampleRecord[], genLength, canDiagnose(dataset)));
+  for (const variant of variants) {
+    const { setting } = variant;
+    const samples = await runVariant(model, examples, variant, resolved, (more, isNew) => {
+      done += more;
+      if (isNew) resolved.onProgress?.({ sampler: setting.name, done, total });
+    });
+    results.push(summarise(setting, samples, genLength, canDiagnose(dataset)));
   }
   const { device, isa, threads, parameters, plannerParameters } = model.info;
   return {

@@ -100,122 +100,159 @@ function describe(
   };
 }
 
-/** Runs a stage to its end: one yield per optimiser step, after its checkpoint is written where one is due. */
+/** The state of a run between its steps. */
+class Run<M extends TrainingMetrics> {
+  readonly #plan: StagePlan;
+  readonly #maxSteps: number;
+  readonly #folder: RunFolder | null;
+  readonly #trainer: ModelTrainer;
+  #state: RunState;
+  /** Folder of the last checkpoint. */
+  #lastGood: string | null = null;
+  #savedStep = 0;
+  #saveDue = false;
+
+  constructor(plan: StagePlan, maxSteps: number, folder: RunFolder | null, trainer: ModelTrainer) {
+    this.#plan = plan;
+    this.#maxSteps = maxSteps;
+    this.#folder = folder;
+    this.#trainer = trainer;
+    this.#state = { kind: plan.kind, step: 0, best: null, evaluationsWithoutBest: 0 };
+  }
+
+  /** All steps from the last checkpoint on. */
+  async *train(): AsyncGenerator<M, void, void> {
+    const { model, data, training, signal } = this.#plan;
+    await this.#restore();
+    const context = { model, trainer: this.#trainer, data, training, group: SINGLE_PROCESS };
+    const stage = await this.#plan.start(context);
+    const { stepsPerBatch = 1 } = stage;
+    while (!this.#isOver) {
+      const metrics = await this.#update(stage);
+      const { step } = this.#state;
+      const { evalEvery, saveEvery } = training;
+      if (stage.evaluate && evalEvery > 0 && (step % evalEvery === 0 || step === this.#maxSteps))
+        Object.assign(metrics, this.#judge(await stage.evaluate()));
+      this.#saveDue ||= saveEvery > 0 && step % saveEvery === 0;
+      await this.#folder?.log({ time: Date.now() / 1000, ...metrics } as MetricsLine);
+      // A run cannot continue from the middle of a batch's updates.
+      const isBetween = step % stepsPerBatch === 0;
+      const isOver = this.#isOver;
+      if (isOver || (isBetween && this.#saveDue)) await this.#save();
+      yield metrics as unknown as M;
+      if (signal?.aborted && isBetween && !isOver) {
+        await this.#save();
+        throw signal.reason;
+      }
+    }
+  }
+
+  get #isOver(): boolean {
+    const { patience } = this.#plan.training;
+    return this.#state.step >= this.#maxSteps || (patience !== null && this.#state.evaluationsWithoutBest >= patience);
+  }
+
+  async #restore(): Promise<void> {
+    const restored = await this.#folder?.restore(this.#trainer);
+    if (restored) {
+      this.#state = restored;
+      this.#lastGood = this.#folder?.checkpointFolder(restored.step) ?? null;
+    }
+    this.#savedStep = this.#state.step;
+    await this.#folder?.openLogs(this.#state.step, { tensorboard: this.#plan.training.tensorboard });
+  }
+
+  async #save(): Promise<void> {
+    this.#saveDue = false;
+    const { step } = this.#state;
+    if (!this.#folder || this.#savedStep === step) return;
+    await this.#folder.save(this.#plan.model, this.#trainer, this.#state);
+    this.#savedStep = step;
+    this.#lastGood = this.#folder.checkpointFolder(step);
+  }
+
+  /** One optimiser step and its metrics. */
+  async #update(stage: Stage): Promise<Record<string, number>> {
+    const { training } = this.#plan;
+    const { step } = this.#state;
+    const begin = performance.now();
+    const totalSteps = this.#maxSteps;
+    const factor = learningRateFactor(step, { ...training, floor: training.learningRateFloor, totalSteps });
+    const learningRate = training.learningRate * factor;
+    const plannerLearningRate = training.plannerLearningRate * factor;
+    const { measured, gradNorm } = await this.#descend(stage, learningRate, plannerLearningRate);
+    const seconds = (performance.now() - begin) / 1000;
+    this.#state = { ...this.#state, step: step + 1 };
+    const { loss, tokens, ...others } = measured;
+    return {
+      step: step + 1,
+      maxSteps: this.#maxSteps,
+      loss,
+      ...others,
+      gradNorm,
+      learningRate,
+      plannerLearningRate,
+      tokens,
+      tokensPerSecond: tokens / Math.max(seconds, 1e-9),
+      seconds,
+    };
+  }
+
+  /** Accumulates the gradients of a step and moves the weights along them. */
+  async #descend(stage: Stage, baseLr: number, plannerLr: number): Promise<{ measured: Measured; gradNorm: number }> {
+    const { betas, eps, weightDecay, maxGradNorm } = this.#plan.training;
+    const [beta1, beta2] = betas;
+    const { step } = this.#state;
+    try {
+      const measured = await stage.accumulate(step);
+      if (!Number.isFinite(measured.loss)) throw new DUltraError('NON_FINITE', `the loss is ${measured.loss}`);
+      const update = { baseLr, plannerLr, beta1, beta2, eps, weightDecay, maxGradNorm };
+      const { gradNorm } = await this.#trainer.step(update);
+      return { measured, gradNorm };
+    } catch (cause) {
+      if (!isDUltraError(cause, 'NON_FINITE')) throw cause;
+      const good = this.#lastGood ? `; the last good checkpoint is ${this.#lastGood}` : '';
+      throw new DUltraError(
+        'NON_FINITE',
+        `step ${step + 1}: ${cause.message}; the weights are those of before this step${good}`,
+        { cause },
+      );
+    }
+  }
+
+  /** Notes whether an evaluation is the best so far; returns it. */
+  #judge(evaluation: Record<string, number>): Record<string, number> {
+    const { metric, goal } = this.#plan.objective;
+    const { step, best, evaluationsWithoutBest } = this.#state;
+    const value = evaluation[metric];
+    const isBetter = best === null || (goal === 'min' ? value < best.value : value > best.value);
+    this.#state = isBetter
+      ? { ...this.#state, best: { step, value }, evaluationsWithoutBest: 0 }
+      : { ...this.#state, evaluationsWithoutBest: evaluationsWithoutBest + 1 };
+    this.#saveDue ||= isBetter;
+    return evaluation;
+  }
+}
+
+/** Runs a stage to its end: one yield per optimiser step, after its checkpoint is written if one is due. */
 export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): AsyncGenerator<M, void, void> {
-  const { kind, model, data, training, trainable, examplesPerStep, objective, signal } = plan;
+  const { model, data, training, trainable, examplesPerStep, signal } = plan;
   signal?.throwIfAborted();
   const maxSteps = stepsOf(training, data, examplesPerStep);
   if (training.evalEvery > 0 && !data.validation)
     throw new RangeError('evalEvery: expected a dataset with validation examples, got one without');
-  const { outputDir, resume, keepLast, tensorboard, betas, eps, weightDecay, maxGradNorm } = training;
-  const run =
+  const { outputDir, resume, keepLast } = training;
+  const folder =
     outputDir === null ? null : await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast });
-  const { lora, ...rest } = trainable;
-  let trainer: ModelTrainer;
   try {
     const { activationCheckpointing, momentDtype, seed } = training;
-    trainer = await model.createTrainer({ ...rest, lora, activationCheckpointing, momentDtype, seed });
-  } catch (error) {
-    await run?.close();
-    throw error;
-  }
-  let lastGood: string | null = null;
-  let state: RunState = { kind, step: 0, best: null, evaluationsWithoutBest: 0 };
-  try {
-    const restored = (await run?.restore(trainer)) ?? null;
-    if (restored) {
-      state = restored;
-      lastGood = run?.checkpointFolder(state.step) ?? null;
-    }
-    await run?.openLogs(state.step, { tensorboard });
-    const stage = await plan.start({ model, trainer, data, training, group: SINGLE_PROCESS });
-    const { stepsPerBatch = 1 } = stage;
-    let saveDue = false;
-    let savedStep = state.step;
-    const save = async () => {
-      if (!run || savedStep === state.step) return;
-      await run.save(model, trainer, state);
-      savedStep = state.step;
-      lastGood = run.checkpointFolder(state.step);
-    };
-    const exhausted = () => training.patience !== null && state.evaluationsWithoutBest >= training.patience;
-    while (state.step < maxSteps && !exhausted()) {
-      const { step } = state;
-      const begin = performance.now();
-      const factor = learningRateFactor(step, { ...training, floor: training.learningRateFloor, totalSteps: maxSteps });
-      const learningRate = training.learningRate * factor;
-      const plannerLearningRate = training.plannerLearningRate * factor;
-      let measured: Measured;
-      let gradNorm: number;
-      try {
-        measured = await stage.accumulate(step);
-        if (!Number.isFinite(measured.loss)) throw new DUltraError('NON_FINITE', `the loss is ${measured.loss}`);
-        const [beta1, beta2] = betas;
-        const update = {
-          baseLr: learningRate,
-          plannerLr: plannerLearningRate,
-          beta1,
-          beta2,
-          eps,
-          weightDecay,
-          maxGradNorm,
-        };
-        ({ gradNorm } = await trainer.step(update));
-      } catch (cause) {
-        if (!isDUltraError(cause, 'NON_FINITE')) throw cause;
-        const good = lastGood ? `; the last good checkpoint is ${lastGood}` : '';
-        throw new DUltraError(
-          'NON_FINITE',
-          `step ${step + 1}: ${cause.message}; the weights are those of before this step${good}`,
-          {
-            cause,
-          },
-        );
-      }
-      const seconds = (performance.now() - begin) / 1000;
-      state = { ...state, step: step + 1 };
-      const { loss, tokens, ...others } = measured;
-      const metrics: Record<string, number> = {
-        step: state.step,
-        maxSteps,
-        loss,
-        ...others,
-        gradNorm,
-        learningRate,
-        plannerLearningRate,
-        tokens,
-        tokensPerSecond: tokens / Math.max(seconds, 1e-9),
-        seconds,
-      };
-      const isLast = state.step === maxSteps;
-      if (stage.evaluate && training.evalEvery > 0 && (state.step % training.evalEvery === 0 || isLast)) {
-        const evaluation = await stage.evaluate();
-        Object.assign(metrics, evaluation);
-        const value = evaluation[objective.metric];
-        const better =
-          state.best === null || (objective.goal === 'min' ? value < state.best.value : value > state.best.value);
-        state = better
-          ? { ...state, best: { step: state.step, value }, evaluationsWithoutBest: 0 }
-          : { ...state, evaluationsWithoutBest: state.evaluationsWithoutBest + 1 };
-        saveDue ||= better;
-      }
-      saveDue ||= training.saveEvery > 0 && state.step % training.saveEvery === 0;
-      await run?.log({ time: Date.now() / 1000, ...metrics } as MetricsLine);
-      // In the middle of a batch's updates there is nothing that could be continued from.
-      const between = state.step % stepsPerBatch === 0;
-      const ending = isLast || exhausted();
-      if (ending || (between && saveDue)) {
-        await save();
-        saveDue = false;
-      }
-      yield metrics as unknown as M;
-      if (signal?.aborted && between && !ending) {
-        await save();
-        throw signal.reason;
-      }
+    const trainer = await model.createTrainer({ ...trainable, activationCheckpointing, momentDtype, seed });
+    try {
+      yield* new Run<M>(plan, maxSteps, folder, trainer).train();
+    } finally {
+      trainer.dispose();
     }
   } finally {
-    trainer.dispose();
-    await run?.close();
+    await folder?.close();
   }
 }

@@ -57,6 +57,8 @@ const CUDA_BYTES = 600 * 2 ** 20;
 /** Prompt tokens of a rollout whose data set is not open yet. */
 const PROMPT_TOKENS = 256;
 
+const DEFAULT_MODEL = path.join(__dirname, '..', '..', 'models', 'default');
+
 const BYTES = { F32: 4, BF16: 2, F16: 2 } as const;
 const DTYPE_BYTES = { float32: 4, bfloat16: 2, float16: 2 } as const;
 
@@ -102,7 +104,7 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
 async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
   // Only GRPO and planner initialisation need a planner.
   if (typeof model !== 'object') {
-    const source = model ?? path.join(__dirname, '..', '..', 'models', 'default');
+    const source = model ?? DEFAULT_MODEL;
     return shapeOfSource(source, parseDiffusionCheckpoint, stage !== 'sft');
   }
   const {
@@ -164,36 +166,31 @@ function deviceOf(device: string): { device: string; available: number | null } 
   };
 }
 
-/**
- * The memory that a stage will take with a configuration on a device, by what the native core allocates: within a few
- * percent for models of size, where neither Node nor the data count. Loads no weights, and needs no GPU to plan for
- * one.
- * @param options how the model will be loaded, as {@link loadModel}
- * @throws DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED; TypeError, RangeError for `lora` and options.
- */
-export async function planMemory(
-  stage: Stage,
-  config: TrainConfig,
-  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute'> = {},
-): Promise<MemoryPlan> {
-  checkKeys('options', options, ['device', 'dtype', 'compute']);
-  const { dtype = 'auto', compute } = options;
-  const { device, available } = deviceOf(options.device ?? 'auto');
-  const { config: shape, bytesOf: inFile, source } = await shapeOf(config, stage);
-  const { dModel: c, nHeads, nKvHeads, nLayers, mlpHiddenSize: f, embeddingSize: v } = shape;
-  const kv = (c / nHeads) * nKvHeads;
-  const tensors = [...expectedTensors(shape)];
-  const bytesOf = (name: string) => (compute === 'bfloat16' ? 2 : dtype === 'auto' ? inFile(name) : DTYPE_BYTES[dtype]);
-  const isCuda = device !== 'cpu';
-  // As loadModel chooses: a GPU multiplies in bf16 what is stored so.
-  const isNarrow = isCuda && compute !== 'float32' && tensors.every(([name]) => bytesOf(name) === 2);
+/** A run as its memory depends on it. */
+interface RunShape {
+  stage: Stage;
+  config: TrainConfig;
+  shape: NativeModelConfig;
+  source: string;
+  tensors: [name: string, dimensions: readonly number[]][];
+  /** Bytes of an element as the model stores it. */
+  bytesOf: (tensor: string) => number;
+  isCuda: boolean;
+  /** Matrices are stored in bf16, and products read their operands in bf16. */
+  isNarrow: boolean;
+  freezeBase: boolean;
+  freezePlanner: boolean;
+  lora: ReturnType<typeof resolveLora> | null;
+}
+
+/** Parameters of the model, those that train, and bytes of what the trainer allocates per parameter. */
+function trainerMemory(run: RunShape): { parameters: number; trainable: number; items: MemoryItem[] } {
+  const { config, shape, tensors, bytesOf, isNarrow, freezeBase, freezePlanner, lora } = run;
+  const per = trainerBytes(config.momentDtype ?? 'float32');
   const isSplit = (name: string, dimensions: readonly number[]) =>
     dimensions.length === 2 && bytesOf(name) === 2 && (name === EMBEDDING ? !shape.weightTying : isNarrow);
-  const per = trainerBytes(config.momentDtype ?? 'float32');
-  const lora = config.lora ? resolveLora(config.lora) : null;
-  const freezeBase = config.freezeBase ?? stage === 'planner';
-  const freezePlanner = config.freezePlanner ?? stage === 'sft';
-  const baseTrains = !freezeBase || lora !== null;
+  const hasAdapter = (name: string) =>
+    lora?.targets.some((target) => name.includes('.blocks.') && name.endsWith(`.${target}.weight`));
   let parameters = 0;
   let masters = 0;
   let trainable = 0;
@@ -201,41 +198,18 @@ export async function planMemory(
     const count = sizeOf(dimensions);
     const isPlanner = !name.startsWith('model.');
     parameters += count;
-    if (!isPlanner && !baseTrains) continue;
+    if (!isPlanner && freezeBase && !lora) continue;
     const trains = isPlanner ? !freezePlanner : !freezeBase && !lora;
     if (trains) trainable += count;
     masters += count * (isSplit(name, dimensions) ? (trains ? per.low : 0) : per.copy);
-    if (
-      lora &&
-      dimensions.length === 2 &&
-      lora.targets.some((target) => name.includes('.blocks.') && name.endsWith(`.${target}.weight`))
-    ) {
+    if (lora && dimensions.length === 2 && hasAdapter(name)) {
       const adapter = lora.rank * (dimensions[0] + dimensions[1]);
       // A and B themselves, and as products take them.
       masters += (per.copy + 4) * adapter + count * (isSplit(name, dimensions) ? per.frozenCopySplit : per.frozenCopy);
       trainable += adapter;
     }
   }
-  const tokens = config.tokenBudget ?? 8192;
-  // What products and attention read is kept as they read it; the residual stream and the sums of attention stay fp32.
-  const operand = isNarrow ? 2 : 4;
-  const perBlock = operand * (5 * c + 2 * kv + 3 * f) + 4 * (2 * c + nHeads);
-  const layers = (baseTrains ? nLayers : 0) + (freezePlanner ? 0 : (shape.planner?.numLayers ?? 0));
-  const activations = tokens * (config.activationCheckpointing ? layers * 4 * c + perBlock : layers * perBlock);
-  const forward = 4 * (tokens * (3 * c + 2 * kv + 2 * c) + Math.min(tokens, MLP_ROWS) * 3 * f);
-  const backward = 4 * tokens * (3 * f + 5 * c + 2 * kv);
-  const rows = Math.max(16, Math.floor(HEAD_BYTES / (4 * v)));
-  const scratch = forward + backward + 3 * Math.min(tokens, rows) * v * 4 + (isCuda ? CUDA_BYTES : 0);
-  const cached = stage === 'grpo' && config.cache !== undefined && config.cache.type !== 'none';
-  const rollouts = (config.promptsPerStep ?? 8) * (config.numGenerations ?? 8);
-  const length = Math.min(shape.maxSequenceLength, PROMPT_TOKENS + (config.genLength ?? PROMPT_TOKENS));
-  const caches = cached ? operand * rollouts * length * 2 * kv * (nLayers + (shape.planner?.numLayers ?? 0)) : 0;
   const items: MemoryItem[] = [
-    {
-      name: 'weights',
-      bytes: weightBytes(shape, bytesOf),
-      detail: `${parameters.toLocaleString('en')} parameters of ${source}, matrices in ${isNarrow ? 'bf16' : 'the type that they are held in'}`,
-    },
     {
       name: 'masters',
       bytes: masters,
@@ -253,47 +227,112 @@ export async function planMemory(
       bytes: per.moments * trainable,
       detail: `AdamW's first and second, ${config.momentDtype === 'bfloat16' ? 'bf16' : 'fp32'}`,
     },
+  ];
+  return { parameters, trainable, items };
+}
+
+/** Bytes of an activation as products and attention read it; the residual stream is fp32. */
+const operandBytes = ({ isNarrow }: RunShape) => (isNarrow ? 2 : 4);
+
+/** Elements of a position's keys, and of its values. */
+const keyElements = ({ dModel, nHeads, nKvHeads }: NativeModelConfig) => (dModel / nHeads) * nKvHeads;
+
+/** Activations that the backward pass reads, and the scratch of one block and the output head. */
+function passMemory(run: RunShape): MemoryItem[] {
+  const { config, shape, isCuda, freezeBase, freezePlanner, lora } = run;
+  const { dModel: c, nHeads, nLayers, mlpHiddenSize: f, embeddingSize: v } = shape;
+  const kv = keyElements(shape);
+  const tokens = config.tokenBudget ?? 8192;
+  const perBlock = operandBytes(run) * (5 * c + 2 * kv + 3 * f) + 4 * (2 * c + nHeads);
+  const layers = (!freezeBase || lora ? nLayers : 0) + (freezePlanner ? 0 : (shape.planner?.numLayers ?? 0));
+  const activations = tokens * (config.activationCheckpointing ? layers * 4 * c + perBlock : layers * perBlock);
+  const forward = 4 * (tokens * (3 * c + 2 * kv + 2 * c) + Math.min(tokens, MLP_ROWS) * 3 * f);
+  const backward = 4 * tokens * (3 * f + 5 * c + 2 * kv);
+  const headRows = Math.min(tokens, Math.max(16, Math.floor(HEAD_BYTES / (4 * v))));
+  const kept = config.activationCheckpointing ? 'inputs of blocks alone' : 'all of every block';
+  return [
     {
       name: 'activations',
       bytes: activations,
-      detail: `${tokens.toLocaleString('en')} tokens per pass${config.activationCheckpointing ? ', inputs of blocks alone' : ', all of every block'}`,
+      detail: `${tokens.toLocaleString('en')} tokens per pass, ${kept}`,
     },
     {
       name: 'scratch',
-      bytes: scratch,
+      bytes: forward + backward + 3 * headRows * v * 4 + (isCuda ? CUDA_BYTES : 0),
       detail: `one block forward and backward, logits of some rows${isCuda ? ', the CUDA context' : ''}`,
     },
-    {
-      name: 'caches',
-      bytes: caches,
-      detail: cached
-        ? `${isNarrow ? 'bf16' : 'fp32'} keys and values of ${rollouts} rollouts of ${length} tokens`
-        : 'none: rollouts compute whole rows',
-    },
   ];
-  if ((config.beta ?? 0) > 0 && config.referenceModel !== undefined)
-    items.push(await otherModel('reference model', config.referenceModel, parseDiffusionCheckpoint));
-  for (const { type, options: given = {} } of Object.values(config.rewards ?? {})) {
-    const { model, dtype: held } = given as { model?: string; dtype?: LoadModelOptions['dtype'] };
-    if (type === 'causalLogProb' && typeof model === 'string')
-      items.push(await otherModel('teacher', model, parseCausalCheckpoint, held));
-    if (type === 'teacherLogProb')
-      items.push(
-        await otherModel(
-          'teacher',
-          model ?? path.join(__dirname, '..', '..', 'models', 'default'),
-          parseDiffusionCheckpoint,
-        ),
-      );
-  }
-  const bytes = items.reduce((sum, item) => sum + item.bytes, 0);
+}
+
+/** Keys and values of GRPO's rollouts. */
+function cacheMemory(run: RunShape): MemoryItem {
+  const { stage, config, shape, isNarrow } = run;
+  if (stage !== 'grpo' || config.cache === undefined || config.cache.type === 'none')
+    return { name: 'caches', bytes: 0, detail: 'none: rollouts compute whole rows' };
+  const rollouts = (config.promptsPerStep ?? 8) * (config.numGenerations ?? 8);
+  const length = Math.min(shape.maxSequenceLength, PROMPT_TOKENS + (config.genLength ?? PROMPT_TOKENS));
+  const layers = shape.nLayers + (shape.planner?.numLayers ?? 0);
   return {
-    device,
-    parameters,
-    trainable,
-    items,
-    bytes,
-    available,
-    fits: available === null ? null : bytes <= available,
+    name: 'caches',
+    bytes: operandBytes(run) * rollouts * length * 2 * keyElements(shape) * layers,
+    detail: `${isNarrow ? 'bf16' : 'fp32'} keys and values of ${rollouts} rollouts of ${length} tokens`,
   };
+}
+
+/** The reference model, and models of rewards. */
+async function otherModels({ beta, referenceModel, rewards = {} }: TrainConfig): Promise<MemoryItem[]> {
+  const items: MemoryItem[] = [];
+  if ((beta ?? 0) > 0 && referenceModel !== undefined)
+    items.push(await otherModel('reference model', referenceModel, parseDiffusionCheckpoint));
+  for (const { type, options = {} } of Object.values(rewards)) {
+    const { model, dtype } = options as { model?: string; dtype?: LoadModelOptions['dtype'] };
+    if (type === 'causalLogProb' && typeof model === 'string')
+      items.push(await otherModel('teacher', model, parseCausalCheckpoint, dtype));
+    if (type === 'teacherLogProb')
+      items.push(await otherModel('teacher', model ?? DEFAULT_MODEL, parseDiffusionCheckpoint));
+  }
+  return items;
+}
+
+/**
+ * The memory that a stage will take with a configuration on a device, by what the native core allocates: within a few
+ * percent for models of size, where neither Node nor the data count. Loads no weights, and needs no GPU to plan for
+ * one.
+ * @param options how the model will be loaded, as {@link loadModel}
+ * @throws DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED; TypeError, RangeError for `lora` and options.
+ */
+export async function planMemory(
+  stage: Stage,
+  config: TrainConfig,
+  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute'> = {},
+): Promise<MemoryPlan> {
+  checkKeys('options', options, ['device', 'dtype', 'compute']);
+  const { dtype = 'auto', compute } = options;
+  const { device, available } = deviceOf(options.device ?? 'auto');
+  const { config: shape, bytesOf: inFile, source } = await shapeOf(config, stage);
+  const tensors = [...expectedTensors(shape)];
+  const bytesOf = (name: string) => (compute === 'bfloat16' ? 2 : dtype === 'auto' ? inFile(name) : DTYPE_BYTES[dtype]);
+  const isCuda = device !== 'cpu';
+  // As loadModel chooses: a GPU multiplies weights in bf16 that are stored in bf16.
+  const isNarrow = isCuda && compute !== 'float32' && tensors.every(([name]) => bytesOf(name) === 2);
+  const lora = config.lora ? resolveLora(config.lora) : null;
+  const freezeBase = config.freezeBase ?? stage === 'planner';
+  const freezePlanner = config.freezePlanner ?? stage === 'sft';
+  const run = { stage, config, shape, source, tensors, bytesOf, isCuda, isNarrow, freezeBase, freezePlanner, lora };
+  const { parameters, trainable, items: ofTrainer } = trainerMemory(run);
+  const storage = isNarrow ? 'bf16' : 'the type that they are held in';
+  const items: MemoryItem[] = [
+    {
+      name: 'weights',
+      bytes: weightBytes(shape, bytesOf),
+      detail: `${parameters.toLocaleString('en')} parameters of ${source}, matrices in ${storage}`,
+    },
+    ...ofTrainer,
+    ...passMemory(run),
+    cacheMemory(run),
+    ...(await otherModels(config)),
+  ];
+  const bytes = items.reduce((sum, item) => sum + item.bytes, 0);
+  const fits = available === null ? null : bytes <= available;
+  return { device, parameters, trainable, items, bytes, available, fits };
 }
