@@ -29,7 +29,7 @@ export class DUltraError extends Error {
   /** What kind of failure it was; stable across releases, unlike the message. */
   readonly code: ErrorCode;
 
-  /** `options.cause`: what it came from. */
+  /** `options.cause`: the underlying error. */
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
     super(message, options);
     this.name = 'DUltraError';

@@ -14,7 +14,7 @@ export const Purpose = {
   adapters: 7,
 } as const;
 
-/** SplitMix64's finaliser: a bijection that looks random. */
+/** The finaliser of SplitMix64: a bijection that scrambles bits. */
 function mix(value: bigint): bigint {
   let x = (value + 0x9e3779b97f4a7c15n) & MASK;
   x = ((x ^ (x >> 30n)) * 0xbf58476d1ce4e5b9n) & MASK;

@@ -1,4 +1,4 @@
-// What this package finds on this machine.
+// Versions, processor and devices of this machine.
 import os from 'node:os';
 import { native } from './native';
 
@@ -20,7 +20,7 @@ export interface SystemInfo {
   devices: string[];
   /** CUDA devices: name, architecture and memory of each, in the order of their numbers. */
   gpus: string[];
-  /** Why there are none: what is missing. null where there are some. */
+  /** What is missing for a GPU; null if there is one. */
   gpuReason: string | null;
 }
 

@@ -1,4 +1,4 @@
-// Files that are whole or not there at all, also after a power cut.
+// Atomic, durable writes: after a crash or power cut a file is complete or absent.
 import { randomUUID } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { DUltraError } from '../errors';
@@ -6,16 +6,16 @@ import { DUltraError } from '../errors';
 /** A file or folder that could not be written, with the system's reason. */
 export function writeError(target: string, cause: unknown): unknown {
   const { code } = cause as { code?: unknown };
-  // Only what the file system says; anything else is a defect and keeps its stack.
+  // Only errors of the file system are expected; any other keeps its stack.
   if (typeof code !== 'string' || !/^E[A-Z0-9]+$/.test(code)) return cause;
   const hint =
     code === 'ENOSPC' || code === 'EFBIG' || code === 'EDQUOT' ? ' (the disk is full, or a limit is reached)' : '';
   return new DUltraError('WRITE_FAILED', `${target}: ${(cause as Error).message}${hint}`, { cause });
 }
 
-/** Makes a rename or a new file in `folder` survive a power cut. */
+/** Makes renames and new files in `folder` durable. */
 export async function syncFolder(folder: string): Promise<void> {
-  // Windows opens no folders; its renames are journalled.
+  // Windows cannot open folders; its renames are journalled.
   if (process.platform === 'win32') return;
   const handle = await open(folder, 'r');
   try {
@@ -25,7 +25,7 @@ export async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-/** Makes a file that was written otherwise survive a power cut. */
+/** Makes an already written file durable. */
 export async function syncFile(file: string): Promise<void> {
   const handle = await open(file, 'r+');
   try {
@@ -35,7 +35,7 @@ export async function syncFile(file: string): Promise<void> {
   }
 }
 
-/** Writes a file atomically and durably: it is there whole, or not at all. `write` fills it. */
+/** Writes a file atomically and durably; `write` fills it. */
 export async function writeAtomically(file: string, write: (handle: FileHandle) => Promise<void>): Promise<void> {
   const temporary = `${file}.${process.pid}.${randomUUID()}.tmp`;
   try {

@@ -1,13 +1,13 @@
-// JSON files of a checkpoint. They come from strangers: sizes are bounded, and errors name file, field and value.
+// JSON files of a checkpoint. Their content is untrusted: sizes are bounded, errors name file, field and value.
 import { readFile, stat } from 'node:fs/promises';
 import type { z } from 'zod';
 import { DUltraError } from '../errors';
 import { reasonOf, show } from '../text';
 
-/** Far above every tokenizer, and small enough to parse. */
+/** Larger than any tokenizer, and small enough to parse. */
 const MAX_BYTES = 128 * 2 ** 20;
 
-/** A whole number from 0 on. */
+/** Whether a value is an integer of at least 0. */
 export const isIndex = (value: unknown): value is number =>
   typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
 
@@ -21,7 +21,7 @@ export const badFile = (file: string, message: string, cause?: unknown): DUltraE
 export async function readTextFile(file: string): Promise<string> {
   try {
     const info = await stat(file);
-    // Opening a pipe would wait for its writer.
+    // Opening a pipe would block until it has a writer.
     if (!info.isFile()) throw new Error('expected a file');
     if (info.size > MAX_BYTES) throw new Error(`expected at most ${MAX_BYTES} bytes, got ${info.size}`);
     return await readFile(file, 'utf8');

@@ -1,4 +1,4 @@
-// Safetensors files, read with suspicion: a checkpoint is a file from somewhere else.
+// Safetensors files. Their content is untrusted: every number of a header is checked before use.
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DUltraError } from '../errors';
@@ -6,9 +6,9 @@ import { reasonOf, show } from '../text';
 import { writeAtomically } from './atomic';
 import { badFile, isIndex, readJsonObject } from './json';
 
-/** Where one tensor lies. */
+/** Location of one tensor. */
 export interface TensorEntry {
-  /** As the file says: F32, BF16, F16, I64 … */
+  /** As in the file: F32, BF16, F16, I64 … */
   dtype: string;
   shape: number[];
   /** Index of the file among those read. */
@@ -40,7 +40,7 @@ export interface TensorValue {
   data: TensorData;
 }
 
-/** The types that the format knows, and how their elements are held. */
+/** Types of the format, and the arrays that hold their elements. */
 const ARRAY_TYPES = new Map<string, new (length: number) => TensorData>([
   ['BOOL', Uint8Array],
   ['U8', Uint8Array],
@@ -59,7 +59,7 @@ const ARRAY_TYPES = new Map<string, new (length: number) => TensorData>([
   ['F64', Float64Array],
 ]);
 
-/** The one header key that is no tensor. */
+/** The only header key that is not a tensor. */
 const METADATA = '__metadata__';
 /**
  * A third of the format's own limit, and a quarter of a million tensors: parsed JSON can take twenty times the memory
@@ -111,14 +111,14 @@ export function parseSafetensorsHeader(
     const [begin, end] = offsets as [number, number];
     if (end > dataBytes)
       throw bad(`${at}: ends at byte ${end} of ${dataBytes}: the file is truncated or its header is wrong`);
-    // Products beyond 2^53 are rounded, but stay beyond anything that a file holds.
+    // Products beyond 2^53 are rounded, but still exceed any file.
     const bytes = shape.includes(0) ? 0 : shape.reduce((product: number, n: number) => product * n, size);
     if (bytes !== end - begin)
       throw bad(`${at}: shape ${show(shape)} of ${dtype} needs ${bytes} bytes, its range has ${end - begin}`);
     tensors.set(name, { dtype, shape, begin, end });
   }
   const ranges = [...tensors].filter(([, t]) => t.end > t.begin).sort(([, a], [, b]) => a.begin - b.begin);
-  // The format wants every byte in exactly one tensor, which shows a header that does not belong to its data.
+  // The format puts every byte in exactly one tensor: this detects a header that does not match its data.
   let covered = 0;
   let before = '';
   for (const [name, { begin, end }] of ranges) {
@@ -131,7 +131,7 @@ export function parseSafetensorsHeader(
   return tensors;
 }
 
-/** Fills `target` from a place of the file. @returns bytes read, fewer where the file ends */
+/** Fills `target` from `position` on. @returns bytes read, fewer if the file ends */
 async function readFully(handle: FileHandle, target: Uint8Array, position: number): Promise<number> {
   let done = 0;
   while (done < target.length) {
@@ -152,7 +152,7 @@ async function withHeader<T>(
   const bad = (message: string, cause?: unknown) => badFile(filePath, message, cause);
   let handle: FileHandle;
   try {
-    // Opening a pipe would wait for its writer.
+    // Opening a pipe would block until it has a writer.
     if (!(await stat(filePath)).isFile()) throw new Error('expected a file');
     handle = await open(filePath, 'r');
   } catch (cause) {
@@ -209,7 +209,7 @@ export async function readSafetensors(file: string): Promise<Map<string, TensorV
   return withHeader(file, async (handle, entries) => {
     const tensors = new Map<string, TensorValue>();
     for (const [name, { dtype, shape, begin, end }] of entries) {
-      // The header was checked against the file's size, so that this cannot ask for more than the file holds.
+      // The header was checked against the file's size, so this cannot allocate more than the file holds.
       const data = new (ARRAY_TYPES.get(dtype)!)((end - begin) / elementBytes(dtype)!);
       if ((await readFully(handle, new Uint8Array(data.buffer), begin)) !== end - begin)
         throw new DUltraError('BAD_CHECKPOINT', `${file}: the file became shorter while it was read`);
@@ -259,7 +259,7 @@ export async function writeSafetensorsFrom(
     if (elementBytes(dtype) === undefined) throw new TypeError(`${name}: unknown dtype ${show(dtype)}`);
     if (name === METADATA) throw new RangeError(`${METADATA} is not a name for a tensor`);
   }
-  // Widest first, as the reference implementation writes: every tensor is then aligned to its elements.
+  // Widest first, as the reference implementation writes, so that every tensor is aligned to its elements.
   const ordered = [...headers].sort((a, b) => elementBytes(b.dtype)! - elementBytes(a.dtype)!);
   const bytesOf = ({ dtype, shape }: TensorHeader) => shape.reduce((product, n) => product * n, elementBytes(dtype)!);
   let at = 0;
@@ -289,7 +289,7 @@ export async function readWeightIndex(file: string): Promise<string[]> {
   const { weight_map: map } = await readJsonObject(file);
   const shards = typeof map === 'object' && map !== null ? [...new Set<unknown>(Object.values(map))] : [];
   if (shards.length === 0) throw badFile(file, 'expected a weight_map of file names');
-  // A name out of the folder would let a checkpoint read other files.
+  // A name that leaves the folder would let a checkpoint read other files.
   for (const shard of shards)
     if (typeof shard !== 'string' || !/^[^/\\:\0]+\.safetensors$/.test(shard))
       throw badFile(file, `expected the name of a *.safetensors file, got ${show(shard)}`);

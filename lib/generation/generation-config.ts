@@ -1,11 +1,11 @@
-// generation_config.json: how a checkpoint wants to be decoded where the caller says nothing.
+// generation_config.json: a checkpoint's defaults of generation.
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { badFile, checkFields, readJsonObject } from '../files/json';
 import { resolveSampler, type SamplerObject } from '../sampling/samplers';
 
-/** Defaults of `generate` that a checkpoint brings along. */
+/** Defaults of `generate` from a checkpoint. */
 export interface GenerationDefaults {
   genLength?: number;
   blockLength?: number;
@@ -40,7 +40,7 @@ export async function readGenerationDefaults(folder: string, hasPlanner: boolean
   const defaults: GenerationDefaults = {};
   if (typeof genLength === 'number') defaults.genLength = genLength;
   if (typeof blockLength === 'number') defaults.blockLength = blockLength;
-  // A planner's sampler in a checkpoint whose planner was taken away is no use.
+  // A planner's sampler is ignored in a checkpoint whose planner was removed.
   if (sampler && (sampler.type !== 'planner' || hasPlanner)) {
     try {
       resolveSampler(sampler as unknown as SamplerObject, hasPlanner);

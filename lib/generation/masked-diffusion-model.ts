@@ -1,4 +1,4 @@
-// A loaded model: what users hold.
+// The public handle of a loaded model.
 import { DUltraError } from '../errors';
 import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
 import type { ModelConfig } from '../model/config';

@@ -11,13 +11,13 @@ import { isRunning } from '../process';
 import { COMMIT, failure, isFileSystemError, type Repository } from './repository';
 import { fetchFile } from './transfer';
 
-/** A partial file untouched for so long has no writer: an idle connection is given up earlier. */
+/** A partial file untouched for this long is abandoned: writers give up idle connections earlier. */
 const ABANDONED_MS = 600_000;
 
 /** The folder of a commit's files. */
 export const snapshotOf = (folder: string, commit: string) => path.join(folder, 'snapshots', commit);
 
-/** The commit that the cache has for a revision, null where it has none. */
+/** The cached commit of a revision; null: none. */
 export async function cachedCommit(folder: string, revision: string): Promise<string | null> {
   if (COMMIT.test(revision)) return revision;
   try {
@@ -39,7 +39,7 @@ export async function isComplete(snapshot: string): Promise<boolean> {
   }
 }
 
-/** Names of the files of a snapshot; none where it is not there. */
+/** Names of the files of a snapshot; empty if it does not exist. */
 export async function namesIn(snapshot: string): Promise<string[]> {
   const found = await readdir(snapshot, { recursive: true }).catch(() => []);
   const names: string[] = [];
@@ -53,7 +53,7 @@ export async function namesIn(snapshot: string): Promise<string[]> {
   return names.sort();
 }
 
-/** Notes in the cache which commit the revision is. */
+/** Records the revision's commit in the cache. */
 export async function writeRef(repository: Repository, commit: string): Promise<void> {
   const { folder, revision } = repository;
   if (revision === commit) return;
@@ -66,7 +66,7 @@ export async function writeRef(repository: Repository, commit: string): Promise<
   }
 }
 
-/** Brings one file into `blobs/`, named by its checksum as the official clients do, and links it into the snapshot. */
+/** Downloads one file to `blobs/`, named by its checksum as the official clients do, and links it into the snapshot. */
 export async function bringFile(
   repository: Repository,
   commit: string,
@@ -100,10 +100,10 @@ export async function bringFile(
   }
 }
 
-/** Work under way in this thread, by what it works on. */
+/** Downloads in progress in this thread, by blob. */
 const underWay = new Map<string, Promise<unknown>>();
 
-/** Runs `work` when nothing else in this thread works on `key`. */
+/** Runs `work` once no other call in this thread works on `key`. */
 async function exclusively(key: string, signal: AbortSignal | undefined, work: () => Promise<void>): Promise<void> {
   for (let other = underWay.get(key); other; other = underWay.get(key)) {
     signal?.throwIfAborted();
@@ -132,8 +132,8 @@ async function exclusively(key: string, signal: AbortSignal | undefined, work: (
 const safeHost = () => os.hostname().replace(/[^\w-]/g, '_');
 
 /**
- * The name of this thread's partial file for a blob, with what an earlier download left: every writer has a file of its
- * own, so that none can disturb another, and takes over files whose writers are gone.
+ * The name of this thread's partial file for a blob. Every writer has its own file, so that writers cannot overwrite
+ * each other; the largest file whose writer is gone is renamed to it.
  */
 async function claimPartial(blob: string): Promise<string> {
   const host = safeHost();
@@ -151,7 +151,7 @@ async function claimPartial(blob: string): Promise<string> {
     if (best === null || info.size > best.size) best = { file, size: info.size };
   }
   if (best !== null && best.file !== own)
-    // Another one may have been faster: then this one begins anew.
+    // Another writer may have claimed it first: then this download starts from zero.
     await rename(best.file, own).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT') throw error;
     });
@@ -165,9 +165,9 @@ async function hasSize(file: string, bytes: number): Promise<boolean> {
   );
 }
 
-/** Links a blob into the snapshot; where links are not allowed (Windows without developer mode), moves it there. */
+/** Links a blob into the snapshot, or moves it where links are not allowed (Windows without developer mode). */
 async function linkFile(blob: string, target: string): Promise<void> {
-  // Under another name first, so that the name in the snapshot always leads somewhere.
+  // Created under another name and renamed, so that the name in the snapshot never dangles.
   const temporary = `${target}.${randomUUID()}.tmp`;
   try {
     await symlink(path.relative(path.dirname(target), blob), temporary);

@@ -1,8 +1,8 @@
-// Checkpoints and data sets from a hub: into the cache folder that Hugging Face's own clients use, resumable, each file
-// atomically.
+// Downloads checkpoints and data sets from a hub into the cache folder that Hugging Face's own clients use: resumable,
+// each file atomically.
 //
-// The official client resolves revisions and lists files. The bytes are fetched here: its own cache download starts
-// again from nothing after every interruption, reports no progress and takes no signal.
+// The official client resolves revisions and lists files. The bytes are fetched here: the client's own download
+// restarts from zero after an interruption, reports no progress and takes no signal.
 import path from 'node:path';
 import { getHFHubCachePath, getRepoFolderName, HUB_URL, type ListFileEntry } from '@huggingface/hub';
 import { DUltraError, isDUltraError } from '../errors';
@@ -22,9 +22,9 @@ export { type DownloadProgress, parseHubId } from './repository';
 
 /** Options of {@link downloadModel}. */
 export interface DownloadOptions {
-  /** Branch, tag or commit. Default: what stands behind "@" in the id, else "main". */
+  /** Branch, tag or commit. Default: the part of the id after "@", else "main". */
   revision?: string;
-  /** Stops the download; what has arrived stays, and the next call goes on from there. */
+  /** Stops the download; the next call resumes it. */
   signal?: AbortSignal;
   /**
    * Called when a file begins, about ten times a second while it arrives, and when it is complete. An error thrown here
@@ -33,7 +33,7 @@ export interface DownloadOptions {
   onProgress?: (progress: DownloadProgress) => void;
 }
 
-/** Everything beside the weights that a checkpoint may bring. */
+/** Files of a checkpoint other than weights. */
 const SMALL_FILES = [
   'config.json',
   'generation_config.json',
@@ -44,14 +44,14 @@ const SMALL_FILES = [
   INDEX_FILE,
 ];
 
-/** A repository, and what the cache has of it. */
+/** A repository and its state in the cache. */
 interface Located {
-  /** Made when it is needed: offline nothing is asked, so nothing can be wrong with how. */
+  /** Created on use: an offline run must not fail on a wrong HF_ENDPOINT or HF_TOKEN. */
   repository: () => Repository;
   name: string;
   /** Folder of this repository in the cache. */
   folder: string;
-  /** The commit that the cache has for the revision. */
+  /** The cached commit of the revision; null: none. */
   cached: string | null;
   isOffline: boolean;
 }
@@ -75,7 +75,7 @@ async function locate(type: Repository['type'], source: string, options: Downloa
   return { repository, name: `${id}@${revision}`, folder, cached, isOffline };
 }
 
-/** Brings files of a repository, and says so where the cache would do without the hub. */
+/** Downloads from a repository; the error says so where the cache has a complete copy. */
 async function online<T>(
   { repository }: Located,
   hasCopy: boolean,
@@ -99,9 +99,9 @@ async function online<T>(
 }
 
 /**
- * Brings a checkpoint into the cache and returns its folder. Only files that {@link loadModel} reads are fetched.
- * Interrupted downloads go on where they stopped, also in another process; sizes and checksums are checked; files land
- * in the cache atomically.
+ * Downloads a checkpoint into the cache and returns its folder. Fetches only files that {@link loadModel} reads.
+ * Interrupted downloads resume, also in another process; sizes and checksums are checked; files appear in the cache
+ * atomically.
  *
  * Environment: HF_HUB_CACHE, HF_HOME (where the cache lies), HF_ENDPOINT (another hub), HF_TOKEN (private and gated
  * repositories), HF_HUB_OFFLINE=1 (the cache alone, no requests).
@@ -141,8 +141,8 @@ export async function downloadModel(source: string, options: DownloadOptions = {
 }
 
 /**
- * Brings those files of a repository into the cache that `choose` picks out of all names ("folder/name", "/" between),
- * and returns their paths, in its order. As {@link downloadModel}; offline, `choose` sees the names that the cache has.
+ * Downloads the files that `choose` picks from all names of a repository ("folder/name") and returns their paths, in
+ * its order. As {@link downloadModel}; offline, `choose` sees the cached names.
  * @throws as {@link downloadModel}.
  */
 export async function downloadFiles(
@@ -166,7 +166,7 @@ export async function downloadFiles(
   }
   return online(located, held.length > 0, async (repository) => {
     const { commit, entries } = await readCommit(repository);
-    // Names become paths.
+    // Names become paths: none may leave the folder.
     const safe = [...entries.keys()].filter((file) =>
       file.split('/').every((part) => NAME.test(part) && part !== '..'),
     );
@@ -178,7 +178,7 @@ export async function downloadFiles(
   });
 }
 
-/** The files with weights, by the rule by which they are read: the index's, else model.safetensors, else all. */
+/** The files with weights, as `findSafetensors` chooses: the index's, else model.safetensors, else all. */
 async function weightFiles(
   repository: Repository,
   snapshot: string,

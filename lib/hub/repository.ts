@@ -1,19 +1,19 @@
-// A repository of a hub: its id and revision, requests with retries, and what goes wrong.
+// A repository of a hub: its id and revision, requests with retries, errors.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { datasetInfo, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
 import { DUltraError, isDUltraError } from '../errors';
 
-/** How far a file has come, in bytes. A file that is already in the cache is not reported. */
+/** Progress of one file. A file that is already cached is not reported. */
 export interface DownloadProgress {
   /** Name in the repository. */
   file: string;
-  /** Bytes on disk, those of an earlier, interrupted download included. */
+  /** Bytes on disk, including those of an earlier, interrupted download. */
   received: number;
   /** Size of the file. */
   total: number;
 }
 
-/** Pauses before tries 2, 3, … of a request that failed without progress. */
+/** Pauses before attempts 2, 3, … of a request that failed without progress. */
 const RETRY_DELAYS_MS = [250, 500, 1000, 2000];
 
 /** A commit's id. */
@@ -22,18 +22,18 @@ export const COMMIT = /^[0-9a-f]{40}$/;
 /** What the hub allows in the two parts of an id, and in names of weights. */
 export const NAME = /^[A-Za-z0-9_][\w.-]*$/;
 
-/** An answer of the hub that is not what was asked for. */
+/** An HTTP status other than success. */
 export class HttpError extends Error {
   constructor(
     readonly status: number,
-    /** Pause that the answer asks for, 0 where it asks for none. */
+    /** Retry-After of the response; 0: none. */
     readonly retryAfterMs = 0,
   ) {
     super(`HTTP ${status}`);
   }
 }
 
-/** What a download works on. */
+/** A repository, and how to reach it. */
 export interface Repository {
   type: 'model' | 'dataset';
   id: string;
@@ -41,7 +41,7 @@ export interface Repository {
   hubUrl: string;
   /** Folder of this repository in the cache. */
   folder: string;
-  /** `fetch` with the token for the hub itself, and for nobody that it redirects to. */
+  /** `fetch` with the token, which goes to the hub's own origin only. */
   fetch: typeof fetch;
   signal: AbortSignal | undefined;
   onProgress: ((progress: DownloadProgress) => void) | undefined;
@@ -66,7 +66,7 @@ export function parseHubId(source: string, revision?: string): { id: string; rev
   return { id, revision: chosen };
 }
 
-/** `fetch` that sends HF_TOKEN to the hub's own origin alone; undici takes it off when a redirect leads elsewhere. */
+/** `fetch` that sends HF_TOKEN to the hub's own origin only; undici drops it when a redirect leaves that origin. */
 export function authorisedFetch(hubUrl: string, signal: AbortSignal | undefined): typeof fetch {
   const { origin } = new URL(hubUrl);
   const token = process.env.HF_TOKEN?.trim();
@@ -80,7 +80,7 @@ export function authorisedFetch(hubUrl: string, signal: AbortSignal | undefined)
   };
 }
 
-/** The commit that a revision is, and its files. */
+/** Resolves the revision to a commit and lists its files. */
 export async function readCommit(
   repository: Repository,
 ): Promise<{ commit: string; entries: Map<string, ListFileEntry> }> {
@@ -108,7 +108,7 @@ export async function readCommit(
   return { commit: sha, entries };
 }
 
-/** A request through the client, repeated where that may help. */
+/** A request through the client, with retries. */
 async function hubCall<T>(repository: Repository, file: string | null, call: () => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
@@ -136,12 +136,12 @@ export async function retryOrThrow(
   await sleep(pause, undefined, { signal }).catch(() => signal?.throwIfAborted());
 }
 
-/** Disk full, no permission, …: not cured by asking again. (Errors of the network come wrapped in a TypeError.) */
+/** Disk full, no permission, …: retrying does not help. (Network errors come wrapped in a TypeError.) */
 export function isFileSystemError(error: unknown): boolean {
   return (error as NodeJS.ErrnoException | null)?.syscall !== undefined;
 }
 
-/** "fetch failed" alone says nothing: its cause does. */
+/** The message with its cause: "fetch failed" alone does not name the reason. */
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const { cause } = error;

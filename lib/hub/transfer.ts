@@ -1,4 +1,4 @@
-// One file from the hub onto the disk: resumed where an earlier download stopped, checked by size and checksum.
+// Downloads one file: resumed after an interruption, checked by size and checksum.
 import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
@@ -6,13 +6,13 @@ import type { ListFileEntry } from '@huggingface/hub';
 import { failure, HttpError, type Repository, retryOrThrow } from './repository';
 
 const PROGRESS_INTERVAL_MS = 100;
-/** The longest pause that a hub may ask for. */
+/** Upper bound of Retry-After. */
 const MAX_RETRY_AFTER_MS = 60_000;
 
-/** The file as it arrived is not the one that the hub lists. */
+/** The received file differs from the one that the hub lists. */
 class CorruptFileError extends Error {}
 
-/** Reports progress of one file, about ten times a second; what the callback throws stops the download. */
+/** Reports progress of one file, about ten times a second. An error of the callback stops the download. */
 class Reporter {
   #last = 0;
   hasThrown = false;
@@ -36,7 +36,7 @@ class Reporter {
   }
 }
 
-/** Downloads a file into `partial`, going on where an earlier download stopped, and checks its size and checksum. */
+/** Downloads a file to `partial`, resuming what is there, and checks its size and checksum. */
 export async function fetchFile(
   repository: Repository,
   commit: string,
@@ -56,7 +56,7 @@ export async function fetchFile(
       if (reporter.hasThrown) throw error;
       if (error instanceof CorruptFileError) {
         await handle.truncate(0);
-        // Once from the beginning: the part from an earlier run may have been damaged.
+        // The part of an earlier run may be damaged: starts from zero once.
         if (part.begin > 0 && restarts++ === 0) continue;
         throw failure(repository, entry.path, error.message, error);
       }
@@ -68,7 +68,7 @@ export async function fetchFile(
   }
 }
 
-/** One attempt: brings what is missing of the file and checks the whole. `part` says what there was and what came. */
+/** One attempt: fetches the missing bytes and checks the whole file. `part` gets the bytes before and after. */
 async function receive(
   repository: Repository,
   commit: string,
@@ -107,7 +107,7 @@ function urlOf({ hubUrl, type, id }: Repository, commit: string, file: string): 
   return `${hubUrl}/${type === 'dataset' ? 'datasets/' : ''}${id}/resolve/${commit}/${name}`;
 }
 
-/** Asks for bytes `begin` to `total` of a file and hands them out in order. */
+/** Requests bytes `begin` to `total` of a file and passes them to `write` in order. */
 async function fetchRange(
   repository: Repository,
   url: string,
@@ -115,7 +115,7 @@ async function fetchRange(
   total: number,
   write: (chunk: Uint8Array) => Promise<void>,
 ): Promise<void> {
-  // Compressed answers have no byte ranges.
+  // Compressed responses have no byte ranges.
   const headers: Record<string, string> = { 'Accept-Encoding': 'identity' };
   if (begin > 0) headers.Range = `bytes=${begin}-`;
   const response = await repository.fetch(url, { headers });
@@ -125,7 +125,7 @@ async function fetchRange(
     throw new HttpError(response.status, retryAfter(response.headers.get('retry-after')));
   }
   if (begin > 0) {
-    // A server without ranges sends everything.
+    // A server without ranges sends the whole file.
     if (response.status === 200) skip = begin;
     else if (!response.headers.get('content-range')?.startsWith(`bytes ${begin}-`)) {
       await response.body?.cancel();
@@ -142,23 +142,20 @@ async function fetchRange(
   }
 }
 
-/** Milliseconds of a Retry-After header in seconds; 0 for none, and for one that is a date. */
+/** Milliseconds of a Retry-After header; 0 if there is none, or if it is a date. */
 function retryAfter(header: string | null): number {
   const seconds = header === null || !/^\d+$/.test(header) ? 0 : Number(header);
   return Math.min(MAX_RETRY_AFTER_MS, seconds * 1000);
 }
 
-/**
- * A hash over the checksum's definition: SHA-256 of LFS files, git's blob SHA-1 of others, null where the hub gives
- * neither.
- */
+/** The hash that the hub lists: SHA-256 for LFS files, git's blob SHA-1 for others; null: neither is listed. */
 function newHash(entry: ListFileEntry, total: number): Hash | null {
   if (entry.lfs) return createHash('sha256');
   if (entry.xetHash || entry.oid?.length !== 40) return null;
   return createHash('sha1').update(`blob ${total}\0`);
 }
 
-/** Opens for reading and writing at any place, without emptying what is there. */
+/** Opens for reading and writing at any position, without truncating. */
 async function openForUpdate(file: string): Promise<FileHandle> {
   await (await open(file, 'a')).close();
   return open(file, 'r+');

@@ -9,14 +9,11 @@ import type { NativeNamedTensor } from '../native';
 import { checkChoice } from '../options';
 import { LORA_TARGETS, type LoraOptions, type ModelTrainer } from './trainer';
 
-/** PEFT wraps a model twice; its tensors carry both names. */
+/** PEFT wraps a model twice; both names prefix its tensors. */
 const PREFIX = 'base_model.model.';
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
-/**
- * What the targets mean here, as the pattern that PEFT matches whole module names with: blocks of the base, not the
- * planner or the head.
- */
+/** `target_modules` as written here: the regular expression that PEFT matches full module names with. */
 const MODULE_PATTERN = /^model\\\.transformer\\\.blocks\\\.\\d\+\\\.\(([a-z_|]+)\)$/;
 
 /**
@@ -94,7 +91,7 @@ export async function readAdapter(folder: string): Promise<AdapterFiles> {
   return { lora: { rank, alpha, targets: listed as Required<LoraOptions>['targets'] }, tensors };
 }
 
-/** Adapters on a model, merged into its weights until they are taken out again. Made by `model.loadAdapter`. */
+/** Adapters that are merged into a model's weights until `unmerge`. Made by `model.loadAdapter`. */
 export class Adapter {
   readonly #trainer: ModelTrainer;
   /** Rank, alpha and targets. */
@@ -106,23 +103,23 @@ export class Adapter {
     this.lora = lora;
   }
 
-  /** Puts the adapters into the model's weights (as they are after loading). */
+  /** Adds the adapters to the model's weights, as after loading. */
   merge(): Promise<void> {
     return this.#trainer.setAdapters('on');
   }
 
-  /** The model is the base alone again. */
+  /** Removes the adapters from the model's weights: the model is the base again. */
   unmerge(): Promise<void> {
     return this.#trainer.setAdapters('off');
   }
 
-  /** Frees the adapters; the model keeps its weights as they are at this moment. */
+  /** Frees the adapters; the model keeps its current weights. */
   dispose(): void {
     this.#trainer.dispose();
   }
 }
 
-/** Puts tensors of an adapter folder into a fresh trainer. @throws DUltraError BAD_CHECKPOINT where they do not fit. */
+/** Loads an adapter folder's tensors into a new trainer. @throws DUltraError BAD_CHECKPOINT where they do not fit. */
 export async function applyAdapter(trainer: ModelTrainer, { tensors }: AdapterFiles, folder: string): Promise<void> {
   const { tensors: state } = await trainer.state();
   const known = new Map(state.map((tensor) => [tensor.name, tensor]));

@@ -1,4 +1,4 @@
-// An autoregressive model: what diffusion is compared with, and the teacher that says how likely a completion is.
+// An autoregressive model: a baseline for diffusion, and a teacher that scores completions.
 import { DUltraError } from '../errors';
 import { type NativeCache, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
@@ -72,8 +72,8 @@ export class CausalModel {
 
   /**
    * Log-probability of every token of a completion, given its prompt and the tokens before it: log softmax(logits),
-   * temperature 1. The ids are taken as they are; nothing is tokenised here, so nothing can be misaligned.
-   * @param rows ids below the model's vocabulary, of prompts of at least one token; rows never influence each other
+   * temperature 1. Ids are not tokenised again, so that tokens cannot shift at the boundary of prompt and completion.
+   * @param rows ids below the model's vocabulary, of prompts of at least one token; rows are independent
    * @param options `tokenBudget`: tokens per forward pass, default 8192 (results do not depend on it)
    * @returns one array per row, as long as its completion
    * @throws RangeError, TypeError for rows; DUltraError DISPOSED, NON_FINITE; `signal.reason`.
@@ -109,7 +109,7 @@ export class CausalModel {
 
   /**
    * Continues prompts token by token, until a token that ends a text, on cached keys and values. Row i draws as row
-   * `firstRow + i` of the random stream; rows never influence each other.
+   * `firstRow + i` of the random stream; rows are independent.
    * @throws RangeError, TypeError for options; DUltraError DISPOSED, NO_TOKENIZER, NON_FINITE, OUT_OF_MEMORY;
    * `signal.reason`.
    */

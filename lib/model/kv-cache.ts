@@ -1,4 +1,4 @@
-// Caches of keys and values: their memory, and the handle that users hold.
+// Caches of keys and values: options, memory, and the public handle.
 import { DUltraError } from '../errors';
 import type { NativeCache, NativeCacheOptions, NativeModel } from '../native';
 import { checkChoice, checkKeys } from '../options';
@@ -83,7 +83,7 @@ export class KvCache {
   readonly #config: KvShape;
   /** Positions of each row. */
   readonly rowLengths: readonly number[];
-  /** Memory that it takes. */
+  /** Allocated bytes. */
   readonly bytes: number;
 
   /** @internal */
@@ -101,9 +101,9 @@ export class KvCache {
 
   /**
    * What a layer holds for a row: keys after the rotary embedding, and values, (length, nKvHeads, headDim) each. Layers
-   * are the base model's, then those of the planner's blocks. Positions that no pass has computed hold whatever was in
-   * memory.
-   * @throws RangeError for a layer or row that there is not; DUltraError DISPOSED.
+   * are the base model's, then those of the planner's blocks. Positions that no pass has computed are
+   * undefined.
+   * @throws RangeError for a layer or row that does not exist; DUltraError DISPOSED.
    */
   async read(layer: number, row = 0): Promise<{ keys: Float32Array; values: Float32Array }> {
     const both = await this.#native.read(layer, row);

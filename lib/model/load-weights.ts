@@ -21,7 +21,7 @@ import type { ParsedCheckpoint } from './families';
 import { availableMemory } from './memory';
 import { EMBEDDING, matchTensors } from './tensors';
 
-/** How far {@link loadModel} has come. */
+/** Progress of {@link loadModel}. */
 export interface LoadProgress {
   /**
    * "download": a file of a hub id arrives. "weights": tensors go from their files into the memory that the model
@@ -30,7 +30,7 @@ export interface LoadProgress {
   stage: 'download' | 'weights';
   /** "download": the file's name in the repository. */
   file?: string;
-  /** Bytes that are there: of the file, those of an earlier, interrupted download included, or of all tensors. */
+  /** Bytes loaded so far: of the file (including an earlier, interrupted download), or of all tensors. */
   loadedBytes: number;
   /** Bytes of the file, or of all tensors. */
   totalBytes: number;
@@ -72,7 +72,7 @@ const PROGRESS_INTERVAL_MS = 100;
 /** Weights plus packing and a first workspace, over the weights alone. */
 const MEMORY_FACTOR = 1.1;
 
-/** The model that the package brings along. */
+/** The model in the package. */
 const EMBEDDED = path.join(__dirname, '..', '..', 'models', 'default');
 
 const looksLikePath = (source: string) => /^[./~\\]|^[A-Za-z]:[\\/]/.test(source);
@@ -147,15 +147,12 @@ function chooseDevice(device: string, isa: string): string {
   if (isa !== '') return 'cpu';
   const { names, built, reason } = native().cudaDevices();
   if (names.length > 0) return 'cuda:0';
-  // The plugin comes with the package: a machine without a driver has no GPU that somebody would miss.
+  // Warn only where there is a driver; without one the CPU is no surprise.
   if (built && !reason.startsWith('no NVIDIA driver')) warnOfCpu(reason);
   return 'cpu';
 }
 
-/**
- * Loads weights; tells how far they are by asking the native job from time to time, so that it never waits for
- * JavaScript.
- */
+/** Loads weights. Progress is polled, so that the native job never waits for JavaScript. */
 async function loadReporting(
   request: NativeLoadRequest,
   signal: AbortSignal | undefined,
@@ -276,7 +273,7 @@ export async function loadWeights<Config extends NativeModelConfig>(
   return { folder, json, config, native };
 }
 
-/** The tokenizer and what else stands beside the weights; frees them where that fails. */
+/** Reads the files beside the weights, such as the tokenizer; frees the weights if that fails. */
 export async function withFiles<T>(native: NativeModel, read: () => Promise<T>): Promise<T> {
   try {
     return await read();

@@ -1,6 +1,6 @@
-// How much memory may still be taken. Node's own answers do not serve here: `os.freemem()` does not know a container's
-// limit, and `process.availableMemory()`, which does, counts cached files as used: a container that has just downloaded
-// a checkpoint would look full.
+// Available memory. Node's own functions do not fit: `os.freemem()` ignores a container's limit, and
+// `process.availableMemory()` counts cached files as used, so that a container which has just downloaded a checkpoint
+// would look full.
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -25,11 +25,11 @@ function limit(file: string): number {
   return Number.isFinite(value) ? value : Infinity;
 }
 
-/** Files whose contents are in memory, and which the kernel drops when memory is wanted. */
+/** Bytes of cached files, which the kernel drops when memory is needed. */
 const cachedFiles = (stat: Map<string, number>, prefix = '') =>
   (stat.get(`${prefix}active_file`) ?? 0) + (stat.get(`${prefix}inactive_file`) ?? 0);
 
-/** What one control group leaves free below its limit; Infinity where it has none. */
+/** Free bytes below the limit of one control group; Infinity: it has no limit. */
 function freeInGroup(folder: string, version: 1 | 2): number {
   const most = limit(path.join(folder, version === 2 ? 'memory.max' : 'memory.limit_in_bytes'));
   if (most === Infinity) return Infinity;
@@ -40,11 +40,10 @@ function freeInGroup(folder: string, version: 1 | 2): number {
 }
 
 /**
- * Bytes that this process can take without swapping or being killed, by what Linux tells: the machine's available
- * memory, and the limits of every control group around the process (a container's among them), cached files counted as
- * free in both.
- * @param root where /proc and /sys are; tests have their own
- * @returns null where nothing is told
+ * Bytes that this process can allocate without swapping or being killed, on Linux: the machine's available memory, and
+ * the limits of all control groups of the process (such as a container's). Cached files count as free in both.
+ * @param root folder of /proc and /sys, for tests
+ * @returns null on other systems
  */
 export function linuxAvailableMemory(root = '/'): number | null {
   const available = /^MemAvailable:\s+(\d+) kB/m.exec(read(path.join(root, 'proc/meminfo')) ?? '')?.[1];
@@ -67,8 +66,8 @@ export function linuxAvailableMemory(root = '/'): number | null {
   return least;
 }
 
-/** Bytes that may still be taken on this machine. */
+/** Bytes that can still be allocated on this machine. */
 export function availableMemory(): number {
-  // macOS and Windows page other programs' memory out when it is wanted; what they call free leaves all of that out.
+  // macOS and Windows page out other programs' memory on demand, which their free memory does not count.
   return linuxAvailableMemory() ?? os.totalmem();
 }

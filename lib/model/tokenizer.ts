@@ -13,7 +13,7 @@ interface TokenizerConfig {
   [key: string]: unknown;
 }
 
-/** The text of a special token in tokenizer_config.json: a string, or an object that holds it. */
+/** The text of a special token in tokenizer_config.json: a string, or an object with `content`. */
 function specialToken(config: TokenizerConfig, name: string): string | null {
   const value = config[name] as string | { content?: unknown } | null | undefined;
   if (typeof value === 'string') return value;
@@ -66,7 +66,7 @@ export class Tokenizer {
     source: string,
   ) {
     const { model } = tokenizer as { model?: { unk_token?: unknown } };
-    // The library looks for a word-level model's unknown token in the config alone.
+    // The library reads a word-level model's unknown token from the config only.
     this.#tokenizer = new HubTokenizer(tokenizer, {
       ...(model?.unk_token ? { unk_token: model.unk_token } : {}),
       ...config,
@@ -167,7 +167,7 @@ export async function loadTokenizer(folder: string, maskTokenId: number, limit: 
   const config: TokenizerConfig = existsSync(configFile) ? await readJsonObject(configFile) : {};
   const template = existsSync(templateFile) ? await readTextFile(templateFile) : defaultTemplate(config);
   try {
-    // First, since the library makes lists as long as the highest id.
+    // Before the library runs, which allocates lists as long as the highest id.
     checkIds(tokenizer, limit);
     return new Tokenizer(tokenizer, config, template, maskTokenId, folder);
   } catch (cause) {

@@ -1,4 +1,4 @@
-// Options of a model's trainer, checked, and what they take.
+// Options of a model's trainer, and the memory that a trainer takes.
 import type { NativeModel, NativeTrainer, NativeTrainerOptions } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 
@@ -9,7 +9,7 @@ export const LORA_TARGETS = ['q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj'
 export interface LoraOptions {
   /** Rank. */
   rank: number;
-  /** The adapters' product counts alpha / rank times. Default: twice the rank. */
+  /** The product of the adapters is scaled by alpha / rank. Default: twice the rank. */
   alpha?: number;
   /** Default: q_proj, k_proj, v_proj and attn_out. */
   targets?: readonly (typeof LORA_TARGETS)[number][];
@@ -31,7 +31,7 @@ export interface ModelTrainerOptions {
   /**
    * How AdamW's two moments are stored: "float32" or "bfloat16", which takes 4 bytes less per parameter that trains.
    * bfloat16 is rounded up or down at random, so that the mean is exact: a beta2 of 0.99 moves the second moment by 1 %
-   * a step and bfloat16 resolves 0.4 %, so that rounding to nearest would hold it where it is. The draws are a function
+   * a step and bfloat16 resolves 0.4 %, so that rounding to nearest would never change it. The draws are a function
    * of the seed, the optimiser step, the element and the moment alone. Arithmetic is fp32 either way. Default
    * "float32".
    */
@@ -46,15 +46,14 @@ export type MomentDtype = 'float32' | 'bfloat16';
 export const MOMENT_DTYPES: readonly MomentDtype[] = ['float32', 'bfloat16'];
 
 /**
- * Bytes that a trainer takes per number of a checkpoint tensor, beside the model's weights and a pass's activations.
- * - `copy`: of every tensor that gradients run through, frozen or not: an fp32 master. None of a matrix that the model
- *   itself holds as row-major
- *   bfloat16 (all of a model on CUDA that is stored in bfloat16, and an embedding table in bfloat16 anywhere, but for one that is the output head
- *   too): there the model's number is the master's upper half.
- * - `low`: of such a matrix, if it trains: the master's lower half.
- * - `gradient`, `moments` (both together): of what trains, adapters included.
- * - `frozenCopy`: of a projection that has an adapter: the base's own weight, in fp32; in bfloat16 (`frozenCopySplit`)
- *   where `copy` is not needed.
+ * Bytes that a trainer allocates per element of a checkpoint tensor, beside the model's weights and activations.
+ * - `copy`: the fp32 master of every tensor that gradients pass through, frozen or not. A matrix that the model holds as
+ *   row-major bfloat16 has none, since the model's own number is the master's upper half: on CUDA all matrices of a
+ *   bfloat16 model; anywhere a bfloat16 embedding table that is not the output head too.
+ * - `low`: the master's lower half of such a matrix, if it trains.
+ * - `gradient`, `moments` (both together): of what trains, including adapters.
+ * - `frozenCopy`: the base's own fp32 weight of a projection with an adapter; `frozenCopySplit`, in bfloat16, where
+ *   `copy` is not needed.
  */
 export function trainerBytes(momentDtype: MomentDtype): {
   copy: number;
@@ -116,9 +115,9 @@ function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptio
 }
 
 /**
- * Forward passes that keep their activations, backward passes and the optimiser, over fp32 masters of one model. Made by
- * `model.createTrainer`. One call at a time; free it with `dispose()`, after which the model keeps its weights as they
- * are.
+ * Forward passes that keep their activations, backward passes and the optimiser, over fp32 masters of one model. Made
+ * by `model.createTrainer`. One call at a time; free it with `dispose()`, after which the model keeps its weights as
+ * they are.
  */
 export interface ModelTrainer extends NativeTrainer {
   /** The adapters that train, or null. */

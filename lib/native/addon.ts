@@ -26,7 +26,7 @@ function candidates(root: string, attempts: string[]): string[] {
   return files;
 }
 
-/** What a person can do where no addon loads. */
+/** Advice for a machine where no addon loads. */
 function advice(root: string): string {
   const prebuilds = path.join(root, 'prebuilds');
   const platforms = existsSync(prebuilds) ? readdirSync(prebuilds).sort().join(', ') : '';
@@ -39,7 +39,7 @@ function advice(root: string): string {
 
 /**
  * Opens the addon on first use: build/Release of this package, else prebuilds/<platform>. A file that does not load, or
- * belongs to another version of the package, is passed over for the next one.
+ * belongs to another version of the package, is skipped.
  * @throws DUltraError NATIVE_NOT_FOUND with every attempt, and what to do.
  */
 export function native(): NativeAddon {

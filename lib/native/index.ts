@@ -1,4 +1,4 @@
-// The one door to the native addon.
+// The only access to the native addon.
 export { native } from './addon';
 export { cancellable } from './errors';
 export type * from './types';

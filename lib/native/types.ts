@@ -41,7 +41,7 @@ export interface NativeModelConfig {
   planner: { numLayers: number; useAdaln: boolean; useMaskEmbeddings: boolean } | null;
 }
 
-/** Where one tensor lies: bytes `begin` to `end` of file number `file`. */
+/** Location of one tensor: bytes `begin` to `end` of file number `file`. */
 export interface NativeTensorRef {
   name: string;
   file: number;
@@ -63,7 +63,7 @@ export interface NativeLoadRequest {
   compute: 'float32' | 'bfloat16';
 }
 
-/** Where a model runs, and how large it is. */
+/** Device and size of a model. */
 export interface NativeModelInfo {
   device: string;
   isa: string;
@@ -74,7 +74,7 @@ export interface NativeModelInfo {
 }
 
 /**
- * One whole forward pass with everything handed out, for inspection and tests. Packed rows: sequence b is
+ * One forward pass that returns its tensors, for inspection and tests. Packed rows: sequence b is
  * offsets[b]..offsets[b+1].
  */
 export interface NativeForwardRequest {
@@ -89,7 +89,7 @@ export interface NativeForwardRequest {
   positions?: Int32Array | null;
 }
 
-/** What a cache of keys and values holds. */
+/** Contents of a cache of keys and values. */
 export interface NativeCacheOptions {
   /** Of keys and values: 'F32' or 'BF16'. */
   dtype: NativeDType;
@@ -158,7 +158,8 @@ export interface NativeStepRequest {
   /** Log-probabilities at `temperature`. Default false: at temperature 1. */
   temperedLogProb?: boolean;
   /**
-   * The mask token is not a legal prediction. Default true; false with compat: "reference" for the rival samplers alone.
+   * The mask token is not a legal prediction. Default true; false with compat: "reference" for the rival samplers
+   * alone.
    */
   excludeMask?: boolean;
   /** Run the planner head; implied by the planner rules. Default false. */
@@ -216,7 +217,7 @@ export interface NativeSession {
 export interface NativeCancelToken {
   cancel(): void;
   /**
-   * How far `loadModel` with this token has come, in bytes of the checkpoint's tensors; both are 0 before it begins.
+   * Progress of `loadModel` with this token, in bytes of the checkpoint's tensors; both are 0 before it begins.
    */
   progress(): { loadedBytes: number; totalBytes: number };
 }
@@ -252,7 +253,9 @@ export interface NativeScoreRequest {
   positions: Int32Array;
   /** (B + 1) Row b's candidates are candidateOffsets[b] to candidateOffsets[b + 1]. May be left out with one row. */
   candidateOffsets?: Int32Array;
-  /** (M) tokens whose log-probability is wanted. Without them, and without `confidences`, the output head is skipped. */
+  /**
+   * (M) tokens whose log-probability is wanted. Without them, and without `confidences`, the output head is skipped.
+   */
   tokens?: Int32Array | null;
   /** Log-probabilities at this token temperature; 0 (default): untempered. */
   temperature?: number;

@@ -1,4 +1,4 @@
-// The denoising loop: blocks, steps, progress of each row, stopping. One native call per step.
+// The denoising loop. One native call per step.
 
 import type { ModelConfig } from '../model/config';
 import { allocateCache } from '../model/kv-cache';
@@ -47,7 +47,7 @@ export interface DenoiseSettings {
   signal: AbortSignal | undefined;
 }
 
-/** Rows that take part in the next step, each with what the step is to do settled. */
+/** Rows that take part in the next step, with its candidates and queries set. */
 function nextRows(rows: Row[], session: NativeSession, together: boolean): Row[] {
   const active = rows.filter((row) => !row.finished);
   const inBlocks = active.filter((row): row is BlockRow => row instanceof BlockRow);
@@ -101,7 +101,7 @@ async function chooseCustom(
   return true;
 }
 
-/** Positions that each row unmasks now, for the samplers that fix their number; else null. */
+/** Number of positions that each row unmasks now, for counted rules; null for others. */
 function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int32Array | null {
   if (typeof sampler === 'function') return null;
   const { count } = definitionOf(sampler);
@@ -208,7 +208,7 @@ export async function* denoiseRows(
   }
 }
 
-/** Brings row `r` of a step's result into its Row and makes the event's entry. */
+/** Applies row `r` of a step's result to its Row and returns the event's entry. */
 async function finishRow(
   row: Row,
   r: number,

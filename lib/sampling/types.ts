@@ -1,4 +1,4 @@
-// What the denoising loop shows of itself.
+// Events of the denoising loop, and functions as samplers.
 
 /** Why a row ended: nothing left to unmask, or decided up to its end-of-sequence token. */
 export type FinishReason = 'length' | 'eos';

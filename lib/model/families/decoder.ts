@@ -1,4 +1,4 @@
-// What families share whose config.json and tensors are named as those of Llama in Hugging Face's transformers.
+// Shared by families that name config.json's fields and tensors as Llama does in Hugging Face's transformers.
 import { z } from 'zod';
 import { DUltraError } from '../../errors';
 import { badFile, checkFields } from '../../files/json';

@@ -3,12 +3,12 @@ import type { CacheStorage } from '../../model/kv-cache';
 import { checkChoice } from '../../options';
 import type { Forms } from '../text-form';
 
-/** A block as policies see it: its positions, and how many of them are masked by the decoder's count. */
+/** A block: its positions, and how many of them the decoder counts as masked. */
 export interface CacheBlock {
   start: number;
   end: number;
   masks: number;
-  /** Decided by an end of sequence before it was opened: never cached by itself. */
+  /** Filled behind an end of sequence before it was opened: not cached as a block. */
   skipped?: boolean;
 }
 
@@ -30,7 +30,7 @@ export interface CacheView {
 export interface RowCache {
   /** In-row positions that the pass computes, ascending; none where everything that could be decided is cached. */
   plan(view: CacheView): Int32Array;
-  /** The block that began with the last pass has one more coming, finished or not (`emptyPass`). */
+  /** The block that began with the last pass gets one more pass, finished or not (`emptyPass`). */
   readonly owesPass: boolean;
 }
 

@@ -1,4 +1,4 @@
-// Everything is computed again now and then; between, what is masked and what has changed.
+// Recomputes whole rows now and then, and masked and changed positions in between.
 import type { CacheStorage } from '../../model/kv-cache';
 import { checkInteger, checkKeys, checkNumber } from '../../options';
 import {

@@ -1,10 +1,10 @@
 // A row whose blocks are decided strictly one after the other.
 import { type BlockProgress, Row, type RowInput, type RowSettings, type RowStep } from './row';
 
-/** Consecutive steps that may change nothing before a sampled run is given up. */
+/** Consecutive steps without a change after which a sampled run stops with NO_PROGRESS. */
 const MAX_IDLE_STEPS = 1000;
 
-/** Blocks strictly one after the other. */
+/** Decides its blocks strictly one after the other. */
 export class BlockRow extends Row {
   readonly blocks: number;
   block = 0;
@@ -27,7 +27,7 @@ export class BlockRow extends Row {
     return Math.min(this.ids.length, this.begin + (block + 1) * this.settings.blockLength);
   }
 
-  /** Where candidates begin: a mask of the prompt is one too, but for the reference's cached decoders. */
+  /** First possible candidate: masks of the prompt are candidates too, except in the reference's cached decoders. */
   private candidatesBegin(block: number): number {
     return this.cache && this.settings.reference ? this.begin + block * this.settings.blockLength : 0;
   }
@@ -37,7 +37,7 @@ export class BlockRow extends Row {
     return first >= 0 && first < to;
   }
 
-  /** The block has masks, or a pass to come although it has none. */
+  /** The block has masks, or is owed a pass without any. */
   hasWork(block: number): boolean {
     return (
       this.hasMasks(this.candidatesBegin(block), this.windowEnd(block)) ||
@@ -65,7 +65,7 @@ export class BlockRow extends Row {
     return true;
   }
 
-  /** What the pass in the current block decides about and computes. */
+  /** Sets candidates and queries of a pass in the current block. */
   settle(): void {
     const { block, begin, ids } = this;
     const { blockLength } = this.settings;
@@ -98,7 +98,7 @@ export class BlockRow extends Row {
     super.apply(step);
     const { maskTokenId, eosTokenId, greedy, stopAtEos } = this.settings;
     const { positions } = step;
-    // A finished block's empty pass has nothing to change.
+    // The empty pass of a finished block changes nothing.
     const changed = positions.length === 0 || positions.some((p) => this.ids[p] !== maskTokenId);
     this.idle = changed ? 0 : this.idle + 1;
     if (this.idle > (greedy ? 0 : MAX_IDLE_STEPS))

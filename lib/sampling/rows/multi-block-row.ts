@@ -1,4 +1,4 @@
-// A row with several blocks in flight.
+// A row that decides several blocks at once.
 import type { NativeSession } from '../../native';
 import type { CacheBlock } from '../caches/definition';
 import { Row, type RowInput, type RowOutcome, type RowSettings, type RowStep } from './row';
@@ -9,17 +9,17 @@ interface OpenBlock extends CacheBlock {
   active: boolean;
 }
 
-/** Passes after which the loop of d3LLM's reference gives up. */
+/** Passes after which d3LLM's reference stops. */
 const MAX_PASSES = 10000;
 
-/** Several blocks in flight, as d3LLM decodes. */
+/** Decides several blocks at once, as d3LLM does. */
 export class MultiBlockRow extends Row {
   private readonly open: OpenBlock[];
   private readonly count: number;
   override readonly isWindow = false;
   private pass = 0;
   private end = 0;
-  /** The next iteration would only fill what follows an end of sequence. */
+  /** Only positions behind an end of sequence are left to fill. */
   private fillAtEnd = false;
 
   constructor(
@@ -63,17 +63,17 @@ export class MultiBlockRow extends Row {
 
   private hasMasks(): boolean {
     const { maskTokenId, reference } = this.settings;
-    // A mask of the prompt stays one in the reference.
+    // The reference never decides masks of the prompt.
     return this.ids.indexOf(maskTokenId, reference ? this.begin : 0) >= 0;
   }
 
-  /** The iteration up to its pass; false where it ends the row instead. */
+  /** One iteration up to its pass; false: the row is finished instead. */
   private prepare(session: NativeSession): boolean {
     const { ids, open } = this;
     const { reference, stopAtEos } = this.settings;
     if ((reference && this.pass > MAX_PASSES) || (!this.hasMasks() && open.length > this.count)) return false;
     this.pass++;
-    // The reference notes its candidates before the fill, and so decides about positions that were just filled.
+    // The reference lists its candidates before the fill, and so may overwrite positions that were just filled.
     const noted = this.masks(0, ids.length);
     const eos = stopAtEos && this.fillBehindEos(session);
     if (eos && !this.hasMasks()) return false;
@@ -99,7 +99,7 @@ export class MultiBlockRow extends Row {
       () => open,
     );
     if (this.queries?.length === 0) return false;
-    // Masks that the reference has left behind in its cache are out of reach.
+    // The reference cannot reach masks at positions that are already cached.
     const { queries } = this;
     if (queries && reference) {
       const reachable = new Set(queries);
@@ -131,7 +131,7 @@ export class MultiBlockRow extends Row {
   private fill(eos: number, token: number): number[] {
     const filled: number[] = [];
     for (let i = eos + 1; i < this.ids.length; i++) {
-      // What was given stays (a template; the reference has none).
+      // Given tokens of a template stay; the reference has no templates.
       const isGiven = this.unmaskedAt[i] === 0 && this.ids[i] !== this.settings.maskTokenId;
       if (this.ids[i] === token || (isGiven && !this.settings.reference)) continue;
       this.ids[i] = token;
@@ -168,11 +168,11 @@ export class MultiBlockRow extends Row {
         if (selected[i] && positions[i] >= block.start && positions[i] < block.end) chosen++;
       block.masks = Math.max(0, block.masks - chosen);
     }
-    // Whether another pass comes is settled here, so that the event of the last one can say so.
+    // Determined here rather than before the next pass, so that the last event can say `finished`.
     const { reference, maskTokenId, stopAtEos, eosTokenId } = this.settings;
     const first = this.ids.indexOf(maskTokenId, reference ? this.begin : 0);
     const eos = stopAtEos && eosTokenId !== null ? this.ids.indexOf(eosTokenId, this.begin) : -1;
-    // The reference ends here without a last fill, and so keeps what its candidates overwrote.
+    // The reference stops here without a last fill, and so keeps what its candidates overwrote.
     if (first < 0 && (!reference || this.open.length > this.count)) this.finished = true;
     else if (eos >= 0 && (first < 0 || first > eos)) this.finished = this.fillAtEnd = true;
   }

@@ -1,18 +1,18 @@
-// A row on its way from masks to tokens: which part of it the next pass decides, and what became of it.
+// A row during denoising: which part of it the next pass decides, and its result.
 import { DUltraError } from '../../errors';
 import type { NativeSession } from '../../native';
 import { openRowCache, type ResolvedCache } from '../caches';
 import type { CacheBlock, RowCache } from '../caches/definition';
 import type { FinishReason } from '../types';
 
-/** A row to denoise: its ids with masks where tokens are to be found. */
+/** A row to denoise: ids, with masks where tokens are wanted. */
 export interface RowInput {
   ids: Int32Array;
   /** First position of the completion; blocks are counted from here. 0 for a template. */
   begin: number;
 }
 
-/** A row when the loop is done with it. */
+/** The result of a row. */
 export interface RowOutcome {
   ids: Int32Array;
   begin: number;
@@ -24,7 +24,7 @@ export interface RowOutcome {
   logLikelihood: number;
 }
 
-/** What a row's decoding depends on. */
+/** Settings of a row. */
 export interface RowSettings {
   maskTokenId: number;
   /** null: rows never end early. */
@@ -57,7 +57,7 @@ export interface RowStep {
   selected: Uint8Array;
 }
 
-/** A row; how its blocks follow each other is left to its kinds (BlockRow, MultiBlockRow). */
+/** A row. BlockRow and MultiBlockRow decide how its blocks follow each other. */
 export abstract class Row {
   readonly ids: Int32Array;
   readonly begin: number;
@@ -69,8 +69,8 @@ export abstract class Row {
   logLikelihood = 0;
   finished = false;
   /**
-   * What the next pass decides about and computes, as `enter` settled it. Without a cache `queries` is null:
-   * everything.
+   * In-row positions that the next pass decides about and computes, set by `enter`. `queries` is null without a cache:
+   * all.
    */
   candidates: Int32Array = new Int32Array(0);
   queries: Int32Array | null = null;
@@ -95,7 +95,7 @@ export abstract class Row {
   /** Candidates are all masks before `windowEnd`, so that they need not be listed. */
   readonly isWindow: boolean = true;
 
-  /** Settles the next pass; false, and `finished`, where nothing is left to do. */
+  /** Sets candidates and queries of the next pass; false, and `finished`, if nothing is left to do. */
   abstract enter(session: NativeSession): boolean;
 
   /** How many candidates a counted rule unmasks now; `count` is the sampler's. */
@@ -111,7 +111,7 @@ export abstract class Row {
     return null;
   }
 
-  /** Takes a pass's tokens in. */
+  /** Writes a pass's tokens. */
   apply({ positions, tokens, selected }: RowStep): void {
     this.steps++;
     this.fullForwards += this.queries === null ? 1 : this.queries.length / this.ids.length;
@@ -145,7 +145,7 @@ export abstract class Row {
     return count;
   }
 
-  /** Asks the cache, if there is one, what the pass computes. */
+  /** Sets `queries` from the cache policy, if there is one. */
   protected planPass(window: { begin: number; end: number }, pass: number, blocks: () => CacheBlock[]): void {
     const { cache, ids, candidates } = this;
     if (!cache) return;
