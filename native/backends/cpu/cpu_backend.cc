@@ -1,9 +1,11 @@
 #include "backends/cpu/cpu_backend.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "backends/cpu/aligned.h"
 #include "backends/cpu/isa_kernels.h"
+#include "backends/cpu/parallel.h"
 #include "platform/platform.h"
 
 namespace dultra {
@@ -70,6 +72,18 @@ void CpuBackend::upload(void* to, const void* from_host, size_t bytes) {
 
 void CpuBackend::download(void* to_host, const void* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to_host, from, bytes);
+}
+
+void CpuBackend::do_fill_zero(float* x, int64_t n) {
+  if (n > 0) std::memset(x, 0, size_t(n) * sizeof(float));
+}
+
+void CpuBackend::do_copy(float* to, const float* from, int64_t n) {
+  constexpr int64_t kPiece = 4096;  // numbers of a task
+  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, kPiece, [&](int64_t begin, int64_t end) {
+    std::memcpy(to + begin * kPiece, from + begin * kPiece,
+                size_t(std::min(end * kPiece, n) - begin * kPiece) * sizeof(float));
+  });
 }
 
 }  // namespace cpu

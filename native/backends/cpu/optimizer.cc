@@ -1,6 +1,5 @@
 // The optimiser's operations.
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -92,10 +91,6 @@ void CpuBackend::do_adamw_step(const AdamWArgs& a) {
     piece.n = end - begin;
     kernels_->rows.adamw(&piece);
   });
-}
-
-void CpuBackend::do_fill_zero(float* x, int64_t n) {
-  if (n > 0) std::memset(x, 0, size_t(n) * sizeof(float));
 }
 
 }  // namespace cpu

@@ -26,7 +26,6 @@
 
 #include "backends/cuda/attention_inputs.h"
 #include "backends/cuda/attention_mask.h"
-#include "backends/cuda/kernels.h"
 #include "backends/cuda/tiles.h"
 
 namespace dultra {
@@ -367,9 +366,7 @@ AttentionArgs float_inputs(const AttentionArgs& a, const AttentionSizes& sizes, 
   return wide;
 }
 
-}  // namespace
-
-size_t attention_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute) {
+size_t scratch_bytes(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute) {
   Scratch scratch(nullptr, nullptr);
   if (on_tensor_cores(a, compute)) {
     tiled_inputs(a, sizes, scratch);
@@ -380,12 +377,10 @@ size_t attention_scratch(const AttentionArgs& a, const AttentionSizes& sizes, Co
   return scratch.bytes();
 }
 
-void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, bool warpgroups,
-                       void* memory, cudaStream_t stream) {
+void launch_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* memory,
+                    cudaStream_t stream) {
   if (sizes.queries == 0) return;
-  check_argument(a.head_dim <= kMostDimension, "head_dim: expected at most " + std::to_string(kMostDimension) +
-                                                   " on CUDA, got " + std::to_string(a.head_dim));
-  check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
+  check_launch(a, kMostDimension);
   Scratch scratch(memory, stream);
   if (!on_tensor_cores(a, compute)) {
     const dim3 grid(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch));
@@ -397,6 +392,16 @@ void attention_forward(const AttentionArgs& a, const AttentionSizes& sizes, Comp
   if (a.head_dim == 64) return launch_tiled<64, 64>(a, in, parts, sizes, warpgroups, stream);
   if (a.head_dim == 96) return launch_tiled<96, 32>(a, in, parts, sizes, warpgroups, stream);
   launch_tiled<128, 32>(a, in, parts, sizes, warpgroups, stream);
+}
+
+}  // namespace
+
+void CudaBackend::do_attention_forward(const AttentionArgs& args) {
+  AttentionArgs a = args;
+  const AttentionSizes sizes(a);
+  ArgTransfer transfer(*this, index_arrays(a, sizes));
+  launch_forward(a, sizes, compute(), warpgroups_, scratch(scratch_bytes(a, sizes, compute())), stream_);
+  transfer.finish();
 }
 
 }  // namespace cuda

@@ -11,7 +11,6 @@
 // and 128, two blocks a multiprocessor, so that one computes weights while the other multiplies.
 #include "backends/cuda/attention_inputs.h"
 #include "backends/cuda/attention_mask.h"
-#include "backends/cuda/kernels.h"
 #include "backends/cuda/tiles.h"
 
 namespace dultra {
@@ -430,9 +429,7 @@ AttentionGradArgs float_inputs(const AttentionGradArgs& grad, const AttentionSiz
   return wide;
 }
 
-}  // namespace
-
-size_t attention_backward_scratch(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute) {
+size_t scratch_bytes(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute) {
   Scratch scratch(nullptr, nullptr);
   scratch.take<float>(sizes.queries * grad.forward.heads);
   if (on_tensor_cores(grad.forward, compute))
@@ -442,12 +439,10 @@ size_t attention_backward_scratch(const AttentionGradArgs& grad, const Attention
   return scratch.bytes();
 }
 
-void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, bool warpgroups,
-                        void* memory, cudaStream_t stream) {
+void launch_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, bool warpgroups,
+                     void* memory, cudaStream_t stream) {
   const AttentionArgs& a = grad.forward;
-  check_argument(a.head_dim <= kMostDimension, "head_dim: expected at most " + std::to_string(kMostDimension) +
-                                                   " on CUDA, got " + std::to_string(a.head_dim));
-  check_argument(a.batch <= 65535 && a.heads <= 65535, "attention: expected at most 65535 sequences and heads");
+  check_launch(a, kMostDimension);
   Scratch scratch(memory, stream);
   float* delta = scratch.take<float>(sizes.queries * a.heads);
   if (sizes.queries > 0)
@@ -477,6 +472,16 @@ void attention_backward(const AttentionGradArgs& grad, const AttentionSizes& siz
   if (a.head_dim == 64) return launch_tiled<64>(grad, in, sizes, warpgroups, stream);
   if (a.head_dim == 96) return launch_tiled<96>(grad, in, sizes, warpgroups, stream);
   launch_tiled<128>(grad, in, sizes, warpgroups, stream);
+}
+
+}  // namespace
+
+void CudaBackend::do_attention_backward(const AttentionGradArgs& args) {
+  AttentionGradArgs grad = args;
+  const AttentionSizes sizes(grad.forward);
+  ArgTransfer transfer(*this, index_arrays(grad.forward, sizes));
+  launch_backward(grad, sizes, compute(), warpgroups_, scratch(scratch_bytes(grad, sizes, compute())), stream_);
+  transfer.finish();
 }
 
 }  // namespace cuda

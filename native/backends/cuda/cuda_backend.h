@@ -18,8 +18,16 @@
 namespace dultra {
 namespace cuda {
 
-struct Operand;
 class CudaExchange;
+
+// An operand of a product over k: element (row, k) is data[row * stride + k], or with `transposed` data[k * stride +
+// row].
+struct MatmulOperand {
+  const void* data;
+  DType dtype;
+  int64_t stride;
+  bool transposed;
+};
 
 // What open_backend asks before it opens a device.
 struct DeviceInfo {
@@ -53,10 +61,14 @@ class CudaBackend final : public Backend {
 #define DULTRA_OP(result, name, parameters, arguments) result do_##name parameters override;
 #include "ops/ops.inc"
 
-  class Call;
+  friend class ArgTransfer;
   friend class CudaExchange;
   friend class CudaMatrix;
 
+  // The device address of what a pointer means: of the device mirror, where it points into an exchange's host memory.
+  const void* mirror(const void* pointer) const;
+  // Whether the array needs no copy to the device: null, device memory, or in an exchange.
+  bool on_device(const void* pointer) const;
   void* scratch(size_t bytes);
   void synchronize();
   // Between the two, operations are captured: they may neither allocate, nor wait, nor stage what lies in plain host
@@ -72,8 +84,8 @@ class CudaBackend final : public Backend {
               float direction);
   // A product in bf16: by cuBLASLt where it is there and has an algorithm, else by the built-in kernels. Operands are
   // device memory.
-  void multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k,
-                const float* bias, bool accumulate, Compute compute);
+  void multiply(Array out, int64_t out_stride, const MatmulOperand& a, const MatmulOperand& b, int64_t m, int64_t n,
+                int64_t k, const float* bias, bool accumulate, Compute compute);
   // Rows of `to` (rows, cols) of `storage` from a part in host or device memory.
   void store_part(void* to, DType storage, const MatrixPart& part, int64_t cols);
 

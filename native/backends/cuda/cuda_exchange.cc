@@ -86,7 +86,7 @@ void CudaExchange::receive(size_t begin, size_t end) {
   sent_ = false;
 }
 
-const void* CudaExchange::twin(const void* host) const {
+const void* CudaExchange::mirror(const void* host) const {
   const auto* at = static_cast<const uint8_t*>(host);
   return at >= host_ && at < host_ + bytes_ ? device_ + (at - host_) : nullptr;
 }

@@ -26,7 +26,7 @@ class CudaExchange final : public Exchange {
   void forget() override;
 
   // The device's address of a host address, or null.
-  const void* twin(const void* host) const;
+  const void* mirror(const void* host) const;
 
  private:
   struct Recording {

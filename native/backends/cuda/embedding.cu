@@ -1,5 +1,6 @@
 // Rows of a table: the embedding, gathering, storing and copying rows, and adding rows back.
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/arg_transfer.h"
+#include "backends/cuda/launchers.h"
 #include "backends/cuda/vectors.h"
 
 namespace dultra {
@@ -72,29 +73,21 @@ __global__ void __launch_bounds__(kElementThreads)
   for (int64_t i = 0; i < m; ++i) x[int64_t(index[i]) * c + j] += from[i * c + j];
 }
 
-}  // namespace
-
-void gather_rows(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
+// out (m, c) = table (., c)[index (m)]
+void gather(Array out, ConstArray table, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
   typed(out, [&](auto* to) {
     using Out = number_of<decltype(to)>;
-    const auto gather = [&](auto* from) {
+    const auto from_rows = [&](auto* from) {
       move_rows<Out, number_of<decltype(from)>>("gather_rows", {to, c, nullptr}, {from, c, index}, m, c, stream);
     };
     if (table.dtype == DType::kF16)
-      gather(static_cast<const Half*>(table.data));
+      from_rows(static_cast<const Half*>(table.data));
     else
-      typed(table, gather);
+      typed(table, from_rows);
   });
 }
 
-void store_rows(Array to, ConstArray from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
-  typed(to, [&](auto* held) {
-    typed(from, [&](auto* rows) {
-      move_rows<number_of<decltype(held)>, number_of<decltype(rows)>>("store_rows", {held, c, index},
-                                                                      {rows, c, nullptr}, m, c, stream);
-    });
-  });
-}
+}  // namespace
 
 void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride, int64_t m, int64_t width,
                cudaStream_t stream) {
@@ -106,10 +99,40 @@ void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride
   });
 }
 
-void scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c, cudaStream_t stream) {
+void CudaBackend::do_embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
+                                       int64_t c) {
+  ArgTransfer transfer(*this, {in(ids, m)});
+  gather(out, {table, dtype}, ids, m, c, stream_);
+  transfer.finish();
+}
+
+void CudaBackend::do_embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
+  do_scatter_add_rows(dtable, dout, ids, m, c);
+}
+
+void CudaBackend::do_gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) {
+  ArgTransfer transfer(*this, {in(index, m)});
+  gather(out, x, index, m, c, stream_);
+  transfer.finish();
+}
+
+void CudaBackend::do_store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) {
+  ArgTransfer transfer(*this, {in(index, m)});
+  typed(Array(to, dtype), [&](auto* held) {
+    typed(from, [&](auto* rows) {
+      move_rows<number_of<decltype(held)>, number_of<decltype(rows)>>("store_rows", {held, c, index},
+                                                                      {rows, c, nullptr}, m, c, stream_);
+    });
+  });
+  transfer.finish();
+}
+
+void CudaBackend::do_scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
+  ArgTransfer transfer(*this, {in(index, m)});
   if (m * c > 0)
-    launch("scatter_add_rows", stream, scatter_add_rows_kernel, element_grid(c), kElementThreads, 0, x, from, index, m,
+    launch("scatter_add_rows", stream_, scatter_add_rows_kernel, element_grid(c), kElementThreads, 0, x, from, index, m,
            c);
+  transfer.finish();
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
 // SiLU and the gated product of the MLP.
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/arg_transfer.h"
 #include "backends/cuda/vectors.h"
 
 namespace dultra {
@@ -120,27 +120,32 @@ __global__ void __launch_bounds__(kElementThreads)
 
 }  // namespace
 
-void swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream) {
+void CudaBackend::do_swiglu_forward(Array out, ConstArray gate_up, int64_t m, int64_t f) {
+  ArgTransfer transfer(*this);
   if (m * f == 0) return;
   typed(out, [&](auto* to) {
     typed(gate_up, [&](auto* from) {
       using Out = number_of<decltype(to)>;
       using In = number_of<decltype(from)>;
       constexpr int kN = kVectorOf<Out, In>;
-      launch("swiglu_forward", stream, swiglu_forward_kernel<Out, In>,
+      launch("swiglu_forward", stream_, swiglu_forward_kernel<Out, In>,
              row_pieces(m, f, kElementThreads * kSwigluVectors * kN), kElementThreads, 0, to, from, f,
              in_vectors<kN>(to, f) && in_vectors<kN>(from, f));
     });
   });
+  transfer.finish();
 }
 
-void silu_forward(float* x, int64_t n, cudaStream_t stream) {
+void CudaBackend::do_silu_forward(float* x, int64_t n) {
+  ArgTransfer transfer(*this);
   if (n > 0)
-    launch("silu_forward", stream, silu_forward_kernel, dim3(unsigned(ceil_div(n, kSiluNumbers))), kElementThreads, 0,
+    launch("silu_forward", stream_, silu_forward_kernel, dim3(unsigned(ceil_div(n, kSiluNumbers))), kElementThreads, 0,
            x, n, in_vectors<kVectorOf<float>>(x, 0));
+  transfer.finish();
 }
 
-void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f, cudaStream_t stream) {
+void CudaBackend::do_swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_t m, int64_t f) {
+  ArgTransfer transfer(*this);
   if (m * f == 0) return;
   typed(dgate_up, [&](auto* to) {
     typed(dout, [&](auto* d) {
@@ -149,16 +154,20 @@ void swiglu_backward(Array dgate_up, ConstArray dout, ConstArray gate_up, int64_
         using D = number_of<decltype(d)>;
         using In = number_of<decltype(from)>;
         constexpr int kN = kVectorOf<To, D, In>;
-        launch("swiglu_backward", stream, swiglu_backward_kernel<To, D, In>, row_pieces(m, f, kElementThreads * kN),
+        launch("swiglu_backward", stream_, swiglu_backward_kernel<To, D, In>, row_pieces(m, f, kElementThreads * kN),
                kElementThreads, 0, to, d, from, f,
                in_vectors<kN>(to, f) && in_vectors<kN>(d, f) && in_vectors<kN>(from, f));
       });
     });
   });
+  transfer.finish();
 }
 
-void silu_backward(float* dx, const float* dout, const float* x, int64_t n, cudaStream_t stream) {
-  if (n > 0) launch("silu_backward", stream, silu_backward_kernel, element_grid(n), kElementThreads, 0, dx, dout, x, n);
+void CudaBackend::do_silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
+  ArgTransfer transfer(*this);
+  if (n > 0)
+    launch("silu_backward", stream_, silu_backward_kernel, element_grid(n), kElementThreads, 0, dx, dout, x, n);
+  transfer.finish();
 }
 
 }  // namespace cuda

@@ -4,7 +4,9 @@
 //
 // Tiles of the tensor-core product (rows of a x rows of b, threads), by the number of blocks: 128 x 128, 256 (64 FLOP
 // per shared byte); 64 x 64, 128 where that gives the device too few blocks. Not timed on a GPU yet.
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/arg_transfer.h"
+#include "backends/cuda/cuda_matrix.h"
+#include "backends/cuda/launchers.h"
 #include "backends/cuda/tiles.h"
 
 namespace dultra {
@@ -31,7 +33,7 @@ struct Storage<DType::kF16> {
 };
 
 struct Product {
-  Operand a, b;
+  MatmulOperand a, b;
   Array out;
   int64_t out_stride;
   const float* bias;
@@ -76,7 +78,8 @@ struct Stage {
   Type held[kPerThread][8];
 
   // Rows first .., k from k0 on. Beyond `rows` and `depth` there are zeros.
-  __device__ __forceinline__ void read(const Operand& operand, int64_t first, int64_t rows, int64_t k0, int64_t depth) {
+  __device__ __forceinline__ void read(const MatmulOperand& operand, int64_t first, int64_t rows, int64_t k0,
+                                       int64_t depth) {
     const Type* data = static_cast<const Type*>(operand.data);
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; ++i) {
@@ -228,8 +231,8 @@ void tensor_matmul_of(const Product& p, cudaStream_t stream) {
 constexpr int kTile = 64, kSlab = 16, kFloatThreads = 256, kTilePitch = kTile + 1;
 
 template <DType kType>
-__device__ __forceinline__ void read_slab(float* tile, const Operand& operand, int64_t first, int64_t rows, int64_t k0,
-                                          int64_t depth) {
+__device__ __forceinline__ void read_slab(float* tile, const MatmulOperand& operand, int64_t first, int64_t rows,
+                                          int64_t k0, int64_t depth) {
   const auto* data = static_cast<const typename Storage<kType>::Type*>(operand.data);
   DULTRA_UNROLL
   for (int i = 0; i < kTile * kSlab / kFloatThreads; ++i) {
@@ -283,10 +286,27 @@ void float_matmul(const Product& p, cudaStream_t stream) {
   launch("matmul", stream, float_matmul_kernel<kTypeB>, grid, kFloatThreads, sizeof(float) * 2 * kSlab * kTilePitch, p);
 }
 
-}  // namespace
+// ---- conversion of weights ----------------------------------------------------------------------
 
-void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k,
-            const float* bias, bool accumulate, Compute compute, cudaStream_t stream) {
+__global__ void __launch_bounds__(kElementThreads)
+    convert_kernel(void* to, DType to_type, const void* from, DType from_type, int64_t n) {
+  const int64_t i = global_index();
+  if (i >= n) return;
+  const float value = load_as_f32(from, from_type, size_t(i));
+  switch (to_type) {
+    case DType::kF32: static_cast<float*>(to)[i] = value; break;
+    case DType::kBF16: static_cast<uint16_t*>(to)[i] = f32_to_bf16(value); break;
+    case DType::kF16: static_cast<uint16_t*>(to)[i] = f32_to_f16(value); break;
+  }
+}
+
+// ---- launch -------------------------------------------------------------------------------------
+
+// out (m, n), rows out_stride apart, = a (m, k) b (n, k)^T + bias (n, may be null), plus what out holds if
+// `accumulate`. With Compute::kBF16 operands are rounded to bf16; without, a and out are fp32. An element is one chain
+// over ascending k whatever m and n are. out may be bf16 unless `accumulate`.
+void matmul(Array out, int64_t out_stride, const MatmulOperand& a, const MatmulOperand& b, int64_t m, int64_t n,
+            int64_t k, const float* bias, bool accumulate, Compute compute, cudaStream_t stream) {
   if (m == 0 || n == 0) return;
   const Product p{a, b, out, out_stride, bias, m, n, k, accumulate};
   if (compute == Compute::kF32) {
@@ -300,6 +320,81 @@ void matmul(Array out, int64_t out_stride, const Operand& a, const Operand& b, i
   }
   if (a.dtype == DType::kBF16) return tensor_matmul_of<DType::kBF16>(p, stream);
   tensor_matmul_of<DType::kF32>(p, stream);
+}
+
+}  // namespace
+
+void convert(void* to, DType to_type, const void* from, DType from_type, int64_t n, cudaStream_t stream) {
+  if (n > 0)
+    launch("convert", stream, convert_kernel, element_grid(n), kElementThreads, 0, to, to_type, from, from_type, n);
+}
+
+// ---- operations ---------------------------------------------------------------------------------
+
+void CudaBackend::multiply(Array out, int64_t out_stride, const MatmulOperand& a, const MatmulOperand& b, int64_t m,
+                           int64_t n, int64_t k, const float* bias, bool accumulate, Compute compute) {
+  if (m == 0 || n == 0) return;
+  if (compute == Compute::kBF16 && lt_ && k > 0) {
+    // Operands in bf16; what is not is packed, lines without gaps. A bias is of the result's type.
+    const auto lines = [](const MatmulOperand& x, int64_t rows, int64_t depth) { return x.transposed ? depth : rows; };
+    const auto width = [](const MatmulOperand& x, int64_t rows, int64_t depth) { return x.transposed ? rows : depth; };
+    const auto bytes = [](const MatmulOperand& x, int64_t rows, int64_t depth) {
+      return x.dtype == DType::kBF16 ? size_t(0) : Staging::rounded(size_t(rows * depth) * sizeof(uint16_t));
+    };
+    const size_t a_bytes = bytes(a, m, k);
+    const size_t b_bytes = bytes(b, n, k);
+    const bool narrow_bias = bias && out.dtype == DType::kBF16;
+    auto* packed = static_cast<uint8_t*>(scratch(a_bytes + b_bytes + (narrow_bias ? size_t(n) * sizeof(uint16_t) : 0)));
+    const auto pack = [&](const MatmulOperand& x, int64_t rows, void* to) -> CublasLt::Operand {
+      if (x.dtype == DType::kBF16) return {x.data, x.stride, x.transposed};
+      copy_rows(static_cast<uint16_t*>(to), width(x, rows, k), {x.data, x.dtype}, x.stride, lines(x, rows, k),
+                width(x, rows, k), stream_);
+      return {to, width(x, rows, k), x.transposed};
+    };
+    const void* lt_bias = bias;
+    if (narrow_bias) {
+      uint16_t* rounded = reinterpret_cast<uint16_t*>(packed + a_bytes + b_bytes);
+      copy_rows(rounded, n, bias, n, 1, n, stream_);
+      lt_bias = rounded;
+    }
+    if (lt_->multiply(out, out_stride, pack(a, m, packed), pack(b, n, packed + a_bytes), m, n, k, lt_bias, accumulate))
+      return;
+  }
+  matmul(out, out_stride, a, b, m, n, k, bias, accumulate, compute, stream_);
+}
+
+void CudaBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
+                                    const float* bias, bool accumulate) {
+  ArgTransfer transfer(*this);
+  const auto& matrix = static_cast<const CudaMatrix&>(w);
+  const int64_t k = w.cols();
+  multiply(out, out_stride, {x.data, x.dtype, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k,
+           bias, accumulate, compute());
+  transfer.finish();
+}
+
+void CudaBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m,
+                                           int64_t n, int64_t k, bool accumulate) {
+  ArgTransfer transfer(*this);
+  multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {w.data, w.dtype, k, true}, m, k, n, nullptr, accumulate,
+           compute());
+  transfer.finish();
+}
+
+void CudaBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w,
+                                           int64_t first_row, int64_t rows, int64_t m, bool accumulate) {
+  const auto& matrix = static_cast<const CudaMatrix&>(w);
+  do_linear_backward_input(dx, dy, dy_stride, ConstArray(matrix.row(first_row), matrix.storage), m, rows, w.cols(),
+                           accumulate);
+}
+
+void CudaBackend::do_linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x,
+                                            int64_t m, int64_t n, int64_t k) {
+  ArgTransfer transfer(*this);
+  if (m == 0) return;
+  multiply(dw, k, {dy.data, dy.dtype, dy_stride, true}, {x.data, x.dtype, k, true}, n, k, m, nullptr, true, compute());
+  if (db) add_column_sums(db, dy, dy_stride, m, n, scratch(norm_scratch(m, n)), stream_);
+  transfer.finish();
 }
 
 }  // namespace cuda

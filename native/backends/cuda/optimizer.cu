@@ -1,5 +1,5 @@
 // The optimiser's operations.
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/arg_transfer.h"
 #include "backends/cuda/vectors.h"
 #include "ops/adamw.h"
 
@@ -153,19 +153,22 @@ void launch_adamw(const AdamWArgs& a, const AdamWFactors& f, cudaStream_t stream
 
 }  // namespace
 
-size_t sum_squares_scratch(int64_t n) { return size_t(ceil_div(n, piece_of(n))) * sizeof(double); }
-
-void sum_squares(double* result, const float* x, int64_t n, void* scratch, cudaStream_t stream) {
-  double* sums = static_cast<double*>(scratch);
+double CudaBackend::do_sum_squares(const float* x, int64_t n) {
+  double result = 0, *total = &result;
+  ArgTransfer transfer(*this, {out(total, 1)});
   const int64_t piece = piece_of(n), pieces = ceil_div(n, piece);
   constexpr size_t kShared = sizeof(double) * kSumThreads / kWarp;
+  double* sums = static_cast<double*>(scratch(size_t(pieces) * sizeof(double)));
   if (pieces > 0)
-    launch("sum_squares", stream, sum_squares_kernel, dim3(unsigned(pieces)), kSumThreads, kShared, sums, x, n, piece);
-  launch("sum_squares", stream, sum_kernel, dim3(1), kSumThreads, kShared, result, static_cast<const double*>(sums),
+    launch("sum_squares", stream_, sum_squares_kernel, dim3(unsigned(pieces)), kSumThreads, kShared, sums, x, n, piece);
+  launch("sum_squares", stream_, sum_kernel, dim3(1), kSumThreads, kShared, total, static_cast<const double*>(sums),
          pieces);
+  transfer.finish();
+  return result;
 }
 
-void adamw_step(const AdamWArgs& a, cudaStream_t stream) {
+void CudaBackend::do_adamw_step(const AdamWArgs& a) {
+  ArgTransfer transfer(*this);
   if (a.n == 0) return;
   AdamWFactors f;
   f.scale = float(a.gradient_scale);
@@ -179,9 +182,10 @@ void adamw_step(const AdamWArgs& a, cudaStream_t stream) {
   f.eps = float(a.eps);
   f.usual = f.correction >= 0x1p-27f && f.correction <= 1 && f.eps >= 0 && f.eps <= 1;
   if (a.moments == DType::kBF16)
-    a.parameter ? launch_adamw<false, uint16_t>(a, f, stream) : launch_adamw<true, uint16_t>(a, f, stream);
+    a.parameter ? launch_adamw<false, uint16_t>(a, f, stream_) : launch_adamw<true, uint16_t>(a, f, stream_);
   else
-    a.parameter ? launch_adamw<false, float>(a, f, stream) : launch_adamw<true, float>(a, f, stream);
+    a.parameter ? launch_adamw<false, float>(a, f, stream_) : launch_adamw<true, float>(a, f, stream_);
+  transfer.finish();
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
 // Rotary position embedding, in place or on the way into the cache.
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/arg_transfer.h"
 #include "backends/cuda/vectors.h"
 
 namespace dultra {
@@ -113,17 +113,49 @@ void launch_rope(const char* name, Array to, ConstArray from, int64_t m, const R
 
 }  // namespace
 
-void rope(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-          const float* inverse_frequency, float direction, cudaStream_t stream) {
-  launch_rope("rope", x, x, m,
-              {stride, stride, positions, nullptr, heads, heads, head_dim, inverse_frequency, direction}, stream);
+const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
+  for (const Frequencies& f : frequencies_)
+    if (f.head_dim == head_dim && f.theta == theta) return f.values;
+  refuse_recording("rope_forward");
+  // As the CPU backend computes them: rounded to fp32 at every operation.
+  std::vector<float> host(size_t(head_dim / 2));
+  for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
+  Frequencies made{head_dim, theta, nullptr};
+  check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
+  frequencies_.push_back(made);
+  check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_),
+             "copying to the device");
+  synchronize();
+  return made.values;
 }
 
-void rope_store(Array to, const int32_t* index, ConstArray kv, const int32_t* positions, int64_t m, int kv_heads,
-                int head_dim, const float* inverse_frequency, cudaStream_t stream) {
+void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                         float theta, float direction) {
+  ArgTransfer transfer(*this, {in(positions, m)}, "rope_forward");
+  const float* frequencies = inverse_frequencies(head_dim, theta);
+  launch_rope("rope", x, x, m, {stride, stride, positions, nullptr, heads, heads, head_dim, frequencies, direction},
+              stream_);
+  transfer.finish();
+}
+
+void CudaBackend::do_rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
+                                  float theta) {
+  rotate(x, stride, positions, m, heads, head_dim, theta, 1);
+}
+
+void CudaBackend::do_rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads,
+                                   int head_dim, float theta) {
+  rotate(dx, stride, positions, m, heads, head_dim, theta, -1);
+}
+
+void CudaBackend::do_rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
+                                        int kv_heads, int head_dim, float theta) {
+  ArgTransfer transfer(*this, {in(positions, m), in(index, m)});
+  const float* frequencies = inverse_frequencies(head_dim, theta);
   const int64_t width = int64_t(2) * kv_heads * head_dim;
   launch_rope("rope_store", to, kv, m,
-              {width, width, positions, index, 2 * kv_heads, kv_heads, head_dim, inverse_frequency, 1}, stream);
+              {width, width, positions, index, 2 * kv_heads, kv_heads, head_dim, frequencies, 1}, stream_);
+  transfer.finish();
 }
 
 }  // namespace cuda

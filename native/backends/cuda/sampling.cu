@@ -10,7 +10,7 @@
 // in fp32, on the high words of the uniforms, bounds every token from below and the least of all from above; the few
 // tokens whose lower bound does not exceed that (about one of a slice) get the double logarithms, which decide. Margins
 // cover every rounding, so that the race never drops a winner.
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/arg_transfer.h"
 #include "backends/cuda/vectors.h"
 
 namespace dultra {
@@ -357,27 +357,32 @@ int64_t slices_of(int64_t vocab) { return ceil_div(vocab, kSlice); }
 
 }  // namespace
 
-size_t sampling_scratch(int64_t rows, int64_t vocab) { return size_t(rows * slices_of(vocab)) * sizeof(Slice); }
-
-void sample_forward(const SampleArgs& a, void* scratch, cudaStream_t stream) {
-  if (a.rows == 0) return;
-  Slice* slices = static_cast<Slice*>(scratch);
-  const float inverse_temperature = inverse_or_1(a.temperature);
-  const int64_t count = slices_of(a.vocab);
+void CudaBackend::do_sample_forward(const SampleArgs& args) {
+  SampleArgs a = args;
+  const int64_t m = a.rows, count = slices_of(a.vocab);
+  if (m == 0) return;
   check_argument(count <= 65535, "vocab: expected at most " + std::to_string(65535 * int64_t(kSlice)) + ", got " +
                                      std::to_string(a.vocab));
-  launch("sample_forward", stream, sample_slices_kernel, dim3(unsigned(a.rows), unsigned(count)), kThreads,
-         sizeof(Scratch), a, inverse_temperature, slices);
-  launch("sample_forward", stream, sample_combine_kernel, dim3(unsigned(a.rows)), kWarp, 0, a, inverse_temperature,
+  ArgTransfer transfer(*this,
+                       {in(a.at, m), in(a.uniforms, m * a.vocab), in(a.given, m), out(a.token, m), out(a.log_prob, m),
+                        out(a.confidence, m), out(a.max_prob, m), out(a.entropy, m), out(a.finite, m)});
+  const float inverse_temperature = inverse_or_1(a.temperature);
+  Slice* slices = static_cast<Slice*>(scratch(size_t(m * count) * sizeof(Slice)));
+  launch("sample_forward", stream_, sample_slices_kernel, dim3(unsigned(m), unsigned(count)), kThreads, sizeof(Scratch),
+         a, inverse_temperature, slices);
+  launch("sample_forward", stream_, sample_combine_kernel, dim3(unsigned(m)), kWarp, 0, a, inverse_temperature,
          static_cast<const Slice*>(slices), int(count));
+  transfer.finish();
 }
 
-void log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m, int64_t vocab,
-                       float temperature, int32_t excluded_token, cudaStream_t stream) {
+void CudaBackend::do_log_prob_backward(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t m,
+                                       int64_t vocab, float temperature, int32_t excluded_token) {
   if (m == 0) return;
-  launch("log_prob_backward", stream, log_prob_backward_kernel, dim3(unsigned(m)), kGradientThreads,
+  ArgTransfer transfer(*this, {in(tokens, m), in(dlog_prob, m)});
+  launch("log_prob_backward", stream_, log_prob_backward_kernel, dim3(unsigned(m)), kGradientThreads,
          sizeof(double) * kGradientThreads / kWarp, logits, tokens, dlog_prob, vocab, inverse_or_1(temperature),
          excluded_token);
+  transfer.finish();
 }
 
 }  // namespace cuda

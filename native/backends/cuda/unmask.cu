@@ -1,7 +1,7 @@
 // Which candidates are unmasked in this step, and the likelihood of such decisions. A block per row; candidates are
 // ranked by counting those that come before them. Whatever depends on an order of summation is done by one thread, in
 // the order of backends/cpu/unmask.cc.
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/arg_transfer.h"
 #include "ops/policy.h"
 
 namespace dultra {
@@ -223,27 +223,45 @@ constexpr size_t kReductionBytes = sizeof(uint64_t) * kThreads / kWarp;
 
 }  // namespace
 
-size_t unmask_scratch(int64_t candidates) { return size_t(candidates) * (sizeof(double) + sizeof(int32_t)); }
-
-void unmask(const UnmaskArgs& a, int64_t candidates, void* scratch, cudaStream_t stream) {
-  if (a.batch == 0) return;
-  double* key = static_cast<double*>(scratch);
-  const bool in_shared = candidates <= kSharedCandidates;
-  launch("unmask", stream, unmask_kernel, dim3(unsigned(a.batch)), kThreads,
-         kReductionBytes + 2 * sizeof(int) + (in_shared ? unmask_scratch(candidates) : 0), a,
-         ScratchRow{key, reinterpret_cast<int32_t*>(key + candidates)}, in_shared);
+void CudaBackend::do_unmask(const UnmaskArgs& args) {
+  if (args.batch == 0) return;
+  UnmaskArgs a = args;
+  const int64_t b = a.batch, m = a.offsets[b];
+  ArgTransfer transfer(
+      *this, {in(a.offsets, b + 1), in(a.at, m), in(a.uniforms, m), in(a.planner_logit, m), in(a.confidence, m),
+              in(a.entropy, m), in(a.token_log_prob, m), in(a.forbidden, m), in(a.count, b), out(a.selected, m),
+              out(a.forced, b), out(a.probability, m), out(a.log_likelihood, m), resident(a.token), resident(a.place),
+              resident(a.ids), resident(a.remaining)});
+  const size_t row_bytes = size_t(m) * (sizeof(double) + sizeof(int32_t));
+  double* key = static_cast<double*>(scratch(row_bytes));
+  const bool in_shared = m <= kSharedCandidates;
+  launch("unmask", stream_, unmask_kernel, dim3(unsigned(b)), kThreads,
+         kReductionBytes + 2 * sizeof(int) + (in_shared ? row_bytes : 0), a,
+         ScratchRow{key, reinterpret_cast<int32_t*>(key + m)}, in_shared);
+  transfer.finish();
 }
 
-void likelihood_forward(const LikelihoodArgs& a, cudaStream_t stream) {
-  if (a.batch > 0)
-    launch("likelihood_forward", stream, likelihood_forward_kernel, dim3(unsigned(a.batch)), kThreads, kReductionBytes,
-           a);
+void CudaBackend::do_likelihood_forward(const LikelihoodArgs& args) {
+  if (args.batch == 0) return;
+  LikelihoodArgs a = args;
+  const int64_t b = a.batch, m = a.offsets[b];
+  ArgTransfer transfer(*this, {in(a.offsets, b + 1), in(a.planner_logit, m), in(a.token_log_prob, m),
+                               in(a.forbidden, m), in(a.selected, m), in(a.forced, b), out(a.log_likelihood, m)});
+  launch("likelihood_forward", stream_, likelihood_forward_kernel, dim3(unsigned(b)), kThreads, kReductionBytes, a);
+  transfer.finish();
 }
 
-void likelihood_backward(const LikelihoodGradArgs& a, cudaStream_t stream) {
-  if (a.forward.batch > 0)
-    launch("likelihood_backward", stream, likelihood_backward_kernel, dim3(unsigned(a.forward.batch)), kThreads,
-           kReductionBytes, a);
+void CudaBackend::do_likelihood_backward(const LikelihoodGradArgs& args) {
+  if (args.forward.batch == 0) return;
+  LikelihoodGradArgs grad = args;
+  LikelihoodArgs& a = grad.forward;
+  const int64_t b = a.batch, m = a.offsets[b];
+  ArgTransfer transfer(*this, {in(a.offsets, b + 1), in(a.planner_logit, m), in(a.token_log_prob, m),
+                               in(a.forbidden, m), in(a.selected, m), in(a.forced, b), in(grad.dlog_likelihood, m),
+                               out(grad.dplanner_logit, m), out(grad.dtoken_log_prob, m)});
+  launch("likelihood_backward", stream_, likelihood_backward_kernel, dim3(unsigned(b)), kThreads, kReductionBytes,
+         grad);
+  transfer.finish();
 }
 
 }  // namespace cuda

@@ -1,7 +1,7 @@
 // Whether wgmma multiplies the tiles of GroupProducts as mma.sync does those of WarpProducts: asked once of every
 // device, before attention takes the one for the other. Whole numbers, so that every sum is exact and nothing less than
 // equality will do.
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/launchers.h"
 #include "backends/cuda/tiles.h"
 
 namespace dultra {

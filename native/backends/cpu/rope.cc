@@ -1,6 +1,7 @@
-// Embedding, gather, rotary position embedding, gates.
+// Rotary position embedding, in place or on the way into the cache.
+#include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -19,8 +20,6 @@ struct RopeTable {
   int64_t count = 0;
   std::vector<float> cosine, sine;
 };
-
-constexpr int64_t kPiece = 4096;  // numbers of a task where there are no rows
 
 constexpr int64_t kRopeTablePositions = 65536;  // beyond, a row's angles are computed when it comes
 constexpr size_t kRopeTables = 4;               // kept; every model of a process has one
@@ -79,74 +78,6 @@ std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, int head_dim, floa
 
 }  // namespace
 
-void CpuBackend::do_embedding_forward(float* out, const void* table, DType dtype, const int32_t* ids, int64_t m,
-                                      int64_t c) {
-  parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t from = int64_t(ids[i]) * c;
-      float* row = out + i * c;
-      switch (dtype) {
-        case DType::kF32: std::memcpy(row, static_cast<const float*>(table) + from, size_t(c) * sizeof(float)); break;
-        case DType::kBF16:
-          for (int64_t j = 0; j < c; ++j) row[j] = bf16_to_f32(static_cast<const uint16_t*>(table)[from + j]);
-          break;
-        case DType::kF16:
-          for (int64_t j = 0; j < c; ++j) row[j] = f16_to_f32(static_cast<const uint16_t*>(table)[from + j]);
-          break;
-      }
-    }
-  });
-}
-
-void CpuBackend::do_copy(float* to, const float* from, int64_t n) {
-  constexpr int64_t kPiece = 4096;
-  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, kPiece, [&](int64_t begin, int64_t end) {
-    std::memcpy(to + begin * kPiece, from + begin * kPiece,
-                size_t(std::min(end * kPiece, n) - begin * kPiece) * sizeof(float));
-  });
-}
-
-void CpuBackend::do_gather_rows(Array out_array, ConstArray x_array, const int32_t* index, int64_t m, int64_t c) {
-  float* out = out_array.f32();
-  const float* x = x_array.f32();
-  parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      std::memcpy(out + i * c, x + int64_t(index[i]) * c, size_t(c) * sizeof(float));
-  });
-}
-
-void CpuBackend::do_store_rows(void* to, DType dtype, ConstArray from_array, const int32_t* index, int64_t m,
-                               int64_t c) {
-  const float* from = from_array.f32();
-  parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float* row = from + i * c;
-      const int64_t at = int64_t(index[i]) * c;
-      if (dtype == DType::kF32) {
-        std::memcpy(static_cast<float*>(to) + at, row, size_t(c) * sizeof(float));
-      } else {
-        uint16_t* narrow = static_cast<uint16_t*>(to) + at;
-        for (int64_t j = 0; j < c; ++j) narrow[j] = f32_to_bf16(row[j]);
-      }
-    }
-  });
-}
-
-void CpuBackend::do_embedding_backward(float* dtable, const int32_t* ids, const float* dout, int64_t m, int64_t c) {
-  do_scatter_add_rows(dtable, dout, ids, m, c);
-}
-
-void CpuBackend::do_scatter_add_rows(float* x, const float* from, const int32_t* index, int64_t m, int64_t c) {
-  // Several rows may go to the same place, so threads divide the columns: every sum then keeps the order of the rows.
-  parallel_ranges(pool_, (c + kColumns - 1) / kColumns, m * kColumns, [&](int64_t begin, int64_t end) {
-    const int64_t last = std::min(c, end * kColumns);
-    for (int64_t i = 0; i < m; ++i) {
-      float* to = x + int64_t(index[i]) * c;
-      for (int64_t j = begin * kColumns; j < last; ++j) to[j] += from[i * c + j];
-    }
-  });
-}
-
 void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
                         float theta, float direction) {
   int64_t count = 0;
@@ -191,41 +122,6 @@ void CpuBackend::do_rope_store_forward(Array to, const int32_t* index, Array kv,
   const int64_t width = 2 * int64_t(kv_heads) * head_dim;
   do_rope_forward(kv, width, positions, m, kv_heads, head_dim, theta);
   do_store_rows(to.data, to.dtype, kv, index, m, width);
-}
-
-void CpuBackend::do_swiglu_forward(Array out_array, ConstArray gate_up_array, int64_t m, int64_t f) {
-  float* out = out_array.f32();
-  const float* gate_up = gate_up_array.f32();
-  parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      kernels_->rows.swiglu(out + i * f, gate_up + i * 2 * f, gate_up + i * 2 * f + f, f);
-  });
-}
-
-void CpuBackend::do_silu_forward(float* x, int64_t n) {
-  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece, [&](int64_t begin, int64_t end) {
-    kernels_->rows.silu(x + begin * kPiece, std::min(end * kPiece, n) - begin * kPiece);
-  });
-}
-
-void CpuBackend::do_swiglu_backward(Array dgate_up_array, ConstArray dout_array, ConstArray gate_up_array, int64_t m,
-                                    int64_t f) {
-  float* dgate_up = dgate_up_array.f32();
-  const float *dout = dout_array.f32(), *gate_up = gate_up_array.f32();
-  parallel_ranges(pool_, m, 4 * f, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* d = dgate_up + i * 2 * f;
-      const float* gate = gate_up + i * 2 * f;
-      kernels_->rows.swiglu_backward(d, d + f, dout + i * f, gate, gate + f, f);
-    }
-  });
-}
-
-void CpuBackend::do_silu_backward(float* dx, const float* dout, const float* x, int64_t n) {
-  parallel_ranges(pool_, (n + kPiece - 1) / kPiece, 4 * kPiece, [&](int64_t begin, int64_t end) {
-    begin *= kPiece;
-    kernels_->rows.silu_backward(dx + begin, dout + begin, x + begin, std::min(end * kPiece, n) - begin);
-  });
 }
 
 }  // namespace cpu
