@@ -1,21 +1,10 @@
-// Checkpoint folders: every way of storing the same weights, and everything that may be wrong with one.
+// Files of weights: every way of storing the same weights, and everything that may be wrong with one.
 import { execFileSync } from 'node:child_process';
-import {
-  copyFileSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs';
-import os from 'node:os';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { type DUltraError, type LoadProgress, loadModel } from '../lib';
-import { linuxAvailableMemory } from '../lib/model/memory';
-import { type CheckpointOptions, encode, makeCheckpoint, type StorageType } from './checkpoints';
-import { exceptOnWindows, type FixtureTensor, readTensors, temporaryFolder, writeTensors } from './helpers';
+import { loadModel } from '../lib';
+import { type CheckpointOptions, encode, loadFailure, makeCheckpoint, type StorageType } from './checkpoints';
+import { exceptOnWindows, type FixtureTensor, temporaryFolder, writeTensors } from './helpers';
 import { referenceHidden, referenceLogits, referencePlanner } from './reference-model';
 
 const WEIGHTS = 'model.safetensors';
@@ -157,170 +146,6 @@ describe('storage', () => {
   });
 });
 
-/** What loading a folder fails with. */
-async function failure(folder: string): Promise<DUltraError> {
-  const error = await loadModel(folder, { threads: 1 }).then(
-    (model) => {
-      model.dispose();
-      throw new Error('it loaded');
-    },
-    (reason) => reason,
-  );
-  expect(error).toMatchObject({ name: 'DUltraError' });
-  return error;
-}
-
-describe('config.json', () => {
-  const wrong: [string, unknown, RegExp][] = [
-    ['d_model', undefined, /d_model: .*got undefined/],
-    ['d_model', 0, /d_model: .*got 0/],
-    ['d_model', 25, /d_model: expected a multiple of n_heads \(6\), got 25/],
-    ['d_model', 18, /d_model \/ n_heads: expected an even head size, got 3/],
-    ['d_model', 36, /tensor model\.transformer\.wte\.weight: expected shape \[48, 36\], got \[48, 24\]/],
-    ['d_model', '24', /d_model: .*got "24"/],
-    ['d_model', 2 ** 40, /d_model: .*got 1099511627776/],
-    ['n_heads', 5, /d_model: expected a multiple of n_heads \(5\)/],
-    ['n_heads', -6, /n_heads: .*got -6/],
-    ['n_heads', 1.5, /n_heads: .*got 1\.5/],
-    ['n_heads', 2, /k_proj\.weight: expected shape \[24, 24\], got \[8, 24\]/],
-    ['n_kv_heads', 4, /n_heads: expected a multiple of n_kv_heads \(4\), got 6/],
-    ['n_kv_heads', 3, /k_proj\.weight: expected shape \[12, 24\], got \[8, 24\]/],
-    ['n_kv_heads', null, /k_proj\.weight: expected shape \[24, 24\], got \[8, 24\]/],
-    ['n_layers', 3, /missing tensors model\.transformer\.blocks\.2\.q_proj\.weight.* and 4 more/],
-    ['n_layers', 65536, /its config has 65537 layers, its files only \d+ tensors/],
-    ['n_layers', 1e9, /n_layers: /],
-    ['n_layers', -1, /n_layers: /],
-    ['mlp_hidden_size', 41, /ff_proj\.weight: expected shape \[41, 24\], got \[40, 24\]/],
-    ['mlp_hidden_size', null, /ff_proj\.weight: expected shape \[96, 24\], got \[40, 24\]/],
-    ['vocab_size', 49, /embedding_size: expected at least vocab_size \(49\), got 48/],
-    ['vocab_size', null, /vocab_size: /],
-    ['embedding_size', 47, /wte\.weight: expected shape \[47, 24\], got \[48, 24\]/],
-    ['embedding_size', null, /wte\.weight: expected shape \[45, 24\], got \[48, 24\]/],
-    ['embedding_size', 2 ** 31, /embedding_size: /],
-    ['max_sequence_length', 0, /max_sequence_length: /],
-    ['max_sequence_length', undefined, /max_sequence_length: /],
-    ['rope_theta', 0, /rope_theta: /],
-    ['rope_theta', 1e300, /rope_theta: /],
-    ['rope_theta', '500000', /rope_theta: .*got "500000"/],
-    ['rms_norm_eps', -1e-5, /rms_norm_eps: /],
-    ['rms_norm_eps', 1e30, /rms_norm_eps: /],
-    ['weight_tying', 'yes', /weight_tying: /],
-    ['mask_token_id', 48, /mask_token_id: expected an id below embedding_size \(48\), got 48/],
-    ['mask_token_id', undefined, /mask_token_id: /],
-    ['mask_token_id', -1, /mask_token_id: /],
-    ['eos_token_id', 1000, /eos_token_id: expected an id below/],
-    ['eos_token_id', 1.5, /eos_token_id: /],
-    ['pad_token_id', 48, /pad_token_id: expected an id below/],
-    ['use_adaln', 1, /use_adaln: /],
-    ['use_adaln', false, /missing tensors norm_out_2\.weight, norm_out_2\.bias$/],
-    ['num_head_layers', 2, /missing tensors mask_head\.1\.q_proj\.weight/],
-    ['num_head_layers', 1e6, /num_head_layers: /],
-    ['use_mask_embeddings', 'x', /use_mask_embeddings: /],
-    ['activation_type', 'swiglu', /activation_type: expected "silu" or null, got "swiglu"/],
-    ['block_type', 'sequential', /block_type: expected "llama"/],
-    ['layer_norm_type', 'default', /layer_norm_type: expected "rms"/],
-    ['layer_norm_with_affine', false, /layer_norm_with_affine: expected true/],
-    ['alibi', true, /alibi: expected false/],
-    ['attention_layer_norm', true, /attention_layer_norm: /],
-    ['input_emb_norm', true, /input_emb_norm: /],
-    ['scale_logits', true, /scale_logits: /],
-    ['include_bias', true, /missing tensors .*q_proj\.bias/],
-    ['include_bias', 1, /include_bias: /],
-    ['include_qkv_bias', true, /missing tensors .*q_proj\.bias/],
-    ['bias_for_layer_norm', true, /bias_for_layer_norm: /],
-    ['rope', false, /rope: expected true/],
-    ['multi_query_attention', true, /multi_query_attention: /],
-    ['use_block_embeddings', true, /use_block_embeddings: /],
-    ['clip_qkv', 8, /clip_qkv: expected null, got 8/],
-    ['rope_scaling', { type: 'linear', factor: 2 }, /rope_scaling: expected null, got an object/],
-    ['block_group_size', 4, /block_group_size: expected 1 or null, got 4/],
-  ];
-  const { folder: base } = makeCheckpoint();
-  const config = JSON.parse(readFileSync(path.join(base, 'config.json'), 'utf8'));
-  const withConfig = (value: unknown): string => {
-    const folder = temporaryFolder();
-    copyFileSync(path.join(base, WEIGHTS), path.join(folder, WEIGHTS));
-    writeFileSync(path.join(folder, 'config.json'), typeof value === 'string' ? value : JSON.stringify(value));
-    return folder;
-  };
-
-  test.each(wrong)('%s = %j is refused', async (field, value, message) => {
-    const folder = withConfig({ ...config, [field]: value });
-    const error = await failure(folder);
-    expect(error.code).toBe('BAD_CHECKPOINT');
-    expect(error.message).toMatch(message);
-    expect(error.message).toContain(folder);
-  });
-
-  test('fields that may be absent', async () => {
-    const {
-      pad_token_id: _pad,
-      eos_token_id: _eos,
-      rope_theta: _theta,
-      rms_norm_eps: _eps,
-      weight_tying: _tying,
-      ...rest
-    } = config;
-    const model = await loadModel(withConfig(rest));
-    expect(model.config).toMatchObject({
-      eosTokenId: null,
-      padTokenId: null,
-      ropeTheta: 10000,
-      rmsNormEps: 1e-5,
-      weightTying: false,
-    });
-    const { finishReason } = await model.generate({ promptIds: [1] }, { genLength: 4 });
-    expect(finishReason).toBe('length');
-    model.dispose();
-  });
-
-  test.each([
-    ['nothing', ''],
-    ['half of it', '{"d_model": 24, '],
-    ['an array', '[]'],
-    ['null', 'null'],
-    ['a number', '5'],
-    ['not text', '\u0000\u0001'],
-    ['very deep', `${'['.repeat(200_000)}${']'.repeat(200_000)}`],
-    ['a field very deep', `{"d_model": ${'['.repeat(200_000)}${']'.repeat(200_000)}}`],
-    [
-      'a setting very deep',
-      JSON.stringify(config).replace('"alibi":false', `"alibi":${'['.repeat(200_000)}${']'.repeat(200_000)}`),
-    ],
-  ])('%s is refused', async (_name, text) => {
-    const error = await failure(withConfig(text));
-    expect(error.code).toBe('BAD_CHECKPOINT');
-    expect(error.message).toMatch(/config\.json: /);
-    expect(error.message.length).toBeLessThan(1000);
-  });
-
-  test('a prototype is not a setting', async () => {
-    const error = await failure(withConfig('{"model_type": "llada", "__proto__": {"d_model": 24}}'));
-    expect(error.message).toMatch(/d_model: /);
-  });
-
-  test('a folder and far too much in its place', async () => {
-    const folder = withConfig('');
-    const file = path.join(folder, 'config.json');
-    rmSync(file);
-    expect((await failure(folder)).message).toMatch(/config\.json: ENOENT/);
-    mkdirSync(file);
-    expect((await failure(folder)).message).toMatch(/config\.json: expected a file/);
-    rmSync(file, { recursive: true });
-    writeFileSync(file, '');
-    truncateSync(file, 2 ** 33);
-    expect((await failure(folder)).message).toMatch(/config\.json: expected at most \d+ bytes, got 8589934592/);
-  });
-
-  exceptOnWindows('Windows has no pipes in folders')('a pipe in its place', async () => {
-    const folder = withConfig('');
-    const file = path.join(folder, 'config.json');
-    rmSync(file);
-    execFileSync('mkfifo', [file]);
-    expect((await failure(folder)).message).toMatch(/config\.json: expected a file/);
-  });
-});
-
 describe('weights', () => {
   /** A checkpoint whose tensors are changed before they are written. */
   function changed(change: (tensors: Record<string, FixtureTensor>) => void, how: CheckpointOptions = {}): string {
@@ -367,7 +192,7 @@ describe('weights', () => {
   ];
   test.each(wrong)('%s is refused', async (_name, change, message) => {
     const folder = changed(change);
-    const error = await failure(folder);
+    const error = await loadFailure(folder);
     expect(error.code).toBe('BAD_CHECKPOINT');
     expect(error.message).toMatch(message);
     expect(error.message).toContain(folder);
@@ -400,7 +225,7 @@ describe('weights', () => {
             },
             { dtype },
           );
-          const error = await failure(folder);
+          const error = await loadFailure(folder);
           expect({ kind, name, code: error.code }).toEqual({ kind, name, code: 'NON_FINITE' });
           expect(error.message).toBe(
             `${path.join(folder, WEIGHTS)}: tensor ${name} holds NaN or infinity (first at element ${last})`,
@@ -426,7 +251,9 @@ describe('weights', () => {
     const folder = changed((tensors) => {
       for (const name of Object.keys(tensors)) if (name.startsWith('time_embedding')) delete tensors[name];
     });
-    expect((await failure(folder)).message).toMatch(/missing tensors time_embedding\.mlp\.0\.weight, time_embedding/);
+    expect((await loadFailure(folder)).message).toMatch(
+      /missing tensors time_embedding\.mlp\.0\.weight, time_embedding/,
+    );
   });
 
   describe('files', () => {
@@ -513,7 +340,7 @@ describe('weights', () => {
     ];
     test.each(cases)('%s is refused', async (_name, content, message) => {
       const folder = withBytes(content());
-      const error = await failure(folder);
+      const error = await loadFailure(folder);
       expect(error.code).toBe('BAD_CHECKPOINT');
       expect(error.message).toMatch(message);
       expect(error.message).toContain(WEIGHTS);
@@ -524,9 +351,9 @@ describe('weights', () => {
       const folder = withBytes(bytes);
       const file = path.join(folder, WEIGHTS);
       rmSync(file);
-      expect((await failure(folder)).message).toMatch(/no \*\.safetensors file/);
+      expect((await loadFailure(folder)).message).toMatch(/no \*\.safetensors file/);
       mkdirSync(file);
-      expect((await failure(folder)).message).toMatch(/model\.safetensors: expected a file/);
+      expect((await loadFailure(folder)).message).toMatch(/model\.safetensors: expected a file/);
     });
 
     exceptOnWindows('Windows has no pipes in folders, and not everybody may make links')(
@@ -536,10 +363,10 @@ describe('weights', () => {
         const file = path.join(folder, WEIGHTS);
         rmSync(file);
         execFileSync('mkfifo', [file]);
-        expect((await failure(folder)).message).toMatch(/model\.safetensors: expected a file/);
+        expect((await loadFailure(folder)).message).toMatch(/model\.safetensors: expected a file/);
         rmSync(file);
         symlinkSync(path.join(folder, 'nowhere'), file);
-        expect((await failure(folder)).message).toMatch(/model\.safetensors: ENOENT/);
+        expect((await loadFailure(folder)).message).toMatch(/model\.safetensors: ENOENT/);
       },
     );
   });
@@ -574,7 +401,7 @@ describe('an index', () => {
     ],
   ];
   test.each(wrong)('%s is refused', async (_name, value, message) => {
-    const error = await failure(withIndex(value));
+    const error = await loadFailure(withIndex(value));
     expect(error.code).toBe('BAD_CHECKPOINT');
     expect(error.message).toMatch(message);
   });
@@ -584,158 +411,10 @@ describe('an index', () => {
     const [first, second] = names(folder);
     const kept = readFileSync(path.join(folder, second));
     rmSync(path.join(folder, second));
-    expect((await failure(folder)).message).toMatch(new RegExp(`${second} is missing, which ${INDEX} names`));
+    expect((await loadFailure(folder)).message).toMatch(new RegExp(`${second} is missing, which ${INDEX} names`));
     copyFileSync(path.join(folder, first), path.join(folder, second));
-    expect((await failure(folder)).message).toMatch(/tensor ".*" is also in /);
+    expect((await loadFailure(folder)).message).toMatch(/tensor ".*" is also in /);
     writeFileSync(path.join(folder, second), kept.subarray(0, kept.length / 2));
-    expect((await failure(folder)).message).toMatch(new RegExp(`${second}: .*truncated`));
-  });
-});
-
-describe('sources', () => {
-  test.each([
-    ['./no/such/folder', /no such folder/],
-    [__filename, /expected a folder with config\.json, got a file/],
-  ])('%s', async (source, message) => expect((await failure(source)).message).toMatch(message));
-  test('an empty folder', async () =>
-    expect((await failure(temporaryFolder())).message).toMatch(/config\.json: ENOENT/));
-  test.each([5, '', null, {}])('%j is no source', async (source) => {
-    await expect(loadModel(source as never)).rejects.toThrow(TypeError);
-  });
-  const options: [string, object, RegExp][] = [
-    ['device', { device: 'tpu' }, /device: expected/],
-    ['dtype', { dtype: 'int8' }, /dtype: expected/],
-    ['compute', { compute: 'float16' }, /compute: expected/],
-    ['threads', { threads: 0 }, /threads: expected/],
-    ['threads', { threads: 1.5 }, /threads: expected/],
-    ['isa', { isa: 'avx9' }, /avx9/],
-    ['isa', { isa: 5 }, /isa: expected a string/],
-    ['key', { dtypes: 'float32' }, /unknown key "dtypes"/],
-  ];
-  test.each(options)('option %s: %j', async (_name, load, message) => {
-    await expect(loadModel(makeCheckpoint().folder, load)).rejects.toThrow(message);
-  });
-  test('an abort before and during', async () => {
-    const { folder } = makeCheckpoint();
-    const reason = new Error('enough');
-    await expect(loadModel(folder, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
-    const controller = new AbortController();
-    const loading = loadModel(folder, { signal: controller.signal });
-    controller.abort(reason);
-    await expect(loading).rejects.toBe(reason);
-  });
-});
-
-describe('progress', () => {
-  test('ends with all bytes of the weights', async () => {
-    const { folder } = makeCheckpoint();
-    const tensors = Object.values(readTensors(path.join(folder, WEIGHTS)));
-    const seen: LoadProgress[] = [];
-    (await loadModel(folder, { onProgress: (at) => seen.push(at) })).dispose();
-    const bytes = tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((product, n) => product * n, 1), 0);
-    expect(seen.at(-1)).toEqual({ stage: 'weights', loadedBytes: bytes, totalBytes: bytes });
-    for (let i = 1; i < seen.length; i++) expect(seen[i].loadedBytes).toBeGreaterThan(seen[i - 1].loadedBytes);
-    // Nothing is told once the call is over.
-    const count = seen.length;
-    await new Promise((resolve) => setTimeout(resolve, 150));
-    expect(seen).toHaveLength(count);
-  });
-  test('an error of the callback is that of the call', async () => {
-    const { folder } = makeCheckpoint();
-    const mine = new RangeError('mine');
-    await expect(
-      loadModel(folder, {
-        onProgress: () => {
-          throw mine;
-        },
-      }),
-    ).rejects.toBe(mine);
-    await expect(loadModel(folder, { onProgress: 5 as never })).rejects.toThrow(/onProgress: expected a function/);
-  });
-});
-
-describe('memory', () => {
-  test('a checkpoint larger than the memory is refused at once', async () => {
-    const { folder } = makeCheckpoint({ planner: false });
-    const file = path.join(folder, 'config.json');
-    const config = JSON.parse(readFileSync(file, 'utf8'));
-    const rows = 2 ** 30;
-    writeFileSync(file, JSON.stringify({ ...config, vocab_size: rows, embedding_size: rows }));
-    // The header is that of a real file of 192 GiB, whose data is a hole.
-    const header: Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }> = {};
-    let at = 0;
-    for (const [name, { shape }] of Object.entries(readTensors(path.join(folder, WEIGHTS)))) {
-      const real = /wte|transformer\.ff_out/.test(name) ? [rows, 24] : shape;
-      const bytes = real.reduce((product, n) => product * n, 4);
-      header[name] = { dtype: 'F32', shape: real, data_offsets: [at, at + bytes] };
-      at += bytes;
-    }
-    const text = Buffer.from(JSON.stringify(header));
-    const length = Buffer.alloc(8);
-    length.writeBigUInt64LE(BigInt(text.length));
-    writeFileSync(path.join(folder, WEIGHTS), Buffer.concat([length, text]));
-    truncateSync(path.join(folder, WEIGHTS), 8 + text.length + at);
-    expect(at).toBeGreaterThan(os.totalmem());
-    const before = process.memoryUsage().rss;
-    const begin = process.cpuUsage();
-    const error = await failure(folder);
-    const { user, system } = process.cpuUsage(begin);
-    expect((user + system) / 1e6).toBeLessThan(1);
-    expect(process.memoryUsage().rss - before).toBeLessThan(2 ** 27);
-    expect(error.code).toBe('OUT_OF_MEMORY');
-    expect(error.message).toMatch(/loading needs \d+\.\d GiB, \d+\.\d GiB are free; dtype: "bfloat16" needs half/);
-  });
-
-  test('free memory is that of the machine, and of every control group around the process', () => {
-    const KB = 1024;
-    const make = (files: Record<string, string>) => {
-      const root = temporaryFolder();
-      for (const [name, text] of Object.entries(files)) {
-        mkdirSync(path.dirname(path.join(root, name)), { recursive: true });
-        writeFileSync(path.join(root, name), text);
-      }
-      return linuxAvailableMemory(root);
-    };
-    const machine = { 'proc/meminfo': 'MemTotal:       9000 kB\nMemFree:         100 kB\nMemAvailable:   5000 kB\n' };
-    expect(make({})).toBeNull();
-    expect(make(machine)).toBe(5000 * KB);
-    // Version 2: the inner group has no limit, the outer one has, and most of what it uses is cached files.
-    const outer = 'sys/fs/cgroup/jobs';
-    const two = { ...machine, 'proc/self/cgroup': '0::/jobs/one\n' };
-    const stat = 'anon 100000\nactive_file 1000000\ninactive_file 500000\n';
-    const limited = {
-      [`${outer}/memory.max`]: '2000000\n',
-      [`${outer}/memory.current`]: '1700000\n',
-      [`${outer}/memory.stat`]: stat,
-    };
-    expect(make({ ...two, [`${outer}/one/memory.max`]: 'max\n', [`${outer}/one/memory.current`]: '5\n' })).toBe(
-      5000 * KB,
-    );
-    expect(make({ ...two, [`${outer}/one/memory.max`]: 'max\n', ...limited })).toBe(2000000 - 200000);
-    // A container that sees its own group as the root, under a path of the host.
-    expect(
-      make({
-        ...two,
-        'sys/fs/cgroup/memory.max': '1000000\n',
-        'sys/fs/cgroup/memory.current': '400000\n',
-        'sys/fs/cgroup/memory.stat': 'anon 400000\n',
-      }),
-    ).toBe(600000);
-    // Version 1, and a limit above the machine's memory.
-    const one = { ...machine, 'proc/self/cgroup': '5:cpu,cpuacct:/x\n4:memory:/docker/abc\n1:name=systemd:/\n' };
-    const group = 'sys/fs/cgroup/memory/docker/abc';
-    const file = (limit: string) => ({
-      [`${group}/memory.limit_in_bytes`]: limit,
-      [`${group}/memory.usage_in_bytes`]: '900000\n',
-      [`${group}/memory.stat`]: 'cache 7\ntotal_active_file 300000\ntotal_inactive_file 200000\n',
-    });
-    expect(make({ ...one, ...file('1000000\n') })).toBe(600000);
-    expect(make({ ...one, ...file('9223372036854771712\n') })).toBe(5000 * KB);
-    // More used than allowed: nothing is free.
-    expect(make({ ...one, ...file('1000\n') })).toBe(0);
-    if (process.platform === 'linux') {
-      expect(linuxAvailableMemory()).toBeGreaterThan(0);
-      expect(linuxAvailableMemory()).toBeLessThanOrEqual(os.totalmem());
-    }
+    expect((await loadFailure(folder)).message).toMatch(new RegExp(`${second}: .*truncated`));
   });
 });

@@ -1,6 +1,8 @@
 // Random checkpoints of any shape, written to folders, together with their weights as doubles.
+
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { type DUltraError, loadModel } from '../lib';
 import { type FixtureTensor, temporaryFolder, writeTensors } from './helpers';
 import { type ReferenceConfig, type ReferenceWeights, tensorShapes } from './reference-model';
 
@@ -134,4 +136,17 @@ export function makeCheckpoint(options: CheckpointOptions = {}): MadeCheckpoint 
     writeFileSync(path.join(folder, 'model.safetensors.index.json'), JSON.stringify({ metadata: {}, weight_map: map }));
   }
   return { folder, config, weights };
+}
+
+/** The error of loading a folder. */
+export async function loadFailure(folder: string): Promise<DUltraError> {
+  const error = await loadModel(folder, { threads: 1 }).then(
+    (model) => {
+      model.dispose();
+      throw new Error('it loaded');
+    },
+    (reason) => reason,
+  );
+  expect(error).toMatchObject({ name: 'DUltraError' });
+  return error;
 }

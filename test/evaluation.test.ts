@@ -1,15 +1,16 @@
-import type { MaskedDiffusionModel, TaskDataset } from '../lib';
 import {
   averageOperatingPoints,
   chooseOperatingPoints,
+  createModel,
   datasets,
   type Evaluation,
   evaluate,
   frontier,
   loadModel,
+  type MaskedDiffusionModel,
   samplerGrid,
+  type TaskDataset,
 } from '../lib';
-import { createModel } from '../lib/model/create-model';
 import { temporaryFolder } from './helpers';
 
 const task = datasets.wordProblems('st1');

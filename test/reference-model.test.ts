@@ -219,7 +219,7 @@ function ruleOf(sampler: SamplerObject, count: number, left: number, isReference
     case 'fixed':
       return { type: sampler.remasking === 'random' ? 'random' : 'fixed', count };
     case 'd3llm':
-      throw new Error('several blocks at once are no rule of a step: test/cache.test.ts');
+      throw new Error('several blocks at once are no rule of a step: test/cache-decoding.test.ts');
   }
 }
 

@@ -2,6 +2,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import {
+  createModel,
+  datasets,
   type Evaluation,
   evaluate,
   loadModel,
@@ -10,8 +12,6 @@ import {
   samplerGrid,
   writeReport,
 } from '../lib';
-import * as datasets from '../lib/data';
-import { createModel } from '../lib/model/create-model';
 import { temporaryFolder } from './helpers';
 
 const task = datasets.wordProblems('st1');

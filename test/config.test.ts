@@ -1,0 +1,160 @@
+// config.json of a LLaDA checkpoint: fields that are refused, and those that may be absent.
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { loadModel } from '../lib';
+import { loadFailure, makeCheckpoint } from './checkpoints';
+import { exceptOnWindows, temporaryFolder } from './helpers';
+
+const WEIGHTS = 'model.safetensors';
+
+describe('config.json', () => {
+  const wrong: [string, unknown, RegExp][] = [
+    ['d_model', undefined, /d_model: .*got undefined/],
+    ['d_model', 0, /d_model: .*got 0/],
+    ['d_model', 25, /d_model: expected a multiple of n_heads \(6\), got 25/],
+    ['d_model', 18, /d_model \/ n_heads: expected an even head size, got 3/],
+    ['d_model', 36, /tensor model\.transformer\.wte\.weight: expected shape \[48, 36\], got \[48, 24\]/],
+    ['d_model', '24', /d_model: .*got "24"/],
+    ['d_model', 2 ** 40, /d_model: .*got 1099511627776/],
+    ['n_heads', 5, /d_model: expected a multiple of n_heads \(5\)/],
+    ['n_heads', -6, /n_heads: .*got -6/],
+    ['n_heads', 1.5, /n_heads: .*got 1\.5/],
+    ['n_heads', 2, /k_proj\.weight: expected shape \[24, 24\], got \[8, 24\]/],
+    ['n_kv_heads', 4, /n_heads: expected a multiple of n_kv_heads \(4\), got 6/],
+    ['n_kv_heads', 3, /k_proj\.weight: expected shape \[12, 24\], got \[8, 24\]/],
+    ['n_kv_heads', null, /k_proj\.weight: expected shape \[24, 24\], got \[8, 24\]/],
+    ['n_layers', 3, /missing tensors model\.transformer\.blocks\.2\.q_proj\.weight.* and 4 more/],
+    ['n_layers', 65536, /its config has 65537 layers, its files only \d+ tensors/],
+    ['n_layers', 1e9, /n_layers: /],
+    ['n_layers', -1, /n_layers: /],
+    ['mlp_hidden_size', 41, /ff_proj\.weight: expected shape \[41, 24\], got \[40, 24\]/],
+    ['mlp_hidden_size', null, /ff_proj\.weight: expected shape \[96, 24\], got \[40, 24\]/],
+    ['vocab_size', 49, /embedding_size: expected at least vocab_size \(49\), got 48/],
+    ['vocab_size', null, /vocab_size: /],
+    ['embedding_size', 47, /wte\.weight: expected shape \[47, 24\], got \[48, 24\]/],
+    ['embedding_size', null, /wte\.weight: expected shape \[45, 24\], got \[48, 24\]/],
+    ['embedding_size', 2 ** 31, /embedding_size: /],
+    ['max_sequence_length', 0, /max_sequence_length: /],
+    ['max_sequence_length', undefined, /max_sequence_length: /],
+    ['rope_theta', 0, /rope_theta: /],
+    ['rope_theta', 1e300, /rope_theta: /],
+    ['rope_theta', '500000', /rope_theta: .*got "500000"/],
+    ['rms_norm_eps', -1e-5, /rms_norm_eps: /],
+    ['rms_norm_eps', 1e30, /rms_norm_eps: /],
+    ['weight_tying', 'yes', /weight_tying: /],
+    ['mask_token_id', 48, /mask_token_id: expected an id below embedding_size \(48\), got 48/],
+    ['mask_token_id', undefined, /mask_token_id: /],
+    ['mask_token_id', -1, /mask_token_id: /],
+    ['eos_token_id', 1000, /eos_token_id: expected an id below/],
+    ['eos_token_id', 1.5, /eos_token_id: /],
+    ['pad_token_id', 48, /pad_token_id: expected an id below/],
+    ['use_adaln', 1, /use_adaln: /],
+    ['use_adaln', false, /missing tensors norm_out_2\.weight, norm_out_2\.bias$/],
+    ['num_head_layers', 2, /missing tensors mask_head\.1\.q_proj\.weight/],
+    ['num_head_layers', 1e6, /num_head_layers: /],
+    ['use_mask_embeddings', 'x', /use_mask_embeddings: /],
+    ['activation_type', 'swiglu', /activation_type: expected "silu" or null, got "swiglu"/],
+    ['block_type', 'sequential', /block_type: expected "llama"/],
+    ['layer_norm_type', 'default', /layer_norm_type: expected "rms"/],
+    ['layer_norm_with_affine', false, /layer_norm_with_affine: expected true/],
+    ['alibi', true, /alibi: expected false/],
+    ['attention_layer_norm', true, /attention_layer_norm: /],
+    ['input_emb_norm', true, /input_emb_norm: /],
+    ['scale_logits', true, /scale_logits: /],
+    ['include_bias', true, /missing tensors .*q_proj\.bias/],
+    ['include_bias', 1, /include_bias: /],
+    ['include_qkv_bias', true, /missing tensors .*q_proj\.bias/],
+    ['bias_for_layer_norm', true, /bias_for_layer_norm: /],
+    ['rope', false, /rope: expected true/],
+    ['multi_query_attention', true, /multi_query_attention: /],
+    ['use_block_embeddings', true, /use_block_embeddings: /],
+    ['clip_qkv', 8, /clip_qkv: expected null, got 8/],
+    ['rope_scaling', { type: 'linear', factor: 2 }, /rope_scaling: expected null, got an object/],
+    ['block_group_size', 4, /block_group_size: expected 1 or null, got 4/],
+  ];
+  const { folder: base } = makeCheckpoint();
+  const config = JSON.parse(readFileSync(path.join(base, 'config.json'), 'utf8'));
+  const withConfig = (value: unknown): string => {
+    const folder = temporaryFolder();
+    copyFileSync(path.join(base, WEIGHTS), path.join(folder, WEIGHTS));
+    writeFileSync(path.join(folder, 'config.json'), typeof value === 'string' ? value : JSON.stringify(value));
+    return folder;
+  };
+
+  test.each(wrong)('%s = %j is refused', async (field, value, message) => {
+    const folder = withConfig({ ...config, [field]: value });
+    const error = await loadFailure(folder);
+    expect(error.code).toBe('BAD_CHECKPOINT');
+    expect(error.message).toMatch(message);
+    expect(error.message).toContain(folder);
+  });
+
+  test('fields that may be absent', async () => {
+    const {
+      pad_token_id: _pad,
+      eos_token_id: _eos,
+      rope_theta: _theta,
+      rms_norm_eps: _eps,
+      weight_tying: _tying,
+      ...rest
+    } = config;
+    const model = await loadModel(withConfig(rest));
+    expect(model.config).toMatchObject({
+      eosTokenId: null,
+      padTokenId: null,
+      ropeTheta: 10000,
+      rmsNormEps: 1e-5,
+      weightTying: false,
+    });
+    const { finishReason } = await model.generate({ promptIds: [1] }, { genLength: 4 });
+    expect(finishReason).toBe('length');
+    model.dispose();
+  });
+
+  test.each([
+    ['nothing', ''],
+    ['half of it', '{"d_model": 24, '],
+    ['an array', '[]'],
+    ['null', 'null'],
+    ['a number', '5'],
+    ['not text', '\u0000\u0001'],
+    ['very deep', `${'['.repeat(200_000)}${']'.repeat(200_000)}`],
+    ['a field very deep', `{"d_model": ${'['.repeat(200_000)}${']'.repeat(200_000)}}`],
+    [
+      'a setting very deep',
+      JSON.stringify(config).replace('"alibi":false', `"alibi":${'['.repeat(200_000)}${']'.repeat(200_000)}`),
+    ],
+  ])('%s is refused', async (_name, text) => {
+    const error = await loadFailure(withConfig(text));
+    expect(error.code).toBe('BAD_CHECKPOINT');
+    expect(error.message).toMatch(/config\.json: /);
+    expect(error.message.length).toBeLessThan(1000);
+  });
+
+  test('a prototype is not a setting', async () => {
+    const error = await loadFailure(withConfig('{"model_type": "llada", "__proto__": {"d_model": 24}}'));
+    expect(error.message).toMatch(/d_model: /);
+  });
+
+  test('a folder and far too much in its place', async () => {
+    const folder = withConfig('');
+    const file = path.join(folder, 'config.json');
+    rmSync(file);
+    expect((await loadFailure(folder)).message).toMatch(/config\.json: ENOENT/);
+    mkdirSync(file);
+    expect((await loadFailure(folder)).message).toMatch(/config\.json: expected a file/);
+    rmSync(file, { recursive: true });
+    writeFileSync(file, '');
+    truncateSync(file, 2 ** 33);
+    expect((await loadFailure(folder)).message).toMatch(/config\.json: expected at most \d+ bytes, got 8589934592/);
+  });
+
+  exceptOnWindows('Windows has no pipes in folders')('a pipe in its place', async () => {
+    const folder = withConfig('');
+    const file = path.join(folder, 'config.json');
+    rmSync(file);
+    execFileSync('mkfifo', [file]);
+    expect((await loadFailure(folder)).message).toMatch(/config\.json: expected a file/);
+  });
+});
