@@ -104,11 +104,13 @@ test('holds what users and a build from source need, and nothing else', () => {
     'CMakePresets.json',
     'bindings.gyp',
     'dist/index.d.ts',
+    'lib/evaluation/report-page.css',
+    'lib/evaluation/report-page.js',
     'package.json',
   ])
     expect(files).toContain(file);
   const kept =
-    /^(dist|models|prebuilds)\/|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|cmake|setup)\.cjs$|^(README|CHANGELOG)\.md$|^LICENSE$|^CMakeLists\.txt$|^CMakePresets\.json$|^bindings\.gyp$|^package\.json$/;
+    /^(dist|models|prebuilds)\/|^lib\/evaluation\/report-page\.(css|js)$|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|cmake|setup)\.cjs$|^(README|CHANGELOG)\.md$|^LICENSE$|^CMakeLists\.txt$|^CMakePresets\.json$|^bindings\.gyp$|^package\.json$/;
   expect(files.filter((file) => !kept.test(file))).toEqual([]);
   const sources = (folder: string) =>
     readdirSync(path.join(folder, 'native'), { recursive: true })

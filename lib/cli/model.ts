@@ -1,10 +1,10 @@
-// The options that say which model and how it computes, and loading with a progress bar.
-import { SingleBar } from 'cli-progress';
+// Options of the model and its device, and loading with a progress bar.
 import { type Command, Option } from 'commander';
 import { type LoadModelOptions, type LoadProgress, loadModel, type MaskedDiffusionModel } from '../index';
 import { interruptSignal } from './errors';
 import { formatBytes, type OutputFlags } from './output';
-import { integer } from './values';
+import { ProgressBar } from './progress';
+import { given, integer } from './values';
 
 /** Flags of {@link addModelOptions} and {@link addDeviceOptions}. */
 export interface ModelFlags
@@ -46,7 +46,7 @@ export function addModelOptions(command: Command): Command {
   return addDeviceOptions(command);
 }
 
-/** Weights of fewer bytes are there before anybody has read that they come. */
+/** Weights of fewer bytes load too fast for a bar. */
 const LARGE_MODEL = 1e9;
 
 /**
@@ -54,7 +54,7 @@ const LARGE_MODEL = 1e9;
  * downloaded.
  */
 class LoadReport {
-  #bar: SingleBar | null = null;
+  readonly #bar = new ProgressBar('{what} {bar} {percentage}% of {size}, {eta_formatted} left');
   #what = '';
 
   update({ stage, file, loadedBytes, totalBytes }: LoadProgress): void {
@@ -68,38 +68,23 @@ class LoadReport {
       this.#what = what;
       return;
     }
-    if (what !== this.#what) {
-      this.stop();
-      this.#what = what;
-      this.#bar = new SingleBar({
-        stream: process.stderr,
-        format: '{what} {bar} {percentage}% of {size}, {eta_formatted} left',
-        barsize: 24,
-        hideCursor: true,
-        // Its own handler would take Ctrl-C away from ours.
-        gracefulExit: false,
-      });
-      this.#bar.start(totalBytes, loadedBytes, { what, size: formatBytes(totalBytes) });
-    }
-    this.#bar?.update(loadedBytes);
+    if (what !== this.#what) this.stop();
+    this.#what = what;
+    this.#bar.update(loadedBytes, totalBytes, { what, size: formatBytes(totalBytes) });
   }
 
   stop(): void {
-    this.#bar?.stop();
-    this.#bar = null;
+    this.#bar.stop();
   }
 }
 
-/** Loads what the flags name, showing how far it is; stops on Ctrl-C. */
+/** Loads the model that the flags name, with its progress on stderr; stops on Ctrl-C. */
 export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
   const { model, device, dtype, compute, threads, revision, quiet } = flags;
-  const given = Object.entries({ device, dtype, compute, threads, revision }).filter(
-    ([, value]) => value !== undefined,
-  );
   const report = new LoadReport();
   try {
     return await loadModel(model, {
-      ...(Object.fromEntries(given) as LoadModelOptions),
+      ...given({ device, dtype, compute, threads, revision }),
       signal: interruptSignal,
       onProgress: quiet ? undefined : (progress) => report.update(progress),
     });

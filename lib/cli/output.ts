@@ -56,6 +56,19 @@ export function printTable(rows: readonly (readonly [name: string, value: string
   for (const [name, value] of rows) process.stdout.write(`${bold(name.padEnd(width))}  ${printable(value)}\n`);
 }
 
+/**
+ * Prints rows below a bold head, in columns: the first `texts` of them aligned left, the others right.
+ * @returns the widths
+ */
+export function printColumns(head: string[], rows: readonly string[][], texts: number): number[] {
+  const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i].length)));
+  const line = (cells: string[]) =>
+    cells.map((cell, i) => (i < texts ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
+  const { bold } = colorsFor(process.stdout);
+  process.stdout.write(`${bold(line(head))}\n${rows.map((row) => `${line(row)}\n`).join('')}`);
+  return widths;
+}
+
 /** A number of bytes for people: "1.5 GB". */
 export function formatBytes(bytes: number): string {
   const units = ['bytes', 'kB', 'MB', 'GB', 'TB'];

@@ -9,7 +9,7 @@ import {
   SAMPLER_HELP,
 } from '../index';
 import { UsageError } from './errors';
-import { integer, number, seed } from './values';
+import { given, integer, number, seed } from './values';
 
 /** Flags of {@link addSamplingOptions}. */
 export interface SamplingFlags {
@@ -93,27 +93,16 @@ export function addSamplingOptions(command: Command): Command {
 export function generateOptions(flags: SamplingFlags): GenerateOptions {
   const { select, probabilityScale, plannerTemperature, genLength, blockLength, temperature, stopAtEos, compat } =
     flags;
-  const planner = Object.entries({ select, probabilityScale, plannerTemperature }).filter(
-    ([, value]) => value !== undefined,
-  );
+  const planner = given({ select, probabilityScale, plannerTemperature });
   let chosen = flags.sampler === undefined ? undefined : parseSampler(flags.sampler);
-  if (planner.length > 0) {
+  if (Object.keys(planner).length > 0) {
     if (chosen && chosen.type !== 'planner')
       throw new UsageError(
         `--select, --probability-scale and --planner-temperature are the planner's; --sampler is ${chosen.type}`,
       );
-    chosen = { type: 'planner', ...chosen, ...Object.fromEntries(planner) };
+    chosen = { type: 'planner', ...chosen, ...planner };
   }
   const cache = flags.cache === undefined ? undefined : parseCache(flags.cache);
-  const given = Object.entries({
-    sampler: chosen,
-    cache,
-    genLength,
-    blockLength,
-    temperature,
-    seed: flags.seed,
-    stopAtEos,
-    compat,
-  });
-  return Object.fromEntries(given.filter(([, value]) => value !== undefined));
+  const { seed } = flags;
+  return given({ sampler: chosen, cache, genLength, blockLength, temperature, seed, stopAtEos, compat });
 }

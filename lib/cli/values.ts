@@ -1,5 +1,12 @@
-// Parsers of option values, in the form that commander's .option() takes.
+// Values of options: parsers in the form that commander's .option() takes, and which of them were given.
 import { InvalidArgumentError } from 'commander';
+
+/** A copy without the keys whose value is undefined: only what was given, so that the API's defaults hold. */
+export function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as ReturnType<
+    typeof given<T>
+  >;
+}
 
 /** A whole number. */
 export function integer(text: string): number {
@@ -31,7 +38,7 @@ export function ids(text: string): number[] {
     });
 }
 
-/** Token ids with "_" (as null) where a mask stands. */
+/** Token ids with "_" (as null) for masks. */
 export function maskedIds(text: string): (number | null)[] {
   return text
     .split(/[\s,]+/)

@@ -20,15 +20,25 @@ Follow these rules:
 2) Solve the problem step by step, showing the intermediate reasoning.
 3) Present the final answer inside \boxed{}.`;
 
-const MATH_THINKING = String.raw`You are a math expert. To answer the user's question, first write your full reasoning inside <think></think>. After thinking, provide only the final result inside an <answer></answer> block, wrapping the answer in \boxed{}.`;
+const MATH_THINKING =
+  `You are a math expert. To answer the user's question, first write your full reasoning inside ` +
+  `<think></think>. After thinking, provide only the final result inside an <answer></answer> block, ` +
+  String.raw`wrapping the answer in \boxed{}.`;
 
-const CODE_THINKING = `You are an expert Python programmer. Carefully read the task description and unit tests,and write a correct and efficient python implementation. To answer the user's question, you first think about the reasoning process and then provide the user with the answer. The reasoning process and answer are enclosed within <think> </think> and a \`\`\`python\`\`\` code block, respectively, i.e., <think> reasonin
+const CODE_THINKING =
+  `You are an expert Python programmer. Carefully read the task description and unit tests,and write a ` +
+  `correct and efficient python implementation. To answer the user's question, you first think about the ` +
+  `reasoning process and then provide the user with the answer. The reasoning process and answer are ` +
+  `enclosed within <think> </think> and a \`\`\`python\`\`\` code block, respectively, i.e., <think> ` +
+  `reasonin
 \`\`\`python
 answer code here
 \`\`\`.`;
 
 const CODE_PLAIN =
-  'You are an expert Python programmer. Carefully read and think about the task provided and write correct, efficient Python code that solves the problem and passes the hidden tests. Wrap the final code inside a ```python``` code block.';
+  'You are an expert Python programmer. Carefully read and think about the task provided and write ' +
+  'correct, efficient Python code that solves the problem and passes the hidden tests. Wrap the final code ' +
+  'inside a ```python``` code block.';
 
 const trim = (text: string) => text.trim();
 const user = (content: string): ChatMessage => ({ role: 'user', content });
@@ -67,7 +77,10 @@ export function humanEvalPrompt(prompt: string, style: PromptStyle): ChatMessage
 
 /** The prompt of a problem of MBPP, with its first three tests. */
 export function mbppPrompt(text: string, tests: readonly string[], style: PromptStyle): ChatMessage[] {
-  const request = `You are an expert Python programmer, and here is your task: ${text} Your code should pass these tests:\n\n${tests.slice(0, 3).join('\n')}. Respond with the completed solution inside a \`\`\`python\`\`\` code block.`;
+  const request =
+    `You are an expert Python programmer, and here is your task: ${text} Your code should pass these ` +
+    `tests:\n\n${tests.slice(0, 3).join('\n')}. Respond with the completed solution inside a ` +
+    `\`\`\`python\`\`\` code block.`;
   return style === 'evaluation'
     ? [user(request)]
     : withSystem(style === 'thinking' ? CODE_THINKING : CODE_PLAIN, request);

@@ -22,7 +22,8 @@ const OBJECTS = ['apples', 'books', 'coins', 'pens', 'cards', 'shells', 'eggs', 
 const PLUS_VERBS = ['buys', 'finds', 'gets', 'wins', 'picks'];
 const MINUS_VERBS = ['loses', 'sells', 'drops', 'uses', 'breaks'];
 const FUNCTION_WORDS =
-  'he she has had with and . , ? how many now then for so in total left because we add take to from get goes up down by starts the answer is + - =';
+  'he she has had with and . , ? how many now then for so in total left because we add take to from get ' +
+  'goes up down by starts the answer is + - =';
 /** 0 to 59; sums stay below 60. */
 const NUMBERS = Array.from({ length: 60 }, (_, n) => String(n));
 

@@ -3,12 +3,10 @@ import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { SingleBar } from 'cli-progress';
 import { type Command, Option } from 'commander';
 import {
   type CachePolicy,
   type Campaign,
-  type CampaignOptions,
   type CausalModel,
   datasets,
   type Evaluation,
@@ -25,9 +23,10 @@ import {
 } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, colorsFor, printJson } from '../output';
+import { addOutputOptions, colorsFor, printColumns, printJson } from '../output';
+import { ProgressBar } from '../progress';
 import { CACHE_TEXT, SAMPLER_TEXT } from '../sampling';
-import { integer, number } from '../values';
+import { given, integer, number } from '../values';
 
 interface Flags extends ModelFlags {
   dataset: string;
@@ -104,10 +103,7 @@ function printResults({ config, results }: Evaluation): void {
     ],
   );
   const head = ['sampler', 'right', 'NFE', 'full passes', 'tokens/pass', 'up to the end', 'tokens/s'];
-  const widths = head.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)));
-  const show = (cells: string[]) =>
-    cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
-  process.stdout.write(`${bold(show(head))}\n${lines.map((line) => `${show(line)}\n`).join('')}`);
+  const widths = printColumns(head, lines, 1);
   const categories = [...new Set(results.flatMap((result) => Object.keys(result.categories)))];
   if (categories.length < 2) return;
   process.stdout.write(`\n${bold('By kind of prompt (right @ NFE)')}\n`);
@@ -124,7 +120,7 @@ function printResults({ config, results }: Evaluation): void {
 
 /** A bar in a terminal; elsewhere a line per sampler. */
 class EvalProgress {
-  #bar: SingleBar | null = null;
+  readonly #bar = new ProgressBar('{bar} {value}/{total} prompts, {eta_formatted} left, {sampler}');
   #sampler = '';
 
   update({ sampler, done, total }: { sampler: string; done: number; total: number }): void {
@@ -133,22 +129,11 @@ class EvalProgress {
       this.#sampler = sampler;
       return;
     }
-    if (!this.#bar) {
-      this.#bar = new SingleBar({
-        stream: process.stderr,
-        format: '{bar} {value}/{total} prompts, {eta_formatted} left, {sampler}',
-        barsize: 24,
-        hideCursor: true,
-        gracefulExit: false,
-      });
-      this.#bar.start(total, done, { sampler });
-    }
-    this.#bar.update(done, { sampler });
+    this.#bar.update(done, total, { sampler });
   }
 
   stop(): void {
-    this.#bar?.stop();
-    this.#bar = null;
+    this.#bar.stop();
   }
 }
 
@@ -172,10 +157,7 @@ function printCampaign({ rows, curves, config, models, seeds }: Campaign): void 
     spread(tokensPerSecond, 0),
   ]);
   const head = ['model', 'sampler', 'right', 'NFE', 'tokens/pass', 'up to the end', 'tokens/s'];
-  const widths = head.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)));
-  const show = (cells: string[]) =>
-    cells.map((cell, i) => (i < 2 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
-  process.stdout.write(`${bold(show(head))}\n${lines.map((line) => `${show(line)}\n`).join('')}`);
+  const widths = printColumns(head, lines, 2);
   process.stdout.write(`\n${bold('Accuracy under parallelism (AUP)')}\n`);
   for (const { model, group, aup } of curves)
     process.stdout.write(`${model.padEnd(widths[0])}  ${group.padEnd(widths[1])}  ${aup.toFixed(1)}\n`);
@@ -194,9 +176,8 @@ function modelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionMod
         `--autoregressive: expected other names than those of --models, got ${JSON.stringify(name)}`,
       );
     const { device, dtype, compute, threads } = flags;
-    const given = Object.entries({ device, dtype, compute, threads }).filter(([, value]) => value !== undefined);
-    models[name] = () =>
-      loadCausalModel(source.trim(), { ...(Object.fromEntries(given) as LoadModelOptions), signal: interruptSignal });
+    const options: LoadModelOptions = { ...given({ device, dtype, compute, threads }), signal: interruptSignal };
+    models[name] = () => loadCausalModel(source.trim(), options);
   }
   return models;
 }
@@ -248,12 +229,11 @@ async function run(flags: Flags): Promise<void> {
       if (type === 'none') groups.set(name, group);
       else groups.set(`${name} + ${cache}`, `${group} + ${cache}`);
   const traces = flags.traces ?? (flags.report === undefined ? undefined : REPORT_TRACES);
-  const given = Object.entries({ count, batchSize, genLength, blockLength, temperature, stopAtEos, traces });
   const progress = new EvalProgress();
   let campaign: Campaign;
   try {
     campaign = await evaluateCampaign({
-      ...(Object.fromEntries(given.filter(([, value]) => value !== undefined)) as Partial<CampaignOptions>),
+      ...given({ count, batchSize, genLength, blockLength, temperature, stopAtEos, traces }),
       dataset,
       split,
       samplers: Object.fromEntries(entries.map(({ name, sampler }) => [name, sampler])),

@@ -1,14 +1,14 @@
 // dultra train: fine-tuning, planner initialisation, GRPO.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { SingleBar } from 'cli-progress';
 import { type Command, Option } from 'commander';
 import { parse as parseYaml } from 'yaml';
 import { training } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printJson, printTable } from '../output';
-import { integer, number, seed } from '../values';
+import { ProgressBar } from '../progress';
+import { given, integer, number, seed } from '../values';
 
 type Metrics = training.StageMetrics & Record<string, number | undefined>;
 
@@ -102,11 +102,10 @@ function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
     evalEvery,
     saveEvery,
   };
-  const given = Object.fromEntries(Object.entries(short).filter(([, value]) => value !== undefined));
   const merged: Record<string, unknown> = {
     ...(preset !== undefined && presets[preset]),
     ...(file !== undefined && readConfigFile(file)),
-    ...given,
+    ...given(short),
     // JSON has no big integers.
     ...(flags.seed !== undefined && {
       seed: Number.isSafeInteger(Number(flags.seed)) ? Number(flags.seed) : flags.seed,
@@ -139,9 +138,7 @@ function resumed(folder: string, stage: string | undefined, flags: Flags): Launc
     if (flags[name] !== undefined)
       throw new UsageError(`--${name}: not together with --resume, which goes on with what the run began with`);
   const { maxSteps, epochs, saveEvery, set = [] } = flags;
-  const changed = {
-    ...Object.fromEntries(Object.entries({ maxSteps, epochs, saveEvery }).filter(([, value]) => value !== undefined)),
-  };
+  const changed = given({ maxSteps, epochs, saveEvery });
   return {
     stage: launch.stage,
     config: { ...launch.config, ...changed, ...Object.fromEntries(set), outputDir: folder },
@@ -178,7 +175,7 @@ function evaluation(metrics: Metrics): string {
 
 /** Progress on stderr: a bar in a terminal, a line now and then elsewhere. */
 class Progress {
-  #bar: SingleBar | null = null;
+  readonly #bar = new ProgressBar('{bar} {value}/{total} {summary}, {eta_formatted} left', 16);
   #lastLine = 0;
   /** Where this process began, which a resumed run did in its middle. */
   #first: { step: number; time: number } | null = null;
@@ -204,19 +201,7 @@ class Progress {
       );
       return;
     }
-    if (!this.#bar) {
-      this.#bar = new SingleBar({
-        stream: process.stderr,
-        format: '{bar} {value}/{total} {summary}, {eta_formatted} left',
-        barsize: 16,
-        hideCursor: true,
-        etaBuffer: 50,
-        // Its own handler would take Ctrl-C away from ours.
-        gracefulExit: false,
-      });
-      this.#bar.start(maxSteps, step - 1, { summary: '' });
-    }
-    this.#bar.update(step, { summary: summary(metrics) });
+    this.#bar.update(step, maxSteps, { summary: summary(metrics) }, step - 1);
     if (held === '') return;
     this.stop();
     process.stderr.write(`step ${step}: held out: ${held}\n`);
@@ -228,8 +213,7 @@ class Progress {
   }
 
   stop(): void {
-    this.#bar?.stop();
-    this.#bar = null;
+    this.#bar.stop();
   }
 }
 
@@ -266,8 +250,7 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
       : resumed(flags.resume, stageName, flags);
   if (flags.dryRun) {
     const { device, dtype, compute } = flags;
-    const asked = Object.entries({ device, dtype, compute }).filter(([, value]) => value !== undefined);
-    const plan = await training.planMemory(stage, config, Object.fromEntries(asked));
+    const plan = await training.planMemory(stage, config, given({ device, dtype, compute }));
     if (flags.json) printJson({ stage, config, plan });
     else printPlan(stage, config, plan);
     if (plan.fits === false) process.exitCode = 1;
