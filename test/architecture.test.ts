@@ -54,6 +54,7 @@ describe('TypeScript', () => {
     'lib/process',
     'lib/packing',
     'lib/statistics',
+    'lib/dtypes',
   ];
   const layerOf = (file: string) =>
     layers.findIndex((layer) => file === layer || file.startsWith(`${layer}/`) || file === `${layer}.ts`);

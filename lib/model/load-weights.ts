@@ -2,6 +2,7 @@
 import { existsSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError, isDUltraError } from '../errors';
 import { findSafetensors, readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
 import { downloadModel } from '../hub';
@@ -66,8 +67,6 @@ export interface LoadModelOptions {
   onProgress?: (progress: LoadProgress) => void;
 }
 
-const DTYPES = { auto: 'auto', float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
-const BYTES: Record<NativeDType, number> = { F32: 4, BF16: 2, F16: 2 };
 const PROGRESS_INTERVAL_MS = 100;
 /** Weights plus packing and a first workspace, over the weights alone. */
 const MEMORY_FACTOR = 1.1;
@@ -115,7 +114,7 @@ function checkMemory(
 ): void {
   let bytes = 0;
   for (const { name, dtype, begin, end } of tensors) {
-    const size = ((end - begin) / BYTES[dtype]) * BYTES[storage === 'auto' ? dtype : storage];
+    const size = ((end - begin) / DTYPE_BYTES[dtype]) * DTYPE_BYTES[storage === 'auto' ? dtype : storage];
     // A tied table is held twice: as rows to look up, and packed as the output head.
     bytes += isTied && name === EMBEDDING ? 2 * size : size;
   }
@@ -206,7 +205,7 @@ function resolveOptions(options: LoadModelOptions) {
   if (onProgress !== undefined && typeof onProgress !== 'function')
     throw new TypeError(`onProgress: expected a function, got ${String(onProgress)}`);
   checkSignal(signal);
-  const storage: NativeDType | 'auto' = compute === 'bfloat16' ? 'BF16' : DTYPES[dtype];
+  const storage: NativeDType | 'auto' = compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? 'auto' : DTYPES[dtype];
   return { device, storage, compute, threads, isa, signal, onProgress };
 }
 

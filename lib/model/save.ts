@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { copyFile, mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
+import { DTYPES } from '../dtypes';
 import { syncFile, syncFolder, writeError, writeFileAtomic } from '../files/atomic';
 import { INDEX_FILE, type TensorData, writeSafetensorsFrom } from '../files/safetensors';
 import { checkChoice, checkKeys } from '../options';
@@ -33,8 +34,6 @@ const TOKENIZER_FILES = [
   'chat_template.jinja',
   'generation_config.json',
 ];
-
-const DTYPES = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
 
 const bits = new Float32Array(1);
 const bitsView = new Uint32Array(bits.buffer);

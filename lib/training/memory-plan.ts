@@ -1,6 +1,7 @@
 // How much memory a training run will take, before it takes any.
 import { existsSync } from 'node:fs';
 import path from 'node:path';
+import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError } from '../errors';
 import { findSafetensors, readSafetensorsEntries } from '../files/safetensors';
 import { downloadFiles } from '../hub';
@@ -10,7 +11,7 @@ import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
 import { EMBEDDING, expectedTensors } from '../model/tensors';
 import { resolveLora, trainerBytes } from '../model/trainer';
-import { type NativeModelConfig, native } from '../native';
+import { type NativeDType, type NativeModelConfig, native } from '../native';
 import { checkKeys } from '../options';
 import type { Stage, TrainConfig } from './presets';
 
@@ -59,9 +60,6 @@ const PROMPT_TOKENS = 256;
 
 const DEFAULT_MODEL = path.join(__dirname, '..', '..', 'models', 'default');
 
-const BYTES = { F32: 4, BF16: 2, F16: 2 } as const;
-const DTYPE_BYTES = { float32: 4, bfloat16: 2, float16: 2 } as const;
-
 type ParseCheckpoint = (
   json: Record<string, unknown>,
   file: string,
@@ -82,12 +80,11 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
   if (existsSync(source)) {
     const { file, json } = await readConfigJson(source);
     const entries = await readSafetensorsEntries(await findSafetensors(source));
-    const dtype = (name: string) => entries.get(name)?.dtype as keyof typeof BYTES | undefined;
     const [any] = entries.values();
-    const usual = BYTES[any?.dtype as keyof typeof BYTES] ?? 4;
+    const usual = DTYPE_BYTES[any?.dtype as NativeDType] ?? 4;
     return {
       config: parse(json, file, entries).config,
-      bytesOf: (name) => BYTES[dtype(name) as 'F32'] ?? usual,
+      bytesOf: (name) => DTYPE_BYTES[entries.get(name)?.dtype as NativeDType] ?? usual,
       source,
     };
   }
@@ -145,7 +142,7 @@ async function otherModel(
 ): Promise<MemoryItem> {
   try {
     const { config, bytesOf } = await shapeOfSource(source, parse, true);
-    const held = dtype === undefined || dtype === 'auto' ? null : DTYPE_BYTES[dtype];
+    const held = dtype === undefined || dtype === 'auto' ? null : DTYPE_BYTES[DTYPES[dtype]];
     return { name, bytes: weightBytes(config, (tensor) => held ?? bytesOf(tensor)), detail: `weights of ${source}` };
   } catch (error) {
     if (!(error instanceof DUltraError)) throw error;
@@ -311,7 +308,8 @@ export async function planMemory(
   const { device, available } = deviceOf(options.device ?? 'auto');
   const { config: shape, bytesOf: inFile, source } = await shapeOf(config, stage);
   const tensors = [...expectedTensors(shape)];
-  const bytesOf = (name: string) => (compute === 'bfloat16' ? 2 : dtype === 'auto' ? inFile(name) : DTYPE_BYTES[dtype]);
+  const bytesOf = (name: string) =>
+    compute === 'bfloat16' ? 2 : dtype === 'auto' ? inFile(name) : DTYPE_BYTES[DTYPES[dtype]];
   const isCuda = device !== 'cpu';
   // As loadModel chooses: a GPU multiplies weights in bf16 that are stored in bf16.
   const isNarrow = isCuda && compute !== 'float32' && tensors.every(([name]) => bytesOf(name) === 2);

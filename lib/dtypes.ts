@@ -1,0 +1,8 @@
+// Storage types of weights, as options name them and as files and the native core do.
+import type { NativeDType } from './native';
+
+/** Names of the API to those of safetensors. */
+export const DTYPES = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
+
+/** Bytes of an element. */
+export const DTYPE_BYTES: Readonly<Record<NativeDType, number>> = { F32: 4, BF16: 2, F16: 2 };
