@@ -23,11 +23,13 @@ export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /**
  * A failure that is not a wrong argument: a broken checkpoint, a missing device, memory that ran out. Wrong arguments
- * are `TypeError` or `RangeError`; an abort rejects with the signal's own reason.
+ * are `TypeError` or `RangeError` (see {@link OptionError}); an abort rejects with the signal's own reason.
  */
 export class DUltraError extends Error {
   /** What kind of failure it was; stable across releases, unlike the message. */
   readonly code: ErrorCode;
+  /** The option that it is about, if there is one, such as "device". */
+  declare readonly option?: string;
 
   /** `options.cause`: the underlying error. */
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
@@ -43,5 +45,30 @@ export function isDUltraError(error: unknown, code?: ErrorCode): error is DUltra
     error instanceof Error &&
     error.name === 'DUltraError' &&
     (code === undefined || (error as DUltraError).code === code)
+  );
+}
+
+/** A wrong argument: its message is "option: what was expected, what came", and `option` names it by itself. */
+export type OptionError = (TypeError | RangeError) & {
+  /** As in the message: "genLength", "sampler.threshold", "prompts[3]". */
+  readonly option: string;
+};
+
+/** Makes an {@link OptionError}. */
+export function optionError(
+  Type: typeof TypeError | typeof RangeError,
+  option: string,
+  text: string,
+  options?: ErrorOptions,
+): OptionError {
+  return Object.assign(new Type(`${option}: ${text}`, options), { option });
+}
+
+/** True for an {@link OptionError}; also across realms and package copies. */
+export function isOptionError(error: unknown): error is OptionError {
+  return (
+    error instanceof Error &&
+    ['TypeError', 'RangeError'].includes(error.name) &&
+    typeof (error as { option?: unknown }).option === 'string'
   );
 }

@@ -1,7 +1,7 @@
 // The public names, and nothing else.
 export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
-export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError } from './errors';
+export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError, isOptionError, type OptionError } from './errors';
 export { type AupOptions, accuracyUnderParallelism, type ParallelismPoint } from './evaluation/aup';
 export {
   type Campaign,

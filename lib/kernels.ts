@@ -2,7 +2,9 @@
  * The kernels by themselves, on typed arrays.
  * @module
  */
+
 import os from 'node:os';
+import { optionError } from './errors';
 import { type NativeRule, native } from './native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from './options';
 
@@ -44,7 +46,7 @@ const rowsOf = (length: number, value: ArrayLike<number> | undefined) =>
 
 function checkFloat32(name: string, value: unknown): asserts value is Float32Array {
   if (!(value instanceof Float32Array))
-    throw new TypeError(`${name}: expected a Float32Array, got ${Object.prototype.toString.call(value)}`);
+    throw optionError(TypeError, name, `expected a Float32Array, got ${Object.prototype.toString.call(value)}`);
 }
 
 /**
@@ -398,7 +400,7 @@ export async function adamw(
   for (const [name, value] of Object.entries({ gradient, expAvg, expAvgSq })) {
     checkFloat32(name, value);
     if (value.length !== parameter.length)
-      throw new RangeError(`${name}: expected ${parameter.length} numbers, got ${value.length}`);
+      throw optionError(RangeError, name, `expected ${parameter.length} numbers, got ${value.length}`);
   }
   checkInteger('step', step, { min: 1, max: Number.MAX_SAFE_INTEGER });
   for (const [name, value] of Object.entries({ lr, eps, weightDecay, gradientScale }))

@@ -1,5 +1,6 @@
 // Checks of option values. A wrong type is a TypeError, a value out of range a RangeError; both name the option, what
 // was expected and what came.
+import { optionError } from './errors';
 
 function show(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value);
@@ -10,10 +11,10 @@ function show(value: unknown): string {
 /** `object` must be a plain object whose keys are all in `allowed`. */
 export function checkKeys(name: string, object: unknown, allowed: readonly string[]): void {
   if (typeof object !== 'object' || object === null)
-    throw new TypeError(`${name}: expected an object, got ${show(object)}`);
+    throw optionError(TypeError, name, `expected an object, got ${show(object)}`);
   for (const key of Object.keys(object))
     if (!allowed.includes(key))
-      throw new TypeError(`${name}: unknown key "${key}"; expected one of ${allowed.join(', ')}`);
+      throw optionError(TypeError, name, `unknown key "${key}"; expected one of ${allowed.join(', ')}`);
 }
 
 function bounds({ min, max, minExclusive }: { min?: number; max?: number; minExclusive?: number }): string {
@@ -30,10 +31,11 @@ export function checkNumber(
   value: unknown,
   range: { min?: number; max?: number; minExclusive?: number },
 ): asserts value is number {
-  if (typeof value !== 'number') throw new TypeError(`${name}: expected a number${bounds(range)}, got ${show(value)}`);
+  if (typeof value !== 'number')
+    throw optionError(TypeError, name, `expected a number${bounds(range)}, got ${show(value)}`);
   const { min = -Infinity, max = Infinity, minExclusive = -Infinity } = range;
   if (!Number.isFinite(value) || value < min || value > max || value <= minExclusive)
-    throw new RangeError(`${name}: expected a finite number${bounds(range)}, got ${value}`);
+    throw optionError(RangeError, name, `expected a finite number${bounds(range)}, got ${value}`);
 }
 
 /** `value` must be a whole number inside the bounds. */
@@ -43,10 +45,10 @@ export function checkInteger(
   range: { min?: number; max?: number },
 ): asserts value is number {
   if (typeof value !== 'number')
-    throw new TypeError(`${name}: expected an integer${bounds(range)}, got ${show(value)}`);
+    throw optionError(TypeError, name, `expected an integer${bounds(range)}, got ${show(value)}`);
   const { min = -Infinity, max = Infinity } = range;
   if (!Number.isInteger(value) || value < min || value > max)
-    throw new RangeError(`${name}: expected an integer${bounds(range)}, got ${value}`);
+    throw optionError(RangeError, name, `expected an integer${bounds(range)}, got ${value}`);
 }
 
 /** `value` must be one of `choices`. */
@@ -56,8 +58,9 @@ export function checkChoice<T extends string | boolean>(
   choices: readonly T[],
 ): asserts value is T {
   if (choices.includes(value as T)) return;
-  const message = `${name}: expected ${choices.map((choice) => JSON.stringify(choice)).join(' or ')}, got ${show(value)}`;
-  throw choices.some((choice) => typeof choice === typeof value) ? new RangeError(message) : new TypeError(message);
+  const Type = choices.some((choice) => typeof choice === typeof value) ? RangeError : TypeError;
+  const expected = choices.map((choice) => JSON.stringify(choice)).join(' or ');
+  throw optionError(Type, name, `expected ${expected}, got ${show(value)}`);
 }
 
 /** `value` must be an AbortSignal, or absent. */
@@ -67,14 +70,14 @@ export function checkSignal(value: unknown): asserts value is AbortSignal | unde
     (typeof value === 'object' && value !== null && typeof (value as AbortSignal).throwIfAborted === 'function')
   )
     return;
-  throw new TypeError(`signal: expected an AbortSignal, got ${show(value)}`);
+  throw optionError(TypeError, 'signal', `expected an AbortSignal, got ${show(value)}`);
 }
 
 /** The array-like `value` with every element checked; `name` is that of the whole. */
 export function checkList<T>(name: string, value: unknown, check: (name: string, element: unknown) => T): T[] {
   const length = typeof value === 'object' && value !== null ? (value as ArrayLike<unknown>).length : undefined;
   if (typeof length !== 'number' || !Number.isInteger(length) || length < 0)
-    throw new TypeError(`${name}: expected an array, got ${show(value)}`);
+    throw optionError(TypeError, name, `expected an array, got ${show(value)}`);
   const list: T[] = [];
   for (let i = 0; i < length; i++) list.push(check(`${name}[${i}]`, (value as ArrayLike<unknown>)[i]));
   return list;
@@ -83,11 +86,11 @@ export function checkList<T>(name: string, value: unknown, check: (name: string,
 /** A seed as the bigint that the native core takes: a whole number from 0 to 2^64 − 1. */
 export function checkSeed(name: string, value: unknown): bigint {
   if (typeof value !== 'bigint' && typeof value !== 'number')
-    throw new TypeError(`${name}: expected an integer or a bigint, got ${show(value)}`);
+    throw optionError(TypeError, name, `expected an integer or a bigint, got ${show(value)}`);
   if (typeof value === 'number' && !Number.isSafeInteger(value))
-    throw new RangeError(`${name}: expected a safe integer or a bigint, got ${value}`);
+    throw optionError(RangeError, name, `expected a safe integer or a bigint, got ${value}`);
   const seed = BigInt(value);
-  if (seed < 0n || seed >= 2n ** 64n) throw new RangeError(`${name}: expected 0 to 2^64 - 1, got ${seed}`);
+  if (seed < 0n || seed >= 2n ** 64n) throw optionError(RangeError, name, `expected 0 to 2^64 - 1, got ${seed}`);
   return seed;
 }
 

@@ -1,6 +1,13 @@
 // Wrong input to a model that has loaded: what is no array, no number, no signal; and samplers and streams that
 // misbehave.
-import { type GenerateOptions, loadModel, type MaskedDiffusionModel, type Prompt } from '../lib';
+import {
+  DUltraError,
+  type GenerateOptions,
+  isOptionError,
+  loadModel,
+  type MaskedDiffusionModel,
+  type Prompt,
+} from '../lib';
 import { makeCheckpoint } from './checkpoints';
 
 const MASK = 44;
@@ -12,6 +19,24 @@ beforeAll(async () => {
 afterAll(() => model.dispose());
 
 const prompt = { promptIds: [1, 2, 3] };
+
+describe('an error names its option', () => {
+  const wrong: [string, () => Promise<unknown>][] = [
+    ['genLength', () => model.generate(prompt, { genLength: 0 })],
+    ['sampler.threshold', () => model.generate(prompt, { sampler: { type: 'confidence', threshold: 2 } })],
+    ['promptIds[0]', () => model.generate({ promptIds: [-1] })],
+    ['threads', () => loadModel(folder, { threads: -1 })],
+  ];
+  test.each(wrong)('%s', async (option, call) => {
+    const error = (await call().catch((thrown) => thrown)) as Error & { option?: string };
+    expect([isOptionError(error), error.option]).toEqual([true, option]);
+    expect(error.message.startsWith(`${option}: `)).toBe(true);
+  });
+  test('and errors that are about none do not', () => {
+    expect(isOptionError(new TypeError('genLength: x'))).toBe(false);
+    expect(isOptionError(Object.assign(new DUltraError('INTERNAL', 'x'), { option: 'x' }))).toBe(false);
+  });
+});
 
 describe('ids', () => {
   const wrong: [string, unknown, RegExp][] = [

@@ -1,6 +1,6 @@
-// Errors as people at a terminal read them: in the words of the command line, with the exit code that they mean.
+// Errors in the words of the command line, with their exit codes.
 import type { Command } from 'commander';
-import { isDUltraError } from '../index';
+import { isDUltraError, isOptionError } from '../index';
 
 /** Exit codes of every command. */
 export const ExitCode = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const;
@@ -31,7 +31,7 @@ export function handleSignals(): void {
   process.on('SIGTERM', stop(ExitCode.terminated));
 }
 
-/** The API's way to say something, and how it is said here. */
+/** Hints of the API, in values of options, and their form here. */
 const WORDING: readonly [RegExp, string][] = [
   [/pass \{ promptIds: \[\.\.\.\] \} instead/, 'give the prompt as ids with --prompt-ids 5,17,3 instead'],
   [/\{ type: "(\w+)" \}/g, '--sampler $1'],
@@ -41,33 +41,30 @@ const WORDING: readonly [RegExp, string][] = [
 /** Options that stand for an API name beside the one of that name. */
 const ALIASES: Readonly<Record<string, string[]>> = { source: ['model'], template: ['template', 'templateIds'] };
 
-/**
- * An API message with option names as flags: "genLength: expected a multiple of blockLength" becomes "--gen-length: …of
- * --block-length".
- */
-function inFlags(message: string, command: Command): string {
-  const flags = new Map(command.options.map((option) => [option.attributeName(), option]));
-  let text = message;
-  const path = /^([A-Za-z]+)((?:\.\w+)*)(?=[[:])/.exec(message);
-  if (path) {
-    const names = [
-      ALIASES[path[1]]?.find((name) => command.getOptionValueSource(name)) ?? path[1],
-      ...path[2].split('.').slice(1),
-    ];
-    // "sampler.probabilityScale" is --probability-scale where that was given, else part of --sampler.
-    const last = names.findLastIndex(
-      (name, i) => flags.has(name) && (i === 0 || command.getOptionValueSource(name) === 'cli'),
-    );
-    if (last >= 0) {
-      const rest = names.slice(last + 1).map((name) => ` ${name}`);
-      text = `${flags.get(names[last])?.long}${rest.join('')}${message.slice(path[0].length)}`;
-    }
-  }
-  for (const [pattern, replacement] of WORDING) text = text.replace(pattern, replacement);
-  return text.replace(/\b[a-z]+(?:[A-Z][a-z]+)+\b/g, (word) => flags.get(word)?.long ?? word);
+/** The flag of an option of the API, "sampler.threshold" as "--sampler threshold"; null: the command has none. */
+function flagOf(option: string, command: Command, flags: ReadonlyMap<string, string>): string | null {
+  const [first = '', ...rest]: string[] = option.match(/\w+|\[\d+\]/g) ?? [];
+  const names = [ALIASES[first]?.find((name) => command.getOptionValueSource(name)) ?? first, ...rest];
+  // "sampler.probabilityScale" is --probability-scale if that was given, else part of --sampler.
+  const isFlag = (name: string, i: number) =>
+    flags.has(name) && (i === 0 || command.getOptionValueSource(name) === 'cli');
+  const last = names.findLastIndex(isFlag);
+  const below = names.slice(last + 1).map((name) => (name.startsWith('[') ? name : ` ${name}`));
+  return last < 0 ? null : `${flags.get(names[last])}${below.join('')}`;
 }
 
-/** What to print for an error, without a stack unless it is a bug of ours, and the exit code. */
+/** The message of an error, with the option that it names, and options that its text mentions, as flags. */
+function inFlags(error: Error, command: Command): string {
+  const flags = new Map(command.options.map((option) => [option.attributeName(), option.long ?? option.flags]));
+  const { option = '' } = error as { option?: string };
+  const flag = flagOf(option, command, flags) ?? option;
+  let text = error.message.slice(option.length);
+  for (const [pattern, replacement] of WORDING) text = text.replace(pattern, replacement);
+  // Names of one word are words of the text, too.
+  return flag + text.replace(/\b[a-z]+(?:[A-Z][a-z]+)+\b/g, (word) => flags.get(word) ?? word);
+}
+
+/** The message to print for an error, with a stack only for a bug, and the exit code. */
 export function explain(error: unknown, command: Command): { message: string; exitCode: number } {
   if (error instanceof Interruption) return { message: error.message, exitCode: error.exitCode };
   if (error instanceof UsageError) {
@@ -78,11 +75,10 @@ export function explain(error: unknown, command: Command): { message: string; ex
   }
   if (isDUltraError(error) && error.code !== 'INTERNAL') {
     const hint = error.code === 'BAD_CHECKPOINT' && command.opts().model === undefined ? '; --model names it' : '';
-    return { message: inFlags(error.message, command) + hint, exitCode: ExitCode.failed };
+    return { message: inFlags(error, command) + hint, exitCode: ExitCode.failed };
   }
-  // Wrong arguments, which the API names first ("genLength: expected …"); a TypeError that names nothing is a bug.
-  if ((error instanceof TypeError || error instanceof RangeError) && /^[A-Za-z]+(\.\w+|\[\d+\])*: /.test(error.message))
-    return { message: inFlags(error.message, command), exitCode: ExitCode.usage };
+  // A TypeError that names no option is a bug.
+  if (isOptionError(error)) return { message: inFlags(error, command), exitCode: ExitCode.usage };
   const system = (error as NodeJS.ErrnoException | null)?.code;
   if (error instanceof Error && typeof system === 'string' && /^E[A-Z]+$/.test(system))
     return { message: error.message, exitCode: ExitCode.failed };

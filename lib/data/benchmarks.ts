@@ -1,7 +1,7 @@
 // The data sets that the field measures with: GSM8K, MATH500, DAPO-17k, HumanEval, MBPP, APPS. Their schemas, prompts
 // and verifiers; the data itself stays where it is published, or in files of the user's own.
 import { z } from 'zod';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { type CodeTests, gradeProgram, parseExact } from '../grading/code';
 import { extractAnswer, mathEqual } from '../grading/math-answer';
 import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
@@ -392,7 +392,7 @@ export async function openBenchmark(
     });
     if (examples) finite[split] = examples;
     else if (options.splits)
-      throw new RangeError(`splits: ${name} has no split ${split} in ${source ?? published.source}`);
+      throw optionError(RangeError, 'splits', `${name} has no split ${split} in ${source ?? published.source}`);
   }
   return {
     name,
@@ -433,12 +433,16 @@ export function sampleFinite<E>(
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   const all = finite[split];
   if (!all)
-    throw new RangeError(
-      `split: ${name} has ${Object.keys(finite).join(', ') || 'none'}, got ${JSON.stringify(split)}`,
+    throw optionError(
+      RangeError,
+      'split',
+      `${name} has ${Object.keys(finite).join(', ') || 'none'}, got ${JSON.stringify(split)}`,
     );
   if (count > all.length)
-    throw new RangeError(
-      `count: expected no more prompts than the ${split} split of ${name} has (${all.length}), got ${count}`,
+    throw optionError(
+      RangeError,
+      'count',
+      `expected no more prompts than the ${split} split of ${name} has (${all.length}), got ${count}`,
     );
   if (split !== 'train') return all.slice(0, count);
   return Array.from(new Random(BigInt(seed)).permutation(all.length).subarray(0, count), (i) => all[i]);

@@ -2,6 +2,7 @@
  * The tasks and data sets, by name.
  * @module
  */
+import { optionError } from '../errors';
 import { checkChoice } from '../options';
 import { BENCHMARK_NAMES, type BenchmarkName, type BenchmarkOptions, openBenchmark } from './benchmarks';
 import type { TaskDataset } from './dataset';
@@ -58,9 +59,10 @@ const registered = new Map<string, OpenDataset>();
  */
 export function register(name: string, open: OpenDataset): void {
   if (typeof name !== 'string' || !/^[\w-]+$/.test(name))
-    throw new TypeError(`name: expected letters, digits, "-" and "_", got ${JSON.stringify(name)}`);
-  if (typeof open !== 'function') throw new TypeError(`open: expected a function, got ${String(open)}`);
-  if (names().includes(name)) throw new TypeError(`name: expected one that is not taken, got ${JSON.stringify(name)}`);
+    throw optionError(TypeError, 'name', `expected letters, digits, "-" and "_", got ${JSON.stringify(name)}`);
+  if (typeof open !== 'function') throw optionError(TypeError, 'open', `expected a function, got ${String(open)}`);
+  if (names().includes(name))
+    throw optionError(TypeError, 'name', `expected one that is not taken, got ${JSON.stringify(name)}`);
   registered.set(name, open);
 }
 
@@ -83,5 +85,5 @@ export async function open(name: string, options: BenchmarkOptions = {}): Promis
   if ((BENCHMARK_NAMES as readonly string[]).includes(head))
     return openBenchmark(head as BenchmarkName, { ...options, ...source });
   if (rest.length === 0 && (TASK_NAMES as readonly string[]).includes(head)) return byName(head as TaskName);
-  throw new RangeError(`dataset: expected one of ${names().join(', ')}, got ${JSON.stringify(name)}`);
+  throw optionError(RangeError, 'dataset', `expected one of ${names().join(', ')}, got ${JSON.stringify(name)}`);
 }

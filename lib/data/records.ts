@@ -4,7 +4,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { downloadFiles } from '../hub';
 import type { Split } from './splits';
 
@@ -90,8 +90,10 @@ export async function locateSplit({ source, config }: DataLocation, split: Split
     return filesOfSplit(names, split, config).map((name) => path.join(source, name));
   }
   if (!/^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(source))
-    throw new RangeError(
-      `dataset: expected a file, a folder or a hub id such as "openai/gsm8k", got ${JSON.stringify(source)}`,
+    throw optionError(
+      RangeError,
+      'dataset',
+      `expected a file, a folder or a hub id such as "openai/gsm8k", got ${JSON.stringify(source)}`,
     );
   return downloadFiles('dataset', source, (names) => filesOfSplit(names, split, config));
 }

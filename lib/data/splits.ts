@@ -1,5 +1,6 @@
 // Which prompts train, which choose settings, and which are reported. A prompt's hash decides, so the splits cannot
 // overlap whatever the seeds are.
+import { optionError } from '../errors';
 import { checkChoice, checkInteger } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';
 import type { Example } from './dataset';
@@ -48,8 +49,10 @@ export function sampleSplit(
   const seen = split === 'train' ? null : new Set<string>();
   for (let idle = 0; examples.length < count; idle++) {
     if (idle > MAX_IDLE_DRAWS)
-      throw new RangeError(
-        `count: expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`,
+      throw optionError(
+        RangeError,
+        'count',
+        `expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`,
       );
     const example = draw(random);
     if (splitOf(example.prompt) !== split || seen?.has(example.prompt)) continue;

@@ -2,7 +2,7 @@
 import { createWriteStream, existsSync, type WriteStream } from 'node:fs';
 import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { CausalModel } from '../model/causal-model';
 import { checkInteger, checkKeys } from '../options';
@@ -187,8 +187,10 @@ async function openFolder(folder: string, identity: string): Promise<SampleFile>
   if (existsSync(file)) {
     const before = await readFile(file, 'utf8');
     if (before !== identity)
-      throw new RangeError(
-        `outputDir: ${folder} holds an evaluation of another configuration (see its config.json); give another folder`,
+      throw optionError(
+        RangeError,
+        'outputDir',
+        `${folder} holds an evaluation of another configuration (see its config.json); give another folder`,
       );
   } else await writeFile(file, identity);
   return SampleFile.open(path.join(folder, 'samples.jsonl'));
@@ -210,9 +212,9 @@ export async function evaluateCampaign(options: CampaignOptions): Promise<Campai
     ...shared
   } = options;
   if (typeof models !== 'object' || models === null || Object.keys(models).length === 0)
-    throw new TypeError('models: expected at least one, by name');
+    throw optionError(TypeError, 'models', 'expected at least one, by name');
   for (const [i, seed] of seeds.entries()) checkInteger(`seeds[${i}]`, seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
-  if (seeds.length === 0) throw new RangeError('seeds: expected at least one, got none');
+  if (seeds.length === 0) throw optionError(RangeError, 'seeds', 'expected at least one, got none');
   const file = outputDir === undefined ? null : await openFolder(outputDir, identityOf(options, seeds));
   const names = Object.keys(models);
   const evaluations: Campaign['evaluations'] = [];

@@ -1,5 +1,7 @@
 // Measures samplers on a task: accuracy, forward passes, tokens per forward.
+
 import type { Example, TaskDataset, WordProblemDataset } from '../data';
+import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { GenerateResult } from '../generation/types';
 import { CausalModel, type CausalResult } from '../model/causal-model';
@@ -195,7 +197,7 @@ export const meanAndSd = (values: readonly number[]): { mean: number; sd: number
 function checkDataset(dataset: unknown): asserts dataset is TaskDataset {
   const { sample, verify, genLength } = (dataset ?? {}) as Partial<TaskDataset>;
   if (typeof sample !== 'function' || typeof verify !== 'function' || typeof genLength !== 'number')
-    throw new TypeError(`dataset: expected a task, as datasets.wordProblems("st1"), got ${String(dataset)}`);
+    throw optionError(TypeError, 'dataset', `expected a task, as datasets.wordProblems("st1"), got ${String(dataset)}`);
 }
 
 /** A prompt for people: of chat messages the last. */
@@ -210,13 +212,16 @@ async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: S
     return (await Promise.all(completions.map((completion, i) => dataset.verify(examples[i], completion)))).map(Number);
   const scores = await score(batch);
   if (scores === null || typeof scores !== 'object' || scores.length !== examples.length)
-    throw new TypeError(
-      `score: expected the function to return ${examples.length} scores, got ${(scores as { length?: number } | null)?.length}`,
+    throw optionError(
+      TypeError,
+      'score',
+      `expected the function to return ${examples.length} scores, got ${(scores as { length?: number } | null)?.length}`,
     );
   return Array.from(scores as ArrayLike<number | boolean | null>, (value) => {
     if (value === null) return null;
     const number = Number(value);
-    if (!(number >= 0 && number <= 1)) throw new RangeError(`score: expected 0 to 1, a boolean or null, got ${value}`);
+    if (!(number >= 0 && number <= 1))
+      throw optionError(RangeError, 'score', `expected 0 to 1, a boolean or null, got ${value}`);
     return number;
   });
 }
@@ -308,8 +313,8 @@ function resolveVariants(model: MaskedDiffusionModel | CausalModel, options: Eva
   const { samplers, caches = { none: { type: 'none' } } } = options;
   for (const [name, value] of Object.entries({ samplers, caches })) {
     if (typeof value !== 'object' || value === null)
-      throw new TypeError(`${name}: expected an object, got ${String(value)}`);
-    if (Object.keys(value).length === 0) throw new RangeError(`${name}: expected at least one, got none`);
+      throw optionError(TypeError, name, `expected an object, got ${String(value)}`);
+    if (Object.keys(value).length === 0) throw optionError(RangeError, name, `expected at least one, got none`);
   }
   if (model instanceof CausalModel) return [AUTOREGRESSIVE];
   return Object.entries(samplers).flatMap(([name, given]) => {
@@ -334,7 +339,7 @@ function resolveEvaluation(options: EvaluateOptions) {
   checkChoice('split', split, ['train', 'validation', 'test'] as const);
   const count = options.count ?? dataset.finite?.[split]?.length ?? 512;
   if (score !== undefined && typeof score !== 'function')
-    throw new TypeError(`score: expected a function, got ${String(score)}`);
+    throw optionError(TypeError, 'score', `expected a function, got ${String(score)}`);
   checkInteger('count', count, { min: 1, max: 1e7 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   checkInteger('batchSize', batchSize, { min: 1, max: 1e6 });
@@ -342,7 +347,7 @@ function resolveEvaluation(options: EvaluateOptions) {
   checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   checkInteger('traces', traces, { min: 0, max: 1e6 });
   if (onProgress !== undefined && typeof onProgress !== 'function')
-    throw new TypeError(`onProgress: expected a function, got ${String(onProgress)}`);
+    throw optionError(TypeError, 'onProgress', `expected a function, got ${String(onProgress)}`);
   const genLength = options.genLength ?? dataset.genLength;
   checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
   const blockLength = options.blockLength ?? (options.genLength === undefined ? dataset.blockLength : genLength);

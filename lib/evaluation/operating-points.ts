@@ -1,4 +1,5 @@
 // Which setting of a sampler is reported: chosen on validation prompts, measured on test prompts.
+import { optionError } from '../errors';
 import { type Evaluation, meanAndSd, type SamplerResult } from './evaluate';
 
 /** Accuracy at a number of forward passes. */
@@ -55,13 +56,15 @@ export function chooseOperatingPoints(
 ): OperatingRow[] {
   const { budgets = BUDGETS, group = () => 'best' } = options;
   if (validation.config.split === test.config.split)
-    throw new RangeError(
-      `test: expected another split than validation's, got ${JSON.stringify(test.config.split)} twice`,
+    throw optionError(
+      RangeError,
+      'test',
+      `expected another split than validation's, got ${JSON.stringify(test.config.split)} twice`,
     );
   const measured = new Map(test.results.map((result) => [result.name, result]));
   for (const { name } of validation.results)
     if (!measured.has(name))
-      throw new RangeError(`test: expected the samplers of validation, ${JSON.stringify(name)} is missing`);
+      throw optionError(RangeError, 'test', `expected the samplers of validation, ${JSON.stringify(name)} is missing`);
   const groups = new Map<string, SamplerResult[]>();
   for (const result of validation.results) {
     const key = group(result.name);
@@ -101,14 +104,14 @@ export interface AveragedRow {
 
 /** Averages tables of equal groups and budgets cell by cell. @throws RangeError where they differ. */
 export function averageOperatingPoints(tables: readonly OperatingRow[][]): AveragedRow[] {
-  if (tables.length === 0) throw new RangeError('tables: expected at least one, got none');
+  if (tables.length === 0) throw optionError(RangeError, 'tables', 'expected at least one, got none');
   return tables[0].map(({ group, points }) => ({
     group,
     points: points.map((_, i) => {
       const cells = tables.map((table) => {
         const row = table.find((candidate) => candidate.group === group);
         if (!row || row.points.length !== points.length)
-          throw new RangeError(`tables: expected group ${JSON.stringify(group)} in every table`);
+          throw optionError(RangeError, 'tables', `expected group ${JSON.stringify(group)} in every table`);
         return row.points[i];
       });
       const found = cells.flatMap((cell) => (cell === null ? [] : [cell]));

@@ -1,5 +1,5 @@
 // The public handle of a loaded model.
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
 import type { ModelConfig } from '../model/config';
 import { type ForwardOutput, type ForwardRequest, runForward } from '../model/forward';
@@ -121,7 +121,7 @@ export class MaskedDiffusionModel {
       checkInteger(name, value, { min: 1, max: this.config.maxSequenceLength });
       return value;
     });
-    if (lengths.length === 0) throw new RangeError('rowLengths: expected at least one row, got none');
+    if (lengths.length === 0) throw optionError(RangeError, 'rowLengths', 'expected at least one row, got none');
     const cache = await allocateCache(this.#native, this.config, offsetsOf(lengths), resolved);
     return new KvCache(cache, this.config, lengths);
   }

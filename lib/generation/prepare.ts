@@ -1,5 +1,5 @@
 // From prompts and options to rows of ids with masks, and how they are denoised.
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import type { ModelConfig } from '../model/config';
 import { checkIds, encodePrompt, encodeText, type Vocabulary } from '../model/prompt';
 import type { NativeModel } from '../native';
@@ -39,12 +39,12 @@ export function prepare(
   prompts: readonly Prompt[],
   given: GenerateOptions,
 ): { rows: PreparedRow[]; settings: DenoiseSettings } {
-  if (!Array.isArray(prompts)) throw new TypeError(`prompts: expected an array, got ${String(prompts)}`);
+  if (!Array.isArray(prompts)) throw optionError(TypeError, 'prompts', `expected an array, got ${String(prompts)}`);
   const options = withDefaultSampler(model, given);
   const settings = resolveGenerateOptions(options, model.config.planner !== null);
   const templates = prompts.filter(isTemplate).length;
   if (templates > 0 && templates < prompts.length)
-    throw new TypeError('prompts: expected templates only or none, got both');
+    throw optionError(TypeError, 'prompts', 'expected templates only or none, got both');
   const genLength = genLengthOf(model, options);
   const rows = prompts.map((prompt) =>
     isTemplate(prompt) ? templateRow(model, prompt, options) : promptRow(model, prompt, genLength),
@@ -73,7 +73,7 @@ function blockLengthOf({ generationDefaults }: GeneratingModel, options: Generat
   const fitting = genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
   const blockLength = options.blockLength ?? fromCheckpoint ?? fitting;
   if (genLength % blockLength !== 0)
-    throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
+    throw optionError(RangeError, 'genLength', `expected a multiple of blockLength (${blockLength}), got ${genLength}`);
   return blockLength;
 }
 
@@ -84,7 +84,7 @@ function templateRow(
 ): PreparedRow {
   checkKeys('prompt', prompt, ['template']);
   if (genLength !== undefined)
-    throw new TypeError('genLength: not allowed with a template, whose masks say what to fill');
+    throw optionError(TypeError, 'genLength', 'not allowed with a template, whose masks say what to fill');
   const { template } = prompt;
   const { maskTokenId, maxSequenceLength, embeddingSize } = model.config;
   const ids =
@@ -92,10 +92,12 @@ function templateRow(
       ? encodeText(template, 'template', model)
       : checkIds('template', template, embeddingSize);
   if (!ids.includes(maskTokenId))
-    throw new RangeError(`template: expected at least one mask token (id ${maskTokenId}), got none`);
+    throw optionError(RangeError, 'template', `expected at least one mask token (id ${maskTokenId}), got none`);
   if (ids.length > maxSequenceLength)
-    throw new RangeError(
-      `template: expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`,
+    throw optionError(
+      RangeError,
+      'template',
+      `expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`,
     );
   return { ids, begin: 0, promptIds: ids, isTemplate: true };
 }
@@ -109,8 +111,10 @@ function promptRow(
   const promptIds = encodePrompt(prompt, model);
   const length = promptIds.length + genLength;
   if (length > maxSequenceLength)
-    throw new RangeError(
-      `prompt: ${promptIds.length} tokens and genLength ${genLength} make ${length}, more than the model's maximum of ${maxSequenceLength}`,
+    throw optionError(
+      RangeError,
+      'prompt',
+      `${promptIds.length} tokens and genLength ${genLength} make ${length}, more than the model's maximum of ${maxSequenceLength}`,
     );
   const ids = new Int32Array(length).fill(maskTokenId);
   ids.set(promptIds);

@@ -1,5 +1,6 @@
 // Whether a generated Python program passes a problem's tests. It runs in the sandbox; what functions return is
 // compared out here, where the program cannot reach.
+import { optionError } from '../errors';
 import type { PythonOutcome, PythonRunner } from './python-sandbox';
 
 /** The tests of a problem. */
@@ -166,9 +167,9 @@ export function codeRewardOf({ passed, failure }: CodeResult): number {
  */
 export function passAtK(samples: number, right: number, k: number): number {
   if (!(Number.isInteger(k) && k >= 1 && k <= samples))
-    throw new RangeError(`k: expected 1 to the number of samples (${samples}), got ${k}`);
+    throw optionError(RangeError, 'k', `expected 1 to the number of samples (${samples}), got ${k}`);
   if (!(Number.isInteger(right) && right >= 0 && right <= samples))
-    throw new RangeError(`right: expected 0 to ${samples}, got ${right}`);
+    throw optionError(RangeError, 'right', `expected 0 to ${samples}, got ${right}`);
   let none = 1;
   for (let i = 0; i < k; i++) none *= Math.max(0, samples - right - i) / (samples - i);
   return 1 - none;

@@ -1,6 +1,8 @@
 // Mathematical equality of two answers. Numbers, texts and their tuples are compared here, exactly; what needs algebra
 // goes to a thread with a computer-algebra library, which is ended when a comparison exceeds its time limit.
+
 import { Worker } from 'node:worker_threads';
+import { optionError } from '../errors';
 import { checkKeys, checkNumber } from '../options';
 import { compareAnswers, compareNumbers } from './math-form';
 import type { MathWorkerReady } from './math-worker';
@@ -138,8 +140,8 @@ function ask(worker: Worker, clock: CpuClock, { a, b, timeLimitMs }: Question): 
  * RangeError for options.
  */
 export async function mathEqual(answer: string, gold: string, options: MathEqualOptions = {}): Promise<boolean> {
-  if (typeof answer !== 'string') throw new TypeError(`answer: expected a string, got ${String(answer)}`);
-  if (typeof gold !== 'string') throw new TypeError(`gold: expected a string, got ${String(gold)}`);
+  if (typeof answer !== 'string') throw optionError(TypeError, 'answer', `expected a string, got ${String(answer)}`);
+  if (typeof gold !== 'string') throw optionError(TypeError, 'gold', `expected a string, got ${String(gold)}`);
   checkKeys('options', options, ['timeLimitMs']);
   const { timeLimitMs = 2000 } = options;
   checkNumber('timeLimitMs', timeLimitMs, { minExclusive: 0, max: 1e9 });

@@ -4,7 +4,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { PYTHON_HARNESS } from './python-harness';
 import {
@@ -108,7 +108,7 @@ export class NativePython implements PythonRunner {
     const { timeLimitSeconds = 10, memoryLimitMB = 1024, outputLimit = 2 ** 20 } = options;
     const { wallLimitSeconds = defaultWallSeconds(timeLimitSeconds) } = options;
     if (typeof python !== 'string' || python === '')
-      throw new TypeError(`python: expected a command, got ${JSON.stringify(python)}`);
+      throw optionError(TypeError, 'python', `expected a command, got ${JSON.stringify(python)}`);
     checkInteger('workers', workers, { min: 1, max: 1024 });
     checkNumber('timeLimitSeconds', timeLimitSeconds, { minExclusive: 0, max: 1e6 });
     checkNumber('wallLimitSeconds', wallLimitSeconds, { minExclusive: 0, max: 1e7 });

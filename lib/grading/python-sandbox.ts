@@ -8,7 +8,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { existsSync, realpathSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { compiledModule, optionalPackage } from './optional-package';
 import type { WorkerMessage, WorkerSetup } from './python-worker';
@@ -114,7 +114,8 @@ export function jobOf(program: PythonProgram, outputLimit: number): string {
   checkKeys('program', program, ['code', 'tests', 'trim', 'call', 'stdin', 'mustFinish']);
   const { code, tests = '', trim = false, call = null, stdin = '', mustFinish = false } = program;
   for (const [name, value] of Object.entries({ code, tests, stdin }))
-    if (typeof value !== 'string') throw new TypeError(`program.${name}: expected a string, got ${String(value)}`);
+    if (typeof value !== 'string')
+      throw optionError(TypeError, `program.${name}`, `expected a string, got ${String(value)}`);
   return JSON.stringify({ code, tests, trim, call, stdin, mustFinish, outputLimit, recursionLimit: RECURSION_LIMIT });
 }
 

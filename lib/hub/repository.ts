@@ -1,7 +1,7 @@
 // A repository of a hub: its id and revision, requests with retries, errors.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { datasetInfo, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
-import { DUltraError, isDUltraError } from '../errors';
+import { DUltraError, isDUltraError, optionError } from '../errors';
 
 /** Progress of one file. A file that is already cached is not reported. */
 export interface DownloadProgress {
@@ -52,17 +52,21 @@ export function parseHubId(source: string, revision?: string): { id: string; rev
   const [id, suffix, ...rest] = source.split('@');
   const parts = id.split('/');
   if (rest.length > 0 || parts.length > 2 || !parts.every((part) => NAME.test(part) && !part.includes('..')))
-    throw new TypeError(
-      `source: expected a folder that exists or a hub id such as "org/name" or "org/name@revision", got ${JSON.stringify(source)}`,
+    throw optionError(
+      TypeError,
+      'source',
+      `expected a folder that exists or a hub id such as "org/name" or "org/name@revision", got ${JSON.stringify(source)}`,
     );
   if (suffix !== undefined && revision !== undefined && suffix !== revision)
-    throw new TypeError(
-      `revision: expected ${JSON.stringify(suffix)} as in the id ${JSON.stringify(source)}, got ${JSON.stringify(revision)}`,
+    throw optionError(
+      TypeError,
+      'revision',
+      `expected ${JSON.stringify(suffix)} as in the id ${JSON.stringify(source)}, got ${JSON.stringify(revision)}`,
     );
   const chosen = suffix ?? revision ?? 'main';
   // It becomes a file name in the cache.
   if (!chosen.split('/').every((part) => NAME.test(part) && !part.includes('..')))
-    throw new TypeError(`revision: expected a branch, a tag or a commit, got ${JSON.stringify(chosen)}`);
+    throw optionError(TypeError, 'revision', `expected a branch, a tag or a commit, got ${JSON.stringify(chosen)}`);
   return { id, revision: chosen };
 }
 

@@ -1,7 +1,7 @@
 // Low-rank adapters in the layout of PEFT: adapter_config.json and adapter_model.safetensors.
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { syncFolder, writeError, writeFileAtomic } from '../files/atomic';
 import { badFile, readJsonObject } from '../files/json';
 import { readSafetensors, type TensorValue, writeSafetensors } from '../files/safetensors';
@@ -22,7 +22,7 @@ const MODULE_PATTERN = /^model\\\.transformer\\\.blocks\\\.\\d\+\\\.\(([a-z_|]+)
  */
 export async function saveAdapter(folder: string, trainer: ModelTrainer, baseModel: string): Promise<void> {
   const { lora } = trainer;
-  if (!lora) throw new RangeError('saveAdapter: expected a trainer with lora, got one without adapters');
+  if (!lora) throw optionError(RangeError, 'saveAdapter', 'expected a trainer with lora, got one without adapters');
   const { tensors } = await trainer.state();
   const parameters = tensors.filter(({ name }) => !name.startsWith('exp_avg.') && !name.startsWith('exp_avg_sq.'));
   const others = parameters

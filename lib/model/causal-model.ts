@@ -1,5 +1,5 @@
 // An autoregressive model: a baseline for diffusion, and a teacher that scores completions.
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { type NativeCache, type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { concatenate, offsetsOf, packed, packRows } from '../packing';
@@ -87,7 +87,8 @@ export class CausalModel {
     checkInteger('tokenBudget', tokenBudget, { min: 1, max: 1 << 30 });
     checkSignal(signal);
     const scored = rows.map(({ promptIds, ids }, i) => {
-      if (promptIds.length === 0) throw new RangeError(`rows[${i}].promptIds: expected at least one token, got none`);
+      if (promptIds.length === 0)
+        throw optionError(RangeError, `rows[${i}].promptIds`, `expected at least one token, got none`);
       const whole = this.#checkRow(`rows[${i}]`, Int32Array.from([...Array.from(promptIds), ...Array.from(ids)]));
       // The token at a position is predicted at the one before.
       const positions = Int32Array.from(ids, (_, j) => promptIds.length + j - 1);
@@ -125,10 +126,13 @@ export class CausalModel {
     this.#checkUsable();
     const rows = prompts.map((prompt, i) => {
       const promptIds = this.encodePrompt(prompt);
-      if (promptIds.length === 0) throw new RangeError(`prompts[${i}]: expected at least one token, got none`);
+      if (promptIds.length === 0)
+        throw optionError(RangeError, `prompts[${i}]`, `expected at least one token, got none`);
       if (promptIds.length + maxTokens > maxSequenceLength)
-        throw new RangeError(
-          `prompts[${i}]: ${promptIds.length} tokens and maxTokens ${maxTokens} are more than the model's maximum of ${maxSequenceLength}`,
+        throw optionError(
+          RangeError,
+          `prompts[${i}]`,
+          `${promptIds.length} tokens and maxTokens ${maxTokens} are more than the model's maximum of ${maxSequenceLength}`,
         );
       return {
         index: i,
@@ -203,9 +207,9 @@ export class CausalModel {
   #checkRow(name: string, ids: Int32Array): Int32Array {
     const { embeddingSize, maxSequenceLength } = this.config;
     const at = ids.findIndex((id) => id < 0 || id >= embeddingSize);
-    if (at >= 0) throw new RangeError(`${name}: expected ids from 0 to ${embeddingSize - 1}, got ${ids[at]}`);
+    if (at >= 0) throw optionError(RangeError, name, `expected ids from 0 to ${embeddingSize - 1}, got ${ids[at]}`);
     if (ids.length > maxSequenceLength)
-      throw new RangeError(`${name}: expected at most ${maxSequenceLength} tokens, got ${ids.length}`);
+      throw optionError(RangeError, name, `expected at most ${maxSequenceLength} tokens, got ${ids.length}`);
     return ids;
   }
 

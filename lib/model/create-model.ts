@@ -1,5 +1,7 @@
 // New models: a folder in the Hugging Face layout with random weights and a word-level tokenizer.
+
 import path from 'node:path';
+import { optionError } from '../errors';
 import { writeError, writeFileAtomic } from '../files/atomic';
 import { checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';
@@ -44,8 +46,8 @@ export function wordLevelTokenizer(vocabulary: readonly string[]): { tokenizer: 
   const vocab: Record<string, number> = Object.create(null) as Record<string, number>;
   words.forEach((word, id) => {
     if (typeof word !== 'string' || word === '' || /\s/.test(word))
-      throw new RangeError(`vocabulary: expected words without white space, got ${JSON.stringify(word)}`);
-    if (word in vocab) throw new RangeError(`vocabulary: ${JSON.stringify(word)} occurs twice`);
+      throw optionError(RangeError, 'vocabulary', `expected words without white space, got ${JSON.stringify(word)}`);
+    if (word in vocab) throw optionError(RangeError, 'vocabulary', `${JSON.stringify(word)} occurs twice`);
     vocab[word] = id;
   });
   const special = (content: string, id: number) => ({
@@ -130,7 +132,7 @@ export async function createModel(folder: string, options: CreateModelOptions): 
   const { nKvHeads = nHeads, mlpHiddenSize = 3 * dModel } = options;
   const seed = checkSeed('seed', options.seed ?? 0);
   if (!Array.isArray(vocabulary))
-    throw new TypeError(`vocabulary: expected a list of words, got ${String(vocabulary)}`);
+    throw optionError(TypeError, 'vocabulary', `expected a list of words, got ${String(vocabulary)}`);
   checkInteger('nHeads', nHeads, { min: 1, max: 1024 });
   checkInteger('nKvHeads', nKvHeads, { min: 1, max: nHeads });
   checkInteger('dModel', dModel, { min: 2, max: 65536 });
@@ -140,9 +142,9 @@ export async function createModel(folder: string, options: CreateModelOptions): 
   checkNumber('ropeTheta', ropeTheta, { minExclusive: 0, max: 1e12 });
   checkInteger('plannerLayers', plannerLayers, { min: 0, max: 1024 });
   if (dModel % (2 * nHeads) !== 0)
-    throw new RangeError(`dModel: expected a multiple of twice nHeads (${2 * nHeads}), got ${dModel}`);
+    throw optionError(RangeError, 'dModel', `expected a multiple of twice nHeads (${2 * nHeads}), got ${dModel}`);
   if (nHeads % nKvHeads !== 0)
-    throw new RangeError(`nHeads: expected a multiple of nKvHeads (${nKvHeads}), got ${nHeads}`);
+    throw optionError(RangeError, 'nHeads', `expected a multiple of nKvHeads (${nKvHeads}), got ${nHeads}`);
   const { tokenizer, config: tokenizerConfig, size } = wordLevelTokenizer(vocabulary);
   const config: ModelConfig = {
     family: 'llada',

@@ -1,5 +1,5 @@
 // One forward pass with its tensors, for inspection and research.
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { cancellable, type NativeModel, native } from '../native';
 import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
 import type { ModelConfig } from './config';
@@ -61,13 +61,17 @@ function cachedPositions(
   offsets: Int32Array,
 ): Int32Array {
   if (offsets.length !== rowLengths.length + 1)
-    throw new RangeError(
-      `rowOffsets: expected ${rowLengths.length + 1} numbers, as many rows as the cache has, got ${offsets.length}`,
+    throw optionError(
+      RangeError,
+      'rowOffsets',
+      `expected ${rowLengths.length + 1} numbers, as many rows as the cache has, got ${offsets.length}`,
     );
   if (given === undefined) {
     if (!rowLengths.every((length, row) => offsets[row + 1] - offsets[row] === length))
-      throw new RangeError(
-        `ids: expected rows of ${rowLengths.join(', ')} tokens, as the cache has, without positions`,
+      throw optionError(
+        RangeError,
+        'ids',
+        `expected rows of ${rowLengths.join(', ')} tokens, as the cache has, without positions`,
       );
     return Int32Array.from(rowLengths.flatMap((length) => Array.from({ length }, (_, i) => i)));
   }
@@ -77,7 +81,7 @@ function cachedPositions(
     return value;
   });
   if (positions.length !== ids.length)
-    throw new RangeError(`positions: expected one per id (${ids.length}), got ${positions.length}`);
+    throw optionError(RangeError, 'positions', `expected one per id (${ids.length}), got ${positions.length}`);
   return Int32Array.from(positions);
 }
 
@@ -89,9 +93,9 @@ export async function runForward(
   checkKeys('request', request, ['ids', 'rowOffsets', 'logits', 'planner', 'cache', 'positions', 'signal']);
   const { signal, planner, cache, logits = true } = request;
   if (cache !== undefined && !(cache instanceof KvCache))
-    throw new TypeError(`cache: expected what model.createCache made, got ${String(cache)}`);
+    throw optionError(TypeError, 'cache', `expected what model.createCache made, got ${String(cache)}`);
   if (cache === undefined && request.positions !== undefined)
-    throw new TypeError('positions: expected together with a cache');
+    throw optionError(TypeError, 'positions', 'expected together with a cache');
   checkSignal(signal);
   signal?.throwIfAborted();
   const ids = checkIds('ids', request.ids, model.config.embeddingSize);

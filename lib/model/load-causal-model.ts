@@ -1,4 +1,5 @@
 // From a folder or a hub id to an autoregressive model.
+import { optionError } from '../errors';
 import { CausalModel } from './causal-model';
 import { parseCausalCheckpoint } from './families';
 import { type LoadModelOptions, loadWeights, withFiles } from './load-weights';
@@ -11,7 +12,7 @@ import { loadTokenizer } from './tokenizer';
  * @throws as {@link loadModel}
  */
 export async function loadCausalModel(source: string, options: LoadModelOptions = {}): Promise<CausalModel> {
-  if (source === undefined) throw new TypeError('source: expected a folder or a hub id, got undefined');
+  if (source === undefined) throw optionError(TypeError, 'source', 'expected a folder or a hub id, got undefined');
   const { folder, config, native: loaded } = await loadWeights(source, options, parseCausalCheckpoint);
   return withFiles(loaded, async () => {
     const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);

@@ -3,7 +3,7 @@ import { existsSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { DTYPE_BYTES, DTYPES } from '../dtypes';
-import { DUltraError, isDUltraError } from '../errors';
+import { DUltraError, isDUltraError, optionError } from '../errors';
 import { findSafetensors, readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
 import { downloadModel } from '../hub';
 import {
@@ -86,7 +86,7 @@ async function resolveSource(source: string | undefined, options: LoadModelOptio
     );
   }
   if (typeof source !== 'string' || source === '')
-    throw new TypeError(`source: expected a folder or a hub id, got ${JSON.stringify(source)}`);
+    throw optionError(TypeError, 'source', `expected a folder or a hub id, got ${JSON.stringify(source)}`);
   const folder = source.startsWith('~/') ? path.join(os.homedir(), source.slice(2)) : source;
   if (existsSync(folder)) {
     if (!statSync(folder).isDirectory())
@@ -194,16 +194,20 @@ function resolveOptions(options: LoadModelOptions) {
   checkKeys('options', options, ['device', 'dtype', 'compute', 'threads', 'isa', 'revision', 'signal', 'onProgress']);
   const { device = 'auto', dtype = 'auto', compute, threads = os.availableParallelism(), isa = '' } = options;
   if (typeof device !== 'string' || !/^(auto|cpu|cuda(:\d+)?)$/.test(device))
-    throw new RangeError(`device: expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`);
+    throw optionError(
+      RangeError,
+      'device',
+      `expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`,
+    );
   checkChoice('dtype', dtype, ['auto', 'float32', 'bfloat16', 'float16'] as const);
   if (compute !== undefined) checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
-  if (typeof isa !== 'string') throw new TypeError(`isa: expected a string, got ${String(isa)}`);
+  if (typeof isa !== 'string') throw optionError(TypeError, 'isa', `expected a string, got ${String(isa)}`);
   const { revision, onProgress, signal } = options;
   if (revision !== undefined && typeof revision !== 'string')
-    throw new TypeError(`revision: expected a string, got ${String(revision)}`);
+    throw optionError(TypeError, 'revision', `expected a string, got ${String(revision)}`);
   if (onProgress !== undefined && typeof onProgress !== 'function')
-    throw new TypeError(`onProgress: expected a function, got ${String(onProgress)}`);
+    throw optionError(TypeError, 'onProgress', `expected a function, got ${String(onProgress)}`);
   checkSignal(signal);
   const storage: NativeDType | 'auto' = compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? 'auto' : DTYPES[dtype];
   return { device, storage, compute, threads, isa, signal, onProgress };

@@ -1,5 +1,5 @@
 // Prompts as the ids that a model sees.
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { checkKeys } from '../options';
 import type { Prompt } from '../types';
 import type { Tokenizer } from './tokenizer';
@@ -16,10 +16,10 @@ export interface Vocabulary {
 /** Token ids out of an array-like. @throws TypeError, RangeError naming `name` and the first id that does not fit. */
 export function checkIds(name: string, ids: ArrayLike<number>, embeddingSize: number): Int32Array {
   if (ids === null || typeof ids !== 'object' || !Number.isInteger(ids.length) || ids.length < 0)
-    throw new TypeError(`${name}: expected an array of token ids, got ${String(ids)}`);
+    throw optionError(TypeError, name, `expected an array of token ids, got ${String(ids)}`);
   for (let i = 0; i < ids.length; i++)
     if (!Number.isInteger(ids[i]) || ids[i] < 0 || ids[i] >= embeddingSize)
-      throw new RangeError(`${name}[${i}]: expected 0 to ${embeddingSize - 1}, got ${ids[i]}`);
+      throw optionError(RangeError, `${name}[${i}]`, `expected 0 to ${embeddingSize - 1}, got ${ids[i]}`);
   return Int32Array.from(ids);
 }
 
@@ -43,8 +43,10 @@ export function encodePrompt(prompt: Exclude<Prompt, { template: unknown }>, voc
     const tokenizer = tokenizerFor('chat messages', vocabulary);
     for (const message of prompt)
       if (typeof message?.role !== 'string' || typeof message?.content !== 'string')
-        throw new TypeError(
-          'prompt: expected messages of the form { role, content }, both strings; token ids go in { promptIds }',
+        throw optionError(
+          TypeError,
+          'prompt',
+          'expected messages of the form { role, content }, both strings; token ids go in { promptIds }',
         );
     const text = tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true });
     return Int32Array.from(tokenizer.encode(text, { addSpecialTokens: false }));
@@ -53,7 +55,7 @@ export function encodePrompt(prompt: Exclude<Prompt, { template: unknown }>, voc
     checkKeys('prompt', prompt, ['promptIds']);
     return checkIds('promptIds', prompt.promptIds, vocabulary.config.embeddingSize);
   }
-  throw new TypeError('prompt: expected a string, an array of messages, { promptIds } or { template }');
+  throw optionError(TypeError, 'prompt', 'expected a string, an array of messages, { promptIds } or { template }');
 }
 
 /** Text of ids, special tokens skipped; "" without a tokenizer. */

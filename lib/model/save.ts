@@ -1,8 +1,10 @@
 // A model as files in the Hugging Face layout.
+
 import { existsSync } from 'node:fs';
 import { copyFile, mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { DTYPES } from '../dtypes';
+import { optionError } from '../errors';
 import { syncFile, syncFolder, writeError, writeFileAtomic } from '../files/atomic';
 import { INDEX_FILE, type TensorData, writeSafetensorsFrom } from '../files/safetensors';
 import { checkChoice, checkKeys } from '../options';
@@ -80,13 +82,15 @@ export function toFloat16(values: Float32Array): Uint16Array {
  */
 export async function saveModel(folder: string, model: SavableModel, options: SaveOptions = {}): Promise<void> {
   if (typeof folder !== 'string' || folder === '')
-    throw new TypeError(`folder: expected a path, got ${JSON.stringify(folder)}`);
+    throw optionError(TypeError, 'folder', `expected a path, got ${JSON.stringify(folder)}`);
   checkKeys('options', options, ['dtype']);
   const { dtype = 'float32' } = options;
   checkChoice('dtype', dtype, ['float32', 'bfloat16', 'float16'] as const);
   if (existsSync(path.join(folder, INDEX_FILE)))
-    throw new RangeError(
-      `folder: ${folder} holds a checkpoint in several files (${INDEX_FILE}); expected a folder of its own`,
+    throw optionError(
+      RangeError,
+      'folder',
+      `${folder} holds a checkpoint in several files (${INDEX_FILE}); expected a folder of its own`,
     );
   const family = familyOf(model.config);
   const tensors = new Map([...expectedTensors(model.config)].map((entry) => [family.checkpointName(entry[0]), entry]));

@@ -1,4 +1,5 @@
 // Options of a model's trainer, and the memory that a trainer takes.
+import { optionError } from '../errors';
 import type { NativeModel, NativeTrainer, NativeTrainerOptions } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 
@@ -80,7 +81,7 @@ export function resolveLora(lora: LoraOptions): Required<LoraOptions> {
   const { rank, alpha = 2 * rank, targets = ['q_proj', 'k_proj', 'v_proj', 'attn_out'] } = lora;
   checkNumber('lora.alpha', alpha, { minExclusive: 0, max: 1e6 });
   if (!Array.isArray(targets) || targets.length === 0)
-    throw new TypeError('lora.targets: expected a list of projections');
+    throw optionError(TypeError, 'lora.targets', 'expected a list of projections');
   for (const target of targets) checkChoice('lora.targets', target, LORA_TARGETS);
   return { rank, alpha, targets: [...new Set(targets as Required<LoraOptions>['targets'])] };
 }
@@ -103,7 +104,7 @@ function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptio
   checkChoice('momentDtype', momentDtype, MOMENT_DTYPES);
   const adapters = lora && resolveLora(lora);
   if (adapters && freezeBase)
-    throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
+    throw optionError(RangeError, 'freezeBase', 'expected false with lora, whose adapters are the base that trains');
   return {
     freezeBase,
     freezePlanner,

@@ -21,9 +21,13 @@ const SYNCHRONOUS: ReadonlySet<string> = new Set([
 export function convertNativeError(error: unknown): unknown {
   const code = (error as { code?: unknown } | null)?.code;
   if (!(error instanceof Error) || typeof code !== 'string') return error;
-  if (code === 'INVALID_ARGUMENT') return new RangeError(error.message, { cause: error });
+  // The native core says which argument it is about, as in "threads: expected …".
+  const option = /^(\w+(?:\.\w+|\[\d+\])*): /.exec(error.message)?.[1];
+  const named = <E extends Error>(converted: E) =>
+    option === undefined ? converted : Object.assign(converted, { option });
+  if (code === 'INVALID_ARGUMENT') return named(new RangeError(error.message, { cause: error }));
   if ((ERROR_CODES as readonly string[]).includes(code))
-    return new DUltraError(code as ErrorCode, error.message, { cause: error });
+    return named(new DUltraError(code as ErrorCode, error.message, { cause: error }));
   return error;
 }
 

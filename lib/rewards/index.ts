@@ -4,7 +4,7 @@
  */
 import type { CodeMeta, MathMeta } from '../data';
 import { programFor } from '../data';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { GenerateResult } from '../generation/types';
 import { codeRewardOf, gradeProgram } from '../grading/code';
@@ -125,7 +125,8 @@ export function stepReward(unmaskedAt: ArrayLike<number>, form: 'sum' | 'sqrt' |
 
 /** `reward` (default 1) where the completion matches the pattern, else 0. */
 export function format(pattern: RegExp, options: { reward?: number } = {}): RewardFunction {
-  if (!(pattern instanceof RegExp)) throw new TypeError(`pattern: expected a RegExp, got ${String(pattern)}`);
+  if (!(pattern instanceof RegExp))
+    throw optionError(TypeError, 'pattern', `expected a RegExp, got ${String(pattern)}`);
   checkKeys('options', options, ['reward']);
   const { reward = 1 } = options;
   checkNumber('reward', reward, {});
@@ -198,7 +199,7 @@ export function codeTests(options: { sandbox?: PythonRunner } = {}): RewardFunct
   checkKeys('options', options, ['sandbox']);
   const { sandbox } = options;
   if (sandbox !== undefined && typeof sandbox?.run !== 'function')
-    throw new TypeError(`sandbox: expected a PythonSandbox or a NativePython, got ${String(sandbox)}`);
+    throw optionError(TypeError, 'sandbox', `expected a PythonSandbox or a NativePython, got ${String(sandbox)}`);
   return ({ completions, examples }) =>
     Promise.all(
       completions.map(async (completion, row) => {
@@ -228,7 +229,8 @@ export interface CausalTeacherOptions {
 export function causalLogProb(options: CausalTeacherOptions): RewardFunction {
   checkKeys('options', options, ['model', 'tokenBudget']);
   const { model: teacher, tokenBudget = 8192 } = options;
-  if (typeof teacher?.logProbs !== 'function') throw new TypeError('model: expected a model loaded by loadCausalModel');
+  if (typeof teacher?.logProbs !== 'function')
+    throw optionError(TypeError, 'model', 'expected a model loaded by loadCausalModel');
   checkInteger('tokenBudget', tokenBudget, { min: 1, max: 1 << 30 });
   return async ({ completions, examples }) => {
     const { tokenizer } = teacher;
@@ -286,7 +288,7 @@ export interface TeacherOptions {
 export function teacherLogProb(options: TeacherOptions): RewardFunction {
   checkKeys('options', options, ['model', 'passes', 'tokenBudget']);
   const { model: teacher, passes = 4, tokenBudget = 8192 } = options;
-  if (typeof teacher?.createTrainer !== 'function') throw new TypeError('model: expected a loaded model');
+  if (typeof teacher?.createTrainer !== 'function') throw optionError(TypeError, 'model', 'expected a loaded model');
   checkInteger('passes', passes, { min: 1, max: 1 << 20 });
   checkInteger('tokenBudget', tokenBudget, { min: 1, max: 1 << 30 });
   let scorer: Promise<ModelTrainer> | null = null;

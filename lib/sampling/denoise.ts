@@ -1,5 +1,6 @@
 // The denoising loop. One native call per step.
 
+import { optionError } from '../errors';
 import type { ModelConfig } from '../model/config';
 import { allocateCache } from '../model/kv-cache';
 import type { NativeModel, NativeSession, NativeStepRequest, NativeStepResult } from '../native';
@@ -85,12 +86,18 @@ async function chooseCustom(
     ids,
   });
   if (chosen === null || typeof chosen !== 'object' || typeof chosen.length !== 'number')
-    throw new TypeError(`sampler: expected the function to return an array of positions, got ${String(chosen)}`);
+    throw optionError(
+      TypeError,
+      'sampler',
+      `expected the function to return an array of positions, got ${String(chosen)}`,
+    );
   for (let i = 0; i < chosen.length; i++) {
     const at = positions.indexOf(chosen[i]);
     if (at < 0)
-      throw new RangeError(
-        `sampler: expected positions out of candidates.positions, got ${chosen[i]} (row ${row.index})`,
+      throw optionError(
+        RangeError,
+        'sampler',
+        `expected positions out of candidates.positions, got ${chosen[i]} (row ${row.index})`,
       );
     selected[at] = 1;
   }

@@ -1,4 +1,5 @@
 // Plain tagged objects as short text, for command lines and config files: a name, then values after colons.
+import { optionError } from '../errors';
 import { checkChoice } from '../options';
 
 /**
@@ -26,7 +27,7 @@ function parseValue(name: string, text: string, kind: 'number' | 'boolean' | 'te
     return text === 'true';
   }
   const value = text.trim() === '' ? Number.NaN : Number(text);
-  if (Number.isNaN(value)) throw new RangeError(`${name}: expected a number, got ${JSON.stringify(text)}`);
+  if (Number.isNaN(value)) throw optionError(RangeError, name, `expected a number, got ${JSON.stringify(text)}`);
   return value;
 }
 
@@ -36,11 +37,13 @@ function parseValue(name: string, text: string, kind: 'number' | 'boolean' | 'te
  * @throws TypeError, RangeError naming the part, what was expected and what came.
  */
 export function parseForm<T>(what: string, text: string, forms: Forms<T>, example: string): T {
-  if (typeof text !== 'string') throw new TypeError(`${what}: expected a string, got ${String(text)}`);
+  if (typeof text !== 'string') throw optionError(TypeError, what, `expected a string, got ${String(text)}`);
   const [name, ...parts] = text.trim().split(':');
   if (!Object.hasOwn(forms, name))
-    throw new RangeError(
-      `${what}: expected ${Object.keys(forms).join(', ')}, with a value as in ${JSON.stringify(example)} where wanted, got ${JSON.stringify(text)}`,
+    throw optionError(
+      RangeError,
+      what,
+      `expected ${Object.keys(forms).join(', ')}, with a value as in ${JSON.stringify(example)} where wanted, got ${JSON.stringify(text)}`,
     );
   const { base, main, mainNumber, options } = forms[name];
   const given: Record<string, unknown> = {};
@@ -49,11 +52,13 @@ export function parseForm<T>(what: string, text: string, forms: Forms<T>, exampl
     const bare = mainNumber && part.trim() !== '' && !Number.isNaN(Number(part)) ? mainNumber : main;
     const option = equals < 0 ? (bare ?? part) : part.slice(0, equals);
     if (!Object.hasOwn(options, option))
-      throw new RangeError(
-        `${what}: ${name} takes ${Object.keys(options).join(', ') || 'no options'}; got ${JSON.stringify(option)} in ${JSON.stringify(text)}`,
+      throw optionError(
+        RangeError,
+        what,
+        `${name} takes ${Object.keys(options).join(', ') || 'no options'}; got ${JSON.stringify(option)} in ${JSON.stringify(text)}`,
       );
     if (Object.hasOwn(given, option))
-      throw new RangeError(`${what}: ${option} is given twice in ${JSON.stringify(text)}`);
+      throw optionError(RangeError, what, `${option} is given twice in ${JSON.stringify(text)}`);
     given[option] = parseValue(`${what}.${option}`, part.slice(equals + 1), options[option]);
   }
   return { ...base, ...given } as T;

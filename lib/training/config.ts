@@ -1,9 +1,11 @@
 // From a configuration in JSON to a trainer that runs.
+
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { isKnown, names, open } from '../data';
 import type { TaskDataset } from '../data/dataset';
+import { optionError } from '../errors';
 import { loadModel } from '../generation/load-model';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { createModel } from '../model/create-model';
@@ -40,7 +42,7 @@ async function readExamples(name: string, file: string): Promise<TrainingExample
     try {
       return JSON.parse(part);
     } catch (cause) {
-      throw new RangeError(`${name}: ${where}: expected JSON, got ${(cause as Error).message}`, { cause });
+      throw optionError(RangeError, name, `${where}: expected JSON, got ${(cause as Error).message}`, { cause });
     }
   };
   if (text.trimStart().startsWith('[')) return parse(text, file) as TrainingExample[];
@@ -58,11 +60,15 @@ export async function openDataset(
 ): Promise<TaskDataset | ExampleData> {
   const { dataset, datasetOptions = {}, validation, evalEvery = 0 } = config;
   if (dataset === undefined)
-    throw new TypeError('dataset: expected the name of a task or a file of examples, got none');
+    throw optionError(TypeError, 'dataset', 'expected the name of a task or a file of examples, got none');
   if (isKnown(dataset))
     return open(dataset, { ...datasetOptions, splits: evalEvery > 0 ? ['train', 'validation'] : ['train'] });
   if (!existsSync(dataset))
-    throw new RangeError(`dataset: expected one of ${names().join(', ')}, or a file, got ${JSON.stringify(dataset)}`);
+    throw optionError(
+      RangeError,
+      'dataset',
+      `expected one of ${names().join(', ')}, or a file, got ${JSON.stringify(dataset)}`,
+    );
   const examples = await readExamples('dataset', dataset);
   return {
     name: path.basename(dataset),
@@ -85,7 +91,11 @@ export async function prepareModel(
   checkKeys('model', model, ['create']);
   if (existsSync(path.join(newModelFolder, 'tokenizer_config.json'))) return newModelFolder;
   if (!('vocabulary' in data) || data.vocabulary.length === 0)
-    throw new RangeError('model.create: expected a task as dataset, whose words a new model learns; a file has none');
+    throw optionError(
+      RangeError,
+      'model.create',
+      'expected a task as dataset, whose words a new model learns; a file has none',
+    );
   await createModel(newModelFolder, { seed: config.seed, ...model.create, vocabulary: data.vocabulary });
   return newModelFolder;
 }
@@ -163,7 +173,7 @@ export async function* runConfig(
   const given = { ...rest, dataset, ...(signal && { signal }) };
   if (stage !== 'grpo') {
     for (const name of ['rewards', 'referenceModel'] as const)
-      if (config[name] !== undefined) throw new TypeError(`${name}: expected only with the stage "grpo"`);
+      if (config[name] !== undefined) throw optionError(TypeError, name, `expected only with the stage "grpo"`);
     if (stage === 'sft') yield* trainMaskedDiffusion(model, given as MaskedDiffusionOptions);
     else yield* trainPlanner(model, given as PlannerOptions);
     return;

@@ -1,5 +1,7 @@
 // Where training examples come from: a seeded task, or examples of the user's own.
+
 import type { Example, TaskDataset } from '../data/dataset';
+import { optionError } from '../errors';
 import { deriveNumber, deriveSeed, Purpose, Random } from '../random';
 import type { ChatMessage } from '../types';
 
@@ -58,20 +60,20 @@ const isTask = (data: object): data is TaskDataset => 'sample' in data && typeof
 
 function checkExamples(name: string, examples: unknown): TrainingRow[] {
   if (typeof examples !== 'object' || examples === null || !(Symbol.iterator in examples))
-    throw new TypeError(`${name}: expected examples that can be iterated over, got ${String(examples)}`);
+    throw optionError(TypeError, name, `expected examples that can be iterated over, got ${String(examples)}`);
   const rows: TrainingRow[] = [];
   for (const example of examples as Iterable<Partial<TrainingExample> | null>) {
     const at = `${name}[${rows.length}]`;
     if (typeof example !== 'object' || example === null)
-      throw new TypeError(`${at}: expected an object with a prompt, got ${String(example)}`);
+      throw optionError(TypeError, at, `expected an object with a prompt, got ${String(example)}`);
     const { prompt, answer, category = '', meta } = example;
     if (typeof prompt !== 'string' && !Array.isArray(prompt))
-      throw new TypeError(`${at}.prompt: expected a string or chat messages, got ${String(prompt)}`);
+      throw optionError(TypeError, `${at}.prompt`, `expected a string or chat messages, got ${String(prompt)}`);
     if (answer !== undefined && typeof answer !== 'string')
-      throw new TypeError(`${at}.answer: expected a string, got ${String(answer)}`);
+      throw optionError(TypeError, `${at}.answer`, `expected a string, got ${String(answer)}`);
     rows.push({ prompt, answer: answer ?? null, category, meta });
   }
-  if (rows.length === 0) throw new RangeError(`${name}: expected at least one example, got none`);
+  if (rows.length === 0) throw optionError(RangeError, name, `expected at least one example, got none`);
   return rows;
 }
 
@@ -93,14 +95,16 @@ function epochs(rows: readonly TrainingRow[], seed: bigint): DataSource['train']
 /** Checks a data set. @throws TypeError, RangeError naming what is wrong. */
 export function openData(data: TrainingData, seed: bigint): DataSource {
   if (typeof data !== 'object' || data === null)
-    throw new TypeError(`dataset: expected a task, { examples } or a list of examples, got ${String(data)}`);
+    throw optionError(TypeError, 'dataset', `expected a task, { examples } or a list of examples, got ${String(data)}`);
   if (isTask(data)) {
     const { name, genLength, blockLength, finite } = data;
     if (finite) {
       const { train, validation } = finite;
       if (!train)
-        throw new RangeError(
-          `dataset: expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`,
+        throw optionError(
+          RangeError,
+          'dataset',
+          `expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`,
         );
       return {
         name,

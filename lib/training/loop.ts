@@ -1,6 +1,6 @@
 // The loop that all trainers share: optimiser steps, learning rates, evaluation, logs, checkpoints, stopping.
 import { type ProcessGroup, SINGLE_PROCESS } from '../distributed/process-group';
-import { DUltraError, isDUltraError } from '../errors';
+import { DUltraError, isDUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { LoraOptions, ModelTrainer, ModelTrainerOptions } from '../model/trainer';
 import type { DataSource } from './data';
@@ -76,7 +76,8 @@ const { version } = require('../../package.json') as { version: string };
 /** Number of optimiser steps. */
 function stepsOf({ maxSteps, epochs }: ResolvedTraining, { size, name }: DataSource, examplesPerStep: number): number {
   if (maxSteps !== null) return maxSteps;
-  if (size === null) throw new RangeError(`maxSteps: expected a number of steps, since "${name}" is endless`);
+  if (size === null)
+    throw optionError(RangeError, 'maxSteps', `expected a number of steps, since "${name}" is endless`);
   return Math.max(1, Math.ceil((size * (epochs ?? 1)) / examplesPerStep));
 }
 
@@ -240,7 +241,7 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
   signal?.throwIfAborted();
   const maxSteps = stepsOf(training, data, examplesPerStep);
   if (training.evalEvery > 0 && !data.validation)
-    throw new RangeError('evalEvery: expected a dataset with validation examples, got one without');
+    throw optionError(RangeError, 'evalEvery', 'expected a dataset with validation examples, got one without');
   const { outputDir, resume, keepLast } = training;
   const folder =
     outputDir === null ? null : await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast });

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { DTYPE_BYTES, DTYPES } from '../dtypes';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { findSafetensors, readSafetensorsEntries } from '../files/safetensors';
 import { downloadFiles } from '../hub';
 import { readConfigJson } from '../model/config';
@@ -156,7 +156,11 @@ function deviceOf(device: string): { device: string; available: number | null } 
   const chosen = device === 'auto' ? (memory.length > 0 ? 'cuda:0' : 'cpu') : device === 'cuda' ? 'cuda:0' : device;
   const isKnown = /^(cpu|cuda:\d+)$/.test(chosen);
   if (!isKnown)
-    throw new RangeError(`device: expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`);
+    throw optionError(
+      RangeError,
+      'device',
+      `expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`,
+    );
   return {
     device: chosen,
     available: chosen === 'cpu' ? availableMemory() : (memory[Number(chosen.slice(5))] ?? null),

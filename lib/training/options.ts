@@ -1,4 +1,5 @@
 // Options that all trainers share: checks and defaults.
+import { optionError } from '../errors';
 import { type LoraOptions, MOMENT_DTYPES, type MomentDtype, resolveLora } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import type { Schedule } from './schedules';
@@ -120,11 +121,11 @@ export function resolveTraining(
   checkKeys('options', options, [...KEYS, ...own]);
   const { outputDir, maxSteps, epochs, patience } = options;
   if (outputDir !== undefined && (typeof outputDir !== 'string' || outputDir === ''))
-    throw new TypeError(`outputDir: expected a path, got ${JSON.stringify(outputDir)}`);
+    throw optionError(TypeError, 'outputDir', `expected a path, got ${JSON.stringify(outputDir)}`);
   if (maxSteps !== undefined) checkInteger('maxSteps', maxSteps, COUNT);
   if (epochs !== undefined) checkNumber('epochs', epochs, { minExclusive: 0, max: 1e9 });
   if (maxSteps !== undefined && epochs !== undefined)
-    throw new RangeError('epochs: expected maxSteps or epochs, got both');
+    throw optionError(RangeError, 'epochs', 'expected maxSteps or epochs, got both');
   if (patience !== undefined) checkInteger('patience', patience, COUNT);
   const learningRate = options.learningRate ?? defaults.learningRate;
   const resolved: ResolvedTraining = {
@@ -156,14 +157,14 @@ export function resolveTraining(
   for (const name of ['resume', 'activationCheckpointing', 'tensorboard'] as const)
     checkChoice(name, resolved[name], [true, false] as const);
   if (resolved.resume && resolved.outputDir === null)
-    throw new RangeError('resume: expected an outputDir, the run to go on with, got none');
+    throw optionError(RangeError, 'resume', 'expected an outputDir, the run to go on with, got none');
   for (const name of ['learningRate', 'plannerLearningRate'] as const)
     checkNumber(name, resolved[name], { min: 0, max: 1e3 });
   checkChoice('schedule', resolved.schedule, ['constant', 'linear', 'cosine'] as const);
   checkInteger('warmupSteps', resolved.warmupSteps, { min: 0, max: 1e9 });
   checkNumber('learningRateFloor', resolved.learningRateFloor, { min: 0, max: 1 });
   if (!Array.isArray(resolved.betas) || resolved.betas.length !== 2)
-    throw new TypeError(`betas: expected two numbers, got ${JSON.stringify(resolved.betas)}`);
+    throw optionError(TypeError, 'betas', `expected two numbers, got ${JSON.stringify(resolved.betas)}`);
   for (const beta of resolved.betas) checkNumber('betas', beta, { min: 0, max: 0.999999 });
   checkChoice('momentDtype', resolved.momentDtype, MOMENT_DTYPES);
   checkNumber('eps', resolved.eps, { minExclusive: 0, max: 1 });
@@ -173,7 +174,7 @@ export function resolveTraining(
     checkInteger(name, resolved[name], COUNT);
   for (const name of ['evalEvery', 'saveEvery'] as const) checkInteger(name, resolved[name], { min: 0, max: 1e9 });
   if (resolved.patience !== null && resolved.evalEvery === 0)
-    throw new RangeError('patience: expected evalEvery above 0, whose evaluations it counts');
+    throw optionError(RangeError, 'patience', 'expected evalEvery above 0, whose evaluations it counts');
   return resolved;
 }
 

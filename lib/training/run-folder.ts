@@ -10,7 +10,7 @@
 import { existsSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { syncFolder, writeError, writeFileAtomic } from '../files/atomic';
 import { readSafetensors, type TensorValue, writeSafetensors } from '../files/safetensors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
@@ -94,8 +94,10 @@ export class RunFolder {
     // What is compared and what is stored must have gone through JSON alike.
     const plain = JSON.parse(JSON.stringify(config)) as typeof config;
     if (existsSync(file) && !resume)
-      throw new RangeError(
-        `outputDir: ${folder} holds a run already; resume goes on with it, and a new run needs another folder`,
+      throw optionError(
+        RangeError,
+        'outputDir',
+        `${folder} holds a run already; resume goes on with it, and a new run needs another folder`,
       );
     if (existsSync(file) && existsSync(run.#checkpoints) && (await run.checkpoints()).length > 0) {
       let stored: typeof config;
@@ -105,13 +107,15 @@ export class RunFolder {
         throw new DUltraError('BAD_CHECKPOINT', `${file}: ${(cause as Error).message}`, { cause });
       }
       if (stored.kind !== plain.kind)
-        throw new RangeError(
-          `resume: ${folder} holds a run of kind ${JSON.stringify(stored.kind)}, not ${JSON.stringify(plain.kind)}`,
+        throw optionError(
+          RangeError,
+          'resume',
+          `${folder} holds a run of kind ${JSON.stringify(stored.kind)}, not ${JSON.stringify(plain.kind)}`,
         );
       for (const key of new Set([...Object.keys(stored.options ?? {}), ...Object.keys(plain.options)])) {
         const [then, now] = [stored.options?.[key], plain.options[key]].map((value) => JSON.stringify(value));
         if (!FREE_OPTIONS.has(key) && then !== now)
-          throw new RangeError(`${key}: expected ${then}, with which the run began, got ${now}`);
+          throw optionError(RangeError, key, `expected ${then}, with which the run began, got ${now}`);
       }
     }
     try {

@@ -1,9 +1,11 @@
 // Two processes that write one run folder would remove each other's checkpoints. A lock file names the process that
 // writes; the lock of one that is gone, killed included, counts for nothing.
+
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { optionError } from '../errors';
 import { isRunning, startTime } from '../process';
 
 interface Holder {
@@ -53,10 +55,12 @@ export async function lockRun(folder: string): Promise<() => Promise<void>> {
     const isTaken =
       holder !== null && (isOwn ? held.has(file) : holder.host !== own.host || isRunning(holder.pid, holder.started));
     if (isTaken)
-      throw new RangeError(
-        `outputDir: ${folder} is being written by process ${holder!.pid} on ${holder!.host}; end it first, or remove ${file} if it is gone`,
+      throw optionError(
+        RangeError,
+        'outputDir',
+        `${folder} is being written by process ${holder!.pid} on ${holder!.host}; end it first, or remove ${file} if it is gone`,
       );
     await rm(file, { force: true });
   }
-  throw new RangeError(`outputDir: ${folder} is being written by other processes`);
+  throw optionError(RangeError, 'outputDir', `${folder} is being written by other processes`);
 }

@@ -1,5 +1,5 @@
 // Masked-diffusion fine-tuning and pre-training.
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
@@ -54,25 +54,32 @@ export interface TokenRow {
  * Prompt and answer as one row. @param genLength tokens of the answer; null: the answer's own and one end of sequence
  */
 export function encodeRow(model: MaskedDiffusionModel, example: TrainingRow, genLength: number | null): TokenRow {
-  if (example.answer === null) throw new TypeError('dataset: expected examples with an answer, got one without');
+  if (example.answer === null)
+    throw optionError(TypeError, 'dataset', 'expected examples with an answer, got one without');
   if (!model.tokenizer)
     throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which training on text needs`);
   const prompt = model.encodePrompt(example.prompt);
   const answer = model.tokenizer.encode(example.answer, { addSpecialTokens: false });
   const length = genLength ?? answer.length + 1;
   if (answer.length > length)
-    throw new RangeError(
-      `genLength: expected at least the ${answer.length} tokens of the answer ${JSON.stringify(example.answer)}, got ${length}`,
+    throw optionError(
+      RangeError,
+      'genLength',
+      `expected at least the ${answer.length} tokens of the answer ${JSON.stringify(example.answer)}, got ${length}`,
     );
   const { eosTokenId, maxSequenceLength } = model.config;
   if (eosTokenId === null && answer.length < length)
-    throw new RangeError(
-      `genLength: ${model.source} names no end-of-sequence token to pad answers with; expected answers of genLength tokens`,
+    throw optionError(
+      RangeError,
+      'genLength',
+      `${model.source} names no end-of-sequence token to pad answers with; expected answers of genLength tokens`,
     );
   const total = prompt.length + length;
   if (total > maxSequenceLength)
-    throw new RangeError(
-      `dataset: a row of ${total} tokens is longer than the model's maximum of ${maxSequenceLength}`,
+    throw optionError(
+      RangeError,
+      'dataset',
+      `a row of ${total} tokens is longer than the model's maximum of ${maxSequenceLength}`,
     );
   const ids = new Int32Array(total).fill(eosTokenId ?? 0);
   ids.set(prompt);

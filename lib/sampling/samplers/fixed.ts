@@ -1,4 +1,5 @@
 // LLaDA's fixed schedule.
+import { optionError } from '../../errors';
 import { checkChoice, checkInteger, checkKeys } from '../../options';
 import type { SamplerDefinition } from './definition';
 
@@ -61,6 +62,10 @@ export const fixed: SamplerDefinition<FixedSampler, ResolvedFixedSampler> = {
 
   checkBlocks({ steps }, blocks) {
     if (steps !== null && steps % blocks !== 0)
-      throw new RangeError(`sampler.steps: expected a multiple of the number of blocks (${blocks}), got ${steps}`);
+      throw optionError(
+        RangeError,
+        'sampler.steps',
+        `expected a multiple of the number of blocks (${blocks}), got ${steps}`,
+      );
   },
 };

@@ -1,5 +1,6 @@
 // The built-in samplers. A new one is a file here and a line in the list; the union of their types, the text forms and
 // the command line's help follow from it.
+import { optionError } from '../../errors';
 import { checkChoice } from '../../options';
 import { parseForm } from '../text-form';
 import type { CustomSampler } from '../types';
@@ -58,7 +59,7 @@ export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean
   const given: SamplerObject =
     sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
   if (typeof given !== 'object' || given === null)
-    throw new TypeError(`sampler: expected an object with a "type", or a function, got ${String(given)}`);
+    throw optionError(TypeError, 'sampler', `expected an object with a "type", or a function, got ${String(given)}`);
   checkChoice('sampler.type', given.type, TYPES);
   return definitionOf(given).resolve(given);
 }

@@ -1,4 +1,5 @@
 // The checkpoint's unmasking planner.
+import { optionError } from '../../errors';
 import type { NativeRule } from '../../native';
 import { checkChoice, checkKeys, checkNumber } from '../../options';
 import type { SamplerDefinition } from './definition';
@@ -66,7 +67,11 @@ export const planner: SamplerDefinition<PlannerSampler, ResolvedPlannerSampler> 
     if (cut !== undefined) {
       checkNumber('sampler.cut', cut, { min: 0, max: 1 });
       if (select !== 'threshold')
-        throw new TypeError(`sampler.cut: only with select "threshold", got select ${JSON.stringify(select)}`);
+        throw optionError(
+          TypeError,
+          'sampler.cut',
+          `only with select "threshold", got select ${JSON.stringify(select)}`,
+        );
     }
     checkNumber('sampler.probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
     checkNumber('sampler.plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });

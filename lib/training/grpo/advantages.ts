@@ -1,4 +1,5 @@
 // From rewards to advantages. A group is the rollouts of one prompt; rows of a group lie next to each other.
+import { optionError } from '../../errors';
 import { mean, standardDeviation } from '../../statistics';
 
 /** How advantages are scaled after the group's mean is taken off. */
@@ -36,7 +37,7 @@ export function computeAdvantages(
 ): Float64Array {
   const { groupSize, scaleRewards, advantageMinClip } = options;
   if (rewards.length % groupSize !== 0)
-    throw new RangeError(`rewards: expected a multiple of groupSize (${groupSize}), got ${rewards.length}`);
+    throw optionError(RangeError, 'rewards', `expected a multiple of groupSize (${groupSize}), got ${rewards.length}`);
   const advantages = new Float64Array(rewards.length);
   const counted = (from: number, to: number) =>
     Array.from(rewards)

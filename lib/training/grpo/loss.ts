@@ -4,6 +4,7 @@
 // A step unmasked some candidates of a row and left the others masked. Its log-likelihood is a sum of parts, one per
 // candidate (log p + log π(token) where unmasked, log(1 − p) where not); the whole step is one action, so there is one
 // ratio per step.
+import { optionError } from '../../errors';
 
 /** What decides the loss, apart from the numbers of a step. */
 export interface GrpoLossOptions {
@@ -68,7 +69,7 @@ export function grpoLoss(step: GrpoStep, options: GrpoLossOptions): GrpoStepLoss
   const dLogLikelihoods = new Float32Array(logLikelihoods.length).fill(-slope * scale);
   let kl = 0;
   if (beta > 0) {
-    if (!referenceLogLikelihoods) throw new TypeError('grpoLoss: beta > 0 needs referenceLogLikelihoods');
+    if (!referenceLogLikelihoods) throw optionError(TypeError, 'grpoLoss', 'beta > 0 needs referenceLogLikelihoods');
     for (let i = 0; i < logLikelihoods.length; i++) {
       // k3: exp(r) − r − 1 with r = log(reference / policy); never negative, unbiased under the policy.
       const r = referenceLogLikelihoods[i] - logLikelihoods[i];

@@ -1,5 +1,5 @@
 // Options of GRPO: checks and defaults.
-import { DUltraError } from '../../errors';
+import { DUltraError, optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
 import { isStepReward, type RewardFunction } from '../../rewards';
@@ -135,16 +135,17 @@ const OWN_KEYS: readonly string[] = [
 
 function resolveRewards(rewards: GrpoOptions['rewards'], zeroSteps: boolean): WeightedReward[] {
   if (typeof rewards !== 'object' || rewards === null)
-    throw new TypeError(`rewards: expected an object of reward functions, got ${String(rewards)}`);
+    throw optionError(TypeError, 'rewards', `expected an object of reward functions, got ${String(rewards)}`);
   const resolved = Object.entries(rewards).map(([name, reward]) => {
     if (typeof reward === 'function') return { name, fn: reward, weight: 1 };
     if (typeof reward !== 'object' || reward === null || typeof reward.fn !== 'function')
-      throw new TypeError(`rewards.${name}: expected a function or { fn, weight }, got ${String(reward)}`);
+      throw optionError(TypeError, `rewards.${name}`, `expected a function or { fn, weight }, got ${String(reward)}`);
     checkKeys(`rewards.${name}`, reward, ['fn', 'weight']);
     checkNumber(`rewards.${name}.weight`, reward.weight, {});
     return { name, fn: reward.fn, weight: reward.weight };
   });
-  if (resolved.length === 0) throw new RangeError('rewards: expected at least one reward function, got none');
+  if (resolved.length === 0)
+    throw optionError(RangeError, 'rewards', 'expected at least one reward function, got none');
   return resolved.map((reward) => (zeroSteps && isStepReward(reward.fn) ? { ...reward, weight: 0 } : reward));
 }
 
@@ -176,9 +177,9 @@ function resolvePolicy(options: GrpoOptions): PolicySettings {
   if (options.compat !== undefined) checkChoice('compat', compat as string, ['reference']);
   const cache = resolveCache(options.cache);
   if (cache.type !== 'none' && cache.dtype !== 'float32')
-    throw new RangeError('cache.dtype: expected "float32", which gradients need');
+    throw optionError(RangeError, 'cache.dtype', 'expected "float32", which gradients need');
   if (cache.type !== 'none' && compat === 'reference')
-    throw new RangeError('cache: expected none with compat "reference"');
+    throw optionError(RangeError, 'cache', 'expected none with compat "reference"');
   return { temperature, tokenLogProb, plannerTemperature, probabilityScale, forcedStep, compat, cache };
 }
 
@@ -188,9 +189,9 @@ function resolveTrainable(options: GrpoOptions): Trainable {
   checkChoice('freezePlanner', freezePlanner, [true, false] as const);
   const lora = checkLora(options.lora);
   if (freezeBase && lora)
-    throw new RangeError('freezeBase: expected false with lora, whose adapters are the base that trains');
+    throw optionError(RangeError, 'freezeBase', 'expected false with lora, whose adapters are the base that trains');
   if (freezeBase && freezePlanner)
-    throw new RangeError('freezePlanner: expected false with freezeBase, or nothing would train');
+    throw optionError(RangeError, 'freezePlanner', 'expected false with freezeBase, or nothing would train');
   return { freezeBase, freezePlanner, lora };
 }
 
@@ -201,23 +202,26 @@ function checkReference(
   { lora, freezePlanner }: Trainable,
 ): void {
   if (beta > 0 && !referenceModel && !(lora && freezePlanner))
-    throw new RangeError(
-      'beta: expected a referenceModel with beta > 0 (or lora with freezePlanner, whose base is the reference)',
+    throw optionError(
+      RangeError,
+      'beta',
+      'expected a referenceModel with beta > 0 (or lora with freezePlanner, whose base is the reference)',
     );
   if (referenceModel === model)
-    throw new RangeError('referenceModel: expected a model loaded by itself, got the one that trains');
+    throw optionError(RangeError, 'referenceModel', 'expected a model loaded by itself, got the one that trains');
   if (referenceModel && !referenceModel.hasPlanner)
     throw new DUltraError('NO_PLANNER', 'referenceModel: the reference has no planner head');
 }
 
 function resolveLengths(options: GrpoOptions, data: DataSource): { genLength: number; blockLength: number } {
   const genLength = options.genLength ?? data.genLength;
-  if (genLength === null) throw new TypeError('genLength: expected a number of tokens, since the dataset names none');
+  if (genLength === null)
+    throw optionError(TypeError, 'genLength', 'expected a number of tokens, since the dataset names none');
   checkInteger('genLength', genLength, { min: 1, max: 1 << 30 });
   const blockLength = options.blockLength ?? data.blockLength ?? genLength;
   checkInteger('blockLength', blockLength, { min: 1, max: genLength });
   if (genLength % blockLength !== 0)
-    throw new RangeError(`genLength: expected a multiple of blockLength (${blockLength}), got ${genLength}`);
+    throw optionError(RangeError, 'genLength', `expected a multiple of blockLength (${blockLength}), got ${genLength}`);
   return { genLength, blockLength };
 }
 

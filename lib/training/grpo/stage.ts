@@ -1,5 +1,6 @@
 // One step of GRPO: rollouts under the current policy, their rewards and advantages, and the replay of every denoising
 // step, whose log-likelihoods get the gradient.
+import { optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateResult } from '../../generation/types';
 import type { ModelTrainer } from '../../model/trainer';
@@ -271,12 +272,18 @@ export class GrpoStage implements Stage {
 /** Checks what a reward function returned. */
 function checkRewards(name: string, values: ArrayLike<number | null>, rows: number): ArrayLike<number | null> {
   if (typeof values?.length !== 'number' || values.length !== rows)
-    throw new TypeError(`rewards.${name}: expected ${rows} numbers or nulls, got ${values?.length ?? String(values)}`);
+    throw optionError(
+      TypeError,
+      `rewards.${name}`,
+      `expected ${rows} numbers or nulls, got ${values?.length ?? String(values)}`,
+    );
   for (let row = 0; row < rows; row++) {
     const value = values[row];
     if (value !== null && (typeof value !== 'number' || Math.abs(value) === Infinity))
-      throw new TypeError(
-        `rewards.${name}: expected a finite number or null for each row, got ${String(value)} for row ${row}`,
+      throw optionError(
+        TypeError,
+        `rewards.${name}`,
+        `expected a finite number or null for each row, got ${String(value)} for row ${row}`,
       );
   }
   return values;

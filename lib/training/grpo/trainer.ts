@@ -1,4 +1,5 @@
 // The trainer of GRPO: on-policy reinforcement learning of the unmasking policy.
+import { optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { ModelTrainer } from '../../model/trainer';
 import { checkKeys, omit } from '../../options';
@@ -56,7 +57,8 @@ export class GrpoTrainer {
    */
   train(options: { signal?: AbortSignal } = {}): AsyncGenerator<GrpoMetrics, void, void> {
     checkKeys('options', options, ['signal']);
-    if (this.#run) throw new RangeError('train: expected one call per GrpoTrainer; make another to train on');
+    if (this.#run)
+      throw optionError(RangeError, 'train', 'expected one call per GrpoTrainer; make another to train on');
     this.#run = runStage<GrpoMetrics>({ ...this.#plan, signal: options.signal });
     return this.#run;
   }
