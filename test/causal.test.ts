@@ -150,15 +150,26 @@ describe('loading', () => {
     await expect(model.logProbs([])).rejects.toMatchObject({ code: 'DISPOSED' });
   });
 
-  test('a model with biases does not train', async () => {
+  test('biases train: gradients of every tensor against central differences', async () => {
     const folder = variant('base', {
       config: (config) => {
-        config.include_qkv_bias = true;
+        config.include_bias = true;
+        config.bias_for_layer_norm = false;
       },
       tensors: (tensors) => {
+        let seed = 1;
+        const random = () => {
+          seed = (seed * 48271) % 2147483647;
+          return seed / 2147483647 - 0.5;
+        };
         for (const [name, { shape }] of Object.entries(tensors)) {
-          if (!/[qkv]_proj\.weight$/.test(name)) continue;
-          const data = new Float32Array(shape[0]).fill(0.25);
+          if (
+            !/blocks\.\d+\.\w+_(proj|out)\.weight$|mask_head.*_(proj|out)\.weight$|transformer\.ff_out\.weight$/.test(
+              name,
+            )
+          )
+            continue;
+          const data = Float32Array.from({ length: shape[0] }, random);
           tensors[name.replace('weight', 'bias')] = {
             dtype: 'F32',
             shape: [shape[0]],
@@ -169,11 +180,48 @@ describe('loading', () => {
       },
     });
     await using model = await loadModel(folder);
-    expect(model.config.qkvBias).toBe(true);
-    await expect(model.createTrainer()).rejects.toThrow(
-      'models with biases or causal attention score, but do not train',
-    );
-    (await model.createTrainer({ freezeBase: true, freezePlanner: true })).dispose();
+    expect(model.config).toMatchObject({ qkvBias: true, attnOutBias: true, mlpBias: true, headBias: true });
+    const trainer = await model.createTrainer();
+    const mask = model.config.maskTokenId;
+    const request = {
+      ids: Int32Array.from([5, 6, mask, mask, 7, mask, 9, mask]),
+      offsets: Int32Array.from([0, 5, 8]),
+      candidateOffsets: Int32Array.from([0, 2, 4]),
+      positions: Int32Array.from([2, 3, 0, 2]),
+      tokens: Int32Array.from([8, 3, 4, 11]),
+      planner: { timestep: Float32Array.from([0.25, 0.5]), maskIndex: Uint8Array.from([0, 0, 1, 1, 0, 1, 0, 1]) },
+    };
+    const weights = [0.5, -1, 0.75, 0.25];
+    const loss = async () => {
+      const { logProbs, plannerLogits } = await trainer.score(request);
+      return weights.reduce((sum, w, i) => sum + w * (logProbs![i] - 0.5 * plannerLogits![i]), 0);
+    };
+    await trainer.score({ ...request, keep: true });
+    await trainer.backward({
+      dLogProbs: Float32Array.from(weights),
+      dPlannerLogits: Float32Array.from(weights, (w) => -0.5 * w),
+    });
+    const gradients = await trainer.gradients();
+    const { step, tensors } = await trainer.state();
+    expect(gradients.filter(({ name }) => /(proj|out)\.bias$/.test(name)).length).toBeGreaterThan(14);
+    for (const { name, data: gradient } of gradients) {
+      // Along the gradient itself the loss changes by h times its norm.
+      const norm = Math.sqrt(gradient.reduce((sum, g) => sum + g * g, 0));
+      expect(norm).toBeGreaterThan(0);
+      const h = 5e-3;
+      const moved = async (sign: number) => {
+        const shifted = tensors.map((tensor) =>
+          tensor.name === name
+            ? { ...tensor, data: tensor.data.map((x, i) => x + (sign * h * gradient[i]) / norm) }
+            : tensor,
+        );
+        await trainer.loadState({ step, tensors: shifted });
+        return loss();
+      };
+      const slope = ((await moved(1)) - (await moved(-1))) / (2 * h);
+      expect(Math.abs(slope - norm) / Math.max(norm, 0.05)).toBeLessThan(0.02);
+    }
+    trainer.dispose();
   });
 });
 

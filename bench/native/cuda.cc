@@ -18,6 +18,7 @@
 
 #include "backends/open_backend.h"
 #include "model/trainer.h"
+#include "test/session.h"
 
 namespace {
 
@@ -338,6 +339,7 @@ ModelConfig config_of(const Shapes& s, int layers) {
   ModelConfig config;
   config.hidden = s.hidden;
   config.heads = config.kv_heads = s.heads;
+  config.head_dim = int(s.hidden / s.heads);
   config.layers = layers;
   config.mlp_hidden = s.mlp;
   config.embedding_size = s.vocab;
@@ -352,37 +354,14 @@ ModelConfig config_of(const Shapes& s, int layers) {
 
 std::vector<TensorRef> tensors_of(const ModelConfig& config) {
   std::vector<TensorRef> out;
-  const auto add = [&](const std::string& name, const std::vector<int64_t>& shape) {
+  for (const TensorSpec& spec : tensor_table(config)) {
     TensorRef ref;
-    ref.name = name;
+    ref.name = spec.name;
     ref.dtype = DType::kBF16;
-    ref.shape = shape;
-    ref.end = 2;
-    for (int64_t n : shape) ref.end *= uint64_t(n);
+    ref.shape = spec.shape;
+    ref.end = 2 * uint64_t(spec.elements());
     out.push_back(ref);
-  };
-  const int64_t c = config.hidden, f = config.mlp_hidden;
-  const auto block = [&](const std::string& at) {
-    for (const char* name : {"attn_norm", "ff_norm"}) add(at + name + ".weight", {c});
-    for (const char* name : {"q_proj", "k_proj", "v_proj", "attn_out"}) add(at + name + ".weight", {c, c});
-    for (const char* name : {"ff_proj", "up_proj"}) add(at + name + ".weight", {f, c});
-    add(at + "ff_out.weight", {c, f});
-  };
-  add("model.transformer.wte.weight", {config.embedding_size, c});
-  add("model.transformer.ff_out.weight", {config.embedding_size, c});
-  add("model.transformer.ln_f.weight", {c});
-  for (int i = 0; i < config.layers; ++i) block("model.transformer.blocks." + std::to_string(i) + ".");
-  block("mask_head.0.");
-  add("time_embedding.mlp.0.weight", {c, kTimeFeatures});
-  add("time_embedding.mlp.2.weight", {c, c});
-  for (const char* name : {"time_embedding.mlp.0.bias", "time_embedding.mlp.2.bias"}) add(name, {c});
-  add("mask_embedding.weight", {2, c});
-  for (const char* name : {"norm_out_1", "norm_out_2"}) {
-    add(std::string(name) + ".modulation.weight", {2 * c, c});
-    add(std::string(name) + ".modulation.bias", {2 * c});
   }
-  add("mask_linear.weight", {1, c});
-  add("mask_linear.bias", {1});
   return out;
 }
 
@@ -396,7 +375,7 @@ std::shared_ptr<Model> random_model(const std::string& device, const ModelConfig
   const ZeroFile file(largest);
   auto model =
       std::make_shared<Model>(config, open_bf16(device), Checkpoint({file.path()}, tensors), WeightOptions(), nullptr);
-  Transformer& transformer = model->transformer();
+  Weights& weights = model->weights();
   Backend& on = model->backend();
   std::vector<uint16_t> halves;
   for (float x : uniforms(size_t(1) << 22, 0.04f)) halves.push_back(f32_to_bf16(x));
@@ -404,7 +383,7 @@ std::shared_ptr<Model> random_model(const std::string& device, const ModelConfig
   on.upload(random.as<void>(), halves.data(), halves.size() * 2);
   int64_t most = 0;
   for (const TensorRef& ref : tensors) {
-    const std::vector<Bf16Rows> rows = transformer.bf16_rows(ref.name);
+    const std::vector<Bf16Rows> rows = weights.bf16_rows(ref.name);
     if (rows.empty()) most = std::max(most, numbers_of(ref));
     for (const Bf16Rows& piece : rows) {
       const int64_t words = piece.rows * ref.shape[1] / 2, have = int64_t(halves.size()) / 2;
@@ -416,8 +395,8 @@ std::shared_ptr<Model> random_model(const std::string& device, const ModelConfig
   const Buffer norms(on, ones.size() * 4), others(on, small.size() * 4);
   on.upload(norms.as<void>(), ones.data(), ones.size() * 4);
   on.upload(others.as<void>(), small.data(), small.size() * 4);
-  transformer.write_weights([&](const std::string& name) -> const float* {
-    if (!transformer.bf16_rows(name).empty()) return nullptr;
+  weights.write([&](const std::string& name) -> const float* {
+    if (!weights.bf16_rows(name).empty()) return nullptr;
     const bool norm = name.find("_norm.weight") != std::string::npos || name.find("ln_f.weight") != std::string::npos;
     return norm ? norms.as() : others.as();
   });
@@ -436,8 +415,8 @@ std::vector<int32_t> masked_rows(const Shapes& s, int rows, std::vector<int32_t>
   return ids;
 }
 
-StepRequest step_request(const Shapes& s, int rows, UnmaskRule rule) {
-  StepRequest request;
+test::SessionRequest step_request(const Shapes& s, int rows, UnmaskRule rule) {
+  test::SessionRequest request;
   for (int r = 0; r < rows; ++r) {
     request.rows.push_back(r);
     request.window_ends.push_back(int32_t(s.prompt + s.block));
@@ -452,7 +431,7 @@ StepRequest step_request(const Shapes& s, int rows, UnmaskRule rule) {
 }
 
 // A step of a session, after which what it wrote is masked again.
-Times time_step(const Shapes& s, Session& session, const StepRequest& request) {
+Times time_step(const Shapes& s, test::Session& session, const test::SessionRequest& request) {
   std::vector<double> times;
   const auto begin = Clock::now();
   for (int i = 0; i < 5 || (i < 100 && std::chrono::duration<double>(Clock::now() - begin).count() < 2 * s.seconds);
@@ -478,10 +457,10 @@ void denoising(const std::string& device, const Shapes& s) {
   std::vector<int32_t> offsets;
   const std::vector<int32_t> ids = masked_rows(s, 1, &offsets);
   const double weights =
-      double(model->transformer().weight_bytes()) - 2.0 * double(s.vocab * s.hidden);  // all but the embedding table
+      double(model->weights().bytes()) - 2.0 * double(s.vocab * s.hidden);  // all but the embedding table
   const double length = double(s.length()), head = 2.0 * double(s.block * s.vocab * s.hidden);
   {
-    Session session(model, ids, offsets);
+    test::Session session(model, ids, offsets);
     report("denoising step", time_step(s, session, step_request(s, 1, UnmaskRule::kPlannerTopK)),
            pass_work(s, s.layers + 1, length, length) + head, weights, "with the planner, logits of the block");
     report("denoising step without a planner", time_step(s, session, step_request(s, 1, UnmaskRule::kThreshold)),
@@ -490,8 +469,8 @@ void denoising(const std::string& device, const Shapes& s) {
   KvCacheOptions options;
   options.dtype = DType::kBF16;
   options.planner = PlannerCache::kBlocks;
-  Session session(model, ids, offsets, make_cache(model, offsets, options));
-  StepRequest request = step_request(s, 1, UnmaskRule::kPlannerTopK);
+  test::Session session(model, ids, offsets, test::make_cache(model, offsets, options));
+  test::SessionRequest request = step_request(s, 1, UnmaskRule::kPlannerTopK);
   request.select = false;
   request.planner = true;  // its keys and values too
   for (int32_t i = 0; i < offsets.back(); ++i) request.queries.push_back(i);
@@ -540,7 +519,7 @@ void training(const std::string& device, const Shapes& s) {
     {
       std::vector<int32_t> offsets;
       const std::vector<int32_t> ids = masked_rows(s, s.rollouts, &offsets);
-      Session session(model, ids, offsets);
+      test::Session session(model, ids, offsets);
       part.rollout = time_step(s, session, step_request(s, s.rollouts, UnmaskRule::kPlannerBernoulli)).median;
     }
     TrainerOptions options;
@@ -551,7 +530,7 @@ void training(const std::string& device, const Shapes& s) {
     upstream.dlog_likelihoods.assign(request.positions.size(), -0.01f);
     float wait;
     const auto synchronize = [&] {
-      model->backend().download(&wait, model->transformer().final_norm().as<void>(), sizeof wait);
+      model->backend().download(&wait, model->weights().final_norm.as<void>(), sizeof wait);
     };
     part.replay = measure(2 * s.seconds, [&] {
                     trainer.score(request, nullptr);

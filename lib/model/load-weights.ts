@@ -255,22 +255,7 @@ export async function loadWeights<Config extends NativeModelConfig>(
   const native = await loadOn({ device, isa }, (on) => {
     if (on === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
     const arithmetic = compute ?? (on !== 'cpu' && isNarrow ? 'bfloat16' : 'float32');
-    // The native core still reads one flag for all biases but those of q, k and v, and one for the mask.
-    const flags = {
-      qkvBias: config.qkvBias === true,
-      linearBias: config.mlpBias === true,
-      causal: config.mask === 'causal',
-    };
-    const request = {
-      config: { ...config, ...flags },
-      files,
-      tensors,
-      device: on,
-      threads,
-      isa,
-      storage,
-      compute: arithmetic,
-    };
+    const request = { config, files, tensors, device: on, threads, isa, storage, compute: arithmetic };
     return loadReporting(request, signal, onProgress);
   });
   return { folder, json, config, native };

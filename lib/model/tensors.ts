@@ -1,68 +1,18 @@
-// The one table of tensor names and shapes (the Hugging Face names of LLaDA and LLaDOU).
+// Matches a checkpoint's tensors with those that the model needs.
 import { DUltraError } from '../errors';
 import type { TensorEntry } from '../files/safetensors';
-import type { NativeModelConfig, NativeTensorRef } from '../native';
-
-/** Inputs of the planner's timestep MLP. */
-const TIME_FEATURES = 256;
+import { type NativeModelConfig, type NativeTensorRef, native } from '../native';
 
 /** The embedding table, which is also the output head where weights are tied. */
 export const EMBEDDING = 'model.transformer.wte.weight';
 
-/** Every tensor that a model of this shape has: name to shape. */
+/** Every tensor that a model of this shape has: name to shape. The table itself is native/model/tensors.cc. */
 export function expectedTensors(config: NativeModelConfig): Map<string, number[]> {
-  const { dModel: c, mlpHiddenSize: f, embeddingSize: v } = config;
-  const kv = (c / config.nHeads) * config.nKvHeads;
-  const table = new Map<string, number[]>();
-  const block = (prefix: string) => {
-    table.set(`${prefix}.q_proj.weight`, [c, c]);
-    table.set(`${prefix}.k_proj.weight`, [kv, c]);
-    table.set(`${prefix}.v_proj.weight`, [kv, c]);
-    table.set(`${prefix}.attn_out.weight`, [c, c]);
-    table.set(`${prefix}.ff_proj.weight`, [f, c]);
-    table.set(`${prefix}.up_proj.weight`, [f, c]);
-    table.set(`${prefix}.ff_out.weight`, [c, f]);
-    table.set(`${prefix}.attn_norm.weight`, [c]);
-    table.set(`${prefix}.ff_norm.weight`, [c]);
-    if (config.qkvBias) {
-      table.set(`${prefix}.q_proj.bias`, [c]);
-      table.set(`${prefix}.k_proj.bias`, [kv]);
-      table.set(`${prefix}.v_proj.bias`, [kv]);
-    }
-    if (config.attnOutBias) table.set(`${prefix}.attn_out.bias`, [c]);
-    if (config.mlpBias) {
-      table.set(`${prefix}.ff_proj.bias`, [f]);
-      table.set(`${prefix}.up_proj.bias`, [f]);
-      table.set(`${prefix}.ff_out.bias`, [c]);
-    }
-  };
-  const base = 'model.transformer';
-  table.set(EMBEDDING, [v, c]);
-  for (let i = 0; i < config.nLayers; i++) block(`${base}.blocks.${i}`);
-  table.set(`${base}.ln_f.weight`, [c]);
-  if (!config.weightTying) {
-    table.set(`${base}.ff_out.weight`, [v, c]);
-    if (config.headBias) table.set(`${base}.ff_out.bias`, [v]);
-  }
-  if (!config.planner) return table;
-  for (let i = 0; i < config.planner.numLayers; i++) block(`mask_head.${i}`);
-  if (config.planner.useAdaln) {
-    table.set('time_embedding.mlp.0.weight', [c, TIME_FEATURES]);
-    table.set('time_embedding.mlp.0.bias', [c]);
-    table.set('time_embedding.mlp.2.weight', [c, c]);
-    table.set('time_embedding.mlp.2.bias', [c]);
-    if (config.planner.useMaskEmbeddings) table.set('mask_embedding.weight', [2, c]);
-    for (const norm of ['norm_out_1', 'norm_out_2']) {
-      table.set(`${norm}.modulation.weight`, [2 * c, c]);
-      table.set(`${norm}.modulation.bias`, [2 * c]);
-    }
-  } else {
-    table.set('norm_out_2.weight', [c]);
-    table.set('norm_out_2.bias', [c]);
-  }
-  table.set('mask_linear.weight', [1, c]);
-  table.set('mask_linear.bias', [1]);
-  return table;
+  return new Map(
+    native()
+      .tensors(config)
+      .map(({ name, shape }) => [name, shape]),
+  );
 }
 
 const NAMED = 5;

@@ -6,12 +6,12 @@ import type { NativeAddon } from './types';
 /** Functions and methods that answer at once; all others return promises. */
 const SYNCHRONOUS: ReadonlySet<string> = new Set([
   'cpuIsas',
+  'tensors',
+  'share',
   'cudaDevices',
   'info',
   'bytes',
   'parameters',
-  'createSession',
-  'write',
   'cancel',
   'progress',
   'dispose',
@@ -55,7 +55,7 @@ function wrap(name: string, method: Method): Method {
 /** Native prototypes, whose methods cannot be replaced, to derived ones with wrapped methods. */
 const prototypes = new Map<object, object>();
 
-/** Wraps the methods of what a native call returns where it is a handle (a model, session, cache or trainer). */
+/** Wraps the methods of what a native call returns where it is a handle (a model, cache or trainer). */
 function wrapHandle(value: unknown): unknown {
   if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value) || Array.isArray(value)) return value;
   const prototype = Object.getPrototypeOf(value) as { constructor?: { name: string } } | null;

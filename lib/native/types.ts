@@ -106,7 +106,7 @@ export interface NativeCache {
   bytes(): number;
   /** Keys and values (length, 2, Hk, D) of a row; layers are the base model's, then the planner's. */
   read(layer: number, row: number): Promise<Float32Array>;
-  /** Lets go; a session that works on it keeps it alive. */
+  /** Releases it; work under way keeps it alive. */
   dispose(): void;
 }
 
@@ -141,14 +141,18 @@ export type NativeRule =
   | 'leftToRight';
 
 export interface NativeStepRequest {
-  /** Indices (R) of the session's rows that take part, ascending. */
-  rows: Int32Array;
+  /** The rows that take part, laid end to end: ids (N), offsets (R + 1). */
+  ids: Int32Array;
+  offsets: Int32Array;
   /** (R) candidates are the masked positions before it. */
   windowEnds: Int32Array;
   /** Candidates in place of those. */
   candidates?: NativePositions | null;
-  /** With a cache: the positions that are computed; the rest of each row is taken from the cache. */
-  queries?: NativePositions | null;
+  /**
+   * The positions that are computed, the rest of each row being taken from a cache; `rows` (R, ascending) are the rows'
+   * indices in the cache. Default: all positions are computed.
+   */
+  cached?: (NativePositions & { cache: NativeCache; rows: Int32Array }) | null;
   /** (R) random coordinates of each row. */
   rowKeys: Uint32Array;
   steps: Uint32Array;
@@ -184,10 +188,7 @@ export interface NativeStepRequest {
   uniforms?: { token: Float64Array | null; position: Float64Array | null } | null;
 }
 
-/**
- * Per candidate (M, packed by `offsets` over the R rows of the request, ascending positions). Selected tokens are
- * already written.
- */
+/** Per candidate (M), packed by `offsets` over the R rows of the request, at ascending positions. */
 export interface NativeStepResult {
   offsets: Int32Array;
   positions: Int32Array;
@@ -203,15 +204,6 @@ export interface NativeStepResult {
   forced: Uint8Array;
   /** (R) 1 - masks / row length, before the step. */
   timesteps: Float32Array;
-}
-
-export interface NativeSession {
-  step(request: NativeStepRequest): Promise<NativeStepResult>;
-  /** Writes tokens into a row (custom samplers). */
-  write(row: number, positions: Int32Array, tokens: Int32Array): void;
-  /** Makes the step under way reject with code ABORTED as soon as it can. */
-  cancel(): void;
-  dispose(): void;
 }
 
 export interface NativeCancelToken {
@@ -375,8 +367,13 @@ export interface NativeModel {
   weights(names: string[] | null): Promise<NativeNamedTensor[]>;
   info(): NativeModelInfo;
   forward(request: NativeForwardRequest, cancelToken?: NativeCancelToken | null): Promise<NativeForwardResult>;
-  /** ids of all rows packed by offsets (B + 1); with a cache of the same rows, steps say what they compute. */
-  createSession(ids: Int32Array, offsets: Int32Array, cache: NativeCache | null): NativeSession;
+  /**
+   * One denoising step: proposes a token for each candidate, and decides by the rule which to unmask. Of a causal model
+   * a candidate is a position whose next token is wanted. Stateless: the caller writes what was selected.
+   */
+  step(request: NativeStepRequest, cancelToken?: NativeCancelToken | null): Promise<NativeStepResult>;
+  /** Another handle of the same model, which lives until each of them is disposed. */
+  share(): NativeModel;
   /** Allocates a cache for rows of the lengths that offsets (B + 1) give. */
   createCache(offsets: Int32Array, options: NativeCacheOptions): Promise<NativeCache>;
   dispose(): void;
@@ -486,6 +483,8 @@ export interface NativeAddon {
   version: string;
   /** Instruction sets compiled in that this CPU runs, worst first. */
   cpuIsas(): string[];
+  /** Every tensor that a model of this shape has, by its name in LLaDA and LLaDOU checkpoints. */
+  tensors(config: NativeModelConfig): { name: string; shape: number[]; group: 'base' | 'planner' }[];
   CancelToken: new () => NativeCancelToken;
   /** A line for each CUDA device; without any, `reason` says what is missing. `built`: the plugin is there. */
   cudaDevices(): { names: string[]; memory: number[]; built: boolean; reason: string };

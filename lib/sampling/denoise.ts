@@ -3,8 +3,8 @@
 import { optionError } from '../errors';
 import type { ModelConfig } from '../model/config';
 import { allocateCache } from '../model/kv-cache';
-import type { NativeModel, NativeSession, NativeStepRequest, NativeStepResult } from '../native';
-import { concatenate, packPositions } from '../packing';
+import { type NativeModel, type NativeStepRequest, type NativeStepResult, native } from '../native';
+import { concatenate, offsetsOf, packPositions } from '../packing';
 import { cacheStorage, type ResolvedCache } from './caches';
 import { BlockRow } from './rows/block-row';
 import type { Row, RowInput, RowOutcome, RowSettings } from './rows/row';
@@ -49,10 +49,10 @@ export interface DenoiseSettings {
 }
 
 /** Rows that take part in the next step, with its candidates and queries set. */
-function nextRows(rows: Row[], session: NativeSession, together: boolean): Row[] {
+function nextRows(rows: Row[], together: boolean): Row[] {
   const active = rows.filter((row) => !row.finished);
   const inBlocks = active.filter((row): row is BlockRow => row instanceof BlockRow);
-  if (!together || inBlocks.length < active.length) return active.filter((row) => row.enter(session));
+  if (!together || inBlocks.length < active.length) return active.filter((row) => row.enter());
   // Reference: all rows stand in the same block; those that are done with it wait.
   let block = Math.max(0, ...inBlocks.map((row) => row.block));
   const last = Math.max(0, ...inBlocks.map((row) => row.blocks));
@@ -159,33 +159,38 @@ export async function* denoiseRows(
   signal?.throwIfAborted();
   if (inputs.length === 0) return [];
   const rows = openRows(target, inputs, settings);
-  const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
   const rule = ruleRequest(sampler, target.config.planner !== null, reference);
   const storage = cacheStorage(settings.cache, rule.planner === true);
-  const cache = storage && (await allocateCache(target.native, target.config, offsets, storage));
+  const cache =
+    storage &&
+    (await allocateCache(target.native, target.config, offsetsOf(rows.map((row) => row.ids.length)), storage));
   const isListed = cache !== null || rows.some((row) => !row.isWindow);
-  let session: NativeSession;
-  try {
-    session = target.native.createSession(ids, offsets, cache);
-  } catch (error) {
-    cache?.dispose();
-    throw error;
-  }
-  const cancel = () => session.cancel();
+  // A handle of its own: a model that is disposed meanwhile lives until the loop ends.
+  const model = target.native.share();
+  const token = new (native().CancelToken)();
+  const cancel = () => token.cancel();
   signal?.addEventListener('abort', cancel, { once: true });
   try {
     for (let step = 0; ; step++) {
-      const active = nextRows(rows, session, reference);
+      const active = nextRows(rows, reference);
       if (active.length === 0) break;
       const draws = recorded
         ? active.map((row) => recorded({ step, row: row.index, positions: row.candidates }))
         : null;
       const request: NativeStepRequest = {
         ...rule,
-        rows: Int32Array.from(active, (row) => row.index),
+        ids: concatenate(
+          active.map((row) => row.ids),
+          Int32Array,
+        ),
+        offsets: offsetsOf(active.map((row) => row.ids.length)),
         windowEnds: Int32Array.from(active, (row) => row.windowEnd()),
         candidates: isListed ? packPositions(active.map((row) => row.candidates)) : null,
-        queries: cache && packPositions(active.map((row) => row.queries!)),
+        cached: cache && {
+          cache,
+          rows: Int32Array.from(active, (row) => row.index),
+          ...packPositions(active.map((row) => row.queries!)),
+        },
         rowKeys: Uint32Array.from(active, (row) => settings.firstRow + row.index),
         steps: Uint32Array.from(active, (row) => row.steps),
         seed: settings.seed,
@@ -198,19 +203,19 @@ export async function* denoiseRows(
           position: recordedDraws(draws.map((d) => d.position)),
         },
       };
-      const result = await session.step(request).catch((error: unknown) => {
+      const result = await model.step(request, token).catch((error: unknown) => {
         throw signal?.aborted ? signal.reason : error;
       });
       const event: DenoiseStep = { step, rows: [] };
-      for (let r = 0; r < active.length; r++) event.rows.push(await finishRow(active[r], r, result, sampler, session));
+      for (let r = 0; r < active.length; r++) event.rows.push(await finishRow(active[r], r, result, sampler));
       yield event;
       signal?.throwIfAborted();
     }
     return rows.map((row) => row.outcome());
   } finally {
     signal?.removeEventListener('abort', cancel);
-    session.cancel();
-    session.dispose();
+    token.cancel();
+    model.dispose();
     cache?.dispose();
   }
 }
@@ -221,7 +226,6 @@ async function finishRow(
   r: number,
   result: NativeStepResult,
   sampler: ResolvedSampler | CustomSampler,
-  session: NativeSession,
 ): Promise<DenoiseRow> {
   const begin = result.offsets[r];
   const end = result.offsets[r + 1];
@@ -244,17 +248,8 @@ async function finishRow(
   let forcedPosition = forcedPositionOf(result.forced[r] !== 0);
   const extra = row.force(part);
   if (extra !== null) forcedPosition = extra < 0 ? -1 : part.positions[extra];
-  if (extra !== null && extra >= 0)
-    session.write(row.index, part.positions.subarray(extra, extra + 1), part.tokens.subarray(extra, extra + 1));
-  if (typeof sampler === 'function' && part.positions.length > 0) {
+  if (typeof sampler === 'function' && part.positions.length > 0)
     forcedPosition = forcedPositionOf(await chooseCustom(sampler, row, part));
-    const chosen = part.positions.filter((_, i) => part.selected[i]);
-    session.write(
-      row.index,
-      chosen,
-      part.tokens.filter((_, i) => part.selected[i]),
-    );
-  }
   row.apply(part);
   for (const value of part.logLikelihoods) row.logLikelihood += value;
   return { ...part, forced: forcedPosition >= 0, forcedPosition, ids: row.ids.slice(), finished: row.finished };

@@ -28,7 +28,9 @@ Napi::Value CacheObject::create(Napi::Env env, std::shared_ptr<Model> model, con
                                           : PlannerCache::kHidden;
   return Job<std::shared_ptr<KvCache>>::start(
       env,
-      [model = std::move(model), offsets = std::move(offsets), options] { return make_cache(model, offsets, options); },
+      [model = std::move(model), offsets = std::move(offsets), options] {
+        return std::make_shared<KvCache>(model, offsets, options);
+      },
       [](Napi::Env job_env, std::shared_ptr<KvCache>& cache) -> Napi::Value {
         Napi::Object made = job_env.GetInstanceData<AddonData>()->cache.New({});
         CacheObject* self = Unwrap(made);
@@ -48,9 +50,9 @@ std::shared_ptr<KvCache> CacheObject::cache_of(const Napi::Value& value) {
   return Unwrap(value.As<Napi::Object>())->cache(env);
 }
 
-CacheObject::~CacheObject() { let_go(Env()); }
+CacheObject::~CacheObject() { release(Env()); }
 
-void CacheObject::let_go(Napi::Env env) {
+void CacheObject::release(Napi::Env env) {
   if (!cache_) return;
   Napi::MemoryManagement::AdjustExternalMemory(env, -reported_bytes_);
   cache_.reset();
@@ -80,7 +82,7 @@ Napi::Value CacheObject::read(const Napi::CallbackInfo& info) {
       [](Napi::Env job_env, std::vector<float>& values) -> Napi::Value { return to_array(job_env, values); });
 }
 
-void CacheObject::dispose(const Napi::CallbackInfo& info) { let_go(info.Env()); }
+void CacheObject::dispose(const Napi::CallbackInfo& info) { release(info.Env()); }
 
 }  // namespace addon
 }  // namespace dultra

@@ -20,37 +20,6 @@ struct LoadRequest {
   WeightOptions weights;
 };
 
-ModelConfig read_config(const Napi::Object& object) {
-  constexpr int64_t kMax = int64_t(1) << 30;
-  ModelConfig config;
-  config.hidden = get_integer(object, "dModel", 2, 1 << 20);
-  config.heads = int(get_integer(object, "nHeads", 1, 1 << 16));
-  config.kv_heads = int(get_integer(object, "nKvHeads", 1, 1 << 16));
-  config.layers = int(get_integer(object, "nLayers", 0, 1 << 16));
-  config.mlp_hidden = get_integer(object, "mlpHiddenSize", 1, 1 << 24);
-  config.embedding_size = get_integer(object, "embeddingSize", 1, kMax);
-  config.max_sequence_length = get_integer(object, "maxSequenceLength", 1, kMax);
-  config.rope_theta = float(get_number(object, "ropeTheta"));
-  config.rms_norm_eps = float(get_number(object, "rmsNormEps"));
-  config.weight_tying = get_bool(object, "weightTying");
-  // A causal model has no mask token.
-  config.causal = get_bool(object, "causal");
-  config.mask_token = int32_t(get_integer(object, "maskTokenId", config.causal ? -1 : 0, config.embedding_size - 1));
-  config.qkv_bias = get_bool(object, "qkvBias");
-  config.linear_bias = get_bool(object, "linearBias");
-  if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
-    const Napi::Object p = to_object(planner, "planner");
-    config.planner.present = true;
-    config.planner.layers = int(get_integer(p, "numLayers", 0, 1 << 10));
-    config.planner.use_adaln = get_bool(p, "useAdaln");
-    config.planner.use_mask_embeddings = get_bool(p, "useMaskEmbeddings");
-  }
-  check_argument(config.hidden % config.heads == 0 && config.head_dim() % 2 == 0,
-                 "config: dModel / nHeads must be an even integer");
-  check_argument(config.heads % config.kv_heads == 0, "config: nHeads must be a multiple of nKvHeads");
-  return config;
-}
-
 std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
   const Napi::Env env = object.Env();
   auto request = std::make_shared<LoadRequest>();
@@ -99,7 +68,7 @@ void ModelObject::init(Napi::Env env, AddonData* data) {
   data->model = Napi::Persistent(DefineClass(
       env, "Model",
       {InstanceMethod<&ModelObject::info>("info"), InstanceMethod<&ModelObject::forward>("forward"),
-       InstanceMethod<&ModelObject::create_session>("createSession"),
+       InstanceMethod<&ModelObject::step>("step"), InstanceMethod<&ModelObject::share>("share"),
        InstanceMethod<&ModelObject::create_cache>("createCache"),
        InstanceMethod<&ModelObject::create_trainer>("createTrainer"), InstanceMethod<&ModelObject::weights>("weights"),
        InstanceMethod<&ModelObject::dispose>("dispose")}));
@@ -121,16 +90,16 @@ Napi::Value ModelObject::load(const Napi::CallbackInfo& info) {
         Napi::Object object = job_env.GetInstanceData<AddonData>()->model.New({});
         ModelObject* self = Unwrap(object);
         self->threads_ = threads;
-        self->reported_bytes_ = int64_t(model->transformer().weight_bytes());
+        self->reported_bytes_ = int64_t(model->weights().bytes());
         Napi::MemoryManagement::AdjustExternalMemory(job_env, self->reported_bytes_);
         self->model_ = std::move(model);
         return object;
       });
 }
 
-ModelObject::~ModelObject() { let_go(Env()); }
+ModelObject::~ModelObject() { release(Env()); }
 
-void ModelObject::let_go(Napi::Env env) {
+void ModelObject::release(Napi::Env env) {
   if (!model_) return;
   Napi::MemoryManagement::AdjustExternalMemory(env, -reported_bytes_);
   model_.reset();
@@ -144,48 +113,35 @@ std::shared_ptr<Model> ModelObject::model(Napi::Env env) const {
 Napi::Value ModelObject::info(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto held = model(env);
-  const Transformer& transformer = held->transformer();
+  const Weights& weights = held->weights();
   Napi::Object out = Napi::Object::New(env);
   out.Set("device", held->backend().name());
   out.Set("isa", held->backend().isa());
   out.Set("threads", threads_);
-  out.Set("parameters", double(transformer.parameters()));
-  out.Set("plannerParameters", double(transformer.planner_parameters()));
-  out.Set("weightBytes", double(transformer.weight_bytes()));
+  out.Set("parameters", double(weights.parameters()));
+  out.Set("plannerParameters", double(weights.planner_parameters()));
+  out.Set("weightBytes", double(weights.bytes()));
   return out;
 }
 
 Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  struct Request {
-    std::vector<int32_t> ids, offsets;
-    bool logits = false, planner = false;
-    std::vector<float> timestep;
-    std::vector<uint8_t> candidate;
-    std::shared_ptr<KvCache> cache;
-    std::vector<int32_t> positions;
-  };
   const Napi::Object object = to_object(info[0], "request");
-  auto request = std::make_shared<Request>();
+  auto request = std::make_shared<ForwardRequest>();
   request->ids = get_array<int32_t>(object, "ids");
   request->offsets = get_array<int32_t>(object, "offsets");
   request->logits = get_bool(object, "logits", false);
   if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
     request->planner = true;
     request->timestep = get_array<float>(to_object(planner, "planner"), "timestep");
-    request->candidate = get_array<uint8_t>(to_object(planner, "planner"), "maskIndex");
+    request->mask_index = get_array<uint8_t>(to_object(planner, "planner"), "maskIndex");
   }
   request->cache = CacheObject::cache_of(object.Get("cache"));
   request->positions = get_optional_array<int32_t>(object, "positions");
-  const auto flag = CancelToken::flag_of(info[1]);
   return Job<ForwardResult>::start(
       env,
-      [held = model(env), request, flag] {
-        std::optional<CachedPositions> cached;
-        if (request->cache) cached.emplace(CachedPositions{*request->cache, std::move(request->positions)});
-        return forward_all(*held, request->ids, request->offsets, request->logits,
-                           request->planner ? &request->timestep : nullptr,
-                           request->planner ? &request->candidate : nullptr, flag.get(), cached ? &*cached : nullptr);
+      [held = model(env), request, flag = CancelToken::flag_of(info[1])] {
+        return run_forward(*held, *request, flag.get());
       },
       [](Napi::Env job_env, ForwardResult& result) -> Napi::Value {
         Napi::Object out = Napi::Object::New(job_env);
@@ -197,14 +153,14 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
       });
 }
 
-Napi::Value ModelObject::create_session(const Napi::CallbackInfo& info) {
+Napi::Value ModelObject::share(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  auto ids = to_vector<int32_t>(info[0], "ids"), offsets = to_vector<int32_t>(info[1], "offsets");
-  auto cache = CacheObject::cache_of(info[2]);
-  return guarded(env, [&] {
-    return SessionObject::wrap(
-        env, std::make_shared<Session>(model(env), std::move(ids), std::move(offsets), std::move(cache)));
-  });
+  auto held = model(env);
+  Napi::Object object = env.GetInstanceData<AddonData>()->model.New({});
+  ModelObject* self = Unwrap(object);
+  self->threads_ = threads_;
+  self->model_ = std::move(held);
+  return object;
 }
 
 Napi::Value ModelObject::create_cache(const Napi::CallbackInfo& info) {
@@ -229,11 +185,15 @@ Napi::Value ModelObject::weights(const Napi::CallbackInfo& info) {
     }
   }
   return Job<std::vector<NamedTensor>>::start(
-      env, [held = model(env), names = std::move(names), all] { return read_weights(*held, all ? nullptr : &names); },
+      env,
+      [held = model(env), names = std::move(names), all] {
+        const std::shared_lock<WeightsMutex> lock(held->weights_mutex());
+        return held->weights().read_all(all ? nullptr : &names);
+      },
       tensors_to_js);
 }
 
-void ModelObject::dispose(const Napi::CallbackInfo& info) { let_go(info.Env()); }
+void ModelObject::dispose(const Napi::CallbackInfo& info) { release(info.Env()); }
 
 }  // namespace addon
 }  // namespace dultra

@@ -14,7 +14,6 @@ namespace addon {
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   auto* data = new AddonData;
   CancelToken::init(env, data);
-  SessionObject::init(env, data);
   CacheObject::init(env, data);
   TrainerObject::init(env, data);
   ModelObject::init(env, data);
@@ -22,8 +21,8 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   // A worker thread that is terminated waits for its native work: let that end soon.
   env.AddCleanupHook(
       [](AddonData* held) {
-        for (const auto& weak : held->sessions)
-          if (const auto session = weak.lock()) session->cancel();
+        for (const auto& weak : held->tokens)
+          if (const auto token = weak.lock()) token->store(true);
       },
       data);
   exports.Set("version", DULTRA_VERSION);
@@ -50,6 +49,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
                 return out;
               }));
   exports.Set("loadModel", Napi::Function::New<&ModelObject::load>(env));
+  init_tensors(env, exports);
   init_kernels(env, exports);
   return exports;
 }

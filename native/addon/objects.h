@@ -1,11 +1,12 @@
-// The handles that JavaScript holds: Model, Session, KvCache, Trainer, CancelToken.
+// The handles that JavaScript holds: Model, KvCache, Trainer, CancelToken.
 #pragma once
 #include <napi.h>
 
 #include <atomic>
 #include <memory>
 
-#include "model/session.h"
+#include "model/forward.h"
+#include "model/step.h"
 #include "model/trainer.h"
 
 namespace dultra {
@@ -13,13 +14,12 @@ namespace addon {
 
 // Constructors, kept per environment (main thread and every worker thread have their own).
 struct AddonData {
-  Napi::FunctionReference model, session, cache, trainer, cancel_token;
-  // Everything that can be told to stop when the environment goes away.
-  std::vector<std::weak_ptr<Session>> sessions;
+  Napi::FunctionReference model, cache, trainer, cancel_token;
+  // Cancelled when the environment goes away.
+  std::vector<std::weak_ptr<std::atomic<bool>>> tokens;
 };
 
-// What JavaScript tells a job while it runs, and asks it: the job's thread writes numbers, JavaScript reads them when
-// it wants to.
+// Cancels a job from JavaScript, and reads its progress, while it runs on another thread.
 class CancelToken final : public Napi::ObjectWrap<CancelToken> {
  public:
   struct State {
@@ -27,7 +27,7 @@ class CancelToken final : public Napi::ObjectWrap<CancelToken> {
     LoadProgress progress;
   };
   static void init(Napi::Env env, AddonData* data);
-  explicit CancelToken(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CancelToken>(info) {}
+  explicit CancelToken(const Napi::CallbackInfo& info);
   // Of an optional argument, or null.
   static std::shared_ptr<State> state_of(const Napi::Value& value);
   static std::shared_ptr<std::atomic<bool>> flag_of(const Napi::Value& value);
@@ -36,21 +36,6 @@ class CancelToken final : public Napi::ObjectWrap<CancelToken> {
   void cancel(const Napi::CallbackInfo& info);
   Napi::Value progress(const Napi::CallbackInfo& info);
   const std::shared_ptr<State> state_ = std::make_shared<State>();
-};
-
-class SessionObject final : public Napi::ObjectWrap<SessionObject> {
- public:
-  static void init(Napi::Env env, AddonData* data);
-  explicit SessionObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SessionObject>(info) {}
-  static Napi::Value wrap(Napi::Env env, std::shared_ptr<Session> session);
-
- private:
-  Napi::Value step(const Napi::CallbackInfo& info);
-  void write(const Napi::CallbackInfo& info);
-  void cancel(const Napi::CallbackInfo& info);
-  void dispose(const Napi::CallbackInfo& info);
-  std::shared_ptr<Session> session(Napi::Env env) const;
-  std::shared_ptr<Session> session_;
 };
 
 class CacheObject final : public Napi::ObjectWrap<CacheObject> {
@@ -69,7 +54,7 @@ class CacheObject final : public Napi::ObjectWrap<CacheObject> {
   Napi::Value read(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<KvCache> cache(Napi::Env env) const;
-  void let_go(Napi::Env env);
+  void release(Napi::Env env);
   std::shared_ptr<KvCache> cache_;
   int64_t reported_bytes_ = 0;  // told to the garbage collector
 };
@@ -85,13 +70,14 @@ class ModelObject final : public Napi::ObjectWrap<ModelObject> {
  private:
   Napi::Value info(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
-  Napi::Value create_session(const Napi::CallbackInfo& info);
+  Napi::Value step(const Napi::CallbackInfo& info);
+  Napi::Value share(const Napi::CallbackInfo& info);
   Napi::Value create_cache(const Napi::CallbackInfo& info);
   Napi::Value create_trainer(const Napi::CallbackInfo& info);
   Napi::Value weights(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<Model> model(Napi::Env env) const;
-  void let_go(Napi::Env env);
+  void release(Napi::Env env);
   std::shared_ptr<Model> model_;
   int threads_ = 0;
   int64_t reported_bytes_ = 0;  // told to the garbage collector
@@ -118,13 +104,20 @@ class TrainerObject final : public Napi::ObjectWrap<TrainerObject> {
   Napi::Value set_adapters(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<Trainer> trainer(Napi::Env env) const;
-  void let_go(Napi::Env env);
+  void release(Napi::Env env);
   std::shared_ptr<Trainer> trainer_;
   int64_t reported_bytes_ = 0;  // told to the garbage collector
 };
 
+// The shapes and constants of NativeModelConfig. Throws Error INVALID_ARGUMENT, TypeError, RangeError.
+ModelConfig read_config(const Napi::Object& object);
+// A shape as an array of numbers.
+Napi::Value shape_to_js(Napi::Env env, const std::vector<int64_t>& shape);
 // An array of { name, shape, data }.
 Napi::Value tensors_to_js(Napi::Env env, const std::vector<NamedTensor>& tensors);
+
+// tensors(config): the tensor table.
+void init_tensors(Napi::Env env, Napi::Object exports);
 
 // maskedAttention, sample, plannerScore, unmask, adamw.
 void init_kernels(Napi::Env env, Napi::Object exports);

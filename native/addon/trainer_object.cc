@@ -7,12 +7,6 @@ namespace addon {
 
 namespace {
 
-Napi::Value to_shape(Napi::Env env, const std::vector<int64_t>& shape) {
-  auto out = Napi::Array::New(env, shape.size());
-  for (uint32_t i = 0; i < shape.size(); ++i) out.Set(i, double(shape[i]));
-  return out;
-}
-
 std::vector<NamedTensor> read_tensors(const Napi::Value& value) {
   const Napi::Env env = value.Env();
   if (!value.IsArray()) type_error(env, "tensors", "an array");
@@ -50,7 +44,7 @@ Napi::Value tensors_to_js(Napi::Env env, const std::vector<NamedTensor>& tensors
     const Napi::HandleScope scope(env);
     Napi::Object object = Napi::Object::New(env);
     object.Set("name", tensors[i].name);
-    object.Set("shape", to_shape(env, tensors[i].shape));
+    object.Set("shape", shape_to_js(env, tensors[i].shape));
     object.Set("data", to_array(env, tensors[i].data));
     out.Set(i, object);
   }
@@ -103,9 +97,9 @@ Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Model> model, c
       });
 }
 
-TrainerObject::~TrainerObject() { let_go(Env()); }
+TrainerObject::~TrainerObject() { release(Env()); }
 
-void TrainerObject::let_go(Napi::Env env) {
+void TrainerObject::release(Napi::Env env) {
   if (!trainer_) return;
   Napi::MemoryManagement::AdjustExternalMemory(env, -reported_bytes_);
   trainer_.reset();
@@ -118,13 +112,14 @@ std::shared_ptr<Trainer> TrainerObject::trainer(Napi::Env env) const {
 
 Napi::Value TrainerObject::parameters(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const auto list = trainer(env)->parameters();
+  const auto held = trainer(env);
+  const auto& list = held->parameters();
   auto out = Napi::Array::New(env, list.size());
   for (uint32_t i = 0; i < list.size(); ++i) {
     Napi::Object object = Napi::Object::New(env);
-    object.Set("name", list[i].name);
-    object.Set("shape", to_shape(env, list[i].shape));
-    object.Set("group", list[i].planner ? "planner" : "base");
+    object.Set("name", list[i]->name);
+    object.Set("shape", shape_to_js(env, list[i]->shape));
+    object.Set("group", list[i]->planner ? "planner" : "base");
     out.Set(i, object);
   }
   return out;
@@ -310,7 +305,7 @@ Napi::Value TrainerObject::set_adapters(const Napi::CallbackInfo& info) {
       undefined);
 }
 
-void TrainerObject::dispose(const Napi::CallbackInfo& info) { let_go(info.Env()); }
+void TrainerObject::dispose(const Napi::CallbackInfo& info) { release(info.Env()); }
 
 }  // namespace addon
 }  // namespace dultra

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "ops/backend.h"
+
 namespace dultra {
 
 struct PlannerConfig {
@@ -11,24 +13,36 @@ struct PlannerConfig {
   bool use_mask_embeddings = true;  // the condition also depends on "is a candidate"
 };
 
+// How a block's MLP is made.
+enum class MlpKind : uint8_t {
+  kSwiGlu,  // down(silu(gate(x)) * up(x))
+};
+
 struct ModelConfig {
   int64_t hidden = 0;  // C
   int heads = 0;       // H
   int kv_heads = 0;    // Hk
+  int head_dim = 0;    // D; H * D need not be C
   int layers = 0;
-  int64_t mlp_hidden = 0;      // F
+  int64_t mlp_hidden = 0;  // F
+  MlpKind mlp = MlpKind::kSwiGlu;
   int64_t embedding_size = 0;  // V: rows of the embedding table and of the output head
   int64_t max_sequence_length = 0;
   float rope_theta = 0;
   float rms_norm_eps = 0;
   bool weight_tying = false;
-  bool qkv_bias = false;     // q_proj, k_proj and v_proj have biases
-  bool linear_bias = false;  // attn_out, ff_proj, up_proj, ff_out and the output head have
-  bool causal = false;       // a position sees itself and what stands before it: an autoregressive model
+  bool qkv_bias = false;       // of q_proj, k_proj and v_proj
+  bool attn_out_bias = false;  // of attn_out
+  bool mlp_bias = false;       // of ff_proj, up_proj and ff_out
+  bool head_bias = false;      // of an output head that is not tied
+  MaskKind mask = MaskKind::kBidirectional;
+  int block_length = 0;  // of MaskKind::kBlockCausal
+  bool qk_norm = false;  // RMSNorm of each head of q and k
   int32_t mask_token = -1;
   PlannerConfig planner;
 
-  int head_dim() const { return int(hidden / heads); }  // D
+  int64_t q_width() const { return int64_t(heads) * head_dim; }
+  int64_t kv_width() const { return int64_t(kv_heads) * head_dim; }
 };
 
 }  // namespace dultra

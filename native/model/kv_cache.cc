@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <string>
 
+#include "model/model.h"
+#include "model/packing.h"
+
 namespace dultra {
 
 namespace {
-
-int64_t kv_width(const ModelConfig& config) { return 2 * int64_t(config.kv_heads) * config.head_dim(); }
 
 size_t layers_of(const ModelConfig& config, const KvCacheOptions& options) {
   return size_t(config.layers) + (options.planner == PlannerCache::kBlocks ? size_t(config.planner.layers) : 0);
@@ -15,32 +16,30 @@ size_t layers_of(const ModelConfig& config, const KvCacheOptions& options) {
 
 }  // namespace
 
-KvCache::KvCache(std::shared_ptr<const void> owner, Backend& backend, const ModelConfig& config,
-                 std::vector<int32_t> offsets, const KvCacheOptions& options)
-    : owner_(std::move(owner)),
-      backend_(backend),
+KvCache::KvCache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets, const KvCacheOptions& options)
+    : model_(std::move(model)),
+      backend_(model_->backend()),
       options_(options),
-      dtype_(options.dtype == DType::kF32 ? backend.activation_dtype() : options.dtype),
+      dtype_(options.dtype == DType::kF32 ? backend_.activation_dtype() : options.dtype),
       offsets_(std::move(offsets)),
-      width_(kv_width(config)),
-      causal_(config.causal) {
+      width_(2 * model_->config().kv_width()) {
+  const ModelConfig& config = model_->config();
+  check_offsets(offsets_, offsets_.empty() ? 0 : size_t(offsets_.back()), config.max_sequence_length);
   check_argument(options.dtype == DType::kF32 || options.dtype == DType::kBF16, "cache: dtype: expected fp32 or bf16");
   if (options.planner != PlannerCache::kNone && !config.planner.present)
     throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
   const int64_t n = offsets_.back();
   for (size_t i = 0; i < layers_of(config, options); ++i)
-    layers_.emplace_back(backend, size_t(n * width_) * dtype_size(dtype_));
-  if (options.planner == PlannerCache::kHidden) hidden_ = Buffer(backend, size_t(n * config.hidden) * 4);
-  KvCacheOptions held = options;
-  held.dtype = dtype_;
-  bytes_ = bytes_needed(config, n, held);
+    layers_.emplace_back(backend_, size_t(n * width_) * dtype_size(dtype_));
+  if (options.planner == PlannerCache::kHidden) hidden_ = Buffer(backend_, size_t(n * config.hidden) * 4);
+  bytes_ = bytes_needed(config, n, {dtype_, options.planner});
   clear();
 }
 
 size_t KvCache::bytes_needed(const ModelConfig& config, int64_t tokens, const KvCacheOptions& options) {
-  const size_t per_token = layers_of(config, options) * size_t(kv_width(config)) * dtype_size(options.dtype) +
-                           (options.planner == PlannerCache::kHidden ? size_t(config.hidden) * 4 : 0);
-  return size_t(tokens) * per_token;
+  const size_t keys_and_values = layers_of(config, options) * 2 * size_t(config.kv_width()) * dtype_size(options.dtype);
+  const size_t states = options.planner == PlannerCache::kHidden ? size_t(config.hidden) * 4 : 0;
+  return size_t(tokens) * (keys_and_values + states);
 }
 
 std::vector<float> KvCache::read(size_t layer, int row) const {
@@ -57,21 +56,26 @@ std::vector<float> KvCache::read(size_t layer, int row) const {
   return out;
 }
 
-bool KvCache::is_complete(const Held& held, int row, const int32_t* positions, size_t count) const {
-  const uint8_t* filled = held.filled.data() + offsets_[size_t(row)];
-  if (causal_) {
-    size_t next = 0;
-    for (int32_t p = 0; next < count; ++p) {
-      if (positions[next] == p)
-        ++next;
-      else if (!filled[p])
-        return false;
-    }
-    return true;
+bool KvCache::is_complete(const Filled& filled, int row, const int32_t* positions, size_t count) const {
+  const uint8_t* cached = filled.positions.data() + offsets_[size_t(row)];
+  const ModelConfig& config = model_->config();
+  if (config.mask == MaskKind::kBidirectional) {
+    int32_t missing = filled.missing[size_t(row)];
+    for (size_t i = 0; i < count; ++i) missing -= !cached[positions[i]];
+    return missing == 0;
   }
-  int32_t missing = held.missing[size_t(row)];
-  for (size_t i = 0; i < count; ++i) missing -= !filled[positions[i]];
-  return missing == 0;
+  if (count == 0) return true;
+  // The last query sees most: what stands before it, or before the end of its block.
+  const int32_t last = positions[count - 1], block = std::max(1, config.block_length);
+  const int32_t end = config.mask == MaskKind::kCausal ? last + 1 : std::min(length(row), (last / block + 1) * block);
+  size_t next = 0;
+  for (int32_t p = 0; p < end; ++p) {
+    if (next < count && positions[next] == p)
+      ++next;
+    else if (!cached[p])
+      return false;
+  }
+  return true;
 }
 
 bool KvCache::complete_with(int row, const int32_t* positions, size_t count, bool planner) const {
@@ -79,21 +83,20 @@ bool KvCache::complete_with(int row, const int32_t* positions, size_t count, boo
 }
 
 void KvCache::mark(int row, const int32_t* positions, size_t count, bool planner) {
-  for (Held* held : {&base_, &planner_}) {
-    if (held == &planner_ && !planner) continue;
+  for (Filled* filled : {&base_, &planner_}) {
+    if (filled == &planner_ && !planner) continue;
     for (size_t i = 0; i < count; ++i) {
-      uint8_t& filled = held->filled[size_t(offsets_[size_t(row)] + positions[i])];
-      held->missing[size_t(row)] -= !filled;
-      filled = 1;
+      uint8_t& cached = filled->positions[size_t(offsets_[size_t(row)] + positions[i])];
+      filled->missing[size_t(row)] -= !cached;
+      cached = 1;
     }
   }
 }
 
 void KvCache::clear() {
-  for (Held* held : {&base_, &planner_}) {
-    held->filled.assign(size_t(offsets_.back()), uint8_t(0));
-    held->missing.clear();
-    for (int row = 0; row < rows(); ++row) held->missing.push_back(length(row));
+  for (Filled* filled : {&base_, &planner_}) {
+    filled->positions.assign(size_t(offsets_.back()), uint8_t(0));
+    filled->missing = lengths_of(offsets_);
   }
 }
 
@@ -129,7 +132,7 @@ KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int3
   slots_ = std::move(slots);
 }
 
-std::vector<int32_t> KvPass::spread(const std::vector<int32_t>& offsets) const {
+std::vector<int32_t> KvPass::expand(const std::vector<int32_t>& offsets) const {
   std::vector<int32_t> out(size_t(cache_.rows()) + 1);
   size_t r = 0;
   for (int row = 0; row < cache_.rows(); ++row) {
@@ -140,9 +143,27 @@ std::vector<int32_t> KvPass::spread(const std::vector<int32_t>& offsets) const {
   return out;
 }
 
+void KvPass::lay_out(ExchangeLayout& layout) {
+  layout.put(slots_);
+  layout.put(key_offsets_);
+}
+
 void KvPass::done() {
   for (size_t r = 0; r < rows_.size(); ++r)
     cache_.mark(rows_[r], positions_.data() + offsets_[r], size_t(offsets_[r + 1] - offsets_[r]), planner_);
+}
+
+CacheUse::CacheUse(KvCache* cache) : cache_(cache) {
+  if (cache_) lock_ = std::unique_lock<std::mutex>(cache_->mutex());
+}
+
+CacheUse::~CacheUse() {
+  if (cache_ && is_writing_) cache_->clear();
+}
+
+void CacheUse::done(std::optional<KvPass>& pass) {
+  if (pass) pass->done();
+  is_writing_ = false;
 }
 
 }  // namespace dultra

@@ -37,10 +37,10 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
-// Scratch memory of one session: numbered slots that grow and are reused from step to step.
+// Scratch memory: numbered slots that grow and are reused from pass to pass.
 class Workspace {
  public:
-  // `exchange` (may be null): its recordings work on this memory, and end when a slot moves.
+  // `exchange` (may be null): its captured graphs work on this memory, and are dropped when a slot moves.
   explicit Workspace(Backend& backend, Exchange* exchange = nullptr) : backend_(backend), exchange_(exchange) {}
 
   // At least `count` elements in slot `slot`; contents are undefined. The pointer is valid until the slot is asked for
@@ -56,8 +56,8 @@ class Workspace {
     }
     return slots_[slot].as<T>();
   }
-  // Likewise of the type that the backend keeps operands in.
-  Array operands(size_t slot, int64_t count) {
+  // Likewise of the type that the backend stores activations in.
+  Array activations(size_t slot, int64_t count) {
     const DType dtype = backend_.activation_dtype();
     return {get<uint16_t>(slot, count * int64_t(dtype_size(dtype) / sizeof(uint16_t))), dtype};
   }
@@ -66,6 +66,23 @@ class Workspace {
   Backend& backend_;
   Exchange* const exchange_;
   std::vector<Buffer> slots_;
+};
+
+// Memory of a tape: every piece has a slot of its own, so that what backward reads survives until then.
+class TapeMemory {
+ public:
+  explicit TapeMemory(Workspace& workspace, size_t first_slot = 0) : workspace_(workspace), next_(first_slot) {}
+  template <typename T = float>
+  T* take(int64_t count) {
+    return workspace_.get<T>(next_++, count);
+  }
+  Array activations(int64_t count) { return workspace_.activations(next_++, count); }
+  // The first slot that is free.
+  size_t next() const { return next_; }
+
+ private:
+  Workspace& workspace_;
+  size_t next_;
 };
 
 // Floats in host memory that are handed on without a copy. Unlike a vector's they are not zeroed first: contents are

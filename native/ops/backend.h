@@ -119,7 +119,7 @@ struct SampleArgs {
   int32_t* token;          // (M) drawn token: argmax of logit + T * Gumbel noise; or the given one
   float* log_prob;         // (M) log softmax(logits)[token]
   float* confidence;       // (M) softmax probability of the drawn token at temperature 1, from double arithmetic
-  float* max_prob;         // (M) largest softmax probability at temperature 1
+  float* max_prob;         // (M) largest softmax probability at temperature 1; null: not wanted
   float* entropy;          // (M) entropy of softmax(logits) at temperature 1, nats
   uint8_t* finite;         // (M) 0 if a logit of the row is NaN or +inf; the row's other outputs then mean nothing
 };

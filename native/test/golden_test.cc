@@ -15,7 +15,8 @@
 
 #include "harness.h"
 #include "json.h"
-#include "model/session.h"
+#include "model/forward.h"
+#include "session.h"
 
 namespace dultra {
 namespace test {
@@ -113,6 +114,7 @@ std::shared_ptr<Model> load(const fs::path& folder, const fs::path& overrides, C
   config.hidden = int64_t(json["d_model"].number);
   config.heads = int(json["n_heads"].number);
   config.kv_heads = int(json["n_kv_heads"].number_or(config.heads));
+  config.head_dim = int(config.hidden / config.heads);
   config.layers = int(json["n_layers"].number);
   config.mlp_hidden = int64_t(json["mlp_hidden_size"].number);
   config.embedding_size = int64_t(json["embedding_size"].number_or(json["vocab_size"].number));
@@ -222,12 +224,13 @@ DULTRA_TEST(golden_forward) {
       }
     };
     for (const char* name : {"planner_a", "planner_b"}) {
-      std::vector<float> timestep;
-      for (double t : c.inputs.at(std::string(name) + ".timestep").data) timestep.push_back(float(t));
-      std::vector<uint8_t> candidate;
-      for (double x : c.inputs.at(std::string(name) + ".mask_index").data) candidate.push_back(uint8_t(x));
-      const ForwardResult got =
-          forward_all(*c.model, ids_of(ids, 0, batch * length), offsets, true, &timestep, &candidate, nullptr);
+      ForwardRequest request;
+      request.ids = ids_of(ids, 0, batch * length);
+      request.offsets = offsets;
+      request.logits = request.planner = true;
+      for (double t : c.inputs.at(std::string(name) + ".timestep").data) request.timestep.push_back(float(t));
+      for (double x : c.inputs.at(std::string(name) + ".mask_index").data) request.mask_index.push_back(uint8_t(x));
+      const ForwardResult got = run_forward(*c.model, request, nullptr);
       compare("hidden", got.hidden, c.wanted("hidden"), narrow["hidden_rel_l2"].number);
       compare("logits", got.logits, c.wanted("logits"), narrow["logits_rel_l2"].number);
       compare("planner", got.planner_logits, c.wanted(std::string(name) + ".logits"), narrow["planner_rel_l2"].number);
@@ -245,8 +248,8 @@ struct Agreement {
 // `compare(candidate, position, result)` looks at the numbers of a candidate, `position` being its place in the
 // recorded arrays.
 void replay(const Case& c, const char* selection, Agreement* agreement,
-            const std::function<void(StepRequest&, int64_t step)>& sampler,
-            const std::function<void(StepRequest&, const std::vector<int64_t>& positions)>& draws,
+            const std::function<void(SessionRequest&, int64_t step)>& sampler,
+            const std::function<void(SessionRequest&, const std::vector<int64_t>& positions)>& draws,
             const std::function<void(const StepResult&, size_t candidate, int64_t position, Deviations*)>& compare) {
   const Json& args = c.json["args"];
   const int64_t batch = int64_t(c.json["batch"].number), prompt = int64_t(c.json["prompt_length"].number);
@@ -269,7 +272,7 @@ void replay(const Case& c, const char* selection, Agreement* agreement,
     for (int64_t i = length; i-- > prompt;)
       for (int64_t b = 0; b < batch; ++b)
         if (ids[size_t(b * length + i)] == mask) end = prompt + ((i - prompt) / block + 1) * block;
-    StepRequest request;
+    SessionRequest request;
     std::vector<int64_t> positions;  // of candidates, in the recorded arrays
     for (int64_t b = 0; b < batch; ++b) {
       const size_t had = positions.size();
@@ -331,7 +334,7 @@ DULTRA_TEST(golden_planner_generation) {
   Agreement agreement;
   for_each_case("generate", [&](const Case& c) {
     const Json &args = c.json["args"], &tolerance = c.json["tolerance"];
-    const int64_t vocab = c.model->transformer().config().embedding_size;
+    const int64_t vocab = c.model->config().embedding_size;
     const auto close = [&](const char* what, float actual, int64_t position, Deviations* deviations) {
       if (!c.expected.count(what)) return;
       const double wanted = c.wanted(what)[position], error = double(actual) == wanted ? 0 : std::fabs(actual - wanted);
@@ -340,12 +343,12 @@ DULTRA_TEST(golden_planner_generation) {
     };
     replay(
         c, "unmasking_index", &agreement,
-        [&](StepRequest& request, int64_t) {
+        [&](SessionRequest& request, int64_t) {
           request.rule = args["mode"].string == "training" ? UnmaskRule::kPlannerBernoulli : UnmaskRule::kPlannerTopK;
           request.probability_scale = float(args["factor"].number_or(1));
           request.planner_temperature = float(args["planner_temperature"].number_or(1));
         },
-        [&](StepRequest& request, const std::vector<int64_t>& positions) {
+        [&](SessionRequest& request, const std::vector<int64_t>& positions) {
           for (int64_t position : positions) {
             if (c.inputs.count("rand_u")) request.position_uniforms.push_back(c.inputs.at("rand_u")[position]);
             // A recorded 0 has infinitely negative noise; the smallest normal double stands in for it.
@@ -370,7 +373,7 @@ DULTRA_TEST(golden_confidence_generation) {
     const int64_t block = int64_t(args["block_length"].number), blocks = int64_t(args["gen_length"].number) / block;
     replay(
         c, "transfer_index", &agreement,
-        [&](StepRequest& request, int64_t step) {
+        [&](SessionRequest& request, int64_t step) {
           request.exclude_mask = false;
           if (args["factor"].present()) {
             request.rule = UnmaskRule::kFactor;
@@ -386,7 +389,7 @@ DULTRA_TEST(golden_confidence_generation) {
             request.counts.assign(request.rows.size(), int32_t(block / steps + (step % steps < block % steps)));
           }
         },
-        [](StepRequest&, const std::vector<int64_t>&) {},
+        [](SessionRequest&, const std::vector<int64_t>&) {},
         [&](const StepResult& got, size_t i, int64_t position, Deviations* deviations) {
           const double wanted = c.wanted("confidence")[position], error = std::fabs(got.confidences[i] - wanted);
           (*deviations)["confidence"] = std::max((*deviations)["confidence"], error);

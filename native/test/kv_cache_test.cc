@@ -18,10 +18,9 @@ using Rows = std::vector<Row>;
 // everything that an operation writes, as a model does that stores all of its activations in it.
 class DoubleModel {
  public:
-  DoubleModel(const Transformer& transformer, int32_t length, DType dtype, bool all_bf16 = false)
-      : config_(transformer.config()), dtype_(dtype), all_bf16_(all_bf16) {
-    for (const WeightSite& site : transformer.sites())
-      if (!weights_.count(site.tensor)) weights_[site.tensor] = transformer.read_weight(site.tensor);
+  DoubleModel(const Model& model, int32_t length, DType dtype, bool all_bf16 = false)
+      : config_(model.config()), dtype_(dtype), all_bf16_(all_bf16) {
+    for (NamedTensor& tensor : model.weights().read_all(nullptr)) weights_[tensor.name] = std::move(tensor.data);
     keys_.assign(size_t(config_.layers), Rows(size_t(length)));
     values_ = keys_;
   }
@@ -65,7 +64,7 @@ class DoubleModel {
     return stored(out);
   }
   void rotate(Row* x, int32_t position) const {
-    const size_t d = size_t(config_.head_dim()), half = d / 2;
+    const size_t d = size_t(config_.head_dim), half = d / 2;
     for (size_t head = 0; head < x->size(); head += d)
       for (size_t j = 0; j < half; ++j) {
         const double angle = position * std::pow(double(config_.rope_theta), -2.0 * double(j) / double(d));
@@ -77,8 +76,7 @@ class DoubleModel {
   }
   void block(size_t layer, const std::vector<int32_t>& positions, Rows* x) {
     const std::string at = "model.transformer.blocks." + std::to_string(layer) + ".";
-    const size_t d = size_t(config_.head_dim()), heads = size_t(config_.heads),
-                 group = heads / size_t(config_.kv_heads);
+    const size_t d = size_t(config_.head_dim), heads = size_t(config_.heads), group = heads / size_t(config_.kv_heads);
     Rows q;
     for (size_t i = 0; i < x->size(); ++i) {
       const Row normed = norm((*x)[i], at + "attn_norm.weight");
@@ -136,9 +134,9 @@ std::vector<int32_t> upto(int32_t n) {
 }
 
 // The same request for a session with a cache, computing `queries` of each row.
-StepRequest cached_request(const std::vector<int32_t>& offsets, uint32_t step,
-                           const std::vector<std::vector<int32_t>>& queries) {
-  StepRequest request = request_for(offsets, step);
+SessionRequest cached_request(const std::vector<int32_t>& offsets, uint32_t step,
+                              const std::vector<std::vector<int32_t>>& queries) {
+  SessionRequest request = request_for(offsets, step);
   request.query_offsets.push_back(0);
   for (const auto& row : queries) {
     request.queries.insert(request.queries.end(), row.begin(), row.end());
@@ -167,7 +165,7 @@ DULTRA_TEST(kv_cache_forward_matches_double) {
     const auto cache = make_cache(model, offsets, options);
     CHECK(cache->bytes() == KvCache::bytes_needed(checkpoint.config, 48, options), "bytes");
     std::vector<DoubleModel> reference;
-    for (int32_t length : lengths) reference.emplace_back(model->transformer(), length, dtype);
+    for (int32_t length : lengths) reference.emplace_back(*model, length, dtype);
     for (int pass = 0; pass < 6; ++pass) {
       std::vector<std::vector<int32_t>> positions, ids;
       std::vector<int32_t> all_positions, all_ids, pass_offsets = {0};
@@ -183,8 +181,7 @@ DULTRA_TEST(kv_cache_forward_matches_double) {
         all_ids.insert(all_ids.end(), ids.back().begin(), ids.back().end());
         pass_offsets.push_back(int32_t(all_ids.size()));
       }
-      const CachedPositions cached{*cache, all_positions};
-      const ForwardResult result = forward_all(*model, all_ids, pass_offsets, true, nullptr, nullptr, nullptr, &cached);
+      const ForwardResult result = run_forward(*model, all_ids, pass_offsets, true, cache, all_positions);
       // A number between two of bf16 may be rounded to either.
       const double tolerance = dtype == DType::kF32 ? 1e-4 : 5e-3;
       const float* logits = result.logits.data();
@@ -212,7 +209,7 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
       const auto cache = make_cache(model, {0, length}, options);
       CHECK(cache->layer(0).dtype == (dtype == DType::kF32 ? model->backend().activation_dtype() : DType::kBF16),
             "held as computed");
-      DoubleModel exact(model->transformer(), length, DType::kF32), rounded(model->transformer(), length, dtype, true);
+      DoubleModel exact(*model, length, DType::kF32), rounded(*model, length, dtype, true);
       Random random(52);
       std::vector<int32_t> ids;
       for (int32_t i = 0; i < length; ++i) ids.push_back(random.below(50));
@@ -223,9 +220,8 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
           positions.push_back(p);
           pass_ids.push_back(ids[size_t(p)]);
         }
-        const CachedPositions cached{*cache, positions};
         const ForwardResult result =
-            forward_all(*model, pass_ids, {0, int32_t(positions.size())}, true, nullptr, nullptr, nullptr, &cached);
+            run_forward(*model, pass_ids, {0, int32_t(positions.size())}, true, cache, positions);
         const Rows expected = exact.pass(positions, pass_ids), low = rounded.pass(positions, pass_ids);
         for (size_t i = 0; i < expected.size(); ++i)
           for (size_t j = 0; j < expected[i].size(); ++j) {
@@ -234,7 +230,7 @@ DULTRA_TEST(kv_cache_forward_in_bf16) {
             plain += (low[i][j] - expected[i][j]) * (low[i][j] - expected[i][j]);
           }
       }
-      CHECK(std::sqrt(ours) <= 2 * std::sqrt(plain) && plain > 0, "head dimension ", config.head_dim(), " cache ",
+      CHECK(std::sqrt(ours) <= 2 * std::sqrt(plain) && plain > 0, "head dimension ", config.head_dim, " cache ",
             int(dtype), " error ", std::sqrt(ours), ", plain ", std::sqrt(plain));
     }
 }
@@ -272,7 +268,7 @@ void check_sessions(const LoadOptions& weights) {
       if (step > 0)
         for (auto& row : queries) row.erase(row.begin(), row.begin() + 2);
       // The middle row sits out every other step.
-      StepRequest request = cached_request(offsets, step, queries);
+      SessionRequest request = cached_request(offsets, step, queries);
       if (step % 2 == 1) {
         request = cached_request(offsets, step, {queries[0], queries[2]});
         request.rows = {0, 2};
@@ -283,7 +279,7 @@ void check_sessions(const LoadOptions& weights) {
       const StepResult result = together.step(request);
       for (size_t i = 0; i < request.rows.size(); ++i) {
         const size_t r = size_t(request.rows[i]);
-        StepRequest one = cached_request({0, offsets[r + 1] - offsets[r]}, step, {queries[r]});
+        SessionRequest one = cached_request({0, offsets[r + 1] - offsets[r]}, step, {queries[r]});
         one.row_keys = {uint32_t(r)};
         const StepResult single = owned[r]->step(one);
         const size_t begin = size_t(result.offsets[i]), count = single.tokens.size();
@@ -309,15 +305,20 @@ DULTRA_TEST(kv_cache_bad_requests) {
   KvCacheOptions with_planner;
   with_planner.planner = PlannerCache::kBlocks;
   const auto cache = make_cache(model, offsets, with_planner);
-  CHECK(thrown([&] { Session(model, ids, {0, 2, 5}, cache); }) == invalid, "rows of other lengths");
-  CHECK(thrown([&] { Session(checkpoint.load(1), ids, offsets, cache); }) == invalid, "another model's cache");
+  CHECK(thrown([&] {
+          Session(model, ids, {0, 4}, cache).step(cached_request({0, 4}, 0, {upto(4)}));
+        }) == invalid,
+        "a row of another length");
+  CHECK(thrown([&] { Session(checkpoint.load(1), ids, offsets, cache).step(cached_request(offsets, 0, {upto(5)})); }) ==
+            invalid,
+        "another model's cache");
   CHECK(thrown([&] { make_cache(model, {0}, with_planner); }) == invalid, "no rows");
   CHECK(thrown([&] { make_cache(model, {0, 65}, with_planner); }) == invalid, "too long");
   Session session(model, ids, offsets, cache);
   const auto step = [&](
                         std::vector<std::vector<int32_t>> queries,
-                        const std::function<void(StepRequest&)>& change = [](StepRequest&) {}) {
-    StepRequest request = cached_request(offsets, 0, queries);
+                        const std::function<void(SessionRequest&)>& change = [](SessionRequest&) {}) {
+    SessionRequest request = cached_request(offsets, 0, queries);
     request.select = false;
     change(request);
     return thrown([&] { session.step(request); });
@@ -325,13 +326,13 @@ DULTRA_TEST(kv_cache_bad_requests) {
   CHECK(step({{1, 2, 4}}) == invalid, "nothing is cached yet");
   CHECK(step({{0, 1, 2, 3, 4}}) == -1, "everything");
   CHECK(step({{1, 2, 4}}) == -1, "the masks");
-  CHECK(step({{1, 2}}, [](StepRequest& r) { r.window_ends = {3}; }) == -1, "the masks of a window");
+  CHECK(step({{1, 2}}, [](SessionRequest& r) { r.window_ends = {3}; }) == -1, "the masks of a window");
   CHECK(step({{1, 1, 2}}) == invalid, "a position twice");
   CHECK(step({{2, 5}}) == invalid, "a position beyond the row");
   CHECK(step({{-1, 2}}) == invalid, "a negative position");
   CHECK(step({}) == invalid, "no positions");
   const auto given = [](std::vector<int32_t> candidates) {
-    return [=](StepRequest& r) {
+    return [=](SessionRequest& r) {
       r.candidates = candidates;
       r.candidate_offsets = {0, int32_t(candidates.size())};
     };
@@ -366,11 +367,10 @@ DULTRA_TEST(kv_cache_from_several_threads) {
     threads.emplace_back([&, t] {
       for (int repeat = 0; repeat < 10; ++repeat) {
         if (t == 0) {
-          const CachedPositions cached{*cache, upto(20)};
-          forward_all(*model, ids, offsets, false, nullptr, nullptr, nullptr, &cached);
+          run_forward(*model, ids, offsets, false, cache, upto(20));
         } else {
           Session session(model, ids, offsets, cache);
-          StepRequest request = cached_request(offsets, 0, {upto(20)});
+          SessionRequest request = cached_request(offsets, 0, {upto(20)});
           request.rule = UnmaskRule::kThreshold;
           session.step(request);
         }

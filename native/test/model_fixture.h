@@ -5,7 +5,9 @@
 #include <fstream>
 
 #include "harness.h"
-#include "model/session.h"
+#include "model/forward.h"
+#include "model/tensors.h"
+#include "session.h"
 
 namespace dultra {
 namespace test {
@@ -72,40 +74,10 @@ struct RandomCheckpoint {
       ref.end = content.size();
       tensors.push_back(ref);
     };
-    const int64_t c = config.hidden, f = config.mlp_hidden, kv = int64_t(config.kv_heads) * config.head_dim();
-    const auto block = [&](const std::string& at) {
-      add(at + "attn_norm.weight", {c}, 1);
-      add(at + "ff_norm.weight", {c}, 1);
-      add(at + "q_proj.weight", {c, c});
-      add(at + "k_proj.weight", {kv, c});
-      add(at + "v_proj.weight", {kv, c});
-      add(at + "attn_out.weight", {c, c});
-      add(at + "ff_proj.weight", {f, c});
-      add(at + "up_proj.weight", {f, c});
-      add(at + "ff_out.weight", {c, f});
-    };
-    add("model.transformer.wte.weight", {config.embedding_size, c});
-    for (int i = 0; i < config.layers; ++i) block("model.transformer.blocks." + std::to_string(i) + ".");
-    add("model.transformer.ln_f.weight", {c}, 1);
-    if (!config.weight_tying) add("model.transformer.ff_out.weight", {config.embedding_size, c});
-    if (config.planner.present) {
-      for (int i = 0; i < config.planner.layers; ++i) block("mask_head." + std::to_string(i) + ".");
-      if (config.planner.use_adaln) {
-        add("time_embedding.mlp.0.weight", {c, 256});
-        add("time_embedding.mlp.0.bias", {c});
-        add("time_embedding.mlp.2.weight", {c, c});
-        add("time_embedding.mlp.2.bias", {c});
-        if (config.planner.use_mask_embeddings) add("mask_embedding.weight", {2, c});
-        for (const char* norm : {"norm_out_1", "norm_out_2"}) {
-          add(std::string(norm) + ".modulation.weight", {2 * c, c});
-          add(std::string(norm) + ".modulation.bias", {2 * c});
-        }
-      } else {
-        add("norm_out_2.weight", {c}, 1);
-        add("norm_out_2.bias", {c});
-      }
-      add("mask_linear.weight", {1, c});
-      add("mask_linear.bias", {1});
+    for (const TensorSpec& spec : tensor_table(config)) {
+      const bool norm = !spec.bias && (spec.role == TensorRole::kAttnNorm || spec.role == TensorRole::kMlpNorm ||
+                                       spec.role == TensorRole::kFinalNorm || spec.role == TensorRole::kPlannerNorm);
+      add(spec.name, spec.shape, norm ? 1 : 0);
     }
     content.push_back(0);
     file = std::make_unique<TemporaryFile>(content);
@@ -133,6 +105,7 @@ inline ModelConfig small_config() {
   config.hidden = 24;
   config.heads = 6;
   config.kv_heads = 2;
+  config.head_dim = 4;
   config.layers = 2;
   config.mlp_hidden = 40;
   config.embedding_size = 50;
@@ -151,6 +124,7 @@ inline ModelConfig wide_config() {
   config.hidden = 128;
   config.heads = 2;
   config.kv_heads = 1;
+  config.head_dim = 64;
   config.mlp_hidden = 96;
   return config;
 }
@@ -167,8 +141,8 @@ inline void make_rows(Random& random, const ModelConfig& config, int rows, std::
   }
 }
 
-inline StepRequest request_for(const std::vector<int32_t>& offsets, uint32_t step) {
-  StepRequest request;
+inline SessionRequest request_for(const std::vector<int32_t>& offsets, uint32_t step) {
+  SessionRequest request;
   for (size_t r = 0; r + 1 < offsets.size(); ++r) {
     request.rows.push_back(int32_t(r));
     request.window_ends.push_back(offsets[r + 1] - offsets[r]);
@@ -179,6 +153,19 @@ inline StepRequest request_for(const std::vector<int32_t>& offsets, uint32_t ste
   request.temperature = 0.8f;
   request.rule = UnmaskRule::kPlannerBernoulli;
   return request;
+}
+
+// A forward pass of whole rows, or of `positions` of a cache's rows.
+inline ForwardResult run_forward(const Model& model, std::vector<int32_t> ids, std::vector<int32_t> offsets,
+                                 bool logits, std::shared_ptr<KvCache> cache = nullptr,
+                                 std::vector<int32_t> positions = {}) {
+  ForwardRequest request;
+  request.ids = std::move(ids);
+  request.offsets = std::move(offsets);
+  request.logits = logits;
+  request.cache = std::move(cache);
+  request.positions = std::move(positions);
+  return run_forward(model, request, nullptr);
 }
 
 // The code that `body` throws an Error with, or -1.

@@ -71,11 +71,5 @@ export function familyOf({ family: name }: ModelConfig): DiffusionFamily {
 
 /** Refuses what a family can describe and the native core does not compute yet. @throws DUltraError BAD_CHECKPOINT */
 export function checkComputable(config: NativeModelConfig, file: string): void {
-  const refuse = (what: string) => {
-    throw badFile(file, `${what} is not computed yet`);
-  };
-  if (config.qkNorm) refuse('the norm of queries and keys (qkNorm)');
-  if (config.mask === 'block-causal') refuse('block-causal attention (mask)');
-  if (config.headDim !== undefined && config.headDim * config.nHeads !== config.dModel)
-    refuse(`a head size of ${config.headDim} (headDim), other than dModel / nHeads,`);
+  if (config.qkNorm) throw badFile(file, 'the norm of queries and keys (qkNorm) is not computed yet');
 }

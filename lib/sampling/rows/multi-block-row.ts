@@ -1,5 +1,4 @@
 // A row that decides several blocks at once.
-import type { NativeSession } from '../../native';
 import type { CacheBlock } from '../caches/definition';
 import { Row, type RowInput, type RowOutcome, type RowSettings, type RowStep } from './row';
 
@@ -56,8 +55,8 @@ export class MultiBlockRow extends Row {
     this.open.push({ start, end, masks: skipped ? 0 : this.countMasks(start, end), active, skipped });
   }
 
-  enter(session: NativeSession): boolean {
-    this.finished = !this.prepare(session);
+  enter(): boolean {
+    this.finished = !this.prepare();
     return !this.finished;
   }
 
@@ -68,14 +67,14 @@ export class MultiBlockRow extends Row {
   }
 
   /** One iteration up to its pass; false: the row is finished instead. */
-  private prepare(session: NativeSession): boolean {
+  private prepare(): boolean {
     const { ids, open } = this;
     const { reference, stopAtEos } = this.settings;
     if ((reference && this.pass > MAX_PASSES) || (!this.hasMasks() && open.length > this.count)) return false;
     this.pass++;
     // The reference lists its candidates before the fill, and so may overwrite positions that were just filled.
     const noted = this.masks(0, ids.length);
-    const eos = stopAtEos && this.fillBehindEos(session);
+    const eos = stopAtEos && this.fillBehindEos();
     if (eos && !this.hasMasks()) return false;
     for (const [i, block] of open.entries())
       if (i > 0 && !block.active && this.progress(open[i - 1]) >= this.rule.decodedTokenThreshold) block.active = true;
@@ -109,14 +108,12 @@ export class MultiBlockRow extends Row {
   }
 
   /** Fills what is right of the first end of sequence with that token, and closes its blocks. */
-  private fillBehindEos(session: NativeSession): boolean {
+  private fillBehindEos(): boolean {
     const { ids, begin, open } = this;
     const { eosTokenId } = this.settings;
     const eos = eosTokenId === null ? -1 : ids.indexOf(eosTokenId, begin);
     if (eosTokenId === null || eos < 0) return false;
-    const filled = this.fill(eos, eosTokenId);
-    if (filled.length > 0)
-      session.write(this.index, Int32Array.from(filled), new Int32Array(filled.length).fill(eosTokenId));
+    this.fill(eos, eosTokenId);
     for (const [i, block] of open.entries()) {
       if (i === 0 || block.end <= eos) continue;
       const masks = block.start > eos ? 0 : this.countMasks(block.start, eos + 1);
@@ -128,17 +125,14 @@ export class MultiBlockRow extends Row {
     return true;
   }
 
-  private fill(eos: number, token: number): number[] {
-    const filled: number[] = [];
+  private fill(eos: number, token: number): void {
     for (let i = eos + 1; i < this.ids.length; i++) {
       // Given tokens of a template stay; the reference has no templates.
       const isGiven = this.unmaskedAt[i] === 0 && this.ids[i] !== this.settings.maskTokenId;
       if (this.ids[i] === token || (isGiven && !this.settings.reference)) continue;
       this.ids[i] = token;
       this.unmaskedAt[i] ||= this.steps;
-      filled.push(i);
     }
-    return filled;
   }
 
   /**

@@ -1,6 +1,5 @@
 // A row during denoising: which part of it the next pass decides, and its result.
 import { DUltraError } from '../../errors';
-import type { NativeSession } from '../../native';
 import { openRowCache, type ResolvedCache } from '../caches';
 import type { CacheBlock, RowCache } from '../caches/definition';
 import type { FinishReason } from '../types';
@@ -96,7 +95,7 @@ export abstract class Row {
   readonly isWindow: boolean = true;
 
   /** Sets candidates and queries of the next pass; false, and `finished`, if nothing is left to do. */
-  abstract enter(session: NativeSession): boolean;
+  abstract enter(): boolean;
 
   /** How many candidates a counted rule unmasks now; `count` is the sampler's. */
   nextCount(_count: (block: BlockProgress) => number | null): number {

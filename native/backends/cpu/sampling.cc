@@ -160,7 +160,8 @@ void CpuBackend::do_sample_forward(const SampleArgs& a) {
     a.finite[row] = finite;
     if (!finite) {
       a.token[row] = 0;
-      a.log_prob[row] = a.confidence[row] = a.max_prob[row] = a.entropy[row] = std::numeric_limits<float>::quiet_NaN();
+      a.log_prob[row] = a.confidence[row] = a.entropy[row] = std::numeric_limits<float>::quiet_NaN();
+      if (a.max_prob) a.max_prob[row] = a.entropy[row];
       continue;
     }
     double sum = 0, weighted = 0, tempered_sum = 0;
@@ -198,7 +199,7 @@ void CpuBackend::do_sample_forward(const SampleArgs& a) {
     a.token[row] = best.token;
     a.log_prob[row] = float(tempered ? below / a.temperature - std::log(tempered_sum) : below - std::log(sum));
     a.confidence[row] = float(std::exp(below) / sum);
-    a.max_prob[row] = float(1.0 / sum);
+    if (a.max_prob) a.max_prob[row] = float(1.0 / sum);
     a.entropy[row] = float(std::log(sum) - weighted / sum);
   }
 }

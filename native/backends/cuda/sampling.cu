@@ -278,7 +278,8 @@ __global__ void __launch_bounds__(kWarp)
   a.finite[row] = finite;
   if (!finite) {
     a.token[row] = 0;
-    a.log_prob[row] = a.confidence[row] = a.max_prob[row] = a.entropy[row] = NAN;
+    a.log_prob[row] = a.confidence[row] = a.entropy[row] = NAN;
+    if (a.max_prob) a.max_prob[row] = NAN;
     return;
   }
   if (a.given) {
@@ -291,7 +292,7 @@ __global__ void __launch_bounds__(kWarp)
   a.token[row] = best.token;
   a.log_prob[row] = float(tempered ? below / a.temperature - log(tempered_sum) : below - log_sum);
   a.confidence[row] = float(exp(below) * share);
-  a.max_prob[row] = float(share);
+  if (a.max_prob) a.max_prob[row] = float(share);
   a.entropy[row] = float(log_sum - weighted * share);
 }
 

@@ -1,3 +1,4 @@
+// model.step(request, cancelToken?): NativeStepRequest in, NativeStepResult out.
 #include "addon/args.h"
 #include "addon/job.h"
 #include "addon/objects.h"
@@ -5,70 +6,24 @@
 namespace dultra {
 namespace addon {
 
-void CancelToken::init(Napi::Env env, AddonData* data) {
-  data->cancel_token = Napi::Persistent(DefineClass(
-      env, "CancelToken",
-      {InstanceMethod<&CancelToken::cancel>("cancel"), InstanceMethod<&CancelToken::progress>("progress")}));
-}
-
-std::shared_ptr<CancelToken::State> CancelToken::state_of(const Napi::Value& value) {
-  if (absent(value)) return nullptr;
-  const auto* data = value.Env().GetInstanceData<AddonData>();
-  if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data->cancel_token.Value()))
-    type_error(value.Env(), "cancelToken", "a CancelToken");
-  return Unwrap(value.As<Napi::Object>())->state_;
-}
-
-std::shared_ptr<std::atomic<bool>> CancelToken::flag_of(const Napi::Value& value) {
-  auto state = state_of(value);
-  return state ? std::shared_ptr<std::atomic<bool>>(state, &state->cancelled) : nullptr;
-}
-
-void CancelToken::cancel(const Napi::CallbackInfo&) { state_->cancelled.store(true, std::memory_order_relaxed); }
-
-Napi::Value CancelToken::progress(const Napi::CallbackInfo& info) {
-  Napi::Object out = Napi::Object::New(info.Env());
-  out.Set("loadedBytes", double(state_->progress.loaded.load()));
-  out.Set("totalBytes", double(state_->progress.total.load()));
-  return out;
-}
-
-void SessionObject::init(Napi::Env env, AddonData* data) {
-  data->session = Napi::Persistent(DefineClass(
-      env, "Session",
-      {InstanceMethod<&SessionObject::step>("step"), InstanceMethod<&SessionObject::write>("write"),
-       InstanceMethod<&SessionObject::cancel>("cancel"), InstanceMethod<&SessionObject::dispose>("dispose")}));
-}
-
-Napi::Value SessionObject::wrap(Napi::Env env, std::shared_ptr<Session> session) {
-  auto* data = env.GetInstanceData<AddonData>();
-  Napi::Object object = data->session.New({});
-  auto& sessions = data->sessions;
-  for (size_t i = sessions.size(); i-- > 0;)
-    if (sessions[i].expired()) sessions.erase(sessions.begin() + long(i));
-  sessions.push_back(session);
-  Unwrap(object)->session_ = std::move(session);
-  return object;
-}
-
-std::shared_ptr<Session> SessionObject::session(Napi::Env env) const {
-  if (!session_) throw make_error(env, ErrorCode::kDisposed, "this session has been disposed");
-  return session_;
-}
-
-Napi::Value SessionObject::step(const Napi::CallbackInfo& info) {
+Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Napi::Object object = to_object(info[0], "request");
   auto request = std::make_shared<StepRequest>();
-  request->rows = get_array<int32_t>(object, "rows");
+  request->ids = get_array<int32_t>(object, "ids");
+  request->offsets = get_array<int32_t>(object, "offsets");
   request->window_ends = get_array<int32_t>(object, "windowEnds");
   if (const Napi::Value list = object.Get("candidates"); !absent(list)) {
     request->candidate_offsets = get_array<int32_t>(to_object(list, "candidates"), "offsets");
     request->candidates = get_array<int32_t>(to_object(list, "candidates"), "positions");
   }
-  if (const Napi::Value list = object.Get("queries"); !absent(list)) {
-    request->query_offsets = get_array<int32_t>(to_object(list, "queries"), "offsets");
-    request->queries = get_array<int32_t>(to_object(list, "queries"), "positions");
+  if (const Napi::Value value = object.Get("cached"); !absent(value)) {
+    const Napi::Object cached = to_object(value, "cached");
+    request->cache = CacheObject::cache_of(cached.Get("cache"));
+    if (!request->cache) type_error(env, "cached.cache", "a KvCache");
+    request->cache_rows = get_array<int32_t>(cached, "rows");
+    request->query_offsets = get_array<int32_t>(cached, "offsets");
+    request->queries = get_array<int32_t>(cached, "positions");
   }
   request->row_keys = get_array<uint32_t>(object, "rowKeys");
   request->steps = get_array<uint32_t>(object, "steps");
@@ -93,7 +48,10 @@ Napi::Value SessionObject::step(const Napi::CallbackInfo& info) {
     request->position_uniforms = get_optional_array<double>(to_object(uniforms, "uniforms"), "position");
   }
   return Job<StepResult>::start(
-      env, [session = session(env), request] { return session->step(*request); },
+      env,
+      [held = model(env), request, flag = CancelToken::flag_of(info[1])] {
+        return run_step(*held, *request, flag.get());
+      },
       [](Napi::Env job_env, StepResult& result) -> Napi::Value {
         Napi::Object out = Napi::Object::New(job_env);
         out.Set("offsets", to_array(job_env, result.offsets));
@@ -112,19 +70,6 @@ Napi::Value SessionObject::step(const Napi::CallbackInfo& info) {
         return out;
       });
 }
-
-void SessionObject::write(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  if (!info[0].IsNumber()) type_error(env, "row", "a number");
-  const auto positions = to_vector<int32_t>(info[1], "positions"), tokens = to_vector<int32_t>(info[2], "tokens");
-  guarded(env, [&] { session(env)->write(info[0].As<Napi::Number>().Int32Value(), positions, tokens); });
-}
-
-void SessionObject::cancel(const Napi::CallbackInfo&) {
-  if (session_) session_->cancel();
-}
-
-void SessionObject::dispose(const Napi::CallbackInfo&) { session_.reset(); }
 
 }  // namespace addon
 }  // namespace dultra

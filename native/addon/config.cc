@@ -1,0 +1,103 @@
+// NativeModelConfig in, and the tensor table of a config out.
+#include "addon/args.h"
+#include "addon/job.h"
+#include "addon/objects.h"
+#include "model/tensors.h"
+
+namespace dultra {
+namespace addon {
+
+namespace {
+
+bool optional_bool(const Napi::Object& object, const char* name) {
+  return !absent(object.Get(name)) && get_bool(object, name);
+}
+
+MaskKind get_mask(const Napi::Object& object) {
+  if (absent(object.Get("mask"))) return MaskKind::kBidirectional;
+  const std::string mask = get_string(object, "mask");
+  if (mask == "bidirectional") return MaskKind::kBidirectional;
+  if (mask == "causal") return MaskKind::kCausal;
+  if (mask == "block-causal") return MaskKind::kBlockCausal;
+  type_error(object.Env(), "mask", "\"bidirectional\", \"causal\" or \"block-causal\", got \"" + mask + "\"");
+}
+
+PlannerConfig read_planner(const Napi::Object& object) {
+  PlannerConfig planner;
+  planner.present = true;
+  planner.layers = int(get_integer(object, "numLayers", 0, 1 << 10));
+  planner.use_adaln = get_bool(object, "useAdaln");
+  planner.use_mask_embeddings = get_bool(object, "useMaskEmbeddings");
+  return planner;
+}
+
+}  // namespace
+
+ModelConfig read_config(const Napi::Object& object) {
+  constexpr int64_t kMax = int64_t(1) << 30;
+  ModelConfig config;
+  config.hidden = get_integer(object, "dModel", 2, 1 << 20);
+  config.heads = int(get_integer(object, "nHeads", 1, 1 << 16));
+  config.kv_heads = int(get_integer(object, "nKvHeads", 1, 1 << 16));
+  config.layers = int(get_integer(object, "nLayers", 0, 1 << 16));
+  config.mlp_hidden = get_integer(object, "mlpHiddenSize", 1, 1 << 24);
+  config.embedding_size = get_integer(object, "embeddingSize", 1, kMax);
+  config.max_sequence_length = get_integer(object, "maxSequenceLength", 1, kMax);
+  config.rope_theta = float(get_number(object, "ropeTheta"));
+  config.rms_norm_eps = float(get_number(object, "rmsNormEps"));
+  config.weight_tying = get_bool(object, "weightTying");
+  config.qkv_bias = optional_bool(object, "qkvBias");
+  config.attn_out_bias = optional_bool(object, "attnOutBias");
+  config.mlp_bias = optional_bool(object, "mlpBias");
+  config.head_bias = optional_bool(object, "headBias");
+  config.qk_norm = optional_bool(object, "qkNorm");
+  config.mask = get_mask(object);
+  if (config.mask == MaskKind::kBlockCausal) config.block_length = int(get_integer(object, "blockLength", 1, 1 << 20));
+  // A causal model has no mask token.
+  const bool causal = config.mask == MaskKind::kCausal;
+  config.mask_token = int32_t(get_integer(object, "maskTokenId", causal ? -1 : 0, config.embedding_size - 1));
+  if (const Napi::Value planner = object.Get("planner"); !absent(planner))
+    config.planner = read_planner(to_object(planner, "planner"));
+  if (absent(object.Get("headDim"))) {
+    check_argument(config.hidden % config.heads == 0, "config: dModel / nHeads must be an integer without headDim");
+    config.head_dim = int(config.hidden / config.heads);
+  } else {
+    config.head_dim = int(get_integer(object, "headDim", 2, 1 << 16));
+  }
+  check_argument(config.head_dim % 2 == 0, "config: headDim must be even");
+  check_argument(config.heads % config.kv_heads == 0, "config: nHeads must be a multiple of nKvHeads");
+  check_argument(!config.qk_norm, "config: qkNorm: norms of queries and keys are not computed yet");
+  return config;
+}
+
+Napi::Value shape_to_js(Napi::Env env, const std::vector<int64_t>& shape) {
+  auto out = Napi::Array::New(env, shape.size());
+  for (uint32_t i = 0; i < shape.size(); ++i) out.Set(i, double(shape[i]));
+  return out;
+}
+
+namespace {
+
+Napi::Value tensors(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto table = guarded(env, [&] { return tensor_table(read_config(to_object(info[0], "config"))); });
+  auto out = Napi::Array::New(env, table.size());
+  for (uint32_t i = 0; i < table.size(); ++i) {
+    const Napi::HandleScope scope(env);
+    Napi::Object tensor = Napi::Object::New(env);
+    tensor.Set("name", table[i].name);
+    tensor.Set("shape", shape_to_js(env, table[i].shape));
+    tensor.Set("group", table[i].planner ? "planner" : "base");
+    out.Set(i, tensor);
+  }
+  return out;
+}
+
+}  // namespace
+
+void init_tensors(Napi::Env env, Napi::Object exports) {
+  exports.Set("tensors", Napi::Function::New(env, tensors, "tensors"));
+}
+
+}  // namespace addon
+}  // namespace dultra

@@ -1,0 +1,92 @@
+#include "model/block.h"
+
+#include <algorithm>
+
+#include "model/parameters.h"
+#include "model/trace.h"
+
+namespace dultra {
+
+void block_forward(const ForwardContext& context, const BlockWeights& weights, const BlockTokens& tokens, size_t layer,
+                   float* out, float* x, BlockTape* tape) {
+  Backend& backend = context.backend;
+  const int64_t n = tokens.count(), m = tokens.queries(), c = context.config.hidden;
+  const float eps = context.config.rms_norm_eps;
+  trace(context, "block_input", layer, x, n, c);
+
+  // h = x + attention(norm(x))
+  float* h = tape ? (tape->h = context.tape_memory->take(m * c)) : out;
+  const Array normed = context.activation(kNormed, n * c, tape ? &tape->normed : nullptr);
+  if (tokens.subset || h == x)
+    backend.rmsnorm_forward(normed, x, weights.attn_norm.as(), n, c, eps);
+  else
+    backend.rmsnorm_copy_forward(normed, h, x, nullptr, weights.attn_norm.as(), n, c, eps);
+  Array normed_queries = normed;
+  if (tokens.subset) {
+    // Computed again rather than gathered: one pass over the rows gives the copy and the norm.
+    normed_queries = context.activation(kNormedSubset, m * c, tape ? &tape->normed_queries : nullptr);
+    backend.rmsnorm_copy_forward(normed_queries, h, x, tokens.subset->rows.data(), weights.attn_norm.as(), m, c, eps);
+  }
+  trace(context, "attn_norm", layer, normed, n, c);
+  attention_forward(context, weights.attention, tokens, layer, normed, normed_queries, h,
+                    tape ? &tape->attention : nullptr);
+  trace(context, "after_attention", layer, h, m, c);
+
+  // out = h + mlp(norm(h))
+  const Array normed_h = context.activation(kNormed, m * c, tape ? &tape->normed_h : nullptr);
+  if (out == h)
+    backend.rmsnorm_forward(normed_h, h, weights.mlp_norm.as(), m, c, eps);
+  else
+    backend.rmsnorm_copy_forward(normed_h, out, h, nullptr, weights.mlp_norm.as(), m, c, eps);
+  trace(context, "mlp_norm", layer, normed_h, m, c);
+  mlp_forward(context, weights.mlp, out, normed_h, m, tape ? &tape->mlp : nullptr);
+  trace(context, "block_output", layer, out, m, c);
+}
+
+namespace {
+
+// Runs a checkpointed block again from its input, keeping what backward reads.
+BlockTape recompute(const BackwardContext& context, const BlockWeights& weights, const BlockTokens& tokens,
+                    size_t layer, const BlockTape& kept) {
+  TapeMemory memory(context.tape_workspace, context.recompute_slot);
+  ForwardContext forward = context.forward;
+  forward.tape_memory = &memory;
+  BlockTape tape;
+  tape.x = kept.x;
+  float* out = memory.take(tokens.queries() * context.config().hidden);
+  block_forward(forward, weights, tokens, layer, out, tape.x, &tape);
+  return tape;
+}
+
+}  // namespace
+
+void block_backward(const BackwardContext& context, const BlockWeights& weights, const BlockTokens& tokens,
+                    size_t layer, float* dx, float* dout, const BlockTape& kept) {
+  Backend& backend = context.backend();
+  const Parameters& parameters = context.parameters;
+  const int64_t n = tokens.count(), m = tokens.queries(), c = context.config().hidden;
+  const float eps = context.config().rms_norm_eps;
+  const BlockTape tape = kept.normed ? kept : recompute(context, weights, tokens, layer, kept);
+
+  float* dnormed = context.workspace.get(kDNormed, std::max(n, m) * c);
+  mlp_backward(context, weights.mlp, dnormed, dout, tape.normed_h, m, tape.mlp);
+  float* dh = dout;  // the residual: out = h + ...
+  backend.rmsnorm_backward(dh, gradient_of(parameters, weights.mlp_norm), dnormed, tape.h, weights.mlp_norm.as(), m, c,
+                           eps);
+
+  const RowSubset* subset = tokens.subset;
+  float* dqueries = subset ? context.workspace.get(kDQueries, m * c) : nullptr;
+  attention_backward(context, weights.attention, tokens, layer, tape.normed, subset ? tape.normed_queries : tape.normed,
+                     tape.attention, dnormed, dqueries, dh);
+  if (subset) {
+    backend.scatter_add_rows(dnormed, dqueries, subset->rows.data(), m, c);
+    backend.fill_zero(dx, n * c);
+    backend.scatter_add_rows(dx, dh, subset->rows.data(), m, c);
+  } else if (dx != dh) {
+    backend.copy(dx, dh, n * c);
+  }
+  backend.rmsnorm_backward(dx, gradient_of(parameters, weights.attn_norm), dnormed, tape.x, weights.attn_norm.as(), n,
+                           c, eps);
+}
+
+}  // namespace dultra

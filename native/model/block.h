@@ -1,0 +1,35 @@
+// A transformer block: attention and MLP with their norms and residuals, forward and backward. The base model and the
+// planner head are made of it.
+#pragma once
+#include "model/attention.h"
+#include "model/mlp.h"
+
+namespace dultra {
+
+struct BlockWeights {
+  Buffer attn_norm, mlp_norm;  // (C)
+  AttentionWeights attention;
+  MlpWeights mlp;
+};
+
+// Activations that backward reads. With ForwardContext::inputs_only, x alone.
+struct BlockTape {
+  float* x = nullptr;    // (N, C), kept by the caller
+  Array normed;          // (N, C)
+  Array normed_queries;  // (M, C), with a subset
+  float* h = nullptr;    // (M, C): x after attention
+  Array normed_h;        // (M, C)
+  AttentionTape attention;
+  MlpTape mlp;
+};
+
+// out (M, C): the block's output. Without a subset, M = N and out may be x itself, but not with a tape: x must then
+// live until backward.
+void block_forward(const ForwardContext& context, const BlockWeights& weights, const BlockTokens& tokens, size_t layer,
+                   float* out, float* x, BlockTape* tape);
+
+// dx (N, C) from dout (M, C), which is overwritten; the two may be one array where there is no subset.
+void block_backward(const BackwardContext& context, const BlockWeights& weights, const BlockTokens& tokens,
+                    size_t layer, float* dx, float* dout, const BlockTape& tape);
+
+}  // namespace dultra

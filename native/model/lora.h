@@ -1,0 +1,47 @@
+// Low-rank adapters: W = frozen + scale B A, merged into the model's weights after every update.
+#pragma once
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "model/parameters.h"
+
+namespace dultra {
+
+struct LoraOptions {
+  int rank = 0;  // 0: no adapters
+  double alpha = 0;
+  std::vector<std::string> targets;  // "q_proj" ... "ff_out", of every base block
+};
+
+class Lora {
+ public:
+  // Adds A and B of every target to `parameters`; streams of their moments count on from `stream`. Throws
+  // INVALID_ARGUMENT where no tensor is a target.
+  Lora(Backend& backend, Weights& weights, Parameters& parameters, const LoraOptions& options, uint32_t stream);
+
+  // As PEFT begins: A uniform within 1 / sqrt(K), B zero, so that the adapted model is the base. After
+  // Parameters::bind.
+  void initialise(uint64_t seed);
+  // Writes W of every target to the model, with the adapters or without. The caller holds the weights exclusively.
+  void merge(bool with_adapters);
+  // Memory beside the parameters.
+  size_t bytes() const;
+
+ private:
+  void scale(Adapter& adapter);
+  // W (N, K) in fp32, in backend memory.
+  float* merged(Adapter& adapter, size_t slot, bool with_adapters);
+  // fp32 (rows, cols) from bf16 and back.
+  void widen(float* to, const uint16_t* from, int64_t rows, int64_t cols);
+  void narrow(uint16_t* to, const float* from, int64_t rows, int64_t cols);
+
+  Backend& backend_;
+  Weights& weights_;
+  Parameters& parameters_;
+  const LoraOptions options_;
+  std::deque<Adapter> adapters_;  // their addresses are in Parameters
+  Workspace workspace_;
+};
+
+}  // namespace dultra

@@ -1,0 +1,53 @@
+#include "model/packing.h"
+
+#include <numeric>
+#include <string>
+
+#include "ops/check.h"
+
+namespace dultra {
+
+Packing Packing::from_lengths(const std::vector<int32_t>& lengths) {
+  std::vector<int32_t> offsets{0}, positions;
+  for (int32_t length : lengths) {
+    for (int32_t i = 0; i < length; ++i) positions.push_back(i);
+    offsets.push_back(offsets.back() + length);
+  }
+  return {std::move(offsets), std::move(positions), {}};
+}
+
+RowSubset RowSubset::all(const Packing& packing) {
+  return {packing.offsets.values(), ascending(packing.tokens()), packing.positions.values(), {}, 0};
+}
+
+void check_ids(const std::vector<int32_t>& ids, int64_t vocab) {
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] < 0 || ids[i] >= vocab)
+      throw Error(ErrorCode::kInvalidArgument, "ids[" + std::to_string(i) + "]: expected 0 to " +
+                                                   std::to_string(vocab - 1) + ", got " + std::to_string(ids[i]));
+}
+
+void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t max_length) {
+  check_argument(offsets.size() >= 2 && offsets.front() == 0 && size_t(offsets.back()) == total,
+                 "offsets: expected 0 first and the number of ids last");
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+    const int64_t length = int64_t(offsets[i + 1]) - offsets[i];
+    check_argument(length > 0 && length <= max_length, "row " + std::to_string(i) + ": expected 1 to " +
+                                                           std::to_string(max_length) + " tokens, got " +
+                                                           std::to_string(length));
+  }
+}
+
+std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets) {
+  std::vector<int32_t> lengths;
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) lengths.push_back(offsets[i + 1] - offsets[i]);
+  return lengths;
+}
+
+std::vector<int32_t> ascending(int64_t n) {
+  std::vector<int32_t> values(static_cast<size_t>(n));
+  std::iota(values.begin(), values.end(), 0);
+  return values;
+}
+
+}  // namespace dultra

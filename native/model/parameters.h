@@ -1,0 +1,119 @@
+// What of a model trains: fp32 masters, gradients and AdamW's moments, each kind in one arena.
+//
+// A master is an fp32 copy of a weight. Or, where the model holds the weight as row-major bf16 (Weights::bf16_rows:
+// CUDA), it is the model's own bf16 number and 16 low bits beside it, together exactly an fp32 number (ops/adamw.h):
+// that takes 2 bytes less per weight, and the model needs no update from its master.
+#pragma once
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "model/weights.h"
+
+namespace dultra {
+
+// A checkpoint tensor that trains, or half of an adapter.
+struct Parameter {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t n = 0;
+  bool planner = false;
+  uint32_t stream = 0;               // of the random numbers that round its moments
+  std::vector<Bf16Rows> model_rows;  // the model's own numbers, where the master is split; else empty
+  int64_t offset = 0;                // in the arenas of gradients and moments
+  int64_t master_offset = 0;         // in the arena of fp32 masters, or of low halves
+};
+
+// W = frozen + scale B A for some rows of a Linear: see lora.h.
+struct Adapter {
+  std::string tensor;  // that W replaces
+  Linear* linear = nullptr;
+  int64_t row = 0;                   // of the matrix where W begins
+  const Parameter* a = nullptr;      // (rank, K)
+  const Parameter* b = nullptr;      // (N, rank)
+  std::vector<Bf16Rows> model_rows;  // W in the model, where that is row-major bf16
+  Buffer frozen;                     // (N, K) fp32; bf16 with model_rows
+  Buffer a_scaled, b_scaled;         // (K, rank) and (N, rank) fp32: A and B times scale, as products take them
+
+  int64_t outputs() const { return b->shape[0]; }
+  int64_t inputs() const { return a->shape[1]; }
+  int64_t rank() const { return a->shape[0]; }
+};
+
+// The rows of a Linear that come from one checkpoint tensor.
+struct LinearPart {
+  int64_t row = 0, rows = 0;          // of the matrix
+  const Parameter* weight = nullptr;  // null: frozen
+  int64_t weight_row = 0;             // row of the tensor where the part begins
+  float* bias_gradient = nullptr;     // (rows), or null
+  const Adapter* adapter = nullptr;
+};
+
+class Parameters {
+ public:
+  // moments: kF32 or kBF16, how AdamW's moments are stored.
+  Parameters(Backend& backend, DType moments) : backend_(backend), moments_(moments) {}
+  Parameters(const Parameters&) = delete;
+  Parameters& operator=(const Parameters&) = delete;
+
+  // First every parameter is added, then memory is allocated, then everything else may be called.
+  const Parameter* add(std::string name, std::vector<int64_t> shape, bool planner, uint32_t stream,
+                       std::vector<Bf16Rows> model_rows = {});
+  void allocate();
+  // Reads masters of checkpoint tensors from the model, and notes which Linears and vectors they belong to.
+  void bind(const Weights& weights);
+  void bind_adapter(const Adapter& adapter);
+
+  const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
+  const Parameter* find(const std::string& name) const;
+  DType moments() const { return moments_; }
+  size_t bytes() const { return bytes_; }
+
+  // Numbers of a parameter in the arenas.
+  float* gradient(const Parameter& p) const { return gradients_.as() + p.offset; }
+  float* master(const Parameter& p) const { return masters_.as() + p.master_offset; }  // not where it is split
+  int16_t* low(const Parameter& p) const { return low_.as<int16_t>() + p.master_offset; }
+  void* exp_avg(const Parameter& p) const { return exp_avg_.as<uint8_t>() + moment_bytes(p.offset); }
+  void* exp_avg_sq(const Parameter& p) const { return exp_avg_sq_.as<uint8_t>() + moment_bytes(p.offset); }
+  // The whole arena of gradients, `size` numbers.
+  float* gradients() const { return gradients_.as(); }
+  int64_t size() const { return size_; }
+
+  // The gradient of what the model holds in `holder` (a Buffer, or the planner's bias); null where it is frozen.
+  float* gradient_of(const void* holder) const;
+  // Every row of the Linear's matrix, in order.
+  const std::vector<LinearPart>& parts(const Linear& linear) const;
+
+  std::vector<float> read_master(const Parameter& p) const;
+  void write_master(const Parameter& p, const std::vector<float>& values);
+  std::vector<NamedTensor> read_gradients() const;
+  // Masters and moments: NAME, exp_avg.NAME, exp_avg_sq.NAME.
+  std::vector<NamedTensor> read_state() const;
+  // Everything is checked before anything changes.
+  void write_state(const std::vector<NamedTensor>& tensors);
+
+ private:
+  size_t moment_bytes(int64_t numbers) const { return size_t(numbers) * dtype_size(moments_); }
+  Buffer zeroed(size_t bytes);
+  std::vector<float> read_moment(const void* from, int64_t n) const;
+  void write_moment(void* to, const std::vector<float>& values);
+
+  Backend& backend_;
+  const DType moments_;
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::unordered_map<std::string, Parameter*> by_name_;
+  std::unordered_map<const void*, std::vector<LinearPart>> parts_;  // by Linear
+  std::unordered_map<const void*, float*> gradient_of_;             // by holder
+  int64_t size_ = 0, master_size_ = 0, low_size_ = 0;
+  Buffer masters_, low_, gradients_, exp_avg_, exp_avg_sq_;
+  size_t bytes_ = 0;
+};
+
+// The gradient of a vector or number of the model, or null where it is frozen.
+template <class Holder>
+float* gradient_of(const Parameters& parameters, const Holder& holder) {
+  return parameters.gradient_of(&holder);
+}
+
+}  // namespace dultra

@@ -1,0 +1,57 @@
+// One denoising step, or one step of a causal model: proposes tokens for the candidates of some rows and decides which
+// to unmask. Stateless: ids come with the request.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "model/pass.h"
+
+namespace dultra {
+
+struct StepRequest {
+  std::vector<int32_t> ids, offsets;  // (N), (R + 1): the rows that take part, laid end to end
+  std::vector<int32_t> window_ends;   // (R) candidates are the masked positions before it
+  // (R + 1), in-row positions, ascending: candidates in place of those; or empty
+  std::vector<int32_t> candidate_offsets, candidates;
+  // Keys and values of rows `cache_rows` (R, ascending) of a cache: the step computes `queries` alone, (R + 1) and
+  // in-row positions, ascending. Null: all positions are computed.
+  std::shared_ptr<KvCache> cache;
+  std::vector<int32_t> cache_rows, query_offsets, queries;
+  std::vector<uint32_t> row_keys;  // (R) coordinates of each row's random numbers
+  std::vector<uint32_t> steps;     // (R)
+  uint64_t seed = 0;
+  float temperature = 0;
+  bool tempered_log_prob = false;
+  bool exclude_mask = true;
+  bool planner = false;  // planner logits are wanted
+  bool select = true;    // false: only propose tokens
+  UnmaskRule rule = UnmaskRule::kThreshold;
+  float planner_temperature = 1, probability_scale = 1;
+  double threshold = 0, factor = 0;
+  bool factor_last_pair = false;
+  std::vector<int32_t> counts;  // (R) counted rules
+  bool by_entropy = false;      // kFixed takes the lowest entropies instead of the highest confidences
+  bool reference_likelihood = false;
+  std::vector<double> token_uniforms, position_uniforms;  // (M, V), (M) recorded draws, or empty
+
+  size_t rows() const { return offsets.empty() ? 0 : offsets.size() - 1; }
+  // A pass that replays recorded draws: they stay where they are, so it is not captured.
+  bool is_replay() const { return !token_uniforms.empty() || !position_uniforms.empty(); }
+};
+
+// Per candidate (M), packed by offsets over the R rows of the request.
+struct StepResult {
+  std::vector<int32_t> offsets, positions, tokens;
+  std::vector<float> log_probs, confidences, entropies, planner_logits, probabilities, log_likelihoods;
+  std::vector<uint8_t> selected, forced;  // forced (R)
+  std::vector<float> timesteps;           // (R) 1 - masks / row length, before the step
+};
+
+// A candidate of a masked model is the token at its position; of a causal model, where the position's state predicts
+// it, the token that follows, and random numbers are drawn at that token's position.
+//
+// Throws INVALID_ARGUMENT, NO_PLANNER, NON_FINITE for logits that are NaN or infinite (naming row_key and position),
+// ABORTED when `cancel` (may be null) is set, OUT_OF_MEMORY. A cache is cleared where it throws.
+StepResult run_step(const Model& model, const StepRequest& request, const std::atomic<bool>* cancel);
+
+}  // namespace dultra

@@ -1,0 +1,93 @@
+#include "model/tensors.h"
+
+#include <utility>
+
+namespace dultra {
+
+int64_t TensorSpec::elements() const {
+  int64_t n = 1;
+  for (int64_t size : shape) n *= size;
+  return n;
+}
+
+namespace {
+
+class Table {
+ public:
+  std::vector<TensorSpec> specs;
+  bool planner = false;  // what follows belongs to the planner head
+  int layer = -1;        // and to this block
+
+  void add(const std::string& module, TensorRole role, std::vector<int64_t> shape, bool bias = false) {
+    specs.push_back({module + (bias ? ".bias" : ".weight"), std::move(shape), role, bias, planner, layer});
+  }
+
+  void block(const std::string& prefix, const ModelConfig& config) {
+    const int64_t c = config.hidden, f = config.mlp_hidden, q = config.q_width(), kv = config.kv_width();
+    add(prefix + "q_proj", TensorRole::kQ, {q, c});
+    add(prefix + "k_proj", TensorRole::kK, {kv, c});
+    add(prefix + "v_proj", TensorRole::kV, {kv, c});
+    add(prefix + "attn_out", TensorRole::kAttnOut, {c, q});
+    add(prefix + "ff_proj", TensorRole::kGate, {f, c});
+    add(prefix + "up_proj", TensorRole::kUp, {f, c});
+    add(prefix + "ff_out", TensorRole::kDown, {c, f});
+    add(prefix + "attn_norm", TensorRole::kAttnNorm, {c});
+    add(prefix + "ff_norm", TensorRole::kMlpNorm, {c});
+    if (config.qkv_bias) {
+      add(prefix + "q_proj", TensorRole::kQ, {q}, true);
+      add(prefix + "k_proj", TensorRole::kK, {kv}, true);
+      add(prefix + "v_proj", TensorRole::kV, {kv}, true);
+    }
+    if (config.attn_out_bias) add(prefix + "attn_out", TensorRole::kAttnOut, {c}, true);
+    if (config.mlp_bias) {
+      add(prefix + "ff_proj", TensorRole::kGate, {f}, true);
+      add(prefix + "up_proj", TensorRole::kUp, {f}, true);
+      add(prefix + "ff_out", TensorRole::kDown, {c}, true);
+    }
+  }
+
+  void planner_head(const ModelConfig& config) {
+    const int64_t c = config.hidden;
+    planner = true;
+    for (layer = 0; layer < config.planner.layers; ++layer) block("mask_head." + std::to_string(layer) + ".", config);
+    layer = -1;
+    if (config.planner.use_adaln) {
+      add("time_embedding.mlp.0", TensorRole::kTimeIn, {c, kTimeFeatures});
+      add("time_embedding.mlp.0", TensorRole::kTimeIn, {c}, true);
+      add("time_embedding.mlp.2", TensorRole::kTimeOut, {c, c});
+      add("time_embedding.mlp.2", TensorRole::kTimeOut, {c}, true);
+      if (config.planner.use_mask_embeddings) add("mask_embedding", TensorRole::kMaskEmbedding, {2, c});
+      for (const auto& [module, role] : {std::pair<const char*, TensorRole>{"norm_out_1", TensorRole::kModulation1},
+                                         {"norm_out_2", TensorRole::kModulation2}}) {
+        add(std::string(module) + ".modulation", role, {2 * c, c});
+        add(std::string(module) + ".modulation", role, {2 * c}, true);
+      }
+    } else {
+      add("norm_out_2", TensorRole::kPlannerNorm, {c});
+      add("norm_out_2", TensorRole::kPlannerNorm, {c}, true);
+    }
+    add("mask_linear", TensorRole::kPlannerLinear, {1, c});
+    add("mask_linear", TensorRole::kPlannerLinear, {1}, true);
+  }
+};
+
+}  // namespace
+
+std::vector<TensorSpec> tensor_table(const ModelConfig& config) {
+  const std::string base = "model.transformer.";
+  const int64_t c = config.hidden, v = config.embedding_size;
+  Table table;
+  table.add(base + "wte", TensorRole::kEmbedding, {v, c});
+  for (table.layer = 0; table.layer < config.layers; ++table.layer)
+    table.block(base + "blocks." + std::to_string(table.layer) + ".", config);
+  table.layer = -1;
+  table.add(base + "ln_f", TensorRole::kFinalNorm, {c});
+  if (!config.weight_tying) {
+    table.add(base + "ff_out", TensorRole::kHead, {v, c});
+    if (config.head_bias) table.add(base + "ff_out", TensorRole::kHead, {v}, true);
+  }
+  if (config.planner.present) table.planner_head(config);
+  return std::move(table.specs);
+}
+
+}  // namespace dultra

@@ -1,0 +1,423 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <tuple>
+
+namespace dultra {
+
+namespace {
+
+constexpr int64_t kPiece = int64_t(1) << 22;  // numbers that are converted at a time in host memory
+
+// Reads tensors of the table, counts them, builds what the backend multiplies with, and notes where everything is.
+class Reader {
+ public:
+  Reader(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
+         const std::atomic<bool>* cancel, LoadProgress* progress)
+      : backend_(backend),
+        checkpoint_(checkpoint),
+        options_(options),
+        cancel_(cancel),
+        progress_(progress),
+        table_(tensor_table(config)) {
+    if (progress_) progress_->total = checkpoint.bytes();
+    for (const TensorSpec& spec : table_) by_role_[{spec.role, spec.bias, spec.planner, spec.layer}] = &spec;
+  }
+
+  int64_t parameters = 0;
+  size_t bytes = 0;
+  std::vector<WeightLocation> locations;
+  // Which of the table's tensors the roles stand for.
+  bool planner = false;
+  int layer = -1;
+
+  // A matrix stacked from the tensors of `roles`, and its bias where the table has one. `count`: false where the
+  // tensor was counted already.
+  void linear(Linear& into, const std::vector<TensorRole>& roles, bool count = true) {
+    std::vector<Part> weights, biases;
+    for (TensorRole role : roles) {
+      const TensorSpec& spec = get(role);
+      weights.push_back({&spec, 0, spec.shape[0]});
+      if (const TensorSpec* bias = find(role, true)) biases.push_back({bias, 0, bias->shape[0]});
+    }
+    matrix(into, weights, count);
+    if (!biases.empty()) vector(into.bias, biases);
+  }
+  // Rows [first, first + rows) of a role's matrix and bias, with `offset` added to the bias.
+  void linear_rows(Linear& into, TensorRole role, int64_t first, int64_t rows, float offset) {
+    matrix(into, {{&get(role), first, rows}}, true);
+    vector(into.bias, {{&get(role, true), first, rows}}, offset);
+  }
+  void vector(Buffer& into, TensorRole role, bool bias = false) {
+    const TensorSpec& spec = get(role, bias);
+    vector(into, {{&spec, 0, spec.elements()}});
+  }
+
+  void number(float& into, TensorRole role, bool bias) {
+    const TensorSpec& spec = get(role, bias);
+    const auto tensor = checkpoint_.get(spec.name, spec.shape);
+    into = read(tensor, 0, 1)[0];
+    parameters += 1;
+    advance(1, tensor.ref->dtype);
+    WeightLocation& location = add(spec, WeightLocation::Kind::kNumber, 0, 1);
+    location.number = &into;
+  }
+
+  // The embedding table: only ever gathered from, so its storage type costs memory alone; with a narrower `storage` it
+  // is narrowed too.
+  void table(Buffer& into, DType& dtype, TensorRole role) {
+    const TensorSpec& spec = get(role);
+    const auto tensor = checkpoint_.get(spec.name, spec.shape);
+    dtype = tensor.ref->dtype;
+    if (!options_.keep_storage && options_.storage == DType::kBF16 && dtype == DType::kF32) {
+      dtype = DType::kBF16;
+      narrow(into, tensor);
+    } else {
+      into = Buffer(backend_, size_t(tensor.ref->end - tensor.ref->begin));
+      backend_.upload(into.as<void>(), tensor.data, into.bytes());
+    }
+    parameters += spec.elements();
+    bytes += into.bytes();
+    advance(spec.elements(), tensor.ref->dtype);
+    WeightLocation& location = add(spec, WeightLocation::Kind::kTable, 0, spec.shape[0]);
+    location.vector = &into;
+    checkpoint_.forget(tensor);
+  }
+
+  Buffer upload(const std::vector<float>& values) {
+    Buffer buffer(backend_, values.size() * 4);
+    backend_.upload(buffer.as<void>(), values.data(), values.size() * 4);
+    return buffer;
+  }
+
+ private:
+  struct Part {
+    const TensorSpec* spec;
+    int64_t first, rows;
+    bool whole() const { return rows == spec->shape[0]; }
+  };
+
+  const TensorSpec* find(TensorRole role, bool bias) const {
+    const auto found = by_role_.find({role, bias, planner, layer});
+    return found == by_role_.end() ? nullptr : found->second;
+  }
+  const TensorSpec& get(TensorRole role, bool bias = false) const {
+    const TensorSpec* spec = find(role, bias);
+    if (!spec) throw Error(ErrorCode::kInternal, "weights: the tensor table lacks a role");
+    return *spec;
+  }
+
+  void matrix(Linear& into, const std::vector<Part>& stacked, bool count) {
+    check_cancelled(cancel_);
+    std::vector<MatrixPart> parts;
+    std::vector<Checkpoint::Tensor> tensors;
+    std::vector<std::vector<float>> copies;  // of data that its file does not align (safetensors promises nothing)
+    DType storage = options_.storage;
+    int64_t row = 0;
+    const int64_t cols = stacked[0].spec->shape[1];
+    for (const Part& part : stacked) {
+      const auto tensor = checkpoint_.get(part.spec->name, part.spec->shape);
+      const DType dtype = tensor.ref->dtype;
+      parts.push_back({aligned(tensor, part.first * cols, part.rows * cols, &copies), dtype, part.rows});
+      tensors.push_back(tensor);
+      if (options_.keep_storage) storage = parts.size() == 1 || storage == dtype ? dtype : DType::kF32;
+      if (count) parameters += part.rows * cols;
+      WeightLocation& location = add(*part.spec, WeightLocation::Kind::kMatrix, part.first, part.rows);
+      location.linear = &into;
+      location.at = row;
+      row += part.rows;
+    }
+    if (backend_.compute() == Compute::kBF16) storage = DType::kBF16;
+    into.matrix = backend_.make_matrix(parts, cols, storage);
+    bytes += into.matrix->bytes();
+    for (size_t i = 0; i < stacked.size(); ++i) {
+      if (count) advance(stacked[i].rows * cols, parts[i].dtype);
+      if (stacked[i].whole()) checkpoint_.forget(tensors[i]);
+    }
+  }
+
+  // Vectors laid end to end in fp32, each number plus `offset`.
+  void vector(Buffer& into, const std::vector<Part>& stacked, float offset = 0) {
+    std::vector<float> all;
+    for (const Part& part : stacked) {
+      const auto tensor = checkpoint_.get(part.spec->name, part.spec->shape);
+      const std::vector<float> values = read(tensor, part.first, part.rows);
+      advance(part.rows, tensor.ref->dtype);
+      WeightLocation& location = add(*part.spec, WeightLocation::Kind::kVector, part.first, part.rows);
+      location.vector = &into;
+      location.at = int64_t(all.size());
+      location.offset = offset;
+      if (offset != 0) location.exact = values;
+      for (float x : values) all.push_back(x + offset);
+    }
+    into = upload(all);
+    parameters += int64_t(all.size());
+    bytes += all.size() * 4;
+  }
+
+  // fp32 numbers as bf16.
+  void narrow(Buffer& into, const Checkpoint::Tensor& tensor) {
+    into = Buffer(backend_, size_t(tensor.elements) * 2);
+    std::vector<uint16_t> piece;
+    for (int64_t first = 0; first < tensor.elements; first += kPiece) {
+      check_cancelled(cancel_);
+      piece.resize(size_t(std::min(kPiece, tensor.elements - first)));
+      for (size_t i = 0; i < piece.size(); ++i) {
+        float value;
+        std::memcpy(&value, static_cast<const uint8_t*>(tensor.data) + (size_t(first) + i) * 4, 4);
+        piece[i] = f32_to_bf16(value);
+      }
+      backend_.upload(into.as<uint16_t>() + first, piece.data(), piece.size() * 2);
+    }
+  }
+
+  WeightLocation& add(const TensorSpec& spec, WeightLocation::Kind kind, int64_t first, int64_t rows) {
+    WeightLocation location;
+    location.tensor = spec.name;
+    location.shape = spec.shape;
+    location.planner = spec.planner;
+    location.kind = kind;
+    location.first = first;
+    location.rows = rows;
+    locations.push_back(std::move(location));
+    return locations.back();
+  }
+
+  static const void* aligned(const Checkpoint::Tensor& tensor, int64_t first, int64_t count,
+                             std::vector<std::vector<float>>* copies) {
+    const size_t size = dtype_size(tensor.ref->dtype);
+    const auto* data = static_cast<const uint8_t*>(tensor.data) + size_t(first) * size;
+    if (reinterpret_cast<uintptr_t>(data) % size == 0) return data;
+    copies->emplace_back(size_t(count) * size / 4 + 1);
+    std::memcpy(copies->back().data(), data, size_t(count) * size);
+    return copies->back().data();
+  }
+
+  static std::vector<float> read(const Checkpoint::Tensor& tensor, int64_t first, int64_t count) {
+    std::vector<std::vector<float>> copies;
+    const void* data = aligned(tensor, first, count, &copies);
+    std::vector<float> values(static_cast<size_t>(count));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = load_as_f32(data, tensor.ref->dtype, i);
+    return values;
+  }
+
+  void advance(int64_t elements, DType dtype) {
+    if (progress_) progress_->loaded += uint64_t(elements) * dtype_size(dtype);
+  }
+
+  Backend& backend_;
+  const Checkpoint& checkpoint_;
+  const WeightOptions& options_;
+  const std::atomic<bool>* cancel_;
+  LoadProgress* const progress_;
+  const std::vector<TensorSpec> table_;
+  std::map<std::tuple<TensorRole, bool, bool, int>, const TensorSpec*> by_role_;
+};
+
+void read_block(Reader& reader, BlockWeights& block) {
+  reader.vector(block.attn_norm, TensorRole::kAttnNorm);
+  reader.vector(block.mlp_norm, TensorRole::kMlpNorm);
+  reader.linear(block.attention.q, {TensorRole::kQ});
+  reader.linear(block.attention.kv, {TensorRole::kK, TensorRole::kV});
+  reader.linear(block.attention.out, {TensorRole::kAttnOut});
+  reader.linear(block.mlp.gate_up, {TensorRole::kGate, TensorRole::kUp});
+  reader.linear(block.mlp.down, {TensorRole::kDown});
+}
+
+void read_blocks(Reader& reader, std::vector<BlockWeights>& blocks, int layers) {
+  blocks.resize(size_t(layers));  // before a location points into it
+  for (reader.layer = 0; reader.layer < layers; ++reader.layer) read_block(reader, blocks[size_t(reader.layer)]);
+  reader.layer = -1;
+}
+
+void read_planner(Reader& reader, PlannerWeights& planner, const ModelConfig& config) {
+  const int64_t c = config.hidden;
+  reader.planner = true;
+  read_blocks(reader, planner.blocks, config.planner.layers);
+  if (config.planner.use_adaln) {
+    reader.linear(planner.time_in, {TensorRole::kTimeIn});
+    reader.linear(planner.time_out, {TensorRole::kTimeOut});
+    if (config.planner.use_mask_embeddings)
+      reader.vector(planner.mask_embedding, TensorRole::kMaskEmbedding);
+    else
+      planner.mask_embedding = reader.upload(std::vector<float>(size_t(2 * c), 0.0f));
+    reader.linear_rows(planner.scale1, TensorRole::kModulation1, 0, c, 1.0f);
+    reader.linear_rows(planner.shift1, TensorRole::kModulation1, c, c, 0.0f);
+    reader.linear_rows(planner.scale2, TensorRole::kModulation2, 0, c, 1.0f);
+    reader.linear_rows(planner.shift2, TensorRole::kModulation2, c, c, 0.0f);
+  } else {
+    reader.vector(planner.norm_weight, TensorRole::kPlannerNorm);
+    reader.vector(planner.norm_bias, TensorRole::kPlannerNorm, true);
+  }
+  reader.vector(planner.linear_weight, TensorRole::kPlannerLinear);
+  reader.number(planner.linear_bias, TensorRole::kPlannerLinear, true);
+}
+
+}  // namespace
+
+const void* WeightLocation::holder() const {
+  switch (kind) {
+    case Kind::kMatrix: return linear;
+    case Kind::kNumber: return number;
+    default: return vector;
+  }
+}
+
+Weights::Weights(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint,
+                 const WeightOptions& options, const std::atomic<bool>* cancel, LoadProgress* progress)
+    : backend_(backend) {
+  Reader reader(config, backend, checkpoint, options, cancel, progress);
+  reader.table(embedding, embedding_dtype, TensorRole::kEmbedding);
+  reader.linear(head, {config.weight_tying ? TensorRole::kEmbedding : TensorRole::kHead}, !config.weight_tying);
+  read_blocks(reader, blocks, config.layers);
+  reader.vector(final_norm, TensorRole::kFinalNorm);
+  parameters_ = reader.parameters;
+  if (config.planner.present) read_planner(reader, planner, config);
+  planner_parameters_ = reader.parameters - parameters_;
+  parameters_ = reader.parameters;
+  bytes_ = reader.bytes;
+  locations_ = std::move(reader.locations);
+}
+
+std::vector<float> Weights::read(const std::string& tensor) const {
+  std::vector<float> out;
+  for (const WeightLocation& location : locations_) {
+    if (location.tensor != tensor) continue;
+    int64_t elements = 1;
+    for (int64_t n : location.shape) elements *= n;
+    out.resize(size_t(elements));
+    float* to = out.data() + location.first * location.cols();
+    switch (location.kind) {
+      case WeightLocation::Kind::kMatrix: location.linear->matrix->unpack(to, location.at, location.rows); break;
+      case WeightLocation::Kind::kTable: {
+        std::vector<uint8_t> stored(location.vector->bytes());
+        backend_.download(stored.data(), location.vector->as<void>(), stored.size());
+        for (int64_t i = 0; i < elements; ++i) to[i] = load_as_f32(stored.data(), embedding_dtype, size_t(i));
+        break;
+      }
+      case WeightLocation::Kind::kVector:
+        if (!location.exact.empty())
+          std::copy(location.exact.begin(), location.exact.end(), to);
+        else
+          backend_.download(to, location.vector->as<float>() + location.at, size_t(location.rows) * 4);
+        break;
+      case WeightLocation::Kind::kNumber: *to = *location.number; break;
+    }
+  }
+  check_argument(!out.empty(), "weights: this model has no tensor " + tensor);
+  return out;
+}
+
+std::vector<NamedTensor> Weights::read_all(const std::vector<std::string>* names) const {
+  std::vector<NamedTensor> out;
+  const auto add = [&](const WeightLocation& location) {
+    out.push_back({location.tensor, location.shape, read(location.tensor)});
+  };
+  if (!names) {
+    for (const WeightLocation& location : locations_) {
+      const auto is_same = [&](const NamedTensor& seen) { return seen.name == location.tensor; };
+      if (location.first == 0 && std::none_of(out.begin(), out.end(), is_same)) add(location);
+    }
+    return out;
+  }
+  for (const std::string& name : *names) {
+    const auto is_named = [&](const WeightLocation& location) { return location.tensor == name; };
+    const auto found = std::find_if(locations_.begin(), locations_.end(), is_named);
+    check_argument(found != locations_.end(), "weights: this model has no tensor " + name);
+    add(*found);
+  }
+  return out;
+}
+
+std::vector<Bf16Rows> Weights::bf16_rows(const std::string& tensor) const {
+  std::vector<Bf16Rows> out;
+  int64_t next = 0;
+  for (const WeightLocation& location : locations_) {
+    if (location.tensor != tensor) continue;
+    uint16_t* data = nullptr;
+    if (location.kind == WeightLocation::Kind::kMatrix) {
+      data = location.linear->matrix->bf16_rows();
+      if (data) data += location.at * location.cols();
+    } else if (location.kind == WeightLocation::Kind::kTable && embedding_dtype == DType::kBF16) {
+      data = location.vector->as<uint16_t>();
+    }
+    if (!data || location.first != next) return {};
+    out.push_back({data, location.first, location.rows});
+    next += location.rows;
+  }
+  return out;
+}
+
+void Weights::write(const std::function<const float*(const std::string& tensor)>& values) {
+  ++times_written_;
+  for (size_t i = 0; i < locations_.size(); ++i) {
+    WeightLocation& location = locations_[i];
+    if (location.kind == WeightLocation::Kind::kMatrix) {
+      // The parts of a matrix stand one after the other.
+      std::vector<const WeightLocation*> stacked{&location};
+      for (; i + 1 < locations_.size() && locations_[i + 1].linear == location.linear; ++i)
+        stacked.push_back(&locations_[i + 1]);
+      write_matrix(stacked, values);
+      continue;
+    }
+    const float* from = values(location.tensor);
+    if (!from) continue;
+    switch (location.kind) {
+      case WeightLocation::Kind::kTable: write_table(location, from); break;
+      case WeightLocation::Kind::kVector: write_vector(location, from); break;
+      default: backend_.download(location.number, from, 4);
+    }
+  }
+}
+
+void Weights::write_matrix(const std::vector<const WeightLocation*>& stacked,
+                           const std::function<const float*(const std::string& tensor)>& values) {
+  std::vector<MatrixPart> parts;
+  std::vector<std::vector<float>> kept;  // parts that stay as they are
+  bool any = false;
+  for (const WeightLocation* location : stacked) {
+    const float* data = values(location->tensor);
+    any = any || data;
+    parts.push_back({data ? data + location->first * location->cols() : nullptr, DType::kF32, location->rows});
+  }
+  if (!any) return;
+  Matrix& matrix = *stacked[0]->linear->matrix;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].data) continue;
+    kept.emplace_back(size_t(parts[i].rows * matrix.cols()));
+    matrix.unpack(kept.back().data(), stacked[i]->at, parts[i].rows);
+    parts[i].data = kept.back().data();
+  }
+  backend_.update_matrix(matrix, parts);
+}
+
+void Weights::write_table(const WeightLocation& location, const float* from) {
+  const int64_t elements = location.rows * location.cols();
+  // fp16 is read, not written: such a table becomes fp32.
+  if (embedding_dtype == DType::kF16) {
+    *location.vector = Buffer(backend_, size_t(elements) * 4);
+    embedding_dtype = DType::kF32;
+  }
+  if (embedding_dtype == DType::kF32) return backend_.copy(location.vector->as(), from, elements);
+  std::vector<float> wide;
+  std::vector<uint16_t> narrow;
+  for (int64_t first = 0; first < elements; first += kPiece) {
+    wide.resize(size_t(std::min(kPiece, elements - first)));
+    narrow.resize(wide.size());
+    backend_.download(wide.data(), from + first, wide.size() * 4);
+    std::transform(wide.begin(), wide.end(), narrow.begin(), f32_to_bf16);
+    backend_.upload(location.vector->as<uint16_t>() + first, narrow.data(), narrow.size() * 2);
+  }
+}
+
+void Weights::write_vector(WeightLocation& location, const float* from) {
+  std::vector<float> values(static_cast<size_t>(location.rows));
+  backend_.download(values.data(), from + location.first, values.size() * 4);
+  if (!location.exact.empty()) location.exact = values;
+  for (float& x : values) x += location.offset;
+  backend_.upload(location.vector->as<float>() + location.at, values.data(), values.size() * 4);
+}
+
+}  // namespace dultra
