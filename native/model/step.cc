@@ -72,11 +72,10 @@ class Step {
     check_cancelled(cancel_);
     exchange.send(0, inputs_end_);
     const auto operations = [&] { enqueue(*scratch); };
-    static std::atomic<int64_t> next{0};
     if (request_.is_replay() || is_tracing())
       operations();
     else
-      exchange.run({next++}, operations);
+      exchange.run(operations);
     if (candidates() > 0) exchange.receive(results_begin_, end_);
     cache_use_->done(pass_->cache);
     take_results();

@@ -11,8 +11,8 @@
 //   where the comment says no more, each of them is either. Sums and every step between reading and writing are fp32.
 // * Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
 //   positions, groups, masks' ranges, tokens, dlog_prob, planner logits, and everything but the logits of SampleArgs,
-//   UnmaskArgs, LikelihoodArgs and LikelihoodGradArgs may be host memory too. Offsets always are. Host memory of an
-//   Exchange stands for its twin.
+//   UnmaskArgs, LikelihoodArgs and LikelihoodGradArgs may be host memory too. Offsets always are. A pointer into an
+//   Exchange's host memory means its device mirror.
 // * An operation may return before it is done, except where a result goes to host memory; download waits for what came
 // before it.
 // * Sequences are packed end to end with offsets; nothing is ever padded.

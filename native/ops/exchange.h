@@ -1,4 +1,4 @@
-// Small arrays that host and backend share, and recordings of the operations that work on them.
+// Small arrays that host and backend share, and graphs of the operations that work on them.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,41 +8,39 @@
 
 namespace dultra {
 
-// Host memory with a twin in the backend's: an operation that is given an address in it works on the twin, and reads
-// sizes (offsets) from the host's side. A call of many operations so needs one way there and one way back. One user at
-// a time.
+// Host memory with a device mirror: an operation that is given an address in it works on the mirror, and reads sizes
+// (offsets) from the host's side. So a whole step needs one upload and one download. One user at a time.
 //
-// This class itself is the exchange of a backend that works on host memory: the twin is the memory itself, nothing is
-// recorded.
+// This class itself is the exchange of a backend that works on host memory: the memory is its own mirror, and there are
+// no graphs.
 class Exchange {
  public:
   virtual ~Exchange() = default;
 
-  // Whether `run` keeps recordings, so that few shapes are better than small ones.
+  // Whether `run` keeps graphs, so that few shapes are better than small ones.
   virtual bool records() const { return false; }
   // Host memory of at least `bytes`, aligned to kAlignment; contents are undefined. It moves when more is asked for
-  // than ever before, and all recordings end then. Throws OUT_OF_MEMORY.
+  // than ever before, and all graphs end then. Throws OUT_OF_MEMORY.
   virtual uint8_t* reserve(size_t bytes) {
     if (memory_.size() * sizeof(Line) < bytes) memory_.resize((bytes + sizeof(Line) - 1) / sizeof(Line));
     return reinterpret_cast<uint8_t*>(memory_.data());
   }
-  // Bytes [begin, end) to the twin; queued.
+  // Bytes [begin, end) to the mirror; queued.
   virtual void send(size_t /*begin*/, size_t /*end*/) {}
-  // Bytes [begin, end) from the twin; waits for them, and so for every operation before.
+  // Bytes [begin, end) from the mirror; waits for them, and so for every operation before.
   virtual void receive(size_t /*begin*/, size_t /*end*/) {}
 
   // Does what `operations` does: operations of the backend on memory that stays where it is, with nothing read back in
-  // between. `key` holds all that they are made of but the contents of that memory: shapes, scalars, addresses, as of
-  // unmask's rule or a cache. Where an equal key was run twice before, `operations` may not be called at all, but what
-  // it queued then is done again.
-  virtual void run(const std::vector<int64_t>& /*key*/, const std::function<void()>& operations) {
+  // between. Called when the same launches (kernels, shapes, scalars, addresses) were run twice before, it may only
+  // walk through `operations` to see what they are, and launch the graph that it captured then.
+  virtual void run(const std::function<void()>& operations) {
     ++counts_.direct;
     operations();
   }
-  // All recordings end: memory that they work on has moved.
+  // All graphs end: memory that they work on has moved.
   virtual void forget() {}
 
-  // How often `run` called the operations, recorded them, and repeated a recording; and recordings held.
+  // How often `run` ran the operations directly, captured a graph of them, and launched one; and graphs held.
   struct Counts {
     int64_t direct = 0, recorded = 0, repeated = 0, held = 0;
   };

@@ -196,6 +196,11 @@ CublasLt::~CublasLt() {
 
 bool CublasLt::multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n,
                         int64_t k, const void* bias, bool accumulate) {
+  // What becomes of a product follows from its shape, once its algorithm is chosen (times_cleared).
+  if (LaunchKey* key = planned_key()) {
+    key->add('m', out, out_stride, a, b, m, n, k, bias, accumulate);
+    return true;
+  }
   // The library counts in columns: our row-major out (m, n) is its (n, m), so b comes first.
   const auto alignment = [](const void* pointer, int64_t stride_bytes) {
     return reinterpret_cast<uintptr_t>(pointer) % kAlignment == 0 && stride_bytes % kAlignment == 0;
@@ -205,14 +210,14 @@ bool CublasLt::multiply(Array out, int64_t out_stride, const Operand& a, const O
     return false;
   const int flags = int(a.transposed) | int(b.transposed) << 1 | int(bias != nullptr) << 2 | int(accumulate) << 3 |
                     int(out.dtype == DType::kBF16) << 4;
-  if (plans_.size() > kMostPlans && !recording_) {
+  if (plans_.size() > kMostPlans && !capturing_) {
     plans_.clear();
     ++times_cleared_;
   }
   std::unique_ptr<Plan>& slot = plans_[Key{m, n, k, a.stride, b.stride, out_stride, flags}];
   const bool is_new = !slot;
-  if (is_new && recording_)
-    throw Error(ErrorCode::kInternal, "a matrix product cannot be recorded: its algorithm was not chosen before");
+  if (is_new && capturing_)
+    throw Error(ErrorCode::kInternal, "a matrix product cannot be captured: its algorithm was not chosen before");
   if (is_new) slot = std::make_unique<Plan>(api_.get());
   Plan& plan = *slot;
   const float alpha = 1, beta = accumulate ? 1.0f : 0.0f;

@@ -42,7 +42,7 @@ class CublasLt {
                 const void* bias, bool accumulate);
 
   // While the stream is captured nothing can be timed: a product of a shape that is new then throws INTERNAL.
-  void set_recording(bool on) { recording_ = on; }
+  void set_capturing(bool on) { capturing_ = on; }
   // How often the choices were thrown away because there were too many.
   uint64_t times_cleared() const { return times_cleared_; }
 
@@ -58,7 +58,7 @@ class CublasLt {
   cudaStream_t stream_ = nullptr;
   size_t version_ = 0;
   std::map<Key, std::unique_ptr<Plan>> plans_;
-  bool recording_ = false;
+  bool capturing_ = false;
   uint64_t times_cleared_ = 0;
 };
 

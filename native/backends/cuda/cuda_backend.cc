@@ -68,7 +68,7 @@ std::vector<DeviceInfo> list_devices() {
 
 ArgTransfer::ArgTransfer(CudaBackend& backend, const Argument* arguments, size_t count, const char* operation)
     : backend_(backend), lock_(backend.mutex_) {
-  check_cuda(cudaSetDevice(backend.index_), "choosing the device");
+  if (!planned_key()) check_cuda(cudaSetDevice(backend.index_), "choosing the device");
   const auto pointer_of = [](const Argument& argument) {
     void* pointer;
     std::memcpy(&pointer, argument.pointer, sizeof pointer);
@@ -80,7 +80,7 @@ ArgTransfer::ArgTransfer(CudaBackend& backend, const Argument* arguments, size_t
   size_t bytes = 0;
   for (size_t i = 0; i < count; ++i)
     if (is_staged(arguments[i])) bytes += Staging::rounded(arguments[i].bytes);
-  if (bytes > 0) backend.refuse_recording(std::strncmp(operation, "do_", 3) == 0 ? operation + 3 : operation);
+  if (bytes > 0) backend.refuse_graph(std::strncmp(operation, "do_", 3) == 0 ? operation + 3 : operation);
   backend.staging_->begin(bytes);
   for (size_t i = 0; i < count; ++i) {
     const Argument& argument = arguments[i];
@@ -155,21 +155,32 @@ bool CudaBackend::host_may_read(const void* pointer) const {
 
 std::unique_ptr<Exchange> CudaBackend::make_exchange() { return std::make_unique<CudaExchange>(*this); }
 
-void CudaBackend::set_recording(bool on) {
-  recording_ = on;
-  if (lt_) lt_->set_recording(on);
+LaunchKey*& key_of_thread() {
+  static thread_local LaunchKey* key = nullptr;
+  return key;
+}
+LaunchKey* planned_key() { return key_of_thread(); }
+void set_planned_key(LaunchKey* key) { key_of_thread() = key; }
+
+void CudaBackend::set_capturing(bool on) {
+  capturing_ = on;
+  if (lt_) lt_->set_capturing(on);
 }
 
-void CudaBackend::refuse_recording(const char* operation) const {
-  if (recording_)
-    throw Error(
-        ErrorCode::kInternal,
-        std::string(operation) + ": cannot be recorded: it would allocate, wait, or read memory that is no exchange's");
+void CudaBackend::refuse_graph(const char* operation) const {
+  if (capturing_ || planned_key())
+    throw Error(ErrorCode::kInternal,
+                std::string(operation) +
+                    ": cannot be captured: it would allocate, wait, or read memory that is not an exchange's");
 }
 
-void CudaBackend::release_held() {
-  for (void* pointer : held_) cudaFree(pointer);
-  held_.clear();
+void CudaBackend::refuse_capture(const char* operation) const {
+  if (capturing_) refuse_graph(operation);
+}
+
+void CudaBackend::release_deferred() {
+  for (void* pointer : deferred_) cudaFree(pointer);
+  deferred_.clear();
 }
 
 uint64_t CudaBackend::plans() const {
@@ -182,7 +193,7 @@ void CudaBackend::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "wa
 void* CudaBackend::allocate(size_t bytes) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   check_cuda(cudaSetDevice(index_), "choosing the device");
-  refuse_recording("allocate");
+  refuse_capture("allocate");
   void* pointer = nullptr;
   const cudaError_t error = cudaMalloc(&pointer, std::max<size_t>(1, bytes));
   if (error == cudaErrorMemoryAllocation) {
@@ -202,17 +213,22 @@ void CudaBackend::release(void* pointer) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   cudaSetDevice(index_);
   allocations_.erase(pointer);
-  if (recording_)
-    held_.push_back(pointer);
+  if (capturing_ || planned_key())
+    deferred_.push_back(pointer);
   else
     cudaFree(pointer);
 }
 
 // Memory of the kernels of one operation: operations follow each other on the stream, so they share it.
 void* CudaBackend::scratch(size_t bytes) {
+  if (LaunchKey* key = planned_key()) {
+    // The same address for every plan, aligned as any memory is and never read: graphs end when the memory moves.
+    key->add('s', bytes);
+    return reinterpret_cast<void*>(uintptr_t(1) << 20);
+  }
   if (bytes > scratch_bytes_) {
-    refuse_recording("an operation that needs more scratch memory");
-    ++scratch_moves_;  // recordings work on the old one
+    refuse_capture("an operation that needs more scratch memory");
+    ++scratch_moves_;  // graphs work on the old one
     synchronize();
     cudaFree(scratch_);
     scratch_ = nullptr;
@@ -227,10 +243,10 @@ void CudaBackend::upload(void* to, const void* from_host, size_t bytes) {
   if (bytes == 0) return;
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const bool staged = bytes <= kSmallUpload || on_device(from_host);
-  if (!staged) refuse_recording("upload");
+  if (!staged) refuse_graph("upload");
   const auto* from = static_cast<const uint8_t*>(from_host);
   ArgTransfer transfer(*this, {in(from, staged ? int64_t(bytes) : 0)});
-  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "copying to the device");
+  copy_bytes("copying to the device", stream_, to, from, bytes);
   if (!staged) synchronize();
   transfer.finish();
 }
@@ -238,7 +254,7 @@ void CudaBackend::upload(void* to, const void* from_host, size_t bytes) {
 void CudaBackend::download(void* to_host, const void* from, size_t bytes) {
   if (bytes == 0) return;
   ArgTransfer transfer(*this);
-  refuse_recording("download");
+  refuse_graph("download");
   check_cuda(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDefault, stream_), "copying from the device");
   synchronize();
 }
@@ -247,7 +263,7 @@ void CudaBackend::download(void* to_host, const void* from, size_t bytes) {
 
 void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, int64_t cols) {
   ArgTransfer transfer(*this);
-  refuse_recording("make_matrix");
+  refuse_graph("make_matrix");
   const int64_t n = part.rows * cols;
   if (part.dtype == storage) {
     check_cuda(cudaMemcpyAsync(to, part.data, size_t(n) * dtype_size(storage), cudaMemcpyDefault, stream_),
@@ -290,14 +306,14 @@ void CudaBackend::do_update_matrix(Matrix& matrix, const std::vector<MatrixPart>
 void CudaBackend::do_fill_zero(float* x, int64_t n) {
   if (n <= 0) return;
   ArgTransfer transfer(*this);
-  check_cuda(cudaMemsetAsync(x, 0, size_t(n) * sizeof(float), stream_), "clearing memory");
+  zero_bytes("clearing memory", stream_, x, size_t(n) * sizeof(float));
   transfer.finish();
 }
 
 void CudaBackend::do_copy(float* to, const float* from, int64_t n) {
   if (n <= 0) return;
   ArgTransfer transfer(*this);
-  check_cuda(cudaMemcpyAsync(to, from, size_t(n) * sizeof(float), cudaMemcpyDefault, stream_), "copying memory");
+  copy_bytes("copying memory", stream_, to, from, size_t(n) * sizeof(float));
   transfer.finish();
 }
 

@@ -71,11 +71,12 @@ class CudaBackend final : public Backend {
   bool on_device(const void* pointer) const;
   void* scratch(size_t bytes);
   void synchronize();
-  // Between the two, operations are captured: they may neither allocate, nor wait, nor stage what lies in plain host
-  // memory.
-  void set_recording(bool on);
-  void refuse_recording(const char* operation) const;  // throws INTERNAL that names it
-  void release_held();                                 // what was to be released meanwhile
+  // While a graph is captured, operations may neither allocate, nor wait, nor stage arrays in plain host memory. While
+  // one is planned (launch_key.h) they may allocate, as a workspace that grows does: addresses are part of the key.
+  void set_capturing(bool on);
+  void refuse_capture(const char* operation) const;  // throws INTERNAL that names it
+  void refuse_graph(const char* operation) const;    // likewise, also while planning
+  void release_deferred();                           // frees what was released meanwhile
   // Changes when cuBLASLt's algorithms are to be chosen again.
   uint64_t plans() const;
   // (D/2) of rope_forward, in device memory
@@ -98,8 +99,8 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<CublasLt> lt_;
   std::vector<const CudaExchange*> exchanges_;  // those that have memory
-  bool recording_ = false;
-  std::vector<void*> held_;  // to be freed when a recording is complete
+  bool capturing_ = false;
+  std::vector<void*> deferred_;  // to be freed when a graph is planned or captured
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   uint64_t scratch_moves_ = 0;

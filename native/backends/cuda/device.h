@@ -13,6 +13,7 @@
 #include <cstring>
 #include <string>
 
+#include "backends/cuda/launch_key.h"
 #include "ops/check.h"
 #include "ops/host_device.h"
 #include "ops/tensor.h"
@@ -26,6 +27,16 @@ namespace cuda {
 [[noreturn]] void throw_cuda_error(cudaError_t error, const char* what);
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw_cuda_error(error, what);
+}
+
+// Queues a copy or zeros, from and to any memory; `what` is for an error.
+inline void copy_bytes(const char* what, cudaStream_t stream, void* to, const void* from, size_t bytes) {
+  if (LaunchKey* key = planned_key()) return key->add('c', to, from, bytes);
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), what);
+}
+inline void zero_bytes(const char* what, cudaStream_t stream, void* to, size_t bytes) {
+  if (LaunchKey* key = planned_key()) return key->add('z', to, bytes);
+  check_cuda(cudaMemsetAsync(to, 0, bytes, stream), what);
 }
 
 DULTRA_HD constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -252,6 +263,7 @@ __device__ __forceinline__ void wgmma_weights(float (&d)[kN / 8][4], const uint3
 // block: threads, a multiple of 32. shared: bytes of dynamic shared memory.
 template <class Kernel, class... Args>
 void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int block, size_t shared, Args... args) {
+  if (LaunchKey* key = planned_key()) return key->add('k', kernel, grid, block, shared, args...);
   if (shared > 48 * 1024)
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
   kernel<<<grid, block, shared, stream>>>(args...);
@@ -405,6 +417,7 @@ inline void pin(T&) {}
 
 template <class Kernel, class... Args>
 void launch(const char*, cudaStream_t stream, Kernel kernel, dim3 grid, int block, size_t shared, Args... args) {
+  if (LaunchKey* key = planned_key()) return key->add('k', kernel, grid, block, shared, args...);
   const auto body = [=] { kernel(args...); };
   emulator::enqueue(stream, [=] {
     emulator::run(

@@ -116,7 +116,7 @@ void launch_rope(const char* name, Array to, ConstArray from, int64_t m, const R
 const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
   for (const Frequencies& f : frequencies_)
     if (f.head_dim == head_dim && f.theta == theta) return f.values;
-  refuse_recording("rope_forward");
+  refuse_capture("rope_forward");
   // As the CPU backend computes them: rounded to fp32 at every operation.
   std::vector<float> host(size_t(head_dim / 2));
   for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
