@@ -100,6 +100,19 @@ describe.each(['qwen2', 'tied', 'llama'])('%s', (name) => {
   });
 });
 
+test('an abort rejects with its reason', async () => {
+  await using model = await loadCausalModel(folderOf('qwen2'));
+  const reason = new Error('enough');
+  const controller = new AbortController();
+  const work = model.generateBatch([{ promptIds: [5, 6] }], {
+    maxTokens: 200,
+    temperature: 1,
+    signal: controller.signal,
+  });
+  controller.abort(reason);
+  await expect(work).rejects.toBe(reason);
+});
+
 describe('loading', () => {
   const broken = (change: (config: Record<string, unknown>) => void): string => {
     const folder = temporaryFolder();
@@ -115,7 +128,8 @@ describe('loading', () => {
     ['model_type', 'llada', /model_type: expected .*, got "llada", a masked diffusion model, which loadModel loads/],
     ['hidden_size', 47, /hidden_size \/ num_attention_heads: expected an even head size/],
     ['num_key_value_heads', 3, /num_attention_heads: expected a multiple of num_key_value_heads \(3\), got 4/],
-    ['head_dim', 16, /head_dim: expected hidden_size \/ num_attention_heads \(12\), got 16/],
+    ['head_dim', 16, /q_proj\.weight: expected shape \[64, 48\], got \[48, 48\]/],
+    ['head_dim', 15, /head_dim: expected an even head size, got 15/],
     ['rope_scaling', { rope_type: 'yarn' }, /rope_scaling: expected "default" or null, got "yarn"/],
     ['use_sliding_window', true, /use_sliding_window: expected false or null, got true/],
     ['hidden_act', 'gelu', /hidden_act: expected "silu" or null, got "gelu"/],

@@ -1,10 +1,10 @@
 // Which family reads a checkpoint, and what its tensors are called.
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { loadCausalModel, loadModel } from '../lib';
 import { checkComputable, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../lib/model/families';
 import { expectedTensors } from '../lib/model/tensors';
-import { modelFolder, temporaryFolder, variant } from './helpers';
+import { type FixtureTensor, modelFolder, readTensors, temporaryFolder, variant, writeTensors } from './helpers';
 
 const causalFolder = (name: string) => path.join(__dirname, 'fixtures', 'causal', name);
 const configOf = (folder: string) =>
@@ -71,17 +71,82 @@ describe('names of tensors', () => {
   });
 });
 
-test('a Llama with biases of attention is refused, a Qwen2 has them without saying so', async () => {
-  const folder = temporaryFolder();
-  cpSync(causalFolder('llama'), folder, { recursive: true });
-  writeFileSync(path.join(folder, 'config.json'), JSON.stringify({ ...configOf(folder), attention_bias: true }));
-  await expect(loadCausalModel(folder)).rejects.toThrow('attention_bias: expected false or null, got true');
-  await using model = await loadCausalModel(causalFolder('qwen2'));
-  expect(model.config).toMatchObject({
-    family: 'qwen2',
-    qkvBias: true,
-    attnOutBias: false,
-    mask: 'causal',
-    headDim: 12,
+describe('decoders', () => {
+  const rows = [{ promptIds: [5, 6, 7], ids: [8, 9, 2] }];
+  /** The Llama of the fixtures with its config and tensors changed. */
+  const changed = (
+    config: Record<string, unknown>,
+    change: (tensors: Record<string, FixtureTensor>) => void = () => {},
+  ): string => {
+    const folder = temporaryFolder();
+    const from = causalFolder('llama');
+    writeFileSync(path.join(folder, 'config.json'), JSON.stringify({ ...configOf(from), ...config }));
+    const tensors = readTensors(path.join(from, 'model.safetensors'));
+    change(tensors);
+    writeTensors(path.join(folder, 'model.safetensors'), tensors);
+    return folder;
+  };
+  const logProbsOf = async (folder: string) => {
+    await using model = await loadCausalModel(folder, { threads: 1 });
+    return Array.from((await model.logProbs(rows))[0]);
+  };
+  const tensor = (shape: number[], data: Float32Array): FixtureTensor => ({
+    dtype: 'F32',
+    shape,
+    data,
+    raw: Buffer.from(data.buffer),
+  });
+  /** Rows and columns of a matrix, from 0 on. */
+  const part = ({ shape, data }: FixtureTensor, height: number, width: number): FixtureTensor =>
+    tensor(
+      [height, width],
+      Float32Array.from({ length: height * width }, (_, i) =>
+        Number(data[Math.floor(i / width) * shape[1] + (i % width)]),
+      ),
+    );
+
+  test('a Qwen2 has biases of q, k and v, whatever its config says', async () => {
+    await using model = await loadCausalModel(causalFolder('qwen2'));
+    expect(model.config).toMatchObject({
+      family: 'qwen2',
+      qkvBias: true,
+      attnOutBias: false,
+      mask: 'causal',
+      headDim: 12,
+    });
+  });
+
+  test('a Llama has those that its config names', async () => {
+    const withBiases = (value: number) =>
+      changed({ attention_bias: true, mlp_bias: true }, (tensors) => {
+        for (const [name, { shape }] of Object.entries(tensors))
+          if (name.endsWith('_proj.weight'))
+            tensors[name.replace('weight', 'bias')] = tensor([shape[0]], new Float32Array(shape[0]).fill(value));
+      });
+    const plain = await logProbsOf(causalFolder('llama'));
+    expect(await logProbsOf(withBiases(0))).toEqual(plain);
+    expect(await logProbsOf(withBiases(0.1))).not.toEqual(plain);
+    await expect(loadCausalModel(changed({ attention_bias: true }))).rejects.toThrow(/missing tensors .*q_proj\.bias/);
+    await expect(loadCausalModel(changed({ mlp_bias: true }))).rejects.toThrow(/missing tensors .*gate_proj\.bias/);
+  });
+
+  test('heads need not be as wide together as the hidden states', async () => {
+    // One of two heads alone, and both where the other adds nothing.
+    const half = changed({ num_attention_heads: 1, head_dim: 16 }, (tensors) => {
+      for (const [name, matrix] of Object.entries(tensors))
+        if (/[qkv]_proj\.weight$/.test(name)) tensors[name] = part(matrix, 16, 32);
+        else if (name.endsWith('o_proj.weight')) tensors[name] = part(matrix, 32, 16);
+    });
+    const silent = changed({}, (tensors) => {
+      for (const [name, { shape, data }] of Object.entries(tensors))
+        if (name.endsWith('o_proj.weight'))
+          tensors[name] = tensor(
+            shape,
+            Float32Array.from(data as Float32Array, (value, i) => (i % 32 < 16 ? value : 0)),
+          );
+    });
+    const [one, both] = [await logProbsOf(half), await logProbsOf(silent)];
+    for (const [i, value] of one.entries()) expect(value).toBeCloseTo(both[i], 5);
+    expect(one).not.toEqual(await logProbsOf(causalFolder('llama')));
   });
 });

@@ -1,8 +1,15 @@
 // An autoregressive model: a baseline for diffusion, and a teacher that scores completions.
 import { DUltraError, optionError } from '../errors';
-import { type NativeCache, type NativeModel, type NativeModelInfo, native } from '../native';
+import {
+  cancellable,
+  type NativeCache,
+  type NativeModel,
+  type NativeModelInfo,
+  type NativeStepRequest,
+  native,
+} from '../native';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
-import { concatenate, offsetsOf, packed, packRows } from '../packing';
+import { concatenate, offsetsOf, packed, packPositions, packRows } from '../packing';
 import { deriveSeed, Purpose } from '../random';
 import type { ChatMessage } from '../types';
 import type { CausalConfig } from './config';
@@ -42,6 +49,45 @@ export interface CausalResult {
 }
 
 const DEFAULT_BUDGET = 8192;
+
+/** A row that is continued. */
+interface CausalRow {
+  index: number;
+  promptIds: Int32Array;
+  /** Prompt and completion; what lies behind `length` is not read. */
+  ids: Int32Array;
+  length: number;
+  /** Positions before it are in the cache. */
+  computed: number;
+  logProbs: number[];
+  /** A token that ends a text was drawn. */
+  isDone: boolean;
+}
+
+/** A step that computes what is new of each row and draws the token that follows. */
+function nextTokens(
+  rows: readonly CausalRow[],
+  step: number,
+  cache: NativeCache,
+  { temperature, seed, firstRow }: { temperature: number; seed: bigint; firstRow: number },
+): NativeStepRequest {
+  const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
+  const fresh = rows.map(({ computed, length }) =>
+    Int32Array.from({ length: length - computed }, (_, i) => computed + i),
+  );
+  return {
+    ids,
+    offsets,
+    windowEnds: Int32Array.from(rows, ({ length }) => length),
+    candidates: packPositions(rows.map(({ length }) => Int32Array.of(length - 1))),
+    cached: { cache, rows: Int32Array.from(rows, ({ index }) => index), ...packPositions(fresh) },
+    rowKeys: Uint32Array.from(rows, ({ index }) => firstRow + index),
+    steps: new Uint32Array(rows.length).fill(step),
+    seed,
+    temperature,
+    rule: 'none',
+  };
+}
 
 /** A loaded autoregressive model. Made by `loadCausalModel`; free it with `dispose()`. */
 export class CausalModel {
@@ -122,75 +168,33 @@ export class CausalModel {
     checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
     checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 31 });
     checkSignal(signal);
-    const { eosTokenIds, embeddingSize, maxSequenceLength } = this.config;
     this.#checkUsable();
-    const rows = prompts.map((prompt, i) => {
-      const promptIds = this.encodePrompt(prompt);
-      if (promptIds.length === 0)
-        throw optionError(RangeError, `prompts[${i}]`, `expected at least one token, got none`);
-      if (promptIds.length + maxTokens > maxSequenceLength)
-        throw optionError(
-          RangeError,
-          `prompts[${i}]`,
-          `${promptIds.length} tokens and maxTokens ${maxTokens} are more than the model's maximum of ${maxSequenceLength}`,
-        );
-      return {
-        index: i,
-        promptIds,
-        whole: Array.from(this.#checkRow(`prompts[${i}]`, promptIds)),
-        logProbs: [] as number[],
-        isDone: false,
-      };
-    });
+    const rows = prompts.map((prompt, index) => this.#openRow(prompt, index, maxTokens));
     if (rows.length === 0) return [];
-    const lengths = rows.map(({ promptIds }) => promptIds.length + maxTokens);
-    const cache = await allocateCache(this.#native, this.config, offsetsOf(lengths), { dtype: 'F32', planner: 'none' });
+    const offsets = offsetsOf(rows.map(({ ids }) => ids.length));
+    const cache = await allocateCache(this.#native, this.config, offsets, { dtype: 'F32', planner: 'none' });
+    const draw = { temperature, seed: deriveSeed(BigInt(seed), Purpose.evaluation), firstRow };
+    const token = new (native().CancelToken)();
     try {
-      // Keys and values of all but the last token, whose prediction is the first that is wanted.
-      await this.#cached(
-        cache,
-        rows.map(({ whole }) => ({ begin: 0, ids: whole.slice(0, -1) })),
-        false,
-      );
       for (let step = 0; step < maxTokens; step++) {
         const open = rows.filter(({ isDone }) => !isDone);
         if (open.length === 0) break;
-        signal?.throwIfAborted();
-        const last = rows.map(({ whole, isDone }) => ({ begin: whole.length - 1, ids: isDone ? [] : whole.slice(-1) }));
-        const logits = (await this.#cached(cache, last, true))!;
-        const drawn = await native().sample({
-          logits,
-          vocabSize: embeddingSize,
-          temperature,
-          temperedLogProb: false,
-          excludedToken: -1,
-          seed: deriveSeed(BigInt(seed), Purpose.evaluation),
-          rows: Uint32Array.from(open, ({ index }) => firstRow + index),
-          steps: Uint32Array.from(open, () => step),
-          positions: Uint32Array.from(open, ({ whole }) => whole.length),
-          threads: this.info.threads,
-        });
-        open.forEach((row, i) => {
-          row.whole.push(drawn.tokens[i]);
-          row.logProbs.push(drawn.logProbs[i]);
-          row.isDone = eosTokenIds.includes(drawn.tokens[i]);
-        });
+        const { tokens, logProbs } = await cancellable(
+          signal,
+          () => token.cancel(),
+          () => this.#native.step(nextTokens(open, step, cache, draw), token),
+        );
+        for (const [i, row] of open.entries()) {
+          row.computed = row.length;
+          row.ids[row.length++] = tokens[i];
+          row.logProbs.push(logProbs[i]);
+          row.isDone = this.config.eosTokenIds.includes(tokens[i]);
+        }
       }
     } finally {
       cache.dispose();
     }
-    return rows.map(({ promptIds, whole, logProbs, isDone }) => {
-      const ids = Int32Array.from(whole.slice(promptIds.length));
-      const shown = isDone ? ids.subarray(0, -1) : ids;
-      return {
-        text: decodeIds(shown, this),
-        ids,
-        promptIds,
-        nfe: ids.length,
-        logProbs: Float32Array.from(logProbs),
-        finishReason: isDone ? 'eos' : 'length',
-      };
-    });
+    return rows.map((row) => this.#resultOf(row));
   }
 
   /** Frees the weights. Further calls throw DUltraError DISPOSED. */
@@ -217,19 +221,32 @@ export class CausalModel {
     if (this.#isDisposed) throw new DUltraError('DISPOSED', 'this model has been disposed');
   }
 
-  /**
-   * A pass over some positions of every row, on what the cache holds of those before: their logits (M, V) if asked for.
-   */
-  async #cached(
-    cache: NativeCache,
-    rows: readonly { begin: number; ids: number[] }[],
-    logits: boolean,
-  ): Promise<Float32Array | null> {
-    const ids = Int32Array.from(rows.flatMap((row) => row.ids));
-    if (ids.length === 0) return null;
-    const positions = Int32Array.from(rows.flatMap((row) => row.ids.map((_, i) => row.begin + i)));
-    const offsets = offsetsOf(rows.map((row) => row.ids.length));
-    return (await this.#native.forward({ ids, offsets, logits, cache, positions })).logits;
+  #openRow(prompt: CausalPrompt, index: number, maxTokens: number): CausalRow {
+    const name = `prompts[${index}]`;
+    const promptIds = this.#checkRow(name, this.encodePrompt(prompt));
+    const { maxSequenceLength } = this.config;
+    if (promptIds.length === 0) throw optionError(RangeError, name, 'expected at least one token, got none');
+    if (promptIds.length + maxTokens > maxSequenceLength)
+      throw optionError(
+        RangeError,
+        name,
+        `${promptIds.length} tokens and maxTokens ${maxTokens} are more than the model's maximum of ${maxSequenceLength}`,
+      );
+    const ids = new Int32Array(promptIds.length + maxTokens);
+    ids.set(promptIds);
+    return { index, promptIds, ids, length: promptIds.length, computed: 0, logProbs: [], isDone: false };
+  }
+
+  #resultOf({ promptIds, ids: all, length, logProbs, isDone }: CausalRow): CausalResult {
+    const ids = all.slice(promptIds.length, length);
+    return {
+      text: decodeIds(isDone ? ids.subarray(0, -1) : ids, this),
+      ids,
+      promptIds,
+      nfe: ids.length,
+      logProbs: Float32Array.from(logProbs),
+      finishReason: isDone ? 'eos' : 'length',
+    };
   }
 
   #openScorer(): Promise<ModelTrainer> {

@@ -22,12 +22,11 @@ const schema = z.looseObject({
     .nullish(),
   rope_scaling: z.looseObject({ rope_type: z.string().nullish(), type: z.string().nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
-  attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
   hidden_act: z.string().nullish(),
   use_sliding_window: z.boolean().nullish(),
-  eos_token_id: z.union([z.int(), z.array(z.int())]).nullish(),
 });
+const eosSchema = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
 
 type Fields = z.infer<typeof schema>;
 
@@ -35,36 +34,42 @@ type Fields = z.infer<typeof schema>;
 function headsOf(c: Fields, file: string): { nHeads: number; nKvHeads: number; headDim: number } {
   const nHeads = c.num_attention_heads;
   const nKvHeads = c.num_key_value_heads ?? nHeads;
-  const headDim = c.hidden_size / nHeads;
-  if (!Number.isInteger(headDim) || headDim % 2 !== 0)
-    throw badFile(file, `hidden_size / num_attention_heads: expected an even head size, got ${headDim}`);
-  if (c.head_dim != null && c.head_dim !== headDim)
-    throw badFile(file, `head_dim: expected hidden_size / num_attention_heads (${headDim}), got ${c.head_dim}`);
+  const headDim = c.head_dim ?? c.hidden_size / nHeads;
+  if (!Number.isInteger(headDim) || headDim % 2 !== 0) {
+    const field = c.head_dim == null ? 'hidden_size / num_attention_heads' : 'head_dim';
+    throw badFile(file, `${field}: expected an even head size, got ${headDim}`);
+  }
   if (nHeads % nKvHeads !== 0)
     throw badFile(file, `num_attention_heads: expected a multiple of num_key_value_heads (${nKvHeads}), got ${nHeads}`);
   return { nHeads, nKvHeads, headDim };
 }
 
+/** What config.json does not say in the same way for all families. */
+export interface DecoderTraits {
+  family: string;
+  /** Biases of q_proj, k_proj and v_proj, and of o_proj. */
+  qkvBias: boolean;
+  attnOutBias: boolean;
+}
+
 /**
- * The config of an autoregressive decoder. @param biases of q_proj, k_proj and v_proj, which families decide
+ * Shapes of a decoder, with whatever mask it attends.
  * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
  */
-export function parseDecoder(
+export function decoderShapes(
   json: Record<string, unknown>,
   file: string,
-  { family, qkvBias }: { family: string; qkvBias: boolean },
-): CausalConfig {
+  traits: DecoderTraits,
+): Omit<CausalConfig, 'mask' | 'maskTokenId' | 'eosTokenIds' | 'planner'> {
   const c = checkFields(schema, json, file);
   requireValues(file, [
     ['hidden_act', c.hidden_act, ['silu']],
-    ['mlp_bias', c.mlp_bias, [false]],
     ['use_sliding_window', c.use_sliding_window, [false]],
     ['rope_scaling', c.rope_scaling?.rope_type ?? c.rope_scaling?.type, ['default']],
     ['rope_parameters.rope_type', c.rope_parameters?.rope_type, ['default']],
   ]);
-  const eos = c.eos_token_id ?? [];
   return {
-    family,
+    ...traits,
     dModel: c.hidden_size,
     ...headsOf(c, file),
     nLayers: c.num_hidden_layers,
@@ -75,16 +80,17 @@ export function parseDecoder(
     ropeTheta: c.rope_theta ?? c.rope_parameters?.rope_theta ?? 10000,
     rmsNormEps: c.rms_norm_eps ?? 1e-6,
     weightTying: c.tie_word_embeddings ?? false,
-    qkvBias,
-    attnOutBias: false,
-    mlpBias: false,
+    mlpBias: c.mlp_bias ?? false,
     headBias: false,
     qkNorm: false,
-    mask: 'causal',
-    maskTokenId: -1,
-    eosTokenIds: typeof eos === 'number' ? [eos] : eos,
-    planner: null,
   };
+}
+
+/** The config of an autoregressive decoder. @throws as {@link decoderShapes} */
+export function causalDecoder(json: Record<string, unknown>, file: string, traits: DecoderTraits): CausalConfig {
+  const { eos_token_id: eos } = checkFields(eosSchema, json, file);
+  const eosTokenIds = typeof eos === 'number' ? [eos] : (eos ?? []);
+  return { ...decoderShapes(json, file, traits), mask: 'causal', maskTokenId: -1, eosTokenIds, planner: null };
 }
 
 /** Modules of a block, and tensors outside of blocks: names of the native table to those of decoders. */

@@ -1,16 +1,19 @@
 // Llama.
+import { z } from 'zod';
+import { checkFields } from '../../files/json';
 import type { CausalConfig } from '../config';
-import { decoderName, parseDecoder } from './decoder';
-import { type Family, requireValues } from './definition';
+import { causalDecoder, decoderName } from './decoder';
+import type { Family } from './definition';
 
-/** Llama: no biases. */
+const biasSchema = z.looseObject({ attention_bias: z.boolean().nullish() });
+
+/** Llama: `attention_bias` is one of q_proj, k_proj, v_proj and o_proj. */
 export const llama: Family<CausalConfig> = {
   name: 'llama',
   modelTypes: ['llama'],
   parseConfig(json, file) {
-    // It would be a bias of o_proj too.
-    requireValues(file, [['attention_bias', json.attention_bias, [false]]]);
-    return parseDecoder(json, file, { family: 'llama', qkvBias: false });
+    const { attention_bias: bias } = checkFields(biasSchema, json, file);
+    return causalDecoder(json, file, { family: 'llama', qkvBias: bias ?? false, attnOutBias: bias ?? false });
   },
   checkpointName: decoderName,
 };
