@@ -3,12 +3,20 @@
 import { optionError } from '../errors';
 import type { ModelConfig } from '../model/config';
 import { allocateCache } from '../model/kv-cache';
-import { type NativeModel, type NativeStepRequest, type NativeStepResult, native } from '../native';
+import {
+  cancellable,
+  type NativeCache,
+  type NativeModel,
+  type NativeStepRequest,
+  type NativeStepResult,
+  native,
+} from '../native';
 import { concatenate, offsetsOf, packPositions } from '../packing';
 import { cacheStorage, type ResolvedCache } from './caches';
 import { BlockRow } from './rows/block-row';
 import type { Row, RowInput, RowOutcome, RowSettings } from './rows/row';
 import { definitionOf, type ResolvedSampler, ruleRequest } from './samplers';
+import type { RuleRequest } from './samplers/definition';
 import type { CustomSampler, DenoiseRow, DenoiseStep } from './types';
 
 /** What the loop needs of a model. */
@@ -145,6 +153,41 @@ function recordedDraws(parts: readonly (Float64Array | undefined)[]): Float64Arr
   return given.length === parts.length ? concatenate(given, Float64Array) : null;
 }
 
+/** What all steps of a run have in common. */
+interface Run {
+  settings: DenoiseSettings;
+  rule: RuleRequest;
+  cache: NativeCache | null;
+  recorded: RecordedUniforms | undefined;
+}
+
+/** The native request of the next step of the rows that take part. */
+function stepRequest({ settings, rule, cache, recorded }: Run, rows: Row[], step: number): NativeStepRequest {
+  const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
+  const isListed = cache !== null || rows.some((row) => !row.isWindow);
+  const indices = rows.map((row) => row.index);
+  const draws = recorded && rows.map((row) => recorded({ step, row: row.index, positions: row.candidates }));
+  return {
+    ...rule,
+    ids,
+    offsets,
+    windowEnds: Int32Array.from(rows, (row) => row.windowEnd()),
+    candidates: isListed ? packPositions(rows.map((row) => row.candidates)) : null,
+    cached: cache && { cache, rows: Int32Array.from(indices), ...packPositions(rows.map((row) => row.queries!)) },
+    rowKeys: Uint32Array.from(indices, (index) => settings.firstRow + index),
+    steps: Uint32Array.from(rows, (row) => row.steps),
+    seed: settings.seed,
+    temperature: settings.temperature,
+    temperedLogProb: settings.tempered,
+    counts: stepCounts(settings.sampler, rows),
+    referenceLikelihood: settings.referenceLikelihood,
+    uniforms: draws && {
+      token: recordedDraws(draws.map((draw) => draw.token)),
+      position: recordedDraws(draws.map((draw) => draw.position)),
+    },
+  };
+}
+
 /**
  * Runs the loop over a batch: one yield per forward pass, the rows' outcomes as the return value. Leaving the loop
  * early stops the native work.
@@ -161,62 +204,32 @@ export async function* denoiseRows(
   const rows = openRows(target, inputs, settings);
   const rule = ruleRequest(sampler, target.config.planner !== null, reference);
   const storage = cacheStorage(settings.cache, rule.planner === true);
-  const cache =
-    storage &&
-    (await allocateCache(target.native, target.config, offsetsOf(rows.map((row) => row.ids.length)), storage));
-  const isListed = cache !== null || rows.some((row) => !row.isWindow);
   // A handle of its own: a model that is disposed meanwhile lives until the loop ends.
   const model = target.native.share();
   const token = new (native().CancelToken)();
-  const cancel = () => token.cancel();
-  signal?.addEventListener('abort', cancel, { once: true });
+  const run: Run = { settings, rule, cache: null, recorded };
   try {
+    if (storage)
+      run.cache = await allocateCache(model, target.config, offsetsOf(rows.map((row) => row.ids.length)), storage);
     for (let step = 0; ; step++) {
       const active = nextRows(rows, reference);
       if (active.length === 0) break;
-      const draws = recorded
-        ? active.map((row) => recorded({ step, row: row.index, positions: row.candidates }))
-        : null;
-      const request: NativeStepRequest = {
-        ...rule,
-        ids: concatenate(
-          active.map((row) => row.ids),
-          Int32Array,
-        ),
-        offsets: offsetsOf(active.map((row) => row.ids.length)),
-        windowEnds: Int32Array.from(active, (row) => row.windowEnd()),
-        candidates: isListed ? packPositions(active.map((row) => row.candidates)) : null,
-        cached: cache && {
-          cache,
-          rows: Int32Array.from(active, (row) => row.index),
-          ...packPositions(active.map((row) => row.queries!)),
-        },
-        rowKeys: Uint32Array.from(active, (row) => settings.firstRow + row.index),
-        steps: Uint32Array.from(active, (row) => row.steps),
-        seed: settings.seed,
-        temperature: settings.temperature,
-        temperedLogProb: settings.tempered,
-        counts: stepCounts(sampler, active),
-        referenceLikelihood: settings.referenceLikelihood,
-        uniforms: draws && {
-          token: recordedDraws(draws.map((d) => d.token)),
-          position: recordedDraws(draws.map((d) => d.position)),
-        },
-      };
-      const result = await model.step(request, token).catch((error: unknown) => {
-        throw signal?.aborted ? signal.reason : error;
-      });
+      const request = stepRequest(run, active, step);
+      const result = await cancellable(
+        signal,
+        () => token.cancel(),
+        () => model.step(request, token),
+      );
       const event: DenoiseStep = { step, rows: [] };
-      for (let r = 0; r < active.length; r++) event.rows.push(await finishRow(active[r], r, result, sampler));
+      for (const [r, row] of active.entries()) event.rows.push(await finishRow(row, r, result, sampler));
       yield event;
       signal?.throwIfAborted();
     }
     return rows.map((row) => row.outcome());
   } finally {
-    signal?.removeEventListener('abort', cancel);
     token.cancel();
     model.dispose();
-    cache?.dispose();
+    run.cache?.dispose();
   }
 }
 
