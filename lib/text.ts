@@ -1,4 +1,4 @@
-// Values as parts of messages.
+// Text: values as parts of messages, and indentation.
 
 /** The message of what was thrown. */
 export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
@@ -16,4 +16,26 @@ export function show(value: unknown): string {
     return Array.isArray(value) ? `an array of ${value.length}` : 'an object';
   const text = JSON.stringify(value) ?? String(value);
   return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
+}
+
+/**
+ * Removes the white space that all lines begin with, as Python's textwrap.dedent; lines of white space alone become
+ * empty.
+ */
+export function dedent(text: string): string {
+  const lines = text.split('\n').map((line) => (/^[ \t]+$/.test(line) ? '' : line));
+  let margin: string | null = null;
+  for (const line of lines) {
+    if (line === '') continue;
+    const indent = line.match(/^[ \t]*/)![0];
+    if (margin === null) margin = indent;
+    else {
+      let common = 0;
+      while (common < margin.length && margin[common] === indent[common]) common++;
+      margin = margin.slice(0, common);
+    }
+  }
+  return margin
+    ? lines.map((line) => (line.startsWith(margin) ? line.slice(margin.length) : line)).join('\n')
+    : lines.join('\n');
 }

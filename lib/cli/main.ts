@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The command line. Every subcommand is a file in commands/ with one `register(program)`; data goes to stdout, all else
-// to stderr.
+// The command line. Every subcommand is a file in commands/ with one `register(program)`. Data goes to stdout, messages
+// and progress to stderr.
 import { Command, CommanderError } from 'commander';
 import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
@@ -22,7 +22,8 @@ function buildProgram(): Command {
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'dultra: ')) })
     .addHelpText(
       'after',
-      '\nData goes to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n' +
+      '\nData goes to stdout, progress and messages to stderr. ' +
+        'Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n' +
         'Run "dultra help COMMAND" for the options of a command.',
     );
   registerGenerate(program);
@@ -61,7 +62,7 @@ export async function main(args: readonly string[]): Promise<number> {
 
 /** Makes this process the command line's. */
 function start(): void {
-  // A reader that has seen enough (dultra … | head -1) closes the pipe: no failure, and nobody left to write for.
+  // EPIPE (dultra … | head -1): the reader has closed the pipe, which is no failure.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(ExitCode.done);
     process.stderr.write(`dultra: stdout: ${error.message}\n`);
@@ -70,7 +71,7 @@ function start(): void {
   process.stderr.on('error', () => {});
   handleSignals();
   main(process.argv.slice(2)).then((code) => {
-    // Native work that is still stopping must not hold up somebody who pressed Ctrl-C.
+    // After Ctrl-C, do not wait for native work that is still stopping.
     if (interruptSignal.aborted) process.exit(code);
     process.exitCode = code;
   });

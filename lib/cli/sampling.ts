@@ -1,4 +1,4 @@
-// The options of generation: sampler, lengths, randomness.
+// Options of generation: sampler, lengths, randomness.
 import { type Command, Option } from 'commander';
 import {
   CACHE_HELP,
@@ -34,7 +34,8 @@ function describe(entries: readonly (readonly [form: string, text: string])[]): 
   return entries
     .map(([form, text]) => {
       const lines = text.match(new RegExp(`.{1,${TEXT_WIDTH}}(?: |$)`, 'g')) ?? [text];
-      return `  ${form.padEnd(FORM_WIDTH)}${lines.map((line) => line.trimEnd()).join(`\n${' '.repeat(FORM_WIDTH + 2)}`)}`;
+      const indent = ' '.repeat(FORM_WIDTH + 2);
+      return `  ${form.padEnd(FORM_WIDTH)}${lines.map((line) => line.trimEnd()).join(`\n${indent}`)}`;
     })
     .join('\n');
 }

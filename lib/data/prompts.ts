@@ -2,7 +2,7 @@
 //
 // Source: chinsengi/dUltra-os, diffu_grpo/data_utils.py (training), eval_math/gsm8k.py, eval_math/math500.py and the
 // humaneval_instruct and mbpp_instruct tasks of eval_coding (evaluation).
-import { dedent } from '../grading/reference-text';
+import { dedent } from '../text';
 import type { ChatMessage } from '../types';
 
 /**

@@ -115,7 +115,8 @@ function promptOf({ name, object, steps, style }: Story, template: number): stri
     `${name} had ${first.before} ${object} , then ${first.verb} ${first.change}`,
     `${name} with ${first.before} ${object} and ${pronoun} ${first.verb} ${first.change}`,
   ][template];
-  return `${start}${second ? ` , then ${second.verb} ${second.change}` : ''} . how many now ?${style ? ` ${style}` : ''}`;
+  const more = second ? ` , then ${second.verb} ${second.change}` : '';
+  return `${start}${more} . how many now ?${style ? ` ${style}` : ''}`;
 }
 
 /** An equation, with its operands swapped where that is allowed and asked for. */
@@ -135,7 +136,10 @@ function body(form: Form, { name, object, steps }: Story, swaps: readonly boolea
   const direction = (step: Step) => `${step.op === '+' ? 'up' : 'down'} by ${step.change} to ${step.after}`;
   switch (form) {
     case 0:
-      return `${e1} ,${second ? ` then ${e2} ,` : ''} so ${name} has ${result} ${object} ${last.op === '+' ? 'in total' : 'left'}`;
+      return (
+        `${e1} ,${second ? ` then ${e2} ,` : ''} so ${name} has ${result} ${object} ` +
+        `${last.op === '+' ? 'in total' : 'left'}`
+      );
     case 1: {
       const start = `${name} starts with ${first.before} ${object} , ${first.verb} ${first.change} , so ${e1}`;
       return second ? `${start} , then ${second.verb} ${second.change} , so ${e2}` : start;
@@ -147,7 +151,10 @@ function body(form: Form, { name, object, steps }: Story, swaps: readonly boolea
       return `${start}${second ? ` , then ${moved(second, String(first.after))} and get ${result}` : ''} ${object}`;
     }
     case 4:
-      return `from ${first.before} ${object} ${name} goes ${direction(first)}${second ? ` , then ${direction(second)}` : ''}`;
+      return (
+        `from ${first.before} ${object} ${name} goes ${direction(first)}` +
+        `${second ? ` , then ${direction(second)}` : ''}`
+      );
     case 5:
       return second
         ? `${first.before} ${first.op} ${first.change} ${second.op} ${second.change} = ${result} ${object} for ${name}`

@@ -1,7 +1,7 @@
 // The processes that train one model together. Gradients are reduced in the native core; what is computed above them
 // (advantages, metrics) goes through a process group.
 
-/** Processes in order of their rank, each with rows of its own. Every process makes the same calls in the same order. */
+/** Processes by rank, each with its own rows. Every process makes the same calls in the same order. */
 export interface ProcessGroup {
   /** Of this process: 0 … size − 1. */
   readonly rank: number;

@@ -18,7 +18,7 @@ export interface CodeResult {
   /** Tests passed before the first that raised, and their number. */
   passedTests: number;
   tests: number;
-  /** What came of the first test that raised or ran out of a limit; null where none did. */
+  /** Outcome of the first test that raised or exceeded a limit; null if none did. */
   failure: PythonOutcome | null;
 }
 

@@ -1,5 +1,5 @@
-// Runs Python programs in the Python that is installed on this machine: its version, with every package that it has,
-// and without most of its walls. Nobody gets it without asking for it.
+// Runs Python programs in the Python that is installed on this machine, with its packages and without most of the
+// sandbox's walls. Used only where the caller asks for it.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
@@ -68,8 +68,8 @@ with open(${REPORT}, "wb", closefd=False) as out:
 os._exit(0)
 `;
 const WARNING =
-  'programs that a language model wrote now run in the Python of this machine: they may read what you may read, delete what you may delete, and ' +
-  'start processes. Use rewards.PythonSandbox for programs that you do not trust';
+  'programs that a language model wrote now run in the Python of this machine: they may read what you may read, ' +
+  'delete what you may delete, and start processes. Use rewards.PythonSandbox for programs that you do not trust';
 
 let hasWarned = false;
 

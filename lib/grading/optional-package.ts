@@ -1,4 +1,4 @@
-// Packages that only some tasks need, and that are too big for everybody to install.
+// Optional packages: large, and needed by some tasks only.
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError } from '../errors';

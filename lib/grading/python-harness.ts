@@ -1,5 +1,5 @@
-// The Python side of the sandbox: runs one program in an interpreter that has run nothing else, and describes what came
-// of it in JSON. What it needs is bound before the program runs, which may change any module. A program can still lie
+// The Python side of the sandbox: runs one program in a fresh interpreter and reports its outcome in JSON. The functions
+// that it calls are bound before the program runs, which may change any module. A program can still lie
 // about itself from the inside (an __eq__ that is always true, in tests that are Python too), which is why function
 // results are compared outside.
 
@@ -8,8 +8,10 @@ export const PYTHON_HARNESS = `
 def __make__():
     import builtins, io, json, sys, traceback
 
-    loads, dumps, compile_, exec_, list_, tuple_, dict_, set_ = json.loads, json.dumps, compile, exec, list, tuple, dict, frozenset
-    isinstance_, type_, len_, repr_, str_, int_, float_, bool_, iter_ = isinstance, type, len, repr, str, int, float, bool, iter
+    loads, dumps, compile_, exec_ = json.loads, json.dumps, compile, exec
+    list_, tuple_, dict_, set_ = list, tuple, dict, frozenset
+    isinstance_, type_, len_, repr_, iter_ = isinstance, type, len, repr, iter
+    str_, int_, float_, bool_ = str, int, float, bool
     BaseException_, MemoryError_, SystemExit_, Exception_ = BaseException, MemoryError, SystemExit, Exception
     raw_bytes = io.BytesIO
     MAX_DEPTH, MAX_NODES = 200, 200000
@@ -57,7 +59,9 @@ def __make__():
             if id(value) in state[1]:
                 return "<recursion>"
             state[1].add(id(value))
-            pairs = [[encode(key, depth + 1, state), encode(item, depth + 1, state)] for key, item in dict_.items(value)]
+            def inner(item):
+                return encode(item, depth + 1, state)
+            pairs = [[inner(key), inner(item)] for key, item in dict_.items(value)]
             state[1].discard(id(value))
             return {"$dict": pairs}
         if kind is set or kind is set_:
@@ -80,7 +84,8 @@ def __make__():
         sink, errors = Sink(job["outputLimit"]), Sink(job["outputLimit"])
         out = io.TextIOWrapper(io.BufferedWriter(sink), encoding="utf-8", errors="replace", write_through=True)
         err = io.TextIOWrapper(io.BufferedWriter(errors), encoding="utf-8", errors="replace", write_through=True)
-        sys.stdin = sys.__stdin__ = io.TextIOWrapper(raw_bytes(job["stdin"].encode("utf-8", "surrogatepass")), encoding="utf-8", errors="replace")
+        given = raw_bytes(job["stdin"].encode("utf-8", "surrogatepass"))
+        sys.stdin = sys.__stdin__ = io.TextIOWrapper(given, encoding="utf-8", errors="replace")
         sys.stdout, sys.stderr = out, err
         sys.__stdout__, sys.__stderr__ = out, err
         sys.argv = ["answer.py"]
@@ -111,7 +116,8 @@ def __make__():
         except SystemExit_ as error:
             # A script may end so; tests that stand behind it have then not run.
             if call is not None or job["mustFinish"] or error.code not in (None, 0):
-                result["status"], result["error"] = "error", "SystemExit(%s)" % (error.code if isinstance_(error.code, (int_, str_)) else "")
+                code = error.code if isinstance_(error.code, (int_, str_)) else ""
+                result["status"], result["error"] = "error", "SystemExit(%s)" % code
         except MemoryError_:
             result["status"], result["error"] = "memory", "MemoryError()"
         except BaseException_ as error:

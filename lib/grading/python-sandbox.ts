@@ -1,9 +1,9 @@
 // Runs untrusted Python: CPython in WebAssembly, in processes that may be ended at any time.
 //
-// Walls, from the inside: the interpreter has no system calls but those of an in-memory file system, and no way to
-// JavaScript; Node's permission model refuses the process files (but pyodide's own), child processes, threads and
-// addons; on Linux, where they are allowed, namespaces of its own leave it without network, other processes and
-// privileges; resource limits forbid writing files. Time and memory are bounded from outside.
+// Walls, from the inside out: the interpreter's system calls reach only an in-memory file system, and Python cannot
+// reach JavaScript; Node's permission model denies the process files (except pyodide's), child processes, threads and
+// addons; on Linux, if the system allows them, namespaces remove network, other processes and privileges; resource
+// limits forbid writing files. Time and memory are bounded from outside.
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { existsSync, realpathSync } from 'node:fs';
 import os from 'node:os';
@@ -61,7 +61,7 @@ export interface PythonProgram {
   mustFinish?: boolean;
 }
 
-/** What a program came to. */
+/** The outcome of a program. */
 export interface PythonOutcome {
   /**
    * "ok"; "error": it raised; "timeout"; "memory": it needed more than the limit; "crashed": the interpreter ended, as
@@ -85,16 +85,16 @@ export interface PythonOutcome {
   seconds: number;
 }
 
-/** What runs programs: a {@link PythonSandbox}, or with open eyes a `NativePython`. */
+/** Runs programs: a {@link PythonSandbox}, or a `NativePython`, which is no sandbox. */
 export interface PythonRunner {
   /**
-   * Runs one program to its outcome; what goes wrong in it is an outcome, not an error. @throws `signal.reason` where
+   * Runs one program to its outcome; a failing program is an outcome, not an error. @throws `signal.reason` where
    * it is aborted.
    */
   run(program: PythonProgram, options?: { signal?: AbortSignal }): Promise<PythonOutcome>;
 }
 
-/** What keeps programs in, beside the interpreter itself. */
+/** The walls around programs, beside the interpreter itself. */
 export interface SandboxWalls {
   /** Node's permission model: no files, processes, threads, addons. */
   permissions: boolean;
@@ -121,7 +121,7 @@ export function jobOf(program: PythonProgram, outputLimit: number): string {
 
 /** Starts that may fail one after the other. */
 const MAX_FAILURES = 2;
-/** What the JavaScript side of a process may take. */
+/** Heap of the JavaScript side of a process. */
 const HEAP_MB = 512;
 
 interface Job {
@@ -147,7 +147,7 @@ export async function outerWalls(
     if (wanted === 'require') throw new DUltraError('SANDBOX', `namespaces: expected Linux, got ${process.platform}`);
     return { command: [], walls: { namespaces: false, limits: false } };
   }
-  // A program that outlives this process would run for ever.
+  // Ends a program whose parent has died.
   const tied = ['setpriv', '--pdeathsig', 'KILL'];
   const limits = ['prlimit', '--core=0', '--fsize=0', '--nofile=256', '--'];
   const spaces = [
@@ -172,7 +172,8 @@ export async function outerWalls(
     if (wanted === 'require')
       throw new DUltraError(
         'SANDBOX',
-        'namespaces: expected unprivileged user namespaces, got none (is unshare of util-linux installed, and allowed?)',
+        'namespaces: expected unprivileged user namespaces, got none ' +
+          '(is unshare of util-linux installed, and allowed?)',
       );
   }
   for (const command of [[...tied, ...limits], limits])
@@ -203,10 +204,10 @@ function nodeFlags(library: string, worker: string): string[] {
 /** Memory of a started interpreter, base64, by pyodide's folder: starting from one takes a tenth of the time. */
 const snapshots = new Map<string, string>();
 
-/** What came of one program: the harness's JSON, or why there is none. */
+/** Result of one program: the harness's JSON, or why there is none. */
 type WorkerResult = { json: string } | { timeout: string } | { crashed: string } | 'aborted';
 
-/** A process with one interpreter that stands ready, or is being made ready. */
+/** A process with one interpreter, ready or starting. */
 class SandboxWorker {
   readonly #child: ChildProcess;
   #onMessage: (message: WorkerMessage) => void = () => {};
@@ -214,7 +215,7 @@ class SandboxWorker {
   isReady = false;
   isDead = false;
   runs = 0;
-  /** Called when a fresh interpreter stands ready, or the process has ended. */
+  /** Called when a fresh interpreter is ready, or the process has ended. */
   onChange: () => void = () => {};
   /** Why it could not start. */
   failure: string | null = null;
@@ -335,7 +336,8 @@ class SandboxWorker {
  *
  * ```ts
  * await using sandbox = new PythonSandbox({ timeLimitSeconds: 5 });
- * const { status, value } = await sandbox.run({ code: 'def add(a, b): return a + b', call: { name: 'add', input: [1, 2] } });
+ * const code = 'def add(a, b): return a + b';
+ * const { status, value } = await sandbox.run({ code, call: { name: 'add', input: [1, 2] } });
  * ```
  */
 export class PythonSandbox implements PythonRunner {
@@ -525,7 +527,7 @@ export class PythonSandbox implements PythonRunner {
   }
 }
 
-/** What the harness reported; a program that got hold of it may have written anything. */
+/** Parses the harness's report, which a hostile program may have written. */
 export function readOutcome(json: string, seconds: number): PythonOutcome {
   const crashed: PythonOutcome = {
     status: 'crashed',

@@ -1,12 +1,12 @@
-// The process in which untrusted Python runs: CPython in WebAssembly, under Node's permission model, without a way to
+// The process in which untrusted Python runs: CPython in WebAssembly, under Node's permission model, without access to
 // JavaScript.
 //
-// Every program gets an interpreter that was started from a snapshot and has run nothing else. The parent ends the
-// process when a program overruns its time, and after a number of programs.
+// Every program gets a fresh interpreter, started from a snapshot. The parent ends the process when a program exceeds
+// its time limit, and after a number of programs.
 import path from 'node:path';
 import { PYTHON_HARNESS } from './python-harness';
 
-/** What the parent sends first. */
+/** The parent's first message. */
 export interface WorkerSetup {
   /** Folder of the pyodide package. */
   library: string;
@@ -15,12 +15,12 @@ export interface WorkerSetup {
   snapshot: string | null;
 }
 
-/** What the parent then sends, one at a time: a job as JSON for the harness. */
+/** The parent's later messages, one at a time: a job as JSON for the harness. */
 export interface WorkerJob {
   job: string;
 }
 
-/** What the parent gets: when an interpreter stands ready, and what a program came to. */
+/** Messages to the parent: an interpreter is ready, or a program has ended. */
 export type WorkerMessage =
   | { type: 'ready'; seconds: number }
   | { type: 'snapshot'; data: string }
@@ -51,11 +51,11 @@ type Load = (options: object) => Promise<Interpreter>;
 const PAGE = 65536;
 /** Characters: the harness keeps far below. */
 const MAX_REPORT = 64e6;
-// The parent's only channel: the program must not find it.
+// The channel to the parent, which programs must not reach.
 const send = process.send!.bind(process) as (message: WorkerMessage, callback: () => void) => void;
 const { exit } = process;
 
-/** Takes away what JavaScript could do, should a program ever get to run some. */
+/** Removes capabilities of JavaScript, in case a program ever reaches it. */
 function disarm(): void {
   const refuse = (name: string) => () => {
     throw new Error(`${name} is not available in the sandbox`);
@@ -138,19 +138,21 @@ function cacheModules(): void {
 
 // Modules that programs use again and again: part of the snapshot.
 const IMPORTS = `
-import sys, math, re, json, itertools, functools, collections, heapq, bisect, string, random, datetime, decimal, fractions, statistics, copy
-import operator, typing, io, traceback, dataclasses, enum, abc, array, cmath, numbers, textwrap, time, queue, calendar, hashlib
+import sys, math, re, json, itertools, functools, collections, heapq, bisect, string, random, datetime
+import decimal, fractions, statistics, copy, operator, typing, io, traceback, dataclasses, enum, abc, array
+import cmath, numbers, textwrap, time, queue, calendar, hashlib
 `;
 
-// The ways from Python to JavaScript, closed before a program runs.
+// Closes the modules through which Python reaches JavaScript, before a program runs.
 const CLOSE = `
 def close():
     import sys
-    for name in [name for name in sys.modules if name.split(".")[0] in ("js", "pyodide_js", "pyodide", "_pyodide", "_pyodide_core", "micropip", "webbrowser")]:
+    closed = ("js", "pyodide_js", "pyodide", "_pyodide", "_pyodide_core", "micropip", "webbrowser")
+    parts = ("pyodide.code", "pyodide.ffi", "pyodide.http")
+    for name in [name for name in sys.modules if name.split(".")[0] in closed] + list(closed + parts):
         sys.modules[name] = None
-    for name in ("js", "pyodide_js", "pyodide", "_pyodide", "_pyodide_core", "pyodide.code", "pyodide.ffi", "pyodide.http", "micropip", "webbrowser"):
-        sys.modules[name] = None
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(type(finder), "__module__", "").startswith("_pyodide")]
+    is_own = lambda finder: getattr(type(finder), "__module__", "").startswith("_pyodide")
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not is_own(finder)]
     # The path of this file, on the host.
     sys.executable, sys.argv, sys.orig_argv = "", [""], [""]
     main = sys.modules["__main__"].__dict__

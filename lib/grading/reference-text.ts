@@ -6,6 +6,7 @@
  * parse_and_get_acc.py.
  * @module
  */
+import { dedent } from '../text';
 
 /** Where the reference's Python raises; `name` is the exception's type. */
 export class ReferenceFailure extends Error {
@@ -31,28 +32,6 @@ const afterFirst = (text: string, mark: string) => {
 const beforeFirst = (text: string, mark: string) => text.split(mark, 1)[0];
 const afterLast = (text: string, mark: string) =>
   text.slice(text.lastIndexOf(mark) < 0 ? 0 : text.lastIndexOf(mark) + mark.length);
-
-/**
- * Removes the white space that all lines begin with, as Python's textwrap.dedent; lines of white space alone become
- * empty.
- */
-export function dedent(text: string): string {
-  const lines = text.split('\n').map((line) => (/^[ \t]+$/.test(line) ? '' : line));
-  let margin: string | null = null;
-  for (const line of lines) {
-    if (line === '') continue;
-    const indent = line.match(/^[ \t]*/)![0];
-    if (margin === null) margin = indent;
-    else {
-      let common = 0;
-      while (common < margin.length && margin[common] === indent[common]) common++;
-      margin = margin.slice(0, common);
-    }
-  }
-  return margin
-    ? lines.map((line) => (line.startsWith(margin) ? line.slice(margin.length) : line)).join('\n')
-    : lines.join('\n');
-}
 
 /**
  * The last \boxed{…} (or \fbox{…}) with its command; the text itself without one, null where its braces do not close.

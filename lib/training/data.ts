@@ -1,4 +1,4 @@
-// Where training examples come from: a seeded task, or examples of the user's own.
+// Sources of training examples: a seeded task, or the user's examples.
 
 import type { Example, TaskDataset } from '../data/dataset';
 import { optionError } from '../errors';

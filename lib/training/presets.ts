@@ -40,7 +40,7 @@ export interface RewardConfig {
   options?: Readonly<Record<string, unknown>>;
 }
 
-/** What every stage's configuration holds beside the options of its trainer. */
+/** Keys of every stage's configuration, beside the options of its trainer. */
 interface SharedConfig {
   /** Folder or hub id of the model to train, or the shape of a new one with the data set's vocabulary. */
   model?: string | { create: Omit<CreateModelOptions, 'vocabulary'> };

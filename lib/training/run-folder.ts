@@ -5,8 +5,9 @@
 //   metrics.jsonl                one line per step
 //   events.out.tfevents.…        the same for TensorBoard
 //   .lock                        the process that is writing, while it is
-//   checkpoints/step-00000100/   config.json, model.safetensors, tokenizer files (what `loadModel` reads), trainer.safetensors
-//                                (fp32 masters and moments of what trains), state.json (step, best evaluation), adapter/ with lora
+//   checkpoints/step-00000100/   config.json, model.safetensors, tokenizer files (what `loadModel` reads),
+//                                trainer.safetensors (fp32 masters and moments of what trains),
+//                                state.json (step, best evaluation), adapter/ with lora
 import { existsSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
@@ -79,7 +80,7 @@ export class RunFolder {
 
   /**
    * Makes a run folder, or opens the one that is there.
-   * @param config what config.json holds; a run that is resumed must have the same `kind` and `options`
+   * @param config content of config.json; a run that is resumed must have the same `kind` and `options`
    * @throws RangeError where the folder holds a run and `resume` is off, or another run, or another process is writing
    * it;
    *   DUltraError WRITE_FAILED.

@@ -58,7 +58,8 @@ export async function lockRun(folder: string): Promise<() => Promise<void>> {
       throw optionError(
         RangeError,
         'outputDir',
-        `${folder} is being written by process ${holder!.pid} on ${holder!.host}; end it first, or remove ${file} if it is gone`,
+        `${folder} is being written by process ${holder!.pid} on ${holder!.host}; ` +
+          `end it first, or remove ${file} if it is gone`,
       );
     await rm(file, { force: true });
   }

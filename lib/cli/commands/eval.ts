@@ -62,12 +62,14 @@ Examples:
   dultra eval -m models/base --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
   dultra eval --dataset st1 --grid full --out results.json --json
   dultra eval --samplers planner,confidence:0.9 --caches none,prefix,dual,refresh:4
-  dultra eval -d gsm8k:test.jsonl --samplers planner,confidence:0.9,fixed:128 --models A,B --seeds 5 --output runs/gsm8k --report report.html
+  dultra eval -d gsm8k:test.jsonl --samplers planner,fixed:128 --models A,B --seeds 5 --output runs/gsm8k
 
-Data sets: the tasks above; gsm8k, math500, dapo17k, humaneval, mbpp, mbpp-sanitized, apps, from the hub, or NAME:PATH for a file (JSON lines,
-JSON, Parquet), a folder with a file per split, or another hub id. Code is run in a sandbox, which needs the package pyodide; answers that need
-algebra need @cortex-js/compute-engine. A module given by --import can register more (datasets.register).
-With --output, every prompt's result is written to samples.jsonl as it comes, and the same command goes on after an interruption.`;
+Data sets: the tasks above; gsm8k, math500, dapo17k, humaneval, mbpp, mbpp-sanitized, apps, from the hub, or NAME:PATH
+for a file (JSON lines, JSON, Parquet), a folder with a file per split, or another hub id. Code is run in a sandbox,
+which needs the package pyodide; answers that need algebra need @cortex-js/compute-engine. A module given by --import
+can register more (datasets.register).
+With --output, the result of every prompt is written to samples.jsonl at once, and the same command continues after an
+interruption.`;
 
 /** The samplers that the flags name, null where they ask for a grid. */
 function namedSamplers(flags: Flags): GridEntry[] | null {
@@ -162,7 +164,8 @@ function printCampaign({ rows, curves, config, models, seeds }: Campaign): void 
   for (const { model, group, aup } of curves)
     process.stdout.write(`${model.padEnd(widths[0])}  ${group.padEnd(widths[1])}  ${aup.toFixed(1)}\n`);
   process.stdout.write(
-    `\n${config.count} prompts of the ${config.split} split of ${config.dataset}, ${models.length} models, seeds ${seeds.join(', ')}\n`,
+    `\n${config.count} prompts of the ${config.split} split of ${config.dataset}, ` +
+      `${models.length} models, seeds ${seeds.join(', ')}\n`,
   );
 }
 
@@ -263,7 +266,9 @@ async function run(flags: Flags): Promise<void> {
     const labels = runs.map(({ label }) => label).join(', ');
     await writeReport(flags.report, {
       title: `dultra: ${dataset.name}`,
-      summary: `Samplers of ${runs.length > 1 ? 'the models' : 'the model'} ${labels} on ${dataset.name}: how many forward passes they need, and what is right.`,
+      summary:
+        `Samplers of ${runs.length > 1 ? 'the models' : 'the model'} ${labels} on ${dataset.name}: ` +
+        'how many forward passes they need, and what is right.',
       runs,
       campaign,
       commands: [`dultra ${process.argv.slice(2).join(' ')}`],

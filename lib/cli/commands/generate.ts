@@ -57,7 +57,8 @@ async function readMessages(value: string): Promise<ChatMessage[]> {
       text = readFileSync(value, 'utf8');
     } catch (error) {
       throw new UsageError(
-        `--messages: expected JSON such as [{"role":"user","content":"Hi"}], or a file with it: ${(error as Error).message}`,
+        '--messages: expected JSON such as [{"role":"user","content":"Hi"}], ' +
+          `or a file with it: ${(error as Error).message}`,
       );
     }
   }

@@ -49,7 +49,8 @@ function describeModel(model: MaskedDiffusionModel): [string, string][] {
     ['device', `${info.device}, ${info.isa}, ${info.threads} thread${info.threads === 1 ? '' : 's'}`],
     [
       'parameters',
-      `${info.parameters.toLocaleString('en')}, of which the planner has ${info.plannerParameters.toLocaleString('en')}`,
+      `${info.parameters.toLocaleString('en')}, ` +
+        `of which the planner has ${info.plannerParameters.toLocaleString('en')}`,
     ],
     ['weights', formatBytes(info.weightBytes)],
     ['transformer', `${c.nLayers} layers of width ${c.dModel}, ${heads}, feed-forward ${c.mlpHiddenSize}`],
@@ -69,7 +70,8 @@ function describeModel(model: MaskedDiffusionModel): [string, string][] {
       'tokenizer',
       tokenizer === null
         ? 'none: prompts are token ids (--prompt-ids 5,17,3)'
-        : `${tokenizer.size} ids, ${tokenizer.hasChatTemplate ? 'with' : 'no'} chat template${tokenizer.maskToken ? `, mask token ${tokenizer.maskToken}` : ''}`,
+        : `${tokenizer.size} ids, ${tokenizer.hasChatTemplate ? 'with' : 'no'} chat template` +
+          `${tokenizer.maskToken ? `, mask token ${tokenizer.maskToken}` : ''}`,
     ],
   ];
 }

@@ -52,7 +52,8 @@ Examples:
 
 A config file (YAML or JSON) holds the options of the stage's trainer by their API names, and
   model       folder or hub id, or { create: { dModel: 64, nLayers: 3 } } for a new model
-  dataset     a data set (gsm8k, math500, dapo17k, apps …, NAME:PATH for files), a task (${['st1', 's1', 't12', 'free8', 'free12', 'sudoku4'].join(', ')} …) or a file of { "prompt": …, "answer": … } lines; validation: a second such file
+  dataset     a data set (gsm8k, math500, dapo17k, apps …, NAME:PATH for files), a task (st1, s1, t12, free8, free12,
+              sudoku4 …) or a file of { "prompt": …, "answer": … } lines; validation: a second such file
   datasetOptions  { prompts: thinking } and the like, of a data set
   rewards     grpo: { name: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }
 Later ones win: preset, config file, flags. A run is resumed with the options that it began with.`;
@@ -118,7 +119,7 @@ function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
   return { outputDir: `runs/${stage}`, ...merged } as training.TrainConfig;
 }
 
-/** A run that has got somewhere; what has none can begin again without loss. */
+/** Whether a run has saved anything; without checkpoints it can begin again without loss. */
 function hasCheckpoints(folder: string): boolean {
   const checkpoints = path.join(folder, 'checkpoints');
   return existsSync(checkpoints) && readdirSync(checkpoints).some((name) => name.startsWith('step-'));
@@ -130,7 +131,7 @@ function resumed(folder: string, stage: string | undefined, flags: Flags): Launc
   if (!existsSync(file))
     throw new UsageError(`--resume: ${folder} holds no run of dultra train (${LAUNCH_FILE} is missing)`);
   const launch = JSON.parse(readFileSync(file, 'utf8')) as Launch;
-  // Seeds beyond what a double holds are stored as text.
+  // Seeds above 2^53 are stored as text.
   if (typeof launch.config.seed === 'string') launch.config.seed = BigInt(launch.config.seed);
   if (stage !== undefined && stage !== launch.stage)
     throw new UsageError(`--resume: ${folder} holds a run of ${launch.stage}, not of ${stage}`);
@@ -234,7 +235,8 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
           plan.available,
           plan.fits
             ? ''
-            : 'not enough: a smaller tokenBudget, activationCheckpointing, momentDtype bfloat16, lora or freezeBase need less',
+            : 'not enough: a smaller tokenBudget, activationCheckpointing, momentDtype bfloat16, lora or ' +
+                'freezeBase need less',
         ),
   ]);
 }
@@ -311,7 +313,8 @@ export function register(program: Command): void {
     .command('train')
     .summary('train a model: sft, planner or grpo')
     .description(
-      'Trains a model: sft (masked-diffusion fine-tuning), planner (planner initialisation) or grpo. Prints the trained model’s folder.',
+      'Trains a model: sft (masked-diffusion fine-tuning), planner (planner initialisation) or grpo. ' +
+        'Prints the trained model’s folder.',
     )
     .argument('[stage]', 'sft, planner or grpo; with --resume the run knows')
     .optionsGroup('Run:')

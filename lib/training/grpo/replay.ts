@@ -1,6 +1,6 @@
 // Rollouts as rows that can be scored again: every (rollout, step) pair is an independent forward pass over the row as
-// it was before the step. With a cache the steps of a rollout depend on each other: they are scored in their order, on a
-// cache that they fill as the rollout did.
+// it was before the step. With a cache the steps of a rollout depend on each other: they are scored in their order, on
+// a cache that they fill as the rollout did.
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateOptions, GenerateResult } from '../../generation/types';
 import type { NativeScoreRequest } from '../../native';
