@@ -10,6 +10,7 @@
 #if defined(DULTRA_EMULATOR)
 #include "backends/cuda/cuda_backend.h"
 #include "emulator/emulator.h"
+#include "emulator/faults.h"
 #elif defined(DULTRA_GPU)
 #include "backends/cuda/cuda_backend.h"
 #else
@@ -39,6 +40,8 @@ std::vector<Test>& tests() {
 constexpr int kPrintedFailures = 20;  // of one test
 std::atomic<int64_t> checks{0};       // tests have threads
 std::atomic<int> failures{0};         // of the running test
+const char* running = "";
+bool fail_fast = false;  // exit at the first failed check
 
 bool has_tag(const Test& test, const std::string& tag) {
   const std::string separator = ", ";
@@ -57,6 +60,11 @@ Registration::Registration(const char* name, const char* tags, void (*run)()) { 
 void report(bool ok, const char* file, int line, const std::string& details) {
   ++checks;
   if (ok) return;
+  if (fail_fast) {
+    std::printf("FAILED %s: %s:%d: %s\n", running, file, line, details.c_str());
+    std::fflush(stdout);
+    std::_Exit(1);
+  }
   if (++failures <= kPrintedFailures) std::printf("  %s:%d: %s\n", file, line, details.c_str());
 }
 
@@ -189,6 +197,7 @@ static int run_all(const Selection& selection) {
       continue;
     }
     failures = 0;
+    running = test.name;
     const int64_t before = checks;
 #if defined(DULTRA_EMULATOR)
     turn = 0;
@@ -203,6 +212,9 @@ static int run_all(const Selection& selection) {
       report(false, test.name, 0, std::string("threw: ") + error.what());
     }
     if (failures > kPrintedFailures) std::printf("  ... %d more\n", failures - kPrintedFailures);
+#if defined(DULTRA_EMULATOR)
+    emulator::print_faults();
+#endif
     std::printf("%s %s (%lld checks)\n", failures ? "FAILED" : "ok", test.name,
                 static_cast<long long>(checks - before));
     std::fflush(stdout);
@@ -285,12 +297,21 @@ int main(int argc, char** argv) {
     } else if (argument == "--shard" && i + 1 < argc &&
                std::sscanf(argv[i + 1], "%d/%d", &selection.shard, &selection.shards) == 2 && selection.shards > 0) {
       ++i;
+    } else if (argument == "--fail-fast") {
+      dultra::test::fail_fast = true;
     } else if (argument == "--list") {
       selection.list = true;
+#if defined(DULTRA_EMULATOR)  // for the mutant suite: emulator/faults.h
+    } else if (argument == "--fault" && i + 1 < argc) {
+      emulator::set_fault(argv[++i]);
+    } else if (argument == "--collect-faults") {
+      emulator::collect_faults();
+#endif
     } else {
       std::fprintf(
           stderr,
-          "usage: dultra_tests [--filter PART_OF_A_NAME] [--tag TAG] [--without-tag TAG] [--shard I/N] [--list]\n");
+          "usage: dultra_tests [--filter PART_OF_A_NAME] [--tag TAG] [--without-tag TAG] [--shard I/N] [--fail-fast]\n"
+          "                    [--list]\n");
       return 2;
     }
   }

@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
         for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
         for (int j = 0; j < 2; ++j) {
           const int key = first + n * 8 + quad * 2 + j;
-          if (key < keys.begin || key >= end) s[n][2 * h + j] = -INFINITY;
+          if (key < keys.begin || key >= end) s[n][2 * h + j] = -INFINITY;  // mutant: >= end -> > end (cuda_attention)
         }
       }
     }
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
       }
       DULTRA_UNROLL
       for (int d = 0; d < kDim / 8; ++d) {
-        acc[d][2 * h] *= decay;
+        acc[d][2 * h] *= decay;  // mutant: *= decay -> *= 1.0f (cuda_attention_on)
         acc[d][2 * h + 1] *= decay;
       }
     }

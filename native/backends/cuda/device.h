@@ -416,12 +416,12 @@ template <class T>
 inline void pin(T&) {}
 
 template <class Kernel, class... Args>
-void launch(const char*, cudaStream_t stream, Kernel kernel, dim3 grid, int block, size_t shared, Args... args) {
+void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int block, size_t shared, Args... args) {
   if (LaunchKey* key = planned_key()) return key->add('k', kernel, grid, block, shared, args...);
   const auto body = [=] { kernel(args...); };
   emulator::enqueue(stream, [=] {
     emulator::run(
-        grid, dim3(unsigned(block)), shared,
+        {name, int(sizeof...(Args))}, grid, dim3(unsigned(block)), shared,
         [](const void* context) { (*static_cast<const decltype(body)*>(context))(); }, &body);
   });
 }

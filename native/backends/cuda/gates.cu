@@ -19,7 +19,7 @@ __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 __device__ __forceinline__ float silu_slope(float x, float* value) {
   const float s = sigmoid(x);
   *value = x * s;
-  return s * (x * (1.0f - s) + 1.0f);
+  return s * (x * (1.0f - s) + 1.0f);  // mutant: (1.0f - s) -> s (gates_backward)
 }
 
 template <bool kWhole, class Out, class In>

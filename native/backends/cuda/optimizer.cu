@@ -97,7 +97,7 @@ __device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFacto
     DULTRA_UNROLL
     for (int e = 0; e < kGroup; ++e) {
       put_moment<kUsual>(&m_new, e, m[e], words.w[e] & 0xffffu);
-      put_moment<kUsual>(&v_new, e, v[e], words.w[e] >> 16);
+      put_moment<kUsual>(&v_new, e, v[e], words.w[e] >> 16);  // mutant: >> 16 -> & 0xffffu (adamw_bf16)
       float update;
       if (kUsual) {
         const float below = usual_quotient(usual_sqrt(v[e]), f.correction, inverse) + f.eps;

@@ -124,7 +124,7 @@ struct Race {
       DULTRA_UNROLL
       for (int j = 0; j < 2; ++j) {
         // 1 - u is between y - 1 and that plus 2^-23.
-        const uint32_t bits = 0x3fffffffu ^ (words.w[2 * j] >> 9);
+        const uint32_t bits = 0x3fffffffu ^ (words.w[2 * j] >> 9);  // mutant: [2 * j] -> [2 - 2 * j] (sampling_equals)
         float y;
         memcpy(&y, &bits, 4);
         const float e = fast_exp2((max - x[i + j]) * scale);
@@ -136,7 +136,8 @@ struct Race {
   }
   // A token that may be the winner has at least this after `run`. `most`: the largest of what that returned.
   __device__ __forceinline__ float bar(float most) const {
-    constexpr float kMargin = 1.001f;  // times are wrong by less than 2^-14 of themselves
+    // Times are wrong by less than 2^-14 of themselves.
+    constexpr float kMargin = 1.001f;  // mutant: 1.001f -> 0.99f (sampling_decides)
     // Rounding moves two scores by at most 2^-50 (|score| + 80 T) towards each other: that in units of T.
     const float slack = 8.8817841970012523e-16f * (fabsf(max) * inverse + 80.0f), r = most * kMargin;
     return r > -1 ? r / (1 + r) * fast_exp2(slack * kLog2E) * kMargin : -INFINITY;

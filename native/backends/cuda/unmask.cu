@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, Scrat
         if (is_open(i)) expected += key[i - row.begin];
     decided[0] = taken_by_rank(
         a, b, open, [&](int rank) { return key[order[rank] - row.begin]; }, expected);
-    decided[1] = open > 0 && decided[0] == 0 && drawn == 0;
+    decided[1] = open > 0 && decided[0] == 0 && drawn == 0;  // mutant: drawn == 0 -> drawn < 0 (unmask_selects)
     a.forced[b] = uint8_t(decided[1]);
   }
   block_sync();

@@ -74,7 +74,7 @@ __device__ __forceinline__ void store_vector(T* to, const Vector<T, kNumbers>& v
     DULTRA_UNROLL
     for (int e = 0; e < kNumbers; ++e) {
       const uint32_t bits = vector.word[e * int(sizeof(T)) / 4] >> e * int(sizeof(T)) % 4 * 8;
-      if (e >= begin && e < count) set_bits(to + e, bits);
+      if (e >= begin && e < count) set_bits(to + e, bits);  // mutant: e < count -> e + 1 < count (gates_match)
     }
   }
 }

@@ -1,5 +1,5 @@
-// What the CUDA backend uses of the CUDA runtime, on top of the emulator. Builds of the emulator find this header in
-// place of NVIDIA's.
+// The part of the CUDA runtime that the CUDA backend uses, on the emulator. Its builds include this header in place of
+// NVIDIA's.
 #pragma once
 #include <cmath>
 #include <cstring>

@@ -1,11 +1,12 @@
-// Runs CUDA kernels on the CPU, so that their logic is tested where there is no GPU. Every CUDA thread ("lane") of a
-// block is a fiber.
+// Runs CUDA kernels on the CPU, so that their logic is tested without a GPU. Every CUDA thread ("lane") of a block is a
+// fiber (fiber.h); warp.cc has what lanes do together, pipeline.cc asynchronous copies and wgmma, runtime.cc the CUDA
+// runtime, cublaslt.cc its library, faults.h what the mutant suite breaks.
 //
 // Modelled: grids and blocks, block and warp barriers, shuffles, ldmatrix, mma.sync, cp.async groups (a copy lands when
 // wait_group retires it; until then its destination is undefined), wgmma (products of four warps on tiles with the
 // swizzle of 128 bytes, done when they are issued or when they are waited for; registers and copies that are not fenced
-// before), shared memory that begins undefined, streams that do nothing before somebody waits for them, graph capture
-// and what it forbids, device memory that runs out. Stricter than a GPU: all 32 lanes have to meet in a warp's
+// before), shared memory that begins undefined, streams that do nothing until they are waited for, graph capture and
+// what it forbids, device memory that runs out. Stricter than a GPU: all 32 lanes have to meet in a warp's
 // collective, and a block that leaves lanes behind at a barrier is reported. Not modelled: memory order inside a warp,
 // timing, occupancy, bank conflicts.
 //
@@ -26,7 +27,7 @@ struct Dim3 {
   Dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-// What a kernel knows of the lane it runs on.
+// Built-in variables of a kernel.
 struct Lane {
   Dim3 thread, block, block_size, grid_size;
   unsigned char* shared;  // dynamic shared memory of the block
@@ -37,8 +38,13 @@ extern __thread Lane* lane;  // null outside of kernels
 enum class Schedule { kForward, kReverse, kShuffled };
 void set_schedule(Schedule schedule);
 
-// Kernels
-void run(const Dim3& grid, const Dim3& block, size_t shared_bytes, void (*body)(const void*), const void* context);
+// Kernels. A kernel is named by its launch; kernels of one name differ in the number of their arguments.
+struct Kernel {
+  const char* name;
+  int arguments;
+};
+void run(const Kernel& kernel, const Dim3& grid, const Dim3& block, size_t shared_bytes, void (*body)(const void*),
+         const void* context);
 void block_barrier();
 void warp_barrier();
 uint64_t shuffle_xor(uint64_t value, int mask);
@@ -82,14 +88,13 @@ void wgmma_gather(const uint32_t (&fragment)[4], uint16_t (&rows)[2][16]);
 // Copies that have landed are visible to wgmma.
 void fence_shared();
 
-// Whether the device says that it is of compute capability 9.0, which has wgmma, or of 8.0. Devices that are open keep
-// what they have seen.
+// Whether the device reports compute capability 9.0, which has wgmma, or 8.0. Open devices keep what they read.
 void set_warpgroups(bool on);
 bool warpgroups();
 
 [[noreturn]] void die(const char* what, const char* detail = "");
 
-// Streams: work is queued, and done when somebody waits, as late as a GPU may do it.
+// Streams: queued work runs when it is waited for, as late as a GPU may run it.
 struct Graph {
   std::vector<std::function<void()>> work;
 };
@@ -99,11 +104,11 @@ struct Stream {
   std::unique_ptr<Graph> capture;
   bool invalidated = false;  // the capture, by a call that it forbids
 };
-// Whether this thread captures a stream, which forbids the call that asks: the capture then comes to nothing.
+// Whether this thread captures a stream, which forbids the caller: the capture is then invalid.
 bool prohibited();
 void enqueue(Stream* stream, std::function<void()> work);
 void synchronize(Stream* stream);
-// What was queued before the event was recorded is done when it is waited for, whoever captures the stream meanwhile.
+// Waiting for an event runs what was queued before it was recorded, even while the stream is captured.
 struct Event {
   Stream* stream = nullptr;
   uint64_t number = 0;  // of the stream's work so far
