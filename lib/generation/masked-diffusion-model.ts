@@ -3,12 +3,12 @@ import { DUltraError, optionError } from '../errors';
 import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
 import type { ModelConfig } from '../model/config';
 import { type ForwardOutput, type ForwardRequest, runForward } from '../model/forward';
-import { allocateCache, cacheBytes, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
+import { allocateCache, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
 import { decodeIds, encodePrompt } from '../model/prompt';
 import { type SaveOptions, saveModel } from '../model/save';
 import type { Tokenizer } from '../model/tokenizer';
 import { type ModelTrainer, type ModelTrainerOptions, openTrainer } from '../model/trainer';
-import type { NativeModel, NativeModelInfo } from '../native';
+import { type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkInteger, checkList } from '../options';
 import { offsetsOf } from '../packing';
 import type { RecordedUniforms } from '../sampling/denoise';
@@ -132,7 +132,7 @@ export class MaskedDiffusionModel {
    */
   cacheBytes(tokens: number, options: KvCacheOptions = {}): number {
     checkInteger('tokens', tokens, { min: 0, max: Number.MAX_SAFE_INTEGER });
-    return cacheBytes(this.config, tokens, resolveCacheOptions(options, this.config));
+    return native().cacheBytes(this.config, tokens, resolveCacheOptions(options, this.config));
   }
 
   /**

@@ -1,9 +1,9 @@
 // Caches of keys and values: options, memory, and the public handle.
 import { DUltraError } from '../errors';
-import type { NativeCache, NativeCacheOptions, NativeModel } from '../native';
+import { type NativeCache, type NativeCacheOptions, type NativeModel, native } from '../native';
 import { checkChoice, checkKeys } from '../options';
 import { formatGiB } from '../text';
-import type { ModelConfig } from './config';
+import type { CausalConfig, ModelConfig } from './config';
 import { availableMemory } from './memory';
 
 /** What every cache can be told. */
@@ -30,13 +30,10 @@ export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {
   planner?: 'none' | 'cached' | 'fresh';
 }
 
-/** What of a config decides the size of a cache. */
-type KvShape = Pick<ModelConfig, 'nLayers' | 'nKvHeads' | 'headDim' | 'dModel' | 'planner'>;
-
 const STORED = { none: 'none', cached: 'blocks', fresh: 'hidden' } as const;
 
 /** @throws TypeError, RangeError naming the option; DUltraError NO_PLANNER. */
-export function resolveCacheOptions(options: KvCacheOptions, config: KvShape): NativeCacheOptions {
+export function resolveCacheOptions(options: KvCacheOptions, config: ModelConfig): NativeCacheOptions {
   checkKeys('options', options, ['dtype', 'planner']);
   const { dtype = 'float32', planner = 'none' } = options;
   checkChoice('dtype', dtype, ['float32', 'bfloat16'] as const);
@@ -46,25 +43,18 @@ export function resolveCacheOptions(options: KvCacheOptions, config: KvShape): N
   return { dtype: dtype === 'bfloat16' ? 'BF16' : 'F32', planner: STORED[planner] };
 }
 
-/** Bytes of a cache of `tokens` positions. */
-export function cacheBytes(config: KvShape, tokens: number, { dtype, planner }: NativeCacheOptions): number {
-  const layers = config.nLayers + (planner === 'blocks' ? (config.planner?.numLayers ?? 0) : 0);
-  const keysAndValues = 2 * config.nKvHeads * config.headDim * (dtype === 'BF16' ? 2 : 4);
-  return tokens * (layers * keysAndValues + (planner === 'hidden' ? 4 * config.dModel : 0));
-}
-
 /**
  * Allocates a cache after comparing what it needs with what is free.
  * @throws DUltraError OUT_OF_MEMORY stating both.
  */
 export async function allocateCache(
   model: NativeModel,
-  config: KvShape,
+  config: ModelConfig | CausalConfig,
   offsets: Int32Array,
   options: NativeCacheOptions,
 ): Promise<NativeCache> {
   const tokens = offsets[offsets.length - 1];
-  const needed = cacheBytes(config, tokens, options);
+  const needed = native().cacheBytes(config, tokens, options);
   const available = availableMemory();
   if (needed > available) {
     const rows = offsets.length === 2 ? '1 row' : `${offsets.length - 1} rows`;
@@ -80,14 +70,14 @@ export async function allocateCache(
 /** Keys and values of some rows, for `model.forward`. Made by `model.createCache`; free it with `dispose()`. */
 export class KvCache {
   readonly #native: NativeCache;
-  readonly #config: KvShape;
+  readonly #config: ModelConfig;
   /** Positions of each row. */
   readonly rowLengths: readonly number[];
   /** Allocated bytes. */
   readonly bytes: number;
 
   /** @internal */
-  constructor(cache: NativeCache, config: KvShape, rowLengths: readonly number[]) {
+  constructor(cache: NativeCache, config: ModelConfig, rowLengths: readonly number[]) {
     this.#native = cache;
     this.#config = config;
     this.rowLengths = rowLengths;

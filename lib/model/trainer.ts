@@ -46,34 +46,6 @@ export type MomentDtype = 'float32' | 'bfloat16';
 /** How AdamW's moments can be stored. */
 export const MOMENT_DTYPES: readonly MomentDtype[] = ['float32', 'bfloat16'];
 
-/**
- * Bytes that a trainer allocates per element of a checkpoint tensor, beside the model's weights and activations.
- * - `copy`: the fp32 master of every tensor that gradients pass through, frozen or not. A matrix that the model holds as
- *   row-major bfloat16 has none, since the model's own number is the master's upper half: on CUDA all matrices of a
- *   bfloat16 model; anywhere a bfloat16 embedding table that is not the output head too.
- * - `low`: the master's lower half of such a matrix, if it trains.
- * - `gradient`, `moments` (both together): of what trains, including adapters.
- * - `frozenCopy`: the base's own fp32 weight of a projection with an adapter; `frozenCopySplit`, in bfloat16, where
- *   `copy` is not needed.
- */
-export function trainerBytes(momentDtype: MomentDtype): {
-  copy: number;
-  low: number;
-  gradient: number;
-  moments: number;
-  frozenCopy: number;
-  frozenCopySplit: number;
-} {
-  return {
-    copy: 4,
-    low: 2,
-    gradient: 4,
-    moments: momentDtype === 'bfloat16' ? 4 : 8,
-    frozenCopy: 4,
-    frozenCopySplit: 2,
-  };
-}
-
 /** Checks {@link LoraOptions} and fills in defaults. */
 export function resolveLora(lora: LoraOptions): Required<LoraOptions> {
   checkKeys('lora', lora, ['rank', 'alpha', 'targets']);
@@ -87,7 +59,8 @@ export function resolveLora(lora: LoraOptions): Required<LoraOptions> {
 }
 
 /** Checks {@link ModelTrainerOptions}. @throws TypeError, RangeError naming the option. */
-function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptions {
+/** Checks options of a trainer. @throws TypeError, RangeError naming the option. */
+export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptions {
   checkKeys('options', options, [
     'freezeBase',
     'freezePlanner',

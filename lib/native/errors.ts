@@ -7,6 +7,8 @@ import type { NativeAddon } from './types';
 const SYNCHRONOUS: ReadonlySet<string> = new Set([
   'cpuIsas',
   'tensors',
+  'planMemory',
+  'cacheBytes',
   'share',
   'cudaDevices',
   'info',

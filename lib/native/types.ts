@@ -231,6 +231,33 @@ export interface NativeTrainerOptions {
   seed: bigint;
 }
 
+/** A model, how it is stored, and how it will be trained. */
+export interface NativeMemoryRequest {
+  config: NativeModelConfig;
+  /** Storage of each tensor, in the order of `tensors(config)`. */
+  storage: NativeDType[];
+  /** The model is on a GPU. */
+  onDevice: boolean;
+  compute: 'float32' | 'bfloat16';
+  trainer: NativeTrainerOptions;
+  /** Tokens of a forward and backward pass. */
+  tokens: number;
+}
+
+/** Numbers of parameters, and bytes of everything else. */
+export interface NativeMemoryPlan {
+  parameters: number;
+  trainable: number;
+  weights: number;
+  masters: number;
+  gradients: number;
+  moments: number;
+  /** What backward reads. */
+  activations: number;
+  /** Of one block forward and backward, and of logits. */
+  scratch: number;
+}
+
 /**
  * A packed micro-batch of B rows (N tokens in all) and what is wanted of it. Offsets start with 0 and have one entry
  * more than rows.
@@ -485,6 +512,10 @@ export interface NativeAddon {
   cpuIsas(): string[];
   /** Every tensor that a model of this shape has, by its name in LLaDA and LLaDOU checkpoints. */
   tensors(config: NativeModelConfig): { name: string; shape: number[]; group: 'base' | 'planner' }[];
+  /** What training a model takes, before anything is allocated. */
+  planMemory(request: NativeMemoryRequest): NativeMemoryPlan;
+  /** Bytes of a cache of `tokens` positions, over all its rows. */
+  cacheBytes(config: NativeModelConfig, tokens: number, options: NativeCacheOptions): number;
   CancelToken: new () => NativeCancelToken;
   /** A line for each CUDA device; without any, `reason` says what is missing. `built`: the plugin is there. */
   cudaDevices(): { names: string[]; memory: number[]; built: boolean; reason: string };

@@ -9,9 +9,8 @@ import { readConfigJson } from '../model/config';
 import { type ParsedCheckpoint, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../model/families';
 import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
-import { EMBEDDING, expectedTensors } from '../model/tensors';
-import { resolveLora, trainerBytes } from '../model/trainer';
-import { type NativeDType, type NativeModelConfig, native } from '../native';
+import { resolveTrainerOptions } from '../model/trainer';
+import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
 import { checkKeys } from '../options';
 import type { Stage, TrainConfig } from './presets';
 
@@ -49,10 +48,6 @@ export interface MemoryPlan {
   fits: boolean | null;
 }
 
-/** Memory that the output head's logits may take at a time, as the native core bounds it. */
-const HEAD_BYTES = 64 * 2 ** 20;
-/** Rows of the MLP that a pass without gradients computes at a time. */
-const MLP_ROWS = 1024;
 /** What a CUDA context, its libraries and their workspaces take before anything else does. */
 const CUDA_BYTES = 600 * 2 ** 20;
 /** Prompt tokens of a rollout whose data set is not open yet. */
@@ -68,12 +63,10 @@ type ParseCheckpoint = (
 
 interface Shape {
   config: NativeModelConfig;
-  /** Bytes of an element as its file holds it. */
-  bytesOf: (tensor: string) => number;
+  /** Storage of a tensor in its file. */
+  storageOf: (tensor: string) => NativeDType;
   source: string;
 }
-
-const sizeOf = (dimensions: readonly number[]) => dimensions.reduce((product, n) => product * n, 1);
 
 /** Shapes and storage of the model in a folder, or of a hub id, of which only config.json is fetched. */
 async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner: boolean): Promise<Shape> {
@@ -81,10 +74,11 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
     const { file, json } = await readConfigJson(source);
     const entries = await readSafetensorsEntries(await findSafetensors(source));
     const [any] = entries.values();
-    const usual = DTYPE_BYTES[any?.dtype as NativeDType] ?? 4;
+    const known = (dtype: string | undefined) => (dtype !== undefined && dtype in DTYPE_BYTES ? dtype : null);
+    const usual = known(any?.dtype) ?? 'F32';
     return {
       config: parse(json, file, entries).config,
-      bytesOf: (name) => DTYPE_BYTES[entries.get(name)?.dtype as NativeDType] ?? usual,
+      storageOf: (name) => (known(entries.get(name)?.dtype) ?? usual) as NativeDType,
       source,
     };
   }
@@ -92,9 +86,9 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
   if (file === undefined)
     throw new DUltraError('DOWNLOAD_FAILED', `${source}: the repository has no config.json; is it a language model?`);
   const { json } = await readConfigJson(path.dirname(file));
-  const bytes = (json as { torch_dtype?: unknown }).torch_dtype === 'float32' ? 4 : 2;
+  const storage = (json as { torch_dtype?: unknown }).torch_dtype === 'float32' ? 'F32' : 'BF16';
   // Which files hold a planner is not known before they are here.
-  return { config: parse(json, file, { has: () => hasPlanner }).config, bytesOf: () => bytes, source };
+  return { config: parse(json, file, { has: () => hasPlanner }).config, storageOf: () => storage, source };
 }
 
 /** Shapes and storage of the model that a configuration names. */
@@ -118,19 +112,7 @@ async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
   const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, embeddingSize: 512, maxSequenceLength, ropeTheta };
   const planner = { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true };
   const rules = { rmsNormEps: 1e-5, weightTying: false };
-  return { config: { ...shape, ...rules, maskTokenId: 1, planner }, bytesOf: () => 4, source: 'a new model' };
-}
-
-/** Bytes of a model's weights, as `bytesOf` holds its tensors. */
-function weightBytes(config: NativeModelConfig, bytesOf: (tensor: string) => number): number {
-  let bytes = 0;
-  // Vectors are held in fp32; a tied table is held once more as the head.
-  for (const [name, dimensions] of expectedTensors(config))
-    bytes +=
-      sizeOf(dimensions) *
-      (dimensions.length === 1 ? 4 : bytesOf(name)) *
-      (config.weightTying && name === EMBEDDING ? 2 : 1);
-  return bytes;
+  return { config: { ...shape, ...rules, maskTokenId: 1, planner }, storageOf: () => 'F32', source: 'a new model' };
 }
 
 /** Other models that the run holds: of a hub that does not answer, only that they are. */
@@ -141,9 +123,19 @@ async function otherModel(
   dtype?: LoadModelOptions['dtype'],
 ): Promise<MemoryItem> {
   try {
-    const { config, bytesOf } = await shapeOfSource(source, parse, true);
-    const held = dtype === undefined || dtype === 'auto' ? null : DTYPE_BYTES[DTYPES[dtype]];
-    return { name, bytes: weightBytes(config, (tensor) => held ?? bytesOf(tensor)), detail: `weights of ${source}` };
+    const { config, storageOf } = await shapeOfSource(source, parse, true);
+    const stored = dtype === undefined || dtype === 'auto' ? storageOf : () => DTYPES[dtype];
+    const { weights } = native().planMemory({
+      config,
+      storage: native()
+        .tensors(config)
+        .map((tensor) => stored(tensor.name)),
+      onDevice: false,
+      compute: 'float32',
+      trainer: resolveTrainerOptions({ freezeBase: true, freezePlanner: true }),
+      tokens: 0,
+    });
+    return { name, bytes: weights, detail: `weights of ${source}` };
   } catch (error) {
     if (!(error instanceof DUltraError)) throw error;
     return { name, bytes: 0, detail: `not counted, since its size is not known here: ${error.message}` };
@@ -167,115 +159,51 @@ function deviceOf(device: string): { device: string; available: number | null } 
   };
 }
 
-/** A run as its memory depends on it. */
-interface RunShape {
-  stage: Stage;
-  config: TrainConfig;
-  shape: NativeModelConfig;
-  source: string;
-  tensors: [name: string, dimensions: readonly number[]][];
-  /** Bytes of an element as the model stores it. */
-  bytesOf: (tensor: string) => number;
-  isCuda: boolean;
-  /** Matrices are stored in bf16, and products read their operands in bf16. */
-  isNarrow: boolean;
-  freezeBase: boolean;
-  freezePlanner: boolean;
-  lora: ReturnType<typeof resolveLora> | null;
-}
-
-/** Parameters of the model, those that train, and bytes of what the trainer allocates per parameter. */
-function trainerMemory(run: RunShape): { parameters: number; trainable: number; items: MemoryItem[] } {
-  const { config, shape, tensors, bytesOf, isNarrow, freezeBase, freezePlanner, lora } = run;
-  const per = trainerBytes(config.momentDtype ?? 'float32');
-  const isSplit = (name: string, dimensions: readonly number[]) =>
-    dimensions.length === 2 && bytesOf(name) === 2 && (name === EMBEDDING ? !shape.weightTying : isNarrow);
-  const hasAdapter = (name: string) =>
-    lora?.targets.some((target) => name.includes('.blocks.') && name.endsWith(`.${target}.weight`));
-  let parameters = 0;
-  let masters = 0;
-  let trainable = 0;
-  for (const [name, dimensions] of tensors) {
-    const count = sizeOf(dimensions);
-    const isPlanner = !name.startsWith('model.');
-    parameters += count;
-    if (!isPlanner && freezeBase && !lora) continue;
-    const trains = isPlanner ? !freezePlanner : !freezeBase && !lora;
-    if (trains) trainable += count;
-    masters += count * (isSplit(name, dimensions) ? (trains ? per.low : 0) : per.copy);
-    if (lora && dimensions.length === 2 && hasAdapter(name)) {
-      const adapter = lora.rank * (dimensions[0] + dimensions[1]);
-      // A and B themselves, and as products take them.
-      masters += (per.copy + 4) * adapter + count * (isSplit(name, dimensions) ? per.frozenCopySplit : per.frozenCopy);
-      trainable += adapter;
-    }
-  }
+/** What the trainer and its passes take. */
+function ofTraining(plan: NativeMemoryPlan, config: TrainConfig, tokens: number, isNarrow: boolean, isCuda: boolean) {
+  const kept = config.activationCheckpointing ? 'inputs of blocks alone' : 'all of every block';
   const items: MemoryItem[] = [
     {
       name: 'masters',
-      bytes: masters,
+      bytes: plan.masters,
       detail: isNarrow
         ? 'lower halves of fp32 masters, whose upper halves are the weights'
-        : 'fp32 copies of what gradients pass through',
+        : `fp32 copies of what trains${config.lora ? ', and of what has adapters' : ''}`,
     },
     {
       name: 'gradients',
-      bytes: per.gradient * trainable,
-      detail: `fp32, of ${trainable.toLocaleString('en')} trainable parameters`,
+      bytes: plan.gradients,
+      detail: `fp32, of ${plan.trainable.toLocaleString('en')} trainable parameters`,
     },
     {
       name: 'moments',
-      bytes: per.moments * trainable,
+      bytes: plan.moments,
       detail: `AdamW's first and second, ${config.momentDtype === 'bfloat16' ? 'bf16' : 'fp32'}`,
     },
-  ];
-  return { parameters, trainable, items };
-}
-
-/** Bytes of an activation as products and attention read it; the residual stream is fp32. */
-const operandBytes = ({ isNarrow }: RunShape) => (isNarrow ? 2 : 4);
-
-/** Elements of a position's keys, and of its values. */
-const keyElements = ({ dModel, nHeads, nKvHeads }: NativeModelConfig) => (dModel / nHeads) * nKvHeads;
-
-/** Activations that the backward pass reads, and the scratch of one block and the output head. */
-function passMemory(run: RunShape): MemoryItem[] {
-  const { config, shape, isCuda, freezeBase, freezePlanner, lora } = run;
-  const { dModel: c, nHeads, nLayers, mlpHiddenSize: f, embeddingSize: v } = shape;
-  const kv = keyElements(shape);
-  const tokens = config.tokenBudget ?? 8192;
-  const perBlock = operandBytes(run) * (5 * c + 2 * kv + 3 * f) + 4 * (2 * c + nHeads);
-  const layers = (!freezeBase || lora ? nLayers : 0) + (freezePlanner ? 0 : (shape.planner?.numLayers ?? 0));
-  const activations = tokens * (config.activationCheckpointing ? layers * 4 * c + perBlock : layers * perBlock);
-  const forward = 4 * (tokens * (3 * c + 2 * kv + 2 * c) + Math.min(tokens, MLP_ROWS) * 3 * f);
-  const backward = 4 * tokens * (3 * f + 5 * c + 2 * kv);
-  const headRows = Math.min(tokens, Math.max(16, Math.floor(HEAD_BYTES / (4 * v))));
-  const kept = config.activationCheckpointing ? 'inputs of blocks alone' : 'all of every block';
-  return [
     {
       name: 'activations',
-      bytes: activations,
+      bytes: plan.activations,
       detail: `${tokens.toLocaleString('en')} tokens per pass, ${kept}`,
     },
     {
       name: 'scratch',
-      bytes: forward + backward + 3 * headRows * v * 4 + (isCuda ? CUDA_BYTES : 0),
+      bytes: plan.scratch + (isCuda ? CUDA_BYTES : 0),
       detail: `one block forward and backward, logits of some rows${isCuda ? ', the CUDA context' : ''}`,
     },
   ];
+  return items;
 }
 
 /** Keys and values of GRPO's rollouts. */
-function cacheMemory(run: RunShape): MemoryItem {
-  const { stage, config, shape, isNarrow } = run;
+function cacheMemory(stage: Stage, config: TrainConfig, shape: NativeModelConfig, isNarrow: boolean): MemoryItem {
   if (stage !== 'grpo' || config.cache === undefined || config.cache.type === 'none')
     return { name: 'caches', bytes: 0, detail: 'none: rollouts compute whole rows' };
   const rollouts = (config.promptsPerStep ?? 8) * (config.numGenerations ?? 8);
   const length = Math.min(shape.maxSequenceLength, PROMPT_TOKENS + (config.genLength ?? PROMPT_TOKENS));
-  const layers = shape.nLayers + (shape.planner?.numLayers ?? 0);
+  const options = { dtype: isNarrow ? 'BF16' : 'F32', planner: shape.planner ? 'blocks' : 'none' } as const;
   return {
     name: 'caches',
-    bytes: operandBytes(run) * rollouts * length * 2 * keyElements(shape) * layers,
+    bytes: native().cacheBytes(shape, rollouts * length, options),
     detail: `${isNarrow ? 'bf16' : 'fp32'} keys and values of ${rollouts} rollouts of ${length} tokens`,
   };
 }
@@ -310,28 +238,40 @@ export async function planMemory(
   checkKeys('options', options, ['device', 'dtype', 'compute']);
   const { dtype = 'auto', compute } = options;
   const { device, available } = deviceOf(options.device ?? 'auto');
-  const { config: shape, bytesOf: inFile, source } = await shapeOf(config, stage);
-  const tensors = [...expectedTensors(shape)];
-  const bytesOf = (name: string) =>
-    compute === 'bfloat16' ? 2 : dtype === 'auto' ? inFile(name) : DTYPE_BYTES[DTYPES[dtype]];
+  const { config: shape, storageOf, source } = await shapeOf(config, stage);
+  const storage = native()
+    .tensors(shape)
+    .map(({ name }) => (compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? storageOf(name) : DTYPES[dtype]));
   const isCuda = device !== 'cpu';
   // As loadModel chooses: a GPU multiplies weights in bf16 that are stored in bf16.
-  const isNarrow = isCuda && compute !== 'float32' && tensors.every(([name]) => bytesOf(name) === 2);
-  const lora = config.lora ? resolveLora(config.lora) : null;
-  const freezeBase = config.freezeBase ?? stage === 'planner';
-  const freezePlanner = config.freezePlanner ?? stage === 'sft';
-  const run = { stage, config, shape, source, tensors, bytesOf, isCuda, isNarrow, freezeBase, freezePlanner, lora };
-  const { parameters, trainable, items: ofTrainer } = trainerMemory(run);
-  const storage = isNarrow ? 'bf16' : 'the type that they are held in';
+  const isNarrow = isCuda && compute !== 'float32' && storage.every((type) => type === 'BF16');
+  const { activationCheckpointing, lora, momentDtype } = config;
+  const tokens = config.tokenBudget ?? 8192;
+  const plan = native().planMemory({
+    config: shape,
+    storage,
+    onDevice: isCuda,
+    compute: isNarrow ? 'bfloat16' : 'float32',
+    trainer: resolveTrainerOptions({
+      // With adapters the base is frozen, and resolveTrainerOptions refuses to be told so.
+      freezeBase: lora ? false : (config.freezeBase ?? stage === 'planner'),
+      freezePlanner: config.freezePlanner ?? stage === 'sft',
+      ...(activationCheckpointing === undefined ? {} : { activationCheckpointing }),
+      ...(momentDtype === undefined ? {} : { momentDtype }),
+      lora: lora ?? null,
+    }),
+    tokens,
+  });
+  const { parameters, trainable } = plan;
+  const stored = isNarrow ? 'bf16' : 'the type that they are held in';
   const items: MemoryItem[] = [
     {
       name: 'weights',
-      bytes: weightBytes(shape, bytesOf),
-      detail: `${parameters.toLocaleString('en')} parameters of ${source}, matrices in ${storage}`,
+      bytes: plan.weights,
+      detail: `${parameters.toLocaleString('en')} parameters of ${source}, matrices in ${stored}`,
     },
-    ...ofTrainer,
-    ...passMemory(run),
-    cacheMemory(run),
+    ...ofTraining(plan, config, tokens, isNarrow, isCuda),
+    cacheMemory(stage, config, shape, isNarrow),
     ...(await otherModels(config)),
   ];
   const bytes = items.reduce((sum, item) => sum + item.bytes, 0);

@@ -14,18 +14,22 @@ void CacheObject::init(Napi::Env env, AddonData* data) {
                    InstanceMethod<&CacheObject::dispose>("dispose")}));
 }
 
-Napi::Value CacheObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& lengths,
-                                const Napi::Value& value) {
-  auto offsets = to_vector<int32_t>(lengths, "offsets");
-  const Napi::Object object = to_object(value, "options");
+KvCacheOptions read_cache_options(const Napi::Object& object) {
   KvCacheOptions options;
-  options.dtype = get_dtype(env, get_string(object, "dtype"));
+  options.dtype = get_dtype(object.Env(), get_string(object, "dtype"));
   const std::string planner = get_string(object, "planner");
   if (planner != "none" && planner != "blocks" && planner != "hidden")
-    type_error(env, "planner", "\"none\", \"blocks\" or \"hidden\"");
+    type_error(object.Env(), "planner", "\"none\", \"blocks\" or \"hidden\"");
   options.planner = planner == "none"     ? PlannerCache::kNone
                     : planner == "blocks" ? PlannerCache::kBlocks
                                           : PlannerCache::kHidden;
+  return options;
+}
+
+Napi::Value CacheObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& lengths,
+                                const Napi::Value& value) {
+  auto offsets = to_vector<int32_t>(lengths, "offsets");
+  const KvCacheOptions options = read_cache_options(to_object(value, "options"));
   return Job<std::shared_ptr<KvCache>>::start(
       env,
       [model = std::move(model), offsets = std::move(offsets), options] {

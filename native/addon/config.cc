@@ -1,8 +1,8 @@
-// NativeModelConfig in, and the tensor table of a config out.
+// NativeModelConfig in; what follows from a config alone out: its tensors and what they take in memory.
 #include "addon/args.h"
 #include "addon/job.h"
 #include "addon/objects.h"
-#include "model/tensors.h"
+#include "model/memory_plan.h"
 
 namespace dultra {
 namespace addon {
@@ -93,10 +93,57 @@ Napi::Value tensors(const Napi::CallbackInfo& info) {
   return out;
 }
 
+MemoryRequest read_memory_request(const Napi::Object& object) {
+  const Napi::Env env = object.Env();
+  MemoryRequest request;
+  request.config = read_config(to_object(object.Get("config"), "config"));
+  const Napi::Value storage = object.Get("storage");
+  if (!storage.IsArray()) type_error(env, "storage", "an array of strings");
+  for (uint32_t i = 0; i < storage.As<Napi::Array>().Length(); ++i) {
+    const Napi::HandleScope scope(env);
+    const Napi::Value dtype = storage.As<Napi::Array>().Get(i);
+    if (!dtype.IsString()) type_error(env, "storage", "an array of strings");
+    request.storage.push_back(get_dtype(env, dtype.As<Napi::String>().Utf8Value()));
+  }
+  request.on_device = get_bool(object, "onDevice");
+  request.compute = get_string(object, "compute") == "bfloat16" ? Compute::kBF16 : Compute::kF32;
+  request.trainer = read_trainer_options(to_object(object.Get("trainer"), "trainer"));
+  request.tokens = get_integer(object, "tokens", 0, int64_t(1) << 30);
+  return request;
+}
+
+Napi::Value memory_plan(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const MemoryPlan plan = guarded(env, [&] { return plan_memory(read_memory_request(to_object(info[0], "request"))); });
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("parameters", double(plan.parameters));
+  out.Set("trainable", double(plan.trainable));
+  out.Set("weights", double(plan.weights));
+  out.Set("masters", double(plan.masters));
+  out.Set("gradients", double(plan.gradients));
+  out.Set("moments", double(plan.moments));
+  out.Set("activations", double(plan.activations));
+  out.Set("scratch", double(plan.scratch));
+  return out;
+}
+
+Napi::Value cache_bytes(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!info[1].IsNumber()) type_error(env, "tokens", "a number");
+  return guarded(env, [&] {
+    const size_t bytes =
+        KvCache::bytes_needed(read_config(to_object(info[0], "config")), info[1].As<Napi::Number>().Int64Value(),
+                              read_cache_options(to_object(info[2], "options")));
+    return Napi::Number::New(env, double(bytes));
+  });
+}
+
 }  // namespace
 
-void init_tensors(Napi::Env env, Napi::Object exports) {
+void init_config(Napi::Env env, Napi::Object exports) {
   exports.Set("tensors", Napi::Function::New(env, tensors, "tensors"));
+  exports.Set("planMemory", Napi::Function::New(env, memory_plan, "planMemory"));
+  exports.Set("cacheBytes", Napi::Function::New(env, cache_bytes, "cacheBytes"));
 }
 
 }  // namespace addon

@@ -49,7 +49,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
                 return out;
               }));
   exports.Set("loadModel", Napi::Function::New<&ModelObject::load>(env));
-  init_tensors(env, exports);
+  init_config(env, exports);
   init_kernels(env, exports);
   return exports;
 }

@@ -116,8 +116,12 @@ Napi::Value shape_to_js(Napi::Env env, const std::vector<int64_t>& shape);
 // An array of { name, shape, data }.
 Napi::Value tensors_to_js(Napi::Env env, const std::vector<NamedTensor>& tensors);
 
-// tensors(config): the tensor table.
-void init_tensors(Napi::Env env, Napi::Object exports);
+// NativeTrainerOptions and NativeCacheOptions.
+TrainerOptions read_trainer_options(const Napi::Object& object);
+KvCacheOptions read_cache_options(const Napi::Object& object);
+
+// What follows from a config alone: tensors, planMemory, cacheBytes.
+void init_config(Napi::Env env, Napi::Object exports);
 
 // maskedAttention, sample, plannerScore, unmask, adamw.
 void init_kernels(Napi::Env env, Napi::Object exports);

@@ -63,30 +63,35 @@ void TrainerObject::init(Napi::Env env, AddonData* data) {
        InstanceMethod<&TrainerObject::dispose>("dispose")}));
 }
 
-Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& value) {
-  const Napi::Object object = to_object(value, "options");
-  auto options = std::make_shared<TrainerOptions>();
-  options->freeze_base = get_bool(object, "freezeBase");
-  options->freeze_planner = get_bool(object, "freezePlanner");
-  options->checkpointing = get_bool(object, "checkpointing");
+TrainerOptions read_trainer_options(const Napi::Object& object) {
+  const Napi::Env env = object.Env();
+  TrainerOptions options;
+  options.freeze_base = get_bool(object, "freezeBase");
+  options.freeze_planner = get_bool(object, "freezePlanner");
+  options.checkpointing = get_bool(object, "checkpointing");
   if (const Napi::Value lora = object.Get("lora"); !absent(lora)) {
     const Napi::Object l = to_object(lora, "lora");
-    options->lora.rank = int(get_integer(l, "rank", 1, 1 << 16));
-    options->lora.alpha = get_number(l, "alpha");
+    options.lora.rank = int(get_integer(l, "rank", 1, 1 << 16));
+    options.lora.alpha = get_number(l, "alpha");
     const Napi::Value targets = l.Get("targets");
     if (!targets.IsArray()) type_error(env, "lora.targets", "an array of strings");
     for (uint32_t i = 0; i < targets.As<Napi::Array>().Length(); ++i) {
       const Napi::Value target = targets.As<Napi::Array>().Get(i);
       if (!target.IsString()) type_error(env, "lora.targets", "an array of strings");
-      options->lora.targets.push_back(target.As<Napi::String>().Utf8Value());
+      options.lora.targets.push_back(target.As<Napi::String>().Utf8Value());
     }
   }
   const std::string moments = get_string(object, "moments");
   if (moments != "float32" && moments != "bfloat16") type_error(env, "moments", "\"float32\" or \"bfloat16\"");
-  options->moments = moments == "bfloat16" ? DType::kBF16 : DType::kF32;
-  options->seed = get_u64(object, "seed");
+  options.moments = moments == "bfloat16" ? DType::kBF16 : DType::kF32;
+  options.seed = get_u64(object, "seed");
+  return options;
+}
+
+Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& value) {
+  const TrainerOptions options = read_trainer_options(to_object(value, "options"));
   return Job<std::shared_ptr<Trainer>>::start(
-      env, [model = std::move(model), options] { return std::make_shared<Trainer>(model, *options); },
+      env, [model = std::move(model), options] { return std::make_shared<Trainer>(model, options); },
       [](Napi::Env job_env, std::shared_ptr<Trainer>& trainer) -> Napi::Value {
         Napi::Object made = job_env.GetInstanceData<AddonData>()->trainer.New({});
         TrainerObject* self = Unwrap(made);

@@ -43,6 +43,24 @@ void block_forward(const ForwardContext& context, const BlockWeights& weights, c
   trace(context, "block_output", layer, out, m, c);
 }
 
+// x and h in fp32 with the sums of attention; normed, normed_h, kv, q, attention, gate_up and product.
+size_t block_tape_bytes(const ModelConfig& config, int64_t n, size_t activation) {
+  const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width(), f = config.mlp_hidden;
+  return size_t(n) * (activation * size_t(2 * c + 2 * q + 2 * kv + 3 * f) + 4 * size_t(2 * c + config.heads));
+}
+
+size_t block_forward_bytes(const ModelConfig& config, int64_t n, size_t activation) {
+  const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width();
+  return activation * size_t(n * (c + 2 * q + 2 * kv) + std::min(n, kMlpRows) * 3 * config.mlp_hidden) +
+         4 * size_t(n * c);
+}
+
+// dproduct and dnormed in fp32; dgate_up, dattention, dq and dkv.
+size_t block_backward_bytes(const ModelConfig& config, int64_t n, size_t activation) {
+  const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width(), f = config.mlp_hidden;
+  return size_t(n) * (4 * size_t(f + 2 * c) + activation * size_t(2 * f + 2 * q + 2 * kv));
+}
+
 namespace {
 
 // Runs a checkpointed block again from its input, keeping what backward reads.

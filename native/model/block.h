@@ -28,6 +28,12 @@ struct BlockTape {
 void block_forward(const ForwardContext& context, const BlockWeights& weights, const BlockTokens& tokens, size_t layer,
                    float* out, float* x, BlockTape* tape);
 
+// Bytes of a tape of n tokens, of scratch of a forward pass without a tape, and of scratch of a backward pass; an
+// activation that products read takes `activation` bytes.
+size_t block_tape_bytes(const ModelConfig& config, int64_t n, size_t activation);
+size_t block_forward_bytes(const ModelConfig& config, int64_t n, size_t activation);
+size_t block_backward_bytes(const ModelConfig& config, int64_t n, size_t activation);
+
 // dx (N, C) from dout (M, C), which is overwritten; the two may be one array where there is no subset.
 void block_backward(const BackwardContext& context, const BlockWeights& weights, const BlockTokens& tokens,
                     size_t layer, float* dx, float* dout, const BlockTape& tape);

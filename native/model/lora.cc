@@ -15,23 +15,21 @@ std::string without_suffix(const std::string& name) {
   return name.substr(0, name.size() - std::string(".weight").size());
 }
 
-bool is_target(const WeightLocation& location, const std::vector<std::string>& targets) {
-  if (location.planner || location.kind != WeightLocation::Kind::kMatrix) return false;
-  if (location.tensor.find(".blocks.") == std::string::npos) return false;
-  const std::string module = without_suffix(location.tensor);
+}  // namespace
+
+bool is_adapter_target(const std::string& tensor, bool planner, const std::vector<std::string>& targets) {
+  if (planner || tensor.find(".blocks.") == std::string::npos) return false;
   return std::any_of(targets.begin(), targets.end(), [&](const std::string& target) {
-    const std::string end = "." + target;
-    return module.size() > end.size() && module.compare(module.size() - end.size(), end.size(), end) == 0;
+    const std::string end = "." + target + ".weight";
+    return tensor.size() > end.size() && tensor.compare(tensor.size() - end.size(), end.size(), end) == 0;
   });
 }
-
-}  // namespace
 
 Lora::Lora(Backend& backend, Weights& weights, Parameters& parameters, const LoraOptions& options, uint32_t stream)
     : backend_(backend), weights_(weights), parameters_(parameters), options_(options), workspace_(backend) {
   check_argument(!options.targets.empty(), "lora.targets: expected at least one projection");
   for (const WeightLocation& location : weights.locations()) {
-    if (!is_target(location, options.targets)) continue;
+    if (!is_adapter_target(location.tensor, location.planner, options.targets)) continue;
     const std::string module = without_suffix(location.tensor);
     const int64_t n = location.shape[0], k = location.shape[1], r = options.rank;
     Adapter adapter;

@@ -14,6 +14,9 @@ struct LoraOptions {
   std::vector<std::string> targets;  // "q_proj" ... "ff_out", of every base block
 };
 
+// Whether a checkpoint tensor gets an adapter: a projection of a base block that the targets name.
+bool is_adapter_target(const std::string& tensor, bool planner, const std::vector<std::string>& targets);
+
 class Lora {
  public:
   // Adds A and B of every target to `parameters`; streams of their moments count on from `stream`. Throws

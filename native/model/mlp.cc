@@ -4,12 +4,6 @@
 
 namespace dultra {
 
-namespace {
-
-constexpr int64_t kMlpRows = 1024;  // rows computed at a time, to bound the (rows, 2F) scratch
-
-}  // namespace
-
 void mlp_forward(const ForwardContext& context, const MlpWeights& weights, float* out, ConstArray normed, int64_t m,
                  MlpTape* tape) {
   const int64_t c = context.config.hidden, f = context.config.mlp_hidden;

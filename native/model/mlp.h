@@ -4,6 +4,8 @@
 
 namespace dultra {
 
+constexpr int64_t kMlpRows = 1024;  // rows computed at a time without a tape, to bound the (rows, 2F) scratch
+
 struct MlpWeights {
   Linear gate_up;  // (2F, C): gate (ff_proj), then up (up_proj)
   Linear down;     // (C, F)

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "harness.h"
+#include "model/memory_plan.h"
 #include "model/trainer.h"
 #include "model_fixture.h"
 #include "ops/adamw.h"
@@ -599,6 +600,35 @@ DULTRA_TEST(trainer_split_masters, small, slow_with_threads) {
 }
 
 // Adapters out: the base's weights, bit for bit; in again: what they were. Frozen weights never move.
+// The plan of a trainer's memory is what it allocates, but for the alignment of its arenas.
+DULTRA_TEST(trainer_memory_plan) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (int variant = 0; variant < 5; ++variant) {
+      MemoryRequest request;
+      request.config = small_config();
+      request.config.weight_tying = variant == 1;
+      request.trainer.freeze_base = variant == 2;
+      request.trainer.freeze_planner = variant == 3;
+      if (variant == 4) request.trainer.lora = {2, 4, {"q_proj", "up_proj"}};
+      request.tokens = 100;
+      const RandomCheckpoint checkpoint(request.config, dtype, 3);
+      const auto model = checkpoint.load(1);
+      request.on_device = std::string(model->backend().name()).rfind("cuda", 0) == 0;
+      request.storage.assign(tensor_table(request.config).size(), dtype);
+      const MemoryPlan plan = plan_memory(request);
+      Trainer trainer(model, request.trainer);
+      int64_t trainable = 0;
+      for (const auto& parameter : trainer.parameters()) trainable += parameter->n;
+      CHECK(plan.trainable == trainable && plan.parameters == model->weights().parameters(), "variant ", variant);
+      const auto planned = double(plan.masters + plan.gradients + plan.moments), taken = double(trainer.bytes());
+      // At most 15 numbers of 16 bytes a parameter; a table that is bf16 is split where the plan asks for bf16
+      // products.
+      CHECK(taken >= planned && taken <= planned + 240.0 * double(trainer.parameters().size()), "variant ", variant,
+            " type ", int(dtype), ": ", taken, " bytes, planned ", planned);
+      CHECK(plan.activations > 0 && plan.scratch > 0, "variant ", variant);
+    }
+}
+
 DULTRA_TEST(trainer_adapters_leave_the_base, small, slow_with_threads) {
   const RandomCheckpoint checkpoint(small_config(), DType::kBF16, 10);
   for (const LoadOptions& weights : held_ways(*make_model_backend(1))) {
