@@ -1,4 +1,4 @@
-// Whether a device computes what the CPU does, before anything is trusted to it.
+// Compares a device with the CPU backend before the device is used.
 #pragma once
 #include "ops/backend.h"
 

@@ -4,21 +4,19 @@
 // ("rows" of a batch), T positions of one sequence.
 //
 // Contracts that hold for every method:
-// * Activations are fp32, but for operands: what matrix products and attention read. Those may be arrays of
-// activation_dtype(), which their
-//   producers round to as they write; a backend takes them in fp32 too. Nothing else is ever rounded: not the residual
-//   stream, logits, statistics, or gradients of weights. Array and ConstArray say which of the two a parameter is;
-//   where the comment says no more, each of them is either. Sums and every step between reading and writing are fp32.
+// * Activations are fp32, except where matrix products and attention read them: those may be arrays of
+//   activation_dtype(), to which the operation that writes them rounds; a backend also takes them in fp32. Nothing else
+//   is rounded: not the residual stream, logits, statistics, or gradients of weights. An Array or ConstArray is of
+//   either type unless the comment says more. Sums and every step between reading and writing are fp32.
 // * Pointers are backend memory from allocate(), which the host may not touch, but for small arrays: ids, indices,
 //   positions, groups, masks' ranges, tokens, dlog_prob, planner logits, and everything but the logits of SampleArgs,
 //   UnmaskArgs, LikelihoodArgs and LikelihoodGradArgs may be host memory too. Offsets always are. A pointer into an
 //   Exchange's host memory means its device mirror.
-// * An operation may return before it is done, except where a result goes to host memory; download waits for what came
-// before it.
+// * An operation may return before it is done, except where a result goes to host memory; download waits for the
+//   operations before it.
 // * Sequences are packed end to end with offsets; nothing is ever padded.
 // * A result never depends on thread count, on the other sequences of the batch, or on which subset of rows is
-// computed: every
-//   output element is produced by one fixed chain of operations.
+//   computed: one fixed chain of operations produces each output element.
 // * Outputs never alias inputs unless the method says "in place".
 #pragma once
 #include <atomic>
@@ -174,7 +172,6 @@ struct UnmaskArgs {
   const int32_t* token;  // (M)
   const int32_t* place;  // (M) where in `ids` each candidate stands
   int32_t* ids;          // ids[place] = token where selected
-  int32_t* remaining;    // (B) candidates that may be selected and were not
 };
 
 // The log-likelihood of decisions that were made: the same numbers as `unmask` gives for the planner rules, from the

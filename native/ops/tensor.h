@@ -80,7 +80,7 @@ DULTRA_HD float load_as_f32(const void* data, DType dtype, size_t index) {
   return 0.0f;
 }
 
-// An array of fp32 or bf16 numbers that somebody else owns. A pointer makes one of its own type: float* of fp32,
+// A view of an array of fp32 or bf16 numbers. A pointer makes one of its own type: float* of fp32,
 // uint16_t* of bf16.
 struct ConstArray {
   const void* data = nullptr;

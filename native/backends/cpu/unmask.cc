@@ -89,13 +89,9 @@ class Row {
 
   void run() {
     select();
-    int32_t left = int32_t(open_.size());
-    for (int32_t i = begin_; i < end_; ++i) {
-      if (!a_.selected[i]) continue;
-      --left;
-      if (a_.ids) a_.ids[a_.place[i]] = a_.token[i];
-    }
-    if (a_.remaining) a_.remaining[row_] = left;
+    if (!a_.ids) return;
+    for (int32_t i = begin_; i < end_; ++i)
+      if (a_.selected[i]) a_.ids[a_.place[i]] = a_.token[i];
   }
 
  private:

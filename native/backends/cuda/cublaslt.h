@@ -1,4 +1,4 @@
-// cuBLASLt, found at run time: the matrix products' fast way. Without it the built-in products do the work.
+// cuBLASLt, found at run time. Without it the built-in matrix products are used.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -13,7 +13,7 @@
 namespace dultra {
 namespace cuda {
 
-// The library's functions, declared by ourselves; see cublaslt.cc.
+// The library's functions, declared in cublaslt.cc.
 struct LtApi;
 
 class CublasLt {
@@ -43,7 +43,7 @@ class CublasLt {
 
   // While the stream is captured nothing can be timed: a product of a shape that is new then throws INTERNAL.
   void set_capturing(bool on) { capturing_ = on; }
-  // How often the choices were thrown away because there were too many.
+  // How often the chosen algorithms were discarded because there were too many.
   uint64_t times_cleared() const { return times_cleared_; }
 
  private:

@@ -293,9 +293,9 @@ inline bool warp_any(bool value) {
 }
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_reciprocal(float x) { return fabsf(x) > 0x1p126f ? copysignf(0.0f, x) : 1.0f / x; }
-// Unlike the GPU's right anywhere, so what is not usual must not come here.
+// Exact everywhere, unlike the GPU's, so an operand outside the range where the GPU's is exact is an error.
 inline float usual(float x, float least, const char* what) {
-  if (!(fabsf(x) >= least && fabsf(x) <= 1 / least)) emulator::die("a number is not usual", what);
+  if (!(fabsf(x) >= least && fabsf(x) <= 1 / least)) emulator::die("operand outside fast-math range", what);
   return x;
 }
 inline float usual_sqrt(float x) { return sqrtf(usual(x, 0x1p-100f, "usual_sqrt")); }

@@ -1,4 +1,4 @@
-// Small arrays on their way between host and device: a ring of pinned memory with a twin on the device.
+// Copies small arrays between host and device: a ring of pinned memory with a device mirror.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -19,12 +19,12 @@ class Staging {
   // Begins an operation whose arrays take `bytes` in all, each rounded up to kAlignment: none of them is overwritten
   // before finish().
   void begin(size_t bytes);
-  // A copy of `bytes` of host memory on the device, queued. What was staged before and is still the same is found
-  // again.
+  // A copy of `bytes` of host memory on the device, queued. An input that the ring still holds unchanged is not
+  // copied again.
   const void* input(const void* host, size_t bytes);
   // Device memory whose contents finish() brings to `host`.
   void* output(void* host, size_t bytes);
-  // Queues the way back of all outputs and waits for them. Without outputs it returns at once.
+  // Copies all outputs back and waits for them. Without outputs it returns at once.
   void finish();
 
   static constexpr size_t kAlignment = 256;

@@ -199,9 +199,7 @@ __global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, Scrat
   const int taken = decided[1] ? 1 : decided[0];
   const bool forced = decided[1] != 0;
   for (int rank = int(threadIdx.x); rank < taken; rank += kThreads) a.selected[order[rank]] = 1;
-  if (a.remaining && threadIdx.x == 0)
-    a.remaining[b] = open - drawn - taken;  // a row draws, or takes by rank, or forces
-  block_sync();                             // all selections are made
+  block_sync();  // all selections are made
   if (a.ids)
     row.each([&](int32_t i) {
       if (a.selected[i]) a.ids[a.place[i]] = a.token[i];
@@ -227,11 +225,10 @@ void CudaBackend::do_unmask(const UnmaskArgs& args) {
   if (args.batch == 0) return;
   UnmaskArgs a = args;
   const int64_t b = a.batch, m = a.offsets[b];
-  ArgTransfer transfer(
-      *this, {in(a.offsets, b + 1), in(a.at, m), in(a.uniforms, m), in(a.planner_logit, m), in(a.confidence, m),
-              in(a.entropy, m), in(a.token_log_prob, m), in(a.forbidden, m), in(a.count, b), out(a.selected, m),
-              out(a.forced, b), out(a.probability, m), out(a.log_likelihood, m), resident(a.token), resident(a.place),
-              resident(a.ids), resident(a.remaining)});
+  ArgTransfer transfer(*this, {in(a.offsets, b + 1), in(a.at, m), in(a.uniforms, m), in(a.planner_logit, m),
+                               in(a.confidence, m), in(a.entropy, m), in(a.token_log_prob, m), in(a.forbidden, m),
+                               in(a.count, b), out(a.selected, m), out(a.forced, b), out(a.probability, m),
+                               out(a.log_likelihood, m), resident(a.token), resident(a.place), resident(a.ids)});
   const size_t row_bytes = size_t(m) * (sizeof(double) + sizeof(int32_t));
   double* key = static_cast<double*>(scratch(row_bytes));
   const bool in_shared = m <= kSharedCandidates;
