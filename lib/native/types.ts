@@ -365,7 +365,7 @@ export interface NativeTrainer {
   /** Global L2 norm of the gradients as they stand. NaN or infinity is returned, not thrown. */
   gradNorm(): Promise<number>;
   /**
-   * One update; clears the gradients; the model's weights change between two of its sessions' steps. Throws NON_FINITE
+   * One update; clears the gradients; the model's weights change between two of its passes. Throws NON_FINITE
    * (and changes nothing) for a norm that is not finite.
    */
   step(request: NativeOptimizerStep): Promise<{ gradNorm: number; step: number }>;
