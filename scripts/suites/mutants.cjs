@@ -36,7 +36,7 @@ function outcome(command, args) {
       else if (signal === 'SIGKILL' || signal === 'SIGXCPU') resolve('does not end');
       else if (/ThreadSanitizer: data race/.test(text)) resolve('a race');
       else if (signal) resolve((/emulator: [^\n]*/.exec(text) ?? [`ends with ${signal}`])[0]);
-      else resolve(`${[...text.matchAll(/^FAILED (\S+)/gm)].map((match) => match[1]).join(', ')} failed`);
+      else resolve(`${[...text.matchAll(/^FAILED (\w+)/gm)].map((match) => match[1]).join(', ')} failed`);
     });
   });
 }
