@@ -52,7 +52,7 @@ export function layout(cells: readonly Cell[], columns: number): { lines: Segmen
   return { lines, open: open < 0 ? lines.length : open };
 }
 
-/** Draws a row again and again in the same place. */
+/** Redraws a row in the same place. */
 export class RowDisplay {
   readonly #stream: NodeJS.WriteStream;
   readonly #colors: ReturnType<typeof colorsFor>;
@@ -65,11 +65,11 @@ export class RowDisplay {
     stream.write('\x1b[?25l');
   }
 
-  /** Shows the row as it stands, with a line about it below. */
+  /** Shows the current row, with a status line below. */
   update(cells: readonly Cell[], status: string): void {
     const columns = this.#columns();
     const { lines, open } = layout(cells, columns);
-    // What does not fit would scroll away and could not be redrawn: show the part where something is left to do.
+    // Lines that scroll away cannot be redrawn: show only the part that still has masks.
     const room = Math.max(1, (this.#stream.rows || 24) - 2);
     const first = Math.max(0, Math.min(open - (room >> 1), lines.length - room));
     const shown = lines.slice(first, first + room);
@@ -91,7 +91,7 @@ export class RowDisplay {
     this.#stream.write('\n\x1b[?25h');
   }
 
-  /** Leaves what is on the screen where it is. */
+  /** Leaves the screen as it is. */
   abandon(): void {
     this.#stream.write(`${this.#drawn.length > 0 ? '\n' : ''}\x1b[?25h`);
   }

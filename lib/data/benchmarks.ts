@@ -1,5 +1,5 @@
-// The data sets that the field measures with: GSM8K, MATH500, DAPO-17k, HumanEval, MBPP, APPS. Their schemas, prompts
-// and verifiers; the data itself stays where it is published, or in files of the user's own.
+// The usual benchmarks: GSM8K, MATH500, DAPO-17k, HumanEval, MBPP, APPS. Schemas, prompts and verifiers; the data is
+// read from where it is published, or from files.
 import { z } from 'zod';
 import { DUltraError, optionError } from '../errors';
 import { type CodeTests, gradeProgram, parseExact } from '../grading/code';
@@ -59,17 +59,17 @@ export interface BenchmarkOptions {
   sandbox?: PythonRunner;
 }
 
-/** What the verifier of a problem in Python needs; `meta` of its examples. */
+/** `meta` of examples in Python: what the verifier needs. */
 export interface CodeMeta {
   id: string;
   tests: CodeTests;
-  /** Text that stands before the completion's code; of HumanEval, the head of the function. */
+  /** Text before the completion's code; of HumanEval, the head of the function. */
   head: string;
   /** The problem as the reference's reward takes it: name of the function, or "". */
   functionName: string;
 }
 
-/** What the verifier of a mathematical problem needs; `meta` of its examples. */
+/** `meta` of mathematical examples: what the verifier needs. */
 export interface MathMeta {
   id: string;
   /** The right answer by itself. */
@@ -341,7 +341,7 @@ async function verifyMath(
   return answer !== null && mathEqual(answer, gold);
 }
 
-/** The program that a completion stands for, ready for its tests. */
+/** The program of a completion, ready for its tests. */
 export function programFor(meta: CodeMeta, completion: string): string {
   if (meta.tests.kind !== 'script') return callableProgram(programOf(completion), meta.functionName);
   if (meta.head === '') return programOf(completion);

@@ -1,7 +1,7 @@
-// What a task or a dataset is to training and evaluation.
+// Tasks and data sets, as training and evaluation see them.
 import type { ChatMessage } from '../types';
 
-/** What the model is asked: text as it stands, or chat messages for the checkpoint's template. */
+/** A prompt: text as it is, or chat messages for the checkpoint's template. */
 export type ExamplePrompt = string | ChatMessage[];
 
 /** One prompt with a right answer. */
@@ -20,7 +20,7 @@ export interface Example<P extends ExamplePrompt = ExamplePrompt> {
 export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   /** Short name, such as "st1". */
   name: string;
-  /** Tokens that a completion is given; answers are padded to it with end-of-sequence tokens. */
+  /** Length of completions in tokens; answers are padded to it with end-of-sequence tokens. */
   genLength: number;
   /** Block length that the task is decoded with; divides `genLength`. */
   blockLength: number;
@@ -35,6 +35,6 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   vocabulary: readonly string[];
   /** The examples of each split that there is; absent for endless tasks. */
   finite?: Readonly<Partial<Record<'train' | 'validation' | 'test', readonly Example<P>[]>>>;
-  /** What the prompts and answers were made from: named in reports. */
+  /** Source of the prompts and answers, for reports. */
   source?: Readonly<Record<string, unknown>>;
 }

@@ -8,7 +8,7 @@ import { DUltraError, optionError } from '../errors';
 import { downloadFiles } from '../hub';
 import type { Split } from './splits';
 
-/** A record and where it stands, for messages: "gsm8k.jsonl, line 3". */
+/** A record and its place, for messages: "gsm8k.jsonl, line 3". */
 export interface SourcedRecord {
   value: unknown;
   where: string;
@@ -73,7 +73,7 @@ export function filesOfSplit(files: readonly string[], split: Split, config: str
 }
 
 /**
- * Where a data set lies: a file (which stands for every split), a folder, or a hub id such as "openai/gsm8k" or
+ * Location of a data set: a file (which stands for every split), a folder, or a hub id such as "openai/gsm8k" or
  * "openai/gsm8k@revision".
  */
 export interface DataLocation {

@@ -1,5 +1,5 @@
-// Which prompts train, which choose settings, and which are reported. A prompt's hash decides, so the splits cannot
-// overlap whatever the seeds are.
+// Splits of endless tasks into train, validation and test prompts. The hash of a prompt decides, so splits are disjoint
+// for every seed.
 import { optionError } from '../errors';
 import { checkChoice, checkInteger } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';

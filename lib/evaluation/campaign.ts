@@ -1,4 +1,4 @@
-// Several models and seeds on one data set, in a folder from which an interrupted run goes on.
+// Several models and seeds on one data set, in a folder from which an interrupted run continues.
 import { createWriteStream, existsSync, type WriteStream } from 'node:fs';
 import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -70,14 +70,14 @@ export interface CampaignOptions extends Omit<EvaluateOptions, 'seed' | 'store' 
   models: Readonly<Record<string, () => Promise<MaskedDiffusionModel | CausalModel>>>;
   /** Seeds. Default [0]. */
   seeds?: readonly number[];
-  /** Group of a sampler, for curves. Default: what stands before ":" in its name. */
+  /** Group of a sampler, for curves. Default: its name up to ":". */
   group?: (sampler: string) => string;
   /**
    * Folder for config.json, samples.jsonl and summary.json. A campaign that is there, of the same configuration, goes
    * on. Default: none.
    */
   outputDir?: string;
-  /** Told of prompts done, over all models and seeds. */
+  /** Called with the number of prompts done, over all models and seeds. */
   onProgress?: (progress: { model: string; seed: number; sampler: string; done: number; total: number }) => void;
 }
 
@@ -94,7 +94,7 @@ const KEYS = [...SHARED_KEYS, 'models', 'seeds', 'group', 'outputDir'] as const;
 const keyOf = (model: string, seed: number, sampler: string, index: number) =>
   JSON.stringify([model, seed, sampler, index]);
 
-/** The file of samples: what is in it, and lines to come. A line that a kill cut off is dropped. */
+/** The file of samples, for reading and appending. An incomplete last line (after a kill) is dropped. */
 class SampleFile {
   readonly #known: Map<string, SampleRecord>;
   readonly #stream: WriteStream;
@@ -146,7 +146,7 @@ class SampleFile {
   }
 }
 
-/** What makes two campaigns the same: everything that results depend on. */
+/** The identity of a campaign: everything that results depend on. */
 function identityOf(options: CampaignOptions, seeds: readonly number[]): string {
   const {
     dataset,
@@ -198,7 +198,7 @@ async function openFolder(folder: string, identity: string): Promise<SampleFile>
 
 /**
  * Evaluates every sampler under every model with every seed, and sums up over the seeds. With `outputDir`, every sample
- * is written when it is done, and the same call goes on where it was interrupted.
+ * is written when it is done, and the same call continues after an interruption.
  * @throws as {@link evaluate}; RangeError where `outputDir` holds something else; `signal.reason`.
  */
 export async function evaluateCampaign(options: CampaignOptions): Promise<Campaign> {

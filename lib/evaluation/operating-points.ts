@@ -1,4 +1,4 @@
-// Which setting of a sampler is reported: chosen on validation prompts, measured on test prompts.
+// The setting of a sampler to report: chosen on validation prompts, measured on test prompts.
 import { optionError } from '../errors';
 import { type Evaluation, meanAndSd, type SamplerResult } from './evaluate';
 
@@ -44,9 +44,8 @@ const pointOf = ({ accuracy, nfe }: SamplerResult): Point => ({ accuracy, nfe: n
 const better = (a: Point, b: Point) => b.accuracy > a.accuracy || (b.accuracy === a.accuracy && b.nfe < a.nfe);
 
 /**
- * For each group and budget, the setting that does best on the validation prompts within the budget, with what it does
- * on the test prompts. Reporting the choice on other prompts keeps the table from flattering whoever has most settings
- * to choose from.
+ * For each group and budget, the most accurate setting on the validation prompts within the budget, with its figures on
+ * the test prompts. Choosing and reporting on different prompts avoids a bias towards groups with many settings.
  * @throws RangeError where the two evaluations are not of the same settings on different splits.
  */
 export function chooseOperatingPoints(

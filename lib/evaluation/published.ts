@@ -1,5 +1,4 @@
-// Figures that others have published, to stand beside one's own: never measured here, and marked as such wherever they
-// are shown.
+// Figures published by others, for comparison: not measured here, and marked as published wherever they are shown.
 
 /** One published figure. */
 export interface PublishedFigure {
@@ -12,7 +11,7 @@ export interface PublishedFigure {
   nfe: number | null;
   /** Tokens per forward pass, by its source's rule; null: not published. */
   tokensPerForward: number | null;
-  /** Where the figure stands. */
+  /** Source of the figure. */
   source: string;
 }
 

@@ -1,4 +1,4 @@
-// The settings that a comparison tries.
+// The settings of a comparison of samplers.
 import { checkChoice } from '../options';
 import type { SamplerObject } from '../sampling/samplers';
 
@@ -27,7 +27,7 @@ const PLANNER: Readonly<Record<string, readonly SamplerObject[]>> = {
   })),
 };
 
-/** The few that show the picture in a minute. */
+/** The usual settings: a comparison in a minute. */
 const QUICK: Readonly<Record<string, readonly SamplerObject[]>> = {
   'fixed steps': [2, 4, 8].map((steps) => ({ type: 'fixed', steps })),
   threshold: [0.5, 0.7, 0.9].map((threshold) => ({ type: 'confidence', threshold })),
@@ -75,9 +75,9 @@ function settingOf(sampler: SamplerObject): number {
 export interface GridOptions {
   /** "full" (default) sweeps every rule; "quick" takes the usual settings. */
   size?: 'full' | 'quick';
-  /** The planner's rules too (default), or the rivals alone. */
+  /** With the planner's rules (default), or only those that need no planner. */
   planner?: boolean;
-  /** Also one token per step, the slow ceiling: the task's genLength. */
+  /** The task's genLength: adds one token per step, the slowest and usually most accurate setting. */
   genLength?: number;
 }
 

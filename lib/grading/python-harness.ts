@@ -1,5 +1,5 @@
-// The Python side of the sandbox: runs one program in a fresh interpreter and reports its outcome in JSON. The functions
-// that it calls are bound before the program runs, which may change any module. A program can still lie
+// The Python side of the sandbox: runs one program in a fresh interpreter and reports its outcome in JSON. The
+// functions that it calls are bound before the program runs, which may change any module. A program can still lie
 // about itself from the inside (an __eq__ that is always true, in tests that are Python too), which is why function
 // results are compared outside.
 

@@ -17,7 +17,7 @@ import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, packed, packRows } from '../packing';
 import type { ChatMessage } from '../types';
 
-/** What a reward knows of a row's example. */
+/** The example of a row, as rewards see it. */
 export interface RewardExample {
   prompt: string | ChatMessage[];
   /** null where the data set has no answers. */
@@ -33,11 +33,11 @@ export interface RewardBatch {
   examples: readonly RewardExample[];
   /** Ids, NFE, log-likelihood … of each completion. */
   results: readonly GenerateResult[];
-  /** Tokens that a completion is given. */
+  /** Length of each completion in tokens. */
   genLength: number;
   /** The data set's own verifier, or null. */
   verify: ((example: RewardExample, completion: string) => boolean | Promise<boolean>) | null;
-  /** The model that wrote them. */
+  /** The model that generated them. */
   model: MaskedDiffusionModel;
 }
 
@@ -157,7 +157,7 @@ export {
 } from '../grading/python-sandbox';
 export * as referenceText from '../grading/reference-text';
 
-/** The right answer by itself, of a data set's example or out of a solution's text. */
+/** The right answer: the data set's, or extracted from the text of a solution. */
 function goldOf({ answer, meta }: RewardExample): string | null {
   const gold = (meta as Partial<MathMeta> | null | undefined)?.gold;
   if (typeof gold === 'string') return gold;
@@ -167,7 +167,7 @@ function goldOf({ answer, meta }: RewardExample): string | null {
 
 /**
  * 2 where the completion's answer is mathematically the right one, else 0. `compat: "reference"`: where it is the same
- * string once normalised, as the reference pays. `timeLimitMs`: CPU time of one comparison, as {@link mathEqual} takes
+ * string once normalised, as in the reference. `timeLimitMs`: CPU time of one comparison, as {@link mathEqual} takes
  * it; default 2000.
  * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND where algebra is needed and the optional package is missing
  */
@@ -268,7 +268,7 @@ export const codeFence = ofText(referenceText.codeFenceReward);
 /** Options of {@link teacherLogProb}. */
 export interface TeacherOptions {
   /**
-   * A loaded model that judges: a larger one, or the frozen base that training began with. Not the model that trains.
+   * A loaded model: a larger one, or the frozen base that training began with. Not the model that trains.
    */
   model: MaskedDiffusionModel;
   /**

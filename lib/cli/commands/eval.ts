@@ -90,7 +90,7 @@ function namedCaches(list = 'none'): Record<string, CachePolicy> {
   return Object.fromEntries(texts.map((text) => [text, parseCache(text)]));
 }
 
-/** A table for people. The header is "name  right  NFE …"; numbers are aligned. */
+/** Prints a table of all settings, and one by category. */
 function printResults({ config, results }: Evaluation): void {
   const { bold } = colorsFor(process.stdout);
   const lines = results.map(
@@ -144,7 +144,7 @@ function checkWritable(flag: string, file: string | undefined): void {
     throw new UsageError(`${flag}: ${path.dirname(file)} is no folder`);
 }
 
-/** Mean ± standard deviation over the seeds, for people. */
+/** Prints means ± standard deviations over the seeds. */
 function printCampaign({ rows, curves, config, models, seeds }: Campaign): void {
   const { bold } = colorsFor(process.stdout);
   const spread = ({ mean, sd }: { mean: number; sd: number }, digits: number, scale = 1) =>
@@ -169,7 +169,7 @@ function printCampaign({ rows, curves, config, models, seeds }: Campaign): void 
   );
 }
 
-/** What --models or --model names, by the names for tables. */
+/** The models that the flags name, by their names in tables. */
 function modelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionModel | CausalModel>> {
   const models = diffusionModelsOf(flags);
   for (const source of flags.autoregressive?.split(',') ?? []) {
@@ -185,7 +185,7 @@ function modelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionMod
   return models;
 }
 
-/** Those that --models or --model names. */
+/** Masked-diffusion models of --models or --model. */
 function diffusionModelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionModel | CausalModel>> {
   if (flags.models === undefined) return { [flags.model ?? 'embedded']: () => openModel(flags) };
   if (flags.model !== undefined) throw new UsageError('expected --model or --models, got both');
@@ -216,7 +216,7 @@ async function run(flags: Flags): Promise<void> {
   });
   let entries = named;
   if (!entries) {
-    // The grid depends on what the first model has.
+    // The grid depends on whether the first model has a planner.
     const [[name, open]] = Object.entries(models);
     const model = (await open()) as MaskedDiffusionModel;
     models[name] = async () => model;

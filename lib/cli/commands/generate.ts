@@ -78,7 +78,7 @@ async function readMessages(value: string): Promise<ChatMessage[]> {
   return messages;
 }
 
-/** The one prompt that was given, in whatever form. Masks in --template-ids become ids when the model is known. */
+/** The prompt, in the form that was given. Masks in --template-ids become ids when the model is known. */
 async function readPrompt(text: string | undefined, flags: Flags): Promise<(model: MaskedDiffusionModel) => Prompt> {
   const { messages, promptIds, template, templateIds, chat } = flags;
   const forms = {
@@ -109,7 +109,7 @@ async function readPrompt(text: string | undefined, flags: Flags): Promise<(mode
   return () => (chat ? [{ role: 'user', content: prompt }] : prompt);
 }
 
-/** What stdout gets of a row that is done: its text, or its ids where there is no tokenizer. */
+/** Output of a finished row: its text, or its ids without a tokenizer. */
 function completionText(model: MaskedDiffusionModel, result: GenerateResult): string {
   if (!model.tokenizer) return result.ids.slice(0, result.tokens).join(',');
   return process.stdout.isTTY ? printable(result.text) : result.text;

@@ -28,7 +28,7 @@ function describeSystem(system: SystemInfo): [string, string][] {
   ];
 }
 
-/** A block of Markdown for an issue: what describes the machine, and no path that could name a user. */
+/** A block of Markdown for an issue: describes the machine, without paths, which could name a user. */
 function describeForIssue(system: SystemInfo): string {
   const rows: [string, string][] = [
     ...describeSystem(system),

@@ -30,14 +30,14 @@ interface Flags extends ModelFlags {
   set?: [key: string, value: unknown][];
 }
 
-/** What a run remembers of its command line, for --resume. */
+/** The stored launch of a run, for --resume. */
 interface Launch {
   stage: training.Stage;
   config: training.TrainConfig;
 }
 
 const LAUNCH_FILE = 'train.json';
-/** Without a terminal: a line so often. */
+/** Seconds between two lines of progress without a terminal. */
 const LINE_SECONDS = 5;
 
 const EXAMPLES = `
@@ -58,7 +58,7 @@ A config file (YAML or JSON) holds the options of the stage's trainer by their A
   rewards     grpo: { name: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }
 Later ones win: preset, config file, flags. A run is resumed with the options that it began with.`;
 
-/** --set key=value, the value in YAML: numbers, lists and objects as one would write them in the file. */
+/** Parses --set key=value, the value in YAML, as in a config file. */
 function setting(text: string, before: [string, unknown][] = []): [string, unknown][] {
   const at = text.indexOf('=');
   if (at < 1) throw new UsageError(`--set: expected key=value, got ${JSON.stringify(text)}`);
@@ -125,7 +125,7 @@ function hasCheckpoints(folder: string): boolean {
   return existsSync(checkpoints) && readdirSync(checkpoints).some((name) => name.startsWith('step-'));
 }
 
-/** The launch of a run that is to go on, with flags that may change. */
+/** The launch of a run to resume, with the flags that may change. */
 function resumed(folder: string, stage: string | undefined, flags: Flags): Launch {
   const file = path.join(folder, LAUNCH_FILE);
   if (!existsSync(file))
@@ -146,7 +146,7 @@ function resumed(folder: string, stage: string | undefined, flags: Flags): Launc
   };
 }
 
-/** One line on how it goes: loss, reward, NFE, speed. */
+/** One line of metrics: loss, reward, NFE, speed. */
 function summary(metrics: Metrics): string {
   const parts = [`loss ${metrics.loss.toFixed(4)}`];
   const add = (label: string, value: number | undefined, digits: number) => {
@@ -174,11 +174,11 @@ function evaluation(metrics: Metrics): string {
     .join(', ');
 }
 
-/** Progress on stderr: a bar in a terminal, a line now and then elsewhere. */
+/** Progress on stderr: a bar in a terminal, else a line every few seconds. */
 class Progress {
   readonly #bar = new ProgressBar('{bar} {value}/{total} {summary}, {eta_formatted} left', 16);
   #lastLine = 0;
-  /** Where this process began, which a resumed run did in its middle. */
+  /** First step of this process, later than 1 in a resumed run. */
   #first: { step: number; time: number } | null = null;
   readonly #start = performance.now();
   readonly #quiet: boolean;
@@ -218,7 +218,7 @@ class Progress {
   }
 }
 
-/** The memory plan, for people. */
+/** Prints the memory plan as a table. */
 function printPlan(stage: training.Stage, config: training.TrainConfig, plan: training.MemoryPlan): void {
   const line = (name: string, bytes: number, detail: string) =>
     [name, `${formatBytes(bytes)}${detail === '' ? '' : `  ${detail}`}`] as const;
@@ -270,7 +270,7 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
   if (isNew) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
   const source = await training.prepareModel(config, data, path.join(output, 'initial'));
   if (isNew) {
-    // Where the model lies must not depend on the folder that the run is resumed from.
+    // Absolute: the run may be resumed from another working directory.
     const where = source !== undefined && existsSync(source) ? path.resolve(source) : source;
     const launch: Launch = {
       stage,
