@@ -63,7 +63,7 @@ class Job final : public Napi::AsyncWorker {
     } catch (const std::exception& error) {
       fail(ErrorCode::kInternal, error.what());
     }
-    // The handles that the work kept alive are let go on this thread: freeing gigabytes would hold up the event loop.
+    // Releases what the work kept alive on this thread: freeing gigabytes would block the event loop.
     work_ = nullptr;
   }
   void OnOK() override {

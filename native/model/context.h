@@ -8,7 +8,6 @@
 
 namespace dultra {
 
-class Lora;
 class Parameters;
 
 // Throws ABORTED when `cancel` is set. It may be null.

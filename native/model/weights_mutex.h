@@ -15,7 +15,7 @@ class WeightsMutex {
     mutex_.lock_shared();
   }
   void unlock_shared() { mutex_.unlock_shared(); }
-  // The turn is kept while those who read finish, so that nobody new begins.
+  // Keeps the turn until all readers are done, so that no new one begins.
   void lock() {
     const std::lock_guard<std::mutex> turn(turn_);
     mutex_.lock();
