@@ -168,10 +168,6 @@ struct UnmaskArgs {
   uint8_t* forced;            // (B) 1 where the row selected nothing and was made to progress
   float* probability;         // (M) p, planner rules; else 0
   float* log_likelihood;      // (M) contribution of each candidate to the step's log-likelihood, planner rules; else 0
-  // What the decisions do to the ids that the step began with, backend memory or an Exchange's. All null: not wanted.
-  const int32_t* token;  // (M)
-  const int32_t* place;  // (M) where in `ids` each candidate stands
-  int32_t* ids;          // ids[place] = token where selected
 };
 
 // The log-likelihood of decisions that were made: the same numbers as `unmask` gives for the planner rules, from the

@@ -431,35 +431,6 @@ DULTRA_TEST(unmask_fixed_by_entropy) {
   }
 }
 
-// The tokens of selected candidates are written into the ids.
-DULTRA_TEST(unmask_writes_ids, small) {
-  const auto backend_owner = make_backend(1, "");
-  Backend& backend = *backend_owner;
-  for (UnmaskRule rule : kAllRules)
-    for (bool forbids : {false, true}) {
-      Random random(9);
-      const Batch batch(random, {5, 0, 300, 12}, false, 1);
-      const size_t m = batch.at.size();
-      std::vector<int32_t> token(m), place(m);
-      Guarded<int32_t> ids(3 * m);
-      for (size_t i = 0; i < m; ++i) {
-        token[i] = int32_t(1000 + i);
-        place[i] = int32_t(3 * i + 1);
-      }
-      for (size_t i = 0; i < 3 * m; ++i) ids[i] = -int32_t(i);
-      UnmaskArgs a = batch.args(rule);
-      if (forbids) a.forbidden = batch.forbidden.data();
-      a.token = token.data();
-      a.place = place.data();
-      a.ids = ids.data();
-      const Output out = run(backend, batch, a);
-      CHECK(ids.guards_intact(), "rule ", int(rule));
-      for (size_t i = 0; i < 3 * m; ++i)
-        CHECK(ids[i] == (i % 3 == 1 && out.selected[i / 3] ? token[i / 3] : -int32_t(i)), "rule ", int(rule), " id ", i,
-              " is ", ids[i]);
-    }
-}
-
 // Each candidate is chosen equally often by the random rule, and with probability p by the planner.
 DULTRA_TEST(unmask_draws_are_fair) {
   const auto backend_owner = make_backend(1, "");

@@ -87,14 +87,6 @@ class Row {
     a_.forced[row_] = 0;
   }
 
-  void run() {
-    select();
-    if (!a_.ids) return;
-    for (int32_t i = begin_; i < end_; ++i)
-      if (a_.selected[i]) a_.ids[a_.place[i]] = a_.token[i];
-  }
-
- private:
   void select() {
     switch (a_.rule) {
       case UnmaskRule::kPlannerBernoulli:
@@ -132,6 +124,7 @@ class Row {
     }
   }
 
+ private:
   // NaN ranks last and passes no test.
   double confidence(int32_t i) const { return std::isnan(a_.confidence[i]) ? -kInfinity : double(a_.confidence[i]); }
   double entropy(int32_t i) const { return std::isnan(a_.entropy[i]) ? kInfinity : double(a_.entropy[i]); }
@@ -222,7 +215,7 @@ class Row {
 }  // namespace
 
 void CpuBackend::do_unmask(const UnmaskArgs& a) {
-  for (int b = 0; b < a.batch; ++b) Row(a, b).run();
+  for (int b = 0; b < a.batch; ++b) Row(a, b).select();
 }
 
 void CpuBackend::do_likelihood_forward(const LikelihoodArgs& a) {

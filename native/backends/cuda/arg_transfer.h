@@ -12,7 +12,7 @@ namespace cuda {
 // An array that an operation is given, in host or device memory. ArgTransfer replaces the pointer by a device address.
 struct Argument {
   void* pointer;  // where the pointer is kept
-  size_t bytes;   // of the array; 0: the array lies in device memory or in an exchange, however long it is
+  size_t bytes;   // of the array
   bool written;
 };
 template <class T>
@@ -22,10 +22,6 @@ Argument in(const T*& array, int64_t n) {
 template <class T>
 Argument out(T*& array, int64_t n) {
   return {&array, size_t(n) * sizeof(T), true};
-}
-template <class T>
-Argument resident(T*& array) {
-  return {&array, 0, false};
 }
 
 // One operation: holds the backend's lock and selects its device, copies arrays in plain host memory to the device and,

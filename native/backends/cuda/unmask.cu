@@ -199,12 +199,8 @@ __global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, Scrat
   const int taken = decided[1] ? 1 : decided[0];
   const bool forced = decided[1] != 0;
   for (int rank = int(threadIdx.x); rank < taken; rank += kThreads) a.selected[order[rank]] = 1;
-  block_sync();  // all selections are made
-  if (a.ids)
-    row.each([&](int32_t i) {
-      if (a.selected[i]) a.ids[a.place[i]] = a.token[i];
-    });
   if (!planner) return;
+  block_sync();  // all selections are made
   LikelihoodArgs likelihood{};
   likelihood.planner_logit = a.planner_logit;
   likelihood.token_log_prob = a.token_log_prob;
@@ -228,7 +224,7 @@ void CudaBackend::do_unmask(const UnmaskArgs& args) {
   ArgTransfer transfer(*this, {in(a.offsets, b + 1), in(a.at, m), in(a.uniforms, m), in(a.planner_logit, m),
                                in(a.confidence, m), in(a.entropy, m), in(a.token_log_prob, m), in(a.forbidden, m),
                                in(a.count, b), out(a.selected, m), out(a.forced, b), out(a.probability, m),
-                               out(a.log_likelihood, m), resident(a.token), resident(a.place), resident(a.ids)});
+                               out(a.log_likelihood, m)});
   const size_t row_bytes = size_t(m) * (sizeof(double) + sizeof(int32_t));
   double* key = static_cast<double*>(scratch(row_bytes));
   const bool in_shared = m <= kSharedCandidates;
