@@ -10,6 +10,8 @@ export interface NativeModelConfig {
   nKvHeads: number;
   nLayers: number;
   mlpHiddenSize: number;
+  /** How a block's MLP is made. Default "swiglu": down(silu(gate(x)) * up(x)). */
+  mlp?: 'swiglu';
   /** Rows of the embedding table and of the output head. */
   embeddingSize: number;
   maxSequenceLength: number;

@@ -22,6 +22,12 @@ MaskKind get_mask(const Napi::Object& object) {
   type_error(object.Env(), "mask", "\"bidirectional\", \"causal\" or \"block-causal\", got \"" + mask + "\"");
 }
 
+MlpKind get_mlp(const Napi::Object& object) {
+  const std::string kind = absent(object.Get("mlp")) ? "swiglu" : get_string(object, "mlp");
+  if (kind != "swiglu") type_error(object.Env(), "mlp", "\"swiglu\", got \"" + kind + "\"");
+  return MlpKind::kSwiGlu;
+}
+
 PlannerConfig read_planner(const Napi::Object& object) {
   PlannerConfig planner;
   planner.present = true;
@@ -50,6 +56,7 @@ ModelConfig read_config(const Napi::Object& object) {
   config.attn_out_bias = optional_bool(object, "attnOutBias");
   config.mlp_bias = optional_bool(object, "mlpBias");
   config.head_bias = optional_bool(object, "headBias");
+  config.mlp = get_mlp(object);
   config.qk_norm = optional_bool(object, "qkNorm");
   config.mask = get_mask(object);
   if (config.mask == MaskKind::kBlockCausal) config.block_length = int(get_integer(object, "blockLength", 1, 1 << 20));
