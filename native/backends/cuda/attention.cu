@@ -1,27 +1,23 @@
-// Fused masked attention, forward.
+// Fused masked attention, forward, with an online softmax over tiles of keys.
 //
-//   tensor cores : a block computes kRows query rows of one head, a warp 16 of them, over tiles of kCols keys, with an
-//   online softmax; q, k and
-//                  v are bf16
-//   fp32         : a warp computes one query of one head, over 32 keys at a time
+//   tensor cores: a block computes kRows query rows of one head, a warp 16 of them, over tiles of kCols keys, in bf16
+//   fp32:         a warp computes one query of one head, over 32 keys at a time
 //
-// A query's result depends on its own keys alone: a tile that it does not see changes nothing, whatever else the block
-// computes.
+// A query's result depends only on the keys that it sees: a tile of hidden keys changes nothing, whichever other rows
+// share the block.
 //
-// On tensor cores a sequence's keys are cut into chunks, by their number alone, and a query's result is that of its
-// chunks, joined one after the other. A block goes through all of them; where that makes few blocks, as the queries of
-// cached decoding do, each chunk has a block of its own, and a second kernel joins what they leave in scratch memory.
-// Both ways are the same operations in the same order.
+// On tensor cores the keys of a sequence are split into chunks by their number alone, and a query's result combines the
+// chunks in order. A block computes all chunks. Where that gives too few blocks to fill the device (the few queries of
+// cached decoding), each chunk has its own block (split keys), and a second kernel combines the partial results in
+// scratch memory. Both ways run the same operations in the same order.
 //
-// Tiles (kRows x kCols, shared memory) by what multiplies them and the head dimension:
-//   mma.sync : 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB), two blocks a multiprocessor. On an H100
-//   neither three blocks nor longer
-//              chunks are faster (bench/results/2026-11-26-nvidia-h100-80gb-hbm3-kernels.md): a warp with 16 rows reads
-//              each key for one product.
-//   wgmma    : 128 x 64 for 64 and 128 (48, 96 KB): two warpgroups, one of which computes weights while the other
-//   multiplies, share the tiles, so
-//              that a byte that comes from the L2 cache serves 128 operations; 64 rows alone would ask for all that it
-//              can give. 64 x 64 where that makes too few blocks.
+// Tiles (kRows x kCols, shared memory) by instruction and head dimension:
+//   mma.sync: 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB), two blocks per multiprocessor. On an H100
+//             neither three blocks nor longer chunks are faster (bench/results/2026-11-26-nvidia-h100-80gb-hbm3-
+//             kernels.md): a warp of 16 rows reads each key for one product.
+//   wgmma:    128 x 64 for 64 and 128 (48, 96 KB): two warpgroups share the tiles, and one computes weights while the
+//             other multiplies. A byte from the L2 cache then serves 128 operations; with 64 rows the L2 bandwidth is
+//             the limit. 64 x 64 where 128 rows give too few blocks.
 #include <algorithm>
 
 #include "backends/cuda/attention_inputs.h"
@@ -38,15 +34,15 @@ struct Inputs {
   int64_t q_stride, k_stride, v_stride;
 };
 
-constexpr int kTileRows = 64;        // queries of a block, or twice as many
-constexpr int kLeastChunk = 128;     // keys
-constexpr int kMostChunks = 8;       // of a sequence
-constexpr int64_t kFewBlocks = 128;  // about the multiprocessors of a large device
+constexpr int kTileRows = 64;        // queries per block; the large wgmma tile has twice as many
+constexpr int kMinChunk = 128;       // keys
+constexpr int kMaxChunks = 8;        // per sequence
+constexpr int64_t kFewBlocks = 128;  // about the number of multiprocessors of a large device
 
-// Keys of a chunk of a sequence that has `keys`.
-DULTRA_HD int chunk_of(int keys) { return int(ceil_div(ceil_div(keys, kMostChunks), kLeastChunk)) * kLeastChunk; }
+// Keys per chunk of a sequence of `keys` keys.
+DULTRA_HD int chunk_of(int keys) { return int(ceil_div(ceil_div(keys, kMaxChunks), kMinChunk)) * kMinChunk; }
 
-// Chunks' results, (Mq, H, `chunks`) each: the largest score and the sum of weights; the weighted sum of values (D).
+// Partial results, (Mq, H, `chunks`) of each: the largest score and the sum of weights; the weighted sum of values (D).
 struct Parts {
   float *scores, *values;
   int chunks;
@@ -55,7 +51,7 @@ struct Parts {
   }
 };
 
-// The largest score of two parts of a query's keys, and what each one's sums count for beside it.
+// The largest score of two sets of a query's keys, and the factors that rescale the sums of each set to it.
 struct Joint {
   float max, left, right;
   __device__ __forceinline__ Joint(float left_max, float right_max, float scale_log2)
@@ -69,13 +65,112 @@ struct Joint {
   }
 };
 
-// kSplit: of one chunk, to `parts`. Else of all, to a.out.
+// s (16, kCols) of a warp = its rows of q times the tile of keys from key `first` on; -inf for hidden keys. rows: the
+// thread's two query rows. all_visible: every row of the block sees every key of the tile.
+template <class Products, int kDim, int kRows, int kCols>
+__device__ __forceinline__ void score_tile(float (&s)[kCols / 8][4], const uint16_t* q_tile, const uint16_t* k_tile,
+                                           const AttentionArgs& a, const SequenceKeys& keys, const int (&rows)[2],
+                                           int first, bool all_visible, int warp, int quad) {
+  Products::begin(s);
+  Products::template rows<kDim, kRows, kCols>(s, q_tile, warp, k_tile);
+  Products::commit();
+  Products::template wait<0>(s);
+  if (all_visible) return;
+  DULTRA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int end = rows[h] < keys.queries ? keys.visible_end(a, rows[h]) : keys.begin;
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      const int key = first + n * 8 + quad * 2 + j;
+      if (key < keys.begin || key >= end) s[n][2 * h + j] = -INFINITY;  // mutant: >= end -> > end (cuda_attention)
+    }
+  }
+}
+
+// Online softmax over one more tile: rescales row_sum and acc to the new maximum, replaces the scores s by weights and
+// adds these to row_sum, which covers the thread's own columns: four threads share a row.
+template <int kDim, int kCols>
+__device__ __forceinline__ void update_softmax(float (&s)[kCols / 8][4], float (&acc)[kDim / 8][4], float (&row_max)[2],
+                                               float (&row_sum)[2], float scale_log2) {
+  DULTRA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    float top = row_max[h];
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 8; ++n) top = fmaxf(top, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+    top = fmaxf(top, shuffle_xor(top, 1));
+    top = fmaxf(top, shuffle_xor(top, 2));
+    const float shift = top == -INFINITY ? 0.0f : top * scale_log2;
+    // Two roundings: exactly 1 where the maximum stays, so that a tile that the row does not see changes nothing.
+    const float decay = fast_exp2(row_max[h] * scale_log2 - shift);
+    row_max[h] = top;
+    row_sum[h] *= decay;
+    DULTRA_UNROLL
+    for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+    for (int e = 2 * h; e < 2 * h + 2; ++e) {
+      s[n][e] = fast_exp2(fmaf(s[n][e], scale_log2, -shift));
+      row_sum[h] += s[n][e];
+    }
+    DULTRA_UNROLL
+    for (int d = 0; d < kDim / 8; ++d) {
+      acc[d][2 * h] *= decay;  // mutant: *= decay -> *= 1.0f (cuda_attention_on)
+      acc[d][2 * h + 1] *= decay;
+    }
+  }
+}
+
+// Stores the output and the log-sum of the thread's row h.
+template <int kDim>
+__device__ __forceinline__ void store_tile(const AttentionArgs& a, const float (&joined)[kDim / 8][4], float joined_max,
+                                           float joined_sum, int64_t query, int head, int quad, int h) {
+  const float inverse = joined_sum > 0 ? 1.0f / joined_sum : 0.0f;
+  put_pairs<kDim / 8>(a.out, query * a.out_stride + head * kDim + quad * 2, [&](int d) {
+    return Pair{joined[d][2 * h] * inverse, joined[d][2 * h + 1] * inverse};
+  });
+  if (a.log_sum && quad == 0)
+    a.log_sum[query * a.heads + head] = joined_sum > 0 ? joined_max * a.scale + logf(joined_sum) : -INFINITY;
+}
+
+// Stores the partial result of the thread's row h, for attention_join_kernel.
+template <int kDim>
+__device__ __forceinline__ void store_chunk(const Parts& parts, const float (&acc)[kDim / 8][4], float row_max,
+                                            float row_sum, int64_t part, int quad, int h) {
+  DULTRA_UNROLL
+  for (int d = 0; d < kDim / 8; ++d)
+    *reinterpret_cast<Neighbours<float>*>(parts.values + part * kDim + quad * 2 + d * 8) = {acc[d][2 * h],
+                                                                                            acc[d][2 * h + 1]};
+  if (quad == 0) put_pair(parts.scores, part * 2, row_max, row_sum);
+}
+
+// Combines a complete chunk with the chunks before it, and resets the chunk's sums.
+template <int kDim>
+__device__ __forceinline__ void combine_chunk(float (&joined)[kDim / 8][4], float (&joined_max)[2],
+                                              float (&joined_sum)[2], float (&acc)[kDim / 8][4], float (&row_max)[2],
+                                              float (&row_sum)[2], float scale_log2) {
+  DULTRA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    if (row_sum[h] == 0) continue;  // the row sees none of its keys
+    const Joint joint(joined_max[h], row_max[h], scale_log2);
+    joined_sum[h] = joint.sum(joined_sum[h], row_sum[h]);
+    joined_max[h] = joint.max;
+    row_max[h] = -INFINITY;
+    row_sum[h] = 0;
+    DULTRA_UNROLL
+    for (int d = 0; d < kDim / 8; ++d) DULTRA_UNROLL
+    for (int e = 2 * h; e < 2 * h + 2; ++e) {
+      joined[d][e] = joint.sum(joined[d][e], acc[d][e]);
+      acc[d][e] = 0;
+    }
+  }
+}
+
+// kSplit: a block computes one chunk and stores it to `parts`. Otherwise it computes all chunks and stores to a.out.
 template <class Products, int kDim, int kRows, int kCols, bool kSplit>
 __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
     attention_forward_kernel(AttentionArgs a, Inputs in, Parts parts) {
   if (!Products::kExists) return;
   constexpr int kThreads = kRows * 2;  // 32 lanes per 16 rows
-  static_assert(kLeastChunk % kCols == 0, "chunks are whole tiles");
+  static_assert(kMinChunk % kCols == 0, "chunks are whole tiles");
   DULTRA_SHARED(shared);
   uint16_t* q_tile = reinterpret_cast<uint16_t*>(shared);  // (kRows, kDim)
   uint16_t* k_tile = q_tile + kRows * kDim;                // (2, kCols, kDim)
@@ -98,13 +193,13 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
   if (kSplit) {
     tile_begin = tile_begin > chunk * chunk_tiles ? tile_begin : chunk * chunk_tiles;
     tile_end = tile_end < (chunk + 1) * chunk_tiles ? tile_end : (chunk + 1) * chunk_tiles;
-    if (tile_begin >= tile_end) return;  // no row sees the chunk, and none is going to ask for it
+    if (tile_begin >= tile_end) return;  // no row sees the chunk, and the join kernel skips it
   }
   const auto load_keys = [&](int tile) {
     if (tile < tile_end) {
       const int stage = (tile & 1) * kCols * kDim;
       load_tile<Products, kDim, kCols, kThreads>(k_tile + stage, k, in.k_stride, tile * kCols, keys.begin, keys.end);
-      // Hidden rows are zeros, not what memory holds: a weight of 0 times NaN would be NaN.
+      // Rows of hidden keys become zeros, whatever memory holds: a weight of 0 times NaN would be NaN.
       load_tile<Products, kDim, kCols, kThreads>(v_tile + stage, v, in.v_stride, tile * kCols, keys.begin, keys.end);
     }
     async_commit();
@@ -121,52 +216,14 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
     const int stage = (tile & 1) * kCols * kDim;
     async_wait<0>();
     Products::landed();
-    block_sync();  // everybody's part of the tile is there; the other stage, read in the step before, is free
+    block_sync();  // the tile is complete; the other stage, read in the step before, is free
     load_keys(tile + 1);
 
     float s[kCols / 8][4];
-    Products::begin(s);
-    Products::template rows<kDim, kRows, kCols>(s, q_tile, warp, k_tile + stage);
-    Products::commit();
-    Products::template wait<0>(s);
     const int first = tile * kCols;
-    if (first < keys.begin || first + kCols > seen.least) {
-      DULTRA_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const int end = rows[h] < keys.queries ? keys.visible_end(a, rows[h]) : keys.begin;
-        DULTRA_UNROLL
-        for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
-        for (int j = 0; j < 2; ++j) {
-          const int key = first + n * 8 + quad * 2 + j;
-          if (key < keys.begin || key >= end) s[n][2 * h + j] = -INFINITY;  // mutant: >= end -> > end (cuda_attention)
-        }
-      }
-    }
-    // Online softmax: what is there so far is scaled to the new maximum.
-    DULTRA_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      float top = row_max[h];
-      DULTRA_UNROLL
-      for (int n = 0; n < kCols / 8; ++n) top = fmaxf(top, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
-      top = fmaxf(top, shuffle_xor(top, 1));
-      top = fmaxf(top, shuffle_xor(top, 2));
-      const float shift = top == -INFINITY ? 0.0f : top * scale_log2;
-      // Two roundings: exactly 1 where the maximum stays, so that a tile that the row does not see changes nothing.
-      const float decay = fast_exp2(row_max[h] * scale_log2 - shift);
-      row_max[h] = top;
-      row_sum[h] *= decay;
-      DULTRA_UNROLL
-      for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
-      for (int e = 2 * h; e < 2 * h + 2; ++e) {
-        s[n][e] = fast_exp2(fmaf(s[n][e], scale_log2, -shift));
-        row_sum[h] += s[n][e];
-      }
-      DULTRA_UNROLL
-      for (int d = 0; d < kDim / 8; ++d) {
-        acc[d][2 * h] *= decay;  // mutant: *= decay -> *= 1.0f (cuda_attention_on)
-        acc[d][2 * h + 1] *= decay;
-      }
-    }
+    score_tile<Products, kDim, kRows, kCols>(s, q_tile, k_tile + stage, a, keys, rows, first,
+                                             first >= keys.begin && first + kCols <= seen.least, warp, quad);
+    update_softmax<kDim, kCols>(s, acc, row_max, row_sum, scale_log2);
     uint32_t weights[kCols / 16][4];
     pack_weights<kCols>(weights, s);
     Products::begin(acc, weights);
@@ -182,21 +239,7 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
       row_sum[h] += shuffle_xor(row_sum[h], 1);
       row_sum[h] += shuffle_xor(row_sum[h], 2);
     }
-    DULTRA_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      if (kSplit || row_sum[h] == 0) continue;  // or the row sees nothing of it
-      const Joint joint(joined_max[h], row_max[h], scale_log2);
-      joined_sum[h] = joint.sum(joined_sum[h], row_sum[h]);
-      joined_max[h] = joint.max;
-      row_max[h] = -INFINITY;
-      row_sum[h] = 0;
-      DULTRA_UNROLL
-      for (int d = 0; d < kDim / 8; ++d) DULTRA_UNROLL
-      for (int e = 2 * h; e < 2 * h + 2; ++e) {
-        joined[d][e] = joint.sum(joined[d][e], acc[d][e]);
-        acc[d][e] = 0;
-      }
-    }
+    if (!kSplit) combine_chunk<kDim>(joined, joined_max, joined_sum, acc, row_max, row_sum, scale_log2);
   }
   async_wait<0>();
 
@@ -204,27 +247,16 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
   for (int h = 0; h < 2; ++h) {
     if (rows[h] >= keys.queries) continue;
     const int64_t query = keys.first_query + rows[h];
-    if (kSplit) {
-      const int64_t part = parts.at(query, a.heads, head, chunk);
-      DULTRA_UNROLL
-      for (int d = 0; d < kDim / 8; ++d)
-        *reinterpret_cast<Neighbours<float>*>(parts.values + part * kDim + quad * 2 + d * 8) = {acc[d][2 * h],
-                                                                                                acc[d][2 * h + 1]};
-      if (quad == 0) put_pair(parts.scores, part * 2, row_max[h], row_sum[h]);
-      continue;
-    }
-    const float inverse = joined_sum[h] > 0 ? 1.0f / joined_sum[h] : 0.0f;
-    put_pairs<kDim / 8>(a.out, query * a.out_stride + head * kDim + quad * 2, [&](int d) {
-      return Pair{joined[d][2 * h] * inverse, joined[d][2 * h + 1] * inverse};
-    });
-    if (a.log_sum && quad == 0)
-      a.log_sum[query * a.heads + head] = joined_sum[h] > 0 ? joined_max[h] * a.scale + logf(joined_sum[h]) : -INFINITY;
+    if (kSplit)
+      store_chunk<kDim>(parts, acc, row_max[h], row_sum[h], parts.at(query, a.heads, head, chunk), quad, h);
+    else
+      store_tile<kDim>(a, joined, joined_max[h], joined_sum[h], query, head, quad, h);
   }
 }
 
-constexpr int kWarps = 4;  // queries of a block, where a warp has one
+constexpr int kWarps = 4;  // queries per block, one per warp
 
-// Joins the chunks of a query and head, as attention_forward_kernel does.
+// Combines the chunks of a query and head in the order of attention_forward_kernel.
 template <int kDim>
 __global__ void __launch_bounds__(kWarp* kWarps) attention_join_kernel(AttentionArgs a, Parts parts) {
   const int lane = lane_index(), head = int(blockIdx.y), b = int(blockIdx.z);
@@ -256,12 +288,12 @@ __global__ void __launch_bounds__(kWarp* kWarps) attention_join_kernel(Attention
 
 // ---- fp32 ---------------------------------------------------------------------------------------
 
-constexpr int kMostDimension = 256;
-constexpr int kPerLane = kMostDimension / kWarp;
+constexpr int kMaxDimension = 256;
+constexpr int kPerLane = kMaxDimension / kWarp;
 
 __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(AttentionArgs a) {
   DULTRA_SHARED(shared);
-  float* weights = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the 32 keys at hand
+  float* weights = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the current 32 keys
   const int lane = lane_index(), d = a.head_dim, head = int(blockIdx.y), b = int(blockIdx.z),
             kv_head = head / (a.heads / a.kv_heads);
   const SequenceKeys keys(a, b);
@@ -283,9 +315,9 @@ __global__ void __launch_bounds__(kWarp* kWarps) float_attention_forward_kernel(
     const float top = fmaxf(max, warp_max(score)), decay = expf(max - top), weight = expf(score - top);
     max = top;
     sum = fmaf(sum, decay, warp_sum(weight));
-    warp_sync();  // the weights of the step before are read
+    warp_sync();  // the previous step's weights have been read
     weights[lane] = weight;
-    warp_sync();  // all weights are there
+    warp_sync();  // all weights are written
     DULTRA_UNROLL
     for (int part = 0; part < kPerLane; ++part) {
       const int j = part * kWarp + lane;
@@ -309,9 +341,9 @@ int64_t blocks_of(int rows, const AttentionArgs& a, const AttentionSizes& sizes)
   return ceil_div(sizes.max_queries, rows) * a.heads * sizes.sequences;
 }
 
-// Where each chunk has a block: chunks null where it has not.
+// Scratch memory of split keys; chunks is 0 where blocks compute all chunks.
 Parts split_parts(const AttentionArgs& a, const AttentionSizes& sizes, Scratch& scratch) {
-  const int chunks = int(std::min<int64_t>(kMostChunks, ceil_div(sizes.max_keys, kLeastChunk)));
+  const int chunks = int(std::min<int64_t>(kMaxChunks, ceil_div(sizes.max_keys, kMinChunk)));
   if (chunks <= 1 || blocks_of(kTileRows, a, sizes) >= kFewBlocks) return {nullptr, nullptr, 0};
   const int64_t all = sizes.queries * a.heads * chunks;
   float* scores = scratch.take<float>(2 * all);
@@ -325,7 +357,7 @@ void launch_rows(const AttentionArgs& a, const Inputs& in, const Parts& parts, i
   if (parts.chunks == 0)
     return launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, false>,
                   dim3(tiles, heads, batch), kRows * 2, kShared, a, in, parts);
-  // Few queries: tiles of the smaller size.
+  // Split keys mean few queries: only the smaller tile.
   if constexpr (kRows == kTileRows) {
     launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, true>,
            dim3(tiles * unsigned(parts.chunks), heads, batch), kRows * 2, kShared, a, in, parts);
@@ -380,7 +412,7 @@ size_t scratch_bytes(const AttentionArgs& a, const AttentionSizes& sizes, Comput
 void launch_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* memory,
                     cudaStream_t stream) {
   if (sizes.queries == 0) return;
-  check_launch(a, kMostDimension);
+  check_launch(a, kMaxDimension);
   Scratch scratch(memory, stream);
   if (!on_tensor_cores(a, compute)) {
     const dim3 grid(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch));
