@@ -1,4 +1,4 @@
-// Attention, forward: cuts sequences and heads into tiles of queries.
+// Attention, forward: splits sequences and heads into tiles of queries.
 #include <algorithm>
 #include <vector>
 
@@ -25,8 +25,8 @@ void CpuBackend::do_attention_forward(const AttentionArgs& a) {
   float* out = a.out.f32();
   const bool narrow = a.k.dtype == DType::kBF16;
 
-  // Tiles as large as keeps every thread busy: a larger tile shares the copying of keys and values among more queries.
-  // Queries of a tile do not influence each other, so any cut gives the same result.
+  // The largest tiles that keep every thread busy: a larger tile copies keys and values once for more queries. Queries
+  // of a tile are independent, so every split gives the same result.
   int32_t tile = rows.attention_queries;
   const auto count_tasks = [&](int32_t size) {
     int64_t tasks = 0;
@@ -45,7 +45,7 @@ void CpuBackend::do_attention_forward(const AttentionArgs& a) {
   pool_.run(int64_t(tiles.size()) * a.heads, [&](int64_t index) {
     thread_local AlignedBlock scratch;
     thread_local std::vector<int32_t> visible;
-    // Heads innermost: the tiles of one sequence that run one after the other read the same rows of keys.
+    // Heads innermost: consecutive tasks of one sequence read the same rows of keys.
     const TileTask& task = tiles[size_t(index / a.heads)];
     const int64_t head = index % a.heads, kv_head = head / (a.heads / a.kv_heads);
     const int b = task.sequence;

@@ -1,4 +1,4 @@
-// Attention, backward: a task is a head of keys and values of a sequence.
+// Attention, backward: one task per sequence and key/value head.
 #include <algorithm>
 #include <vector>
 
@@ -18,7 +18,7 @@ void CpuBackend::do_attention_backward(const AttentionGradArgs& args) {
   const int64_t d = a.head_dim, group = a.heads / a.kv_heads;
   if (a.batch == 0) return;
 
-  // A task is a head of keys and values of a sequence: everything that adds to one dk and dv, in one order.
+  // One task per sequence and key/value head: it makes all additions to a dk and dv, in one order.
   double pairs = 0;
   for (int b = 0; b < a.batch; ++b)
     pairs += double(a.q_offsets[b + 1] - a.q_offsets[b]) * (a.k_offsets[b + 1] - a.k_offsets[b]);

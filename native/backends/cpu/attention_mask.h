@@ -18,14 +18,14 @@ inline int64_t mask_end(const AttentionArgs& a, int64_t position, int64_t keys) 
   return keys;
 }
 
-// The keys of sequence b that a range may leave visible: [begin, end) of `all`.
+// The keys of sequence b within key_begin and key_end: [begin, end) of `all`.
 struct KeyRange {
   int64_t all, begin, end;
   KeyRange(const AttentionArgs& a, int b)
       : all(a.k_offsets[b + 1] - a.k_offsets[b]),
         begin(a.key_begin ? std::clamp<int64_t>(a.key_begin[b], 0, all) : 0),
         end(a.key_end ? std::clamp<int64_t>(a.key_end[b], begin, all) : all) {}
-  // How many keys from `begin` on the packed query sees.
+  // Number of keys from `begin` on that the packed query sees.
   int32_t visible(const AttentionArgs& a, int b, int64_t query) const {
     const int64_t position = a.q_positions ? a.q_positions[query] : query - a.q_offsets[b];
     return int32_t(std::max<int64_t>(0, std::min(end, mask_end(a, position, all)) - begin));

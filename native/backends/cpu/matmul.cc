@@ -15,7 +15,7 @@ namespace cpu {
 namespace {
 
 // Steps of k (pairs of k for bf16 products) per block. A block of a panel and of a tile's rows should stay in the first
-// two cache levels while it is used; a product of a single row of tiles streams its weights, and then one long run is
+// two cache levels while in use; a product with a single row of tiles streams its weights, for which one long block is
 // better.
 constexpr int64_t kBlockSteps = 512;
 constexpr int64_t kStreamSteps = 8192;
@@ -23,22 +23,23 @@ constexpr int64_t kStreamSteps = 8192;
 // share the second cache level with the panel that streams by.
 constexpr int64_t kTaskRows = 192;
 constexpr int64_t kTaskColumns = 512;
-// Tasks per thread that even out a core that is busy elsewhere, and the work below which waking a thread does not pay.
+// Tasks per thread, enough to balance a core that other processes use; and the work below which waking a thread costs
+// more than it saves.
 constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kSmallTask = 500000;  // multiply-adds
 
-// Rows of an operand that are packed at a time where several tiles or panels share their cache lines.
+// Rows of an operand packed at a time where several tiles or panels share their cache lines.
 constexpr int64_t kPackRows = 32;
 
-// Rows that a piece of a weight's gradient sums up, about, and the most numbers of all pieces together.
+// About the rows that a piece of a weight gradient sums, and the most numbers of all pieces together.
 constexpr int64_t kPieceRows = 256;
 constexpr int64_t kPieceSums = 1 << 17;
 
-// Packed rows that a product with a transposed matrix unpacks at a time, in bytes: they stay in the last cache level.
+// Bytes of packed rows that a product with a transposed matrix unpacks at a time: they fit the last cache level.
 constexpr int64_t kTransposedBytes = 16 << 20;
 
-// Prefetch distance into a panel, in bytes: the memory's latency takes some kilobytes to hide, but what is prefetched
-// beyond the end of a short panel is of little use.
+// Prefetch distance into a panel, in bytes: some kilobytes hide the memory latency, but prefetching beyond the end of a
+// short panel is of little use.
 constexpr int64_t kPrefetchMin = 512, kPrefetchMax = 8192, kPrefetchPart = 32;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -72,7 +73,7 @@ class PackedMatrix final : public Matrix {
   size_t bytes() const override { return memory.bytes(); }
   void unpack(float* to, int64_t first, int64_t count) const override;
 
-  // Where column j of a panel lies in a step, in elements (for kLayoutBF16Pairs, the first of its two).
+  // Offset of column j of a panel in a step, in elements (for kLayoutBF16Pairs, of the first of its two).
   int64_t place(int64_t j) const {
     const int64_t group = 2 * lanes, in_group = j % group;
     return layout == kLayoutBF16        ? j - in_group + in_group % lanes * 2 + in_group / lanes
@@ -102,7 +103,7 @@ void PackedMatrix::unpack(float* to, int64_t first, int64_t count) const {
   }
 }
 
-// Rows of the stacked parts that one panel holds: element type and first element of each; null behind the last row.
+// Rows of the stacked parts that one panel holds: element type and first element of each; null after the last row.
 struct PanelRow {
   const char* data;
   DType dtype;
@@ -169,7 +170,7 @@ void pack_panel(T* to, const std::vector<PanelRow>& rows, int64_t k, const Packe
   }
 }
 
-// Scratch of a thread, kept from call to call: packed activations, and the sums between two blocks of k.
+// Scratch memory of a thread, reused across calls: packed activations, and partial sums between two blocks of k.
 struct Scratch {
   AlignedBlock activations, sums;
   AlignedBlock panels;  // an operand of a backward product, packed
@@ -177,7 +178,7 @@ struct Scratch {
 };
 thread_local Scratch scratch;
 
-// out (m, n) = activations (m, k) times packed weights, cut into a grid of tasks.
+// out (m, n) = activations (m, k) times packed weights, split into a grid of tasks.
 struct Product {
   float* out;
   int64_t out_stride;
@@ -219,7 +220,7 @@ struct Product {
   // The first row of tile t: tiles differ by at most one row.
   int64_t tile_begin(int64_t t) const { return t * (m / row_tiles) + std::min(t, m % row_tiles); }
 
-  // Neighbouring tasks share weights, which are larger than the activations.
+  // Consecutive tasks share weights, which are larger than the activations.
   void task(int64_t index) const {
     const int64_t i = index % row_tasks, j = index / row_tasks;
     run(row_tiles * i / row_tasks, row_tiles * (i + 1) / row_tasks, panels * j / column_tasks,
@@ -230,7 +231,7 @@ struct Product {
     const MatmulKernels& kernel = *kernels;
     const int64_t nr = kernel.nr, row_from = tile_begin(tile_from), rows = tile_begin(tile_to) - row_from;
     const int64_t k_per_step = layout == kLayoutBF16Pairs ? 2 : 1;
-    // A single fp32 row is packed as it is.
+    // A single fp32 row needs no packing.
     const bool pack = rows > 1 || layout == kLayoutBF16Pairs || transposed;
     if (pack) scratch.activations.reserve(size_t(rows * block_steps) * 4 + kPackSlack);
     if (blocks > 1) scratch.sums.reserve(size_t(rows * nr * (panel_to - panel_from)) * 4);
@@ -277,7 +278,7 @@ struct Product {
           tile.a = pack ? activations + row * tile.steps : block_x;
           tile.out = out + (row_from + row) * out_stride + panel * nr;
           tile.sums = static_cast<float*>(scratch.sums.data()) + (panel - panel_from) * tile.sums_stride + row * nr;
-          // The first tile brings its own panel from memory; later ones, whose panel is near, the next one.
+          // The first tile prefetches its own panel from memory; later tiles, whose panel is cached, the next panel.
           tile.prefetch = t == tile_from ? near : panel_bytes * step_panels;
           (step_panels > 1 ? kernel.wide_panels : kernel.one_panel)[layout][tile_rows](&tile);
         }
@@ -286,8 +287,8 @@ struct Product {
     }
   }
 
-  // Cuts the product and runs it, on the calling thread alone if `pool` is null. No cut changes the chain of operations
-  // of an element.
+  // Splits the product and runs it, on the calling thread alone if `pool` is null. No split changes the order of
+  // operations of an element.
   void run_on(ThreadPool* pool) {
     row_tiles = ceil_div(m, kernels->mr);
     blocks = ceil_div(steps, row_tiles == 1 ? kStreamSteps : kBlockSteps);
@@ -299,8 +300,8 @@ struct Product {
                                ? 1
                                : std::min(pool->threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
     while (row_tasks * column_tasks < wanted) {
-      // Rows first: then no two tasks pack the same activations. A task keeps two tiles of rows, or reading the weights
-      // again for each would cost more.
+      // Split rows first: then no two tasks pack the same activations. A task has at least two tiles of rows; with one,
+      // reading the weights again per task would cost more.
       if (row_tiles / (row_tasks + 1) >= 2) {
         ++row_tasks;
       } else if (column_tasks < panels) {
@@ -449,7 +450,7 @@ void CpuBackend::do_update_matrix(Matrix& to, const std::vector<MatrixPart>& par
         all_f32 = all_f32 && parts[part].dtype == DType::kF32;
       }
       char* packed = static_cast<char*>(matrix.memory.data()) + panel * matrix.panel_bytes;
-      if (all_f32) {  // the case of training, once per optimiser step
+      if (all_f32) {  // training, once per optimiser step
         const float* f32_rows[kMaxPanelColumns];
         for (int64_t j = 0; j < nr; ++j) f32_rows[j] = reinterpret_cast<const float*>(panel_rows[size_t(j)].data);
         kernels_->matmul.transpose_panel(reinterpret_cast<float*>(packed), f32_rows, cols);
@@ -504,7 +505,8 @@ void CpuBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_st
     if (!accumulate) do_fill_zero(dx.f32(), m * k);
     return;
   }
-  // Some panels at a time bound the scratch memory; an element's chain of operations does not depend on the cut.
+  // A few panels at a time bound the scratch memory; the order of operations of an element does not depend on the
+  // split.
   const int64_t most = std::max<int64_t>(pool_.threads(), kTransposedBytes / (rows * nr * 4));
   scratch.panels.reserve(size_t(std::min(panels, most) * rows * nr) * 4);
   float* packed = static_cast<float*>(scratch.panels.data());
@@ -527,8 +529,8 @@ void CpuBackend::do_linear_backward_weight(float* dw, float* db, ConstArray dy_a
   if (m <= 0 || n <= 0) return;
   const float *dy = dy_array.f32(), *x = x_array.f32();
   const MatmulKernels& kernels = kernels_->matmul;
-  // A small dw has few tiles to share out, and threads that share them copy each other's operands. So it is the sum of
-  // pieces, each over some rows, and a thread keeps to its rows. The pieces depend on the shape alone.
+  // A small dw has few tiles, and threads that split them copy the same operands. So dw is the sum of pieces, each over
+  // its own rows, and a thread reads only these rows. The pieces depend on the shape alone.
   const int64_t size = n * k, pieces = std::max<int64_t>(1, std::min(ceil_div(m, kPieceRows), kPieceSums / size));
   const auto piece = [&](int64_t i, ThreadPool* pool, float* to, bool add) {
     const int64_t first = m * i / pieces, count = m * (i + 1) / pieces - first;

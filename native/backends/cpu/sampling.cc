@@ -2,8 +2,8 @@
 // that a scan in double over all tokens finds), its log-probability and confidence, the largest probability and the
 // entropy.
 //
-// Noise for every token would cost far more than reading the logits, so filters leave out tokens that cannot win:
-// no noise exceeds kMaxGumbel, and with `best` the best noisy logit so far a token wins only if its uniform u exceeds
+// Noise for every token would cost far more than reading the logits, so filters skip tokens that cannot win: no
+// noise exceeds kMaxGumbel, and with `best` the best noisy logit so far a token wins only if its uniform u exceeds
 // exp(-w), w = exp((x - best) / T), which implies 1 - u < w: a test in fp32 on the high word of the uniform. A few tens
 // of tokens of a row pass and get the double logarithms. Margins cover every rounding, so the filters never drop a
 // winner.
@@ -21,7 +21,7 @@ namespace cpu {
 namespace {
 
 constexpr int64_t kPiece = 4096;  // logits whose sums are taken relative to their own maximum; stays in the L1 cache
-constexpr int64_t kFilter = 256;  // logits between two updates of the filters' bar
+constexpr int64_t kFilter = 256;  // logits per update of the filters' bar
 constexpr float kLeastTemperature = 1e-4f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -45,7 +45,7 @@ float float_at_most(double value) {
   return double(rounded) > value ? std::nextafter(rounded, -kInfinity) : rounded;
 }
 
-// Draws from one row, piece after piece.
+// Draws from one row, piece by piece.
 class Draw {
  public:
   Draw(const RowKernels& kernels, const SampleArgs& args, int64_t row)
@@ -70,9 +70,9 @@ class Draw {
                       x[i]);
       return;
     }
-    // Nothing in this piece can win: the usual case behind the first few at small T.
+    // No token of this piece can win: the usual case after the first few pieces at small T.
     if (best_.token >= 0 && double(max) + temperature_ * rng::kMaxGumbel < lowest_winner()) return;
-    if (best_.token < 0) {  // the largest logit makes a good first bar
+    if (best_.token < 0) {  // the largest logit is a good first bar
       const int64_t i = kernels_.find_first(x, n, max);
       if (i == n) return;  // NaN among the logits: the row is reported as not finite
       offer(x[i], first + i);
@@ -115,8 +115,8 @@ void CpuBackend::do_sample_forward(const SampleArgs& a) {
              tempered = noisy && a.tempered_log_prob;
   const float inverse_temperature = noisy ? 1.0f / a.temperature : 1.0f;
   const int64_t pieces = (a.vocab + kPiece - 1) / kPiece;
-  // Few rows: several tasks share one. A group of pieces knows the best of its own pieces only, which costs a few more
-  // exact evaluations and changes no result.
+  // Few rows: several tasks share one. A group of pieces has only the best of its own pieces as its bar, which costs a
+  // few more exact evaluations and changes no result.
   int64_t groups = 1;
   if (pool_.threads() > 1 && a.rows < 4 * pool_.threads())
     groups = std::max<int64_t>(1, std::min(pieces, 4 * pool_.threads() / std::max<int64_t>(1, a.rows)));
@@ -155,7 +155,7 @@ void CpuBackend::do_sample_forward(const SampleArgs& a) {
       max = std::max(max, piece[p].sums.max);
       finite = finite && std::isfinite(piece[p].sums.sum);
     }
-    // A row of nothing but -inf has no distribution either.
+    // A row of -inf only has no distribution either.
     finite = finite && std::isfinite(max);
     a.finite[row] = finite;
     if (!finite) {

@@ -1,14 +1,14 @@
 // Fused masked attention, backward, without atomics: every output is written by one owner in one order.
 //
 //   delta : delta (Mq, H) = sum over D of out * dout
-//   dkdv  : a block owns kRows keys of one key/value head and walks over the query tiles of every head that reads it
-//   dq    : a block owns kRows queries of one head and walks over the key tiles
+//   dkdv  : a block owns kRows keys of one key/value head and loops over the query tiles of every head that reads it
+//   dq    : a block owns kRows queries of one head and loops over the key tiles
 //
-// Seven products where a kernel that adds to dq from everywhere has five; in return no sum depends on who comes first.
-// On tensor cores q, k, v and dout are bf16. Otherwise in fp32: a warp owns a query, or a key.
+// Seven products, where a kernel that accumulates dq with atomics has five; in return no sum depends on scheduling.
+// On tensor cores q, k, v and dout are bf16. Otherwise all is fp32, and a warp owns a query or a key.
 //
-// Tiles (kRows x kCols): by mma.sync 64 x 32 for every head dimension, 64 x 64 spills at 128; by wgmma 64 x 64 for 64
-// and 128, two blocks a multiprocessor, so that one computes weights while the other multiplies.
+// Tiles (kRows x kCols): mma.sync 64 x 32 for every head dimension, since 64 x 64 spills at 128; wgmma 64 x 64 for 64
+// and 128, two blocks per multiprocessor, so that one computes weights while the other multiplies.
 #include "backends/cuda/attention_inputs.h"
 #include "backends/cuda/attention_mask.h"
 #include "backends/cuda/tiles.h"
@@ -18,7 +18,7 @@ namespace cuda {
 
 namespace {
 
-constexpr int kDeltaRows = 4;  // queries of a block of the delta kernel
+constexpr int kDeltaRows = 4;  // queries per block of the delta kernel
 
 __global__ void __launch_bounds__(kWarp* kDeltaRows)
     attention_delta_kernel(AttentionGradArgs grad, float* delta, int64_t queries) {
@@ -44,7 +44,7 @@ struct Inputs {
   const float* delta;  // (Mq, H)
 };
 
-// acc (16, kDim) of rows first .. first + 16 to dst, times `factor`.
+// Stores acc (16, kDim) times `factor` to rows first .. first + 16 of dst.
 template <int kDim>
 __device__ __forceinline__ void store_rows(const Array& dst, int64_t stride, int first, int limit,
                                            const float (&acc)[kDim / 8][4], float factor) {
@@ -59,14 +59,14 @@ __device__ __forceinline__ void store_rows(const Array& dst, int64_t stride, int
   }
 }
 
-// What dkdv needs of a query beside its rows.
+// What dkdv needs of a query beside its rows of q and dout.
 struct QueryStat {
   float log_sum, delta;
-  int end;  // of the keys that it sees
+  int end;  // of its visible keys
 };
 template <int kCols>
 struct QueryStats {
-  float shift[kCols], mean[kCols];  // log_sum, in powers of two; delta
+  float shift[kCols], mean[kCols];  // log_sum in base 2; delta
   int end[kCols];
   __device__ __forceinline__ void put(int i, const QueryStat& stat) {
     shift[i] = stat.log_sum * kLog2E;
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     }
     async_commit();
   };
-  // Of one query a thread. What is fetched is stored when the products are under way, so that nobody waits for it.
+  // A thread fetches one query. It stores the values after queueing the products, which hides the latency of the loads.
   const int mine = int(threadIdx.x);
   const auto fetch_stat = [&](int step) {
     QueryStat stat{0, 0, keys.begin};
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     const int64_t at = (keys.first_query + int64_t(row)) * a.heads + kv_head * per_group + step / tiles;
     return QueryStat{a.log_sum[at], in.delta[at], keys.visible_end(a, row)};
   };
-  // Hidden keys are zeros, not what memory holds: a gradient of 0 times NaN would be NaN.
+  // Hidden keys become zeros, whatever memory holds: a gradient of 0 times NaN would be NaN.
   load_tile<Products, kDim, kRows, kThreads>(k_tile, in.k + keys.first_key * in.k_stride + kv_head * kDim, in.k_stride,
                                              key0, keys.begin, keys.end);
   load_tile<Products, kDim, kRows, kThreads>(v_tile, in.v + keys.first_key * in.v_stride + kv_head * kDim, in.v_stride,
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     Products::commit();
     if (mine < kCols) stats[(step + 1) & 1].put(mine, next);
     Products::template wait<1>(p);
-    // Then nothing is masked: every query of the tile is there and sees every key of the block.
+    // No mask: every query of the tile exists and sees every key of the block.
     const bool all_seen = a.mask == MaskKind::kBidirectional && key0 >= keys.begin && key0 + kRows <= keys.end &&
                           row0 + kCols <= keys.queries;
     DULTRA_UNROLL
@@ -264,8 +264,8 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
 // ---- fp32 ---------------------------------------------------------------------------------------
 
 constexpr int kWarps = 4;
-constexpr int kMostDimension = 256;
-constexpr int kPerLane = kMostDimension / kWarp;
+constexpr int kMaxDimension = 256;
+constexpr int kPerLane = kMaxDimension / kWarp;
 
 __device__ __forceinline__ float dot_product(const float* x, const float* y, int n) {
   float sum = 0;
@@ -273,12 +273,12 @@ __device__ __forceinline__ float dot_product(const float* x, const float* y, int
   return sum;
 }
 
-// A warp per query and head, over 32 keys at a time.
+// One warp per query and head, 32 keys at a time.
 __global__ void __launch_bounds__(kWarp* kWarps, 2)
     float_attention_dq_kernel(AttentionGradArgs grad, const float* delta) {
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
-  float* slopes = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the 32 keys at hand
+  float* slopes = reinterpret_cast<float*>(shared) + warp_index() * kWarp;  // of the current 32 keys
   const int lane = lane_index(), d = a.head_dim, head = int(blockIdx.y), b = int(blockIdx.z),
             kv_head = head / (a.heads / a.kv_heads);
   const SequenceKeys keys(a, b);
@@ -299,9 +299,9 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2)
       const float weight = expf(dot_product(q, keys_at + at, d) * a.scale - log_sum);
       slope = weight * (dot_product(dout, values_at + at, d) - mean) * a.scale;
     }
-    warp_sync();  // the slopes of the step before are read
+    warp_sync();  // the previous step's slopes have been read
     slopes[lane] = slope;
-    warp_sync();  // all slopes are there
+    warp_sync();  // all slopes are written
     DULTRA_UNROLL
     for (int part = 0; part < kPerLane; ++part) {
       const int j = part * kWarp + lane;
@@ -317,12 +317,12 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2)
     if (part * kWarp + lane < d) dq[part * kWarp + lane] = acc[part];
 }
 
-// A warp per key and key/value head, over 32 queries of a head at a time.
+// One warp per key and key/value head, 32 queries of a head at a time.
 __global__ void __launch_bounds__(kWarp* kWarps, 2)
     float_attention_dkdv_kernel(AttentionGradArgs grad, const float* delta) {
   const AttentionArgs& a = grad.forward;
   DULTRA_SHARED(shared);
-  float* weights = reinterpret_cast<float*>(shared) + warp_index() * 2 * kWarp;  // of the 32 queries at hand
+  float* weights = reinterpret_cast<float*>(shared) + warp_index() * 2 * kWarp;  // of the current 32 queries
   float* slopes = weights + kWarp;
   const int lane = lane_index(), d = a.head_dim, kv_head = int(blockIdx.y), b = int(blockIdx.z),
             per_group = a.heads / a.kv_heads;
@@ -346,10 +346,10 @@ __global__ void __launch_bounds__(kWarp* kWarps, 2)
         weight = expf(dot_product(queries_at + query * a.q_stride + head * d, k, d) * a.scale - log_sum);
         slope = weight * (dot_product(douts_at + query * a.out_stride + head * d, v, d) - mean) * a.scale;
       }
-      warp_sync();  // those of the step before are read
+      warp_sync();  // the previous step's have been read
       weights[lane] = weight;
       slopes[lane] = slope;
-      warp_sync();  // all are there
+      warp_sync();  // all are written
       DULTRA_UNROLL
       for (int part = 0; part < kPerLane; ++part) {
         const int j = part * kWarp + lane;
@@ -405,7 +405,7 @@ Inputs tiled_inputs(const AttentionGradArgs& grad, const AttentionSizes& sizes, 
   return in;
 }
 
-// The same gradients with every array in fp32 and, where one was not, without gaps.
+// The same gradients with every array in fp32; if any array was not, all are contiguous copies.
 AttentionGradArgs float_inputs(const AttentionGradArgs& grad, const AttentionSizes& sizes, Scratch& scratch) {
   const AttentionArgs& a = grad.forward;
   const auto is_wide = [](ConstArray x) { return x.dtype == DType::kF32; };
@@ -442,7 +442,7 @@ size_t scratch_bytes(const AttentionGradArgs& grad, const AttentionSizes& sizes,
 void launch_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes, Compute compute, bool warpgroups,
                      void* memory, cudaStream_t stream) {
   const AttentionArgs& a = grad.forward;
-  check_launch(a, kMostDimension);
+  check_launch(a, kMaxDimension);
   Scratch scratch(memory, stream);
   float* delta = scratch.take<float>(sizes.queries * a.heads);
   if (sizes.queries > 0)

@@ -1,10 +1,8 @@
-// What kernels are made of: the one file that knows whether a kernel runs on a GPU or under native/test/emulator, and
-// the only one with PTX.
+// Primitives of kernels: the only file that distinguishes a GPU from native/test/emulator, and the only one with PTX.
 //
-// Kernels use shared memory through DULTRA_SHARED alone, barriers and shuffles of whole warps, and no atomics: what a
-// kernel writes has one owner and one order of operations, so that results are the same from run to run and do not
-// depend on the launch. Contraction is off
-// (-fmad=false): where a fused multiply-add is meant, it is written.
+// Kernels use shared memory through DULTRA_SHARED only, barriers and shuffles of whole warps, and no atomics: every
+// output has one owner and one order of operations, so results are equal from run to run and do not depend on the
+// launch. Contraction is off (-fmad=false): a fused multiply-add is written as one.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -23,13 +21,13 @@ namespace cuda {
 
 // ---- host side: errors and launches -------------------------------------------------------------
 
-// Throws OUT_OF_MEMORY, DEVICE_UNAVAILABLE (a device that is gone, or busy) or INTERNAL, saying what was tried.
+// Throws OUT_OF_MEMORY, DEVICE_UNAVAILABLE (the device is lost or busy) or INTERNAL; `what` names the failed operation.
 [[noreturn]] void throw_cuda_error(cudaError_t error, const char* what);
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw_cuda_error(error, what);
 }
 
-// Queues a copy or zeros, from and to any memory; `what` is for an error.
+// Queues a copy or a fill with zeros, in host or device memory; `what` names the operation in an error.
 inline void copy_bytes(const char* what, cudaStream_t stream, void* to, const void* from, size_t bytes) {
   if (LaunchKey* key = planned_key()) return key->add('c', to, from, bytes);
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), what);
@@ -46,7 +44,7 @@ constexpr float kLog2E = 1.44269504088896340736f;
 
 #ifdef __CUDACC__
 // ---- on a GPU -----------------------------------------------------------------------------------
-// Aligned to what one pattern of wgmma's swizzled tiles takes.
+// Aligned to one repetition of wgmma's swizzle pattern.
 #define DULTRA_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define DULTRA_UNROLL _Pragma("unroll")
 #define DULTRA_NO_UNROLL _Pragma("unroll 1")
@@ -57,7 +55,7 @@ template <class T>
 __device__ __forceinline__ T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
-// Whether it is so for a lane of the warp.
+// Whether `value` is true on any lane of the warp.
 __device__ __forceinline__ bool warp_any(bool value) { return __any_sync(0xffffffffu, value); }
 // 2^x, to about 2^-22.
 __device__ __forceinline__ float fast_exp2(float x) {
@@ -65,15 +63,15 @@ __device__ __forceinline__ float fast_exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// 1 / x, to about 2^-23; of what is beyond 2^126 it is 0.
+// 1 / x, to about 2^-23; 0 where |x| is above 2^126.
 __device__ __forceinline__ float fast_reciprocal(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// What sqrtf and / come to for usual numbers: x from 2^-100 to 2^100; b from 2^-60 to 2^60, and a and a / b from 2^-120
-// to 2^120. The steps are those that the compiler takes, which round correctly there, but not its test and branch for
-// every one of them: a kernel can test many at once. inverse: usual_inverse(b).
+// sqrtf and / for usual numbers: x in [2^-100, 2^100]; b in [2^-60, 2^60]; a and a / b in [2^-120, 2^120]. The same
+// steps as the compiler's, which round correctly in that range, without its test and branch per operation: a kernel can
+// test many operands at once. inverse: usual_inverse(b).
 __device__ __forceinline__ float usual_sqrt(float x) {
   float inverse;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
@@ -88,8 +86,8 @@ __device__ __forceinline__ float usual_quotient(float a, float b, float inverse)
   const float q = a * inverse;
   return fmaf(inverse, fmaf(-b, q, a), q);
 }
-// Words that lie side by side, aligned to all of them. What is stored goes to device memory. It is written out: where
-// another path of a kernel writes to the same place, the compiler makes stores of single words of an assignment.
+// Adjacent words, aligned to their total size; stores go to global memory. Stores are inline PTX: the compiler would
+// split an assignment into single words where another path of the kernel writes to the same address.
 __device__ __forceinline__ void load_words(uint32_t (&words)[2], const void* from) {
   const uint2 all = *static_cast<const uint2*>(from);
   words[0] = all.x, words[1] = all.y;
@@ -110,7 +108,7 @@ __device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[4]
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return uint32_t(__cvta_generic_to_shared(pointer));
 }
-// Two floats as bf16, `low` in the low half.
+// Two floats rounded to bf16, `low` in the low half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
@@ -135,14 +133,14 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// Copies 16 bytes from global to shared memory, or writes zeros where not `valid`. Lands when async_wait retires its
+// Copies 16 bytes from global to shared memory, or writes zeros if not `valid`. Complete when async_wait retires its
 // group.
 __device__ __forceinline__ void async_copy_16(void* to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
 __device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until at most kPending of the newest groups are open.
+// Waits until at most kPending of the newest groups are pending.
 template <int kPending>
 __device__ __forceinline__ void async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -153,17 +151,17 @@ __device__ __forceinline__ void async_wait() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 constexpr bool kHasWarpgroups = true;
 #else
-constexpr bool kHasWarpgroups = false;  // nothing that uses them is launched
+constexpr bool kHasWarpgroups = false;  // no kernel that uses them is launched
 #endif
 
-// What this thread wrote to shared memory (async copies that have landed, too) may be read by wgmma, after the next
-// barrier by that of others.
+// Makes this thread's writes to shared memory (completed async copies, too) visible to wgmma: to its own, and after the
+// next barrier to those of other threads.
 __device__ __forceinline__ void fence_shared_for_wgmma() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-// The registers of the products that follow hold what they should.
+// Orders register accesses before the products that follow.
 __device__ __forceinline__ void wgmma_begin() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -174,15 +172,15 @@ __device__ __forceinline__ void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
 }
-// Until at most kPending of the newest groups of products are under way.
+// Waits until at most kPending of the newest groups of products are pending.
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 #endif
 }
-// Nothing that reads or writes x moves across: the compiler does not know that wgmma uses its registers until it is
-// waited for.
+// Keeps the compiler from moving reads or writes of x across: it does not know that wgmma uses the registers until the
+// wait.
 template <int kN>
 __device__ __forceinline__ void pin(float (&x)[kN][4]) {
   DULTRA_UNROLL
@@ -210,7 +208,7 @@ __device__ __forceinline__ void pin(uint32_t (&x)[kN][4]) {
   "%54, %55, %56, %57, %58, "                                                                                        \
   "%59, %60, %61, %62, %63"
 
-// d (64, kN) (+)= a (64, 16) b (kN, 16)^T, queued: bf16 operands in shared memory as descriptors say, both with k
+// d (64, kN) (+)= a (64, 16) b (kN, 16)^T, queued: bf16 operands in shared memory, given by descriptors, both with k
 // contiguous. Warp w of the warpgroup has rows 16 w .. 16 w + 16 of d, in the layout of mma_m16n8k16. d must not be
 // touched before wgmma_wait.
 template <int kN>
@@ -293,7 +291,7 @@ inline bool warp_any(bool value) {
 }
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_reciprocal(float x) { return fabsf(x) > 0x1p126f ? copysignf(0.0f, x) : 1.0f / x; }
-// Exact everywhere, unlike the GPU's, so an operand outside the range where the GPU's is exact is an error.
+// Exact everywhere, unlike the GPU's: so an operand outside the range where the GPU's is exact is an error.
 inline float usual(float x, float least, const char* what) {
   if (!(fabsf(x) >= least && fabsf(x) <= 1 / least)) emulator::die("operand outside fast-math range", what);
   return x;
@@ -329,7 +327,7 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 }
 inline void async_copy_16(void* to, const void* from, bool valid) {
   if (uintptr_t(to) % 16 || (valid && uintptr_t(from) % 16)) emulator::die("an address is not aligned", "cp.async");
-  // Undefined until it lands.
+  // Undefined until the copy completes.
   for (int i = 0; i < 2; ++i) static_cast<uint64_t*>(to)[i] = ~uint64_t(0);
   emulator::async_issue({to, from, valid});
 }
@@ -349,13 +347,13 @@ inline uint32_t shared_address(const void* pointer) {
 inline void fence_shared_for_wgmma() { emulator::fence_shared(); }
 inline void wgmma_begin() { emulator::wgmma_begin(); }
 inline void wgmma_commit() { emulator::wgmma_commit(); }
-// Here, and not in the emulator, so that sanitizers see what is read.
+// Here and not in the emulator, so that sanitizers see the reads.
 template <class T>
 inline T wgmma_read(uint32_t address) {
   address ^= address >> 3 & 0x70;  // the swizzle of 128 bytes: a row's number within eight is added to the chunk's
   return *reinterpret_cast<const T*>(emulator::lane->shared + address);
 }
-// Sixteen numbers of a row that lie side by side.
+// Sixteen adjacent numbers of a row.
 inline void wgmma_row(uint64_t descriptor, int row, float (&out)[16]) {
   const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
   for (uint32_t half = 0; half < 4; ++half) {
@@ -363,7 +361,7 @@ inline void wgmma_row(uint64_t descriptor, int row, float (&out)[16]) {
     for (int i = 0; i < 4; ++i) out[half * 4 + uint32_t(i)] = bf16_to_f32(uint16_t(four >> 16 * i));
   }
 }
-// Sixteen numbers of two columns that lie side by side, a line for each.
+// Sixteen numbers of each of two adjacent columns, one line per column.
 inline void wgmma_columns(uint64_t descriptor, int column, float (&low)[16], float (&high)[16]) {
   const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, leading = uint32_t(descriptor >> 16 & 0x3fff) << 4,
                  stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
@@ -430,7 +428,7 @@ void launch(const char* name, cudaStream_t stream, Kernel kernel, dim3 grid, int
 #if defined(__CUDACC__) || defined(DULTRA_EMULATED)
 // ---- on both ------------------------------------------------------------------------------------
 
-// The lane that a kernel's code runs on.
+// The index of the executing lane.
 __device__ __forceinline__ int lane_index() { return int(threadIdx.x) % kWarp; }
 __device__ __forceinline__ int warp_index() { return int(threadIdx.x) / kWarp; }
 
@@ -447,8 +445,8 @@ __device__ __forceinline__ T warp_max(T value) {
   }
   return value;
 }
-// Sum over the block's kThreads threads, the same on all of them. scratch: kThreads / 32 numbers of shared memory,
-// which are free for other use after the next barrier; the first barrier here waits for whoever still reads them.
+// Sum over the block's kThreads threads, equal on all of them. scratch: kThreads / 32 numbers of shared memory, free
+// for other use after the next barrier; the first barrier here waits for threads that still read them.
 template <int kThreads, class T>
 __device__ __forceinline__ T block_sum(T value, T* scratch) {
   value = warp_sum(value);
@@ -472,7 +470,7 @@ __device__ __forceinline__ T block_max(T value, T* scratch) {
   return most;
 }
 
-// Two numbers that lie side by side. They are moved in one piece where they are aligned to it.
+// Two adjacent numbers, moved in one access where they are aligned to it.
 struct Pair {
   float low, high;
 };
@@ -496,7 +494,7 @@ __device__ __forceinline__ Pair get_pair(const ConstArray& array, int64_t at) {
   return {bf16_to_f32(both.low), bf16_to_f32(both.high)};
 }
 
-// Writes numbers to an array of fp32 or bf16, rounded to nearest even.
+// Stores numbers to an fp32 or bf16 array, rounded to nearest even.
 __device__ __forceinline__ void put(const Array& array, int64_t at, float value) {
   if (array.dtype == DType::kF32)
     static_cast<float*>(array.data)[at] = value;
@@ -527,7 +525,7 @@ __device__ __forceinline__ void put_pair(const Array& array, int64_t at, float l
 template <int kPairs, class Pairs>
 __device__ __forceinline__ void put_pairs(const Array& array, int64_t at, const Pairs& pair) {
   auto* narrow = static_cast<uint16_t*>(array.data) + at;
-  if (array.dtype == DType::kBF16 && paired(narrow)) {  // decided once: eight numbers on it is the same
+  if (array.dtype == DType::kBF16 && paired(narrow)) {  // tested once: eight numbers further the alignment is the same
     DULTRA_UNROLL
     for (int i = 0; i < kPairs; ++i) {
       const Pair both = pair(i);
@@ -544,7 +542,7 @@ __device__ __forceinline__ void put_pairs(const Array& array, int64_t at, const 
   }
 }
 
-// Index of the lowest bit that is set.
+// Index of the lowest set bit.
 __device__ __forceinline__ int lowest_bit(uint32_t bits) {
 #ifdef __CUDACC__
   return __ffs(int(bits)) - 1;
@@ -553,10 +551,10 @@ __device__ __forceinline__ int lowest_bit(uint32_t bits) {
 #endif
 }
 
-// Index of a thread in a grid of one dimension.
+// Index of the thread in a one-dimensional grid.
 __device__ __forceinline__ int64_t global_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
-// A grid of one dimension that gives each of n numbers a thread.
+// A one-dimensional grid with one thread per number.
 constexpr int kElementThreads = 256;
 inline dim3 element_grid(int64_t n) { return dim3(unsigned(ceil_div(n, kElementThreads))); }
 #endif

@@ -9,8 +9,8 @@ namespace cuda {
 namespace {
 
 constexpr int kSumThreads = 256;
-constexpr int64_t kPiece = 8192;   // numbers of a block; the pieces of a sum depend on n alone
-constexpr int64_t kPieces = 1024;  // most sums that the last block adds up; longer arrays have longer pieces
+constexpr int64_t kPiece = 8192;   // numbers per block; how a sum is cut into pieces depends on n alone
+constexpr int64_t kPieces = 1024;  // at most; the last block adds their sums. Longer arrays have longer pieces
 
 int64_t piece_of(int64_t n) {
   int64_t piece = kPiece;
@@ -41,10 +41,10 @@ struct AdamWFactors {
   bool usual;  // correction from 2^-27 to 1, eps at most 1
 };
 
-// What a thread owns: the four elements that share their random words.
+// Elements per thread: the four that share a block of random words.
 constexpr int kGroup = 4;
 
-// A moment as it is stored; kUsual: it is finite.
+// Rounds a moment to its stored type; kUsual: it is known to be finite.
 template <bool kUsual>
 __device__ __forceinline__ void put_moment(Vector<float, kGroup>* to, int e, float value, uint32_t) {
   to->word[e] = bits_of(value);
@@ -54,15 +54,15 @@ __device__ __forceinline__ void put_moment(Vector<uint16_t, kGroup>* to, int e, 
   to->set_half(e, kUsual ? finite_to_bf16_stochastic(value, random) : f32_to_bf16_stochastic(value, random));
 }
 
-// Whether |m| is from 2^-70 to 2^60 and v from 2^-100 to 2^40: then, and with usual factors, all that an update divides
-// is usual.
+// Whether |m| is in [2^-70, 2^60] and v in [2^-100, 2^40]: with usual factors, all operands of the update's divisions
+// are then in the range of usual_quotient.
 __device__ __forceinline__ bool usual_moments(float m, float v) {
   const auto power = [](int exponent) { return uint32_t(exponent + 127) << 23; };
   return bits_of(v) - power(-100) <= power(40) - power(-100) &&
          2 * bits_of(m) - 2 * power(-70) <= 2 * (power(60) - power(-70));
 }
 
-// Elements begin .. end of group `group`, which begins at `at`; with kWhole all four.
+// Updates elements begin .. end of group `group`, which starts at `at`; kWhole: all four.
 template <bool kWhole, bool kSplit, class Moment>
 __device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFactors& f, int64_t group, int64_t at,
                                             int64_t begin, int64_t end) {
@@ -128,11 +128,11 @@ __device__ __forceinline__ void adamw_group(const AdamWArgs& a, const AdamWFacto
     finish(std::false_type());
 }
 
-// aligned: every array begins where four of its numbers can be read at once, and so does a.first.
+// aligned: every array is aligned to four of its numbers, and a.first is a multiple of four.
 template <bool kSplit, class Moment>
 __global__ void __launch_bounds__(kElementThreads) adamw_kernel(AdamWArgs a, AdamWFactors f, bool aligned) {
   const int64_t group = a.first / kGroup + global_index(),
-                at = group * kGroup - a.first;  // of its first element; below 0 where it began before
+                at = group * kGroup - a.first;  // of its first element; negative where that is before the range
   if (at >= a.n) return;
   const int64_t begin = at < 0 ? -at : 0, end = a.n - at < kGroup ? a.n - at : kGroup;
   if (aligned && end == kGroup)

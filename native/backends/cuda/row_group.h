@@ -1,15 +1,15 @@
-// The threads that share one row of a norm: a warp for narrow rows (four rows to a block), a block for wide ones. Which
-// numbers of a row a thread sums up depends on the row's width alone.
+// The threads that share one row of a norm: a warp per narrow row (four rows per block), a block per wide row. Which
+// numbers of a row a thread sums depends on the row's width alone.
 #pragma once
 #include "backends/cuda/vectors.h"
 
 namespace dultra {
 namespace cuda {
 
-constexpr int kHeld = 4;           // vectors of a row that a thread keeps in registers
-constexpr int kNarrowRow = 512;    // columns up to which a row has a warp: what it can keep
-constexpr int kNarrowRows = 4;     // rows of a block of warps
-constexpr int kWideThreads = 256;  // of a wide row
+constexpr int kHeld = 4;           // vectors of a row in a thread's registers
+constexpr int kNarrowRow = 512;    // columns up to which one warp processes a row: what fits its registers
+constexpr int kNarrowRows = 4;     // rows per block of narrow rows
+constexpr int kWideThreads = 256;  // per wide row
 
 template <int kThreads>
 struct RowGroup {
@@ -22,8 +22,8 @@ struct RowGroup {
   }
 };
 
-// A row of fp32. A thread has vectors of four numbers, kThreads vectors apart; the first of them it reads once, what a
-// row has beyond them every time. With kWhole rows have a multiple of four columns, and begin where vectors may.
+// A row of fp32. A thread owns vectors of four numbers, kThreads vectors apart: it caches the first kHeld in registers
+// and reads the others again on every pass. kWhole: rows have a multiple of four columns and are 16-byte aligned.
 template <int kThreads, bool kWhole>
 class HeldRow {
  public:
@@ -35,7 +35,7 @@ class HeldRow {
     for (int v = 0; v < kHeld; ++v)
       if (column(v) < c) held_[v] = load(x, column(v));
   }
-  // Numbers from column j on of any row that is as wide, zeros beyond the last.
+  // The vector at column j of any row of the same width; zeros beyond the last column.
   __device__ __forceinline__ Numbers load(const float* row, int64_t j) const {
     return load_vector<kN, kWhole>(row + j, c_ - j);
   }
@@ -45,7 +45,7 @@ class HeldRow {
   }
   // Whether number e of the vector at column j exists.
   __device__ __forceinline__ bool has(int64_t j, int e) const { return kWhole || j + e < c_; }
-  // body(column, numbers) for every vector of the thread.
+  // Calls body(column, numbers) for every vector of the thread.
   template <class Body>
   __device__ __forceinline__ void each(const Body& body) const {
     DULTRA_UNROLL
@@ -65,9 +65,9 @@ class HeldRow {
   Numbers held_[kHeld];
 };
 
-// Two sums over a block's kThreads threads, the same on all of them, with one barrier: scratch, kPairScratch numbers,
-// is read until the block has passed the barrier of the next call, which takes the other half. turn: of the call, 0, 1,
-// 0, 1 ...
+// Two sums over a block's kThreads threads, with equal results on all threads and a single barrier. scratch has
+// kPairScratch numbers: calls alternate between its halves (turn: 0, 1, 0, 1 ...), because a half is read until the
+// barrier of the next call.
 template <int kThreads>
 constexpr int kPairScratch = 2 * 2 * (kThreads / kWarp);
 template <int kThreads>
@@ -110,7 +110,7 @@ __device__ __forceinline__ RowMoments row_moments(const HeldRow<kThreads, kWhole
   return {mean, 1.0f / sqrtf(block_sum<kThreads>(squares, scratch) / float(c) + eps)};
 }
 
-// Calls launch_with(threads of a row, as a constant) for rows of c columns.
+// Calls launch_with(threads per row, as an integral_constant) for rows of c columns.
 template <class Launch>
 void by_width(int64_t c, const Launch& launch_with) {
   if (c <= kNarrowRow)
@@ -118,12 +118,12 @@ void by_width(int64_t c, const Launch& launch_with) {
   else
     launch_with(std::integral_constant<int, kWideThreads>());
 }
-// Whether rows of c numbers, and all of these arrays, can be moved in vectors.
+// Whether these arrays, with rows of c numbers, can be moved in aligned vectors.
 template <class... T>
 bool rows_in_vectors(int64_t c, const T*... arrays) {
   return (in_vectors<kVectorOf<float>>(arrays, c) && ...);
 }
-// A grid for m rows. Those beyond are left by whole warps or blocks.
+// A grid for m rows; whole warps or blocks beyond row m exit.
 template <int kThreads>
 dim3 row_blocks(int64_t m) {
   return dim3(unsigned(ceil_div(m, RowGroup<kThreads>::kRows)));

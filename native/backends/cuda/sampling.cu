@@ -2,14 +2,14 @@
 // that a scan in double over all tokens finds), its log-probability and confidence, the largest probability and the
 // entropy.
 //
-//   slices  : block (row, slice) keeps kSlice logits in registers: maximum, sums of exponentials, then the best noisy
-//   token combine : a warp per row puts the slices together
+//   slices  : block (row, slice) keeps kSlice logits in registers: maximum, sums of exponentials, best noisy token
+//   combine : one warp per row combines the slices
 //
-// Two double logarithms for every token would cost far more than reading the logits. With u a token's uniform and m the
-// largest logit, the best noisy token is the one of the least (-log u) e^((m - x) / T), and 1 - u <= -log u. So a race
-// in fp32, on the high words of the uniforms, bounds every token from below and the least of all from above; the few
-// tokens whose lower bound does not exceed that (about one of a slice) get the double logarithms, which decide. Margins
-// cover every rounding, so that the race never drops a winner.
+// Two double logarithms per token would cost far more than reading the logits. With u a token's uniform and m the
+// largest logit, the best noisy token has the smallest (-log u) e^((m - x) / T), and 1 - u <= -log u. So a race in
+// fp32, on the high words of the uniforms, computes a lower bound for every token and an upper bound for the smallest;
+// the few tokens whose lower bound does not exceed it (about one per slice) get the double logarithms, which decide.
+// Margins cover every rounding, so the race never drops a winner.
 #include "backends/cuda/arg_transfer.h"
 #include "backends/cuda/vectors.h"
 
@@ -24,12 +24,12 @@ constexpr int kGradientThreads = 1024, kGradientPerThread = 8;
 constexpr float kLeastTemperature = 1e-4f;
 
 struct Best {
-  double score;  // logit + T * noise; -inf: there is none
+  double score;  // logit + T * noise; -inf: no token
   int32_t token;
   float logit;
 };
 __device__ __forceinline__ Best no_token() { return {-INFINITY, 2147483647, -INFINITY}; }
-// The higher score; of equal ones the lower token. Without branches, in which a warp's lanes would part.
+// The higher score; of equal scores the lower token. Branch-free, so that a warp does not diverge.
 __device__ __forceinline__ Best better(const Best& a, const Best& b) {
   const bool first = bool(int(a.score > b.score) | (int(a.score == b.score) & int(a.token < b.token)));
   return {first ? a.score : b.score, first ? a.token : b.token, first ? a.logit : b.logit};
@@ -55,23 +55,23 @@ struct Scratch {
   float max[kWarps], most[kWarps];
 };
 
-// A block's share of a row: kCount numbers of each of kBlock threads.
+// A block's share of a row: kCount numbers for each of kBlock threads.
 template <int kBlock, int kCount>
 struct Share {
   static constexpr int kNumbers = kBlock * kCount;
 
-  // Number i of a thread within the share: four that lie side by side, then the block's next.
+  // Offset of a thread's number i in the share: groups of four adjacent numbers, one group per block-wide stride.
   static __device__ __forceinline__ constexpr int stride(int i) { return i / 4 * 4 * kBlock + i % 4; }
   static __device__ __forceinline__ int place(int i) { return 4 * int(threadIdx.x) + stride(i); }
-  // Where `token` is in the share that begins with token `first`; -1: in another.
+  // Offset of `token` in the share that begins with token `first`; -1: outside the share.
   static __device__ __forceinline__ int within(int32_t token, int64_t first) {
     return token >= first && token - first < kNumbers ? int(token - first) : -1;
   }
-  // Whether all of it is there, in pieces of 16 bytes. The others go number by number, by the same threads.
+  // Whether the share is complete and 16-byte aligned. Otherwise the same threads move it number by number.
   static __device__ __forceinline__ bool whole(const float* x, int64_t count) {
     return count >= kNumbers && reinterpret_cast<uintptr_t>(x) % 16 == 0;
   }
-  // The first `count` numbers from x on, and -inf beyond them.
+  // Loads the first `count` numbers of x; -inf beyond them.
   static __device__ __forceinline__ void load(float (&v)[kCount], const float* x, int64_t count) {
     if (whole(x, count)) {
       DULTRA_UNROLL
@@ -105,17 +105,16 @@ __device__ __forceinline__ double noisy(float x, double temperature, double nois
   return rng::add_rn(x, rng::mul_rn(temperature, noise));
 }
 
-// The race of a slice's tokens. Times are negative, so that the largest wins, as among logits.
+// The race of a slice's tokens. Times are negated, so that the largest wins, as with logits.
 struct Race {
   float max, inverse;  // 1 / T
 
-  // Puts the time that a token takes at least, -(1 - u) e^((max - x) / T), in the place of each of a thread's logits.
+  // Replaces each of a thread's logits by the lower bound of its time, negated: -(1 - u) e^((max - x) / T).
   // Returns a time r: if r > -1, the winner takes at most r / (1 + r). For if 1 - u <= v, then log u >= -v / (1 - v);
   // times e = e^((max - x) / T) >= 1 that is at least r / (1 + r) with r = -v e.
   __device__ __forceinline__ float run(float (&x)[kPerThread], const rng::Coordinates& at, int64_t first) const {
     const float scale = inverse * kLog2E;
-    const uint32_t pair = uint32_t(first >> 1) +
-                          2 * threadIdx.x;  // a token and its neighbour have the two halves of the same random bits
+    const uint32_t pair = uint32_t(first >> 1) + 2 * threadIdx.x;  // two adjacent tokens share random bits
     float most = -INFINITY;
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; i += 2) {
@@ -128,23 +127,23 @@ struct Race {
         float y;
         memcpy(&y, &bits, 4);
         const float e = fast_exp2((max - x[i + j]) * scale);
-        x[i + j] = fmaf(-y, e, e);  // NaN if e is infinite: what has no time is no winner
+        x[i + j] = fmaf(-y, e, e);  // NaN if e is infinite: such a token cannot win
         most = fmaxf(most, fmaf(-1.1920928955078125e-7f, e, x[i + j]));
       }
     }
     return most;
   }
-  // A token that may be the winner has at least this after `run`. `most`: the largest of what that returned.
+  // The least value after `run` of a token that may win. most: the largest value that `run` returned.
   __device__ __forceinline__ float bar(float most) const {
-    // Times are wrong by less than 2^-14 of themselves.
+    // The relative error of times is below 2^-14.
     constexpr float kMargin = 1.001f;  // mutant: 1.001f -> 0.99f (sampling_decides)
-    // Rounding moves two scores by at most 2^-50 (|score| + 80 T) towards each other: that in units of T.
+    // Rounding moves two scores towards each other by at most 2^-50 (|score| + 80 T); here in units of T.
     const float slack = 8.8817841970012523e-16f * (fabsf(max) * inverse + 80.0f), r = most * kMargin;
     return r > -1 ? r / (1 + r) * fast_exp2(slack * kLog2E) * kMargin : -INFINITY;
   }
 };
 
-// Eight blocks a multiprocessor: an H100 has all slices of 32 rows of 126464 logits under way at once.
+// Eight blocks per multiprocessor: all slices of 32 rows of 126464 logits are resident at once on an H100.
 __global__ void __launch_bounds__(kThreads, 8)
     sample_slices_kernel(SampleArgs a, float inverse_temperature, Slice* slices) {
   DULTRA_SHARED(shared);
@@ -160,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, 8)
   float v[kPerThread];
   SliceShare::load(v, x, count);
   rng::Coordinates at{};
-  if (races) at = a.at[row];  // behind the logits, which are under way by now
+  if (races) at = a.at[row];  // after the loads of the logits are issued
   if (excluded >= 0) {
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; ++i)
@@ -172,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 8)
   for (int i = 0; i < kPerThread; ++i) max = fmaxf(max, v[i]);
   max = warp_max(max);
   if (lane_index() == 0) scratch.max[warp_index()] = max;
-  block_sync();  // all warps' maxima
+  block_sync();  // all warps' maxima are written
   DULTRA_UNROLL
   for (int w = 0; w < kWarps; ++w) max = fmaxf(max, scratch.max[w]);
 
@@ -189,19 +188,18 @@ __global__ void __launch_bounds__(kThreads, 8)
   scratch.parts[1][threadIdx.x] = weighted;
   scratch.parts[2][threadIdx.x] = tempered_sum;
 
-  // Tokens that may be the best have at least `bar`: at T = 0 they have their logits, with recorded uniforms it is all
-  // of them.
+  // Tokens that may be the best have at least `bar`: a logit at T = 0; with recorded uniforms every token passes.
   float bar = a.uniforms ? -INFINITY : max;
   if (races) {
     const Race race{base, inverse_temperature};
     float most = warp_max(race.run(v, at, first));
     if (lane_index() == 0) scratch.most[warp_index()] = most;
-    block_sync();  // all warps' most, all threads' parts
+    block_sync();  // all warps' bounds and all threads' partial sums are written
     DULTRA_UNROLL
     for (int w = 0; w < kWarps; ++w) most = fmaxf(most, scratch.most[w]);
     bar = race.bar(most);
   } else {
-    block_sync();  // all threads' parts
+    block_sync();  // all threads' partial sums are written
   }
   if (max == -INFINITY) bar = INFINITY;  // no tokens
   float most = v[0];
@@ -212,7 +210,7 @@ __global__ void __launch_bounds__(kThreads, 8)
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; ++i) passed |= uint32_t(v[i] >= bar) << i;
   }
-  // The double logarithms are in a loop that is not unrolled, for the few tokens that get there.
+  // The double logarithms: a loop that is not unrolled, over the few tokens that passed.
   Best best = no_token();
   for (; passed; passed &= passed - 1) {
     const int i = SliceShare::place(lowest_bit(passed));
@@ -235,16 +233,16 @@ __global__ void __launch_bounds__(kThreads, 8)
     part = warp_sum(part);
     if (lane_index() == 0) scratch.sums[warp_index()] = part;
   }
-  block_sync();  // sums, and all warps' best
+  block_sync();  // the sums and all warps' best are written
   if (threadIdx.x != 0) return;
   DULTRA_UNROLL
   for (int w = 1; w < kWarps; ++w) best = better(best, scratch.best[w]);
   slices[row * gridDim.y + blockIdx.y] = Slice{scratch.sums[0], scratch.sums[1], scratch.sums[2], best, max};
 }
 
-// Refers a slice's sums to `max`, which is at least its own maximum.
-__device__ __forceinline__ void refer(Slice& slice, float max, float inverse_temperature) {
-  const float below = slice.max == -INFINITY ? 0.0f : slice.max - max;  // where there is no token, sums are zero
+// Rescales a slice's sums to `max`, which is at least its own maximum.
+__device__ __forceinline__ void rescale(Slice& slice, float max, float inverse_temperature) {
+  const float below = slice.max == -INFINITY ? 0.0f : slice.max - max;  // without a token the sums are zero
   const double scale = fast_exp2(below * kLog2E);
   slice.weighted = (slice.weighted + slice.sum * double(fmaxf(below, -100.0f))) * scale;
   slice.sum *= scale;
@@ -264,14 +262,14 @@ __global__ void __launch_bounds__(kWarp)
     finite = finite && std::isfinite(mine.sum);
     all.best = better(all.best, mine.best);
     const float max = fmaxf(all.max, mine.max);
-    refer(all, max, inverse_temperature);
-    refer(mine, max, inverse_temperature);
+    rescale(all, max, inverse_temperature);
+    rescale(mine, max, inverse_temperature);
     all.sum += mine.sum;
     all.weighted += mine.weighted;
     all.tempered += mine.tempered;
   }
   const float max = warp_max(all.max);
-  refer(all, max, inverse_temperature);
+  rescale(all, max, inverse_temperature);
   const double sum = warp_sum(all.sum), weighted = warp_sum(all.weighted), tempered_sum = warp_sum(all.tempered);
   Best best = warp_best(all.best);
   finite = !warp_any(!finite) && std::isfinite(max);
@@ -297,14 +295,14 @@ __global__ void __launch_bounds__(kWarp)
   a.entropy[row] = float(log_sum - weighted * share);
 }
 
-// Two reads of a row: its maximum and sum, then the gradient in the place of the logits.
+// Reads a row twice: for its maximum and sum, then to replace the logits by the gradient.
 __global__ void __launch_bounds__(kGradientThreads)
     log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t vocab,
                              float inverse_temperature, int32_t excluded_token) {
   using Part = Share<kGradientThreads, kGradientPerThread>;
   DULTRA_SHARED(shared);
-  float* max_scratch = reinterpret_cast<float*>(shared);    // (32), and then
-  double* sum_scratch = reinterpret_cast<double*>(shared);  // (32): the barrier inside block_sum separates the two
+  float* max_scratch = reinterpret_cast<float*>(shared);    // (32), first
+  double* sum_scratch = reinterpret_cast<double*>(shared);  // (32), after the barrier inside block_sum
   const int64_t row = blockIdx.x;
   float* x = logits + row * vocab;
   const int32_t token = tokens[row];
@@ -324,7 +322,7 @@ __global__ void __launch_bounds__(kGradientThreads)
     for (int i = 0; i < kGradientPerThread; ++i)
       if (Part::place(i) == excluded) v[i] = -INFINITY;
   };
-  // A thread's sum is relative to the largest logit that it has seen.
+  // A thread's sum is relative to the largest logit that it has read.
   float max = -INFINITY;
   double sum = 0;
   for (int64_t first = 0; first < vocab; first += Part::kNumbers) {

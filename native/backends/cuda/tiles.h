@@ -6,24 +6,24 @@
 namespace dultra {
 namespace cuda {
 
-// Where the 16-byte chunk `chunk` (eight numbers) of row `row` lies in a tile whose rows hold kWidth numbers, in
-// numbers. Chunks are swapped within a row so that the eight rows that one phase of ldmatrix reads fall into different
-// banks: rows of a multiple of 128 bytes swap by row % 8; rows of an odd multiple of 64 bytes reach the other half of
-// the banks with every second row by themselves and swap by row / 2 % 4.
+// Offset, in numbers, of the 16-byte chunk `chunk` (eight numbers) of row `row` in a tile of kWidth numbers per row.
+// Chunks are swizzled within a row, so that the eight rows that one phase of ldmatrix reads fall into different banks:
+// by row % 8 for rows of a multiple of 128 bytes; by row / 2 % 4 for rows of an odd multiple of 64 bytes, of which
+// every second one starts in the other half of the banks anyway.
 template <int kWidth>
 DULTRA_HD constexpr int tile_offset(int row, int chunk) {
   static_assert(kWidth % 32 == 0, "rows are multiples of 64 bytes");
   return row * kWidth + ((kWidth % 64 == 0 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3)) << 3);
 }
 
-// Rows first .. first + kRows of src (bf16, `stride` numbers apart) to a tile of `Products`, zeros from row `limit` on
-// and before row `begin`.
+// Copies rows first .. first + kRows of src (bf16, `stride` numbers apart) to a tile of `Products`; rows outside
+// [begin, limit) become zeros.
 template <class Products, int kWidth, int kRows, int kThreads>
 __device__ __forceinline__ void load_tile(uint16_t* tile, const uint16_t* src, int64_t stride, int first, int begin,
                                           int limit) {
   constexpr int kChunks = kWidth / 8, kCopies = kRows * kChunks;
   if constexpr (kThreads % kChunks == 0 && kThreads / kChunks % 8 == 0 && kCopies % kThreads == 0) {
-    // A thread stays in its column and at its place of the swizzle: addresses are one step from each other.
+    // A thread keeps its column and its phase of the swizzle, so its addresses are a constant step apart.
     constexpr int kStep = kThreads / kChunks;
     const int row = int(threadIdx.x / kChunks), chunk = int(threadIdx.x % kChunks);
     const uint16_t* from = src + (first + row) * stride + chunk * 8;
@@ -45,7 +45,8 @@ __device__ __forceinline__ void load_tile(uint16_t* tile, const uint16_t* src, i
   }
 }
 
-// Sixteen rows of weights, rounded to bf16, as the first operand of a product: the layout of sums is that of operands.
+// Sixteen rows of weights, rounded to bf16, as the first operand of a product: accumulators and operands share a
+// layout.
 template <int kCols>
 __device__ __forceinline__ void pack_weights(uint32_t (&packed)[kCols / 16][4], const float (&w)[kCols / 8][4]) {
   DULTRA_UNROLL
@@ -53,12 +54,12 @@ __device__ __forceinline__ void pack_weights(uint32_t (&packed)[kCols / 16][4], 
   for (int i = 0; i < 4; ++i) packed[n][i] = pack_bf16(w[2 * n + i / 2][i % 2 * 2], w[2 * n + i / 2][i % 2 * 2 + 1]);
 }
 
-// How kernels multiply tiles. A warp has 16 rows of a product: number e of acc[n] is row lane / 4, or from e = 2 on
-// eight rows below, and column 8 n + 2 (lane % 4) + e % 2, as mma.sync has it. Products are queued between begin(),
-// which is told the registers that they read and write, and commit(); those may be touched again when wait(), told them
-// again, has seen the group.
+// How kernels multiply tiles. A warp has 16 rows of a product: number e of acc[n] is row lane / 4 (from e = 2 on, the
+// row 8 below) and column 8 n + 2 (lane % 4) + e % 2, as in mma.sync. Products are queued between begin(), which names
+// the registers that they read and write, and commit(); the registers must not be used before wait() names them again
+// and the group is complete.
 
-// By mma.sync, on every device: each warp for itself, at once.
+// mma.sync, on every device: each warp by itself, synchronous.
 struct WarpProducts {
   static constexpr bool kExists = true;
   template <int kWidth, int kRows>
@@ -111,7 +112,7 @@ struct WarpProducts {
   }
 };
 
-// By wgmma, on sm_90a: four warps together, second operands (and the first of `rows`) straight from shared memory.
+// wgmma, on sm_90a: four warps together, with the second operand (and the first of `rows`) read from shared memory.
 // Tiles are cut into panels of 64 numbers a row, eight rows of which are one pattern of the swizzle of 128 bytes: chunk
 // c of row r lies at c ^ r % 8.
 struct GroupProducts {
@@ -137,9 +138,9 @@ struct GroupProducts {
     (pin(registers), ...);
   }
 
-  // What wgmma is told of a tile: where it begins, bytes from one panel to the next (of a second operand whose rows are
-  // added up; no others are asked for them) and from eight rows to the next, and the swizzle mode. Addresses count in
-  // 16 bytes, so that `numbers` further on is an addition.
+  // The wgmma matrix descriptor of a tile: its address, the bytes between panels (read only for a second operand whose
+  // rows are the summed dimension) and between groups of eight rows, and the swizzle mode. Addresses are in units of 16
+  // bytes, so an offset of `numbers` is an addition.
   static __device__ __forceinline__ uint64_t descriptor(const uint16_t* tile, uint32_t panel_bytes = 16) {
     return uint64_t((shared_address(tile) & 0x3ffff) >> 4) | uint64_t(panel_bytes >> 4) << 16 |
            uint64_t(kEightRows >> 4) << 32 | uint64_t(1) << 62;

@@ -1,5 +1,4 @@
-// Numbers side by side that a thread moves in one piece of up to 16 bytes, and arrays as pointers to the type that a
-// launch finds in them.
+// Vectors: adjacent numbers that a thread moves in one access of up to 16 bytes; and arrays as typed pointers.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -9,7 +8,7 @@
 namespace dultra {
 namespace cuda {
 
-// A number of IEEE half precision, as some tables are stored. One of bf16 is a uint16_t.
+// A number in IEEE half precision, as some tables store it; a bf16 number is a uint16_t.
 struct Half {
   uint16_t bits;
 };
@@ -29,15 +28,15 @@ __device__ __forceinline__ uint32_t bits_of(Half value) { return value.bits; }
 __device__ __forceinline__ void set_bits(float* to, uint32_t bits) { *to = float_of(bits); }
 __device__ __forceinline__ void set_bits(uint16_t* to, uint32_t bits) { *to = uint16_t(bits); }
 
-// As words, so that nothing is computed of a vector, and nobody waits for it, before its numbers are used.
+// Kept as words: converting at load would make the thread wait for the load there instead of at the first use.
 template <class T, int kNumbers>
 struct Vector {
-  static_assert(kNumbers * sizeof(T) == 16 || kNumbers * sizeof(T) == 8, "what one access moves");
+  static_assert(kNumbers * sizeof(T) == 16 || kNumbers * sizeof(T) == 8, "the sizes of one access");
   uint32_t word[kNumbers * sizeof(T) / 4];
 
   // The 16 bits of number e.
   __device__ __forceinline__ uint16_t half(int e) const { return uint16_t(word[e / 2] >> e % 2 * 16); }
-  // Of a vector of zeros.
+  // Only on a vector of zeros.
   __device__ __forceinline__ void set_half(int e, uint16_t bits) { word[e / 2] |= uint32_t(bits) << e % 2 * 16; }
   __device__ __forceinline__ float operator[](int e) const {
     if constexpr (std::is_same_v<T, float>) return float_of(word[e]);
@@ -45,12 +44,11 @@ struct Vector {
     return float_of(e % 2 ? word[e / 2] & 0xffff0000u : word[e / 2] << 16);  // bf16
   }
 };
-// How many numbers a vector has where arrays of all these types are moved together.
+// Numbers per vector where arrays of all these types are moved together.
 template <class... T>
 constexpr int kVectorOf = int(16 / std::max({sizeof(T)...}));
 
-// The numbers before `count` at `from`, but for the first `begin`, and zeros; with kWhole all of them, which then have
-// to be aligned to their size.
+// Loads numbers [begin, count) of a vector, zeros for the others; kWhole: all of them, aligned to the vector's size.
 template <int kNumbers, bool kWhole, class T>
 __device__ __forceinline__ Vector<T, kNumbers> load_vector(const T* from, int64_t count, int64_t begin = 0) {
   Vector<T, kNumbers> vector{};
@@ -93,8 +91,8 @@ __device__ __forceinline__ Vector<T, kNumbers> rounded_to(const float (&values)[
   return vector;
 }
 
-// Of arrays that the blocks of a grid share out, the first number of vector v of the kVectors that a thread of block
-// `block` has: neighbours move neighbours.
+// Index of the first number of a thread's vector v, of its kVectors, in an array split over the blocks of a grid:
+// adjacent threads move adjacent vectors (coalesced).
 template <int kNumbers, int kVectors>
 __device__ __forceinline__ int64_t vector_start(int64_t block, int v) {
   return ((block * kVectors + v) * kElementThreads + threadIdx.x) * kNumbers;
@@ -102,7 +100,7 @@ __device__ __forceinline__ int64_t vector_start(int64_t block, int v) {
 
 // ---- host side ----------------------------------------------------------------------------------
 
-// Calls body with the numbers of an array, as a pointer to their type.
+// Calls body with the array as a pointer to its number type.
 template <class Body>
 void typed(const Array& array, const Body& body) {
   if (array.dtype == DType::kF32)
@@ -122,14 +120,13 @@ void typed(const ConstArray& array, const Body& body) {
 template <class Pointer>
 using number_of = std::remove_cv_t<std::remove_pointer_t<Pointer>>;
 
-// Whether vectors of kNumbers can be moved whole: `numbers` begins where one may, and so does what lies `stride` behind
-// it.
+// Whether rows `stride` apart can be moved in whole vectors of kNumbers: `numbers` and the stride are aligned to one.
 template <int kNumbers, class T>
 bool in_vectors(const T* numbers, int64_t stride) {
   return reinterpret_cast<uintptr_t>(numbers) % (kNumbers * sizeof(T)) == 0 && stride % kNumbers == 0;
 }
 
-// A grid that gives each of m rows as many blocks as n things take, per_block of them each: the row is blockIdx.x.
+// A grid of m rows (blockIdx.x) by as many blocks as n items need, per_block items each.
 inline dim3 row_pieces(int64_t m, int64_t n, int64_t per_block) {
   check_argument(n <= 65535 * per_block, "columns: expected at most " + std::to_string(65535 * per_block));
   return dim3(unsigned(m), unsigned(ceil_div(n, per_block)));
