@@ -221,10 +221,10 @@ void CudaBackend::do_unmask(const UnmaskArgs& args) {
   if (args.batch == 0) return;
   UnmaskArgs a = args;
   const int64_t b = a.batch, m = a.offsets[b];
-  ArgTransfer transfer(*this, {in(a.offsets, b + 1), in(a.at, m), in(a.uniforms, m), in(a.planner_logit, m),
-                               in(a.confidence, m), in(a.entropy, m), in(a.token_log_prob, m), in(a.forbidden, m),
-                               in(a.count, b), out(a.selected, m), out(a.forced, b), out(a.probability, m),
-                               out(a.log_likelihood, m)});
+  ArgTransfer transfer(
+      *this, {in(a.offsets, b + 1), in(a.at, m), in(a.uniforms, m), in(a.planner_logit, m), in(a.confidence, m),
+              in(a.entropy, m), in(a.token_log_prob, m), in(a.forbidden, m), in(a.count, b), out(a.selected, m),
+              out(a.forced, b), out(a.probability, m), out(a.log_likelihood, m)});
   const size_t row_bytes = size_t(m) * (sizeof(double) + sizeof(int32_t));
   double* key = static_cast<double*>(scratch(row_bytes));
   const bool in_shared = m <= kSharedCandidates;
