@@ -26,13 +26,13 @@ export { type Split, splitOf } from './splits';
 export { sudoku4 } from './sudoku';
 export { type WordDiagnosis, type WordProblemDataset, type WordProblemName, wordProblems } from './word-problems';
 
-/** Name of a task that the package brings along. */
+/** Names of the tasks that are part of the package. */
 export const TASK_NAMES = ['st1', 's1', 't12', 't12w', 'free8', 'freeb8', 'free12', 'sudoku4'] as const;
 
 /** One of {@link TASK_NAMES}. */
 export type TaskName = (typeof TASK_NAMES)[number];
 
-/** A task by its name; "st1" is the one that the embedded model speaks. @throws RangeError for another name. */
+/** A task by its name; the embedded model is trained on "st1". @throws RangeError for another name. */
 export function byName(name: TaskName): TaskDataset<string> {
   checkChoice('dataset', name, TASK_NAMES);
   switch (name) {
@@ -53,8 +53,8 @@ export type OpenDataset = (options: BenchmarkOptions) => TaskDataset | Promise<T
 const registered = new Map<string, OpenDataset>();
 
 /**
- * Makes a data set of your own known by a name: to {@link open}, to `dultra eval --dataset` and to training
- * configurations. Anything with prompts and a `verify` will do.
+ * Registers a data set of your own by a name, for {@link datasets.open}, `dultra eval --dataset` and training
+ * configurations. It needs only prompts and a `verify`.
  * @throws TypeError for a name that is taken or not of letters, digits, "-" and "_"
  */
 export function register(name: string, open: OpenDataset): void {
@@ -75,7 +75,7 @@ export const isKnown = (text: string): boolean => names().includes(text.split(':
 /**
  * Opens a task or data set: "st1"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from a file,
  * a folder or another repository; a name that {@link register} knows.
- * @throws RangeError for a name that nothing has; as {@link openBenchmark}
+ * @throws RangeError for an unknown name; as {@link openBenchmark}
  */
 export async function open(name: string, options: BenchmarkOptions = {}): Promise<TaskDataset> {
   const [head, ...rest] = name.split(':');

@@ -62,7 +62,8 @@ Examples:
   dultra eval -m models/base --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
   dultra eval --dataset st1 --grid full --out results.json --json
   dultra eval --samplers planner,confidence:0.9 --caches none,prefix,dual,refresh:4
-  dultra eval -d gsm8k:test.jsonl --samplers planner,fixed:128 --models A,B --seeds 5 --output runs/gsm8k
+  dultra eval -d gsm8k:test.jsonl --samplers planner,confidence:0.9,fixed:128 --models A,B --seeds 5 \\
+    --output runs/gsm8k --report report.html
 
 Data sets: the tasks above; gsm8k, math500, dapo17k, humaneval, mbpp, mbpp-sanitized, apps, from the hub, or NAME:PATH
 for a file (JSON lines, JSON, Parquet), a folder with a file per split, or another hub id. Code is run in a sandbox,
