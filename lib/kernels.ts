@@ -29,11 +29,11 @@ export interface MaskedAttentionOptions {
   mask?: 'bidirectional' | 'causal' | 'block-causal';
   /** Positions per block of mask "block-causal". Default 32. */
   blockLength?: number;
-  /** (B) keys before it are hidden. */
+  /** (B) First key of each sequence that is visible, as a position in the sequence. Default 0. */
   keyBegin?: ArrayLike<number>;
-  /** (B) keys from it on are hidden. */
+  /** (B) Position behind the last visible key of each sequence. Default: its length. */
   keyEnd?: ArrayLike<number>;
-  /** Default 1 / √headDim. */
+  /** Factor on the scores. Default 1 / √headDim. */
   scale?: number;
   /** Default: all cores. */
   threads?: number;
@@ -190,16 +190,17 @@ export async function sample(logits: Float32Array, options: SampleOptions): Prom
 
 /** Input of {@link plannerScore}: the planner's last AdaLN and its linear. */
 export interface PlannerScoreOptions {
-  /** (G, C) AdaLN scale and shift of each condition. */
+  /** (G, C) AdaLN scale of each condition. */
   scale: Float32Array;
+  /** (G, C) AdaLN shift of each condition. */
   shift: Float32Array;
-  /** (M) condition of each row. */
+  /** (M) Condition of each row, an index into `scale` and `shift`. */
   condition: ArrayLike<number>;
-  /** (C) */
+  /** (C) Weight of the linear layer. */
   weight: Float32Array;
-  /** Default 0. */
+  /** Bias of the linear layer. Default 0. */
   bias?: number;
-  /** Default 1e-4. */
+  /** Epsilon of the layer norm. Default 1e-4. */
   eps?: number;
   /** Default: all cores. */
   threads?: number;
@@ -263,9 +264,9 @@ export interface UnmaskOptions {
   threshold?: number;
   /** For "factor". Default 1. */
   factor?: number;
-  /** The factor rule's quirk in the reference. Default false. */
+  /** "factor" unmasks the last candidate too if only that one fails the test, as the reference does. Default false. */
   lastPair?: boolean;
-  /** (B) for "fixed", "random" and "leftToRight". */
+  /** (B) Number of candidates to unmask in each row, for "fixed", "random" and "leftToRight". */
   counts?: ArrayLike<number>;
   /** Default 0. */
   seed?: number | bigint;
@@ -282,7 +283,7 @@ export interface UnmaskOptions {
 export interface UnmaskOutput {
   /** (M) 1: unmask now. */
   selected: Uint8Array;
-  /** (B) 1: the rule selected nothing and one candidate was let through. */
+  /** (B) 1: the rule selected nothing and one candidate was unmasked nevertheless. */
   forced: Uint8Array;
   /** (M) unmasking probabilities of the planner rules, else 0. */
   probabilities: Float32Array;
@@ -291,8 +292,8 @@ export interface UnmaskOutput {
 }
 
 /**
- * Chooses which candidates to unmask: top-k by expected count, Bernoulli, or one of the rivals' rules. @throws
- * RangeError for shapes.
+ * Chooses which candidates to unmask, by a rule of the planner or of another sampler.
+ * @throws RangeError for shapes.
  */
 export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
   const allowed = [
@@ -369,8 +370,9 @@ export async function unmask(options: UnmaskOptions): Promise<UnmaskOutput> {
 /** What AdamW keeps for one parameter tensor. */
 export interface AdamWState {
   parameter: Float32Array;
-  /** First and second moment; zeros before step 1. */
+  /** First moment; zeros before step 1. */
   expAvg: Float32Array;
+  /** Second moment; zeros before step 1. */
   expAvgSq: Float32Array;
 }
 

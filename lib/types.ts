@@ -1,4 +1,4 @@
-// Prompts: what every layer speaks of.
+// Prompts, which every layer shares.
 
 /** A chat message, rendered through the checkpoint's chat template. */
 export interface ChatMessage {
@@ -7,8 +7,8 @@ export interface ChatMessage {
 }
 
 /**
- * What to continue: text as it stands, chat messages, token ids, or a template whose mask tokens are to be filled in
- * place (text that contains the tokenizer's mask token, or ids that contain the mask id).
+ * What to continue: plain text (without a chat template), chat messages, token ids, or a template whose mask tokens are
+ * to be filled in place (text that contains the tokenizer's mask token, or ids that contain the mask id).
  */
 export type Prompt =
   | string

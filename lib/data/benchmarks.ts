@@ -40,15 +40,15 @@ export interface BenchmarkOptions {
   /** Default "evaluation". */
   prompts?: PromptStyle;
   /**
-   * "reference" judges as the reference's evaluation does: strings and last numbers; default: by mathematical equality.
-   * Code is judged by its tests.
+   * "reference" grades as the reference's evaluation does: strings and last numbers; default: by mathematical equality.
+   * Code is graded by its tests.
    */
   compat?: 'reference';
   /** APPS: which problems. Default ["introductory"], as in the reference. */
   difficulties?: readonly string[];
   /**
-   * APPS: only problems that name a function, as in the reference's training; else also those that read and write.
-   * Default false.
+   * APPS: only problems that name a function, as in the reference's training; otherwise also problems with standard
+   * input and output. Default false.
    */
   functionsOnly?: boolean;
   /** Default 256, as in the reference. */

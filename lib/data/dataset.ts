@@ -1,7 +1,7 @@
 // Tasks and data sets, as training and evaluation see them.
 import type { ChatMessage } from '../types';
 
-/** A prompt: text as it is, or chat messages for the checkpoint's template. */
+/** A prompt: plain text, or chat messages for the checkpoint's chat template. */
 export type ExamplePrompt = string | ChatMessage[];
 
 /** One prompt with a right answer. */
@@ -33,7 +33,7 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   verify(example: Example<P>, completion: string): boolean | Promise<boolean>;
   /** Words for a word-level tokenizer.json; none for data sets of natural text. */
   vocabulary: readonly string[];
-  /** The examples of each split that there is; absent for endless tasks. */
+  /** All examples of each loaded split; absent for endless tasks. */
   finite?: Readonly<Partial<Record<'train' | 'validation' | 'test', readonly Example<P>[]>>>;
   /** Source of the prompts and answers, for reports. */
   source?: Readonly<Record<string, unknown>>;

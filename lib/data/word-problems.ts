@@ -1,4 +1,4 @@
-// Word problems with paraphrase freedom: small sums told in sentences, with many right ways to write each answer down.
+// Word problems with free paraphrase: sums told in short sentences, each with many right answers.
 import type { Random } from '../random';
 import type { Example, TaskDataset } from './dataset';
 import { sampleSplit } from './splits';
@@ -6,13 +6,13 @@ import { sampleSplit } from './splits';
 /** The word-problem tasks; see {@link wordProblems}. */
 export type WordProblemName = 's1' | 'st1' | 't12' | 't12w';
 
-/** How the sentence of an answer is built; index of {@link FAMILIES}. */
+/** Sentence family of an answer: an index of {@link FAMILIES}. */
 type Form = 0 | 1 | 2 | 3 | 4 | 5;
 
-/** The sentence families, by the words that mark them. */
+/** Names of the sentence families, after the words that mark them. */
 export const FAMILIES = ['sum first', 'starts with', 'because', 'we add', 'goes up', 'verb first'] as const;
 
-/** Words that ask for one of the sentence families, and what they allow. */
+/** Style words of the prompt, with the sentence families that each allows. */
 const STYLES: Readonly<Record<string, readonly Form[]>> = { sum: [0, 2], story: [1, 5], words: [3, 4] };
 
 const HE = ['tom', 'ben', 'sam'];
@@ -24,7 +24,7 @@ const MINUS_VERBS = ['loses', 'sells', 'drops', 'uses', 'breaks'];
 const FUNCTION_WORDS =
   'he she has had with and . , ? how many now then for so in total left because we add take to from get ' +
   'goes up down by starts the answer is + - =';
-/** 0 to 59; sums stay below 60. */
+/** 0 to 59; all sums are below 60. */
 const NUMBERS = Array.from({ length: 60 }, (_, n) => String(n));
 
 const VOCABULARY: readonly string[] = [
@@ -40,35 +40,37 @@ const VOCABULARY: readonly string[] = [
 /** One addition or subtraction of a story. */
 interface Step {
   op: '+' | '-';
-  /** What there was before, what comes or goes, what there is after. */
+  /** Number of objects before the step. */
   before: number;
+  /** Number that is added or subtracted. */
   change: number;
+  /** Number of objects after the step. */
   after: number;
   verb: string;
 }
 
-/** What a word problem is about. */
+/** Content of a word problem. */
 interface Story {
   name: string;
   object: string;
   /** One or two. */
   steps: Step[];
-  /** Word of {@link STYLES}, or null where any sentence will do. */
+  /** A key of {@link STYLES}; null: the prompt has no style word. */
   style: string | null;
 }
 
-/** A completion, looked at closely. */
+/** Sentence family or kind of error of a completion. */
 export interface WordDiagnosis {
   /** Sentence family of a right answer, else null. */
   family: string | null;
   /**
-   * What is wrong: "slot": a sentence of the grammar with a wrong number, name, object or verb, or of a family that was
-   * not asked for; "mix": no sentence of the grammar, as when two paraphrases are mixed. null: right.
+   * Kind of error: "slot": a sentence of the grammar with a wrong number, name, object or verb, or of a family that the
+   * prompt does not allow; "mix": no sentence of the grammar, for example a mixture of two paraphrases. null: right.
    */
   error: 'slot' | 'mix' | null;
 }
 
-/** A word-problem task, with what can be said about its answers beyond right or wrong. */
+/** A word-problem task, which can also list the right answers and diagnose wrong ones. */
 export interface WordProblemDataset extends TaskDataset<string> {
   /** All right answers, each once. */
   answers(example: Example<string>): string[];
@@ -78,13 +80,13 @@ export interface WordProblemDataset extends TaskDataset<string> {
 
 const pick = <T>(random: Random, list: readonly T[]): T => list[random.integer(list.length)];
 
-/** `low` to `high`, both included. */
+/** A random integer from `low` to `high`, both included. */
 const between = (random: Random, low: number, high: number): number => low + random.integer(high - low + 1);
 
 function drawStep(random: Random, before: number, second: boolean): Step {
   const plus = before < 3 || random.integer(2) === 0;
   const high = second ? 5 : 9;
-  // A subtraction leaves at least one, so that there is something to count.
+  // A subtraction leaves at least one object.
   const change = plus ? between(random, 2, high) : between(random, 1, Math.min(high, before - 1));
   return {
     op: plus ? '+' : '-',
@@ -119,11 +121,11 @@ function promptOf({ name, object, steps, style }: Story, template: number): stri
   return `${start}${more} . how many now ?${style ? ` ${style}` : ''}`;
 }
 
-/** An equation, with its operands swapped where that is allowed and asked for. */
+/** The equation of a step; `swap` exchanges the operands of a sum. */
 const equation = ({ op, before, change, after }: Step, swap: boolean): string =>
   op === '+' && swap ? `${change} + ${before} = ${after}` : `${before} ${op} ${change} = ${after}`;
 
-/** The answer's first sentence. `swaps`: per step, whether a sum's operands change places. */
+/** First sentence of an answer. `swaps`: per step, whether the operands of a sum are exchanged. */
 function body(form: Form, { name, object, steps }: Story, swaps: readonly boolean[]): string {
   const pronoun = HE.includes(name) ? 'he' : 'she';
   const [first, second] = steps;
@@ -167,7 +169,7 @@ function answerOf(form: Form, story: Story, swaps: readonly boolean[], long: boo
   return `${body(form, story, swaps)} . ${long ? `the answer is ${result} ${story.object}` : `answer ${result}`}`;
 }
 
-/** Every answer that a story allows: text to family. */
+/** All right answers to a story: text to family. */
 function allAnswers(story: Story, forms: readonly Form[]): Map<string, Form> {
   const all = new Map<string, Form>();
   for (const form of forms)
@@ -193,14 +195,14 @@ const CLASSES: readonly [RegExp, string][] = [
   [/^(he|she)$/, 'PRONOUN'],
 ];
 
-/** A sentence with its slots blanked: what is left is the pattern of the grammar. */
+/** Pattern of a sentence: the words of its slots are replaced by the names of their classes. */
 const skeleton = (text: string): string =>
   text
     .split(' ')
     .map((word) => CLASSES.find(([pattern]) => pattern.test(word))?.[1] ?? word)
     .join(' ');
 
-/** The patterns of all answers, whatever the numbers and signs. */
+/** Patterns of all answers of a task, over both operations in each step. */
 function allSkeletons(task: WordProblemName): Set<string> {
   const step = (op: '+' | '-', before: number): Step => ({
     op,
@@ -222,20 +224,22 @@ function allSkeletons(task: WordProblemName): Set<string> {
 
 function formsOf(task: WordProblemName, { steps, style }: Story): readonly Form[] {
   if (style !== null) return STYLES[style];
-  // Family 5 of two-step answers is the only one that does not write the result of the first step down.
+  // Of two-step answers only family 5 does not contain the result of the first step.
   return task === 't12w' && steps.length === 2 ? [0, 1, 2, 3, 4] : [0, 1, 2, 3, 4, 5];
 }
 
 const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
 
 /**
- * Word problems of the form "tom has 7 pens . he buys 2 . how many now ?", answered by a sentence out of six families,
- * in either order of a sum's operands, with one of two endings:
- * - "s1": any sentence will do (20 right answers to an addition, 12 to a subtraction);
- * - "st1": a last word of the prompt (sum, story, words) asks for two of the families (5.4 right answers in the mean);
- * - "t12": one or two steps, half each; "t12w": the same, and two-step answers must write the result of the first step
- *   down. What the model learns is a table of sums, not arithmetic: held-out prompts are new combinations of words and
- *   numbers, not new sums.
+ * Word problems of the form "tom has 7 pens . he buys 2 . how many now ?". An answer is a sentence of one of six
+ * families, with the operands of a sum in either order and one of two endings:
+ * - "s1": every family is right (20 right answers to an addition, 12 to a subtraction);
+ * - "st1": the last word of the prompt (sum, story, words) allows two of the families (5.4 right answers on average);
+ * - "t12": one or two steps, half each; "t12w": the same, and two-step answers must contain the result of the first
+ *   step.
+ *
+ * Held-out prompts are new combinations of words and numbers, not new sums: a model can learn a table of sums instead
+ * of arithmetic.
  */
 export function wordProblems(task: WordProblemName): WordProblemDataset {
   const twoSteps = task === 't12' || task === 't12w';

@@ -11,14 +11,14 @@ import { type CachePolicy, type ResolvedCache, resolveCache } from '../sampling/
 import { type ResolvedSampler, resolveSampler, type Sampler } from '../sampling/samplers';
 import { mean, standardDeviation, sum } from '../statistics';
 
-/** Completions to score: parallel arrays. */
+/** Completions to score. Arrays are parallel, one entry per completion. */
 export interface ScoreBatch {
   examples: readonly Example[];
   completions: readonly string[];
   results: readonly GenerateResult[];
 }
 
-/** Gives each completion a score, 0 to 1 (or a boolean); null leaves a row out of the accuracy. */
+/** Scores completions: 0 to 1 or a boolean for each; null: not counted in the accuracy. */
 export type Score = (
   batch: ScoreBatch,
 ) =>
@@ -26,59 +26,61 @@ export type Score = (
   | ArrayLike<number>
   | Promise<readonly (number | boolean | null)[] | ArrayLike<number>>;
 
-/** What {@link EvaluateOptions.onProgress} is told. */
+/** Argument of {@link EvaluateOptions.onProgress}. */
 export interface EvaluateProgress {
-  /** Name of the sampler under way, with that of its cache. */
+  /** Name of the current setting: the sampler's, and with a cache "sampler + cache". */
   sampler: string;
-  /** Prompts done, over all samplers. */
+  /** Prompts done, over all settings. */
   done: number;
+  /** Prompts of the whole evaluation, over all settings. */
   total: number;
 }
 
-/** Keeps samples, so that an evaluation can go on where it was interrupted. */
+/** Stores samples, so that an interrupted evaluation can be continued. */
 export interface SampleStore {
-  /** The sample of a sampler and a prompt; undefined where there is none yet. */
+  /** The sample of a setting (by its name) and a prompt (by its index); undefined if there is none yet. */
   get(sampler: string, index: number): SampleRecord | undefined;
-  /** Called once per native call, with samples in ascending order of their prompts. */
+  /** Called after every batch, with the samples of the prompts from `first` on. */
   put(sampler: string, first: number, samples: readonly SampleRecord[]): void | Promise<void>;
 }
 
 /** Options of {@link evaluate}. */
 export interface EvaluateOptions {
-  /** The task, as of `datasets`. */
+  /** The task, as `datasets.open` returns it. */
   dataset: TaskDataset;
-  /** Which prompts. Default "test". Choose settings on "validation". */
+  /** Split that the prompts are from. Default "test". Choose settings on "validation". */
   split?: 'train' | 'validation' | 'test';
-  /** What counts as right. Default: the task's own verifier. */
+  /** Scores the completions. Default: the task's own verifier. */
   score?: Score;
-  /** Samplers by name; the names stand in the tables. */
+  /** Samplers by the names that tables show. */
   samplers: Readonly<Record<string, Sampler>>;
-  /** Caches by name: every sampler runs with each of them. Default: none alone. */
+  /** Caches by name: every sampler runs with each of them. Default: no cache. */
   caches?: Readonly<Record<string, CachePolicy>>;
-  /** Number of prompts. Default 512; of a finite data set all of the split's. */
+  /** Number of prompts. Default 512; for a finite data set all prompts of the split. */
   count?: number;
-  /** Seed of the prompts and of the samplers that draw. Default 0. */
+  /** Seed of the prompts and of every random choice of the samplers. Default 0. */
   seed?: number;
-  /** Prompts per native call; results do not depend on it. Default 256. */
+  /** Prompts per batch; results do not depend on it. Default 256. */
   batchSize?: number;
-  /** Default: the task's. */
+  /** Tokens to generate. Default: the task's. */
   genLength?: number;
-  /** Default: the task's, or genLength where that is given. */
+  /** Tokens per block. Default: the task's; if `genLength` is given, that. */
   blockLength?: number;
   /** Token temperature. Default 0. */
   temperature?: number;
-  /** Stop a row when everything before its first end of sequence is decided. Default true. */
+  /** Finish a row when everything before its first end-of-sequence token is decided. Default true. */
   stopAtEos?: boolean;
-  /** Of this many prompts keep each step, for the step-by-step view. Default 0. */
+  /** Number of prompts whose steps are recorded, for the report's step-by-step view. Default 0. */
   traces?: number;
-  /** Samples of an earlier, interrupted evaluation, and where new ones go. Default: none. */
+  /** Supplies the samples of an earlier, interrupted evaluation, and stores the new ones. Default: none. */
   store?: SampleStore;
+  /** Stops the work; the call rejects with `signal.reason`. */
   signal?: AbortSignal;
   /** Called after every batch. */
   onProgress?: (progress: EvaluateProgress) => void;
 }
 
-/** What was measured, and on what: enough to do it again. */
+/** Everything that is needed to repeat an evaluation. */
 export interface EvaluationConfig {
   version: string;
   model: { source: string; parameters: number; plannerParameters: number };
@@ -86,7 +88,7 @@ export interface EvaluationConfig {
   isa: string;
   threads: number;
   dataset: string;
-  /** Of a finite data set: where it lies, and how its prompts and answers are made. */
+  /** Source of a finite data set, and how its prompts and answers are made; absent for endless tasks. */
   datasetSource?: Readonly<Record<string, unknown>>;
   split: 'train' | 'validation' | 'test';
   /** "task" for the task's own verifier, else "custom". */
@@ -105,37 +107,38 @@ export interface SampleRecord {
   prompt: string;
   category: string;
   completion: string;
-  /** null: left out. */
+  /** 0 to 1; null: not counted in the accuracy. */
   score: number | null;
+  /** Forward passes in which the row unmasked something. */
   nfe: number;
-  /** Passes weighted by the share of the row that they computed. */
+  /** Cost in full-forward equivalents: each pass counts as the share of the row that it computed. */
   fullForwards: number;
-  /** Up to and including the first end of sequence. */
+  /** Tokens up to and including the first end-of-sequence token. */
   tokens: number;
-  /** Share of the wall time of the native call that it was part of. */
+  /** Wall time of its batch, divided by the prompts of the batch. */
   seconds: number;
-  /** A right answer, as the data set names it. */
+  /** A right answer, from the data set. */
   answer: string;
   /** Sentence family of a right answer (word problems). */
   family?: string;
-  /** Kind of error (word problems): a wrong slot, or mixed paraphrases. */
+  /** Kind of error (word problems): a wrong word in a slot of the sentence, or no sentence of the grammar. */
   error?: 'slot' | 'mix';
-  /** Texts of all positions, and the step that decided each (0: never), where asked for. */
+  /** Text of each position, and the step (from 1) that decided it (0: never); for the first `traces` prompts. */
   trace?: { tokens: string[]; unmaskedAt: number[] };
 }
 
-/** Accuracy and cost of one part of the prompts. */
+/** Accuracy and cost of the prompts of one category. */
 export interface CategoryResult {
   count: number;
   accuracy: number;
   nfe: number;
 }
 
-/** What one sampler did with one cache. */
+/** Measurements of one setting: a sampler with a cache. */
 export interface SamplerResult {
   /** The sampler's, and with a cache "sampler + cache". */
   name: string;
-  /** With every default filled in; "custom" for a function. */
+  /** The sampler with every default filled in; "custom" for a function. */
   sampler: ResolvedSampler | 'custom' | 'autoregressive';
   cache: ResolvedCache;
   /** Mean score of the prompts that have one. */
@@ -146,19 +149,21 @@ export interface SamplerResult {
   scored: number;
   /** Forward passes per prompt. */
   nfe: { mean: number; sd: number };
-  /** Full-forward equivalents per prompt: each pass weighted by the share of the row that it computed. */
+  /** Full-forward equivalents per prompt: each pass counts as the share of the row that it computed. */
   fullForwards: { mean: number; sd: number };
   /**
-   * By both rules of counting, total over total: genLength per pass, and tokens up to the first end of sequence per
-   * pass.
+   * Tokens of all prompts per forward pass of all prompts: `generated` counts genLength tokens per prompt, `untilEos`
+   * those up to the first end-of-sequence token.
    */
   tokensPerForward: { generated: number; untilEos: number };
-  /** Tokens up to the first end of sequence per second of wall time, in batches. */
+  /** Tokens up to the first end-of-sequence token per second of wall time. */
   tokensPerSecond: number;
+  /** Wall time of all batches. */
   seconds: number;
   categories: Record<string, CategoryResult>;
-  /** Right answers by sentence family, and wrong ones by kind; word problems only. */
+  /** Number of right answers by sentence family; word problems only. */
   families?: Record<string, number>;
+  /** Number of wrong answers by kind of error; word problems only. */
   errors?: { slot: number; mix: number };
   samples: SampleRecord[];
 }
@@ -169,7 +174,7 @@ export interface Evaluation {
   results: SamplerResult[];
 }
 
-/** Options that an evaluation and a campaign of them share. */
+/** Options that `evaluate` and `evaluateCampaign` share. */
 export const SHARED_KEYS = [
   'dataset',
   'split',
@@ -200,7 +205,7 @@ function checkDataset(dataset: unknown): asserts dataset is TaskDataset {
     throw optionError(TypeError, 'dataset', `expected a task, as datasets.wordProblems("st1"), got ${String(dataset)}`);
 }
 
-/** A prompt for people: of chat messages the last. */
+/** A prompt as one text: the last message of a chat. */
 const promptText = (prompt: Example['prompt']): string =>
   typeof prompt === 'string' ? prompt : (prompt.at(-1)?.content ?? '');
 
@@ -226,7 +231,7 @@ async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: S
   });
 }
 
-/** What stands in for samplers of an autoregressive model. */
+/** The only setting of an autoregressive model, which has no samplers. */
 const AUTOREGRESSIVE = {
   given: undefined,
   policy: undefined,
@@ -234,7 +239,8 @@ const AUTOREGRESSIVE = {
 };
 
 /**
- * A row of an autoregressive model, in the terms of the others: a pass per token, each over one position but the first.
+ * The result of an autoregressive model as a `GenerateResult`: one pass per token; the first computes the prompt, each
+ * other one position.
  */
 function asGenerated({ text, ids, promptIds, nfe, logProbs, finishReason }: CausalResult): GenerateResult {
   return {
@@ -280,7 +286,7 @@ function summarise(
     scored: scores.length,
     nfe: meanAndSd(passes),
     fullForwards: meanAndSd(samples.map(({ fullForwards }) => fullForwards)),
-    // An autoregressive model makes no positions behind its end.
+    // An autoregressive model generates no positions after its end-of-sequence token.
     tokensPerForward: {
       generated: (sampler === 'autoregressive' ? tokens : genLength * samples.length) / sum(passes),
       untilEos: tokens / sum(passes),
@@ -301,7 +307,7 @@ function summarise(
   return result;
 }
 
-/** A setting, and what the caller gave for it. */
+/** A setting, with the sampler and cache policy that the caller gave. */
 interface Variant {
   given: Sampler | undefined;
   policy: CachePolicy | undefined;
@@ -356,7 +362,7 @@ function resolveEvaluation(options: EvaluateOptions) {
   return { dataset, split, score, count, ...generation, traces, store, signal, onProgress };
 }
 
-/** Completions of consecutive examples. @param firstRow index of the first of them */
+/** Generates completions of consecutive examples. @param firstRow index of the first example */
 async function complete(
   model: MaskedDiffusionModel | CausalModel,
   examples: readonly Example[],
@@ -390,7 +396,7 @@ function recordOf(
   return record;
 }
 
-/** Samples of one setting, by example: those of the store, the others generated, scored and stored. */
+/** Samples of one setting, one per example: loaded from the store, or generated, scored and stored. */
 async function runVariant(
   model: MaskedDiffusionModel | CausalModel,
   examples: readonly Example[],
@@ -404,7 +410,7 @@ async function runVariant(
   onDone(samples.filter((sample) => sample !== undefined).length, false);
   for (let first = 0; first < examples.length; first++) {
     if (samples[first]) continue;
-    // Up to the next sample that the store has.
+    // A batch ends before the next sample that the store has.
     let end = first + 1;
     while (end < examples.length && end < first + batchSize && !samples[end]) end++;
     const part = examples.slice(first, end);
@@ -429,8 +435,8 @@ async function runVariant(
 }
 
 /**
- * Runs every sampler, with every cache, over the same held-out prompts, many prompts per native call.
- * Row i draws as row i of the random stream whatever `batchSize` is, so results depend on the options alone.
+ * Runs every sampler, with every cache, on the same held-out prompts, in batches.
+ * Prompt i uses row i of the random stream whatever `batchSize` is, so results depend on the options alone.
  * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
  */
 export async function evaluate(

@@ -24,7 +24,7 @@ import type { GenerateOptions, GenerateResult, StreamEvent } from './types';
  * `dispose()` or `await using`.
  */
 export class MaskedDiffusionModel {
-  /** What config.json says. */
+  /** Shapes and constants from config.json. */
   readonly config: ModelConfig;
   /** null for a checkpoint without tokenizer.json: such a model is used by token ids. */
   readonly tokenizer: Tokenizer | null;
@@ -32,7 +32,7 @@ export class MaskedDiffusionModel {
   readonly source: string;
   /** Device, instruction set, threads, number of parameters, bytes of weights. */
   readonly info: NativeModelInfo;
-  /** What `generate` does where its options say nothing, from generation_config.json. */
+  /** Defaults of the options of `generate`, from generation_config.json. */
   readonly generationDefaults: GenerationDefaults;
   readonly #native: NativeModel;
   readonly #configJson: Record<string, unknown>;
@@ -108,8 +108,8 @@ export class MaskedDiffusionModel {
   }
 
   /**
-   * Memory for keys and values of rows, for `forward`; `generate` makes its own (`cache`). Allocated now, whatever is
-   * used later.
+   * A cache of the keys and values of rows, for `forward`; `generate` makes its own (`cache`). All memory is allocated
+   * at once.
    * @param rowLengths positions of each row
    * @throws RangeError, TypeError for options; DUltraError OUT_OF_MEMORY stating what is needed and what is free,
    * NO_PLANNER, DISPOSED.
@@ -136,8 +136,8 @@ export class MaskedDiffusionModel {
   }
 
   /**
-   * What training is made of: forward passes that keep their activations, backward passes, and the optimiser. The
-   * trainers (`trainMaskedDiffusion`, `trainPlanner`, `GrpoTrainer`) use it; so can losses of your own. One trainer per
+   * The parts of a trainer: forward passes that keep their activations, backward passes, and the optimiser. The
+   * trainers (`trainMaskedDiffusion`, `trainPlanner`, `GrpoTrainer`) use it, and your own losses can. One trainer per
    * model at a time.
    * @throws RangeError, TypeError for options; DUltraError OUT_OF_MEMORY, NO_PLANNER, DISPOSED.
    */
@@ -147,9 +147,9 @@ export class MaskedDiffusionModel {
   }
 
   /**
-   * Writes the model as it stands in the Hugging Face layout: config.json, model.safetensors, and the tokenizer's
-   * files. `loadModel` reads it, and so does the reference implementation. Files are replaced atomically.
-   * @throws TypeError, RangeError for options; DUltraError WRITE_FAILED where the disk does not take it.
+   * Writes the model with its current weights in the Hugging Face layout: config.json, model.safetensors, and the
+   * tokenizer's files. `loadModel` reads it, and so does the reference implementation. Files are replaced atomically.
+   * @throws TypeError, RangeError for options; DUltraError WRITE_FAILED if writing fails.
    */
   async save(folder: string, options: SaveOptions = {}): Promise<void> {
     this.#checkUsable();

@@ -11,8 +11,8 @@ export interface GenerateOptions {
    */
   sampler?: Sampler;
   /**
-   * Keys and values kept between passes: faster, and but for "none" (default) an approximation. Its memory is taken up
-   * front.
+   * Keys and values kept between passes: faster, and an approximation except for "none" (default). Its memory is
+   * allocated up front.
    */
   cache?: CachePolicy;
   /**
@@ -29,7 +29,10 @@ export interface GenerateOptions {
   temperature?: number;
   /** Seed of every random choice, a non-negative integer or bigint below 2^64. Default 0. */
   seed?: number | bigint;
-  /** Index of the first row in the random stream: row i of a batch draws as row `firstRow + i`. Default 0. */
+  /**
+   * Index of the first row in the random stream: row i of a batch draws as row `firstRow + i`, so that a row generated
+   * alone with `firstRow: i` equals row i of a batch. Default 0.
+   */
   firstRow?: number;
   /**
    * Finish a row when everything before its first end-of-sequence token is decided. Default true; false for templates.
@@ -38,17 +41,20 @@ export interface GenerateOptions {
   /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'untempered' | 'tempered';
   /**
-   * Log-likelihood of a planner step that selected nothing and let the most probable position through: "exact"
-   * (default) is what happened, every other position kept; "reference" adds log p of the position let through, as the
-   * reference implementation does.
+   * Log-likelihood of a planner step that selected no position, so that the most probable one was unmasked: "exact"
+   * (default) is the likelihood of the other positions staying masked; "reference" adds log p of the unmasked position,
+   * as the reference implementation does.
    */
   forcedStep?: 'exact' | 'reference';
   /**
-   * "reference" reproduces the reference implementations where they differ: rows of a batch advance through blocks
-   * together, no stop at end-of-sequence (d3llm stops where `stopAtEos` is given as true), the mask token is a legal
-   * prediction of the rival samplers, the factor rule's last pair, the reference's step log-likelihood, and with a
-   * cache the empty pass of a finished block; d3llm's candidates are noted before what follows an end of sequence is
-   * filled, and so may overwrite it.
+   * "reference" reproduces the reference implementations where they differ (docs/differences.md explains each):
+   * - the rows of a batch advance through the blocks together;
+   * - no row stops at an end-of-sequence token, except with d3llm and `stopAtEos: true`;
+   * - the samplers other than the planner's may predict the mask token;
+   * - the factor rule unmasks the last candidate if only that one fails the test;
+   * - the log-likelihood of a step is the reference's (`forcedStep: "reference"`);
+   * - with a cache, a finished block gets one more pass (`emptyPass: true`);
+   * - d3llm lists its candidates before it fills the positions behind an end of sequence, and so may overwrite them.
    */
   compat?: 'reference';
   /** Stops the work; the call rejects with `signal.reason`. */
@@ -71,7 +77,7 @@ export interface GenerateResult {
   promptIds: Int32Array;
   /** Forward passes in which this row unmasked something. */
   nfe: number;
-  /** Passes weighted by the share of the row that they computed: what the row cost, in passes without a cache. */
+  /** Cost in full-forward equivalents: each pass counts as the share of the row that it computed. */
   fullForwards: number;
   /** Tokens of the completion up to and including the first end-of-sequence token. */
   tokens: number;
@@ -79,10 +85,7 @@ export interface GenerateResult {
   tokensPerForward: number;
   /** Why the row ended. */
   finishReason: FinishReason;
-  /**
-   * In-step order: `unmaskedAt[i]` is the step (from 1) that decided completion position i, 0 where it was given or
-   * never decided.
-   */
+  /** `unmaskedAt[i]` is the step (from 1) that decided completion position i; 0 if it was given or never decided. */
   unmaskedAt: Int32Array;
   /** Sum of the step log-likelihoods (planner samplers; 0 otherwise). */
   logLikelihood: number;
@@ -93,11 +96,11 @@ export interface StreamEvent {
   /** From 0. */
   step: number;
   /**
-   * What this step decided, in ascending position; `position` counts from the start of the completion (templates: of
+   * Positions that this step unmasked, ascending; `position` counts from the start of the completion (templates: of
    * the row).
    */
   unmasked: { position: number; token: number; text: string; probability: number }[];
-  /** Ids of the completion as they stand (templates: of the row). */
+  /** Ids of the completion after the step (templates: of the row). */
   ids: Int32Array;
   /** Masked positions left before the row ends. */
   remaining: number;

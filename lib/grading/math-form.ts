@@ -1,33 +1,31 @@
-// What an answer is: a value, a tuple, a set, an interval, a matrix, an equation, a text; and how two of them compare,
-// down to values, which the caller compares. Everything here is linear or bounded in the length of the texts, so that
-// hostile ones cost nothing.
+// Parses an answer into a value, tuple, set, interval, matrix, equation or text, and compares two of them; the caller
+// compares single values. The cost is linear in the length of the texts or bounded, so that a hostile text cannot stall
+// grading.
 
-/** Longer answers are compared as texts alone. */
+/** Longer answers are equal only if their texts are the same. */
 export const MAX_ANSWER_LENGTH = 2000;
-/** Longest list, and deepest nesting, that is taken apart. */
+/** Longest list that is parsed. */
 const MAX_PARTS = 64;
+/** Deepest nesting that is parsed. */
 const MAX_DEPTH = 8;
 /** Longest number that is compared exactly. */
 const MAX_DIGITS = 1000;
 
-/** An answer, taken apart. */
+/** A parsed answer. */
 type Form =
   | { kind: 'value'; latex: string; percent: boolean }
   | { kind: 'text'; text: string }
-  /**
-   * Order counts in tuples (`open` and `close` say which end of an interval belongs to it), not in sets, lists and
-   * unions.
-   */
+  /** Also an interval: `open` and `close` are the brackets. Order counts here, not in sets, lists and unions. */
   | { kind: 'tuple'; open: string; close: string; parts: Form[] }
   | { kind: 'set' | 'union'; parts: Form[] }
   | { kind: 'matrix'; rows: Form[][] }
   /** a = b, a < b ≤ c …; `operators` has one entry less than `parts`. */
   | { kind: 'relation'; operators: string[]; parts: Form[] };
 
-/** Whether two values are equal; null: cannot tell. */
+/** Whether two values are equal; null: unknown. */
 export type CompareValues = (a: string, b: string) => boolean | null;
 
-/** The index behind the group that opens at `begin`; -1 where it does not close. */
+/** Index after the group in braces that opens at `begin`; -1 if it does not close. */
 function groupEnd(text: string, begin: number): number {
   let depth = 0;
   for (let i = begin; i < text.length; i++) {
@@ -38,12 +36,9 @@ function groupEnd(text: string, begin: number): number {
   return -1;
 }
 
-/**
- * The answer that a completion ends with: the last complete box, answer tag or "####", else the last number; null where
- * there is none.
- */
+/** The final answer of a completion: the last box, answer tag or "####", else the last number; null if none. */
 export function extractAnswer(completion: string): string | null {
-  // Of the marks, the one whose content ends last is the answer.
+  // The mark whose content ends last holds the answer.
   const found: { end: number; text: string }[] = [];
   for (const match of completion.matchAll(/\\(?:boxed|fbox)\s*/g)) {
     const begin = match.index + match[0].length;
@@ -53,7 +48,7 @@ export function extractAnswer(completion: string): string | null {
       const bare = completion.slice(begin).match(/^[^\s$.,;<\\]+/);
       if (bare) found.push({ end: begin + bare[0].length, text: bare[0] });
     }
-    // A box that the end of the completion cuts off is an answer that was not given.
+    // A box that the end of the completion cuts off counts as no answer.
     else if (begin > (found.at(-1)?.end ?? -1)) found.push({ end: completion.length + 1, text: '' });
   }
   const tag = completion.lastIndexOf('<answer>');
@@ -73,7 +68,7 @@ export function extractAnswer(completion: string): string | null {
   if (found.length > 0) {
     const { text } = found.reduce((best, mark) => (mark.end >= best.end ? mark : best));
     if (text === '') return null;
-    // \boxed inside an answer tag, or a box in a box.
+    // A box inside an answer tag or inside another box.
     const inner = /\\(?:boxed|fbox)|####/.test(text) ? extractAnswer(text) : null;
     return (inner ?? text).trim();
   }
@@ -87,14 +82,14 @@ const SIZES = /\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|biggl?|biggr?|Biggl?|Bigg
 const WORDS = /\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}/g;
 
 /**
- * LaTeX in one form: no spacing, no sizes, \frac and \sqrt with braces, no currency, no degrees, no thousands
- * separators.
+ * Normalises LaTeX: removes spacing, sizes, currency and degrees, writes {,} as a comma, and gives \frac and \sqrt
+ * braces.
  */
 function clean(answer: string): string {
   let text = answer
     .trim()
     .replace(/^\$+|\$+$|^\\[([]|\\[)\]]$/g, '')
-    // Before \$ and the like lose their backslash.
+    // A doubled backslash before a command; first, since later replacements remove backslashes.
     .replace(/\\\\(?=[a-zA-Z])/g, '\\')
     .replace(/\{,\}/g, ',')
     .replace(SPACING, ' ')
@@ -132,7 +127,7 @@ const plainWords = (text: string) =>
     .replace(/[^\p{L}\p{N}]+/gu, ' ')
     .trim();
 
-/** Splits at the top level, outside of brackets and groups. */
+/** Splits at separators that are outside of brackets and groups. `separators` must be sticky. */
 function splitTop(text: string, separators: RegExp): { parts: string[]; found: string[] } {
   const parts: string[] = [];
   const found: string[] = [];
@@ -157,14 +152,14 @@ function splitTop(text: string, separators: RegExp): { parts: string[]; found: s
   return { parts, found };
 }
 
-/** The bracket pair that encloses the whole text, with its content; null where there is none. */
+/** The bracket pair that encloses the whole text, with its content; null if there is none. */
 function enclosing(text: string): { open: string; close: string; content: string } | null {
   const open = text.startsWith('\\{') ? '\\{' : text[0];
   if (open !== '\\{' && open !== '(' && open !== '[') return null;
   const close = open === '\\{' ? '\\}' : text[text.length - 1];
   if (!text.endsWith(close) || !['\\}', ')', ']'].includes(close) || text.length < open.length + close.length)
     return null;
-  // The first bracket must be the one that the last closes.
+  // The last bracket must close the first one.
   let depth = 0;
   for (let i = 0; i < text.length; i++) {
     const escaped = text[i] === '\\';
@@ -182,7 +177,7 @@ const RELATION = /=|<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\neq?(?![a-zA-Z])|\\i
 const MATRIX = /^\\begin\s*\{([pbvBV]?matrix|smallmatrix|array)\}(?:\s*\{[^{}]*\})?([\s\S]*)\\end\s*\{\1\}$/;
 const THOUSANDS = /(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])/g;
 
-/** Takes an answer apart. */
+/** Parses an answer. */
 function parseForm(answer: string, depth: number): Form {
   let text = clean(answer);
   if (depth > MAX_DEPTH) return { kind: 'value', latex: text, percent: false };
@@ -197,7 +192,7 @@ function parseForm(answer: string, depth: number): Form {
   text = text.replace(/(?<=\s|\})\\text\s*\{\s*(or|and)\s*\}(?=\s|\S)/g, ' $1 ');
   const unions = splitTop(text, UNION).parts;
   if (unions.length > 1 && unions.length <= MAX_PARTS) return { kind: 'union', parts: unions.map(part) };
-  // "1,234" is a number before it is a list, but "(1,234)" is a pair.
+  // "1,234" is a number, but "(1,234)" is a pair.
   const whole = text.replace(THOUSANDS, (number) => number.replaceAll(',', ''));
   const brackets = enclosing(text);
   if (brackets) {
@@ -221,12 +216,12 @@ function parseForm(answer: string, depth: number): Form {
   return value(whole);
 }
 
-/** A value without its unit, or a text. */
+/** Parses a value, whose unit is removed, or a text. */
 function value(text: string): Form {
   const words = [...text.matchAll(WORDS)].map((match) => match[1]);
   const bare = text.replace(WORDS, ' ').trim();
   if (words.length > 0) {
-    // Beside a value the words are its unit, with the exponent of cm^2.
+    // Words next to a value are its unit, which may have an exponent, as in cm^2.
     const rest = text.replace(new RegExp(`${WORDS.source}(?:\\s*\\^\\s*(?:\\{[^{}]*\\}|\\S))?`, 'g'), ' ').trim();
     if (!/[0-9a-zA-Z]/.test(bare)) return { kind: 'text', text: plainWords(words.join(' ')) };
     return value(rest);
@@ -234,7 +229,7 @@ function value(text: string): Form {
   if (/^[\p{L}][\p{L}\s'-]+$/u.test(text) && text.length > 2) return { kind: 'text', text: plainWords(text) };
   const percent = /%\s*$/.test(text);
   let latex = text.replace(/\s*%\s*$/, '');
-  // "5 meters", and "12cm" for the usual units.
+  // Removes the unit of "5 meters", and of "12cm" for common units.
   latex = latex.replace(
     /^(-?[\d.,/]+)(?:\s+[a-zA-Z]{2,}(?:\s+[a-zA-Z]+)*\.?|\s*(?:cm|mm|km|kg|m|g|s|h|ft|in|lb|mph)(?:\^\{?\d\}?)?)$/,
     '$1',
@@ -244,7 +239,7 @@ function value(text: string): Form {
   return { kind: 'value', latex: latex.trim(), percent };
 }
 
-/** A number as a fraction in whole numbers; null for everything that is not plainly one. */
+/** A decimal number or a ratio of two as a fraction of integers; null for anything else. */
 function exactNumber(latex: string): { numerator: bigint; denominator: bigint } | null {
   const text = latex.replace(/\s+/g, '').replace(/^\((-?[\d.]+)\)$/, '$1');
   if (text.length > MAX_DIGITS) return null;
@@ -264,13 +259,13 @@ function exactNumber(latex: string): { numerator: bigint; denominator: bigint } 
   return { numerator: sign * above.numerator * below.denominator, denominator: above.denominator * below.numerator };
 }
 
-/** Compares values that are plainly numbers, exactly, and texts that are the same; null for all others. */
+/** Compares numbers exactly, and decides on equal texts, single letters and empty texts; null (unknown) otherwise. */
 export function compareNumbers(a: string, b: string): boolean | null {
   const [x, y] = [exactNumber(a), exactNumber(b)];
   if (x && y) return x.numerator * y.denominator === y.numerator * x.denominator;
   const same = (text: string) => text.replace(/\s+/g, '').replace(/([_^])\{(\w)\}/g, '$1$2');
   if (same(a) === same(b)) return true;
-  // One letter against another, or against a number: names of choices, or variables that may be anything.
+  // A single letter names a choice or a variable: it equals no other letter and no number, but perhaps an expression.
   if (/^\(?[a-zA-Z]\)?$/.test(a) || /^\(?[a-zA-Z]\)?$/.test(b))
     return a.replace(/[()]/g, '') === b.replace(/[()]/g, '') ? true : /[+*/^\\(]/.test(a + b) ? null : false;
   return a === '' || b === '' ? false : null;
@@ -290,7 +285,7 @@ const or = (a: boolean | null, b: () => boolean | null): boolean | null => {
   return second === true ? true : a === null || second === null ? null : false;
 };
 
-/** Whether the elements of two lists can be paired; null where a pair that would be needed cannot be told. */
+/** Whether the elements of two lists can be paired; null if that depends on a pair whose equality is unknown. */
 function sameElements(a: Form[], b: Form[], equal: CompareValues): boolean | null {
   if (a.length !== b.length) return false;
   const free = [...b];
@@ -332,7 +327,7 @@ function compareRelations(
     inOrder(a.operators.map((operator) => FLIPPED[operator] ?? operator).reverse(), [...a.parts].reverse());
   const direct = or(inOrder(a.operators, a.parts), flipped);
   if (direct !== false || a.operators.join() !== '=' || b.operators.join() !== '=') return direct;
-  // y = 2x + 1 and 2x - y + 1 = 0: the differences of the sides are the same, but for the sign.
+  // y = 2x + 1 and 2x - y + 1 = 0: the differences of the sides are equal up to the sign.
   const sides = [...a.parts, ...b.parts].map(latexOf);
   if (sides.includes(null) || a.parts.concat(b.parts).every(isName)) return false;
   const [l1, r1, l2, r2] = sides.map((side) => `(${side})`);
@@ -341,7 +336,7 @@ function compareRelations(
 
 function compareForms(a: Form, b: Form, equal: CompareValues): boolean | null {
   if (a.kind === 'relation' && b.kind === 'relation') return compareRelations(a, b, equal);
-  // x = 5, or x in a set, against 5.
+  // "x = 5" or "x \in ..." equals its right-hand side alone.
   for (const [named, other] of [
     [a, b],
     [b, a],
@@ -374,13 +369,13 @@ function compareForms(a: Form, b: Form, equal: CompareValues): boolean | null {
       : false;
   if ((a.kind === 'set' && b.kind === 'set') || (a.kind === 'union' && b.kind === 'union'))
     return sameElements(a.parts, b.parts, equal);
-  // A set of one against its element.
+  // A set of one element equals the element.
   if (a.kind === 'set' && a.parts.length === 1) return compareForms(a.parts[0], b, equal);
   if (b.kind === 'set' && b.parts.length === 1) return compareForms(a, b.parts[0], equal);
   return false;
 }
 
-/** Whether two answers mean the same; null where `equal` could not tell of a value on which it depends. */
+/** Whether two answers are equal; null if that depends on values for which `equal` returns null. */
 export function compareAnswers(a: string, b: string, equal: CompareValues): boolean | null {
   if (a.trim() === b.trim()) return a.trim() !== '';
   if (a.length > MAX_ANSWER_LENGTH || b.length > MAX_ANSWER_LENGTH) return false;

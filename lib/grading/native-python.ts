@@ -75,9 +75,9 @@ let hasWarned = false;
 
 /**
  * Runs programs with the Python that is installed here, a fresh process for each. **No sandbox**: a program has your
- * rights. It may read every file that you may read, delete files, and start processes; only time, memory, output and
- * writing into files are bounded, and on Linux, where the system allows it, it has no network and ends with its process
- * tree. Warns once per process when it is first used. Not on Windows.
+ * permissions. It may read every file that you may read, delete files, and start processes; only time, memory, output
+ * and writing into files are bounded, and on Linux, where the system allows it, it has no network and ends with its
+ * process tree. Warns once per process when it is first used. Not on Windows.
  *
  * For models that you trust, or inside a container or virtual machine of its own: it needs no pyodide and knows every
  * package that is installed. It is not faster ({@link PythonSandbox} starts its interpreters ahead). Pass it as

@@ -72,7 +72,7 @@ export interface PythonOutcome {
   error: string | null;
   /**
    * The value of `call`, as JSON: lists and tuples as arrays; {"$int": "…"} beyond 2^53; {"$float": "nan"}; {"$dict":
-   * [[key, value], …]}; {"$set": […]}; {"$other": type} for what none of these are.
+   * [[key, value], …]}; {"$set": […]}; {"$other": type} for any other value.
    */
   value: unknown;
   /** Up to the output limit. */

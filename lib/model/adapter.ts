@@ -108,7 +108,7 @@ export class Adapter {
     return this.#trainer.setAdapters('on');
   }
 
-  /** Removes the adapters from the model's weights: the model is the base again. */
+  /** Removes the adapters from the model's weights: the model is the base alone again, with the same bits. */
   unmerge(): Promise<void> {
     return this.#trainer.setAdapters('off');
   }

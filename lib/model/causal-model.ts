@@ -18,7 +18,7 @@ import { decodeIds, encodePrompt } from './prompt';
 import type { Tokenizer } from './tokenizer';
 import { type ModelTrainer, openTrainer } from './trainer';
 
-/** A prompt of an autoregressive model: text as it stands, chat messages for its template, or token ids. */
+/** A prompt of an autoregressive model: plain text, chat messages for its chat template, or token ids. */
 export type CausalPrompt = string | ChatMessage[] | { promptIds: ArrayLike<number> };
 
 /** Options of {@link CausalModel.generateBatch}. */

@@ -12,27 +12,27 @@ import { expectedTensors } from './tensors';
 /** Options of {@link createModel}. */
 export interface CreateModelOptions {
   /**
-   * Words of the task; a word is what stands between white space. End of sequence, mask and unknown come first, by
-   * themselves.
+   * Words of the task, which white space separates. The tokens for end of sequence, mask and unknown words are added
+   * before them.
    */
   vocabulary: readonly string[];
   /** Hidden size. Default 64. */
   dModel?: number;
-  /** Default 4. */
+  /** Query heads. Default 4. */
   nHeads?: number;
-  /** Default: nHeads. */
+  /** Key/value heads. Default: nHeads. */
   nKvHeads?: number;
-  /** Default 3. */
+  /** Transformer layers. Default 3. */
   nLayers?: number;
-  /** Default: 3 · dModel. */
+  /** Width of the MLP. Default: 3 · dModel. */
   mlpHiddenSize?: number;
-  /** Default 128. */
+  /** Longest row, prompt included. Default 128. */
   maxSequenceLength?: number;
-  /** Default 100: short rows learn faster with it than with the 10000 of long ones. */
+  /** Base of the rotary embedding. Default 100, which suits short rows; 10000 is usual for long ones. */
   ropeTheta?: number;
   /** Blocks of the planner head. Default 1. */
   plannerLayers?: number;
-  /** Default 0. */
+  /** Seed of the random weights. Default 0. */
   seed?: number | bigint;
 }
 

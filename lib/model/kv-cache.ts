@@ -6,17 +6,17 @@ import { formatGiB } from '../text';
 import type { CausalConfig, ModelConfig } from './config';
 import { availableMemory } from './memory';
 
-/** What every cache can be told. */
+/** Options common to all caches. */
 export interface CacheStorage {
   /**
-   * How keys and values are held. Default "float32": as they are computed (on a GPU in bf16, that is in bf16);
-   * "bfloat16" needs half of fp32 and rounds them.
+   * Storage type of keys and values. "float32" (default) stores them as computed, which is bf16 on a GPU that computes
+   * in bf16; "bfloat16" rounds them and takes half the memory of fp32.
    */
   dtype?: 'float32' | 'bfloat16';
   /**
-   * What a planner sees of positions that a pass does not compute. "fresh": its own blocks run over the whole row in
-   * every pass, on the states that the base model last gave each position, with the current timestep. "cached": its
-   * blocks' keys and values are kept too, as of the pass that computed them. Default "cached".
+   * What a planner sees of positions that a pass does not compute. "fresh": the planner's blocks run over the whole row
+   * in every pass, on the hidden states that the base model last computed for each position, with the current timestep.
+   * "cached": the keys and values of the planner's blocks are cached too. Default "cached".
    */
   planner?: 'fresh' | 'cached';
 }
@@ -24,8 +24,8 @@ export interface CacheStorage {
 /** Options of `model.createCache` and `model.cacheBytes`. */
 export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {
   /**
-   * What is kept for a planner head: nothing ("none", default), keys and values of its blocks ("cached"), or the states
-   * that they read ("fresh"); see {@link CacheStorage}.
+   * What is kept for a planner head: nothing ("none", default), keys and values of its blocks ("cached"), or the hidden
+   * states that they read ("fresh"); see {@link CacheStorage}.
    */
   planner?: 'none' | 'cached' | 'fresh';
 }
@@ -90,9 +90,8 @@ export class KvCache {
   }
 
   /**
-   * What a layer holds for a row: keys after the rotary embedding, and values, (length, nKvHeads, headDim) each. Layers
-   * are the base model's, then those of the planner's blocks. Positions that no pass has computed are
-   * undefined.
+   * Cached keys (after the rotary embedding) and values of a layer and row, (length, nKvHeads, headDim) each. Layers
+   * are the base model's, then those of the planner's blocks. Positions that no pass has computed are undefined.
    * @throws RangeError for a layer or row that does not exist; DUltraError DISPOSED.
    */
   async read(layer: number, row = 0): Promise<{ keys: Float32Array; values: Float32Array }> {

@@ -3,7 +3,7 @@ import { optionError } from '../errors';
 import type { NativeModel, NativeTrainer, NativeTrainerOptions } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 
-/** The projections that adapters can sit on. */
+/** The projections that can have adapters. */
 export const LORA_TARGETS = ['q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj', 'up_proj', 'ff_out'] as const;
 
 /** Low-rank adapters on projections of every block of the base model. */
@@ -18,9 +18,9 @@ export interface LoraOptions {
 
 /** What of a model trains, and how. */
 export interface ModelTrainerOptions {
-  /** The base model stays as it is. With `lora`, its own weights always do. Default false. */
+  /** Do not train the base model. With `lora`, its own weights are never trained. Default false. */
   freezeBase?: boolean;
-  /** The planner head stays as it is; gradients still run through it. Default false. */
+  /** Do not train the planner head; gradients still flow through it. Default false. */
   freezePlanner?: boolean;
   /**
    * Recompute each layer's activations in the backward pass instead of keeping them: less memory, about a third more
@@ -32,9 +32,8 @@ export interface ModelTrainerOptions {
   /**
    * How AdamW's two moments are stored: "float32" or "bfloat16", which takes 4 bytes less per parameter that trains.
    * bfloat16 is rounded up or down at random, so that the mean is exact: a beta2 of 0.99 moves the second moment by 1 %
-   * a step and bfloat16 resolves 0.4 %, so that rounding to nearest would never change it. The draws are a function
-   * of the seed, the optimiser step, the element and the moment alone. Arithmetic is fp32 either way. Default
-   * "float32".
+   * per step and bfloat16 resolves 0.4 %, so that rounding to nearest would never change it. The draws depend only on
+   * the seed, the optimiser step, the element and the moment. Arithmetic is fp32 either way. Default "float32".
    */
   momentDtype?: MomentDtype;
   /** Seed of the adapters' first values, and of the rounding of bfloat16 moments. Default 0. */
@@ -59,7 +58,6 @@ export function resolveLora(lora: LoraOptions): Required<LoraOptions> {
 }
 
 /** Checks {@link ModelTrainerOptions}. @throws TypeError, RangeError naming the option. */
-/** Checks options of a trainer. @throws TypeError, RangeError naming the option. */
 export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrainerOptions {
   checkKeys('options', options, [
     'freezeBase',
@@ -90,8 +88,8 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
 
 /**
  * Forward passes that keep their activations, backward passes and the optimiser, over fp32 masters of one model. Made
- * by `model.createTrainer`. One call at a time; free it with `dispose()`, after which the model keeps its weights as
- * they are.
+ * by `model.createTrainer`. One call at a time; free it with `dispose()`, after which the model keeps its current
+ * weights.
  */
 export interface ModelTrainer extends NativeTrainer {
   /** The adapters that train, or null. */

@@ -164,8 +164,8 @@ export interface NativeStepRequest {
   /** Log-probabilities at `temperature`. Default false: at temperature 1. */
   temperedLogProb?: boolean;
   /**
-   * The mask token is not a legal prediction. Default true; false with compat: "reference" for the rival samplers
-   * alone.
+   * The mask token is not a legal prediction. Default true; false with compat "reference" and a sampler other than the
+   * planner's.
    */
   excludeMask?: boolean;
   /** Run the planner head; implied by the planner rules. Default false. */
@@ -265,8 +265,9 @@ export interface NativeMemoryPlan {
  * more than rows.
  */
 export interface NativeScoreRequest {
-  /** (N), (B + 1) */
+  /** (N) token ids of all rows, laid end to end. */
   ids: Int32Array;
+  /** (B + 1) Row b is offsets[b] to offsets[b + 1]. */
   offsets: Int32Array;
   /** (N, C) hidden states in place of the base model's; `ids` then only give the shape. */
   hidden?: Float32Array | null;
@@ -289,8 +290,10 @@ export interface NativeScoreRequest {
   /** Run the planner head: timestep (B); maskIndex (N), 0 or 1. */
   planner?: { timestep: Float32Array; maskIndex: Uint8Array } | null;
   /**
-   * Score decisions of the planner's policy (needs `planner` and `tokens`): selected (M), forced (B). Defaults:
-   * plannerTemperature 1, probabilityScale 1, referenceLikelihood false.
+   * Score decisions of the planner's policy (needs `planner` and `tokens`): selected (M) 1 where the candidate was
+   * unmasked, forced (B) 1 where the row selected none and one was unmasked nevertheless. `referenceLikelihood` is
+   * `forcedStep: "reference"` of GenerateOptions. Defaults: plannerTemperature 1, probabilityScale 1,
+   * referenceLikelihood false.
    */
   policy?: {
     selected: Uint8Array;
@@ -364,25 +367,29 @@ export interface NativeTrainer {
   backward(request: NativeBackwardRequest): Promise<{ dHidden: Float32Array | null }>;
   /** Clears the gradients. */
   zeroGrad(): Promise<void>;
-  /** Global L2 norm of the gradients as they stand. NaN or infinity is returned, not thrown. */
+  /** Global L2 norm of the gradients accumulated since the last step. NaN or infinity is returned, not thrown. */
   gradNorm(): Promise<number>;
   /**
-   * One update; clears the gradients; the model's weights change between two of its passes. Throws NON_FINITE
-   * (and changes nothing) for a norm that is not finite.
+   * One update; clears the gradients. The model's weights change between two of its passes.
+   * @throws DUltraError NON_FINITE if the norm of the gradients is not finite; nothing is changed then.
    */
   step(request: NativeOptimizerStep): Promise<{ gradNorm: number; step: number }>;
-  /** Gradients as they stand. */
+  /** Gradients accumulated since the last step. */
   gradients(): Promise<NativeNamedTensor[]>;
   /** Parameters as "<name>", moments as "exp_avg.<name>" and "exp_avg_sq.<name>", and the number of updates. */
   state(): Promise<{ step: number; tensors: NativeNamedTensor[] }>;
-  /** Takes what `state` gave. Throws INVALID_ARGUMENT (and changes nothing) for missing tensors or wrong shapes. */
+  /**
+   * Restores what `state` returned.
+   * @throws RangeError for missing tensors or wrong shapes; nothing is changed then.
+   */
   loadState(state: { step: number; tensors: NativeNamedTensor[] }): Promise<void>;
   /**
-   * Adapters: adds them into the weights and takes them out again; the model behaves the same but for rounding
-   * (merged), or as the base alone ("off").
+   * "on" (as after `createTrainer`) merges the adapters into the model's weights; "off" restores the base model's
+   * weights, with the same bits.
+   * @throws RangeError for a trainer without adapters.
    */
   setAdapters(mode: 'on' | 'off'): Promise<void>;
-  /** Frees masters, gradients and moments; the model keeps its weights as they are. */
+  /** Frees masters, gradients and moments; the model keeps its current weights. */
   dispose(): void;
 }
 
@@ -392,7 +399,7 @@ export interface NativeModel {
    * frozen only scores, and does not count.
    */
   createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>;
-  /** Weights as they stand (adapters merged), in fp32, under their Hugging Face names: all, or those named. */
+  /** Current weights (adapters merged), in fp32, under their Hugging Face names: all, or those named. */
   weights(names: string[] | null): Promise<NativeNamedTensor[]>;
   info(): NativeModelInfo;
   forward(request: NativeForwardRequest, cancelToken?: NativeCancelToken | null): Promise<NativeForwardResult>;

@@ -26,7 +26,7 @@ export interface RewardExample {
   meta: unknown;
 }
 
-/** Completions to judge. Arrays are parallel, one entry per row. */
+/** Completions to grade. Arrays are parallel, one entry per row. */
 export interface RewardBatch {
   /** Texts, up to the first end of sequence. */
   completions: readonly string[];
@@ -56,7 +56,7 @@ const judged = new WeakMap<RewardBatch, Promise<(boolean | null)[]>>();
 
 /**
  * Whether each row's completion is right: by the data set's verifier, else by comparison with the answer, white space
- * aside; null without both. A batch is judged once, however many rewards ask.
+ * aside; null without both. A batch is graded once, however many rewards use the result.
  */
 export function correctRows(batch: RewardBatch): Promise<(boolean | null)[]> {
   let rows = judged.get(batch);
@@ -166,9 +166,9 @@ function goldOf({ answer, meta }: RewardExample): string | null {
 }
 
 /**
- * 2 where the completion's answer is mathematically the right one, else 0. `compat: "reference"`: where it is the same
- * string once normalised, as in the reference. `timeLimitMs`: CPU time of one comparison, as {@link mathEqual} takes
- * it; default 2000.
+ * 2 if the completion's answer is mathematically equal to the right one, else 0. `compat: "reference"`: 2 if both are
+ * the same string once normalised, as the reference does. `timeLimitMs`: CPU time of one comparison, as in
+ * {@link mathEqual}; default 2000.
  * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND where algebra is needed and the optional package is missing
  */
 export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: number } = {}): RewardFunction {

@@ -14,7 +14,7 @@ export interface SamplerCandidates {
   step: number;
   /** In-row indices of the masked positions before the end of the current block. */
   positions: Int32Array;
-  /** Token that each position would be given. */
+  /** The token drawn for each candidate; at temperature 0 the most probable one. */
   tokens: Int32Array;
   /** Softmax probability of that token. */
   confidences: Float32Array;
@@ -24,13 +24,14 @@ export interface SamplerCandidates {
   logProbs: Float32Array;
   /** Planner logits, null for a checkpoint without a planner. */
   plannerLogits: Float32Array | null;
-  /** The row's ids as they stand, masks included. */
+  /** Token ids of the row before the step, masks included. */
   ids: Int32Array;
 }
 
 /**
- * A sampler of your own: returns the positions (a subset of `candidates.positions`) to unmask now. Returning none lets
- * the most confident one through, so that every step makes progress.
+ * A sampler of your own: returns the positions (a subset of `candidates.positions`) to unmask now. If it returns none,
+ * the most confident position is unmasked. The call that generates rejects with a RangeError for a position that is no
+ * candidate, and with a TypeError for a value that is no array.
  */
 export type CustomSampler = (candidates: SamplerCandidates) => ArrayLike<number> | Promise<ArrayLike<number>>;
 
@@ -46,7 +47,7 @@ export interface DenoiseRow {
   computed: Int32Array;
   /** In-row indices of the candidates. */
   positions: Int32Array;
-  /** Token that each would be given. */
+  /** The token drawn for each candidate; at temperature 0 the most probable one. */
   tokens: Int32Array;
   /** Log-probability of that token. */
   logProbs: Float32Array;
@@ -63,8 +64,7 @@ export interface DenoiseRow {
   /** 1 where the candidate was unmasked. */
   selected: Uint8Array;
   /**
-   * The sampler selected nothing (d3llm: nothing in the first block that must progress) and one position was let
-   * through.
+   * The sampler selected nothing (d3llm: nothing in the first active block) and one position was unmasked nevertheless.
    */
   forced: boolean;
   /** That position, or -1. */

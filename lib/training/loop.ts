@@ -8,19 +8,19 @@ import type { ResolvedTraining } from './options';
 import { type MetricsLine, RunFolder, type RunState } from './run-folder';
 import { learningRateFactor } from './schedules';
 
-/** Metrics of every trainer's step. */
+/** Metrics of every trainer, for one step: one update by the optimiser. */
 export interface TrainingMetrics {
   /** Optimiser steps done, from 1. */
   step: number;
   /** Steps of the whole run. */
   maxSteps: number;
-  /** What the step minimised, over its whole batch. */
+  /** Loss of this update, over its whole batch. */
   loss: number;
   /** Global norm of the gradient before clipping. */
   gradNorm: number;
-  /** Of the base model and its adapters, in this step. */
+  /** Learning rate of the base model and its adapters in this update. */
   learningRate: number;
-  /** Of the planner, in this step. */
+  /** Learning rate of the planner in this update. */
   plannerLearningRate: number;
   /** Tokens that went through the model in this step, forward passes counted once each. */
   tokens: number;

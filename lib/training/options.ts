@@ -11,27 +11,33 @@ export interface TrainingOptions {
    */
   outputDir?: string;
   /**
-   * Go on with the run in `outputDir` where there is one, bit for bit as if it had never stopped. Default false: the
-   * folder must hold none.
+   * Continue the run in `outputDir` if there is one; the result has the same bits as an uninterrupted run. Default
+   * false: the folder must not hold a run.
    */
   resume?: boolean;
   /** Seed of every random choice. Default 0. */
   seed?: number | bigint;
-  /** Optimiser steps. */
+  /** Steps: updates by the optimiser. */
   maxSteps?: number;
   /** Passes over finite data, in place of `maxSteps`. */
   epochs?: number;
-  /** Peak learning rate of the base model, adapters included. */
+  /**
+   * Peak learning rate of the base model, adapters included. Default 1e-4 (`trainMaskedDiffusion`), 1e-5
+   * (`trainPlanner`), 5e-6 (`GrpoTrainer`).
+   */
   learningRate?: number;
   /** Peak learning rate of the planner. Default: `learningRate`. */
   plannerLearningRate?: number;
-  /** Shape of the learning rate after warm-up. */
+  /** Shape of the learning rate after warm-up. Default "cosine"; `GrpoTrainer`: "constant". */
   schedule?: Schedule;
-  /** Steps in which the learning rate climbs. */
+  /** Steps in which the learning rate climbs. Default 0; `trainMaskedDiffusion`: 50. */
   warmupSteps?: number;
-  /** Share of the peak that is left at the end of "linear" and "cosine". */
+  /**
+   * Share of the peak that is left at the end of "linear" and "cosine". Default 0.1 (`trainMaskedDiffusion`), 0.01
+   * (`trainPlanner`), 0 (`GrpoTrainer`).
+   */
   learningRateFloor?: number;
-  /** AdamW's decay rates of the first and second moment. */
+  /** AdamW's decay rates of the first and second moment. Default [0.9, 0.99]; `trainMaskedDiffusion`: [0.9, 0.98]. */
   betas?: readonly [number, number];
   /** AdamW's epsilon. Default 1e-8. */
   eps?: number;
@@ -40,14 +46,14 @@ export interface TrainingOptions {
    * Default "float32".
    */
   momentDtype?: MomentDtype;
-  /** Decoupled weight decay. */
+  /** Decoupled weight decay. Default 0.1; `trainPlanner`: 0.01. */
   weightDecay?: number;
   /** Gradients are scaled down to this global norm; 0: never. Default 1. */
   maxGradNorm?: number;
   /** Batches per optimiser step. Default 1. */
   gradientAccumulation?: number;
   /**
-   * Tokens per forward and backward pass: bounds memory. Results do not depend on it, but for rounding. Default 8192.
+   * Tokens per forward and backward pass: bounds memory. Results depend on it only through rounding. Default 8192.
    */
   tokenBudget?: number;
   /** Recompute activations instead of keeping them. Default false. */
@@ -180,9 +186,9 @@ export function resolveTraining(
 
 /** Which parts of a model train. */
 export interface TrainableOptions {
-  /** The base model stays as it is. Default false. */
+  /** Do not train the base model. Default false. */
   freezeBase?: boolean;
-  /** The planner stays as it is. Default false. */
+  /** Do not train the planner. Default false. */
   freezePlanner?: boolean;
   /** Train low-rank adapters in place of the base model's weights. Default null. */
   lora?: LoraOptions | null;

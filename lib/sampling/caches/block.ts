@@ -11,21 +11,21 @@ import {
 } from './definition';
 
 /**
- * Fast-dLLM's prefix cache: a pass over the whole row when a block begins; the block's further passes compute
- * everything from the block on and take what is left of it as of that pass.
+ * Fast-dLLM's prefix cache: when a block begins, a pass computes the whole row; the block's further passes compute
+ * everything from the block on, and read the keys and values of all other positions from that pass.
  */
 export interface PrefixCache extends CacheStorage {
   type: 'prefix';
   /**
-   * The reference's quirk: after a block's first pass one more is made even when the block is finished. Default false;
-   * with compat "reference" true, but for the factor rule, whose reference does not make it.
+   * As in the reference: after a block's first pass, make one more even if the block is finished. Default false; with
+   * compat "reference" true, except with the factor rule.
    */
   emptyPass?: boolean;
 }
 
 /**
- * Fast-dLLM's dual cache: as "prefix", but a block's further passes compute the block alone and take both sides as of
- * its first pass.
+ * Fast-dLLM's dual cache: as "prefix", but a block's further passes compute the block alone, and read the keys and
+ * values of all other positions from the block's first pass.
  */
 export interface DualCache extends CacheStorage {
   type: 'dual';
@@ -34,7 +34,7 @@ export interface DualCache extends CacheStorage {
 }
 
 type Resolved<T extends PrefixCache | DualCache> = Required<Omit<T, 'emptyPass'>> & {
-  /** null leaves it to `compat` and the sampler. */
+  /** null: `compat` and the sampler decide. */
   emptyPass: boolean | null;
 };
 

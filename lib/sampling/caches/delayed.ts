@@ -11,8 +11,8 @@ import {
 } from './definition';
 
 /**
- * d3LLM's cache: finished blocks are cached from the left, each `delay` passes after it was first seen finished; a pass
- * computes everything right of what is cached.
+ * d3LLM's cache: finished blocks are cached from left to right, each `delay` passes after the first pass that finds it
+ * finished; a pass computes everything right of the cached blocks.
  */
 export interface DelayedCache extends CacheStorage {
   type: 'delayed';

@@ -11,27 +11,21 @@ import {
 } from './definition';
 
 /**
- * Everything is recomputed every `every` passes, or when many tokens have changed; between, a pass computes the masks
- * of the current block and the tokens that have changed since they were last computed, and takes the rest as it is.
- * Block ends do not matter.
+ * Recomputes the whole row every `every` passes, or when the share `changed` of its tokens has changed. The passes
+ * between compute the masks of the current block and the tokens that have changed since they were last computed; all
+ * other keys and values come from the cache. Block ends do not matter.
  */
 export interface RefreshCache extends CacheStorage {
   type: 'refresh';
-  /**
-   * Passes from one full pass to the next; 1 recomputes everything always, which is exact. Default null: no full pass
-   * for that reason.
-   */
+  /** Passes from one full pass to the next; 1 makes every pass a full one, which is exact. Default null: never. */
   every?: number | null;
-  /**
-   * A full pass when more than this share of the row has changed since the last one, 0..1. Default null: no full pass
-   * for that reason.
-   */
+  /** A full pass when more than this share of the row has changed since the last one, 0..1. Default null: never. */
   changed?: number | null;
 }
 
 class RefreshRowCache implements RowCache {
   readonly owesPass = false;
-  /** The token that each position's keys and values are of; -1: none yet. */
+  /** The token whose keys and values are cached at each position; -1: none yet. */
   readonly #of: Int32Array;
   /** The row at the last full pass. */
   #full: Int32Array;

@@ -4,21 +4,20 @@ import { MultiBlockRow } from '../rows/multi-block-row';
 import type { SamplerDefinition } from './definition';
 
 /**
- * d3LLM's decoding: several blocks in flight. In every pass each open block unmasks the positions whose entropy is at
- * or below `threshold`, and the lowest of all; the first block that is due for progress unmasks at least one. A block
- * opens when the one before it has come far enough. With `stopAtEos` everything right of the first end-of-sequence
- * token is filled with that token.
+ * d3LLM's decoding of several blocks at once. Every pass unmasks the positions of all open blocks whose entropy is at
+ * most `threshold`, and at least the one of lowest entropy. The next block opens when the share `blockAddThreshold` of
+ * the last one is decided, and must make progress in every pass when the share `decodedTokenThreshold` of the block
+ * before it is. With `stopAtEos` everything right of the first end-of-sequence token is filled with that token.
  */
 export interface D3llmSampler {
   type: 'd3llm';
   /** Nats. Default 0.45. */
   threshold?: number;
-  /**
-   * Share of the last open block that is decided when the next one opens; above 1: when it is finished. Default 0.1.
-   */
+  /** The next block opens when this share of the last one is decided; above 1: when it is finished. Default 0.1. */
   blockAddThreshold?: number;
   /**
-   * Share of a block that is decided when the next one must make progress in every pass; above 1: never. Default 0.95.
+   * A block is active when this share of the block before it is decided (the prompt counts as a block); above 1: never.
+   * The first active block with masks unmasks at least one position in every pass. Default 0.95.
    */
   decodedTokenThreshold?: number;
 }

@@ -2,10 +2,10 @@
 import { checkKeys, checkNumber } from '../../options';
 import type { SamplerDefinition } from './definition';
 
-/** dParallel's rule: every position whose predictive entropy (nats) is below `threshold`, and at least the lowest. */
+/** dParallel's rule: every position whose predictive entropy is at most `threshold`, and at least the lowest. */
 export interface EntropySampler {
   type: 'entropy';
-  /** Default 0.45. */
+  /** Nats. Default 0.45. */
   threshold?: number;
 }
 

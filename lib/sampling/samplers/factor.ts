@@ -3,14 +3,14 @@ import { checkChoice, checkKeys, checkNumber } from '../../options';
 import type { SamplerDefinition } from './definition';
 
 /**
- * Fast-dLLM's factor rule: of the candidates sorted by confidence, the j-th (j ≥ 2) passes while c_j ≥ 1 − factor / (j
- * + 1).
+ * Fast-dLLM's factor rule: of the candidates in descending order of confidence c_1, c_2, …, the first is unmasked, and
+ * then the j-th while c_j ≥ 1 − factor / (j + 1).
  */
 export interface FactorSampler {
   type: 'factor';
-  /** Default 1. */
+  /** Larger values unmask more. Default 1. */
   factor?: number;
-  /** The reference's quirk: a first failure at the very last candidate passes too. Default false. */
+  /** As in the reference: if only the last candidate fails the test, it is unmasked too. Default false. */
   lastPair?: boolean;
 }
 

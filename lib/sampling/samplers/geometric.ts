@@ -1,15 +1,15 @@
-// A fixed share of what is left.
+// A fixed share of the remaining masks.
 import type { NativeRule } from '../../native';
 import { checkChoice, checkKeys, checkNumber } from '../../options';
 import type { SamplerDefinition } from './definition';
 
 /**
- * A fixed share of what is left: each step unmasks max(1, ⌊phi · masks of the block + ½⌋) positions, so their number
- * falls geometrically.
+ * Unmasks a fixed share of the remaining masks of the block: max(1, ⌊phi · masks + ½⌋) positions per step, so that the
+ * number of masks falls geometrically.
  */
 export interface GeometricSampler {
   type: 'geometric';
-  /** 0..1. Default 0.5. */
+  /** Share of the remaining masks, above 0 and at most 1. Default 0.5. */
   phi?: number;
   /** Which positions go first. Default "confidence". */
   order?: 'confidence' | 'random' | 'left_to_right';

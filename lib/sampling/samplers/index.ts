@@ -64,14 +64,14 @@ export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean
   return definitionOf(given).resolve(given);
 }
 
-/** The native rule of a sampler. `reference` applies the reference's quirks to the rival samplers. */
+/** The native rule of a sampler. `reference` applies the reference's quirks to all samplers but the planner's. */
 export function ruleRequest(
   sampler: ResolvedSampler | CustomSampler,
   hasPlanner: boolean,
   reference: boolean,
 ): RuleRequest {
   if (typeof sampler === 'function') return { rule: 'none', planner: hasPlanner };
-  // The rivals' reference code lets the mask token be predicted; dUltra's does not.
+  // The reference code of the other samplers allows the mask token as a prediction; dUltra's does not.
   return { excludeMask: !reference, ...definitionOf(sampler).request(sampler, reference) };
 }
 

@@ -4,17 +4,17 @@ import type { NativeRule } from '../../native';
 import { checkChoice, checkKeys, checkNumber } from '../../options';
 import type { SamplerDefinition } from './definition';
 
-/** Which planner-selected positions are unmasked in a step. */
+/** The unmasking planner's sampler: the planner's probabilities p choose the positions that a step unmasks. */
 export interface PlannerSampler {
   type: 'planner';
   /**
    * "topk" (default): the k = ⌊Σ p⌋ most probable positions (the reference's mode "inference"). "round": k = ⌊Σ p + ½⌋,
-   * which does not lose a step where Σ p is just below a whole number. "threshold": every position with p above `cut`.
+   * which saves a step when Σ p is just below a whole number. "threshold": every position with p above `cut`.
    * "bernoulli": each position with its own probability p (the reference's mode "training", the policy that GRPO
-   * trains). All but the first and the last are ours.
+   * trains). The reference has only "topk" and "bernoulli". If none is selected, the most probable one is unmasked.
    */
   select?: 'topk' | 'round' | 'threshold' | 'bernoulli';
-  /** The bar of select "threshold", 0..1; not allowed with the others. Default 0.5. */
+  /** Threshold of select "threshold", 0..1; not allowed with the others. Default 0.5. */
   cut?: number;
   /** Multiplies every unmasking probability; > 1 unmasks faster. Default 1. (The reference calls it `factor`.) */
   probabilityScale?: number;
@@ -22,7 +22,7 @@ export interface PlannerSampler {
   plannerTemperature?: number;
 }
 
-/** {@link PlannerSampler} with defaults; `cut` is null but for select "threshold". */
+/** {@link PlannerSampler} with defaults; `cut` is null unless select is "threshold". */
 export type ResolvedPlannerSampler = Required<Omit<PlannerSampler, 'cut'>> & { cut: number | null };
 
 const RULES = {

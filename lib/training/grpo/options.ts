@@ -36,21 +36,25 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   /** Weight of the KL divergence from the reference model. Default 0. */
   beta?: number;
   /**
-   * A second loaded model that stays as it is. Needed for beta > 0, except with `lora` and `freezePlanner`: there it is
-   * the model without its adapters.
+   * A second loaded model, which is not trained. Needed for beta > 0, except with `lora` and `freezePlanner`: there the
+   * reference is the model without its adapters.
    */
   referenceModel?: MaskedDiffusionModel;
   /** Divide advantages by the group's or the batch's standard deviation. Default "none". */
   scaleRewards?: ScaleRewards;
-  /** Advantages below it count as 0; null keeps all. Default 0: only better rollouts than the group's mean teach. */
+  /**
+   * Advantages below it count as 0; null keeps all. Default 0: only rollouts better than the mean of their group
+   * contribute a gradient.
+   */
   advantageMinClip?: number | null;
   /** Token temperature of rollouts. Default 0.5. */
   temperature?: number;
   /** Log-probabilities of tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'tempered' | 'untempered';
   /**
-   * Log-likelihood of a step in which progress was forced: "exact" (every other position kept) or "reference" (log p of
-   * the forced position added). Default "exact", with compat: "reference" that.
+   * Log-likelihood of a step in which no position was drawn and the most probable one was unmasked: "exact" (that of
+   * the other positions staying masked) or "reference" (adds log p of the unmasked position). Default "exact"; with
+   * compat "reference": "reference".
    */
   forcedStep?: 'exact' | 'reference';
   /** Multiplies unmasking probabilities, in rollout and replay. Default 1. */
@@ -64,17 +68,17 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   /** End a rollout when everything before its first end of sequence is decided. Default true. */
   stopAtEos?: boolean;
   /**
-   * Rollouts keep keys and values between passes. The replay goes through the same passes on a cache of its own, filled
-   * with the weights as they are by then; keys and values of earlier passes are constants to the gradient. fp32 only,
-   * and not with compat. Default: none.
+   * Cache of keys and values in rollouts. The replay repeats the same passes on its own cache, filled with the current
+   * weights; keys and values of earlier passes are constants to the gradient. fp32 only, and not with compat. Default:
+   * none.
    */
   cache?: CachePolicy;
   /** How evaluations decode. Default: `{ type: "planner" }`. */
   evalSampler?: SamplerObject;
   /**
    * "reference" computes what the reference implementation does: rows of a batch advance together, half-batches are
-   * averaged by themselves (twice the gradient), forced steps add log p of the forced position, and a frozen planner
-   * switches `stepPenalty` rewards off.
+   * averaged separately (the gradient is doubled), forced steps add log p of the forced position, and a frozen planner
+   * disables `stepPenalty` rewards.
    */
   compat?: 'reference';
 }

@@ -22,7 +22,7 @@ export interface ReplayRow {
   positions: Int32Array;
   tokens: Int32Array;
   selected: Uint8Array;
-  /** Nothing was selected and one position was let through. */
+  /** No position was selected, and one was unmasked nevertheless. */
   forced: boolean;
   timestep: number;
   /** Parts of the step's log-likelihood under the policy that made it. */

@@ -32,13 +32,16 @@ export interface GrpoMetrics extends TrainingMetrics {
   zeroAdvantage: number;
   /** Replayed (rollout, step) pairs. */
   replayedSteps: number;
-  /** Share of steps in which progress was forced. */
+  /** Share of denoising steps in which no position was drawn and the most probable one was unmasked. */
   forcedSteps: number;
   /** Largest |ratio − 1| of a step. */
   ratioDeviation: number;
-  /** Share of replayed steps whose ratio fell below 1 − low with a negative advantage: they teach nothing. */
+  /**
+   * Share of replayed steps whose ratio fell below 1 − low with a negative advantage: they contribute no policy
+   * gradient.
+   */
   clippedLow: number;
-  /** Share of replayed steps whose ratio rose above 1 + high with a positive advantage. */
+  /** Share of replayed steps whose ratio rose above 1 + high with a positive advantage; likewise. */
   clippedHigh: number;
   /** Mean KL estimate per replayed step, with beta > 0. */
   kl?: number;
