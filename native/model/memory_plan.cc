@@ -10,11 +10,12 @@ bool is_matrix(const TensorSpec& spec) {
   return spec.shape.size() == 2 && spec.role != TensorRole::kMaskEmbedding && spec.role != TensorRole::kPlannerLinear;
 }
 
-// Whether an optimiser may train the model's own bf16 numbers: Weights::bf16_rows.
+// Whether an optimiser may train the model's own bf16 numbers (Weights::bf16_rows): a device's matrices are row-major,
+// whatever its products compute in.
 bool is_split(const MemoryRequest& request, const TensorSpec& spec, DType storage) {
   if (!is_matrix(spec) || storage != DType::kBF16) return false;
   if (spec.role == TensorRole::kEmbedding) return !request.config.weight_tying;
-  return request.on_device && request.compute == Compute::kBF16;
+  return request.on_device;
 }
 
 // Weights::bytes. Vectors are fp32; a tied table is held once more as the output head.

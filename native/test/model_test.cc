@@ -621,8 +621,7 @@ DULTRA_TEST(trainer_memory_plan) {
       for (const auto& parameter : trainer.parameters()) trainable += parameter->n;
       CHECK(plan.trainable == trainable && plan.parameters == model->weights().parameters(), "variant ", variant);
       const auto planned = double(plan.masters + plan.gradients + plan.moments), taken = double(trainer.bytes());
-      // At most 15 numbers of 16 bytes a parameter; a table that is bf16 is split where the plan asks for bf16
-      // products.
+      // At most 15 numbers of 16 bytes a parameter.
       CHECK(taken >= planned && taken <= planned + 240.0 * double(trainer.parameters().size()), "variant ", variant,
             " type ", int(dtype), ": ", taken, " bytes, planned ", planned);
       CHECK(plan.activations > 0 && plan.scratch > 0, "variant ", variant);
