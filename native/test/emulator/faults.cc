@@ -54,8 +54,10 @@ void set_fault(const char* fault) {
 void collect_faults() { active = collecting = true; }
 
 void print_faults() {
+  const std::lock_guard<std::mutex> lock(mutex);
   for (const std::string& fault : passed) std::printf("fault %s\n", fault.c_str());
   passed.clear();
+  host.all.clear();
 }
 
 bool broken(const char* kind, const void* site) {

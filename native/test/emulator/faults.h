@@ -6,7 +6,7 @@
 // arguments); the site numbers the calls of that kind in the order in which a launch reaches them first. On the host
 // ("memcpy:host:0") all calls of a kind are one site.
 //   barrier, warp_barrier   is not waited for
-//   shuffle                 takes the value of the neighbouring lane
+//   shuffle                 takes the value of the lane four away from it
 //   ldmatrix                swaps the middle matrices
 //   copy                    the last cp.async of a group is missing
 //   copy_wait, wgmma_wait   leaves one more group open

@@ -130,7 +130,8 @@ void prepare(Fiber& f) {
   f.groups.clear();
   f.open_group.clear();
   f.retired = 0;
-  f.unfenced = f.registers_ready = false;
+  f.unfenced = true;  // what a lane stores itself is not seen, so it must fence once
+  f.registers_ready = false;
   f.product_groups.clear();
   f.open_products.clear();
   f.computed = 0;

@@ -33,8 +33,8 @@ struct Fiber : Lane {
   uint64_t waits_for = 0;  // the generation of it that ends
   std::vector<std::vector<AsyncCopy>> groups;
   std::vector<AsyncCopy> open_group;
-  size_t retired = 0;     // copies of the oldest group that have landed
-  bool unfenced = false;  // some landed and were not fenced for wgmma
+  size_t retired = 0;    // copies of the oldest group that have landed
+  bool unfenced = true;  // some landed, or none were fenced for wgmma yet
   std::vector<std::vector<Wgmma>> product_groups;
   std::vector<Wgmma> open_products;
   size_t computed = 0;  // products of the oldest group

@@ -33,7 +33,7 @@ uint64_t shuffle_xor(uint64_t value, int mask) {
     uint64_t value;
     int mask;
   };
-  if (broken("shuffle", __builtin_return_address(0))) mask ^= 1;  // the neighbour of the lane that is meant
+  if (broken("shuffle", __builtin_return_address(0))) mask ^= 4;  // a lane of another row of a tile
   return collective<uint64_t>("shuffle", In{value, mask}, [](const In(&in)[kWarp], uint64_t(&out)[kWarp]) {
     for (int l = 0; l < kWarp; ++l) out[l] = in[(l ^ in[l].mask) % kWarp].value;
   });
