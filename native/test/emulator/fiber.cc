@@ -244,6 +244,9 @@ void run(const Kernel& kernel, const Dim3& grid, const Dim3& block_size, size_t 
   b.scheduler_thread = __tsan_get_current_fiber();
   // Blocks are not ordered among each other, so each needs shared memory of its own.
   const size_t copies = blocks * (shared_bytes + 128) < (size_t(256) << 20) ? blocks : 1;
+  // Meetings of their own, too: sixty-four neighbours have them.
+  const size_t meetings = 1 + b.warps.size();
+  std::vector<uint64_t> orders((blocks < 64 ? blocks : 64) * meetings * 2);
 #else
   const size_t copies = 1;
 #endif
@@ -272,6 +275,10 @@ void run(const Kernel& kernel, const Dim3& grid, const Dim3& block_size, size_t 
           group = Meeting{};
           group.needed = kWarpgroup;
         }
+#if defined(DULTRA_EMULATOR_TSAN)
+        b.all.order = &orders[number % 64 * meetings * 2];
+        for (size_t w = 0; w < b.warps.size(); ++w) b.warps[w].order = b.all.order + 2 * (1 + w);
+#endif
         b.unfenced = false;
         for (size_t i = 0; i < threads; ++i) {
           // Lanes of different blocks are different threads to ThreadSanitizer.
