@@ -173,6 +173,18 @@ DULTRA_TEST(log_prob_backward_matches_differences, small) {
     backend.log_prob_backward(logits.data(), tokens, d, 2, 4, 0.1f, -1);
     for (float x : logits) CHECK(std::isfinite(x), isa, " ", x);
     CHECK(logits[2] == 0 && logits[6] == 0 && logits[3] == -10 && logits[1] == 10, isa, " ", logits[3]);
+    // A logit that is alone above all, wherever it is.
+    for (size_t top = 1; top < 128; ++top) {
+      std::vector<float> far(128);
+      std::vector<double> expected(128);
+      far[top] = 1e4f;
+      expected[top] = -1;
+      expected[0] = 1;
+      const int32_t first = 0;
+      backend.log_prob_backward(far.data(), &first, &one, 1, 128, 1, -1);
+      CHECK(worst_error(far.data(), expected.data(), 128, 1e-30, 0) <= 1, isa, " top ", top, " ", far[top], " ",
+            far[0]);
+    }
   });
 }
 
