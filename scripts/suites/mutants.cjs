@@ -24,6 +24,7 @@ const TSAN_COST = 8; // time of a test under ThreadSanitizer, in its time withou
 // Faults that change nothing that a program may rely on, and why. They are not planted.
 const UNREAD = 'the first sum of the block: no thread has read its scratch before';
 const EQUIVALENT = new Map([
+  ['copy_wait:attention_forward/3:1', 'the wait behind the loop: no tile is read after it'],
   ['barrier:layernorm_backward/12:0', UNREAD],
   ['barrier:layernorm_forward/9:0', UNREAD],
   ['barrier:likelihood_backward/1:0', UNREAD],
