@@ -7,12 +7,14 @@ import path from 'node:path';
 import { type DUltraError, rewards } from '../lib';
 import { temporaryFolder } from './helpers';
 
-const hasPython = process.platform !== 'win32' && spawnSync('python3', ['-c', 'import resource']).status === 0;
+const isWindows = process.platform === 'win32';
+const hasPython = !isWindows && spawnSync('python3', ['-c', 'import resource']).status === 0;
+const why = isWindows ? 'limits of memory and CPU time need a POSIX system' : 'there is no python3 on this machine';
 const described = hasPython ? describe : describe.skip;
 
 const leftovers = () => readdirSync(os.tmpdir()).filter((name) => name.startsWith('dultra-python-'));
 
-described(hasPython ? 'NativePython' : 'NativePython (SKIPPED: there is no python3 on this machine)', () => {
+described(hasPython ? 'NativePython' : `NativePython (skipped: ${why})`, () => {
   const runner = hasPython
     ? new rewards.NativePython({ workers: 2, timeLimitSeconds: 5, memoryLimitMB: 512, outputLimit: 1000 })
     : null!;
