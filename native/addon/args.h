@@ -110,6 +110,32 @@ std::vector<T> to_vector(const Napi::Value& value, const std::string& name) {
   return std::vector<T>(array.Data(), array.Data() + array.ElementLength());
 }
 
+inline std::vector<std::string> to_strings(const Napi::Value& value, const std::string& name) {
+  const Napi::Env env = value.Env();
+  if (!value.IsArray()) type_error(env, name, "an array of strings");
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> out;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::HandleScope scope(env);
+    const Napi::Value text = array.Get(i);
+    if (!text.IsString()) type_error(env, name, "an array of strings");
+    out.push_back(text.As<Napi::String>().Utf8Value());
+  }
+  return out;
+}
+
+inline std::vector<int64_t> to_shape(const Napi::Value& value) {
+  if (!value.IsArray()) type_error(value.Env(), "shape", "an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<int64_t> out;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::Value n = array.Get(i);
+    if (!n.IsNumber()) type_error(value.Env(), "shape", "an array of numbers");
+    out.push_back(n.As<Napi::Number>().Int64Value());
+  }
+  return out;
+}
+
 template <typename T>
 std::vector<T> get_array(const Napi::Object& object, const char* name) {
   return to_vector<T>(object.Get(name), name);
@@ -148,6 +174,13 @@ inline DType get_dtype(Napi::Env env, const std::string& name) {
   if (name == "BF16") return DType::kBF16;
   if (name == "F16") return DType::kF16;
   type_error(env, "dtype", "\"F32\", \"BF16\" or \"F16\", got \"" + name + "\"");
+}
+
+inline Compute get_compute(const Napi::Object& object) {
+  const std::string name = get_string(object, "compute");
+  if (name == "float32") return Compute::kF32;
+  if (name == "bfloat16") return Compute::kBF16;
+  type_error(object.Env(), "compute", "\"float32\" or \"bfloat16\", got \"" + name + "\"");
 }
 
 inline UnmaskRule get_rule(Napi::Env env, const std::string& name) {

@@ -101,19 +101,12 @@ Napi::Value tensors(const Napi::CallbackInfo& info) {
 }
 
 MemoryRequest read_memory_request(const Napi::Object& object) {
-  const Napi::Env env = object.Env();
   MemoryRequest request;
   request.config = read_config(to_object(object.Get("config"), "config"));
-  const Napi::Value storage = object.Get("storage");
-  if (!storage.IsArray()) type_error(env, "storage", "an array of strings");
-  for (uint32_t i = 0; i < storage.As<Napi::Array>().Length(); ++i) {
-    const Napi::HandleScope scope(env);
-    const Napi::Value dtype = storage.As<Napi::Array>().Get(i);
-    if (!dtype.IsString()) type_error(env, "storage", "an array of strings");
-    request.storage.push_back(get_dtype(env, dtype.As<Napi::String>().Utf8Value()));
-  }
+  for (const std::string& dtype : to_strings(object.Get("storage"), "storage"))
+    request.storage.push_back(get_dtype(object.Env(), dtype));
   request.on_device = get_bool(object, "onDevice");
-  request.compute = get_string(object, "compute") == "bfloat16" ? Compute::kBF16 : Compute::kF32;
+  request.compute = get_compute(object);
   request.trainer = read_trainer_options(to_object(object.Get("trainer"), "trainer"));
   request.tokens = get_integer(object, "tokens", 0, int64_t(1) << 30);
   return request;

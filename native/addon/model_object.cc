@@ -24,14 +24,9 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
   const Napi::Env env = object.Env();
   auto request = std::make_shared<LoadRequest>();
   request->config = read_config(to_object(object.Get("config"), "config"));
-  const Napi::Value files = object.Get("files"), tensors = object.Get("tensors");
-  if (!files.IsArray()) type_error(env, "files", "an array");
+  request->files = to_strings(object.Get("files"), "files");
+  const Napi::Value tensors = object.Get("tensors");
   if (!tensors.IsArray()) type_error(env, "tensors", "an array");
-  for (uint32_t i = 0; i < files.As<Napi::Array>().Length(); ++i) {
-    const Napi::Value file = files.As<Napi::Array>().Get(i);
-    if (!file.IsString()) type_error(env, "files", "an array of strings");
-    request->files.push_back(file.As<Napi::String>().Utf8Value());
-  }
   constexpr int64_t kMaxOffset = int64_t(1) << 53;
   for (uint32_t i = 0; i < tensors.As<Napi::Array>().Length(); ++i) {
     const Napi::HandleScope scope(env);
@@ -42,23 +37,16 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
     ref.dtype = get_dtype(env, get_string(t, "dtype"));
     ref.begin = uint64_t(get_integer(t, "begin", 0, kMaxOffset));
     ref.end = uint64_t(get_integer(t, "end", 0, kMaxOffset));
-    const Napi::Value shape = t.Get("shape");
-    if (!shape.IsArray()) type_error(env, "shape", "an array");
-    for (uint32_t d = 0; d < shape.As<Napi::Array>().Length(); ++d) {
-      const Napi::Value n = shape.As<Napi::Array>().Get(d);
-      if (!n.IsNumber()) type_error(env, "shape", "an array of numbers");
-      ref.shape.push_back(n.As<Napi::Number>().Int64Value());
-    }
+    ref.shape = to_shape(t.Get("shape"));
     request->tensors.push_back(std::move(ref));
   }
   request->device = get_string(object, "device");
   request->threads = int(get_integer(object, "threads", 1, 1024));
   request->isa = get_string(object, "isa");
-  const std::string storage = get_string(object, "storage"), compute = get_string(object, "compute");
+  const std::string storage = get_string(object, "storage");
   request->weights.keep_storage = storage == "auto";
   if (!request->weights.keep_storage) request->weights.storage = get_dtype(env, storage);
-  if (compute != "float32" && compute != "bfloat16") type_error(env, "compute", "\"float32\" or \"bfloat16\"");
-  request->compute = compute == "bfloat16" ? Compute::kBF16 : Compute::kF32;
+  request->compute = get_compute(object);
   return request;
 }
 
@@ -175,15 +163,7 @@ Napi::Value ModelObject::weights(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   std::vector<std::string> names;
   const bool all = absent(info[0]);
-  if (!all) {
-    if (!info[0].IsArray()) type_error(env, "names", "an array of strings");
-    const auto array = info[0].As<Napi::Array>();
-    for (uint32_t i = 0; i < array.Length(); ++i) {
-      const Napi::Value name = array.Get(i);
-      if (!name.IsString()) type_error(env, "names", "an array of strings");
-      names.push_back(name.As<Napi::String>().Utf8Value());
-    }
-  }
+  if (!all) names = to_strings(info[0], "names");
   return Job<std::vector<NamedTensor>>::start(
       env,
       [held = model(env), names = std::move(names), all] {

@@ -18,13 +18,7 @@ std::vector<NamedTensor> read_tensors(const Napi::Value& value) {
     NamedTensor tensor;
     tensor.name = get_string(object, "name");
     tensor.data = get_array<float>(object, "data");
-    const Napi::Value shape = object.Get("shape");
-    if (!shape.IsArray()) type_error(env, "shape", "an array");
-    for (uint32_t d = 0; d < shape.As<Napi::Array>().Length(); ++d) {
-      const Napi::Value n = shape.As<Napi::Array>().Get(d);
-      if (!n.IsNumber()) type_error(env, "shape", "an array of numbers");
-      tensor.shape.push_back(n.As<Napi::Number>().Int64Value());
-    }
+    tensor.shape = to_shape(object.Get("shape"));
     out.push_back(std::move(tensor));
   }
   return out;
@@ -73,13 +67,7 @@ TrainerOptions read_trainer_options(const Napi::Object& object) {
     const Napi::Object l = to_object(lora, "lora");
     options.lora.rank = int(get_integer(l, "rank", 1, 1 << 16));
     options.lora.alpha = get_number(l, "alpha");
-    const Napi::Value targets = l.Get("targets");
-    if (!targets.IsArray()) type_error(env, "lora.targets", "an array of strings");
-    for (uint32_t i = 0; i < targets.As<Napi::Array>().Length(); ++i) {
-      const Napi::Value target = targets.As<Napi::Array>().Get(i);
-      if (!target.IsString()) type_error(env, "lora.targets", "an array of strings");
-      options.lora.targets.push_back(target.As<Napi::String>().Utf8Value());
-    }
+    options.lora.targets = to_strings(l.Get("targets"), "lora.targets");
   }
   const std::string moments = get_string(object, "moments");
   if (moments != "float32" && moments != "bfloat16") type_error(env, "moments", "\"float32\" or \"bfloat16\"");

@@ -88,7 +88,6 @@ std::vector<Bf16Rows> Weights::bf16_rows(const std::string& tensor) const {
 }
 
 void Weights::write(const std::function<const float*(const std::string& tensor)>& values) {
-  ++times_written_;
   for (size_t i = 0; i < locations_.size(); ++i) {
     WeightLocation& location = locations_[i];
     if (location.kind == WeightLocation::Kind::kMatrix) {

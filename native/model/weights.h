@@ -93,8 +93,6 @@ class Weights {
   // Replaces tensors: `values` returns row-major fp32 in backend memory, or null for a tensor that stays as it is.
   // Nothing else may use the model meanwhile.
   void write(const std::function<const float*(const std::string& tensor)>& values);
-  // How often `write` ran: what is passed to operations by value may have changed.
-  int64_t times_written() const { return times_written_; }
 
  private:
   void write_matrix(const std::vector<const WeightLocation*>& stacked,
@@ -104,7 +102,7 @@ class Weights {
 
   Backend& backend_;
   std::vector<WeightLocation> locations_;
-  int64_t parameters_ = 0, planner_parameters_ = 0, times_written_ = 0;
+  int64_t parameters_ = 0, planner_parameters_ = 0;
   size_t bytes_ = 0;
 };
 

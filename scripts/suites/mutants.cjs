@@ -57,6 +57,7 @@ function outcome(command, args, cost) {
     child.on('error', reject);
     child.on('close', (code, signal) => {
       if (code === 0) resolve(null);
+      else if (signal === 'SIGTERM' || signal === 'SIGINT') reject(new SetupError(`${args.join(' ')}: interrupted`));
       else if (signal === 'SIGKILL' || signal === 'SIGXCPU') resolve('does not end');
       else if (/ThreadSanitizer: data race/.test(text)) resolve('a race');
       else if (signal) resolve((/emulator: [^\n]*/.exec(text) ?? [`ends with ${signal}`])[0]);
