@@ -3,7 +3,8 @@
 import { z } from 'zod';
 import { DUltraError, optionError } from '../errors';
 import { type CodeTests, gradeProgram, parseExact } from '../grading/code';
-import { extractAnswer, mathEqual } from '../grading/math-answer';
+import { extractAnswer } from '../grading/extract-answer';
+import { mathEqual } from '../grading/math-answer';
 import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
 import {
   boxedAnswer,

@@ -9,8 +9,6 @@ import type { MathWorkerReady } from './math-worker';
 import { compiledModule, optionalPackage } from './optional-package';
 import { type CpuClock, defaultWallSeconds, TimeLimit, threadClock } from './time-limit';
 
-export { extractAnswer } from './math-form';
-
 /** Options of {@link mathEqual}. */
 export interface MathEqualOptions {
   /**

@@ -8,7 +8,8 @@ import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { GenerateResult } from '../generation/types';
 import { codeRewardOf, gradeProgram } from '../grading/code';
-import { extractAnswer, mathEqual } from '../grading/math-answer';
+import { extractAnswer } from '../grading/extract-answer';
+import { mathEqual } from '../grading/math-answer';
 import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
 import * as referenceText from '../grading/reference-text';
 import type { CausalModel } from '../model/causal-model';
@@ -144,7 +145,8 @@ export {
   passAtK,
   pythonEqual,
 } from '../grading/code';
-export { extractAnswer, type MathEqualOptions, mathEqual } from '../grading/math-answer';
+export { extractAnswer } from '../grading/extract-answer';
+export { type MathEqualOptions, mathEqual } from '../grading/math-answer';
 export { NativePython, type NativePythonOptions } from '../grading/native-python';
 export {
   type PythonOutcome,
