@@ -177,13 +177,31 @@ describe('weights', () => {
       (t) => Object.assign(t[Q], { shape: [1, 24, 24] }),
       /expected shape \[24, 24\], got \[1, 24, 24\]/,
     ],
-    ['integers', (t) => Object.assign(t[Q], { dtype: 'I32' }), /q_proj\.weight: expected F32, BF16 or F16, got I32/],
-    ['an unknown type', (t) => Object.assign(t[Q], { dtype: 'F4' }), /q_proj\.weight": unknown dtype "F4"/],
+    ['integers', (t) => Object.assign(t[Q], { dtype: 'I32' }), /q_proj\.weight: expected F32, BF16 or F16, got "I32"/],
+    [
+      'a type that is not known',
+      (t) => Object.assign(t[Q], { dtype: 'F3_E1M1' }),
+      /q_proj\.weight: expected F32, BF16 or F16, got "F3_E1M1"/,
+    ],
     [
       'a type that is a property of objects',
       (t) => Object.assign(t[Q], { dtype: 'constructor' }),
-      /unknown dtype "constructor"/,
+      /expected F32, BF16 or F16, got "constructor"/,
     ],
+    ['no type', (t) => Object.assign(t[Q], { dtype: null }), /q_proj\.weight": expected a dtype, got null/],
+    ...Object.entries({
+      F4: 0.5,
+      F6_E2M3: 0.75,
+      F6_E3M2: 0.75,
+      F8_E8M0: 1,
+      F8_E4M3FNUZ: 1,
+      F8_E5M2FNUZ: 1,
+      C64: 8,
+    }).map(([dtype, bytes]): (typeof wrong)[number] => [
+      `${dtype} where weights are needed`,
+      (t) => Object.assign(t[Q], { dtype, raw: Buffer.alloc(576 * bytes) }),
+      new RegExp(`q_proj\\.weight: expected F32, BF16 or F16, got "${dtype}"`),
+    ]),
     [
       'too few bytes',
       (t) => Object.assign(t[Q], { raw: t[Q].raw.subarray(4) }),
@@ -196,6 +214,41 @@ describe('weights', () => {
     expect(error.code).toBe('BAD_CHECKPOINT');
     expect(error.message).toMatch(message);
     expect(error.message).toContain(folder);
+  });
+
+  test.each([
+    ['F8_E8M0', 1],
+    ['F8_E4M3FNUZ', 1],
+    ['F8_E5M2FNUZ', 1],
+    ['F8_E4M3', 1],
+    ['F6_E2M3', 0.75],
+    ['F6_E3M2', 0.75],
+    ['F4', 0.5],
+    ['C64', 8],
+    ['I64', 8],
+    // Not known here: the size of its elements cannot be checked.
+    ['F2_E1M0', 1 / 16],
+    ['POSIT16', 3],
+  ])('a tensor of %s that nobody needs is skipped', async (dtype, bytes) => {
+    const shape = [8, 4];
+    const raw = Buffer.alloc(32 * bytes, 255);
+    const folder = changed((tensors) => {
+      tensors['quantizer.scale'] = { dtype, shape, data: new Uint8Array(0), raw };
+    });
+    const { folder: plain } = makeCheckpoint();
+    expect(await outputs(folder)).toEqual(await outputs(plain));
+  });
+
+  test.each([
+    ['F8_E8M0', [8], 9, /"quantizer\.scale": shape \[8\] of F8_E8M0 needs 8 bytes, its range has 9/],
+    ['F4', [5], 3, /"quantizer\.scale": shape \[5\] of F4 needs 2\.5 bytes, its range has 3/],
+    ['F6_E3M2', [4, 2], 8, /needs 6 bytes, its range has 8/],
+    ['C64', [3], 12, /needs 24 bytes, its range has 12/],
+  ])('%s of shape %j in %i bytes is refused, needed or not', async (dtype, shape, bytes, message) => {
+    const folder = changed((tensors) => {
+      tensors['quantizer.scale'] = { dtype, shape, data: new Uint8Array(0), raw: Buffer.alloc(bytes) };
+    });
+    expect((await loadFailure(folder)).message).toMatch(message);
   });
 
   const NON_FINITE = {
@@ -293,10 +346,17 @@ describe('weights', () => {
       ['a header of 2^63 bytes', () => length(2n ** 63n), /claims 9223372036854775808 bytes/],
       ['a header one byte short', () => length(BigInt(headerLength) - 1n), /not JSON|take \d+ bytes, the file has/],
       ['a header of 0 bytes', () => length(0n), /the safetensors header is not JSON/],
+      ['text', () => Buffer.from('the weights are elsewhere, see below\n'), /not a safetensors file/],
       [
-        'text',
-        () => Buffer.from('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n'),
-        /not a safetensors file/,
+        'a pointer of Git LFS',
+        () =>
+          Buffer.from(`version https://git-lfs.github.com/spec/v1\noid sha256:${'5e'.repeat(32)}\nsize 16060522888\n`),
+        /model\.safetensors: a Git LFS pointer, not the file itself; "git lfs pull"/,
+      ],
+      [
+        'a pointer of an early Git LFS',
+        () => Buffer.from('version https://hawser.github.com/spec/v1\noid sha256:0\nsize 1\n'),
+        /a Git LFS pointer/,
       ],
       [
         'a header that is a list',
@@ -369,6 +429,32 @@ describe('weights', () => {
         expect((await loadFailure(folder)).message).toMatch(/model\.safetensors: ENOENT/);
       },
     );
+  });
+});
+
+describe('a single file beside an index', () => {
+  test('the single file holds the weights; shards and index are of an earlier save', async () => {
+    const { folder } = makeCheckpoint({ shards: 2, seed: 8 });
+    const { folder: later } = makeCheckpoint({ seed: 9 });
+    copyFileSync(path.join(later, WEIGHTS), path.join(folder, WEIGHTS));
+    expect(await outputs(folder)).toEqual(await outputs(later));
+    // Nor are those shards needed.
+    for (const name of readdirSync(folder)) if (name.includes('-of-')) rmSync(path.join(folder, name));
+    expect(await outputs(folder)).toEqual(await outputs(later));
+  });
+
+  test('an index that names the single file says where all weights are', async () => {
+    const { folder } = makeCheckpoint({ shards: 2 });
+    const [first, second] = readdirSync(folder).filter((name) => name.includes('-of-'));
+    const index = JSON.parse(readFileSync(path.join(folder, INDEX), 'utf8')) as { weight_map: Record<string, string> };
+    for (const [tensor, shard] of Object.entries(index.weight_map))
+      if (shard === first) index.weight_map[tensor] = WEIGHTS;
+    writeFileSync(path.join(folder, INDEX), JSON.stringify(index));
+    copyFileSync(path.join(folder, first), path.join(folder, WEIGHTS));
+    rmSync(path.join(folder, first));
+    expect(await outputs(folder)).toEqual(await outputs(makeCheckpoint().folder));
+    rmSync(path.join(folder, second));
+    expect((await loadFailure(folder)).message).toMatch(new RegExp(`${second} is missing, which ${INDEX} names`));
   });
 });
 

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { loadModel } from '../lib';
+import { parseJson } from '../lib/files/json';
 import { loadFailure, makeCheckpoint } from './checkpoints';
 import { exceptOnWindows, temporaryFolder } from './helpers';
 
@@ -130,6 +131,93 @@ describe('config.json', () => {
     expect(error.code).toBe('BAD_CHECKPOINT');
     expect(error.message).toMatch(/config\.json: /);
     expect(error.message.length).toBeLessThan(1000);
+  });
+
+  describe('what Python calls JSON', () => {
+    const text = JSON.stringify(config);
+    const load = async (content: string | Buffer) => {
+      const folder = withConfig('');
+      writeFileSync(path.join(folder, 'config.json'), content);
+      const model = await loadModel(folder, { threads: 1 });
+      model.dispose();
+      return model.config;
+    };
+
+    test('NaN and infinities are numbers, in strings they are text', async () => {
+      const extra =
+        '"last_loss": NaN, "best_loss":-Infinity, "limits": [Infinity, NaN,-Infinity], "note": "NaN, \\"Infinity\\"", ';
+      expect(await load(`{${extra}${text.slice(1)}`)).toEqual(await load(text));
+      expect(parseJson('{"a": [NaN, -Infinity,Infinity], "NaN": "NaN", "b": "\\\\", "c": NaN}')).toEqual({
+        a: [Number.NaN, -Infinity, Infinity],
+        NaN: 'NaN',
+        b: '\\',
+        c: Number.NaN,
+      });
+      const folder = withConfig(text.replace('"rope_theta":500000', '"rope_theta":Infinity'));
+      expect((await loadFailure(folder)).message).toMatch(/config\.json: rope_theta: /);
+    });
+
+    test.each([
+      '-NaN',
+      '1Infinity',
+      'Infinity2',
+      '+Infinity',
+      '--Infinity',
+      'NaNs',
+      'nan',
+      '1e-Infinity',
+      '.NaN',
+      '0.NaN',
+    ])('%s is no number', async (token) => {
+      expect(() => parseJson(`{"a": ${token}}`)).toThrow(/^not JSON \(/);
+      expect(() => parseJson(`[NaN, ${token}]`)).toThrow(/^not JSON \(/);
+    });
+
+    test('nor is it a name', () => {
+      expect(() => parseJson('{NaN: 1, "b": NaN}')).toThrow(/^not JSON \(/);
+    });
+
+    test('a byte order mark is dropped', async () => {
+      expect(await load(`\ufeff${text}`)).toEqual(await load(text));
+    });
+
+    test.each([
+      `{ // widths\n${text.slice(1)}`,
+      `/* LLaDA */ ${text}`,
+      `# LLaDA\n${text}`,
+      `{"url": "https://example.org/#a", ${text.slice(1)} // end`,
+    ])('comments are refused as such: %.30s', async (content) => {
+      const { message } = await loadFailure(withConfig(content));
+      expect(message).toMatch(/config\.json: not JSON \(.*\); JSON has no comments: remove them$/s);
+    });
+
+    test('other damage is not called a comment', async () => {
+      const { message } = await loadFailure(withConfig(`{"url": "https://example.org/#a", "b": }`));
+      expect(message).toMatch(/not JSON \(.*\)$/s);
+      expect(message).not.toContain('comment');
+    });
+
+    test('other encodings are refused', async () => {
+      for (const encoding of ['latin1', 'utf16le'] as const) {
+        const folder = withConfig('');
+        const content = Buffer.from(`\ufeff{"note": "größer", ${text.slice(1)}`, encoding);
+        writeFileSync(path.join(folder, 'config.json'), content);
+        expect((await loadFailure(folder)).message).toMatch(/config\.json: expected UTF-8 text, got other bytes$/);
+      }
+    });
+  });
+
+  test('a pointer of Git LFS in its place, or in that of a file beside it', async () => {
+    const pointer = `version https://git-lfs.github.com/spec/v1\noid sha256:${'0a'.repeat(32)}\nsize 2710\n`;
+    const said = /: a Git LFS pointer, not the file itself; "git lfs pull" in its repository fetches the file$/;
+    expect((await loadFailure(withConfig(pointer))).message).toMatch(said);
+    for (const name of ['tokenizer.json', 'model.safetensors.index.json']) {
+      const folder = withConfig(config);
+      writeFileSync(path.join(folder, name), pointer);
+      const { message } = await loadFailure(folder);
+      expect(message).toMatch(said);
+      expect(message).toContain(`${name}: `);
+    }
   });
 
   test('a prototype is not a setting', async () => {

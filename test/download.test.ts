@@ -225,6 +225,19 @@ describe('what is fetched', () => {
     );
   });
 
+  test('a single file comes before the shards of an earlier upload', async () => {
+    const { folder: later } = makeCheckpoint({ seed: 9 });
+    hub.files.set('model.safetensors', readFileSync(path.join(later, 'model.safetensors')));
+    const folder = await downloadModel('org/model');
+    expect(readdirSync(folder).filter((name) => name.endsWith('.safetensors'))).toEqual(['model.safetensors']);
+    process.env.HF_HUB_OFFLINE = '1';
+    expect(await downloadModel('org/model')).toBe(folder);
+    await using model = await loadModel('org/model', { threads: 1 });
+    await using local = await loadModel(later, { threads: 1 });
+    const ids = [5, 17, 3, 44];
+    expect((await model.forward({ ids })).logits).toEqual((await local.forward({ ids })).logits);
+  });
+
   test.each([
     ['config.json', /config\.json: the repository has no such file/],
     ['.safetensors', /no \*\.safetensors file/],

@@ -114,7 +114,20 @@ function mutateStructure(next: Next): string {
       }
       default:
         if (entry && typeof entry === 'object')
-          entry.dtype = pick(next, ['F64', 'I64', 'BOOL', 'F16', 'BF16', 'F8_E4M3', 'I8', 'f32', 'F32 ']);
+          entry.dtype = pick(next, [
+            'F64',
+            'I64',
+            'BOOL',
+            'F16',
+            'BF16',
+            'F8_E4M3',
+            'F4',
+            'F6_E2M3',
+            'C64',
+            'I8',
+            'f32',
+            'F32 ',
+          ]);
     }
   }
   return JSON.stringify(header);

@@ -1,10 +1,10 @@
 // Safetensors files. Their content is untrusted: every number of a header is checked before use.
-import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
-import path from 'node:path';
+import { type FileHandle, open, stat } from 'node:fs/promises';
 import { DUltraError } from '../errors';
 import { reasonOf, show } from '../text';
 import { writeAtomically } from './atomic';
-import { badFile, isIndex, readJsonObject } from './json';
+import { badFile, isIndex } from './json';
+import { LFS_PREFIX_BYTES, lfsPointerReason } from './lfs';
 
 /** Location of one tensor. */
 export interface TensorEntry {
@@ -40,7 +40,7 @@ export interface TensorValue {
   data: TensorData;
 }
 
-/** Types of the format, and the arrays that hold their elements. */
+/** Types that are read into memory, and the arrays that hold their elements. */
 const ARRAY_TYPES = new Map<string, new (length: number) => TensorData>([
   ['BOOL', Uint8Array],
   ['U8', Uint8Array],
@@ -59,6 +59,17 @@ const ARRAY_TYPES = new Map<string, new (length: number) => TensorData>([
   ['F64', Float64Array],
 ]);
 
+/** Bits of an element of the format's other types. A tensor takes whole bytes, so that F4 needs an even count. */
+const OTHER_TYPES = new Map<string, number>([
+  ['F4', 4],
+  ['F6_E2M3', 6],
+  ['F6_E3M2', 6],
+  ['F8_E8M0', 8],
+  ['F8_E4M3FNUZ', 8],
+  ['F8_E5M2FNUZ', 8],
+  ['C64', 64],
+]);
+
 /** The only header key that is not a tensor. */
 const METADATA = '__metadata__';
 /**
@@ -66,16 +77,21 @@ const METADATA = '__metadata__';
  * of its text.
  */
 const MAX_HEADER_BYTES = 32 * 2 ** 20;
-/** The file that says which shard holds which tensor. */
-export const INDEX_FILE = 'model.safetensors.index.json';
 
 function elementBytes(dtype: unknown): number | undefined {
   const type = typeof dtype === 'string' ? ARRAY_TYPES.get(dtype) : undefined;
   return (type as { BYTES_PER_ELEMENT?: number } | undefined)?.BYTES_PER_ELEMENT;
 }
 
+/** Bits of an element; undefined for a type that is not known here. */
+function elementBits(dtype: string): number | undefined {
+  const bytes = elementBytes(dtype);
+  return bytes === undefined ? OTHER_TYPES.get(dtype) : 8 * bytes;
+}
+
 /**
- * Checks a header's JSON text against the size of its data section.
+ * Checks a header's JSON text against the size of its data section. A tensor of a type that is not known here may have
+ * any range: whether anybody needs it is not known yet.
  * @returns name to dtype, shape and byte range of the data section @throws DUltraError BAD_CHECKPOINT
  */
 export function parseSafetensorsHeader(
@@ -102,8 +118,7 @@ export function parseSafetensorsHeader(
       shape,
       data_offsets: offsets,
     } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
-    const size = elementBytes(dtype);
-    if (typeof dtype !== 'string' || size === undefined) throw bad(`${at}: unknown dtype ${show(dtype)}`);
+    if (typeof dtype !== 'string' || dtype === '') throw bad(`${at}: expected a dtype, got ${show(dtype)}`);
     if (!Array.isArray(shape) || !shape.every(isIndex))
       throw bad(`${at}: expected a shape of non-negative integers, got ${show(shape)}`);
     if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isIndex) || offsets[0] > offsets[1])
@@ -112,8 +127,9 @@ export function parseSafetensorsHeader(
     if (end > dataBytes)
       throw bad(`${at}: ends at byte ${end} of ${dataBytes}: the file is truncated or its header is wrong`);
     // Products beyond 2^53 are rounded, but still exceed any file.
-    const bytes = shape.includes(0) ? 0 : shape.reduce((product: number, n: number) => product * n, size);
-    if (bytes !== end - begin)
+    const size = elementBits(dtype);
+    const bytes = shape.includes(0) ? 0 : shape.reduce((product: number, n: number) => product * n, (size ?? 0) / 8);
+    if (size !== undefined && bytes !== end - begin)
       throw bad(`${at}: shape ${show(shape)} of ${dtype} needs ${bytes} bytes, its range has ${end - begin}`);
     tensors.set(name, { dtype, shape, begin, end });
   }
@@ -161,6 +177,10 @@ async function withHeader<T>(
   try {
     const info = await handle.stat();
     if (!info.isFile()) throw bad('expected a file');
+    const start = Buffer.alloc(Math.min(LFS_PREFIX_BYTES, info.size));
+    await readFully(handle, start, 0);
+    const pointer = lfsPointerReason(start);
+    if (pointer) throw bad(pointer);
     if (info.size < 8) throw bad(`expected a safetensors file, got ${info.size} bytes`);
     const prefix = Buffer.alloc(8);
     if ((await readFully(handle, prefix, 0)) !== 8) throw bad('the file became shorter while it was read');
@@ -209,8 +229,10 @@ export async function readSafetensors(file: string): Promise<Map<string, TensorV
   return withHeader(file, async (handle, entries) => {
     const tensors = new Map<string, TensorValue>();
     for (const [name, { dtype, shape, begin, end }] of entries) {
+      const ArrayType = ARRAY_TYPES.get(dtype);
+      if (!ArrayType) throw badFile(file, `tensor ${show(name)}: expected a dtype such as F32, got ${show(dtype)}`);
       // The header was checked against the file's size, so this cannot allocate more than the file holds.
-      const data = new (ARRAY_TYPES.get(dtype)!)((end - begin) / elementBytes(dtype)!);
+      const data = new ArrayType((end - begin) / elementBytes(dtype)!);
       if ((await readFully(handle, new Uint8Array(data.buffer), begin)) !== end - begin)
         throw new DUltraError('BAD_CHECKPOINT', `${file}: the file became shorter while it was read`);
       tensors.set(name, { dtype, shape, data });
@@ -282,41 +304,4 @@ export async function writeSafetensorsFrom(
       await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     }
   });
-}
-
-/** The shards that an index file names, sorted. @throws DUltraError BAD_CHECKPOINT */
-export async function readWeightIndex(file: string): Promise<string[]> {
-  const { weight_map: map } = await readJsonObject(file);
-  const shards = typeof map === 'object' && map !== null ? [...new Set<unknown>(Object.values(map))] : [];
-  if (shards.length === 0) throw badFile(file, 'expected a weight_map of file names');
-  // A name that leaves the folder would let a checkpoint read other files.
-  for (const shard of shards)
-    if (typeof shard !== 'string' || !/^[^/\\:\0]+\.safetensors$/.test(shard))
-      throw badFile(file, `expected the name of a *.safetensors file, got ${show(shard)}`);
-  return (shards as string[]).sort();
-}
-
-/**
- * The safetensors files of a checkpoint folder: those of the index, else model.safetensors, else all. @throws
- * DUltraError BAD_CHECKPOINT
- */
-export async function findSafetensors(folder: string): Promise<string[]> {
-  let names: string[];
-  try {
-    names = await readdir(folder);
-  } catch (cause) {
-    throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${reasonOf(cause)}`, { cause });
-  }
-  if (names.includes(INDEX_FILE)) {
-    const shards = await readWeightIndex(path.join(folder, INDEX_FILE));
-    for (const shard of shards)
-      if (!names.includes(shard))
-        throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${shard} is missing, which ${INDEX_FILE} names`);
-    return shards.map((shard) => path.join(folder, shard));
-  }
-  const found = names.includes('model.safetensors')
-    ? ['model.safetensors']
-    : names.filter((name) => name.endsWith('.safetensors')).sort();
-  if (found.length === 0) throw new DUltraError('BAD_CHECKPOINT', `${folder}: no *.safetensors file`);
-  return found.map((name) => path.join(folder, name));
 }

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { threadId } from 'node:worker_threads';
 import type { ListFileEntry } from '@huggingface/hub';
 import { writeFileAtomic } from '../files/atomic';
-import { findSafetensors } from '../files/safetensors';
+import { findSafetensors } from '../files/weight-files';
 import { isRunning } from '../process';
 import { COMMIT, failure, isFileSystemError, type Repository } from './repository';
 import { fetchFile } from './transfer';

@@ -6,7 +6,7 @@
 import path from 'node:path';
 import { getHFHubCachePath, getRepoFolderName, HUB_URL, type ListFileEntry } from '@huggingface/hub';
 import { DUltraError, isDUltraError } from '../errors';
-import { INDEX_FILE, readWeightIndex } from '../files/safetensors';
+import { chooseWeightFiles, INDEX_FILE, readWeightIndex } from '../files/weight-files';
 import { bringFile, cachedCommit, isComplete, namesIn, snapshotOf, writeRef } from './cache';
 import {
   authorisedFetch,
@@ -178,15 +178,14 @@ export async function downloadFiles(
   });
 }
 
-/** The files with weights, as `findSafetensors` chooses: the index's, else model.safetensors, else all. */
+/** The files with weights, chosen as in a folder. */
 async function weightFiles(
   repository: Repository,
   snapshot: string,
   entries: ReadonlyMap<string, ListFileEntry>,
 ): Promise<string[]> {
-  if (entries.has(INDEX_FILE)) return readWeightIndex(path.join(snapshot, INDEX_FILE));
-  if (entries.has('model.safetensors')) return ['model.safetensors'];
-  const found = [...entries.keys()].filter((name) => name.endsWith('.safetensors') && NAME.test(name)).sort();
+  const names = new Set([...entries.keys()].filter((name) => NAME.test(name)));
+  const found = await chooseWeightFiles(names, () => readWeightIndex(path.join(snapshot, INDEX_FILE)));
   if (found.length === 0)
     throw failure(repository, null, 'the repository has no *.safetensors file; other formats are not read');
   return found;

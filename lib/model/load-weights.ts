@@ -4,7 +4,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError, isDUltraError, optionError } from '../errors';
-import { findSafetensors, readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
+import { readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
+import { findSafetensors } from '../files/weight-files';
 import { downloadModel } from '../hub';
 import {
   cancellable,

@@ -2,6 +2,7 @@
 import { DUltraError } from '../errors';
 import type { TensorEntry } from '../files/safetensors';
 import { type NativeModelConfig, type NativeTensorRef, native } from '../native';
+import { show } from '../text';
 
 /** The embedding table, which is also the output head where weights are tied. */
 export const EMBEDDING = 'model.transformer.wte.weight';
@@ -52,7 +53,7 @@ export function matchTensors(
       );
     const { dtype } = entry;
     if (dtype !== 'F32' && dtype !== 'BF16' && dtype !== 'F16')
-      throw new DUltraError('BAD_CHECKPOINT', `${where}: expected F32, BF16 or F16, got ${dtype}`);
+      throw new DUltraError('BAD_CHECKPOINT', `${where}: expected F32, BF16 or F16, got ${show(dtype)}`);
     refs.push({ name, file: entry.file, dtype, shape, begin: entry.begin, end: entry.end });
   }
   if (missing.length > 0) {
