@@ -124,7 +124,7 @@ describe('loading', () => {
   };
 
   test.each<[string, unknown, RegExp]>([
-    ['model_type', 'gpt2', /model_type: expected "qwen2" or "llama", got "gpt2"$/],
+    ['model_type', 'gpt2', /the model is of the family "gpt2", which dultra does not run/],
     ['model_type', 'llada', /model_type: expected .*, got "llada", a masked diffusion model, which loadModel loads/],
     ['hidden_size', 47, /hidden_size \/ num_attention_heads: expected an even head size/],
     ['num_key_value_heads', 3, /num_attention_heads: expected a multiple of num_key_value_heads \(3\), got 4/],

@@ -16,19 +16,10 @@ import { type DUltraError, type LoadProgress, loadModel } from '../lib';
 import { type DownloadProgress, downloadModel, parseHubId } from '../lib/hub';
 import { makeCheckpoint, random } from './checkpoints';
 import { temporaryFolder } from './helpers';
-import { HubServer } from './hub-server';
+import { filesOf, HubServer, withoutHubVariables } from './hub-server';
 
 const { folder: checkpoint } = makeCheckpoint({ shards: 2 });
-const ENVIRONMENT = [
-  'HF_ENDPOINT',
-  'HF_HOME',
-  'HF_HUB_CACHE',
-  'HF_TOKEN',
-  'HF_HUB_OFFLINE',
-  'XDG_CACHE_HOME',
-  'HUGGINGFACE_HUB_CACHE',
-];
-const saved = ENVIRONMENT.map((name) => [name, process.env[name]] as const);
+withoutHubVariables();
 
 let hub: HubServer;
 let home: string;
@@ -55,21 +46,16 @@ async function serve(files: Map<string, Buffer>): Promise<HubServer> {
 }
 
 beforeEach(async () => {
-  const files = new Map(readdirSync(checkpoint).map((name) => [name, readFileSync(path.join(checkpoint, name))]));
+  const files = filesOf(checkpoint);
   files.set('README.md', Buffer.from('# not needed'));
   files.set('pytorch_model.bin', Buffer.alloc(1000));
   hub = await serve(files);
   home = temporaryFolder();
-  for (const name of ENVIRONMENT) delete process.env[name];
   process.env.HF_ENDPOINT = hub.url;
   process.env.HF_HOME = home;
 });
 afterEach(async () => {
   await Promise.all(servers.splice(0).map((server) => server.stop()));
-  for (const [name, value] of saved) {
-    if (value === undefined) delete process.env[name];
-    else process.env[name] = value;
-  }
 });
 
 const cache = () => path.join(home, 'hub', 'models--org--model');
@@ -252,7 +238,9 @@ describe('what is fetched', () => {
     expect((await failure(downloadModel('org/model', { revision: 'nowhere' }))).message).toMatch(
       /org\/model@nowhere: HTTP 404: no such repository, revision or file/,
     );
-    expect((await failure(loadModel('org/model', { revision: 'nowhere' }))).message).toMatch(/HTTP 404/);
+    await expect(loadModel('org/model', { revision: 'nowhere' })).rejects.toThrow(
+      /^no folder \.\/org\/model, and the hub: org\/model@nowhere: HTTP 404/,
+    );
   });
 
   test.each([
@@ -305,9 +293,13 @@ describe('HF_TOKEN', () => {
   });
 
   test.each([
-    [401, null, /HTTP 401: the name may be wrong; a private or gated repository needs HF_TOKEN set/],
+    [
+      401,
+      null,
+      /HTTP 401: the name may be wrong; a private or gated repository needs HF_TOKEN set, or "hf auth login"/,
+    ],
     [401, 'hf_secret', /HTTP 401: HF_TOKEN is not valid, or gives no access/],
-    [403, 'hf_secret', /HTTP 403: accept the conditions/],
+    [403, 'hf_secret', /HTTP 403: accept the conditions on .*org\/model; the account of HF_TOKEN must be allowed/],
     [404, null, /HTTP 404: no such repository/],
     [410, null, /HTTP 410/],
   ])('status %i with token %j', async (status, token, message) => {

@@ -12,20 +12,42 @@ const configOf = (folder: string) =>
 const tensors = { has: () => true };
 
 describe('the registry', () => {
+  const runs =
+    'it runs the masked diffusion models "llada".* and, with loadCausalModel, the autoregressive ones .*"qwen2"';
   test.each([
-    ['gpt2', /config\.json: model_type: expected "llada", got "gpt2"$/],
-    [null, /config\.json: model_type: expected "llada", got null$/],
-    ['Dream', /config\.json: model_type: expected "llada", got "Dream"$/],
-  ])('model_type %j is unknown', async (type, message) => {
+    ['by its type', { model_type: 'gpt2' }, '"gpt2", which dultra does not run'],
+    ['by its type of another spelling', { model_type: 'LLaDA' }, '"LLaDA", which dultra does not run'],
+    ['without a type', { model_type: null }, '"LLaDOUModelLM", which dultra does not run'],
+    ['without any name', { model_type: null, architectures: null }, 'null, which dultra does not run'],
+    [
+      'as a variant that keeps the type',
+      { architectures: ['LLaDAMoEModelLM'], d_model: undefined, hidden_size: 2048 },
+      '"LLaDAMoEModelLM", which dultra does not run \\(d_model: .*\\)',
+    ],
+  ])('another family is refused by its name: %s', async (_name, change, words) => {
     const folder = variant('base', {
-      config: (config) => {
-        config.model_type = type;
-      },
+      config: (config) => Object.assign(config, { architectures: ['LLaDOUModelLM'] }, change),
     });
-    await expect(loadModel(folder)).rejects.toMatchObject({
-      code: 'BAD_CHECKPOINT',
-      message: expect.stringMatching(message),
-    });
+    const message = expect.stringMatching(new RegExp(`config\\.json: the model is of the family ${words}; ${runs}`));
+    await expect(loadModel(folder)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message });
+    await expect(loadCausalModel(folder)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });
+  });
+
+  test('an unknown class whose config fits is tried, and a known one is refused by the field', async () => {
+    const folder = (change: object) => variant('base', { config: (config) => Object.assign(config, change) });
+    (await loadModel(folder({ architectures: ['MyLLaDA'] }))).dispose();
+    await expect(loadModel(folder({ architectures: ['LLaDAModelLM'], d_model: null }))).rejects.toThrow(
+      /config\.json: d_model: [^;]*$/,
+    );
+  });
+
+  test('a quantized checkpoint is refused by the setting', async () => {
+    const quantized = (value: unknown) =>
+      variant('base', { config: (config) => Object.assign(config, { quantization_config: value }) });
+    await expect(loadModel(quantized({ quant_method: 'gptq', bits: 4 }))).rejects.toThrow(
+      /quantization_config: expected null, got an object/,
+    );
+    (await loadModel(quantized(null))).dispose();
   });
 
   test('a checkpoint of the other kind names the function that loads it', async () => {

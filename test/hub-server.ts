@@ -1,8 +1,36 @@
 // A local HTTP server standing in for the hub: the parts of its API that downloading a model or a data set uses, and
 // every way of failing.
 import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import path from 'node:path';
+
+/** Variables that change how the hub is reached, or where its cache lies. */
+const ENVIRONMENT = [
+  ...['HF_ENDPOINT', 'HF_HOME', 'HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'XDG_CACHE_HOME', 'HOME'],
+  ...['HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_TOKEN_PATH', 'HF_HUB_DISABLE_IMPLICIT_TOKEN'],
+  ...['HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'HF_HUB_ETAG_TIMEOUT', 'HF_HUB_DOWNLOAD_TIMEOUT'],
+  ...['HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY', 'NO_PROXY'].flatMap((name) => [name, name.toLowerCase()]),
+];
+
+/** The files of a folder, as {@link HubServer} takes them. */
+export const filesOf = (folder: string): Map<string, Buffer> =>
+  new Map(readdirSync(folder).map((name) => [name, readFileSync(path.join(folder, name))]));
+
+/** Lets every test of a file begin without these variables, and restores them. */
+export function withoutHubVariables(): void {
+  const saved = ENVIRONMENT.map((name) => [name, process.env[name]] as const);
+  beforeEach(() => {
+    for (const name of ENVIRONMENT) if (name !== 'HOME') delete process.env[name];
+  });
+  afterEach(() => {
+    for (const [name, value] of saved) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  });
+}
 
 /** What the server was asked. */
 export interface SeenRequest {
@@ -30,6 +58,8 @@ export class HubServer {
   storage: HubServer | null = null;
   /** Milliseconds between pieces of a file. */
   pace = 0;
+  /** Sizes that the list of files gives in place of the real ones. */
+  readonly claimed = new Map<string, number>();
   #server: Server | null = null;
 
   /** `dataset`: id of a data set, in place of the model "org/model". */
@@ -71,17 +101,16 @@ export class HubServer {
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const path = decodeURIComponent(new URL(request.url!, 'http://x').pathname);
+    const at = decodeURIComponent(new URL(request.url!, 'http://x').pathname);
     const entry: SeenRequest = {
       method: request.method!,
-      path,
+      path: at,
       range: request.headers.range ?? null,
       authorization: request.headers.authorization ?? null,
     };
     this.seen.push(entry);
     const name =
-      new RegExp(`^/(?:${this.dataset ? 'datasets/' : ''}${this.id}/resolve/[^/]+|stored)/(.+)$`).exec(path)?.[1] ??
-      null;
+      new RegExp(`^/(?:${this.dataset ? 'datasets/' : ''}${this.id}/resolve/[^/]+|stored)/(.+)$`).exec(at)?.[1] ?? null;
     const content = name === null ? null : (this.files.get(name) ?? null);
     if (this.interfere && (await this.interfere(entry, response, content))) return;
     const json = (value: unknown) => {
@@ -90,17 +119,18 @@ export class HubServer {
     };
     const asks = (what: string) => {
       const found = new RegExp(`^/api/${this.dataset ? 'datasets' : 'models'}/${this.id}/${what}/([^/]+)/?$`).exec(
-        path,
+        at,
       )?.[1];
       return found === this.branch || found === this.commit;
     };
+    const sizeOf = (file: string, data: Buffer) => this.claimed.get(file) ?? data.length;
     const described = ([file, data]: [string, Buffer]) => ({
       type: 'file',
       path: file,
-      size: data.length,
+      size: sizeOf(file, data),
       oid: HubServer.isLfs(file) ? createHash('sha1').update(file).digest('hex') : HubServer.blobName(file, data),
       ...(HubServer.isLfs(file)
-        ? { lfs: { oid: HubServer.blobName(file, data), size: data.length, pointerSize: 130 } }
+        ? { lfs: { oid: HubServer.blobName(file, data), size: sizeOf(file, data), pointerSize: 130 } }
         : {}),
     });
     if (asks('revision'))

@@ -36,6 +36,7 @@ const WORDING: readonly [RegExp, string][] = [
   [/pass \{ promptIds: \[\.\.\.\] \} instead/, 'give the prompt as ids with --prompt-ids 5,17,3 instead'],
   [/\{ type: "(\w+)" \}/g, '--sampler $1'],
   [/\bdtype: "(\w+)"/g, '--dtype $1'],
+  [/\b(with|which) loadCausalModel\b/g, '$1 "dultra eval --autoregressive"'],
 ];
 
 /** Options that stand for an API name beside the one of that name. */
@@ -73,10 +74,8 @@ export function explain(error: unknown, command: Command): { message: string; ex
       exitCode: ExitCode.usage,
     };
   }
-  if (isDUltraError(error) && error.code !== 'INTERNAL') {
-    const hint = error.code === 'BAD_CHECKPOINT' && command.opts().model === undefined ? '; --model names it' : '';
-    return { message: inFlags(error, command) + hint, exitCode: ExitCode.failed };
-  }
+  if (isDUltraError(error) && error.code !== 'INTERNAL')
+    return { message: inFlags(error, command), exitCode: ExitCode.failed };
   // A TypeError that names no option is a bug.
   if (isOptionError(error)) return { message: inFlags(error, command), exitCode: ExitCode.usage };
   const system = (error as NodeJS.ErrnoException | null)?.code;

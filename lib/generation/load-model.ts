@@ -1,6 +1,7 @@
 // From a folder or a hub id to a model that generates.
+import type { ModelConfig } from '../model/config';
 import { parseDiffusionCheckpoint } from '../model/families';
-import { type LoadModelOptions, loadWeights, withFiles } from '../model/load-weights';
+import { type LoadModelOptions, loadWeights } from '../model/load-weights';
 import { loadTokenizer } from '../model/tokenizer';
 import { readGenerationDefaults } from './generation-config';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
@@ -13,17 +14,12 @@ import { MaskedDiffusionModel } from './masked-diffusion-model';
  *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
  */
 export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
-  const { folder, json, config, native: loaded } = await loadWeights(source, options, parseDiffusionCheckpoint);
-  return withFiles(loaded, async () => {
-    const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
-    const generationDefaults = await readGenerationDefaults(folder, config.planner !== null);
-    return new MaskedDiffusionModel({
-      native: loaded,
-      config,
-      configJson: json,
-      tokenizer,
-      generationDefaults,
-      source: folder,
-    });
+  const { folder, json, config, files, native } = await loadWeights(source, options, {
+    parse: parseDiffusionCheckpoint,
+    async readFiles(from, { maskTokenId, embeddingSize, planner }: ModelConfig) {
+      const tokenizer = await loadTokenizer(from, maskTokenId, embeddingSize);
+      return { tokenizer, generationDefaults: await readGenerationDefaults(from, planner !== null) };
+    },
   });
+  return new MaskedDiffusionModel({ native, config, configJson: json, ...files, source: folder });
 }

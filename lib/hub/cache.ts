@@ -1,13 +1,15 @@
 // The cache folder that Hugging Face's own clients use: blobs named by checksum, snapshots of links to them, refs.
 import { randomUUID } from 'node:crypto';
-import { access, mkdir, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
+import { access, constants, mkdir, readdir, readFile, rename, rm, stat, statfs, symlink } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { threadId } from 'node:worker_threads';
 import type { ListFileEntry } from '@huggingface/hub';
+import type { DUltraError } from '../errors';
 import { writeFileAtomic } from '../files/atomic';
 import { findSafetensors } from '../files/weight-files';
 import { isRunning } from '../process';
+import { formatGiB } from '../text';
 import { COMMIT, failure, isFileSystemError, type Repository } from './repository';
 import { fetchFile } from './transfer';
 
@@ -53,26 +55,50 @@ export async function namesIn(snapshot: string): Promise<string[]> {
   return names.sort();
 }
 
-/** Records the revision's commit in the cache. */
+/** The folder, or the nearest one above it that exists. */
+async function nearestFolder(folder: string): Promise<string> {
+  let found = folder;
+  while (!(await stat(found).catch(() => null)) && path.dirname(found) !== found) found = path.dirname(found);
+  return found;
+}
+
+/** Why the cache may not be written (mounted read-only, another user's); null: `error` has another reason. */
+async function readOnlyReason(folder: string, error: unknown): Promise<string | null> {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === 'EROFS' || code === 'EACCES' || code === 'EPERM') return message;
+  // Making several folders at once fails with ENOENT on a read-only file system.
+  return access(await nearestFolder(folder), constants.W_OK).then(
+    () => null,
+    (reason: Error) => reason.message,
+  );
+}
+
+/** A failure to write to the cache. */
+async function writeFailure(repository: Repository, file: string, error: unknown): Promise<DUltraError> {
+  const reason = await readOnlyReason(repository.folder, error);
+  const text =
+    reason === null
+      ? (error as Error).message
+      : `it is not in the cache, which cannot be written (${reason}); HF_HUB_CACHE or HF_HOME names another folder`;
+  return failure(repository, file, text, error);
+}
+
+/** Records the revision's commit in the cache, where that can be written: the next call asks the hub again. */
 export async function writeRef(repository: Repository, commit: string): Promise<void> {
   const { folder, revision } = repository;
-  if (revision === commit) return;
+  if (revision === commit || (await cachedCommit(folder, revision)) === commit) return;
   const file = path.join(folder, 'refs', ...revision.split('/'));
   try {
     await mkdir(path.dirname(file), { recursive: true });
     await writeFileAtomic(file, commit);
   } catch (error) {
-    throw failure(repository, null, (error as Error).message, error);
+    if ((await readOnlyReason(folder, error)) === null)
+      throw failure(repository, null, (error as Error).message, error);
   }
 }
 
-/** Downloads one file to `blobs/`, named by its checksum as the official clients do, and links it into the snapshot. */
-export async function bringFile(
-  repository: Repository,
-  commit: string,
-  entry: ListFileEntry,
-  target: string,
-): Promise<void> {
+/** A file's size, and its place in `blobs/`, where it is named by its checksum as the official clients do. */
+function blobOf(repository: Repository, entry: ListFileEntry): { blob: string; total: number } {
   const checksum = entry.lfs?.oid ?? entry.xetHash ?? entry.oid ?? '';
   const total = entry.lfs?.size ?? entry.size;
   if (!/^[0-9a-f]{40,64}$/.test(checksum) || !Number.isSafeInteger(total) || total < 0)
@@ -81,8 +107,48 @@ export async function bringFile(
       entry.path,
       `the hub lists it without checksum or size (${JSON.stringify(checksum)}, ${total})`,
     );
+  return { blob: path.join(repository.folder, 'blobs', checksum), total };
+}
+
+/** A file of a repository, and its place in a snapshot. */
+export interface Wanted {
+  entry: ListFileEntry;
+  target: string;
+}
+
+/** Bytes of files, as the hub lists them. */
+export const sizeOf = (files: readonly Wanted[]): number =>
+  files.reduce((sum, { entry }) => sum + (entry.lfs?.size ?? entry.size), 0);
+
+/** Bytes of the files that the cache lacks. */
+export async function missingBytes(repository: Repository, files: readonly Wanted[]): Promise<number> {
+  const missing = new Map<string, number>();
+  for (const { entry, target } of files) {
+    const { blob, total } = blobOf(repository, entry);
+    if ((await hasSize(target, total)) || (await hasSize(blob, total))) continue;
+    const partial = (await partialFiles(blob)).reduce((most, { size }) => Math.max(most, size), 0);
+    missing.set(blob, Math.max(0, total - partial));
+  }
+  return [...missing.values()].reduce((sum, bytes) => sum + bytes, 0);
+}
+
+/** @throws DUltraError DOWNLOAD_FAILED where the disk of the cache has no room for so many bytes */
+export async function checkSpace(repository: Repository, bytes: number): Promise<void> {
+  const disk = await statfs(await nearestFolder(repository.folder)).catch(() => null);
+  // Some network file systems do not know their size.
+  if (!disk || disk.blocks === 0 || disk.bavail * disk.bsize >= bytes) return;
+  throw failure(
+    repository,
+    null,
+    `the download needs ${formatGiB(bytes)} more on the disk of ${repository.folder}, ` +
+      `${formatGiB(disk.bavail * disk.bsize)} are free; HF_HUB_CACHE or HF_HOME names another folder`,
+  );
+}
+
+/** Downloads one file to `blobs/`, and links it into the snapshot. Writes nothing where it is there. */
+export async function bringFile(repository: Repository, commit: string, { entry, target }: Wanted): Promise<void> {
+  const { blob, total } = blobOf(repository, entry);
   if (await hasSize(target, total)) return;
-  const blob = path.join(repository.folder, 'blobs', checksum);
   try {
     await mkdir(path.dirname(blob), { recursive: true });
     await mkdir(path.dirname(target), { recursive: true });
@@ -95,7 +161,7 @@ export async function bringFile(
     await linkFile(blob, target);
   } catch (error) {
     repository.signal?.throwIfAborted();
-    if (isFileSystemError(error)) throw failure(repository, entry.path, (error as Error).message, error);
+    if (isFileSystemError(error)) throw await writeFailure(repository, entry.path, error);
     throw error;
   }
 }
@@ -131,26 +197,31 @@ async function exclusively(key: string, signal: AbortSignal | undefined, work: (
 
 const safeHost = () => os.hostname().replace(/[^\w-]/g, '_');
 
-/**
- * The name of this thread's partial file for a blob. Every writer has its own file, so that writers cannot overwrite
- * each other; the largest file whose writer is gone is renamed to it.
- */
-async function claimPartial(blob: string): Promise<string> {
-  const host = safeHost();
-  const own = `${blob}.${host}.${process.pid}-${threadId}.incomplete`;
+/** Partial files of a blob, with their sizes; `isOwned`: a process that may still write it. */
+async function partialFiles(blob: string): Promise<{ file: string; size: number; isOwned: boolean }[]> {
   const prefix = `${path.basename(blob)}.`;
-  let best: { file: string; size: number } | null = null;
-  for (const name of await readdir(path.dirname(blob))) {
+  const found: { file: string; size: number; isOwned: boolean }[] = [];
+  for (const name of await readdir(path.dirname(blob)).catch(() => [])) {
     if (!name.startsWith(prefix) || !name.endsWith('.incomplete')) continue;
     const file = path.join(path.dirname(blob), name);
     const info = await stat(file).catch(() => null);
     if (!info) continue;
     const writer = name.slice(prefix.length).match(/^([\w-]+)\.(\d+)-\d+\./);
-    const isAlive = writer === null || writer[1] !== host || isRunning(Number(writer[2]));
-    if (file !== own && isAlive && Date.now() - info.mtimeMs < ABANDONED_MS) continue;
-    if (best === null || info.size > best.size) best = { file, size: info.size };
+    const isAlive = writer === null || writer[1] !== safeHost() || isRunning(Number(writer[2]));
+    found.push({ file, size: info.size, isOwned: isAlive && Date.now() - info.mtimeMs < ABANDONED_MS });
   }
-  if (best !== null && best.file !== own)
+  return found;
+}
+
+/**
+ * The name of this thread's partial file for a blob. Every writer has its own file, so that writers cannot overwrite
+ * each other; the largest file whose writer is gone is renamed to it.
+ */
+async function claimPartial(blob: string): Promise<string> {
+  const own = `${blob}.${safeHost()}.${process.pid}-${threadId}.incomplete`;
+  const free = (await partialFiles(blob)).filter(({ file, isOwned }) => file === own || !isOwned);
+  const best = free.sort((a, b) => b.size - a.size)[0];
+  if (best !== undefined && best.file !== own)
     // Another writer may have claimed it first: then this download starts from zero.
     await rename(best.file, own).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT') throw error;

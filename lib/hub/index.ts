@@ -4,19 +4,24 @@
 // The official client resolves revisions and lists files. The bytes are fetched here: the client's own download
 // restarts from zero after an interruption, reports no progress and takes no signal.
 import path from 'node:path';
-import { getHFHubCachePath, getRepoFolderName, HUB_URL, type ListFileEntry } from '@huggingface/hub';
+import { getRepoFolderName, type ListFileEntry } from '@huggingface/hub';
 import { DUltraError, isDUltraError } from '../errors';
 import { chooseWeightFiles, INDEX_FILE, readWeightIndex } from '../files/weight-files';
-import { bringFile, cachedCommit, isComplete, namesIn, snapshotOf, writeRef } from './cache';
 import {
-  authorisedFetch,
-  type DownloadProgress,
-  failure,
-  NAME,
-  parseHubId,
-  type Repository,
-  readCommit,
-} from './repository';
+  bringFile,
+  cachedCommit,
+  checkSpace,
+  isComplete,
+  missingBytes,
+  namesIn,
+  sizeOf,
+  snapshotOf,
+  type Wanted,
+  writeRef,
+} from './cache';
+import { connect } from './connection';
+import { cacheFolder, hubAddress, isOffline } from './environment';
+import { type DownloadProgress, failure, NAME, parseHubId, type Repository, readCommit } from './repository';
 
 export { type DownloadProgress, parseHubId } from './repository';
 
@@ -33,6 +38,16 @@ export interface DownloadOptions {
   onProgress?: (progress: DownloadProgress) => void;
 }
 
+/** What is asked of a model before its weights are downloaded (an error stops the download), and said where it fails. */
+export interface ModelChecks {
+  /** Whether it can be run. @param folder with its files other than weights, the index of the weights included */
+  canRun?: (folder: string, name: string) => Promise<void>;
+  /** Whether it fits. @param bytes of its weights */
+  fits?: (bytes: number, name: string) => void;
+  /** What the source is not, where the hub has no such repository: "no folder ./nothing". */
+  otherwise?: string;
+}
+
 /** Files of a checkpoint other than weights. */
 const SMALL_FILES = [
   'config.json',
@@ -47,41 +62,33 @@ const SMALL_FILES = [
 /** A repository and its state in the cache. */
 interface Located {
   /** Created on use: an offline run must not fail on a wrong HF_ENDPOINT or HF_TOKEN. */
-  repository: () => Repository;
+  open: () => Repository;
   name: string;
   /** Folder of this repository in the cache. */
   folder: string;
   /** The cached commit of the revision; null: none. */
   cached: string | null;
-  isOffline: boolean;
 }
 
 async function locate(type: Repository['type'], source: string, options: DownloadOptions): Promise<Located> {
   const { id, revision } = parseHubId(source, options.revision);
   const { signal, onProgress } = options;
   signal?.throwIfAborted();
-  const folder = path.join(getHFHubCachePath(), getRepoFolderName({ type, name: id }));
-  const repository = (): Repository => {
-    const hubUrl = (process.env.HF_ENDPOINT || HUB_URL).replace(/\/+$/, '');
-    if (!/^https?:\/\//.test(hubUrl) || !URL.canParse(hubUrl))
-      throw new DUltraError(
-        'DOWNLOAD_FAILED',
-        `HF_ENDPOINT: expected an http or https URL, got ${JSON.stringify(hubUrl)}`,
-      );
-    return { type, id, revision, hubUrl, folder, fetch: authorisedFetch(hubUrl, signal), signal, onProgress };
+  const folder = path.join(cacheFolder(), getRepoFolderName({ type, name: id }));
+  const open = (): Repository => {
+    const hubUrl = hubAddress();
+    return { type, id, revision, hubUrl, folder, connection: connect(hubUrl, signal), signal, onProgress };
   };
-  const cached = await cachedCommit(folder, revision);
-  const isOffline = /^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? '');
-  return { repository, name: `${id}@${revision}`, folder, cached, isOffline };
+  return { open, name: `${id}@${revision}`, folder, cached: await cachedCommit(folder, revision) };
 }
 
 /** Downloads from a repository; the error says so where the cache has a complete copy. */
 async function online<T>(
-  { repository }: Located,
+  { open }: Located,
   hasCopy: boolean,
   bring: (repository: Repository) => Promise<T>,
 ): Promise<T> {
-  const opened = repository();
+  const opened = open();
   try {
     return await bring(opened);
   } catch (error) {
@@ -90,32 +97,43 @@ async function online<T>(
       throw new DUltraError(
         'DOWNLOAD_FAILED',
         `${error.message}; the cache has a complete copy, which HF_HUB_OFFLINE=1 uses`,
-        {
-          cause: error,
-        },
+        { cause: error },
       );
     throw error;
+  } finally {
+    opened.connection.close();
   }
 }
 
+/** Brings files into the cache, in order. */
+async function bringAll(repository: Repository, commit: string, files: readonly Wanted[]): Promise<void> {
+  for (const file of files) await bringFile(repository, commit, file);
+}
+
 /**
- * Downloads a checkpoint into the cache and returns its folder. Fetches only files that {@link loadModel} reads.
- * Interrupted downloads resume, also in another process; sizes and checksums are checked; files appear in the cache
- * atomically.
+ * Downloads a checkpoint into the cache and returns its folder. Fetches only files that {@link loadModel} reads, the
+ * weights last, once `checks` have passed and the disk has room for them. Interrupted downloads resume, also in another
+ * process; sizes and checksums are checked; files appear in the cache atomically. A cache that has everything may be
+ * read-only.
  *
- * Environment: HF_HUB_CACHE, HF_HOME (where the cache lies), HF_ENDPOINT (another hub), HF_TOKEN (private and gated
- * repositories), HF_HUB_OFFLINE=1 (the cache alone, no requests).
+ * Environment: HF_HUB_CACHE, HF_HOME (where the cache lies), HF_ENDPOINT (another hub), HF_TOKEN, HF_TOKEN_PATH (private
+ * and gated repositories), HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, HF_HUB_ETAG_TIMEOUT, HF_HUB_DOWNLOAD_TIMEOUT
+ * (seconds that the hub may send nothing), HF_HUB_OFFLINE=1 (the cache alone, no requests).
  * @param source "org/name" or "org/name@revision"
  * @throws TypeError for an id that is none; DUltraError DOWNLOAD_FAILED naming repository, file and HTTP status;
  * `signal.reason`.
  */
-export async function downloadModel(source: string, options: DownloadOptions = {}): Promise<string> {
+export async function downloadModel(
+  source: string,
+  options: DownloadOptions = {},
+  checks: ModelChecks = {},
+): Promise<string> {
   const located = await locate('model', source, options);
-  const { name, folder, cached, isOffline } = located;
+  const { name, folder, cached } = located;
   const complete = cached !== null && (await isComplete(snapshotOf(folder, cached)));
   // A commit never changes.
-  if (complete && (isOffline || name.endsWith(`@${cached}`))) return snapshotOf(folder, cached);
-  if (isOffline) {
+  if (complete && (isOffline() || name.endsWith(`@${cached}`))) return snapshotOf(folder, cached);
+  if (isOffline()) {
     const state = cached === null ? 'not' : 'not completely';
     throw new DUltraError(
       'DOWNLOAD_FAILED',
@@ -123,18 +141,30 @@ export async function downloadModel(source: string, options: DownloadOptions = {
     );
   }
   return online(located, complete, async (repository) => {
-    const { commit, entries } = await readCommit(repository);
+    const { commit, entries } = await readCommit(repository).catch((error) => {
+      if (cached !== null || checks.otherwise === undefined || !isDUltraError(error, 'DOWNLOAD_FAILED')) throw error;
+      throw new DUltraError('DOWNLOAD_FAILED', `${checks.otherwise}, and the hub: ${error.message}`, {
+        cause: error.cause,
+      });
+    });
     if (!entries.has('config.json'))
       throw failure(repository, 'config.json', 'the repository has no such file; is it a language model?');
     const snapshot = snapshotOf(folder, commit);
-    const bring = async (file: string) => {
+    const wanted = (file: string): Wanted => {
       const entry = entries.get(file);
       if (!entry) throw failure(repository, file, `the repository has no such file, which its ${INDEX_FILE} names`);
-      await bringFile(repository, commit, entry, path.join(snapshot, file));
+      return { entry, target: path.join(snapshot, file) };
     };
-    for (const file of SMALL_FILES) if (entries.has(file)) await bring(file);
+    await bringAll(repository, commit, SMALL_FILES.filter((file) => entries.has(file)).map(wanted));
+    const weights = (await weightFiles(repository, snapshot, entries)).map(wanted);
+    const missing = await missingBytes(repository, weights);
+    if (missing > 0) {
+      await checks.canRun?.(snapshot, name);
+      await checkSpace(repository, missing);
+      checks.fits?.(sizeOf(weights), name);
+    }
     // Weights last: a snapshot with all of them is complete.
-    for (const file of await weightFiles(repository, snapshot, entries)) await bring(file);
+    await bringAll(repository, commit, weights);
     await writeRef(repository, commit);
     return snapshot;
   });
@@ -152,11 +182,11 @@ export async function downloadFiles(
   options: DownloadOptions = {},
 ): Promise<string[]> {
   const located = await locate(type, source, options);
-  const { name, folder, cached, isOffline } = located;
+  const { name, folder, cached } = located;
   const held = cached === null ? [] : choose(await namesIn(snapshotOf(folder, cached)));
   const paths = (commit: string, files: readonly string[]) =>
     files.map((file) => path.join(snapshotOf(folder, commit), ...file.split('/')));
-  if (isOffline) {
+  if (isOffline()) {
     if (cached === null)
       throw new DUltraError(
         'DOWNLOAD_FAILED',
@@ -171,8 +201,9 @@ export async function downloadFiles(
       file.split('/').every((part) => NAME.test(part) && part !== '..'),
     );
     const files = choose(safe);
-    for (const [i, target] of paths(commit, files).entries())
-      await bringFile(repository, commit, entries.get(files[i]) as ListFileEntry, target);
+    const wanted = paths(commit, files).map((target, i) => ({ entry: entries.get(files[i]) as ListFileEntry, target }));
+    await checkSpace(repository, await missingBytes(repository, wanted));
+    await bringAll(repository, commit, wanted);
     await writeRef(repository, commit);
     return paths(commit, files);
   });

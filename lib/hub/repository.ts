@@ -1,7 +1,8 @@
 // A repository of a hub: its id and revision, requests with retries, errors.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { datasetInfo, HubApiError, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
+import { datasetInfo, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
 import { DUltraError, isDUltraError, optionError } from '../errors';
+import { type Connection, HttpError } from './connection';
 
 /** Progress of one file. A file that is already cached is not reported. */
 export interface DownloadProgress {
@@ -22,17 +23,6 @@ export const COMMIT = /^[0-9a-f]{40}$/;
 /** What the hub allows in the two parts of an id, and in names of weights. */
 export const NAME = /^[A-Za-z0-9_][\w.-]*$/;
 
-/** An HTTP status other than success. */
-export class HttpError extends Error {
-  constructor(
-    readonly status: number,
-    /** Retry-After of the response; 0: none. */
-    readonly retryAfterMs = 0,
-  ) {
-    super(`HTTP ${status}`);
-  }
-}
-
 /** A repository, and how to reach it. */
 export interface Repository {
   type: 'model' | 'dataset';
@@ -41,8 +31,7 @@ export interface Repository {
   hubUrl: string;
   /** Folder of this repository in the cache. */
   folder: string;
-  /** `fetch` with the token, which goes to the hub's own origin only. */
-  fetch: typeof fetch;
+  connection: Connection;
   signal: AbortSignal | undefined;
   onProgress: ((progress: DownloadProgress) => void) | undefined;
 }
@@ -70,26 +59,12 @@ export function parseHubId(source: string, revision?: string): { id: string; rev
   return { id, revision: chosen };
 }
 
-/** `fetch` that sends HF_TOKEN to the hub's own origin only; undici drops it when a redirect leaves that origin. */
-export function authorisedFetch(hubUrl: string, signal: AbortSignal | undefined): typeof fetch {
-  const { origin } = new URL(hubUrl);
-  const token = process.env.HF_TOKEN?.trim();
-  // Checked here, since the error of a header that cannot be sent would show the token.
-  if (token && !/^[\x21-\x7e]+$/.test(token))
-    throw new DUltraError('DOWNLOAD_FAILED', 'HF_TOKEN: expected a token of printable ASCII characters without spaces');
-  return (input, init) => {
-    const headers = new Headers(init?.headers);
-    if (token && new URL(String(input)).origin === origin) headers.set('Authorization', `Bearer ${token}`);
-    return fetch(input, { ...init, headers, signal });
-  };
-}
-
 /** Resolves the revision to a commit and lists its files. */
 export async function readCommit(
   repository: Repository,
 ): Promise<{ commit: string; entries: Map<string, ListFileEntry> }> {
-  const { type, id, revision, hubUrl } = repository;
-  const api = { hubUrl, fetch: repository.fetch };
+  const { type, id, revision, hubUrl, connection } = repository;
+  const api = { hubUrl, fetch: connection.ask };
   const asked = { ...api, name: id, revision, additionalFields: ['sha' as const] };
   const { sha } = await hubCall(
     repository,
@@ -132,10 +107,15 @@ export async function retryOrThrow(
   const { signal } = repository;
   signal?.throwIfAborted();
   if (isDUltraError(error)) throw error;
-  const status = error instanceof HttpError ? error.status : error instanceof HubApiError ? error.statusCode : null;
+  const status = error instanceof HttpError ? error.status : null;
   const isPassing = status === null || status === 408 || status === 429 || status >= 500;
   if (!isPassing || attempt >= RETRY_DELAYS_MS.length || isFileSystemError(error))
-    throw failure(repository, file, status === null ? reasonOf(error) : `HTTP ${status}${hintFor(status)}`, error);
+    throw failure(
+      repository,
+      file,
+      error instanceof HttpError ? hintFor(repository, error) : reasonOf(repository, error),
+      error,
+    );
   const pause = Math.max(RETRY_DELAYS_MS[attempt], error instanceof HttpError ? error.retryAfterMs : 0);
   await sleep(pause, undefined, { signal }).catch(() => signal?.throwIfAborted());
 }
@@ -145,23 +125,34 @@ export function isFileSystemError(error: unknown): boolean {
   return (error as NodeJS.ErrnoException | null)?.syscall !== undefined;
 }
 
-/** The message with its cause: "fetch failed" alone does not name the reason. */
-function reasonOf(error: unknown): string {
+/** The message with its cause, since "fetch failed" alone does not name the reason, and with the proxies. */
+function reasonOf({ connection }: Repository, error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  const { cause } = error;
-  return cause instanceof Error && cause.message ? `${error.message} (${cause.message})` : error.message;
+  const { cause } = error as { cause?: Error & { code?: string } };
+  // Where every address of a name fails, the reasons have a code and no message.
+  const reason = cause instanceof Error ? cause.message || cause.code : undefined;
+  const proxies = isFileSystemError(error) || connection.proxies === '' ? '' : `; proxies: ${connection.proxies}`;
+  return `${error.message}${reason ? ` (${reason})` : ''}${proxies}`;
 }
 
-function hintFor(status: number): string {
-  if (status === 401)
-    return process.env.HF_TOKEN
-      ? ': HF_TOKEN is not valid, or gives no access'
-      : ': the name may be wrong; a private or gated repository needs HF_TOKEN set';
-  if (status === 403)
-    return ': accept the conditions on the page of the repository, and set HF_TOKEN to a token that may read it';
-  if (status === 404)
-    return ': no such repository, revision or file; check the name (no folder of that name exists either)';
-  return '';
+/** An HTTP status, and what to do about it. */
+function hintFor({ type, id, hubUrl, connection }: Repository, { status, reason }: HttpError): string {
+  const { token, source } = connection.login;
+  const page = `${hubUrl}/${type === 'dataset' ? 'datasets/' : ''}${id}`;
+  const hint = () => {
+    if (reason === 'GatedRepo' || (status === 403 && token))
+      return token
+        ? `accept the conditions on ${page}; the account of ${source} must be allowed to read it`
+        : `accept the conditions on ${page}, then set HF_TOKEN, or log in with "hf auth login" (${source})`;
+    if (status === 401 || status === 403)
+      return token
+        ? `${source} is not valid, or gives no access; ${hubUrl}/settings/tokens makes another`
+        : `the name may be wrong; a private or gated repository needs HF_TOKEN set, or "hf auth login" (${source})`;
+    if (status === 404) return 'no such repository, revision or file; check the name';
+    return status === 407 ? `the proxy asks for a login; proxies: ${connection.proxies}` : '';
+  };
+  const text = hint();
+  return `HTTP ${status}${text && `: ${text}`}`;
 }
 
 export function failure(repository: Repository, file: string | null, message: string, cause?: unknown): DUltraError {

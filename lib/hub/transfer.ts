@@ -3,11 +3,9 @@ import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import type { ListFileEntry } from '@huggingface/hub';
-import { failure, HttpError, type Repository, retryOrThrow } from './repository';
+import { failure, type Repository, retryOrThrow } from './repository';
 
 const PROGRESS_INTERVAL_MS = 100;
-/** Upper bound of Retry-After. */
-const MAX_RETRY_AFTER_MS = 60_000;
 
 /** The received file differs from the one that the hub lists. */
 class CorruptFileError extends Error {}
@@ -118,34 +116,23 @@ async function fetchRange(
   // Compressed responses have no byte ranges.
   const headers: Record<string, string> = { 'Accept-Encoding': 'identity' };
   if (begin > 0) headers.Range = `bytes=${begin}-`;
-  const response = await repository.fetch(url, { headers });
+  const response = await repository.connection.open(url, headers);
   let skip = 0;
-  if (!response.ok) {
-    await response.body?.cancel();
-    throw new HttpError(response.status, retryAfter(response.headers.get('retry-after')));
-  }
   if (begin > 0) {
     // A server without ranges sends the whole file.
     if (response.status === 200) skip = begin;
     else if (!response.headers.get('content-range')?.startsWith(`bytes ${begin}-`)) {
-      await response.body?.cancel();
+      response.end();
       throw new Error(`asked for bytes from ${begin}, the server sent ${response.headers.get('content-range')}`);
     }
   }
   let position = begin - skip;
-  if (!response.body) return;
-  for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+  for await (const chunk of response.chunks) {
     const from = Math.min(Math.max(begin - position, 0), chunk.length);
     position += chunk.length;
     if (position > total) throw new CorruptFileError(`more than the ${total} bytes arrived that the hub lists`);
     if (from < chunk.length) await write(chunk.subarray(from));
   }
-}
-
-/** Milliseconds of a Retry-After header; 0 if there is none, or if it is a date. */
-function retryAfter(header: string | null): number {
-  const seconds = header === null || !/^\d+$/.test(header) ? 0 : Number(header);
-  return Math.min(MAX_RETRY_AFTER_MS, seconds * 1000);
 }
 
 /** The hash that the hub lists: SHA-256 for LFS files, git's blob SHA-1 for others; null: neither is listed. */

@@ -1,8 +1,9 @@
 // From a folder or a hub id to an autoregressive model.
 import { optionError } from '../errors';
 import { CausalModel } from './causal-model';
+import type { CausalConfig } from './config';
 import { parseCausalCheckpoint } from './families';
-import { type LoadModelOptions, loadWeights, withFiles } from './load-weights';
+import { type LoadModelOptions, loadWeights } from './load-weights';
 import { loadTokenizer } from './tokenizer';
 
 /**
@@ -13,9 +14,9 @@ import { loadTokenizer } from './tokenizer';
  */
 export async function loadCausalModel(source: string, options: LoadModelOptions = {}): Promise<CausalModel> {
   if (source === undefined) throw optionError(TypeError, 'source', 'expected a folder or a hub id, got undefined');
-  const { folder, config, native: loaded } = await loadWeights(source, options, parseCausalCheckpoint);
-  return withFiles(loaded, async () => {
-    const tokenizer = await loadTokenizer(folder, config.maskTokenId, config.embeddingSize);
-    return new CausalModel({ native: loaded, config, tokenizer, source: folder });
+  const { folder, config, files, native } = await loadWeights(source, options, {
+    parse: parseCausalCheckpoint,
+    readFiles: (from, { maskTokenId, embeddingSize }: CausalConfig) => loadTokenizer(from, maskTokenId, embeddingSize),
   });
+  return new CausalModel({ native, config, tokenizer: files, source: folder });
 }

@@ -6,7 +6,7 @@ import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError, isDUltraError, optionError } from '../errors';
 import { readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
 import { findSafetensors } from '../files/weight-files';
-import { downloadModel } from '../hub';
+import { type DownloadOptions, downloadModel, type ModelChecks } from '../hub';
 import {
   cancellable,
   type NativeDType,
@@ -78,7 +78,11 @@ const EMBEDDED = path.join(__dirname, '..', '..', 'models', 'default');
 const looksLikePath = (source: string) => /^[./~\\]|^[A-Za-z]:[\\/]/.test(source);
 
 /** A folder for a source: the embedded model, a folder as it stands, or a downloaded snapshot. */
-async function resolveSource(source: string | undefined, options: LoadModelOptions): Promise<string> {
+async function resolveSource(
+  source: string | undefined,
+  options: LoadModelOptions,
+  checks: ModelChecks,
+): Promise<string> {
   if (source === undefined) {
     if (existsSync(EMBEDDED)) return EMBEDDED;
     throw new DUltraError(
@@ -96,14 +100,15 @@ async function resolveSource(source: string | undefined, options: LoadModelOptio
   }
   if (looksLikePath(source)) throw new DUltraError('BAD_CHECKPOINT', `${source}: no such folder`);
   const { revision, signal, onProgress } = options;
-  return downloadModel(source, {
+  const downloading: DownloadOptions = {
     revision,
     signal,
     onProgress:
       onProgress &&
       (({ file, received, total }) =>
         onProgress({ stage: 'download', file, loadedBytes: received, totalBytes: total })),
-  });
+  };
+  return downloadModel(source, downloading, { ...checks, otherwise: `no folder ./${source}` });
 }
 
 /** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */
@@ -119,16 +124,20 @@ function checkMemory(
     // A tied table is held twice: as rows to look up, and packed as the output head.
     bytes += isTied && name === EMBEDDING ? 2 * size : size;
   }
-  const needed = bytes * MEMORY_FACTOR;
-  const available = availableMemory();
-  if (needed <= available) return;
   const isNarrow =
     storage === 'BF16' || storage === 'F16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype !== 'F32'));
-  const hint = isNarrow ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do';
-  throw new DUltraError(
-    'OUT_OF_MEMORY',
-    `${source}: loading needs ${formatGiB(needed)}, ${formatGiB(available)} are free${hint}`,
-  );
+  checkFree(bytes, source, '', isNarrow ? '' : '; dtype: "bfloat16" needs half of what fp32 weights do');
+}
+
+/** @throws DUltraError OUT_OF_MEMORY where weights of so many bytes do not fit into what is free */
+function checkFree(bytes: number, source: string, least: string, hint: string): void {
+  const needed = bytes * MEMORY_FACTOR;
+  const available = availableMemory();
+  if (needed > available)
+    throw new DUltraError(
+      'OUT_OF_MEMORY',
+      `${source}: loading needs ${least}${formatGiB(needed)}, ${formatGiB(available)} are free${hint}`,
+    );
 }
 
 let warned = false;
@@ -230,44 +239,73 @@ async function loadOn(
   }
 }
 
+/** A kind of models: how their checkpoints are read. */
+export interface ModelKind<Config, Files> {
+  /** The config, and the names of tensors. */
+  parse(json: Record<string, unknown>, file: string, tensors: Map<string, TensorEntry>): ParsedCheckpoint<Config>;
+  /** Reads the files beside the weights, such as the tokenizer. */
+  readFiles(folder: string, config: Config): Promise<Files>;
+}
+
 /** A checkpoint whose weights are loaded. */
-export interface LoadedCheckpoint<Config> {
+export interface LoadedCheckpoint<Config, Files> {
   folder: string;
   json: Record<string, unknown>;
   config: Config;
+  files: Files;
   native: NativeModel;
 }
 
-/** Checks options, finds the folder, reads config and headers, and loads the weights. @param parse of the family */
-export async function loadWeights<Config extends NativeModelConfig>(
+/**
+ * Whether a model of the hub can be run, by its files without the weights. @param name of the model, for messages
+ * @throws DUltraError BAD_CHECKPOINT
+ */
+export async function checkRunnable<Config, Files>(
+  { parse, readFiles }: ModelKind<Config, Files>,
+  folder: string,
+  name: string,
+): Promise<void> {
+  try {
+    const { file, json } = await readConfigJson(folder);
+    // Whether there is a planner is not known yet.
+    await readFiles(folder, parse(json, file, new Map()).config);
+  } catch (error) {
+    if (!isDUltraError(error, 'BAD_CHECKPOINT')) throw error;
+    // The user knows nothing of folders in the cache.
+    const message = error.message.replaceAll(`${folder}${path.sep}`, `${name}: `);
+    throw new DUltraError('BAD_CHECKPOINT', message, { cause: error });
+  }
+}
+
+/** Checks options, finds the folder, reads config, headers and the files beside them, and loads the weights. */
+export async function loadWeights<Config extends NativeModelConfig, Files>(
   source: string | undefined,
   options: LoadModelOptions,
-  parse: (json: Record<string, unknown>, file: string, tensors: Map<string, TensorEntry>) => ParsedCheckpoint<Config>,
-): Promise<LoadedCheckpoint<Config>> {
+  kind: ModelKind<Config, Files>,
+): Promise<LoadedCheckpoint<Config, Files>> {
   const { device, storage, compute, threads, isa, signal, onProgress } = resolveOptions(options);
   signal?.throwIfAborted();
-  const folder = await resolveSource(source, options);
+  const folder = await resolveSource(source, options, {
+    canRun: (snapshot, name) => checkRunnable(kind, snapshot, name),
+    fits: (bytes, name) => {
+      // Weights of a narrow type take what they do in their files; others may become narrow.
+      const least = storage === 'BF16' || storage === 'F16' ? bytes / 2 : bytes;
+      if (chooseDevice(device, isa) === 'cpu') checkFree(least, name, 'at least ', '; nothing was downloaded');
+    },
+  });
   const { file, json } = await readConfigJson(folder);
-  const files = await findSafetensors(folder);
-  const entries = await readSafetensorsEntries(files);
-  const { config, checkpointName } = parse(json, file, entries);
+  const weights = await findSafetensors(folder);
+  const entries = await readSafetensorsEntries(weights);
+  const { config, checkpointName } = kind.parse(json, file, entries);
   const tensors = matchTensors(config, entries, folder, checkpointName);
+  // Before the weights, which take longer.
+  const files = await kind.readFiles(folder, config);
   const isNarrow = storage === 'BF16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype === 'BF16'));
   const native = await loadOn({ device, isa }, (on) => {
     if (on === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
     const arithmetic = compute ?? (on !== 'cpu' && isNarrow ? 'bfloat16' : 'float32');
-    const request = { config, files, tensors, device: on, threads, isa, storage, compute: arithmetic };
+    const request = { config, files: weights, tensors, device: on, threads, isa, storage, compute: arithmetic };
     return loadReporting(request, signal, onProgress);
   });
-  return { folder, json, config, native };
-}
-
-/** Reads the files beside the weights, such as the tokenizer; frees the weights if that fails. */
-export async function withFiles<T>(native: NativeModel, read: () => Promise<T>): Promise<T> {
-  try {
-    return await read();
-  } catch (error) {
-    native.dispose();
-    throw error;
-  }
+  return { folder, json, config, files, native };
 }

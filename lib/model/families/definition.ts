@@ -9,6 +9,8 @@ export interface Family<Config extends ModelConfig | CausalConfig> {
   readonly name: string;
   /** Values of `model_type` in config.json that it answers to. */
   readonly modelTypes: readonly string[];
+  /** Names of the model's class in config.json that it is known to read; others are tried too. */
+  readonly architectures: readonly string[];
   /**
    * Checks config.json and fills in defaults.
    * @param file named in errors @param tensors names of the checkpoint's tensors

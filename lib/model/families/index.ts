@@ -1,10 +1,10 @@
 // The families of checkpoints. A new one is a file here and an entry in a list.
-import { DUltraError } from '../../errors';
+import { DUltraError, isDUltraError } from '../../errors';
 import { badFile } from '../../files/json';
 import type { NativeModelConfig } from '../../native';
 import { show } from '../../text';
 import type { CausalConfig, ModelConfig } from '../config';
-import type { DiffusionFamily, Family } from './definition';
+import { type DiffusionFamily, type Family, requireValues } from './definition';
 import { llada } from './llada';
 import { llama } from './llama';
 import { qwen2 } from './qwen2';
@@ -20,6 +20,26 @@ export interface ParsedCheckpoint<Config> {
   checkpointName: (tensor: string) => string;
 }
 
+const typesOf = (families: readonly { modelTypes: readonly string[] }[], separator: string) =>
+  families.flatMap(({ modelTypes }) => modelTypes.map((name) => JSON.stringify(name))).join(separator);
+
+/** What config.json calls the model's class, such as "LLaDAModelLM"; null: it does not say. */
+function architectureOf({ architectures }: Record<string, unknown>): string | null {
+  const [first] = Array.isArray(architectures) ? (architectures as unknown[]) : [];
+  return typeof first === 'string' ? first : null;
+}
+
+/** Refuses a model of another family by its name. */
+function unknownFamily(file: string, name: unknown, cause?: Error): DUltraError {
+  const detail = cause ? ` (${cause.message.replace(`${file}: `, '')})` : '';
+  return badFile(
+    file,
+    `the model is of the family ${show(name)}, which dultra does not run${detail}; it runs the masked diffusion models ` +
+      `${typesOf(DIFFUSION, ', ')} and, with loadCausalModel, the autoregressive ones ${typesOf(CAUSAL, ', ')}`,
+    cause,
+  );
+}
+
 function parse<Config extends ModelConfig | CausalConfig>(
   families: readonly Family<Config>[],
   others: readonly Family<ModelConfig | CausalConfig>[],
@@ -30,13 +50,23 @@ function parse<Config extends ModelConfig | CausalConfig>(
 ): ParsedCheckpoint<Config> {
   const { model_type: type } = json;
   const answers = ({ modelTypes }: { modelTypes: readonly string[] }) => modelTypes.includes(type as string);
+  const architecture = architectureOf(json);
   const family = families.find(answers);
   if (!family) {
-    const known = families.flatMap(({ modelTypes }) => modelTypes.map((name) => JSON.stringify(name))).join(' or ');
-    const reason = others.some(answers) ? `, ${hint}` : '';
-    throw badFile(file, `model_type: expected ${known}, got ${show(type)}${reason}`);
+    if (others.some(answers))
+      throw badFile(file, `model_type: expected ${typesOf(families, ' or ')}, got ${show(type)}, ${hint}`);
+    throw unknownFamily(file, type ?? architecture);
   }
-  const config = family.parseConfig(json, file, tensors);
+  // Compressed tensors have names and types of their own.
+  requireValues(file, [['quantization_config', json.quantization_config, []]]);
+  let config: Config;
+  try {
+    config = family.parseConfig(json, file, tensors);
+  } catch (error) {
+    // Mixtures of experts and others give the model_type of the family that they come from.
+    if (architecture === null || family.architectures.includes(architecture) || !isDUltraError(error)) throw error;
+    throw unknownFamily(file, architecture, error);
+  }
   checkComputable(config, file);
   return { config, checkpointName: family.checkpointName };
 }
@@ -61,6 +91,14 @@ export const parseCausalCheckpoint = (
   tensors: { has(name: string): boolean },
 ): ParsedCheckpoint<CausalConfig> =>
   parse(CAUSAL, DIFFUSION, 'a masked diffusion model, which loadModel loads', json, file, tensors);
+
+/** The config of a checkpoint of either kind. @throws as {@link parseDiffusionCheckpoint} */
+export const parseCheckpoint = (
+  json: Record<string, unknown>,
+  file: string,
+  tensors: { has(name: string): boolean },
+): ParsedCheckpoint<ModelConfig | CausalConfig> =>
+  parse([...DIFFUSION, ...CAUSAL] as Family<ModelConfig | CausalConfig>[], [], '', json, file, tensors);
 
 /** The family of a masked diffusion model's config. */
 export function familyOf({ family: name }: ModelConfig): DiffusionFamily {

@@ -148,6 +148,7 @@ function configJson(config: ModelConfig, json: Readonly<Record<string, unknown>>
 export const llada: DiffusionFamily = {
   name: 'llada',
   modelTypes: ['llada'],
+  architectures: ['LLaDAModelLM', 'LLaDOUModelLM'],
   parseConfig,
   configJson,
   checkpointName: (tensor) => tensor,

@@ -11,6 +11,7 @@ const biasSchema = z.looseObject({ attention_bias: z.boolean().nullish() });
 export const llama: Family<CausalConfig> = {
   name: 'llama',
   modelTypes: ['llama'],
+  architectures: ['LlamaForCausalLM'],
   parseConfig(json, file) {
     const { attention_bias: bias } = checkFields(biasSchema, json, file);
     return causalDecoder(json, file, { family: 'llama', qkvBias: bias ?? false, attnOutBias: bias ?? false });

@@ -7,6 +7,7 @@ import type { Family } from './definition';
 export const qwen2: Family<CausalConfig> = {
   name: 'qwen2',
   modelTypes: ['qwen2'],
+  architectures: ['Qwen2ForCausalLM'],
   parseConfig: (json, file) => causalDecoder(json, file, { family: 'qwen2', qkvBias: true, attnOutBias: false }),
   checkpointName: decoderName,
 };
