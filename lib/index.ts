@@ -96,6 +96,7 @@ export {
 } from './sampling/samplers';
 export type * from './sampling/types';
 export { type SystemInfo, systemInfo } from './system';
+export { decodeText } from './text';
 export * as training from './training';
 export {
   type ExampleData,

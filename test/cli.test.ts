@@ -1,6 +1,6 @@
 // The command line: the built program as users start it, and the pieces that need a terminal against a small stand-in
 // for one.
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -8,16 +8,10 @@ import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 import { loadModel, parseCache } from '../lib';
 import { type Cell, layout, RowDisplay } from '../lib/cli/row-display';
+import { inOneProcess, main, type Outcome } from './command-line';
 import { exceptOnWindows, modelFolder, temporaryFolder, withoutPlanner, withTokenizer } from './helpers';
 
-const main = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
 const base = path.relative(process.cwd(), modelFolder('base'));
-
-interface Outcome {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
 
 /** Runs the command line to its end; `during` sees every piece of stdout. */
 function dultra(
@@ -45,33 +39,6 @@ function dultra(
     child.on('error', reject);
     child.on('close', (code) => resolve({ ...outcome, code }));
   });
-}
-
-/** Outcomes of many command lines, out of one process: starting one takes longer than what these do in it. */
-function inOneProcess(commandLines: string[][]): Outcome[] {
-  const script = `
-    const { main } = require(${JSON.stringify(main)});
-    const write = process.stdout.write.bind(process.stdout);
-    const outcome = { code: null, stdout: '', stderr: '' };
-    for (const name of ['stdout', 'stderr']) process[name].write = (text) => { outcome[name] += text; return true; };
-    (async () => {
-      const outcomes = [];
-      for (const args of ${JSON.stringify(commandLines)}) {
-        Object.assign(outcome, { stdout: '', stderr: '' });
-        outcome.code = await main(args);
-        outcomes.push({ ...outcome });
-      }
-      write(JSON.stringify(outcomes));
-    })();`;
-  const env = {
-    ...process.env,
-    HF_HUB_OFFLINE: '1',
-    HF_HOME: temporaryFolder(),
-    DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so',
-  };
-  const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { env, encoding: 'utf8' });
-  expect(stderr).toBe('');
-  return JSON.parse(stdout);
 }
 
 const short = ['--gen-length', '24', '--block-length', '8'];

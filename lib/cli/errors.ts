@@ -1,6 +1,7 @@
 // Errors in the words of the command line, with their exit codes.
 import type { Command } from 'commander';
 import { isDUltraError, isOptionError } from '../index';
+import { printMessage } from './output';
 
 /** Exit codes of every command. */
 export const ExitCode = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const;
@@ -25,7 +26,7 @@ export function handleSignals(): void {
   const stop = (exitCode: number) => () => {
     if (controller.signal.aborted) process.exit(exitCode);
     controller.abort(new Interruption(exitCode));
-    setTimeout(() => process.stderr.write('dultra: stopping; press Ctrl-C again to stop at once\n'), 1000).unref();
+    setTimeout(() => printMessage('dultra: stopping; press Ctrl-C again to stop at once'), 1000).unref();
   };
   process.on('SIGINT', stop(ExitCode.interrupted));
   process.on('SIGTERM', stop(ExitCode.terminated));

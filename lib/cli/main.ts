@@ -7,6 +7,7 @@ import { register as registerGenerate } from './commands/generate';
 import { register as registerInfo } from './commands/info';
 import { register as registerTrain } from './commands/train';
 import { ExitCode, explain, handleSignals, interruptSignal } from './errors';
+import { printable, printMessage } from './output';
 
 const { version, description } = require('../../package.json') as { version: string; description: string };
 
@@ -19,7 +20,7 @@ function buildProgram(): Command {
     .configureHelp({ showGlobalOptions: false })
     // Before the subcommands, which inherit these.
     .exitOverride()
-    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'dultra: ')) })
+    .configureOutput({ outputError: (text, write) => write(printable(text.replace(/^error: /, 'dultra: '))) })
     .addHelpText(
       'after',
       '\nData goes to stdout, progress and messages to stderr. ' +
@@ -51,11 +52,11 @@ export async function main(args: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) {
       if (error.code === 'commander.unknownOption' && /'-\d/.test(error.message))
-        process.stderr.write('A prompt that begins with a dash comes after --, as in: dultra generate -- "-3+5="\n');
+        printMessage('A prompt that begins with a dash comes after --, as in: dultra generate -- "-3+5="');
       return error.exitCode === 0 ? ExitCode.done : ExitCode.usage;
     }
     const { message, exitCode } = explain(error, running);
-    process.stderr.write(`dultra: ${message}\n`);
+    printMessage(`dultra: ${message}`);
     return exitCode;
   }
 }
@@ -65,7 +66,7 @@ function start(): void {
   // EPIPE (dultra … | head -1): the reader has closed the pipe, which is no failure.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(ExitCode.done);
-    process.stderr.write(`dultra: stdout: ${error.message}\n`);
+    printMessage(`dultra: stdout: ${error.message}`);
     process.exit(ExitCode.failed);
   });
   process.stderr.on('error', () => {});

@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander';
 import { type LoadModelOptions, type LoadProgress, loadModel, type MaskedDiffusionModel } from '../index';
 import { interruptSignal } from './errors';
-import { formatBytes, type OutputFlags } from './output';
+import { formatBytes, type OutputFlags, printMessage } from './output';
 import { ProgressBar } from './progress';
 import { given, integer } from './values';
 
@@ -64,7 +64,7 @@ class LoadReport {
       return;
     }
     if (!process.stderr.isTTY) {
-      if (what !== this.#what) process.stderr.write(`downloading ${what} (${formatBytes(totalBytes)})\n`);
+      if (what !== this.#what) printMessage(`downloading ${what} (${formatBytes(totalBytes)})`);
       this.#what = what;
       return;
     }

@@ -22,13 +22,45 @@ export function colorsFor(stream: NodeJS.WriteStream): ReturnType<typeof pc.crea
   return pc.createColors(!NO_COLOR && (stream.isTTY ? pc.isColorSupported : !!FORCE_COLOR));
 }
 
-/** Text for a terminal: control characters of a model's output, which could move the cursor, become visible ones. */
-export function printable(text: string): string {
+/** What could move the cursor, change its colours or reorder the line, or is not to be seen at all. */
+const UNPRINTABLE =
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones that are meant
-  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, (character) => {
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+
+/**
+ * Text for a terminal. What a model writes, and what messages quote of files, data sets, names and answers of the hub,
+ * is not to be trusted: its control characters become visible ones; newlines and tabs stay.
+ */
+export function printable(text: string): string {
+  return text.replace(UNPRINTABLE, (character) => {
     const code = character.charCodeAt(0);
-    return code < 0x20 ? String.fromCharCode(0x2400 + code) : '\u2421';
+    if (code < 0x20) return String.fromCharCode(0x2400 + code);
+    return code < 0xa0 ? '\u2421' : `<U+${code.toString(16).toUpperCase().padStart(4, '0')}>`;
   });
+}
+
+/** {@link printable} text in one line. */
+export const oneLine = (text: string): string => printable(text).replaceAll('\n', '\u240a').replaceAll('\t', '\u2409');
+
+/** Characters of a message; what is longer quotes something that nobody reads in a terminal. */
+const MAX_MESSAGE = 4000;
+
+/** Prints a message on stderr. All messages go through here, which makes them {@link printable}. */
+export function printMessage(text: string): void {
+  const left = text.length - MAX_MESSAGE;
+  const shown = left > 0 ? `${text.slice(0, MAX_MESSAGE)}… (${left} more characters)` : text;
+  process.stderr.write(`${printable(shown)}\n`);
+}
+
+/** Prints a line for people on stdout, {@link printable}. */
+export function printLine(text: string, { bold = false } = {}): void {
+  const shown = printable(text);
+  process.stdout.write(`${bold ? colorsFor(process.stdout).bold(shown) : shown}\n`);
+}
+
+/** Prints what a command is asked for on stdout: as it is for a pipe or a file, {@link printable} in a terminal. */
+export function printData(text: string): void {
+  process.stdout.write(`${process.stdout.isTTY ? printable(text) : text}\n`);
 }
 
 /**
@@ -41,11 +73,11 @@ export function printJson(value: unknown): void {
     if (typeof item === 'bigint') return Number.isSafeInteger(Number(item)) ? Number(item) : item.toString();
     return item;
   };
-  // Lists of numbers take one line each.
-  const text = JSON.stringify(value, plain, 2).replace(
-    /\[\s+(-?\d[-\d.eE+,\s]*?)\s+\]/g,
-    (_, list: string) => `[${list.replace(/\s+/g, ' ')}]`,
-  );
+  // Lists of numbers take one line each. Outside its strings, JSON has no character that a terminal could mind but
+  // newlines.
+  const text = JSON.stringify(value, plain, 2)
+    .replace(/\[\s+(-?\d[-\d.eE+,\s]*?)\s+\]/g, (_, list: string) => `[${list.replace(/\s+/g, ' ')}]`)
+    .replace(UNPRINTABLE, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
   process.stdout.write(`${text}\n`);
 }
 
@@ -53,7 +85,7 @@ export function printJson(value: unknown): void {
 export function printTable(rows: readonly (readonly [name: string, value: string])[]): void {
   const width = Math.max(...rows.map(([name]) => name.length));
   const { bold } = colorsFor(process.stdout);
-  for (const [name, value] of rows) process.stdout.write(`${bold(name.padEnd(width))}  ${printable(value)}\n`);
+  for (const [name, value] of rows) process.stdout.write(`${bold(oneLine(name).padEnd(width))}  ${oneLine(value)}\n`);
 }
 
 /**
@@ -61,11 +93,12 @@ export function printTable(rows: readonly (readonly [name: string, value: string
  * @returns the widths
  */
 export function printColumns(head: string[], rows: readonly string[][], texts: number): number[] {
-  const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i].length)));
+  const shown = rows.map((row) => row.map(oneLine));
+  const widths = head.map((title, i) => Math.max(title.length, ...shown.map((row) => row[i].length)));
   const line = (cells: string[]) =>
     cells.map((cell, i) => (i < texts ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
-  const { bold } = colorsFor(process.stdout);
-  process.stdout.write(`${bold(line(head))}\n${rows.map((row) => `${line(row)}\n`).join('')}`);
+  printLine(line(head), { bold: true });
+  for (const row of shown) printLine(line(row));
   return widths;
 }
 

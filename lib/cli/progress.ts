@@ -1,5 +1,6 @@
 // Progress bars on stderr.
 import { SingleBar } from 'cli-progress';
+import { oneLine } from './output';
 
 /** A bar that appears with its first update. */
 export class ProgressBar {
@@ -14,7 +15,8 @@ export class ProgressBar {
   }
 
   /** @param begin where the work of this process began: the remaining time is estimated from there */
-  update(value: number, total: number, details: object, begin = value): void {
+  update(value: number, total: number, details: Readonly<Record<string, string>>, begin = value): void {
+    const shown = Object.fromEntries(Object.entries(details).map(([name, text]) => [name, oneLine(text)]));
     if (!this.#bar) {
       this.#bar = new SingleBar({
         stream: process.stderr,
@@ -25,9 +27,9 @@ export class ProgressBar {
         // Its own handler of SIGINT would replace that of the command line.
         gracefulExit: false,
       });
-      this.#bar.start(total, begin, details);
+      this.#bar.start(total, begin, shown);
     }
-    this.#bar.update(value, details);
+    this.#bar.update(value, shown);
   }
 
   /** Ends the bar; the next update begins another. */

@@ -27,21 +27,26 @@ export function seed(text: string): bigint {
   return BigInt(text);
 }
 
-/** Token ids, separated by commas or spaces. */
-export function ids(text: string): number[] {
-  return text
-    .split(/[\s,]+/)
-    .filter((part) => part !== '')
-    .map((part) => {
-      if (!/^\d+$/.test(part)) throw new InvalidArgumentError(`Expected ids such as 5,17,3; "${part}" is none.`);
-      return Number(part);
-    });
+/** The parts of a list that commas or spaces separate; each of them says something. */
+function list(text: string, example: string): string[] {
+  if (text.trim() === '') throw new InvalidArgumentError(`Expected ids such as ${example}, got none.`);
+  const parts = text.trim().split(/\s*,\s*|\s+/);
+  if (parts.includes(''))
+    throw new InvalidArgumentError(`Expected ids such as ${example}; one before or behind a comma is missing.`);
+  return parts;
 }
 
-/** Token ids with "_" (as null) for masks. */
-export function maskedIds(text: string): (number | null)[] {
-  return text
-    .split(/[\s,]+/)
-    .filter((part) => part !== '')
-    .flatMap((part): (number | null)[] => (part === '_' ? [null] : ids(part)));
+function tokenId(part: string, example: string): number {
+  if (!/^\d+$/.test(part)) throw new InvalidArgumentError(`Expected ids such as ${example}; "${part}" is none.`);
+  return Number(part);
 }
+
+const IDS = '5,17,3';
+const MASKED_IDS = '5,_,_,3';
+
+/** Token ids, separated by commas or spaces. */
+export const ids = (text: string): number[] => list(text, IDS).map((part) => tokenId(part, IDS));
+
+/** Token ids with "_" (as null) for masks. */
+export const maskedIds = (text: string): (number | null)[] =>
+  list(text, MASKED_IDS).map((part) => (part === '_' ? null : tokenId(part, MASKED_IDS)));

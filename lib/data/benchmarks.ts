@@ -19,6 +19,7 @@ import { checkChoice, checkInteger, checkKeys } from '../options';
 import { Random } from '../random';
 import type { ChatMessage } from '../types';
 import type { Example, TaskDataset } from './dataset';
+import { numberText } from './own-data';
 import { appsPrompt, humanEvalPrompt, mathPrompt, mbppPrompt, PROMPT_STYLES, type PromptStyle } from './prompts';
 import { type DataLocation, locateSplit, readRecords } from './records';
 import type { Split } from './splits';
@@ -32,7 +33,7 @@ export type BenchmarkName = (typeof BENCHMARK_NAMES)[number];
 /** Options of {@link openBenchmark}. */
 export interface BenchmarkOptions {
   /**
-   * A file (JSON lines, a JSON array, or Parquet) that stands for every split; a folder with a file per split
+   * A file (JSON lines, a JSON array, Parquet; text also in gzip) that stands for every split; a folder with a file per split
    * (train.jsonl …); or a hub id. Default: where the data set is published.
    */
   source?: string;
@@ -90,10 +91,27 @@ interface Definition {
 }
 
 const text = z.string();
-const id = z.union([z.string(), z.number()]).optional();
+/** A field that a record may leave out; null, which Parquet has in its place, is the same. */
+const optional = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined);
+/** An answer as text; `form` is what stands for a number. */
+const answerText = (form = (digits: string) => digits) =>
+  z.preprocess((value, context) => {
+    try {
+      return typeof value === 'number' ? form(numberText(value)) : value;
+    } catch (error) {
+      context.addIssue((error as Error).message);
+      return z.NEVER;
+    }
+  }, text);
+const id = optional(z.union([z.string(), z.number()]));
 const at =
   (source: string, config: string | null = null) =>
   (): DataLocation => ({ source, config });
+
+/** @throws Error where a field that has to say something is blank */
+function checkFilled(field: string, what: string, value: string): void {
+  if (value.trim() === '') throw new Error(`field "${field}": expected ${what}, got none`);
+}
 
 const math = (
   prompt: string,
@@ -121,7 +139,8 @@ interface MbppRecord {
 
 function mbppExample(record: MbppRecord, prompts: PromptStyle, index: number): Example<ChatMessage[]> {
   const question = record.text ?? record.prompt;
-  if (question === undefined) throw new Error('field "text": expected a string, got none');
+  checkFilled(record.text === undefined ? 'prompt' : 'text', 'a problem', question ?? '');
+  checkFilled('test_list', 'tests', record.test_list.join(''));
   const before = [...(record.test_imports ?? []), record.test_setup_code ?? '']
     .filter((line) => line !== '')
     .join('\n');
@@ -131,7 +150,12 @@ function mbppExample(record: MbppRecord, prompts: PromptStyle, index: number): E
     head: '',
     functionName: '',
   };
-  return { prompt: mbppPrompt(question, record.test_list, prompts), answer: record.code ?? '', category: '', meta };
+  return {
+    prompt: mbppPrompt(question as string, record.test_list, prompts),
+    answer: record.code ?? '',
+    category: '',
+    meta,
+  };
 }
 
 /** The tests of APPS: JSON in a string. */
@@ -160,10 +184,12 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
     kind: 'math',
     location: at('openai/gsm8k', 'main'),
     splits: ['train', 'test'],
-    schema: z.object({ question: text, answer: text }),
+    // A number is no worked solution: it is the answer alone.
+    schema: z.object({ question: text, answer: answerText((digits) => `#### ${digits}`) }),
     example({ question, answer }: { question: string; answer: string }, { prompts }, index) {
-      const gold = hashAnswer(answer);
-      if (gold === null) throw new Error('field "answer": expected an answer behind "####", got none');
+      const gold = hashAnswer(answer) ?? '';
+      checkFilled('answer', 'an answer behind "####"', gold);
+      checkFilled('question', 'a problem', question);
       return math(question, gold, gold, '', index, prompts);
     },
   },
@@ -173,9 +199,9 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
     splits: ['train', 'test'],
     schema: z.object({
       problem: text,
-      solution: text.optional(),
-      answer: text.optional(),
-      subject: text.optional(),
+      solution: optional(text),
+      answer: optional(answerText()),
+      subject: optional(text),
       unique_id: id,
     }),
     example(
@@ -186,6 +212,8 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
       const { problem, solution, subject = '', unique_id: ident = index } = record;
       const gold = record.answer ?? (solution === undefined ? null : extractAnswer(solution));
       if (gold === null) throw new Error('field "answer": expected an answer, or a solution with a box, got neither');
+      checkFilled(record.answer === undefined ? 'solution' : 'answer', 'an answer', gold);
+      checkFilled('problem', 'a problem', problem);
       return math(problem, solution ?? gold, gold, subject, ident, prompts);
     },
   },
@@ -193,21 +221,27 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
     kind: 'math',
     location: at('open-r1/DAPO-Math-17k-Processed', 'en'),
     splits: ['train'],
-    schema: z.object({ prompt: text, solution: text }),
-    example: ({ prompt, solution }: { prompt: string; solution: string }, { prompts }, index) =>
-      math(prompt.trim(), solution.trim(), boxedAnswer(solution.trim()), '', index, prompts),
+    schema: z.object({ prompt: text, solution: answerText() }),
+    example({ prompt, solution }: { prompt: string; solution: string }, { prompts }, index) {
+      const gold = boxedAnswer(solution.trim());
+      checkFilled('solution', 'an answer', gold);
+      checkFilled('prompt', 'a problem', prompt);
+      return math(prompt.trim(), solution.trim(), gold, '', index, prompts);
+    },
   },
   humaneval: {
     kind: 'code',
     location: at('openai/openai_humaneval'),
     splits: ['test'],
-    schema: z.object({ task_id: id, prompt: text, entry_point: text, test: text, canonical_solution: text.optional() }),
+    schema: z.object({ task_id: id, prompt: text, entry_point: text, test: text, canonical_solution: optional(text) }),
     example(
       record: { task_id?: string; prompt: string; entry_point: string; test: string; canonical_solution?: string },
       { prompts },
       index,
     ) {
       const { prompt, entry_point: entry, test } = record;
+      for (const [field, value] of Object.entries({ prompt, entry_point: entry, test }))
+        checkFilled(field, 'text', value);
       const meta: CodeMeta = {
         id: String(record.task_id ?? index),
         tests: { kind: 'script', before: '', after: `${test}\ncheck(${entry})` },
@@ -224,9 +258,9 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
     schema: z.object({
       task_id: id,
       text,
-      code: text.optional(),
+      code: optional(text),
       test_list: z.array(text).min(1),
-      test_setup_code: text.optional(),
+      test_setup_code: optional(text),
     }),
     example: (record: MbppRecord, { prompts }, index) => mbppExample(record, prompts, index),
   },
@@ -237,9 +271,9 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
     schema: z.object({
       task_id: id,
       prompt: text,
-      code: text.optional(),
+      code: optional(text),
       test_list: z.array(text).min(1),
-      test_imports: z.array(text).optional(),
+      test_imports: optional(z.array(text)),
     }),
     example: (record: MbppRecord, { prompts }, index) => mbppExample(record, prompts, index),
   },
@@ -250,24 +284,24 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
     schema: z.object({
       problem_id: id,
       question: text,
-      input_output: text,
+      input_output: optional(text),
       difficulty: text,
-      starter_code: text.nullish(),
-      solutions: text.nullish(),
+      starter_code: optional(text),
     }),
     example(
       record: {
         problem_id?: number;
         question: string;
-        input_output: string;
+        input_output?: string;
         difficulty: string;
-        starter_code?: string | null;
+        starter_code?: string;
       },
       options,
       index,
     ) {
       if (!options.difficulties.includes(record.difficulty)) return null;
-      const tests = appsTests(record.input_output);
+      const tests = appsTests(record.input_output ?? '');
+      checkFilled('question', 'a problem', record.question);
       if (tests === null || (options.functionsOnly && tests.kind !== 'calls')) return null;
       const functionName = tests.kind === 'calls' ? tests.functionName : '';
       const meta: CodeMeta = { id: String(record.problem_id ?? index), tests, head: '', functionName };
@@ -288,17 +322,9 @@ function problemOf(error: z.ZodError, value: unknown): string {
   for (const key of issue.path)
     found = (found as Record<PropertyKey, unknown> | null | undefined)?.[key as PropertyKey];
   const expected = 'expected' in issue ? `expected ${issue.expected}` : issue.message;
-  const got =
-    found === undefined
-      ? 'none'
-      : found === null
-        ? 'null'
-        : Array.isArray(found)
-          ? `a list of ${found.length}`
-          : typeof found;
-  return issue.path.length === 0
-    ? `${expected}, got ${got}`
-    : `field "${issue.path.join('.')}": ${expected}, got ${got}`;
+  const got = Array.isArray(found) ? `a list of ${found.length}` : found === null ? 'null' : typeof found;
+  const text = `${expected}, got ${found === undefined ? 'none' : got}`;
+  return issue.path.length === 0 ? text : `field "${issue.path.join('.')}": ${text}`;
 }
 
 async function loadSplit(
@@ -310,17 +336,19 @@ async function loadSplit(
   const files = await locateSplit(location, split);
   if (files.length === 0) return null;
   const examples: Example<ChatMessage[]>[] = [];
-  for (const file of files)
-    for (const [index, { value, where }] of (await readRecords(file)).entries()) {
+  for (const file of files) {
+    let index = 0;
+    for await (const { value, where } of readRecords(file)) {
       const checked = definition.schema.safeParse(value);
       if (!checked.success) throw new DUltraError('BAD_DATASET', `${where}: ${problemOf(checked.error, value)}`);
       try {
-        const example = definition.example(checked.data as never, options, index);
+        const example = definition.example(checked.data as never, options, index++);
         if (example) examples.push(example);
       } catch (cause) {
         throw new DUltraError('BAD_DATASET', `${where}: ${(cause as Error).message}`, { cause });
       }
     }
+  }
   if (examples.length === 0)
     throw new DUltraError('BAD_DATASET', `${files[0]}: expected at least one problem for the split ${split}, got none`);
   return examples;

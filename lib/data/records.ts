@@ -1,20 +1,18 @@
 // Records of a data set's files: JSON lines, a JSON array, Parquet; from a local path, or from the hub into its cache.
 import { existsSync, statSync } from 'node:fs';
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
-import { DUltraError, optionError } from '../errors';
+import { DUltraError, isDUltraError, optionError } from '../errors';
 import { downloadFiles } from '../hub';
+import { reasonOf, show } from '../text';
 import type { Split } from './splits';
+import { readTextRecords, type SourcedRecord } from './text-records';
 
-/** A record and its place, for messages: "gsm8k.jsonl, line 3". */
-export interface SourcedRecord {
-  value: unknown;
-  where: string;
-}
+export type { SourcedRecord } from './text-records';
 
-const FORMATS = /\.(jsonl|ndjson|json|parquet)$/i;
+const FORMATS = /\.(jsonl|ndjson|json|parquet)(\.gz)?$/i;
 
 /** Whole numbers of a Parquet file come as big integers. */
 function plain(value: unknown): unknown {
@@ -25,34 +23,24 @@ function plain(value: unknown): unknown {
   return value;
 }
 
-function parseJson(text: string, where: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    throw new DUltraError('BAD_DATASET', `${where}: expected JSON, got ${(cause as Error).message}`, { cause });
-  }
+async function* readParquet(file: string): AsyncGenerator<SourcedRecord, void, void> {
+  const rows = await parquetReadObjects({ file: await asyncBufferFromFile(file), compressors });
+  for (const [i, row] of rows.entries())
+    yield { value: plain({ ...row }), where: `${path.basename(file)}, row ${i + 1}` };
 }
 
-/** All records of a file. @throws DUltraError BAD_DATASET naming file and line */
-export async function readRecords(file: string): Promise<SourcedRecord[]> {
-  const name = path.basename(file);
+/**
+ * All records of a file, one after the other: JSON lines, a JSON array, or Parquet; text also packed by gzip.
+ * @throws DUltraError BAD_DATASET naming file and line
+ */
+export async function* readRecords(file: string): AsyncGenerator<SourcedRecord, void, void> {
   try {
-    if (/\.parquet$/i.test(file)) {
-      const rows = await parquetReadObjects({ file: await asyncBufferFromFile(file), compressors });
-      return rows.map((row, i) => ({ value: plain({ ...row }), where: `${name}, row ${i + 1}` }));
-    }
-    const text = await readFile(file, 'utf8');
-    if (/\.json$/i.test(file) && text.trimStart().startsWith('[')) {
-      const rows = parseJson(text, name) as unknown[];
-      return rows.map((value, i) => ({ value, where: `${name}, entry ${i + 1}` }));
-    }
-    return text.split('\n').flatMap((line, i) => {
-      const where = `${name}, line ${i + 1}`;
-      return line.trim() === '' ? [] : [{ value: parseJson(line, where), where }];
-    });
+    yield* /\.parquet$/i.test(file) ? readParquet(file) : readTextRecords(file);
   } catch (cause) {
-    if (cause instanceof DUltraError) throw cause;
-    throw new DUltraError('BAD_DATASET', `${file}: ${(cause as Error).message}`, { cause });
+    if (isDUltraError(cause)) throw cause;
+    const reason = reasonOf(cause);
+    const name = path.basename(file);
+    throw new DUltraError('BAD_DATASET', reason.startsWith(name) ? reason : `${file}: ${reason}`, { cause });
   }
 }
 
@@ -68,8 +56,8 @@ export function filesOfSplit(files: readonly string[], split: Split, config: str
   });
   const configured = config === null ? [] : own.filter((file) => file.split('/').includes(config));
   const chosen = (configured.length > 0 ? configured : own).sort();
-  const format = chosen[0]?.match(FORMATS)?.[1].toLowerCase();
-  return chosen.filter((file) => file.toLowerCase().endsWith(`.${format}`));
+  const format = chosen[0]?.match(FORMATS)?.[0].toLowerCase();
+  return chosen.filter((file) => format !== undefined && file.toLowerCase().endsWith(format));
 }
 
 /**
@@ -85,7 +73,7 @@ export interface DataLocation {
 /** Local paths of a split's files; those of the hub are brought into its cache. Empty where there is no such split. */
 export async function locateSplit({ source, config }: DataLocation, split: Split): Promise<string[]> {
   if (existsSync(source)) {
-    if (statSync(source).isFile()) return [source];
+    if (!statSync(source).isDirectory()) return [source];
     const names = (await readdir(source, { recursive: true })).map((name) => name.split(path.sep).join('/'));
     return filesOfSplit(names, split, config).map((name) => path.join(source, name));
   }
@@ -93,7 +81,7 @@ export async function locateSplit({ source, config }: DataLocation, split: Split
     throw optionError(
       RangeError,
       'dataset',
-      `expected a file, a folder or a hub id such as "openai/gsm8k", got ${JSON.stringify(source)}`,
+      `expected a file, a folder or a hub id such as "openai/gsm8k", got ${show(source)}`,
     );
   return downloadFiles('dataset', source, (names) => filesOfSplit(names, split, config));
 }

@@ -23,7 +23,7 @@ import {
 } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, colorsFor, printColumns, printJson } from '../output';
+import { addOutputOptions, oneLine, printColumns, printJson, printLine, printMessage } from '../output';
 import { ProgressBar } from '../progress';
 import { CACHE_TEXT, SAMPLER_TEXT } from '../sampling';
 import { given, integer, number } from '../values';
@@ -93,7 +93,6 @@ function namedCaches(list = 'none'): Record<string, CachePolicy> {
 
 /** Prints a table of all settings, and one by category. */
 function printResults({ config, results }: Evaluation): void {
-  const { bold } = colorsFor(process.stdout);
   const lines = results.map(
     ({ name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond }) => [
       name,
@@ -109,16 +108,14 @@ function printResults({ config, results }: Evaluation): void {
   const widths = printColumns(head, lines, 1);
   const categories = [...new Set(results.flatMap((result) => Object.keys(result.categories)))];
   if (categories.length < 2) return;
-  process.stdout.write(`\n${bold('By kind of prompt (right @ NFE)')}\n`);
+  printLine('\nBy kind of prompt (right @ NFE)', { bold: true });
   for (const { name, categories: parts } of results) {
     const texts = Object.entries(parts).map(
       ([key, { accuracy, nfe }]) => `${key} ${(100 * accuracy).toFixed(1)} % @ ${nfe.toFixed(2)}`,
     );
-    process.stdout.write(`${name.padEnd(widths[0])}  ${texts.join('  ')}\n`);
+    printLine(oneLine(`${name.padEnd(widths[0])}  ${texts.join('  ')}`));
   }
-  process.stdout.write(
-    `\n${config.count} prompts of the ${config.split} split of ${config.dataset}, seed ${config.seed}\n`,
-  );
+  printLine(`\n${config.count} prompts of the ${config.split} split of ${config.dataset}, seed ${config.seed}`);
 }
 
 /** A bar in a terminal; elsewhere a line per sampler. */
@@ -128,7 +125,7 @@ class EvalProgress {
 
   update({ sampler, done, total }: { sampler: string; done: number; total: number }): void {
     if (!process.stderr.isTTY) {
-      if (sampler !== this.#sampler) process.stderr.write(`${sampler}\n`);
+      if (sampler !== this.#sampler) printMessage(sampler);
       this.#sampler = sampler;
       return;
     }
@@ -147,7 +144,6 @@ function checkWritable(flag: string, file: string | undefined): void {
 
 /** Prints means ± standard deviations over the seeds. */
 function printCampaign({ rows, curves, config, models, seeds }: Campaign): void {
-  const { bold } = colorsFor(process.stdout);
   const spread = ({ mean, sd }: { mean: number; sd: number }, digits: number, scale = 1) =>
     `${(scale * mean).toFixed(digits)}${seeds.length > 1 ? ` ± ${(scale * sd).toFixed(digits)}` : ''}`;
   const lines = rows.map(({ model, sampler, accuracy, nfe, tokensPerForward, tokensPerSecond }) => [
@@ -161,12 +157,12 @@ function printCampaign({ rows, curves, config, models, seeds }: Campaign): void 
   ]);
   const head = ['model', 'sampler', 'right', 'NFE', 'tokens/pass', 'up to the end', 'tokens/s'];
   const widths = printColumns(head, lines, 2);
-  process.stdout.write(`\n${bold('Accuracy under parallelism (AUP)')}\n`);
+  printLine('\nAccuracy under parallelism (AUP)', { bold: true });
   for (const { model, group, aup } of curves)
-    process.stdout.write(`${model.padEnd(widths[0])}  ${group.padEnd(widths[1])}  ${aup.toFixed(1)}\n`);
-  process.stdout.write(
+    printLine(`${oneLine(model).padEnd(widths[0])}  ${oneLine(group).padEnd(widths[1])}  ${aup.toFixed(1)}`);
+  printLine(
     `\n${config.count} prompts of the ${config.split} split of ${config.dataset}, ` +
-      `${models.length} models, seeds ${seeds.join(', ')}\n`,
+      `${models.length} models, seeds ${seeds.join(', ')}`,
   );
 }
 
@@ -278,7 +274,7 @@ async function run(flags: Flags): Promise<void> {
   if (flags.json) printJson(result);
   else if (isSingle) printResults(campaign.evaluations[0].evaluation);
   else printCampaign(campaign);
-  if (!flags.quiet && flags.report !== undefined) process.stderr.write(`report: ${flags.report}\n`);
+  if (!flags.quiet && flags.report !== undefined) printMessage(`report: ${flags.report}`);
 }
 
 /** Adds `dultra eval` to the program. */

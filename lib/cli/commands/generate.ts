@@ -1,6 +1,4 @@
 // dultra generate: one prompt, one completion.
-import { readFileSync } from 'node:fs';
-import { addAbortSignal } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type {
@@ -12,8 +10,9 @@ import type {
   StreamEvent,
 } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
+import { isPiped, readStdin, readTextFile } from '../input';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, printable, printJson } from '../output';
+import { addOutputOptions, oneLine, printData, printJson, printLine, printMessage } from '../output';
 import { type Cell, RowDisplay } from '../row-display';
 import { addSamplingOptions, CACHE_TEXT, generateOptions, SAMPLER_TEXT, type SamplingFlags } from '../sampling';
 import { ids, maskedIds, number } from '../values';
@@ -34,28 +33,15 @@ Examples:
   dultra generate -m ./checkpoint --prompt-ids 5,17,3 --gen-length 64 --sampler confidence:0.9 --json
   echo "12+7*3=" | dultra generate -m ./checkpoint --select bernoulli --seed 7 -`;
 
-async function readStdin(): Promise<string> {
-  if (process.stdin.isTTY) process.stderr.write('reading from the terminal; Ctrl-D on an empty line ends it\n');
-  let text = '';
-  process.stdin.setEncoding('utf8');
-  try {
-    for await (const chunk of addAbortSignal(interruptSignal, process.stdin)) text += chunk;
-  } catch (error) {
-    interruptSignal.throwIfAborted();
-    throw error;
-  }
-  // The newline is the shell's, not the prompt's.
-  return text.replace(/\r?\n$/, '');
-}
-
 /** --messages: JSON, or the file that holds it, or "-". */
 async function readMessages(value: string): Promise<ChatMessage[]> {
   let text = value;
   if (value === '-') text = await readStdin();
   else if (!value.trimStart().startsWith('[')) {
     try {
-      text = readFileSync(value, 'utf8');
+      text = await readTextFile(value);
     } catch (error) {
+      interruptSignal.throwIfAborted();
       throw new UsageError(
         '--messages: expected JSON such as [{"role":"user","content":"Hi"}], ' +
           `or a file with it: ${(error as Error).message}`,
@@ -75,7 +61,22 @@ async function readMessages(value: string): Promise<ChatMessage[]> {
   };
   if (!Array.isArray(messages) || messages.length === 0 || !messages.every(fits))
     throw new UsageError(`--messages: expected an array of { "role": …, "content": … }, both strings${where}`);
+  if (messages.every(({ content }: ChatMessage) => content.trim() === ''))
+    throw new UsageError(`--messages: expected messages that say something${where}, got none that does`);
   return messages;
+}
+
+const NO_PROMPT =
+  'no prompt: give one as an argument, "-" to read it from stdin, or --messages, --prompt-ids or --template';
+
+/** The text of the prompt; undefined and "-" stand for stdin. @throws UsageError where it says nothing */
+async function readPromptText(argument: string | undefined): Promise<string> {
+  const isStdin = argument === undefined || argument === '-';
+  const prompt = isStdin ? await readStdin() : argument;
+  if (prompt.trim() !== '') return prompt;
+  if (argument === undefined) throw new UsageError(NO_PROMPT);
+  const got = prompt === '' ? 'nothing' : 'only white space';
+  throw new UsageError(`expected a prompt${isStdin ? ' on stdin' : ''}, got ${got}`);
 }
 
 /** The prompt, in the form that was given. Masks in --template-ids become ids when the model is known. */
@@ -89,13 +90,10 @@ async function readPrompt(text: string | undefined, flags: Flags): Promise<(mode
     '--template-ids': templateIds,
   };
   const given = Object.entries(forms).filter(([, value]) => value !== undefined);
-  if (given.length === 0)
-    throw new UsageError(
-      'no prompt: give one as an argument, "-" to read it from stdin, or --messages, --prompt-ids or --template',
-    );
+  if (given.length === 0 && !isPiped()) throw new UsageError(NO_PROMPT);
   if (given.length > 1) throw new UsageError(`expected one prompt, got ${given.map(([name]) => name).join(' and ')}`);
-  if (chat && text === undefined) throw new UsageError('--chat: expected the prompt as an argument or from stdin');
-  const [name] = given[0];
+  const [name] = given[0] ?? ['PROMPT'];
+  if (chat && name !== 'PROMPT') throw new UsageError('--chat: expected the prompt as an argument or from stdin');
   if (name.startsWith('--template') && flags.genLength !== undefined)
     throw new UsageError('--gen-length: not allowed with a template, whose masks say what to fill');
   if (messages !== undefined) {
@@ -105,14 +103,14 @@ async function readPrompt(text: string | undefined, flags: Flags): Promise<(mode
   if (promptIds) return () => ({ promptIds });
   if (template !== undefined) return () => ({ template });
   if (templateIds) return (model) => ({ template: templateIds.map((id) => id ?? model.config.maskTokenId) });
-  const prompt = text === '-' ? await readStdin() : (text as string);
+  const prompt = await readPromptText(text);
   return () => (chat ? [{ role: 'user', content: prompt }] : prompt);
 }
 
 /** Output of a finished row: its text, or its ids without a tokenizer. */
 function completionText(model: MaskedDiffusionModel, result: GenerateResult): string {
   if (!model.tokenizer) return result.ids.slice(0, result.tokens).join(',');
-  return process.stdout.isTTY ? printable(result.text) : result.text;
+  return result.text;
 }
 
 /** The row of a stream, as cells. */
@@ -138,7 +136,7 @@ class StreamedRow {
   /** The row in one line without colours. */
   line(): string {
     const words = this.cells.map(({ text, step }) => (step === null ? (this.#model.tokenizer ? '░' : '_ ') : text));
-    return printable(words.join('').trimEnd().replaceAll('\n', '\\n').replaceAll('\t', '\\t'));
+    return oneLine(words.join('').trimEnd().replaceAll('\n', '\\n').replaceAll('\t', '\\t'));
   }
 
   #text(id: number, position: number): string {
@@ -168,7 +166,7 @@ async function showStream(
       row.apply(event);
       const left = `${event.remaining} of ${row.cells.length} left`;
       if (display) display.update(row.cells, `step ${event.step + 1}, ${left}`);
-      else process.stdout.write(`step ${event.step + 1}, ${left}: ${row.line()}\n`);
+      else printLine(`step ${event.step + 1}, ${left}: ${row.line()}`);
       if (event.result) result = event.result;
       else if (delay > 0)
         await sleep(delay, undefined, { signal: interruptSignal }).catch(() => interruptSignal.throwIfAborted());
@@ -178,7 +176,7 @@ async function showStream(
     throw error;
   }
   if (!row || !result) throw new Error('the stream ended without a result');
-  if (!display) process.stdout.write(`${completionText(model, result)}\n`);
+  if (!display) printData(completionText(model, result));
   else {
     const shown = row.cells.slice(0, result.tokens).filter(({ step }) => step !== null);
     // Tokens one by one may be only parts of characters.
@@ -230,8 +228,8 @@ async function generate(text: string | undefined, flags: Flags): Promise<void> {
       result,
       ...(flags.stream ? { steps } : {}),
     });
-  } else if (!flags.stream) process.stdout.write(`${completionText(model, result)}\n`);
-  if (!flags.quiet && !flags.json) process.stderr.write(`${summary(result, seconds)}\n`);
+  } else if (!flags.stream) printData(completionText(model, result));
+  if (!flags.quiet && !flags.json) printMessage(summary(result, seconds));
 }
 
 /** Adds `dultra generate` to the program. */
@@ -242,7 +240,7 @@ export function register(program: Command): void {
     .description(
       'Completes a prompt by parallel unmasking. Prints the text, or token ids for a checkpoint without a tokenizer.',
     )
-    .argument('[prompt]', 'text to continue; "-" reads it from stdin')
+    .argument('[prompt]', 'text to continue; "-", or none behind a pipe, reads stdin, all of it one prompt')
     .optionsGroup('Prompt (one of them, or the argument):')
     .option('--chat', "put the prompt into the checkpoint's chat template, as the user's message")
     .option('--messages <file|json>', 'chat messages: [{"role":"user","content":"Hi"}], or a file with them')

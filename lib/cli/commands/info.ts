@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { type MaskedDiffusionModel, type SystemInfo, systemInfo } from '../../index';
 import { UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, formatBytes, printJson, printTable } from '../output';
+import { addOutputOptions, formatBytes, printJson, printLine, printTable } from '../output';
 
 interface InfoFlags extends ModelFlags {
   report?: boolean;
@@ -91,7 +91,7 @@ export function register(program: Command): void {
     const system = systemInfo();
     if (flags.report) {
       if (source !== undefined) throw new UsageError('--report describes the machine: leave the model out');
-      process.stdout.write(`${describeForIssue(system)}\n`);
+      printLine(describeForIssue(system));
       return;
     }
     if (source === undefined) {
@@ -111,7 +111,7 @@ export function register(program: Command): void {
       return;
     }
     printTable(describeSystem(system));
-    process.stdout.write('\n');
+    printLine('');
     printTable(describeModel(model));
   });
 }

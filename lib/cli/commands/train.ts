@@ -3,10 +3,10 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import path from 'node:path';
 import { type Command, Option } from 'commander';
 import { parse as parseYaml } from 'yaml';
-import { training } from '../../index';
+import { decodeText, training } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, formatBytes, printJson, printTable } from '../output';
+import { addOutputOptions, formatBytes, printData, printJson, printMessage, printTable } from '../output';
 import { ProgressBar } from '../progress';
 import { given, integer, number, seed } from '../values';
 
@@ -73,9 +73,10 @@ function readConfigFile(file: string): Record<string, unknown> {
   let config: unknown;
   try {
     // Every JSON document is a YAML document.
-    config = parseYaml(readFileSync(file, 'utf8'));
+    config = parseYaml(decodeText(readFileSync(file), file));
   } catch (error) {
-    throw new UsageError(`--config: ${file}: ${(error as Error).message}`);
+    const { message } = error as Error;
+    throw new UsageError(`--config: ${message.startsWith(file) ? message : `${file}: ${message}`}`);
   }
   if (typeof config !== 'object' || config === null || Array.isArray(config))
     throw new UsageError(`--config: ${file}: expected options by name, such as "maxSteps: 200"`);
@@ -197,15 +198,13 @@ class Progress {
       if (held === '' && step !== maxSteps && now - this.#lastLine < LINE_SECONDS * 1000) return;
       this.#lastLine = now;
       const left = step < maxSteps ? `, ${this.#secondsLeft(step, maxSteps).toFixed(0)} s left` : '';
-      process.stderr.write(
-        `step ${step}/${maxSteps}: ${summary(metrics)}${left}${held === '' ? '' : `; held out: ${held}`}\n`,
-      );
+      printMessage(`step ${step}/${maxSteps}: ${summary(metrics)}${left}${held === '' ? '' : `; held out: ${held}`}`);
       return;
     }
     this.#bar.update(step, maxSteps, { summary: summary(metrics) }, step - 1);
     if (held === '') return;
     this.stop();
-    process.stderr.write(`step ${step}: held out: ${held}\n`);
+    printMessage(`step ${step}: held out: ${held}`);
   }
 
   #secondsLeft(step: number, maxSteps: number): number {
@@ -302,9 +301,9 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
   await model.save(final);
   const seconds = (performance.now() - start) / 1000;
   if (flags.json) printJson({ stage, output, model: final, steps: last?.step ?? null, seconds, metrics: last });
-  else process.stdout.write(`${final}\n`);
+  else printData(final);
   if (!flags.quiet && !flags.json)
-    process.stderr.write(`${last ? `${last.step} steps` : 'nothing left to do'}, ${seconds.toFixed(1)} s\n`);
+    printMessage(`${last ? `${last.step} steps` : 'nothing left to do'}, ${seconds.toFixed(1)} s`);
 }
 
 /** Adds `dultra train` to the program. */
