@@ -49,7 +49,13 @@ describe('config.json', () => {
     ['mask_token_id', -1, /mask_token_id: /],
     ['eos_token_id', 1000, /eos_token_id: expected an id below/],
     ['eos_token_id', 1.5, /eos_token_id: /],
+    ['eos_token_id', -2, /eos_token_id: expected an id below 48, a list of such ids, or -1 for none, got -2/],
+    ['eos_token_id', [43, 48], /eos_token_id: expected an id below 48, .* got \[43,48\]/],
+    ['eos_token_id', [43, null], /eos_token_id: expected an id below 48, .* got \[43,null\]/],
+    ['eos_token_id', '43', /eos_token_id: expected an id below 48, .* got "43"/],
+    ['mask_token_id', [44], /mask_token_id: .*got \[44\]/],
     ['pad_token_id', 48, /pad_token_id: expected an id below/],
+    ['pad_token_id', -2, /pad_token_id: /],
     ['use_adaln', 1, /use_adaln: /],
     ['use_adaln', false, /missing tensors norm_out_2\.weight, norm_out_2\.bias$/],
     ['num_head_layers', 2, /missing tensors mask_head\.1\.q_proj\.weight/],
@@ -71,7 +77,7 @@ describe('config.json', () => {
     ['multi_query_attention', true, /multi_query_attention: /],
     ['use_block_embeddings', true, /use_block_embeddings: /],
     ['clip_qkv', 8, /clip_qkv: expected null, got 8/],
-    ['rope_scaling', { type: 'linear', factor: 2 }, /rope_scaling: expected null, got an object/],
+    ['rope_scaling', { type: 'linear', factor: 2 }, /rope_scaling\.type: expected "default" or null, got "linear"/],
     ['block_group_size', 4, /block_group_size: expected 1 or null, got 4/],
   ];
   const { folder: base } = makeCheckpoint();

@@ -94,5 +94,6 @@ export function checkFields<T>(schema: z.ZodType<T>, json: Record<string, unknow
   const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
   const [{ path, message }] = parsed.error.issues;
-  throw badFile(file, `${path.join('.')}: ${message}, got ${show(json[String(path[0])])}`);
+  const value = path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | undefined)?.[key], json);
+  throw badFile(file, `${path.join('.')}: ${message}, got ${show(value)}`);
 }

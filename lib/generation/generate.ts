@@ -1,7 +1,7 @@
 // Generation: prompts in, completions out, by the denoising loop.
 import { decodeIds } from '../model/prompt';
 import { denoiseRows, type RecordedUniforms } from '../sampling/denoise';
-import type { RowOutcome } from '../sampling/rows/row';
+import { indexOfEnd, type RowOutcome } from '../sampling/rows/row';
 import type { DenoiseRow, DenoiseStep } from '../sampling/types';
 import type { Prompt } from '../types';
 import { type GeneratingModel, type PreparedRow, prepare } from './prepare';
@@ -77,9 +77,9 @@ function eventOf(model: GeneratingModel, step: number, row: DenoiseRow, origin: 
 }
 
 function resultOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome): GenerateResult {
-  const { maskTokenId, eosTokenId } = model.config;
+  const { maskTokenId, eosTokenIds } = model.config;
   const ids = outcome.ids.slice(row.begin);
-  const eos = eosTokenId === null || row.isTemplate ? -1 : ids.indexOf(eosTokenId);
+  const eos = row.isTemplate ? -1 : indexOfEnd(ids, eosTokenIds);
   const tokens = eos < 0 ? ids.length : eos + 1;
   const shown = (eos < 0 ? ids : ids.subarray(0, eos)).filter((id) => id !== maskTokenId);
   return {

@@ -1,8 +1,7 @@
 // generation_config.json: a checkpoint's defaults of generation.
-import { existsSync } from 'node:fs';
-import path from 'node:path';
 import { z } from 'zod';
-import { badFile, checkFields, readJsonObject } from '../files/json';
+import { badFile, checkFields } from '../files/json';
+import type { GenerationFile } from '../model/generation-file';
 import { resolveSampler, type SamplerObject } from '../sampling/samplers';
 
 /** Defaults of `generate` from a checkpoint. */
@@ -23,14 +22,11 @@ const schema = z.looseObject({
 });
 
 /**
- * Reads `gen_length`, `block_length` and `sampler` of a folder's generation_config.json; other fields are for other
- * programs. Empty where there is no such file.
+ * `gen_length`, `block_length` and `sampler` of a checkpoint's generation_config.json.
  * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
  */
-export async function readGenerationDefaults(folder: string, hasPlanner: boolean): Promise<GenerationDefaults> {
-  const file = path.join(folder, 'generation_config.json');
-  if (!existsSync(file)) return {};
-  const fields = checkFields(schema, await readJsonObject(file), file);
+export function generationDefaults({ file, json }: GenerationFile, hasPlanner: boolean): GenerationDefaults {
+  const fields = checkFields(schema, json, file);
   const { gen_length: genLength, block_length: blockLength, sampler } = fields;
   const bad = (message: string, cause?: unknown) => badFile(file, message, cause);
   if (typeof blockLength === 'number' && typeof genLength !== 'number')

@@ -3,7 +3,7 @@ import type { ModelConfig } from '../model/config';
 import { parseDiffusionCheckpoint } from '../model/families';
 import { type LoadModelOptions, loadWeights } from '../model/load-weights';
 import { loadTokenizer } from '../model/tokenizer';
-import { readGenerationDefaults } from './generation-config';
+import { generationDefaults } from './generation-config';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
 
 /**
@@ -14,12 +14,15 @@ import { MaskedDiffusionModel } from './masked-diffusion-model';
  *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
  */
 export async function loadModel(source?: string, options: LoadModelOptions = {}): Promise<MaskedDiffusionModel> {
-  const { folder, json, config, files, native } = await loadWeights(source, options, {
+  const checkpoint = await loadWeights(source, options, {
     parse: parseDiffusionCheckpoint,
-    async readFiles(from, { maskTokenId, embeddingSize, planner }: ModelConfig) {
+    async readFiles(from, { maskTokenId, embeddingSize, planner }: ModelConfig, generation) {
       const tokenizer = await loadTokenizer(from, maskTokenId, embeddingSize);
-      return { tokenizer, generationDefaults: await readGenerationDefaults(from, planner !== null) };
+      return { tokenizer, generationDefaults: generationDefaults(generation, planner !== null) };
     },
   });
+  const { folder, json, files, native } = checkpoint;
+  const { eosTokenIds, eosTokenId } = checkpoint.config;
+  const config = { ...checkpoint.config, eosTokenId: eosTokenId ?? eosTokenIds[0] ?? null };
   return new MaskedDiffusionModel({ native, config, configJson: json, ...files, source: folder });
 }

@@ -11,6 +11,8 @@ interface FamilyConfig extends NativeModelConfig {
   vocabSize: number;
   headDim: number;
   mask: NonNullable<NativeModelConfig['mask']>;
+  /** Ids that end a text, of generation_config.json, else of config.json; empty where the checkpoint names none. */
+  eosTokenIds: readonly number[];
   qkNorm: boolean;
   qkvBias: boolean;
   attnOutBias: boolean;
@@ -20,16 +22,23 @@ interface FamilyConfig extends NativeModelConfig {
 
 /** Shapes and constants of a masked diffusion model, from its config.json. */
 export interface ModelConfig extends FamilyConfig {
-  /** null where the checkpoint names none. */
+  /**
+   * The id of an end that training pads answers with and decoding fills rows with: the first of config.json's, else of
+   * `eosTokenIds`. null where the checkpoint names none.
+   */
   eosTokenId: number | null;
   /** null where the checkpoint names none. */
   padTokenId: number | null;
 }
 
 /** Shapes and constants of an autoregressive model, from its config.json. */
-export interface CausalConfig extends FamilyConfig {
-  /** Ids that end a text; empty where the checkpoint names none. */
-  eosTokenIds: number[];
+export type CausalConfig = FamilyConfig;
+
+/** How a config.json says that weights are stored: as "float32"; undefined where it does not. */
+export function storedDtype({ dtype, torch_dtype }: Readonly<Record<string, unknown>>): string | undefined {
+  // transformers 5 writes `dtype`, transformers 4 `torch_dtype`.
+  const name = dtype ?? torch_dtype;
+  return typeof name === 'string' ? name.replace(/^torch\./, '') : undefined;
 }
 
 /** Reads a checkpoint's config.json. @throws DUltraError BAD_CHECKPOINT where it is missing or no JSON object. */

@@ -166,6 +166,7 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     headBias: false,
     qkNorm: false,
     mask: 'bidirectional',
+    eosTokenIds: [0],
     eosTokenId: 0,
     padTokenId: 0,
     maskTokenId: 1,

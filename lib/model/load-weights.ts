@@ -20,6 +20,7 @@ import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
 import { formatGiB } from '../text';
 import { readConfigJson } from './config';
 import type { ParsedCheckpoint } from './families';
+import { type GenerationFile, readGenerationFile, type TextEnds, withEndsOf } from './generation-file';
 import { availableMemory } from './memory';
 import { EMBEDDING, matchTensors } from './tensors';
 
@@ -244,7 +245,7 @@ export interface ModelKind<Config, Files> {
   /** The config, and the names of tensors. */
   parse(json: Record<string, unknown>, file: string, tensors: Map<string, TensorEntry>): ParsedCheckpoint<Config>;
   /** Reads the files beside the weights, such as the tokenizer. */
-  readFiles(folder: string, config: Config): Promise<Files>;
+  readFiles(folder: string, config: Config, generation: GenerationFile): Promise<Files>;
 }
 
 /** A checkpoint whose weights are loaded. */
@@ -260,7 +261,7 @@ export interface LoadedCheckpoint<Config, Files> {
  * Whether a model of the hub can be run, by its files without the weights. @param name of the model, for messages
  * @throws DUltraError BAD_CHECKPOINT
  */
-export async function checkRunnable<Config, Files>(
+export async function checkRunnable<Config extends TextEnds, Files>(
   { parse, readFiles }: ModelKind<Config, Files>,
   folder: string,
   name: string,
@@ -268,7 +269,9 @@ export async function checkRunnable<Config, Files>(
   try {
     const { file, json } = await readConfigJson(folder);
     // Whether there is a planner is not known yet.
-    await readFiles(folder, parse(json, file, new Map()).config);
+    const { config } = parse(json, file, new Map());
+    const generation = await readGenerationFile(folder, { file, json });
+    await readFiles(folder, withEndsOf(config, generation), generation);
   } catch (error) {
     if (!isDUltraError(error, 'BAD_CHECKPOINT')) throw error;
     // The user knows nothing of folders in the cache.
@@ -278,7 +281,7 @@ export async function checkRunnable<Config, Files>(
 }
 
 /** Checks options, finds the folder, reads config, headers and the files beside them, and loads the weights. */
-export async function loadWeights<Config extends NativeModelConfig, Files>(
+export async function loadWeights<Config extends NativeModelConfig & TextEnds, Files>(
   source: string | undefined,
   options: LoadModelOptions,
   kind: ModelKind<Config, Files>,
@@ -296,10 +299,12 @@ export async function loadWeights<Config extends NativeModelConfig, Files>(
   const { file, json } = await readConfigJson(folder);
   const weights = await findSafetensors(folder);
   const entries = await readSafetensorsEntries(weights);
-  const { config, checkpointName } = kind.parse(json, file, entries);
+  const { config: parsed, checkpointName } = kind.parse(json, file, entries);
+  const generation = await readGenerationFile(folder, { file, json });
+  const config = withEndsOf(parsed, generation);
   const tensors = matchTensors(config, entries, folder, checkpointName);
   // Before the weights, which take longer.
-  const files = await kind.readFiles(folder, config);
+  const files = await kind.readFiles(folder, config, generation);
   const isNarrow = storage === 'BF16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype === 'BF16'));
   const native = await loadOn({ device, isa }, (on) => {
     if (on === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);

@@ -105,6 +105,8 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
     await mkdir(folder, { recursive: true });
     await writeSafetensorsFrom(path.join(folder, 'model.safetensors'), headers, produce, { format: 'pt' });
     const json = { ...family.configJson(model.config, model.configJson), torch_dtype: dtype };
+    // The name of transformers 5 comes first there, and must not say what was.
+    if ('dtype' in json) Object.assign(json, { dtype });
     await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
     if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
       const present = new Set(await readdir(model.source));

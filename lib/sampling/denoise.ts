@@ -125,12 +125,13 @@ function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int3
 
 /** The rows of a batch, before their first step. */
 function openRows(target: Denoisable, inputs: readonly RowInput[], settings: DenoiseSettings): Row[] {
-  const { maskTokenId, eosTokenId } = target.config;
+  const { maskTokenId, eosTokenIds, eosTokenId } = target.config;
   const { sampler, reference } = settings;
   const definition = typeof sampler === 'function' ? null : definitionOf(sampler);
   return inputs.map((input, index) => {
     const rowSettings: RowSettings = {
       maskTokenId,
+      eosTokenIds,
       eosTokenId,
       blockLength: settings.blockLength ?? Math.max(1, input.ids.length - input.begin),
       stopAtEos: reference

@@ -6,7 +6,7 @@ import { DUltraError, optionError } from '../errors';
 import { readSafetensorsEntries } from '../files/safetensors';
 import { findSafetensors } from '../files/weight-files';
 import { downloadFiles } from '../hub';
-import { readConfigJson } from '../model/config';
+import { readConfigJson, storedDtype } from '../model/config';
 import { type ParsedCheckpoint, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../model/families';
 import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
@@ -87,7 +87,7 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
   if (file === undefined)
     throw new DUltraError('DOWNLOAD_FAILED', `${source}: the repository has no config.json; is it a language model?`);
   const { json } = await readConfigJson(path.dirname(file));
-  const storage = (json as { torch_dtype?: unknown }).torch_dtype === 'float32' ? 'F32' : 'BF16';
+  const storage = storedDtype(json) === 'float32' ? 'F32' : 'BF16';
   // Which files hold a planner is not known before they are here.
   return { config: parse(json, file, { has: () => hasPlanner }).config, storageOf: () => storage, source };
 }

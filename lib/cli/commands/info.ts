@@ -43,7 +43,8 @@ function describeModel(model: MaskedDiffusionModel): [string, string][] {
   const { config: c, info, source, tokenizer } = model;
   const heads = c.nKvHeads === c.nHeads ? `${c.nHeads} heads` : `${c.nHeads} heads on ${c.nKvHeads} key/value heads`;
   const { planner } = c;
-  const special = [['eos', c.eosTokenId] as const, ['mask', c.maskTokenId] as const].filter(([, id]) => id !== null);
+  const ends = c.eosTokenIds.map((id) => ['eos', id] as const);
+  const special = [...ends, ['mask', c.maskTokenId] as const];
   return [
     ['source', source],
     ['device', `${info.device}, ${info.isa}, ${info.threads} thread${info.threads === 1 ? '' : 's'}`],

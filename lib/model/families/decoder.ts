@@ -2,8 +2,12 @@
 import { z } from 'zod';
 import { DUltraError } from '../../errors';
 import { badFile, checkFields } from '../../files/json';
+import type { KeyTable } from '../../files/key-table';
 import type { CausalConfig } from '../config';
-import { count, LIMITS, requireValues } from './definition';
+import { readEndIds } from '../generation-file';
+import { ACCEPTED, HARMLESS } from './config-keys';
+import { count, LIMITS } from './definition';
+import { ROPE_KEYS, readRopeTheta } from './rope';
 
 const schema = z.looseObject({
   model_type: z.string(),
@@ -16,17 +20,17 @@ const schema = z.looseObject({
   max_position_embeddings: count(LIMITS.ids),
   head_dim: count(LIMITS.heads).nullish(),
   rms_norm_eps: z.number().nonnegative().max(1).nullish(),
-  rope_theta: z.number().min(1e-6).max(1e12).nullish(),
-  rope_parameters: z
-    .looseObject({ rope_theta: z.number().min(1e-6).max(1e12).nullish(), rope_type: z.string().nullish() })
-    .nullish(),
-  rope_scaling: z.looseObject({ rope_type: z.string().nullish(), type: z.string().nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
-  hidden_act: z.string().nullish(),
-  use_sliding_window: z.boolean().nullish(),
+  layer_types: z.array(z.literal('full_attention')).nullish(),
 });
-const eosSchema = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
+
+/** Keys of config.json that every decoder has. */
+export const DECODER_KEYS: KeyTable = {
+  read: [...Object.keys(schema.shape), ...ROPE_KEYS, 'eos_token_id'],
+  accepted: { ...ACCEPTED, hidden_act: ['silu'], hidden_activation: ['silu'], is_causal: [true], sliding_window: [] },
+  harmless: HARMLESS,
+};
 
 type Fields = z.infer<typeof schema>;
 
@@ -62,12 +66,6 @@ export function decoderShapes(
   traits: DecoderTraits,
 ): Omit<CausalConfig, 'mask' | 'maskTokenId' | 'eosTokenIds' | 'planner'> {
   const c = checkFields(schema, json, file);
-  requireValues(file, [
-    ['hidden_act', c.hidden_act, ['silu']],
-    ['use_sliding_window', c.use_sliding_window, [false]],
-    ['rope_scaling', c.rope_scaling?.rope_type ?? c.rope_scaling?.type, ['default']],
-    ['rope_parameters.rope_type', c.rope_parameters?.rope_type, ['default']],
-  ]);
   return {
     ...traits,
     dModel: c.hidden_size,
@@ -77,7 +75,7 @@ export function decoderShapes(
     vocabSize: c.vocab_size,
     embeddingSize: c.vocab_size,
     maxSequenceLength: c.max_position_embeddings,
-    ropeTheta: c.rope_theta ?? c.rope_parameters?.rope_theta ?? 10000,
+    ropeTheta: readRopeTheta(json, file, 10000),
     rmsNormEps: c.rms_norm_eps ?? 1e-6,
     weightTying: c.tie_word_embeddings ?? false,
     mlpBias: c.mlp_bias ?? false,
@@ -88,9 +86,9 @@ export function decoderShapes(
 
 /** The config of an autoregressive decoder. @throws as {@link decoderShapes} */
 export function causalDecoder(json: Record<string, unknown>, file: string, traits: DecoderTraits): CausalConfig {
-  const { eos_token_id: eos } = checkFields(eosSchema, json, file);
-  const eosTokenIds = typeof eos === 'number' ? [eos] : (eos ?? []);
-  return { ...decoderShapes(json, file, traits), mask: 'causal', maskTokenId: -1, eosTokenIds, planner: null };
+  const shapes = decoderShapes(json, file, traits);
+  const eosTokenIds = readEndIds(json.eos_token_id, file, shapes.embeddingSize);
+  return { ...shapes, mask: 'causal', maskTokenId: -1, eosTokenIds, planner: null };
 }
 
 /** Modules of a block, and tensors outside of blocks: names of the native table to those of decoders. */

@@ -1,7 +1,6 @@
 // What a family of checkpoints is made of.
 import { z } from 'zod';
-import { badFile } from '../../files/json';
-import { show } from '../../text';
+import type { KeyTable } from '../../files/key-table';
 import type { CausalConfig, ModelConfig } from '../config';
 
 /** A family: which checkpoints it reads, what their config.json says, and what their tensors are called. */
@@ -11,6 +10,8 @@ export interface Family<Config extends ModelConfig | CausalConfig> {
   readonly modelTypes: readonly string[];
   /** Names of the model's class in config.json that it is known to read; others are tried too. */
   readonly architectures: readonly string[];
+  /** Which keys of config.json are read, and which settings are accepted with certain values only. */
+  readonly keys: KeyTable;
   /**
    * Checks config.json and fills in defaults.
    * @param file named in errors @param tensors names of the checkpoint's tensors
@@ -31,14 +32,6 @@ export interface DiffusionFamily extends Family<ModelConfig> {
 export const count = (max: number) => z.int().positive().max(max);
 export const LIMITS = { width: 2 ** 20, heads: 2 ** 16, layers: 2 ** 16, mlp: 2 ** 24, ids: 2 ** 30 } as const;
 
-/** A field, its value, and the values with which the model is computed here; absent and null are always accepted. */
-export type Requirement = readonly [field: string, value: unknown, accepted: readonly unknown[]];
-
-/** Refuses settings that change the arithmetic to what is not computed here. @throws DUltraError BAD_CHECKPOINT */
-export function requireValues(file: string, requirements: readonly Requirement[]): void {
-  for (const [field, value, accepted] of requirements) {
-    if (value === undefined || value === null || accepted.includes(value)) continue;
-    const expected = [...accepted, null].map((item) => JSON.stringify(item)).join(' or ');
-    throw badFile(file, `${field}: expected ${expected}, got ${show(value)}`);
-  }
-}
+/** Id of a token, or null for none, which some files write as -1. */
+export const tokenId = z.int().min(-1).nullish();
+export const idOrNull = (id: number | null | undefined): number | null => (id == null || id < 0 ? null : id);

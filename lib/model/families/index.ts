@@ -4,7 +4,8 @@ import { badFile } from '../../files/json';
 import type { NativeModelConfig } from '../../native';
 import { show } from '../../text';
 import type { CausalConfig, ModelConfig } from '../config';
-import { type DiffusionFamily, type Family, requireValues } from './definition';
+import { checkConfigKeys } from './config-keys';
+import type { DiffusionFamily, Family } from './definition';
 import { llada } from './llada';
 import { llama } from './llama';
 import { qwen2 } from './qwen2';
@@ -57,10 +58,9 @@ function parse<Config extends ModelConfig | CausalConfig>(
       throw badFile(file, `model_type: expected ${typesOf(families, ' or ')}, got ${show(type)}, ${hint}`);
     throw unknownFamily(file, type ?? architecture);
   }
-  // Compressed tensors have names and types of their own.
-  requireValues(file, [['quantization_config', json.quantization_config, []]]);
   let config: Config;
   try {
+    checkConfigKeys(json, file, family.keys);
     config = family.parseConfig(json, file, tensors);
   } catch (error) {
     // Mixtures of experts and others give the model_type of the family that they come from.
@@ -74,8 +74,8 @@ function parse<Config extends ModelConfig | CausalConfig>(
 /**
  * The config of a masked diffusion model's checkpoint.
  * @param tensors names of the checkpoint's tensors
- * @throws DUltraError BAD_CHECKPOINT for an unknown `model_type`, for a field that is wrong, and for what is not
- * computed yet.
+ * @throws DUltraError BAD_CHECKPOINT for an unknown `model_type`, for a field that is wrong, for a setting or a key that
+ * is not known and may be a setting, and for what is not computed yet.
  */
 export const parseDiffusionCheckpoint = (
   json: Record<string, unknown>,

@@ -1,9 +1,13 @@
 // LLaDA, and LLaDOU and dUltra, which add a head that plans what to unmask.
 import { z } from 'zod';
 import { badFile, checkFields } from '../../files/json';
+import type { KeyTable } from '../../files/key-table';
 import { show } from '../../text';
 import type { ModelConfig } from '../config';
-import { count, type DiffusionFamily, LIMITS, requireValues } from './definition';
+import { readEndIds } from '../generation-file';
+import { ACCEPTED, HARMLESS } from './config-keys';
+import { count, type DiffusionFamily, idOrNull, LIMITS, tokenId } from './definition';
+import { ROPE_KEYS, readRopeTheta } from './rope';
 
 /** Tensor whose presence says that a checkpoint has a planner head. */
 const PLANNER_MARK = 'mask_linear.weight';
@@ -18,41 +22,74 @@ const schema = z.looseObject({
   vocab_size: count(LIMITS.ids),
   embedding_size: count(LIMITS.ids).nullish(),
   max_sequence_length: count(LIMITS.ids),
-  rope: z.boolean().nullish(),
-  rope_theta: z.number().min(1e-6).max(1e12).nullish(),
   rms_norm_eps: z.number().nonnegative().max(1).nullish(),
   weight_tying: z.boolean().nullish(),
   include_bias: z.boolean().nullish(),
   include_qkv_bias: z.boolean().nullish(),
   bias_for_layer_norm: z.boolean().nullish(),
   mask_token_id: z.int().nonnegative(),
-  eos_token_id: z.int().nonnegative().nullish(),
-  pad_token_id: z.int().nonnegative().nullish(),
+  pad_token_id: tokenId,
   use_adaln: z.boolean().nullish(),
   num_head_layers: z.int().nonnegative().max(1024).nullish(),
   use_mask_embeddings: z.boolean().nullish(),
 });
 
-/** Settings that change the arithmetic, with the values that are computed here. */
-const REQUIRED: readonly [field: string, accepted: readonly unknown[]][] = [
-  ['activation_type', ['silu']],
-  ['block_type', ['llama']],
-  ['layer_norm_type', ['rms']],
-  ['alibi', [false]],
-  ['attention_layer_norm', [false]],
-  ['input_emb_norm', [false]],
-  ['scale_logits', [false]],
-  ['include_bias', [false, true]],
-  ['include_qkv_bias', [false, true]],
-  ['bias_for_layer_norm', [false]],
-  ['layer_norm_with_affine', [true]],
-  ['clip_qkv', []],
-  ['rope_scaling', []],
-  ['block_group_size', [1]],
-  ['rope', [true]],
-  ['multi_query_attention', [false]],
-  ['use_block_embeddings', [false]],
-];
+/** Names of transformers for what LLaDA calls otherwise. Its own code does not read them; they must not disagree. */
+const ALIASES = {
+  hidden_size: 'd_model',
+  num_attention_heads: 'n_heads',
+  num_key_value_heads: 'n_kv_heads',
+  num_hidden_layers: 'n_layers',
+  intermediate_size: 'mlp_hidden_size',
+  max_position_embeddings: 'max_sequence_length',
+  tie_word_embeddings: 'weight_tying',
+} as const;
+
+const KEYS: KeyTable = {
+  read: [...Object.keys(schema.shape), ...ROPE_KEYS, ...Object.keys(ALIASES), 'head_dim', 'eos_token_id'],
+  accepted: {
+    ...ACCEPTED,
+    activation_type: ['silu'],
+    hidden_act: ['silu'],
+    block_type: ['llama'],
+    layer_norm_type: ['rms'],
+    alibi: [false],
+    attention_layer_norm: [false],
+    input_emb_norm: [false],
+    scale_logits: [false],
+    bias_for_layer_norm: [false],
+    layer_norm_with_affine: [true],
+    clip_qkv: [],
+    block_group_size: [1],
+    rope: [true],
+    multi_query_attention: [false],
+    use_block_embeddings: [false],
+    is_causal: [false],
+  },
+  harmless: [
+    ...HARMLESS,
+    // Of ALiBi and of the norm of queries and keys, which are off.
+    'alibi_bias_max',
+    'attention_layer_norm_with_affine',
+    // Rounding alone: the rotary embedding is computed in fp32 here.
+    'rope_full_precision',
+  ],
+};
+
+/** Refuses a second name of a field that says something else. @throws DUltraError BAD_CHECKPOINT */
+function checkAliases(
+  json: Readonly<Record<string, unknown>>,
+  file: string,
+  fields: Readonly<Record<(typeof ALIASES)[keyof typeof ALIASES] | 'head_dim', unknown>>,
+): void {
+  for (const [alias, field] of [...Object.entries(ALIASES), ['head_dim', 'head_dim'] as const]) {
+    const value = json[alias];
+    const own = fields[field];
+    if (value === undefined || value === null || value === own) continue;
+    const source = field === alias ? '' : ` as in ${field}`;
+    throw badFile(file, `${alias}: expected ${show(own)}${source}, got ${show(value)}`);
+  }
+}
 
 function parseConfig(
   json: Record<string, unknown>,
@@ -61,10 +98,6 @@ function parseConfig(
 ): ModelConfig {
   const bad = (message: string) => badFile(file, message);
   const c = checkFields(schema, json, file);
-  requireValues(
-    file,
-    REQUIRED.map(([field, accepted]) => [field, json[field], accepted]),
-  );
   // Where nothing else is said, norms have biases if linears have.
   if (c.include_bias && c.bias_for_layer_norm !== false)
     throw bad(`bias_for_layer_norm: expected false with include_bias, got ${show(c.bias_for_layer_norm)}`);
@@ -81,26 +114,36 @@ function parseConfig(
     throw bad(`n_heads: expected a multiple of n_kv_heads (${nKvHeads}), got ${c.n_heads}`);
   if (embeddingSize < c.vocab_size)
     throw bad(`embedding_size: expected at least vocab_size (${c.vocab_size}), got ${embeddingSize}`);
-  for (const field of ['mask_token_id', 'eos_token_id', 'pad_token_id'] as const) {
+  for (const field of ['mask_token_id', 'pad_token_id'] as const) {
     const id = c[field];
     if (typeof id === 'number' && id >= embeddingSize)
       throw bad(`${field}: expected an id below embedding_size (${embeddingSize}), got ${id}`);
   }
+  const headDim = c.d_model / c.n_heads;
+  const weightTying = c.weight_tying ?? false;
+  checkAliases(json, file, {
+    ...c,
+    n_kv_heads: nKvHeads,
+    mlp_hidden_size: mlpHiddenSize,
+    weight_tying: weightTying,
+    head_dim: headDim,
+  });
+  const eosTokenIds = readEndIds(json.eos_token_id, file, embeddingSize);
   const useAdaln = c.use_adaln ?? true;
   return {
     family: 'llada',
     dModel: c.d_model,
     nHeads: c.n_heads,
     nKvHeads,
-    headDim: c.d_model / c.n_heads,
+    headDim,
     nLayers: c.n_layers,
     mlpHiddenSize,
     vocabSize: c.vocab_size,
     embeddingSize,
     maxSequenceLength: c.max_sequence_length,
-    ropeTheta: c.rope_theta ?? 10000,
+    ropeTheta: readRopeTheta(json, file, 10000),
     rmsNormEps: c.rms_norm_eps ?? 1e-5,
-    weightTying: c.weight_tying ?? false,
+    weightTying,
     qkvBias: c.include_bias === true || c.include_qkv_bias === true,
     attnOutBias: c.include_bias === true,
     mlpBias: c.include_bias === true,
@@ -108,8 +151,9 @@ function parseConfig(
     qkNorm: false,
     mask: 'bidirectional',
     maskTokenId: c.mask_token_id,
-    eosTokenId: c.eos_token_id ?? null,
-    padTokenId: c.pad_token_id ?? null,
+    eosTokenIds,
+    eosTokenId: eosTokenIds[0] ?? null,
+    padTokenId: idOrNull(c.pad_token_id),
     planner: tensors.has(PLANNER_MARK)
       ? { numLayers: c.num_head_layers ?? 1, useAdaln, useMaskEmbeddings: c.use_mask_embeddings ?? true }
       : null,
@@ -121,6 +165,8 @@ function configJson(config: ModelConfig, json: Readonly<Record<string, unknown>>
   return {
     architectures: [planner ? 'LLaDOUModelLM' : 'LLaDAModelLM'],
     model_type: 'llada',
+    eos_token_id: config.eosTokenId,
+    pad_token_id: config.padTokenId,
     ...json,
     d_model: config.dModel,
     n_heads: config.nHeads,
@@ -134,8 +180,6 @@ function configJson(config: ModelConfig, json: Readonly<Record<string, unknown>>
     rms_norm_eps: config.rmsNormEps,
     weight_tying: config.weightTying,
     mask_token_id: config.maskTokenId,
-    eos_token_id: config.eosTokenId,
-    pad_token_id: config.padTokenId,
     ...(planner && {
       num_head_layers: planner.numLayers,
       use_adaln: planner.useAdaln,
@@ -149,6 +193,7 @@ export const llada: DiffusionFamily = {
   name: 'llada',
   modelTypes: ['llada'],
   architectures: ['LLaDAModelLM', 'LLaDOUModelLM'],
+  keys: KEYS,
   parseConfig,
   configJson,
   checkpointName: (tensor) => tensor,

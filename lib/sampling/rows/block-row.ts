@@ -96,7 +96,7 @@ export class BlockRow extends Row {
 
   override apply(step: RowStep): void {
     super.apply(step);
-    const { maskTokenId, eosTokenId, greedy, stopAtEos } = this.settings;
+    const { maskTokenId, eosTokenIds, greedy, stopAtEos } = this.settings;
     const { positions } = step;
     // The empty pass of a finished block changes nothing.
     const changed = positions.length === 0 || positions.some((p) => this.ids[p] !== maskTokenId);
@@ -106,7 +106,7 @@ export class BlockRow extends Row {
         'the step changed nothing: the model predicts the mask token itself, which compat: "reference" allows (the reference loops for ever here)',
       );
     while (!this.sawEos && this.decided < this.ids.length && this.ids[this.decided] !== maskTokenId) {
-      if (this.ids[this.decided] === eosTokenId) this.sawEos = true;
+      if (eosTokenIds.includes(this.ids[this.decided])) this.sawEos = true;
       else this.decided++;
     }
     if (stopAtEos && this.sawEos) this.finished = true;

@@ -107,13 +107,12 @@ export class MultiBlockRow extends Row {
     return true;
   }
 
-  /** Fills what is right of the first end of sequence with that token, and closes its blocks. */
+  /** Fills what is right of the first end of sequence with `eosTokenId`, and closes its blocks. */
   private fillBehindEos(): boolean {
-    const { ids, begin, open } = this;
-    const { eosTokenId } = this.settings;
-    const eos = eosTokenId === null ? -1 : ids.indexOf(eosTokenId, begin);
-    if (eosTokenId === null || eos < 0) return false;
-    this.fill(eos, eosTokenId);
+    const { begin, open } = this;
+    const eos = this.endFrom(begin);
+    if (eos < 0) return false;
+    this.fillBehind(eos);
     for (const [i, block] of open.entries()) {
       if (i === 0 || block.end <= eos) continue;
       const masks = block.start > eos ? 0 : this.countMasks(block.start, eos + 1);
@@ -125,7 +124,9 @@ export class MultiBlockRow extends Row {
     return true;
   }
 
-  private fill(eos: number, token: number): void {
+  private fillBehind(eos: number): void {
+    if (eos < 0) return;
+    const token = this.settings.eosTokenId ?? this.ids[eos];
     for (let i = eos + 1; i < this.ids.length; i++) {
       // Given tokens of a template stay; the reference has no templates.
       const isGiven = this.unmaskedAt[i] === 0 && this.ids[i] !== this.settings.maskTokenId;
@@ -163,17 +164,16 @@ export class MultiBlockRow extends Row {
       block.masks = Math.max(0, block.masks - chosen);
     }
     // Determined here rather than before the next pass, so that the last event can say `finished`.
-    const { reference, maskTokenId, stopAtEos, eosTokenId } = this.settings;
+    const { reference, maskTokenId, stopAtEos } = this.settings;
     const first = this.ids.indexOf(maskTokenId, reference ? this.begin : 0);
-    const eos = stopAtEos && eosTokenId !== null ? this.ids.indexOf(eosTokenId, this.begin) : -1;
+    const eos = stopAtEos ? this.endFrom(this.begin) : -1;
     // The reference stops here without a last fill, and so keeps what its candidates overwrote.
     if (first < 0 && (!reference || this.open.length > this.count)) this.finished = true;
     else if (eos >= 0 && (first < 0 || first > eos)) this.finished = this.fillAtEnd = true;
   }
 
   override outcome(): RowOutcome {
-    const { eosTokenId } = this.settings;
-    if (this.fillAtEnd && eosTokenId !== null) this.fill(this.ids.indexOf(eosTokenId, this.begin), eosTokenId);
+    if (this.fillAtEnd) this.fillBehind(this.endFrom(this.begin));
     return super.outcome();
   }
 }

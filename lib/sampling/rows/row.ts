@@ -23,10 +23,22 @@ export interface RowOutcome {
   logLikelihood: number;
 }
 
+/** Position of the first of `ends` in a row of ids, from `from` on, or -1. */
+export function indexOfEnd(ids: Int32Array, ends: readonly number[], from = 0): number {
+  let first = -1;
+  for (const end of ends) {
+    const at = ids.indexOf(end, from);
+    if (at >= 0 && (first < 0 || at < first)) first = at;
+  }
+  return first;
+}
+
 /** Settings of a row. */
 export interface RowSettings {
   maskTokenId: number;
-  /** null: rows never end early. */
+  /** Tokens that end a text; empty: rows never end early. */
+  eosTokenIds: readonly number[];
+  /** What a policy writes behind an end; null where there is none. */
   eosTokenId: number | null;
   blockLength: number;
   stopAtEos: boolean;
@@ -126,9 +138,13 @@ export abstract class Row {
 
   outcome(): RowOutcome {
     const { ids, begin, nfe, fullForwards, unmaskedAt, logLikelihood } = this;
-    const eos = this.settings.eosTokenId;
-    const finishReason = eos !== null && ids.indexOf(eos, begin) >= 0 ? 'eos' : 'length';
+    const finishReason = this.endFrom(begin) >= 0 ? 'eos' : 'length';
     return { ids, begin, nfe, fullForwards, unmaskedAt, logLikelihood, finishReason };
+  }
+
+  /** Position of the first token from `from` on that ends a text, or -1. */
+  protected endFrom(from: number): number {
+    return indexOfEnd(this.ids, this.settings.eosTokenIds, from);
   }
 
   /** Masked positions from `from` to before `to`. */
