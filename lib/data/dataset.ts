@@ -16,6 +16,9 @@ export interface Example<P extends ExamplePrompt = ExamplePrompt> {
   meta: unknown;
 }
 
+/** Shares of categories in a sample, relative to each other; a category without one has none. */
+export type Shares = Readonly<Record<string, number>>;
+
 /** A verifiable task: seeded and endless, or a finite set of examples. */
 export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   /** Short name, such as "st1". */
@@ -27,8 +30,11 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   /**
    * Equal arguments give equal examples. Endless tasks: the splits are disjoint by construction. Finite ones: the first
    * `count` examples of a split in the file's order, whatever the seed; of "train", `count` drawn by the seed.
+   * @param shares of the task's `categories`. Default: its own
    */
-  sample(split: 'train' | 'validation' | 'test', count: number, seed: number): Example<P>[];
+  sample(split: 'train' | 'validation' | 'test', count: number, seed: number, shares?: Shares): Example<P>[];
+  /** Categories that `sample` takes shares of; absent where it takes none. */
+  categories?: readonly string[];
   /** Whether a completion's text is a right answer. */
   verify(example: Example<P>, completion: string): boolean | Promise<boolean>;
   /** Words for a word-level tokenizer.json; none for data sets of natural text. */

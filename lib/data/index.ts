@@ -9,6 +9,7 @@ import type { TaskDataset } from './dataset';
 import { freeChoice } from './free-choice';
 import { sudoku4 } from './sudoku';
 import { wordProblems } from './word-problems';
+import { world } from './world';
 
 export {
   BENCHMARK_NAMES,
@@ -19,14 +20,15 @@ export {
   openBenchmark,
   programFor,
 } from './benchmarks';
-export type { Example, ExamplePrompt, TaskDataset } from './dataset';
+export type { Example, ExamplePrompt, Shares, TaskDataset } from './dataset';
 export { type FreeChoiceName, freeChoice } from './free-choice';
 export { appsPrompt, humanEvalPrompt, mathPrompt, mbppPrompt, PROMPT_STYLES, type PromptStyle } from './prompts';
 export { type Split, splitOf } from './splits';
 export { sudoku4 } from './sudoku';
 export { type WordDiagnosis, type WordProblemDataset, type WordProblemName, wordProblems } from './word-problems';
+export { type WorldCategory, type WorldDataset, type WorldMeta, type WorldSplit, world } from './world';
 
-/** Names of the tasks that are part of the package. */
+/** Names of the word-level tasks that are part of the package; {@link world} is the one in ordinary English. */
 export const TASK_NAMES = ['st1', 's1', 't12', 't12w', 'free8', 'freeb8', 'free12', 'sudoku4'] as const;
 
 /** One of {@link TASK_NAMES}. */
@@ -67,13 +69,13 @@ export function register(name: string, open: OpenDataset): void {
 }
 
 /** Every name that {@link open} knows. */
-export const names = (): string[] => [...TASK_NAMES, ...BENCHMARK_NAMES, ...registered.keys()];
+export const names = (): string[] => [...TASK_NAMES, 'world', ...BENCHMARK_NAMES, ...registered.keys()];
 
 /** Whether `text` begins with a name that {@link open} knows. */
 export const isKnown = (text: string): boolean => names().includes(text.split(':', 1)[0]);
 
 /**
- * Opens a task or data set: "st1"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from a file,
+ * Opens a task or data set: "st1", "world"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from a file,
  * a folder or another repository; a name that {@link register} knows.
  * @throws RangeError for an unknown name; as {@link openBenchmark}
  */
@@ -84,6 +86,7 @@ export async function open(name: string, options: BenchmarkOptions = {}): Promis
   if (own) return own({ ...options, ...source });
   if ((BENCHMARK_NAMES as readonly string[]).includes(head))
     return openBenchmark(head as BenchmarkName, { ...options, ...source });
+  if (rest.length === 0 && head === 'world') return world();
   if (rest.length === 0 && (TASK_NAMES as readonly string[]).includes(head)) return byName(head as TaskName);
   throw optionError(RangeError, 'dataset', `expected one of ${names().join(', ')}, got ${JSON.stringify(name)}`);
 }

@@ -1,21 +1,29 @@
-// New models: a folder in the Hugging Face layout with random weights and a word-level tokenizer.
+// New models: a folder in the Hugging Face layout with random weights, and a tokenizer of whole words or one that is there.
 
+import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { optionError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { writeError, writeFileAtomic } from '../files/atomic';
-import { checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
+import { readJsonObject, readTextFile } from '../files/json';
+import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';
 import type { ModelConfig } from './config';
 import { saveModel } from './save';
 import { expectedTensors } from './tensors';
+import { loadTokenizer, specialToken } from './tokenizer';
 
 /** Options of {@link createModel}. */
 export interface CreateModelOptions {
   /**
-   * Words of the task, which white space separates. The tokens for end of sequence, mask and unknown words are added
-   * before them.
+   * Words of the task, which white space separates, for a tokenizer whose tokens are whole words. The tokens for end of
+   * sequence, mask and unknown words are added before them. This or `tokenizer` is needed.
    */
-  vocabulary: readonly string[];
+  vocabulary?: readonly string[];
+  /**
+   * Folder with a tokenizer.json, and a tokenizer_config.json that names `mask_token` and `eos_token`: what
+   * `trainTokenizer` writes, or any checkpoint's. Its files are copied.
+   */
+  tokenizer?: string;
   /** Hidden size. Default 64. */
   dModel?: number;
   /** Query heads. Default 4. */
@@ -32,6 +40,12 @@ export interface CreateModelOptions {
   ropeTheta?: number;
   /** Blocks of the planner head. Default 1. */
   plannerLayers?: number;
+  /**
+   * How the output matrices of attention start: "random" (default), or "copying", 0.35 times the transposed value
+   * matrix. With that, attending to a token writes it from the first step on, and copying is learnt sooner
+   * (docs/results.md).
+   */
+  attentionOutput?: 'random' | 'copying';
   /** Seed of the random weights. Default 0. */
   seed?: number | bigint;
 }
@@ -88,6 +102,65 @@ export function wordLevelTokenizer(vocabulary: readonly string[]): { tokenizer: 
   return { tokenizer, config, size: words.length };
 }
 
+/** Share of what attention reads that a "copying" start writes back. */
+const COPYING_GAIN = 0.35;
+
+/** A tokenizer's files, and what config.json says of it. */
+interface GivenTokenizer {
+  files: [name: string, content: string][];
+  size: number;
+  eosTokenId: number | null;
+  padTokenId: number | null;
+  maskTokenId: number;
+}
+
+/** The tokenizer in a folder. @throws TypeError, RangeError; DUltraError BAD_CHECKPOINT, NO_TOKENIZER */
+async function tokenizerOf(folder: string): Promise<GivenTokenizer> {
+  if (typeof folder !== 'string' || folder === '')
+    throw optionError(TypeError, 'tokenizer', `expected a folder, got ${JSON.stringify(folder)}`);
+  // No limit on ids: the tables are made to fit.
+  const tokenizer = await loadTokenizer(folder, 0, 1 << 20);
+  if (!tokenizer) throw new DUltraError('NO_TOKENIZER', `${folder}: expected a tokenizer.json, got none`);
+  const present = ['tokenizer.json', 'chat_template.jinja', 'special_tokens_map.json', 'tokenizer_config.json'].filter(
+    (name) => existsSync(path.join(folder, name)),
+  );
+  const files = await Promise.all(
+    present.map(async (name): Promise<[string, string]> => [name, await readTextFile(path.join(folder, name))]),
+  );
+  const config = present.includes('tokenizer_config.json')
+    ? await readJsonObject(path.join(folder, 'tokenizer_config.json'))
+    : {};
+  const idOf = (key: string): number | null => {
+    const token = specialToken(config, key);
+    return token === null ? null : tokenizer.tokenId(token);
+  };
+  const maskTokenId = idOf('mask_token');
+  if (maskTokenId === null)
+    throw optionError(
+      RangeError,
+      'tokenizer',
+      `expected a tokenizer_config.json whose "mask_token" is a token, got none in ${folder}`,
+    );
+  const eosTokenId = idOf('eos_token');
+  return { files, size: tokenizer.size, maskTokenId, eosTokenId, padTokenId: idOf('pad_token') ?? eosTokenId };
+}
+
+function wordTokenizer(vocabulary: readonly string[]): GivenTokenizer {
+  if (!Array.isArray(vocabulary))
+    throw optionError(TypeError, 'vocabulary', `expected a list of words, got ${String(vocabulary)}`);
+  const { tokenizer, config, size } = wordLevelTokenizer(vocabulary);
+  return {
+    files: [
+      ['tokenizer.json', `${JSON.stringify(tokenizer)}\n`],
+      ['tokenizer_config.json', `${JSON.stringify(config, null, 2)}\n`],
+    ],
+    size,
+    eosTokenId: 0,
+    padTokenId: 0,
+    maskTokenId: 1,
+  };
+}
+
 /** Multiplier of N(0, 1) for each kind of tensor; null: not random. */
 function deviation(name: string, shape: readonly number[], nLayers: number, plannerLayers: number): number | null {
   const fanIn = shape[shape.length - 1];
@@ -99,17 +172,32 @@ function deviation(name: string, shape: readonly number[], nLayers: number, plan
   return (/(attn_out|ff_out)\.weight$/.test(name) ? 1 / Math.sqrt(2 * depth) : 1) / Math.sqrt(fanIn);
 }
 
+/** COPYING_GAIN times the transposed value matrix; query heads that share a value head share its rows. */
+function transposedValues(
+  values: Float32Array,
+  { dModel, nHeads, nKvHeads, headDim }: Pick<ModelConfig, 'dModel' | 'nHeads' | 'nKvHeads' | 'headDim'>,
+): Float32Array {
+  const out = new Float32Array(dModel * dModel);
+  for (let row = 0; row < dModel; row++)
+    for (let column = 0; column < dModel; column++) {
+      const head = Math.floor((Math.floor(column / headDim) * nKvHeads) / nHeads);
+      out[row * dModel + column] = COPYING_GAIN * values[(head * headDim + (column % headDim)) * dModel + row];
+    }
+  return out;
+}
+
 /**
  * Makes a new model with a planner head in `folder`: config.json, model.safetensors, tokenizer.json. Load it with
  * `loadModel`.
  *
  * The output head starts as a copy of the embedding table. That lets the model copy words of the prompt from the start;
  * with two independent tables it takes thousands of steps to learn that.
- * @throws TypeError, RangeError for options; DUltraError WRITE_FAILED.
+ * @throws TypeError, RangeError for options; DUltraError WRITE_FAILED, NO_TOKENIZER, BAD_CHECKPOINT.
  */
 export async function createModel(folder: string, options: CreateModelOptions): Promise<void> {
   checkKeys('options', options, [
     'vocabulary',
+    'tokenizer',
     'dModel',
     'nHeads',
     'nKvHeads',
@@ -118,21 +206,20 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     'maxSequenceLength',
     'ropeTheta',
     'plannerLayers',
+    'attentionOutput',
     'seed',
   ]);
   const {
-    vocabulary,
     dModel = 64,
     nHeads = 4,
     nLayers = 3,
     maxSequenceLength = 128,
     ropeTheta = 100,
     plannerLayers = 1,
+    attentionOutput = 'random',
   } = options;
   const { nKvHeads = nHeads, mlpHiddenSize = 3 * dModel } = options;
   const seed = checkSeed('seed', options.seed ?? 0);
-  if (!Array.isArray(vocabulary))
-    throw optionError(TypeError, 'vocabulary', `expected a list of words, got ${String(vocabulary)}`);
   checkInteger('nHeads', nHeads, { min: 1, max: 1024 });
   checkInteger('nKvHeads', nKvHeads, { min: 1, max: nHeads });
   checkInteger('dModel', dModel, { min: 2, max: 65536 });
@@ -141,11 +228,17 @@ export async function createModel(folder: string, options: CreateModelOptions): 
   checkInteger('maxSequenceLength', maxSequenceLength, { min: 1, max: 1 << 20 });
   checkNumber('ropeTheta', ropeTheta, { minExclusive: 0, max: 1e12 });
   checkInteger('plannerLayers', plannerLayers, { min: 0, max: 1024 });
+  checkChoice('attentionOutput', attentionOutput, ['random', 'copying'] as const);
   if (dModel % (2 * nHeads) !== 0)
     throw optionError(RangeError, 'dModel', `expected a multiple of twice nHeads (${2 * nHeads}), got ${dModel}`);
   if (nHeads % nKvHeads !== 0)
     throw optionError(RangeError, 'nHeads', `expected a multiple of nKvHeads (${nKvHeads}), got ${nHeads}`);
-  const { tokenizer, config: tokenizerConfig, size } = wordLevelTokenizer(vocabulary);
+  if (options.tokenizer !== undefined && options.vocabulary !== undefined)
+    throw optionError(TypeError, 'vocabulary', 'expected none beside tokenizer, which has its own');
+  const { files, size, ...tokens } =
+    options.tokenizer === undefined
+      ? wordTokenizer(options.vocabulary as readonly string[])
+      : await tokenizerOf(options.tokenizer);
   const config: ModelConfig = {
     family: 'llada',
     dModel,
@@ -166,29 +259,31 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     headBias: false,
     qkNorm: false,
     mask: 'bidirectional',
-    eosTokenIds: [0],
-    eosTokenId: 0,
-    padTokenId: 0,
-    maskTokenId: 1,
+    eosTokenIds: tokens.eosTokenId === null ? [] : [tokens.eosTokenId],
+    ...tokens,
     planner: { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true },
   };
   const shapes = expectedTensors(config);
   const order = [...shapes.keys()];
   const head = 'model.transformer.ff_out.weight';
-  const weights = async (name: string): Promise<Float32Array> => {
+  const random = (name: string): Float32Array => {
     const source = name === head ? 'model.transformer.wte.weight' : name;
     const shape = shapes.get(source)!;
     const values = new Float32Array(shape.reduce((product, n) => product * n, 1));
     const scale = deviation(source, shape, nLayers, Math.max(1, plannerLayers));
     if (scale === null) return values.fill(name.endsWith('.bias') ? 0 : 1);
     // A stream per tensor: its values do not depend on which other tensors there are.
-    const random = new Random(deriveSeed(seed, Purpose.initialisation, order.indexOf(source)));
-    return values.map(() => random.normal() * scale);
+    const normals = new Random(deriveSeed(seed, Purpose.initialisation, order.indexOf(source)));
+    return values.map(() => normals.normal() * scale);
   };
+  const weights = async (name: string): Promise<Float32Array> =>
+    attentionOutput === 'copying' && /^model\..*\.attn_out\.weight$/.test(name)
+      ? transposedValues(random(name.replace('attn_out', 'v_proj')), config)
+      : random(name);
   await saveModel(folder, { config, configJson: {}, source: folder, weights });
   try {
-    await writeFileAtomic(path.join(folder, 'tokenizer.json'), `${JSON.stringify(tokenizer)}\n`);
-    await writeFileAtomic(path.join(folder, 'tokenizer_config.json'), `${JSON.stringify(tokenizerConfig, null, 2)}\n`);
+    // tokenizer_config.json last: a folder that has it is complete.
+    for (const [name, content] of files) await writeFileAtomic(path.join(folder, name), content);
   } catch (cause) {
     throw writeError(folder, cause);
   }

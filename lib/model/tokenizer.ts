@@ -14,7 +14,7 @@ interface TokenizerConfig {
 }
 
 /** The text of a special token in tokenizer_config.json: a string, or an object with `content`. */
-function specialToken(config: TokenizerConfig, name: string): string | null {
+export function specialToken(config: Readonly<Record<string, unknown>>, name: string): string | null {
   const value = config[name] as string | { content?: unknown } | null | undefined;
   if (typeof value === 'string') return value;
   return typeof value === 'object' && value !== null && typeof value.content === 'string' ? value.content : null;

@@ -1,0 +1,238 @@
+// The world of the embedded model: small talk, orders, tickets, appointments, reviews, sums, lists, small questions, and
+// refusals of everything else. Seeded and endless; every prompt has a verifier.
+import { optionError } from '../../errors';
+import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
+import { deriveSeed, Purpose, Random } from '../../random';
+import type { ChatMessage } from '../../types';
+import type { Example, ExamplePrompt, Shares, TaskDataset } from '../dataset';
+import { splitOf } from '../splits';
+import { ARITHMETIC_INTENTS } from './arithmetic';
+import { CHAT_INTENTS } from './chat';
+import { Draw, type Drawn, type Intent, type WorldSplit } from './draw';
+import { EXTRACTION_INTENTS } from './extraction';
+import { LIST_INTENTS } from './lists';
+import { OUTSIDE_INTENTS, REFUSAL } from './outside';
+import { QUESTIONS } from './outside-questions';
+import { REVIEW_INTENTS } from './reviews';
+
+export type { WorldSplit } from './draw';
+
+/** What the prompts of the world ask for. */
+export type WorldCategory =
+  | keyof typeof EXTRACTION_INTENTS
+  | keyof typeof REVIEW_INTENTS
+  | keyof typeof ARITHMETIC_INTENTS
+  | keyof typeof LIST_INTENTS
+  | keyof typeof CHAT_INTENTS
+  | keyof typeof OUTSIDE_INTENTS;
+
+/** `meta` of an example of the world. */
+export interface WorldMeta {
+  /** Right answers; null where `record` says what is right. */
+  answers: readonly string[] | null;
+  /** What a right answer holds as JSON, whatever the order of its keys and the spaces between them. */
+  record: Readonly<Record<string, string | number>> | null;
+  /** Of a decision: the options it is between, as answers begin. */
+  options: readonly string[] | null;
+  /** Of "again", whose labels are drawn: the probability of the first option. */
+  probability: number | null;
+  /** Of a form: the texts before, between and after its slots. */
+  template: readonly string[] | null;
+}
+
+/** The world as a data set. */
+export interface WorldDataset extends TaskDataset {
+  categories: readonly WorldCategory[];
+  /**
+   * Beside the usual splits: "names", with names and things that no training prompt has; "outside", ordinary questions
+   * that training does not decline in this form (about 500). The prompts of all splits but "train" differ.
+   */
+  sample(split: WorldSplit, count: number, seed: number, shares?: Shares): Example[];
+}
+
+const INTENTS: Readonly<Record<WorldCategory, Intent>> = {
+  ...EXTRACTION_INTENTS,
+  ...REVIEW_INTENTS,
+  ...ARITHMETIC_INTENTS,
+  ...LIST_INTENTS,
+  ...CHAT_INTENTS,
+  ...OUTSIDE_INTENTS,
+};
+const CATEGORIES = Object.keys(INTENTS) as WorldCategory[];
+const SPLITS: readonly WorldSplit[] = ['train', 'validation', 'test', 'names', 'outside'];
+
+/** How often each category is drawn where no shares are given. */
+const USUAL_SHARES: Readonly<Record<WorldCategory, number>> = {
+  record: 1,
+  repeat: 1,
+  order: 3,
+  ticket: 2,
+  visit: 2,
+  form: 2,
+  sentiment: 1,
+  stars: 1,
+  again: 1,
+  triage: 1,
+  sum: 2,
+  money: 2,
+  units: 1,
+  problem: 2,
+  dates: 1,
+  sort: 2,
+  list: 2,
+  question: 2,
+  chat: 2,
+  name: 1,
+  outside: 4,
+};
+
+/** Categories with a name or a thing to copy. */
+const WITH_NAMES: readonly WorldCategory[] = [
+  ...(['record', 'repeat', 'order', 'ticket', 'visit', 'form', 'problem', 'question', 'name'] as const),
+];
+/** Short exchanges that may stand before a prompt. */
+const BEFORE: readonly WorldCategory[] = ['chat', 'sum', 'units', 'name', 'outside'];
+
+/** Share of the prompts with an exchange before them, with a typing error, and without their last mark. */
+const RATES = { before: 0.08, typo: 0.04, unmarked: 0.05 };
+/** Draws without a new example after which a split counts as exhausted. */
+const MAX_IDLE_DRAWS = 10_000;
+
+/** A mistyped letter in a word of at least four, none of which is a value. */
+function mistype(draw: Draw, text: string): string {
+  const words = text.split(' ');
+  const usable = [...words.keys()].filter((i) => /^[a-z]{4,}$/.test(words[i]) && !draw.values.has(words[i]));
+  if (usable.length === 0) return text;
+  const i = draw.pick(usable);
+  const word = words[i];
+  const at = 1 + draw.random.integer(word.length - 2);
+  words[i] = draw.pick([
+    word.slice(0, at) + word.slice(at + 1),
+    word.slice(0, at) + word[at + 1] + word[at] + word.slice(at + 2),
+    word.slice(0, at) + word[at] + word.slice(at),
+  ]);
+  return words.join(' ');
+}
+
+/** The prompt as a hurried person types it. */
+function hurried(draw: Draw, text: string): string {
+  let typed = draw.lower ? text.toLowerCase() : text;
+  if (draw.chance(RATES.unmarked)) typed = typed.replace(/[.?!]$/, '');
+  return draw.chance(RATES.typo) ? mistype(draw, typed) : typed;
+}
+
+function promptOf(draw: Draw, { prompt, verbatim }: Drawn): string | ChatMessage[] {
+  if (typeof prompt !== 'string') {
+    const last = prompt.length - 1;
+    return prompt.map((message, i) => {
+      if (message.role !== 'user') return message;
+      const text = draw.lower ? message.content.toLowerCase() : message.content;
+      return { ...message, content: i === last ? hurried(draw, text) : text };
+    });
+  }
+  const text = verbatim ? prompt : hurried(draw, prompt);
+  if (draw.split === 'outside' || !draw.chance(RATES.before)) return text;
+  const before = INTENTS[draw.pick(BEFORE)](draw);
+  if (typeof before.prompt !== 'string') return text;
+  return [
+    { role: 'user', content: before.prompt },
+    { role: 'assistant', content: before.answers[0] },
+    { role: 'user', content: text },
+  ];
+}
+
+function example(draw: Draw, category: WorldCategory): Example {
+  const drawn = INTENTS[category](draw);
+  const { answers, record = null, options = null, probability = null, template = null } = drawn;
+  const meta: WorldMeta = { answers: record ? null : answers, record, options, probability, template };
+  return { prompt: promptOf(draw, drawn), answer: drawn.answer ?? answers[0], category, meta };
+}
+
+const textOf = (prompt: ExamplePrompt): string =>
+  typeof prompt === 'string' ? prompt : prompt.map(({ content }) => content).join('\n');
+
+/** Categories with the sums of their shares. @throws TypeError, RangeError */
+function cumulative(shares: Shares, allowed: readonly WorldCategory[]): [category: WorldCategory, until: number][] {
+  checkKeys('shares', shares, CATEGORIES);
+  let until = 0;
+  const steps: [WorldCategory, number][] = [];
+  for (const category of allowed) {
+    const share = shares[category] ?? 0;
+    checkNumber(`shares.${category}`, share, { min: 0, max: 1e9 });
+    if (share > 0) steps.push([category, (until += share)]);
+  }
+  if (steps.length === 0)
+    throw optionError(RangeError, 'shares', `expected a share above 0 for one of ${allowed.join(', ')}, got none`);
+  return steps;
+}
+
+function sample(split: WorldSplit, count: number, seed: number, shares: Shares = USUAL_SHARES): Example[] {
+  checkChoice('split', split, SPLITS);
+  checkInteger('count', count, { min: 0, max: 2 ** 31 });
+  checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
+  const steps =
+    split === 'outside'
+      ? cumulative({ outside: 1 }, ['outside'])
+      : cumulative(shares, split === 'names' ? WITH_NAMES : CATEGORIES);
+  const total = steps[steps.length - 1][1];
+  const random = new Random(deriveSeed(BigInt(seed), Purpose.examples, SPLITS.indexOf(split)));
+  const seen = split === 'train' ? null : new Set<string>();
+  const examples: Example[] = [];
+  for (let idle = 0; examples.length < count; idle++) {
+    if (idle > MAX_IDLE_DRAWS)
+      throw optionError(
+        RangeError,
+        'count',
+        `expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`,
+      );
+    const at = random.uniform() * total;
+    const category = steps.find(([, until]) => at < until)![0];
+    const drawn = example(new Draw(random, split), category);
+    const key = textOf(drawn.prompt);
+    // Other splits have patterns, names or questions of their own.
+    if ((split === 'train' || split === 'validation') && splitOf(key.toLowerCase()) !== split) continue;
+    if (seen?.has(key)) continue;
+    seen?.add(key);
+    examples.push(drawn);
+    idle = 0;
+  }
+  return examples;
+}
+
+const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
+
+function verify({ meta }: Example, completion: string): boolean {
+  const { answers, record } = meta as WorldMeta;
+  if (record === null) return answers!.includes(normalise(completion));
+  let given: unknown;
+  try {
+    given = JSON.parse(completion);
+  } catch {
+    return false;
+  }
+  if (typeof given !== 'object' || given === null || Array.isArray(given)) return false;
+  const keys = Object.keys(record);
+  return (
+    Object.keys(given).length === keys.length &&
+    keys.every((key) => Object.hasOwn(given, key) && (given as Record<string, unknown>)[key] === record[key])
+  );
+}
+
+/**
+ * The world that the embedded model knows. Answers are short sentences, one word, a list, or JSON; what is not of the
+ * world is declined in one sentence. A quarter of the names and things are invented words, so that a model learns to
+ * copy what it never saw.
+ */
+export function world(): WorldDataset {
+  return {
+    name: 'world',
+    genLength: 48,
+    blockLength: 48,
+    vocabulary: [],
+    categories: CATEGORIES,
+    sample,
+    verify,
+  };
+}
+
+export { QUESTIONS as WORLD_QUESTIONS, REFUSAL };
