@@ -12,6 +12,8 @@ export const Purpose = {
   evaluation: 5,
   initialisation: 6,
   adapters: 7,
+  padding: 8,
+  mixture: 9,
 } as const;
 
 /** The finaliser of SplitMix64: a bijection that scrambles bits. */

@@ -36,6 +36,19 @@ function start(stage, model, outputDir) {
         },
         batchSize: 16,
       });
+    case 'mixture':
+      return trainMaskedDiffusion(model, {
+        ...shared,
+        ...rates,
+        dataset: { examples: dataset.sample('train', 60, 1), validation: dataset.sample('validation', 20, 1) },
+        mixture: [{ steps: 7, shares: { copy: 1 } }, { steps: 6 }, { shares: { copy: 1, sort: 2.5, swap: 0 } }],
+        padding: { share: 0.5, min: 10, max: 14, tail: 3 },
+        lossPer: 'token',
+        evalSampler: { type: 'confidence', threshold: 0.9 },
+        genLength: 12,
+        batchSize: 8,
+        gradientAccumulation: 2,
+      });
     case 'planner':
       return trainPlanner(model, { ...shared, ...rates, batchSize: 16, minSpan: 4, momentDtype: 'bfloat16' });
     case 'grpo':

@@ -70,40 +70,43 @@ function expectEqualRuns(actual: string, expected: string): void {
   expect(finished(actual)).toEqual(finished(expected));
 }
 
-test.each(['sft', 'examples', 'planner', 'grpo'])('%s: SIGKILL at random moments changes nothing', async (stage) => {
-  const base = temporaryFolder();
-  const whole = path.join(base, 'whole');
-  const began = performance.now();
-  const reference = await run([stage, folder, whole]);
-  expect(reference).toMatchObject({ code: 0, stderr: '' });
-  const duration = performance.now() - began;
-  const broken = path.join(base, 'broken');
-  const next = random(stage.length);
-  let kills = 0;
-  let starts = 0;
-  let share = 0.3;
-  for (; starts < 40; starts++) {
-    // From the first step on, with a chance to get some way: into steps, evaluations, and the writing of checkpoints.
-    const { code, signal } = await run([stage, folder, broken], (_pid) => sleep(next() * (share * duration)));
-    if (signal === 'SIGKILL') kills++;
-    else {
-      expect(code).toBe(0);
-      if (kills > 0) break;
-      // It was done before it could be killed, as happens when the machine's load changes: once more, and sooner.
-      rmSync(broken, { recursive: true });
-      share /= 4;
-      continue;
+test.each(['sft', 'examples', 'mixture', 'planner', 'grpo'])(
+  '%s: SIGKILL at random moments changes nothing',
+  async (stage) => {
+    const base = temporaryFolder();
+    const whole = path.join(base, 'whole');
+    const began = performance.now();
+    const reference = await run([stage, folder, whole]);
+    expect(reference).toMatchObject({ code: 0, stderr: '' });
+    const duration = performance.now() - began;
+    const broken = path.join(base, 'broken');
+    const next = random(stage.length);
+    let kills = 0;
+    let starts = 0;
+    let share = 0.3;
+    for (; starts < 40; starts++) {
+      // From the first step on, with a chance to get some way: into steps, evaluations, and the writing of checkpoints.
+      const { code, signal } = await run([stage, folder, broken], (_pid) => sleep(next() * (share * duration)));
+      if (signal === 'SIGKILL') kills++;
+      else {
+        expect(code).toBe(0);
+        if (kills > 0) break;
+        // It was done before it could be killed, as happens when the machine's load changes: once more, and sooner.
+        rmSync(broken, { recursive: true });
+        share /= 4;
+        continue;
+      }
+      // Whatever carries a checkpoint's name is complete.
+      for (const name of readdirSync(path.join(broken, 'checkpoints')).filter((entry) => entry.startsWith('step-'))) {
+        const complete = path.join(broken, 'checkpoints', name);
+        readTensors(path.join(complete, 'model.safetensors'));
+        expect(existsSync(path.join(complete, 'state.json'))).toBe(true);
+      }
     }
-    // Whatever carries a checkpoint's name is complete.
-    for (const name of readdirSync(path.join(broken, 'checkpoints')).filter((entry) => entry.startsWith('step-'))) {
-      const complete = path.join(broken, 'checkpoints', name);
-      readTensors(path.join(complete, 'model.safetensors'));
-      expect(existsSync(path.join(complete, 'state.json'))).toBe(true);
-    }
-  }
-  expect(kills).toBeGreaterThan(0);
-  expectEqualRuns(broken, whole);
-});
+    expect(kills).toBeGreaterThan(0);
+    expectEqualRuns(broken, whole);
+  },
+);
 
 test('a run killed before its first checkpoint begins again', async () => {
   const base = temporaryFolder();

@@ -152,6 +152,55 @@ test('a config file, and examples of one’s own', async () => {
   expect(metrics.kl).toBeGreaterThanOrEqual(0);
 });
 
+test('a task from a module, a tokenizer learnt from it, a mixture, and right answers counted on the way', async () => {
+  const cwd = temporaryFolder();
+  const dultraPackage = JSON.stringify(path.join(__dirname, '..'));
+  writeFileSync(
+    path.join(cwd, 'task.cjs'),
+    `const { datasets } = require(${dultraPackage}); module.exports = { ...datasets.world(), genLength: 40, blockLength: 40 };`,
+  );
+  // The same as an ES module with named exports.
+  writeFileSync(
+    path.join(cwd, 'task.mjs'),
+    "import task from './task.cjs';\nexport const { sample, verify, categories, genLength } = task;\n",
+  );
+  writeFileSync(
+    path.join(cwd, 'run.yaml'),
+    `model: { create: { dModel: 16, nHeads: 2, nLayers: 1, tokenizer: { vocabSize: 600 }, attentionOutput: copying } }
+dataset: ./task.mjs
+maxSteps: 4
+batchSize: 4
+mixture: [{ steps: 2, shares: { sum: 1 } }, { shares: { sum: 1, dates: 1 } }]
+padding: { share: 0.5, min: 20, max: 30 }
+lossPer: token
+evalEvery: 4
+evalExamples: 8
+evalSampler: { type: fixed, steps: 1 }
+`,
+  );
+  const sft = await dultra(['sft', '-c', 'run.yaml', '--json'], { cwd });
+  expect(sft.code).toBe(0);
+  expect(sft.stderr).toMatch(/held out: loss \d+\.\d+, accuracy \d\.\d+, NFE 1\.0000/);
+  const final = await loadModel(path.join(cwd, 'runs', 'sft', 'final'));
+  expect(final.config.vocabSize).toBe(600);
+  expect(final.tokenizer!.encode('12 and 34', { addSpecialTokens: false }).length).toBeLessThan(9);
+  final.dispose();
+  const names = Object.keys(metricsOf(path.join(cwd, 'runs', 'sft'))[3]).filter((key) => key.includes('/'));
+  expect(names.sort()).toEqual(['evalAccuracy/dates', 'evalAccuracy/sum']);
+  // The planner's stage takes the module, too.
+  const planner = ['planner', '-d', './task.mjs', '-m', 'runs/sft/final', '--max-steps', '1', '--batch-size', '2'];
+  expect(await dultra([...planner, '--quiet'], { cwd })).toMatchObject({ code: 0, stderr: '' });
+  writeFileSync(path.join(cwd, 'broken.mjs'), 'export const sample = 1;');
+  writeFileSync(path.join(cwd, 'syntax.mjs'), 'export const = 1;');
+  for (const [file, message] of [
+    ['broken.mjs', 'dataset: expected broken.mjs to export a function sample, got number'],
+    ['syntax.mjs', 'syntax.mjs: '],
+  ]) {
+    const { code, stderr } = await dultra(['sft', '-d', file, '-o', 'runs/no'], { cwd });
+    expect([code === 0, stderr]).toEqual([false, expect.stringContaining(message)]);
+  }
+});
+
 describe('wrong usage', () => {
   const cwd = temporaryFolder();
   test.each([

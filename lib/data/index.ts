@@ -2,8 +2,11 @@
  * The tasks and data sets, by name.
  * @module
  */
-import { optionError } from '../errors';
-import { checkChoice } from '../options';
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { DUltraError, optionError } from '../errors';
+import { checkChoice, checkKeys } from '../options';
+import { reasonOf } from '../text';
 import { BENCHMARK_NAMES, type BenchmarkName, type BenchmarkOptions, openBenchmark } from './benchmarks';
 import type { TaskDataset } from './dataset';
 import { freeChoice } from './free-choice';
@@ -71,15 +74,55 @@ export function register(name: string, open: OpenDataset): void {
 /** Every name that {@link open} knows. */
 export const names = (): string[] => [...TASK_NAMES, 'world', ...BENCHMARK_NAMES, ...registered.keys()];
 
-/** Whether `text` begins with a name that {@link open} knows. */
-export const isKnown = (text: string): boolean => names().includes(text.split(':', 1)[0]);
+const isModule = (text: string): boolean => /\.[cm]?js$/i.test(text) && existsSync(text);
+
+/** Whether {@link open} takes `text`: it is a module, or begins with a name that is known. */
+export const isKnown = (text: string): boolean => isModule(text) || names().includes(text.split(':', 1)[0]);
+
+/**
+ * A task that a JavaScript module exports, by name or as its default.
+ * @throws DUltraError BAD_DATASET where it does not load; TypeError where it is no task
+ */
+function openModule(file: string): TaskDataset {
+  let exported: Partial<TaskDataset> & { default?: Partial<TaskDataset> };
+  try {
+    exported = require(path.resolve(file)) as typeof exported;
+  } catch (cause) {
+    throw new DUltraError('BAD_DATASET', `${file}: ${reasonOf(cause)}`, { cause });
+  }
+  const hasDefault = exported.sample === undefined && typeof exported.default === 'object' && exported.default !== null;
+  const task: Partial<TaskDataset> = hasDefault ? exported.default! : exported;
+  for (const name of ['sample', 'verify'] as const)
+    if (typeof task[name] !== 'function')
+      throw optionError(
+        TypeError,
+        'dataset',
+        `expected ${file} to export a function ${name}, got ${typeof task[name]}`,
+      );
+  const { genLength } = task;
+  if (!Number.isInteger(genLength) || (genLength as number) < 1)
+    throw optionError(
+      TypeError,
+      'dataset',
+      `expected ${file} to export genLength, tokens of an answer, got ${genLength}`,
+    );
+  const defaults = { name: path.basename(file), blockLength: genLength as number, vocabulary: [] };
+  return { ...defaults, ...(task as TaskDataset) };
+}
 
 /**
  * Opens a task or data set: "st1", "world"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from a file,
- * a folder or another repository; a name that {@link register} knows.
- * @throws RangeError for an unknown name; as {@link openBenchmark}
+ * a folder or another repository; a name that {@link register} knows; a
+ * JavaScript module ("./task.mjs") that exports `sample`, `verify` and `genLength`, and what else of
+ * {@link TaskDataset} it has.
+ * @throws RangeError for an unknown name; DUltraError BAD_DATASET for a module that does not load; as
+ * {@link openBenchmark}
  */
 export async function open(name: string, options: BenchmarkOptions = {}): Promise<TaskDataset> {
+  if (isModule(name)) {
+    checkKeys('datasetOptions', { ...options, splits: undefined }, ['splits']);
+    return openModule(name);
+  }
   const [head, ...rest] = name.split(':');
   const source = rest.length > 0 ? { source: rest.join(':') } : {};
   const own = registered.get(head);

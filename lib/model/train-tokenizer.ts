@@ -56,10 +56,10 @@ function countWords(texts: Iterable<string>): Map<string, { count: number; space
         const isSpaced = piece.length > 1 && piece.startsWith(' ');
         const word = isSpaced ? piece.slice(1) : piece;
         if (/^\s*$/.test(word)) continue;
-        let entry = words.get(word);
-        if (!entry) words.set(word, (entry = { count: 0, spaced: 0 }));
+        const entry = words.get(word) ?? { count: 0, spaced: 0 };
         entry.count++;
         if (isSpaced) entry.spaced++;
+        words.set(word, entry);
       }
     }
   }
@@ -80,11 +80,11 @@ class Pairs {
     const { parts, count } = this.#words[index];
     for (let i = 0; i + 1 < parts.length; i++) {
       const key = `${parts[i]} ${parts[i + 1]}`;
-      let pair = this.#pairs.get(key);
-      if (!pair) this.#pairs.set(key, (pair = { count: 0, words: new Set() }));
+      const pair = this.#pairs.get(key) ?? { count: 0, words: new Set() };
       pair.count += sign * count;
       if (sign > 0) pair.words.add(index);
       if (pair.count === 0) this.#pairs.delete(key);
+      else this.#pairs.set(key, pair);
     }
   }
 
@@ -134,20 +134,25 @@ function byteLevelTokenizer(
     if (!(token in vocab)) vocab[token] = size++;
   };
   const pairs = new Pairs(words);
-  while (size + joinedWords < vocabSize) {
-    const pair = pairs.commonest();
+  /** Whole words that hardly ever stand without a space, the commonest first. */
+  const joined = () =>
+    [...counts]
+      .filter(([, { count, spaced }]) => count > 1 && spaced >= JOINED_SHARE * count)
+      .map(([text, { count }]) => ({ token: toCharacters(text).join(''), count }))
+      .filter(({ token }) => token in vocab)
+      .sort((a, b) => b.count - a.count || (a.token < b.token ? -1 : 1))
+      .slice(0, joinedWords);
+  // There may be fewer words to join than asked for; what they leave over is for more pairs.
+  for (let reserved = joinedWords; size + reserved < vocabSize; reserved = joined().length) {
+    let pair = pairs.commonest();
     if (pair === null) break;
-    learn(pair);
-    pairs.merge(pair);
+    for (; pair !== null && size + reserved < vocabSize; pair = pairs.commonest()) {
+      learn(pair);
+      pairs.merge(pair);
+    }
   }
   // Learnt after all others: a space joins a word only once the word is whole.
-  [...counts]
-    .filter(([, { count, spaced }]) => count > 1 && spaced >= JOINED_SHARE * count)
-    .map(([text, { count }]) => ({ token: toCharacters(text).join(''), count }))
-    .filter(({ token }) => token in vocab)
-    .sort((a, b) => b.count - a.count || (a.token < b.token ? -1 : 1))
-    .slice(0, Math.min(joinedWords, vocabSize - size))
-    .forEach(({ token }) => void learn(`${SPACE} ${token}`));
+  for (const { token } of joined().slice(0, vocabSize - size)) learn(`${SPACE} ${token}`);
   const marker = (token: string) => ({ SpecialToken: { id: token, type_id: 0 } });
   const [user, assistant] = [roleToken('user'), roleToken('assistant')];
   const tokenizer = {

@@ -11,6 +11,7 @@ import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model'
 import { createModel } from '../model/create-model';
 import { loadCausalModel } from '../model/load-causal-model';
 import type { LoadModelOptions } from '../model/load-weights';
+import { trainTokenizer } from '../model/train-tokenizer';
 import { checkChoice, checkKeys } from '../options';
 import {
   boxedFormat,
@@ -27,7 +28,7 @@ import {
   teacherLogProb,
   thinkTags,
 } from '../rewards';
-import type { ExampleData, TrainingData, TrainingExample } from './data';
+import { type ExampleData, openData, type TrainingData, type TrainingExample } from './data';
 import type { GrpoOptions } from './grpo/options';
 import type { GrpoMetrics } from './grpo/stage';
 import { GrpoTrainer } from './grpo/trainer';
@@ -77,6 +78,21 @@ export async function openDataset(
   };
 }
 
+/** Examples of an endless task that a tokenizer is learnt from. */
+const TOKENIZER_EXAMPLES = 40_000;
+
+/** Prompts and answers of a data set. */
+function textsOf({ seed = 0 }: TrainConfig, data: TrainingData): string[] {
+  // Whatever the mixture: a tokenizer knows all that the data set has.
+  const source = openData(data, BigInt(seed));
+  return source
+    .train(0, source.size ?? TOKENIZER_EXAMPLES)
+    .flatMap(({ prompt, answer }) => [
+      ...(typeof prompt === 'string' ? [prompt] : prompt.map(({ content }) => content)),
+      ...(answer === null ? [] : [answer]),
+    ]);
+}
+
 /**
  * The folder of the model that a configuration names; makes a new model in `newModelFolder` where it asks for one and
  * there is none yet. undefined: the embedded model.
@@ -90,13 +106,21 @@ export async function prepareModel(
   if (typeof model !== 'object') return model;
   checkKeys('model', model, ['create']);
   if (existsSync(path.join(newModelFolder, 'tokenizer_config.json'))) return newModelFolder;
+  const { tokenizer, ...shape } = model.create;
+  if (tokenizer !== undefined) {
+    const learnt = path.join(newModelFolder, 'learnt-tokenizer');
+    if (typeof tokenizer === 'object') await trainTokenizer(learnt, textsOf(config, data), tokenizer);
+    const folder = typeof tokenizer === 'object' ? learnt : tokenizer;
+    await createModel(newModelFolder, { seed: config.seed, ...shape, tokenizer: folder });
+    return newModelFolder;
+  }
   if (!('vocabulary' in data) || data.vocabulary.length === 0)
     throw optionError(
       RangeError,
       'model.create',
-      'expected a task as dataset, whose words a new model learns; a file has none',
+      'expected a task as dataset, whose words a new model learns, or a tokenizer; a file has no words',
     );
-  await createModel(newModelFolder, { seed: config.seed, ...model.create, vocabulary: data.vocabulary });
+  await createModel(newModelFolder, { seed: config.seed, ...shape, vocabulary: data.vocabulary });
   return newModelFolder;
 }
 

@@ -1,9 +1,10 @@
 // Sources of training examples: a seeded task, or the user's examples.
 
-import type { Example, TaskDataset } from '../data/dataset';
+import type { Example, Shares, TaskDataset } from '../data/dataset';
 import { optionError } from '../errors';
 import { deriveNumber, deriveSeed, Purpose, Random } from '../random';
 import type { ChatMessage } from '../types';
+import type { MixtureStage } from './options';
 
 /** An example of a user's own data. */
 export interface TrainingExample {
@@ -92,8 +93,76 @@ function epochs(rows: readonly TrainingRow[], seed: bigint): DataSource['train']
     });
 }
 
-/** Checks a data set. @throws TypeError, RangeError naming what is wrong. */
-export function openData(data: TrainingData, seed: bigint): DataSource {
+/** Shares of a step's stage; null: the data set's own. */
+function sharesAt(mixture: readonly MixtureStage[], step: number): Shares | null {
+  let begin = 0;
+  for (const { steps, shares = null } of mixture) {
+    begin += steps ?? Infinity;
+    if (step < begin) return shares;
+  }
+  return null;
+}
+
+/** Shares of the last stage, whose categories are evaluated. */
+const lastShares = (mixture: readonly MixtureStage[]): Shares | null => mixture[mixture.length - 1].shares ?? null;
+
+/** @throws RangeError where a stage names a category that there is not */
+function checkCategories(mixture: readonly MixtureStage[], categories: readonly string[], name: string): void {
+  for (const [i, { shares = {} }] of mixture.entries())
+    for (const category of Object.keys(shares))
+      if (!categories.includes(category))
+        throw optionError(
+          RangeError,
+          `mixture[${i}].shares`,
+          `expected categories of ${name} (${categories.join(', ')}), got ${JSON.stringify(category)}`,
+        );
+}
+
+/** Examples drawn by the shares of their categories, each with the same probability within its category. */
+function drawn(rows: readonly TrainingRow[], shares: Shares, count: number, seed: bigint): TrainingRow[] {
+  const random = new Random(seed);
+  const groups = Object.entries(shares)
+    .map(([category, share]) => ({ share, rows: rows.filter((row) => row.category === category) }))
+    .filter(({ share }) => share > 0);
+  const total = groups.reduce((sum, { share }) => sum + share, 0);
+  return Array.from({ length: count }, () => {
+    let rest = random.uniform() * total;
+    let chosen = 0;
+    while (chosen < groups.length - 1 && rest >= groups[chosen].share) rest -= groups[chosen++].share;
+    const { rows: group } = groups[chosen];
+    return group[random.integer(group.length)];
+  });
+}
+
+/** What is drawn from a finite set, by the stages of a mixture. */
+function mixed(
+  name: string,
+  rows: readonly TrainingRow[],
+  held: readonly TrainingRow[] | null,
+  mixture: readonly MixtureStage[] | null,
+  seed: bigint,
+): Pick<DataSource, 'train' | 'validation'> {
+  const all = epochs(rows, seed);
+  if (!mixture) return { train: all, validation: held && ((count) => held.slice(0, count)) };
+  checkCategories(mixture, [...new Set(rows.map(({ category }) => category))], name);
+  const last = lastShares(mixture);
+  const usable = last && held ? held.filter(({ category }) => (last[category] ?? 0) > 0) : held;
+  if (usable?.length === 0)
+    throw optionError(RangeError, 'mixture', 'expected held-out examples of the last stage, got none');
+  return {
+    train(step, count) {
+      const shares = sharesAt(mixture, step);
+      return shares ? drawn(rows, shares, count, deriveSeed(seed, Purpose.mixture, step)) : all(step, count);
+    },
+    validation: usable && ((count) => usable.slice(0, count)),
+  };
+}
+
+/**
+ * Checks a data set. @param mixture how often each category is drawn; null: as the data set gives them
+ * @throws TypeError, RangeError naming what is wrong.
+ */
+export function openData(data: TrainingData, seed: bigint, mixture: readonly MixtureStage[] | null = null): DataSource {
   if (typeof data !== 'object' || data === null)
     throw optionError(TypeError, 'dataset', `expected a task, { examples } or a list of examples, got ${String(data)}`);
   if (isTask(data)) {
@@ -109,20 +178,28 @@ export function openData(data: TrainingData, seed: bigint): DataSource {
       return {
         name,
         size: train.length,
-        genLength,
-        blockLength,
-        train: epochs(train, seed),
-        validation: validation ? (count) => validation.slice(0, count) : null,
+        genLength: genLength ?? null,
+        blockLength: blockLength ?? null,
+        ...mixed(name, train, validation ?? null, mixture, seed),
         verify: (example, completion) => data.verify(example as Example, completion),
       };
     }
+    if (mixture) {
+      if (!data.categories)
+        throw optionError(RangeError, 'mixture', `expected a data set whose categories can be drawn, got ${name}`);
+      checkCategories(mixture, data.categories, name);
+    }
+    const sample = (split: 'train' | 'validation', rows: number, drawSeed: number, shares: Shares | null) =>
+      shares ? data.sample(split, rows, drawSeed, shares) : data.sample(split, rows, drawSeed);
+    const shares = (step: number) => (mixture ? sharesAt(mixture, step) : null);
     return {
       name,
       size: null,
-      genLength,
-      blockLength,
-      train: (step, rows) => data.sample('train', rows, deriveNumber(seed, Purpose.examples, step)),
-      validation: (rows) => data.sample('validation', rows, deriveNumber(seed, Purpose.evaluation)),
+      genLength: genLength ?? null,
+      blockLength: blockLength ?? null,
+      train: (step, rows) => sample('train', rows, deriveNumber(seed, Purpose.examples, step), shares(step)),
+      validation: (rows) =>
+        sample('validation', rows, deriveNumber(seed, Purpose.evaluation), mixture && lastShares(mixture)),
       verify: (example, completion) => data.verify(example as Example, completion),
     };
   }
@@ -135,8 +212,7 @@ export function openData(data: TrainingData, seed: bigint): DataSource {
     size: rows.length,
     genLength: given.genLength ?? null,
     blockLength: given.blockLength ?? null,
-    train: epochs(rows, seed),
-    validation: held && ((count) => held.slice(0, count)),
+    ...mixed(given.name ?? 'the examples', rows, held, mixture, seed),
     verify: verify ? (example, completion) => verify.call(given, toExample(example), completion) : null,
   };
 }

@@ -23,9 +23,22 @@ export type { TrainingMetrics } from './loop';
 export { maskedDiffusionLoss } from './masked-diffusion-loss';
 export { type MaskedRow, maskRow, maskSpan, type PlannerRow } from './masking';
 export { type MemoryItem, type MemoryPlan, planMemory } from './memory-plan';
-export type { TrainableOptions, TrainingOptions } from './options';
+export type { MixtureStage, TrainableOptions, TrainingOptions } from './options';
 export { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
 export { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
-export { PRESETS, REWARD_TYPES, type RewardConfig, STAGES, type Stage, type TrainConfig } from './presets';
+export {
+  type NewModelConfig,
+  PRESETS,
+  REWARD_TYPES,
+  type RewardConfig,
+  STAGES,
+  type Stage,
+  type TrainConfig,
+} from './presets';
 export { learningRateFactor, type Schedule, type ScheduleOptions } from './schedules';
-export { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';
+export {
+  type AnswerPadding,
+  type MaskedDiffusionMetrics,
+  type MaskedDiffusionOptions,
+  trainMaskedDiffusion,
+} from './sft';

@@ -109,8 +109,10 @@ async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
     ...rest
   } = model.create;
   const { nKvHeads = nHeads, mlpHiddenSize = 3 * dModel } = rest;
-  // A word-level vocabulary: small beside all else.
-  const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, embeddingSize: 512, maxSequenceLength, ropeTheta };
+  const { tokenizer } = model.create;
+  // A folder's tokenizer is not read here; a word-level vocabulary is small beside all else.
+  const embeddingSize = tokenizer === undefined ? 512 : (typeof tokenizer === 'object' && tokenizer.vocabSize) || 2048;
+  const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, embeddingSize, maxSequenceLength, ropeTheta };
   const planner = { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true };
   const rules = { rmsNormEps: 1e-5, weightTying: false };
   return { config: { ...shape, ...rules, maskTokenId: 1, planner }, storageOf: () => 'F32', source: 'a new model' };

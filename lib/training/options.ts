@@ -1,8 +1,17 @@
 // Options that all trainers share: checks and defaults.
+import type { Shares } from '../data/dataset';
 import { optionError } from '../errors';
 import { type LoraOptions, MOMENT_DTYPES, type MomentDtype, resolveLora } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import type { Schedule } from './schedules';
+
+/** A stage of {@link TrainingOptions.mixture}. */
+export interface MixtureStage {
+  /** Batches of the stage; the last stage names none and lasts to the end. */
+  steps?: number;
+  /** Shares of the categories, relative to each other; the others are left out. Default: the data set's own. */
+  shares?: Shares;
+}
 
 /** Options of every trainer. */
 export interface TrainingOptions {
@@ -17,6 +26,11 @@ export interface TrainingOptions {
   resume?: boolean;
   /** Seed of every random choice. Default 0. */
   seed?: number | bigint;
+  /**
+   * How often each category of the data set is drawn, by stages of the training: a first lesson, then everything, for
+   * one. Held-out examples follow the last stage. Default: as the data set gives them.
+   */
+  mixture?: readonly MixtureStage[];
   /** Steps: updates by the optimiser. */
   maxSteps?: number;
   /** Passes over finite data, in place of `maxSteps`. */
@@ -74,12 +88,13 @@ export interface TrainingOptions {
 
 /** {@link TrainingOptions} checked, with defaults. */
 export interface ResolvedTraining
-  extends Required<Omit<TrainingOptions, 'outputDir' | 'seed' | 'maxSteps' | 'epochs' | 'patience'>> {
+  extends Required<Omit<TrainingOptions, 'outputDir' | 'seed' | 'maxSteps' | 'epochs' | 'patience' | 'mixture'>> {
   outputDir: string | null;
   seed: bigint;
   maxSteps: number | null;
   epochs: number | null;
   patience: number | null;
+  mixture: readonly MixtureStage[] | null;
 }
 
 /** What differs between the trainers. */
@@ -91,6 +106,7 @@ const KEYS: readonly (keyof TrainingOptions)[] = [
   'outputDir',
   'resume',
   'seed',
+  'mixture',
   'maxSteps',
   'epochs',
   'learningRate',
@@ -115,6 +131,29 @@ const KEYS: readonly (keyof TrainingOptions)[] = [
 ];
 
 const COUNT = { min: 1, max: 1e9 };
+
+/** @throws TypeError, RangeError naming stage and category */
+function checkMixture(mixture: TrainingOptions['mixture']): readonly MixtureStage[] {
+  if (!Array.isArray(mixture) || mixture.length === 0)
+    throw optionError(TypeError, 'mixture', `expected a list of stages, got ${JSON.stringify(mixture)}`);
+  return mixture.map((stage: MixtureStage, i) => {
+    const at = `mixture[${i}]`;
+    checkKeys(at, stage, ['steps', 'shares']);
+    const { steps, shares } = stage;
+    const isLast = i === mixture.length - 1;
+    if (!isLast) checkInteger(`${at}.steps`, steps as number, COUNT);
+    else if (steps !== undefined)
+      throw optionError(RangeError, `${at}.steps`, `expected none, since the last stage has no end, got ${steps}`);
+    if (shares === undefined) return { ...(steps !== undefined && { steps }) };
+    if (typeof shares !== 'object' || shares === null || Array.isArray(shares))
+      throw optionError(TypeError, `${at}.shares`, `expected numbers by category, got ${JSON.stringify(shares)}`);
+    for (const [category, share] of Object.entries(shares))
+      checkNumber(`${at}.shares.${category}`, share, { min: 0, max: 1e9 });
+    if (!Object.values(shares).some((share) => share > 0))
+      throw optionError(RangeError, `${at}.shares`, 'expected one above 0, got none');
+    return { ...(steps !== undefined && { steps }), shares: { ...shares } };
+  });
+}
 
 /**
  * Checks the shared options; `own` are the keys that a trainer adds. @throws TypeError, RangeError naming the option.
@@ -156,6 +195,7 @@ export function resolveTraining(
     evalEvery: options.evalEvery ?? 0,
     evalExamples: options.evalExamples ?? 256,
     patience: patience ?? null,
+    mixture: options.mixture === undefined ? null : checkMixture(options.mixture),
     saveEvery: options.saveEvery ?? 100,
     keepLast: options.keepLast ?? 2,
     tensorboard: options.tensorboard ?? true,

@@ -182,7 +182,7 @@ export async function* trainPlanner(
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
   if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
   if (!model.hasPlanner) throw new DUltraError('NO_PLANNER', `${model.source} has no planner head to train`);
-  const data = openData(options.dataset, training.seed);
+  const data = openData(options.dataset, training.seed, training.mixture);
   const genLength = options.genLength ?? data.genLength;
   yield* runStage<PlannerMetrics>({
     kind: 'planner',

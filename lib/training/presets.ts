@@ -2,6 +2,7 @@
 // holds the same keys.
 import type { BenchmarkOptions } from '../data';
 import type { CreateModelOptions } from '../model/create-model';
+import type { TrainTokenizerOptions } from '../model/train-tokenizer';
 import type { GrpoOptions } from './grpo/options';
 import type { PlannerOptions } from './planner-init';
 import type { MaskedDiffusionOptions } from './sft';
@@ -40,13 +41,22 @@ export interface RewardConfig {
   options?: Readonly<Record<string, unknown>>;
 }
 
+/** A new model: its shape, and where its tokens are from. */
+export interface NewModelConfig extends Omit<CreateModelOptions, 'vocabulary' | 'tokenizer'> {
+  /**
+   * Folder of a tokenizer, or options with which one is learnt from the data set. Default: the words of the task, each a
+   * token.
+   */
+  tokenizer?: string | TrainTokenizerOptions;
+}
+
 /** Keys of every stage's configuration, beside the options of its trainer. */
 interface SharedConfig {
-  /** Folder or hub id of the model to train, or the shape of a new one with the data set's vocabulary. */
-  model?: string | { create: Omit<CreateModelOptions, 'vocabulary'> };
+  /** Folder or hub id of the model to train, or the shape of a new one. */
+  model?: string | { create: NewModelConfig };
   /**
-   * Name of a task or data set ("st1", "gsm8k", "apps:train.jsonl"), or a file of examples: JSON lines or a JSON array,
-   * each with `prompt` and `answer`.
+   * Name of a task or data set ("st1", "gsm8k", "apps:train.jsonl"), a module that exports one ("./task.mjs"), or a file
+   * of examples: JSON lines or a JSON array, each with `prompt` and `answer`.
    */
   dataset?: string;
   /** Of a data set such as "gsm8k": prompts, difficulties and the like. */

@@ -1,14 +1,27 @@
 // Masked-diffusion fine-tuning and pre-training.
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import { checkChoice, checkInteger, checkNumber } from '../options';
+import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
-import { openData, type TrainingData, type TrainingRow } from './data';
+import { resolveSampler, type SamplerObject } from '../sampling/samplers';
+import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
+import { type AnswerOptions, exactMatches } from './exact-matches';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
 import { maskedDiffusionLoss } from './masked-diffusion-loss';
 import { type MaskedRow, maskRow } from './masking';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
+
+/** How answers are padded with end-of-sequence tokens, which count as answer. */
+export interface AnswerPadding {
+  /** Share of the rows whose answers are padded to a length drawn evenly from `min` to `max`. */
+  share: number;
+  /** Tokens; longer answers get one end of sequence. */
+  min: number;
+  max: number;
+  /** The other rows get 1 to `tail` ends of sequence. Default 1. */
+  tail?: number;
+}
 
 /** Options of {@link trainMaskedDiffusion}. */
 export interface MaskedDiffusionOptions extends TrainingOptions, Pick<TrainableOptions, 'lora'> {
@@ -23,6 +36,21 @@ export interface MaskedDiffusionOptions extends TrainingOptions, Pick<TrainableO
    * else one of them.
    */
   genLength?: number;
+  /**
+   * Answers are padded by a length drawn for each row in place of `genLength`: shorter rows cost less, and the model
+   * learns to end an answer whatever room there is. Default: none.
+   */
+  padding?: AnswerPadding;
+  /**
+   * "row" (default): all rows weigh alike, as in LLaDA's code; "token": all tokens of answers do, so that a long answer
+   * counts as much as its tokens. Of "sft"; in pre-training tokens always weigh alike.
+   */
+  lossPer?: 'row' | 'token';
+  /**
+   * Evaluations also write answers with this sampler, and count those that are right. Default: none; they measure the
+   * loss alone.
+   */
+  evalSampler?: SamplerObject;
   /**
    * ε of the mask probability (1 − ε) t + ε. Larger ones keep rows with a single masked token from weighing a thousand
    * times. Default 1e-3.
@@ -41,6 +69,12 @@ export interface MaskedDiffusionMetrics extends TrainingMetrics {
   masked: number;
   /** On held-out examples, in the steps that evaluate. */
   evalLoss?: number;
+  /** Share of right answers there, with `evalSampler`. */
+  evalAccuracy?: number;
+  /** Forward passes per answer. */
+  evalNfe?: number;
+  /** Share of right answers by category, where there are several. */
+  [category: `evalAccuracy/${string}`]: number;
 }
 
 /** A row before it is masked. */
@@ -51,23 +85,31 @@ export interface TokenRow {
 }
 
 /**
- * Prompt and answer as one row. @param genLength tokens of the answer; null: the answer's own and one end of sequence
+ * Prompt and answer as one row.
+ * @param genLength tokens of the answer; null: the answer's own and one end of sequence; or a function of the answer's
+ * own, whose padding is cut where the row would be longer than the model's maximum
  */
-export function encodeRow(model: MaskedDiffusionModel, example: TrainingRow, genLength: number | null): TokenRow {
+export function encodeRow(
+  model: MaskedDiffusionModel,
+  example: TrainingRow,
+  genLength: number | null | ((answer: number) => number),
+): TokenRow {
   if (example.answer === null)
     throw optionError(TypeError, 'dataset', 'expected examples with an answer, got one without');
   if (!model.tokenizer)
     throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which training on text needs`);
   const prompt = model.encodePrompt(example.prompt);
   const answer = model.tokenizer.encode(example.answer, { addSpecialTokens: false });
-  const length = genLength ?? answer.length + 1;
+  const { eosTokenId, maxSequenceLength } = model.config;
+  const room = Math.max(answer.length + 1, maxSequenceLength - prompt.length);
+  const length =
+    typeof genLength === 'function' ? Math.min(genLength(answer.length), room) : (genLength ?? answer.length + 1);
   if (answer.length > length)
     throw optionError(
       RangeError,
       'genLength',
       `expected at least the ${answer.length} tokens of the answer ${JSON.stringify(example.answer)}, got ${length}`,
     );
-  const { eosTokenId, maxSequenceLength } = model.config;
   if (eosTokenId === null && answer.length < length)
     throw optionError(
       RangeError,
@@ -96,6 +138,10 @@ interface StageOptions {
   batchSize: number;
   pretraining: boolean;
   genLength: number | null;
+  padding: Required<AnswerPadding> | null;
+  lossPer: 'row' | 'token';
+  /** How evaluations write answers; null: they do not. */
+  answers: AnswerOptions | null;
   epsilon: number;
   stratified: boolean;
 }
@@ -109,11 +155,26 @@ class MaskedDiffusionStage implements Stage {
     this.#options = options;
   }
 
-  #mask(examples: TrainingRow[], random: Random): WeightedRow[] {
-    const { pretraining, genLength, epsilon, stratified } = this.#options;
+  /** Rows with their padding. @param seed of the lengths */
+  #encode(examples: TrainingRow[], seed: bigint): TokenRow[] {
+    const { genLength, padding } = this.#options;
     const { model } = this.#context;
-    const rows = examples.map((example) => encodeRow(model, example, genLength));
-    const tokens = rows.reduce((sum, { ids }) => sum + ids.length, 0);
+    if (!padding) return examples.map((example) => encodeRow(model, example, genLength));
+    const { share, min, max, tail } = padding;
+    const random = new Random(seed);
+    return examples.map((example) => {
+      const isWide = random.uniform() < share;
+      const draw = random.uniform();
+      return encodeRow(model, example, (answer) =>
+        isWide ? Math.max(answer + 1, min + Math.floor(draw * (max - min + 1))) : answer + 1 + Math.floor(draw * tail),
+      );
+    });
+  }
+
+  #mask(rows: TokenRow[], random: Random): WeightedRow[] {
+    const { pretraining, lossPer, epsilon, stratified } = this.#options;
+    const { model } = this.#context;
+    const tokens = rows.reduce((sum, { ids, begin }) => sum + ids.length - (pretraining ? 0 : begin), 0);
     const order = random.permutation(rows.length);
     return rows.map(({ ids, begin }, i) => {
       const t = stratified ? (order[i] + random.uniform()) / rows.length : random.uniform();
@@ -125,7 +186,7 @@ class MaskedDiffusionStage implements Stage {
         uniforms,
         maskTokenId: model.config.maskTokenId,
       });
-      const count = pretraining ? tokens : (ids.length - begin) * rows.length;
+      const count = pretraining || lossPer === 'token' ? tokens : (ids.length - begin) * rows.length;
       return { ...masked, weight: 1 / (masked.maskProbability * count) };
     });
   }
@@ -161,7 +222,8 @@ class MaskedDiffusionStage implements Stage {
     const { data, training } = this.#context;
     const { batchSize } = this.#options;
     const examples = data.train(step, batchSize * training.gradientAccumulation);
-    const rows = this.#mask(examples, new Random(deriveSeed(training.seed, Purpose.masks, step)));
+    const encoded = this.#encode(examples, deriveSeed(training.seed, Purpose.padding, step));
+    const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.masks, step)));
     const sum = { loss: 0, tokens: 0 };
     for (let i = 0; i < rows.length; i += batchSize) {
       const { loss, tokens } = await this.#run(rows.slice(i, i + batchSize), true);
@@ -174,15 +236,45 @@ class MaskedDiffusionStage implements Stage {
   }
 
   async evaluate(): Promise<Record<string, number>> {
-    const { data, training } = this.#context;
+    const { model, data, training } = this.#context;
+    const { answers } = this.#options;
     const examples = data.validation!(training.evalExamples);
-    // The same masks every time, so that evaluations can be compared.
-    const rows = this.#mask(examples, new Random(deriveSeed(training.seed, Purpose.evaluation)));
-    return { evalLoss: (await this.#run(rows, false)).loss };
+    // The same masks and lengths every time, so that evaluations can be compared.
+    const encoded = this.#encode(examples, deriveSeed(training.seed, Purpose.padding));
+    const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.evaluation)));
+    const { loss: evalLoss } = await this.#run(rows, false);
+    return answers
+      ? { evalLoss, ...(await exactMatches(model, data, examples, answers, training.tokenBudget)) }
+      : { evalLoss };
   }
 }
 
-const OWN_KEYS = ['dataset', 'objective', 'batchSize', 'genLength', 'maskEpsilon', 'timesteps', 'lora', 'signal'];
+const OWN_KEYS = [
+  ...['dataset', 'objective', 'batchSize', 'genLength', 'padding', 'lossPer', 'evalSampler'],
+  ...['maskEpsilon', 'timesteps', 'lora', 'signal'],
+];
+
+function checkPadding(padding: AnswerPadding): Required<AnswerPadding> {
+  checkKeys('padding', padding, ['share', 'min', 'max', 'tail']);
+  const { share, min, max, tail = 1 } = padding;
+  checkNumber('padding.share', share, { min: 0, max: 1 });
+  checkInteger('padding.min', min, { min: 1, max: 1 << 30 });
+  checkInteger('padding.max', max, { min, max: 1 << 30 });
+  checkInteger('padding.tail', tail, { min: 1, max: 1 << 30 });
+  return { share, min, max, tail };
+}
+
+/** How evaluations write answers. @throws TypeError, RangeError where nothing says how long they may be */
+function answerOptions(options: MaskedDiffusionOptions, data: DataSource, hasPlanner: boolean): AnswerOptions | null {
+  const { evalSampler: sampler } = options;
+  if (sampler === undefined) return null;
+  resolveSampler(sampler, hasPlanner);
+  const genLength = options.genLength ?? data.genLength;
+  if (genLength === null)
+    throw optionError(TypeError, 'genLength', 'expected a number of tokens, which evalSampler needs, got none');
+  const blockLength = options.genLength === undefined ? data.blockLength : null;
+  return { sampler, genLength, blockLength: blockLength ?? genLength };
+}
 
 /**
  * Masked-diffusion fine-tuning (LLaDA's): of each answer a random share t of the tokens is masked, and the model learns
@@ -210,8 +302,12 @@ export async function* trainMaskedDiffusion(
   checkNumber('maskEpsilon', maskEpsilon, { minExclusive: 0, max: 1 });
   checkChoice('timesteps', timesteps, ['stratified', 'uniform'] as const);
   if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
+  const { lossPer = 'row', evalSampler } = options;
+  checkChoice('lossPer', lossPer, ['row', 'token'] as const);
+  const padding = options.padding === undefined ? null : checkPadding(options.padding);
   const lora = checkLora(options.lora);
-  const data = openData(options.dataset, training.seed);
+  const data = openData(options.dataset, training.seed, training.mixture);
+  const answers = answerOptions(options, data, model.hasPlanner);
   const genLength = options.genLength ?? data.genLength;
   yield* runStage<MaskedDiffusionMetrics>({
     kind: 'sft',
@@ -221,7 +317,16 @@ export async function* trainMaskedDiffusion(
     // A planner that gets no gradient would still shrink by weight decay.
     trainable: { freezePlanner: true, lora },
     examplesPerStep: batchSize * training.gradientAccumulation,
-    own: { objective, batchSize, genLength, maskEpsilon, timesteps },
+    own: {
+      objective,
+      batchSize,
+      genLength,
+      padding,
+      lossPer,
+      evalSampler: evalSampler ?? null,
+      maskEpsilon,
+      timesteps,
+    },
     objective: { metric: 'evalLoss', goal: 'min' },
     signal: options.signal,
     start: (context) =>
@@ -229,6 +334,9 @@ export async function* trainMaskedDiffusion(
         batchSize,
         pretraining: objective === 'pretraining',
         genLength,
+        padding,
+        lossPer,
+        answers,
         epsilon: maskEpsilon,
         stratified: timesteps === 'stratified',
       }),

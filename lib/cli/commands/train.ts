@@ -52,8 +52,10 @@ Examples:
 
 A config file (YAML or JSON) holds the options of the stage's trainer by their API names, and
   model       folder or hub id, or { create: { dModel: 64, nLayers: 3 } } for a new model
-  dataset     a data set (gsm8k, math500, dapo17k, apps …, NAME:PATH for files), a task (st1, s1, t12, free8, free12,
-              sudoku4 …) or a file of { "prompt": …, "answer": … } lines; validation: a second such file
+              (tokenizer: { vocabSize: 2048 } in it learns one from the data set)
+  dataset     a data set (gsm8k, math500, dapo17k, apps …, NAME:PATH for files), a task (world, st1, s1, t12, free8,
+              free12, sudoku4 …), a module that exports one (./task.mjs), or a file of { "prompt": …, "answer": … }
+              lines; validation: a second such file
   datasetOptions  { prompts: thinking } and the like, of a data set
   rewards     grpo: { name: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }
 Later ones win: preset, config file, flags. A run is resumed with the options that it began with.`;

@@ -59,7 +59,7 @@ const style = (draw: Draw): Style => (draw.chance(0.8) ? STYLES[0] : draw.pick(S
 
 const SUM: Patterns = {
   train: [
-    '{What is|What\'s|How much is|Compute|Calculate|Tell me|Add up|Work out|Can you compute|Do you know} {$a $op $b|$a $word $b}{?|?|}',
+    "{What is|What's|How much is|Compute|Calculate|Tell me|Add up|Work out|Can you compute|Do you know} {$a $op $b|$a $word $b}{?|?|}",
     '$a $op $b{| = ?| =|?}',
     '$a $word $b{?|}',
     '{Hi, |Hello, |Please, |}{what is|how much is} {$a $op $b|$a $word $b}?',
@@ -203,7 +203,10 @@ function problem(draw: Draw): Drawn {
     short: [`${drawn.result}.`],
     because,
   }[chosen.name];
-  const text = question.replace(/(^|[.] )(he|she)\b/g, (_, before: string, word: string) => `${before}${word[0].toUpperCase()}${word.slice(1)}`);
+  const text = question.replace(
+    /(^|[.] )(he|she)\b/g,
+    (_, before: string, word: string) => `${before}${word[0].toUpperCase()}${word.slice(1)}`,
+  );
   return { prompt: more === '' ? text : `${text} ${more}`, answers };
 }
 
@@ -225,7 +228,10 @@ const DAY_OR_MONTH: Readonly<Record<'next' | 'far', Patterns>> = {
       '{What|Which} $unit {comes|is it} $k $units $side $x?',
       '$k $units $side $x{?|, which $unit is it?|, what $unit?}',
     ],
-    test: ['{Tell me|Name} the $unit $k $units $side $x.', '{Which $unit do we have|What $unit do we have} $k $units $side $x?'],
+    test: [
+      '{Tell me|Name} the $unit $k $units $side $x.',
+      '{Which $unit do we have|What $unit do we have} $k $units $side $x?',
+    ],
   },
 };
 

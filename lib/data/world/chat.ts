@@ -32,7 +32,9 @@ const TALK: readonly { say: Patterns; answers: readonly string[] }[] = [
         '{Thanks|Thank you|Thank you very much|Many thanks|Thanks a lot|Great, thanks|Perfect, thank you|That helps, thanks|Thank you so much|Thanks for your help|Cool, thanks|Very kind, thank you|Thanks for that|Nice, thanks|Okay, thank you}{!|!!|.|}',
         '{That was helpful|You helped me a lot|Great help|That is very helpful|You are a great help}{, thanks|, thank you|}{!|.|}',
       ],
-      test: ['{Thanks so much|I thank you|Wonderful, thank you|Great, thank you very much|Thank you for the help}{!|.|}'],
+      test: [
+        '{Thanks so much|I thank you|Wonderful, thank you|Great, thank you very much|Thank you for the help}{!|.|}',
+      ],
     },
     answers: ['You are welcome. Anything else?', 'You are welcome!'],
   },
@@ -115,7 +117,10 @@ const INTRODUCTION: Patterns = {
     '{My name|The name} is $name{.|, hello.|, hi!}',
     '{I am|This is} $name{, nice to meet you|, how are you|, hello}{.|!|}',
   ],
-  test: ['{Please call me|People call me|Good day, I am|Hey there, this is} $name{.|}', '{They call me|My first name is} $name{.|}'],
+  test: [
+    '{Please call me|People call me|Good day, I am|Hey there, this is} $name{.|}',
+    '{They call me|My first name is} $name{.|}',
+  ],
 };
 
 const MY_NAME: Patterns = {

@@ -3,13 +3,13 @@ import type { Random } from '../../random';
 import type { ChatMessage } from '../../types';
 import { expand, type Patterns } from './grammar';
 import {
-  capital,
   CITIES,
   COLOURS,
+  capital,
   DAYS,
   DOCTORS,
-  invented,
   ITEMS,
+  invented,
   MEN,
   PROBLEMS,
   SURNAMES,

@@ -2,15 +2,15 @@
 import type { Draw, Drawn, Intent } from './draw';
 import type { Patterns } from './grammar';
 import {
-  capital,
   CITIES,
   COLOURS,
   COUNTABLES,
+  capital,
   DAYS,
   DOCTORS,
   FRUIT,
-  invented,
   ITEMS,
+  invented,
   MEN,
   MONTHS,
   PROBLEMS,
@@ -248,7 +248,11 @@ function repeat(draw: Draw): Drawn {
   const text = Array.from({ length: draw.between(1, 5) }, () => anything(draw)).join(draw.pick([', ', ' ', ' and ']));
   const prompt = draw.say(
     {
-      train: ['{Repeat|Copy|Say|Repeat after me|Say it again|Write|Echo}: $text', '{Say|Repeat} $text', '$text. Say it again.'],
+      train: [
+        '{Repeat|Copy|Say|Repeat after me|Say it again|Write|Echo}: $text',
+        '{Say|Repeat} $text',
+        '$text. Say it again.',
+      ],
       test: ['{Please repeat|Now say|Copy this}: $text', '$text. {Repeat that.|Again, please.}'],
     },
     { text },

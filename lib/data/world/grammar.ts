@@ -65,17 +65,3 @@ export function expand(random: Random, pattern: string, slots: Readonly<Record<s
     .replace(/\b([Aa]) (?=[aeiou])/g, '$1n ')
     .trim();
 }
-
-/** Every sentence of a pattern without slots. */
-export function sentences(pattern: string): string[] {
-  const all = (parts: readonly Part[]): string[] =>
-    parts.reduce<string[]>(
-      (heads, part) => {
-        const tails =
-          typeof part === 'string' ? [part] : 'choices' in part ? part.choices.flatMap(all) : [`$${part.slot}`];
-        return heads.flatMap((head) => tails.map((tail) => head + tail));
-      },
-      [''],
-    );
-  return all(parse(pattern)).map((text) => text.replace(/\s+/g, ' ').replace(/ ([.?!,])/g, '$1').trim());
-}

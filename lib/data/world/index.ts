@@ -159,7 +159,9 @@ function cumulative(shares: Shares, allowed: readonly WorldCategory[]): [categor
   for (const category of allowed) {
     const share = shares[category] ?? 0;
     checkNumber(`shares.${category}`, share, { min: 0, max: 1e9 });
-    if (share > 0) steps.push([category, (until += share)]);
+    if (share === 0) continue;
+    until += share;
+    steps.push([category, until]);
   }
   if (steps.length === 0)
     throw optionError(RangeError, 'shares', `expected a share above 0 for one of ${allowed.join(', ')}, got none`);

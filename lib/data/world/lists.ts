@@ -50,13 +50,20 @@ const COUNT: Patterns = {
     '{Count|Count these|Count the words|Count the list|Count them}: $list',
     '$list. {How many are these|How many are there|How many words is that}?',
   ],
-  test: ['{How many words do you see|How many are in the list}: $list', '$list. {Count them.|How many words are there?}'],
+  test: [
+    '{How many words do you see|How many are in the list}: $list',
+    '$list. {Count them.|How many words are there?}',
+  ],
 };
 
 /** Three to five different entries, to be sorted from a closed list, else with invented words among them. */
 function entries(draw: Draw, numbers: boolean, open: boolean): string[] {
   const count = draw.between(3, 5);
-  if (numbers) return draw.several(Array.from({ length: 99 }, (_, i) => String(i + 1)), count);
+  if (numbers)
+    return draw.several(
+      Array.from({ length: 99 }, (_, i) => String(i + 1)),
+      count,
+    );
   const known = draw.several(draw.chance(0.6) || !open ? FRUIT : COLOURS, count);
   if (!open || !draw.chance(0.5)) return known;
   const words = known.map((word) => (draw.chance(0.5) ? invented(draw.random) : word));
@@ -93,7 +100,10 @@ const BOUGHT: Patterns = {
     '{There are|We have} $n1 $i1 for $a and $n2 $i2 for $b.',
     '$n1 $i1 for $a, $n2 $i2 for $b.',
   ],
-  test: ['$n1 $i1 are for $a, and $n2 $i2 are for $b.', '$a {asked for|took} $n1 $i1, and $b {asked for|took} $n2 $i2.'],
+  test: [
+    '$n1 $i1 are for $a, and $n2 $i2 are for $b.',
+    '$a {asked for|took} $n1 $i1, and $b {asked for|took} $n2 $i2.',
+  ],
 };
 
 const LIVES: Patterns = {
@@ -138,7 +148,9 @@ function question(draw: Draw): Drawn {
   const facts = draw.say(BOUGHT, { a, b, n1: numbers[0], i1: things[0], n2: numbers[1], i2: things[1] });
   const who = draw.chance(0.5);
   const asked = who
-    ? draw.say(['{Who {ordered|bought|wants|has|needs} {the |}$i|Who gets the $i|Who are the $i for}?'], { i: things[x] })
+    ? draw.say(['{Who {ordered|bought|wants|has|needs} {the |}$i|Who gets the $i|Who are the $i for}?'], {
+        i: things[x],
+      })
     : draw.say(['{How many $i {did|does} $p {order|buy|want|have|need}|How many $i are for $p|How many $i}?'], {
         i: things[x],
         p: people[x],

@@ -25,7 +25,6 @@ How can I fall asleep faster at night?
 Is a tomato a fruit or a vegetable?
 What are the symptoms of the flu?
 How far away is the moon from the earth?
-Do penguins have knees?
 Where did the tradition of Christmas trees come from?
 I forgot my password, how do I reset it?
 What's the fastest animal on land?
@@ -41,7 +40,6 @@ How much sleep do teenagers need?
 Who is the current prime minister of Canada?
 How does a microwave heat up food?
 What makes a good leader?
-Can dogs see colours?
 How do I change a flat tyre?
 What's the plot of Romeo and Juliet?
 Why did the dinosaurs die out?
@@ -99,7 +97,6 @@ What's the population of Tokyo?
 Who lives at the North Pole?
 How do I know if an avocado is ripe?
 What's the longest river in Europe?
-Can plants feel pain?
 How did people tell time before clocks?
 What's the secret of a happy marriage?
 How do I clean a cast iron pan?
@@ -118,7 +115,6 @@ What are the health benefits of green tea?
 Tell me something interesting about octopuses.
 How do I calm a crying baby?
 What's the oldest university in the world?
-Why are flamingos pink?
 How do I unclog a kitchen sink?
 What movie should we watch tonight?
 Who was the last tsar of Russia?
@@ -129,7 +125,6 @@ Is pluto a planet or not?
 How do I make new friends in a new city?
 What are your thoughts on climate change?
 Why do some people sleepwalk?
-How many teeth does a shark have?
 What's the difference between weather and climate?
 Can you sing me a lullaby?
 How do I get rid of ants in the kitchen?
@@ -137,7 +132,6 @@ Which fruits contain the most sugar?
 What's the story behind the Trojan horse?
 How do glasses help us to see better?
 Why does ice float on water?
-How do I train for a marathon?
 What is the best way to learn Spanish?
 Who was the youngest president of the United States?
 How do solar panels turn light into power?
@@ -146,7 +140,6 @@ Where does the wind come from?
 How do I install a printer on my computer?
 What's the most poisonous animal of all?
 Why do we have leap years?
-How does a bill become a law?
 Can you explain the offside rule?
 What are the main ingredients of a curry?
 How do I remove snow from my car without scratching it?
@@ -162,7 +155,6 @@ What's the name of the longest bone in the body?
 How do I fix a leaking tap?
 Which gas do plants breathe in?
 What's the legal drinking age in Germany?
-How do I become a pilot?
 What's the point of wisdom teeth?
 Did Vikings really wear horns on their helmets?
 How do I find out who called me?
@@ -183,7 +175,6 @@ Why was the Berlin Wall built?
 How do I backup the photos on my phone?
 What's the average height of a giraffe?
 Who gives out the Oscars?
-How do I treat a sunburn?
 What's the difference between jam and marmalade?
 How does gravity bend light?
 Is it possible to travel back in time?
@@ -204,7 +195,6 @@ How do I tell a good wine from a bad one?
 Why is Venus hotter than Mercury?
 How do I make my own candles at home?
 What's the role of the heart in the human body?
-How do I stop procrastinating?
 Who was Alexander Hamilton?
 What are the seven wonders of the ancient world?
 How do I create a strong password?
@@ -225,16 +215,13 @@ What's the difference between a virus and a bacterium?
 Who sang the song Yesterday?
 How do I convert a PDF to a Word document?
 What's the best bait for catching trout?
-Why do we celebrate Halloween?
 How do I learn to play the guitar by myself?
 What's inside the core of the earth?
 How do I know whether I need glasses?
 What is the currency of Turkey called?
 How do hybrid cars save fuel?
 Is lightning hotter than the surface of the sun?
-How do I meditate properly?
 Who rules the United Kingdom at the moment?
-What are the most common surnames in Ireland?
 How do you solve a Rubik's cube?
 What's the healthiest kind of oil for frying?
 How deep is the deepest part of the sea?
@@ -245,7 +232,6 @@ What's the formula for the area of a circle?
 How do noise cancelling headphones work?
 When does daylight saving time begin?
 What's the best way to remember names?
-How do I get over a breakup?
 Which sea is so salty that you can float in it?
 What's the purpose of an appendix?
 How do I teach my dog to sit?
@@ -301,7 +287,6 @@ Who is the patron saint of Ireland?
 What's the distance between Paris and Rome by car?
 How do I recover a deleted file?
 Why do we dream and forget about it?
-What are the biggest cities in India?
 How do I take better photos with my phone?
 What's the theory of relativity about?
 How many calories are in a banana?
@@ -320,7 +305,6 @@ How do elevators know which floor to stop at?
 Who wrote the national anthem of the Netherlands?
 What's the difference between love and friendship?
 How do I remove a virus from my computer?
-Why are bananas curved?
 How do I get a mortgage for a small house?
 What's the warmest month in Athens?
 How do I tell my parents that I failed?
@@ -365,7 +349,6 @@ What's the weight of a blue whale?
 How do I get rid of a headache without medicine?
 What are the first signs of spring?
 How can I reduce plastic waste at home?
-Why do people believe in astrology?
 What do astronauts eat on the space station?
 How do I make a budget for a family of four?
 Who is buried in the great pyramid?
@@ -379,7 +362,6 @@ How do I treat a bee sting?
 What is the hardest language to learn for English speakers?
 How do I become a morning person?
 What's the oldest living tree called?
-How are earthquakes measured?
 Can you suggest a gift for my grandmother?
 What's the best way to clean windows?
 How do I tell if milk has gone off?
@@ -399,7 +381,6 @@ How does a refrigerator keep food cold?
 Who were the Beatles?
 What's the best way to apologise to a friend?
 How do I deal with jet lag?
-Why did the Titanic sink?
 How do I fold a fitted sheet?
 What's the largest desert that is not hot?
 How do I make my own soap?
@@ -453,7 +434,6 @@ How do I make a good first impression?
 Where was pizza invented?
 What's the difference between a debit card and a credit card?
 How do I stretch before running?
-Why do we get goosebumps?
 How do I keep my house cool in summer?
 What's the best treatment for acne?
 How do I find my family tree?
@@ -479,8 +459,6 @@ What was the longest reign of any king?
 How do I make cold brew coffee at home?
 Do plants grow faster with music?
 What's the best way to clean silver?
-How do I adopt a child?
-Why do we use passports?
 How do I keep deer out of my garden?
 What's the temperature on the surface of the sun?
 How do I make a podcast about local history?

@@ -118,13 +118,19 @@ const OUTSIDE: Patterns = {
   ],
 };
 
-const OPENERS = list('What Why How When Where Who Which Is Are Do Does Did Can Could Should Would Will Tell Please My The I You');
+const OPENERS = list(
+  'What Why How When Where Who Which Is Are Do Does Did Can Could Should Would Will Tell Please My The I You',
+);
 
 /** Words as they come: what is asked is not the world's, whatever it is. */
 function salad(draw: Draw): string {
   const count = draw.between(2, 8);
   return Array.from({ length: count }, () =>
-    draw.chance(0.55) ? draw.pick(FUNCTION_WORDS) : draw.chance(0.1) ? invented(draw.random) : draw.pick(draw.pick(SALAD)),
+    draw.chance(0.55)
+      ? draw.pick(FUNCTION_WORDS)
+      : draw.chance(0.1)
+        ? invented(draw.random)
+        : draw.pick(draw.pick(SALAD)),
   ).join(' ');
 }
 const SALAD = [NOUNS, NOUNS, PLURALS, VERBS, ADJECTIVES, PLACES, PEOPLE];

@@ -13,11 +13,31 @@ const ADJECTIVES: Readonly<Record<number, readonly string[]>> = {
 };
 
 const REMARKS: Readonly<Record<number, readonly string[]>> = {
-  5: ['I love it', 'It is the best I ever had', 'I am very happy', 'Everybody loves it', 'I would buy it again', 'Five stars'],
+  5: [
+    'I love it',
+    'It is the best I ever had',
+    'I am very happy',
+    'Everybody loves it',
+    'I would buy it again',
+    'Five stars',
+  ],
   4: ['I like it', 'I am happy with it', 'It works well', 'I am glad I bought it', 'It is what I wanted'],
   3: ['It does the job', 'Nothing special', 'It is neither good nor bad', 'It is so so', 'I do not mind it'],
-  2: ['I do not like it', 'It did not work well', 'I expected more', 'I am not happy with it', 'It is not what I wanted'],
-  1: ['I hate it', 'It broke on the first day', 'I want my money back', 'Never again', 'Do not buy it', 'It does not work'],
+  2: [
+    'I do not like it',
+    'It did not work well',
+    'I expected more',
+    'I am not happy with it',
+    'It is not what I wanted',
+  ],
+  1: [
+    'I hate it',
+    'It broke on the first day',
+    'I want my money back',
+    'Never again',
+    'Do not buy it',
+    'It does not work',
+  ],
 };
 
 const REVIEW: Patterns = {
@@ -200,7 +220,9 @@ function triage(draw: Draw): Drawn {
   const options = Object.keys(MESSAGES);
   const team = draw.pick(options);
   const text = draw.say(
-    ['{|Hello. |Hi, help please. |It is about my $item. |About order $order: |Good morning. }$s{.|!|. Thanks.|, please help.|}'],
+    [
+      '{|Hello. |Hi, help please. |It is about my $item. |About order $order: |Good morning. }$s{.|!|. Thanks.|, please help.|}',
+    ],
     { item: singular(draw.things()), order: draw.orderNumber(), s: draw.say(MESSAGES[team]) },
   );
   const names = draw.several(options, 4).map((name) => name.toLowerCase());

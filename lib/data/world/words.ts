@@ -25,9 +25,7 @@ export const COLOURS = list('red blue green black white yellow brown grey');
 export const FRUIT = list('apple banana cherry date fig grape kiwi lemon mango orange peach pear plum melon');
 export const COUNTABLES = list('apples coins eggs shells stamps tickets balls cakes flowers stones');
 export const DAYS = list('Monday Tuesday Wednesday Thursday Friday Saturday Sunday');
-export const MONTHS = list(
-  'January February March April May June July August September October November December',
-);
+export const MONTHS = list('January February March April May June July August September October November December');
 export const DOCTORS = list('Lee Novak Patel Garcia Kim Brown Rossi Weber Silva Khan');
 export const PROBLEMS = list('broken late missing wrong dirty damaged empty torn');
 export const WISHES = list('refund replacement repair discount call');
@@ -52,7 +50,9 @@ const SINGULARS: Readonly<Record<string, string>> = { knives: 'knife', scarves: 
 /** One of what a plural names. */
 export const singular = (word: string): string => SINGULARS[word] ?? word.replace(/s$/, '');
 
-const ONSETS = list('b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gr kl kr pl pr qu sh sk sl sn sp st th tr');
+const ONSETS = list(
+  'b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gr kl kr pl pr qu sh sk sl sn sp st th tr',
+);
 const VOWELS = list('a e i o u a e i o u ai ea ee ie oo ou y');
 const CODAS = ['', '', '', ...list('n r s t l m k x nd rt st ng ck d ss ll')];
 /** What invented words are put together from, beside syllables: beginnings and ends of words as they look. */

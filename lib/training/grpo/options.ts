@@ -254,7 +254,7 @@ export function resolveGrpo(
   const trainable = resolveTrainable(options);
   resolveSampler(evalSampler, true);
   checkReference(model, options, beta, trainable);
-  const data = openData(options.dataset, training.seed);
+  const data = openData(options.dataset, training.seed, training.mixture);
   const lengths = resolveLengths(options, data);
   const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
   const own = {

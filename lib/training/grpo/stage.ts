@@ -4,11 +4,12 @@ import { optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateResult } from '../../generation/types';
 import type { ModelTrainer } from '../../model/trainer';
-import { concatenate, mapRows, packRows } from '../../packing';
+import { concatenate, mapRows } from '../../packing';
 import { deriveSeed, Purpose } from '../../random';
 import { correctRows, type RewardBatch } from '../../rewards';
 import { mean, standardDeviation } from '../../statistics';
 import type { TrainingRow } from '../data';
+import { writeAnswers } from '../exact-matches';
 import type { Measured, Stage, StageContext, TrainingMetrics } from '../loop';
 import { computeAdvantages, totalRewards } from './advantages';
 import { type GrpoStepLoss, grpoLoss } from './loss';
@@ -262,10 +263,7 @@ export class GrpoStage implements Stage {
       ...(compat && { compat }),
     };
     const examples = data.validation!(training.evalExamples);
-    const rows = examples.map((example) => ({ promptIds: model.encodePrompt(example.prompt) }));
-    const results: GenerateResult[] = [];
-    for (const batch of packRows(rows, ({ promptIds }) => promptIds.length + genLength, training.tokenBudget))
-      results.push(...(await model.generateBatch(batch, options)));
+    const results = await writeAnswers(model, examples, options, training.tokenBudget);
     const { metrics } = await this.#judge(examples, results);
     const { reward, nfe, accuracy } = metrics;
     return { evalReward: reward, evalNfe: nfe, ...(accuracy !== undefined && { evalAccuracy: accuracy }) };

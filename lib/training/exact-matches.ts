@@ -1,0 +1,56 @@
+// Answers to held-out prompts while a model trains.
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import type { GenerateOptions, GenerateResult } from '../generation/types';
+import { packRows } from '../packing';
+import { correctRows } from '../rewards';
+import { mean } from '../statistics';
+import type { DataSource, TrainingRow } from './data';
+
+/** How {@link writeAnswers} decodes. */
+export type AnswerOptions = GenerateOptions & { genLength: number };
+
+/** The model's answers to prompts. @param tokenBudget tokens of a batch, prompts included */
+export async function writeAnswers(
+  model: MaskedDiffusionModel,
+  examples: readonly TrainingRow[],
+  options: AnswerOptions,
+  tokenBudget: number,
+): Promise<GenerateResult[]> {
+  const rows = examples.map((example) => ({ promptIds: model.encodePrompt(example.prompt) }));
+  const results: GenerateResult[] = [];
+  for (const batch of packRows(rows, ({ promptIds }) => promptIds.length + options.genLength, tokenBudget))
+    results.push(...(await model.generateBatch(batch, options)));
+  return results;
+}
+
+/** Shares of right answers, in all and by category, and forward passes, as metrics of an evaluation. */
+export async function exactMatches(
+  model: MaskedDiffusionModel,
+  data: Pick<DataSource, 'verify'>,
+  examples: TrainingRow[],
+  options: AnswerOptions,
+  tokenBudget: number,
+): Promise<Record<string, number>> {
+  const results = await writeAnswers(model, examples, options, tokenBudget);
+  const correct = await correctRows({
+    completions: results.map(({ text }) => text),
+    examples,
+    results,
+    genLength: options.genLength,
+    verify: data.verify,
+    model,
+  });
+  const right = new Map<string, number[]>();
+  const all: number[] = [];
+  correct.forEach((value, i) => {
+    if (value === null) return;
+    all.push(Number(value));
+    const { category } = examples[i];
+    right.set(category, [...(right.get(category) ?? []), Number(value)]);
+  });
+  const metrics: Record<string, number> = { evalNfe: mean(results.map(({ nfe }) => nfe)) };
+  if (all.length > 0) metrics.evalAccuracy = mean(all);
+  if (right.size > 1)
+    for (const category of [...right.keys()].sort()) metrics[`evalAccuracy/${category}`] = mean(right.get(category)!);
+  return metrics;
+}
