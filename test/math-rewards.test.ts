@@ -1,5 +1,4 @@
-// Mathematical answers: the reference's functions value for value, our equality on hand-written pairs, and texts that
-// mean harm.
+// Mathematical answers: the reference's functions value for value, and our equality on hand-written pairs.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { type RewardBatch, rewards } from '../lib';
@@ -236,45 +235,6 @@ describe('equality', () => {
     ['nothing', null],
     ['', null],
   ])('the answer in %j', (text, answer) => expect(rewards.extractAnswer(text)).toBe(answer));
-
-  const hostile: [string, string][] = [
-    ['9^{9^{9^{9^9}}}', '1'],
-    ['10^{10^{10}}', '10^{10^{11}}'],
-    ['999999999!', '1'],
-    ['((((((((((2^{99})^{99})^{99})^{99})^{99})^{99})^{99})^{99})^{99})^{99})', '3'],
-    [`${'('.repeat(900)}1${')'.repeat(900)}`, '1'],
-    [`${'{'.repeat(1900)}`, '1'],
-    [`${'\\frac{1}{'.repeat(180)}1${'}'.repeat(180)}`, 'x'],
-    [`${'\\sqrt{'.repeat(250)}2${'}'.repeat(250)}`, 'y'],
-    ['1+'.repeat(900), '900'],
-    [`${'x'.repeat(1500)}`, 'x^{1500}'],
-    [`${'1,'.repeat(900)}1`, '1'],
-    ['9'.repeat(100_000), '1'],
-    [`\\sum_{k=1}^{10^{12}} k`, '1'],
-    ['\\int_0^\\infty e^{-x^{x^{x}}} dx', '1'],
-    ['\\prod_{k=1}^{999999999} k', '2'],
-    ['\\binom{10^9}{5\\cdot 10^8}', '1'],
-    ['\u0000\ud800\\', '1'],
-    ['\\begin{pmatrix}'.repeat(100), '1'],
-    [`${' '.repeat(1900)}a`, '1'],
-    [`${'\\text{'.repeat(300)}`, '1'],
-  ];
-  test('texts that mean harm are different, in bounded time', async () => {
-    let beats = 0;
-    const heart = setInterval(() => beats++, 5);
-    try {
-      for (const [a, b] of hostile) {
-        expect({ a: a.slice(0, 60), got: await rewards.mathEqual(a, b, { timeLimitMs: 500 }) }).toEqual({
-          a: a.slice(0, 60),
-          got: a.startsWith('(((') && b === '1',
-        });
-      }
-    } finally {
-      clearInterval(heart);
-    }
-    expect(beats).toBeGreaterThan(20);
-    expect(await rewards.mathEqual('\\sqrt{8}', '2\\sqrt{2}')).toBe(true);
-  });
 
   test('rewards', async () => {
     const correct = rewards.mathCorrect();

@@ -1,5 +1,5 @@
 // Finds the final answer in the text of a completion: what is marked as such, else what its prose ends in.
-import { MAX_ANSWER_LENGTH } from './math-form';
+import { MAX_ANSWER_LENGTH } from './math/work';
 import { DOUBT, leadingValue, proseAnswer } from './prose-answer';
 
 /** Deepest nesting of boxes and tags that is read. */

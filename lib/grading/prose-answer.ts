@@ -1,7 +1,7 @@
 // Finds the answer in prose: the value that "the answer is …" names, else the last number, each as a whole: 3/4 is not
 // 4, 1.5e3 is not 3, √5 is not 5, and the minus of "3-5" is no sign.
 
-import { MAX_ANSWER_LENGTH } from './math-form';
+import { MAX_ANSWER_LENGTH } from './math/work';
 
 /** What is read of a text, from its end: bounds the cost. */
 const WINDOW = 2 * MAX_ANSWER_LENGTH;

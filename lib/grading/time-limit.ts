@@ -2,9 +2,8 @@
 // ends what sleeps or waits. Neither includes the start of the interpreter.
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import type { Worker } from 'node:worker_threads';
 
-/** Reads the CPU time, in seconds, that a process or thread has used; null where the system does not tell. */
+/** Reads the CPU time, in seconds, that a process has used; null where the system does not tell. */
 export type CpuClock = () => Promise<number | null>;
 
 /** Limits of one program, both in seconds. */
@@ -25,7 +24,7 @@ const MIN_PAUSE_MS = 10;
 /** Longest delay that setTimeout takes. */
 const MAX_DELAY_MS = 2 ** 31 - 1;
 
-/** CPU seconds of a process or thread, given its folder in /proc, with those of its children that have ended. */
+/** CPU seconds of a process or its main thread, given its folder in /proc, with those of its children that have ended. */
 function procSeconds(folder: string): number | null {
   try {
     const stat = readFileSync(`${folder}/stat`, 'utf8');
@@ -70,21 +69,6 @@ export function processClock(pid: number, { mainThread }: { mainThread: boolean 
     return async () => procSeconds(folder);
   }
   return process.platform === 'win32' ? async () => null : () => psSeconds(pid);
-}
-
-/**
- * The CPU clock of a worker thread.
- * @param task what /proc/thread-self points to in the thread (Linux); elsewhere null: Node tells from version 24.6 on.
- */
-export function threadClock(worker: Worker, task: string | null): CpuClock {
-  if (task !== null) return async () => procSeconds(`/proc/${task}`);
-  const { cpuUsage } = worker as { cpuUsage?: () => Promise<{ user: number; system: number }> };
-  if (!cpuUsage) return async () => null;
-  return () =>
-    cpuUsage.call(worker).then(
-      ({ user, system }) => (user + system) / 1e6,
-      () => null,
-    );
 }
 
 /** Calls `onEnd` when a program has used up one of its limits. */

@@ -146,7 +146,7 @@ export {
   pythonEqual,
 } from '../grading/code';
 export { extractAnswer } from '../grading/extract-answer';
-export { type MathEqualOptions, mathEqual } from '../grading/math-answer';
+export { mathEqual } from '../grading/math-answer';
 export { NativePython, type NativePythonOptions } from '../grading/native-python';
 export {
   type PythonOutcome,
@@ -168,16 +168,13 @@ function goldOf({ answer, meta }: RewardExample): string | null {
 }
 
 /**
- * 2 if the completion's answer is mathematically equal to the right one, else 0. `compat: "reference"`: 2 if both are
- * the same string once normalised, as the reference does. `timeLimitMs`: CPU time of one comparison, as in
- * {@link mathEqual}; default 2000.
- * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND where algebra is needed and the optional package is missing
+ * 2 if the completion's answer is mathematically equal to the right one ({@link mathEqual}), else 0.
+ * `compat: "reference"`: 2 if both are the same string once normalised, as the reference does.
  */
-export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: number } = {}): RewardFunction {
-  checkKeys('options', options, ['compat', 'timeLimitMs']);
-  const { compat, timeLimitMs = 2000 } = options;
+export function mathCorrect(options: { compat?: 'reference' } = {}): RewardFunction {
+  checkKeys('options', options, ['compat']);
+  const { compat } = options;
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
-  checkNumber('timeLimitMs', timeLimitMs, { minExclusive: 0, max: 1e9 });
   return ({ completions, examples }) =>
     Promise.all(
       completions.map(async (completion, row) => {
@@ -187,7 +184,7 @@ export function mathCorrect(options: { compat?: 'reference'; timeLimitMs?: numbe
         const gold = goldOf(example);
         if (gold === null) return null;
         const answer = extractAnswer(completion);
-        return answer !== null && (await mathEqual(answer, gold, { timeLimitMs })) ? 2 : 0;
+        return answer !== null && (await mathEqual(answer, gold)) ? 2 : 0;
       }),
     );
 }

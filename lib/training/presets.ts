@@ -35,7 +35,7 @@ export interface RewardConfig {
   weight?: number;
   /**
    * Of "fastAnswer" (`weight`: of speed), "stepPenalty" (`form`), "format" (`pattern`, `flags`, `reward`),
-   * "mathCorrect" (`compat`, `timeLimitMs`), "teacherLogProb" (`model`, `passes`), "causalLogProb" (`model`, `dtype`,
+   * "mathCorrect" (`compat`), "teacherLogProb" (`model`, `passes`), "causalLogProb" (`model`, `dtype`,
    * `tokenBudget`).
    */
   options?: Readonly<Record<string, unknown>>;

@@ -67,8 +67,7 @@ Examples:
 
 Data sets: the tasks above; gsm8k, math500, dapo17k, humaneval, mbpp, mbpp-sanitized, apps, from the hub, or NAME:PATH
 for a file (JSON lines, JSON, Parquet), a folder with a file per split, or another hub id. Code is run in a sandbox,
-which needs the package pyodide; answers that need algebra need @cortex-js/compute-engine. A module given by --import
-can register more (datasets.register).
+which needs the package pyodide. A module given by --import can register more (datasets.register).
 With --output, the result of every prompt is written to samples.jsonl at once, and the same command continues after an
 interruption.`;
 
