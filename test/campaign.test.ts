@@ -46,6 +46,9 @@ describe('AUP', () => {
     const kept = accuracyUnderParallelism(at([1, 78], [3, 76]), { bestAccuracy: 80 });
     expect(accuracyUnderParallelism(at([1, 78], [3, 76], [9, 72.9]), { bestAccuracy: 80 })).toBe(kept);
     expect(accuracyUnderParallelism(at([1, 78], [3, 76], [9, 73]), { bestAccuracy: 80 })).toBeGreaterThan(kept);
+    // 100 · 0.57 is below 57.
+    const shares = at([1, 62], [9, 100 * 0.57]);
+    expect(accuracyUnderParallelism(shares)).toBeGreaterThan(accuracyUnderParallelism(shares.slice(0, 1)));
     expect(accuracyUnderParallelism([])).toBeNaN();
     expect(accuracyUnderParallelism(at([1, 0], [2, 0]))).toBe(0);
   });

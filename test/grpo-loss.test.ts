@@ -1,6 +1,7 @@
 // The pure functions of training, against values by hand and finite differences.
 import fc from 'fast-check';
 import { training } from '../lib';
+import { standardDeviation } from '../lib/statistics';
 
 const {
   grpoLoss,
@@ -151,6 +152,30 @@ describe('advantages', () => {
   test('small ones count as 0', () => {
     expect(Array.from(computeAdvantages([1, 2, 6], { ...base, advantageMinClip: 0 }))).toEqual([0, 0, 3]);
     expect(Array.from(computeAdvantages([1, 2, 6], { ...base, advantageMinClip: -1 }))).toEqual([0, -1, 3]);
+  });
+
+  // Their means differ from each of them by rounding.
+  const equal = [0.1, 0.7, -0.3, 1.1, 1 / 3, 1e6 / 7, 1e-9 / 3];
+  test.each(['none', 'group', 'batch'] as const)('equal rewards have the advantage 0, scaled by %s', (scaleRewards) => {
+    for (const reward of equal)
+      for (const groupSize of [3, 6, 7, 64]) {
+        const rewards = new Array(groupSize).fill(reward);
+        expect(standardDeviation(rewards)).toBe(0);
+        const options = { groupSize, scaleRewards, advantageMinClip: null };
+        expect(new Set(computeAdvantages(rewards, options))).toEqual(new Set([0]));
+        // Beside a group that differs.
+        const other = Array.from(rewards, (_, i) => reward * i);
+        expect(new Set(computeAdvantages([...other, ...rewards], options).slice(groupSize))).toEqual(new Set([0]));
+      }
+  });
+
+  test('the reward of the mean has the advantage 0, and small differences count', () => {
+    expect(computeAdvantages([0.1, 0.2, 0.3], base)[1]).toBe(0);
+    // The same sum in another order.
+    expect(Array.from(computeAdvantages([0.1 + 0.2, 0.3, 0.3], base))).toEqual([0, 0, 0]);
+    const [least, , most] = computeAdvantages([1, 1 + 1e-9, 1 + 2e-9], base);
+    expect(least).toBeCloseTo(-1e-9, 15);
+    expect(most).toBeCloseTo(1e-9, 15);
   });
 
   test('rewards must be whole groups', () => expect(() => computeAdvantages([1, 2], base)).toThrow(RangeError));

@@ -120,6 +120,39 @@ describe('GRPO', () => {
     await expect(bad).rejects.toThrow('rewards.short: expected 16 numbers or nulls, got 1');
   });
 
+  test.each([Number.NaN, Number.NEGATIVE_INFINITY])('a reward of %p is refused by its name and row', async (value) => {
+    const odd: RewardFunction = ({ results }) => results.map((_, row) => (row === 5 ? value : 1));
+    await expect(withModel(folder, (model) => grpo(model, { rewards: { early: earlyTokens, odd } }))).rejects.toThrow(
+      `rewards.odd: expected a finite number or null for each row, got ${value} for row 5`,
+    );
+  });
+
+  test.each(['none', 'group', 'batch'] as const)('equal rewards teach nothing: scaled by %s', async (scaleRewards) => {
+    await withModel(folder, async (model) => {
+      const before = await weightsOf(model);
+      // Their mean over a group of six is not 0.1.
+      const same: RewardFunction = ({ results }) => results.map(() => 0.1);
+      const options = { numGenerations: 6, advantageMinClip: null, weightDecay: 0 };
+      for (const metrics of await grpo(model, { ...options, scaleRewards, rewards: { same } })) {
+        expect(metrics).toMatchObject({ zeroAdvantage: 1, replayedSteps: 0, gradNorm: 0, rewardStd: 0 });
+      }
+      expect(await weightsOf(model)).toEqual(before);
+    });
+  });
+
+  test('the same rewards in another order are no new best', async () => {
+    let evaluations = 0;
+    // Summed in these orders, 0.6 and 0.6000000000000001.
+    const orders = [
+      [0.3, 0.2, 0.1],
+      [0.1, 0.2, 0.3],
+    ];
+    const early: RewardFunction = (batch) =>
+      batch.results.length === 3 ? orders[Math.min(evaluations++, 1)] : earlyTokens(batch);
+    const options = { maxSteps: 9, evalEvery: 1, evalExamples: 3, patience: 2, rewards: { early } };
+    expect(await withModel(folder, (model) => grpo(model, options))).toHaveLength(3);
+  });
+
   test('the reference switches step rewards off with the planner', async () => {
     const both = { early: earlyTokens, steps: rewards.stepPenalty() };
     const run = (options: Partial<GrpoOptions>) =>

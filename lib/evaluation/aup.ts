@@ -1,4 +1,5 @@
 // Accuracy under parallelism: one number for a curve of accuracy against tokens per forward pass.
+import { isRounding } from '../statistics';
 
 /** A setting of a decoder: parallelism and accuracy. */
 export interface ParallelismPoint {
@@ -28,7 +29,11 @@ export function accuracyUnderParallelism(points: readonly ParallelismPoint[], op
   if (points.length === 0) return Number.NaN;
   const { alpha = 3, tolerance = 5, bestAccuracy = Math.max(...points.map(({ accuracy }) => accuracy)) } = options;
   const sorted = [...points].sort((a, b) => a.tokensPerForward - b.tokensPerForward);
-  const kept = sorted.filter(({ accuracy }) => accuracy >= sorted[0].accuracy - tolerance);
+  // 62 − 57 is 5, although 100 · 0.57 is a little less than 57.
+  const kept = sorted.filter(({ accuracy }) => {
+    const excess = sorted[0].accuracy - accuracy - tolerance;
+    return excess <= 0 || isRounding(excess, 100);
+  });
   const weighted = (y: number) => (bestAccuracy > 0 ? y * Math.min(Math.exp(-alpha * (1 - y / bestAccuracy)), 1) : 0);
   let area = kept[0].tokensPerForward * kept[0].accuracy;
   for (let i = 1; i < kept.length; i++)

@@ -42,7 +42,10 @@ export interface RewardBatch {
   model: MaskedDiffusionModel;
 }
 
-/** A reward, sync or async: one number per row; null leaves this function out of the row's reward. */
+/**
+ * A reward, sync or async: one number per row; null leaves this function out of the row's reward. NaN and infinities
+ * end the training with an error that names the reward and the row.
+ */
 export type RewardFunction = (batch: RewardBatch) => ArrayLike<number | null> | Promise<ArrayLike<number | null>>;
 
 /** Marks rewards for speed, which the reference switches off when the planner is frozen. */

@@ -1,6 +1,6 @@
 // From rewards to advantages. A group is the rollouts of one prompt; rows of a group lie next to each other.
 import { optionError } from '../../errors';
-import { mean, standardDeviation } from '../../statistics';
+import { isRounding, largest, mean, standardDeviation } from '../../statistics';
 
 /** How advantages are scaled after the group's mean is taken off. */
 export type ScaleRewards = 'none' | 'group' | 'batch';
@@ -9,8 +9,8 @@ export type ScaleRewards = 'none' | 'group' | 'batch';
 const STD_EPSILON = 1e-4;
 
 /**
- * Weighted sum of several reward functions' values per row. null and NaN leave a function out of a row's sum; a row
- * that every function leaves out gets NaN.
+ * Weighted sum of several reward functions' values per row. null leaves a function out of a row's sum, and so does NaN,
+ * which stands for null in recorded tensors (the trainer refuses it); a row that every function leaves out gets NaN.
  */
 export function totalRewards(
   columns: readonly { values: ArrayLike<number | null>; weight: number }[],
@@ -27,7 +27,8 @@ export function totalRewards(
 }
 
 /**
- * Reward minus the mean of its group, scaled if asked for.
+ * Reward minus the mean of its group, scaled if asked for; exactly 0 where the two differ by rounding alone, as in a
+ * group of equal rewards: such a row teaches nothing, and need not be replayed.
  * @param rewards one per row; NaN rows take no part in means and get advantage 0
  * @param options groupSize rows make a group; advantages below advantageMinClip become 0 (null: none do)
  */
@@ -48,11 +49,12 @@ export function computeAdvantages(
     const group = counted(begin, begin + groupSize);
     if (group.length === 0) continue;
     const centre = mean(group);
+    const scale = largest(group);
     let divisor = 1;
     if (scaleRewards === 'group') divisor = standardDeviation(group) + STD_EPSILON;
     if (scaleRewards === 'batch') divisor = batchStd + STD_EPSILON;
     for (let row = begin; row < begin + groupSize; row++) {
-      if (Number.isNaN(rewards[row])) continue;
+      if (Number.isNaN(rewards[row]) || isRounding(rewards[row] - centre, scale)) continue;
       const advantage = (rewards[row] - centre) / divisor;
       advantages[row] = advantageMinClip !== null && advantage < advantageMinClip ? 0 : advantage;
     }

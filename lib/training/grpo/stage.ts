@@ -280,7 +280,7 @@ function checkRewards(name: string, values: ArrayLike<number | null>, rows: numb
     );
   for (let row = 0; row < rows; row++) {
     const value = values[row];
-    if (value !== null && (typeof value !== 'number' || Math.abs(value) === Infinity))
+    if (value !== null && !Number.isFinite(value))
       throw optionError(
         TypeError,
         `rewards.${name}`,
