@@ -165,7 +165,7 @@ export class MaskedDiffusionModel {
    */
   async loadAdapter(folder: string): Promise<Adapter> {
     this.#checkUsable();
-    const files = await readAdapter(folder);
+    const files = await readAdapter(folder, this.config.nLayers);
     const planner = this.hasPlanner && files.tensors.some(({ name }) => !/\.lora_[AB]\.weight$/.test(name));
     const trainer = await this.createTrainer({ lora: files.lora, freezePlanner: !planner });
     try {

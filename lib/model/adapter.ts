@@ -6,15 +6,15 @@ import { syncFolder, writeError, writeFileAtomic } from '../files/atomic';
 import { badFile, readJsonObject } from '../files/json';
 import { readSafetensors, type TensorValue, writeSafetensors } from '../files/safetensors';
 import type { NativeNamedTensor } from '../native';
-import { checkChoice } from '../options';
+import { show } from '../text';
+import { type AdapterConfig, parseAdapterConfig } from './adapter-config';
+import { fromBFloat16, fromFloat16 } from './halves';
 import { LORA_TARGETS, type LoraOptions, type ModelTrainer } from './trainer';
 
 /** PEFT wraps a model twice; both names prefix its tensors. */
 const PREFIX = 'base_model.model.';
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
-/** `target_modules` as written here: the regular expression that PEFT matches full module names with. */
-const MODULE_PATTERN = /^model\\\.transformer\\\.blocks\\\.\\d\+\\\.\(([a-z_|]+)\)$/;
 
 /**
  * Writes the adapters of a trainer, and what else it trains (the planner head), into `folder`.
@@ -54,47 +54,112 @@ export async function saveAdapter(folder: string, trainer: ModelTrainer, baseMod
   }
 }
 
-/** What an adapter folder holds. */
+/** What an adapter folder holds, as a trainer takes it. */
 export interface AdapterFiles {
+  /**
+   * Of the trainer: the largest rank, which smaller adapters are padded to. Where modules are scaled in different ways,
+   * alpha is that rank, and `lora_B` carries each one's scale.
+   */
   lora: Required<LoraOptions>;
   /** Adapters and other trained tensors, under the names of a trainer's state. */
   tensors: NativeNamedTensor[];
 }
 
-/** Reads an adapter folder. @throws DUltraError BAD_CHECKPOINT naming what was expected and what came. */
-export async function readAdapter(folder: string): Promise<AdapterFiles> {
-  const file = path.join(folder, CONFIG_FILE);
-  const bad = (message: string) => badFile(file, message);
-  const config = await readJsonObject(file);
-  const { peft_type: type, r: rank, lora_alpha: alpha, target_modules: modules } = config;
-  if (type !== 'LORA') throw bad(`peft_type: expected "LORA", got ${JSON.stringify(type)}`);
-  if (typeof rank !== 'number' || !Number.isInteger(rank) || rank < 1)
-    throw bad(`r: expected a positive integer, got ${JSON.stringify(rank)}`);
-  if (typeof alpha !== 'number' || !(alpha > 0))
-    throw bad(`lora_alpha: expected a positive number, got ${JSON.stringify(alpha)}`);
-  for (const unsupported of ['use_rslora', 'use_dora'] as const)
-    if (config[unsupported] === true) throw bad(`${unsupported}: expected false, got true`);
-  const listed = typeof modules === 'string' ? MODULE_PATTERN.exec(modules)?.[1].split('|') : modules;
-  if (!Array.isArray(listed) || listed.length === 0)
-    throw bad(`target_modules: expected a list of projections, got ${JSON.stringify(modules)}`);
-  try {
-    for (const target of listed) checkChoice('target_modules', target, LORA_TARGETS);
-  } catch (error) {
-    throw bad((error as Error).message);
-  }
+const LORA_MATRIX = /^(.*)\.lora_([AB])\.weight$/;
+
+/** A tensor's elements as fp32. @throws DUltraError BAD_CHECKPOINT for a type that adapters are not stored in */
+function toFloat32({ dtype, data }: TensorValue, where: string): Float32Array {
+  if (data instanceof Float32Array) return data;
+  if (dtype === 'BF16') return fromBFloat16(data as Uint16Array);
+  if (dtype === 'F16') return fromFloat16(data as Uint16Array);
+  throw new DUltraError('BAD_CHECKPOINT', `${where}: expected F32, BF16 or F16, got ${dtype}`);
+}
+
+/** A matrix [rows, columns] in the corner of a larger one of zeros, times a factor. */
+function padded({ shape, data }: NativeNamedTensor, rows: number, columns: number, factor: number): Float32Array {
+  const out = new Float32Array(rows * columns);
+  const [, width] = shape;
+  for (let i = 0; i < data.length; i++) out[Math.floor(i / width) * columns + (i % width)] = factor * data[i];
+  return out;
+}
+
+/** Whether a tensor belongs to a module that is stored whole: by its full name, or by the end of one. */
+function isSaved(tensor: string, modulesToSave: readonly string[]): boolean {
+  const parts = tensor.split('.');
+  return parts.some((_, last) => {
+    const module = parts.slice(0, last + 1).join('.');
+    return modulesToSave.some((name) => module === name || module.endsWith(`.${name}`));
+  });
+}
+
+/** The adapters of every module that should have some. @throws DUltraError BAD_CHECKPOINT */
+function fitModules(
+  { modules, common }: AdapterConfig,
+  matrices: ReadonlyMap<string, NativeNamedTensor>,
+  file: string,
+): AdapterFiles {
+  const rank = common?.rank ?? Math.max(...[...modules.values()].map((module) => module.rank));
   const tensors: NativeNamedTensor[] = [];
-  for (const [name, { dtype, shape, data }] of await readSafetensors(path.join(folder, WEIGHTS_FILE))) {
-    if (!name.startsWith(PREFIX)) throw bad(`${WEIGHTS_FILE}: expected names that begin with "${PREFIX}", got ${name}`);
-    if (!(data instanceof Float32Array)) throw bad(`${WEIGHTS_FILE}: tensor ${name}: expected F32, got ${dtype}`);
-    tensors.push({ name: name.slice(PREFIX.length), shape: [...shape], data });
+  for (const [module, { rank: own, scale }] of modules)
+    for (const letter of ['A', 'B'] as const) {
+      const name = `${module}.lora_${letter}.weight`;
+      const matrix = matrices.get(name);
+      if (!matrix) throw badFile(file, `tensor ${name} is missing`);
+      const { shape } = matrix;
+      const [rows, columns] = shape;
+      if (shape.length !== 2 || shape[letter === 'A' ? 0 : 1] !== own)
+        throw badFile(
+          file,
+          `tensor ${name}: expected ${letter === 'A' ? `[${own}, inputs]` : `[outputs, ${own}]`} for rank ${own}, got [${shape.join(', ')}]`,
+        );
+      if (common) tensors.push(matrix);
+      else if (letter === 'A') tensors.push({ name, shape: [rank, columns], data: padded(matrix, rank, columns, 1) });
+      else tensors.push({ name, shape: [rows, rank], data: padded(matrix, rows, rank, scale) });
+    }
+  const names = new Set([...modules.keys()].map((module) => module.split('.').at(-1)));
+  const targets = LORA_TARGETS.filter((target) => names.has(target));
+  return { lora: { rank, alpha: common?.alpha ?? rank, targets }, tensors };
+}
+
+/**
+ * Reads an adapter folder. @param nLayers blocks of the base model
+ * @throws DUltraError BAD_CHECKPOINT naming what was expected and what came.
+ */
+export async function readAdapter(folder: string, nLayers: number): Promise<AdapterFiles> {
+  const configFile = path.join(folder, CONFIG_FILE);
+  const config = parseAdapterConfig(await readJsonObject(configFile), configFile, nLayers);
+  const file = path.join(folder, WEIGHTS_FILE);
+  const { modules, modulesToSave } = config;
+  const matrices = new Map<string, NativeNamedTensor>();
+  const others: NativeNamedTensor[] = [];
+  for (const [fullName, value] of await readSafetensors(file)) {
+    if (!fullName.startsWith(PREFIX))
+      throw badFile(file, `expected names that begin with "${PREFIX}", got ${show(fullName)}`);
+    const name = fullName.slice(PREFIX.length);
+    const tensor = { name, shape: [...value.shape], data: toFloat32(value, `${file}: tensor ${show(fullName)}`) };
+    const module = LORA_MATRIX.exec(name)?.[1];
+    if (module !== undefined && modules.has(module)) matrices.set(name, tensor);
+    else if (module === undefined && isSaved(name, modulesToSave)) others.push(tensor);
+    else
+      throw badFile(
+        file,
+        `tensor ${show(fullName)}: expected adapters of the modules, and the modules_to_save, that ${CONFIG_FILE} names`,
+      );
   }
-  return { lora: { rank, alpha, targets: listed as Required<LoraOptions>['targets'] }, tensors };
+  for (const saved of modulesToSave)
+    if (!others.some(({ name }) => isSaved(name, [saved])))
+      throw badFile(file, `expected tensors of ${show(saved)}, which modules_to_save names, got none`);
+  const fitted = fitModules(config, matrices, file);
+  return { ...fitted, tensors: [...fitted.tensors, ...others] };
 }
 
 /** Adapters that are merged into a model's weights until `unmerge`. Made by `model.loadAdapter`. */
 export class Adapter {
   readonly #trainer: ModelTrainer;
-  /** Rank, alpha and targets. */
+  /**
+   * Rank, alpha and targets as they are merged: where modules have ranks or scales of their own, the largest rank, and
+   * alpha equal to it, with the scales in the matrices.
+   */
   readonly lora: Required<LoraOptions>;
 
   /** @internal */
@@ -123,18 +188,17 @@ export class Adapter {
 export async function applyAdapter(trainer: ModelTrainer, { tensors }: AdapterFiles, folder: string): Promise<void> {
   const { tensors: state } = await trainer.state();
   const known = new Map(state.map((tensor) => [tensor.name, tensor]));
-  const missing = trainer
-    .parameters()
-    .filter(({ name }) => /\.lora_[AB]\.weight$/.test(name) && !tensors.some((tensor) => tensor.name === name));
-  if (missing.length > 0) throw new DUltraError('BAD_CHECKPOINT', `${folder}: tensor ${missing[0].name} is missing`);
   for (const tensor of tensors) {
     const own = known.get(tensor.name);
     if (!own || own.shape.join() !== tensor.shape.join())
       throw new DUltraError(
         'BAD_CHECKPOINT',
-        `${folder}: tensor ${tensor.name}: expected ${own ? `shape [${own.shape.join(', ')}]` : 'a name of this model'}, got [${tensor.shape.join(', ')}]`,
+        `${folder}: tensor ${show(tensor.name)}: expected ${own ? `shape [${own.shape.join(', ')}]` : 'a name of this model'}, got [${tensor.shape.join(', ')}]`,
       );
-    known.set(tensor.name, tensor);
   }
-  await trainer.loadState({ step: 0, tensors: [...known.values()] });
+  const given = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+  // Projections without adapters, which others of their kind have: B = 0 adds nothing.
+  const absent = (tensor: NativeNamedTensor) =>
+    tensor.name.endsWith('.lora_B.weight') ? { ...tensor, data: new Float32Array(tensor.data.length) } : tensor;
+  await trainer.loadState({ step: 0, tensors: state.map((tensor) => given.get(tensor.name) ?? absent(tensor)) });
 }

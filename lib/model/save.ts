@@ -11,6 +11,7 @@ import { INDEX_FILE } from '../files/weight-files';
 import { checkChoice, checkKeys } from '../options';
 import type { ModelConfig } from './config';
 import { familyOf } from './families';
+import { toBFloat16, toFloat16 } from './halves';
 import { expectedTensors } from './tensors';
 
 /** Options of `model.save`. */
@@ -37,45 +38,6 @@ const TOKENIZER_FILES = [
   'chat_template.jinja',
   'generation_config.json',
 ];
-
-const bits = new Float32Array(1);
-const bitsView = new Uint32Array(bits.buffer);
-
-/** fp32 to bf16 bits, to nearest, ties to even. */
-export function toBFloat16(values: Float32Array): Uint16Array {
-  const out = new Uint16Array(values.length);
-  for (let i = 0; i < values.length; i++) {
-    bits[0] = values[i];
-    const u = bitsView[0];
-    // A NaN must not round to infinity.
-    out[i] = Number.isNaN(values[i]) ? 0x7fc0 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
-  }
-  return out;
-}
-
-/** fp32 to fp16 bits, to nearest, ties to even; too large becomes infinite. */
-export function toFloat16(values: Float32Array): Uint16Array {
-  const out = new Uint16Array(values.length);
-  for (let i = 0; i < values.length; i++) {
-    bits[0] = values[i];
-    const u = bitsView[0];
-    const sign = (u >>> 16) & 0x8000;
-    const magnitude = Math.abs(values[i]);
-    if (Number.isNaN(magnitude)) out[i] = sign | 0x7e00;
-    else if (magnitude >= 65520) out[i] = sign | 0x7c00;
-    else if (magnitude < 2 ** -14) {
-      const steps = magnitude * 2 ** 24;
-      const low = Math.floor(steps);
-      const rest = steps - low;
-      out[i] = sign | (low + (rest > 0.5 || (rest === 0.5 && low % 2 === 1) ? 1 : 0));
-    } else {
-      // Rebias the exponent by 112 and round away 13 bits of the mantissa.
-      const rebased = (u & 0x7fffffff) - (112 << 23);
-      out[i] = sign | ((rebased + 0xfff + ((rebased >>> 13) & 1)) >>> 13);
-    }
-  }
-  return out;
-}
 
 /**
  * Writes a model into `folder`, which is made where it is missing. @throws DUltraError WRITE_FAILED, RangeError,
