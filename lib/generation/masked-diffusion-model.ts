@@ -14,6 +14,7 @@ import { offsetsOf } from '../packing';
 import type { RecordedUniforms } from '../sampling/denoise';
 import type { DenoiseStep } from '../sampling/types';
 import type { Prompt } from '../types';
+import { type Choice, choose } from './choose';
 import { denoise, generateBatch, generateStream } from './generate';
 import type { GenerationDefaults } from './generation-config';
 import type { GeneratingModel } from './prepare';
@@ -84,6 +85,19 @@ export class MaskedDiffusionModel {
    */
   async *generateStream(prompt: Prompt, options: GenerateOptions = {}): AsyncGenerator<StreamEvent, void, void> {
     yield* generateStream(this.#parts(), prompt, options);
+  }
+
+  /**
+   * Decides between given answers: probabilities instead of a text.
+   *
+   * Options are whole answers, such as "Yes." and "No.". The score of one is the log-probability of its tokens from left
+   * to right, each with what follows it masked. All of them are computed in one batch, and single tokens in one row: then
+   * the probabilities are the softmax over those tokens. Each option is scored among answers of its own length, so
+   * options of equal length compare best.
+   * @throws TypeError, RangeError for options; DUltraError NO_TOKENIZER, DISPOSED.
+   */
+  async choose(prompt: Exclude<Prompt, { template: unknown }>, options: readonly string[]): Promise<Choice> {
+    return choose(this.#parts(), prompt, options);
   }
 
   /**
