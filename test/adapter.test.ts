@@ -171,7 +171,7 @@ describe('applied as a merge by hand', () => {
       'alpha_pattern as a regular expression, of which the first counts',
       {
         config: {
-          alpha_pattern: { [String.raw`blocks\.[0-2]\.q_proj`]: 8, q_proj: 16, [`^${moduleOf(0, 'v_proj')}`]: 7 },
+          alpha_pattern: { 'blocks\\.[0-2]\\.q_proj': 8, q_proj: 16, [`^${moduleOf(0, 'v_proj')}`]: 7 },
         },
         scaleOf: (m) => (isQ(m) ? 8 : m === moduleOf(0, 'v_proj') ? 7 : 3) / 2,
       },

@@ -46,6 +46,19 @@ describe('what is read', () => {
     expect(await read(file(name, content))).toEqual(RECORDS);
   });
 
+  test('a pointer of Git LFS in the place of a file says so', async () => {
+    const pointer = `version https://git-lfs.github.com/spec/v1\noid sha256:${'7c'.repeat(32)}\nsize 734003200\n`;
+    for (const name of ['a.jsonl', 'a.json', 'a.jsonl.gz', 'a.parquet'])
+      await expect(read(file(name, pointer))).rejects.toMatchObject({
+        code: 'BAD_DATASET',
+        message: expect.stringMatching(
+          new RegExp(
+            `${name}: a Git LFS pointer, not the file itself; "git lfs pull" in its repository fetches the file$`,
+          ),
+        ),
+      });
+  });
+
   test('an array of everything that JSON has, cut where its entries end', async () => {
     const values = [1, -2.5e3, true, null, 'a,]}"\\', [], [[1, 2], [{}]], {}, { a: [{ b: '}' }], 'c,': { d: [','] } }];
     for (const space of [0, 1, 4])

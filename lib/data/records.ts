@@ -5,6 +5,7 @@ import path from 'node:path';
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 import { DUltraError, isDUltraError, optionError } from '../errors';
+import { LFS_PREFIX_BYTES, lfsPointerReason } from '../files/lfs';
 import { downloadFiles } from '../hub';
 import { reasonOf, show } from '../text';
 import type { Split } from './splits';
@@ -24,7 +25,10 @@ function plain(value: unknown): unknown {
 }
 
 async function* readParquet(file: string): AsyncGenerator<SourcedRecord, void, void> {
-  const rows = await parquetReadObjects({ file: await asyncBufferFromFile(file), compressors });
+  const bytes = await asyncBufferFromFile(file);
+  const pointer = lfsPointerReason(new Uint8Array(await bytes.slice(0, Math.min(LFS_PREFIX_BYTES, bytes.byteLength))));
+  if (pointer !== null) throw new Error(pointer);
+  const rows = await parquetReadObjects({ file: bytes, compressors });
   for (const [i, row] of rows.entries())
     yield { value: plain({ ...row }), where: `${path.basename(file)}, row ${i + 1}` };
 }

@@ -4,6 +4,7 @@ import { createReadStream } from 'node:fs';
 import path from 'node:path';
 import { pipeline, Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
+import { lfsPointerReason } from '../files/lfs';
 import { decodeText, parseJson, reasonOf } from '../text';
 
 /** A record and its place, for messages: "gsm8k.jsonl, line 3". */
@@ -31,6 +32,11 @@ async function* readBytes(file: string, name: string): AsyncGenerator<Buffer, vo
   const raw: AsyncIterator<Buffer> = createReadStream(file, { highWaterMark: 1 << 18 })[Symbol.asyncIterator]();
   const first = await raw.next();
   if (first.done) return;
+  const pointer = lfsPointerReason(first.value);
+  if (pointer !== null) {
+    await raw.return?.();
+    throw new Error(`${name}: ${pointer}`);
+  }
   const [foreign] = FOREIGN.find(([, head]) => startsWith(first.value, head)) ?? [];
   async function* all(): AsyncGenerator<Buffer, void, void> {
     try {

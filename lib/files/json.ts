@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import type { z } from 'zod';
 import { DUltraError } from '../errors';
-import { reasonOf, show } from '../text';
+import { decodeText, reasonOf, show } from '../text';
 import { lfsPointerReason } from './lfs';
 
 /** Larger than any tokenizer, and small enough to parse. */
@@ -17,31 +17,27 @@ export const isIndex = (value: unknown): value is number =>
 export const badFile = (file: string, message: string, cause?: unknown): DUltraError =>
   new DUltraError('BAD_CHECKPOINT', `${file}: ${message}`, { cause });
 
-/** Text of UTF-8 bytes, without a byte order mark. @throws Error for other bytes */
-function decodeText(bytes: Uint8Array): string {
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch (cause) {
-    throw new Error('expected UTF-8 text, got other bytes', { cause });
-  }
-}
-
 /**
  * Reads a file as UTF-8 text, without a byte order mark. @throws DUltraError BAD_CHECKPOINT naming it where it is
  * missing, no file, too large, not UTF-8, or a Git LFS pointer.
  */
 export async function readTextFile(file: string): Promise<string> {
+  let bytes: Buffer;
   try {
     const info = await stat(file);
     // Opening a pipe would block until it has a writer.
     if (!info.isFile()) throw new Error('expected a file');
     if (info.size > MAX_BYTES) throw new Error(`expected at most ${MAX_BYTES} bytes, got ${info.size}`);
-    const text = decodeText(await readFile(file));
-    const pointer = lfsPointerReason(text);
+    bytes = await readFile(file);
+    const pointer = lfsPointerReason(bytes);
     if (pointer) throw new Error(pointer);
-    return text;
   } catch (cause) {
     throw badFile(file, reasonOf(cause), cause);
+  }
+  try {
+    return decodeText(bytes, file);
+  } catch (cause) {
+    throw new DUltraError('BAD_CHECKPOINT', reasonOf(cause), { cause });
   }
 }
 
@@ -53,7 +49,7 @@ const STRING_OR_NON_FINITE = /"(?:[^"\\]|\\.)*"|(?<![\w.+-])(?:-?Infinity|NaN)(?
  * transformers does not read them either, so that a file with comments was never one of its checkpoints.
  * @throws Error saying what is wrong
  */
-export function parseJson(text: string): unknown {
+export function parsePythonJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
@@ -75,12 +71,12 @@ export function parseJson(text: string): unknown {
   }
 }
 
-/** Reads a file as a JSON object, as {@link parseJson}. @throws DUltraError BAD_CHECKPOINT naming it */
+/** Reads a file as a JSON object, as {@link parsePythonJson}. @throws DUltraError BAD_CHECKPOINT naming it */
 export async function readJsonObject(file: string): Promise<Record<string, unknown>> {
   const text = await readTextFile(file);
   let json: unknown;
   try {
-    json = parseJson(text);
+    json = parsePythonJson(text);
   } catch (cause) {
     throw badFile(file, reasonOf(cause), cause);
   }

@@ -7,10 +7,10 @@ export const LFS_PREFIX_BYTES = 64;
 
 /**
  * What an error says of a file that is a Git LFS pointer; null for every other file.
- * @param start the file's text, or its first bytes (at least {@link LFS_PREFIX_BYTES}, or all)
+ * @param start the file's first bytes, at least {@link LFS_PREFIX_BYTES} or all
  */
-export function lfsPointerReason(start: string | Uint8Array): string | null {
-  const text = typeof start === 'string' ? start : Buffer.from(start.subarray(0, LFS_PREFIX_BYTES)).toString('latin1');
+export function lfsPointerReason(start: Uint8Array): string | null {
+  const text = Buffer.from(start.subarray(0, LFS_PREFIX_BYTES)).toString('latin1');
   if (!POINTER.test(text)) return null;
   return 'a Git LFS pointer, not the file itself; "git lfs pull" in its repository fetches the file';
 }
