@@ -18,6 +18,7 @@ export {
   type Evaluation,
   type EvaluationConfig,
   evaluate,
+  evaluationGenLength,
   meanAndSd,
   type SampleRecord,
   type SamplerResult,

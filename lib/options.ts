@@ -1,12 +1,7 @@
 // Checks of option values. A wrong type is a TypeError, a value out of range a RangeError; both name the option, what
 // was expected and what came.
 import { optionError } from './errors';
-
-function show(value: unknown): string {
-  if (typeof value === 'string') return JSON.stringify(value);
-  if (typeof value === 'object' && value !== null) return Object.prototype.toString.call(value);
-  return String(value);
-}
+import { show } from './text';
 
 /** `object` must be a plain object whose keys are all in `allowed`. */
 export function checkKeys(name: string, object: unknown, allowed: readonly string[]): void {

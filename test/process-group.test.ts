@@ -21,7 +21,7 @@ test('metrics of GRPO are those of the rows of every process', async () => {
     numGenerations: 4,
     maxSteps: 1,
   };
-  const { training, data, own } = resolveGrpo(model, options);
+  const { training, data, own } = resolveGrpo(model, options, options.dataset);
   const measure = async (group: ProcessGroup) => {
     const trainer = await model.createTrainer({});
     try {

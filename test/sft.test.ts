@@ -1,5 +1,6 @@
 // Masked-diffusion fine-tuning and pre-training, through the public API.
 import { datasets, type MaskedDiffusionOptions, type training } from '../lib';
+import { openNow } from '../lib/data';
 import { openData } from '../lib/training/data';
 import { newModelFolder, task, weightsOf, withModel } from './trained-models';
 import { sft } from './trainers';
@@ -229,7 +230,7 @@ describe('mixtures', () => {
 
   test('of examples: each stage has its shares, and the last one is evaluated', () => {
     const mixture: training.MixtureStage[] = [{ steps: 2, shares: { a: 1 } }, { steps: 1 }, { shares: { b: 3, c: 1 } }];
-    const data = openData({ examples, validation: held }, 5n, mixture);
+    const data = openData(openNow({ examples, validation: held })!, 5n, mixture);
     expect(shares(data.train(1, 50))).toEqual({ a: 1, b: 0, c: 0 });
     // A stage without shares takes the examples as they come: each epoch has every one.
     expect(shares(data.train(2, 30))).toEqual({ a: 1 / 3, b: 1 / 3, c: 1 / 3 });
@@ -238,9 +239,9 @@ describe('mixtures', () => {
     expect(Math.abs(last.b - 0.75)).toBeLessThan(0.04);
     expect(shares(data.validation!(100))).toEqual({ a: 0, b: 0.5, c: 0.5 });
     // A function of seed and step alone.
-    const again = openData({ examples, validation: held }, 5n, mixture);
+    const again = openData(openNow({ examples, validation: held })!, 5n, mixture);
     expect(again.train(3, 20)).toEqual(data.train(3, 20));
-    expect(openData({ examples }, 6n, mixture).train(3, 20)).not.toEqual(data.train(3, 20));
+    expect(openData(openNow({ examples })!, 6n, mixture).train(3, 20)).not.toEqual(data.train(3, 20));
     expect(data.train(4, 20)).not.toEqual(data.train(3, 20));
   });
 
@@ -253,7 +254,9 @@ describe('mixtures', () => {
   });
 
   test('a category that there is not is named', () => {
-    expect(() => openData(examples, 1n, [{ shares: { d: 1 } }])).toThrow(/mixture\[0\].shares.*\(a, b, c\), got "d"/);
+    expect(() => openData(openNow(examples)!, 1n, [{ shares: { d: 1 } }])).toThrow(
+      /mixture\[0\].shares.*\(a, b, c\), got "d"/,
+    );
     expect(() => openData(datasets.world(), 1n, [{ shares: { poem: 1 } }])).toThrow(/got "poem"/);
   });
 });

@@ -76,7 +76,7 @@ describe('options', () => {
     [{ genLength: 3 }, RangeError, 'genLength'],
     [{ maxSteps: undefined }, RangeError, 'maxSteps'],
     [{ dataset: [] }, RangeError, 'dataset.examples'],
-    [{ dataset: [{ prompt: 'a', answer: 3 }] }, TypeError, 'dataset.examples[0].answer'],
+    [{ dataset: [{ prompt: 'a', answer: true }] }, TypeError, 'dataset.examples[0].answer'],
     [{ dataset: task.sample('train', 3, 1), evalEvery: 1 }, RangeError, 'evalEvery'],
   ])('fine-tuning refuses %j', async (options, kind, message) => {
     await withModel(folder, async (model) => {

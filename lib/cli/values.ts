@@ -21,6 +21,16 @@ export function number(text: string): number {
   return value;
 }
 
+/** A share between 0 and 1; what is no number is the name of a file. */
+export function shareOrFile(text: string): number | string {
+  const value = Number(text);
+  if (text.trim() === '') throw new InvalidArgumentError('Expected a file, or a share such as 0.1.');
+  if (Number.isNaN(value)) return text;
+  if (!(value > 0 && value < 1))
+    throw new InvalidArgumentError('Expected a file, or a share greater than 0 and less than 1.');
+  return value;
+}
+
 /** A seed, exact over all 64 bits. */
 export function seed(text: string): bigint {
   if (!/^\d+$/.test(text)) throw new InvalidArgumentError('Expected a whole number from 0 to 2^64 - 1.');

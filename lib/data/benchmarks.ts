@@ -17,9 +17,9 @@ import {
 } from '../grading/reference-text';
 import { checkChoice, checkInteger, checkKeys } from '../options';
 import { Random } from '../random';
+import { numberText } from '../text';
 import type { ChatMessage } from '../types';
 import type { Example, TaskDataset } from './dataset';
-import { numberText } from './own-data';
 import { appsPrompt, humanEvalPrompt, mathPrompt, mbppPrompt, PROMPT_STYLES, type PromptStyle } from './prompts';
 import { type DataLocation, locateSplit, readRecords } from './records';
 import type { Split } from './splits';

@@ -5,11 +5,11 @@ import type { ChatMessage } from '../types';
 export type ExamplePrompt = string | ChatMessage[];
 
 /** One prompt with a right answer. */
-export interface Example<P extends ExamplePrompt = ExamplePrompt> {
+export interface Example<P extends ExamplePrompt = ExamplePrompt, A extends string | null = string> {
   /** What the model sees. */
   prompt: P;
-  /** One right answer; a task with free choices draws one of them. */
-  answer: string;
+  /** One right answer; a task with free choices draws one of them. Only a {@link Dataset} may have none: null. */
+  answer: A;
   /** Operation or sentence family, for tables. */
   category: string;
   /** What the verifier needs. */
@@ -43,4 +43,26 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   finite?: Readonly<Partial<Record<'train' | 'validation' | 'test', readonly Example<P>[]>>>;
   /** Source of the prompts and answers, for reports. */
   source?: Readonly<Record<string, unknown>>;
+}
+
+/** Any data set: a {@link TaskDataset}, or a user's own examples, which may lack answers and lengths. */
+export interface Dataset<P extends ExamplePrompt = ExamplePrompt>
+  extends Omit<TaskDataset<P>, 'genLength' | 'blockLength' | 'sample' | 'verify' | 'finite'> {
+  /** As of a {@link TaskDataset}; null: what uses it decides. */
+  genLength: number | null;
+  /** As of a {@link TaskDataset}; null: what uses it decides. */
+  blockLength: number | null;
+  /** As of a {@link TaskDataset}. */
+  sample(
+    split: 'train' | 'validation' | 'test',
+    count: number,
+    seed: number,
+    shares?: Shares,
+  ): Example<P, string | null>[];
+  /** As of a {@link TaskDataset}; without answers it holds for no completion. */
+  verify(example: Example<P, string | null>, completion: string): boolean | Promise<boolean>;
+  /** As of a {@link TaskDataset}. */
+  finite?: Readonly<Partial<Record<'train' | 'validation' | 'test', readonly Example<P, string | null>[]>>>;
+  /** `verify` compares with the answer, white space aside, because the data bring no verifier. Default false. */
+  exactMatch?: boolean;
 }

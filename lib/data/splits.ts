@@ -15,7 +15,7 @@ const PARTS = 20;
 const MAX_IDLE_DRAWS = 10_000;
 
 /** FNV-1a over the UTF-16 code units, with murmur's finaliser to spread the last bits. */
-function hash(text: string): number {
+export function hash(text: string): number {
   let h = 0x811c9dc5;
   for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);

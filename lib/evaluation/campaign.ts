@@ -2,6 +2,7 @@
 import { createWriteStream, existsSync, type WriteStream } from 'node:fs';
 import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { type Dataset, open } from '../data';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { CausalModel } from '../model/causal-model';
@@ -16,6 +17,7 @@ import {
   type SampleRecord,
   type SampleStore,
   SHARED_KEYS,
+  scoreName,
 } from './evaluate';
 
 /** Mean and sample standard deviation over seeds. */
@@ -147,7 +149,7 @@ class SampleFile {
 }
 
 /** The identity of a campaign: everything that results depend on. */
-function identityOf(options: CampaignOptions, seeds: readonly number[]): string {
+function identityOf(options: CampaignOptions & { dataset: Dataset }, seeds: readonly number[]): string {
   const {
     dataset,
     split = 'test',
@@ -169,7 +171,7 @@ function identityOf(options: CampaignOptions, seeds: readonly number[]): string 
     dataset: name,
     source,
     split,
-    score: score ? 'custom' : 'task',
+    score: scoreName(dataset, score),
     samplers: shown,
     caches,
     count: count ?? null,
@@ -203,6 +205,7 @@ async function openFolder(folder: string, identity: string): Promise<SampleFile>
  */
 export async function evaluateCampaign(options: CampaignOptions): Promise<Campaign> {
   checkKeys('options', options, KEYS);
+  const dataset = await open(options.dataset, { splits: [options.split ?? 'test'] });
   const {
     models,
     seeds = [0],
@@ -215,7 +218,7 @@ export async function evaluateCampaign(options: CampaignOptions): Promise<Campai
     throw optionError(TypeError, 'models', 'expected at least one, by name');
   for (const [i, seed] of seeds.entries()) checkInteger(`seeds[${i}]`, seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   if (seeds.length === 0) throw optionError(RangeError, 'seeds', 'expected at least one, got none');
-  const file = outputDir === undefined ? null : await openFolder(outputDir, identityOf(options, seeds));
+  const file = outputDir === undefined ? null : await openFolder(outputDir, identityOf({ ...options, dataset }, seeds));
   const names = Object.keys(models);
   const evaluations: Campaign['evaluations'] = [];
   try {
@@ -234,6 +237,7 @@ export async function evaluateCampaign(options: CampaignOptions): Promise<Campai
             });
           const evaluation = await evaluate(model, {
             ...shared,
+            dataset,
             seed,
             onProgress: report,
             ...(file && { store: file.store(name, seed) }),

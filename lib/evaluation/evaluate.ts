@@ -1,8 +1,16 @@
 // Measures samplers on a task: accuracy, forward passes, tokens per forward.
 
-import type { Example, TaskDataset, WordProblemDataset } from '../data';
+import {
+  type Dataset,
+  type DatasetInput,
+  type Example,
+  type ExamplePrompt,
+  open,
+  type WordProblemDataset,
+} from '../data';
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import { defaultBlockLength, defaultGenLength } from '../generation/prepare';
 import type { GenerateResult } from '../generation/types';
 import { CausalModel, type CausalResult } from '../model/causal-model';
 import { native } from '../native';
@@ -10,10 +18,14 @@ import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { type CachePolicy, type ResolvedCache, resolveCache } from '../sampling/caches';
 import { type ResolvedSampler, resolveSampler, type Sampler } from '../sampling/samplers';
 import { mean, standardDeviation, sum } from '../statistics';
+import { show } from '../text';
+
+/** An example; `answer` is null where own examples have none. */
+type EvaluatedExample = Example<ExamplePrompt, string | null>;
 
 /** Completions to score. Arrays are parallel, one entry per completion. */
 export interface ScoreBatch {
-  examples: readonly Example[];
+  examples: readonly EvaluatedExample[];
   completions: readonly string[];
   results: readonly GenerateResult[];
 }
@@ -46,11 +58,20 @@ export interface SampleStore {
 
 /** Options of {@link evaluate}. */
 export interface EvaluateOptions {
-  /** The task, as `datasets.open` returns it. */
-  dataset: TaskDataset;
-  /** Split that the prompts are from. Default "test". Choose settings on "validation". */
+  /**
+   * A task or data set, by its name or as `datasets.open` returns it; or own examples: a list, a file, or
+   * `{ examples, verify }`.
+   */
+  dataset: DatasetInput;
+  /**
+   * Split that the prompts are from. Default "test"; "validation" where own examples have that alone held out. Choose
+   * settings on "validation".
+   */
   split?: 'train' | 'validation' | 'test';
-  /** Scores the completions. Default: the task's own verifier. */
+  /**
+   * Scores the completions. Default: the task's own verifier; of own examples without one, whether the completion is
+   * the answer, white space aside.
+   */
   score?: Score;
   /** Samplers by the names that tables show. */
   samplers: Readonly<Record<string, Sampler>>;
@@ -62,7 +83,10 @@ export interface EvaluateOptions {
   seed?: number;
   /** Prompts per batch; results do not depend on it. Default 256. */
   batchSize?: number;
-  /** Tokens to generate. Default: the task's. */
+  /**
+   * Tokens to generate. Default: the task's; of own examples those of the longest answer with an end of sequence, or,
+   * where `verify` or `score` judges, the model's default.
+   */
   genLength?: number;
   /** Tokens per block. Default: the task's; if `genLength` is given, that. */
   blockLength?: number;
@@ -91,8 +115,11 @@ export interface EvaluationConfig {
   /** Source of a finite data set, and how its prompts and answers are made; absent for endless tasks. */
   datasetSource?: Readonly<Record<string, unknown>>;
   split: 'train' | 'validation' | 'test';
-  /** "task" for the task's own verifier, else "custom". */
-  score: 'task' | 'custom';
+  /**
+   * "task" for the task's own verifier, "exact match" where the completion is compared with the answer, white space
+   * aside, else "custom".
+   */
+  score: 'task' | 'exact match' | 'custom';
   count: number;
   seed: number;
   batchSize: number;
@@ -199,19 +226,13 @@ export const meanAndSd = (values: readonly number[]): { mean: number; sd: number
   sd: standardDeviation(values),
 });
 
-function checkDataset(dataset: unknown): asserts dataset is TaskDataset {
-  const { sample, verify, genLength } = (dataset ?? {}) as Partial<TaskDataset>;
-  if (typeof sample !== 'function' || typeof verify !== 'function' || typeof genLength !== 'number')
-    throw optionError(TypeError, 'dataset', `expected a task, as datasets.wordProblems("st1"), got ${String(dataset)}`);
-}
-
 /** A prompt as one text: the last message of a chat. */
 const promptText = (prompt: Example['prompt']): string =>
   typeof prompt === 'string' ? prompt : (prompt.at(-1)?.content ?? '');
 
-const canDiagnose = (dataset: TaskDataset): dataset is WordProblemDataset => 'diagnose' in dataset;
+const canDiagnose = (dataset: object): dataset is WordProblemDataset => 'diagnose' in dataset;
 
-async function scoreAll(score: Score | undefined, dataset: TaskDataset, batch: ScoreBatch): Promise<(number | null)[]> {
+async function scoreAll(score: Score | undefined, dataset: Dataset, batch: ScoreBatch): Promise<(number | null)[]> {
   const { examples, completions } = batch;
   if (!score)
     return (await Promise.all(completions.map((completion, i) => dataset.verify(examples[i], completion)))).map(Number);
@@ -319,7 +340,7 @@ function resolveVariants(model: MaskedDiffusionModel | CausalModel, options: Eva
   const { samplers, caches = { none: { type: 'none' } } } = options;
   for (const [name, value] of Object.entries({ samplers, caches })) {
     if (typeof value !== 'object' || value === null)
-      throw optionError(TypeError, name, `expected an object, got ${String(value)}`);
+      throw optionError(TypeError, name, `expected an object, got ${show(value)}`);
     if (Object.keys(value).length === 0) throw optionError(RangeError, name, `expected at least one, got none`);
   }
   if (model instanceof CausalModel) return [AUTOREGRESSIVE];
@@ -334,18 +355,50 @@ function resolveVariants(model: MaskedDiffusionModel | CausalModel, options: Eva
   });
 }
 
-/** Options of {@link evaluate}, checked, with defaults. */
-type Resolved = ReturnType<typeof resolveEvaluation>;
+/** Split that an evaluation takes where none is named. */
+const defaultSplit = ({ finite }: Dataset) => (finite && !finite.test && finite.validation ? 'validation' : 'test');
 
-function resolveEvaluation(options: EvaluateOptions) {
+/** Tokens that the longest answer takes, with an end of sequence. */
+function longestAnswer(model: MaskedDiffusionModel | CausalModel, examples: readonly EvaluatedExample[]): number {
+  const lengths = examples.map(({ answer }) =>
+    answer === null ? 0 : (model.tokenizer?.encode(answer, { addSpecialTokens: false }).length ?? 0),
+  );
+  return 1 + lengths.reduce((longest, length) => Math.max(longest, length), 0);
+}
+
+/**
+ * Tokens that `evaluate` generates where its options name no number: the data set's; of own examples that are compared
+ * with their answers, those of the longest answer with an end of sequence; else the model's default.
+ */
+export function evaluationGenLength(
+  model: MaskedDiffusionModel | CausalModel,
+  dataset: Dataset,
+  { split = defaultSplit(dataset), score }: Pick<EvaluateOptions, 'split' | 'score'> = {},
+): number {
+  if (dataset.genLength !== null) return dataset.genLength;
+  const examples = dataset.finite?.[split];
+  return examples && dataset.exactMatch && !score ? longestAnswer(model, examples) : defaultGenLength(model);
+}
+
+/** How completions are judged, for results. */
+export function scoreName({ exactMatch }: Dataset, score: Score | undefined): EvaluationConfig['score'] {
+  if (score) return 'custom';
+  return exactMatch ? 'exact match' : 'task';
+}
+
+/** Options of {@link evaluate}, checked, with defaults. */
+type Resolved = Awaited<ReturnType<typeof resolveEvaluation>>;
+
+async function resolveEvaluation(model: MaskedDiffusionModel | CausalModel, options: EvaluateOptions) {
   checkKeys('options', options, KEYS);
-  const { dataset, split = 'test', score, seed = 0, batchSize = 256, temperature = 0, stopAtEos = true } = options;
+  const { score, seed = 0, batchSize = 256, temperature = 0, stopAtEos = true } = options;
   const { traces = 0, store, signal, onProgress } = options;
-  checkDataset(dataset);
+  const dataset = await open(options.dataset, { splits: [options.split ?? 'test'] });
+  const { split = defaultSplit(dataset) } = options;
   checkChoice('split', split, ['train', 'validation', 'test'] as const);
   const count = options.count ?? dataset.finite?.[split]?.length ?? 512;
   if (score !== undefined && typeof score !== 'function')
-    throw optionError(TypeError, 'score', `expected a function, got ${String(score)}`);
+    throw optionError(TypeError, 'score', `expected a function, got ${show(score)}`);
   checkInteger('count', count, { min: 1, max: 1e7 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   checkInteger('batchSize', batchSize, { min: 1, max: 1e6 });
@@ -353,10 +406,20 @@ function resolveEvaluation(options: EvaluateOptions) {
   checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   checkInteger('traces', traces, { min: 0, max: 1e6 });
   if (onProgress !== undefined && typeof onProgress !== 'function')
-    throw optionError(TypeError, 'onProgress', `expected a function, got ${String(onProgress)}`);
-  const genLength = options.genLength ?? dataset.genLength;
+    throw optionError(TypeError, 'onProgress', `expected a function, got ${show(onProgress)}`);
+  const without = score ? -1 : (dataset.finite?.[split]?.findIndex(({ answer }) => answer === null) ?? -1);
+  if (dataset.exactMatch && without >= 0)
+    throw optionError(
+      TypeError,
+      'dataset',
+      `expected an answer of every example, or verify or score to judge completions; example ${without + 1} of ${dataset.name} has none`,
+    );
+  const genLength = options.genLength ?? evaluationGenLength(model, dataset, { split, score });
   checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
-  const blockLength = options.blockLength ?? (options.genLength === undefined ? dataset.blockLength : genLength);
+  const isOwn = dataset.genLength === null && options.genLength === undefined;
+  const fitting = isOwn ? defaultBlockLength(genLength) : genLength;
+  const blockLength =
+    options.blockLength ?? (options.genLength === undefined ? (dataset.blockLength ?? fitting) : genLength);
   checkInteger('blockLength', blockLength, { min: 1, max: genLength });
   const generation = { seed, batchSize, genLength, blockLength, temperature, stopAtEos };
   return { dataset, split, score, count, ...generation, traces, store, signal, onProgress };
@@ -365,7 +428,7 @@ function resolveEvaluation(options: EvaluateOptions) {
 /** Generates completions of consecutive examples. @param firstRow index of the first example */
 async function complete(
   model: MaskedDiffusionModel | CausalModel,
-  examples: readonly Example[],
+  examples: readonly EvaluatedExample[],
   firstRow: number,
   { given: sampler, policy: cache }: Variant,
   { temperature, seed, signal, genLength, blockLength, stopAtEos }: Resolved,
@@ -379,15 +442,15 @@ async function complete(
 
 /** The record of one example. */
 function recordOf(
-  example: Example,
+  example: EvaluatedExample,
   { text: completion, nfe, fullForwards, tokens }: GenerateResult,
   score: number | null,
   seconds: number,
-  dataset: TaskDataset,
+  dataset: Dataset,
 ): SampleRecord {
   const { prompt, category, answer } = example;
   const measured = { completion, score, nfe, fullForwards, tokens, seconds };
-  const record: SampleRecord = { prompt: promptText(prompt), category, ...measured, answer };
+  const record: SampleRecord = { prompt: promptText(prompt), category, ...measured, answer: answer ?? '' };
   if (canDiagnose(dataset)) {
     const { family, error } = dataset.diagnose(example as Example<string>, completion);
     if (family) record.family = family;
@@ -399,7 +462,7 @@ function recordOf(
 /** Samples of one setting, one per example: loaded from the store, or generated, scored and stored. */
 async function runVariant(
   model: MaskedDiffusionModel | CausalModel,
-  examples: readonly Example[],
+  examples: readonly EvaluatedExample[],
   variant: Variant,
   resolved: Resolved,
   onDone: (examples: number, isNew: boolean) => void,
@@ -443,7 +506,7 @@ export async function evaluate(
   model: MaskedDiffusionModel | CausalModel,
   options: EvaluateOptions,
 ): Promise<Evaluation> {
-  const resolved = resolveEvaluation(options);
+  const resolved = await resolveEvaluation(model, options);
   const variants = resolveVariants(model, options);
   const { dataset, split, score, count, seed, batchSize, genLength, blockLength, temperature, stopAtEos } = resolved;
   const examples = dataset.sample(split, count, seed);
@@ -469,7 +532,7 @@ export async function evaluate(
       dataset: dataset.name,
       ...(dataset.source && { datasetSource: dataset.source }),
       split,
-      score: score ? 'custom' : 'task',
+      score: scoreName(dataset, score),
       count,
       seed,
       batchSize,

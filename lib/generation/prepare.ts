@@ -7,6 +7,7 @@ import { checkKeys } from '../options';
 import type { DenoiseSettings } from '../sampling/denoise';
 import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
+import { show } from '../text';
 import type { Prompt } from '../types';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
@@ -39,13 +40,13 @@ export function prepare(
   prompts: readonly Prompt[],
   given: GenerateOptions,
 ): { rows: PreparedRow[]; settings: DenoiseSettings } {
-  if (!Array.isArray(prompts)) throw optionError(TypeError, 'prompts', `expected an array, got ${String(prompts)}`);
+  if (!Array.isArray(prompts)) throw optionError(TypeError, 'prompts', `expected an array, got ${show(prompts)}`);
   const options = withDefaultSampler(model, given);
   const settings = resolveGenerateOptions(options, model.config.planner !== null);
   const templates = prompts.filter(isTemplate).length;
   if (templates > 0 && templates < prompts.length)
     throw optionError(TypeError, 'prompts', 'expected templates only or none, got both');
-  const genLength = genLengthOf(model, options);
+  const genLength = options.genLength ?? defaultGenLength(model);
   const rows = prompts.map((prompt) =>
     isTemplate(prompt) ? templateRow(model, prompt, options) : promptRow(model, prompt, genLength),
   );
@@ -62,16 +63,23 @@ function withDefaultSampler({ generationDefaults }: GeneratingModel, options: Ge
   return applies ? { ...options, sampler } : options;
 }
 
-function genLengthOf({ config, generationDefaults }: GeneratingModel, options: GenerateOptions): number {
-  const fitting = Math.min(DEFAULT_GEN_LENGTH, Math.max(1, config.maxSequenceLength >> 1));
-  return options.genLength ?? generationDefaults.genLength ?? fitting;
+/** Tokens that a model generates where nothing says how many. */
+export function defaultGenLength(model: {
+  config: { maxSequenceLength: number };
+  generationDefaults?: GenerationDefaults;
+}): number {
+  const fitting = Math.min(DEFAULT_GEN_LENGTH, Math.max(1, model.config.maxSequenceLength >> 1));
+  return model.generationDefaults?.genLength ?? fitting;
 }
+
+/** Block length of so many tokens, where nothing says another. */
+export const defaultBlockLength = (genLength: number): number =>
+  genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
 
 function blockLengthOf({ generationDefaults }: GeneratingModel, options: GenerateOptions, genLength: number): number {
   // The checkpoint's block length belongs to its own generated length.
   const fromCheckpoint = options.genLength === undefined ? generationDefaults.blockLength : undefined;
-  const fitting = genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
-  const blockLength = options.blockLength ?? fromCheckpoint ?? fitting;
+  const blockLength = options.blockLength ?? fromCheckpoint ?? defaultBlockLength(genLength);
   if (genLength % blockLength !== 0)
     throw optionError(RangeError, 'genLength', `expected a multiple of blockLength (${blockLength}), got ${genLength}`);
   return blockLength;

@@ -1,7 +1,9 @@
 // One forward pass with its tensors, for inspection and research.
+
 import { DUltraError, optionError } from '../errors';
 import { cancellable, type NativeModel, native } from '../native';
 import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
+import { show } from '../text';
 import type { ModelConfig } from './config';
 import { KvCache } from './kv-cache';
 import { checkIds } from './prompt';
@@ -93,7 +95,7 @@ export async function runForward(
   checkKeys('request', request, ['ids', 'rowOffsets', 'logits', 'planner', 'cache', 'positions', 'signal']);
   const { signal, planner, cache, logits = true } = request;
   if (cache !== undefined && !(cache instanceof KvCache))
-    throw optionError(TypeError, 'cache', `expected what model.createCache made, got ${String(cache)}`);
+    throw optionError(TypeError, 'cache', `expected what model.createCache made, got ${show(cache)}`);
   if (cache === undefined && request.positions !== undefined)
     throw optionError(TypeError, 'positions', 'expected together with a cache');
   checkSignal(signal);

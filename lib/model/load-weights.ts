@@ -17,7 +17,7 @@ import {
   native,
 } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
-import { formatGiB } from '../text';
+import { formatGiB, show } from '../text';
 import { readConfigJson } from './config';
 import type { ParsedCheckpoint } from './families';
 import { type GenerationFile, readGenerationFile, type TextEnds, withEndsOf } from './generation-file';
@@ -213,12 +213,12 @@ function resolveOptions(options: LoadModelOptions) {
   checkChoice('dtype', dtype, ['auto', 'float32', 'bfloat16', 'float16'] as const);
   if (compute !== undefined) checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
-  if (typeof isa !== 'string') throw optionError(TypeError, 'isa', `expected a string, got ${String(isa)}`);
+  if (typeof isa !== 'string') throw optionError(TypeError, 'isa', `expected a string, got ${show(isa)}`);
   const { revision, onProgress, signal } = options;
   if (revision !== undefined && typeof revision !== 'string')
-    throw optionError(TypeError, 'revision', `expected a string, got ${String(revision)}`);
+    throw optionError(TypeError, 'revision', `expected a string, got ${show(revision)}`);
   if (onProgress !== undefined && typeof onProgress !== 'function')
-    throw optionError(TypeError, 'onProgress', `expected a function, got ${String(onProgress)}`);
+    throw optionError(TypeError, 'onProgress', `expected a function, got ${show(onProgress)}`);
   checkSignal(signal);
   const storage: NativeDType | 'auto' = compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? 'auto' : DTYPES[dtype];
   return { device, storage, compute, threads, isa, signal, onProgress };

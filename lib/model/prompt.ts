@@ -1,6 +1,8 @@
 // Prompts as the ids that a model sees.
+
 import { DUltraError, optionError } from '../errors';
 import { checkKeys } from '../options';
+import { show } from '../text';
 import type { Prompt } from '../types';
 import type { Tokenizer } from './tokenizer';
 
@@ -16,7 +18,7 @@ export interface Vocabulary {
 /** Token ids out of an array-like. @throws TypeError, RangeError naming `name` and the first id that does not fit. */
 export function checkIds(name: string, ids: ArrayLike<number>, embeddingSize: number): Int32Array {
   if (ids === null || typeof ids !== 'object' || !Number.isInteger(ids.length) || ids.length < 0)
-    throw optionError(TypeError, name, `expected an array of token ids, got ${String(ids)}`);
+    throw optionError(TypeError, name, `expected an array of token ids, got ${show(ids)}`);
   for (let i = 0; i < ids.length; i++)
     if (!Number.isInteger(ids[i]) || ids[i] < 0 || ids[i] >= embeddingSize)
       throw optionError(RangeError, `${name}[${i}]`, `expected 0 to ${embeddingSize - 1}, got ${ids[i]}`);

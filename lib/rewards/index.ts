@@ -2,6 +2,7 @@
  * Rewards: functions of a batch of completions. One number per row; null leaves that function out of the row's reward.
  * @module
  */
+
 import type { CodeMeta, MathMeta } from '../data';
 import { programFor } from '../data';
 import { DUltraError, optionError } from '../errors';
@@ -16,6 +17,7 @@ import type { CausalModel } from '../model/causal-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, packed, packRows } from '../packing';
+import { show } from '../text';
 import type { ChatMessage } from '../types';
 
 /** The example of a row, as rewards see it. */
@@ -129,8 +131,7 @@ export function stepReward(unmaskedAt: ArrayLike<number>, form: 'sum' | 'sqrt' |
 
 /** `reward` (default 1) where the completion matches the pattern, else 0. */
 export function format(pattern: RegExp, options: { reward?: number } = {}): RewardFunction {
-  if (!(pattern instanceof RegExp))
-    throw optionError(TypeError, 'pattern', `expected a RegExp, got ${String(pattern)}`);
+  if (!(pattern instanceof RegExp)) throw optionError(TypeError, 'pattern', `expected a RegExp, got ${show(pattern)}`);
   checkKeys('options', options, ['reward']);
   const { reward = 1 } = options;
   checkNumber('reward', reward, {});
@@ -201,7 +202,7 @@ export function codeTests(options: { sandbox?: PythonRunner } = {}): RewardFunct
   checkKeys('options', options, ['sandbox']);
   const { sandbox } = options;
   if (sandbox !== undefined && typeof sandbox?.run !== 'function')
-    throw optionError(TypeError, 'sandbox', `expected a PythonSandbox or a NativePython, got ${String(sandbox)}`);
+    throw optionError(TypeError, 'sandbox', `expected a PythonSandbox or a NativePython, got ${show(sandbox)}`);
   return ({ completions, examples }) =>
     Promise.all(
       completions.map(async (completion, row) => {

@@ -12,6 +12,7 @@ import {
   native,
 } from '../native';
 import { concatenate, offsetsOf, packPositions } from '../packing';
+import { show } from '../text';
 import { cacheStorage, type ResolvedCache } from './caches';
 import { BlockRow } from './rows/block-row';
 import type { Row, RowInput, RowOutcome, RowSettings } from './rows/row';
@@ -97,7 +98,7 @@ async function chooseCustom(
     throw optionError(
       TypeError,
       'sampler',
-      `expected the function to return an array of positions, got ${String(chosen)}`,
+      `expected the function to return an array of positions, got ${show(chosen)}`,
     );
   for (let i = 0; i < chosen.length; i++) {
     const at = positions.indexOf(chosen[i]);

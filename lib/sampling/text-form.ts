@@ -1,6 +1,8 @@
 // Plain tagged objects as short text, for command lines and config files: a name, then values after colons.
+
 import { optionError } from '../errors';
 import { checkChoice } from '../options';
+import { show } from '../text';
 
 /**
  * How one name is written: the object that it stands for, the option that a bare value sets, and the options that can
@@ -37,7 +39,7 @@ function parseValue(name: string, text: string, kind: 'number' | 'boolean' | 'te
  * @throws TypeError, RangeError naming the part, what was expected and what came.
  */
 export function parseForm<T>(what: string, text: string, forms: Forms<T>, example: string): T {
-  if (typeof text !== 'string') throw optionError(TypeError, what, `expected a string, got ${String(text)}`);
+  if (typeof text !== 'string') throw optionError(TypeError, what, `expected a string, got ${show(text)}`);
   const [name, ...parts] = text.trim().split(':');
   if (!Object.hasOwn(forms, name))
     throw optionError(

@@ -1,10 +1,8 @@
 // From a configuration in JSON to a trainer that runs.
 
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { isKnown, names, open } from '../data';
-import type { TaskDataset } from '../data/dataset';
+import { type Dataset, open } from '../data';
 import { optionError } from '../errors';
 import { loadModel } from '../generation/load-model';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
@@ -28,7 +26,7 @@ import {
   teacherLogProb,
   thinkTags,
 } from '../rewards';
-import { type ExampleData, openData, type TrainingData, type TrainingExample } from './data';
+import { openData } from './data';
 import type { GrpoOptions } from './grpo/options';
 import type { GrpoMetrics } from './grpo/stage';
 import { GrpoTrainer } from './grpo/trainer';
@@ -36,53 +34,28 @@ import { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planne
 import { REWARD_TYPES, type RewardConfig, type Stage, type TrainConfig } from './presets';
 import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';
 
-/** Opens the examples of a file: JSON lines, or a JSON array. @throws RangeError, TypeError naming file and line. */
-async function readExamples(name: string, file: string): Promise<TrainingExample[]> {
-  const text = await readFile(file, 'utf8');
-  const parse = (part: string, where: string): unknown => {
-    try {
-      return JSON.parse(part);
-    } catch (cause) {
-      throw optionError(RangeError, name, `${where}: expected JSON, got ${(cause as Error).message}`, { cause });
-    }
-  };
-  if (text.trimStart().startsWith('[')) return parse(text, file) as TrainingExample[];
-  return text
-    .split('\n')
-    .flatMap((line, i) => (line.trim() === '' ? [] : [parse(line, `${file}, line ${i + 1}`) as TrainingExample]));
-}
-
 /**
  * The data set that a configuration names. @throws RangeError for a name that is neither a task nor a file; as
  * `datasets.open`.
  */
 export async function openDataset(
   config: Pick<TrainConfig, 'dataset' | 'datasetOptions' | 'validation' | 'evalEvery'>,
-): Promise<TaskDataset | ExampleData> {
+): Promise<Dataset> {
   const { dataset, datasetOptions = {}, validation, evalEvery = 0 } = config;
   if (dataset === undefined)
-    throw optionError(TypeError, 'dataset', 'expected the name of a task or a file of examples, got none');
-  if (isKnown(dataset))
-    return open(dataset, { ...datasetOptions, splits: evalEvery > 0 ? ['train', 'validation'] : ['train'] });
-  if (!existsSync(dataset))
-    throw optionError(
-      RangeError,
-      'dataset',
-      `expected one of ${names().join(', ')}, or a file, got ${JSON.stringify(dataset)}`,
-    );
-  const examples = await readExamples('dataset', dataset);
-  return {
-    name: path.basename(dataset),
-    examples,
-    ...(validation !== undefined && { validation: await readExamples('validation', validation) }),
-  };
+    throw optionError(TypeError, 'dataset', 'expected a task, a data set, a file or a list of examples, got none');
+  return open(dataset, {
+    ...datasetOptions,
+    ...(validation !== undefined && { validation }),
+    splits: evalEvery > 0 ? ['train', 'validation'] : ['train'],
+  });
 }
 
 /** Examples of an endless task that a tokenizer is learnt from. */
 const TOKENIZER_EXAMPLES = 40_000;
 
 /** Prompts and answers of a data set. */
-function textsOf({ seed = 0 }: TrainConfig, data: TrainingData): string[] {
+function textsOf({ seed = 0 }: TrainConfig, data: Dataset): string[] {
   // Whatever the mixture: a tokenizer knows all that the data set has.
   const source = openData(data, BigInt(seed));
   return source
@@ -99,7 +72,7 @@ function textsOf({ seed = 0 }: TrainConfig, data: TrainingData): string[] {
  */
 export async function prepareModel(
   config: TrainConfig,
-  data: TrainingData,
+  data: Dataset,
   newModelFolder: string,
 ): Promise<string | undefined> {
   const { model } = config;
@@ -114,11 +87,11 @@ export async function prepareModel(
     await createModel(newModelFolder, { seed: config.seed, ...shape, tokenizer: folder });
     return newModelFolder;
   }
-  if (!('vocabulary' in data) || data.vocabulary.length === 0)
+  if (data.vocabulary.length === 0)
     throw optionError(
       RangeError,
       'model.create',
-      'expected a task as dataset, whose words a new model learns, or a tokenizer; a file has no words',
+      'expected a task or own examples as dataset, whose words a new model learns, or a tokenizer; this one names no words',
     );
   await createModel(newModelFolder, { seed: config.seed, ...shape, vocabulary: data.vocabulary });
   return newModelFolder;

@@ -1,46 +1,16 @@
 // Sources of training examples: a seeded task, or the user's examples.
 
-import type { Example, Shares, TaskDataset } from '../data/dataset';
+import type { DatasetInput } from '../data';
+import type { Dataset, Example, ExamplePrompt, Shares } from '../data/dataset';
 import { optionError } from '../errors';
 import { deriveNumber, deriveSeed, Purpose, Random } from '../random';
-import type { ChatMessage } from '../types';
 import type { MixtureStage } from './options';
 
-/** An example of a user's own data. */
-export interface TrainingExample {
-  /** Text, or chat messages for the checkpoint's chat template. */
-  prompt: string | ChatMessage[];
-  /** A right answer. Fine-tuning and planner initialisation need it; GRPO only where a reward does. */
-  answer?: string;
-  /** For tables. Default "". */
-  category?: string;
-  /** Whatever a verifier or a reward needs. */
-  meta?: unknown;
-}
-
-/** A user's own data set. */
-export interface ExampleData {
-  /** Default "examples". */
-  name?: string;
-  examples: Iterable<TrainingExample>;
-  /** Held-out examples; evaluation during training needs them. */
-  validation?: Iterable<TrainingExample>;
-  /** Whether a completion's text is a right answer. Default: none, and `rewards.exactAnswer` compares with `answer`. */
-  verify?(example: TrainingExample, completion: string): boolean | Promise<boolean>;
-  /** Tokens that an answer is given. Default: the option `genLength` of the trainer. */
-  genLength?: number;
-  /** Default: the option `blockLength` of the trainer. */
-  blockLength?: number;
-}
-
-/** What the trainers take as `dataset`: a task, a user's data set, or just examples. */
-export type TrainingData = TaskDataset | ExampleData | Iterable<TrainingExample>;
+/** What the trainers take as `dataset`: a task, a data set, its name, a user's examples from a list or a file. */
+export type TrainingData = DatasetInput;
 
 /** An example as trainers see it. */
-export interface TrainingRow extends Omit<Example, 'prompt' | 'answer'> {
-  prompt: string | ChatMessage[];
-  answer: string | null;
-}
+export type TrainingRow = Example<ExamplePrompt, string | null>;
 
 /** {@link TrainingData} with everything settled. What `train` gives is a function of the seed and the step alone. */
 export interface DataSource {
@@ -55,27 +25,6 @@ export interface DataSource {
   validation: ((rows: number) => TrainingRow[]) | null;
   /** null where there is no verifier. */
   verify: ((example: TrainingRow, completion: string) => boolean | Promise<boolean>) | null;
-}
-
-const isTask = (data: object): data is TaskDataset => 'sample' in data && typeof data.sample === 'function';
-
-function checkExamples(name: string, examples: unknown): TrainingRow[] {
-  if (typeof examples !== 'object' || examples === null || !(Symbol.iterator in examples))
-    throw optionError(TypeError, name, `expected examples that can be iterated over, got ${String(examples)}`);
-  const rows: TrainingRow[] = [];
-  for (const example of examples as Iterable<Partial<TrainingExample> | null>) {
-    const at = `${name}[${rows.length}]`;
-    if (typeof example !== 'object' || example === null)
-      throw optionError(TypeError, at, `expected an object with a prompt, got ${String(example)}`);
-    const { prompt, answer, category = '', meta } = example;
-    if (typeof prompt !== 'string' && !Array.isArray(prompt))
-      throw optionError(TypeError, `${at}.prompt`, `expected a string or chat messages, got ${String(prompt)}`);
-    if (answer !== undefined && typeof answer !== 'string')
-      throw optionError(TypeError, `${at}.answer`, `expected a string, got ${String(answer)}`);
-    rows.push({ prompt, answer: answer ?? null, category, meta });
-  }
-  if (rows.length === 0) throw optionError(RangeError, name, `expected at least one example, got none`);
-  return rows;
 }
 
 /** Examples in a new random order each epoch. */
@@ -159,64 +108,44 @@ function mixed(
 }
 
 /**
- * Checks a data set. @param mixture how often each category is drawn; null: as the data set gives them
- * @throws TypeError, RangeError naming what is wrong.
+ * Where examples of a data set come from. @param mixture how often each category is drawn; null: as the data set gives
+ * them @throws RangeError where there are none to train on, or not the categories
  */
-export function openData(data: TrainingData, seed: bigint, mixture: readonly MixtureStage[] | null = null): DataSource {
-  if (typeof data !== 'object' || data === null)
-    throw optionError(TypeError, 'dataset', `expected a task, { examples } or a list of examples, got ${String(data)}`);
-  if (isTask(data)) {
-    const { name, genLength, blockLength, finite } = data;
-    if (finite) {
-      const { train, validation } = finite;
-      if (!train)
-        throw optionError(
-          RangeError,
-          'dataset',
-          `expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`,
-        );
-      return {
-        name,
-        size: train.length,
-        genLength: genLength ?? null,
-        blockLength: blockLength ?? null,
-        ...mixed(name, train, validation ?? null, mixture, seed),
-        verify: (example, completion) => data.verify(example as Example, completion),
-      };
-    }
-    if (mixture) {
-      if (!data.categories)
-        throw optionError(RangeError, 'mixture', `expected a data set whose categories can be drawn, got ${name}`);
-      checkCategories(mixture, data.categories, name);
-    }
-    const sample = (split: 'train' | 'validation', rows: number, drawSeed: number, shares: Shares | null) =>
-      shares ? data.sample(split, rows, drawSeed, shares) : data.sample(split, rows, drawSeed);
-    const shares = (step: number) => (mixture ? sharesAt(mixture, step) : null);
-    return {
-      name,
-      size: null,
-      genLength: genLength ?? null,
-      blockLength: blockLength ?? null,
-      train: (step, rows) => sample('train', rows, deriveNumber(seed, Purpose.examples, step), shares(step)),
-      validation: (rows) =>
-        sample('validation', rows, deriveNumber(seed, Purpose.evaluation), mixture && lastShares(mixture)),
-      verify: (example, completion) => data.verify(example as Example, completion),
-    };
+export function openData(data: Dataset, seed: bigint, mixture: readonly MixtureStage[] | null = null): DataSource {
+  const { name, finite } = data;
+  // A task of a user may leave lengths out.
+  const { genLength = null, blockLength = null }: Partial<Dataset> = data;
+  // A reward can compare with the answer by itself; it is no verifier that could tell an accuracy.
+  const verify: DataSource['verify'] = data.exactMatch
+    ? null
+    : (example, completion) => data.verify(example, completion);
+  if (finite) {
+    const { train, validation } = finite;
+    if (!train)
+      throw optionError(
+        RangeError,
+        'dataset',
+        `expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`,
+      );
+    const drawnFrom = mixed(name, train, validation ?? null, mixture, seed);
+    return { name, size: train.length, genLength, blockLength, ...drawnFrom, verify };
   }
-  const given: ExampleData = Symbol.iterator in data ? { examples: data } : data;
-  const rows = checkExamples('dataset.examples', given.examples);
-  const held = given.validation === undefined ? null : checkExamples('dataset.validation', given.validation);
-  const { verify } = given;
+  if (mixture) {
+    if (!data.categories)
+      throw optionError(RangeError, 'mixture', `expected a data set whose categories can be drawn, got ${name}`);
+    checkCategories(mixture, data.categories, name);
+  }
+  const sample = (split: 'train' | 'validation', rows: number, drawSeed: number, shares: Shares | null) =>
+    shares ? data.sample(split, rows, drawSeed, shares) : data.sample(split, rows, drawSeed);
+  const shares = (step: number) => (mixture ? sharesAt(mixture, step) : null);
   return {
-    name: given.name ?? 'examples',
-    size: rows.length,
-    genLength: given.genLength ?? null,
-    blockLength: given.blockLength ?? null,
-    ...mixed(given.name ?? 'the examples', rows, held, mixture, seed),
-    verify: verify ? (example, completion) => verify.call(given, toExample(example), completion) : null,
+    name,
+    size: null,
+    genLength,
+    blockLength,
+    train: (step, rows) => sample('train', rows, deriveNumber(seed, Purpose.examples, step), shares(step)),
+    validation: (rows) =>
+      sample('validation', rows, deriveNumber(seed, Purpose.evaluation), mixture && lastShares(mixture)),
+    verify,
   };
-}
-
-function toExample({ prompt, answer, category, meta }: TrainingRow): TrainingExample {
-  return answer === null ? { prompt, category, meta } : { prompt, answer, category, meta };
 }

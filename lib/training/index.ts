@@ -3,8 +3,9 @@
  * @module
  */
 
+export type { ExampleData, TrainingExample } from '../data';
 export { openDataset, prepareModel, runConfig, type StageMetrics } from './config';
-export type { ExampleData, TrainingData, TrainingExample } from './data';
+export type { TrainingData } from './data';
 export { computeAdvantages, type ScaleRewards, totalRewards } from './grpo/advantages';
 export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo/loss';
 export { type ReferenceGrpoRow, referenceGrpoLoss } from './grpo/loss-reference';

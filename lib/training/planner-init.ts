@@ -1,4 +1,5 @@
 // Planner initialisation: the planner head learns to imitate Fast-dLLM's factor rule, with the base model frozen.
+import { open } from '../data';
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { NativeScoreResult } from '../native';
@@ -182,7 +183,7 @@ export async function* trainPlanner(
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
   if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
   if (!model.hasPlanner) throw new DUltraError('NO_PLANNER', `${model.source} has no planner head to train`);
-  const data = openData(options.dataset, training.seed, training.mixture);
+  const data = openData(await open(options.dataset), training.seed, training.mixture);
   const genLength = options.genLength ?? data.genLength;
   yield* runStage<PlannerMetrics>({
     kind: 'planner',

@@ -1,6 +1,6 @@
 // Ready-made training configurations, as plain JSON. `dultra train STAGE --preset NAME` runs them; a --config FILE
 // holds the same keys.
-import type { BenchmarkOptions } from '../data';
+import type { DataRecord, ExampleData, OpenOptions, TrainingExample } from '../data';
 import type { CreateModelOptions } from '../model/create-model';
 import type { TrainTokenizerOptions } from '../model/train-tokenizer';
 import type { GrpoOptions } from './grpo/options';
@@ -55,14 +55,14 @@ interface SharedConfig {
   /** Folder or hub id of the model to train, or the shape of a new one. */
   model?: string | { create: NewModelConfig };
   /**
-   * Name of a task or data set ("st1", "gsm8k", "apps:train.jsonl"), a module that exports one ("./task.mjs"), or a file
-   * of examples: JSON lines or a JSON array, each with `prompt` and `answer`.
+   * Name of a task or data set ("st1", "gsm8k", "apps:train.jsonl"), a module that exports one ("./task.mjs"), or own
+   * examples: a file, a folder with a file per split, or a list of records, in the shapes of `datasets.DataRecord`.
    */
-  dataset?: string;
-  /** Of a data set such as "gsm8k": prompts, difficulties and the like. */
-  datasetOptions?: Omit<BenchmarkOptions, 'source' | 'splits' | 'sandbox'>;
-  /** A file of held-out examples, where `dataset` is a file. */
-  validation?: string;
+  dataset?: string | readonly (TrainingExample | DataRecord)[];
+  /** Of a data set such as "gsm8k": prompts, difficulties and the like; of own examples `splitSeed`. */
+  datasetOptions?: Omit<OpenOptions, 'source' | 'splits' | 'sandbox' | 'validation' | 'verify'>;
+  /** Held-out examples, where `dataset` is own examples: a file, a list, or a share such as 0.1 to take from them. */
+  validation?: ExampleData['validation'];
 }
 
 /** Configuration of a stage: what a preset, a --config file and the --set flags are made of. */

@@ -1,10 +1,12 @@
 // Masked-diffusion fine-tuning and pre-training.
+import { open } from '../data';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
 import { resolveSampler, type SamplerObject } from '../sampling/samplers';
+import { show } from '../text';
 import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
 import { type AnswerOptions, exactMatches } from './exact-matches';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
@@ -108,7 +110,7 @@ export function encodeRow(
     throw optionError(
       RangeError,
       'genLength',
-      `expected at least the ${answer.length} tokens of the answer ${JSON.stringify(example.answer)}, got ${length}`,
+      `expected at least the ${answer.length} tokens of the answer ${show(example.answer)}, got ${length}`,
     );
   if (eosTokenId === null && answer.length < length)
     throw optionError(
@@ -306,7 +308,7 @@ export async function* trainMaskedDiffusion(
   checkChoice('lossPer', lossPer, ['row', 'token'] as const);
   const padding = options.padding === undefined ? null : checkPadding(options.padding);
   const lora = checkLora(options.lora);
-  const data = openData(options.dataset, training.seed, training.mixture);
+  const data = openData(await open(options.dataset), training.seed, training.mixture);
   const answers = answerOptions(options, data, model.hasPlanner);
   const genLength = options.genLength ?? data.genLength;
   yield* runStage<MaskedDiffusionMetrics>({

@@ -10,7 +10,9 @@ import {
   type CausalModel,
   datasets,
   type Evaluation,
+  type EvaluationConfig,
   evaluateCampaign,
+  evaluationGenLength,
   type GridEntry,
   type LoadModelOptions,
   loadCausalModel,
@@ -26,7 +28,7 @@ import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, oneLine, printColumns, printJson, printLine, printMessage } from '../output';
 import { ProgressBar } from '../progress';
 import { CACHE_TEXT, SAMPLER_TEXT } from '../sampling';
-import { given, integer, number } from '../values';
+import { given, integer, number, shareOrFile } from '../values';
 
 interface Flags extends ModelFlags {
   dataset: string;
@@ -37,7 +39,8 @@ interface Flags extends ModelFlags {
   seeds?: number;
   output?: string;
   compat?: 'reference';
-  split: 'train' | 'validation' | 'test';
+  split?: 'train' | 'validation' | 'test';
+  validation?: number | string;
   samplers?: string;
   caches?: string;
   grid?: 'quick' | 'full';
@@ -62,12 +65,14 @@ Examples:
   dultra eval -m models/base --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
   dultra eval --dataset st1 --grid full --out results.json --json
   dultra eval --samplers planner,confidence:0.9 --caches none,prefix,dual,refresh:4
+  dultra eval -d own.jsonl -m runs/sft/final --validation 0.1
   dultra eval -d gsm8k:test.jsonl --samplers planner,confidence:0.9,fixed:128 --models A,B --seeds 5 \\
     --output runs/gsm8k --report report.html
 
 Data sets: the tasks above; gsm8k, math500, dapo17k, humaneval, mbpp, mbpp-sanitized, apps, from the hub, or NAME:PATH
-for a file (JSON lines, JSON, Parquet), a folder with a file per split, or another hub id. Code is run in a sandbox,
-which needs the package pyodide. A module given by --import can register more (datasets.register).
+for a file (JSON lines, JSON, Parquet), a folder with a file per split, or another hub id. Or a file or folder of your
+own examples (train --help), which are right where the completion is the answer, white space aside. Code is run in a
+sandbox, which needs the package pyodide. A module given by --import can register more (datasets.register).
 With --output, the result of every prompt is written to samples.jsonl at once, and the same command continues after an
 interruption.`;
 
@@ -90,6 +95,12 @@ function namedCaches(list = 'none'): Record<string, CachePolicy> {
   return Object.fromEntries(texts.map((text) => [text, parseCache(text)]));
 }
 
+/** What was evaluated, and how it was judged where that is not the task's own. */
+function describeConfig({ count, split, dataset, seed, score, genLength }: EvaluationConfig): string {
+  const judged = score === 'exact match' ? `; ${genLength} tokens, right: the answer exactly, white space aside` : '';
+  return `${count} prompts of the ${split} split of ${dataset}, seed ${seed}${judged}`;
+}
+
 /** Prints a table of all settings, and one by category. */
 function printResults({ config, results }: Evaluation): void {
   const lines = results.map(
@@ -106,7 +117,10 @@ function printResults({ config, results }: Evaluation): void {
   const head = ['sampler', 'right', 'NFE', 'full passes', 'tokens/pass', 'up to the end', 'tokens/s'];
   const widths = printColumns(head, lines, 1);
   const categories = [...new Set(results.flatMap((result) => Object.keys(result.categories)))];
-  if (categories.length < 2) return;
+  if (categories.length < 2) {
+    if (config.score === 'exact match') printLine(`\n${describeConfig(config)}`);
+    return;
+  }
   printLine('\nBy kind of prompt (right @ NFE)', { bold: true });
   for (const { name, categories: parts } of results) {
     const texts = Object.entries(parts).map(
@@ -114,7 +128,7 @@ function printResults({ config, results }: Evaluation): void {
     );
     printLine(oneLine(`${name.padEnd(widths[0])}  ${texts.join('  ')}`));
   }
-  printLine(`\n${config.count} prompts of the ${config.split} split of ${config.dataset}, seed ${config.seed}`);
+  printLine(`\n${describeConfig(config)}`);
 }
 
 /** A bar in a terminal; elsewhere a line per sampler. */
@@ -204,9 +218,12 @@ async function run(flags: Flags): Promise<void> {
   const { seeds: seedCount = 1, seed = 0 } = flags;
   if (seedCount < 1) throw new UsageError(`--seeds: expected at least 1, got ${seedCount}`);
   for (const file of flags.import ?? []) await import(pathToFileURL(path.resolve(file)).href);
-  const { split, count, batchSize, genLength, blockLength, temperature, stopAtEos, prompts, compat } = flags;
+  const { count, batchSize, genLength, blockLength, temperature, stopAtEos, prompts, compat, validation } = flags;
+  // What is held out of own examples is what they are evaluated on.
+  const split = flags.split ?? (validation === undefined ? undefined : 'validation');
   const dataset = await datasets.open(flags.dataset, {
-    splits: [split],
+    splits: [split ?? 'test'],
+    ...(validation !== undefined && { validation }),
     ...(prompts && { prompts }),
     ...(compat && { compat }),
   });
@@ -219,7 +236,7 @@ async function run(flags: Flags): Promise<void> {
     entries = samplerGrid({
       size: flags.grid ?? 'quick',
       planner: model.hasPlanner,
-      genLength: genLength ?? dataset.genLength,
+      genLength: genLength ?? evaluationGenLength(model, dataset, given({ split })),
     });
   }
   const groups = new Map<string, string>();
@@ -232,9 +249,8 @@ async function run(flags: Flags): Promise<void> {
   let campaign: Campaign;
   try {
     campaign = await evaluateCampaign({
-      ...given({ count, batchSize, genLength, blockLength, temperature, stopAtEos, traces }),
+      ...given({ split, count, batchSize, genLength, blockLength, temperature, stopAtEos, traces }),
       dataset,
-      split,
       samplers: Object.fromEntries(entries.map(({ name, sampler }) => [name, sampler])),
       caches,
       models,
@@ -283,7 +299,11 @@ export function register(program: Command): void {
     .summary('measure samplers on a task')
     .description('Decodes held-out prompts of a task with every sampler and prints accuracy and forward passes.')
     .optionsGroup('Task:')
-    .option('-d, --dataset <name[:path]>', `${datasets.TASK_NAMES.join(', ')}, gsm8k, humaneval …, see below`, 'st1')
+    .option(
+      '-d, --dataset <name|file>',
+      `${datasets.TASK_NAMES.join(', ')}, gsm8k, humaneval …, or a file of own examples, see below`,
+      'st1',
+    )
     .addOption(
       new Option('--prompts <style>', "data sets: the reference's prompts (default: evaluation)").choices(
         datasets.PROMPT_STYLES,
@@ -300,9 +320,16 @@ export function register(program: Command): void {
       (file: string, before: string[] = []) => [...before, file],
     )
     .addOption(
-      new Option('--split <name>', 'which prompts; choose settings on validation')
-        .choices(['train', 'validation', 'test'])
-        .default('test' as const),
+      new Option('--split <name>', 'which prompts; choose settings on validation (default: test)').choices([
+        'train',
+        'validation',
+        'test',
+      ]),
+    )
+    .option(
+      '--validation <file|share>',
+      'own examples: evaluate on those of a file, or on the share that train --validation holds out',
+      shareOrFile,
     )
     .option('-c, --count <n>', 'prompts (default: 512; data sets: all)', integer)
     .option('--seed <n>', 'seed of the prompts and of samplers that draw (default: 0)', integer)

@@ -8,7 +8,7 @@ import { interruptSignal, UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printData, printJson, printMessage, printTable } from '../output';
 import { ProgressBar } from '../progress';
-import { given, integer, number, seed } from '../values';
+import { given, integer, number, seed, shareOrFile } from '../values';
 
 type Metrics = training.StageMetrics & Record<string, number | undefined>;
 
@@ -19,6 +19,7 @@ interface Flags extends ModelFlags {
   dryRun?: boolean;
   output?: string;
   dataset?: string;
+  validation?: number | string;
   maxSteps?: number;
   epochs?: number;
   learningRate?: number;
@@ -54,8 +55,10 @@ A config file (YAML or JSON) holds the options of the stage's trainer by their A
   model       folder or hub id, or { create: { dModel: 64, nLayers: 3 } } for a new model
               (tokenizer: { vocabSize: 2048 } in it learns one from the data set)
   dataset     a data set (gsm8k, math500, dapo17k, apps …, NAME:PATH for files), a task (world, st1, s1, t12, free8,
-              free12, sudoku4 …), a module that exports one (./task.mjs), or a file of { "prompt": …, "answer": … }
-              lines; validation: a second such file
+              free12, sudoku4 …), a module that exports one (./task.mjs), or own examples: a file or folder, or a list,
+              of { "prompt": …, "answer": … }, question and answer, prompt and completion, instruction, input and
+              output, or { "messages": [ … ] }
+  validation  of own examples: a second file or list, or a share of them such as 0.1
   datasetOptions  { prompts: thinking } and the like, of a data set
   rewards     grpo: { name: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }
 Later ones win: preset, config file, flags. A run is resumed with the options that it began with.`;
@@ -87,7 +90,7 @@ function readConfigFile(file: string): Record<string, unknown> {
 
 /** Preset, config file and flags as one configuration. */
 function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
-  const { preset, config: file, model, output, dataset, set = [] } = flags;
+  const { preset, config: file, model, output, dataset, validation, set = [] } = flags;
   const { maxSteps, epochs, learningRate, plannerLearningRate, batchSize, evalEvery, saveEvery } = flags;
   const presets = training.PRESETS[stage];
   if (preset !== undefined && !Object.hasOwn(presets, preset))
@@ -97,6 +100,7 @@ function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
   const short = {
     model,
     dataset,
+    validation,
     outputDir: output,
     maxSteps,
     epochs,
@@ -138,7 +142,7 @@ function resumed(folder: string, stage: string | undefined, flags: Flags): Launc
   if (typeof launch.config.seed === 'string') launch.config.seed = BigInt(launch.config.seed);
   if (stage !== undefined && stage !== launch.stage)
     throw new UsageError(`--resume: ${folder} holds a run of ${launch.stage}, not of ${stage}`);
-  for (const name of ['config', 'preset', 'model', 'output', 'dataset'] as const)
+  for (const name of ['config', 'preset', 'model', 'output', 'dataset', 'validation'] as const)
     if (flags[name] !== undefined)
       throw new UsageError(`--${name}: not together with --resume, which goes on with what the run began with`);
   const { maxSteps, epochs, saveEvery, set = [] } = flags;
@@ -225,7 +229,7 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
     [name, `${formatBytes(bytes)}${detail === '' ? '' : `  ${detail}`}`] as const;
   printTable([
     ['stage', stage],
-    ['data set', String(config.dataset)],
+    ['data set', typeof config.dataset === 'string' ? config.dataset : `a list of ${config.dataset?.length}`],
     ['device', plan.device],
     ...plan.items.map(({ name, bytes, detail }) => line(name, bytes, detail)),
     line('in all', plan.bytes, ''),
@@ -326,7 +330,12 @@ export function register(program: Command): void {
     .option('--dry-run', 'print what memory the run would take, and stop')
     .option(
       '-d, --dataset <task|file>',
-      'a task such as st1, a data set such as gsm8k or gsm8k:train.jsonl, or a file of examples',
+      'a task such as st1, a data set such as gsm8k or gsm8k:train.jsonl, or a file or folder of own examples',
+    )
+    .option(
+      '--validation <file|share>',
+      'own examples: a file of held-out ones, or a share such as 0.1 to hold out',
+      shareOrFile,
     )
     .optionsGroup('Training:')
     .option('--max-steps <n>', 'optimiser steps', integer)

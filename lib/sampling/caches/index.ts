@@ -1,8 +1,10 @@
 // Cache policies: which positions of a row each pass computes. A new one is a file here and an entry in the list; the
 // union of their types, the text forms and the command line's help follow from it.
+
 import { optionError } from '../../errors';
 import type { NativeCacheOptions } from '../../native';
 import { checkChoice } from '../../options';
+import { show } from '../../text';
 import { parseForm } from '../text-form';
 import { block } from './block';
 import type { CacheDefinition, RowCache } from './definition';
@@ -39,7 +41,7 @@ const FORMS = Object.assign({}, ...definitions.map(({ forms }) => forms)) as Def
 export function resolveCache(cache: CachePolicy | undefined, name = 'cache'): ResolvedCache {
   const given: CachePolicy = cache === undefined ? { type: 'none' } : cache;
   if (typeof given !== 'object' || given === null)
-    throw optionError(TypeError, name, `expected an object with a "type", got ${String(given)}`);
+    throw optionError(TypeError, name, `expected an object with a "type", got ${show(given)}`);
   checkChoice(`${name}.type`, given.type, [...BY_TYPE.keys()]);
   return BY_TYPE.get(given.type)!.resolve(given, name);
 }

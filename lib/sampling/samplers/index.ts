@@ -1,7 +1,9 @@
 // The built-in samplers. A new one is a file here and a line in the list; the union of their types, the text forms and
 // the command line's help follow from it.
+
 import { optionError } from '../../errors';
 import { checkChoice } from '../../options';
+import { show } from '../../text';
 import { parseForm } from '../text-form';
 import type { CustomSampler } from '../types';
 import { confidence } from './confidence';
@@ -59,7 +61,7 @@ export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean
   const given: SamplerObject =
     sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
   if (typeof given !== 'object' || given === null)
-    throw optionError(TypeError, 'sampler', `expected an object with a "type", or a function, got ${String(given)}`);
+    throw optionError(TypeError, 'sampler', `expected an object with a "type", or a function, got ${show(given)}`);
   checkChoice('sampler.type', given.type, TYPES);
   return definitionOf(given).resolve(given);
 }

@@ -1,10 +1,13 @@
 // Options of GRPO: checks and defaults.
+
+import type { Dataset } from '../../data';
 import { DUltraError, optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
 import { isStepReward, type RewardFunction } from '../../rewards';
 import { type CachePolicy, resolveCache } from '../../sampling/caches';
 import { resolveSampler, type SamplerObject } from '../../sampling/samplers';
+import { show } from '../../text';
 import { type DataSource, openData, type TrainingData } from '../data';
 import {
   checkLora,
@@ -19,7 +22,7 @@ import type { PolicySettings } from './replay';
 
 /** Options of {@link GrpoTrainer}. */
 export interface GrpoOptions extends TrainingOptions, TrainableOptions {
-  /** Prompts, with answers where a reward needs them. */
+  /** Prompts, with answers where a reward needs them. Files are read, and then checked, when `train` begins. */
   dataset: TrainingData;
   /** Reward functions by name, each with weight 1 or `{ fn, weight }`. */
   rewards: Readonly<Record<string, RewardFunction | { fn: RewardFunction; weight: number }>>;
@@ -139,11 +142,11 @@ const OWN_KEYS: readonly string[] = [
 
 function resolveRewards(rewards: GrpoOptions['rewards'], zeroSteps: boolean): WeightedReward[] {
   if (typeof rewards !== 'object' || rewards === null)
-    throw optionError(TypeError, 'rewards', `expected an object of reward functions, got ${String(rewards)}`);
+    throw optionError(TypeError, 'rewards', `expected an object of reward functions, got ${show(rewards)}`);
   const resolved = Object.entries(rewards).map(([name, reward]) => {
     if (typeof reward === 'function') return { name, fn: reward, weight: 1 };
     if (typeof reward !== 'object' || reward === null || typeof reward.fn !== 'function')
-      throw optionError(TypeError, `rewards.${name}`, `expected a function or { fn, weight }, got ${String(reward)}`);
+      throw optionError(TypeError, `rewards.${name}`, `expected a function or { fn, weight }, got ${show(reward)}`);
     checkKeys(`rewards.${name}`, reward, ['fn', 'weight']);
     checkNumber(`rewards.${name}.weight`, reward.weight, {});
     return { name, fn: reward.fn, weight: reward.weight };
@@ -236,6 +239,7 @@ type Trainable = Required<Omit<TrainableOptions, 'lora'>> & { lora: ReturnType<t
 export function resolveGrpo(
   model: MaskedDiffusionModel,
   options: GrpoOptions,
+  dataset: Dataset,
 ): { training: ResolvedTraining; trainable: Trainable; data: DataSource; own: ResolvedGrpo } {
   const training = resolveTraining(options, DEFAULTS, OWN_KEYS);
   if (!model.hasPlanner)
@@ -254,7 +258,7 @@ export function resolveGrpo(
   const trainable = resolveTrainable(options);
   resolveSampler(evalSampler, true);
   checkReference(model, options, beta, trainable);
-  const data = openData(options.dataset, training.seed, training.mixture);
+  const data = openData(dataset, training.seed, training.mixture);
   const lengths = resolveLengths(options, data);
   const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
   const own = {

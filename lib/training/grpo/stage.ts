@@ -1,5 +1,6 @@
 // One step of GRPO: rollouts under the current policy, their rewards and advantages, and the replay of every denoising
 // step, whose log-likelihoods get the gradient.
+
 import { optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateResult } from '../../generation/types';
@@ -8,6 +9,7 @@ import { concatenate, mapRows } from '../../packing';
 import { deriveSeed, Purpose } from '../../random';
 import { correctRows, type RewardBatch } from '../../rewards';
 import { mean, standardDeviation } from '../../statistics';
+import { show } from '../../text';
 import type { TrainingRow } from '../data';
 import { writeAnswers } from '../exact-matches';
 import type { Measured, Stage, StageContext, TrainingMetrics } from '../loop';
@@ -146,9 +148,12 @@ export class GrpoStage implements Stage {
     const counted = await this.#allRows(totals);
     metrics.reward = counted.length > 0 ? mean(counted) : 0;
     metrics.rewardStd = standardDeviation(counted);
-    const correct = (await correctRows(batch)).map((value) => (value === null ? Number.NaN : Number(value)));
-    const judged = await this.#allRows(correct);
-    if (judged.length > 0) metrics.accuracy = mean(judged);
+    // Without a verifier, rewards alone say what is right: a comparison with the answer may be another thing.
+    if (data.verify) {
+      const correct = (await correctRows(batch)).map((value) => (value === null ? Number.NaN : Number(value)));
+      const judged = await this.#allRows(correct);
+      if (judged.length > 0) metrics.accuracy = mean(judged);
+    }
     metrics.nfe = mean(await this.#allRows(results.map(({ nfe }) => nfe)));
     metrics.tokensPerForward = mean(await this.#allRows(results.map(({ tokensPerForward }) => tokensPerForward)));
     return { totals, metrics };
@@ -284,7 +289,7 @@ function checkRewards(name: string, values: ArrayLike<number | null>, rows: numb
       throw optionError(
         TypeError,
         `rewards.${name}`,
-        `expected a finite number or null for each row, got ${String(value)} for row ${row}`,
+        `expected a finite number or null for each row, got ${show(value)} for row ${row}`,
       );
   }
   return values;

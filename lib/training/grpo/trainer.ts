@@ -1,4 +1,5 @@
 // The trainer of GRPO: on-policy reinforcement learning of the unmasking policy.
+import { type Dataset, open, openNow } from '../../data';
 import { optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { ModelTrainer } from '../../model/trainer';
@@ -17,16 +18,27 @@ import { type GrpoMetrics, GrpoStage } from './stage';
  * ```
  */
 export class GrpoTrainer {
-  readonly #plan: Omit<StagePlan, 'signal'>;
+  readonly #model: MaskedDiffusionModel;
+  readonly #options: GrpoOptions;
+  /** null until files of examples are read. */
+  #plan: Omit<StagePlan, 'signal'> | null;
   #reference: ModelTrainer | null = null;
   #run: AsyncGenerator<GrpoMetrics, void, void> | null = null;
 
-  /** @throws TypeError, RangeError for options; DUltraError NO_PLANNER. */
+  /** @throws TypeError, RangeError for options (where `dataset` is a file, `train` does); DUltraError NO_PLANNER. */
   constructor(model: MaskedDiffusionModel, options: GrpoOptions) {
-    const { training, trainable, data, own } = resolveGrpo(model, options);
+    this.#model = model;
+    this.#options = options;
+    const dataset = openNow(options?.dataset);
+    this.#plan = dataset && this.#planOf(dataset);
+  }
+
+  #planOf(dataset: Dataset): Omit<StagePlan, 'signal'> {
+    const model = this.#model;
+    const { training, trainable, data, own } = resolveGrpo(model, this.#options, dataset);
     const { freezeBase, freezePlanner } = trainable;
-    const { referenceModel } = options;
-    this.#plan = {
+    const { referenceModel } = this.#options;
+    return {
       kind: 'grpo',
       model,
       data,
@@ -59,8 +71,13 @@ export class GrpoTrainer {
     checkKeys('options', options, ['signal']);
     if (this.#run)
       throw optionError(RangeError, 'train', 'expected one call per GrpoTrainer; make another to train on');
-    this.#run = runStage<GrpoMetrics>({ ...this.#plan, signal: options.signal });
+    this.#run = this.#steps(options.signal);
     return this.#run;
+  }
+
+  async *#steps(signal: AbortSignal | undefined): AsyncGenerator<GrpoMetrics, void, void> {
+    this.#plan ??= this.#planOf(await open(this.#options.dataset));
+    yield* runStage<GrpoMetrics>({ ...this.#plan, signal });
   }
 
   /** Ends the training and frees its memory; the model keeps its current weights. */
