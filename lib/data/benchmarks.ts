@@ -2,17 +2,20 @@
 // read from where it is published, or from files.
 import { z } from 'zod';
 import { DUltraError, optionError } from '../errors';
-import { type CodeTests, gradeProgram, parseExact } from '../grading/code';
+import { type CodeResult, type CodeTests, gradeProgram } from '../grading/code';
 import { extractAnswer } from '../grading/extract-answer';
 import { mathEqual } from '../grading/math-answer';
 import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
+import { parseExact } from '../grading/python-values';
 import {
   boxedAnswer,
   callableProgram,
   hashAnswer,
+  humanEvalProgramOf,
   isEquivalentInEvaluation,
   isRightGsm8k,
   mathEvaluationAnswer,
+  mbppProgramOf,
   programOf,
 } from '../grading/reference-text';
 import { checkChoice, checkInteger, checkKeys } from '../options';
@@ -43,7 +46,7 @@ export interface BenchmarkOptions {
   prompts?: PromptStyle;
   /**
    * "reference" grades as the reference's evaluation does: strings and last numbers; default: by mathematical equality.
-   * Code is graded by its tests.
+   * Code is graded by its tests; with "reference", the program is looked for where the reference looks for it.
    */
   compat?: 'reference';
   /** APPS: which problems. Default ["introductory"], as in the reference. */
@@ -65,7 +68,10 @@ export interface BenchmarkOptions {
 export interface CodeMeta {
   id: string;
   tests: CodeTests;
-  /** Text before the completion's code; of HumanEval, the head of the function. */
+  /**
+   * Python before the completion's code: of HumanEval, the head of the function; of APPS, what its judge imports for
+   * every program.
+   */
   head: string;
   /** The problem as the reference's reward takes it: name of the function, or "". */
   functionName: string;
@@ -157,6 +163,16 @@ function mbppExample(record: MbppRecord, prompts: PromptStyle, index: number): E
     meta,
   };
 }
+
+/** Names that the judge of APPS gives every program, but for numpy's. */
+const APPS_HEAD = `import collections, fractions, heapq, itertools, math, random, sys, time
+from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
+from functools import lru_cache
+from heapq import *
+from itertools import accumulate, combinations, permutations, product
+from math import ceil, cos, exp, fabs, floor, gcd, log, log2, sin, sqrt, tan
+from typing import List, Tuple
+`;
 
 /** The tests of APPS: JSON in a string. */
 function appsTests(inputOutput: string): CodeTests | null {
@@ -304,7 +320,7 @@ const DEFINITIONS: Readonly<Record<BenchmarkName, Definition>> = {
       checkFilled('question', 'a problem', record.question);
       if (tests === null || (options.functionsOnly && tests.kind !== 'calls')) return null;
       const functionName = tests.kind === 'calls' ? tests.functionName : '';
-      const meta: CodeMeta = { id: String(record.problem_id ?? index), tests, head: '', functionName };
+      const meta: CodeMeta = { id: String(record.problem_id ?? index), tests, head: APPS_HEAD, functionName };
       return {
         prompt: appsPrompt(record.question, record.starter_code ?? '', options.prompts),
         answer: '',
@@ -370,14 +386,33 @@ async function verifyMath(
   return answer !== null && mathEqual(answer, gold);
 }
 
-/** The program of a completion, ready for its tests. */
-export function programFor(meta: CodeMeta, completion: string): string {
-  if (meta.tests.kind !== 'script') return callableProgram(programOf(completion), meta.functionName);
-  if (meta.head === '') return programOf(completion);
-  // What continues a function keeps its indentation.
-  const fence = completion.match(/```[a-zA-Z]*\n?/);
-  const body = fence ? completion.slice(fence.index! + fence[0].length).split('```', 1)[0] : completion;
-  return `${meta.head}${body}`;
+/** The program of a completion, where the reference looks for it. */
+function referenceProgram({ tests, head, functionName }: CodeMeta, completion: string): string {
+  if (tests.kind !== 'script') return callableProgram(programOf(completion), functionName);
+  return head === '' ? mbppProgramOf(completion) : `${head}${humanEvalProgramOf(completion)}`;
+}
+
+/** Options of {@link gradeCompletion}. */
+export interface GradeCompletionOptions {
+  /** Where programs run. Default: `rewards.sharedSandbox()`. */
+  sandbox?: PythonRunner | undefined;
+  /** "reference": program and results by the reference's rules. */
+  compat?: 'reference' | undefined;
+}
+
+/**
+ * Finds the program in a completion and runs the tests; null for a completion without anything.
+ * @throws as the `run` of `sandbox`
+ */
+export async function gradeCompletion(
+  meta: CodeMeta,
+  completion: string,
+  { sandbox = sharedSandbox(), compat }: GradeCompletionOptions = {},
+): Promise<CodeResult | null> {
+  const program = compat === 'reference' ? referenceProgram(meta, completion) : completion;
+  if (program.trim() === '') return null;
+  const options = compat === 'reference' ? { trim: true, compat } : { extract: { head: meta.head } };
+  return gradeProgram(program, meta.tests, sandbox, options);
 }
 
 /**
@@ -438,10 +473,7 @@ export async function openBenchmark(
     sample: (split, count, seed) => sampleFinite(name, finite, split, count, seed),
     async verify(example, completion) {
       if (definition.kind === 'math') return verifyMath(name, example.meta as MathMeta, completion, compat);
-      const meta = example.meta as CodeMeta;
-      const program = programFor(meta, completion);
-      if (program.trim() === '') return false;
-      return (await gradeProgram(program, meta.tests, sandbox ?? sharedSandbox(), { trim: true })).passed;
+      return (await gradeCompletion(example.meta as CodeMeta, completion, { sandbox, compat }))?.passed ?? false;
     },
   };
 }

@@ -27,9 +27,10 @@ export {
   type BenchmarkName,
   type BenchmarkOptions,
   type CodeMeta,
+  type GradeCompletionOptions,
+  gradeCompletion,
   type MathMeta,
   openBenchmark,
-  programFor,
 } from './benchmarks';
 export type { Dataset, Example, ExamplePrompt, Shares, TaskDataset } from './dataset';
 export { type FreeChoiceName, freeChoice } from './free-choice';

@@ -1,7 +1,8 @@
-// Whether a generated Python program passes a problem's tests. It runs in the sandbox; what functions return is
-// compared out here, where the program cannot reach.
+// Whether a generated Python program passes a problem's tests. It runs in the sandbox; what functions return and
+// programs write is compared out here, where the program cannot reach.
 import { optionError } from '../errors';
-import type { PythonOutcome, PythonRunner } from './python-sandbox';
+import type { PythonOutcome, PythonProgram, PythonRunner } from './python-sandbox';
+import { acceptedValues, argumentsOf, outputEqual, pythonEqual } from './python-values';
 
 /** The tests of a problem. */
 export type CodeTests =
@@ -22,63 +23,6 @@ export interface CodeResult {
   failure: PythonOutcome | null;
 }
 
-/** JSON whose whole numbers beyond 2^53 stay exact, as {"$int": "…"}. */
-export function parseExact(json: string): unknown {
-  return JSON.parse(
-    json.replace(/"(?:[^"\\]|\\.)*"|-?\d{16,}(?![\d.eE])/g, (token) =>
-      token[0] === '"' ? token : `{"$int":"${token}"}`,
-    ),
-  );
-}
-
-type Tagged = { $int?: string; $float?: string; $dict?: [unknown, unknown][]; $set?: unknown[]; $other?: string };
-
-/** An integer of either notation; null for everything else. */
-function integerOf(value: unknown): bigint | null {
-  if (typeof value === 'boolean') return value ? 1n : 0n;
-  if (typeof value === 'number') return Number.isInteger(value) ? BigInt(value) : null;
-  const text = (value as Tagged | null)?.$int;
-  return typeof text === 'string' ? BigInt(text) : null;
-}
-
-/**
- * Python's ==, of a value out of the sandbox and one of a test: 1 == 1.0 == True, tuples as lists, dictionaries by
- * their keys.
- */
-export function pythonEqual(actual: unknown, expected: unknown): boolean {
-  const [a, b] = [integerOf(actual), integerOf(expected)];
-  if (a !== null || b !== null) return a !== null && a === b;
-  if (typeof actual !== 'object' || typeof expected !== 'object' || actual === null || expected === null)
-    return actual === expected;
-  if (Array.isArray(actual) || Array.isArray(expected))
-    return (
-      Array.isArray(actual) &&
-      Array.isArray(expected) &&
-      actual.length === expected.length &&
-      actual.every((item, i) => pythonEqual(item, expected[i]))
-    );
-  const { $dict, $set, $float, $other } = actual as Tagged;
-  if ($float !== undefined || $other !== undefined || $set !== undefined || !$dict) return false;
-  const entries = Object.entries(expected);
-  return (
-    $dict.length === entries.length &&
-    $dict.every(
-      ([key, item]) =>
-        typeof key === 'string' &&
-        Object.hasOwn(expected, key) &&
-        pythonEqual(item, (expected as Record<string, unknown>)[key]),
-    )
-  );
-}
-
-/** Output as judges compare it: without white space at the ends of lines and of the whole. */
-const tidy = (text: string) =>
-  text
-    .split('\n')
-    .map((line) => line.trimEnd())
-    .join('\n')
-    .trim();
-
 /** Options of {@link gradeProgram}. */
 export interface GradeOptions {
   signal?: AbortSignal;
@@ -87,7 +31,13 @@ export interface GradeOptions {
    * the published evaluations of HumanEval and MBPP do with words that follow an answer. Default false.
    */
   trim?: boolean;
+  /** `program` is an answer in which the program has yet to be found, as in `PythonProgram`. Default: it is one. */
+  extract?: PythonProgram['extract'];
+  /** "reference": of an expected list only the first element counts, as in the reference's reward. */
+  compat?: 'reference';
 }
+
+export { parseExact, pythonEqual } from './python-values';
 
 /** Programs of a problem whose results are kept: those of a group of rollouts, which are often the same. */
 const MAX_KEPT = 64;
@@ -96,7 +46,12 @@ const kept = new WeakMap<PythonRunner, WeakMap<CodeTests, Map<string, Promise<Co
 /**
  * Runs the tests of a problem one after the other, each in a fresh interpreter, until one raises; once for equal
  * programs: a reward and the accuracy beside it ask for the same, and so do equal rollouts. Results that hang on the
- * machine's load are not kept. An expected output in a list of one is that one, as in APPS.
+ * machine's load are not kept.
+ *
+ * Results are compared as APPS does it. Values: Python's ==, tuples as lists; an expected value may stand in a list of
+ * one; keys of an expected dictionary, and of a first argument, that are whole numbers are numbers. Output: words line
+ * by line, white space and blank lines aside; where all words are numbers, numbers that are not whole within APPS's
+ * tolerance. Stricter than APPS: order and number of lines and words count, and whole numbers are exact.
  * @throws as the `run` of `sandbox`
  */
 export function gradeProgram(
@@ -109,7 +64,8 @@ export function gradeProgram(
   kept.set(sandbox, ofSandbox);
   const results = ofSandbox.get(tests) ?? new Map<string, Promise<CodeResult>>();
   ofSandbox.set(tests, results);
-  const key = `${options.trim ? 'trimmed' : 'whole'}\n${program}`;
+  const { trim = false, extract = null, compat = null } = options;
+  const key = JSON.stringify([trim, extract, compat, program]);
   const known = results.get(key);
   if (known) return known;
   const result = runTests(program, tests, sandbox, options);
@@ -120,33 +76,44 @@ export function gradeProgram(
   return result;
 }
 
+/** Bytes of output to keep where this is expected: more than any way of writing it takes. */
+const roomFor = (expected: string): number => Math.min(2 ** 30, 4 * Buffer.byteLength(expected) + 2 ** 16);
+
 async function runTests(
   program: string,
   tests: CodeTests,
   sandbox: PythonRunner,
-  { signal, trim = false }: GradeOptions,
+  { signal, trim = false, extract, compat }: GradeOptions,
 ): Promise<CodeResult> {
   const options = signal ? { signal } : {};
+  const joined = (...parts: string[]) => parts.filter((part) => part !== '').join('\n\n');
   if (tests.kind === 'script') {
-    const code = [tests.before, program].filter((part) => part !== '').join('\n\n');
-    const outcome = await sandbox.run({ code, tests: tests.after, trim, mustFinish: true }, options);
+    const source = extract
+      ? { code: program, extract: { head: joined(tests.before, extract.head) } }
+      : { code: joined(tests.before, program), trim };
+    const outcome = await sandbox.run({ ...source, tests: tests.after, mustFinish: true }, options);
     const passed = outcome.status === 'ok';
     return { passed, passedTests: Number(passed), tests: 1, failure: passed ? null : outcome };
   }
   const count = Math.min(tests.inputs.length, tests.outputs.length);
   let passedTests = 0;
+  const source = { code: program, ...(extract && { extract }) };
   for (let i = 0; i < count; i++) {
     const outcome = await sandbox.run(
       tests.kind === 'calls'
-        ? { code: program, call: { name: tests.functionName, input: tests.inputs[i] } }
-        : { code: program, stdin: tests.inputs[i] },
+        ? {
+            ...source,
+            call: { name: tests.functionName, input: argumentsOf(tests.inputs[i]) },
+            outputLimit: roomFor(JSON.stringify(tests.outputs[i]) ?? ''),
+          }
+        : { ...source, stdin: tests.inputs[i], outputLimit: roomFor(tests.outputs[i]) },
       options,
     );
     if (outcome.status !== 'ok') return { passed: false, passedTests, tests: count, failure: outcome };
     if (tests.kind === 'calls') {
-      const expected = tests.outputs[i];
-      if (pythonEqual(outcome.value, Array.isArray(expected) ? expected[0] : expected)) passedTests++;
-    } else if (!outcome.truncated && tidy(outcome.stdout) === tidy(tests.outputs[i])) passedTests++;
+      const accepted = acceptedValues(tests.outputs[i], compat);
+      if (accepted.some((expected) => pythonEqual(outcome.value, expected))) passedTests++;
+    } else if (!outcome.truncated && outputEqual(outcome.stdout, tests.outputs[i])) passedTests++;
   }
   return { passed: count > 0 && passedTests === count, passedTests, tests: count, failure: null };
 }

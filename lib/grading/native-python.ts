@@ -1,12 +1,14 @@
 // Runs Python programs in the Python that is installed on this machine, with its packages and without most of the
 // sandbox's walls. Used only where the caller asks for it.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { closeSync, openSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { DUltraError, optionError } from '../errors';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
-import { PYTHON_HARNESS } from './python-harness';
+import { OutputBuffer, OutputTail } from './output-buffer';
+import { type HarnessJob, PYTHON_HARNESS } from './python-harness';
 import {
   jobOf,
   outerWalls,
@@ -37,11 +39,10 @@ export interface NativePythonOptions {
   outputLimit?: number;
 }
 
-/**
- * The pipe for reports, which the program is not told of: a line when the interpreter has started, then, for the job
- * that it reads from standard input, the outcome.
- */
+/** The pipe for reports, which the program is not told of: a line when the interpreter has started, then the outcome. */
 const REPORT = 3;
+/** The pipe for the job. Standard input, output and errors are the program's own. */
+const JOB = 4;
 /** How long the pipes of a process that has ended may stay open: a process that the program started may hold them. */
 const CLOSE_LIMIT_MS = 10_000;
 // The limit of CPU time counts from the start of the process, and takes whole seconds: the parent keeps the real one.
@@ -60,7 +61,8 @@ for limit, value in (
     except (OSError, ValueError):
         pass
 os.write(${REPORT}, b"\\n")
-text = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
+with open(${JOB}, "rb") as job:
+    text = job.read().decode("utf-8", "surrogatepass")
 report = __run__(text).encode("utf-8", "surrogatepass")
 with open(${REPORT}, "wb", closefd=False) as out:
     out.write(report)
@@ -124,7 +126,7 @@ export class NativePython implements PythonRunner {
    * @throws DUltraError SANDBOX where the interpreter does not start; `signal.reason`.
    */
   async run(program: PythonProgram, options: { signal?: AbortSignal } = {}): Promise<PythonOutcome> {
-    const job = jobOf(program, this.#options.outputLimit);
+    const { stdin, ...job } = jobOf(program, this.#options.outputLimit);
     const { signal } = options;
     checkSignal(signal);
     signal?.throwIfAborted();
@@ -139,7 +141,8 @@ export class NativePython implements PythonRunner {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'dultra-python-'));
     try {
       signal?.throwIfAborted();
-      return await this.#execute(job, walls, folder, signal);
+      const input = await openInput(folder, stdin);
+      return await this.#execute({ ...job, stdin: null }, input, walls, folder, signal);
     } finally {
       await rm(folder, { recursive: true, force: true });
       // The place goes to the next one, if there is one.
@@ -149,17 +152,24 @@ export class NativePython implements PythonRunner {
     }
   }
 
-  #execute(job: string, walls: string[], folder: string, signal: AbortSignal | undefined): Promise<PythonOutcome> {
+  #execute(
+    job: HarnessJob,
+    input: number,
+    walls: string[],
+    folder: string,
+    signal: AbortSignal | undefined,
+  ): Promise<PythonOutcome> {
     const { python, timeLimitSeconds: cpuSeconds, wallLimitSeconds: wallSeconds, memoryLimitMB } = this.#options;
     const limits = [String(memoryLimitMB * 2 ** 20), String(Math.ceil(wallSeconds))];
     const command = [...walls, python, '-I', '-B', '-c', `${PYTHON_HARNESS}${MAIN}`, ...limits];
     return new Promise((resolve, reject) => {
-      const child = spawnInGroup(command, folder);
+      const child = spawnInGroup(command, folder, input);
+      closeSync(input);
       const doesNotStart = (why: string, options?: ErrorOptions) =>
         reject(new DUltraError('SANDBOX', `python: ${python} does not start: ${why}`, options));
       let start: number | null = null;
       let report = '';
-      let errors = '';
+      const [out, errors] = [new OutputBuffer(job.outputLimit), new OutputTail()];
       let ending: { timeout: string } | 'aborted' | 'late start' | null = null;
       const end = (why: NonNullable<typeof ending>) => {
         ending ??= why;
@@ -173,7 +183,7 @@ export class NativePython implements PythonRunner {
         const clock = processClock(child.pid!, { mainThread: false });
         limit = new TimeLimit(clock, { cpuSeconds, wallSeconds }, (timeout) => end({ timeout }));
         await limit.start();
-        child.stdin?.end(job);
+        (child.stdio[JOB] as NodeJS.WritableStream).end(JSON.stringify(job));
       };
       const abort = () => end('aborted');
       signal?.addEventListener('abort', abort, { once: true });
@@ -182,15 +192,14 @@ export class NativePython implements PythonRunner {
         limit?.stop();
         signal?.removeEventListener('abort', abort);
       };
-      child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-        errors = (errors + text).slice(-4000);
-      });
+      child.stdout?.on('data', (bytes: Buffer) => out.add(bytes));
+      child.stderr?.on('data', (bytes: Buffer) => errors.add(bytes));
       (child.stdio[REPORT] as NodeJS.ReadableStream).setEncoding('utf8').on('data', (text: string) => {
         report += text;
         if (start === null) void onStart();
       });
       // A child that did not start, or ended before it had read.
-      child.stdin?.on('error', () => {});
+      child.stdio[JOB]?.on('error', () => {});
       child.on('error', (cause) => {
         done();
         doesNotStart(cause.message, { cause });
@@ -204,13 +213,14 @@ export class NativePython implements PythonRunner {
           clearTimeout(leave);
           done();
           const seconds = start === null ? 0 : (performance.now() - start) / 1000;
-          const empty = { value: null, stdout: '', truncated: false, stderr: errors.slice(-2000), seconds };
+          const output = { stdout: out.text(), truncated: out.truncated, stderr: errors.text() };
+          const empty = { value: null, ...output, seconds };
           if (ending === 'aborted') reject(signal?.reason);
           else if (ending === 'late start') doesNotStart('it took too long');
           else if (ending !== null) resolve({ status: 'timeout', error: ending.timeout, ...empty });
-          else if (start === null) doesNotStart(errors.trim().split('\n').at(-1)!);
+          else if (start === null) doesNotStart(output.stderr.trim().split('\n').at(-1)!);
           // Past the line that told of the start.
-          else if (report.length > 1) resolve(readOutcome(report.slice(1), seconds));
+          else if (report.length > 1) resolve(readOutcome(report.slice(1), output, seconds));
           else
             resolve({ status: 'crashed', error: `the interpreter ended with ${killedBy ?? `code ${code}`}`, ...empty });
         });
@@ -219,8 +229,20 @@ export class NativePython implements PythonRunner {
   }
 }
 
-/** Starts a process that leads a group of its own and finds nothing of this process in its environment. */
-function spawnInGroup([command, ...args]: string[], folder: string): ChildProcess {
+/** A file without a name that holds `text`, open for reading: the standard input of a process. */
+async function openInput(folder: string, text: string): Promise<number> {
+  const file = path.join(folder, 'stdin');
+  await writeFile(file, text);
+  const descriptor = openSync(file, 'r');
+  await rm(file);
+  return descriptor;
+}
+
+/**
+ * Starts a process that leads a group of its own and finds nothing of this process in its environment.
+ * @param input file descriptor of its standard input
+ */
+function spawnInGroup([command, ...args]: string[], folder: string, input: number): ChildProcess {
   return spawn(command, args, {
     cwd: folder,
     env: {
@@ -230,7 +252,7 @@ function spawnInGroup([command, ...args]: string[], folder: string): ChildProces
       OPENBLAS_NUM_THREADS: '1',
       OMP_NUM_THREADS: '1',
     },
-    stdio: ['pipe', 'ignore', 'pipe', 'pipe'],
+    stdio: [input, 'pipe', 'pipe', 'pipe', 'pipe'],
     detached: true,
   });
 }

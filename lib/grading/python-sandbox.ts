@@ -11,6 +11,8 @@ import path from 'node:path';
 import { DUltraError, optionError } from '../errors';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { compiledModule, optionalPackage } from './optional-package';
+import type { ProgramOutput } from './output-buffer';
+import type { HarnessJob, HarnessReport } from './python-harness';
 import type { WorkerMessage, WorkerSetup } from './python-worker';
 import { defaultWallSeconds, type Limits, processClock, TimeLimit } from './time-limit';
 
@@ -27,7 +29,7 @@ export interface PythonSandboxOptions {
   wallLimitSeconds?: number;
   /** Largest memory of one interpreter, MiB; about 40 are its own. Default 256. */
   memoryLimitMB?: number;
-  /** Bytes of output that are kept; the rest is dropped. Default 1 MiB. */
+  /** Bytes of output that are kept; the rest is dropped. Default 1 MiB. A program may ask for more. */
   outputLimit?: number;
   /** Programs after which a process is replaced. Default 200. */
   runsPerWorker?: number;
@@ -40,21 +42,35 @@ export interface PythonSandboxOptions {
 /** One program. */
 export interface PythonProgram {
   code: string;
-  /** Python that runs behind `code`, in the same namespace: its tests. Default: none. */
+  /**
+   * Python that runs behind `code`, in the same namespace: its tests. With tests or a `call`, `code` is a module that is
+   * imported, so that its block under `if __name__ == "__main__":` does not run. Default: none.
+   */
   tests?: string;
   /**
    * Leave out the lines of `code` behind the last one up to which it is valid Python: words that follow an answer.
    * Default false.
    */
   trim?: boolean;
-  /** Call this function after the program has run, and return its value. */
+  /**
+   * `code` is an answer of a language model in which the program has yet to be found: behind thoughts, in a fence,
+   * between lines of prose. `head` is Python that stands before the program: imports, or a function without its body,
+   * which the answer may continue. Default: `code` is the program.
+   */
+  extract?: { head: string };
+  /** Call this function, or method of a class `Solution`, after the program has run, and return its value. */
   call?: {
     name: string;
-    /** A list of arguments; `{ args, kwargs }`; or one argument. */
+    /**
+     * A list of arguments; `{ args, kwargs }`; or one argument. {"$int": "…"}, {"$float": "nan"} and {"$dict": [[key,
+     * value], …]} stand for what JSON cannot say.
+     */
     input: unknown;
   };
-  /** Text that the program reads. Default: none. */
+  /** Text that the program reads, from a file that is its standard input. Default: none. */
   stdin?: string;
+  /** Bytes of output that are kept at least, where the runner's own limit is lower. Default 0. */
+  outputLimit?: number;
   /**
    * Whether leaving early by sys.exit() is an error, as it is where tests stand at the end of the code. Default false.
    */
@@ -68,14 +84,17 @@ export interface PythonOutcome {
    * by os._exit or by a recursion that its stack does not hold.
    */
   status: 'ok' | 'error' | 'timeout' | 'memory' | 'crashed';
-  /** Python's repr of the exception, or a sentence; null for "ok". */
+  /**
+   * Python's repr of the exception, or a sentence; null for "ok". Where a {@link PythonSandbox} lacks what a program
+   * asks for (a package, threads), it says so behind the exception.
+   */
   error: string | null;
   /**
    * The value of `call`, as JSON: lists and tuples as arrays; {"$int": "…"} beyond 2^53; {"$float": "nan"}; {"$dict":
    * [[key, value], …]}; {"$set": […]}; {"$other": type} for any other value.
    */
   value: unknown;
-  /** Up to the output limit. */
+  /** What was written to file descriptor 1, up to the output limit. */
   stdout: string;
   /** Whether output was dropped. */
   truncated: boolean;
@@ -108,25 +127,43 @@ const LIBRARY = 'pyodide';
 /** Longest start of an interpreter, on a slow or busy machine. */
 export const START_LIMIT_MS = 300_000;
 const RECURSION_LIMIT = 5000;
+/** Bytes: more output than any runner keeps. */
+const MAX_OUTPUT = 2 ** 30;
 
-/** A program that has been checked, as the harness reads it. @throws TypeError */
-export function jobOf(program: PythonProgram, outputLimit: number): string {
-  checkKeys('program', program, ['code', 'tests', 'trim', 'call', 'stdin', 'mustFinish']);
-  const { code, tests = '', trim = false, call = null, stdin = '', mustFinish = false } = program;
-  for (const [name, value] of Object.entries({ code, tests, stdin }))
+/** A program that has been checked, as the harness takes it. @throws TypeError, RangeError */
+export function jobOf(program: PythonProgram, runnerLimit: number): HarnessJob & { stdin: string } {
+  checkKeys('program', program, ['code', 'tests', 'trim', 'extract', 'call', 'stdin', 'outputLimit', 'mustFinish']);
+  const { code, tests = null, trim = false, extract = null, call = null, stdin = '', mustFinish = false } = program;
+  const { outputLimit = 0 } = program;
+  for (const [name, value] of Object.entries({ code, tests: tests ?? '', stdin, head: extract?.head ?? '' }))
     if (typeof value !== 'string')
       throw optionError(TypeError, `program.${name}`, `expected a string, got ${String(value)}`);
-  return JSON.stringify({ code, tests, trim, call, stdin, mustFinish, outputLimit, recursionLimit: RECURSION_LIMIT });
+  checkInteger('program.outputLimit', outputLimit, { min: 0, max: MAX_OUTPUT });
+  return {
+    code,
+    tests,
+    trim,
+    extract: extract && { head: extract.head ?? '' },
+    call,
+    stdin,
+    hasInput: stdin.trim() !== '',
+    mustFinish,
+    outputLimit: Math.max(outputLimit, runnerLimit),
+    recursionLimit: RECURSION_LIMIT,
+  };
 }
 
 /** Starts that may fail one after the other. */
 const MAX_FAILURES = 2;
+/** Times that a program is run again after the system has killed its process. */
+const MAX_LOSSES = 2;
 /** Heap of the JavaScript side of a process. */
 const HEAP_MB = 512;
 
 interface Job {
-  /** JSON for the harness. */
-  program: string;
+  program: HarnessJob;
+  /** Times that it is run again where the system ends its process, as it does when memory is short. */
+  triesLeft: number;
   signal: AbortSignal | undefined;
   resolve: (outcome: PythonOutcome) => void;
   reject: (error: unknown) => void;
@@ -184,7 +221,8 @@ export async function outerWalls(
 /** Node's own flags for a process that may read pyodide and nothing else. */
 function nodeFlags(library: string, worker: string): string[] {
   const [major, minor] = process.versions.node.split('.').map(Number);
-  const readable = [`${library}${path.sep}*`, worker, path.join(path.dirname(worker), 'python-harness.js')];
+  const beside = ['python-harness.js', 'python-finder.js', 'output-buffer.js'];
+  const readable = [`${library}${path.sep}*`, worker, ...beside.map((file) => path.join(path.dirname(worker), file))];
   // The loader looks for the type of the modules it loads.
   for (let folder = path.dirname(worker); ; folder = path.dirname(folder)) {
     const file = path.join(folder, 'package.json');
@@ -204,8 +242,13 @@ function nodeFlags(library: string, worker: string): string[] {
 /** Memory of a started interpreter, base64, by pyodide's folder: starting from one takes a tenth of the time. */
 const snapshots = new Map<string, string>();
 
-/** Result of one program: the harness's JSON, or why there is none. */
-type WorkerResult = { json: string } | { timeout: string } | { crashed: string } | 'aborted';
+/** Result of one program: the harness's JSON, or why there is none; "lost": the system ended the process. */
+type WorkerResult =
+  | { json: string; output: ProgramOutput }
+  | { timeout: string }
+  | { crashed: string }
+  | 'aborted'
+  | 'lost';
 
 /** A process with one interpreter, ready or starting. */
 class SandboxWorker {
@@ -219,6 +262,10 @@ class SandboxWorker {
   onChange: () => void = () => {};
   /** Why it could not start. */
   failure: string | null = null;
+  /** Whether this process ended it. */
+  #isKilled = false;
+  /** Whether the system did: no program in WebAssembly can. */
+  #isLost = false;
   #startTimer: NodeJS.Timeout | null = null;
   #onEnd: (() => void) | null = null;
 
@@ -248,8 +295,9 @@ class SandboxWorker {
         this.#onMessage(message);
       }
     });
-    const end = (reason: string) => {
+    const end = (reason: string, signal: NodeJS.Signals | null = null) => {
       if (this.isDead) return;
+      this.#isLost = signal === 'SIGKILL' && !this.#isKilled;
       this.isDead = true;
       this.isReady = false;
       this.#armStart(false);
@@ -258,7 +306,7 @@ class SandboxWorker {
       this.onChange();
     };
     this.#child.on('error', (error) => end(error.message));
-    this.#child.on('exit', (code, signal) => end(`the process ended with ${signal ?? `code ${code}`}`));
+    this.#child.on('exit', (code, signal) => end(`the process ended with ${signal ?? `code ${code}`}`, signal));
     this.#armStart(true);
     this.#child.send(setup, (error) => error && end(error.message));
     this.unref();
@@ -289,11 +337,12 @@ class SandboxWorker {
 
   kill(): void {
     this.isReady = false;
+    this.#isKilled = true;
     this.#child.kill('SIGKILL');
   }
 
   /** The result of one program; a timeout, an abort or a crash ends the process. */
-  async run(job: string, limits: Limits, signal: AbortSignal | undefined): Promise<WorkerResult> {
+  async run(job: HarnessJob, limits: Limits, signal: AbortSignal | undefined): Promise<WorkerResult> {
     this.isReady = false;
     this.runs++;
     return new Promise((resolve) => {
@@ -314,9 +363,9 @@ class SandboxWorker {
         settle('aborted');
       };
       signal?.addEventListener('abort', abort, { once: true });
-      this.#onEnd = () => settle({ crashed: this.failure ?? 'the process ended' });
+      this.#onEnd = () => settle(this.#isLost ? 'lost' : { crashed: this.failure ?? 'the process ended' });
       this.#onMessage = (message) => {
-        if (message.type === 'result') settle({ json: message.json });
+        if (message.type === 'result') settle({ json: message.json, output: message.output });
         else if (message.type === 'failed') settle({ crashed: message.error });
       };
       limit.start().then(() => this.#child.send({ job }, (error) => error && settle({ crashed: error.message })));
@@ -376,7 +425,7 @@ export class PythonSandbox implements PythonRunner {
     checkNumber('timeLimitSeconds', timeLimitSeconds, { minExclusive: 0, max: 1e6 });
     checkNumber('wallLimitSeconds', wallLimitSeconds, { minExclusive: 0, max: 1e7 });
     checkInteger('memoryLimitMB', memoryLimitMB, { min: 64, max: 4096 });
-    checkInteger('outputLimit', outputLimit, { min: 0, max: 2 ** 30 });
+    checkInteger('outputLimit', outputLimit, { min: 0, max: MAX_OUTPUT });
     checkInteger('runsPerWorker', runsPerWorker, { min: 1, max: 1e9 });
     checkChoice('namespaces', namespaces, ['auto', 'require', 'off'] as const);
     this.#options = {
@@ -414,7 +463,7 @@ export class PythonSandbox implements PythonRunner {
     await this.#prepare();
     this.#failures = 0;
     return new Promise((resolve, reject) => {
-      this.#queue.push({ program: job, signal, resolve, reject });
+      this.#queue.push({ program: job, triesLeft: MAX_LOSSES, signal, resolve, reject });
       this.#next();
     });
   }
@@ -497,7 +546,8 @@ export class PythonSandbox implements PythonRunner {
     }
   }
 
-  async #execute(worker: SandboxWorker, { program, signal, resolve, reject }: Job): Promise<void> {
+  async #execute(worker: SandboxWorker, job: Job): Promise<void> {
+    const { program, signal, resolve, reject } = job;
     this.#running++;
     const { timeLimitSeconds: cpuSeconds, wallLimitSeconds: wallSeconds, memoryLimitMB } = this.#options;
     const start = performance.now();
@@ -507,7 +557,14 @@ export class PythonSandbox implements PythonRunner {
       const empty = { value: null, stdout: '', truncated: false, stderr: '', seconds };
       if (this.#isDisposed) reject(new DUltraError('DISPOSED', 'this sandbox has been disposed'));
       else if (result === 'aborted') reject(signal!.reason);
-      else if ('timeout' in result) resolve({ status: 'timeout', error: result.timeout, ...empty });
+      else if (result === 'lost') {
+        // Says nothing about the program.
+        if (job.triesLeft-- > 0) this.#queue.unshift(job);
+        else
+          reject(
+            new DUltraError('SANDBOX', `the system killed the interpreter ${MAX_LOSSES + 1} times: is memory short?`),
+          );
+      } else if ('timeout' in result) resolve({ status: 'timeout', error: result.timeout, ...empty });
       else if ('crashed' in result) {
         const isMemory = /memory limit|out of memory|memory allocation|allocation failed|Array buffer/i.test(
           result.crashed,
@@ -517,7 +574,7 @@ export class PythonSandbox implements PythonRunner {
           error: isMemory ? `more than ${memoryLimitMB} MiB: ${result.crashed}` : result.crashed,
           ...empty,
         });
-      } else resolve(readOutcome(result.json, seconds));
+      } else resolve(withLacks(readOutcome(result.json, result.output, seconds)));
     } catch (error) {
       reject(error);
     } finally {
@@ -527,38 +584,30 @@ export class PythonSandbox implements PythonRunner {
   }
 }
 
+/** What the sandbox has not, by what Python says of it. */
+const LACKS: readonly [RegExp, string][] = [
+  [
+    /^(ModuleNotFoundError|ImportError)\(/,
+    "the sandbox has Python's standard library and no other packages; NativePython has those of this machine",
+  ],
+  [/^RuntimeError\("can't start new thread"\)/, 'the sandbox has no threads; NativePython has'],
+];
+
+/** An outcome whose error may lie in the sandbox, and tells so. */
+function withLacks(outcome: PythonOutcome): PythonOutcome {
+  const [, lack] = LACKS.find(([pattern]) => pattern.test(outcome.error ?? '')) ?? [];
+  return lack ? { ...outcome, error: `${outcome.error} (${lack})` } : outcome;
+}
+
 /** Parses the harness's report, which a hostile program may have written. */
-export function readOutcome(json: string, seconds: number): PythonOutcome {
-  const crashed: PythonOutcome = {
-    status: 'crashed',
-    error: 'the program spoilt its report',
-    value: null,
-    stdout: '',
-    truncated: false,
-    stderr: '',
-    seconds,
-  };
+export function readOutcome(json: string, output: ProgramOutput, seconds: number): PythonOutcome {
+  const spoilt = 'the program spoilt its report';
   try {
-    const { status, error, value, stdout, stderr, truncated } = JSON.parse(json) as PythonOutcome;
-    const isSound =
-      ['ok', 'error', 'memory'].includes(status) &&
-      typeof stdout === 'string' &&
-      typeof stderr === 'string' &&
-      (error === null) === (status === 'ok');
-    return isSound
-      ? {
-          status,
-          error: error === null ? null : String(error),
-          value: value ?? null,
-          stdout,
-          truncated: truncated === true,
-          stderr,
-          seconds,
-        }
-      : crashed;
-  } catch {
-    return crashed;
-  }
+    const { status, error, value = null } = JSON.parse(json) as HarnessReport;
+    if (['ok', 'error', 'memory'].includes(status) && (error === null) === (status === 'ok'))
+      return { status, error: error === null ? null : String(error), value, ...output, seconds };
+  } catch {}
+  return { status: 'crashed', error: spoilt, value: null, ...output, seconds };
 }
 
 let shared: PythonSandbox | null = null;

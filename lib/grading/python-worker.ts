@@ -4,7 +4,8 @@
 // Every program gets a fresh interpreter, started from a snapshot. The parent ends the process when a program exceeds
 // its time limit, and after a number of programs.
 import path from 'node:path';
-import { PYTHON_HARNESS } from './python-harness';
+import { OutputBuffer, OutputTail, type ProgramOutput } from './output-buffer';
+import { type HarnessJob, PYTHON_HARNESS } from './python-harness';
 
 /** The parent's first message. */
 export interface WorkerSetup {
@@ -15,20 +16,22 @@ export interface WorkerSetup {
   snapshot: string | null;
 }
 
-/** The parent's later messages, one at a time: a job as JSON for the harness. */
+/** The parent's later messages, one at a time. */
 export interface WorkerJob {
-  job: string;
+  job: HarnessJob;
 }
 
 /** Messages to the parent: an interpreter is ready, or a program has ended. */
 export type WorkerMessage =
   | { type: 'ready'; seconds: number }
   | { type: 'snapshot'; data: string }
-  | { type: 'result'; json: string }
+  | { type: 'result'; json: string; output: ProgramOutput }
   | { type: 'failed'; error: string; fatal: boolean };
 
 interface Interpreter {
   runPython(code: string): unknown;
+  setStdout(options: { write: (bytes: Uint8Array) => number }): void;
+  setStderr(options: { write: (bytes: Uint8Array) => number }): void;
   makeMemorySnapshot(): Uint8Array;
   globals: { get(name: string): (job: string) => string };
 }
@@ -140,7 +143,7 @@ function cacheModules(): void {
 const IMPORTS = `
 import sys, math, re, json, itertools, functools, collections, heapq, bisect, string, random, datetime
 import decimal, fractions, statistics, copy, operator, typing, io, traceback, dataclasses, enum, abc, array
-import cmath, numbers, textwrap, time, queue, calendar, hashlib
+import cmath, numbers, textwrap, time, queue, calendar, hashlib, ast, warnings, atexit, gc, types, builtins
 `;
 
 // Closes the modules through which Python reaches JavaScript, before a program runs.
@@ -163,7 +166,7 @@ close()
 
 async function main(
   { library, memoryLimitMB, snapshot: given }: WorkerSetup,
-  takeJobs: (handle: (job: string) => void) => void,
+  takeJobs: (handle: (job: HarnessJob) => void) => void,
 ): Promise<void> {
   const { loadPyodide } = require(path.join(library, 'pyodide.js')) as { loadPyodide: Load };
   disarm();
@@ -196,10 +199,20 @@ async function main(
   let next = await load();
   const ready = () => send({ type: 'ready', seconds: (performance.now() - start) / 1000 }, quiet);
   takeJobs(async (job) => {
+    const [out, tail] = [new OutputBuffer(job.outputLimit), new OutputTail()];
+    const into = (kept: { add(bytes: Uint8Array): void }) => ({
+      write(bytes: Uint8Array) {
+        kept.add(bytes);
+        return bytes.length;
+      },
+    });
     try {
-      const json = next.globals.get('__run__')(job);
+      next.setStdout(into(out));
+      next.setStderr(into(tail));
+      const json = next.globals.get('__run__')(JSON.stringify(job));
       if (json.length > MAX_REPORT) throw new Error('the report is too large');
-      send({ type: 'result', json }, quiet);
+      const output = { stdout: out.text(), truncated: out.truncated, stderr: tail.text() };
+      send({ type: 'result', json, output }, quiet);
     } catch (error) {
       // The interpreter itself ended: os._exit, a stack that overflowed, a corrupted heap.
       send({ type: 'failed', error: String((error as Error)?.message ?? error).slice(0, 2000), fatal: false }, quiet);
@@ -216,7 +229,7 @@ async function main(
 }
 
 process.once('message', (setup: WorkerSetup) => {
-  const takeJobs = (handle: (job: string) => void) => process.on('message', ({ job }: WorkerJob) => handle(job));
+  const takeJobs = (handle: (job: HarnessJob) => void) => process.on('message', ({ job }: WorkerJob) => handle(job));
   main(setup, takeJobs).catch((error) =>
     send({ type: 'failed', error: String(error?.stack ?? error), fatal: true }, () => exit(1)),
   );

@@ -3,7 +3,7 @@
  * has. They are here to reproduce its runs (`compat: "reference"`); what they get wrong, `mathEqual` gets right.
  *
  * Source: chinsengi/dUltra-os, diffu_grpo/reward_func.py, diffu_grpo/math500_utils.py, eval_math/parsers.py,
- * parse_and_get_acc.py.
+ * parse_and_get_acc.py, eval_coding/lm_eval/tasks/humaneval/utils.py, eval_coding/lm_eval/tasks/mbpp/utils.py.
  * @module
  */
 import { dedent } from '../text';
@@ -20,6 +20,7 @@ export class ReferenceFailure extends Error {
 // What Python's str.strip() takes for white space: not the byte order mark, but the four separators.
 const SPACE = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]';
 const EDGES = new RegExp(`^${SPACE}+|${SPACE}+$`, 'g');
+const WHITE = new RegExp(`${SPACE}+`);
 const strip = (text: string) => text.replace(EDGES, '');
 
 const occurrences = (text: string, part: string) => text.split(part).length - 1;
@@ -149,8 +150,11 @@ export function isEquivalent(a: unknown, b: unknown): boolean {
   }
 }
 
+/** Python's str.split(): the words between white space. */
+export const pythonWords = (text: string): string[] => text.split(WHITE).filter((word) => word !== '');
+
 /** Python's float(): null where it raises. */
-function pythonFloat(text: string): number | null {
+export function pythonFloat(text: string): number | null {
   const word = strip(text);
   if (/^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)([eE][+-]?\d+(_\d+)*)?$/.test(word))
     return Number(word.replaceAll('_', ''));
@@ -306,6 +310,14 @@ export function programOf(completion: string): string {
   }
   return strip(dedent(beforeFirst(body, '```')));
 }
+
+/** The program in an answer to HumanEval, without the head of its function: behind the first ```python fence. */
+export const humanEvalProgramOf = (completion: string): string =>
+  beforeFirst(afterFirst(completion, '```python\n'), '```');
+
+/** The program in an answer to MBPP: of the first ```python fence, else the text before a fence. */
+export const mbppProgramOf = (completion: string): string =>
+  completion.includes('```') ? strip(beforeFirst(afterFirst(completion, '```python'), '```')) : completion;
 
 /** A program as the tests call it: a method of a class "Solution" becomes a function. */
 export function callableProgram(program: string, functionName: string): string {

@@ -4,14 +4,14 @@
  */
 
 import type { CodeMeta, MathMeta } from '../data';
-import { programFor } from '../data';
+import { gradeCompletion } from '../data';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { GenerateResult } from '../generation/types';
-import { codeRewardOf, gradeProgram } from '../grading/code';
+import { codeRewardOf } from '../grading/code';
 import { extractAnswer } from '../grading/extract-answer';
 import { mathEqual } from '../grading/math-answer';
-import { type PythonRunner, sharedSandbox } from '../grading/python-sandbox';
+import type { PythonRunner } from '../grading/python-sandbox';
 import * as referenceText from '../grading/reference-text';
 import type { CausalModel } from '../model/causal-model';
 import type { ModelTrainer } from '../model/trainer';
@@ -195,12 +195,14 @@ export function mathCorrect(options: { compat?: 'reference' } = {}): RewardFunct
 
 /**
  * 1 where the completion's program passes the problem's tests; −0.05 where it raises, or exceeds time or memory; else
- * 0: the reference's values. For examples of the code data sets; null for others.
+ * 0: the reference's values. For examples of the code data sets; null for others. `compat: "reference"`: the program is
+ * looked for, and its results are compared, as in the reference's reward.
  * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND, SANDBOX
  */
-export function codeTests(options: { sandbox?: PythonRunner } = {}): RewardFunction {
-  checkKeys('options', options, ['sandbox']);
-  const { sandbox } = options;
+export function codeTests(options: { sandbox?: PythonRunner; compat?: 'reference' } = {}): RewardFunction {
+  checkKeys('options', options, ['sandbox', 'compat']);
+  const { sandbox, compat } = options;
+  if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
   if (sandbox !== undefined && typeof sandbox?.run !== 'function')
     throw optionError(TypeError, 'sandbox', `expected a PythonSandbox or a NativePython, got ${show(sandbox)}`);
   return ({ completions, examples }) =>
@@ -208,10 +210,8 @@ export function codeTests(options: { sandbox?: PythonRunner } = {}): RewardFunct
       completions.map(async (completion, row) => {
         const meta = examples[row].meta as Partial<CodeMeta> | null | undefined;
         if (!meta?.tests) return null;
-        const program = programFor(meta as CodeMeta, completion);
-        return program.trim() === ''
-          ? 0
-          : codeRewardOf(await gradeProgram(program, meta.tests, sandbox ?? sharedSandbox()));
+        const result = await gradeCompletion(meta as CodeMeta, completion, { sandbox, compat });
+        return result === null ? 0 : codeRewardOf(result);
       }),
     );
 }

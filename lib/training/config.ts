@@ -122,11 +122,13 @@ async function makeReward(
     case 'mathCorrect':
       return mathCorrect(options);
     case 'codeTests':
+      checkKeys(`${at}.options`, options, ['compat']);
+      return codeTests(options);
     case 'boxedFormat':
     case 'thinkTags':
     case 'codeFence':
       checkKeys(`${at}.options`, options, []);
-      return { codeTests, boxedFormat, thinkTags, codeFence }[type]();
+      return { boxedFormat, thinkTags, codeFence }[type]();
     case 'causalLogProb': {
       checkKeys(`${at}.options`, options, ['model', 'dtype', 'tokenBudget']);
       const { model, dtype, tokenBudget } = options as {

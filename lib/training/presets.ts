@@ -35,8 +35,8 @@ export interface RewardConfig {
   weight?: number;
   /**
    * Of "fastAnswer" (`weight`: of speed), "stepPenalty" (`form`), "format" (`pattern`, `flags`, `reward`),
-   * "mathCorrect" (`compat`), "teacherLogProb" (`model`, `passes`), "causalLogProb" (`model`, `dtype`,
-   * `tokenBudget`).
+   * "mathCorrect" (`compat`), "codeTests" (`compat`), "teacherLogProb" (`model`, `passes`), "causalLogProb" (`model`,
+   * `dtype`, `tokenBudget`).
    */
   options?: Readonly<Record<string, unknown>>;
 }
@@ -191,7 +191,7 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       temperature: 0.5,
       advantageMinClip: 0,
       rewards: {
-        tests: { type: 'codeTests', weight: 3 },
+        tests: { type: 'codeTests', weight: 3, options: { compat: 'reference' } },
         fence: { type: 'codeFence', weight: 1 },
         steps: STEPS,
         teacher: teacher('Qwen/Qwen2.5-Coder-7B-Instruct'),
