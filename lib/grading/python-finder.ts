@@ -35,16 +35,21 @@ def __make_find__():
     )
     BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__builtins__"}
     MAX_TRIES, MAX_SEGMENTS = 8, 60
-    failures = BaseException
+    # Characters that may be parsed for one answer: some hundred times what an ordinary one takes.
+    budget = [0]
 
     def wrong(text, whole=False):
         """Why a text is no Python; None where it is."""
+        if budget[0] <= 0:
+            return SyntaxError("the answer is too long to be searched")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 compile(text, "<answer>", "exec", dont_inherit=True) if whole else ast.parse(text)
-        except failures as error:
+        except BaseException as error:
+            budget[0] -= len(text)
             return error
+        budget[0] -= len(text)
         return None
 
     def valid_lines(lines, whole=False):
@@ -268,7 +273,7 @@ def __make_find__():
     def segments(text):
         """The parts of a text with prose that are Python."""
         lines, parts, at = text.split("\n"), [], 0
-        while at < len(lines) and len(parts) < MAX_SEGMENTS:
+        while at < len(lines) and len(parts) < MAX_SEGMENTS and budget[0] > 0:
             if not START.match(lines[at]):
                 at += 1
                 continue
@@ -277,6 +282,13 @@ def __make_find__():
             while end < len(lines) and (not lines[end].strip() or len(lines[end]) - len(lines[end].lstrip()) >= margin):
                 end += 1
             chunk = textwrap.dedent("\n".join(lines[at:end])).split("\n")
+            # Most lines of prose that begin as Python does end so: their own error is found first.
+            budget[0] -= sum(map(len, chunk))
+            error = wrong("\n".join(chunk[:2]))
+            is_open = isinstance(error, IndentationError) or "never closed" in str(error) or "triple" in str(error)
+            if error is not None and not is_open and (getattr(error, "lineno", None) or 1) < 2:
+                at += 1
+                continue
             count = valid_lines(chunk)
             if count == 0:
                 at += 1
@@ -294,6 +306,7 @@ def __make_find__():
             self.order = (score, not continues, part.rank > 0)
 
     def find(job):
+        budget[0] = 1000000 + 50 * len(job["code"])
         head, tests, call = job["extract"]["head"], job["tests"], job["call"]
         head_lines = head.rstrip("\n").split("\n")
         # A head may be a function without any body.
