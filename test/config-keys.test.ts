@@ -1,6 +1,6 @@
 // The keys of config.json: real ones of the hub pass, and what would change the results is read or refused by its name.
 import { loadModel } from '../lib';
-import type { CausalConfig, ModelConfig } from '../lib/model/config';
+import { type CausalConfig, type ModelConfig, storedDtype } from '../lib/model/config';
 import { parseCausalCheckpoint, parseDiffusionCheckpoint } from '../lib/model/families';
 import { variant } from './helpers';
 
@@ -239,6 +239,15 @@ describe('configs of the hub', () => {
       useAdaln: true,
       useMaskEmbeddings: true,
     });
+  });
+
+  test('a planner that sees blocks is refused, though its config is silent', () => {
+    for (const value of [undefined, null, true])
+      expect(() => llada({ ...LLADA, use_block_embeddings: value }, () => true)).toThrow(
+        /use_block_embeddings: expected false/,
+      );
+    expect(llada({ ...LLADA, use_block_embeddings: false }, () => true).planner).not.toBeNull();
+    expect(llada(LLADA).planner).toBeNull();
   });
 
   test('Llama 3.1 and 3.2 are refused by their scaling', () => {
@@ -529,6 +538,12 @@ describe('other keys', () => {
     for (const name of ['__proto__', 'constructor', 'toString', 'hasOwnProperty'])
       expect(parse(JSON.parse(`{"${name}": {"a": 1}, ${JSON.stringify(LLAMA).slice(1)}`))).toEqual(parse(LLAMA));
   });
+});
+
+test('the stored type: the name of transformers 5 comes first', () => {
+  expect(storedDtype({ dtype: 'float32', torch_dtype: 'bfloat16' })).toBe('float32');
+  expect(storedDtype({ torch_dtype: 'torch.bfloat16' })).toBe('bfloat16');
+  for (const json of [{}, { dtype: null }, { dtype: { text: 'float32' } }]) expect(storedDtype(json)).toBeUndefined();
 });
 
 describe('ids', () => {

@@ -32,7 +32,7 @@ const { folder: base } = makeCheckpoint({
   },
 });
 const json = JSON.parse(readFileSync(path.join(base, 'config.json'), 'utf8'));
-const tensors = { has: () => true };
+const tensors = { has: (name: string) => name === 'mask_linear.weight' };
 const { config, checkpointName } = parseDiffusionCheckpoint(json, 'config.json', tensors);
 const bytes = readFileSync(path.join(base, 'model.safetensors'));
 const headerLength = Number(bytes.readBigUInt64LE(0));

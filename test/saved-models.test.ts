@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { MaskedDiffusionModel } from '../lib';
-import { modelFolder, readTensors, temporaryFolder } from './helpers';
+import { modelFolder, readTensors, temporaryFolder, variant } from './helpers';
 import { newModelFolder, weightsOf, withModel } from './trained-models';
 import { grpo, sft } from './trainers';
 
@@ -50,6 +50,30 @@ describe('models as files', () => {
     expect(Object.keys(after).sort()).toEqual(Object.keys(before).sort());
     for (const [name, { raw, shape }] of Object.entries(after))
       expect([name, shape, raw.equals(before[name].raw)]).toEqual([name, before[name].shape, true]);
+  });
+
+  test('a config of transformers 5 is saved for both versions', async () => {
+    const source = variant('base', {
+      config: (config) => {
+        config.rope_parameters = { rope_type: 'default', rope_theta: 250000 };
+        config.dtype = 'float32';
+        config.eos_token_id = [95, 7];
+        config.pad_token_id = -1;
+        delete config.rope_theta;
+      },
+    });
+    const target = temporaryFolder();
+    await withModel(source, async (model) => {
+      await model.save(target, { dtype: 'bfloat16' });
+      await withModel(target, async (copy) => expect(copy.config).toEqual(model.config));
+    });
+    expect(JSON.parse(readFileSync(path.join(target, 'config.json'), 'utf8'))).toMatchObject({
+      rope_theta: 250000,
+      rope_parameters: { rope_type: 'default', rope_theta: 250000 },
+      dtype: 'bfloat16',
+      torch_dtype: 'bfloat16',
+      eos_token_id: [95, 7],
+    });
   });
 
   test.each([

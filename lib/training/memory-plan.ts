@@ -89,7 +89,11 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
   const { json } = await readConfigJson(path.dirname(file));
   const storage = storedDtype(json) === 'float32' ? 'F32' : 'BF16';
   // Which files hold a planner is not known before they are here.
-  return { config: parse(json, file, { has: () => hasPlanner }).config, storageOf: () => storage, source };
+  return {
+    config: parse(json, file, { has: (name) => hasPlanner && !name.startsWith('block_embedding') }).config,
+    storageOf: () => storage,
+    source,
+  };
 }
 
 /** Shapes and storage of the model that a configuration names. */

@@ -11,6 +11,8 @@ import { ROPE_KEYS, readRopeTheta } from './rope';
 
 /** Tensor whose presence says that a checkpoint has a planner head. */
 const PLANNER_MARK = 'mask_linear.weight';
+/** Tensor of a planner head that also sees which block is decided; its code takes it where config.json is silent. */
+const BLOCK_EMBEDDING = 'block_embedding.weight';
 
 const schema = z.looseObject({
   d_model: count(LIMITS.width),
@@ -129,6 +131,11 @@ function parseConfig(
     head_dim: headDim,
   });
   const eosTokenIds = readEndIds(json.eos_token_id, file, embeddingSize);
+  const hasPlanner = tensors.has(PLANNER_MARK);
+  if (hasPlanner && json.use_block_embeddings !== false && tensors.has(BLOCK_EMBEDDING))
+    throw bad(
+      `use_block_embeddings: expected false, got ${show(json.use_block_embeddings)} and a tensor ${BLOCK_EMBEDDING}`,
+    );
   const useAdaln = c.use_adaln ?? true;
   return {
     family: 'llada',
@@ -154,7 +161,7 @@ function parseConfig(
     eosTokenIds,
     eosTokenId: eosTokenIds[0] ?? null,
     padTokenId: idOrNull(c.pad_token_id),
-    planner: tensors.has(PLANNER_MARK)
+    planner: hasPlanner
       ? { numLayers: c.num_head_layers ?? 1, useAdaln, useMaskEmbeddings: c.use_mask_embeddings ?? true }
       : null,
   };
