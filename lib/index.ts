@@ -1,4 +1,6 @@
 // The public names, and nothing else.
+import './bundled';
+
 export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError, isOptionError, type OptionError } from './errors';
@@ -45,11 +47,20 @@ export type { GenerationDefaults } from './generation/generation-config';
 export { loadModel } from './generation/load-model';
 export { MaskedDiffusionModel } from './generation/masked-diffusion-model';
 export type * from './generation/types';
+export {
+  type CachedModel,
+  type CachedRevision,
+  type DeleteOptions,
+  deleteCachedModel,
+  listCachedModels,
+} from './hub/contents';
+export type { DownloadOptions, DownloadProgress } from './hub/types';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';
 export { type CausalGenerateOptions, CausalModel, type CausalPrompt, type CausalResult } from './model/causal-model';
 export type { CausalConfig, ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
+export { downloadModel } from './model/download-model';
 export type { ForwardOutput, ForwardRequest } from './model/forward';
 export type { CacheStorage, KvCache, KvCacheOptions } from './model/kv-cache';
 export { loadCausalModel } from './model/load-causal-model';

@@ -47,6 +47,8 @@ describe('TypeScript', () => {
   ];
   const leaves = [
     'lib/errors',
+    'lib/bundled',
+    'lib/package',
     'lib/types',
     'lib/options',
     'lib/random',

@@ -41,7 +41,10 @@ const WORDING: readonly [RegExp, string][] = [
 ];
 
 /** Options that stand for an API name beside the one of that name. */
-const ALIASES: Readonly<Record<string, string[]>> = { source: ['model'], template: ['template', 'templateIds'] };
+const ALIASES: Readonly<Record<string, string[]>> = {
+  source: ['model', 'delete'],
+  template: ['template', 'templateIds'],
+};
 
 /** The flag of an option of the API, "sampler.threshold" as "--sampler threshold"; null: the command has none. */
 function flagOf(option: string, command: Command, flags: ReadonlyMap<string, string>): string | null {
@@ -59,7 +62,8 @@ function flagOf(option: string, command: Command, flags: ReadonlyMap<string, str
 function inFlags(error: Error, command: Command): string {
   const flags = new Map(command.options.map((option) => [option.attributeName(), option.long ?? option.flags]));
   const { option = '' } = error as { option?: string };
-  const flag = flagOf(option, command, flags) ?? option;
+  const argument = option === 'source' ? command.registeredArguments[0]?.name() : undefined;
+  const flag = flagOf(option, command, flags) ?? argument ?? option;
   let text = error.message.slice(option.length);
   for (const [pattern, replacement] of WORDING) text = text.replace(pattern, replacement);
   // Names of one word are words of the text, too.

@@ -5,6 +5,8 @@ import { Command, CommanderError } from 'commander';
 import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
 import { register as registerInfo } from './commands/info';
+import { register as registerModels } from './commands/models';
+import { register as registerPull } from './commands/pull';
 import { register as registerTrain } from './commands/train';
 import { ExitCode, explain, handleSignals, interruptSignal } from './errors';
 import { printable, printMessage } from './output';
@@ -31,6 +33,8 @@ function buildProgram(): Command {
   registerTrain(program);
   registerEval(program);
   registerInfo(program);
+  registerPull(program);
+  registerModels(program);
   for (const command of program.commands) {
     command.helpOption('-h, --help', 'print this help');
     command.showHelpAfterError(`Run "dultra help ${command.name()}" for its options.`);

@@ -78,17 +78,27 @@ class LoadReport {
   }
 }
 
-/** Loads the model that the flags name, with its progress on stderr; stops on Ctrl-C. */
-export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
-  const { model, device, dtype, compute, threads, revision, quiet } = flags;
+/** Runs `work` with what reports its progress on stderr; undefined: it is to be quiet. */
+export async function reportLoading<T>(
+  quiet: boolean | undefined,
+  work: (report: ((progress: LoadProgress) => void) | undefined) => Promise<T>,
+): Promise<T> {
   const report = new LoadReport();
   try {
-    return await loadModel(model, {
-      ...given({ device, dtype, compute, threads, revision }),
-      signal: interruptSignal,
-      onProgress: quiet ? undefined : (progress) => report.update(progress),
-    });
+    return await work(quiet ? undefined : (progress) => report.update(progress));
   } finally {
     report.stop();
   }
+}
+
+/** Loads the model that the flags name, with its progress on stderr; stops on Ctrl-C. */
+export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
+  const { model, device, dtype, compute, threads, revision, quiet } = flags;
+  return reportLoading(quiet, (onProgress) =>
+    loadModel(model, {
+      ...given({ device, dtype, compute, threads, revision }),
+      signal: interruptSignal,
+      onProgress,
+    }),
+  );
 }

@@ -2,8 +2,6 @@
 import { existsSync, statSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import path from 'node:path';
-import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
-import { compressors } from 'hyparquet-compressors';
 import { DUltraError, isDUltraError, optionError } from '../errors';
 import { LFS_PREFIX_BYTES, lfsPointerReason } from '../files/lfs';
 import { downloadFiles } from '../hub';
@@ -25,6 +23,9 @@ function plain(value: unknown): unknown {
 }
 
 async function* readParquet(file: string): AsyncGenerator<SourcedRecord, void, void> {
+  // ES modules, and needed by few: Yarn's Plug'n'Play cannot `require` them.
+  const { asyncBufferFromFile, parquetReadObjects } = await import('hyparquet');
+  const { compressors } = await import('hyparquet-compressors');
   const bytes = await asyncBufferFromFile(file);
   const pointer = lfsPointerReason(new Uint8Array(await bytes.slice(0, Math.min(LFS_PREFIX_BYTES, bytes.byteLength))));
   if (pointer !== null) throw new Error(pointer);

@@ -2,7 +2,7 @@
 // through.
 import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import path from 'node:path';
+import { packageFile } from '../package';
 import type { Campaign, Spread } from './campaign';
 import type { Evaluation, SamplerResult } from './evaluate';
 import { frontier } from './operating-points';
@@ -303,8 +303,7 @@ function tracesOf(runs: readonly ReportRun[], cost: Cost): TraceView[] {
 }
 
 /** A part of the page that is a file of its own: in lib/, whichever of lib/ and dist/ this runs from. */
-const pagePart = (name: string) =>
-  readFileSync(path.join(__dirname, '..', '..', 'lib', 'evaluation', `report-page.${name}`), 'utf8');
+const pagePart = (name: string) => readFileSync(packageFile('lib', 'evaluation', `report-page.${name}`), 'utf8');
 
 /** Means over the seeds, the area under each rule's curve, and published figures of the same data set. */
 function campaignSection({ rows, curves, seeds, config }: Campaign): string {

@@ -21,22 +21,11 @@ import {
 } from './cache';
 import { connect } from './connection';
 import { cacheFolder, hubAddress, isOffline } from './environment';
-import { type DownloadProgress, failure, NAME, parseHubId, type Repository, readCommit } from './repository';
+import { failure, NAME, parseHubId, type Repository, readCommit } from './repository';
+import type { DownloadOptions } from './types';
 
-export { type DownloadProgress, parseHubId } from './repository';
-
-/** Options of {@link downloadModel}. */
-export interface DownloadOptions {
-  /** Branch, tag or commit. Default: the part of the id after "@", else "main". */
-  revision?: string;
-  /** Stops the download; the next call resumes it. */
-  signal?: AbortSignal;
-  /**
-   * Called when a file begins, about ten times a second while it arrives, and when it is complete. An error thrown here
-   * stops the download.
-   */
-  onProgress?: (progress: DownloadProgress) => void;
-}
+export { parseHubId } from './repository';
+export type { DownloadOptions, DownloadProgress } from './types';
 
 /** What is asked of a model before its weights are downloaded (an error stops the download), and said where it fails. */
 export interface ModelChecks {
@@ -137,7 +126,8 @@ export async function downloadModel(
     const state = cached === null ? 'not' : 'not completely';
     throw new DUltraError(
       'DOWNLOAD_FAILED',
-      `${name}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`,
+      `${cached === null && checks.otherwise !== undefined ? `${checks.otherwise}, and the hub: ` : ''}${name}: ` +
+        `HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`,
     );
   }
   return online(located, complete, async (repository) => {

@@ -3,16 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { datasetInfo, type ListFileEntry, listFiles, modelInfo } from '@huggingface/hub';
 import { DUltraError, isDUltraError, optionError } from '../errors';
 import { type Connection, HttpError } from './connection';
-
-/** Progress of one file. A file that is already cached is not reported. */
-export interface DownloadProgress {
-  /** Name in the repository. */
-  file: string;
-  /** Bytes on disk, including those of an earlier, interrupted download. */
-  received: number;
-  /** Size of the file. */
-  total: number;
-}
+import type { DownloadProgress } from './types';
 
 /** Pauses before attempts 2, 3, … of a request that failed without progress. */
 const RETRY_DELAYS_MS = [250, 500, 1000, 2000];
@@ -38,6 +29,8 @@ export interface Repository {
 
 /** An id and revision out of "org/name" or "org/name@revision". @throws TypeError for anything else. */
 export function parseHubId(source: string, revision?: string): { id: string; revision: string } {
+  if (typeof source !== 'string')
+    throw optionError(TypeError, 'source', `expected a hub id such as "org/name", got ${String(source)}`);
   const [id, suffix, ...rest] = source.split('@');
   const parts = id.split('/');
   if (rest.length > 0 || parts.length > 2 || !parts.every((part) => NAME.test(part) && !part.includes('..')))

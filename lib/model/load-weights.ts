@@ -17,6 +17,7 @@ import {
   native,
 } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
+import { checkInstalled, packageFile } from '../package';
 import { formatGiB, show } from '../text';
 import { readConfigJson } from './config';
 import type { ParsedCheckpoint } from './families';
@@ -73,9 +74,6 @@ const PROGRESS_INTERVAL_MS = 100;
 /** Weights plus packing and a first workspace, over the weights alone. */
 const MEMORY_FACTOR = 1.1;
 
-/** The model in the package. */
-const EMBEDDED = path.join(__dirname, '..', '..', 'models', 'default');
-
 const looksLikePath = (source: string) => /^[./~\\]|^[A-Za-z]:[\\/]/.test(source);
 
 /** A folder for a source: the embedded model, a folder as it stands, or a downloaded snapshot. */
@@ -84,8 +82,10 @@ async function resolveSource(
   options: LoadModelOptions,
   checks: ModelChecks,
 ): Promise<string> {
+  checkInstalled();
   if (source === undefined) {
-    if (existsSync(EMBEDDED)) return EMBEDDED;
+    const embedded = packageFile('models', 'default');
+    if (existsSync(embedded)) return embedded;
     throw new DUltraError(
       'BAD_CHECKPOINT',
       'this version brings no embedded model; pass a checkpoint folder or a hub id such as "GSAI-ML/LLaDA-8B-Instruct"',

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError } from '../errors';
+import { packageFile } from '../package';
 import { wrapAddon } from './errors';
 import type { NativeAddon } from './types';
 
@@ -44,7 +45,7 @@ function advice(root: string): string {
  */
 export function native(): NativeAddon {
   if (loaded) return loaded;
-  const root = path.join(__dirname, '..', '..');
+  const root = packageFile();
   const { version } = require('../../package.json') as { version: string };
   const attempts: string[] = [];
   let cause: unknown;

@@ -13,6 +13,7 @@ import { availableMemory } from '../model/memory';
 import { resolveTrainerOptions } from '../model/trainer';
 import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
 import { checkKeys } from '../options';
+import { packageFile } from '../package';
 import type { Stage, TrainConfig } from './presets';
 
 /** A part of a run's memory. */
@@ -54,7 +55,7 @@ const CUDA_BYTES = 600 * 2 ** 20;
 /** Prompt tokens of a rollout whose data set is not open yet. */
 const PROMPT_TOKENS = 256;
 
-const DEFAULT_MODEL = path.join(__dirname, '..', '..', 'models', 'default');
+const defaultModel = () => packageFile('models', 'default');
 
 type ParseCheckpoint = (
   json: Record<string, unknown>,
@@ -100,7 +101,7 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
 async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
   // Only GRPO and planner initialisation need a planner.
   if (typeof model !== 'object') {
-    const source = model ?? DEFAULT_MODEL;
+    const source = model ?? defaultModel();
     return shapeOfSource(source, parseDiffusionCheckpoint, stage !== 'sft');
   }
   const {
@@ -225,7 +226,7 @@ async function otherModels({ beta, referenceModel, rewards = {} }: TrainConfig):
     if (type === 'causalLogProb' && typeof model === 'string')
       items.push(await otherModel('teacher', model, parseCausalCheckpoint, dtype));
     if (type === 'teacherLogProb')
-      items.push(await otherModel('teacher', model ?? DEFAULT_MODEL, parseDiffusionCheckpoint));
+      items.push(await otherModel('teacher', model ?? defaultModel(), parseDiffusionCheckpoint));
   }
   return items;
 }

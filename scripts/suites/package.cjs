@@ -1,5 +1,6 @@
 // npm run test:package: packs the package with its prebuilt binaries as a release does, says how large it is, installs
-// the tarball into an empty project, with npm and with no compiler on the PATH, and runs test/package.test.ts there.
+// the tarball into an empty project, with npm and with no compiler on the PATH, and beside bundlers and with Yarn's
+// Plug'n'Play; runs test/package.test.ts and test/package-tools.test.ts there.
 const { spawnSync } = require('node:child_process');
 const {
   existsSync,
@@ -56,6 +57,27 @@ function pack(folder) {
   return path.join(folder, filename);
 }
 
+/** What bundles the package, or installs it otherwise, in the versions that are tested. */
+const TOOLS = ['esbuild@0.28.2', 'webpack@5.113.0', 'rollup@4.68.8', '@yarnpkg/cli-dist@4.18.1'];
+const OPTIONAL = Object.entries(require('../../package.json').peerDependencies).map((entry) => entry.join('@'));
+
+/** A folder with the tools and the package, and in its folder pnp a project of Yarn's Plug'n'Play with the package. */
+function installTools(folder, tarball) {
+  const tools = path.join(folder, 'with-tools');
+  const pnp = path.join(tools, 'pnp');
+  mkdirSync(pnp, { recursive: true });
+  for (const project of [tools, pnp])
+    writeFileSync(path.join(project, 'package.json'), '{ "name": "tools", "private": true }\n');
+  const flags = ['--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline'];
+  npm(['install', tarball, ...TOOLS, ...flags], { cwd: tools });
+  // An empty lock file makes it a project of its own.
+  writeFileSync(path.join(pnp, 'yarn.lock'), '');
+  const yarn = path.join(tools, 'node_modules', '@yarnpkg', 'cli-dist', 'bin', 'yarn.js');
+  const env = { ...process.env, YARN_ENABLE_TELEMETRY: '0', YARN_ENABLE_IMMUTABLE_INSTALLS: '0' };
+  run(process.execPath, [yarn, 'add', `dultra@file:${tarball}`, ...OPTIONAL], { cwd: pnp, env });
+  return tools;
+}
+
 /** A folder of links to the programs that npm itself needs, and no others. */
 function toolsFolder(folder) {
   const tools = path.join(folder, 'tools');
@@ -82,11 +104,12 @@ function main() {
     const start = Date.now();
     npm(['install', tarball, '--no-audit', '--no-fund', '--prefer-offline'], { cwd: project, env });
     process.stdout.write(`installed in ${((Date.now() - start) / 1000).toFixed(1)} s\n`);
-    const jest = [require.resolve('jest/bin/jest'), 'test/package.test.ts'];
+    const tools = installTools(folder, tarball);
+    const jest = [require.resolve('jest/bin/jest'), 'test/package.test.ts', 'test/package-tools.test.ts'];
     const { status } = spawnSync(process.execPath, jest, {
       cwd: root,
       stdio: 'inherit',
-      env: { ...process.env, DULTRA_TEST_PROJECT: project },
+      env: { ...process.env, DULTRA_TEST_PROJECT: project, DULTRA_TEST_TOOLS: tools },
     });
     return status ?? 1;
   } finally {

@@ -1,0 +1,25 @@
+// Brings a model of the hub into the cache without loading it.
+import { downloadModel as downloadFromHub } from '../hub';
+import type { DownloadOptions } from '../hub/types';
+import { checkKeys, checkSignal } from '../options';
+import { parseCheckpoint } from './families';
+import { checkRunnable } from './load-weights';
+import { loadTokenizer } from './tokenizer';
+
+/**
+ * Downloads a model into the cache of the hub and returns its folder, which `loadModel` and `loadCausalModel` take; they
+ * find it by the same id, too. An interrupted download resumes. See {@link loadModel} for the environment.
+ * @param source "org/name" or "org/name@revision"
+ * @throws TypeError for an id that is none; DUltraError BAD_CHECKPOINT (before the weights are downloaded) for a model
+ * that cannot be run, DOWNLOAD_FAILED naming repository, file and HTTP status; `signal.reason`.
+ */
+export async function downloadModel(source: string, options: DownloadOptions = {}): Promise<string> {
+  checkKeys('options', options, ['revision', 'signal', 'onProgress']);
+  checkSignal(options.signal);
+  const kind = {
+    parse: parseCheckpoint,
+    readFiles: (folder: string, { maskTokenId, embeddingSize }: ReturnType<typeof parseCheckpoint>['config']) =>
+      loadTokenizer(folder, maskTokenId, embeddingSize),
+  };
+  return downloadFromHub(source, options, { canRun: (folder, name) => checkRunnable(kind, folder, name) });
+}
