@@ -14,6 +14,7 @@ export const Purpose = {
   adapters: 7,
   padding: 8,
   mixture: 9,
+  redraws: 10,
 } as const;
 
 /** The finaliser of SplitMix64: a bijection that scrambles bits. */

@@ -8,11 +8,13 @@ import {
   open,
   type WordProblemDataset,
 } from '../data';
+import { partition, warnUnusable } from '../data/unusable';
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { defaultBlockLength, defaultGenLength } from '../generation/prepare';
 import type { GenerateResult } from '../generation/types';
 import { CausalModel, type CausalResult } from '../model/causal-model';
+import { checkRoom } from '../model/prompt';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { type CachePolicy, type ResolvedCache, resolveCache } from '../sampling/caches';
@@ -146,6 +148,11 @@ export interface SampleRecord {
   seconds: number;
   /** A right answer, from the data set. */
   answer: string;
+  /**
+   * Why the model was not asked: the prompt does not fit it. Such a prompt counts as wrong, and in no mean of passes,
+   * tokens or time.
+   */
+  problem?: string;
   /** Sentence family of a right answer (word problems). */
   family?: string;
   /** Kind of error (word problems): a wrong word in a slot of the sentence, or no sentence of the grammar. */
@@ -174,6 +181,8 @@ export interface SamplerResult {
   accuracyError: number;
   /** Number of prompts that have a score. */
   scored: number;
+  /** Number of prompts that do not fit the model, where there are any; they count as wrong. */
+  unanswered?: number;
   /** Forward passes per prompt. */
   nfe: { mean: number; sd: number };
   /** Full-forward equivalents per prompt: each pass counts as the share of the row that it computed. */
@@ -287,16 +296,18 @@ function summarise(
   genLength: number,
   diagnosed: boolean,
 ): SamplerResult {
-  const seconds = sum(samples.map((sample) => sample.seconds));
+  const answered = samples.filter(({ problem }) => problem === undefined);
+  const seconds = sum(answered.map((sample) => sample.seconds));
   const scores = samples.flatMap(({ score }) => (score === null ? [] : [score]));
   const accuracy = meanAndSd(scores);
-  const passes = samples.map(({ nfe }) => nfe);
-  const tokens = sum(samples.map((sample) => sample.tokens));
+  const passes = answered.map(({ nfe }) => nfe);
+  const tokens = sum(answered.map((sample) => sample.tokens));
   const categories: Record<string, CategoryResult> = {};
   for (const category of [...new Set(samples.map((sample) => sample.category))].sort()) {
     const part = samples.filter((sample) => sample.category === category && sample.score !== null);
     const { mean } = meanAndSd(part.map(({ score }) => score!));
-    categories[category] = { count: part.length, accuracy: mean, nfe: meanAndSd(part.map(({ nfe }) => nfe)).mean };
+    const asked = part.filter(({ problem }) => problem === undefined);
+    categories[category] = { count: part.length, accuracy: mean, nfe: meanAndSd(asked.map(({ nfe }) => nfe)).mean };
   }
   const result: SamplerResult = {
     name,
@@ -305,11 +316,12 @@ function summarise(
     accuracy: accuracy.mean,
     accuracyError: accuracy.sd / Math.sqrt(Math.max(1, scores.length)),
     scored: scores.length,
+    ...(answered.length < samples.length && { unanswered: samples.length - answered.length }),
     nfe: meanAndSd(passes),
-    fullForwards: meanAndSd(samples.map(({ fullForwards }) => fullForwards)),
+    fullForwards: meanAndSd(answered.map(({ fullForwards }) => fullForwards)),
     // An autoregressive model generates no positions after its end-of-sequence token.
     tokensPerForward: {
-      generated: (sampler === 'autoregressive' ? tokens : genLength * samples.length) / sum(passes),
+      generated: (sampler === 'autoregressive' ? tokens : genLength * answered.length) / sum(passes),
       untilEos: tokens / sum(passes),
     },
     tokensPerSecond: tokens / seconds,
@@ -459,12 +471,55 @@ function recordOf(
   return record;
 }
 
+/** Throws what is wrong with a prompt for a model. */
+function checkPrompt(model: MaskedDiffusionModel | CausalModel, { prompt }: EvaluatedExample, genLength: number): void {
+  const { length } = model.encodePrompt(prompt);
+  if (model instanceof CausalModel && length === 0)
+    throw optionError(RangeError, 'prompt', 'expected at least one token, got none');
+  checkRoom(length, genLength, model.config.maxSequenceLength);
+}
+
+/**
+ * Why the model cannot be asked, by the index of the prompt. @throws what is wrong with the first, where it is all of
+ * them: then an option is wrong
+ */
+function findProblems(
+  model: MaskedDiffusionModel | CausalModel,
+  examples: readonly EvaluatedExample[],
+  genLength: number,
+): Map<number, string> {
+  const problems = new Map<number, string>();
+  const { unusable } = partition(
+    examples,
+    (example) => checkPrompt(model, example, genLength),
+    (index) => `prompt ${index}`,
+  );
+  warnUnusable(unusable, examples.length, 'do not fit the model and count as wrong');
+  for (const { index, problem } of unusable) problems.set(index, problem.message);
+  return problems;
+}
+
+/** The record of an example that the model is not asked. */
+const unasked = ({ prompt, category, answer }: EvaluatedExample, problem: string): SampleRecord => ({
+  prompt: promptText(prompt),
+  category,
+  completion: '',
+  score: 0,
+  nfe: 0,
+  fullForwards: 0,
+  tokens: 0,
+  seconds: 0,
+  answer: answer ?? '',
+  problem,
+});
+
 /** Samples of one setting, one per example: loaded from the store, or generated, scored and stored. */
 async function runVariant(
   model: MaskedDiffusionModel | CausalModel,
   examples: readonly EvaluatedExample[],
   variant: Variant,
   resolved: Resolved,
+  problems: ReadonlyMap<number, string>,
   onDone: (examples: number, isNew: boolean) => void,
 ): Promise<SampleRecord[]> {
   const { dataset, score, batchSize, traces, store } = resolved;
@@ -473,9 +528,16 @@ async function runVariant(
   onDone(samples.filter((sample) => sample !== undefined).length, false);
   for (let first = 0; first < examples.length; first++) {
     if (samples[first]) continue;
-    // A batch ends before the next sample that the store has.
+    const problem = problems.get(first);
+    if (problem !== undefined) {
+      samples[first] = unasked(examples[first], problem);
+      await store?.put(name, first, [samples[first]!]);
+      onDone(1, true);
+      continue;
+    }
+    // A batch ends before the next sample that the store has, and before a prompt that cannot be asked.
     let end = first + 1;
-    while (end < examples.length && end < first + batchSize && !samples[end]) end++;
+    while (end < examples.length && end < first + batchSize && !samples[end] && !problems.has(end)) end++;
     const part = examples.slice(first, end);
     const start = performance.now();
     const results = await complete(model, part, first, variant, resolved);
@@ -510,12 +572,13 @@ export async function evaluate(
   const variants = resolveVariants(model, options);
   const { dataset, split, score, count, seed, batchSize, genLength, blockLength, temperature, stopAtEos } = resolved;
   const examples = dataset.sample(split, count, seed);
+  const problems = findProblems(model, examples, genLength);
   const total = variants.length * examples.length;
   const results: SamplerResult[] = [];
   let done = 0;
   for (const variant of variants) {
     const { setting } = variant;
-    const samples = await runVariant(model, examples, variant, resolved, (more, isNew) => {
+    const samples = await runVariant(model, examples, variant, resolved, problems, (more, isNew) => {
       done += more;
       if (isNew) resolved.onProgress?.({ sampler: setting.name, done, total });
     });

@@ -199,8 +199,10 @@ function mainTable(run: ReportRun, cost: Cost): string {
   );
   const rows = all.map(({ result }) => {
     const { name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond } = result;
+    const { unanswered } = result;
+    const unasked = unanswered ? `<br><small>${unanswered} did not fit the model: wrong</small>` : '';
     const cells = [
-      `${percent(accuracy)} <small>± ${percent(accuracyError)}</small>`,
+      `${percent(accuracy)} <small>± ${percent(accuracyError)}</small>${unasked}`,
       `${nfe.mean.toFixed(2)} <small>± ${nfe.sd.toFixed(2)}</small>`,
       fullForwards.mean.toFixed(2),
       tokensPerForward.generated.toFixed(2),

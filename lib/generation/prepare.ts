@@ -1,7 +1,7 @@
 // From prompts and options to rows of ids with masks, and how they are denoised.
 import { DUltraError, optionError } from '../errors';
 import type { ModelConfig } from '../model/config';
-import { checkIds, encodePrompt, encodeText, type Vocabulary } from '../model/prompt';
+import { checkIds, checkRoom, encodePrompt, encodeText, type Vocabulary } from '../model/prompt';
 import type { NativeModel } from '../native';
 import { checkKeys } from '../options';
 import type { DenoiseSettings } from '../sampling/denoise';
@@ -117,14 +117,8 @@ function promptRow(
 ): PreparedRow {
   const { maskTokenId, maxSequenceLength } = model.config;
   const promptIds = encodePrompt(prompt, model);
-  const length = promptIds.length + genLength;
-  if (length > maxSequenceLength)
-    throw optionError(
-      RangeError,
-      'prompt',
-      `${promptIds.length} tokens and genLength ${genLength} make ${length}, more than the model's maximum of ${maxSequenceLength}`,
-    );
-  const ids = new Int32Array(length).fill(maskTokenId);
+  checkRoom(promptIds.length, genLength, maxSequenceLength);
+  const ids = new Int32Array(promptIds.length + genLength).fill(maskTokenId);
   ids.set(promptIds);
   return { ids, begin: promptIds.length, promptIds, isTemplate: false };
 }

@@ -60,6 +60,17 @@ export function encodePrompt(prompt: Exclude<Prompt, { template: unknown }>, voc
   throw optionError(TypeError, 'prompt', 'expected a string, an array of messages, { promptIds } or { template }');
 }
 
+/** @throws RangeError where a prompt leaves less than `genLength` tokens of room in the model's longest row */
+export function checkRoom(promptTokens: number, genLength: number, maxSequenceLength: number): void {
+  const length = promptTokens + genLength;
+  if (length > maxSequenceLength)
+    throw optionError(
+      RangeError,
+      'prompt',
+      `${promptTokens} tokens and genLength ${genLength} make ${length}, more than the model's maximum of ${maxSequenceLength}`,
+    );
+}
+
 /** Text of ids, special tokens skipped; "" without a tokenizer. */
 export const decodeIds = (ids: ArrayLike<number>, { tokenizer }: Vocabulary): string =>
   tokenizer ? tokenizer.decode(ids, { skipSpecialTokens: true }) : '';

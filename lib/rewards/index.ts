@@ -5,6 +5,7 @@
 
 import type { CodeMeta, MathMeta } from '../data';
 import { gradeCompletion } from '../data';
+import { warnOnce } from '../data/unusable';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { GenerateResult } from '../generation/types';
@@ -227,7 +228,8 @@ export interface CausalTeacherOptions {
 /**
  * Mean log-probability per token that an autoregressive teacher gives the completion after the prompt: on-policy
  * distillation. Prompt and completion are tokenised by themselves, in the teacher's tokenizer and chat template, and
- * never across their boundary; null for an empty completion.
+ * never across their boundary; null for an empty completion, and for a row that is longer than the teacher's longest,
+ * of which a process warning tells.
  */
 export function causalLogProb(options: CausalTeacherOptions): RewardFunction {
   checkKeys('options', options, ['model', 'tokenBudget']);
@@ -243,11 +245,31 @@ export function causalLogProb(options: CausalTeacherOptions): RewardFunction {
       promptIds: teacher.encodePrompt(examples[row].prompt),
       ids: tokenizer.encode(completion, { addSpecialTokens: false }),
     }));
-    const scored = await teacher.logProbs(rows, { tokenBudget });
-    return scored.map((logProbs) =>
+    const fits = rows.map(({ promptIds, ids }) => fitsTeacher(teacher, promptIds.length + ids.length));
+    const scored = await teacher.logProbs(
+      rows.filter((_, row) => fits[row]),
+      { tokenBudget },
+    );
+    const means = scored.map((logProbs) =>
       logProbs.length === 0 ? null : logProbs.reduce((sum, value) => sum + value, 0) / logProbs.length,
     );
+    return fits.map((fit) => (fit ? means.shift()! : null));
   };
+}
+
+/** Whether a teacher can score a row of so many tokens; the first that it cannot is said in a process warning. */
+function fitsTeacher(
+  { config, source }: { config: { maxSequenceLength: number }; source: string },
+  tokens: number,
+): boolean {
+  const { maxSequenceLength } = config;
+  if (tokens <= maxSequenceLength) return true;
+  warnOnce(
+    `a row of ${tokens} tokens is longer than the teacher's maximum of ${maxSequenceLength} (${source}); ` +
+      'such rows get no reward from it',
+    `${source}: teacher`,
+  );
+  return false;
 }
 
 const ofText =
@@ -286,7 +308,7 @@ export interface TeacherOptions {
 /**
  * Mean log-probability per token that a teacher gives the completion, each token predicted from the rest of the row (a
  * masked model's pseudo-likelihood). Where the teacher's tokenizer is another one, prompt and completion are its own
- * tokens throughout.
+ * tokens throughout. null for a row that is longer than the teacher's longest, of which a process warning tells.
  */
 export function teacherLogProb(options: TeacherOptions): RewardFunction {
   checkKeys('options', options, ['model', 'passes', 'tokenBudget']);
@@ -307,6 +329,7 @@ export function teacherLogProb(options: TeacherOptions): RewardFunction {
         ? result.ids.slice(0, result.tokens)
         : Int32Array.from(teacher.tokenizer?.encode(batch.completions[owner], { addSpecialTokens: false }) ?? []);
       const prompt = sameIds ? result.promptIds : teacher.encodePrompt(batch.examples[owner].prompt);
+      if (!fitsTeacher(teacher, prompt.length + completion.length)) return;
       const whole = new Int32Array(prompt.length + completion.length);
       whole.set(prompt);
       whole.set(completion, prompt.length);

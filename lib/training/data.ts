@@ -2,6 +2,7 @@
 
 import type { DatasetInput } from '../data';
 import type { Dataset, Example, ExamplePrompt, Shares } from '../data/dataset';
+import { problemOf, usableExamples, warnUnusable } from '../data/unusable';
 import { optionError } from '../errors';
 import { deriveNumber, deriveSeed, Purpose, Random } from '../random';
 import type { MixtureStage } from './options';
@@ -12,6 +13,17 @@ export type TrainingData = DatasetInput;
 /** An example as trainers see it. */
 export type TrainingRow = Example<ExamplePrompt, string | null>;
 
+/**
+ * Throws what is wrong with an example for the model that trains. @param genLength the data set's own; null: it has none
+ */
+export type CheckExample = (row: TrainingRow, genLength: number | null) => void;
+
+/** What the examples of a data set have to fit: those to train on, and the held-out ones. */
+export interface ExampleChecks {
+  train: CheckExample;
+  validation: CheckExample;
+}
+
 /** {@link TrainingData} with everything settled. What `train` gives is a function of the seed and the step alone. */
 export interface DataSource {
   name: string;
@@ -19,6 +31,11 @@ export interface DataSource {
   size: number | null;
   genLength: number | null;
   blockLength: number | null;
+  /**
+   * Examples that do not fit: of a finite set, those that are left out of it; of an endless one, those of the last step
+   * in whose place others were drawn.
+   */
+  skipped(): number;
   /** The `rows` examples of a step; all steps of a run ask for equally many. */
   train(step: number, rows: number): TrainingRow[];
   /** null without held-out examples. */
@@ -107,11 +124,43 @@ function mixed(
   };
 }
 
+/** Draws before an endless task counts as one without examples that fit. */
+const MAX_REDRAWS = 16;
+
 /**
- * Where examples of a data set come from. @param mixture how often each category is drawn; null: as the data set gives
- * them @throws RangeError where there are none to train on, or not the categories
+ * `count` examples of an endless task. In the place of one that does not fit comes the next that does, of further draws.
+ * @param draw the examples of a draw: the first is number 0
  */
-export function openData(data: Dataset, seed: bigint, mixture: readonly MixtureStage[] | null = null): DataSource {
+function drawUsable(
+  name: string,
+  draw: (number: number) => TrainingRow[],
+  check: (row: TrainingRow) => void,
+): { rows: TrainingRow[]; skipped: number } {
+  const rows = draw(0);
+  const problems = rows.map((row) => problemOf(row, check));
+  const unusable = problems.flatMap((problem, i) => (problem ? [{ name: `prompt ${i}`, index: i, problem }] : []));
+  const open = [...problems.keys()].filter((i) => problems[i] !== null);
+  for (let number = 1; open.length > 0; number++) {
+    if (number > MAX_REDRAWS) throw unusable[0].problem;
+    for (const row of draw(number)) if (open.length > 0 && !problemOf(row, check)) rows[open.shift()!] = row;
+  }
+  const consequence = 'of a step do not fit the model; in such places others are drawn';
+  warnUnusable(unusable, rows.length, consequence, `${name}: redrawn`);
+  return { rows, skipped: unusable.length };
+}
+
+/**
+ * Where examples of a data set come from.
+ * @param mixture how often each category is drawn; null: as the data set gives them
+ * @param checks examples that these refuse are left out, with a warning; default: none
+ * @throws RangeError where there are none to train on, or not the categories, or where most do not fit
+ */
+export function openData(
+  data: Dataset,
+  seed: bigint,
+  mixture: readonly MixtureStage[] | null = null,
+  checks: ExampleChecks = { train: () => {}, validation: () => {} },
+): DataSource {
   const { name, finite } = data;
   // A task of a user may leave lengths out.
   const { genLength = null, blockLength = null }: Partial<Dataset> = data;
@@ -120,15 +169,15 @@ export function openData(data: Dataset, seed: bigint, mixture: readonly MixtureS
     ? null
     : (example, completion) => data.verify(example, completion);
   if (finite) {
-    const { train, validation } = finite;
-    if (!train)
+    if (!finite.train)
       throw optionError(
         RangeError,
         'dataset',
         `expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`,
       );
-    const drawnFrom = mixed(name, train, validation ?? null, mixture, seed);
-    return { name, size: train.length, genLength, blockLength, ...drawnFrom, verify };
+    const { train, validation, skipped } = usable(finite.train, finite.validation ?? null, genLength, checks);
+    const drawnFrom = mixed(name, train, validation, mixture, seed);
+    return { name, size: train.length, genLength, blockLength, skipped: () => skipped, ...drawnFrom, verify };
   }
   if (mixture) {
     if (!data.categories)
@@ -138,14 +187,43 @@ export function openData(data: Dataset, seed: bigint, mixture: readonly MixtureS
   const sample = (split: 'train' | 'validation', rows: number, drawSeed: number, shares: Shares | null) =>
     shares ? data.sample(split, rows, drawSeed, shares) : data.sample(split, rows, drawSeed);
   const shares = (step: number) => (mixture ? sharesAt(mixture, step) : null);
+  const seedOf = (purpose: number, number: number, ...step: number[]) =>
+    number === 0 ? deriveNumber(seed, purpose, ...step) : deriveNumber(seed, Purpose.redraws, purpose, number, ...step);
+  let skipped = 0;
   return {
     name,
     size: null,
     genLength,
     blockLength,
-    train: (step, rows) => sample('train', rows, deriveNumber(seed, Purpose.examples, step), shares(step)),
+    skipped: () => skipped,
+    train(step, rows) {
+      const drawn = drawUsable(
+        name,
+        (number) => sample('train', rows, seedOf(Purpose.examples, number, step), shares(step)),
+        (row) => checks.train(row, genLength),
+      );
+      skipped = drawn.skipped;
+      return drawn.rows;
+    },
     validation: (rows) =>
-      sample('validation', rows, deriveNumber(seed, Purpose.evaluation), mixture && lastShares(mixture)),
+      drawUsable(
+        name,
+        (number) => sample('validation', rows, seedOf(Purpose.evaluation, number), mixture && lastShares(mixture)),
+        (row) => checks.validation(row, genLength),
+      ).rows,
     verify,
   };
+}
+
+/** The examples of a finite set that fit. */
+function usable(
+  train: readonly TrainingRow[],
+  validation: readonly TrainingRow[] | null,
+  genLength: number | null,
+  checks: ExampleChecks,
+): { train: TrainingRow[]; validation: TrainingRow[] | null; skipped: number } {
+  const kept = usableExamples('dataset.examples', train, (row) => checks.train(row, genLength));
+  const held =
+    validation && usableExamples('dataset.validation', validation, (row) => checks.validation(row, genLength));
+  return { train: kept, validation: held, skipped: train.length - kept.length };
 }

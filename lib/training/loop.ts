@@ -29,6 +29,11 @@ export interface TrainingMetrics {
   tokensPerSecond: number;
   /** Time of this step, evaluation and checkpoints left out. */
   seconds: number;
+  /**
+   * Examples that do not fit the model, where there are any: of a finite set, those that are left out; of an endless
+   * one, those of this step in whose place others were drawn.
+   */
+  skippedExamples?: number;
 }
 
 /** What a trainer measured in one step. */
@@ -97,7 +102,7 @@ function describe(
     maxSteps,
     model: { source: model.source, config: model.config },
     device: model.info,
-    dataset: { name: data.name, size: data.size },
+    dataset: { name: data.name, size: data.size, skipped: data.skipped() },
     options: { ...training, seed: training.seed.toString(), lora, ...own },
   };
 }
@@ -186,6 +191,7 @@ class Run<M extends TrainingMetrics> {
     const seconds = (performance.now() - begin) / 1000;
     this.#state = { ...this.#state, step: step + 1 };
     const { loss, tokens, ...others } = measured;
+    const skippedExamples = this.#plan.data.skipped();
     return {
       step: step + 1,
       maxSteps: this.#maxSteps,
@@ -197,6 +203,7 @@ class Run<M extends TrainingMetrics> {
       tokens,
       tokensPerSecond: tokens / Math.max(seconds, 1e-9),
       seconds,
+      ...(skippedExamples > 0 && { skippedExamples }),
     };
   }
 

@@ -6,7 +6,7 @@ import type { NativeScoreResult } from '../native';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
-import { openData, type TrainingData, type TrainingRow } from './data';
+import { type CheckExample, openData, type TrainingData, type TrainingRow } from './data';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
 import { maskSpan, type PlannerRow } from './masking';
 import { resolveTraining, type TrainingOptions } from './options';
@@ -183,7 +183,11 @@ export async function* trainPlanner(
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
   if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
   if (!model.hasPlanner) throw new DUltraError('NO_PLANNER', `${model.source} has no planner head to train`);
-  const data = openData(await open(options.dataset), training.seed, training.mixture);
+  const fits: CheckExample = (row, own) => void encodeRow(model, row, options.genLength ?? own);
+  const data = openData(await open(options.dataset), training.seed, training.mixture, {
+    train: fits,
+    validation: fits,
+  });
   const genLength = options.genLength ?? data.genLength;
   yield* runStage<PlannerMetrics>({
     kind: 'planner',

@@ -2,12 +2,13 @@
 import { open } from '../data';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import { checkRoom } from '../model/prompt';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
 import { resolveSampler, type SamplerObject } from '../sampling/samplers';
 import { show } from '../text';
-import { type DataSource, openData, type TrainingData, type TrainingRow } from './data';
+import { type CheckExample, type DataSource, openData, type TrainingData, type TrainingRow } from './data';
 import { type AnswerOptions, exactMatches } from './exact-matches';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
 import { maskedDiffusionLoss } from './masked-diffusion-loss';
@@ -266,6 +267,9 @@ function checkPadding(padding: AnswerPadding): Required<AnswerPadding> {
   return { share, min, max, tail };
 }
 
+/** The shortest padding of an answer. */
+const padded = (answer: number) => answer + 1;
+
 /** How evaluations write answers. @throws TypeError, RangeError where nothing says how long they may be */
 function answerOptions(options: MaskedDiffusionOptions, data: DataSource, hasPlanner: boolean): AnswerOptions | null {
   const { evalSampler: sampler } = options;
@@ -308,7 +312,16 @@ export async function* trainMaskedDiffusion(
   checkChoice('lossPer', lossPer, ['row', 'token'] as const);
   const padding = options.padding === undefined ? null : checkPadding(options.padding);
   const lora = checkLora(options.lora);
-  const data = openData(await open(options.dataset), training.seed, training.mixture);
+  const fits: CheckExample = (row, own) => void encodeRow(model, row, padding ? padded : (options.genLength ?? own));
+  const data = openData(await open(options.dataset), training.seed, training.mixture, {
+    train: fits,
+    validation(row, own) {
+      fits(row, own);
+      const genLength = options.genLength ?? own;
+      if (evalSampler !== undefined && genLength !== null)
+        checkRoom(model.encodePrompt(row.prompt).length, genLength, model.config.maxSequenceLength);
+    },
+  });
   const answers = answerOptions(options, data, model.hasPlanner);
   const genLength = options.genLength ?? data.genLength;
   yield* runStage<MaskedDiffusionMetrics>({

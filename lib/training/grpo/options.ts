@@ -3,12 +3,13 @@
 import type { Dataset } from '../../data';
 import { DUltraError, optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
+import { checkRoom } from '../../model/prompt';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
 import { isStepReward, type RewardFunction } from '../../rewards';
 import { type CachePolicy, resolveCache } from '../../sampling/caches';
 import { resolveSampler, type SamplerObject } from '../../sampling/samplers';
 import { show } from '../../text';
-import { type DataSource, openData, type TrainingData } from '../data';
+import { type CheckExample, type DataSource, openData, type TrainingData } from '../data';
 import {
   checkLora,
   type ResolvedTraining,
@@ -258,7 +259,13 @@ export function resolveGrpo(
   const trainable = resolveTrainable(options);
   resolveSampler(evalSampler, true);
   checkReference(model, options, beta, trainable);
-  const data = openData(dataset, training.seed, training.mixture);
+  if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
+  const fits: CheckExample = ({ prompt }, own) => {
+    const genLength = options.genLength ?? own;
+    const { length } = model.encodePrompt(prompt);
+    if (genLength !== null) checkRoom(length, genLength, model.config.maxSequenceLength);
+  };
+  const data = openData(dataset, training.seed, training.mixture, { train: fits, validation: fits });
   const lengths = resolveLengths(options, data);
   const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
   const own = {
