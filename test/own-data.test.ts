@@ -1,5 +1,5 @@
 // A user's own data: the shapes that they come in, the same from lists and files, held-out shares, training, evaluation.
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import {
   datasets,
@@ -392,11 +392,14 @@ describe('training', () => {
   });
 });
 
-test('the command line: train with a share held out, then evaluate on it', () => {
+test('the command line: train with a share held out, evaluate on it; a new model of one’s own words', () => {
   const rows = task.sample('train', 20, 1).map(({ prompt, answer }) => ({ instruction: prompt, output: answer }));
   const source = file('own.jsonl', lines(rows));
   const output = path.join(temporaryFolder(), 'run');
+  const english = file('eng.jsonl', '{"prompt":"The quick brown fox","answer":"jumps over the lazy dog"}');
   const create = 'model={create: {dModel: 16, nHeads: 2, nLayers: 1, maxSequenceLength: 64}}';
+  const fast = ['--batch-size', '4', '--learning-rate', '1e-2', '--set', 'warmupSteps=5', '--max-steps', '60', '-q'];
+  const fromNothing = ['--set', create, '-o', path.join(output, 'new'), ...fast];
   const outcomes = inOneProcess([
     [
       'train',
@@ -422,8 +425,15 @@ test('the command line: train with a share held out, then evaluate on it', () =>
     ['eval', '-d', source, '--prompts', 'thinking'],
     ['eval', '-d', source, '--compat', 'reference'],
     ['train', '--resume', output, '--validation', '0.5'],
+    ['train', 'sft', '-d', english, '-o', path.join(output, 'english')],
+    ['train', 'grpo', '-d', source, '-m', path.join(output, 'final'), '-o', path.join(output, 'grpo')],
+    [
+      ...['train', 'sft', '-d', path.relative('.', english), '--validation', path.relative('.', english)],
+      ...fromNothing,
+    ],
+    ['eval', '-d', english, '-m', path.join(output, 'new', 'final'), '-s', 'confidence:0.9', '--json'],
   ]);
-  const [train, held, all, share, gone, known, prompts, compat, resume] = outcomes;
+  const [train, held, all, share, gone, known, prompts, compat, resume, toy, lengths, made, learnt] = outcomes;
   expect(train).toMatchObject({ code: 0, stdout: `${path.join(output, 'final')}\n` });
   expect(train.stderr).toMatch(/held out: loss/);
   expect(JSON.parse(held.stdout).config).toMatchObject({ split: 'validation', count: 4, score: 'exact match' });
@@ -436,5 +446,15 @@ test('the command line: train with a share held out, then evaluate on it', () =>
   expect(prompts.stderr).toContain('--prompts: expected only with a data set such as gsm8k');
   expect(compat.stderr).toContain('--compat: expected only with a data set such as gsm8k');
   expect(resume.stderr).toContain('--validation: not together with --resume');
-  for (const { code } of [share, gone, known, prompts, compat, resume]) expect(code).toBe(2);
+  for (const { code } of [share, gone, known, prompts, compat, resume, toy, lengths]) expect(code).toBe(2);
+  expect(toy.stderr).toMatch(
+    /--model: expected one for the words of eng\.jsonl: the embedded model, .* lacks \d of its 9/,
+  );
+  expect(existsSync(path.join(output, 'english'))).toBe(false);
+  expect(lengths.stderr).toContain('--gen-length: expected a number of tokens');
+  // A new model knows the words of the examples, and learns them; the run finds its files from everywhere.
+  expect(made.code).toBe(0);
+  expect(JSON.parse(learnt.stdout).results[0].accuracy).toBe(1);
+  const { config } = JSON.parse(readFileSync(path.join(output, 'new', 'train.json'), 'utf8'));
+  expect(config).toMatchObject({ dataset: english, validation: english });
 });

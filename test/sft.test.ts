@@ -1,6 +1,6 @@
 // Masked-diffusion fine-tuning and pre-training, through the public API.
 import { datasets, type MaskedDiffusionOptions, type training } from '../lib';
-import { openNow } from '../lib/data';
+import { openNow } from '../lib/data/own-data';
 import { openData } from '../lib/training/data';
 import { newModelFolder, task, weightsOf, withModel } from './trained-models';
 import { sft } from './trainers';

@@ -10,14 +10,7 @@ import { BENCHMARK_NAMES, type BenchmarkName, type BenchmarkOptions, openBenchma
 import type { Dataset, TaskDataset } from './dataset';
 import { freeChoice } from './free-choice';
 import { isModule, openModule } from './module';
-import {
-  type DataRecord,
-  type ExampleData,
-  examplesDataset,
-  needsFiles,
-  openExamples,
-  type TrainingExample,
-} from './own-data';
+import { type DatasetInput, isOpen, type OwnOptions, openExamples, ownData } from './own-data';
 import { sudoku4 } from './sudoku';
 import { wordProblems } from './word-problems';
 import { world } from './world';
@@ -34,8 +27,9 @@ export {
 } from './benchmarks';
 export type { Dataset, Example, ExamplePrompt, Shares, TaskDataset } from './dataset';
 export { type FreeChoiceName, freeChoice } from './free-choice';
-export type { DataRecord, ExampleData, TrainingExample } from './own-data';
+export type { DatasetInput, ExampleData } from './own-data';
 export { appsPrompt, humanEvalPrompt, mathPrompt, mbppPrompt, PROMPT_STYLES, type PromptStyle } from './prompts';
+export type { DataRecord, TrainingExample } from './record-shapes';
 export { type Split, splitOf } from './splits';
 export { sudoku4 } from './sudoku';
 export { type WordDiagnosis, type WordProblemDataset, type WordProblemName, wordProblems } from './word-problems';
@@ -87,57 +81,16 @@ export const names = (): string[] => [...TASK_NAMES, 'world', ...BENCHMARK_NAMES
 /** Whether {@link open} takes `text`: it is a module, or begins with a name that is known. */
 export const isKnown = (text: string): boolean => isModule(text) || names().includes(text.split(':', 1)[0]);
 
-/** All that {@link open}, evaluation and trainers take: a data set, its name, or own examples, from a list or a file. */
-export type DatasetInput = string | Dataset | TaskDataset | ExampleData | Iterable<TrainingExample | DataRecord>;
-
 /** Options of {@link open}: those of a benchmark, or of own examples. */
-export interface OpenOptions extends BenchmarkOptions, Partial<Omit<ExampleData, 'name' | 'examples'>> {}
+export interface OpenOptions extends BenchmarkOptions, OwnOptions {}
 
 /** Options of own examples alone. */
 const OWN_OPTIONS = ['validation', 'splitSeed', 'verify'] as const;
 
-const isOpen = (data: object): data is Dataset =>
-  'sample' in data && typeof data.sample === 'function' && 'verify' in data && typeof data.verify === 'function';
-
-/** Own examples of any form with options beside them. @throws TypeError for what is none, or for options of others */
-function ownData(data: DatasetInput, options: OpenOptions): ExampleData {
-  if (typeof data !== 'string' && (typeof data !== 'object' || data === null))
-    throw optionError(
-      TypeError,
-      'dataset',
-      `expected a task, a data set, a file or a list of examples, got ${show(data)}`,
-    );
-  // `splits` says what to load, and all of these are here.
-  const { splits: _, ...own } = options;
-  for (const name of ['source', 'prompts', 'compat', 'difficulties', 'functionsOnly', 'sandbox'] as const)
-    if (options[name] !== undefined)
-      throw optionError(TypeError, name, 'expected only with a data set such as gsm8k, got own examples');
-  const isData = typeof data === 'object' && !(Symbol.iterator in data);
-  if (isData && !('examples' in data))
-    throw optionError(
-      TypeError,
-      'dataset',
-      `expected a task, a data set, a file or a list of examples, got ${show(data)}`,
-    );
-  return { ...(isData ? (data as ExampleData) : { examples: data as string | Iterable<DataRecord> }), ...own };
-}
-
 /**
- * Opens what needs no waiting: data sets that are open, and lists. @returns null for names and files, which {@link open}
- * opens. @throws TypeError, RangeError
- */
-export function openNow(data: DatasetInput): Dataset | null {
-  if (typeof data === 'string') return null;
-  if (typeof data === 'object' && data !== null && isOpen(data)) return data;
-  const own = ownData(data, {});
-  return needsFiles(own) ? null : examplesDataset(own);
-}
-
-/**
- * Opens a task or data set: "st1", "world"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from a file,
- * a folder or another repository; a name that {@link register} knows; a JavaScript module
- * ("./task.mjs") that exports `sample`, `verify` and `genLength`, and what else of {@link TaskDataset} it has. Own examples: a file or a folder with a file per
- * split, whose records have one of the shapes of {@link DataRecord}, or a list of such records.
+ * Opens a task or data set: "st1", "world"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from
+ * a file, a folder or another repository; a name that {@link register} knows; a JavaScript module ("./task.mjs") that
+ * exports `sample`, `verify` and `genLength`, and what else of {@link TaskDataset} it has.
  * @throws RangeError for an unknown name; DUltraError BAD_DATASET for a module that does not load; as
  * {@link openBenchmark}
  */
@@ -145,11 +98,16 @@ export async function open(
   data: TaskName | 'world' | BenchmarkName | `${BenchmarkName}:${string}`,
   options?: BenchmarkOptions,
 ): Promise<TaskDataset>;
+/**
+ * Opens any of these, or own examples: a file or a folder with a file per split, whose records have one of the shapes of
+ * {@link DataRecord}, or a list of such records.
+ * @throws TypeError, RangeError for options and records of a list; DUltraError BAD_DATASET naming file and line
+ */
 export async function open(data: DatasetInput, options?: OpenOptions): Promise<Dataset>;
 export async function open(data: DatasetInput, options: OpenOptions = {}): Promise<Dataset> {
-  if (typeof data === 'object' && data !== null && isOpen(data)) return data;
-  if (typeof data !== 'string') return openExamples(ownData(data, options));
-  if (!isKnown(data)) {
+  const isReady = typeof data === 'object' && data !== null && isOpen(data);
+  if (typeof data !== 'string' && !isReady) return openExamples(ownData(data, options));
+  if (typeof data === 'string' && !isKnown(data)) {
     if (existsSync(data)) return openExamples(ownData(data, options));
     throw optionError(
       RangeError,
@@ -160,6 +118,7 @@ export async function open(data: DatasetInput, options: OpenOptions = {}): Promi
   for (const name of OWN_OPTIONS)
     if (options[name] !== undefined)
       throw optionError(TypeError, name, `expected only with own examples, got it with ${show(data)}`);
+  if (isReady) return data;
   if (isModule(data)) {
     checkKeys('datasetOptions', { ...options, splits: undefined }, ['splits']);
     return openModule(data);

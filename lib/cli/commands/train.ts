@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import path from 'node:path';
 import { type Command, Option } from 'commander';
 import { parse as parseYaml } from 'yaml';
-import { decodeText, training } from '../../index';
+import { type datasets, decodeText, training } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printData, printJson, printMessage, printTable } from '../output';
@@ -25,6 +25,7 @@ interface Flags extends ModelFlags {
   learningRate?: number;
   plannerLearningRate?: number;
   batchSize?: number;
+  genLength?: number;
   evalEvery?: number;
   saveEvery?: number;
   seed?: bigint;
@@ -91,7 +92,7 @@ function readConfigFile(file: string): Record<string, unknown> {
 /** Preset, config file and flags as one configuration. */
 function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
   const { preset, config: file, model, output, dataset, validation, set = [] } = flags;
-  const { maxSteps, epochs, learningRate, plannerLearningRate, batchSize, evalEvery, saveEvery } = flags;
+  const { maxSteps, epochs, learningRate, plannerLearningRate, batchSize, genLength, evalEvery, saveEvery } = flags;
   const presets = training.PRESETS[stage];
   if (preset !== undefined && !Object.hasOwn(presets, preset))
     throw new UsageError(
@@ -107,6 +108,7 @@ function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
     learningRate,
     plannerLearningRate,
     batchSize,
+    genLength,
     evalEvery,
     saveEvery,
   };
@@ -246,6 +248,34 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
   ]);
 }
 
+/** The path of a file from every working directory, also behind "gsm8k:"; anything else as it is. */
+function absolute<T>(value: T): T | string {
+  if (typeof value !== 'string') return value;
+  if (existsSync(value)) return path.resolve(value);
+  const [name, ...rest] = value.split(':');
+  const file = rest.join(':');
+  return file !== '' && existsSync(file) ? `${name}:${path.resolve(file)}` : value;
+}
+
+/**
+ * Refuses to train the embedded model, which nobody has asked for, on words that it lacks: it would learn its token for
+ * unknown words in their place.
+ */
+async function checkWords(flags: Flags, { name, vocabulary }: datasets.Dataset): Promise<void> {
+  if (vocabulary.length === 0) return;
+  await using model = await openModel({ ...flags, model: undefined });
+  const { tokenizer } = model;
+  const unknownId = tokenizer?.tokenId('<unk>') ?? null;
+  if (!tokenizer || unknownId === null) return;
+  const unknown = vocabulary.filter((word) => tokenizer.encode(word).includes(unknownId));
+  if (unknown.length > 0)
+    throw new UsageError(
+      `--model: expected one for the words of ${name}: the embedded model, the default, lacks ${unknown.length} of its ` +
+        `${vocabulary.length} words (${unknown.slice(0, 5).join(', ')}${unknown.length > 5 ? ', …' : ''}); give a folder ` +
+        "or hub id, or a new model: --set 'model={create: {dModel: 64, nLayers: 3}}'",
+    );
+}
+
 async function train(stageName: string | undefined, flags: Flags): Promise<void> {
   if (stageName === undefined && flags.resume === undefined)
     throw new UsageError(`expected a stage (${training.STAGES.join(', ')}), or --resume FOLDER`);
@@ -270,6 +300,7 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
       `${output} holds a run already: go on with it by --resume ${config.outputDir}, or give another --output`,
     );
   const data = await training.openDataset(config);
+  if (config.model === undefined) await checkWords(flags, data);
   mkdirSync(output, { recursive: true });
   // Left by a launch that failed.
   if (isNew) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
@@ -279,7 +310,12 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
     const where = source !== undefined && existsSync(source) ? path.resolve(source) : source;
     const launch: Launch = {
       stage,
-      config: { ...config, ...(where !== undefined && { model: where }), outputDir: output },
+      config: {
+        ...config,
+        ...(where !== undefined && { model: where }),
+        ...given({ dataset: absolute(config.dataset), validation: absolute(config.validation) }),
+        outputDir: output,
+      },
     };
     writeFileSync(
       path.join(output, LAUNCH_FILE),
@@ -341,6 +377,7 @@ export function register(program: Command): void {
     .option('--max-steps <n>', 'optimiser steps', integer)
     .option('--epochs <n>', 'passes over a file of examples', number)
     .option('--batch-size <n>', 'sft and planner: examples per batch', integer)
+    .option('-n, --gen-length <n>', "tokens of an answer (default: the data set's; sft and planner: its own)", integer)
     .option('--learning-rate <x>', 'peak learning rate', number)
     .option('--planner-learning-rate <x>', 'grpo: peak learning rate of the planner', number)
     .option('--eval-every <n>', 'evaluate on held-out examples every n steps', integer)

@@ -1,5 +1,6 @@
 // The trainer of GRPO: on-policy reinforcement learning of the unmasking policy.
-import { type Dataset, open, openNow } from '../../data';
+import { type Dataset, open } from '../../data';
+import { openNow } from '../../data/own-data';
 import { optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { ModelTrainer } from '../../model/trainer';
