@@ -414,7 +414,9 @@ describe('other keys', () => {
     seed: 42,
     is_finetuned: true,
     base_model: 'GSAI-ML/LLaDA-8B-Base',
-    properties: { owner: 'us' },
+    properties: { owner: 'us', places: ['here', 'there'] },
+    wandb_run: 17,
+    train_batch_size: 64,
     created: 20260101,
     vllm_version: '0.9',
     'transformers.js_config': { dtype: 'q4' },
@@ -466,8 +468,9 @@ describe('other keys', () => {
     attention_chunk_size: 8192,
     no_rope_layers: [1, 1, 1, 0],
     nope_layer_interval: 4,
-    use_bidirectional_attention: true,
     is_bidirectional: true,
+    architecture_version: 2,
+    time_mix: 3,
     alibi_slopes: [0.5],
     block_size: 32,
     bd_size: 32,
@@ -495,6 +498,19 @@ describe('other keys', () => {
     qkv_clip: 8,
     attention_softmax_scale: 0.1,
     mask_schedule_layers: 3,
+    // Of names that say nothing, by their values.
+    n_ctx: 1024,
+    gamma_offset: 1,
+    use_dynamic_ntk: true,
+    zero_centered_gamma: true,
+    hyper_connections: 4,
+    intermediate_sizes: [11008, 5504],
+    engram: { tables: 2 },
+    num_loops: 2,
+    register_tokens: 4,
+    pe_type: 'alibi',
+    weight_dtype: 'int8',
+    nonlinearity: 'gelu',
   };
   test.each([LLADA, LLAMA, QWEN])('a setting that is not known is refused by its name', (json) => {
     for (const [key, value] of Object.entries(settings))
@@ -512,6 +528,8 @@ describe('other keys', () => {
     ['use_rope', false, 'expected true or null, got false', [LLADA, LLAMA, QWEN]],
     ['sliding_window', 4096, 'expected null, got 4096', [LLAMA]],
     ['is_causal', false, 'expected true or null, got false', [LLAMA, QWEN]],
+    ['bidirectional', false, 'expected true or null, got false', [LLADA]],
+    ['pre_norm', false, 'expected true or null, got false', [LLADA, LLAMA, QWEN]],
     ['is_causal', true, 'expected false or null, got true', [LLADA]],
     ['tie_word_embeddings', true, 'expected false as in weight_tying, got true', [LLADA]],
     ['hidden_size', 2048, 'expected 4096 as in d_model, got 2048', [LLADA]],
@@ -536,7 +554,7 @@ describe('other keys', () => {
     const key = `norm\u001b[2J${'x'.repeat(5000)}`;
     expect(() => parse({ ...LLADA, [key]: 1 })).toThrow(/^config\.json: "norm\\u001b\[2Jx+…: a key/);
     for (const name of ['__proto__', 'constructor', 'toString', 'hasOwnProperty'])
-      expect(parse(JSON.parse(`{"${name}": {"a": 1}, ${JSON.stringify(LLAMA).slice(1)}`))).toEqual(parse(LLAMA));
+      expect(parse(JSON.parse(`{"${name}": {"a": "b"}, ${JSON.stringify(LLAMA).slice(1)}`))).toEqual(parse(LLAMA));
   });
 });
 

@@ -151,7 +151,7 @@ describe('config.json', () => {
 
     test('NaN and infinities are numbers, in strings they are text', async () => {
       const extra =
-        '"last_loss": NaN, "best_loss":-Infinity, "limits": [Infinity, NaN,-Infinity], "note": "NaN, \\"Infinity\\"", ';
+        '"last_loss": NaN, "best_loss":-Infinity, "metrics": [Infinity, NaN,-Infinity], "note": "NaN, \\"Infinity\\"", ';
       expect(await load(`{${extra}${text.slice(1)}`)).toEqual(await load(text));
       expect(parsePythonJson('{"a": [NaN, -Infinity,Infinity], "NaN": "NaN", "b": "\\\\", "c": NaN}')).toEqual({
         a: [Number.NaN, -Infinity, Infinity],

@@ -52,6 +52,18 @@ describe('models as files', () => {
       expect([name, shape, raw.equals(before[name].raw)]).toEqual([name, before[name].shape, true]);
   });
 
+  test('a new model says what the reference has other defaults for', () => {
+    expect(JSON.parse(readFileSync(path.join(folder, 'config.json'), 'utf8'))).toMatchObject({
+      activation_type: 'silu',
+      block_type: 'llama',
+      layer_norm_type: 'rms',
+      rope: true,
+      include_bias: false,
+      weight_tying: false,
+      use_block_embeddings: false,
+    });
+  });
+
   test('a config of transformers 5 is saved for both versions', async () => {
     const source = variant('base', {
       config: (config) => {

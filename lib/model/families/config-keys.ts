@@ -65,32 +65,52 @@ export const ACCEPTED: Readonly<Record<string, readonly unknown[]>> = {
   rope_interleaved: [false],
   use_rope: [true],
   use_rms_norm: [true],
+  pre_norm: [true],
+  no_bias: [true],
   scale_attn_weights: [true],
   position_embedding_type: ['rope', 'rotary'],
 };
 
-/**
- * Parts of names that settings of an architecture have. A key of such a name that is not known may change what the
- * model computes; any other key is taken for a note of whoever made the file.
- */
+/** Parts of names that settings of an architecture have. */
 const STEMS = new RegExp(
   [
     '(^|_)(rope|rota)|theta|position|norm|eps$|attn|attention|causal|bidirectional|alibi|window|softcap|logit',
     'bias|layer|block|head|hidden|embed|residual|activation|interleav|multiplier|scal(e|ing)|mask|encoder',
     'quant|compress|spars|prun|gptq|awq|fp8|int[48]|[48]bit|expert|moe|router|mixture|mamba|recurr|vision|audio|adapter',
+    '(^|_)(type|dtype|method|fn|mode|kind|variant|scheme)$',
   ].join('|'),
 );
 const WORDS = new Set(
   (
     'act tie tied tying epsilon kv qk qkv query cap clip gate gated gating glu swiglu geglu conv ssm rnn lora dim emb ' +
-    'embd inner width depth parallel shift pool pooling chunk mup mlp ffn ff factor sink ln bits nbits bd'
+    'embd inner width depth parallel shift pool pooling chunk mup mlp ffn ff factor sink ln bits nbits bd nonlinearity architecture arch'
+  ).split(' '),
+);
+/** Parts of names that notes about a training, a release or a tool have. */
+const NOTES = new Set(
+  (
+    'note notes comment comments description license tag tags author authors url commit version date created updated ' +
+    'timestamp hours run runs wandb seed train training trained trainer finetune finetuned finetuning tuned tuning ' +
+    'epoch epochs step steps batch lr learning optimizer loss eval evaluation metric metrics score dataset datasets ' +
+    'data parent model merge merged release library generator parameters params flops deprecated fixed'
   ).split(' '),
 );
 
-/** Whether a key's name is that of a setting of an architecture. */
-function isArchitectural(key: string): boolean {
+/** Whether a value is text, or holds nothing but texts and what is off. */
+function isText(value: unknown): boolean {
+  if (typeof value === 'object' && value !== null) return Object.values(value).every(isText);
+  return typeof value === 'string' || value === null || value === false;
+}
+
+/**
+ * Whether a key that no table has may change what the model computes: by its name, if that says what it is about; else
+ * by its value, since a setting of an architecture is seldom a text.
+ */
+function maySet(key: string, value: unknown): boolean {
   const name = key.replace(/([a-z\d])([A-Z])/g, '$1_$2').toLowerCase();
-  return STEMS.test(name) || name.split(/[^a-z]+/).some((word) => WORDS.has(word));
+  const words = name.split(/[^a-z]+/);
+  if (STEMS.test(name) || words.some((word) => WORDS.has(word))) return true;
+  return !words.some((word) => NOTES.has(word)) && !isText(value);
 }
 
 /**
@@ -98,5 +118,10 @@ function isArchitectural(key: string): boolean {
  * @throws DUltraError BAD_CHECKPOINT naming the key, what was expected and what came
  */
 export function checkConfigKeys(json: Readonly<Record<string, unknown>>, file: string, table: KeyTable): void {
-  refuseUnknown(json, file, checkKeyTable(json, file, table).filter(isArchitectural));
+  const unknown = checkKeyTable(json, file, table);
+  refuseUnknown(
+    json,
+    file,
+    unknown.filter((key) => maySet(key, json[key])),
+  );
 }

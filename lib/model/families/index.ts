@@ -60,8 +60,8 @@ function parse<Config extends ModelConfig | CausalConfig>(
   }
   let config: Config;
   try {
-    checkConfigKeys(json, file, family.keys);
     config = family.parseConfig(json, file, tensors);
+    checkConfigKeys(json, file, family.keys);
   } catch (error) {
     // Mixtures of experts and others give the model_type of the family that they come from.
     if (architecture === null || family.architectures.includes(architecture) || !isDUltraError(error)) throw error;

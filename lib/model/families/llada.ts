@@ -67,6 +67,8 @@ const KEYS: KeyTable = {
     multi_query_attention: [false],
     use_block_embeddings: [false],
     is_causal: [false],
+    bidirectional: [true],
+    use_bidirectional_attention: [true],
   },
   harmless: [
     ...HARMLESS,
@@ -167,11 +169,28 @@ function parseConfig(
   };
 }
 
+/** Settings that a config may leave out here, and for which LLaDA's own code has other defaults. */
+const SETTINGS = {
+  activation_type: 'silu',
+  block_type: 'llama',
+  layer_norm_type: 'rms',
+  rope: true,
+  rope_full_precision: true,
+  include_bias: false,
+  include_qkv_bias: false,
+  bias_for_layer_norm: false,
+  attention_dropout: 0,
+  residual_dropout: 0,
+  embedding_dropout: 0,
+  use_block_embeddings: false,
+};
+
 function configJson(config: ModelConfig, json: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const { planner } = config;
   return {
     architectures: [planner ? 'LLaDOUModelLM' : 'LLaDAModelLM'],
     model_type: 'llada',
+    ...SETTINGS,
     eos_token_id: config.eosTokenId,
     pad_token_id: config.padTokenId,
     ...json,
