@@ -66,7 +66,7 @@ export type { CacheStorage, KvCache, KvCacheOptions } from './model/kv-cache';
 export { loadCausalModel } from './model/load-causal-model';
 export type { LoadModelOptions, LoadProgress } from './model/load-weights';
 export type { SaveOptions } from './model/save';
-export type { Tokenizer } from './model/tokenizer';
+export type { EncodeOptions, Tokenizer } from './model/tokenizer';
 export { type TrainTokenizerOptions, trainTokenizer } from './model/train-tokenizer';
 export type { LoraOptions, ModelTrainer, ModelTrainerOptions, MomentDtype } from './model/trainer';
 export type {

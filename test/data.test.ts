@@ -3,7 +3,7 @@ import path from 'node:path';
 import { datasets, type Example } from '../lib';
 import { sampleSplit } from '../lib/data/splits';
 import { wordLevelTokenizer } from '../lib/model/create-model';
-import { loadTokenizer } from '../lib/model/tokenizer';
+import { loadTokenizer } from '../lib/model/load-tokenizer';
 import { temporaryFolder } from './helpers';
 
 const tasks = datasets.TASK_NAMES.map((name) => datasets.byName(name));

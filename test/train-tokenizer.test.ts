@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { createModel, datasets, loadModel, trainTokenizer } from '../lib';
-import { loadTokenizer } from '../lib/model/tokenizer';
+import { loadTokenizer } from '../lib/model/load-tokenizer';
 import { readTensors, temporaryFolder } from './helpers';
 
 const world = datasets.world();

@@ -1,8 +1,8 @@
 // From a folder or a hub id to a model that generates.
 import type { ModelConfig } from '../model/config';
 import { parseDiffusionCheckpoint } from '../model/families';
+import { loadTokenizer } from '../model/load-tokenizer';
 import { type LoadModelOptions, loadWeights } from '../model/load-weights';
-import { loadTokenizer } from '../model/tokenizer';
 import { generationDefaults } from './generation-config';
 import { MaskedDiffusionModel } from './masked-diffusion-model';
 

@@ -191,9 +191,15 @@ export class MaskedDiffusionModel {
     return new Adapter(trainer, files.lora);
   }
 
-  /** The ids that the model sees for a prompt. @throws TypeError; DUltraError NO_TOKENIZER. */
-  encodePrompt(prompt: Exclude<Prompt, { template: unknown }>): Int32Array {
-    return encodePrompt(prompt, this);
+  /**
+   * The ids that the model sees for a prompt. @param splitSpecialTokens as in {@link GenerateOptions}
+   * @throws TypeError; DUltraError NO_TOKENIZER, BAD_CHECKPOINT.
+   */
+  encodePrompt(
+    prompt: Exclude<Prompt, { template: unknown }>,
+    { splitSpecialTokens }: { splitSpecialTokens?: boolean } = {},
+  ): Int32Array {
+    return encodePrompt(prompt, this, { splitSpecialTokens });
   }
 
   /** Text of token ids, special tokens skipped; "" without a tokenizer. */

@@ -14,6 +14,7 @@ const GENERATE_KEYS = [
   'seed',
   'firstRow',
   'stopAtEos',
+  'splitSpecialTokens',
   'tokenLogProb',
   'forcedStep',
   'compat',
@@ -33,6 +34,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     seed = 0,
     firstRow = 0,
     stopAtEos,
+    splitSpecialTokens,
     tokenLogProb = 'untempered',
     forcedStep,
     compat,
@@ -43,6 +45,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
   checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
+  if (splitSpecialTokens !== undefined) checkChoice('splitSpecialTokens', splitSpecialTokens, [true, false] as const);
   checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
   if (forcedStep !== undefined) checkChoice('forcedStep', forcedStep, ['exact', 'reference'] as const);
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);

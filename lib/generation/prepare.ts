@@ -48,7 +48,7 @@ export function prepare(
     throw optionError(TypeError, 'prompts', 'expected templates only or none, got both');
   const genLength = options.genLength ?? defaultGenLength(model);
   const rows = prompts.map((prompt) =>
-    isTemplate(prompt) ? templateRow(model, prompt, options) : promptRow(model, prompt, genLength),
+    isTemplate(prompt) ? templateRow(model, prompt, options) : promptRow(model, prompt, genLength, options),
   );
   if (templates > 0) settings.stopAtEos ??= false;
   else settings.blockLength = blockLengthOf(model, options, genLength);
@@ -88,16 +88,18 @@ function blockLengthOf({ generationDefaults }: GeneratingModel, options: Generat
 function templateRow(
   model: GeneratingModel,
   prompt: { template: string | ArrayLike<number> },
-  { genLength }: GenerateOptions,
+  { genLength, splitSpecialTokens }: GenerateOptions,
 ): PreparedRow {
   checkKeys('prompt', prompt, ['template']);
   if (genLength !== undefined)
     throw optionError(TypeError, 'genLength', 'not allowed with a template, whose masks say what to fill');
+  if (splitSpecialTokens)
+    throw optionError(TypeError, 'splitSpecialTokens', 'not allowed with a template, whose masks are special tokens');
   const { template } = prompt;
   const { maskTokenId, maxSequenceLength, embeddingSize } = model.config;
   const ids =
     typeof template === 'string'
-      ? encodeText(template, 'template', model)
+      ? encodeText(template, 'template', model, { splitSpecialTokens })
       : checkIds('template', template, embeddingSize);
   if (!ids.includes(maskTokenId))
     throw optionError(RangeError, 'template', `expected at least one mask token (id ${maskTokenId}), got none`);
@@ -114,9 +116,10 @@ function promptRow(
   model: GeneratingModel,
   prompt: Exclude<Prompt, { template: unknown }>,
   genLength: number,
+  { splitSpecialTokens }: GenerateOptions,
 ): PreparedRow {
   const { maskTokenId, maxSequenceLength } = model.config;
-  const promptIds = encodePrompt(prompt, model);
+  const promptIds = encodePrompt(prompt, model, { splitSpecialTokens });
   checkRoom(promptIds.length, genLength, maxSequenceLength);
   const ids = new Int32Array(promptIds.length + genLength).fill(maskTokenId);
   ids.set(promptIds);

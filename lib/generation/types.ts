@@ -38,6 +38,12 @@ export interface GenerateOptions {
    * Finish a row when everything before its first end-of-sequence token is decided. Default true; false for templates.
    */
   stopAtEos?: boolean;
+  /**
+   * Special tokens that are written in a text or in a message are text like any other, as user input should be: a mask
+   * token in it is not filled in, an end token does not end it. Those of the chat template stay special. Default: as
+   * the checkpoint's tokenizer_config.json has it, else false, as in transformers. Not allowed with a template.
+   */
+  splitSpecialTokens?: boolean;
   /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
   tokenLogProb?: 'untempered' | 'tempered';
   /**

@@ -44,7 +44,9 @@ const SMALL_FILES = [
   'tokenizer.json',
   'tokenizer_config.json',
   'special_tokens_map.json',
+  'added_tokens.json',
   'chat_template.jinja',
+  'chat_template.json',
   INDEX_FILE,
 ];
 

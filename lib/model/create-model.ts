@@ -4,13 +4,13 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError, optionError } from '../errors';
 import { writeError, writeFileAtomic } from '../files/atomic';
-import { readJsonObject, readTextFile } from '../files/json';
+import { readTextFile } from '../files/json';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import { deriveSeed, Purpose, Random } from '../random';
 import type { ModelConfig } from './config';
-import { saveModel } from './save';
+import { loadTokenizer } from './load-tokenizer';
+import { saveModel, TOKENIZER_FILES } from './save';
 import { expectedTensors } from './tensors';
-import { loadTokenizer, specialToken } from './tokenizer';
 
 /** Options of {@link createModel}. */
 export interface CreateModelOptions {
@@ -121,17 +121,12 @@ async function tokenizerOf(folder: string): Promise<GivenTokenizer> {
   // No limit on ids: the tables are made to fit.
   const tokenizer = await loadTokenizer(folder, 0, 1 << 20);
   if (!tokenizer) throw new DUltraError('NO_TOKENIZER', `${folder}: expected a tokenizer.json, got none`);
-  const present = ['tokenizer.json', 'chat_template.jinja', 'special_tokens_map.json', 'tokenizer_config.json'].filter(
-    (name) => existsSync(path.join(folder, name)),
-  );
+  const present = TOKENIZER_FILES.filter((name) => existsSync(path.join(folder, name)));
   const files = await Promise.all(
     present.map(async (name): Promise<[string, string]> => [name, await readTextFile(path.join(folder, name))]),
   );
-  const config = present.includes('tokenizer_config.json')
-    ? await readJsonObject(path.join(folder, 'tokenizer_config.json'))
-    : {};
   const idOf = (key: string): number | null => {
-    const token = specialToken(config, key);
+    const token = tokenizer.specialToken(key);
     return token === null ? null : tokenizer.tokenId(token);
   };
   const maskTokenId = idOf('mask_token');

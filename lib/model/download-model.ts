@@ -3,8 +3,8 @@ import { downloadModel as downloadFromHub } from '../hub';
 import type { DownloadOptions } from '../hub/types';
 import { checkKeys, checkSignal } from '../options';
 import { parseCheckpoint } from './families';
+import { loadTokenizer } from './load-tokenizer';
 import { checkRunnable } from './load-weights';
-import { loadTokenizer } from './tokenizer';
 
 /**
  * Downloads a model into the cache of the hub and returns its folder, which `loadModel` and `loadCausalModel` take; they

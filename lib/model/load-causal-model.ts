@@ -3,8 +3,8 @@ import { optionError } from '../errors';
 import { CausalModel } from './causal-model';
 import type { CausalConfig } from './config';
 import { parseCausalCheckpoint } from './families';
+import { loadTokenizer } from './load-tokenizer';
 import { type LoadModelOptions, loadWeights } from './load-weights';
-import { loadTokenizer } from './tokenizer';
 
 /**
  * Loads an autoregressive model of the Llama family (Llama, Qwen2, Qwen2.5) in the Hugging Face layout: a teacher, or

@@ -33,14 +33,41 @@ function tokenizerFor(what: string, { tokenizer, source }: Vocabulary): Tokenize
   );
 }
 
-/** Ids of a text. @param what the text is, for errors @throws DUltraError NO_TOKENIZER */
-export function encodeText(text: string, what: string, vocabulary: Vocabulary): Int32Array {
-  return Int32Array.from(tokenizerFor(`a text ${what}`, vocabulary).encode(text));
+/** How prompts become ids. */
+export interface EncodePromptOptions {
+  /** Special tokens in texts and messages are text like any other; those of the chat template stay special. */
+  splitSpecialTokens?: boolean;
 }
 
-/** The ids that the model sees for a prompt. @throws TypeError, RangeError; DUltraError NO_TOKENIZER. */
-export function encodePrompt(prompt: Exclude<Prompt, { template: unknown }>, vocabulary: Vocabulary): Int32Array {
-  if (typeof prompt === 'string') return encodeText(prompt, 'prompt', vocabulary);
+/** The ids of a text, all of which the model knows. */
+function inTables(ids: readonly number[], tokenizer: Tokenizer, { config, source }: Vocabulary): Int32Array {
+  const unknown = ids.find((id) => id >= config.embeddingSize);
+  if (unknown !== undefined)
+    throw new DUltraError(
+      'BAD_CHECKPOINT',
+      `${source}: token ${show(tokenizer.idToken(unknown))} has id ${unknown}, the model's tables have ${config.embeddingSize} rows`,
+    );
+  return Int32Array.from(ids);
+}
+
+/** Ids of a text. @param what the text is, for errors @throws DUltraError NO_TOKENIZER, BAD_CHECKPOINT */
+export function encodeText(
+  text: string,
+  what: string,
+  vocabulary: Vocabulary,
+  { splitSpecialTokens }: EncodePromptOptions = {},
+): Int32Array {
+  const tokenizer = tokenizerFor(`a text ${what}`, vocabulary);
+  return inTables(tokenizer.encode(text, { splitSpecialTokens }), tokenizer, vocabulary);
+}
+
+/** The ids that the model sees for a prompt. @throws TypeError, RangeError; DUltraError NO_TOKENIZER, BAD_CHECKPOINT. */
+export function encodePrompt(
+  prompt: Exclude<Prompt, { template: unknown }>,
+  vocabulary: Vocabulary,
+  options: EncodePromptOptions = {},
+): Int32Array {
+  if (typeof prompt === 'string') return encodeText(prompt, 'prompt', vocabulary, options);
   if (Array.isArray(prompt)) {
     const tokenizer = tokenizerFor('chat messages', vocabulary);
     for (const message of prompt)
@@ -50,8 +77,7 @@ export function encodePrompt(prompt: Exclude<Prompt, { template: unknown }>, voc
           'prompt',
           'expected messages of the form { role, content }, both strings; token ids go in { promptIds }',
         );
-    const text = tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true });
-    return Int32Array.from(tokenizer.encode(text, { addSpecialTokens: false }));
+    return inTables(tokenizer.encodeMessages(prompt, options), tokenizer, vocabulary);
   }
   if (typeof prompt === 'object' && prompt !== null && 'promptIds' in prompt) {
     checkKeys('prompt', prompt, ['promptIds']);

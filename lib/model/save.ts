@@ -31,12 +31,14 @@ export interface SavableModel {
   weights(name: string): Promise<Float32Array>;
 }
 
-const TOKENIZER_FILES = [
+/** Files that a tokenizer is read from. */
+export const TOKENIZER_FILES = [
   'tokenizer.json',
   'tokenizer_config.json',
   'special_tokens_map.json',
+  'added_tokens.json',
   'chat_template.jinja',
-  'generation_config.json',
+  'chat_template.json',
 ];
 
 /**
@@ -72,7 +74,7 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
     await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
     if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
       const present = new Set(await readdir(model.source));
-      for (const name of TOKENIZER_FILES) {
+      for (const name of [...TOKENIZER_FILES, 'generation_config.json']) {
         if (!present.has(name)) continue;
         await copyFile(path.join(model.source, name), path.join(folder, name));
         await syncFile(path.join(folder, name));

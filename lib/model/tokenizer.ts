@@ -1,51 +1,48 @@
-// A checkpoint's tokenizer.json and chat template.
-import { existsSync } from 'node:fs';
-import path from 'node:path';
-import { Template } from '@huggingface/jinja';
-import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers';
+// A checkpoint's tokenizer and chat template.
 import { DUltraError } from '../errors';
-import { badFile, isIndex, readJsonObject, readTextFile } from '../files/json';
+import { isIndex } from '../files/json';
 import { reasonOf, show } from '../text';
 import type { ChatMessage } from '../types';
-
-interface TokenizerConfig {
-  chat_template?: string | { name: string; template: string }[];
-  [key: string]: unknown;
-}
-
-/** The text of a special token in tokenizer_config.json: a string, or an object with `content`. */
-export function specialToken(config: Readonly<Record<string, unknown>>, name: string): string | null {
-  const value = config[name] as string | { content?: unknown } | null | undefined;
-  if (typeof value === 'string') return value;
-  return typeof value === 'object' && value !== null && typeof value.content === 'string' ? value.content : null;
-}
+import { render } from './chat-template/render';
+import { applyConfig, type TokenizerConfig, type TokenizerSettings } from './tokenization/config';
+import { cleanUp } from './tokenization/decoders';
+import { Pipeline } from './tokenization/pipeline';
 
 /**
  * Checks the ids that a tokenizer.json gives to tokens. @param limit what they must be below
- * @returns the highest id, -1 where there is none @throws Error naming the token
+ * @throws Error naming the token
  */
-function checkIds(tokenizer: object, limit: number): number {
+export function checkTokenIds(tokenizer: object, limit: number): void {
   const { model, added_tokens: added } = tokenizer as { model?: { vocab?: unknown } | null; added_tokens?: unknown };
-  let last = -1;
   const check = (token: unknown, id: unknown) => {
     if (!isIndex(id)) throw new Error(`token ${show(token)}: expected a non-negative integer id, got ${show(id)}`);
     if (id >= limit) throw new Error(`token ${show(token)} has id ${id}, the model's tables have ${limit} rows`);
-    if (id > last) last = id;
   };
   const vocabulary = model?.vocab;
-  // Unigram models list [token, score] pairs, others map tokens to ids.
-  if (Array.isArray(vocabulary)) check('', Math.max(0, vocabulary.length - 1));
-  else if (typeof vocabulary === 'object' && vocabulary !== null)
+  if (typeof vocabulary === 'object' && vocabulary !== null && !Array.isArray(vocabulary))
     for (const [token, id] of Object.entries(vocabulary)) check(token, id);
   if (Array.isArray(added)) for (const token of added) check(token?.content, token?.id);
-  return last;
+}
+
+/** Text of a chat template, null for none, or why the ones that are there cannot be used. */
+export type ChatTemplate = string | Error | null;
+
+/** Options of {@link Tokenizer.encode}. */
+export interface EncodeOptions {
+  /** Adds what the tokenizer adds by itself, such as a token for the start. Default true. */
+  addSpecialTokens?: boolean;
+  /**
+   * Special tokens written in the text are text like any other. Default: `split_special_tokens` of
+   * tokenizer_config.json, which is false where it is not set: they are recognised, as in transformers.
+   */
+  splitSpecialTokens?: boolean;
 }
 
 /** Text to ids and back, and chat messages to text. */
 export class Tokenizer {
-  readonly #tokenizer: HubTokenizer;
-  readonly #config: TokenizerConfig;
-  readonly #chatTemplate: string | null;
+  readonly #pipeline: Pipeline;
+  readonly #settings: TokenizerSettings;
+  readonly #chatTemplate: ChatTemplate;
   readonly #source: string;
   /** Number of ids, added tokens included. */
   readonly size: number;
@@ -56,54 +53,58 @@ export class Tokenizer {
 
   /**
    * @param tokenizer parsed tokenizer.json @param config parsed tokenizer_config.json @param maskTokenId the model's
-   * @param source named in errors
+   * @param chatTemplate null for none; an Error says why the one that is there cannot be used
+   * @param source named in errors @throws Error naming a component, an option or a key that is not supported
    */
   constructor(
     tokenizer: object,
     config: TokenizerConfig,
-    chatTemplate: string | null,
+    chatTemplate: ChatTemplate,
     maskTokenId: number,
     source: string,
   ) {
-    const { model } = tokenizer as { model?: { unk_token?: unknown } };
-    // The library reads a word-level model's unknown token from the config only.
-    this.#tokenizer = new HubTokenizer(tokenizer, {
-      ...(model?.unk_token ? { unk_token: model.unk_token } : {}),
-      ...config,
-    });
-    this.#config = config;
+    checkTokenIds(tokenizer, Infinity);
+    this.#pipeline = new Pipeline(tokenizer);
+    this.#settings = applyConfig(this.#pipeline, config, tokenizer);
     this.#chatTemplate = chatTemplate;
     this.#source = source;
-    this.size = 1 + checkIds(tokenizer, Infinity);
-    this.maskToken = this.#tokenizer.id_to_token(maskTokenId) ?? null;
-    this.eosToken = specialToken(config, 'eos_token');
+    this.size = 1 + this.#pipeline.lastId;
+    this.maskToken = this.#pipeline.tokenOf(maskTokenId);
+    this.eosToken = this.#settings.named.eos_token ?? null;
   }
 
-  /**
-   * Ids of a text; special tokens written in the text are recognised. `addSpecialTokens` (default true) adds what the
-   * tokenizer adds by itself.
-   */
-  encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): number[] {
-    const { ids, tokens } = this.#tokenizer.encode(text, { add_special_tokens: addSpecialTokens });
-    // A vocabulary without all bytes and without an unknown token has no ids for some texts.
-    const unknown = ids.findIndex((id: number | undefined) => !Number.isInteger(id));
-    if (unknown >= 0)
-      throw new DUltraError(
-        'BAD_CHECKPOINT',
-        `${this.#source}: the tokenizer has no token for ${show(tokens[unknown])}`,
-      );
-    return ids;
+  /** Ids of a text. @throws DUltraError BAD_CHECKPOINT where the vocabulary has no token for it */
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    return this.#encode(text, options);
+  }
+  /** @param clean applied to what is left of the text without special tokens */
+  #encode(text: string, options: EncodeOptions, clean?: (text: string) => string): number[] {
+    const { addSpecialTokens = true, splitSpecialTokens = this.#settings.splitsSpecial } = options;
+    try {
+      return this.#pipeline.encode(text, addSpecialTokens, splitSpecialTokens, clean);
+    } catch (cause) {
+      throw new DUltraError('BAD_CHECKPOINT', `${this.#source}: ${reasonOf(cause)}`, { cause });
+    }
   }
 
-  /** Text of ids. `skipSpecialTokens` (default false) leaves special tokens out. */
+  /** Text of ids; ids without a token are left out. `skipSpecialTokens` (default false) leaves special tokens out. */
   decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
-    const list = Array.from(ids);
-    return list.length === 0 ? '' : this.#tokenizer.decode(list, { skip_special_tokens: skipSpecialTokens });
+    const text = this.#pipeline.decode(Array.from(ids), skipSpecialTokens);
+    return this.#settings.cleansUp ? cleanUp(text, false) : text;
   }
 
   /** The id of a token's text, or null. */
   tokenId(token: string): number | null {
-    return this.#tokenizer.token_to_id(token) ?? null;
+    return this.#pipeline.added.idOf(token) ?? null;
+  }
+  /** The text of an id's token, or null. */
+  idToken(id: number): string | null {
+    return this.#pipeline.tokenOf(id);
+  }
+
+  /** Text of a special token by its name in tokenizer_config.json, such as "mask_token", or null. */
+  specialToken(name: string): string | null {
+    return this.#settings.named[name] ?? null;
   }
 
   /** Whether the checkpoint has a chat template. */
@@ -112,65 +113,67 @@ export class Tokenizer {
   }
 
   /**
-   * Messages as the text that the model was trained on.
+   * Messages as the text that the model was trained on: what transformers renders, without tools and documents.
    * @param addGenerationPrompt ends with the header of the assistant's turn. Default true.
-   * @throws DUltraError NO_TOKENIZER where there is no chat template, BAD_CHECKPOINT where it does not render.
+   * @throws DUltraError NO_TOKENIZER where there is no chat template, BAD_CHECKPOINT where it does not render, or does
+   * what is not supported.
    */
   applyChatTemplate(
     messages: readonly ChatMessage[],
     { addGenerationPrompt = true }: { addGenerationPrompt?: boolean } = {},
   ): string {
-    if (this.#chatTemplate === null)
+    const template = this.#chatTemplate;
+    if (template === null)
       throw new DUltraError(
         'NO_TOKENIZER',
         `${this.#source} has no chat template; pass the prompt as text instead of messages`,
       );
-    const named = Object.fromEntries(
-      ['bos_token', 'eos_token', 'pad_token', 'unk_token'].map((name) => [name, specialToken(this.#config, name)]),
-    );
     try {
-      return new Template(this.#chatTemplate).render({
+      if (template instanceof Error) throw template;
+      const { named, additional } = this.#settings;
+      return render(template, {
         ...named,
+        ...(additional.length > 0 ? { additional_special_tokens: additional } : {}),
         messages,
+        tools: null,
+        documents: null,
         add_generation_prompt: addGenerationPrompt,
       });
     } catch (cause) {
       throw new DUltraError(
         'BAD_CHECKPOINT',
         `${this.#source}: the chat template does not render: ${reasonOf(cause)}`,
-        {
-          cause,
-        },
+        { cause },
       );
     }
   }
-}
 
-function defaultTemplate(config: TokenizerConfig): string | null {
-  const { chat_template: template } = config;
-  if (typeof template === 'string') return template;
-  if (!Array.isArray(template)) return null;
-  const found = template.find((entry) => entry?.name === 'default') ?? template[0];
-  return typeof found?.template === 'string' ? found.template : null;
-}
-
-/**
- * The tokenizer of a checkpoint folder; null where it has no tokenizer.json. @param limit rows of the model's tables
- * @throws DUltraError BAD_CHECKPOINT
- */
-export async function loadTokenizer(folder: string, maskTokenId: number, limit: number): Promise<Tokenizer | null> {
-  const file = path.join(folder, 'tokenizer.json');
-  if (!existsSync(file)) return null;
-  const configFile = path.join(folder, 'tokenizer_config.json');
-  const templateFile = path.join(folder, 'chat_template.jinja');
-  const tokenizer = await readJsonObject(file);
-  const config: TokenizerConfig = existsSync(configFile) ? await readJsonObject(configFile) : {};
-  const template = existsSync(templateFile) ? await readTextFile(templateFile) : defaultTemplate(config);
-  try {
-    // Before the library runs, which allocates lists as long as the highest id.
-    checkIds(tokenizer, limit);
-    return new Tokenizer(tokenizer, config, template, maskTokenId, folder);
-  } catch (cause) {
-    throw badFile(file, reasonOf(cause), cause);
+  /**
+   * Ids of messages, with the header of the assistant's turn at the end. With `splitSpecialTokens` special tokens in
+   * the messages are text, and those of the template are not.
+   * @throws DUltraError as {@link Tokenizer.applyChatTemplate} and {@link Tokenizer.encode}
+   */
+  encodeMessages(
+    messages: readonly ChatMessage[],
+    { splitSpecialTokens }: { splitSpecialTokens?: boolean } = {},
+  ): number[] {
+    const options = { addSpecialTokens: false, splitSpecialTokens };
+    if (splitSpecialTokens !== true) return this.#encode(this.applyChatTemplate(messages), options);
+    // A character that no text has, put into the special tokens of the messages, hides them from the tokenizer.
+    const all = JSON.stringify(messages);
+    const marks = Array.from({ length: 32 }, (_mark, i) => String.fromCharCode(0xfdd0 + i));
+    const mark = marks.find((character) => !all.includes(character));
+    const special = Array.from(this.#pipeline.added.special).filter((token) => token.length > 1);
+    if (mark === undefined)
+      throw new DUltraError('BAD_CHECKPOINT', `${this.#source}: messages with all of U+FDD0 to U+FDEF`);
+    const hide = (text: string) =>
+      special.reduce((result, token) => result.replaceAll(token, () => token[0] + mark + token.slice(1)), text);
+    const hidden = messages.map((message) => ({
+      ...message,
+      content: hide(message.content),
+      role: hide(message.role),
+    }));
+    const text = this.applyChatTemplate(hidden);
+    return this.#encode(text, { ...options, splitSpecialTokens: false }, (piece) => piece.replaceAll(mark, ''));
   }
 }

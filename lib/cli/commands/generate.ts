@@ -23,6 +23,7 @@ interface Flags extends ModelFlags, SamplingFlags {
   promptIds?: number[];
   template?: string;
   templateIds?: (number | null)[];
+  splitSpecialTokens?: boolean;
   stream?: boolean;
   delay?: number;
 }
@@ -94,6 +95,8 @@ async function readPrompt(text: string | undefined, flags: Flags): Promise<(mode
   if (given.length > 1) throw new UsageError(`expected one prompt, got ${given.map(([name]) => name).join(' and ')}`);
   const [name] = given[0] ?? ['PROMPT'];
   if (chat && name !== 'PROMPT') throw new UsageError('--chat: expected the prompt as an argument or from stdin');
+  if (name.startsWith('--template') && flags.splitSpecialTokens)
+    throw new UsageError('--split-special-tokens: not allowed with a template, whose masks are special tokens');
   if (name.startsWith('--template') && flags.genLength !== undefined)
     throw new UsageError('--gen-length: not allowed with a template, whose masks say what to fill');
   if (messages !== undefined) {
@@ -196,7 +199,8 @@ function summary(result: GenerateResult, seconds: number): string {
 }
 
 async function generate(text: string | undefined, flags: Flags): Promise<void> {
-  const options: GenerateOptions = { ...generateOptions(flags), signal: interruptSignal };
+  const { splitSpecialTokens } = flags;
+  const options: GenerateOptions = { ...generateOptions(flags), splitSpecialTokens, signal: interruptSignal };
   const makePrompt = await readPrompt(text, flags);
   if (flags.delay !== undefined && !flags.stream) throw new UsageError('--delay: expected together with --stream');
   await using model = await openModel(flags);
@@ -246,7 +250,8 @@ export function register(program: Command): void {
     .option('--messages <file|json>', 'chat messages: [{"role":"user","content":"Hi"}], or a file with them')
     .option('--prompt-ids <ids>', 'token ids, as in 5,17,3', ids)
     .option('--template <text>', 'text whose mask tokens are filled in place (dultra info MODEL shows the mask token)')
-    .option('--template-ids <ids>', 'token ids with _ where a mask stands, as in 5,_,_,3', maskedIds);
+    .option('--template-ids <ids>', 'token ids with _ where a mask stands, as in 5,_,_,3', maskedIds)
+    .option('--split-special-tokens', 'special tokens written in the prompt or the messages are text like any other');
   addModelOptions(command);
   addSamplingOptions(command);
   addOutputOptions(command, '{ model, options, seconds, result }, with --stream also the steps')
