@@ -1,6 +1,6 @@
 // Finds the final answer in the text of a completion: what is marked as such, else what its prose ends in.
 import { MAX_ANSWER_LENGTH } from './math/work';
-import { DOUBT, leadingValue, proseAnswer } from './prose-answer';
+import { DOUBT, firstNumber, leadingValue, proseAnswer } from './prose-answer';
 
 /** Deepest nesting of boxes and tags that is read. */
 const MAX_DEPTH = 8;
@@ -122,11 +122,21 @@ function section(text: string): { content: string; length: number } {
   return { content, length: skipped + content.length };
 }
 
-/** The answer in a section's text: its first line where that is a value, else what the text ends in. */
+/**
+ * The answer in a section's text: its first line where that is a value, else the number in bold, else what its last
+ * sentence with a number says.
+ */
 function sectionAnswer(content: string): string | null {
   const line = withoutEmphasis(content.split('\n', 1)[0]);
   if (isFormula(line)) return line;
-  return proseAnswer(content) ?? (line === '' ? null : line);
+  const bold = [...content.matchAll(/\*\*([^*\n]+)\*\*/g)].map((match) => bareValue(match[1])).filter(isFormula);
+  if (bold.length > 0) return bold[bold.length - 1];
+  const sentence = content
+    .split(/(?<=[.!?])\s+|\n/)
+    .filter((text) => /\d/.test(text))
+    .pop();
+  const said = sentence === undefined ? '' : withoutWords(sentence);
+  return isFormula(said) ? said : (proseAnswer(content) ?? (line === '' ? null : line));
 }
 
 /**
@@ -159,8 +169,8 @@ function hashes(text: string): Mark[] {
     if (isFormula(value)) add(value);
     // One word behind a number is its unit.
     else if (leading) add(/^\s?\S+(?:\s\S+)?\s*$/.test(leading.rest) ? value : leading.value);
-    else if (labelled && /answer/i.test(line)) add(sectionAnswer(value));
-    else if (!HEADING.test(line) && behind.trim() === '') add(value);
+    else if (labelled && /answer/i.test(line)) add(/\d/.test(value) ? value : sectionAnswer(section(behind).content));
+    else if (!HEADING.test(line) && marks.length === 0 && behind.trim() === '') add(value);
   }
   return marks;
 }
@@ -191,35 +201,41 @@ function finalMark(text: string): Mark | null {
 }
 
 /** Words that make a number in their sentence something else than its answer. */
-const HEDGES =
-  /\b(?:except|not|no|if|when|unless|each|every|any|all|multiples?|least|most|more|less|than|other|between|or)\b/i;
+const HEDGES = /\b(?:except|not|no|if|when|unless|any|all|multiples?|least|most|more|less|than|other|between|or)\b/i;
+
+/** Behind a value: it is said that this is the answer, or why. */
+const ASIDE = /^\s*(?:,\s*(?:not|since|because|as|which|so)\b|(?:is|was|are|were|because|since|not|instead|rather)\b)/i;
+const VERB =
+  /\b(?:is|are|was|were|equals|ha[sd]|have|makes?|made|costs?|gets?|got|earns?|earned|spends?|spent|needs?|needed|pays?|paid|takes?|took|keeps?|kept|sells?|sold|saves?|saved|bought|buys?)\b\s*:?/i;
 
 /** What a mark's words say: "The answer is 18", "Tom has 18 apples". Other words are themselves the answer. */
 function withoutWords(content: string): string {
   if (content.length > MAX_ANSWER_LENGTH) return content.trim();
   const text = bareValue(content);
   const flat = text
-    .replace(/\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}/g, '$1')
-    .replace(/\s+/g, ' ')
+    .replace(/\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}/g, '$1')
+    .replace(/[~\s]+/g, ' ')
     .trim();
   // 7 + 5 = 12.
   const sum = flat.match(/^[^a-zA-Z]*\d[^a-zA-Z]*=\s*([^=]+)$/);
   if (sum) return bareValue(sum[1]);
   if (isFormula(flat)) return text;
-  const labelled = flat.match(LABELLED)?.[1];
-  if (labelled) return leadingAnswer(labelled);
-  const words = flat.replace(/\\[a-zA-Z]+/g, ' ').match(/[a-zA-Z]{2,}/g) ?? [];
-  const verb = flat.match(/\b(?:is|are|was|were|equals|has|have|had)\b\s*:?/i);
-  const isSentence = /^\p{L}{2,}/u.test(flat) && (words.length > 2 || (words.length === 2 && verb !== null));
-  if (!isSentence || HEDGES.test(flat)) return text;
-  return leadingAnswer(verb ? flat.slice(verb.index! + verb[0].length) : flat);
+  const said =
+    flat.match(LABELLED)?.[1] ?? flat.match(/^(?:so|thus|hence|therefore|then|finally|altogether),?\s+(.+)$/i)?.[1];
+  const bare = bareValue(said ?? flat.match(/^\p{L}[\p{L}\s]{1,60}:\s*(\S.*)$/u)?.[1] ?? flat);
+  if (bare !== flat && isFormula(bare)) return bare;
+  // "18, not 20", "18 is the answer"; behind "the answer is" any value.
+  const leading = leadingValue(bare);
+  if (leading && (ASIDE.test(leading.rest) || LABELLED.test(flat))) return leading.value;
+  const words = bare.replace(/\\[a-zA-Z]+/g, ' ').match(/[a-zA-Z]{2,}/g) ?? [];
+  const verb = bare.match(VERB);
+  const isSentence = /^\p{L}{2,}/u.test(bare) && words.length >= (verb || said ? 2 : 3);
+  if (!isSentence || HEDGES.test(bare)) return text;
+  const object = verb ? bare.slice(verb.index! + verb[0].length) : bare;
+  // Of "has 18 apples in 3 boxes" the first number is what the verb says; a calculation ends in its result.
+  const isPlain = verb && !/=|\b(?:so|then|thus|therefore|leaving|makes|total)\b/i.test(object);
+  return (isPlain ? firstNumber(object) : proseAnswer(object)) ?? text;
 }
-
-const leadingAnswer = (text: string): string => {
-  const bare = bareValue(text);
-  if (isFormula(bare)) return bare;
-  return proseAnswer(bare) ?? bare;
-};
 
 /**
  * The final answer of a completion, as LaTeX or plain text; null if there is none.

@@ -69,29 +69,35 @@ const CONTINUES = /^\s?(?:times|plus|minus|divided|multiplied|(?:more|less|fewer
 
 /** Writes signs, digits and fractions of Unicode as ASCII. */
 function plain(text: string): string {
-  return text
-    .replace(/[\u2010-\u2013\u2212\ufe63\uff0d]/g, '-')
-    .replace(/[⁄∕]/g, '/')
-    .replace(/⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+/g, (digits) => {
-      const sign = digits[0] === '⁻' ? '-' : '';
-      return `^{${sign}${Array.from(digits.replace('⁻', ''), (digit) => SUPERSCRIPTS.indexOf(digit)).join('')}}`;
-    })
-    .replace(/(\d?)([\u00bc-\u00be\u2150-\u215e])/g, (_all, whole: string, fraction: string) => {
-      const ratio = fraction.normalize('NFKC').replace('⁄', '/');
-      return whole === '' ? ratio : `${whole} ${ratio}`;
-    })
-    .replace(/[\uff10-\uff19\uff0e\uff0c\uff05\uff04\uff0f]/g, (character) => character.normalize('NFKC'))
-    .replace(/\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}/g, '$1')
-    .replace(/\\[dtc]frac(?![a-zA-Z])/g, '\\frac')
-    .replace(/\\left(?![a-zA-Z])|\\right(?![a-zA-Z])/g, '')
-    .replace(/\*\*(?!\d)|(?<!\d)\*\*/g, '')
-    .replace(/\b(?:USD|EUR|GBP|INR|US|Rs\.?)\s?(?=[$\d])/g, '')
-    .replace(/\b(?:negative|minus)\s(?=[$\d.\\√])/gi, '-')
-    .replace(/(?<=\d)\s(?:percent|per cent)\b/gi, '%')
-    .replace(/(?<=\d)(?:\s(hundred|thousand|million|billion|trillion)\b|([kKMB])\b)/g, (_all, word, letter) => {
-      return `e${POWERS[(word ?? letter).toLowerCase()]}`;
-    })
-    .replace(/∛\s?(?:(\d+)|\(([^()]*)\))/g, (_all, number, group) => `\\sqrt[3]{${number ?? group}}`);
+  return (
+    text
+      .replace(/[\u2010-\u2013\u2212\ufe63\uff0d]/g, '-')
+      .replace(/[⁄∕]/g, '/')
+      .replace(/⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+/g, (digits) => {
+        const sign = digits[0] === '⁻' ? '-' : '';
+        return `^{${sign}${Array.from(digits.replace('⁻', ''), (digit) => SUPERSCRIPTS.indexOf(digit)).join('')}}`;
+      })
+      .replace(/(\d?)([\u00bc-\u00be\u2150-\u215e])/g, (_all, whole: string, fraction: string) => {
+        const ratio = fraction.normalize('NFKC').replace('⁄', '/');
+        return whole === '' ? ratio : `${whole} ${ratio}`;
+      })
+      .replace(/[\uff10-\uff19\uff0e\uff0c\uff05\uff04\uff0f]/g, (character) => character.normalize('NFKC'))
+      .replace(/\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}/g, '$1')
+      .replace(/\\[dtc]frac(?![a-zA-Z])/g, '\\frac')
+      // 1.450,50.
+      .replace(/(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d{1,2}(?![\d,]|\.\d)/g, (number) =>
+        number.replace(/[.,]/g, (mark) => (mark === ',' ? '.' : '')),
+      )
+      .replace(/\\left(?![a-zA-Z])|\\right(?![a-zA-Z])/g, '')
+      .replace(/\*\*(?!\d)|(?<!\d)\*\*/g, '')
+      .replace(/\b(?:USD|EUR|GBP|INR|US|Rs\.?)\s?(?=[$\d])/g, '')
+      .replace(/\b(?:negative|minus)\s(?=[$\d.\\√])/gi, '-')
+      .replace(/(?<=\d)\s(?:percent|per cent)\b/gi, '%')
+      .replace(/(?<=\d)(?:\s(hundred|thousand|million|billion|trillion)\b|([kKMB])\b)/g, (_all, word, letter) => {
+        return `e${POWERS[(word ?? letter).toLowerCase()]}`;
+      })
+      .replace(/∛\s?(?:(\d+)|\(([^()]*)\))/g, (_all, number, group) => `\\sqrt[3]{${number ?? group}}`)
+  );
 }
 
 /** An expression in the form in which answers are compared. */
@@ -185,12 +191,18 @@ function namedAnswer(text: string): string | null {
   return CONTINUES.test(rest) || DOUBT.test(rest) ? null : values.join(', ');
 }
 
-/** The last number of a text, as a whole. */
-function lastNumber(text: string): string | null {
+/** What is said not to be the answer. */
+const DENIED = /\b(?:not|instead of|rather than)\s\(?$/i;
+
+/** The first or the last number of a text, as a whole. */
+function numberOf(text: string, which: 'first' | 'last'): string | null {
+  const end = which === 'first' ? 0 : -1;
   const span = mathSpans(text)
     .filter(({ content }) => /\d|\\pi|\\infty/.test(content) && !/^[_^]/.test(content))
-    .pop();
-  const found = [...text.matchAll(VALUE)].filter(({ 0: value }) => /\d|π|\\pi/.test(value)).pop();
+    .at(end);
+  const all = [...text.matchAll(VALUE)].filter(({ 0: value }) => /\d|π|\\pi/.test(value));
+  const found =
+    all.filter(({ index }) => !DENIED.test(text.slice(Math.max(0, index - 12), index))).at(end) ?? all.at(end);
   if (!found) return span ? rightSide(span.content) : null;
   if (span && found.index < span.end && found.index + found[0].length > span.begin) {
     const percent = /^\s?\\?%/.test(text.slice(span.end)) ? '%' : '';
@@ -200,10 +212,13 @@ function lastNumber(text: string): string | null {
   return tidy(value);
 }
 
+/** The first number of a text, as a whole; null for none. */
+export const firstNumber = (text: string): string | null => numberOf(plain(text.slice(0, WINDOW)), 'first');
+
 /** The answer that a text without any mark ends in; null for none. */
 export function proseAnswer(text: string): string | null {
   const window = plain(text.slice(-WINDOW));
-  return namedAnswer(window) ?? lastNumber(window);
+  return namedAnswer(window) ?? numberOf(window, 'last');
 }
 
 /** The value that a text begins with, and what stands behind it; null where it begins with words. */
