@@ -60,8 +60,8 @@ export class Restart extends Error {}
 export interface Hints {
   /** Variables that are not negative wherever the expressions exist. */
   nonNegative: Set<string>;
-  /** Into how many parts the angle of a monomial is divided: sin x with sin(x/2) beside it needs halves. */
-  parts: Map<string, bigint>;
+  /** The part of a monomial of which all its angles are multiples: sin x with sin(x/2) beside it needs halves. */
+  units: Map<string, Rational>;
 }
 
 type KernelKind = 'prime' | 'i' | 'variable' | 'exp' | 'opaque' | 'radical' | 'abs' | 'sin' | 'cos';
@@ -217,10 +217,10 @@ export class Algebra implements Ring {
       base,
     }));
   }
-  /** cos and sin of a monomial's part. */
-  angleKernels(m: Monomial, parts: bigint): [cos: number, sin: number] {
-    const key = `${monomialKey(m)} : ${parts}`;
-    const node = product(this.monomialNode(m), numberNode(rational(1n, parts)));
+  /** cos and sin of unit · m. */
+  angleKernels(m: Monomial, unit: Rational): [cos: number, sin: number] {
+    const key = `${monomialKey(m)} : ${unit.n}/${unit.d}`;
+    const node = product(this.monomialNode(m), numberNode(unit));
     const constant = m.every(([id]) => this.kernels[id].constant);
     const cos = this.kernel(`cos ${key}`, () => ({ kind: 'cos', node: call('cos', node), constant, positive: false }));
     const sin = this.kernel(`sin ${key}`, () => ({

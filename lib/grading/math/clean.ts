@@ -126,7 +126,7 @@ const SPACE = String.raw`(?:\s|(?<!\\)\\[,;:> ]|~|\\(?:quad|qquad|thinspace|meds
 const TIGHT_COMMA = String.raw`(?:\s*(?:\{\s*,\s*\\?!?\s*\}|,(?:\s*\\!)+|(?:\\!)+,|\\mathord\{,\}|\\mathpunct\{,\})\s*)`;
 const GROUPED = new RegExp(String.raw`(?<![\d.])([1-9]\d{0,2})((?:(?:${TIGHT_COMMA}|,)\d{3})+)(?!\d)`, 'g');
 const SPACED = new RegExp(
-  String.raw`(?<![\d.,^_/]|[\d.,^_/]\s)([1-9]\d{0,2})((?:${SPACE}{1,3}\d{3})+)(?!\d|\s?/|\s?\\[dt]?frac)`,
+  String.raw`(?<![\d.,^_/]|[\d.^_/]\s)([1-9]\d{0,2})((?:${SPACE}{1,3}\d{3})+)(?!\d|\s?/|\s?\\[dt]?frac)`,
   'g',
 );
 const SPACED_DECIMALS = new RegExp(String.raw`(\d\.\d{3})((?:${SPACE}{1,3}\d{3})+)(?!\d)`, 'g');

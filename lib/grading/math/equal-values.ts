@@ -177,7 +177,7 @@ function functionsAgree(a: Node, b: Node, names: readonly string[]): boolean | n
 
 /** Calls `prove` with fresh normal forms until no hint is added. */
 export function withAlgebra(prove: (algebra: Algebra) => boolean): boolean {
-  const hints: Hints = { nonNegative: new Set(), parts: new Map() };
+  const hints: Hints = { nonNegative: new Set(), units: new Map() };
   for (let round = 0; round < 12; round++) {
     const algebra = new Algebra(hints);
     try {

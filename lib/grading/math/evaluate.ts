@@ -22,7 +22,7 @@ import {
   zeroBall,
 } from './ball';
 import { factorialInt } from './functions';
-import { type Rational, rational } from './rational';
+import { absInt, type Rational, rational } from './rational';
 import { bitsOf, spend } from './work';
 
 /** A complex number; `im` is the number 0 exactly where the value is known to be real. */
@@ -245,7 +245,7 @@ const FUNCTIONS: Readonly<Record<string, Function>> = {
   abs: ([a], { bits }) => {
     if (!isReal(a)) return real(sqrtBall(square(a, bits), bits));
     const sign = signBall(a.re);
-    if (sign === null) throw new Unsure();
+    if (sign === null) return real({ m: 0n, r: absInt(a.re.m) + a.re.r, e: a.re.e });
     return sign < 0 ? negative(a) : a;
   },
   asin: realFunction(arcsine),

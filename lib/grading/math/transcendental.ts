@@ -16,7 +16,17 @@ import {
   single,
   ZERO_POLY,
 } from './polynomial';
-import { factorInt, floorRational, invRational, ONE, type Rational, rational } from './rational';
+import {
+  absInt,
+  factorInt,
+  floorRational,
+  gcd,
+  invRational,
+  mulRational,
+  ONE,
+  type Rational,
+  rational,
+} from './rational';
 
 const number = (n: bigint | Rational, d = 1n): Fraction =>
   fractionOf(single(typeof n === 'bigint' ? rational(n, d) : n));
@@ -214,24 +224,32 @@ function angleOfTerm(algebra: Algebra, c: Rational, m: Monomial): Angle {
   const isOne = m.length === 1 && m[0][1].n === 1n && m[0][1].d === 1n;
   if (isOne && m[0][0] === algebra.pi()) return [cosineOfPi(algebra, c), sineOfPi(algebra, c)];
   const key = monomialKey(m);
-  const parts = algebra.hints.parts.get(key) ?? 1n;
-  if (parts % c.d !== 0n) {
-    algebra.hints.parts.set(key, (parts * c.d) / gcdOf(parts, c.d));
+  const inverse = isOne ? inverseAngle(algebra, m[0][0]) : null;
+  const size = c.n < 0n ? { n: -c.n, d: c.d } : c;
+  const unit = algebra.hints.units.get(key) ?? (inverse ? ONE : size);
+  const times = mulRational(c, invRational(unit));
+  if (times.d !== 1n) {
+    algebra.hints.units.set(key, gcdRational(unit, size));
     throw new Restart();
   }
-  const times = (c.n * parts) / c.d;
-  if (times > 24n || times < -24n || parts > 24n) {
-    const whole = algebra.mul(number(c.n < 0n ? { n: -c.n, d: c.d } : c), fractionOf(algebra.reduce(ONE, m)));
+  algebra.hints.units.set(key, unit);
+  if (times.n > MAX_MULTIPLE || times.n < -MAX_MULTIPLE) {
+    const whole = algebra.mul(number(size), fractionOf(algebra.reduce(ONE, m)));
     const sin = algebra.kernelPower(algebra.opaque('sin', [whole]));
     return [algebra.kernelPower(algebra.opaque('cos', [whole])), c.n < 0n ? algebra.neg(sin) : sin];
   }
-  const unit = isOne && parts === 1n ? inverseAngle(algebra, m[0][0]) : null;
-  const [cos, sin] = unit ?? (algebra.angleKernels(m, parts).map((id) => algebra.kernelPower(id)) as Angle);
+  const isInverse = inverse !== null && unit.n === 1n && unit.d === 1n;
+  const [cos, sin] = isInverse
+    ? inverse
+    : (algebra.angleKernels(m, unit).map((id) => algebra.kernelPower(id)) as Angle);
   let result: Angle = [ONE_FRACTION, ZERO_FRACTION];
-  for (let k = 0n; k < (times < 0n ? -times : times); k++) result = turned(algebra, result, [cos, sin]);
-  return times < 0n ? [result[0], algebra.neg(result[1])] : result;
+  for (let k = 0n; k < absInt(times.n); k++) result = turned(algebra, result, [cos, sin]);
+  return times.n < 0n ? [result[0], algebra.neg(result[1])] : result;
 }
-const gcdOf = (a: bigint, b: bigint): bigint => (b === 0n ? a : gcdOf(b, a % b));
+/** Largest multiple of an angle whose sine is written out. */
+const MAX_MULTIPLE = 24n;
+/** The greatest number of which both are multiples. */
+const gcdRational = (a: Rational, b: Rational): Rational => rational(gcd(a.n * b.d, b.n * a.d), a.d * b.d);
 
 /** cos and sin of asin u or atan u. */
 function inverseAngle(algebra: Algebra, id: number): Angle | null {
