@@ -220,8 +220,8 @@ function plain(t: Tree): string {
       return `${t.op}(${plain(t.a)})`;
   }
 }
-function valueOf(t: Tree, values: Readonly<Record<string, number>>): number {
-  const of = (s: Tree) => valueOf(s, values);
+function treeValue(t: Tree, values: Readonly<Record<string, number>>): number {
+  const of = (s: Tree) => treeValue(s, values);
   switch (t.op) {
     case 'number':
       return t.value;
@@ -255,13 +255,13 @@ const VALUES = [
 function usableTree(d: Dice): Tree {
   for (;;) {
     const t = tree(d, 3);
-    const values = VALUES.map((at) => valueOf(t, at));
+    const values = VALUES.map((at) => treeValue(t, at));
     if (values.every((value) => Number.isFinite(value) && Math.abs(value) < 1e6 && Math.abs(value) > 1e-6)) return t;
   }
 }
 const differ = (a: Tree, b: Tree) =>
   VALUES.some((at) => {
-    const [x, y] = [valueOf(a, at), valueOf(b, at)];
+    const [x, y] = [treeValue(a, at), treeValue(b, at)];
     return Math.abs(x - y) > 1e-6 * Math.max(Math.abs(x), Math.abs(y));
   });
 

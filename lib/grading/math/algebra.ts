@@ -586,6 +586,9 @@ export class Algebra implements Ring {
     if (a.n.size === 0) return a;
     if (!isOne(a.d)) return this.mul(this.abs(fractionOf(a.n)), this.inverse(this.abs(fractionOf(a.d))));
     const p = a.n;
+    // z is a complex number as a rule, of which |z|² is not z².
+    const isComplex = ({ node }: Kernel) => node.kind === 'variable' && node.name === 'z';
+    if ([...kernelsOf(p)].some((id) => isComplex(this.kernels[id]))) return this.kernelPower(this.opaque('abs', [a]));
     if (this.#hasImaginary(p)) {
       const { re, im } = this.parts(p);
       return this.root(fractionOf(addPoly(mulPoly(re, re, this), mulPoly(im, im, this))), 2n);

@@ -146,7 +146,7 @@ function joinThousands(text: string): string {
 
 /** Commands that only say how the answer looks. */
 const LOOKS =
-  /\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|allowbreak|nonumber|notag|centering|hline|boldmath)(?![a-zA-Z])/g;
+  /\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|allowbreak|nonumber|notag|centering|hline|boldmath)(?![a-zA-Z])\s*(.|$)/g;
 
 /** Dollar signs around mathematics go; those before an amount become "\$". */
 function dollars(text: string): string {
@@ -163,7 +163,7 @@ export function cleanAnswer(answer: string): string {
   let text = ascii(answer)
     .trim()
     // Markdown.
-    .replace(/^(?:\*\*|__|`)+|(?:\*\*|__|`)+[.,]?$/g, '')
+    .replace(/^(?:\*{1,3}|__|`|")(.*?)(?:\*{1,3}|__|`|")?([.,]?)$/s, '$1$2')
     .replace(/^\\[([]|\\[)\]][.,]?$/g, '');
   // Backslashes that were escaped once too often.
   if (/\\\\begin/.test(text)) text = text.replaceAll('\\\\', '\\');
@@ -171,16 +171,21 @@ export function cleanAnswer(answer: string): string {
   text = dollars(text)
     .replace(/\\(?:h|v)space\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}|\\label\s*\{[^{}]*\}|\\tag\s*\{[^{}]*\}/g, ' ')
     .replace(/\\(?:left|right)\s*\./g, ' ')
-    .replace(LOOKS, ' ')
+    .replace(LOOKS, (_look, next: string) => (/[a-zA-Z]/.test(next) ? ` ${next}` : next))
     .replace(/[£€¥₹]/g, '\\$&')
     .replace(/\\?¢/g, ' cents');
-  return joinThousands(text)
-    .replace(/(?<!\\)\\!/g, '')
-    .replace(/\{\s*,\s*\}/g, ',')
-    .replace(SPACED_ANY, ' ')
-    .replace(/\s+/g, ' ')
-    .trim()
-    .replace(/^(?:=|\\approx(?![a-zA-Z])|\\therefore(?![a-zA-Z]))\s*/, '')
-    .replace(/(?<![.\\])[.;,]$|(?<=\d)\.$/, '')
-    .trim();
+  return (
+    joinThousands(text)
+      .replace(/(?<!\\)\\!/g, '')
+      .replace(/\{\s*,\s*\}/g, ',')
+      .replace(SPACED_ANY, ' ')
+      .replace(/\s+/g, ' ')
+      .trim()
+      .replace(/^(?:[=:]|\\approx(?![a-zA-Z])|\\therefore(?![a-zA-Z]))\s*/, '')
+      .replace(/^\(?([a-zA-Z])\)\.?$/, '$1')
+      // 3 x 10^8.
+      .replace(/(?<=\d)\s*x\s*(?=10\s?\^)/g, '\\cdot ')
+      .replace(/(?<![.\\])[.;,]$|(?<=\d)\.$/, '')
+      .trim()
+  );
 }

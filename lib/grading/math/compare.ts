@@ -30,16 +30,14 @@ const sameInOrder = (a: readonly Form[], b: readonly Form[]): boolean =>
 const distinct = (parts: readonly Form[]): Form[] =>
   parts.filter((part, i) => !parts.slice(0, i).some((before) => compareForms(part, before)));
 
+const sameMeasure = (a: Unit, b: Unit) => sameUnit(a, b) && a.factor.n === b.factor.n && a.factor.d === b.factor.d;
 const scaled = (node: Node, { factor }: Unit): Node => product(numberNode(factor), node);
 
 function compareValues(a: Value, b: Value): boolean {
   if (a.node === null || b.node === null) {
+    // What is not read is compared sign by sign, its unit too.
     if (a.key !== b.key || a.key === '') return false;
-    return (
-      a.unit === null ||
-      b.unit === null ||
-      (sameUnit(a.unit, b.unit) && a.unit.factor.n * b.unit.factor.d === b.unit.factor.n * a.unit.factor.d)
-    );
+    return a.unit === null || b.unit === null ? a.unit === b.unit : sameMeasure(a.unit, b.unit);
   }
   // A unit on one side alone makes no difference; 50% is 50, and 0.5.
   if (a.unit === null || b.unit === null) {
@@ -139,6 +137,9 @@ function compareLists(a: List, b: List): boolean {
   return isSet ? sameElements(distinct(x), distinct(y)) : sameElements(x, y);
 }
 
+/** The words that a value's tokens are; null where there are signs. */
+const wordsOf = (key: string): string | null => (/^[\p{L}\p{N} ]+$/u.test(key) ? plainWords(key) : null);
+
 /** Whether two parsed answers are equal. */
 export function compareForms(a: Form, b: Form): boolean {
   spend(20);
@@ -153,7 +154,7 @@ export function compareForms(a: Form, b: Form): boolean {
   }
   if (a.kind === 'text' || b.kind === 'text') {
     const [x, y] = [a, b].map((form) =>
-      form.kind === 'text' ? form.text : form.kind === 'value' && form.unit === null ? plainWords(form.key) : null,
+      form.kind === 'text' ? form.text : form.kind === 'value' && form.unit === null ? wordsOf(form.key) : null,
     );
     return x !== null && x !== '' && x === y;
   }

@@ -1,6 +1,6 @@
 // Parses an answer into a value, list, tuple or interval, union, matrix, relation, ratio or text.
 import type { Node } from './ast';
-import { parseExpression } from './parse';
+import { isMathWord, parseExpression } from './parse';
 import { closing, depthChange, isToken, keyOf, splitTokens, type Token, tokensOf, Unreadable } from './tokens';
 import { splitUnit, type Unit } from './units';
 
@@ -235,6 +235,8 @@ function nameOf(tokens: readonly Token[]): string | null {
       : key;
   }
   // m\angle ABC, \triangle ABC, \overline{AB}.
+  if (/^\\frac \{ d \S+ \} \{ d \S+ \}$|^\\frac \{ d[a-z] \} \{ d[a-z] \}$|^\| [A-Z]{2} \|$|^\\lim _ /.test(key))
+    return key;
   const marks = ['angle', 'triangle', 'overline', 'vec', 'widehat', 'mathbb', 'measuredangle', 'operatorname', 'Pr'];
   const start = first.kind === 'word' && first.text === 'm' && isToken(tokens[1], 'angle') ? 1 : 0;
   if (tokens[start].kind === 'command' && marks.includes(tokens[start].text)) {
@@ -255,7 +257,10 @@ function nameOf(tokens: readonly Token[]): string | null {
   if (isToken(tokens[at], '_')) at = isToken(tokens[at + 1], '{') ? closing(tokens, at + 1) + 1 : at + 2;
   if (at > 1 && at === tokens.length) return key;
   if (first.kind === 'command' || !isToken(tokens[at], '(')) return null;
-  const isFunction = /^[a-zA-Z]'*$/.test(first.text) || first.kind === 'text';
+  // x(x + 1) is a product; f(x + 1), P(A) and T(n) are not.
+  const isSimple = closing(tokens, at) === at + 2 && tokens[at + 1].kind !== 'sign';
+  const isFunction =
+    first.kind === 'text' || /^[fghFGHPQE]'*$/.test(first.text) || (isSimple && /^[pyuvwTSVACNR]'*$/.test(first.text));
   return isFunction && closing(tokens, at) === tokens.length - 1 ? key : null;
 }
 
@@ -294,11 +299,25 @@ function parseBrackets(tokens: readonly Token[], depth: number): Form | null {
     return flatten(list);
   }
   if (found.length === 0 || parts.some((part) => part.length === 0)) return null;
+  const matrix = first.text === '[' ? nestedRows(parts, depth) : null;
+  if (matrix) return matrix;
   return {
     kind: 'tuple',
     open: first.text,
     close: tokens[end].text,
     parts: parts.map((part) => parse(part, depth + 1, true)),
+  };
+}
+
+/** [[1, 2], [3, 4]]. */
+function nestedRows(parts: readonly Token[][], depth: number): Form | null {
+  if (!parts.every((part) => isToken(part[0], '[') && isToken(part[part.length - 1], ']'))) return null;
+  const rows = parts.map((part) => splitTokens(part.slice(1, -1), (token) => isToken(token, ',')).parts);
+  if (rows.some((row) => row.length !== rows[0].length || row.some((cell) => cell.length === 0))) return null;
+  return {
+    kind: 'matrix',
+    rows: rows.map((row) => row.map((cell) => parse(cell, depth + 2, true))),
+    isDeterminant: false,
   };
 }
 
@@ -337,7 +356,9 @@ function parseMatrix(tokens: readonly Token[], depth: number): Form | null {
 
 /** A value with its unit, or words. */
 function parseValue(tokens: readonly Token[]): Form {
-  const isWordy = tokens.every(({ kind, text }) => kind === 'word' || kind === 'text' || "-.'?!".includes(text));
+  const isLetter = ({ kind, text }: Token) => kind === 'word' && text.length === 1;
+  const signs = tokens.some(isLetter) ? ".'?!" : "-.'?!";
+  const isWordy = tokens.every(({ kind, text }) => kind === 'word' || kind === 'text' || signs.includes(text));
   const hasWord = tokens.some(
     ({ kind, text }) => kind === 'text' || (kind === 'word' && text.replace(/'/g, '').length > 2),
   );
@@ -353,15 +374,11 @@ function parseValue(tokens: readonly Token[]): Form {
   }
 }
 
-/** Words that are names of functions and constants: "sin x", "infinity". */
+/** Words that are names of functions and constants, or short: "sin x", "infinity". */
 function isExpression(tokens: readonly Token[]): boolean {
-  if (
-    tokens.some(
-      ({ kind, text }) => kind === 'text' || (kind === 'word' && text.length > 4 && !/^infinity$|^arc/i.test(text)),
-    )
-  )
-    return false;
-  return tokens.some(({ text }) =>
-    /^(?:sin|cos|tan|cot|sec|csc|ln|log|sqrt|exp|infinity|inf|alpha|beta|gamma|theta|phi|sinx|cosx|tanx)$/i.test(text),
+  const words = tokens.filter(({ kind }) => kind === 'word' || kind === 'text');
+  const known = words.filter(({ kind, text }) => kind === 'word' && isMathWord(text));
+  return (
+    known.length > 0 && words.every((word) => known.includes(word) || (word.kind === 'word' && word.text.length < 3))
   );
 }

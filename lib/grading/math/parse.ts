@@ -133,6 +133,12 @@ const MARKS = new Set([
 const nameOf = (name: string) => ALIASES[name] ?? name;
 const isFunction = (name: string) => nameOf(name) in FUNCTIONS || name in MANY;
 
+/** sinx. */
+const GLUED = /^(sin|cos|tan|ln|log|sqrt)([a-zA-Z])$/;
+/** Whether a word of plain text is the name of a function, a constant or a Greek letter. */
+export const isMathWord = (word: string): boolean =>
+  (isFunction(word) && word.length > 1) || word in CONSTANT_WORDS || GREEK.has(word) || GLUED.test(word);
+
 /** Letters of words that are no names of functions stand for themselves. */
 function splitWords(tokens: readonly Token[]): Token[] {
   return tokens.flatMap((token) => {
@@ -142,7 +148,9 @@ function splitWords(tokens: readonly Token[]): Token[] {
     const { text, spaced } = token;
     if (isFunction(text) && text.length > 1) return [{ ...token, kind: 'command' as const, text: nameOf(text) }];
     if (text in CONSTANT_WORDS || GREEK.has(text)) return [{ ...token, kind: 'command' as const }];
-    const glued = text.match(/^(sin|cos|tan|ln|log|sqrt)([a-zA-Z])$/);
+    // AB is a length or a product of matrices, which BA is not.
+    if (/^[A-Z]{2,}'*$/.test(text)) return [token];
+    const glued = text.match(GLUED);
     if (glued)
       return [
         { kind: 'command' as const, text: glued[1], spaced },
@@ -239,13 +247,21 @@ class Parser {
       } else if (this.#startsFactor()) {
         const { kind } = this.#next!;
         // Numbers are not multiplied by standing behind another number or a name; 2^x 3^x is a product.
-        const isClosed = [')', '}', ']'].some((close) => this.#is(close, -1));
-        const isExponent = this.#is('^', -2) && this.#tokens[this.#at - 1].kind === 'word';
-        if (kind === 'number' && !isClosed && !isExponent) throw new Unreadable();
+        const isClosed = [')', '}', ']', '!'].some((close) => this.#is(close, -1));
+        const isExponent = this.#is('^', -2) && (this.#tokens[this.#at - 1].kind === 'word' || this.#next!.spaced);
+        // 2^{3}3^{2} is one too; 2^{10}0 is rather a slip.
+        const isSlip = this.#endsExponent() && !this.#is('^', 1);
+        if (kind === 'number' && ((!isClosed && !isExponent) || isSlip)) throw new Unreadable();
         factors.push(this.#power());
       } else return product(...factors);
       begin = -1;
     }
+  }
+
+  /** Whether the tokens before are ^{…} of a number. */
+  #endsExponent(): boolean {
+    if (!this.#is('}', -1)) return false;
+    return this.#tokens[this.#at - 2].kind === 'number' && this.#is('{', -3) && this.#is('^', -4);
   }
 
   #signed(): Node {
@@ -464,7 +480,8 @@ class Parser {
     if (this.#next!.kind === 'number') {
       const [above, , below] = this.#tokens.slice(this.#at, this.#at + 3);
       const isWhole = [above, below].every((token) => token?.kind === 'number' && /^\d+$/.test(token.text));
-      if (!isWhole || !above.spaced) throw new Unreadable();
+      // 1 300/400 may be 1300/400.
+      if (!isWhole || !above.spaced || above.text.length === 3) throw new Unreadable();
       this.#at += 3;
       if (this.#startsFactor() || this.#is('^') || this.#is('/') || BigInt(below.text) === 0n) throw new Unreadable();
       return { n: BigInt(above.text), d: BigInt(below.text) };
@@ -478,6 +495,7 @@ class Parser {
     }
     const digits = text.filter(({ kind }) => kind === 'number').map((token) => token.text);
     const [above, below] = digits.length === 1 ? [...digits[0]] : digits;
+    if (digits.length > 2 || below === undefined) throw new Unreadable();
     if (above.includes('.') || below.includes('.')) throw new Unreadable();
     return { n: BigInt(above), d: BigInt(below) };
   }

@@ -27,7 +27,6 @@ const SAME: Readonly<Record<string, string>> = {
   neq: 'ne',
   lt: '<',
   gt: '>',
-  times: 'cdot',
   ast: 'cdot',
   dfrac: 'frac',
   tfrac: 'frac',
@@ -109,6 +108,7 @@ const PLAIN: readonly [string, string][] = [
   ['<=', 'le'],
   ['>=', 'ge'],
   ['!=', 'ne'],
+  ['=/=', 'ne'],
   ['=<', 'le'],
   ['=>', 'implies'],
   ['->', 'to'],
@@ -205,14 +205,16 @@ function read(text: string, tokens: Token[], depth: number): void {
     }
     if (/^\s/.test(inside)) spaced = true;
     // What holds more than words is read like the text around it; \text{15 cm} is a number with its unit.
+    const isUnit =
+      name === 'mathrm' && /^[a-zA-Z]/.test(words) && /^(?:[a-zA-Z\s/.^{}\d\-~·]|\\[,;: ]|\\cdot)+$/.test(words);
     if (isText ? /[0-9\\$^=<>+]/.test(words) : !/^[a-zA-Z\s/.]+$/.test(words)) {
       const before = tokens.length;
-      read(isText ? words.replace(/\s+/g, ' ') : `{${words}}`, tokens, depth + 1);
+      read(isText || isUnit ? words.replace(/\s+/g, ' ') : `{${words}}`, tokens, depth + 1);
       if (spaced && tokens[before]) tokens[before].spaced = true;
       // Words of \text{} beside numbers are units and connectors.
-      if (isText)
-        for (const token of tokens.slice(before))
-          if (token.kind === 'word' && token.text.length > 1 && /\s/.test(words)) token.kind = 'text';
+      for (const token of tokens.slice(before))
+        if (token.kind === 'word' && (isUnit || (isText && token.text.length > 1 && /\s/.test(words))))
+          token.kind = 'text';
     } else if (isText || (words.length > 1 && name !== 'boldsymbol' && name !== 'bm')) {
       push('text', words);
     } else push('word', words);
@@ -223,7 +225,11 @@ function read(text: string, tokens: Token[], depth: number): void {
 /** The tokens of an answer. @throws Unreadable */
 export function tokensOf(answer: string): Token[] {
   const tokens: Token[] = [];
-  read(cleanAnswer(answer), tokens, 0);
+  const text = cleanAnswer(answer);
+  read(text, tokens, 0);
+  // The product of vectors does not commute.
+  const product = /\\(?:vec|overrightarrow|mathbf|boldsymbol|bm|hat)(?![a-zA-Z])/.test(text) ? 'cross' : 'cdot';
+  for (const token of tokens) if (token.kind === 'command' && token.text === 'times') token.text = product;
   return tokens;
 }
 
@@ -236,7 +242,7 @@ export const keyOf = (tokens: readonly Token[]): string =>
   tokens
     .map(({ kind, text }) => (kind === 'command' ? `\\${text}` : kind === 'text' ? `"${text.toLowerCase()}"` : text))
     .join(' ')
-    .replace(/([_^]) \{ (\S+) \}/g, '$1 $2');
+    .replace(/([_^]|\\pmod|\\mathbb) \{ (\S+) \}/g, '$1 $2');
 
 const isOpen = (token: Token) =>
   (token.kind === 'sign' && '([{'.includes(token.text)) ||

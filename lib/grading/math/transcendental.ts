@@ -42,7 +42,9 @@ const add = (algebra: Algebra, ...parts: Fraction[]) => parts.reduce((a, b) => a
 export function logarithm(algebra: Algebra, a: Fraction, strict = true): Fraction {
   if (a.n.size === 0) throw new Undefined();
   if (algebra.isConstant(a)) {
-    const sign = algebra.signOf(a.n)! * (constantOf(a.d) ? 1 : algebra.signOf(a.d)!);
+    const [above, below] = [algebra.signOf(a.n), algebra.signOf(a.d)];
+    if (above === null || below === null) return algebra.kernelPower(algebra.opaque('ln', [a]));
+    const sign = above * below;
     if (sign === 1)
       return constantOf(a.d)
         ? positiveLogarithm(algebra, a.n)
@@ -378,17 +380,17 @@ const RULES: Readonly<Record<string, Rule>> = {
   factorial: (algebra, [a]) => factorial(algebra, a),
   binomial,
   conjugate: (algebra, [{ n, d }]) => {
-    if (!constantOf(d)) throw new GiveUp();
+    if (!constantOf(d) || !algebra.isConstantPoly(n)) throw new GiveUp();
     const { re, im } = algebra.parts(n);
     const i: Monomial = [[algebra.imaginary(), ONE]];
     return algebra.add(fractionOf(re), algebra.neg(algebra.mul(fractionOf(im), fractionOf(single(ONE, i)))));
   },
   re: (algebra, [{ n, d }]) => {
-    if (!constantOf(d)) throw new GiveUp();
+    if (!constantOf(d) || !algebra.isConstantPoly(n)) throw new GiveUp();
     return fractionOf(algebra.parts(n).re);
   },
   im: (algebra, [{ n, d }]) => {
-    if (!constantOf(d)) throw new GiveUp();
+    if (!constantOf(d) || !algebra.isConstantPoly(n)) throw new GiveUp();
     return fractionOf(algebra.parts(n).im);
   },
 };
