@@ -7,6 +7,9 @@ export function reasonOf(error: unknown): string {
   return typeof message === 'string' ? message : String(error);
 }
 
+/** A text with single spaces alone: what is compared where white space does not matter. */
+export const normaliseSpace = (text: string): string => text.trim().replace(/\s+/g, ' ');
+
 /** A number of bytes, as in "1.5 GiB". */
 export const formatGiB = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 

@@ -5,6 +5,7 @@ import {
   datasets,
   type Evaluation,
   evaluate,
+  evaluateCampaign,
   type GrpoOptions,
   GrpoTrainer,
   loadModel,
@@ -315,6 +316,18 @@ describe('evaluation', () => {
     await expect(evaluate(model, { dataset, samplers, split: 'test' })).rejects.toThrow(
       'split: examples has train, validation, got "test"',
     );
+  });
+
+  test('an evaluation goes on with the examples that it began with, and with no others', async () => {
+    const source = file('own.jsonl', lines([{ prompt: 'a', answer: 'b' }]));
+    const outputDir = path.join(temporaryFolder(), 'evaluation');
+    const folder = withTokenizer();
+    const models = { base: () => loadModel(folder) };
+    const run = () => evaluateCampaign({ dataset: source, samplers, models, genLength: 8, outputDir });
+    const first = await run();
+    expect((await run()).evaluations).toEqual(first.evaluations);
+    writeFileSync(source, lines([{ prompt: 'a', answer: 'c' }]));
+    await expect(run()).rejects.toThrow('outputDir: ');
   });
 
   test('a wrong thing is named by its kind, not spelled out', async () => {

@@ -1,9 +1,10 @@
 // Data sets of a user's own examples, from lists and files.
+import { createHash } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError, optionError } from '../errors';
 import { checkInteger, checkKeys } from '../options';
-import { reasonOf, show } from '../text';
+import { normaliseSpace, reasonOf, show } from '../text';
 import { sampleFinite } from './benchmarks';
 import type { Dataset, TaskDataset } from './dataset';
 import { type DataRecord, exampleOf, FieldError, type OwnExample, type TrainingExample } from './record-shapes';
@@ -107,8 +108,6 @@ function splitByShare(examples: readonly OwnExample[], share: number, seed: numb
   };
 }
 
-const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
-
 const EXAMPLE_KEYS = ['name', 'examples', 'validation', 'splitSeed', 'verify', 'genLength', 'blockLength'];
 
 /** Checks what {@link ExampleData} says of splits and lengths. */
@@ -122,6 +121,14 @@ function checkExampleData(data: ExampleData): void {
   checkInteger('splitSeed', splitSeed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   if (genLength !== undefined) checkInteger('dataset.genLength', genLength, { min: 1, max: 2 ** 30 });
   if (blockLength !== undefined) checkInteger('dataset.blockLength', blockLength, { min: 1, max: 2 ** 30 });
+}
+
+/** Tells examples apart: an evaluation must not go on with others than it began with. */
+function digestOf(splits: Splits): string {
+  const digest = createHash('sha256');
+  for (const [split, examples] of Object.entries(splits))
+    for (const { prompt, answer } of examples) digest.update(JSON.stringify([split, prompt, answer]));
+  return digest.digest('hex').slice(0, 16);
 }
 
 /** A data set of examples that are all there. */
@@ -142,10 +149,9 @@ function fromSplits(data: ExampleData, given: Splits, held: readonly OwnExample[
     blockLength,
     finite,
     exactMatch: verify === undefined,
-    source: {
-      data: file ?? `a list of ${train.length}`,
-      judge,
-      ...(typeof held === 'number' && { share: held, splitSeed }),
+    get source() {
+      const share = typeof held === 'number' ? { share: held, splitSeed } : {};
+      return { data: file ?? `a list of ${train.length}`, judge, ...share, digest: digestOf(finite) };
     },
     get vocabulary() {
       const texts = Object.values(finite).flatMap((examples) =>
@@ -159,7 +165,7 @@ function fromSplits(data: ExampleData, given: Splits, held: readonly OwnExample[
     sample: (split, count, seed) => sampleFinite(name, finite, split, count, seed),
     verify(example, completion) {
       if (verify) return verify.call(data, withoutNull(example), completion);
-      return example.answer !== null && normalise(example.answer) === normalise(completion);
+      return example.answer !== null && normaliseSpace(example.answer) === normaliseSpace(completion);
     },
   };
 }

@@ -22,7 +22,7 @@ const FOREIGN: readonly (readonly [name: string, head: readonly number[]])[] = [
   ['a file packed by zstd', [0x28, 0xb5, 0x2f, 0xfd]],
   ['a file packed by xz', [0xfd, 0x37, 0x7a, 0x58, 0x5a]],
   ['a file packed by bzip2', [0x42, 0x5a, 0x68]],
-  ['Parquet (its name ends in .parquet)', [0x50, 0x41, 0x52, 0x31]],
+  ['Parquet, whose name ends in .parquet', [0x50, 0x41, 0x52, 0x31]],
 ];
 
 const startsWith = (bytes: Buffer, head: readonly number[]): boolean => head.every((byte, i) => bytes[i] === byte);

@@ -1,5 +1,7 @@
 // Word problems with free paraphrase: sums told in short sentences, each with many right answers.
+
 import type { Random } from '../random';
+import { normaliseSpace } from '../text';
 import type { Example, TaskDataset } from './dataset';
 import { sampleSplit } from './splits';
 
@@ -228,8 +230,6 @@ function formsOf(task: WordProblemName, { steps, style }: Story): readonly Form[
   return task === 't12w' && steps.length === 2 ? [0, 1, 2, 3, 4] : [0, 1, 2, 3, 4, 5];
 }
 
-const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
-
 /**
  * Word problems of the form "tom has 7 pens . he buys 2 . how many now ?". An answer is a sentence of one of six
  * families, with the operands of a sum in either order and one of two endings:
@@ -266,10 +266,10 @@ export function wordProblems(task: WordProblemName): WordProblemDataset {
     blockLength: genLength,
     vocabulary: VOCABULARY,
     sample: (split, count, seed) => sampleSplit(draw, split, count, seed),
-    verify: (example, completion) => answersOf(example).has(normalise(completion)),
+    verify: (example, completion) => answersOf(example).has(normaliseSpace(completion)),
     answers: (example) => [...answersOf(example).keys()],
     diagnose(example, completion) {
-      const text = normalise(completion);
+      const text = normaliseSpace(completion);
       const form = answersOf(example).get(text);
       if (form !== undefined) return { family: FAMILIES[form], error: null };
       return { family: null, error: skeletons.has(skeleton(text)) ? 'slot' : 'mix' };

@@ -18,7 +18,7 @@ import type { CausalModel } from '../model/causal-model';
 import type { ModelTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, packed, packRows } from '../packing';
-import { show } from '../text';
+import { normaliseSpace, show } from '../text';
 import type { ChatMessage } from '../types';
 
 /** The example of a row, as rewards see it. */
@@ -57,8 +57,6 @@ const stepRewards = new WeakSet<RewardFunction>();
 /** Whether a reward came from {@link stepPenalty}. */
 export const isStepReward = (reward: RewardFunction): boolean => stepRewards.has(reward);
 
-const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
-
 const judged = new WeakMap<RewardBatch, Promise<(boolean | null)[]>>();
 
 /**
@@ -72,7 +70,7 @@ export function correctRows(batch: RewardBatch): Promise<(boolean | null)[]> {
       batch.completions.map((completion, row) => {
         const example = batch.examples[row];
         if (batch.verify) return batch.verify(example, completion);
-        return example.answer === null ? null : normalise(example.answer) === normalise(completion);
+        return example.answer === null ? null : normaliseSpace(example.answer) === normaliseSpace(completion);
       }),
     );
     judged.set(batch, rows);

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { type CachedModel, deleteCachedModel, listCachedModels } from '../../index';
 import { UsageError } from '../errors';
-import { addOutputOptions, formatBytes, type OutputFlags, printColumns, printJson } from '../output';
+import { addOutputOptions, formatBytes, type OutputFlags, printColumns, printJson, printMessage } from '../output';
 
 interface ModelsFlags extends OutputFlags {
   delete?: string;
@@ -32,14 +32,14 @@ async function list({ json, quiet }: ModelsFlags): Promise<void> {
   if (models.length > 0) printColumns(HEAD, models.flatMap(rowsOf), 4);
   if (quiet) return;
   const total = formatBytes(models.reduce((sum, { bytes }) => sum + bytes, 0));
-  process.stderr.write(`${models.length} model${models.length === 1 ? '' : 's'} in the cache, ${total}\n`);
+  printMessage(`${models.length} model${models.length === 1 ? '' : 's'} in the cache, ${total}`);
 }
 
 async function remove(source: string, { yes, json, quiet }: ModelsFlags): Promise<void> {
   const bytes = await deleteCachedModel(source, { dryRun: !yes });
   if (!yes) throw new UsageError(`deleting ${source} would free ${formatBytes(bytes)}: --yes deletes it`);
   if (json) printJson({ deleted: source, bytes });
-  else if (!quiet) process.stderr.write(`deleted ${source}: ${formatBytes(bytes)} are free\n`);
+  else if (!quiet) printMessage(`deleted ${source}: ${formatBytes(bytes)} are free`);
 }
 
 /** Adds `dultra models` to the program. */

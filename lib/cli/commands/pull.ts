@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { downloadModel } from '../../index';
 import { interruptSignal } from '../errors';
 import { reportLoading } from '../model';
-import { addOutputOptions, type OutputFlags, printJson } from '../output';
+import { addOutputOptions, type OutputFlags, printData, printJson } from '../output';
 import { given } from '../values';
 
 interface PullFlags extends OutputFlags {
@@ -33,6 +33,6 @@ export function register(program: Command): void {
       }),
     );
     if (json) printJson({ id, folder });
-    else process.stdout.write(`${folder}\n`);
+    else printData(folder);
   });
 }

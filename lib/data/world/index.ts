@@ -1,8 +1,10 @@
 // The world of the embedded model: small talk, orders, tickets, appointments, reviews, sums, lists, small questions, and
 // refusals of everything else. Seeded and endless; every prompt has a verifier.
+
 import { optionError } from '../../errors';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
 import { deriveSeed, Purpose, Random } from '../../random';
+import { normaliseSpace } from '../../text';
 import type { ChatMessage } from '../../types';
 import type { Example, ExamplePrompt, Shares, TaskDataset } from '../dataset';
 import { splitOf } from '../splits';
@@ -201,11 +203,9 @@ function sample(split: WorldSplit, count: number, seed: number, shares: Shares =
   return examples;
 }
 
-const normalise = (text: string) => text.trim().replace(/\s+/g, ' ');
-
 function verify({ meta }: Example, completion: string): boolean {
   const { answers, record } = meta as WorldMeta;
-  if (record === null) return answers!.includes(normalise(completion));
+  if (record === null) return answers!.includes(normaliseSpace(completion));
   let given: unknown;
   try {
     given = JSON.parse(completion);
