@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:http';
 import { type AddressInfo, connect, createServer as createSocketServer, type Server as SocketServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { inspect } from 'node:util';
 import { type DownloadProgress, downloadModel } from '../lib/hub';
 import { exceptOnWindows, temporaryFolder } from './helpers';
 import { HubServer, withoutHubVariables } from './hub-server';
@@ -44,7 +45,8 @@ const failure = async (call: Promise<unknown>): Promise<Error> => {
 /** Everything that a program could print of an error. */
 const printed = (error: Error): string => {
   const { cause } = error as { cause?: unknown };
-  return `${error.stack}${JSON.stringify(error)}${cause instanceof Error ? printed(cause) : JSON.stringify(cause)}`;
+  const all = inspect(error, { depth: 12, showHidden: true });
+  return `${all}${error.stack}${JSON.stringify(error)}${cause instanceof Error ? printed(cause) : ''}`;
 };
 
 describe('the login', () => {
@@ -383,6 +385,19 @@ describe('a server that falls silent', () => {
     };
     await downloadModel('org/model');
     expect(done).toBe(2);
+  });
+
+  test('a hub that asks to be asked later', async () => {
+    let done = 0;
+    hub.interfere = (request, response) => {
+      if (!request.path.includes('/revision/') || done++ > 0) return false;
+      response.writeHead(429, { 'retry-after': '1' });
+      response.end();
+      return true;
+    };
+    const begin = performance.now();
+    await downloadModel('org/model');
+    expect(performance.now() - begin).toBeGreaterThan(990);
   });
 
   test('a server that is slow, but never silent for so long, is waited for', async () => {

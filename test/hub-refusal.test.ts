@@ -3,6 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { chmodSync, lstatSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { loadCausalModel, loadModel } from '../lib';
+import { locateSplit } from '../lib/data/records';
 import { downloadFiles, downloadModel } from '../lib/hub';
 import { availableMemory } from '../lib/model/memory';
 import { exceptOnWindows, temporaryFolder, withTokenizer } from './helpers';
@@ -143,6 +144,9 @@ describe('what does not fit', () => {
 test('what is neither a folder nor on the hub', async () => {
   expect((await failure(loadModel('nothing'))).message).toMatch(
     /^no folder \.\/nothing, and the hub: nothing@main: HTTP 404: no such repository/,
+  );
+  await expect(locateSplit({ source: 'data/test', config: null }, 'test')).rejects.toThrow(
+    /^no file or folder \.\/data\/test, and the hub: data set data\/test@main: HTTP 404/,
   );
   await hub.stop();
   expect((await failure(loadModel('runs/sft'))).message).toMatch(

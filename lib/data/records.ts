@@ -88,5 +88,6 @@ export async function locateSplit({ source, config }: DataLocation, split: Split
       'dataset',
       `expected a file, a folder or a hub id such as "openai/gsm8k", got ${show(source)}`,
     );
-  return downloadFiles('dataset', source, (names) => filesOfSplit(names, split, config));
+  const choose = (names: readonly string[]) => filesOfSplit(names, split, config);
+  return downloadFiles('dataset', source, choose, { otherwise: `no file or folder ./${source}` });
 }

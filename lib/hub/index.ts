@@ -27,14 +27,18 @@ import type { DownloadOptions } from './types';
 export { parseHubId } from './repository';
 export type { DownloadOptions, DownloadProgress } from './types';
 
-/** What is asked of a model before its weights are downloaded (an error stops the download), and said where it fails. */
+/** Options of those who call for a source that may be a path, too. */
+export interface SourceOptions extends DownloadOptions {
+  /** What the source is not, said where the hub has no such repository either: "no folder ./nothing". */
+  otherwise?: string;
+}
+
+/** What is asked of a model before its weights are downloaded; an error stops the download. */
 export interface ModelChecks {
   /** Whether it can be run. @param folder with its files other than weights, the index of the weights included */
   canRun?: (folder: string, name: string) => Promise<void>;
   /** Whether it fits. @param bytes of its weights */
   fits?: (bytes: number, name: string) => void;
-  /** What the source is not, where the hub has no such repository: "no folder ./nothing". */
-  otherwise?: string;
 }
 
 /** Files of a checkpoint other than weights. */
@@ -59,9 +63,11 @@ interface Located {
   folder: string;
   /** The cached commit of the revision; null: none. */
   cached: string | null;
+  /** Begins messages about a repository of which nothing is known; empty, or "no folder ./nothing, and the hub: ". */
+  prefix: string;
 }
 
-async function locate(type: Repository['type'], source: string, options: DownloadOptions): Promise<Located> {
+async function locate(type: Repository['type'], source: string, options: SourceOptions): Promise<Located> {
   const { id, revision } = parseHubId(source, options.revision);
   const { signal, onProgress } = options;
   signal?.throwIfAborted();
@@ -70,7 +76,19 @@ async function locate(type: Repository['type'], source: string, options: Downloa
     const hubUrl = hubAddress();
     return { type, id, revision, hubUrl, folder, connection: connect(hubUrl, signal), signal, onProgress };
   };
-  return { open, name: `${id}@${revision}`, folder, cached: await cachedCommit(folder, revision) };
+  const cached = await cachedCommit(folder, revision);
+  const prefix = cached !== null || options.otherwise === undefined ? '' : `${options.otherwise}, and the hub: `;
+  return { open, name: `${id}@${revision}`, folder, cached, prefix };
+}
+
+/** {@link readCommit}, whose error also says what the source is not. */
+async function commitOf(repository: Repository, { prefix }: Located) {
+  try {
+    return await readCommit(repository);
+  } catch (error) {
+    if (prefix === '' || !isDUltraError(error, 'DOWNLOAD_FAILED')) throw error;
+    throw new DUltraError('DOWNLOAD_FAILED', prefix + error.message, { cause: error.cause });
+  }
 }
 
 /** Downloads from a repository; the error says so where the cache has a complete copy. */
@@ -116,11 +134,11 @@ async function bringAll(repository: Repository, commit: string, files: readonly 
  */
 export async function downloadModel(
   source: string,
-  options: DownloadOptions = {},
+  options: SourceOptions = {},
   checks: ModelChecks = {},
 ): Promise<string> {
   const located = await locate('model', source, options);
-  const { name, folder, cached } = located;
+  const { name, folder, cached, prefix } = located;
   const complete = cached !== null && (await isComplete(snapshotOf(folder, cached)));
   // A commit never changes.
   if (complete && (isOffline() || name.endsWith(`@${cached}`))) return snapshotOf(folder, cached);
@@ -128,17 +146,11 @@ export async function downloadModel(
     const state = cached === null ? 'not' : 'not completely';
     throw new DUltraError(
       'DOWNLOAD_FAILED',
-      `${cached === null && checks.otherwise !== undefined ? `${checks.otherwise}, and the hub: ` : ''}${name}: ` +
-        `HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`,
+      `${prefix}${name}: HF_HUB_OFFLINE is set and the checkpoint is ${state} in the cache (${folder})`,
     );
   }
   return online(located, complete, async (repository) => {
-    const { commit, entries } = await readCommit(repository).catch((error) => {
-      if (cached !== null || checks.otherwise === undefined || !isDUltraError(error, 'DOWNLOAD_FAILED')) throw error;
-      throw new DUltraError('DOWNLOAD_FAILED', `${checks.otherwise}, and the hub: ${error.message}`, {
-        cause: error.cause,
-      });
-    });
+    const { commit, entries } = await commitOf(repository, located);
     if (!entries.has('config.json'))
       throw failure(repository, 'config.json', 'the repository has no such file; is it a language model?');
     const snapshot = snapshotOf(folder, commit);
@@ -171,10 +183,10 @@ export async function downloadFiles(
   type: 'model' | 'dataset',
   source: string,
   choose: (names: readonly string[]) => readonly string[],
-  options: DownloadOptions = {},
+  options: SourceOptions = {},
 ): Promise<string[]> {
   const located = await locate(type, source, options);
-  const { name, folder, cached } = located;
+  const { name, folder, cached, prefix } = located;
   const held = cached === null ? [] : choose(await namesIn(snapshotOf(folder, cached)));
   const paths = (commit: string, files: readonly string[]) =>
     files.map((file) => path.join(snapshotOf(folder, commit), ...file.split('/')));
@@ -182,12 +194,12 @@ export async function downloadFiles(
     if (cached === null)
       throw new DUltraError(
         'DOWNLOAD_FAILED',
-        `${name}: HF_HUB_OFFLINE is set and the cache has nothing of it (${folder})`,
+        `${prefix}${name}: HF_HUB_OFFLINE is set and the cache has nothing of it (${folder})`,
       );
     return paths(cached, held);
   }
   return online(located, held.length > 0, async (repository) => {
-    const { commit, entries } = await readCommit(repository);
+    const { commit, entries } = await commitOf(repository, located);
     // Names become paths: none may leave the folder.
     const safe = [...entries.keys()].filter((file) =>
       file.split('/').every((part) => NAME.test(part) && part !== '..'),

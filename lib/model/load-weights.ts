@@ -6,7 +6,7 @@ import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError, isDUltraError, optionError } from '../errors';
 import { readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
 import { findSafetensors } from '../files/weight-files';
-import { type DownloadOptions, downloadModel, type ModelChecks } from '../hub';
+import { downloadModel, type ModelChecks, type SourceOptions } from '../hub';
 import {
   cancellable,
   type NativeDType,
@@ -101,7 +101,8 @@ async function resolveSource(
   }
   if (looksLikePath(source)) throw new DUltraError('BAD_CHECKPOINT', `${source}: no such folder`);
   const { revision, signal, onProgress } = options;
-  const downloading: DownloadOptions = {
+  const downloading: SourceOptions = {
+    otherwise: `no folder ./${source}`,
     revision,
     signal,
     onProgress:
@@ -109,7 +110,7 @@ async function resolveSource(
       (({ file, received, total }) =>
         onProgress({ stage: 'download', file, loadedBytes: received, totalBytes: total })),
   };
-  return downloadModel(source, downloading, { ...checks, otherwise: `no folder ./${source}` });
+  return downloadModel(source, downloading, checks);
 }
 
 /** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */

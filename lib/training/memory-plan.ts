@@ -84,7 +84,9 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
       source,
     };
   }
-  const [file] = await downloadFiles('model', source, (names) => names.filter((name) => name === 'config.json'));
+  const [file] = await downloadFiles('model', source, (names) => names.filter((name) => name === 'config.json'), {
+    otherwise: `no folder ./${source}`,
+  });
   if (file === undefined)
     throw new DUltraError('DOWNLOAD_FAILED', `${source}: the repository has no config.json; is it a language model?`);
   const { json } = await readConfigJson(path.dirname(file));
