@@ -19,6 +19,7 @@ export {
   type EvaluateProgress,
   type Evaluation,
   type EvaluationConfig,
+  type EvaluationSplit,
   evaluate,
   evaluationGenLength,
   meanAndSd,

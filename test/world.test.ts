@@ -1,8 +1,19 @@
 // The world of the embedded model: its splits, its verifiers, and what is invented.
-import { datasets, type Example } from '../lib';
+import path from 'node:path';
+import {
+  type CreateModelOptions,
+  createModel,
+  datasets,
+  type Example,
+  evaluate,
+  loadModel,
+  training,
+  trainTokenizer,
+} from '../lib';
 import { REFUSAL, WORLD_QUESTIONS } from '../lib/data/world';
 import { OUTSIDE_PATTERNS } from '../lib/data/world/outside';
 import { CITIES, DOCTORS, ITEMS, MEN, SURNAMES, UNSEEN, WOMEN } from '../lib/data/world/words';
+import { temporaryFolder } from './helpers';
 
 const world = datasets.world();
 const textOf = ({ prompt }: Example) =>
@@ -12,6 +23,15 @@ const SPLITS = ['train', 'validation', 'test', 'names', 'outside'] as const;
 const samples = Object.fromEntries(
   SPLITS.map((split) => [split, world.sample(split, split === 'outside' ? 500 : 800, 1)]),
 ) as Record<datasets.WorldSplit, Example[]>;
+
+/** A small model whose tokenizer is learnt from some examples. */
+async function newWorldModel(shape: CreateModelOptions = { dModel: 16, nHeads: 2, nLayers: 1 }): Promise<string> {
+  const folder = path.join(temporaryFolder(), 'model');
+  const texts = [...samples.train, ...samples.validation].flatMap((example) => [textOf(example), example.answer]);
+  await trainTokenizer(path.join(folder, 'tokenizer'), texts, { vocabSize: 1024 });
+  await createModel(folder, { ...shape, tokenizer: path.join(folder, 'tokenizer') });
+  return folder;
+}
 
 test('every drawn answer is right, but for labels that are drawn', () => {
   for (const split of SPLITS)
@@ -177,4 +197,33 @@ test('shares decide what is drawn', () => {
 test('it opens by its name, for training and evaluation', async () => {
   expect(datasets.names()).toContain('world');
   expect((await datasets.open('world')).name).toBe('world');
+});
+
+test('presets train what is generated: no answer of planner and GRPO is longer', async () => {
+  const { create } = training.PRESETS.sft.world.model as { create: training.NewModelConfig };
+  const { tokenizer: _, ...shape } = create;
+  const model = await loadModel(await newWorldModel({ ...shape, dModel: 16, nLayers: 1 }));
+  for (const stage of ['planner', 'grpo'] as const) {
+    const { mixture } = training.PRESETS[stage].world;
+    const [{ shares }] = mixture!;
+    // With a tokenizer of half the size, which makes longer rows.
+    for (const { prompt, answer } of world.sample('train', 500, 9, shares)) {
+      const tokens = model.tokenizer!.encode(answer, { addSpecialTokens: false }).length;
+      expect(tokens).toBeLessThan(world.genLength);
+      expect(model.encodePrompt(prompt).length + world.genLength).toBeLessThanOrEqual(model.config.maxSequenceLength);
+    }
+  }
+  model.dispose();
+});
+
+test('evaluation takes the further splits, and names what there is', async () => {
+  const model = await loadModel(await newWorldModel());
+  const options = { dataset: world, samplers: { one: { type: 'fixed', steps: 1 } as const }, count: 8, genLength: 8 };
+  for (const split of ['names', 'outside']) {
+    const { config, results } = await evaluate(model, { ...options, split });
+    expect(config.split).toBe(split);
+    expect(results[0].scored).toBe(8);
+  }
+  await expect(evaluate(model, { ...options, split: 'dev' })).rejects.toThrow(/"names" or "outside", got "dev"/);
+  model.dispose();
 });

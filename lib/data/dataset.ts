@@ -33,6 +33,8 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
    * @param shares of the task's `categories`. Default: its own
    */
   sample(split: 'train' | 'validation' | 'test', count: number, seed: number, shares?: Shares): Example<P>[];
+  /** Further splits that `sample` knows, for evaluation. */
+  moreSplits?: readonly string[];
   /** Categories that `sample` takes shares of; absent where it takes none. */
   categories?: readonly string[];
   /** Whether a completion's text is a right answer. */

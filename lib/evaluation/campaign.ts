@@ -2,7 +2,7 @@
 import { createWriteStream, existsSync, type WriteStream } from 'node:fs';
 import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { type Dataset, open } from '../data';
+import { type Dataset, open, type Split } from '../data';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { CausalModel } from '../model/causal-model';
@@ -205,7 +205,7 @@ async function openFolder(folder: string, identity: string): Promise<SampleFile>
  */
 export async function evaluateCampaign(options: CampaignOptions): Promise<Campaign> {
   checkKeys('options', options, KEYS);
-  const dataset = await open(options.dataset, { splits: [options.split ?? 'test'] });
+  const dataset = await open(options.dataset, { splits: [(options.split ?? 'test') as Split] });
   const {
     models,
     seeds = [0],

@@ -6,6 +6,7 @@ import {
   type Example,
   type ExamplePrompt,
   open,
+  type Split,
   type WordProblemDataset,
 } from '../data';
 import { partition, warnUnusable } from '../data/unusable';
@@ -58,6 +59,9 @@ export interface SampleStore {
   put(sampler: string, first: number, samples: readonly SampleRecord[]): void | Promise<void>;
 }
 
+/** A split of a task, see {@link EvaluateOptions.split}. */
+export type EvaluationSplit = 'train' | 'validation' | 'test' | (string & {});
+
 /** Options of {@link evaluate}. */
 export interface EvaluateOptions {
   /**
@@ -66,10 +70,10 @@ export interface EvaluateOptions {
    */
   dataset: DatasetInput;
   /**
-   * Split that the prompts are from. Default "test"; "validation" where own examples have that alone held out. Choose
-   * settings on "validation".
+   * Split that the prompts are from: "train", "validation", "test", or one of the task's `moreSplits`. Default "test";
+   * "validation" where own examples have that alone held out. Choose settings on "validation".
    */
-  split?: 'train' | 'validation' | 'test';
+  split?: EvaluationSplit;
   /**
    * Scores the completions. Default: the task's own verifier; of own examples without one, whether the completion is
    * the answer, white space aside.
@@ -116,7 +120,7 @@ export interface EvaluationConfig {
   dataset: string;
   /** Source of a finite data set, and how its prompts and answers are made; absent for endless tasks. */
   datasetSource?: Readonly<Record<string, unknown>>;
-  split: 'train' | 'validation' | 'test';
+  split: EvaluationSplit;
   /**
    * "task" for the task's own verifier, "exact match" where the completion is compared with the answer, white space
    * aside, else "custom".
@@ -388,7 +392,7 @@ export function evaluationGenLength(
   { split = defaultSplit(dataset), score }: Pick<EvaluateOptions, 'split' | 'score'> = {},
 ): number {
   if (dataset.genLength !== null) return dataset.genLength;
-  const examples = dataset.finite?.[split];
+  const examples = dataset.finite?.[split as Split];
   return examples && dataset.exactMatch && !score ? longestAnswer(model, examples) : defaultGenLength(model);
 }
 
@@ -405,10 +409,10 @@ async function resolveEvaluation(model: MaskedDiffusionModel | CausalModel, opti
   checkKeys('options', options, KEYS);
   const { score, seed = 0, batchSize = 256, temperature = 0, stopAtEos = true } = options;
   const { traces = 0, store, signal, onProgress } = options;
-  const dataset = await open(options.dataset, { splits: [options.split ?? 'test'] });
+  const dataset = await open(options.dataset, { splits: [(options.split ?? 'test') as Split] });
   const { split = defaultSplit(dataset) } = options;
-  checkChoice('split', split, ['train', 'validation', 'test'] as const);
-  const count = options.count ?? dataset.finite?.[split]?.length ?? 512;
+  checkChoice('split', split, ['train', 'validation', 'test', ...(dataset.moreSplits ?? [])]);
+  const count = options.count ?? dataset.finite?.[split as Split]?.length ?? 512;
   if (score !== undefined && typeof score !== 'function')
     throw optionError(TypeError, 'score', `expected a function, got ${show(score)}`);
   checkInteger('count', count, { min: 1, max: 1e7 });
@@ -419,7 +423,7 @@ async function resolveEvaluation(model: MaskedDiffusionModel | CausalModel, opti
   checkInteger('traces', traces, { min: 0, max: 1e6 });
   if (onProgress !== undefined && typeof onProgress !== 'function')
     throw optionError(TypeError, 'onProgress', `expected a function, got ${show(onProgress)}`);
-  const without = score ? -1 : (dataset.finite?.[split]?.findIndex(({ answer }) => answer === null) ?? -1);
+  const without = score ? -1 : (dataset.finite?.[split as Split]?.findIndex(({ answer }) => answer === null) ?? -1);
   if (dataset.exactMatch && without >= 0)
     throw optionError(
       TypeError,
@@ -571,7 +575,7 @@ export async function evaluate(
   const resolved = await resolveEvaluation(model, options);
   const variants = resolveVariants(model, options);
   const { dataset, split, score, count, seed, batchSize, genLength, blockLength, temperature, stopAtEos } = resolved;
-  const examples = dataset.sample(split, count, seed);
+  const examples = dataset.sample(split as Split, count, seed);
   const problems = findProblems(model, examples, genLength);
   const total = variants.length * examples.length;
   const results: SamplerResult[] = [];

@@ -320,11 +320,10 @@ export function register(program: Command): void {
       (file: string, before: string[] = []) => [...before, file],
     )
     .addOption(
-      new Option('--split <name>', 'which prompts; choose settings on validation (default: test)').choices([
-        'train',
-        'validation',
-        'test',
-      ]),
+      new Option(
+        '--split <name>',
+        'which prompts: of the world also names, outside; choose settings on validation (default: test)',
+      ).choices(['train', 'validation', 'test', 'names', 'outside']),
     )
     .option(
       '--validation <file|share>',

@@ -360,7 +360,7 @@ export function register(program: Command): void {
     .argument('[stage]', 'sft, planner or grpo; with --resume the run knows')
     .optionsGroup('Run:')
     .option('-c, --config <file>', 'options in YAML or JSON')
-    .option('--preset <name>', 'ready-made options: tiny; grpo: gsm8k, math500, apps')
+    .option('--preset <name>', 'ready-made options: tiny, world; grpo: gsm8k, math500, apps')
     .option('-o, --output <folder>', 'run folder (default: runs/STAGE)')
     .option('--resume <folder>', 'go on with a run, bit for bit as if it had never stopped')
     .option('--dry-run', 'print what memory the run would take, and stop')

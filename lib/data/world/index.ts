@@ -231,6 +231,7 @@ export function world(): WorldDataset {
     genLength: 48,
     blockLength: 48,
     vocabulary: [],
+    moreSplits: ['names', 'outside'],
     categories: CATEGORIES,
     sample,
     verify,

@@ -1,0 +1,199 @@
+// Trains the model of the world from its seed to saved models, and measures it: fine-tuning, planner, GRPO from several
+// seeds, then figures.json with every figure and how long each stage took. A run that was interrupted goes on.
+//
+//   node scripts/train-world.cjs                        about an hour and a half on two quiet cores
+//   node scripts/train-world.cjs --scale 0.01 --count 20 --seeds 1      a rehearsal of a few minutes
+//
+// OUTPUT/model is the model after GRPO from the first seed, in bf16, with the settings that it decodes with.
+const { spawnSync } = require('node:child_process');
+const { existsSync, readFileSync, statSync, writeFileSync } = require('node:fs');
+const path = require('node:path');
+const { parseArgs } = require('node:util');
+const { datasets, loadModel, training } = require('../dist/index.js');
+
+const MAIN = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
+const { values: flags } = parseArgs({
+  options: {
+    output: { type: 'string', default: 'runs/world' },
+    seeds: { type: 'string', default: '3' },
+    threads: { type: 'string' },
+    scale: { type: 'string', default: '1' },
+    count: { type: 'string', default: '200' },
+  },
+});
+const scale = Number(flags.scale);
+const count = Number(flags.count);
+const world = datasets.world();
+
+/** Runs a stage, or what is left of it; returns its model and seconds. */
+function stage(name, folder, more) {
+  const began = performance.now();
+  const preset = training.PRESETS[name].world;
+  const threads = flags.threads === undefined ? [] : ['--threads', flags.threads];
+  const steps = (value) => String(Math.max(1, Math.round(value * scale)));
+  const args = existsSync(path.join(folder, 'train.json'))
+    ? ['--resume', folder]
+    : [name, '--preset', 'world', '--output', folder, '--max-steps', steps(preset.maxSteps), ...more];
+  // A rehearsal: a first lesson as short as the rest, and small evaluations at the end alone.
+  if (scale !== 1 && args[0] === name) {
+    const mixture = preset.mixture.map(({ steps: own, ...rest }) => ({
+      ...rest,
+      ...(own && { steps: Number(steps(own)) }),
+    }));
+    args.push('--set', `mixture=${JSON.stringify(mixture)}`, '--set', 'evalExamples=20');
+    args.push('--eval-every', steps(preset.maxSteps));
+  }
+  const done = path.join(folder, 'seconds.json');
+  if (existsSync(done)) return { model: path.join(folder, 'final'), seconds: JSON.parse(readFileSync(done, 'utf8')) };
+  const { status } = spawnSync(process.execPath, [MAIN, 'train', ...args, '--device', 'cpu', ...threads], {
+    stdio: 'inherit',
+  });
+  if (status !== 0) process.exit(status ?? 1);
+  const seconds = (performance.now() - began) / 1000;
+  writeFileSync(done, `${seconds}\n`);
+  return { model: path.join(folder, 'final'), seconds };
+}
+
+/** Share of right answers and passes per prompt. */
+async function measure(model, examples, sampler) {
+  let right = 0;
+  let passes = 0;
+  for (let i = 0; i < examples.length; i += 64) {
+    const part = examples.slice(i, i + 64);
+    const results = await model.generateBatch(
+      part.map(({ prompt }) => prompt),
+      { sampler, genLength: world.genLength, blockLength: world.blockLength },
+    );
+    results.forEach(({ text, nfe }, k) => {
+      if (world.verify(part[k], text)) right++;
+      passes += nfe;
+    });
+  }
+  return { accuracy: right / examples.length, passes: passes / examples.length, count: examples.length };
+}
+
+/** Decisions as probabilities: accuracy, and how far confidence and accuracy are apart (expected calibration error). */
+async function decide(model, examples) {
+  const bins = Array.from({ length: 10 }, () => ({ confidence: 0, right: 0 }));
+  for (const { prompt, answer, meta } of examples) {
+    const { option, probabilities } = await model.choose(
+      prompt,
+      meta.options.map((text) => `${text}.`),
+    );
+    const confidence = Math.max(...probabilities);
+    const bin = bins[Math.min(9, Math.floor(confidence * 10))];
+    bin.confidence += confidence;
+    if (option === answer) bin.right++;
+  }
+  const right = bins.reduce((sum, bin) => sum + bin.right, 0);
+  const error = bins.reduce((sum, bin) => sum + Math.abs(bin.confidence - bin.right), 0);
+  return { accuracy: right / examples.length, calibrationError: error / examples.length };
+}
+
+const GROUPS = {
+  'extraction, known phrasings': ['validation', ['order', 'ticket', 'visit'], 0.95],
+  'decisions, known phrasings': ['validation', ['sentiment', 'stars', 'again', 'triage'], 0.95],
+  'lists, known phrasings': ['validation', ['sort', 'list'], 0.95],
+  'arithmetic, known phrasings': ['validation', ['sum', 'money', 'units', 'problem', 'dates'], 0.9],
+  'all, new phrasings': ['test', world.categories, 0.85],
+  'unseen names': ['names', ['order', 'ticket', 'visit', 'question', 'name', 'problem', 'record', 'repeat'], 0.7],
+  'questions from outside': ['outside', ['outside'], 0.95],
+};
+
+/** Figures of one model under one sampler: every group, and each of its categories. */
+async function figuresOf(model, sampler) {
+  const groups = {};
+  for (const [name, [split, categories, goal]] of Object.entries(GROUPS)) {
+    const each = {};
+    for (const category of categories) {
+      const examples =
+        split === 'outside' ? world.sample(split, 500, 7) : world.sample(split, count, 7, { [category]: 1 });
+      each[category] = await measure(model, examples, sampler);
+    }
+    const all = Object.values(each);
+    const mean = (key) => all.reduce((sum, figure) => sum + figure[key], 0) / all.length;
+    groups[name] = { accuracy: mean('accuracy'), passes: mean('passes'), goal, categories: each };
+    const { accuracy, passes } = groups[name];
+    process.stdout.write(`  ${name}: ${accuracy.toFixed(3)} @ ${passes.toFixed(2)} (goal ${goal})\n`);
+    for (const [category, figure] of Object.entries(each))
+      process.stdout.write(`    ${category} ${figure.accuracy.toFixed(3)} @ ${figure.passes.toFixed(2)}\n`);
+  }
+  return groups;
+}
+
+const HEURISTICS = {
+  'confidence:0.9': { type: 'confidence', threshold: 0.9 },
+  'confidence:0.8': { type: 'confidence', threshold: 0.8 },
+  'factor:1': { type: 'factor', factor: 1 },
+  'entropy-sum:0.2': { type: 'entropy-sum', gamma: 0.2 },
+};
+const PLANNERS = { planner: { type: 'planner' }, 'planner, rounded': { type: 'planner', select: 'round' } };
+
+async function main() {
+  const out = path.resolve(flags.output);
+  const figures = { scale, stages: {}, sft: {}, grpo: {} };
+  const save = () => writeFileSync(path.join(out, 'figures.json'), `${JSON.stringify(figures, null, 1)}\n`);
+  const sft = stage('sft', path.join(out, 'sft'), []);
+  figures.stages.sft = sft.seconds;
+  const planner = stage('planner', path.join(out, 'planner'), ['--model', sft.model]);
+  figures.stages.planner = planner.seconds;
+  const trained = Array.from({ length: Number(flags.seeds) }, (_, seed) => {
+    const result = stage('grpo', path.join(out, `grpo-${seed}`), ['--model', planner.model, '--seed', String(seed)]);
+    figures.stages[`grpo-${seed}`] = result.seconds;
+    return result.model;
+  });
+  const options = { device: 'cpu', ...(flags.threads && { threads: Number(flags.threads) }) };
+  const base = await loadModel(planner.model, options);
+  process.stdout.write('after fine-tuning, confidence threshold 0.9\n');
+  figures.sft.groups = await figuresOf(base, HEURISTICS['confidence:0.9']);
+  figures.sft.decisions = {};
+  for (const split of ['validation', 'test'])
+    for (const category of ['sentiment', 'stars', 'again', 'triage']) {
+      const decided = await decide(base, world.sample(split, count, 7, { [category]: 1 }));
+      figures.sft.decisions[`${category}, ${split}`] = decided;
+      const { accuracy, calibrationError } = decided;
+      process.stdout.write(
+        `  ${category}, ${split}: ${accuracy.toFixed(3)}, calibration error ${calibrationError.toFixed(3)}\n`,
+      );
+    }
+  save();
+  const { mixture } = training.PRESETS.grpo.world;
+  const shares = mixture[mixture.length - 1].shares;
+  const held = world.sample('validation', 3 * count, 8, shares);
+  figures.planner = {};
+  for (const [name, sampler] of Object.entries({ ...HEURISTICS, ...PLANNERS })) {
+    figures.planner[name] = await measure(base, held, sampler);
+    process.stdout.write(`  before GRPO, ${name}: ${JSON.stringify(figures.planner[name])}\n`);
+  }
+  base.dispose();
+  for (const [seed, folder] of trained.entries()) {
+    const model = await loadModel(folder, options);
+    const own = { samplers: {} };
+    figures.grpo[seed] = own;
+    for (const [name, sampler] of Object.entries({ ...HEURISTICS, ...PLANNERS })) {
+      own.samplers[name] = await measure(model, held, sampler);
+      process.stdout.write(`after GRPO ${seed}, ${name}: ${JSON.stringify(own.samplers[name])}\n`);
+    }
+    if (seed === 0) {
+      process.stdout.write('after GRPO, planner\n');
+      own.groups = await figuresOf(model, PLANNERS['planner, rounded']);
+      const saved = path.join(out, 'model');
+      await model.save(saved, { dtype: 'bfloat16' });
+      const decoding = {
+        gen_length: world.genLength,
+        block_length: world.blockLength,
+        sampler: PLANNERS['planner, rounded'],
+      };
+      writeFileSync(path.join(saved, 'generation_config.json'), `${JSON.stringify(decoding, null, 2)}\n`);
+      figures.bytes = statSync(path.join(saved, 'model.safetensors')).size;
+    }
+    model.dispose();
+    save();
+  }
+  process.stdout.write(`${path.join(out, 'figures.json')}\n`);
+}
+
+main().catch((error) => {
+  process.stderr.write(`${error.stack}\n`);
+  process.exitCode = 1;
+});
