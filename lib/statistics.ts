@@ -6,6 +6,10 @@ const ROUNDING = 1e-12;
 /** Whether a difference of sums or means of values of size `scale` is no more than rounding. */
 export const isRounding = (difference: number, scale: number): boolean => Math.abs(difference) <= ROUNDING * scale;
 
+/** Whether a sum or mean is larger than another by more than rounding: not where the same values were summed otherwise. */
+export const exceeds = (a: number, b: number): boolean =>
+  a > b && !isRounding(a - b, Math.max(Math.abs(a), Math.abs(b)));
+
 /** The largest absolute value; 0 for none. */
 export const largest = (values: readonly number[]): number =>
   values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);

@@ -234,6 +234,18 @@ describe('operating points', () => {
     });
   });
 
+  test('accuracies that differ by rounding are equal', () => {
+    // The same three scores, summed in two orders.
+    const points = { slow: [(0.1 + 0.2 + 0.3) / 3, 5], fast: [(0.3 + 0.2 + 0.1) / 3, 4] } as const;
+    expect(points.slow[0]).toBeGreaterThan(points.fast[0]);
+    const [held, measured] = (['validation', 'test'] as const).map((split) =>
+      evaluation(split, points as unknown as Record<string, [number, number]>),
+    );
+    expect(chooseOperatingPoints(held, measured, { budgets: [null] })[0].points[0]).toMatchObject({ name: 'fast' });
+    const both = Object.values(points).map(([accuracy, nfe]) => ({ accuracy, nfe }));
+    expect(frontier(both)).toEqual([both[1]]);
+  });
+
   test('refuse one split twice, and tables of different settings', () => {
     expect(() => chooseOperatingPoints(validation, validation)).toThrow(/another split/);
     expect(() => chooseOperatingPoints(validation, evaluation('test', { 'a 1': [1, 1] }))).toThrow(/"a 2" is missing/);

@@ -1,5 +1,6 @@
 // The setting of a sampler to report: chosen on validation prompts, measured on test prompts.
 import { optionError } from '../errors';
+import { exceeds } from '../statistics';
 import { type Evaluation, meanAndSd, type SamplerResult } from './evaluate';
 
 /** Accuracy at a number of forward passes. */
@@ -41,7 +42,8 @@ export const BUDGETS: readonly (number | null)[] = [1.1, 2, 2.5, 3, 4, 6, 8, 12,
 const pointOf = ({ accuracy, nfe }: SamplerResult): Point => ({ accuracy, nfe: nfe.mean });
 
 /** The more accurate one; of equally accurate ones the faster; of equals the first. */
-const better = (a: Point, b: Point) => b.accuracy > a.accuracy || (b.accuracy === a.accuracy && b.nfe < a.nfe);
+const better = (a: Point, b: Point) =>
+  exceeds(b.accuracy, a.accuracy) || (!exceeds(a.accuracy, b.accuracy) && b.nfe < a.nfe);
 
 /**
  * For each group and budget, the most accurate setting on the validation prompts within the budget, with its figures on
@@ -130,6 +132,6 @@ export function frontier<T extends Point>(points: readonly T[]): T[] {
   const sorted = [...points].sort((a, b) => a.nfe - b.nfe || b.accuracy - a.accuracy);
   const kept: T[] = [];
   for (const point of sorted)
-    if (kept.length === 0 || point.accuracy > kept[kept.length - 1].accuracy) kept.push(point);
+    if (kept.length === 0 || exceeds(point.accuracy, kept[kept.length - 1].accuracy)) kept.push(point);
   return kept;
 }

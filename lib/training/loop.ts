@@ -3,7 +3,7 @@ import { type ProcessGroup, SINGLE_PROCESS } from '../distributed/process-group'
 import { DUltraError, isDUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { LoraOptions, ModelTrainer, ModelTrainerOptions } from '../model/trainer';
-import { isRounding } from '../statistics';
+import { exceeds } from '../statistics';
 import type { DataSource } from './data';
 import type { ResolvedTraining } from './options';
 import { type MetricsLine, RunFolder, type RunState } from './run-folder';
@@ -234,9 +234,9 @@ class Run<M extends TrainingMetrics> {
     const { metric, goal } = this.#plan.objective;
     const { step, best, evaluationsWithoutBest } = this.#state;
     const value = evaluation[metric];
-    // The same rewards summed in another order are no improvement.
-    const gain = best === null ? Number.POSITIVE_INFINITY : goal === 'min' ? best.value - value : value - best.value;
-    const isBetter = Number.isFinite(value) && gain > 0 && !isRounding(gain, Math.abs(value));
+    const isBetter =
+      Number.isFinite(value) &&
+      (best === null || (goal === 'min' ? exceeds(best.value, value) : exceeds(value, best.value)));
     this.#state = isBetter
       ? { ...this.#state, best: { step, value }, evaluationsWithoutBest: 0 }
       : { ...this.#state, evaluationsWithoutBest: evaluationsWithoutBest + 1 };
