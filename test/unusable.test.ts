@@ -219,6 +219,17 @@ describe('evaluation', () => {
     expect(readFileSync(file, 'utf8')).toBe(before);
   });
 
+  test('one answer that is too long does not set the length of all', async () => {
+    const own = [
+      { prompt: '1 a b', answer: 'a b c' },
+      { prompt: '2 b c', answer: letters(40) },
+    ];
+    await withModel(folder, async (model) => {
+      const { config, results } = await evaluate(model, { dataset: own, samplers });
+      expect([config.genLength, results[0].scored, results[0].unanswered]).toEqual([4, 2, undefined]);
+    });
+  });
+
   test('where none fits, it is an option: refused', async () => {
     await withModel(folder, async (model) => {
       await expect(evaluate(model, options([letters(30)]))).rejects.toThrow(LONG);

@@ -9,7 +9,7 @@ import {
   type Split,
   type WordProblemDataset,
 } from '../data';
-import { partition, warnUnusable } from '../data/unusable';
+import { partition, problemOf, warnUnusable } from '../data/unusable';
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { defaultBlockLength, defaultGenLength } from '../generation/prepare';
@@ -374,12 +374,16 @@ function resolveVariants(model: MaskedDiffusionModel | CausalModel, options: Eva
 /** Split that an evaluation takes where none is named. */
 const defaultSplit = ({ finite }: Dataset) => (finite && !finite.test && finite.validation ? 'validation' : 'test');
 
-/** Tokens that the longest answer takes, with an end of sequence. */
+/** Tokens that the longest answer takes, with an end of sequence; of those that the model has room for, if there are. */
 function longestAnswer(model: MaskedDiffusionModel | CausalModel, examples: readonly EvaluatedExample[]): number {
-  const lengths = examples.map(({ answer }) =>
-    answer === null ? 0 : (model.tokenizer?.encode(answer, { addSpecialTokens: false }).length ?? 0),
+  const lengths = examples.map(
+    ({ answer }) =>
+      1 + (answer === null ? 0 : (model.tokenizer?.encode(answer, { addSpecialTokens: false }).length ?? 0)),
   );
-  return 1 + lengths.reduce((longest, length) => Math.max(longest, length), 0);
+  const fitting = lengths.filter(
+    (length, i) => problemOf(examples[i], (example) => checkPrompt(model, example, length)) === null,
+  );
+  return (fitting.length > 0 ? fitting : lengths).reduce((longest, length) => Math.max(longest, length), 1);
 }
 
 /**
