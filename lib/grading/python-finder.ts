@@ -20,9 +20,9 @@ def __make_find__():
         r"|<end_of_turn>|<\uff5cend\u2581of\u2581sentence\uff5c>|(?:</s>|<eos>|<EOS>|<pad>)\s*\Z"
     )
     # In quotes, a tag is a part of a program.
-    THOUGHT = r"(?:think|thinking|thought|thoughts|reasoning)"
-    OPEN_THOUGHT = r"(?<!['\"])(?:<" + THOUGHT + r"\s*>|\[THINK\])(?!['\"])"
-    CLOSE_THOUGHT = r"(?<!['\"])(?:</" + THOUGHT + r"\s*>|\[/THINK\])(?!['\"])"
+    THOUGHT = r"(?:think(?:ing)?|thoughts?|reasoning|scratchpad)"
+    OPEN_THOUGHT = r"(?<!['\"])(?:<" + THOUGHT + r"\s*>|\[THINK\]|\u25c1think\u25b7|<\|begin_of_thought\|>)(?!['\"])"
+    CLOSE_THOUGHT = r"(?<!['\"])(?:</" + THOUGHT + r"\s*>|\[/THINK\]|\u25c1/think\u25b7|<\|end_of_thought\|>)(?!['\"])"
     FENCE = re.compile(r"^(?P<before>.*?)(?P<fence>${TICK}{3,}|~{3,})(?P<info>[^${TICK}]*)$")
     ONE_LINE = re.compile(r"${TICK}{3,}[ \t]*(?:(?:i?python|py)[\d.]*\b)?[ \t]*([^${TICK}]*[^${TICK}\s][^${TICK}]*?)[ \t]*${TICK}{3,}[ \t]*$", re.I)
     LIST = re.compile(r"^\s*(?:(?:[-*+]|\d+[.)])\s+)*\s*$")
