@@ -246,7 +246,8 @@ class Kernels {
       time("bandwidth: rmsnorm backward", 0, 16 * numbers,
            [&] { backend_.rmsnorm_backward(dx.as(), dweight.as(), y.as(), x.as(), weight.as(), m, c, 1e-5f); });
       time("bandwidth: rope", 0, 2 * size * numbers, [&] {
-        backend_.rope_forward(narrow, c, positions.as<int32_t>(), m, shapes_.heads, int(c / shapes_.heads), 500000);
+        backend_.rope_forward(narrow, c, positions.as<int32_t>(), m, shapes_.heads, int(c / shapes_.heads),
+                              Rope{500000, int(c / shapes_.heads)});
       });
       time("bandwidth: gather", 0, 8 * numbers,
            [&] { backend_.gather_rows(y.as(), x.as(), positions.as<int32_t>(), m, c); });
@@ -344,7 +345,7 @@ ModelConfig config_of(const Shapes& s, int layers) {
   config.mlp_hidden = s.mlp;
   config.embedding_size = s.vocab;
   config.max_sequence_length = std::max<int64_t>(4096, s.length());
-  config.rope_theta = 500000;
+  config.rope = {500000, config.head_dim};
   config.rms_norm_eps = 1e-5f;
   config.mask_token = s.mask;
   config.planner.present = true;

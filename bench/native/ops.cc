@@ -114,8 +114,9 @@ void rows(dultra::Backend& backend) {
   };
   row("RMS norm, 256 x 1024", 2 * t * c,
       [&] { backend.rmsnorm_forward(out.data(), x.data(), weight.data(), t, c, 1e-5f); });
-  row("RoPE, 256 x 8 x 128", 2 * t * c,
-      [&] { backend.rope_forward(x.data(), c, positions.data(), t, 8, 128, 500000); });
+  row("RoPE, 256 x 8 x 128", 2 * t * c, [&] {
+    backend.rope_forward(x.data(), c, positions.data(), t, 8, 128, dultra::Rope{500000, 128});
+  });
   row("SwiGLU, 256 x 3072", 3 * t * f, [&] { backend.swiglu_forward(out.data(), x.data(), t, f); });
 }
 

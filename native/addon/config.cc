@@ -28,6 +28,31 @@ MlpKind get_mlp(const Napi::Object& object) {
   return MlpKind::kSwiGlu;
 }
 
+// `ropeScaling` null: none.
+Rope get_rope(const Napi::Object& object, int head_dim) {
+  Rope rope;
+  rope.theta = float(get_number(object, "ropeTheta"));
+  rope.dim = absent(object.Get("ropeDim")) ? head_dim : int(get_integer(object, "ropeDim", 0, head_dim));
+  check_argument(rope.dim % 2 == 0, "config: ropeDim must be even");
+  if (absent(object.Get("ropeScaling"))) return rope;
+  const Napi::Object scaling = to_object(object.Get("ropeScaling"), "ropeScaling");
+  const std::string type = get_string(scaling, "type");
+  rope.factor = float(get_number(scaling, "factor"));
+  check_argument(rope.factor > 0, "config: ropeScaling.factor must be above 0");
+  if (type == "linear") {
+    rope.scaling = RopeScaling::kLinear;
+    return rope;
+  }
+  if (type != "llama3") type_error(object.Env(), "ropeScaling.type", "\"linear\" or \"llama3\", got \"" + type + "\"");
+  rope.scaling = RopeScaling::kLlama3;
+  rope.low_frequency = float(get_number(scaling, "lowFreqFactor"));
+  rope.high_frequency = float(get_number(scaling, "highFreqFactor"));
+  rope.original_positions = float(get_number(scaling, "originalMaxPositionEmbeddings"));
+  check_argument(rope.low_frequency > 0 && rope.high_frequency > rope.low_frequency,
+                 "config: ropeScaling.highFreqFactor must be above lowFreqFactor, and that above 0");
+  return rope;
+}
+
 PlannerConfig read_planner(const Napi::Object& object) {
   PlannerConfig planner;
   planner.present = true;
@@ -49,7 +74,6 @@ ModelConfig read_config(const Napi::Object& object) {
   config.mlp_hidden = get_integer(object, "mlpHiddenSize", 1, 1 << 24);
   config.embedding_size = get_integer(object, "embeddingSize", 1, kMax);
   config.max_sequence_length = get_integer(object, "maxSequenceLength", 1, kMax);
-  config.rope_theta = float(get_number(object, "ropeTheta"));
   config.rms_norm_eps = float(get_number(object, "rmsNormEps"));
   config.weight_tying = get_bool(object, "weightTying");
   config.qkv_bias = optional_bool(object, "qkvBias");
@@ -72,8 +96,8 @@ ModelConfig read_config(const Napi::Object& object) {
     config.head_dim = int(get_integer(object, "headDim", 2, 1 << 16));
   }
   check_argument(config.head_dim % 2 == 0, "config: headDim must be even");
+  config.rope = get_rope(object, config.head_dim);
   check_argument(config.heads % config.kv_heads == 0, "config: nHeads must be a multiple of nKvHeads");
-  check_argument(!config.qk_norm, "config: qkNorm: norms of queries and keys are not computed yet");
   return config;
 }
 

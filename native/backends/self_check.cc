@@ -108,7 +108,7 @@ std::vector<Result> compute(Backend& backend) {
   std::vector<int32_t> positions(size_t(kRows), 0);
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = int32_t(3 * i);
   const Array q = run.activations(x);
-  backend.rope_forward(q, kWidth, positions.data(), kRows, 2, kWidth / 2, 10000.0f);
+  backend.rope_forward(q, kWidth, positions.data(), kRows, 2, kWidth / 2, Rope{10000, kWidth / 2});
   keep("rope_forward", q, kRows * kWidth);
 
   const Array gated = run.empty_activations(kRows * kWidth / 2);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "model/parameters.h"
 #include "model/trace.h"
 
 namespace dultra {
@@ -55,18 +56,28 @@ void attention_forward(const ForwardContext& context, const AttentionWeights& we
 
   Array kv = context.activation(kKv, n * 2 * kv_width, tape ? &tape->kv : nullptr);
   linear_forward(context, weights.kv, kv, normed, n);
+  if (config.qk_norm) {
+    if (tape) tape->plain_k = context.tape_memory->activations(n * kv_width);
+    backend.head_norm_forward(kv, 2 * kv_width, tape ? tape->plain_k : nullptr, weights.k_norm.as(), n, config.kv_heads,
+                              config.head_dim, config.rms_norm_eps);
+  }
   if (context.cache) {
     const KvPass& pass = *context.cache;
     backend.rope_store_forward(pass.cache().layer(layer), pass.slots().data(), kv, tokens.positions(), n,
-                               config.kv_heads, config.head_dim, config.rope_theta);
+                               config.kv_heads, config.head_dim, config.rope);
   } else {
-    backend.rope_forward(kv, 2 * kv_width, tokens.positions(), n, config.kv_heads, config.head_dim, config.rope_theta);
+    backend.rope_forward(kv, 2 * kv_width, tokens.positions(), n, config.kv_heads, config.head_dim, config.rope);
     trace(context, "kv", layer, kv, n, 2 * kv_width);
   }
 
   Array q = context.activation(kQ, m * q_width, tape ? &tape->q : nullptr);
   linear_forward(context, weights.q, q, normed_queries, m);
-  backend.rope_forward(q, q_width, tokens.query_positions(), m, config.heads, config.head_dim, config.rope_theta);
+  if (config.qk_norm) {
+    if (tape) tape->plain_q = context.tape_memory->activations(m * q_width);
+    backend.head_norm_forward(q, q_width, tape ? tape->plain_q : nullptr, weights.q_norm.as(), m, config.heads,
+                              config.head_dim, config.rms_norm_eps);
+  }
+  backend.rope_forward(q, q_width, tokens.query_positions(), m, config.heads, config.head_dim, config.rope);
   trace(context, "q", layer, q, m, q_width);
 
   std::vector<int32_t> expanded;
@@ -109,9 +120,15 @@ void attention_backward(const BackwardContext& context, const AttentionWeights& 
     backend.gather_rows(own, dkv, pass->slots().data(), n, 2 * kv_width);
     dkv = own;
   }
-  backend.rope_backward(args.dq, q_width, tokens.query_positions(), m, config.heads, config.head_dim,
-                        config.rope_theta);
-  backend.rope_backward(dkv, 2 * kv_width, tokens.positions(), n, config.kv_heads, config.head_dim, config.rope_theta);
+  backend.rope_backward(args.dq, q_width, tokens.query_positions(), m, config.heads, config.head_dim, config.rope);
+  backend.rope_backward(dkv, 2 * kv_width, tokens.positions(), n, config.kv_heads, config.head_dim, config.rope);
+  if (config.qk_norm) {
+    const Parameters& parameters = context.parameters;
+    backend.head_norm_backward(args.dq, q_width, gradient_of(parameters, weights.q_norm), tape.plain_q,
+                               weights.q_norm.as(), m, config.heads, config.head_dim, config.rms_norm_eps);
+    backend.head_norm_backward(dkv, 2 * kv_width, gradient_of(parameters, weights.k_norm), tape.plain_k,
+                               weights.k_norm.as(), n, config.kv_heads, config.head_dim, config.rms_norm_eps);
+  }
   linear_backward(context, weights.kv, dnormed, dkv, normed, n);
   if (tokens.subset)
     linear_backward(context, weights.q, dnormed_queries, args.dq, normed_queries, m);

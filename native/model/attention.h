@@ -6,15 +6,17 @@
 namespace dultra {
 
 struct AttentionWeights {
-  Linear q;    // (H D, C)
-  Linear kv;   // (2 Hk D, C): keys, then values
-  Linear out;  // (C, H D)
+  Linear q;               // (H D, C)
+  Linear kv;              // (2 Hk D, C): keys, then values
+  Linear out;             // (C, H D)
+  Buffer q_norm, k_norm;  // (D), of every head; empty without ModelConfig::qk_norm
 };
 
 // Activations that backward reads.
 struct AttentionTape {
   Array kv;                  // (N, 2 Hk D), keys after the rotary embedding
   Array q;                   // (M, H D), after the rotary embedding
+  Array plain_k, plain_q;    // (N, Hk D), (M, H D) before their norms, where there are any
   Array out;                 // (M, H D), before the output projection
   float* log_sum = nullptr;  // (M, H)
 };

@@ -46,7 +46,8 @@ void block_forward(const ForwardContext& context, const BlockWeights& weights, c
 // x and h in fp32 with the sums of attention; normed, normed_h, kv, q, attention, gate_up and product.
 size_t block_tape_bytes(const ModelConfig& config, int64_t n, size_t activation) {
   const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width(), f = config.mlp_hidden;
-  return size_t(n) * (activation * size_t(2 * c + 2 * q + 2 * kv + 3 * f) + 4 * size_t(2 * c + config.heads));
+  const int64_t plain = config.qk_norm ? q + kv : 0;  // queries and keys before their norms
+  return size_t(n) * (activation * size_t(2 * c + 2 * q + 2 * kv + plain + 3 * f) + 4 * size_t(2 * c + config.heads));
 }
 
 size_t block_forward_bytes(const ModelConfig& config, int64_t n, size_t activation) {

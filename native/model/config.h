@@ -28,7 +28,7 @@ struct ModelConfig {
   MlpKind mlp = MlpKind::kSwiGlu;
   int64_t embedding_size = 0;  // V: rows of the embedding table and of the output head
   int64_t max_sequence_length = 0;
-  float rope_theta = 0;
+  Rope rope;
   float rms_norm_eps = 0;
   bool weight_tying = false;
   bool qkv_bias = false;       // of q_proj, k_proj and v_proj
@@ -37,7 +37,7 @@ struct ModelConfig {
   bool head_bias = false;      // of an output head that is not tied
   MaskKind mask = MaskKind::kBidirectional;
   int block_length = 0;  // of MaskKind::kBlockCausal
-  bool qk_norm = false;  // RMSNorm of each head of q and k
+  bool qk_norm = false;  // RMS norm of each head of q and k, before the rotary embedding
   int32_t mask_token = -1;
   PlannerConfig planner;
 

@@ -217,9 +217,13 @@ class Reader {
   std::map<std::tuple<TensorRole, bool, bool, int>, const TensorSpec*> by_role_;
 };
 
-void read_block(Reader& reader, BlockWeights& block) {
+void read_block(Reader& reader, const ModelConfig& config, BlockWeights& block) {
   reader.vector(block.attn_norm, TensorRole::kAttnNorm);
   reader.vector(block.mlp_norm, TensorRole::kMlpNorm);
+  if (config.qk_norm) {
+    reader.vector(block.attention.q_norm, TensorRole::kQNorm);
+    reader.vector(block.attention.k_norm, TensorRole::kKNorm);
+  }
   reader.linear(block.attention.q, {TensorRole::kQ});
   reader.linear(block.attention.kv, {TensorRole::kK, TensorRole::kV});
   reader.linear(block.attention.out, {TensorRole::kAttnOut});
@@ -227,16 +231,17 @@ void read_block(Reader& reader, BlockWeights& block) {
   reader.linear(block.mlp.down, {TensorRole::kDown});
 }
 
-void read_blocks(Reader& reader, std::vector<BlockWeights>& blocks, int layers) {
+void read_blocks(Reader& reader, const ModelConfig& config, std::vector<BlockWeights>& blocks, int layers) {
   blocks.resize(size_t(layers));  // before a location points into it
-  for (reader.layer = 0; reader.layer < layers; ++reader.layer) read_block(reader, blocks[size_t(reader.layer)]);
+  for (reader.layer = 0; reader.layer < layers; ++reader.layer)
+    read_block(reader, config, blocks[size_t(reader.layer)]);
   reader.layer = -1;
 }
 
 void read_planner(Reader& reader, PlannerWeights& planner, const ModelConfig& config) {
   const int64_t c = config.hidden;
   reader.planner = true;
-  read_blocks(reader, planner.blocks, config.planner.layers);
+  read_blocks(reader, config, planner.blocks, config.planner.layers);
   if (config.planner.use_adaln) {
     reader.linear(planner.time_in, {TensorRole::kTimeIn});
     reader.linear(planner.time_out, {TensorRole::kTimeOut});
@@ -264,7 +269,7 @@ Weights::Weights(const ModelConfig& config, Backend& backend, const Checkpoint& 
   Reader reader(config, backend, checkpoint, options, cancel, progress);
   reader.table(embedding, embedding_dtype, TensorRole::kEmbedding);
   reader.linear(head, {config.weight_tying ? TensorRole::kEmbedding : TensorRole::kHead}, !config.weight_tying);
-  read_blocks(reader, blocks, config.layers);
+  read_blocks(reader, config, blocks, config.layers);
   reader.vector(final_norm, TensorRole::kFinalNorm);
   parameters_ = reader.parameters;
   if (config.planner.present) read_planner(reader, planner, config);

@@ -33,6 +33,10 @@ class Table {
     add(prefix + "ff_out", TensorRole::kDown, {c, f});
     add(prefix + "attn_norm", TensorRole::kAttnNorm, {c});
     add(prefix + "ff_norm", TensorRole::kMlpNorm, {c});
+    if (config.qk_norm) {
+      add(prefix + "q_norm", TensorRole::kQNorm, {config.head_dim});
+      add(prefix + "k_norm", TensorRole::kKNorm, {config.head_dim});
+    }
     if (config.qkv_bias) {
       add(prefix + "q_proj", TensorRole::kQ, {q}, true);
       add(prefix + "k_proj", TensorRole::kK, {kv}, true);

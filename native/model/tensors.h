@@ -23,6 +23,8 @@ enum class TensorRole : uint8_t {
   kDown,
   kAttnNorm,
   kMlpNorm,
+  kQNorm,  // of every head
+  kKNorm,
   // of the planner head
   kTimeIn,
   kTimeOut,

@@ -29,6 +29,7 @@
 #include "ops/check.h"
 #include "ops/exchange.h"
 #include "ops/rng.h"
+#include "ops/rope.h"
 #include "ops/tensor.h"
 
 namespace dultra {

@@ -27,11 +27,24 @@ void check_policy(float planner_temperature, float probability_scale) {
 }
 
 // Positions in device memory are the caller's responsibility.
-void check_rope(const Backend& backend, const int32_t* positions, int64_t m, int head_dim) {
+void check_rope(const Backend& backend, const int32_t* positions, int64_t m, int head_dim, const Rope& rope) {
   check_argument(head_dim % 2 == 0, "head_dim: expected an even number, got " + text(head_dim));
+  check_argument(
+      rope.dim >= 0 && rope.dim % 2 == 0 && rope.dim <= head_dim,
+      "rope.dim: expected an even number of at most head_dim (" + text(head_dim) + "), got " + text(rope.dim));
   if (!backend.host_may_read(positions)) return;
   for (int64_t i = 0; i < m; ++i)
     check_argument(positions[i] >= 0, "positions: expected no negative number, got " + text(positions[i]));
+}
+
+// What a warp's lanes keep of a head in registers.
+constexpr int kMostHeadDim = 512;
+
+void check_head_norm(ConstArray x, ConstArray kept, int heads, int head_dim) {
+  check_argument(heads > 0, "heads: expected at least 1, got " + text(heads));
+  check_argument(head_dim > 0 && head_dim <= kMostHeadDim,
+                 "head_dim: expected 1 to " + text(kMostHeadDim) + " with a norm of heads, got " + text(head_dim));
+  check_argument(!kept || kept.dtype == x.dtype, "kept: expected an array of the type of x");
 }
 
 int64_t rows_of(const std::vector<MatrixPart>& parts) {
@@ -82,19 +95,30 @@ void ArgumentChecks::store_rows(void*, DType dtype, ConstArray, const int32_t*, 
   check_cached(dtype);
 }
 
-void ArgumentChecks::rope_forward(Array, int64_t, const int32_t* positions, int64_t m, int, int head_dim, float) const {
-  check_rope(backend, positions, m, head_dim);
+void ArgumentChecks::head_norm_forward(Array x, int64_t, Array kept, const float*, int64_t, int heads, int head_dim,
+                                       float) const {
+  check_head_norm(x, kept, heads, head_dim);
+}
+
+void ArgumentChecks::head_norm_backward(Array, int64_t, float*, ConstArray kept, const float*, int64_t, int heads,
+                                        int head_dim, float) const {
+  check_head_norm(kept, kept, heads, head_dim);
+}
+
+void ArgumentChecks::rope_forward(Array, int64_t, const int32_t* positions, int64_t m, int, int head_dim,
+                                  const Rope& rope) const {
+  check_rope(backend, positions, m, head_dim, rope);
 }
 
 void ArgumentChecks::rope_store_forward(Array to, const int32_t*, Array, const int32_t* positions, int64_t m, int,
-                                        int head_dim, float) const {
+                                        int head_dim, const Rope& rope) const {
   check_cached(to.dtype);
-  check_rope(backend, positions, m, head_dim);
+  check_rope(backend, positions, m, head_dim, rope);
 }
 
 void ArgumentChecks::rope_backward(Array, int64_t, const int32_t* positions, int64_t m, int, int head_dim,
-                                   float) const {
-  check_rope(backend, positions, m, head_dim);
+                                   const Rope& rope) const {
+  check_rope(backend, positions, m, head_dim, rope);
 }
 
 void ArgumentChecks::attention_forward(const AttentionArgs& a) const {

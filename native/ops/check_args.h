@@ -21,12 +21,16 @@ struct ArgumentChecks {
   void linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w, int64_t first_row,
                              int64_t rows, int64_t m, bool accumulate) const;
   void store_rows(void* to, DType dtype, ConstArray from, const int32_t* index, int64_t m, int64_t c) const;
+  void head_norm_forward(Array x, int64_t stride, Array kept, const float* weight, int64_t m, int heads, int head_dim,
+                         float eps) const;
+  void head_norm_backward(Array dx, int64_t stride, float* dweight, ConstArray kept, const float* weight, int64_t m,
+                          int heads, int head_dim, float eps) const;
   void rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                    float theta) const;
+                    const Rope& rope) const;
   void rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m, int kv_heads,
-                          int head_dim, float theta) const;
+                          int head_dim, const Rope& rope) const;
   void rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                     float theta) const;
+                     const Rope& rope) const;
   void attention_forward(const AttentionArgs& args) const;
   void attention_backward(const AttentionGradArgs& args) const;
   void sample_forward(const SampleArgs& args) const;

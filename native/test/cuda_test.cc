@@ -507,9 +507,10 @@ DULTRA_TEST(cuda_rope_store_of_bf16, small) {
       const std::vector<int32_t> positions{0, 7, 300, 4095}, slots{17, 0, 3, 19};
       std::vector<uint16_t> kv = narrow(normals(random, size_t(4 * width))), turned = kv;
       Guarded<uint16_t> held(size_t(all * width * 2)), expected(held.size());  // bytes of either type
-      backend->rope_forward(turned.data(), width, positions.data(), 4, heads, d, 10000);
+      backend->rope_forward(turned.data(), width, positions.data(), 4, heads, d, Rope{10000, d});
       backend->store_rows(expected.data(), dtype, turned.data(), slots.data(), 4, width);
-      backend->rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d, 10000);
+      backend->rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d,
+                                  Rope{10000, d});
       CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, "D ", d, " dtype ",
             int(dtype));
     }
@@ -554,13 +555,13 @@ DULTRA_TEST(cuda_rows_of_bf16, small) {
         const std::vector<int32_t> positions{0, 7, 1, 300, 4095};
         wide = x;
         std::copy(x16.begin(), x16.end(), out.data());
-        backend->rope_forward(wide.data(), c, positions.data(), m, 1, int(c), 10000);
-        backend->rope_forward(out.data(), c, positions.data(), m, 1, int(c), 10000);
+        backend->rope_forward(wide.data(), c, positions.data(), m, 1, int(c), Rope{10000, int(c)});
+        backend->rope_forward(out.data(), c, positions.data(), m, 1, int(c), Rope{10000, int(c)});
         CHECK(is_rounded(out, wide.data()), where, "rope");
         wide = x;
         std::copy(x16.begin(), x16.end(), out.data());
-        backend->rope_backward(wide.data(), c, positions.data(), m, 1, int(c), 10000);
-        backend->rope_backward(out.data(), c, positions.data(), m, 1, int(c), 10000);
+        backend->rope_backward(wide.data(), c, positions.data(), m, 1, int(c), Rope{10000, int(c)});
+        backend->rope_backward(out.data(), c, positions.data(), m, 1, int(c), Rope{10000, int(c)});
         CHECK(is_rounded(out, wide.data()), where, "rope backward");
       }
 
@@ -625,9 +626,9 @@ DULTRA_TEST(cuda_rows_begin_anywhere, small) {
     keep(out, "gather of bf16");
     backend->gather_rows(at(out16), at(x16), index.data(), m, c);
     keep(out16, "gather in bf16");
-    backend->rope_store_forward(at(cache), index.data(), at(x16), positions.data(), m, 2, 16, 10000);
+    backend->rope_store_forward(at(cache), index.data(), at(x16), positions.data(), m, 2, 16, Rope{10000, 16});
     keep(cache, "rope to a cache of fp32");
-    backend->rope_store_forward(at(cache16), index.data(), at(x), positions.data(), m, 2, 16, 10000);
+    backend->rope_store_forward(at(cache16), index.data(), at(x), positions.data(), m, 2, 16, Rope{10000, 16});
     keep(cache16, "rope to a cache of bf16");
     backend->swiglu_forward(at(out), at(gates), m, c);
     keep(out, "swiglu");
@@ -644,9 +645,9 @@ DULTRA_TEST(cuda_rows_begin_anywhere, small) {
     keep(gates, "swiglu backward from bf16");
     backend->swiglu_backward(at(gates16), at(dout16), at(gates16), m, c);
     keep(gates16, "swiglu backward in bf16");
-    backend->rope_forward(at(x), c, positions.data(), m, 4, 16, 10000);
+    backend->rope_forward(at(x), c, positions.data(), m, 4, 16, Rope{10000, 16});
     keep(x, "rope");
-    backend->rope_forward(at(x16), c, positions.data(), m, 4, 16, 10000);
+    backend->rope_forward(at(x16), c, positions.data(), m, 4, 16, Rope{10000, 16});
     keep(x16, "rope in bf16");
     backend->silu_forward(at(x), m * c);
     keep(x, "silu");

@@ -119,7 +119,7 @@ std::shared_ptr<Model> load(const fs::path& folder, const fs::path& overrides, C
   config.mlp_hidden = int64_t(json["mlp_hidden_size"].number);
   config.embedding_size = int64_t(json["embedding_size"].number_or(json["vocab_size"].number));
   config.max_sequence_length = int64_t(json["max_sequence_length"].number);
-  config.rope_theta = float(json["rope_theta"].number_or(10000));
+  config.rope = {float(json["rope_theta"].number_or(10000)), config.head_dim};
   config.rms_norm_eps = float(json["rms_norm_eps"].number_or(1e-5));
   config.weight_tying = json["weight_tying"].number_or(0) != 0;
   config.mask_token = int32_t(json["mask_token_id"].number);

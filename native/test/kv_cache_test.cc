@@ -67,7 +67,7 @@ class DoubleModel {
     const size_t d = size_t(config_.head_dim), half = d / 2;
     for (size_t head = 0; head < x->size(); head += d)
       for (size_t j = 0; j < half; ++j) {
-        const double angle = position * std::pow(double(config_.rope_theta), -2.0 * double(j) / double(d));
+        const double angle = position * std::pow(double(config_.rope.theta), -2.0 * double(j) / double(d));
         const double a = (*x)[head + j], b = (*x)[head + j + half];
         (*x)[head + j] = a * std::cos(angle) - b * std::sin(angle);
         (*x)[head + j + half] = b * std::cos(angle) + a * std::sin(angle);

@@ -110,7 +110,7 @@ inline ModelConfig small_config() {
   config.mlp_hidden = 40;
   config.embedding_size = 50;
   config.max_sequence_length = 64;
-  config.rope_theta = 500000;
+  config.rope = {500000, config.head_dim};
   config.rms_norm_eps = 1e-5f;
   config.mask_token = 49;
   config.planner.present = true;
@@ -125,6 +125,7 @@ inline ModelConfig wide_config() {
   config.heads = 2;
   config.kv_heads = 1;
   config.head_dim = 64;
+  config.rope.dim = 64;
   config.mlp_hidden = 96;
   return config;
 }

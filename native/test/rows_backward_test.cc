@@ -200,28 +200,38 @@ DULTRA_TEST(planner_score_backward_matches_differences) {
 
 DULTRA_TEST(rope_backward_matches_differences) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    for (int d : {2, 6, 8, 16, 30, 64, 128})
+    for (const auto& [d, dim] : {std::pair<int, int>{2, 2},
+                                 {6, 6},
+                                 {8, 8},
+                                 {16, 16},
+                                 {30, 30},
+                                 {64, 64},
+                                 {128, 128},
+                                 {16, 8},
+                                 {64, 32},
+                                 {10, 0}})
       for (int heads : {1, 3}) {
         Random random{uint64_t(d)};
         const std::vector<int32_t> positions{0, 1, 5, 5, 300, 70000};
         const int64_t stride = heads * d + (heads == 1 ? 8 : 5);
-        const float theta = 10000;
+        const Rope rope{10000, dim};
+        const std::vector<float> frequencies = rope_frequencies(rope);
+        const int head_dim = d, half = dim / 2;
         const std::vector<float> x = normals(random, positions.size() * size_t(stride)),
                                  dout = normals(random, x.size());
         Guarded<float> dx(x.size());
         std::copy(dout.begin(), dout.end(), dx.data());
-        backend.rope_backward(dx.data(), stride, positions.data(), int64_t(positions.size()), heads, d, theta);
+        backend.rope_backward(dx.data(), stride, positions.data(), int64_t(positions.size()), heads, d, rope);
         CHECK(dx.guards_intact(), isa);
         const auto loss = [&](const std::vector<double>& at) {
           double sum = 0;
           for (size_t i = 0; i < positions.size(); ++i)
             for (int64_t e = 0; e < stride; ++e) {
               const size_t here = i * size_t(stride) + size_t(e);
-              const int j = int(e) % d, half = d / 2;
+              const int j = int(e) % head_dim;
               double out = at[here];  // between the rows nothing happens
-              if (e < heads * d) {
-                const float inverse = 1.0f / std::pow(theta, float(2 * (j % half)) / float(d));
-                const double angle = double(float(positions[i]) * inverse);
+              if (e < heads * head_dim && j < 2 * half) {
+                const double angle = double(float(positions[i]) * frequencies[size_t(j % half)]);
                 out = j < half ? at[here] * std::cos(angle) - at[here + size_t(half)] * std::sin(angle)
                                : at[here] * std::cos(angle) + at[here - size_t(half)] * std::sin(angle);
               }
@@ -229,8 +239,47 @@ DULTRA_TEST(rope_backward_matches_differences) {
             }
           return sum;
         };
-        check_gradient(dx.data(), x, loss, 60, 2e-6, text(isa, " D ", d, " heads ", heads));
+        check_gradient(dx.data(), x, loss, 60, 2e-6, text(isa, " D ", d, " dim ", dim, " heads ", heads));
       }
+  });
+}
+
+DULTRA_TEST(head_norm_backward_matches_differences, small) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int d : {2, 8, 20, 64, 128, 256})
+      for (int heads : {1, 3})
+        for (int64_t m : {1, 2, 50}) {
+          const int64_t width = heads * d, stride = width + 5;
+          const std::string where = text(isa, " D ", d, " heads ", heads, " M ", m);
+          Random random{uint64_t(d * 100 + m)};
+          const std::vector<float> x = normals(random, size_t(m * width), 2), weight = normals(random, size_t(d)),
+                                   dense = normals(random, x.size());
+          const float eps = 1e-5f;
+          std::vector<float> spaced(size_t(m * stride), 7);
+          for (int64_t i = 0; i < m; ++i) std::copy_n(&dense[size_t(i * width)], width, &spaced[size_t(i * stride)]);
+          Guarded<float> dx(spaced.size());
+          std::copy(spaced.begin(), spaced.end(), dx.data());
+          Sum dweight(random, size_t(d));
+          backend.head_norm_backward(dx.data(), stride, dweight.data.data(), x.data(), weight.data(), m, heads, d, eps);
+          CHECK(dx.guards_intact() && dweight.data.guards_intact(), where);
+          std::vector<float> got;
+          for (int64_t i = 0; i < m; ++i) {
+            got.insert(got.end(), dx.data() + i * stride, dx.data() + i * stride + width);
+            for (int64_t e = width; e < stride; ++e) CHECK(dx.data()[i * stride + e] == 7, where, " between rows");
+          }
+          const std::vector<double> wide_x = widen(x), wide_weight = widen(weight);
+          check_gradient(
+              got.data(), x, [&](const auto& at) { return dot(rmsnorm(at, wide_weight, double(eps)), dense); }, 30,
+              4e-6, where + " dx", kRounding);
+          check_gradient(
+              dweight.added().data(), weight,
+              [&](const auto& at) { return dot(rmsnorm(wide_x, at, double(eps)), dense); }, 30, 4e-6,
+              where + " dweight", kRounding);
+          std::copy(spaced.begin(), spaced.end(), dx.data());
+          backend.head_norm_backward(dx.data(), stride, nullptr, x.data(), weight.data(), m, heads, d, eps);
+          for (int64_t i = 0; i < m; ++i)
+            CHECK(same_bits(&got[size_t(i * width)], dx.data() + i * stride, size_t(width)), where, " without weights");
+        }
   });
 }
 
@@ -333,7 +382,7 @@ DULTRA_TEST(rows_backward_does_not_depend_on_threads) {
       backend.silu_backward(zeros(m * c), dout.data(), x.data(), m * c);
       backend.embedding_backward(zeros(kGroups * c), affine.group.data(), dout.data(), m, c);
       out.push_back(dout);
-      backend.rope_backward(out.back().data(), c, positions.data(), m, 1, 160, 10000);
+      backend.rope_backward(out.back().data(), c, positions.data(), m, 1, 160, Rope{10000, 160});
       if (threads == 1) first = out;
       for (size_t i = 0; i < out.size(); ++i)
         CHECK(same_bits(out[i].data(), first[i].data(), out[i].size()), isa, " ", threads, " threads, output ", i);

@@ -11,6 +11,17 @@ const std::vector<int64_t> kWidths{
     1,  3,   4,   8,   15,   16,   17,  31,
     64, 100, 129, 512, 1000, 4099, 4104};  // the widest: more than a block of a device keeps at hand
 
+// Whether `body` throws INVALID_ARGUMENT.
+template <class Body>
+bool thrown_invalid(const Body& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.code() == ErrorCode::kInvalidArgument;
+  }
+  return false;
+}
+
 struct Affine {
   std::vector<float> mul, add;
   std::vector<int32_t> group;
@@ -98,46 +109,128 @@ DULTRA_TEST(layernorm_and_planner_score_match_double, small) {
   });
 }
 
+DULTRA_TEST(head_norm_is_rmsnorm_of_heads, small) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int d : {1, 2, 8, 20, 32, 64, 100, 128, 256, 512})
+      for (int heads : {1, 3}) {
+        const std::string where = text(isa, " D ", d, " heads ", heads);
+        const int64_t m = 5, width = heads * d, stride = width + 3;
+        Random random{uint64_t(d)};
+        const std::vector<float> x = normals(random, size_t(m * stride), 3), weight = normals(random, size_t(d));
+        Guarded<float> out(x.size()), kept(size_t(m * width));
+        std::copy(x.begin(), x.end(), out.data());
+        backend.head_norm_forward(out.data(), stride, kept.data(), weight.data(), m, heads, d, 1e-5f);
+        std::vector<double> expected(x.begin(), x.end());
+        for (int64_t i = 0; i < m; ++i) {
+          for (int h = 0; h < heads; ++h) {
+            double* head = &expected[size_t(i * stride + h * d)];
+            double squares = 0;
+            for (int j = 0; j < d; ++j) squares += head[j] * head[j];
+            for (int j = 0; j < d; ++j) head[j] *= double(weight[size_t(j)]) / std::sqrt(squares / d + 1e-5);
+          }
+          CHECK(same_bits(kept.data() + i * width, &x[size_t(i * stride)], size_t(width)), where, " kept");
+        }
+        CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-7, 1e-6) <= 1 && out.guards_intact() &&
+                  kept.guards_intact(),
+              where);
+        // One row alone, and nothing kept: the same bits.
+        std::vector<float> alone(x.begin() + stride, x.begin() + 2 * stride);
+        backend.head_norm_forward(alone.data(), stride, nullptr, weight.data(), 1, heads, d, 1e-5f);
+        CHECK(same_bits(alone.data(), out.data() + stride, alone.size()), where, " alone");
+      }
+    float x[1024] = {}, weight[1024] = {};
+    CHECK(thrown_invalid([&] { backend.head_norm_forward(x, 1024, nullptr, weight, 1, 1, 1024, 1e-5f); }), isa,
+          " wide");
+    backend.head_norm_forward(x, 8, nullptr, weight, 0, 1, 8, 1e-5f);
+  });
+}
+
+// What every scaling gives, in double: transformers' formulas.
+double rope_frequency(const Rope& rope, int j) {
+  const double frequency = std::pow(double(rope.theta), -2.0 * j / rope.dim);
+  const double wavelength = 2 * M_PI / frequency;
+  switch (rope.scaling) {
+    case RopeScaling::kNone: return frequency;
+    case RopeScaling::kLinear: return frequency / double(rope.factor);
+    case RopeScaling::kLlama3: {
+      const double low = double(rope.low_frequency), high = double(rope.high_frequency);
+      const double smooth = (double(rope.original_positions) / wavelength - low) / (high - low);
+      const double kept = std::min(1.0, std::max(0.0, smooth));
+      return (1 - kept) * frequency / double(rope.factor) + kept * frequency;
+    }
+  }
+  return 0;
+}
+
+DULTRA_TEST(rope_frequencies_match_double) {
+  for (float theta : {10000.0f, 500000.0f})
+    for (int dim : {2, 16, 64, 128}) {
+      Rope linear{theta, dim, RopeScaling::kLinear, 4};
+      Rope llama3{theta, dim, RopeScaling::kLlama3, 8, 1, 4, 8192};
+      Rope llama32{theta, dim, RopeScaling::kLlama3, 32, 1, 4, 8192};
+      for (const Rope& rope : {Rope{theta, dim}, linear, llama3, llama32}) {
+        const std::vector<float> frequencies = rope_frequencies(rope);
+        CHECK(int(frequencies.size()) == dim / 2, dim);
+        for (int j = 0; j < dim / 2; ++j) {
+          const double expected = rope_frequency(rope, j);
+          CHECK(std::fabs(double(frequencies[size_t(j)]) - expected) <= 3e-6 * expected, "scaling ", int(rope.scaling),
+                " dim ", dim, " pair ", j, " ", frequencies[size_t(j)], " ", expected);
+        }
+      }
+    }
+  CHECK(rope_frequencies(Rope{10000, 0}).empty(), "none");
+}
+
 DULTRA_TEST(rope_matches_double, small) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    for (int d : {2, 8, 12, 16, 32, 64, 80, 128})
-      for (float theta : {10000.0f, 500000.0f})
+    struct Size {
+      int head_dim, dim;
+    };
+    for (const auto& [d, dim] :
+         {Size{2, 2}, Size{8, 8}, Size{12, 12}, Size{16, 16}, Size{32, 32}, Size{64, 64}, Size{80, 80}, Size{128, 128},
+          Size{16, 8}, Size{24, 6}, Size{64, 32}, Size{128, 64}, Size{20, 2}, Size{12, 0}})
+      for (const Rope& rope : {Rope{10000, dim}, Rope{500000, dim, RopeScaling::kLlama3, 8, 1, 4, 8192}})
         for (int heads : {1, 3, 40}) {  // 40 of 64: more than a block of a device turns
           if (heads == 40 && d != 64) continue;
+          const std::string where = text(isa, " D ", d, " dim ", dim, " theta ", rope.theta, " heads ", heads);
           Random random{uint64_t(d)};
           const std::vector<int32_t> positions{0, 1, 2, 17, 300, 4095, 70000, 5, 5};
           const int64_t stride = heads * d + (heads == 1 ? 8 : 7);
           const std::vector<float> x = normals(random, positions.size() * size_t(stride));
           Guarded<float> out(x.size());
           std::copy(x.begin(), x.end(), out.data());
-          backend.rope_forward(out.data(), stride, positions.data(), int64_t(positions.size()), heads, d, theta);
+          backend.rope_forward(out.data(), stride, positions.data(), int64_t(positions.size()), heads, d, rope);
           std::vector<double> expected(x.begin(), x.end());
+          const std::vector<float> frequencies = rope_frequencies(rope);
           for (size_t i = 0; i < positions.size(); ++i)
             for (int h = 0; h < heads; ++h)
-              for (int j = 0; j < d / 2; ++j) {
+              for (int j = 0; j < dim / 2; ++j) {
                 // The angle is fp32 by contract.
-                const float inverse = 1.0f / std::pow(theta, float(2 * j) / float(d)),
-                            angle = float(positions[i]) * inverse;
+                const float angle = float(positions[i]) * frequencies[size_t(j)];
                 double* p = &expected[i * size_t(stride) + size_t(h * d + j)];
-                const double a = p[0], b = p[d / 2], c = std::cos(double(angle)), s = std::sin(double(angle));
+                const double a = p[0], b = p[dim / 2], c = std::cos(double(angle)), s = std::sin(double(angle));
                 p[0] = a * c - b * s;
-                p[d / 2] = b * c + a * s;
+                p[dim / 2] = b * c + a * s;
               }
-          CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-6, 0) <= 1 && out.guards_intact(), isa,
-                " D ", d, " theta ", theta);
+          CHECK(worst_error(out.data(), expected.data(), expected.size(), 1e-6, 0) <= 1 && out.guards_intact(), where);
           std::vector<float> alone(x.begin() + 4 * stride, x.begin() + 5 * stride);
-          backend.rope_forward(alone.data(), stride, &positions[4], 1, heads, d, theta);
-          CHECK(same_bits(alone.data(), out.data() + 4 * stride, alone.size()), isa, " D ", d);
+          backend.rope_forward(alone.data(), stride, &positions[4], 1, heads, d, rope);
+          CHECK(same_bits(alone.data(), out.data() + 4 * stride, alone.size()), where);
+          // The rest of a head, and what lies between rows, keeps its bits.
+          for (size_t i = 0; i < x.size(); ++i) {
+            const size_t at = i % size_t(stride);
+            if (at >= size_t(heads * d) || int(at) % d >= dim)
+              CHECK(same_bits(&x[i], out.data() + i, 1), where, " number ", i);
+          }
         }
-    bool threw = false;
-    float x[3] = {};
+    float x[4] = {};
     const int32_t position = 0;
-    try {
-      backend.rope_forward(x, 3, &position, 1, 1, 3, 10000);
-    } catch (const Error& error) {
-      threw = error.code() == ErrorCode::kInvalidArgument;
-    }
-    CHECK(threw, isa, " odd head size");
+    CHECK(thrown_invalid([&] {
+            backend.rope_forward(x, 3, &position, 1, 1, 3, Rope{10000, 2});
+          }),
+          isa, " odd head size");
+    CHECK(thrown_invalid([&] { backend.rope_forward(x, 4, &position, 1, 1, 4, Rope{10000, 3}); }), isa, " odd dim");
+    CHECK(thrown_invalid([&] { backend.rope_forward(x, 4, &position, 1, 1, 4, Rope{10000, 6}); }), isa, " wide dim");
   });
 }
 
@@ -153,7 +246,7 @@ DULTRA_TEST(rope_from_many_threads) {
         const int32_t position = 100 * round + t;
         std::vector<float> x{1, 0};
         const float theta = float(20000 + round % 6);
-        backend.rope_forward(x.data(), 2, &position, 1, 1, 2, theta);
+        backend.rope_forward(x.data(), 2, &position, 1, 1, 2, Rope{theta, 2});
         wrong[size_t(t)] += !(std::fabs(x[0] - std::cos(double(position))) < 1e-6 &&
                               std::fabs(x[1] - std::sin(double(position))) < 1e-6);
       }
@@ -297,7 +390,7 @@ DULTRA_TEST(rows_in_one_pass) {
               " copy");
       }
     }
-    for (int d : {2, 10, 64})
+    for (const auto& [d, dim] : {std::pair<int, int>{2, 2}, {10, 10}, {64, 64}, {64, 32}, {10, 4}, {16, 0}})
       for (DType dtype : {DType::kF32, DType::kBF16}) {
         const int heads = 3;
         const int64_t width = 2 * heads * d, all = 20;
@@ -305,11 +398,12 @@ DULTRA_TEST(rows_in_one_pass) {
         const std::vector<int32_t> positions{0, 7, 300, 4095}, slots{17, 0, 3, 19};
         std::vector<float> kv = normals(random, size_t(4 * width)), turned = kv;
         Guarded<uint16_t> held(size_t(all * width * 2)), expected(held.size());  // bytes of either type
-        backend.rope_forward(turned.data(), width, positions.data(), 4, heads, d, 10000);
+        backend.rope_forward(turned.data(), width, positions.data(), 4, heads, d, Rope{10000, dim});
         backend.store_rows(expected.data(), dtype, turned.data(), slots.data(), 4, width);
-        backend.rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d, 10000);
+        backend.rope_store_forward({held.data(), dtype}, slots.data(), kv.data(), positions.data(), 4, heads, d,
+                                   Rope{10000, dim});
         CHECK(held.guards_intact() && std::memcmp(held.data(), expected.data(), held.size() * 2) == 0, isa, " D ", d,
-              " dtype ", int(dtype));
+              " dim ", dim, " dtype ", int(dtype));
       }
   });
 }

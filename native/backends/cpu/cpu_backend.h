@@ -30,7 +30,7 @@ class CpuBackend : public Backend {
 #include "ops/ops.inc"
 
  private:
-  void rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta,
+  void rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const Rope& rope,
               float direction);
 
   const IsaKernels* kernels_;

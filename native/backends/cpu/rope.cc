@@ -13,10 +13,9 @@ namespace cpu {
 
 namespace {
 
-// Cosines and sines of positions 0 .. count-1: (count, D/2) each.
+// Cosines and sines of positions 0 .. count-1: (count, rope.dim / 2) each.
 struct RopeTable {
-  int head_dim = 0;
-  float theta = 0;
+  Rope rope;
   int64_t count = 0;
   std::vector<float> cosine, sine;
 };
@@ -24,16 +23,9 @@ struct RopeTable {
 constexpr int64_t kRopeTablePositions = 65536;  // beyond, a row's angles are computed when it comes
 constexpr size_t kRopeTables = 4;               // kept; every model of a process has one
 
-// inverse_frequency (D/2) = 1 / theta^(2j/D), rounded to fp32 at every operation as PyTorch does.
-std::vector<float> rope_inverse_frequencies(int head_dim, float theta) {
-  std::vector<float> out(static_cast<size_t>(head_dim / 2));
-  for (size_t j = 0; j < out.size(); ++j) out[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
-  return out;
-}
-
-void rope_angles(const std::vector<float>& inverse_frequency, int32_t position, float* cosine, float* sine) {
-  for (size_t j = 0; j < inverse_frequency.size(); ++j) {
-    const float angle = float(position) * inverse_frequency[j];
+void rope_angles(const std::vector<float>& frequencies, int32_t position, float* cosine, float* sine) {
+  for (size_t j = 0; j < frequencies.size(); ++j) {
+    const float angle = float(position) * frequencies[j];
     cosine[j] = std::cos(angle);
     sine[j] = std::sin(angle);
   }
@@ -41,35 +33,32 @@ void rope_angles(const std::vector<float>& inverse_frequency, int32_t position, 
 
 // A table of at least `count` positions. Tables are shared by the whole process (two calls per layer need the same one)
 // and replaced, never changed, so a caller may go on reading the one it holds.
-std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, int head_dim, float theta, int64_t count) {
+std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, const Rope& rope, int64_t count) {
   static std::mutex mutex;
   static std::vector<std::shared_ptr<const RopeTable>> tables;  // latest first
   int64_t grown = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex);
     for (const auto& table : tables) {
-      if (table->head_dim != head_dim || table->theta != theta) continue;
+      if (!(table->rope == rope)) continue;
       if (table->count >= count) return table;
       grown = std::max(grown, 2 * table->count);
     }
   }
   auto table = std::make_shared<RopeTable>();
-  table->head_dim = head_dim;
-  table->theta = theta;
+  table->rope = rope;
   table->count = std::max(count, std::min(grown, kRopeTablePositions));
-  const int64_t half = head_dim / 2;
+  const int64_t half = rope.dim / 2;
   table->cosine.resize(static_cast<size_t>(table->count * half));
   table->sine.resize(table->cosine.size());
-  const std::vector<float> inverse_frequency = rope_inverse_frequencies(head_dim, theta);
+  const std::vector<float> frequencies = rope_frequencies(rope);
   parallel_ranges(pool, table->count, 16 * half, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
-      rope_angles(inverse_frequency, int32_t(p), &table->cosine[size_t(p * half)], &table->sine[size_t(p * half)]);
+      rope_angles(frequencies, int32_t(p), &table->cosine[size_t(p * half)], &table->sine[size_t(p * half)]);
   });
   const std::lock_guard<std::mutex> lock(mutex);
   tables.erase(std::remove_if(tables.begin(), tables.end(),
-                              [&](const auto& old) {
-                                return old->head_dim == head_dim && old->theta == theta && old->count <= table->count;
-                              }),
+                              [&](const auto& old) { return old->rope == rope && old->count <= table->count; }),
                tables.end());
   tables.insert(tables.begin(), table);
   if (tables.size() > kRopeTables) tables.resize(kRopeTables);
@@ -79,15 +68,15 @@ std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, int head_dim, floa
 }  // namespace
 
 void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                        float theta, float direction) {
+                        const Rope& rope, float direction) {
   int64_t count = 0;
   for (int64_t i = 0; i < m; ++i)
     if (positions[i] < kRopeTablePositions) count = std::max(count, int64_t(positions[i]) + 1);
   std::shared_ptr<const RopeTable> table;
-  if (count > 0) table = rope_table(pool_, head_dim, theta, count);
-  const int64_t half = head_dim / 2;
-  parallel_ranges(pool_, m, int64_t(heads) * head_dim, [&](int64_t begin, int64_t end) {
-    std::vector<float> inverse_frequency, own;
+  if (count > 0) table = rope_table(pool_, rope, count);
+  const int64_t half = rope.dim / 2;
+  parallel_ranges(pool_, m, int64_t(heads) * rope.dim, [&](int64_t begin, int64_t end) {
+    std::vector<float> frequencies, own;
     for (int64_t i = begin; i < end; ++i) {
       const float *cosine, *sine;
       if (positions[i] < kRopeTablePositions) {
@@ -95,32 +84,32 @@ void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int6
         sine = &table->sine[size_t(positions[i] * half)];
       } else {
         if (own.empty()) {
-          inverse_frequency = rope_inverse_frequencies(head_dim, theta);
+          frequencies = rope_frequencies(rope);
           own.resize(size_t(2 * half));
         }
-        rope_angles(inverse_frequency, positions[i], own.data(), own.data() + half);
+        rope_angles(frequencies, positions[i], own.data(), own.data() + half);
         cosine = own.data();
         sine = own.data() + half;
       }
-      kernels_->rows.rope(x + i * stride, cosine, sine, direction, heads, head_dim);
+      kernels_->rows.rope(x + i * stride, cosine, sine, direction, heads, head_dim, rope.dim);
     }
   });
 }
 
 void CpuBackend::do_rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                                 float theta) {
-  rotate(x.f32(), stride, positions, m, heads, head_dim, theta, 1);
+                                 const Rope& rope) {
+  rotate(x.f32(), stride, positions, m, heads, head_dim, rope, 1);
 }
 
 void CpuBackend::do_rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads,
-                                  int head_dim, float theta) {
-  rotate(dx.f32(), stride, positions, m, heads, head_dim, theta, -1);
+                                  int head_dim, const Rope& rope) {
+  rotate(dx.f32(), stride, positions, m, heads, head_dim, rope, -1);
 }
 
 void CpuBackend::do_rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
-                                       int kv_heads, int head_dim, float theta) {
+                                       int kv_heads, int head_dim, const Rope& rope) {
   const int64_t width = 2 * int64_t(kv_heads) * head_dim;
-  do_rope_forward(kv, width, positions, m, kv_heads, head_dim, theta);
+  do_rope_forward(kv, width, positions, m, kv_heads, head_dim, rope);
   do_store_rows(to.data, to.dtype, kv, index, m, width);
 }
 

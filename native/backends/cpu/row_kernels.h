@@ -84,7 +84,8 @@ struct RowKernels {
   float (*planner_score)(const float* x, const float* mul, const float* add, const float* weight, int64_t c, float eps);
   // In place on x (heads, D): pairs (j, j + D/2) turned by the angle with cosine c[j] and sine direction * s[j], j <
   // D/2.
-  void (*rope)(float* x, const float* cosine, const float* sine, float direction, int heads, int head_dim);
+  // of heads `head_dim` apart the first `dim` numbers
+  void (*rope)(float* x, const float* cosine, const float* sine, float direction, int heads, int head_dim, int dim);
   // out (N) = silu(gate) * up
   void (*swiglu)(float* out, const float* gate, const float* up, int64_t n);
   void (*silu)(float* x, int64_t n);

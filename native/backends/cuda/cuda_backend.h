@@ -79,9 +79,9 @@ class CudaBackend final : public Backend {
   void release_deferred();                           // frees what was released meanwhile
   // Changes when cuBLASLt's algorithms are to be chosen again.
   uint64_t plans() const;
-  // (D/2) of rope_forward, in device memory
-  const float* inverse_frequencies(int head_dim, float theta);
-  void rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, float theta,
+  // rope_frequencies in device memory
+  const float* frequencies(const Rope& rope);
+  void rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const Rope& rope,
               float direction);
   // A product in bf16: by cuBLASLt where it is there and has an algorithm, else by the built-in kernels. Operands are
   // device memory.
@@ -105,9 +105,8 @@ class CudaBackend final : public Backend {
   size_t scratch_bytes_ = 0;
   uint64_t scratch_moves_ = 0;
   struct Frequencies {
-    int head_dim;
-    float theta;
-    float* values;  // (D/2) device memory
+    Rope rope;
+    float* values;  // (rope.dim / 2) device memory
   };
   std::vector<Frequencies> frequencies_;
   bool warpgroups_ = false;  // attention may multiply by wgmma

@@ -18,6 +18,9 @@ void copy_rows(Array to, int64_t to_stride, ConstArray from, int64_t from_stride
 size_t norm_scratch(int64_t m, int64_t c);
 void add_column_sums(float* to, ConstArray x, int64_t stride, int64_t m, int64_t c, void* scratch, cudaStream_t stream);
 
+// norm.cu. to (c) += sum of partial (pieces, c), in their order. `name` names the launch.
+void add_pieces(const char* name, float* to, const float* partial, int64_t pieces, int64_t c, cudaStream_t stream);
+
 // warpgroups.cu. Whether products by wgmma are what they should be on the device at hand; waits for the device.
 bool warpgroups_work(cudaStream_t stream);
 

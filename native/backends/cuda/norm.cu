@@ -331,10 +331,6 @@ __global__ void __launch_bounds__(kAddWarps* kWarp)
   for (int w = 0; w < kAddWarps; ++w) sum += sums[w * kWarp + lane_index()];
   to[j] = sum;
 }
-void add_pieces(const char* name, float* to, const float* partial, int64_t pieces, int64_t c, cudaStream_t stream) {
-  launch(name, stream, add_pieces_kernel, dim3(unsigned(ceil_div(c, kWarp))), kAddWarps * kWarp,
-         kAddWarps * kWarp * sizeof(float), to, partial, pieces, c);
-}
 template <class Term>
 void add_columns(const char* name, float* to, const Term& term, int64_t m, int64_t c, float* partial,
                  cudaStream_t stream) {
@@ -374,6 +370,11 @@ __global__ void __launch_bounds__(kWarp) add_sum_kernel(float* to, const float* 
 }
 
 }  // namespace
+
+void add_pieces(const char* name, float* to, const float* partial, int64_t pieces, int64_t c, cudaStream_t stream) {
+  launch(name, stream, add_pieces_kernel, dim3(unsigned(ceil_div(c, kWarp))), kAddWarps * kWarp,
+         kAddWarps * kWarp * sizeof(float), to, partial, pieces, c);
+}
 
 void CudaBackend::do_rmsnorm_forward(Array out, const float* x, const float* weight, int64_t m, int64_t c, float eps) {
   do_rmsnorm_copy_forward(out, nullptr, x, nullptr, weight, m, c, eps);

@@ -14,15 +14,16 @@ struct RopeRows {
   int64_t from_stride, to_stride;
   const int32_t *positions, *index;  // index: rows of `to`, null: those of `from`
   int heads, turned, head_dim;       // the first `turned` heads are turned, the others copied
-  const float* inverse_frequency;
+  int dim, tail;  // numbers of a head that turn, and those behind them that are copied: none in place
+  const float* frequencies;
   float direction;
 };
 
 // Cosines and sines of a row's angles, for all heads: fp32, as the frequencies that the host computed are.
 __device__ __forceinline__ void compute_angles(float* cosines, float* sines, const RopeRows& rows) {
   const float position = float(rows.positions[blockIdx.x]);
-  for (int j = int(threadIdx.x); j < rows.head_dim / 2; j += kTurnThreads) {
-    const float angle = position * rows.inverse_frequency[j];
+  for (int j = int(threadIdx.x); j < rows.dim / 2; j += kTurnThreads) {
+    const float angle = position * rows.frequencies[j];
     cosines[j] = cosf(angle);
     sines[j] = sinf(angle) * rows.direction;
   }
@@ -35,39 +36,69 @@ __device__ __forceinline__ float held(float value) {
   return sizeof(From) < sizeof(To) ? bf16_to_f32(uint16_t(pack_bf16(value, 0.0f))) : value;
 }
 
+// The pairs of vectors of kN numbers in a head: those that turn, then, of the numbers behind, halves that are copied.
+template <int kN>
+struct RopePairs {
+  struct Place {
+    unsigned head, first;  // first: of the pairs that turn
+    unsigned low, apart;   // where the low vector lies in the row, and how far behind it the high one
+    int64_t count;         // numbers of a vector that exist
+    bool turns;
+  };
+  unsigned head_dim, dim, half, half_tail, turning, per_head;
+
+  __device__ __forceinline__ explicit RopePairs(const RopeRows& rows)
+      : head_dim(unsigned(rows.head_dim)),
+        dim(unsigned(rows.dim)),
+        half(dim / 2),
+        half_tail(unsigned(rows.tail) / 2),
+        turning((half + kN - 1) / kN),
+        per_head(turning + (half_tail + kN - 1) / kN) {}
+
+  __device__ __forceinline__ Place place(unsigned vector) const {
+    Place place;
+    place.head = vector / per_head;
+    const unsigned in_head = vector - place.head * per_head;
+    place.turns = in_head < turning;
+    place.first = (place.turns ? in_head : in_head - turning) * kN;
+    place.low = place.head * head_dim + place.first + (place.turns ? 0 : dim);
+    place.apart = place.turns ? half : half_tail;
+    place.count = int64_t(place.apart) - place.first;
+    return place;
+  }
+};
+
 // A block's part of a row. to and from may be the same: a thread reads what it overwrites.
 template <bool kWhole, class To, class From>
 __device__ __forceinline__ void turn_row(To* to, const From* from, const RopeRows& rows, float* cosines) {
   constexpr int kN = kVectorOf<To, From>;
-  const unsigned half = unsigned(rows.head_dim) / 2, per_head = (half + kN - 1) / kN;
-  float* sines = cosines + half;
+  const RopePairs<kN> pairs(rows);
+  float* sines = cosines + rows.dim / 2;
   Vector<From, kN> low[kTurns], high[kTurns];
-  unsigned head[kTurns], first[kTurns];  // of a vector's pairs
+  typename RopePairs<kN>::Place places[kTurns];
   DULTRA_UNROLL
   for (int t = 0; t < kTurns; ++t) {
-    const unsigned vector = (blockIdx.y * kTurns + unsigned(t)) * kTurnThreads + threadIdx.x;
-    head[t] = vector / per_head;
-    first[t] = (vector - head[t] * per_head) * kN;
-    if (head[t] >= unsigned(rows.heads)) continue;
-    const From* numbers = from + (head[t] * unsigned(rows.head_dim) + first[t]);
-    low[t] = load_vector<kN, kWhole>(numbers, half - first[t]);
-    high[t] = load_vector<kN, kWhole>(numbers + half, half - first[t]);
+    const typename RopePairs<kN>::Place place = places[t] =
+        pairs.place((blockIdx.y * kTurns + unsigned(t)) * kTurnThreads + threadIdx.x);
+    if (place.head >= unsigned(rows.heads)) continue;
+    low[t] = load_vector<kN, kWhole>(from + place.low, place.count);
+    high[t] = load_vector<kN, kWhole>(from + place.low + place.apart, place.count);
   }
   // While they come.
   compute_angles(cosines, sines, rows);
   block_sync();
   DULTRA_UNROLL
   for (int t = 0; t < kTurns; ++t) {
-    if (head[t] >= unsigned(rows.heads)) continue;
-    const int64_t count = half - first[t];
+    const typename RopePairs<kN>::Place place = places[t];
+    if (place.head >= unsigned(rows.heads)) continue;
     float a[kN], b[kN];
     DULTRA_UNROLL
     for (int e = 0; e < kN; ++e) a[e] = low[t][e], b[e] = high[t][e];
-    if (head[t] < unsigned(rows.turned)) {
+    if (place.head < unsigned(rows.turned) && place.turns) {
       DULTRA_UNROLL
       for (int k = 0; k < kN; k += 4) {
-        const Vector<float, 4> c = load_vector<4, kWhole>(cosines + first[t] + k, count - k),
-                               s = load_vector<4, kWhole>(sines + first[t] + k, count - k);
+        const Vector<float, 4> c = load_vector<4, kWhole>(cosines + place.first + k, place.count - k),
+                               s = load_vector<4, kWhole>(sines + place.first + k, place.count - k);
         DULTRA_UNROLL
         for (int e = 0; e < 4; ++e) {
           const float low_number = a[k + e], high_number = b[k + e];
@@ -76,9 +107,8 @@ __device__ __forceinline__ void turn_row(To* to, const From* from, const RopeRow
         }
       }
     }
-    To* numbers = to + (head[t] * unsigned(rows.head_dim) + first[t]);
-    store_vector<kWhole>(numbers, rounded_to<To>(a), count);
-    store_vector<kWhole>(numbers + half, rounded_to<To>(b), count);
+    store_vector<kWhole>(to + place.low, rounded_to<To>(a), place.count);
+    store_vector<kWhole>(to + place.low + place.apart, rounded_to<To>(b), place.count);
   }
 }
 
@@ -101,9 +131,10 @@ void launch_rope(const char* name, Array to, ConstArray from, int64_t m, const R
       using To = number_of<decltype(to_numbers)>;
       using From = number_of<decltype(from_numbers)>;
       constexpr int kN = kVectorOf<To, From>;
-      const int64_t half = rows.head_dim / 2, vectors = rows.heads * ceil_div(half, kN);
+      const int64_t half = rows.dim / 2, half_tail = rows.tail / 2;
+      const int64_t vectors = rows.heads * (ceil_div(half, kN) + ceil_div(half_tail, kN));
       if (m * vectors == 0) return;
-      const bool aligned = half % kN == 0 && in_vectors<kN>(to_numbers, rows.to_stride) &&
+      const bool aligned = half % kN == 0 && half_tail % kN == 0 && in_vectors<kN>(to_numbers, rows.to_stride) &&
                            in_vectors<kN>(from_numbers, rows.from_stride);
       launch(name, stream, rope_kernel<To, From>, row_pieces(m, vectors, kTurnThreads * kTurns), kTurnThreads,
              size_t(half) * 2 * sizeof(float), to_numbers, from_numbers, rows, aligned);
@@ -113,14 +144,12 @@ void launch_rope(const char* name, Array to, ConstArray from, int64_t m, const R
 
 }  // namespace
 
-const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
+const float* CudaBackend::frequencies(const Rope& rope) {
   for (const Frequencies& f : frequencies_)
-    if (f.head_dim == head_dim && f.theta == theta) return f.values;
+    if (f.rope == rope) return f.values;
   refuse_capture("rope_forward");
-  // As the CPU backend computes them: rounded to fp32 at every operation.
-  std::vector<float> host(size_t(head_dim / 2));
-  for (size_t j = 0; j < host.size(); ++j) host[j] = 1.0f / std::pow(theta, float(2 * j) / float(head_dim));
-  Frequencies made{head_dim, theta, nullptr};
+  const std::vector<float> host = rope_frequencies(rope);
+  Frequencies made{rope, nullptr};
   check_cuda(cudaMalloc(reinterpret_cast<void**>(&made.values), host.size() * sizeof(float)), "allocating memory");
   frequencies_.push_back(made);
   check_cuda(cudaMemcpyAsync(made.values, host.data(), host.size() * sizeof(float), cudaMemcpyDefault, stream_),
@@ -130,31 +159,33 @@ const float* CudaBackend::inverse_frequencies(int head_dim, float theta) {
 }
 
 void CudaBackend::rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                         float theta, float direction) {
+                         const Rope& rope, float direction) {
+  if (rope.dim == 0) return;
   ArgTransfer transfer(*this, {in(positions, m)}, "rope_forward");
-  const float* frequencies = inverse_frequencies(head_dim, theta);
-  launch_rope("rope", x, x, m, {stride, stride, positions, nullptr, heads, heads, head_dim, frequencies, direction},
+  launch_rope("rope", x, x, m,
+              {stride, stride, positions, nullptr, heads, heads, head_dim, rope.dim, 0, frequencies(rope), direction},
               stream_);
   transfer.finish();
 }
 
 void CudaBackend::do_rope_forward(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
-                                  float theta) {
-  rotate(x, stride, positions, m, heads, head_dim, theta, 1);
+                                  const Rope& rope) {
+  rotate(x, stride, positions, m, heads, head_dim, rope, 1);
 }
 
 void CudaBackend::do_rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads,
-                                   int head_dim, float theta) {
-  rotate(dx, stride, positions, m, heads, head_dim, theta, -1);
+                                   int head_dim, const Rope& rope) {
+  rotate(dx, stride, positions, m, heads, head_dim, rope, -1);
 }
 
 void CudaBackend::do_rope_store_forward(Array to, const int32_t* index, Array kv, const int32_t* positions, int64_t m,
-                                        int kv_heads, int head_dim, float theta) {
+                                        int kv_heads, int head_dim, const Rope& rope) {
   ArgTransfer transfer(*this, {in(positions, m), in(index, m)});
-  const float* frequencies = inverse_frequencies(head_dim, theta);
   const int64_t width = int64_t(2) * kv_heads * head_dim;
   launch_rope("rope_store", to, kv, m,
-              {width, width, positions, index, 2 * kv_heads, kv_heads, head_dim, frequencies, 1}, stream_);
+              {width, width, positions, index, 2 * kv_heads, kv_heads, head_dim, rope.dim, head_dim - rope.dim,
+               rope.dim ? frequencies(rope) : nullptr, 1},
+              stream_);
   transfer.finish();
 }
 

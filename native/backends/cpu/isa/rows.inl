@@ -72,8 +72,9 @@ static float planner_score_row(const float* x, const float* mul, const float* ad
   });
 }
 
-static void rope_row(float* x, const float* cosine, const float* sine, float direction, int heads, int head_dim) {
-  const int half = head_dim / 2;
+static void rope_row(float* x, const float* cosine, const float* sine, float direction, int heads, int head_dim,
+                     int dim) {
+  const int half = dim / 2;
   for (int h = 0; h < heads; ++h, x += head_dim) {
     float* low = x;
     float* high = x + half;
