@@ -82,6 +82,7 @@ ModelConfig read_config(const Napi::Object& object) {
   config.head_bias = optional_bool(object, "headBias");
   config.mlp = get_mlp(object);
   config.qk_norm = optional_bool(object, "qkNorm");
+  config.shift_logits = optional_bool(object, "shiftLogits");
   config.mask = get_mask(object);
   if (config.mask == MaskKind::kBlockCausal) config.block_length = int(get_integer(object, "blockLength", 1, 1 << 20));
   // A causal model has no mask token.

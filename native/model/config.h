@@ -35,6 +35,9 @@ struct ModelConfig {
   bool attn_out_bias = false;  // of attn_out
   bool mlp_bias = false;       // of ff_proj, up_proj and ff_out
   bool head_bias = false;      // of an output head that is not tied
+  // The head's numbers of position i are those of the token at i + 1, as in the autoregressive model that a diffusion
+  // model was made of: the token at i is scored from the state of i - 1, the first one from its own.
+  bool shift_logits = false;
   MaskKind mask = MaskKind::kBidirectional;
   int block_length = 0;  // of MaskKind::kBlockCausal
   bool qk_norm = false;  // RMS norm of each head of q and k, before the rotary embedding

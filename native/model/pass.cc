@@ -102,9 +102,11 @@ void Pass::lay_out(ExchangeLayout& layout) {
   if (cache) {
     packing.cache_offsets = cache->expand(packing.offsets.values());
     candidates.cache_offsets = cache->expand(candidates.offsets.values());
+    if (shifted_) shifted_->cache_offsets = candidates.cache_offsets;
   }
   put(packing.offsets, packing.positions, packing.cache_offsets, candidates.offsets, candidates.rows,
       candidates.positions, candidates.cache_offsets);
+  if (shifted_) put(shifted_->offsets, shifted_->rows, shifted_->positions, shifted_->cache_offsets);
   put(planner_inputs_.features, planner_inputs_.time_index, planner_inputs_.mask_index, planner_inputs_.groups,
       planner_inputs_.subset_groups);
   if (cache) cache->lay_out(layout);

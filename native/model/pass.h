@@ -42,6 +42,13 @@ class Pass {
   RowSubset candidates;         // (M)
   std::optional<KvPass> cache;  // of a pass over a cache
 
+  // (M) The rows from whose states the head scores the candidates: their own, or with ModelConfig::shift_logits those
+  // of the positions before them. After `candidates` is set and `find_reads` called.
+  const RowSubset& reads() const { return shifted_ ? *shifted_ : candidates; }
+  void find_reads(const ModelConfig& config) {
+    if (config.shift_logits) shifted_ = candidates.shifted_left(packing);
+  }
+
   // What the planner head sees: the pass's tokens, or with PlannerCache::kHidden its rows in full. After `candidates`
   // is set; is_candidate (N).
   void prepare_planner(const ModelConfig& config, const std::vector<float>& timestep, const uint8_t* is_candidate);
@@ -64,6 +71,7 @@ class Pass {
   void lay_out(ExchangeLayout& layout);
 
  private:
+  std::optional<RowSubset> shifted_;
   std::optional<FullRows> full_;
   PlannerInputs planner_inputs_;
 };

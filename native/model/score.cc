@@ -10,7 +10,7 @@ struct Scorer::Tape {
 
   ScoreRequest request;
   std::optional<Pass> pass;
-  RowSubset scored;                   // candidates that the output head runs on
+  RowSubset scored;                   // where the output head reads the states of those candidates that it scores
   std::vector<int32_t> scored_index;  // of each of those, its place among the M
   bool narrowed = false;              // the base's last block ran on `scored` alone
   BaseTape base;
@@ -137,6 +137,7 @@ ScoreResult Scorer::score(ScoreRequest from, const std::atomic<bool>* cancel) {
     tape->pass.emplace(request.offsets);
   Pass& pass = *tape->pass;
   list_candidates(request, pass, &tape->scored, &tape->scored_index);
+  if (config.shift_logits) tape->scored = tape->scored.shifted_left(pass.packing);
   ScoreResult result = empty_result(request, config.embedding_size);
   if (tape->candidates() == 0 && !request.cache) {
     if (request.keep) tape_ = std::move(tape);

@@ -62,6 +62,7 @@ class Step {
     Exchange& exchange = *scratch->exchange;
     const bool captures = exchange.records() && !request_.is_replay() && !is_tracing();
     if (captures && candidates() > 0) pad();
+    pass_->find_reads(config_);
     if (wants_planner_) pass_->prepare_planner(config_, result_.timesteps, is_candidate_.data());
     ExchangeLayout needed;
     lay_out(needed);
@@ -218,11 +219,11 @@ class Step {
       // The planner reads the states of all tokens; without it the last block runs on the candidates alone.
       float* hidden = scratch.head.get(kHidden, n * c);
       hidden_forward(context, weights, {pass_->packing}, ids_in_.data(), hidden, nullptr);
-      context.backend.gather_rows(candidate_hidden, hidden, pass_->candidates.rows.data(), m, c);
+      context.backend.gather_rows(candidate_hidden, hidden, pass_->reads().rows.data(), m, c);
       float* states = scratch.head.get(kFullStates, pass_->state_tokens() * c);
       pass_->planner_logits(context, weights, planner_logits_, hidden, states, nullptr);
     } else {
-      hidden_forward(context, weights, {pass_->packing, &pass_->candidates}, ids_in_.data(), candidate_hidden, nullptr);
+      hidden_forward(context, weights, {pass_->packing, &pass_->reads()}, ids_in_.data(), candidate_hidden, nullptr);
     }
     if (m == 0) return;
     float* logits = scratch.head.get(kLogits, std::min(m, head_rows(config_.embedding_size)) * config_.embedding_size);

@@ -63,15 +63,22 @@ class DoubleModel {
       out[i] *= double(weights_.at(name)[i]) / std::sqrt(squares / double(x.size()) + double(config_.rms_norm_eps));
     return stored(out);
   }
-  void rotate(Row* x, int32_t position) const {
-    const size_t d = size_t(config_.head_dim), half = d / 2;
-    for (size_t head = 0; head < x->size(); head += d)
+  // Every head normed, where the model norms them, and rotated.
+  void place(Row* x, const std::string& norm_name, int32_t position) const {
+    const size_t d = size_t(config_.head_dim), half = size_t(config_.rope.dim) / 2;
+    const std::vector<float> frequencies = rope_frequencies(config_.rope);
+    for (size_t head = 0; head < x->size(); head += d) {
+      if (config_.qk_norm) {
+        const Row normed = norm({x->begin() + long(head), x->begin() + long(head + d)}, norm_name);
+        std::copy(normed.begin(), normed.end(), x->begin() + long(head));
+      }
       for (size_t j = 0; j < half; ++j) {
-        const double angle = position * std::pow(double(config_.rope.theta), -2.0 * double(j) / double(d));
+        const double angle = position * double(frequencies[j]);
         const double a = (*x)[head + j], b = (*x)[head + j + half];
         (*x)[head + j] = a * std::cos(angle) - b * std::sin(angle);
         (*x)[head + j + half] = b * std::cos(angle) + a * std::sin(angle);
       }
+    }
     *x = stored(*x);
   }
   void block(size_t layer, const std::vector<int32_t>& positions, Rows* x) {
@@ -82,9 +89,9 @@ class DoubleModel {
       const Row normed = norm((*x)[i], at + "attn_norm.weight");
       const size_t p = size_t(positions[i]);
       q.push_back(linear(at + "q_proj.weight", normed));
-      rotate(&q.back(), positions[i]);
+      place(&q.back(), at + "q_norm.weight", positions[i]);
       keys_[layer][p] = linear(at + "k_proj.weight", normed);
-      rotate(&keys_[layer][p], positions[i]);
+      place(&keys_[layer][p], at + "k_norm.weight", positions[i]);
       values_[layer][p] = linear(at + "v_proj.weight", normed);
       if (dtype_ == DType::kF32) continue;
       round(&keys_[layer][p]);
@@ -154,9 +161,9 @@ bool same(const StepResult& a, const StepResult& b) {
 
 }  // namespace
 
-DULTRA_TEST(kv_cache_forward_matches_double) {
+void check_forward(const ModelConfig& config) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
-    const RandomCheckpoint checkpoint(small_config(), DType::kF32, 31);
+    const RandomCheckpoint checkpoint(config, DType::kF32, 31);
     const auto model = checkpoint.load(2);
     Random random(32);
     const std::vector<int32_t> lengths = {13, 1, 34}, offsets = {0, 13, 14, 48};
@@ -192,6 +199,11 @@ DULTRA_TEST(kv_cache_forward_matches_double) {
         }
     }
   }
+}
+
+DULTRA_TEST(kv_cache_forward_matches_double) {
+  check_forward(small_config());
+  check_forward(normed_heads_config());
 }
 
 // In bf16 the logits are off by no more than twice what they are off where every activation is rounded to it.

@@ -76,7 +76,8 @@ struct RandomCheckpoint {
     };
     for (const TensorSpec& spec : tensor_table(config)) {
       const bool norm = !spec.bias && (spec.role == TensorRole::kAttnNorm || spec.role == TensorRole::kMlpNorm ||
-                                       spec.role == TensorRole::kFinalNorm || spec.role == TensorRole::kPlannerNorm);
+                                       spec.role == TensorRole::kFinalNorm || spec.role == TensorRole::kPlannerNorm ||
+                                       spec.role == TensorRole::kQNorm || spec.role == TensorRole::kKNorm);
       add(spec.name, spec.shape, norm ? 1 : 0);
     }
     content.push_back(0);
@@ -127,6 +128,15 @@ inline ModelConfig wide_config() {
   config.head_dim = 64;
   config.rope.dim = 64;
   config.mlp_hidden = 96;
+  return config;
+}
+
+// Heads of a size of their own, normed, that turn in part and at scaled frequencies.
+inline ModelConfig normed_heads_config() {
+  ModelConfig config = small_config();
+  config.head_dim = 12;
+  config.qk_norm = true;
+  config.rope = {10000, 8, RopeScaling::kLlama3, 8, 1, 4, 16};
   return config;
 }
 

@@ -435,9 +435,11 @@ bool same(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) 
 }
 
 DULTRA_TEST(trainer_threads_and_recomputation, small) {
-  for (DType dtype : {DType::kF32, DType::kBF16})
+  for (const auto& [config, dtype] : {std::pair<ModelConfig, DType>{small_config(), DType::kF32},
+                                      {small_config(), DType::kBF16},
+                                      {normed_heads_config(), DType::kF32}})
     for (const LoadOptions& weights : computes()) {
-      const RandomCheckpoint checkpoint(small_config(), dtype, 3);
+      const RandomCheckpoint checkpoint(config, dtype, 3);
       const auto expected = train(checkpoint.load(1, weights), {}, 3);
       CHECK(same(train(checkpoint.load(3, weights), {}, 3), expected), "three threads");
       TrainerOptions options;
@@ -450,6 +452,84 @@ DULTRA_TEST(trainer_threads_and_recomputation, small) {
       CHECK(same(train(checkpoint.load(1, weights), options, 3), train(checkpoint.load(2, weights), options, 3)),
             "adapters");
     }
+}
+
+// A model whose head is a position ahead scores a candidate as one that is not scores the position before it.
+DULTRA_TEST(model_of_shifted_logits, small) {
+  ModelConfig shifted_config = normed_heads_config();
+  shifted_config.shift_logits = true;
+  const RandomCheckpoint checkpoint(normed_heads_config(), DType::kF32, 9);
+  RandomCheckpoint other(normed_heads_config(), DType::kF32, 9);
+  other.config = shifted_config;
+  const auto plain = checkpoint.load(1), shifted = other.load(2);
+  const std::vector<int32_t> ids{49, 49, 3, 49, 49, 7, 49, 5, 49, 49}, offsets{0, 7, 10};
+  StepRequest request;
+  request.ids = ids;
+  request.offsets = offsets;
+  request.window_ends = {7, 3};
+  request.row_keys = {0, 1};
+  request.steps = {0, 0};
+  request.select = false;
+  for (bool planner : {false, true}) {
+    request.planner = planner;
+    request.candidate_offsets = {0, 4, 6};
+    request.candidates = {0, 3, 5, 6, 1, 2};
+    const StepResult got = run_step(*shifted, request, nullptr);
+    CHECK(got.positions == std::vector<int32_t>(request.candidates), "positions are the candidates' own");
+    request.candidates = {0, 2, 4, 5, 0, 1};
+    const StepResult expected = run_step(*plain, request, nullptr);
+    CHECK(got.tokens == expected.tokens, "tokens");
+    CHECK(same_bits(got.log_probs.data(), expected.log_probs.data(), 6), "log-probabilities");
+    if (!planner) continue;
+    // The planner reads a candidate's own state.
+    request.candidates = {0, 3, 5, 6, 1, 2};
+    const StepResult own = run_step(*plain, request, nullptr);
+    CHECK(same_bits(got.planner_logits.data(), own.planner_logits.data(), 6), "planner logits");
+  }
+  // Masked positions are the candidates where none are listed; the first one reads itself.
+  request.candidate_offsets.clear();
+  request.candidates.clear();
+  CHECK(run_step(*shifted, request, nullptr).positions == std::vector<int32_t>({0, 1, 3, 4, 6, 1, 2}), "masks");
+
+  // On a cache the position before must be computed.
+  request.cache = make_cache(shifted, offsets, {});
+  request.planner = false;
+  request.cache_rows = {0, 1};
+  request.query_offsets = {0, 7, 10};
+  request.queries = {0, 1, 2, 3, 4, 5, 6, 0, 1, 2};
+  const StepResult whole = run_step(*shifted, request, nullptr);
+  request.query_offsets = {0, 3, 5};
+  request.queries = {2, 3, 4, 0, 1};
+  request.candidate_offsets = {0, 2, 3};
+  request.candidates = {3, 4, 1};
+  const StepResult part = run_step(*shifted, request, nullptr);
+  CHECK(part.tokens == std::vector<int32_t>({whole.tokens[2], whole.tokens[3], whole.tokens[5]}), "on a cache");
+  request.candidates = {2, 4, 1};
+  std::string message;
+  CHECK(thrown([&] { run_step(*shifted, request, nullptr); }, &message) == int(ErrorCode::kInvalidArgument) &&
+            message.find("position 2 is scored from 1") != std::string::npos,
+        message);
+
+  // Training: scores and gradients of the positions before.
+  std::vector<std::vector<NamedTensor>> gradients;
+  std::vector<ScoreResult> scores;
+  for (const auto& model : {plain, shifted}) {
+    Trainer trainer(model, {});
+    ScoreRequest score;
+    score.ids = ids;
+    score.offsets = offsets;
+    score.candidate_offsets = {0, 3, 5};
+    score.positions = model == plain ? std::vector<int32_t>{2, 4, 5, 0, 1} : std::vector<int32_t>{3, 5, 6, 1, 2};
+    score.tokens = {1, 2, 3, 4, 5};
+    score.log_probs = score.keep = true;
+    scores.push_back(trainer.score(score, nullptr));
+    BackwardRequest upstream;
+    upstream.dlog_probs = {1, -0.5f, 0.25f, 2, -1};
+    trainer.backward(upstream, nullptr);
+    gradients.push_back(trainer.gradients());
+  }
+  CHECK(same_bits(scores[0].log_probs.data(), scores[1].log_probs.data(), 5), "scores");
+  CHECK(same(gradients[0], gradients[1]), "gradients");
 }
 
 // Gradients of a model in bf16, against those of the same weights in fp32. Rounding the operands of products and
