@@ -20,8 +20,9 @@ import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
 import { checkInstalled, packageFile } from '../package';
 import { formatGiB, show } from '../text';
 import { readConfigJson } from './config';
-import type { ParsedCheckpoint } from './families';
+import type { ConfigHints, ParsedCheckpoint } from './families';
 import { type GenerationFile, readGenerationFile, type TextEnds, withEndsOf } from './generation-file';
+import { readTokenizerMaskId } from './mask-token';
 import { availableMemory } from './memory';
 import { EMBEDDING, matchTensors } from './tensors';
 
@@ -60,6 +61,13 @@ export interface LoadModelOptions {
   isa?: string;
   /** Branch, tag or commit of a hub id. Default "main". */
   revision?: string;
+  /** The id of the mask token, where neither config.json nor the model's family names it. Default: the tokenizer's. */
+  maskTokenId?: number;
+  /**
+   * Positions of a block that a block diffusion model attends by, where its config.json does not name them or the
+   * checkpoint is of another length. Default: config.json's, else the family's.
+   */
+  blockLength?: number;
   /** Stops downloading and loading. */
   signal?: AbortSignal;
   /**
@@ -203,7 +211,18 @@ async function loadReporting(
 
 /** {@link LoadModelOptions} checked, with defaults. */
 function resolveOptions(options: LoadModelOptions) {
-  checkKeys('options', options, ['device', 'dtype', 'compute', 'threads', 'isa', 'revision', 'signal', 'onProgress']);
+  checkKeys('options', options, [
+    'device',
+    'dtype',
+    'compute',
+    'threads',
+    'isa',
+    'revision',
+    'maskTokenId',
+    'blockLength',
+    'signal',
+    'onProgress',
+  ]);
   const { device = 'auto', dtype = 'auto', compute, threads = os.availableParallelism(), isa = '' } = options;
   if (typeof device !== 'string' || !/^(auto|cpu|cuda(:\d+)?)$/.test(device))
     throw optionError(
@@ -214,6 +233,9 @@ function resolveOptions(options: LoadModelOptions) {
   checkChoice('dtype', dtype, ['auto', 'float32', 'bfloat16', 'float16'] as const);
   if (compute !== undefined) checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
+  const { maskTokenId, blockLength } = options;
+  if (maskTokenId !== undefined) checkInteger('maskTokenId', maskTokenId, { min: 0, max: 2 ** 30 });
+  if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 20 });
   if (typeof isa !== 'string') throw optionError(TypeError, 'isa', `expected a string, got ${show(isa)}`);
   const { revision, onProgress, signal } = options;
   if (revision !== undefined && typeof revision !== 'string')
@@ -244,7 +266,12 @@ async function loadOn(
 /** A kind of models: how their checkpoints are read. */
 export interface ModelKind<Config, Files> {
   /** The config, and the names of tensors. */
-  parse(json: Record<string, unknown>, file: string, tensors: Map<string, TensorEntry>): ParsedCheckpoint<Config>;
+  parse(
+    json: Record<string, unknown>,
+    file: string,
+    tensors: Map<string, TensorEntry>,
+    hints: ConfigHints,
+  ): ParsedCheckpoint<Config>;
   /** Reads the files beside the weights, such as the tokenizer. */
   readFiles(folder: string, config: Config, generation: GenerationFile): Promise<Files>;
 }
@@ -258,6 +285,14 @@ export interface LoadedCheckpoint<Config, Files> {
   native: NativeModel;
 }
 
+/** What the caller and the tokenizer's files say that config.json may not. */
+async function hintsOf(
+  folder: string,
+  { maskTokenId, blockLength }: Pick<LoadModelOptions, 'maskTokenId' | 'blockLength'>,
+): Promise<ConfigHints> {
+  return { maskTokenId, blockLength, tokenizerMaskId: await readTokenizerMaskId(folder) };
+}
+
 /**
  * Whether a model of the hub can be run, by its files without the weights. @param name of the model, for messages
  * @throws DUltraError BAD_CHECKPOINT
@@ -266,11 +301,12 @@ export async function checkRunnable<Config extends TextEnds, Files>(
   { parse, readFiles }: ModelKind<Config, Files>,
   folder: string,
   name: string,
+  options: Pick<LoadModelOptions, 'maskTokenId' | 'blockLength'> = {},
 ): Promise<void> {
   try {
     const { file, json } = await readConfigJson(folder);
     // Whether there is a planner is not known yet.
-    const { config } = parse(json, file, new Map());
+    const { config } = parse(json, file, new Map(), await hintsOf(folder, options));
     const generation = await readGenerationFile(folder, { file, json });
     await readFiles(folder, withEndsOf(config, generation), generation);
   } catch (error) {
@@ -290,7 +326,7 @@ export async function loadWeights<Config extends NativeModelConfig & TextEnds, F
   const { device, storage, compute, threads, isa, signal, onProgress } = resolveOptions(options);
   signal?.throwIfAborted();
   const folder = await resolveSource(source, options, {
-    canRun: (snapshot, name) => checkRunnable(kind, snapshot, name),
+    canRun: (snapshot, name) => checkRunnable(kind, snapshot, name, options),
     fits: (bytes, name) => {
       // Weights of a narrow type take what they do in their files; others may become narrow.
       const least = storage === 'BF16' || storage === 'F16' ? bytes / 2 : bytes;
@@ -300,7 +336,7 @@ export async function loadWeights<Config extends NativeModelConfig & TextEnds, F
   const { file, json } = await readConfigJson(folder);
   const weights = await findSafetensors(folder);
   const entries = await readSafetensorsEntries(weights);
-  const { config: parsed, checkpointName } = kind.parse(json, file, entries);
+  const { config: parsed, checkpointName } = kind.parse(json, file, entries, await hintsOf(folder, options));
   const generation = await readGenerationFile(folder, { file, json });
   const config = withEndsOf(parsed, generation);
   const tensors = matchTensors(config, entries, folder, checkpointName);

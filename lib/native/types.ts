@@ -2,6 +2,17 @@
 /** Storage types of checkpoint tensors that the native core reads. */
 export type NativeDType = 'F32' | 'BF16' | 'F16';
 
+/** See transformers' modeling_rope_utils: "linear" divides every frequency, "llama3" the low ones. */
+export type NativeRopeScaling =
+  | { type: 'linear'; factor: number }
+  | {
+      type: 'llama3';
+      factor: number;
+      lowFreqFactor: number;
+      highFreqFactor: number;
+      originalMaxPositionEmbeddings: number;
+    };
+
 /** The part of a model's config.json that decides shapes and arithmetic. */
 export interface NativeModelConfig {
   /** Hidden width C. */
@@ -16,6 +27,10 @@ export interface NativeModelConfig {
   embeddingSize: number;
   maxSequenceLength: number;
   ropeTheta: number;
+  /** Numbers of a head that the rotary embedding turns: the first ones. Default: headDim. */
+  ropeDim?: number;
+  /** How the rotary embedding is stretched over longer texts. Default null: not at all. */
+  ropeScaling?: NativeRopeScaling | null;
   rmsNormEps: number;
   weightTying: boolean;
   /** q_proj, k_proj and v_proj have biases. */
@@ -26,7 +41,7 @@ export interface NativeModelConfig {
   mlpBias?: boolean;
   /** The output head has a bias. */
   headBias?: boolean;
-  /** Each head of queries and keys is normalised. The native core refuses it so far. */
+  /** Each head of queries and keys is normalised (RMS norm) before the rotary embedding. Default false. */
   qkNorm?: boolean;
   /** Size D of a head. Default: dModel / nHeads. */
   headDim?: number;
@@ -35,8 +50,13 @@ export interface NativeModelConfig {
    * autoregressive model; "block-causal": everything up to the end of its block of `blockLength`.
    */
   mask?: 'bidirectional' | 'causal' | 'block-causal';
-  /** Of mask "block-causal". */
+  /** Length of a block, counted from the row's start. Of mask "block-causal". */
   blockLength?: number;
+  /**
+   * The head's numbers of position i are those of the token at i + 1, as in the autoregressive model that this one was
+   * made of. Default false.
+   */
+  shiftLogits?: boolean;
   /** -1 for a causal model. */
   maskTokenId: number;
   /** null: the checkpoint has no unmasking planner head. */

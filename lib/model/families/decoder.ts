@@ -7,7 +7,7 @@ import type { CausalConfig } from '../config';
 import { readEndIds } from '../generation-file';
 import { ACCEPTED, HARMLESS } from './config-keys';
 import { count, LIMITS } from './definition';
-import { ROPE_KEYS, readRopeTheta } from './rope';
+import { ROPE_KEYS, readRope } from './rope';
 
 const schema = z.looseObject({
   model_type: z.string(),
@@ -54,7 +54,11 @@ export interface DecoderTraits {
   /** Biases of q_proj, k_proj and v_proj, and of o_proj. */
   qkvBias: boolean;
   attnOutBias: boolean;
+  /** Each head of queries and keys is normed. Default false. */
+  qkNorm?: boolean;
 }
+
+type DecoderShapes = Omit<CausalConfig, 'mask' | 'maskTokenId' | 'eosTokenIds' | 'planner'>;
 
 /**
  * Shapes of a decoder, with whatever mask it attends.
@@ -64,7 +68,7 @@ export function decoderShapes(
   json: Record<string, unknown>,
   file: string,
   traits: DecoderTraits,
-): Omit<CausalConfig, 'mask' | 'maskTokenId' | 'eosTokenIds' | 'planner'> {
+): DecoderShapes {
   const c = checkFields(schema, json, file);
   return {
     ...traits,
@@ -75,12 +79,12 @@ export function decoderShapes(
     vocabSize: c.vocab_size,
     embeddingSize: c.vocab_size,
     maxSequenceLength: c.max_position_embeddings,
-    ropeTheta: readRopeTheta(json, file, 10000),
+    ...readRope(json, file),
     rmsNormEps: c.rms_norm_eps ?? 1e-6,
     weightTying: c.tie_word_embeddings ?? false,
     mlpBias: c.mlp_bias ?? false,
     headBias: false,
-    qkNorm: false,
+    qkNorm: traits.qkNorm ?? false,
   };
 }
 
@@ -102,6 +106,8 @@ const PARTS: ReadonlyMap<string, string> = new Map([
   ['ff_out', 'mlp.down_proj'],
   ['attn_norm', 'input_layernorm'],
   ['ff_norm', 'post_attention_layernorm'],
+  ['q_norm', 'self_attn.q_norm'],
+  ['k_norm', 'self_attn.k_norm'],
 ]);
 const OUTSIDE_BLOCKS: ReadonlyMap<string, string> = new Map([
   ['model.transformer.wte.weight', 'model.embed_tokens.weight'],

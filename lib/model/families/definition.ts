@@ -3,6 +3,16 @@ import { z } from 'zod';
 import type { KeyTable } from '../../files/key-table';
 import type { CausalConfig, ModelConfig } from '../config';
 
+/** What config.json may leave out, and the caller or other files may know. */
+export interface ConfigHints {
+  /** The mask token, as the caller gives it. */
+  maskTokenId?: number;
+  /** The mask token of the tokenizer's files; null: they name none. */
+  tokenizerMaskId?: number | null;
+  /** Length of the blocks that a model attends by, as the caller gives it. */
+  blockLength?: number;
+}
+
 /** A family: which checkpoints it reads, what their config.json says, and what their tensors are called. */
 export interface Family<Config extends ModelConfig | CausalConfig> {
   readonly name: string;
@@ -14,10 +24,15 @@ export interface Family<Config extends ModelConfig | CausalConfig> {
   readonly keys: KeyTable;
   /**
    * Checks config.json and fills in defaults.
-   * @param file named in errors @param tensors names of the checkpoint's tensors
+   * @param file named in errors @param tensors names of the checkpoint's tensors @param hints default: none
    * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
    */
-  parseConfig(json: Record<string, unknown>, file: string, tensors: { has(name: string): boolean }): Config;
+  parseConfig(
+    json: Record<string, unknown>,
+    file: string,
+    tensors: { has(name: string): boolean },
+    hints?: ConfigHints,
+  ): Config;
   /** The checkpoint's name of a tensor of native/model/tensors. @throws DUltraError INTERNAL for one that it lacks. */
   checkpointName(tensor: string): string;
 }

@@ -1,19 +1,25 @@
 // The families of checkpoints. A new one is a file here and an entry in a list.
 import { DUltraError, isDUltraError } from '../../errors';
 import { badFile } from '../../files/json';
-import type { NativeModelConfig } from '../../native';
 import { show } from '../../text';
 import type { CausalConfig, ModelConfig } from '../config';
 import { checkConfigKeys } from './config-keys';
-import type { DiffusionFamily, Family } from './definition';
+import { a2dQwen2, a2dQwen3 } from './a2d';
+import type { ConfigHints, DiffusionFamily, Family } from './definition';
+import { dream } from './dream';
+import { fastDllmV2 } from './fast-dllm-v2';
 import { llada } from './llada';
 import { llama } from './llama';
 import { qwen2 } from './qwen2';
+import { qwen3 } from './qwen3';
+import { sdar } from './sdar';
 
 /** Masked diffusion models. */
-const DIFFUSION: readonly DiffusionFamily[] = [llada];
+const DIFFUSION: readonly DiffusionFamily[] = [llada, dream, sdar, fastDllmV2, a2dQwen3, a2dQwen2];
 /** Autoregressive models. */
-const CAUSAL: readonly Family<CausalConfig>[] = [qwen2, llama];
+const CAUSAL: readonly Family<CausalConfig>[] = [qwen3, qwen2, llama];
+
+export type { ConfigHints } from './definition';
 
 /** The config of a checkpoint, and the names of its tensors. */
 export interface ParsedCheckpoint<Config> {
@@ -48,6 +54,7 @@ function parse<Config extends ModelConfig | CausalConfig>(
   json: Record<string, unknown>,
   file: string,
   tensors: { has(name: string): boolean },
+  hints: ConfigHints = {},
 ): ParsedCheckpoint<Config> {
   const { model_type: type } = json;
   const answers = ({ modelTypes }: { modelTypes: readonly string[] }) => modelTypes.includes(type as string);
@@ -60,14 +67,13 @@ function parse<Config extends ModelConfig | CausalConfig>(
   }
   let config: Config;
   try {
-    config = family.parseConfig(json, file, tensors);
+    config = family.parseConfig(json, file, tensors, hints);
     checkConfigKeys(json, file, family.keys);
   } catch (error) {
     // Mixtures of experts and others give the model_type of the family that they come from.
     if (architecture === null || family.architectures.includes(architecture) || !isDUltraError(error)) throw error;
     throw unknownFamily(file, architecture, error);
   }
-  checkComputable(config, file);
   return { config, checkpointName: family.checkpointName };
 }
 
@@ -75,39 +81,37 @@ function parse<Config extends ModelConfig | CausalConfig>(
  * The config of a masked diffusion model's checkpoint.
  * @param tensors names of the checkpoint's tensors
  * @throws DUltraError BAD_CHECKPOINT for an unknown `model_type`, for a field that is wrong, for a setting or a key that
- * is not known and may be a setting, and for what is not computed yet.
+ * is not known and may be a setting.
  */
 export const parseDiffusionCheckpoint = (
   json: Record<string, unknown>,
   file: string,
   tensors: { has(name: string): boolean },
+  hints: ConfigHints = {},
 ): ParsedCheckpoint<ModelConfig> =>
-  parse(DIFFUSION, CAUSAL, 'an autoregressive model, which loadCausalModel loads', json, file, tensors);
+  parse(DIFFUSION, CAUSAL, 'an autoregressive model, which loadCausalModel loads', json, file, tensors, hints);
 
 /** The config of an autoregressive model's checkpoint. @throws as {@link parseDiffusionCheckpoint} */
 export const parseCausalCheckpoint = (
   json: Record<string, unknown>,
   file: string,
   tensors: { has(name: string): boolean },
+  hints: ConfigHints = {},
 ): ParsedCheckpoint<CausalConfig> =>
-  parse(CAUSAL, DIFFUSION, 'a masked diffusion model, which loadModel loads', json, file, tensors);
+  parse(CAUSAL, DIFFUSION, 'a masked diffusion model, which loadModel loads', json, file, tensors, hints);
 
 /** The config of a checkpoint of either kind. @throws as {@link parseDiffusionCheckpoint} */
 export const parseCheckpoint = (
   json: Record<string, unknown>,
   file: string,
   tensors: { has(name: string): boolean },
+  hints: ConfigHints = {},
 ): ParsedCheckpoint<ModelConfig | CausalConfig> =>
-  parse([...DIFFUSION, ...CAUSAL] as Family<ModelConfig | CausalConfig>[], [], '', json, file, tensors);
+  parse([...DIFFUSION, ...CAUSAL] as Family<ModelConfig | CausalConfig>[], [], '', json, file, tensors, hints);
 
 /** The family of a masked diffusion model's config. */
 export function familyOf({ family: name }: ModelConfig): DiffusionFamily {
   const family = DIFFUSION.find((one) => one.name === name);
   if (!family) throw new DUltraError('INTERNAL', `there is no family ${show(name)}`);
   return family;
-}
-
-/** Refuses what a family can describe and the native core does not compute yet. @throws DUltraError BAD_CHECKPOINT */
-export function checkComputable(config: NativeModelConfig, file: string): void {
-  if (config.qkNorm) throw badFile(file, 'the norm of queries and keys (qkNorm) is not computed yet');
 }

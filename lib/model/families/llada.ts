@@ -7,7 +7,7 @@ import type { ModelConfig } from '../config';
 import { readEndIds } from '../generation-file';
 import { ACCEPTED, HARMLESS } from './config-keys';
 import { count, type DiffusionFamily, idOrNull, LIMITS, tokenId } from './definition';
-import { ROPE_KEYS, readRopeTheta } from './rope';
+import { ROPE_KEYS, readRope } from './rope';
 
 /** Tensor whose presence says that a checkpoint has a planner head. */
 const PLANNER_MARK = 'mask_linear.weight';
@@ -150,7 +150,7 @@ function parseConfig(
     vocabSize: c.vocab_size,
     embeddingSize,
     maxSequenceLength: c.max_sequence_length,
-    ropeTheta: readRopeTheta(json, file, 10000),
+    ...readRope(json, file, { types: ['default'] }),
     rmsNormEps: c.rms_norm_eps ?? 1e-5,
     weightTying,
     qkvBias: c.include_bias === true || c.include_qkv_bias === true,
