@@ -235,6 +235,7 @@ const UNMASK_RULES = [
   'entropy',
   'entropySum',
   'fixed',
+  'dynamic',
   'random',
   'leftToRight',
 ] as const satisfies readonly NativeRule[];
@@ -242,15 +243,15 @@ const UNMASK_RULES = [
 /** Input of {@link unmask}. Candidates of row b are `rowOffsets[b]` to `rowOffsets[b + 1]`. */
 export interface UnmaskOptions {
   /**
-   * The planner's four rules, confidence threshold, factor, entropy threshold, entropy sum, or a fixed number by
-   * confidence, at random or left to right.
+   * The planner's four rules, confidence threshold, factor, entropy threshold, entropy sum, a fixed number by confidence
+   * ("dynamic": and all above the threshold), at random or left to right.
    */
   rule: Exclude<NativeRule, 'none'>;
   /** (B + 1) Default: one row. */
   rowOffsets?: ArrayLike<number>;
   /** (M) for the planner rules. */
   plannerLogits?: Float32Array;
-  /** (M) for "threshold", "factor" and "fixed". */
+  /** (M) for "threshold", "factor", "fixed" and "dynamic". */
   confidences?: Float32Array;
   /** (M) for "entropy" and "entropySum". */
   entropies?: Float32Array;
@@ -266,7 +267,7 @@ export interface UnmaskOptions {
   factor?: number;
   /** "factor" unmasks the last candidate too if only that one fails the test, as the reference does. Default false. */
   lastPair?: boolean;
-  /** (B) Number of candidates to unmask in each row, for "fixed", "random" and "leftToRight". */
+  /** (B) Number of candidates to unmask in each row, for "fixed", "dynamic", "random" and "leftToRight". */
   counts?: ArrayLike<number>;
   /** Default 0. */
   seed?: number | bigint;

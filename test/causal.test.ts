@@ -130,7 +130,11 @@ describe('loading', () => {
     ['num_key_value_heads', 3, /num_attention_heads: expected a multiple of num_key_value_heads \(3\), got 4/],
     ['head_dim', 16, /q_proj\.weight: expected shape \[64, 48\], got \[48, 48\]/],
     ['head_dim', 15, /head_dim: expected an even head size, got 15/],
-    ['rope_scaling', { rope_type: 'yarn' }, /rope_scaling\.rope_type: expected "default" or null, got "yarn"/],
+    [
+      'rope_scaling',
+      { rope_type: 'yarn' },
+      /rope_scaling\.rope_type: expected "default" or "linear" or "llama3" or null, got "yarn"/,
+    ],
     ['use_sliding_window', true, /use_sliding_window: expected false or null, got true/],
     ['hidden_act', 'gelu', /hidden_act: expected "silu" or null, got "gelu"/],
     ['vocab_size', 'x', /vocab_size: /],

@@ -250,7 +250,7 @@ describe('configs of the hub', () => {
     expect(llada(LLADA).planner).toBeNull();
   });
 
-  test('Llama 3.1 and 3.2 are refused by their scaling', () => {
+  test('the scaling of Llama 3.1 and 3.2 is read', () => {
     const scaling = {
       factor: 8.0,
       high_freq_factor: 4.0,
@@ -258,15 +258,31 @@ describe('configs of the hub', () => {
       original_max_position_embeddings: 8192,
     };
     const json = { ...LLAMA, max_position_embeddings: 131072, rope_theta: 500000.0 };
-    const message = (place: string) => `config.json: ${place}: expected "default" or null, got "llama3"`;
-    expect(() => causal({ ...json, rope_scaling: { ...scaling, rope_type: 'llama3' } })).toThrow(
-      message('rope_scaling.rope_type'),
-    );
+    const expected = {
+      ropeTheta: 500000,
+      ropeScaling: {
+        type: 'llama3',
+        factor: 8,
+        lowFreqFactor: 1,
+        highFreqFactor: 4,
+        originalMaxPositionEmbeddings: 8192,
+      },
+    };
+    expect(causal({ ...json, rope_scaling: { ...scaling, rope_type: 'llama3' } })).toMatchObject(expected);
     const version5 = {
       ...asVersion5(json),
       rope_parameters: { ...scaling, rope_theta: 500000.0, rope_type: 'llama3' },
     };
-    expect(() => causal(version5)).toThrow(message('rope_parameters.rope_type'));
+    expect(causal(version5)).toMatchObject(expected);
+    const lacking = { ...scaling, rope_type: 'llama3', low_freq_factor: undefined };
+    expect(() => causal({ ...json, rope_scaling: lacking })).toThrow('config.json: rope_scaling: low_freq_factor: ');
+    const crossed = { ...scaling, rope_type: 'llama3', low_freq_factor: 4 };
+    expect(() => causal({ ...json, rope_scaling: crossed })).toThrow(
+      'rope_scaling: high_freq_factor: expected more than low_freq_factor (4), got 4',
+    );
+    expect(() => causal({ ...json, rope_scaling: { ...scaling, rope_type: 'linear' } })).toThrow(
+      'rope_scaling.high_freq_factor: a key that is not known here',
+    );
   });
 });
 
@@ -277,7 +293,9 @@ describe('the rotary embedding', () => {
     ['qwen2', without(QWEN, 'rope_theta')],
   ];
 
-  describe.each(bases)('%s', (_family, base) => {
+  describe.each(bases)('%s', (family, base) => {
+    const scaled = family === 'llada' ? [] : ['linear', 'llama3'];
+    const types = ['default', ...scaled].map((type) => JSON.stringify(type)).join(' or ');
     const read: [string, Json, number][] = [
       ['nothing', {}, 10000],
       ['rope_theta', { rope_theta: 5e5 }, 5e5],
@@ -313,24 +331,26 @@ describe('the rotary embedding', () => {
     });
 
     const refused: [string, Json, string][] = [
-      ...['linear', 'dynamic', 'llama3', 'yarn', 'longrope', 'su', 'mrope', 'proportional'].flatMap(
-        (type): [string, Json, string][] => [
+      ...['linear', 'dynamic', 'llama3', 'yarn', 'longrope', 'su', 'mrope', 'proportional']
+        .filter((type) => !scaled.includes(type))
+        .flatMap((type): [string, Json, string][] => [
           [
             `${type} in rope_parameters`,
             { rope_parameters: { rope_type: type, factor: 4, rope_theta: 1e4 } },
-            `rope_parameters.rope_type: expected "default" or null, got "${type}"`,
+            `rope_parameters.rope_type: expected ${types} or null, got "${type}"`,
           ],
           [
             `${type} in rope_scaling`,
             { rope_theta: 1e4, rope_scaling: { type, factor: 4 } },
-            `rope_scaling.type: expected "default" or null, got "${type}"`,
+            `rope_scaling.type: expected ${types} or null, got "${type}"`,
           ],
-        ],
-      ),
+        ]),
       [
         'two types that differ',
         { rope_scaling: { type: 'linear', rope_type: 'default', factor: 2 } },
-        'rope_scaling.type: expected "default" or null, got "linear"',
+        family === 'llada'
+          ? 'rope_scaling.type: expected "default" or null, got "linear"'
+          : 'rope_scaling.type: expected "default" as in rope_scaling.rope_type, got "linear"',
       ],
       ['a factor without a type', { rope_scaling: { factor: 2 } }, 'rope_scaling.factor: expected 1 or null, got 2'],
       [
@@ -361,7 +381,7 @@ describe('the rotary embedding', () => {
       [
         'scaling of one type of layers',
         { rope_parameters: { full_attention: { rope_type: 'yarn', factor: 2, rope_theta: 1e4 } } },
-        'rope_parameters.full_attention.rope_type: expected "default" or null, got "yarn"',
+        `rope_parameters.full_attention.rope_type: expected ${types} or null, got "yarn"`,
       ],
       ['a text', { rope_parameters: 'default' }, 'rope_parameters: expected an object or null, got "default"'],
       ['a list', { rope_scaling: [{ type: 'linear' }] }, 'rope_scaling: expected an object or null, got an array of 1'],

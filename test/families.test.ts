@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { loadCausalModel, loadModel } from '../lib';
-import { checkComputable, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../lib/model/families';
+import { parseCausalCheckpoint, parseDiffusionCheckpoint } from '../lib/model/families';
 import { expectedTensors } from '../lib/model/tensors';
 import { type FixtureTensor, modelFolder, readTensors, temporaryFolder, variant, writeTensors } from './helpers';
 
@@ -52,22 +52,196 @@ describe('the registry', () => {
 
   test('a checkpoint of the other kind names the function that loads it', async () => {
     await expect(loadModel(causalFolder('qwen2'))).rejects.toThrow(
-      'model_type: expected "llada", got "qwen2", an autoregressive model, which loadCausalModel loads',
+      'model_type: expected a masked diffusion model, got "qwen2", an autoregressive model, which loadCausalModel loads',
     );
     await expect(loadCausalModel(modelFolder('base'))).rejects.toThrow(
-      'model_type: expected "qwen2" or "llama", got "llada", a masked diffusion model, which loadModel loads',
+      'model_type: expected an autoregressive model, got "llada", a masked diffusion model, which loadModel loads',
+    );
+  });
+});
+
+describe('diffusion decoders', () => {
+  const qwen = {
+    hidden_act: 'silu',
+    max_position_embeddings: 32768,
+    max_window_layers: 28,
+    rms_norm_eps: 1e-6,
+    rope_scaling: null,
+    rope_theta: 1000000.0,
+    sliding_window: null,
+    torch_dtype: 'bfloat16',
+    use_cache: true,
+    use_sliding_window: false,
+    initializer_range: 0.02,
+    attention_dropout: 0.0,
+  };
+  /** As published, as far as it decides anything. */
+  const published: [name: string, json: Record<string, unknown>, config: object][] = [
+    [
+      'Dream-org/Dream-v0-Instruct-7B',
+      {
+        ...qwen,
+        architectures: ['DreamModel'],
+        model_type: 'Dream',
+        hidden_size: 3584,
+        intermediate_size: 18944,
+        num_hidden_layers: 28,
+        num_attention_heads: 28,
+        num_key_value_heads: 4,
+        vocab_size: 152064,
+        max_position_embeddings: 131072,
+        mask_token_id: 151666,
+        pad_token_id: 151643,
+        bos_token_id: 151643,
+        eos_token_id: 151643,
+        tie_word_embeddings: false,
+        use_mrope: false,
+      },
+      { family: 'dream', headDim: 128, nKvHeads: 4, qkvBias: true, maskTokenId: 151666, shiftLogits: true },
+    ],
+    [
+      'JetLM/SDAR-4B-Chat, which does not name its blocks and its mask',
+      {
+        ...qwen,
+        architectures: ['SDARForCausalLM'],
+        model_type: 'sdar',
+        hidden_size: 2560,
+        head_dim: 128,
+        intermediate_size: 9728,
+        num_hidden_layers: 36,
+        num_attention_heads: 32,
+        num_key_value_heads: 8,
+        vocab_size: 151936,
+        eos_token_id: 151643,
+        attention_bias: false,
+        tie_word_embeddings: false,
+        fuse_cross_entropy: true,
+      },
+      { family: 'sdar', mask: 'block-causal', blockLength: 4, maskTokenId: 151669, qkNorm: true, headDim: 128 },
+    ],
+    [
+      'Efficient-Large-Model/Fast_dLLM_v2_7B',
+      {
+        ...qwen,
+        architectures: ['Fast_dLLM_QwenForCausalLM'],
+        model_type: 'Fast_dLLM_Qwen',
+        auto_map: { AutoModel: 'modeling.Fast_dLLM_QwenModel' },
+        bd_size: 32,
+        conplemenrary_mask: true,
+        hidden_size: 3584,
+        intermediate_size: 18944,
+        num_hidden_layers: 28,
+        num_attention_heads: 28,
+        num_key_value_heads: 4,
+        vocab_size: 152064,
+        eos_token_id: 151645,
+        layer_types: new Array(28).fill('full_attention'),
+        tie_word_embeddings: false,
+      },
+      { family: 'fast-dllm-v2', blockLength: 32, maskTokenId: 151665, shiftLogits: true, qkvBias: true },
+    ],
+    [
+      'dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1, whose tokenizer names the mask',
+      {
+        ...qwen,
+        architectures: ['A2DQwen3LMHeadModel'],
+        model_type: 'a2d-qwen3',
+        hidden_size: 1024,
+        head_dim: 128,
+        intermediate_size: 3072,
+        num_hidden_layers: 28,
+        num_attention_heads: 16,
+        num_key_value_heads: 8,
+        vocab_size: 151936,
+        eos_token_id: 151645,
+        tie_word_embeddings: true,
+        attention_bias: false,
+      },
+      { family: 'a2d-qwen3', mask: 'bidirectional', maskTokenId: 151670, headDim: 128, weightTying: true },
+    ],
+  ];
+  test.each(published)('%s', (_name, json, config) => {
+    const { config: parsed, checkpointName } = parseDiffusionCheckpoint(
+      json,
+      'config.json',
+      { has: (name) => !name.startsWith('mask_linear') },
+      { tokenizerMaskId: 151670 },
+    );
+    expect(parsed).toMatchObject({ ...config, planner: null });
+    const names = [...expectedTensors(parsed).keys()].map(checkpointName);
+    expect(new Set(names).size).toBe(names.length);
+    expect(names.includes('model.layers.0.self_attn.q_norm.weight')).toBe(parsed.qkNorm);
+    expect(names.includes('model.layers.0.self_attn.q_proj.bias')).toBe(parsed.qkvBias);
+    expect(names.includes('lm_head.weight')).toBe(!parsed.weightTying);
+  });
+
+  const [, [, sdarJson]] = published;
+  const parse = (json: Record<string, unknown>, hints = {}) =>
+    parseDiffusionCheckpoint(json, 'config.json', { has: (name) => !name.startsWith('mask_linear') }, hints).config;
+
+  test('the mask token is the one of config.json, then the family, then the caller, then the tokenizer', () => {
+    const hints = { maskTokenId: 7, tokenizerMaskId: 8 };
+    expect(parse({ ...sdarJson, mask_token_id: 9 }, hints).maskTokenId).toBe(9);
+    expect(parse(sdarJson, hints).maskTokenId).toBe(151669);
+    const other = { ...sdarJson, vocab_size: 1000, eos_token_id: 1 };
+    expect(parse(other, hints).maskTokenId).toBe(7);
+    expect(parse(other, { tokenizerMaskId: 8 }).maskTokenId).toBe(8);
+    expect(() => parse(other)).toThrow('mask_token_id: expected the id of the mask token, got none');
+    expect(() => parse(other, { tokenizerMaskId: 1000 })).toThrow('expected an id below vocab_size (1000), got 1000');
+  });
+
+  test.each<[Record<string, unknown>, string]>([
+    [{ ...published[0][1], block_size: 4 }, 'block_size: a key that is not known here and may change the results'],
+    [{ ...sdarJson, block_size: 0 }, 'block_size: '],
+    [{ ...sdarJson, head_dim: 127 }, 'head_dim: expected an even head size, got 127'],
+    [
+      { ...sdarJson, num_key_value_heads: 5 },
+      'num_attention_heads: expected a multiple of num_key_value_heads (5), got 32',
+    ],
+    [{ ...sdarJson, rope_scaling: { rope_type: 'yarn', factor: 4 } }, 'rope_scaling.rope_type: expected'],
+    [{ ...sdarJson, num_experts: 128 }, 'num_experts: a key that is not known here and may change the results'],
+  ])('%#: refused by name', (json, message) => {
+    expect(() => parse(json)).toThrow(message);
+  });
+
+  test('a checkpoint without an output head, and one without the norms of its heads', async () => {
+    const tied = variant('sdar', {
+      tensors: (tensors) => {
+        delete tensors['lm_head.weight'];
+      },
+    });
+    const model = await loadModel(tied);
+    expect(model.config.weightTying).toBe(true);
+    model.dispose();
+    const bare = variant('sdar', {
+      tensors: (tensors) => {
+        delete tensors['model.layers.1.self_attn.k_norm.weight'];
+      },
+    });
+    await expect(loadModel(bare)).rejects.toThrow('missing tensors model.layers.1.self_attn.k_norm.weight');
+    const wide = variant('sdar', {
+      tensors: (tensors) => {
+        const { shape } = tensors['model.layers.0.self_attn.q_norm.weight'];
+        Object.assign(tensors['model.layers.0.self_attn.q_norm.weight'], { shape: [1, ...shape] });
+      },
+    });
+    await expect(loadModel(wide)).rejects.toThrow(
+      'tensor model.layers.0.self_attn.q_norm.weight: expected shape [16], got [1, 16]',
     );
   });
 
-  test('what the native core does not compute yet is refused', () => {
-    const { config } = parseDiffusionCheckpoint(configOf(modelFolder('base')), 'config.json', tensors);
-    expect(() => checkComputable(config, 'config.json')).not.toThrow();
-    expect(() => checkComputable({ ...config, qkNorm: true }, 'config.json')).toThrow(
-      /^config\.json: the norm of queries and keys \(qkNorm\) is not computed yet$/,
-    );
-    // Block-causal masks and heads of any size are.
-    for (const change of [{ mask: 'block-causal', blockLength: 4 }, { headDim: 2 * config.headDim }] as const)
-      expect(() => checkComputable({ ...config, ...change }, 'config.json')).not.toThrow();
+  test('what is saved loads again, with the same numbers', async () => {
+    const ids = [5, 6, 7, 8, 9, 10, 11, 12, 97, 97];
+    for (const name of ['sdar', 'dream_gqa']) {
+      await using model = await loadModel(modelFolder(name));
+      const folder = path.join(temporaryFolder(), 'saved');
+      await model.save(folder);
+      await using again = await loadModel(folder);
+      expect(again.config).toEqual(model.config);
+      expect(await again.forward({ ids, rowOffsets: [0, 10] })).toEqual(
+        await model.forward({ ids, rowOffsets: [0, 10] }),
+      );
+    }
   });
 });
 

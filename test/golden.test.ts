@@ -10,10 +10,12 @@ const { runGolden } = require('./golden/runner.cjs') as {
 
 const folder = path.join(__dirname, 'fixtures', 'golden');
 const cases = readdirSync(folder).filter((name) =>
-  /^(forward|gen|fastdllm|cached_attention|dparallel|d3llm|sft|planner_init|grpo|grad|adamw|rollout)_/.test(name),
+  /^(forward|gen|fastdllm|cached_attention|dparallel|d3llm|sft|planner_init|grpo|grad|adamw|rollout|dream|sdar|fastdllm2)_/.test(
+    name,
+  ),
 );
 
-test('the fixtures are there', () => expect(cases.length).toBeGreaterThanOrEqual(68));
+test('the fixtures are there', () => expect(cases.length).toBeGreaterThanOrEqual(72));
 
 test.each(cases)('%s', async (name) => {
   const [result] = await runGolden(dultra, folder, { only: (candidate: string) => candidate === name });

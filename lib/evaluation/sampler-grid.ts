@@ -58,6 +58,7 @@ function settingOf(sampler: SamplerObject): number {
       return sampler.cut ?? sampler.probabilityScale ?? 1;
     case 'confidence':
     case 'entropy':
+    case 'dynamic':
     case 'd3llm':
       return sampler.threshold!;
     case 'factor':

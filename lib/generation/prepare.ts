@@ -4,6 +4,7 @@ import type { ModelConfig } from '../model/config';
 import { checkIds, checkRoom, encodePrompt, encodeText, type Vocabulary } from '../model/prompt';
 import type { NativeModel } from '../native';
 import { checkKeys } from '../options';
+import { resolveCache } from '../sampling/caches';
 import type { DenoiseSettings } from '../sampling/denoise';
 import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
@@ -52,6 +53,7 @@ export function prepare(
   );
   if (templates > 0) settings.stopAtEos ??= false;
   else settings.blockLength = blockLengthOf(model, options, genLength);
+  settings.cache = cacheOf(model, options, settings);
   checkSampler(model, settings, rows);
   return { rows, settings };
 }
@@ -76,7 +78,24 @@ export function defaultGenLength(model: {
 export const defaultBlockLength = (genLength: number): number =>
   genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
 
-function blockLengthOf({ generationDefaults }: GeneratingModel, options: GenerateOptions, genLength: number): number {
+/** Models that attend by blocks cache finished ones, which is exact. */
+function cacheOf({ config }: GeneratingModel, { cache, compat }: GenerateOptions, settings: DenoiseSettings) {
+  const attends = config.mask === 'block-causal';
+  if (settings.cache.type === 'blocks' && !attends)
+    throw optionError(
+      RangeError,
+      'cache.type',
+      'expected another than "blocks", which is for models that attend by blocks: in this one every position sees all',
+    );
+  return attends && cache === undefined && compat === undefined ? resolveCache({ type: 'blocks' }) : settings.cache;
+}
+
+function blockLengthOf(
+  { config, generationDefaults }: GeneratingModel,
+  options: GenerateOptions,
+  genLength: number,
+): number {
+  if (config.mask === 'block-causal') return options.blockLength ?? config.blockLength!;
   // The checkpoint's block length belongs to its own generated length.
   const fromCheckpoint = options.genLength === undefined ? generationDefaults.blockLength : undefined;
   const blockLength = options.blockLength ?? fromCheckpoint ?? defaultBlockLength(genLength);
@@ -112,6 +131,10 @@ function templateRow(
   return { ids, begin: 0, promptIds: ids, isTemplate: true };
 }
 
+/** A model that attends by blocks was trained on whole ones, so that rows end with a block. */
+const wholeBlocks = (length: number, { mask, blockLength }: ModelConfig): number =>
+  mask === 'block-causal' ? Math.ceil(length / blockLength!) * blockLength! : length;
+
 function promptRow(
   model: GeneratingModel,
   prompt: Exclude<Prompt, { template: unknown }>,
@@ -121,7 +144,8 @@ function promptRow(
   const { maskTokenId, maxSequenceLength } = model.config;
   const promptIds = encodePrompt(prompt, model, { splitSpecialTokens });
   checkRoom(promptIds.length, genLength, maxSequenceLength);
-  const ids = new Int32Array(promptIds.length + genLength).fill(maskTokenId);
+  const length = Math.min(maxSequenceLength, wholeBlocks(promptIds.length + genLength, model.config));
+  const ids = new Int32Array(length).fill(maskTokenId);
   ids.set(promptIds);
   return { ids, begin: promptIds.length, promptIds, isTemplate: false };
 }

@@ -31,7 +31,6 @@ async function idOfAdded(folder: string, config: Record<string, unknown>, text: 
  */
 export async function readTokenizerMaskId(folder: string): Promise<number | null> {
   const config = await objectOf(folder, 'tokenizer_config.json');
-  const text =
-    textOf(config.mask_token) ?? textOf((await objectOf(folder, 'special_tokens_map.json')).mask_token);
+  const text = textOf(config.mask_token) ?? textOf((await objectOf(folder, 'special_tokens_map.json')).mask_token);
   return text === null ? null : idOfAdded(folder, config, text);
 }

@@ -159,6 +159,7 @@ export type NativeRule =
   | 'entropy'
   | 'entropySum'
   | 'fixed'
+  | 'dynamic'
   | 'random'
   | 'leftToRight';
 
@@ -194,7 +195,10 @@ export interface NativeStepRequest {
   /** For the planner rules. Default 1 each. */
   plannerTemperature?: number;
   probabilityScale?: number;
-  /** For "threshold" (confidence), "entropy", "entropySum" (nats) and "plannerThreshold" (probability). Default 0. */
+  /**
+   * For "threshold" and "dynamic" (confidence), "entropy", "entropySum" (nats) and "plannerThreshold" (probability).
+   * Default 0.
+   */
   threshold?: number;
   /** For "factor". Default 0. */
   factor?: number;

@@ -142,6 +142,8 @@ function openRows(target: Denoisable, inputs: readonly RowInput[], settings: Den
       greedy: settings.temperature < 1e-4,
       cache: settings.cache,
       emptyPass: reference && (definition?.referenceEmptyPass ?? true),
+      attended: target.config.mask === 'block-causal' ? target.config.blockLength! : null,
+      shiftLogits: target.config.shiftLogits === true,
     };
     return typeof sampler !== 'function' && definition?.row
       ? definition.row(sampler, index, input, rowSettings)

@@ -193,6 +193,7 @@ inline UnmaskRule get_rule(Napi::Env env, const std::string& name) {
   if (name == "entropy") return UnmaskRule::kEntropy;
   if (name == "entropySum") return UnmaskRule::kEntropySum;
   if (name == "fixed") return UnmaskRule::kFixed;
+  if (name == "dynamic") return UnmaskRule::kDynamic;
   if (name == "random") return UnmaskRule::kRandom;
   if (name == "leftToRight") return UnmaskRule::kLeftToRight;
   type_error(env, "rule", "the name of an unmasking rule, got \"" + name + "\"");

@@ -264,7 +264,8 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
     if (r.token_log_probs.empty()) r.token_log_probs.assign(size_t(m), 0.0f);
     need(r.token_log_probs, "tokenLogProbs", false);
     need(r.confidences, "confidences",
-         rule == UnmaskRule::kThreshold || rule == UnmaskRule::kFactor || rule == UnmaskRule::kFixed);
+         rule == UnmaskRule::kThreshold || rule == UnmaskRule::kFactor || rule == UnmaskRule::kFixed ||
+             rule == UnmaskRule::kDynamic);
     need(r.entropies, "entropies", rule == UnmaskRule::kEntropy || rule == UnmaskRule::kEntropySum);
     if (is_counted_rule(rule)) check_size(r.counts.size(), b, "counts");
     for (int64_t row = 0; row < b; ++row)

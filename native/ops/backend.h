@@ -133,6 +133,7 @@ enum class UnmaskRule : uint8_t {
   kEntropy,           // entropy <= threshold, at least the least
   kEntropySum,        // by ascending entropy, while the sum of entropies without the largest is <= threshold
   kFixed,             // the `count` most confident
+  kDynamic,           // the `count` most confident, and every other with confidence > threshold
   kRandom,            // `count` at random
   kLeftToRight,       // the first `count`
 };
@@ -142,7 +143,8 @@ DULTRA_HD bool is_planner_rule(UnmaskRule rule) {
          rule == UnmaskRule::kPlannerRound || rule == UnmaskRule::kPlannerThreshold;
 }
 DULTRA_HD bool is_counted_rule(UnmaskRule rule) {
-  return rule == UnmaskRule::kFixed || rule == UnmaskRule::kRandom || rule == UnmaskRule::kLeftToRight;
+  return rule == UnmaskRule::kFixed || rule == UnmaskRule::kDynamic || rule == UnmaskRule::kRandom ||
+         rule == UnmaskRule::kLeftToRight;
 }
 
 struct UnmaskArgs {
@@ -152,14 +154,14 @@ struct UnmaskArgs {
   const rng::Coordinates* at;   // (M) coordinates of each candidate
   const double* uniforms;       // (M) recorded uniforms for kPlannerBernoulli / kRandom instead of Philox, or null
   const float* planner_logit;   // (M), planner rules
-  const float* confidence;      // (M), threshold, factor, fixed
+  const float* confidence;      // (M), threshold, factor, fixed, dynamic
   const float* entropy;         // (M), entropy rules
   const float* token_log_prob;  // (M), planner rules: log pi(token)
   const uint8_t* forbidden;     // (M) or null: candidates that must not be selected (drawn token is the mask itself)
   float
       planner_temperature;  // p = sigmoid(logit / planner_temperature) * probability_scale; a likelihood uses min(1, p)
   float probability_scale;
-  double threshold;           // threshold, entropy and entropy-sum rules, kPlannerThreshold
+  double threshold;           // threshold, entropy and entropy-sum rules, kDynamic, kPlannerThreshold
   double factor;              // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
   bool factor_last_pair;      // reference quirk: a first failure at the very last candidate is taken too
   bool by_entropy;            // kFixed: the lowest entropies in place of the highest confidences

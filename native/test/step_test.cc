@@ -151,10 +151,10 @@ void check_equal(const std::vector<StepResult>& a, const std::vector<StepResult>
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (UnmaskRule rule :
-       {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound,
-        UnmaskRule::kPlannerThreshold, UnmaskRule::kThreshold, UnmaskRule::kFactor, UnmaskRule::kEntropy,
-        UnmaskRule::kEntropySum, UnmaskRule::kFixed, UnmaskRule::kRandom, UnmaskRule::kLeftToRight}) {
+  for (UnmaskRule rule : {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound,
+                          UnmaskRule::kPlannerThreshold, UnmaskRule::kThreshold, UnmaskRule::kFactor,
+                          UnmaskRule::kEntropy, UnmaskRule::kEntropySum, UnmaskRule::kFixed, UnmaskRule::kDynamic,
+                          UnmaskRule::kRandom, UnmaskRule::kLeftToRight}) {
     Case c;
     c.rule = rule;
     if (rule == UnmaskRule::kFactor) c.temperature = 0;

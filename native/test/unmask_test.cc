@@ -10,7 +10,7 @@ namespace {
 constexpr UnmaskRule kAllRules[] = {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound,
                                     UnmaskRule::kPlannerThreshold, UnmaskRule::kThreshold,   UnmaskRule::kFactor,
                                     UnmaskRule::kEntropy,          UnmaskRule::kEntropySum,  UnmaskRule::kFixed,
-                                    UnmaskRule::kRandom,           UnmaskRule::kLeftToRight};
+                                    UnmaskRule::kDynamic,          UnmaskRule::kRandom,      UnmaskRule::kLeftToRight};
 
 // A batch of candidates and everything an UnmaskArgs points to.
 struct Batch {
@@ -139,6 +139,7 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
       case UnmaskRule::kFixed:
       case UnmaskRule::kRandom:
       case UnmaskRule::kLeftToRight: take = r < a.count[b]; break;
+      case UnmaskRule::kDynamic: take = r < a.count[b] || a.confidence[i] > a.threshold; break;
       case UnmaskRule::kFactor:
         take = !stopped && (r == 0 || a.confidence[i] >= 1 - a.factor / (r + 2));
         if (!take && !stopped) {

@@ -64,11 +64,7 @@ type DecoderShapes = Omit<CausalConfig, 'mask' | 'maskTokenId' | 'eosTokenIds' |
  * Shapes of a decoder, with whatever mask it attends.
  * @throws DUltraError BAD_CHECKPOINT naming the field, what was expected and what came.
  */
-export function decoderShapes(
-  json: Record<string, unknown>,
-  file: string,
-  traits: DecoderTraits,
-): DecoderShapes {
+export function decoderShapes(json: Record<string, unknown>, file: string, traits: DecoderTraits): DecoderShapes {
   const c = checkFields(schema, json, file);
   return {
     ...traits,

@@ -1,5 +1,4 @@
 // Dream, Dream-Coder and DiffuCoder. See https://arxiv.org/abs/2508.15487.
-import { badFile } from '../../files/json';
 import type { DiffusionFamily } from './definition';
 import { DIFFUSION_KEYS, diffusionDecoder, diffusionDecoderJson, diffusionDecoderName } from './diffusion-decoder';
 import { qwen2 } from './qwen2';
@@ -11,22 +10,19 @@ export const dream: DiffusionFamily = {
   architectures: ['DreamModel'],
   keys: {
     ...qwen2.keys,
+    // Not block_size, which Dream-Reasoner has, of the same model_type and with another way to attend and score.
     read: [...qwen2.keys.read, ...DIFFUSION_KEYS],
     // Dream's code does not read use_mrope, whose layout text alone does not need.
     harmless: [...qwen2.keys.harmless, 'use_mrope'],
   },
-  parseConfig(json, file, tensors, hints = {}) {
-    // Dream-Reasoner has Dream's model_type and another way to attend and score.
-    if (json.block_size !== undefined && json.block_size !== null)
-      throw badFile(file, `block_size: expected none in a model that sees whole rows, got ${String(json.block_size)}`);
-    return diffusionDecoder(json, file, tensors, hints, {
+  parseConfig: (json, file, tensors, hints = {}) =>
+    diffusionDecoder(json, file, tensors, hints, {
       family: 'dream',
       qkvBias: true,
       attnOutBias: false,
       blockLength: null,
       shiftLogits: true,
-    });
-  },
+    }),
   configJson: diffusionDecoderJson,
   checkpointName: diffusionDecoderName,
 };

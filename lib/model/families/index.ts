@@ -3,8 +3,8 @@ import { DUltraError, isDUltraError } from '../../errors';
 import { badFile } from '../../files/json';
 import { show } from '../../text';
 import type { CausalConfig, ModelConfig } from '../config';
-import { checkConfigKeys } from './config-keys';
 import { a2dQwen2, a2dQwen3 } from './a2d';
+import { checkConfigKeys } from './config-keys';
 import type { ConfigHints, DiffusionFamily, Family } from './definition';
 import { dream } from './dream';
 import { fastDllmV2 } from './fast-dllm-v2';
@@ -50,6 +50,7 @@ function unknownFamily(file: string, name: unknown, cause?: Error): DUltraError 
 function parse<Config extends ModelConfig | CausalConfig>(
   families: readonly Family<Config>[],
   others: readonly Family<ModelConfig | CausalConfig>[],
+  kind: string,
   hint: string,
   json: Record<string, unknown>,
   file: string,
@@ -61,8 +62,7 @@ function parse<Config extends ModelConfig | CausalConfig>(
   const architecture = architectureOf(json);
   const family = families.find(answers);
   if (!family) {
-    if (others.some(answers))
-      throw badFile(file, `model_type: expected ${typesOf(families, ' or ')}, got ${show(type)}, ${hint}`);
+    if (others.some(answers)) throw badFile(file, `model_type: expected ${kind}, got ${show(type)}, ${hint}`);
     throw unknownFamily(file, type ?? architecture);
   }
   let config: Config;
@@ -89,7 +89,16 @@ export const parseDiffusionCheckpoint = (
   tensors: { has(name: string): boolean },
   hints: ConfigHints = {},
 ): ParsedCheckpoint<ModelConfig> =>
-  parse(DIFFUSION, CAUSAL, 'an autoregressive model, which loadCausalModel loads', json, file, tensors, hints);
+  parse(
+    DIFFUSION,
+    CAUSAL,
+    'a masked diffusion model',
+    'an autoregressive model, which loadCausalModel loads',
+    json,
+    file,
+    tensors,
+    hints,
+  );
 
 /** The config of an autoregressive model's checkpoint. @throws as {@link parseDiffusionCheckpoint} */
 export const parseCausalCheckpoint = (
@@ -98,7 +107,16 @@ export const parseCausalCheckpoint = (
   tensors: { has(name: string): boolean },
   hints: ConfigHints = {},
 ): ParsedCheckpoint<CausalConfig> =>
-  parse(CAUSAL, DIFFUSION, 'a masked diffusion model, which loadModel loads', json, file, tensors, hints);
+  parse(
+    CAUSAL,
+    DIFFUSION,
+    'an autoregressive model',
+    'a masked diffusion model, which loadModel loads',
+    json,
+    file,
+    tensors,
+    hints,
+  );
 
 /** The config of a checkpoint of either kind. @throws as {@link parseDiffusionCheckpoint} */
 export const parseCheckpoint = (
@@ -107,7 +125,7 @@ export const parseCheckpoint = (
   tensors: { has(name: string): boolean },
   hints: ConfigHints = {},
 ): ParsedCheckpoint<ModelConfig | CausalConfig> =>
-  parse([...DIFFUSION, ...CAUSAL] as Family<ModelConfig | CausalConfig>[], [], '', json, file, tensors, hints);
+  parse([...DIFFUSION, ...CAUSAL] as Family<ModelConfig | CausalConfig>[], [], '', '', json, file, tensors, hints);
 
 /** The family of a masked diffusion model's config. */
 export function familyOf({ family: name }: ModelConfig): DiffusionFamily {

@@ -33,7 +33,6 @@ export const qwen3: Family<CausalConfig> = {
   modelTypes: ['qwen3'],
   architectures: ['Qwen3ForCausalLM'],
   keys: QWEN3_KEYS,
-  parseConfig: (json, file) =>
-    causalDecoder(withHeadDim(json), file, { family: 'qwen3', ...qwen3Traits(json, file) }),
+  parseConfig: (json, file) => causalDecoder(withHeadDim(json), file, { family: 'qwen3', ...qwen3Traits(json, file) }),
   checkpointName: decoderName,
 };

@@ -44,8 +44,11 @@ export interface CacheDefinition<Given extends { type: string }, Resolved extend
    * @throws TypeError, RangeError naming the option, what was expected and what came.
    */
   resolve(given: Given, name: string): Resolved;
-  /** The cache of one row; null: every pass computes the whole row. */
-  open(policy: Resolved, length: number): RowCache | null;
+  /**
+   * The cache of one row; null: every pass computes the whole row.
+   * @param attended length of the blocks that the model attends by; null: every position sees all
+   */
+  open(policy: Resolved, length: number, attended: number | null): RowCache | null;
 }
 
 /** Options that every policy has, in its text form. */

@@ -7,6 +7,7 @@ import { checkChoice } from '../../options';
 import { show } from '../../text';
 import { parseForm } from '../text-form';
 import { block } from './block';
+import { blocks } from './blocks';
 import type { CacheDefinition, RowCache } from './definition';
 import { delayed } from './delayed';
 import { none } from './none';
@@ -14,11 +15,12 @@ import { refresh } from './refresh';
 
 export type { CacheStorage } from '../../model/kv-cache';
 export type { DualCache, PrefixCache } from './block';
+export type { BlocksCache } from './blocks';
 export type { DelayedCache } from './delayed';
 export type { NoCache } from './none';
 export type { RefreshCache } from './refresh';
 
-const CACHES = [none, block, refresh, delayed] as const;
+const CACHES = [none, block, blocks, refresh, delayed] as const;
 
 type Definition = (typeof CACHES)[number];
 
@@ -46,9 +48,9 @@ export function resolveCache(cache: CachePolicy | undefined, name = 'cache'): Re
   return BY_TYPE.get(given.type)!.resolve(given, name);
 }
 
-/** The cache of one row; null: every pass computes the whole row. */
-export function openRowCache(policy: ResolvedCache, length: number): RowCache | null {
-  return BY_TYPE.get(policy.type)!.open(policy, length);
+/** The cache of one row; null: every pass computes the whole row. @param attended see {@link CacheDefinition.open} */
+export function openRowCache(policy: ResolvedCache, length: number, attended: number | null): RowCache | null {
+  return BY_TYPE.get(policy.type)!.open(policy, length, attended);
 }
 
 /** What the native cache of a policy holds; null: there is none. */

@@ -16,20 +16,27 @@ export class BlockRow extends Row {
   private idle = 0;
   /** First position of the window, as of the pass that began the block. */
   private windowBegin = -1;
+  /**
+   * Blocks are counted from here: from the completion's start, or with a model that attends by blocks from the start of
+   * the one that the completion starts in.
+   */
+  private readonly origin: number;
 
   constructor(index: number, input: RowInput, settings: RowSettings) {
     super(index, input, settings);
+    const { blockLength, attended } = settings;
     this.decided = input.begin;
-    this.blocks = Math.max(1, Math.ceil((this.ids.length - this.begin) / settings.blockLength));
+    this.origin = attended === null ? this.begin : Math.floor(this.begin / blockLength) * blockLength;
+    this.blocks = Math.max(1, Math.ceil((this.ids.length - this.origin) / blockLength));
   }
 
   windowEnd(block = this.block): number {
-    return Math.min(this.ids.length, this.begin + (block + 1) * this.settings.blockLength);
+    return Math.min(this.ids.length, this.origin + (block + 1) * this.settings.blockLength);
   }
 
   /** First possible candidate: masks of the prompt are candidates too, except in the reference's cached decoders. */
   private candidatesBegin(block: number): number {
-    return this.cache && this.settings.reference ? this.begin + block * this.settings.blockLength : 0;
+    return this.cache && this.settings.reference ? this.origin + block * this.settings.blockLength : 0;
   }
 
   private hasMasks(from: number, to: number): boolean {
@@ -67,16 +74,16 @@ export class BlockRow extends Row {
 
   /** Sets candidates and queries of a pass in the current block. */
   settle(): void {
-    const { block, begin, ids } = this;
+    const { block, begin, origin, ids } = this;
     const { blockLength } = this.settings;
     const end = this.windowEnd();
     this.candidates = this.masks(this.candidatesBegin(block), end);
     if (this.windowBegin < 0)
-      this.windowBegin = Math.min(begin + block * blockLength, this.candidates[0] ?? ids.length);
+      this.windowBegin = Math.min(origin + block * blockLength, this.candidates[0] ?? ids.length);
     this.planPass({ begin: this.windowBegin, end }, this.steps + 1, () => {
       const blocks = [{ start: 0, end: begin, masks: this.countMasks(0, begin) }];
       for (let b = 0; b <= block; b++) {
-        const start = begin + b * blockLength;
+        const start = Math.max(begin, origin + b * blockLength);
         blocks.push({ start, end: this.windowEnd(b), masks: this.countMasks(start, this.windowEnd(b)) });
       }
       return blocks;
@@ -87,7 +94,8 @@ export class BlockRow extends Row {
     const masks = this.candidates.length;
     if (masks === 0) return 0;
     this.counted ??= { firstMasks: masks, step: 0 };
-    const chosen = count({ masks, ...this.counted, blocks: this.blocks });
+    const { blockLength: length } = this.settings;
+    const chosen = count({ length, masks, ...this.counted, blocks: this.blocks });
     this.counted.step++;
     if (chosen === null)
       throw this.noProgress('masks are left after all steps of the block: the model keeps predicting the mask token');

@@ -33,6 +33,13 @@ export function indexOfEnd(ids: Int32Array, ends: readonly number[], from = 0): 
   return first;
 }
 
+/** `queries` and the positions before `candidates`, ascending. */
+function withPredecessors(queries: Int32Array, candidates: Int32Array): Int32Array {
+  const all = new Set(queries);
+  for (const position of candidates) if (position > 0) all.add(position - 1);
+  return all.size === queries.length ? queries : Int32Array.from(all).sort();
+}
+
 /** Settings of a row. */
 export interface RowSettings {
   maskTokenId: number;
@@ -47,10 +54,16 @@ export interface RowSettings {
   cache: ResolvedCache;
   /** Whether a finished block gets one more pass, where the policy does not say. */
   emptyPass: boolean;
+  /** Length of the blocks that the model attends by, from the row's start on; null: every position sees all. */
+  attended: number | null;
+  /** A position's token is scored from the position before it, which a pass must compute too. */
+  shiftLogits: boolean;
 }
 
 /** A block of a row, for rules that count how many positions a pass unmasks. */
 export interface BlockProgress {
+  /** Positions of a whole block. */
+  length: number;
   /** Masks of the block now, and when its first pass began. */
   masks: number;
   firstMasks: number;
@@ -94,7 +107,7 @@ export abstract class Row {
     this.ids = Int32Array.from(input.ids);
     this.begin = input.begin;
     this.unmaskedAt = new Int32Array(this.ids.length);
-    this.cache = openRowCache(settings.cache, this.ids.length);
+    this.cache = openRowCache(settings.cache, this.ids.length, settings.attended);
   }
 
   /** Current block, from 0. */
@@ -164,7 +177,8 @@ export abstract class Row {
   protected planPass(window: { begin: number; end: number }, pass: number, blocks: () => CacheBlock[]): void {
     const { cache, ids, candidates } = this;
     if (!cache) return;
-    this.queries = cache.plan({ ids, candidates, window, pass, blocks, emptyPass: this.settings.emptyPass });
+    const queries = cache.plan({ ids, candidates, window, pass, blocks, emptyPass: this.settings.emptyPass });
+    this.queries = this.settings.shiftLogits ? withPredecessors(queries, candidates) : queries;
   }
 
   protected noProgress(why: string): DUltraError {

@@ -9,6 +9,7 @@ import type { CustomSampler } from '../types';
 import { confidence } from './confidence';
 import { d3llm } from './d3llm';
 import type { RuleRequest, SamplerDefinition } from './definition';
+import { dynamic } from './dynamic';
 import { entropy } from './entropy';
 import { entropySum } from './entropy-sum';
 import { factor } from './factor';
@@ -18,6 +19,7 @@ import { planner } from './planner';
 
 export type { ConfidenceSampler } from './confidence';
 export type { D3llmSampler } from './d3llm';
+export type { DynamicSampler } from './dynamic';
 export type { EntropySampler } from './entropy';
 export type { EntropySumSampler } from './entropy-sum';
 export type { FactorSampler } from './factor';
@@ -25,7 +27,7 @@ export type { FixedSampler } from './fixed';
 export type { GeometricSampler } from './geometric';
 export type { PlannerSampler } from './planner';
 
-const SAMPLERS = [planner, confidence, factor, entropy, entropySum, geometric, fixed, d3llm] as const;
+const SAMPLERS = [planner, confidence, factor, entropy, entropySum, geometric, fixed, dynamic, d3llm] as const;
 
 type Definition = (typeof SAMPLERS)[number];
 
@@ -89,7 +91,8 @@ export const SAMPLER_HELP: readonly (readonly [form: string, text: string])[] = 
  * A sampler out of its short form: a name, then values after colons. A bare value sets the sampler's main option,
  * `name=value` any: "planner", "planner:bernoulli", "planner:1.5" (probabilityScale), "planner-round:1.1",
  * "planner-cut:0.5", "confidence:0.9", "factor:1:lastPair=true", "entropy:0.45", "entropy-sum:0.1",
- * "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps, positions at random),
+ * "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps, positions at random), "dynamic:0.9",
+ * "static:4" (steps of a block),
  * "d3llm:0.45:blockAddThreshold=0.1". A comma never occurs in it, so that lists can be split at commas.
  * @returns what was written and nothing else; defaults are filled in where the sampler is used.
  * @throws RangeError naming the part, what was expected and what came.

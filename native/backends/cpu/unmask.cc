@@ -116,6 +116,11 @@ class Row {
         sort_descending([&](int32_t i) { return a_.by_entropy ? -entropy(i) : confidence(i); });
         take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; });
         break;
+      case UnmaskRule::kDynamic:
+        sort_descending([&](int32_t i) { return confidence(i); });
+        take_while(
+            [&](size_t rank) { return int64_t(rank) < a_.count[row_] || confidence(open_[rank]) > a_.threshold; });
+        break;
       case UnmaskRule::kRandom:
         sort_descending([&](int32_t i) { return -uniform(i, 1); });
         take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; });

@@ -95,6 +95,7 @@ __device__ __forceinline__ double rank_key(const UnmaskArgs& a, int32_t i) {
     case UnmaskRule::kPlannerRound:
     case UnmaskRule::kPlannerThreshold: return a.probability[i];
     case UnmaskRule::kThreshold:
+    case UnmaskRule::kDynamic:
     case UnmaskRule::kFactor: return std::isnan(a.confidence[i]) ? -INFINITY : double(a.confidence[i]);
     case UnmaskRule::kFixed:
       if (!a.by_entropy) return std::isnan(a.confidence[i]) ? -INFINITY : double(a.confidence[i]);
@@ -131,6 +132,9 @@ __device__ int taken_by_rank(const UnmaskArgs& a, int row, int open, const Key& 
       while (taken < open && before <= a.threshold) before += -key(taken++);
       return taken;
     }
+    case UnmaskRule::kDynamic:
+      while (taken < open && (taken < a.count[row] || key(taken) > a.threshold)) ++taken;
+      return taken;
     case UnmaskRule::kFixed:
     case UnmaskRule::kRandom:
     case UnmaskRule::kLeftToRight: return a.count[row] < 0 ? 0 : a.count[row] < open ? a.count[row] : open;

@@ -1,0 +1,56 @@
+// The rules of block diffusion models (SDAR, LLaDA2).
+import { checkInteger, checkKeys, checkNumber } from '../../options';
+import type { SamplerDefinition } from './definition';
+
+/**
+ * SDAR's dynamic rule, and LLaDA2's: a pass unmasks what its share of the block's positions is, the most confident
+ * first, and every other position whose confidence is above `threshold`. With threshold 1 it is SDAR's static rule.
+ */
+export interface DynamicSampler {
+  type: 'dynamic';
+  /** Softmax probability of the predicted token, 0..1. Default 0.9; 1: only the shares. */
+  threshold?: number;
+  /**
+   * Passes among which a block's positions are shared, the first passes one more where they do not divide. Default: as
+   * many as positions, one each.
+   */
+  steps?: number;
+}
+
+/** {@link DynamicSampler} with defaults; `steps` null: one position per pass. */
+export type ResolvedDynamicSampler = Required<Omit<DynamicSampler, 'steps'>> & { steps: number | null };
+
+/** See {@link DynamicSampler}. */
+export const dynamic: SamplerDefinition<DynamicSampler, ResolvedDynamicSampler> = {
+  type: 'dynamic',
+  forms: {
+    dynamic: {
+      base: { type: 'dynamic' },
+      main: 'threshold',
+      options: { threshold: 'number', steps: 'number' },
+      help: ['dynamic[:0.9]', "the most confident position and all above 0.9 (SDAR's and LLaDA2's rule)"],
+    },
+    static: {
+      base: { type: 'dynamic', threshold: 1 },
+      main: 'steps',
+      options: { steps: 'number' },
+      help: ['static[:4]', "every block in 4 passes; without a number one position per pass (SDAR's static rule)"],
+    },
+  },
+
+  resolve(given) {
+    checkKeys('sampler', given, ['type', 'threshold', 'steps']);
+    const { threshold = 0.9, steps } = given;
+    checkNumber('sampler.threshold', threshold, { min: 0, max: 1 });
+    if (steps !== undefined) checkInteger('sampler.steps', steps, { min: 1, max: 1e9 });
+    return { type: 'dynamic', threshold, steps: steps ?? null };
+  },
+
+  request: ({ threshold }) => ({ rule: 'dynamic', threshold }),
+
+  count({ steps }, { length, step }) {
+    if (steps === null) return 1;
+    if (step >= steps) return null;
+    return Math.floor(length / steps) + (step < length % steps ? 1 : 0);
+  },
+};
