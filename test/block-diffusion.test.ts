@@ -1,8 +1,18 @@
 // Families that were made of autoregressive decoders: attention by blocks on an exact cache, and heads that are a
 // position ahead. That their numbers are the reference's, test/golden.test.ts says.
-import { type DenoiseRow, type GenerateOptions, loadModel, type MaskedDiffusionModel, parseSampler } from '../lib';
+import { copyFileSync } from 'node:fs';
+import path from 'node:path';
+import {
+  type CachePolicy,
+  type DenoiseRow,
+  type GenerateOptions,
+  loadModel,
+  type MaskedDiffusionModel,
+  parseSampler,
+  trainMaskedDiffusion,
+} from '../lib';
 import type { LoadModelOptions } from '../lib/model/load-weights';
-import { modelFolder, variant } from './helpers';
+import { modelFolder, variant, withTokenizer } from './helpers';
 
 /** Attends by blocks of 4; by blocks of 8 and a position ahead; sees whole rows, a position ahead; sees whole rows. */
 const families: [name: string, folder: () => string, options: LoadModelOptions][] = [
@@ -11,7 +21,11 @@ const families: [name: string, folder: () => string, options: LoadModelOptions][
   ['dream', () => modelFolder('dream_gqa'), {}],
   [
     'a2d-qwen3',
-    () => variant('sdar', { config: (config) => Object.assign(config, { model_type: 'a2d-qwen3', block_size: null }) }),
+    () =>
+      variant('sdar', {
+        config: (config) =>
+          Object.assign(config, { model_type: 'a2d-qwen3', block_size: null, fuse_cross_entropy: null }),
+      }),
     {},
   ],
 ];
@@ -76,9 +90,9 @@ describe.each(families)('%s', (name, folder, load) => {
     expect(last).toEqual(await model.generate(PROMPTS[0], settings));
   });
 
-  const caches = attends
-    ? (['blocks', 'prefix', 'dual'] as const).map((type) => ({ type }))
-    : [{ type: 'refresh', every: 1 } as const];
+  const caches: CachePolicy[] = attends
+    ? [{ type: 'blocks' }, { type: 'prefix' }, { type: 'dual' }]
+    : [{ type: 'refresh', every: 1 }];
   test.each(caches)('a cache that is exact changes no bit: %j', async (cache) => {
     for (const sampler of SAMPLERS) {
       const settings = options(sampler, { temperature: 0.5, seed: 3 });
@@ -117,7 +131,8 @@ describe('decoding by blocks', () => {
     await using model = await loadModel(modelFolder('sdar'), { threads: 1 });
     const [prompt] = PROMPTS;
     const seen: [block: number, first: number, end: number][] = [];
-    const run = model.denoise([prompt], { genLength: 8, sampler: { type: 'dynamic', threshold: 1, steps: 1 } });
+    const sampler = { type: 'dynamic', threshold: 1, steps: 1 } as const;
+    const run = model.denoise([prompt], { genLength: 8, sampler, stopAtEos: false });
     for await (const { rows } of run)
       for (const { block, positions, computed } of rows) {
         seen.push([block, positions[0], computed.at(-1)! + 1]);
@@ -167,6 +182,21 @@ describe('decoding by blocks', () => {
   test('a model whose mask token nothing names', async () => {
     await expect(loadModel(modelFolder('fastdllm2'))).rejects.toThrow(
       /config\.json: mask_token_id: expected the id of the mask token, got none, and the tokenizer names none either; loadModel takes it as maskTokenId/,
+    );
+  });
+
+  test('training refuses models that attend by blocks', async () => {
+    const folder = variant('sdar', {});
+    for (const name of ['tokenizer.json', 'tokenizer_config.json'])
+      copyFileSync(path.join(withTokenizer(), name), path.join(folder, name));
+    await using model = await loadModel(folder, { threads: 1 });
+    const run = trainMaskedDiffusion(model, {
+      dataset: [{ prompt: 'a', answer: 'b' }],
+      genLength: 4,
+      maxSteps: 1,
+    });
+    await expect(run.next()).rejects.toThrow(
+      /^model: expected one that sees whole rows, got sdar, which attends by blocks$/,
     );
   });
 

@@ -12,8 +12,8 @@ import {
 
 /**
  * For models that attend by blocks (block diffusion): no later position changes the keys and values of a finished block,
- * so that caching them is exact. A pass computes the current block and what was written since it was last computed;
- * later blocks are not computed at all.
+ * so that caching them is exact. A pass computes the current block and those before it that are not cached as they are
+ * now; later blocks are not computed at all.
  */
 export interface BlocksCache extends CacheStorage {
   type: 'blocks';
