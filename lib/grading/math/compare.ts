@@ -117,6 +117,13 @@ function compareRelations(a: Relation, b: Relation): boolean {
 
 /** The elements of a list to compare with another: without names where the other has none. */
 function compareLists(a: List, b: List): boolean {
+  // For x = 1 and y = 2, or for x > 1 and x < 3, "and" is not "or"; for the values of one thing it is.
+  const kinds = [a, b].map(({ parts, connector }) => {
+    const relations = parts.flatMap((part) => (part.kind === 'relation' ? [part] : []));
+    const names = new Set(relations.map((part) => family(named(part)?.name ?? '')));
+    return { isSystem: names.size > 1 || names.has(''), isOr: connector === 'or' };
+  });
+  if (kinds.some(({ isSystem }) => isSystem) && kinds[0].isOr !== kinds[1].isOr) return false;
   const isSet = a.braced || b.braced;
   const namesOf = (list: List) =>
     list.parts.flatMap((part) => (part.kind === 'relation' ? [named(part)?.name ?? ''] : []));
@@ -136,6 +143,13 @@ function compareLists(a: List, b: List): boolean {
   if (!x || !y) return false;
   return isSet ? sameElements(distinct(x), distinct(y)) : sameElements(x, y);
 }
+
+/** Whether the names in tuples follow the alphabet, as the places do: (y = 1, x = 2) is not (1, 2). */
+const hasNamesInOrder = (...tuples: (Form & { kind: 'tuple' })[]): boolean =>
+  tuples.every(({ parts }) => {
+    const names = parts.flatMap((part) => (part.kind === 'relation' ? [named(part)?.name ?? ''] : []));
+    return names.join() === [...names].sort().join();
+  });
 
 /** The words that a value's tokens are; null where there are signs. */
 const wordsOf = (key: string): string | null => (/^[\p{L}\p{N} ]+$/u.test(key) ? plainWords(key) : null);
@@ -160,7 +174,7 @@ export function compareForms(a: Form, b: Form): boolean {
   }
   if (a.kind === 'value' && b.kind === 'value') return compareValues(a, b);
   if (a.kind === 'tuple' && b.kind === 'tuple')
-    return a.open === b.open && a.close === b.close && sameInOrder(a.parts, b.parts);
+    return a.open === b.open && a.close === b.close && hasNamesInOrder(a, b) && sameInOrder(a.parts, b.parts);
   if (a.kind === 'ratio' && b.kind === 'ratio') return sameInOrder(a.parts, b.parts);
   if (a.kind === 'matrix' && b.kind === 'matrix')
     return (

@@ -2,7 +2,7 @@
 import type { Node } from './ast';
 import { isMathWord, parseExpression } from './parse';
 import { closing, depthChange, isToken, keyOf, splitTokens, type Token, tokensOf, Unreadable } from './tokens';
-import { splitUnit, type Unit } from './units';
+import { splitUnit, type Unit, withoutNumerals } from './units';
 
 /** Longest list that is parsed. */
 const MAX_PARTS = 64;
@@ -364,7 +364,7 @@ function parseValue(tokens: readonly Token[]): Form {
   );
   if (isWordy && hasWord && !isExpression(tokens))
     return { kind: 'text', text: plainWords(tokens.map(({ text }) => text).join(' ')) };
-  const { value, unit } = splitUnit(tokens);
+  const { value, unit } = splitUnit(withoutNumerals(tokens));
   try {
     return { kind: 'value', node: parseExpression(unwrap(value)), key: keyOf(unwrap(value)), unit };
   } catch (error) {

@@ -177,6 +177,8 @@ class Parser {
   #at = 0;
   #depth = 0;
   #bars = 0;
+  /** Whether the innermost bracket is that of a group. */
+  #inGroup = false;
   /** Values of the running index of a sum. */
   readonly #bound = new Map<string, Node>();
 
@@ -325,13 +327,21 @@ class Parser {
     });
   }
 
+  /** What a bracket, or a group, holds. */
+  #inside(isGroup: boolean): Node {
+    const [bars, inGroup] = [this.#bars, this.#inGroup];
+    this.#bars = 0;
+    this.#inGroup = isGroup;
+    const node = this.#sumOrChoice();
+    this.#bars = bars;
+    this.#inGroup = inGroup;
+    return node;
+  }
+
   /** {…}. */
   #group(): Node {
     this.#expect('{');
-    const bars = this.#bars;
-    this.#bars = 0;
-    const node = this.#sumOrChoice();
-    this.#bars = bars;
+    const node = this.#inside(true);
     this.#expect('}');
     return node;
   }
@@ -359,10 +369,7 @@ class Parser {
       switch (token.text) {
         case '(':
         case '[': {
-          const bars = this.#bars;
-          this.#bars = 0;
-          const node = this.#sum();
-          this.#bars = bars;
+          const node = this.#inside(false);
           this.#expect(token.text === '(' ? ')' : ']');
           return node;
         }
@@ -443,6 +450,7 @@ class Parser {
     // Thousands where no list can be: inside of a group.
     let digits = text;
     while (
+      this.#inGroup &&
       /^[1-9]\d{0,2}(?:\d{3})*$/.test(digits) &&
       this.#is(',') &&
       !this.#next!.spaced &&
@@ -466,6 +474,7 @@ class Parser {
       if (!part && from === this.#at) return numberNode(value);
       throw new Unreadable();
     }
+    if (this.#is('^')) throw new Unreadable();
     return numberNode(rational(value.n * part.d + part.n, part.d));
   }
 
@@ -601,7 +610,7 @@ class Parser {
     const isSet = this.#skip('lbrace');
     if (!isSet) this.#expect('(');
     const args: Node[] = [];
-    do args.push(this.#sum());
+    do args.push(this.#inside(false));
     while (this.#skip(','));
     this.#expect(isSet ? 'rbrace' : ')');
     return args;
@@ -656,5 +665,8 @@ class Parser {
 
 /** The expression that tokens are. @throws Unreadable */
 export function parseExpression(tokens: readonly Token[]): Node {
+  // Matrices do not commute: P^{-1}AP is not A.
+  const capitals = new Set(tokens.flatMap(({ kind, text }) => (kind === 'word' ? (text.match(/[A-Z]/g) ?? []) : [])));
+  if (capitals.size > 1 && /[A-Z] \^ (?:\{ )?(?:- 1|T(?![a-z])|\\top)/.test(keyOf(tokens))) throw new Unreadable();
   return new Parser(splitWords(tokens)).whole();
 }

@@ -103,6 +103,42 @@ class Reader {
   }
 }
 
+/** Words behind a number that change it. */
+const OPERATIONS = new Set(
+  'factorial squared cubed plus minus less fewer greater over divided multiplied mod modulo choose root power negative not below above base binary octal hexadecimal to wrong false'.split(
+    ' ',
+  ),
+);
+/** Numbers as words, by which the number before is multiplied, or divided. */
+const NUMERALS = new Map<string, readonly ['cdot' | '/', string]>();
+const numerals = (words: string, sign: 'cdot' | '/', value: (k: number) => string) =>
+  words.split(' ').forEach((word, k) => {
+    for (const name of [word, `${word}s`]) NUMERALS.set(name, [sign, value(k)]);
+  });
+numerals('hundred thousand million billion trillion', 'cdot', (k) => `1${'0'.repeat([2, 3, 6, 9, 12][k])}`);
+numerals('dozen', 'cdot', () => '12');
+numerals('half third quarter fifth sixth seventh eighth ninth tenth', '/', (k) => String(k + 2));
+numerals('halve', '/', () => '2');
+numerals('fourth', '/', () => '4');
+numerals('hundredth thousandth millionth', '/', (k) => `1${'0'.repeat([2, 3, 6][k])}`);
+
+/** Writes "5 million" and "2 thirds" with signs. */
+export function withoutNumerals(tokens: readonly Token[]): Token[] {
+  return tokens.flatMap((token, i): Token[] => {
+    const before = tokens.slice(0, i).filter(({ text }) => !(text in CURRENCY));
+    if ((token.kind !== 'word' && token.kind !== 'text') || !isPlainNumber(before)) return [token];
+    const [word, ...rest] = token.text.split(/\s+/);
+    const numeral = NUMERALS.get(word.toLowerCase());
+    if (!numeral) return [token];
+    const [sign, number] = numeral;
+    return [
+      { kind: sign === '/' ? 'sign' : 'command', text: sign, spaced: true },
+      { kind: 'number', text: number, spaced: true },
+      ...(rest.length > 0 ? [{ kind: 'text' as const, text: rest.join(' '), spaced: true }] : []),
+    ];
+  });
+}
+
 /** The unit that tokens write; null where they write none. */
 function unitOf(tokens: readonly Token[]): Unit | null {
   const reader = new Reader();
@@ -154,7 +190,7 @@ function unitOf(tokens: readonly Token[]): Unit | null {
       }
     });
   }
-  if (reader.powers.size === 0) return null;
+  if (reader.powers.size === 0 || unknown.some((word) => OPERATIONS.has(word) || NUMERALS.has(word))) return null;
   // Several unknown words are one thing: "red apples".
   if (unknown.length > 1) return { factor: ONE, powers: new Map([[unknown.map(singular).join(' '), 1]]) };
   return { factor: reader.factor, powers: reader.powers };
