@@ -10,9 +10,7 @@ import {
   contentOf,
   dividePoly,
   kernelsOf,
-  leadingTerm,
   type Monomial,
-  mergeMonomials,
   monomialKey,
   mulPoly,
   negPoly,
@@ -23,15 +21,11 @@ import {
   powMonomial,
   powPoly,
   type Ring,
-  rootPoly,
   scalePoly,
   single,
-  ZERO_POLY,
 } from './polynomial';
 import {
   absInt,
-  addRational,
-  factorInt,
   floorRational,
   invRational,
   isPowerShort,
@@ -41,7 +35,6 @@ import {
   powRational,
   type Rational,
   rational,
-  rootInt,
 } from './rational';
 import { spend } from './work';
 
@@ -66,7 +59,8 @@ export interface Hints {
 
 type KernelKind = 'prime' | 'i' | 'variable' | 'exp' | 'opaque' | 'radical' | 'abs' | 'sin' | 'cos';
 
-interface Kernel {
+/** What polynomials are made of. */
+export interface Kernel {
   kind: KernelKind;
   /** As an expression, for its numeric value. */
   node: Node;
@@ -88,10 +82,10 @@ interface Kernel {
 
 /** As a fraction. */
 export const fractionOf = (n: Poly): Fraction => ({ n, d: ONE_POLY });
-const number = (value: Rational): Fraction => fractionOf(single(value));
 /** 1. */
 export const ONE_FRACTION: Fraction = fractionOf(ONE_POLY);
-const isOne = (p: Poly) => {
+/** Whether a polynomial is 1. */
+export const isOne = (p: Poly) => {
   const value = constantOf(p);
   return value !== null && value.n === 1n && value.d === 1n;
 };
@@ -126,7 +120,7 @@ export class Algebra implements Ring {
   kernelPower(id: number, exponent: Rational = ONE): Fraction {
     return fractionOf(this.reduce(ONE, exponent.n === 0n ? [] : [[id, exponent]]));
   }
-  #prime(prime: bigint): number {
+  prime(prime: bigint): number {
     return this.kernel(`prime ${prime}`, () => ({
       kind: 'prime',
       node: num(prime),
@@ -198,7 +192,7 @@ export class Algebra implements Ring {
       args,
     }));
   }
-  #radical(base: Poly): number {
+  radical(base: Poly): number {
     return this.kernel(`radical ${polyKey(base)}`, () => ({
       kind: 'radical',
       node: this.polyNode(base),
@@ -284,13 +278,13 @@ export class Algebra implements Ring {
 
   /** a · b. */
   mul(a: Fraction, b: Fraction): Fraction {
-    return this.#cancel(mulPoly(a.n, b.n, this), mulPoly(a.d, b.d, this));
+    return this.cancel(mulPoly(a.n, b.n, this), mulPoly(a.d, b.d, this));
   }
   /** a + b. */
   add(a: Fraction, b: Fraction): Fraction {
     if (isOne(a.d) && isOne(b.d)) return fractionOf(addPoly(a.n, b.n));
-    if (polyKey(a.d) === polyKey(b.d)) return this.#cancel(addPoly(a.n, b.n), a.d);
-    return this.#cancel(addPoly(mulPoly(a.n, b.d, this), mulPoly(b.n, a.d, this)), mulPoly(a.d, b.d, this));
+    if (polyKey(a.d) === polyKey(b.d)) return this.cancel(addPoly(a.n, b.n), a.d);
+    return this.cancel(addPoly(mulPoly(a.n, b.d, this), mulPoly(b.n, a.d, this)), mulPoly(a.d, b.d, this));
   }
   neg(a: Fraction): Fraction {
     return { n: negPoly(a.n), d: a.d };
@@ -298,9 +292,9 @@ export class Algebra implements Ring {
   /** 1 / a. @throws Undefined for 0 */
   inverse({ n, d }: Fraction): Fraction {
     if (n.size === 0) throw new Undefined();
-    return this.#cancel(d, n);
+    return this.cancel(d, n);
   }
-  #cancel(n: Poly, d: Poly): Fraction {
+  cancel(n: Poly, d: Poly): Fraction {
     if (isOne(d)) return { n, d };
     if (d.size === 0) throw new Undefined();
     if (n.size === 0) return { n, d: ONE_POLY };
@@ -319,7 +313,7 @@ export class Algebra implements Ring {
     const whole = dividePoly(x, y, this);
     if (whole) return fractionOf(whole);
     const below = x.size > 1 ? dividePoly(y, x, this) : null;
-    return below ? this.#cancel(ONE_POLY, below) : { n: x, d: y };
+    return below ? this.cancel(ONE_POLY, below) : { n: x, d: y };
   }
   /** Whether two fractions are the same. */
   equal(a: Fraction, b: Fraction): boolean {
@@ -341,7 +335,7 @@ export class Algebra implements Ring {
     const [x, y] = [constantOf(n), constantOf(d)];
     return x && y ? mulRational(x, invRational(y)) : null;
   }
-  #hasImaginary(p: Poly): boolean {
+  hasImaginary(p: Poly): boolean {
     for (const id of kernelsOf(p)) if (this.kernels[id].kind === 'i') return true;
     return false;
   }
@@ -362,265 +356,6 @@ export class Algebra implements Ring {
     }
     throw new GiveUp();
   }
-  /** Whether a polynomial is not negative for any real values, as far as its signs and exponents tell. */
-  isNonNegative(p: Poly): boolean {
-    for (const { c, m } of p.values()) {
-      if (c.n < 0n) return false;
-      for (const [id, exponent] of m) {
-        const { positive, kind } = this.kernels[id];
-        if (kind === 'i') return false;
-        if (!positive && exponent.n % 2n !== 0n && exponent.d % 2n !== 0n) return false;
-      }
-    }
-    return true;
-  }
-  /** Whether p is a square, or a quadratic polynomial in one variable without two real zeros, with a positive sign. */
-  #isSquareOrDefinite(p: Poly): boolean {
-    const root =
-      p.size > 1 ? rootPoly(scalePoly(p, invRational(contentOf(p))), 2n, this, (c) => rationalRoot(c, 2n)) : null;
-    if (root) return true;
-    const [id, ...others] = kernelsOf(p);
-    if (id === undefined || others.length > 0 || p.size > 3) return false;
-    const coefficients = [0n, 1n, 2n].map(
-      (k) => p.get(monomialKey(k === 0n ? [] : [[id, rational(k)]]))?.c ?? rational(0n),
-    );
-    const known = coefficients.filter(({ n }) => n !== 0n).length;
-    const [c, b, a] = coefficients;
-    if (known !== p.size || a.n <= 0n) return false;
-    const discriminant = addRational(mulRational(b, b), mulRational(rational(-4n), mulRational(a, c)));
-    return discriminant.n <= 0n;
-  }
-  /** Notes that a polynomial must not be negative. */
-  demand(p: Poly): void {
-    if (this.isConstantPoly(p) || this.isNonNegative(p) || this.#isSquareOrDefinite(p)) return;
-    let rest = scalePoly(p, invRational(contentOf(p)));
-    const term = onlyTerm(rest);
-    if (term) {
-      const odd = term.m.filter(
-        ([id, exponent]) => !this.kernels[id].positive && exponent.n % 2n !== 0n && exponent.d % 2n !== 0n,
-      );
-      rest = single(
-        rational(term.c.n > 0n ? 1n : -1n),
-        odd.map(([id]) => [id, ONE] as const),
-      );
-    }
-    this.conditions.set(polyKey(rest), rest);
-  }
-
-  // ---- roots and absolute values
-
-  /** a^r. */
-  pow(a: Fraction, r: Rational): Fraction {
-    if (a.n.size === 0) {
-      if (r.n <= 0n) throw new Undefined();
-      return a;
-    }
-    if (r.d === 1n) {
-      const k = absInt(r.n);
-      const [n, d] = [a.n, a.d].map((p) => this.#integerPower(p, k));
-      return r.n < 0n ? this.#cancel(d, n) : this.#cancel(n, d);
-    }
-    return this.pow(this.root(a, r.d), rational(r.n));
-  }
-  #integerPower(p: Poly, k: bigint): Poly {
-    const term = onlyTerm(p);
-    if (term) {
-      const c = constantOf(single(term.c))!;
-      // A power that is too long to write out stays a power of primes.
-      if (!isPowerShort(c.n, k) || !isPowerShort(c.d, k)) {
-        const primes = this.#primePower(rational(absInt(c.n), c.d), rational(k));
-        const sign = c.n < 0n && k % 2n === 1n ? rational(-1n) : ONE;
-        return mulPoly(scalePoly(primes, sign), this.reduce(ONE, powMonomial(term.m, rational(k))), this);
-      }
-      return this.reduce(powRational(c, k), powMonomial(term.m, rational(k)));
-    }
-    if (k > 200n) throw new GiveUp();
-    return powPoly(p, k, this);
-  }
-  /** c^r for c > 0. */
-  #primePower(c: Rational, r: Rational): Poly {
-    const factors = [...factorInt(c.n), ...factorInt(c.d).map(([prime, k]) => [prime, -k] as const)];
-    let m: Monomial = [];
-    for (const [prime, k] of factors) m = mergeMonomials(m, [[this.#prime(prime), mulRational(r, rational(k))]]);
-    return this.reduce(ONE, m);
-  }
-
-  /** The q-th root of a, the real one where q is odd. */
-  root(a: Fraction, q: bigint): Fraction {
-    if (q === 1n || a.n.size === 0) return a;
-    if (isOne(a.d)) return this.#rootOfPoly(a.n, q);
-    // √(n/d) = √(n d) / |d|.
-    const raised = mulPoly(a.n, powPoly(a.d, q - 1n, this), this);
-    const below = q % 2n === 0n ? this.abs(fractionOf(a.d)) : fractionOf(a.d);
-    return this.mul(this.#rootOfPoly(raised, q), this.inverse(below));
-  }
-
-  #rootOfPoly(p: Poly, q: bigint): Fraction {
-    const even = q % 2n === 0n;
-    const third = rational(1n, q);
-    if (this.#hasImaginary(p)) return this.#complexRoot(p, q);
-    if (this.isConstantPoly(p)) {
-      const sign = this.signOf(p);
-      if (sign === null || sign === 0) throw new GiveUp();
-      if (sign < 0) {
-        const size = this.#rootOfPoly(negPoly(p), q);
-        if (!even) return this.neg(size);
-        if (q === 2n) return this.mul(size, this.kernelPower(this.imaginary()));
-        throw new GiveUp();
-      }
-    } else if (even) this.demand(p);
-    const content = contentOf(p);
-    let rest = scalePoly(p, invRational(content));
-    let result = fractionOf(this.#primePower(content, third));
-    // Factors of all terms leave the root.
-    const common = this.#commonFactor(rest);
-    let inside: Monomial = [];
-    for (const [id, exponent] of common) {
-      const { positive, kind } = this.kernels[id];
-      const sure = positive || kind === 'prime' || !even || exponent.d % 2n === 0n;
-      const sole = onlyTerm(rest);
-      const alone = sole && common.filter(([other]) => !this.kernels[other].positive).length === 1 && sole.c.n > 0n;
-      if (sure || (alone && exponent.n % 2n !== 0n)) {
-        result = this.mul(result, this.kernelPower(id, mulRational(exponent, third)));
-        continue;
-      }
-      if (exponent.d !== 1n) throw new GiveUp();
-      // x^3 = x^2 · x, and √(x^2) = |x|.
-      const odd = exponent.n % 2n === 0n ? 0n : 1n;
-      const square = this.abs(this.kernelPower(id));
-      if (exponent.n !== odd) result = this.mul(result, this.#positivePower(square, rational(exponent.n - odd, q)));
-      if (odd) inside = mergeMonomials(inside, [[id, ONE]]);
-    }
-    rest = mulPoly(rest, this.reduce(ONE, powMonomial(common, rational(-1n))), this);
-    const exact = rest.size > 1 ? rootPoly(rest, q, this, (c) => rationalRoot(c, q)) : null;
-    if (exact && inside.length === 0) return this.mul(result, even ? this.abs(fractionOf(exact)) : fractionOf(exact));
-    if (exact && even) {
-      result = this.mul(result, this.abs(fractionOf(exact)));
-      rest = ONE_POLY;
-    }
-    rest = mulPoly(rest, single(ONE, inside), this);
-    const sole = constantOf(rest);
-    if (sole && sole.n === 1n && sole.d === 1n) return result;
-    if (sole && sole.n === -1n && sole.d === 1n && !even) return this.neg(result);
-    if (q === 2n && this.isConstantPoly(rest)) {
-      const nested = this.#denest(rest);
-      if (nested) return this.mul(result, nested);
-    }
-    if (!even && leadingTerm(rest).c.n < 0n) {
-      rest = negPoly(rest);
-      result = this.neg(result);
-    }
-    return this.mul(result, this.kernelPower(this.#radical(rest), third));
-  }
-
-  /** base^r for base ≥ 0: r is no integer only if base is one kernel. */
-  #positivePower(base: Fraction, r: Rational): Fraction {
-    if (r.d === 1n) return this.pow(base, r);
-    const term = isOne(base.d) ? onlyTerm(base.n) : null;
-    if (term?.m.length !== 1 || term.c.n !== 1n || term.c.d !== 1n) throw new GiveUp();
-    return fractionOf(this.reduce(ONE, powMonomial(term.m, r)));
-  }
-
-  /** The kernels that all terms have, with their lowest exponents. */
-  #commonFactor(p: Poly): Monomial {
-    const terms = [...p.values()];
-    return terms[0].m.flatMap(([id, first]) => {
-      const { kind } = this.kernels[id];
-      if (terms.length > 1 && !['variable', 'exp', 'opaque'].includes(kind)) return [];
-      let lowest = first;
-      for (const { m } of terms.slice(1)) {
-        const other = m.find(([kernel]) => kernel === id)?.[1];
-        if (!other) return [];
-        if (other.n * lowest.d < lowest.n * other.d) lowest = other;
-      }
-      return [[id, lowest] as const];
-    });
-  }
-
-  /** √(a + b) with b² and a² - b² rational squares: √((a + r)/2) ± √((a - r)/2); null where that fails. */
-  #denest(p: Poly): Fraction | null {
-    const whole = p.get('')?.c;
-    if (!whole || p.size !== 2 || whole.n <= 0n) return null;
-    const [surd] = [...p.values()].filter(({ m }) => m.length > 0);
-    const square = constantOf(this.reduce(mulRational(surd.c, surd.c), powMonomial(surd.m, rational(2n))));
-    if (!square) return null;
-    const r = rationalRoot(
-      rational(whole.n * whole.n * square.d - square.n * whole.d * whole.d, whole.d * whole.d * square.d),
-      2n,
-    );
-    if (!r) return null;
-    const part = (sign: bigint) =>
-      this.root(number(rational(whole.n * r.d + sign * r.n * whole.d, 2n * whole.d * r.d)), 2n);
-    return this.add(part(1n), surd.c.n > 0n ? part(-1n) : this.neg(part(-1n)));
-  }
-
-  /** Principal √(a + bi) where |a + bi| is rational. */
-  #complexRoot(p: Poly, q: bigint): Fraction {
-    if (q !== 2n || !this.isConstantPoly(p)) throw new GiveUp();
-    const { re, im } = this.parts(p);
-    const [a, b] = [constantOf(re), constantOf(im)];
-    if (!a || !b || b.n === 0n) throw new GiveUp();
-    const [x, y] = [a.n * b.d, b.n * a.d];
-    const below = a.d * b.d;
-    const size = rationalRoot(rational(x * x + y * y, below * below), 2n);
-    if (!size) throw new GiveUp();
-    const part = (sign: bigint) =>
-      this.root(number(rational(size.n * a.d + sign * a.n * size.d, 2n * size.d * a.d)), 2n);
-    const imaginary = this.mul(part(-1n), this.kernelPower(this.imaginary()));
-    return this.add(part(1n), b.n > 0n ? imaginary : this.neg(imaginary));
-  }
-
-  /** Real and imaginary part of a polynomial whose other kernels are real. */
-  parts(p: Poly): { re: Poly; im: Poly } {
-    let [re, im] = [ZERO_POLY, ZERO_POLY];
-    for (const { c, m } of p.values()) {
-      const rest = m.filter(([id]) => this.kernels[id].kind !== 'i');
-      if (rest.length === m.length) re = addPoly(re, single(c, m));
-      else im = addPoly(im, single(c, rest));
-    }
-    return { re, im };
-  }
-
-  /** |a|. */
-  abs(a: Fraction): Fraction {
-    if (a.n.size === 0) return a;
-    if (!isOne(a.d)) return this.mul(this.abs(fractionOf(a.n)), this.inverse(this.abs(fractionOf(a.d))));
-    const p = a.n;
-    // z is a complex number as a rule, of which |z|² is not z².
-    const isComplex = ({ node }: Kernel) => node.kind === 'variable' && node.name === 'z';
-    if ([...kernelsOf(p)].some((id) => isComplex(this.kernels[id]))) return this.kernelPower(this.opaque('abs', [a]));
-    if (this.#hasImaginary(p)) {
-      const { re, im } = this.parts(p);
-      return this.root(fractionOf(addPoly(mulPoly(re, re, this), mulPoly(im, im, this))), 2n);
-    }
-    if (this.isConstantPoly(p)) {
-      const sign = this.signOf(p);
-      if (sign === null) throw new GiveUp();
-      return sign < 0 ? this.neg(a) : a;
-    }
-    if (this.isNonNegative(p)) return a;
-    const content = contentOf(p);
-    let rest = scalePoly(p, invRational(content));
-    const common = this.#commonFactor(rest);
-    rest = mulPoly(rest, this.reduce(ONE, powMonomial(common, rational(-1n))), this);
-    let result = number(content);
-    for (const [id, exponent] of common) {
-      const kernel = this.kernels[id];
-      const isEven = exponent.n % 2n === 0n || exponent.d % 2n === 0n;
-      if (kernel.positive || isEven) {
-        result = this.mul(result, this.kernelPower(id, exponent));
-      } else {
-        if (exponent.d !== 1n) throw new GiveUp();
-        const bars = this.kernelPower(this.absKernel(single(ONE, [[id, ONE]])));
-        result = this.mul(this.mul(result, bars), this.kernelPower(id, rational(exponent.n - 1n)));
-      }
-    }
-    if (constantOf(rest)) return result;
-    if (leadingTerm(rest).c.n < 0n) rest = negPoly(rest);
-    if (this.isNonNegative(rest)) return this.mul(result, fractionOf(rest));
-    return this.mul(result, this.kernelPower(this.absKernel(rest)));
-  }
-
   // ---- back to expressions
 
   monomialNode(m: Monomial): Node {
@@ -641,15 +376,4 @@ export class Algebra implements Ring {
   node({ n, d }: Fraction): Node {
     return isOne(d) ? this.polyNode(n) : quotient(this.polyNode(n), this.polyNode(d));
   }
-}
-
-/** The rational q-th root of a number; null where it has none. */
-export function rationalRoot({ n, d }: Rational, q: bigint): Rational | null {
-  if (n < 0n) {
-    if (q % 2n === 0n) return null;
-    const root = rationalRoot({ n: -n, d }, q);
-    return root && negRational(root);
-  }
-  const [x, y] = [rootInt(n, q), rootInt(d, q)];
-  return x ** q === n && y ** q === d ? { n: x, d: y } : null;
 }

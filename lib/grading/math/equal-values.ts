@@ -5,10 +5,10 @@ import { Algebra, GiveUp, type Hints, Restart } from './algebra';
 import { contains, type Node, negate, sum, variablesOf } from './ast';
 import { Undefined, Unsure } from './ball';
 import { type Complex, errorOf, evaluate, exactValue, isNonZero, subtract, topComplex } from './evaluate';
+import { normalForm } from './normal-form';
 import { onlyTerm } from './polynomial';
 import { type Rational, rational, sameRational } from './rational';
 import { separationBits } from './separation';
-import { normalForm } from './transcendental';
 
 /** More than 60 decimal digits. */
 const DIGITS_BITS = 210;

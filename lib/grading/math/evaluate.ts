@@ -21,8 +21,8 @@ import {
   Unsure,
   zeroBall,
 } from './ball';
-import { factorialInt } from './functions';
 import { absInt, type Rational, rational } from './rational';
+import { factorialInt } from './whole-numbers';
 import { bitsOf, spend } from './work';
 
 /** A complex number; `im` is the number 0 exactly where the value is known to be real. */

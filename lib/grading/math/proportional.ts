@@ -2,8 +2,8 @@
 import type { Algebra, Fraction } from './algebra';
 import { type Node, negate, num, product, quotient, sum, variablesOf } from './ast';
 import { equalValues, withAlgebra } from './equal-values';
+import { normalForm } from './normal-form';
 import { monomialKey, mulPoly, type Poly, type Term } from './polynomial';
-import { normalForm } from './transcendental';
 
 /** The terms of a polynomial by their variable part: what remains of each is a constant. */
 function coefficients(algebra: Algebra, p: Poly): Map<string, Term[]> {

@@ -87,6 +87,17 @@ export function rootInt(a: bigint, k: bigint): bigint {
   }
 }
 
+/** The rational q-th root of a number; null where it has none. */
+export function rationalRoot({ n, d }: Rational, q: bigint): Rational | null {
+  if (n < 0n) {
+    if (q % 2n === 0n) return null;
+    const root = rationalRoot({ n: -n, d }, q);
+    return root && negRational(root);
+  }
+  const [x, y] = [rootInt(n, q), rootInt(d, q)];
+  return x ** q === n && y ** q === d ? { n: x, d: y } : null;
+}
+
 /** Largest prime that is looked for in a number. */
 const MAX_PRIME = 2000;
 const PRIMES = (() => {
