@@ -147,6 +147,26 @@ describe('generate', () => {
     expect(result(await dultra([...json, '--messages', '-', '-n', '8'], { input: messages }))).toEqual(chat);
   });
 
+  test('--split-special-tokens: a mask token in a prompt is text, but not in a template', () => {
+    const folder = withTokenizer();
+    const json = ['generate', '-m', folder, '--json', '-n', '8'];
+    const [special, text, chat, template] = inOneProcess([
+      [...json, 'a<mask>'],
+      [...json, 'a<mask>', '--split-special-tokens'],
+      [...json, 'a<mask>', '--split-special-tokens', '--chat'],
+      ['generate', '-m', folder, '--template', 'a<mask>', '--split-special-tokens'],
+    ]);
+    const idsOf = ({ stdout }: Outcome) => (JSON.parse(stdout).result as { promptIds: number[] }).promptIds;
+    expect(idsOf(special)).toHaveLength(2);
+    expect(idsOf(text)).toHaveLength('a<mask>'.length);
+    expect(idsOf(chat)).toHaveLength('user:a<mask>;'.length);
+    expect(JSON.parse(text.stdout).options.splitSpecialTokens).toBe(true);
+    expect([template.code, template.stderr]).toEqual([
+      2,
+      expect.stringMatching(/--split-special-tokens: not allowed with a template/),
+    ]);
+  });
+
   test('every sampler of the help', () => {
     const samplers = [
       'planner',

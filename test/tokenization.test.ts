@@ -100,6 +100,24 @@ describe('what is refused is named', () => {
   });
 });
 
+test('characters that are newer than the tables of the library are of the kind that they have there', () => {
+  const tokens = ['x', '\u32ff', '\u2e43', 'a\u2e43', '\u2e42', 'a', '\u0afa', 'aa', '\u4ee4\u548c', '\u00e9'];
+  const model = {
+    type: 'WordLevel',
+    vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+    unk_token: 'x',
+  };
+  const make = (parts: object) => new Tokenizer({ model, ...parts }, {}, null, 1, 'case');
+  expect(make({ normalizer: { type: 'NFKC' } }).encode('\u32ff')).toEqual([1]);
+  expect(make({ normalizer: { type: 'NFKC' } }).encode('e\u0301')).toEqual([9]);
+  const punctuation = make({ pre_tokenizer: { type: 'Punctuation', behavior: 'Isolated' } });
+  expect(punctuation.encode('a\u2e43')).toEqual([3]);
+  expect(punctuation.encode('a\u2e42')).toEqual([5, 4]);
+  const plain = make({ normalizer: { type: 'StripAccents' } });
+  expect(plain.encode('\u0afa')).toEqual([6]);
+  expect(plain.encode('a\u0301a')).toEqual([7]);
+});
+
 test('long runs of white space take no long time', () => {
   const added = (content: string, id: number) => ({
     id,

@@ -1,5 +1,5 @@
 // Functions that every template can call.
-import { bind, integerOf, textOf } from './methods';
+import { bind, integerOf, textOf } from './text-methods';
 import {
   Callable,
   type Dict,

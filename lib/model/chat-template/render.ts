@@ -1,11 +1,13 @@
 // Chat templates: Jinja's language as transformers sets it up. What a template does here is what it does in Python, or
 // it is refused with a TemplateError: a prompt that differs in a space is another prompt.
-import { applyFilter, applyTest } from './filters';
+import { attribute, item, slice } from './access';
+import { applyFilter } from './filters';
 import { globals } from './globals';
-import { attribute, item, slice } from './methods';
 import { arithmetic, signed } from './numbers';
-import { type Arguments, type Expression, parse, type Signature, type Statement, type Target } from './parser';
+import { parse } from './parser';
 import { assignedBy, reads, Scope } from './scope';
+import type { Arguments, Expression, Signature, Statement, Target } from './syntax';
+import { applyTest } from './tests';
 import {
   areEqual,
   Callable,

@@ -1,6 +1,6 @@
 // Which names a part of a template sees. Jinja decides that before it renders: a name that a part assigns before it
 // reads it is a variable of that part from its start, and hides a variable of the same name that was passed in.
-import type { Expression, Signature, Statement, Target } from './parser';
+import type { Expression, Statement, Target } from './syntax';
 import type { Value } from './values';
 import { Undefined } from './values';
 
@@ -120,4 +120,3 @@ export function assignedBy(target: Target): string[] {
   if (target.type === 'name') return [target.name];
   return target.type === 'targets' ? target.items.flatMap(assignedBy) : [];
 }
-export const parametersOf = ({ parameters }: Signature): readonly string[] => parameters;

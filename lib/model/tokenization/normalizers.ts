@@ -4,6 +4,7 @@ import { toByteCharacters } from './bytes';
 import { build, type Component, component, patternSchema } from './component';
 import { compile } from './pattern';
 import { spaceEnd, spaceStart } from './space';
+import { MARKS, normalized } from './unicode';
 
 export type Normalizer = (text: string) => string;
 
@@ -15,10 +16,10 @@ const NORMALIZERS: Record<string, Component<Normalizer>> = {
     const steps = normalizers.map((step, i) => buildNormalizer(step, `${path}.normalizers[${i}]`));
     return (text) => steps.reduce((result, step) => step(result), text);
   }),
-  NFC: component({}, () => (text) => text.normalize('NFC')),
-  NFD: component({}, () => (text) => text.normalize('NFD')),
-  NFKC: component({}, () => (text) => text.normalize('NFKC')),
-  NFKD: component({}, () => (text) => text.normalize('NFKD')),
+  NFC: component({}, () => (text) => normalized(text, 'NFC')),
+  NFD: component({}, () => (text) => normalized(text, 'NFD')),
+  NFKC: component({}, () => (text) => normalized(text, 'NFKC')),
+  NFKD: component({}, () => (text) => normalized(text, 'NFKD')),
   Lowercase: component({}, () => lowerCase),
   Strip: component(
     { strip_left: z.boolean(), strip_right: z.boolean() },
@@ -26,7 +27,7 @@ const NORMALIZERS: Record<string, Component<Normalizer>> = {
       (text) =>
         text.slice(strip_left ? spaceEnd(text, 0) : 0, strip_right ? spaceStart(text, text.length) : text.length),
   ),
-  StripAccents: component({}, () => (text) => text.replace(/\p{M}/gu, '')),
+  StripAccents: component({}, () => (text) => text.replace(MARKS, '')),
   Replace: component({ pattern: patternSchema, content: z.string() }, ({ pattern, content }) => {
     const expression = compile(pattern);
     return (text) => text.replace(expression, () => content);

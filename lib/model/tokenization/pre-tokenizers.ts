@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { toByteCharacters } from './bytes';
 import { build, type Component, characterSchema, component, patternSchema } from './component';
 import { compile, escapeText } from './pattern';
+import { PUNCTUATION } from './unicode';
 
 /** A piece of a text. `isStart`: whether it begins where the text does. */
 export interface Piece {
@@ -56,7 +57,6 @@ const cutter =
     return list.map((piece, i) => ({ text: piece, isStart: isStart && i === 0 && text.startsWith(piece) }));
   };
 const SPACE = /\p{White_Space}/gu;
-const PUNCTUATION = /[\p{P}$+<=>^`|~]/gu;
 const GPT2 = compile({ Regex: "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+" });
 /** A letter of a word, as Rust has it. */
 export const WORD = '[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]';
