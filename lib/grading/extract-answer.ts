@@ -204,7 +204,8 @@ function finalMark(text: string): Mark | null {
 const HEDGES = /\b(?:except|not|no|if|when|unless|any|all|multiples?|least|most|more|less|than|other|between|or)\b/i;
 
 /** Behind a value: it is said that this is the answer, or why. */
-const ASIDE = /^\s*(?:,\s*(?:not|since|because|as|which|so)\b|(?:is|was|are|were|because|since|not|instead|rather)\b)/i;
+const ASIDE =
+  /^\s*(?:\([a-zA-Z]{2,}|,\s*(?:not|since|because|as|which|so)\b|(?:is|was|are|were|because|since|not|instead|rather)\b)/i;
 const VERB =
   /\b(?:is|are|was|were|equals|ha[sd]|have|makes?|made|costs?|gets?|got|earns?|earned|spends?|spent|needs?|needed|pays?|paid|takes?|took|keeps?|kept|sells?|sold|saves?|saved|bought|buys?)\b\s*:?/i;
 
@@ -222,7 +223,12 @@ function withoutWords(content: string): string {
   if (isFormula(flat)) return text;
   const said =
     flat.match(LABELLED)?.[1] ?? flat.match(/^(?:so|thus|hence|therefore|then|finally|altogether),?\s+(.+)$/i)?.[1];
-  const bare = bareValue(said ?? flat.match(/^\p{L}[\p{L}\s]{1,60}:\s*(\S.*)$/u)?.[1] ?? flat);
+  const bare = bareValue(
+    said ??
+      flat.match(/^\p{L}[\p{L}\s]{1,60}:\s*(\S.*)$/u)?.[1] ??
+      flat.match(/^\p{L}{3}[\p{L}\s-]{0,60}\(([^()]+)\)$/u)?.[1] ??
+      flat,
+  );
   if (bare !== flat && isFormula(bare)) return bare;
   // "18, not 20", "18 is the answer"; behind "the answer is" any value.
   const leading = leadingValue(bare);

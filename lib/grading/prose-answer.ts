@@ -89,6 +89,7 @@ function plain(text: string): string {
         number.replace(/[.,]/g, (mark) => (mark === ',' ? '.' : '')),
       )
       .replace(/\\left(?![a-zA-Z])|\\right(?![a-zA-Z])/g, '')
+      .replace(/(?<!\w)_{1,3}([^_\s][^_\n]{0,60})_{1,3}(?!\w)/g, '$1')
       .replace(/\*\*(?!\d)|(?<!\d)\*\*/g, '')
       .replace(/\b(?:USD|EUR|GBP|INR|US|Rs\.?)\s?(?=[$\d])/g, '')
       .replace(/\b(?:negative|minus)\s(?=[$\d.\\√])/gi, '-')
