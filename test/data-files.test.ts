@@ -158,6 +158,12 @@ describe('what is refused, by file and line', () => {
     ['gzip cut off', 'a.jsonl.gz', packed.subarray(0, -20), 'a.jsonl.gz: expected a whole gzip file, got a damaged'],
     ['gzip damaged', 'a.jsonl.gz', broken, 'a.jsonl.gz: expected a whole gzip file, got a damaged'],
     [
+      'Parquet by another name',
+      'a.jsonl',
+      'PAR1....PAR1',
+      'a.jsonl: expected JSON lines, a JSON array or gzip of them, got Parquet, whose',
+    ],
+    [
       'something behind gzip',
       'a.jsonl.gz',
       Buffer.concat([packed, Buffer.from('more')]),

@@ -1,6 +1,7 @@
 // A user's own data: the shapes that they come in, the same from lists and files, held-out shares, training, evaluation.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { parquetWriteBuffer } from 'hyparquet-writer';
 import {
   datasets,
   type Evaluation,
@@ -178,6 +179,20 @@ describe('shapes of records', () => {
     );
     await bad('st1', { validation: 0.1 }).toThrow('validation: expected only with own examples, got it with "st1"');
     await bad([{ prompt: 'p' }], { validation: 'gone.jsonl' }).toThrow('validation: expected a file that exists');
+  });
+
+  test('Parquet, whose numbers and nulls are those of its own', async () => {
+    const columnData = [
+      { name: 'question', data: ['a', 'b'] },
+      { name: 'answer', data: [1n, 9007199254740993n], type: 'INT64' },
+      { name: 'category', data: [null, 'x'], type: 'STRING', nullable: true },
+    ];
+    const source = path.join(temporaryFolder(), 'own.parquet');
+    writeFileSync(source, Buffer.from(parquetWriteBuffer({ columnData: columnData as never })));
+    expect((await datasets.open(source)).finite!.test).toEqual([
+      { prompt: 'a', answer: '1', category: '', meta: undefined },
+      { prompt: 'b', answer: '9007199254740993', category: 'x', meta: undefined },
+    ]);
   });
 
   test('a folder with a file for each split', async () => {

@@ -25,7 +25,7 @@ export interface ExampleData {
   /** Of a share for `validation`. Default 0. */
   splitSeed?: number;
   /** Whether a completion's text is a right answer. Default: that it is `answer`, white space aside. */
-  verify?(example: TrainingExample, completion: string): boolean | Promise<boolean>;
+  verify?: (example: TrainingExample, completion: string) => boolean | Promise<boolean>;
   /** Tokens that an answer is given. Default: the option `genLength` of what uses it. */
   genLength?: number;
   /** Default: the option `blockLength` of what uses it. */

@@ -15,9 +15,6 @@ export interface TrainingExample {
   meta?: unknown;
 }
 
-/** Chat messages, or parts of them as OpenAI's API has them. */
-type Messages = readonly { readonly role: string; readonly content: unknown }[];
-
 /**
  * A record in one of the usual shapes. One of `messages`, `prompt`, `question`, `instruction` or `input` is the prompt.
  * The answer is `answer`, `completion`, `output` or `response`, or the last of `messages` where it is the assistant's. A
@@ -25,8 +22,8 @@ type Messages = readonly { readonly role: string; readonly content: unknown }[];
  */
 export interface DataRecord {
   /** OpenAI's and trl's chats. */
-  messages?: Messages | null;
-  prompt?: string | Messages | null;
+  messages?: readonly { readonly role: string; readonly content: unknown }[] | null;
+  prompt?: string | readonly { readonly role: string; readonly content: unknown }[] | null;
   question?: string | null;
   /** Alpaca's; its `input` comes behind it after an empty line. */
   instruction?: string | null;
@@ -34,7 +31,7 @@ export interface DataRecord {
   /** A system message before the prompt, which becomes a chat. */
   system?: string | null;
   answer?: string | number | null;
-  completion?: string | number | Messages | null;
+  completion?: string | number | readonly { readonly role: string; readonly content: unknown }[] | null;
   output?: string | number | null;
   response?: string | number | null;
   category?: string | null;

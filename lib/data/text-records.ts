@@ -88,7 +88,8 @@ class Collected {
   }
 }
 
-async function* readLines(chunks: AsyncIterable<Buffer>, name: string): AsyncGenerator<Piece, void, void> {
+/** The lines of a file, without their newlines; the last is what stands behind the last newline. */
+export async function* readLines(chunks: AsyncIterable<Buffer>, name: string): AsyncGenerator<Piece, void, void> {
   const collected = new Collected();
   let line = 1;
   for await (const chunk of chunks) {

@@ -1,12 +1,14 @@
 // Several models and seeds on one data set, in a folder from which an interrupted run continues.
-import { createWriteStream, existsSync, type WriteStream } from 'node:fs';
-import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import { createReadStream, createWriteStream, existsSync, type WriteStream } from 'node:fs';
+import { mkdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { type Dataset, open, type Split } from '../data';
+import { readLines } from '../data/text-records';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { CausalModel } from '../model/causal-model';
 import { checkInteger, checkKeys } from '../options';
+import { decodeText, parseJson, reasonOf } from '../text';
 import { accuracyUnderParallelism } from './aup';
 import {
   type EvaluateOptions,
@@ -96,6 +98,15 @@ const KEYS = [...SHARED_KEYS, 'models', 'seeds', 'group', 'outputDir'] as const;
 const keyOf = (model: string, seed: number, sampler: string, index: number) =>
   JSON.stringify([model, seed, sampler, index]);
 
+function parseSample(text: string, where: string): { key: string; record: SampleRecord } {
+  try {
+    const { model, seed, sampler, index, ...record } = parseJson(text) as Line;
+    return { key: keyOf(model, seed, sampler, index), record };
+  } catch (cause) {
+    throw new DUltraError('BAD_DATASET', `${where}: ${reasonOf(cause)}`, { cause });
+  }
+}
+
 /** The file of samples, for reading and appending. An incomplete last line (after a kill) is dropped. */
 class SampleFile {
   readonly #known: Map<string, SampleRecord>;
@@ -109,20 +120,16 @@ class SampleFile {
   static async open(file: string): Promise<SampleFile> {
     const known = new Map<string, SampleRecord>();
     if (existsSync(file)) {
-      const text = await readFile(file, 'utf8');
-      const whole = text.slice(0, text.lastIndexOf('\n') + 1);
-      if (whole.length < text.length) await truncate(file, Buffer.byteLength(whole));
-      for (const [i, line] of whole.split('\n').entries()) {
-        if (line === '') continue;
-        try {
-          const { model, seed, sampler, index, ...record } = JSON.parse(line) as Line;
-          known.set(keyOf(model, seed, sampler, index), record);
-        } catch (cause) {
-          throw new DUltraError(
-            'BAD_DATASET',
-            `${file}, line ${i + 1}: expected JSON, got ${(cause as Error).message}`,
-            { cause },
-          );
+      const { size } = await stat(file);
+      let end = 0;
+      for await (const { bytes, line } of readLines(createReadStream(file), file)) {
+        const begin = end;
+        end += bytes.length + 1;
+        // The last line has no newline: it is empty, or was cut off.
+        if (end > size) await truncate(file, begin);
+        else if (bytes.length > 0) {
+          const { key, record } = parseSample(decodeText(bytes, file, line), `${file}, line ${line}`);
+          known.set(key, record);
         }
       }
     }

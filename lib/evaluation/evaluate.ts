@@ -28,7 +28,8 @@ type EvaluatedExample = Example<ExamplePrompt, string | null>;
 
 /** Completions to score. Arrays are parallel, one entry per completion. */
 export interface ScoreBatch {
-  examples: readonly EvaluatedExample[];
+  /** `answer` is null where own examples have none. */
+  examples: readonly Example<ExamplePrompt, string | null>[];
   completions: readonly string[];
   results: readonly GenerateResult[];
 }
