@@ -197,6 +197,9 @@ describe('keys of tokenizer_config.json', () => {
     expect(make({ added_tokens_decoder: listed }).encode('x<end>[new]')).toEqual([1, 9, 10]);
     expect(make({ additional_special_tokens: ['<a>', { content: '<b>' }] }).encode('<b><a>')).toEqual([11, 10]);
     expect(make({ extra_special_tokens: { image_token: '<i>' } }).encode('<i>')).toEqual([10]);
+    const both = { extra_special_tokens: [] as string[], additional_special_tokens: ['<a>'] };
+    expect(make(both).encode('<a>')).toEqual([10]);
+    expect(make({ ...both, extra_special_tokens: ['<b>'] }).encode('<b><a>')).toEqual([10, 0]);
   });
 
   test('every special token is a variable of the chat template, and tools and documents are none', () => {

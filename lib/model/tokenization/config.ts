@@ -43,11 +43,14 @@ function namedTokens(config: TokenizerConfig): Map<string, AddedToken> {
   return named;
 }
 function additionalTokens(config: TokenizerConfig): AddedToken[] {
-  const list = config.extra_special_tokens ?? config.additional_special_tokens ?? [];
-  if (isObject(list)) return [];
-  if (!Array.isArray(list))
-    throw new Error(`tokenizer_config.json: additional_special_tokens: expected a list, got ${show(list)}`);
-  return list.map((value) => tokenOf(value, 'additional_special_tokens'));
+  const { extra_special_tokens: extra, additional_special_tokens: additional } = config;
+  // The newer key goes before, where it lists any.
+  const [key, list] =
+    Array.isArray(extra) && extra.length > 0
+      ? ['extra_special_tokens', extra]
+      : ['additional_special_tokens', additional ?? []];
+  if (!Array.isArray(list)) throw new Error(`tokenizer_config.json: ${key}: expected a list, got ${show(list)}`);
+  return list.map((value) => tokenOf(value, String(key)));
 }
 
 const haveSameFlags = (a: AddedToken, b: AddedToken) =>
