@@ -13,6 +13,8 @@ const hasPython = !isWindows && spawnSync('python3', ['-c', 'import resource']).
 const why = isWindows ? 'limits of memory and CPU time need a POSIX system' : 'there is no python3 on this machine';
 const described = hasPython ? describe : describe.skip;
 
+// A folder of its own: other programs on this machine may have theirs.
+jest.spyOn(os, 'tmpdir').mockReturnValue(temporaryFolder());
 const leftovers = () => readdirSync(os.tmpdir()).filter((name) => name.startsWith('dultra-python-'));
 
 described(hasPython ? 'NativePython' : `NativePython (skipped: ${why})`, () => {
