@@ -30,6 +30,14 @@ test('what cannot be read equals the same signs alone', async () => {
   expect(await rewards.mathEqual('\\lim_{x\\to0}f(x)', '\\lim_{x \\to 0} f(x)')).toBe(true);
 });
 
+test('words that every object of JavaScript has are words', async () => {
+  for (const word of ['constructor', 'toString', 'valueOf(x)', '__proto__', '\\hasOwnProperty x', '\\valueOf{2}']) {
+    expect(await rewards.mathEqual(word, '2')).toBe(false);
+    expect(await rewards.mathEqual(`x ${word}`, 'x')).toBe(false);
+    expect(await rewards.mathEqual(word, `${word} `)).toBe(true);
+  }
+});
+
 const nested = (open: string, depth: number, close: string) => `${open.repeat(depth)}x${close.repeat(depth)}`;
 const HOSTILE: readonly [string, string][] = [
   ['9^{9^{9^{9^9}}}', '1'],

@@ -1,9 +1,11 @@
 // Compares two parsed answers.
+
 import { type Node, negate, num, numberNode, product, quotient, sum, variablesOf } from './ast';
 import { infinitySign, sameNode } from './equal-values';
 import { type Form, parseAnswer, plainWords } from './forms';
 import { equalSolutions } from './intervals';
 import { sameEquation, sameInequality } from './proportional';
+import { table } from './table';
 import { Unreadable } from './tokens';
 import { isPercent, sameUnit, type Unit } from './units';
 import { beginWork, MAX_ANSWER_LENGTH, spend, WorkExceeded } from './work';
@@ -74,7 +76,7 @@ function mentions(form: Form, name: string): boolean {
   return (form.kind === 'matrix' ? form.rows.flat() : form.parts).some((part) => mentions(part, name));
 }
 
-const FLIPPED: Readonly<Record<string, string>> = {
+const FLIPPED = table<string>({
   '<': '>',
   '>': '<',
   le: 'ge',
@@ -85,7 +87,7 @@ const FLIPPED: Readonly<Record<string, string>> = {
   equiv: 'equiv',
   cong: 'cong',
   sim: 'sim',
-};
+});
 
 function compareRelations(a: Relation, b: Relation): boolean {
   const inOrder = (operators: readonly string[], parts: readonly Form[]) =>

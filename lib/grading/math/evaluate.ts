@@ -1,4 +1,5 @@
 // The value of an expression as a complex number with an error bound.
+
 import type { Node } from './ast';
 import {
   addBall,
@@ -22,6 +23,7 @@ import {
   zeroBall,
 } from './ball';
 import { absInt, type Rational, rational } from './rational';
+import { table } from './table';
 import { factorialInt } from './whole-numbers';
 import { bitsOf, spend } from './work';
 
@@ -237,7 +239,7 @@ const extreme =
   };
 
 /** The functions. `real` numbers alone, where nothing else is said. */
-const FUNCTIONS: Readonly<Record<string, Function>> = {
+const FUNCTIONS = table<Function>({
   sin: sine,
   cos: cosine,
   ln: ([a], at) => logarithm(a, at),
@@ -273,7 +275,7 @@ const FUNCTIONS: Readonly<Record<string, Function>> = {
     }
     return result;
   },
-};
+});
 
 /**
  * The value of an expression.

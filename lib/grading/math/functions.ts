@@ -1,7 +1,9 @@
 // The names in expressions: functions, constants, Greek letters.
+
 import { call, type Node, negate, num, power, product, quotient, sum } from './ast';
 import { exactValue } from './evaluate';
 import { gcd } from './rational';
+import { table } from './table';
 import { type Token, Unreadable } from './tokens';
 import { lcmInt } from './whole-numbers';
 
@@ -18,7 +20,7 @@ const hyperbolic = (node: Node, sign: 1 | -1) =>
   product(half, sum(exponential(node), product(num(sign), exponential(negate(node)))));
 
 /** Functions of one argument, in terms of few. */
-export const FUNCTIONS: Readonly<Record<string, (x: Node) => Node>> = {
+export const FUNCTIONS = table<(x: Node) => Node>({
   sin: (x) => call('sin', x),
   cos: (x) => call('cos', x),
   tan: tangent,
@@ -51,8 +53,8 @@ export const FUNCTIONS: Readonly<Record<string, (x: Node) => Node>> = {
   Re: (x) => call('re', x),
   Im: (x) => call('im', x),
   cis: (x) => sum(call('cos', x), product(constant('i'), call('sin', x))),
-};
-const ALIASES: Readonly<Record<string, string>> = {
+});
+const ALIASES = table<string>({
   asin: 'arcsin',
   acos: 'arccos',
   atan: 'arctan',
@@ -67,18 +69,18 @@ const ALIASES: Readonly<Record<string, string>> = {
   Sin: 'sin',
   Cos: 'cos',
   Tan: 'tan',
-};
+});
 /** Functions that the exponent -1 inverts. */
-export const INVERSES: Readonly<Record<string, string>> = {
+export const INVERSES = table<string>({
   sin: 'arcsin',
   cos: 'arccos',
   tan: 'arctan',
   cot: 'arccot',
   sec: 'arcsec',
   csc: 'arccsc',
-};
+});
 /** Functions of several arguments. */
-export const MANY: Readonly<Record<string, (args: Node[]) => Node>> = {
+export const MANY = table<(args: Node[]) => Node>({
   max: (args) => call('max', ...args),
   min: (args) => call('min', ...args),
   gcd: (args) => num(integers(args).reduce((a, b) => gcd(a, b))),
@@ -86,7 +88,7 @@ export const MANY: Readonly<Record<string, (args: Node[]) => Node>> = {
   binom: (args) => pair('binomial', args),
   binomial: (args) => pair('binomial', args),
   comb: (args) => pair('binomial', args),
-};
+});
 function pair(name: string, args: Node[]): Node {
   if (args.length !== 2) throw new Unreadable();
   return call(name, ...args);
@@ -100,7 +102,7 @@ function integers(args: Node[]): bigint[] {
 }
 
 /** Words for constants. */
-export const CONSTANT_WORDS: Readonly<Record<string, 'pi' | 'infinity'>> = {
+export const CONSTANT_WORDS = table<'pi' | 'infinity'>({
   pi: 'pi',
   Pi: 'pi',
   PI: 'pi',
@@ -109,7 +111,7 @@ export const CONSTANT_WORDS: Readonly<Record<string, 'pi' | 'infinity'>> = {
   Infinity: 'infinity',
   oo: 'infinity',
   infty: 'infinity',
-};
+});
 /** Greek letters that are variables. */
 export const GREEK = new Set(
   'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar'.split(

@@ -1,4 +1,5 @@
 // The normal form of an expression.
+
 import { type Algebra, type Fraction, fractionOf, GiveUp, ONE_FRACTION } from './algebra';
 import { type Node, numberNode } from './ast';
 import { signBall, Unsure } from './ball';
@@ -7,6 +8,7 @@ import { exponential, generalPower, logarithm } from './exponentials';
 import { constantOf, type Monomial, onlyTerm, single } from './polynomial';
 import { ONE, type Rational, rational } from './rational';
 import { abs, parts, root } from './roots';
+import { table } from './table';
 import { cosSin, inverseSine } from './trigonometry';
 
 const number = (n: bigint | Rational, d = 1n): Fraction =>
@@ -71,7 +73,7 @@ function binomial(algebra: Algebra, [n, k]: Fraction[]): Fraction {
   return result;
 }
 
-const RULES: Readonly<Record<string, Rule>> = {
+const RULES = table<Rule>({
   sin: (algebra, [a]) => cosSin(algebra, a)[1],
   cos: (algebra, [a]) => cosSin(algebra, a)[0],
   ln: (algebra, [a]) => logarithm(algebra, a),
@@ -100,7 +102,7 @@ const RULES: Readonly<Record<string, Rule>> = {
     if (!constantOf(d) || !algebra.isConstantPoly(n)) throw new GiveUp();
     return fractionOf(parts(algebra, n).im);
   },
-};
+});
 
 /**
  * The normal form of an expression.

@@ -1,5 +1,7 @@
 // The tokens of a cleaned answer.
+
 import { cleanAnswer } from './clean';
+import { table } from './table';
 
 /** A token. */
 export interface Token {
@@ -19,7 +21,7 @@ export class Unreadable extends Error {}
 const MAX_TOKENS = 2000;
 
 /** Commands of the same meaning, and what plain text writes for them. */
-const SAME: Readonly<Record<string, string>> = {
+const SAME = table<string>({
   leq: 'le',
   leqslant: 'le',
   geq: 'ge',
@@ -75,7 +77,7 @@ const SAME: Readonly<Record<string, string>> = {
   thickapprox: 'approx',
   backslash: 'setminus',
   smallsetminus: 'setminus',
-};
+});
 const SIGN = /^[^a-zA-Z]$/;
 /** Commands whose argument is words. */
 const TEXT = new Set(['text', 'textrm', 'textbf', 'textit', 'textnormal', 'textsf', 'texttt', 'mbox', 'hbox', 'emph']);

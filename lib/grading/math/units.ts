@@ -1,5 +1,7 @@
 // Units of measurement and currencies behind, or before, a value.
+
 import { mulRational, ONE, type Rational, rational } from './rational';
+import { table } from './table';
 import { isToken, type Token } from './tokens';
 
 /** A product of powers of base units, with the factor to them. */
@@ -63,10 +65,10 @@ const KNOWN = new Map<string, { base: string; factor: Rational }>(
     names.split(' ').map((name) => [name, { base, factor: rational(BigInt(n), BigInt(d)) }] as const),
   ),
 );
-const COMPOSED: Readonly<Record<string, string>> = { mph: 'mi/h', kph: 'km/h', kmh: 'km/h', sqft: 'ft^2', cc: 'cm^3' };
+const COMPOSED = table({ mph: 'mi/h', kph: 'km/h', kmh: 'km/h', sqft: 'ft^2', cc: 'cm^3' });
 /** One letter that is a unit where white space stands before it, and a variable elsewhere. */
 const LETTERS = new Set(['m', 'g', 's', 'h', 'L', 'l', 'N', 'J', 'W', 'V']);
-const CURRENCY: Readonly<Record<string, string>> = { $: 'usd', '£': 'gbp', '€': 'eur', '¥': 'jpy', '₹': 'inr' };
+const CURRENCY = table({ $: 'usd', '£': 'gbp', '€': 'eur', '¥': 'jpy', '₹': 'inr' });
 
 /** Of an unknown word: its singular. */
 const singular = (word: string) => {
