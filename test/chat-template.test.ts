@@ -13,6 +13,11 @@ test.each(recorded.constructs as [string, string][])('%s', (template, text) => {
   expect(render(template, variables)).toBe(text);
 });
 
+test('a default of a macro is read before the macro assigns to the same name', () => {
+  const template = '{% macro m(a, b=n) %}{% set n = 1 %}{{ [a, b, n] }}{% endmacro %}{{ m(0) }}{{ n }}';
+  expect(render(template, { n: 7 })).toBe('[0, 7, 1]7');
+});
+
 test.each(recorded.refused)('refused: %s', (template) => {
   expect(() => render(template, variables)).toThrow(TemplateError);
 });

@@ -5,7 +5,7 @@ import { applyFilter } from './filters';
 import { globals } from './globals';
 import { arithmetic, signed } from './numbers';
 import { parse } from './parser';
-import { assignedBy, reads, Scope } from './scope';
+import { assignedBy, namesIn, reads, Scope } from './scope';
 import type { Arguments, Expression, Signature, Statement, Target } from './syntax';
 import { applyTest } from './tests';
 import {
@@ -218,8 +218,11 @@ class Renderer {
   #macro(name: string, signature: Signature, body: Statement[], scope: Scope): Callable {
     const { parameters, defaults } = signature;
     const [usesCaller, usesRest, usesNames] = ['caller', 'varargs', 'kwargs'].map((special) => reads(body, special));
+    // Defaults are read before the body assigns anything.
+    const known = [...parameters, 'caller', 'varargs', 'kwargs'];
+    for (const value of defaults) namesIn(value, (read) => known.push(read));
     const call = (args: readonly Value[], keywords: Keywords): Value => {
-      const inner = scope.inner(body, [...parameters, 'caller', 'varargs', 'kwargs']);
+      const inner = scope.inner(body, known);
       const rest = new Map(keywords);
       parameters.forEach((parameter, i) => {
         const given = i < args.length ? args[i] : rest.get(parameter);
