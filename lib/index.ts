@@ -15,6 +15,7 @@ export {
 } from './evaluation/campaign';
 export {
   type CategoryResult,
+  type EvaluatedExample,
   type EvaluateOptions,
   type EvaluateProgress,
   type Evaluation,
@@ -59,7 +60,7 @@ export type { DownloadOptions, DownloadProgress } from './hub/types';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';
 export { type CausalGenerateOptions, CausalModel, type CausalPrompt, type CausalResult } from './model/causal-model';
-export type { CausalConfig, ModelConfig } from './model/config';
+export type { CausalConfig, FamilyConfig, ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
 export { downloadModel } from './model/download-model';
 export type { ForwardOutput, ForwardRequest } from './model/forward';
@@ -75,12 +76,14 @@ export type {
   NativeModelInfo as ModelInfo,
   NativeNamedTensor as NamedTensor,
   NativeOptimizerStep as OptimizerStep,
+  NativeRopeScaling as RopeScaling,
   NativeScoreRequest as ScoreRequest,
   NativeScoreResult as ScoreResult,
 } from './native';
 export type { RewardBatch, RewardExample, RewardFunction, TeacherOptions } from './rewards';
 export * as rewards from './rewards';
 export {
+  type BlocksCache,
   CACHE_HELP,
   CACHE_NAMES,
   type CachePolicy,
@@ -96,6 +99,7 @@ export type { RecordedUniforms } from './sampling/denoise';
 export {
   type ConfidenceSampler,
   type D3llmSampler,
+  type DynamicSampler,
   type EntropySampler,
   type EntropySumSampler,
   type FactorSampler,

@@ -24,7 +24,8 @@ import { mean, standardDeviation, sum } from '../statistics';
 import { show } from '../text';
 
 /** An example; `answer` is null where own examples have none. */
-type EvaluatedExample = Example<ExamplePrompt, string | null>;
+/** An example as it is evaluated: whatever its prompt is, with or without an answer. */
+export type EvaluatedExample = Example<ExamplePrompt, string | null>;
 
 /** Completions to score. Arrays are parallel, one entry per completion. */
 export interface ScoreBatch {

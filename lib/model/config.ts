@@ -4,7 +4,7 @@ import { readJsonObject } from '../files/json';
 import type { NativeModelConfig } from '../native';
 
 /** Shapes and constants that every family fills in. */
-interface FamilyConfig extends NativeModelConfig {
+export interface FamilyConfig extends NativeModelConfig {
   /** The family that reads and writes the checkpoint, such as "llada" or "qwen2". */
   family: string;
   /** Ids that the tokenizer knows; the tables may have more rows (`embeddingSize`). */

@@ -21,12 +21,27 @@ export type { WorldSplit } from './draw';
 
 /** What the prompts of the world ask for. */
 export type WorldCategory =
-  | keyof typeof EXTRACTION_INTENTS
-  | keyof typeof REVIEW_INTENTS
-  | keyof typeof ARITHMETIC_INTENTS
-  | keyof typeof LIST_INTENTS
-  | keyof typeof CHAT_INTENTS
-  | keyof typeof OUTSIDE_INTENTS;
+  | 'record'
+  | 'repeat'
+  | 'order'
+  | 'ticket'
+  | 'visit'
+  | 'form'
+  | 'sentiment'
+  | 'stars'
+  | 'again'
+  | 'triage'
+  | 'sum'
+  | 'money'
+  | 'units'
+  | 'problem'
+  | 'dates'
+  | 'sort'
+  | 'list'
+  | 'question'
+  | 'chat'
+  | 'name'
+  | 'outside';
 
 /** `meta` of an example of the world. */
 export interface WorldMeta {
