@@ -6,12 +6,22 @@ export interface ChatMessage {
   content: string;
 }
 
+/** What to answer: plain text (without a chat template), chat messages, or token ids. */
+export type PlainPrompt = string | ChatMessage[] | { promptIds: ArrayLike<number> };
+
 /**
- * What to continue: plain text (without a chat template), chat messages, token ids, or a template whose mask tokens are
- * to be filled in place (text that contains the tokenizer's mask token, or ids that contain the mask id).
+ * A prompt whose answer is a form: texts as they are, and numbers for slots of so many tokens, which are filled. An
+ * end-of-sequence token follows, so that nothing but the slots is left open. The tokens of texts and slots meet at
+ * their borders: begin and end a slot where a token of the whole text would, as in
+ * `['{"name":"', 8, ',"count":', 4, '}']`, whose slots are `Anna"` and `5` with spaces behind.
  */
-export type Prompt =
-  | string
-  | ChatMessage[]
-  | { promptIds: ArrayLike<number> }
-  | { template: string | ArrayLike<number> };
+export interface FormPrompt {
+  prompt: PlainPrompt;
+  form: readonly (string | number)[];
+}
+
+/**
+ * What to continue: a plain prompt, a form, or a template whose mask tokens are to be filled in place (text that
+ * contains the tokenizer's mask token, or ids that contain the mask id).
+ */
+export type Prompt = PlainPrompt | FormPrompt | { template: string | ArrayLike<number> };

@@ -4,8 +4,8 @@ import { runForward } from '../model/forward';
 import { encodePrompt } from '../model/prompt';
 import { checkList } from '../options';
 import { concatenate, offsetsOf, packRows } from '../packing';
-import type { Prompt } from '../types';
-import type { GeneratingModel } from './prepare';
+import type { PlainPrompt } from '../types';
+import { type GeneratingModel, wholeRow } from './prepare';
 
 /** What {@link MaskedDiffusionModel.choose} found. */
 export interface Choice {
@@ -66,11 +66,7 @@ function encodeOptions(model: GeneratingModel, options: readonly string[]): numb
 }
 
 /** See `model.choose`. */
-export async function choose(
-  model: GeneratingModel,
-  prompt: Exclude<Prompt, { template: unknown }>,
-  options: readonly string[],
-): Promise<Choice> {
+export async function choose(model: GeneratingModel, prompt: PlainPrompt, options: readonly string[]): Promise<Choice> {
   const encoded = encodeOptions(model, options);
   const promptIds = encodePrompt(prompt, model);
   const { maskTokenId, eosTokenId, maxSequenceLength, embeddingSize } = model.config;
@@ -84,7 +80,7 @@ export async function choose(
       const key = answer.join();
       const before = known.get(key);
       if (before !== undefined) return before;
-      const row = Int32Array.from([...promptIds, ...answer, ...end]);
+      const row = [...promptIds, ...answer, ...end];
       if (row.length > maxSequenceLength)
         throw optionError(
           RangeError,
@@ -92,7 +88,7 @@ export async function choose(
           `prompt and option make ${row.length} tokens, more than the model's maximum of ${maxSequenceLength}`,
         );
       known.set(key, rows.length);
-      return rows.push({ ids: row, at: promptIds.length + k }) - 1;
+      return rows.push({ ids: wholeRow(row, model.config), at: promptIds.length + k }) - 1;
     }),
   );
   const logProbs: Float64Array[] = [];

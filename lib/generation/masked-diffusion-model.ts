@@ -13,7 +13,7 @@ import { checkInteger, checkList } from '../options';
 import { offsetsOf } from '../packing';
 import type { RecordedUniforms } from '../sampling/denoise';
 import type { DenoiseStep } from '../sampling/types';
-import type { Prompt } from '../types';
+import type { PlainPrompt, Prompt } from '../types';
 import { type Choice, choose } from './choose';
 import { denoise, generateBatch, generateStream } from './generate';
 import type { GenerationDefaults } from './generation-config';
@@ -96,7 +96,7 @@ export class MaskedDiffusionModel {
    * options of equal length compare best.
    * @throws TypeError, RangeError for options; DUltraError NO_TOKENIZER, DISPOSED.
    */
-  async choose(prompt: Exclude<Prompt, { template: unknown }>, options: readonly string[]): Promise<Choice> {
+  async choose(prompt: PlainPrompt, options: readonly string[]): Promise<Choice> {
     return choose(this.#parts(), prompt, options);
   }
 
@@ -195,10 +195,7 @@ export class MaskedDiffusionModel {
    * The ids that the model sees for a prompt. @param splitSpecialTokens as in {@link GenerateOptions}
    * @throws TypeError; DUltraError NO_TOKENIZER, BAD_CHECKPOINT.
    */
-  encodePrompt(
-    prompt: Exclude<Prompt, { template: unknown }>,
-    { splitSpecialTokens }: { splitSpecialTokens?: boolean } = {},
-  ): Int32Array {
+  encodePrompt(prompt: PlainPrompt, { splitSpecialTokens }: { splitSpecialTokens?: boolean } = {}): Int32Array {
     return encodePrompt(prompt, this, { splitSpecialTokens });
   }
 

@@ -3,13 +3,13 @@ import { DUltraError, optionError } from '../errors';
 import type { ModelConfig } from '../model/config';
 import { checkIds, checkRoom, encodePrompt, encodeText, type Vocabulary } from '../model/prompt';
 import type { NativeModel } from '../native';
-import { checkKeys } from '../options';
+import { checkInteger, checkKeys, checkList } from '../options';
 import { resolveCache } from '../sampling/caches';
 import type { DenoiseSettings } from '../sampling/denoise';
 import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
 import { show } from '../text';
-import type { Prompt } from '../types';
+import type { FormPrompt, PlainPrompt, Prompt } from '../types';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
 import type { GenerateOptions } from './types';
@@ -35,6 +35,9 @@ export interface PreparedRow extends RowInput {
 const isTemplate = (prompt: Prompt): prompt is { template: string | ArrayLike<number> } =>
   typeof prompt === 'object' && prompt !== null && 'template' in prompt;
 
+const isForm = (prompt: Prompt): prompt is FormPrompt =>
+  typeof prompt === 'object' && prompt !== null && 'form' in prompt;
+
 /** Checks prompts and options together. @throws as `model.generate`. */
 export function prepare(
   model: GeneratingModel,
@@ -44,12 +47,16 @@ export function prepare(
   if (!Array.isArray(prompts)) throw optionError(TypeError, 'prompts', `expected an array, got ${show(prompts)}`);
   const options = withDefaultSampler(model, given);
   const settings = resolveGenerateOptions(options, model.config.planner !== null);
-  const templates = prompts.filter(isTemplate).length;
+  const templates = prompts.filter((prompt) => isTemplate(prompt) || isForm(prompt)).length;
   if (templates > 0 && templates < prompts.length)
     throw optionError(TypeError, 'prompts', 'expected templates only or none, got both');
   const genLength = options.genLength ?? defaultGenLength(model);
   const rows = prompts.map((prompt) =>
-    isTemplate(prompt) ? templateRow(model, prompt, options) : promptRow(model, prompt, genLength, options),
+    isTemplate(prompt)
+      ? templateRow(model, prompt, options)
+      : isForm(prompt)
+        ? formRow(model, prompt, options)
+        : promptRow(model, prompt, genLength, options),
   );
   if (templates > 0) settings.stopAtEos ??= false;
   else settings.blockLength = blockLengthOf(model, options, genLength);
@@ -135,9 +142,53 @@ function templateRow(
 const wholeBlocks = (length: number, { mask, blockLength }: ModelConfig): number =>
   mask === 'block-causal' ? Math.ceil(length / blockLength!) * blockLength! : length;
 
+/** Ids of a row that is given as a whole: ends of sequence fill its last block. */
+export function wholeRow(ids: readonly number[], config: ModelConfig): Int32Array {
+  const { eosTokenId, maxSequenceLength } = config;
+  if (eosTokenId === null) return Int32Array.from(ids);
+  const row = new Int32Array(Math.min(maxSequenceLength, wholeBlocks(ids.length, config))).fill(eosTokenId);
+  row.set(ids);
+  return row;
+}
+
+function formRow(
+  model: GeneratingModel,
+  prompt: FormPrompt,
+  { genLength, splitSpecialTokens }: GenerateOptions,
+): PreparedRow {
+  checkKeys('prompt', prompt, ['prompt', 'form']);
+  if (genLength !== undefined)
+    throw optionError(TypeError, 'genLength', 'not allowed with a form, whose slots say what to fill');
+  const { maskTokenId, eosTokenId, maxSequenceLength } = model.config;
+  const promptIds = encodePrompt(prompt.prompt, model, { splitSpecialTokens });
+  const parts = checkList('form', prompt.form, (name, part): number[] => {
+    if (typeof part !== 'string') {
+      checkInteger(name, part, { min: 1, max: maxSequenceLength });
+      return new Array<number>(part).fill(maskTokenId);
+    }
+    if (!model.tokenizer)
+      throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which the texts of a form need`);
+    const ids = model.tokenizer.encode(part, { addSpecialTokens: false, splitSpecialTokens });
+    if (ids.includes(maskTokenId))
+      throw optionError(RangeError, name, `expected no mask token, since numbers stand for slots, got ${show(part)}`);
+    return ids;
+  });
+  if (!prompt.form.some((part) => typeof part === 'number'))
+    throw optionError(RangeError, 'form', 'expected at least one slot, a number of tokens, got none');
+  const filled = [...promptIds, ...parts.flat(), ...(eosTokenId === null ? [] : [eosTokenId])];
+  if (filled.length > maxSequenceLength)
+    throw optionError(
+      RangeError,
+      'form',
+      `prompt and form make ${filled.length} tokens, more than the model's maximum of ${maxSequenceLength}`,
+    );
+  const ids = wholeRow(filled, model.config);
+  return { ids, begin: promptIds.length, promptIds, isTemplate: true };
+}
+
 function promptRow(
   model: GeneratingModel,
-  prompt: Exclude<Prompt, { template: unknown }>,
+  prompt: PlainPrompt,
   genLength: number,
   { splitSpecialTokens }: GenerateOptions,
 ): PreparedRow {

@@ -71,12 +71,12 @@ export interface GenerateOptions {
 export interface GenerateResult {
   /**
    * Decoded completion up to the first end-of-sequence token, special tokens skipped; "" without a tokenizer.
-   * Templates: the whole row.
+   * Templates: the whole row; forms: the filled form.
    */
   text: string;
   /**
    * Ids of the completion: all genLength of them (positions after an end-of-sequence stop may still be masked).
-   * Templates: the whole row.
+   * Templates: the whole row; forms: the form and its end of sequence.
    */
   ids: Int32Array;
   /** Prompt ids as the model saw them. */

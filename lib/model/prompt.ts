@@ -3,7 +3,7 @@
 import { DUltraError, optionError } from '../errors';
 import { checkKeys } from '../options';
 import { show } from '../text';
-import type { Prompt } from '../types';
+import type { PlainPrompt } from '../types';
 import type { Tokenizer } from './tokenizer';
 
 /** What a model knows of its tokens. */
@@ -63,7 +63,7 @@ export function encodeText(
 
 /** The ids that the model sees for a prompt. @throws TypeError, RangeError; DUltraError NO_TOKENIZER, BAD_CHECKPOINT. */
 export function encodePrompt(
-  prompt: Exclude<Prompt, { template: unknown }>,
+  prompt: PlainPrompt,
   vocabulary: Vocabulary,
   options: EncodePromptOptions = {},
 ): Int32Array {
@@ -83,7 +83,11 @@ export function encodePrompt(
     checkKeys('prompt', prompt, ['promptIds']);
     return checkIds('promptIds', prompt.promptIds, vocabulary.config.embeddingSize);
   }
-  throw optionError(TypeError, 'prompt', 'expected a string, an array of messages, { promptIds } or { template }');
+  throw optionError(
+    TypeError,
+    'prompt',
+    'expected a string, an array of messages, { promptIds }, { prompt, form } or { template }',
+  );
 }
 
 /** @throws RangeError where a prompt leaves less than `genLength` tokens of room in the model's longest row */

@@ -36,6 +36,8 @@ const toCharacters = (text: string): string[] => Array.from(Buffer.from(text), (
 const DIGITS = '\\d{1,2}';
 /** How the pre-tokenizer "ByteLevel" splits what is left. */
 const PIECES = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
+/** What may take in the space before it: words of letters and operators, not the punctuation of JSON and the like. */
+const JOINABLE = /^(\p{L}+|[-+*/=<>&])$/u;
 /** Share of a word's occurrences that must follow a space, to make one token of both. */
 const JOINED_SHARE = 0.98;
 
@@ -137,7 +139,7 @@ function byteLevelTokenizer(
   /** Whole words that hardly ever stand without a space, the commonest first. */
   const joined = () =>
     [...counts]
-      .filter(([, { count, spaced }]) => count > 1 && spaced >= JOINED_SHARE * count)
+      .filter(([text, { count, spaced }]) => JOINABLE.test(text) && count > 1 && spaced >= JOINED_SHARE * count)
       .map(([text, { count }]) => ({ token: toCharacters(text).join(''), count }))
       .filter(({ token }) => token in vocab)
       .sort((a, b) => b.count - a.count || (a.token < b.token ? -1 : 1))
