@@ -460,6 +460,7 @@ export const ANSWERS: Readonly<Record<string, Answers>> = {
       ['A, C', 'C, A', 'A and C'],
       ['3:4', '3 : 4'],
       [R`\text{yes}`, 'Yes', 'yes.'],
+      [R`\text{June 20}`, 'June 20', 'june 20'],
       [R`\text{(C)}`, 'C', '(C)', R`\textbf{(C)}`],
     ],
     different: [

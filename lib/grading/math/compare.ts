@@ -32,13 +32,16 @@ const sameInOrder = (a: readonly Form[], b: readonly Form[]): boolean =>
 const distinct = (parts: readonly Form[]): Form[] =>
   parts.filter((part, i) => !parts.slice(0, i).some((before) => compareForms(part, before)));
 
+/** Tokens with words as plain text has them: \text{June 20} is June 20. */
+const unquoted = (key: string) =>
+  key.replaceAll('"', '').replace(/(?<![\\a-zA-Z])[a-zA-Z]{3,}/g, (word) => word.toLowerCase());
 const sameMeasure = (a: Unit, b: Unit) => sameUnit(a, b) && a.factor.n === b.factor.n && a.factor.d === b.factor.d;
 const scaled = (node: Node, { factor }: Unit): Node => product(numberNode(factor), node);
 
 function compareValues(a: Value, b: Value): boolean {
   if (a.node === null || b.node === null) {
     // What is not read is compared sign by sign, its unit too.
-    if (a.key !== b.key || a.key === '') return false;
+    if (a.key === '' || unquoted(a.key) !== unquoted(b.key)) return false;
     return a.unit === null || b.unit === null ? a.unit === b.unit : sameMeasure(a.unit, b.unit);
   }
   // A unit on one side alone makes no difference; 50% is 50, and 0.5.
