@@ -43,7 +43,7 @@ export interface CreateModelOptions {
   /**
    * How the output matrices of attention start: "random" (default), or "copying", 0.35 times the transposed value
    * matrix. With that, attending to a token writes it from the first step on, and copying is learnt sooner
-   * (docs/results.md).
+   * (docs/training-a-planner.md).
    */
   attentionOutput?: 'random' | 'copying';
   /** Seed of the random weights. Default 0. */

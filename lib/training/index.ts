@@ -37,9 +37,5 @@ export {
   type TrainConfig,
 } from './presets';
 export { learningRateFactor, type Schedule, type ScheduleOptions } from './schedules';
-export {
-  type AnswerPadding,
-  type MaskedDiffusionMetrics,
-  type MaskedDiffusionOptions,
-  trainMaskedDiffusion,
-} from './sft';
+export { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';
+export type { AnswerPadding } from './token-rows';

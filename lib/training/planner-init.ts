@@ -11,7 +11,7 @@ import { type Measured, runStage, type Stage, type StageContext, type TrainingMe
 import { maskSpan, type PlannerRow } from './masking';
 import { resolveTraining, type TrainingOptions } from './options';
 import { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
-import { encodeRow } from './sft';
+import { encodeRow } from './token-rows';
 
 /** Options of {@link trainPlanner}. */
 export interface PlannerOptions extends TrainingOptions {

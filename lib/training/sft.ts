@@ -1,30 +1,19 @@
 // Masked-diffusion fine-tuning and pre-training.
 import { open } from '../data';
-import { DUltraError, optionError } from '../errors';
+import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { checkRoom } from '../model/prompt';
-import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
+import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
 import { resolveSampler, type SamplerObject } from '../sampling/samplers';
-import { show } from '../text';
-import { type CheckExample, type DataSource, openData, type TrainingData, type TrainingRow } from './data';
+import { type CheckExample, type DataSource, openData, type TrainingData } from './data';
 import { type AnswerOptions, exactMatches } from './exact-matches';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
 import { maskedDiffusionLoss } from './masked-diffusion-loss';
 import { type MaskedRow, maskRow } from './masking';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
-
-/** How answers are padded with end-of-sequence tokens, which count as answer. */
-export interface AnswerPadding {
-  /** Share of the rows whose answers are padded to a length drawn evenly from `min` to `max`. */
-  share: number;
-  /** Tokens; longer answers get one end of sequence. */
-  min: number;
-  max: number;
-  /** The other rows get 1 to `tail` ends of sequence. Default 1. */
-  tail?: number;
-}
+import { type AnswerPadding, checkPadding, encodeRow, encodeRows, type TokenRow } from './token-rows';
 
 /** Options of {@link trainMaskedDiffusion}. */
 export interface MaskedDiffusionOptions extends TrainingOptions, Pick<TrainableOptions, 'lora'> {
@@ -80,58 +69,6 @@ export interface MaskedDiffusionMetrics extends TrainingMetrics {
   [category: `evalAccuracy/${string}`]: number;
 }
 
-/** A row before it is masked. */
-export interface TokenRow {
-  ids: Int32Array;
-  /** Where the answer begins. */
-  begin: number;
-}
-
-/**
- * Prompt and answer as one row.
- * @param genLength tokens of the answer; null: the answer's own and one end of sequence; or a function of the answer's
- * own, whose padding is cut where the row would be longer than the model's maximum
- */
-export function encodeRow(
-  model: MaskedDiffusionModel,
-  example: TrainingRow,
-  genLength: number | null | ((answer: number) => number),
-): TokenRow {
-  if (example.answer === null)
-    throw optionError(TypeError, 'dataset', 'expected examples with an answer, got one without');
-  if (!model.tokenizer)
-    throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which training on text needs`);
-  const prompt = model.encodePrompt(example.prompt);
-  const answer = model.tokenizer.encode(example.answer, { addSpecialTokens: false });
-  const { eosTokenId, maxSequenceLength } = model.config;
-  const room = Math.max(answer.length + 1, maxSequenceLength - prompt.length);
-  const length =
-    typeof genLength === 'function' ? Math.min(genLength(answer.length), room) : (genLength ?? answer.length + 1);
-  if (answer.length > length)
-    throw optionError(
-      RangeError,
-      'genLength',
-      `expected at least the ${answer.length} tokens of the answer ${show(example.answer)}, got ${length}`,
-    );
-  if (eosTokenId === null && answer.length < length)
-    throw optionError(
-      RangeError,
-      'genLength',
-      `${model.source} names no end-of-sequence token to pad answers with; expected answers of genLength tokens`,
-    );
-  const total = prompt.length + length;
-  if (total > maxSequenceLength)
-    throw optionError(
-      RangeError,
-      'dataset',
-      `a row of ${total} tokens is longer than the model's maximum of ${maxSequenceLength}`,
-    );
-  const ids = new Int32Array(total).fill(eosTokenId ?? 0);
-  ids.set(prompt);
-  ids.set(answer, prompt.length);
-  return { ids, begin: prompt.length };
-}
-
 /** Masked rows with the weight of each one's tokens in the loss. */
 interface WeightedRow extends MaskedRow {
   weight: number;
@@ -156,22 +93,6 @@ class MaskedDiffusionStage implements Stage {
   constructor(context: StageContext, options: StageOptions) {
     this.#context = context;
     this.#options = options;
-  }
-
-  /** Rows with their padding. @param seed of the lengths */
-  #encode(examples: TrainingRow[], seed: bigint): TokenRow[] {
-    const { genLength, padding } = this.#options;
-    const { model } = this.#context;
-    if (!padding) return examples.map((example) => encodeRow(model, example, genLength));
-    const { share, min, max, tail } = padding;
-    const random = new Random(seed);
-    return examples.map((example) => {
-      const isWide = random.uniform() < share;
-      const draw = random.uniform();
-      return encodeRow(model, example, (answer) =>
-        isWide ? Math.max(answer + 1, min + Math.floor(draw * (max - min + 1))) : answer + 1 + Math.floor(draw * tail),
-      );
-    });
   }
 
   #mask(rows: TokenRow[], random: Random): WeightedRow[] {
@@ -222,10 +143,11 @@ class MaskedDiffusionStage implements Stage {
   }
 
   async accumulate(step: number): Promise<Measured> {
-    const { data, training } = this.#context;
+    const { model, data, training } = this.#context;
     const { batchSize } = this.#options;
     const examples = data.train(step, batchSize * training.gradientAccumulation);
-    const encoded = this.#encode(examples, deriveSeed(training.seed, Purpose.padding, step));
+    const { genLength, padding } = this.#options;
+    const encoded = encodeRows(model, examples, genLength, padding, deriveSeed(training.seed, Purpose.padding, step));
     const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.masks, step)));
     const sum = { loss: 0, tokens: 0 };
     for (let i = 0; i < rows.length; i += batchSize) {
@@ -240,10 +162,10 @@ class MaskedDiffusionStage implements Stage {
 
   async evaluate(): Promise<Record<string, number>> {
     const { model, data, training } = this.#context;
-    const { answers } = this.#options;
+    const { genLength, padding, answers } = this.#options;
     const examples = data.validation!(training.evalExamples);
     // The same masks and lengths every time, so that evaluations can be compared.
-    const encoded = this.#encode(examples, deriveSeed(training.seed, Purpose.padding));
+    const encoded = encodeRows(model, examples, genLength, padding, deriveSeed(training.seed, Purpose.padding));
     const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.evaluation)));
     const { loss: evalLoss } = await this.#run(rows, false);
     return answers
@@ -256,16 +178,6 @@ const OWN_KEYS = [
   ...['dataset', 'objective', 'batchSize', 'genLength', 'padding', 'lossPer', 'evalSampler'],
   ...['maskEpsilon', 'timesteps', 'lora', 'signal'],
 ];
-
-function checkPadding(padding: AnswerPadding): Required<AnswerPadding> {
-  checkKeys('padding', padding, ['share', 'min', 'max', 'tail']);
-  const { share, min, max, tail = 1 } = padding;
-  checkNumber('padding.share', share, { min: 0, max: 1 });
-  checkInteger('padding.min', min, { min: 1, max: 1 << 30 });
-  checkInteger('padding.max', max, { min, max: 1 << 30 });
-  checkInteger('padding.tail', tail, { min: 1, max: 1 << 30 });
-  return { share, min, max, tail };
-}
 
 /** The shortest padding of an answer. */
 const padded = (answer: number) => answer + 1;
