@@ -177,6 +177,7 @@ export function cleanAnswer(answer: string): string {
   return (
     joinThousands(text)
       .replace(/(?<!\\)\\!/g, '')
+      .replace(/(?<=[\d{]\s?)([ap])\.\s?m\./gi, '$1m')
       .replace(/\{\s*,\s*\}/g, ',')
       .replace(SPACED_ANY, ' ')
       .replace(/\s+/g, ' ')

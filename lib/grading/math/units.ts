@@ -59,6 +59,8 @@ const DEFINITIONS: readonly (readonly [base: string, factor: readonly [number, n
   ['celsius', [1, 1], 'C celsius'],
   ['fahrenheit', [1, 1], 'F fahrenheit'],
   ['unit', [1, 1], 'unit units'],
+  ['am', [1, 1], 'am'],
+  ['pm', [1, 1], 'pm'],
 ];
 const KNOWN = new Map<string, { base: string; factor: Rational }>(
   DEFINITIONS.flatMap(([base, [n, d], names]) =>
