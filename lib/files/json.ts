@@ -91,5 +91,7 @@ export function checkFields<T>(schema: z.ZodType<T>, json: Record<string, unknow
   if (parsed.success) return parsed.data;
   const [{ path, message }] = parsed.error.issues;
   const value = path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | undefined)?.[key], json);
-  throw badFile(file, `${path.join('.')}: ${message}, got ${show(value)}`);
+  // zod says what came, too, but only its type.
+  const expected = message.replace(/^Invalid (input|option): /, '').replace(/, received \w+$/, '');
+  throw badFile(file, `${path.join('.')}: ${expected}, got ${show(value)}`);
 }

@@ -70,8 +70,12 @@ function parse<Config extends ModelConfig | CausalConfig>(
     config = family.parseConfig(json, file, tensors, hints);
     checkConfigKeys(json, file, family.keys);
   } catch (error) {
+    if (!isDUltraError(error, 'BAD_CHECKPOINT')) throw error;
+    if (architecture === null || family.architectures.includes(architecture))
+      throw new DUltraError('BAD_CHECKPOINT', `${error.message} (of a model of the type ${show(type)})`, {
+        cause: error,
+      });
     // Mixtures of experts and others give the model_type of the family that they come from.
-    if (architecture === null || family.architectures.includes(architecture) || !isDUltraError(error)) throw error;
     throw unknownFamily(file, architecture, error);
   }
   return { config, checkpointName: family.checkpointName };
