@@ -54,16 +54,20 @@ function stage(name, folder, more) {
   return { model: path.join(folder, 'final'), seconds };
 }
 
+/** Tokens of a slot: the longest values, and a space behind. */
+const SLOT = 9;
+/** What is asked of the model: a form with its slots, else an answer. */
+const asked = ({ prompt, meta }) =>
+  meta.template ? { prompt, form: meta.template.flatMap((text, i) => (i === 0 ? [text] : [SLOT, text])) } : prompt;
+
 /** Share of right answers and passes per prompt. */
 async function measure(model, examples, sampler) {
   let right = 0;
   let passes = 0;
   for (let i = 0; i < examples.length; i += 64) {
     const part = examples.slice(i, i + 64);
-    const results = await model.generateBatch(
-      part.map(({ prompt }) => prompt),
-      { sampler, genLength: world.genLength, blockLength: world.blockLength },
-    );
+    const lengths = part[0].meta.template ? {} : { genLength: world.genLength, blockLength: world.blockLength };
+    const results = await model.generateBatch(part.map(asked), { sampler, ...lengths });
     results.forEach(({ text, nfe }, k) => {
       if (world.verify(part[k], text)) right++;
       passes += nfe;
@@ -95,6 +99,7 @@ const GROUPS = {
   'decisions, known phrasings': ['validation', ['sentiment', 'stars', 'again', 'triage'], 0.95],
   'lists, known phrasings': ['validation', ['sort', 'list'], 0.95],
   'arithmetic, known phrasings': ['validation', ['sum', 'money', 'units', 'problem', 'dates'], 0.9],
+  'forms, known phrasings': ['validation', ['form'], 0.95],
   'all, new phrasings': ['test', world.categories, 0.85],
   'unseen names': ['names', ['order', 'ticket', 'visit', 'question', 'name', 'problem', 'record', 'repeat'], 0.7],
   'questions from outside': ['outside', ['outside'], 0.95],

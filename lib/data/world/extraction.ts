@@ -178,12 +178,15 @@ const templateOf = (record: Fields): string[] => [
   '}',
 ];
 
-/** JSON with spaces behind every value, as many as a wide slot leaves over. */
+/**
+ * JSON with spaces behind every value, as a slot leaves over that is wider than its value. How many is drawn: forms are
+ * to be filled in, not to be written freely.
+ */
 function padded(draw: Draw, record: Fields): string {
   const template = templateOf(record);
   const slots = Object.values(record).map((value) => {
     const text = typeof value === 'string' ? json({ '': value }).slice(5, -1) : String(value);
-    return `${text}${' '.repeat(draw.between(1, 6))}`;
+    return `${text}${' '.repeat(draw.between(1, 8))}`;
   });
   return template.map((text, i) => text + (slots[i] ?? '')).join('');
 }
