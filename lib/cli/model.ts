@@ -9,7 +9,7 @@ import { given, integer } from './values';
 /** Flags of {@link addModelOptions} and {@link addDeviceOptions}. */
 export interface ModelFlags
   extends OutputFlags,
-    Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision'> {
+    Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision' | 'planner'> {
   model?: string;
 }
 
@@ -42,7 +42,8 @@ export function addModelOptions(command: Command): Command {
     .option(
       '-m, --model <folder|id>',
       'checkpoint folder, or hub id such as GSAI-ML/LLaDA-8B-Instruct (default: the embedded model)',
-    );
+    )
+    .option('--planner <folder>', "planner head for a model that has none (default: the checkpoint's own)");
   return addDeviceOptions(command);
 }
 
@@ -93,10 +94,10 @@ export async function reportLoading<T>(
 
 /** Loads the model that the flags name, with its progress on stderr; stops on Ctrl-C. */
 export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
-  const { model, device, dtype, compute, threads, revision, quiet } = flags;
+  const { model, planner, device, dtype, compute, threads, revision, quiet } = flags;
   return reportLoading(quiet, (onProgress) =>
     loadModel(model, {
-      ...given({ device, dtype, compute, threads, revision }),
+      ...given({ planner, device, dtype, compute, threads, revision }),
       signal: interruptSignal,
       onProgress,
     }),

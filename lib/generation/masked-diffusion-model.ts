@@ -4,12 +4,13 @@ import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
 import type { ModelConfig } from '../model/config';
 import { type ForwardOutput, type ForwardRequest, runForward } from '../model/forward';
 import { allocateCache, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
+import { savePlannerHead } from '../model/planner-head';
 import { decodeIds, encodePrompt } from '../model/prompt';
 import { type SaveOptions, saveModel } from '../model/save';
 import type { Tokenizer } from '../model/tokenizer';
 import { type ModelTrainer, type ModelTrainerOptions, openTrainer } from '../model/trainer';
 import { type NativeModel, type NativeModelInfo, native } from '../native';
-import { checkInteger, checkList } from '../options';
+import { checkChoice, checkInteger, checkKeys, checkList } from '../options';
 import { offsetsOf } from '../packing';
 import type { RecordedUniforms } from '../sampling/denoise';
 import type { DenoiseStep } from '../sampling/types';
@@ -170,6 +171,22 @@ export class MaskedDiffusionModel {
     const { config, source } = this;
     const weights = async (name: string) => (await this.#native.weights([name]))[0].data;
     await saveModel(folder, { config, configJson: this.#configJson, source, weights }, options);
+  }
+
+  /**
+   * Writes the planner head with its current weights into a folder of its own, planner.json and planner.safetensors:
+   * `loadModel(base, { planner: folder })` puts it on its base model.
+   * @throws TypeError, RangeError for options; DUltraError NO_PLANNER; WRITE_FAILED if writing fails.
+   */
+  async savePlanner(folder: string, options: SaveOptions = {}): Promise<void> {
+    this.#checkUsable();
+    checkKeys('options', options, ['dtype']);
+    const { dtype = 'float32' } = options;
+    checkChoice('dtype', dtype, ['float32', 'bfloat16', 'float16'] as const);
+    const { planner } = this.config;
+    if (!planner) throw new DUltraError('NO_PLANNER', `${this.source} has no planner head`);
+    const weights = async (name: string) => (await this.#native.weights([name]))[0].data;
+    await savePlannerHead(folder, { ...this.config, planner }, dtype, weights);
   }
 
   /**

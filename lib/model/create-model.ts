@@ -6,8 +6,8 @@ import { DUltraError, optionError } from '../errors';
 import { writeError, writeFileAtomic } from '../files/atomic';
 import { readTextFile } from '../files/json';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
-import { deriveSeed, Purpose, Random } from '../random';
 import type { ModelConfig } from './config';
+import { initialWeights } from './initial-weights';
 import { loadTokenizer } from './load-tokenizer';
 import { saveModel, TOKENIZER_FILES } from './save';
 import { expectedTensors } from './tensors';
@@ -156,17 +156,6 @@ function wordTokenizer(vocabulary: readonly string[]): GivenTokenizer {
   };
 }
 
-/** Multiplier of N(0, 1) for each kind of tensor; null: not random. */
-function deviation(name: string, shape: readonly number[], nLayers: number, plannerLayers: number): number | null {
-  const fanIn = shape[shape.length - 1];
-  if (/(norm|ln_f)\.weight$|norm_out_\d\.weight$|\.bias$/.test(name)) return null;
-  if (/wte\.weight$/.test(name)) return 1 / Math.sqrt(fanIn);
-  if (/modulation|mask_embedding|mask_linear/.test(name)) return 0.02;
-  // Outputs of the residual branches shrink with the depth, as in GPT-2.
-  const depth = name.startsWith('mask_head') ? plannerLayers : nLayers;
-  return (/(attn_out|ff_out)\.weight$/.test(name) ? 1 / Math.sqrt(2 * depth) : 1) / Math.sqrt(fanIn);
-}
-
 /** COPYING_GAIN times the transposed value matrix; query heads that share a value head share its rows. */
 function transposedValues(
   values: Float32Array,
@@ -264,12 +253,7 @@ export async function createModel(folder: string, options: CreateModelOptions): 
   const random = (name: string): Float32Array => {
     const source = name === head ? 'model.transformer.wte.weight' : name;
     const shape = shapes.get(source)!;
-    const values = new Float32Array(shape.reduce((product, n) => product * n, 1));
-    const scale = deviation(source, shape, nLayers, Math.max(1, plannerLayers));
-    if (scale === null) return values.fill(name.endsWith('.bias') ? 0 : 1);
-    // A stream per tensor: its values do not depend on which other tensors there are.
-    const normals = new Random(deriveSeed(seed, Purpose.initialisation, order.indexOf(source)));
-    return values.map(() => normals.normal() * scale);
+    return initialWeights(source, shape, { nLayers, plannerLayers, seed, stream: order.indexOf(source) });
   };
   const weights = async (name: string): Promise<Float32Array> =>
     attentionOutput === 'copying' && /^model\..*\.attn_out\.weight$/.test(name)

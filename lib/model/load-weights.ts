@@ -20,10 +20,11 @@ import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
 import { checkInstalled, packageFile } from '../package';
 import { formatGiB, show } from '../text';
 import { readConfigJson } from './config';
+import { hintsOf } from './config-hints';
 import type { ConfigHints, ParsedCheckpoint } from './families';
 import { type GenerationFile, readGenerationFile, type TextEnds, withEndsOf } from './generation-file';
-import { readTokenizerMaskId } from './mask-token';
 import { availableMemory } from './memory';
+import { readPlannerHead } from './planner-head';
 import { EMBEDDING, matchTensors } from './tensors';
 
 /** Progress of {@link loadModel}. */
@@ -68,6 +69,11 @@ export interface LoadModelOptions {
    * checkpoint is of another length. Default: config.json's, else the family's.
    */
   blockLength?: number;
+  /**
+   * Folder of a planner head that the checkpoint lacks, as `createPlanner` and `model.savePlanner` write it. Default:
+   * the checkpoint's own, if it has one.
+   */
+  planner?: string;
   /** Stops downloading and loading. */
   signal?: AbortSignal;
   /**
@@ -220,6 +226,7 @@ function resolveOptions(options: LoadModelOptions) {
     'revision',
     'maskTokenId',
     'blockLength',
+    'planner',
     'signal',
     'onProgress',
   ]);
@@ -237,7 +244,9 @@ function resolveOptions(options: LoadModelOptions) {
   if (maskTokenId !== undefined) checkInteger('maskTokenId', maskTokenId, { min: 0, max: 2 ** 30 });
   if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 20 });
   if (typeof isa !== 'string') throw optionError(TypeError, 'isa', `expected a string, got ${show(isa)}`);
-  const { revision, onProgress, signal } = options;
+  const { revision, planner, onProgress, signal } = options;
+  if (planner !== undefined && typeof planner !== 'string')
+    throw optionError(TypeError, 'planner', `expected the folder of a planner head, got ${show(planner)}`);
   if (revision !== undefined && typeof revision !== 'string')
     throw optionError(TypeError, 'revision', `expected a string, got ${show(revision)}`);
   if (onProgress !== undefined && typeof onProgress !== 'function')
@@ -285,14 +294,6 @@ export interface LoadedCheckpoint<Config, Files> {
   native: NativeModel;
 }
 
-/** What the caller and the tokenizer's files say that config.json may not. */
-async function hintsOf(
-  folder: string,
-  { maskTokenId, blockLength }: Pick<LoadModelOptions, 'maskTokenId' | 'blockLength'>,
-): Promise<ConfigHints> {
-  return { maskTokenId, blockLength, tokenizerMaskId: await readTokenizerMaskId(folder) };
-}
-
 /**
  * Whether a model of the hub can be run, by its files without the weights. @param name of the model, for messages
  * @throws DUltraError BAD_CHECKPOINT
@@ -317,6 +318,23 @@ export async function checkRunnable<Config extends TextEnds, Files>(
   }
 }
 
+/** Puts a planner head on a checkpoint: its file and tensors are added to those of the base. */
+async function withPlanner<Config extends NativeModelConfig>(
+  parsed: ParsedCheckpoint<Config>,
+  { weights, entries, folder }: { weights: string[]; entries: Map<string, TensorEntry>; folder: string },
+  plannerFolder: string | undefined,
+): Promise<ParsedCheckpoint<Config>> {
+  if (plannerFolder === undefined) return parsed;
+  if (parsed.config.mask === 'causal')
+    throw optionError(RangeError, 'planner', 'expected none for an autoregressive model, which unmasks nothing');
+  if (parsed.config.planner)
+    throw optionError(RangeError, 'planner', `expected none for ${folder}, which has a planner head of its own`);
+  const head = await readPlannerHead(plannerFolder, weights.length);
+  weights.push(head.file);
+  for (const [name, entry] of head.entries) entries.set(name, entry);
+  return { ...parsed, config: { ...parsed.config, planner: head.planner } };
+}
+
 /** Checks options, finds the folder, reads config, headers and the files beside them, and loads the weights. */
 export async function loadWeights<Config extends NativeModelConfig & TextEnds, Files>(
   source: string | undefined,
@@ -336,7 +354,11 @@ export async function loadWeights<Config extends NativeModelConfig & TextEnds, F
   const { file, json } = await readConfigJson(folder);
   const weights = await findSafetensors(folder);
   const entries = await readSafetensorsEntries(weights);
-  const { config: parsed, checkpointName } = kind.parse(json, file, entries, await hintsOf(folder, options));
+  const { config: parsed, checkpointName } = await withPlanner(
+    kind.parse(json, file, entries, await hintsOf(folder, options)),
+    { weights, entries, folder },
+    options.planner,
+  );
   const generation = await readGenerationFile(folder, { file, json });
   const config = withEndsOf(parsed, generation);
   const tensors = matchTensors(config, entries, folder, checkpointName);

@@ -41,6 +41,12 @@ export const TOKENIZER_FILES = [
   'chat_template.json',
 ];
 
+/** fp32 numbers as they are stored. */
+export function toStored(values: Float32Array, dtype: keyof typeof DTYPES): TensorData {
+  if (dtype === 'float32') return values;
+  return dtype === 'bfloat16' ? toBFloat16(values) : toFloat16(values);
+}
+
 /**
  * Writes a model into `folder`, which is made where it is missing. @throws DUltraError WRITE_FAILED, RangeError,
  * TypeError
@@ -60,11 +66,8 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
   const family = familyOf(model.config);
   const tensors = new Map([...expectedTensors(model.config)].map((entry) => [family.checkpointName(entry[0]), entry]));
   const headers = [...tensors].map(([name, [, shape]]) => ({ name, dtype: DTYPES[dtype], shape }));
-  const produce = async (name: string): Promise<TensorData> => {
-    const values = await model.weights(tensors.get(name)![0]);
-    if (dtype === 'float32') return values;
-    return dtype === 'bfloat16' ? toBFloat16(values) : toFloat16(values);
-  };
+  const produce = async (name: string): Promise<TensorData> =>
+    toStored(await model.weights(tensors.get(name)![0]), dtype);
   try {
     await mkdir(folder, { recursive: true });
     await writeSafetensorsFrom(path.join(folder, 'model.safetensors'), headers, produce, { format: 'pt' });

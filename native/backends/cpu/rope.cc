@@ -69,6 +69,7 @@ std::shared_ptr<const RopeTable> rope_table(ThreadPool& pool, const Rope& rope, 
 
 void CpuBackend::rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
                         const Rope& rope, float direction) {
+  if (rope.dim == 0) return;
   int64_t count = 0;
   for (int64_t i = 0; i < m; ++i)
     if (positions[i] < kRopeTablePositions) count = std::max(count, int64_t(positions[i]) + 1);

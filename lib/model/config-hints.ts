@@ -1,7 +1,8 @@
-// The mask token by the tokenizer's files, for checkpoints whose config.json does not name it.
+// What the caller and the tokenizer's files say of a checkpoint that its config.json may not.
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { isIndex, readJsonObject } from '../files/json';
+import type { ConfigHints } from './families';
 
 /** A token as files of transformers write it: its text, or an object with it. */
 const textOf = (token: unknown): string | null => {
@@ -29,8 +30,16 @@ async function idOfAdded(folder: string, config: Record<string, unknown>, text: 
  * The id of `mask_token` in tokenizer_config.json or special_tokens_map.json; null: they name none.
  * @throws DUltraError BAD_CHECKPOINT for files that are no JSON objects
  */
-export async function readTokenizerMaskId(folder: string): Promise<number | null> {
+async function readTokenizerMaskId(folder: string): Promise<number | null> {
   const config = await objectOf(folder, 'tokenizer_config.json');
   const text = textOf(config.mask_token) ?? textOf((await objectOf(folder, 'special_tokens_map.json')).mask_token);
   return text === null ? null : idOfAdded(folder, config, text);
+}
+
+/** What the caller and the tokenizer's files say that config.json may not. @throws DUltraError BAD_CHECKPOINT */
+export async function hintsOf(
+  folder: string,
+  { maskTokenId, blockLength }: { maskTokenId?: number; blockLength?: number },
+): Promise<ConfigHints> {
+  return { maskTokenId, blockLength, tokenizerMaskId: await readTokenizerMaskId(folder) };
 }
