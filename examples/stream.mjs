@@ -6,14 +6,12 @@ const prompt = process.argv[2] ?? 'anna had 9 coins , then loses 4 . how many no
 const sampler = parseSampler(process.argv[3] ?? 'entropy-sum:0.2');
 const model = await loadModel();
 
-const words = [];
+const pieces = []; // of the text, each in its place
 for await (const { step, unmasked, ids, remaining, result } of model.generateStream(prompt, { sampler })) {
-  for (let i = words.length; i < ids.length; i++) words.push('░');
-  for (const { position, text } of unmasked) words[position] = text; // '' for the end-of-sequence token
-  const line = words.filter((word) => word !== '').join(' ');
-  console.log(
-    `${String(step + 1).padStart(2)}  ${line}${result ? `  (${result.nfe} passes)` : `  (${remaining} to go)`}`,
-  );
+  for (let i = pieces.length; i < ids.length; i++) pieces.push(' ░');
+  for (const { position, text } of unmasked) pieces[position] = text; // '' for the end-of-sequence token
+  const end = result ? `(${result.nfe} passes)` : `(${remaining} to go)`;
+  console.log(`${String(step).padStart(2)}  ${pieces.join('').trimStart()}  ${end}`);
   if (process.stdout.isTTY) await setTimeout(300); // slow enough to watch
 }
 model.dispose();

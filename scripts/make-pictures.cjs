@@ -53,7 +53,7 @@ async function trace(model, prompt, sampler) {
   let done = null;
   for await (const { step, unmasked, result } of model.generateStream(prompt, { sampler })) {
     for (const { position, text: word } of unmasked)
-      words.push({ position, word: word === '' ? 'eos' : word, step: step + 1 });
+      words.push({ position, word: word.trim() === '' ? 'eos' : word.trim(), step });
     done = result;
   }
   words.sort((a, b) => a.position - b.position);

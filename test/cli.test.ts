@@ -85,7 +85,11 @@ describe('generate', () => {
     expect(code).toBe(0);
     const again = JSON.parse((await dultra([...args, '--stream'])).stdout);
     expect(again.result).toEqual(document.result);
-    expect(again.steps.at(-1).ids).toEqual(document.result.ids);
+    const ids = new Array(24).fill(96);
+    for (const { unmasked } of again.steps) for (const { position, token } of unmasked) ids[position] = token;
+    expect(ids).toEqual(document.result.ids);
+    expect(again.steps.map(({ step }: { step: number }) => step)).toEqual([...again.steps.keys()].map((i) => i + 1));
+    expect(again.steps[0].ids).toBeUndefined();
   });
 
   test('--stream without a terminal is a line per step, then the completion', async () => {

@@ -133,16 +133,6 @@ describe('a byte-level tokenizer', () => {
     );
   });
 
-  test('a stream says its tokens in text', async () => {
-    let text = '';
-    for await (const event of model.generateStream('hello', { genLength: 6, blockLength: 1, stopAtEos: false }))
-      for (const { token, text: piece } of event.unmasked) {
-        expect(piece).toBe(model.tokenizer!.decode([token], { skipSpecialTokens: true }));
-        text += piece;
-      }
-    expect(typeof text).toBe('string');
-  });
-
   const wrong: [string, Prompt][] = [
     ['a message without content', [{ role: 'user' }] as never],
     ['a message that is null', [null] as never],

@@ -2,9 +2,10 @@
 import { decodeIds } from '../model/prompt';
 import { denoiseRows, type RecordedUniforms } from '../sampling/denoise';
 import { indexOfEnd, type RowOutcome } from '../sampling/rows/row';
-import type { DenoiseRow, DenoiseStep } from '../sampling/types';
+import type { DenoiseStep } from '../sampling/types';
 import type { Prompt } from '../types';
 import { type GeneratingModel, type PreparedRow, prepare } from './prepare';
+import { RowStream } from './stream';
 import type { GenerateOptions, GenerateResult, StreamEvent } from './types';
 
 /** See `model.generateBatch`. */
@@ -40,16 +41,15 @@ export async function* generateStream(
 ): AsyncGenerator<StreamEvent, void, void> {
   const { rows, settings } = prepare(model, [prompt], options);
   const run = denoiseRows(model, rows, settings);
+  const stream = new RowStream(model, rows[0]);
   try {
     for (let next = await run.next(); !next.done; ) {
-      const [row] = next.value.rows;
-      const event = eventOf(model, next.value.step, row, rows[0].begin);
-      if (row.finished) {
+      const { step, rows: steps } = next.value;
+      if (steps[0].finished) {
         next = await run.next();
-        if (next.done) event.result = resultOf(model, rows[0], next.value[0]);
-        yield event;
+        yield stream.event(step + 1, steps[0], next.done ? resultOf(model, rows[0], next.value[0]) : null);
       } else {
-        yield event;
+        yield stream.event(step + 1, steps[0], null);
         next = await run.next();
       }
     }
@@ -58,22 +58,22 @@ export async function* generateStream(
   }
 }
 
-/** What a step of a single row decided. @param origin first position of the completion */
-function eventOf(model: GeneratingModel, step: number, row: DenoiseRow, origin: number): StreamEvent {
-  const { maskTokenId } = model.config;
-  const unmasked: StreamEvent['unmasked'] = [];
-  for (const [i, position] of row.positions.entries()) {
-    if (!row.selected[i]) continue;
-    const token = row.tokens[i];
-    unmasked.push({
-      position: position - origin,
-      token,
-      text: decodeIds([token], model),
-      probability: row.confidences[i],
-    });
-  }
-  const remaining = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
-  return { step, unmasked, ids: row.ids.slice(origin), remaining, result: null };
+/** See `model.textStream`. */
+export async function* textStream(
+  model: GeneratingModel,
+  prompt: Prompt,
+  options: GenerateOptions,
+): AsyncGenerator<string, void, void> {
+  for await (const { delta } of generateStream(model, prompt, options)) if (delta !== '') yield delta;
+}
+
+/** What JSON.stringify writes of a result. */
+function jsonOfResult(this: GenerateResult): object {
+  const plain = Object.entries(this).map(([key, value]) => [
+    key,
+    ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value,
+  ]);
+  return Object.fromEntries(plain);
 }
 
 function resultOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome): GenerateResult {
@@ -82,7 +82,7 @@ function resultOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome)
   const eos = row.isTemplate ? -1 : indexOfEnd(ids, eosTokenIds);
   const tokens = eos < 0 ? ids.length : eos + 1;
   const shown = (eos < 0 ? ids : ids.subarray(0, eos)).filter((id) => id !== maskTokenId);
-  return {
+  const result: GenerateResult = {
     text: decodeIds(shown, model),
     ids,
     promptIds: row.promptIds,
@@ -94,4 +94,6 @@ function resultOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome)
     unmaskedAt: outcome.unmaskedAt.slice(row.begin),
     logLikelihood: outcome.logLikelihood,
   };
+  // Not enumerable: a copy or a comparison of the result's fields does not see it.
+  return Object.defineProperty(result, 'toJSON', { value: jsonOfResult });
 }

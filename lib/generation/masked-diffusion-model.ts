@@ -16,7 +16,7 @@ import type { RecordedUniforms } from '../sampling/denoise';
 import type { DenoiseStep } from '../sampling/types';
 import type { PlainPrompt, Prompt } from '../types';
 import { type Choice, choose } from './choose';
-import { denoise, generateBatch, generateStream } from './generate';
+import { denoise, generateBatch, generateStream, textStream } from './generate';
 import type { GenerationDefaults } from './generation-config';
 import type { GeneratingModel } from './prepare';
 import type { GenerateOptions, GenerateResult, StreamEvent } from './types';
@@ -86,6 +86,14 @@ export class MaskedDiffusionModel {
    */
   async *generateStream(prompt: Prompt, options: GenerateOptions = {}): AsyncGenerator<StreamEvent, void, void> {
     yield* generateStream(this.#parts(), prompt, options);
+  }
+
+  /**
+   * Completes one prompt, as pieces of text that follow each other: the `delta` of each event of `generateStream`, where
+   * it is not empty. Together they are the `text` of the result. A model without a tokenizer gives none.
+   */
+  async *textStream(prompt: Prompt, options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
+    yield* textStream(this.#parts(), prompt, options);
   }
 
   /**

@@ -67,7 +67,7 @@ export interface GenerateOptions {
   signal?: AbortSignal;
 }
 
-/** One generated row. */
+/** One generated row. JSON.stringify writes its typed arrays as plain ones. */
 export interface GenerateResult {
   /**
    * Decoded completion up to the first end-of-sequence token, special tokens skipped; "" without a tokenizer.
@@ -97,19 +97,37 @@ export interface GenerateResult {
   logLikelihood: number;
 }
 
-/** One event of `generateStream`. */
+/** A token that a step decided. */
+export interface UnmaskedToken {
+  /** From the start of the completion (templates: of the row). */
+  position: number;
+  token: number;
+  /**
+   * What the token adds to the text of the tokens around it, with the space that its tokenizer puts between words; "" for
+   * special tokens and without a tokenizer. A character of several tokens comes with the one that completes it.
+   */
+  text: string;
+  /** Softmax probability of the token. */
+  probability: number;
+}
+
+/** One event of `generateStream`. JSON.stringify writes it with plain arrays and without `ids`. */
 export interface StreamEvent {
-  /** From 0. */
+  /** From 1. */
   step: number;
   /**
-   * Positions that this step unmasked, ascending; `position` counts from the start of the completion (templates: of
-   * the row).
+   * Text of the decided prefix: the completion (templates: the row) up to its first mask, decoded together, as far as no
+   * later token can change it. It only grows, and is the result's text on the last event.
    */
-  unmasked: { position: number; token: number; text: string; probability: number }[];
-  /** Ids of the completion after the step (templates: of the row). */
-  ids: Int32Array;
+  text: string;
+  /** What `text` grew by in this step, often "". All of them together are the result's text. */
+  delta: string;
+  /** What this step unmasked, in ascending position. */
+  unmasked: UnmaskedToken[];
   /** Masked positions left before the row ends. */
   remaining: number;
   /** Set on the last event. */
   result: GenerateResult | null;
+  /** Ids of the completion after the step (templates: of the row). A getter, which JSON.stringify leaves out. */
+  readonly ids: Int32Array;
 }

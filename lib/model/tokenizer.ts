@@ -7,6 +7,7 @@ import { render } from './chat-template/render';
 import { applyConfig, type TokenizerConfig, type TokenizerSettings } from './tokenization/config';
 import { cleanUp } from './tokenization/decoders';
 import { Pipeline } from './tokenization/pipeline';
+import { withoutOpenSpace } from './tokenization/stable-prefix';
 
 /**
  * Checks the ids that a tokenizer.json gives to tokens. @param limit what they must be below
@@ -91,6 +92,15 @@ export class Tokenizer {
   decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
     const text = this.#pipeline.decode(Array.from(ids), skipSpecialTokens);
     return this.#settings.cleansUp ? cleanUp(text, false) : text;
+  }
+
+  /**
+   * The beginning of the text of ids that stays as it is whatever ids follow: without a character that misses bytes, and
+   * "" where the tokenizer's decoder may change any of it. A stream writes what it grows by. Options as in `decode`.
+   */
+  decodePrefix(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+    const text = this.#pipeline.decodePrefix(Array.from(ids), skipSpecialTokens);
+    return this.#settings.cleansUp ? cleanUp(withoutOpenSpace(text), false) : text;
   }
 
   /** The id of a token's text, or null. */

@@ -131,9 +131,9 @@ class StreamedRow {
   }
 
   apply(event: StreamEvent): void {
-    for (const { position, token } of event.unmasked)
-      if (event.ids[position] !== this.#model.config.maskTokenId)
-        this.cells[position] = { text: this.#text(token, position), step: event.step + 1 };
+    for (const { position, token, text } of event.unmasked)
+      if (token !== this.#model.config.maskTokenId)
+        this.cells[position] = { text: this.#model.tokenizer ? text : `${token} `, step: event.step };
   }
 
   /** The row in one line without colours. */
@@ -168,8 +168,8 @@ async function showStream(
       row ??= new StreamedRow(model, event);
       row.apply(event);
       const left = `${event.remaining} of ${row.cells.length} left`;
-      if (display) display.update(row.cells, `step ${event.step + 1}, ${left}`);
-      else printLine(`step ${event.step + 1}, ${left}: ${row.line()}`);
+      if (display) display.update(row.cells, `step ${event.step}, ${left}`);
+      else printLine(`step ${event.step}, ${left}: ${row.line()}`);
       if (event.result) result = event.result;
       else if (delay > 0)
         await sleep(delay, undefined, { signal: interruptSignal }).catch(() => interruptSignal.throwIfAborted());

@@ -7,6 +7,7 @@ import { buildModel, type Model } from './models';
 import { buildNormalizer } from './normalizers';
 import { buildPostProcessor, type PostProcessor } from './post-processors';
 import { buildPreTokenizer, type PreTokenizer } from './pre-tokenizers';
+import { type PrefixRule, prefixRule, withoutLastBytes, withoutUnfinished } from './stable-prefix';
 
 const nothing = (reason: string) => z.null(reason).optional();
 const fileSchema = z.strictObject({
@@ -45,6 +46,7 @@ export class Pipeline {
   readonly #preTokenizer: PreTokenizer | null;
   readonly #postProcessor: PostProcessor | null;
   readonly #decoder: Decoder | null;
+  readonly #prefixRule: PrefixRule;
   readonly #tokens = new Map<number, string>();
 
   /** @param json a parsed tokenizer.json @throws Error naming what is missing or not supported */
@@ -62,6 +64,7 @@ export class Pipeline {
     this.#preTokenizer = isNone(pre_tokenizer) ? null : buildPreTokenizer(pre_tokenizer);
     this.#postProcessor = isNone(post_processor) ? null : buildPostProcessor(post_processor);
     this.#decoder = isNone(decoder) ? null : buildDecoder(decoder);
+    this.#prefixRule = prefixRule(decoder);
     for (const [token, id] of this.model.vocabulary) this.#tokens.set(id, token);
     this.added = new AddedTokens(this.model, normalize);
     const tokens = added_tokens.map((token, i) => readAddedToken(token, `added_tokens[${i}]`));
@@ -91,12 +94,27 @@ export class Pipeline {
 
   /** Text of ids; those without a token are left out. */
   decode(ids: readonly number[], skipSpecialTokens: boolean): string {
+    return this.#textOf(this.#tokensOf(ids, skipSpecialTokens));
+  }
+
+  /** The beginning of the text of ids that stays, whatever ids follow. */
+  decodePrefix(ids: readonly number[], skipSpecialTokens: boolean): string {
+    const { keepsPrefixes, joinsBytes } = this.#prefixRule;
+    if (!keepsPrefixes) return '';
+    const tokens = this.#tokensOf(ids, skipSpecialTokens);
+    return withoutUnfinished(this.#textOf(joinsBytes ? withoutLastBytes(tokens) : tokens));
+  }
+
+  #tokensOf(ids: readonly number[], skipSpecialTokens: boolean): string[] {
     const tokens: string[] = [];
     for (const id of ids) {
       const token = this.added.textOf(id) ?? this.#tokens.get(id);
       if (token === undefined || (skipSpecialTokens && this.added.isSpecial(token))) continue;
       tokens.push(token);
     }
+    return tokens;
+  }
+  #textOf(tokens: string[]): string {
     return this.#decoder ? this.#decoder(tokens).join('') : tokens.join(' ');
   }
 

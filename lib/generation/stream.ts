@@ -1,0 +1,108 @@
+// A row as a stream of events: what each step decided, and the text that is final.
+import { decodeIds } from '../model/prompt';
+import { indexOfEnd } from '../sampling/rows/row';
+import type { DenoiseRow } from '../sampling/types';
+import type { GeneratingModel, PreparedRow } from './prepare';
+import type { GenerateResult, StreamEvent, UnmaskedToken } from './types';
+
+/** Tokens that are decoded on each side of one: as many as the bytes that a character has beside the token's. */
+const CONTEXT = 4;
+
+/** Fields of an event, with its ids where JSON.stringify does not look. */
+class Event implements StreamEvent {
+  readonly #ids: Int32Array;
+  constructor(
+    readonly step: number,
+    readonly text: string,
+    readonly delta: string,
+    readonly unmasked: UnmaskedToken[],
+    readonly remaining: number,
+    readonly result: GenerateResult | null,
+    ids: Int32Array,
+  ) {
+    this.#ids = ids;
+  }
+  get ids(): Int32Array {
+    return this.#ids;
+  }
+}
+
+/** Length of the beginning that two texts share; no pair of surrogates is cut. */
+function sharedLength(a: string, b: string): number {
+  let length = 0;
+  while (length < a.length && length < b.length && a[length] === b[length]) length++;
+  return /[\ud800-\udbff]/.test(b.charAt(length - 1)) ? length - 1 : length;
+}
+
+/** Makes a row's events. */
+export class RowStream {
+  readonly #model: GeneratingModel;
+  readonly #row: PreparedRow;
+  /** Tokens of the prefix that is decoded in `#text`. */
+  #decided = 0;
+  #text = '';
+
+  constructor(model: GeneratingModel, row: PreparedRow) {
+    this.#model = model;
+    this.#row = row;
+  }
+
+  /** @param step from 1 @param result where the row ended with this step */
+  event(step: number, row: DenoiseRow, result: GenerateResult | null): StreamEvent {
+    const { maskTokenId } = this.#model.config;
+    const ids = row.ids.slice(this.#row.begin);
+    const before = this.#text.length;
+    this.#text = result ? result.text : this.#prefixText(ids);
+    const unmasked = this.#unmasked(row, ids);
+    const remaining = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
+    return new Event(step, this.#text, this.#text.slice(before), unmasked, remaining, result, ids);
+  }
+
+  #prefixText(ids: Int32Array): string {
+    const { tokenizer, config } = this.#model;
+    let end = this.#decided;
+    while (end < ids.length && ids[end] !== config.maskTokenId) end++;
+    if (!tokenizer || end === this.#decided) return this.#text;
+    this.#decided = end;
+    const prefix = ids.subarray(0, end);
+    const eos = this.#row.isTemplate ? -1 : indexOfEnd(prefix, config.eosTokenIds);
+    // Nothing follows an end of sequence.
+    if (eos >= 0) return decodeIds(prefix.subarray(0, eos), this.#model);
+    return tokenizer.decodePrefix(prefix, { skipSpecialTokens: true });
+  }
+
+  #unmasked({ positions, tokens, confidences, selected }: DenoiseRow, ids: Int32Array): UnmaskedToken[] {
+    const { begin } = this.#row;
+    const chosen = [...positions.keys()].filter((i) => selected[i]);
+    const now = new Set(chosen.map((i) => positions[i] - begin));
+    return chosen.map((i) => {
+      const position = positions[i] - begin;
+      const text = this.#textInContext(ids, position, tokens[i], now);
+      return { position, token: tokens[i], text, probability: confidences[i] };
+    });
+  }
+
+  /** What a token adds to the text around it. @param now positions that this step decided */
+  #textInContext(ids: Int32Array, position: number, token: number, now: ReadonlySet<number>): string {
+    const { maskTokenId } = this.#model.config;
+    let from = position;
+    while (from > 0 && position - from < CONTEXT && ids[from - 1] !== maskTokenId) from--;
+    // Behind a mask the token stands for the one before, unless it continues a character: what a tokenizer does between
+    // two tokens, it does here.
+    const standsIn = from === position && position > 0 && !decodeIds([token], this.#model).startsWith('\ufffd');
+    const left = standsIn ? [token] : Array.from(ids.subarray(from, position));
+    const before = decodeIds(left, this.#model);
+    const tokens = [...left, token];
+    let text = decodeIds(tokens, this.#model);
+    // Bytes behind it that came earlier may complete its character.
+    for (let next = position + 1; next < ids.length && next - position < CONTEXT && text.endsWith('\ufffd'); next++) {
+      if (ids[next] === maskTokenId || now.has(next)) break;
+      tokens.push(ids[next]);
+      const longer = decodeIds(tokens, this.#model);
+      // The character stays unfinished.
+      if (longer.length > text.length && longer.startsWith(text)) break;
+      text = longer;
+    }
+    return text.slice(sharedLength(before, text)).replace(/^\ufffd+|\ufffd+$/g, '');
+  }
+}
