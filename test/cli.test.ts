@@ -84,7 +84,12 @@ describe('generate', () => {
     expect(stderr).toBe('');
     expect(code).toBe(0);
     const again = JSON.parse((await dultra([...args, '--stream'])).stdout);
-    expect(again.result).toEqual(document.result);
+    const { usage, seconds, tokensPerSecond } = document.result;
+    expect(usage).toEqual({ promptTokens: 3, completionTokens: same.tokens, totalTokens: 3 + same.tokens });
+    expect(tokensPerSecond).toBeCloseTo(same.tokens / seconds, 6);
+    // Time is all that differs.
+    const timeless = (result: object) => ({ ...result, seconds: 0, tokensPerSecond: 0 });
+    expect(timeless(again.result)).toEqual(timeless(document.result));
     const ids = new Array(24).fill(96);
     for (const { unmasked } of again.steps) for (const { position, token } of unmasked) ids[position] = token;
     expect(ids).toEqual(document.result.ids);

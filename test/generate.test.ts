@@ -125,6 +125,43 @@ describe('invariants', () => {
     expect(ids).toEqual(result.ids);
   });
 
+  test('results say how many tokens there were, and their time, which comparisons and copies leave out', async () => {
+    const [first, second, third] = await model.generateBatch(prompts, sampled);
+    expect(first.usage).toEqual({ promptTokens: 3, completionTokens: first.tokens, totalTokens: 3 + first.tokens });
+    expect(second.usage.promptTokens).toBe(8);
+    expect(first.seconds).toBeGreaterThan(0);
+    expect([second.seconds, third.seconds]).toEqual([first.seconds, first.seconds]);
+    expect(first.tokensPerSecond).toBe(first.tokens / first.seconds);
+    expect(Object.keys(first)).not.toContain('seconds');
+    const json = JSON.parse(JSON.stringify(first));
+    expect(json).toMatchObject({ usage: first.usage, seconds: first.seconds, tokensPerSecond: first.tokensPerSecond });
+    expect(json.ids).toEqual(Array.from(first.ids));
+
+    const template = [5, MASK, MASK, 7, MASK];
+    const filled = await model.generate({ template });
+    expect(filled.usage).toEqual({ promptTokens: 2, completionTokens: 3, totalTokens: 5 });
+    expect((await model.generate({ promptIds: [5, MASK] }, { genLength: 2 })).usage.promptTokens).toBe(2);
+  });
+
+  test('the time of a stream is that of its passes, not of its reader', async () => {
+    jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask'] });
+    try {
+      // This clock stands still but where the reader moves it.
+      let result = null;
+      for await (const event of model.generateStream(prompts[0], sampled)) {
+        jest.advanceTimersByTime(5000);
+        result = event.result;
+      }
+      expect(result).toMatchObject({ seconds: 0, tokensPerSecond: 0 });
+      const run = model.denoise([prompts[0]], sampled);
+      let next = await run.next();
+      for (; !next.done; next = await run.next()) jest.advanceTimersByTime(5000);
+      expect(next.value[0].seconds).toBe(0);
+    } finally {
+      jest.useRealTimers();
+    }
+  });
+
   test('stopping at the end of sequence changes nothing before it', async () => {
     let stopped = 0;
     for (let seed = 0; seed < 40; seed++) {

@@ -13,6 +13,7 @@ import { partition, problemOf, warnUnusable } from '../data/unusable';
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { defaultBlockLength, defaultGenLength } from '../generation/prepare';
+import { Stopwatch, withTime } from '../generation/result';
 import type { GenerateResult } from '../generation/types';
 import { CausalModel, type CausalResult } from '../model/causal-model';
 import { checkRoom } from '../model/prompt';
@@ -278,11 +279,16 @@ const AUTOREGRESSIVE = {
  * The result of an autoregressive model as a `GenerateResult`: one pass per token; the first computes the prompt, each
  * other one position.
  */
-function asGenerated({ text, ids, promptIds, nfe, logProbs, finishReason }: CausalResult): GenerateResult {
-  return {
+function asGenerated(
+  { text, ids, promptIds, nfe, logProbs, finishReason }: CausalResult,
+  seconds: number,
+): GenerateResult {
+  const [promptTokens, completionTokens] = [promptIds.length, ids.length];
+  const result = {
     text,
     ids,
     promptIds,
+    usage: { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens },
     nfe,
     fullForwards: (promptIds.length - 1 + ids.length) / (promptIds.length + ids.length),
     tokens: ids.length,
@@ -291,6 +297,7 @@ function asGenerated({ text, ids, promptIds, nfe, logProbs, finishReason }: Caus
     unmaskedAt: Int32Array.from(ids, (_, i) => i + 1),
     logLikelihood: logProbs.reduce((total, value) => total + value, 0),
   };
+  return withTime(result, seconds);
 }
 
 /** A sampler with a cache. */
@@ -457,8 +464,11 @@ async function complete(
 ): Promise<GenerateResult[]> {
   const prompts = examples.map(({ prompt }) => prompt);
   const shared = { temperature, seed, firstRow, signal };
-  if (model instanceof CausalModel)
-    return (await model.generateBatch(prompts, { ...shared, maxTokens: genLength })).map(asGenerated);
+  if (model instanceof CausalModel) {
+    const watch = new Stopwatch();
+    const results = await watch.time(() => model.generateBatch(prompts, { ...shared, maxTokens: genLength }));
+    return results.map((result) => asGenerated(result, watch.seconds / results.length));
+  }
   return model.generateBatch(prompts, { ...shared, sampler, cache, genLength, blockLength, stopAtEos });
 }
 

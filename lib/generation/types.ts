@@ -67,6 +67,16 @@ export interface GenerateOptions {
   signal?: AbortSignal;
 }
 
+/** Tokens that a row was given and got. */
+export interface TokenUsage {
+  /** Tokens of the prompt; of a template or form, all that are given. */
+  promptTokens: number;
+  /** Tokens of the completion up to and including the first end-of-sequence token; of a template or form, its masks. */
+  completionTokens: number;
+  /** Both together. */
+  totalTokens: number;
+}
+
 /** One generated row. JSON.stringify writes its typed arrays as plain ones. */
 export interface GenerateResult {
   /**
@@ -81,6 +91,16 @@ export interface GenerateResult {
   ids: Int32Array;
   /** Prompt ids as the model saw them. */
   promptIds: Int32Array;
+  /** Numbers of tokens. */
+  usage: TokenUsage;
+  /**
+   * Seconds of the forward passes, without the time that the reader of a stream takes between them. The rows of a batch
+   * share its time equally, so that their seconds add up to the batch's. Not enumerable, as it is no property of the
+   * completion: copies leave it out, comparisons do not see it, and JSON.stringify writes it.
+   */
+  readonly seconds: number;
+  /** `usage.completionTokens / seconds`: over a batch, what a row has of its throughput. Not enumerable. */
+  readonly tokensPerSecond: number;
   /** Forward passes in which this row unmasked something. */
   nfe: number;
   /** Cost in full-forward equivalents: each pass counts as the share of the row that it computed. */

@@ -1,0 +1,73 @@
+// Results of generation: what a row's outcome says, and what was measured beside it.
+import { decodeIds } from '../model/prompt';
+import { indexOfEnd, type RowOutcome } from '../sampling/rows/row';
+import type { GeneratingModel, PreparedRow } from './prepare';
+import type { GenerateResult } from './types';
+
+/** Times the steps of a loop, without what its reader does between them. */
+export class Stopwatch {
+  seconds = 0;
+  async time<T>(step: () => Promise<T>): Promise<T> {
+    const start = performance.now();
+    try {
+      return await step();
+    } finally {
+      this.seconds += (performance.now() - start) / 1000;
+    }
+  }
+}
+
+/** What JSON.stringify writes of a result. */
+function jsonOfResult(this: GenerateResult): object {
+  const { seconds, tokensPerSecond } = this;
+  const plain = (value: unknown) => (ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value);
+  const fields = Object.entries(this).map(([key, value]) => [key, plain(value)]);
+  return { ...Object.fromEntries(fields), seconds, tokensPerSecond };
+}
+
+/** A result with its time, which is not enumerable: equal results compare as equal, however long they took. */
+export function withTime(result: Omit<GenerateResult, 'seconds' | 'tokensPerSecond'>, seconds: number): GenerateResult {
+  const tokensPerSecond = seconds > 0 ? result.usage.completionTokens / seconds : 0;
+  return Object.defineProperties(result, {
+    seconds: { value: seconds },
+    tokensPerSecond: { value: tokensPerSecond },
+    toJSON: { value: jsonOfResult },
+  }) as GenerateResult;
+}
+
+/** The results of a batch. @param seconds that it took, which its rows share */
+export function resultsOf(
+  model: GeneratingModel,
+  rows: readonly PreparedRow[],
+  outcomes: readonly RowOutcome[],
+  seconds: number,
+): GenerateResult[] {
+  return outcomes.map((outcome, i) => resultOf(model, rows[i], outcome, seconds / outcomes.length));
+}
+
+function resultOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome, seconds: number): GenerateResult {
+  const { maskTokenId, eosTokenIds } = model.config;
+  const ids = outcome.ids.slice(row.begin);
+  const eos = row.isTemplate ? -1 : indexOfEnd(ids, eosTokenIds);
+  const tokens = eos < 0 ? ids.length : eos + 1;
+  const shown = (eos < 0 ? ids : ids.subarray(0, eos)).filter((id) => id !== maskTokenId);
+  const slots = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
+  const promptTokens = row.isTemplate ? row.ids.length - slots : row.promptIds.length;
+  const completionTokens = row.isTemplate ? slots : tokens;
+  return withTime(
+    {
+      text: decodeIds(shown, model),
+      ids,
+      promptIds: row.promptIds,
+      usage: { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens },
+      nfe: outcome.nfe,
+      fullForwards: outcome.fullForwards,
+      tokens,
+      tokensPerForward: outcome.nfe > 0 ? tokens / outcome.nfe : 0,
+      finishReason: outcome.finishReason,
+      unmaskedAt: outcome.unmaskedAt.slice(row.begin),
+      logLikelihood: outcome.logLikelihood,
+    },
+    seconds,
+  );
+}
