@@ -80,7 +80,7 @@ export function addSamplingOptions(command: Command): Command {
       integer,
     )
     .option('-t, --temperature <x>', 'token temperature, 0 takes the most probable token (default: 0)', number)
-    .option('--seed <n>', 'seed of every random choice (default: 0)', seed)
+    .option('--seed <n>', 'seed of every random choice (default: another each time with a temperature, else 0)', seed)
     .option('--stop-at-eos', 'stop where all before an end-of-sequence token is decided (default but for templates)')
     .option('--no-stop-at-eos', 'decide every position')
     .addOption(

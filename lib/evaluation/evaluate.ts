@@ -13,7 +13,7 @@ import { partition, problemOf, warnUnusable } from '../data/unusable';
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { defaultBlockLength, defaultGenLength } from '../generation/prepare';
-import { Stopwatch, withTime } from '../generation/result';
+import { Stopwatch, withTime, writtenSeed } from '../generation/result';
 import type { GenerateResult } from '../generation/types';
 import { CausalModel, type CausalResult } from '../model/causal-model';
 import { checkRoom } from '../model/prompt';
@@ -281,6 +281,7 @@ const AUTOREGRESSIVE = {
  */
 function asGenerated(
   { text, ids, promptIds, nfe, logProbs, finishReason }: CausalResult,
+  seed: bigint,
   seconds: number,
 ): GenerateResult {
   const [promptTokens, completionTokens] = [promptIds.length, ids.length];
@@ -288,6 +289,7 @@ function asGenerated(
     text,
     ids,
     promptIds,
+    seed: writtenSeed(seed),
     usage: { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens },
     nfe,
     fullForwards: (promptIds.length - 1 + ids.length) / (promptIds.length + ids.length),
@@ -467,7 +469,7 @@ async function complete(
   if (model instanceof CausalModel) {
     const watch = new Stopwatch();
     const results = await watch.time(() => model.generateBatch(prompts, { ...shared, maxTokens: genLength }));
-    return results.map((result) => asGenerated(result, watch.seconds / results.length));
+    return results.map((result) => asGenerated(result, BigInt(seed), watch.seconds / results.length));
   }
   return model.generateBatch(prompts, { ...shared, sampler, cache, genLength, blockLength, stopAtEos });
 }

@@ -2,6 +2,7 @@
 import { denoiseRows, type RecordedUniforms } from '../sampling/denoise';
 import type { DenoiseStep } from '../sampling/types';
 import type { Prompt } from '../types';
+import { withDrawnSeed } from './options';
 import { type GeneratingModel, prepare } from './prepare';
 import { resultsOf, Stopwatch } from './result';
 import { RowStream } from './stream';
@@ -13,7 +14,7 @@ export async function generateBatch(
   prompts: readonly Prompt[],
   options: GenerateOptions,
 ): Promise<GenerateResult[]> {
-  const run = denoise(model, prompts, options);
+  const run = denoise(model, prompts, withDrawnSeed(options));
   for (;;) {
     const next = await run.next();
     if (next.done) return next.value;
@@ -33,7 +34,7 @@ export async function* denoise(
   try {
     for (;;) {
       const next = await watch.time(() => run.next());
-      if (next.done) return resultsOf(model, rows, next.value, watch.seconds);
+      if (next.done) return resultsOf(model, rows, next.value, settings.seed, watch.seconds);
       yield next.value;
     }
   } finally {
@@ -47,7 +48,7 @@ export async function* generateStream(
   prompt: Prompt,
   options: GenerateOptions,
 ): AsyncGenerator<StreamEvent, void, void> {
-  const { rows, settings } = prepare(model, [prompt], options);
+  const { rows, settings } = prepare(model, [prompt], withDrawnSeed(options));
   const run = denoiseRows(model, rows, settings);
   const stream = new RowStream(model, rows[0]);
   const watch = new Stopwatch();
@@ -57,7 +58,7 @@ export async function* generateStream(
       const { step, rows: steps } = next.value;
       if (steps[0].finished) {
         next = await advance();
-        const result = next.done ? resultsOf(model, rows, next.value, watch.seconds)[0] : null;
+        const result = next.done ? resultsOf(model, rows, next.value, settings.seed, watch.seconds)[0] : null;
         yield stream.event(step + 1, steps[0], result);
       } else {
         yield stream.event(step + 1, steps[0], null);

@@ -1,4 +1,5 @@
 // Options of generation, checked.
+import { randomInt } from 'node:crypto';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
 import { resolveCache } from '../sampling/caches';
 import type { DenoiseSettings } from '../sampling/denoise';
@@ -63,4 +64,16 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     reference: compat === 'reference',
     signal,
   };
+}
+
+/** Drawn seeds are below it: they are safe integers, which people can write down. */
+const DRAWN_SEEDS = 2 ** 32;
+
+/**
+ * Options with a seed of its own for each call that draws tokens and was given none, so that a text asked for again is
+ * another. Recorded runs of the reference (`compat`) keep the default.
+ */
+export function withDrawnSeed(options: GenerateOptions): GenerateOptions {
+  const draws = options?.seed === undefined && options?.compat === undefined && (options?.temperature ?? 0) > 0;
+  return draws ? { ...options, seed: randomInt(DRAWN_SEEDS) } : options;
 }

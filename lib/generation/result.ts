@@ -17,12 +17,13 @@ export class Stopwatch {
   }
 }
 
-/** What JSON.stringify writes of a result. */
+/** What JSON.stringify writes of a result: its enumerable properties. */
 function jsonOfResult(this: GenerateResult): object {
-  const { seconds, tokensPerSecond } = this;
-  const plain = (value: unknown) => (ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value);
-  const fields = Object.entries(this).map(([key, value]) => [key, plain(value)]);
-  return { ...Object.fromEntries(fields), seconds, tokensPerSecond };
+  const plain = (value: unknown) => {
+    if (typeof value === 'bigint') return value.toString();
+    return ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value;
+  };
+  return Object.fromEntries(Object.entries(this).map(([key, value]) => [key, plain(value)]));
 }
 
 /** A result with its time, which is not enumerable: equal results compare as equal, however long they took. */
@@ -40,12 +41,20 @@ export function resultsOf(
   model: GeneratingModel,
   rows: readonly PreparedRow[],
   outcomes: readonly RowOutcome[],
+  seed: bigint,
   seconds: number,
 ): GenerateResult[] {
-  return outcomes.map((outcome, i) => resultOf(model, rows[i], outcome, seconds / outcomes.length));
+  return outcomes.map((outcome, i) =>
+    withTime({ ...fieldsOf(model, rows[i], outcome), seed: writtenSeed(seed) }, seconds / outcomes.length),
+  );
 }
 
-function resultOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome, seconds: number): GenerateResult {
+/** A seed as results write it: a number where that is exact. */
+export const writtenSeed = (seed: bigint): number | bigint =>
+  seed <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(seed) : seed;
+
+/** What a row's outcome says. */
+function fieldsOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome) {
   const { maskTokenId, eosTokenIds } = model.config;
   const ids = outcome.ids.slice(row.begin);
   const eos = row.isTemplate ? -1 : indexOfEnd(ids, eosTokenIds);
@@ -54,20 +63,17 @@ function resultOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome,
   const slots = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
   const promptTokens = row.isTemplate ? row.ids.length - slots : row.promptIds.length;
   const completionTokens = row.isTemplate ? slots : tokens;
-  return withTime(
-    {
-      text: decodeIds(shown, model),
-      ids,
-      promptIds: row.promptIds,
-      usage: { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens },
-      nfe: outcome.nfe,
-      fullForwards: outcome.fullForwards,
-      tokens,
-      tokensPerForward: outcome.nfe > 0 ? tokens / outcome.nfe : 0,
-      finishReason: outcome.finishReason,
-      unmaskedAt: outcome.unmaskedAt.slice(row.begin),
-      logLikelihood: outcome.logLikelihood,
-    },
-    seconds,
-  );
+  return {
+    text: decodeIds(shown, model),
+    ids,
+    promptIds: row.promptIds,
+    usage: { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens },
+    nfe: outcome.nfe,
+    fullForwards: outcome.fullForwards,
+    tokens,
+    tokensPerForward: outcome.nfe > 0 ? tokens / outcome.nfe : 0,
+    finishReason: outcome.finishReason,
+    unmaskedAt: outcome.unmaskedAt.slice(row.begin),
+    logLikelihood: outcome.logLikelihood,
+  };
 }

@@ -27,7 +27,10 @@ export interface GenerateOptions {
   blockLength?: number;
   /** Token temperature; 0 takes the most probable token. Default 0. */
   temperature?: number;
-  /** Seed of every random choice, a non-negative integer or bigint below 2^64. Default 0. */
+  /**
+   * Seed of every random choice, a non-negative integer or bigint below 2^64. Default: with a temperature above 0 another
+   * one for each call, which the result names; else, with `denoise` and with `compat`, 0.
+   */
   seed?: number | bigint;
   /**
    * Index of the first row in the random stream: row i of a batch draws as row `firstRow + i`, so that a row generated
@@ -91,12 +94,14 @@ export interface GenerateResult {
   ids: Int32Array;
   /** Prompt ids as the model saw them. */
   promptIds: Int32Array;
+  /** The seed of the call, given or drawn: with it, the call can be repeated (row i alone with `firstRow: i`). */
+  seed: number | bigint;
   /** Numbers of tokens. */
   usage: TokenUsage;
   /**
    * Seconds of the forward passes, without the time that the reader of a stream takes between them. The rows of a batch
    * share its time equally, so that their seconds add up to the batch's. Not enumerable, as it is no property of the
-   * completion: copies leave it out, comparisons do not see it, and JSON.stringify writes it.
+   * completion: comparisons, copies and JSON leave it out, so that equal completions are equal.
    */
   readonly seconds: number;
   /** `usage.completionTokens / seconds`: over a batch, what a row has of its throughput. Not enumerable. */

@@ -189,13 +189,14 @@ async function showStream(
   return result;
 }
 
-function summary(result: GenerateResult, seconds: number): string {
-  const { tokens, nfe, fullForwards, tokensPerForward, finishReason } = result;
+/** @param drew the seed was drawn, so that its number is news */
+function summary(result: GenerateResult, drew: boolean): string {
+  const { tokens, nfe, fullForwards, tokensPerForward, seconds, finishReason } = result;
   // A cache leaves passes less to compute.
   const weighted = fullForwards < nfe ? ` worth ${fullForwards.toFixed(2)} full ones` : '';
   const passes = `${nfe} forward pass${nfe === 1 ? '' : 'es'}${weighted}`;
   const end = finishReason === 'eos' ? ', ended by end-of-sequence' : '';
-  return `${tokens} tokens in ${passes} (${tokensPerForward.toFixed(2)} per pass), ${seconds.toFixed(2)} s${end}`;
+  return `${tokens} tokens in ${passes} (${tokensPerForward.toFixed(2)} per pass), ${seconds.toFixed(2)} s${end}${drew ? `, seed ${result.seed}` : ''}`;
 }
 
 async function generate(text: string | undefined, flags: Flags): Promise<void> {
@@ -205,7 +206,6 @@ async function generate(text: string | undefined, flags: Flags): Promise<void> {
   if (flags.delay !== undefined && !flags.stream) throw new UsageError('--delay: expected together with --stream');
   await using model = await openModel(flags);
   const prompt = makePrompt(model);
-  const start = performance.now();
   let result: GenerateResult;
   const steps: Omit<StreamEvent, 'result'>[] = [];
   if (flags.stream && !flags.json) result = await showStream(model, prompt, options, flags.delay ?? 0);
@@ -218,7 +218,7 @@ async function generate(text: string | undefined, flags: Flags): Promise<void> {
     if (!last) throw new Error('the stream ended without a result');
     result = last;
   } else result = await model.generate(prompt, options);
-  const seconds = (performance.now() - start) / 1000;
+  const { seconds, tokensPerSecond } = result;
   if (flags.json) {
     const { signal: _, ...given } = options;
     const { device, isa, threads } = model.info;
@@ -229,11 +229,15 @@ async function generate(text: string | undefined, flags: Flags): Promise<void> {
       threads,
       options: given,
       seconds,
+      tokensPerSecond,
       result,
       ...(flags.stream ? { steps } : {}),
     });
   } else if (!flags.stream) printData(completionText(model, result));
-  if (!flags.quiet && !flags.json) printMessage(summary(result, seconds));
+  if (!flags.quiet && !flags.json) {
+    const drew = options.seed === undefined && options.compat === undefined && (options.temperature ?? 0) > 0;
+    printMessage(summary(result, drew));
+  }
 }
 
 /** Adds `dultra generate` to the program. */
@@ -254,7 +258,7 @@ export function register(program: Command): void {
     .option('--split-special-tokens', 'special tokens written in the prompt or the messages are text like any other');
   addModelOptions(command);
   addSamplingOptions(command);
-  addOutputOptions(command, '{ model, options, seconds, result }, with --stream also the steps')
+  addOutputOptions(command, '{ model, options, seconds, tokensPerSecond, result }, with --stream also the steps')
     .option('--stream', 'show the row as it fills, a colour per step; a line per step where stdout is no terminal')
     .option('--delay <ms>', 'with --stream: wait after each step, to watch a small model', number)
     .addHelpText('after', `${SAMPLER_TEXT}\n${CACHE_TEXT}\n${EXAMPLES}`)
