@@ -158,7 +158,10 @@ describe('options', () => {
     [5, /cache: expected an object with a "type", got 5/],
     [null, /cache: expected an object/],
     ['dual', /cache: expected an object/],
-    [{ type: 'both' }, /cache\.type: expected "none" or "prefix" or "dual" or "refresh" or "delayed", got "both"/],
+    [
+      { type: 'both' },
+      /cache\.type: expected "none" or "prefix" or "dual" or "blocks" or "refresh" or "delayed", got "both"/,
+    ],
     [{ type: 'none', dtype: 'float32' }, /cache: unknown key "dtype"/],
     [{ type: 'dual', every: 3 }, /cache: unknown key "every"/],
     [{ type: 'dual', dtype: 'float16' }, /cache\.dtype: expected "float32" or "bfloat16", got "float16"/],
@@ -188,7 +191,7 @@ describe('options', () => {
   ])('"%s" parses', (text, cache) => expect(parseCache(text)).toEqual(cache));
 
   test.each<[string, RegExp]>([
-    ['', /cache: expected none, prefix, dual, refresh, delayed, .*, got ""/],
+    ['', /cache: expected none, prefix, dual, blocks, refresh, delayed, .*, got ""/],
     ['dual:4', /cache: dual takes dtype, planner, emptyPass; got "4"/],
     ['refresh:none', /cache\.every: expected a number, got "none"/],
     ['none:4', /cache: none takes no options; got "4"/],
