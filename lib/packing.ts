@@ -16,6 +16,24 @@ export function packRows<T>(rows: readonly T[], length: (row: T) => number, budg
   return groups;
 }
 
+/** The numbers from `begin` to before `end`. */
+export function range(begin: number, end: number): Int32Array {
+  const out = new Int32Array(end - begin);
+  for (let i = 0; i < out.length; i++) out[i] = begin + i;
+  return out;
+}
+
+/** A number of each item. A loop: `from` of a typed array takes several times as long, which steps of small models feel. */
+export function numbersOf<Item, T extends Numbers>(
+  items: readonly Item[],
+  Type: new (length: number) => T,
+  numberOf: (item: Item) => number,
+): T {
+  const out = new Type(items.length);
+  for (let i = 0; i < items.length; i++) out[i] = numberOf(items[i]);
+  return out;
+}
+
 /** Row lengths as offsets: 0 first, the total last. */
 export function offsetsOf(lengths: readonly number[]): Int32Array {
   const offsets = new Int32Array(lengths.length + 1);
@@ -26,7 +44,7 @@ export function offsetsOf(lengths: readonly number[]): Int32Array {
 }
 
 /** An array of numbers of one type. */
-type Numbers = Int32Array | Uint8Array | Float32Array | Float64Array;
+type Numbers = Int32Array | Uint32Array | Uint8Array | Float32Array | Float64Array;
 
 /** Arrays laid end to end. */
 export function concatenate<T extends Numbers>(parts: readonly T[], Type: new (length: number) => T): T {

@@ -2,7 +2,7 @@
 import { decodeIds } from '../model/prompt';
 import { indexOfEnd, type RowOutcome } from '../sampling/rows/row';
 import type { GeneratingModel, PreparedRow } from './prepare';
-import type { GenerateResult } from './types';
+import type { GenerateResult as Result } from './types';
 
 /** Times the steps of a loop, without what its reader does between them. */
 export class Stopwatch {
@@ -17,24 +17,42 @@ export class Stopwatch {
   }
 }
 
-/** What JSON.stringify writes of a result: its enumerable properties. */
-function jsonOfResult(this: GenerateResult): object {
-  const plain = (value: unknown) => {
-    if (typeof value === 'bigint') return value.toString();
-    return ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value;
-  };
-  return Object.fromEntries(Object.entries(this).map(([key, value]) => [key, plain(value)]));
+type Fields = Omit<Result, 'seconds' | 'tokensPerSecond'>;
+
+/**
+ * A result. Its time is on the prototype and not its own: comparisons, copies and JSON of equal completions are equal,
+ * however long they took.
+ */
+class GenerateResult {
+  readonly #seconds: number;
+
+  constructor(fields: Fields, seconds: number) {
+    Object.assign(this, fields);
+    this.#seconds = seconds;
+  }
+
+  get seconds(): number {
+    return this.#seconds;
+  }
+
+  get tokensPerSecond(): number {
+    const { completionTokens } = (this as unknown as Fields).usage;
+    return this.#seconds > 0 ? completionTokens / this.#seconds : 0;
+  }
+
+  /** For JSON.stringify: arrays of numbers as such, and a large seed as text. */
+  toJSON(): object {
+    const plain = (value: unknown) => {
+      if (typeof value === 'bigint') return value.toString();
+      return ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value;
+    };
+    return Object.fromEntries(Object.entries(this).map(([key, value]) => [key, plain(value)]));
+  }
 }
 
-/** A result with its time, which is not enumerable: equal results compare as equal, however long they took. */
-export function withTime(result: Omit<GenerateResult, 'seconds' | 'tokensPerSecond'>, seconds: number): GenerateResult {
-  const tokensPerSecond = seconds > 0 ? result.usage.completionTokens / seconds : 0;
-  return Object.defineProperties(result, {
-    seconds: { value: seconds },
-    tokensPerSecond: { value: tokensPerSecond },
-    toJSON: { value: jsonOfResult },
-  }) as GenerateResult;
-}
+/** A result with the seconds that it took. */
+export const withTime = (fields: Fields, seconds: number): Result =>
+  new GenerateResult(fields, seconds) as GenerateResult & Fields;
 
 /** The results of a batch. @param seconds that it took, which its rows share */
 export function resultsOf(
@@ -43,7 +61,7 @@ export function resultsOf(
   outcomes: readonly RowOutcome[],
   seed: bigint,
   seconds: number,
-): GenerateResult[] {
+): Result[] {
   return outcomes.map((outcome, i) =>
     withTime({ ...fieldsOf(model, rows[i], outcome), seed: writtenSeed(seed) }, seconds / outcomes.length),
   );

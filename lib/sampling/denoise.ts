@@ -11,7 +11,7 @@ import {
   type NativeStepResult,
   native,
 } from '../native';
-import { concatenate, offsetsOf, packPositions } from '../packing';
+import { concatenate, numbersOf, offsetsOf, packPositions, range } from '../packing';
 import { show } from '../text';
 import { cacheStorage, type ResolvedCache } from './caches';
 import { BlockRow } from './rows/block-row';
@@ -121,7 +121,7 @@ async function chooseCustom(
 function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int32Array | null {
   if (typeof sampler === 'function') return null;
   const { count } = definitionOf(sampler);
-  return count ? Int32Array.from(rows, (row) => row.nextCount((block) => count(sampler, block))) : null;
+  return count ? numbersOf(rows, Int32Array, (row) => row.nextCount((block) => count(sampler, block))) : null;
 }
 
 /** The rows of a batch, before their first step. */
@@ -169,17 +169,20 @@ interface Run {
 function stepRequest({ settings, rule, cache, recorded }: Run, rows: Row[], step: number): NativeStepRequest {
   const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
   const isListed = cache !== null || rows.some((row) => !row.isWindow);
-  const indices = rows.map((row) => row.index);
   const draws = recorded && rows.map((row) => recorded({ step, row: row.index, positions: row.candidates }));
   return {
     ...rule,
     ids,
     offsets,
-    windowEnds: Int32Array.from(rows, (row) => row.windowEnd()),
+    windowEnds: numbersOf(rows, Int32Array, (row) => row.windowEnd()),
     candidates: isListed ? packPositions(rows.map((row) => row.candidates)) : null,
-    cached: cache && { cache, rows: Int32Array.from(indices), ...packPositions(rows.map((row) => row.queries!)) },
-    rowKeys: Uint32Array.from(indices, (index) => settings.firstRow + index),
-    steps: Uint32Array.from(rows, (row) => row.steps),
+    cached: cache && {
+      cache,
+      rows: numbersOf(rows, Int32Array, (row) => row.index),
+      ...packPositions(rows.map((row) => row.queries!)),
+    },
+    rowKeys: numbersOf(rows, Uint32Array, (row) => settings.firstRow + row.index),
+    steps: numbersOf(rows, Uint32Array, (row) => row.steps),
     seed: settings.seed,
     temperature: settings.temperature,
     temperedLogProb: settings.tempered,
@@ -250,7 +253,7 @@ async function finishRow(
     row: row.index,
     block: row.block,
     timestep: result.timesteps[r],
-    computed: row.queries ?? Int32Array.from(row.ids, (_, i) => i),
+    computed: row.queries ?? range(0, row.ids.length),
     positions: result.positions.subarray(begin, end),
     tokens: result.tokens.subarray(begin, end),
     logProbs: result.logProbs.subarray(begin, end),

@@ -30,11 +30,12 @@ inline std::string get_string(const Napi::Object& object, const char* name) {
   return value.As<Napi::String>().Utf8Value();
 }
 
-inline double get_number(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (!value.IsNumber()) type_error(object.Env(), name, "a number");
+inline double to_number(const Napi::Value& value, const char* name) {
+  if (!value.IsNumber()) type_error(value.Env(), name, "a number");
   return value.As<Napi::Number>().DoubleValue();
 }
+
+inline double get_number(const Napi::Object& object, const char* name) { return to_number(object.Get(name), name); }
 
 // A whole number between min and max.
 inline int64_t get_integer(const Napi::Object& object, const char* name, int64_t min, int64_t max) {
@@ -46,15 +47,18 @@ inline int64_t get_integer(const Napi::Object& object, const char* name, int64_t
   return int64_t(number);
 }
 
-inline bool get_bool(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (!value.IsBoolean()) type_error(object.Env(), name, "a boolean");
+inline bool to_bool(const Napi::Value& value, const char* name) {
+  if (!value.IsBoolean()) type_error(value.Env(), name, "a boolean");
   return value.As<Napi::Boolean>().Value();
 }
 
-// The same for a property that may be left out: `fallback` where it is null or undefined.
+inline bool get_bool(const Napi::Object& object, const char* name) { return to_bool(object.Get(name), name); }
+
+// The same for a property that may be left out: `fallback` where it is null or undefined. A property is looked up once,
+// as a step has some twenty of them.
 inline double get_number(const Napi::Object& object, const char* name, double fallback) {
-  return absent(object.Get(name)) ? fallback : get_number(object, name);
+  const Napi::Value value = object.Get(name);
+  return absent(value) ? fallback : to_number(value, name);
 }
 
 inline int64_t get_integer(const Napi::Object& object, const char* name, int64_t min, int64_t max, int64_t fallback) {
@@ -62,7 +66,8 @@ inline int64_t get_integer(const Napi::Object& object, const char* name, int64_t
 }
 
 inline bool get_bool(const Napi::Object& object, const char* name, bool fallback) {
-  return absent(object.Get(name)) ? fallback : get_bool(object, name);
+  const Napi::Value value = object.Get(name);
+  return absent(value) ? fallback : to_bool(value, name);
 }
 
 inline uint64_t get_u64(const Napi::Object& object, const char* name) {

@@ -1,14 +1,8 @@
 // Fast-dLLM's caches: refilled by a pass over the whole row when a block begins.
 import type { CacheStorage } from '../../model/kv-cache';
 import { checkChoice, checkKeys } from '../../options';
-import {
-  type CacheDefinition,
-  type CacheView,
-  type RowCache,
-  range,
-  resolveStorage,
-  STORAGE_OPTIONS,
-} from './definition';
+import { range } from '../../packing';
+import { type CacheDefinition, type CacheView, type RowCache, resolveStorage, STORAGE_OPTIONS } from './definition';
 
 /**
  * Fast-dLLM's prefix cache: when a block begins, a pass computes the whole row; the block's further passes compute

@@ -1,14 +1,8 @@
 // The exact cache of models that attend by blocks.
 import type { CacheStorage } from '../../model/kv-cache';
 import { checkKeys } from '../../options';
-import {
-  type CacheDefinition,
-  type CacheView,
-  type RowCache,
-  range,
-  resolveStorage,
-  STORAGE_OPTIONS,
-} from './definition';
+import { range } from '../../packing';
+import { type CacheDefinition, type CacheView, type RowCache, resolveStorage, STORAGE_OPTIONS } from './definition';
 
 /**
  * For models that attend by blocks (block diffusion): no later position changes the keys and values of a finished block,

@@ -63,8 +63,3 @@ export function resolveStorage(
   checkChoice(`${name}.planner`, planner, ['fresh', 'cached'] as const);
   return { dtype, planner };
 }
-
-/** In-row positions `begin` to before `end`. */
-export function range(begin: number, end: number): Int32Array {
-  return Int32Array.from({ length: end - begin }, (_, i) => begin + i);
-}

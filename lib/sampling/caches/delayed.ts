@@ -1,14 +1,8 @@
 // d3LLM's cache: finished blocks from the left, each some passes after it was finished.
 import type { CacheStorage } from '../../model/kv-cache';
 import { checkInteger, checkKeys } from '../../options';
-import {
-  type CacheDefinition,
-  type CacheView,
-  type RowCache,
-  range,
-  resolveStorage,
-  STORAGE_OPTIONS,
-} from './definition';
+import { range } from '../../packing';
+import { type CacheDefinition, type CacheView, type RowCache, resolveStorage, STORAGE_OPTIONS } from './definition';
 
 /**
  * d3LLM's cache: finished blocks are cached from left to right, each `delay` passes after the first pass that finds it

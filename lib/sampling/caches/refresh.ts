@@ -1,14 +1,8 @@
 // Recomputes whole rows now and then, and masked and changed positions in between.
 import type { CacheStorage } from '../../model/kv-cache';
 import { checkInteger, checkKeys, checkNumber } from '../../options';
-import {
-  type CacheDefinition,
-  type CacheView,
-  type RowCache,
-  range,
-  resolveStorage,
-  STORAGE_OPTIONS,
-} from './definition';
+import { range } from '../../packing';
+import { type CacheDefinition, type CacheView, type RowCache, resolveStorage, STORAGE_OPTIONS } from './definition';
 
 /**
  * Recomputes the whole row every `every` passes, or when the share `changed` of its tokens has changed. The passes
