@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { isIndex, readJsonObject } from '../files/json';
-import type { ConfigHints } from './families';
+import { type ConfigHints, isDiffusion } from './families';
 
 /** A token as files of transformers write it: its text, or an object with it. */
 const textOf = (token: unknown): string | null => {
@@ -36,10 +36,15 @@ async function readTokenizerMaskId(folder: string): Promise<number | null> {
   return text === null ? null : idOfAdded(folder, config, text);
 }
 
-/** What the caller and the tokenizer's files say that config.json may not. @throws DUltraError BAD_CHECKPOINT */
+/**
+ * What the caller and the tokenizer's files say that config.json may not. The files are read only for what is missing.
+ * @throws DUltraError BAD_CHECKPOINT
+ */
 export async function hintsOf(
   folder: string,
+  json: Readonly<Record<string, unknown>>,
   { maskTokenId, blockLength }: { maskTokenId?: number; blockLength?: number },
 ): Promise<ConfigHints> {
-  return { maskTokenId, blockLength, tokenizerMaskId: await readTokenizerMaskId(folder) };
+  const isNamed = maskTokenId !== undefined || isIndex(json.mask_token_id) || !isDiffusion(json);
+  return { maskTokenId, blockLength, tokenizerMaskId: isNamed ? null : await readTokenizerMaskId(folder) };
 }

@@ -307,7 +307,7 @@ export async function checkRunnable<Config extends TextEnds, Files>(
   try {
     const { file, json } = await readConfigJson(folder);
     // Whether there is a planner is not known yet.
-    const { config } = parse(json, file, new Map(), await hintsOf(folder, options));
+    const { config } = parse(json, file, new Map(), await hintsOf(folder, json, options));
     const generation = await readGenerationFile(folder, { file, json });
     await readFiles(folder, withEndsOf(config, generation), generation);
   } catch (error) {
@@ -355,7 +355,7 @@ export async function loadWeights<Config extends NativeModelConfig & TextEnds, F
   const weights = await findSafetensors(folder);
   const entries = await readSafetensorsEntries(weights);
   const { config: parsed, checkpointName } = await withPlanner(
-    kind.parse(json, file, entries, await hintsOf(folder, options)),
+    kind.parse(json, file, entries, await hintsOf(folder, json, options)),
     { weights, entries, folder },
     options.planner,
   );

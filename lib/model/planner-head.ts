@@ -90,7 +90,7 @@ export async function createPlanner(source: string, folder: string, options: Cre
   const seed = checkSeed('seed', options.seed ?? 0);
   const { file, json } = await readConfigJson(source);
   // Whether the checkpoint has a planner, its weights say, which are read when the head is put on it.
-  const { config: base } = parseDiffusionCheckpoint(json, file, new Map(), await hintsOf(source, options));
+  const { config: base } = parseDiffusionCheckpoint(json, file, new Map(), await hintsOf(source, json, options));
   const planner = { numLayers: size === 'block' ? 1 : 0, useAdaln: true, useMaskEmbeddings: true };
   const config = { ...base, planner };
   const order = [...expectedTensors(config).keys()];

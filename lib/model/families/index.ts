@@ -30,6 +30,12 @@ export interface ParsedCheckpoint<Config> {
 const typesOf = (families: readonly { modelTypes: readonly string[] }[], separator: string) =>
   families.flatMap(({ modelTypes }) => modelTypes.map((name) => JSON.stringify(name))).join(separator);
 
+/** Whether a family answers to a `model_type`. */
+const answersTo =
+  (type: unknown) =>
+  ({ modelTypes }: { modelTypes: readonly string[] }): boolean =>
+    modelTypes.includes(type as string);
+
 /** What config.json calls the model's class, such as "LLaDAModelLM"; null: it does not say. */
 function architectureOf({ architectures }: Record<string, unknown>): string | null {
   const [first] = Array.isArray(architectures) ? (architectures as unknown[]) : [];
@@ -47,89 +53,72 @@ function unknownFamily(file: string, name: unknown, cause?: Error): DUltraError 
   );
 }
 
-function parse<Config extends ModelConfig | CausalConfig>(
-  families: readonly Family<Config>[],
-  others: readonly Family<ModelConfig | CausalConfig>[],
-  kind: string,
-  hint: string,
+/** Reads the config of a checkpoint. @throws as {@link parseDiffusionCheckpoint} */
+type Parser<Config> = (
   json: Record<string, unknown>,
   file: string,
   tensors: { has(name: string): boolean },
-  hints: ConfigHints = {},
-): ParsedCheckpoint<Config> {
-  const { model_type: type } = json;
-  const answers = ({ modelTypes }: { modelTypes: readonly string[] }) => modelTypes.includes(type as string);
-  const architecture = architectureOf(json);
-  const family = families.find(answers);
-  if (!family) {
-    if (others.some(answers)) throw badFile(file, `model_type: expected ${kind}, got ${show(type)}, ${hint}`);
-    throw unknownFamily(file, type ?? architecture);
-  }
-  let config: Config;
-  try {
-    config = family.parseConfig(json, file, tensors, hints);
-    checkConfigKeys(json, file, family.keys);
-  } catch (error) {
-    if (!isDUltraError(error, 'BAD_CHECKPOINT')) throw error;
-    if (architecture === null || family.architectures.includes(architecture))
-      throw new DUltraError('BAD_CHECKPOINT', `${error.message} (of a model of the type ${show(type)})`, {
-        cause: error,
-      });
-    // Mixtures of experts and others give the model_type of the family that they come from.
-    throw unknownFamily(file, architecture, error);
-  }
-  return { config, checkpointName: family.checkpointName };
+  hints?: ConfigHints,
+) => ParsedCheckpoint<Config>;
+
+/** A parser of some families. @param expected what they are, and what the others are, for an error */
+function parserOf<Config extends ModelConfig | CausalConfig>(
+  families: readonly Family<Config>[],
+  others: readonly Family<ModelConfig | CausalConfig>[],
+  expected: { these: string; others: string },
+): Parser<Config> {
+  return (json, file, tensors, hints = {}) => {
+    const { model_type: type } = json;
+    const architecture = architectureOf(json);
+    const family = families.find(answersTo(type));
+    if (!family) {
+      if (others.some(answersTo(type)))
+        throw badFile(file, `model_type: expected ${expected.these}, got ${show(type)}, ${expected.others}`);
+      throw unknownFamily(file, type ?? architecture);
+    }
+    try {
+      const config = family.parseConfig(json, file, tensors, hints);
+      checkConfigKeys(json, file, family.keys);
+      return { config, checkpointName: family.checkpointName };
+    } catch (error) {
+      if (!isDUltraError(error, 'BAD_CHECKPOINT')) throw error;
+      if (architecture === null || family.architectures.includes(architecture))
+        throw new DUltraError('BAD_CHECKPOINT', `${error.message} (of a model of the type ${show(type)})`, {
+          cause: error,
+        });
+      // Mixtures of experts and others give the model_type of the family that they come from.
+      throw unknownFamily(file, architecture, error);
+    }
+  };
 }
 
 /**
  * The config of a masked diffusion model's checkpoint.
  * @param tensors names of the checkpoint's tensors
- * @throws DUltraError BAD_CHECKPOINT for an unknown `model_type`, for a field that is wrong, for a setting or a key that
- * is not known and may be a setting.
+ * @throws DUltraError BAD_CHECKPOINT for an unknown `model_type`, for a field that is wrong, and for a setting or a key
+ * that is not known and may be a setting.
  */
-export const parseDiffusionCheckpoint = (
-  json: Record<string, unknown>,
-  file: string,
-  tensors: { has(name: string): boolean },
-  hints: ConfigHints = {},
-): ParsedCheckpoint<ModelConfig> =>
-  parse(
-    DIFFUSION,
-    CAUSAL,
-    'a masked diffusion model',
-    'an autoregressive model, which loadCausalModel loads',
-    json,
-    file,
-    tensors,
-    hints,
-  );
+export const parseDiffusionCheckpoint: Parser<ModelConfig> = parserOf(DIFFUSION, CAUSAL, {
+  these: 'a masked diffusion model',
+  others: 'an autoregressive model, which loadCausalModel loads',
+});
 
 /** The config of an autoregressive model's checkpoint. @throws as {@link parseDiffusionCheckpoint} */
-export const parseCausalCheckpoint = (
-  json: Record<string, unknown>,
-  file: string,
-  tensors: { has(name: string): boolean },
-  hints: ConfigHints = {},
-): ParsedCheckpoint<CausalConfig> =>
-  parse(
-    CAUSAL,
-    DIFFUSION,
-    'an autoregressive model',
-    'a masked diffusion model, which loadModel loads',
-    json,
-    file,
-    tensors,
-    hints,
-  );
+export const parseCausalCheckpoint: Parser<CausalConfig> = parserOf(CAUSAL, DIFFUSION, {
+  these: 'an autoregressive model',
+  others: 'a masked diffusion model, which loadModel loads',
+});
 
 /** The config of a checkpoint of either kind. @throws as {@link parseDiffusionCheckpoint} */
-export const parseCheckpoint = (
-  json: Record<string, unknown>,
-  file: string,
-  tensors: { has(name: string): boolean },
-  hints: ConfigHints = {},
-): ParsedCheckpoint<ModelConfig | CausalConfig> =>
-  parse([...DIFFUSION, ...CAUSAL] as Family<ModelConfig | CausalConfig>[], [], '', '', json, file, tensors, hints);
+export const parseCheckpoint: Parser<ModelConfig | CausalConfig> = parserOf(
+  [...DIFFUSION, ...CAUSAL] as Family<ModelConfig | CausalConfig>[],
+  [],
+  { these: 'a model', others: '' },
+);
+
+/** Whether a config.json is that of a masked diffusion model, by its `model_type`. */
+export const isDiffusion = ({ model_type: type }: Readonly<Record<string, unknown>>): boolean =>
+  DIFFUSION.some(answersTo(type));
 
 /** The family of a masked diffusion model's config. */
 export function familyOf({ family: name }: ModelConfig): DiffusionFamily {
