@@ -30,22 +30,24 @@ export function splitOf(prompt: string): Split {
 }
 
 /**
- * `count` examples of a split, by drawing until a prompt belongs there. The prompts of validation and test samples are
- * all different, so that no prompt counts twice; training samples may repeat. A shorter sample is the beginning of a
- * longer one.
- * @throws RangeError, TypeError for arguments; RangeError where a split has fewer prompts than asked for.
+ * `count` examples of one of `splits`, by drawing until one belongs there. The examples of all splits but "train" are all
+ * different, so that none counts twice; those of "train" may repeat. A shorter sample is the beginning of a longer one.
+ * @param keyOf what tells examples apart; null: it belongs to another split
+ * @throws RangeError, TypeError for arguments; RangeError where a split has fewer examples than asked for.
  */
-export function sampleSplit(
-  draw: (random: Random) => Example<string>,
-  split: Split,
+export function drawExamples<Name extends string, E>(
+  splits: readonly Name[],
+  split: Name,
   count: number,
   seed: number,
-): Example<string>[] {
-  checkChoice('split', split, SPLITS);
+  draw: (random: Random) => E,
+  keyOf: (example: E) => string | null,
+): E[] {
+  checkChoice('split', split, splits);
   checkInteger('count', count, { min: 0, max: 2 ** 31 });
   checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
-  const random = new Random(deriveSeed(BigInt(seed), Purpose.examples, SPLITS.indexOf(split)));
-  const examples: Example<string>[] = [];
+  const random = new Random(deriveSeed(BigInt(seed), Purpose.examples, splits.indexOf(split)));
+  const examples: E[] = [];
   const seen = split === 'train' ? null : new Set<string>();
   for (let idle = 0; examples.length < count; idle++) {
     if (idle > MAX_IDLE_DRAWS)
@@ -55,10 +57,20 @@ export function sampleSplit(
         `expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`,
       );
     const example = draw(random);
-    if (splitOf(example.prompt) !== split || seen?.has(example.prompt)) continue;
-    seen?.add(example.prompt);
+    const key = keyOf(example);
+    if (key === null || seen?.has(key)) continue;
+    seen?.add(key);
     examples.push(example);
     idle = 0;
   }
   return examples;
 }
+
+/** {@link drawExamples} of a task whose prompts' hashes decide on the split. */
+export const sampleSplit = (
+  draw: (random: Random) => Example<string>,
+  split: Split,
+  count: number,
+  seed: number,
+): Example<string>[] =>
+  drawExamples(SPLITS, split, count, seed, draw, ({ prompt }) => (splitOf(prompt) === split ? prompt : null));

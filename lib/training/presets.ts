@@ -1,6 +1,7 @@
 // Ready-made training configurations, as plain JSON. `dultra train STAGE --preset NAME` runs them; a --config FILE
 // holds the same keys.
 import type { DataRecord, ExampleData, OpenOptions, TrainingExample } from '../data';
+import { USUAL_SHARES } from '../data/world';
 import type { CreateModelOptions } from '../model/create-model';
 import type { TrainTokenizerOptions } from '../model/train-tokenizer';
 import type { GrpoOptions } from './grpo/options';
@@ -120,29 +121,7 @@ const MATH_RUN: TrainConfig = {
 };
 
 /** What the model of the world learns after its first lesson: more of what is harder. */
-const WORLD_SHARES = {
-  record: 2,
-  repeat: 3,
-  order: 3,
-  ticket: 2,
-  visit: 2,
-  form: 1,
-  sentiment: 1,
-  stars: 1,
-  again: 1,
-  triage: 1,
-  sum: 3,
-  money: 2,
-  units: 1,
-  problem: 2,
-  dates: 1,
-  sort: 2,
-  list: 2,
-  question: 2,
-  chat: 2,
-  name: 1,
-  outside: 4,
-};
+const WORLD_SHARES = { ...USUAL_SHARES, record: 2, repeat: 3, form: 1, sum: 3 };
 /** Without forms, which are longer than what is generated, and without the first lesson. */
 const WORLD_ANSWERS = { ...WORLD_SHARES, record: 0, repeat: 0, form: 0 };
 /** What fine-tuning masters: where groups of rollouts are now right, now wrong, speed does not pay. */

@@ -2,12 +2,12 @@
 // refusals of everything else. Seeded and endless; every prompt has a verifier.
 
 import { optionError } from '../../errors';
-import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
-import { deriveSeed, Purpose, Random } from '../../random';
+import { checkChoice, checkKeys, checkNumber } from '../../options';
+import type { Random } from '../../random';
 import { normaliseSpace } from '../../text';
 import type { ChatMessage } from '../../types';
 import type { Example, ExamplePrompt, Shares, TaskDataset } from '../dataset';
-import { splitOf } from '../splits';
+import { drawExamples, splitOf } from '../splits';
 import { ARITHMETIC_INTENTS } from './arithmetic';
 import { CHAT_INTENTS } from './chat';
 import { Draw, type Drawn, type Intent, type WorldSplit } from './draw';
@@ -79,7 +79,7 @@ const CATEGORIES = Object.keys(INTENTS) as WorldCategory[];
 const SPLITS: readonly WorldSplit[] = ['train', 'validation', 'test', 'names', 'outside'];
 
 /** How often each category is drawn where no shares are given. */
-const USUAL_SHARES: Readonly<Record<WorldCategory, number>> = {
+export const USUAL_SHARES: Readonly<Record<WorldCategory, number>> = {
   record: 1,
   repeat: 1,
   order: 3,
@@ -112,8 +112,6 @@ const BEFORE: readonly WorldCategory[] = ['chat', 'sum', 'units', 'name', 'outsi
 
 /** Share of the prompts with an exchange before them, with a typing error, and without their last mark. */
 const RATES = { before: 0.08, typo: 0.04, unmarked: 0.05 };
-/** Draws without a new example after which a split counts as exhausted. */
-const MAX_IDLE_DRAWS = 10_000;
 
 /** A mistyped letter in a word of at least four, none of which is a value. */
 function mistype(draw: Draw, text: string): string {
@@ -187,35 +185,21 @@ function cumulative(shares: Shares, allowed: readonly WorldCategory[]): [categor
 
 function sample(split: WorldSplit, count: number, seed: number, shares: Shares = USUAL_SHARES): Example[] {
   checkChoice('split', split, SPLITS);
-  checkInteger('count', count, { min: 0, max: 2 ** 31 });
-  checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   const steps =
     split === 'outside'
       ? cumulative({ outside: 1 }, ['outside'])
       : cumulative(shares, split === 'names' ? WITH_NAMES : CATEGORIES);
   const total = steps[steps.length - 1][1];
-  const random = new Random(deriveSeed(BigInt(seed), Purpose.examples, SPLITS.indexOf(split)));
-  const seen = split === 'train' ? null : new Set<string>();
-  const examples: Example[] = [];
-  for (let idle = 0; examples.length < count; idle++) {
-    if (idle > MAX_IDLE_DRAWS)
-      throw optionError(
-        RangeError,
-        'count',
-        `expected no more prompts than the ${split} split has (about ${examples.length}), got ${count}`,
-      );
+  const draw = (random: Random): Example => {
     const at = random.uniform() * total;
-    const category = steps.find(([, until]) => at < until)![0];
-    const drawn = example(new Draw(random, split), category);
-    const key = textOf(drawn.prompt);
-    // Other splits have patterns, names or questions of their own.
-    if ((split === 'train' || split === 'validation') && splitOf(key.toLowerCase()) !== split) continue;
-    if (seen?.has(key)) continue;
-    seen?.add(key);
-    examples.push(drawn);
-    idle = 0;
-  }
-  return examples;
+    return example(new Draw(random, split), steps.find(([, until]) => at < until)![0]);
+  };
+  // Other splits have patterns, names or questions of their own.
+  const isHashed = split === 'train' || split === 'validation';
+  return drawExamples(SPLITS, split, count, seed, draw, ({ prompt }) => {
+    const key = textOf(prompt);
+    return isHashed && splitOf(key.toLowerCase()) !== split ? null : key;
+  });
 }
 
 function verify({ meta }: Example, completion: string): boolean {
