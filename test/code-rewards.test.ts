@@ -2,22 +2,12 @@
 // programs.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { type datasets, type RewardBatch, rewards } from '../lib';
+import { type datasets, rewards } from '../lib';
 import { outputEqual, parseExact } from '../lib/grading/python-values';
+import { batchOf } from './programs';
 
 jest.setTimeout(180_000);
 afterAll(() => rewards.sharedSandbox().dispose());
-
-function batchOf(completions: string[], meta: datasets.CodeMeta | null): RewardBatch {
-  return {
-    completions,
-    examples: completions.map(() => ({ prompt: '', answer: '', category: '', meta })),
-    results: completions.map(() => ({ nfe: 1 }) as RewardBatch['results'][number]),
-    genLength: 1,
-    verify: null,
-    model: null as never,
-  };
-}
 
 interface Row {
   completion: string;

@@ -1,7 +1,8 @@
 // Where the program in an answer is found: the shapes that answers of language models have, each with the right program
 // in the place that counts and a wrong one elsewhere, and the other way round.
-import { datasets, type RewardBatch, rewards } from '../lib';
+import { datasets, rewards } from '../lib';
 import { PYTHON_FINDER } from '../lib/grading/python-finder';
+import { batchOf } from './programs';
 
 const sandbox = new rewards.PythonSandbox({ workers: 2, timeLimitSeconds: 120 });
 afterAll(() => sandbox.dispose());
@@ -263,17 +264,6 @@ test('hostile answers cost no more time than they are long', async () => {
   const outcome = await sandbox.run({ code: `${PYTHON_FINDER}${DRIVER}`, call: { name: 'grade', input } });
   expect(outcome).toMatchObject({ status: 'ok', value: [false, false, false, false, false] });
 });
-
-function batchOf(completions: string[], meta: datasets.CodeMeta): RewardBatch {
-  return {
-    completions,
-    examples: completions.map(() => ({ prompt: '', answer: '', category: '', meta })),
-    results: completions.map(() => ({ nfe: 1 }) as RewardBatch['results'][number]),
-    genLength: 1,
-    verify: null,
-    model: null as never,
-  };
-}
 
 test('rewards and data sets follow the same rule; compat: "reference" has its own', async () => {
   const meta: datasets.CodeMeta = {

@@ -6,7 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { type DUltraError, rewards } from '../lib';
 import { temporaryFolder } from './helpers';
-import { MAIN_BLOCKS, PROGRAM_IO } from './program-io';
+import { testsOfRunners } from './programs';
 
 const isWindows = process.platform === 'win32';
 const hasPython = !isWindows && spawnSync('python3', ['-c', 'import resource']).status === 0;
@@ -61,40 +61,7 @@ described(hasPython ? 'NativePython' : `NativePython (skipped: ${why})`, () => {
     expect(leftovers()).toEqual([]);
   });
 
-  test.each(PROGRAM_IO)('reads and writes: %s', async (_name, code, stdin, stdout) => {
-    expect(await runner.run({ code, stdin })).toMatchObject({ status: 'ok', error: null, stdout });
-  });
-
-  test.each(MAIN_BLOCKS)(
-    'functions are imported: a block for the main program does not run: %s',
-    async (_name, block) => {
-      const code = `def f(x):\n    return 2 * x\n${block}`;
-      expect(await runner.run({ code, tests: 'assert f(2) == 4' })).toMatchObject({ status: 'ok', stdout: '' });
-      expect(await runner.run({ code, tests: 'assert f(2) == 5' })).toMatchObject({ status: 'error' });
-      expect(await runner.run({ code, call: { name: 'f', input: [3] } })).toMatchObject({ status: 'ok', value: 6 });
-    },
-  );
-
-  test('tests see what the program left, and are not part of it', async () => {
-    const run = (code: string, tests: string) => runner.run({ code, tests, mustFinish: true });
-    // Text that is not closed would swallow what stands behind it.
-    expect(await run('x = """', 'assert False\n"""')).toMatchObject({ status: 'error' });
-    expect(await run('x = 1', 'from __future__ import annotations\nassert x == 1')).toMatchObject({ status: 'ok' });
-    expect(await run('x = 1', 'if __name__ == "__main__":\n    assert x == 2')).toMatchObject({ status: 'error' });
-    const module = 'import sys\nfrom __future__ import annotations\n'.split('\n').reverse().join('\n').trim();
-    const dataclass = `${module}\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    x: int`;
-    expect(await run(dataclass, 'assert P(1) == P(1) and sys.modules[P.__module__].P is P')).toMatchObject({
-      status: 'ok',
-    });
-  });
-
-  test('more output than the limit is kept where a program asks for it', async () => {
-    const code = 'print("ab" * 30000)';
-    expect(await runner.run({ code })).toMatchObject({ truncated: true });
-    const long = await runner.run({ code, outputLimit: 70_000 });
-    expect([long.truncated, long.stdout.length]).toEqual([false, 60_001]);
-    await expect(runner.run({ code, outputLimit: -1 })).rejects.toThrow('program.outputLimit: expected');
-  });
+  testsOfRunners(() => runner);
 
   test('threads are waited for, and what a process of its own writes counts', async () => {
     const thread =

@@ -1,7 +1,10 @@
-// Programs that read and write in every way that a process can: their standard input, and what they must print.
+// Programs, and what becomes of them: for every runner of programs, and for their rewards.
+import type { datasets, RewardBatch, rewards } from '../lib';
 
-/** Name, program, standard input, standard output. */
-export const PROGRAM_IO: [name: string, code: string, stdin: string, stdout: string][] = [
+/**
+ * Programs that read and write in every way that a process can: name, program, standard input, and what it must print.
+ */
+const PROGRAM_IO: [name: string, code: string, stdin: string, stdout: string][] = [
   ['input()', 'print(int(input()) + int(input()))', '1\n2\n', '3\n'],
   ['input() with a prompt', 'print(input("n? "))', '7', 'n? 7\n'],
   ['sys.stdin', 'import sys\nprint(sum(int(line) for line in sys.stdin))', '1\n2\n', '3\n'],
@@ -56,7 +59,7 @@ export const PROGRAM_IO: [name: string, code: string, stdin: string, stdout: str
 ];
 
 /** Blocks that stand behind a function under test, and must not run: they would read, end, or fail. */
-export const MAIN_BLOCKS: [name: string, block: string][] = [
+const MAIN_BLOCKS: [name: string, block: string][] = [
   ['input()', 'if __name__ == "__main__":\n    print(f(int(input())))'],
   [
     "unittest's",
@@ -65,3 +68,53 @@ export const MAIN_BLOCKS: [name: string, block: string][] = [
   ['an end with a status', "import sys\nif '__main__' == __name__:\n    sys.exit(f(1))"],
   ['an assertion', 'def main():\n    assert False\nif __name__ == "__main__": main()'],
 ];
+
+/** What runners of programs have in common, whatever Python they have. */
+export function testsOfRunners(runner: () => rewards.PythonRunner): void {
+  test.each(PROGRAM_IO)('reads and writes: %s', async (_name, code, stdin, stdout) => {
+    expect(await runner().run({ code, stdin })).toMatchObject({ status: 'ok', error: null, stdout });
+  });
+
+  test.each(MAIN_BLOCKS)(
+    'functions are imported: a block for the main program does not run: %s',
+    async (_name, block) => {
+      const code = `def f(x):\n    return 2 * x\n${block}`;
+      expect(await runner().run({ code, tests: 'assert f(2) == 4' })).toMatchObject({ status: 'ok', stdout: '' });
+      expect(await runner().run({ code, tests: 'assert f(2) == 5' })).toMatchObject({ status: 'error' });
+      expect(await runner().run({ code, call: { name: 'f', input: [3] } })).toMatchObject({ status: 'ok', value: 6 });
+    },
+  );
+
+  test('tests see what the program left, and are not part of it', async () => {
+    const run = (code: string, tests: string) => runner().run({ code, tests, mustFinish: true });
+    // Text that is not closed would swallow what stands behind it.
+    expect(await run('x = """', 'assert False\n"""')).toMatchObject({ status: 'error' });
+    expect(await run('x = 1', 'from __future__ import annotations\nassert x == 1')).toMatchObject({ status: 'ok' });
+    expect(await run('x = 1', 'if __name__ == "__main__":\n    assert x == 2')).toMatchObject({ status: 'error' });
+    const module = 'import sys\nfrom __future__ import annotations\n'.split('\n').reverse().join('\n').trim();
+    const dataclass = `${module}\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    x: int`;
+    expect(await run(dataclass, 'assert P(1) == P(1) and sys.modules[P.__module__].P is P')).toMatchObject({
+      status: 'ok',
+    });
+  });
+
+  test('more output than the limit is kept where a program asks for it', async () => {
+    const code = 'print("ab" * 30000)';
+    expect(await runner().run({ code })).toMatchObject({ truncated: true });
+    const long = await runner().run({ code, outputLimit: 70_000 });
+    expect([long.truncated, long.stdout.length]).toEqual([false, 60_001]);
+    await expect(runner().run({ code, outputLimit: -1 })).rejects.toThrow('program.outputLimit: expected');
+  });
+}
+
+/** Completions as a reward is given them, all of one example. */
+export function batchOf(completions: string[], meta: datasets.CodeMeta | null): RewardBatch {
+  return {
+    completions,
+    examples: completions.map(() => ({ prompt: '', answer: '', category: '', meta })),
+    results: completions.map(() => ({ nfe: 1 }) as RewardBatch['results'][number]),
+    genLength: 1,
+    verify: null,
+    model: null as never,
+  };
+}

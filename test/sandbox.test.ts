@@ -11,7 +11,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { rewards } from '../lib';
 import { exceptOnWindows } from './helpers';
-import { MAIN_BLOCKS, PROGRAM_IO } from './program-io';
+import { testsOfRunners } from './programs';
 
 const { PythonSandbox } = rewards;
 const RUNS = Number(process.env.DULTRA_SANDBOX_RUNS ?? 40);
@@ -274,40 +274,7 @@ test('calls, values, input and output', async () => {
   expect((await sandbox.run({ code: 'import sys\nprint(1)\nsys.exit(0)' })).status).toBe('ok');
 });
 
-test.each(PROGRAM_IO)('reads and writes: %s', async (_name, code, stdin, stdout) => {
-  expect(await sandbox.run({ code, stdin })).toMatchObject({ status: 'ok', error: null, stdout });
-});
-
-test.each(MAIN_BLOCKS)(
-  'functions are imported: a block for the main program does not run: %s',
-  async (_name, block) => {
-    const code = `def f(x):\n    return 2 * x\n${block}`;
-    expect(await sandbox.run({ code, tests: 'assert f(2) == 4' })).toMatchObject({ status: 'ok', stdout: '' });
-    expect(await sandbox.run({ code, tests: 'assert f(2) == 5' })).toMatchObject({ status: 'error' });
-    expect(await sandbox.run({ code, call: { name: 'f', input: [3] } })).toMatchObject({ status: 'ok', value: 6 });
-  },
-);
-
-test('tests see what the program left, and are not part of it', async () => {
-  const run = (code: string, tests: string) => sandbox.run({ code, tests, mustFinish: true });
-  // Text that is not closed would swallow what stands behind it.
-  expect(await run('x = """', 'assert False\n"""')).toMatchObject({ status: 'error' });
-  expect(await run('x = 1', 'from __future__ import annotations\nassert x == 1')).toMatchObject({ status: 'ok' });
-  expect(await run('x = 1', 'if __name__ == "__main__":\n    assert x == 2')).toMatchObject({ status: 'error' });
-  const module = 'import sys\nfrom __future__ import annotations\n'.split('\n').reverse().join('\n').trim();
-  const dataclass = `${module}\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    x: int`;
-  expect(await run(dataclass, 'assert P(1) == P(1) and sys.modules[P.__module__].P is P')).toMatchObject({
-    status: 'ok',
-  });
-});
-
-test('more output than the limit is kept where a program asks for it', async () => {
-  const code = 'print("ab" * 30000)';
-  expect(await sandbox.run({ code })).toMatchObject({ truncated: true });
-  const long = await sandbox.run({ code, outputLimit: 70_000 });
-  expect([long.truncated, long.stdout.length]).toEqual([false, 60_001]);
-  await expect(sandbox.run({ code, outputLimit: -1 })).rejects.toThrow('program.outputLimit: expected');
-});
+testsOfRunners(() => sandbox);
 
 test('what the sandbox lacks is told with the error', async () => {
   expect(await sandbox.run({ code: 'import numpy' })).toMatchObject({
