@@ -15,7 +15,7 @@ import path from 'node:path';
 import { type DUltraError, type LoadProgress, loadModel } from '../lib';
 import { type DownloadProgress, downloadModel, parseHubId } from '../lib/hub';
 import { makeCheckpoint, random } from './checkpoints';
-import { temporaryFolder } from './helpers';
+import { inFolder, temporaryFolder } from './helpers';
 import { filesOf, HubServer, withoutHubVariables } from './hub-server';
 
 const { folder: checkpoint } = makeCheckpoint({ shards: 2 });
@@ -178,15 +178,9 @@ describe('the cache', () => {
   });
 
   test('a folder of the name goes before the hub', async () => {
-    const before = process.cwd();
     const parent = temporaryFolder();
     mkdirSync(path.join(parent, 'org', 'model'), { recursive: true });
-    process.chdir(parent);
-    try {
-      await expect(loadModel('org/model')).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });
-    } finally {
-      process.chdir(before);
-    }
+    await inFolder(parent, () => expect(loadModel('org/model')).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' }));
     expect(hub.seen).toEqual([]);
   });
 });

@@ -41,6 +41,17 @@ afterAll(() => {
   for (const folder of temporary.splice(0)) rmSync(folder, { recursive: true, force: true });
 });
 
+/** Runs `body` with another working directory. */
+export async function inFolder(folder: string, body: () => Promise<unknown>): Promise<void> {
+  const before = process.cwd();
+  process.chdir(folder);
+  try {
+    await body();
+  } finally {
+    process.chdir(before);
+  }
+}
+
 /** A copy of a golden model with its config and tensors changed. */
 export function variant(
   name: string,

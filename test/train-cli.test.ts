@@ -220,6 +220,18 @@ describe('wrong usage', () => {
     expect(stderr).toContain(message);
     expect(stderr).not.toContain('bug');
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(readdirSync(cwd)).toEqual([]);
+  });
+
+  test('a launch that was refused leaves what was there before it', async () => {
+    const folder = temporaryFolder();
+    writeFileSync(path.join(folder, 'notes.txt'), 'mine');
+    const create = 'model={create: {dModel: 32, nLayers: 1}}';
+    const args = ['sft', '-d', 'st1', '--set', create, '--set', 'nonsense=1', '-o'];
+    expect(await dultra([...args, folder], { cwd })).toMatchObject({ code: 2 });
+    expect(readdirSync(folder)).toEqual(['notes.txt']);
+    expect(await dultra([...args, path.join(folder, 'a', 'b')], { cwd })).toMatchObject({ code: 2 });
+    expect(readdirSync(folder)).toEqual(['notes.txt']);
   });
 
   test('a launch that failed does not stand in the way of the next one', async () => {

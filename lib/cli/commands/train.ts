@@ -1,5 +1,5 @@
 // dultra train: fine-tuning, planner initialisation, GRPO.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { type Command, Option } from 'commander';
 import { parse as parseYaml } from 'yaml';
@@ -132,6 +132,21 @@ function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
 function hasCheckpoints(folder: string): boolean {
   const checkpoints = path.join(folder, 'checkpoints');
   return existsSync(checkpoints) && readdirSync(checkpoints).some((name) => name.startsWith('step-'));
+}
+
+/**
+ * Removes what a launch that was refused has put into its folder, and the folders from `made` on that it has made for
+ * it; nothing of a run that has begun, which --resume goes on with.
+ */
+function takeBack(folder: string, made: string | undefined): void {
+  if (existsSync(path.join(folder, 'config.json'))) return;
+  for (const name of [LAUNCH_FILE, 'initial']) rmSync(path.join(folder, name), { recursive: true, force: true });
+  if (made === undefined) return;
+  try {
+    for (let at = folder; at.startsWith(made); at = path.dirname(at)) rmdirSync(at);
+  } catch {
+    // Something else is in it by now.
+  }
 }
 
 /** The launch of a run to resume, with the flags that may change. */
@@ -301,8 +316,19 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
     );
   const data = await training.openDataset(config);
   if (config.model === undefined) await checkWords(flags, data);
-  mkdirSync(output, { recursive: true });
-  // Left by a launch that failed.
+  const made = mkdirSync(output, { recursive: true });
+  try {
+    await runIn(output, { stage, config }, data, flags);
+  } catch (error) {
+    if (isNew) takeBack(output, made);
+    throw error;
+  }
+}
+
+/** Trains in the run folder of a launch. */
+async function runIn(output: string, { stage, config }: Launch, data: datasets.Dataset, flags: Flags): Promise<void> {
+  const isNew = flags.resume === undefined;
+  // Left by a launch that was killed.
   if (isNew) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
   const source = await training.prepareModel(config, data, path.join(output, 'initial'));
   if (isNew) {
