@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kHeadWarps* kWarp)
 }
 
 // partial (pieces, D): sums of the weight's gradient; null: not wanted.
-__global__ void __launch_bounds__(kHeadWarps* kWarp)
+__global__ void __launch_bounds__(kHeadWarps* kWarp, 2)
     head_norm_backward_kernel(Heads rows, float* partial, ConstArray kept, const float* weight) {
   const int64_t piece = int64_t(blockIdx.x) * kHeadWarps + warp_index(), begin = piece * kPieceHeads;
   if (begin >= rows.count) return;
@@ -58,19 +58,19 @@ __global__ void __launch_bounds__(kHeadWarps* kWarp)
   float of_weight[kHeadNumbers]{};
   for (int64_t head = begin; head < end; ++head) {
     const int64_t first = rows.first(head);
-    float x[kHeadNumbers], d[kHeadNumbers], squares = 0, dot = 0;
+    float x[kHeadNumbers], squares = 0, dot = 0;
     rows.each([&](int v, int j) {
       x[v] = kept[head * rows.head_dim + j];
-      d[v] = dout[first + j];
       squares = fmaf(x[v], x[v], squares);
-      dot = fmaf(d[v] * weight[j], x[v], dot);
+      dot = fmaf(dout[first + j] * weight[j], x[v], dot);
     });
     const float scale = 1.0f / sqrtf(warp_sum(squares) / float(rows.head_dim) + rows.eps);
     dot = warp_sum(dot) * scale / float(rows.head_dim);
     rows.each([&](int v, int j) {
-      const float normed = x[v] * scale;
-      of_weight[v] = fmaf(d[v], normed, of_weight[v]);
-      put(rows.x, first + j, fmaf(d[v], weight[j], -(normed * dot)) * scale);
+      // Loaded once more (from the cache): kept, the upstream gradient would take more registers than there are.
+      const float normed = x[v] * scale, upstream = dout[first + j];
+      of_weight[v] = fmaf(upstream, normed, of_weight[v]);
+      put(rows.x, first + j, fmaf(upstream, weight[j], -(normed * dot)) * scale);
     });
   }
   if (partial) rows.each([&](int v, int j) { partial[piece * rows.head_dim + j] = of_weight[v]; });
