@@ -29,7 +29,7 @@ async function measure(folder, threads) {
   const { user, system } = process.cpuUsage(cpu);
   const afterLoad = processMemory('VmHWM');
   const prompt = { promptIds: Array.from({ length: 32 }, (_, i) => i + 1) };
-  const { ids, nfe } = await model.generate(prompt, { genLength: 32, sampler: { type: 'fixed', steps: 4 } });
+  const { ids, nfe } = await model.generate(prompt, { maxTokens: 32, sampler: { type: 'fixed', steps: 4 } });
   const generated = performance.now();
   const result = {
     loadMs: loaded - begin,

@@ -50,7 +50,7 @@ export function isDUltraError(error: unknown, code?: ErrorCode): error is DUltra
 
 /** A wrong argument: its message is "option: what was expected, what came", and `option` names it by itself. */
 export type OptionError = (TypeError | RangeError) & {
-  /** As in the message: "genLength", "sampler.threshold", "prompts[3]". */
+  /** As in the message: "maxTokens", "sampler.threshold", "prompts[3]". */
   readonly option: string;
 };
 

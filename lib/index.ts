@@ -22,7 +22,7 @@ export {
   type EvaluationConfig,
   type EvaluationSplit,
   evaluate,
-  evaluationGenLength,
+  evaluationMaxTokens,
   meanAndSd,
   type SampleRecord,
   type SamplerResult,

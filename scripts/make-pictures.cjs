@@ -219,7 +219,7 @@ const MARGIN = { top: 62, right: 24, bottom: 52, left: 66 };
 /** frontier.svg: accuracy against forward passes, before and after GRPO, on held-out prompts. */
 async function frontier() {
   const dataset = DATASET;
-  const grid = dultra.samplerGrid({ size: 'full', genLength: dataset.genLength });
+  const grid = dultra.samplerGrid({ size: 'full', maxTokens: dataset.maxTokens });
   const isPlanner = (group) => group.startsWith('planner');
   const lines = [];
   for (const { folder, label, color, choose, dash = '' } of [
@@ -244,7 +244,7 @@ async function frontier() {
       points: results.map(({ name, accuracy, nfe }) => ({ name, accuracy, nfe: nfe.mean })),
     });
   }
-  const most = dataset.genLength * 1.05;
+  const most = dataset.maxTokens * 1.05;
   const x = (nfe) => MARGIN.left + (Math.log(Math.max(1, nfe)) / Math.log(most)) * (WIDTH - MARGIN.left - MARGIN.right);
   const y = (accuracy) => MARGIN.top + (1 - accuracy) * (HEIGHT - MARGIN.top - MARGIN.bottom);
   const parts = [];

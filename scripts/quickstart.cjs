@@ -44,7 +44,7 @@ function printTable(rows) {
 async function measure() {
   const { datasets, evaluate, loadModel, samplerGrid, writeReport } = require('..');
   const dataset = datasets.byName('st1');
-  const grid = samplerGrid({ size: 'quick', genLength: dataset.genLength });
+  const grid = samplerGrid({ size: 'quick', maxTokens: dataset.maxTokens });
   const groups = new Map(grid.map(({ name, group }) => [name, group]));
   const isPlanner = (name) => groups.get(name).startsWith('planner');
   const plans = [
@@ -118,7 +118,7 @@ async function quickstart() {
       `\nThis version brings no trained model along. What follows runs ${FIXTURE}, a tiny test model with random\n` +
         'weights and no tokenizer: token ids come in and out, and they mean nothing. It shows that everything works.\n',
     );
-    const options = ['--prompt-ids', '5,17,3', '--gen-length', '24', '--block-length', '8'];
+    const options = ['--prompt-ids', '5,17,3', '--max-tokens', '24', '--block-length', '8'];
     dultra('generate', '--model', FIXTURE, ...options, ...watch);
     dultra('generate', '--model', FIXTURE, ...options, '--sampler', 'fixed:6', ...watch);
     dultra('generate', '--model', FIXTURE, ...options, '--temperature', '0.7', '--seed', '1', ...watch);

@@ -22,7 +22,7 @@ const prompt = { promptIds: [1, 2, 3] };
 
 describe('an error names its option', () => {
   const wrong: [string, () => Promise<unknown>][] = [
-    ['genLength', () => model.generate(prompt, { genLength: 0 })],
+    ['maxTokens', () => model.generate(prompt, { maxTokens: 0 })],
     ['sampler.threshold', () => model.generate(prompt, { sampler: { type: 'confidence', threshold: 2 } })],
     ['promptIds[0]', () => model.generate({ promptIds: [-1] })],
     ['threads', () => loadModel(folder, { threads: -1 })],
@@ -33,7 +33,7 @@ describe('an error names its option', () => {
     expect(error.message.startsWith(`${option}: `)).toBe(true);
   });
   test('and errors that are about none do not', () => {
-    expect(isOptionError(new TypeError('genLength: x'))).toBe(false);
+    expect(isOptionError(new TypeError('maxTokens: x'))).toBe(false);
     expect(isOptionError(Object.assign(new DUltraError('INTERNAL', 'x'), { option: 'x' }))).toBe(false);
   });
 });
@@ -64,27 +64,27 @@ describe('ids', () => {
   });
 
   test('ids of the padded part of the tables are ids; no prompt at all is one', async () => {
-    expect((await model.generate({ promptIds: [47] }, { genLength: 4 })).ids).toHaveLength(4);
-    expect((await model.generate({ promptIds: [] }, { genLength: 4 })).ids).toHaveLength(4);
-    expect((await model.generate({ promptIds: { length: 1, 0: 5 } }, { genLength: 4 })).promptIds).toEqual(
+    expect((await model.generate({ promptIds: [47] }, { maxTokens: 4 })).ids).toHaveLength(4);
+    expect((await model.generate({ promptIds: [] }, { maxTokens: 4 })).ids).toHaveLength(4);
+    expect((await model.generate({ promptIds: { length: 1, 0: 5 } }, { maxTokens: 4 })).promptIds).toEqual(
       Int32Array.from([5]),
     );
   });
 
-  test('without genLength, half of what a short model can hold', async () => {
+  test('without maxTokens, half of what a short model can hold', async () => {
     expect((await model.generate({ promptIds: [1, 2] })).ids).toHaveLength(32);
   });
 
   test('exactly the longest row fits', async () => {
     const promptIds = new Array(60).fill(1);
-    expect((await model.generate({ promptIds }, { genLength: 4 })).ids).toHaveLength(4);
-    await expect(model.generate({ promptIds }, { genLength: 5 })).rejects.toThrow(
+    expect((await model.generate({ promptIds }, { maxTokens: 4 })).ids).toHaveLength(4);
+    await expect(model.generate({ promptIds }, { maxTokens: 5 })).rejects.toThrow(
       /make 65, more than the model's maximum of 64/,
     );
     expect((await model.generate({ template: new Array(64).fill(MASK) })).ids).toHaveLength(64);
     await expect(model.generate({ template: new Array(65).fill(MASK) })).rejects.toThrow(/at most 64 tokens/);
     await expect(model.forward({ ids: new Array(65).fill(1) })).rejects.toThrow(/expected 1 to 64 tokens, got 65/);
-    await expect(model.generate(prompt, { genLength: 2 ** 30 })).rejects.toThrow(/more than the model's maximum/);
+    await expect(model.generate(prompt, { maxTokens: 2 ** 30 })).rejects.toThrow(/more than the model's maximum/);
   });
 
   const prompts: [string, unknown][] = [
@@ -98,7 +98,7 @@ describe('ids', () => {
   ];
   test.each(prompts)('a prompt that is %s', async (_name, value) => {
     await expect(model.generate(value as Prompt)).rejects.toThrow(TypeError);
-    await expect(model.generateBatch([prompt, value as Prompt], { genLength: 4 })).rejects.toThrow(TypeError);
+    await expect(model.generateBatch([prompt, value as Prompt], { maxTokens: 4 })).rejects.toThrow(TypeError);
   });
   test.each([null, 'x', { length: 1 }, prompt])('prompts that are %j', async (value) => {
     await expect(model.generateBatch(value as never)).rejects.toThrow(/prompts: expected an array/);
@@ -166,9 +166,9 @@ describe('options', () => {
   const wrong: [string, object, RegExp][] = [
     ['null', null as never, /options: expected an object, got null/],
     ['text', 'x' as never, /options: expected an object/],
-    ['genLength text', { genLength: '8' }, /genLength: expected an integer.*got "8"/],
-    ['genLength NaN', { genLength: Number.NaN }, /genLength: .*got NaN/],
-    ['blockLength 0', { genLength: 8, blockLength: 0 }, /blockLength: .*got 0/],
+    ['maxTokens text', { maxTokens: '8' }, /maxTokens: expected an integer.*got "8"/],
+    ['maxTokens NaN', { maxTokens: Number.NaN }, /maxTokens: .*got NaN/],
+    ['blockLength 0', { maxTokens: 8, blockLength: 0 }, /blockLength: .*got 0/],
     ['temperature negative', { temperature: -0.1 }, /temperature: .*at least 0.*got -0\.1/],
     ['temperature infinite', { temperature: Infinity }, /temperature: expected a finite number/],
     ['seed 0.5', { seed: 0.5 }, /seed: expected a safe integer/],
@@ -203,7 +203,7 @@ describe('options', () => {
   ];
   test.each(wrong)('%s', async (_name, value, message) => {
     const options = (
-      value !== null && typeof value === 'object' ? { genLength: 8, ...value } : value
+      value !== null && typeof value === 'object' ? { maxTokens: 8, ...value } : value
     ) as GenerateOptions;
     await expect(model.generate(prompt, options)).rejects.toThrow(message);
     const stream = model.generateStream(prompt, options);
@@ -214,7 +214,7 @@ describe('options', () => {
 });
 
 describe('recorded uniforms', () => {
-  const options: GenerateOptions = { genLength: 4, temperature: 1, sampler: { type: 'planner', select: 'bernoulli' } };
+  const options: GenerateOptions = { maxTokens: 4, temperature: 1, sampler: { type: 'planner', select: 'bernoulli' } };
   test.each([
     ['too few for tokens', { token: new Float64Array(3) }, /uniforms\.token/],
     ['too many for positions', { position: new Float64Array(5) }, /uniforms\.position/],
@@ -224,7 +224,7 @@ describe('recorded uniforms', () => {
 });
 
 describe('samplers and streams that misbehave', () => {
-  const run = (sampler: GenerateOptions['sampler']) => model.generate(prompt, { genLength: 6, sampler });
+  const run = (sampler: GenerateOptions['sampler']) => model.generate(prompt, { maxTokens: 6, sampler });
   test('positions twice count once; positions that are none do not count', async () => {
     expect((await run(({ positions }) => [positions[0], positions[0]])).nfe).toBe(6);
     for (const bad of [[-1], [1.5], ['3'], [undefined], [Number.NaN], [1e9]])
@@ -248,7 +248,7 @@ describe('samplers and streams that misbehave', () => {
     const controller = new AbortController();
     const reason = new Error('inside');
     const aborting = model.generate(prompt, {
-      genLength: 6,
+      maxTokens: 6,
       signal: controller.signal,
       sampler: ({ positions }) => {
         controller.abort(reason);
@@ -260,7 +260,7 @@ describe('samplers and streams that misbehave', () => {
     const events: unknown[] = [];
     const reading = (async () => {
       for await (const event of model.generateStream(prompt, {
-        genLength: 20,
+        maxTokens: 20,
         signal: second.signal,
         sampler: { type: 'fixed' },
       })) {
@@ -274,7 +274,7 @@ describe('samplers and streams that misbehave', () => {
 
   test('a model disposed in the middle of a stream: the stream ends as it would have', async () => {
     const other = await loadModel(folder, { threads: 1 });
-    const options: GenerateOptions = { genLength: 8, sampler: { type: 'fixed' }, seed: 3, temperature: 1 };
+    const options: GenerateOptions = { maxTokens: 8, sampler: { type: 'fixed' }, seed: 3, temperature: 1 };
     const expected = await other.generate(prompt, options);
     let result = null;
     for await (const event of other.generateStream(prompt, options)) {

@@ -55,7 +55,7 @@ describe.each(families)('%s', (name, folder, load) => {
   afterAll(() => model.dispose());
   const options = (sampler: string, more: GenerateOptions = {}): GenerateOptions => ({
     sampler: parseSampler(sampler),
-    genLength: 16,
+    maxTokens: 16,
     blockLength: 8,
     stopAtEos: false,
     ...more,
@@ -132,7 +132,7 @@ describe('decoding by blocks', () => {
     const [prompt] = PROMPTS;
     const seen: [block: number, first: number, end: number][] = [];
     const sampler = { type: 'dynamic', threshold: 1, steps: 1 } as const;
-    const run = model.denoise([prompt], { genLength: 8, sampler, stopAtEos: false });
+    const run = model.denoise([prompt], { maxTokens: 8, sampler, stopAtEos: false });
     for await (const { rows } of run)
       for (const { block, positions, computed } of rows) {
         seen.push([block, positions[0], computed.at(-1)! + 1]);
@@ -150,7 +150,7 @@ describe('decoding by blocks', () => {
   test('the default cache is the exact one, and only models that attend by blocks have it', async () => {
     await using model = await loadModel(modelFolder('sdar'), { threads: 1 });
     const [prompt] = PROMPTS;
-    const settings = { genLength: 16, sampler: { type: 'fixed' as const }, stopAtEos: false };
+    const settings = { maxTokens: 16, sampler: { type: 'fixed' as const }, stopAtEos: false };
     const byDefault = await model.generate(prompt, settings);
     const plain = await model.generate(prompt, { ...settings, cache: { type: 'none' } });
     expect({ ...byDefault, fullForwards: 0 }).toEqual({ ...plain, fullForwards: 0 });
@@ -192,7 +192,7 @@ describe('decoding by blocks', () => {
     await using model = await loadModel(folder, { threads: 1 });
     const run = trainMaskedDiffusion(model, {
       dataset: [{ prompt: 'a', answer: 'b' }],
-      genLength: 4,
+      maxTokens: 4,
       maxSteps: 1,
     });
     await expect(run.next()).rejects.toThrow(
@@ -204,7 +204,7 @@ describe('decoding by blocks', () => {
     await using model = await loadModel(modelFolder('sdar'), { threads: 1, blockLength: 8 });
     const counts: number[] = [];
     const run = model.denoise([{ promptIds: [5, 6, 7, 8, 9, 10, 11, 12] }], {
-      genLength: 8,
+      maxTokens: 8,
       sampler: { type: 'dynamic', threshold: 1, steps: 3 },
       stopAtEos: false,
     });

@@ -8,7 +8,7 @@ export const prompts: Prompt[] = [
   { promptIds: [40, 41, 42, 43, 44, 45, 46, 47] },
   { promptIds: [1] },
 ];
-export const sampled: GenerateOptions = { genLength: 24, blockLength: 8, temperature: 0.8, seed: 11, stopAtEos: false };
+export const sampled: GenerateOptions = { maxTokens: 24, blockLength: 8, temperature: 0.8, seed: 11, stopAtEos: false };
 
 export const samplers: [string, SamplerObject][] = [
   ['planner', { type: 'planner' }],

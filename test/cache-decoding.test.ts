@@ -108,7 +108,7 @@ describe('decoding', () => {
           seed,
           stopAtEos: true,
         });
-        if (result.finishReason !== 'eos') continue;
+        if (result.finishReason !== 'stop') continue;
         ended++;
         expect(result.ids.subarray(0, result.tokens)).not.toContain(MASK);
         if (sampler.type === 'd3llm') expect(new Set(result.ids.subarray(result.tokens - 1))).toEqual(new Set([EOS]));
@@ -174,7 +174,7 @@ describe('decoding', () => {
 
 describe('quirks of the references', () => {
   const confidence: GenerateOptions = {
-    genLength: 16,
+    maxTokens: 16,
     blockLength: 8,
     temperature: 0,
     sampler: { type: 'confidence', threshold: 0 },
@@ -240,7 +240,7 @@ describe('quirks of the references', () => {
     const folder = variant('base', { config: (config) => Object.assign(config, { eos_token_id: 45 }) });
     const ending = await loadModel(folder, { threads: 2 });
     const options: GenerateOptions = {
-      genLength: 24,
+      maxTokens: 24,
       blockLength: 8,
       stopAtEos: true,
       sampler: { type: 'd3llm', threshold: 1.9, blockAddThreshold: 0.1, decodedTokenThreshold: 0.95 },

@@ -228,12 +228,12 @@ test('recorded rollouts on a cache are what denoise gives', async () => {
         policy: { ...policy, cache: { type: 'refresh', every: 2, changed: null, dtype: 'float32', planner: 'cached' } },
         seed: 5n,
         tokenBudget: 17,
-        genLength: 8,
+        maxTokens: 8,
         blockLength: 4,
       },
     );
     const whole = await fresh.generateBatch(texts, {
-      genLength: 8,
+      maxTokens: 8,
       blockLength: 4,
       temperature: 0.5,
       seed: 5,

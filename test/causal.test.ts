@@ -68,7 +68,7 @@ describe.each(['qwen2', 'tied', 'llama'])('%s', (name) => {
     });
     expect(Array.from(result.ids)).toEqual(want);
     expect(result.nfe).toBe(want.length);
-    expect(result.finishReason).toBe(stop < 0 ? 'length' : 'eos');
+    expect(result.finishReason).toBe(stop < 0 ? 'length' : 'stop');
     const [scored] = await model.logProbs([{ promptIds: expected.prompt, ids: result.ids }]);
     result.logProbs.forEach((value, i) => {
       expect(value).toBeCloseTo(scored[i], 4);
@@ -277,7 +277,7 @@ describe('the teacher', () => {
       completions: ['bc', 'bc', ''],
       examples: prompts.map((prompt) => ({ prompt, answer: null, category: '', meta: null })),
       results: [],
-      genLength: 4,
+      maxTokens: 4,
       verify: null,
       model: null as never,
     } as unknown as RewardBatch;
@@ -297,7 +297,7 @@ describe('the teacher', () => {
     const examples = ['ca', 'ab', 'c'].map((prompt) => ({ prompt, answer: '', category: '', meta: null }));
     const dataset: TaskDataset<string> = {
       name: 'letters',
-      genLength: 6,
+      maxTokens: 6,
       blockLength: 6,
       vocabulary: [],
       finite: { test: examples },

@@ -11,7 +11,7 @@ const WEIGHTS = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
 const ids = [5, 17, 3, 44, 44, 30, 44];
 const planner = { timestep: [0.4], maskIndex: [0, 0, 0, 1, 1, 0, 1] };
-const options = { genLength: 12, blockLength: 6, temperature: 0.7, seed: 5 };
+const options = { maxTokens: 12, blockLength: 6, temperature: 0.7, seed: 5 };
 
 /** Loads a folder, runs it, lets it go. */
 async function use(folder: string, load: Parameters<typeof loadModel>[1] = {}) {

@@ -41,13 +41,13 @@ function dultra(
   });
 }
 
-const short = ['--gen-length', '24', '--block-length', '8'];
+const short = ['--max-tokens', '24', '--block-length', '8'];
 
 describe('generate', () => {
   test('prints the ids that the API gives, and a summary on stderr', async () => {
     const { code, stdout, stderr } = await dultra(['generate', '-m', base, '--prompt-ids', '5,17,3', ...short]);
     await using model = await loadModel(base);
-    const result = await model.generate({ promptIds: [5, 17, 3] }, { genLength: 24, blockLength: 8 });
+    const result = await model.generate({ promptIds: [5, 17, 3] }, { maxTokens: 24, blockLength: 8 });
     expect(stdout).toBe(`${result.ids.slice(0, result.tokens).join(',')}\n`);
     expect(stderr).toMatch(new RegExp(`^${result.tokens} tokens in ${result.nfe} forward passes`));
     expect(code).toBe(0);
@@ -70,7 +70,7 @@ describe('generate', () => {
     const document = JSON.parse(stdout);
     expect(document.options).toEqual({
       sampler: { type: 'planner', select: 'bernoulli', probabilityScale: 2 },
-      genLength: 24,
+      maxTokens: 24,
       blockLength: 8,
       temperature: 0.5,
       seed: '18446744073709551615',
@@ -223,7 +223,7 @@ describe('caches', () => {
       expect([names[i], code]).toEqual([names[i], 0]);
       const { options, result } = JSON.parse(stdout);
       expect(options.cache).toEqual(parseCache(names[i]));
-      const same = await model.generate({ promptIds: [5] }, { genLength: 24, blockLength: 8, cache: options.cache });
+      const same = await model.generate({ promptIds: [5] }, { maxTokens: 24, blockLength: 8, cache: options.cache });
       expect(result).toEqual(
         JSON.parse(
           JSON.stringify({ ...same, ids: Array.from(same.ids) }, (_, x) =>
@@ -269,9 +269,9 @@ describe('errors', () => {
     [['generate'], /no prompt: give one as an argument/],
     [['generate', '-3+5='], /comes after --/],
     [[...prompt, 'text'], /expected one prompt, got PROMPT and --prompt-ids/],
-    [[...prompt, '-n', '24', '-b', '7'], /--gen-length: expected a multiple of --block-length \(7\), got 24/],
-    [[...prompt, '-n', 'many'], /'-n, --gen-length <n>' argument 'many' is invalid. Expected a whole number/],
-    [[...prompt, '-n', '128'], /prompt: 3 tokens and --gen-length 128 make 131, more than the model's maximum of 96/],
+    [[...prompt, '-n', '24', '-b', '7'], /--max-tokens: expected a multiple of --block-length \(7\), got 24/],
+    [[...prompt, '-n', 'many'], /'-n, --max-tokens <n>' argument 'many' is invalid. Expected a whole number/],
+    [[...prompt, '-n', '128'], /prompt: 3 tokens and --max-tokens 128 make 131, more than the model's maximum of 96/],
     [[...prompt, '-n', '8', '-t', '-1'], /--temperature: expected a finite number at least 0/],
     [[...prompt, '-n', '8', '--seed', '-1'], /Expected a whole number from 0/],
     [[...prompt, '-s', 'best'], /--sampler: expected planner, planner-round, planner-cut, confidence/],
@@ -286,7 +286,7 @@ describe('errors', () => {
     [['generate', '-m', base, '--prompt-ids', '5,x'], /Expected ids such as 5,17,3; "x" is none/],
     [['generate', '-m', base, '--prompt-ids', '500', '-n', '8'], /--prompt-ids\[0\]: expected 0 to 103, got 500/],
     [['generate', '-m', base, '--template-ids', '5,4'], /--template-ids: expected at least one mask token/],
-    [['generate', '-m', base, '--template-ids', '5,_', '-n', '4'], /--gen-length: not allowed with a template/],
+    [['generate', '-m', base, '--template-ids', '5,_', '-n', '4'], /--max-tokens: not allowed with a template/],
     [['generate', '-m', base, '--messages', 'nowhere.json'], /--messages: expected JSON .* or a file with it: ENOENT/],
     [['generate', '-m', base, '--messages', '[{"role":"user"}]'], /expected an array of \{ "role": …, "content": … \}/],
     [['generate', '-m', 'a/b/c', 'text'], /--model: expected a folder that exists or a hub id/],

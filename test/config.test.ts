@@ -114,7 +114,7 @@ describe('config.json', () => {
       rmsNormEps: 1e-5,
       weightTying: false,
     });
-    const { finishReason } = await model.generate({ promptIds: [1] }, { genLength: 4 });
+    const { finishReason } = await model.generate({ promptIds: [1] }, { maxTokens: 4 });
     expect(finishReason).toBe('length');
     model.dispose();
   });

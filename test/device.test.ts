@@ -58,7 +58,7 @@ const emulated = process.env.DULTRA_EMULATED_CUDA;
     const env = { DULTRA_CUDA_PLUGIN: emulated };
     const generate = (device: string) =>
       `const m = await d.loadModel(undefined, { device: '${device}' });` +
-      `const r = await m.generate('12+7=', { genLength: 16, blockLength: 16, seed: 3, sampler: { type: 'planner' } }); console.log(m.info.device, JSON.stringify(Array.from(r.ids))); m.dispose();`;
+      `const r = await m.generate('12+7=', { maxTokens: 16, blockLength: 16, seed: 3, sampler: { type: 'planner' } }); console.log(m.info.device, JSON.stringify(Array.from(r.ids))); m.dispose();`;
     const onCuda = run(generate('auto'), env).stdout,
       onCpu = run(generate('cpu'), env).stdout;
     expect(onCuda).toMatch(/^cuda:0 \[/);

@@ -47,7 +47,7 @@ describe('evaluate', () => {
       split: 'test',
       count: 20,
       seed: 5,
-      genLength: 24,
+      maxTokens: 24,
       blockLength: 24,
       score: 'task',
     });
@@ -182,8 +182,8 @@ describe('evaluate', () => {
     ['batchSize', { ...good, batchSize: 0 }, /batchSize/, 'RangeError'],
     [
       'block',
-      { ...good, genLength: 24, blockLength: 7 },
-      /genLength: expected a multiple of blockLength \(7\)/,
+      { ...good, maxTokens: 24, blockLength: 7 },
+      /maxTokens: expected a multiple of blockLength \(7\)/,
       'RangeError',
     ],
     ['score', { ...good, score: 'exact' }, /score: expected a function/, 'TypeError'],
@@ -276,7 +276,7 @@ describe('operating points', () => {
 });
 
 test('the grid: names are unique, and every setting runs', async () => {
-  const grid = samplerGrid({ genLength: task.genLength });
+  const grid = samplerGrid({ maxTokens: task.maxTokens });
   expect(new Set(grid.map(({ name }) => name)).size).toBe(grid.length);
   expect(grid.map(({ name }) => name)).toContain('fixed steps 24');
   expect(samplerGrid({ planner: false }).some(({ sampler }) => sampler.type === 'planner')).toBe(false);

@@ -78,7 +78,7 @@ test('what is no form is refused', async () => {
   await refused(['<|mask|>', 2], /form\[0\].*no mask token/);
   await refused(['a', 95], /more than the model's maximum of 96/);
   const form = { prompt: 'Form:', form: ['a', 2] };
-  await expect(model.generate(form, { genLength: 8 })).rejects.toThrow(/genLength: not allowed with a form/);
+  await expect(model.generate(form, { maxTokens: 8 })).rejects.toThrow(/maxTokens: not allowed with a form/);
   await expect(model.generate({ ...form, template: 'a' } as never)).rejects.toThrow(/prompt/);
   await expect(model.generateBatch([form, 'text'])).rejects.toThrow(/only or none/);
   await expect(model.choose(form as never, ['a', 'b'])).rejects.toThrow(/prompt/);

@@ -18,7 +18,7 @@ const prompts: Prompt[] = [
   { promptIds: [40, 41, 42, 43, 44, 45, 46, 47] },
   { promptIds: [1] },
 ];
-const sampled: GenerateOptions = { genLength: 24, blockLength: 8, temperature: 0.8, seed: 11, stopAtEos: false };
+const sampled: GenerateOptions = { maxTokens: 24, blockLength: 8, temperature: 0.8, seed: 11, stopAtEos: false };
 
 let model: MaskedDiffusionModel;
 beforeAll(async () => {
@@ -126,7 +126,7 @@ describe('invariants', () => {
   });
 
   test('with a temperature and no seed each call draws its own, and names it so that it can be repeated', async () => {
-    const options = { genLength: 24, blockLength: 8, temperature: 1, stopAtEos: false };
+    const options = { maxTokens: 24, blockLength: 8, temperature: 1, stopAtEos: false };
     const drawn = [await model.generate(prompts[0], options), await model.generate(prompts[0], options)];
     for await (const { result } of model.generateStream(prompts[0], options)) if (result) drawn.push(result);
     const batch = await model.generateBatch(prompts, options);
@@ -168,7 +168,7 @@ describe('invariants', () => {
     const template = [5, MASK, MASK, 7, MASK];
     const filled = await model.generate({ template });
     expect(filled.usage).toEqual({ promptTokens: 2, completionTokens: 3, totalTokens: 5 });
-    expect((await model.generate({ promptIds: [5, MASK] }, { genLength: 2 })).usage.promptTokens).toBe(2);
+    expect((await model.generate({ promptIds: [5, MASK] }, { maxTokens: 2 })).usage.promptTokens).toBe(2);
   });
 
   test('the time of a stream is that of its passes, not of its reader', async () => {
@@ -273,8 +273,8 @@ describe('templates', () => {
 
   test('refuses what makes no sense', async () => {
     await expect(model.generate({ template: [1, 2] })).rejects.toThrow(/at least one mask token/);
-    await expect(model.generate({ template: [1, MASK] }, { genLength: 8 })).rejects.toThrow(
-      /genLength: not allowed with a template/,
+    await expect(model.generate({ template: [1, MASK] }, { maxTokens: 8 })).rejects.toThrow(
+      /maxTokens: not allowed with a template/,
     );
     await expect(model.generateBatch([{ template: [1, MASK] }, { promptIds: [1] }])).rejects.toThrow(
       /templates only or none/,
@@ -286,7 +286,7 @@ describe('the samplers, step by step', () => {
   const record = async (sampler: GenerateOptions['sampler']) => {
     const steps: { positions: number[]; entropies: number[]; probabilities: number[]; taken: number[] }[] = [];
     for await (const { rows } of model.denoise([prompts[1]], {
-      genLength: 16,
+      maxTokens: 16,
       blockLength: 8,
       stopAtEos: false,
       sampler,
@@ -349,7 +349,7 @@ describe('custom samplers', () => {
       seen.push(candidates);
       return [candidates.positions[0]];
     };
-    const result = await model.generate({ promptIds: [5, 17, 3] }, { genLength: 6, sampler });
+    const result = await model.generate({ promptIds: [5, 17, 3] }, { maxTokens: 6, sampler });
     expect(Array.from(result.unmaskedAt)).toEqual([1, 2, 3, 4, 5, 6]);
     expect(seen.map((candidates) => candidates.positions.length)).toEqual([6, 5, 4, 3, 2, 1]);
     expect(seen[2].ids.slice(0, 5)).toEqual(Int32Array.from([5, 17, 3, ...result.ids.slice(0, 2)]));
@@ -358,7 +358,7 @@ describe('custom samplers', () => {
   });
 
   test('a confidence rule written by hand equals the built-in one', async () => {
-    const options = { genLength: 24, blockLength: 8 };
+    const options = { maxTokens: 24, blockLength: 8 };
     const byHand = await model.generate(prompts[1], {
       ...options,
       sampler: ({ positions, confidences }) => positions.filter((_, i) => confidences[i] >= 0.25),
@@ -369,24 +369,24 @@ describe('custom samplers', () => {
   });
 
   test('errors are theirs, or name what was wrong', async () => {
-    await expect(model.generate(prompts[0], { genLength: 4, sampler: () => [0] })).rejects.toThrow(
+    await expect(model.generate(prompts[0], { maxTokens: 4, sampler: () => [0] })).rejects.toThrow(
       /out of candidates.positions, got 0/,
     );
-    await expect(model.generate(prompts[0], { genLength: 4, sampler: () => 3 as never })).rejects.toThrow(
+    await expect(model.generate(prompts[0], { maxTokens: 4, sampler: () => 3 as never })).rejects.toThrow(
       /expected the function to return an array/,
     );
     const boom = new Error('boom');
     const failing = () => {
       throw boom;
     };
-    await expect(model.generate(prompts[0], { genLength: 4, sampler: failing })).rejects.toBe(boom);
+    await expect(model.generate(prompts[0], { maxTokens: 4, sampler: failing })).rejects.toBe(boom);
   });
 });
 
 describe('stopping', () => {
   test('a signal that is already aborted', async () => {
     const reason = new Error('no');
-    await expect(model.generate(prompts[0], { genLength: 8, signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    await expect(model.generate(prompts[0], { maxTokens: 8, signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
     await expect(model.forward({ ids: [1], signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
   });
 
@@ -396,7 +396,7 @@ describe('stopping', () => {
     let steps = 0;
     const run = (async () => {
       for await (const _event of model.generateStream(prompts[0], {
-        genLength: 64,
+        maxTokens: 64,
         sampler: { type: 'fixed' },
         signal: controller.signal,
       }))
@@ -408,12 +408,12 @@ describe('stopping', () => {
     setTimeout(() => later.abort(reason), 5);
     const many = new Array(60).fill({ promptIds: new Array(32).fill(4) });
     await expect(
-      model.generateBatch(many, { genLength: 64, sampler: { type: 'fixed' }, signal: later.signal }),
+      model.generateBatch(many, { maxTokens: 64, sampler: { type: 'fixed' }, signal: later.signal }),
     ).rejects.toBe(reason);
   });
 
   test('leaving a stream', async () => {
-    for await (const event of model.generateStream(prompts[0], { genLength: 64, sampler: { type: 'fixed' } }))
+    for await (const event of model.generateStream(prompts[0], { maxTokens: 64, sampler: { type: 'fixed' } }))
       if (event.step === 2) break;
     expect((await model.generate(prompts[0], sampled)).ids).toHaveLength(24);
   });
@@ -462,7 +462,7 @@ describe('several at once', () => {
       (async () => {
         const model = await loadModel(workerData.folder);
         parentPort.postMessage((await model.generate({ promptIds: [5, 17, 3] }, workerData.options)).ids);
-        for (;;) await model.generate({ promptIds: [5, 17, 3] }, { genLength: 64, sampler: { type: 'fixed' } });
+        for (;;) await model.generate({ promptIds: [5, 17, 3] }, { maxTokens: 64, sampler: { type: 'fixed' } });
       })();`;
     const workers = [0, 1].map(
       () => new Worker(code, { eval: true, workerData: { dist, folder: modelFolder('base'), options: sampled } }),
@@ -485,7 +485,7 @@ describe('several at once', () => {
     const code = `
       const { loadModel } = require(${JSON.stringify(dist)});
       loadModel(${JSON.stringify(modelFolder('base'))}).then((model) => {
-        model.generateBatch(new Array(50).fill({ promptIds: [1, 2, 3] }), { genLength: 64, sampler: { type: 'fixed' } });
+        model.generateBatch(new Array(50).fill({ promptIds: [1, 2, 3] }), { maxTokens: 64, sampler: { type: 'fixed' } });
         setTimeout(() => { ${end} }, 20);
       });`;
     const { status, signal, stderr } = spawnSync(process.execPath, ['-e', code], {
@@ -505,7 +505,7 @@ describe('several at once', () => {
     };
     turn();
     await model.generateBatch(new Array(40).fill({ promptIds: new Array(32).fill(4) }), {
-      genLength: 64,
+      maxTokens: 64,
       blockLength: 64,
       sampler: { type: 'fixed', steps: 16 },
     });
@@ -524,21 +524,21 @@ describe('wrong arguments', () => {
       'TypeError',
     ],
     [
-      'genLength',
-      () => model.generate(prompts[0], { genLength: 0 }),
-      /genLength: expected an integer at least 1/,
+      'maxTokens',
+      () => model.generate(prompts[0], { maxTokens: 0 }),
+      /maxTokens: expected an integer at least 1/,
       'RangeError',
     ],
     [
       'block length',
-      () => model.generate(prompts[0], { genLength: 50, blockLength: 32 }),
+      () => model.generate(prompts[0], { maxTokens: 50, blockLength: 32 }),
       /expected a multiple of blockLength \(32\), got 50/,
       'RangeError',
     ],
     [
       'too long',
-      () => model.generate({ promptIds: new Array(90).fill(1) }, { genLength: 32 }),
-      /90 tokens and genLength 32 make 122.*maximum of 96/,
+      () => model.generate({ promptIds: new Array(90).fill(1) }, { maxTokens: 32 }),
+      /90 tokens and maxTokens 32 make 122.*maximum of 96/,
       'RangeError',
     ],
     [
@@ -593,7 +593,7 @@ describe('wrong arguments', () => {
     ],
     [
       'steps',
-      () => model.generate(prompts[0], { genLength: 32, blockLength: 8, sampler: { type: 'fixed', steps: 6 } }),
+      () => model.generate(prompts[0], { maxTokens: 32, blockLength: 8, sampler: { type: 'fixed', steps: 6 } }),
       /multiple of the number of blocks \(4\)/,
       'RangeError',
     ],
@@ -669,7 +669,7 @@ describe('compat: "reference" where the reference would not end', () => {
         tensors: (tensors) => tensors['model.transformer.ff_out.weight'].raw.fill(0),
       });
       const flat = await loadModel(folder);
-      const options = { genLength: 8, sampler };
+      const options = { maxTokens: 8, sampler };
       await expect(flat.generate({ promptIds: [3] }, { ...options, compat: 'reference' })).rejects.toMatchObject({
         code: 'NO_PROGRESS',
       });

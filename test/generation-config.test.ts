@@ -17,12 +17,12 @@ function withDefaults(json: unknown, from = modelFolder('base')): string {
 test('lengths and sampler are what generate does where it is told nothing', async () => {
   const sampler = { type: 'fixed', steps: 3 } as const;
   const model = await loadModel(withDefaults({ gen_length: 12, block_length: 12, sampler, eos_token_id: 5 }));
-  expect(model.generationDefaults).toEqual({ genLength: 12, blockLength: 12, sampler });
+  expect(model.generationDefaults).toEqual({ maxTokens: 12, blockLength: 12, sampler });
   const result = await model.generate(prompt);
   expect(result.ids).toHaveLength(12);
-  expect(await model.generate(prompt, { genLength: 12, blockLength: 12, sampler })).toEqual(result);
+  expect(await model.generate(prompt, { maxTokens: 12, blockLength: 12, sampler })).toEqual(result);
   // What the caller says comes first; a length of the caller's is not cut into the checkpoint's blocks.
-  expect((await model.generate(prompt, { genLength: 7 })).ids).toHaveLength(7);
+  expect((await model.generate(prompt, { maxTokens: 7 })).ids).toHaveLength(7);
   expect((await model.generate(prompt, { sampler: { type: 'fixed' }, stopAtEos: false })).nfe).toBe(12);
   expect((await model.generate({ template: [5, 96, 96] }, { sampler: { type: 'fixed' } })).ids).toHaveLength(3);
   model.dispose();
@@ -35,7 +35,7 @@ test('without the file, and for a planner that is not there, the package decides
   const model = await loadModel(
     withDefaults({ gen_length: 8, sampler: { type: 'planner', select: 'round' } }, withoutPlanner('base')),
   );
-  expect(model.generationDefaults).toEqual({ genLength: 8 });
+  expect(model.generationDefaults).toEqual({ maxTokens: 8 });
   expect((await model.generate(prompt)).ids).toHaveLength(8);
   model.dispose();
 });
@@ -78,7 +78,7 @@ describe('ends of a text', () => {
   test('an autoregressive model stops at those of generation_config.json, else of config.json', async () => {
     const { ids, finishReason } = await written(null);
     expect({ length: ids.length, finishReason }).toEqual({ length: 10, finishReason: 'length' });
-    const cut = (end: number) => ({ ids: ids.slice(0, ids.indexOf(end) + 1), finishReason: 'eos' });
+    const cut = (end: number) => ({ ids: ids.slice(0, ids.indexOf(end) + 1), finishReason: 'stop' });
     const [first, late] = [ids[2], ids.find((id, i) => i > 3 && !ids.slice(0, 4).includes(id))!];
     const unused = Array.from({ length: 71 }, (_, id) => id).find((id) => !ids.includes(id))!;
     expect(await written(first)).toMatchObject(cut(first));
@@ -98,7 +98,7 @@ describe('ends of a text', () => {
   test.each(['confidence:0.3', 'fixed', 'd3llm', 'planner'])(
     'a diffusion model stops at each of two, %s',
     async (sampler) => {
-      const settings = { genLength: 24, blockLength: 4, sampler: parseSampler(sampler), temperature: 1, seed: 3 };
+      const settings = { maxTokens: 24, blockLength: 4, sampler: parseSampler(sampler), temperature: 1, seed: 3 };
       const plain = await loadModel(withDefaults({ eos_token_id: -1 }), { threads: 1 });
       const { ids, finishReason } = await plain.generate(prompt, settings);
       plain.dispose();
@@ -114,7 +114,7 @@ describe('ends of a text', () => {
         expect(model.config).toMatchObject({ eosTokenIds: ends, eosTokenId: 95 });
         const result = await model.generate(prompt, settings);
         const end = ends.includes(one) ? one : two;
-        expect(result).toMatchObject({ finishReason: 'eos', tokens: ids.indexOf(end) + 1 });
+        expect(result).toMatchObject({ finishReason: 'stop', tokens: ids.indexOf(end) + 1 });
         expect(result.ids.slice(0, result.tokens)).toEqual(ids.slice(0, result.tokens));
         expect(result.nfe).toBeLessThan(24);
       }

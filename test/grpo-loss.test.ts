@@ -103,7 +103,7 @@ describe('referenceGrpoLoss', () => {
     idle,
     references: [],
   });
-  const options = { clipEpsilonLow: 0.2, clipEpsilonHigh: 0.5, delta: null, beta: 0, genLength: 10, accumulation: 2 };
+  const options = { clipEpsilonLow: 0.2, clipEpsilonHigh: 0.5, delta: null, beta: 0, maxTokens: 10, accumulation: 2 };
 
   test('idle rows add a constant, whole idle chunks nothing', () => {
     const { loss, dLogLikelihoods } = referenceGrpoLoss([row(1, 1.2), row(0.5, 1, true)], options);

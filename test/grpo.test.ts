@@ -179,11 +179,11 @@ test('recorded rollouts are what denoise gives', async () => {
       policy,
       seed: 5n,
       tokenBudget: 17,
-      genLength: 8,
+      maxTokens: 8,
       blockLength: 8,
     });
     const whole = await model.generateBatch(['1 a b c d e f g h', '3 a a b c d e f g'], {
-      genLength: 8,
+      maxTokens: 8,
       blockLength: 8,
       temperature: 0.5,
       seed: 5,

@@ -27,7 +27,7 @@ function batchOf(completion: string, answer: string | null, meta: unknown = null
     completions: [completion],
     examples: [{ prompt: '', answer, category: '', meta }],
     results: [{ nfe: 1 } as RewardBatch['results'][number]],
-    genLength: 1,
+    maxTokens: 1,
     verify: null,
     model: null as never,
   };

@@ -258,7 +258,7 @@ describe('evaluation', () => {
   afterAll(() => model.dispose());
   const samplers = { confidence: { type: 'confidence', threshold: 0.9 } } as const;
   const questions = ['1+2=', 'abc', 'x y z', 'Q: why?'];
-  const lengths = { genLength: 8, blockLength: 8 };
+  const lengths = { maxTokens: 8, blockLength: 8 };
 
   /** Records whose answers the model gives, but for the last. */
   async function known() {
@@ -294,19 +294,19 @@ describe('evaluation', () => {
       { prompt: 'b', answer: 'eleven chars'.slice(0, 11) },
     ];
     const exact = await evaluate(model, { dataset: rows, samplers });
-    expect(exact.config).toMatchObject({ genLength: 12, blockLength: 12 });
+    expect(exact.config).toMatchObject({ maxTokens: 12, blockLength: 12 });
     const long = await evaluate(model, { dataset: [{ prompt: 'a', answer: 'x'.repeat(63) }], samplers });
-    expect(long.config).toMatchObject({ genLength: 64, blockLength: 32 });
+    expect(long.config).toMatchObject({ maxTokens: 64, blockLength: 32 });
     const verify = ({ answer }: { answer?: string }, completion: string) => answer === 'one' || completion === '';
     const judged = await evaluate(model, { dataset: { examples: rows, verify }, samplers });
     expect(judged.config).toMatchObject({
-      genLength: 48,
+      maxTokens: 48,
       score: 'task',
       datasetSource: { judge: 'a verifier of its own' },
     });
     expect(judged.results[0].samples[0].score).toBe(1);
-    const given = await evaluate(model, { dataset: { examples: rows, genLength: 10, blockLength: 5 }, samplers });
-    expect(given.config).toMatchObject({ genLength: 10, blockLength: 5 });
+    const given = await evaluate(model, { dataset: { examples: rows, maxTokens: 10, blockLength: 5 }, samplers });
+    expect(given.config).toMatchObject({ maxTokens: 10, blockLength: 5 });
   });
 
   test('examples without answers need a judge', async () => {
@@ -315,7 +315,7 @@ describe('evaluation', () => {
       'dataset: expected an answer of every example, or verify or score to judge completions; example 2 of examples',
     );
     const scored = await evaluate(model, { dataset, samplers, score: ({ examples }) => examples.map(() => 1) });
-    expect(scored.config).toMatchObject({ score: 'custom', genLength: 48 });
+    expect(scored.config).toMatchObject({ score: 'custom', maxTokens: 48 });
     const verified = await evaluate(model, { dataset: { examples: dataset, verify: () => true }, samplers });
     expect(verified.results[0].accuracy).toBe(1);
   });
@@ -338,7 +338,7 @@ describe('evaluation', () => {
     const outputDir = path.join(temporaryFolder(), 'evaluation');
     const folder = withTokenizer();
     const models = { base: () => loadModel(folder) };
-    const run = () => evaluateCampaign({ dataset: source, samplers, models, genLength: 8, outputDir });
+    const run = () => evaluateCampaign({ dataset: source, samplers, models, maxTokens: 8, outputDir });
     const first = await run();
     expect((await run()).evaluations).toEqual(first.evaluations);
     writeFileSync(source, lines([{ prompt: 'a', answer: 'c' }]));
@@ -351,7 +351,7 @@ describe('evaluation', () => {
       'count: expected an integer at least 1 and at most 10000000, got an array of 40',
     );
     await expect(evaluate(model, { dataset: { data: many } as never, samplers })).rejects.toThrow('got an object');
-    await expect(model.generate('a', { genLength: many as never })).rejects.toThrow('got an array of 40');
+    await expect(model.generate('a', { maxTokens: many as never })).rejects.toThrow('got an array of 40');
   });
   const st1 = datasets.byName('st1');
 });
@@ -374,7 +374,7 @@ describe('training', () => {
   ] as const)('%s learns the same of a list and of a file, and evaluates what is held out', async (_name, train) => {
     const source = file('own.jsonl', lines(records));
     const run = (dataset: TrainingData) =>
-      withModel(folder, async (model) => losses(train(model, { dataset, maxSteps: 3, batchSize: 4, genLength: 12 })));
+      withModel(folder, async (model) => losses(train(model, { dataset, maxSteps: 3, batchSize: 4, maxTokens: 12 })));
     const first = await run(records);
     expect(await run(source)).toEqual(first);
     expect(await run(await datasets.open(source))).toEqual(first);
@@ -394,7 +394,7 @@ describe('training', () => {
           maxSteps: 1,
           promptsPerStep: 2,
           numGenerations: 2,
-          genLength: 8,
+          maxTokens: 8,
           evalEvery: 1,
           evalExamples: 2,
         };
@@ -479,7 +479,7 @@ test('the command line: train with a share held out, evaluate on it; a new model
     /--model: expected one for the words of eng\.jsonl: the embedded model, .* lacks \d of its 9/,
   );
   expect(existsSync(path.join(output, 'english'))).toBe(false);
-  expect(lengths.stderr).toContain('--gen-length: expected a number of tokens');
+  expect(lengths.stderr).toContain('--max-tokens: expected a number of tokens');
   // A new model knows the words of the examples, and learns them; the run finds its files from everywhere.
   expect(made.code).toBe(0);
   expect(JSON.parse(learnt.stdout).results[0].accuracy).toBe(1);

@@ -186,7 +186,7 @@ describe('the addon', () => {
 
 const program = `
   const model = await loadModel(${JSON.stringify(modelFolder('base'))});
-  const { ids } = await model.generate({ promptIds: [5, 17, 3] }, { genLength: 8 });
+  const { ids } = await model.generate({ promptIds: [5, 17, 3] }, { maxTokens: 8 });
   model.dispose();
   const embedded = await loadModel();
   const { text } = await embedded.generate('tom has 7 apples . he buys 5 . how many now ? sum');

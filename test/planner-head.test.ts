@@ -33,7 +33,7 @@ describe.each(bases)('%s', (name, base, options) => {
       const before = await plain.forward(request);
       expect([hidden, logits]).toEqual([before.hidden, before.logits]);
       expect(plannerLogits!.every(Number.isFinite)).toBe(true);
-      const { ids } = await model.generate({ promptIds: IDS }, { genLength: 16, sampler: { type: 'planner' } });
+      const { ids } = await model.generate({ promptIds: IDS }, { maxTokens: 16, sampler: { type: 'planner' } });
       expect(ids.length).toBeGreaterThanOrEqual(16);
 
       // Saved by itself, and with its base.

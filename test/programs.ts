@@ -113,7 +113,7 @@ export function batchOf(completions: string[], meta: datasets.CodeMeta | null): 
     completions,
     examples: completions.map(() => ({ prompt: '', answer: '', category: '', meta })),
     results: completions.map(() => ({ nfe: 1 }) as RewardBatch['results'][number]),
-    genLength: 1,
+    maxTokens: 1,
     verify: null,
     model: null as never,
   };

@@ -244,7 +244,7 @@ async function compareRun(
       : run.sampler;
   const { mask_token_id: mask, eos_token_id: eos, embedding_size: V } = config;
   const isReference = compat === 'reference';
-  const genLength = blocks * blockLength;
+  const maxTokens = blocks * blockLength;
   const prompts = promptLengths.map((length) => ({
     promptIds: Array.from({ length }, () => {
       const id = Math.floor(next() * config.vocab_size);
@@ -253,7 +253,7 @@ async function compareRun(
   }));
   const options: GenerateOptions = {
     sampler,
-    genLength,
+    maxTokens,
     blockLength,
     temperature,
     seed,
@@ -262,7 +262,7 @@ async function compareRun(
     ...(isReference ? { compat } : { stopAtEos }),
   };
   const rows = prompts.map(({ promptIds }) => ({
-    ids: [...promptIds, ...new Array<number>(genLength).fill(mask)],
+    ids: [...promptIds, ...new Array<number>(maxTokens).fill(mask)],
     begin: promptIds.length,
     steps: 0,
     stepsInBlock: 0,

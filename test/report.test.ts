@@ -86,6 +86,6 @@ test('texts stay texts', async () => {
 });
 
 test('every setting of the grid has its place', () => {
-  const names = samplerGrid({ size: 'full', genLength: 24 }).map(({ name }) => name);
+  const names = samplerGrid({ size: 'full', maxTokens: 24 }).map(({ name }) => name);
   expect(new Set(names).size).toBe(names.length);
 });

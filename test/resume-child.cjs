@@ -32,7 +32,7 @@ function start(stage, model, outputDir) {
         dataset: {
           examples: dataset.sample('train', 37, 1),
           validation: dataset.sample('validation', 8, 1),
-          genLength: 8,
+          maxTokens: 8,
         },
         batchSize: 16,
       });
@@ -45,7 +45,7 @@ function start(stage, model, outputDir) {
         padding: { share: 0.5, min: 10, max: 14, tail: 3 },
         lossPer: 'token',
         evalSampler: { type: 'confidence', threshold: 0.9 },
-        genLength: 12,
+        maxTokens: 12,
         batchSize: 8,
         gradientAccumulation: 2,
       });

@@ -32,7 +32,7 @@ describe('rewards', () => {
       completions,
       examples: answers.map((answer) => ({ prompt: 'p', answer, category: '', meta: null })),
       results: completions.map(() => ({ nfe })),
-      genLength: 8,
+      maxTokens: 8,
       verify: null,
     }) as never;
 
@@ -49,7 +49,7 @@ describe('rewards', () => {
   test('teacherLogProb is the mean log-probability under the teacher', async () => {
     await withModel(folder, async (teacher) => {
       const results = await teacher.generateBatch(['1 a b c d e f g h', '2 c c d a b f e a'], {
-        genLength: 8,
+        maxTokens: 8,
         blockLength: 8,
       });
       const judge = rewards.teacherLogProb({ model: teacher, passes: 8, tokenBudget: 40 });

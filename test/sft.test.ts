@@ -159,16 +159,16 @@ describe('how much a row counts, and how far it is padded', () => {
     expect(Math.abs((n * a + m * b) / (n + m) - (a + b) / 2)).toBeGreaterThan(1e-3);
   });
 
-  test('padding: a drawn length is a genLength, a tail of one is the end of sequence', async () => {
+  test('padding: a drawn length is a maxTokens, a tail of one is the end of sequence', async () => {
     const wide = { share: 1, min: 14, max: 14 };
-    expect(await lossOf([short, long], { padding: wide })).toBe(await lossOf([short, long], { genLength: 14 }));
+    expect(await lossOf([short, long], { padding: wide })).toBe(await lossOf([short, long], { maxTokens: 14 }));
     const tight = { share: 0, min: 1, max: 1 };
     expect(await lossOf([short, long], { padding: tight })).toBe(await lossOf([short, long], {}));
     // An answer longer than the drawn length gets its end of sequence all the same.
     expect(await lossOf([long], { padding: { share: 1, min: 2, max: 5 } })).toBe(await lossOf([long], {}));
     // Padding, not answers, is cut to the model's maximum.
     expect(await lossOf([long], { padding: { share: 1, min: 99, max: 99 } })).toBe(
-      await lossOf([long], { genLength: 23 }),
+      await lossOf([long], { maxTokens: 23 }),
     );
   });
 

@@ -187,10 +187,10 @@ describe('a model', () => {
   test('what it streams is the text of the result, also where it stops at an end of sequence', async () => {
     let ended = 0;
     for (let seed = 0; seed < 30; seed++) {
-      const options = { genLength: 48, blockLength: 8, temperature: 1e3, seed, sampler: { type: 'fixed', steps: 24 } };
+      const options = { maxTokens: 48, blockLength: 8, temperature: 1e3, seed, sampler: { type: 'fixed', steps: 24 } };
       const { events } = await read('naïve', options);
       const { result } = events.at(-1)!;
-      if (result!.finishReason === 'eos') ended++;
+      if (result!.finishReason === 'stop') ended++;
     }
     expect(ended).toBeGreaterThan(0);
   });
@@ -206,7 +206,7 @@ describe('a model', () => {
   });
 
   test('JSON of an event: plain numbers and arrays, no ids, and small', async () => {
-    const { events } = await read('hello', { genLength: 64, sampler: { type: 'fixed' } });
+    const { events } = await read('hello', { maxTokens: 64, sampler: { type: 'fixed' } });
     for (const event of events.slice(0, -1)) {
       const json = JSON.stringify(event);
       expect(json.length).toBeLessThan(300 + JSON.stringify(event.text).length);

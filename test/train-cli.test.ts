@@ -123,13 +123,13 @@ test('a config file, and examples of one’s own', async () => {
   expect(sft.stderr).toBe('');
   expect(JSON.parse(sft.stdout)).toMatchObject({ steps: 6 });
   const { options } = JSON.parse(readFileSync(path.join(cwd, 'runs', 'sft', 'config.json'), 'utf8'));
-  expect(options).toMatchObject({ learningRate: 2e-3, lora: { rank: 2, targets: ['q_proj'] }, genLength: null });
+  expect(options).toMatchObject({ learningRate: 2e-3, lora: { rank: 2, targets: ['q_proj'] }, maxTokens: null });
   writeFileSync(
     path.join(cwd, 'grpo.json'),
     JSON.stringify({
       model: folder,
       dataset: 'train.jsonl',
-      genLength: 8,
+      maxTokens: 8,
       maxSteps: 2,
       promptsPerStep: 2,
       numGenerations: 2,
@@ -157,12 +157,12 @@ test('a task from a module, a tokenizer learnt from it, a mixture, and right ans
   const dultraPackage = JSON.stringify(path.join(__dirname, '..'));
   writeFileSync(
     path.join(cwd, 'task.cjs'),
-    `const { datasets } = require(${dultraPackage}); module.exports = { ...datasets.world(), genLength: 40, blockLength: 40 };`,
+    `const { datasets } = require(${dultraPackage}); module.exports = { ...datasets.world(), maxTokens: 40, blockLength: 40 };`,
   );
   // The same as an ES module with named exports.
   writeFileSync(
     path.join(cwd, 'task.mjs'),
-    "import task from './task.cjs';\nexport const { sample, verify, categories, genLength } = task;\n",
+    "import task from './task.cjs';\nexport const { sample, verify, categories, maxTokens } = task;\n",
   );
   writeFileSync(
     path.join(cwd, 'run.yaml'),

@@ -69,7 +69,7 @@ test('text is a message of a user, and messages are marked alike', async () => {
   const asText = loaded.encodePrompt('Hello!');
   expect(loaded.encodePrompt([{ role: 'user', content: 'Hello!' }])).toEqual(asText);
   expect(tokenizer!.decode(asText)).toBe('<|user|>Hello!<|assistant|>');
-  const { text } = await loaded.generate('Hello!', { genLength: 8, blockLength: 8 });
+  const { text } = await loaded.generate('Hello!', { maxTokens: 8, blockLength: 8 });
   expect(typeof text).toBe('string');
   // A saved model has its tokenizer with it.
   const saved = path.join(temporaryFolder(), 'saved');

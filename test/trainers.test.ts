@@ -73,7 +73,7 @@ describe('options', () => {
     [{ lora: { rank: 2, targets: ['wte'] } }, RangeError, 'lora.targets'],
     [{ resume: true }, RangeError, 'resume'],
     [{ patience: 2 }, RangeError, 'patience'],
-    [{ genLength: 3 }, RangeError, 'genLength'],
+    [{ maxTokens: 3 }, RangeError, 'maxTokens'],
     [{ maxSteps: undefined }, RangeError, 'maxSteps'],
     [{ dataset: [] }, RangeError, 'dataset.examples'],
     [{ dataset: [{ prompt: 'a', answer: true }] }, TypeError, 'dataset.examples[0].answer'],
@@ -93,7 +93,7 @@ describe('options', () => {
     [{ rewards: {} }, RangeError, 'rewards'],
     [{ rewards: { a: 1 } }, TypeError, 'rewards.a'],
     [{ freezeBase: true, freezePlanner: true }, RangeError, 'freezePlanner'],
-    [{ genLength: 6, blockLength: 4 }, RangeError, 'genLength'],
+    [{ maxTokens: 6, blockLength: 4 }, RangeError, 'maxTokens'],
     [{ evalSampler: { type: 'planer' } }, RangeError, 'sampler.type'],
     [{ select: 'topk' }, TypeError, 'unknown key "select"'],
   ])('GRPO refuses %j', async (options, kind, message) => {

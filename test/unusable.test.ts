@@ -41,14 +41,14 @@ const fitting: TrainingExample[] = ['a', 'b', 'c', 'd', 'e'].map((letter) => ({
 }));
 const letters = (count: number) => new Array(count).fill('a').join(' ');
 const long: TrainingExample = { prompt: letters(30), answer: 'a b' };
-const LONG = "prompt: 30 tokens and genLength 8 make 38, more than the model's maximum of 32";
+const LONG = "prompt: 30 tokens and maxTokens 8 make 38, more than the model's maximum of 32";
 /** Messages, for which the model has no chat template. */
 const odd: TrainingExample = { prompt: [{ role: 'user', content: 'a' }], answer: 'a b' };
 const withBad = [fitting[0], long, ...fitting.slice(1, 4), odd, fitting[4]];
 const data = (examples: TrainingExample[], validation = examples) => ({
   examples,
   validation,
-  genLength: 8,
+  maxTokens: 8,
   blockLength: 8,
 });
 
@@ -113,7 +113,7 @@ describe('training on a set with examples that do not fit', () => {
         /^dataset\.examples: expected examples that fit the model, 2 of 3 do not: dataset\.examples\[1\] \(/,
       );
       await expect(start([long, long])).rejects.toThrow(LONG);
-      await expect(start(fitting, { genLength: 32, blockLength: 32 })).rejects.toThrow(/and genLength 32 make 36/);
+      await expect(start(fitting, { maxTokens: 32, blockLength: 32 })).rejects.toThrow(/and maxTokens 32 make 36/);
     });
     expect(existsSync(outputDir)).toBe(false);
   });
@@ -184,7 +184,7 @@ describe('evaluation', () => {
         const asked = samples.filter(({ problem }) => !problem);
         const passes = asked.reduce((sum, sample) => sum + sample.nfe, 0);
         expect(nfe.mean).toBe(passes / 4);
-        expect(tokensPerForward.generated).toBe((4 * task.genLength) / passes);
+        expect(tokensPerForward.generated).toBe((4 * task.maxTokens) / passes);
         expect(categories.x).toEqual({ count: 3, accuracy: 2 / 3, nfe: (asked[0].nfe + asked[1].nfe) / 2 });
       }
       // A custom score is not asked about them.
@@ -226,14 +226,14 @@ describe('evaluation', () => {
     ];
     await withModel(folder, async (model) => {
       const { config, results } = await evaluate(model, { dataset: own, samplers });
-      expect([config.genLength, results[0].scored, results[0].unanswered]).toEqual([4, 2, undefined]);
+      expect([config.maxTokens, results[0].scored, results[0].unanswered]).toEqual([4, 2, undefined]);
     });
   });
 
   test('where none fits, it is an option: refused', async () => {
     await withModel(folder, async (model) => {
       await expect(evaluate(model, options([letters(30)]))).rejects.toThrow(LONG);
-      await expect(evaluate(model, { ...options(['1 a']), genLength: 32 })).rejects.toThrow(/genLength 32 make 34/);
+      await expect(evaluate(model, { ...options(['1 a']), maxTokens: 32 })).rejects.toThrow(/maxTokens 32 make 34/);
     });
   });
 });
@@ -244,12 +244,12 @@ test('a teacher with less room gives no reward to rows that do not fit it', asyn
   await withModel(folder, async (model) =>
     withModel(small, async (teacher) => {
       const prompts = ['1 a b', letters(20), '2 b c'];
-      const results = await model.generateBatch(prompts, { genLength: 8, blockLength: 8 });
+      const results = await model.generateBatch(prompts, { maxTokens: 8, blockLength: 8 });
       const batch: RewardBatch = {
         completions: results.map(({ text }) => text),
         examples: prompts.map((prompt) => ({ prompt, answer: null, category: '', meta: null })),
         results,
-        genLength: 8,
+        maxTokens: 8,
         verify: null,
         model,
       };

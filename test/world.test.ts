@@ -209,8 +209,8 @@ test('presets train what is generated: no answer of planner and GRPO is longer',
     // With a tokenizer of half the size, which makes longer rows.
     for (const { prompt, answer } of world.sample('train', 500, 9, shares)) {
       const tokens = model.tokenizer!.encode(answer, { addSpecialTokens: false }).length;
-      expect(tokens).toBeLessThan(world.genLength);
-      expect(model.encodePrompt(prompt).length + world.genLength).toBeLessThanOrEqual(model.config.maxSequenceLength);
+      expect(tokens).toBeLessThan(world.maxTokens);
+      expect(model.encodePrompt(prompt).length + world.maxTokens).toBeLessThanOrEqual(model.config.maxSequenceLength);
     }
   }
   model.dispose();
@@ -218,7 +218,7 @@ test('presets train what is generated: no answer of planner and GRPO is longer',
 
 test('evaluation takes the further splits, and names what there is', async () => {
   const model = await loadModel(await newWorldModel());
-  const options = { dataset: world, samplers: { one: { type: 'fixed', steps: 1 } as const }, count: 8, genLength: 8 };
+  const options = { dataset: world, samplers: { one: { type: 'fixed', steps: 1 } as const }, count: 8, maxTokens: 8 };
   for (const split of ['names', 'outside']) {
     const { config, results } = await evaluate(model, { ...options, split });
     expect(config.split).toBe(split);

@@ -27,7 +27,7 @@ const quantile = (values, p) => [...values].sort((a, b) => a - b)[Math.round(p *
 async function run({ shape, length, active, threads, quick }) {
   const model = await dultra.loadModel(makeModel(shape), { threads });
   const prompt = { promptIds: randomIds(shape, length - active) };
-  const options = { sampler: { type: 'fixed' }, genLength: active, blockLength: active, stopAtEos: false };
+  const options = { sampler: { type: 'fixed' }, maxTokens: active, blockLength: active, stopAtEos: false };
   /** Times of `count` steps after the first one, which is full and warms up. */
   const steps = async (cache, count) => {
     const work = model.denoise([prompt], { ...options, cache: { type: cache } });

@@ -24,7 +24,7 @@ async function run({ threads, quick }) {
   const calls = {};
   const outcome = {};
   for (const [name, sampler] of Object.entries(SAMPLERS)) {
-    const options = { sampler, genLength: GENERATED, blockLength: 32, stopAtEos: false };
+    const options = { sampler, maxTokens: GENERATED, blockLength: 32, stopAtEos: false };
     outcome[name] = await model.generate(prompt, options);
     calls[name] = () => model.generate(prompt, options);
   }

@@ -178,7 +178,7 @@ async function evaluateStage(name, folder, task, count) {
   );
   const dataset = dultra.datasets.byName(task);
   const planned = !['base', 'sft-one'].includes(name);
-  const whole = dultra.samplerGrid({ genLength: dataset.genLength, planner: planned });
+  const whole = dultra.samplerGrid({ maxTokens: dataset.maxTokens, planner: planned });
   // Of an ablation the planner's rules are enough to compare it by.
   const grid = whole.filter(({ group }) => MAIN.includes(name) || !planned || isPlanner(group));
   const samplers = Object.fromEntries(grid.map(({ name: key, sampler }) => [key, sampler]));
@@ -206,8 +206,8 @@ const groupOf = (grid) => {
 const isPlanner = (group) => group.startsWith('planner');
 
 /** The rows of the study's table for one seed. */
-function rowsOf(evaluations, genLength) {
-  const group = groupOf(dultra.samplerGrid({ genLength }));
+function rowsOf(evaluations, maxTokens) {
+  const group = groupOf(dultra.samplerGrid({ maxTokens }));
   const rows = [];
   const add = (label, { validation, test }, choose) => {
     for (const { group: name, points } of dultra.chooseOperatingPoints(validation, test, { group: choose }))
@@ -249,8 +249,8 @@ function table(rows, runs) {
 }
 
 /** Markdown: the chosen setting's accuracy and NFE per category, and its sentence families, of one seed. */
-function categoryTable(evaluations, genLength) {
-  const group = groupOf(dultra.samplerGrid({ genLength }));
+function categoryTable(evaluations, maxTokens) {
+  const group = groupOf(dultra.samplerGrid({ maxTokens }));
   const lines = [['stage', 'setting', 'accuracy @ NFE', 'by category', 'families of right answers; errors']];
   const show = (stage, choose, label) => {
     const { validation, test } = evaluations[stage];
@@ -320,12 +320,12 @@ async function main() {
     if (evaluations.base) perSeed.push({ seed, folder, evaluations });
   }
   if (perSeed.length === 0) throw new Error('nothing to tabulate yet');
-  const rows = dultra.averageOperatingPoints(perSeed.map(({ evaluations }) => rowsOf(evaluations, dataset.genLength)));
+  const rows = dultra.averageOperatingPoints(perSeed.map(({ evaluations }) => rowsOf(evaluations, dataset.maxTokens)));
   process.stdout.write(
     `### ${task}, seeds ${perSeed.map(({ seed }) => seed).join(', ')}\n\n${table(rows, perSeed.length)}\n\n`,
   );
   for (const { seed, folder, evaluations } of perSeed) {
-    process.stdout.write(`Seed ${seed}:\n\n${categoryTable(evaluations, dataset.genLength)}\n\n`);
+    process.stdout.write(`Seed ${seed}:\n\n${categoryTable(evaluations, dataset.maxTokens)}\n\n`);
     const costs = Object.keys(evaluations)
       .filter((name) => existsSync(path.join(folder, name, 'cost.json')))
       .map((name) => {

@@ -18,7 +18,7 @@ export interface SamplingFlags {
   select?: PlannerSampler['select'];
   probabilityScale?: number;
   plannerTemperature?: number;
-  genLength?: number;
+  maxTokens?: number;
   blockLength?: number;
   temperature?: number;
   seed?: bigint;
@@ -70,7 +70,7 @@ export function addSamplingOptions(command: Command): Command {
     )
     .option('--planner-temperature <x>', "planner: divides the planner's logits (default: 1)", number)
     .option(
-      '-n, --gen-length <n>',
+      '-n, --max-tokens <n>',
       "tokens to generate (default: the checkpoint's, else 128 or half of the model's maximum)",
       integer,
     )
@@ -92,7 +92,7 @@ export function addSamplingOptions(command: Command): Command {
 
 /** The flags as options of `generate`: only what was given, so that the API's defaults hold. */
 export function generateOptions(flags: SamplingFlags): GenerateOptions {
-  const { select, probabilityScale, plannerTemperature, genLength, blockLength, temperature, stopAtEos, compat } =
+  const { select, probabilityScale, plannerTemperature, maxTokens, blockLength, temperature, stopAtEos, compat } =
     flags;
   const planner = given({ select, probabilityScale, plannerTemperature });
   let chosen = flags.sampler === undefined ? undefined : parseSampler(flags.sampler);
@@ -105,5 +105,5 @@ export function generateOptions(flags: SamplingFlags): GenerateOptions {
   }
   const cache = flags.cache === undefined ? undefined : parseCache(flags.cache);
   const { seed } = flags;
-  return given({ sampler: chosen, cache, genLength, blockLength, temperature, seed, stopAtEos, compat });
+  return given({ sampler: chosen, cache, maxTokens, blockLength, temperature, seed, stopAtEos, compat });
 }

@@ -73,7 +73,7 @@ export function freeChoice(task: FreeChoiceName): TaskDataset<string> {
   };
   return {
     name: task,
-    genLength: length,
+    maxTokens: length,
     blockLength: length,
     vocabulary: [
       ...OPERATIONS.map((_, i) => String(i + 1)),

@@ -164,7 +164,7 @@ function identityOf(options: CampaignOptions & { dataset: Dataset }, seeds: read
     samplers,
     caches = null,
     count,
-    genLength,
+    maxTokens,
     blockLength,
     temperature = 0,
     stopAtEos = true,
@@ -173,7 +173,7 @@ function identityOf(options: CampaignOptions & { dataset: Dataset }, seeds: read
     Object.entries(samplers).map(([name, sampler]) => [name, typeof sampler === 'function' ? 'custom' : sampler]),
   );
   const { name, source = null } = dataset;
-  const lengths = { genLength: genLength ?? dataset.genLength, blockLength: blockLength ?? null };
+  const lengths = { maxTokens: maxTokens ?? dataset.maxTokens, blockLength: blockLength ?? null };
   const identity = {
     dataset: name,
     source,

@@ -12,7 +12,7 @@ import {
 import { partition, problemOf, warnUnusable } from '../data/unusable';
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import { defaultBlockLength, defaultGenLength } from '../generation/prepare';
+import { defaultBlockLength, defaultMaxTokens } from '../generation/prepare';
 import { Stopwatch, withTime, writtenSeed } from '../generation/result';
 import type { GenerateResult } from '../generation/types';
 import { CausalModel, type CausalResult } from '../model/causal-model';
@@ -96,8 +96,8 @@ export interface EvaluateOptions {
    * Tokens to generate. Default: the task's; of own examples those of the longest answer with an end of sequence, or,
    * where `verify` or `score` judges, the model's default.
    */
-  genLength?: number;
-  /** Tokens per block. Default: the task's; if `genLength` is given, that. */
+  maxTokens?: number;
+  /** Tokens per block. Default: the task's; if `maxTokens` is given, that. */
   blockLength?: number;
   /** Token temperature. Default 0. */
   temperature?: number;
@@ -132,7 +132,7 @@ export interface EvaluationConfig {
   count: number;
   seed: number;
   batchSize: number;
-  genLength: number;
+  maxTokens: number;
   blockLength: number;
   temperature: number;
   stopAtEos: boolean;
@@ -195,7 +195,7 @@ export interface SamplerResult {
   /** Full-forward equivalents per prompt: each pass counts as the share of the row that it computed. */
   fullForwards: { mean: number; sd: number };
   /**
-   * Tokens of all prompts per forward pass of all prompts: `generated` counts genLength tokens per prompt, `untilEos`
+   * Tokens of all prompts per forward pass of all prompts: `generated` counts maxTokens tokens per prompt, `untilEos`
    * those up to the first end-of-sequence token.
    */
   tokensPerForward: { generated: number; untilEos: number };
@@ -226,7 +226,7 @@ export const SHARED_KEYS = [
   'caches',
   'count',
   'batchSize',
-  'genLength',
+  'maxTokens',
   'blockLength',
   'temperature',
   'stopAtEos',
@@ -308,7 +308,7 @@ type Setting = Pick<SamplerResult, 'name' | 'sampler' | 'cache'>;
 function summarise(
   { name, sampler, cache }: Setting,
   samples: SampleRecord[],
-  genLength: number,
+  maxTokens: number,
   diagnosed: boolean,
 ): SamplerResult {
   const answered = samples.filter(({ problem }) => problem === undefined);
@@ -336,7 +336,7 @@ function summarise(
     fullForwards: meanAndSd(answered.map(({ fullForwards }) => fullForwards)),
     // An autoregressive model generates no positions after its end-of-sequence token.
     tokensPerForward: {
-      generated: (sampler === 'autoregressive' ? tokens : genLength * answered.length) / sum(passes),
+      generated: (sampler === 'autoregressive' ? tokens : maxTokens * answered.length) / sum(passes),
       untilEos: tokens / sum(passes),
     },
     tokensPerSecond: tokens / seconds,
@@ -401,14 +401,14 @@ function longestAnswer(model: MaskedDiffusionModel | CausalModel, examples: read
  * Tokens that `evaluate` generates where its options name no number: the data set's; of own examples that are compared
  * with their answers, those of the longest answer with an end of sequence; else the model's default.
  */
-export function evaluationGenLength(
+export function evaluationMaxTokens(
   model: MaskedDiffusionModel | CausalModel,
   dataset: Dataset,
   { split = defaultSplit(dataset), score }: Pick<EvaluateOptions, 'split' | 'score'> = {},
 ): number {
-  if (dataset.genLength !== null) return dataset.genLength;
+  if (dataset.maxTokens !== null) return dataset.maxTokens;
   const examples = dataset.finite?.[split as Split];
-  return examples && dataset.exactMatch && !score ? longestAnswer(model, examples) : defaultGenLength(model);
+  return examples && dataset.exactMatch && !score ? longestAnswer(model, examples) : defaultMaxTokens(model);
 }
 
 /** How completions are judged, for results. */
@@ -445,14 +445,14 @@ async function resolveEvaluation(model: MaskedDiffusionModel | CausalModel, opti
       'dataset',
       `expected an answer of every example, or verify or score to judge completions; example ${without + 1} of ${dataset.name} has none`,
     );
-  const genLength = options.genLength ?? evaluationGenLength(model, dataset, { split, score });
-  checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
-  const isOwn = dataset.genLength === null && options.genLength === undefined;
-  const fitting = isOwn ? defaultBlockLength(genLength) : genLength;
+  const maxTokens = options.maxTokens ?? evaluationMaxTokens(model, dataset, { split, score });
+  checkInteger('maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
+  const isOwn = dataset.maxTokens === null && options.maxTokens === undefined;
+  const fitting = isOwn ? defaultBlockLength(maxTokens) : maxTokens;
   const blockLength =
-    options.blockLength ?? (options.genLength === undefined ? (dataset.blockLength ?? fitting) : genLength);
-  checkInteger('blockLength', blockLength, { min: 1, max: genLength });
-  const generation = { seed, batchSize, genLength, blockLength, temperature, stopAtEos };
+    options.blockLength ?? (options.maxTokens === undefined ? (dataset.blockLength ?? fitting) : maxTokens);
+  checkInteger('blockLength', blockLength, { min: 1, max: maxTokens });
+  const generation = { seed, batchSize, maxTokens, blockLength, temperature, stopAtEos };
   return { dataset, split, score, count, ...generation, traces, store, signal, onProgress };
 }
 
@@ -462,16 +462,16 @@ async function complete(
   examples: readonly EvaluatedExample[],
   firstRow: number,
   { given: sampler, policy: cache }: Variant,
-  { temperature, seed, signal, genLength, blockLength, stopAtEos }: Resolved,
+  { temperature, seed, signal, maxTokens, blockLength, stopAtEos }: Resolved,
 ): Promise<GenerateResult[]> {
   const prompts = examples.map(({ prompt }) => prompt);
   const shared = { temperature, seed, firstRow, signal };
   if (model instanceof CausalModel) {
     const watch = new Stopwatch();
-    const results = await watch.time(() => model.generateBatch(prompts, { ...shared, maxTokens: genLength }));
+    const results = await watch.time(() => model.generateBatch(prompts, { ...shared, maxTokens: maxTokens }));
     return results.map((result) => asGenerated(result, BigInt(seed), watch.seconds / results.length));
   }
-  return model.generateBatch(prompts, { ...shared, sampler, cache, genLength, blockLength, stopAtEos });
+  return model.generateBatch(prompts, { ...shared, sampler, cache, maxTokens, blockLength, stopAtEos });
 }
 
 /** The record of one example. */
@@ -494,11 +494,11 @@ function recordOf(
 }
 
 /** Throws what is wrong with a prompt for a model. */
-function checkPrompt(model: MaskedDiffusionModel | CausalModel, { prompt }: EvaluatedExample, genLength: number): void {
+function checkPrompt(model: MaskedDiffusionModel | CausalModel, { prompt }: EvaluatedExample, maxTokens: number): void {
   const { length } = model.encodePrompt(prompt);
   if (model instanceof CausalModel && length === 0)
     throw optionError(RangeError, 'prompt', 'expected at least one token, got none');
-  checkRoom(length, genLength, model.config.maxSequenceLength);
+  checkRoom(length, maxTokens, model.config.maxSequenceLength);
 }
 
 /**
@@ -508,12 +508,12 @@ function checkPrompt(model: MaskedDiffusionModel | CausalModel, { prompt }: Eval
 function findProblems(
   model: MaskedDiffusionModel | CausalModel,
   examples: readonly EvaluatedExample[],
-  genLength: number,
+  maxTokens: number,
 ): Map<number, string> {
   const problems = new Map<number, string>();
   const { unusable } = partition(
     examples,
-    (example) => checkPrompt(model, example, genLength),
+    (example) => checkPrompt(model, example, maxTokens),
     (index) => `prompt ${index}`,
   );
   warnUnusable(unusable, examples.length, 'do not fit the model and count as wrong');
@@ -592,9 +592,9 @@ export async function evaluate(
 ): Promise<Evaluation> {
   const resolved = await resolveEvaluation(model, options);
   const variants = resolveVariants(model, options);
-  const { dataset, split, score, count, seed, batchSize, genLength, blockLength, temperature, stopAtEos } = resolved;
+  const { dataset, split, score, count, seed, batchSize, maxTokens, blockLength, temperature, stopAtEos } = resolved;
   const examples = dataset.sample(split as Split, count, seed);
-  const problems = findProblems(model, examples, genLength);
+  const problems = findProblems(model, examples, maxTokens);
   const total = variants.length * examples.length;
   const results: SamplerResult[] = [];
   let done = 0;
@@ -604,7 +604,7 @@ export async function evaluate(
       done += more;
       if (isNew) resolved.onProgress?.({ sampler: setting.name, done, total });
     });
-    results.push(summarise(setting, samples, genLength, canDiagnose(dataset)));
+    results.push(summarise(setting, samples, maxTokens, canDiagnose(dataset)));
   }
   const { device, isa, threads, parameters, plannerParameters } = model.info;
   return {
@@ -621,7 +621,7 @@ export async function evaluate(
       count,
       seed,
       batchSize,
-      genLength,
+      maxTokens,
       blockLength,
       temperature,
       stopAtEos,

@@ -382,7 +382,7 @@ export function renderReport({ title, summary, runs, campaign, commands = [] }: 
   const traces = tracesOf(runs, cost);
   const facts = [
     `${config.count} prompts of the ${config.split} split of ${config.dataset}, seed ${config.seed}`,
-    `${config.genLength} tokens in blocks of ${config.blockLength}, token temperature ${config.temperature}`,
+    `${config.maxTokens} tokens in blocks of ${config.blockLength}, token temperature ${config.temperature}`,
     `${config.device} (${config.isa}, ${config.threads} threads), dultra ${config.version}`,
   ].join('; ');
   const hasCategories =

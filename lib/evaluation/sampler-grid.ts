@@ -78,23 +78,23 @@ export interface GridOptions {
   size?: 'full' | 'quick';
   /** With the planner's rules (default), or only those that need no planner. */
   planner?: boolean;
-  /** The task's genLength: adds one token per step, the slowest and usually most accurate setting. */
-  genLength?: number;
+  /** The task's maxTokens: adds one token per step, the slowest and usually most accurate setting. */
+  maxTokens?: number;
 }
 
 /** The settings of a fair comparison, grouped by rule. Steps of the fixed schedule suppose one block. */
-export function samplerGrid({ size = 'full', planner = true, genLength }: GridOptions = {}): GridEntry[] {
+export function samplerGrid({ size = 'full', planner = true, maxTokens }: GridOptions = {}): GridEntry[] {
   checkChoice('size', size, ['full', 'quick'] as const);
   const rivals = size === 'full' ? RIVALS : QUICK;
   const groups = { ...rivals, ...(planner ? (size === 'full' ? PLANNER : QUICK_PLANNER) : {}) };
   const entries: GridEntry[] = [];
   for (const [group, samplers] of Object.entries(groups)) {
     for (const sampler of samplers) {
-      if (sampler.type === 'fixed' && genLength !== undefined && sampler.steps! >= genLength) continue;
+      if (sampler.type === 'fixed' && maxTokens !== undefined && sampler.steps! >= maxTokens) continue;
       entries.push({ name: `${group} ${settingOf(sampler)}`, group, sampler });
     }
-    if (group === 'fixed steps' && genLength !== undefined)
-      entries.push({ name: `${group} ${genLength}`, group, sampler: { type: 'fixed', steps: genLength } });
+    if (group === 'fixed steps' && maxTokens !== undefined)
+      entries.push({ name: `${group} ${maxTokens}`, group, sampler: { type: 'fixed', steps: maxTokens } });
   }
   return entries;
 }

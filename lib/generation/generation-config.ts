@@ -6,7 +6,7 @@ import { resolveSampler, type SamplerObject } from '../sampling/samplers';
 
 /** Defaults of `generate` from a checkpoint. */
 export interface GenerationDefaults {
-  genLength?: number;
+  maxTokens?: number;
   blockLength?: number;
   sampler?: SamplerObject;
 }
@@ -27,14 +27,14 @@ const schema = z.looseObject({
  */
 export function generationDefaults({ file, json }: GenerationFile, hasPlanner: boolean): GenerationDefaults {
   const fields = checkFields(schema, json, file);
-  const { gen_length: genLength, block_length: blockLength, sampler } = fields;
+  const { gen_length: maxTokens, block_length: blockLength, sampler } = fields;
   const bad = (message: string, cause?: unknown) => badFile(file, message, cause);
-  if (typeof blockLength === 'number' && typeof genLength !== 'number')
+  if (typeof blockLength === 'number' && typeof maxTokens !== 'number')
     throw bad('block_length: expected gen_length beside it, got none');
-  if (typeof blockLength === 'number' && genLength! % blockLength !== 0)
-    throw bad(`gen_length: expected a multiple of block_length (${blockLength}), got ${genLength}`);
+  if (typeof blockLength === 'number' && maxTokens! % blockLength !== 0)
+    throw bad(`gen_length: expected a multiple of block_length (${blockLength}), got ${maxTokens}`);
   const defaults: GenerationDefaults = {};
-  if (typeof genLength === 'number') defaults.genLength = genLength;
+  if (typeof maxTokens === 'number') defaults.maxTokens = maxTokens;
   if (typeof blockLength === 'number') defaults.blockLength = blockLength;
   // A planner's sampler is ignored in a checkpoint whose planner was removed.
   if (sampler && (sampler.type !== 'planner' || hasPlanner)) {

@@ -9,7 +9,7 @@ import type { GenerateOptions } from './types';
 const GENERATE_KEYS = [
   'sampler',
   'cache',
-  'genLength',
+  'maxTokens',
   'blockLength',
   'temperature',
   'seed',
@@ -29,7 +29,7 @@ const GENERATE_KEYS = [
 export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boolean): DenoiseSettings {
   checkKeys('options', options, GENERATE_KEYS);
   const {
-    genLength,
+    maxTokens,
     blockLength,
     temperature = 0,
     seed = 0,
@@ -41,7 +41,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     compat,
     signal,
   } = options;
-  if (genLength !== undefined) checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
+  if (maxTokens !== undefined) checkInteger('maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
   if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 30 });
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
   checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });

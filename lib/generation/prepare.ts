@@ -15,7 +15,7 @@ import { resolveGenerateOptions } from './options';
 import type { GenerateOptions } from './types';
 
 /** Default number of generated tokens, where the model has room for twice as many. */
-const DEFAULT_GEN_LENGTH = 128;
+const DEFAULT_MAX_TOKENS = 128;
 /** Default block length, where it divides the generated length. */
 const DEFAULT_BLOCK_LENGTH = 32;
 
@@ -50,16 +50,16 @@ export function prepare(
   const templates = prompts.filter((prompt) => isTemplate(prompt) || isForm(prompt)).length;
   if (templates > 0 && templates < prompts.length)
     throw optionError(TypeError, 'prompts', 'expected templates only or none, got both');
-  const genLength = options.genLength ?? defaultGenLength(model);
+  const maxTokens = options.maxTokens ?? defaultMaxTokens(model);
   const rows = prompts.map((prompt) =>
     isTemplate(prompt)
       ? templateRow(model, prompt, options)
       : isForm(prompt)
         ? formRow(model, prompt, options)
-        : promptRow(model, prompt, genLength, options),
+        : promptRow(model, prompt, maxTokens, options),
   );
   if (templates > 0) settings.stopAtEos ??= false;
-  else settings.blockLength = blockLengthOf(model, options, genLength);
+  else settings.blockLength = blockLengthOf(model, options, maxTokens);
   settings.cache = cacheOf(model, options, settings);
   checkSampler(model, settings, rows);
   return { rows, settings };
@@ -73,17 +73,17 @@ function withDefaultSampler({ generationDefaults }: GeneratingModel, options: Ge
 }
 
 /** Tokens that a model generates where nothing says how many. */
-export function defaultGenLength(model: {
+export function defaultMaxTokens(model: {
   config: { maxSequenceLength: number };
   generationDefaults?: GenerationDefaults;
 }): number {
-  const fitting = Math.min(DEFAULT_GEN_LENGTH, Math.max(1, model.config.maxSequenceLength >> 1));
-  return model.generationDefaults?.genLength ?? fitting;
+  const fitting = Math.min(DEFAULT_MAX_TOKENS, Math.max(1, model.config.maxSequenceLength >> 1));
+  return model.generationDefaults?.maxTokens ?? fitting;
 }
 
 /** Block length of so many tokens, where nothing says another. */
-export const defaultBlockLength = (genLength: number): number =>
-  genLength % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : genLength;
+export const defaultBlockLength = (maxTokens: number): number =>
+  maxTokens % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : maxTokens;
 
 /** Models that attend by blocks cache finished ones, which is exact. */
 function cacheOf({ config }: GeneratingModel, { cache, compat }: GenerateOptions, settings: DenoiseSettings) {
@@ -100,25 +100,25 @@ function cacheOf({ config }: GeneratingModel, { cache, compat }: GenerateOptions
 function blockLengthOf(
   { config, generationDefaults }: GeneratingModel,
   options: GenerateOptions,
-  genLength: number,
+  maxTokens: number,
 ): number {
   if (config.mask === 'block-causal') return options.blockLength ?? config.blockLength!;
   // The checkpoint's block length belongs to its own generated length.
-  const fromCheckpoint = options.genLength === undefined ? generationDefaults.blockLength : undefined;
-  const blockLength = options.blockLength ?? fromCheckpoint ?? defaultBlockLength(genLength);
-  if (genLength % blockLength !== 0)
-    throw optionError(RangeError, 'genLength', `expected a multiple of blockLength (${blockLength}), got ${genLength}`);
+  const fromCheckpoint = options.maxTokens === undefined ? generationDefaults.blockLength : undefined;
+  const blockLength = options.blockLength ?? fromCheckpoint ?? defaultBlockLength(maxTokens);
+  if (maxTokens % blockLength !== 0)
+    throw optionError(RangeError, 'maxTokens', `expected a multiple of blockLength (${blockLength}), got ${maxTokens}`);
   return blockLength;
 }
 
 function templateRow(
   model: GeneratingModel,
   prompt: { template: string | ArrayLike<number> },
-  { genLength, splitSpecialTokens }: GenerateOptions,
+  { maxTokens, splitSpecialTokens }: GenerateOptions,
 ): PreparedRow {
   checkKeys('prompt', prompt, ['template']);
-  if (genLength !== undefined)
-    throw optionError(TypeError, 'genLength', 'not allowed with a template, whose masks say what to fill');
+  if (maxTokens !== undefined)
+    throw optionError(TypeError, 'maxTokens', 'not allowed with a template, whose masks say what to fill');
   if (splitSpecialTokens)
     throw optionError(TypeError, 'splitSpecialTokens', 'not allowed with a template, whose masks are special tokens');
   const { template } = prompt;
@@ -154,11 +154,11 @@ export function wholeRow(ids: readonly number[], config: ModelConfig): Int32Arra
 function formRow(
   model: GeneratingModel,
   prompt: FormPrompt,
-  { genLength, splitSpecialTokens }: GenerateOptions,
+  { maxTokens, splitSpecialTokens }: GenerateOptions,
 ): PreparedRow {
   checkKeys('prompt', prompt, ['prompt', 'form']);
-  if (genLength !== undefined)
-    throw optionError(TypeError, 'genLength', 'not allowed with a form, whose slots say what to fill');
+  if (maxTokens !== undefined)
+    throw optionError(TypeError, 'maxTokens', 'not allowed with a form, whose slots say what to fill');
   const { maskTokenId, eosTokenId, maxSequenceLength } = model.config;
   const promptIds = encodePrompt(prompt.prompt, model, { splitSpecialTokens });
   const parts = checkList('form', prompt.form, (name, part): number[] => {
@@ -189,13 +189,13 @@ function formRow(
 function promptRow(
   model: GeneratingModel,
   prompt: PlainPrompt,
-  genLength: number,
+  maxTokens: number,
   { splitSpecialTokens }: GenerateOptions,
 ): PreparedRow {
   const { maskTokenId, maxSequenceLength } = model.config;
   const promptIds = encodePrompt(prompt, model, { splitSpecialTokens });
-  checkRoom(promptIds.length, genLength, maxSequenceLength);
-  const length = Math.min(maxSequenceLength, wholeBlocks(promptIds.length + genLength, model.config));
+  checkRoom(promptIds.length, maxTokens, maxSequenceLength);
+  const length = Math.min(maxSequenceLength, wholeBlocks(promptIds.length + maxTokens, model.config));
   const ids = new Int32Array(length).fill(maskTokenId);
   ids.set(promptIds);
   return { ids, begin: promptIds.length, promptIds, isTemplate: false };

@@ -19,9 +19,9 @@ export interface GenerateOptions {
    * Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128, or half of the
    * model's maximum where that is less. Not allowed with a template.
    */
-  genLength?: number;
+  maxTokens?: number;
   /**
-   * Tokens per block; blocks are finished left to right. genLength must be a multiple. Default: min(32, genLength);
+   * Tokens per block; blocks are finished left to right. maxTokens must be a multiple. Default: min(32, maxTokens);
    * templates: the whole row.
    */
   blockLength?: number;
@@ -88,7 +88,7 @@ export interface GenerateResult {
    */
   text: string;
   /**
-   * Ids of the completion: all genLength of them (positions after an end-of-sequence stop may still be masked).
+   * Ids of the completion: all maxTokens of them (positions after an end-of-sequence stop may still be masked).
    * Templates: the whole row; forms: the form and its end of sequence.
    */
   ids: Int32Array;

@@ -45,7 +45,7 @@ export interface CausalResult {
   nfe: number;
   /** Log-probability of each token, at temperature 1. */
   logProbs: Float32Array;
-  finishReason: 'length' | 'eos';
+  finishReason: 'length' | 'stop';
 }
 
 const DEFAULT_BUDGET = 8192;
@@ -245,7 +245,7 @@ export class CausalModel {
       promptIds,
       nfe: ids.length,
       logProbs: Float32Array.from(logProbs),
-      finishReason: isDone ? 'eos' : 'length',
+      finishReason: isDone ? 'stop' : 'length',
     };
   }
 

@@ -90,14 +90,14 @@ export function encodePrompt(
   );
 }
 
-/** @throws RangeError where a prompt leaves less than `genLength` tokens of room in the model's longest row */
-export function checkRoom(promptTokens: number, genLength: number, maxSequenceLength: number): void {
-  const length = promptTokens + genLength;
+/** @throws RangeError where a prompt leaves less than `maxTokens` tokens of room in the model's longest row */
+export function checkRoom(promptTokens: number, maxTokens: number, maxSequenceLength: number): void {
+  const length = promptTokens + maxTokens;
   if (length > maxSequenceLength)
     throw optionError(
       RangeError,
       'prompt',
-      `${promptTokens} tokens and genLength ${genLength} make ${length}, more than the model's maximum of ${maxSequenceLength}`,
+      `${promptTokens} tokens and maxTokens ${maxTokens} make ${length}, more than the model's maximum of ${maxSequenceLength}`,
     );
 }
 

@@ -38,7 +38,7 @@ export interface RewardBatch {
   /** Ids, NFE, log-likelihood … of each completion. */
   results: readonly GenerateResult[];
   /** Length of each completion in tokens. */
-  genLength: number;
+  maxTokens: number;
   /** The data set's own verifier, or null. */
   verify: ((example: RewardExample, completion: string) => boolean | Promise<boolean>) | null;
   /** The model that generated them. */
@@ -86,7 +86,7 @@ export const exactAnswer: RewardFunction = async (batch) =>
   (await correctRows(batch)).map((correct) => (correct === null ? null : Number(correct)));
 
 /**
- * 1 + weight · (1 − NFE / genLength) for a right answer, 0 for a wrong one: speed counts only where the answer is
+ * 1 + weight · (1 − NFE / maxTokens) for a right answer, 0 for a wrong one: speed counts only where the answer is
  * right, so that no policy gains by being fast and wrong.
  */
 export function fastAnswer(options: { weight?: number } = {}): RewardFunction {
@@ -96,7 +96,7 @@ export function fastAnswer(options: { weight?: number } = {}): RewardFunction {
   return async (batch) =>
     (await correctRows(batch)).map((correct, row) => {
       if (correct === null) return null;
-      return correct ? 1 + weight * (1 - batch.results[row].nfe / batch.genLength) : 0;
+      return correct ? 1 + weight * (1 - batch.results[row].nfe / batch.maxTokens) : 0;
     });
 }
 

@@ -14,9 +14,9 @@ export type TrainingData = DatasetInput;
 export type TrainingRow = Example<ExamplePrompt, string | null>;
 
 /**
- * Throws what is wrong with an example for the model that trains. @param genLength the data set's own; null: it has none
+ * Throws what is wrong with an example for the model that trains. @param maxTokens the data set's own; null: it has none
  */
-export type CheckExample = (row: TrainingRow, genLength: number | null) => void;
+export type CheckExample = (row: TrainingRow, maxTokens: number | null) => void;
 
 /** What the examples of a data set have to fit: those to train on, and the held-out ones. */
 export interface ExampleChecks {
@@ -29,7 +29,7 @@ export interface DataSource {
   name: string;
   /** null for endless data. */
   size: number | null;
-  genLength: number | null;
+  maxTokens: number | null;
   blockLength: number | null;
   /**
    * Examples that do not fit: of a finite set, those that are left out of it; of an endless one, those of the last step
@@ -163,7 +163,7 @@ export function openData(
 ): DataSource {
   const { name, finite } = data;
   // A task of a user may leave lengths out.
-  const { genLength = null, blockLength = null }: Partial<Dataset> = data;
+  const { maxTokens = null, blockLength = null }: Partial<Dataset> = data;
   // A reward can compare with the answer by itself; it is no verifier that could tell an accuracy.
   const verify: DataSource['verify'] = data.exactMatch
     ? null
@@ -175,9 +175,9 @@ export function openData(
         'dataset',
         `expected one with a split "train", got ${name} with ${Object.keys(finite).join(', ')}`,
       );
-    const { train, validation, skipped } = usable(finite.train, finite.validation ?? null, genLength, checks);
+    const { train, validation, skipped } = usable(finite.train, finite.validation ?? null, maxTokens, checks);
     const drawnFrom = mixed(name, train, validation, mixture, seed);
-    return { name, size: train.length, genLength, blockLength, skipped: () => skipped, ...drawnFrom, verify };
+    return { name, size: train.length, maxTokens, blockLength, skipped: () => skipped, ...drawnFrom, verify };
   }
   if (mixture) {
     if (!data.categories)
@@ -193,14 +193,14 @@ export function openData(
   return {
     name,
     size: null,
-    genLength,
+    maxTokens,
     blockLength,
     skipped: () => skipped,
     train(step, rows) {
       const drawn = drawUsable(
         name,
         (number) => sample('train', rows, seedOf(Purpose.examples, number, step), shares(step)),
-        (row) => checks.train(row, genLength),
+        (row) => checks.train(row, maxTokens),
       );
       skipped = drawn.skipped;
       return drawn.rows;
@@ -209,7 +209,7 @@ export function openData(
       drawUsable(
         name,
         (number) => sample('validation', rows, seedOf(Purpose.evaluation, number), mixture && lastShares(mixture)),
-        (row) => checks.validation(row, genLength),
+        (row) => checks.validation(row, maxTokens),
       ).rows,
     verify,
   };
@@ -219,11 +219,11 @@ export function openData(
 function usable(
   train: readonly TrainingRow[],
   validation: readonly TrainingRow[] | null,
-  genLength: number | null,
+  maxTokens: number | null,
   checks: ExampleChecks,
 ): { train: TrainingRow[]; validation: TrainingRow[] | null; skipped: number } {
-  const kept = usableExamples('dataset.examples', train, (row) => checks.train(row, genLength));
+  const kept = usableExamples('dataset.examples', train, (row) => checks.train(row, maxTokens));
   const held =
-    validation && usableExamples('dataset.validation', validation, (row) => checks.validation(row, genLength));
+    validation && usableExamples('dataset.validation', validation, (row) => checks.validation(row, maxTokens));
   return { train: kept, validation: held, skipped: train.length - kept.length };
 }

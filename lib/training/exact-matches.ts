@@ -7,7 +7,7 @@ import { mean } from '../statistics';
 import type { DataSource, TrainingRow } from './data';
 
 /** How {@link writeAnswers} decodes. */
-export type AnswerOptions = GenerateOptions & { genLength: number };
+export type AnswerOptions = GenerateOptions & { maxTokens: number };
 
 /** The model's answers to prompts. @param tokenBudget tokens of a batch, prompts included */
 export async function writeAnswers(
@@ -18,7 +18,7 @@ export async function writeAnswers(
 ): Promise<GenerateResult[]> {
   const rows = examples.map((example) => ({ promptIds: model.encodePrompt(example.prompt) }));
   const results: GenerateResult[] = [];
-  for (const batch of packRows(rows, ({ promptIds }) => promptIds.length + options.genLength, tokenBudget))
+  for (const batch of packRows(rows, ({ promptIds }) => promptIds.length + options.maxTokens, tokenBudget))
     results.push(...(await model.generateBatch(batch, options)));
   return results;
 }
@@ -36,7 +36,7 @@ export async function exactMatches(
     completions: results.map(({ text }) => text),
     examples,
     results,
-    genLength: options.genLength,
+    maxTokens: options.maxTokens,
     verify: data.verify,
     model,
   });

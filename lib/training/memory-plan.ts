@@ -209,7 +209,7 @@ function cacheMemory(stage: Stage, config: TrainConfig, shape: NativeModelConfig
   if (stage !== 'grpo' || config.cache === undefined || config.cache.type === 'none')
     return { name: 'caches', bytes: 0, detail: 'none: rollouts compute whole rows' };
   const rollouts = (config.promptsPerStep ?? 8) * (config.numGenerations ?? 8);
-  const length = Math.min(shape.maxSequenceLength, PROMPT_TOKENS + (config.genLength ?? PROMPT_TOKENS));
+  const length = Math.min(shape.maxSequenceLength, PROMPT_TOKENS + (config.maxTokens ?? PROMPT_TOKENS));
   const options = { dtype: isNarrow ? 'BF16' : 'F32', planner: shape.planner ? 'blocks' : 'none' } as const;
   return {
     name: 'caches',

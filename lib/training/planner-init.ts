@@ -20,7 +20,7 @@ export interface PlannerOptions extends TrainingOptions {
   /** Examples per batch. Default 64. */
   batchSize?: number;
   /** Answers are padded to so many tokens. Default: the data set's; else one end of sequence. */
-  genLength?: number;
+  maxTokens?: number;
   /**
    * The factor of the rule that is imitated: position j ≥ 2 by confidence passes while c_j ≥ 1 − factor / (j + 1).
    * Default 1.
@@ -45,7 +45,7 @@ export interface PlannerMetrics extends TrainingMetrics {
 
 interface StageOptions {
   batchSize: number;
-  genLength: number | null;
+  maxTokens: number | null;
   factor: number;
   minSpan: number;
   reference: boolean;
@@ -70,10 +70,10 @@ class PlannerStage implements Stage {
 
   #mask(examples: TrainingRow[], random: Random): PlannerRow[] {
     const { model } = this.#context;
-    const { genLength, minSpan } = this.#options;
+    const { maxTokens, minSpan } = this.#options;
     const { maskTokenId } = model.config;
     return examples.map((example) => {
-      const { ids, begin } = encodeRow(model, example, genLength);
+      const { ids, begin } = encodeRow(model, example, maxTokens);
       return maskSpan(ids, { begin, minSpan, maskTokenId, uniform: random.uniform });
     });
   }
@@ -155,7 +155,7 @@ class PlannerStage implements Stage {
   }
 }
 
-const OWN_KEYS = ['dataset', 'batchSize', 'genLength', 'factor', 'minSpan', 'compat', 'signal'];
+const OWN_KEYS = ['dataset', 'batchSize', 'maxTokens', 'factor', 'minSpan', 'compat', 'signal'];
 
 /**
  * Trains the planner head alone: it learns which masked positions Fast-dLLM's factor rule would unmask, so that GRPO
@@ -181,14 +181,14 @@ export async function* trainPlanner(
   checkNumber('factor', factor, { min: 0, max: 1e6 });
   checkInteger('minSpan', minSpan, { min: 1, max: 1 << 30 });
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
-  if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
+  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
   if (!model.hasPlanner) throw new DUltraError('NO_PLANNER', `${model.source} has no planner head to train`);
-  const fits: CheckExample = (row, own) => void encodeRow(model, row, options.genLength ?? own);
+  const fits: CheckExample = (row, own) => void encodeRow(model, row, options.maxTokens ?? own);
   const data = openData(await open(options.dataset), training.seed, training.mixture, {
     train: fits,
     validation: fits,
   });
-  const genLength = options.genLength ?? data.genLength;
+  const maxTokens = options.maxTokens ?? data.maxTokens;
   yield* runStage<PlannerMetrics>({
     kind: 'planner',
     model,
@@ -196,10 +196,10 @@ export async function* trainPlanner(
     training,
     trainable: { freezeBase: true, lora: null },
     examplesPerStep: batchSize * training.gradientAccumulation,
-    own: { batchSize, genLength, factor, minSpan, compat: compat ?? null },
+    own: { batchSize, maxTokens, factor, minSpan, compat: compat ?? null },
     objective: { metric: 'evalLoss', goal: 'min' },
     signal: options.signal,
     start: (context) =>
-      new PlannerStage(context, { batchSize, genLength, factor, minSpan, reference: compat === 'reference' }),
+      new PlannerStage(context, { batchSize, maxTokens, factor, minSpan, reference: compat === 'reference' }),
   });
 }

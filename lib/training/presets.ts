@@ -82,7 +82,7 @@ const REFERENCE_RUN = {
   promptsPerStep: 1,
   numGenerations: 12,
   numIterations: 1,
-  genLength: 256,
+  maxTokens: 256,
   stopAtEos: false,
   clipEpsilon: { low: 0.2, high: 1 },
   beta: 0,

@@ -27,9 +27,9 @@ export interface MaskedDiffusionOptions extends TrainingOptions, Pick<TrainableO
    * Answers are padded to so many tokens with end-of-sequence tokens, which count as answer. Default: the data set's;
    * else one of them.
    */
-  genLength?: number;
+  maxTokens?: number;
   /**
-   * Answers are padded by a length drawn for each row in place of `genLength`: shorter rows cost less, and the model
+   * Answers are padded by a length drawn for each row in place of `maxTokens`: shorter rows cost less, and the model
    * learns to end an answer whatever room there is. Default: none.
    */
   padding?: AnswerPadding;
@@ -77,7 +77,7 @@ interface WeightedRow extends MaskedRow {
 interface StageOptions {
   batchSize: number;
   pretraining: boolean;
-  genLength: number | null;
+  maxTokens: number | null;
   padding: Required<AnswerPadding> | null;
   lossPer: 'row' | 'token';
   /** How evaluations write answers; null: they do not. */
@@ -146,8 +146,8 @@ class MaskedDiffusionStage implements Stage {
     const { model, data, training } = this.#context;
     const { batchSize } = this.#options;
     const examples = data.train(step, batchSize * training.gradientAccumulation);
-    const { genLength, padding } = this.#options;
-    const encoded = encodeRows(model, examples, genLength, padding, deriveSeed(training.seed, Purpose.padding, step));
+    const { maxTokens, padding } = this.#options;
+    const encoded = encodeRows(model, examples, maxTokens, padding, deriveSeed(training.seed, Purpose.padding, step));
     const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.masks, step)));
     const sum = { loss: 0, tokens: 0 };
     for (let i = 0; i < rows.length; i += batchSize) {
@@ -162,10 +162,10 @@ class MaskedDiffusionStage implements Stage {
 
   async evaluate(): Promise<Record<string, number>> {
     const { model, data, training } = this.#context;
-    const { genLength, padding, answers } = this.#options;
+    const { maxTokens, padding, answers } = this.#options;
     const examples = data.validation!(training.evalExamples);
     // The same masks and lengths every time, so that evaluations can be compared.
-    const encoded = encodeRows(model, examples, genLength, padding, deriveSeed(training.seed, Purpose.padding));
+    const encoded = encodeRows(model, examples, maxTokens, padding, deriveSeed(training.seed, Purpose.padding));
     const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.evaluation)));
     const { loss: evalLoss } = await this.#run(rows, false);
     return answers
@@ -175,7 +175,7 @@ class MaskedDiffusionStage implements Stage {
 }
 
 const OWN_KEYS = [
-  ...['dataset', 'objective', 'batchSize', 'genLength', 'padding', 'lossPer', 'evalSampler'],
+  ...['dataset', 'objective', 'batchSize', 'maxTokens', 'padding', 'lossPer', 'evalSampler'],
   ...['maskEpsilon', 'timesteps', 'lora', 'signal'],
 ];
 
@@ -187,11 +187,11 @@ function answerOptions(options: MaskedDiffusionOptions, data: DataSource, hasPla
   const { evalSampler: sampler } = options;
   if (sampler === undefined) return null;
   resolveSampler(sampler, hasPlanner);
-  const genLength = options.genLength ?? data.genLength;
-  if (genLength === null)
-    throw optionError(TypeError, 'genLength', 'expected a number of tokens, which evalSampler needs, got none');
-  const blockLength = options.genLength === undefined ? data.blockLength : null;
-  return { sampler, genLength, blockLength: blockLength ?? genLength };
+  const maxTokens = options.maxTokens ?? data.maxTokens;
+  if (maxTokens === null)
+    throw optionError(TypeError, 'maxTokens', 'expected a number of tokens, which evalSampler needs, got none');
+  const blockLength = options.maxTokens === undefined ? data.blockLength : null;
+  return { sampler, maxTokens, blockLength: blockLength ?? maxTokens };
 }
 
 /**
@@ -219,23 +219,23 @@ export async function* trainMaskedDiffusion(
   checkInteger('batchSize', batchSize, { min: 1, max: 1 << 20 });
   checkNumber('maskEpsilon', maskEpsilon, { minExclusive: 0, max: 1 });
   checkChoice('timesteps', timesteps, ['stratified', 'uniform'] as const);
-  if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
+  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
   const { lossPer = 'row', evalSampler } = options;
   checkChoice('lossPer', lossPer, ['row', 'token'] as const);
   const padding = options.padding === undefined ? null : checkPadding(options.padding);
   const lora = checkLora(options.lora);
-  const fits: CheckExample = (row, own) => void encodeRow(model, row, padding ? padded : (options.genLength ?? own));
+  const fits: CheckExample = (row, own) => void encodeRow(model, row, padding ? padded : (options.maxTokens ?? own));
   const data = openData(await open(options.dataset), training.seed, training.mixture, {
     train: fits,
     validation(row, own) {
       fits(row, own);
-      const genLength = options.genLength ?? own;
-      if (evalSampler !== undefined && genLength !== null)
-        checkRoom(model.encodePrompt(row.prompt).length, genLength, model.config.maxSequenceLength);
+      const maxTokens = options.maxTokens ?? own;
+      if (evalSampler !== undefined && maxTokens !== null)
+        checkRoom(model.encodePrompt(row.prompt).length, maxTokens, model.config.maxSequenceLength);
     },
   });
   const answers = answerOptions(options, data, model.hasPlanner);
-  const genLength = options.genLength ?? data.genLength;
+  const maxTokens = options.maxTokens ?? data.maxTokens;
   yield* runStage<MaskedDiffusionMetrics>({
     kind: 'sft',
     model,
@@ -247,7 +247,7 @@ export async function* trainMaskedDiffusion(
     own: {
       objective,
       batchSize,
-      genLength,
+      maxTokens,
       padding,
       lossPer,
       evalSampler: evalSampler ?? null,
@@ -260,7 +260,7 @@ export async function* trainMaskedDiffusion(
       new MaskedDiffusionStage(context, {
         batchSize,
         pretraining: objective === 'pretraining',
-        genLength,
+        maxTokens,
         padding,
         lossPer,
         answers,

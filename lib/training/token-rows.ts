@@ -37,13 +37,13 @@ export interface TokenRow {
 
 /**
  * Prompt and answer as one row.
- * @param genLength tokens of the answer; null: the answer's own and one end of sequence; or a function of the answer's
+ * @param maxTokens tokens of the answer; null: the answer's own and one end of sequence; or a function of the answer's
  * own, whose padding is cut where the row would be longer than the model's maximum
  */
 export function encodeRow(
   model: MaskedDiffusionModel,
   example: TrainingRow,
-  genLength: number | null | ((answer: number) => number),
+  maxTokens: number | null | ((answer: number) => number),
 ): TokenRow {
   if (example.answer === null)
     throw optionError(TypeError, 'dataset', 'expected examples with an answer, got one without');
@@ -54,18 +54,18 @@ export function encodeRow(
   const { eosTokenId, maxSequenceLength } = model.config;
   const room = Math.max(answer.length + 1, maxSequenceLength - prompt.length);
   const length =
-    typeof genLength === 'function' ? Math.min(genLength(answer.length), room) : (genLength ?? answer.length + 1);
+    typeof maxTokens === 'function' ? Math.min(maxTokens(answer.length), room) : (maxTokens ?? answer.length + 1);
   if (answer.length > length)
     throw optionError(
       RangeError,
-      'genLength',
+      'maxTokens',
       `expected at least the ${answer.length} tokens of the answer ${show(example.answer)}, got ${length}`,
     );
   if (eosTokenId === null && answer.length < length)
     throw optionError(
       RangeError,
-      'genLength',
-      `${model.source} names no end-of-sequence token to pad answers with; expected answers of genLength tokens`,
+      'maxTokens',
+      `${model.source} names no end-of-sequence token to pad answers with; expected answers of maxTokens tokens`,
     );
   const total = prompt.length + length;
   if (total > maxSequenceLength)
@@ -81,17 +81,17 @@ export function encodeRow(
 }
 
 /**
- * Examples as rows. @param genLength tokens of every answer; null: its own and one end of sequence
- * @param padding in place of genLength, where it is given @param seed of the lengths that it draws
+ * Examples as rows. @param maxTokens tokens of every answer; null: its own and one end of sequence
+ * @param padding in place of maxTokens, where it is given @param seed of the lengths that it draws
  */
 export function encodeRows(
   model: MaskedDiffusionModel,
   examples: readonly TrainingRow[],
-  genLength: number | null,
+  maxTokens: number | null,
   padding: Required<AnswerPadding> | null,
   seed: bigint,
 ): TokenRow[] {
-  if (!padding) return examples.map((example) => encodeRow(model, example, genLength));
+  if (!padding) return examples.map((example) => encodeRow(model, example, maxTokens));
   const { share, min, max, tail } = padding;
   const random = new Random(seed);
   return examples.map((example) => {

@@ -63,7 +63,7 @@ async function train(trainer, steps) {
 
 const checks = {
   'the embedded model generates what it generates on the CPU': async (dultra, device) => {
-    const options = { genLength: 16, blockLength: 16, seed: 3, sampler: { type: 'planner' } };
+    const options = { maxTokens: 16, blockLength: 16, seed: 3, sampler: { type: 'planner' } };
     const generate = (on) =>
       withModel(dultra, undefined, { device: on }, async (model) => {
         if (on !== 'cpu') assert.match(model.info.device, /^cuda:\d$/);
@@ -96,7 +96,7 @@ const checks = {
 
   'a row does not depend on the rows beside it': async (dultra, device) => {
     await withModel(dultra, undefined, { device }, async (model) => {
-      const options = { genLength: 16, blockLength: 16, seed: 5, temperature: 0.7 };
+      const options = { maxTokens: 16, blockLength: 16, seed: 5, temperature: 0.7 };
       const [alone] = await model.generateBatch([PROMPTS[1]], options);
       const [first] = await model.generateBatch([PROMPTS[1], PROMPTS[2], PROMPTS[0]], options);
       assert.deepEqual(Array.from(first.ids), Array.from(alone.ids));

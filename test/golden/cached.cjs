@@ -170,7 +170,7 @@ async function fastDllmCachedCase(model, files, check) {
   else if (given(args.threshold)) sampler = { type: 'confidence', threshold: args.threshold };
   // dUltra's copy, the one that knows a factor, makes no pass for a finished block.
   const cache = 'factor' in args ? { type, emptyPass: false } : { type };
-  await traceCase(model, files, check, { sampler, cache, genLength: args.gen_length, blockLength: args.block_length });
+  await traceCase(model, files, check, { sampler, cache, maxTokens: args.gen_length, blockLength: args.block_length });
   check.exact('nfe', nfe, passes);
 }
 
@@ -183,7 +183,7 @@ async function dparallelCase(model, files, check) {
   await traceCase(model, files, check, {
     sampler,
     cache: { type },
-    genLength: args.gen_length,
+    maxTokens: args.gen_length,
     blockLength: args.block_length,
   });
   check.exact('nfe', nfe, passes);
@@ -201,7 +201,7 @@ async function d3llmCase(model, files, check) {
   await traceCase(model, files, check, {
     sampler,
     cache,
-    genLength: args.max_new_tokens,
+    maxTokens: args.max_new_tokens,
     blockLength: args.block_size,
     stopAtEos: args.early_stop,
   });

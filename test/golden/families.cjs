@@ -114,7 +114,7 @@ async function greedyBlocksCase(model, { description, inputs, expected }, check)
   const { args, tolerance } = description;
   const { block_length: block, denoising_steps: steps } = args;
   const run = model.denoise([{ promptIds: Array.from(inputs.prompt_ids.data, Number) }], {
-    genLength: args.gen_length,
+    maxTokens: args.gen_length,
     sampler: { type: 'dynamic', threshold: args.threshold, steps },
     cache: { type: 'blocks' },
     // The mask token counts among the predictions.

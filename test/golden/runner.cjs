@@ -111,7 +111,7 @@ async function replay(model, { description, inputs, expected }, check, options, 
     promptIds: Array.from(inputs.prompt_ids.data.subarray(b * promptLength, (b + 1) * promptLength)),
   }));
   const settings = {
-    genLength: args.gen_length,
+    maxTokens: args.gen_length,
     blockLength: args.block_length,
     temperature: args.temperature,
     compat: 'reference',

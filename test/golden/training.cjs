@@ -180,8 +180,8 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
     tolerance,
   } = description;
   const { referenceGrpoLoss } = dultra.training;
-  const genLength = args.max_completion_length;
-  const length = promptLength + genLength;
+  const maxTokens = args.max_completion_length;
+  const length = promptLength + maxTokens;
   const chunkRows = Math.floor(batch / 2);
   const chunks = expected.loss_per_step.shape[0];
   const sliced = !/^NOT sliced/i.test(description.reference_log_probabilities ?? '');
@@ -189,11 +189,11 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
   const dense = (tensor, b, s) => tensor.data.slice((b * steps + s) * length, (b * steps + s + 1) * length);
   const rowIds = range(batch).map((b) => [
     ...inputs.prompt_ids.data.subarray(b * promptLength, (b + 1) * promptLength),
-    ...new Array(genLength).fill(args.mask_id),
+    ...new Array(maxTokens).fill(args.mask_id),
   ]);
   // All rows stand in the same block, which ends when no row has a mask in it.
   let block = 0;
-  const windowEnd = () => promptLength + Math.min(genLength, (block + 1) * args.block_length);
+  const windowEnd = () => promptLength + Math.min(maxTokens, (block + 1) * args.block_length);
   let total = 0;
   await withTrainer(model, {}, async (trainer) => {
     for (let s = 0; s < steps; s++) {
@@ -253,7 +253,7 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
           clipEpsilonHigh: args.epsilon_high,
           delta: args.delta,
           beta: args.beta,
-          genLength,
+          maxTokens,
           accumulation: args.gradient_accumulation_steps,
         });
         total += result.loss;
@@ -299,7 +299,7 @@ async function grpoCase(dultra, model, { description, inputs, expected, grads },
       });
       await trainer.backward({ dLogLikelihoods: gradient });
       trajectory.forEach((row, b) => {
-        for (const i of row[s]) rowIds[b][i] = inputs.completion_ids.data[b * genLength + i - promptLength];
+        for (const i of row[s]) rowIds[b][i] = inputs.completion_ids.data[b * maxTokens + i - promptLength];
       });
     }
     check.close(
@@ -434,8 +434,8 @@ async function rolloutCase(dultra, model, { description, inputs, expected }, che
   const { args, batch, num_steps: steps, sampling_traj: trajectory, tolerance } = description;
   const { totalRewards, computeAdvantages } = dultra.training;
   const promptLength = inputs.prompt_ids.shape[1];
-  const genLength = args.max_completion_length;
-  const length = promptLength + genLength;
+  const maxTokens = args.max_completion_length;
+  const length = promptLength + maxTokens;
   const vocabulary = inputs.gumbel_u.shape[3];
   // Padded prompts, replayed with the pads as ordinary tokens, which is what the reference's attention makes of them.
   const prompts = range(batch).map((b) => ({
@@ -454,7 +454,7 @@ async function rolloutCase(dultra, model, { description, inputs, expected }, che
     return { token, position: Float64Array.from(positions, (p) => inputs.rand_u.data[at + p]) };
   };
   const options = {
-    genLength,
+    maxTokens,
     blockLength: args.block_length,
     temperature: args.temperature,
     compat: 'reference',
@@ -494,9 +494,9 @@ async function rolloutCase(dultra, model, { description, inputs, expected }, che
   results?.forEach((result, b) => {
     const eos = result.ids.indexOf(args.eos_token_id);
     result.ids.forEach((id, i) => {
-      check.exact(`completion_ids row ${b} position ${i}`, id, expected.completion_ids.data[b * genLength + i]);
+      check.exact(`completion_ids row ${b} position ${i}`, id, expected.completion_ids.data[b * maxTokens + i]);
       const counts = eos < 0 || i <= eos ? 1 : 0;
-      check.exact(`completion_mask row ${b} position ${i}`, counts, expected.completion_mask.data[b * genLength + i]);
+      check.exact(`completion_mask row ${b} position ${i}`, counts, expected.completion_mask.data[b * maxTokens + i]);
     });
   });
   const functions = inputs.rewards_per_func.shape[1];

@@ -12,7 +12,7 @@ import {
   type Evaluation,
   type EvaluationConfig,
   evaluateCampaign,
-  evaluationGenLength,
+  evaluationMaxTokens,
   type GridEntry,
   type LoadModelOptions,
   loadCausalModel,
@@ -47,7 +47,7 @@ interface Flags extends ModelFlags {
   count?: number;
   seed?: number;
   batchSize?: number;
-  genLength?: number;
+  maxTokens?: number;
   blockLength?: number;
   temperature?: number;
   stopAtEos?: boolean;
@@ -96,8 +96,8 @@ function namedCaches(list = 'none'): Record<string, CachePolicy> {
 }
 
 /** What was evaluated, and how it was judged where that is not the task's own. */
-function describeConfig({ count, split, dataset, seed, score, genLength }: EvaluationConfig): string {
-  const judged = score === 'exact match' ? `; ${genLength} tokens, right: the answer exactly, white space aside` : '';
+function describeConfig({ count, split, dataset, seed, score, maxTokens }: EvaluationConfig): string {
+  const judged = score === 'exact match' ? `; ${maxTokens} tokens, right: the answer exactly, white space aside` : '';
   return `${count} prompts of the ${split} split of ${dataset}, seed ${seed}${judged}`;
 }
 
@@ -218,7 +218,7 @@ async function run(flags: Flags): Promise<void> {
   const { seeds: seedCount = 1, seed = 0 } = flags;
   if (seedCount < 1) throw new UsageError(`--seeds: expected at least 1, got ${seedCount}`);
   for (const file of flags.import ?? []) await import(pathToFileURL(path.resolve(file)).href);
-  const { count, batchSize, genLength, blockLength, temperature, stopAtEos, prompts, compat, validation } = flags;
+  const { count, batchSize, maxTokens, blockLength, temperature, stopAtEos, prompts, compat, validation } = flags;
   // What is held out of own examples is what they are evaluated on.
   const split = flags.split ?? (validation === undefined ? undefined : 'validation');
   const dataset = await datasets.open(flags.dataset, {
@@ -236,7 +236,7 @@ async function run(flags: Flags): Promise<void> {
     entries = samplerGrid({
       size: flags.grid ?? 'quick',
       planner: model.hasPlanner,
-      genLength: genLength ?? evaluationGenLength(model, dataset, given({ split })),
+      maxTokens: maxTokens ?? evaluationMaxTokens(model, dataset, given({ split })),
     });
   }
   const groups = new Map<string, string>();
@@ -249,7 +249,7 @@ async function run(flags: Flags): Promise<void> {
   let campaign: Campaign;
   try {
     campaign = await evaluateCampaign({
-      ...given({ split, count, batchSize, genLength, blockLength, temperature, stopAtEos, traces }),
+      ...given({ split, count, batchSize, maxTokens, blockLength, temperature, stopAtEos, traces }),
       dataset,
       samplers: Object.fromEntries(entries.map(({ name, sampler }) => [name, sampler])),
       caches,
@@ -349,7 +349,7 @@ export function register(program: Command): void {
     .addOption(
       new Option('--grid <size>', 'the usual settings of every sampler, or a sweep of each').choices(['quick', 'full']),
     )
-    .option('-n, --gen-length <n>', "tokens to generate (default: the task's)", integer)
+    .option('-n, --max-tokens <n>', "tokens to generate (default: the task's)", integer)
     .option('-b, --block-length <n>', "tokens per block (default: the task's)", integer)
     .option('-t, --temperature <x>', 'token temperature (default: 0)', number)
     .option('--no-stop-at-eos', 'count passes until every position is decided')

@@ -31,7 +31,7 @@ interface Flags extends ModelFlags, SamplingFlags {
 const EXAMPLES = `
 Examples:
   dultra generate -m GSAI-ML/LLaDA-8B-Instruct --dtype bfloat16 --chat --stream "Why is the sky blue?"
-  dultra generate -m ./checkpoint --prompt-ids 5,17,3 --gen-length 64 --sampler confidence:0.9 --json
+  dultra generate -m ./checkpoint --prompt-ids 5,17,3 --max-tokens 64 --sampler confidence:0.9 --json
   echo "12+7*3=" | dultra generate -m ./checkpoint --select bernoulli --seed 7 -`;
 
 /** --messages: JSON, or the file that holds it, or "-". */
@@ -97,8 +97,8 @@ async function readPrompt(text: string | undefined, flags: Flags): Promise<(mode
   if (chat && name !== 'PROMPT') throw new UsageError('--chat: expected the prompt as an argument or from stdin');
   if (name.startsWith('--template') && flags.splitSpecialTokens)
     throw new UsageError('--split-special-tokens: not allowed with a template, whose masks are special tokens');
-  if (name.startsWith('--template') && flags.genLength !== undefined)
-    throw new UsageError('--gen-length: not allowed with a template, whose masks say what to fill');
+  if (name.startsWith('--template') && flags.maxTokens !== undefined)
+    throw new UsageError('--max-tokens: not allowed with a template, whose masks say what to fill');
   if (messages !== undefined) {
     const list = await readMessages(messages);
     return () => list;
@@ -195,7 +195,7 @@ function summary(result: GenerateResult, drew: boolean): string {
   // A cache leaves passes less to compute.
   const weighted = fullForwards < nfe ? ` worth ${fullForwards.toFixed(2)} full ones` : '';
   const passes = `${nfe} forward pass${nfe === 1 ? '' : 'es'}${weighted}`;
-  const end = finishReason === 'eos' ? ', ended by end-of-sequence' : '';
+  const end = finishReason === 'stop' ? ', ended by end-of-sequence' : '';
   return `${tokens} tokens in ${passes} (${tokensPerForward.toFixed(2)} per pass), ${seconds.toFixed(2)} s${end}${drew ? `, seed ${result.seed}` : ''}`;
 }
 

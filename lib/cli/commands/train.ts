@@ -25,7 +25,7 @@ interface Flags extends ModelFlags {
   learningRate?: number;
   plannerLearningRate?: number;
   batchSize?: number;
-  genLength?: number;
+  maxTokens?: number;
   evalEvery?: number;
   saveEvery?: number;
   seed?: bigint;
@@ -92,7 +92,7 @@ function readConfigFile(file: string): Record<string, unknown> {
 /** Preset, config file and flags as one configuration. */
 function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
   const { preset, config: file, model, output, dataset, validation, set = [] } = flags;
-  const { maxSteps, epochs, learningRate, plannerLearningRate, batchSize, genLength, evalEvery, saveEvery } = flags;
+  const { maxSteps, epochs, learningRate, plannerLearningRate, batchSize, maxTokens, evalEvery, saveEvery } = flags;
   const presets = training.PRESETS[stage];
   if (preset !== undefined && !Object.hasOwn(presets, preset))
     throw new UsageError(
@@ -108,7 +108,7 @@ function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
     learningRate,
     plannerLearningRate,
     batchSize,
-    genLength,
+    maxTokens,
     evalEvery,
     saveEvery,
   };
@@ -403,7 +403,7 @@ export function register(program: Command): void {
     .option('--max-steps <n>', 'optimiser steps', integer)
     .option('--epochs <n>', 'passes over a file of examples', number)
     .option('--batch-size <n>', 'sft and planner: examples per batch', integer)
-    .option('-n, --gen-length <n>', "tokens of an answer (default: the data set's; sft and planner: its own)", integer)
+    .option('-n, --max-tokens <n>', "tokens of an answer (default: the data set's; sft and planner: its own)", integer)
     .option('--learning-rate <x>', 'peak learning rate', number)
     .option('--planner-learning-rate <x>', 'grpo: peak learning rate of the planner', number)
     .option('--eval-every <n>', 'evaluate on held-out examples every n steps', integer)

@@ -27,9 +27,9 @@ export interface ReferenceGrpoRow {
  */
 export function referenceGrpoLoss(
   rows: readonly ReferenceGrpoRow[],
-  options: Omit<GrpoLossOptions, 'scale'> & { genLength: number; accumulation: number; chunkRows?: number },
+  options: Omit<GrpoLossOptions, 'scale'> & { maxTokens: number; accumulation: number; chunkRows?: number },
 ): { loss: number; ratios: number[]; dLogLikelihoods: Float32Array[] } {
-  const { clipEpsilonLow, clipEpsilonHigh, delta, beta, genLength, accumulation, chunkRows = rows.length } = options;
+  const { clipEpsilonLow, clipEpsilonHigh, delta, beta, maxTokens, accumulation, chunkRows = rows.length } = options;
   const ratios: number[] = [];
   const dLogLikelihoods = rows.map((row) => new Float32Array(row.logLikelihoods.length));
   // A chunk in which every row idles is skipped as a whole.
@@ -42,7 +42,7 @@ export function referenceGrpoLoss(
     for (let i = 0; i < length; i++) logRatio += logLikelihoods[i] - oldLogLikelihoods[i];
     const { ratio, objective, slope } = clippedObjective(logRatio, advantage, clipEpsilonLow, clipEpsilonHigh, delta);
     ratios.push(ratio);
-    const scale = 1 / (chunkRows * genLength * accumulation);
+    const scale = 1 / (chunkRows * maxTokens * accumulation);
     const broadcast = beta > 0 ? length : 1;
     loss -= objective * broadcast * scale;
     if (!row.idle) dLogLikelihoods[r].fill(-slope * broadcast * scale);
@@ -65,7 +65,7 @@ export function referenceGrpoLoss(
 export function referenceStepLoss(
   { advantage, logLikelihoods, oldLogLikelihoods, referenceLogLikelihoods }: GrpoStep,
   { ids, positions }: Pick<ReplayRow, 'ids' | 'positions'>,
-  options: Omit<GrpoLossOptions, 'scale'> & { rollouts: number; genLength: number; accumulation: number },
+  options: Omit<GrpoLossOptions, 'scale'> & { rollouts: number; maxTokens: number; accumulation: number },
 ): GrpoStepLoss {
   const dense = (values: Float32Array) => {
     const out = new Float32Array(ids.length);

@@ -18,7 +18,7 @@ export interface GrpoLossOptions {
   delta: number | null;
   /** Weight of the KL divergence from the frozen reference model. */
   beta: number;
-  /** Multiplies loss and gradient: 1 / (rollouts · genLength · accumulation). */
+  /** Multiplies loss and gradient: 1 / (rollouts · maxTokens · accumulation). */
   scale: number;
 }
 

@@ -66,8 +66,8 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   /** Divides the planner's logits, in rollout and replay. Default 1. */
   plannerTemperature?: number;
   /** Tokens per completion. Default: the data set's. */
-  genLength?: number;
-  /** Tokens per block. Default: the data set's, else genLength. */
+  maxTokens?: number;
+  /** Tokens per block. Default: the data set's, else maxTokens. */
   blockLength?: number;
   /** End a rollout when everything before its first end of sequence is decided. Default true. */
   stopAtEos?: boolean;
@@ -107,7 +107,7 @@ export interface ResolvedGrpo {
   scaleRewards: ScaleRewards;
   advantageMinClip: number | null;
   policy: PolicySettings;
-  genLength: number;
+  maxTokens: number;
   blockLength: number;
   stopAtEos: boolean | undefined;
   evalSampler: SamplerObject;
@@ -130,7 +130,7 @@ const OWN_KEYS: readonly string[] = [
   'forcedStep',
   'probabilityScale',
   'plannerTemperature',
-  'genLength',
+  'maxTokens',
   'blockLength',
   'stopAtEos',
   'cache',
@@ -221,16 +221,16 @@ function checkReference(
     throw new DUltraError('NO_PLANNER', 'referenceModel: the reference has no planner head');
 }
 
-function resolveLengths(options: GrpoOptions, data: DataSource): { genLength: number; blockLength: number } {
-  const genLength = options.genLength ?? data.genLength;
-  if (genLength === null)
-    throw optionError(TypeError, 'genLength', 'expected a number of tokens, since the dataset names none');
-  checkInteger('genLength', genLength, { min: 1, max: 1 << 30 });
-  const blockLength = options.blockLength ?? data.blockLength ?? genLength;
-  checkInteger('blockLength', blockLength, { min: 1, max: genLength });
-  if (genLength % blockLength !== 0)
-    throw optionError(RangeError, 'genLength', `expected a multiple of blockLength (${blockLength}), got ${genLength}`);
-  return { genLength, blockLength };
+function resolveLengths(options: GrpoOptions, data: DataSource): { maxTokens: number; blockLength: number } {
+  const maxTokens = options.maxTokens ?? data.maxTokens;
+  if (maxTokens === null)
+    throw optionError(TypeError, 'maxTokens', 'expected a number of tokens, since the dataset names none');
+  checkInteger('maxTokens', maxTokens, { min: 1, max: 1 << 30 });
+  const blockLength = options.blockLength ?? data.blockLength ?? maxTokens;
+  checkInteger('blockLength', blockLength, { min: 1, max: maxTokens });
+  if (maxTokens % blockLength !== 0)
+    throw optionError(RangeError, 'maxTokens', `expected a multiple of blockLength (${blockLength}), got ${maxTokens}`);
+  return { maxTokens, blockLength };
 }
 
 /** Which parts of the model train. */
@@ -259,11 +259,11 @@ export function resolveGrpo(
   const trainable = resolveTrainable(options);
   resolveSampler(evalSampler, true);
   checkReference(model, options, beta, trainable);
-  if (options.genLength !== undefined) checkInteger('genLength', options.genLength, { min: 1, max: 1 << 30 });
+  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
   const fits: CheckExample = ({ prompt }, own) => {
-    const genLength = options.genLength ?? own;
+    const maxTokens = options.maxTokens ?? own;
     const { length } = model.encodePrompt(prompt);
-    if (genLength !== null) checkRoom(length, genLength, model.config.maxSequenceLength);
+    if (maxTokens !== null) checkRoom(length, maxTokens, model.config.maxSequenceLength);
   };
   const data = openData(dataset, training.seed, training.mixture, { train: fits, validation: fits });
   const lengths = resolveLengths(options, data);

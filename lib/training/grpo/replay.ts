@@ -57,19 +57,19 @@ export interface Rollouts {
 export async function recordRollouts(
   model: MaskedDiffusionModel,
   prompts: readonly Int32Array[],
-  options: Pick<GenerateOptions, 'genLength' | 'blockLength' | 'stopAtEos'> & {
+  options: Pick<GenerateOptions, 'maxTokens' | 'blockLength' | 'stopAtEos'> & {
     policy: PolicySettings;
     seed: bigint;
     tokenBudget: number;
   },
 ): Promise<Rollouts> {
-  const { policy, seed, tokenBudget, genLength, blockLength, stopAtEos } = options;
+  const { policy, seed, tokenBudget, maxTokens, blockLength, stopAtEos } = options;
   const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
   const cache = omit({ emptyPass: null, ...(policy.cache ?? { type: 'none' as const }) }, ['emptyPass']);
-  for (const batch of packRows(prompts, (prompt) => prompt.length + genLength!, tokenBudget)) {
+  for (const batch of packRows(prompts, (prompt) => prompt.length + maxTokens!, tokenBudget)) {
     const first = rollouts.results.length;
     const current: Int32Array[] = batch.map((prompt) => {
-      const ids = new Int32Array(prompt.length + genLength!).fill(model.config.maskTokenId);
+      const ids = new Int32Array(prompt.length + maxTokens!).fill(model.config.maskTokenId);
       ids.set(prompt);
       return ids;
     });
@@ -83,7 +83,7 @@ export async function recordRollouts(
           plannerTemperature: policy.plannerTemperature,
           probabilityScale: policy.probabilityScale,
         },
-        genLength,
+        maxTokens,
         blockLength,
         ...(stopAtEos !== undefined && { stopAtEos }),
         temperature: policy.temperature,

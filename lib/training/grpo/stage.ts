@@ -104,14 +104,14 @@ export class GrpoStage implements Stage {
   /** Draws the rollouts of a batch and computes their advantages. */
   async #collect(batch: number): Promise<Experience> {
     const { model, data, training } = this.#context;
-    const { promptsPerStep, numGenerations, policy, genLength, blockLength, stopAtEos } = this.#options;
+    const { promptsPerStep, numGenerations, policy, maxTokens, blockLength, stopAtEos } = this.#options;
     const examples = data.train(batch, promptsPerStep * training.gradientAccumulation);
     const rows = examples.flatMap((example) => new Array<TrainingRow>(numGenerations).fill(example));
     const prompts = examples.flatMap((example) =>
       new Array<Int32Array>(numGenerations).fill(model.encodePrompt(example.prompt)),
     );
     const rollouts = await recordRollouts(model, prompts, {
-      genLength,
+      maxTokens,
       blockLength,
       stopAtEos,
       policy,
@@ -133,9 +133,9 @@ export class GrpoStage implements Stage {
     results: GenerateResult[],
   ): Promise<{ totals: Float64Array; metrics: Record<string, number> }> {
     const { model, data } = this.#context;
-    const { rewards, genLength } = this.#options;
+    const { rewards, maxTokens } = this.#options;
     const completions = results.map(({ text }) => text);
-    const batch: RewardBatch = { completions, examples, results, genLength, verify: data.verify, model };
+    const batch: RewardBatch = { completions, examples, results, maxTokens, verify: data.verify, model };
     const metrics: Record<string, number> = {};
     const columns: { values: ArrayLike<number | null>; weight: number }[] = [];
     for (const { name, fn, weight } of rewards) {
@@ -244,25 +244,25 @@ export class GrpoStage implements Stage {
 
   #loss(row: ReplayRow, advantage: number, logLikelihoods: Float32Array, reference: Float32Array | null): GrpoStepLoss {
     const { clipEpsilonLow, clipEpsilonHigh, delta, beta } = this.#options;
-    const { genLength, promptsPerStep, numGenerations, policy } = this.#options;
+    const { maxTokens, promptsPerStep, numGenerations, policy } = this.#options;
     const { gradientAccumulation: accumulation } = this.#context.training;
     const { oldLogLikelihoods } = row;
     const rollouts = promptsPerStep * numGenerations;
     const clip = { clipEpsilonLow, clipEpsilonHigh, delta, beta };
     const step = { advantage, logLikelihoods, oldLogLikelihoods, referenceLogLikelihoods: reference };
     return policy.compat === null
-      ? grpoLoss(step, { ...clip, scale: 1 / (rollouts * genLength * accumulation) })
-      : referenceStepLoss(step, row, { ...clip, rollouts, genLength, accumulation });
+      ? grpoLoss(step, { ...clip, scale: 1 / (rollouts * maxTokens * accumulation) })
+      : referenceStepLoss(step, row, { ...clip, rollouts, maxTokens, accumulation });
   }
 
   /** Mean reward, accuracy and NFE on held-out prompts. */
   async evaluate(): Promise<Record<string, number>> {
     const { model, data, training } = this.#context;
-    const { evalSampler, genLength, blockLength, stopAtEos, policy } = this.#options;
+    const { evalSampler, maxTokens, blockLength, stopAtEos, policy } = this.#options;
     const { compat } = policy;
     const options = {
       sampler: evalSampler,
-      genLength,
+      maxTokens,
       blockLength,
       ...(stopAtEos !== undefined && { stopAtEos }),
       ...(compat && { compat }),
