@@ -429,10 +429,23 @@ describe('stopping', () => {
     await expect(other.forward({ ids: [1] })).rejects.toMatchObject({ code: 'DISPOSED' });
   });
 
-  test('await using disposes', async () => {
-    const other = await loadModel(modelFolder('base'));
-    await other[Symbol.asyncDispose]();
-    await expect(other.generate(prompts[0])).rejects.toMatchObject({ code: 'DISPOSED' });
+  test('using and await using dispose models, caches and trainers', async () => {
+    for (const isAsync of [false, true]) {
+      const other = await loadModel(modelFolder('base'));
+      const cache = await other.createCache([4]);
+      const trainer = await other.createTrainer();
+      {
+        using _model = isAsync ? null : other;
+        using _cache = isAsync ? null : cache;
+        using _trainer = isAsync ? null : trainer;
+        await using _later = isAsync ? other : null;
+        await using _laterCache = isAsync ? cache : null;
+        await using _laterTrainer = isAsync ? trainer : null;
+      }
+      await expect(other.generate(prompts[0])).rejects.toMatchObject({ code: 'DISPOSED' });
+      await expect(cache.read(0)).rejects.toMatchObject({ code: 'DISPOSED' });
+      await expect(trainer.state()).rejects.toMatchObject({ code: 'DISPOSED' });
+    }
   });
 });
 

@@ -23,7 +23,7 @@ import type { GenerateOptions, GenerateResult, StreamEvent } from './types';
 
 /**
  * A masked diffusion language model (LLaDA, LLaDOU, dUltra) on one device. Made by `loadModel`; free it with
- * `dispose()` or `await using`.
+ * `dispose()` or `using`.
  */
 export class MaskedDiffusionModel {
   /** Shapes and constants from config.json. */
@@ -233,6 +233,11 @@ export class MaskedDiffusionModel {
   dispose(): void {
     this.#disposed = true;
     this.#native.dispose();
+  }
+
+  /** `dispose()` at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 
   /** `dispose()` at the end of an `await using` block. */

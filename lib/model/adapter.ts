@@ -182,6 +182,16 @@ export class Adapter {
   dispose(): void {
     this.#trainer.dispose();
   }
+
+  /** `dispose()` at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** `dispose()` at the end of an `await using` block. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
 }
 
 /** Loads an adapter folder's tensors into a new trainer. @throws DUltraError BAD_CHECKPOINT where they do not fit. */

@@ -89,7 +89,7 @@ function nextTokens(
   };
 }
 
-/** A loaded autoregressive model. Made by `loadCausalModel`; free it with `dispose()`. */
+/** A loaded autoregressive model. Made by `loadCausalModel`; free it with `dispose()` or `using`. */
 export class CausalModel {
   readonly config: CausalConfig;
   /** null where the checkpoint brings no tokenizer.json. */
@@ -203,7 +203,12 @@ export class CausalModel {
     this.#native.dispose();
   }
 
-  /** As {@link CausalModel.dispose}. */
+  /** `dispose()` at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** `dispose()` at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.dispose();
   }

@@ -67,7 +67,10 @@ export async function allocateCache(
   return model.createCache(offsets, options);
 }
 
-/** Keys and values of some rows, for `model.forward`. Made by `model.createCache`; free it with `dispose()`. */
+/**
+ * Keys and values of some rows, for `model.forward`. Made by `model.createCache`; free it with `dispose()` or
+ * `using`.
+ */
 export class KvCache {
   readonly #native: NativeCache;
   readonly #config: ModelConfig;
@@ -110,5 +113,15 @@ export class KvCache {
   /** Frees the memory; work under way finishes first. */
   dispose(): void {
     this.#native.dispose();
+  }
+
+  /** `dispose()` at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** `dispose()` at the end of an `await using` block. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
   }
 }

@@ -88,10 +88,10 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
 
 /**
  * Forward passes that keep their activations, backward passes and the optimiser, over fp32 masters of one model. Made
- * by `model.createTrainer`. One call at a time; free it with `dispose()`, after which the model keeps its current
- * weights.
+ * by `model.createTrainer`. One call at a time; free it with `dispose()` or `using`, after which the model keeps its
+ * current weights.
  */
-export interface ModelTrainer extends NativeTrainer {
+export interface ModelTrainer extends NativeTrainer, Disposable, AsyncDisposable {
   /** The adapters that train, or null. */
   readonly lora: NativeTrainerOptions['lora'];
 }
@@ -99,5 +99,10 @@ export interface ModelTrainer extends NativeTrainer {
 /** Checks the options and allocates what trains. @throws as `model.createTrainer`. */
 export async function openTrainer(model: NativeModel, options: ModelTrainerOptions): Promise<ModelTrainer> {
   const resolved = resolveTrainerOptions(options);
-  return Object.assign(await model.createTrainer(resolved), { lora: resolved.lora });
+  const trainer = await model.createTrainer(resolved);
+  return Object.assign(trainer, {
+    lora: resolved.lora,
+    [Symbol.dispose]: () => trainer.dispose(),
+    [Symbol.asyncDispose]: async () => trainer.dispose(),
+  });
 }

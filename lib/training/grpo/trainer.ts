@@ -81,14 +81,22 @@ export class GrpoTrainer {
     yield* runStage<GrpoMetrics>({ ...this.#plan, signal });
   }
 
-  /** Ends the training and frees its memory; the model keeps its current weights. */
+  /**
+   * Ends the training and frees its memory; the model keeps its current weights. Unlike the `dispose` of a model it
+   * waits: for the step under way, and for the files of the run to be closed.
+   */
   async dispose(): Promise<void> {
     await this.#run?.return();
     this.#reference?.dispose();
     this.#reference = null;
   }
 
-  /** `dispose()` at the end of an `await using` block. */
+  /** At the end of a `using` block: `dispose()`, which ends after the block where a step is under way. */
+  [Symbol.dispose](): void {
+    void this.dispose();
+  }
+
+  /** `dispose()` at the end of an `await using` block, which waits for it. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
