@@ -15,6 +15,7 @@ import { offsetsOf } from '../packing';
 import type { RecordedUniforms } from '../sampling/denoise';
 import type { DenoiseStep } from '../sampling/types';
 import type { PlainPrompt, Prompt } from '../types';
+import { type ChatOptions, ChatSession } from './chat';
 import { type Choice, choose } from './choose';
 import { denoise, generateBatch, generateStream, textStream } from './generate';
 import type { GenerationDefaults } from './generation-config';
@@ -94,6 +95,15 @@ export class MaskedDiffusionModel {
    */
   async *textStream(prompt: Prompt, options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
     yield* textStream(this.#parts(), prompt, options);
+  }
+
+  /**
+   * A chat that keeps its messages, with the checkpoint's chat template. `model.chat(JSON.parse(saved))` goes on with
+   * one whose JSON was saved.
+   * @throws TypeError, RangeError for options; DUltraError NO_TOKENIZER for a model without a chat template.
+   */
+  chat(options: ChatOptions = {}): ChatSession {
+    return new ChatSession(this, options);
   }
 
   /**
