@@ -7,6 +7,7 @@ import {
   type NativeModelInfo,
   type NativeStepRequest,
   native,
+  StepResult,
 } from '../native';
 import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { concatenate, offsetsOf, packed, packPositions, packRows } from '../packing';
@@ -179,16 +180,18 @@ export class CausalModel {
       for (let step = 0; step < maxTokens; step++) {
         const open = rows.filter(({ isDone }) => !isDone);
         if (open.length === 0) break;
-        const { tokens, logProbs } = await cancellable(
+        const buffer = await cancellable(
           signal,
           () => token.cancel(),
           () => this.#native.step(nextTokens(open, step, cache, draw), token),
         );
+        const result = new StepResult(buffer, open.length);
         for (const [i, row] of open.entries()) {
+          const { tokens, logProbs } = result.row(i);
           row.computed = row.length;
-          row.ids[row.length++] = tokens[i];
-          row.logProbs.push(logProbs[i]);
-          row.isDone = this.config.eosTokenIds.includes(tokens[i]);
+          row.ids[row.length++] = tokens[0];
+          row.logProbs.push(logProbs[0]);
+          row.isDone = this.config.eosTokenIds.includes(tokens[0]);
         }
       }
     } finally {

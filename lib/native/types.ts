@@ -214,24 +214,6 @@ export interface NativeStepRequest {
   uniforms?: { token: Float64Array | null; position: Float64Array | null } | null;
 }
 
-/** Per candidate (M), packed by `offsets` over the R rows of the request, at ascending positions. */
-export interface NativeStepResult {
-  offsets: Int32Array;
-  positions: Int32Array;
-  tokens: Int32Array;
-  logProbs: Float32Array;
-  confidences: Float32Array;
-  entropies: Float32Array;
-  plannerLogits: Float32Array | null;
-  probabilities: Float32Array;
-  logLikelihoods: Float32Array;
-  selected: Uint8Array;
-  /** (R) */
-  forced: Uint8Array;
-  /** (R) 1 - masks / row length, before the step. */
-  timesteps: Float32Array;
-}
-
 export interface NativeCancelToken {
   cancel(): void;
   /**
@@ -429,9 +411,10 @@ export interface NativeModel {
   forward(request: NativeForwardRequest, cancelToken?: NativeCancelToken | null): Promise<NativeForwardResult>;
   /**
    * One denoising step: proposes a token for each candidate, and decides by the rule which to unmask. Of a causal model
-   * a candidate is a position whose next token is wanted. Stateless: the caller writes what was selected.
+   * a candidate is a position whose next token is wanted. Stateless: the caller writes what was selected. `StepResult`
+   * reads the buffer.
    */
-  step(request: NativeStepRequest, cancelToken?: NativeCancelToken | null): Promise<NativeStepResult>;
+  step(request: NativeStepRequest, cancelToken?: NativeCancelToken | null): Promise<ArrayBuffer>;
   /** Another handle of the same model, which lives until each of them is disposed. */
   share(): NativeModel;
   /** Allocates a cache for rows of the lengths that offsets (B + 1) give. */

@@ -8,8 +8,9 @@ import {
   type NativeCache,
   type NativeModel,
   type NativeStepRequest,
-  type NativeStepResult,
   native,
+  StepResult,
+  type StepRow,
 } from '../native';
 import { concatenate, numbersOf, offsetsOf, packPositions, range } from '../packing';
 import { show } from '../text';
@@ -76,11 +77,7 @@ function nextRows(rows: Row[], together: boolean): Row[] {
 }
 
 /** Marks in `result.selected` what a custom sampler chooses for one row. */
-async function chooseCustom(
-  sampler: CustomSampler,
-  row: Row,
-  part: Omit<DenoiseRow, 'ids' | 'finished' | 'forced' | 'forcedPosition'>,
-): Promise<boolean> {
+async function chooseCustom(sampler: CustomSampler, row: Row, part: StepRow): Promise<boolean> {
   const { positions, tokens, confidences, entropies, logProbs, plannerLogits, selected } = part;
   const ids = row.ids.slice();
   const chosen = await sampler({
@@ -222,13 +219,23 @@ export async function* denoiseRows(
       const active = nextRows(rows, reference);
       if (active.length === 0) break;
       const request = stepRequest(run, active, step);
-      const result = await cancellable(
+      const buffer = await cancellable(
         signal,
         () => token.cancel(),
         () => model.step(request, token),
       );
+      const result = new StepResult(buffer, active.length);
       const event: DenoiseStep = { step, rows: [] };
-      for (const [r, row] of active.entries()) event.rows.push(await finishRow(row, r, result, sampler));
+      for (let r = 0; r < active.length; r++) {
+        const row = active[r];
+        const part = result.row(r);
+        let forced = firstSelected(part, part.forced);
+        const extra = row.force(part);
+        if (extra !== null) forced = extra < 0 ? -1 : part.positions[extra];
+        if (typeof sampler === 'function' && part.positions.length > 0)
+          forced = firstSelected(part, await chooseCustom(sampler, row, part));
+        event.rows.push(finishRow(row, part, forced));
+      }
       yield event;
       signal?.throwIfAborted();
     }
@@ -240,37 +247,33 @@ export async function* denoiseRows(
   }
 }
 
-/** Applies row `r` of a step's result to its Row and returns the event's entry. */
-async function finishRow(
-  row: Row,
-  r: number,
-  result: NativeStepResult,
-  sampler: ResolvedSampler | CustomSampler,
-): Promise<DenoiseRow> {
-  const begin = result.offsets[r];
-  const end = result.offsets[r + 1];
-  const part = {
+/** The position of the first selected candidate, where the step was forced; else -1. */
+const firstSelected = ({ positions, selected }: StepRow, isForced: boolean): number =>
+  isForced ? positions[selected.indexOf(1)] : -1;
+
+/** Writes what a step says of a row into the row, and returns the event's entry. */
+function finishRow(row: Row, step: StepRow, forcedPosition: number): DenoiseRow {
+  const block = row.block;
+  const computed = row.queries ?? range(0, row.ids.length);
+  row.apply(step);
+  for (const value of step.logLikelihoods) row.logLikelihood += value;
+  return {
     row: row.index,
-    block: row.block,
-    timestep: result.timesteps[r],
-    computed: row.queries ?? range(0, row.ids.length),
-    positions: result.positions.subarray(begin, end),
-    tokens: result.tokens.subarray(begin, end),
-    logProbs: result.logProbs.subarray(begin, end),
-    confidences: result.confidences.subarray(begin, end),
-    entropies: result.entropies.subarray(begin, end),
-    plannerLogits: result.plannerLogits?.subarray(begin, end) ?? null,
-    probabilities: result.probabilities.subarray(begin, end),
-    logLikelihoods: result.logLikelihoods.subarray(begin, end),
-    selected: result.selected.subarray(begin, end),
+    block,
+    timestep: step.timestep,
+    computed,
+    positions: step.positions,
+    tokens: step.tokens,
+    logProbs: step.logProbs,
+    confidences: step.confidences,
+    entropies: step.entropies,
+    plannerLogits: step.plannerLogits,
+    probabilities: step.probabilities,
+    logLikelihoods: step.logLikelihoods,
+    selected: step.selected,
+    forced: forcedPosition >= 0,
+    forcedPosition,
+    ids: row.ids.slice(),
+    finished: row.finished,
   };
-  const forcedPositionOf = (is: boolean) => (is ? part.positions[part.selected.indexOf(1)] : -1);
-  let forcedPosition = forcedPositionOf(result.forced[r] !== 0);
-  const extra = row.force(part);
-  if (extra !== null) forcedPosition = extra < 0 ? -1 : part.positions[extra];
-  if (typeof sampler === 'function' && part.positions.length > 0)
-    forcedPosition = forcedPositionOf(await chooseCustom(sampler, row, part));
-  row.apply(part);
-  for (const value of part.logLikelihoods) row.logLikelihood += value;
-  return { ...part, forced: forcedPosition >= 0, forcedPosition, ids: row.ids.slice(), finished: row.finished };
 }

@@ -1,4 +1,4 @@
-// model.step(request, cancelToken?): NativeStepRequest in, NativeStepResult out.
+// model.step(request, cancelToken?): NativeStepRequest in, a buffer out.
 #include "addon/args.h"
 #include "addon/job.h"
 #include "addon/objects.h"
@@ -8,23 +8,30 @@ namespace addon {
 
 namespace {
 
-// Typed arrays in one ArrayBuffer: an ArrayBuffer for each costs a small model's step more than all of the copying.
+// Arrays end to end in one ArrayBuffer: making a typed array of each costs a small model's step more than all of the
+// copying.
 class SharedBuffer {
  public:
   SharedBuffer(Napi::Env env, size_t bytes) : buffer_(Napi::ArrayBuffer::New(env, bytes)) {}
 
-  // The next array. Those of wider numbers come first, so that each is aligned.
   template <class T>
-  Napi::Value add(const std::vector<T>& values) {
+  void add(const std::vector<T>& values) {
     const size_t at = used_;
     used_ += values.size() * sizeof(T);
-    if (used_ > buffer_.ByteLength())
-      throw make_error(buffer_.Env(), ErrorCode::kInternal, "step: results are larger than their buffer");
+    if (used_ > buffer_.ByteLength()) fail("larger");
     if (!values.empty()) std::memcpy(static_cast<uint8_t*>(buffer_.Data()) + at, values.data(), used_ - at);
-    return Napi::TypedArrayOf<T>::New(buffer_.Env(), values.size(), buffer_, at);
+  }
+
+  Napi::Value done() {
+    if (used_ != buffer_.ByteLength()) fail("smaller");
+    return buffer_;
   }
 
  private:
+  [[noreturn]] void fail(const std::string& than) const {
+    throw make_error(buffer_.Env(), ErrorCode::kInternal, "step: results are " + than + " than their buffer");
+  }
+
   Napi::ArrayBuffer buffer_;
   size_t used_ = 0;
 };
@@ -78,22 +85,22 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
         return run_step(*held, *request, flag.get());
       },
       [](Napi::Env job_env, StepResult& result) -> Napi::Value {
-        const size_t rows = result.forced.size(), m = result.tokens.size();
-        SharedBuffer buffer(job_env, 4 * (2 * rows + 1 + 8 * m) + m + rows);
-        Napi::Object out = Napi::Object::New(job_env);
-        out.Set("offsets", buffer.add(result.offsets));
-        out.Set("timesteps", buffer.add(result.timesteps));
-        out.Set("positions", buffer.add(result.positions));
-        out.Set("tokens", buffer.add(result.tokens));
-        out.Set("logProbs", buffer.add(result.log_probs));
-        out.Set("confidences", buffer.add(result.confidences));
-        out.Set("entropies", buffer.add(result.entropies));
-        out.Set("plannerLogits", result.planner_logits.empty() ? job_env.Null() : buffer.add(result.planner_logits));
-        out.Set("probabilities", buffer.add(result.probabilities));
-        out.Set("logLikelihoods", buffer.add(result.log_likelihoods));
-        out.Set("selected", buffer.add(result.selected));
-        out.Set("forced", buffer.add(result.forced));
-        return out;
+        // lib/native/step-result.ts reads it.
+        const size_t rows = result.forced.size(), m = result.tokens.size(), planner = result.planner_logits.size();
+        SharedBuffer buffer(job_env, 4 * (2 * rows + 1 + 7 * m + planner) + m + rows);
+        buffer.add(result.offsets);
+        buffer.add(result.timesteps);
+        buffer.add(result.positions);
+        buffer.add(result.tokens);
+        buffer.add(result.log_probs);
+        buffer.add(result.confidences);
+        buffer.add(result.entropies);
+        buffer.add(result.planner_logits);
+        buffer.add(result.probabilities);
+        buffer.add(result.log_likelihoods);
+        buffer.add(result.selected);
+        buffer.add(result.forced);
+        return buffer.done();
       });
 }
 

@@ -1,0 +1,67 @@
+// The results of a native step: one buffer, which a small model's step feels less than a dozen arrays made by native code.
+
+/** What a step says of one row. Arrays are per candidate, at ascending positions; views of the step's buffer. */
+export interface StepRow {
+  /** 1 - masks / row length, before the step. */
+  timestep: number;
+  positions: Int32Array;
+  tokens: Int32Array;
+  logProbs: Float32Array;
+  confidences: Float32Array;
+  entropies: Float32Array;
+  plannerLogits: Float32Array | null;
+  probabilities: Float32Array;
+  logLikelihoods: Float32Array;
+  selected: Uint8Array;
+  /** The rule selected nothing, and one position was unmasked nevertheless. */
+  forced: boolean;
+}
+
+/** Numbers per candidate between `positions` and `selected`, without the planner's logits. */
+const PER_CANDIDATE = 7;
+
+/**
+ * Reads the buffer of a step over R rows with M candidates, which native/addon/step.cc writes, in this order: offsets
+ * (R + 1) and timesteps (R); positions, tokens, logProbs, confidences, entropies, plannerLogits where the planner ran,
+ * probabilities and logLikelihoods (M); selected (M) and forced (R), of one byte.
+ */
+export class StepResult {
+  readonly #buffer: ArrayBuffer;
+  readonly #offsets: Int32Array;
+  readonly #timesteps: Float32Array;
+  readonly #hasPlanner: boolean;
+
+  constructor(buffer: ArrayBuffer, rows: number) {
+    this.#buffer = buffer;
+    this.#offsets = new Int32Array(buffer, 0, rows + 1);
+    this.#timesteps = new Float32Array(buffer, 4 * (rows + 1), rows);
+    const m = this.#offsets[rows];
+    this.#hasPlanner = buffer.byteLength > 4 * (2 * rows + 1 + PER_CANDIDATE * m) + m + rows;
+  }
+
+  row(r: number): StepRow {
+    const buffer = this.#buffer;
+    const rows = this.#timesteps.length;
+    const m = this.#offsets[rows];
+    const first = this.#offsets[r];
+    const count = this.#offsets[r + 1] - first;
+    // Bytes of the first array's part; the others follow at equal distances.
+    const at = 4 * (2 * rows + 1 + first);
+    const next = 4 * m;
+    const planner = this.#hasPlanner ? 1 : 0;
+    const bytes = 4 * (2 * rows + 1 + (PER_CANDIDATE + planner) * m);
+    return {
+      timestep: this.#timesteps[r],
+      positions: new Int32Array(buffer, at, count),
+      tokens: new Int32Array(buffer, at + next, count),
+      logProbs: new Float32Array(buffer, at + 2 * next, count),
+      confidences: new Float32Array(buffer, at + 3 * next, count),
+      entropies: new Float32Array(buffer, at + 4 * next, count),
+      plannerLogits: planner ? new Float32Array(buffer, at + 5 * next, count) : null,
+      probabilities: new Float32Array(buffer, at + (5 + planner) * next, count),
+      logLikelihoods: new Float32Array(buffer, at + (6 + planner) * next, count),
+      selected: new Uint8Array(buffer, bytes + first, count),
+      forced: new Uint8Array(buffer, bytes + m, rows)[r] !== 0,
+    };
+  }
+}
