@@ -2,6 +2,7 @@
 // The command line. Every subcommand is a file in commands/ with one `register(program)`. Data goes to stdout, messages
 // and progress to stderr.
 import { Command, CommanderError } from 'commander';
+import { register as registerChat } from './commands/chat';
 import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
 import { register as registerInfo } from './commands/info';
@@ -30,6 +31,7 @@ function buildProgram(): Command {
         'Run "dultra help COMMAND" for the options of a command.',
     );
   registerGenerate(program);
+  registerChat(program);
   registerTrain(program);
   registerEval(program);
   registerInfo(program);

@@ -8,12 +8,16 @@ export interface OutputFlags {
   quiet?: boolean;
 }
 
-/** Adds --json and --quiet, which every command has. */
+/** Adds --quiet. */
+export const addQuietOption = (command: Command): Command =>
+  command.optionsGroup('Output:').option('-q, --quiet', 'no progress and no summary on stderr');
+
+/** Adds --json and --quiet, which every command has that prints a result. */
 export function addOutputOptions(command: Command, json: string): Command {
-  return command
+  command
     .optionsGroup('Output:')
-    .option('--json', `print exactly one JSON document: ${json}; on failure stdout stays empty`)
-    .option('-q, --quiet', 'no progress and no summary on stderr');
+    .option('--json', `print exactly one JSON document: ${json}; on failure stdout stays empty`);
+  return addQuietOption(command);
 }
 
 /** Colours for a stream: where it is a terminal and NO_COLOR is not set, or where FORCE_COLOR asks for them. */
@@ -61,6 +65,11 @@ export function printLine(text: string, { bold = false } = {}): void {
 /** Prints what a command is asked for on stdout: as it is for a pipe or a file, {@link printable} in a terminal. */
 export function printData(text: string): void {
   process.stdout.write(`${process.stdout.isTTY ? printable(text) : text}\n`);
+}
+
+/** Prints a piece of a text that grows on stdout, as {@link printData}, without a new line. */
+export function printPiece(text: string): void {
+  process.stdout.write(process.stdout.isTTY ? printable(text) : text);
 }
 
 /**

@@ -1,6 +1,6 @@
-// Progress bars on stderr.
+// Progress on stderr: bars, and a line that says how far it is.
 import { SingleBar } from 'cli-progress';
-import { oneLine } from './output';
+import { colorsFor, oneLine } from './output';
 
 /** A bar that appears with its first update. */
 export class ProgressBar {
@@ -36,5 +36,42 @@ export class ProgressBar {
   stop(): void {
     this.#bar?.stop();
     this.#bar = null;
+  }
+}
+
+const FIRST_MS = 300;
+const INTERVAL_MS = 100;
+
+/** A line of a terminal that is written over while something goes on, and is gone at the end; elsewhere nothing. */
+export class StatusLine {
+  readonly #stream: NodeJS.WriteStream | null;
+  #text = '';
+  #isShown = false;
+  #timer: NodeJS.Timeout | null = null;
+
+  constructor(stream: NodeJS.WriteStream) {
+    this.#stream = stream.isTTY && process.env.TERM !== 'dumb' ? stream : null;
+  }
+
+  /** Shows a text, not at once: what is over in a moment does not flicker. */
+  update(text: string): void {
+    this.#text = text;
+    if (this.#stream) this.#timer ??= setTimeout(() => this.#draw(), this.#isShown ? INTERVAL_MS : FIRST_MS).unref();
+  }
+
+  /** Removes the line; a later update shows it again. */
+  clear(): void {
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    if (this.#isShown) this.#stream?.write('\r\x1b[K');
+    this.#isShown = false;
+  }
+
+  #draw(): void {
+    this.#timer = null;
+    this.#isShown = true;
+    const stream = this.#stream!;
+    const text = oneLine(this.#text).slice(0, Math.max(1, (stream.columns || 80) - 1));
+    stream.write(`\r\x1b[K${colorsFor(stream).dim(text)}`);
   }
 }

@@ -13,6 +13,7 @@ import { interruptSignal, UsageError } from '../errors';
 import { isPiped, readStdin, readTextFile } from '../input';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, oneLine, printData, printJson, printLine, printMessage } from '../output';
+import { completionText, drawsSeed, generateWatched, summary } from '../result';
 import { type Cell, RowDisplay } from '../row-display';
 import { addSamplingOptions, CACHE_TEXT, generateOptions, SAMPLER_TEXT, type SamplingFlags } from '../sampling';
 import { ids, maskedIds, number } from '../values';
@@ -25,6 +26,7 @@ interface Flags extends ModelFlags, SamplingFlags {
   templateIds?: (number | null)[];
   splitSpecialTokens?: boolean;
   stream?: boolean;
+  progress: boolean;
   delay?: number;
 }
 
@@ -110,12 +112,6 @@ async function readPrompt(text: string | undefined, flags: Flags): Promise<(mode
   return () => (chat ? [{ role: 'user', content: prompt }] : prompt);
 }
 
-/** Output of a finished row: its text, or its ids without a tokenizer. */
-function completionText(model: MaskedDiffusionModel, result: GenerateResult): string {
-  if (!model.tokenizer) return result.ids.slice(0, result.tokens).join(',');
-  return result.text;
-}
-
 /** The row of a stream, as cells. */
 class StreamedRow {
   readonly cells: Cell[];
@@ -189,16 +185,6 @@ async function showStream(
   return result;
 }
 
-/** @param drew the seed was drawn, so that its number is news */
-function summary(result: GenerateResult, drew: boolean): string {
-  const { tokens, nfe, fullForwards, tokensPerForward, seconds, finishReason } = result;
-  // A cache leaves passes less to compute.
-  const weighted = fullForwards < nfe ? ` worth ${fullForwards.toFixed(2)} full ones` : '';
-  const passes = `${nfe} forward pass${nfe === 1 ? '' : 'es'}${weighted}`;
-  const end = finishReason === 'stop' ? ', ended by end-of-sequence' : '';
-  return `${tokens} tokens in ${passes} (${tokensPerForward.toFixed(2)} per pass), ${seconds.toFixed(2)} s${end}${drew ? `, seed ${result.seed}` : ''}`;
-}
-
 async function generate(text: string | undefined, flags: Flags): Promise<void> {
   const { splitSpecialTokens } = flags;
   const options: GenerateOptions = { ...generateOptions(flags), splitSpecialTokens, signal: interruptSignal };
@@ -217,7 +203,11 @@ async function generate(text: string | undefined, flags: Flags): Promise<void> {
     }
     if (!last) throw new Error('the stream ended without a result');
     result = last;
-  } else result = await model.generate(prompt, options);
+  } else
+    result =
+      flags.quiet || !flags.progress
+        ? await model.generate(prompt, options)
+        : await generateWatched(model, prompt, options);
   const { seconds, tokensPerSecond } = result;
   if (flags.json) {
     const { signal: _, ...given } = options;
@@ -234,10 +224,7 @@ async function generate(text: string | undefined, flags: Flags): Promise<void> {
       ...(flags.stream ? { steps } : {}),
     });
   } else if (!flags.stream) printData(completionText(model, result));
-  if (!flags.quiet && !flags.json) {
-    const drew = options.seed === undefined && options.compat === undefined && (options.temperature ?? 0) > 0;
-    printMessage(summary(result, drew));
-  }
+  if (!flags.quiet && !flags.json) printMessage(summary(result, drawsSeed(options)));
 }
 
 /** Adds `dultra generate` to the program. */
@@ -260,6 +247,7 @@ export function register(program: Command): void {
   addSamplingOptions(command);
   addOutputOptions(command, '{ model, options, seconds, tokensPerSecond, result }, with --stream also the steps')
     .option('--stream', 'show the row as it fills, a colour per step; a line per step where stdout is no terminal')
+    .option('--no-progress', 'do not show the passes on a terminal while they are computed')
     .option('--delay <ms>', 'with --stream: wait after each step, to watch a small model', number)
     .addHelpText('after', `${SAMPLER_TEXT}\n${CACHE_TEXT}\n${EXAMPLES}`)
     .action(generate);
