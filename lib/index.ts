@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 // The public names, and nothing else.
 import './bundled';
 
@@ -88,6 +89,7 @@ export {
   type BlocksCache,
   CACHE_HELP,
   CACHE_NAMES,
+  type Cache,
   type CachePolicy,
   type DelayedCache,
   type DualCache,

@@ -13,30 +13,30 @@ import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from './
  */
 export interface MaskedAttentionOptions {
   /** Query heads H. Default 1. */
-  heads?: number;
+  heads?: number | undefined;
   /** Key/value heads; query head h reads head h / (heads / kvHeads). Default: heads. */
-  kvHeads?: number;
+  kvHeads?: number | undefined;
   /** (B + 1) Default: one sequence. */
-  rowOffsets?: ArrayLike<number>;
+  rowOffsets?: ArrayLike<number> | undefined;
   /** (B + 1) where queries are only some of a sequence's positions. Default: rowOffsets. */
-  queryOffsets?: ArrayLike<number>;
+  queryOffsets?: ArrayLike<number> | undefined;
   /** Position of each query inside its sequence. Default: query i is position i. */
-  queryPositions?: ArrayLike<number>;
+  queryPositions?: ArrayLike<number> | undefined;
   /**
    * Which keys a query sees: all ("bidirectional", default), those up to its own position, or those up to the end of
    * its block.
    */
-  mask?: 'bidirectional' | 'causal' | 'block-causal';
+  mask?: 'bidirectional' | 'causal' | 'block-causal' | undefined;
   /** Positions per block of mask "block-causal". Default 32. */
-  blockLength?: number;
+  blockLength?: number | undefined;
   /** (B) First key of each sequence that is visible, as a position in the sequence. Default 0. */
-  keyBegin?: ArrayLike<number>;
+  keyBegin?: ArrayLike<number> | undefined;
   /** (B) Position behind the last visible key of each sequence. Default: its length. */
-  keyEnd?: ArrayLike<number>;
+  keyEnd?: ArrayLike<number> | undefined;
   /** Factor on the scores. Default 1 / √headDim. */
-  scale?: number;
+  scale?: number | undefined;
   /** Default: all cores. */
-  threads?: number;
+  threads?: number | undefined;
 }
 
 const allThreads = () => os.availableParallelism();
@@ -116,19 +116,19 @@ export interface SampleOptions {
   /** V; `logits` is (M, V). */
   vocabSize: number;
   /** 0 (default) is argmax, ties to the lowest id. */
-  temperature?: number;
+  temperature?: number | undefined;
   /** Log-probabilities at temperature 1 ("untempered", default) or at `temperature`. */
-  tokenLogProb?: 'untempered' | 'tempered';
+  tokenLogProb?: 'untempered' | 'tempered' | undefined;
   /** An id whose logit counts as −∞ (the mask token). */
-  excludedToken?: number;
+  excludedToken?: number | undefined;
   /** Default 0. */
-  seed?: number | bigint;
+  seed?: number | bigint | undefined;
   /** (M) random coordinates of each row of logits. Default: row 0, step 0, position = index. */
-  rows?: ArrayLike<number>;
-  steps?: ArrayLike<number>;
-  positions?: ArrayLike<number>;
+  rows?: ArrayLike<number> | undefined;
+  steps?: ArrayLike<number> | undefined;
+  positions?: ArrayLike<number> | undefined;
   /** Default: all cores. */
-  threads?: number;
+  threads?: number | undefined;
 }
 
 /** What {@link sample} finds per row of logits. */
@@ -199,11 +199,11 @@ export interface PlannerScoreOptions {
   /** (C) Weight of the linear layer. */
   weight: Float32Array;
   /** Bias of the linear layer. Default 0. */
-  bias?: number;
+  bias?: number | undefined;
   /** Epsilon of the layer norm. Default 1e-4. */
-  eps?: number;
+  eps?: number | undefined;
   /** Default: all cores. */
-  threads?: number;
+  threads?: number | undefined;
 }
 
 /**
@@ -248,36 +248,36 @@ export interface UnmaskOptions {
    */
   rule: Exclude<NativeRule, 'none'>;
   /** (B + 1) Default: one row. */
-  rowOffsets?: ArrayLike<number>;
+  rowOffsets?: ArrayLike<number> | undefined;
   /** (M) for the planner rules. */
-  plannerLogits?: Float32Array;
+  plannerLogits?: Float32Array | undefined;
   /** (M) for "threshold", "factor", "fixed" and "dynamic". */
-  confidences?: Float32Array;
+  confidences?: Float32Array | undefined;
   /** (M) for "entropy" and "entropySum". */
-  entropies?: Float32Array;
+  entropies?: Float32Array | undefined;
   /** (M) log-probability of each candidate's token, part of the log-likelihood. Default 0. */
-  tokenLogProbs?: Float32Array;
+  tokenLogProbs?: Float32Array | undefined;
   /** Default 1. */
-  plannerTemperature?: number;
+  plannerTemperature?: number | undefined;
   /** Default 1. */
-  probabilityScale?: number;
+  probabilityScale?: number | undefined;
   /** For "threshold" (confidence), "entropy", "entropySum" (nats) and "plannerThreshold" (probability). */
-  threshold?: number;
+  threshold?: number | undefined;
   /** For "factor". Default 1. */
-  factor?: number;
+  factor?: number | undefined;
   /** "factor" unmasks the last candidate too if only that one fails the test, as the reference does. Default false. */
-  lastPair?: boolean;
+  lastPair?: boolean | undefined;
   /** (B) Number of candidates to unmask in each row, for "fixed", "dynamic", "random" and "leftToRight". */
-  counts?: ArrayLike<number>;
+  counts?: ArrayLike<number> | undefined;
   /** Default 0. */
-  seed?: number | bigint;
+  seed?: number | bigint | undefined;
   /** (B) random coordinates. Default: row index; step 0. */
-  rows?: ArrayLike<number>;
-  steps?: ArrayLike<number>;
+  rows?: ArrayLike<number> | undefined;
+  steps?: ArrayLike<number> | undefined;
   /** (M) in-row positions. Default: index inside the row's candidates. */
-  positions?: ArrayLike<number>;
+  positions?: ArrayLike<number> | undefined;
   /** Default: all cores. */
-  threads?: number;
+  threads?: number | undefined;
 }
 
 /** What {@link unmask} decides. */

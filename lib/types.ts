@@ -7,7 +7,7 @@ export interface ChatMessage {
 }
 
 /** What to answer: plain text (without a chat template), chat messages, or token ids. */
-export type PlainPrompt = string | ChatMessage[] | { promptIds: ArrayLike<number> };
+export type PlainPrompt = string | readonly ChatMessage[] | { promptIds: ArrayLike<number> };
 
 /**
  * A prompt whose answer is a form: texts as they are, and numbers for slots of so many tokens, which are filled. An

@@ -178,7 +178,11 @@ describe('options', () => {
     ['stopAtEos', { stopAtEos: 1 }, /stopAtEos: expected true or false, got 1/],
     ['tokenLogProb', { tokenLogProb: 'cold' }, /tokenLogProb: expected "untempered" or "tempered"/],
     ['compat', { compat: 'Reference' }, /compat: expected "reference"/],
-    ['sampler null', { sampler: null }, /sampler: expected an object with a "type", or a function, got null/],
+    [
+      'sampler null',
+      { sampler: null },
+      /sampler: expected an object with a "type", its short form such as "confidence:0.9", or a function, got null/,
+    ],
     ['sampler array', { sampler: [] }, /sampler\.type: expected/],
     [
       'sampler inherited type',

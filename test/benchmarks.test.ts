@@ -121,14 +121,14 @@ describe('prompts', () => {
   });
 
   test('apps', async () => {
-    const plain = (await first('apps', { prompts: 'non-thinking' })).prompt as { content: string }[];
+    const plain = (await first('apps', { prompts: 'non-thinking' })).prompt as readonly { content: string }[];
     expect(plain[1].content).toBe(
       'Write a solution to the following problem:\nAdd two numbers.\nReturn the sum.\n\nStarter code:\ndef add(a, b):.',
     );
     expect(plain[0].content).toMatch(
       /^You are an expert Python programmer\. Carefully read and think .* Wrap the final code inside a ```python``` code block\.$/,
     );
-    const thought = (await first('apps', { prompts: 'thinking' })).prompt as { content: string }[];
+    const thought = (await first('apps', { prompts: 'thinking' })).prompt as readonly { content: string }[];
     expect(thought[1].content).toMatch(/def add\(a, b\):\. Make sure to include all your thinking steps\.$/);
     expect(thought[0].content).toMatch(/i\.e\., <think> reasonin\n```python\nanswer code here\n```\.$/);
   });
@@ -147,7 +147,7 @@ describe('prompts', () => {
           'You are an expert Python programmer, and here is your task: Write a function to double a number. Your code should pass these tests:\n\nassert double(2) == 4\nassert double(0) == 0\nassert double(-1) == -2. Respond with the completed solution inside a ```python``` code block.',
       },
     ]);
-    expect(((await first('mbpp-sanitized')).prompt as { content: string }[])[0].content).toMatch(
+    expect(((await first('mbpp-sanitized')).prompt as readonly { content: string }[])[0].content).toMatch(
       /your task: Double a number\. Your code/,
     );
   });

@@ -69,6 +69,32 @@ describe('evaluate', () => {
     expect(JSON.parse(JSON.stringify(results))).toEqual(results);
   });
 
+  test('short forms of samplers and caches are their names, and mean the same', async () => {
+    const shared = { dataset: task, count: 3, stopAtEos: false };
+    const short = await evaluate(model, { ...shared, samplers: ['fixed:6', 'planner'], caches: ['none', 'dual'] });
+    const long = await evaluate(model, {
+      ...shared,
+      samplers: { 'fixed:6': { type: 'fixed', steps: 6 }, planner: 'planner' },
+      caches: { none: { type: 'none' }, dual: { type: 'dual' } },
+    });
+    expect(short.results.map(({ name }) => name)).toEqual(['fixed:6', 'fixed:6 + dual', 'planner', 'planner + dual']);
+    const timeless = ({ results }: typeof short) =>
+      results.map(({ seconds: _, tokensPerSecond: __, samples, ...rest }) => [
+        rest,
+        samples.map(({ completion }) => completion),
+      ]);
+    expect(timeless(short)).toEqual(timeless(long));
+    for (const [changes, message] of [
+      [{ samplers: ['planner', 'planner'] }, 'samplers: "planner" is given twice'],
+      [{ samplers: [{ type: 'fixed' }] }, 'samplers[0]: expected a short form, since others need a name'],
+      [{ samplers: [] }, 'samplers: expected at least one, got none'],
+      [{ samplers: ['plannr'] }, 'samplers[0]: expected planner, planner-round'],
+      [{ samplers: ['planner'], caches: ['dule'] }, 'caches[0]: expected none, prefix, dual'],
+      [{ samplers: { a: 'fixed:x' } }, 'samplers.a.steps: expected a number, got "x"'],
+    ] as const)
+      await expect(evaluate(model, { ...shared, ...(changes as object) } as never)).rejects.toThrow(message);
+  });
+
   test('every sampler with every cache, with what it cost', async () => {
     const options = {
       dataset: task,
@@ -106,7 +132,7 @@ describe('evaluate', () => {
       /caches\.odd: unknown key "every"/,
     );
     await expect(evaluate(model, { ...options, caches: null as never })).rejects.toThrow(
-      /caches: expected an object, got null/,
+      /caches: expected an object or an array of short forms, got null/,
     );
   });
 

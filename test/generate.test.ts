@@ -104,6 +104,17 @@ describe('invariants', () => {
     expect((await model.generate(prompts[0], { ...sampled, seed: 3, firstRow: 1 })).ids).not.toEqual(once.ids);
   });
 
+  test('a sampler and a cache in their short forms are the objects that they stand for', async () => {
+    const short = await model.generate(prompts[0], { ...sampled, sampler: 'planner-round:1.25', cache: 'refresh:2' });
+    const sampler = { type: 'planner' as const, select: 'round' as const, probabilityScale: 1.25 };
+    expect(await model.generate(prompts[0], { ...sampled, sampler, cache: { type: 'refresh', every: 2 } })).toEqual(
+      short,
+    );
+    const refused = (options: GenerateOptions) => expect(model.generate(prompts[0], options)).rejects;
+    await refused({ sampler: 'confidence:high' }).toThrow('sampler.threshold: expected a number, got "high"');
+    await refused({ cache: 'refresh:x' }).toThrow('cache');
+  });
+
   test('a stream says what generate returns', async () => {
     const events: StreamEvent[] = [];
     for await (const event of model.generateStream(prompts[0], sampled)) events.push(event);

@@ -39,29 +39,29 @@ export interface BenchmarkOptions {
    * A file (JSON lines, a JSON array, Parquet; text also in gzip) that stands for every split; a folder with a file per split
    * (train.jsonl …); or a hub id. Default: where the data set is published.
    */
-  source?: string;
+  source?: string | undefined;
   /** Splits to load. Default: those that there are. */
-  splits?: readonly Split[];
+  splits?: readonly Split[] | undefined;
   /** Default "evaluation". */
-  prompts?: PromptStyle;
+  prompts?: PromptStyle | undefined;
   /**
    * "reference" grades as the reference's evaluation does: strings and last numbers; default: by mathematical equality.
    * Code is graded by its tests; with "reference", the program is looked for where the reference looks for it.
    */
-  compat?: 'reference';
+  compat?: 'reference' | undefined;
   /** APPS: which problems. Default ["introductory"], as in the reference. */
-  difficulties?: readonly string[];
+  difficulties?: readonly string[] | undefined;
   /**
    * APPS: only problems that name a function, as in the reference's training; otherwise also problems with standard
    * input and output. Default false.
    */
-  functionsOnly?: boolean;
+  functionsOnly?: boolean | undefined;
   /** Default 256, as in the reference. */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
   /** Default 32, as in the reference. */
-  blockLength?: number;
+  blockLength?: number | undefined;
   /** Where programs run. Default: `rewards.sharedSandbox()`. */
-  sandbox?: PythonRunner;
+  sandbox?: PythonRunner | undefined;
 }
 
 /** `meta` of examples in Python: what the verifier needs. */

@@ -2,7 +2,7 @@
 import type { ChatMessage } from '../types';
 
 /** A prompt: plain text, or chat messages for the checkpoint's chat template. */
-export type ExamplePrompt = string | ChatMessage[];
+export type ExamplePrompt = string | readonly ChatMessage[];
 
 /** One prompt with a right answer. */
 export interface Example<P extends ExamplePrompt = ExamplePrompt, A extends string | null = string> {
@@ -34,17 +34,17 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
    */
   sample(split: 'train' | 'validation' | 'test', count: number, seed: number, shares?: Shares): Example<P>[];
   /** Further splits that `sample` knows, for evaluation. */
-  moreSplits?: readonly string[];
+  moreSplits?: readonly string[] | undefined;
   /** Categories that `sample` takes shares of; absent where it takes none. */
-  categories?: readonly string[];
+  categories?: readonly string[] | undefined;
   /** Whether a completion's text is a right answer. */
   verify(example: Example<P>, completion: string): boolean | Promise<boolean>;
   /** Words for a word-level tokenizer.json; none for data sets of natural text. */
   vocabulary: readonly string[];
   /** All examples of each loaded split; absent for endless tasks. */
-  finite?: Readonly<Partial<Record<'train' | 'validation' | 'test', readonly Example<P>[]>>>;
+  finite?: Readonly<Partial<Record<'train' | 'validation' | 'test', readonly Example<P>[]>>> | undefined;
   /** Source of the prompts and answers, for reports. */
-  source?: Readonly<Record<string, unknown>>;
+  source?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** Any data set: a {@link TaskDataset}, or a user's own examples, which may lack answers and lengths. */

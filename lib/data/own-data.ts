@@ -14,22 +14,22 @@ import { hash, type Split } from './splits';
 /** A user's own data set. */
 export interface ExampleData {
   /** Default: the name of the file, or "examples". */
-  name?: string;
+  name?: string | undefined;
   /** Records, or a file or folder of them (JSON lines, a JSON array, Parquet). */
   examples: string | Iterable<TrainingExample | DataRecord>;
   /**
    * Held-out examples; evaluation during training needs them: records, a file, or a share of the examples (0.1), which
    * is taken from them. Equal prompts stay together, and the choice depends on the prompts and `splitSeed` alone.
    */
-  validation?: string | number | Iterable<TrainingExample | DataRecord>;
+  validation?: string | number | Iterable<TrainingExample | DataRecord> | undefined;
   /** Of a share for `validation`. Default 0. */
-  splitSeed?: number;
+  splitSeed?: number | undefined;
   /** Whether a completion's text is a right answer. Default: that it is `answer`, white space aside. */
-  verify?: (example: TrainingExample, completion: string) => boolean | Promise<boolean>;
+  verify?: ((example: TrainingExample, completion: string) => boolean | Promise<boolean>) | undefined;
   /** Tokens that an answer is given. Default: the option `maxTokens` of what uses it. */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
   /** Default: the option `blockLength` of what uses it. */
-  blockLength?: number;
+  blockLength?: number | undefined;
 }
 
 /** Records of a list. @param name of the option, for errors @throws TypeError, RangeError naming the record's index */

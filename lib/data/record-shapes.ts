@@ -6,11 +6,11 @@ import type { Example, ExamplePrompt } from './dataset';
 /** An example of a user's own data. */
 export interface TrainingExample {
   /** Text, or chat messages for the checkpoint's chat template. */
-  prompt: string | ChatMessage[];
+  prompt: string | readonly ChatMessage[];
   /** A right answer. Fine-tuning and planner initialisation need it; GRPO only where a reward does. */
-  answer?: string;
+  answer?: string | undefined;
   /** For tables. Default "". */
-  category?: string;
+  category?: string | undefined;
   /** Whatever a verifier or a reward needs. Default: the fields of the record that are named nowhere here. */
   meta?: unknown;
 }
@@ -22,19 +22,19 @@ export interface TrainingExample {
  */
 export interface DataRecord {
   /** OpenAI's and trl's chats. */
-  messages?: readonly { readonly role: string; readonly content: unknown }[] | null;
-  prompt?: string | readonly { readonly role: string; readonly content: unknown }[] | null;
-  question?: string | null;
+  messages?: readonly { readonly role: string; readonly content: unknown }[] | null | undefined;
+  prompt?: string | readonly { readonly role: string; readonly content: unknown }[] | null | undefined;
+  question?: string | null | undefined;
   /** Alpaca's; its `input` comes behind it after an empty line. */
-  instruction?: string | null;
-  input?: string | null;
+  instruction?: string | null | undefined;
+  input?: string | null | undefined;
   /** A system message before the prompt, which becomes a chat. */
-  system?: string | null;
-  answer?: string | number | null;
-  completion?: string | number | readonly { readonly role: string; readonly content: unknown }[] | null;
-  output?: string | number | null;
-  response?: string | number | null;
-  category?: string | null;
+  system?: string | null | undefined;
+  answer?: string | number | null | undefined;
+  completion?: string | number | readonly { readonly role: string; readonly content: unknown }[] | null | undefined;
+  output?: string | number | null | undefined;
+  response?: string | number | null | undefined;
+  category?: string | null | undefined;
   meta?: unknown;
 }
 
@@ -113,10 +113,11 @@ function promptOf(record: Readonly<Record<string, unknown>>): { prompt: ExampleP
   let prompt: ExamplePrompt;
   let answer: string | null = null;
   if (field === 'messages' || (field === 'prompt' && typeof value !== 'string')) {
-    prompt = messagesOf(field, value);
-    const last = prompt[prompt.length - 1];
+    const messages = messagesOf(field, value);
+    prompt = messages;
+    const last = messages[messages.length - 1];
     if (field === 'messages' && last.role === 'assistant') {
-      prompt.pop();
+      messages.pop();
       if (prompt.length === 0)
         throw new FieldError(field, "expected a message before the assistant's, which is the answer, got none");
       answer = textOf(`${field}[${prompt.length}].content`, last.content);

@@ -12,11 +12,11 @@ export interface ParallelismPoint {
 /** Options of {@link accuracyUnderParallelism}. */
 export interface AupOptions {
   /** Best accuracy of all methods that are compared, percent. Default: the best of the points. */
-  bestAccuracy?: number;
+  bestAccuracy?: number | undefined;
   /** How fast lost accuracy loses weight. Default 3. */
-  alpha?: number;
+  alpha?: number | undefined;
   /** Points that lose more than this against the slowest one are left out, percent points. Default 5. */
-  tolerance?: number;
+  tolerance?: number | undefined;
 }
 
 /**

@@ -8,6 +8,9 @@ import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { CausalModel } from '../model/causal-model';
 import { checkInteger, checkKeys } from '../options';
+import { cacheObject } from '../sampling/caches';
+import { samplerObject } from '../sampling/samplers';
+import { namedForms } from '../sampling/text-form';
 import { decodeText, parseJson, reasonOf } from '../text';
 import { accuracyUnderParallelism } from './aup';
 import {
@@ -73,16 +76,18 @@ export interface CampaignOptions extends Omit<EvaluateOptions, 'seed' | 'store' 
   /** Models by the names that tables give them, each opened when its turn comes. */
   models: Readonly<Record<string, () => Promise<MaskedDiffusionModel | CausalModel>>>;
   /** Seeds. Default [0]. */
-  seeds?: readonly number[];
+  seeds?: readonly number[] | undefined;
   /** Group of a sampler, for curves. Default: its name up to ":". */
-  group?: (sampler: string) => string;
+  group?: ((sampler: string) => string) | undefined;
   /**
    * Folder for config.json, samples.jsonl and summary.json. A campaign that is there, of the same configuration, goes
    * on. Default: none.
    */
-  outputDir?: string;
+  outputDir?: string | undefined;
   /** Called with the number of prompts done, over all models and seeds. */
-  onProgress?: (progress: { model: string; seed: number; sampler: string; done: number; total: number }) => void;
+  onProgress?:
+    | ((progress: { model: string; seed: number; sampler: string; done: number; total: number }) => void)
+    | undefined;
 }
 
 /** A line of samples.jsonl. */
@@ -161,16 +166,16 @@ function identityOf(options: CampaignOptions & { dataset: Dataset }, seeds: read
     dataset,
     split = 'test',
     score,
-    samplers,
-    caches = null,
+    caches,
     count,
     maxTokens,
     blockLength,
     temperature = 0,
     stopAtEos = true,
   } = options;
+  const samplers = Object.entries(namedForms('samplers', options.samplers, samplerObject));
   const shown = Object.fromEntries(
-    Object.entries(samplers).map(([name, sampler]) => [name, typeof sampler === 'function' ? 'custom' : sampler]),
+    samplers.map(([name, sampler]) => [name, typeof sampler === 'function' ? 'custom' : sampler]),
   );
   const { name, source = null } = dataset;
   const lengths = { maxTokens: maxTokens ?? dataset.maxTokens, blockLength: blockLength ?? null };
@@ -180,7 +185,7 @@ function identityOf(options: CampaignOptions & { dataset: Dataset }, seeds: read
     split,
     score: scoreName(dataset, score),
     samplers: shown,
-    caches,
+    caches: caches === undefined ? null : namedForms('caches', caches, cacheObject),
     count: count ?? null,
     ...lengths,
     temperature,

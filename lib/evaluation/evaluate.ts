@@ -19,8 +19,9 @@ import { CausalModel, type CausalResult } from '../model/causal-model';
 import { checkRoom } from '../model/prompt';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
-import { type CachePolicy, type ResolvedCache, resolveCache } from '../sampling/caches';
-import { type ResolvedSampler, resolveSampler, type Sampler } from '../sampling/samplers';
+import { type Cache, cacheObject, type ResolvedCache, resolveCache } from '../sampling/caches';
+import { type ResolvedSampler, resolveSampler, type Sampler, samplerObject } from '../sampling/samplers';
+import { namedForms } from '../sampling/text-form';
 import { mean, standardDeviation, sum } from '../statistics';
 import { show } from '../text';
 
@@ -76,41 +77,41 @@ export interface EvaluateOptions {
    * Split that the prompts are from: "train", "validation", "test", or one of the task's `moreSplits`. Default "test";
    * "validation" where own examples have that alone held out. Choose settings on "validation".
    */
-  split?: EvaluationSplit;
+  split?: EvaluationSplit | undefined;
   /**
    * Scores the completions. Default: the task's own verifier; of own examples without one, whether the completion is
    * the answer, white space aside.
    */
-  score?: Score;
-  /** Samplers by the names that tables show. */
-  samplers: Readonly<Record<string, Sampler>>;
-  /** Caches by name: every sampler runs with each of them. Default: no cache. */
-  caches?: Readonly<Record<string, CachePolicy>>;
+  score?: Score | undefined;
+  /** Samplers by the names that tables show, or their short forms, as in `["planner", "confidence:0.9"]`. */
+  samplers: Readonly<Record<string, Sampler>> | readonly string[];
+  /** Caches by name, or their short forms: every sampler runs with each of them. Default: no cache. */
+  caches?: Readonly<Record<string, Cache>> | readonly string[] | undefined;
   /** Number of prompts. Default 512; for a finite data set all prompts of the split. */
-  count?: number;
+  count?: number | undefined;
   /** Seed of the prompts and of every random choice of the samplers. Default 0. */
-  seed?: number;
+  seed?: number | undefined;
   /** Prompts per batch; results do not depend on it. Default 256. */
-  batchSize?: number;
+  batchSize?: number | undefined;
   /**
    * Tokens to generate. Default: the task's; of own examples those of the longest answer with an end of sequence, or,
    * where `verify` or `score` judges, the model's default.
    */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
   /** Tokens per block. Default: the task's; if `maxTokens` is given, that. */
-  blockLength?: number;
+  blockLength?: number | undefined;
   /** Token temperature. Default 0. */
-  temperature?: number;
+  temperature?: number | undefined;
   /** Finish a row when everything before its first end-of-sequence token is decided. Default true. */
-  stopAtEos?: boolean;
+  stopAtEos?: boolean | undefined;
   /** Number of prompts whose steps are recorded, for the report's step-by-step view. Default 0. */
-  traces?: number;
+  traces?: number | undefined;
   /** Supplies the samples of an earlier, interrupted evaluation, and stores the new ones. Default: none. */
-  store?: SampleStore;
+  store?: SampleStore | undefined;
   /** Stops the work; the call rejects with `signal.reason`. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called after every batch. */
-  onProgress?: (progress: EvaluateProgress) => void;
+  onProgress?: ((progress: EvaluateProgress) => void) | undefined;
 }
 
 /** Everything that is needed to repeat an evaluation. */
@@ -122,7 +123,7 @@ export interface EvaluationConfig {
   threads: number;
   dataset: string;
   /** Source of a finite data set, and how its prompts and answers are made; absent for endless tasks. */
-  datasetSource?: Readonly<Record<string, unknown>>;
+  datasetSource?: Readonly<Record<string, unknown>> | undefined;
   split: EvaluationSplit;
   /**
    * "task" for the task's own verifier, "exact match" where the completion is compared with the answer, white space
@@ -159,13 +160,13 @@ export interface SampleRecord {
    * Why the model was not asked: the prompt does not fit it. Such a prompt counts as wrong, and in no mean of passes,
    * tokens or time.
    */
-  problem?: string;
+  problem?: string | undefined;
   /** Sentence family of a right answer (word problems). */
-  family?: string;
+  family?: string | undefined;
   /** Kind of error (word problems): a wrong word in a slot of the sentence, or no sentence of the grammar. */
-  error?: 'slot' | 'mix';
+  error?: 'slot' | 'mix' | undefined;
   /** Text of each position, and the step (from 1) that decided it (0: never); for the first `traces` prompts. */
-  trace?: { tokens: string[]; unmaskedAt: number[] };
+  trace?: { tokens: string[]; unmaskedAt: number[] } | undefined;
 }
 
 /** Accuracy and cost of the prompts of one category. */
@@ -189,7 +190,7 @@ export interface SamplerResult {
   /** Number of prompts that have a score. */
   scored: number;
   /** Number of prompts that do not fit the model, where there are any; they count as wrong. */
-  unanswered?: number;
+  unanswered?: number | undefined;
   /** Forward passes per prompt. */
   nfe: { mean: number; sd: number };
   /** Full-forward equivalents per prompt: each pass counts as the share of the row that it computed. */
@@ -205,9 +206,9 @@ export interface SamplerResult {
   seconds: number;
   categories: Record<string, CategoryResult>;
   /** Number of right answers by sentence family; word problems only. */
-  families?: Record<string, number>;
+  families?: Record<string, number> | undefined;
   /** Number of wrong answers by kind of error; word problems only. */
-  errors?: { slot: number; mix: number };
+  errors?: { slot: number; mix: number } | undefined;
   samples: SampleRecord[];
 }
 
@@ -358,18 +359,14 @@ function summarise(
 /** A setting, with the sampler and cache policy that the caller gave. */
 interface Variant {
   given: Sampler | undefined;
-  policy: CachePolicy | undefined;
+  policy: Cache | undefined;
   setting: Setting;
 }
 
 /** Every sampler with every cache. */
 function resolveVariants(model: MaskedDiffusionModel | CausalModel, options: EvaluateOptions): Variant[] {
-  const { samplers, caches = { none: { type: 'none' } } } = options;
-  for (const [name, value] of Object.entries({ samplers, caches })) {
-    if (typeof value !== 'object' || value === null)
-      throw optionError(TypeError, name, `expected an object, got ${show(value)}`);
-    if (Object.keys(value).length === 0) throw optionError(RangeError, name, `expected at least one, got none`);
-  }
+  const samplers = namedForms<Sampler>('samplers', options.samplers, samplerObject);
+  const caches = namedForms<Cache>('caches', options.caches === undefined ? ['none'] : options.caches, cacheObject);
   if (model instanceof CausalModel) return [AUTOREGRESSIVE];
   return Object.entries(samplers).flatMap(([name, given]) => {
     const resolved = resolveSampler(given, model.hasPlanner);

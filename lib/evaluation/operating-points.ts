@@ -31,9 +31,9 @@ export interface OperatingRow {
 /** Options of {@link chooseOperatingPoints}. */
 export interface OperatingOptions {
   /** Mean forward passes; null is no limit. Default: 1.1, 2, 2.5, 3, 4, 6, 8, 12, no limit. */
-  budgets?: readonly (number | null)[];
+  budgets?: readonly (number | null)[] | undefined;
   /** Name of the group that a setting belongs to; null leaves it out. Default: all in one group, "best". */
-  group?: (name: string) => string | null;
+  group?: ((name: string) => string | null) | undefined;
 }
 
 /** Default budgets. */

@@ -16,7 +16,7 @@ export interface ReportRun {
   /** The line of the chart that a setting belongs to, such as "threshold"; null: in the tables alone. */
   group: (name: string) => string | null;
   /** Lines to draw boldly. Default: none. */
-  emphasis?: (group: string) => boolean;
+  emphasis?: ((group: string) => boolean) | undefined;
 }
 
 /** Input of {@link renderReport}. */
@@ -26,9 +26,9 @@ export interface ReportInput {
   summary: string;
   runs: readonly ReportRun[];
   /** All models and seeds: means over the seeds, AUP, and what others have published on the data set. */
-  campaign?: Campaign;
+  campaign?: Campaign | undefined;
   /** Commands that made it, shown at the end. */
-  commands?: readonly string[];
+  commands?: readonly string[] | undefined;
 }
 
 const ESCAPES: Readonly<Record<string, string>> = {

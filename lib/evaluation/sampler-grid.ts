@@ -75,11 +75,11 @@ function settingOf(sampler: SamplerObject): number {
 /** Options of {@link samplerGrid}. */
 export interface GridOptions {
   /** "full" (default) sweeps every rule; "quick" takes the usual settings. */
-  size?: 'full' | 'quick';
+  size?: 'full' | 'quick' | undefined;
   /** With the planner's rules (default), or only those that need no planner. */
-  planner?: boolean;
+  planner?: boolean | undefined;
   /** The task's maxTokens: adds one token per step, the slowest and usually most accurate setting. */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
 }
 
 /** The settings of a fair comparison, grouped by rule. Steps of the fixed schedule suppose one block. */

@@ -10,12 +10,12 @@ import type { GenerateOptions, GenerateResult } from './types';
 /** What a chat begins with. */
 export interface ChatOptions {
   /** The system message. Not together with `messages` that begin with one. */
-  system?: string;
+  system?: string | undefined;
   /**
    * Messages so far: a system message first, if there is one, then turns, each of which begins with a user's message and
    * ends with another's. `toJSON` of a chat gives them.
    */
-  messages?: readonly ChatMessage[];
+  messages?: readonly ChatMessage[] | undefined;
 }
 
 /** The answer to a message. */

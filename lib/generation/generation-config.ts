@@ -6,9 +6,9 @@ import { resolveSampler, type SamplerObject } from '../sampling/samplers';
 
 /** Defaults of `generate` from a checkpoint. */
 export interface GenerationDefaults {
-  maxTokens?: number;
-  blockLength?: number;
-  sampler?: SamplerObject;
+  maxTokens?: number | undefined;
+  blockLength?: number | undefined;
+  sampler?: SamplerObject | undefined;
 }
 
 const length = z

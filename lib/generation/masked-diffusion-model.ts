@@ -230,7 +230,10 @@ export class MaskedDiffusionModel {
    * The ids that the model sees for a prompt. @param splitSpecialTokens as in {@link GenerateOptions}
    * @throws TypeError; DUltraError NO_TOKENIZER, BAD_CHECKPOINT.
    */
-  encodePrompt(prompt: PlainPrompt, { splitSpecialTokens }: { splitSpecialTokens?: boolean } = {}): Int32Array {
+  encodePrompt(
+    prompt: PlainPrompt,
+    { splitSpecialTokens }: { splitSpecialTokens?: boolean | undefined } = {},
+  ): Int32Array {
     return encodePrompt(prompt, this, { splitSpecialTokens });
   }
 

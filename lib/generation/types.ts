@@ -1,5 +1,5 @@
 // Options and results of generation.
-import type { CachePolicy } from '../sampling/caches';
+import type { Cache } from '../sampling/caches';
 import type { Sampler } from '../sampling/samplers';
 import type { FinishReason } from '../sampling/types';
 
@@ -9,52 +9,52 @@ export interface GenerateOptions {
    * How positions are chosen. Default: the checkpoint's (generation_config.json), else `{ type: "planner" }` where it
    * has a planner, else `{ type: "confidence" }`.
    */
-  sampler?: Sampler;
+  sampler?: Sampler | undefined;
   /**
    * Keys and values kept between passes: faster, and an approximation except for "none" (default). Its memory is
    * allocated up front.
    */
-  cache?: CachePolicy;
+  cache?: Cache | undefined;
   /**
    * Tokens to generate after the prompt. Default: the checkpoint's (generation_config.json), else 128, or half of the
    * model's maximum where that is less. Not allowed with a template.
    */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
   /**
    * Tokens per block; blocks are finished left to right. maxTokens must be a multiple. Default: min(32, maxTokens);
    * templates: the whole row.
    */
-  blockLength?: number;
+  blockLength?: number | undefined;
   /** Token temperature; 0 takes the most probable token. Default 0. */
-  temperature?: number;
+  temperature?: number | undefined;
   /**
    * Seed of every random choice, a non-negative integer or bigint below 2^64. Default: with a temperature above 0 another
    * one for each call, which the result names; else, with `denoise` and with `compat`, 0.
    */
-  seed?: number | bigint;
+  seed?: number | bigint | undefined;
   /**
    * Index of the first row in the random stream: row i of a batch draws as row `firstRow + i`, so that a row generated
    * alone with `firstRow: i` equals row i of a batch. Default 0.
    */
-  firstRow?: number;
+  firstRow?: number | undefined;
   /**
    * Finish a row when everything before its first end-of-sequence token is decided. Default true; false for templates.
    */
-  stopAtEos?: boolean;
+  stopAtEos?: boolean | undefined;
   /**
    * Special tokens that are written in a text or in a message are text like any other, as user input should be: a mask
    * token in it is not filled in, an end token does not end it. Those of the chat template stay special. Default: as
    * the checkpoint's tokenizer_config.json has it, else false, as in transformers. Not allowed with a template.
    */
-  splitSpecialTokens?: boolean;
+  splitSpecialTokens?: boolean | undefined;
   /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
-  tokenLogProb?: 'untempered' | 'tempered';
+  tokenLogProb?: 'untempered' | 'tempered' | undefined;
   /**
    * Log-likelihood of a planner step that selected no position, so that the most probable one was unmasked: "exact"
    * (default) is the likelihood of the other positions staying masked; "reference" adds log p of the unmasked position,
    * as the reference implementation does.
    */
-  forcedStep?: 'exact' | 'reference';
+  forcedStep?: 'exact' | 'reference' | undefined;
   /**
    * "reference" reproduces the reference implementations where they differ (docs/differences.md explains each):
    * - the rows of a batch advance through the blocks together;
@@ -65,9 +65,9 @@ export interface GenerateOptions {
    * - with a cache, a finished block gets one more pass (`emptyPass: true`);
    * - d3llm lists its candidates before it fills the positions behind an end of sequence, and so may overwrite them.
    */
-  compat?: 'reference';
+  compat?: 'reference' | undefined;
   /** Stops the work; the call rejects with `signal.reason`. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Tokens that a row was given and got. */

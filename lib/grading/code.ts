@@ -25,16 +25,16 @@ export interface CodeResult {
 
 /** Options of {@link gradeProgram}. */
 export interface GradeOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /**
    * Of tests that are a script: leave out what stands behind the last line up to which the program is valid Python, as
    * the published evaluations of HumanEval and MBPP do with words that follow an answer. Default false.
    */
-  trim?: boolean;
+  trim?: boolean | undefined;
   /** `program` is an answer in which the program has yet to be found, as in `PythonProgram`. Default: it is one. */
-  extract?: PythonProgram['extract'];
+  extract?: PythonProgram['extract'] | undefined;
   /** "reference": of an expected list only the first element counts, as in the reference's reward. */
-  compat?: 'reference';
+  compat?: 'reference' | undefined;
 }
 
 export { parseExact, pythonEqual } from './python-values';

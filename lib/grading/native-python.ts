@@ -23,20 +23,20 @@ import { defaultWallSeconds, processClock, TimeLimit } from './time-limit';
 /** Options of {@link NativePython}. */
 export interface NativePythonOptions {
   /** The interpreter: a command or a path. Default "python3". */
-  python?: string;
+  python?: string | undefined;
   /** Programs that run side by side. Default: half of the CPUs, at most 8. */
-  workers?: number;
+  workers?: number | undefined;
   /**
    * CPU time of one program, seconds, without the start of its interpreter: how busy the machine is does not change
    * the outcome. Threads count together. Default 10.
    */
-  timeLimitSeconds?: number;
+  timeLimitSeconds?: number | undefined;
   /** Wall time of one program, seconds: ends what waits. Default ten times `timeLimitSeconds`, at least 60. */
-  wallLimitSeconds?: number;
+  wallLimitSeconds?: number | undefined;
   /** Largest address space of one program, MiB. Default 1024: native packages reserve far more than they use. */
-  memoryLimitMB?: number;
+  memoryLimitMB?: number | undefined;
   /** Bytes of output that are kept; the rest is dropped. Default 1 MiB. */
-  outputLimit?: number;
+  outputLimit?: number | undefined;
 }
 
 /** The pipe for reports, which the program is not told of: a line when the interpreter has started, then the outcome. */
@@ -125,7 +125,7 @@ export class NativePython implements PythonRunner {
    * As {@link PythonSandbox.run}.
    * @throws DUltraError SANDBOX where the interpreter does not start; `signal.reason`.
    */
-  async run(program: PythonProgram, options: { signal?: AbortSignal } = {}): Promise<PythonOutcome> {
+  async run(program: PythonProgram, options: { signal?: AbortSignal | undefined } = {}): Promise<PythonOutcome> {
     const { stdin, ...job } = jobOf(program, this.#options.outputLimit);
     const { signal } = options;
     checkSignal(signal);

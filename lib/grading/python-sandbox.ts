@@ -19,24 +19,24 @@ import { defaultWallSeconds, type Limits, processClock, TimeLimit } from './time
 /** Options of {@link PythonSandbox}. */
 export interface PythonSandboxOptions {
   /** Processes that run programs side by side. Default: half of the CPUs, at most 8. */
-  workers?: number;
+  workers?: number | undefined;
   /**
    * CPU time of one program, seconds, without the start of its interpreter: how busy the machine is does not change
    * the outcome. On Windows, where it cannot be read, `wallLimitSeconds` is the only limit. Default 10.
    */
-  timeLimitSeconds?: number;
+  timeLimitSeconds?: number | undefined;
   /** Wall time of one program, seconds: ends what waits. Default ten times `timeLimitSeconds`, at least 60. */
-  wallLimitSeconds?: number;
+  wallLimitSeconds?: number | undefined;
   /** Largest memory of one interpreter, MiB; about 40 are its own. Default 256. */
-  memoryLimitMB?: number;
+  memoryLimitMB?: number | undefined;
   /** Bytes of output that are kept; the rest is dropped. Default 1 MiB. A program may ask for more. */
-  outputLimit?: number;
+  outputLimit?: number | undefined;
   /** Programs after which a process is replaced. Default 200. */
-  runsPerWorker?: number;
+  runsPerWorker?: number | undefined;
   /**
    * "auto" (default) uses namespaces where the system allows them, "require" fails without them, "off" does without.
    */
-  namespaces?: 'auto' | 'require' | 'off';
+  namespaces?: 'auto' | 'require' | 'off' | undefined;
 }
 
 /** One program. */
@@ -46,18 +46,18 @@ export interface PythonProgram {
    * Python that runs behind `code`, in the same namespace: its tests. With tests or a `call`, `code` is a module that is
    * imported, so that its block under `if __name__ == "__main__":` does not run. Default: none.
    */
-  tests?: string;
+  tests?: string | undefined;
   /**
    * Leave out the lines of `code` behind the last one up to which it is valid Python: words that follow an answer.
    * Default false.
    */
-  trim?: boolean;
+  trim?: boolean | undefined;
   /**
    * `code` is an answer of a language model in which the program has yet to be found: behind thoughts, in a fence,
    * between lines of prose. `head` is Python that stands before the program: imports, or a function without its body,
    * which the answer may continue. Default: `code` is the program.
    */
-  extract?: { head: string };
+  extract?: { head: string } | undefined;
   /** Call this function, or method of a class `Solution`, after the program has run, and return its value. */
   call?: {
     name: string;
@@ -68,13 +68,13 @@ export interface PythonProgram {
     input: unknown;
   };
   /** Text that the program reads, from a file that is its standard input. Default: none. */
-  stdin?: string;
+  stdin?: string | undefined;
   /** Bytes of output that are kept at least, where the runner's own limit is lower. Default 0. */
-  outputLimit?: number;
+  outputLimit?: number | undefined;
   /**
    * Whether leaving early by sys.exit() is an error, as it is where tests stand at the end of the code. Default false.
    */
-  mustFinish?: boolean;
+  mustFinish?: boolean | undefined;
 }
 
 /** The outcome of a program. */
@@ -110,7 +110,7 @@ export interface PythonRunner {
    * Runs one program to its outcome; a failing program is an outcome, not an error. @throws `signal.reason` where
    * it is aborted.
    */
-  run(program: PythonProgram, options?: { signal?: AbortSignal }): Promise<PythonOutcome>;
+  run(program: PythonProgram, options?: { signal?: AbortSignal | undefined }): Promise<PythonOutcome>;
 }
 
 /** The walls around programs, beside the interpreter itself. */
@@ -454,7 +454,7 @@ export class PythonSandbox implements PythonRunner {
    * @throws DUltraError PACKAGE_NOT_FOUND where pyodide is not installed, SANDBOX where no interpreter starts,
    * DISPOSED; `signal.reason`.
    */
-  async run(program: PythonProgram, options: { signal?: AbortSignal } = {}): Promise<PythonOutcome> {
+  async run(program: PythonProgram, options: { signal?: AbortSignal | undefined } = {}): Promise<PythonOutcome> {
     const job = jobOf(program, this.#options.outputLimit);
     const { signal } = options;
     checkSignal(signal);

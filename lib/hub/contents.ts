@@ -138,9 +138,9 @@ async function ownFiles({ folder, commit }: { folder: string; commit: string }):
 /** Options of {@link deleteCachedModel}. */
 export interface DeleteOptions {
   /** Branch, tag or commit of which alone the files are deleted. Default: the part of the id after "@", else all. */
-  revision?: string;
+  revision?: string | undefined;
   /** Only says what would be deleted. Default false. */
-  dryRun?: boolean;
+  dryRun?: boolean | undefined;
 }
 
 /**

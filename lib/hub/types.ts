@@ -13,12 +13,12 @@ export interface DownloadProgress {
 /** Options of {@link downloadModel}. */
 export interface DownloadOptions {
   /** Branch, tag or commit. Default: the part of the id after "@", else "main". */
-  revision?: string;
+  revision?: string | undefined;
   /** Stops the download; the next call resumes it. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /**
    * Called when a file begins, about ten times a second while it arrives, and when it is complete. An error thrown here
    * stops the download.
    */
-  onProgress?: (progress: DownloadProgress) => void;
+  onProgress?: ((progress: DownloadProgress) => void) | undefined;
 }

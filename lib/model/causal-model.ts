@@ -20,19 +20,19 @@ import type { Tokenizer } from './tokenizer';
 import { type ModelTrainer, openTrainer } from './trainer';
 
 /** A prompt of an autoregressive model: plain text, chat messages for its chat template, or token ids. */
-export type CausalPrompt = string | ChatMessage[] | { promptIds: ArrayLike<number> };
+export type CausalPrompt = string | readonly ChatMessage[] | { promptIds: ArrayLike<number> };
 
 /** Options of {@link CausalModel.generateBatch}. */
 export interface CausalGenerateOptions {
   /** Tokens to generate, at most. Default 128. */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
   /** 0 (default) takes the most probable token. */
-  temperature?: number;
+  temperature?: number | undefined;
   /** Default 0. */
-  seed?: number;
+  seed?: number | undefined;
   /** Index of the first row in the random stream. Default 0. */
-  firstRow?: number;
-  signal?: AbortSignal;
+  firstRow?: number | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 /** One generated row. */
@@ -127,7 +127,7 @@ export class CausalModel {
    */
   async logProbs(
     rows: readonly { promptIds: ArrayLike<number>; ids: ArrayLike<number> }[],
-    options: { tokenBudget?: number; signal?: AbortSignal } = {},
+    options: { tokenBudget?: number | undefined; signal?: AbortSignal | undefined } = {},
   ): Promise<Float32Array[]> {
     checkKeys('options', options, ['tokenBudget', 'signal']);
     const { tokenBudget = DEFAULT_BUDGET, signal } = options;

@@ -18,36 +18,36 @@ export interface CreateModelOptions {
    * Words of the task, which white space separates, for a tokenizer whose tokens are whole words. The tokens for end of
    * sequence, mask and unknown words are added before them. This or `tokenizer` is needed.
    */
-  vocabulary?: readonly string[];
+  vocabulary?: readonly string[] | undefined;
   /**
    * Folder with a tokenizer.json, and a tokenizer_config.json that names `mask_token` and `eos_token`: what
    * `trainTokenizer` writes, or any checkpoint's. Its files are copied.
    */
-  tokenizer?: string;
+  tokenizer?: string | undefined;
   /** Hidden size. Default 64. */
-  dModel?: number;
+  dModel?: number | undefined;
   /** Query heads. Default 4. */
-  nHeads?: number;
+  nHeads?: number | undefined;
   /** Key/value heads. Default: nHeads. */
-  nKvHeads?: number;
+  nKvHeads?: number | undefined;
   /** Transformer layers. Default 3. */
-  nLayers?: number;
+  nLayers?: number | undefined;
   /** Width of the MLP. Default: 3 · dModel. */
-  mlpHiddenSize?: number;
+  mlpHiddenSize?: number | undefined;
   /** Longest row, prompt included. Default 128. */
-  maxSequenceLength?: number;
+  maxSequenceLength?: number | undefined;
   /** Base of the rotary embedding. Default 100, which suits short rows; 10000 is usual for long ones. */
-  ropeTheta?: number;
+  ropeTheta?: number | undefined;
   /** Blocks of the planner head. Default 1. */
-  plannerLayers?: number;
+  plannerLayers?: number | undefined;
   /**
    * How the output matrices of attention start: "random" (default), or "copying", 0.35 times the transposed value
    * matrix. With that, attending to a token writes it from the first step on, and copying is learnt sooner
    * (docs/training-a-planner.md).
    */
-  attentionOutput?: 'random' | 'copying';
+  attentionOutput?: 'random' | 'copying' | undefined;
   /** Seed of the random weights. Default 0. */
-  seed?: number | bigint;
+  seed?: number | bigint | undefined;
 }
 
 const EOS = '<eos>';

@@ -13,20 +13,20 @@ export interface ForwardRequest {
   /** Token ids of all rows, laid end to end (N). With a cache: of those positions that are computed. */
   ids: ArrayLike<number>;
   /** Row b is `rowOffsets[b]` to `rowOffsets[b + 1]` (B + 1). Default: one row. */
-  rowOffsets?: ArrayLike<number>;
+  rowOffsets?: ArrayLike<number> | undefined;
   /** Also return logits, (N, embeddingSize). Default true. */
-  logits?: boolean;
+  logits?: boolean | undefined;
   /** Also run the planner head: a timestep in 0..1 per row (B), and per position (N) whether it is a candidate. */
-  planner?: { timestep: ArrayLike<number>; maskIndex: ArrayLike<number | boolean> };
+  planner?: { timestep: ArrayLike<number>; maskIndex: ArrayLike<number | boolean> } | undefined;
   /**
    * Keys and values are stored in it, and those of positions that are not computed are taken from it. Row b of the ids
    * is row b of the cache; a row may be empty. A planner needs one made with planner "cached".
    */
-  cache?: KvCache;
+  cache?: KvCache | undefined;
   /** With a cache: the in-row position of each id (N), ascending in each row. Default: whole rows. */
-  positions?: ArrayLike<number>;
+  positions?: ArrayLike<number> | undefined;
   /** Stops the work. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Output of `model.forward`; row-major. */

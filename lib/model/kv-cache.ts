@@ -12,13 +12,13 @@ export interface CacheStorage {
    * Storage type of keys and values. "float32" (default) stores them as computed, which is bf16 on a GPU that computes
    * in bf16; "bfloat16" rounds them and takes half the memory of fp32.
    */
-  dtype?: 'float32' | 'bfloat16';
+  dtype?: 'float32' | 'bfloat16' | undefined;
   /**
    * What a planner sees of positions that a pass does not compute. "fresh": the planner's blocks run over the whole row
    * in every pass, on the hidden states that the base model last computed for each position, with the current timestep.
    * "cached": the keys and values of the planner's blocks are cached too. Default "cached".
    */
-  planner?: 'fresh' | 'cached';
+  planner?: 'fresh' | 'cached' | undefined;
 }
 
 /** Options of `model.createCache` and `model.cacheBytes`. */
@@ -27,7 +27,7 @@ export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {
    * What is kept for a planner head: nothing ("none", default), keys and values of its blocks ("cached"), or the hidden
    * states that they read ("fresh"); see {@link CacheStorage}.
    */
-  planner?: 'none' | 'cached' | 'fresh';
+  planner?: 'none' | 'cached' | 'fresh' | undefined;
 }
 
 const STORED = { none: 'none', cached: 'blocks', fresh: 'hidden' } as const;

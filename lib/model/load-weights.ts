@@ -35,7 +35,7 @@ export interface LoadProgress {
    */
   stage: 'download' | 'weights';
   /** "download": the file's name in the repository. */
-  file?: string;
+  file?: string | undefined;
   /** Bytes loaded so far: of the file (including an earlier, interrupted download), or of all tensors. */
   loadedBytes: number;
   /** Bytes of the file, or of all tensors. */
@@ -48,40 +48,40 @@ export interface LoadModelOptions {
    * "auto" (default), "cpu", "cuda" (the first) or "cuda:N". "auto" takes the first CUDA device, else the CPU; where
    * there is an NVIDIA driver but no device that can be used, or the model does not fit, one process warning says why.
    */
-  device?: string;
+  device?: string | undefined;
   /** How weights are held: as the file has them ("auto", default), or converted. */
-  dtype?: 'auto' | 'float32' | 'bfloat16' | 'float16';
+  dtype?: 'auto' | 'float32' | 'bfloat16' | 'float16' | undefined;
   /**
    * Arithmetic of matrix products: "float32", or "bfloat16" with fp32 accumulation (CUDA, CPUs with AVX-512 BF16),
    * which implies bf16 weights. Default: "float32"; on CUDA "bfloat16" where all weights are held as bf16.
    */
-  compute?: 'float32' | 'bfloat16';
+  compute?: 'float32' | 'bfloat16' | undefined;
   /** CPU threads. Default: all cores. Results do not depend on it. */
-  threads?: number;
+  threads?: number | undefined;
   /** CPU instruction set, out of `systemInfo().cpuIsas`; for tests and measurements. Default: the best. */
-  isa?: string;
+  isa?: string | undefined;
   /** Branch, tag or commit of a hub id. Default "main". */
-  revision?: string;
+  revision?: string | undefined;
   /** The id of the mask token, where neither config.json nor the model's family names it. Default: the tokenizer's. */
-  maskTokenId?: number;
+  maskTokenId?: number | undefined;
   /**
    * Positions of a block that a block diffusion model attends by, where its config.json does not name them or the
    * checkpoint is of another length. Default: config.json's, else the family's.
    */
-  blockLength?: number;
+  blockLength?: number | undefined;
   /**
    * Folder of a planner head that the checkpoint lacks, as `createPlanner` and `model.savePlanner` write it. Default:
    * the checkpoint's own, if it has one.
    */
-  planner?: string;
+  planner?: string | undefined;
   /** Stops downloading and loading. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /**
    * Called as a hub id's files arrive (when one begins, about ten times a second, and when it is complete), and then as
    * the weights are loaded: at most ten times a second, and at last with all of them. An error thrown here stops the
    * call and rejects it.
    */
-  onProgress?: (progress: LoadProgress) => void;
+  onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
 const PROGRESS_INTERVAL_MS = 100;

@@ -34,15 +34,15 @@ export interface CreatePlannerOptions {
    * "block" (default): the paper's head, a transformer block of the base model's shape and two modulated norms. "small":
    * the norms alone, under 1 % of the parameters of a model of billions.
    */
-  size?: 'block' | 'small';
+  size?: 'block' | 'small' | undefined;
   /** How its weights are stored. Default "float32". */
-  dtype?: 'float32' | 'bfloat16' | 'float16';
+  dtype?: 'float32' | 'bfloat16' | 'float16' | undefined;
   /** Seed of the random weights. Default 0. */
-  seed?: number | bigint;
+  seed?: number | bigint | undefined;
   /** As for `loadModel`. */
-  maskTokenId?: number;
+  maskTokenId?: number | undefined;
   /** As for `loadModel`. */
-  blockLength?: number;
+  blockLength?: number | undefined;
 }
 
 /** The tensors of a planner head: name to shape. They are called the same in all families. */

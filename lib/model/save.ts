@@ -17,7 +17,7 @@ import { expectedTensors } from './tensors';
 /** Options of `model.save`. */
 export interface SaveOptions {
   /** How weights are stored. Default "float32", which is exact. */
-  dtype?: 'float32' | 'bfloat16' | 'float16';
+  dtype?: 'float32' | 'bfloat16' | 'float16' | undefined;
 }
 
 /** A model as {@link saveModel} needs it. */

@@ -31,12 +31,12 @@ export type ChatTemplate = string | Error | null;
 /** Options of {@link Tokenizer.encode}. */
 export interface EncodeOptions {
   /** Adds what the tokenizer adds by itself, such as a token for the start. Default true. */
-  addSpecialTokens?: boolean;
+  addSpecialTokens?: boolean | undefined;
   /**
    * Special tokens written in the text are text like any other. Default: `split_special_tokens` of
    * tokenizer_config.json, which is false where it is not set: they are recognised, as in transformers.
    */
-  splitSpecialTokens?: boolean;
+  splitSpecialTokens?: boolean | undefined;
 }
 
 /** Text to ids and back, and chat messages to text. */
@@ -89,7 +89,10 @@ export class Tokenizer {
   }
 
   /** Text of ids; ids without a token are left out. `skipSpecialTokens` (default false) leaves special tokens out. */
-  decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+  decode(
+    ids: ArrayLike<number>,
+    { skipSpecialTokens = false }: { skipSpecialTokens?: boolean | undefined } = {},
+  ): string {
     const text = this.#pipeline.decode(Array.from(ids), skipSpecialTokens);
     return this.#settings.cleansUp ? cleanUp(text, false) : text;
   }
@@ -98,7 +101,10 @@ export class Tokenizer {
    * The beginning of the text of ids that stays as it is whatever ids follow: without a character that misses bytes, and
    * "" where the tokenizer's decoder may change any of it. A stream writes what it grows by. Options as in `decode`.
    */
-  decodePrefix(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+  decodePrefix(
+    ids: ArrayLike<number>,
+    { skipSpecialTokens = false }: { skipSpecialTokens?: boolean | undefined } = {},
+  ): string {
     const text = this.#pipeline.decodePrefix(Array.from(ids), skipSpecialTokens);
     return this.#settings.cleansUp ? cleanUp(withoutOpenSpace(text), false) : text;
   }
@@ -130,7 +136,7 @@ export class Tokenizer {
    */
   applyChatTemplate(
     messages: readonly ChatMessage[],
-    { addGenerationPrompt = true }: { addGenerationPrompt?: boolean } = {},
+    { addGenerationPrompt = true }: { addGenerationPrompt?: boolean | undefined } = {},
   ): string {
     const template = this.#chatTemplate;
     if (template === null)
@@ -165,7 +171,7 @@ export class Tokenizer {
    */
   encodeMessages(
     messages: readonly ChatMessage[],
-    { splitSpecialTokens }: { splitSpecialTokens?: boolean } = {},
+    { splitSpecialTokens }: { splitSpecialTokens?: boolean | undefined } = {},
   ): number[] {
     const options = { addSpecialTokens: false, splitSpecialTokens };
     if (splitSpecialTokens !== true) return this.#encode(this.applyChatTemplate(messages), options);

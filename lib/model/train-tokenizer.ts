@@ -8,12 +8,12 @@ import { checkInteger, checkKeys } from '../options';
 /** Options of {@link trainTokenizer}. */
 export interface TrainTokenizerOptions {
   /** Tokens in all, at least 512; fewer where the texts have no more pairs that occur twice. Default 2048. */
-  vocabSize?: number;
+  vocabSize?: number | undefined;
   /**
    * Words that take the space before them into their token, at most so many: those that hardly ever stand without one.
    * Default 160.
    */
-  joinedWords?: number;
+  joinedWords?: number | undefined;
 }
 
 const END = '<|end|>';

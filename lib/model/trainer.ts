@@ -11,33 +11,33 @@ export interface LoraOptions {
   /** Rank. */
   rank: number;
   /** The product of the adapters is scaled by alpha / rank. Default: twice the rank. */
-  alpha?: number;
+  alpha?: number | undefined;
   /** Default: q_proj, k_proj, v_proj and attn_out. */
-  targets?: readonly (typeof LORA_TARGETS)[number][];
+  targets?: readonly (typeof LORA_TARGETS)[number][] | undefined;
 }
 
 /** What of a model trains, and how. */
 export interface ModelTrainerOptions {
   /** Do not train the base model. With `lora`, its own weights are never trained. Default false. */
-  freezeBase?: boolean;
+  freezeBase?: boolean | undefined;
   /** Do not train the planner head; gradients still flow through it. Default false. */
-  freezePlanner?: boolean;
+  freezePlanner?: boolean | undefined;
   /**
    * Recompute each layer's activations in the backward pass instead of keeping them: less memory, about a third more
    * time. Default false.
    */
-  activationCheckpointing?: boolean;
+  activationCheckpointing?: boolean | undefined;
   /** Train adapters in place of the base model's weights. Default null. */
-  lora?: LoraOptions | null;
+  lora?: LoraOptions | null | undefined;
   /**
    * How AdamW's two moments are stored: "float32" or "bfloat16", which takes 4 bytes less per parameter that trains.
    * bfloat16 is rounded up or down at random, so that the mean is exact: a beta2 of 0.99 moves the second moment by 1 %
    * per step and bfloat16 resolves 0.4 %, so that rounding to nearest would never change it. The draws depend only on
    * the seed, the optimiser step, the element and the moment. Arithmetic is fp32 either way. Default "float32".
    */
-  momentDtype?: MomentDtype;
+  momentDtype?: MomentDtype | undefined;
   /** Seed of the adapters' first values, and of the rounding of bfloat16 moments. Default 0. */
-  seed?: number | bigint;
+  seed?: number | bigint | undefined;
 }
 
 /** See {@link ModelTrainerOptions.momentDtype}. */

@@ -276,47 +276,50 @@ export interface NativeScoreRequest {
   /** (B + 1) Row b is offsets[b] to offsets[b + 1]. */
   offsets: Int32Array;
   /** (N, C) hidden states in place of the base model's; `ids` then only give the shape. */
-  hidden?: Float32Array | null;
+  hidden?: Float32Array | null | undefined;
   /** (M) candidates of all rows: in-row positions, ascending in each row. */
   positions: Int32Array;
   /** (B + 1) Row b's candidates are candidateOffsets[b] to candidateOffsets[b + 1]. May be left out with one row. */
-  candidateOffsets?: Int32Array;
+  candidateOffsets?: Int32Array | undefined;
   /**
    * (M) tokens whose log-probability is wanted. Without them, and without `confidences`, the output head is skipped.
    */
-  tokens?: Int32Array | null;
+  tokens?: Int32Array | null | undefined;
   /** Log-probabilities at this token temperature; 0 (default): untempered. */
-  temperature?: number;
+  temperature?: number | undefined;
   /** A token whose logit counts as -inf; -1 (default): none. */
-  excludedToken?: number;
+  excludedToken?: number | undefined;
   /** Also return the argmax of each candidate and its softmax probability. Default false. */
-  confidences?: boolean;
+  confidences?: boolean | undefined;
   /** Also return logits (M, V). Default false. */
-  logits?: boolean;
+  logits?: boolean | undefined;
   /** Run the planner head: timestep (B); maskIndex (N), 0 or 1. */
-  planner?: { timestep: Float32Array; maskIndex: Uint8Array } | null;
+  planner?: { timestep: Float32Array; maskIndex: Uint8Array } | null | undefined;
   /**
    * Score decisions of the planner's policy (needs `planner` and `tokens`): selected (M) 1 where the candidate was
    * unmasked, forced (B) 1 where the row selected none and one was unmasked nevertheless. `referenceLikelihood` is
    * `forcedStep: "reference"` of GenerateOptions. Defaults: plannerTemperature 1, probabilityScale 1,
    * referenceLikelihood false.
    */
-  policy?: {
-    selected: Uint8Array;
-    forced: Uint8Array;
-    plannerTemperature?: number;
-    probabilityScale?: number;
-    referenceLikelihood?: boolean;
-  } | null;
+  policy?:
+    | {
+        selected: Uint8Array;
+        forced: Uint8Array;
+        plannerTemperature?: number | undefined;
+        probabilityScale?: number | undefined;
+        referenceLikelihood?: boolean | undefined;
+      }
+    | null
+    | undefined;
   /**
    * A pass over some positions of some rows of a cache (fp32): ids, offsets and maskIndex are those of `positions`
    * alone, `rows` (B) are the cache's. What the cache holds is a constant to `backward`, which must come before the
    * cache's next pass. Without it: whole rows.
    * @internal
    */
-  cached?: { cache: NativeCache; rows: Int32Array; positions: Int32Array } | null;
+  cached?: { cache: NativeCache; rows: Int32Array; positions: Int32Array } | null | undefined;
   /** Keep the activations for `backward`. Default false. */
-  keep?: boolean;
+  keep?: boolean | undefined;
 }
 
 /** Arrays are (M) unless said otherwise; null where not asked for. */
@@ -333,10 +336,10 @@ export interface NativeScoreResult {
 
 /** dL/d of the outputs of the last `score` with `keep`: (M) each, (M, V) for logits. Those that are left out are 0. */
 export interface NativeBackwardRequest {
-  dLogProbs?: Float32Array | null;
-  dPlannerLogits?: Float32Array | null;
-  dLogLikelihoods?: Float32Array | null;
-  dLogits?: Float32Array | null;
+  dLogProbs?: Float32Array | null | undefined;
+  dPlannerLogits?: Float32Array | null | undefined;
+  dLogLikelihoods?: Float32Array | null | undefined;
+  dLogits?: Float32Array | null | undefined;
 }
 
 /** AdamW with global-norm clipping over every gradient that has been accumulated. */
@@ -345,15 +348,15 @@ export interface NativeOptimizerStep {
   baseLr: number;
   plannerLr: number;
   /** Default 0.9. */
-  beta1?: number;
+  beta1?: number | undefined;
   /** Default 0.99. */
-  beta2?: number;
+  beta2?: number | undefined;
   /** Default 1e-8. */
-  eps?: number;
+  eps?: number | undefined;
   /** Default 0. */
-  weightDecay?: number;
+  weightDecay?: number | undefined;
   /** Gradients are scaled down to this global L2 norm; 0 (default): no clipping. */
-  maxGradNorm?: number;
+  maxGradNorm?: number | undefined;
 }
 
 /** A named tensor, row-major fp32. */

@@ -23,7 +23,7 @@ import type { ChatMessage } from '../types';
 
 /** The example of a row, as rewards see it. */
 export interface RewardExample {
-  prompt: string | ChatMessage[];
+  prompt: string | readonly ChatMessage[];
   /** null where the data set has no answers. */
   answer: string | null;
   category: string;
@@ -89,7 +89,7 @@ export const exactAnswer: RewardFunction = async (batch) =>
  * 1 + weight · (1 − NFE / maxTokens) for a right answer, 0 for a wrong one: speed counts only where the answer is
  * right, so that no policy gains by being fast and wrong.
  */
-export function fastAnswer(options: { weight?: number } = {}): RewardFunction {
+export function fastAnswer(options: { weight?: number | undefined } = {}): RewardFunction {
   checkKeys('options', options, ['weight']);
   const { weight = 0.5 } = options;
   checkNumber('weight', weight, { min: 0, max: 1e6 });
@@ -104,7 +104,7 @@ export function fastAnswer(options: { weight?: number } = {}): RewardFunction {
  * A penalty for every step that a row took, in the three forms of the reference (with n_s the tokens that step s
  * decided): "sum" (default) −NFE / 50; "sqrt" −Σ √n_s; "sqrt_sum" −Σ √n_s / Σ n_s.
  */
-export function stepPenalty(options: { form?: 'sum' | 'sqrt' | 'sqrt_sum' } = {}): RewardFunction {
+export function stepPenalty(options: { form?: 'sum' | 'sqrt' | 'sqrt_sum' | undefined } = {}): RewardFunction {
   checkKeys('options', options, ['form']);
   const { form = 'sum' } = options;
   checkChoice('form', form, ['sum', 'sqrt', 'sqrt_sum'] as const);
@@ -129,7 +129,7 @@ export function stepReward(unmaskedAt: ArrayLike<number>, form: 'sum' | 'sqrt' |
 }
 
 /** `reward` (default 1) where the completion matches the pattern, else 0. */
-export function format(pattern: RegExp, options: { reward?: number } = {}): RewardFunction {
+export function format(pattern: RegExp, options: { reward?: number | undefined } = {}): RewardFunction {
   if (!(pattern instanceof RegExp)) throw optionError(TypeError, 'pattern', `expected a RegExp, got ${show(pattern)}`);
   checkKeys('options', options, ['reward']);
   const { reward = 1 } = options;
@@ -174,7 +174,7 @@ function goldOf({ answer, meta }: RewardExample): string | null {
  * 2 if the completion's answer is mathematically equal to the right one ({@link mathEqual}), else 0.
  * `compat: "reference"`: 2 if both are the same string once normalised, as the reference does.
  */
-export function mathCorrect(options: { compat?: 'reference' } = {}): RewardFunction {
+export function mathCorrect(options: { compat?: 'reference' | undefined } = {}): RewardFunction {
   checkKeys('options', options, ['compat']);
   const { compat } = options;
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
@@ -198,7 +198,9 @@ export function mathCorrect(options: { compat?: 'reference' } = {}): RewardFunct
  * looked for, and its results are compared, as in the reference's reward.
  * @throws (while rewarding) DUltraError PACKAGE_NOT_FOUND, SANDBOX
  */
-export function codeTests(options: { sandbox?: PythonRunner; compat?: 'reference' } = {}): RewardFunction {
+export function codeTests(
+  options: { sandbox?: PythonRunner | undefined; compat?: 'reference' | undefined } = {},
+): RewardFunction {
   checkKeys('options', options, ['sandbox', 'compat']);
   const { sandbox, compat } = options;
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
@@ -220,7 +222,7 @@ export interface CausalTeacherOptions {
   /** A loaded autoregressive model. */
   model: CausalModel;
   /** Tokens per forward pass of the teacher. Default 8192. */
-  tokenBudget?: number;
+  tokenBudget?: number | undefined;
 }
 
 /**
@@ -298,9 +300,9 @@ export interface TeacherOptions {
    * Forward passes per completion: its positions are masked in so many interleaved groups, each predicted from all the
    * others. Default 4.
    */
-  passes?: number;
+  passes?: number | undefined;
   /** Tokens per forward pass of the teacher. Default 8192. */
-  tokenBudget?: number;
+  tokenBudget?: number | undefined;
 }
 
 /**

@@ -33,9 +33,9 @@ export interface Denoisable {
  */
 export type RecordedUniforms = (at: { step: number; row: number; positions: Int32Array }) => {
   /** (candidates × vocabulary) uniforms of the Gumbel noise. */
-  token?: Float64Array;
+  token?: Float64Array | undefined;
   /** (candidates) uniforms compared with the unmasking probabilities. */
-  position?: Float64Array;
+  position?: Float64Array | undefined;
 };
 
 /** How rows are denoised, with every default filled in. */

@@ -39,7 +39,6 @@ function parseValue(name: string, text: string, kind: 'number' | 'boolean' | 'te
  * @throws TypeError, RangeError naming the part, what was expected and what came.
  */
 export function parseForm<T>(what: string, text: string, forms: Forms<T>, example: string): T {
-  if (typeof text !== 'string') throw optionError(TypeError, what, `expected a string, got ${show(text)}`);
   const [name, ...parts] = text.trim().split(':');
   if (!Object.hasOwn(forms, name))
     throw optionError(
@@ -64,4 +63,31 @@ export function parseForm<T>(what: string, text: string, forms: Forms<T>, exampl
     given[option] = parseValue(`${what}.${option}`, part.slice(equals + 1), options[option]);
   }
   return { ...base, ...given } as T;
+}
+
+/**
+ * Forms by the names that tables show: an object of them, or a list of short forms, which are names too.
+ * @param toObject the object that a short form stands for @throws TypeError, RangeError naming `what`
+ */
+export function namedForms<T>(
+  what: string,
+  given: Readonly<Record<string, T>> | readonly string[],
+  toObject: (form: T | string, name: string) => T,
+): Record<string, T> {
+  if (typeof given !== 'object' || given === null)
+    throw optionError(TypeError, what, `expected an object or an array of short forms, got ${show(given)}`);
+  const named = new Map<string, T>();
+  for (const [key, form] of Object.entries<T | string>(given)) {
+    if (Array.isArray(given) && typeof form !== 'string')
+      throw optionError(
+        TypeError,
+        `${what}[${key}]`,
+        `expected a short form, since others need a name, as in { ${what}: { name: … } }, got ${show(form)}`,
+      );
+    const name = Array.isArray(given) ? (form as string) : key;
+    if (named.has(name)) throw optionError(RangeError, what, `${JSON.stringify(name)} is given twice`);
+    named.set(name, toObject(form, `${what}${Array.isArray(given) ? `[${key}]` : `.${key}`}`));
+  }
+  if (named.size === 0) throw optionError(RangeError, what, 'expected at least one, got none');
+  return Object.fromEntries(named);
 }

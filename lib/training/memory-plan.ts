@@ -14,6 +14,7 @@ import { resolveTrainerOptions } from '../model/trainer';
 import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
 import { checkKeys } from '../options';
 import { packageFile } from '../package';
+import { resolveCache } from '../sampling/caches';
 import type { Stage, TrainConfig } from './presets';
 
 /** A part of a run's memory. */
@@ -206,7 +207,7 @@ function ofTraining(plan: NativeMemoryPlan, config: TrainConfig, tokens: number,
 
 /** Keys and values of GRPO's rollouts. */
 function cacheMemory(stage: Stage, config: TrainConfig, shape: NativeModelConfig, isNarrow: boolean): MemoryItem {
-  if (stage !== 'grpo' || config.cache === undefined || config.cache.type === 'none')
+  if (stage !== 'grpo' || resolveCache(config.cache).type === 'none')
     return { name: 'caches', bytes: 0, detail: 'none: rollouts compute whole rows' };
   const rollouts = (config.promptsPerStep ?? 8) * (config.numGenerations ?? 8);
   const length = Math.min(shape.maxSequenceLength, PROMPT_TOKENS + (config.maxTokens ?? PROMPT_TOKENS));

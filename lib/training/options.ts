@@ -8,9 +8,9 @@ import type { Schedule } from './schedules';
 /** A stage of {@link TrainingOptions.mixture}. */
 export interface MixtureStage {
   /** Batches of the stage; the last stage names none and lasts to the end. */
-  steps?: number;
+  steps?: number | undefined;
   /** Shares of the categories, relative to each other; the others are left out. Default: the data set's own. */
-  shares?: Shares;
+  shares?: Shares | undefined;
 }
 
 /** Options of every trainer. */
@@ -18,72 +18,72 @@ export interface TrainingOptions {
   /**
    * Run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints. Default: nothing is written.
    */
-  outputDir?: string;
+  outputDir?: string | undefined;
   /**
    * Continue the run in `outputDir` if there is one; the result has the same bits as an uninterrupted run. Default
    * false: the folder must not hold a run.
    */
-  resume?: boolean;
+  resume?: boolean | undefined;
   /** Seed of every random choice. Default 0. */
-  seed?: number | bigint;
+  seed?: number | bigint | undefined;
   /**
    * How often each category of the data set is drawn, by stages of the training: a first lesson, then everything, for
    * one. Held-out examples follow the last stage. Default: as the data set gives them.
    */
-  mixture?: readonly MixtureStage[];
+  mixture?: readonly MixtureStage[] | undefined;
   /** Steps: updates by the optimiser. */
-  maxSteps?: number;
+  maxSteps?: number | undefined;
   /** Passes over finite data, in place of `maxSteps`. */
-  epochs?: number;
+  epochs?: number | undefined;
   /**
    * Peak learning rate of the base model, adapters included. Default 1e-4 (`trainMaskedDiffusion`), 1e-5
    * (`trainPlanner`), 5e-6 (`GrpoTrainer`).
    */
-  learningRate?: number;
+  learningRate?: number | undefined;
   /** Peak learning rate of the planner. Default: `learningRate`. */
-  plannerLearningRate?: number;
+  plannerLearningRate?: number | undefined;
   /** Shape of the learning rate after warm-up. Default "cosine"; `GrpoTrainer`: "constant". */
-  schedule?: Schedule;
+  schedule?: Schedule | undefined;
   /** Steps in which the learning rate climbs. Default 0; `trainMaskedDiffusion`: 50. */
-  warmupSteps?: number;
+  warmupSteps?: number | undefined;
   /**
    * Share of the peak that is left at the end of "linear" and "cosine". Default 0.1 (`trainMaskedDiffusion`), 0.01
    * (`trainPlanner`), 0 (`GrpoTrainer`).
    */
-  learningRateFloor?: number;
+  learningRateFloor?: number | undefined;
   /** AdamW's decay rates of the first and second moment. Default [0.9, 0.99]; `trainMaskedDiffusion`: [0.9, 0.98]. */
-  betas?: readonly [number, number];
+  betas?: readonly [number, number] | undefined;
   /** AdamW's epsilon. Default 1e-8. */
-  eps?: number;
+  eps?: number | undefined;
   /**
    * How AdamW's moments are stored, see {@link ModelTrainerOptions.momentDtype}: "bfloat16" takes half their memory.
    * Default "float32".
    */
-  momentDtype?: MomentDtype;
+  momentDtype?: MomentDtype | undefined;
   /** Decoupled weight decay. Default 0.1; `trainPlanner`: 0.01. */
-  weightDecay?: number;
+  weightDecay?: number | undefined;
   /** Gradients are scaled down to this global norm; 0: never. Default 1. */
-  maxGradNorm?: number;
+  maxGradNorm?: number | undefined;
   /** Batches per optimiser step. Default 1. */
-  gradientAccumulation?: number;
+  gradientAccumulation?: number | undefined;
   /**
    * Tokens per forward and backward pass: bounds memory. Results depend on it only through rounding. Default 8192.
    */
-  tokenBudget?: number;
+  tokenBudget?: number | undefined;
   /** Recompute activations instead of keeping them. Default false. */
-  activationCheckpointing?: boolean;
+  activationCheckpointing?: boolean | undefined;
   /** Evaluate on held-out examples every so many steps; 0: never. Default 0. */
-  evalEvery?: number;
+  evalEvery?: number | undefined;
   /** Held-out examples of an evaluation. Default 256. */
-  evalExamples?: number;
+  evalExamples?: number | undefined;
   /** Stop after so many evaluations without a new best. Default: never. */
-  patience?: number;
+  patience?: number | undefined;
   /** Save a checkpoint every so many steps; 0: at the end alone. Default 100. */
-  saveEvery?: number;
+  saveEvery?: number | undefined;
   /** Checkpoints to keep, beside the best one. Default 2. */
-  keepLast?: number;
+  keepLast?: number | undefined;
   /** Write TensorBoard event files. Default true. */
-  tensorboard?: boolean;
+  tensorboard?: boolean | undefined;
 }
 
 /** {@link TrainingOptions} checked, with defaults. */
@@ -227,11 +227,11 @@ export function resolveTraining(
 /** Which parts of a model train. */
 export interface TrainableOptions {
   /** Do not train the base model. Default false. */
-  freezeBase?: boolean;
+  freezeBase?: boolean | undefined;
   /** Do not train the planner. Default false. */
-  freezePlanner?: boolean;
+  freezePlanner?: boolean | undefined;
   /** Train low-rank adapters in place of the base model's weights. Default null. */
-  lora?: LoraOptions | null;
+  lora?: LoraOptions | null | undefined;
 }
 
 /** Checks a lora option. */

@@ -18,18 +18,18 @@ export interface PlannerOptions extends TrainingOptions {
   /** Prompts with answers; the answers are what gets masked. */
   dataset: TrainingData;
   /** Examples per batch. Default 64. */
-  batchSize?: number;
+  batchSize?: number | undefined;
   /** Answers are padded to so many tokens. Default: the data set's; else one end of sequence. */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
   /**
    * The factor of the rule that is imitated: position j ≥ 2 by confidence passes while c_j ≥ 1 − factor / (j + 1).
    * Default 1.
    */
-  factor?: number;
+  factor?: number | undefined;
   /** Shortest span of an answer, in tokens. Default 32; shorter answers are a span as a whole. */
-  minSpan?: number;
+  minSpan?: number | undefined;
   /** "reference": the rule's last-pair quirk, and the mask token as a legal prediction. */
-  compat?: 'reference';
+  compat?: 'reference' | undefined;
 }
 
 /** One step of {@link trainPlanner}. */
@@ -39,8 +39,8 @@ export interface PlannerMetrics extends TrainingMetrics {
   /** Share of the candidates on which planner (p ≥ ½) and rule agree. */
   agreement: number;
   /** On held-out examples, in the steps that evaluate. */
-  evalLoss?: number;
-  evalAgreement?: number;
+  evalLoss?: number | undefined;
+  evalAgreement?: number | undefined;
 }
 
 interface StageOptions {
@@ -165,7 +165,7 @@ const OWN_KEYS = ['dataset', 'batchSize', 'maxTokens', 'factor', 'minSpan', 'com
  */
 export async function* trainPlanner(
   model: MaskedDiffusionModel,
-  options: PlannerOptions & { signal?: AbortSignal },
+  options: PlannerOptions & { signal?: AbortSignal | undefined },
 ): AsyncGenerator<PlannerMetrics, void, void> {
   const defaults = {
     learningRate: 1e-5,

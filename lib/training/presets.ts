@@ -33,13 +33,13 @@ export const REWARD_TYPES = [
 export interface RewardConfig {
   type: (typeof REWARD_TYPES)[number];
   /** Default 1. */
-  weight?: number;
+  weight?: number | undefined;
   /**
    * Of "fastAnswer" (`weight`: of speed), "stepPenalty" (`form`), "format" (`pattern`, `flags`, `reward`),
    * "mathCorrect" (`compat`), "codeTests" (`compat`), "teacherLogProb" (`model`, `passes`), "causalLogProb" (`model`,
    * `dtype`, `tokenBudget`).
    */
-  options?: Readonly<Record<string, unknown>>;
+  options?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** A new model: its shape, and where its tokens are from. */
@@ -48,7 +48,7 @@ export interface NewModelConfig extends Omit<CreateModelOptions, 'vocabulary' | 
    * Folder of a tokenizer, or options with which one is learnt from the data set. Default: the words of the task, each a
    * token.
    */
-  tokenizer?: string | TrainTokenizerOptions;
+  tokenizer?: string | TrainTokenizerOptions | undefined;
 }
 
 /** Keys of every stage's configuration, beside the options of its trainer. */

@@ -6,7 +6,7 @@ import { checkRoom } from '../model/prompt';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
-import { resolveSampler, type SamplerObject } from '../sampling/samplers';
+import { resolveSampler, type SamplerObject, samplerObject } from '../sampling/samplers';
 import { type CheckExample, type DataSource, openData, type TrainingData } from './data';
 import { type AnswerOptions, exactMatches } from './exact-matches';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
@@ -20,39 +20,39 @@ export interface MaskedDiffusionOptions extends TrainingOptions, Pick<TrainableO
   /** What to learn from: prompts with answers. */
   dataset: TrainingData;
   /** "sft" (default): answers are masked, prompts never. "pretraining": whole rows are. */
-  objective?: 'sft' | 'pretraining';
+  objective?: 'sft' | 'pretraining' | undefined;
   /** Examples per batch. Default 64. */
-  batchSize?: number;
+  batchSize?: number | undefined;
   /**
    * Answers are padded to so many tokens with end-of-sequence tokens, which count as answer. Default: the data set's;
    * else one of them.
    */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
   /**
    * Answers are padded by a length drawn for each row in place of `maxTokens`: shorter rows cost less, and the model
    * learns to end an answer whatever room there is. Default: none.
    */
-  padding?: AnswerPadding;
+  padding?: AnswerPadding | undefined;
   /**
    * "row" (default): all rows weigh alike, as in LLaDA's code; "token": all tokens of answers do, so that a long answer
    * counts as much as its tokens. Of "sft"; in pre-training tokens always weigh alike.
    */
-  lossPer?: 'row' | 'token';
+  lossPer?: 'row' | 'token' | undefined;
   /**
    * Evaluations also write answers with this sampler, and count those that are right. Default: none; they measure the
    * loss alone.
    */
-  evalSampler?: SamplerObject;
+  evalSampler?: SamplerObject | string | undefined;
   /**
    * ε of the mask probability (1 − ε) t + ε. Larger ones keep rows with a single masked token from weighing a thousand
    * times. Default 1e-3.
    */
-  maskEpsilon?: number;
+  maskEpsilon?: number | undefined;
   /**
    * How t is drawn: "stratified" (default) spreads a step's rows evenly over 0..1, which lowers the loss's variance;
    * "uniform" draws each by itself, as the reference does.
    */
-  timesteps?: 'stratified' | 'uniform';
+  timesteps?: 'stratified' | 'uniform' | undefined;
 }
 
 /** One step of {@link trainMaskedDiffusion}. */
@@ -60,11 +60,11 @@ export interface MaskedDiffusionMetrics extends TrainingMetrics {
   /** Share of all tokens that were masked. */
   masked: number;
   /** On held-out examples, in the steps that evaluate. */
-  evalLoss?: number;
+  evalLoss?: number | undefined;
   /** Share of right answers there, with `evalSampler`. */
-  evalAccuracy?: number;
+  evalAccuracy?: number | undefined;
   /** Forward passes per answer. */
-  evalNfe?: number;
+  evalNfe?: number | undefined;
   /** Share of right answers by category, where there are several. */
   [category: `evalAccuracy/${string}`]: number;
 }
@@ -184,8 +184,8 @@ const padded = (answer: number) => answer + 1;
 
 /** How evaluations write answers. @throws TypeError, RangeError where nothing says how long they may be */
 function answerOptions(options: MaskedDiffusionOptions, data: DataSource, hasPlanner: boolean): AnswerOptions | null {
-  const { evalSampler: sampler } = options;
-  if (sampler === undefined) return null;
+  if (options.evalSampler === undefined) return null;
+  const sampler = samplerObject(options.evalSampler);
   resolveSampler(sampler, hasPlanner);
   const maxTokens = options.maxTokens ?? data.maxTokens;
   if (maxTokens === null)
@@ -203,7 +203,7 @@ function answerOptions(options: MaskedDiffusionOptions, data: DataSource, hasPla
  */
 export async function* trainMaskedDiffusion(
   model: MaskedDiffusionModel,
-  options: MaskedDiffusionOptions & { signal?: AbortSignal },
+  options: MaskedDiffusionOptions & { signal?: AbortSignal | undefined },
 ): AsyncGenerator<MaskedDiffusionMetrics, void, void> {
   const defaults = {
     learningRate: 1e-4,
@@ -220,7 +220,7 @@ export async function* trainMaskedDiffusion(
   checkNumber('maskEpsilon', maskEpsilon, { minExclusive: 0, max: 1 });
   checkChoice('timesteps', timesteps, ['stratified', 'uniform'] as const);
   if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
-  const { lossPer = 'row', evalSampler } = options;
+  const { lossPer = 'row' } = options;
   checkChoice('lossPer', lossPer, ['row', 'token'] as const);
   const padding = options.padding === undefined ? null : checkPadding(options.padding);
   const lora = checkLora(options.lora);
@@ -230,7 +230,7 @@ export async function* trainMaskedDiffusion(
     validation(row, own) {
       fits(row, own);
       const maxTokens = options.maxTokens ?? own;
-      if (evalSampler !== undefined && maxTokens !== null)
+      if (options.evalSampler !== undefined && maxTokens !== null)
         checkRoom(model.encodePrompt(row.prompt).length, maxTokens, model.config.maxSequenceLength);
     },
   });
@@ -250,7 +250,7 @@ export async function* trainMaskedDiffusion(
       maxTokens,
       padding,
       lossPer,
-      evalSampler: evalSampler ?? null,
+      evalSampler: answers?.sampler ?? null,
       maskEpsilon,
       timesteps,
     },

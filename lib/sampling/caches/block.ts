@@ -14,7 +14,7 @@ export interface PrefixCache extends CacheStorage {
    * As in the reference: after a block's first pass, make one more even if the block is finished. Default false; with
    * compat "reference" true, except with the factor rule.
    */
-  emptyPass?: boolean;
+  emptyPass?: boolean | undefined;
 }
 
 /**
@@ -24,7 +24,7 @@ export interface PrefixCache extends CacheStorage {
 export interface DualCache extends CacheStorage {
   type: 'dual';
   /** As for "prefix". */
-  emptyPass?: boolean;
+  emptyPass?: boolean | undefined;
 }
 
 type Resolved<T extends PrefixCache | DualCache> = Required<Omit<T, 'emptyPass'>> & {

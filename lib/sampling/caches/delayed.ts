@@ -11,9 +11,9 @@ import { type CacheDefinition, type CacheView, type RowCache, resolveStorage, ST
 export interface DelayedCache extends CacheStorage {
   type: 'delayed';
   /** Passes that a finished block waits; passes are full while one waits. Default 1. */
-  delay?: number;
+  delay?: number | undefined;
   /** A full pass whenever the row's pass number is a multiple of it. Default null: never. */
-  every?: number | null;
+  every?: number | null | undefined;
 }
 
 class DelayedRowCache implements RowCache {

@@ -27,6 +27,9 @@ type Definition = (typeof CACHES)[number];
 /** Which keys and values a pass takes from earlier passes instead of computing them; plain JSON, like samplers. */
 export type CachePolicy = Parameters<Definition['resolve']>[0];
 
+/** A cache policy as options take it: an object, or its short form ({@link parseCache}). */
+export type Cache = CachePolicy | string;
+
 /** A cache policy with every default filled in; `emptyPass` null leaves it to `compat` and the sampler. */
 export type ResolvedCache = ReturnType<Definition['resolve']>;
 
@@ -40,12 +43,21 @@ const FORMS = Object.assign({}, ...definitions.map(({ forms }) => forms)) as Def
  * Checks a cache policy and fills in its defaults. @param name of the option, for messages
  * @throws TypeError, RangeError naming the option, what was expected and what came.
  */
-export function resolveCache(cache: CachePolicy | undefined, name = 'cache'): ResolvedCache {
-  const given: CachePolicy = cache === undefined ? { type: 'none' } : cache;
+export function resolveCache(cache: Cache | undefined, name = 'cache'): ResolvedCache {
+  const given = cache === undefined ? { type: 'none' as const } : cacheObject(cache, name);
   if (typeof given !== 'object' || given === null)
-    throw optionError(TypeError, name, `expected an object with a "type", got ${show(given)}`);
+    throw optionError(
+      TypeError,
+      name,
+      `expected an object with a "type", or its short form such as "refresh:4", got ${show(given)}`,
+    );
   checkChoice(`${name}.type`, given.type, [...BY_TYPE.keys()]);
   return BY_TYPE.get(given.type)!.resolve(given, name);
+}
+
+/** The object that a policy's short form stands for; anything else as it is. @throws as {@link parseCache} */
+export function cacheObject<T>(cache: T | string, name = 'cache'): T | CachePolicy {
+  return typeof cache === 'string' ? parseForm<CachePolicy>(name, cache, FORMS, 'refresh:4') : cache;
 }
 
 /** The cache of one row; null: every pass computes the whole row. @param attended see {@link CacheDefinition.open} */
@@ -76,7 +88,8 @@ export const CACHE_HELP: readonly (readonly [form: string, text: string])[] = Ob
  * @throws TypeError, RangeError naming the part, what was expected and what came.
  */
 export function parseCache(text: string): CachePolicy {
-  const cache = parseForm<CachePolicy>('cache', text, FORMS, 'refresh:4');
+  if (typeof text !== 'string') throw optionError(TypeError, 'cache', `expected a string, got ${show(text)}`);
+  const cache = cacheObject<never>(text);
   resolveCache(cache);
   return cache;
 }

@@ -12,9 +12,9 @@ import { type CacheDefinition, type CacheView, type RowCache, resolveStorage, ST
 export interface RefreshCache extends CacheStorage {
   type: 'refresh';
   /** Passes from one full pass to the next; 1 makes every pass a full one, which is exact. Default null: never. */
-  every?: number | null;
+  every?: number | null | undefined;
   /** A full pass when more than this share of the row has changed since the last one, 0..1. Default null: never. */
-  changed?: number | null;
+  changed?: number | null | undefined;
 }
 
 class RefreshRowCache implements RowCache {

@@ -6,7 +6,7 @@ import type { SamplerDefinition } from './definition';
 export interface ConfidenceSampler {
   type: 'confidence';
   /** Softmax probability of the predicted token, 0..1. Default 0.9. */
-  threshold?: number;
+  threshold?: number | undefined;
 }
 
 /** See {@link ConfidenceSampler}. */

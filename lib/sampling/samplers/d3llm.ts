@@ -12,14 +12,14 @@ import type { SamplerDefinition } from './definition';
 export interface D3llmSampler {
   type: 'd3llm';
   /** Nats. Default 0.45. */
-  threshold?: number;
+  threshold?: number | undefined;
   /** The next block opens when this share of the last one is decided; above 1: when it is finished. Default 0.1. */
-  blockAddThreshold?: number;
+  blockAddThreshold?: number | undefined;
   /**
    * A block is active when this share of the block before it is decided (the prompt counts as a block); above 1: never.
    * The first active block with masks unmasks at least one position in every pass. Default 0.95.
    */
-  decodedTokenThreshold?: number;
+  decodedTokenThreshold?: number | undefined;
 }
 
 /** See {@link D3llmSampler}. */

@@ -9,12 +9,12 @@ import type { SamplerDefinition } from './definition';
 export interface DynamicSampler {
   type: 'dynamic';
   /** Softmax probability of the predicted token, 0..1. Default 0.9; 1: only the shares. */
-  threshold?: number;
+  threshold?: number | undefined;
   /**
    * Passes among which a block's positions are shared, the first passes one more where they do not divide. Default: as
    * many as positions, one each.
    */
-  steps?: number;
+  steps?: number | undefined;
 }
 
 /** {@link DynamicSampler} with defaults; `steps` null: one position per pass. */

@@ -10,7 +10,7 @@ import type { SamplerDefinition } from './definition';
 export interface EntropySumSampler {
   type: 'entropy-sum';
   /** Nats. 0 takes one token per step (and everything that is certain). Default 0.1. */
-  gamma?: number;
+  gamma?: number | undefined;
 }
 
 /** See {@link EntropySumSampler}. */

@@ -6,7 +6,7 @@ import type { SamplerDefinition } from './definition';
 export interface EntropySampler {
   type: 'entropy';
   /** Nats. Default 0.45. */
-  threshold?: number;
+  threshold?: number | undefined;
 }
 
 /** See {@link EntropySampler}. */

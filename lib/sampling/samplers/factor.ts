@@ -9,9 +9,9 @@ import type { SamplerDefinition } from './definition';
 export interface FactorSampler {
   type: 'factor';
   /** Larger values unmask more. Default 1. */
-  factor?: number;
+  factor?: number | undefined;
   /** As in the reference: if only the last candidate fails the test, it is unmasked too. Default false. */
-  lastPair?: boolean;
+  lastPair?: boolean | undefined;
 }
 
 /** See {@link FactorSampler}. */

@@ -7,12 +7,12 @@ import type { SamplerDefinition } from './definition';
 export interface FixedSampler {
   type: 'fixed';
   /** Steps for the whole generation, divided evenly among the blocks. Default: one token per step. */
-  steps?: number;
+  steps?: number | undefined;
   /**
    * Which positions go first: the most confident (default), random ones, or those of lowest entropy (dParallel's cached
    * decoders).
    */
-  remasking?: 'low_confidence' | 'random' | 'low_entropy';
+  remasking?: 'low_confidence' | 'random' | 'low_entropy' | undefined;
 }
 
 /** {@link FixedSampler} with defaults; `steps` null: one token per step. */

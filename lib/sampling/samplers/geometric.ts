@@ -10,9 +10,9 @@ import type { SamplerDefinition } from './definition';
 export interface GeometricSampler {
   type: 'geometric';
   /** Share of the remaining masks, above 0 and at most 1. Default 0.5. */
-  phi?: number;
+  phi?: number | undefined;
   /** Which positions go first. Default "confidence". */
-  order?: 'confidence' | 'random' | 'left_to_right';
+  order?: 'confidence' | 'random' | 'left_to_right' | undefined;
 }
 
 const RULES = { confidence: 'fixed', random: 'random', left_to_right: 'leftToRight' } as const satisfies Record<

@@ -37,8 +37,8 @@ export type SamplerObject = Parameters<Definition['resolve']>[0];
 /** A built-in sampler with every default filled in. */
 export type ResolvedSampler = ReturnType<Definition['resolve']>;
 
-/** How positions to unmask are chosen. */
-export type Sampler = SamplerObject | CustomSampler;
+/** How positions to unmask are chosen: an object, its short form ({@link parseSampler}), or a function. */
+export type Sampler = SamplerObject | string | CustomSampler;
 
 const definitions = SAMPLERS as unknown as readonly SamplerDefinition<SamplerObject, ResolvedSampler>[];
 const TYPES = definitions.map(({ type }) => type);
@@ -60,12 +60,20 @@ export function definitionOf({
  */
 export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean): ResolvedSampler | CustomSampler {
   if (typeof sampler === 'function') return sampler;
-  const given: SamplerObject =
-    sampler === undefined ? (hasPlanner ? { type: 'planner' } : { type: 'confidence' }) : sampler;
+  const given = samplerObject(sampler === undefined ? (hasPlanner ? 'planner' : 'confidence') : sampler);
   if (typeof given !== 'object' || given === null)
-    throw optionError(TypeError, 'sampler', `expected an object with a "type", or a function, got ${show(given)}`);
+    throw optionError(
+      TypeError,
+      'sampler',
+      `expected an object with a "type", its short form such as "confidence:0.9", or a function, got ${show(given)}`,
+    );
   checkChoice('sampler.type', given.type, TYPES);
   return definitionOf(given).resolve(given);
+}
+
+/** The object that a sampler's short form stands for; anything else as it is. @throws as {@link parseSampler} */
+export function samplerObject<T>(sampler: T | string, name = 'sampler'): T | SamplerObject {
+  return typeof sampler === 'string' ? parseForm<SamplerObject>(name, sampler, FORMS, 'confidence:0.9') : sampler;
 }
 
 /** The native rule of a sampler. `reference` applies the reference's quirks to all samplers but the planner's. */
@@ -98,7 +106,8 @@ export const SAMPLER_HELP: readonly (readonly [form: string, text: string])[] = 
  * @throws RangeError naming the part, what was expected and what came.
  */
 export function parseSampler(text: string): SamplerObject {
-  const sampler = parseForm<SamplerObject>('sampler', text, FORMS, 'confidence:0.9');
+  if (typeof text !== 'string') throw optionError(TypeError, 'sampler', `expected a string, got ${show(text)}`);
+  const sampler = samplerObject<never>(text);
   resolveSampler(sampler, true);
   return sampler;
 }

@@ -13,13 +13,13 @@ export interface PlannerSampler {
    * "bernoulli": each position with its own probability p (the reference's mode "training", the policy that GRPO
    * trains). The reference has only "topk" and "bernoulli". If none is selected, the most probable one is unmasked.
    */
-  select?: 'topk' | 'round' | 'threshold' | 'bernoulli';
+  select?: 'topk' | 'round' | 'threshold' | 'bernoulli' | undefined;
   /** Threshold of select "threshold", 0..1; not allowed with the others. Default 0.5. */
-  cut?: number;
+  cut?: number | undefined;
   /** Multiplies every unmasking probability; > 1 unmasks faster. Default 1. (The reference calls it `factor`.) */
-  probabilityScale?: number;
+  probabilityScale?: number | undefined;
   /** Divides the planner's logits before the sigmoid. Default 1. */
-  plannerTemperature?: number;
+  plannerTemperature?: number | undefined;
 }
 
 /** {@link PlannerSampler} with defaults; `cut` is null unless select is "threshold". */

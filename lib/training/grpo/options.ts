@@ -6,8 +6,8 @@ import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-mod
 import { checkRoom } from '../../model/prompt';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
 import { isStepReward, type RewardFunction } from '../../rewards';
-import { type CachePolicy, resolveCache } from '../../sampling/caches';
-import { resolveSampler, type SamplerObject } from '../../sampling/samplers';
+import { type Cache, resolveCache } from '../../sampling/caches';
+import { resolveSampler, type SamplerObject, samplerObject } from '../../sampling/samplers';
 import { show } from '../../text';
 import { type CheckExample, type DataSource, openData, type TrainingData } from '../data';
 import {
@@ -28,63 +28,63 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   /** Reward functions by name, each with weight 1 or `{ fn, weight }`. */
   rewards: Readonly<Record<string, RewardFunction | { fn: RewardFunction; weight: number }>>;
   /** Rollouts per prompt: a group. Default 8. */
-  numGenerations?: number;
+  numGenerations?: number | undefined;
   /** Prompts per batch. Default 8. */
-  promptsPerStep?: number;
+  promptsPerStep?: number | undefined;
   /** Optimiser steps per batch of rollouts. Default 1. */
-  numIterations?: number;
+  numIterations?: number | undefined;
   /** The ratio is clipped to 1 − low … 1 + high. Default { low: 0.2, high: 1 }. */
-  clipEpsilon?: number | { low: number; high: number };
+  clipEpsilon?: number | { low: number; high: number } | undefined;
   /** Upper bound of the unclipped ratio. Default null: none. */
-  delta?: number | null;
+  delta?: number | null | undefined;
   /** Weight of the KL divergence from the reference model. Default 0. */
-  beta?: number;
+  beta?: number | undefined;
   /**
    * A second loaded model, which is not trained. Needed for beta > 0, except with `lora` and `freezePlanner`: there the
    * reference is the model without its adapters.
    */
-  referenceModel?: MaskedDiffusionModel;
+  referenceModel?: MaskedDiffusionModel | undefined;
   /** Divide advantages by the group's or the batch's standard deviation. Default "none". */
-  scaleRewards?: ScaleRewards;
+  scaleRewards?: ScaleRewards | undefined;
   /**
    * Advantages below it count as 0; null keeps all. Default 0: only rollouts better than the mean of their group
    * contribute a gradient.
    */
-  advantageMinClip?: number | null;
+  advantageMinClip?: number | null | undefined;
   /** Token temperature of rollouts. Default 0.5. */
-  temperature?: number;
+  temperature?: number | undefined;
   /** Log-probabilities of tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
-  tokenLogProb?: 'tempered' | 'untempered';
+  tokenLogProb?: 'tempered' | 'untempered' | undefined;
   /**
    * Log-likelihood of a step in which no position was drawn and the most probable one was unmasked: "exact" (that of
    * the other positions staying masked) or "reference" (adds log p of the unmasked position). Default "exact"; with
    * compat "reference": "reference".
    */
-  forcedStep?: 'exact' | 'reference';
+  forcedStep?: 'exact' | 'reference' | undefined;
   /** Multiplies unmasking probabilities, in rollout and replay. Default 1. */
-  probabilityScale?: number;
+  probabilityScale?: number | undefined;
   /** Divides the planner's logits, in rollout and replay. Default 1. */
-  plannerTemperature?: number;
+  plannerTemperature?: number | undefined;
   /** Tokens per completion. Default: the data set's. */
-  maxTokens?: number;
+  maxTokens?: number | undefined;
   /** Tokens per block. Default: the data set's, else maxTokens. */
-  blockLength?: number;
+  blockLength?: number | undefined;
   /** End a rollout when everything before its first end of sequence is decided. Default true. */
-  stopAtEos?: boolean;
+  stopAtEos?: boolean | undefined;
   /**
    * Cache of keys and values in rollouts. The replay repeats the same passes on its own cache, filled with the current
    * weights; keys and values of earlier passes are constants to the gradient. fp32 only, and not with compat. Default:
    * none.
    */
-  cache?: CachePolicy;
+  cache?: Cache | undefined;
   /** How evaluations decode. Default: `{ type: "planner" }`. */
-  evalSampler?: SamplerObject;
+  evalSampler?: SamplerObject | string | undefined;
   /**
    * "reference" computes what the reference implementation does: rows of a batch advance together, half-batches are
    * averaged separately (the gradient is doubled), forced steps add log p of the forced position, and a frozen planner
    * disables `stepPenalty` rewards.
    */
-  compat?: 'reference';
+  compat?: 'reference' | undefined;
 }
 
 /** A reward function with its name and weight. */
@@ -246,7 +246,8 @@ export function resolveGrpo(
   if (!model.hasPlanner)
     throw new DUltraError('NO_PLANNER', `${model.source} has no planner head, whose policy GRPO trains`);
   const { numGenerations = 8, promptsPerStep = 8, numIterations = 1, delta = null, beta = 0 } = options;
-  const { scaleRewards = 'none', advantageMinClip = 0, stopAtEos, evalSampler = { type: 'planner' } } = options;
+  const { scaleRewards = 'none', advantageMinClip = 0, stopAtEos } = options;
+  const evalSampler = samplerObject(options.evalSampler ?? 'planner');
   checkInteger('numGenerations', numGenerations, { min: 2, max: 1 << 16 });
   checkInteger('promptsPerStep', promptsPerStep, { min: 1, max: 1 << 16 });
   checkInteger('numIterations', numIterations, { min: 1, max: 1 << 16 });

@@ -68,7 +68,7 @@ export class GrpoTrainer {
    * @param options `signal`: finishes the step under way, saves, and throws `signal.reason`
    * @throws DUltraError NON_FINITE naming the step, WRITE_FAILED, BAD_CHECKPOINT; whatever a reward throws.
    */
-  train(options: { signal?: AbortSignal } = {}): AsyncGenerator<GrpoMetrics, void, void> {
+  train(options: { signal?: AbortSignal | undefined } = {}): AsyncGenerator<GrpoMetrics, void, void> {
     checkKeys('options', options, ['signal']);
     if (this.#run)
       throw optionError(RangeError, 'train', 'expected one call per GrpoTrainer; make another to train on');
