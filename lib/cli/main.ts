@@ -54,7 +54,10 @@ export async function main(args: readonly string[]): Promise<number> {
   });
   try {
     await program.parseAsync(args, { from: 'user' });
-    return ExitCode.done;
+    // A command that has done its work may say that something in it failed.
+    const code = Number(process.exitCode ?? ExitCode.done);
+    process.exitCode = undefined;
+    return code;
   } catch (error) {
     if (error instanceof CommanderError) {
       if (error.code === 'commander.unknownOption' && /'-\d/.test(error.message))

@@ -9,6 +9,7 @@ import type {
   Prompt,
   StreamEvent,
 } from '../../index';
+import { BATCH_SIZE, checkBatch, runBatch } from '../batch';
 import { interruptSignal, UsageError } from '../errors';
 import { isPiped, readStdin, readTextFile } from '../input';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
@@ -16,7 +17,7 @@ import { addOutputOptions, oneLine, printData, printJson, printLine, printMessag
 import { completionText, drawsSeed, generateWatched, summary } from '../result';
 import { type Cell, RowDisplay } from '../row-display';
 import { addSamplingOptions, CACHE_TEXT, generateOptions, SAMPLER_TEXT, type SamplingFlags } from '../sampling';
-import { ids, maskedIds, number } from '../values';
+import { ids, integer, maskedIds, number } from '../values';
 
 interface Flags extends ModelFlags, SamplingFlags {
   chat?: boolean;
@@ -28,11 +29,16 @@ interface Flags extends ModelFlags, SamplingFlags {
   stream?: boolean;
   progress: boolean;
   delay?: number;
+  batch?: string;
+  out?: string;
+  seeds?: number;
+  batchSize?: number;
 }
 
 const EXAMPLES = `
 Examples:
   dultra generate -m GSAI-ML/LLaDA-8B-Instruct --dtype bfloat16 --chat --stream "Why is the sky blue?"
+  dultra generate -m ./checkpoint --chat --batch prompts.jsonl --out answers.jsonl
   dultra generate -m ./checkpoint --prompt-ids 5,17,3 --max-tokens 64 --sampler confidence:0.9 --json
   echo "12+7*3=" | dultra generate -m ./checkpoint --select bernoulli --seed 7 -`;
 
@@ -185,7 +191,34 @@ async function showStream(
   return result;
 }
 
-async function generate(text: string | undefined, flags: Flags): Promise<void> {
+/** What a batch cannot do beside its own work. */
+const NOT_IN_BATCH = ['messages', 'promptIds', 'template', 'templateIds', 'stream', 'delay', 'json'] as const;
+
+/** Completes the prompts of a file. */
+async function generateBatch(batch: string, text: string | undefined, flags: Flags, command: Command): Promise<void> {
+  const { chat = false, quiet = false, seeds = 1, batchSize = BATCH_SIZE, out, splitSpecialTokens, planner } = flags;
+  const other = NOT_IN_BATCH.find((name) => flags[name] !== undefined);
+  if (text !== undefined || other !== undefined) {
+    const name = command.options.find((option) => option.attributeName() === other)?.long ?? 'PROMPT';
+    throw new UsageError(`${name}: not together with --batch`);
+  }
+  if (seeds < 1) throw new UsageError(`--seeds: expected at least 1, got ${seeds}`);
+  if (batchSize < 1) throw new UsageError(`--batch-size: expected at least 1, got ${batchSize}`);
+  const options: GenerateOptions = { ...generateOptions(flags), splitSpecialTokens, signal: interruptSignal };
+  await checkBatch(batch, out);
+  await using model = await openModel(flags);
+  const settings = { chat, planner };
+  await runBatch(model, { input: batch, out, chat, seeds, batchSize, options, settings, quiet });
+}
+
+async function generate(text: string | undefined, flags: Flags, command: Command): Promise<void> {
+  if (flags.batch !== undefined) {
+    await generateBatch(flags.batch, text, flags, command);
+    return;
+  }
+  const only = (['out', 'seeds', 'batchSize'] as const).find((name) => flags[name] !== undefined);
+  if (only !== undefined)
+    throw new UsageError(`--${only === 'batchSize' ? 'batch-size' : only}: expected together with --batch`);
   const { splitSpecialTokens } = flags;
   const options: GenerateOptions = { ...generateOptions(flags), splitSpecialTokens, signal: interruptSignal };
   const makePrompt = await readPrompt(text, flags);
@@ -243,6 +276,18 @@ export function register(program: Command): void {
     .option('--template <text>', 'text whose mask tokens are filled in place (dultra info MODEL shows the mask token)')
     .option('--template-ids <ids>', 'token ids with _ where a mask stands, as in 5,_,_,3', maskedIds)
     .option('--split-special-tokens', 'special tokens written in the prompt or the messages are text like any other');
+  command
+    .optionsGroup('Many prompts:')
+    .option(
+      '--batch <file>',
+      'complete every line of a file, or of stdin (-): records with prompt or messages, or prompts as they are',
+    )
+    .option(
+      '--out <file>',
+      'with --batch: append a record for each line; the same command goes on after an interruption',
+    )
+    .option('--seeds <n>', 'with --batch: so many completions of each line, from --seed on (default: 1)', integer)
+    .option('--batch-size <n>', `with --batch: lines that are computed together (default: ${BATCH_SIZE})`, integer);
   addModelOptions(command);
   addSamplingOptions(command);
   addOutputOptions(command, '{ model, options, seconds, tokensPerSecond, result }, with --stream also the steps')
