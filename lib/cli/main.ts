@@ -6,6 +6,7 @@ import { register as registerChat } from './commands/chat';
 import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
 import { register as registerInfo } from './commands/info';
+import { register as registerMerge } from './commands/merge';
 import { register as registerModels } from './commands/models';
 import { register as registerPull } from './commands/pull';
 import { register as registerTrain } from './commands/train';
@@ -35,6 +36,7 @@ function buildProgram(): Command {
   registerTrain(program);
   registerEval(program);
   registerInfo(program);
+  registerMerge(program);
   registerPull(program);
   registerModels(program);
   for (const command of program.commands) {

@@ -11,6 +11,7 @@ export interface ModelFlags
   extends OutputFlags,
     Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision' | 'planner'> {
   model?: string;
+  adapter?: string;
 }
 
 /** Adds --device and its kin. */
@@ -35,15 +36,24 @@ export function addDeviceOptions(command: Command): Command {
     .option('--threads <n>', 'CPU threads; the result does not depend on it (default: all)', integer);
 }
 
+/** Adds --adapter. */
+export const addAdapterOption = (command: Command): Command =>
+  command
+    .optionsGroup('Model:')
+    .option('--adapter <folder>', 'low-rank adapter to merge into the model, in the layout of PEFT');
+
 /** Adds --model and its kin. */
 export function addModelOptions(command: Command): Command {
   command
     .optionsGroup('Model:')
     .option(
       '-m, --model <folder|id>',
-      'checkpoint folder, or hub id such as GSAI-ML/LLaDA-8B-Instruct (default: the embedded model)',
-    )
-    .option('--planner <folder>', "planner head for a model that has none (default: the checkpoint's own)");
+      'checkpoint or run folder, or hub id such as GSAI-ML/LLaDA-8B-Instruct (default: the embedded model)',
+    );
+  addAdapterOption(command).option(
+    '--planner <folder>',
+    "planner head for a model that has none (default: the checkpoint's own)",
+  );
   return addDeviceOptions(command);
 }
 
@@ -92,14 +102,25 @@ export async function reportLoading<T>(
   }
 }
 
-/** Loads the model that the flags name, with its progress on stderr; stops on Ctrl-C. */
+/**
+ * Loads the model that the flags name, with its adapter merged, and its progress on stderr; stops on Ctrl-C.
+ */
 export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
-  const { model, planner, device, dtype, compute, threads, revision, quiet } = flags;
-  return reportLoading(quiet, (onProgress) =>
-    loadModel(model, {
+  const { model: source, adapter, planner, device, dtype, compute, threads, revision, quiet } = flags;
+  const model = await reportLoading(quiet, (onProgress) =>
+    loadModel(source, {
       ...given({ planner, device, dtype, compute, threads, revision }),
       signal: interruptSignal,
       onProgress,
     }),
   );
+  if (adapter === undefined) return model;
+  try {
+    // The model keeps the merged weights.
+    (await model.loadAdapter(adapter)).dispose();
+    return model;
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
 }

@@ -8,8 +8,8 @@ import { MaskedDiffusionModel } from './masked-diffusion-model';
 
 /**
  * Loads a LLaDA, LLaDOU or dUltra checkpoint.
- * @param source a folder with config.json and *.safetensors, or a hub id such as "org/name"; default: the embedded
- * model.
+ * @param source a folder with config.json and *.safetensors, the folder of a finished run, of which it takes the
+ * final model, or a hub id such as "org/name"; default: the embedded model.
  * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, NON_FINITE, OUT_OF_MEMORY, DEVICE_UNAVAILABLE,
  *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.
  */
@@ -21,8 +21,8 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
       return { tokenizer, generationDefaults: generationDefaults(generation, planner !== null) };
     },
   });
-  const { folder, json, files, native } = checkpoint;
+  const { folder, storedDtype, json, files, native } = checkpoint;
   const { eosTokenIds, eosTokenId } = checkpoint.config;
   const config = { ...checkpoint.config, eosTokenId: eosTokenId ?? eosTokenIds[0] ?? null };
-  return new MaskedDiffusionModel({ native, config, configJson: json, ...files, source: folder });
+  return new MaskedDiffusionModel({ native, config, configJson: json, ...files, source: folder, storedDtype });
 }

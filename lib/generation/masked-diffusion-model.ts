@@ -1,4 +1,5 @@
 // The public handle of a loaded model.
+import type { StoredDType } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
 import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
 import type { ModelConfig } from '../model/config';
@@ -33,6 +34,8 @@ export class MaskedDiffusionModel {
   readonly tokenizer: Tokenizer | null;
   /** The folder that the weights came from. */
   readonly source: string;
+  /** The type that the weights have in the checkpoint's files; `dtype` of `loadModel` may hold them in another. */
+  readonly storedDtype: StoredDType;
   /** Device, instruction set, threads, number of parameters, bytes of weights. */
   readonly info: NativeModelInfo;
   /** Defaults of the options of `generate`, from generation_config.json. */
@@ -49,6 +52,7 @@ export class MaskedDiffusionModel {
     tokenizer: Tokenizer | null;
     generationDefaults: GenerationDefaults;
     source: string;
+    storedDtype: StoredDType;
   }) {
     this.#native = parts.native;
     this.config = parts.config;
@@ -56,6 +60,7 @@ export class MaskedDiffusionModel {
     this.tokenizer = parts.tokenizer;
     this.generationDefaults = parts.generationDefaults;
     this.source = parts.source;
+    this.storedDtype = parts.storedDtype;
     this.info = parts.native.info();
   }
 

@@ -1,12 +1,10 @@
 // From a folder or a hub id to weights in memory.
-import { existsSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { DTYPE_BYTES, DTYPES } from '../dtypes';
+import { DTYPE_BYTES, DTYPES, type StoredDType } from '../dtypes';
 import { DUltraError, isDUltraError, optionError } from '../errors';
 import { readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
 import { findSafetensors } from '../files/weight-files';
-import { downloadModel, type ModelChecks, type SourceOptions } from '../hub';
 import {
   cancellable,
   type NativeDType,
@@ -17,7 +15,6 @@ import {
   native,
 } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkSignal } from '../options';
-import { checkInstalled, packageFile } from '../package';
 import { formatGiB, show } from '../text';
 import { readConfigJson } from './config';
 import { hintsOf } from './config-hints';
@@ -25,6 +22,7 @@ import type { ConfigHints, ParsedCheckpoint } from './families';
 import { type GenerationFile, readGenerationFile, type TextEnds, withEndsOf } from './generation-file';
 import { availableMemory } from './memory';
 import { readPlannerHead } from './planner-head';
+import { resolveSource } from './source';
 import { EMBEDDING, matchTensors } from './tensors';
 
 /** Progress of {@link loadModel}. */
@@ -87,45 +85,6 @@ export interface LoadModelOptions {
 const PROGRESS_INTERVAL_MS = 100;
 /** Weights plus packing and a first workspace, over the weights alone. */
 const MEMORY_FACTOR = 1.1;
-
-const looksLikePath = (source: string) => /^[./~\\]|^[A-Za-z]:[\\/]/.test(source);
-
-/** A folder for a source: the embedded model, a folder as it stands, or a downloaded snapshot. */
-async function resolveSource(
-  source: string | undefined,
-  options: LoadModelOptions,
-  checks: ModelChecks,
-): Promise<string> {
-  checkInstalled();
-  if (source === undefined) {
-    const embedded = packageFile('models', 'default');
-    if (existsSync(embedded)) return embedded;
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      'this version brings no embedded model; pass a checkpoint folder or a hub id such as "GSAI-ML/LLaDA-8B-Instruct"',
-    );
-  }
-  if (typeof source !== 'string' || source === '')
-    throw optionError(TypeError, 'source', `expected a folder or a hub id, got ${JSON.stringify(source)}`);
-  const folder = source.startsWith('~/') ? path.join(os.homedir(), source.slice(2)) : source;
-  if (existsSync(folder)) {
-    if (!statSync(folder).isDirectory())
-      throw new DUltraError('BAD_CHECKPOINT', `${source}: expected a folder with config.json, got a file`);
-    return path.resolve(folder);
-  }
-  if (looksLikePath(source)) throw new DUltraError('BAD_CHECKPOINT', `${source}: no such folder`);
-  const { revision, signal, onProgress } = options;
-  const downloading: SourceOptions = {
-    otherwise: `no folder ./${source}`,
-    revision,
-    signal,
-    onProgress:
-      onProgress &&
-      (({ file, received, total }) =>
-        onProgress({ stage: 'download', file, loadedBytes: received, totalBytes: total })),
-  };
-  return downloadModel(source, downloading, checks);
-}
 
 /** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */
 function checkMemory(
@@ -285,9 +244,17 @@ export interface ModelKind<Config, Files> {
   readFiles(folder: string, config: Config, generation: GenerationFile): Promise<Files>;
 }
 
+/** The type that a checkpoint's weights have in their files. */
+function storedDtypeOf(tensors: readonly NativeTensorRef[]): StoredDType {
+  const types = new Set(tensors.map(({ dtype }) => dtype));
+  const names = Object.entries(DTYPES).filter(([, type]) => types.has(type));
+  return names.length === 1 ? (names[0][0] as StoredDType) : 'mixed';
+}
+
 /** A checkpoint whose weights are loaded. */
 export interface LoadedCheckpoint<Config, Files> {
   folder: string;
+  storedDtype: StoredDType;
   json: Record<string, unknown>;
   config: Config;
   files: Files;
@@ -371,5 +338,5 @@ export async function loadWeights<Config extends NativeModelConfig & TextEnds, F
     const request = { config, files: weights, tensors, device: on, threads, isa, storage, compute: arithmetic };
     return loadReporting(request, signal, onProgress);
   });
-  return { folder, json, config, files, native };
+  return { folder, storedDtype: storedDtypeOf(tensors), json, config, files, native };
 }

@@ -196,7 +196,7 @@ const NOT_IN_BATCH = ['messages', 'promptIds', 'template', 'templateIds', 'strea
 
 /** Completes the prompts of a file. */
 async function generateBatch(batch: string, text: string | undefined, flags: Flags, command: Command): Promise<void> {
-  const { chat = false, quiet = false, seeds = 1, batchSize = BATCH_SIZE, out, splitSpecialTokens, planner } = flags;
+  const { chat = false, quiet = false, seeds = 1, batchSize = BATCH_SIZE, out, splitSpecialTokens } = flags;
   const other = NOT_IN_BATCH.find((name) => flags[name] !== undefined);
   if (text !== undefined || other !== undefined) {
     const name = command.options.find((option) => option.attributeName() === other)?.long ?? 'PROMPT';
@@ -207,7 +207,8 @@ async function generateBatch(batch: string, text: string | undefined, flags: Fla
   const options: GenerateOptions = { ...generateOptions(flags), splitSpecialTokens, signal: interruptSignal };
   await checkBatch(batch, out);
   await using model = await openModel(flags);
-  const settings = { chat, planner };
+  const { planner, adapter } = flags;
+  const settings = { chat, planner, adapter };
   await runBatch(model, { input: batch, out, chat, seeds, batchSize, options, settings, quiet });
 }
 

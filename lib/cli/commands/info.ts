@@ -3,7 +3,7 @@ import os from 'node:os';
 import type { Command } from 'commander';
 import { type MaskedDiffusionModel, type SystemInfo, systemInfo } from '../../index';
 import { UsageError } from '../errors';
-import { addDeviceOptions, type ModelFlags, openModel } from '../model';
+import { addAdapterOption, addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printJson, printLine, printTable } from '../output';
 
 interface InfoFlags extends ModelFlags {
@@ -39,7 +39,10 @@ function describeForIssue(system: SystemInfo): string {
   return ['```text', ...rows.map(([name, value]) => `${name}: ${withoutPaths(value)}`), '```'].join('\n');
 }
 
-function describeModel(model: MaskedDiffusionModel): [string, string][] {
+/** Whether weights are held otherwise than stored. */
+const isHeld = (dtype: string | undefined) => dtype !== undefined && dtype !== 'auto';
+
+function describeModel(model: MaskedDiffusionModel, dtype: string | undefined): [string, string][] {
   const { config: c, info, source, tokenizer } = model;
   const heads = c.nKvHeads === c.nHeads ? `${c.nHeads} heads` : `${c.nHeads} heads on ${c.nKvHeads} key/value heads`;
   const { planner } = c;
@@ -53,7 +56,10 @@ function describeModel(model: MaskedDiffusionModel): [string, string][] {
       `${info.parameters.toLocaleString('en')}, ` +
         `of which the planner has ${info.plannerParameters.toLocaleString('en')}`,
     ],
-    ['weights', formatBytes(info.weightBytes)],
+    [
+      'weights',
+      `${formatBytes(info.weightBytes)}, stored as ${model.storedDtype}${isHeld(dtype) ? `, held as ${dtype}` : ''}`,
+    ],
     ['transformer', `${c.nLayers} layers of width ${c.dModel}, ${heads}, feed-forward ${c.mlpHiddenSize}`],
     ['longest row', `${c.maxSequenceLength} tokens`],
     ['cache', `${formatBytes(model.cacheBytes(c.maxSequenceLength))} of keys and values for a row of that length`],
@@ -85,9 +91,9 @@ export function register(program: Command): void {
     .description(
       'Shows the version, the processor and the devices. With a model, loads it and shows its configuration.',
     )
-    .argument('[model]', 'checkpoint folder or hub id');
+    .argument('[model]', 'checkpoint or run folder, or hub id');
   command.option('--report', 'print a block for an issue: versions, system, processor and devices; no paths, no names');
-  addDeviceOptions(command.optionsGroup('Model:'));
+  addDeviceOptions(addAdapterOption(command));
   addOutputOptions(command, '{ system, model }').action(async (source: string | undefined, flags: InfoFlags) => {
     const system = systemInfo();
     if (flags.report) {
@@ -108,11 +114,14 @@ export function register(program: Command): void {
         maskToken: tokenizer.maskToken,
         hasChatTemplate: tokenizer.hasChatTemplate,
       };
-      printJson({ system, model: { source: model.source, ...info, config, tokenizer: words } });
+      printJson({
+        system,
+        model: { source: model.source, storedDtype: model.storedDtype, ...info, config, tokenizer: words },
+      });
       return;
     }
     printTable(describeSystem(system));
     printLine('');
-    printTable(describeModel(model));
+    printTable(describeModel(model, flags.dtype));
   });
 }
