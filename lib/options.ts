@@ -7,9 +7,59 @@ import { show } from './text';
 export function checkKeys(name: string, object: unknown, allowed: readonly string[]): void {
   if (typeof object !== 'object' || object === null)
     throw optionError(TypeError, name, `expected an object, got ${show(object)}`);
-  for (const key of Object.keys(object))
-    if (!allowed.includes(key))
-      throw optionError(TypeError, name, `unknown key "${key}"; expected one of ${allowed.join(', ')}`);
+  for (const key of Object.keys(object)) {
+    if (allowed.includes(key)) continue;
+    const meant = similarName(key, allowed);
+    const hint = meant === null ? '' : `; did you mean "${meant}"?`;
+    throw optionError(
+      TypeError,
+      name,
+      `unknown key ${show(key)}${hint}${hint ? ' Expected' : '; expected'} one of ${allowed.join(', ')}`,
+    );
+  }
+}
+
+/** Names that other libraries have for an option, as {@link plain} writes them. */
+const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
+  maxTokens: ['genlength', 'maxnewtokens', 'maxoutputtokens', 'maxcompletiontokens', 'npredict', 'numpredict'],
+  signal: ['abortsignal', 'abort'],
+  stop: ['stopsequences', 'stopstrings'],
+  logprobs: ['returnlogprobs'],
+};
+
+/** A name without what spellings differ in: max_tokens, max-tokens and maxTokens are one. */
+const plain = (name: string): string => name.toLowerCase().replace(/[^a-z0-9]/g, '');
+
+/** Insertions, deletions, changes and swaps of neighbours that make one text the other. */
+function editDistance(a: string, b: string): number {
+  let before: number[] = [];
+  let last = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const change = last[j - 1] + Number(a[i - 1] !== b[j - 1]);
+      row[j] = Math.min(change, last[j] + 1, row[j - 1] + 1);
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        row[j] = Math.min(row[j], before[j - 2] + 1);
+    }
+    [before, last] = [last, row];
+  }
+  return last[b.length];
+}
+
+/** The one of `allowed` that a wrong name probably stands for, or null: another spelling or name of it, or a typing error. */
+function similarName(name: string, allowed: readonly string[]): string | null {
+  const written = plain(name.slice(0, 64));
+  const known = allowed.find((other) => plain(other) === written || OTHER_NAMES[other]?.includes(written));
+  if (known !== undefined) return known;
+  let best: string | null = null;
+  // One error in three letters: with more, names of other things are as near.
+  let nearest = Math.floor(Math.max(written.length, 3) / 3) + 1;
+  for (const other of allowed) {
+    const distance = editDistance(written, plain(other));
+    if (distance < nearest && distance < plain(other).length) [best, nearest] = [other, distance];
+  }
+  return best;
 }
 
 function bounds({ min, max, minExclusive }: { min?: number; max?: number; minExclusive?: number }): string {

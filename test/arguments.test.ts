@@ -163,6 +163,25 @@ describe('forward', () => {
 });
 
 describe('options', () => {
+  test.each([
+    [{ genLength: 8 }, 'options: unknown key "genLength"; did you mean "maxTokens"? Expected one of sampler, '],
+    [{ maxNewTokens: 8 }, 'unknown key "maxNewTokens"; did you mean "maxTokens"?'],
+    [{ maxOutputTokens: 8 }, 'did you mean "maxTokens"?'],
+    [{ max_tokens: 8 }, 'did you mean "maxTokens"?'],
+    [{ max_new_tokens: 8 }, 'did you mean "maxTokens"?'],
+    [{ block_length: 8 }, 'did you mean "blockLength"?'],
+    [{ temprature: 1 }, 'did you mean "temperature"?'],
+    [{ sed: 1 }, 'did you mean "seed"?'],
+    [{ abortSignal: null }, 'did you mean "signal"?'],
+    [{ sampler: { type: 'confidence', treshold: 0.9 } }, 'sampler: unknown key "treshold"; did you mean "threshold"?'],
+    [{ cache: { type: 'refresh', evrey: 2 } }, 'cache: unknown key "evrey"; did you mean "every"?'],
+    [{ colour: 1 }, 'options: unknown key "colour"; expected one of sampler, '],
+    [{ ['x'.repeat(5000)]: 1 }, /^options: unknown key "x{79}…; expected one of/],
+  ])('an unknown key, and what it may stand for: %j', async (options, message) => {
+    await expect(model.generate('x', options as never)).rejects.toThrow(TypeError);
+    await expect(model.generate('x', options as never)).rejects.toThrow(message);
+  });
+
   const wrong: [string, object, RegExp][] = [
     ['null', null as never, /options: expected an object, got null/],
     ['text', 'x' as never, /options: expected an object/],
