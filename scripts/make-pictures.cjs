@@ -16,32 +16,67 @@ const PROMPT = EXAMPLE.prompt;
 const COUNT = 512;
 
 const escapeXml = (text) =>
-  text.replace(/[&<>]/g, (character) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[character]);
+  text.replace(/[&<>"]/g, (character) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[character]);
 const at = (value) => String(Math.round(10 * value) / 10);
 
-/** Colours of the steps, one after the other. */
-const STEPS = ['#cfe3fb', '#cdeed6', '#fde7b3', '#f6d3e6', '#ddd6f8', '#fad4c2', '#c6ecee', '#e6e1d3'];
+/**
+ * Every picture is so wide that its letters can be read on a phone, which shows it in about 358 pixels; a page on a
+ * large screen shows it in SHOWN.
+ */
+const WIDTH = 480;
+const SHOWN = 620;
+const LEFT = 18;
+const RIGHT = WIDTH - LEFT;
+
+/** Colours in light and in dark: of letters and marks, and of the steps, one after the other. */
+const COLORS = {
+  card: ['#ffffff', '#0d1117'],
+  rule: ['#d8dee4', '#30363d'],
+  edge: ['#79818a', '#7d8590'],
+  fg: ['#1b1f24', '#e6edf3'],
+  soft: ['#57606a', '#9198a1'],
+  good: ['#116329', '#5bd67f'],
+  bad: ['#c01c28', '#ff7b82'],
+  before: ['#57606a', '#a8b1bb'],
+  after: ['#0550ae', '#6cb2ff'],
+  planner: ['#c01c28', '#ff7b82'],
+  bf16: ['#a34a00', '#ffae57'],
+  s0: ['#cfe3fb', '#1f3f63'],
+  s1: ['#cdeed6', '#1d4a2b'],
+  s2: ['#fde7b3', '#5a4510'],
+  s3: ['#f6d3e6', '#57284a'],
+  s4: ['#ddd6f8', '#3a3268'],
+  s5: ['#fad4c2', '#5e3220'],
+  s6: ['#c6ecee', '#124848'],
+  s7: ['#e6e1d3', '#45402f'],
+};
+const STEP_COLORS = 8;
 const FONT = 'font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"';
 const SANS = 'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"';
-const CHARACTER = 7.9; // width of one at 13 px, generously
-const ROW = 26;
+const SIZE = 15;
+const CHARACTER = 9.1; // width of one at 15 px, generously
+const CELL = 24; // height of a word
 
-/** A picture on a white card, with what it shows in words for those who cannot see it. */
-function svg(width, height, title, body, style = '') {
+/** Attributes that fill or outline in a colour of COLORS; the dark one follows the reader's choice. */
+const fill = (name) => `class="f-${name}" fill="${COLORS[name][0]}"`;
+const stroke = (name) => `class="l-${name}" stroke="${COLORS[name][0]}"`;
+
+/** A picture on a card, with what it shows in words for those who cannot see it. */
+function svg(height, title, body, style = '') {
+  const rows = Object.entries(COLORS).filter(([name]) => new RegExp(`class="[fl]-${name}[" ]`).test(body));
+  const dark = [['card', COLORS.card], ['rule', COLORS.rule], ...rows].map(
+    ([name, [, color]]) => `.f-${name}{fill:${color}}.l-${name}{stroke:${color}}`,
+  );
+  const css = `${style}@media (prefers-color-scheme:dark){${[...new Set(dark)].join('')}}`;
+  const card = `<rect x="0.5" y="0.5" width="${WIDTH - 1}" height="${Math.ceil(height) - 1}" rx="10" class="f-card l-rule" fill="#ffffff" stroke="#d8dee4"/>`;
   return (
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${Math.ceil(width)} ${Math.ceil(height)}" width="${Math.ceil(width)}" role="img">` +
-    `<title>${escapeXml(title)}</title>${style ? `<style>${style}</style>` : ''}` +
-    `<rect x="0.5" y="0.5" width="${Math.ceil(width) - 1}" height="${Math.ceil(height) - 1}" rx="10" fill="#ffffff" stroke="#d8dee4"/>${body}</svg>\n`
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${Math.ceil(height)}" width="${SHOWN}" role="img">` +
+    `<title>${escapeXml(title)}</title><style>${css}</style>${card}${body}</svg>\n`
   );
 }
 
-function text(
-  x,
-  y,
-  content,
-  { size = 13, fill = '#1b1f24', font = SANS, anchor = 'start', weight = 400, extra = '' } = {},
-) {
-  return `<text x="${at(x)}" y="${at(y)}" font-size="${size}" fill="${fill}" ${font} text-anchor="${anchor}" font-weight="${weight}"${extra}>${escapeXml(content)}</text>`;
+function text(x, y, content, { size = SIZE, color = 'fg', font = SANS, anchor = 'start', weight = 400 } = {}) {
+  return `<text x="${at(x)}" y="${at(y)}" font-size="${size}" ${fill(color)} ${font} text-anchor="${anchor}" font-weight="${weight}">${escapeXml(content)}</text>`;
 }
 
 /**
@@ -64,32 +99,46 @@ async function trace(model, prompt, sampler) {
   };
 }
 
-/** Words in a line, each in a box as wide as it is long: [{ word, step, x, width }]. */
-function layOut(words, left) {
-  let x = left;
+/** Lines of text of at most so many letters. */
+function wrap(words, most) {
+  const lines = [];
+  for (const word of words)
+    if (lines.length > 0 && lines[lines.length - 1].length + 1 + word.length <= most)
+      lines[lines.length - 1] += ` ${word}`;
+    else lines.push(word);
+  return lines;
+}
+
+/** Words in lines, each in a box as wide as it is long: [{ word, step, x, y, width }]; y from 0. */
+function layOut(words) {
+  let x = LEFT;
+  let y = 0;
   return words.map(({ word, step }) => {
-    const width = word.length * CHARACTER + 10;
-    const cell = { word, step, x, width };
+    const width = word.length * CHARACTER + 8;
+    if (x + width > RIGHT) {
+      x = LEFT;
+      y += CELL + 4;
+    }
+    const cell = { word, step, x, y, width };
     x += width + 4;
     return cell;
   });
 }
 
-const rightEdge = (cells) => cells[cells.length - 1].x + cells[cells.length - 1].width;
-const isEnd = (word) => word === 'eos';
+const bottomOf = (cells) => cells[cells.length - 1].y + CELL;
+const colorOf = (step) => `s${(step - 1) % STEP_COLORS}`;
+const passesOf = (nfe) => `${nfe} forward pass${nfe === 1 ? '' : 'es'}`;
 
-/** A decided word on its colour, or an empty box. */
-function cellAt({ word, step, x, width }, y, { isDecided = true, isNew = true, number = false } = {}) {
-  const box = `<rect x="${at(x)}" y="${at(y)}" width="${at(width)}" height="20" rx="4" `;
-  if (!isDecided) return `${box}fill="#f6f8fa" stroke="#d0d7de" stroke-dasharray="3 3"/>`;
-  const fill = isNew ? STEPS[(step - 1) % STEPS.length] : '#ffffff';
-  const label = text(x + width / 2, y + 14.5, word, {
+/** A decided word, on the colour of its pass or, if an earlier pass decided it, on none; or an empty box. */
+function cellAt({ word, step, x, y, width }, top, { isDecided = true, isNew = true } = {}) {
+  const box = `<rect x="${at(x)}" y="${at(top + y)}" width="${at(width)}" height="${CELL}" rx="4" `;
+  if (!isDecided) return `${box}fill="none" ${stroke('edge')} stroke-dasharray="3 3"/>`;
+  const label = text(x + width / 2, top + y + 17, word, {
     font: FONT,
     anchor: 'middle',
-    fill: isEnd(word) ? '#8b949e' : '#1b1f24',
+    color: word === 'eos' ? 'soft' : 'fg',
   });
-  const pass = number ? text(x + width / 2, y + 30, String(step), { size: 10, anchor: 'middle', fill: '#57606a' }) : '';
-  return `${box}fill="${fill}"/>${label}${pass}`;
+  return `${box}${isNew ? fill(colorOf(step)) : fill('card')}/>${label}`;
 }
 
 /** unmasking.svg: pass by pass, under two samplers. */
@@ -97,34 +146,30 @@ async function unmasking(model) {
   const panels = [];
   for (const [label, sampler] of [
     ['the planner', { type: 'planner' }],
-    ['confidence threshold 0.9', { type: 'confidence', threshold: 0.9 }],
+    ['threshold 0.9', { type: 'confidence', threshold: 0.9 }],
   ])
     panels.push({ label, ...(await trace(model, PROMPT, sampler)) });
-  const left = 78;
-  let y = 34;
-  let width = 0;
-  const parts = [text(20, y, `prompt: ${PROMPT}`, { font: FONT })];
+  let y = 12;
+  const parts = [];
+  for (const line of wrap(`prompt: ${PROMPT}`.split(' '), 47)) {
+    y += 20;
+    parts.push(text(LEFT, y, line, { font: FONT }));
+  }
   for (const { label, words, nfe, isRight } of panels) {
-    y += 34;
-    parts.push(
-      text(20, y, `${label}: ${nfe} forward passes, ${isRight ? 'right' : 'wrong'}`, { weight: 600, size: 14 }),
-    );
-    y += 10;
-    const cells = layOut(words, left);
-    width = Math.max(width, rightEdge(cells));
+    y += 40;
+    parts.push(text(LEFT, y, `${label}: ${passesOf(nfe)}, ${isRight ? 'right' : 'wrong'}`, { weight: 600, size: 17 }));
+    const cells = layOut(words);
     for (let pass = 1; pass <= nfe; pass++) {
-      parts.push(text(20, y + 14.5, `pass ${pass}`, { fill: '#57606a', size: 12 }));
+      y += 24;
+      parts.push(text(LEFT, y, `pass ${pass}`, { color: 'soft' }));
+      y += 8;
       for (const cell of cells)
         parts.push(cellAt(cell, y, { isDecided: cell.step <= pass, isNew: cell.step === pass }));
-      y += ROW;
+      y += bottomOf(cells);
     }
   }
-  return svg(
-    width + 20,
-    y + 12,
-    `How the answer fills, pass by pass, under ${panels.map(({ label }) => label).join(' and ')}`,
-    parts.join(''),
-  );
+  const names = panels.map(({ label }) => label).join(' and ');
+  return svg(y + 18, `How the answer fills, pass by pass, under ${names}`, parts.join(''));
 }
 
 /** samplers.svg: which pass decided which word, under every sampler. */
@@ -140,30 +185,39 @@ async function samplers(model) {
     'fixed:6',
     'fixed:24',
   ];
-  const left = 196;
-  let y = 20;
-  let width = 0;
-  const parts = [];
-  for (const name of names) {
-    const { words, nfe, isRight } = await trace(model, PROMPT, dultra.parseSampler(name));
-    const cells = layOut(words, left);
-    width = Math.max(width, rightEdge(cells));
+  let y = 30;
+  const parts = [
+    text(LEFT, y, 'a square is a word; its number is the pass that decided it', { color: 'soft', size: 14 }),
+  ];
+  y += 10;
+  const traces = [];
+  for (const name of names) traces.push({ name, ...(await trace(model, PROMPT, dultra.parseSampler(name))) });
+  const width = (RIGHT - LEFT) / Math.max(...traces.map(({ words }) => words.length));
+  for (const { name, words, nfe, isRight } of traces) {
+    y += 24;
     parts.push(
-      text(20, y + 14.5, name, { font: FONT }),
-      text(left - 30, y + 14.5, String(nfe), { anchor: 'end', weight: 600 }),
-      text(left - 17, y + 14.5, isRight ? '✓' : '✗', {
-        anchor: 'middle',
-        fill: isRight ? '#116329' : '#d1242f',
+      text(LEFT, y, name, { font: FONT, weight: 600 }),
+      text(RIGHT - 76, y, passesOf(nfe), { anchor: 'end' }),
+      text(RIGHT, y, isRight ? '✓ right' : '✗ wrong', {
+        anchor: 'end',
+        color: isRight ? 'good' : 'bad',
         weight: 600,
       }),
     );
-    for (const cell of cells) parts.push(cellAt(cell, y, { number: true }));
-    y += 44;
+    y += 8;
+    words.forEach(({ step }, i) => {
+      const x = LEFT + i * width;
+      parts.push(
+        `<rect x="${at(x)}" y="${y}" width="${at(width - 1.5)}" height="22" rx="3" ${fill(colorOf(step))}/>`,
+        text(x + width / 2 - 0.7, y + 16, String(step), { size: 14, anchor: 'middle' }),
+      );
+    });
+    y += 26;
   }
-  return svg(width + 20, y + 4, `The pass that decided each word, under ${names.length} samplers`, parts.join(''));
+  return svg(y + 12, `The pass that decided each word, under ${names.length} samplers`, parts.join(''));
 }
 
-const TICK = 0.55; // seconds
+const TICK = 0.4; // seconds
 const PAUSE = 6; // ticks at the end
 
 /**
@@ -173,8 +227,8 @@ const PAUSE = 6; // ticks at the end
 async function demo(model) {
   const panels = [];
   for (const [label, sampler] of [
-    ['dultra, with the planner', { type: 'planner' }],
-    ['one token per forward pass', { type: 'fixed' }],
+    ['the planner', { type: 'planner' }],
+    ['one token per pass', { type: 'fixed' }],
   ])
     panels.push({ label, ...(await trace(model, PROMPT, sampler)) });
   const ticks = 1 + Math.max(...panels.map(({ nfe }) => nfe)) + PAUSE;
@@ -185,36 +239,50 @@ async function demo(model) {
     return `@keyframes on${step}{0%,${share}%{opacity:0}${(Number(share) + 0.01).toFixed(3)}%,100%{opacity:1}}.on${step}{animation:on${step} ${total}s infinite}`;
   });
   const style = `@media (prefers-reduced-motion:no-preference){${rules.join('')}}`;
-  const left = 20;
-  let y = 34;
-  const command = `$ npx dultra generate --stream "${PROMPT}"`;
-  let width = left + command.length * CHARACTER;
-  const parts = [text(left, y, command, { font: FONT, fill: '#57606a' })];
+  let y = 12;
+  const parts = [];
+  for (const line of wrap(`$ npx dultra generate --stream "${PROMPT}"`.split(' '), 47)) {
+    y += 20;
+    parts.push(text(LEFT, y, line, { font: FONT, color: 'soft' }));
+  }
   for (const { label, words, nfe } of panels) {
-    y += 34;
-    parts.push(text(left, y, label, { weight: 600, size: 14 }));
-    y += 10;
-    const cells = layOut(words, left);
-    width = Math.max(width, rightEdge(cells));
+    y += 40;
+    parts.push(
+      text(LEFT, y, label, { weight: 600, size: 17 }),
+      text(RIGHT, y, passesOf(nfe), { weight: 600, size: 17, anchor: 'end', color: 'good' }),
+    );
+    y += 12;
+    const cells = layOut(words);
     for (const cell of cells)
       parts.push(cellAt(cell, y, { isDecided: false }), `<g class="on${cell.step}">${cellAt(cell, y)}</g>`);
-    y += 20;
-    parts.push(
-      `<g class="on${nfe}">${text(rightEdge(cells), y - 30, `${nfe} forward passes`, { anchor: 'end', weight: 600, fill: '#116329' })}</g>`,
-    );
+    y += bottomOf(cells);
   }
-  return svg(
-    width + 20,
-    y + 18,
-    `The same model and prompt: ${panels.map(({ label, nfe }) => `${label}, ${nfe} passes`).join('; ')}`,
-    parts.join(''),
-    style,
-  );
+  const title = `The same model and prompt: ${panels.map(({ label, nfe }) => `${label}, ${nfe} passes`).join('; ')}`;
+  return svg(y + 18, title, parts.join(''), style);
 }
 
-const WIDTH = 720;
-const HEIGHT = 420;
-const MARGIN = { top: 62, right: 24, bottom: 52, left: 66 };
+const HEIGHT = 430;
+const MARGIN = { top: 108, right: 20, bottom: 56, left: 58 };
+
+/** Lines and numbers of frontier.svg's axes. */
+function axes(x, y, most) {
+  const parts = [];
+  for (let share = 0; share <= 10; share += 2)
+    parts.push(
+      `<line x1="${MARGIN.left}" x2="${WIDTH - MARGIN.right}" y1="${at(y(share / 10))}" y2="${at(y(share / 10))}" ${stroke('rule')}/>`,
+      text(MARGIN.left - 8, y(share / 10) + 5, `${share * 10} %`, { size: 14, anchor: 'end', color: 'soft' }),
+    );
+  for (const tick of [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24].filter((value) => value <= most))
+    parts.push(
+      `<line x1="${at(x(tick))}" x2="${at(x(tick))}" y1="${MARGIN.top}" y2="${HEIGHT - MARGIN.bottom}" ${stroke('rule')}/>`,
+      text(x(tick), HEIGHT - MARGIN.bottom + 19, String(tick), { size: 14, anchor: 'middle', color: 'soft' }),
+    );
+  parts.push(
+    text(LEFT, MARGIN.top - 14, 'right answers, ↑ more is better'),
+    text(RIGHT, HEIGHT - 12, '← fewer is better · forward passes per answer', { anchor: 'end' }),
+  );
+  return parts;
+}
 
 /** frontier.svg: accuracy against forward passes, before and after GRPO, on held-out prompts. */
 async function frontier() {
@@ -223,15 +291,15 @@ async function frontier() {
   const isPlanner = (group) => group.startsWith('planner');
   const lines = [];
   for (const { folder, label, color, choose, dash = '' } of [
-    { folder: BASE, label: 'before GRPO, every heuristic', color: '#57606a', choose: ({ group }) => !isPlanner(group) },
+    { folder: BASE, label: 'before GRPO, heuristics', color: 'before', choose: ({ group }) => !isPlanner(group) },
     {
       folder: undefined,
-      label: 'after GRPO, every heuristic (planner not used)',
-      color: '#0550ae',
+      label: 'after GRPO, heuristics (planner not used)',
+      color: 'after',
       choose: ({ group }) => !isPlanner(group),
       dash: '5 4',
     },
-    { folder: undefined, label: 'after GRPO, the planner', color: '#d1242f', choose: ({ group }) => isPlanner(group) },
+    { folder: undefined, label: 'after GRPO, the planner', color: 'planner', choose: ({ group }) => isPlanner(group) },
   ]) {
     const model = await dultra.loadModel(folder);
     const chosen = Object.fromEntries(grid.filter(choose).map(({ name, sampler }) => [name, sampler]));
@@ -241,57 +309,56 @@ async function frontier() {
       label,
       color,
       dash,
-      points: results.map(({ name, accuracy, nfe }) => ({ name, accuracy, nfe: nfe.mean })),
+      points: results.map(({ name, accuracy, accuracyError: error, nfe }) => ({
+        name,
+        accuracy,
+        error,
+        nfe: nfe.mean,
+      })),
     });
   }
   const most = dataset.maxTokens * 1.05;
   const x = (nfe) => MARGIN.left + (Math.log(Math.max(1, nfe)) / Math.log(most)) * (WIDTH - MARGIN.left - MARGIN.right);
   const y = (accuracy) => MARGIN.top + (1 - accuracy) * (HEIGHT - MARGIN.top - MARGIN.bottom);
-  const parts = [];
-  for (let share = 0; share <= 10; share += 2)
-    parts.push(
-      `<line x1="${MARGIN.left}" x2="${WIDTH - MARGIN.right}" y1="${at(y(share / 10))}" y2="${at(y(share / 10))}" stroke="#e4e8ec"/>`,
-      text(MARGIN.left - 8, y(share / 10) + 4, `${share * 10} %`, { size: 12, anchor: 'end', fill: '#57606a' }),
-    );
-  for (const tick of [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24].filter((value) => value <= most))
-    parts.push(
-      `<line x1="${at(x(tick))}" x2="${at(x(tick))}" y1="${MARGIN.top}" y2="${HEIGHT - MARGIN.bottom}" stroke="#e4e8ec"/>`,
-      text(x(tick), HEIGHT - MARGIN.bottom + 18, String(tick), { size: 12, anchor: 'middle', fill: '#57606a' }),
-    );
-  parts.push(
-    text(
-      (MARGIN.left + WIDTH - MARGIN.right) / 2,
-      HEIGHT - 12,
-      `forward passes per answer (mean of ${COUNT} held-out prompts)`,
-      {
-        anchor: 'middle',
-      },
-    ),
-    text(0, 0, 'right answers', {
-      anchor: 'middle',
-      extra: ` transform="translate(18 ${(MARGIN.top + HEIGHT - MARGIN.bottom) / 2}) rotate(-90)"`,
-    }),
-  );
+  const parts = axes(x, y, most);
+  // The best setting of each line has its name: below the others, where there is room.
+  const names = [];
   lines.forEach(({ label, color, dash, points }, i) => {
-    const best = dultra.frontier(points).map(({ nfe, accuracy }) => `${at(x(nfe))},${at(y(accuracy))}`);
+    const best = dultra.frontier(points);
+    const dashes = dash && ` stroke-dasharray="${dash}"`;
+    const curve = best.map(({ nfe, accuracy }) => `${at(x(nfe))},${at(y(accuracy))}`).join(' ');
+    const bars = best.map(
+      ({ nfe, accuracy, error }) =>
+        `<line x1="${at(x(nfe))}" x2="${at(x(nfe))}" y1="${at(y(Math.min(1, accuracy + error)))}" y2="${at(y(accuracy - error))}" ${stroke(color)}/>`,
+    );
     const dots = points.map(
       ({ name, nfe, accuracy }) =>
-        `<circle cx="${at(x(nfe))}" cy="${at(y(accuracy))}" r="3" fill="${color}" opacity="0.55"><title>${escapeXml(name)}</title></circle>`,
+        `<circle cx="${at(x(nfe))}" cy="${at(y(accuracy))}" r="3" ${fill(color)}><title>${escapeXml(name)}</title></circle>`,
     );
     parts.push(
       dots.join(''),
-      `<polyline points="${best.join(' ')}" fill="none" stroke="${color}" stroke-width="2.5"${dash && ` stroke-dasharray="${dash}"`}/>`,
+      bars.join(''),
+      `<polyline points="${curve}" fill="none" ${stroke(color)} stroke-width="2.5"${dashes}/>`,
     );
-    const top = 18 + 17 * i;
+    const top = 26 + 21 * i;
     parts.push(
-      `<line x1="${MARGIN.left}" x2="${MARGIN.left + 26}" y1="${top - 4}" y2="${top - 4}" stroke="${color}" stroke-width="2.5"${dash && ` stroke-dasharray="${dash}"`}/>`,
-      text(MARGIN.left + 34, top, label, { size: 12.5 }),
+      `<line x1="${LEFT}" x2="${LEFT + 26}" y1="${top - 5}" y2="${top - 5}" ${stroke(color)} stroke-width="3"${dashes}/>`,
+      text(LEFT + 34, top, label, { size: 15, color }),
+    );
+    const last = best[best.length - 1];
+    names.push({ name: last.name, color, x: x(last.nfe), y: y(last.accuracy) });
+  });
+  names.sort((a, b) => a.x - b.x);
+  names.forEach(({ name, color, x: left, y: top }, i) => {
+    const base = y(0.22) + 22 * i;
+    parts.push(
+      `<path d="M${at(left)} ${at(top + 5)}V${at(base - 14)}" fill="none" ${stroke(color)} stroke-dasharray="1 4"/>`,
+      text(Math.min(left, RIGHT - name.length * 9), base, name, { size: 14, color, weight: 600 }),
     );
   });
   return svg(
-    WIDTH,
     HEIGHT,
-    'Accuracy against forward passes on word problems: before GRPO with every heuristic, after it with the planner and without',
+    `Accuracy against forward passes on ${COUNT} held-out word problems: before GRPO with every heuristic, after it with the planner and without`,
     parts.join(''),
   );
 }
@@ -304,42 +371,40 @@ function forward() {
   const rows = sections
     .find(({ name }) => name === 'forward')
     .rows.filter(({ contender }) => contender !== 'onnxruntime-node' && contender !== 'dultra bf16 weights');
-  const shapes = [...new Set(rows.map(({ shape, threads }) => `${shape}, ${threads} thread${threads > 1 ? 's' : ''}`))];
-  const colors = { 'dultra fp32': '#4e79a7', 'dultra bf16 compute': '#f28e2b' };
-  const left = 250;
-  const scale = 170;
-  const parts = [];
-  let y = 60;
+  const shapeOf = ({ shape, threads }) => `${shape}, ${threads} thread${threads > 1 ? 's' : ''}`;
+  const shapes = [...new Set(rows.map(shapeOf))];
+  const colors = { 'dultra fp32': 'after', 'dultra bf16 compute': 'bf16' };
+  const scale = 150;
+  const one = LEFT + scale;
+  const parts = [text(LEFT, 28, 'forward pass: speed, onnxruntime-node (fp32) = 1', { weight: 600 })];
   Object.entries(colors).forEach(([name, color], i) => {
     parts.push(
-      `<rect x="${left + 190 * i}" y="16" width="12" height="12" rx="2" fill="${color}"/>`,
-      text(left + 18 + 190 * i, 26.5, name.replace('dultra ', ''), { size: 12.5 }),
+      `<rect x="${LEFT + 90 * i}" y="42" width="13" height="13" rx="2" ${fill(color)}/>`,
+      text(LEFT + 20 + 90 * i, 54, name.replace('dultra ', ''), { size: 14 }),
     );
   });
+  parts.push(text(LEFT, 76, 'C: hidden size × layers; T: tokens', { size: 14, color: 'soft' }));
+  let y = 88;
   for (const shape of shapes) {
-    const own = rows.filter((row) => `${row.shape}, ${row.threads} thread${row.threads > 1 ? 's' : ''}` === shape);
-    parts.push(text(left - 10, y + 7 + 7 * (own.length - 1), shape, { size: 12.5, anchor: 'end' }));
-    for (const { contender, ratio } of own) {
+    y += 18;
+    parts.push(text(LEFT, y, shape, { size: 14 }));
+    y += 6;
+    for (const { contender, ratio } of rows.filter((row) => shapeOf(row) === shape)) {
+      const name = contender.replace('dultra ', '').replace(' compute', '');
       parts.push(
-        `<rect x="${left}" y="${y - 4}" width="${at(ratio * scale)}" height="12" rx="2" fill="${colors[contender]}"/>`,
-        text(left + ratio * scale + 6, y + 6, `${ratio.toFixed(2)} ×`, { size: 11.5, fill: '#57606a' }),
+        `<rect x="${LEFT}" y="${y}" width="${at(ratio * scale)}" height="16" rx="2" ${fill(colors[contender])}/>`,
+        text(LEFT + ratio * scale + 6, y + 13, `${ratio.toFixed(2)} × ${name}`, { size: 14, color: 'soft' }),
       );
-      y += 15;
+      y += 18;
     }
-    y += 9;
+    y += 4;
   }
-  const one = left + scale;
   parts.push(
-    `<line x1="${one}" x2="${one}" y1="44" y2="${y - 6}" stroke="#1b1f24" stroke-dasharray="3 3"/>`,
-    text(one, 42, 'onnxruntime-node (fp32) = 1', { size: 11.5, anchor: 'middle', fill: '#57606a' }),
+    `<line x1="${one}" x2="${one}" y1="92" y2="${y}" ${stroke('fg')} stroke-dasharray="3 3"/>`,
+    text(LEFT, y + 22, `${machine.cpu} (${machine.isa})`, { size: 14, color: 'soft' }),
+    text(LEFT, y + 42, `${machine.date}, npm run bench`, { size: 14, color: 'soft' }),
   );
-  parts.push(
-    text(20, y + 12, `${machine.cpu} (${machine.isa}), ${machine.date}, npm run bench`, {
-      size: 11.5,
-      fill: '#57606a',
-    }),
-  );
-  return svg(left + 2.6 * scale, y + 26, 'Speed of a forward pass beside onnxruntime-node', parts.join(''));
+  return svg(y + 56, 'Speed of a forward pass beside onnxruntime-node', parts.join(''));
 }
 
 async function main() {

@@ -205,6 +205,30 @@ describe('docs/differences.md', () => {
   });
 });
 
+describe('pictures', () => {
+  const folder = path.join(root, 'docs', 'pictures');
+  const files = readdirSync(folder).filter((file) => file.endsWith('.svg'));
+  test('every one is shown on a page, with a description', () => {
+    const shown = PAGES.flatMap((page) => [
+      ...read(page).matchAll(/!\[([^\]]{20,})\]\((?:docs\/)?pictures\/([\w-]+\.svg)\)/g),
+    ]);
+    expect([...new Set(shown.map(([, , file]) => file))].sort()).toEqual(files.sort());
+  });
+
+  // A phone shows a page's picture in about 358 pixels.
+  test.each(files)('%s: letters that can be read on a phone, and colours for the dark', (file) => {
+    const picture = readFileSync(path.join(folder, file), 'utf8');
+    const width = Number(/viewBox="0 0 (\d+) /.exec(picture)![1]);
+    const sizes = [...picture.matchAll(/font-size="([\d.]+)"/g)].map(([, size]) => Number(size));
+    expect((Math.min(...sizes) * 358) / width).toBeGreaterThanOrEqual(10);
+    expect(picture).toContain('@media (prefers-color-scheme:dark)');
+    // Every colour of light has its counterpart.
+    const dark = picture.slice(picture.indexOf('@media (prefers-color-scheme:dark)'));
+    for (const [, name] of picture.matchAll(/class="([fl]-\w+)"/g)) expect(dark).toContain(`.${name}{`);
+    for (const [tag] of picture.matchAll(/<[^>]*(?:fill|stroke)="#[^>]*>/g)) expect(tag).toContain('class="');
+  });
+});
+
 test('docs/README.md lists every page', () => {
   const listed = [...read('docs/README.md').matchAll(/\]\((\w[\w-]*\.md)\)/g)].map(([, file]) => file);
   expect([...new Set(listed)].sort()).toEqual(inDocs.filter((file) => file !== 'README.md').sort());

@@ -1,48 +1,105 @@
-// The step-by-step view of a report: runs in the browser.
+// What moves on a report's page: the dots of the chart, and the step-by-step view. Runs in the browser.
 (() => {
-  const views = JSON.parse(document.getElementById('traces').textContent);
   const get = (id) => document.getElementById(id);
-  const [choice, slider, play, shown, lanes] = ['choice', 'slider', 'play', 'shown', 'lanes'].map(get);
+
+  // The chart: the dot nearest to a click or tap, or the next one by arrow keys, is named below it.
+  const chart = get('chart');
+  const dots = [...chart.querySelectorAll('.dot')].map((dot) => {
+    const circle = dot.querySelector('circle');
+    return { dot, x: Number(circle.getAttribute('cx')), y: Number(circle.getAttribute('cy')) };
+  });
+  dots.sort((a, b) => a.x - b.x || a.y - b.y);
+  let chosen = -1;
+  const choose = (i) => {
+    if (dots.length === 0) return;
+    if (chosen >= 0) dots[chosen].dot.classList.remove('chosen');
+    chosen = (i + dots.length) % dots.length;
+    dots[chosen].dot.classList.add('chosen');
+    get('setting').textContent = dots[chosen].dot.getAttribute('aria-label');
+  };
+  const nearest = (event) => {
+    const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
+    const distances = dots.map(({ x, y }) => (x - place.x) ** 2 + (y - place.y) ** 2);
+    return distances.indexOf(Math.min(...distances));
+  };
+  chart.addEventListener('click', (event) => choose(nearest(event)));
+  chart.addEventListener('pointermove', (event) => {
+    if (event.pointerType === 'mouse' && event.target.closest('.dot')) choose(nearest(event));
+  });
+  chart.addEventListener('keydown', (event) => {
+    const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (by === undefined) return;
+    event.preventDefault();
+    choose(chosen < 0 && by < 0 ? dots.length - 1 : chosen + by);
+  });
+
+  // Step by step.
+  const views = JSON.parse(get('traces').textContent);
+  if (views.length === 0) return;
+  const [choice, slider, play, shown, expected, lanes] = ['choice', 'slider', 'play', 'shown', 'expected', 'lanes'].map(
+    get,
+  );
   let timer = null;
   views.forEach((view, i) => choice.add(new Option(view.prompt, i)));
+
+  const element = (parent, name, className, text = '') => {
+    const made = parent.appendChild(document.createElement(name));
+    made.className = className;
+    made.textContent = text;
+    return made;
+  };
+  /** Columns that a text takes in a monospace font. */
+  const columns = (text) =>
+    [...text].reduce((sum, c) => sum + (/[\u1100-\uffdc\u{1f000}-\u{3ffff}]/u.test(c) ? 2 : 1), 0);
+
+  /** One setting's answer after so many passes. A masked word is not in the page: its cell has only its width. */
+  const drawLane = (lane, step) => {
+    const row = document.createElement('div');
+    row.className = `lane${lane.bold ? ' bold' : ''}`;
+    const who = element(row, 'div', 'who');
+    element(who, 'span', '', lane.name);
+    const state = element(who, 'span', '');
+    if (step < lane.nfe) state.textContent = `pass ${step}`;
+    else {
+      const verdict = lane.score === null ? '' : lane.score >= 0.5 ? '\u2713 right, ' : '\u2717 wrong, ';
+      state.textContent = verdict + lane.nfe + (lane.nfe === 1 ? ' pass' : ' passes');
+      if (lane.score !== null) state.className = lane.score >= 0.5 ? 'right' : 'wrong';
+    }
+    const tokens = element(row, 'div', 'tokens');
+    tokens.setAttribute('aria-hidden', 'true');
+    const heard = [];
+    lane.tokens.forEach((text, i) => {
+      const at = lane.unmaskedAt[i];
+      const isDecided = at > 0 && at <= step;
+      const isEnd = /^<.*>$/.test(text);
+      const word = text.replace(/^<(.*)>$/, '$1').trim();
+      const cell = element(tokens, 'span', isDecided ? (at === step ? 'new' : '') + (isEnd ? ' eos' : '') : 'mask');
+      cell.style.minWidth = `calc(${columns(word)}ch + 28px)`;
+      if (isDecided) {
+        cell.textContent = word;
+        element(cell, 'sup', '', at);
+        cell.style.background = `var(--s${(at - 1) % 8})`;
+        if (!isEnd) heard.push(word);
+      } else {
+        cell.textContent = '\u00a0';
+        if (heard[heard.length - 1] !== '\u2026') heard.push('\u2026');
+      }
+    });
+    element(row, 'p', 'unseen', heard.join(' '));
+    return row;
+  };
   const draw = () => {
-    const view = views[choice.value],
-      step = Number(slider.value);
+    const view = views[choice.value];
+    const step = Number(slider.value);
     shown.textContent = `after pass ${step} of ${slider.max}`;
-    lanes.replaceChildren(
-      ...view.lanes.map((lane) => {
-        const row = document.createElement('div');
-        row.className = `lane${lane.bold ? ' bold' : ''}`;
-        const who = row.appendChild(document.createElement('div'));
-        who.className = 'who';
-        const name = who.appendChild(document.createElement('span'));
-        name.textContent = lane.label;
-        const state = who.appendChild(document.createElement('span'));
-        if (step < lane.nfe) state.textContent = `pass ${step}`;
-        else {
-          state.textContent =
-            (lane.score === null ? '' : lane.score >= 0.5 ? '\u2713 right, ' : '\u2717 wrong, ') +
-            lane.nfe +
-            (lane.nfe === 1 ? ' pass' : ' passes');
-          if (lane.score !== null) state.className = lane.score >= 0.5 ? 'right' : 'wrong';
-        }
-        const tokens = row.appendChild(document.createElement('div'));
-        tokens.className = 'tokens';
-        lane.tokens.forEach((text, i) => {
-          const cell = tokens.appendChild(document.createElement('span'));
-          const at = lane.unmaskedAt[i];
-          const visible = at > 0 && at <= step;
-          // Masked tokens keep their width, so that nothing moves.
-          cell.textContent = text.replace(/^<(.*)>$/, '$1');
-          cell.className = visible ? (at === step ? 'new' : '') + (/^<.*>$/.test(text) ? ' eos' : '') : 'mask';
-          if (visible) {
-            cell.style.background = `var(--s${(at - 1) % 8})`;
-            cell.title = `pass ${at}`;
-          }
-        });
-        return row;
-      }),
-    );
+    expected.textContent = view.expected ? `A right answer: ${view.expected}` : '';
+    lanes.replaceChildren();
+    let run = '';
+    for (const lane of view.lanes) {
+      if (lane.run !== run) element(lanes, 'h3', 'run', lane.run);
+      run = lane.run;
+      lanes.append(drawLane(lane, step));
+    }
   };
   const stop = () => {
     clearInterval(timer);
@@ -52,7 +109,7 @@
   const open = () => {
     stop();
     slider.max = Math.max(...views[choice.value].lanes.map((lane) => lane.nfe));
-    slider.value = Math.min(2, slider.max);
+    slider.value = 1;
     draw();
   };
   play.addEventListener('click', () => {
@@ -71,5 +128,5 @@
     stop();
     draw();
   });
-  if (views.length > 0) open();
+  open();
 })();

@@ -4,20 +4,14 @@ import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { packageFile } from '../package';
 import type { Campaign, Spread } from './campaign';
-import type { Evaluation, SamplerResult } from './evaluate';
+import type { SamplerResult } from './evaluate';
 import { frontier } from './operating-points';
 import { PUBLISHED } from './published';
+import { chart } from './report-chart';
+import { embedJson, escapeHtml, percent, table, tableRow } from './report-html';
+import { type Cost, conclude, costOf, type ReportRun, seriesOf } from './report-series';
 
-/** One model's evaluation in a report. */
-export interface ReportRun {
-  /** As in "pretrained". */
-  label: string;
-  evaluation: Evaluation;
-  /** The line of the chart that a setting belongs to, such as "threshold"; null: in the tables alone. */
-  group: (name: string) => string | null;
-  /** Lines to draw boldly. Default: none. */
-  emphasis?: ((group: string) => boolean) | undefined;
-}
+export type { ReportRun } from './report-series';
 
 /** Input of {@link renderReport}. */
 export interface ReportInput {
@@ -29,152 +23,6 @@ export interface ReportInput {
   campaign?: Campaign | undefined;
   /** Commands that made it, shown at the end. */
   commands?: readonly string[] | undefined;
-}
-
-const ESCAPES: Readonly<Record<string, string>> = {
-  '&': '&amp;',
-  '<': '&lt;',
-  '>': '&gt;',
-  '"': '&quot;',
-  "'": '&#39;',
-};
-/**
- * What a setting costs per prompt: forward passes, or with caches among the settings their full-forward equivalents.
- */
-type Cost = (result: SamplerResult) => number;
-
-function costOf(runs: readonly ReportRun[]): { cost: Cost; isWeighted: boolean } {
-  const isWeighted = runs.some(({ evaluation }) => evaluation.results.some(({ cache }) => cache.type !== 'none'));
-  return { cost: ({ nfe, fullForwards }) => (isWeighted ? fullForwards.mean : nfe.mean), isWeighted };
-}
-
-const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (character) => ESCAPES[character]);
-
-/** JSON that a script element can hold whatever texts are in it. */
-const embedJson = (value: unknown) =>
-  JSON.stringify(value)
-    .replace(/</g, '\\u003c')
-    .replace(/\u2028/g, '\\u2028')
-    .replace(/\u2029/g, '\\u2029');
-
-/** A line of the chart: the settings of one rule under one model. */
-interface Series {
-  label: string;
-  bold: boolean;
-  /** Of a second model's rules, which have the colours of the first one's: dashed, with empty dots. */
-  hollow: boolean;
-  /** CSS colour variable. */
-  color: string;
-  points: { name: string; nfe: number; accuracy: number }[];
-}
-
-const MAX_COLORS = 10;
-
-function seriesOf(runs: readonly ReportRun[], cost: Cost): Series[] {
-  const all: Series[] = [];
-  const colors = new Map<string, string>();
-  let bold = 0;
-  let isFirst = true;
-  for (const { label, evaluation, group, emphasis } of runs) {
-    const own = new Map<string, Series>();
-    for (const result of evaluation.results) {
-      const { name, accuracy } = result;
-      const key = group(name);
-      if (key === null) continue;
-      let series = own.get(key);
-      if (!series) {
-        const isBold = emphasis?.(key) ?? false;
-        if (!isBold && !colors.has(key)) colors.set(key, `--line${colors.size % MAX_COLORS}`);
-        const color = isBold ? `--bold${bold++ % 3}` : colors.get(key)!;
-        series = {
-          label: runs.length > 1 ? `${label}: ${key}` : key,
-          bold: isBold,
-          hollow: !isBold && !isFirst,
-          color,
-          points: [],
-        };
-        own.set(key, series);
-      }
-      series.points.push({ name, nfe: cost(result), accuracy });
-    }
-    all.push(...own.values());
-    isFirst &&= all.every((series) => series.bold);
-  }
-  return all;
-}
-
-const percent = (share: number) => (100 * share).toFixed(1);
-
-/** A table that scrolls sideways. @param rows HTML of whole rows */
-const table = (head: readonly string[], rows: readonly string[]): string =>
-  `<div class="scroll"><table><thead><tr>${head.map((title) => `<th>${title}</th>`).join('')}</tr></thead>` +
-  `<tbody>${rows.join('')}</tbody></table></div>`;
-
-/** A row of {@link table}: HTML of the first cell and of the others. */
-const tableRow = (first: string, cells: readonly string[], isBest = false): string =>
-  `<tr${isBest ? ' class="best"' : ''}><th scope="row">${first}</th>` +
-  `${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`;
-
-const WIDTH = 720;
-const HEIGHT = 400;
-const MARGIN = { top: 16, right: 20, bottom: 46, left: 68 };
-const TICKS = [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024];
-
-/** The chart: forward passes on a logarithmic axis, accuracy on a linear one. */
-function chart(series: readonly Series[], isWeighted: boolean): string {
-  const points = series.flatMap((line) => line.points);
-  const most = Math.max(2, ...points.map(({ nfe }) => nfe)) * 1.08;
-  const x = (nfe: number) =>
-    MARGIN.left + (Math.log(Math.max(nfe, 1)) / Math.log(most)) * (WIDTH - MARGIN.left - MARGIN.right);
-  const y = (accuracy: number) => MARGIN.top + (1 - accuracy) * (HEIGHT - MARGIN.top - MARGIN.bottom);
-  const at = (value: number) => value.toFixed(1);
-  const parts: string[] = [];
-  for (let share = 0; share <= 10; share += 2) {
-    const height = at(y(share / 10));
-    parts.push(
-      `<line class="grid" x1="${MARGIN.left}" x2="${WIDTH - MARGIN.right}" y1="${height}" y2="${height}"/>`,
-      `<text x="${MARGIN.left - 8}" y="${height}" class="tick" text-anchor="end" dominant-baseline="middle">` +
-        `${share * 10} %</text>`,
-    );
-  }
-  for (const tick of TICKS.filter((value) => value <= most)) {
-    const place = at(x(tick));
-    parts.push(
-      `<line class="grid" x1="${place}" x2="${place}" y1="${MARGIN.top}" y2="${HEIGHT - MARGIN.bottom}"/>`,
-      `<text x="${place}" y="${HEIGHT - MARGIN.bottom + 18}" class="tick" text-anchor="middle">${tick}</text>`,
-    );
-  }
-  const centre = { x: (MARGIN.left + WIDTH - MARGIN.right) / 2, y: (MARGIN.top + HEIGHT - MARGIN.bottom) / 2 };
-  const xTitle = isWeighted ? 'full-forward equivalents per answer, mean' : 'forward passes per answer (NFE), mean';
-  parts.push(
-    `<text x="${centre.x}" y="${HEIGHT - 8}" class="axis" text-anchor="middle">${xTitle}</text>`,
-    `<text transform="translate(14 ${centre.y}) rotate(-90)" class="axis" text-anchor="middle">right answers</text>`,
-  );
-  // Bold lines last, on top.
-  for (const { points: own, color, bold, hollow, label } of [...series].sort(
-    (a, b) => Number(a.bold) - Number(b.bold),
-  )) {
-    const line = frontier(own).map(({ nfe, accuracy }) => `${at(x(nfe))},${at(y(accuracy))}`);
-    const dots = own.map(({ name, nfe, accuracy }) => {
-      const title = escapeHtml(`${label}\n${name}: ${percent(accuracy)} % at ${nfe.toFixed(2)} passes`);
-      const place = `cx="${at(x(nfe))}" cy="${at(y(accuracy))}" r="${bold ? 5 : 3.5}"`;
-      return `<circle ${place}><title>${title}</title></circle>`;
-    });
-    const kind = `series${bold ? ' bold' : ''}${hollow ? ' hollow' : ''}`;
-    const curve = `<polyline points="${line.join(' ')}"/>`;
-    parts.push(`<g class="${kind}" style="--c: var(${color})">${curve}${dots.join('')}</g>`);
-  }
-  const legend = series.map(({ label, color, bold, hollow }) => {
-    const sample = `<i${hollow ? ' class="hollow"' : ''} style="--c: var(${color})"></i>`;
-    return `<li${bold ? ' class="bold"' : ''}>${sample}${escapeHtml(label)}</li>`;
-  });
-  const about = 'Accuracy against forward passes for every sampler';
-  return (
-    `<figure><svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${about}">${parts.join('')}</svg>` +
-    `<ul class="legend">${legend.join('')}</ul><figcaption>Up and to the left is better. ` +
-    'A dot is a setting (point at it for its name); ' +
-    'a line joins the settings of a rule that no other setting of the rule beats.</figcaption></figure>'
-  );
 }
 
 /** The settings worth a row: those that no setting of the same rule beats, by rule and passes. */
@@ -260,10 +108,21 @@ function categoryTable(runs: readonly ReportRun[], cost: Cost): string {
 /** Most settings of one model in the step-by-step view. */
 const MAX_LANES = 5;
 
-/** What the step-by-step view shows: per prompt, how each setting decided the answer. */
+/** What the step-by-step view shows: per prompt, a right answer and how each setting decided its own. */
 interface TraceView {
   prompt: string;
-  lanes: { label: string; tokens: string[]; unmaskedAt: number[]; nfe: number; score: number | null; bold: boolean }[];
+  /** A right answer, from the data set; '': it has none. */
+  expected: string;
+  lanes: {
+    /** Label of the run; the settings of a run stand together. */
+    run: string;
+    name: string;
+    tokens: string[];
+    unmaskedAt: number[];
+    nfe: number;
+    score: number | null;
+    bold: boolean;
+  }[];
 }
 
 /**
@@ -285,12 +144,13 @@ function tracesOf(runs: readonly ReportRun[], cost: Cost): TraceView[] {
     const { evaluation, label, group, emphasis } = run;
     const shown = lanesOf(run, cost);
     for (const { name, samples } of evaluation.results)
-      for (const { prompt, trace, nfe, score } of samples) {
+      for (const { prompt, answer, trace, nfe, score } of samples) {
         if (!trace || !shown.has(name)) continue;
-        const view = views.get(prompt) ?? { prompt, lanes: [] };
+        const view = views.get(prompt) ?? { prompt, expected: answer, lanes: [] };
         const key = group(name);
         view.lanes.push({
-          label: `${label}: ${name}`,
+          run: runs.length > 1 ? label : '',
+          name,
           ...trace,
           nfe,
           score,
@@ -299,8 +159,13 @@ function tracesOf(runs: readonly ReportRun[], cost: Cost): TraceView[] {
         views.set(prompt, view);
       }
   }
-  // Bold lanes first, as they are what the report is about; then by passes.
-  for (const view of views.values()) view.lanes.sort((a, b) => Number(b.bold) - Number(a.bold) || a.nfe - b.nfe);
+  // Runs with bold lanes first, as they are what the report is about; within a run by passes.
+  const order = new Map(runs.map(({ label }, i) => [label, i]));
+  for (const view of views.values()) {
+    const boldRuns = new Set(view.lanes.filter(({ bold }) => bold).map(({ run }) => run));
+    const rank = ({ run }: { run: string }) => (boldRuns.has(run) ? -1 : (order.get(run) ?? 0));
+    view.lanes.sort((a, b) => rank(a) - rank(b) || a.nfe - b.nfe);
+  }
   return [...views.values()];
 }
 
@@ -362,16 +227,15 @@ function campaignSection({ rows, curves, seeds, config }: Campaign): string {
   ].join('\n');
 }
 
-/** The step-by-step view. */
-function player(traces: readonly TraceView[]): string {
+/** The step-by-step view; report-page.js fills it. */
+function player(): string {
   return (
-    '<h2>Step by step</h2><p>How the answer to one prompt comes about. A colour is a forward pass; ' +
-    'empty cells are still masked; a frame marks what the pass shown has decided.</p>' +
+    '<h2>Step by step</h2><p>How the answer to one prompt comes about. A small number is the forward pass that ' +
+    'decided the word; empty cells are still masked; a frame marks what the pass shown has decided.</p>' +
     '<div class="player"><div class="controls"><select id="choice" aria-label="Prompt"></select>' +
     '<button id="play" type="button">Play</button>' +
     '<input id="slider" type="range" min="0" max="1" value="0" aria-label="Forward pass">' +
-    '<span id="shown" class="soft"></span></div><div id="lanes"></div></div>' +
-    `<script type="application/json" id="traces">${embedJson(traces)}</script><script>\n${pagePart('js')}</script>`
+    '<span id="shown" class="soft"></span></div><p id="expected" class="soft"></p><div id="lanes"></div></div>'
   );
 }
 
@@ -405,17 +269,20 @@ ${pagePart('css')}</style>
 </head>
 <body>
 <h1>${escapeHtml(title)}</h1>
+<p class="conclusion">${escapeHtml(conclude(runs))}</p>
 <p>${escapeHtml(summary)}</p>
 <p class="soft">${escapeHtml(facts)}</p>
 <h2>Accuracy against forward passes</h2>
 ${chart(seriesOf(runs, cost), isWeighted)}
-${traces.length > 0 ? player(traces) : ''}
+${traces.length > 0 ? player() : ''}
 <h2>Samplers</h2>
 <p>The settings that no other setting of the same rule beats; shaded: that no sampler in the table beats.</p>
 ${tables}
 ${categories}
 ${campaign ? campaignSection(campaign) : ''}
 ${commands.length > 0 ? `<h2>Do it again</h2><pre>${escapeHtml(commands.join('\n'))}</pre>` : ''}
+<script type="application/json" id="traces">${embedJson(traces)}</script><script>
+${pagePart('js')}</script>
 </body>
 </html>
 `;
