@@ -1,5 +1,5 @@
 // The programs in examples/, run as they stand.
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { datasets } from '../lib';
@@ -75,6 +75,52 @@ test('evaluate: a table, and a page', () => {
   expect(passes['fixed:4']).toBe(4);
   expect(passes.planner).toBeLessThan(passes['fixed:24']);
   expect(existsSync(report)).toBe(true);
+});
+
+test('chat-page: a page, and an event for each pass that together are the answer', async () => {
+  const server = spawn(process.execPath, [path.join(folder, 'chat-page.mjs'), '', '0'], { cwd: root });
+  try {
+    const address = await new Promise<string>((resolve, reject) => {
+      let said = '';
+      const hear = (data: Buffer) => {
+        said += String(data);
+        const found = /^(http:\/\/127\.0\.0\.1:\d+)$/m.exec(said);
+        if (found) resolve(found[1]);
+      };
+      server.stdout.on('data', hear);
+      server.stderr.on('data', (data) => reject(new Error(String(data))));
+      server.on('exit', (code) => reject(new Error(`exit code ${code}`)));
+    });
+    const page = await fetch(address);
+    expect(page.headers.get('content-type')).toMatch(/^text\/html/);
+    expect(await page.text()).toContain('new EventSource(`/stream?prompt=');
+
+    const eventsOf = async (prompt: string) => {
+      const response = await fetch(`${address}/stream?prompt=${encodeURIComponent(prompt)}`);
+      expect(response.headers.get('content-type')).toBe('text/event-stream');
+      const text = await response.text();
+      return text
+        .trimEnd()
+        .split('\n\n')
+        .map((line) => JSON.parse(line.replace(/^data: /, '')));
+    };
+    const events = await eventsOf(story.prompt);
+    const { done, length } = events.at(-1);
+    expect(datasets.wordProblems('st1').verify(story, done.text)).toBe(true);
+    expect(done.passes).toBe(events.length);
+    expect(events.map(({ delta }) => delta).join('')).toBe(done.text);
+    const cells: string[] = Array(length).fill('');
+    for (const { unmasked } of events)
+      for (const { position, text } of unmasked) {
+        expect(cells[position]).toBe('');
+        cells[position] = text;
+      }
+    expect(cells.join('').trim()).toBe(done.text);
+    expect(await eventsOf('tom '.repeat(300))).toEqual([{ error: expect.stringMatching(/^prompt: /) }]);
+    expect((await fetch(`${address}/nothing`)).status).toBe(404);
+  } finally {
+    server.kill();
+  }
 });
 
 test('the page about them lists every one', () => {
