@@ -26,15 +26,19 @@ function npmCommand(name = 'npm') {
   return [process.execPath, script];
 }
 
+/** Runs npm; what it and what it starts say is shown where it fails. */
 function npm(args, what) {
   process.stderr.write(`dultra: ${what} (npm ${args.join(' ')})\n`);
   const [command, ...first] = npmCommand();
-  const { status, error } = spawnSync(command, [...first, ...args], {
+  const { status, error, stdout, stderr } = spawnSync(command, [...first, ...args], {
     cwd: root,
-    stdio: ['ignore', process.stderr, process.stderr],
+    stdio: ['ignore', 'pipe', 'pipe'],
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
   });
-  if (error || status !== 0)
-    throw new SetupError(`${what} failed${error ? `: ${error.message}` : ` with exit code ${status}`}`);
+  if (!error && status === 0) return;
+  process.stderr.write(`${stdout ?? ''}${stderr ?? ''}`);
+  throw new SetupError(`${what} failed${error ? `: ${error.message}` : ` with exit code ${status}`}`);
 }
 
 function output(command, args) {
@@ -95,7 +99,7 @@ function setup() {
     modified('package.json'),
   );
   if (modified('build', 'Release', 'dultra.node') < nativeSources)
-    npm(['run', '--silent', 'build:native'], 'building the native addon');
+    npm(['run', '--silent', 'build:native'], 'building the native addon, one to three minutes');
   const sources = Math.max(
     newest(path.join(root, 'lib'), ['.ts']),
     modified('tsconfig.json'),

@@ -51,7 +51,9 @@ const CudaPlugin* cuda_plugin(std::string* reason, bool* built) {
   const std::string path = cuda_plugin_path();
   if (access(path.c_str(), F_OK) != 0) {
     *built = false;
-    *reason = "this build does not contain the CUDA backend (" + path + " is not there; npm run build:cuda makes it)";
+    *reason = "this build does not contain the CUDA backend (" + path +
+              " is not there; \"npm run build:cuda\" in a clone makes it, "
+              "\"npm explore dultra -- npm run build:cuda\" where dultra is installed)";
     return nullptr;
   }
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
