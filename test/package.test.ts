@@ -110,7 +110,7 @@ test('holds what users and a build from source need, and nothing else', () => {
   ])
     expect(files).toContain(file);
   const kept =
-    /^(dist|models|prebuilds)\/|^lib\/evaluation\/report-page\.(css|js)$|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|cmake|setup)\.cjs$|^(README|CHANGELOG)\.md$|^LICENSE$|^CMakeLists\.txt$|^CMakePresets\.json$|^bindings\.gyp$|^package\.json$/;
+    /^(dist|models|prebuilds|docs|examples)\/|^bench\/(README|results\/[\w-]+)\.md$|^lib\/evaluation\/report-page\.(css|js)$|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|cmake|setup)\.cjs$|^(README|CHANGELOG|CONTRIBUTING)\.md$|^LICENSE$|^CMakeLists\.txt$|^CMakePresets\.json$|^bindings\.gyp$|^package\.json$/;
   expect(files.filter((file) => !kept.test(file))).toEqual([]);
   const sources = (folder: string) =>
     readdirSync(path.join(folder, 'native'), { recursive: true })
@@ -118,6 +118,21 @@ test('holds what users and a build from source need, and nothing else', () => {
       .filter((file) => /\.(cc|h|inl|cu|cuh)$/.test(file) && !file.startsWith('test'))
       .sort();
   expect(sources(installed)).toEqual(sources(root));
+});
+
+test('links and pictures of its pages lead to files in it', () => {
+  const pages = ['.', 'docs', 'examples', 'bench', 'models'].flatMap((folder) =>
+    readdirSync(path.join(installed, folder))
+      .filter((file) => file.endsWith('.md'))
+      .map((file) => path.join(folder, file)),
+  );
+  expect(pages.length).toBeGreaterThan(20);
+  const missing = pages.flatMap((page) =>
+    [...readFileSync(path.join(installed, page), 'utf8').matchAll(/\]\((?!https?:|mailto:)([^)#\s]+)(?:#[^)]*)?\)/g)]
+      .map(([, target]) => path.join(path.dirname(page), target))
+      .filter((target) => !existsSync(path.join(installed, target))),
+  );
+  expect(missing).toEqual([]);
 });
 
 test('no install script runs in it', () => {
