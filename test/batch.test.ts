@@ -84,7 +84,7 @@ test('records, in order, are what generate gives; a bad line is told of in its o
     [12, 'last'],
   ] as const) {
     // The random stream of a line is its own.
-    const result = await loaded.generate(prompt as string, { ...options, firstRow: number - 1 });
+    const result = await loaded.generate(prompt as string, { ...options, research: { firstRow: number - 1 } });
     expect(records.find((record) => record.line === number)).toMatchObject({
       text: result.text,
       seed: 0,

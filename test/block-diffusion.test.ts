@@ -76,7 +76,7 @@ describe.each(families)('%s', (name, folder, load) => {
     const together = await model.generateBatch(PROMPTS, settings);
     const other = await loadModel(folder(), { threads: 3, ...load });
     for (const [i, prompt] of PROMPTS.entries()) {
-      const alone = await other.generate(prompt, { ...settings, firstRow: i });
+      const alone = await other.generate(prompt, { ...settings, research: { firstRow: i } });
       expect(alone).toEqual(together[i]);
       expect(alone.ids).not.toContain(model.config.maskTokenId);
     }

@@ -39,7 +39,7 @@ describe('decoding', () => {
     async (_name, sampler, cache) => {
       const batch = await model.generateBatch(prompts, { ...sampled, sampler, cache });
       for (let i = 0; i < prompts.length; i++) {
-        const single = await model.generate(prompts[i], { ...sampled, sampler, cache, firstRow: i });
+        const single = await model.generate(prompts[i], { ...sampled, sampler, cache, research: { firstRow: i } });
         expect(single).toEqual(batch[i]);
         expect(single.ids).not.toContain(MASK);
         expect(single.fullForwards).toBeLessThanOrEqual(single.nfe);
@@ -187,15 +187,19 @@ describe('quirks of the references', () => {
     async (type) => {
       const ours = await passes({ cache: { type } });
       expect(ours.map(({ positions }) => positions.length)).toEqual([8, 8]);
-      const theirs = await passes({ cache: { type }, compat: 'reference' });
+      const theirs = await passes({ cache: { type }, research: { compat: 'reference' } });
       expect(theirs.map(({ positions }) => positions.length)).toEqual([8, 0, 8, 0]);
       expect(theirs.map(({ computed }) => computed.length)).toEqual(type === 'dual' ? [19, 8, 19, 8] : [19, 16, 19, 8]);
       expect(await passes({ cache: { type, emptyPass: true } })).toHaveLength(4);
-      expect(await passes({ cache: { type, emptyPass: false }, compat: 'reference' })).toHaveLength(2);
+      expect(await passes({ cache: { type, emptyPass: false }, research: { compat: 'reference' } })).toHaveLength(2);
       expect(
-        await passes({ cache: { type }, compat: 'reference', sampler: { type: 'factor', factor: 1e6 } }),
+        await passes({ cache: { type }, research: { compat: 'reference' }, sampler: { type: 'factor', factor: 1e6 } }),
       ).toHaveLength(2);
-      const result = await model.generate(prompts[0], { ...confidence, cache: { type }, compat: 'reference' });
+      const result = await model.generate(prompts[0], {
+        ...confidence,
+        cache: { type },
+        research: { compat: 'reference' },
+      });
       expect(result.nfe).toBe(2);
       expect(result.fullForwards).toBeCloseTo(type === 'dual' ? 2 + 16 / 19 : 2 + 24 / 19);
     },
@@ -225,7 +229,7 @@ describe('quirks of the references', () => {
     const options: GenerateOptions = {
       ...sampled,
       temperature: 0,
-      compat: 'reference',
+      research: { compat: 'reference' },
       sampler: { type: 'd3llm', threshold: 3 },
       cache: { type: 'delayed', delay: 1 },
     };
@@ -251,7 +255,7 @@ describe('quirks of the references', () => {
       const prompt = { promptIds: range(0, 5).map((i) => (i * 13 + seed * 29) % 90) };
       for (const compat of [undefined, 'reference'] as const) {
         let before: Int32Array | null = null;
-        for await (const { rows } of ending.denoise([prompt], { ...options, ...(compat && { compat }) })) {
+        for await (const { rows } of ending.denoise([prompt], { ...options, research: { compat } })) {
           const [row] = rows;
           const eos = before?.indexOf(45, 5) ?? -1;
           const late = row.positions.filter((position) => eos >= 0 && position > eos).length;

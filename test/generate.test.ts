@@ -48,7 +48,7 @@ describe('invariants', () => {
     async (_name, sampler) => {
       const batch = await model.generateBatch(prompts, { ...sampled, sampler });
       for (let i = 0; i < prompts.length; i++) {
-        const single = await model.generate(prompts[i], { ...sampled, sampler, firstRow: i });
+        const single = await model.generate(prompts[i], { ...sampled, sampler, research: { firstRow: i } });
         expect(single).toEqual(batch[i]);
         expect(single.ids).not.toContain(MASK);
       }
@@ -77,7 +77,7 @@ describe('invariants', () => {
     };
     const steps = async (forcedStep?: 'exact' | 'reference') => {
       const rows = [];
-      for await (const event of model.denoise([prompts[0]], { ...options, ...(forcedStep && { forcedStep }) }))
+      for await (const event of model.denoise([prompts[0]], { ...options, research: { forcedStep } }))
         rows.push(...event.rows);
       return rows;
     };
@@ -101,7 +101,9 @@ describe('invariants', () => {
     const once = await model.generate(prompts[0], { ...sampled, seed: 3 });
     expect(await model.generate(prompts[0], { ...sampled, seed: 3n })).toEqual(once);
     expect((await model.generate(prompts[0], { ...sampled, seed: 4 })).ids).not.toEqual(once.ids);
-    expect((await model.generate(prompts[0], { ...sampled, seed: 3, firstRow: 1 })).ids).not.toEqual(once.ids);
+    expect((await model.generate(prompts[0], { ...sampled, seed: 3, research: { firstRow: 1 } })).ids).not.toEqual(
+      once.ids,
+    );
   });
 
   test('a sampler and a cache in their short forms are the objects that they stand for', async () => {
@@ -145,7 +147,7 @@ describe('invariants', () => {
     for (const result of [...drawn, batch[0]])
       expect(await model.generate(prompts[0], { ...options, seed: result.seed })).toEqual(result);
     const { seed } = batch[2];
-    expect(await model.generate(prompts[2], { ...options, seed, firstRow: 2 })).toEqual(batch[2]);
+    expect(await model.generate(prompts[2], { ...options, seed, research: { firstRow: 2 } })).toEqual(batch[2]);
   });
 
   test('the seed is the one that is given; 0 without a temperature, with compat and in denoise', async () => {
@@ -156,7 +158,7 @@ describe('invariants', () => {
     expect(JSON.parse(JSON.stringify(big)).seed).toBe('18446744073709551615');
     expect(await seedOf({})).toBe(0);
     expect(await seedOf({ sampler: { type: 'planner', select: 'bernoulli' } })).toBe(0);
-    expect(await seedOf({ temperature: 1, compat: 'reference' })).toBe(0);
+    expect(await seedOf({ temperature: 1, research: { compat: 'reference' } })).toBe(0);
     const run = model.denoise([prompts[0]], { temperature: 1 });
     let next = await run.next();
     while (!next.done) next = await run.next();
@@ -694,7 +696,9 @@ describe('compat: "reference" where the reference would not end', () => {
       });
       const flat = await loadModel(folder);
       const options = { maxTokens: 8, sampler };
-      await expect(flat.generate({ promptIds: [3] }, { ...options, compat: 'reference' })).rejects.toMatchObject({
+      await expect(
+        flat.generate({ promptIds: [3] }, { ...options, research: { compat: 'reference' } }),
+      ).rejects.toMatchObject({
         code: 'NO_PROGRESS',
       });
       // Ours never predicts it.

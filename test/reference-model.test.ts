@@ -257,9 +257,8 @@ async function compareRun(
     blockLength,
     temperature,
     seed,
-    firstRow,
-    tokenLogProb,
-    ...(isReference ? { compat } : { stopAtEos }),
+    research: { firstRow, tokenLogProb, compat },
+    ...(!isReference && { stopAtEos }),
   };
   const rows = prompts.map(({ promptIds }) => ({
     ids: [...promptIds, ...new Array<number>(maxTokens).fill(mask)],

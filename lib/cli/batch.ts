@@ -182,7 +182,7 @@ export async function runBatch(model: MaskedDiffusionModel, request: BatchReques
       // A line draws the same whatever lines are computed beside it.
       const results = await model.generateBatch(
         together.map(({ promptIds }) => ({ promptIds })),
-        { ...options, seed: own, firstRow: together[0].line - 1 },
+        { ...options, seed: own, research: { ...options.research, firstRow: together[0].line - 1 } },
       );
       return results.map((result, i) => recordOf(together[i], result));
     } catch (error) {

@@ -18,8 +18,8 @@ export function summary(result: GenerateResult, drew: boolean): string {
 }
 
 /** Whether a call draws a seed of its own. */
-export const drawsSeed = ({ seed, compat, temperature = 0 }: GenerateOptions): boolean =>
-  seed === undefined && compat === undefined && temperature > 0;
+export const drawsSeed = ({ seed, research, temperature = 0 }: GenerateOptions): boolean =>
+  seed === undefined && research?.compat === undefined && temperature > 0;
 
 /** Says which pass is being computed, and what is left to decide. */
 export class PassStatus {

@@ -105,5 +105,6 @@ export function generateOptions(flags: SamplingFlags): GenerateOptions {
   }
   const cache = flags.cache === undefined ? undefined : parseCache(flags.cache);
   const { seed } = flags;
-  return given({ sampler: chosen, cache, maxTokens, blockLength, temperature, seed, stopAtEos, compat });
+  const research = compat && { compat };
+  return given({ sampler: chosen, cache, maxTokens, blockLength, temperature, seed, stopAtEos, research });
 }

@@ -462,13 +462,13 @@ async function complete(
   { temperature, seed, signal, maxTokens, blockLength, stopAtEos }: Resolved,
 ): Promise<GenerateResult[]> {
   const prompts = examples.map(({ prompt }) => prompt);
-  const shared = { temperature, seed, firstRow, signal };
+  const shared = { temperature, seed, maxTokens, signal };
   if (model instanceof CausalModel) {
     const watch = new Stopwatch();
-    const results = await watch.time(() => model.generateBatch(prompts, { ...shared, maxTokens: maxTokens }));
+    const results = await watch.time(() => model.generateBatch(prompts, { ...shared, firstRow }));
     return results.map((result) => asGenerated(result, BigInt(seed), watch.seconds / results.length));
   }
-  return model.generateBatch(prompts, { ...shared, sampler, cache, maxTokens, blockLength, stopAtEos });
+  return model.generateBatch(prompts, { ...shared, sampler, cache, blockLength, stopAtEos, research: { firstRow } });
 }
 
 /** The record of one example. */

@@ -79,8 +79,8 @@ export class MaskedDiffusionModel {
   }
 
   /**
-   * Completes several prompts of any lengths together. Row i equals `generate(prompts[i], { ...options, firstRow:
-   * firstRow + i })` bit for bit: rows never influence each other.
+   * Completes several prompts of any lengths together. Row i equals `generate(prompts[i], { ...options, research:
+   * { firstRow: i } })` bit for bit: rows never influence each other.
    */
   async generateBatch(prompts: readonly Prompt[], options: GenerateOptions = {}): Promise<GenerateResult[]> {
     return generateBatch(this.#parts(), prompts, options);

@@ -13,14 +13,13 @@ const GENERATE_KEYS = [
   'blockLength',
   'temperature',
   'seed',
-  'firstRow',
   'stopAtEos',
   'splitSpecialTokens',
-  'tokenLogProb',
-  'forcedStep',
-  'compat',
+  'research',
   'signal',
 ] as const;
+
+const RESEARCH_KEYS = ['firstRow', 'tokenLogProb', 'forcedStep', 'compat'] as const;
 
 /**
  * Checks everything in {@link GenerateOptions} that does not depend on a prompt.
@@ -33,23 +32,22 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     blockLength,
     temperature = 0,
     seed = 0,
-    firstRow = 0,
     stopAtEos,
     splitSpecialTokens,
-    tokenLogProb = 'untempered',
-    forcedStep,
-    compat,
+    research = {},
     signal,
   } = options;
+  checkKeys('research', research, RESEARCH_KEYS);
+  const { firstRow = 0, tokenLogProb = 'untempered', forcedStep, compat } = research;
   if (maxTokens !== undefined) checkInteger('maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
   if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 30 });
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
-  checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });
+  checkInteger('research.firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   if (splitSpecialTokens !== undefined) checkChoice('splitSpecialTokens', splitSpecialTokens, [true, false] as const);
-  checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
-  if (forcedStep !== undefined) checkChoice('forcedStep', forcedStep, ['exact', 'reference'] as const);
-  if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
+  checkChoice('research.tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
+  if (forcedStep !== undefined) checkChoice('research.forcedStep', forcedStep, ['exact', 'reference'] as const);
+  if (compat !== undefined) checkChoice('research.compat', compat, ['reference'] as const);
   checkSignal(signal);
   return {
     sampler: resolveSampler(options.sampler, hasPlanner),
@@ -71,9 +69,10 @@ const DRAWN_SEEDS = 2 ** 32;
 
 /**
  * Options with a seed of its own for each call that draws tokens and was given none, so that a text asked for again is
- * another. Recorded runs of the reference (`compat`) keep the default.
+ * another. Recorded runs of the reference (`research.compat`) keep the default.
  */
 export function withDrawnSeed(options: GenerateOptions): GenerateOptions {
-  const draws = options?.seed === undefined && options?.compat === undefined && (options?.temperature ?? 0) > 0;
+  const draws =
+    options?.seed === undefined && options?.research?.compat === undefined && (options?.temperature ?? 0) > 0;
   return draws ? { ...options, seed: randomInt(DRAWN_SEEDS) } : options;
 }

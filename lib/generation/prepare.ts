@@ -67,8 +67,8 @@ export function prepare(
 
 function withDefaultSampler({ generationDefaults }: GeneratingModel, options: GenerateOptions): GenerateOptions {
   const { sampler } = generationDefaults;
-  // compat: "reference" replays recorded runs: the checkpoint's default sampler does not apply.
-  const applies = options?.sampler === undefined && sampler !== undefined && options?.compat === undefined;
+  // research.compat replays recorded runs: the checkpoint's default sampler does not apply.
+  const applies = options?.sampler === undefined && sampler !== undefined && options?.research?.compat === undefined;
   return applies ? { ...options, sampler } : options;
 }
 
@@ -86,7 +86,7 @@ export const defaultBlockLength = (maxTokens: number): number =>
   maxTokens % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : maxTokens;
 
 /** Models that attend by blocks cache finished ones, which is exact. */
-function cacheOf({ config }: GeneratingModel, { cache, compat }: GenerateOptions, settings: DenoiseSettings) {
+function cacheOf({ config }: GeneratingModel, { cache, research }: GenerateOptions, settings: DenoiseSettings) {
   const attends = config.mask === 'block-causal';
   if (settings.cache.type === 'blocks' && !attends)
     throw optionError(
@@ -94,7 +94,9 @@ function cacheOf({ config }: GeneratingModel, { cache, compat }: GenerateOptions
       'cache.type',
       'expected another than "blocks", which is for models that attend by blocks: in this one every position sees all',
     );
-  return attends && cache === undefined && compat === undefined ? resolveCache({ type: 'blocks' }) : settings.cache;
+  return attends && cache === undefined && research?.compat === undefined
+    ? resolveCache({ type: 'blocks' })
+    : settings.cache;
 }
 
 function blockLengthOf(

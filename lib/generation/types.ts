@@ -3,6 +3,34 @@ import type { Cache } from '../sampling/caches';
 import type { Sampler } from '../sampling/samplers';
 import type { FinishReason } from '../sampling/types';
 
+/** What research asks for: rows of a batch by themselves, likelihoods as others compute them, the reference's behaviour. */
+export interface ResearchOptions {
+  /**
+   * Index of the first row in the random stream: row i of a batch draws as row `firstRow + i`, so that a row generated
+   * alone with `firstRow: i` equals row i of a batch. Default 0.
+   */
+  firstRow?: number | undefined;
+  /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
+  tokenLogProb?: 'untempered' | 'tempered' | undefined;
+  /**
+   * Log-likelihood of a planner step that selected no position, so that the most probable one was unmasked: "exact"
+   * (default) is the likelihood of the other positions staying masked; "reference" adds log p of the unmasked position,
+   * as the reference implementation does.
+   */
+  forcedStep?: 'exact' | 'reference' | undefined;
+  /**
+   * "reference" reproduces the reference implementations where they differ (docs/differences.md explains each):
+   * - the rows of a batch advance through the blocks together;
+   * - no row stops at an end-of-sequence token, except with d3llm and `stopAtEos: true`;
+   * - the samplers other than the planner's may predict the mask token;
+   * - the factor rule unmasks the last candidate if only that one fails the test;
+   * - the log-likelihood of a step is the reference's (`forcedStep: "reference"`);
+   * - with a cache, a finished block gets one more pass (`emptyPass: true`);
+   * - d3llm lists its candidates before it fills the positions behind an end of sequence, and so may overwrite them.
+   */
+  compat?: 'reference' | undefined;
+}
+
 /** Options of `generate`, `generateBatch`, `generateStream` and `denoise`. */
 export interface GenerateOptions {
   /**
@@ -29,14 +57,9 @@ export interface GenerateOptions {
   temperature?: number | undefined;
   /**
    * Seed of every random choice, a non-negative integer or bigint below 2^64. Default: with a temperature above 0 another
-   * one for each call, which the result names; else, with `denoise` and with `compat`, 0.
+   * one for each call, which the result names; else, with `denoise` and with `research.compat`, 0.
    */
   seed?: number | bigint | undefined;
-  /**
-   * Index of the first row in the random stream: row i of a batch draws as row `firstRow + i`, so that a row generated
-   * alone with `firstRow: i` equals row i of a batch. Default 0.
-   */
-  firstRow?: number | undefined;
   /**
    * Finish a row when everything before its first end-of-sequence token is decided. Default true; false for templates.
    */
@@ -47,25 +70,8 @@ export interface GenerateOptions {
    * the checkpoint's tokenizer_config.json has it, else false, as in transformers. Not allowed with a template.
    */
   splitSpecialTokens?: boolean | undefined;
-  /** Log-probabilities of drawn tokens at temperature 1 ("untempered", default) or at the sampling temperature. */
-  tokenLogProb?: 'untempered' | 'tempered' | undefined;
-  /**
-   * Log-likelihood of a planner step that selected no position, so that the most probable one was unmasked: "exact"
-   * (default) is the likelihood of the other positions staying masked; "reference" adds log p of the unmasked position,
-   * as the reference implementation does.
-   */
-  forcedStep?: 'exact' | 'reference' | undefined;
-  /**
-   * "reference" reproduces the reference implementations where they differ (docs/differences.md explains each):
-   * - the rows of a batch advance through the blocks together;
-   * - no row stops at an end-of-sequence token, except with d3llm and `stopAtEos: true`;
-   * - the samplers other than the planner's may predict the mask token;
-   * - the factor rule unmasks the last candidate if only that one fails the test;
-   * - the log-likelihood of a step is the reference's (`forcedStep: "reference"`);
-   * - with a cache, a finished block gets one more pass (`emptyPass: true`);
-   * - d3llm lists its candidates before it fills the positions behind an end of sequence, and so may overwrite them.
-   */
-  compat?: 'reference' | undefined;
+  /** For replays and comparisons with other implementations; see there. */
+  research?: ResearchOptions | undefined;
   /** Stops the work; the call rejects with `signal.reason`. */
   signal?: AbortSignal | undefined;
 }
@@ -94,7 +100,8 @@ export interface GenerateResult {
   ids: Int32Array;
   /** Prompt ids as the model saw them. */
   promptIds: Int32Array;
-  /** The seed of the call, given or drawn: with it, the call can be repeated (row i alone with `firstRow: i`). */
+  /** The seed of the call, given or drawn: with it, the call can be repeated (row i alone with
+   * `research: { firstRow: i }`). */
   seed: number | bigint;
   /** Numbers of tokens. */
   usage: TokenUsage;

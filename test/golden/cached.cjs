@@ -90,7 +90,11 @@ async function traceCase(model, { description, inputs, expected }, check, option
   let seen = 0;
   let checked = 0;
   try {
-    const run = model.denoise([prompt], { temperature: args.temperature, compat: 'reference', ...options });
+    const run = model.denoise([prompt], {
+      temperature: args.temperature,
+      research: { compat: 'reference' },
+      ...options,
+    });
     let next = await run.next();
     for (; !next.done; next = await run.next()) {
       const { step, rows } = next.value;

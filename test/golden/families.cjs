@@ -118,7 +118,7 @@ async function greedyBlocksCase(model, { description, inputs, expected }, check)
     sampler: { type: 'dynamic', threshold: args.threshold, steps },
     cache: { type: 'blocks' },
     // The mask token counts among the predictions.
-    compat: 'reference',
+    research: { compat: 'reference' },
   });
   const length = expected.x_before.shape[1];
   let ids = Array.from(expected.x_before.data.subarray(0, length), Number);

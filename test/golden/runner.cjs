@@ -114,7 +114,7 @@ async function replay(model, { description, inputs, expected }, check, options, 
     maxTokens: args.gen_length,
     blockLength: args.block_length,
     temperature: args.temperature,
-    compat: 'reference',
+    research: { compat: 'reference' },
     ...options,
   };
   const ids = prompts.map(({ promptIds }) => [...promptIds, ...new Array(args.gen_length).fill(args.mask_id)]);

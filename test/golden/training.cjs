@@ -457,7 +457,7 @@ async function rolloutCase(dultra, model, { description, inputs, expected }, che
     maxTokens,
     blockLength: args.block_length,
     temperature: args.temperature,
-    compat: 'reference',
+    research: { compat: 'reference' },
     sampler: { type: 'planner', select: 'bernoulli' },
   };
   const run = model.denoise(prompts, options, recorded);

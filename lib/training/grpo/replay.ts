@@ -87,12 +87,14 @@ export async function recordRollouts(
         blockLength,
         ...(stopAtEos !== undefined && { stopAtEos }),
         temperature: policy.temperature,
-        tokenLogProb: policy.tokenLogProb,
-        forcedStep: policy.forcedStep,
         cache,
         seed,
-        firstRow: first,
-        ...(policy.compat && { compat: policy.compat }),
+        research: {
+          tokenLogProb: policy.tokenLogProb,
+          forcedStep: policy.forcedStep,
+          firstRow: first,
+          compat: policy.compat ?? undefined,
+        },
       },
     );
     let next = await run.next();

@@ -265,7 +265,7 @@ export class GrpoStage implements Stage {
       maxTokens,
       blockLength,
       ...(stopAtEos !== undefined && { stopAtEos }),
-      ...(compat && { compat }),
+      ...(compat && { research: { compat } }),
     };
     const examples = data.validation!(training.evalExamples);
     const results = await writeAnswers(model, examples, options, training.tokenBudget);
