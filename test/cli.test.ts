@@ -109,6 +109,17 @@ describe('generate', () => {
     expect(stdout).not.toContain('\x1b');
   });
 
+  test('--stop, several times, is the list of the API', async () => {
+    const prompt = 'tom has 7 apples . he buys 5 . how many now ? story';
+    const { code, stdout, stderr } = await dultra(['generate', prompt, '--stop', ' .', '--stop', 'nowhere', '--json']);
+    expect([code, stderr]).toEqual([0, '']);
+    await using model = await loadModel();
+    const stop = [' .', 'nowhere'];
+    const result = await model.generate(prompt, { stop });
+    expect(result.finishReason).toBe('stop');
+    expect(JSON.parse(stdout)).toMatchObject({ options: { stop }, result: JSON.parse(JSON.stringify(result)) });
+  });
+
   test('a seed that was drawn is named, and repeats the text', async () => {
     const args = ['generate', '-m', base, '--prompt-ids', '5,17,3', ...short, '-t', '1'];
     const drawn = await dultra(args);

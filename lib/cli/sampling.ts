@@ -23,6 +23,7 @@ export interface SamplingFlags {
   temperature?: number;
   seed?: bigint;
   stopAtEos?: boolean;
+  stop?: string[];
   compat?: 'reference';
 }
 
@@ -83,6 +84,11 @@ export function addSamplingOptions(command: Command): Command {
     .option('--seed <n>', 'seed of every random choice (default: another each time with a temperature, else 0)', seed)
     .option('--stop-at-eos', 'stop where all before an end-of-sequence token is decided (default but for templates)')
     .option('--no-stop-at-eos', 'decide every position')
+    .option(
+      '--stop <text>',
+      'end the text before the first of these; may be given several times',
+      (text: string, before: string[] = []) => [...before, text],
+    )
     .addOption(
       new Option('--compat <mode>', "the reference implementation's exact behaviour, quirks included").choices([
         'reference',
@@ -92,8 +98,8 @@ export function addSamplingOptions(command: Command): Command {
 
 /** The flags as options of `generate`: only what was given, so that the API's defaults hold. */
 export function generateOptions(flags: SamplingFlags): GenerateOptions {
-  const { select, probabilityScale, plannerTemperature, maxTokens, blockLength, temperature, stopAtEos, compat } =
-    flags;
+  const { select, probabilityScale, plannerTemperature, maxTokens, blockLength, temperature } = flags;
+  const { stopAtEos, stop, compat } = flags;
   const planner = given({ select, probabilityScale, plannerTemperature });
   let chosen = flags.sampler === undefined ? undefined : parseSampler(flags.sampler);
   if (Object.keys(planner).length > 0) {
@@ -106,5 +112,5 @@ export function generateOptions(flags: SamplingFlags): GenerateOptions {
   const cache = flags.cache === undefined ? undefined : parseCache(flags.cache);
   const { seed } = flags;
   const research = compat && { compat };
-  return given({ sampler: chosen, cache, maxTokens, blockLength, temperature, seed, stopAtEos, research });
+  return given({ sampler: chosen, cache, maxTokens, blockLength, temperature, seed, stopAtEos, stop, research });
 }

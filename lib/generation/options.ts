@@ -14,6 +14,7 @@ const GENERATE_KEYS = [
   'temperature',
   'seed',
   'stopAtEos',
+  'stop',
   'splitSpecialTokens',
   'research',
   'signal',

@@ -12,6 +12,7 @@ import { show } from '../text';
 import type { FormPrompt, PlainPrompt, Prompt } from '../types';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
+import { stopStrings, TextEnd } from './stop';
 import type { GenerateOptions } from './types';
 
 /** Default number of generated tokens, where the model has room for twice as many. */
@@ -28,6 +29,8 @@ export interface GeneratingModel extends Vocabulary {
 
 /** A prompt as a row of ids with masks. */
 export interface PreparedRow extends RowInput {
+  /** Where its text ends early; null without stop strings. */
+  textEnd: TextEnd | null;
   promptIds: Int32Array;
   isTemplate: boolean;
 }
@@ -58,11 +61,24 @@ export function prepare(
         ? formRow(model, prompt, options)
         : promptRow(model, prompt, maxTokens, options),
   );
+  endEarly(model, rows, stopStrings(options.stop));
   if (templates > 0) settings.stopAtEos ??= false;
   else settings.blockLength = blockLengthOf(model, options, maxTokens);
   settings.cache = cacheOf(model, options, settings);
   checkSampler(model, settings, rows);
   return { rows, settings };
+}
+
+/** Ends rows at stop strings. */
+function endEarly(model: GeneratingModel, rows: readonly PreparedRow[], strings: readonly string[]): void {
+  if (strings.length === 0) return;
+  if (rows.some(({ isTemplate }) => isTemplate))
+    throw optionError(TypeError, 'stop', 'not allowed with a template or form, whose masks say what to fill');
+  const end = new TextEnd(model, strings);
+  for (const row of rows) {
+    row.textEnd = end;
+    row.isEnd = (prefix) => end.isIn(prefix);
+  }
 }
 
 function withDefaultSampler({ generationDefaults }: GeneratingModel, options: GenerateOptions): GenerateOptions {
@@ -137,7 +153,7 @@ function templateRow(
       'template',
       `expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`,
     );
-  return { ids, begin: 0, promptIds: ids, isTemplate: true };
+  return { ids, begin: 0, promptIds: ids, isTemplate: true, textEnd: null };
 }
 
 /** A model that attends by blocks was trained on whole ones, so that rows end with a block. */
@@ -185,7 +201,7 @@ function formRow(
       `prompt and form make ${filled.length} tokens, more than the model's maximum of ${maxSequenceLength}`,
     );
   const ids = wholeRow(filled, model.config);
-  return { ids, begin: promptIds.length, promptIds, isTemplate: true };
+  return { ids, begin: promptIds.length, promptIds, isTemplate: true, textEnd: null };
 }
 
 function promptRow(
@@ -200,7 +216,7 @@ function promptRow(
   const length = Math.min(maxSequenceLength, wholeBlocks(promptIds.length + maxTokens, model.config));
   const ids = new Int32Array(length).fill(maskTokenId);
   ids.set(promptIds);
-  return { ids, begin: promptIds.length, promptIds, isTemplate: false };
+  return { ids, begin: promptIds.length, promptIds, isTemplate: false, textEnd: null };
 }
 
 /** What of a sampler depends on the model and on the rows' blocks. */

@@ -76,13 +76,14 @@ function fieldsOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome)
   const { maskTokenId, eosTokenIds } = model.config;
   const ids = outcome.ids.slice(row.begin);
   const eos = row.isTemplate ? -1 : indexOfEnd(ids, eosTokenIds);
-  const tokens = eos < 0 ? ids.length : eos + 1;
+  const cut = row.textEnd?.cut(ids) ?? null;
+  const tokens = cut?.tokens ?? (eos < 0 ? ids.length : eos + 1);
   const shown = (eos < 0 ? ids : ids.subarray(0, eos)).filter((id) => id !== maskTokenId);
   const slots = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
   const promptTokens = row.isTemplate ? row.ids.length - slots : row.promptIds.length;
   const completionTokens = row.isTemplate ? slots : tokens;
   return {
-    text: decodeIds(shown, model),
+    text: cut?.text ?? decodeIds(shown, model),
     ids,
     promptIds: row.promptIds,
     usage: { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens },
@@ -90,7 +91,7 @@ function fieldsOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome)
     fullForwards: outcome.fullForwards,
     tokens,
     tokensPerForward: outcome.nfe > 0 ? tokens / outcome.nfe : 0,
-    finishReason: outcome.finishReason,
+    finishReason: cut ? ('stop' as const) : outcome.finishReason,
     unmaskedAt: outcome.unmaskedAt.slice(row.begin),
     logLikelihood: outcome.logLikelihood,
   };

@@ -38,8 +38,9 @@ function sharedLength(a: string, b: string): number {
 export class RowStream {
   readonly #model: GeneratingModel;
   readonly #row: PreparedRow;
-  /** Tokens of the prefix that is decoded in `#text`. */
+  /** Tokens of the prefix that is decoded in `#prefix`. */
   #decided = 0;
+  #prefix = '';
   #text = '';
 
   constructor(model: GeneratingModel, row: PreparedRow) {
@@ -52,7 +53,8 @@ export class RowStream {
     const { maskTokenId } = this.#model.config;
     const ids = row.ids.slice(this.#row.begin);
     const before = this.#text.length;
-    this.#text = result ? result.text : this.#prefixText(ids);
+    this.#prefix = this.#prefixText(ids);
+    this.#text = result ? result.text : (this.#row.textEnd?.finalPart(this.#prefix) ?? this.#prefix);
     const unmasked = this.#unmasked(row, ids);
     const remaining = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
     return new Event(step, this.#text, this.#text.slice(before), unmasked, remaining, result, ids);
@@ -62,7 +64,7 @@ export class RowStream {
     const { tokenizer, config } = this.#model;
     let end = this.#decided;
     while (end < ids.length && ids[end] !== config.maskTokenId) end++;
-    if (!tokenizer || end === this.#decided) return this.#text;
+    if (!tokenizer || end === this.#decided) return this.#prefix;
     this.#decided = end;
     const prefix = ids.subarray(0, end);
     const eos = this.#row.isTemplate ? -1 : indexOfEnd(prefix, config.eosTokenIds);

@@ -65,6 +65,13 @@ export interface GenerateOptions {
    */
   stopAtEos?: boolean | undefined;
   /**
+   * The text ends before the first of these, which is the one that is complete first. A row is finished as soon as one
+   * stands in the decided beginning of its completion, and `finishReason` is "stop". They are looked for in the text, in
+   * which special tokens do not stand, across the borders of tokens and blocks. Needs a tokenizer; not allowed with a
+   * template or form. Default: none.
+   */
+  stop?: string | readonly string[] | undefined;
+  /**
    * Special tokens that are written in a text or in a message are text like any other, as user input should be: a mask
    * token in it is not filled in, an end token does not end it. Those of the chat template stay special. Default: as
    * the checkpoint's tokenizer_config.json has it, else false, as in transformers. Not allowed with a template.
@@ -80,7 +87,7 @@ export interface GenerateOptions {
 export interface TokenUsage {
   /** Tokens of the prompt; of a template or form, all that are given. */
   promptTokens: number;
-  /** Tokens of the completion up to and including the first end-of-sequence token; of a template or form, its masks. */
+  /** `tokens` of the result; of a template or form, its masks. */
   completionTokens: number;
   /** Both together. */
   totalTokens: number;
@@ -89,7 +96,7 @@ export interface TokenUsage {
 /** One generated row. JSON.stringify writes its typed arrays as plain ones. */
 export interface GenerateResult {
   /**
-   * Decoded completion up to the first end-of-sequence token, special tokens skipped; "" without a tokenizer.
+   * Decoded completion up to the first end-of-sequence token or stop string, special tokens skipped; "" without a tokenizer.
    * Templates: the whole row; forms: the filled form.
    */
   text: string;
@@ -117,7 +124,7 @@ export interface GenerateResult {
   nfe: number;
   /** Cost in full-forward equivalents: each pass counts as the share of the row that it computed. */
   fullForwards: number;
-  /** Tokens of the completion up to and including the first end-of-sequence token. */
+  /** Tokens of the completion up to and including the first end-of-sequence token, or the end of a stop string. */
   tokens: number;
   /** tokens / nfe. */
   tokensPerForward: number;

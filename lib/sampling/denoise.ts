@@ -256,6 +256,7 @@ function finishRow(row: Row, step: StepRow, forcedPosition: number): DenoiseRow 
   const block = row.block;
   const computed = row.queries ?? range(0, row.ids.length);
   row.apply(step);
+  row.endEarly();
   for (const value of step.logLikelihoods) row.logLikelihood += value;
   return {
     row: row.index,

@@ -1,6 +1,6 @@
 // Events of the denoising loop, and functions as samplers.
 
-/** Why a row ended: nothing left to unmask, or decided up to its end-of-sequence token. */
+/** Why a row ended: nothing left to unmask, or decided up to an end-of-sequence token or a stop string. */
 export type FinishReason = 'length' | 'stop';
 
 /**

@@ -9,6 +9,8 @@ export interface RowInput {
   ids: Int32Array;
   /** First position of the completion; blocks are counted from here. 0 for a template. */
   begin: number;
+  /** Whether the row is finished where this is decided of its completion, from its begin to the first mask. */
+  isEnd?: (prefix: Int32Array) => boolean;
 }
 
 /** The result of a row. */
@@ -86,6 +88,9 @@ export abstract class Row {
   readonly ids: Int32Array;
   readonly begin: number;
   readonly unmaskedAt: Int32Array;
+  readonly #isEnd: RowInput['isEnd'];
+  /** Everything from `begin` to here is decided and was looked at for an end. */
+  #seen: number;
   protected readonly cache: RowCache | null;
   steps = 0;
   nfe = 0;
@@ -106,6 +111,8 @@ export abstract class Row {
   ) {
     this.ids = Int32Array.from(input.ids);
     this.begin = input.begin;
+    this.#isEnd = input.isEnd;
+    this.#seen = input.begin;
     this.unmaskedAt = new Int32Array(this.ids.length);
     this.cache = openRowCache(settings.cache, this.ids.length, settings.attended);
   }
@@ -147,6 +154,16 @@ export abstract class Row {
       if (tokens[i] !== this.settings.maskTokenId) this.unmaskedAt[positions[i]] = this.steps;
     }
     if (unmasked > 0) this.nfe++;
+  }
+
+  /** Finishes the row where its decided beginning is an end. After `apply`. */
+  endEarly(): void {
+    if (!this.#isEnd || this.finished) return;
+    const mask = this.ids.indexOf(this.settings.maskTokenId, this.begin);
+    const end = mask < 0 ? this.ids.length : mask;
+    if (end <= this.#seen) return;
+    this.#seen = end;
+    this.finished = this.#isEnd(this.ids.subarray(this.begin, end));
   }
 
   outcome(): RowOutcome {
