@@ -1,7 +1,5 @@
 // Families that were made of autoregressive decoders: attention by blocks on an exact cache, and heads that are a
 // position ahead. That their numbers are the reference's, test/golden.test.ts says.
-import { copyFileSync } from 'node:fs';
-import path from 'node:path';
 import {
   type CachePolicy,
   type DenoiseRow,
@@ -9,10 +7,9 @@ import {
   loadModel,
   type MaskedDiffusionModel,
   parseSampler,
-  trainMaskedDiffusion,
 } from '../lib';
 import type { LoadModelOptions } from '../lib/model/load-weights';
-import { modelFolder, variant, withTokenizer } from './helpers';
+import { modelFolder, variant } from './helpers';
 
 /** Attends by blocks of 4; by blocks of 8 and a position ahead; sees whole rows, a position ahead; sees whole rows. */
 const families: [name: string, folder: () => string, options: LoadModelOptions][] = [
@@ -69,25 +66,6 @@ describe.each(families)('%s', (name, folder, load) => {
       qkNorm: name === 'sdar' || name === 'a2d-qwen3',
     });
     expect(model.config.shiftLogits ?? false).toBe(name === 'dream' || name === 'fast-dllm-v2');
-  });
-
-  test.each(SAMPLERS)('%s: rows of a batch are as they are alone, with any threads', async (sampler) => {
-    const settings = options(sampler, { temperature: 0.8, seed: 5 });
-    const together = await model.generateBatch(PROMPTS, settings);
-    const other = await loadModel(folder(), { threads: 3, ...load });
-    for (const [i, prompt] of PROMPTS.entries()) {
-      const alone = await other.generate(prompt, { ...settings, research: { firstRow: i } });
-      expect(alone).toEqual(together[i]);
-      expect(alone.ids).not.toContain(model.config.maskTokenId);
-    }
-    other.dispose();
-  });
-
-  test('a stream ends with what generate returns', async () => {
-    const settings = options('confidence:0.3');
-    let last = null;
-    for await (const { result } of model.generateStream(PROMPTS[0], settings)) last = result;
-    expect(last).toEqual(await model.generate(PROMPTS[0], settings));
   });
 
   const caches: CachePolicy[] = attends
@@ -182,21 +160,6 @@ describe('decoding by blocks', () => {
   test('a model whose mask token nothing names', async () => {
     await expect(loadModel(modelFolder('fastdllm2'))).rejects.toThrow(
       /config\.json: mask_token_id: expected the id of the mask token, got none, and the tokenizer names none either; loadModel takes it as maskTokenId/,
-    );
-  });
-
-  test('training refuses models that attend by blocks', async () => {
-    const folder = variant('sdar', {});
-    for (const name of ['tokenizer.json', 'tokenizer_config.json'])
-      copyFileSync(path.join(withTokenizer(), name), path.join(folder, name));
-    await using model = await loadModel(folder, { threads: 1 });
-    const run = trainMaskedDiffusion(model, {
-      dataset: [{ prompt: 'a', answer: 'b' }],
-      maxTokens: 4,
-      maxSteps: 1,
-    });
-    await expect(run.next()).rejects.toThrow(
-      /^model: expected one that sees whole rows, got sdar, which attends by blocks$/,
     );
   });
 

@@ -3,6 +3,7 @@
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { type DUltraError, loadModel } from '../lib';
+import { familyOf, newCheckpoint } from '../lib/model/families';
 import { type FixtureTensor, temporaryFolder, writeTensors } from './helpers';
 import { type ReferenceConfig, type ReferenceWeights, tensorShapes } from './reference-model';
 
@@ -96,6 +97,8 @@ export function encode(data: Float64Array, dtype: StorageType): Buffer {
 export interface CheckpointOptions {
   /** Over {@link smallConfig}. */
   config?: Partial<ReferenceConfig>;
+  /** Another family than LLaDA, of what `config` says. */
+  family?: string;
   /** Default true. */
   planner?: boolean;
   /** One for all, or one for each tensor. Default F32. */
@@ -111,21 +114,51 @@ export interface MadeCheckpoint {
   weights: ReferenceWeights;
 }
 
+/** config.json of a model of another family, and its names of tensors. */
+function ofFamily(family: string, config: ReferenceConfig) {
+  const { json, config: parsed } = newCheckpoint(
+    family,
+    {
+      dModel: config.d_model,
+      nHeads: config.n_heads,
+      nKvHeads: config.n_kv_heads,
+      nLayers: config.n_layers,
+      mlpHiddenSize: config.mlp_hidden_size,
+      vocabSize: config.embedding_size,
+      maxSequenceLength: config.max_sequence_length,
+      ropeTheta: config.rope_theta,
+      maskTokenId: config.mask_token_id,
+      eosTokenId: config.eos_token_id,
+      padTokenId: null,
+      plannerLayers: config.num_head_layers,
+    },
+    { blockLength: config.block_length },
+  );
+  const { rms_norm_eps, weight_tying: tie_word_embeddings, head_dim = json.head_dim } = config;
+  return {
+    json: { ...json, rms_norm_eps, tie_word_embeddings, head_dim },
+    nameOf: familyOf(parsed).checkpointName,
+  };
+}
+
 /** Writes a random checkpoint. */
 export function makeCheckpoint(options: CheckpointOptions = {}): MadeCheckpoint {
   const { planner = true, dtype = 'F32', seed = 1, shards = 1 } = options;
   const config = { ...smallConfig, ...options.config };
   const weights = randomWeights(config, planner, seed);
   const folder = temporaryFolder();
-  writeFileSync(path.join(folder, 'config.json'), JSON.stringify({ ...SETTINGS, ...config }));
+  const { json, nameOf: tensorName } = options.family
+    ? ofFamily(options.family, config)
+    : { json: { ...SETTINGS, ...config }, nameOf: (name: string) => name };
+  writeFileSync(path.join(folder, 'config.json'), JSON.stringify(json));
   const files: Record<string, FixtureTensor>[] = Array.from({ length: shards }, () => ({}));
   const map: Record<string, string> = {};
   const nameOf = (shard: number) =>
     `model-${String(shard + 1).padStart(5, '0')}-of-${String(shards).padStart(5, '0')}.safetensors`;
   [...weights].forEach(([name, { shape, data }], i) => {
     const type = typeof dtype === 'function' ? dtype(name) : dtype;
-    files[i % shards][name] = { dtype: type, shape, data, raw: encode(data, type) };
-    map[name] = nameOf(i % shards);
+    files[i % shards][tensorName(name)] = { dtype: type, shape, data, raw: encode(data, type) };
+    map[tensorName(name)] = nameOf(i % shards);
   });
   if (shards === 1) {
     writeTensors(path.join(folder, 'model.safetensors'), files[0]);

@@ -64,10 +64,11 @@ function objective(config: ReferenceConfig, weights: ReferenceWeights, problem: 
     const candidates = candidatesOf(row, config.mask_token_id);
     const isCandidate = row.ids.map((_, i) => candidates.includes(i));
     const planner = referencePlanner(config, weights, hidden, row.timestep, isCandidate);
+    const ahead = config.shift_logits ? 1 : 0;
     const logits = referenceLogits(
       config,
       weights,
-      candidates.map((position) => hidden[position]),
+      candidates.map((position) => hidden[Math.max(0, position - ahead)]),
     );
     const top = candidates.reduce((best, position, i) => (planner[position] > planner[candidates[best]] ? i : best), 0);
     // {top} alone comes out of two draws, it or nothing at all: its own probability drops out.
@@ -153,9 +154,20 @@ const variants: [string, CheckpointOptions][] = [
     'no mask embedding, full heads, large eps',
     { config: { use_mask_embeddings: false, n_kv_heads: 6, rms_norm_eps: 1e-2 } },
   ],
+  ['dream: biases, a position ahead', { family: 'dream', config: { include_qkv_bias: true, shift_logits: true } }],
+  [
+    'sdar: normed heads of another size, blocks of 4',
+    { family: 'sdar', config: { qk_norm: true, head_dim: 6, block_length: 4, weight_tying: true } },
+  ],
+  [
+    'fast-dllm-v2: biases, blocks of 4, a position ahead',
+    { family: 'fast-dllm-v2', config: { include_qkv_bias: true, block_length: 4, shift_logits: true } },
+  ],
+  ['a2d-qwen3: normed heads', { family: 'a2d-qwen3', config: { qk_norm: true, head_dim: 8 } }],
+  ['a2d-qwen2: biases', { family: 'a2d-qwen2', config: { include_qkv_bias: true, weight_tying: true } }],
   ['no layers at all', { config: { n_layers: 0, num_head_layers: 0 } }],
 ];
-const ENTRIES = 3; // differentiated per tensor
+const ENTRIES = 2; // differentiated per tensor
 const STEP = 1e-5;
 
 describe.each(variants)('%s', (_name, options) => {

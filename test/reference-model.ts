@@ -22,6 +22,12 @@ export interface ReferenceConfig {
   num_head_layers: number;
   include_bias?: boolean;
   include_qkv_bias?: boolean;
+  /** What other families have: heads of another size than d_model / n_heads, normed queries and keys, … */
+  head_dim?: number;
+  qk_norm?: boolean;
+  /** … blocks that a position sees up to the end of its own, and a head that is a position ahead. */
+  block_length?: number;
+  shift_logits?: boolean;
 }
 
 /** Tensors by their Hugging Face names, row-major. A planner head is present where `mask_linear.weight` is. */
@@ -33,23 +39,33 @@ type Rows = Float64Array[];
 const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
 const silu = (x: number) => x * sigmoid(x);
 
+const headDimOf = ({ head_dim, d_model, n_heads }: ReferenceConfig) => head_dim ?? d_model / n_heads;
+
 /** Every tensor of a model with its shape. */
 export function tensorShapes(config: ReferenceConfig, planner: boolean): [name: string, shape: number[]][] {
   const { d_model: C, mlp_hidden_size: F, embedding_size: V } = config;
-  const kv = (C / config.n_heads) * config.n_kv_heads;
+  const headDim = headDimOf(config);
+  const kv = headDim * config.n_kv_heads;
+  const q = headDim * config.n_heads;
   const block = (at: string): [string, number[]][] => [
     [`${at}.attn_norm.weight`, [C]],
-    [`${at}.q_proj.weight`, [C, C]],
+    [`${at}.q_proj.weight`, [q, C]],
     [`${at}.k_proj.weight`, [kv, C]],
     [`${at}.v_proj.weight`, [kv, C]],
-    [`${at}.attn_out.weight`, [C, C]],
+    [`${at}.attn_out.weight`, [C, q]],
     [`${at}.ff_norm.weight`, [C]],
     [`${at}.ff_proj.weight`, [F, C]],
     [`${at}.up_proj.weight`, [F, C]],
     [`${at}.ff_out.weight`, [C, F]],
+    ...(config.qk_norm
+      ? ([
+          [`${at}.q_norm.weight`, [headDim]],
+          [`${at}.k_norm.weight`, [headDim]],
+        ] as [string, number[]][])
+      : []),
     ...(config.include_bias || config.include_qkv_bias
       ? ([
-          [`${at}.q_proj.bias`, [C]],
+          [`${at}.q_proj.bias`, [q]],
           [`${at}.k_proj.bias`, [kv]],
           [`${at}.v_proj.bias`, [kv]],
         ] as [string, number[]][])
@@ -161,11 +177,21 @@ function block(
   pass?: { positions: readonly number[]; layer: { keys: Rows; values: Rows } },
 ): Rows {
   const { n_heads: heads, n_kv_heads: kvHeads, rope_theta: theta, rms_norm_eps: eps } = config;
-  const headDim = config.d_model / heads;
+  const headDim = headDimOf(config);
+  const seen = config.block_length ?? Number.POSITIVE_INFINITY;
+  /** Each head of a projection, normed where the family norms them. */
+  const headsOf = (row: Float64Array, projection: 'q' | 'k') => {
+    const out = linear(weights, `${at}.${projection}_proj.weight`, row);
+    if (!config.qk_norm) return out;
+    const weight = tensor(weights, `${at}.${projection}_norm.weight`);
+    for (let head = 0; head < out.length; head += headDim)
+      out.set(rmsNorm(out.slice(head, head + headDim), weight, eps), head);
+    return out;
+  };
   const normed = x.map((row) => rmsNorm(row, tensor(weights, `${at}.attn_norm.weight`), eps));
   const place = (i: number) => (pass ? pass.positions[i] : i);
-  const q = normed.map((row, i) => rope(linear(weights, `${at}.q_proj.weight`, row), place(i), headDim, theta));
-  let k = normed.map((row, i) => rope(linear(weights, `${at}.k_proj.weight`, row), place(i), headDim, theta));
+  const q = normed.map((row, i) => rope(headsOf(row, 'q'), place(i), headDim, theta));
+  let k = normed.map((row, i) => rope(headsOf(row, 'k'), place(i), headDim, theta));
   let v = normed.map((row) => linear(weights, `${at}.v_proj.weight`, row));
   if (pass) {
     for (let i = 0; i < x.length; i++) {
@@ -176,10 +202,11 @@ function block(
     v = pass.layer.values;
   }
   return x.map((row, i) => {
-    const attended = new Float64Array(config.d_model);
+    const attended = new Float64Array(heads * headDim);
     for (let h = 0; h < heads; h++) {
       const kv = Math.floor(h / (heads / kvHeads)) * headDim;
-      const scores = k.map((key) => {
+      const scores = k.map((key, j) => {
+        if (Math.floor(j / seen) > Math.floor(place(i) / seen)) return Number.NEGATIVE_INFINITY;
         let dot = 0;
         for (let d = 0; d < headDim; d++) dot += q[i][h * headDim + d] * key[kv + d];
         return dot / Math.sqrt(headDim);

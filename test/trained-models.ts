@@ -7,9 +7,7 @@ import { type FixtureTensor, readTensors, temporaryFolder } from './helpers';
 export const task = datasets.byName('free8');
 
 /** Folder of a new model that speaks the task's words. */
-export async function newModelFolder(
-  options: { seed?: number; nLayers?: number; dModel?: number } = {},
-): Promise<string> {
+export async function newModelFolder(options: Partial<Parameters<typeof createModel>[1]> = {}): Promise<string> {
   const folder = path.join(temporaryFolder(), 'model');
   await createModel(folder, {
     vocabulary: task.vocabulary,

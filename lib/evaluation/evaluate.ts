@@ -16,6 +16,7 @@ import { defaultBlockLength, defaultMaxTokens } from '../generation/prepare';
 import { Stopwatch, withTime, writtenSeed } from '../generation/result';
 import type { GenerateResult } from '../generation/types';
 import { CausalModel, type CausalResult } from '../model/causal-model';
+import { attendedBlock } from '../model/config';
 import { checkRoom } from '../model/prompt';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
@@ -446,9 +447,11 @@ async function resolveEvaluation(model: MaskedDiffusionModel | CausalModel, opti
   checkInteger('maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
   const isOwn = dataset.maxTokens === null && options.maxTokens === undefined;
   const fitting = isOwn ? defaultBlockLength(maxTokens) : maxTokens;
-  const blockLength =
-    options.blockLength ?? (options.maxTokens === undefined ? (dataset.blockLength ?? fitting) : maxTokens);
-  checkInteger('blockLength', blockLength, { min: 1, max: maxTokens });
+  const ofTask = options.maxTokens === undefined ? (dataset.blockLength ?? fitting) : maxTokens;
+  // A model that attends by blocks decodes by its own, whose last one may end behind maxTokens.
+  const attended = model instanceof CausalModel ? null : attendedBlock(model.config);
+  const blockLength = options.blockLength ?? attended ?? ofTask;
+  checkInteger('blockLength', blockLength, { min: 1, max: Math.max(maxTokens, attended ?? 0) });
   const generation = { seed, batchSize, maxTokens, blockLength, temperature, stopAtEos };
   return { dataset, split, score, count, ...generation, traces, store, signal, onProgress };
 }

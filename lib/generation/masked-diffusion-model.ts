@@ -219,7 +219,7 @@ export class MaskedDiffusionModel {
    */
   async loadAdapter(folder: string): Promise<Adapter> {
     this.#checkUsable();
-    const files = await readAdapter(folder, this.config.nLayers);
+    const files = await readAdapter(folder, this.config);
     const planner = this.hasPlanner && files.tensors.some(({ name }) => !/\.lora_[AB]\.weight$/.test(name));
     const trainer = await this.createTrainer({ lora: files.lora, freezePlanner: !planner });
     try {

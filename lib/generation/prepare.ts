@@ -1,10 +1,10 @@
 // From prompts and options to rows of ids with masks, and how they are denoised.
 import { DUltraError, optionError } from '../errors';
-import type { ModelConfig } from '../model/config';
+import { attendedBlock, type ModelConfig, rowLength } from '../model/config';
 import { checkIds, checkRoom, encodePrompt, encodeText, type Vocabulary } from '../model/prompt';
 import type { NativeModel } from '../native';
 import { checkInteger, checkKeys, checkList } from '../options';
-import { resolveCache } from '../sampling/caches';
+import { type ResolvedCache, resolveCache } from '../sampling/caches';
 import type { DenoiseSettings } from '../sampling/denoise';
 import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
@@ -101,18 +101,21 @@ export function defaultMaxTokens(model: {
 export const defaultBlockLength = (maxTokens: number): number =>
   maxTokens % DEFAULT_BLOCK_LENGTH === 0 ? DEFAULT_BLOCK_LENGTH : maxTokens;
 
-/** Models that attend by blocks cache finished ones, which is exact. */
-function cacheOf({ config }: GeneratingModel, { cache, research }: GenerateOptions, settings: DenoiseSettings) {
-  const attends = config.mask === 'block-causal';
-  if (settings.cache.type === 'blocks' && !attends)
+/** Refuses a cache that is not for the model. @throws RangeError */
+export function checkCache(config: ModelConfig, { type }: ResolvedCache): void {
+  if (type === 'blocks' && attendedBlock(config) === null)
     throw optionError(
       RangeError,
       'cache.type',
       'expected another than "blocks", which is for models that attend by blocks: in this one every position sees all',
     );
-  return attends && cache === undefined && research?.compat === undefined
-    ? resolveCache({ type: 'blocks' })
-    : settings.cache;
+}
+
+/** Models that attend by blocks cache finished ones, which is exact. */
+function cacheOf({ config }: GeneratingModel, { cache, research }: GenerateOptions, settings: DenoiseSettings) {
+  checkCache(config, settings.cache);
+  const isDefault = cache === undefined && research?.compat === undefined && attendedBlock(config) !== null;
+  return isDefault ? resolveCache({ type: 'blocks' }) : settings.cache;
 }
 
 function blockLengthOf(
@@ -120,7 +123,8 @@ function blockLengthOf(
   options: GenerateOptions,
   maxTokens: number,
 ): number {
-  if (config.mask === 'block-causal') return options.blockLength ?? config.blockLength!;
+  const attended = attendedBlock(config);
+  if (attended !== null) return options.blockLength ?? attended;
   // The checkpoint's block length belongs to its own generated length.
   const fromCheckpoint = options.maxTokens === undefined ? generationDefaults.blockLength : undefined;
   const blockLength = options.blockLength ?? fromCheckpoint ?? defaultBlockLength(maxTokens);
@@ -156,15 +160,11 @@ function templateRow(
   return { ids, begin: 0, promptIds: ids, isTemplate: true, textEnd: null };
 }
 
-/** A model that attends by blocks was trained on whole ones, so that rows end with a block. */
-const wholeBlocks = (length: number, { mask, blockLength }: ModelConfig): number =>
-  mask === 'block-causal' ? Math.ceil(length / blockLength!) * blockLength! : length;
-
 /** Ids of a row that is given as a whole: ends of sequence fill its last block. */
 export function wholeRow(ids: readonly number[], config: ModelConfig): Int32Array {
-  const { eosTokenId, maxSequenceLength } = config;
+  const { eosTokenId } = config;
   if (eosTokenId === null) return Int32Array.from(ids);
-  const row = new Int32Array(Math.min(maxSequenceLength, wholeBlocks(ids.length, config))).fill(eosTokenId);
+  const row = new Int32Array(rowLength(ids.length, config)).fill(eosTokenId);
   row.set(ids);
   return row;
 }
@@ -213,8 +213,7 @@ function promptRow(
   const { maskTokenId, maxSequenceLength } = model.config;
   const promptIds = encodePrompt(prompt, model, { splitSpecialTokens });
   checkRoom(promptIds.length, maxTokens, maxSequenceLength);
-  const length = Math.min(maxSequenceLength, wholeBlocks(promptIds.length + maxTokens, model.config));
-  const ids = new Int32Array(length).fill(maskTokenId);
+  const ids = new Int32Array(rowLength(promptIds.length + maxTokens, model.config)).fill(maskTokenId);
   ids.set(promptIds);
   return { ids, begin: promptIds.length, promptIds, isTemplate: false, textEnd: null };
 }

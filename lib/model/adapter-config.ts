@@ -65,8 +65,10 @@ export interface ModuleAdapter {
 
 /** What adapter_config.json says. */
 export interface AdapterConfig {
-  /** Name of a module, such as "model.transformer.blocks.0.q_proj", to its adapter. */
+  /** Name of a module in the checkpoint, such as "model.layers.0.self_attn.q_proj", to its adapter. */
   modules: ReadonlyMap<string, ModuleAdapter>;
+  /** Names of all projections in the checkpoint to those of a trainer's state. */
+  names: ReadonlyMap<string, string>;
   /** Rank and alpha of all modules; null where modules differ, or alpha / rank is not the scale. */
   common: { rank: number; alpha: number } | null;
   /** Modules that are stored whole: full names, or their last parts. */
@@ -178,28 +180,44 @@ function patternOf<T>(
   return (module) => rules.find(([found]) => found.has(module))?.[1] ?? byDefault;
 }
 
-/** The projections of every block, by their full names. */
-const projections = (nLayers: number): string[] =>
-  Array.from({ length: nLayers }, (_, layer) =>
-    LORA_TARGETS.map((target) => `model.transformer.blocks.${layer}.${target}`),
-  ).flat();
+/** The base model: its blocks, and what its checkpoint calls a tensor of the native table. */
+export interface AdapterBase {
+  nLayers: number;
+  checkpointName: (tensor: string) => string;
+}
+
+/** A projection's name in the checkpoint. @param module of the native table */
+export const moduleName = (module: string, checkpointName: AdapterBase['checkpointName']): string =>
+  checkpointName(`${module}.weight`).replace(/\.weight$/, '');
+
+/** The projections of every block: their names in the checkpoint to those of the native table. */
+const projections = ({ nLayers, checkpointName }: AdapterBase): Map<string, string> =>
+  new Map(
+    Array.from({ length: nLayers }, (_, layer) =>
+      LORA_TARGETS.map((target): [string, string] => {
+        const module = `model.transformer.blocks.${layer}.${target}`;
+        return [moduleName(module, checkpointName), module];
+      }),
+    ).flat(),
+  );
+
+/** What names of modules end with, for messages. */
+const lastParts = (modules: readonly string[]): string =>
+  [...new Set(modules.map((module) => module.split('.').at(-1)))].map((name) => JSON.stringify(name)).join(' or ');
 
 /** Checks that every name of a list is of a projection. */
 function checkTargets(targets: unknown, file: string, modules: readonly string[]): void {
   if (!Array.isArray(targets)) return;
   for (const name of targets)
     if (!modules.some((module) => module === name || module.endsWith(`.${name}`)))
-      throw badFile(
-        file,
-        `target_modules: expected ${LORA_TARGETS.map((target) => JSON.stringify(target)).join(' or ')}, got ${show(name)}`,
-      );
+      throw badFile(file, `target_modules: expected ${lastParts(modules)}, got ${show(name)}`);
 }
 
 /**
- * Reads adapter_config.json. @param nLayers blocks of the base model
+ * Reads adapter_config.json.
  * @throws DUltraError BAD_CHECKPOINT for a setting that is wrong, that is not applied here, or that is not known
  */
-export function parseAdapterConfig(json: Json, file: string, nLayers: number): AdapterConfig {
+export function parseAdapterConfig(json: Json, file: string, base: AdapterBase): AdapterConfig {
   const bad = (message: string) => badFile(file, message);
   const { peft_type: type, r: rank, lora_alpha: alpha, target_modules: targets, use_rslora: isStabilised } = json;
   if (type !== 'LORA') throw bad(`peft_type: expected "LORA", got ${show(type)}`);
@@ -209,7 +227,8 @@ export function parseAdapterConfig(json: Json, file: string, nLayers: number): A
   if (!isEmpty(isStabilised) && typeof isStabilised !== 'boolean')
     throw bad(`use_rslora: expected true or false, got ${show(isStabilised)}`);
   if (isEmpty(targets)) throw bad(`target_modules: expected a list of projections, got ${show(targets)}`);
-  const all = projections(nLayers);
+  const names = projections(base);
+  const all = [...names.keys()];
   const at = (key: string): Setting => ({ file, key, modules: all });
   checkTargets(targets, file, all);
   const excluded = isEmpty(json.exclude_modules) ? new Set() : named(json.exclude_modules, at('exclude_modules'));
@@ -219,7 +238,7 @@ export function parseAdapterConfig(json: Json, file: string, nLayers: number): A
   );
   if (chosen.length === 0)
     throw bad(
-      `target_modules: expected projections of the model's ${nLayers} blocks, got none of them by ${show(targets)}`,
+      `target_modules: expected projections of the model's ${base.nLayers} blocks, got none of them by ${show(targets)}`,
     );
   const rankOf = patternOf(json.rank_pattern, at('rank_pattern'), rank, isRank);
   const alphaOf = patternOf(json.alpha_pattern, at('alpha_pattern'), alpha, isAlpha);
@@ -233,5 +252,5 @@ export function parseAdapterConfig(json: Json, file: string, nLayers: number): A
   const saved = json.modules_to_save ?? [];
   if (!Array.isArray(saved) || !saved.every(isName))
     throw bad(`modules_to_save: expected a list of names, got ${show(saved)}`);
-  return { modules, common: isCommon ? { rank, alpha } : null, modulesToSave: saved };
+  return { modules, names, common: isCommon ? { rank, alpha } : null, modulesToSave: saved };
 }

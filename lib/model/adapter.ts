@@ -7,7 +7,9 @@ import { badFile, readJsonObject } from '../files/json';
 import { readSafetensors, type TensorValue, writeSafetensors } from '../files/safetensors';
 import type { NativeNamedTensor } from '../native';
 import { show } from '../text';
-import { type AdapterConfig, parseAdapterConfig } from './adapter-config';
+import { type AdapterConfig, moduleName, parseAdapterConfig } from './adapter-config';
+import type { ModelConfig } from './config';
+import { familyOf } from './families';
 import { fromBFloat16, fromFloat16 } from './halves';
 import { LORA_TARGETS, type LoraOptions, type ModelTrainer } from './trainer';
 
@@ -20,7 +22,11 @@ const WEIGHTS_FILE = 'adapter_model.safetensors';
  * Writes the adapters of a trainer, and what else it trains (the planner head), into `folder`.
  * @throws DUltraError WRITE_FAILED; RangeError without adapters.
  */
-export async function saveAdapter(folder: string, trainer: ModelTrainer, baseModel: string): Promise<void> {
+export async function saveAdapter(
+  folder: string,
+  trainer: ModelTrainer,
+  { source, config }: { source: string; config: ModelConfig },
+): Promise<void> {
   const { lora } = trainer;
   if (!lora) throw optionError(RangeError, 'saveAdapter', 'expected a trainer with lora, got one without adapters');
   const { tensors } = await trainer.state();
@@ -28,26 +34,34 @@ export async function saveAdapter(folder: string, trainer: ModelTrainer, baseMod
   const others = parameters
     .filter(({ name }) => !/\.lora_[AB]\.weight$/.test(name))
     .map(({ name }) => name.replace(/\.(weight|bias)$/, ''));
-  const config = {
+  const { checkpointName } = familyOf(config);
+  const first = lora.targets.map((target) => moduleName(`model.transformer.blocks.0.${target}`, checkpointName));
+  const at = first[0].search(/\.0\./);
+  const escaped = (text: string) => text.replaceAll('.', '\\.');
+  const inFile = (name: string) => {
+    const [, module, rest] = /^(.*)(\.lora_[AB]\.weight)$/.exec(name) ?? [];
+    return module === undefined ? checkpointName(name) : moduleName(module, checkpointName) + rest;
+  };
+  const adapterConfig = {
     peft_type: 'LORA',
-    base_model_name_or_path: baseModel,
+    base_model_name_or_path: source,
     r: lora.rank,
     lora_alpha: lora.alpha,
     lora_dropout: 0,
     bias: 'none',
     fan_in_fan_out: false,
     inference_mode: true,
-    target_modules: `model\\.transformer\\.blocks\\.\\d+\\.(${lora.targets.join('|')})`,
+    target_modules: `${escaped(first[0].slice(0, at))}\\.\\d+\\.(${first.map((name) => escaped(name.slice(at + 3))).join('|')})`,
     modules_to_save: others.length > 0 ? [...new Set(others)] : null,
     task_type: null,
   };
   const map = new Map<string, TensorValue>(
-    parameters.map(({ name, shape, data }) => [PREFIX + name, { dtype: 'F32', shape, data }]),
+    parameters.map(({ name, shape, data }) => [PREFIX + inFile(name), { dtype: 'F32', shape, data }]),
   );
   try {
     await mkdir(folder, { recursive: true });
     await writeSafetensors(path.join(folder, WEIGHTS_FILE), map, { format: 'pt' });
-    await writeFileAtomic(path.join(folder, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
+    await writeFileAtomic(path.join(folder, CONFIG_FILE), `${JSON.stringify(adapterConfig, null, 2)}\n`);
     await syncFolder(folder);
   } catch (cause) {
     throw writeError(folder, cause);
@@ -94,7 +108,7 @@ function isSaved(tensor: string, modulesToSave: readonly string[]): boolean {
 
 /** The adapters of every module that should have some. @throws DUltraError BAD_CHECKPOINT */
 function fitModules(
-  { modules, common }: AdapterConfig,
+  { modules, names: native, common }: AdapterConfig,
   matrices: ReadonlyMap<string, NativeNamedTensor>,
   file: string,
 ): AdapterFiles {
@@ -107,27 +121,32 @@ function fitModules(
       if (!matrix) throw badFile(file, `tensor ${name} is missing`);
       const { shape } = matrix;
       const [rows, columns] = shape;
+      const inState = `${native.get(module)}.lora_${letter}.weight`;
       if (shape.length !== 2 || shape[letter === 'A' ? 0 : 1] !== own)
         throw badFile(
           file,
           `tensor ${name}: expected ${letter === 'A' ? `[${own}, inputs]` : `[outputs, ${own}]`} for rank ${own}, got [${shape.join(', ')}]`,
         );
-      if (common) tensors.push(matrix);
-      else if (letter === 'A') tensors.push({ name, shape: [rank, columns], data: padded(matrix, rank, columns, 1) });
-      else tensors.push({ name, shape: [rows, rank], data: padded(matrix, rows, rank, scale) });
+      const put = (shape: number[], data: Float32Array) => tensors.push({ name: inState, shape, data });
+      if (common) put(shape, matrix.data);
+      else if (letter === 'A') put([rank, columns], padded(matrix, rank, columns, 1));
+      else put([rows, rank], padded(matrix, rows, rank, scale));
     }
-  const names = new Set([...modules.keys()].map((module) => module.split('.').at(-1)));
+  const names = new Set([...modules.keys()].map((module) => native.get(module)!.split('.').at(-1)));
   const targets = LORA_TARGETS.filter((target) => names.has(target));
   return { lora: { rank, alpha: common?.alpha ?? rank, targets }, tensors };
 }
 
 /**
- * Reads an adapter folder. @param nLayers blocks of the base model
+ * Reads an adapter folder.
  * @throws DUltraError BAD_CHECKPOINT naming what was expected and what came.
  */
-export async function readAdapter(folder: string, nLayers: number): Promise<AdapterFiles> {
+export async function readAdapter(folder: string, model: ModelConfig): Promise<AdapterFiles> {
   const configFile = path.join(folder, CONFIG_FILE);
-  const config = parseAdapterConfig(await readJsonObject(configFile), configFile, nLayers);
+  const config = parseAdapterConfig(await readJsonObject(configFile), configFile, {
+    nLayers: model.nLayers,
+    checkpointName: familyOf(model).checkpointName,
+  });
   const file = path.join(folder, WEIGHTS_FILE);
   const { modules, modulesToSave } = config;
   const matrices = new Map<string, NativeNamedTensor>();

@@ -6,7 +6,8 @@ import { DUltraError, optionError } from '../errors';
 import { writeError, writeFileAtomic } from '../files/atomic';
 import { readTextFile } from '../files/json';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
-import type { ModelConfig } from './config';
+import { attendedBlock, type ModelConfig } from './config';
+import { NEW_FAMILIES, newCheckpoint } from './families';
 import { initialWeights } from './initial-weights';
 import { loadTokenizer } from './load-tokenizer';
 import { saveModel, TOKENIZER_FILES } from './save';
@@ -24,6 +25,13 @@ export interface CreateModelOptions {
    * `trainTokenizer` writes, or any checkpoint's. Its files are copied.
    */
   tokenizer?: string | undefined;
+  /**
+   * What the model is like: "llada" (default), "dream", "sdar", "fast-dllm-v2", "a2d-qwen3" or "a2d-qwen2". The folder is
+   * one that the family's own code reads, up to the planner head.
+   */
+  family?: string | undefined;
+  /** Positions of a block that the model attends by: "sdar" (default 4) and "fast-dllm-v2" (default 32). */
+  blockLength?: number | undefined;
   /** Hidden size. Default 64. */
   dModel?: number | undefined;
   /** Query heads. Default 4. */
@@ -182,6 +190,8 @@ export async function createModel(folder: string, options: CreateModelOptions): 
   checkKeys('options', options, [
     'vocabulary',
     'tokenizer',
+    'family',
+    'blockLength',
     'dModel',
     'nHeads',
     'nKvHeads',
@@ -194,6 +204,8 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     'seed',
   ]);
   const {
+    family = 'llada',
+    blockLength,
     dModel = 64,
     nHeads = 4,
     nLayers = 3,
@@ -204,6 +216,8 @@ export async function createModel(folder: string, options: CreateModelOptions): 
   } = options;
   const { nKvHeads = nHeads, mlpHiddenSize = 3 * dModel } = options;
   const seed = checkSeed('seed', options.seed ?? 0);
+  checkChoice('family', family, NEW_FAMILIES);
+  if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 20 });
   checkInteger('nHeads', nHeads, { min: 1, max: 1024 });
   checkInteger('nKvHeads', nKvHeads, { min: 1, max: nHeads });
   checkInteger('dModel', dModel, { min: 2, max: 65536 });
@@ -223,30 +237,28 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     options.tokenizer === undefined
       ? wordTokenizer(options.vocabulary as readonly string[])
       : await tokenizerOf(options.tokenizer);
-  const config: ModelConfig = {
-    family: 'llada',
-    dModel,
-    nHeads,
-    nKvHeads,
-    headDim: dModel / nHeads,
-    nLayers,
-    mlpHiddenSize,
-    vocabSize: size,
-    embeddingSize: size,
-    maxSequenceLength,
-    ropeTheta,
-    rmsNormEps: 1e-5,
-    weightTying: false,
-    qkvBias: false,
-    attnOutBias: false,
-    mlpBias: false,
-    headBias: false,
-    qkNorm: false,
-    mask: 'bidirectional',
-    eosTokenIds: tokens.eosTokenId === null ? [] : [tokens.eosTokenId],
-    ...tokens,
-    planner: { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true },
-  };
+  const { json, config } = newCheckpoint(
+    family,
+    {
+      dModel,
+      nHeads,
+      nKvHeads,
+      nLayers,
+      mlpHiddenSize,
+      vocabSize: size,
+      maxSequenceLength,
+      ropeTheta,
+      plannerLayers,
+      ...tokens,
+    },
+    { blockLength },
+  );
+  if (blockLength !== undefined && attendedBlock(config) !== blockLength)
+    throw optionError(
+      RangeError,
+      'blockLength',
+      `expected none for the family ${family}, whose config.json names no length of blocks, got ${blockLength}`,
+    );
   const shapes = expectedTensors(config);
   const order = [...shapes.keys()];
   const head = 'model.transformer.ff_out.weight';
@@ -259,7 +271,7 @@ export async function createModel(folder: string, options: CreateModelOptions): 
     attentionOutput === 'copying' && /^model\..*\.attn_out\.weight$/.test(name)
       ? transposedValues(random(name.replace('attn_out', 'v_proj')), config)
       : random(name);
-  await saveModel(folder, { config, configJson: {}, source: folder, weights });
+  await saveModel(folder, { config, configJson: json, source: folder, weights });
   try {
     // tokenizer_config.json last: a folder that has it is complete.
     for (const [name, content] of files) await writeFileAtomic(path.join(folder, name), content);

@@ -18,10 +18,46 @@ export function expectedTensors(config: NativeModelConfig): Map<string, number[]
 
 const NAMED = 5;
 
+/** What a block computes from its config alone, and some checkpoints store nevertheless. */
+const BUFFERS = /(^|\.)(rotary_emb|inv_freq|masked_bias|attn\.bias)(\.|$)/;
+
+/** The first of some names, and how many there are more. */
+const named = (names: readonly string[]): string =>
+  `${names.slice(0, NAMED).join(', ')}${names.length > NAMED ? ` and ${names.length - NAMED} more` : ''}`;
+
+/** Tensors of a checkpoint that a model of this config does not use. @param checkpointName as of {@link matchTensors} */
+export function unusedTensors(
+  config: NativeModelConfig,
+  entries: { keys(): Iterable<string> },
+  checkpointName: (tensor: string) => string,
+): string[] {
+  const used = new Set([...expectedTensors(config).keys()].map(checkpointName));
+  return [...entries.keys()].filter((name) => !used.has(name));
+}
+
+/** Refuses tensors of blocks that the config does not have: more blocks, biases, norms, … would change the results. */
+function checkBlocks(
+  config: NativeModelConfig,
+  entries: Map<string, TensorEntry>,
+  source: string,
+  checkpointName: (tensor: string) => string,
+): void {
+  const [blocks] = checkpointName('model.transformer.blocks.0.attn_norm.weight').split('.0.');
+  const extra = unusedTensors(config, entries, checkpointName).filter(
+    (name) => name.startsWith(`${blocks}.`) && !BUFFERS.test(name),
+  );
+  if (extra.length > 0)
+    throw new DUltraError(
+      'BAD_CHECKPOINT',
+      `${source}: expected the tensors of the blocks that config.json names, got also ${named(extra)}`,
+    );
+}
+
 /**
  * Picks what the model needs out of a checkpoint's tensors.
  * @param checkpointName the checkpoint's name of a tensor of the native table
- * @throws DUltraError BAD_CHECKPOINT for missing tensors, wrong shapes or types that are not F32, BF16 or F16.
+ * @throws DUltraError BAD_CHECKPOINT for missing tensors, for those of blocks that are not used, wrong shapes, or types
+ * that are not F32, BF16 or F16.
  */
 export function matchTensors(
   config: NativeModelConfig,
@@ -57,8 +93,8 @@ export function matchTensors(
     refs.push({ name, file: entry.file, dtype, shape, begin: entry.begin, end: entry.end });
   }
   if (missing.length > 0) {
-    const rest = missing.length > NAMED ? ` and ${missing.length - NAMED} more` : '';
-    throw new DUltraError('BAD_CHECKPOINT', `${source}: missing tensors ${missing.slice(0, NAMED).join(', ')}${rest}`);
+    throw new DUltraError('BAD_CHECKPOINT', `${source}: missing tensors ${named(missing)}`);
   }
+  checkBlocks(config, entries, source, checkpointName);
   return refs;
 }

@@ -1,7 +1,7 @@
 // The denoising loop. One native call per step.
 
 import { optionError } from '../errors';
-import type { ModelConfig } from '../model/config';
+import { attendedBlock, type ModelConfig } from '../model/config';
 import { allocateCache } from '../model/kv-cache';
 import {
   cancellable,
@@ -139,7 +139,7 @@ function openRows(target: Denoisable, inputs: readonly RowInput[], settings: Den
       greedy: settings.temperature < 1e-4,
       cache: settings.cache,
       emptyPass: reference && (definition?.referenceEmptyPass ?? true),
-      attended: target.config.mask === 'block-causal' ? target.config.blockLength! : null,
+      attended: attendedBlock(target.config),
       shiftLogits: target.config.shiftLogits === true,
     };
     return typeof sampler !== 'function' && definition?.row

@@ -249,13 +249,6 @@ class Run<M extends TrainingMetrics> {
 export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): AsyncGenerator<M, void, void> {
   const { model, data, training, trainable, examplesPerStep, signal } = plan;
   signal?.throwIfAborted();
-  // Their likelihood is that of a block behind finished ones, which the stages do not compute yet.
-  if (model.config.mask === 'block-causal')
-    throw optionError(
-      RangeError,
-      'model',
-      `expected one that sees whole rows, got ${model.config.family}, which attends by blocks`,
-    );
   const maxSteps = stepsOf(training, data, examplesPerStep);
   if (training.evalEvery > 0 && !data.validation)
     throw optionError(RangeError, 'evalEvery', 'expected a dataset with validation examples, got one without');

@@ -1,5 +1,21 @@
 // Masks of training rows: random tokens for the masked-diffusion loss, a random span for planner initialisation.
 
+/**
+ * The block of a model that attends by blocks which a row trains in a step, drawn evenly from those that reach behind
+ * `begin`, and their number. What stands behind it is later than all that it sees; what stands before it is finished.
+ * @param options.begin first position that is learnt @param options.uniform in 0..1
+ */
+export function drawBlock(
+  length: number,
+  options: { begin: number; blockLength: number; uniform: number },
+): { begin: number; end: number; count: number } {
+  const { begin, blockLength, uniform } = options;
+  const first = Math.floor(begin / blockLength);
+  const count = Math.ceil(length / blockLength) - first;
+  const start = (first + Math.min(count - 1, Math.floor(uniform * count))) * blockLength;
+  return { begin: Math.max(begin, start), end: Math.min(length, start + blockLength), count };
+}
+
 /** A row with some of its tokens masked. */
 export interface MaskedRow {
   /** (T) ids with masks. */
@@ -47,22 +63,25 @@ export interface PlannerRow {
   ids: Int32Array;
   /** Masked positions of the span, ascending: the planner's candidates. */
   positions: Int32Array;
+  /** Share of the whole row that is decided, in fp32. */
+  timestep: number;
 }
 
 /**
  * Masks a random part of a random span of the completion, and everything right of the span, as a row looks in the
  * middle of decoding.
  * @param options.begin start of the completion; the span lies inside it (the reference's can slide into the prompt)
+ * @param options.end where the span must end. Default: the row's end
  * @param options.minSpan shortest span, cut to the completion's length
  * @param options.uniform draws: span length, span start, share masked, then one per position of the span to choose
  * which
  */
 export function maskSpan(
   ids: Int32Array,
-  options: { begin: number; minSpan: number; maskTokenId: number; uniform: () => number },
+  options: { begin: number; end?: number; minSpan: number; maskTokenId: number; uniform: () => number },
 ): PlannerRow {
-  const { begin, maskTokenId, uniform } = options;
-  const length = ids.length - begin;
+  const { begin, end = ids.length, maskTokenId, uniform } = options;
+  const length = end - begin;
   const shortest = Math.min(options.minSpan, length);
   const spanLength = shortest + Math.floor(uniform() * (length - shortest + 1));
   const spanBegin = begin + Math.floor(uniform() * (length - spanLength + 1));
@@ -75,5 +94,6 @@ export function maskSpan(
   const noisy = Int32Array.from(ids);
   for (const position of positions) noisy[position] = maskTokenId;
   noisy.fill(maskTokenId, spanEnd);
-  return { ids: noisy, positions };
+  const masks = noisy.reduce((sum, id) => sum + (id === maskTokenId ? 1 : 0), 0);
+  return { ids: noisy, positions, timestep: 1 - Math.fround(masks / ids.length) };
 }

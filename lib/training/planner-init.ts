@@ -2,13 +2,14 @@
 import { open } from '../data';
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import { attendedBlock } from '../model/config';
 import type { NativeScoreResult } from '../native';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
 import { type CheckExample, openData, type TrainingData, type TrainingRow } from './data';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
-import { maskSpan, type PlannerRow } from './masking';
+import { drawBlock, maskSpan, type PlannerRow } from './masking';
 import { resolveTraining, type TrainingOptions } from './options';
 import { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
 import { encodeRow } from './token-rows';
@@ -26,7 +27,10 @@ export interface PlannerOptions extends TrainingOptions {
    * Default 1.
    */
   factor?: number | undefined;
-  /** Shortest span of an answer, in tokens. Default 32; shorter answers are a span as a whole. */
+  /**
+   * Shortest span of an answer, in tokens. Default 32; shorter answers are a span as a whole. Of a model that attends by
+   * blocks the span is a block.
+   */
   minSpan?: number | undefined;
   /** "reference": the rule's last-pair quirk, and the mask token as a legal prediction. */
   compat?: 'reference' | undefined;
@@ -72,19 +76,22 @@ class PlannerStage implements Stage {
     const { model } = this.#context;
     const { maxTokens, minSpan } = this.#options;
     const { maskTokenId } = model.config;
+    const blockLength = attendedBlock(model.config);
+    const { uniform } = random;
     return examples.map((example) => {
       const { ids, begin } = encodeRow(model, example, maxTokens);
-      return maskSpan(ids, { begin, minSpan, maskTokenId, uniform: random.uniform });
+      if (blockLength === null) return maskSpan(ids, { begin, minSpan, maskTokenId, uniform });
+      const block = drawBlock(ids.length, { begin, blockLength, uniform: uniform() });
+      const row = maskSpan(ids, { ...block, minSpan: blockLength, maskTokenId, uniform });
+      // What stands behind the block, nothing in it sees.
+      return { ...row, ids: row.ids.subarray(0, block.end) };
     });
   }
 
   #score(rows: PlannerRow[], keep: boolean): Promise<NativeScoreResult> {
     const { model, trainer } = this.#context;
     const { maskTokenId } = model.config;
-    const timestep = Float32Array.from(rows, ({ ids }) => {
-      const masks = ids.reduce((count, id) => count + (id === maskTokenId ? 1 : 0), 0);
-      return 1 - Math.fround(masks / ids.length);
-    });
+    const timestep = Float32Array.from(rows, (row) => row.timestep);
     const maskIndex = concatenate(
       rows.map(({ ids, positions }) => {
         const flags = new Uint8Array(ids.length);

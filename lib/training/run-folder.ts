@@ -232,7 +232,7 @@ export class RunFolder {
       await rm(temporary, { recursive: true, force: true });
       await mkdir(temporary);
       await model.save(temporary);
-      if (trainer.lora) await saveAdapter(path.join(temporary, 'adapter'), trainer, model.source);
+      if (trainer.lora) await saveAdapter(path.join(temporary, 'adapter'), trainer, model);
       const { tensors } = await trainer.state();
       const map = new Map<string, TensorValue>(
         tensors.map(({ name, shape, data }) => [name, { dtype: 'F32', shape, data }]),

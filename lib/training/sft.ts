@@ -2,6 +2,7 @@
 import { open } from '../data';
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import { attendedBlock } from '../model/config';
 import { checkRoom } from '../model/prompt';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
@@ -11,7 +12,7 @@ import { type CheckExample, type DataSource, openData, type TrainingData } from 
 import { type AnswerOptions, exactMatches } from './exact-matches';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
 import { maskedDiffusionLoss } from './masked-diffusion-loss';
-import { type MaskedRow, maskRow } from './masking';
+import { drawBlock, type MaskedRow, maskRow } from './masking';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
 import { type AnswerPadding, checkPadding, encodeRow, encodeRows, type TokenRow } from './token-rows';
 
@@ -98,20 +99,23 @@ class MaskedDiffusionStage implements Stage {
   #mask(rows: TokenRow[], random: Random): WeightedRow[] {
     const { pretraining, lossPer, epsilon, stratified } = this.#options;
     const { model } = this.#context;
+    const blockLength = attendedBlock(model.config);
     const tokens = rows.reduce((sum, { ids, begin }) => sum + ids.length - (pretraining ? 0 : begin), 0);
     const order = random.permutation(rows.length);
-    return rows.map(({ ids, begin }, i) => {
+    return rows.map(({ ids, begin: answer }, i) => {
+      const begin = pretraining ? 0 : answer;
       const t = stratified ? (order[i] + random.uniform()) / rows.length : random.uniform();
-      const uniforms = Float64Array.from(ids, random.uniform);
-      const masked = maskRow(ids, {
-        begin: pretraining ? 0 : begin,
-        t,
-        epsilon,
-        uniforms,
-        maskTokenId: model.config.maskTokenId,
-      });
-      const count = pretraining || lossPer === 'token' ? tokens : (ids.length - begin) * rows.length;
-      return { ...masked, weight: 1 / (masked.maskProbability * count) };
+      // One block of the row, behind finished ones: it stands for all of them.
+      const { count: blocks, ...span } =
+        blockLength === null
+          ? { begin, end: ids.length, count: 1 }
+          : drawBlock(ids.length, { begin, blockLength, uniform: random.uniform() });
+      const seen = ids.subarray(0, span.end);
+      const uniforms = Float64Array.from(seen, random.uniform);
+      const { maskTokenId } = model.config;
+      const masked = maskRow(seen, { begin: span.begin, t, epsilon, uniforms, maskTokenId });
+      const count = pretraining || lossPer === 'token' ? tokens : (ids.length - answer) * rows.length;
+      return { ...masked, weight: blocks / (masked.maskProbability * count) };
     });
   }
 
@@ -183,20 +187,27 @@ const OWN_KEYS = [
 const padded = (answer: number) => answer + 1;
 
 /** How evaluations write answers. @throws TypeError, RangeError where nothing says how long they may be */
-function answerOptions(options: MaskedDiffusionOptions, data: DataSource, hasPlanner: boolean): AnswerOptions | null {
+function answerOptions(
+  options: MaskedDiffusionOptions,
+  data: DataSource,
+  { hasPlanner, config }: MaskedDiffusionModel,
+): AnswerOptions | null {
   if (options.evalSampler === undefined) return null;
   const sampler = samplerObject(options.evalSampler);
   resolveSampler(sampler, hasPlanner);
   const maxTokens = options.maxTokens ?? data.maxTokens;
   if (maxTokens === null)
     throw optionError(TypeError, 'maxTokens', 'expected a number of tokens, which evalSampler needs, got none');
+  // A model that attends by blocks decodes by its own.
+  if (attendedBlock(config) !== null) return { sampler, maxTokens };
   const blockLength = options.maxTokens === undefined ? data.blockLength : null;
   return { sampler, maxTokens, blockLength: blockLength ?? maxTokens };
 }
 
 /**
  * Masked-diffusion fine-tuning (LLaDA's): of each answer a random share t of the tokens is masked, and the model learns
- * to predict them. The planner head is left as it is. One yield per optimiser step; leaving the loop ends the training.
+ * to predict them. Of a model that attends by blocks a step trains one random block of each answer, behind the finished
+ * ones. The planner head is left as it is. One yield per optimiser step; leaving the loop ends the training.
  * @throws TypeError, RangeError for options; DUltraError NON_FINITE naming the step, WRITE_FAILED, NO_TOKENIZER;
  * `signal.reason`, after
  *   the step under way is finished and saved.
@@ -234,7 +245,7 @@ export async function* trainMaskedDiffusion(
         checkRoom(model.encodePrompt(row.prompt).length, maxTokens, model.config.maxSequenceLength);
     },
   });
-  const answers = answerOptions(options, data, model.hasPlanner);
+  const answers = answerOptions(options, data, model);
   const maxTokens = options.maxTokens ?? data.maxTokens;
   yield* runStage<MaskedDiffusionMetrics>({
     kind: 'sft',

@@ -1,6 +1,7 @@
 // Prompts and answers as rows of tokens, padded by ends of sequence.
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import { rowLength } from '../model/config';
 import { checkInteger, checkKeys, checkNumber } from '../options';
 import { Random } from '../random';
 import { show } from '../text';
@@ -74,7 +75,8 @@ export function encodeRow(
       'dataset',
       `a row of ${total} tokens is longer than the model's maximum of ${maxSequenceLength}`,
     );
-  const ids = new Int32Array(total).fill(eosTokenId ?? 0);
+  // Ends of sequence fill the last block of a model that attends by blocks, as decoding fills it.
+  const ids = new Int32Array(eosTokenId === null ? total : rowLength(total, model.config)).fill(eosTokenId ?? 0);
   ids.set(prompt);
   ids.set(answer, prompt.length);
   return { ids, begin: prompt.length };

@@ -6,6 +6,7 @@ import {
   diffusionDecoder,
   diffusionDecoderJson,
   diffusionDecoderName,
+  newDecoderJson,
 } from './diffusion-decoder';
 import { qwen2 } from './qwen2';
 import { QWEN3_KEYS, qwen3Traits, withHeadDim } from './qwen3';
@@ -28,6 +29,7 @@ export const a2dQwen3: DiffusionFamily = {
       ...traitsOf(hints),
     }),
   configJson: diffusionDecoderJson,
+  newJson: newDecoderJson('a2d-qwen3', 'A2DQwen3LMHeadModel'),
   checkpointName: diffusionDecoderName,
 };
 
@@ -45,5 +47,6 @@ export const a2dQwen2: DiffusionFamily = {
       ...traitsOf(hints),
     }),
   configJson: diffusionDecoderJson,
+  newJson: newDecoderJson('a2d-qwen2', 'A2DQwen2LMHeadModel'),
   checkpointName: diffusionDecoderName,
 };

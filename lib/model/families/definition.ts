@@ -37,10 +37,29 @@ export interface Family<Config extends ModelConfig | CausalConfig> {
   checkpointName(tensor: string): string;
 }
 
+/** The shape of a new model. */
+export interface NewShape {
+  dModel: number;
+  nHeads: number;
+  nKvHeads: number;
+  nLayers: number;
+  mlpHiddenSize: number;
+  /** Ids, and rows of the tables. */
+  vocabSize: number;
+  maxSequenceLength: number;
+  ropeTheta: number;
+  plannerLayers: number;
+  maskTokenId: number;
+  eosTokenId: number | null;
+  padTokenId: number | null;
+}
+
 /** A family of masked diffusion models, which can be saved. */
 export interface DiffusionFamily extends Family<ModelConfig> {
   /** config.json: the fields that `parseConfig` reads as they are in force, others as they were. */
   configJson(config: ModelConfig, json: Readonly<Record<string, unknown>>): Record<string, unknown>;
+  /** config.json of a new model; families without it have none. */
+  newJson?(shape: NewShape): Record<string, unknown>;
 }
 
 /** Bounds as the native core has them: far above every model, and small enough that no product overflows. */

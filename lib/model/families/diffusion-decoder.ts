@@ -4,7 +4,7 @@ import { badFile, checkFields } from '../../files/json';
 import type { ModelConfig } from '../config';
 import { readEndIds } from '../generation-file';
 import { type DecoderTraits, decoderName, decoderShapes } from './decoder';
-import { type ConfigHints, idOrNull, tokenId } from './definition';
+import { type ConfigHints, idOrNull, type NewShape, tokenId } from './definition';
 
 const schema = z.looseObject({
   mask_token_id: tokenId,
@@ -98,6 +98,30 @@ export function diffusionDecoderJson(
     }),
   };
 }
+
+/** config.json of a new model of a family of diffusion decoders. */
+export const newDecoderJson =
+  (modelType: string, architecture: string) =>
+  (shape: NewShape): Record<string, unknown> => ({
+    architectures: [architecture],
+    model_type: modelType,
+    hidden_act: 'silu',
+    hidden_size: shape.dModel,
+    num_attention_heads: shape.nHeads,
+    num_key_value_heads: shape.nKvHeads,
+    head_dim: shape.dModel / shape.nHeads,
+    num_hidden_layers: shape.nLayers,
+    intermediate_size: shape.mlpHiddenSize,
+    vocab_size: shape.vocabSize,
+    max_position_embeddings: shape.maxSequenceLength,
+    rope_theta: shape.ropeTheta,
+    rms_norm_eps: 1e-6,
+    tie_word_embeddings: false,
+    mask_token_id: shape.maskTokenId,
+    eos_token_id: shape.eosTokenId,
+    pad_token_id: shape.padTokenId,
+    num_head_layers: shape.plannerLayers,
+  });
 
 /** A diffusion decoder's name of a tensor of the native table: the planner head keeps LLaDOU's names. */
 export const diffusionDecoderName = (tensor: string): string =>

@@ -1,6 +1,12 @@
 // Dream, Dream-Coder and DiffuCoder. See https://arxiv.org/abs/2508.15487.
 import type { DiffusionFamily } from './definition';
-import { DIFFUSION_KEYS, diffusionDecoder, diffusionDecoderJson, diffusionDecoderName } from './diffusion-decoder';
+import {
+  DIFFUSION_KEYS,
+  diffusionDecoder,
+  diffusionDecoderJson,
+  diffusionDecoderName,
+  newDecoderJson,
+} from './diffusion-decoder';
 import { qwen2 } from './qwen2';
 
 /** Qwen2.5 that sees the whole row; its head is a position ahead, as Qwen2.5's is. */
@@ -24,5 +30,6 @@ export const dream: DiffusionFamily = {
       shiftLogits: true,
     }),
   configJson: diffusionDecoderJson,
+  newJson: newDecoderJson('Dream', 'DreamModel'),
   checkpointName: diffusionDecoderName,
 };

@@ -2,7 +2,13 @@
 import { z } from 'zod';
 import { checkFields } from '../../files/json';
 import { count, type DiffusionFamily } from './definition';
-import { DIFFUSION_KEYS, diffusionDecoder, diffusionDecoderJson, diffusionDecoderName } from './diffusion-decoder';
+import {
+  DIFFUSION_KEYS,
+  diffusionDecoder,
+  diffusionDecoderJson,
+  diffusionDecoderName,
+  newDecoderJson,
+} from './diffusion-decoder';
 import { qwen2 } from './qwen2';
 
 const schema = z.looseObject({ bd_size: count(2 ** 20).nullish() });
@@ -35,5 +41,6 @@ export const fastDllmV2: DiffusionFamily = {
     });
   },
   configJson: (config, json) => ({ ...diffusionDecoderJson(config, json), bd_size: config.blockLength }),
+  newJson: newDecoderJson('Fast_dLLM_Qwen', 'Fast_dLLM_QwenForCausalLM'),
   checkpointName: diffusionDecoderName,
 };

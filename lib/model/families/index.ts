@@ -5,7 +5,7 @@ import { show } from '../../text';
 import type { CausalConfig, ModelConfig } from '../config';
 import { a2dQwen2, a2dQwen3 } from './a2d';
 import { checkConfigKeys } from './config-keys';
-import type { ConfigHints, DiffusionFamily, Family } from './definition';
+import type { ConfigHints, DiffusionFamily, Family, NewShape } from './definition';
 import { dream } from './dream';
 import { fastDllmV2 } from './fast-dllm-v2';
 import { llada } from './llada';
@@ -119,6 +119,24 @@ export const parseCheckpoint: Parser<ModelConfig | CausalConfig> = parserOf(
 /** Whether a config.json is that of a masked diffusion model, by its `model_type`. */
 export const isDiffusion = ({ model_type: type }: Readonly<Record<string, unknown>>): boolean =>
   DIFFUSION.some(answersTo(type));
+
+/** Families that new models can be of. */
+export const NEW_FAMILIES: readonly string[] = DIFFUSION.filter(({ newJson }) => newJson).map(({ name }) => name);
+
+/** config.json of a new model of one of {@link NEW_FAMILIES}, and what it says. */
+export function newCheckpoint(
+  name: string,
+  shape: NewShape,
+  hints: Pick<ConfigHints, 'blockLength'>,
+): { json: Record<string, unknown>; config: ModelConfig } {
+  const family = DIFFUSION.find((one) => one.name === name);
+  if (!family?.newJson) throw new DUltraError('INTERNAL', `there are no new models of a family ${show(name)}`);
+  const tensors = new Set(['mask_linear.weight', 'lm_head.weight']);
+  const fresh = family.newJson(shape);
+  const json = family.configJson(family.parseConfig(fresh, 'config.json', tensors, hints), fresh);
+  // As it will be read: what config.json does not keep is not in force.
+  return { json, config: family.parseConfig(json, 'config.json', tensors) };
+}
 
 /** The family of a masked diffusion model's config. */
 export function familyOf({ family: name }: ModelConfig): DiffusionFamily {

@@ -6,7 +6,7 @@ import { show } from '../../text';
 import type { ModelConfig } from '../config';
 import { readEndIds } from '../generation-file';
 import { ACCEPTED, HARMLESS } from './config-keys';
-import { count, type DiffusionFamily, idOrNull, LIMITS, tokenId } from './definition';
+import { count, type DiffusionFamily, idOrNull, LIMITS, type NewShape, tokenId } from './definition';
 import { ROPE_KEYS, readRope } from './rope';
 
 /** Tensor whose presence says that a checkpoint has a planner head. */
@@ -214,6 +214,21 @@ function configJson(config: ModelConfig, json: Readonly<Record<string, unknown>>
   };
 }
 
+const newJson = (shape: NewShape): Record<string, unknown> => ({
+  d_model: shape.dModel,
+  n_heads: shape.nHeads,
+  n_kv_heads: shape.nKvHeads,
+  n_layers: shape.nLayers,
+  mlp_hidden_size: shape.mlpHiddenSize,
+  vocab_size: shape.vocabSize,
+  max_sequence_length: shape.maxSequenceLength,
+  rope_theta: shape.ropeTheta,
+  mask_token_id: shape.maskTokenId,
+  eos_token_id: shape.eosTokenId,
+  pad_token_id: shape.padTokenId,
+  num_head_layers: shape.plannerLayers,
+});
+
 /** See https://arxiv.org/abs/2502.09992. Its names of tensors are those of the native table. */
 export const llada: DiffusionFamily = {
   name: 'llada',
@@ -222,5 +237,6 @@ export const llada: DiffusionFamily = {
   keys: KEYS,
   parseConfig,
   configJson,
+  newJson,
   checkpointName: (tensor) => tensor,
 };

@@ -2,7 +2,13 @@
 import { z } from 'zod';
 import { checkFields } from '../../files/json';
 import { count, type DiffusionFamily } from './definition';
-import { DIFFUSION_KEYS, diffusionDecoder, diffusionDecoderJson, diffusionDecoderName } from './diffusion-decoder';
+import {
+  DIFFUSION_KEYS,
+  diffusionDecoder,
+  diffusionDecoderJson,
+  diffusionDecoderName,
+  newDecoderJson,
+} from './diffusion-decoder';
 import { QWEN3_KEYS, qwen3Traits, withHeadDim } from './qwen3';
 
 const schema = z.looseObject({ block_size: count(2 ** 20).nullish() });
@@ -33,5 +39,6 @@ export const sdar: DiffusionFamily = {
     });
   },
   configJson: (config, json) => ({ ...diffusionDecoderJson(config, json), block_size: config.blockLength }),
+  newJson: newDecoderJson('sdar', 'SDARForCausalLM'),
   checkpointName: diffusionDecoderName,
 };

@@ -3,10 +3,12 @@
 import type { Dataset } from '../../data';
 import { DUltraError, optionError } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
+import { checkCache } from '../../generation/prepare';
+import { attendedBlock, type ModelConfig } from '../../model/config';
 import { checkRoom } from '../../model/prompt';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
 import { isStepReward, type RewardFunction } from '../../rewards';
-import { type Cache, resolveCache } from '../../sampling/caches';
+import { type Cache, type ResolvedCache, resolveCache } from '../../sampling/caches';
 import { resolveSampler, type SamplerObject, samplerObject } from '../../sampling/samplers';
 import { show } from '../../text';
 import { type CheckExample, type DataSource, openData, type TrainingData } from '../data';
@@ -67,14 +69,15 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
   plannerTemperature?: number | undefined;
   /** Tokens per completion. Default: the data set's. */
   maxTokens?: number | undefined;
-  /** Tokens per block. Default: the data set's, else maxTokens. */
+  /** Tokens per block. Default: the data set's, else maxTokens; of a model that attends by blocks, its own. */
   blockLength?: number | undefined;
   /** End a rollout when everything before its first end of sequence is decided. Default true. */
   stopAtEos?: boolean | undefined;
   /**
    * Cache of keys and values in rollouts. The replay repeats the same passes on its own cache, filled with the current
    * weights; keys and values of earlier passes are constants to the gradient. fp32 only, and not with compat. Default:
-   * none.
+   * none; of a model that attends by blocks `{ type: "blocks", planner: "fresh" }`, which changes no number: the replay
+   * then computes each step's row up to its block without a cache, and gradients flow through finished blocks, too.
    */
   cache?: Cache | undefined;
   /** How evaluations decode. Default: `{ type: "planner" }`. */
@@ -174,7 +177,19 @@ const DEFAULTS: TrainingDefaults = {
   weightDecay: 0.1,
 };
 
-function resolvePolicy(options: GrpoOptions): PolicySettings {
+/**
+ * The cache of rollouts. A model that attends by blocks caches finished ones, by default so that the planner's states
+ * are those of the pass, too: nothing of a step then depends on another one.
+ */
+function resolvePolicyCache({ cache, compat }: GrpoOptions, config: ModelConfig): ResolvedCache {
+  const isDefault = cache === undefined && compat === undefined && attendedBlock(config) !== null;
+  const resolved = resolveCache(isDefault ? { type: 'blocks', planner: 'fresh' } : cache);
+  checkCache(config, resolved);
+  // A planner without blocks of its own has no keys that could be old.
+  return resolved.type === 'blocks' && config.planner?.numLayers === 0 ? { ...resolved, planner: 'fresh' } : resolved;
+}
+
+function resolvePolicy(options: GrpoOptions, config: ModelConfig): PolicySettings {
   const { temperature = 0.5, tokenLogProb = 'untempered', plannerTemperature = 1, probabilityScale = 1 } = options;
   const { compat = null, forcedStep = compat ?? 'exact' } = options;
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
@@ -183,7 +198,7 @@ function resolvePolicy(options: GrpoOptions): PolicySettings {
   checkNumber('probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
   checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });
   if (options.compat !== undefined) checkChoice('compat', compat as string, ['reference']);
-  const cache = resolveCache(options.cache);
+  const cache = resolvePolicyCache(options, config);
   if (cache.type !== 'none' && cache.dtype !== 'float32')
     throw optionError(RangeError, 'cache.dtype', 'expected "float32", which gradients need');
   if (cache.type !== 'none' && compat === 'reference')
@@ -221,11 +236,21 @@ function checkReference(
     throw new DUltraError('NO_PLANNER', 'referenceModel: the reference has no planner head');
 }
 
-function resolveLengths(options: GrpoOptions, data: DataSource): { maxTokens: number; blockLength: number } {
+function resolveLengths(
+  options: GrpoOptions,
+  data: DataSource,
+  config: ModelConfig,
+): { maxTokens: number; blockLength: number } {
   const maxTokens = options.maxTokens ?? data.maxTokens;
   if (maxTokens === null)
     throw optionError(TypeError, 'maxTokens', 'expected a number of tokens, since the dataset names none');
   checkInteger('maxTokens', maxTokens, { min: 1, max: 1 << 30 });
+  const attended = attendedBlock(config);
+  if (attended !== null) {
+    // Its rows end with a block, whatever maxTokens is.
+    if (options.blockLength !== undefined) checkInteger('blockLength', options.blockLength, { min: 1, max: 2 ** 30 });
+    return { maxTokens, blockLength: options.blockLength ?? attended };
+  }
   const blockLength = options.blockLength ?? data.blockLength ?? maxTokens;
   checkInteger('blockLength', blockLength, { min: 1, max: maxTokens });
   if (maxTokens % blockLength !== 0)
@@ -255,7 +280,7 @@ export function resolveGrpo(
   checkNumber('beta', beta, { min: 0 });
   checkChoice('scaleRewards', scaleRewards, ['none', 'group', 'batch'] as const);
   if (advantageMinClip !== null) checkNumber('advantageMinClip', advantageMinClip, {});
-  const policy = resolvePolicy(options);
+  const policy = resolvePolicy(options, model.config);
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   const trainable = resolveTrainable(options);
   resolveSampler(evalSampler, true);
@@ -267,7 +292,7 @@ export function resolveGrpo(
     if (maxTokens !== null) checkRoom(length, maxTokens, model.config.maxSequenceLength);
   };
   const data = openData(dataset, training.seed, training.mixture, { train: fits, validation: fits });
-  const lengths = resolveLengths(options, data);
+  const lengths = resolveLengths(options, data, model.config);
   const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
   const own = {
     rewards,

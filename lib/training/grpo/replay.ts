@@ -3,9 +3,10 @@
 // a cache that they fill as the rollout did.
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateOptions, GenerateResult } from '../../generation/types';
+import { rowLength } from '../../model/config';
 import type { NativeScoreRequest } from '../../native';
 import { omit } from '../../options';
-import { concatenate, packed, packRows } from '../../packing';
+import { concatenate, packed, packRows, range } from '../../packing';
 import type { ResolvedCache } from '../../sampling/caches';
 
 /** One step of one rollout. Candidate arrays are parallel, in ascending position. */
@@ -16,7 +17,7 @@ export interface ReplayRow {
   step: number;
   /** Ids before the step. */
   ids: Int32Array;
-  /** In-row positions that the step computed. */
+  /** In-row positions that the step computed, and those that the replay of it has to compute beside. */
   computed: Int32Array;
   /** Candidates: in-row positions, tokens drawn for them, and 1 where unmasked. */
   positions: Int32Array;
@@ -40,6 +41,13 @@ export interface PolicySettings {
   /** Default: none. */
   cache?: ResolvedCache;
 }
+
+/**
+ * Whether each step can be scored by itself: without a cache, and on one of finished blocks that holds what the step
+ * would compute, where the replay computes the row up to the step's block.
+ */
+const isIndependent = ({ cache }: PolicySettings): boolean =>
+  !cache || cache.type === 'none' || (cache.type === 'blocks' && cache.planner === 'fresh');
 
 /** Completions and all of their denoising steps. */
 export interface Rollouts {
@@ -66,10 +74,12 @@ export async function recordRollouts(
   const { policy, seed, tokenBudget, maxTokens, blockLength, stopAtEos } = options;
   const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
   const cache = omit({ emptyPass: null, ...(policy.cache ?? { type: 'none' as const }) }, ['emptyPass']);
-  for (const batch of packRows(prompts, (prompt) => prompt.length + maxTokens!, tokenBudget)) {
+  const whole = isIndependent(policy);
+  const lengthOf = (prompt: Int32Array) => rowLength(prompt.length + maxTokens!, model.config);
+  for (const batch of packRows(prompts, lengthOf, tokenBudget)) {
     const first = rollouts.results.length;
     const current: Int32Array[] = batch.map((prompt) => {
-      const ids = new Int32Array(prompt.length + maxTokens!).fill(model.config.maskTokenId);
+      const ids = new Int32Array(lengthOf(prompt)).fill(model.config.maskTokenId);
       ids.set(prompt);
       return ids;
     });
@@ -106,7 +116,7 @@ export async function recordRollouts(
           rollout: first + row.row,
           step: steps[row.row]++,
           ids,
-          computed,
+          computed: whole ? range(0, computed[computed.length - 1] + 1) : computed,
           positions,
           tokens,
           selected,
@@ -143,8 +153,9 @@ export async function* replayBatches<T>(
 ): AsyncGenerator<ReplayBatch<T>, void, void> {
   const length = (item: T) => rowOf(item).ids.length;
   const { cache: kept = { type: 'none' as const } } = policy;
-  if (kept.type === 'none') {
-    for (const batch of packRows(items, length, tokenBudget)) yield { items: batch, cached: null };
+  if (kept.type === 'none' || isIndependent(policy)) {
+    const computed = (item: T) => rowOf(item).computed.length;
+    for (const batch of packRows(items, computed, tokenBudget)) yield { items: batch, cached: null };
     return;
   }
   const rollouts = new Map<number, T[]>();

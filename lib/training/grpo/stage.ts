@@ -259,13 +259,15 @@ export class GrpoStage implements Stage {
   async evaluate(): Promise<Record<string, number>> {
     const { model, data, training } = this.#context;
     const { evalSampler, maxTokens, blockLength, stopAtEos, policy } = this.#options;
-    const { compat } = policy;
+    const { compat, cache } = policy;
     const options = {
       sampler: evalSampler,
       maxTokens,
       blockLength,
       ...(stopAtEos !== undefined && { stopAtEos }),
       ...(compat && { research: { compat } }),
+      // As in rollouts, whose planner may see what its default does not.
+      ...(cache?.type === 'blocks' && { cache }),
     };
     const examples = data.validation!(training.evalExamples);
     const results = await writeAnswers(model, examples, options, training.tokenBudget);
