@@ -4,6 +4,7 @@ import './bundled';
 
 export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
+export { diagnose, type Finding } from './diagnose';
 export type { StoredDType } from './dtypes';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError, isOptionError, type OptionError } from './errors';
 export { type AupOptions, accuracyUnderParallelism, type ParallelismPoint } from './evaluation/aup';

@@ -2,7 +2,9 @@
 // The command line. Every subcommand is a file in commands/ with one `register(program)`. Data goes to stdout, messages
 // and progress to stderr.
 import { Command, CommanderError } from 'commander';
+import { register as registerBench } from './commands/bench';
 import { register as registerChat } from './commands/chat';
+import { register as registerDoctor } from './commands/doctor';
 import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
 import { register as registerInfo } from './commands/info';
@@ -37,6 +39,8 @@ function buildProgram(): Command {
   registerEval(program);
   registerInfo(program);
   registerMerge(program);
+  registerBench(program);
+  registerDoctor(program);
   registerPull(program);
   registerModels(program);
   for (const command of program.commands) {

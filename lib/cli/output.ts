@@ -90,24 +90,77 @@ export function printJson(value: unknown): void {
   process.stdout.write(`${text}\n`);
 }
 
-/** Prints "name  value" lines, names aligned. */
-export function printTable(rows: readonly (readonly [name: string, value: string])[]): void {
-  const width = Math.max(...rows.map(([name]) => name.length));
-  const { bold } = colorsFor(process.stdout);
-  for (const [name, value] of rows) process.stdout.write(`${bold(oneLine(name).padEnd(width))}  ${oneLine(value)}\n`);
+/** Columns of the terminal that a stream is; null elsewhere, where lines are as long as they are. */
+export const columnsOf = (stream: NodeJS.WriteStream): number | null => (stream.isTTY ? stream.columns || 80 : null);
+
+/** Breaks a line between words into lines of at most so many columns; longer words are left whole. */
+export function wrap(text: string, columns: number): string[] {
+  const lines: string[] = [];
+  let line: string | null = null;
+  for (const word of text.split(' ')) {
+    if (line !== null && line.length + 1 + word.length > columns) {
+      lines.push(line);
+      line = null;
+    }
+    line = line === null ? word : `${line} ${word}`;
+  }
+  return [...lines, line ?? ''];
+}
+
+/** Least columns for values beside their names; a narrower terminal gets them below. */
+const VALUE_COLUMNS = 30;
+
+/** A name and, beside it, lines that are broken where they are wider than the terminal. */
+export function besideName(name: string, lines: readonly string[], width: number, columns: number | null): string[] {
+  const isBelow = columns !== null && columns - width - 2 < VALUE_COLUMNS;
+  const room = columns === null ? Number.POSITIVE_INFINITY : isBelow ? columns - 2 : columns - width - 2;
+  const parts = lines.flatMap((line) => wrap(line, room));
+  if (isBelow) return [name, ...parts.map((part) => `  ${part}`)];
+  return parts.map((part, i) => `${(i === 0 ? name : '').padEnd(width)}  ${part}`);
 }
 
 /**
- * Prints rows below a bold head, in columns: the first `texts` of them aligned left, the others right.
+ * Prints "name  value" lines, names aligned and in bold; a value may have several lines.
+ * @param paint of what stands beside a name, once it is laid out
+ */
+export function printTable(
+  rows: readonly (readonly [name: string, ...lines: string[]])[],
+  paint: (text: string) => string = (text) => text,
+): void {
+  const width = Math.max(...rows.map(([name]) => name.length));
+  const { bold } = colorsFor(process.stdout);
+  const columns = columnsOf(process.stdout);
+  for (const [name, ...values] of rows) {
+    const [first, ...others] = besideName(oneLine(name), values.map(oneLine), width, columns);
+    const rest = first.slice(name.length);
+    process.stdout.write(`${[bold(first.slice(0, name.length)) + paint(rest), ...others.map(paint)].join('\n')}\n`);
+  }
+}
+
+/**
+ * Prints rows below a bold head, in columns: the first `texts` of them aligned left, the others right. Where the
+ * terminal is too narrow for that, every row is a list of its cells.
  * @returns the widths
  */
 export function printColumns(head: string[], rows: readonly string[][], texts: number): number[] {
   const shown = rows.map((row) => row.map(oneLine));
   const widths = head.map((title, i) => Math.max(title.length, ...shown.map((row) => row[i].length)));
+  const columns = columnsOf(process.stdout);
+  const total = widths.reduce((sum, width) => sum + width + 2, -2);
+  if (columns !== null && total > columns) {
+    for (const row of shown) {
+      printLine(row.slice(0, texts).filter(Boolean).join(', '), { bold: true });
+      const width = Math.max(...head.slice(texts).map((title) => title.length));
+      head.slice(texts).forEach((title, i) => {
+        for (const line of besideName(`  ${title}`, [row[texts + i]], width + 2, columns)) printLine(line);
+      });
+    }
+    return widths;
+  }
   const line = (cells: string[]) =>
     cells.map((cell, i) => (i < texts ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
-  printLine(line(head), { bold: true });
-  for (const row of shown) printLine(line(row));
+  printLine(line(head).trimEnd(), { bold: true });
+  for (const row of shown) printLine(line(row).trimEnd());
   return widths;
 }
 

@@ -3,10 +3,15 @@ import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { DUltraError } from '../errors';
 import { packageFile } from '../package';
+import { reasonOf } from '../text';
 import { wrapAddon } from './errors';
 import type { NativeAddon } from './types';
 
 let loaded: NativeAddon | undefined;
+/** The file that was loaded, in the package's folder. */
+let loadedFile: string | null = null;
+/** Files that were not, each with the reason. */
+let skipped: readonly string[] = [];
 
 /**
  * Files that may be the addon for this platform, best first: what node-gyp-build picks (a local build before a prebuilt
@@ -55,6 +60,8 @@ export function native(): NativeAddon {
       const addon = require(file) as NativeAddon;
       if (addon.version === version) {
         loaded = wrapAddon(addon);
+        loadedFile = name;
+        skipped = attempts;
         return loaded;
       }
       attempts.push(`${name}: is of version ${addon.version}, the package of ${version}`);
@@ -69,4 +76,15 @@ export function native(): NativeAddon {
       `${attempts.map((attempt) => `  - ${attempt}\n`).join('')}${advice(root)}`,
     { cause },
   );
+}
+
+/** Which file is the addon here, which ones could not be, and why there is none. */
+export function addonReport(): { file: string | null; skipped: readonly string[]; error: string | null } {
+  let error: string | null = null;
+  try {
+    native();
+  } catch (cause) {
+    error = reasonOf(cause);
+  }
+  return { file: loadedFile, skipped, error };
 }
