@@ -13,20 +13,24 @@ import { register as registerModels } from './commands/models';
 import { register as registerPull } from './commands/pull';
 import { register as registerTrain } from './commands/train';
 import { ExitCode, explain, handleSignals, interruptSignal } from './errors';
-import { printable, printMessage } from './output';
+import { HELP_LAYOUT, layOut, putCommonFirst } from './help';
+import { printable, printHelp, printMessage } from './output';
 
 const { version, description } = require('../../package.json') as { version: string; description: string };
 
 function buildProgram(): Command {
   const program = new Command('dultra')
     .description(`${description}.`)
-    .version(version, '-V, --version', 'print the version')
+    .version(version, '-V, --version', 'print the version; so does -v')
     .helpOption('-h, --help', 'print this help')
     .helpCommand('help [command]', 'print the help of a command')
-    .configureHelp({ showGlobalOptions: false })
+    .configureHelp(HELP_LAYOUT)
     // Before the subcommands, which inherit these.
     .exitOverride()
-    .configureOutput({ outputError: (text, write) => write(printable(text.replace(/^error: /, 'dultra: '))) })
+    .configureOutput({
+      writeOut: (text) => printHelp(layOut(text)),
+      outputError: (text, write) => write(printable(text.replace(/^error: /, 'dultra: '))),
+    })
     .addHelpText(
       'after',
       '\nData goes to stdout, progress and messages to stderr. ' +
@@ -37,18 +41,28 @@ function buildProgram(): Command {
   registerChat(program);
   registerTrain(program);
   registerEval(program);
-  registerInfo(program);
-  registerMerge(program);
   registerBench(program);
-  registerDoctor(program);
+  registerMerge(program);
   registerPull(program);
   registerModels(program);
+  registerInfo(program);
+  registerDoctor(program);
   for (const command of program.commands) {
+    putCommonFirst(command);
     command.helpOption('-h, --help', 'print this help');
     command.showHelpAfterError(`Run "dultra help ${command.name()}" for its options.`);
   }
   program.showHelpAfterError('Run "dultra help" for the commands.');
   return program;
+}
+
+/** The command line with what commander does not know by itself. */
+function understood(args: readonly string[], program: Command): readonly string[] {
+  const [first, second] = args;
+  if (first === '-v') return ['-V', ...args.slice(1)];
+  // Help of a command that there is not: the same as that command, which is refused by its name.
+  const isKnown = program.commands.some((command) => command.name() === second) || second === 'help';
+  return first === 'help' && second !== undefined && !second.startsWith('-') && !isKnown ? [second] : args;
 }
 
 /** Runs one command line, without the program's name, and returns its exit code. */
@@ -59,7 +73,7 @@ export async function main(args: readonly string[]): Promise<number> {
     running = action;
   });
   try {
-    await program.parseAsync(args, { from: 'user' });
+    await program.parseAsync(understood(args, program), { from: 'user' });
     // A command that has done its work may say that something in it failed.
     const code = Number(process.exitCode ?? ExitCode.done);
     process.exitCode = undefined;

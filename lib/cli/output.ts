@@ -67,6 +67,11 @@ export function printData(text: string): void {
   process.stdout.write(`${process.stdout.isTTY ? printable(text) : text}\n`);
 }
 
+/** Prints help on stdout. */
+export function printHelp(text: string): void {
+  process.stdout.write(text);
+}
+
 /** Prints a piece of a text that grows on stdout, as {@link printData}, without a new line. */
 export function printPiece(text: string): void {
   process.stdout.write(process.stdout.isTTY ? printable(text) : text);

@@ -9,6 +9,8 @@ import {
   SAMPLER_HELP,
 } from '../index';
 import { UsageError } from './errors';
+import { HELP_COLUMNS } from './help';
+import { besideName } from './output';
 import { given, integer, number, seed } from './values';
 
 /** Flags of {@link addSamplingOptions}. */
@@ -27,17 +29,12 @@ export interface SamplingFlags {
   compat?: 'reference';
 }
 
-const FORM_WIDTH = 24;
-const TEXT_WIDTH = 92;
-
 /** Lines of help: a form, and what it does beside it. */
 function describe(entries: readonly (readonly [form: string, text: string])[]): string {
+  const width = Math.max(...entries.map(([form]) => form.length));
   return entries
-    .map(([form, text]) => {
-      const lines = text.match(new RegExp(`.{1,${TEXT_WIDTH}}(?: |$)`, 'g')) ?? [text];
-      const indent = ' '.repeat(FORM_WIDTH + 2);
-      return `  ${form.padEnd(FORM_WIDTH)}${lines.map((line) => line.trimEnd()).join(`\n${indent}`)}`;
-    })
+    .flatMap(([form, text]) => besideName(form, [text], width, HELP_COLUMNS - 2))
+    .map((line) => `  ${line}`)
     .join('\n');
 }
 

@@ -160,7 +160,10 @@ async function bench(text: string | undefined, flags: Flags): Promise<void> {
     ['passes', `${first.nfe} (${(tokens / first.nfe).toFixed(2)} tokens per pass)${weighted}`],
     ['tokens/s', `${describe(tokensPerSecond)}`],
     ['ms per pass', describe(msPerPass)],
-    ['seconds', `${describe(seconds)}; median (least to most) of ${runs} runs after one to warm up`],
+    [
+      'seconds',
+      `${describe(seconds)}; median (least to most) of ${runs} run${runs === 1 ? '' : 's'} after one to warm up`,
+    ],
   ]);
 }
 

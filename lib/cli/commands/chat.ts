@@ -104,7 +104,7 @@ export function register(program: Command): void {
     .command('chat')
     .summary('talk with a model')
     .description(
-      "Talks with a model, by its chat template: answers appear as they become final, and the chat's messages are kept.",
+      'Talks with a model by its chat template. Answers appear as they become final, and the messages are kept.',
     )
     .optionsGroup('Chat:')
     .option('--system <text>', 'the system message')
