@@ -39,15 +39,20 @@ export function putCommonFirst(command: Command): void {
   (command.options as Option[]).sort((a, b) => place(a) - place(b));
 }
 
+const HIDDEN_SPACE = '\u00a0';
+
 /** A line that is too wide: a command goes on behind a backslash, anything else below itself. */
 function fold(line: string, columns: number): string[] {
   if (line.length <= columns) return [line];
-  const indent = ' '.repeat(line.length - line.trimStart().length);
-  const isCommand = /^ *(dultra|npx|echo|printf) /.test(line);
-  const [first, ...rest] = wrap(line.trimStart(), columns - indent.length - (isCommand ? 4 : 0));
-  const below = rest.map((part) => `${indent}${isCommand ? '  ' : ''}${part}`);
-  const lines = [indent + first, ...below];
-  return isCommand ? lines.map((part, i) => (i < lines.length - 1 ? `${part} \\` : part)) : lines;
+  const text = line.trimStart();
+  const indent = ' '.repeat(line.length - text.length);
+  if (!/^(dultra|npx|echo|printf) /.test(text)) return wrap(text, columns - indent.length).map((part) => indent + part);
+  // Quoted spaces are no places to break at: they are hidden meanwhile.
+  const hidden = text.replace(/"[^"]*"|'[^']*'/g, (quoted) => quoted.replaceAll(' ', HIDDEN_SPACE));
+  const [first, ...rest] = wrap(hidden, columns - indent.length - 4).map((part) => part.replaceAll(HIDDEN_SPACE, ' '));
+  return [indent + first, ...rest.map((part) => `${indent}  ${part}`)].map((part, i) =>
+    i < rest.length ? `${part} \\` : part,
+  );
 }
 
 /** Help with paragraphs and examples broken at the width of the terminal. */

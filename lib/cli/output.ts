@@ -113,7 +113,7 @@ export function wrap(text: string, columns: number): string[] {
 }
 
 /** Least columns for values beside their names; a narrower terminal gets them below. */
-const VALUE_COLUMNS = 30;
+const VALUE_COLUMNS = 24;
 
 /** A name and, beside it, lines that are broken where they are wider than the terminal. */
 export function besideName(name: string, lines: readonly string[], width: number, columns: number | null): string[] {

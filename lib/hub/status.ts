@@ -42,7 +42,9 @@ async function ask(status: HubStatus, { ask: get, login, proxies }: Connection):
     status.account = typeof name === 'string' ? name : null;
   } catch (error) {
     if (error instanceof HttpError && (error.status === 401 || error.status === 403)) status.isRefused = true;
-    else status.failure = `${withCause(error)}${proxies === '' ? '' : `; proxies: ${proxies}`}`;
+    // Whatever it says, it is there.
+    else if (!(error instanceof HttpError && error.status < 500))
+      status.failure = `${withCause(error)}${proxies === '' ? '' : `; proxies: ${proxies}`}`;
   }
 }
 
