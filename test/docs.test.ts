@@ -136,6 +136,19 @@ describe.each(PAGES)('%s', (page) => {
       expect([file, existsSync(path.join(root, file))]).toEqual([file, true]);
   });
 
+  test('prose: one sentence a line, plain English', () => {
+    const prose = read(page)
+      .replace(/^ *```[\s\S]*?^ *```$/gm, '')
+      .split('\n')
+      .filter((line) => !/^(\||#)/.test(line))
+      .map((line) => line.replace(/^ *\d+\. /, '').replace(/`[^`]*`/g, '`'));
+    // A full stop, then a capital letter: two sentences. Abbreviations of these pages end otherwise.
+    expect(prose.filter((line) => /[a-z0-9)\]"*`][.?!]\*{0,2} [A-Z]/.test(line.replace(/\]\([^)]*\)/g, ']')))).toEqual(
+      [],
+    );
+    expect(read(page).match(/\b(but for|of one's own|reckoned|as dear again)\b/gi) ?? []).toEqual([]);
+  });
+
   test('links into the repository lead somewhere', () => {
     for (const [, target] of read(page).matchAll(/\]\((?!https?:)([^)#\s]*)(?:#[^)]*)?\)/g))
       if (target !== '')
@@ -227,6 +240,25 @@ describe('pictures', () => {
     for (const [, name] of picture.matchAll(/class="([fl]-\w+)"/g)) expect(dark).toContain(`.${name}{`);
     for (const [tag] of picture.matchAll(/<[^>]*(?:fill|stroke)="#[^>]*>/g)) expect(tag).toContain('class="');
   });
+});
+
+test('docs/api.md names what there is', () => {
+  const api = require('../lib') as Record<string, unknown>;
+  const { MaskedDiffusionModel, rewards, datasets } = require('../lib') as typeof import('../lib');
+  const methods = MaskedDiffusionModel.prototype as unknown as Record<string, unknown>;
+  const rows = read('docs/api.md')
+    .split('\n')
+    .filter((line) => line.startsWith('| ') && line.includes('](') && line.includes('`'));
+  expect(rows.length).toBeGreaterThan(10);
+  for (const row of rows)
+    for (const [, space, name] of row.split('|')[2].matchAll(/`(?:(\w+)\.)?(\w+)`/g)) {
+      if (['sampler', 'cache', 'tokenizer'].includes(name)) continue; // options, and a property
+      const isThere =
+        space === 'model'
+          ? name in methods
+          : [api, methods, rewards, datasets].some((holder) => Object.hasOwn(holder, name)) || name in methods;
+      expect([space, name, isThere]).toEqual([space, name, true]);
+    }
 });
 
 test('docs/README.md lists every page', () => {
