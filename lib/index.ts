@@ -52,6 +52,7 @@ export type { Choice } from './generation/choose';
 export type { GenerationDefaults } from './generation/generation-config';
 export { loadModel } from './generation/load-model';
 export { MaskedDiffusionModel } from './generation/masked-diffusion-model';
+export type { AnswerScoreOptions } from './generation/score';
 export type * from './generation/types';
 export {
   type CachedModel,
@@ -63,6 +64,7 @@ export {
 export type { DownloadOptions, DownloadProgress } from './hub/types';
 export * as kernels from './kernels';
 export type { Adapter } from './model/adapter';
+export type { Answer, AnswerScore } from './model/answer-score';
 export { type CausalGenerateOptions, CausalModel, type CausalPrompt, type CausalResult } from './model/causal-model';
 export type { CausalConfig, FamilyConfig, ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';

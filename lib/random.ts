@@ -15,6 +15,7 @@ export const Purpose = {
   padding: 8,
   mixture: 9,
   redraws: 10,
+  scores: 11,
 } as const;
 
 /** The finaliser of SplitMix64: a bijection that scrambles bits. */

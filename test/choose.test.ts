@@ -1,6 +1,8 @@
 // Decisions between given answers.
+import { copyFileSync } from 'node:fs';
+import path from 'node:path';
 import { loadModel, type MaskedDiffusionModel } from '../lib';
-import { modelFolder } from './helpers';
+import { modelFolder, variant, withTokenizer } from './helpers';
 import { newModelFolder } from './trained-models';
 
 const PROMPT = '1 a b c d e f g h';
@@ -68,4 +70,18 @@ test('a decision needs options that differ, and a tokenizer', async () => {
   const plain = await loadModel(modelFolder('base'), { threads: 1 });
   await expect(plain.choose({ promptIds: [1] }, ['a', 'b'])).rejects.toMatchObject({ code: 'NO_TOKENIZER' });
   plain.dispose();
+});
+
+test('a model that predicts a token at the position before it', async () => {
+  const folder = variant('dream_gqa', {});
+  copyFileSync(path.join(withTokenizer(), 'tokenizer.json'), path.join(folder, 'tokenizer.json'));
+  await using dream = await loadModel(folder, { threads: 1 });
+  const { logProbs } = await dream.choose('ab', ['c', 'd']);
+  const { eosTokenId, maskTokenId, embeddingSize } = dream.config;
+  const end = eosTokenId === null ? [] : [eosTokenId];
+  const { logits } = await dream.forward({ ids: [...dream.encodePrompt('ab'), maskTokenId, ...end] });
+  const row = [...logits!.subarray(embeddingSize, 2 * embeddingSize)];
+  const sum = row.reduce((total, logit, token) => total + (token === maskTokenId ? 0 : Math.exp(logit)), 0);
+  const letters = ['c', 'd'].map((letter) => dream.tokenizer!.encode(letter, { addSpecialTokens: false })[0]);
+  logProbs.forEach((value, i) => expect(value).toBeCloseTo(row[letters[i]] - Math.log(sum), 4));
 });

@@ -69,7 +69,7 @@ function encodeOptions(model: GeneratingModel, options: readonly string[]): numb
 export async function choose(model: GeneratingModel, prompt: PlainPrompt, options: readonly string[]): Promise<Choice> {
   const encoded = encodeOptions(model, options);
   const promptIds = encodePrompt(prompt, model);
-  const { maskTokenId, eosTokenId, maxSequenceLength, embeddingSize } = model.config;
+  const { maskTokenId, eosTokenId, maxSequenceLength, embeddingSize, shiftLogits } = model.config;
   const end = eosTokenId === null ? [] : [eosTokenId];
   const rows: ChoiceRow[] = [];
   const known = new Map<string, number>();
@@ -100,7 +100,8 @@ export async function choose(model: GeneratingModel, prompt: PlainPrompt, option
     );
     const { logits } = await runForward(model, { ids, rowOffsets: offsets });
     batch.forEach(({ at }, i) => {
-      const begin = (offsets[i] + at) * embeddingSize;
+      // Models like Dream's predict a token at the position before it.
+      const begin = (offsets[i] + Math.max(0, at - Number(shiftLogits === true))) * embeddingSize;
       logProbs.push(logSoftmax(logits!.subarray(begin, begin + embeddingSize), maskTokenId));
     });
   }

@@ -30,11 +30,12 @@ export async function* denoise(
 ): AsyncGenerator<DenoiseStep, GenerateResult[], void> {
   const { rows, settings } = prepare(model, prompts, options);
   const run = denoiseRows(model, rows, settings, recorded);
+  const written = { seed: settings.seed, logprobs: options?.logprobs };
   const watch = new Stopwatch();
   try {
     for (;;) {
       const next = await watch.time(() => run.next());
-      if (next.done) return resultsOf(model, rows, next.value, settings.seed, watch.seconds);
+      if (next.done) return resultsOf(model, rows, next.value, written, watch.seconds);
       yield next.value;
     }
   } finally {
@@ -50,6 +51,7 @@ export async function* generateStream(
 ): AsyncGenerator<StreamEvent, void, void> {
   const { rows, settings } = prepare(model, [prompt], withDrawnSeed(options));
   const run = denoiseRows(model, rows, settings);
+  const written = { seed: settings.seed, logprobs: options?.logprobs };
   const stream = new RowStream(model, rows[0]);
   const watch = new Stopwatch();
   const advance = () => watch.time(() => run.next());
@@ -58,7 +60,7 @@ export async function* generateStream(
       const { step, rows: steps } = next.value;
       if (steps[0].finished) {
         next = await advance();
-        const result = next.done ? resultsOf(model, rows, next.value, settings.seed, watch.seconds)[0] : null;
+        const result = next.done ? resultsOf(model, rows, next.value, written, watch.seconds)[0] : null;
         yield stream.event(step + 1, steps[0], result);
       } else {
         yield stream.event(step + 1, steps[0], null);

@@ -2,6 +2,7 @@
 import type { StoredDType } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
 import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
+import type { Answer, AnswerScore } from '../model/answer-score';
 import type { ModelConfig } from '../model/config';
 import { type ForwardOutput, type ForwardRequest, runForward } from '../model/forward';
 import { allocateCache, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
@@ -21,6 +22,7 @@ import { type Choice, choose } from './choose';
 import { denoise, generateBatch, generateStream, textStream } from './generate';
 import type { GenerationDefaults } from './generation-config';
 import type { GeneratingModel } from './prepare';
+import { type AnswerScoreOptions, score } from './score';
 import type { GenerateOptions, GenerateResult, StreamEvent } from './types';
 
 /**
@@ -122,6 +124,19 @@ export class MaskedDiffusionModel {
    */
   async choose(prompt: PlainPrompt, options: readonly string[]): Promise<Choice> {
     return choose(this.#parts(), prompt, options);
+  }
+
+  /**
+   * How probable a given answer is: a score of its log-likelihood, by the `method` of {@link AnswerScoreOptions}. Scores
+   * of one method and equal lengths compare best; `choose` gives probabilities of several answers.
+   *
+   * The answer is what stands behind the prompt, without an end of sequence unless its ids have one. The mask token is
+   * left out of the softmax, as in generation.
+   * @throws RangeError, TypeError for options, and for a model that attends by blocks; DUltraError NO_TOKENIZER,
+   * NON_FINITE, OUT_OF_MEMORY, DISPOSED; `signal.reason`.
+   */
+  async score(prompt: PlainPrompt, answer: Answer, options: AnswerScoreOptions = {}): Promise<AnswerScore> {
+    return score(this.#parts(), prompt, answer, options);
   }
 
   /**

@@ -15,6 +15,7 @@ const GENERATE_KEYS = [
   'seed',
   'stopAtEos',
   'stop',
+  'logprobs',
   'splitSpecialTokens',
   'research',
   'signal',
@@ -35,6 +36,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     seed = 0,
     stopAtEos,
     splitSpecialTokens,
+    logprobs,
     research = {},
     signal,
   } = options;
@@ -45,6 +47,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
   checkInteger('research.firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
+  if (logprobs !== undefined) checkChoice('logprobs', logprobs, [true, false] as const);
   if (splitSpecialTokens !== undefined) checkChoice('splitSpecialTokens', splitSpecialTokens, [true, false] as const);
   checkChoice('research.tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
   if (forcedStep !== undefined) checkChoice('research.forcedStep', forcedStep, ['exact', 'reference'] as const);

@@ -59,12 +59,14 @@ export function resultsOf(
   model: GeneratingModel,
   rows: readonly PreparedRow[],
   outcomes: readonly RowOutcome[],
-  seed: bigint,
+  { seed, logprobs }: { seed: bigint; logprobs?: boolean | undefined },
   seconds: number,
 ): Result[] {
-  return outcomes.map((outcome, i) =>
-    withTime({ ...fieldsOf(model, rows[i], outcome), seed: writtenSeed(seed) }, seconds / outcomes.length),
-  );
+  return outcomes.map((outcome, i) => {
+    const fields = { ...fieldsOf(model, rows[i], outcome), seed: writtenSeed(seed) };
+    const scored = logprobs ? { ...fields, logprobs: outcome.logProbs.slice(outcome.begin) } : fields;
+    return withTime(scored, seconds / outcomes.length);
+  });
 }
 
 /** A seed as results write it: a number where that is exact. */

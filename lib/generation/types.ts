@@ -71,6 +71,8 @@ export interface GenerateOptions {
    * template or form. Default: none.
    */
   stop?: string | readonly string[] | undefined;
+  /** Whether the result has the log-probability of each token, `logprobs`. Default false. */
+  logprobs?: boolean | undefined;
   /**
    * Special tokens that are written in a text or in a message are text like any other, as user input should be: a mask
    * token in it is not filled in, an end token does not end it. Those of the chat template stay special. Default: as
@@ -132,6 +134,13 @@ export interface GenerateResult {
   finishReason: FinishReason;
   /** `unmaskedAt[i]` is the step (from 1) that decided completion position i; 0 if it was given or never decided. */
   unmaskedAt: Int32Array;
+  /**
+   * With the option `logprobs`: `logprobs[i]` is the log-probability of the token at completion position i in the pass
+   * that decided it, at temperature 1 (`research.tokenLogProb` has the other choice); NaN where no pass did. In JSON,
+   * NaN is null. It is not the likelihood of the text, which `model.score` estimates: tokens of one pass are predicted
+   * without each other.
+   */
+  logprobs?: Float32Array | undefined;
   /** Sum of the step log-likelihoods (planner samplers; 0 otherwise). */
   logLikelihood: number;
 }

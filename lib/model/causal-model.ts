@@ -13,6 +13,7 @@ import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import { concatenate, offsetsOf, packed, packPositions, packRows } from '../packing';
 import { deriveSeed, Purpose } from '../random';
 import type { ChatMessage } from '../types';
+import { type Answer, type AnswerScore, answerIds, scoreOf } from './answer-score';
 import type { CausalConfig } from './config';
 import { allocateCache } from './kv-cache';
 import { decodeIds, encodePrompt } from './prompt';
@@ -153,6 +154,23 @@ export class CausalModel {
       }
     }
     return scored.map(({ logProbs }) => logProbs);
+  }
+
+  /**
+   * How probable a given answer is: its exact log-likelihood, the sum of `logProbs`. The answer is what stands behind the
+   * prompt, without an end of sequence unless its ids have one.
+   * @throws RangeError, TypeError for prompt and answer; DUltraError NO_TOKENIZER, DISPOSED, NON_FINITE; `signal.reason`.
+   */
+  async score(
+    prompt: CausalPrompt,
+    answer: Answer,
+    options: { signal?: AbortSignal | undefined } = {},
+  ): Promise<AnswerScore> {
+    checkKeys('options', options, ['signal']);
+    const promptIds = this.encodePrompt(prompt);
+    const ids = answerIds(this, promptIds, answer);
+    const [logProbs] = await this.logProbs([{ promptIds, ids }], options);
+    return scoreOf(this.source, 'exact', logProbs);
   }
 
   /**

@@ -132,6 +132,7 @@ export class MultiBlockRow extends Row {
       const isGiven = this.unmaskedAt[i] === 0 && this.ids[i] !== this.settings.maskTokenId;
       if (this.ids[i] === token || (isGiven && !this.settings.reference)) continue;
       this.ids[i] = token;
+      this.logProbs[i] = Number.NaN;
       this.unmaskedAt[i] ||= this.steps;
     }
   }

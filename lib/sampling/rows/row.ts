@@ -22,6 +22,8 @@ export interface RowOutcome {
   finishReason: FinishReason;
   /** (row length) Step, from 1, that decided each position; 0 where it was given or never decided. */
   unmaskedAt: Int32Array;
+  /** (row length) Log-probability of each token in the step that decided it; NaN where none did. */
+  logProbs: Float32Array;
   logLikelihood: number;
 }
 
@@ -79,6 +81,7 @@ export interface BlockProgress {
 export interface RowStep {
   positions: Int32Array;
   tokens: Int32Array;
+  logProbs: Float32Array;
   entropies: Float32Array;
   selected: Uint8Array;
 }
@@ -88,6 +91,7 @@ export abstract class Row {
   readonly ids: Int32Array;
   readonly begin: number;
   readonly unmaskedAt: Int32Array;
+  protected readonly logProbs: Float32Array;
   readonly #isEnd: RowInput['isEnd'];
   /** Everything from `begin` to here is decided and was looked at for an end. */
   #seen: number;
@@ -114,6 +118,7 @@ export abstract class Row {
     this.#isEnd = input.isEnd;
     this.#seen = input.begin;
     this.unmaskedAt = new Int32Array(this.ids.length);
+    this.logProbs = new Float32Array(this.ids.length).fill(Number.NaN);
     this.cache = openRowCache(settings.cache, this.ids.length, settings.attended);
   }
 
@@ -143,7 +148,7 @@ export abstract class Row {
   }
 
   /** Writes a pass's tokens. */
-  apply({ positions, tokens, selected }: RowStep): void {
+  apply({ positions, tokens, logProbs, selected }: RowStep): void {
     this.steps++;
     this.fullForwards += this.queries === null ? 1 : this.queries.length / this.ids.length;
     let unmasked = 0;
@@ -151,7 +156,9 @@ export abstract class Row {
       if (!selected[i]) continue;
       unmasked++;
       this.ids[positions[i]] = tokens[i];
-      if (tokens[i] !== this.settings.maskTokenId) this.unmaskedAt[positions[i]] = this.steps;
+      if (tokens[i] === this.settings.maskTokenId) continue;
+      this.unmaskedAt[positions[i]] = this.steps;
+      this.logProbs[positions[i]] = logProbs[i];
     }
     if (unmasked > 0) this.nfe++;
   }
@@ -167,9 +174,9 @@ export abstract class Row {
   }
 
   outcome(): RowOutcome {
-    const { ids, begin, nfe, fullForwards, unmaskedAt, logLikelihood } = this;
+    const { ids, begin, nfe, fullForwards, unmaskedAt, logProbs, logLikelihood } = this;
     const finishReason = this.endFrom(begin) >= 0 ? 'stop' : 'length';
-    return { ids, begin, nfe, fullForwards, unmaskedAt, logLikelihood, finishReason };
+    return { ids, begin, nfe, fullForwards, unmaskedAt, logProbs, logLikelihood, finishReason };
   }
 
   /** Position of the first token from `from` on that ends a text, or -1. */
