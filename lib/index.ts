@@ -47,6 +47,7 @@ export {
 export { PUBLISHED, type PublishedFigure } from './evaluation/published';
 export { type ReportInput, type ReportRun, renderReport, writeReport } from './evaluation/report';
 export { type GridEntry, type GridOptions, samplerGrid } from './evaluation/sampler-grid';
+export { type Verification, type VerifiedCompletion, type VerifyOptions, verifyModel } from './evaluation/verify';
 export { type ChatAnswer, type ChatEvent, type ChatOptions, ChatSession } from './generation/chat';
 export type { Choice } from './generation/choose';
 export type { GenerationDefaults } from './generation/generation-config';

@@ -12,7 +12,7 @@ import {
   rewards,
   type TaskDataset,
 } from '../lib';
-import { withTokenizer as asciiTokenizer, temporaryFolder, variant } from './helpers';
+import { withTokenizer as asciiTokenizer, modelFolder, temporaryFolder, variant } from './helpers';
 
 interface Expected {
   by: string;
@@ -97,6 +97,23 @@ describe.each(['qwen2', 'tied', 'llama'])('%s', (name) => {
       firstRow: 1,
     });
     expect(Array.from(second.ids)).toEqual(one[1]);
+  });
+});
+
+test('qwen3 scores as the block diffusion model of its shape does by blocks of one', async () => {
+  // Blocks of one position are the causal mask, and SDAR's forward pass is checked against recorded runs.
+  const folder = variant('sdar', {
+    config: (config) =>
+      Object.assign(config, { model_type: 'qwen3', block_size: null, mask_token_id: null, fuse_cross_entropy: null }),
+  });
+  await using qwen3 = await loadCausalModel(folder, { threads: 1 });
+  await using sdar = await loadModel(modelFolder('sdar'), { threads: 1, blockLength: 1 });
+  const ids = Int32Array.of(5, 17, 3, 88, 42, 9, 61);
+  const { logits } = await sdar.forward({ ids, rowOffsets: [0, ids.length] });
+  const v = sdar.config.embeddingSize;
+  const [scored] = await qwen3.logProbs([{ promptIds: ids.slice(0, 1), ids: ids.slice(1) }]);
+  scored.forEach((value, i) => {
+    expect(value).toBeCloseTo(logProb(Array.from(logits!.slice(i * v, (i + 1) * v)), ids[i + 1]), 5);
   });
 });
 

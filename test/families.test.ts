@@ -100,6 +100,33 @@ describe('diffusion decoders', () => {
       { family: 'dream', headDim: 128, nKvHeads: 4, qkvBias: true, maskTokenId: 151666, shiftLogits: true },
     ],
     [
+      'GSAI-ML/iLLaDA-8B-Instruct, which names its mask nowhere',
+      {
+        architectures: ['ILLaDAForCausalLM'],
+        model_type: 'illada',
+        auto_map: { AutoModel: 'modeling_illada.ILLaDAForCausalLM' },
+        hidden_act: 'silu',
+        hidden_size: 4096,
+        intermediate_size: 14336,
+        num_hidden_layers: 32,
+        num_attention_heads: 32,
+        num_key_value_heads: 8,
+        vocab_size: 155136,
+        max_position_embeddings: 8192,
+        rms_norm_eps: 1e-5,
+        layer_norm_eps: null,
+        rope_theta: 500000.0,
+        rope_scaling: null,
+        attention_bias: false,
+        mlp_bias: false,
+        attention_dropout: 0.0,
+        resid_pdrop: 0.0,
+        tie_word_embeddings: true,
+        torch_dtype: 'bfloat16',
+      },
+      { family: 'illada', mask: 'bidirectional', maskTokenId: 5, nKvHeads: 8, weightTying: true, qkNorm: false },
+    ],
+    [
       'JetLM/SDAR-4B-Chat, which does not name its blocks and its mask',
       {
         ...qwen,
@@ -175,7 +202,7 @@ describe('diffusion decoders', () => {
     expect(names.includes('lm_head.weight')).toBe(!parsed.weightTying);
   });
 
-  const [, [, sdarJson]] = published;
+  const [, [, illadaJson], [, sdarJson]] = published;
   const parse = (json: Record<string, unknown>, hints = {}) =>
     parseDiffusionCheckpoint(json, 'config.json', { has: (name) => !name.startsWith('mask_linear') }, hints).config;
 
@@ -193,6 +220,8 @@ describe('diffusion decoders', () => {
   test.each<[Record<string, unknown>, string]>([
     [{ ...published[0][1], block_size: 4 }, 'block_size: a key that is not known here and may change the results'],
     [{ ...sdarJson, block_size: 0 }, 'block_size: '],
+    [{ ...illadaJson, layer_norm_eps: 1e-5 }, 'layer_norm_eps: expected null'],
+    [{ ...illadaJson, rope_scaling: { rope_type: 'linear', factor: 2 } }, 'rope_scaling.rope_type: expected "default"'],
     [{ ...sdarJson, head_dim: 127 }, 'head_dim: expected an even head size, got 127'],
     [
       { ...sdarJson, num_key_value_heads: 5 },

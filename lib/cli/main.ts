@@ -12,6 +12,7 @@ import { register as registerMerge } from './commands/merge';
 import { register as registerModels } from './commands/models';
 import { register as registerPull } from './commands/pull';
 import { register as registerTrain } from './commands/train';
+import { register as registerVerify } from './commands/verify';
 import { ExitCode, explain, handleSignals, interruptSignal } from './errors';
 import { HELP_LAYOUT, layOut, putCommonFirst } from './help';
 import { printable, printHelp, printMessage } from './output';
@@ -46,6 +47,7 @@ function buildProgram(): Command {
   registerPull(program);
   registerModels(program);
   registerInfo(program);
+  registerVerify(program);
   registerDoctor(program);
   for (const command of program.commands) {
     putCommonFirst(command);

@@ -26,7 +26,7 @@ export interface CreateModelOptions {
    */
   tokenizer?: string | undefined;
   /**
-   * What the model is like: "llada" (default), "dream", "sdar", "fast-dllm-v2", "a2d-qwen3" or "a2d-qwen2". The folder is
+   * What the model is like: "llada" (default), "illada", "dream", "sdar", "fast-dllm-v2", "a2d-qwen3" or "a2d-qwen2". The folder is
    * one that the family's own code reads, up to the planner head.
    */
   family?: string | undefined;

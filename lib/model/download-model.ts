@@ -6,6 +6,13 @@ import { parseCheckpoint } from './families';
 import { loadTokenizer } from './load-tokenizer';
 import { checkRunnable } from './load-weights';
 
+/** Models of either kind, which are to be run but not loaded yet. */
+export const EITHER_KIND = {
+  parse: parseCheckpoint,
+  readFiles: (folder: string, { maskTokenId, embeddingSize }: ReturnType<typeof parseCheckpoint>['config']) =>
+    loadTokenizer(folder, maskTokenId, embeddingSize),
+};
+
 /**
  * Downloads a model into the cache of the hub and returns its folder, which `loadModel` and `loadCausalModel` take; they
  * find it by the same id, too. An interrupted download resumes. See {@link loadModel} for the environment.
@@ -16,10 +23,5 @@ import { checkRunnable } from './load-weights';
 export async function downloadModel(source: string, options: DownloadOptions = {}): Promise<string> {
   checkKeys('options', options, ['revision', 'signal', 'onProgress']);
   checkSignal(options.signal);
-  const kind = {
-    parse: parseCheckpoint,
-    readFiles: (folder: string, { maskTokenId, embeddingSize }: ReturnType<typeof parseCheckpoint>['config']) =>
-      loadTokenizer(folder, maskTokenId, embeddingSize),
-  };
-  return downloadFromHub(source, options, { canRun: (folder, name) => checkRunnable(kind, folder, name) });
+  return downloadFromHub(source, options, { canRun: (folder, name) => checkRunnable(EITHER_KIND, folder, name) });
 }

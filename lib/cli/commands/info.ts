@@ -28,12 +28,16 @@ function describeSystem(system: SystemInfo): [string, string][] {
   ];
 }
 
-/** A block of Markdown for an issue: describes the machine, without paths, which could name a user. */
-function describeForIssue(system: SystemInfo): string {
+/**
+ * A block of Markdown for an issue: describes the machine, without paths, which could name a user.
+ * @param more further rows
+ */
+export function describeForIssue(system: SystemInfo, more: readonly [string, string][] = []): string {
   const rows: [string, string][] = [
     ...describeSystem(system),
     ['system', `${os.type()} ${os.release()}`],
     ['memory', formatBytes(os.totalmem())],
+    ...more,
   ];
   const withoutPaths = (value: string) => value.replace(/(^|[\s"'(=])(~?\/|[A-Za-z]:[\\/])[^\s"':;,)]+/g, '$1<path>');
   return ['```text', ...rows.map(([name, value]) => `${name}: ${withoutPaths(value)}`), '```'].join('\n');

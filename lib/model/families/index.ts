@@ -8,6 +8,7 @@ import { checkConfigKeys } from './config-keys';
 import type { ConfigHints, DiffusionFamily, Family, NewShape } from './definition';
 import { dream } from './dream';
 import { fastDllmV2 } from './fast-dllm-v2';
+import { illada } from './illada';
 import { llada } from './llada';
 import { llama } from './llama';
 import { qwen2 } from './qwen2';
@@ -15,7 +16,7 @@ import { qwen3 } from './qwen3';
 import { sdar } from './sdar';
 
 /** Masked diffusion models. */
-const DIFFUSION: readonly DiffusionFamily[] = [llada, dream, sdar, fastDllmV2, a2dQwen3, a2dQwen2];
+const DIFFUSION: readonly DiffusionFamily[] = [llada, illada, dream, sdar, fastDllmV2, a2dQwen3, a2dQwen2];
 /** Autoregressive models. */
 const CAUSAL: readonly Family<CausalConfig>[] = [qwen3, qwen2, llama];
 
@@ -136,6 +137,14 @@ export function newCheckpoint(
   const json = family.configJson(family.parseConfig(fresh, 'config.json', tensors, hints), fresh);
   // As it will be read: what config.json does not keep is not in force.
   return { json, config: family.parseConfig(json, 'config.json', tensors) };
+}
+
+/** What a checkpoint of either kind calls a tensor of the native table. */
+export function namesOf({ family: name }: ModelConfig | CausalConfig): (tensor: string) => string {
+  const all: readonly Family<ModelConfig | CausalConfig>[] = [...DIFFUSION, ...CAUSAL] as never;
+  const family = all.find((one) => one.name === name);
+  if (!family) throw new DUltraError('INTERNAL', `there is no family ${show(name)}`);
+  return family.checkpointName;
 }
 
 /** The family of a masked diffusion model's config. */
