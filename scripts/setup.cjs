@@ -27,7 +27,7 @@ function npmCommand(name = 'npm') {
 }
 
 /** Runs npm; what it and what it starts say is shown where it fails. */
-function npm(args, what) {
+function runNpm(args, what) {
   process.stderr.write(`dultra: ${what} (npm ${args.join(' ')})\n`);
   const [command, ...first] = npmCommand();
   const { status, error, stdout, stderr } = spawnSync(command, [...first, ...args], {
@@ -88,7 +88,7 @@ function setup() {
   checkPrerequisites();
   const stamp = path.join('node_modules', '.dultra-setup');
   if (modified(stamp) < Math.max(modified('package-lock.json'), modified('package.json'))) {
-    npm(['ci', '--no-audit', '--no-fund'], 'installing packages');
+    runNpm(['ci', '--no-audit', '--no-fund'], 'installing packages');
     mkdirSync(path.join(root, 'node_modules'), { recursive: true });
     writeFileSync(path.join(root, stamp), '');
   }
@@ -99,16 +99,16 @@ function setup() {
     modified('package.json'),
   );
   if (modified('build', 'Release', 'dultra.node') < nativeSources)
-    npm(['run', '--silent', 'build:native'], 'building the native addon, one to three minutes');
+    runNpm(['run', '--silent', 'build:native'], 'building the native addon, one to three minutes');
   const sources = Math.max(
     newest(path.join(root, 'lib'), ['.ts']),
     modified('tsconfig.json'),
     modified('package.json'),
   );
-  if (modified('dist', 'index.js') < sources) npm(['run', '--silent', 'build:ts'], 'compiling TypeScript');
+  if (modified('dist', 'index.js') < sources) runNpm(['run', '--silent', 'build:ts'], 'compiling TypeScript');
 }
 
-module.exports = { setup, checkPrerequisites, npmCommand, SetupError, root };
+module.exports = { setup, checkPrerequisites, npmCommand, runNpm, SetupError, root };
 
 if (require.main === module) {
   try {
