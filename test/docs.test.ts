@@ -14,11 +14,12 @@ import {
   readFileSync,
   renameSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import path from 'node:path';
 import { transformSync } from '@swc/core';
-import { parseSampler } from '../lib';
+import { parseSampler, training } from '../lib';
 import { temporaryFolder, withTokenizer } from './helpers';
 
 const root = path.resolve(__dirname, '..');
@@ -240,6 +241,77 @@ describe('pictures', () => {
     for (const [, name] of picture.matchAll(/class="([fl]-\w+)"/g)) expect(dark).toContain(`.${name}{`);
     for (const [tag] of picture.matchAll(/<[^>]*(?:fill|stroke)="#[^>]*>/g)) expect(tag).toContain('class="');
   });
+});
+
+/** A folder with config.json of LLaDA-8B and a file of its tensors, all holes: a plan reads its header alone. */
+function shapeOfLlada8b(): string {
+  const folder = temporaryFolder();
+  const shape = { d_model: 4096, n_heads: 32, n_kv_heads: 32, n_layers: 32, mlp_hidden_size: 12288 };
+  const ids = { vocab_size: 126464, embedding_size: 126464, mask_token_id: 126336, eos_token_id: 126081 };
+  const rules = {
+    block_type: 'llama',
+    activation_type: 'silu',
+    layer_norm_type: 'rms',
+    rope: true,
+    rope_theta: 500000,
+  };
+  const rest = { max_sequence_length: 4096, rms_norm_eps: 1e-5, weight_tying: false };
+  const config = { model_type: 'llada', ...shape, ...ids, ...rules, ...rest };
+  writeFileSync(path.join(folder, 'config.json'), JSON.stringify(config));
+  const matrices: [string, number, number][] = [
+    ['q_proj', 4096, 4096],
+    ['k_proj', 4096, 4096],
+    ['v_proj', 4096, 4096],
+    ['attn_out', 4096, 4096],
+    ['ff_proj', 12288, 4096],
+    ['up_proj', 12288, 4096],
+    ['ff_out', 4096, 12288],
+  ];
+  const tensors: [string, number[]][] = [
+    ['wte', [126464, 4096]],
+    ['ff_out', [126464, 4096]],
+    ['ln_f', [4096]],
+  ];
+  for (let i = 0; i < 32; i++) {
+    for (const [name, rows, columns] of matrices) tensors.push([`blocks.${i}.${name}`, [rows, columns]]);
+    for (const name of ['attn_norm', 'ff_norm']) tensors.push([`blocks.${i}.${name}`, [4096]]);
+  }
+  let at = 0;
+  const header = Object.fromEntries(
+    tensors.map(([name, shape]) => {
+      const begin = at;
+      at += 2 * shape.reduce((product, size) => product * size, 1);
+      return [`model.transformer.${name}.weight`, { dtype: 'BF16', shape, data_offsets: [begin, at] }];
+    }),
+  );
+  const text = JSON.stringify(header);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(text.length));
+  const file = path.join(folder, 'model.safetensors');
+  writeFileSync(file, Buffer.concat([length, Buffer.from(text)]));
+  truncateSync(file, 8 + text.length + at);
+  return folder;
+}
+
+test('docs/training-on-one-gpu.md: the memory is what the plan says', async () => {
+  const model = shapeOfLlada8b();
+  const lora = { rank: 16 };
+  const less = { activationCheckpointing: true, tokenBudget: 2048 };
+  const planned = await Promise.all(
+    [
+      { lora: { rank: 16, targets: ['q_proj', 'v_proj'] as const }, ...less },
+      { lora, ...less },
+      { lora, activationCheckpointing: true, tokenBudget: 4096 },
+      { lora },
+      { ...less, momentDtype: 'bfloat16' as const },
+      {},
+    ].map((options) => training.planMemory('sft', { model, ...options }, { device: 'cuda' })),
+  );
+  const page = read('docs/training-on-one-gpu.md');
+  expect(planned[0].parameters).toBe(8_015_581_184);
+  expect(page).toContain('8,015,581,184 parameters');
+  const table = [...page.matchAll(/^\|.*\| ([\d.]+) GB \|$/gm)].map(([, size]) => size);
+  expect(table).toEqual(planned.map(({ bytes }) => (bytes / 1e9).toFixed(1)));
 });
 
 test('docs/api.md names what there is', () => {
