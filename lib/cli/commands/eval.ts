@@ -25,7 +25,7 @@ import {
 } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, oneLine, printColumns, printJson, printLine, printMessage } from '../output';
+import { addOutputOptions, oneLine, printColumns, printJson, printLine, printMessage, printTable } from '../output';
 import { ProgressBar } from '../progress';
 import { CACHE_TEXT, SAMPLER_TEXT } from '../sampling';
 import { given, integer, number, shareOrFile } from '../values';
@@ -122,12 +122,14 @@ function printResults({ config, results }: Evaluation): void {
     return;
   }
   printLine('\nBy kind of prompt (right @ NFE)', { bold: true });
-  for (const { name, categories: parts } of results) {
-    const texts = Object.entries(parts).map(
-      ([key, { accuracy, nfe }]) => `${key} ${(100 * accuracy).toFixed(1)} % @ ${nfe.toFixed(2)}`,
-    );
-    printLine(oneLine(`${name.padEnd(widths[0])}  ${texts.join('  ')}`));
-  }
+  printTable(
+    results.map(({ name, categories: parts }) => [
+      name.padEnd(widths[0]),
+      Object.entries(parts)
+        .map(([key, { accuracy, nfe }]) => `${key} ${(100 * accuracy).toFixed(1)} % @ ${nfe.toFixed(2)}`)
+        .join('  '),
+    ]),
+  );
   printLine(`\n${describeConfig(config)}`);
 }
 
