@@ -252,11 +252,14 @@ describe('caches', () => {
   test('eval: every sampler with every cache', () => {
     const args = ['eval', '--samplers', 'planner,confidence:0.9', '--caches', 'none,dual', '--count', '8'];
     const report = path.join(temporaryFolder(), 'report.html');
-    const [table, json, twice] = inOneProcess([
+    const [table, json, twice, plain] = inOneProcess([
       [...args, '--report', report],
       [...args, '--json', '-q'],
       ['eval', '--caches', 'dual,dual'],
+      ['eval', '--samplers', 'planner', '--count', '4'],
     ]);
+    // Without a cache every pass is a full one.
+    expect(plain.stdout).toMatch(/^sampler +right +NFE +tokens\/pass /);
     expect([table.code, json.code]).toEqual([0, 0]);
     expect(table.stdout).toMatch(/^sampler +right +NFE +full passes /);
     expect(table.stdout).toMatch(/^planner \+ dual {2,}/m);

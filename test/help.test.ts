@@ -94,7 +94,13 @@ describe('tables', () => {
       'confidence:0.9        97.1 %         2.50      9000',
     ]);
     expect(printed(null, () => printColumns(head, rows, 1))).toEqual(wide);
-    const narrow = printed(44, () => printColumns(head, rows, 1));
+    expect(printed(48, () => printColumns(head, rows, 1))).toEqual([
+      '                              tokens/  tokens/',
+      'sampler                right     pass        s',
+      'planner         98.0 ± 0.6 %     3.15    12000',
+      'confidence:0.9        97.1 %     2.50     9000',
+    ]);
+    const narrow = printed(40, () => printColumns(head, rows, 1));
     expect(narrow).toEqual([
       'planner',
       '  right        98.0 ± 0.6 %',

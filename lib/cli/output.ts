@@ -142,31 +142,52 @@ export function printTable(
   }
 }
 
+/** A title in two lines, broken where the longer of them is shortest; ["", title] where it has no place to break. */
+function inTwoLines(title: string): [string, string] {
+  const breaks = [...title.matchAll(/ |(?<=\/)/g)].map(({ index }) => index);
+  const halves = breaks.map((at): [string, string] => [title.slice(0, at), title.slice(at).trimStart()]);
+  const width = ([first, second]: [string, string]) => Math.max(first.length, second.length);
+  return halves.reduce((best, half) => (width(half) < width(best) ? half : best), ['', title]);
+}
+
 /**
  * Prints rows below a bold head, in columns: the first `texts` of them aligned left, the others right. Where the
- * terminal is too narrow for that, every row is a list of its cells.
+ * terminal is too narrow, titles take two lines, and where that is not enough, every row is a list of its cells.
  * @returns the widths
  */
 export function printColumns(head: string[], rows: readonly string[][], texts: number): number[] {
   const shown = rows.map((row) => row.map(oneLine));
-  const widths = head.map((title, i) => Math.max(title.length, ...shown.map((row) => row[i].length)));
-  const columns = columnsOf(process.stdout);
-  const total = widths.reduce((sum, width) => sum + width + 2, -2);
-  if (columns !== null && total > columns) {
-    for (const row of shown) {
-      printLine(row.slice(0, texts).filter(Boolean).join(', '), { bold: true });
-      const width = Math.max(...head.slice(texts).map((title) => title.length));
-      head.slice(texts).forEach((title, i) => {
-        for (const line of besideName(`  ${title}`, [row[texts + i]], width + 2, columns)) printLine(line);
-      });
-    }
+  const columns = columnsOf(process.stdout) ?? Number.POSITIVE_INFINITY;
+  const widthsBelow = (titles: readonly string[][]) =>
+    head.map((_, i) => Math.max(...titles.map((line) => line[i].length), ...shown.map((row) => row[i].length)));
+  const fits = (widths: readonly number[]) => widths.reduce((sum, width) => sum + width + 2, -2) <= columns;
+  const halves = head.map(inTwoLines);
+  let titles = [head];
+  if (!fits(widthsBelow(titles))) titles = [halves.map(([first]) => first), halves.map(([, second]) => second)];
+  const widths = widthsBelow(titles);
+  if (!fits(widths)) {
+    printLists(head, shown, texts, columns);
     return widths;
   }
   const line = (cells: string[]) =>
-    cells.map((cell, i) => (i < texts ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ');
-  printLine(line(head).trimEnd(), { bold: true });
-  for (const row of shown) printLine(line(row).trimEnd());
+    cells
+      .map((cell, i) => (i < texts ? cell.padEnd(widths[i]) : cell.padStart(widths[i])))
+      .join('  ')
+      .trimEnd();
+  for (const title of titles) printLine(line(title), { bold: true });
+  for (const row of shown) printLine(line(row));
   return widths;
+}
+
+/** Every row as its texts, and below them a line for each of the other cells. */
+function printLists(head: readonly string[], rows: readonly string[][], texts: number, columns: number): void {
+  const width = 2 + Math.max(...head.slice(texts).map((title) => title.length));
+  for (const row of rows) {
+    printLine(row.slice(0, texts).filter(Boolean).join(', '), { bold: true });
+    head.slice(texts).forEach((title, i) => {
+      for (const line of besideName(`  ${title}`, [row[texts + i]], width, columns)) printLine(line);
+    });
+  }
 }
 
 /** A number of bytes for people: "1.5 GB". */

@@ -25,7 +25,7 @@ import {
 } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, oneLine, printColumns, printJson, printLine, printMessage, printTable } from '../output';
+import { addOutputOptions, oneLine, printColumns, printJson, printLine, printMessage } from '../output';
 import { ProgressBar } from '../progress';
 import { CACHE_TEXT, SAMPLER_TEXT } from '../sampling';
 import { given, integer, number, shareOrFile } from '../values';
@@ -103,33 +103,36 @@ function describeConfig({ count, split, dataset, seed, score, maxTokens }: Evalu
 
 /** Prints a table of all settings, and one by category. */
 function printResults({ config, results }: Evaluation): void {
+  // Without a cache every pass is a full one.
+  const isCached = results.some(({ nfe, fullForwards }) => fullForwards.mean !== nfe.mean);
   const lines = results.map(
     ({ name, accuracy, accuracyError, nfe, fullForwards, tokensPerForward, tokensPerSecond }) => [
       name,
       `${(100 * accuracy).toFixed(1)} ± ${(100 * accuracyError).toFixed(1)} %`,
       nfe.mean.toFixed(2),
-      fullForwards.mean.toFixed(2),
+      ...(isCached ? [fullForwards.mean.toFixed(2)] : []),
       tokensPerForward.generated.toFixed(2),
       tokensPerForward.untilEos.toFixed(2),
       tokensPerSecond.toFixed(0),
     ],
   );
-  const head = ['sampler', 'right', 'NFE', 'full passes', 'tokens/pass', 'up to the end', 'tokens/s'];
-  const widths = printColumns(head, lines, 1);
+  const full = isCached ? ['full passes'] : [];
+  const head = ['sampler', 'right', 'NFE', ...full, 'tokens/pass', 'up to the end', 'tokens/s'];
+  printColumns(head, lines, 1);
   const categories = [...new Set(results.flatMap((result) => Object.keys(result.categories)))];
   if (categories.length < 2) {
     if (config.score === 'exact match') printLine(`\n${describeConfig(config)}`);
     return;
   }
   printLine('\nBy kind of prompt (right @ NFE)', { bold: true });
-  printTable(
-    results.map(({ name, categories: parts }) => [
-      name.padEnd(widths[0]),
-      Object.entries(parts)
-        .map(([key, { accuracy, nfe }]) => `${key} ${(100 * accuracy).toFixed(1)} % @ ${nfe.toFixed(2)}`)
-        .join('  '),
-    ]),
-  );
+  const rows = results.map(({ name, categories: parts }) => [
+    name,
+    ...categories.map((key) => {
+      const part = parts[key];
+      return part ? `${(100 * part.accuracy).toFixed(1)} % @ ${part.nfe.toFixed(2)}` : '';
+    }),
+  ]);
+  printColumns(['sampler', ...categories], rows, 1);
   printLine(`\n${describeConfig(config)}`);
 }
 
