@@ -109,6 +109,7 @@ export {
   type ConfidenceSampler,
   type D3llmSampler,
   type DynamicSampler,
+  type EditingSampler,
   type EntropySampler,
   type EntropySumSampler,
   type FactorSampler,

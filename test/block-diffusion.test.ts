@@ -11,10 +11,12 @@ import {
 import type { LoadModelOptions } from '../lib/model/load-weights';
 import { modelFolder, variant } from './helpers';
 
-/** Attends by blocks of 4; by blocks of 8 and a position ahead; sees whole rows, a position ahead; sees whole rows. */
+/** Attends by blocks of 4; by blocks of 8 and a position ahead; two mixtures of experts, by blocks of 8 and whole; sees whole rows, a position ahead; sees whole rows. */
 const families: [name: string, folder: () => string, options: LoadModelOptions][] = [
   ['sdar', () => modelFolder('sdar'), {}],
   ['fast-dllm-v2', () => modelFolder('fastdllm2'), { maskTokenId: 94 }],
+  ['llada2', () => modelFolder('llada2'), { maskTokenId: 97, blockLength: 8 }],
+  ['llada-moe', () => modelFolder('lladamoe'), { maskTokenId: 97 }],
   ['dream', () => modelFolder('dream_gqa'), {}],
   [
     'a2d-qwen3',
@@ -57,13 +59,13 @@ describe.each(families)('%s', (name, folder, load) => {
     stopAtEos: false,
     ...more,
   });
-  const attends = name === 'sdar' || name === 'fast-dllm-v2';
+  const attends = ['sdar', 'fast-dllm-v2', 'llada2'].includes(name);
 
   test('says what it is', () => {
     expect(model.config).toMatchObject({
       family: name,
       mask: attends ? 'block-causal' : 'bidirectional',
-      qkNorm: name === 'sdar' || name === 'a2d-qwen3',
+      qkNorm: name !== 'dream' && name !== 'fast-dllm-v2',
     });
     expect(model.config.shiftLogits ?? false).toBe(name === 'dream' || name === 'fast-dllm-v2');
   });

@@ -3,7 +3,7 @@
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { type DUltraError, loadModel } from '../lib';
-import { familyOf, newCheckpoint } from '../lib/model/families';
+import { checkpointNames, newCheckpoint } from '../lib/model/families';
 import { type FixtureTensor, temporaryFolder, writeTensors } from './helpers';
 import { type ReferenceConfig, type ReferenceWeights, tensorShapes } from './reference-model';
 
@@ -137,7 +137,7 @@ function ofFamily(family: string, config: ReferenceConfig) {
   const { rms_norm_eps, weight_tying: tie_word_embeddings, head_dim = json.head_dim } = config;
   return {
     json: { ...json, rms_norm_eps, tie_word_embeddings, head_dim },
-    nameOf: familyOf(parsed).checkpointName,
+    nameOf: checkpointNames(parsed).checkpointName,
   };
 }
 

@@ -3,7 +3,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { createPlanner, GrpoTrainer, loadModel, type MaskedDiffusionModel, trainMaskedDiffusion } from '../lib';
-import { familyOf, NEW_FAMILIES } from '../lib/model/families';
+import { checkpointNames, NEW_FAMILIES } from '../lib/model/families';
 import { unusedTensors } from '../lib/model/tensors';
 import { random } from './checkpoints';
 import { type FixtureTensor, readTensors, temporaryFolder, writeTensors } from './helpers';
@@ -99,7 +99,7 @@ describe.each(NEW_FAMILIES)('%s', (family) => {
   });
 
   test('adapters as PEFT writes them change what a merge by hand changes; those that are saved load again', async () => {
-    const { checkpointName } = familyOf(model.config);
+    const { checkpointName } = checkpointNames(model.config);
     const next = random(7);
     const draw = (count: number) => Float32Array.from({ length: count }, () => (Math.floor(next() * 9) - 4) / 64);
     const modules = [0, 1].flatMap((layer) =>
@@ -211,7 +211,7 @@ describe.each(NEW_FAMILIES)('%s', (family) => {
   test('what it does not use is known; a block too many, or of another family, is refused by its tensors', async () => {
     const folder = await folderOf(family);
     const tensors = readTensors(path.join(folder, 'model.safetensors'));
-    const { checkpointName } = familyOf(model.config);
+    const { checkpointName } = checkpointNames(model.config);
     expect(unusedTensors(model.config, new Map(Object.entries({ ...tensors, other: null })), checkpointName)).toEqual([
       'other',
     ]);

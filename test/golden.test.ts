@@ -10,7 +10,7 @@ const { runGolden } = require('./golden/runner.cjs') as {
 
 const folder = path.join(__dirname, 'fixtures', 'golden');
 const cases = readdirSync(folder).filter((name) =>
-  /^(forward|gen|fastdllm|cached_attention|dparallel|d3llm|sft|planner_init|grpo|grad|adamw|rollout|dream|sdar|fastdllm2)_/.test(
+  /^(forward|gen|fastdllm|cached_attention|dparallel|d3llm|sft|planner_init|grpo|grad|adamw|rollout|dream|sdar|fastdllm2|lladamoe|llada2|llada21)_/.test(
     name,
   ),
 );

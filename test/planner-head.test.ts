@@ -10,6 +10,8 @@ const bases: [name: string, folder: () => string, options: Pick<LoadModelOptions
   ['dream', () => modelFolder('dream_gqa'), {}],
   ['sdar', () => modelFolder('sdar'), {}],
   ['fast-dllm-v2', () => modelFolder('fastdllm2'), { maskTokenId: 94 }],
+  ['llada2', () => modelFolder('llada2'), { maskTokenId: 97 }],
+  ['llada-moe', () => modelFolder('lladamoe'), { maskTokenId: 97 }],
 ];
 const IDS = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 const request = { ids: IDS, rowOffsets: [0, IDS.length] };

@@ -220,6 +220,8 @@ function ruleOf(sampler: SamplerObject, count: number, left: number, isReference
       return { type: sampler.remasking === 'random' ? 'random' : 'fixed', count };
     case 'dynamic':
       throw new Error('shares of a block are no rule of a step: test/block-diffusion.test.ts');
+    case 'editing':
+      throw new Error('edits of a block are no rule of a step: test/editing.test.ts');
     case 'd3llm':
       throw new Error('several blocks at once are no rule of a step: test/cache-decoding.test.ts');
   }

@@ -59,6 +59,7 @@ function settingOf(sampler: SamplerObject): number {
     case 'confidence':
     case 'entropy':
     case 'dynamic':
+    case 'editing':
     case 'd3llm':
       return sampler.threshold!;
     case 'factor':

@@ -7,7 +7,7 @@ import { defaultMaxTokens } from '../generation/prepare';
 import { CausalModel } from '../model/causal-model';
 import { attendedBlock, readConfigJson } from '../model/config';
 import { EITHER_KIND } from '../model/download-model';
-import { isDiffusion, namesOf } from '../model/families';
+import { checkpointNames, isDiffusion } from '../model/families';
 import { loadCausalModel } from '../model/load-causal-model';
 import { checkRunnable, type LoadModelOptions } from '../model/load-weights';
 import { resolveSource } from '../model/source';
@@ -197,7 +197,8 @@ export async function verifyModel(source: string, options: VerifyOptions = {}): 
     const problems: string[] = [];
     // A planner of its own folder is no part of these files.
     const own = load.planner === undefined ? config : { ...config, planner: null };
-    const unused = unusedTensors(own, entries, namesOf(config));
+    const { checkpointName, placesOf } = checkpointNames(config);
+    const unused = unusedTensors(own, entries, checkpointName, placesOf);
     if (unused.length > 0) problems.push(`${unused.length} tensors of the files are not used`);
     if (!(nats < chance)) problems.push(`the text is no likelier than chance: ${nats.toFixed(2)} nats per token`);
     for (const [i, completion] of completions.entries())

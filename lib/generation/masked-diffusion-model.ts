@@ -1,7 +1,7 @@
 // The public handle of a loaded model.
 import type { StoredDType } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
-import { Adapter, applyAdapter, readAdapter } from '../model/adapter';
+import { Adapter, applyAdapter, checkAdaptable, readAdapter } from '../model/adapter';
 import type { Answer, AnswerScore } from '../model/answer-score';
 import type { ModelConfig } from '../model/config';
 import { type ForwardOutput, type ForwardRequest, runForward } from '../model/forward';
@@ -10,7 +10,7 @@ import { savePlannerHead } from '../model/planner-head';
 import { decodeIds, encodePrompt } from '../model/prompt';
 import { type SaveOptions, saveModel } from '../model/save';
 import type { Tokenizer } from '../model/tokenizer';
-import { type ModelTrainer, type ModelTrainerOptions, openTrainer } from '../model/trainer';
+import { type ModelTrainer, type ModelTrainerOptions, openTrainer, resolveLora } from '../model/trainer';
 import { type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkList } from '../options';
 import { offsetsOf } from '../packing';
@@ -196,6 +196,7 @@ export class MaskedDiffusionModel {
    */
   async createTrainer(options: ModelTrainerOptions = {}): Promise<ModelTrainer> {
     this.#checkUsable();
+    if (options.lora) checkAdaptable(this.config, resolveLora(options.lora).targets);
     return openTrainer(this.#native, options);
   }
 

@@ -221,15 +221,27 @@ function promptRow(
 /** What of a sampler depends on the model and on the rows' blocks. */
 function checkSampler(
   { config, source }: GeneratingModel,
-  { sampler, blockLength }: DenoiseSettings,
+  { sampler, blockLength, cache }: DenoiseSettings,
   rows: readonly PreparedRow[],
 ): void {
   if (typeof sampler === 'function') return;
-  const { needsPlanner, checkBlocks } = definitionOf(sampler);
+  const { needsPlanner, checkBlocks, byBlocks } = definitionOf(sampler);
   if (needsPlanner && !config.planner)
     throw new DUltraError(
       'NO_PLANNER',
       `sampler: ${source} has no planner head; use { type: "confidence" } or another sampler`,
+    );
+  if (byBlocks && config.mask !== 'block-causal')
+    throw optionError(
+      RangeError,
+      'sampler.type',
+      `expected another than ${show(sampler.type)}, which is for models that attend by blocks: in this one every position sees all`,
+    );
+  if (byBlocks && cache.type !== 'none' && cache.type !== 'blocks')
+    throw optionError(
+      RangeError,
+      'cache.type',
+      `expected "blocks" or "none" with the sampler ${show(sampler.type)}, got ${show(cache.type)}`,
     );
   for (const { ids, begin } of rows) {
     const length = ids.length - begin;

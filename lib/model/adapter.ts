@@ -9,7 +9,7 @@ import type { NativeNamedTensor } from '../native';
 import { show } from '../text';
 import { type AdapterConfig, moduleName, parseAdapterConfig } from './adapter-config';
 import type { ModelConfig } from './config';
-import { familyOf } from './families';
+import { checkpointNames } from './families';
 import { fromBFloat16, fromFloat16 } from './halves';
 import { LORA_TARGETS, type LoraOptions, type ModelTrainer } from './trainer';
 
@@ -17,6 +17,25 @@ import { LORA_TARGETS, type LoraOptions, type ModelTrainer } from './trainer';
 const PREFIX = 'base_model.model.';
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
+
+/**
+ * Refuses adapters of projections that the checkpoint holds in one tensor with others (LLaDA2's queries, keys and
+ * values), which adapter files could not name. @throws RangeError
+ */
+export function checkAdaptable(config: ModelConfig, targets: readonly string[]): void {
+  const { checkpointName, placesOf } = checkpointNames(config);
+  const isShared = (target: string) => {
+    const tensor = `model.transformer.blocks.0.${target}.weight`;
+    return placesOf(tensor).some(({ name }) => name === checkpointName(tensor));
+  };
+  const shared = targets.filter(isShared);
+  if (shared.length > 0)
+    throw optionError(
+      RangeError,
+      'lora.targets',
+      `expected others than ${shared.join(', ')}, which the checkpoints of ${config.family} hold in one tensor: adapter files cannot name them`,
+    );
+}
 
 /**
  * Writes the adapters of a trainer, and what else it trains (the planner head), into `folder`.
@@ -34,7 +53,7 @@ export async function saveAdapter(
   const others = parameters
     .filter(({ name }) => !/\.lora_[AB]\.weight$/.test(name))
     .map(({ name }) => name.replace(/\.(weight|bias)$/, ''));
-  const { checkpointName } = familyOf(config);
+  const { checkpointName } = checkpointNames(config);
   const first = lora.targets.map((target) => moduleName(`model.transformer.blocks.0.${target}`, checkpointName));
   const at = first[0].search(/\.0\./);
   const escaped = (text: string) => text.replaceAll('.', '\\.');
@@ -145,7 +164,7 @@ export async function readAdapter(folder: string, model: ModelConfig): Promise<A
   const configFile = path.join(folder, CONFIG_FILE);
   const config = parseAdapterConfig(await readJsonObject(configFile), configFile, {
     nLayers: model.nLayers,
-    checkpointName: familyOf(model).checkpointName,
+    checkpointName: checkpointNames(model).checkpointName,
   });
   const file = path.join(folder, WEIGHTS_FILE);
   const { modules, modulesToSave } = config;

@@ -23,7 +23,7 @@ import { type GenerationFile, readGenerationFile, type TextEnds, withEndsOf } fr
 import { availableMemory } from './memory';
 import { readPlannerHead } from './planner-head';
 import { resolveSource } from './source';
-import { EMBEDDING, matchTensors } from './tensors';
+import { EMBEDDING, isHeldWide, matchTensors } from './tensors';
 
 /** Progress of {@link loadModel}. */
 export interface LoadProgress {
@@ -321,17 +321,23 @@ export async function loadWeights<Config extends NativeModelConfig & TextEnds, F
   const { file, json } = await readConfigJson(folder);
   const weights = await findSafetensors(folder);
   const entries = await readSafetensorsEntries(weights);
-  const { config: parsed, checkpointName } = await withPlanner(
+  const {
+    config: parsed,
+    checkpointName,
+    placesOf,
+  } = await withPlanner(
     kind.parse(json, file, entries, await hintsOf(folder, json, options)),
     { weights, entries, folder },
     options.planner,
   );
   const generation = await readGenerationFile(folder, { file, json });
   const config = withEndsOf(parsed, generation);
-  const tensors = matchTensors(config, entries, folder, checkpointName);
+  const tensors = matchTensors(config, entries, folder, checkpointName, placesOf);
   // Before the weights, which take longer.
   const files = await kind.readFiles(folder, config, generation);
-  const isNarrow = storage === 'BF16' || (storage === 'auto' && tensors.every(({ dtype }) => dtype === 'BF16'));
+  const isNarrow =
+    storage === 'BF16' ||
+    (storage === 'auto' && tensors.every((tensor) => isHeldWide(tensor) || tensor.dtype === 'BF16'));
   const native = await loadOn({ device, isa }, (on) => {
     if (on === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
     const arithmetic = compute ?? (on !== 'cpu' && isNarrow ? 'bfloat16' : 'float32');

@@ -9,8 +9,9 @@ import { syncFile, syncFolder, writeError, writeFileAtomic } from '../files/atom
 import { type TensorData, writeSafetensorsFrom } from '../files/safetensors';
 import { INDEX_FILE } from '../files/weight-files';
 import { checkChoice, checkKeys } from '../options';
+import { concatenate } from '../packing';
 import type { ModelConfig } from './config';
-import { familyOf } from './families';
+import { checkpointNames, familyOf } from './families';
 import { toBFloat16, toFloat16 } from './halves';
 import { expectedTensors } from './tensors';
 
@@ -47,6 +48,20 @@ export function toStored(values: Float32Array, dtype: keyof typeof DTYPES): Tens
   return dtype === 'bfloat16' ? toBFloat16(values) : toFloat16(values);
 }
 
+/** The checkpoint's tensors: the shape of each, and the tensors of the native table that it is made of, in order. */
+function storedTensors(config: ModelConfig): Map<string, { shape: number[]; parts: string[] }> {
+  const { checkpointName, placesOf } = checkpointNames(config);
+  const tensors = new Map<string, { shape: number[]; parts: string[] }>();
+  for (const [tensor, shape] of expectedTensors(config)) {
+    const name = checkpointName(tensor);
+    const place = placesOf(tensor).find((one) => one.name === name);
+    const stored = tensors.get(name);
+    if (stored) stored.parts.push(tensor);
+    else tensors.set(name, { shape: place?.shape ?? shape, parts: [tensor] });
+  }
+  return tensors;
+}
+
 /**
  * Writes a model into `folder`, which is made where it is missing. @throws DUltraError WRITE_FAILED, RangeError,
  * TypeError
@@ -64,10 +79,13 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
       `${folder} holds a checkpoint in several files (${INDEX_FILE}); expected a folder of its own`,
     );
   const family = familyOf(model.config);
-  const tensors = new Map([...expectedTensors(model.config)].map((entry) => [family.checkpointName(entry[0]), entry]));
-  const headers = [...tensors].map(([name, [, shape]]) => ({ name, dtype: DTYPES[dtype], shape }));
-  const produce = async (name: string): Promise<TensorData> =>
-    toStored(await model.weights(tensors.get(name)![0]), dtype);
+  const tensors = storedTensors(model.config);
+  const headers = [...tensors].map(([name, { shape }]) => ({ name, dtype: DTYPES[dtype], shape }));
+  const produce = async (name: string): Promise<TensorData> => {
+    const parts: Float32Array[] = [];
+    for (const part of tensors.get(name)!.parts) parts.push(await model.weights(part));
+    return toStored(parts.length === 1 ? parts[0] : concatenate(parts, Float32Array), dtype);
+  };
   try {
     await mkdir(folder, { recursive: true });
     await writeSafetensorsFrom(path.join(folder, 'model.safetensors'), headers, produce, { format: 'pt' });

@@ -1,8 +1,10 @@
 // Matches a checkpoint's tensors with those that the model needs.
+import { DTYPE_BYTES } from '../dtypes';
 import { DUltraError } from '../errors';
 import type { TensorEntry } from '../files/safetensors';
 import { type NativeModelConfig, type NativeTensorRef, native } from '../native';
 import { show } from '../text';
+import type { TensorPlace } from './families';
 
 /** The embedding table, which is also the output head where weights are tied. */
 export const EMBEDDING = 'model.transformer.wte.weight';
@@ -16,6 +18,10 @@ export function expectedTensors(config: NativeModelConfig): Map<string, number[]
   );
 }
 
+/** Whether a tensor of the native table is held in fp32 whatever it is stored in: vectors, and routers of experts. */
+export const isHeldWide = ({ name, shape }: { name: string; shape: readonly number[] }): boolean =>
+  shape.length === 1 || name.endsWith('.router.weight');
+
 const NAMED = 5;
 
 /** What a block computes from its config alone, and some checkpoints store nevertheless. */
@@ -25,13 +31,22 @@ const BUFFERS = /(^|\.)(rotary_emb|inv_freq|masked_bias|attn\.bias)(\.|$)/;
 const named = (names: readonly string[]): string =>
   `${names.slice(0, NAMED).join(', ')}${names.length > NAMED ? ` and ${names.length - NAMED} more` : ''}`;
 
-/** Tensors of a checkpoint that a model of this config does not use. @param checkpointName as of {@link matchTensors} */
+/**
+ * Tensors of a checkpoint that a model of this config does not use.
+ * @param checkpointName as of {@link matchTensors} @param placesOf likewise
+ */
 export function unusedTensors(
   config: NativeModelConfig,
   entries: { keys(): Iterable<string> },
   checkpointName: (tensor: string) => string,
+  placesOf: (tensor: string) => TensorPlace[] = () => [],
 ): string[] {
-  const used = new Set([...expectedTensors(config).keys()].map(checkpointName));
+  const used = new Set(
+    [...expectedTensors(config).keys()].flatMap((name) => [
+      checkpointName(name),
+      ...placesOf(name).map((place) => place.name),
+    ]),
+  );
   return [...entries.keys()].filter((name) => !used.has(name));
 }
 
@@ -41,9 +56,10 @@ function checkBlocks(
   entries: Map<string, TensorEntry>,
   source: string,
   checkpointName: (tensor: string) => string,
+  placesOf: (tensor: string) => TensorPlace[],
 ): void {
   const [blocks] = checkpointName('model.transformer.blocks.0.attn_norm.weight').split('.0.');
-  const extra = unusedTensors(config, entries, checkpointName).filter(
+  const extra = unusedTensors(config, entries, checkpointName, placesOf).filter(
     (name) => name.startsWith(`${blocks}.`) && !BUFFERS.test(name),
   );
   if (extra.length > 0)
@@ -53,9 +69,17 @@ function checkBlocks(
     );
 }
 
+/** Bytes of a tensor of the native table in the checkpoint's tensor that holds it. */
+function rangeOf(entry: TensorEntry, { shape: whole, row }: TensorPlace, shape: readonly number[], size: number) {
+  if (whole === shape) return { begin: entry.begin, end: entry.end };
+  const begin = entry.begin + row * (shape.length > 1 ? shape.at(-1)! : 1) * size;
+  return { begin, end: begin + shape.reduce((product, n) => product * n, size) };
+}
+
 /**
  * Picks what the model needs out of a checkpoint's tensors.
  * @param checkpointName the checkpoint's name of a tensor of the native table
+ * @param placesOf tensors of the checkpoint that may hold one of the native table among others
  * @throws DUltraError BAD_CHECKPOINT for missing tensors, for those of blocks that are not used, wrong shapes, or types
  * that are not F32, BF16 or F16.
  */
@@ -64,6 +88,7 @@ export function matchTensors(
   entries: Map<string, TensorEntry>,
   source: string,
   checkpointName: (tensor: string) => string,
+  placesOf: (tensor: string) => TensorPlace[] = () => [],
 ): NativeTensorRef[] {
   // Checked first: a huge layer count must not build a huge name table.
   const layers = config.nLayers + (config.planner?.numLayers ?? 0);
@@ -72,29 +97,38 @@ export function matchTensors(
       'BAD_CHECKPOINT',
       `${source}: its config has ${layers} layers, its files only ${entries.size} tensors`,
     );
+  // Without it nothing is named as it should be, and shapes that differ would say less.
+  const table = checkpointName(EMBEDDING);
+  if (!entries.has(table))
+    throw new DUltraError(
+      'BAD_CHECKPOINT',
+      `${source}: missing tensors ${table} and others of a model of this model_type; the files hold ` +
+        `${[...entries.keys()].slice(0, NAMED).join(', ')}: of another family?`,
+    );
   const refs: NativeTensorRef[] = [];
-  const missing: string[] = [];
+  const missing = new Set<string>();
   for (const [name, shape] of expectedTensors(config)) {
-    const inFile = checkpointName(name);
-    const entry = entries.get(inFile);
+    const own = checkpointName(name);
+    const place = placesOf(name).find((one) => entries.has(one.name)) ?? { name: own, shape, row: 0 };
+    const entry = entries.get(place.name);
     if (!entry) {
-      missing.push(inFile);
+      missing.add(own);
       continue;
     }
-    const where = `${entry.path}: tensor ${inFile}`;
-    if (entry.shape.length !== shape.length || entry.shape.some((n, i) => n !== shape[i]))
+    const where = `${entry.path}: tensor ${place.name}`;
+    if (entry.shape.length !== place.shape.length || entry.shape.some((n, i) => n !== place.shape[i]))
       throw new DUltraError(
         'BAD_CHECKPOINT',
-        `${where}: expected shape [${shape.join(', ')}], got [${entry.shape.join(', ')}]`,
+        `${where}: expected shape [${place.shape.join(', ')}], got [${entry.shape.join(', ')}]`,
       );
     const { dtype } = entry;
     if (dtype !== 'F32' && dtype !== 'BF16' && dtype !== 'F16')
       throw new DUltraError('BAD_CHECKPOINT', `${where}: expected F32, BF16 or F16, got ${show(dtype)}`);
-    refs.push({ name, file: entry.file, dtype, shape, begin: entry.begin, end: entry.end });
+    refs.push({ name, file: entry.file, dtype, shape, ...rangeOf(entry, place, shape, DTYPE_BYTES[dtype]) });
   }
-  if (missing.length > 0) {
-    throw new DUltraError('BAD_CHECKPOINT', `${source}: missing tensors ${named(missing)}`);
+  if (missing.size > 0) {
+    throw new DUltraError('BAD_CHECKPOINT', `${source}: missing tensors ${named([...missing])}`);
   }
-  checkBlocks(config, entries, source, checkpointName);
+  checkBlocks(config, entries, source, checkpointName, placesOf);
   return refs;
 }

@@ -13,6 +13,29 @@ export type NativeRopeScaling =
       originalMaxPositionEmbeddings: number;
     };
 
+/** Blocks whose MLP is a mixture of experts: a router chooses some MLPs for each token and weighs their outputs. */
+export interface NativeExperts {
+  /** Experts of a block, and how many of them a token takes. */
+  count: number;
+  perToken: number;
+  /** Width of an expert, and of the MLP beside them that every token takes (0: none). */
+  hiddenSize: number;
+  sharedHiddenSize: number;
+  /** What the router's numbers become: their softmax over all experts, or the sigmoid of each. */
+  scores: 'softmax' | 'sigmoid';
+  /** Weights of the chosen experts are divided by their sum. */
+  normalize: boolean;
+  /** All weights are multiplied with it. */
+  scale: number;
+  /** A bias is added to the scores for the choice alone, or counts in the weights too. null: there is none. */
+  bias: 'choice' | 'weight' | null;
+  /** Groups of consecutive experts, and of how many of them a token's experts come. 1: no groups. */
+  groups: number;
+  groupsPerToken: number;
+  /** (nLayers) Blocks that have experts; the others have an MLP of `mlpHiddenSize`. */
+  layers: boolean[];
+}
+
 /** The part of a model's config.json that decides shapes and arithmetic. */
 export interface NativeModelConfig {
   /** Hidden width C. */
@@ -21,6 +44,10 @@ export interface NativeModelConfig {
   nKvHeads: number;
   nLayers: number;
   mlpHiddenSize: number;
+  /** Blocks that have experts in place of their MLP. Default null: none. */
+  experts?: NativeExperts | null;
+  /** Queries, keys and values are clamped to this magnitude before the rotary embedding. Default: not. */
+  clipQkv?: number;
   /** How a block's MLP is made. Default "swiglu": down(silu(gate(x)) * up(x)). */
   mlp?: 'swiglu';
   /** Rows of the embedding table and of the output head. */
@@ -91,6 +118,8 @@ export interface NativeModelInfo {
   isa: string;
   threads: number;
   parameters: number;
+  /** Of them those that a token passes: in a mixture of experts without the experts that it does not take. */
+  activeParameters: number;
   plannerParameters: number;
   weightBytes: number;
 }
@@ -255,6 +284,8 @@ export interface NativeMemoryRequest {
 /** Numbers of parameters, and bytes of everything else. */
 export interface NativeMemoryPlan {
   parameters: number;
+  /** That a token passes. */
+  active: number;
   trainable: number;
   weights: number;
   masters: number;

@@ -45,7 +45,7 @@ export interface DenoiseRow {
   timestep: number;
   /** In-row positions that the pass computed; all of them without a cache. */
   computed: Int32Array;
-  /** In-row indices of the candidates. */
+  /** In-row indices of the candidates: masks, and with the sampler editing decided tokens of their block. */
   positions: Int32Array;
   /** The token drawn for each candidate; at temperature 0 the most probable one. */
   tokens: Int32Array;
@@ -61,7 +61,7 @@ export interface DenoiseRow {
   probabilities: Float32Array;
   /** Each candidate's part of the step's log-likelihood (planner samplers), else 0. */
   logLikelihoods: Float32Array;
-  /** 1 where the candidate was unmasked. */
+  /** 1 where the candidate was unmasked; with the sampler editing, also where a decided token became another. */
   selected: Uint8Array;
   /**
    * The sampler selected nothing (d3llm: nothing in the first active block) and one position was unmasked nevertheless.

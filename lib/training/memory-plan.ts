@@ -10,6 +10,7 @@ import { readConfigJson, storedDtype } from '../model/config';
 import { type ParsedCheckpoint, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../model/families';
 import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
+import { isHeldWide } from '../model/tensors';
 import { resolveTrainerOptions } from '../model/trainer';
 import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
 import { checkKeys } from '../options';
@@ -37,8 +38,9 @@ export interface MemoryItem {
 /** What a run will take, as {@link planMemory} reckons it. */
 export interface MemoryPlan {
   device: string;
-  /** Of the model, and those of them that train. */
+  /** Of the model, those of them that a token passes (fewer in a mixture of experts), and those that train. */
   parameters: number;
+  activeParameters: number;
   trainable: number;
   items: MemoryItem[];
   bytes: number;
@@ -250,12 +252,14 @@ export async function planMemory(
   const { dtype = 'auto', compute } = options;
   const { device, available } = deviceOf(options.device ?? 'auto');
   const { config: shape, storageOf, source } = await shapeOf(config, stage);
-  const storage = native()
-    .tensors(shape)
-    .map(({ name }) => (compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? storageOf(name) : DTYPES[dtype]));
+  const table = native().tensors(shape);
+  const storage = table.map(({ name }) =>
+    compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? storageOf(name) : DTYPES[dtype],
+  );
   const isCuda = device !== 'cpu';
   // As loadModel chooses: a GPU multiplies weights in bf16 that are stored in bf16.
-  const isNarrow = isCuda && compute !== 'float32' && storage.every((type) => type === 'BF16');
+  const isNarrow =
+    isCuda && compute !== 'float32' && table.every((tensor, i) => isHeldWide(tensor) || storage[i] === 'BF16');
   const { activationCheckpointing, lora, momentDtype } = config;
   const tokens = config.tokenBudget ?? 8192;
   const plan = native().planMemory({
@@ -273,13 +277,14 @@ export async function planMemory(
     }),
     tokens,
   });
-  const { parameters, trainable } = plan;
+  const { parameters, active: activeParameters, trainable } = plan;
+  const passed = activeParameters < parameters ? ` (${activeParameters.toLocaleString('en')} of them active)` : '';
   const stored = isNarrow ? 'bf16' : 'the type that they are held in';
   const items: MemoryItem[] = [
     {
       name: 'weights',
       bytes: plan.weights,
-      detail: `${parameters.toLocaleString('en')} parameters of ${source}, matrices in ${stored}`,
+      detail: `${parameters.toLocaleString('en')} parameters${passed} of ${source}, matrices in ${stored}`,
     },
     ...ofTraining(plan, config, tokens, isNarrow, isCuda),
     cacheMemory(stage, config, shape, isNarrow),
@@ -287,5 +292,5 @@ export async function planMemory(
   ];
   const bytes = items.reduce((sum, item) => sum + item.bytes, 0);
   const fits = available === null ? null : bytes <= available;
-  return { device, parameters, trainable, items, bytes, available, fits };
+  return { device, parameters, activeParameters, trainable, items, bytes, available, fits };
 }

@@ -53,6 +53,38 @@ Rope get_rope(const Napi::Object& object, int head_dim) {
   return rope;
 }
 
+ExpertsConfig read_experts(const Napi::Object& object, int layers) {
+  ExpertsConfig experts;
+  experts.count = int(get_integer(object, "count", 2, kMostExperts));
+  experts.per_token = int(get_integer(object, "perToken", 1, experts.count));
+  experts.hidden = get_integer(object, "hiddenSize", 1, 1 << 24);
+  experts.shared_hidden = get_integer(object, "sharedHiddenSize", 0, 1 << 24);
+  const std::string scores = get_string(object, "scores");
+  if (scores != "softmax" && scores != "sigmoid")
+    type_error(object.Env(), "experts.scores", "\"softmax\" or \"sigmoid\", got \"" + scores + "\"");
+  experts.sigmoid = scores == "sigmoid";
+  experts.normalise = get_bool(object, "normalize");
+  experts.scale = float(get_number(object, "scale"));
+  if (!absent(object.Get("bias"))) {
+    const std::string bias = get_string(object, "bias");
+    if (bias != "choice" && bias != "weight")
+      type_error(object.Env(), "experts.bias", "\"choice\", \"weight\" or null, got \"" + bias + "\"");
+    experts.bias = bias == "choice" ? ExpertBias::kChoice : ExpertBias::kWeight;
+  }
+  experts.groups = int(get_integer(object, "groups", 1, experts.count));
+  experts.groups_kept = int(get_integer(object, "groupsPerToken", 1, experts.groups));
+  check_argument(experts.groups == 1 || (experts.count % experts.groups == 0 && experts.count / experts.groups >= 2),
+                 "config: experts.groups must divide experts.count into groups of at least two");
+  check_argument(experts.per_token <= experts.count / experts.groups * experts.groups_kept,
+                 "config: experts.perToken must be at most the experts of groupsPerToken groups");
+  const Napi::Value flags = object.Get("layers");
+  if (!flags.IsArray()) type_error(object.Env(), "experts.layers", "an array of booleans");
+  const auto list = flags.As<Napi::Array>();
+  check_argument(int64_t(list.Length()) == layers, "config: experts.layers must have nLayers entries");
+  for (uint32_t i = 0; i < list.Length(); ++i) experts.layers.push_back(list.Get(i).ToBoolean());
+  return experts;
+}
+
 PlannerConfig read_planner(const Napi::Object& object) {
   PlannerConfig planner;
   planner.present = true;
@@ -81,6 +113,12 @@ ModelConfig read_config(const Napi::Object& object) {
   config.mlp_bias = optional_bool(object, "mlpBias");
   config.head_bias = optional_bool(object, "headBias");
   config.mlp = get_mlp(object);
+  if (const Napi::Value experts = object.Get("experts"); !absent(experts))
+    config.experts = read_experts(to_object(experts, "experts"), config.layers);
+  if (!absent(object.Get("clipQkv"))) {
+    config.clip_qkv = float(get_number(object, "clipQkv"));
+    check_argument(config.clip_qkv > 0, "config: clipQkv must be above 0");
+  }
   config.qk_norm = optional_bool(object, "qkNorm");
   config.shift_logits = optional_bool(object, "shiftLogits");
   config.mask = get_mask(object);
@@ -142,6 +180,7 @@ Napi::Value memory_plan(const Napi::CallbackInfo& info) {
   const MemoryPlan plan = guarded(env, [&] { return plan_memory(read_memory_request(to_object(info[0], "request"))); });
   Napi::Object out = Napi::Object::New(env);
   out.Set("parameters", double(plan.parameters));
+  out.Set("active", double(plan.active));
   out.Set("trainable", double(plan.trainable));
   out.Set("weights", double(plan.weights));
   out.Set("masters", double(plan.masters));

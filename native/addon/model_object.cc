@@ -107,6 +107,7 @@ Napi::Value ModelObject::info(const Napi::CallbackInfo& info) {
   out.Set("isa", held->backend().isa());
   out.Set("threads", threads_);
   out.Set("parameters", double(weights.parameters()));
+  out.Set("activeParameters", double(weights.parameters() - idle_parameters(held->config())));
   out.Set("plannerParameters", double(weights.planner_parameters()));
   out.Set("weightBytes", double(weights.bytes()));
   return out;

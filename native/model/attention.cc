@@ -61,6 +61,7 @@ void attention_forward(const ForwardContext& context, const AttentionWeights& we
     backend.head_norm_forward(kv, 2 * kv_width, tape ? tape->plain_k : nullptr, weights.k_norm.as(), n, config.kv_heads,
                               config.head_dim, config.rms_norm_eps);
   }
+  if (config.clip_qkv > 0) backend.clamp_forward(kv, n * 2 * kv_width, config.clip_qkv);
   if (context.cache) {
     const KvPass& pass = *context.cache;
     backend.rope_store_forward(pass.cache().layer(layer), pass.slots().data(), kv, tokens.positions(), n,
@@ -77,6 +78,7 @@ void attention_forward(const ForwardContext& context, const AttentionWeights& we
     backend.head_norm_forward(q, q_width, tape ? tape->plain_q : nullptr, weights.q_norm.as(), m, config.heads,
                               config.head_dim, config.rms_norm_eps);
   }
+  if (config.clip_qkv > 0) backend.clamp_forward(q, m * q_width, config.clip_qkv);
   backend.rope_forward(q, q_width, tokens.query_positions(), m, config.heads, config.head_dim, config.rope);
   trace(context, "q", layer, q, m, q_width);
 

@@ -39,27 +39,42 @@ void block_forward(const ForwardContext& context, const BlockWeights& weights, c
   else
     backend.rmsnorm_copy_forward(normed_h, out, h, nullptr, weights.mlp_norm.as(), m, c, eps);
   trace(context, "mlp_norm", layer, normed_h, m, c);
-  mlp_forward(context, weights.mlp, out, normed_h, m, tape ? &tape->mlp : nullptr);
+  if (weights.experts)
+    experts_forward(context, weights.experts, layer, out, normed_h, m, tape ? &tape->experts : nullptr);
+  else
+    mlp_forward(context, weights.mlp, out, normed_h, m, tape ? &tape->mlp : nullptr);
   trace(context, "block_output", layer, out, m, c);
 }
 
+namespace {
+
+// Of the MLP of the larger kind of blocks, for each token.
+size_t mlp_tape_bytes(const ModelConfig& config, size_t activation) {
+  return config.has_experts() ? experts_tape_bytes(config, activation) : activation * size_t(3 * config.mlp_hidden);
+}
+
+}  // namespace
+
 // x and h in fp32 with the sums of attention; normed, normed_h, kv, q, attention, gate_up and product.
 size_t block_tape_bytes(const ModelConfig& config, int64_t n, size_t activation) {
-  const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width(), f = config.mlp_hidden;
+  const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width();
   const int64_t plain = config.qk_norm ? q + kv : 0;  // queries and keys before their norms
-  return size_t(n) * (activation * size_t(2 * c + 2 * q + 2 * kv + plain + 3 * f) + 4 * size_t(2 * c + config.heads));
+  return size_t(n) * (activation * size_t(2 * c + 2 * q + 2 * kv + plain) + mlp_tape_bytes(config, activation) +
+                      4 * size_t(2 * c + config.heads));
 }
 
 size_t block_forward_bytes(const ModelConfig& config, int64_t n, size_t activation) {
   const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width();
-  return activation * size_t(n * (c + 2 * q + 2 * kv) + std::min(n, kMlpRows) * 3 * config.mlp_hidden) +
-         4 * size_t(n * c);
+  return activation * size_t(n * (c + 2 * q + 2 * kv)) +
+         size_t(std::min(n, kMlpRows)) * mlp_tape_bytes(config, activation) + 4 * size_t(n * c);
 }
 
 // dproduct and dnormed in fp32; dgate_up, dattention, dq and dkv.
 size_t block_backward_bytes(const ModelConfig& config, int64_t n, size_t activation) {
   const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width(), f = config.mlp_hidden;
-  return size_t(n) * (4 * size_t(f + 2 * c) + activation * size_t(2 * f + 2 * q + 2 * kv));
+  const size_t mlp =
+      config.has_experts() ? experts_backward_bytes(config, activation) : 4 * size_t(f) + activation * size_t(2 * f);
+  return size_t(n) * (mlp + 4 * size_t(2 * c) + activation * size_t(2 * q + 2 * kv));
 }
 
 namespace {
@@ -88,7 +103,10 @@ void block_backward(const BackwardContext& context, const BlockWeights& weights,
   const BlockTape tape = kept.normed ? kept : recompute(context, weights, tokens, layer, kept);
 
   float* dnormed = context.workspace.get(kDNormed, std::max(n, m) * c);
-  mlp_backward(context, weights.mlp, dnormed, dout, tape.normed_h, m, tape.mlp);
+  if (weights.experts)
+    experts_backward(context, weights.experts, dnormed, dout, tape.normed_h, m, tape.experts);
+  else
+    mlp_backward(context, weights.mlp, dnormed, dout, tape.normed_h, m, tape.mlp);
   float* dh = dout;  // the residual: out = h + ...
   backend.rmsnorm_backward(dh, gradient_of(parameters, weights.mlp_norm), dnormed, tape.h, weights.mlp_norm.as(), m, c,
                            eps);

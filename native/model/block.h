@@ -2,14 +2,15 @@
 // planner head are made of it.
 #pragma once
 #include "model/attention.h"
-#include "model/mlp.h"
+#include "model/experts.h"
 
 namespace dultra {
 
 struct BlockWeights {
   Buffer attn_norm, mlp_norm;  // (C)
   AttentionWeights attention;
-  MlpWeights mlp;
+  MlpWeights mlp;  // empty where there are experts
+  ExpertsWeights experts;
 };
 
 // Activations that backward reads. With ForwardContext::inputs_only, x alone.
@@ -21,6 +22,7 @@ struct BlockTape {
   Array normed_h;        // (M, C)
   AttentionTape attention;
   MlpTape mlp;
+  ExpertsTape experts;
 };
 
 // out (M, C): the block's output. Without a subset, M = N and out may be x itself, but not with a tape: x must then

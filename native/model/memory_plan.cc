@@ -21,6 +21,7 @@ bool is_split(const MemoryRequest& request, const TensorSpec& spec, DType storag
 // Weights::bytes. Vectors are fp32; a tied table is held once more as the output head.
 size_t weight_bytes(const MemoryRequest& request, const TensorSpec& spec, DType storage) {
   if (!is_matrix(spec)) return size_t(spec.elements()) * 4;
+  if (spec.role == TensorRole::kRouter) storage = DType::kF32;
   const bool twice = spec.role == TensorRole::kEmbedding && request.config.weight_tying;
   return size_t(spec.elements()) * dtype_size(storage) * (twice ? 2 : 1);
 }
@@ -46,6 +47,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
   const TrainerOptions& trainer = request.trainer;
   const std::vector<TensorSpec> table = tensor_table(config);
   check_argument(request.storage.size() == table.size(), "storage: expected one type for each tensor");
+  check_trainable(config, trainer);
   const bool lora = trainer.lora.rank > 0, base_trains = !trainer.freeze_base || lora;
   MemoryPlan plan;
   for (size_t i = 0; i < table.size(); ++i) {
@@ -58,6 +60,8 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     if (lora && is_adapter_target(spec.name, spec.planner, trainer.lora.targets))
       add_adapter(plan, request, spec, split);
   }
+
+  plan.active = plan.parameters - idle_parameters(config);
 
   const int64_t n = request.tokens, c = config.hidden, v = config.embedding_size;
   const size_t activation = request.on_device && request.compute == Compute::kBF16 ? 2 : 4;

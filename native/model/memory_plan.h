@@ -19,7 +19,7 @@ struct MemoryRequest {
 
 // Bytes, and numbers of parameters.
 struct MemoryPlan {
-  int64_t parameters = 0, trainable = 0;
+  int64_t parameters = 0, active = 0, trainable = 0;  // active: that a token passes
   size_t weights = 0, masters = 0, gradients = 0, moments = 0;
   size_t activations = 0;  // what backward reads
   size_t scratch = 0;      // of one block forward and backward, and of logits

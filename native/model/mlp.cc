@@ -6,7 +6,7 @@ namespace dultra {
 
 void mlp_forward(const ForwardContext& context, const MlpWeights& weights, float* out, ConstArray normed, int64_t m,
                  MlpTape* tape) {
-  const int64_t c = context.config.hidden, f = context.config.mlp_hidden;
+  const int64_t c = context.config.hidden, f = weights.down.inputs();
   const int64_t rows = std::min(m, kMlpRows), kept_rows = tape ? m : rows;
   Array gate_up = context.activation(kGateUp, kept_rows * 2 * f, tape ? &tape->gate_up : nullptr);
   Array product = context.activation(kMlp, kept_rows * f, tape ? &tape->product : nullptr);
@@ -24,7 +24,7 @@ void mlp_forward(const ForwardContext& context, const MlpWeights& weights, float
 
 void mlp_backward(const BackwardContext& context, const MlpWeights& weights, float* dnormed, const float* dout,
                   ConstArray normed, int64_t m, const MlpTape& tape) {
-  const int64_t f = context.config().mlp_hidden;
+  const int64_t f = weights.down.inputs();
   float* dproduct = context.workspace.get(kDMlp, m * f);
   linear_backward(context, weights.down, dproduct, dout, tape.product, m);
   const Array dgate_up = context.workspace.activations(kDGateUp, m * 2 * f);

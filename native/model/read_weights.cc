@@ -24,7 +24,8 @@ class Reader {
         progress_(progress),
         table_(tensor_table(config)) {
     if (progress_) progress_->total = checkpoint.bytes();
-    for (const TensorSpec& spec : table_) by_role_[{spec.role, spec.bias, spec.planner, spec.layer}] = &spec;
+    for (const TensorSpec& spec : table_)
+      by_role_[{spec.role, spec.bias, spec.planner, spec.layer, spec.expert}] = &spec;
   }
 
   int64_t parameters = 0;
@@ -33,6 +34,7 @@ class Reader {
   // Which of the table's tensors the roles stand for.
   bool planner = false;
   int layer = -1;
+  int expert = -1;
 
   // A matrix stacked from the tensors of `roles`, and its bias where the table has one. `count`: false where the
   // tensor was counted already.
@@ -45,6 +47,22 @@ class Reader {
     }
     matrix(into, weights, count);
     if (!biases.empty()) vector(into.bias, biases);
+  }
+  // In fp32, whatever the products of others are computed in.
+  void wide_linear(Linear& into, TensorRole role) {
+    const TensorSpec& spec = get(role);
+    matrix(into, {{&spec, 0, spec.shape[0]}}, true, 1, true);
+  }
+  // The matrices of all experts, each stacked from the tensors of `roles`.
+  void expert_linear(Linear& into, const std::vector<TensorRole>& roles, int experts) {
+    std::vector<Part> parts;
+    for (expert = 0; expert < experts; ++expert)
+      for (TensorRole role : roles) {
+        const TensorSpec& spec = get(role);
+        parts.push_back({&spec, 0, spec.shape[0]});
+      }
+    expert = -1;
+    matrix(into, parts, true, experts);
   }
   // Rows [first, first + rows) of a role's matrix and bias, with `offset` added to the bias.
   void linear_rows(Linear& into, TensorRole role, int64_t first, int64_t rows, float offset) {
@@ -101,7 +119,7 @@ class Reader {
   };
 
   const TensorSpec* find(TensorRole role, bool bias) const {
-    const auto found = by_role_.find({role, bias, planner, layer});
+    const auto found = by_role_.find({role, bias, planner, layer, expert});
     return found == by_role_.end() ? nullptr : found->second;
   }
   const TensorSpec& get(TensorRole role, bool bias = false) const {
@@ -110,7 +128,7 @@ class Reader {
     return *spec;
   }
 
-  void matrix(Linear& into, const std::vector<Part>& stacked, bool count) {
+  void matrix(Linear& into, const std::vector<Part>& stacked, bool count, int experts = 1, bool wide = false) {
     check_cancelled(cancel_);
     std::vector<MatrixPart> parts;
     std::vector<Checkpoint::Tensor> tensors;
@@ -130,8 +148,12 @@ class Reader {
       location.at = row;
       row += part.rows;
     }
-    if (backend_.compute() == Compute::kBF16) storage = DType::kBF16;
-    into.matrix = backend_.make_matrix(parts, cols, storage);
+    if (wide)
+      storage = DType::kF32;
+    else if (backend_.compute() == Compute::kBF16)
+      storage = DType::kBF16;
+    into.matrix = experts > 1 ? backend_.make_expert_matrix(parts, cols, storage, experts)
+                              : backend_.make_matrix(parts, cols, storage);
     bytes += into.matrix->bytes();
     for (size_t i = 0; i < stacked.size(); ++i) {
       if (count) advance(stacked[i].rows * cols, parts[i].dtype);
@@ -214,8 +236,13 @@ class Reader {
   const std::atomic<bool>* cancel_;
   LoadProgress* const progress_;
   const std::vector<TensorSpec> table_;
-  std::map<std::tuple<TensorRole, bool, bool, int>, const TensorSpec*> by_role_;
+  std::map<std::tuple<TensorRole, bool, bool, int, int>, const TensorSpec*> by_role_;
 };
+
+void read_mlp(Reader& reader, MlpWeights& mlp) {
+  reader.linear(mlp.gate_up, {TensorRole::kGate, TensorRole::kUp});
+  reader.linear(mlp.down, {TensorRole::kDown});
+}
 
 void read_block(Reader& reader, const ModelConfig& config, BlockWeights& block) {
   reader.vector(block.attn_norm, TensorRole::kAttnNorm);
@@ -227,8 +254,13 @@ void read_block(Reader& reader, const ModelConfig& config, BlockWeights& block) 
   reader.linear(block.attention.q, {TensorRole::kQ});
   reader.linear(block.attention.kv, {TensorRole::kK, TensorRole::kV});
   reader.linear(block.attention.out, {TensorRole::kAttnOut});
-  reader.linear(block.mlp.gate_up, {TensorRole::kGate, TensorRole::kUp});
-  reader.linear(block.mlp.down, {TensorRole::kDown});
+  if (reader.planner || !config.has_experts(reader.layer)) return read_mlp(reader, block.mlp);
+  ExpertsWeights& experts = block.experts;
+  reader.wide_linear(experts.router, TensorRole::kRouter);
+  if (config.experts.bias != ExpertBias::kNone) reader.vector(experts.bias, TensorRole::kRouterBias, true);
+  reader.expert_linear(experts.gate_up, {TensorRole::kExpertGate, TensorRole::kExpertUp}, config.experts.count);
+  reader.expert_linear(experts.down, {TensorRole::kExpertDown}, config.experts.count);
+  if (config.experts.shared_hidden > 0) read_mlp(reader, experts.shared);
 }
 
 void read_blocks(Reader& reader, const ModelConfig& config, std::vector<BlockWeights>& blocks, int layers) {

@@ -1,5 +1,6 @@
 #include "model/tensors.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace dultra {
@@ -17,20 +18,27 @@ class Table {
   std::vector<TensorSpec> specs;
   bool planner = false;  // what follows belongs to the planner head
   int layer = -1;        // and to this block
+  int expert = -1;       // and to this expert of it
 
   void add(const std::string& module, TensorRole role, std::vector<int64_t> shape, bool bias = false) {
-    specs.push_back({module + (bias ? ".bias" : ".weight"), std::move(shape), role, bias, planner, layer});
+    specs.push_back({module + (bias ? ".bias" : ".weight"), std::move(shape), role, bias, planner, layer, expert});
   }
 
   void block(const std::string& prefix, const ModelConfig& config) {
-    const int64_t c = config.hidden, f = config.mlp_hidden, q = config.q_width(), kv = config.kv_width();
+    const int64_t c = config.hidden, q = config.q_width(), kv = config.kv_width();
+    const bool has_experts = !planner && config.has_experts(layer);
+    // Of the MLP that every token takes.
+    const int64_t f = has_experts ? config.experts.shared_hidden : config.mlp_hidden;
     add(prefix + "q_proj", TensorRole::kQ, {q, c});
     add(prefix + "k_proj", TensorRole::kK, {kv, c});
     add(prefix + "v_proj", TensorRole::kV, {kv, c});
     add(prefix + "attn_out", TensorRole::kAttnOut, {c, q});
-    add(prefix + "ff_proj", TensorRole::kGate, {f, c});
-    add(prefix + "up_proj", TensorRole::kUp, {f, c});
-    add(prefix + "ff_out", TensorRole::kDown, {c, f});
+    if (f > 0) {
+      add(prefix + "ff_proj", TensorRole::kGate, {f, c});
+      add(prefix + "up_proj", TensorRole::kUp, {f, c});
+      add(prefix + "ff_out", TensorRole::kDown, {c, f});
+    }
+    if (has_experts) experts(prefix, config);
     add(prefix + "attn_norm", TensorRole::kAttnNorm, {c});
     add(prefix + "ff_norm", TensorRole::kMlpNorm, {c});
     if (config.qk_norm) {
@@ -43,11 +51,24 @@ class Table {
       add(prefix + "v_proj", TensorRole::kV, {kv}, true);
     }
     if (config.attn_out_bias) add(prefix + "attn_out", TensorRole::kAttnOut, {c}, true);
-    if (config.mlp_bias) {
+    if (config.mlp_bias && f > 0) {
       add(prefix + "ff_proj", TensorRole::kGate, {f}, true);
       add(prefix + "up_proj", TensorRole::kUp, {f}, true);
       add(prefix + "ff_out", TensorRole::kDown, {c}, true);
     }
+  }
+
+  void experts(const std::string& prefix, const ModelConfig& config) {
+    const int64_t c = config.hidden, e = config.experts.count, f = config.experts.hidden;
+    add(prefix + "router", TensorRole::kRouter, {e, c});
+    if (config.experts.bias != ExpertBias::kNone) add(prefix + "router", TensorRole::kRouterBias, {e}, true);
+    for (expert = 0; expert < e; ++expert) {
+      const std::string own = prefix + "experts." + std::to_string(expert) + ".";
+      add(own + "ff_proj", TensorRole::kExpertGate, {f, c});
+      add(own + "up_proj", TensorRole::kExpertUp, {f, c});
+      add(own + "ff_out", TensorRole::kExpertDown, {c, f});
+    }
+    expert = -1;
   }
 
   void planner_head(const ModelConfig& config) {
@@ -76,6 +97,12 @@ class Table {
 };
 
 }  // namespace
+
+int64_t idle_parameters(const ModelConfig& config) {
+  const ExpertsConfig& experts = config.experts;
+  const auto layers = std::count(experts.layers.begin(), experts.layers.end(), true);
+  return int64_t(layers) * (experts.count - experts.per_token) * 3 * experts.hidden * config.hidden;
+}
 
 std::vector<TensorSpec> tensor_table(const ModelConfig& config) {
   const std::string base = "model.transformer.";

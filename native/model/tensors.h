@@ -21,6 +21,11 @@ enum class TensorRole : uint8_t {
   kGate,
   kUp,
   kDown,
+  kRouter,
+  kRouterBias,
+  kExpertGate,
+  kExpertUp,
+  kExpertDown,
   kAttnNorm,
   kMlpNorm,
   kQNorm,  // of every head
@@ -42,12 +47,16 @@ struct TensorSpec {
   bool bias = false;     // of the linear or norm with this role
   bool planner = false;  // belongs to the planner head
   int layer = -1;        // of a block
+  int expert = -1;       // of a block with experts
 
   int64_t elements() const;
 };
 
 // Inputs of the planner's timestep MLP: width of its sinusoid.
 constexpr int64_t kTimeFeatures = 256;
+
+// Of all parameters, those of experts that a token does not take.
+int64_t idle_parameters(const ModelConfig& config);
 
 // Every tensor that a model of this shape has.
 std::vector<TensorSpec> tensor_table(const ModelConfig& config);

@@ -14,6 +14,21 @@ ScoreOptions score_options(const TrainerOptions& options, const ModelConfig& con
 
 }  // namespace
 
+void check_trainable(const ModelConfig& config, const TrainerOptions& options) {
+  const bool lora = options.lora.rank > 0;
+  check_argument(options.freeze_base || lora || !config.has_experts(),
+                 "freezeBase: expected true, or adapters (lora) of attention, on a mixture of experts: its experts and "
+                 "routers do not train");
+  check_argument((options.freeze_base && !lora) || config.clip_qkv == 0,
+                 "freezeBase: expected true on a model with clip_qkv, which does not train");
+  if (!lora || !config.has_experts()) return;
+  for (const TensorSpec& spec : tensor_table(config))
+    check_argument(spec.expert < 0 || !is_adapter_target(spec.name, spec.planner, options.lora.targets),
+                   "lora.targets: expected projections of attention (q_proj, k_proj, v_proj, attn_out) on a mixture of "
+                   "experts, whose experts do not train; " +
+                       spec.name + " is one of them");
+}
+
 Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options)
     : model_(std::move(model)),
       options_(options),
@@ -41,6 +56,7 @@ Trainer::~Trainer() {
 void Trainer::make_parameters() {
   Weights& weights = model_->weights();
   const bool lora = options_.lora.rank > 0;
+  check_trainable(model_->config(), options_);
   std::set<std::string> seen;
   // Streams number all tensors that gradients flow through, frozen or not.
   uint32_t stream = 0;

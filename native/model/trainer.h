@@ -18,6 +18,9 @@ struct TrainerOptions {
   uint64_t seed = 0;            // draws A of adapters, and how bf16 moments are rounded
 };
 
+// INVALID_ARGUMENT where a model of this kind does not train so: experts and their routers are frozen.
+void check_trainable(const ModelConfig& config, const TrainerOptions& options);
+
 class Trainer {
  public:
   // Throws INVALID_ARGUMENT where the model has a trainer already.

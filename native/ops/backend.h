@@ -34,7 +34,8 @@
 
 namespace dultra {
 
-// Arithmetic of matrix products. kBF16 rounds both operands to bf16 and accumulates in fp32.
+// Arithmetic of matrix products. kBF16 rounds both operands to bf16 and accumulates in fp32; a product with a matrix
+// that is stored in fp32 is one in fp32 all the same.
 enum class Compute : uint8_t { kF32, kBF16 };
 
 // A weight matrix (rows = outputs N, cols = inputs K) in whatever layout the backend multiplies fastest.
@@ -43,6 +44,9 @@ class Matrix {
   virtual ~Matrix() = default;
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
+  // Matrices of equally many rows that are stacked in this one: 1, or the experts of a mixture.
+  int experts() const { return experts_; }
+  int64_t expert_rows() const { return rows_ / experts_; }
   // Bytes held, packing included.
   virtual size_t bytes() const = 0;
   // Rows [first, first + count) in row-major fp32, to host memory: to (count, cols). Exact for every storage.
@@ -52,10 +56,11 @@ class Matrix {
   virtual uint16_t* bf16_rows() { return nullptr; }
 
  protected:
-  Matrix(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {}
+  Matrix(int64_t rows, int64_t cols, int experts = 1) : rows_(rows), cols_(cols), experts_(experts) {}
 
  private:
   int64_t rows_, cols_;
+  int experts_;
 };
 
 // One row-major piece (rows, cols) of a matrix in host memory; several pieces are stacked along the rows (q, k and v,
@@ -216,6 +221,44 @@ struct AdamWArgs {
   int64_t step;  // from 1
   double lr, beta1, beta2, eps, weight_decay;
   double gradient_scale;  // from global-norm clipping
+};
+
+// Experts that a layer has at most: a device keeps the scores of a row at hand.
+constexpr int kMostExperts = 1024;
+
+// How a router's numbers choose among E experts for each of M rows. Scores are the softmax of a row's logits, or the
+// sigmoid of each. The `per_row` highest of score + bias win, where there are groups among the experts of the best
+// `groups_kept` groups alone: consecutive experts make a group, which is worth the sum of its two highest. Equal ones:
+// the lower expert first. All in fp32.
+struct RouteArgs {
+  const float* logits;  // (M, E)
+  int64_t m;
+  int experts;           // E
+  int per_row;           // k
+  bool sigmoid;          // scores; else the softmax over all experts
+  const float* bias;     // (E) added to scores for the choice, or null
+  bool bias_in_weights;  // the bias counts in an expert's weight too, not only in the choice
+  int groups;            // of equally many experts, at least two each; 1: none
+  int groups_kept;       // of which experts may be chosen
+  bool normalise;        // weights of a row are divided by their sum (+ 1e-20)
+  float scale;           // of all weights, after that
+  int32_t* expert;       // (M, k) by falling score + bias
+  float* weight;         // (M, k)
+};
+
+// Gradients of RouteArgs::weight; `forward` is the call that was made, its experts are read. The choice is a constant.
+struct RouteGradArgs {
+  RouteArgs forward;
+  const float* dweight;  // (M, k)
+  float* dlogits;        // (M, E) overwritten
+};
+
+// Rows of a mixture of experts, P = M k pairs of a row and an expert, sorted by expert and then by row. Backend memory.
+struct ExpertRows {
+  const int32_t* row;     // (P) which row each pair is of
+  const int32_t* offset;  // (E + 1) pairs of expert e are offset[e] .. offset[e + 1]
+  int64_t pairs;          // P
+  int experts;            // E
 };
 
 // Progress rule of all: a row with candidates selects at least one. Planner rules fall back to argmax p (first

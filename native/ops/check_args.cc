@@ -65,8 +65,8 @@ void check_rows(const Matrix& matrix, int64_t first, int64_t count) {
 
 void ArgumentChecks::make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) const {
   check_argument(cols > 0, "cols: expected at least 1, got " + text(cols));
-  check_argument(backend.compute() == Compute::kF32 || storage == DType::kBF16,
-                 "storage: bf16 products need bf16 weights");
+  check_argument(backend.compute() == Compute::kF32 || storage != DType::kF16,
+                 "storage: with products in bf16, expected weights in bf16 or fp32, got fp16");
   rows_of(parts);
 }
 
@@ -119,6 +119,51 @@ void ArgumentChecks::rope_store_forward(Array to, const int32_t*, Array, const i
 void ArgumentChecks::rope_backward(Array, int64_t, const int32_t* positions, int64_t m, int, int head_dim,
                                    const Rope& rope) const {
   check_rope(backend, positions, m, head_dim, rope);
+}
+
+void ArgumentChecks::make_expert_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage,
+                                        int experts) const {
+  make_matrix(parts, cols, storage);
+  check_argument(experts > 0, "experts: expected at least 1, got " + text(experts));
+  const int64_t rows = rows_of(parts);
+  check_argument(rows % experts == 0,
+                 "parts: expected as many rows of each of " + text(experts) + " experts, got " + text(rows));
+}
+
+void ArgumentChecks::route_forward(const RouteArgs& a) const {
+  check_argument(a.experts > 0 && a.experts <= kMostExperts,
+                 "experts: expected 1 to " + text(kMostExperts) + ", got " + text(a.experts));
+  check_argument(a.groups > 0 && a.experts % a.groups == 0,
+                 "groups: expected a divisor of experts (" + text(a.experts) + "), got " + text(a.groups));
+  check_argument(a.groups == 1 || a.experts / a.groups >= 2, "groups: expected at least two experts a group, got " +
+                                                                 text(a.groups) + " groups of " + text(a.experts) +
+                                                                 " experts");
+  check_argument(a.groups_kept > 0 && a.groups_kept <= a.groups,
+                 "groups_kept: expected 1 to groups (" + text(a.groups) + "), got " + text(a.groups_kept));
+  const int open = a.experts / a.groups * a.groups_kept;
+  check_argument(a.per_row > 0 && a.per_row <= open,
+                 "per_row: expected 1 to the experts of the groups kept (" + text(open) + "), got " + text(a.per_row));
+  check_argument(std::isfinite(a.scale), "scale: expected a finite number");
+}
+
+void ArgumentChecks::route_backward(const RouteGradArgs& a) const { route_forward(a.forward); }
+
+void ArgumentChecks::sort_by_expert(int32_t*, int32_t*, int32_t*, const int32_t*, int64_t m, int per_row,
+                                    int experts) const {
+  check_argument(experts > 0 && experts <= kMostExperts,
+                 "experts: expected 1 to " + text(kMostExperts) + ", got " + text(experts));
+  check_argument(per_row > 0 && m >= 0 && m <= std::numeric_limits<int32_t>::max() / per_row,
+                 "m: expected at most 2^31 - 1 pairs of rows and experts");
+}
+
+void ArgumentChecks::experts_forward(Array, ConstArray, bool, const ExpertRows& rows, const Matrix& w) const {
+  check_argument(rows.experts == w.experts(),
+                 "w: expected matrices of " + text(rows.experts) + " experts, got " + text(w.experts()));
+}
+
+void ArgumentChecks::experts_backward_input(Array dx, ConstArray dy, bool sorted, const ExpertRows& rows,
+                                            const Matrix& w) const {
+  experts_forward(dx, dy, sorted, rows, w);
 }
 
 void ArgumentChecks::attention_forward(const AttentionArgs& a) const {

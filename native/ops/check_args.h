@@ -31,6 +31,13 @@ struct ArgumentChecks {
                           int head_dim, const Rope& rope) const;
   void rope_backward(Array dx, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim,
                      const Rope& rope) const;
+  void make_expert_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage, int experts) const;
+  void route_forward(const RouteArgs& args) const;
+  void route_backward(const RouteGradArgs& args) const;
+  void sort_by_expert(int32_t* row, int32_t* offset, int32_t* place, const int32_t* expert, int64_t m, int per_row,
+                      int experts) const;
+  void experts_forward(Array out, ConstArray x, bool sorted, const ExpertRows& rows, const Matrix& w) const;
+  void experts_backward_input(Array dx, ConstArray dy, bool sorted, const ExpertRows& rows, const Matrix& w) const;
   void attention_forward(const AttentionArgs& args) const;
   void attention_backward(const AttentionGradArgs& args) const;
   void sample_forward(const SampleArgs& args) const;

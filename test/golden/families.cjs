@@ -9,10 +9,13 @@ function compareNumbers(check, quantity, actual, wanted, { atol, rtol }, isCompa
     if (isCompared(Math.floor(i / width))) check.close(quantity, `[${i}]`, actual[i], wanted.data[i], atol, rtol);
 }
 
+/** States after the final norm. */
+const lastHidden = ({ config }, expected) => expected[`hidden_${config.nLayers}`] ?? expected.hidden;
+
 const rowOffsetsOf = ([batch, length]) => Array.from({ length: batch + 1 }, (_, i) => i * length);
 
-/** Rows at once; those that the left of is padded are computed without their padding. */
-async function dreamForwardCase(model, { description, inputs, expected }, check) {
+/** Rows at once; those that are padded are computed without their padding. */
+async function paddedForwardCase(model, { description, inputs, expected }, check) {
   const tolerance = description.tolerance.fp32;
   const [batch, length] = inputs.ids.shape;
   const isReal = (i) => !inputs.attention_mask || Number(inputs.attention_mask.data[i]) === 1;
@@ -33,14 +36,13 @@ async function dreamForwardCase(model, { description, inputs, expected }, check)
   };
   const compare = (quantity, values, wanted) =>
     compareNumbers(check, quantity, spread(values, wanted.shape.at(-1)), wanted, tolerance, isReal);
-  compare('hidden', hidden, expected.hidden);
+  compare('hidden', hidden, lastHidden(model, expected));
   compare('logits', logits, expected.logits);
 }
 
 async function blockForwardCase(model, { description, inputs, expected }, check) {
   const { hidden, logits } = await model.forward({ ids: inputs.ids.data, rowOffsets: rowOffsetsOf(inputs.ids.shape) });
-  const last = expected[`hidden_${model.config.nLayers}`] ?? expected.hidden;
-  compareNumbers(check, 'hidden', hidden, last, description.tolerance.fp32);
+  compareNumbers(check, 'hidden', hidden, lastHidden(model, expected), description.tolerance.fp32);
   compareNumbers(check, 'logits', logits, expected.logits, description.tolerance.fp32);
 }
 
@@ -109,16 +111,19 @@ async function subBlockCacheCase(model, { description, inputs, expected }, check
   cache.dispose();
 }
 
-/** SDAR's evaluation sampler without draws: confidences before top-k, which keeps the most probable token alone. */
-async function greedyBlocksCase(model, { description, inputs, expected }, check) {
+/**
+ * Runs a block diffusion sampler on the case's prompt and compares every pass: the row before and after, and what was
+ * sampled and written at the positions of the window that it decides.
+ */
+async function windowsCase(model, { description, inputs, expected }, check, options) {
   const { args, tolerance } = description;
-  const { block_length: block, denoising_steps: steps } = args;
+  const { block_length: block } = args;
   const run = model.denoise([{ promptIds: Array.from(inputs.prompt_ids.data, Number) }], {
     maxTokens: args.gen_length,
-    sampler: { type: 'dynamic', threshold: args.threshold, steps },
     cache: { type: 'blocks' },
     // The mask token counts among the predictions.
     research: { compat: 'reference' },
+    ...options,
   });
   const length = expected.x_before.shape[1];
   let ids = Array.from(expected.x_before.data.subarray(0, length), Number);
@@ -129,38 +134,168 @@ async function greedyBlocksCase(model, { description, inputs, expected }, check)
   for (; !next.done && pass < expected.x_before.shape[0]; next = await run.next(), pass++) {
     const [row] = next.value.rows;
     compareIds('x_before', pass * length);
+    const before = ids;
     ids = Array.from(row.ids);
     compareIds('x_after', pass * length);
     const start = Number(expected.block_start.data[pass]);
-    let candidate = 0;
+    const last = row.positions.at(-1);
     for (let i = 0; i < block; i++) {
       const at = pass * block + i;
-      const isMask = row.positions[candidate] === start + i;
-      check.exact(`mask_index pass ${pass} position ${i}`, Number(isMask), Number(expected.mask_index.data[at]));
-      if (!isMask) continue;
-      check.exact(`x0 pass ${pass} position ${i}`, row.tokens[candidate], Number(expected.x0.data[at]));
-      const selected = Number(expected.transfer_index.data[at]);
-      check.exact(`transfer_index pass ${pass} position ${i}`, row.selected[candidate], selected);
       const where = `pass ${pass} position ${i}`;
-      check.close('confidence', where, row.confidences[candidate], expected.confidence.data[at], tolerance.confidence);
-      candidate++;
+      const isMask = before[start + i] === model.config.maskTokenId;
+      check.exact(`mask_index ${where}`, Number(isMask), Number(expected.mask_index.data[at]));
+      const candidate = row.positions.indexOf(start + i);
+      const selected = Number(expected.transfer_index.data[at]) || Number(expected.edit_index?.data[at] ?? 0);
+      check.exact(`written ${where}`, candidate < 0 ? 0 : row.selected[candidate], selected);
+      if (candidate < 0) {
+        check.exact(`a candidate at ${where}`, isMask, false);
+        continue;
+      }
+      check.exact(`x0 ${where}`, row.tokens[candidate], Number(expected.x0.data[at]));
+      // A token that is decided has no confidence in some references.
+      if (Number.isFinite(expected.confidence.data[at]))
+        check.close(
+          'confidence',
+          where,
+          row.confidences[candidate],
+          expected.confidence.data[at],
+          tolerance.confidence,
+        );
     }
+    check.exact(`last candidate of pass ${pass} in the block`, last < start + block, true);
     // A pass computes its block, the prompt's or the last block's final tokens the first time, and nothing behind it.
     check.exact(`computed in pass ${pass}`, row.computed.at(-1), start + block - 1);
     check.exact(`own positions of pass ${pass}`, row.computed.at(-block), start);
   }
   check.exact('passes', pass, expected.x_before.shape[0]);
   check.exact('the run ends', next.done, true);
+  compareIds(expected.x_final ? 'x_final' : 'x_row_final', 0);
+}
+
+/** SDAR's evaluation sampler without draws: confidences before top-k, which keeps the most probable token alone. */
+const sdarCase = (model, files, check) => {
+  const { threshold, denoising_steps: steps } = files.description.args;
+  return windowsCase(model, files, check, { sampler: { type: 'dynamic', threshold, steps } });
+};
+
+/** LLaDA2.0; a threshold that no confidence is above is one of 1. */
+const llada2Case = (model, files, check) => {
+  const { threshold, steps } = files.description.args;
+  return windowsCase(model, files, check, { sampler: { type: 'dynamic', threshold: Math.min(1, threshold), steps } });
+};
+
+/** LLaDA2.1, with edits. */
+const llada21Case = (model, files, check) => {
+  const { args } = files.description;
+  return windowsCase(model, files, check, {
+    sampler: {
+      type: 'editing',
+      threshold: args.threshold,
+      editingThreshold: args.editing_threshold,
+      maxPostSteps: args.max_post_steps,
+      numToTransfer: args.num_to_transfer,
+    },
+    ...(args.eos_early_stop && { stopAtEos: true }),
+  });
+};
+
+/** LLaDA's sampler on LLaDA-MoE: rows that are padded on the left are computed without their padding. */
+async function lladaMoeCase(model, { description, inputs, expected }, check) {
+  const { batch, prompt_length: promptLength, args, tolerance } = description;
+  const length = promptLength + args.gen_length;
+  const vocabulary = inputs.gumbel_u?.shape[3];
+  const prompts = [];
+  const pads = [];
+  for (let b = 0; b < batch; b++) {
+    const ids = Array.from(inputs.prompt_ids.data.subarray(b * promptLength, (b + 1) * promptLength), Number);
+    const mask = inputs.attention_mask?.data;
+    pads.push(mask ? ids.filter((_, i) => Number(mask[b * (mask.length / batch) + i]) === 0).length : 0);
+    prompts.push({ promptIds: ids.slice(pads[b]) });
+  }
+  const recorded = ({ step, row, positions }) => {
+    const at = (p) => (step * batch + row) * length + pads[row] + p;
+    const draws = {};
+    // The native rule takes the lowest uniforms, the reference the highest.
+    if (inputs.rand_u) draws.position = Float64Array.from(positions, (p) => 1 - inputs.rand_u.data[at(p)]);
+    if (inputs.gumbel_u) {
+      draws.token = new Float64Array(positions.length * vocabulary);
+      positions.forEach((p, i) => {
+        const from = at(p) * vocabulary;
+        draws.token.set(inputs.gumbel_u.data.subarray(from, from + vocabulary), i * vocabulary);
+      });
+    }
+    return draws;
+  };
+  const run = model.denoise(
+    prompts,
+    {
+      maxTokens: args.gen_length,
+      blockLength: args.block_length,
+      temperature: args.temperature,
+      sampler: {
+        type: 'fixed',
+        steps: args.steps,
+        ...(args.remasking === 'random' && { remasking: 'random' }),
+      },
+      research: { compat: 'reference' },
+    },
+    recorded,
+  );
+  const ids = prompts.map(({ promptIds }) => [...promptIds, ...new Array(args.gen_length).fill(args.mask_id)]);
+  const compareIds = (what, step) =>
+    ids.forEach((row, b) =>
+      row.forEach((id, i) =>
+        check.exact(
+          `${what} step ${step} row ${b} position ${i}`,
+          id,
+          Number(expected[what].data[(step * batch + b) * length + pads[b] + i]),
+        ),
+      ),
+    );
+  let step = 0;
+  for (let next = await run.next(); !next.done; next = await run.next(), step++) {
+    if (step >= description.steps) break;
+    compareIds('x_before', step);
+    for (const row of next.value.rows) ids[row.row] = Array.from(row.ids);
+    compareIds('x_after', step);
+    for (const row of next.value.rows)
+      for (let p = 0; p < length - pads[row.row]; p++) {
+        const at = (step * batch + row.row) * length + pads[row.row] + p;
+        const where = `step ${step} row ${row.row} position ${p}`;
+        const candidate = row.positions.indexOf(p);
+        const written = candidate < 0 ? 0 : row.selected[candidate];
+        check.exact(`transfer_index ${where}`, written, Number(expected.transfer_index.data[at]));
+        if (candidate < 0) continue;
+        check.exact(`x0 ${where}`, row.tokens[candidate], Number(expected.x0.data[at]));
+        if (!inputs.rand_u)
+          check.close(
+            'confidence',
+            where,
+            row.confidences[candidate],
+            expected.confidence.data[at],
+            tolerance.confidence,
+          );
+      }
+  }
+  check.exact('steps', step, description.steps);
   compareIds('x_final', 0);
 }
+
+/** Whether tokens are drawn, by draws of another kind than the ones here. */
+const isDrawn = ({ random_draws: draws }) => draws !== null;
 
 const isGreedy = ({ variant = '', args }) => variant.startsWith('evaluation') && args.top_k === 1;
 
 /** Kind to what replays it; null: not yet. */
 module.exports = {
-  dream_forward: () => dreamForwardCase,
+  dream_forward: () => paddedForwardCase,
+  lladamoe_forward: () => paddedForwardCase,
+  llada2_forward: () => blockForwardCase,
   sdar_forward: () => blockForwardCase,
   sdar_forward_cached: () => blockCacheCase,
   fastdllm2_forward: () => subBlockCacheCase,
-  sdar_gen: (_name, description) => (isGreedy(description) ? greedyBlocksCase : null),
+  sdar_gen: (_name, description) => (isGreedy(description) ? sdarCase : null),
+  lladamoe_gen: () => lladaMoeCase,
+  llada2_gen: (_name, description) => (isDrawn(description) ? null : llada2Case),
+  llada21_gen: (_name, description) => (isDrawn(description) ? null : llada21Case),
 };

@@ -64,9 +64,11 @@ async function withModel(dultra, root, folder, description, options, body) {
   }
   try {
     const { mask_id: maskTokenId, block_length: blockLength } = description.args ?? {};
-    const isBlockwise = /^sdar/.test(description.kind);
+    const isBlockwise = /^(sdar|llada2)/.test(description.kind);
     const model = await dultra.loadModel(directory, {
       ...options,
+      // Forward passes have no use for it, but their configs do not name it.
+      ...(/^llada(moe|2)_forward/.test(description.kind) && { maskTokenId: 0 }),
       ...(maskTokenId !== undefined && { maskTokenId }),
       ...(isBlockwise && blockLength !== undefined && { blockLength }),
     });

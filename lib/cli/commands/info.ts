@@ -6,6 +6,8 @@ import { UsageError } from '../errors';
 import { addAdapterOption, addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printJson, printLine, printTable } from '../output';
 
+type Experts = MaskedDiffusionModel['config']['experts'];
+
 interface InfoFlags extends ModelFlags {
   report?: boolean;
 }
@@ -43,6 +45,12 @@ export function describeForIssue(system: SystemInfo, more: readonly [string, str
   return ['```text', ...rows.map(([name, value]) => `${name}: ${withoutPaths(value)}`), '```'].join('\n');
 }
 
+/** What is in the layers that have experts. */
+function describeExperts({ count, perToken, hiddenSize, sharedHiddenSize, layers }: NonNullable<Experts>): string {
+  const shared = sharedHiddenSize > 0 ? `, a shared one of ${sharedHiddenSize}` : '';
+  return `${perToken} of ${count} for each token in ${layers.filter(Boolean).length} layers, of width ${hiddenSize}${shared}`;
+}
+
 /** Whether weights are held otherwise than stored. */
 const isHeld = (dtype: string | undefined) => dtype !== undefined && dtype !== 'auto';
 
@@ -58,6 +66,7 @@ function describeModel(model: MaskedDiffusionModel, dtype: string | undefined): 
     [
       'parameters',
       `${info.parameters.toLocaleString('en')}, ` +
+        (info.activeParameters < info.parameters ? `${info.activeParameters.toLocaleString('en')} active, ` : '') +
         `of which the planner has ${info.plannerParameters.toLocaleString('en')}`,
     ],
     [
@@ -65,6 +74,7 @@ function describeModel(model: MaskedDiffusionModel, dtype: string | undefined): 
       `${formatBytes(info.weightBytes)}, stored as ${model.storedDtype}${isHeld(dtype) ? `, held as ${dtype}` : ''}`,
     ],
     ['transformer', `${c.nLayers} layers of width ${c.dModel}, ${heads}, feed-forward ${c.mlpHiddenSize}`],
+    ...(c.experts ? [['experts', describeExperts(c.experts)] as [string, string]] : []),
     ['longest row', `${c.maxSequenceLength} tokens`],
     ['cache', `${formatBytes(model.cacheBytes(c.maxSequenceLength))} of keys and values for a row of that length`],
     [

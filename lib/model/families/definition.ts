@@ -13,6 +13,15 @@ export interface ConfigHints {
   blockLength?: number;
 }
 
+/** Where a tensor of the native table lies in one of the checkpoint that holds several, each some of its rows. */
+export interface TensorPlace {
+  name: string;
+  /** Of the checkpoint's tensor; its rows are those of all but the last dimension. */
+  shape: number[];
+  /** First row. */
+  row: number;
+}
+
 /** A family: which checkpoints it reads, what their config.json says, and what their tensors are called. */
 export interface Family<Config extends ModelConfig | CausalConfig> {
   readonly name: string;
@@ -34,7 +43,12 @@ export interface Family<Config extends ModelConfig | CausalConfig> {
     hints?: ConfigHints,
   ): Config;
   /** The checkpoint's name of a tensor of native/model/tensors. @throws DUltraError INTERNAL for one that it lacks. */
-  checkpointName(tensor: string): string;
+  checkpointName(tensor: string, config: Config): string;
+  /**
+   * Tensors of the checkpoint that may hold a tensor of the native table among others, the first that is there. Where one
+   * bears the tensor's own name in the checkpoint, models are saved so. Default: none.
+   */
+  placesOf?(tensor: string, config: Config): TensorPlace[];
 }
 
 /** The shape of a new model. */

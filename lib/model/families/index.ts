@@ -5,28 +5,51 @@ import { show } from '../../text';
 import type { CausalConfig, ModelConfig } from '../config';
 import { a2dQwen2, a2dQwen3 } from './a2d';
 import { checkConfigKeys } from './config-keys';
-import type { ConfigHints, DiffusionFamily, Family, NewShape } from './definition';
+import type { ConfigHints, DiffusionFamily, Family, NewShape, TensorPlace } from './definition';
 import { dream } from './dream';
 import { fastDllmV2 } from './fast-dllm-v2';
 import { illada } from './illada';
 import { llada } from './llada';
+import { lladaMoe } from './llada-moe';
+import { llada2 } from './llada2';
 import { llama } from './llama';
 import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
 import { sdar } from './sdar';
 
 /** Masked diffusion models. */
-const DIFFUSION: readonly DiffusionFamily[] = [llada, illada, dream, sdar, fastDllmV2, a2dQwen3, a2dQwen2];
+const DIFFUSION: readonly DiffusionFamily[] = [
+  llada,
+  illada,
+  dream,
+  sdar,
+  fastDllmV2,
+  a2dQwen3,
+  a2dQwen2,
+  lladaMoe,
+  llada2,
+];
 /** Autoregressive models. */
 const CAUSAL: readonly Family<CausalConfig>[] = [qwen3, qwen2, llama];
 
-export type { ConfigHints } from './definition';
+export type { ConfigHints, TensorPlace } from './definition';
+
+/** What a checkpoint calls the tensors of the native table, and which of its tensors may hold one among others. */
+export interface TensorNames {
+  checkpointName: (tensor: string) => string;
+  placesOf: (tensor: string) => TensorPlace[];
+}
 
 /** The config of a checkpoint, and the names of its tensors. */
-export interface ParsedCheckpoint<Config> {
+export interface ParsedCheckpoint<Config> extends TensorNames {
   config: Config;
-  checkpointName: (tensor: string) => string;
 }
+
+/** The names of a family's checkpoint of this config. */
+const namesOf = <Config extends ModelConfig | CausalConfig>(family: Family<Config>, config: Config): TensorNames => ({
+  checkpointName: (tensor) => family.checkpointName(tensor, config),
+  placesOf: (tensor) => family.placesOf?.(tensor, config) ?? [],
+});
 
 const typesOf = (families: readonly { modelTypes: readonly string[] }[], separator: string) =>
   families.flatMap(({ modelTypes }) => modelTypes.map((name) => JSON.stringify(name))).join(separator);
@@ -80,7 +103,7 @@ function parserOf<Config extends ModelConfig | CausalConfig>(
     try {
       const config = family.parseConfig(json, file, tensors, hints);
       checkConfigKeys(json, file, family.keys);
-      return { config, checkpointName: family.checkpointName };
+      return { config, ...namesOf(family, config) };
     } catch (error) {
       if (!isDUltraError(error, 'BAD_CHECKPOINT')) throw error;
       if (architecture === null || family.architectures.includes(architecture))
@@ -139,12 +162,12 @@ export function newCheckpoint(
   return { json, config: family.parseConfig(json, 'config.json', tensors) };
 }
 
-/** What a checkpoint of either kind calls a tensor of the native table. */
-export function namesOf({ family: name }: ModelConfig | CausalConfig): (tensor: string) => string {
+/** The names of a checkpoint of either kind. */
+export function checkpointNames(config: ModelConfig | CausalConfig): TensorNames {
   const all: readonly Family<ModelConfig | CausalConfig>[] = [...DIFFUSION, ...CAUSAL] as never;
-  const family = all.find((one) => one.name === name);
-  if (!family) throw new DUltraError('INTERNAL', `there is no family ${show(name)}`);
-  return family.checkpointName;
+  const family = all.find((one) => one.name === config.family);
+  if (!family) throw new DUltraError('INTERNAL', `there is no family ${show(config.family)}`);
+  return namesOf(family, config);
 }
 
 /** The family of a masked diffusion model's config. */

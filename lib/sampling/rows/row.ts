@@ -82,11 +82,12 @@ export interface RowStep {
   positions: Int32Array;
   tokens: Int32Array;
   logProbs: Float32Array;
+  confidences: Float32Array;
   entropies: Float32Array;
   selected: Uint8Array;
 }
 
-/** A row. BlockRow and MultiBlockRow decide how its blocks follow each other. */
+/** A row. BlockRow, EditingRow and MultiBlockRow decide how its blocks follow each other. */
 export abstract class Row {
   readonly ids: Int32Array;
   readonly begin: number;
@@ -140,8 +141,9 @@ export abstract class Row {
   }
 
   /**
-   * Selects one candidate more where the row has to make progress and the rule selected nothing for it. Returns its
-   * index among the candidates, or -1; null for rows that leave this to the rule.
+   * Selects one candidate more where the row has to make progress and the rule selected nothing for it, or all where the
+   * row itself is the rule. Returns the index of what was forced among the candidates, or -1; null for rows that leave
+   * this to the rule.
    */
   force(_step: RowStep): number | null {
     return null;

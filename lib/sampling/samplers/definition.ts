@@ -35,6 +35,8 @@ export interface SamplerDefinition<Given extends { type: string }, Resolved exte
   checkBlocks?(sampler: Resolved, blocks: number): void;
   /** How a row's blocks follow each other. Default: strictly one after the other. */
   row?(sampler: Resolved, index: number, input: RowInput, settings: RowSettings): Row;
+  /** It is for models that attend by blocks, whose cache is exact or none. Default false. */
+  readonly byBlocks?: boolean;
   /** It reads the planner head's logits. */
   readonly needsPlanner?: boolean;
   /** With compat "reference": whether `stopAtEos: true` is honoured (default false). */

@@ -10,6 +10,7 @@ import { confidence } from './confidence';
 import { d3llm } from './d3llm';
 import type { RuleRequest, SamplerDefinition } from './definition';
 import { dynamic } from './dynamic';
+import { editing } from './editing';
 import { entropy } from './entropy';
 import { entropySum } from './entropy-sum';
 import { factor } from './factor';
@@ -20,6 +21,7 @@ import { planner } from './planner';
 export type { ConfidenceSampler } from './confidence';
 export type { D3llmSampler } from './d3llm';
 export type { DynamicSampler } from './dynamic';
+export type { EditingSampler } from './editing';
 export type { EntropySampler } from './entropy';
 export type { EntropySumSampler } from './entropy-sum';
 export type { FactorSampler } from './factor';
@@ -27,7 +29,7 @@ export type { FixedSampler } from './fixed';
 export type { GeometricSampler } from './geometric';
 export type { PlannerSampler } from './planner';
 
-const SAMPLERS = [planner, confidence, factor, entropy, entropySum, geometric, fixed, dynamic, d3llm] as const;
+const SAMPLERS = [planner, confidence, factor, entropy, entropySum, geometric, fixed, dynamic, editing, d3llm] as const;
 
 type Definition = (typeof SAMPLERS)[number];
 
@@ -100,7 +102,7 @@ export const SAMPLER_HELP: readonly (readonly [form: string, text: string])[] = 
  * `name=value` any: "planner", "planner:bernoulli", "planner:1.5" (probabilityScale), "planner-round:1.1",
  * "planner-cut:0.5", "confidence:0.9", "factor:1:lastPair=true", "entropy:0.45", "entropy-sum:0.1",
  * "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps, positions at random), "dynamic:0.9",
- * "static:4" (steps of a block),
+ * "static:4" (steps of a block), "editing:0.7:editingThreshold=0.5",
  * "d3llm:0.45:blockAddThreshold=0.1". A comma never occurs in it, so that lists can be split at commas.
  * @returns what was written and nothing else; defaults are filled in where the sampler is used.
  * @throws RangeError naming the part, what was expected and what came.

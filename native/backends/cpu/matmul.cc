@@ -60,15 +60,16 @@ inline float widen_f16(uint16_t value) {
 
 class PackedMatrix final : public Matrix {
  public:
-  PackedMatrix(int64_t rows, int64_t cols, WeightLayout layout, const MatmulKernels& kernels)
-      : Matrix(rows, cols),
+  PackedMatrix(int64_t rows, int64_t cols, WeightLayout layout, const MatmulKernels& kernels, int experts)
+      : Matrix(rows, cols, experts),
         layout(layout),
         nr(kernels.nr),
         lanes(kernels.lanes),
         steps(layout == kLayoutBF16Pairs ? ceil_div(cols, 2) : cols),
         step_bytes(nr * (layout == kLayoutF32 || layout == kLayoutBF16Pairs ? 4 : 2)),
         panel_bytes(steps * step_bytes),
-        panels(ceil_div(rows, nr)),
+        expert_panels(ceil_div(expert_rows(), nr)),
+        panels(experts * expert_panels),
         memory(size_t(panels) * size_t(panel_bytes)) {}
   size_t bytes() const override { return memory.bytes(); }
   void unpack(float* to, int64_t first, int64_t count) const override;
@@ -83,22 +84,34 @@ class PackedMatrix final : public Matrix {
 
   const WeightLayout layout;
   const int64_t nr, lanes;
-  const int64_t steps, step_bytes, panel_bytes, panels;
+  const int64_t steps, step_bytes, panel_bytes;
+  const int64_t expert_panels, panels;  // of one expert, whose rows begin with a panel, and of all
   const AlignedBlock memory;
+
+  const char* panel(int64_t index) const { return static_cast<const char*>(memory.data()) + index * panel_bytes; }
+  // Where a row is, and the first row behind it that is not in its panel.
+  struct Place {
+    int64_t panel, column, end;
+  };
+  Place locate(int64_t row) const {
+    const int64_t expert = row / expert_rows(), in_expert = row % expert_rows(), first = row - in_expert;
+    return {expert * expert_panels + in_expert / nr, in_expert % nr,
+            first + std::min(expert_rows(), (in_expert / nr + 1) * nr)};
+  }
 };
 
 void PackedMatrix::unpack(float* to, int64_t first, int64_t count) const {
   check_rows(*this, first, count);
   const int64_t per_step = layout == kLayoutBF16Pairs ? 2 : 1;
   for (int64_t row = first; row < first + count; ++row, to += cols()) {
-    const char* panel = static_cast<const char*>(memory.data()) + row / nr * panel_bytes;
-    const int64_t column = place(row % nr);
+    const Place at = locate(row);
+    const int64_t column = place(at.column);
     for (int64_t k = 0; k < cols(); ++k) {
-      const char* step = panel + k / per_step * step_bytes;
-      const size_t at = size_t(column + k % per_step);
-      to[k] = layout == kLayoutF32   ? load_as_f32(step, DType::kF32, at)
-              : layout == kLayoutF16 ? load_as_f32(step, DType::kF16, at)
-                                     : load_as_f32(step, DType::kBF16, at);
+      const char* step = panel(at.panel) + k / per_step * step_bytes;
+      const size_t index = size_t(column + k % per_step);
+      to[k] = layout == kLayoutF32   ? load_as_f32(step, DType::kF32, index)
+              : layout == kLayoutF16 ? load_as_f32(step, DType::kF16, index)
+                                     : load_as_f32(step, DType::kBF16, index);
     }
   }
 }
@@ -175,8 +188,13 @@ struct Scratch {
   AlignedBlock activations, sums;
   AlignedBlock panels;  // an operand of a backward product, packed
   AlignedBlock pieces;  // the caller's: pieces of a weight's gradient
+  AlignedBlock sorted;  // the caller's: rows by their experts
 };
 thread_local Scratch scratch;
+
+int64_t wanted_tasks(const ThreadPool* pool) {
+  return !pool || pool->threads() == 1 ? 1 : pool->threads() * kTasksPerThread;
+}
 
 // out (m, n) = activations (m, k) times packed weights, split into a grid of tasks.
 struct Product {
@@ -196,14 +214,16 @@ struct Product {
   int64_t row_tasks, column_tasks;  // grid
   int64_t row_tiles;                // tiles along M
 
-  Product(const MatmulKernels& isa, const PackedMatrix& w)
-      : k(w.cols()),
+  // Of the matrix of one expert.
+  Product(const MatmulKernels& isa, const PackedMatrix& w, int64_t expert = 0)
+      : n(w.expert_rows()),
+        k(w.cols()),
         layout(w.layout),
-        weights(static_cast<const char*>(w.memory.data())),
+        weights(w.panel(expert * w.expert_panels)),
         steps(w.steps),
         step_bytes(w.step_bytes),
         panel_bytes(w.panel_bytes),
-        panels(w.panels),
+        panels(w.expert_panels),
         kernels(&isa) {}
   // Weights (k, n) fp32, packed by pack_panels.
   Product(const MatmulKernels& isa, const void* packed, int64_t k, int64_t n)
@@ -287,18 +307,15 @@ struct Product {
     }
   }
 
-  // Splits the product and runs it, on the calling thread alone if `pool` is null. No split changes the order of
-  // operations of an element.
-  void run_on(ThreadPool* pool) {
+  // Splits the product into about `wanted` tasks, more where it is large. No split changes the order of operations of
+  // an element.
+  void split(int64_t wanted) {
     row_tiles = ceil_div(m, kernels->mr);
     blocks = ceil_div(steps, row_tiles == 1 ? kStreamSteps : kBlockSteps);
     block_steps = ceil_div(steps, blocks);
     row_tasks = ceil_div(m, kTaskRows);
     column_tasks = ceil_div(n, kTaskColumns);
-    const int64_t work = m * n * k;
-    const int64_t wanted = !pool || pool->threads() == 1
-                               ? 1
-                               : std::min(pool->threads() * kTasksPerThread, std::max<int64_t>(1, work / kSmallTask));
+    wanted = std::min(wanted, std::max<int64_t>(1, m * n * k / kSmallTask));
     while (row_tasks * column_tasks < wanted) {
       // Split rows first: then no two tasks pack the same activations. A task has at least two tiles of rows; with one,
       // reading the weights again per task would cost more.
@@ -314,10 +331,16 @@ struct Product {
     }
     row_tasks = std::min(row_tasks, row_tiles);
     column_tasks = std::min(column_tasks, panels);
+  }
+  int64_t tasks() const { return row_tasks * column_tasks; }
+
+  // On the calling thread alone if `pool` is null.
+  void run_on(ThreadPool* pool) {
+    split(wanted_tasks(pool));
     if (pool) {
-      pool->run(row_tasks * column_tasks, [this](int64_t index) { task(index); });
+      pool->run(tasks(), [this](int64_t index) { task(index); });
     } else {
-      for (int64_t index = 0; index < row_tasks * column_tasks; ++index) task(index);
+      for (int64_t index = 0; index < tasks(); ++index) task(index);
     }
   }
 };
@@ -381,8 +404,9 @@ void transpose_panels(ThreadPool& pool, const MatmulKernels& kernels, float* to,
       const int64_t column = (from + p) * nr, columns = std::min(nr, w.cols() - column);
       std::fill(lines + columns, lines + nr, nullptr);
       for (int64_t row = first; row < first + rows;) {
-        const int64_t panel = row / nr, last = std::min(first + rows, (panel + 1) * nr);
-        const char* source = static_cast<const char*>(w.memory.data()) + panel * w.panel_bytes;
+        const PackedMatrix::Place place = w.locate(row);
+        const int64_t last = std::min(first + rows, place.end);
+        const char* source = w.panel(place.panel);
         const float* squares = reinterpret_cast<const float*>(source) + column * nr;
         int64_t apart = nr;
         if (w.layout != kLayoutF32) {
@@ -390,7 +414,7 @@ void transpose_panels(ThreadPool& pool, const MatmulKernels& kernels, float* to,
           squares = wide;
           apart = kMaxPanelColumns;
         }
-        for (int64_t j = 0; j < columns; ++j) lines[j] = squares + j * apart + row % nr;
+        for (int64_t j = 0; j < columns; ++j) lines[j] = squares + j * apart + place.column;
         kernels.transpose_panel(to + (p * rows + row - first) * nr, lines, last - row);
         row = last;
       }
@@ -417,13 +441,18 @@ void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, 
 bool CpuBackend::supports(Compute compute) const { return compute == Compute::kF32 || kernels_->matmul.bf16_products; }
 
 std::unique_ptr<Matrix> CpuBackend::do_make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
+  return do_make_expert_matrix(parts, cols, storage, 1);
+}
+
+std::unique_ptr<Matrix> CpuBackend::do_make_expert_matrix(const std::vector<MatrixPart>& parts, int64_t cols,
+                                                          DType storage, int experts) {
   int64_t rows = 0;
   for (const MatrixPart& part : parts) rows += part.rows;
-  const WeightLayout layout = compute() == Compute::kBF16 ? kLayoutBF16Pairs
-                              : storage == DType::kF32    ? kLayoutF32
-                              : storage == DType::kBF16   ? kLayoutBF16
-                                                          : kLayoutF16;
-  auto matrix = std::make_unique<PackedMatrix>(rows, cols, layout, kernels_->matmul);
+  const WeightLayout layout = storage == DType::kF32        ? kLayoutF32
+                              : compute() == Compute::kBF16 ? kLayoutBF16Pairs
+                              : storage == DType::kBF16     ? kLayoutBF16
+                                                            : kLayoutF16;
+  auto matrix = std::make_unique<PackedMatrix>(rows, cols, layout, kernels_->matmul, experts);
   do_update_matrix(*matrix, parts);
   return matrix;
 }
@@ -433,17 +462,18 @@ void CpuBackend::do_update_matrix(Matrix& to, const std::vector<MatrixPart>& par
   const DType storage = matrix.layout == kLayoutF32   ? DType::kF32
                         : matrix.layout == kLayoutF16 ? DType::kF16
                                                       : DType::kBF16;
-  const int64_t nr = matrix.nr, rows = matrix.rows(), cols = matrix.cols();
+  const int64_t nr = matrix.nr, expert_rows = matrix.expert_rows(), cols = matrix.cols();
   std::vector<int64_t> first_row(1, 0);  // of each part
   for (const MatrixPart& part : parts) first_row.push_back(first_row.back() + part.rows);
   parallel_ranges(pool_, matrix.panels, cols * nr, [&](int64_t begin, int64_t end) {
     std::vector<PanelRow> panel_rows(static_cast<size_t>(nr));
     for (int64_t panel = begin; panel < end; ++panel) {
       bool all_f32 = matrix.layout == kLayoutF32;
+      const int64_t first = panel % matrix.expert_panels * nr, expert = panel / matrix.expert_panels;
       for (int64_t j = 0; j < nr; ++j) {
-        const int64_t row = panel * nr + j;
         panel_rows[size_t(j)] = PanelRow{nullptr, storage};
-        if (row >= rows) continue;
+        if (first + j >= expert_rows) continue;
+        const int64_t row = expert * expert_rows + first + j;
         const size_t part = size_t(std::upper_bound(first_row.begin(), first_row.end(), row) - first_row.begin()) - 1;
         const size_t offset = size_t(row - first_row[part]) * size_t(cols) * dtype_size(parts[part].dtype);
         panel_rows[size_t(j)] = {static_cast<const char*>(parts[part].data) + offset, parts[part].dtype};
@@ -473,10 +503,62 @@ void CpuBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x, 
   product.x = x.f32();
   product.x_stride = matrix.cols();
   product.m = m;
-  product.n = matrix.rows();
   product.bias = bias;
   product.add = accumulate;
   product.run_on(&pool_);
+}
+
+void CpuBackend::do_experts_forward(Array out, ConstArray x, bool sorted, const ExpertRows& rows, const Matrix& w) {
+  const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
+  const int64_t k = matrix.cols(), n = matrix.expert_rows();
+  if (rows.pairs <= 0 || n == 0) return;
+  const float* from = sorted ? x.f32() : sort_rows(x.f32(), rows, k);
+  // One grid of tasks over all products: a product of few rows alone would not keep every thread busy.
+  std::vector<Product> products;
+  for (int e = 0; e < rows.experts; ++e) {
+    const int64_t begin = rows.offset[e], count = rows.offset[e + 1] - begin;
+    if (count == 0) continue;
+    products.emplace_back(kernels_->matmul, matrix, e);
+    Product& product = products.back();
+    product.out = out.f32() + begin * n;
+    product.out_stride = n;
+    product.x = from + begin * k;
+    product.x_stride = k;
+    product.m = count;
+    product.add = false;
+  }
+  const int64_t wanted = ceil_div(wanted_tasks(&pool_), int64_t(products.size()));
+  std::vector<int64_t> first_task(1, 0);
+  for (Product& product : products) {
+    product.split(wanted);
+    first_task.push_back(first_task.back() + product.tasks());
+  }
+  pool_.run(first_task.back(), [&](int64_t index) {
+    const size_t at = size_t(std::upper_bound(first_task.begin(), first_task.end(), index) - first_task.begin()) - 1;
+    products[at].task(index - first_task[at]);
+  });
+}
+
+void CpuBackend::do_experts_backward_input(Array dx, ConstArray dy, bool sorted, const ExpertRows& rows,
+                                           const Matrix& w) {
+  const int64_t k = w.cols(), n = w.expert_rows();
+  if (rows.pairs <= 0 || k == 0) return;
+  const float* from = sorted ? dy.f32() : sort_rows(dy.f32(), rows, n);
+  for (int e = 0; e < rows.experts; ++e) {
+    const int64_t begin = rows.offset[e], count = rows.offset[e + 1] - begin;
+    do_linear_backward_input(dx + begin * k, from + begin * n, n, w, e * n, n, count, false);
+  }
+}
+
+// x (., width)[rows.row] in the calling thread's scratch.
+const float* CpuBackend::sort_rows(const float* x, const ExpertRows& rows, int64_t width) {
+  scratch.sorted.reserve(size_t(rows.pairs * width) * 4);
+  float* to = static_cast<float*>(scratch.sorted.data());
+  parallel_ranges(pool_, rows.pairs, width, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      std::memcpy(to + i * width, x + int64_t(rows.row[i]) * width, size_t(width) * 4);
+  });
+  return to;
 }
 
 void CpuBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, ConstArray w, int64_t m,

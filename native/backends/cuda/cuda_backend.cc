@@ -286,10 +286,15 @@ void CudaBackend::store_part(void* to, DType storage, const MatrixPart& part, in
 }
 
 std::unique_ptr<Matrix> CudaBackend::do_make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
+  return do_make_expert_matrix(parts, cols, storage, 1);
+}
+
+std::unique_ptr<Matrix> CudaBackend::do_make_expert_matrix(const std::vector<MatrixPart>& parts, int64_t cols,
+                                                           DType storage, int experts) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   int64_t rows = 0;
   for (const MatrixPart& part : parts) rows += part.rows;
-  auto matrix = std::make_unique<CudaMatrix>(*this, rows, cols, storage);
+  auto matrix = std::make_unique<CudaMatrix>(*this, rows, cols, storage, experts);
   do_update_matrix(*matrix, parts);
   return matrix;
 }

@@ -9,8 +9,8 @@ namespace cuda {
 // A weight matrix (rows, cols), row-major.
 class CudaMatrix final : public Matrix {
  public:
-  CudaMatrix(CudaBackend& backend, int64_t rows, int64_t cols, DType type)
-      : Matrix(rows, cols), storage(type), backend_(backend), data_(backend.allocate(bytes())) {}
+  CudaMatrix(CudaBackend& backend, int64_t rows, int64_t cols, DType type, int experts)
+      : Matrix(rows, cols, experts), storage(type), backend_(backend), data_(backend.allocate(bytes())) {}
   ~CudaMatrix() override { backend_.release(data_); }
   size_t bytes() const override { return size_t(rows() * cols()) * dtype_size(storage); }
   void unpack(float* to, int64_t first, int64_t count) const override {

@@ -41,6 +41,44 @@ struct Product {
   bool accumulate;
 };
 
+// Products of rows with the matrices of their experts. The grid has as many tiles of rows as any spread of the pairs
+// over the experts can need, so that a launch does not depend on the spread: the tiles of expert e begin at tile
+// offset[e] / kRows + e.
+struct ExpertProduct {
+  Product product;        // of all pairs; b: the first expert's matrix
+  const int32_t* index;   // (P) rows of a; null: those of the pairs
+  const int32_t* offset;  // (E + 1)
+  int experts;
+  int64_t matrix_bytes;  // from an expert's matrix to the next
+};
+template <int kRows>
+int64_t expert_tiles(const ExpertProduct& p) {
+  return p.product.m / kRows + p.experts;
+}
+// The product of the tile's expert, and the tile's first row of it; false where the tile has none.
+template <int kRows>
+__device__ __forceinline__ bool expert_tile(Product& p, const int32_t*& index, int64_t& row, const ExpertProduct& all) {
+  const int tile = int(blockIdx.x);
+  int expert = 0;
+  for (int high = all.experts - 1; expert < high;) {
+    const int middle = (expert + high + 1) / 2;
+    if (all.offset[middle] / kRows + middle <= tile)
+      expert = middle;
+    else
+      high = middle - 1;
+  }
+  const int begin = all.offset[expert], rows = all.offset[expert + 1] - begin;
+  row = int64_t(tile - begin / kRows - expert) * kRows;
+  if (row >= rows) return false;
+  p = all.product;
+  p.m = rows;
+  p.b.data = static_cast<const uint8_t*>(p.b.data) + expert * all.matrix_bytes;
+  p.out = p.out + begin * p.out_stride;
+  index = all.index ? all.index + begin : nullptr;
+  if (!index) p.a.data = ConstArray(ConstArray(p.a.data, p.a.dtype) + begin * p.a.stride).data;
+  return true;
+}
+
 // What an element becomes when the product is `value` there.
 __device__ __forceinline__ float finished(const Product& p, int64_t at, int64_t column, float value) {
   if (p.bias) value += p.bias[column];
@@ -77,9 +115,10 @@ struct Stage {
 
   Type held[kPerThread][8];
 
-  // Rows first .., k from k0 on. Beyond `rows` and `depth` there are zeros.
+  // Rows first .., k from k0 on. Beyond `rows` and `depth` there are zeros. index: which rows these are; null: as they
+  // come.
   __device__ __forceinline__ void read(const MatmulOperand& operand, int64_t first, int64_t rows, int64_t k0,
-                                       int64_t depth) {
+                                       int64_t depth, const int32_t* index = nullptr) {
     const Type* data = static_cast<const Type*>(operand.data);
     DULTRA_UNROLL
     for (int i = 0; i < kPerThread; ++i) {
@@ -87,7 +126,8 @@ struct Stage {
       const int64_t row = first + (kTransposed ? inner : outer), k = k0 + (kTransposed ? outer : inner);
       const int64_t left = kTransposed ? rows - row : depth - k;  // numbers of the chunk that exist
       const bool exists = (kTransposed ? k < depth : row < rows) && left > 0;
-      const Type* from = data + (kTransposed ? k * operand.stride + row : row * operand.stride + k);
+      const int64_t line = kTransposed ? k : index && exists ? index[row] : row;
+      const Type* from = data + line * operand.stride + (kTransposed ? row : k);
       if (exists && left >= 8 && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
         DULTRA_UNROLL
         for (int v = 0; v < int(sizeof(Type)) / 2; ++v) {
@@ -134,16 +174,17 @@ struct Stage {
   }
 };
 
-// A block of kWarpsM x kWarpsN warps; every warp owns kM / kWarpsM x kN / kWarpsN of the result.
+// A block of kWarpsM x kWarpsN warps; every warp owns kM / kWarpsM x kN / kWarpsN of the result. index: rows of a;
+// null: as they come.
 template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
-__global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(Product p) {
+__device__ __forceinline__ void tensor_matmul_block(const Product& p, const int32_t* index, int64_t row0) {
   constexpr int kThreads = kWarp * kWarpsM * kWarpsN, kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
   using StageA = Stage<kTypeA, kTransposedA, kM, kThreads>;
   using StageB = Stage<kTypeB, kTransposedB, kN, kThreads>;
   DULTRA_SHARED(shared);
   uint16_t* a_tiles = reinterpret_cast<uint16_t*>(shared);  // (2, kM kDepth)
   uint16_t* b_tiles = a_tiles + 2 * StageA::kNumbers;       // (2, kN kDepth)
-  const int64_t row0 = int64_t(blockIdx.x) * kM, column0 = int64_t(blockIdx.y) * kN;
+  const int64_t column0 = int64_t(blockIdx.y) * kN;
   const int warp_row = warp_index() / kWarpsN * kWarpM, warp_column = warp_index() % kWarpsN * kWarpN,
             lane = lane_index();
 
@@ -151,7 +192,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
   StageB b;
   float sums[kWarpM / 16][kWarpN / 8][4] = {};
   const int64_t steps = ceil_div(p.k, kDepth);
-  a.read(p.a, row0, p.m, 0, p.k);
+  a.read(p.a, row0, p.m, 0, p.k, index);
   b.read(p.b, column0, p.n, 0, p.k);
   a.write(a_tiles);
   b.write(b_tiles);
@@ -160,7 +201,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
     const int stage = int(step % 2);
     const bool more = step + 1 < steps;
     if (more) {
-      a.read(p.a, row0, p.m, (step + 1) * kDepth, p.k);
+      a.read(p.a, row0, p.m, (step + 1) * kDepth, p.k, index);
       b.read(p.b, column0, p.n, (step + 1) * kDepth, p.k);
     }
     const uint16_t* a_tile = a_tiles + stage * StageA::kNumbers;
@@ -194,6 +235,38 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
   for (int h = 0; h < 2; ++h)
     store_pair(p, row0 + warp_row + 16 * i + lane / 4 + h * 8, column0 + warp_column + 8 * j + lane % 4 * 2,
                sums[i][j][2 * h], sums[i][j][2 * h + 1]);
+}
+
+template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
+__global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(Product p) {
+  tensor_matmul_block<kTypeA, kTransposedA, kTypeB, kTransposedB, kM, kN, kWarpsM, kWarpsN>(p, nullptr,
+                                                                                            int64_t(blockIdx.x) * kM);
+}
+
+// Few rows of many matrices: 64 x 64 tiles by four warps.
+constexpr int kExpertTile = 64;
+template <DType kTypeA, DType kTypeB, bool kTransposedB>
+__global__ void __launch_bounds__(4 * kWarp) tensor_experts_kernel(ExpertProduct all) {
+  Product p;
+  const int32_t* index;
+  int64_t row;
+  if (expert_tile<kExpertTile>(p, index, row, all))
+    tensor_matmul_block<kTypeA, false, kTypeB, kTransposedB, kExpertTile, kExpertTile, 2, 2>(p, index, row);
+}
+template <DType kTypeA, DType kTypeB, bool kTransposedB>
+void launch_tensor_experts(const ExpertProduct& p, cudaStream_t stream) {
+  const dim3 grid(unsigned(expert_tiles<kExpertTile>(p)), unsigned(ceil_div(p.product.n, kExpertTile)));
+  check_argument(grid.y <= 65535, "experts: expected at most " + std::to_string(65535 * kExpertTile) +
+                                      " columns, got " + std::to_string(p.product.n));
+  launch("experts", stream, tensor_experts_kernel<kTypeA, kTypeB, kTransposedB>, grid, 4 * kWarp,
+         sizeof(uint16_t) * 4 * kDepth * kExpertTile, p);
+}
+template <DType kTypeA>
+void tensor_experts(const ExpertProduct& p, cudaStream_t stream) {
+  if (p.product.b.transposed)
+    launch_tensor_experts<kTypeA, DType::kBF16, true>(p, stream);
+  else
+    launch_tensor_experts<kTypeA, DType::kBF16, false>(p, stream);
 }
 
 template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB, int kM, int kN, int kWarpsM, int kWarpsN>
@@ -232,7 +305,7 @@ constexpr int kTile = 64, kSlab = 16, kFloatThreads = 256, kTilePitch = kTile + 
 
 template <DType kType>
 __device__ __forceinline__ void read_slab(float* tile, const MatmulOperand& operand, int64_t first, int64_t rows,
-                                          int64_t k0, int64_t depth) {
+                                          int64_t k0, int64_t depth, const int32_t* lines = nullptr) {
   const auto* data = static_cast<const typename Storage<kType>::Type*>(operand.data);
   DULTRA_UNROLL
   for (int i = 0; i < kTile * kSlab / kFloatThreads; ++i) {
@@ -241,22 +314,22 @@ __device__ __forceinline__ void read_slab(float* tile, const MatmulOperand& oper
               l = operand.transposed ? index / kTile : index % kSlab;
     const int64_t row = first + r, k = k0 + l;
     const bool exists = row < rows && k < depth;
+    const int64_t line = operand.transposed ? k : lines && exists ? lines[row] : row;
     tile[l * kTilePitch + r] =
-        exists ? Storage<kType>::load(data + (operand.transposed ? k * operand.stride + row : row * operand.stride + k))
-               : 0.0f;
+        exists ? Storage<kType>::load(data + line * operand.stride + (operand.transposed ? row : k)) : 0.0f;
   }
 }
 
-template <DType kTypeB>
-__global__ void __launch_bounds__(kFloatThreads) float_matmul_kernel(Product p) {
+template <DType kTypeA, DType kTypeB>
+__device__ __forceinline__ void float_matmul_block(const Product& p, const int32_t* index, int64_t row0) {
   DULTRA_SHARED(shared);
   float* a = reinterpret_cast<float*>(shared);  // (kSlab, kTilePitch)
   float* b = a + kSlab * kTilePitch;            // (kSlab, kTilePitch)
-  const int64_t row0 = int64_t(blockIdx.x) * kTile, column0 = int64_t(blockIdx.y) * kTile;
+  const int64_t column0 = int64_t(blockIdx.y) * kTile;
   const int row = int(threadIdx.x) / 16, column = int(threadIdx.x) % 16;
   float sums[4][4] = {};
   for (int64_t k0 = 0; k0 < p.k; k0 += kSlab) {
-    read_slab<DType::kF32>(a, p.a, row0, p.m, k0, p.k);
+    read_slab<kTypeA>(a, p.a, row0, p.m, k0, p.k, index);
     read_slab<kTypeB>(b, p.b, column0, p.n, k0, p.k);
     block_sync();  // the slabs are complete
     DULTRA_UNROLL
@@ -278,12 +351,33 @@ __global__ void __launch_bounds__(kFloatThreads) float_matmul_kernel(Product p) 
   for (int j = 0; j < 4; ++j) store_float(p, row0 + row + 16 * i, column0 + column + 16 * j, sums[i][j]);
 }
 
+template <DType kTypeA, DType kTypeB>
+__global__ void __launch_bounds__(kFloatThreads) float_matmul_kernel(Product p) {
+  float_matmul_block<kTypeA, kTypeB>(p, nullptr, int64_t(blockIdx.x) * kTile);
+}
 template <DType kTypeB>
+__global__ void __launch_bounds__(kFloatThreads) float_experts_kernel(ExpertProduct all) {
+  Product p;
+  const int32_t* index;
+  int64_t row;
+  if (expert_tile<kTile>(p, index, row, all)) float_matmul_block<DType::kF32, kTypeB>(p, index, row);
+}
+template <DType kTypeB>
+void float_experts(const ExpertProduct& p, cudaStream_t stream) {
+  const dim3 grid(unsigned(expert_tiles<kTile>(p)), unsigned(ceil_div(p.product.n, kTile)));
+  check_argument(grid.y <= 65535, "experts: expected at most " + std::to_string(65535 * kTile) + " columns, got " +
+                                      std::to_string(p.product.n));
+  launch("experts", stream, float_experts_kernel<kTypeB>, grid, kFloatThreads, sizeof(float) * 2 * kSlab * kTilePitch,
+         p);
+}
+
+template <DType kTypeA, DType kTypeB>
 void float_matmul(const Product& p, cudaStream_t stream) {
   const dim3 grid(unsigned(ceil_div(p.m, kTile)), unsigned(ceil_div(p.n, kTile)));
   check_argument(grid.y <= 65535,
                  "matmul: expected at most " + std::to_string(65535 * kTile) + " columns, got " + std::to_string(p.n));
-  launch("matmul", stream, float_matmul_kernel<kTypeB>, grid, kFloatThreads, sizeof(float) * 2 * kSlab * kTilePitch, p);
+  launch("matmul", stream, float_matmul_kernel<kTypeA, kTypeB>, grid, kFloatThreads,
+         sizeof(float) * 2 * kSlab * kTilePitch, p);
 }
 
 // ---- conversion of weights ----------------------------------------------------------------------
@@ -303,23 +397,45 @@ __global__ void __launch_bounds__(kElementThreads)
 // ---- launch -------------------------------------------------------------------------------------
 
 // out (m, n), rows out_stride apart, = a (m, k) b (n, k)^T + bias (n, may be null), plus what out holds if
-// `accumulate`. With Compute::kBF16 operands are rounded to bf16; without, a and out are fp32. An element is one chain
-// over ascending k whatever m and n are. out may be bf16 unless `accumulate`.
+// `accumulate`. With Compute::kBF16 operands are rounded to bf16; without, out is fp32, and so is a unless b is. An
+// element is one chain over ascending k whatever m and n are. out may be bf16 unless `accumulate`.
 void matmul(Array out, int64_t out_stride, const MatmulOperand& a, const MatmulOperand& b, int64_t m, int64_t n,
             int64_t k, const float* bias, bool accumulate, Compute compute, cudaStream_t stream) {
   if (m == 0 || n == 0) return;
   const Product p{a, b, out, out_stride, bias, m, n, k, accumulate};
   if (compute == Compute::kF32) {
-    check_argument(a.dtype == DType::kF32 && out.dtype == DType::kF32,
+    const bool narrow = a.dtype == DType::kBF16 && b.dtype == DType::kF32;
+    check_argument((a.dtype == DType::kF32 || narrow) && out.dtype == DType::kF32,
                    "array: expected fp32 numbers in a product in fp32");
+    if (narrow) return float_matmul<DType::kBF16, DType::kF32>(p, stream);
     switch (b.dtype) {
-      case DType::kF32: return float_matmul<DType::kF32>(p, stream);
-      case DType::kBF16: return float_matmul<DType::kBF16>(p, stream);
-      case DType::kF16: return float_matmul<DType::kF16>(p, stream);
+      case DType::kF32: return float_matmul<DType::kF32, DType::kF32>(p, stream);
+      case DType::kBF16: return float_matmul<DType::kF32, DType::kBF16>(p, stream);
+      case DType::kF16: return float_matmul<DType::kF32, DType::kF16>(p, stream);
     }
   }
   if (a.dtype == DType::kBF16) return tensor_matmul_of<DType::kBF16>(p, stream);
   tensor_matmul_of<DType::kF32>(p, stream);
+}
+
+// out (P, n) = a (P, k) b (n, k)^T, b being the matrix of each pair's expert.
+void multiply_experts(const ExpertProduct& p, Compute compute, cudaStream_t stream) {
+  const auto& [a, b, out, out_stride, bias, m, n, k, accumulate] = p.product;
+  if (m == 0 || n == 0) return;
+  if (compute == Compute::kBF16)
+    return a.dtype == DType::kBF16 ? tensor_experts<DType::kBF16>(p, stream) : tensor_experts<DType::kF32>(p, stream);
+  check_argument(a.dtype == DType::kF32 && out.dtype == DType::kF32,
+                 "array: expected fp32 numbers in a product in fp32");
+  switch (b.dtype) {
+    case DType::kF32: return float_experts<DType::kF32>(p, stream);
+    case DType::kBF16: return float_experts<DType::kBF16>(p, stream);
+    case DType::kF16: return float_experts<DType::kF16>(p, stream);
+  }
+}
+
+// What a matrix is multiplied in.
+Compute compute_of(const CudaMatrix& matrix, Compute usual) {
+  return matrix.storage == DType::kF32 ? Compute::kF32 : usual;
 }
 
 }  // namespace
@@ -369,7 +485,7 @@ void CudaBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x,
   const auto& matrix = static_cast<const CudaMatrix&>(w);
   const int64_t k = w.cols();
   multiply(out, out_stride, {x.data, x.dtype, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k,
-           bias, accumulate, compute());
+           bias, accumulate, compute_of(matrix, compute()));
   transfer.finish();
 }
 
@@ -383,9 +499,37 @@ void CudaBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_s
 
 void CudaBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w,
                                            int64_t first_row, int64_t rows, int64_t m, bool accumulate) {
+  ArgTransfer transfer(*this);
   const auto& matrix = static_cast<const CudaMatrix&>(w);
-  do_linear_backward_input(dx, dy, dy_stride, ConstArray(matrix.row(first_row), matrix.storage), m, rows, w.cols(),
-                           accumulate);
+  const int64_t k = w.cols();
+  multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {matrix.row(first_row), matrix.storage, k, true}, m, k, rows,
+           nullptr, accumulate, compute_of(matrix, compute()));
+  transfer.finish();
+}
+
+void CudaBackend::do_experts_forward(Array out, ConstArray x, bool sorted, const ExpertRows& rows, const Matrix& w) {
+  ArgTransfer transfer(*this);
+  const auto& matrix = static_cast<const CudaMatrix&>(w);
+  const int64_t n = w.expert_rows(), k = w.cols();
+  const Product product{
+      {x.data, x.dtype, k, false}, {matrix.row(0), matrix.storage, k, false}, out, n, nullptr, rows.pairs, n, k, false};
+  multiply_experts(
+      {product, sorted ? nullptr : rows.row, rows.offset, rows.experts, int64_t(matrix.bytes()) / rows.experts},
+      compute_of(matrix, compute()), stream_);
+  transfer.finish();
+}
+
+void CudaBackend::do_experts_backward_input(Array dx, ConstArray dy, bool sorted, const ExpertRows& rows,
+                                            const Matrix& w) {
+  ArgTransfer transfer(*this);
+  const auto& matrix = static_cast<const CudaMatrix&>(w);
+  const int64_t n = w.expert_rows(), k = w.cols();
+  const Product product{
+      {dy.data, dy.dtype, n, false}, {matrix.row(0), matrix.storage, k, true}, dx, k, nullptr, rows.pairs, k, n, false};
+  multiply_experts(
+      {product, sorted ? nullptr : rows.row, rows.offset, rows.experts, int64_t(matrix.bytes()) / rows.experts},
+      compute_of(matrix, compute()), stream_);
+  transfer.finish();
 }
 
 void CudaBackend::do_linear_backward_weight(float* dw, float* db, ConstArray dy, int64_t dy_stride, ConstArray x,
