@@ -49,7 +49,11 @@ function nodeFinding(): Finding {
 
 function binaryFinding(): Finding {
   const { file, skipped, error } = addonReport();
-  if (file === null) return fail('binary', error ?? 'none', 'see above');
+  if (file === null) {
+    // The error ends with what to do.
+    const lines = (error ?? '').split('\n');
+    return fail('binary', lines.slice(0, -1).join('\n'), lines[lines.length - 1]);
+  }
   const found = `${file}, version ${version}`;
   return skipped.length === 0
     ? ok('binary', found)
@@ -133,7 +137,7 @@ async function tried(name: string, find: () => Finding | Promise<Finding>): Prom
   try {
     return await find();
   } catch (error) {
-    return fail(name, reasonOf(error), 'see above');
+    return fail(name, reasonOf(error), 'report it, with the output of dultra info --report');
   }
 }
 

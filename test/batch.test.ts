@@ -54,12 +54,13 @@ test('records, in order, are what generate gives; a bad line is told of in its o
       line({ id: 'b', messages: [{ role: 'user' }] }),
       line([1]),
       line({ promptIds: [1, 500] }),
-      JSON.stringify({ prompt: 'last' }),
+      line({ promptIds: [] }),
+      JSON.stringify({ prompt: 'last', messages: null }),
     ].join(''),
   );
   const [{ code, stdout, stderr }] = inOneProcess([command(at, '-t', '0.7')]);
   expect(stdout).toBe('');
-  expect(stderr).toBe(`4 completions in ${at.out}; 7 lines failed, and say why\n`);
+  expect(stderr).toBe(`4 completions in ${at.out}; 8 lines failed, and say why\n`);
   expect(code).toBe(1);
   const records = parse(readFileSync(at.out, 'utf8'));
   expect(records.map(({ line: number, id, error }) => [number, id, error])).toEqual([
@@ -73,7 +74,8 @@ test('records, in order, are what generate gives; a bad line is told of in its o
     [9, 'b', expect.stringMatching(/^messages: expected one that says something/)],
     [10, undefined, 'expected an object such as {"prompt": "…"}'],
     [11, undefined, expect.stringMatching(/^promptIds\[1\]: expected 0 to \d+, got 500/)],
-    [12, undefined, undefined],
+    [12, undefined, 'promptIds: expected a list of token ids'],
+    [13, undefined, undefined],
   ]);
   await using loaded = await loadModel(model);
   const options = { maxTokens: 8, temperature: 0.7, seed: 0 };
@@ -81,7 +83,7 @@ test('records, in order, are what generate gives; a bad line is told of in its o
     [1, 'one'],
     [4, messages],
     [5, { promptIds: [1, 2, 3] }],
-    [12, 'last'],
+    [13, 'last'],
   ] as const) {
     // The random stream of a line is its own.
     const result = await loaded.generate(prompt as string, { ...options, research: { firstRow: number - 1 } });

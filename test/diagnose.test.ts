@@ -1,9 +1,9 @@
 // What this machine has: diagnose and dultra doctor, and dultra bench.
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { diagnose, type Finding } from '../lib';
 import { fitsEngines } from '../lib/diagnose';
-import { inOneProcess } from './command-line';
+import { inOneProcess, type Outcome } from './command-line';
 import { temporaryFolder, withTokenizer } from './helpers';
 import { HubServer, withoutHubVariables } from './hub-server';
 
@@ -104,6 +104,25 @@ test('versions of Node.js', () => {
     expect(fitsEngines(version, range)).toBe(true);
   for (const version of ['v18.20.0', 'v20.18.3', 'v21.9.0', 'v22.11.0'])
     expect(fitsEngines(version, range)).toBe(false);
+});
+
+test('no binary: what was tried, and what to do', () => {
+  const before = process.env.DULTRA_PREBUILD;
+  let failed: Outcome;
+  try {
+    process.env.DULTRA_PREBUILD = '/nowhere';
+    [failed] = inOneProcess([['doctor']]);
+  } finally {
+    if (before === undefined) delete process.env.DULTRA_PREBUILD;
+    else process.env.DULTRA_PREBUILD = before;
+  }
+  // A clone may have binaries of a release beside its own.
+  if (existsSync(path.join(__dirname, '..', 'prebuilds'))) return;
+  expect(failed.code).toBe(1);
+  expect(failed.stdout).toMatch(
+    /^binary +fail +dultra's native addon could not be loaded .*\n( +- .*\n)+ +→ This package brings/m,
+  );
+  expect(failed.stdout).toMatch(/^memory +ok/m);
 });
 
 test('doctor prints the findings, and fails where one does', async () => {

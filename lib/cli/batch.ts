@@ -69,20 +69,26 @@ function promptOf(text: string, record: Record<string, unknown> | null, chat: bo
   const asPrompt = (value: string): PlainPrompt => (chat ? [{ role: 'user', content: value }] : value);
   if (!record) return asPrompt(text);
   const { prompt, messages, promptIds } = record;
-  const given = Object.entries({ prompt, messages, promptIds }).filter(([, value]) => value !== undefined);
+  // As in data sets, null is a field that is not there.
+  const given = Object.entries({ prompt, messages, promptIds }).filter(
+    ([, value]) => value !== undefined && value !== null,
+  );
   if (given.length !== 1)
     throw new BadLine(
       `expected one of "prompt", "messages" and "promptIds", got ${given.map(([name]) => name).join(' and ') || 'none'}`,
     );
-  if (promptIds !== undefined) return { promptIds: promptIds as number[] };
-  const value = prompt ?? messages;
-  if (messages !== undefined && !Array.isArray(messages)) throw new BadLine('messages: expected an array');
+  const [[name, value]] = given;
+  if (name === 'promptIds') {
+    if (!Array.isArray(value) || value.length === 0) throw new BadLine('promptIds: expected a list of token ids');
+    return { promptIds: value };
+  }
+  if (name === 'messages' && !Array.isArray(value)) throw new BadLine('messages: expected an array');
   const says =
     typeof value === 'string'
       ? value.trim() !== ''
       : Array.isArray(value) && value.some((message) => String((message as ChatMessage)?.content ?? '').trim() !== '');
   if (typeof value !== 'string' && !Array.isArray(value)) throw new BadLine('prompt: expected a text or messages');
-  if (!says) throw new BadLine(`${given[0][0]}: expected one that says something`);
+  if (!says) throw new BadLine(`${name}: expected one that says something`);
   return typeof value === 'string' ? asPrompt(value) : (value as ChatMessage[]);
 }
 
@@ -260,7 +266,7 @@ export async function runBatch(model: MaskedDiffusionModel, request: BatchReques
     const had = before > 0 ? `, ${before} of them from before` : '';
     const where = out === undefined ? '' : ` in ${out}`;
     printMessage(
-      `${output.size - failed} completions${where}${had}${failed > 0 ? `; ${failed} lines failed, and say why` : ''}`,
+      `${output.size - failed} completions${where}${had}${failed > 0 ? `; ${failed} line${failed === 1 ? '' : 's'} failed, and say${failed === 1 ? 's' : ''} why` : ''}`,
     );
   }
   if (failed > 0) process.exitCode = 1;

@@ -5,7 +5,7 @@ import type { ChatMessage, ChatSession, GenerateOptions, GenerateResult, MaskedD
 import { interruptSignal, UsageError } from './errors';
 import { readTextFile } from './input';
 import { printLine, printMessage, printPiece } from './output';
-import { completionText, drawsSeed, PassStatus, summary } from './result';
+import { drawsSeed, PassStatus, summary } from './result';
 
 /** What a line that begins with a slash does, and how it is written in /help. */
 const COMMANDS: readonly (readonly [form: string, text: string])[] = [
@@ -108,7 +108,6 @@ export class Conversation {
   }
 
   #finish(result: GenerateResult, dropped: number): void {
-    if (!this.#model.tokenizer) printPiece(completionText(this.#model, result));
     printPiece('\n');
     this.#last = result;
     this.#answers++;
