@@ -1,5 +1,5 @@
 // dultra chat: through a pipe as it is started, and the parts that need a terminal against stand-ins for one.
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -185,4 +185,64 @@ test('a status line appears after a moment, is cut to the width, and is gone at 
   await sleep(400);
   pipe.clear();
   expect(written).toBe('');
+});
+
+const hasTerminal = process.platform === 'linux' && spawnSync('script', ['--version']).status === 0;
+describe(`on a terminal${hasTerminal ? '' : ' (skipped: script of util-linux is not here)'}`, () => {
+  const on = hasTerminal ? test : test.skip;
+  const folder = withTokenizer(512);
+  /** Answers of minutes, so that they can be stopped on any machine. */
+  const slow = ['-m', withTokenizer(4096), '-n', '4000', '-b', '4000', '-s', 'fixed:4000'];
+
+  /** Starts a chat; `say` waits for what is shown, and then types. */
+  function start(...more: string[]) {
+    const command = [process.execPath, main, 'chat', ...more].map((part) => `'${part}'`).join(' ');
+    const child = spawn('script', ['-qec', command, '/dev/null'], { env: { ...env, TERM: 'xterm', SHELL: '/bin/sh' } });
+    let shown = '';
+    let from = 0;
+    child.stdout.on('data', (piece) => {
+      shown += piece;
+    });
+    const ended = new Promise<number | null>((resolve) => child.on('close', resolve));
+    const waitFor = async (pattern: RegExp) => {
+      for (let i = 0; !pattern.test(shown.slice(from)) && i < 6000; i++) await sleep(10);
+      expect(shown.slice(from)).toMatch(pattern);
+      from = shown.length;
+    };
+    return {
+      ended,
+      waitFor,
+      async say(pattern: RegExp, keys: string) {
+        await waitFor(pattern);
+        child.stdin.write(keys);
+      },
+    };
+  }
+  on('answers, commands, and leaving by /exit', async () => {
+    const { say, ended } = start('-m', folder, '-n', '8');
+    await say(/\/help lists the commands.*> /s, 'hi\r');
+    await say(/\(cut at 8 tokens.*> /s, '/stats\r');
+    await say(/in all: 1 answer, 8 tokens.*> /s, '/nonsense\r');
+    await say(/unknown command \/nonsense.*> /s, `${'x'.repeat(600)}\r`);
+    await say(/text: 606 tokens, without earlier turns.*> /s, '/exit\r');
+    expect(await ended).toBe(0);
+  });
+
+  on('Ctrl-C stops the answer, and twice leaves', async () => {
+    const { say, waitFor, ended } = start(...slow);
+    await say(/> /, 'hi\r');
+    await say(/pass \d+, \d+ left/, '\x03');
+    await say(/stopped: the chat is as it was before the message.*> /s, '/stats\r');
+    await say(/no answers yet.*> /s, 'half a line');
+    await say(/half a line/, '\x03\x03');
+    await waitFor(/\n/);
+    expect(await ended).toBe(0);
+  });
+
+  on('Ctrl-C at the prompt says how to leave; Ctrl-D leaves', async () => {
+    const { say, ended } = start('-m', folder, '-n', '8', '-q');
+    await say(/> /, '\x03');
+    await say(/\(Ctrl-C again, Ctrl-D or \/exit leaves\).*> /s, '\x04');
+    expect(await ended).toBe(0);
+  });
 });
