@@ -21,7 +21,8 @@ export interface FormPrompt {
 }
 
 /**
- * What to continue: a plain prompt, a form, or a template whose mask tokens are to be filled in place (text that
- * contains the tokenizer's mask token, or ids that contain the mask id).
+ * What to continue: a plain prompt, a form, or a template whose masks are filled in place, as text or as ids. In text,
+ * `[MASK]` is a mask and `{{8}}` are eight, as in `'Paris is the {{2}} of France.'`; the mask token's own text is one, too.
+ * A backslash before it makes it text: `\[MASK]`, `\{{8}}`; a string of JavaScript writes it as two.
  */
 export type Prompt = PlainPrompt | FormPrompt | { template: string | ArrayLike<number> };

@@ -299,7 +299,10 @@ describe('errors', () => {
     [[...prompt, '--delay', '5'], /--delay: expected together with --stream/],
     [['generate', '-m', base, '--prompt-ids', '5,x'], /Expected ids such as 5,17,3; "x" is none/],
     [['generate', '-m', base, '--prompt-ids', '500', '-n', '8'], /--prompt-ids\[0\]: expected 0 to 103, got 500/],
-    [['generate', '-m', base, '--template-ids', '5,4'], /--template-ids: expected at least one mask token/],
+    [
+      ['generate', '-m', base, '--template-ids', '5,4'],
+      /--template-ids: expected at least one mask, the mask token \(id 96\), got none/,
+    ],
     [['generate', '-m', base, '--template-ids', '5,_', '-n', '4'], /--max-tokens: not allowed with a template/],
     [['generate', '-m', base, '--messages', 'nowhere.json'], /--messages: expected JSON .* or a file with it: ENOENT/],
     [['generate', '-m', base, '--messages', '[{"role":"user"}]'], /expected an array of \{ "role": …, "content": … \}/],

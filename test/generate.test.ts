@@ -285,7 +285,9 @@ describe('templates', () => {
   });
 
   test('refuses what makes no sense', async () => {
-    await expect(model.generate({ template: [1, 2] })).rejects.toThrow(/at least one mask token/);
+    await expect(model.generate({ template: [1, 2] })).rejects.toThrow(
+      'template: expected at least one mask, the mask token (id 96), got none',
+    );
     await expect(model.generate({ template: [1, MASK] }, { maxTokens: 8 })).rejects.toThrow(
       /maxTokens: not allowed with a template/,
     );

@@ -1,6 +1,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { loadModel, type MaskedDiffusionModel, type Prompt } from '../lib';
+import { templateIds } from '../lib/generation/template';
 import { Tokenizer } from '../lib/model/tokenizer';
 import { makeCheckpoint } from './checkpoints';
 import { byteLevelTokenizer, EOS_TOKEN, MASK_TOKEN, START_TOKEN, wordTokenizer, writeTokenizer } from './tokenizers';
@@ -95,7 +96,41 @@ describe('a byte-level tokenizer', () => {
       else expect(result.ids[i]).toBe(id);
     });
     expect(result.text).toBe(model.tokenizer!.decode(result.ids, { skipSpecialTokens: true }));
-    await expect(model.generate({ template: 'hello' })).rejects.toThrow(/at least one mask token/);
+    await expect(model.generate({ template: 'hello' })).rejects.toThrow(
+      `template: expected at least one mask, [MASK], {{8}} for eight, or "${MASK_TOKEN}" (id ${mask}), got none`,
+    );
+  });
+
+  test('masks of a template without the text of the mask token, and the same letters as text', async () => {
+    const options = { sampler: { type: 'fixed' as const, steps: 2 }, seed: 1 };
+    const idsOf = async (template: string) => (await model.generate({ template }, options)).promptIds;
+    const given = (text: string) => Int32Array.from(model.tokenizer!.encode(text));
+    const masks = MASK_TOKEN.repeat(3);
+    expect(await idsOf('hello[MASK][MASK][MASK] world')).toEqual(given(`hello${masks} world`));
+    expect(await idsOf('hello{{3}} world{{ 2 }}')).toEqual(given(`hello${masks} world${MASK_TOKEN.repeat(2)}`));
+    expect(await idsOf(`{{1}}${MASK_TOKEN}[MASK]`)).toEqual(given(masks));
+    // With a backslash they are text; two are one.
+    expect(await idsOf('\\[MASK] \\{{8}} {{1}}')).toEqual(given(`[MASK] {{8}} ${MASK_TOKEN}`));
+    expect(await idsOf('\\\\{{2}}')).toEqual(given(`\\${MASK_TOKEN.repeat(2)}`));
+    expect(await idsOf('\\n {{x}} {{}} [mask] {{2}}')).toEqual(given(`\\n {{x}} {{}} [mask] ${MASK_TOKEN.repeat(2)}`));
+    for (const [template, message] of [
+      ['{{0}}', 'template: expected 1 to '],
+      ['{{999999999999}}', /^template: expected 1 to \d+ masks, got "\{\{999999999999\}\}"$/],
+      ['{{'.concat('9'.repeat(4000), '}}'), /^template: expected 1 to \d+ masks, got "\{\{9{77}…$/],
+      ['\\{{3}}', 'template: expected at least one mask, [MASK]'],
+    ] as const)
+      await expect(model.generate({ template }, options)).rejects.toThrow(message);
+  });
+
+  test('templates of text that a tokenizer cannot make are refused', () => {
+    const config = { maskTokenId: 9, maxSequenceLength: 20, embeddingSize: 10 };
+    const stub = { tokenizer: { maskToken: '[MASK]', encode: () => [1] }, config, source: '' };
+    expect(() => templateIds(stub as never, 'a \\[MASK]')).toThrow("[MASK] is the model's own mask token");
+    expect(() => templateIds(stub as never, 'a {{1}}')).toThrow(
+      'template: the tokenizer does not read "[MASK]" (id 9) from text; give the template as ids',
+    );
+    const nameless = { ...stub, tokenizer: { ...stub.tokenizer, maskToken: null } };
+    expect(() => templateIds(nameless as never, 'a {{1}}')).toThrow('the mask token (id 9)');
   });
 
   test('special tokens in a text of a user are text, where that is asked for', async () => {

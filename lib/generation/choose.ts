@@ -1,9 +1,10 @@
 // A decision between given answers: how probable each of them is.
 import { DUltraError, optionError } from '../errors';
 import { runForward } from '../model/forward';
-import { encodePrompt } from '../model/prompt';
+import { encodePrompt, maskName } from '../model/prompt';
 import { checkList } from '../options';
 import { concatenate, offsetsOf, packRows } from '../packing';
+import { show } from '../text';
 import type { PlainPrompt } from '../types';
 import { type GeneratingModel, wholeRow } from './prepare';
 
@@ -48,7 +49,7 @@ function encodeOptions(model: GeneratingModel, options: readonly string[]): numb
     const ids = tokenizer.encode(option, { addSpecialTokens: false });
     if (ids.length === 0) throw optionError(RangeError, name, 'expected a text of at least one token, got ""');
     if (ids.includes(model.config.maskTokenId))
-      throw optionError(RangeError, name, `expected no mask token, got ${JSON.stringify(option)}`);
+      throw optionError(RangeError, name, `expected no mask token, ${maskName(model)}, got ${show(option)}`);
     return ids;
   });
   if (encoded.length < 2)

@@ -1,7 +1,7 @@
 // From prompts and options to rows of ids with masks, and how they are denoised.
 import { DUltraError, optionError } from '../errors';
 import { attendedBlock, type ModelConfig, rowLength } from '../model/config';
-import { checkIds, checkRoom, encodePrompt, encodeText, type Vocabulary } from '../model/prompt';
+import { checkIds, checkRoom, encodePrompt, maskName, type Vocabulary } from '../model/prompt';
 import type { NativeModel } from '../native';
 import { checkInteger, checkKeys, checkList } from '../options';
 import { type ResolvedCache, resolveCache } from '../sampling/caches';
@@ -13,6 +13,7 @@ import type { FormPrompt, PlainPrompt, Prompt } from '../types';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
 import { stopStrings, TextEnd } from './stop';
+import { templateIds } from './template';
 import type { GenerateOptions } from './types';
 
 /** Default number of generated tokens, where the model has room for twice as many. */
@@ -146,11 +147,13 @@ function templateRow(
   const { template } = prompt;
   const { maskTokenId, maxSequenceLength, embeddingSize } = model.config;
   const ids =
-    typeof template === 'string'
-      ? encodeText(template, 'template', model, { splitSpecialTokens })
-      : checkIds('template', template, embeddingSize);
+    typeof template === 'string' ? templateIds(model, template) : checkIds('template', template, embeddingSize);
   if (!ids.includes(maskTokenId))
-    throw optionError(RangeError, 'template', `expected at least one mask token (id ${maskTokenId}), got none`);
+    throw optionError(
+      RangeError,
+      'template',
+      `expected at least one mask, ${typeof template === 'string' ? '[MASK], {{8}} for eight, or ' : ''}${maskName(model)}, got none`,
+    );
   if (ids.length > maxSequenceLength)
     throw optionError(
       RangeError,
@@ -188,7 +191,11 @@ function formRow(
       throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which the texts of a form need`);
     const ids = model.tokenizer.encode(part, { addSpecialTokens: false, splitSpecialTokens });
     if (ids.includes(maskTokenId))
-      throw optionError(RangeError, name, `expected no mask token, since numbers stand for slots, got ${show(part)}`);
+      throw optionError(
+        RangeError,
+        name,
+        `expected no mask token, ${maskName(model)}, since numbers stand for slots, got ${show(part)}`,
+      );
     return ids;
   });
   if (!prompt.form.some((part) => typeof part === 'number'))

@@ -1,7 +1,7 @@
 // How probable a masked diffusion model finds a given answer.
 import { DUltraError, optionError } from '../errors';
 import { type Answer, type AnswerScore, answerIds, scoreOf } from '../model/answer-score';
-import { encodePrompt } from '../model/prompt';
+import { encodePrompt, maskName } from '../model/prompt';
 import { openTrainer } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkSeed, checkSignal } from '../options';
 import { concatenate, packed, packRows } from '../packing';
@@ -97,7 +97,7 @@ export async function score(
   const promptIds = encodePrompt(prompt, model);
   const ids = answerIds(model, promptIds, answer);
   if (ids.includes(maskTokenId))
-    throw optionError(RangeError, 'answer', `expected no mask token (id ${maskTokenId}), got one`);
+    throw optionError(RangeError, 'answer', `expected no mask token, ${maskName(model)}, got one`);
   const masked = (chosen: Int32Array): MaskedAnswer => {
     const row = Int32Array.from([...promptIds, ...ids]);
     for (const i of chosen) row[promptIds.length + i] = maskTokenId;

@@ -33,6 +33,12 @@ function tokenizerFor(what: string, { tokenizer, source }: Vocabulary): Tokenize
   );
 }
 
+/** The mask token, for messages: its text, where the tokenizer has one, and its id. */
+export function maskName({ tokenizer, config }: Vocabulary & { config: { maskTokenId: number } }): string {
+  const text = tokenizer?.maskToken ?? null;
+  return text === null ? `the mask token (id ${config.maskTokenId})` : `${show(text)} (id ${config.maskTokenId})`;
+}
+
 /** How prompts become ids. */
 export interface EncodePromptOptions {
   /** Special tokens in texts and messages are text like any other; those of the chat template stay special. */

@@ -274,7 +274,10 @@ export function register(program: Command): void {
     .option('--chat', "put the prompt into the checkpoint's chat template, as the user's message")
     .option('--messages <file|json>', 'chat messages: [{"role":"user","content":"Hi"}], or a file with them')
     .option('--prompt-ids <ids>', 'token ids, as in 5,17,3', ids)
-    .option('--template <text>', 'text whose mask tokens are filled in place (dultra info MODEL shows the mask token)')
+    .option(
+      '--template <text>',
+      'text whose masks are filled in place: [MASK], {{8}} for eight, or the mask token itself; with \\ before, it is text',
+    )
     .option('--template-ids <ids>', 'token ids with _ where a mask stands, as in 5,_,_,3', maskedIds)
     .option('--split-special-tokens', 'special tokens written in the prompt or the messages are text like any other');
   command
