@@ -212,6 +212,10 @@ describe('wrong usage', () => {
     [['sft', '-c', 'missing.yaml'], '--config: missing.yaml'],
     [['sft', '-d', 'st1', '--set', 'broken'], '--set: expected key=value'],
     [['sft', '--preset', 'tiny', ...SMALL, '--set', 'numGenerations=3'], 'unknown key "numGenerations"'],
+    [
+      ['sft', '--preset', 'tiny', ...SMALL, '--set', 'learningRte=0.1'],
+      'unknown key "learningRte"; did you mean "learningRate"? Expected one of outputDir, ',
+    ],
     [['sft', '--preset', 'tiny', ...SMALL, '--max-steps', '0'], '--max-steps: expected an integer at least 1'],
     [['sft', '--preset', 'tiny', ...SMALL, '--set', 'rewards={}'], 'rewards: expected only with the stage "grpo"'],
     [['--resume', 'nowhere'], 'holds no run of dultra train'],
