@@ -138,7 +138,7 @@ describe('score', () => {
     await using causal = await loadCausalModel(path.join(__dirname, 'fixtures', 'causal', 'qwen2'));
     const score = await causal.score(prompt, { ids });
     const [logProbs] = await causal.logProbs([{ promptIds: [5, 17, 3], ids }]);
-    expect(score).toMatchObject({ method: 'exact', standardError: 0, tokens: 4, logProbs });
+    expect(score).toMatchObject({ method: 'exact', standardError: 0, tokens: 4, logProbs: Array.from(logProbs) });
     expect(score.logLikelihood).toBeCloseTo(
       logProbs.reduce((sum, value) => sum + value, 0),
       4,
@@ -166,6 +166,9 @@ describe('score', () => {
     await refused({ ids: new Array(500).fill(1) }).toThrow(/answer: prompt and answer make 503 tokens/);
     await refused({ ids }, { samples: 0 }).toThrow('samples: expected an integer at least 1');
     await refused({ ids }, { method: 'exact' }).toThrow('method: expected "monte-carlo" or "pseudo-likelihood"');
+    await refused({ ids }, { method: 'pseudo-likelihood', samples: 4 }).toThrow(
+      'samples: only with method "monte-carlo"',
+    );
     await refused({ ids }, { n: 3 }).toThrow('unknown key "n"');
     await refused({ ids }, { signal: AbortSignal.abort(new Error('enough')) }).toThrow('enough');
     await using blocks = await loadModel(modelFolder('sdar'), { threads: 1 });

@@ -66,7 +66,7 @@ function inFlags(error: Error, command: Command): string {
   const flag = flagOf(option, command, flags) ?? argument ?? option;
   let text = error.message.slice(option.length);
   for (const [pattern, replacement] of WORDING) text = text.replace(pattern, replacement);
-  // Keys of config files and --set are no flags: those are told apart before.
+  // Unknown flags are refused before: this is a key of a config file or of --set.
   if (/^: unknown key /.test(text)) return flag + text;
   // Names of one word are words of the text, too.
   return flag + text.replace(/\b[a-z]+(?:[A-Z][a-z]+)+\b/g, (word) => flags.get(word) ?? word);

@@ -84,6 +84,8 @@ export async function score(
   const { method = 'monte-carlo', samples = 128, seed = 0, signal } = options;
   checkChoice('method', method, ['monte-carlo', 'pseudo-likelihood'] as const);
   checkInteger('samples', samples, { min: 1, max: 1e6 });
+  if (options.samples !== undefined && method !== 'monte-carlo')
+    throw optionError(TypeError, 'samples', `only with method "monte-carlo", got method ${JSON.stringify(method)}`);
   checkSignal(signal);
   const random = new Random(deriveSeed(checkSeed('seed', seed), Purpose.scores));
   signal?.throwIfAborted();

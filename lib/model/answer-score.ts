@@ -22,7 +22,7 @@ export interface AnswerScore {
   /** Tokens of the answer (L). */
   tokens: number;
   /** (L) What each token adds to the sum; null for Monte Carlo, whose terms are of several tokens. */
-  logProbs: Float32Array | null;
+  logProbs: number[] | null;
 }
 
 /** Ids of an answer behind a prompt. @throws TypeError, RangeError; DUltraError NO_TOKENIZER */
@@ -55,8 +55,9 @@ export function answerIds(
 }
 
 /** The score of an answer out of its tokens' log-probabilities. @throws DUltraError NON_FINITE */
-export function scoreOf(source: string, method: AnswerScore['method'], logProbs: Float32Array): AnswerScore {
-  const logLikelihood = sum(Array.from(logProbs));
+export function scoreOf(source: string, method: AnswerScore['method'], ofTokens: Float32Array): AnswerScore {
+  const logProbs = Array.from(ofTokens);
+  const logLikelihood = sum(logProbs);
   if (!Number.isFinite(logLikelihood))
     throw new DUltraError('NON_FINITE', `${source}: the log-probabilities of the answer are not finite`);
   return { method, logLikelihood, standardError: 0, tokens: logProbs.length, logProbs };

@@ -12,13 +12,13 @@ import type { SamplerDefinition } from './definition';
 export interface EditingSampler {
   type: 'editing';
   /** Softmax probability of the predicted token from which on a mask becomes it, 0..1. Default 0.95. */
-  threshold?: number;
+  threshold?: number | undefined;
   /** Likewise, from which on a decided token becomes it. Default 0.9; 1: never. */
-  editingThreshold?: number;
+  editingThreshold?: number | undefined;
   /** Passes of a block that may begin without a mask. Default 16; 0: the last mask ends the block. */
-  maxPostSteps?: number;
+  maxPostSteps?: number | undefined;
   /** Masks that a pass decides at least, the most confident first. Default 1. */
-  numToTransfer?: number;
+  numToTransfer?: number | undefined;
 }
 
 /** See {@link EditingSampler}. */
