@@ -3,7 +3,7 @@ import { layOut } from '../lib/cli/help';
 import { besideName, printColumns, printTable, wrap } from '../lib/cli/output';
 import { inOneProcess } from './command-line';
 
-const COMMANDS = ['generate', 'chat', 'train', 'eval', 'bench', 'merge', 'pull', 'models', 'info', 'doctor'];
+const COMMANDS = ['generate', 'chat', 'train', 'eval', 'bench', 'merge', 'pull', 'models', 'info', 'verify', 'doctor'];
 
 test('help is at most 80 columns wide, and says first what most people need', () => {
   const outcomes = inOneProcess([['help'], ...COMMANDS.map((name) => ['help', name])]);
@@ -11,6 +11,8 @@ test('help is at most 80 columns wide, and says first what most people need', ()
     expect([code, stderr]).toEqual([0, '']);
     expect(stdout.split('\n').filter((line) => line.length > 80)).toEqual([]);
   }
+  // Nothing is left below its name.
+  expect(outcomes[0].stdout).toMatch(/^ {2}models {4,}list the models in the cache of the hub, or delete one$/m);
   for (const name of COMMANDS) expect(outcomes[0].stdout).toMatch(new RegExp(`^  ${name} `, 'm'));
   const generate = outcomes[1].stdout;
   const headings = [...generate.matchAll(/^(\w.*):$/gm)].map(([, heading]) => heading);
@@ -50,6 +52,7 @@ test('words are kept whole, and nothing is lost', () => {
   expect(wrap('a bb ccc', 4)).toEqual(['a bb', 'ccc']);
   expect(wrap('abcdef g', 3)).toEqual(['abcdef', 'g']);
   expect(wrap('', 3)).toEqual(['']);
+  expect(wrap('a editing:0.7:limit=0.5', 12)).toEqual(['a', 'editing:0.7:', 'limit=0.5']);
   expect(besideName('name', ['one two three four five six seven eight'], 6, 40)).toEqual([
     'name    one two three four five six',
     '        seven eight',

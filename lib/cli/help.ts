@@ -11,6 +11,8 @@ const TWO_COLUMNS = 60;
 /** In the place of commander's: what an option does, below it where there is no room beside it. */
 export const HELP_LAYOUT: HelpConfiguration = {
   showGlobalOptions: false,
+  // Every command has options.
+  subcommandTerm: (command) => command.name(),
   ...(HELP_COLUMNS < TWO_COLUMNS && {
     formatItem: (term: string, _width: number, description: string) =>
       [`  ${term}`, ...wrap(description, HELP_COLUMNS - 6).map((line) => `      ${line}`)].join('\n'),

@@ -98,11 +98,18 @@ export function printJson(value: unknown): void {
 /** Columns of the terminal that a stream is; null elsewhere, where lines are as long as they are. */
 export const columnsOf = (stream: NodeJS.WriteStream): number | null => (stream.isTTY ? stream.columns || 80 : null);
 
-/** Breaks a line between words into lines of at most so many columns; longer words are left whole. */
+/** The parts of a word that is longer than a line: it ends behind a colon, comma or slash, or is left whole. */
+function partsOf(word: string, columns: number): string[] {
+  if (word.length <= columns) return [word];
+  const at = Math.max(...[':', ',', '/'].map((mark) => word.lastIndexOf(mark, columns - 1)));
+  return at <= 0 ? [word] : [word.slice(0, at + 1), ...partsOf(word.slice(at + 1), columns)];
+}
+
+/** Breaks a line between words into lines of at most so many columns, or of one word. */
 export function wrap(text: string, columns: number): string[] {
   const lines: string[] = [];
   let line: string | null = null;
-  for (const word of text.split(' ')) {
+  for (const word of text.split(' ').flatMap((word) => partsOf(word, columns))) {
     if (line !== null && line.length + 1 + word.length > columns) {
       lines.push(line);
       line = null;
