@@ -189,7 +189,7 @@ test('an output of other prompts, of other options, or of another program is lef
     expect([code, stderr]).toEqual([2, expect.stringMatching(other)]);
     expect(readFileSync(at.out, 'utf8')).toBe(before);
   }
-  for (const text of ['my notes\n', 'my notes', '{"line": 1}\n', `${before}more\n`]) {
+  for (const text of ['my notes\n', 'my notes', '{"line": 1}\n', `${before}more\n`, `${before}more`]) {
     writeFileSync(at.out, text);
     const [{ code, stderr }] = inOneProcess([command(at)]);
     expect([code, stderr]).toEqual([2, expect.stringMatching(/^dultra: --out: .*expected what --batch has written/)]);
@@ -197,6 +197,26 @@ test('an output of other prompts, of other options, or of another program is lef
   }
   const [same] = inOneProcess([command({ batch: at.batch, out: at.batch })]);
   expect([same.code, same.stderr]).toEqual([2, expect.stringMatching(/^dultra: --out: expected another file than/)]);
+});
+
+test('one process at a time writes an output; the lock of one that is gone counts for nothing', () => {
+  const at = files(line({ prompt: 'one' }));
+  const lock = `${at.out}.lock`;
+  writeFileSync(lock, String(process.pid));
+  const [held] = inOneProcess([command(at)]);
+  expect([held.code, held.stderr]).toEqual([
+    2,
+    expect.stringContaining(
+      `--out: ${at.out} is being written by process ${process.pid}; end it first, or remove ${lock}`,
+    ),
+  ]);
+  expect(existsSync(at.out)).toBe(false);
+  const gone = spawnSync(process.execPath, ['-e', '']).pid;
+  for (const holder of [String(gone), '']) {
+    writeFileSync(lock, holder);
+    expect(inOneProcess([command(at, '-q')])[0]).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(existsSync(lock)).toBe(false);
+  }
 });
 
 test('lines of stdin are prompts, and completions are printed', async () => {

@@ -1,6 +1,6 @@
 // The output of a batch: JSON lines that are appended to, and from which a batch goes on.
-import { createReadStream } from 'node:fs';
-import { type FileHandle, open, stat, truncate } from 'node:fs/promises';
+import { createReadStream, type Stats } from 'node:fs';
+import { type FileHandle, open, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { UsageError } from './errors';
 import { readLines } from './lines';
@@ -16,6 +16,7 @@ export type BatchRecord = { line: number; id?: unknown; key: string } & (
 export class BatchOutput {
   readonly #file: string | undefined;
   #handle: FileHandle | null = null;
+  #unlock: (() => Promise<void>) | null = null;
   /** Lines that failed. */
   failed = 0;
   /** What the file has: "line seed", or "line" for an error, to the key. */
@@ -29,18 +30,22 @@ export class BatchOutput {
   async open(): Promise<void> {
     const file = this.#file;
     if (file === undefined) return;
-    const info = await stat(file).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOENT') throw error;
-      return null;
-    });
+    const info = await statOf(file);
     if (info && !info.isFile()) throw new UsageError(`--out: expected a file, got ${file}`);
-    if (info && info.size > 0) {
-      const whole = await wholeLines(file, info.size);
+    this.#unlock = await lock(file);
+    try {
+      const size = (await statOf(file))?.size ?? 0;
+      const whole = size > 0 ? await wholeLines(file, size) : 0;
       if (whole > 0) await this.#read(createReadStream(file, { end: whole - 1 }), file);
-      else await this.#checkUnfinished(file);
-      if (whole < info.size) await truncate(file, whole);
+      if (whole < size) {
+        await this.#checkUnfinished(file, whole);
+        await truncate(file, whole);
+      }
+      this.#handle = await open(file, 'a');
+    } catch (error) {
+      await this.close();
+      throw error;
     }
-    this.#handle = await open(file, 'a');
   }
 
   async #read(stream: Readable, file: string): Promise<void> {
@@ -51,12 +56,12 @@ export class BatchOutput {
     }
   }
 
-  /** @throws UsageError where the only line, which has no end, is not the beginning of a record */
-  async #checkUnfinished(file: string): Promise<void> {
+  /** @throws UsageError where the last line, which has no end, is not the beginning of a record */
+  async #checkUnfinished(file: string, at: number): Promise<void> {
     const begin = '{"line":';
     const handle = await open(file, 'r');
     try {
-      const { buffer, bytesRead } = await handle.read(Buffer.alloc(begin.length), 0, begin.length, 0);
+      const { buffer, bytesRead } = await handle.read(Buffer.alloc(begin.length), 0, begin.length, at);
       if (!begin.startsWith(buffer.toString('latin1', 0, bytesRead)))
         throw new UsageError(`--out: ${file}: expected what --batch has written, or no file`);
     } finally {
@@ -99,6 +104,45 @@ export class BatchOutput {
 
   async close(): Promise<void> {
     await this.#handle?.close();
+    await this.#unlock?.();
+  }
+}
+
+async function statOf(file: string): Promise<Stats | null> {
+  return stat(file).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+    return null;
+  });
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+/**
+ * Keeps other batches from appending to a file; what a killed process has left counts for nothing.
+ * @returns what gives it back @throws UsageError where another process writes the file
+ */
+async function lock(file: string): Promise<() => Promise<void>> {
+  const name = `${file}.lock`;
+  for (let attempt = 0; ; attempt++) {
+    try {
+      await writeFile(name, String(process.pid), { flag: 'wx' });
+      return () => rm(name, { force: true });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    }
+    const holder = Number(await readFile(name, 'utf8').catch(() => ''));
+    if (attempt > 2 || (holder > 0 && isAlive(holder)))
+      throw new UsageError(
+        `--out: ${file} is being written by process ${holder}; end it first, or remove ${name} if it is none of dultra's`,
+      );
+    await rm(name, { force: true });
   }
 }
 
