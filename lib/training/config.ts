@@ -9,6 +9,8 @@ import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model'
 import { createModel } from '../model/create-model';
 import { loadCausalModel } from '../model/load-causal-model';
 import type { LoadModelOptions } from '../model/load-weights';
+import { createPlanner } from '../model/planner-head';
+import { resolveSource } from '../model/source';
 import { trainTokenizer } from '../model/train-tokenizer';
 import { checkChoice, checkKeys } from '../options';
 import {
@@ -26,6 +28,7 @@ import {
   teacherLogProb,
   thinkTags,
 } from '../rewards';
+import { show } from '../text';
 import { openData } from './data';
 import type { GrpoOptions } from './grpo/options';
 import type { GrpoMetrics } from './grpo/stage';
@@ -97,6 +100,47 @@ export async function prepareModel(
   return newModelFolder;
 }
 
+/** Sizes of new planner heads, by what a configuration calls them. */
+const NEW_PLANNERS: Readonly<Record<string, 'block' | 'small'>> = {
+  new: 'block',
+  'new:paper': 'block',
+  'new:small': 'small',
+};
+
+/** The new planner head that a configuration asks for; null: it names a folder or none. @throws TypeError, RangeError */
+export function newPlanner({ planner }: Pick<TrainConfig, 'planner'>): 'block' | 'small' | null {
+  if (planner === undefined) return null;
+  if (typeof planner !== 'string' || planner === '')
+    throw optionError(TypeError, 'planner', `expected "new", "new:small" or a folder, got ${show(planner)}`);
+  if (Object.hasOwn(NEW_PLANNERS, planner)) return NEW_PLANNERS[planner];
+  if (/^new(:|$)/.test(planner))
+    throw optionError(
+      RangeError,
+      'planner',
+      `expected "new", "new:paper", "new:small" or a folder, got ${show(planner)}`,
+    );
+  return null;
+}
+
+/**
+ * The folder of the planner head that a configuration names, which `loadModel` takes; a new one is made in `newFolder`,
+ * where there is none yet. undefined: the model's own.
+ * @param source of the base model, undefined for the embedded one @param revision of a hub id
+ */
+export async function preparePlanner(
+  config: Pick<TrainConfig, 'planner' | 'seed'>,
+  source: string | undefined,
+  newFolder: string,
+  revision?: string,
+): Promise<string | undefined> {
+  const size = newPlanner(config);
+  if (size === null) return config.planner;
+  if (existsSync(path.join(newFolder, 'planner.json'))) return newFolder;
+  const base = await resolveSource(source, { ...(revision !== undefined && { revision }) }, {});
+  await createPlanner(base, newFolder, { size, seed: config.seed });
+  return newFolder;
+}
+
 async function makeReward(
   name: string,
   config: RewardConfig,
@@ -161,6 +205,7 @@ export async function* runConfig(
 ): AsyncGenerator<StageMetrics, void, void> {
   const {
     model: _,
+    planner: ______,
     dataset: __,
     datasetOptions: ____,
     validation: ___,

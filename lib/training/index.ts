@@ -4,7 +4,7 @@
  */
 
 export type { ExampleData, TrainingExample } from '../data';
-export { openDataset, prepareModel, runConfig, type StageMetrics } from './config';
+export { openDataset, prepareModel, preparePlanner, runConfig, type StageMetrics } from './config';
 export type { TrainingData } from './data';
 export { computeAdvantages, type ScaleRewards, totalRewards } from './grpo/advantages';
 export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo/loss';

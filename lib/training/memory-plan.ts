@@ -10,12 +10,14 @@ import { readConfigJson, storedDtype } from '../model/config';
 import { type ParsedCheckpoint, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../model/families';
 import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
+import { readPlannerHead } from '../model/planner-head';
 import { isHeldWide } from '../model/tensors';
 import { resolveTrainerOptions } from '../model/trainer';
 import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
 import { checkKeys } from '../options';
 import { packageFile } from '../package';
 import { resolveCache } from '../sampling/caches';
+import { newPlanner } from './config';
 import type { Stage, TrainConfig } from './presets';
 
 /** A part of a run's memory. */
@@ -102,12 +104,24 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
   };
 }
 
+/** What new planner heads have beside their blocks. */
+const NEW_HEAD = { useAdaln: true, useMaskEmbeddings: true };
+
 /** Shapes and storage of the model that a configuration names. */
-async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
+async function shapeOf(config: TrainConfig, stage: Stage): Promise<Shape> {
+  const { model } = config;
   // Only GRPO and planner initialisation need a planner.
   if (typeof model !== 'object') {
     const source = model ?? defaultModel();
-    return shapeOfSource(source, parseDiffusionCheckpoint, stage !== 'sft');
+    const size = newPlanner(config);
+    const head = config.planner === undefined || size !== null ? null : await readPlannerHead(config.planner, 0);
+    const shape = await shapeOfSource(
+      source,
+      parseDiffusionCheckpoint,
+      stage !== 'sft' && config.planner === undefined,
+    );
+    const added = size === null ? head?.planner : { ...NEW_HEAD, numLayers: size === 'block' ? 1 : 0 };
+    return added ? { ...shape, config: { ...shape.config, planner: added } } : shape;
   }
   const {
     dModel = 64,
@@ -123,7 +137,7 @@ async function shapeOf({ model }: TrainConfig, stage: Stage): Promise<Shape> {
   // A folder's tokenizer is not read here; a word-level vocabulary is small beside all else.
   const embeddingSize = tokenizer === undefined ? 512 : (typeof tokenizer === 'object' && tokenizer.vocabSize) || 2048;
   const shape = { dModel, nHeads, nKvHeads, nLayers, mlpHiddenSize, embeddingSize, maxSequenceLength, ropeTheta };
-  const planner = { numLayers: plannerLayers, useAdaln: true, useMaskEmbeddings: true };
+  const planner = { ...NEW_HEAD, numLayers: plannerLayers };
   const rules = { rmsNormEps: 1e-5, weightTying: false };
   return { config: { ...shape, ...rules, maskTokenId: 1, planner }, storageOf: () => 'F32', source: 'a new model' };
 }

@@ -56,6 +56,11 @@ interface SharedConfig {
   /** Folder or hub id of the model to train, or the shape of a new one. */
   model?: string | { create: NewModelConfig };
   /**
+   * Planner head for a model that has none: "new" (or "new:paper") makes one as the paper's, a transformer block,
+   * "new:small" one of the norms around it alone; or the folder of one, as `model.savePlanner` writes it.
+   */
+  planner?: string | undefined;
+  /**
    * Name of a task or data set ("st1", "gsm8k", "apps:train.jsonl"), a module that exports one ("./task.mjs"), or own
    * examples: a file, a folder with a file per split, or a list of records, in the shapes of `datasets.DataRecord`.
    */

@@ -45,6 +45,7 @@ const LINE_SECONDS = 5;
 const EXAMPLES = `
 Examples:
   dultra train sft --preset tiny
+  dultra train planner --model Dream-org/Dream-v0-Instruct-7B --planner new:small --dataset gsm8k --max-tokens 256
   dultra train planner --preset tiny
   dultra train grpo --preset tiny --set temperature=0.3
   dultra train grpo --preset tiny --set 'cache={type: refresh}'
@@ -100,6 +101,7 @@ function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
     );
   const short = {
     model,
+    planner: flags.planner,
     dataset,
     validation,
     outputDir: output,
@@ -159,7 +161,7 @@ function resumed(folder: string, stage: string | undefined, flags: Flags): Launc
   if (typeof launch.config.seed === 'string') launch.config.seed = BigInt(launch.config.seed);
   if (stage !== undefined && stage !== launch.stage)
     throw new UsageError(`--resume: ${folder} holds a run of ${launch.stage}, not of ${stage}`);
-  for (const name of ['config', 'preset', 'model', 'output', 'dataset', 'validation'] as const)
+  for (const name of ['config', 'preset', 'model', 'planner', 'output', 'dataset', 'validation'] as const)
     if (flags[name] !== undefined)
       throw new UsageError(`--${name}: not together with --resume, which goes on with what the run began with`);
   const { maxSteps, epochs, saveEvery, set = [] } = flags;
@@ -331,6 +333,12 @@ async function runIn(output: string, { stage, config }: Launch, data: datasets.D
   // Left by a launch that was killed.
   if (isNew) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
   const source = await training.prepareModel(config, data, path.join(output, 'initial'));
+  const planner = await training.preparePlanner(
+    config,
+    source,
+    path.join(output, 'initial', 'planner'),
+    flags.revision,
+  );
   if (isNew) {
     // Absolute: the run may be resumed from another working directory.
     const where = source !== undefined && existsSync(source) ? path.resolve(source) : source;
@@ -339,7 +347,11 @@ async function runIn(output: string, { stage, config }: Launch, data: datasets.D
       config: {
         ...config,
         ...(where !== undefined && { model: where }),
-        ...given({ dataset: absolute(config.dataset), validation: absolute(config.validation) }),
+        ...given({
+          dataset: absolute(config.dataset),
+          validation: absolute(config.validation),
+          planner: planner && path.resolve(planner),
+        }),
         outputDir: output,
       },
     };
@@ -348,7 +360,7 @@ async function runIn(output: string, { stage, config }: Launch, data: datasets.D
       `${JSON.stringify(launch, (_, value) => (typeof value === 'bigint' ? value.toString() : value), 2)}\n`,
     );
   }
-  await using model = await openModel({ ...flags, model: source });
+  await using model = await openModel({ ...flags, model: source, ...given({ planner }) });
   const progress = new Progress(flags.quiet ?? false);
   const start = performance.now();
   let last: Metrics | null = null;
@@ -418,6 +430,10 @@ export function register(program: Command): void {
     .option(
       '-m, --model <folder|id>',
       'checkpoint folder, or hub id (default: what preset or config name, else the embedded model)',
+    )
+    .option(
+      '--planner <new|folder>',
+      "planner head for a model that has none: new (the paper's block), new:small, or a folder",
     );
   addDeviceOptions(command);
   addOutputOptions(command, '{ stage, output, model, steps, seconds, metrics }')
