@@ -1,7 +1,9 @@
 // The sampler that also changes decided tokens, on a model that attends by blocks. That its decisions are the
 // reference's, test/golden.test.ts says.
+import { copyFileSync } from 'node:fs';
+import path from 'node:path';
 import { type DenoiseRow, type EditingSampler, loadModel, type MaskedDiffusionModel, parseSampler } from '../lib';
-import { modelFolder } from './helpers';
+import { modelFolder, variant, withTokenizer } from './helpers';
 
 const BLOCK = 8;
 const MASK = 97;
@@ -129,4 +131,39 @@ test('where it does not apply', async () => {
     maxPostSteps: 4,
     numToTransfer: 2,
   });
+});
+
+test('what is settled does not change: streams say only that, and stop strings are looked for there', async () => {
+  const steps = await passes({ maxTokens: 22 });
+  const last = steps[steps.length - 1].ids;
+  for (const { ids, settled, finished } of steps) {
+    expect(ids.slice(0, settled)).toEqual(last.slice(0, settled));
+    if (!finished) expect(settled % BLOCK === 0 || settled === PROMPT.length).toBe(true);
+  }
+  const folder = variant('llada2', {});
+  copyFileSync(path.join(withTokenizer(), 'tokenizer.json'), path.join(folder, 'tokenizer.json'));
+  await using texts = await loadModel(folder, load);
+  const options = { sampler, maxTokens: 22, stopAtEos: false };
+  let length = 0;
+  for (let first = 0; first < 12; first++) {
+    const prompt = { promptIds: PROMPT.map((id, i) => (id * (first + 1) + i) % 90) };
+    const streamed = async (more: object) => {
+      let text = '';
+      for await (const event of texts.generateStream(prompt, { ...options, ...more })) {
+        text += event.delta;
+        expect(event.text).toBe(text);
+        if (event.result) expect(event.result.text).toBe(text);
+      }
+      return text;
+    };
+    const whole = await streamed({});
+    length += whole.length;
+    for (let i = 0; i + 2 <= whole.length; i += 3) {
+      const stop = whole.slice(i, i + 2);
+      const expected = whole.slice(0, whole.indexOf(stop));
+      expect(await streamed({ stop })).toBe(expected);
+      expect((await texts.generate(prompt, { ...options, stop })).text).toBe(expected);
+    }
+  }
+  expect(length).toBeGreaterThan(40);
 });

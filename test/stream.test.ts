@@ -61,6 +61,7 @@ function play(tokenizer: Tokenizer, ids: number[], steps: number[][]): StreamEve
       confidences: new Float32Array(positions.length).fill(0.5),
       selected: new Uint8Array(positions.length).fill(1),
       ids: row.slice(),
+      settled: row.includes(mask) ? row.indexOf(mask) : row.length,
     };
     const result = last ? { text: tokenizer.decode(ids, { skipSpecialTokens: true }) } : null;
     return stream.event(step + 1, part as unknown as DenoiseRow, result as never);

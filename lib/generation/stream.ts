@@ -53,20 +53,17 @@ export class RowStream {
     const { maskTokenId } = this.#model.config;
     const ids = row.ids.slice(this.#row.begin);
     const before = this.#text.length;
-    this.#prefix = this.#prefixText(ids);
+    this.#prefix = this.#prefixText(ids.subarray(0, row.settled - this.#row.begin));
     this.#text = result ? result.text : (this.#row.textEnd?.finalPart(this.#prefix) ?? this.#prefix);
     const unmasked = this.#unmasked(row, ids);
     const remaining = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
     return new Event(step, this.#text, this.#text.slice(before), unmasked, remaining, result, ids);
   }
 
-  #prefixText(ids: Int32Array): string {
+  #prefixText(prefix: Int32Array): string {
     const { tokenizer, config } = this.#model;
-    let end = this.#decided;
-    while (end < ids.length && ids[end] !== config.maskTokenId) end++;
-    if (!tokenizer || end === this.#decided) return this.#prefix;
-    this.#decided = end;
-    const prefix = ids.subarray(0, end);
+    if (!tokenizer || prefix.length <= this.#decided) return this.#prefix;
+    this.#decided = prefix.length;
     const eos = this.#row.isTemplate ? -1 : indexOfEnd(prefix, config.eosTokenIds);
     // Nothing follows an end of sequence.
     if (eos >= 0) return decodeIds(prefix.subarray(0, eos), this.#model);

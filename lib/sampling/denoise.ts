@@ -275,6 +275,7 @@ function finishRow(row: Row, step: StepRow, forcedPosition: number): DenoiseRow 
     forced: forcedPosition >= 0,
     forcedPosition,
     ids: row.ids.slice(),
+    settled: row.settledEnd(),
     finished: row.finished,
   };
 }

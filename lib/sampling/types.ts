@@ -69,6 +69,8 @@ export interface DenoiseRow {
   forced: boolean;
   /** That position, or -1. */
   forcedPosition: number;
+  /** No later pass changes what the completion has before this position of the row: its first mask, without edits. */
+  settled: number;
   /** The row's ids after the step. */
   ids: Int32Array;
   /** The row is finished after this step. */

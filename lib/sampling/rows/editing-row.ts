@@ -111,6 +111,12 @@ export class EditingRow extends Row {
       );
   }
 
+  /** The current block may still be edited. */
+  override settledEnd(): number {
+    const end = super.settledEnd();
+    return this.finished ? end : Math.max(this.begin, Math.min(end, this.windowBegin));
+  }
+
   private leaveBlock(): void {
     const eos = this.settings.stopAtEos ? this.endFrom(this.begin) : -1;
     if (eos >= 0 && eos < this.windowEnd()) this.finished = true;

@@ -94,7 +94,7 @@ export abstract class Row {
   readonly unmaskedAt: Int32Array;
   protected readonly logProbs: Float32Array;
   readonly #isEnd: RowInput['isEnd'];
-  /** Everything from `begin` to here is decided and was looked at for an end. */
+  /** Everything from `begin` to here is settled and was looked at for an end. */
   #seen: number;
   protected readonly cache: RowCache | null;
   steps = 0;
@@ -158,18 +158,23 @@ export abstract class Row {
       if (!selected[i]) continue;
       unmasked++;
       this.ids[positions[i]] = tokens[i];
-      if (tokens[i] === this.settings.maskTokenId) continue;
-      this.unmaskedAt[positions[i]] = this.steps;
-      this.logProbs[positions[i]] = logProbs[i];
+      const isMask = tokens[i] === this.settings.maskTokenId;
+      if (!isMask) this.unmaskedAt[positions[i]] = this.steps;
+      this.logProbs[positions[i]] = isMask ? Number.NaN : logProbs[i];
     }
     if (unmasked > 0) this.nfe++;
   }
 
-  /** Finishes the row where its decided beginning is an end. After `apply`. */
+  /** No later pass changes the completion before this position: its first mask. After `apply`. */
+  settledEnd(): number {
+    const mask = this.ids.indexOf(this.settings.maskTokenId, this.begin);
+    return mask < 0 ? this.ids.length : mask;
+  }
+
+  /** Finishes the row where its settled beginning is an end. After `apply`. */
   endEarly(): void {
     if (!this.#isEnd || this.finished) return;
-    const mask = this.ids.indexOf(this.settings.maskTokenId, this.begin);
-    const end = mask < 0 ? this.ids.length : mask;
+    const end = this.settledEnd();
     if (end <= this.#seen) return;
     this.#seen = end;
     this.finished = this.#isEnd(this.ids.subarray(this.begin, end));
