@@ -81,6 +81,7 @@ export { type TrainTokenizerOptions, trainTokenizer } from './model/train-tokeni
 export type { LoraOptions, ModelTrainer, ModelTrainerOptions, MomentDtype } from './model/trainer';
 export type {
   NativeBackwardRequest as BackwardRequest,
+  NativeExperts as Experts,
   NativeModelInfo as ModelInfo,
   NativeNamedTensor as NamedTensor,
   NativeOptimizerStep as OptimizerStep,

@@ -22,6 +22,7 @@ export function checkKeys(name: string, object: unknown, allowed: readonly strin
 /** Names that other libraries have for an option, as {@link plain} writes them. */
 const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
   maxTokens: ['genlength', 'maxnewtokens', 'maxoutputtokens', 'maxcompletiontokens', 'npredict', 'numpredict'],
+  sampler: ['steps', 'remasking', 'threshold', 'alg'],
   research: ['compat', 'firstrow', 'forcedstep', 'tokenlogprob'],
   signal: ['abortsignal', 'abort'],
   stop: ['stopsequences', 'stopstrings'],

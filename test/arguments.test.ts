@@ -172,6 +172,8 @@ describe('options', () => {
     [{ block_length: 8 }, 'did you mean "blockLength"?'],
     [{ temprature: 1 }, 'did you mean "temperature"?'],
     [{ sed: 1 }, 'did you mean "seed"?'],
+    [{ steps: 16 }, 'unknown key "steps"; did you mean "sampler"?'],
+    [{ logProbs: true }, 'did you mean "logprobs"?'],
     [{ compat: 'reference' }, 'did you mean "research"?'],
     [{ firstRow: 1 }, 'did you mean "research"?'],
     [{ abortSignal: null }, 'did you mean "signal"?'],

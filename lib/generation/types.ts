@@ -164,8 +164,9 @@ export interface StreamEvent {
   /** From 1. */
   step: number;
   /**
-   * Text of the decided prefix: the completion (templates: the row) up to its first mask, decoded together, as far as no
-   * later token can change it. It only grows, and is the result's text on the last event.
+   * Text of the decided prefix: the completion (templates: the row) up to its first mask, with the sampler "editing" up
+   * to the block that is being decided, decoded together, as far as no later token can change it. It only grows, and is
+   * the result's text on the last event.
    */
   text: string;
   /** What `text` grew by in this step, often "". All of them together are the result's text. */
