@@ -6,7 +6,7 @@
 import os from 'node:os';
 import { optionError } from './errors';
 import { type NativeRule, native } from './native';
-import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from './options';
+import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkTokenFilter } from './options';
 
 /**
  * Input of {@link maskedAttention}. Sequences are packed: sequence b is rows `rowOffsets[b]` to `rowOffsets[b + 1]`.
@@ -117,7 +117,19 @@ export interface SampleOptions {
   vocabSize: number;
   /** 0 (default) is argmax, ties to the lowest id. */
   temperature?: number | undefined;
-  /** Log-probabilities at temperature 1 ("untempered", default) or at `temperature`. */
+  /** Draw among the `topK` most probable tokens; those that equal the last of them stay too. Default: all. */
+  topK?: number | undefined;
+  /**
+   * Then among the most probable tokens whose probabilities, at `temperature`, first sum up to more than it, above 0 to
+   * 1. Default 1: all.
+   */
+  topP?: number | undefined;
+  /**
+   * Confidences, largest probabilities and entropies at temperature 1 ("untempered", default), at `temperature`, or
+   * ("filtered") at `temperature` and of the tokens that topK and topP keep.
+   */
+  confidence?: 'untempered' | 'tempered' | 'filtered' | undefined;
+  /** Log-probabilities, of all tokens, at temperature 1 ("untempered", default) or at `temperature`. */
   tokenLogProb?: 'untempered' | 'tempered' | undefined;
   /** An id whose logit counts as −∞ (the mask token). */
   excludedToken?: number | undefined;
@@ -136,11 +148,11 @@ export interface SampleOutput {
   tokens: Int32Array;
   /** log softmax(logits)[token]. */
   logProbs: Float32Array;
-  /** Softmax probability of the token, temperature 1. */
+  /** Softmax probability of the token; see {@link SampleOptions.confidence}. */
   confidences: Float32Array;
-  /** Largest softmax probability, temperature 1. */
+  /** Largest softmax probability, likewise. */
   maxProbs: Float32Array;
-  /** Entropy, nats, temperature 1. */
+  /** Entropy, nats, likewise. */
   entropies: Float32Array;
 }
 
@@ -152,6 +164,9 @@ export async function sample(logits: Float32Array, options: SampleOptions): Prom
   checkKeys('options', options, [
     'vocabSize',
     'temperature',
+    'topK',
+    'topP',
+    'confidence',
     'tokenLogProb',
     'excludedToken',
     'seed',
@@ -164,6 +179,9 @@ export async function sample(logits: Float32Array, options: SampleOptions): Prom
   const {
     vocabSize,
     temperature = 0,
+    topK,
+    topP,
+    confidence = 'untempered',
     tokenLogProb = 'untempered',
     excludedToken = -1,
     seed = 0,
@@ -171,6 +189,8 @@ export async function sample(logits: Float32Array, options: SampleOptions): Prom
   } = options;
   checkInteger('vocabSize', vocabSize, { min: 1, max: 2 ** 31 - 1 });
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
+  checkTokenFilter(topK, topP);
+  checkChoice('confidence', confidence, ['untempered', 'tempered', 'filtered'] as const);
   checkChoice('tokenLogProb', tokenLogProb, ['untempered', 'tempered'] as const);
   checkInteger('threads', threads, { min: 1, max: 1024 });
   const m = Math.floor(logits.length / vocabSize);
@@ -178,6 +198,9 @@ export async function sample(logits: Float32Array, options: SampleOptions): Prom
     logits,
     vocabSize,
     temperature,
+    topK: topK ?? 0,
+    topP: topP ?? 1,
+    scores: confidence,
     temperedLogProb: tokenLogProb === 'tempered',
     excludedToken,
     seed: checkSeed('seed', seed),

@@ -150,3 +150,9 @@ export function omit<T extends object, K extends keyof T>(object: T, keys: reado
 
 /** Omit of each member of a union. */
 type Without<T, K extends keyof T> = T extends unknown ? Omit<T, K> : never;
+
+/** Options of top-k and top-p. */
+export function checkTokenFilter(topK: unknown, topP: unknown): void {
+  if (topK !== undefined) checkInteger('topK', topK, { min: 1, max: 2 ** 31 - 1 });
+  if (topP !== undefined) checkNumber('topP', topP, { minExclusive: 0, max: 1 });
+}

@@ -15,7 +15,7 @@ async function main() {
   });
   if (values.help) {
     process.stdout.write(
-      "npm run golden -- [--dir FOLDER] [--only SUBSTRING] [--threads N]\n\nReplays the recorded cases of FOLDER (default: the repository's own).\n",
+      "npm run golden -- [--dir FOLDER] [--only SUBSTRING] [--threads N]\n\nReplays the recorded cases of FOLDER (default: the repository's own).\nA kind, variant, setting or file that is not known fails, and so does a folder without cases.\n",
     );
     return 0;
   }
@@ -23,17 +23,15 @@ async function main() {
   if (!existsSync(directory)) throw new SetupError(`--dir: ${directory} does not exist`);
   setup();
   const dultra = require('../dist/index.js');
-  const { runGolden } = require('../test/golden/runner.cjs');
+  const { runGolden, verdictOf } = require('../test/golden/runner.cjs');
   const results = await runGolden(dultra, directory, {
     only: (name) => !values.only || name.includes(values.only),
     load: values.threads ? { threads: Number(values.threads) } : {},
     log: (line) => process.stdout.write(`${line}\n`),
   });
-  const count = (status) => results.filter((result) => result.status === status).length;
-  const skipped = count('skipped');
-  if (skipped > 0) process.stdout.write(`${skipped} skipped\n`);
-  process.stdout.write(`${count('passed')} passed, ${count('failed')} failed\n`);
-  return count('failed') > 0 || count('passed') === 0 ? 1 : 0;
+  const { text, code } = verdictOf(results);
+  process.stdout.write(`${text}\n`);
+  return code;
 }
 
 main().then(

@@ -16,6 +16,8 @@ export const samplers: [string, SamplerObject][] = [
   ['confidence', { type: 'confidence', threshold: 0.2 }],
   ['fixed', { type: 'fixed', steps: 6 }],
   ['fixed by entropy', { type: 'fixed', steps: 6, remasking: 'low_entropy' }],
+  ['dream', { type: 'dream', steps: 6, algTemp: 0.5 }],
+  ['sub-blocks', { type: 'sub-blocks', threshold: 0.2, length: 3 }],
   ['d3llm', { type: 'd3llm', threshold: 2, blockAddThreshold: 0.2 }],
 ];
 export const caches: [string, CachePolicy][] = [

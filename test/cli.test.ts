@@ -64,6 +64,10 @@ describe('generate', () => {
       '--probability-scale',
       '2',
       '--no-stop-at-eos',
+      '--top-k',
+      '20',
+      '--top-p',
+      '0.9',
     ];
     const args = ['generate', '-m', base, '--prompt-ids', '5 17 3', ...short, ...options, '--threads', '1', '--json'];
     const { code, stdout, stderr } = await dultra(args);
@@ -73,6 +77,8 @@ describe('generate', () => {
       maxTokens: 24,
       blockLength: 8,
       temperature: 0.5,
+      topK: 20,
+      topP: 0.9,
       seed: '18446744073709551615',
       stopAtEos: false,
     });
@@ -295,6 +301,8 @@ describe('errors', () => {
     ],
     [[...prompt, '-s', 'confidence', '--select', 'topk'], /are the planner's; --sampler is confidence/],
     [[...prompt, '--probability-scale', '0'], /--probability-scale: expected a finite number greater than 0/],
+    [[...prompt, '--top-k', '0'], /--top-k: expected an integer at least 1/],
+    [[...prompt, '--top-p', '2'], /--top-p: expected a finite number greater than 0 and at most 1, got 2/],
     [[...prompt, '--threads', '0'], /--threads: expected an integer at least 1/],
     [[...prompt, '--delay', '5'], /--delay: expected together with --stream/],
     [['generate', '-m', base, '--prompt-ids', '5,x'], /Expected ids such as 5,17,3; "x" is none/],

@@ -218,6 +218,9 @@ function ruleOf(sampler: SamplerObject, count: number, left: number, isReference
     }
     case 'fixed':
       return { type: sampler.remasking === 'random' ? 'random' : 'fixed', count };
+    case 'dream':
+    case 'sub-blocks':
+      throw new Error('compared with recorded runs of their references: test/golden.test.ts');
     case 'dynamic':
       throw new Error('shares of a block are no rule of a step: test/block-diffusion.test.ts');
     case 'editing':

@@ -23,6 +23,8 @@ export interface SamplingFlags {
   maxTokens?: number;
   blockLength?: number;
   temperature?: number;
+  topK?: number;
+  topP?: number;
   seed?: bigint;
   stopAtEos?: boolean;
   stop?: string[];
@@ -78,6 +80,12 @@ export function addSamplingOptions(command: Command): Command {
       integer,
     )
     .option('-t, --temperature <x>', 'token temperature, 0 takes the most probable token (default: 0)', number)
+    .option('--top-k <n>', 'draw tokens among the n most probable ones (default: all)', integer)
+    .option(
+      '--top-p <x>',
+      'draw tokens among the most probable ones that together have more than this probability (default: 1, all)',
+      number,
+    )
     .option('--seed <n>', 'seed of every random choice (default: another each time with a temperature, else 0)', seed)
     .option('--stop-at-eos', 'stop where all before an end-of-sequence token is decided (default but for templates)')
     .option('--no-stop-at-eos', 'decide every position')
@@ -96,7 +104,7 @@ export function addSamplingOptions(command: Command): Command {
 /** The flags as options of `generate`: only what was given, so that the API's defaults hold. */
 export function generateOptions(flags: SamplingFlags): GenerateOptions {
   const { select, probabilityScale, plannerTemperature, maxTokens, blockLength, temperature } = flags;
-  const { stopAtEos, stop, compat } = flags;
+  const { topK, topP, stopAtEos, stop, compat } = flags;
   const planner = given({ select, probabilityScale, plannerTemperature });
   let chosen = flags.sampler === undefined ? undefined : parseSampler(flags.sampler);
   if (Object.keys(planner).length > 0) {
@@ -109,5 +117,17 @@ export function generateOptions(flags: SamplingFlags): GenerateOptions {
   const cache = flags.cache === undefined ? undefined : parseCache(flags.cache);
   const { seed } = flags;
   const research = compat && { compat };
-  return given({ sampler: chosen, cache, maxTokens, blockLength, temperature, seed, stopAtEos, stop, research });
+  return given({
+    sampler: chosen,
+    cache,
+    maxTokens,
+    blockLength,
+    temperature,
+    topK,
+    topP,
+    seed,
+    stopAtEos,
+    stop,
+    research,
+  });
 }

@@ -61,6 +61,7 @@ function settingOf(sampler: SamplerObject): number {
     case 'dynamic':
     case 'editing':
     case 'd3llm':
+    case 'sub-blocks':
       return sampler.threshold!;
     case 'factor':
       return sampler.factor!;
@@ -69,6 +70,7 @@ function settingOf(sampler: SamplerObject): number {
     case 'geometric':
       return sampler.phi!;
     case 'fixed':
+    case 'dream':
       return sampler.steps!;
   }
 }

@@ -1,6 +1,14 @@
 // Options of generation, checked.
 import { randomInt } from 'node:crypto';
-import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed, checkSignal } from '../options';
+import {
+  checkChoice,
+  checkInteger,
+  checkKeys,
+  checkNumber,
+  checkSeed,
+  checkSignal,
+  checkTokenFilter,
+} from '../options';
 import { resolveCache } from '../sampling/caches';
 import type { DenoiseSettings } from '../sampling/denoise';
 import { resolveSampler } from '../sampling/samplers';
@@ -12,6 +20,9 @@ const GENERATE_KEYS = [
   'maxTokens',
   'blockLength',
   'temperature',
+  'topK',
+  'topP',
+  'confidence',
   'seed',
   'stopAtEos',
   'stop',
@@ -33,6 +44,9 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     maxTokens,
     blockLength,
     temperature = 0,
+    topK,
+    topP,
+    confidence,
     seed = 0,
     stopAtEos,
     splitSpecialTokens,
@@ -45,6 +59,8 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   if (maxTokens !== undefined) checkInteger('maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
   if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 30 });
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
+  checkTokenFilter(topK, topP);
+  if (confidence !== undefined) checkChoice('confidence', confidence, ['untempered', 'tempered', 'filtered'] as const);
   checkInteger('research.firstRow', firstRow, { min: 0, max: 2 ** 32 - 1 });
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   if (logprobs !== undefined) checkChoice('logprobs', logprobs, [true, false] as const);
@@ -58,6 +74,10 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     cache: resolveCache(options.cache),
     blockLength: blockLength ?? null,
     temperature,
+    topK: topK ?? null,
+    topP: topP ?? 1,
+    scores: confidence ?? null,
+    topPFirst: false,
     seed: checkSeed('seed', seed),
     firstRow,
     stopAtEos: stopAtEos ?? null,

@@ -1,6 +1,7 @@
 // From prompts and options to rows of ids with masks, and how they are denoised.
 import { DUltraError, optionError } from '../errors';
 import { attendedBlock, type ModelConfig, rowLength } from '../model/config';
+import { familyOf } from '../model/families';
 import { checkIds, checkRoom, encodePrompt, maskName, type Vocabulary } from '../model/prompt';
 import type { NativeModel } from '../native';
 import { checkInteger, checkKeys, checkList } from '../options';
@@ -66,6 +67,8 @@ export function prepare(
   if (templates > 0) settings.stopAtEos ??= false;
   else settings.blockLength = blockLengthOf(model, options, maxTokens);
   settings.cache = cacheOf(model, options, settings);
+  settings.scores = scoresOf(model, settings);
+  settings.topPFirst = settings.reference && familyOf(model.config).topPFirst === true;
   checkSampler(model, settings, rows);
   return { rows, settings };
 }
@@ -117,6 +120,18 @@ function cacheOf({ config }: GeneratingModel, { cache, research }: GenerateOptio
   checkCache(config, settings.cache);
   const isDefault = cache === undefined && research?.compat === undefined && attendedBlock(config) !== null;
   return isDefault ? resolveCache({ type: 'blocks' }) : settings.cache;
+}
+
+/** Which distribution confidences are of; null: the model's. */
+function scoresOf({ config }: GeneratingModel, settings: DenoiseSettings): DenoiseSettings['scores'] {
+  const { sampler, scores, topK, topP, temperature, reference } = settings;
+  const filters = topK !== null || topP < 1;
+  const bySampler = typeof sampler !== 'function' && definitionOf(sampler).filteredConfidence === true;
+  const byFamily = (filters || reference) && familyOf(config).filteredConfidence === true;
+  const chosen = scores ?? (bySampler || byFamily ? 'filtered' : 'untempered');
+  // Without a temperature and filters they are the same, and the model's are cheaper.
+  const differs = chosen === 'filtered' ? filters || temperature > 0 : chosen === 'tempered' && temperature > 0;
+  return differs ? chosen : null;
 }
 
 function blockLengthOf(
@@ -222,7 +237,7 @@ function promptRow(
   checkRoom(promptIds.length, maxTokens, maxSequenceLength);
   const ids = new Int32Array(rowLength(promptIds.length + maxTokens, model.config)).fill(maskTokenId);
   ids.set(promptIds);
-  return { ids, begin: promptIds.length, promptIds, isTemplate: false, textEnd: null };
+  return { ids, begin: promptIds.length, wanted: maxTokens, promptIds, isTemplate: false, textEnd: null };
 }
 
 /** What of a sampler depends on the model and on the rows' blocks. */
@@ -249,6 +264,12 @@ function checkSampler(
       RangeError,
       'cache.type',
       `expected "blocks" or "none" with the sampler ${show(sampler.type)}, got ${show(cache.type)}`,
+    );
+  if (sampler.type === 'sub-blocks' && sampler.partCache && (config.mask !== 'block-causal' || cache.type === 'none'))
+    throw optionError(
+      TypeError,
+      'sampler.partCache',
+      'expected a model that attends by blocks, and a cache: passes over a part read the rest of its block from one',
     );
   for (const { ids, begin } of rows) {
     const length = ids.length - begin;

@@ -21,7 +21,10 @@ export interface ResearchOptions {
   /**
    * "reference" reproduces the reference implementations where they differ (docs/differences.md explains each):
    * - the rows of a batch advance through the blocks together;
-   * - no row stops at an end-of-sequence token, except with d3llm and `stopAtEos: true`;
+   * - no row stops at an end-of-sequence token, except with `stopAtEos: true` with d3llm and models that attend by blocks
+   *   (these finish the block);
+   * - Dream's, SDAR's and Fast-dLLM v2's confidences are filtered (`confidence: "filtered"`), Dream's top-p comes before
+   *   top-k, and their decoders' own order of passes holds;
    * - the samplers other than the planner's may predict the mask token;
    * - the factor rule unmasks the last candidate if only that one fails the test;
    * - the log-likelihood of a step is the reference's (`forcedStep: "reference"`);
@@ -55,6 +58,23 @@ export interface GenerateOptions {
   blockLength?: number | undefined;
   /** Token temperature; 0 takes the most probable token. Default 0. */
   temperature?: number | undefined;
+  /**
+   * A token is drawn among the `topK` most probable ones (those that equal the last of them included), at least 1. Default:
+   * all. At temperature 0 it can change confidences only.
+   */
+  topK?: number | undefined;
+  /**
+   * Nucleus sampling, after `topK`: a token is drawn among the most probable ones, at the temperature, up to the one
+   * with which their probabilities exceed `topP`; above 0, at most 1. Default 1: all.
+   */
+  topP?: number | undefined;
+  /**
+   * Which distribution the sampler's confidences and entropies are of: the model's ("untempered"), that at the
+   * temperature ("tempered"), or that of the tokens that `topK` and `topP` keep, too ("filtered"). Default: "untempered";
+   * "filtered" for the samplers `dream` and `sub-blocks`, and with topK, topP or the reference's behaviour for the families
+   * whose references have it so: Dream, SDAR, Fast-dLLM v2. Log-probabilities are always of all tokens.
+   */
+  confidence?: 'untempered' | 'tempered' | 'filtered' | undefined;
   /**
    * Seed of every random choice, a non-negative integer or bigint below 2^64. Default: with a temperature above 0 another
    * one for each call, which the result names; else, with `denoise` and with `research.compat`, 0.

@@ -9,6 +9,8 @@ export interface StepRow {
   logProbs: Float32Array;
   confidences: Float32Array;
   entropies: Float32Array;
+  /** Largest minus second largest probability; null unless the rule reads it. */
+  margins: Float32Array | null;
   plannerLogits: Float32Array | null;
   probabilities: Float32Array;
   logLikelihoods: Float32Array;
@@ -23,20 +25,22 @@ const PER_CANDIDATE = 7;
 /**
  * Reads the buffer of a step over R rows with M candidates, which native/addon/step.cc writes, in this order: offsets
  * (R + 1) and timesteps (R); positions, tokens, logProbs, confidences, entropies, plannerLogits where the planner ran,
- * probabilities and logLikelihoods (M); selected (M) and forced (R), of one byte.
+ * probabilities, logLikelihoods and, where the rule reads them, margins (M); selected (M) and forced (R), of one byte.
  */
 export class StepResult {
   readonly #buffer: ArrayBuffer;
   readonly #offsets: Int32Array;
   readonly #timesteps: Float32Array;
   readonly #hasPlanner: boolean;
+  readonly #hasMargins: boolean;
 
-  constructor(buffer: ArrayBuffer, rows: number) {
+  constructor(buffer: ArrayBuffer, rows: number, hasMargins = false) {
     this.#buffer = buffer;
     this.#offsets = new Int32Array(buffer, 0, rows + 1);
     this.#timesteps = new Float32Array(buffer, 4 * (rows + 1), rows);
     const m = this.#offsets[rows];
-    this.#hasPlanner = buffer.byteLength > 4 * (2 * rows + 1 + PER_CANDIDATE * m) + m + rows;
+    this.#hasMargins = hasMargins;
+    this.#hasPlanner = buffer.byteLength > 4 * (2 * rows + 1 + (PER_CANDIDATE + Number(hasMargins)) * m) + m + rows;
   }
 
   row(r: number): StepRow {
@@ -49,7 +53,7 @@ export class StepResult {
     const at = 4 * (2 * rows + 1 + first);
     const next = 4 * m;
     const planner = this.#hasPlanner ? 1 : 0;
-    const bytes = 4 * (2 * rows + 1 + (PER_CANDIDATE + planner) * m);
+    const bytes = 4 * (2 * rows + 1 + (PER_CANDIDATE + planner + Number(this.#hasMargins)) * m);
     return {
       timestep: this.#timesteps[r],
       positions: new Int32Array(buffer, at, count),
@@ -60,6 +64,7 @@ export class StepResult {
       plannerLogits: planner ? new Float32Array(buffer, at + 5 * next, count) : null,
       probabilities: new Float32Array(buffer, at + (5 + planner) * next, count),
       logLikelihoods: new Float32Array(buffer, at + (6 + planner) * next, count),
+      margins: this.#hasMargins ? new Float32Array(buffer, at + (7 + planner) * next, count) : null,
       selected: new Uint8Array(buffer, bytes + first, count),
       forced: new Uint8Array(buffer, bytes + m, rows)[r] !== 0,
     };

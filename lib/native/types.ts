@@ -190,7 +190,11 @@ export type NativeRule =
   | 'fixed'
   | 'dynamic'
   | 'random'
-  | 'leftToRight';
+  | 'leftToRight'
+  | 'coin';
+
+/** Native `SampleScores`: untempered, or at the sampling temperature, of all tokens or of those that may be drawn. */
+export type NativeScores = 'untempered' | 'tempered' | 'filtered';
 
 export interface NativeStepRequest {
   /** The rows that take part, laid end to end: ids (N), offsets (R + 1). */
@@ -211,6 +215,13 @@ export interface NativeStepRequest {
   seed: bigint;
   /** Token temperature; 0 (default): argmax. */
   temperature?: number;
+  /** Tokens that may be drawn: the `topK` most probable (absent: all), and of these the most probable `topP` (1: all). */
+  topK?: number;
+  topP?: number;
+  /** `topP` is a share of all tokens rather than of those that `topK` keeps. Default false. */
+  topPFirst?: boolean;
+  /** Which distribution confidences and entropies are of. Default "untempered". */
+  scores?: NativeScores;
   /** Log-probabilities at `temperature`. Default false: at temperature 1. */
   temperedLogProb?: boolean;
   /**
@@ -237,6 +248,18 @@ export interface NativeStepRequest {
   counts?: Int32Array | null;
   /** 'fixed' takes the lowest entropies in place of the highest confidences. Default false. */
   byEntropy?: boolean;
+  /** The rule reads margins, which the result has then, in place of confidences. Default false. */
+  byMargin?: boolean;
+  /** 'entropySum' stays below the threshold with the whole sum. Default false. */
+  sumWithLast?: boolean;
+  /** 'fixed' draws its positions by softmax(score / it), without replacement. Default 0: the best ones. */
+  selectionTemperature?: number;
+  /** (R) for 'coin': the probability of each position. */
+  chances?: Float64Array | null;
+  /** A row may select nothing. Default false. */
+  mayRest?: boolean;
+  /** A candidate whose position before is not computed is scored from its own. Default false: an error. */
+  shiftInside?: boolean;
   /** See `forcedStep` of GenerateOptions. Default false: "exact". */
   referenceLikelihood?: boolean;
   /** Recorded uniforms instead of Philox (fixtures): token (M, embeddingSize), position (M), in candidate order. */
@@ -478,6 +501,11 @@ export interface NativeSampleRequest {
   logits: Float32Array;
   vocabSize: number;
   temperature: number;
+  /** 0: all. */
+  topK: number;
+  /** 1: all. */
+  topP: number;
+  scores: NativeScores;
   temperedLogProb: boolean;
   excludedToken: number;
   seed: bigint;

@@ -7,6 +7,7 @@ import {
   cancellable,
   type NativeCache,
   type NativeModel,
+  type NativeScores,
   type NativeStepRequest,
   native,
   StepResult,
@@ -45,6 +46,13 @@ export interface DenoiseSettings {
   /** null: each row is one block. */
   blockLength: number | null;
   temperature: number;
+  /** null: all tokens. */
+  topK: number | null;
+  topP: number;
+  /** null: as the sampler or the family has it. */
+  scores: NativeScores | null;
+  /** `topP` comes before `topK`. */
+  topPFirst: boolean;
   seed: bigint;
   firstRow: number;
   /** null: the default. */
@@ -117,8 +125,16 @@ async function chooseCustom(sampler: CustomSampler, row: Row, part: StepRow): Pr
 /** Number of positions that each row unmasks now, for counted rules; null for others. */
 function stepCounts(sampler: ResolvedSampler | CustomSampler, rows: Row[]): Int32Array | null {
   if (typeof sampler === 'function') return null;
-  const { count } = definitionOf(sampler);
-  return count ? numbersOf(rows, Int32Array, (row) => row.nextCount((block) => count(sampler, block))) : null;
+  const { count, isCounted } = definitionOf(sampler);
+  if (!count || isCounted?.(sampler) === false) return null;
+  return numbersOf(rows, Int32Array, (row) => row.nextCount((block) => count(sampler, block)));
+}
+
+/** Probability of each row's positions, for the rule "coin"; null for others. */
+function stepChances(sampler: ResolvedSampler | CustomSampler, rule: RuleRequest, rows: Row[]): Float64Array | null {
+  if (rule.rule !== 'coin' || typeof sampler === 'function') return null;
+  const { chance } = definitionOf(sampler);
+  return Float64Array.from(rows, (row) => row.nextCount((block) => chance!(sampler, block)));
 }
 
 /** The rows of a batch, before their first step. */
@@ -133,7 +149,7 @@ function openRows(target: Denoisable, inputs: readonly RowInput[], settings: Den
       eosTokenId,
       blockLength: settings.blockLength ?? Math.max(1, input.ids.length - input.begin),
       stopAtEos: reference
-        ? definition?.referenceStops === true && settings.stopAtEos === true
+        ? (definition?.referenceStops === true || target.config.mask === 'block-causal') && settings.stopAtEos === true
         : (settings.stopAtEos ?? true),
       reference,
       greedy: settings.temperature < 1e-4,
@@ -162,6 +178,14 @@ interface Run {
   recorded: RecordedUniforms | undefined;
 }
 
+/** How tokens are drawn, and what confidences are of. */
+const tokenDraw = ({ temperature, topK, topP, topPFirst, scores }: DenoiseSettings) => ({
+  temperature,
+  ...(topK !== null && { topK }),
+  ...(topP < 1 && { topP, topPFirst }),
+  ...(scores !== null && { scores }),
+});
+
 /** The native request of the next step of the rows that take part. */
 function stepRequest({ settings, rule, cache, recorded }: Run, rows: Row[], step: number): NativeStepRequest {
   const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
@@ -181,9 +205,11 @@ function stepRequest({ settings, rule, cache, recorded }: Run, rows: Row[], step
     rowKeys: numbersOf(rows, Uint32Array, (row) => settings.firstRow + row.index),
     steps: numbersOf(rows, Uint32Array, (row) => row.steps),
     seed: settings.seed,
-    temperature: settings.temperature,
+    ...(!rows.every((row) => row.isGreedy) && tokenDraw(settings)),
     temperedLogProb: settings.tempered,
     counts: stepCounts(settings.sampler, rows),
+    chances: stepChances(settings.sampler, rule, rows),
+    shiftInside: settings.reference,
     referenceLikelihood: settings.referenceLikelihood,
     uniforms: draws && {
       token: recordedDraws(draws.map((draw) => draw.token)),
@@ -206,7 +232,7 @@ export async function* denoiseRows(
   signal?.throwIfAborted();
   if (inputs.length === 0) return [];
   const rows = openRows(target, inputs, settings);
-  const rule = ruleRequest(sampler, target.config.planner !== null, reference);
+  const rule = ruleRequest(sampler, target.config.planner !== null, reference, target.config.shiftLogits === true);
   const storage = cacheStorage(settings.cache, rule.planner === true);
   // A handle of its own: a model that is disposed meanwhile lives until the loop ends.
   const model = target.native.share();
@@ -224,7 +250,7 @@ export async function* denoiseRows(
         () => token.cancel(),
         () => model.step(request, token),
       );
-      const result = new StepResult(buffer, active.length);
+      const result = new StepResult(buffer, active.length, rule.byMargin === true);
       const event: DenoiseStep = { step, rows: [] };
       for (let r = 0; r < active.length; r++) {
         const row = active[r];
@@ -268,6 +294,7 @@ function finishRow(row: Row, step: StepRow, forcedPosition: number): DenoiseRow 
     logProbs: step.logProbs,
     confidences: step.confidences,
     entropies: step.entropies,
+    margins: step.margins,
     plannerLogits: step.plannerLogits,
     probabilities: step.probabilities,
     logLikelihoods: step.logLikelihoods,

@@ -16,9 +16,9 @@ export interface SamplerCandidates {
   positions: Int32Array;
   /** The token drawn for each candidate; at temperature 0 the most probable one. */
   tokens: Int32Array;
-  /** Softmax probability of that token. */
+  /** Softmax probability of that token; see `confidence` of GenerateOptions. */
   confidences: Float32Array;
-  /** Entropy of the prediction, nats. */
+  /** Entropy of the prediction, nats; likewise. */
   entropies: Float32Array;
   /** Log-probability of that token. */
   logProbs: Float32Array;
@@ -51,10 +51,12 @@ export interface DenoiseRow {
   tokens: Int32Array;
   /** Log-probability of that token. */
   logProbs: Float32Array;
-  /** Softmax probability of that token. */
+  /** Softmax probability of that token; see `confidence` of GenerateOptions. */
   confidences: Float32Array;
-  /** Entropy of the prediction, nats. */
+  /** Entropy of the prediction, nats; likewise. */
   entropies: Float32Array;
+  /** Largest minus second largest probability; null unless the sampler reads it (`dream` with "topk_margin"). */
+  margins: Float32Array | null;
   /** Raw planner logits; null where no planner ran. */
   plannerLogits: Float32Array | null;
   /** Unmasking probabilities of the planner samplers (above 1 where `probabilityScale` takes them there), else 0. */

@@ -188,6 +188,13 @@ inline Compute get_compute(const Napi::Object& object) {
   type_error(object.Env(), "compute", "\"float32\" or \"bfloat16\", got \"" + name + "\"");
 }
 
+inline SampleScores get_scores(Napi::Env env, const std::string& name) {
+  if (name == "untempered") return SampleScores::kModel;
+  if (name == "tempered") return SampleScores::kTempered;
+  if (name == "filtered") return SampleScores::kFiltered;
+  type_error(env, "scores", "\"untempered\", \"tempered\" or \"filtered\", got \"" + name + "\"");
+}
+
 inline UnmaskRule get_rule(Napi::Env env, const std::string& name) {
   if (name == "plannerBernoulli") return UnmaskRule::kPlannerBernoulli;
   if (name == "plannerTopK") return UnmaskRule::kPlannerTopK;
@@ -201,6 +208,7 @@ inline UnmaskRule get_rule(Napi::Env env, const std::string& name) {
   if (name == "dynamic") return UnmaskRule::kDynamic;
   if (name == "random") return UnmaskRule::kRandom;
   if (name == "leftToRight") return UnmaskRule::kLeftToRight;
+  if (name == "coin") return UnmaskRule::kCoin;
   type_error(env, "rule", "the name of an unmasking rule, got \"" + name + "\"");
 }
 

@@ -121,6 +121,9 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
   r.args.vocab = get_integer(object, "vocabSize", 1, int64_t(1) << 31);
   r.args.temperature = float(get_number(object, "temperature"));
   r.args.tempered_log_prob = get_bool(object, "temperedLogProb");
+  r.args.top_k = int32_t(get_integer(object, "topK", 0, std::numeric_limits<int32_t>::max()));
+  r.args.top_p = get_number(object, "topP");
+  r.args.scores = get_scores(env, get_string(object, "scores"));
   r.args.excluded_token = int32_t(get_integer(object, "excludedToken", -1, r.args.vocab - 1));
   r.threads = get_threads(object);
   const uint64_t seed = get_u64(object, "seed");
@@ -267,7 +270,8 @@ Napi::Value unmask(const Napi::CallbackInfo& info) {
          rule == UnmaskRule::kThreshold || rule == UnmaskRule::kFactor || rule == UnmaskRule::kFixed ||
              rule == UnmaskRule::kDynamic);
     need(r.entropies, "entropies", rule == UnmaskRule::kEntropy || rule == UnmaskRule::kEntropySum);
-    if (is_counted_rule(rule)) check_size(r.counts.size(), b, "counts");
+    if (is_counted_rule(rule) || !r.counts.empty()) check_size(r.counts.size(), b, "counts");
+    check_argument(rule != UnmaskRule::kCoin, "rule: expected one that the kernel takes alone, got coin");
     for (int64_t row = 0; row < b; ++row)
       for (int32_t i = r.offsets[size_t(row)]; i < r.offsets[size_t(row) + 1]; ++i)
         r.at.push_back({seed, row_keys[size_t(row)], steps[size_t(row)], positions[size_t(i)]});

@@ -1,4 +1,6 @@
 // model.step(request, cancelToken?): NativeStepRequest in, a buffer out.
+#include <limits>
+
 #include "addon/args.h"
 #include "addon/job.h"
 #include "addon/objects.h"
@@ -61,6 +63,10 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
   request->steps = get_array<uint32_t>(object, "steps");
   request->seed = get_u64(object, "seed");
   request->temperature = float(get_number(object, "temperature", request->temperature));
+  request->top_k = int32_t(get_integer(object, "topK", 1, std::numeric_limits<int32_t>::max(), 0));
+  request->top_p = get_number(object, "topP", request->top_p);
+  request->top_p_first = get_bool(object, "topPFirst", request->top_p_first);
+  if (!absent(object.Get("scores"))) request->scores = get_scores(env, get_string(object, "scores"));
   request->tempered_log_prob = get_bool(object, "temperedLogProb", request->tempered_log_prob);
   request->exclude_mask = get_bool(object, "excludeMask", request->exclude_mask);
   request->planner = get_bool(object, "planner", request->planner);
@@ -74,6 +80,12 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
   request->factor_last_pair = get_bool(object, "factorLastPair", request->factor_last_pair);
   request->counts = get_optional_array<int32_t>(object, "counts");
   request->by_entropy = get_bool(object, "byEntropy", request->by_entropy);
+  request->by_margin = get_bool(object, "byMargin", request->by_margin);
+  request->sum_with_last = get_bool(object, "sumWithLast", request->sum_with_last);
+  request->selection_temperature = float(get_number(object, "selectionTemperature", request->selection_temperature));
+  request->chances = get_optional_array<double>(object, "chances");
+  request->may_rest = get_bool(object, "mayRest", request->may_rest);
+  request->shift_inside = get_bool(object, "shiftInside", request->shift_inside);
   request->reference_likelihood = get_bool(object, "referenceLikelihood", request->reference_likelihood);
   if (const Napi::Value uniforms = object.Get("uniforms"); !absent(uniforms)) {
     request->token_uniforms = get_optional_array<double>(to_object(uniforms, "uniforms"), "token");
@@ -86,8 +98,9 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
       },
       [](Napi::Env job_env, StepResult& result) -> Napi::Value {
         // lib/native/step-result.ts reads it.
-        const size_t rows = result.forced.size(), m = result.tokens.size(), planner = result.planner_logits.size();
-        SharedBuffer buffer(job_env, 4 * (2 * rows + 1 + 7 * m + planner) + m + rows);
+        const size_t rows = result.forced.size(), m = result.tokens.size(), planner = result.planner_logits.size(),
+                     margins = result.margins.size();
+        SharedBuffer buffer(job_env, 4 * (2 * rows + 1 + 7 * m + planner + margins) + m + rows);
         buffer.add(result.offsets);
         buffer.add(result.timesteps);
         buffer.add(result.positions);
@@ -98,6 +111,7 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
         buffer.add(result.planner_logits);
         buffer.add(result.probabilities);
         buffer.add(result.log_likelihoods);
+        buffer.add(result.margins);
         buffer.add(result.selected);
         buffer.add(result.forced);
         return buffer.done();

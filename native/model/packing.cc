@@ -20,19 +20,20 @@ RowSubset RowSubset::all(const Packing& packing) {
   return {packing.offsets.values(), ascending(packing.tokens()), packing.positions.values(), {}, 0};
 }
 
-RowSubset RowSubset::shifted_left(const Packing& packing) const {
+RowSubset RowSubset::shifted_left(const Packing& packing, bool inside) const {
   RowSubset out = *this;
   std::vector<int32_t>&to_rows = out.rows.change(), &to_positions = out.positions.change();
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const int32_t position = positions[i];
-    if (position == 0) continue;
-    const size_t row = size_t(rows[i]);
-    check_argument(row > 0 && packing.positions[row - 1] == position - 1,
-                   "positions: position " + std::to_string(position) + " is scored from " +
-                       std::to_string(position - 1) + ", which the pass must compute");
-    to_rows[i] = rows[i] - 1;
-    to_positions[i] = position - 1;
-  }
+  for (size_t r = 0; r + 1 < offsets.size(); ++r)
+    for (size_t i = size_t(offsets[r]); i < size_t(offsets[r + 1]); ++i) {
+      const int32_t position = positions[i], row = rows[i];
+      if (position == 0) continue;
+      const bool computed = row > packing.offsets[r] && packing.positions[size_t(row) - 1] == position - 1;
+      if (!computed && inside) continue;
+      check_argument(computed, "positions: position " + std::to_string(position) + " is scored from " +
+                                   std::to_string(position - 1) + ", which the pass must compute");
+      to_rows[i] = row - 1;
+      to_positions[i] = position - 1;
+    }
   return out;
 }
 

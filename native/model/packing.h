@@ -29,9 +29,9 @@ struct RowSubset {
   int64_t size() const { return int64_t(rows.size()); }
   // Every row.
   static RowSubset all(const Packing& packing);
-  // The rows of the positions before these, and of a sequence's first position itself. INVALID_ARGUMENT where `packing`
-  // lacks one.
-  RowSubset shifted_left(const Packing& packing) const;
+  // The rows of the positions before these, and of a sequence's first position itself. Where `packing` lacks
+  // one: INVALID_ARGUMENT, or `inside` the row itself.
+  RowSubset shifted_left(const Packing& packing, bool inside = false) const;
 };
 
 // The tokens that a pass computes: N, which all give keys and values, and M of them that are brought up to date.

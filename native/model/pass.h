@@ -43,10 +43,11 @@ class Pass {
   std::optional<KvPass> cache;  // of a pass over a cache
 
   // (M) The rows from whose states the head scores the candidates: their own, or with ModelConfig::shift_logits those
-  // of the positions before them. After `candidates` is set and `find_reads` called.
+  // of the positions before them; or `inside`, their own where the pass does not compute those. After `candidates` is
+  // set and `find_reads` called.
   const RowSubset& reads() const { return shifted_ ? *shifted_ : candidates; }
-  void find_reads(const ModelConfig& config) {
-    if (config.shift_logits) shifted_ = candidates.shifted_left(packing);
+  void find_reads(const ModelConfig& config, bool inside = false) {
+    if (config.shift_logits) shifted_ = candidates.shifted_left(packing, inside);
   }
 
   // What the planner head sees: the pass's tokens, or with PlannerCache::kHidden its rows in full. After `candidates`

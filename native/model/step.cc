@@ -62,7 +62,7 @@ class Step {
     Exchange& exchange = *scratch->exchange;
     const bool captures = exchange.records() && !request_.is_replay() && !is_tracing();
     if (captures && candidates() > 0) pad();
-    pass_->find_reads(config_);
+    pass_->find_reads(config_, request_.shift_inside);
     if (wants_planner_) pass_->prepare_planner(config_, result_.timesteps, is_candidate_.data());
     ExchangeLayout needed;
     lay_out(needed);
@@ -103,6 +103,10 @@ class Step {
       offsets_of_lists(request_.candidate_offsets, request_.candidates, rows, "candidates");
     if (request_.select && is_counted_rule(request_.rule))
       check_argument(request_.counts.size() == rows, "step: counts must have one entry per row");
+    check_argument(request_.counts.empty() || request_.counts.size() == rows,
+                   "step: counts must have one entry per row, or none");
+    check_argument((request_.select && request_.rule == UnmaskRule::kCoin ? rows : 0) == request_.chances.size(),
+                   "step: chances must have one entry per row with rule coin, and none without");
     if (wants_planner_ && !config_.planner.present)
       throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
     cache_use_.emplace(request_.cache.get());
@@ -131,6 +135,14 @@ class Step {
     return true;
   }
 
+  // Adds position `position` of row r, number n of the pass, to the candidates.
+  void add(size_t r, int32_t n, int32_t position, std::vector<int32_t>* rows) {
+    rows->push_back(n);
+    result_.positions.push_back(position);
+    const int32_t drawn = config_.mask == MaskKind::kCausal ? position + 1 : position;
+    at_.push_back({request_.seed, request_.row_keys[r], request_.steps[r], uint32_t(drawn)});
+  }
+
   // The ids that the pass reads, and the candidates among its positions.
   void list_candidates() {
     const std::vector<int32_t>&offsets = pass_->packing.offsets.values(),
@@ -146,14 +158,17 @@ class Step {
         ids_in_.push_back(id);
         is_candidate_.push_back(is_candidate(r, position, id, &next));
         if (!is_candidate_.back()) continue;
-        rows.push_back(n);
-        result_.positions.push_back(position);
-        const int32_t drawn = config_.mask == MaskKind::kCausal ? position + 1 : position;
-        at_.push_back({request_.seed, request_.row_keys[r], request_.steps[r], uint32_t(drawn)});
+        add(r, n, position, &rows);
       }
+      // The position behind the last that is computed needs no state of its own where the one before it scores it.
+      const int32_t behind = offsets[r + 1] > offsets[r] ? positions[size_t(offsets[r + 1]) - 1] + 1 : 0;
+      if (config_.shift_logits && !request_.candidate_offsets.empty() && behind > 0 && behind < length(r) &&
+          is_candidate(r, behind, ids[behind], &next))
+        add(r, offsets[r + 1], behind, &rows);
       if (!request_.candidate_offsets.empty())
         check_argument(next == request_.candidates.data() + request_.candidate_offsets[r + 1],
-                       "candidates: expected ascending positions that row " + std::to_string(r) + " computes");
+                       "candidates: expected ascending positions that row " + std::to_string(r) + " computes" +
+                           (config_.shift_logits ? ", and the one behind them" : ""));
       result_.offsets.push_back(int32_t(rows.size()));
       const auto masks = std::count(ids, ids + length(r), config_.mask_token);
       result_.timesteps.push_back(1.0f - float(masks) / float(length(r)));
@@ -170,6 +185,7 @@ class Step {
     pass_->candidates.rows = std::move(rows);
     pass_->candidates.positions = result_.positions;
     counts_ = request_.counts;
+    chances_ = request_.chances;
   }
 
   // Brings the number of candidates to one of few. What is added repeats the last candidate and decides nothing.
@@ -194,6 +210,7 @@ class Step {
     to.put(at_);
     to.put(forbidden_);
     to.put(counts_);
+    to.put(chances_);
     to.put(ids_in_);
     inputs_end_ = results_begin_ = to.bytes();
     const size_t m = size_t(pass_->candidates.size()), decided = request_.select ? m : 0;
@@ -201,6 +218,7 @@ class Step {
     log_probs_ = to.room<float>(m);
     confidences_ = to.room<float>(m);
     entropies_ = to.room<float>(m);
+    margins_ = to.room<float>(request_.by_margin ? m : 0);
     planner_logits_ = to.room<float>(wants_planner_ ? m : 0);
     finite_ = to.room<uint8_t>(m);
     probabilities_ = to.room<float>(decided);
@@ -243,6 +261,11 @@ class Step {
     args.uniforms =
         request_.token_uniforms.empty() ? nullptr : request_.token_uniforms.data() + first * config_.embedding_size;
     args.tempered_log_prob = request_.tempered_log_prob;
+    args.top_k = request_.top_k;
+    args.top_p = request_.top_p;
+    args.top_p_first = request_.top_p_first;
+    args.scores = request_.scores;
+    args.margin = request_.by_margin ? margins_ + first : nullptr;
     args.token = tokens_ + first;
     args.log_prob = log_probs_ + first;
     args.confidence = confidences_ + first;
@@ -259,7 +282,7 @@ class Step {
     args.at = at_.data();
     args.uniforms = request_.position_uniforms.empty() ? nullptr : request_.position_uniforms.data();
     args.planner_logit = planner_logits_;
-    args.confidence = confidences_;
+    args.confidence = request_.by_margin ? margins_ : confidences_;
     args.entropy = entropies_;
     args.token_log_prob = log_probs_;
     args.forbidden = forbidden_.data();
@@ -269,7 +292,11 @@ class Step {
     args.factor = request_.factor;
     args.factor_last_pair = request_.factor_last_pair;
     args.by_entropy = request_.by_entropy;
+    args.sum_with_last = request_.sum_with_last;
+    args.selection_temperature = request_.selection_temperature;
     args.count = counts_.data();
+    args.chance = chances_.data();
+    args.may_rest = request_.may_rest;
     args.reference_likelihood = request_.reference_likelihood;
     args.selected = selected_;
     args.forced = forced_;
@@ -284,6 +311,7 @@ class Step {
     result_.log_probs = numbers(log_probs_, m);
     result_.confidences = numbers(confidences_, m);
     result_.entropies = numbers(entropies_, m);
+    if (request_.by_margin) result_.margins = numbers(margins_, m);
     if (wants_planner_) result_.planner_logits = numbers(planner_logits_, m);
     for (size_t r = 0; r < request_.rows(); ++r)
       for (int32_t i = result_.offsets[r]; i < result_.offsets[r + 1]; ++i)
@@ -323,11 +351,12 @@ class Step {
   HostArray<rng::Coordinates> at_;     // (M)
   HostArray<uint8_t> forbidden_;       // (M) padding; empty if there is none
   HostArray<int32_t> counts_;          // (R) or empty
+  HostArray<double> chances_;          // (R) or empty
 
   // Where results go in the exchange: (M) each, forced (R).
   int32_t* tokens_ = nullptr;
-  float *log_probs_ = nullptr, *confidences_ = nullptr, *entropies_ = nullptr, *planner_logits_ = nullptr,
-        *probabilities_ = nullptr, *log_likelihoods_ = nullptr;
+  float *log_probs_ = nullptr, *confidences_ = nullptr, *entropies_ = nullptr, *margins_ = nullptr,
+        *planner_logits_ = nullptr, *probabilities_ = nullptr, *log_likelihoods_ = nullptr;
   uint8_t *finite_ = nullptr, *selected_ = nullptr, *forced_ = nullptr;
   size_t inputs_end_ = 0, results_begin_ = 0, end_ = 0;  // bytes of the exchange
 };

@@ -21,6 +21,10 @@ struct StepRequest {
   std::vector<uint32_t> steps;     // (R)
   uint64_t seed = 0;
   float temperature = 0;
+  int32_t top_k = 0;  // 0: all
+  double top_p = 1;   // 1: all
+  bool top_p_first = false;
+  SampleScores scores = SampleScores::kModel;
   bool tempered_log_prob = false;
   bool exclude_mask = true;
   bool planner = false;  // planner logits are wanted
@@ -31,6 +35,14 @@ struct StepRequest {
   bool factor_last_pair = false;
   std::vector<int32_t> counts;  // (R) counted rules
   bool by_entropy = false;      // kFixed takes the lowest entropies instead of the highest confidences
+  bool by_margin = false;       // the rule reads margins in place of confidences
+  bool sum_with_last = false;
+  float selection_temperature = 0;
+  std::vector<double> chances;  // (R) kCoin
+  bool may_rest = false;
+  // Of a model whose head is a position ahead: a candidate whose position before is not computed is scored from its
+  // own, as the reference's cached decoders do, in place of an error.
+  bool shift_inside = false;
   bool reference_likelihood = false;
   std::vector<double> token_uniforms, position_uniforms;  // (M, V), (M) recorded draws, or empty
 
@@ -42,9 +54,10 @@ struct StepRequest {
 // Per candidate (M), packed by offsets over the R rows of the request.
 struct StepResult {
   std::vector<int32_t> offsets, positions, tokens;
-  std::vector<float> log_probs, confidences, entropies, planner_logits, probabilities, log_likelihoods;
+  std::vector<float> log_probs, confidences, entropies, margins, planner_logits, probabilities, log_likelihoods;
   std::vector<uint8_t> selected, forced;  // forced (R)
-  std::vector<float> timesteps;           // (R) 1 - masks / row length, before the step
+  // margins: empty unless by_margin
+  std::vector<float> timesteps;  // (R) 1 - masks / row length, before the step
 };
 
 // A candidate of a masked model is the token at its position; of a causal model, where the position's state predicts

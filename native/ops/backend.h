@@ -111,6 +111,13 @@ struct AttentionGradArgs {
   Array dv;         // (Mk, Hk, D), likewise
 };
 
+// Which distribution the confidence, the largest probability, the margin and the entropy are of.
+enum class SampleScores : uint8_t {
+  kModel,     // softmax(logits)
+  kTempered,  // softmax(logits / T), T = 0 counting as 1
+  kFiltered,  // that, of the tokens that top_k and top_p keep
+};
+
 struct SampleArgs {
   const float* logits;  // (M, V)
   int64_t rows, vocab;
@@ -120,12 +127,22 @@ struct SampleArgs {
   const double* uniforms;      // (M, V) recorded uniforms in (0, 1) instead of Philox, or null (replaying fixtures)
   const int32_t* given;    // (M) tokens to score instead of drawing them, or null: `at` and `uniforms` are then unused
   bool tempered_log_prob;  // log_prob at temperature T (if T > 0) instead of at 1
-  int32_t* token;          // (M) drawn token: argmax of logit + T * Gumbel noise; or the given one
-  float* log_prob;         // (M) log softmax(logits)[token]
-  float* confidence;       // (M) softmax probability of the drawn token at temperature 1, from double arithmetic
-  float* max_prob;         // (M) largest softmax probability at temperature 1; null: not wanted
-  float* entropy;          // (M) entropy of softmax(logits) at temperature 1, nats
-  uint8_t* finite;         // (M) 0 if a logit of the row is NaN or +inf; the row's other outputs then mean nothing
+  // What may be drawn, by logits / T: the top_k largest, those that equal the last of them included (0: all), and of
+  // their probabilities in descending order (of equal ones the lower id first) those before which at most top_p sum up
+  // (1: all). The most probable token always stays.
+  int32_t top_k = 0;
+  double top_p = 1;
+  bool top_p_first = false;  // top_p is a share of all tokens' probabilities rather than of those that top_k keeps
+  SampleScores scores = SampleScores::kModel;
+  int32_t* token;     // (M) drawn token: argmax of logit + T * Gumbel noise; or the given one
+  float* log_prob;    // (M) log softmax(logits)[token], whatever is filtered
+  float* confidence;  // (M) probability of the drawn token in `scores`; for kModel from double arithmetic
+  float* max_prob;    // (M) largest probability in `scores`; null: not wanted
+  float* entropy;     // (M) entropy of `scores`, nats
+  float* margin;      // (M) largest minus second largest probability in `scores`; null: not wanted
+  uint8_t* finite;    // (M) 0 if a logit of the row is NaN or +inf; the row's other outputs then mean nothing
+
+  DULTRA_HD bool filters() const { return top_k > 0 || top_p < 1; }
 };
 
 enum class UnmaskRule : uint8_t {
@@ -133,7 +150,7 @@ enum class UnmaskRule : uint8_t {
   kPlannerTopK,       // k = floor(sum p) most probable
   kPlannerRound,      // k = floor(sum p + 1/2) most probable
   kPlannerThreshold,  // p > threshold
-  kThreshold,         // confidence >= threshold, at least the most confident
+  kThreshold,         // confidence >= threshold, at least the most confident; of at most `count` if there is one
   kFactor,            // Fast-dLLM factor rule on sorted confidences
   kEntropy,           // entropy <= threshold, at least the least
   kEntropySum,        // by ascending entropy, while the sum of entropies without the largest is <= threshold
@@ -141,6 +158,7 @@ enum class UnmaskRule : uint8_t {
   kDynamic,           // the `count` most confident, and every other with confidence > threshold
   kRandom,            // `count` at random
   kLeftToRight,       // the first `count`
+  kCoin,              // each with probability `chance`
 };
 
 DULTRA_HD bool is_planner_rule(UnmaskRule rule) {
@@ -157,7 +175,7 @@ struct UnmaskArgs {
   int batch;                    // B
   const int32_t* offsets;       // (B + 1) candidates of row b, in ascending position
   const rng::Coordinates* at;   // (M) coordinates of each candidate
-  const double* uniforms;       // (M) recorded uniforms for kPlannerBernoulli / kRandom instead of Philox, or null
+  const double* uniforms;       // (M) recorded uniforms instead of Philox, for the rules that draw, or null
   const float* planner_logit;   // (M), planner rules
   const float* confidence;      // (M), threshold, factor, fixed, dynamic
   const float* entropy;         // (M), entropy rules
@@ -166,11 +184,17 @@ struct UnmaskArgs {
   float
       planner_temperature;  // p = sigmoid(logit / planner_temperature) * probability_scale; a likelihood uses min(1, p)
   float probability_scale;
-  double threshold;           // threshold, entropy and entropy-sum rules, kDynamic, kPlannerThreshold
-  double factor;              // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
-  bool factor_last_pair;      // reference quirk: a first failure at the very last candidate is taken too
-  bool by_entropy;            // kFixed: the lowest entropies in place of the highest confidences
+  double threshold;       // threshold, entropy and entropy-sum rules, kDynamic, kPlannerThreshold
+  double factor;          // factor rule: position j >= 2 (1-based) passes while c_j >= 1 - factor / (j + 1)
+  bool factor_last_pair;  // reference quirk: a first failure at the very last candidate is taken too
+  bool by_entropy;        // kFixed: the lowest entropies in place of the highest confidences
+  bool sum_with_last;     // kEntropySum: while the whole sum is below the threshold
+  // kFixed: above 0 candidates are drawn without replacement, by softmax(confidence or -entropy /
+  // selection_temperature)
+  float selection_temperature;
   const int32_t* count;       // (B) counted rules
+  const double* chance;       // (B) kCoin
+  bool may_rest;              // a row may select nothing
   bool reference_likelihood;  // forced step adds log p of the forced position, as the reference does
   uint8_t* selected;          // (M)
   uint8_t* forced;            // (B) 1 where the row selected nothing and was made to progress
@@ -261,10 +285,10 @@ struct ExpertRows {
   int experts;            // E
 };
 
-// Progress rule of all: a row with candidates selects at least one. Planner rules fall back to argmax p (first
-// candidate if all are 0); ties go to the lower position everywhere. A planner logit that is NaN counts as -infinity, p
-// = 0: nothing is looked for that would have to be told to the host, so a caller that wants an error looks at the
-// logits itself. NaN ranks last among confidences and entropies.
+// Progress rule of all, unless `may_rest`: a row with candidates selects at least one. Planner rules fall back to
+// argmax p (first candidate if all are 0); ties go to the lower position everywhere. A planner logit that is NaN counts
+// as -infinity, p = 0: nothing is looked for that would have to be told to the host, so a caller that wants an error
+// looks at the logits itself. NaN ranks last among confidences and entropies.
 
 class Backend {
  public:

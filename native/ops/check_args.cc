@@ -184,6 +184,8 @@ void ArgumentChecks::sample_forward(const SampleArgs& a) const {
   check_argument(a.vocab > 0 && a.vocab <= std::numeric_limits<int32_t>::max(),
                  "vocab: expected 1 to 2^31 - 1, got " + text(a.vocab));
   check_argument(std::isfinite(a.temperature), "temperature: expected a finite number");
+  check_argument(a.top_k >= 0, "top_k: expected at least 0, got " + text(a.top_k));
+  check_argument(a.top_p > 0 && a.top_p <= 1, "top_p: expected above 0 and at most 1, got " + std::to_string(a.top_p));
   if (!a.given || !backend.host_may_read(a.given)) return;
   for (int64_t row = 0; row < a.rows; ++row)
     check_argument(a.given[row] >= 0 && a.given[row] < a.vocab,
@@ -191,6 +193,9 @@ void ArgumentChecks::sample_forward(const SampleArgs& a) const {
 }
 
 void ArgumentChecks::unmask(const UnmaskArgs& a) const {
+  check_argument(
+      a.selection_temperature >= 0 && std::isfinite(a.selection_temperature),
+      "selection_temperature: expected a finite number >= 0, got " + std::to_string(a.selection_temperature));
   if (is_planner_rule(a.rule)) check_policy(a.planner_temperature, a.probability_scale);
 }
 

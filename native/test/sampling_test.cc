@@ -8,7 +8,7 @@ namespace {
 
 struct Output {
   Guarded<int32_t> token;
-  Guarded<float> log_prob, confidence, max_prob, entropy;
+  Guarded<float> log_prob, confidence, max_prob, entropy, margin;
   Guarded<uint8_t> finite;
   explicit Output(size_t m)
       : token(m),
@@ -16,10 +16,11 @@ struct Output {
         confidence(poisoned(m)),
         max_prob(poisoned(m)),
         entropy(poisoned(m)),
+        margin(poisoned(m)),
         finite(m) {}
   bool guards_intact() const {
     return token.guards_intact() && log_prob.guards_intact() && confidence.guards_intact() &&
-           max_prob.guards_intact() && entropy.guards_intact() && finite.guards_intact();
+           max_prob.guards_intact() && entropy.guards_intact() && margin.guards_intact() && finite.guards_intact();
   }
 };
 
@@ -28,6 +29,10 @@ struct Options {
   int32_t excluded = -1;
   bool tempered = false;
   const double* uniforms = nullptr;
+  int32_t top_k = 0;
+  double top_p = 1;
+  bool top_p_first = false, margin = false;
+  SampleScores scores = SampleScores::kModel;
 };
 
 Output sample(Backend& backend, const float* logits, int64_t rows, int64_t vocab,
@@ -42,6 +47,11 @@ Output sample(Backend& backend, const float* logits, int64_t rows, int64_t vocab
   a.at = options.temperature < 1e-4f || options.uniforms ? nullptr : at.data();
   a.uniforms = options.uniforms;
   a.tempered_log_prob = options.tempered;
+  a.top_k = options.top_k;
+  a.top_p = options.top_p;
+  a.top_p_first = options.top_p_first;
+  a.scores = options.scores;
+  a.margin = options.margin ? out.margin.data() : nullptr;
   a.token = out.token.data();
   a.log_prob = out.log_prob.data();
   a.confidence = out.confidence.data();
@@ -333,6 +343,178 @@ DULTRA_TEST(sampling_distribution) {
   });
 }
 
+// Tokens that top-k and top-p keep, most probable first, by sorting all.
+std::vector<int32_t> kept_tokens(const float* x, int64_t vocab, const Options& options) {
+  std::vector<int32_t> order;
+  for (int32_t v = 0; v < vocab; ++v)
+    if (v != options.excluded && x[v] > -INFINITY) order.push_back(v);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[a] > x[b]; });
+  const double temperature = options.temperature < 1e-4f ? 1.0 : double(options.temperature);
+  const auto weight = [&](int32_t v) { return std::exp((double(x[v]) - x[order[0]]) / temperature); };
+  double all = 0, total = 0, before = 0;
+  for (int32_t v : order) all += weight(v);
+  if (options.top_k > 0 && size_t(options.top_k) < order.size()) {
+    size_t size = size_t(options.top_k);
+    while (size < order.size() && x[order[size]] == x[order[size - 1]]) ++size;
+    order.resize(size);
+  }
+  for (int32_t v : order) total += weight(v);
+  if (options.top_p_first) total = all;
+  size_t size = 0;
+  while (size < order.size() && (size == 0 || options.top_p == 1 || before <= options.top_p * total))
+    before += weight(order[size++]);
+  order.resize(size);
+  return order;
+}
+
+// What is drawn and scored with filters is what sorting finds, and the same bits on every backend; the rest of a row's
+// results is not touched by them.
+DULTRA_TEST(sampling_filters_as_sorting_does) {
+  std::vector<std::vector<float>> first;
+  for_each_backend([&](Backend& backend, const std::string& isa) {
+    size_t place = 0;
+    for (int64_t vocab : {1, 2, 7, 97, 4099})
+      for (float temperature : {0.0f, 0.3f, 1.0f, 4.0f})
+        for (int32_t top_k : {0, 1, 3, 40, 5000})
+          for (double top_p : {1.0, 0.95, 0.5, 1e-9}) {
+            if (kEmulated && (vocab > 1000 || temperature == 4.0f || top_k == 5000 || top_p == 0.95)) continue;
+            const size_t rows = kEmulated ? 2 : 4;
+            Random random(uint64_t(vocab) * 31 + uint64_t(temperature * 10) + uint64_t(top_k));
+            std::vector<float> logits = normals(random, rows * size_t(vocab), 2.5);
+            for (size_t i = 0; i < rows / 2 * size_t(vocab); ++i) logits[i] = std::round(logits[i] * 2) / 2;  // ties
+            if (vocab > 5) logits[size_t(vocab) + 2] = -INFINITY;
+            const std::vector<rng::Coordinates> at = coordinates(rows, random.bits());
+            Options options;
+            options.temperature = temperature;
+            options.top_k = top_k;
+            options.top_p = top_p;
+            options.top_p_first = top_k == 40;
+            options.excluded = vocab > 2 ? int32_t(vocab / 2) : -1;
+            options.margin = true;
+            for (SampleScores scores : {SampleScores::kModel, SampleScores::kTempered, SampleScores::kFiltered}) {
+              options.scores = scores;
+              const Output out = sample(backend, logits, vocab, at, options);
+              CHECK(out.guards_intact(), isa);
+              if (first.size() <= place) first.emplace_back();
+              std::vector<float> numbers;
+              for (size_t i = 0; i < rows; ++i) {
+                const float* x = &logits[i * size_t(vocab)];
+                const std::string where = text(isa, " V ", vocab, " T ", temperature, " k ", top_k, " p ", top_p,
+                                               " scores ", int(scores), " row ", i);
+                const std::vector<int32_t> kept = kept_tokens(x, vocab, options);
+                std::vector<float> only(size_t(vocab), -INFINITY);
+                for (int32_t v : kept) only[size_t(v)] = x[v];
+                CHECK(out.token[i] == full_scan(only.data(), vocab, temperature, -1, &at[i], nullptr), where);
+                // The distribution that is scored, and the token in it.
+                Options plain;
+                plain.excluded = options.excluded;
+                const std::vector<float>& from =
+                    scores == SampleScores::kFiltered ? only : std::vector<float>(x, x + vocab);
+                const double t = scores == SampleScores::kModel || temperature == 0 ? 1.0 : double(temperature);
+                std::vector<double> p;
+                double top = -INFINITY, sum = 0, entropy = 0;
+                for (int32_t v = 0; v < vocab; ++v)
+                  if (v != options.excluded) top = std::max(top, double(from[size_t(v)]));
+                for (int32_t v = 0; v < vocab; ++v)
+                  p.push_back(v == options.excluded ? 0 : std::exp((from[size_t(v)] - top) / t));
+                for (double w : p) sum += w;
+                const double chosen = p[size_t(out.token[i])] / sum;
+                for (double& w : p) {
+                  w /= sum;
+                  if (w > 0) entropy -= w * std::log(w);
+                }
+                std::sort(p.begin(), p.end(), std::greater<double>());
+                const double margin = p[0] - (p.size() > 1 ? p[1] : 0);
+                CHECK(std::fabs(out.confidence[i] - chosen) < 1e-6, where, " confidence ", out.confidence[i], " for ",
+                      chosen);
+                CHECK(std::fabs(out.max_prob[i] - p[0]) < 1e-6, where);
+                CHECK(std::fabs(out.margin[i] - margin) < 1e-6, where, " margin ", out.margin[i], " for ", margin);
+                CHECK(std::fabs(out.entropy[i] - entropy) < 4e-6 + 1e-6 * entropy, where, " entropy ", out.entropy[i],
+                      " for ", entropy);
+                numbers.push_back(float(out.token[i]));
+                numbers.push_back(out.margin[i]);
+                if (scores == SampleScores::kModel) continue;
+                numbers.insert(numbers.end(), {out.confidence[i], out.max_prob[i], out.entropy[i]});
+              }
+              if (first[place].empty()) first[place] = numbers;
+              CHECK(same_bits(numbers.data(), first[place].data(), numbers.size()), isa, " V ", vocab, " T ",
+                    temperature, " k ", top_k, " p ", top_p, " scores ", int(scores));
+              ++place;
+            }
+            // The log-probability is of the whole row: that of the same token without filters.
+            const Output filtered = sample(backend, logits, vocab, at, options);
+            for (size_t i = 0; i < rows; ++i) {
+              const float* x = &logits[i * size_t(vocab)];
+              double top = -INFINITY, sum = 0;
+              for (int32_t v = 0; v < vocab; ++v)
+                if (v != options.excluded) top = std::max(top, double(x[v]));
+              for (int32_t v = 0; v < vocab; ++v)
+                if (v != options.excluded) sum += std::exp(x[v] - top);
+              const double log_prob = x[filtered.token[i]] - top - std::log(sum);
+              CHECK(std::fabs(filtered.log_prob[i] - log_prob) < 2e-6 + 2e-7 * std::fabs(log_prob), isa, " row ", i);
+            }
+          }
+  });
+}
+
+// Frequencies of 20000 draws (2000 under the emulator) against the filtered softmax(logits / T): chi-square with 4
+// degrees of freedom (0.9999 quantile 23.5), and nothing else is drawn.
+DULTRA_TEST(sampling_distribution_of_filters) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (bool by_k : {true, false}) {
+      const int64_t vocab = 10;
+      const size_t draws = kEmulated ? 2000 : 20000;
+      const float row[10] = {1, 0.5f, 0, -0.5f, 1.5f, 0.2f, 0.1f, -1, 0.9f, 0.7f};
+      std::vector<float> logits;
+      std::vector<rng::Coordinates> at;
+      for (size_t i = 0; i < draws; ++i) {
+        logits.insert(logits.end(), row, row + 10);
+        at.push_back({43, uint32_t(i % 100), 3, uint32_t(i / 100)});
+      }
+      Options options;
+      options.temperature = 0.7f;
+      if (by_k) options.top_k = 5;
+      if (!by_k) options.top_p = 0.77;
+      const Output out = sample(backend, logits, vocab, at, options);
+      const std::vector<int32_t> kept{4, 0, 8, 9, 1};
+      CHECK(kept_tokens(row, vocab, options) == kept, isa);
+      double sum = 0, chi = 0, counts[10] = {};
+      for (int32_t v : kept) sum += std::exp(row[v] / 0.7);
+      for (size_t i = 0; i < draws; ++i) ++counts[out.token[i]];
+      double drawn = 0;
+      for (int32_t v : kept) {
+        const double expected = double(draws) * std::exp(row[v] / 0.7) / sum;
+        chi += (counts[v] - expected) * (counts[v] - expected) / expected;
+        drawn += counts[v];
+      }
+      CHECK(drawn == double(draws), isa);
+      CHECK(chi < 23.5, isa, " chi-square ", chi);
+    }
+  });
+}
+
+// Whether the draw is refused with a message that begins with `option`.
+bool refuses(Backend& backend, const std::string& option, const Options& options) {
+  try {
+    sample(backend, std::vector<float>(10, 0.0f), 10, {}, options);
+  } catch (const Error& error) {
+    return error.code() == ErrorCode::kInvalidArgument && std::string(error.what()).find(option) == 0;
+  }
+  return false;
+}
+
+DULTRA_TEST(sampling_checks_its_filters) {
+  const auto backend = make_backend(1, "");
+  for (double bad : {0.0, -0.1, 1.1, double(NAN)}) {
+    Options options;
+    options.top_p = bad;
+    CHECK(refuses(*backend, "top_p", options), bad);
+  }
+  Options options;
+  options.top_k = -1;
+  CHECK(refuses(*backend, "top_k", options), "");
+}
+
 DULTRA_TEST(sampling_flags_what_is_not_finite) {
   for_each_backend([](Backend& backend, const std::string& isa) {
     for (int64_t vocab : {5, 33, 9000})
@@ -349,6 +531,15 @@ DULTRA_TEST(sampling_flags_what_is_not_finite) {
             CHECK(out.token[1] >= 0 && out.token[1] < vocab, isa);
             if (bad == -INFINITY)
               check_row(&logits[size_t(vocab)], vocab, Options{temperature, -1, true, nullptr}, out, 1, isa);
+            // Filters do not hide it.
+            Options filtered{temperature, -1, true, nullptr};
+            filtered.top_k = 3;
+            filtered.top_p = 0.9;
+            filtered.scores = SampleScores::kFiltered;
+            filtered.margin = true;
+            const Output under = sample(backend, logits, vocab, coordinates(3, 1), filtered);
+            CHECK(under.finite[0] == 1 && under.finite[2] == 1 && under.finite[1] == (bad == -INFINITY), isa);
+            CHECK(under.token[1] >= 0 && under.token[1] < vocab, isa);
             // Excluding the bad token makes the row good again.
             const Output without =
                 sample(backend, logits, vocab, coordinates(3, 1), Options{temperature, int32_t(where), false, nullptr});
@@ -408,6 +599,11 @@ DULTRA_TEST(sampling_does_not_depend_on_launch_shape) {
       Options options;
       options.temperature = temperature;
       options.tempered = true;
+      if (temperature == 1.5f) {
+        options.top_k = 5000;
+        options.top_p = 0.9;
+        options.scores = SampleScores::kFiltered;
+      }
       const auto one_owner = make_backend(1, isa);
       Backend& one = *one_owner;
       const Output first = sample(one, logits, vocab, at, options);

@@ -7,10 +7,19 @@ namespace dultra {
 namespace test {
 namespace {
 
-constexpr UnmaskRule kAllRules[] = {UnmaskRule::kPlannerBernoulli, UnmaskRule::kPlannerTopK, UnmaskRule::kPlannerRound,
-                                    UnmaskRule::kPlannerThreshold, UnmaskRule::kThreshold,   UnmaskRule::kFactor,
-                                    UnmaskRule::kEntropy,          UnmaskRule::kEntropySum,  UnmaskRule::kFixed,
-                                    UnmaskRule::kDynamic,          UnmaskRule::kRandom,      UnmaskRule::kLeftToRight};
+constexpr UnmaskRule kAllRules[] = {UnmaskRule::kPlannerBernoulli,
+                                    UnmaskRule::kPlannerTopK,
+                                    UnmaskRule::kPlannerRound,
+                                    UnmaskRule::kPlannerThreshold,
+                                    UnmaskRule::kThreshold,
+                                    UnmaskRule::kFactor,
+                                    UnmaskRule::kEntropy,
+                                    UnmaskRule::kEntropySum,
+                                    UnmaskRule::kFixed,
+                                    UnmaskRule::kDynamic,
+                                    UnmaskRule::kRandom,
+                                    UnmaskRule::kLeftToRight,
+                                    UnmaskRule::kCoin};
 
 // A batch of candidates and everything an UnmaskArgs points to.
 struct Batch {
@@ -20,6 +29,7 @@ struct Batch {
   std::vector<float> logit, confidence, entropy, token_log_prob;
   std::vector<uint8_t> forbidden;
   std::vector<int32_t> count;
+  std::vector<double> chance;
 
   // Values on a coarse grid, so that there are ties.
   Batch(Random& random, const std::vector<int>& lengths, bool coarse, double spread) {
@@ -36,6 +46,7 @@ struct Batch {
       }
       offsets.push_back(int32_t(at.size()));
       count.push_back(random.below(5));
+      chance.push_back(count.back() / 4.0);
     }
   }
   UnmaskArgs args(UnmaskRule rule) const {
@@ -53,6 +64,7 @@ struct Batch {
     a.threshold = 0.5;
     a.factor = 1;
     a.count = count.data();
+    a.chance = chance.data();
     return a;
   }
 };
@@ -101,7 +113,13 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
       case UnmaskRule::kEntropy:
       case UnmaskRule::kEntropySum: return -a.entropy[i];
       case UnmaskRule::kRandom: return -uniform(i, 1);
-      case UnmaskRule::kLeftToRight: return -i;
+      case UnmaskRule::kLeftToRight:
+      case UnmaskRule::kCoin: return -i;
+      case UnmaskRule::kFixed: {
+        const double plain = a.by_entropy ? -a.entropy[i] : a.confidence[i];
+        if (a.selection_temperature == 0) return plain;
+        return plain / double(a.selection_temperature) - std::log(-std::log(uniform(i, 2)));
+      }
       default: return a.confidence[i];
     }
   };
@@ -124,7 +142,8 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
       case UnmaskRule::kPlannerTopK: take = r < std::floor(sum); break;
       case UnmaskRule::kPlannerRound: take = r < std::floor(sum + 0.5); break;
       case UnmaskRule::kPlannerThreshold: take = probability[i] > a.threshold; break;
-      case UnmaskRule::kThreshold: take = a.confidence[i] >= a.threshold; break;
+      case UnmaskRule::kThreshold: take = a.confidence[i] >= a.threshold && (!a.count || r < a.count[b]); break;
+      case UnmaskRule::kCoin: take = uniform(i, 0) < a.chance[b]; break;
       case UnmaskRule::kEntropy: take = a.entropy[i] <= a.threshold; break;
       case UnmaskRule::kEntropySum: {
         // The set of this candidate and those before it.
@@ -133,7 +152,7 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
           total += a.entropy[ranked[size_t(q)]];
           largest = std::max(largest, double(a.entropy[ranked[size_t(q)]]));
         }
-        take = total - largest <= a.threshold;
+        take = a.sum_with_last ? total < a.threshold : total - largest <= a.threshold;
         break;
       }
       case UnmaskRule::kFixed:
@@ -149,7 +168,7 @@ Expected reference(const UnmaskArgs& a, int b, const float* probability) {
     }
     if (take) out.selected.push_back(i);
   }
-  if (out.selected.empty()) {
+  if (out.selected.empty() && !a.may_rest) {
     out.selected.push_back(ranked[0]);
     out.forced = true;
   }
@@ -175,6 +194,12 @@ DULTRA_TEST(unmask_selects_as_specified) {
       if (random.below(2)) a.uniforms = batch.uniforms.data();
       if (random.below(2)) a.probability_scale = float(random.uniform() * 2);
       if (random.below(2)) a.planner_temperature = 0.5f;
+      if (random.below(2)) a.count = rule == UnmaskRule::kThreshold ? nullptr : a.count;
+      a.by_entropy = random.below(2);
+      a.sum_with_last = random.below(2);
+      a.may_rest = random.below(4) == 0;
+      // Equal uniforms and scores are ties, which the two ways to compute a logarithm may break.
+      if (random.below(2) && !a.uniforms) a.selection_temperature = 0.5f;
       const Output out = run(backend, batch, a);
       for (int b = 0; b < a.batch; ++b) {
         const Expected expected = reference(a, b, out.probability.data());

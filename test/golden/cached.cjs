@@ -126,14 +126,19 @@ async function traceCase(model, { description, inputs, expected }, check, option
           check.exact(`forced ${where(i)}`, row.forcedPosition === i ? 1 : 0, expected.forced.data[at + i]);
         if (c === undefined) continue;
         check.exact(`x0 ${where(i)}`, row.tokens[c], expected.x0.data[at + i]);
-        const value = score === 'confidence' ? row.confidences[c] : row.entropies[c];
+        // Dream's confidence by entropy is the negative entropy, but in the first pass of a block.
+        const isNegative = options.sampler.alg === 'entropy' && computed.size < length;
+        const value = score === 'entropy' ? row.entropies[c] : isNegative ? -row.entropies[c] : row.confidences[c];
         check.close(score, where(i), value, expected[score].data[at + i], tolerance[score]);
       }
       const ids = Array.from(row.computed, (p) => before[p]);
       const { logits } = await model.forward({ ids, positions: row.computed, cache });
-      for (const [k, p] of row.computed.entries()) {
+      const rowOf = new Map(Array.from(row.computed, (p, k) => [p, k]));
+      for (const p of row.computed) {
         const n = candidates.get(`${step}:${p}`);
         if (n === undefined) continue;
+        // A head that is a position ahead: the position before, or where the pass lacks it the position's own state.
+        const k = (model.config.shiftLogits ? rowOf.get(p - 1) : undefined) ?? rowOf.get(p);
         checked++;
         for (let v = 0; v < vocabulary; v++)
           check.close(
@@ -211,10 +216,34 @@ async function d3llmCase(model, files, check) {
   });
 }
 
+/** Fast-dLLM's and d3LLM's cached decoders for Dream. */
+async function dreamCachedCase(model, files, check) {
+  const { args, cache, rule, nfe, forward_passes: passes } = files.description;
+  if (cache === 'd3llm_kv') return d3llmCase(model, files, check);
+  const sampler =
+    rule === 'confidence_threshold'
+      ? { type: 'confidence', threshold: args.threshold }
+      : { type: 'dream', alg: 'entropy', steps: args.steps, eps: args.eps };
+  await traceCase(model, files, check, {
+    sampler,
+    cache: { type: cache },
+    maxTokens: args.max_new_tokens,
+    blockLength: args.block_length,
+  });
+  check.exact('nfe', nfe, passes);
+}
+
+const isPlain = ({ args }) => !args.top_p && !args.top_k && !args.alg_temp && args.temperature === 0;
+const isDreamCached = ({ cache, rule }) =>
+  cache === 'd3llm_kv'
+    ? rule === 'entropy_threshold'
+    : ['prefix', 'dual'].includes(cache) && ['confidence_threshold', 'entropy'].includes(rule);
+
 module.exports = {
-  cached_attention: cachedAttentionCase,
-  fastdllm_prefix: fastDllmCachedCase,
-  fastdllm_dual: fastDllmCachedCase,
-  dparallel: dparallelCase,
-  d3llm: d3llmCase,
+  dream_cached: (description) => (isPlain(description) && isDreamCached(description) ? dreamCachedCase : null),
+  cached_attention: () => cachedAttentionCase,
+  fastdllm_prefix: () => fastDllmCachedCase,
+  fastdllm_dual: () => fastDllmCachedCase,
+  dparallel: () => dparallelCase,
+  d3llm: () => d3llmCase,
 };

@@ -172,12 +172,6 @@ async function windowsCase(model, { description, inputs, expected }, check, opti
   compareIds(expected.x_final ? 'x_final' : 'x_row_final', 0);
 }
 
-/** SDAR's evaluation sampler without draws: confidences before top-k, which keeps the most probable token alone. */
-const sdarCase = (model, files, check) => {
-  const { threshold, denoising_steps: steps } = files.description.args;
-  return windowsCase(model, files, check, { sampler: { type: 'dynamic', threshold, steps } });
-};
-
 /** LLaDA2.0; a threshold that no confidence is above is one of 1. */
 const llada2Case = (model, files, check) => {
   const { threshold, steps } = files.description.args;
@@ -284,9 +278,7 @@ async function lladaMoeCase(model, { description, inputs, expected }, check) {
 /** Whether tokens are drawn, by draws of another kind than the ones here. */
 const isDrawn = ({ random_draws: draws }) => draws !== null;
 
-const isGreedy = ({ variant = '', args }) => variant.startsWith('evaluation') && args.top_k === 1;
-
-/** Kind to what replays it; null: not yet. */
+/** Kind to what replays it, by its description; null: a variant that is not known. */
 module.exports = {
   dream_forward: () => paddedForwardCase,
   lladamoe_forward: () => paddedForwardCase,
@@ -294,8 +286,7 @@ module.exports = {
   sdar_forward: () => blockForwardCase,
   sdar_forward_cached: () => blockCacheCase,
   fastdllm2_forward: () => subBlockCacheCase,
-  sdar_gen: (_name, description) => (isGreedy(description) ? sdarCase : null),
   lladamoe_gen: () => lladaMoeCase,
-  llada2_gen: (_name, description) => (isDrawn(description) ? null : llada2Case),
-  llada21_gen: (_name, description) => (isDrawn(description) ? null : llada21Case),
+  llada2_gen: (description) => (isDrawn(description) ? null : llada2Case),
+  llada21_gen: (description) => (isDrawn(description) ? null : llada21Case),
 };

@@ -1,11 +1,14 @@
 // Replays cases that the reference implementation recorded (test/fixtures/golden/README.md describes the folder)
 // through the public API. Discrete results must be equal; numbers must lie within the tolerance that the case states.
-const { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
+const { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { readTensors, writeTensors } = require('./safetensors.cjs');
 const CACHED = require('./cached.cjs');
 const FAMILIES = require('./families.cjs');
+const { listCases, unknownOf } = require('./known.cjs');
+const { tablesCase, TABLES } = require('./tables.cjs');
+const SAMPLED = require('./sampled.cjs');
 const TRAINING = require('./training.cjs');
 
 class Mismatch extends Error {}
@@ -16,13 +19,16 @@ const MAX_REPORTED = 3;
 class Checker {
   problems = [];
   deviations = {};
+  compared = 0;
 
   exact(what, actual, expected) {
+    this.compared++;
     if (actual !== expected) this.problems.push(`${what}: expected ${expected}, got ${actual}`);
   }
 
   /** |actual - expected| <= atol + rtol |expected| */
   close(quantity, where, actual, expected, atol, rtol = 0) {
+    this.compared++;
     const difference = actual === expected ? 0 : Math.abs(actual - expected);
     this.deviations[quantity] = Math.max(
       this.deviations[quantity] ?? 0,
@@ -47,7 +53,8 @@ class Checker {
 async function withModel(dultra, root, folder, description, options, body) {
   let directory = path.join(root, description.model);
   let temporary = null;
-  const eos = description.args?.early_stop ? description.args.eos_token_id : undefined;
+  const { args } = description;
+  const eos = args?.early_stop ? args.eos_token_id : (args?.stopping_criteria_idx ?? args?.stop_token ?? undefined);
   if (description.weight_overrides || eos !== undefined) {
     temporary = mkdtempSync(path.join(os.tmpdir(), 'dultra-golden-'));
     const weights = path.join(directory, 'model.safetensors');
@@ -63,8 +70,8 @@ async function withModel(dultra, root, folder, description, options, body) {
     directory = temporary;
   }
   try {
-    const { mask_id: maskTokenId, block_length: blockLength } = description.args ?? {};
-    const isBlockwise = /^(sdar|llada2)/.test(description.kind);
+    const { mask_id: maskTokenId, block_length: blockLength = args?.block_size } = args ?? {};
+    const isBlockwise = /^(sdar|fastdllm2|llada2)/.test(description.kind);
     const model = await dultra.loadModel(directory, {
       ...options,
       // Forward passes have no use for it, but their configs do not name it.
@@ -257,64 +264,90 @@ async function fastDllmCase(model, files, check) {
   check.exact('batch', batch, expected.x_before.shape[1]);
 }
 
-// Names decide where one recorded kind has variants that need other machinery.
+/** Kind to what runs a case of it, by its description; null: a variant that is not known. */
 const KINDS = {
   forward: () => forwardCase,
-  generate: () => generateCase,
-  fastdllm: (name) => (/^fastdllm_(threshold|factor|fixed)/.test(name) ? fastDllmCase : null),
-  ...Object.fromEntries(Object.entries(CACHED).map(([kind, run]) => [kind, () => run])),
+  generate: ({ args }) => (args.mode === 'training' || args.mode === 'inference' ? generateCase : null),
+  fastdllm: () => fastDllmCase,
+  ...CACHED,
   ...FAMILIES,
+  ...SAMPLED,
   ...Object.fromEntries(
-    Object.entries(TRAINING).map(([kind, run]) => [
+    Object.entries({ ...TRAINING, tables: tablesCase }).map(([kind, run]) => [
       kind,
       () => (model, files, check, dultra) => run(dultra, model, files, check),
     ]),
   ),
 };
 
+const detailOf = (error) => (error instanceof Mismatch ? error.message : `${error.stack ?? error}`);
+
+/** Runs one case. @returns what was compared @throws Mismatch, or what the package under test throws */
+async function runCase(dultra, root, name, load) {
+  const folder = path.join(root, name);
+  const description = JSON.parse(readFileSync(path.join(folder, 'case.json'), 'utf8'));
+  const unknown = unknownOf(folder, description, KINDS);
+  if (unknown !== null) throw new Mismatch(unknown);
+  const run = KINDS[description.kind](description);
+  if (!run) {
+    const { kind, variant, sampler, rule, cache, args } = description;
+    throw new Mismatch(
+      `kind ${kind}: this variant is not known: ${JSON.stringify({ variant, sampler, rule, cache, args })}`,
+    );
+  }
+  const check = new Checker();
+  if (description.kind === 'tables') {
+    const tables = Object.fromEntries(
+      TABLES.map((table) => [table, JSON.parse(readFileSync(path.join(folder, `${table}.json`), 'utf8'))]),
+    );
+    await run(null, { description, tables }, check, dultra);
+    return check.finish();
+  }
+  const tensors = (file) => (existsSync(path.join(folder, file)) ? readTensors(path.join(folder, file)) : null);
+  const files = {
+    description,
+    inputs: readTensors(path.join(folder, 'inputs.safetensors')),
+    expected: readTensors(path.join(folder, 'expected.safetensors')),
+    grads: tensors('grads.safetensors'),
+  };
+  if (description.model)
+    await withModel(dultra, root, folder, description, load, (model) => run(model, files, check, dultra));
+  else await run(null, files, check, dultra);
+  if (check.compared === 0) throw new Mismatch('nothing was compared');
+  return check.finish();
+}
+
 /**
- * Runs every case of a folder.
+ * Runs every case of a folder. What it does not know has failed: a kind, a variant of one, a setting, a file.
  * @param {typeof import('../../lib/index')} dultra the package under test
  * @param {string} root folder with case folders and models/
  * @param {{ only?: (name: string) => boolean, load?: object, log?: (line: string) => void }} [options]
- * @returns {Promise<{ name: string, status: 'passed' | 'failed' | 'skipped', detail: string }[]>}
+ * @returns {Promise<{ name: string, status: 'passed' | 'failed', detail: string }[]>}
  */
 async function runGolden(dultra, root, { only = () => true, load = {}, log = () => {} } = {}) {
   const results = [];
-  for (const name of readdirSync(root).sort()) {
-    const folder = path.join(root, name);
-    if (!existsSync(path.join(folder, 'case.json')) || !only(name)) continue;
-    const description = JSON.parse(readFileSync(path.join(folder, 'case.json'), 'utf8'));
-    const runCase = KINDS[description.kind]?.(name, description);
-    if (!runCase) {
-      results.push({ name, status: 'skipped', detail: `kind ${description.kind ?? '(none)'} is not known here` });
-    } else {
-      const check = new Checker();
-      try {
-        const files = {
-          description,
-          inputs: readTensors(path.join(folder, 'inputs.safetensors')),
-          expected: readTensors(path.join(folder, 'expected.safetensors')),
-          grads: existsSync(path.join(folder, 'grads.safetensors'))
-            ? readTensors(path.join(folder, 'grads.safetensors'))
-            : null,
-        };
-        if (description.model)
-          await withModel(dultra, root, folder, description, load, (model) => runCase(model, files, check, dultra));
-        else await runCase(null, files, check, dultra);
-        results.push({ name, status: 'passed', detail: check.finish() });
-      } catch (error) {
-        results.push({
-          name,
-          status: 'failed',
-          detail: error instanceof Mismatch ? error.message : `${error.stack ?? error}`,
-        });
-      }
+  const report = (name, status, detail) => {
+    results.push({ name, status, detail });
+    log(`${status === 'passed' ? 'ok  ' : 'FAIL'} ${name}  ${detail}`);
+  };
+  const { names, problems } = listCases(root);
+  for (const { name, detail } of problems) if (only(name)) report(name, 'failed', detail);
+  for (const name of names.filter(only)) {
+    try {
+      report(name, 'passed', await runCase(dultra, root, name, load));
+    } catch (error) {
+      report(name, 'failed', detailOf(error));
     }
-    const { status, detail } = results[results.length - 1];
-    log(`${status === 'passed' ? 'ok  ' : status === 'failed' ? 'FAIL' : 'skip'} ${name}  ${detail}`);
   }
   return results;
 }
 
-module.exports = { runGolden };
+/** A run in a line, and its exit code: 0 only where something has passed and nothing failed. */
+function verdictOf(results) {
+  const count = (status) => results.filter((result) => result.status === status).length;
+  const [passed, failed] = [count('passed'), count('failed')];
+  const text = `${passed} passed, ${failed} failed`;
+  return { text: results.length === 0 ? `no case is there: ${text}` : text, code: failed > 0 || passed === 0 ? 1 : 0 };
+}
+
+module.exports = { runGolden, verdictOf };

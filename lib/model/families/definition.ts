@@ -70,6 +70,10 @@ export interface NewShape {
 
 /** A family of masked diffusion models, which can be saved. */
 export interface DiffusionFamily extends Family<ModelConfig> {
+  /** The reference's confidences are of the tempered and filtered distribution (`confidence` of GenerateOptions). */
+  readonly filteredConfidence?: boolean;
+  /** The reference filters by top-p before top-k. */
+  readonly topPFirst?: boolean;
   /** config.json: the fields that `parseConfig` reads as they are in force, others as they were. */
   configJson(config: ModelConfig, json: Readonly<Record<string, unknown>>): Record<string, unknown>;
   /** config.json of a new model; families without it have none. */

@@ -21,6 +21,8 @@ export const dream: DiffusionFamily = {
     // Dream's code does not read use_mrope, whose layout text alone does not need.
     harmless: [...qwen2.keys.harmless, 'use_mrope'],
   },
+  filteredConfidence: true,
+  topPFirst: true,
   parseConfig: (json, file, tensors, hints = {}) =>
     diffusionDecoder(json, file, tensors, hints, {
       family: 'dream',

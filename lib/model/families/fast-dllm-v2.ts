@@ -29,6 +29,7 @@ export const fastDllmV2: DiffusionFamily = {
     // Of training; the name is theirs.
     harmless: [...qwen2.keys.harmless, 'conplemenrary_mask'],
   },
+  filteredConfidence: true,
   parseConfig(json, file, tensors, hints = {}) {
     const { bd_size: named } = checkFields(schema, json, file);
     return diffusionDecoder(json, file, tensors, hints, {

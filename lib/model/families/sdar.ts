@@ -28,6 +28,7 @@ export const sdar: DiffusionFamily = {
     read: [...QWEN3_KEYS.read, ...DIFFUSION_KEYS, 'block_size'],
     harmless: [...QWEN3_KEYS.harmless, 'fuse_cross_entropy'],
   },
+  filteredConfidence: true,
   parseConfig(json, file, tensors, hints = {}) {
     const { block_size: named } = checkFields(schema, json, file);
     return diffusionDecoder(withHeadDim(json), file, tensors, hints, {

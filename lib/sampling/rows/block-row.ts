@@ -20,11 +20,18 @@ export class BlockRow extends Row {
    * Blocks are counted from here: from the completion's start, or with a model that attends by blocks from the start of
    * the one that the completion starts in.
    */
-  private readonly origin: number;
+  protected readonly origin: number;
+  /**
+   * Fast-dLLM's caches for a model whose head is a position ahead: a block's first pass, over the whole row, decides its
+   * first position alone, since the position before it is in no later pass.
+   */
+  private readonly beginsAlone: boolean;
+  private isAlone = false;
 
   constructor(index: number, input: RowInput, settings: RowSettings) {
     super(index, input, settings);
-    const { blockLength, attended } = settings;
+    const { blockLength, attended, cache, reference, shiftLogits } = settings;
+    this.beginsAlone = reference && shiftLogits && (cache.type === 'prefix' || cache.type === 'dual');
     this.decided = input.begin;
     this.origin = attended === null ? this.begin : Math.floor(this.begin / blockLength) * blockLength;
     this.blocks = Math.max(1, Math.ceil((this.ids.length - this.origin) / blockLength));
@@ -39,7 +46,7 @@ export class BlockRow extends Row {
     return this.cache && this.settings.reference ? this.origin + block * this.settings.blockLength : 0;
   }
 
-  private hasMasks(from: number, to: number): boolean {
+  protected hasMasks(from: number, to: number): boolean {
     const first = this.ids.indexOf(this.settings.maskTokenId, from);
     return first >= 0 && first < to;
   }
@@ -77,7 +84,9 @@ export class BlockRow extends Row {
     const { block, begin, origin, ids } = this;
     const { blockLength } = this.settings;
     const end = this.windowEnd();
-    this.candidates = this.masks(this.candidatesBegin(block), end);
+    this.candidates = this.candidatesOf(this.candidatesBegin(block), end);
+    this.isAlone = this.beginsAlone && this.windowBegin < 0;
+    if (this.isAlone) this.candidates = this.candidates.filter((p) => p === origin + block * blockLength);
     if (this.windowBegin < 0)
       this.windowBegin = Math.min(origin + block * blockLength, this.candidates[0] ?? ids.length);
     this.planPass({ begin: this.windowBegin, end }, this.steps + 1, () => {
@@ -90,12 +99,18 @@ export class BlockRow extends Row {
     });
   }
 
+  /** Candidates of a pass: the masks from `from` to before `to`, or some of them. */
+  protected candidatesOf(from: number, to: number): Int32Array {
+    return this.masks(from, to);
+  }
+
   override nextCount(count: (block: BlockProgress) => number | null): number {
     const masks = this.candidates.length;
     if (masks === 0) return 0;
     this.counted ??= { firstMasks: masks, step: 0 };
     const { blockLength: length } = this.settings;
-    const chosen = count({ length, masks, ...this.counted, blocks: this.blocks });
+    const { reference } = this.settings;
+    const chosen = this.isAlone ? 1 : count({ length, masks, ...this.counted, blocks: this.blocks, reference });
     this.counted.step++;
     if (chosen === null)
       throw this.noProgress('masks are left after all steps of the block: the model keeps predicting the mask token');
@@ -104,10 +119,10 @@ export class BlockRow extends Row {
 
   override apply(step: RowStep): void {
     super.apply(step);
-    const { maskTokenId, eosTokenIds, greedy, stopAtEos } = this.settings;
-    const { positions } = step;
-    // The empty pass of a finished block changes nothing.
-    const changed = positions.length === 0 || positions.some((p) => this.ids[p] !== maskTokenId);
+    const { maskTokenId, eosTokenIds, greedy, stopAtEos, reference, attended } = this.settings;
+    const { positions, selected } = step;
+    // The empty pass of a finished block changes nothing, nor does one in which the rule rests.
+    const changed = !selected.includes(1) || positions.some((p) => this.ids[p] !== maskTokenId);
     this.idle = changed ? 0 : this.idle + 1;
     if (this.idle > (greedy ? 0 : MAX_IDLE_STEPS))
       throw this.noProgress(
@@ -117,7 +132,9 @@ export class BlockRow extends Row {
       if (eosTokenIds.includes(this.ids[this.decided])) this.sawEos = true;
       else this.decided++;
     }
-    if (stopAtEos && this.sawEos) this.finished = true;
+    // The reference of block diffusion finishes the block.
+    const finishesBlock = reference && attended !== null && this.hasMasks(0, this.windowEnd());
+    if (stopAtEos && this.sawEos && !finishesBlock) this.finished = true;
     // A row is also finished when no mask is left anywhere.
     const rest = this.candidatesBegin(this.block);
     this.finished ||= !this.hasMasks(rest, this.ids.length) && !(this.cache?.owesPass ?? false);

@@ -11,6 +11,8 @@ export interface RowInput {
   begin: number;
   /** Whether the row is finished where this is decided of its completion, from its begin to the first mask. */
   isEnd?: (prefix: Int32Array) => boolean;
+  /** Tokens that were asked for, where the row is longer so as to end with a block. Default: all behind `begin`. */
+  wanted?: number | undefined;
 }
 
 /** The result of a row. */
@@ -75,6 +77,8 @@ export interface BlockProgress {
   step: number;
   /** Blocks of the row. */
   blocks: number;
+  /** With compat "reference". */
+  reference: boolean;
 }
 
 /** What a pass did with a row's candidates; parallel arrays. */
@@ -131,6 +135,9 @@ export abstract class Row {
 
   /** Candidates are all masks before `windowEnd`, so that they need not be listed. */
   readonly isWindow: boolean = true;
+
+  /** The next pass takes the most probable token, whatever the temperature. */
+  isGreedy = false;
 
   /** Sets candidates and queries of the next pass; false, and `finished`, if nothing is left to do. */
   abstract enter(): boolean;
@@ -209,7 +216,9 @@ export abstract class Row {
     const { cache, ids, candidates } = this;
     if (!cache) return;
     const queries = cache.plan({ ids, candidates, window, pass, blocks, emptyPass: this.settings.emptyPass });
-    this.queries = this.settings.shiftLogits ? withPredecessors(queries, candidates) : queries;
+    // The reference's cached decoders score a pass's first position from its own state.
+    const completes = this.settings.shiftLogits && !this.settings.reference;
+    this.queries = completes ? withPredecessors(queries, candidates) : queries;
   }
 
   protected noProgress(why: string): DUltraError {

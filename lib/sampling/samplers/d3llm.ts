@@ -46,7 +46,12 @@ export const d3llm: SamplerDefinition<D3llmSampler, Required<D3llmSampler>> = {
     return { type: 'd3llm', threshold, blockAddThreshold, decodedTokenThreshold };
   },
 
-  request: ({ threshold }) => ({ rule: 'entropy', threshold }),
+  // The reference for Dream leaves it to the progress rule of the first active block.
+  request: ({ threshold }, reference, shiftLogits) => ({
+    rule: 'entropy',
+    threshold,
+    mayRest: reference && shiftLogits,
+  }),
 
   row: (sampler, index, input, settings) => new MultiBlockRow(index, input, settings, sampler),
 

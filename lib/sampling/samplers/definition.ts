@@ -14,6 +14,10 @@ export type RuleRequest = Pick<
   | 'factor'
   | 'factorLastPair'
   | 'byEntropy'
+  | 'byMargin'
+  | 'sumWithLast'
+  | 'selectionTemperature'
+  | 'mayRest'
   | 'excludeMask'
 >;
 
@@ -27,16 +31,28 @@ export interface SamplerDefinition<Given extends { type: string }, Resolved exte
    * @throws TypeError, RangeError naming the option, what was expected and what came.
    */
   resolve(given: Given): Resolved;
-  /** The native rule. `reference`: with the quirks of compat "reference". */
-  request(sampler: Resolved, reference: boolean): RuleRequest;
-  /** Positions that this pass unmasks, for the counted rules; null when no pass of the block is left. */
+  /**
+   * The native rule. @param reference with the quirks of compat "reference" @param shiftLogits the model's head is a
+   * position ahead, as Dream's is
+   */
+  request(sampler: Resolved, reference: boolean, shiftLogits: boolean): RuleRequest;
+  /**
+   * Positions that this pass unmasks, for the counted rules (for a threshold the most that it may); null when no pass of
+   * the block is left.
+   */
   count?(sampler: Resolved, block: BlockProgress): number | null;
+  /** Whether `count` applies. Default: it does. */
+  isCounted?(sampler: Resolved): boolean;
+  /** Probability of each position, for the rule "coin"; null when no pass of the block is left. */
+  chance?(sampler: Resolved, block: BlockProgress): number | null;
   /** Checks what depends on the number of blocks. @throws RangeError naming the option. */
   checkBlocks?(sampler: Resolved, blocks: number): void;
   /** How a row's blocks follow each other. Default: strictly one after the other. */
   row?(sampler: Resolved, index: number, input: RowInput, settings: RowSettings): Row;
   /** It is for models that attend by blocks, whose cache is exact or none. Default false. */
   readonly byBlocks?: boolean;
+  /** Its reference's confidences are of the tempered and filtered distribution. Default false. */
+  readonly filteredConfidence?: boolean;
   /** It reads the planner head's logits. */
   readonly needsPlanner?: boolean;
   /** With compat "reference": whether `stopAtEos: true` is honoured (default false). */

@@ -1,5 +1,5 @@
 // Entropy-bounded unmasking.
-import { checkKeys, checkNumber } from '../../options';
+import { checkChoice, checkKeys, checkNumber } from '../../options';
 import type { SamplerDefinition } from './definition';
 
 /**
@@ -11,6 +11,11 @@ export interface EntropySumSampler {
   type: 'entropy-sum';
   /** Nats. 0 takes one token per step (and everything that is certain). Default 0.1. */
   gamma?: number | undefined;
+  /**
+   * Whether the largest entropy counts too: "included" is the bound of SDAR's engine (entropy_bounded), which keeps the
+   * whole sum below `gamma`. Default "excluded".
+   */
+  largest?: 'excluded' | 'included' | undefined;
 }
 
 /** See {@link EntropySumSampler}. */
@@ -20,7 +25,7 @@ export const entropySum: SamplerDefinition<EntropySumSampler, Required<EntropySu
     'entropy-sum': {
       base: { type: 'entropy-sum' },
       main: 'gamma',
-      options: { gamma: 'number' },
+      options: { gamma: 'number', largest: 'text' },
       help: [
         'entropy-sum[:0.1]',
         'as many positions by rising entropy as keep their sum, without the largest, at 0.1 nats',
@@ -29,11 +34,12 @@ export const entropySum: SamplerDefinition<EntropySumSampler, Required<EntropySu
   },
 
   resolve(given) {
-    checkKeys('sampler', given, ['type', 'gamma']);
-    const { gamma = 0.1 } = given;
+    checkKeys('sampler', given, ['type', 'gamma', 'largest']);
+    const { gamma = 0.1, largest = 'excluded' } = given;
+    checkChoice('sampler.largest', largest, ['excluded', 'included'] as const);
     checkNumber('sampler.gamma', gamma, { min: 0, max: 1e6 });
-    return { type: 'entropy-sum', gamma };
+    return { type: 'entropy-sum', gamma, largest };
   },
 
-  request: ({ gamma }) => ({ rule: 'entropySum', threshold: gamma }),
+  request: ({ gamma, largest }) => ({ rule: 'entropySum', threshold: gamma, sumWithLast: largest === 'included' }),
 };

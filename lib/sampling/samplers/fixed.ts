@@ -13,10 +13,36 @@ export interface FixedSampler {
    * decoders).
    */
   remasking?: 'low_confidence' | 'random' | 'low_entropy' | undefined;
+  /**
+   * How many each pass unmasks: equal shares ("even", default), or what a linear noise schedule expects, rounded, passes
+   * that would unmask nothing left out ("linear", the mdlm sampler of dllm).
+   */
+  schedule?: 'even' | 'linear' | undefined;
 }
 
 /** {@link FixedSampler} with defaults; `steps` null: one token per step. */
 export type ResolvedFixedSampler = Required<Omit<FixedSampler, 'steps'>> & { steps: number | null };
+
+/** To the nearest whole number, halves to the even one. */
+function roundHalfEven(x: number): number {
+  const below = Math.floor(x);
+  if (x - below !== 0.5) return Math.round(x);
+  return below % 2 === 0 ? below : below + 1;
+}
+
+/** Positions that the passes of a linear schedule unmask, without those that unmask none. */
+function linearCounts(masks: number, steps: number): number[] {
+  const counts: number[] = [];
+  let left = masks;
+  for (let i = 0; i < steps; i++) {
+    const t = Math.fround(1 - i / steps);
+    const s = Math.fround(1 - (i + 1) / steps);
+    const count = Math.min(left, roundHalfEven(Math.fround(left * Math.fround(1 - Math.fround(s / t)))));
+    if (count > 0) counts.push(count);
+    left -= count;
+  }
+  return counts;
+}
 
 /** See {@link FixedSampler}. */
 export const fixed: SamplerDefinition<FixedSampler, ResolvedFixedSampler> = {
@@ -25,7 +51,7 @@ export const fixed: SamplerDefinition<FixedSampler, ResolvedFixedSampler> = {
     fixed: {
       base: { type: 'fixed' },
       main: 'steps',
-      options: { steps: 'number', remasking: 'text' },
+      options: { steps: 'number', remasking: 'text', schedule: 'text' },
       help: [
         'fixed[:16]',
         '16 forward passes in all, the most confident positions first; without a number one token per pass',
@@ -40,11 +66,12 @@ export const fixed: SamplerDefinition<FixedSampler, ResolvedFixedSampler> = {
   },
 
   resolve(given) {
-    checkKeys('sampler', given, ['type', 'steps', 'remasking']);
-    const { steps, remasking = 'low_confidence' } = given;
+    checkKeys('sampler', given, ['type', 'steps', 'remasking', 'schedule']);
+    const { steps, remasking = 'low_confidence', schedule = 'even' } = given;
+    checkChoice('sampler.schedule', schedule, ['even', 'linear'] as const);
     if (steps !== undefined) checkInteger('sampler.steps', steps, { min: 1, max: 1e9 });
     checkChoice('sampler.remasking', remasking, ['low_confidence', 'random', 'low_entropy'] as const);
-    return { type: 'fixed', steps: steps ?? null, remasking };
+    return { type: 'fixed', steps: steps ?? null, remasking, schedule };
   },
 
   request: ({ remasking }) => ({
@@ -52,7 +79,9 @@ export const fixed: SamplerDefinition<FixedSampler, ResolvedFixedSampler> = {
     byEntropy: remasking === 'low_entropy',
   }),
 
-  count({ steps }, { firstMasks, step, blocks }) {
+  count({ steps, schedule }, { firstMasks, step, blocks }) {
+    if (schedule === 'linear')
+      return linearCounts(firstMasks, steps === null ? firstMasks : Math.ceil(steps / blocks))[step] ?? null;
     // The steps are those of the whole generation, shared evenly by its blocks, as in the reference; the first steps of
     // a block take one mask more where they do not divide.
     const perBlock = steps === null ? firstMasks : Math.floor(steps / blocks);
@@ -60,8 +89,8 @@ export const fixed: SamplerDefinition<FixedSampler, ResolvedFixedSampler> = {
     return Math.floor(firstMasks / perBlock) + (step < firstMasks % perBlock ? 1 : 0);
   },
 
-  checkBlocks({ steps }, blocks) {
-    if (steps !== null && steps % blocks !== 0)
+  checkBlocks({ steps, schedule }, blocks) {
+    if (schedule === 'even' && steps !== null && steps % blocks !== 0)
       throw optionError(
         RangeError,
         'sampler.steps',

@@ -9,6 +9,7 @@ import type { CustomSampler } from '../types';
 import { confidence } from './confidence';
 import { d3llm } from './d3llm';
 import type { RuleRequest, SamplerDefinition } from './definition';
+import { dream } from './dream';
 import { dynamic } from './dynamic';
 import { editing } from './editing';
 import { entropy } from './entropy';
@@ -17,9 +18,11 @@ import { factor } from './factor';
 import { fixed } from './fixed';
 import { geometric } from './geometric';
 import { planner } from './planner';
+import { subBlocks } from './sub-blocks';
 
 export type { ConfidenceSampler } from './confidence';
 export type { D3llmSampler } from './d3llm';
+export type { DreamSampler } from './dream';
 export type { DynamicSampler } from './dynamic';
 export type { EditingSampler } from './editing';
 export type { EntropySampler } from './entropy';
@@ -28,8 +31,22 @@ export type { FactorSampler } from './factor';
 export type { FixedSampler } from './fixed';
 export type { GeometricSampler } from './geometric';
 export type { PlannerSampler } from './planner';
+export type { SubBlocksSampler } from './sub-blocks';
 
-const SAMPLERS = [planner, confidence, factor, entropy, entropySum, geometric, fixed, dynamic, editing, d3llm] as const;
+const SAMPLERS = [
+  planner,
+  confidence,
+  factor,
+  entropy,
+  entropySum,
+  geometric,
+  fixed,
+  dynamic,
+  editing,
+  d3llm,
+  dream,
+  subBlocks,
+] as const;
 
 type Definition = (typeof SAMPLERS)[number];
 
@@ -83,10 +100,11 @@ export function ruleRequest(
   sampler: ResolvedSampler | CustomSampler,
   hasPlanner: boolean,
   reference: boolean,
+  shiftLogits: boolean,
 ): RuleRequest {
   if (typeof sampler === 'function') return { rule: 'none', planner: hasPlanner };
   // The reference code of the other samplers allows the mask token as a prediction; dUltra's does not.
-  return { excludeMask: !reference, ...definitionOf(sampler).request(sampler, reference) };
+  return { excludeMask: !reference, ...definitionOf(sampler).request(sampler, reference, shiftLogits) };
 }
 
 /** Every name that {@link parseSampler} knows. */
@@ -102,8 +120,9 @@ export const SAMPLER_HELP: readonly (readonly [form: string, text: string])[] = 
  * `name=value` any: "planner", "planner:bernoulli", "planner:1.5" (probabilityScale), "planner-round:1.1",
  * "planner-cut:0.5", "confidence:0.9", "factor:1:lastPair=true", "entropy:0.45", "entropy-sum:0.1",
  * "geometric:0.5:order=random", "fixed:16" (steps), "random:16" (fixed steps, positions at random), "dynamic:0.9",
- * "static:4" (steps of a block), "editing:0.7:editingThreshold=0.5",
- * "d3llm:0.45:blockAddThreshold=0.1". A comma never occurs in it, so that lists can be split at commas.
+ * "static:4" (steps of a block), "editing:0.7:editingThreshold=0.5", "d3llm:0.45:blockAddThreshold=0.1",
+ * "dream:64:alg=maskgit_plus" (steps), "sub-blocks:0.9:length=8". A comma never occurs in it, so that lists can be split
+ * at commas.
  * @returns what was written and nothing else; defaults are filled in where the sampler is used.
  * @throws RangeError naming the part, what was expected and what came.
  */

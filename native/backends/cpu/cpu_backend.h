@@ -33,6 +33,7 @@ class CpuBackend : public Backend {
   void rotate(float* x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const Rope& rope,
               float direction);
   const float* sort_rows(const float* x, const ExpertRows& rows, int64_t width);
+  void sample_filtered(const SampleArgs& args);
 
   const IsaKernels* kernels_;
   ThreadPool pool_;

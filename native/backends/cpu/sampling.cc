@@ -7,6 +7,7 @@
 // exp(-w), w = exp((x - best) / T), which implies 1 - u < w: a test in fp32 on the high word of the uniform. A few tens
 // of tokens of a row pass and get the double logarithms. Margins cover every rounding, so the filters never drop a
 // winner.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -14,6 +15,7 @@
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/parallel.h"
+#include "ops/token_filter.h"
 
 namespace dultra {
 namespace cpu {
@@ -107,9 +109,153 @@ class Draw {
   Best best_;
 };
 
+// A token that may be drawn, most probable first.
+struct Item {
+  uint64_t weight;
+  uint32_t key;
+  int32_t token;
+  bool operator<(const Item& other) const { return key != other.key ? key > other.key : token < other.token; }
+};
+
+// Filters and scores one row.
+class FilteredRow {
+ public:
+  FilteredRow(const SampleArgs& args, int64_t row, double temperature)
+      : a_(args), row_(row), x_(args.logits + row * args.vocab), weights_(largest(), temperature, args.vocab) {}
+
+  token_filter::Cut cut() const {
+    token_filter::Cut cut = token_filter::keep_all();
+    std::vector<Item> items;
+    uint64_t total = 0;
+    each([&](int32_t token) {
+      items.push_back({0, token_filter::key_of(x_[token]), token});
+      if (a_.top_p_first && a_.top_p < 1) total += weights_.weight(x_[token]);
+    });
+    if (a_.top_k > 0 && items.size() > size_t(a_.top_k)) {
+      const auto kth = items.begin() + a_.top_k - 1;
+      std::nth_element(items.begin(), kth, items.end());
+      cut.key = kth->key;
+      items.erase(std::remove_if(items.begin(), items.end(), [&](const Item& item) { return item.key < cut.key; }),
+                  items.end());
+    }
+    if (!(a_.top_p < 1) || items.empty()) return cut;
+    for (Item& item : items) {
+      item.weight = weights_.weight(x_[item.token]);
+      if (!a_.top_p_first) total += item.weight;
+    }
+    // The last that stays is between begin and end; what is before begin is more probable, and stays.
+    const uint64_t allowed = token_filter::allowance(a_.top_p, total);
+    auto begin = items.begin(), end = items.end();
+    uint64_t before = 0;
+    while (end - begin > 1) {
+      const auto middle = begin + (end - begin) / 2;
+      std::nth_element(begin, middle, end);
+      uint64_t sum = before;
+      for (auto item = begin; item != middle; ++item) sum += item->weight;
+      if (sum <= allowed) {
+        before = sum;
+        begin = middle;
+      } else {
+        end = middle;
+      }
+    }
+    return {begin->key, begin->token};
+  }
+
+  int32_t draw(const token_filter::Cut& cut) const {
+    Best best;
+    each([&](int32_t token) {
+      if (!cut.keeps(x_[token], token)) return;
+      const double noise = a_.uniforms ? rng::gumbel(a_.uniforms[row_ * a_.vocab + token])
+                                       : rng::token_gumbel(a_.at[row_], uint32_t(token));
+      best.offer(rng::add_rn(x_[token], rng::mul_rn(a_.temperature, noise)), token, x_[token]);
+    });
+    return std::max(best.token, 0);
+  }
+
+  void score(const token_filter::Cut& cut) const {
+    token_filter::Sums sums{0, 0, 0};
+    int32_t first = -1, second = -1;
+    each([&](int32_t token) {
+      if (!cut.keeps(x_[token], token)) return;
+      sums.total += weights_.weight(x_[token]);
+      sums.surprise += weights_.surprise(x_[token]);
+      if (first < 0 || x_[token] > x_[first]) {
+        second = first;
+        first = token;
+      } else if (second < 0 || x_[token] > x_[second]) {
+        second = token;
+      }
+    });
+    if (second >= 0) sums.second = weights_.weight(x_[second]);
+    const int32_t token = a_.token[row_];
+    const bool kept = token != a_.excluded_token && cut.keeps(x_[token], token);
+    const token_filter::Scores scores = token_filter::scores_of(weights_, sums, kept ? x_[token] : -kInfinity);
+    if (a_.margin) a_.margin[row_] = scores.margin;
+    if (a_.scores == SampleScores::kModel) return;
+    a_.confidence[row_] = scores.confidence;
+    a_.entropy[row_] = scores.entropy;
+    if (a_.max_prob) a_.max_prob[row_] = scores.max_prob;
+  }
+
+ private:
+  // Calls body(token) for every token that is not excluded and has a probability.
+  template <class Body>
+  void each(const Body& body) const {
+    for (int32_t token = 0; token < int32_t(a_.vocab); ++token)
+      if (token != a_.excluded_token && x_[token] > -kInfinity) body(token);
+  }
+  float largest() const {
+    float max = -kInfinity;
+    each([&](int32_t token) { max = std::max(max, x_[token]); });
+    return max;
+  }
+
+  const SampleArgs& a_;
+  const int64_t row_;
+  const float* const x_;
+  const token_filter::Weights weights_;
+};
+
 }  // namespace
 
+// Draws from the filtered tokens, lets the whole row score what was drawn, and replaces scores where they are of
+// another distribution.
+void CpuBackend::sample_filtered(const SampleArgs& a) {
+  const bool noisy = a.temperature >= kLeastTemperature, draws = noisy && !a.given && a.filters(),
+             filters_scores = a.filters() && a.scores == SampleScores::kFiltered;
+  const double temperature = noisy ? double(a.temperature) : 1.0;
+  std::vector<token_filter::Cut> cuts(size_t(a.rows), token_filter::keep_all());
+  std::vector<int32_t> drawn(draws ? size_t(a.rows) : 0);
+  if (draws || filters_scores)
+    parallel_ranges(pool_, a.rows, 16 * a.vocab, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const FilteredRow filtered(a, row, temperature);
+        cuts[size_t(row)] = filtered.cut();
+        if (draws) drawn[size_t(row)] = filtered.draw(cuts[size_t(row)]);
+      }
+    });
+  SampleArgs whole = a;
+  if (draws) whole.given = drawn.data();
+  whole.top_k = 0;
+  whole.top_p = 1;
+  whole.scores = SampleScores::kModel;
+  whole.margin = nullptr;
+  do_sample_forward(whole);
+  if (a.scores == SampleScores::kModel && !a.margin) return;
+  parallel_ranges(pool_, a.rows, 8 * a.vocab, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      if (a.finite[row])
+        FilteredRow(a, row, a.scores == SampleScores::kModel ? 1.0 : temperature)
+            .score(filters_scores ? cuts[size_t(row)] : token_filter::keep_all());
+      else if (a.margin)
+        a.margin[row] = std::numeric_limits<float>::quiet_NaN();
+    }
+  });
+}
+
 void CpuBackend::do_sample_forward(const SampleArgs& a) {
+  if (a.filters() || a.scores != SampleScores::kModel || a.margin) return sample_filtered(a);
   const RowKernels& kernels = kernels_->rows;
   const bool noisy = a.temperature >= kLeastTemperature, draws = noisy && !a.given,
              tempered = noisy && a.tempered_log_prob;

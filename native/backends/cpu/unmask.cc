@@ -95,7 +95,9 @@ class Row {
       case UnmaskRule::kPlannerThreshold: planner(); break;
       case UnmaskRule::kThreshold:
         sort_descending([&](int32_t i) { return confidence(i); });
-        take_while([&](size_t rank) { return confidence(open_[rank]) >= a_.threshold; });
+        take_while([&](size_t rank) {
+          return (!a_.count || int64_t(rank) < a_.count[row_]) && confidence(open_[rank]) >= a_.threshold;
+        });
         break;
       case UnmaskRule::kFactor: factor(); break;
       case UnmaskRule::kEntropy:
@@ -106,14 +108,24 @@ class Row {
         sort_descending([&](int32_t i) { return -entropy(i); });
         double before = 0;  // sum over those already taken: all but the largest of the set that the next one makes
         take_while([&](size_t rank) {
-          const bool pass = before <= a_.threshold;
-          before += entropy(open_[rank]);
+          const double with = before + entropy(open_[rank]);
+          const bool pass = a_.sum_with_last ? with < a_.threshold : before <= a_.threshold;
+          before = with;
           return pass;
         });
         break;
       }
       case UnmaskRule::kFixed:
-        sort_descending([&](int32_t i) { return a_.by_entropy ? -entropy(i) : confidence(i); });
+        if (a_.selection_temperature > 0) {
+          // The largest of log-probabilities with Gumbel noise: a draw without replacement.
+          std::vector<double> keys;
+          for (int32_t i = begin_; i < end_; ++i)
+            keys.push_back(
+                rng::add_rn(rng::div_rn(score(i), double(a_.selection_temperature)), rng::gumbel(uniform(i, 2))));
+          sort_descending([&](int32_t i) { return keys[size_t(i - begin_)]; });
+        } else {
+          sort_descending([&](int32_t i) { return score(i); });
+        }
         take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; });
         break;
       case UnmaskRule::kDynamic:
@@ -126,6 +138,15 @@ class Row {
         take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; });
         break;
       case UnmaskRule::kLeftToRight: take_while([&](size_t rank) { return int64_t(rank) < a_.count[row_]; }); break;
+      case UnmaskRule::kCoin: {
+        int64_t taken = 0;
+        for (int32_t i : open_) {
+          a_.selected[i] = uniform(i, 0) < a_.chance[row_];
+          taken += a_.selected[i];
+        }
+        if (taken == 0 && !open_.empty()) force(open_[0]);
+        break;
+      }
     }
   }
 
@@ -133,6 +154,7 @@ class Row {
   // NaN ranks last and passes no test.
   double confidence(int32_t i) const { return std::isnan(a_.confidence[i]) ? -kInfinity : double(a_.confidence[i]); }
   double entropy(int32_t i) const { return std::isnan(a_.entropy[i]) ? kInfinity : double(a_.entropy[i]); }
+  double score(int32_t i) const { return a_.by_entropy ? -entropy(i) : confidence(i); }
   double uniform(int32_t i, uint32_t lane) const {
     return a_.uniforms ? a_.uniforms[i] : rng::position_uniform(a_.at[i], lane);
   }
@@ -151,6 +173,7 @@ class Row {
   }
 
   void force(int32_t i) {
+    if (a_.may_rest) return;
     a_.selected[i] = 1;
     a_.forced[row_] = 1;
   }

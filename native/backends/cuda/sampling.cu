@@ -12,6 +12,7 @@
 // Margins cover every rounding, so the race never drops a winner.
 #include "backends/cuda/arg_transfer.h"
 #include "backends/cuda/vectors.h"
+#include "ops/token_filter.h"
 
 namespace dultra {
 namespace cuda {
@@ -21,6 +22,7 @@ namespace {
 constexpr int kThreads = 128, kPerThread = 32, kSlice = kThreads * kPerThread, kWarps = kThreads / kWarp;
 constexpr int kSums = 3;
 constexpr int kGradientThreads = 1024, kGradientPerThread = 8;
+constexpr int kFilterThreads = 512;
 constexpr float kLeastTemperature = 1e-4f;
 
 struct Best {
@@ -295,6 +297,157 @@ __global__ void __launch_bounds__(kWarp)
   a.entropy[row] = float(log_sum - weighted * share);
 }
 
+// One row of logits, read by a block. Bounds are found bit by bit: each bit takes one pass over the row, whose integer
+// sums do not depend on how the threads share it.
+class FilteredRow {
+ public:
+  __device__ __forceinline__ FilteredRow(const SampleArgs& args, uint64_t* scratch)
+      : a_(args), x_(args.logits + int64_t(blockIdx.x) * args.vocab), scratch_(scratch) {}
+
+  template <class Body>
+  __device__ __forceinline__ void each(const Body& body) const {
+    DULTRA_NO_UNROLL
+    for (int32_t token = int32_t(threadIdx.x); token < int32_t(a_.vocab); token += kFilterThreads)
+      if (token != a_.excluded_token && x_[token] > -INFINITY) body(token, x_[token]);
+  }
+  // Sum over all tokens of what `body` gives, on every thread.
+  template <class Body>
+  __device__ __forceinline__ uint64_t sum(const Body& body) const {
+    uint64_t mine = 0;
+    each([&](int32_t token, float x) { mine += body(token, x); });
+    return block_sum<kFilterThreads>(mine, scratch_);
+  }
+  __device__ __forceinline__ float largest() const {
+    float mine = -INFINITY;
+    each([&](int32_t, float x) { mine = fmaxf(mine, x); });
+    return block_max<kFilterThreads>(mine, reinterpret_cast<float*>(scratch_));
+  }
+
+  __device__ token_filter::Cut cut(const token_filter::Weights& weights) const {
+    token_filter::Cut cut = token_filter::keep_all();
+    if (a_.top_k > 0) {
+      uint32_t kth = 0;  // the largest key that top_k tokens have at least; 0: there are fewer tokens
+      DULTRA_NO_UNROLL
+      for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+        const uint32_t key = kth | bit;
+        if (sum([&](int32_t, float x) { return uint64_t(token_filter::key_of(x) >= key); }) >= uint64_t(a_.top_k))
+          kth = key;
+      }
+      if (kth > cut.key) cut.key = kth;
+    }
+    if (!(a_.top_p < 1)) return cut;
+    const uint32_t least = a_.top_p_first ? 0 : cut.key;
+    const uint64_t total =
+        sum([&](int32_t, float x) { return token_filter::key_of(x) >= least ? weights.weight(x) : 0; });
+    const uint64_t allowed = token_filter::allowance(a_.top_p, total);
+    // The least key above which at most that sums up; `above`: the sum above key | (2 bit - 1).
+    uint32_t key = 0;
+    uint64_t above = 0;
+    DULTRA_NO_UNROLL
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+      const uint32_t low = key | (bit - 1), high = low | bit;
+      const uint64_t part = sum([&](int32_t, float x) {
+        const uint32_t mine = token_filter::key_of(x);
+        return mine > low && mine <= high ? weights.weight(x) : 0;
+      });
+      if (above + part > allowed)
+        key |= bit;
+      else
+        above += part;
+    }
+    if (key < cut.key) return cut;
+    cut.key = key;
+    const auto equals = [&](float x) { return token_filter::key_of(x) == key; };
+    const uint64_t equal = sum([&](int32_t, float x) { return uint64_t(equals(x)); });
+    const uint64_t weight = sum([&](int32_t, float x) { return equals(x) ? weights.weight(x) : 0; });
+    const uint64_t kept = token_filter::kept_of_equal(allowed, above, equal == 0 ? 0 : weight / equal);
+    if (kept >= equal) return cut;
+    // The largest id before which fewer than `kept` of them are.
+    int32_t last = 0;
+    DULTRA_NO_UNROLL
+    for (int32_t bit = 1 << 30; bit; bit >>= 1) {
+      const int32_t id = last | bit;
+      if (sum([&](int32_t token, float x) { return uint64_t(token < id && equals(x)); }) < kept) last = id;
+    }
+    cut.last = last;
+    return cut;
+  }
+
+ private:
+  const SampleArgs& a_;
+  const float* const x_;
+  uint64_t* const scratch_;
+};
+
+struct FilterScratch {
+  uint64_t sums[kFilterThreads / kWarp];
+  Best best[kFilterThreads / kWarp];
+};
+
+// cuts (M): which tokens of each row are kept. token (M; null: not wanted): drawn from them.
+__global__ void __launch_bounds__(kFilterThreads)
+    sample_filter_kernel(SampleArgs a, double temperature, token_filter::Cut* cuts, int32_t* token) {
+  DULTRA_SHARED(shared);
+  FilterScratch& scratch = *reinterpret_cast<FilterScratch*>(shared);
+  const int64_t row = blockIdx.x;
+  const FilteredRow filtered(a, scratch.sums);
+  const token_filter::Weights weights(filtered.largest(), temperature, a.vocab);
+  const token_filter::Cut cut = filtered.cut(weights);
+  if (threadIdx.x == 0) cuts[row] = cut;
+  if (!token) return;
+  rng::Coordinates at{};
+  if (!a.uniforms) at = a.at[row];
+  Best best = no_token();
+  filtered.each([&](int32_t id, float x) {
+    if (!cut.keeps(x, id)) return;
+    const double noise = a.uniforms ? rng::gumbel(a.uniforms[row * a.vocab + id]) : rng::token_gumbel(at, uint32_t(id));
+    best = better(best, Best{noisy(x, a.temperature, noise), id, x});
+  });
+  best = warp_best(best);
+  if (lane_index() == 0) scratch.best[warp_index()] = best;
+  block_sync();  // all warps' best are written
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < kFilterThreads / kWarp; ++w) best = better(best, scratch.best[w]);
+  token[row] = best.logit > -INFINITY ? best.token : 0;
+}
+
+// Scores of what was drawn, among the tokens that are kept. cuts null: all.
+__global__ void __launch_bounds__(kFilterThreads)
+    sample_score_kernel(SampleArgs a, double temperature, const token_filter::Cut* cuts) {
+  DULTRA_SHARED(shared);
+  FilterScratch& scratch = *reinterpret_cast<FilterScratch*>(shared);
+  const int64_t row = blockIdx.x;
+  if (!a.finite[row]) {
+    if (threadIdx.x == 0 && a.margin) a.margin[row] = NAN;
+    return;
+  }
+  const FilteredRow filtered(a, scratch.sums);
+  const token_filter::Weights weights(filtered.largest(), temperature, a.vocab);
+  const token_filter::Cut cut = cuts ? cuts[row] : token_filter::keep_all();
+  token_filter::Sums sums{};
+  sums.total = filtered.sum([&](int32_t id, float x) { return cut.keeps(x, id) ? weights.weight(x) : 0; });
+  sums.surprise = filtered.sum([&](int32_t id, float x) { return cut.keeps(x, id) ? weights.surprise(x) : 0; });
+  // The second largest is the largest where the largest occurs twice.
+  const uint64_t tops =
+      filtered.sum([&](int32_t id, float x) { return uint64_t(cut.keeps(x, id) && x == weights.max); });
+  float second = -INFINITY;
+  filtered.each([&](int32_t id, float x) {
+    if (cut.keeps(x, id) && (tops > 1 || x < weights.max)) second = fmaxf(second, x);
+  });
+  second = block_max<kFilterThreads>(second, reinterpret_cast<float*>(scratch.sums));
+  sums.second = weights.weight(second);
+  if (threadIdx.x != 0) return;
+  const int32_t token = a.token[row];
+  const float x = a.logits[row * a.vocab + token];
+  const token_filter::Scores scores =
+      token_filter::scores_of(weights, sums, token != a.excluded_token && cut.keeps(x, token) ? x : -INFINITY);
+  if (a.margin) a.margin[row] = scores.margin;
+  if (a.scores == SampleScores::kModel) return;
+  a.confidence[row] = scores.confidence;
+  a.entropy[row] = scores.entropy;
+  if (a.max_prob) a.max_prob[row] = scores.max_prob;
+}
+
 // Reads a row twice: for its maximum and sum, then to replace the logits by the gradient.
 __global__ void __launch_bounds__(kGradientThreads)
     log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t vocab,
@@ -363,15 +516,32 @@ void CudaBackend::do_sample_forward(const SampleArgs& args) {
   if (m == 0) return;
   check_argument(count <= 65535, "vocab: expected at most " + std::to_string(65535 * int64_t(kSlice)) + ", got " +
                                      std::to_string(a.vocab));
-  ArgTransfer transfer(*this,
-                       {in(a.at, m), in(a.uniforms, m * a.vocab), in(a.given, m), out(a.token, m), out(a.log_prob, m),
-                        out(a.confidence, m), out(a.max_prob, m), out(a.entropy, m), out(a.finite, m)});
+  ArgTransfer transfer(
+      *this, {in(a.at, m), in(a.uniforms, m * a.vocab), in(a.given, m), out(a.token, m), out(a.log_prob, m),
+              out(a.confidence, m), out(a.max_prob, m), out(a.entropy, m), out(a.margin, m), out(a.finite, m)});
   const float inverse_temperature = inverse_or_1(a.temperature);
-  Slice* slices = static_cast<Slice*>(scratch(size_t(m * count) * sizeof(Slice)));
+  const size_t slice_bytes = size_t(m * count) * sizeof(Slice), cut_bytes = size_t(m) * sizeof(token_filter::Cut);
+  uint8_t* memory = static_cast<uint8_t*>(scratch(slice_bytes + (a.filters() ? cut_bytes + size_t(m) * 4 : 0)));
+  Slice* slices = reinterpret_cast<Slice*>(memory);
+  const bool is_noisy = a.temperature >= kLeastTemperature, draws = is_noisy && !a.given && a.filters(),
+             filters_scores = a.filters() && a.scores == SampleScores::kFiltered;
+  const double temperature = is_noisy ? double(a.temperature) : 1.0;
+  SampleArgs whole = a;  // what is kept of a row does not concern its log-probabilities
+  token_filter::Cut* cuts = reinterpret_cast<token_filter::Cut*>(memory + slice_bytes);
+  if (draws || filters_scores) {
+    int32_t* drawn = draws ? reinterpret_cast<int32_t*>(memory + slice_bytes + cut_bytes) : nullptr;
+    launch("sample_forward", stream_, sample_filter_kernel, dim3(unsigned(m)), kFilterThreads, sizeof(FilterScratch), a,
+           temperature, cuts, drawn);
+    if (draws) whole.given = drawn;
+  }
   launch("sample_forward", stream_, sample_slices_kernel, dim3(unsigned(m), unsigned(count)), kThreads, sizeof(Scratch),
-         a, inverse_temperature, slices);
-  launch("sample_forward", stream_, sample_combine_kernel, dim3(unsigned(m)), kWarp, 0, a, inverse_temperature,
+         whole, inverse_temperature, slices);
+  launch("sample_forward", stream_, sample_combine_kernel, dim3(unsigned(m)), kWarp, 0, whole, inverse_temperature,
          static_cast<const Slice*>(slices), int(count));
+  if (a.scores != SampleScores::kModel || a.margin)
+    launch("sample_forward", stream_, sample_score_kernel, dim3(unsigned(m)), kFilterThreads, sizeof(FilterScratch), a,
+           a.scores == SampleScores::kModel ? 1.0 : temperature,
+           filters_scores ? static_cast<const token_filter::Cut*>(cuts) : nullptr);
   transfer.finish();
 }
 

@@ -97,13 +97,19 @@ __device__ __forceinline__ double rank_key(const UnmaskArgs& a, int32_t i) {
     case UnmaskRule::kThreshold:
     case UnmaskRule::kDynamic:
     case UnmaskRule::kFactor: return std::isnan(a.confidence[i]) ? -INFINITY : double(a.confidence[i]);
-    case UnmaskRule::kFixed:
-      if (!a.by_entropy) return std::isnan(a.confidence[i]) ? -INFINITY : double(a.confidence[i]);
-      return std::isnan(a.entropy[i]) ? -INFINITY : -double(a.entropy[i]);
+    case UnmaskRule::kFixed: {
+      const double score = a.by_entropy ? -double(a.entropy[i]) : double(a.confidence[i]);
+      const double key = std::isnan(score) ? -INFINITY : score;
+      if (!(a.selection_temperature > 0)) return key;
+      // The largest of log-probabilities with Gumbel noise: a draw without replacement.
+      return rng::add_rn(rng::div_rn(key, double(a.selection_temperature)),
+                         rng::gumbel(a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], 2)));
+    }
     case UnmaskRule::kEntropy:
     case UnmaskRule::kEntropySum: return std::isnan(a.entropy[i]) ? -INFINITY : -double(a.entropy[i]);
     case UnmaskRule::kRandom: return -(a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], 1));
-    case UnmaskRule::kLeftToRight: return 0;
+    case UnmaskRule::kLeftToRight:
+    case UnmaskRule::kCoin: return 0;
   }
   return 0;
 }
@@ -115,11 +121,12 @@ __device__ int taken_by_rank(const UnmaskArgs& a, int row, int open, const Key& 
   int taken = 0;
   switch (a.rule) {
     case UnmaskRule::kPlannerBernoulli:
-    case UnmaskRule::kPlannerThreshold: return 0;
+    case UnmaskRule::kPlannerThreshold:
+    case UnmaskRule::kCoin: return 0;
     case UnmaskRule::kPlannerTopK:
     case UnmaskRule::kPlannerRound: return int(fmin(expected, double(open)));
     case UnmaskRule::kThreshold:
-      while (taken < open && key(taken) >= a.threshold) ++taken;
+      while (taken < open && (!a.count || taken < a.count[row]) && key(taken) >= a.threshold) ++taken;
       return taken;
     case UnmaskRule::kFactor:
       while (taken < open && (taken == 0 || key(taken) >= 1 - a.factor / double(taken + 2))) ++taken;
@@ -129,7 +136,11 @@ __device__ int taken_by_rank(const UnmaskArgs& a, int row, int open, const Key& 
       return taken;
     case UnmaskRule::kEntropySum: {
       double before = 0;  // sum over those already taken: all but the largest of the set that the next one makes
-      while (taken < open && before <= a.threshold) before += -key(taken++);
+      for (; taken < open; ++taken) {
+        const double with = before - key(taken);
+        if (a.sum_with_last ? !(with < a.threshold) : !(before <= a.threshold)) break;
+        before = with;
+      }
       return taken;
     }
     case UnmaskRule::kDynamic:
@@ -172,6 +183,8 @@ __global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, Scrat
       if (a.rule == UnmaskRule::kPlannerBernoulli)
         select = (a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], 0)) < p;
       if (a.rule == UnmaskRule::kPlannerThreshold) select = p > a.threshold;
+      if (a.rule == UnmaskRule::kCoin)
+        select = (a.uniforms ? a.uniforms[i] : rng::position_uniform(a.at[i], 0)) < a.chance[b];
     }
     a.selected[i] = select;
     drawn += select;
@@ -196,7 +209,8 @@ __global__ void __launch_bounds__(kThreads, 2) unmask_kernel(UnmaskArgs a, Scrat
         if (is_open(i)) expected += key[i - row.begin];
     decided[0] = taken_by_rank(
         a, b, open, [&](int rank) { return key[order[rank] - row.begin]; }, expected);
-    decided[1] = open > 0 && decided[0] == 0 && drawn == 0;  // mutant: drawn == 0 -> drawn < 0 (unmask_selects)
+    decided[1] =
+        !a.may_rest && open > 0 && decided[0] == 0 && drawn == 0;  // mutant: drawn == 0 -> drawn < 0 (unmask_selects)
     a.forced[b] = uint8_t(decided[1]);
   }
   block_sync();
@@ -227,8 +241,8 @@ void CudaBackend::do_unmask(const UnmaskArgs& args) {
   const int64_t b = a.batch, m = a.offsets[b];
   ArgTransfer transfer(
       *this, {in(a.offsets, b + 1), in(a.at, m), in(a.uniforms, m), in(a.planner_logit, m), in(a.confidence, m),
-              in(a.entropy, m), in(a.token_log_prob, m), in(a.forbidden, m), in(a.count, b), out(a.selected, m),
-              out(a.forced, b), out(a.probability, m), out(a.log_likelihood, m)});
+              in(a.entropy, m), in(a.token_log_prob, m), in(a.forbidden, m), in(a.count, b), in(a.chance, b),
+              out(a.selected, m), out(a.forced, b), out(a.probability, m), out(a.log_likelihood, m)});
   const size_t row_bytes = size_t(m) * (sizeof(double) + sizeof(int32_t));
   double* key = static_cast<double*>(scratch(row_bytes));
   const bool in_shared = m <= kSharedCandidates;
