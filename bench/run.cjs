@@ -12,7 +12,7 @@ const { machine, table, writeReport } = require('./lib/report.cjs');
 
 const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick] [--against FILE]
 
-  --only WORDS    groups whose name contains one of the words (comma-separated): forward, cached, products, operations,
+  --only WORDS    groups whose name contains one of the words (comma-separated): forward, cached, products, operations, experts,
                   generate, training, memory, sandbox
   --threads LIST  thread counts. Default: 1, and all cores
   --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
@@ -26,6 +26,7 @@ const GROUPS = {
   cached: () => require('./cases/cached.cjs'),
   products: () => require('./cases/native.cjs').products,
   operations: () => require('./cases/native.cjs').operations,
+  experts: () => require('./cases/native.cjs').experts,
   generate: () => require('./cases/generate.cjs'),
   training: () => require('./cases/training.cjs'),
   memory: () => require('./cases/memory.cjs'),

@@ -80,4 +80,22 @@ const operations = {
   },
 };
 
-module.exports = { products, operations };
+const experts = {
+  title: 'A mixture of experts',
+  cases: ({ threads }) => threads.map((count) => ({ threads: count })),
+  async run({ threads }) {
+    return measure('experts', [String(threads)]).map((line) => ({
+      shape: `${line.rows} positions, ${line.taken} of ${line.experts} experts each, ${line.read} in all`,
+      threads,
+      contender: 'dultra fp32, bf16 weights',
+      unit: 'µs',
+      median: line.us,
+      runs: line.runs,
+      ratio: 1 / line.per_weight,
+      reference: 'an MLP of the width that a token takes, for each weight read',
+      note: `the MLP: ${line.mlp_us} µs`,
+    }));
+  },
+};
+
+module.exports = { products, operations, experts };
