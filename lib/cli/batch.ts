@@ -107,23 +107,41 @@ async function countLines(file: string): Promise<number> {
 
 /** Lines done, on a terminal: with a bar where their number is known. */
 class BatchProgress {
-  readonly #bar = new ProgressBar('{bar} {value}/{total} prompts, {eta_formatted} left');
+  readonly #bar = new ProgressBar('{bar} {value}/{total} prompts{left}');
   readonly #line = new StatusLine(process.stderr);
   readonly #total: number | null;
-  #begin: number | null = null;
+  #begin: { done: number; time: number } | null = null;
   #done = 0;
 
   constructor(total: number | null) {
     this.#total = total;
   }
 
+  /** The first prompts are being computed. */
+  begin(): void {
+    if (this.#begin !== null) return;
+    this.#begin = { done: this.#done, time: performance.now() };
+    this.#show();
+  }
+
   /** @param fresh computed now, and not by an earlier run: times are estimated from these */
   add(count: number, fresh: boolean): void {
-    if (fresh) this.#begin ??= this.#done;
     this.#done += count;
+    if (fresh || this.#total === null) this.#show();
+  }
+
+  #show(): void {
     if (!process.stderr.isTTY) return;
     if (this.#total === null) this.#line.update(`${this.#done} prompts`);
-    else if (fresh) this.#bar.update(this.#done, this.#total, {}, this.#begin ?? 0);
+    else this.#bar.update(this.#done, this.#total, { left: this.#left(this.#total) });
+  }
+
+  /** Nothing is known before the first are done. */
+  #left(total: number): string {
+    const { done, time } = this.#begin ?? { done: 0, time: 0 };
+    if (this.#done === done) return '';
+    const seconds = (((performance.now() - time) / 1000) * (total - this.#done)) / (this.#done - done);
+    return seconds < 120 ? `, ${Math.ceil(seconds)} s left` : `, ${Math.ceil(seconds / 60)} min left`;
   }
 
   stop(): void {
@@ -212,6 +230,7 @@ export async function runBatch(model: MaskedDiffusionModel, request: BatchReques
       for (let begin = 0; begin < missing.length; ) {
         let end = begin + 1;
         while (end < missing.length && missing[end].line === missing[end - 1].line + 1) end++;
+        progress.begin();
         await output.write(await complete(missing.slice(begin, end), own));
         begin = end;
       }
