@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsM* kWarpsN) tensor_matmul_kernel(
 // Few rows of many matrices: 64 x 64 tiles by four warps.
 constexpr int kExpertTile = 64;
 template <DType kTypeA, DType kTypeB, bool kTransposedB>
-__global__ void __launch_bounds__(4 * kWarp) tensor_experts_kernel(ExpertProduct all) {
+__global__ void __launch_bounds__(4 * kWarp, 3) tensor_experts_kernel(ExpertProduct all) {
   Product p;
   const int32_t* index;
   int64_t row;
