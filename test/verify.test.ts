@@ -33,6 +33,17 @@ describe.each(NEW_FAMILIES)('%s', (family) => {
   });
 });
 
+test.each(['lladamoe', 'lladamoe_b', 'llada2', 'llada2_b', 'dream_gqa', 'sdar_tied', 'fastdllm2'])(
+  '%s: every tensor of a checkpoint in the layout of its own code is used',
+  async (name) => {
+    // Their config.json names no mask; any id will do here.
+    const named = /^(llada|fast)/.test(name) ? { maskTokenId: 89 } : {};
+    const { tensors, problems } = await verifyModel(modelFolder(name), { threads: 1, maxTokens: 8, ...named });
+    expect(tensors.unused).toEqual([]);
+    expect(problems.filter((problem) => !/likelier than chance/.test(problem))).toEqual([]);
+  },
+);
+
 test('the bound of a model that attends by blocks is that of its blocks behind clean ones', async () => {
   // By blocks of one position the bound is the likelihood itself: each token from those before it.
   const folder = path.join(temporaryFolder(), 'model');
