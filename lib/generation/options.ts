@@ -78,6 +78,7 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
     topP: topP ?? 1,
     scores: confidence ?? null,
     topPFirst: false,
+    finishesBlock: false,
     seed: checkSeed('seed', seed),
     firstRow,
     stopAtEos: stopAtEos ?? null,

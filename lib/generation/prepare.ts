@@ -69,6 +69,7 @@ export function prepare(
   settings.cache = cacheOf(model, options, settings);
   settings.scores = scoresOf(model, settings);
   settings.topPFirst = settings.reference && familyOf(model.config).topPFirst === true;
+  settings.finishesBlock = settings.reference && familyOf(model.config).finishesBlock === true;
   checkSampler(model, settings, rows);
   return { rows, settings };
 }

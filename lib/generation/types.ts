@@ -72,7 +72,7 @@ export interface GenerateOptions {
    * Which distribution the sampler's confidences and entropies are of: the model's ("untempered"), that at the
    * temperature ("tempered"), or that of the tokens that `topK` and `topP` keep, too ("filtered"). Default: "untempered";
    * "filtered" for the samplers `dream` and `sub-blocks`, and with topK, topP or the reference's behaviour for the families
-   * whose references have it so: Dream, SDAR, Fast-dLLM v2. Log-probabilities are always of all tokens.
+   * whose references have it so: Dream, SDAR, Fast-dLLM v2, LLaDA2. Log-probabilities are always of all tokens.
    */
   confidence?: 'untempered' | 'tempered' | 'filtered' | undefined;
   /**

@@ -53,6 +53,8 @@ export interface DenoiseSettings {
   scores: NativeScores | null;
   /** `topP` comes before `topK`. */
   topPFirst: boolean;
+  /** A row stops when the block of its end of sequence is decided. */
+  finishesBlock: boolean;
   seed: bigint;
   firstRow: number;
   /** null: the default. */
@@ -151,6 +153,7 @@ function openRows(target: Denoisable, inputs: readonly RowInput[], settings: Den
       stopAtEos: reference
         ? (definition?.referenceStops === true || target.config.mask === 'block-causal') && settings.stopAtEos === true
         : (settings.stopAtEos ?? true),
+      finishesBlock: settings.finishesBlock,
       reference,
       greedy: settings.temperature < 1e-4,
       cache: settings.cache,

@@ -1,6 +1,8 @@
 // Recorded runs of the families that were made of autoregressive decoders: forward passes, with and without a cache, and
 // decoding by blocks.
 
+const { filtersOf, windowDraws } = require('./sampled.cjs');
+
 /** Numbers of a result against a recorded tensor. */
 function compareNumbers(check, quantity, actual, wanted, { atol, rtol }, isCompared = () => true) {
   check.exact(`${quantity} size`, actual.length, wanted.data.length);
@@ -118,13 +120,17 @@ async function subBlockCacheCase(model, { description, inputs, expected }, check
 async function windowsCase(model, { description, inputs, expected }, check, options) {
   const { args, tolerance } = description;
   const { block_length: block } = args;
-  const run = model.denoise([{ promptIds: Array.from(inputs.prompt_ids.data, Number) }], {
+  const settings = {
     maxTokens: args.gen_length,
     cache: { type: 'blocks' },
+    // Drawn at temperature 0 means without a temperature.
+    ...(inputs.exp_draws && { temperature: args.temperature || 1, ...filtersOf(args) }),
     // The mask token counts among the predictions.
     research: { compat: 'reference' },
     ...options,
-  });
+  };
+  const prompts = [{ promptIds: Array.from(inputs.prompt_ids.data, Number) }];
+  const run = model.denoise(prompts, settings, inputs.exp_draws && windowDraws(inputs.exp_draws, expected.block_start));
   const length = expected.x_before.shape[1];
   let ids = Array.from(expected.x_before.data.subarray(0, length), Number);
   let pass = 0;
@@ -175,7 +181,10 @@ async function windowsCase(model, { description, inputs, expected }, check, opti
 /** LLaDA2.0; a threshold that no confidence is above is one of 1. */
 const llada2Case = (model, files, check) => {
   const { threshold, steps } = files.description.args;
-  return windowsCase(model, files, check, { sampler: { type: 'dynamic', threshold: Math.min(1, threshold), steps } });
+  return windowsCase(model, files, check, {
+    sampler: { type: 'dynamic', threshold: Math.min(1, threshold), steps },
+    ...(files.description.args.eos_early_stop && { stopAtEos: true }),
+  });
 };
 
 /** LLaDA2.1, with edits. */
@@ -275,9 +284,6 @@ async function lladaMoeCase(model, { description, inputs, expected }, check) {
   compareIds('x_final', 0);
 }
 
-/** Whether tokens are drawn, by draws of another kind than the ones here. */
-const isDrawn = ({ random_draws: draws }) => draws !== null;
-
 /** Kind to what replays it, by its description; null: a variant that is not known. */
 module.exports = {
   dream_forward: () => paddedForwardCase,
@@ -287,6 +293,6 @@ module.exports = {
   sdar_forward_cached: () => blockCacheCase,
   fastdllm2_forward: () => subBlockCacheCase,
   lladamoe_gen: () => lladaMoeCase,
-  llada2_gen: (description) => (isDrawn(description) ? null : llada2Case),
-  llada21_gen: (description) => (isDrawn(description) ? null : llada21Case),
+  llada2_gen: () => llada2Case,
+  llada21_gen: () => llada21Case,
 };

@@ -8,7 +8,7 @@ const CACHED = require('./cached.cjs');
 const FAMILIES = require('./families.cjs');
 const { listCases, unknownOf } = require('./known.cjs');
 const { tablesCase, TABLES } = require('./tables.cjs');
-const SAMPLED = require('./sampled.cjs');
+const { KINDS: SAMPLED } = require('./sampled.cjs');
 const TRAINING = require('./training.cjs');
 
 class Mismatch extends Error {}

@@ -9,6 +9,19 @@ const filtersOf = ({ top_k: topK, top_p: topP }) => ({
   ...(topP !== null && topP !== undefined && topP < 1 && { topP }),
 });
 
+/** The recorded draws of a pass's candidates, from those of every position of its window. */
+function windowDraws(draws, starts) {
+  const [, block, vocabulary] = draws.shape;
+  return ({ step, positions }) => {
+    const token = new Float64Array(positions.length * vocabulary);
+    positions.forEach((p, i) => {
+      const from = (step * block + p - Number(starts.data[step])) * vocabulary;
+      token.set(uniformsOf(draws.data.subarray(from, from + vocabulary)), i * vocabulary);
+    });
+    return { token };
+  };
+}
+
 /** Place of each entry of an index tensor (N, width), by its numbers joined. */
 function placesOf(index) {
   const [n, width] = index.shape;
@@ -162,14 +175,7 @@ async function sdarCase(model, { description, inputs, expected }, check) {
   const promptIds = Array.from(inputs.prompt_ids.data, Number);
   const start = (pass) => Number(expected.block_start.data[pass]);
   const recorded = inputs.exp_draws
-    ? ({ step, positions }) => {
-        const token = new Float64Array(positions.length * vocabulary);
-        positions.forEach((p, i) => {
-          const from = (step * block + p - start(step)) * vocabulary;
-          token.set(uniformsOf(inputs.exp_draws.data.subarray(from, from + vocabulary)), i * vocabulary);
-        });
-        return { token };
-      }
+    ? windowDraws(inputs.exp_draws, expected.block_start)
     : // Greedy: with top-k 1 no draw matters.
       ({ positions }) => ({ token: new Float64Array(positions.length * vocabulary).fill(0.5) });
   const run = model.denoise(
@@ -404,10 +410,12 @@ async function mdlmCase(model, { description, inputs, expected }, check) {
 const isMdlm = ({ sampler, args }) =>
   sampler === 'mdlm' && args.temperature === 0 && args.remasking === 'low_confidence';
 
-module.exports = {
+const KINDS = {
   fastdllm2_gen: () => subBlocksCase,
   a2d_gen: (description) => (isMdlm(description) ? mdlmCase : null),
   dream_gen: ({ args }) => (DREAM_ALGS.includes(args.alg) ? dreamCase : null),
   dream_gen_threshold: ({ args }) => (args.alg === 'confidence_threshold' ? dreamCase : null),
   sdar_gen: (description) => (sdarSettings(description) ? sdarCase : null),
 };
+
+module.exports = { KINDS, filtersOf, windowDraws };

@@ -74,6 +74,8 @@ export interface DiffusionFamily extends Family<ModelConfig> {
   readonly filteredConfidence?: boolean;
   /** The reference filters by top-p before top-k. */
   readonly topPFirst?: boolean;
+  /** The reference finishes the block of an end of sequence. */
+  readonly finishesBlock?: boolean;
   /** config.json: the fields that `parseConfig` reads as they are in force, others as they were. */
   configJson(config: ModelConfig, json: Readonly<Record<string, unknown>>): Record<string, unknown>;
   /** config.json of a new model; families without it have none. */

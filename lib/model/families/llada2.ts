@@ -88,6 +88,7 @@ export const llada2: DiffusionFamily = {
     // The router computes in fp32 here, whatever it is asked to.
     harmless: [...DECODER_KEYS.harmless, 'router_dtype', 'max_window_layers', 'num_nextn_predict_layers'],
   },
+  filteredConfidence: true,
   parseConfig(json, file, tensors, hints = {}) {
     const c = checkFields(schema, json, file);
     const dense = c.first_k_dense_replace ?? 0;

@@ -29,6 +29,7 @@ export const sdar: DiffusionFamily = {
     harmless: [...QWEN3_KEYS.harmless, 'fuse_cross_entropy'],
   },
   filteredConfidence: true,
+  finishesBlock: true,
   parseConfig(json, file, tensors, hints = {}) {
     const { block_size: named } = checkFields(schema, json, file);
     return diffusionDecoder(withHeadDim(json), file, tensors, hints, {

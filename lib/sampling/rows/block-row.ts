@@ -14,6 +14,10 @@ export class BlockRow extends Row {
   /** Masks of the block at its first counted pass, and counted passes since; null before it. */
   private counted: { firstMasks: number; step: number } | null = null;
   private idle = 0;
+  /** The reference of block diffusion leaves a block whose passes are over, with masks in it: blocks before it are so. */
+  private leftBehind = 0;
+  /** How many positions the sampler unmasks in a pass. */
+  private countOf: ((block: BlockProgress) => number | null) | null = null;
   /** First position of the window, as of the pass that began the block. */
   private windowBegin = -1;
   /**
@@ -53,6 +57,7 @@ export class BlockRow extends Row {
 
   /** The block has masks, or is owed a pass without any. */
   hasWork(block: number): boolean {
+    if (block < this.leftBehind) return false;
     return (
       this.hasMasks(this.candidatesBegin(block), this.windowEnd(block)) ||
       (block === this.block && (this.cache?.owesPass ?? false))
@@ -105,6 +110,7 @@ export class BlockRow extends Row {
   }
 
   override nextCount(count: (block: BlockProgress) => number | null): number {
+    this.countOf = count;
     const masks = this.candidates.length;
     if (masks === 0) return 0;
     this.counted ??= { firstMasks: masks, step: 0 };
@@ -132,9 +138,12 @@ export class BlockRow extends Row {
       if (eosTokenIds.includes(this.ids[this.decided])) this.sawEos = true;
       else this.decided++;
     }
-    // The reference of block diffusion finishes the block.
-    const finishesBlock = reference && attended !== null && this.hasMasks(0, this.windowEnd());
+    const finishesBlock = this.settings.finishesBlock && this.hasMasks(0, this.windowEnd());
     if (stopAtEos && this.sawEos && !finishesBlock) this.finished = true;
+    if (reference && attended !== null && this.counted && this.countOf) {
+      const progress = { length: this.settings.blockLength, masks: 1, ...this.counted, blocks: this.blocks, reference };
+      if (this.countOf(progress) === null) this.leftBehind = this.block + 1;
+    }
     // A row is also finished when no mask is left anywhere.
     const rest = this.candidatesBegin(this.block);
     this.finished ||= !this.hasMasks(rest, this.ids.length) && !(this.cache?.owesPass ?? false);

@@ -55,6 +55,8 @@ export interface RowSettings {
   eosTokenId: number | null;
   blockLength: number;
   stopAtEos: boolean;
+  /** A row stops when the block of its end of sequence is decided, not before. */
+  finishesBlock: boolean;
   reference: boolean;
   greedy: boolean;
   cache: ResolvedCache;
