@@ -64,6 +64,28 @@ export function optionError(
   return Object.assign(new Type(`${option}: ${text}`, options), { option });
 }
 
+/**
+ * Runs checks of a part of the options. Their errors then name it: "weight" of "rewards.fast.options" as
+ * "rewards.fast.options.weight".
+ * @param self what the checks call the part as a whole
+ */
+export function within<T>(name: string, self: string, run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    throw isOptionError(error) ? optionWithin(name, self, error) : error;
+  }
+}
+
+/** An error of {@link within}. */
+export function optionWithin(name: string, self: string, error: OptionError): OptionError {
+  const { option, message } = error;
+  const isSelf = option === self || option.startsWith(`${self}.`) || option.startsWith(`${self}[`);
+  const full = isSelf ? `${name}${option.slice(self.length)}` : `${name}.${option}`;
+  const Type = error.name === 'RangeError' ? RangeError : TypeError;
+  return optionError(Type, full, message.slice(option.length + 2), { cause: error });
+}
+
 /** True for an {@link OptionError}; also across realms and package copies. */
 export function isOptionError(error: unknown): error is OptionError {
   return (

@@ -3,20 +3,19 @@
 import { optionError } from './errors';
 import { show } from './text';
 
+/** What a message expects in place of a key that there is not. */
+export function expectedKeys(key: string, allowed: readonly string[]): string {
+  const meant = similarName(key, allowed);
+  return `${meant === null ? 'expected' : `did you mean "${meant}"? Expected`} one of ${allowed.join(', ')}`;
+}
+
 /** `object` must be a plain object whose keys are all in `allowed`. */
 export function checkKeys(name: string, object: unknown, allowed: readonly string[]): void {
   if (typeof object !== 'object' || object === null)
     throw optionError(TypeError, name, `expected an object, got ${show(object)}`);
-  for (const key of Object.keys(object)) {
-    if (allowed.includes(key)) continue;
-    const meant = similarName(key, allowed);
-    const hint = meant === null ? '' : `; did you mean "${meant}"?`;
-    throw optionError(
-      TypeError,
-      name,
-      `unknown key ${show(key)}${hint}${hint ? ' Expected' : '; expected'} one of ${allowed.join(', ')}`,
-    );
-  }
+  for (const key of Object.keys(object))
+    if (!allowed.includes(key))
+      throw optionError(TypeError, name, `unknown key ${show(key)}; ${expectedKeys(key, allowed)}`);
 }
 
 /** Names that other libraries have for an option, as {@link plain} writes them. */

@@ -13,8 +13,8 @@ export interface Outcome {
   stderr: string;
 }
 
-/** Outcomes of many command lines, out of one process: starting one takes longer than what these do in it. */
-export function inOneProcess(commandLines: string[][]): Outcome[] {
+/** Outcomes of many command lines, out of one process in the folder `cwd`: starting one takes longer than these do in it. */
+export function inOneProcess(commandLines: string[][], cwd = process.cwd()): Outcome[] {
   const script = `
     const { main } = require(${JSON.stringify(main)});
     const write = process.stdout.write.bind(process.stdout);
@@ -35,7 +35,7 @@ export function inOneProcess(commandLines: string[][]): Outcome[] {
     HF_HOME: temporaryFolder(),
     DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so',
   };
-  const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { env, encoding: 'utf8' });
+  const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { cwd, env, encoding: 'utf8' });
   expect(stderr).toBe('');
   return JSON.parse(stdout);
 }

@@ -1,18 +1,11 @@
 // dultra train, as people run it.
 import { spawn } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { datasets, loadModel, training } from '../lib';
+import { inOneProcess, main, type Outcome } from './command-line';
 import { exceptOnWindows, temporaryFolder } from './helpers';
 import { metricsOf, newModelFolder } from './trained-models';
-
-const main = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
-
-interface Outcome {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
 
 function dultra(
   args: string[],
@@ -203,7 +196,7 @@ evalSampler: { type: fixed, steps: 1 }
 
 describe('wrong usage', () => {
   const cwd = temporaryFolder();
-  test.each([
+  const cases: [string[], string][] = [
     [[], 'expected a stage (sft, planner, grpo)'],
     [['stf'], 'expected a stage'],
     [['sft'], 'no data set'],
@@ -211,16 +204,24 @@ describe('wrong usage', () => {
     [['sft', '-d', 'nowhere.jsonl'], '--dataset: expected one of st1'],
     [['sft', '-c', 'missing.yaml'], '--config: missing.yaml'],
     [['sft', '-d', 'st1', '--set', 'broken'], '--set: expected key=value'],
-    [['sft', '--preset', 'tiny', ...SMALL, '--set', 'numGenerations=3'], 'unknown key "numGenerations"'],
     [
-      ['sft', '--preset', 'tiny', ...SMALL, '--set', 'learningRte=0.1'],
-      'unknown key "learningRte"; did you mean "learningRate"? Expected one of outputDir, ',
+      ['sft', '--preset', 'tiny', ...SMALL, '--set', 'numGenerations=3'],
+      '--set numGenerations: expected only with the stage "grpo"',
     ],
     [['sft', '--preset', 'tiny', ...SMALL, '--max-steps', '0'], '--max-steps: expected an integer at least 1'],
     [['sft', '--preset', 'tiny', ...SMALL, '--set', 'rewards={}'], 'rewards: expected only with the stage "grpo"'],
     [['--resume', 'nowhere'], 'holds no run of dultra train'],
-  ])('%j', async (args, message) => {
-    const { code, stdout, stderr } = await dultra(args, { cwd });
+  ];
+  let outcomes: Outcome[];
+  beforeAll(() => {
+    outcomes = inOneProcess(
+      cases.map(([args]) => ['train', ...args]),
+      cwd,
+    );
+  });
+
+  test.each(cases.map(([args, message], i) => [args, message, i] as const))('%j', (_args, message, i) => {
+    const { code, stdout, stderr } = outcomes[i];
     expect(stderr).toContain(message);
     expect(stderr).not.toContain('bug');
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
@@ -243,6 +244,165 @@ describe('wrong usage', () => {
     expect(good).toMatchObject({ code: 0 });
     expect(existsSync(path.join(cwd, 'runs', 'tiny-sft', 'final', 'config.json'))).toBe(true);
   });
+});
+
+describe('messages name what was typed', () => {
+  const cwd = temporaryFolder();
+  const yaml = (name: string, ...lines: string[]) => writeFileSync(path.join(cwd, name), `${lines.join('\n')}\n`);
+  yaml('key.yaml', 'dataset: st1', 'maxSteps: 3', '', 'learningRte: 1');
+  yaml('value.yaml', 'dataset: st1', 'maxSteps: 3', 'learningRate: -1');
+  yaml(
+    'nested.yaml',
+    'dataset: st1',
+    'maxSteps: 3',
+    'rewards:',
+    '  a:',
+    '    type: fastAnswer',
+    '    options:',
+    '      weight: -1',
+  );
+  yaml('type.yaml', 'dataset: st1', 'maxSteps: 3', 'rewards:', '  a:', '    type: fastAnswr');
+  yaml('both.yaml', 'dataset: st1', 'epochs: 1', 'maxSteps: 3');
+  yaml('mixture.yaml', 'dataset: world', 'maxSteps: 3', 'mixture:', '  - steps: 2', '  - shares: { sum: -1 }');
+  writeFileSync(path.join(cwd, 'run.json'), '{\n  "dataset": "st1",\n  "maxSteps": 3,\n  "batchSize": 0\n}\n');
+  const before = readdirSync(cwd);
+
+  const cases: [string[], string][] = [
+    [['sft', '-c', 'key.yaml'], 'key.yaml, line 4: learningRte: unknown key; did you mean "learningRate"?'],
+    [['sft', '-c', 'value.yaml'], 'value.yaml, line 3: learningRate: expected a finite number at least 0'],
+    [['sft', '-c', 'run.json'], 'run.json, line 4: batchSize: expected an integer at least 1'],
+    [['sft', '-c', 'type.yaml'], 'type.yaml, line 3: rewards: expected only with the stage "grpo"'],
+    [['grpo', '-c', 'type.yaml'], 'type.yaml, line 5: rewards.a.type: expected "exactAnswer" or'],
+    [['grpo', '-c', 'nested.yaml'], 'nested.yaml, line 7: rewards.a.options.weight: expected a finite number'],
+    [['sft', '-c', 'both.yaml'], 'both.yaml, line 2: epochs: expected maxSteps or epochs, got both'],
+    [['sft', '-c', 'mixture.yaml'], 'mixture.yaml, line 5: mixture[1].shares.sum: expected a finite number'],
+    [['sft', '-d', 'st1', '--max-steps', '1', '--set', 'epochs=2'], '--set epochs: expected --max-steps or epochs'],
+    [['sft', '-d', 'st1', '--set', 'batchSize=0'], '--set batchSize: expected an integer'],
+    [['sft', '-d', 'st1', '--batch-size', '0'], '--batch-size: expected an integer'],
+    [['sft', '-d', 'st1', '--set', 'signal=1'], '--set signal: unknown key; expected one of model, dataset,'],
+    [['sft', '-d', 'st1', '--set', 'resume=true'], '--set resume: a new run cannot'],
+    [['sft', '-d', 'st1', '--set', 'evalSampler={type: confidence, threshold: 7}'], '--set evalSampler.threshold: '],
+    [
+      ['sft', '-d', 'st1', '--set', 'model={create: {dModl: 8}}'],
+      '--set model.create: unknown key "dModl"; did you mean "dModel"?',
+    ],
+    [['sft', '-d', 'st1', '--max-steps', '1', '--set', 'model={create: {dModel: 7}}'], '--set model.create.dModel: '],
+    [
+      ['sft', '-d', 'st1', '--max-steps', '1', '--set', 'model={create: {tokenizer: {vocabSize: 1}}}'],
+      '--set model.create.tokenizer.vocabSize: ',
+    ],
+    [
+      ['grpo', '-d', 'st1', '--set', 'rewards={a: {type: format, options: {pattern: "("}}}'],
+      '--set rewards.a.options.pattern: ',
+    ],
+    [['grpo', '-d', 'st1', '--set', 'rewards={a: {type: causalLogProb}}'], '--set rewards.a.options.model: '],
+    [['grpo', '-d', 'st1', '--max-steps', '1'], '--set rewards: expected at least one'],
+    [['grpo', '--preset', 'world'], 'run "dultra train planner --preset world" first'],
+    [['sft', '-d', 'st1', '--set', 'temperature'], '--set: expected key=value'],
+  ];
+  let outcomes: Outcome[];
+  beforeAll(() => {
+    outcomes = inOneProcess(
+      cases.map(([args]) => ['train', ...args]),
+      cwd,
+    );
+  });
+
+  test.each(cases.map(([args, message], i) => [args, message, i] as const))('%j', (_args, message, i) => {
+    const { code, stdout, stderr } = outcomes[i];
+    expect(stderr).toContain(message);
+    expect(stderr).not.toMatch(/help dultra|--max-tokens, blockLength|signal, |bug/);
+    expect({ code, stdout, left: readdirSync(cwd) }).toEqual({ code: 2, stdout: '', left: before });
+  });
+
+  test('a list of keys names no flag', () => {
+    const [{ stderr }] = inOneProcess([['train', 'grpo', '--preset', 'tiny', '--set', 'temprature=1']], cwd);
+    expect(stderr).toContain('did you mean "temperature"? Expected one of model, dataset');
+    expect(stderr).not.toMatch(/one of .*--/);
+  });
+
+  test('wrong options come before a folder that holds a run', async () => {
+    const taken = path.join(temporaryFolder(), 'run');
+    mkdirSync(path.join(taken, 'checkpoints', 'step-00000001'), { recursive: true });
+    const args = ['sft', '-d', 'st1', '--max-steps', '1', '-o', taken];
+    expect((await dultra([...args, '--learning-rate', '-1'], { cwd })).stderr).toContain('--learning-rate: expected');
+    const { code, stderr } = await dultra(args, { cwd });
+    expect(stderr).toContain(`--output: ${taken} holds a run already: go on with it by --resume ${taken}`);
+    expect(code).toBe(2);
+  });
+});
+
+test('a run that names no folder takes the next free one; a preset begins with the embedded model', async () => {
+  const cwd = temporaryFolder();
+  const args = ['grpo', '--preset', 'tiny', '--max-steps', '1', '--set', 'promptsPerStep=1', '--set', 'evalExamples=2'];
+  const first = await dultra(args, { cwd });
+  expect(first).toMatchObject({ code: 0, stdout: `${path.join(cwd, 'runs', 'tiny-grpo', 'final')}\n` });
+  expect(first.stderr).toContain('runs/tiny-planner/final is not there: grpo begins with the embedded model');
+  const second = await dultra(args, { cwd });
+  expect(second).toMatchObject({ code: 0, stdout: `${path.join(cwd, 'runs', 'tiny-grpo-2', 'final')}\n` });
+  expect(second.stderr).toContain('runs/tiny-grpo holds a run already (--resume runs/tiny-grpo goes on with it)');
+  const dry = await dultra([...args, '--dry-run', '--json'], { cwd });
+  expect(JSON.parse(dry.stdout).config.outputDir).toBe('runs/tiny-grpo-3');
+  expect(readdirSync(path.join(cwd, 'runs')).sort()).toEqual(['tiny-grpo', 'tiny-grpo-2']);
+});
+
+test('--resume refuses what cannot count, by name', async () => {
+  const cwd = temporaryFolder();
+  const begun = [
+    'sft',
+    '--preset',
+    'tiny',
+    ...SMALL,
+    '--batch-size',
+    '2',
+    '--max-steps',
+    '2',
+    '--dtype',
+    'float32',
+    '-o',
+    'run',
+  ];
+  expect(await dultra(begun, { cwd })).toMatchObject({ code: 0 });
+  const stored = readFileSync(path.join(cwd, 'run', 'train.json'), 'utf8');
+  expect(JSON.parse(stored).load).toEqual({ dtype: 'float32' });
+  const resume = ['--resume', 'run'];
+  const refused = [
+    ['--learning-rate', '0.5'],
+    ['--planner-learning-rate', '0.5'],
+    ['--batch-size', '3'],
+    ['-n', '8'],
+    ['--eval-every', '1'],
+    ['--seed', '4'],
+    ['--dtype', 'bfloat16'],
+    ['--compute', 'float32'],
+    ['--revision', 'main'],
+    ['--config', 'x.yaml'],
+    ['--preset', 'tiny'],
+    ['--model', 'x'],
+    ['--output', 'x'],
+    ['--dataset', 'st1'],
+    ['--validation', '0.1'],
+    ['--set', 'temperature=1'],
+    ['--set', 'outputDir=x'],
+  ];
+  const outcomes = inOneProcess(
+    refused.map((flag) => ['train', ...resume, ...flag]),
+    cwd,
+  );
+  for (const [i, [flag, value]] of refused.entries()) {
+    const name = flag === '--set' ? `--set ${value.split('=')[0]}` : flag === '-n' ? '--max-tokens' : flag;
+    expect(outcomes[i].stderr).toContain(`dultra: ${name}: not together with --resume`);
+    expect(outcomes[i].code).toBe(2);
+  }
+  expect((await dultra([...resume, '--max-steps', '0'], { cwd })).stderr).toContain('--max-steps: expected an integer');
+  const more = await dultra([...resume, '--max-steps', '4', '--save-every', '1', '--set', 'keepLast=1', '--json'], {
+    cwd,
+  });
+  expect(JSON.parse(more.stdout)).toMatchObject({ steps: 4 });
+  writeFileSync(path.join(cwd, 'run', 'train.json'), stored.slice(0, 40));
+  const damaged = await dultra(resume, { cwd });
+  expect(damaged.stderr).toContain(`--resume: ${path.join('run', 'train.json')}: `);
+  expect(damaged.code).toBe(2);
 });
 
 test('presets are plain JSON, and name options that their trainers know', () => {

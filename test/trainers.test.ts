@@ -94,7 +94,7 @@ describe('options', () => {
     [{ rewards: { a: 1 } }, TypeError, 'rewards.a'],
     [{ freezeBase: true, freezePlanner: true }, RangeError, 'freezePlanner'],
     [{ maxTokens: 6, blockLength: 4 }, RangeError, 'maxTokens'],
-    [{ evalSampler: { type: 'planer' } }, RangeError, 'sampler.type'],
+    [{ evalSampler: { type: 'planer' } }, RangeError, 'evalSampler.type'],
     [{ select: 'topk' }, TypeError, 'unknown key "select"'],
   ])('GRPO refuses %j', async (options, kind, message) => {
     await withModel(folder, async (model) => {

@@ -32,12 +32,29 @@ export function handleSignals(): void {
   process.on('SIGTERM', stop(ExitCode.terminated));
 }
 
-/** Hints of the API, in values of options, and their form here. */
-const WORDING: readonly [RegExp, string][] = [
-  [/pass \{ promptIds: \[\.\.\.\] \} instead/, 'give the prompt as ids with --prompt-ids 5,17,3 instead'],
-  [/\{ type: "(\w+)" \}/g, '--sampler $1'],
-  [/\bdtype: "(\w+)"/g, '--dtype $1'],
-  [/\b(with|which) loadCausalModel\b/g, '$1 "dultra eval --autoregressive"'],
+/** How the user of a command has written the options of the API. */
+export interface Naming {
+  /** An option, with its parts, as it was written: "learningRate" as "--learning-rate"; null: as in other commands. */
+  option(name: string): string | null;
+  /** An option that the message about another, `name`, mentions. */
+  mention(word: string, name: string): string;
+}
+
+const namings = new WeakMap<Command, Naming>();
+
+/** Lets errors of a command name options as its user has written them. */
+export function nameOptions(command: Command, naming: Naming): void {
+  namings.set(command, naming);
+}
+
+/** Hints of the API, in values of options, and their form here; those with a flag are for commands that have it. */
+const WORDING: readonly [pattern: RegExp, flag: string | null, replacement: string][] = [
+  [/pass \{ promptIds: \[\.\.\.\] \} instead/, 'promptIds', 'give the prompt as ids with --prompt-ids 5,17,3 instead'],
+  [/; pass \{ promptIds: \[\.\.\.\] \} instead/, null, ''],
+  [/\{ type: "(\w+)" \}/g, 'sampler', '--sampler $1'],
+  [/\{ type: "(\w+)" \}/g, 'samplers', '--samplers $1'],
+  [/\bdtype: "(\w+)"/g, 'dtype', '--dtype $1'],
+  [/\b(with|which) loadCausalModel\b/g, null, '$1 "dultra eval --autoregressive"'],
 ];
 
 /** Options that stand for an API name beside the one of that name. */
@@ -62,14 +79,24 @@ function flagOf(option: string, command: Command, flags: ReadonlyMap<string, str
 function inFlags(error: Error, command: Command): string {
   const flags = new Map(command.options.map((option) => [option.attributeName(), option.long ?? option.flags]));
   const { option = '' } = error as { option?: string };
+  const naming = namings.get(command);
   const argument = option === 'source' ? command.registeredArguments[0]?.name() : undefined;
-  const flag = flagOf(option, command, flags) ?? argument ?? option;
+  const flag = (option && naming?.option(option)) || (flagOf(option, command, flags) ?? argument ?? option);
   let text = error.message.slice(option.length);
-  for (const [pattern, replacement] of WORDING) text = text.replace(pattern, replacement);
-  // Unknown flags are refused before: this is a key of a config file or of --set.
-  if (/^: unknown key /.test(text)) return flag + text;
+  for (const [pattern, needed, replacement] of WORDING)
+    if (needed === null || flags.has(needed)) text = text.replace(pattern, replacement);
+  // Lists of keys are those of the API or of a configuration.
+  if (/\bunknown key\b/.test(text)) return flag + text;
+  const mention = (word: string) => naming?.mention(word, option) ?? flags.get(word) ?? word;
   // Names of one word are words of the text, too.
-  return flag + text.replace(/\b[a-z]+(?:[A-Z][a-z]+)+\b/g, (word) => flags.get(word) ?? word);
+  return flag + text.replace(/\b[a-z]+(?:[A-Z][a-z]+)+\b/g, mention);
+}
+
+/** The command line that prints a command's help. */
+export function helpOf(command: Command): string {
+  const { parent } = command;
+  if (!parent) return 'dultra help';
+  return parent.parent ? `dultra ${parent.name()} ${command.name()} --help` : `dultra help ${command.name()}`;
 }
 
 /** The message to print for an error, with a stack only for a bug, and the exit code. */
@@ -77,7 +104,7 @@ export function explain(error: unknown, command: Command): { message: string; ex
   if (error instanceof Interruption) return { message: error.message, exitCode: error.exitCode };
   if (error instanceof UsageError) {
     return {
-      message: `${error.message}\nRun "dultra help ${command.name()}" for its options.`,
+      message: `${error.message}\nRun "${helpOf(command)}" for its options.`,
       exitCode: ExitCode.usage,
     };
   }

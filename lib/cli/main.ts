@@ -13,7 +13,7 @@ import { register as registerModels } from './commands/models';
 import { register as registerPull } from './commands/pull';
 import { register as registerTrain } from './commands/train';
 import { register as registerVerify } from './commands/verify';
-import { ExitCode, explain, handleSignals, interruptSignal } from './errors';
+import { ExitCode, explain, handleSignals, helpOf, interruptSignal } from './errors';
 import { HELP_LAYOUT, layOut, putCommonFirst } from './help';
 import { printable, printHelp, printMessage } from './output';
 
@@ -49,10 +49,10 @@ function buildProgram(): Command {
   registerInfo(program);
   registerVerify(program);
   registerDoctor(program);
-  for (const command of program.commands) {
+  for (const command of program.commands.flatMap((top) => [top, ...top.commands])) {
     putCommonFirst(command);
     command.helpOption('-h, --help', 'print this help');
-    command.showHelpAfterError(`Run "dultra help ${command.name()}" for its options.`);
+    command.showHelpAfterError(`Run "${helpOf(command)}" for its options.`);
   }
   program.showHelpAfterError('Run "dultra help" for the commands.');
   return program;
@@ -70,7 +70,8 @@ function understood(args: readonly string[], program: Command): readonly string[
 /** Runs one command line, without the program's name, and returns its exit code. */
 export async function main(args: readonly string[]): Promise<number> {
   const program = buildProgram();
-  let running: Command = program;
+  // Parsers of values run before the command does.
+  let running: Command = program.commands.find((command) => command.name() === args[0]) ?? program;
   program.hook('preAction', (_program, action) => {
     running = action;
   });

@@ -3,39 +3,27 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { type Dataset, open } from '../data';
-import { optionError } from '../errors';
+import { isOptionError, optionError, optionWithin } from '../errors';
 import { loadModel } from '../generation/load-model';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { createModel } from '../model/create-model';
-import { loadCausalModel } from '../model/load-causal-model';
-import type { LoadModelOptions } from '../model/load-weights';
 import { createPlanner } from '../model/planner-head';
 import { resolveSource } from '../model/source';
 import { trainTokenizer } from '../model/train-tokenizer';
-import { checkChoice, checkKeys } from '../options';
-import {
-  boxedFormat,
-  causalLogProb,
-  codeFence,
-  codeTests,
-  exactAnswer,
-  fastAnswer,
-  format,
-  mathCorrect,
-  type RewardFunction,
-  stepPenalty,
-  type TeacherOptions,
-  teacherLogProb,
-  thinkTags,
-} from '../rewards';
+import { checkChoice, checkKeys, expectedKeys } from '../options';
+import type { RewardFunction } from '../rewards';
 import { show } from '../text';
+import { configKeys } from './config-keys';
 import { openData } from './data';
-import type { GrpoOptions } from './grpo/options';
+import { checkGrpo, type GrpoOptions } from './grpo/options';
 import type { GrpoMetrics } from './grpo/stage';
 import { GrpoTrainer } from './grpo/trainer';
-import { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
-import { REWARD_TYPES, type RewardConfig, type Stage, type TrainConfig } from './presets';
-import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';
+import { type PlannerMetrics, type PlannerOptions, resolvePlanner, trainPlanner } from './planner-init';
+import { type NewModelConfig, STAGES, type Stage, type TrainConfig } from './presets';
+import { checkRewardConfigs, makeReward } from './reward-config';
+import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, resolveSft, trainMaskedDiffusion } from './sft';
+
+const NO_DATASET = 'expected a task, a data set, a file or a list of examples, got none';
 
 /**
  * The data set that a configuration names. @throws RangeError for a name that is neither a task nor a file; as
@@ -45,14 +33,61 @@ export async function openDataset(
   config: Pick<TrainConfig, 'dataset' | 'datasetOptions' | 'validation' | 'evalEvery'>,
 ): Promise<Dataset> {
   const { dataset, datasetOptions = {}, validation, evalEvery = 0 } = config;
-  if (dataset === undefined)
-    throw optionError(TypeError, 'dataset', 'expected a task, a data set, a file or a list of examples, got none');
-  return open(dataset, {
-    ...datasetOptions,
-    ...(validation !== undefined && { validation }),
-    splits: evalEvery > 0 ? ['train', 'validation'] : ['train'],
-  });
+  if (dataset === undefined) throw optionError(TypeError, 'dataset', NO_DATASET);
+  try {
+    return await open(dataset, {
+      ...datasetOptions,
+      ...(validation !== undefined && { validation }),
+      splits: evalEvery > 0 ? ['train', 'validation'] : ['train'],
+    });
+  } catch (error) {
+    const isOfOptions =
+      isOptionError(error) && (error.option === 'options' || Object.hasOwn(datasetOptions, error.option));
+    throw isOfOptions ? optionWithin('datasetOptions', 'options', error) : error;
+  }
 }
+
+/**
+ * Checks everything of a configuration that can be told before a model and data are there. @throws TypeError, RangeError
+ * naming the key
+ */
+export function checkConfig(stage: Stage, config: TrainConfig): void {
+  checkChoice('stage', stage, STAGES);
+  if (typeof config !== 'object' || config === null || Array.isArray(config))
+    throw optionError(TypeError, 'config', `expected options by name, got ${show(config)}`);
+  const known = [...configKeys(stage), 'resume'];
+  for (const key of Object.keys(config)) {
+    if (known.includes(key)) continue;
+    const others = STAGES.filter((other) => configKeys(other).includes(key));
+    const text =
+      others.length > 0
+        ? `expected only with the stage ${others.map((other) => `"${other}"`).join(' or ')}, got it with "${stage}"`
+        : `unknown key; ${expectedKeys(key, configKeys(stage))}`;
+    throw optionError(TypeError, key, text);
+  }
+  const { model, planner, dataset, datasetOptions, validation, rewards, referenceModel, ...options } = config;
+  newPlanner({ planner });
+  if (typeof model === 'object' && model !== null) checkKeys('model', model, ['create']);
+  else if (model !== undefined && (typeof model !== 'string' || model === ''))
+    throw optionError(TypeError, 'model', `expected a folder, a hub id or { create: … }, got ${show(model)}`);
+  if (dataset === undefined) throw optionError(TypeError, 'dataset', NO_DATASET);
+  if (datasetOptions !== undefined && (typeof datasetOptions !== 'object' || datasetOptions === null))
+    throw optionError(TypeError, 'datasetOptions', `expected options by name, got ${show(datasetOptions)}`);
+  if (referenceModel !== undefined && (typeof referenceModel !== 'string' || referenceModel === ''))
+    throw optionError(TypeError, 'referenceModel', `expected a folder or a hub id, got ${show(referenceModel)}`);
+  const given = { ...options, dataset } as unknown;
+  if (stage === 'sft') resolveSft(given as MaskedDiffusionOptions);
+  else if (stage === 'planner') resolvePlanner(given as PlannerOptions);
+  else {
+    const fn: RewardFunction = () => [];
+    const names = Object.entries(checkRewardConfigs(rewards));
+    const functions = Object.fromEntries(names.map(([name, { weight = 1 }]) => [name, { fn, weight }]));
+    checkGrpo({ ...(given as GrpoOptions), rewards: functions, ...(referenceModel && { referenceModel: REFERENCE }) });
+  }
+}
+
+/** Stands for a reference model that is not loaded yet. */
+const REFERENCE = {} as MaskedDiffusionModel;
 
 /** Examples of an endless task that a tokenizer is learnt from. */
 const TOKENIZER_EXAMPLES = 40_000;
@@ -82,22 +117,11 @@ export async function prepareModel(
   if (typeof model !== 'object') return model;
   checkKeys('model', model, ['create']);
   if (existsSync(path.join(newModelFolder, 'tokenizer_config.json'))) return newModelFolder;
-  const { tokenizer, ...shape } = model.create;
-  if (tokenizer !== undefined) {
-    const learnt = path.join(newModelFolder, 'learnt-tokenizer');
-    if (typeof tokenizer === 'object') await trainTokenizer(learnt, textsOf(config, data), tokenizer);
-    const folder = typeof tokenizer === 'object' ? learnt : tokenizer;
-    await createModel(newModelFolder, { seed: config.seed, ...shape, tokenizer: folder });
-    return newModelFolder;
+  try {
+    return await createNewModel(model.create, config, data, newModelFolder);
+  } catch (error) {
+    throw isOptionError(error) ? optionWithin('model.create', 'options', error) : error;
   }
-  if (data.vocabulary.length === 0)
-    throw optionError(
-      RangeError,
-      'model.create',
-      'expected a task or own examples as dataset, whose words a new model learns, or a tokenizer; this one names no words',
-    );
-  await createModel(newModelFolder, { seed: config.seed, ...shape, vocabulary: data.vocabulary });
-  return newModelFolder;
 }
 
 /** Sizes of new planner heads, by what a configuration calls them. */
@@ -141,56 +165,37 @@ export async function preparePlanner(
   return newFolder;
 }
 
-async function makeReward(
-  name: string,
-  config: RewardConfig,
-  teachers: { dispose(): void }[],
-): Promise<RewardFunction> {
-  const at = `rewards.${name}`;
-  checkKeys(at, config, ['type', 'weight', 'options']);
-  const { type, options = {} } = config;
-  checkChoice(`${at}.type`, type, REWARD_TYPES);
-  switch (type) {
-    case 'exactAnswer':
-      checkKeys(`${at}.options`, options, []);
-      return exactAnswer;
-    case 'fastAnswer':
-      return fastAnswer(options);
-    case 'stepPenalty':
-      return stepPenalty(options);
-    case 'format': {
-      checkKeys(`${at}.options`, options, ['pattern', 'flags', 'reward']);
-      const { pattern, flags, ...rest } = options as { pattern: string; flags?: string; reward?: number };
-      return format(new RegExp(pattern, flags), rest);
-    }
-    case 'mathCorrect':
-      return mathCorrect(options);
-    case 'codeTests':
-      checkKeys(`${at}.options`, options, ['compat']);
-      return codeTests(options);
-    case 'boxedFormat':
-    case 'thinkTags':
-    case 'codeFence':
-      checkKeys(`${at}.options`, options, []);
-      return { boxedFormat, thinkTags, codeFence }[type]();
-    case 'causalLogProb': {
-      checkKeys(`${at}.options`, options, ['model', 'dtype', 'tokenBudget']);
-      const { model, dtype, tokenBudget } = options as {
-        model: string;
-        dtype?: LoadModelOptions['dtype'];
-        tokenBudget?: number;
-      };
-      const teacher = await loadCausalModel(model, { ...(dtype && { dtype }) });
-      teachers.push(teacher);
-      return causalLogProb({ model: teacher, ...(tokenBudget !== undefined && { tokenBudget }) });
-    }
-    case 'teacherLogProb': {
-      const { model, ...rest } = options as Omit<TeacherOptions, 'model'> & { model?: string };
-      const teacher = await loadModel(model);
-      teachers.push(teacher);
-      return teacherLogProb({ ...rest, model: teacher });
-    }
+/** Makes a new model in a folder. @throws TypeError, RangeError naming an option of it */
+async function createNewModel(
+  create: NewModelConfig,
+  config: TrainConfig,
+  data: Dataset,
+  folder: string,
+): Promise<string> {
+  const { tokenizer, ...shape } = create;
+  if (tokenizer === undefined) {
+    if (data.vocabulary.length === 0)
+      throw optionError(
+        RangeError,
+        'options',
+        'expected a task or own examples as dataset, whose words a new model learns, or a tokenizer; this one names no words',
+      );
+    await createModel(folder, { seed: config.seed, ...shape, vocabulary: data.vocabulary });
+    return folder;
   }
+  const learnt = path.join(folder, 'learnt-tokenizer');
+  if (typeof tokenizer === 'object')
+    try {
+      await trainTokenizer(learnt, textsOf(config, data), tokenizer);
+    } catch (error) {
+      throw isOptionError(error) ? optionWithin('tokenizer', 'options', error) : error;
+    }
+  await createModel(folder, {
+    seed: config.seed,
+    ...shape,
+    tokenizer: typeof tokenizer === 'object' ? learnt : tokenizer,
+  });
+  return folder;
 }
 
 /** Metrics of any stage. */
@@ -213,11 +218,10 @@ export async function* runConfig(
     referenceModel,
     ...rest
   } = config;
+  checkConfig(stage, config);
   const dataset = await openDataset(config);
   const given = { ...rest, dataset, ...(signal && { signal }) };
   if (stage !== 'grpo') {
-    for (const name of ['rewards', 'referenceModel'] as const)
-      if (config[name] !== undefined) throw optionError(TypeError, name, `expected only with the stage "grpo"`);
     if (stage === 'sft') yield* trainMaskedDiffusion(model, given as MaskedDiffusionOptions);
     else yield* trainPlanner(model, given as PlannerOptions);
     return;

@@ -4,7 +4,8 @@
  */
 
 export type { ExampleData, TrainingExample } from '../data';
-export { openDataset, prepareModel, preparePlanner, runConfig, type StageMetrics } from './config';
+export { checkConfig, openDataset, prepareModel, preparePlanner, runConfig, type StageMetrics } from './config';
+export { CONFIG_KEYS, type ConfigKey, configKeys, defaultOf, FREE_KEYS, type JsonSchema } from './config-keys';
 export type { TrainingData } from './data';
 export { computeAdvantages, type ScaleRewards, totalRewards } from './grpo/advantages';
 export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo/loss';
@@ -27,6 +28,7 @@ export { type MemoryItem, type MemoryPlan, planMemory } from './memory-plan';
 export type { MixtureStage, TrainableOptions, TrainingOptions } from './options';
 export { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
 export { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
+export { presetBefore } from './preset-before';
 export {
   type NewModelConfig,
   PRESETS,

@@ -3,6 +3,8 @@ import type { Shares } from '../data/dataset';
 import { optionError } from '../errors';
 import { type LoraOptions, MOMENT_DTYPES, type MomentDtype, resolveLora } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
+import { trainerKeys } from './config-keys';
+import type { Stage } from './presets';
 import type { Schedule } from './schedules';
 
 /** A stage of {@link TrainingOptions.mixture}. */
@@ -102,34 +104,6 @@ export type TrainingDefaults = Required<
   Pick<TrainingOptions, 'learningRate' | 'schedule' | 'warmupSteps' | 'learningRateFloor' | 'betas' | 'weightDecay'>
 >;
 
-const KEYS: readonly (keyof TrainingOptions)[] = [
-  'outputDir',
-  'resume',
-  'seed',
-  'mixture',
-  'maxSteps',
-  'epochs',
-  'learningRate',
-  'plannerLearningRate',
-  'schedule',
-  'warmupSteps',
-  'learningRateFloor',
-  'betas',
-  'eps',
-  'momentDtype',
-  'weightDecay',
-  'maxGradNorm',
-  'gradientAccumulation',
-  'tokenBudget',
-  'activationCheckpointing',
-  'evalEvery',
-  'evalExamples',
-  'patience',
-  'saveEvery',
-  'keepLast',
-  'tensorboard',
-];
-
 const COUNT = { min: 1, max: 1e9 };
 
 /** @throws TypeError, RangeError naming stage and category */
@@ -156,14 +130,16 @@ function checkMixture(mixture: TrainingOptions['mixture']): readonly MixtureStag
 }
 
 /**
- * Checks the shared options; `own` are the keys that a trainer adds. @throws TypeError, RangeError naming the option.
+ * Checks the shared options; `more` are keys of a trainer that no configuration has. @throws TypeError, RangeError naming
+ * the option.
  */
 export function resolveTraining(
+  stage: Stage,
   options: TrainingOptions,
   defaults: TrainingDefaults,
-  own: readonly string[],
+  more: readonly string[],
 ): ResolvedTraining {
-  checkKeys('options', options, [...KEYS, ...own]);
+  checkKeys('options', options, [...trainerKeys(stage), ...more]);
   const { outputDir, maxSteps, epochs, patience } = options;
   if (outputDir !== undefined && (typeof outputDir !== 'string' || outputDir === ''))
     throw optionError(TypeError, 'outputDir', `expected a path, got ${JSON.stringify(outputDir)}`);

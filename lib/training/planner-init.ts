@@ -162,7 +162,28 @@ class PlannerStage implements Stage {
   }
 }
 
-const OWN_KEYS = ['dataset', 'batchSize', 'maxTokens', 'factor', 'minSpan', 'compat', 'signal'];
+/**
+ * Checks {@link PlannerOptions} as far as they do not depend on a model and on data, and fills in defaults. @throws
+ * TypeError, RangeError naming the option.
+ */
+export function resolvePlanner(options: PlannerOptions) {
+  const defaults = {
+    learningRate: 1e-5,
+    schedule: 'cosine',
+    warmupSteps: 0,
+    learningRateFloor: 0.01,
+    betas: [0.9, 0.99],
+    weightDecay: 0.01,
+  } as const;
+  const training = resolveTraining('planner', options, defaults, ['signal']);
+  const { batchSize = 64, factor = 1, minSpan = 32, compat } = options;
+  checkInteger('batchSize', batchSize, { min: 1, max: 1 << 20 });
+  checkNumber('factor', factor, { min: 0, max: 1e6 });
+  checkInteger('minSpan', minSpan, { min: 1, max: 1 << 30 });
+  if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
+  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
+  return { training, batchSize, factor, minSpan, compat };
+}
 
 /**
  * Trains the planner head alone: it learns which masked positions Fast-dLLM's factor rule would unmask, so that GRPO
@@ -174,21 +195,7 @@ export async function* trainPlanner(
   model: MaskedDiffusionModel,
   options: PlannerOptions & { signal?: AbortSignal | undefined },
 ): AsyncGenerator<PlannerMetrics, void, void> {
-  const defaults = {
-    learningRate: 1e-5,
-    schedule: 'cosine',
-    warmupSteps: 0,
-    learningRateFloor: 0.01,
-    betas: [0.9, 0.99],
-    weightDecay: 0.01,
-  } as const;
-  const training = resolveTraining(options, defaults, OWN_KEYS);
-  const { batchSize = 64, factor = 1, minSpan = 32, compat } = options;
-  checkInteger('batchSize', batchSize, { min: 1, max: 1 << 20 });
-  checkNumber('factor', factor, { min: 0, max: 1e6 });
-  checkInteger('minSpan', minSpan, { min: 1, max: 1 << 30 });
-  if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
-  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
+  const { training, batchSize, factor, minSpan, compat } = resolvePlanner(options);
   if (!model.hasPlanner) throw new DUltraError('NO_PLANNER', `${model.source} has no planner head to train`);
   const fits: CheckExample = (row, own) => void encodeRow(model, row, options.maxTokens ?? own);
   const data = openData(await open(options.dataset), training.seed, training.mixture, {

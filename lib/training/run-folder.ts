@@ -17,6 +17,7 @@ import { readSafetensors, type TensorValue, writeSafetensors } from '../files/sa
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { saveAdapter } from '../model/adapter';
 import type { ModelTrainer } from '../model/trainer';
+import { FREE_KEYS } from './config-keys';
 import { lockRun } from './run-lock';
 import { EventWriter } from './tensorboard';
 
@@ -38,18 +39,8 @@ const STATE_FILE = 'state.json';
 const TRAINER_FILE = 'trainer.safetensors';
 const stepName = (step: number) => `step-${String(step).padStart(8, '0')}`;
 
-/** Options that a resumed run may change: none of them decides what is computed. */
-const FREE_OPTIONS = new Set([
-  'outputDir',
-  'resume',
-  'maxSteps',
-  'epochs',
-  'saveEvery',
-  'keepLast',
-  'tensorboard',
-  'patience',
-  'activationCheckpointing',
-]);
+/** Options that a resumed run may change. */
+const FREE_OPTIONS: readonly string[] = ['resume', ...FREE_KEYS];
 
 function parseLines(text: string): MetricsLine[] {
   const lines: MetricsLine[] = [];
@@ -115,7 +106,7 @@ export class RunFolder {
         );
       for (const key of new Set([...Object.keys(stored.options ?? {}), ...Object.keys(plain.options)])) {
         const [then, now] = [stored.options?.[key], plain.options[key]].map((value) => JSON.stringify(value));
-        if (!FREE_OPTIONS.has(key) && then !== now)
+        if (!FREE_OPTIONS.includes(key) && then !== now)
           throw optionError(RangeError, key, `expected ${then}, with which the run began, got ${now}`);
       }
     }

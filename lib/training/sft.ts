@@ -1,6 +1,6 @@
 // Masked-diffusion fine-tuning and pre-training.
 import { open } from '../data';
-import { optionError } from '../errors';
+import { optionError, within } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { attendedBlock } from '../model/config';
 import { checkRoom } from '../model/prompt';
@@ -178,11 +178,6 @@ class MaskedDiffusionStage implements Stage {
   }
 }
 
-const OWN_KEYS = [
-  ...['dataset', 'objective', 'batchSize', 'maxTokens', 'padding', 'lossPer', 'evalSampler'],
-  ...['maskEpsilon', 'timesteps', 'lora', 'signal'],
-];
-
 /** The shortest padding of an answer. */
 const padded = (answer: number) => answer + 1;
 
@@ -190,11 +185,10 @@ const padded = (answer: number) => answer + 1;
 function answerOptions(
   options: MaskedDiffusionOptions,
   data: DataSource,
-  { hasPlanner, config }: MaskedDiffusionModel,
+  { config }: MaskedDiffusionModel,
 ): AnswerOptions | null {
   if (options.evalSampler === undefined) return null;
   const sampler = samplerObject(options.evalSampler);
-  resolveSampler(sampler, hasPlanner);
   const maxTokens = options.maxTokens ?? data.maxTokens;
   if (maxTokens === null)
     throw optionError(TypeError, 'maxTokens', 'expected a number of tokens, which evalSampler needs, got none');
@@ -202,6 +196,34 @@ function answerOptions(
   if (attendedBlock(config) !== null) return { sampler, maxTokens };
   const blockLength = options.maxTokens === undefined ? data.blockLength : null;
   return { sampler, maxTokens, blockLength: blockLength ?? maxTokens };
+}
+
+/**
+ * Checks {@link MaskedDiffusionOptions} as far as they do not depend on a model and on data, and fills in defaults.
+ * @throws TypeError, RangeError naming the option.
+ */
+export function resolveSft(options: MaskedDiffusionOptions) {
+  const defaults = {
+    learningRate: 1e-4,
+    schedule: 'cosine',
+    warmupSteps: 50,
+    learningRateFloor: 0.1,
+    betas: [0.9, 0.98],
+    weightDecay: 0.1,
+  } as const;
+  const training = resolveTraining('sft', options, defaults, ['signal']);
+  const { objective = 'sft', batchSize = 64, maskEpsilon = 1e-3, timesteps = 'stratified' } = options;
+  checkChoice('objective', objective, ['sft', 'pretraining'] as const);
+  checkInteger('batchSize', batchSize, { min: 1, max: 1 << 20 });
+  checkNumber('maskEpsilon', maskEpsilon, { minExclusive: 0, max: 1 });
+  checkChoice('timesteps', timesteps, ['stratified', 'uniform'] as const);
+  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
+  const { lossPer = 'row', evalSampler } = options;
+  checkChoice('lossPer', lossPer, ['row', 'token'] as const);
+  if (evalSampler !== undefined) within('evalSampler', 'sampler', () => resolveSampler(evalSampler, true));
+  const padding = options.padding === undefined ? null : checkPadding(options.padding);
+  const lora = checkLora(options.lora);
+  return { training, objective, batchSize, maskEpsilon, timesteps, lossPer, padding, lora };
 }
 
 /**
@@ -216,25 +238,7 @@ export async function* trainMaskedDiffusion(
   model: MaskedDiffusionModel,
   options: MaskedDiffusionOptions & { signal?: AbortSignal | undefined },
 ): AsyncGenerator<MaskedDiffusionMetrics, void, void> {
-  const defaults = {
-    learningRate: 1e-4,
-    schedule: 'cosine',
-    warmupSteps: 50,
-    learningRateFloor: 0.1,
-    betas: [0.9, 0.98],
-    weightDecay: 0.1,
-  } as const;
-  const training = resolveTraining(options, defaults, OWN_KEYS);
-  const { objective = 'sft', batchSize = 64, maskEpsilon = 1e-3, timesteps = 'stratified' } = options;
-  checkChoice('objective', objective, ['sft', 'pretraining'] as const);
-  checkInteger('batchSize', batchSize, { min: 1, max: 1 << 20 });
-  checkNumber('maskEpsilon', maskEpsilon, { minExclusive: 0, max: 1 });
-  checkChoice('timesteps', timesteps, ['stratified', 'uniform'] as const);
-  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
-  const { lossPer = 'row' } = options;
-  checkChoice('lossPer', lossPer, ['row', 'token'] as const);
-  const padding = options.padding === undefined ? null : checkPadding(options.padding);
-  const lora = checkLora(options.lora);
+  const { training, objective, batchSize, maskEpsilon, timesteps, lossPer, padding, lora } = resolveSft(options);
   const fits: CheckExample = (row, own) => void encodeRow(model, row, padding ? padded : (options.maxTokens ?? own));
   const data = openData(await open(options.dataset), training.seed, training.mixture, {
     train: fits,

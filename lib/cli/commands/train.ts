@@ -1,46 +1,32 @@
 // dultra train: fine-tuning, planner initialisation, GRPO.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { type Command, Option } from 'commander';
-import { parse as parseYaml } from 'yaml';
-import { type datasets, decodeText, training } from '../../index';
-import { interruptSignal, UsageError } from '../errors';
+import { type datasets, training } from '../../index';
+import { interruptSignal, nameOptions, UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printData, printJson, printMessage, printTable } from '../output';
-import { ProgressBar } from '../progress';
+import { type Metrics, Progress } from '../train/progress';
+import { absolute, ConfigFile, type FlagValues, Settings, setting } from '../train/settings';
 import { given, integer, number, seed, shareOrFile } from '../values';
 
-type Metrics = training.StageMetrics & Record<string, number | undefined>;
+type Flags = ModelFlags & FlagValues & { resume?: string; dryRun?: boolean };
 
-interface Flags extends ModelFlags {
-  config?: string;
-  preset?: string;
-  resume?: string;
-  dryRun?: boolean;
-  output?: string;
-  dataset?: string;
-  validation?: number | string;
-  maxSteps?: number;
-  epochs?: number;
-  learningRate?: number;
-  plannerLearningRate?: number;
-  batchSize?: number;
-  maxTokens?: number;
-  evalEvery?: number;
-  saveEvery?: number;
-  seed?: bigint;
-  set?: [key: string, value: unknown][];
+/** How the model of a run is loaded, where that decides what is computed. */
+type LoadFlags = Pick<ModelFlags, 'dtype' | 'compute' | 'revision'>;
+
+/** A run that is about to begin or to go on; of a new one, but for `isNew`, what {@link LAUNCH_FILE} holds. */
+interface Launch {
+  isNew: boolean;
+  stage: training.Stage;
+  config: training.TrainConfig & { outputDir: string };
+  load: LoadFlags;
+  /** What the user is told before it begins. */
+  notes: string[];
 }
 
 /** The stored launch of a run, for --resume. */
-interface Launch {
-  stage: training.Stage;
-  config: training.TrainConfig;
-}
-
 const LAUNCH_FILE = 'train.json';
-/** Seconds between two lines of progress without a terminal. */
-const LINE_SECONDS = 5;
 
 const EXAMPLES = `
 Examples:
@@ -65,75 +51,78 @@ A config file (YAML or JSON) holds the options of the stage's trainer by their A
   rewards     grpo: { name: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }
 Later ones win: preset, config file, flags. A run is resumed with the options that it began with.`;
 
-/** Parses --set key=value, the value in YAML, as in a config file. */
-function setting(text: string, before: [string, unknown][] = []): [string, unknown][] {
-  const at = text.indexOf('=');
-  if (at < 1) throw new UsageError(`--set: expected key=value, got ${JSON.stringify(text)}`);
-  try {
-    return [...before, [text.slice(0, at), parseYaml(text.slice(at + 1))]];
-  } catch (error) {
-    throw new UsageError(`--set ${text.slice(0, at)}: ${(error as Error).message}`);
-  }
-}
-
-function readConfigFile(file: string): Record<string, unknown> {
-  let config: unknown;
-  try {
-    // Every JSON document is a YAML document.
-    config = parseYaml(decodeText(readFileSync(file), file));
-  } catch (error) {
-    const { message } = error as Error;
-    throw new UsageError(`--config: ${message.startsWith(file) ? message : `${file}: ${message}`}`);
-  }
-  if (typeof config !== 'object' || config === null || Array.isArray(config))
-    throw new UsageError(`--config: ${file}: expected options by name, such as "maxSteps: 200"`);
-  return config as Record<string, unknown>;
-}
-
-/** Preset, config file and flags as one configuration. */
-function configure(stage: training.Stage, flags: Flags): training.TrainConfig {
-  const { preset, config: file, model, output, dataset, validation, set = [] } = flags;
-  const { maxSteps, epochs, learningRate, plannerLearningRate, batchSize, maxTokens, evalEvery, saveEvery } = flags;
-  const presets = training.PRESETS[stage];
-  if (preset !== undefined && !Object.hasOwn(presets, preset))
-    throw new UsageError(
-      `--preset: expected one of ${Object.keys(presets).join(', ')} for ${stage}, got ${JSON.stringify(preset)}`,
-    );
-  const short = {
-    model,
-    planner: flags.planner,
-    dataset,
-    validation,
-    outputDir: output,
-    maxSteps,
-    epochs,
-    learningRate,
-    plannerLearningRate,
-    batchSize,
-    maxTokens,
-    evalEvery,
-    saveEvery,
-  };
-  const merged: Record<string, unknown> = {
-    ...(preset !== undefined && presets[preset]),
-    ...(file !== undefined && readConfigFile(file)),
-    ...given(short),
-    // JSON has no big integers.
-    ...(flags.seed !== undefined && {
-      seed: Number.isSafeInteger(Number(flags.seed)) ? Number(flags.seed) : flags.seed,
-    }),
-    ...Object.fromEntries(set),
-  };
-  if (epochs !== undefined && maxSteps === undefined) delete merged.maxSteps;
-  if (merged.dataset === undefined)
-    throw new UsageError('no data set: give one with --dataset, or a --preset or --config that names it');
-  return { outputDir: `runs/${stage}`, ...merged } as training.TrainConfig;
-}
-
 /** Whether a run has saved anything; without checkpoints it can begin again without loss. */
 function hasCheckpoints(folder: string): boolean {
   const checkpoints = path.join(folder, 'checkpoints');
   return existsSync(checkpoints) && readdirSync(checkpoints).some((name) => name.startsWith('step-'));
+}
+
+/** The first of "runs/sft", "runs/sft-2" … that holds no run, and in which no other process has begun one. */
+function freeFolder(folder: string): string {
+  const isFree = (candidate: string) => !hasCheckpoints(candidate) && !existsSync(path.join(candidate, '.lock'));
+  for (let number = 1; ; number++) {
+    const candidate = number === 1 ? folder : `${folder}-${number}`;
+    if (isFree(candidate)) return candidate;
+  }
+}
+
+/** The embedded model, where a preset begins with one that is not there. @throws UsageError where none can take its place */
+function standIn(stage: training.Stage, preset: string): { model: string; note: string } | null {
+  const before = training.presetBefore(stage, preset);
+  if (!before || existsSync(before.model)) return null;
+  const { model, embedded } = before;
+  if (embedded === null)
+    throw new UsageError(
+      `--preset ${preset}: ${stage} begins with the model of ${before.stage}, ${model}, which is not there; run ` +
+        `"dultra train ${before.stage} --preset ${preset}" first, or give another with --model`,
+    );
+  return { model: embedded, note: `${model} is not there: ${stage} begins with the embedded model of that stage` };
+}
+
+/** A new run. @throws UsageError; TypeError, RangeError for options */
+function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launch {
+  const settings = Settings.launch(stage, flags, command);
+  nameOptions(command, settings);
+  const { preset, dtype, compute, revision } = flags;
+  const asGiven = settings.config();
+  if (asGiven.dataset === undefined)
+    throw new UsageError('no data set: give one with --dataset, or a --preset or --config that names it');
+  if (Object.hasOwn(asGiven, 'resume'))
+    throw new UsageError(`${settings.option('resume')}: a new run cannot; --resume FOLDER goes on with one`);
+  training.checkConfig(stage, asGiven);
+  const notes: string[] = [];
+  const before = preset !== undefined && !settings.isOwn('model') ? standIn(stage, preset) : null;
+  if (before) notes.push(before.note);
+  const wanted = asGiven.outputDir ?? `runs/${stage}`;
+  const outputDir = settings.isOwn('outputDir') ? wanted : freeFolder(wanted);
+  if (hasCheckpoints(outputDir))
+    throw new UsageError(
+      `${settings.option('outputDir')}: ${outputDir} holds a run already: go on with it by --resume ${outputDir}, or ` +
+        'name another folder',
+    );
+  if (outputDir !== wanted)
+    notes.push(`${wanted} holds a run already (--resume ${wanted} goes on with it); this one is ${outputDir}`);
+  const config = { ...settings.config(before ? { model: before.model } : {}), outputDir };
+  return { isNew: true, stage, config, load: given({ dtype, compute, revision }), notes };
+}
+
+/** The launch of a run that goes on. @throws UsageError; TypeError, RangeError for options */
+function resumed(folder: string, stageName: string | undefined, flags: Flags, command: Command): Launch {
+  const file = path.join(folder, LAUNCH_FILE);
+  if (!existsSync(file))
+    throw new UsageError(`--resume: ${folder} holds no run of dultra train (${LAUNCH_FILE} is missing)`);
+  const launch = new ConfigFile(file, '--resume', ['config']);
+  const stage = launch.get('stage') as training.Stage;
+  if (!training.STAGES.includes(stage))
+    throw new UsageError(`--resume: ${file}: expected a stage (${training.STAGES.join(', ')}), got ${stage}`);
+  if (stageName !== undefined && stageName !== stage)
+    throw new UsageError(`--resume: ${folder} holds a run of ${stage}, not of ${stageName}`);
+  const settings = Settings.resume(launch, flags, command);
+  nameOptions(command, settings);
+  const config = { ...settings.config(), outputDir: folder };
+  training.checkConfig(stage, config);
+  const load = (launch.get('load') ?? {}) as LoadFlags;
+  return { isNew: false, stage, config, load, notes: [] };
 }
 
 /**
@@ -148,97 +137,6 @@ function takeBack(folder: string, made: string | undefined): void {
     for (let at = folder; at.startsWith(made); at = path.dirname(at)) rmdirSync(at);
   } catch {
     // Something else is in it by now.
-  }
-}
-
-/** The launch of a run to resume, with the flags that may change. */
-function resumed(folder: string, stage: string | undefined, flags: Flags): Launch {
-  const file = path.join(folder, LAUNCH_FILE);
-  if (!existsSync(file))
-    throw new UsageError(`--resume: ${folder} holds no run of dultra train (${LAUNCH_FILE} is missing)`);
-  const launch = JSON.parse(readFileSync(file, 'utf8')) as Launch;
-  // Seeds above 2^53 are stored as text.
-  if (typeof launch.config.seed === 'string') launch.config.seed = BigInt(launch.config.seed);
-  if (stage !== undefined && stage !== launch.stage)
-    throw new UsageError(`--resume: ${folder} holds a run of ${launch.stage}, not of ${stage}`);
-  for (const name of ['config', 'preset', 'model', 'planner', 'output', 'dataset', 'validation'] as const)
-    if (flags[name] !== undefined)
-      throw new UsageError(`--${name}: not together with --resume, which goes on with what the run began with`);
-  const { maxSteps, epochs, saveEvery, set = [] } = flags;
-  const changed = given({ maxSteps, epochs, saveEvery });
-  return {
-    stage: launch.stage,
-    config: { ...launch.config, ...changed, ...Object.fromEntries(set), outputDir: folder },
-  };
-}
-
-/** One line of metrics: loss, reward, NFE, speed. */
-function summary(metrics: Metrics): string {
-  const parts = [`loss ${metrics.loss.toFixed(4)}`];
-  const add = (label: string, value: number | undefined, digits: number) => {
-    if (value !== undefined) parts.push(`${label} ${value.toFixed(digits)}`);
-  };
-  add('reward', metrics.reward, 3);
-  add('accuracy', metrics.accuracy, 3);
-  add('NFE', metrics.nfe, 2);
-  add('agreement', metrics.agreement, 3);
-  parts.push(`${Math.round(metrics.tokensPerSecond)} tokens/s`);
-  return parts.join(', ');
-}
-
-/** The held-out part of a step's metrics, or "". */
-function evaluation(metrics: Metrics): string {
-  const names = {
-    evalLoss: 'loss',
-    evalAgreement: 'agreement',
-    evalReward: 'reward',
-    evalAccuracy: 'accuracy',
-    evalNfe: 'NFE',
-  };
-  return Object.entries(names)
-    .flatMap(([key, label]) => (metrics[key] === undefined ? [] : [`${label} ${metrics[key].toFixed(4)}`]))
-    .join(', ');
-}
-
-/** Progress on stderr: a bar in a terminal, else a line every few seconds. */
-class Progress {
-  readonly #bar = new ProgressBar('{bar} {value}/{total} {summary}, {eta_formatted} left', 16);
-  #lastLine = 0;
-  /** First step of this process, later than 1 in a resumed run. */
-  #first: { step: number; time: number } | null = null;
-  readonly #start = performance.now();
-  readonly #quiet: boolean;
-
-  constructor(quiet: boolean) {
-    this.#quiet = quiet;
-  }
-
-  update(metrics: Metrics): void {
-    if (this.#quiet) return;
-    const { step, maxSteps } = metrics;
-    this.#first ??= { step: step - 1, time: this.#start };
-    const held = evaluation(metrics);
-    if (!process.stderr.isTTY) {
-      const now = performance.now();
-      if (held === '' && step !== maxSteps && now - this.#lastLine < LINE_SECONDS * 1000) return;
-      this.#lastLine = now;
-      const left = step < maxSteps ? `, ${this.#secondsLeft(step, maxSteps).toFixed(0)} s left` : '';
-      printMessage(`step ${step}/${maxSteps}: ${summary(metrics)}${left}${held === '' ? '' : `; held out: ${held}`}`);
-      return;
-    }
-    this.#bar.update(step, maxSteps, { summary: summary(metrics) }, step - 1);
-    if (held === '') return;
-    this.stop();
-    printMessage(`step ${step}: held out: ${held}`);
-  }
-
-  #secondsLeft(step: number, maxSteps: number): number {
-    const { step: first, time } = this.#first ?? { step: 0, time: this.#start };
-    return ((performance.now() - time) / 1000 / (step - first)) * (maxSteps - step);
-  }
-
-  stop(): void {
-    this.#bar.stop();
   }
 }
 
@@ -265,15 +163,6 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
   ]);
 }
 
-/** The path of a file from every working directory, also behind "gsm8k:"; anything else as it is. */
-function absolute<T>(value: T): T | string {
-  if (typeof value !== 'string') return value;
-  if (existsSync(value)) return path.resolve(value);
-  const [name, ...rest] = value.split(':');
-  const file = rest.join(':');
-  return file !== '' && existsSync(file) ? `${name}:${path.resolve(file)}` : value;
-}
-
 /**
  * Refuses to train the embedded model, which nobody has asked for, on words that it lacks: it would learn its token for
  * unknown words in their place.
@@ -293,34 +182,32 @@ async function checkWords(flags: Flags, { name, vocabulary }: datasets.Dataset):
     );
 }
 
-async function train(stageName: string | undefined, flags: Flags): Promise<void> {
+async function train(stageName: string | undefined, flags: Flags, command: Command): Promise<void> {
+  const stages = training.STAGES.join(', ');
   if (stageName === undefined && flags.resume === undefined)
-    throw new UsageError(`expected a stage (${training.STAGES.join(', ')}), or --resume FOLDER`);
+    throw new UsageError(`expected a stage (${stages}), or --resume FOLDER`);
   if (stageName !== undefined && !(training.STAGES as readonly string[]).includes(stageName))
-    throw new UsageError(`expected a stage (${training.STAGES.join(', ')}), got ${JSON.stringify(stageName)}`);
-  const { stage, config } =
+    throw new UsageError(`expected a stage (${stages}), got ${JSON.stringify(stageName)}`);
+  const launch =
     flags.resume === undefined
-      ? { stage: stageName as training.Stage, config: configure(stageName as training.Stage, flags) }
-      : resumed(flags.resume, stageName, flags);
+      ? newLaunch(stageName as training.Stage, flags, command)
+      : resumed(flags.resume, stageName, flags, command);
+  const { isNew, stage, config, load, notes } = launch;
+  if (!flags.quiet) for (const note of notes) printMessage(note);
   if (flags.dryRun) {
-    const { device, dtype, compute } = flags;
+    const { device, dtype, compute } = { ...flags, ...load };
     const plan = await training.planMemory(stage, config, given({ device, dtype, compute }));
     if (flags.json) printJson({ stage, config, plan });
     else printPlan(stage, config, plan);
     if (plan.fits === false) process.exitCode = 1;
     return;
   }
-  const output = path.resolve(config.outputDir as string);
-  const isNew = flags.resume === undefined;
-  if (isNew && hasCheckpoints(output))
-    throw new UsageError(
-      `${output} holds a run already: go on with it by --resume ${config.outputDir}, or give another --output`,
-    );
+  const output = path.resolve(config.outputDir);
   const data = await training.openDataset(config);
   if (config.model === undefined) await checkWords(flags, data);
   const made = mkdirSync(output, { recursive: true });
   try {
-    await runIn(output, { stage, config }, data, flags);
+    await runIn(output, launch, data, flags);
   } catch (error) {
     if (isNew) takeBack(output, made);
     throw error;
@@ -328,39 +215,31 @@ async function train(stageName: string | undefined, flags: Flags): Promise<void>
 }
 
 /** Trains in the run folder of a launch. */
-async function runIn(output: string, { stage, config }: Launch, data: datasets.Dataset, flags: Flags): Promise<void> {
-  const isNew = flags.resume === undefined;
+async function runIn(output: string, launch: Launch, data: datasets.Dataset, flags: Flags): Promise<void> {
+  const { isNew, stage, config, load } = launch;
   // Left by a launch that was killed.
   if (isNew) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
   const source = await training.prepareModel(config, data, path.join(output, 'initial'));
-  const planner = await training.preparePlanner(
-    config,
-    source,
-    path.join(output, 'initial', 'planner'),
-    flags.revision,
-  );
+  const planner = await training.preparePlanner(config, source, path.join(output, 'initial', 'planner'), load.revision);
   if (isNew) {
     // Absolute: the run may be resumed from another working directory.
     const where = source !== undefined && existsSync(source) ? path.resolve(source) : source;
-    const launch: Launch = {
-      stage,
-      config: {
-        ...config,
-        ...(where !== undefined && { model: where }),
-        ...given({
-          dataset: absolute(config.dataset),
-          validation: absolute(config.validation),
-          planner: planner && path.resolve(planner),
-        }),
-        outputDir: output,
-      },
+    const { dataset, validation, referenceModel } = config;
+    const stored = {
+      ...config,
+      ...(where !== undefined && { model: where }),
+      ...given({
+        dataset: absolute(dataset, existsSync),
+        validation: absolute(validation, existsSync),
+        planner: planner && path.resolve(planner),
+        referenceModel: absolute(referenceModel, existsSync),
+      }),
+      outputDir: output,
     };
-    writeFileSync(
-      path.join(output, LAUNCH_FILE),
-      `${JSON.stringify(launch, (_, value) => (typeof value === 'bigint' ? value.toString() : value), 2)}\n`,
-    );
+    const text = (_: string, value: unknown) => (typeof value === 'bigint' ? value.toString() : value);
+    writeFileSync(path.join(output, LAUNCH_FILE), `${JSON.stringify({ stage, config: stored, load }, text, 2)}\n`);
   }
-  await using model = await openModel({ ...flags, model: source, ...given({ planner }) });
+  await using model = await openModel({ ...flags, ...load, model: source, ...given({ planner }) });
   const progress = new Progress(flags.quiet ?? false);
   const start = performance.now();
   let last: Metrics | null = null;

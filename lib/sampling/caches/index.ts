@@ -37,6 +37,8 @@ const definitions = CACHES as unknown as readonly CacheDefinition<CachePolicy, R
 const BY_TYPE = new Map(
   definitions.flatMap((definition) => definition.types.map((type) => [type, definition] as const)),
 );
+/** The types of {@link CachePolicy}. */
+export const CACHE_TYPES = [...BY_TYPE.keys()];
 const FORMS = Object.assign({}, ...definitions.map(({ forms }) => forms)) as Definition['forms'];
 
 /**
@@ -51,7 +53,7 @@ export function resolveCache(cache: Cache | undefined, name = 'cache'): Resolved
       name,
       `expected an object with a "type", or its short form such as "refresh:4", got ${show(given)}`,
     );
-  checkChoice(`${name}.type`, given.type, [...BY_TYPE.keys()]);
+  checkChoice(`${name}.type`, given.type, CACHE_TYPES);
   return BY_TYPE.get(given.type)!.resolve(given, name);
 }
 

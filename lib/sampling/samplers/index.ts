@@ -60,7 +60,8 @@ export type ResolvedSampler = ReturnType<Definition['resolve']>;
 export type Sampler = SamplerObject | string | CustomSampler;
 
 const definitions = SAMPLERS as unknown as readonly SamplerDefinition<SamplerObject, ResolvedSampler>[];
-const TYPES = definitions.map(({ type }) => type);
+/** The types of {@link SamplerObject}. */
+export const SAMPLER_TYPES = definitions.map(({ type }) => type);
 const FORMS = Object.assign({}, ...definitions.map(({ forms }) => forms)) as Definition['forms'];
 
 /** The definition of a sampler's type. */
@@ -69,7 +70,7 @@ export function definitionOf({
 }: {
   type: SamplerObject['type'];
 }): SamplerDefinition<SamplerObject, ResolvedSampler> {
-  return definitions[TYPES.indexOf(type)];
+  return definitions[SAMPLER_TYPES.indexOf(type)];
 }
 
 /**
@@ -86,7 +87,7 @@ export function resolveSampler(sampler: Sampler | undefined, hasPlanner: boolean
       'sampler',
       `expected an object with a "type", its short form such as "confidence:0.9", or a function, got ${show(given)}`,
     );
-  checkChoice('sampler.type', given.type, TYPES);
+  checkChoice('sampler.type', given.type, SAMPLER_TYPES);
   return definitionOf(given).resolve(given);
 }
 

@@ -1,7 +1,7 @@
 // Options of GRPO: checks and defaults.
 
 import type { Dataset } from '../../data';
-import { DUltraError, optionError } from '../../errors';
+import { DUltraError, optionError, within } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import { checkCache } from '../../generation/prepare';
 import { attendedBlock, type ModelConfig } from '../../model/config';
@@ -116,34 +116,6 @@ export interface ResolvedGrpo {
   evalSampler: SamplerObject;
 }
 
-const OWN_KEYS: readonly string[] = [
-  'dataset',
-  'rewards',
-  'numGenerations',
-  'promptsPerStep',
-  'numIterations',
-  'clipEpsilon',
-  'delta',
-  'beta',
-  'referenceModel',
-  'scaleRewards',
-  'advantageMinClip',
-  'temperature',
-  'tokenLogProb',
-  'forcedStep',
-  'probabilityScale',
-  'plannerTemperature',
-  'maxTokens',
-  'blockLength',
-  'stopAtEos',
-  'cache',
-  'evalSampler',
-  'compat',
-  'freezeBase',
-  'freezePlanner',
-  'lora',
-];
-
 function resolveRewards(rewards: GrpoOptions['rewards'], zeroSteps: boolean): WeightedReward[] {
   if (typeof rewards !== 'object' || rewards === null)
     throw optionError(TypeError, 'rewards', `expected an object of reward functions, got ${show(rewards)}`);
@@ -189,7 +161,41 @@ function resolvePolicyCache({ cache, compat }: GrpoOptions, config: ModelConfig)
   return resolved.type === 'blocks' && config.planner?.numLayers === 0 ? { ...resolved, planner: 'fresh' } : resolved;
 }
 
-function resolvePolicy(options: GrpoOptions, config: ModelConfig): PolicySettings {
+/**
+ * Checks {@link GrpoOptions} as far as they do not depend on models and on data, and fills in defaults. @throws
+ * TypeError, RangeError naming the option.
+ */
+export function checkGrpo(options: GrpoOptions) {
+  const training = resolveTraining('grpo', options, DEFAULTS, []);
+  const { numGenerations = 8, promptsPerStep = 8, numIterations = 1, delta = null, beta = 0 } = options;
+  const { scaleRewards = 'none', advantageMinClip = 0, stopAtEos } = options;
+  const evalSampler = within('evalSampler', 'sampler', () => samplerObject(options.evalSampler ?? 'planner'));
+  checkInteger('numGenerations', numGenerations, { min: 2, max: 1 << 16 });
+  checkInteger('promptsPerStep', promptsPerStep, { min: 1, max: 1 << 16 });
+  checkInteger('numIterations', numIterations, { min: 1, max: 1 << 16 });
+  if (delta !== null) checkNumber('delta', delta, { minExclusive: 0 });
+  checkNumber('beta', beta, { min: 0 });
+  checkChoice('scaleRewards', scaleRewards, ['none', 'group', 'batch'] as const);
+  if (advantageMinClip !== null) checkNumber('advantageMinClip', advantageMinClip, {});
+  const policy = resolvePolicy(options);
+  if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
+  const trainable = resolveTrainable(options);
+  if (beta > 0 && !options.referenceModel && !(trainable.lora && trainable.freezePlanner))
+    throw optionError(
+      RangeError,
+      'beta',
+      'expected a referenceModel with beta > 0 (or lora with freezePlanner, whose base is the reference)',
+    );
+  within('evalSampler', 'sampler', () => resolveSampler(evalSampler, true));
+  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
+  if (options.blockLength !== undefined) checkInteger('blockLength', options.blockLength, { min: 1, max: 1 << 30 });
+  const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
+  const batch = { numGenerations, promptsPerStep, numIterations };
+  const objective = { ...resolveClip(options.clipEpsilon), delta, beta, scaleRewards, advantageMinClip };
+  return { training, trainable, own: { rewards, ...batch, ...objective, policy, stopAtEos, evalSampler } };
+}
+
+function resolvePolicy(options: GrpoOptions): PolicySettings {
   const { temperature = 0.5, tokenLogProb = 'untempered', plannerTemperature = 1, probabilityScale = 1 } = options;
   const { compat = null, forcedStep = compat ?? 'exact' } = options;
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
@@ -198,7 +204,7 @@ function resolvePolicy(options: GrpoOptions, config: ModelConfig): PolicySetting
   checkNumber('probabilityScale', probabilityScale, { minExclusive: 0, max: 1e6 });
   checkNumber('plannerTemperature', plannerTemperature, { minExclusive: 0, max: 1e6 });
   if (options.compat !== undefined) checkChoice('compat', compat as string, ['reference']);
-  const cache = resolvePolicyCache(options, config);
+  const cache = resolveCache(options.cache);
   if (cache.type !== 'none' && cache.dtype !== 'float32')
     throw optionError(RangeError, 'cache.dtype', 'expected "float32", which gradients need');
   if (cache.type !== 'none' && compat === 'reference')
@@ -218,18 +224,7 @@ function resolveTrainable(options: GrpoOptions): Trainable {
   return { freezeBase, freezePlanner, lora };
 }
 
-function checkReference(
-  model: MaskedDiffusionModel,
-  { referenceModel }: GrpoOptions,
-  beta: number,
-  { lora, freezePlanner }: Trainable,
-): void {
-  if (beta > 0 && !referenceModel && !(lora && freezePlanner))
-    throw optionError(
-      RangeError,
-      'beta',
-      'expected a referenceModel with beta > 0 (or lora with freezePlanner, whose base is the reference)',
-    );
+function checkReference(model: MaskedDiffusionModel, { referenceModel }: GrpoOptions): void {
   if (referenceModel === model)
     throw optionError(RangeError, 'referenceModel', 'expected a model loaded by itself, got the one that trains');
   if (referenceModel && !referenceModel.hasPlanner)
@@ -267,25 +262,10 @@ export function resolveGrpo(
   options: GrpoOptions,
   dataset: Dataset,
 ): { training: ResolvedTraining; trainable: Trainable; data: DataSource; own: ResolvedGrpo } {
-  const training = resolveTraining(options, DEFAULTS, OWN_KEYS);
+  const { training, trainable, own } = checkGrpo(options);
   if (!model.hasPlanner)
     throw new DUltraError('NO_PLANNER', `${model.source} has no planner head, whose policy GRPO trains`);
-  const { numGenerations = 8, promptsPerStep = 8, numIterations = 1, delta = null, beta = 0 } = options;
-  const { scaleRewards = 'none', advantageMinClip = 0, stopAtEos } = options;
-  const evalSampler = samplerObject(options.evalSampler ?? 'planner');
-  checkInteger('numGenerations', numGenerations, { min: 2, max: 1 << 16 });
-  checkInteger('promptsPerStep', promptsPerStep, { min: 1, max: 1 << 16 });
-  checkInteger('numIterations', numIterations, { min: 1, max: 1 << 16 });
-  if (delta !== null) checkNumber('delta', delta, { minExclusive: 0 });
-  checkNumber('beta', beta, { min: 0 });
-  checkChoice('scaleRewards', scaleRewards, ['none', 'group', 'batch'] as const);
-  if (advantageMinClip !== null) checkNumber('advantageMinClip', advantageMinClip, {});
-  const policy = resolvePolicy(options, model.config);
-  if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
-  const trainable = resolveTrainable(options);
-  resolveSampler(evalSampler, true);
-  checkReference(model, options, beta, trainable);
-  if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
+  checkReference(model, options);
   const fits: CheckExample = ({ prompt }, own) => {
     const maxTokens = options.maxTokens ?? own;
     const { length } = model.encodePrompt(prompt);
@@ -293,21 +273,6 @@ export function resolveGrpo(
   };
   const data = openData(dataset, training.seed, training.mixture, { train: fits, validation: fits });
   const lengths = resolveLengths(options, data, model.config);
-  const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
-  const own = {
-    rewards,
-    numGenerations,
-    promptsPerStep,
-    numIterations,
-    ...resolveClip(options.clipEpsilon),
-    delta,
-    beta,
-    scaleRewards,
-    advantageMinClip,
-    policy,
-    ...lengths,
-    stopAtEos,
-    evalSampler,
-  };
-  return { training, trainable, data, own };
+  const policy = { ...own.policy, cache: resolvePolicyCache(options, model.config) };
+  return { training, trainable, data, own: { ...own, policy, ...lengths } };
 }

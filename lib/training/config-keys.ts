@@ -1,0 +1,400 @@
+// The keys of a training configuration: one table, from which come the checks of keys, the JSON Schemas and the files
+// that `dultra train init` writes.
+import { NEW_FAMILIES } from '../model/families';
+import { LORA_TARGETS } from '../model/trainer';
+import { CACHE_TYPES } from '../sampling/caches';
+import { SAMPLER_TYPES } from '../sampling/samplers';
+import { REWARD_TYPES, STAGES, type Stage, type TrainConfig } from './presets';
+
+/** A piece of JSON Schema. */
+export type JsonSchema = Readonly<Record<string, unknown>>;
+
+/** A key of {@link TrainConfig}. */
+export interface ConfigKey {
+  /** The stages that know it. */
+  stages: readonly Stage[];
+  /** In a line. */
+  description: string;
+  schema: JsonSchema;
+  /** What holds without it, for every stage or by stage; left out where that is no value. */
+  default?: unknown;
+  defaults?: Partial<Readonly<Record<Stage, unknown>>>;
+  /** It does not decide what is computed: a resumed run may change it. */
+  isFree?: true;
+}
+
+const count: JsonSchema = { type: 'integer', minimum: 1 };
+const countOrZero: JsonSchema = { type: 'integer', minimum: 0 };
+const positive: JsonSchema = { type: 'number', exclusiveMinimum: 0 };
+const notNegative: JsonSchema = { type: 'number', minimum: 0 };
+const share: JsonSchema = { type: 'number', minimum: 0, maximum: 1 };
+const flag: JsonSchema = { type: 'boolean' };
+const text: JsonSchema = { type: 'string', minLength: 1 };
+const choice = (...values: readonly string[]): JsonSchema => ({ enum: values });
+const orNull = (schema: JsonSchema): JsonSchema => ({ anyOf: [schema, { type: 'null' }] });
+const list = (items: JsonSchema): JsonSchema => ({ type: 'array', items, minItems: 1 });
+const object = (properties: Readonly<Record<string, JsonSchema>>, ...required: string[]): JsonSchema => ({
+  type: 'object',
+  properties,
+  additionalProperties: false,
+  ...(required.length > 0 && { required }),
+});
+/** A sampler or cache: its short form, or a type and options of its own, which `checkConfig` checks. */
+const typed = (types: readonly string[]): JsonSchema => ({
+  anyOf: [text, { type: 'object', properties: { type: { enum: types } }, required: ['type'] }],
+});
+
+const newModel = object({
+  create: object({
+    family: { enum: NEW_FAMILIES },
+    blockLength: count,
+    dModel: { type: 'integer', minimum: 2 },
+    nHeads: count,
+    nKvHeads: count,
+    nLayers: count,
+    mlpHiddenSize: count,
+    maxSequenceLength: count,
+    ropeTheta: positive,
+    plannerLayers: countOrZero,
+    attentionOutput: choice('random', 'copying'),
+    seed: countOrZero,
+    tokenizer: {
+      anyOf: [text, object({ vocabSize: { type: 'integer', minimum: 512 }, joinedWords: countOrZero })],
+    },
+  }),
+});
+
+const ALL = STAGES;
+
+/** Every key, in the order of a file. */
+export const CONFIG_KEYS: Readonly<Record<Exclude<keyof TrainConfig, 'resume'>, ConfigKey>> = {
+  model: {
+    stages: ALL,
+    description: 'folder or hub id of the model to train, or { create: … } for a new one; default: the embedded model',
+    schema: { anyOf: [text, newModel] },
+  },
+  planner: {
+    stages: ALL,
+    description: 'planner head for a model that has none: new, new:small, or a folder',
+    schema: text,
+  },
+  dataset: {
+    stages: ALL,
+    description: 'a task (st1, world …), a data set (gsm8k, apps:train.jsonl …), a module, a file or folder, or a list',
+    schema: { anyOf: [text, { type: 'array', items: { type: 'object' }, minItems: 1 }] },
+  },
+  datasetOptions: {
+    stages: ALL,
+    description: 'options of the data set, such as { prompts: thinking }',
+    schema: { type: 'object' },
+  },
+  validation: {
+    stages: ALL,
+    description: 'of own examples: a file or list of held-out ones, or a share such as 0.1 to hold out',
+    schema: {
+      anyOf: [text, { type: 'number', exclusiveMinimum: 0, exclusiveMaximum: 1 }, { type: 'array', minItems: 1 }],
+    },
+  },
+  outputDir: {
+    stages: ALL,
+    description: 'run folder; default: runs/STAGE, then runs/STAGE-2 and so on',
+    schema: text,
+    isFree: true,
+  },
+  seed: {
+    stages: ALL,
+    description: 'seed of every random choice',
+    schema: { anyOf: [countOrZero, { type: 'string', pattern: '^[0-9]+$' }] },
+    default: 0,
+  },
+  maxSteps: { stages: ALL, description: 'updates by the optimiser', schema: count, isFree: true },
+  epochs: {
+    stages: ALL,
+    description: 'passes over a file of examples, in place of maxSteps',
+    schema: positive,
+    isFree: true,
+  },
+  batchSize: { stages: ['sft', 'planner'], description: 'examples per batch', schema: count, default: 64 },
+  promptsPerStep: { stages: ['grpo'], description: 'prompts per batch', schema: count, default: 8 },
+  numGenerations: {
+    stages: ['grpo'],
+    description: 'rollouts per prompt: a group',
+    schema: { type: 'integer', minimum: 2 },
+    default: 8,
+  },
+  rewards: {
+    stages: ['grpo'],
+    description: 'reward functions by name: { NAME: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }',
+    schema: {
+      type: 'object',
+      minProperties: 1,
+      additionalProperties: object(
+        { type: { enum: REWARD_TYPES }, weight: { type: 'number' }, options: { type: 'object' } },
+        'type',
+      ),
+    },
+  },
+  maxTokens: {
+    stages: ALL,
+    description: "tokens of an answer; default: the data set's, else (sft, planner) the answer's own",
+    schema: count,
+  },
+  blockLength: {
+    stages: ['grpo'],
+    description: "tokens per block; default: the data set's, else maxTokens",
+    schema: count,
+  },
+  learningRate: {
+    stages: ALL,
+    description: 'peak learning rate of the base model, adapters included',
+    schema: notNegative,
+    defaults: { sft: 1e-4, planner: 1e-5, grpo: 5e-6 },
+  },
+  plannerLearningRate: {
+    stages: ALL,
+    description: 'peak learning rate of the planner; default: learningRate',
+    schema: notNegative,
+  },
+  schedule: {
+    stages: ALL,
+    description: 'shape of the learning rate after warm-up',
+    schema: choice('constant', 'linear', 'cosine'),
+    defaults: { sft: 'cosine', planner: 'cosine', grpo: 'constant' },
+  },
+  warmupSteps: {
+    stages: ALL,
+    description: 'steps in which the learning rate climbs',
+    schema: countOrZero,
+    defaults: { sft: 50, planner: 0, grpo: 0 },
+  },
+  learningRateFloor: {
+    stages: ALL,
+    description: 'share of the peak that is left at the end of linear and cosine',
+    schema: share,
+    defaults: { sft: 0.1, planner: 0.01, grpo: 0 },
+  },
+  evalEvery: {
+    stages: ALL,
+    description: 'evaluate on held-out examples every so many steps; 0: never',
+    schema: countOrZero,
+    default: 0,
+  },
+  evalExamples: { stages: ALL, description: 'held-out examples of an evaluation', schema: count, default: 256 },
+  evalSampler: {
+    stages: ['sft', 'grpo'],
+    description: 'how evaluations write answers, such as { type: confidence, threshold: 0.9 }; default of sft: not',
+    schema: typed(SAMPLER_TYPES),
+    defaults: { grpo: { type: 'planner' } },
+  },
+  patience: {
+    stages: ALL,
+    description: 'stop after so many evaluations without a new best',
+    schema: count,
+    isFree: true,
+  },
+  saveEvery: {
+    stages: ALL,
+    description: 'save a checkpoint every so many steps; 0: at the end alone',
+    schema: countOrZero,
+    default: 100,
+    isFree: true,
+  },
+  keepLast: {
+    stages: ALL,
+    description: 'checkpoints to keep, beside the best one',
+    schema: count,
+    default: 2,
+    isFree: true,
+  },
+  tensorboard: { stages: ALL, description: 'write TensorBoard event files', schema: flag, default: true, isFree: true },
+  objective: {
+    stages: ['sft'],
+    description: 'sft: answers are masked; pretraining: whole rows',
+    schema: choice('sft', 'pretraining'),
+    default: 'sft',
+  },
+  padding: {
+    stages: ['sft'],
+    description:
+      'ends of sequence after answers, drawn: { share: 0.3, min: 24, max: 64, tail: 4 }; default: to maxTokens',
+    schema: object({ share, min: count, max: count, tail: count }, 'share', 'min', 'max'),
+  },
+  lossPer: {
+    stages: ['sft'],
+    description: 'all rows weigh alike, or all tokens',
+    schema: choice('row', 'token'),
+    default: 'row',
+  },
+  maskEpsilon: {
+    stages: ['sft'],
+    description: 'ε of the mask probability (1 − ε) t + ε',
+    schema: { type: 'number', exclusiveMinimum: 0, maximum: 1 },
+    default: 1e-3,
+  },
+  timesteps: {
+    stages: ['sft'],
+    description: "how t is drawn: evenly over a step's rows, or each by itself",
+    schema: choice('stratified', 'uniform'),
+    default: 'stratified',
+  },
+  factor: {
+    stages: ['planner'],
+    description: 'factor of the rule that the planner imitates',
+    schema: notNegative,
+    default: 1,
+  },
+  minSpan: { stages: ['planner'], description: 'shortest masked span, in tokens', schema: count, default: 32 },
+  temperature: { stages: ['grpo'], description: 'token temperature of rollouts', schema: notNegative, default: 0.5 },
+  probabilityScale: {
+    stages: ['grpo'],
+    description: 'multiplies unmasking probabilities',
+    schema: positive,
+    default: 1,
+  },
+  plannerTemperature: { stages: ['grpo'], description: "divides the planner's logits", schema: positive, default: 1 },
+  stopAtEos: {
+    stages: ['grpo'],
+    description: 'end a rollout when everything before its first end of sequence is decided',
+    schema: flag,
+    default: true,
+  },
+  cache: {
+    stages: ['grpo'],
+    description: 'cache of keys and values in rollouts, such as { type: refresh }',
+    schema: typed(CACHE_TYPES),
+    default: { type: 'none' },
+  },
+  numIterations: {
+    stages: ['grpo'],
+    description: 'optimiser steps per batch of rollouts',
+    schema: count,
+    default: 1,
+  },
+  clipEpsilon: {
+    stages: ['grpo'],
+    description: 'the ratio is clipped to 1 − low … 1 + high',
+    schema: { anyOf: [share, object({ low: share, high: notNegative }, 'low', 'high')] },
+    default: { low: 0.2, high: 1 },
+  },
+  delta: {
+    stages: ['grpo'],
+    description: 'upper bound of the unclipped ratio; null: none',
+    schema: orNull(positive),
+    default: null,
+  },
+  beta: {
+    stages: ['grpo'],
+    description: 'weight of the KL divergence from the reference model',
+    schema: notNegative,
+    default: 0,
+  },
+  referenceModel: {
+    stages: ['grpo'],
+    description: 'folder or hub id of the frozen reference model, for beta above 0',
+    schema: text,
+  },
+  scaleRewards: {
+    stages: ['grpo'],
+    description: 'divide advantages by the standard deviation of the group or the batch',
+    schema: choice('none', 'group', 'batch'),
+    default: 'none',
+  },
+  advantageMinClip: {
+    stages: ['grpo'],
+    description: 'advantages below it count as 0; null keeps all',
+    schema: orNull({ type: 'number' }),
+    default: 0,
+  },
+  tokenLogProb: {
+    stages: ['grpo'],
+    description: 'log-probabilities of tokens at temperature 1 or at that of sampling',
+    schema: choice('tempered', 'untempered'),
+    default: 'untempered',
+  },
+  forcedStep: {
+    stages: ['grpo'],
+    description: 'log-likelihood of a step in which no position was drawn; default: exact, with compat reference',
+    schema: choice('exact', 'reference'),
+  },
+  freezeBase: { stages: ['grpo'], description: 'do not train the base model', schema: flag, default: false },
+  freezePlanner: { stages: ['grpo'], description: 'do not train the planner', schema: flag, default: false },
+  lora: {
+    stages: ['sft', 'grpo'],
+    description: 'train low-rank adapters in place of the base: { rank: 8, alpha: 16, targets: [q_proj, v_proj] }',
+    schema: orNull(object({ rank: count, alpha: positive, targets: list({ enum: LORA_TARGETS }) }, 'rank')),
+    default: null,
+  },
+  compat: {
+    stages: ['planner', 'grpo'],
+    description: 'reference: what the reference implementation computes, quirks included',
+    schema: choice('reference'),
+  },
+  mixture: {
+    stages: ALL,
+    description: 'shares of the categories by stages: [{ steps: 1000, shares: { a: 1 } }, { shares: { a: 1, b: 2 } }]',
+    schema: list(object({ steps: count, shares: { type: 'object', additionalProperties: notNegative } })),
+  },
+  betas: {
+    stages: ALL,
+    description: "AdamW's decay rates of the first and second moment",
+    schema: { type: 'array', items: { type: 'number', minimum: 0, exclusiveMaximum: 1 }, minItems: 2, maxItems: 2 },
+    defaults: { sft: [0.9, 0.98], planner: [0.9, 0.99], grpo: [0.9, 0.99] },
+  },
+  eps: { stages: ALL, description: "AdamW's epsilon", schema: { ...positive, maximum: 1 }, default: 1e-8 },
+  weightDecay: {
+    stages: ALL,
+    description: 'decoupled weight decay',
+    schema: notNegative,
+    defaults: { sft: 0.1, planner: 0.01, grpo: 0.1 },
+  },
+  maxGradNorm: {
+    stages: ALL,
+    description: 'gradients are scaled down to this global norm; 0: never',
+    schema: notNegative,
+    default: 1,
+  },
+  gradientAccumulation: { stages: ALL, description: 'batches per optimiser step', schema: count, default: 1 },
+  momentDtype: {
+    stages: ALL,
+    description: "how AdamW's moments are stored",
+    schema: choice('float32', 'bfloat16'),
+    default: 'float32',
+  },
+  tokenBudget: {
+    stages: ALL,
+    description: 'tokens per forward and backward pass: bounds memory',
+    schema: count,
+    default: 8192,
+  },
+  activationCheckpointing: {
+    stages: ALL,
+    description: 'recompute activations instead of keeping them: less memory, more time',
+    schema: flag,
+    default: false,
+    isFree: true,
+  },
+};
+
+const ENTRIES = Object.entries(CONFIG_KEYS);
+
+/** The keys of a stage's configuration. */
+export const configKeys = (stage: Stage): string[] =>
+  ENTRIES.flatMap(([key, { stages }]) => (stages.includes(stage) ? [key] : []));
+
+/** Keys that become a model or a data set before a trainer gets its options. */
+const OF_LOADING = ['model', 'planner', 'datasetOptions', 'validation'];
+
+/** The options that a stage's trainer takes, beside a signal. */
+export const trainerKeys = (stage: Stage): string[] => [
+  ...configKeys(stage).filter((key) => !OF_LOADING.includes(key)),
+  'resume',
+];
+
+/** Options that a resumed run may change: none of them decides what is computed. */
+export const FREE_KEYS: readonly string[] = ENTRIES.flatMap(([key, { isFree }]) => (isFree ? [key] : []));
+
+/** What holds where a stage's configuration has not the key; undefined: that is no value. */
+export function defaultOf(key: string, stage: Stage): unknown {
+  const { default: common, defaults } = CONFIG_KEYS[key as keyof typeof CONFIG_KEYS];
+  return defaults?.[stage] ?? common;
+}
