@@ -25,7 +25,7 @@ test('metrics of GRPO are those of the rows of every process', async () => {
   const measure = async (group: ProcessGroup) => {
     const trainer = await model.createTrainer({});
     try {
-      return await new GrpoStage({ model, trainer, data, training, group }, own, null).accumulate(0);
+      return await new GrpoStage({ model, trainer, data, training, group, show: () => {} }, own, null).accumulate(0);
     } finally {
       trainer.dispose();
     }

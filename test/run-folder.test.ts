@@ -1,8 +1,8 @@
 // Run folders: files, locks, stopping and failing.
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
-import { loadModel, type RewardFunction, trainMaskedDiffusion } from '../lib';
-import { crc32c } from '../lib/training/tensorboard';
+import { loadModel, type RewardFunction, type training, trainMaskedDiffusion } from '../lib';
+import { crc32c, tagOf } from '../lib/training/tensorboard';
 import { readTensors, temporaryFolder } from './helpers';
 import { largestDifference, metricsOf, newModelFolder, task, weightsOf, withModel } from './trained-models';
 import { grpo, planner, sft } from './trainers';
@@ -61,9 +61,73 @@ describe('run folders', () => {
     }
     expect(seen[0]).toContain('brain.Event:2');
     expect(seen).toHaveLength(steps + 1);
-    for (const record of seen.slice(1))
-      for (const tag of ['loss', 'gradNorm', 'learningRate']) expect(record).toContain(tag);
+    for (const record of seen.slice(1)) {
+      for (const tag of ['train/loss', 'train/grad_norm', 'train/learning_rate']) expect(record).toContain(tag);
+      // No series: the planner does not train.
+      for (const tag of ['maxSteps', 'max_steps', 'seconds\\x12', 'planner']) expect(record).not.toContain(tag);
+    }
   }
+
+  test('tags are in groups', () => {
+    const tags = Object.fromEntries(
+      [
+        'loss',
+        'gradNorm',
+        'evalLoss',
+        'evalAccuracy/sum',
+        'reward',
+        'rewardStd',
+        'reward/fastAnswer',
+        'nfe',
+        'clippedLow',
+      ].map((name) => [name, tagOf(name)]),
+    );
+    expect(tags).toEqual({
+      loss: 'train/loss',
+      gradNorm: 'train/grad_norm',
+      evalLoss: 'eval/loss',
+      'evalAccuracy/sum': 'eval/accuracy/sum',
+      reward: 'train/reward',
+      rewardStd: 'train/reward_std',
+      'reward/fastAnswer': 'rewards/fastAnswer/mean',
+      nfe: 'completions/forward_passes',
+      clippedLow: 'clip_ratio/low',
+    });
+    for (const name of ['maxSteps', 'seconds']) expect(tagOf(name)).toBeNull();
+  });
+
+  test('samples of completions, and what is known before the first step', async () => {
+    const run = path.join(temporaryFolder(), 'run');
+    const starts: training.RunStart[] = [];
+    const shown: training.CompletionSample[] = [];
+    const options = { outputDir: run, evalEvery: 2, evalExamples: 3, samplesEvery: 2, saveEvery: 1 };
+    const callbacks = {
+      onStart: (start: training.RunStart) => starts.push(start),
+      onSamples: (samples: readonly training.CompletionSample[]) => shown.push(...samples),
+    };
+    await withModel(folder, (model) => grpo(model, { ...options, maxSteps: 3, ...callbacks }));
+    expect(starts).toMatchObject([{ step: 0, maxSteps: 3, dataset: { name: 'free8', size: null, heldOut: 3 } }]);
+    expect(starts[0].trainable).toBe(starts[0].parameters);
+    const key = ({ step, split }: training.CompletionSample) => `${step} ${split}`;
+    expect([...new Set(shown.map(key))]).toEqual(['1 train', '2 validation', '3 train', '3 validation']);
+    const [rollout] = shown;
+    expect(Object.keys(rollout.rewards!)).not.toEqual([]);
+    expect(rollout).toMatchObject({ prompt: expect.any(String), answer: expect.any(String), nfe: expect.any(Number) });
+    const lines = () =>
+      readFileSync(path.join(run, 'samples.jsonl'), 'utf8')
+        .trimEnd()
+        .split('\n')
+        .map((line) => JSON.parse(line) as training.CompletionSample);
+    expect(lines()).toEqual(JSON.parse(JSON.stringify(shown)));
+    // A run that goes on has each of them once.
+    rmSync(path.join(run, 'checkpoints', 'step-00000003'), { recursive: true });
+    await withModel(folder, (model) => grpo(model, { ...options, maxSteps: 3, resume: true, ...callbacks }));
+    expect(starts[1]).toMatchObject({ step: 2, maxSteps: 3 });
+    expect(lines().map(key)).toEqual(JSON.parse(JSON.stringify(shown)).slice(0, lines().length).map(key));
+    await withModel(folder, (model) =>
+      expect(grpo(model, { maxSteps: 1, onSamples: 3 as never })).rejects.toThrow('onSamples: expected a function'),
+    );
+  });
 
   test('the checksum is CRC-32C', () => expect(crc32c(Buffer.from('123456789'))).toBe(0xe3069283));
 

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { datasets, loadModel, training } from '../lib';
+import { duration, fitLine } from '../lib/cli/train/progress';
 import { inOneProcess, main, type Outcome } from './command-line';
 import { exceptOnWindows, temporaryFolder } from './helpers';
 import { metricsOf, newModelFolder } from './trained-models';
@@ -85,6 +86,14 @@ interruptible('Ctrl-C finishes the step, saves and exits with 130; --resume goes
   });
   expect(first.code).toBe(130);
   expect(first.stdout).toBe('');
+  // What it works with, and how it goes on.
+  expect(first.stderr).toMatch(
+    /^data +st1: examples without end, 8 held out\nmodel +\S+: [\d,]+ parameters, [\d,]+ train\n/,
+  );
+  const saved = metricsOf(path.join(cwd, 'broken')).length;
+  expect(first.stderr).toContain(
+    `dultra: interrupted: step ${saved} of 120 is saved in broken\nGo on with: dultra train --resume broken\n`,
+  );
   const checkpoints = readdirSync(path.join(cwd, 'broken', 'checkpoints'));
   const steps = metricsOf(path.join(cwd, 'broken')).length;
   expect(checkpoints).toContain(`step-${String(steps).padStart(8, '0')}`);
@@ -279,7 +288,7 @@ describe('messages name what was typed', () => {
     [['sft', '-d', 'st1', '--max-steps', '1', '--set', 'epochs=2'], '--set epochs: expected --max-steps or epochs'],
     [['sft', '-d', 'st1', '--set', 'batchSize=0'], '--set batchSize: expected an integer'],
     [['sft', '-d', 'st1', '--batch-size', '0'], '--batch-size: expected an integer'],
-    [['sft', '-d', 'st1', '--set', 'signal=1'], '--set signal: unknown key; expected one of model, dataset,'],
+    [['sft', '-d', 'st1', '--set', 'signal=1'], '--set signal: unknown key; expected one of model, planner, dataset,'],
     [['sft', '-d', 'st1', '--set', 'resume=true'], '--set resume: a new run cannot'],
     [['sft', '-d', 'st1', '--set', 'evalSampler={type: confidence, threshold: 7}'], '--set evalSampler.threshold: '],
     [
@@ -317,7 +326,7 @@ describe('messages name what was typed', () => {
 
   test('a list of keys names no flag', () => {
     const [{ stderr }] = inOneProcess([['train', 'grpo', '--preset', 'tiny', '--set', 'temprature=1']], cwd);
-    expect(stderr).toContain('did you mean "temperature"? Expected one of model, dataset');
+    expect(stderr).toContain('did you mean "temperature"? Expected one of model, planner, dataset');
     expect(stderr).not.toMatch(/one of .*--/);
   });
 
@@ -403,6 +412,14 @@ test('--resume refuses what cannot count, by name', async () => {
   const damaged = await dultra(resume, { cwd });
   expect(damaged.stderr).toContain(`--resume: ${path.join('run', 'train.json')}: `);
   expect(damaged.code).toBe(2);
+});
+
+test('times, and lines that lose whole parts where there is no room', () => {
+  expect([0, 59.4, 60, 725, 3600, 12_000].map(duration)).toEqual(['0s', '59s', '1m00s', '12m05s', '1h00m', '3h20m']);
+  const parts = ['12/300', '4m10s left', 'loss 0.0697', 'reward 0.512', 'NFE 3.20'];
+  expect(fitLine(parts, 79)).toBe(parts.join(', '));
+  expect(fitLine(parts, 39)).toBe('12/300, 4m10s left, loss 0.0697');
+  expect(fitLine(parts, 3)).toBe('12/300');
 });
 
 test('presets are plain JSON, and name options that their trainers know', () => {

@@ -11,8 +11,12 @@ export class UsageError extends Error {}
 
 /** A signal ended the command: the reason that {@link interruptSignal} aborts with. */
 export class Interruption extends Error {
-  constructor(readonly exitCode: number) {
-    super('interrupted');
+  /** @param text what has become of the work */
+  constructor(
+    readonly exitCode: number,
+    text = 'interrupted',
+  ) {
+    super(text);
   }
 }
 

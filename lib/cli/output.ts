@@ -49,10 +49,19 @@ export const oneLine = (text: string): string => printable(text).replaceAll('\n'
 /** Characters of a message; what is longer quotes something that nobody reads in a terminal. */
 const MAX_MESSAGE = 4000;
 
+/** Removes the line of the terminal that is written over, where there is one. */
+let clearStatus: (() => void) | null = null;
+
+/** Tells how the line that is written over goes: a message takes its place. null: there is none. */
+export function setStatus(clear: (() => void) | null): void {
+  clearStatus = clear;
+}
+
 /** Prints a message on stderr. All messages go through here, which makes them {@link printable}. */
 export function printMessage(text: string): void {
   const left = text.length - MAX_MESSAGE;
   const shown = left > 0 ? `${text.slice(0, MAX_MESSAGE)}… (${left} more characters)` : text;
+  clearStatus?.();
   process.stderr.write(`${printable(shown)}\n`);
 }
 

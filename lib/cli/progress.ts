@@ -1,6 +1,6 @@
 // Progress on stderr: bars, and a line that says how far it is.
 import { SingleBar } from 'cli-progress';
-import { colorsFor, oneLine } from './output';
+import { colorsFor, oneLine, setStatus } from './output';
 
 /** A bar that appears with its first update. */
 export class ProgressBar {
@@ -63,13 +63,17 @@ export class StatusLine {
   clear(): void {
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
-    if (this.#isShown) this.#stream?.write('\r\x1b[K');
+    if (this.#isShown) {
+      this.#stream?.write('\r\x1b[K');
+      setStatus(null);
+    }
     this.#isShown = false;
   }
 
   #draw(): void {
     this.#timer = null;
     this.#isShown = true;
+    setStatus(() => this.clear());
     const stream = this.#stream!;
     const text = oneLine(this.#text).slice(0, Math.max(1, (stream.columns || 80) - 1));
     stream.write(`\r\x1b[K${colorsFor(stream).dim(text)}`);

@@ -5,6 +5,7 @@ import { LORA_TARGETS } from '../model/trainer';
 import { CACHE_TYPES } from '../sampling/caches';
 import { SAMPLER_TYPES } from '../sampling/samplers';
 import { REWARD_TYPES, STAGES, type Stage, type TrainConfig } from './presets';
+import type { TrainingCallbacks } from './samples';
 
 /** A piece of JSON Schema. */
 export type JsonSchema = Readonly<Record<string, unknown>>;
@@ -66,8 +67,11 @@ const newModel = object({
 
 const ALL = STAGES;
 
+/** What a configuration can hold. */
+type Key = Exclude<keyof TrainConfig, 'resume' | keyof TrainingCallbacks>;
+
 /** Every key, in the order of a file. */
-export const CONFIG_KEYS: Readonly<Record<Exclude<keyof TrainConfig, 'resume'>, ConfigKey>> = {
+export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   model: {
     stages: ALL,
     description: 'folder or hub id of the model to train, or { create: … } for a new one; default: the embedded model',
@@ -186,6 +190,13 @@ export const CONFIG_KEYS: Readonly<Record<Exclude<keyof TrainConfig, 'resume'>, 
     schema: typed(SAMPLER_TYPES),
     defaults: { grpo: { type: 'planner' } },
   },
+  samplesEvery: {
+    stages: ['grpo'],
+    description: 'write a few rollouts to samples.jsonl every so many steps; 0: never',
+    schema: countOrZero,
+    default: 20,
+    isFree: true,
+  },
   patience: {
     stages: ALL,
     description: 'stop after so many evaluations without a new best',
@@ -206,7 +217,13 @@ export const CONFIG_KEYS: Readonly<Record<Exclude<keyof TrainConfig, 'resume'>, 
     default: 2,
     isFree: true,
   },
-  tensorboard: { stages: ALL, description: 'write TensorBoard event files', schema: flag, default: true, isFree: true },
+  tensorboard: {
+    stages: ALL,
+    description: 'write TensorBoard event files',
+    schema: flag,
+    default: true,
+    isFree: true,
+  },
   objective: {
     stages: ['sft'],
     description: 'sft: answers are masked; pretraining: whole rows',

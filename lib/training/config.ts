@@ -21,6 +21,7 @@ import { GrpoTrainer } from './grpo/trainer';
 import { type PlannerMetrics, type PlannerOptions, resolvePlanner, trainPlanner } from './planner-init';
 import { type NewModelConfig, STAGES, type Stage, type TrainConfig } from './presets';
 import { checkRewardConfigs, makeReward } from './reward-config';
+import type { TrainingCallbacks } from './samples';
 import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, resolveSft, trainMaskedDiffusion } from './sft';
 
 const NO_DATASET = 'expected a task, a data set, a file or a list of examples, got none';
@@ -201,12 +202,12 @@ async function createNewModel(
 /** Metrics of any stage. */
 export type StageMetrics = MaskedDiffusionMetrics | PlannerMetrics | GrpoMetrics;
 
-/** Runs a stage as its configuration says, on a model that is loaded. @throws as the stage's trainer. */
+/** Runs a stage as its configuration says, on a model that is loaded; callbacks are the trainer's. @throws as it does. */
 export async function* runConfig(
   stage: Stage,
   model: MaskedDiffusionModel,
   config: TrainConfig,
-  { signal }: { signal?: AbortSignal } = {},
+  { signal, ...callbacks }: TrainingCallbacks & { signal?: AbortSignal } = {},
 ): AsyncGenerator<StageMetrics, void, void> {
   const {
     model: _,
@@ -220,7 +221,7 @@ export async function* runConfig(
   } = config;
   checkConfig(stage, config);
   const dataset = await openDataset(config);
-  const given = { ...rest, dataset, ...(signal && { signal }) };
+  const given = { ...rest, dataset, ...callbacks, ...(signal && { signal }) };
   if (stage !== 'grpo') {
     if (stage === 'sft') yield* trainMaskedDiffusion(model, given as MaskedDiffusionOptions);
     else yield* trainPlanner(model, given as PlannerOptions);

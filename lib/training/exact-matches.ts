@@ -5,6 +5,7 @@ import { packRows } from '../packing';
 import { correctRows } from '../rewards';
 import { mean } from '../statistics';
 import type { DataSource, TrainingRow } from './data';
+import { samplesOf } from './samples';
 
 /** How {@link writeAnswers} decodes. */
 export type AnswerOptions = GenerateOptions & { maxTokens: number };
@@ -23,14 +24,14 @@ export async function writeAnswers(
   return results;
 }
 
-/** Shares of right answers, in all and by category, and forward passes, as metrics of an evaluation. */
+/** Shares of right answers, in all and by category, and forward passes, as metrics of an evaluation; and a few answers. */
 export async function exactMatches(
   model: MaskedDiffusionModel,
   data: Pick<DataSource, 'verify'>,
   examples: TrainingRow[],
   options: AnswerOptions,
   tokenBudget: number,
-): Promise<Record<string, number>> {
+): Promise<{ metrics: Record<string, number>; samples: ReturnType<typeof samplesOf> }> {
   const results = await writeAnswers(model, examples, options, tokenBudget);
   const correct = await correctRows({
     completions: results.map(({ text }) => text),
@@ -52,5 +53,5 @@ export async function exactMatches(
   if (all.length > 0) metrics.evalAccuracy = mean(all);
   if (right.size > 1)
     for (const category of [...right.keys()].sort()) metrics[`evalAccuracy/${category}`] = mean(right.get(category)!);
-  return metrics;
+  return { metrics, samples: samplesOf(examples, results, 1, (row) => ({ right: correct[row] })) };
 }

@@ -38,6 +38,7 @@ export {
   type Stage,
   type TrainConfig,
 } from './presets';
+export type { CompletionSample, RunStart, TrainingCallbacks } from './samples';
 export { learningRateFactor, type Schedule, type ScheduleOptions } from './schedules';
 export { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';
 export type { AnswerPadding } from './token-rows';

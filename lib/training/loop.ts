@@ -7,6 +7,7 @@ import { exceeds } from '../statistics';
 import type { DataSource } from './data';
 import type { ResolvedTraining } from './options';
 import { type MetricsLine, RunFolder, type RunState } from './run-folder';
+import type { CompletionSample, RunStart, TrainingCallbacks } from './samples';
 import { learningRateFactor } from './schedules';
 
 /** Metrics of every trainer, for one step: one update by the optimiser. */
@@ -57,6 +58,8 @@ export interface StageContext {
   training: ResolvedTraining;
   /** The processes whose rows make up a step. */
   group: ProcessGroup;
+  /** Takes completions to show: of a batch of rollouts, or of an evaluation. */
+  show(split: CompletionSample['split'], samples: readonly Omit<CompletionSample, 'step' | 'split'>[]): void;
 }
 
 /** A whole run: what {@link runStage} takes. */
@@ -75,6 +78,9 @@ export interface StagePlan {
   /** Makes the stage. */
   start(context: StageContext): Stage | Promise<Stage>;
   signal: AbortSignal | undefined;
+  callbacks: TrainingCallbacks;
+  /** Rollouts are shown every so many steps; 0: never. Default 0. */
+  samplesEvery?: number;
 }
 
 const { version } = require('../../package.json') as { version: string };
@@ -118,6 +124,8 @@ class Run<M extends TrainingMetrics> {
   #lastGood: string | null = null;
   #savedStep = 0;
   #saveDue = false;
+  /** Completions to show of the step under way. */
+  #samples: CompletionSample[] = [];
 
   constructor(plan: StagePlan, maxSteps: number, folder: RunFolder | null, trainer: ModelTrainer) {
     this.#plan = plan;
@@ -131,9 +139,21 @@ class Run<M extends TrainingMetrics> {
   async *train(): AsyncGenerator<M, void, void> {
     const { model, data, training, signal } = this.#plan;
     await this.#restore();
-    const context = { model, trainer: this.#trainer, data, training, group: SINGLE_PROCESS };
+    const { samplesEvery = 0, callbacks } = this.#plan;
+    let stepsPerBatch = 1;
+    const context: StageContext = {
+      ...{ model, trainer: this.#trainer, data, training, group: SINGLE_PROCESS },
+      show: (split, samples) => {
+        const { step } = this.#state;
+        // An evaluation follows its step; the rollouts of a batch begin one.
+        const isDue = split === 'validation' || (samplesEvery > 0 && step % samplesEvery < stepsPerBatch);
+        const done = split === 'validation' ? step : step + 1;
+        if (isDue) this.#samples.push(...samples.map((sample) => ({ step: done, split, ...sample })));
+      },
+    };
     const stage = await this.#plan.start(context);
-    const { stepsPerBatch = 1 } = stage;
+    stepsPerBatch = stage.stepsPerBatch ?? 1;
+    callbacks.onStart?.(this.#describeStart());
     while (!this.#isOver) {
       const metrics = await this.#update(stage);
       const { step } = this.#state;
@@ -142,6 +162,7 @@ class Run<M extends TrainingMetrics> {
         Object.assign(metrics, this.#judge(await stage.evaluate()));
       this.#saveDue ||= saveEvery > 0 && step % saveEvery === 0;
       await this.#folder?.log({ time: Date.now() / 1000, ...metrics } as MetricsLine);
+      await this.#showSamples();
       // A run cannot continue from the middle of a batch's updates.
       const isBetween = step % stepsPerBatch === 0;
       const isOver = this.#isOver;
@@ -152,6 +173,29 @@ class Run<M extends TrainingMetrics> {
         throw signal.reason;
       }
     }
+  }
+
+  #describeStart(): RunStart {
+    const { model, data, training } = this.#plan;
+    const { name, size } = data;
+    const heldOut = training.evalEvery > 0 ? data.validation!(training.evalExamples).length : 0;
+    const sizes = this.#trainer.parameters().map(({ shape }) => shape.reduce((product, length) => product * length, 1));
+    return {
+      step: this.#state.step,
+      maxSteps: this.#maxSteps,
+      dataset: { name, size, skipped: data.skipped(), heldOut },
+      parameters: model.info.parameters,
+      trainable: sizes.reduce((sum, count) => sum + count, 0),
+      outputDir: training.outputDir,
+    };
+  }
+
+  async #showSamples(): Promise<void> {
+    const samples = this.#samples;
+    if (samples.length === 0) return;
+    this.#samples = [];
+    await this.#folder?.logSamples(samples);
+    this.#plan.callbacks.onSamples?.(samples);
   }
 
   get #isOver(): boolean {
@@ -166,7 +210,15 @@ class Run<M extends TrainingMetrics> {
       this.#lastGood = this.#folder?.checkpointFolder(restored.step) ?? null;
     }
     this.#savedStep = this.#state.step;
-    await this.#folder?.openLogs(this.#state.step, { tensorboard: this.#plan.training.tensorboard });
+    const { freezeBase = false, freezePlanner = false, lora } = this.#plan.trainable;
+    await this.#folder?.openLogs(this.#state.step, {
+      tensorboard: this.#plan.training.tensorboard,
+      // Rates of what does not train are no series.
+      unplotted: [
+        ...(freezeBase && !lora ? ['learningRate'] : []),
+        ...(freezePlanner || !this.#plan.model.hasPlanner ? ['plannerLearningRate'] : []),
+      ],
+    });
   }
 
   async #save(): Promise<void> {

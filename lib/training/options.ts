@@ -5,6 +5,7 @@ import { type LoraOptions, MOMENT_DTYPES, type MomentDtype, resolveLora } from '
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import { trainerKeys } from './config-keys';
 import type { Stage } from './presets';
+import { CALLBACKS, callbacksOf, type TrainingCallbacks } from './samples';
 import type { Schedule } from './schedules';
 
 /** A stage of {@link TrainingOptions.mixture}. */
@@ -16,7 +17,7 @@ export interface MixtureStage {
 }
 
 /** Options of every trainer. */
-export interface TrainingOptions {
+export interface TrainingOptions extends TrainingCallbacks {
   /**
    * Run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints. Default: nothing is written.
    */
@@ -90,7 +91,12 @@ export interface TrainingOptions {
 
 /** {@link TrainingOptions} checked, with defaults. */
 export interface ResolvedTraining
-  extends Required<Omit<TrainingOptions, 'outputDir' | 'seed' | 'maxSteps' | 'epochs' | 'patience' | 'mixture'>> {
+  extends Required<
+    Omit<
+      TrainingOptions,
+      keyof TrainingCallbacks | 'outputDir' | 'seed' | 'maxSteps' | 'epochs' | 'patience' | 'mixture'
+    >
+  > {
   outputDir: string | null;
   seed: bigint;
   maxSteps: number | null;
@@ -139,7 +145,8 @@ export function resolveTraining(
   defaults: TrainingDefaults,
   more: readonly string[],
 ): ResolvedTraining {
-  checkKeys('options', options, [...trainerKeys(stage), ...more]);
+  checkKeys('options', options, [...trainerKeys(stage), ...CALLBACKS, ...more]);
+  callbacksOf(options);
   const { outputDir, maxSteps, epochs, patience } = options;
   if (outputDir !== undefined && (typeof outputDir !== 'string' || outputDir === ''))
     throw optionError(TypeError, 'outputDir', `expected a path, got ${JSON.stringify(outputDir)}`);

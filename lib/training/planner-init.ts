@@ -12,6 +12,7 @@ import { type Measured, runStage, type Stage, type StageContext, type TrainingMe
 import { drawBlock, maskSpan, type PlannerRow } from './masking';
 import { resolveTraining, type TrainingOptions } from './options';
 import { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
+import { callbacksOf } from './samples';
 import { encodeRow } from './token-rows';
 
 /** Options of {@link trainPlanner}. */
@@ -213,6 +214,7 @@ export async function* trainPlanner(
     own: { batchSize, maxTokens, factor, minSpan, compat: compat ?? null },
     objective: { metric: 'evalLoss', goal: 'min' },
     signal: options.signal,
+    callbacks: callbacksOf(options),
     start: (context) =>
       new PlannerStage(context, { batchSize, maxTokens, factor, minSpan, reference: compat === 'reference' }),
   });

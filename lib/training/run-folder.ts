@@ -3,7 +3,8 @@
 //
 //   config.json                  options, seed, version, device, model, data set
 //   metrics.jsonl                one line per step
-//   events.out.tfevents.…        the same for TensorBoard
+//   events.out.tfevents.…        what of it is a series, for TensorBoard
+//   samples.jsonl                a few completions, with prompts and rewards
 //   .lock                        the process that is writing, while it is
 //   checkpoints/step-00000100/   config.json, model.safetensors, tokenizer files (what `loadModel` reads),
 //                                trainer.safetensors (fp32 masters and moments of what trains),
@@ -19,7 +20,8 @@ import { saveAdapter } from '../model/adapter';
 import type { ModelTrainer } from '../model/trainer';
 import { FREE_KEYS } from './config-keys';
 import { lockRun } from './run-lock';
-import { EventWriter } from './tensorboard';
+import type { CompletionSample } from './samples';
+import { EventWriter, tagOf } from './tensorboard';
 
 /** One line of metrics.jsonl. */
 export type MetricsLine = { step: number; time: number } & Record<string, number | boolean | null>;
@@ -35,6 +37,7 @@ export interface RunState {
 }
 
 const STEP_FOLDER = /^step-(\d{8,})$/;
+const SAMPLES_FILE = 'samples.jsonl';
 const STATE_FILE = 'state.json';
 const TRAINER_FILE = 'trainer.safetensors';
 const stepName = (step: number) => `step-${String(step).padStart(8, '0')}`;
@@ -42,12 +45,12 @@ const stepName = (step: number) => `step-${String(step).padStart(8, '0')}`;
 /** Options that a resumed run may change. */
 const FREE_OPTIONS: readonly string[] = ['resume', ...FREE_KEYS];
 
-function parseLines(text: string): MetricsLine[] {
-  const lines: MetricsLine[] = [];
+function parseLines<T>(text: string): T[] {
+  const lines: T[] = [];
   for (const line of text.split('\n')) {
     if (line === '') continue;
     try {
-      lines.push(JSON.parse(line) as MetricsLine);
+      lines.push(JSON.parse(line) as T);
     } catch {
       // A process that was killed leaves half a line; nothing after it counts.
       break;
@@ -61,6 +64,8 @@ export class RunFolder {
   readonly folder: string;
   readonly #keepLast: number;
   #metrics: FileHandle | null = null;
+  #samples: FileHandle | null = null;
+  #unplotted: readonly string[] = [];
   #events: EventWriter | null = null;
   #unlock: (() => Promise<void>) | null = null;
 
@@ -171,15 +176,19 @@ export class RunFolder {
     return state;
   }
 
-  /** Opens the logs. Lines after `step` belong to work that is about to be done again, and go. */
-  async openLogs(step: number, { tensorboard }: { tensorboard: boolean }): Promise<void> {
-    const file = path.join(this.folder, 'metrics.jsonl');
+  /**
+   * Opens the logs. Lines after `step` belong to work that is about to be done again, and go.
+   * @param unplotted metrics that TensorBoard does not get
+   */
+  async openLogs(
+    step: number,
+    { tensorboard, unplotted }: { tensorboard: boolean; unplotted: readonly string[] },
+  ): Promise<void> {
+    this.#unplotted = unplotted;
     try {
-      const lines = existsSync(file)
-        ? parseLines(await readFile(file, 'utf8')).filter((line) => line.step <= step)
-        : [];
-      await writeFileAtomic(file, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
-      this.#metrics = await open(file, 'a');
+      const [metrics, lines] = await this.#openLines<MetricsLine>('metrics.jsonl', step);
+      this.#metrics = metrics;
+      [this.#samples] = await this.#openLines<CompletionSample>(SAMPLES_FILE, step);
       if (!tensorboard) return;
       // Made anew from the lines that count, so that no step occurs twice.
       const old = (await readdir(this.folder)).filter((name) => name.startsWith('events.out.tfevents.'));
@@ -195,8 +204,21 @@ export class RunFolder {
     }
   }
 
+  /** Opens a file of JSON lines to add to it, without its lines after `step`. */
+  async #openLines<T extends { step: number }>(name: string, step: number): Promise<[FileHandle, T[]]> {
+    const file = path.join(this.folder, name);
+    const lines = existsSync(file)
+      ? parseLines<T>(await readFile(file, 'utf8')).filter((line) => line.step <= step)
+      : [];
+    await writeFileAtomic(file, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
+    return [await open(file, 'a'), lines];
+  }
+
   async #writeEvent({ step, time, ...values }: MetricsLine): Promise<void> {
-    const scalars = Object.entries(values).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
+    const scalars = Object.entries(values).flatMap(([name, value]) => {
+      const tag = this.#unplotted.includes(name) ? null : tagOf(name);
+      return tag !== null && typeof value === 'number' ? [[tag, value] as const] : [];
+    });
     await this.#events?.write(step, time, Object.fromEntries(scalars));
   }
 
@@ -205,6 +227,15 @@ export class RunFolder {
     try {
       await this.#metrics?.appendFile(`${JSON.stringify(line)}\n`);
       await this.#writeEvent(line);
+    } catch (cause) {
+      throw writeError(this.folder, cause);
+    }
+  }
+
+  /** Adds completions to samples.jsonl. @throws DUltraError WRITE_FAILED */
+  async logSamples(samples: readonly CompletionSample[]): Promise<void> {
+    try {
+      await this.#samples?.appendFile(samples.map((sample) => `${JSON.stringify(sample)}\n`).join(''));
     } catch (cause) {
       throw writeError(this.folder, cause);
     }
@@ -220,6 +251,7 @@ export class RunFolder {
     try {
       // Log lines up to here are part of what the checkpoint continues.
       await this.#metrics?.datasync();
+      await this.#samples?.datasync();
       await rm(temporary, { recursive: true, force: true });
       await mkdir(temporary);
       await model.save(temporary);
@@ -257,9 +289,11 @@ export class RunFolder {
 
   async close(): Promise<void> {
     await this.#metrics?.close();
+    await this.#samples?.close();
     await this.#events?.close();
     await this.#unlock?.();
     this.#metrics = null;
+    this.#samples = null;
     this.#events = null;
     this.#unlock = null;
   }

@@ -14,6 +14,7 @@ import { type Measured, runStage, type Stage, type StageContext, type TrainingMe
 import { maskedDiffusionLoss } from './masked-diffusion-loss';
 import { drawBlock, type MaskedRow, maskRow } from './masking';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
+import { callbacksOf } from './samples';
 import { type AnswerPadding, checkPadding, encodeRow, encodeRows, type TokenRow } from './token-rows';
 
 /** Options of {@link trainMaskedDiffusion}. */
@@ -172,9 +173,10 @@ class MaskedDiffusionStage implements Stage {
     const encoded = encodeRows(model, examples, maxTokens, padding, deriveSeed(training.seed, Purpose.padding));
     const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.evaluation)));
     const { loss: evalLoss } = await this.#run(rows, false);
-    return answers
-      ? { evalLoss, ...(await exactMatches(model, data, examples, answers, training.tokenBudget)) }
-      : { evalLoss };
+    if (!answers) return { evalLoss };
+    const { metrics, samples } = await exactMatches(model, data, examples, answers, training.tokenBudget);
+    this.#context.show('validation', samples);
+    return { evalLoss, ...metrics };
   }
 }
 
@@ -271,6 +273,7 @@ export async function* trainMaskedDiffusion(
     },
     objective: { metric: 'evalLoss', goal: 'min' },
     signal: options.signal,
+    callbacks: callbacksOf(options),
     start: (context) =>
       new MaskedDiffusionStage(context, {
         batchSize,

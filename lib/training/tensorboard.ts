@@ -59,6 +59,34 @@ export function scalarEvent(step: number, time: number, scalars: Readonly<Record
   );
 }
 
+/** Tags that are not made by {@link tagOf}'s rules, of trl's groups; null: no series. */
+const TAGS: Readonly<Record<string, string | null>> = {
+  maxSteps: null,
+  seconds: null,
+  tokens: 'speed/tokens',
+  tokensPerSecond: 'speed/tokens_per_second',
+  accuracy: 'completions/accuracy',
+  nfe: 'completions/forward_passes',
+  evalNfe: 'eval/forward_passes',
+  tokensPerForward: 'completions/tokens_per_forward',
+  forcedSteps: 'completions/forced_steps',
+  clippedLow: 'clip_ratio/low',
+  clippedHigh: 'clip_ratio/high',
+};
+
+/**
+ * The tag of a metric in TensorBoard, in groups and names like trl's: "gradNorm" is "train/grad_norm", "evalLoss"
+ * "eval/loss", "reward/short" "rewards/short/mean". null: it is no series.
+ */
+export function tagOf(name: string): string | null {
+  if (Object.hasOwn(TAGS, name)) return TAGS[name];
+  const [first, ...rest] = name.split('/');
+  if (first === 'reward' && rest.length > 0) return `rewards/${rest.join('/')}/mean`;
+  const [group, metric] = /^eval[A-Z]/.test(first) ? ['eval', first.slice(4)] : ['train', first];
+  const snake = metric.replace(/[A-Z]/g, (letter, at) => `${at > 0 ? '_' : ''}${letter.toLowerCase()}`);
+  return [group, snake, ...rest].join('/');
+}
+
 /** Appends events to a file. */
 export class EventWriter {
   readonly #handle: FileHandle;

@@ -3,14 +3,23 @@ import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } 
 import path from 'node:path';
 import { type Command, Option } from 'commander';
 import { type datasets, training } from '../../index';
-import { interruptSignal, nameOptions, UsageError } from '../errors';
+import { Interruption, interruptSignal, nameOptions, UsageError } from '../errors';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, formatBytes, printData, printJson, printMessage, printTable } from '../output';
-import { type Metrics, Progress } from '../train/progress';
+import {
+  addOutputOptions,
+  columnsOf,
+  formatBytes,
+  printData,
+  printJson,
+  printMessage,
+  printTable,
+  wrap,
+} from '../output';
+import { duration, type Metrics, Progress, printSamples, printStart } from '../train/progress';
 import { absolute, ConfigFile, type FlagValues, Settings, setting } from '../train/settings';
 import { given, integer, number, seed, shareOrFile } from '../values';
 
-type Flags = ModelFlags & FlagValues & { resume?: string; dryRun?: boolean };
+type Flags = ModelFlags & FlagValues & { resume?: string; dryRun?: boolean; samples?: boolean };
 
 /** How the model of a run is loaded, where that decides what is computed. */
 type LoadFlags = Pick<ModelFlags, 'dtype' | 'compute' | 'revision'>;
@@ -193,7 +202,7 @@ async function train(stageName: string | undefined, flags: Flags, command: Comma
       ? newLaunch(stageName as training.Stage, flags, command)
       : resumed(flags.resume, stageName, flags, command);
   const { isNew, stage, config, load, notes } = launch;
-  if (!flags.quiet) for (const note of notes) printMessage(note);
+  if (!flags.quiet) for (const note of notes) printMessage(wrap(note, columnsOf(process.stderr) ?? 120).join('\n'));
   if (flags.dryRun) {
     const { device, dtype, compute } = { ...flags, ...load };
     const plan = await training.planMemory(stage, config, given({ device, dtype, compute }));
@@ -212,6 +221,14 @@ async function train(stageName: string | undefined, flags: Flags, command: Comma
     if (isNew) takeBack(output, made);
     throw error;
   }
+}
+
+/** What an interruption leaves, and the command line that goes on. @param done steps that are saved */
+function describeInterruption(folder: string, done: number, maxSteps: number | null): string {
+  const name = /^[\w./:\\-]+$/.test(folder) ? folder : JSON.stringify(folder);
+  const of = maxSteps === null ? '' : ` of ${maxSteps}`;
+  const saved = done === 0 ? 'interrupted before the first step' : `interrupted: step ${done}${of} is saved in ${name}`;
+  return `${saved}\nGo on with: dultra train --resume ${name}`;
 }
 
 /** Trains in the run folder of a launch. */
@@ -243,16 +260,27 @@ async function runIn(output: string, launch: Launch, data: datasets.Dataset, fla
   const progress = new Progress(flags.quiet ?? false);
   const start = performance.now();
   let last: Metrics | null = null;
+  let done = 0;
+  const onStart = (run: training.RunStart) => {
+    done = run.step;
+    if (!flags.quiet) printStart(stage, model, run, config);
+    progress.start(run.step);
+  };
+  const onSamples = flags.samples ? printSamples : undefined;
   try {
     for await (const metrics of training.runConfig(
       stage,
       model,
       { ...config, outputDir: output, resume: true },
-      { signal: interruptSignal },
+      { signal: interruptSignal, onStart, onSamples },
     )) {
       last = metrics as Metrics;
+      done = last.step;
       progress.update(last);
     }
+  } catch (error) {
+    if (!(error instanceof Interruption)) throw error;
+    throw new Interruption(error.exitCode, describeInterruption(config.outputDir, done, last?.maxSteps ?? null));
   } finally {
     progress.stop();
   }
@@ -262,7 +290,7 @@ async function runIn(output: string, launch: Launch, data: datasets.Dataset, fla
   if (flags.json) printJson({ stage, output, model: final, steps: last?.step ?? null, seconds, metrics: last });
   else printData(final);
   if (!flags.quiet && !flags.json)
-    printMessage(`${last ? `${last.step} steps` : 'nothing left to do'}, ${seconds.toFixed(1)} s`);
+    printMessage(last ? `${last.step} steps, ${duration(seconds)}` : `nothing left to do: ${done} steps are done`);
 }
 
 /** Adds `dultra train` to the program. */
@@ -315,6 +343,9 @@ export function register(program: Command): void {
       "planner head for a model that has none: new (the paper's block), new:small, or a folder",
     );
   addDeviceOptions(command);
+  command
+    .optionsGroup('Output:')
+    .option('--samples', 'show a few completions on stderr, of rollouts and evaluations, as samples.jsonl gets them');
   addOutputOptions(command, '{ stage, output, model, steps, seconds, metrics }')
     .addHelpText('after', EXAMPLES)
     .action(train);

@@ -222,6 +222,7 @@ const WITH_RESUME = [
   'device',
   'threads',
   'dryRun',
+  'samples',
   'json',
   'quiet',
 ];

@@ -80,6 +80,11 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
    * then computes each step's row up to its block without a cache, and gradients flow through finished blocks, too.
    */
   cache?: Cache | undefined;
+  /**
+   * Show a few rollouts every so many steps: to `onSamples`, and in samples.jsonl of the run folder; 0: never.
+   * Evaluations always show some. Default 20.
+   */
+  samplesEvery?: number | undefined;
   /** How evaluations decode. Default: `{ type: "planner" }`. */
   evalSampler?: SamplerObject | string | undefined;
   /**
@@ -114,6 +119,7 @@ export interface ResolvedGrpo {
   blockLength: number;
   stopAtEos: boolean | undefined;
   evalSampler: SamplerObject;
+  samplesEvery: number;
 }
 
 function resolveRewards(rewards: GrpoOptions['rewards'], zeroSteps: boolean): WeightedReward[] {
@@ -177,6 +183,8 @@ export function checkGrpo(options: GrpoOptions) {
   checkNumber('beta', beta, { min: 0 });
   checkChoice('scaleRewards', scaleRewards, ['none', 'group', 'batch'] as const);
   if (advantageMinClip !== null) checkNumber('advantageMinClip', advantageMinClip, {});
+  const { samplesEvery = 20 } = options;
+  checkInteger('samplesEvery', samplesEvery, { min: 0, max: 1e9 });
   const policy = resolvePolicy(options);
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
   const trainable = resolveTrainable(options);
@@ -192,7 +200,11 @@ export function checkGrpo(options: GrpoOptions) {
   const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
   const batch = { numGenerations, promptsPerStep, numIterations };
   const objective = { ...resolveClip(options.clipEpsilon), delta, beta, scaleRewards, advantageMinClip };
-  return { training, trainable, own: { rewards, ...batch, ...objective, policy, stopAtEos, evalSampler } };
+  return {
+    training,
+    trainable,
+    own: { rewards, ...batch, ...objective, policy, stopAtEos, evalSampler, samplesEvery },
+  };
 }
 
 function resolvePolicy(options: GrpoOptions): PolicySettings {

@@ -13,6 +13,7 @@ import { show } from '../../text';
 import type { TrainingRow } from '../data';
 import { writeAnswers } from '../exact-matches';
 import type { Measured, Stage, StageContext, TrainingMetrics } from '../loop';
+import { samplesOf } from '../samples';
 import { computeAdvantages, totalRewards } from './advantages';
 import { type GrpoStepLoss, grpoLoss } from './loss';
 import { referenceStepLoss } from './loss-reference';
@@ -118,7 +119,8 @@ export class GrpoStage implements Stage {
       seed: deriveSeed(training.seed, Purpose.rollouts, batch),
       tokenBudget: training.tokenBudget,
     });
-    const { totals, metrics } = await this.#judge(rows, rollouts.results);
+    const { totals, metrics, samples } = await this.#judge(rows, rollouts.results, numGenerations);
+    this.#context.show('train', samples);
     const { beta } = this.#options;
     const advantages = await this.#advantages(totals);
     metrics.zeroAdvantage = advantages.filter((advantage) => advantage === 0).length / advantages.length;
@@ -131,16 +133,17 @@ export class GrpoStage implements Stage {
   async #judge(
     examples: TrainingRow[],
     results: GenerateResult[],
-  ): Promise<{ totals: Float64Array; metrics: Record<string, number> }> {
+    groupSize: number,
+  ): Promise<{ totals: Float64Array; metrics: Record<string, number>; samples: ReturnType<typeof samplesOf> }> {
     const { model, data } = this.#context;
     const { rewards, maxTokens } = this.#options;
     const completions = results.map(({ text }) => text);
     const batch: RewardBatch = { completions, examples, results, maxTokens, verify: data.verify, model };
     const metrics: Record<string, number> = {};
-    const columns: { values: ArrayLike<number | null>; weight: number }[] = [];
+    const columns: { name: string; values: ArrayLike<number | null>; weight: number }[] = [];
     for (const { name, fn, weight } of rewards) {
       const values = checkRewards(name, await fn(batch), results.length);
-      columns.push({ values, weight });
+      columns.push({ name, values, weight });
       const counted = await this.#allRows(Array.from(values, (value) => value ?? Number.NaN));
       if (counted.length > 0) metrics[`reward/${name}`] = mean(counted);
     }
@@ -149,14 +152,19 @@ export class GrpoStage implements Stage {
     metrics.reward = counted.length > 0 ? mean(counted) : 0;
     metrics.rewardStd = standardDeviation(counted);
     // Without a verifier, rewards alone say what is right: a comparison with the answer may be another thing.
-    if (data.verify) {
-      const correct = (await correctRows(batch)).map((value) => (value === null ? Number.NaN : Number(value)));
-      const judged = await this.#allRows(correct);
+    const right = data.verify ? await correctRows(batch) : null;
+    if (right) {
+      const judged = await this.#allRows(right.map((value) => (value === null ? Number.NaN : Number(value))));
       if (judged.length > 0) metrics.accuracy = mean(judged);
     }
     metrics.nfe = mean(await this.#allRows(results.map(({ nfe }) => nfe)));
     metrics.tokensPerForward = mean(await this.#allRows(results.map(({ tokensPerForward }) => tokensPerForward)));
-    return { totals, metrics };
+    const samples = samplesOf(examples, results, groupSize, (row) => ({
+      reward: totals[row],
+      rewards: Object.fromEntries(columns.map(({ name, values }) => [name, values[row]])),
+      ...(right && { right: right[row] }),
+    }));
+    return { totals, metrics, samples };
   }
 
   /** Numbers of the rows of every process, NaN left out. */
@@ -271,7 +279,8 @@ export class GrpoStage implements Stage {
     };
     const examples = data.validation!(training.evalExamples);
     const results = await writeAnswers(model, examples, options, training.tokenBudget);
-    const { metrics } = await this.#judge(examples, results);
+    const { metrics, samples } = await this.#judge(examples, results, 1);
+    this.#context.show('validation', samples);
     const { reward, nfe, accuracy } = metrics;
     return { evalReward: reward, evalNfe: nfe, ...(accuracy !== undefined && { evalAccuracy: accuracy }) };
   }

@@ -6,6 +6,7 @@ import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-mod
 import type { ModelTrainer } from '../../model/trainer';
 import { checkKeys, omit } from '../../options';
 import { runStage, type StagePlan } from '../loop';
+import { callbacksOf } from '../samples';
 import { type GrpoOptions, resolveGrpo } from './options';
 import { type GrpoMetrics, GrpoStage } from './stage';
 
@@ -53,6 +54,8 @@ export class GrpoTrainer {
         rewards: Object.fromEntries(own.rewards.map(({ name, weight }) => [name, weight])),
       },
       objective: { metric: 'evalReward', goal: 'max' },
+      callbacks: callbacksOf(this.#options),
+      samplesEvery: own.samplesEvery,
       start: async (context) => {
         if (own.beta > 0 && referenceModel)
           this.#reference = await referenceModel.createTrainer({ freezeBase: true, freezePlanner: true });
