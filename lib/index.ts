@@ -109,6 +109,7 @@ export type { RecordedUniforms } from './sampling/denoise';
 export {
   type ConfidenceSampler,
   type D3llmSampler,
+  type DreamSampler,
   type DynamicSampler,
   type EditingSampler,
   type EntropySampler,
@@ -123,6 +124,7 @@ export {
   SAMPLER_NAMES,
   type Sampler,
   type SamplerObject,
+  type SubBlocksSampler,
 } from './sampling/samplers';
 export type * from './sampling/types';
 export { type SystemInfo, systemInfo } from './system';
