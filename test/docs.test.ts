@@ -55,7 +55,7 @@ function workplace(): string {
 [ "$1" = dultra ] || exit 99
 shift
 case "$1 $2" in
-  "train --resume") ;;
+  "train --resume"|"train init") ;;
   "train "*) set -- "$@" --max-steps 2 --set evalExamples=8 ;;
   "eval "*) set -- "$@" --count 8 ;;
 esac

@@ -20,6 +20,8 @@ export interface ConfigKey {
   /** What holds without it, for every stage or by stage; left out where that is no value. */
   default?: unknown;
   defaults?: Partial<Readonly<Record<Stage, unknown>>>;
+  /** A value, where the default is none that could be written. */
+  example?: unknown;
   /** It does not decide what is computed: a resumed run may change it. */
   isFree?: true;
 }
@@ -75,26 +77,31 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   model: {
     stages: ALL,
     description: 'folder or hub id of the model to train, or { create: … } for a new one; default: the embedded model',
+    example: 'runs/sft/final',
     schema: { anyOf: [text, newModel] },
   },
   planner: {
     stages: ALL,
     description: 'planner head for a model that has none: new, new:small, or a folder',
+    example: 'new',
     schema: text,
   },
   dataset: {
     stages: ALL,
     description: 'a task (st1, world …), a data set (gsm8k, apps:train.jsonl …), a module, a file or folder, or a list',
+    example: 'own.jsonl',
     schema: { anyOf: [text, { type: 'array', items: { type: 'object' }, minItems: 1 }] },
   },
   datasetOptions: {
     stages: ALL,
     description: 'options of the data set, such as { prompts: thinking }',
+    example: { prompts: 'thinking' },
     schema: { type: 'object' },
   },
   validation: {
     stages: ALL,
     description: 'of own examples: a file or list of held-out ones, or a share such as 0.1 to hold out',
+    example: 0.1,
     schema: {
       anyOf: [text, { type: 'number', exclusiveMinimum: 0, exclusiveMaximum: 1 }, { type: 'array', minItems: 1 }],
     },
@@ -102,19 +109,21 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   outputDir: {
     stages: ALL,
     description: 'run folder; default: runs/STAGE, then runs/STAGE-2 and so on',
+    example: 'runs/mine',
     schema: text,
     isFree: true,
   },
   seed: {
     stages: ALL,
     description: 'seed of every random choice',
-    schema: { anyOf: [countOrZero, { type: 'string', pattern: '^[0-9]+$' }] },
+    schema: countOrZero,
     default: 0,
   },
-  maxSteps: { stages: ALL, description: 'updates by the optimiser', schema: count, isFree: true },
+  maxSteps: { stages: ALL, description: 'updates by the optimiser', example: 1000, schema: count, isFree: true },
   epochs: {
     stages: ALL,
     description: 'passes over a file of examples, in place of maxSteps',
+    example: 3,
     schema: positive,
     isFree: true,
   },
@@ -129,6 +138,7 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   rewards: {
     stages: ['grpo'],
     description: 'reward functions by name: { NAME: { type: fastAnswer, weight: 1, options: { weight: 0.5 } } }',
+    example: { right: { type: 'exactAnswer' } },
     schema: {
       type: 'object',
       minProperties: 1,
@@ -141,11 +151,13 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   maxTokens: {
     stages: ALL,
     description: "tokens of an answer; default: the data set's, else (sft, planner) the answer's own",
+    example: 32,
     schema: count,
   },
   blockLength: {
     stages: ['grpo'],
     description: "tokens per block; default: the data set's, else maxTokens",
+    example: 32,
     schema: count,
   },
   learningRate: {
@@ -157,6 +169,7 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   plannerLearningRate: {
     stages: ALL,
     description: 'peak learning rate of the planner; default: learningRate',
+    example: 3e-4,
     schema: notNegative,
   },
   schedule: {
@@ -187,6 +200,7 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   evalSampler: {
     stages: ['sft', 'grpo'],
     description: 'how evaluations write answers, such as { type: confidence, threshold: 0.9 }; default of sft: not',
+    example: 'confidence:0.9',
     schema: typed(SAMPLER_TYPES),
     defaults: { grpo: { type: 'planner' } },
   },
@@ -200,6 +214,7 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   patience: {
     stages: ALL,
     description: 'stop after so many evaluations without a new best',
+    example: 5,
     schema: count,
     isFree: true,
   },
@@ -234,6 +249,7 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
     stages: ['sft'],
     description:
       'ends of sequence after answers, drawn: { share: 0.3, min: 24, max: 64, tail: 4 }; default: to maxTokens',
+    example: { share: 0.3, min: 24, max: 64, tail: 4 },
     schema: object({ share, min: count, max: count, tail: count }, 'share', 'min', 'max'),
   },
   lossPer: {
@@ -308,6 +324,7 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   referenceModel: {
     stages: ['grpo'],
     description: 'folder or hub id of the frozen reference model, for beta above 0',
+    example: 'runs/sft/final',
     schema: text,
   },
   scaleRewards: {
@@ -331,6 +348,7 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   forcedStep: {
     stages: ['grpo'],
     description: 'log-likelihood of a step in which no position was drawn; default: exact, with compat reference',
+    example: 'exact',
     schema: choice('exact', 'reference'),
   },
   freezeBase: { stages: ['grpo'], description: 'do not train the base model', schema: flag, default: false },
@@ -338,17 +356,20 @@ export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
   lora: {
     stages: ['sft', 'grpo'],
     description: 'train low-rank adapters in place of the base: { rank: 8, alpha: 16, targets: [q_proj, v_proj] }',
+    example: { rank: 8, alpha: 16, targets: ['q_proj', 'v_proj'] },
     schema: orNull(object({ rank: count, alpha: positive, targets: list({ enum: LORA_TARGETS }) }, 'rank')),
     default: null,
   },
   compat: {
     stages: ['planner', 'grpo'],
     description: 'reference: what the reference implementation computes, quirks included',
+    example: 'reference',
     schema: choice('reference'),
   },
   mixture: {
     stages: ALL,
     description: 'shares of the categories by stages: [{ steps: 1000, shares: { a: 1 } }, { shares: { a: 1, b: 2 } }]',
+    example: [{ steps: 1000, shares: { sum: 1 } }, { shares: { sum: 1, dates: 2 } }],
     schema: list(object({ steps: count, shares: { type: 'object', additionalProperties: notNegative } })),
   },
   betas: {

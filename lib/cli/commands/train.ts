@@ -18,6 +18,7 @@ import {
 import { duration, type Metrics, Progress, printSamples, printStart } from '../train/progress';
 import { absolute, ConfigFile, type FlagValues, Settings, setting } from '../train/settings';
 import { given, integer, number, seed, shareOrFile } from '../values';
+import { register as registerInit } from './train-init';
 
 type Flags = ModelFlags & FlagValues & { resume?: string; dryRun?: boolean; samples?: boolean };
 
@@ -44,6 +45,7 @@ Examples:
   dultra train planner --preset tiny
   dultra train grpo --preset tiny --set temperature=0.3
   dultra train grpo --preset tiny --set 'cache={type: refresh}'
+  dultra train init grpo run.yaml
   dultra train grpo --config run.yaml --output runs/mine --max-steps 500
   dultra train --resume runs/mine
   dultra train grpo --preset gsm8k --dry-run
@@ -342,6 +344,7 @@ export function register(program: Command): void {
       '--planner <new|folder>',
       "planner head for a model that has none: new (the paper's block), new:small, or a folder",
     );
+  registerInit(command);
   addDeviceOptions(command);
   command
     .optionsGroup('Output:')

@@ -69,7 +69,9 @@ export class ConfigFile {
     for (const key of at) values = (values as Record<string, unknown> | null)?.[key];
     if (typeof values !== 'object' || values === null || Array.isArray(values))
       throw new UsageError(`${flag}: ${file}: expected options by name, such as "maxSteps: 200"`);
-    this.values = values as Record<string, unknown>;
+    // Names the schema, for editors.
+    const { $schema: _, ...options } = values as Record<string, unknown>;
+    this.values = options;
   }
 
   /** A value beside the options. */
