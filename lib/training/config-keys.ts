@@ -69,11 +69,11 @@ const newModel = object({
 
 const ALL = STAGES;
 
-/** What a configuration can hold. */
-type Key = Exclude<keyof TrainConfig, 'resume' | keyof TrainingCallbacks>;
+/** What a configuration file can hold. */
+export type ConfigKeyName = Exclude<keyof TrainConfig, 'resume' | keyof TrainingCallbacks>;
 
 /** Every key, in the order of a file. */
-export const CONFIG_KEYS: Readonly<Record<Key, ConfigKey>> = {
+export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
   model: {
     stages: ALL,
     description: 'folder or hub id of the model to train, or { create: … } for a new one; default: the embedded model',

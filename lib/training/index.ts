@@ -6,7 +6,15 @@
 export type { ExampleData, TrainingExample } from '../data';
 export { checkConfig, openDataset, prepareModel, preparePlanner, runConfig, type StageMetrics } from './config';
 export { configSchema, configSchemaFile, configTemplate } from './config-file';
-export { CONFIG_KEYS, type ConfigKey, configKeys, defaultOf, FREE_KEYS, type JsonSchema } from './config-keys';
+export {
+  CONFIG_KEYS,
+  type ConfigKey,
+  type ConfigKeyName,
+  configKeys,
+  defaultOf,
+  FREE_KEYS,
+  type JsonSchema,
+} from './config-keys';
 export type { TrainingData } from './data';
 export { computeAdvantages, type ScaleRewards, totalRewards } from './grpo/advantages';
 export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo/loss';
