@@ -174,13 +174,21 @@ DULTRA_TEST(matmul_rows_are_independent) {
     }
 }
 
+// A matrix that is stored in fp32 multiplies in fp32, whatever the others multiply in.
+DULTRA_TEST(matmul_by_fp32_matrices_is_fp32) {
+  for_each_arithmetic([](Backend& backend, const std::string& isa) {
+    check_product(backend, isa, {DType::kF32, DType::kF32, Compute::kF32}, 5, 130, 33, true, false, 2);
+    check_product(backend, isa, {DType::kBF16, DType::kF32, Compute::kF32}, 65, 64, 31, false, true, 0);
+  });
+}
+
 DULTRA_TEST(matmul_refuses_bad_arguments) {
   for_each_arithmetic([](Backend& backend, const std::string& isa) {
     if (backend.compute() != Compute::kBF16) return;
     const std::vector<float> w(12, 1.0f);
     ErrorCode code = ErrorCode::kInternal;
     try {
-      backend.make_matrix({{w.data(), DType::kF32, 3}}, 4, DType::kF32);
+      backend.make_matrix({{w.data(), DType::kF32, 3}}, 4, DType::kF16);
     } catch (const Error& error) {
       code = error.code();
     }
