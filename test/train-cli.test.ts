@@ -422,6 +422,40 @@ test('times, and lines that lose whole parts where there is no room', () => {
   expect(fitLine(parts, 3)).toBe('12/300');
 });
 
+test('files and folders that commands write are told apart, and messages of eval name its flags', () => {
+  const cwd = temporaryFolder();
+  mkdirSync(path.join(cwd, 'there'));
+  writeFileSync(path.join(cwd, 'plain'), '');
+  const outcomes = inOneProcess(
+    [
+      ['eval', '--out', 'runs/x'],
+      ['eval', '--out', 'there'],
+      ['eval', '--report', 'there/'],
+      ['eval', '--out', 'nowhere/results.json'],
+      ['eval', '-o', 'results.json'],
+      ['eval', '-o', 'plain'],
+      ['train', 'sft', '-d', 'st1', '--max-steps', '1', '-o', 'run.yaml'],
+      ['train', 'sft', '-d', 'st1', '--max-steps', '1', '-o', 'plain'],
+      ['eval', '--samplers', 'confidence:7', '--count', '1'],
+    ],
+    cwd,
+  );
+  const messages = outcomes.map(({ stderr }) => stderr.split('\n')[0]);
+  expect(messages).toEqual([
+    'dultra: --out: expected a file such as results.json, got "runs/x", a folder',
+    'dultra: --out: expected a file such as results.json, got "there", a folder',
+    'dultra: --report: expected a file such as report.html, got "there/", a folder',
+    'dultra: --out: nowhere is no folder',
+    'dultra: --output: expected a folder, got "results.json", a file',
+    'dultra: --output: expected a folder, got "plain", a file',
+    'dultra: --output: expected a folder, got "run.yaml", a file',
+    'dultra: --output: expected a folder, got "plain", a file',
+    expect.stringContaining('dultra: --samplers threshold: expected'),
+  ]);
+  expect(outcomes.every(({ code, stdout }) => code === 2 && stdout === '')).toBe(true);
+  expect(readdirSync(cwd).sort()).toEqual(['plain', 'there']);
+});
+
 test('presets are plain JSON, and name options that their trainers know', () => {
   expect(JSON.parse(JSON.stringify(training.PRESETS))).toEqual(training.PRESETS);
   expect(Object.keys(training.PRESETS)).toEqual([...training.STAGES]);

@@ -65,6 +65,8 @@ const WORDING: readonly [pattern: RegExp, flag: string | null, replacement: stri
 const ALIASES: Readonly<Record<string, string[]>> = {
   source: ['model', 'delete'],
   template: ['template', 'templateIds'],
+  sampler: ['sampler', 'samplers'],
+  cache: ['cache', 'caches'],
 };
 
 /** The flag of an option of the API, "sampler.threshold" as "--sampler threshold"; null: the command has none. */

@@ -1,5 +1,4 @@
 // dultra eval: accuracy and forward passes of samplers on a task.
-import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -26,6 +25,7 @@ import {
 import { interruptSignal, UsageError } from '../errors';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, oneLine, printColumns, printJson, printLine, printMessage } from '../output';
+import { checkFile, checkFolder } from '../paths';
 import { ProgressBar } from '../progress';
 import { CACHE_TEXT, SAMPLER_TEXT } from '../sampling';
 import { given, integer, number, shareOrFile } from '../values';
@@ -155,11 +155,6 @@ class EvalProgress {
   }
 }
 
-function checkWritable(flag: string, file: string | undefined): void {
-  if (file !== undefined && !existsSync(path.dirname(path.resolve(file))))
-    throw new UsageError(`${flag}: ${path.dirname(file)} is no folder`);
-}
-
 /** Prints means ± standard deviations over the seeds. */
 function printCampaign({ rows, curves, config, models, seeds }: Campaign): void {
   const spread = ({ mean, sd }: { mean: number; sd: number }, digits: number, scale = 1) =>
@@ -215,8 +210,9 @@ function diffusionModelsOf(flags: Flags): Record<string, () => Promise<MaskedDif
 }
 
 async function run(flags: Flags): Promise<void> {
-  checkWritable('--out', flags.out);
-  checkWritable('--report', flags.report);
+  checkFile('--out', flags.out, 'results.json');
+  checkFile('--report', flags.report, 'report.html');
+  checkFolder('--output', flags.output);
   const named = namedSamplers(flags);
   const caches = namedCaches(flags.caches);
   const models = modelsOf(flags);
@@ -363,8 +359,8 @@ export function register(program: Command): void {
     command,
     '{ config, results }, with every prompt; of several models or seeds { config, rows, curves, evaluations }',
   )
-    .option('-o, --out <file>', 'also write that JSON to a file')
-    .option('--output <folder>', 'write samples.jsonl, config.json and summary.json; goes on with what is there')
+    .option('--out <file>', 'also write that JSON to a file')
+    .option('-o, --output <folder>', 'write samples.jsonl, config.json and summary.json; goes on with what is there')
     .option('--report <file>', 'write a self-contained HTML page: chart, tables, a step-by-step view')
     .option('--traces <n>', 'keep each step of the first n prompts (default: 8 with --report, else 0)', integer)
     .addHelpText('after', `${SAMPLER_TEXT}\n${CACHE_TEXT}\n${EXAMPLES}`)

@@ -15,6 +15,7 @@ import {
   printTable,
   wrap,
 } from '../output';
+import { checkFolder } from '../paths';
 import { duration, type Metrics, Progress, printSamples, printStart } from '../train/progress';
 import { absolute, ConfigFile, type FlagValues, Settings, setting } from '../train/settings';
 import { given, integer, number, seed, shareOrFile } from '../values';
@@ -105,6 +106,7 @@ function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launc
   const before = preset !== undefined && !settings.isOwn('model') ? standIn(stage, preset) : null;
   if (before) notes.push(before.note);
   const wanted = asGiven.outputDir ?? `runs/${stage}`;
+  checkFolder(settings.option('outputDir') ?? '--output', wanted);
   const outputDir = settings.isOwn('outputDir') ? wanted : freeFolder(wanted);
   if (hasCheckpoints(outputDir))
     throw new UsageError(
