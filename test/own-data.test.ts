@@ -454,7 +454,10 @@ test('the command line: train with a share held out, evaluate on it; a new model
     ['eval', '-d', source, '--compat', 'reference'],
     ['train', '--resume', output, '--validation', '0.5'],
     ['train', 'sft', '-d', english, '-o', path.join(output, 'english')],
-    ['train', 'grpo', '-d', source, '-m', path.join(output, 'final'), '-o', path.join(output, 'grpo')],
+    [
+      ...['train', 'grpo', '-d', source, '-m', path.join(output, 'final'), '-o', path.join(output, 'grpo')],
+      ...['--set', 'rewards={exact: {type: exactAnswer}}'],
+    ],
     [
       ...['train', 'sft', '-d', path.relative('.', english), '--validation', path.relative('.', english)],
       ...fromNothing,
