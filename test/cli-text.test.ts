@@ -165,7 +165,7 @@ describe('prompts', () => {
     expect(promptIds(dultra([...json, '--messages', file]))).toEqual(codes('user:hi;'));
     const config = path.join(temporaryFolder(), 'run.json');
     writeFileSync(config, '\ufeff{"dataset": "nothing"}');
-    expect(dultra(['train', 'sft', '-c', config]).stderr).toContain('--dataset: expected');
+    expect(dultra(['train', 'sft', '-c', config]).stderr).toContain('run.json, line 1: dataset: expected');
   });
 
   exceptOnWindows('it has no sh')('a pipe is the prompt where there is no other', () => {

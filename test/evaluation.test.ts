@@ -53,7 +53,7 @@ describe('evaluate', () => {
     });
     expect(config.model.parameters).toBe(model.info.parameters);
     const [fixed, planner] = results;
-    expect(fixed.sampler).toEqual({ type: 'fixed', steps: 6, remasking: 'low_confidence' });
+    expect(fixed.sampler).toEqual({ type: 'fixed', steps: 6, remasking: 'low_confidence', schedule: 'even' });
     expect(planner.sampler).toMatchObject({ type: 'planner', select: 'round', probabilityScale: 1 });
     expect(fixed.nfe).toEqual({ mean: 6, sd: 0 });
     expect(fixed.tokensPerForward.generated).toBe(4);
