@@ -5,7 +5,9 @@ import path from 'node:path';
 const setup = path.resolve(__dirname, '..', 'scripts', 'setup.cjs');
 const run = (...args: string[]) => {
   const program = `require(${JSON.stringify(setup)}).runNpm(${JSON.stringify(args)}, 'trying')`;
-  return spawnSync(process.execPath, ['-e', program], { encoding: 'utf8' });
+  // As people run it: npm test --silent would hand its own level of logging down.
+  const env = { ...process.env, npm_config_loglevel: 'notice' };
+  return spawnSync(process.execPath, ['-e', program], { encoding: 'utf8', env });
 };
 
 test('a command that succeeds: one line', () => {
