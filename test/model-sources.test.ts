@@ -161,3 +161,19 @@ describe('an adapter', () => {
     expect(existsSync(out)).toBe(false);
   });
 });
+
+test('what a checkpoint does not say of itself', async () => {
+  const source = modelFolder('a2d_qwen3');
+  const plain = ['generate', '-m', source, '--prompt-ids', '5,17,3', '--max-tokens', '8', '--json'];
+  const [unnamed, named, wrong] = inOneProcess([
+    plain,
+    [...plain, '--mask-token-id', '95', '--attended-block', '4'],
+    [...plain, '--mask-token-id', '95', '--attended-block', '0'],
+  ]);
+  expect(unnamed.stderr).toMatch(/--mask-token-id/);
+  await using model = await loadModel(source, { maskTokenId: 95, blockLength: 4 });
+  expect(model.config.mask).toBe('block-causal');
+  const { ids } = await model.generate({ promptIds: [5, 17, 3] }, { maxTokens: 8 });
+  expect(JSON.parse(named.stdout).result.ids).toEqual([...ids]);
+  expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringMatching(/^dultra: --attended-block: expected/)]);
+});

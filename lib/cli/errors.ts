@@ -57,6 +57,7 @@ const WORDING: readonly [pattern: RegExp, flag: string | null, replacement: stri
   [/; pass \{ promptIds: \[\.\.\.\] \} instead/, null, ''],
   [/\{ type: "(\w+)" \}/g, 'sampler', '--sampler $1'],
   [/\{ type: "(\w+)" \}/g, 'samplers', '--samplers $1'],
+  [/loadModel takes it as maskTokenId/, 'maskTokenId', 'give it with --mask-token-id'],
   [/\bdtype: "(\w+)"/g, 'dtype', '--dtype $1'],
   [/\b(with|which) loadCausalModel\b/g, null, '$1 "dultra eval --autoregressive"'],
 ];
@@ -67,6 +68,7 @@ const ALIASES: Readonly<Record<string, string[]>> = {
   template: ['template', 'templateIds'],
   sampler: ['sampler', 'samplers'],
   cache: ['cache', 'caches'],
+  blockLength: ['blockLength', 'attendedBlock'],
 };
 
 /** The flag of an option of the API, "sampler.threshold" as "--sampler threshold"; null: the command has none. */

@@ -9,9 +9,11 @@ import { given, integer } from './values';
 /** Flags of {@link addModelOptions} and {@link addDeviceOptions}. */
 export interface ModelFlags
   extends OutputFlags,
-    Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision' | 'planner'> {
+    Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision' | 'planner' | 'maskTokenId'> {
   model?: string;
   adapter?: string;
+  /** `blockLength` of {@link LoadModelOptions}; --block-length is that of decoding. */
+  attendedBlock?: number;
 }
 
 /** Adds --device and its kin. */
@@ -36,6 +38,29 @@ export function addDeviceOptions(command: Command): Command {
     .option('--threads <n>', 'CPU threads; the result does not depend on it (default: all)', integer);
 }
 
+/** Adds what some checkpoints do not say of themselves. */
+export const addCheckpointOptions = (command: Command): Command =>
+  command
+    .option('--mask-token-id <id>', 'id of the mask token, where neither the files nor the family name it', integer)
+    .option(
+      '--attended-block <n>',
+      'positions of a block that the model attends by, where its files do not say',
+      integer,
+    );
+
+/** The options of `loadModel` that the flags give. */
+export const loadOptions = ({
+  planner,
+  device,
+  dtype,
+  compute,
+  threads,
+  revision,
+  maskTokenId,
+  attendedBlock,
+}: ModelFlags) =>
+  given({ planner, device, dtype, compute, threads, revision, maskTokenId, blockLength: attendedBlock });
+
 /** Adds --adapter. */
 export const addAdapterOption = (command: Command): Command =>
   command
@@ -54,7 +79,7 @@ export function addModelOptions(command: Command): Command {
     '--planner <folder>',
     "planner head for a model that has none (default: the checkpoint's own)",
   );
-  return addDeviceOptions(command);
+  return addDeviceOptions(addCheckpointOptions(command));
 }
 
 /** Weights of fewer bytes load too fast for a bar. */
@@ -106,13 +131,9 @@ export async function reportLoading<T>(
  * Loads the model that the flags name, with its adapter merged, and its progress on stderr; stops on Ctrl-C.
  */
 export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
-  const { model: source, adapter, planner, device, dtype, compute, threads, revision, quiet } = flags;
+  const { model: source, adapter, quiet } = flags;
   const model = await reportLoading(quiet, (onProgress) =>
-    loadModel(source, {
-      ...given({ planner, device, dtype, compute, threads, revision }),
-      signal: interruptSignal,
-      onProgress,
-    }),
+    loadModel(source, { ...loadOptions(flags), signal: interruptSignal, onProgress }),
   );
   if (adapter === undefined) return model;
   try {

@@ -3,7 +3,7 @@ import os from 'node:os';
 import type { Command } from 'commander';
 import { type MaskedDiffusionModel, type SystemInfo, systemInfo } from '../../index';
 import { UsageError } from '../errors';
-import { addAdapterOption, addDeviceOptions, type ModelFlags, openModel } from '../model';
+import { addAdapterOption, addCheckpointOptions, addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printJson, printLine, printTable } from '../output';
 
 type Experts = MaskedDiffusionModel['config']['experts'];
@@ -107,7 +107,7 @@ export function register(program: Command): void {
     )
     .argument('[model]', 'checkpoint or run folder, or hub id');
   command.option('--report', 'print a block for an issue: versions, system, processor and devices; no paths, no names');
-  addDeviceOptions(addAdapterOption(command));
+  addDeviceOptions(addCheckpointOptions(addAdapterOption(command)));
   addOutputOptions(command, '{ system, model }').action(async (source: string | undefined, flags: InfoFlags) => {
     const system = systemInfo();
     if (flags.report) {

@@ -2,7 +2,7 @@
 import { readdir } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { UsageError } from '../errors';
-import { addDeviceOptions, type ModelFlags, openModel } from '../model';
+import { addCheckpointOptions, addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, printData, printJson } from '../output';
 
 /** Refuses a folder that holds something: files of another model would mix with the new ones. */
@@ -37,6 +37,6 @@ export function register(program: Command): void {
     .argument('<model>', 'the base model: checkpoint folder, run folder or hub id')
     .argument('<adapter>', 'adapter folder, in the layout of PEFT')
     .argument('<out>', 'new folder of the merged model');
-  addDeviceOptions(command.optionsGroup('Model:'));
+  addDeviceOptions(addCheckpointOptions(command.optionsGroup('Model:')));
   addOutputOptions(command, '{ model, adapter, folder, dtype }').action(merge);
 }

@@ -2,15 +2,13 @@
 import type { Command } from 'commander';
 import { systemInfo, type Verification, verifyModel } from '../../index';
 import { interruptSignal } from '../errors';
-import { addDeviceOptions, type ModelFlags, reportLoading } from '../model';
+import { addCheckpointOptions, addDeviceOptions, loadOptions, type ModelFlags, reportLoading } from '../model';
 import { addOutputOptions, formatBytes, printJson, printLine, printTable } from '../output';
 import { given, integer } from '../values';
 import { describeForIssue } from './info';
 
 interface VerifyFlags extends ModelFlags {
   maxTokens?: number;
-  maskTokenId?: number;
-  attendedBlock?: number;
 }
 
 /** Names of unused tensors that are shown. */
@@ -66,29 +64,14 @@ export function register(program: Command): void {
     )
     .argument('<model>', 'checkpoint or run folder, or hub id')
     .option('-n, --max-tokens <n>', 'tokens of each completion (default: 32, or what fits)', integer)
-    .option('--mask-token-id <id>', 'id of the mask token, where neither the files nor the family name it', integer)
-    .option(
-      '--attended-block <n>',
-      'positions of a block that the model attends by, where its files do not say',
-      integer,
-    )
     .option('--planner <folder>', "planner head for a model that has none (default: the checkpoint's own)");
-  addDeviceOptions(command);
+  addDeviceOptions(addCheckpointOptions(command));
   addOutputOptions(command, '{ verification, system }').action(async (source: string, flags: VerifyFlags) => {
-    const { device, dtype, compute, threads, revision, planner, maxTokens, maskTokenId, attendedBlock } = flags;
+    const { maxTokens } = flags;
     const verification = await reportLoading(flags.quiet, (onProgress) =>
       verifyModel(source, {
-        ...given({
-          device,
-          dtype,
-          compute,
-          threads,
-          revision,
-          planner,
-          maxTokens,
-          maskTokenId,
-          blockLength: attendedBlock,
-        }),
+        ...loadOptions(flags),
+        ...given({ maxTokens }),
         signal: interruptSignal,
         onProgress,
       }),
