@@ -152,6 +152,20 @@ describe('text of others does not reach the terminal as it is', () => {
 });
 
 describe('prompts', () => {
+  test('what the tokenizer does not know is said, and the toy reads what people write', () => {
+    const [toy, people] = [
+      'tom has 7 apples . he buys 5 . how many now ? sum',
+      'Tom has 7 apples. He buys 5. How many now? SUM',
+    ].map((prompt) => dultra(['generate', prompt, '--json']));
+    expect([toy.stderr, people.stderr]).toEqual(['', '']);
+    expect(JSON.parse(people.stdout).result).toEqual(JSON.parse(toy.stdout).result);
+    const unknown = dultra(['generate', 'Why is the sky blue?']);
+    expect(unknown.stderr).toMatch(
+      /DULTRA_UNKNOWN_TEXT.*3 of 6 tokens of a prompt are "<unk>": .*does not know this text/,
+    );
+    expect(unknown.stderr).toContain('The embedded model only answers word problems');
+  });
+
   const json = ['generate', '-m', withTokenizer(), '-n', '8', '--json'];
   const promptIds = ({ stdout }: SpawnSyncReturns<string>) => JSON.parse(stdout).result.promptIds as number[];
   const codes = (text: string) => Array.from(text, (character) => character.charCodeAt(0) - 32);

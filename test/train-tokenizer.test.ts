@@ -116,3 +116,17 @@ test('what cannot be learnt from or used is refused', async () => {
   await expect(createModel(out, { tokenizer: 7 as unknown as string })).rejects.toThrow(/tokenizer/);
   await expect(createModel(out, {})).rejects.toThrow(/vocabulary/);
 });
+
+test('a vocabulary of words reads text as people write it, where no word is lost by it', async () => {
+  const shape = { dModel: 16, nHeads: 2, nLayers: 1 };
+  const encoded = async (vocabulary: string[], text: string) => {
+    const folder = path.join(temporaryFolder(), 'model');
+    await createModel(folder, { ...shape, vocabulary });
+    await using model = await loadModel(folder);
+    return model.tokenizer!.encode(text).map((id) => model.tokenizer!.idToken(id));
+  };
+  expect(await encoded(['has', 'tom', '7', '.', '+='], 'Tom HAS 7. +=')).toEqual(['tom', 'has', '7', '.', '+=']);
+  // Capitals count where the vocabulary has some; so does what holds letters and marks.
+  expect(await encoded(['Tom', 'tom', '.'], 'Tom TOM tom.')).toEqual(['Tom', '<unk>', 'tom', '.']);
+  expect(await encoded(["don't", '.'], "don't .")).toEqual(["don't", '.']);
+});

@@ -81,13 +81,16 @@ export function wordLevelTokenizer(vocabulary: readonly string[]): { tokenizer: 
     normalized: false,
     special: true,
   });
+  // Where no word would be cut or lost by it, text is read as people write it: "Apples." as "apples" and ".".
+  const isLower = words.every((word) => word === word.toLowerCase());
+  const isWhole = words.slice(3).every((word) => /^(?:[\p{L}\p{M}\p{N}_]+|[^\p{L}\p{M}\p{N}_\s]+)$/u.test(word));
   const tokenizer = {
     version: '1.0',
     truncation: null,
     padding: null,
     added_tokens: [special(EOS, 0), special(MASK, 1), special(UNKNOWN, 2)],
-    normalizer: null,
-    pre_tokenizer: { type: 'WhitespaceSplit' },
+    normalizer: isLower ? { type: 'Lowercase' } : null,
+    pre_tokenizer: { type: isWhole ? 'Whitespace' : 'WhitespaceSplit' },
     post_processor: null,
     decoder: { type: 'WordPiece', prefix: '##', cleanup: false },
     // Greedy longest match over words that are all whole is a word-level model, and every reader of tokenizer.json

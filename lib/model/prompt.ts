@@ -45,7 +45,22 @@ export interface EncodePromptOptions {
   splitSpecialTokens?: boolean;
 }
 
-/** The ids of a text, all of which the model knows. */
+/** Tokenizers of which it was said that they do not know a prompt. */
+const warned = new WeakSet<Tokenizer>();
+
+/** Says, once for a tokenizer, that a prompt has text which it does not know: the model cannot see it. */
+function warnUnknown(ids: readonly number[], tokenizer: Tokenizer, source: string): void {
+  const { unknownId } = tokenizer;
+  if (unknownId === null || warned.has(tokenizer) || !ids.includes(unknownId)) return;
+  warned.add(tokenizer);
+  const unknown = ids.filter((id) => id === unknownId).length;
+  process.emitWarning(
+    `${unknown} of ${ids.length} tokens of a prompt are ${show(tokenizer.idToken(unknownId))}: ${source} does not know this text`,
+    { type: 'DultraWarning', code: 'DULTRA_UNKNOWN_TEXT' },
+  );
+}
+
+/** The ids of a prompt, all of which the model knows. */
 function inTables(ids: readonly number[], tokenizer: Tokenizer, { config, source }: Vocabulary): Int32Array {
   const unknown = ids.find((id) => id >= config.embeddingSize);
   if (unknown !== undefined)
@@ -53,6 +68,7 @@ function inTables(ids: readonly number[], tokenizer: Tokenizer, { config, source
       'BAD_CHECKPOINT',
       `${source}: token ${show(tokenizer.idToken(unknown))} has id ${unknown}, the model's tables have ${config.embeddingSize} rows`,
     );
+  warnUnknown(ids, tokenizer, source);
   return Int32Array.from(ids);
 }
 

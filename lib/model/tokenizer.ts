@@ -49,6 +49,8 @@ export class Tokenizer {
   readonly size: number;
   /** Text of the model's mask token, null where the tokenizer has no such id. */
   readonly maskToken: string | null;
+  /** Id of the token that stands for text that the vocabulary lacks; null where it lacks none. */
+  readonly unknownId: number | null;
   /** Text of the end-of-sequence token, null where tokenizer_config.json names none. */
   readonly eosToken: string | null;
 
@@ -71,6 +73,7 @@ export class Tokenizer {
     this.#source = source;
     this.size = 1 + this.#pipeline.lastId;
     this.maskToken = this.#pipeline.tokenOf(maskTokenId);
+    this.unknownId = this.#pipeline.model.unknownId;
     this.eosToken = this.#settings.named.eos_token ?? null;
   }
 

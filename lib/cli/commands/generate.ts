@@ -192,6 +192,10 @@ async function showStream(
 }
 
 /** What a batch cannot do beside its own work. */
+/** For prompts that the embedded model does not understand. */
+const EMBEDDED_HINT =
+  'The embedded model only answers word problems in its 126 words, such as "tom has 7 apples . he buys 5 . how many now ? sum"; -m MODEL names another.';
+
 const NOT_IN_BATCH = ['messages', 'promptIds', 'template', 'templateIds', 'stream', 'delay', 'json'] as const;
 
 /** Completes the prompts of a file. */
@@ -258,7 +262,11 @@ async function generate(text: string | undefined, flags: Flags, command: Command
       ...(flags.stream ? { steps } : {}),
     });
   } else if (!flags.stream) printData(completionText(model, result));
-  if (!flags.quiet && !flags.json) printMessage(summary(result, drawsSeed(options)));
+  if (flags.quiet) return;
+  if (!flags.json) printMessage(summary(result, drawsSeed(options)));
+  const unknownId = model.tokenizer?.unknownId ?? null;
+  if (flags.model === undefined && unknownId !== null && result.promptIds.includes(unknownId))
+    printMessage(EMBEDDED_HINT);
 }
 
 /** Adds `dultra generate` to the program. */

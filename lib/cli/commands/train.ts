@@ -184,7 +184,7 @@ async function checkWords(flags: Flags, { name, vocabulary }: datasets.Dataset):
   if (vocabulary.length === 0) return;
   await using model = await openModel({ ...flags, model: undefined });
   const { tokenizer } = model;
-  const unknownId = tokenizer?.tokenId('<unk>') ?? null;
+  const unknownId = tokenizer?.unknownId ?? null;
   if (!tokenizer || unknownId === null) return;
   const unknown = vocabulary.filter((word) => tokenizer.encode(word).includes(unknownId));
   if (unknown.length > 0)

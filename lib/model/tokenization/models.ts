@@ -8,6 +8,8 @@ export interface Model {
   vocabulary: ReadonlyMap<string, number>;
   /** Ids of a piece, which is not empty. @throws Error where the vocabulary has no token for it */
   encode: (piece: string) => number[];
+  /** The token that stands for what the vocabulary lacks, or null. */
+  unknownId: number | null;
 }
 
 /** Pieces whose ids are kept, and their longest length. */
@@ -193,6 +195,7 @@ const bpe = component(
     const cache = new Map<string, number[]>();
     return {
       vocabulary,
+      unknownId: unknown ?? null,
       encode: (piece) => {
         const whole = options.ignore_merges ? vocabulary.get(piece) : undefined;
         if (whole !== undefined) return [whole];
@@ -215,6 +218,7 @@ const wordLevel = component(
     const vocabulary = byId(vocab, path);
     return {
       vocabulary,
+      unknownId: vocabulary.get(unk_token ?? '') ?? null,
       encode: (piece) => {
         const id = vocabulary.get(piece) ?? vocabulary.get(unk_token ?? '');
         if (id === undefined) throw new Error(`the tokenizer has no token for ${show(piece)}`);
@@ -240,6 +244,7 @@ const wordPiece = component(
     };
     return {
       vocabulary,
+      unknownId: vocabulary.get(unk_token) ?? null,
       encode: (piece) => {
         const characters = Array.from(piece);
         if (characters.length > longest) return unknown(piece);
