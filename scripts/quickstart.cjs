@@ -52,7 +52,7 @@ async function measure() {
   const { datasets, evaluate, loadModel, samplerGrid, writeReport } = require('..');
   const { conclude } = require('../dist/evaluation/report-series');
   const dataset = datasets.byName('st1');
-  const grid = samplerGrid({ size: 'quick', maxTokens: dataset.maxTokens });
+  const grid = samplerGrid({ size: 'quick', maxTokens: dataset.genLength });
   const groups = new Map(grid.map(({ name, group }) => [name, group]));
   const isPlanner = (name) => groups.get(name).startsWith('planner');
   const plans = [

@@ -66,7 +66,7 @@ async function measure(model, examples, sampler) {
   let passes = 0;
   for (let i = 0; i < examples.length; i += 64) {
     const part = examples.slice(i, i + 64);
-    const lengths = part[0].meta.template ? {} : { maxTokens: world.maxTokens, blockLength: world.blockLength };
+    const lengths = part[0].meta.template ? {} : { maxTokens: world.genLength, blockLength: world.blockLength };
     const results = await model.generateBatch(part.map(asked), { sampler, ...lengths });
     results.forEach(({ text, nfe }, k) => {
       if (world.verify(part[k], text)) right++;
@@ -185,7 +185,7 @@ async function main() {
       const saved = path.join(out, 'model');
       await model.save(saved, { dtype: 'bfloat16' });
       const decoding = {
-        gen_length: world.maxTokens,
+        gen_length: world.genLength,
         block_length: world.blockLength,
         sampler: PLANNERS['planner, rounded'],
       };

@@ -56,7 +56,7 @@ describe('AUP', () => {
 
 describe('a campaign', () => {
   const source = withTokenizer(256);
-  const dataset = { ...datasets.byName('st1'), maxTokens: 16, blockLength: 16 };
+  const dataset = { ...datasets.byName('st1'), genLength: 16, blockLength: 16 };
   const options = (outputDir?: string): CampaignOptions => ({
     dataset,
     samplers: { planner: { type: 'planner', select: 'bernoulli' }, 'fixed:4': { type: 'fixed', steps: 4 } },
@@ -362,7 +362,7 @@ describe('the whole path', () => {
 
   test('a data set registered by a module', async () => {
     const text = `const { datasets } = require(${JSON.stringify(path.join(__dirname, '..', 'dist'))});
-      datasets.register('mine', () => ({ ...datasets.byName('st1'), name: 'mine', maxTokens: 8, blockLength: 8, verify: async () => true }));`;
+      datasets.register('mine', () => ({ ...datasets.byName('st1'), name: 'mine', genLength: 8, blockLength: 8, verify: async () => true }));`;
     writeFileSync(path.join(cwd, 'mine.cjs'), text);
     const args = ['eval', '-m', model, '--import', './mine.cjs', '-d', 'mine', '-s', 'fixed:2', '-c', '3', '--json'];
     const { code, stdout } = await dultra(args, cwd);

@@ -68,7 +68,7 @@ describe.each(['qwen2', 'tied', 'llama'])('%s', (name) => {
     });
     expect(Array.from(result.ids)).toEqual(want);
     expect(result.nfe).toBe(want.length);
-    expect(result.finishReason).toBe(stop < 0 ? 'length' : 'stop');
+    expect(result.finishReason).toBe(stop < 0 ? 'length' : 'eos');
     const [scored] = await model.logProbs([{ promptIds: expected.prompt, ids: result.ids }]);
     result.logProbs.forEach((value, i) => {
       expect(value).toBeCloseTo(scored[i], 4);
@@ -315,7 +315,7 @@ describe('the teacher', () => {
     const examples = ['ca', 'ab', 'c'].map((prompt) => ({ prompt, answer: '', category: '', meta: null }));
     const dataset: TaskDataset<string> = {
       name: 'letters',
-      maxTokens: 6,
+      genLength: 6,
       blockLength: 6,
       vocabulary: [],
       finite: { test: examples },

@@ -20,10 +20,10 @@ describe.each(tasks.map((task) => [task.name, task] as const))('%s', (_name, tas
   test('every drawn answer is right, fits, and speaks the vocabulary', () => {
     const vocabulary = new Set(task.vocabulary);
     expect(vocabulary.size).toBe(task.vocabulary.length);
-    expect(task.maxTokens % task.blockLength).toBe(0);
+    expect(task.genLength % task.blockLength).toBe(0);
     for (const example of every) {
       expect(task.verify(example, example.answer)).toBe(true);
-      expect(words(example.answer).length).toBeLessThanOrEqual(task.maxTokens);
+      expect(words(example.answer).length).toBeLessThanOrEqual(task.genLength);
       expect([...words(example.prompt), ...words(example.answer)].filter((word) => !vocabulary.has(word))).toEqual([]);
     }
   });

@@ -302,7 +302,7 @@ describe('operating points', () => {
 });
 
 test('the grid: names are unique, and every setting runs', async () => {
-  const grid = samplerGrid({ maxTokens: task.maxTokens });
+  const grid = samplerGrid({ maxTokens: task.genLength });
   expect(new Set(grid.map(({ name }) => name)).size).toBe(grid.length);
   expect(grid.map(({ name }) => name)).toContain('fixed steps 24');
   expect(samplerGrid({ planner: false }).some(({ sampler }) => sampler.type === 'planner')).toBe(false);

@@ -305,7 +305,7 @@ describe('evaluation', () => {
       datasetSource: { judge: 'a verifier of its own' },
     });
     expect(judged.results[0].samples[0].score).toBe(1);
-    const given = await evaluate(model, { dataset: { examples: rows, maxTokens: 10, blockLength: 5 }, samplers });
+    const given = await evaluate(model, { dataset: { examples: rows, genLength: 10, blockLength: 5 }, samplers });
     expect(given.config).toMatchObject({ maxTokens: 10, blockLength: 5 });
   });
 

@@ -32,7 +32,7 @@ function start(stage, model, outputDir) {
         dataset: {
           examples: dataset.sample('train', 37, 1),
           validation: dataset.sample('validation', 8, 1),
-          maxTokens: 8,
+          genLength: 8,
         },
         batchSize: 16,
       });

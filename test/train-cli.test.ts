@@ -159,12 +159,12 @@ test('a task from a module, a tokenizer learnt from it, a mixture, and right ans
   const dultraPackage = JSON.stringify(path.join(__dirname, '..'));
   writeFileSync(
     path.join(cwd, 'task.cjs'),
-    `const { datasets } = require(${dultraPackage}); module.exports = { ...datasets.world(), maxTokens: 40, blockLength: 40 };`,
+    `const { datasets } = require(${dultraPackage}); module.exports = { ...datasets.world(), genLength: 40, blockLength: 40 };`,
   );
   // The same as an ES module with named exports.
   writeFileSync(
     path.join(cwd, 'task.mjs'),
-    "import task from './task.cjs';\nexport const { sample, verify, categories, maxTokens } = task;\n",
+    "import task from './task.cjs';\nexport const { sample, verify, categories, genLength } = task;\n",
   );
   writeFileSync(
     path.join(cwd, 'run.yaml'),

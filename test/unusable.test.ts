@@ -48,7 +48,7 @@ const withBad = [fitting[0], long, ...fitting.slice(1, 4), odd, fitting[4]];
 const data = (examples: TrainingExample[], validation = examples) => ({
   examples,
   validation,
-  maxTokens: 8,
+  genLength: 8,
   blockLength: 8,
 });
 
@@ -184,7 +184,7 @@ describe('evaluation', () => {
         const asked = samples.filter(({ problem }) => !problem);
         const passes = asked.reduce((sum, sample) => sum + sample.nfe, 0);
         expect(nfe.mean).toBe(passes / 4);
-        expect(tokensPerForward.generated).toBe((4 * task.maxTokens) / passes);
+        expect(tokensPerForward.generated).toBe((4 * task.genLength) / passes);
         expect(categories.x).toEqual({ count: 3, accuracy: 2 / 3, nfe: (asked[0].nfe + asked[1].nfe) / 2 });
       }
       // A custom score is not asked about them.

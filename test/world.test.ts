@@ -209,8 +209,8 @@ test('presets train what is generated: no answer of planner and GRPO is longer',
     // With a tokenizer of half the size, which makes longer rows.
     for (const { prompt, answer } of world.sample('train', 500, 9, shares)) {
       const tokens = model.tokenizer!.encode(answer, { addSpecialTokens: false }).length;
-      expect(tokens).toBeLessThan(world.maxTokens);
-      expect(model.encodePrompt(prompt).length + world.maxTokens).toBeLessThanOrEqual(model.config.maxSequenceLength);
+      expect(tokens).toBeLessThan(world.genLength);
+      expect(model.encodePrompt(prompt).length + world.genLength).toBeLessThanOrEqual(model.config.maxSequenceLength);
     }
   }
   model.dispose();

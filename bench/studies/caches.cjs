@@ -26,7 +26,7 @@ async function measure(dultra, model, { dataset, count, blockLength }) {
   const { results, config } = await dultra.evaluate(model, {
     dataset,
     count,
-    maxTokens: dataset.maxTokens,
+    maxTokens: dataset.genLength,
     blockLength,
     samplers: named(SAMPLERS, dultra.parseSampler),
     caches: named(CACHES, dultra.parseCache),
@@ -121,7 +121,7 @@ async function main() {
   const dultra = require('../../dist/index.js');
   const dataset = dultra.datasets.byName(values.task);
   const model = await dultra.loadModel(values.model);
-  const half = dataset.maxTokens % 2 === 0 ? dataset.maxTokens / 2 : dataset.maxTokens;
+  const half = dataset.genLength % 2 === 0 ? dataset.genLength / 2 : dataset.genLength;
   const lengths = [...new Set([dataset.blockLength, half])];
   const parts = [];
   const add = async (title) => {
@@ -150,7 +150,7 @@ async function main() {
   model.dispose();
   const name = values.model ?? 'the embedded model';
   const text = [
-    `${count} test prompts of ${dataset.name}, ${dataset.maxTokens} tokens each, ${name}; one seed (${seed}). Made by \`node bench/studies/caches.cjs${
+    `${count} test prompts of ${dataset.name}, ${dataset.genLength} tokens each, ${name}; one seed (${seed}). Made by \`node bench/studies/caches.cjs${
       process.argv
         .slice(2)
         .filter((word) => word !== '--write')

@@ -178,7 +178,7 @@ async function evaluateStage(name, folder, task, count) {
   );
   const dataset = dultra.datasets.byName(task);
   const planned = !['base', 'sft-one'].includes(name);
-  const whole = dultra.samplerGrid({ maxTokens: dataset.maxTokens, planner: planned });
+  const whole = dultra.samplerGrid({ maxTokens: dataset.genLength, planner: planned });
   // Of an ablation the planner's rules are enough to compare it by.
   const grid = whole.filter(({ group }) => MAIN.includes(name) || !planned || isPlanner(group));
   const samplers = Object.fromEntries(grid.map(({ name: key, sampler }) => [key, sampler]));
@@ -320,12 +320,12 @@ async function main() {
     if (evaluations.base) perSeed.push({ seed, folder, evaluations });
   }
   if (perSeed.length === 0) throw new Error('nothing to tabulate yet');
-  const rows = dultra.averageOperatingPoints(perSeed.map(({ evaluations }) => rowsOf(evaluations, dataset.maxTokens)));
+  const rows = dultra.averageOperatingPoints(perSeed.map(({ evaluations }) => rowsOf(evaluations, dataset.genLength)));
   process.stdout.write(
     `### ${task}, seeds ${perSeed.map(({ seed }) => seed).join(', ')}\n\n${table(rows, perSeed.length)}\n\n`,
   );
   for (const { seed, folder, evaluations } of perSeed) {
-    process.stdout.write(`Seed ${seed}:\n\n${categoryTable(evaluations, dataset.maxTokens)}\n\n`);
+    process.stdout.write(`Seed ${seed}:\n\n${categoryTable(evaluations, dataset.genLength)}\n\n`);
     const costs = Object.keys(evaluations)
       .filter((name) => existsSync(path.join(folder, name, 'cost.json')))
       .map((name) => {

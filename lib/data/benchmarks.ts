@@ -57,7 +57,7 @@ export interface BenchmarkOptions {
    */
   functionsOnly?: boolean | undefined;
   /** Default 256, as in the reference. */
-  maxTokens?: number | undefined;
+  genLength?: number | undefined;
   /** Default 32, as in the reference. */
   blockLength?: number | undefined;
   /** Where programs run. Default: `rewards.sharedSandbox()`. */
@@ -431,17 +431,17 @@ export async function openBenchmark(
     'compat',
     'difficulties',
     'functionsOnly',
-    'maxTokens',
+    'genLength',
     'blockLength',
     'sandbox',
   ]);
   const { source, prompts = 'evaluation', compat, difficulties = ['introductory'], functionsOnly = false } = options;
-  const { maxTokens = 256, blockLength = 32, sandbox } = options;
+  const { genLength = 256, blockLength = 32, sandbox } = options;
   checkChoice('prompts', prompts, PROMPT_STYLES);
   checkChoice('functionsOnly', functionsOnly, [true, false] as const);
   if (compat !== undefined) checkChoice('compat', compat, ['reference'] as const);
-  checkInteger('maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
-  checkInteger('blockLength', blockLength, { min: 1, max: maxTokens });
+  checkInteger('genLength', genLength, { min: 1, max: 2 ** 30 });
+  checkInteger('blockLength', blockLength, { min: 1, max: genLength });
   const definition = DEFINITIONS[name];
   const wanted =
     options.splits ?? (source === undefined ? definition.splits : (['train', 'validation', 'test'] as const));
@@ -460,7 +460,7 @@ export async function openBenchmark(
   }
   return {
     name,
-    maxTokens,
+    genLength,
     blockLength,
     vocabulary: [],
     finite,

@@ -24,8 +24,8 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
   /** Short name, such as "st1". */
   name: string;
   /** Length of completions in tokens; answers are padded to it with end-of-sequence tokens. */
-  maxTokens: number;
-  /** Block length that the task is decoded with; divides `maxTokens`. */
+  genLength: number;
+  /** Block length that the task is decoded with; divides `genLength`. */
   blockLength: number;
   /**
    * Equal arguments give equal examples. Endless tasks: the splits are disjoint by construction. Finite ones: the first
@@ -49,9 +49,9 @@ export interface TaskDataset<P extends ExamplePrompt = ExamplePrompt> {
 
 /** Any data set: a {@link TaskDataset}, or a user's own examples, which may lack answers and lengths. */
 export interface Dataset<P extends ExamplePrompt = ExamplePrompt>
-  extends Omit<TaskDataset<P>, 'maxTokens' | 'blockLength' | 'sample' | 'verify' | 'finite'> {
+  extends Omit<TaskDataset<P>, 'genLength' | 'blockLength' | 'sample' | 'verify' | 'finite'> {
   /** As of a {@link TaskDataset}; null: what uses it decides. */
-  maxTokens: number | null;
+  genLength: number | null;
   /** As of a {@link TaskDataset}; null: what uses it decides. */
   blockLength: number | null;
   /** As of a {@link TaskDataset}. */

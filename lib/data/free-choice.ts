@@ -73,7 +73,7 @@ export function freeChoice(task: FreeChoiceName): TaskDataset<string> {
   };
   return {
     name: task,
-    maxTokens: length,
+    genLength: length,
     blockLength: length,
     vocabulary: [
       ...OPERATIONS.map((_, i) => String(i + 1)),

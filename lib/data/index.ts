@@ -90,7 +90,7 @@ const OWN_OPTIONS = ['validation', 'splitSeed', 'verify'] as const;
 /**
  * Opens a task or data set: "st1", "world"; "gsm8k", where it is published; "gsm8k:test.jsonl" or "gsm8k:org/name", from
  * a file, a folder or another repository; a name that {@link register} knows; a JavaScript module ("./task.mjs") that
- * exports `sample`, `verify` and `maxTokens`, and what else of {@link TaskDataset} it has.
+ * exports `sample`, `verify` and `genLength`, and what else of {@link TaskDataset} it has.
  * @throws RangeError for an unknown name; DUltraError BAD_DATASET for a module that does not load; as
  * {@link openBenchmark}
  */

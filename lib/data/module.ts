@@ -28,13 +28,13 @@ export function openModule(file: string): TaskDataset {
         'dataset',
         `expected ${file} to export a function ${name}, got ${typeof task[name]}`,
       );
-  const { maxTokens } = task;
-  if (!Number.isInteger(maxTokens) || (maxTokens as number) < 1)
+  const { genLength } = task;
+  if (!Number.isInteger(genLength) || (genLength as number) < 1)
     throw optionError(
       TypeError,
       'dataset',
-      `expected ${file} to export maxTokens, tokens of an answer, got ${maxTokens}`,
+      `expected ${file} to export genLength, tokens of an answer, got ${genLength}`,
     );
-  const defaults = { name: path.basename(file), blockLength: maxTokens as number, vocabulary: [] };
+  const defaults = { name: path.basename(file), blockLength: genLength as number, vocabulary: [] };
   return { ...defaults, ...(task as TaskDataset) };
 }

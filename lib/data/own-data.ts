@@ -27,7 +27,7 @@ export interface ExampleData {
   /** Whether a completion's text is a right answer. Default: that it is `answer`, white space aside. */
   verify?: ((example: TrainingExample, completion: string) => boolean | Promise<boolean>) | undefined;
   /** Tokens that an answer is given. Default: the option `maxTokens` of what uses it. */
-  maxTokens?: number | undefined;
+  genLength?: number | undefined;
   /** Default: the option `blockLength` of what uses it. */
   blockLength?: number | undefined;
 }
@@ -108,18 +108,18 @@ function splitByShare(examples: readonly OwnExample[], share: number, seed: numb
   };
 }
 
-const EXAMPLE_KEYS = ['name', 'examples', 'validation', 'splitSeed', 'verify', 'maxTokens', 'blockLength'];
+const EXAMPLE_KEYS = ['name', 'examples', 'validation', 'splitSeed', 'verify', 'genLength', 'blockLength'];
 
 /** Checks what {@link ExampleData} says of splits and lengths. */
 function checkExampleData(data: ExampleData): void {
   checkKeys('dataset', data, EXAMPLE_KEYS);
-  const { name, splitSeed = 0, verify, maxTokens, blockLength } = data;
+  const { name, splitSeed = 0, verify, genLength, blockLength } = data;
   if (name !== undefined && typeof name !== 'string')
     throw optionError(TypeError, 'dataset.name', `expected text, got ${show(name)}`);
   if (verify !== undefined && typeof verify !== 'function')
     throw optionError(TypeError, 'dataset.verify', `expected a function, got ${show(verify)}`);
   checkInteger('splitSeed', splitSeed, { min: 0, max: Number.MAX_SAFE_INTEGER });
-  if (maxTokens !== undefined) checkInteger('dataset.maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
+  if (genLength !== undefined) checkInteger('dataset.genLength', genLength, { min: 1, max: 2 ** 30 });
   if (blockLength !== undefined) checkInteger('dataset.blockLength', blockLength, { min: 1, max: 2 ** 30 });
 }
 
@@ -133,7 +133,7 @@ function digestOf(splits: Splits): string {
 
 /** A data set of examples that are all there. */
 function fromSplits(data: ExampleData, given: Splits, held: readonly OwnExample[] | number | undefined): Dataset {
-  const { splitSeed = 0, verify, maxTokens = null, blockLength = null } = data;
+  const { splitSeed = 0, verify, genLength = null, blockLength = null } = data;
   const { train = [] } = given;
   let finite = given;
   if (typeof held === 'number') finite = { ...given, ...splitByShare(train, held, splitSeed) };
@@ -145,7 +145,7 @@ function fromSplits(data: ExampleData, given: Splits, held: readonly OwnExample[
   const judge = verify ? 'a verifier of its own' : 'exact match of the answer';
   return {
     name,
-    maxTokens,
+    genLength,
     blockLength,
     finite,
     exactMatch: verify === undefined,

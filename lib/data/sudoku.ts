@@ -53,7 +53,7 @@ export function sudoku4(): TaskDataset<string> {
   };
   return {
     name: 'sudoku4',
-    maxTokens: CELLS,
+    genLength: CELLS,
     blockLength: CELLS,
     vocabulary: [BLANK, '1', '2', '3', '4'],
     sample: (split, count, seed) => sampleSplit(draw, split, count, seed),

@@ -243,7 +243,7 @@ function formsOf(task: WordProblemName, { steps, style }: Story): readonly Form[
  */
 export function wordProblems(task: WordProblemName): WordProblemDataset {
   const twoSteps = task === 't12' || task === 't12w';
-  const maxTokens = twoSteps ? 32 : 24;
+  const genLength = twoSteps ? 32 : 24;
   const skeletons = allSkeletons(task);
   const draw = (random: Random): Example<string> => {
     const story = drawStory(random, task);
@@ -262,8 +262,8 @@ export function wordProblems(task: WordProblemName): WordProblemDataset {
   };
   return {
     name: task,
-    maxTokens,
-    blockLength: maxTokens,
+    genLength,
+    blockLength: genLength,
     vocabulary: VOCABULARY,
     sample: (split, count, seed) => sampleSplit(draw, split, count, seed),
     verify: (example, completion) => answersOf(example).has(normaliseSpace(completion)),

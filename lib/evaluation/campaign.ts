@@ -178,7 +178,7 @@ function identityOf(options: CampaignOptions & { dataset: Dataset }, seeds: read
     samplers.map(([name, sampler]) => [name, typeof sampler === 'function' ? 'custom' : sampler]),
   );
   const { name, source = null } = dataset;
-  const lengths = { maxTokens: maxTokens ?? dataset.maxTokens, blockLength: blockLength ?? null };
+  const lengths = { maxTokens: maxTokens ?? dataset.genLength, blockLength: blockLength ?? null };
   const identity = {
     dataset: name,
     source,

@@ -404,7 +404,7 @@ export function evaluationMaxTokens(
   dataset: Dataset,
   { split = defaultSplit(dataset), score }: Pick<EvaluateOptions, 'split' | 'score'> = {},
 ): number {
-  if (dataset.maxTokens !== null) return dataset.maxTokens;
+  if (dataset.genLength !== null) return dataset.genLength;
   const examples = dataset.finite?.[split as Split];
   return examples && dataset.exactMatch && !score ? longestAnswer(model, examples) : defaultMaxTokens(model);
 }
@@ -445,7 +445,7 @@ async function resolveEvaluation(model: MaskedDiffusionModel | CausalModel, opti
     );
   const maxTokens = options.maxTokens ?? evaluationMaxTokens(model, dataset, { split, score });
   checkInteger('maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
-  const isOwn = dataset.maxTokens === null && options.maxTokens === undefined;
+  const isOwn = dataset.genLength === null && options.maxTokens === undefined;
   const fitting = isOwn ? defaultBlockLength(maxTokens) : maxTokens;
   const ofTask = options.maxTokens === undefined ? (dataset.blockLength ?? fitting) : maxTokens;
   // A model that attends by blocks decodes by its own, whose last one may end behind maxTokens.

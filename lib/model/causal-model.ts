@@ -47,7 +47,7 @@ export interface CausalResult {
   nfe: number;
   /** Log-probability of each token, at temperature 1. */
   logProbs: Float32Array;
-  finishReason: 'length' | 'stop';
+  finishReason: 'length' | 'eos';
 }
 
 const DEFAULT_BUDGET = 8192;
@@ -271,7 +271,7 @@ export class CausalModel {
       promptIds,
       nfe: ids.length,
       logProbs: Float32Array.from(logProbs),
-      finishReason: isDone ? 'stop' : 'length',
+      finishReason: isDone ? 'eos' : 'length',
     };
   }
 

@@ -163,7 +163,7 @@ export function openData(
 ): DataSource {
   const { name, finite } = data;
   // A task of a user may leave lengths out.
-  const { maxTokens = null, blockLength = null }: Partial<Dataset> = data;
+  const { genLength: maxTokens = null, blockLength = null }: Partial<Dataset> = data;
   // A reward can compare with the answer by itself; it is no verifier that could tell an accuracy.
   const verify: DataSource['verify'] = data.exactMatch
     ? null

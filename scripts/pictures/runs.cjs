@@ -212,7 +212,7 @@ async function demo(model) {
 /** frontier.svg: accuracy against forward passes, before and after GRPO, on held-out prompts. */
 async function frontier() {
   const dataset = DATASET;
-  const grid = dultra.samplerGrid({ size: 'full', maxTokens: dataset.maxTokens });
+  const grid = dultra.samplerGrid({ size: 'full', maxTokens: dataset.genLength });
   const isPlanner = (group) => group.startsWith('planner');
   const lines = [];
   for (const { folder, label, color, choose, dash = '' } of [
@@ -242,7 +242,7 @@ async function frontier() {
       })),
     });
   }
-  const { x, y, axes: parts } = plot(dataset.maxTokens * 1.05);
+  const { x, y, axes: parts } = plot(dataset.genLength * 1.05);
   // The best setting of each line has its name: below the others, where there is room.
   const names = [];
   lines.forEach((line, i) => {

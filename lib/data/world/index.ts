@@ -227,7 +227,7 @@ function verify({ meta }: Example, completion: string): boolean {
 export function world(): WorldDataset {
   return {
     name: 'world',
-    maxTokens: 48,
+    genLength: 48,
     blockLength: 48,
     vocabulary: [],
     moreSplits: ['names', 'outside'],

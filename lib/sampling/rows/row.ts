@@ -191,7 +191,7 @@ export abstract class Row {
 
   outcome(): RowOutcome {
     const { ids, begin, nfe, fullForwards, unmaskedAt, logProbs, logLikelihood } = this;
-    const finishReason = this.endFrom(begin) >= 0 ? 'stop' : 'length';
+    const finishReason = this.endFrom(begin) >= 0 ? 'eos' : 'length';
     return { ids, begin, nfe, fullForwards, unmaskedAt, logProbs, logLikelihood, finishReason };
   }
 
