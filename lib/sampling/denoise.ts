@@ -173,10 +173,15 @@ function recordedDraws(parts: readonly (Float64Array | undefined)[]): Float64Arr
   return given.length === parts.length ? concatenate(given, Float64Array) : null;
 }
 
+type RequestParts = RuleRequest & Pick<NativeStepRequest, 'seed'> & Partial<NativeStepRequest>;
+
 /** What all steps of a run have in common. */
 interface Run {
   settings: DenoiseSettings;
   rule: RuleRequest;
+  /** What the requests of all steps have in common: of those that draw tokens, and of those that take the best. */
+  drawing: RequestParts;
+  greedy: RequestParts;
   cache: NativeCache | null;
   recorded: RecordedUniforms | undefined;
 }
@@ -189,13 +194,26 @@ const tokenDraw = ({ temperature, topK, topP, topPFirst, scores }: DenoiseSettin
   ...(scores !== null && { scores }),
 });
 
+/** The parts of `drawing` and `greedy` of a run: made once, since objects of many parts cost small models' steps. */
+function requestParts(settings: DenoiseSettings, rule: RuleRequest): Pick<Run, 'drawing' | 'greedy'> {
+  const greedy = {
+    ...rule,
+    seed: settings.seed,
+    temperedLogProb: settings.tempered,
+    shiftInside: settings.reference,
+    referenceLikelihood: settings.referenceLikelihood,
+  };
+  return { greedy, drawing: { ...greedy, ...tokenDraw(settings) } };
+}
+
 /** The native request of the next step of the rows that take part. */
-function stepRequest({ settings, rule, cache, recorded }: Run, rows: Row[], step: number): NativeStepRequest {
+function stepRequest(run: Run, rows: Row[], step: number): NativeStepRequest {
+  const { settings, rule, cache, recorded } = run;
   const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
   const isListed = cache !== null || rows.some((row) => !row.isWindow);
   const draws = recorded && rows.map((row) => recorded({ step, row: row.index, positions: row.candidates }));
   return {
-    ...rule,
+    ...(rows.every((row) => row.isGreedy) ? run.greedy : run.drawing),
     ids,
     offsets,
     windowEnds: numbersOf(rows, Int32Array, (row) => row.windowEnd()),
@@ -207,13 +225,8 @@ function stepRequest({ settings, rule, cache, recorded }: Run, rows: Row[], step
     },
     rowKeys: numbersOf(rows, Uint32Array, (row) => settings.firstRow + row.index),
     steps: numbersOf(rows, Uint32Array, (row) => row.steps),
-    seed: settings.seed,
-    ...(!rows.every((row) => row.isGreedy) && tokenDraw(settings)),
-    temperedLogProb: settings.tempered,
     counts: stepCounts(settings.sampler, rows),
     chances: stepChances(settings.sampler, rule, rows),
-    shiftInside: settings.reference,
-    referenceLikelihood: settings.referenceLikelihood,
     uniforms: draws && {
       token: recordedDraws(draws.map((draw) => draw.token)),
       position: recordedDraws(draws.map((draw) => draw.position)),
@@ -240,7 +253,7 @@ export async function* denoiseRows(
   // A handle of its own: a model that is disposed meanwhile lives until the loop ends.
   const model = target.native.share();
   const token = new (native().CancelToken)();
-  const run: Run = { settings, rule, cache: null, recorded };
+  const run: Run = { settings, rule, cache: null, recorded, ...requestParts(settings, rule) };
   try {
     if (storage)
       run.cache = await allocateCache(model, target.config, offsetsOf(rows.map((row) => row.ids.length)), storage);
