@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { badFile, checkFields } from '../../files/json';
 import type { NativeExperts } from '../../native';
+import { DECODER_KEYS } from './decoder';
 import { count } from './definition';
 import { diffusionDecoderName } from './diffusion-decoder';
 
@@ -16,6 +17,12 @@ const schema = z.looseObject({
 
 /** Keys of config.json that every mixture of experts has. */
 export const EXPERT_KEYS: readonly string[] = Object.keys(schema.shape);
+
+/** What they accept of a decoder's keys that are not read: they read the share of rotated channels, and see both ways. */
+export const EXPERT_ACCEPTED: Readonly<Record<string, readonly unknown[]>> = Object.fromEntries([
+  ...Object.entries(DECODER_KEYS.accepted).filter(([key]) => key !== 'partial_rotary_factor'),
+  ['is_causal', [false]],
+]);
 
 /** What {@link expertsOf} needs beside the keys that all families share. */
 type Traits = Omit<NativeExperts, 'count' | 'perToken'>;

@@ -4,7 +4,7 @@ import { badFile, checkFields } from '../../files/json';
 import { DECODER_KEYS } from './decoder';
 import { count, type DiffusionFamily, LIMITS } from './definition';
 import { DIFFUSION_KEYS, diffusionDecoder, diffusionDecoderJson } from './diffusion-decoder';
-import { EXPERT_KEYS, expertName, expertsOf, ropeDimOf } from './experts';
+import { EXPERT_ACCEPTED, EXPERT_KEYS, expertName, expertsOf, ropeDimOf } from './experts';
 
 const schema = z.looseObject({
   expert_intermediate_size: count(LIMITS.mlp),
@@ -29,10 +29,7 @@ export const lladaMoe: DiffusionFamily = {
   keys: {
     read: [...DECODER_KEYS.read, ...DIFFUSION_KEYS, ...EXPERT_KEYS, ...Object.keys(schema.shape)],
     accepted: {
-      ...Object.fromEntries(
-        Object.entries(DECODER_KEYS.accepted).filter(([key]) => !['partial_rotary_factor', 'is_causal'].includes(key)),
-      ),
-      is_causal: [false],
+      ...EXPERT_ACCEPTED,
       attention_bias: [false],
       moe_router_score_function: ['softmax'],
       // The model's code reads none of these; what it computes is what is accepted.

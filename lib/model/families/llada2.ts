@@ -5,7 +5,7 @@ import type { ModelConfig } from '../config';
 import { DECODER_KEYS } from './decoder';
 import { count, type DiffusionFamily, LIMITS, type TensorPlace } from './definition';
 import { DIFFUSION_KEYS, diffusionDecoder, diffusionDecoderJson } from './diffusion-decoder';
-import { EXPERT_KEYS, expertName, expertsOf, expertTensor, ropeDimOf } from './experts';
+import { EXPERT_ACCEPTED, EXPERT_KEYS, expertName, expertsOf, expertTensor, ropeDimOf } from './experts';
 
 const schema = z.looseObject({
   num_hidden_layers: z.int().nonnegative().max(LIMITS.layers),
@@ -71,10 +71,7 @@ export const llada2: DiffusionFamily = {
   keys: {
     read: [...DECODER_KEYS.read, ...DIFFUSION_KEYS, ...EXPERT_KEYS, ...Object.keys(schema.shape)],
     accepted: {
-      ...Object.fromEntries(
-        Object.entries(DECODER_KEYS.accepted).filter(([key]) => !['partial_rotary_factor', 'is_causal'].includes(key)),
-      ),
-      is_causal: [false],
+      ...EXPERT_ACCEPTED,
       use_qk_norm: [true],
       // The model's code reads none of these; what it computes is what is accepted.
       norm_topk_prob: [true],
