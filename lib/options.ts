@@ -1,5 +1,6 @@
 // Checks of option values. A wrong type is a TypeError, a value out of range a RangeError; both name the option, what
 // was expected and what came.
+import { randomInt } from 'node:crypto';
 import { optionError } from './errors';
 import { show } from './text';
 
@@ -139,6 +140,12 @@ export function checkSeed(name: string, value: unknown): bigint {
   if (seed < 0n || seed >= 2n ** 64n) throw optionError(RangeError, name, `expected 0 to 2^64 - 1, got ${seed}`);
   return seed;
 }
+
+/** Drawn seeds are below it: they are safe integers, which people can write down. */
+const DRAWN_SEEDS = 2 ** 32;
+
+/** A seed for a call that draws tokens and was given none, so that a text asked for again is another. */
+export const drawSeed = (): number => randomInt(DRAWN_SEEDS);
 
 /** A copy of `object` without some of its keys. */
 export function omit<T extends object, K extends keyof T>(object: T, keys: readonly K[]): Without<T, K> {

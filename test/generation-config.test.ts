@@ -2,7 +2,7 @@
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { loadCausalModel, loadModel, parseSampler } from '../lib';
-import { modelFolder, temporaryFolder, withoutPlanner } from './helpers';
+import { modelFolder, temporaryFolder, withoutPlanner, withTokenizer } from './helpers';
 
 const prompt = { promptIds: [5, 17, 3] };
 
@@ -45,7 +45,12 @@ test.each([
   [{ gen_length: 8, block_length: 3 }, /gen_length: expected a multiple of block_length \(3\), got 8/],
   [{ block_length: 3 }, /block_length: expected gen_length beside it/],
   [{ sampler: { type: 'planner', select: 'most' } }, /sampler\.select: expected "topk"/],
-  [{ sampler: 'planner' }, /sampler: .*got "planner"/],
+  [{ sampler: 'confidense:0.9' }, /sampler: expected planner, .*got "confidense:0\.9"/],
+  [{ sampler: 'confidence:2' }, /sampler\.threshold: .*got 2/],
+  [{ sampler: '' }, /sampler: expected planner, .*got ""/],
+  [{ sampler: 3 }, /sampler: .*got 3/],
+  [{ stop_strings: 3 }, /stop_strings: expected a text or a list of texts, none of them empty, got 3/],
+  [{ stop_strings: ['###', ''] }, /stop_strings: .*got \["###",""\]/],
   [[], /generation_config\.json: .*got \[\]/],
   [
     { eos_token_id: 104 },
@@ -58,6 +63,49 @@ test.each([
     code: 'BAD_CHECKPOINT',
     message: expect.stringMatching(message),
   });
+});
+
+test.each<[string, object]>([
+  ['fixed:3', { type: 'fixed', steps: 3 }],
+  ['planner:1.5', { type: 'planner', probabilityScale: 1.5 }],
+  ['confidence', { type: 'confidence' }],
+])('a sampler in short form, %s', async (short, sampler) => {
+  const model = await loadModel(withDefaults({ gen_length: 12, sampler: short }));
+  expect(model.generationDefaults).toEqual({ maxTokens: 12, sampler });
+  expect(await model.generate(prompt)).toEqual(await model.generate(prompt, { sampler: short }));
+  model.dispose();
+  const plain = await loadModel(withDefaults({ sampler: short }, withoutPlanner('base')));
+  expect(plain.generationDefaults).toEqual(short.startsWith('planner') ? {} : { sampler });
+  plain.dispose();
+});
+
+test('stop strings are where texts end that are told nothing else', async () => {
+  const from = withTokenizer();
+  const plain = await loadModel(from, { threads: 1 });
+  const settings = { maxTokens: 24, sampler: 'fixed', temperature: 1, seed: 4 } as const;
+  const full = await plain.generate('abc', settings);
+  const stop = full.text.slice(5, 7);
+  const asked = await plain.generate('abc', { ...settings, stop });
+  expect(asked.finishReason).toBe('stop');
+  for (const stop_strings of [stop, ['nowhere', stop]]) {
+    const folder = withDefaults({ stop_strings }, from);
+    for (const file of ['tokenizer.json', 'tokenizer_config.json'])
+      copyFileSync(path.join(from, file), path.join(folder, file));
+    await using model = await loadModel(folder, { threads: 1 });
+    expect(model.generationDefaults).toEqual({ stop: [stop_strings].flat() });
+    expect(await model.generate('abc', settings)).toEqual(asked);
+    let text = '';
+    for await (const piece of model.textStream('abc', settings)) text += piece;
+    expect(text).toBe(asked.text);
+    // The caller's come first; templates and recorded runs have none.
+    expect(await model.generate('abc', { ...settings, stop: [] })).toEqual(full);
+    const { maxTokens: _, ...rest } = settings;
+    const template = { template: 'abc{{20}}' };
+    expect(await model.generate(template, rest)).toEqual(await plain.generate(template, rest));
+    const recorded = { ...settings, research: { compat: 'reference' } } as const;
+    expect(await model.generate('abc', recorded)).toEqual(await plain.generate('abc', recorded));
+  }
+  plain.dispose();
 });
 
 describe('ends of a text', () => {

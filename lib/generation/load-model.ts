@@ -18,7 +18,8 @@ export async function loadModel(source?: string, options: LoadModelOptions = {})
     parse: parseDiffusionCheckpoint,
     async readFiles(from, { maskTokenId, embeddingSize, planner }: ModelConfig, generation) {
       const tokenizer = await loadTokenizer(from, maskTokenId, embeddingSize);
-      return { tokenizer, generationDefaults: generationDefaults(generation, planner !== null) };
+      const parts = { hasPlanner: planner !== null, hasTokenizer: tokenizer !== null };
+      return { tokenizer, generationDefaults: generationDefaults(generation, parts) };
     },
   });
   const { folder, storedDtype, json, files, native } = checkpoint;

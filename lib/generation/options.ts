@@ -1,5 +1,4 @@
 // Options of generation, checked.
-import { randomInt } from 'node:crypto';
 import {
   checkChoice,
   checkInteger,
@@ -8,6 +7,7 @@ import {
   checkSeed,
   checkSignal,
   checkTokenFilter,
+  drawSeed,
 } from '../options';
 import { resolveCache } from '../sampling/caches';
 import type { DenoiseSettings } from '../sampling/denoise';
@@ -89,9 +89,6 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   };
 }
 
-/** Drawn seeds are below it: they are safe integers, which people can write down. */
-const DRAWN_SEEDS = 2 ** 32;
-
 /**
  * Options with a seed of its own for each call that draws tokens and was given none, so that a text asked for again is
  * another. Recorded runs of the reference (`research.compat`) keep the default.
@@ -99,5 +96,5 @@ const DRAWN_SEEDS = 2 ** 32;
 export function withDrawnSeed(options: GenerateOptions): GenerateOptions {
   const draws =
     options?.seed === undefined && options?.research?.compat === undefined && (options?.temperature ?? 0) > 0;
-  return draws ? { ...options, seed: randomInt(DRAWN_SEEDS) } : options;
+  return draws ? { ...options, seed: drawSeed() } : options;
 }

@@ -3,6 +3,7 @@ import { DUltraError, optionError } from '../errors';
 import { attendedBlock, type ModelConfig, rowLength } from '../model/config';
 import { familyOf } from '../model/families';
 import { checkIds, checkRoom, encodePrompt, maskName, type Vocabulary } from '../model/prompt';
+import { stopStrings, TextEnd } from '../model/text-end';
 import type { NativeModel } from '../native';
 import { checkInteger, checkKeys, checkList } from '../options';
 import { type ResolvedCache, resolveCache } from '../sampling/caches';
@@ -13,7 +14,6 @@ import { show } from '../text';
 import type { FormPrompt, PlainPrompt, Prompt } from '../types';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
-import { stopStrings, TextEnd } from './stop';
 import { templateIds } from './template';
 import type { GenerateOptions } from './types';
 
@@ -50,11 +50,11 @@ export function prepare(
   given: GenerateOptions,
 ): { rows: PreparedRow[]; settings: DenoiseSettings } {
   if (!Array.isArray(prompts)) throw optionError(TypeError, 'prompts', `expected an array, got ${show(prompts)}`);
-  const options = withDefaultSampler(model, given);
-  const settings = resolveGenerateOptions(options, model.config.planner !== null);
   const templates = prompts.filter((prompt) => isTemplate(prompt) || isForm(prompt)).length;
   if (templates > 0 && templates < prompts.length)
     throw optionError(TypeError, 'prompts', 'expected templates only or none, got both');
+  const options = withDefaults(model, given, templates > 0);
+  const settings = resolveGenerateOptions(options, model.config.planner !== null);
   const maxTokens = options.maxTokens ?? defaultMaxTokens(model);
   const rows = prompts.map((prompt) =>
     isTemplate(prompt)
@@ -86,11 +86,17 @@ function endEarly(model: GeneratingModel, rows: readonly PreparedRow[], strings:
   }
 }
 
-function withDefaultSampler({ generationDefaults }: GeneratingModel, options: GenerateOptions): GenerateOptions {
-  const { sampler } = generationDefaults;
-  // research.compat replays recorded runs: the checkpoint's default sampler does not apply.
-  const applies = options?.sampler === undefined && sampler !== undefined && options?.research?.compat === undefined;
-  return applies ? { ...options, sampler } : options;
+/** The options with the checkpoint's sampler and stop strings, where they name none. */
+function withDefaults(
+  { generationDefaults }: GeneratingModel,
+  options: GenerateOptions,
+  hasTemplates: boolean,
+): GenerateOptions {
+  // research.compat replays recorded runs: what the checkpoint says of others does not apply.
+  if (typeof options !== 'object' || options === null || options.research?.compat !== undefined) return options;
+  const sampler = options.sampler ?? generationDefaults.sampler;
+  const stop = options.stop ?? (hasTemplates ? undefined : generationDefaults.stop);
+  return { ...options, ...(sampler !== undefined && { sampler }), ...(stop !== undefined && { stop }) };
 }
 
 /** Tokens that a model generates where nothing says how many. */

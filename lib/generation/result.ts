@@ -1,6 +1,7 @@
 // Results of generation: what a row's outcome says, and what was measured beside it.
 import { decodeIds } from '../model/prompt';
-import { indexOfEnd, type RowOutcome } from '../sampling/rows/row';
+import { indexOfEnd } from '../model/text-end';
+import type { RowOutcome } from '../sampling/rows/row';
 import type { GeneratingModel, PreparedRow } from './prepare';
 import type { GenerateResult as Result } from './types';
 

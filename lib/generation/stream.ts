@@ -1,6 +1,6 @@
 // A row as a stream of events: what each step decided, and the text that is final.
 import { decodeIds } from '../model/prompt';
-import { indexOfEnd } from '../sampling/rows/row';
+import { indexOfEnd } from '../model/text-end';
 import type { DenoiseRow } from '../sampling/types';
 import type { GeneratingModel, PreparedRow } from './prepare';
 import type { GenerateResult, StreamEvent, UnmaskedToken } from './types';

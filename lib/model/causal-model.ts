@@ -9,46 +9,23 @@ import {
   native,
   StepResult,
 } from '../native';
-import { checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
+import { checkInteger, checkKeys, checkSignal } from '../options';
 import { concatenate, offsetsOf, packed, packPositions, packRows } from '../packing';
-import { deriveSeed, Purpose } from '../random';
-import type { ChatMessage } from '../types';
+import { show } from '../text';
 import { type Answer, type AnswerScore, answerIds, scoreOf } from './answer-score';
+import {
+  type CausalGenerateOptions,
+  type CausalPrompt,
+  type CausalResult,
+  type Draw,
+  resolveCausalOptions,
+} from './causal-options';
 import type { CausalConfig } from './config';
 import { allocateCache } from './kv-cache';
 import { decodeIds, encodePrompt } from './prompt';
+import { indexOfEnd, TextEnd } from './text-end';
 import type { Tokenizer } from './tokenizer';
 import { type ModelTrainer, openTrainer } from './trainer';
-
-/** A prompt of an autoregressive model: plain text, chat messages for its chat template, or token ids. */
-export type CausalPrompt = string | readonly ChatMessage[] | { promptIds: ArrayLike<number> };
-
-/** Options of {@link CausalModel.generateBatch}. */
-export interface CausalGenerateOptions {
-  /** Tokens to generate, at most. Default 128. */
-  maxTokens?: number | undefined;
-  /** 0 (default) takes the most probable token. */
-  temperature?: number | undefined;
-  /** Default 0. */
-  seed?: number | undefined;
-  /** Index of the first row in the random stream. Default 0. */
-  firstRow?: number | undefined;
-  signal?: AbortSignal | undefined;
-}
-
-/** One generated row. */
-export interface CausalResult {
-  /** Decoded completion, without the token that ended it. */
-  text: string;
-  /** Ids of the completion, with the token that ended it. */
-  ids: Int32Array;
-  promptIds: Int32Array;
-  /** Forward passes: one per token. */
-  nfe: number;
-  /** Log-probability of each token, at temperature 1. */
-  logProbs: Float32Array;
-  finishReason: 'length' | 'eos';
-}
 
 const DEFAULT_BUDGET = 8192;
 
@@ -62,8 +39,8 @@ interface CausalRow {
   /** Positions before it are in the cache. */
   computed: number;
   logProbs: number[];
-  /** A token that ends a text was drawn. */
-  isDone: boolean;
+  /** Why nothing follows; null while something does. */
+  ended: 'eos' | 'stop' | null;
 }
 
 /** A step that computes what is new of each row and draws the token that follows. */
@@ -71,7 +48,7 @@ function nextTokens(
   rows: readonly CausalRow[],
   step: number,
   cache: NativeCache,
-  { temperature, seed, firstRow }: { temperature: number; seed: bigint; firstRow: number },
+  { firstRow, ...draw }: Draw,
 ): NativeStepRequest {
   const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
   const fresh = rows.map(({ computed, length }) =>
@@ -85,8 +62,7 @@ function nextTokens(
     cached: { cache, rows: Int32Array.from(rows, ({ index }) => index), ...packPositions(fresh) },
     rowKeys: Uint32Array.from(rows, ({ index }) => firstRow + index),
     steps: new Uint32Array(rows.length).fill(step),
-    seed,
-    temperature,
+    ...draw,
     rule: 'none',
   };
 }
@@ -98,6 +74,8 @@ export class CausalModel {
   readonly tokenizer: Tokenizer | null;
   /** Folder that it was loaded from. */
   readonly source: string;
+  /** What `generateBatch` does where it is told nothing: `stop_strings` of generation_config.json. */
+  readonly generationDefaults: { readonly stop?: readonly string[] | undefined };
   /** Device, instruction set and size. */
   readonly info: NativeModelInfo;
   readonly #native: NativeModel;
@@ -105,17 +83,36 @@ export class CausalModel {
   #isDisposed = false;
 
   /** @internal */
-  constructor(parts: { native: NativeModel; config: CausalConfig; tokenizer: Tokenizer | null; source: string }) {
+  constructor(parts: {
+    native: NativeModel;
+    config: CausalConfig;
+    tokenizer: Tokenizer | null;
+    generationDefaults: CausalModel['generationDefaults'];
+    source: string;
+  }) {
     this.#native = parts.native;
     this.config = parts.config;
     this.tokenizer = parts.tokenizer;
+    this.generationDefaults = parts.generationDefaults;
     this.source = parts.source;
     this.info = parts.native.info();
   }
 
-  /** The ids that the model sees for a prompt. @throws TypeError; DUltraError NO_TOKENIZER */
-  encodePrompt(prompt: CausalPrompt): Int32Array {
-    return encodePrompt(prompt, this);
+  /**
+   * The ids that the model sees for a prompt. @param splitSpecialTokens as in {@link CausalGenerateOptions}
+   * @throws TypeError; DUltraError NO_TOKENIZER
+   */
+  encodePrompt(
+    prompt: CausalPrompt,
+    { splitSpecialTokens }: { splitSpecialTokens?: boolean | undefined } = {},
+  ): Int32Array {
+    if (typeof prompt === 'object' && prompt !== null && ('template' in prompt || 'form' in prompt))
+      throw optionError(
+        TypeError,
+        'prompt',
+        'expected a string, an array of messages or { promptIds }: an autoregressive model has no masks to fill',
+      );
+    return encodePrompt(prompt, this, { splitSpecialTokens });
   }
 
   /**
@@ -174,29 +171,27 @@ export class CausalModel {
   }
 
   /**
-   * Continues prompts token by token, until a token that ends a text, on cached keys and values. Row i draws as row
-   * `firstRow + i` of the random stream; rows are independent.
+   * Continues prompts token by token, until a token or a stop string that ends a text, on cached keys and values. Row i
+   * draws as row `firstRow + i` of the random stream; rows are independent.
    * @throws RangeError, TypeError for options; DUltraError DISPOSED, NO_TOKENIZER, NON_FINITE, OUT_OF_MEMORY;
    * `signal.reason`.
    */
   async generateBatch(prompts: readonly CausalPrompt[], options: CausalGenerateOptions = {}): Promise<CausalResult[]> {
-    checkKeys('options', options, ['maxTokens', 'temperature', 'seed', 'firstRow', 'signal']);
-    const { maxTokens = 128, temperature = 0, seed = 0, firstRow = 0, signal } = options;
-    checkInteger('maxTokens', maxTokens, { min: 1, max: 1 << 30 });
-    checkNumber('temperature', temperature, { min: 0, max: 1e6 });
-    checkInteger('seed', seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
-    checkInteger('firstRow', firstRow, { min: 0, max: 2 ** 31 });
-    checkSignal(signal);
+    const { maxTokens, seed, draw, stopAtEos, splitSpecialTokens, strings, signal } = resolveCausalOptions(
+      options,
+      this.generationDefaults.stop,
+    );
+    if (!Array.isArray(prompts)) throw optionError(TypeError, 'prompts', `expected an array, got ${show(prompts)}`);
+    const end = strings.length === 0 ? null : new TextEnd(this, strings);
     this.#checkUsable();
-    const rows = prompts.map((prompt, index) => this.#openRow(prompt, index, maxTokens));
+    const rows = prompts.map((prompt, index) => this.#openRow(prompt, index, maxTokens, splitSpecialTokens));
     if (rows.length === 0) return [];
     const offsets = offsetsOf(rows.map(({ ids }) => ids.length));
     const cache = await allocateCache(this.#native, this.config, offsets, { dtype: 'F32', planner: 'none' });
-    const draw = { temperature, seed: deriveSeed(BigInt(seed), Purpose.evaluation), firstRow };
     const token = new (native().CancelToken)();
     try {
       for (let step = 0; step < maxTokens; step++) {
-        const open = rows.filter(({ isDone }) => !isDone);
+        const open = rows.filter(({ ended }) => ended === null);
         if (open.length === 0) break;
         const buffer = await cancellable(
           signal,
@@ -209,13 +204,14 @@ export class CausalModel {
           row.computed = row.length;
           row.ids[row.length++] = tokens[0];
           row.logProbs.push(logProbs[0]);
-          row.isDone = this.config.eosTokenIds.includes(tokens[0]);
+          if (stopAtEos && this.config.eosTokenIds.includes(tokens[0])) row.ended = 'eos';
+          else if (end?.isIn(row.ids.subarray(row.promptIds.length, row.length))) row.ended = 'stop';
         }
       }
     } finally {
       cache.dispose();
     }
-    return rows.map((row) => this.#resultOf(row));
+    return rows.map((row) => ({ ...this.#resultOf(row, end), seed }));
   }
 
   /** Frees the weights. Further calls throw DUltraError DISPOSED. */
@@ -247,9 +243,9 @@ export class CausalModel {
     if (this.#isDisposed) throw new DUltraError('DISPOSED', 'this model has been disposed');
   }
 
-  #openRow(prompt: CausalPrompt, index: number, maxTokens: number): CausalRow {
+  #openRow(prompt: CausalPrompt, index: number, maxTokens: number, splitSpecialTokens: boolean | undefined): CausalRow {
     const name = `prompts[${index}]`;
-    const promptIds = this.#checkRow(name, this.encodePrompt(prompt));
+    const promptIds = this.#checkRow(name, this.encodePrompt(prompt, { splitSpecialTokens }));
     const { maxSequenceLength } = this.config;
     if (promptIds.length === 0) throw optionError(RangeError, name, 'expected at least one token, got none');
     if (promptIds.length + maxTokens > maxSequenceLength)
@@ -260,18 +256,24 @@ export class CausalModel {
       );
     const ids = new Int32Array(promptIds.length + maxTokens);
     ids.set(promptIds);
-    return { index, promptIds, ids, length: promptIds.length, computed: 0, logProbs: [], isDone: false };
+    return { index, promptIds, ids, length: promptIds.length, computed: 0, logProbs: [], ended: null };
   }
 
-  #resultOf({ promptIds, ids: all, length, logProbs, isDone }: CausalRow): CausalResult {
+  #resultOf(
+    { promptIds, ids: all, length, logProbs, ended }: CausalRow,
+    end: TextEnd | null,
+  ): Omit<CausalResult, 'seed'> {
     const ids = all.slice(promptIds.length, length);
+    // The last token can complete a stop string that was open before it.
+    const cut = end?.cut(ids) ?? null;
+    const eos = indexOfEnd(ids, this.config.eosTokenIds);
     return {
-      text: decodeIds(isDone ? ids.subarray(0, -1) : ids, this),
+      text: cut?.text ?? decodeIds(eos < 0 ? ids : ids.subarray(0, eos), this),
       ids,
       promptIds,
       nfe: ids.length,
       logProbs: Float32Array.from(logProbs),
-      finishReason: isDone ? 'eos' : 'length',
+      finishReason: cut ? 'stop' : (ended ?? 'length'),
     };
   }
 

@@ -67,13 +67,15 @@ const NOT_APPLIED: Readonly<Record<string, readonly unknown[]>> = {
   forced_eos_token_id: [],
   forced_decoder_ids: [],
   exponential_decay_length_penalty: [],
-  stop_strings: [],
   watermarking_config: [],
   dola_layers: [],
 };
 
+/** Texts that end a completion: looked for where there is a tokenizer. */
+const STOP_STRINGS = 'stop_strings';
+
 /** Keys of generation_config.json, which older versions of transformers write into config.json. */
-export const GENERATION_KEYS: readonly string[] = [...NOT_TAKEN, ...Object.keys(NOT_APPLIED)];
+export const GENERATION_KEYS: readonly string[] = [...NOT_TAKEN, ...Object.keys(NOT_APPLIED), STOP_STRINGS];
 
 const TABLE: KeyTable = {
   read: ['eos_token_id', 'gen_length', 'block_length', 'sampler'],
@@ -106,6 +108,19 @@ export function readEndIds(value: unknown, file: string, limit: number): number[
   return [...new Set(ids as number[])].filter((id) => id >= 0);
 }
 
+/**
+ * Texts that end a completion, of `stop_strings`: a text or a list of them; [] where it names none.
+ * @throws DUltraError BAD_CHECKPOINT naming what was expected and what came
+ */
+export function readStopStrings({ file, json }: GenerationFile): string[] {
+  const value = json[STOP_STRINGS];
+  if (isEmpty(value)) return [];
+  const texts: unknown[] = Array.isArray(value) ? value : [value];
+  if (!texts.every((text) => typeof text === 'string' && text !== ''))
+    throw badFile(file, `${STOP_STRINGS}: expected a text or a list of texts, none of them empty, got ${show(value)}`);
+  return texts as string[];
+}
+
 /** A folder's generation_config.json. */
 export interface GenerationFile {
   /** Its path. */
@@ -118,7 +133,7 @@ const warned = new Set<string>();
 
 /** Settings that choose other tokens in transformers, and that nothing applies here. */
 const unapplied = (json: Readonly<Record<string, unknown>>, keys: readonly string[]): string[] =>
-  keys.filter((key) => !isEmpty(json[key]) && json[key] !== false && !NOT_APPLIED[key].includes(json[key]));
+  keys.filter((key) => !isEmpty(json[key]) && json[key] !== false && !NOT_APPLIED[key]?.includes(json[key]));
 
 /**
  * Reads a folder's generation_config.json. Once per file and process, a warning names the settings in it (and keys that
@@ -134,7 +149,9 @@ export async function readGenerationFile(
   const isThere = existsSync(file);
   const json = isThere ? await readJsonObject(file) : {};
   const said = isThere ? { file, json } : config;
-  const ignored = unapplied(said.json, Object.keys(NOT_APPLIED));
+  // They are looked for in texts, which a folder without a tokenizer has none of.
+  const stops = isThere && existsSync(path.join(folder, 'tokenizer.json'));
+  const ignored = unapplied(said.json, [...Object.keys(NOT_APPLIED), ...(stops ? [] : [STOP_STRINGS])]);
   if (isThere) ignored.push(...checkKeyTable(json, file, TABLE));
   if (ignored.length > 0 && !warned.has(said.file)) {
     warned.add(said.file);

@@ -3,6 +3,7 @@ import { optionError } from '../errors';
 import { CausalModel } from './causal-model';
 import type { CausalConfig } from './config';
 import { parseCausalCheckpoint } from './families';
+import { readStopStrings } from './generation-file';
 import { loadTokenizer } from './load-tokenizer';
 import { type LoadModelOptions, loadWeights } from './load-weights';
 
@@ -16,7 +17,11 @@ export async function loadCausalModel(source: string, options: LoadModelOptions 
   if (source === undefined) throw optionError(TypeError, 'source', 'expected a folder or a hub id, got undefined');
   const { folder, config, files, native } = await loadWeights(source, options, {
     parse: parseCausalCheckpoint,
-    readFiles: (from, { maskTokenId, embeddingSize }: CausalConfig) => loadTokenizer(from, maskTokenId, embeddingSize),
+    async readFiles(from, { maskTokenId, embeddingSize }: CausalConfig, generation) {
+      const tokenizer = await loadTokenizer(from, maskTokenId, embeddingSize);
+      const stop = readStopStrings(generation);
+      return { tokenizer, generationDefaults: tokenizer && stop.length > 0 ? { stop } : {} };
+    },
   });
-  return new CausalModel({ native, config, tokenizer: files, source: folder });
+  return new CausalModel({ native, config, ...files, source: folder });
 }

@@ -1,5 +1,6 @@
 // A row during denoising: which part of it the next pass decides, and its result.
 import { DUltraError } from '../../errors';
+import { indexOfEnd } from '../../model/text-end';
 import { openRowCache, type ResolvedCache } from '../caches';
 import type { CacheBlock, RowCache } from '../caches/definition';
 import type { FinishReason } from '../types';
@@ -27,16 +28,6 @@ export interface RowOutcome {
   /** (row length) Log-probability of each token in the step that decided it; NaN where none did. */
   logProbs: Float32Array;
   logLikelihood: number;
-}
-
-/** Position of the first of `ends` in a row of ids, from `from` on, or -1. */
-export function indexOfEnd(ids: Int32Array, ends: readonly number[], from = 0): number {
-  let first = -1;
-  for (const end of ends) {
-    const at = ids.indexOf(end, from);
-    if (at >= 0 && (first < 0 || at < first)) first = at;
-  }
-  return first;
 }
 
 /** `queries` and the positions before `candidates`, ascending. */

@@ -1,10 +1,24 @@
-// Stop strings: where a completion's text ends before all of it is decided.
+// Where a completion's text ends: at tokens that end it, and at stop strings, before all of it is decided.
 import { DUltraError, optionError } from '../errors';
-import { decodeIds } from '../model/prompt';
 import { checkList } from '../options';
-import { indexOfEnd } from '../sampling/rows/row';
 import { show } from '../text';
-import type { GeneratingModel } from './prepare';
+import { decodeIds, type Vocabulary } from './prompt';
+
+/** What the end of a text needs of a model. */
+export interface EndingModel extends Vocabulary {
+  /** `maskTokenId` is -1 in a model that has none. */
+  config: { embeddingSize: number; eosTokenIds: readonly number[]; maskTokenId: number };
+}
+
+/** Position of the first of `ends` in a row of ids, from `from` on, or -1. */
+export function indexOfEnd(ids: Int32Array, ends: readonly number[], from = 0): number {
+  let first = -1;
+  for (const end of ends) {
+    const at = ids.indexOf(end, from);
+    if (at >= 0 && (first < 0 || at < first)) first = at;
+  }
+  return first;
+}
 
 /** The texts of the option `stop`. @throws TypeError, RangeError */
 export function stopStrings(stop: unknown): string[] {
@@ -22,11 +36,11 @@ export function stopStrings(stop: unknown): string[] {
 
 /** Where the texts of a call's rows end. */
 export class TextEnd {
-  readonly #model: GeneratingModel;
+  readonly #model: EndingModel;
   readonly #strings: readonly string[];
 
   /** @throws DUltraError NO_TOKENIZER */
-  constructor(model: GeneratingModel, strings: readonly string[]) {
+  constructor(model: EndingModel, strings: readonly string[]) {
     if (!model.tokenizer)
       throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which stop strings need`);
     this.#model = model;
