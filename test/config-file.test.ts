@@ -4,6 +4,7 @@ import path from 'node:path';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { createModel, training } from '../lib';
+import { resolveCertainty, resolvePseudoTrajectories } from '../lib/training/distillation/options';
 import { checkGrpo } from '../lib/training/grpo/options';
 import { resolvePlanner } from '../lib/training/planner-init';
 import { resolveSft } from '../lib/training/sft';
@@ -12,6 +13,29 @@ import { temporaryFolder } from './helpers';
 
 const { CONFIG_KEYS, configKeys, configSchema, configSchemaFile, configTemplate, defaultOf, STAGES } = training;
 const validator = (stage: training.Stage) => z.fromJSONSchema(configSchema(stage) as never);
+
+/** What options of an objective need beside them. */
+const BESIDE: Readonly<Record<string, training.TrainConfig>> = {
+  rolloutSampler: { objective: 'diffu-grpo' },
+  promptMask: { objective: 'diffu-grpo' },
+  lossPer: { objective: 'trace' },
+  shrink: { objective: 'trace' },
+  klTo: { objective: 'trace' },
+  teacher: { objective: 'distillation' },
+};
+
+/** What a stage's check fills in. */
+function resolved(stage: training.Stage, given: object): Record<string, unknown> {
+  if (stage === 'sft') return resolveSft(given as never);
+  if (stage === 'planner') return resolvePlanner(given as never);
+  if (stage === 'grpo') {
+    const { own, ...rest } = checkGrpo({ ...given, rewards: { a: () => [] } } as never);
+    return { ...own, ...own.objective, ...rest };
+  }
+  const { own, ...rest } =
+    stage === 'dparallel' ? resolveCertainty(given as never) : resolvePseudoTrajectories(given as never);
+  return { ...own, ...own.corruption, ...rest };
+}
 
 describe.each(STAGES)('%s', (stage) => {
   const template = configTemplate(stage, 'x.json', 'mine.yaml');
@@ -34,7 +58,7 @@ describe.each(STAGES)('%s', (stage) => {
     expect(written.sort()).toEqual(configKeys(stage).sort());
     for (const line of lines) {
       const { maxSteps, ...others } = set;
-      const more = parse(line) as training.TrainConfig;
+      const more = { ...parse(line), ...(stage === 'grpo' && BESIDE[line.split(':')[0]]) } as training.TrainConfig;
       const config = { ...others, ...(more.epochs === undefined && { maxSteps }), ...more };
       expect([line, validator(stage).safeParse(config).success]).toEqual([line, true]);
       expect(() => training.checkConfig(stage, config)).not.toThrow();
@@ -48,7 +72,8 @@ describe.each(STAGES)('%s', (stage) => {
       const bad = minimum !== undefined ? minimum - 1 : exclusiveMinimum;
       if (bad === undefined) continue;
       const { maxSteps, ...others } = set;
-      const config = { ...others, ...(key !== 'epochs' && { maxSteps }), [key]: bad };
+      const beside = stage === 'grpo' ? BESIDE[key] : {};
+      const config = { ...others, ...(key !== 'epochs' && { maxSteps }), ...beside, [key]: bad };
       expect([key, validator(stage).safeParse(config).success]).toEqual([key, false]);
       expect(() => training.checkConfig(stage, config as never)).toThrow(key);
     }
@@ -56,15 +81,14 @@ describe.each(STAGES)('%s', (stage) => {
 
   test('defaults are those of the trainer', () => {
     const given = { dataset: 'st1', maxSteps: 1 };
-    const rewards = { a: () => [] };
-    const { training: shared, ...own } =
-      stage === 'sft'
-        ? resolveSft(given as never)
-        : stage === 'planner'
-          ? resolvePlanner(given as never)
-          : { ...checkGrpo({ ...given, rewards } as never).own, ...checkGrpo({ ...given, rewards } as never) };
-    const { policy, trainable, own: _, ...plain } = own as Record<string, unknown>;
-    const actual: Record<string, unknown> = { ...shared, ...plain, ...(policy as object), ...(trainable as object) };
+    const { training: shared, ...own } = resolved(stage, given);
+    const { policy, trainable, ...plain } = own;
+    const actual: Record<string, unknown> = {
+      ...(shared as object),
+      ...plain,
+      ...(policy as object),
+      ...(trainable as object),
+    };
     const compared = configKeys(stage).filter((key) => {
       const value = defaultOf(key, stage);
       return value !== undefined && actual[key] !== undefined && !['seed', 'cache', 'stopAtEos'].includes(key);
@@ -116,7 +140,7 @@ test('dultra train init writes a file that runs, and leaves one that is there', 
   expect(outcomes[0].stdout).toBe('planner.yaml\n');
   expect(outcomes[2].stderr).toContain('old.yaml is there already and is left as it is');
   expect(readFileSync(path.join(cwd, 'old.yaml'), 'utf8')).toBe('mine');
-  expect(outcomes[3].stderr).toContain('expected a stage (sft, planner, grpo), got "stf"');
+  expect(outcomes[3].stderr).toContain('expected a stage (sft, dparallel, d3llm, planner, grpo), got "stf"');
   expect(outcomes[5].stderr).toContain('run.json, line 1: maxSteps: expected');
   const [schema] = /(?<=\$schema=).*/.exec(readFileSync(path.join(cwd, 'planner.yaml'), 'utf8'))!;
   expect(JSON.parse(readFileSync(path.resolve(cwd, schema), 'utf8')).title).toContain('planner');

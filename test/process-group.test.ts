@@ -1,6 +1,7 @@
 // The process group above gradients: alone, and with a second process's rows in GRPO's step.
 import { datasets, loadModel, rewards } from '../lib';
 import { type ProcessGroup, SINGLE_PROCESS } from '../lib/distributed/process-group';
+import { DecisionGradient } from '../lib/training/grpo/decision-gradient';
 import { resolveGrpo } from '../lib/training/grpo/options';
 import { GrpoStage } from '../lib/training/grpo/stage';
 import { newModelFolder } from './trained-models';
@@ -25,7 +26,8 @@ test('metrics of GRPO are those of the rows of every process', async () => {
   const measure = async (group: ProcessGroup) => {
     const trainer = await model.createTrainer({});
     try {
-      return await new GrpoStage({ model, trainer, data, training, group, show: () => {} }, own, null).accumulate(0);
+      const context = { model, trainer, data, training, maxSteps: 1, group, show: () => {} };
+      return await new GrpoStage(context, own, new DecisionGradient(context, own, null)).accumulate(0);
     } finally {
       trainer.dispose();
     }

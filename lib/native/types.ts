@@ -345,6 +345,11 @@ export interface NativeScoreRequest {
   excludedToken?: number | undefined;
   /** Also return the argmax of each candidate and its softmax probability. Default false. */
   confidences?: boolean | undefined;
+  /**
+   * Also return the entropy of softmax(logits / it) of each candidate, in nats. Default 0: none. A row without tokens
+   * can have it.
+   */
+  entropyTemperature?: number | undefined;
   /** Also return logits (M, V). Default false. */
   logits?: boolean | undefined;
   /** Run the planner head: timestep (B); maskIndex (N), 0 or 1. */
@@ -384,6 +389,8 @@ export interface NativeScoreResult {
   /** Argmax tokens and their probabilities. */
   argmax: Int32Array | null;
   confidences: Float32Array | null;
+  /** Entropies at `entropyTemperature`, in nats. */
+  entropies: Float32Array | null;
   /** (M, V) */
   logits: Float32Array | null;
 }
@@ -393,6 +400,7 @@ export interface NativeBackwardRequest {
   dLogProbs?: Float32Array | null | undefined;
   dPlannerLogits?: Float32Array | null | undefined;
   dLogLikelihoods?: Float32Array | null | undefined;
+  dEntropies?: Float32Array | null | undefined;
   dLogits?: Float32Array | null | undefined;
 }
 

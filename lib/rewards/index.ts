@@ -5,7 +5,6 @@
 
 import type { CodeMeta, MathMeta } from '../data';
 import { gradeCompletion } from '../data';
-import { warnOnce } from '../data/unusable';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { GenerateResult } from '../generation/types';
@@ -20,6 +19,7 @@ import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';
 import { concatenate, packed, packRows } from '../packing';
 import { normaliseSpace, show } from '../text';
 import type { ChatMessage } from '../types';
+import { fitsTeacher } from './fits-teacher';
 
 /** The example of a row, as rewards see it. */
 export interface RewardExample {
@@ -255,21 +255,6 @@ export function causalLogProb(options: CausalTeacherOptions): RewardFunction {
     );
     return fits.map((fit) => (fit ? means.shift()! : null));
   };
-}
-
-/** Whether a teacher can score a row of so many tokens; the first that it cannot is said in a process warning. */
-function fitsTeacher(
-  { config, source }: { config: { maxSequenceLength: number }; source: string },
-  tokens: number,
-): boolean {
-  const { maxSequenceLength } = config;
-  if (tokens <= maxSequenceLength) return true;
-  warnOnce(
-    `a row of ${tokens} tokens is longer than the teacher's maximum of ${maxSequenceLength} (${source}); ` +
-      'such rows get no reward from it',
-    `${source}: teacher`,
-  );
-  return false;
 }
 
 const ofText =

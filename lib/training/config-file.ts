@@ -1,13 +1,13 @@
 // What describes a configuration file from outside: its JSON Schema, and a commented file to begin with.
 import { stringify } from 'yaml';
 import { packageFile } from '../package';
-import { CONFIG_KEYS, configKeys, defaultOf, type JsonSchema } from './config-keys';
+import { configKeys, defaultOf, type JsonSchema, keyOf } from './config-keys';
 import type { Stage, TrainConfig } from './presets';
 
 /** The JSON Schema (draft 7) of a stage's configuration files. */
 export function configSchema(stage: Stage): JsonSchema {
   const properties = configKeys(stage).map((key) => {
-    const { description, schema } = CONFIG_KEYS[key as keyof typeof CONFIG_KEYS];
+    const { description, schema } = keyOf(key, stage);
     const value = defaultOf(key, stage);
     return [key, { description, ...schema, ...(value !== undefined && { default: value }) }];
   });
@@ -34,6 +34,24 @@ const BEGINNINGS: Readonly<Record<Stage, TrainConfig>> = {
     evalEvery: 100,
     evalSampler: 'confidence:0.9',
   },
+  dparallel: {
+    dataset: 'st1',
+    maxSteps: 100,
+    batchSize: 32,
+    blockLength: 8,
+    learningRate: 3e-4,
+    evalEvery: 50,
+    evalSampler: 'entropy:0.45',
+  },
+  d3llm: {
+    dataset: 'st1',
+    maxSteps: 100,
+    batchSize: 32,
+    windows: [8, 12, 16],
+    learningRate: 3e-4,
+    evalEvery: 50,
+    evalSampler: 'entropy:0.45',
+  },
   planner: { dataset: 'st1', maxSteps: 100, batchSize: 64, learningRate: 1e-3, minSpan: 24, evalEvery: 50 },
   grpo: {
     dataset: 'st1',
@@ -57,7 +75,7 @@ const inLine = (value: unknown): string => stringify(value, { collectionStyle: '
 export function configTemplate(stage: Stage, schema: string, name: string): string {
   const set = BEGINNINGS[stage] as Readonly<Record<string, unknown>>;
   const lines = configKeys(stage).flatMap((key) => {
-    const { description, example } = CONFIG_KEYS[key as keyof typeof CONFIG_KEYS];
+    const { description, example } = keyOf(key, stage);
     const isSet = Object.hasOwn(set, key);
     const value = isSet ? set[key] : (defaultOf(key, stage) ?? example ?? null);
     return ['', `# ${description}`, `${isSet ? '' : '#'}${key}: ${inLine(value)}`];

@@ -4,6 +4,7 @@ import { NEW_FAMILIES } from '../model/families';
 import { LORA_TARGETS } from '../model/trainer';
 import { CACHE_TYPES } from '../sampling/caches';
 import { SAMPLER_TYPES } from '../sampling/samplers';
+import { OBJECTIVES } from './grpo/objectives';
 import { REWARD_TYPES, STAGES, type Stage, type TrainConfig } from './presets';
 import type { TrainingCallbacks } from './samples';
 
@@ -17,6 +18,8 @@ export interface ConfigKey {
   /** In a line. */
   description: string;
   schema: JsonSchema;
+  /** In place of `schema` and `description` for a stage where the key means something else. */
+  of?: Partial<Readonly<Record<Stage, { schema: JsonSchema; description: string }>>>;
   /** What holds without it, for every stage or by stage; left out where that is no value. */
   default?: unknown;
   defaults?: Partial<Readonly<Record<Stage, unknown>>>;
@@ -127,7 +130,12 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     schema: positive,
     isFree: true,
   },
-  batchSize: { stages: ['sft', 'planner'], description: 'examples per batch', schema: count, default: 64 },
+  batchSize: {
+    stages: ['sft', 'dparallel', 'd3llm', 'planner'],
+    description: 'examples per batch',
+    schema: count,
+    defaults: { sft: 64, dparallel: 64, d3llm: 4, planner: 64 },
+  },
   promptsPerStep: { stages: ['grpo'], description: 'prompts per batch', schema: count, default: 8 },
   numGenerations: {
     stages: ['grpo'],
@@ -150,21 +158,35 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
   },
   maxTokens: {
     stages: ALL,
-    description: "tokens of an answer; default: the data set's, else (sft, planner) the answer's own",
+    description: "tokens of an answer; default: the data set's, else (but for grpo) the answer's own",
     example: 32,
     schema: count,
   },
+  rowTokens: {
+    stages: ['dparallel', 'd3llm'],
+    description: 'tokens of a row, prompt included, in place of maxTokens: answers are padded or cut',
+    example: 384,
+    schema: { type: 'integer', minimum: 2 },
+  },
   blockLength: {
-    stages: ['grpo'],
+    stages: ['dparallel', 'grpo'],
     description: "tokens per block; default: the data set's, else maxTokens",
     example: 32,
     schema: count,
+    of: { dparallel: { description: 'tokens per segment', schema: count } },
+    defaults: { dparallel: 32 },
+  },
+  trajectories: {
+    stages: ['d3llm'],
+    description: "file, folder or hub id of the teacher's trajectories; default: those of the data set",
+    example: 'trajectories.jsonl',
+    schema: text,
   },
   learningRate: {
     stages: ALL,
     description: 'peak learning rate of the base model, adapters included',
     schema: notNegative,
-    defaults: { sft: 1e-4, planner: 1e-5, grpo: 5e-6 },
+    defaults: { sft: 1e-4, dparallel: 2e-5, d3llm: 2e-5, planner: 1e-5, grpo: 5e-6 },
   },
   plannerLearningRate: {
     stages: ALL,
@@ -176,19 +198,19 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     stages: ALL,
     description: 'shape of the learning rate after warm-up',
     schema: choice('constant', 'linear', 'cosine'),
-    defaults: { sft: 'cosine', planner: 'cosine', grpo: 'constant' },
+    defaults: { sft: 'cosine', dparallel: 'constant', d3llm: 'constant', planner: 'cosine', grpo: 'constant' },
   },
   warmupSteps: {
     stages: ALL,
     description: 'steps in which the learning rate climbs',
     schema: countOrZero,
-    defaults: { sft: 50, planner: 0, grpo: 0 },
+    defaults: { sft: 50, dparallel: 0, d3llm: 0, planner: 0, grpo: 0 },
   },
   learningRateFloor: {
     stages: ALL,
     description: 'share of the peak that is left at the end of linear and cosine',
     schema: share,
-    defaults: { sft: 0.1, planner: 0.01, grpo: 0 },
+    defaults: { sft: 0.1, dparallel: 0, d3llm: 0, planner: 0.01, grpo: 0 },
   },
   evalEvery: {
     stages: ALL,
@@ -198,11 +220,24 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
   },
   evalExamples: { stages: ALL, description: 'held-out examples of an evaluation', schema: count, default: 256 },
   evalSampler: {
-    stages: ['sft', 'grpo'],
-    description: 'how evaluations write answers, such as { type: confidence, threshold: 0.9 }; default of sft: not',
+    stages: ['sft', 'dparallel', 'd3llm', 'grpo'],
+    description:
+      'how evaluations write answers, such as { type: confidence, threshold: 0.9 }; default but of grpo: not',
     example: 'confidence:0.9',
     schema: typed(SAMPLER_TYPES),
     defaults: { grpo: { type: 'planner' } },
+  },
+  bestBy: {
+    stages: ['dparallel', 'd3llm', 'grpo'],
+    description: 'metric of evaluations that decides which checkpoint is the best',
+    schema: choice('evalLoss', 'evalAccuracy', 'evalNfe'),
+    of: {
+      grpo: {
+        description: 'metric of evaluations that decides which checkpoint is the best',
+        schema: choice('evalReward', 'evalAccuracy', 'evalNfe'),
+      },
+    },
+    defaults: { dparallel: 'evalLoss', d3llm: 'evalLoss', grpo: 'evalReward' },
   },
   samplesEvery: {
     stages: ['grpo'],
@@ -240,10 +275,16 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     isFree: true,
   },
   objective: {
-    stages: ['sft'],
+    stages: ['sft', 'grpo'],
     description: 'sft: answers are masked; pretraining: whole rows',
     schema: choice('sft', 'pretraining'),
-    default: 'sft',
+    of: {
+      grpo: {
+        description: "what the policy gradient scores: the planner's decisions (dultra), or tokens (the others)",
+        schema: choice(...OBJECTIVES),
+      },
+    },
+    defaults: { sft: 'sft', grpo: 'dultra' },
   },
   padding: {
     stages: ['sft'],
@@ -253,16 +294,65 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     schema: object({ share, min: count, max: count, tail: count }, 'share', 'min', 'max'),
   },
   lossPer: {
-    stages: ['sft'],
-    description: 'all rows weigh alike, or all tokens',
+    stages: ['sft', 'grpo'],
+    description: 'all rows weigh alike, or all tokens; default of grpo: as its objective was published',
+    example: 'token',
     schema: choice('row', 'token'),
-    default: 'row',
+    defaults: { sft: 'row' },
   },
   maskEpsilon: {
-    stages: ['sft'],
+    stages: ['sft', 'dparallel', 'd3llm'],
     description: 'ε of the mask probability (1 − ε) t + ε',
     schema: { type: 'number', exclusiveMinimum: 0, maximum: 1 },
     default: 1e-3,
+  },
+  segments: {
+    stages: ['dparallel', 'd3llm'],
+    description: 'what segments divide: row (all behind the prompt), text (the answer), or response (one segment)',
+    schema: choice('row', 'text', 'response'),
+    of: {
+      d3llm: {
+        description: 'what segments divide: text (the answer) or row (all behind the prompt)',
+        schema: choice('row', 'text'),
+      },
+    },
+    defaults: { dparallel: 'row', d3llm: 'text' },
+  },
+  maskProbability: {
+    stages: ['dparallel'],
+    description: 'probability with which a token of the segment is masked in the first view',
+    schema: share,
+    default: 0.5,
+  },
+  windows: {
+    stages: ['d3llm'],
+    description: 'tokens per segment, epoch by epoch, linear in between',
+    schema: list(count),
+    default: [16, 24, 32],
+  },
+  maskRatio: {
+    stages: ['d3llm'],
+    description: 'shares of a segment that are masked; the low end climbs from min to max',
+    schema: object({ min: share, max: share }, 'min', 'max'),
+    default: { min: 0, max: 0.8 },
+  },
+  entropyWeight: {
+    stages: ['dparallel', 'd3llm'],
+    description: 'weight of the entropies of tokens that are predicted right',
+    schema: notNegative,
+    default: 2,
+  },
+  entropyTemperature: {
+    stages: ['dparallel', 'd3llm'],
+    description: 'temperature of these entropies',
+    schema: { type: 'number', minimum: 1e-4 },
+    default: 0.5,
+  },
+  entropyOnComplement: {
+    stages: ['dparallel', 'd3llm'],
+    description: 'whether the complementary view has the entropy term, too',
+    schema: flag,
+    defaults: { dparallel: true, d3llm: false },
   },
   timesteps: {
     stages: ['sft'],
@@ -277,6 +367,30 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     default: 1,
   },
   minSpan: { stages: ['planner'], description: 'shortest masked span, in tokens', schema: count, default: 32 },
+  rolloutSampler: {
+    stages: ['grpo'],
+    description: 'how rollouts decode, but with the objective dultra, whose planner does',
+    schema: typed(SAMPLER_TYPES),
+    default: { type: 'fixed' },
+  },
+  shrink: {
+    stages: ['grpo'],
+    description: 'objectives trace and distillation: successive decoding steps that a pass scores',
+    schema: count,
+    default: 1,
+  },
+  promptMask: {
+    stages: ['grpo'],
+    description: 'objectives diffu-grpo and wd1: probability with which a token of the prompt is masked',
+    schema: share,
+    default: 0.15,
+  },
+  teacher: {
+    stages: ['grpo'],
+    description: 'objective distillation: the autoregressive teacher, { model: FOLDER, dtype: bfloat16 }',
+    example: { model: 'Qwen/Qwen2.5-Math-7B-Instruct', dtype: 'bfloat16' },
+    schema: object({ model: text, dtype: choice('auto', 'float32', 'bfloat16', 'float16') }, 'model'),
+  },
   temperature: { stages: ['grpo'], description: 'token temperature of rollouts', schema: notNegative, default: 0.5 },
   probabilityScale: {
     stages: ['grpo'],
@@ -305,9 +419,9 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
   },
   clipEpsilon: {
     stages: ['grpo'],
-    description: 'the ratio is clipped to 1 − low … 1 + high',
+    description: 'the ratio is clipped to 1 − low … 1 + high; default: { low: 0.2, high: 1 }, of others as published',
     schema: { anyOf: [share, object({ low: share, high: notNegative }, 'low', 'high')] },
-    default: { low: 0.2, high: 1 },
+    example: { low: 0.2, high: 1 },
   },
   delta: {
     stages: ['grpo'],
@@ -321,6 +435,12 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     schema: notNegative,
     default: 0,
   },
+  klTo: {
+    stages: ['grpo'],
+    description: 'which policy the KL divergence is from; default: as the objective was published, of dultra reference',
+    example: 'reference',
+    schema: choice('reference', 'old'),
+  },
   referenceModel: {
     stages: ['grpo'],
     description: 'folder or hub id of the frozen reference model, for beta above 0',
@@ -329,15 +449,33 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
   },
   scaleRewards: {
     stages: ['grpo'],
-    description: 'divide advantages by the standard deviation of the group or the batch',
+    description: 'divide advantages by the standard deviation of the group or the batch; default: none, of trace group',
     schema: choice('none', 'group', 'batch'),
+    example: 'none',
+  },
+  normalizeRewards: {
+    stages: ['grpo'],
+    description: 'whether each reward is centred and scaled within its group before they are summed',
+    schema: choice('none', 'group'),
     default: 'none',
+  },
+  filterGroups: {
+    stages: ['grpo'],
+    description:
+      'which groups count, and how often others are drawn in their place: { zeroVariance: drop, resamples: 2 }',
+    example: { zeroVariance: 'drop', resamples: 2 },
+    schema: object({
+      zeroVariance: choice('keep', 'drop'),
+      tokensPerForwardRange: notNegative,
+      accuracy: object({ min: share, max: share }, 'min', 'max'),
+      resamples: countOrZero,
+    }),
   },
   advantageMinClip: {
     stages: ['grpo'],
-    description: 'advantages below it count as 0; null keeps all',
+    description: 'advantages below it count as 0; null keeps all; default: 0, null but with the objective dultra',
     schema: orNull({ type: 'number' }),
-    default: 0,
+    example: 0,
   },
   tokenLogProb: {
     stages: ['grpo'],
@@ -354,14 +492,14 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
   freezeBase: { stages: ['grpo'], description: 'do not train the base model', schema: flag, default: false },
   freezePlanner: { stages: ['grpo'], description: 'do not train the planner', schema: flag, default: false },
   lora: {
-    stages: ['sft', 'grpo'],
+    stages: ['sft', 'dparallel', 'd3llm', 'grpo'],
     description: 'train low-rank adapters in place of the base: { rank: 8, alpha: 16, targets: [q_proj, v_proj] }',
     example: { rank: 8, alpha: 16, targets: ['q_proj', 'v_proj'] },
     schema: orNull(object({ rank: count, alpha: positive, targets: list({ enum: LORA_TARGETS }) }, 'rank')),
     default: null,
   },
   compat: {
-    stages: ['planner', 'grpo'],
+    stages: ['dparallel', 'd3llm', 'planner', 'grpo'],
     description: 'reference: what the reference implementation computes, quirks included',
     example: 'reference',
     schema: choice('reference'),
@@ -376,14 +514,20 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     stages: ALL,
     description: "AdamW's decay rates of the first and second moment",
     schema: { type: 'array', items: { type: 'number', minimum: 0, exclusiveMaximum: 1 }, minItems: 2, maxItems: 2 },
-    defaults: { sft: [0.9, 0.98], planner: [0.9, 0.99], grpo: [0.9, 0.99] },
+    defaults: {
+      sft: [0.9, 0.98],
+      dparallel: [0.9, 0.999],
+      d3llm: [0.9, 0.999],
+      planner: [0.9, 0.99],
+      grpo: [0.9, 0.99],
+    },
   },
   eps: { stages: ALL, description: "AdamW's epsilon", schema: { ...positive, maximum: 1 }, default: 1e-8 },
   weightDecay: {
     stages: ALL,
     description: 'decoupled weight decay',
     schema: notNegative,
-    defaults: { sft: 0.1, planner: 0.01, grpo: 0.1 },
+    defaults: { sft: 0.1, dparallel: 0.01, d3llm: 0.01, planner: 0.01, grpo: 0.1 },
   },
   maxGradNorm: {
     stages: ALL,
@@ -435,4 +579,10 @@ export const FREE_KEYS: readonly string[] = ENTRIES.flatMap(([key, { isFree }]) 
 export function defaultOf(key: string, stage: Stage): unknown {
   const { default: common, defaults } = CONFIG_KEYS[key as keyof typeof CONFIG_KEYS];
   return defaults?.[stage] ?? common;
+}
+
+/** What a key is for a stage. */
+export function keyOf(key: string, stage: Stage): ConfigKey {
+  const entry: ConfigKey = CONFIG_KEYS[key as keyof typeof CONFIG_KEYS];
+  return { ...entry, ...entry.of?.[stage] };
 }

@@ -6,7 +6,9 @@ import { type Dataset, open } from '../data';
 import { isOptionError, optionError, optionWithin } from '../errors';
 import { loadModel } from '../generation/load-model';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import type { CausalModel } from '../model/causal-model';
 import { createModel } from '../model/create-model';
+import { loadCausalModel } from '../model/load-causal-model';
 import { createPlanner } from '../model/planner-head';
 import { resolveSource } from '../model/source';
 import { trainTokenizer } from '../model/train-tokenizer';
@@ -15,11 +17,19 @@ import type { RewardFunction } from '../rewards';
 import { show } from '../text';
 import { configKeys } from './config-keys';
 import { openData } from './data';
+import {
+  type CertaintyOptions,
+  type DistillationMetrics,
+  type PseudoTrajectoryOptions,
+  resolveCertainty,
+  resolvePseudoTrajectories,
+} from './distillation/options';
+import { trainCertainty, trainPseudoTrajectories } from './distillation/train';
 import { checkGrpo, type GrpoOptions } from './grpo/options';
 import type { GrpoMetrics } from './grpo/stage';
 import { GrpoTrainer } from './grpo/trainer';
 import { type PlannerMetrics, type PlannerOptions, resolvePlanner, trainPlanner } from './planner-init';
-import { type NewModelConfig, STAGES, type Stage, type TrainConfig } from './presets';
+import { type NewModelConfig, STAGES, type Stage, type TeacherConfig, type TrainConfig } from './presets';
 import { checkRewardConfigs, makeReward } from './reward-config';
 import type { TrainingCallbacks } from './samples';
 import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, resolveSft, trainMaskedDiffusion } from './sft';
@@ -66,7 +76,7 @@ export function checkConfig(stage: Stage, config: TrainConfig): void {
         : `unknown key; ${expectedKeys(key, configKeys(stage))}`;
     throw optionError(TypeError, key, text);
   }
-  const { model, planner, dataset, datasetOptions, validation, rewards, referenceModel, ...options } = config;
+  const { model, planner, dataset, datasetOptions, validation, rewards, referenceModel, teacher, ...options } = config;
   newPlanner({ planner });
   if (typeof model === 'object' && model !== null) checkKeys('model', model, ['create']);
   else if (model !== undefined && (typeof model !== 'string' || model === ''))
@@ -79,12 +89,30 @@ export function checkConfig(stage: Stage, config: TrainConfig): void {
   const given = { ...options, dataset } as unknown;
   if (stage === 'sft') resolveSft(given as MaskedDiffusionOptions);
   else if (stage === 'planner') resolvePlanner(given as PlannerOptions);
+  else if (stage === 'dparallel') resolveCertainty(given as CertaintyOptions);
+  else if (stage === 'd3llm') resolvePseudoTrajectories(given as PseudoTrajectoryOptions);
   else {
     const fn: RewardFunction = () => [];
     const names = Object.entries(checkRewardConfigs(rewards));
     const functions = Object.fromEntries(names.map(([name, { weight = 1 }]) => [name, { fn, weight }]));
-    checkGrpo({ ...(given as GrpoOptions), rewards: functions, ...(referenceModel && { referenceModel: REFERENCE }) });
+    checkGrpo({
+      ...(given as GrpoOptions),
+      ...((rewards !== undefined || teacher === undefined) && { rewards: functions }),
+      ...(referenceModel && { referenceModel: REFERENCE }),
+      ...(teacher !== undefined && { teacher: checkTeacher(teacher) }),
+    });
   }
+}
+
+/** Checks a teacher's configuration. @returns what stands for the teacher, which is not loaded yet */
+function checkTeacher(teacher: unknown): CausalModel {
+  if (typeof teacher !== 'object' || teacher === null)
+    throw optionError(TypeError, 'teacher', `expected { model: FOLDER }, got ${show(teacher)}`);
+  checkKeys('teacher', teacher, ['model', 'dtype']);
+  const { model } = teacher as Partial<TeacherConfig>;
+  if (typeof model !== 'string' || model === '')
+    throw optionError(TypeError, 'teacher.model', `expected a folder or a hub id, got ${show(model)}`);
+  return { logProbs: async () => [] } as unknown as CausalModel;
 }
 
 /** Stands for a reference model that is not loaded yet. */
@@ -200,7 +228,7 @@ async function createNewModel(
 }
 
 /** Metrics of any stage. */
-export type StageMetrics = MaskedDiffusionMetrics | PlannerMetrics | GrpoMetrics;
+export type StageMetrics = MaskedDiffusionMetrics | DistillationMetrics | PlannerMetrics | GrpoMetrics;
 
 /** Runs a stage as its configuration says, on a model that is loaded; callbacks are the trainer's. @throws as it does. */
 export async function* runConfig(
@@ -215,8 +243,9 @@ export async function* runConfig(
     dataset: __,
     datasetOptions: ____,
     validation: ___,
-    rewards = {},
+    rewards,
     referenceModel,
+    teacher,
     ...rest
   } = config;
   checkConfig(stage, config);
@@ -224,16 +253,24 @@ export async function* runConfig(
   const given = { ...rest, dataset, ...callbacks, ...(signal && { signal }) };
   if (stage !== 'grpo') {
     if (stage === 'sft') yield* trainMaskedDiffusion(model, given as MaskedDiffusionOptions);
+    else if (stage === 'dparallel') yield* trainCertainty(model, given as CertaintyOptions);
+    else if (stage === 'd3llm') yield* trainPseudoTrajectories(model, given as PseudoTrajectoryOptions);
     else yield* trainPlanner(model, given as PlannerOptions);
     return;
   }
   const others: { dispose(): void }[] = [];
   try {
     const functions: Record<string, { fn: RewardFunction; weight: number }> = {};
-    for (const [name, reward] of Object.entries(rewards))
+    for (const [name, reward] of Object.entries(rewards ?? {}))
       functions[name] = { fn: await makeReward(name, reward, others), weight: reward.weight ?? 1 };
     const { signal: _____, ...options } = given;
-    const grpo = { ...options, rewards: functions } as GrpoOptions;
+    const grpo = { ...options, ...(rewards !== undefined && { rewards: functions }) } as GrpoOptions;
+    if (teacher !== undefined) {
+      const { dtype } = teacher;
+      const loaded = await loadCausalModel(teacher.model, { ...(dtype && { dtype }) });
+      others.push(loaded);
+      grpo.teacher = loaded;
+    }
     if (referenceModel !== undefined) {
       grpo.referenceModel = await loadModel(referenceModel);
       others.push(grpo.referenceModel);

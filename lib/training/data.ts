@@ -36,8 +36,11 @@ export interface DataSource {
    * in whose place others were drawn.
    */
   skipped(): number;
-  /** The `rows` examples of a step; all steps of a run ask for equally many. */
-  train(step: number, rows: number): TrainingRow[];
+  /**
+   * The `rows` examples of a step; all steps of a run ask for equally many. @param attempt above 0: others in their place,
+   * drawn from all of the data
+   */
+  train(step: number, rows: number, attempt?: number): TrainingRow[];
   /** null without held-out examples. */
   validation: ((rows: number) => TrainingRow[]) | null;
   /** null where there is no verifier. */
@@ -48,8 +51,12 @@ export interface DataSource {
 function epochs(rows: readonly TrainingRow[], seed: bigint): DataSource['train'] {
   let epoch = -1;
   let order: Int32Array = new Int32Array(0);
-  return (step, count) =>
-    Array.from({ length: count }, (_, i) => {
+  return (step, count, attempt = 0) => {
+    if (attempt > 0) {
+      const random = new Random(deriveSeed(seed, Purpose.redraws, Purpose.order, step, attempt));
+      return Array.from({ length: count }, () => rows[random.integer(rows.length)]);
+    }
+    return Array.from({ length: count }, (_, i) => {
       const index = step * count + i;
       if (Math.floor(index / rows.length) !== epoch) {
         epoch = Math.floor(index / rows.length);
@@ -57,6 +64,7 @@ function epochs(rows: readonly TrainingRow[], seed: bigint): DataSource['train']
       }
       return rows[order[index % rows.length]];
     });
+  };
 }
 
 /** Shares of a step's stage; null: the data set's own. */
@@ -116,9 +124,10 @@ function mixed(
   if (usable?.length === 0)
     throw optionError(RangeError, 'mixture', 'expected held-out examples of the last stage, got none');
   return {
-    train(step, count) {
+    train(step, count, attempt = 0) {
       const shares = sharesAt(mixture, step);
-      return shares ? drawn(rows, shares, count, deriveSeed(seed, Purpose.mixture, step)) : all(step, count);
+      const at = attempt > 0 ? [step, attempt] : [step];
+      return shares ? drawn(rows, shares, count, deriveSeed(seed, Purpose.mixture, ...at)) : all(step, count, attempt);
     },
     validation: usable && ((count) => usable.slice(0, count)),
   };
@@ -196,10 +205,11 @@ export function openData(
     maxTokens,
     blockLength,
     skipped: () => skipped,
-    train(step, rows) {
+    train(step, rows, attempt = 0) {
+      const at = attempt > 0 ? [step, attempt] : [step];
       const drawn = drawUsable(
         name,
-        (number) => sample('train', rows, seedOf(Purpose.examples, number, step), shares(step)),
+        (number) => sample('train', rows, seedOf(Purpose.examples, number, ...at), shares(step)),
         (row) => checks.train(row, maxTokens),
       );
       skipped = drawn.skipped;

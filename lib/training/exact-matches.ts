@@ -1,14 +1,34 @@
 // Answers to held-out prompts while a model trains.
+import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { GenerateOptions, GenerateResult } from '../generation/types';
+import { attendedBlock } from '../model/config';
 import { packRows } from '../packing';
 import { correctRows } from '../rewards';
+import { type SamplerObject, samplerObject } from '../sampling/samplers';
 import { mean } from '../statistics';
 import type { DataSource, TrainingRow } from './data';
 import { samplesOf } from './samples';
 
 /** How {@link writeAnswers} decodes. */
 export type AnswerOptions = GenerateOptions & { maxTokens: number };
+
+/** How evaluations write answers. @throws TypeError, RangeError where nothing says how long they may be */
+export function answerOptions(
+  options: { evalSampler?: SamplerObject | string | undefined; maxTokens?: number | undefined },
+  data: DataSource,
+  { config }: MaskedDiffusionModel,
+): AnswerOptions | null {
+  if (options.evalSampler === undefined) return null;
+  const sampler = samplerObject(options.evalSampler);
+  const maxTokens = options.maxTokens ?? data.maxTokens;
+  if (maxTokens === null)
+    throw optionError(TypeError, 'maxTokens', 'expected a number of tokens, which evalSampler needs, got none');
+  // A model that attends by blocks decodes by its own.
+  if (attendedBlock(config) !== null) return { sampler, maxTokens };
+  const blockLength = options.maxTokens === undefined ? data.blockLength : null;
+  return { sampler, maxTokens, blockLength: blockLength ?? maxTokens };
+}
 
 /** The model's answers to prompts. @param tokenBudget tokens of a batch, prompts included */
 export async function writeAnswers(

@@ -16,9 +16,47 @@ export {
   type JsonSchema,
 } from './config-keys';
 export type { TrainingData } from './data';
+export { type CertaintyLoss, type CertaintyLossOptions, certaintyLoss, type ScoredView } from './distillation/loss';
+export type {
+  CertaintyOptions,
+  DistillationMetrics,
+  DistillationOptions,
+  PseudoTrajectoryOptions,
+} from './distillation/options';
+export {
+  type AnswerRange,
+  countSegments,
+  curriculumNoise,
+  curriculumWindow,
+  randomMask,
+  type Segment,
+  type SegmentViews,
+  segmentAt,
+  segmentViews,
+  trajectoryMask,
+} from './distillation/segments';
+export { trainCertainty, trainPseudoTrajectories } from './distillation/train';
+export { stateOf, type Trajectory, trajectoryOf, trajectoryOfStates } from './distillation/trajectory';
 export { computeAdvantages, type ScaleRewards, totalRewards } from './grpo/advantages';
 export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo/loss';
 export { type ReferenceGrpoRow, referenceGrpoLoss } from './grpo/loss-reference';
+export {
+  type BatchSize,
+  diffuGrpoLoss,
+  type LossPer,
+  OBJECTIVES,
+  type Objective,
+  oneStepRow,
+  type Rollout,
+  type RunLossOptions,
+  type ScoredTokens,
+  type TokenLoss,
+  type TokenRow,
+  traceLoss,
+  traceRows,
+  wd1Loss,
+  wd1Weights,
+} from './grpo/objectives';
 export type { GrpoOptions } from './grpo/options';
 export {
   type PolicySettings,
@@ -45,6 +83,7 @@ export {
   type RewardConfig,
   STAGES,
   type Stage,
+  type TeacherConfig,
   type TrainConfig,
 } from './presets';
 export type { CompletionSample, RunStart, TrainingCallbacks } from './samples';

@@ -6,6 +6,7 @@ import type { LoraOptions, ModelTrainer, ModelTrainerOptions } from '../model/tr
 import { exceeds } from '../statistics';
 import type { DataSource } from './data';
 import type { ResolvedTraining } from './options';
+import type { Stage as StageName } from './presets';
 import { type MetricsLine, RunFolder, type RunState } from './run-folder';
 import type { CompletionSample, RunStart, TrainingCallbacks } from './samples';
 import { learningRateFactor } from './schedules';
@@ -56,6 +57,8 @@ export interface StageContext {
   trainer: ModelTrainer;
   data: DataSource;
   training: ResolvedTraining;
+  /** Steps of the whole run. */
+  maxSteps: number;
   /** The processes whose rows make up a step. */
   group: ProcessGroup;
   /** Takes completions to show: of a batch of rollouts, or of an evaluation. */
@@ -64,7 +67,7 @@ export interface StageContext {
 
 /** A whole run: what {@link runStage} takes. */
 export interface StagePlan {
-  kind: 'sft' | 'planner' | 'grpo';
+  kind: StageName;
   model: MaskedDiffusionModel;
   data: DataSource;
   training: ResolvedTraining;
@@ -142,7 +145,7 @@ class Run<M extends TrainingMetrics> {
     const { samplesEvery = 0, callbacks } = this.#plan;
     let stepsPerBatch = 1;
     const context: StageContext = {
-      ...{ model, trainer: this.#trainer, data, training, group: SINGLE_PROCESS },
+      ...{ model, trainer: this.#trainer, data, training, maxSteps: this.#maxSteps, group: SINGLE_PROCESS },
       show: (split, samples) => {
         const { step } = this.#state;
         // An evaluation follows its step; the rollouts of a batch begin one.

@@ -104,13 +104,15 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
   };
 }
 
+/** Only GRPO and planner initialisation need a planner. */
+const usesPlanner = (stage: Stage): boolean => stage === 'planner' || stage === 'grpo';
+
 /** What new planner heads have beside their blocks. */
 const NEW_HEAD = { useAdaln: true, useMaskEmbeddings: true };
 
 /** Shapes and storage of the model that a configuration names. */
 async function shapeOf(config: TrainConfig, stage: Stage): Promise<Shape> {
   const { model } = config;
-  // Only GRPO and planner initialisation need a planner.
   if (typeof model !== 'object') {
     const source = model ?? defaultModel();
     const size = newPlanner(config);
@@ -118,7 +120,7 @@ async function shapeOf(config: TrainConfig, stage: Stage): Promise<Shape> {
     const shape = await shapeOfSource(
       source,
       parseDiffusionCheckpoint,
-      stage !== 'sft' && config.planner === undefined,
+      usesPlanner(stage) && config.planner === undefined,
     );
     const added = size === null ? head?.planner : { ...NEW_HEAD, numLayers: size === 'block' ? 1 : 0 };
     return added ? { ...shape, config: { ...shape.config, planner: added } } : shape;
@@ -236,10 +238,11 @@ function cacheMemory(stage: Stage, config: TrainConfig, shape: NativeModelConfig
 }
 
 /** The reference model, and models of rewards. */
-async function otherModels({ beta, referenceModel, rewards = {} }: TrainConfig): Promise<MemoryItem[]> {
+async function otherModels({ beta, referenceModel, teacher, rewards = {} }: TrainConfig): Promise<MemoryItem[]> {
   const items: MemoryItem[] = [];
   if ((beta ?? 0) > 0 && referenceModel !== undefined)
     items.push(await otherModel('reference model', referenceModel, parseDiffusionCheckpoint));
+  if (teacher) items.push(await otherModel('teacher', teacher.model, parseCausalCheckpoint, teacher.dtype));
   for (const { type, options = {} } of Object.values(rewards)) {
     const { model, dtype } = options as { model?: string; dtype?: LoadModelOptions['dtype'] };
     if (type === 'causalLogProb' && typeof model === 'string')
@@ -284,7 +287,7 @@ export async function planMemory(
     trainer: resolveTrainerOptions({
       // With adapters the base is frozen, and resolveTrainerOptions refuses to be told so.
       freezeBase: lora ? false : (config.freezeBase ?? stage === 'planner'),
-      freezePlanner: config.freezePlanner ?? stage === 'sft',
+      freezePlanner: config.freezePlanner ?? !usesPlanner(stage),
       ...(activationCheckpointing === undefined ? {} : { activationCheckpointing }),
       ...(momentDtype === undefined ? {} : { momentDtype }),
       lora: lora ?? null,

@@ -13,9 +13,8 @@ export function presetBefore(
   stage: Stage,
   preset: string,
 ): { stage: Stage; model: string; embedded: string | null } | null {
-  const before = STAGES[STAGES.indexOf(stage) - 1];
-  const made = before && PRESETS[before][preset]?.outputDir;
-  const model = `${made}/final`;
-  if (made === undefined || PRESETS[stage][preset]?.model !== model) return null;
+  const model = PRESETS[stage][preset]?.model;
+  const before = STAGES.find((other) => `${PRESETS[other][preset]?.outputDir}/final` === model);
+  if (before === undefined || typeof model !== 'string') return null;
   return { stage: before, model, embedded: preset === 'tiny' ? packageFile(...EMBEDDED_BASE) : null };
 }

@@ -3,13 +3,16 @@
 import type { DataRecord, ExampleData, OpenOptions, TrainingExample } from '../data';
 import { USUAL_SHARES } from '../data/world';
 import type { CreateModelOptions } from '../model/create-model';
+import type { LoadModelOptions } from '../model/load-weights';
 import type { TrainTokenizerOptions } from '../model/train-tokenizer';
+import type { CertaintyOptions, PseudoTrajectoryOptions } from './distillation/options';
+import type { Objective } from './grpo/objectives';
 import type { GrpoOptions } from './grpo/options';
 import type { PlannerOptions } from './planner-init';
 import type { MaskedDiffusionOptions } from './sft';
 
 /** The stages of training, in their order. */
-export const STAGES = ['sft', 'planner', 'grpo'] as const;
+export const STAGES = ['sft', 'dparallel', 'd3llm', 'planner', 'grpo'] as const;
 
 /** One of {@link STAGES}. */
 export type Stage = (typeof STAGES)[number];
@@ -42,6 +45,13 @@ export interface RewardConfig {
   options?: Readonly<Record<string, unknown>> | undefined;
 }
 
+/** An autoregressive teacher: folder or hub id, and how it is loaded. */
+export interface TeacherConfig {
+  model: string;
+  /** Default: as it is stored. */
+  dtype?: LoadModelOptions['dtype'];
+}
+
 /** A new model: its shape, and where its tokens are from. */
 export interface NewModelConfig extends Omit<CreateModelOptions, 'vocabulary' | 'tokenizer'> {
   /**
@@ -71,12 +81,23 @@ interface SharedConfig {
   validation?: ExampleData['validation'];
 }
 
+/** Keys whose values differ between stages. */
+type OfStages = 'objective' | 'bestBy' | 'teacher';
+
 /** Configuration of a stage: what a preset, a --config file and the --set flags are made of. */
 export interface TrainConfig
   extends SharedConfig,
-    Partial<Omit<MaskedDiffusionOptions, 'dataset'>>,
+    Partial<Omit<MaskedDiffusionOptions, 'dataset' | OfStages>>,
     Partial<Omit<PlannerOptions, 'dataset'>>,
-    Partial<Omit<GrpoOptions, 'dataset' | 'rewards' | 'referenceModel'>> {
+    Partial<Omit<CertaintyOptions, 'dataset' | OfStages>>,
+    Partial<Omit<PseudoTrajectoryOptions, 'dataset' | OfStages>>,
+    Partial<Omit<GrpoOptions, 'dataset' | 'rewards' | 'referenceModel' | OfStages>> {
+  /** sft: what is masked; grpo: what the policy gradient scores. */
+  objective?: MaskedDiffusionOptions['objective'] | Objective;
+  /** The metric of evaluations that decides which checkpoint is the best. */
+  bestBy?: CertaintyOptions['bestBy'] | GrpoOptions['bestBy'];
+  /** grpo, objective "distillation": the autoregressive teacher. */
+  teacher?: TeacherConfig;
   rewards?: Readonly<Record<string, RewardConfig>>;
   /** Folder or hub id of the frozen reference model. */
   referenceModel?: string;
@@ -125,6 +146,42 @@ const MATH_RUN: TrainConfig = {
   },
 };
 
+/** What the published runs of dParallel and of d3LLM on LLaDA have in common. */
+const DISTILLED_LLADA = {
+  model: 'GSAI-ML/LLaDA-8B-Instruct',
+  dataset: 'Zigeng/dParallel_LLaDA_Distill_Data',
+  rowTokens: 384,
+  epochs: 6,
+  learningRate: 2e-5,
+  schedule: 'constant',
+  betas: [0.9, 0.999],
+  weightDecay: 0.01,
+  maxGradNorm: 1,
+  activationCheckpointing: true,
+  saveEvery: 500,
+  seed: 42,
+} as const satisfies TrainConfig;
+
+/** The projections of LLaDA that the published adapters are on: of those that their lists name, it has these. */
+const PUBLISHED_TARGETS = ['q_proj', 'k_proj', 'v_proj', 'up_proj'] as const;
+
+/** What d1's runs have in common, which wd1's and SPG's follow. */
+const D1_RUN = {
+  model: 'GSAI-ML/LLaDA-8B-Instruct',
+  numGenerations: 6,
+  maxTokens: 256,
+  blockLength: 32,
+  rolloutSampler: { type: 'fixed', steps: 128 },
+  learningRate: 3e-6,
+  schedule: 'constant',
+  betas: [0.9, 0.99],
+  weightDecay: 0.1,
+  maxGradNorm: 0.2,
+  lora: { rank: 128, alpha: 64, targets: ['q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj', 'up_proj', 'ff_out'] },
+  activationCheckpointing: true,
+  seed: 42,
+} as const satisfies TrainConfig;
+
 /** What the model of the world learns after its first lesson: more of what is harder. */
 const WORLD_SHARES = { ...USUAL_SHARES, record: 2, repeat: 3, form: 1, sum: 3 };
 /** Without forms, which are longer than what is generated, and without the first lesson. */
@@ -151,6 +208,9 @@ const WORLD_MASTERED = {
  *
  * "world": the task `world` on a model of 1.7 million parameters, for about an hour and a half on two cores;
  * scripts/train-world.cjs runs and measures the three stages.
+ *
+ * "llada": the published runs of dParallel and d3LLM, on their published data. "diffu-grpo": d1's on GSM8K; "trace":
+ * TraceRL's settings for LLaDA.
  *
  * "gsm8k", "math500": the reference's runs on mathematics (grpo_exp.sh with its defaults); "apps": on code (run.sh).
  * With the reference's string comparison as reward; a config file that gives `rewards` without `compat` has
@@ -207,6 +267,55 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       evalExamples: 500,
       evalSampler: { type: 'confidence', threshold: 0.9 },
       saveEvery: 2000,
+    },
+  },
+  dparallel: {
+    tiny: {
+      model: 'runs/tiny-sft/final',
+      dataset: 'runs/tiny-answers.jsonl',
+      validation: 0.05,
+      outputDir: 'runs/tiny-dparallel',
+      maxSteps: 300,
+      batchSize: 64,
+      maxTokens: 32,
+      blockLength: 8,
+      learningRate: 3e-4,
+      evalEvery: 50,
+      evalSampler: { type: 'entropy', threshold: 0.45 },
+      saveEvery: 100,
+    },
+    llada: {
+      ...DISTILLED_LLADA,
+      outputDir: 'runs/dparallel-llada',
+      batchSize: 64,
+      blockLength: 32,
+      lora: { rank: 128, alpha: 128, targets: PUBLISHED_TARGETS },
+    },
+  },
+  d3llm: {
+    tiny: {
+      model: 'runs/tiny-sft/final',
+      dataset: 'runs/tiny-answers.jsonl',
+      validation: 0.05,
+      outputDir: 'runs/tiny-d3llm',
+      maxSteps: 300,
+      batchSize: 64,
+      maxTokens: 32,
+      windows: [8, 12, 16],
+      learningRate: 3e-4,
+      evalEvery: 50,
+      evalSampler: { type: 'entropy', threshold: 0.45 },
+      saveEvery: 100,
+    },
+    llada: {
+      ...DISTILLED_LLADA,
+      trajectories: 'd3LLM/trajectory_data_llada_32',
+      outputDir: 'runs/d3llm-llada',
+      batchSize: 4,
+      gradientAccumulation: 16,
+      windows: [16, 16, 24, 24, 32, 32],
+      maskRatio: { min: 0, max: 0.8 },
+      lora: { rank: 256, alpha: 256, targets: PUBLISHED_TARGETS },
     },
   },
   planner: {
@@ -271,6 +380,37 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
     },
     gsm8k: { ...MATH_RUN, dataset: 'gsm8k', outputDir: 'runs/gsm8k' },
     math500: { ...MATH_RUN, dataset: 'math500', outputDir: 'runs/math500' },
+    'diffu-grpo': {
+      ...D1_RUN,
+      objective: 'diffu-grpo',
+      dataset: 'gsm8k',
+      outputDir: 'runs/diffu-grpo',
+      promptsPerStep: 1,
+      numIterations: 12,
+      beta: 0.04,
+      clipEpsilon: 0.5,
+      rewards: { correct: { type: 'mathCorrect', weight: 1 }, format: { type: 'boxedFormat', weight: 1 } },
+    },
+    trace: {
+      objective: 'trace',
+      model: 'GSAI-ML/LLaDA-8B-Instruct',
+      dataset: 'gsm8k',
+      outputDir: 'runs/trace',
+      promptsPerStep: 8,
+      numGenerations: 16,
+      maxTokens: 256,
+      blockLength: 32,
+      rolloutSampler: { type: 'confidence', threshold: 0.9 },
+      shrink: 8,
+      temperature: 1,
+      beta: 0.01,
+      filterGroups: { accuracy: { min: 0.2, max: 0.8 } },
+      learningRate: 1e-6,
+      schedule: 'constant',
+      activationCheckpointing: true,
+      rewards: { correct: { type: 'mathCorrect', weight: 1 } },
+      seed: 42,
+    },
     apps: {
       ...REFERENCE_RUN,
       model: 'sengi/lladou-coding',

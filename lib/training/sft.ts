@@ -1,15 +1,15 @@
 // Masked-diffusion fine-tuning and pre-training.
 import { open } from '../data';
-import { optionError, within } from '../errors';
+import { within } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { attendedBlock } from '../model/config';
 import { checkRoom } from '../model/prompt';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
-import { resolveSampler, type SamplerObject, samplerObject } from '../sampling/samplers';
-import { type CheckExample, type DataSource, openData, type TrainingData } from './data';
-import { type AnswerOptions, exactMatches } from './exact-matches';
+import { resolveSampler, type SamplerObject } from '../sampling/samplers';
+import { type CheckExample, openData, type TrainingData } from './data';
+import { type AnswerOptions, answerOptions, exactMatches } from './exact-matches';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
 import { maskedDiffusionLoss } from './masked-diffusion-loss';
 import { drawBlock, type MaskedRow, maskRow } from './masking';
@@ -182,23 +182,6 @@ class MaskedDiffusionStage implements Stage {
 
 /** The shortest padding of an answer. */
 const padded = (answer: number) => answer + 1;
-
-/** How evaluations write answers. @throws TypeError, RangeError where nothing says how long they may be */
-function answerOptions(
-  options: MaskedDiffusionOptions,
-  data: DataSource,
-  { config }: MaskedDiffusionModel,
-): AnswerOptions | null {
-  if (options.evalSampler === undefined) return null;
-  const sampler = samplerObject(options.evalSampler);
-  const maxTokens = options.maxTokens ?? data.maxTokens;
-  if (maxTokens === null)
-    throw optionError(TypeError, 'maxTokens', 'expected a number of tokens, which evalSampler needs, got none');
-  // A model that attends by blocks decodes by its own.
-  if (attendedBlock(config) !== null) return { sampler, maxTokens };
-  const blockLength = options.maxTokens === undefined ? data.blockLength : null;
-  return { sampler, maxTokens, blockLength: blockLength ?? maxTokens };
-}
 
 /**
  * Checks {@link MaskedDiffusionOptions} as far as they do not depend on a model and on data, and fills in defaults.

@@ -136,6 +136,7 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
       int32_t(get_integer(object, "excludedToken", -1, int64_t(1) << 30, request->excluded_token));
   request->confidences = get_bool(object, "confidences", false);
   request->logits = get_bool(object, "logits", false);
+  request->entropy_temperature = float(get_number(object, "entropyTemperature", 0));
   if (const Napi::Value planner = object.Get("planner"); !absent(planner)) {
     request->planner = true;
     request->timestep = get_array<float>(to_object(planner, "planner"), "timestep");
@@ -159,9 +160,13 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
   }
   request->keep = get_bool(object, "keep", false);
   struct Wanted {
-    bool log_probs, planner, policy, confidences, logits;
+    bool log_probs, planner, policy, confidences, entropies, logits;
   };
-  const Wanted wanted{request->log_probs || request->policy, request->planner, request->policy, request->confidences,
+  const Wanted wanted{request->log_probs || request->policy,
+                      request->planner,
+                      request->policy,
+                      request->confidences,
+                      request->entropies(),
                       request->logits};
   return Job<ScoreResult>::start(
       env,
@@ -175,6 +180,7 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
         out.Set("logLikelihoods", optional_array(job_env, wanted.policy, result.log_likelihoods));
         out.Set("argmax", optional_array(job_env, wanted.confidences, result.argmax));
         out.Set("confidences", optional_array(job_env, wanted.confidences, result.confidences));
+        out.Set("entropies", optional_array(job_env, wanted.entropies, result.entropies));
         out.Set("logits", optional_array(job_env, wanted.logits, result.logits));
         return out;
       });
@@ -187,6 +193,7 @@ Napi::Value TrainerObject::backward(const Napi::CallbackInfo& info) {
   request->dlog_probs = get_optional_array<float>(object, "dLogProbs");
   request->dplanner_logits = get_optional_array<float>(object, "dPlannerLogits");
   request->dlog_likelihoods = get_optional_array<float>(object, "dLogLikelihoods");
+  request->dentropies = get_optional_array<float>(object, "dEntropies");
   request->dlogits = get_optional_array<float>(object, "dLogits");
   return Job<std::vector<float>>::start(
       env,

@@ -67,6 +67,9 @@ void check(const ScoreRequest& request, const ModelConfig& config) {
     check_ids(request.tokens, config.embedding_size);
   }
   check_argument(!request.policy || request.planner, "policy: needs planner");
+  check_argument(request.entropy_temperature == 0 ||
+                     (request.entropy_temperature >= 1e-4f && std::isfinite(request.entropy_temperature)),
+                 "entropyTemperature: expected 0 or at least 1e-4, got " + std::to_string(request.entropy_temperature));
   if (request.planner) {
     if (!config.planner.present) throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
     check_argument(request.timestep.size() == batch, "planner.timestep: expected one number per row");
@@ -118,6 +121,7 @@ ScoreResult empty_result(const ScoreRequest& request, int64_t vocab) {
     result.argmax.assign(m, 0);
     result.confidences.assign(m, 0.0f);
   }
+  if (request.entropies()) result.entropies.assign(m, 0.0f);
   if (request.logits) result.logits.assign(m * size_t(vocab), 0.0f);
   return result;
 }
@@ -203,24 +207,33 @@ void Scorer::score_tokens(Tape& tape, const ForwardContext& context, TapeMemory&
                     sample.confidence = confidence.data();
                     sample.entropy = entropy.data();
                     sample.finite = finite.data();
-                    const auto run = [&] {
-                      backend_.sample_forward(sample);
+                    const auto run = [&](const SampleArgs& args) {
+                      backend_.sample_forward(args);
                       if (std::find(finite.begin(), finite.begin() + count, uint8_t(0)) != finite.begin() + count)
                         throw Error(ErrorCode::kNonFinite, "the model produced a NaN or infinite logit");
                     };
                     if (request.confidences) {
-                      run();
+                      run(sample);
                       for (int64_t r = 0; r < count; ++r) {
                         result.argmax[size_t(place[r])] = token[size_t(r)];
                         result.confidences[size_t(place[r])] = confidence[size_t(r)];
                       }
+                    }
+                    if (request.entropies()) {
+                      SampleArgs tempered = sample;
+                      tempered.temperature = request.entropy_temperature;
+                      tempered.scores = SampleScores::kTempered;
+                      std::fill_n(given.begin(), count, 0);  // which token is scored makes no difference
+                      tempered.given = given.data();
+                      run(tempered);
+                      for (int64_t r = 0; r < count; ++r) result.entropies[size_t(place[r])] = entropy[size_t(r)];
                     }
                     if (request.log_probs || request.policy) {
                       for (int64_t r = 0; r < count; ++r) given[size_t(r)] = request.tokens[size_t(place[r])];
                       sample.given = given.data();
                       sample.temperature = request.temperature;
                       sample.tempered_log_prob = request.temperature > 0;
-                      run();
+                      run(sample);
                       for (int64_t r = 0; r < count; ++r) result.log_probs[size_t(place[r])] = log_prob[size_t(r)];
                     }
                   });
@@ -248,24 +261,31 @@ void Scorer::tokens_backward(const BackwardContext& context, const BackwardReque
   const int64_t c = context.config().hidden, v = context.config().embedding_size, s = tape.scored.size();
   std::vector<int32_t> tokens(static_cast<size_t>(s));
   std::vector<float> upstream(static_cast<size_t>(s));
+  std::vector<float> dentropy(request.dentropies.empty() ? 0 : size_t(s));
   for (size_t i = 0; i < size_t(s); ++i) {
     const size_t candidate = size_t(tape.scored_index[i]);
     if (!tape.request.tokens.empty()) tokens[i] = tape.request.tokens[candidate];
     if (!dlog_prob.empty()) upstream[i] = dlog_prob[candidate];
+    if (!dentropy.empty()) dentropy[i] = request.dentropies[candidate];
   }
   const int64_t rows = std::min(s, head_rows(v));
   for (int64_t i = 0; i < s; i += rows) {
     const int64_t count = std::min(rows, s - i);
     const ConstArray hidden = tape.scored_hidden + i * c;
     bool accumulate = false;
-    if (!dlog_prob.empty()) {
+    if (!dlog_prob.empty() || !dentropy.empty()) {
       float* logits = tape.logits;
       if (!logits) {
         logits = gradient_workspace_.get(kDLogits, rows * v);
         head_forward(context.forward, weights, logits, hidden, count);
       }
-      backend_.log_prob_backward(logits, tokens.data() + i, upstream.data() + i, count, v, tape.request.temperature,
-                                 tape.request.excluded_token);
+      const ScoreRequest& scored = tape.request;
+      if (dentropy.empty())
+        backend_.log_prob_backward(logits, tokens.data() + i, upstream.data() + i, count, v, scored.temperature,
+                                   scored.excluded_token);
+      else
+        backend_.scores_backward(logits, tokens.data() + i, upstream.data() + i, dentropy.data() + i, count, v,
+                                 scored.temperature, scored.entropy_temperature, scored.excluded_token);
       linear_backward(context, weights.head, dhidden + i * c, logits, hidden, count);
       accumulate = true;
     }
@@ -310,6 +330,8 @@ void check(const BackwardRequest& request, const ScoreRequest& scored, int64_t v
                  "dPlannerLogits: expected one number per candidate of a score with planner");
   check_argument(is_of(request.dlog_likelihoods, scored.policy),
                  "dLogLikelihoods: expected one number per candidate of a score with policy");
+  check_argument(is_of(request.dentropies, scored.entropies()),
+                 "dEntropies: expected one number per candidate of a score with entropyTemperature");
   check_argument(request.dlogits.empty() || (scored.logits && request.dlogits.size() == m * size_t(vocab)),
                  "dLogits: expected (candidates, embeddingSize) numbers of a score with logits");
 }
@@ -325,13 +347,14 @@ std::vector<float> Scorer::backward(const BackwardRequest& request, const std::a
   std::vector<float> dlog_prob = request.dlog_probs, dplanner = request.dplanner_logits;
   if (!request.dlog_likelihoods.empty()) likelihood_backward(request, &dlog_prob, &dplanner);
   for (const std::vector<float>* values :
-       std::initializer_list<const std::vector<float>*>{&dlog_prob, &dplanner, &request.dlogits})
+       std::initializer_list<const std::vector<float>*>{&dlog_prob, &dplanner, &request.dentropies, &request.dlogits})
     for (float x : *values)
       if (!std::isfinite(x)) throw Error(ErrorCode::kNonFinite, "backward: dL/d of an output is NaN or infinite");
 
   const int64_t c = config.hidden, n = pass.packing.tokens(), s = tape.scored.size();
   const bool given_hidden = !tape.request.hidden.empty(), to_hidden = given_hidden || options_.base_trains;
-  const bool from_tokens = s > 0 && options_.base_trains && (!dlog_prob.empty() || !request.dlogits.empty());
+  const bool from_tokens =
+      s > 0 && options_.base_trains && (!dlog_prob.empty() || !request.dentropies.empty() || !request.dlogits.empty());
   const bool from_planner = tape.candidates() > 0 && !dplanner.empty() && (options_.planner_trains || to_hidden);
   std::vector<float> dhidden_out(given_hidden ? size_t(n * c) : 0, 0.0f);
   if (!from_planner && !from_tokens) {

@@ -21,6 +21,7 @@ struct ScoreRequest {
   float temperature = 0;
   int32_t excluded_token = -1;
   bool confidences = false, logits = false;
+  float entropy_temperature = 0;  // entropies of softmax(logits / it); 0: none
   bool planner = false;
   std::vector<float> timestep;      // (B)
   std::vector<uint8_t> mask_index;  // (N)
@@ -37,18 +38,19 @@ struct ScoreRequest {
   bool keep = false;                     // `backward` will follow
 
   // Whether token scores are wanted of every candidate, not of selected ones alone.
-  bool scores_all() const { return confidences || logits || (log_probs && !policy); }
+  bool scores_all() const { return confidences || logits || entropies() || (log_probs && !policy); }
+  bool entropies() const { return entropy_temperature > 0; }
 };
 
 // (M) each, (M, V) for logits; empty where not asked for. With `policy`, log_probs are those of selected candidates and
 // 0 elsewhere.
 struct ScoreResult {
-  std::vector<float> log_probs, planner_logits, log_likelihoods, confidences, logits;
+  std::vector<float> log_probs, planner_logits, log_likelihoods, confidences, entropies, logits;
   std::vector<int32_t> argmax;
 };
 
 struct BackwardRequest {
-  std::vector<float> dlog_probs, dplanner_logits, dlog_likelihoods, dlogits;  // empty: 0
+  std::vector<float> dlog_probs, dplanner_logits, dlog_likelihoods, dentropies, dlogits;  // empty: 0
 };
 
 struct ScoreOptions {

@@ -188,6 +188,79 @@ DULTRA_TEST(log_prob_backward_matches_differences, small) {
   });
 }
 
+DULTRA_TEST(scores_backward_matches_differences, small) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t vocab : {1, 2, 7, 29, 129, 1000, 8193})
+      for (float temperature : {0.0f, 0.7f})
+        for (float entropy_temperature : {0.5f, 1.0f, 3.0f})
+          for (int32_t excluded : {-1, int32_t(vocab / 2)}) {
+            if (vocab == 1 && excluded == 0) continue;
+            const size_t m = vocab > 500 ? 4 : 5;
+            Random random(uint64_t(vocab) + uint64_t(entropy_temperature * 10));
+            const std::vector<float> logits = normals(random, m * size_t(vocab), 2);
+            std::vector<int32_t> tokens;
+            while (tokens.size() < m) {
+              const int32_t token = random.below(int(vocab));
+              if (token != excluded) tokens.push_back(token);
+            }
+            // Both gradients, one of them alone, none.
+            std::vector<float> dlog_prob = normals(random, m), dentropy = normals(random, m);
+            dlog_prob[1] = dlog_prob[3] = 0;
+            dentropy[2] = dentropy[3] = 0;
+            Guarded<float> dlogits(logits.size());
+            std::copy(logits.begin(), logits.end(), dlogits.data());
+            backend.scores_backward(dlogits.data(), tokens.data(), dlog_prob.data(), dentropy.data(), int64_t(m), vocab,
+                                    temperature, entropy_temperature, excluded);
+            const auto loss = [&](const std::vector<double>& at) {
+              double total = 0;
+              for (size_t i = 0; i < m; ++i) {
+                const double* x = &at[i * size_t(vocab)];
+                double top = -INFINITY;
+                for (int64_t v = 0; v < vocab; ++v)
+                  if (v != excluded) top = std::max(top, x[v]);
+                const auto log_sum = [&](double t) {
+                  double sum = 0;
+                  for (int64_t v = 0; v < vocab; ++v)
+                    if (v != excluded) sum += std::exp((x[v] - top) / t);
+                  return std::log(sum);
+                };
+                const double t = temperature == 0 ? 1 : double(temperature), te = double(entropy_temperature);
+                total += dlog_prob[i] * ((x[tokens[i]] - top) / t - log_sum(t));
+                const double log_total = log_sum(te);
+                for (int64_t v = 0; v < vocab; ++v) {
+                  if (v == excluded) continue;
+                  const double log_q = (x[v] - top) / te - log_total;
+                  total -= dentropy[i] * std::exp(log_q) * log_q;
+                }
+              }
+              return total;
+            };
+            const std::string where =
+                text(isa, " V ", vocab, " T ", temperature, " entropy T ", entropy_temperature, " excluded ", excluded);
+            check_gradient(dlogits.data(), logits, loss, 40, 5e-6, where, 1e-7);
+            CHECK(dlogits.guards_intact(), where);
+            for (size_t i = 0; i < m; ++i)
+              CHECK(excluded < 0 || dlogits[i * size_t(vocab) + size_t(excluded)] == 0, where,
+                    " the excluded logit of row ", i);
+            for (int64_t v = 0; v < vocab; ++v)
+              CHECK(dlogits[size_t(3 * vocab + v)] == 0, where, " a row without gradient");
+            std::vector<float> alone(logits.begin(), logits.begin() + vocab);
+            backend.scores_backward(alone.data(), tokens.data(), dlog_prob.data(), dentropy.data(), 1, vocab,
+                                    temperature, entropy_temperature, excluded);
+            CHECK(same_bits(alone.data(), dlogits.data(), alone.size()), where, " one row by itself");
+          }
+    // Far apart logits, and some of -inf: no NaN. Of a certain distribution the entropy has no slope.
+    std::vector<float> logits{1e4f, -1e4f, -INFINITY, 3e38f, 0, 1e4f, -INFINITY, -3e38f};
+    const int32_t tokens[2] = {1, 0};
+    const float zero[2] = {0, 0}, d[2] = {1, -1};
+    backend.scores_backward(logits.data(), tokens, zero, d, 2, 4, 1, 0.5f, -1);
+    for (float x : logits) CHECK(x == 0, isa, " ", x);
+    std::vector<float> nothing(4, -INFINITY);
+    backend.scores_backward(nothing.data(), tokens, zero, d, 1, 4, 1, 0.5f, -1);
+    for (float x : nothing) CHECK(x == 0, isa, " a row of -inf ", x);
+  });
+}
+
 DULTRA_TEST(log_prob_backward_does_not_depend_on_threads) {
   for (const std::string& isa : isas()) {
     const int64_t m = 40, vocab = 3001;

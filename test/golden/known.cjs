@@ -50,6 +50,13 @@ const SETTINGS = {
     ...words('editing_threshold eos_early_stop eos_id max_post_steps num_to_transfer threshold'),
   ],
   sft_loss: words('mask_id eps'),
+  dparallel_loss: words('mask_id eps mask_probability temperature entropy_weight block_size token_shift region'),
+  d3llm_loss: words(
+    'mask_id eps temperature entropy_weight block_size max_length variant token_shift use_complementary_loss entropy_on_complement divisor min_mask_ratio max_mask_ratio progress',
+  ),
+  d3llm_trajectory: words('mask_id steps gen_length block_length temperature remasking threshold'),
+  diffugrpo_loss: words('mask_id p_mask_prompt epsilon beta num_iterations iteration cfg_scale group_size'),
+  tracerl_loss: words('mask_id pad_id shrink post_num eps beta use_kl_estimator_k3 start_pos'),
   planner_init: words('mask_id factor'),
   grpo_loss: words(
     'mask_id advantage_min_clip beta block_length chunks delta epsilon_high epsilon_low gradient_accumulation_steps max_completion_length rollout_temperature',
@@ -69,7 +76,8 @@ const FILES = ['case.json', 'inputs.safetensors', 'expected.safetensors', 'grads
 function unknownOf(folder, description, runs) {
   const { kind, args, weight_overrides: overrides } = description;
   if (typeof kind !== 'string' || !Object.hasOwn(runs, kind)) return `kind ${JSON.stringify(kind)} is not known`;
-  const files = kind === 'tables' ? ['case.json', ...TABLES.map((name) => `${name}.json`)] : FILES;
+  const own = kind === 'd3llm_loss' ? [...FILES, 'schedule.json'] : FILES;
+  const files = kind === 'tables' ? ['case.json', ...TABLES.map((name) => `${name}.json`)] : own;
   const file = readdirSync(folder).find((name) => !files.includes(name) && name !== overrides);
   if (file !== undefined) return `kind ${kind}: file ${file} is not known`;
   const setting = Object.keys(args ?? {}).find((name) => !SETTINGS[kind]?.includes(name));

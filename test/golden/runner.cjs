@@ -9,6 +9,7 @@ const FAMILIES = require('./families.cjs');
 const { listCases, unknownOf } = require('./known.cjs');
 const { tablesCase, TABLES } = require('./tables.cjs');
 const { KINDS: SAMPLED } = require('./sampled.cjs');
+const DISTILLATION = require('./distillation.cjs');
 const TRAINING = require('./training.cjs');
 
 class Mismatch extends Error {}
@@ -273,7 +274,7 @@ const KINDS = {
   ...FAMILIES,
   ...SAMPLED,
   ...Object.fromEntries(
-    Object.entries({ ...TRAINING, tables: tablesCase }).map(([kind, run]) => [
+    Object.entries({ ...TRAINING, ...DISTILLATION, tables: tablesCase }).map(([kind, run]) => [
       kind,
       () => (model, files, check, dultra) => run(dultra, model, files, check),
     ]),
@@ -304,11 +305,16 @@ async function runCase(dultra, root, name, load) {
     return check.finish();
   }
   const tensors = (file) => (existsSync(path.join(folder, file)) ? readTensors(path.join(folder, file)) : null);
+  const json = (file) => {
+    const where = path.join(folder, file);
+    return existsSync(where) ? JSON.parse(readFileSync(where, 'utf8')) : null;
+  };
   const files = {
     description,
     inputs: readTensors(path.join(folder, 'inputs.safetensors')),
     expected: readTensors(path.join(folder, 'expected.safetensors')),
     grads: tensors('grads.safetensors'),
+    schedule: json('schedule.json'),
   };
   if (description.model)
     await withModel(dultra, root, folder, description, load, (model) => run(model, files, check, dultra));

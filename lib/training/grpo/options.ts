@@ -7,7 +7,7 @@ import { checkCache } from '../../generation/prepare';
 import { attendedBlock, type ModelConfig } from '../../model/config';
 import { checkRoom } from '../../model/prompt';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
-import { isStepReward, type RewardFunction } from '../../rewards';
+import { causalLogProb, isStepReward, type RewardFunction } from '../../rewards';
 import { type Cache, type ResolvedCache, resolveCache } from '../../sampling/caches';
 import { resolveSampler, type SamplerObject, samplerObject } from '../../sampling/samplers';
 import { show } from '../../text';
@@ -21,21 +21,35 @@ import {
   type TrainingOptions,
 } from '../options';
 import type { ScaleRewards } from './advantages';
+import { type GroupFilter, type ResolvedGroupFilter, resolveGroupFilter } from './group-filter';
+import { type ObjectiveOptions, PUBLISHED, type ResolvedObjective, resolveObjective } from './objective-options';
 import type { PolicySettings } from './replay';
 
 /** Options of {@link GrpoTrainer}. */
-export interface GrpoOptions extends TrainingOptions, TrainableOptions {
+export interface GrpoOptions extends TrainingOptions, TrainableOptions, ObjectiveOptions {
   /** Prompts, with answers where a reward needs them. Files are read, and then checked, when `train` begins. */
   dataset: TrainingData;
-  /** Reward functions by name, each with weight 1 or `{ fn, weight }`. */
-  rewards: Readonly<Record<string, RewardFunction | { fn: RewardFunction; weight: number }>>;
+  /**
+   * Reward functions by name, each with weight 1 or `{ fn, weight }`. The objective "distillation" needs none, and learns
+   * from its teacher alone: rewards are measured beside it, without any `rewards.causalLogProb` of the teacher.
+   */
+  rewards?: Readonly<Record<string, RewardFunction | { fn: RewardFunction; weight: number }>> | undefined;
+  /** Whether each reward is centred and scaled within its group before the weighted sum. Default "none". */
+  normalizeRewards?: 'none' | 'group' | undefined;
+  /** Which groups count, and how often others are drawn in their place. Default: all count. */
+  filterGroups?: GroupFilter | undefined;
+  /** The metric of evaluations that decides which checkpoint is the best. Default "evalReward". */
+  bestBy?: 'evalReward' | 'evalAccuracy' | 'evalNfe' | undefined;
   /** Rollouts per prompt: a group. Default 8. */
   numGenerations?: number | undefined;
   /** Prompts per batch. Default 8. */
   promptsPerStep?: number | undefined;
   /** Optimiser steps per batch of rollouts. Default 1. */
   numIterations?: number | undefined;
-  /** The ratio is clipped to 1 − low … 1 + high. Default { low: 0.2, high: 1 }. */
+  /**
+   * The ratio is clipped to 1 − low … 1 + high. Default { low: 0.2, high: 1 }; of "diffu-grpo" 0.5, of "trace" and
+   * "distillation" 0.2.
+   */
   clipEpsilon?: number | { low: number; high: number } | undefined;
   /** Upper bound of the unclipped ratio. Default null: none. */
   delta?: number | null | undefined;
@@ -46,11 +60,11 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
    * reference is the model without its adapters.
    */
   referenceModel?: MaskedDiffusionModel | undefined;
-  /** Divide advantages by the group's or the batch's standard deviation. Default "none". */
+  /** Divide advantages by the group's or the batch's standard deviation. Default "none"; of "trace" "group". */
   scaleRewards?: ScaleRewards | undefined;
   /**
    * Advantages below it count as 0; null keeps all. Default 0: only rollouts better than the mean of their group
-   * contribute a gradient.
+   * contribute a gradient. Of objectives that score tokens null.
    */
   advantageMinClip?: number | null | undefined;
   /** Token temperature of rollouts. Default 0.5. */
@@ -85,7 +99,7 @@ export interface GrpoOptions extends TrainingOptions, TrainableOptions {
    * Evaluations always show some. Default 20.
    */
   samplesEvery?: number | undefined;
-  /** How evaluations decode. Default: `{ type: "planner" }`. */
+  /** How evaluations decode. Default: `{ type: "planner" }`; of objectives that score tokens as rollouts do. */
   evalSampler?: SamplerObject | string | undefined;
   /**
    * "reference" computes what the reference implementation does: rows of a batch advance together, half-batches are
@@ -105,6 +119,10 @@ export interface WeightedReward {
 /** GRPO's own options, checked, with defaults. */
 export interface ResolvedGrpo {
   rewards: WeightedReward[];
+  objective: ResolvedObjective;
+  normalizeRewards: 'none' | 'group';
+  filter: ResolvedGroupFilter | null;
+  bestBy: 'evalReward' | 'evalAccuracy' | 'evalNfe';
   numGenerations: number;
   promptsPerStep: number;
   numIterations: number;
@@ -138,9 +156,12 @@ function resolveRewards(rewards: GrpoOptions['rewards'], zeroSteps: boolean): We
   return resolved.map((reward) => (zeroSteps && isStepReward(reward.fn) ? { ...reward, weight: 0 } : reward));
 }
 
-function resolveClip(clip: GrpoOptions['clipEpsilon']): { clipEpsilonLow: number; clipEpsilonHigh: number } {
+function resolveClip(
+  clip: GrpoOptions['clipEpsilon'],
+  published: { low: number; high: number },
+): { clipEpsilonLow: number; clipEpsilonHigh: number } {
   if (typeof clip === 'object' && clip !== null) checkKeys('clipEpsilon', clip, ['low', 'high']);
-  const { low, high } = typeof clip === 'number' ? { low: clip, high: clip } : (clip ?? { low: 0.2, high: 1 });
+  const { low, high } = typeof clip === 'number' ? { low: clip, high: clip } : (clip ?? published);
   checkNumber('clipEpsilon.low', low, { min: 0, max: 1 });
   checkNumber('clipEpsilon.high', high, { min: 0, max: 1e6 });
   return { clipEpsilonLow: low, clipEpsilonHigh: high };
@@ -174,8 +195,21 @@ function resolvePolicyCache({ cache, compat }: GrpoOptions, config: ModelConfig)
 export function checkGrpo(options: GrpoOptions) {
   const training = resolveTraining('grpo', options, DEFAULTS, []);
   const { numGenerations = 8, promptsPerStep = 8, numIterations = 1, delta = null, beta = 0 } = options;
-  const { scaleRewards = 'none', advantageMinClip = 0, stopAtEos } = options;
-  const evalSampler = within('evalSampler', 'sampler', () => samplerObject(options.evalSampler ?? 'planner'));
+  const objective = resolveObjective(options);
+  const isDultra = objective.objective === 'dultra';
+  const published = PUBLISHED[objective.objective];
+  const {
+    scaleRewards = published.scaleRewards,
+    stopAtEos,
+    normalizeRewards = 'none',
+    bestBy = 'evalReward',
+  } = options;
+  const { advantageMinClip = published.advantageMinClip } = options;
+  const usualSampler = isDultra ? 'planner' : objective.rolloutSampler;
+  const evalSampler = within('evalSampler', 'sampler', () => samplerObject(options.evalSampler ?? usualSampler));
+  checkChoice('normalizeRewards', normalizeRewards, ['none', 'group'] as const);
+  checkChoice('bestBy', bestBy, ['evalReward', 'evalAccuracy', 'evalNfe'] as const);
+  const filter = resolveGroupFilter(options.filterGroups);
   checkInteger('numGenerations', numGenerations, { min: 2, max: 1 << 16 });
   checkInteger('promptsPerStep', promptsPerStep, { min: 1, max: 1 << 16 });
   checkInteger('numIterations', numIterations, { min: 1, max: 1 << 16 });
@@ -187,8 +221,13 @@ export function checkGrpo(options: GrpoOptions) {
   checkInteger('samplesEvery', samplesEvery, { min: 0, max: 1e9 });
   const policy = resolvePolicy(options);
   if (stopAtEos !== undefined) checkChoice('stopAtEos', stopAtEos, [true, false] as const);
-  const trainable = resolveTrainable(options);
-  if (beta > 0 && !options.referenceModel && !(trainable.lora && trainable.freezePlanner))
+  const trainable = resolveTrainable(options, isDultra);
+  if (
+    beta > 0 &&
+    objective.klTo === 'reference' &&
+    !options.referenceModel &&
+    !(trainable.lora && trainable.freezePlanner)
+  )
     throw optionError(
       RangeError,
       'beta',
@@ -197,13 +236,30 @@ export function checkGrpo(options: GrpoOptions) {
   within('evalSampler', 'sampler', () => resolveSampler(evalSampler, true));
   if (options.maxTokens !== undefined) checkInteger('maxTokens', options.maxTokens, { min: 1, max: 1 << 30 });
   if (options.blockLength !== undefined) checkInteger('blockLength', options.blockLength, { min: 1, max: 1 << 30 });
-  const rewards = resolveRewards(options.rewards, policy.compat === 'reference' && trainable.freezePlanner);
+  const { teacher } = options;
+  const rewards = resolveRewards(
+    // A teacher is what there is to be rewarded by, where nothing else is given.
+    options.rewards ?? (teacher && { teacher: causalLogProb({ model: teacher }) }),
+    policy.compat === 'reference' && trainable.freezePlanner,
+  );
   const batch = { numGenerations, promptsPerStep, numIterations };
-  const objective = { ...resolveClip(options.clipEpsilon), delta, beta, scaleRewards, advantageMinClip };
+  const loss = { ...resolveClip(options.clipEpsilon, published.clip), delta, beta, scaleRewards, advantageMinClip };
   return {
     training,
     trainable,
-    own: { rewards, ...batch, ...objective, policy, stopAtEos, evalSampler, samplesEvery },
+    own: {
+      rewards,
+      objective,
+      normalizeRewards,
+      filter,
+      bestBy,
+      ...batch,
+      ...loss,
+      policy,
+      stopAtEos,
+      evalSampler,
+      samplesEvery,
+    },
   };
 }
 
@@ -224,8 +280,15 @@ function resolvePolicy(options: GrpoOptions): PolicySettings {
   return { temperature, tokenLogProb, plannerTemperature, probabilityScale, forcedStep, compat, cache };
 }
 
-function resolveTrainable(options: GrpoOptions): Trainable {
-  const { freezeBase = false, freezePlanner = false } = options;
+/** @param isDultra else the planner gets no gradient, and would still shrink by weight decay */
+function resolveTrainable(options: GrpoOptions, isDultra: boolean): Trainable {
+  const { freezeBase = false, freezePlanner = !isDultra } = options;
+  if (!isDultra && options.freezePlanner === false)
+    throw optionError(
+      RangeError,
+      'freezePlanner',
+      'expected true with an objective that scores tokens, not the planner',
+    );
   checkChoice('freezeBase', freezeBase, [true, false] as const);
   checkChoice('freezePlanner', freezePlanner, [true, false] as const);
   const lora = checkLora(options.lora);
@@ -236,10 +299,10 @@ function resolveTrainable(options: GrpoOptions): Trainable {
   return { freezeBase, freezePlanner, lora };
 }
 
-function checkReference(model: MaskedDiffusionModel, { referenceModel }: GrpoOptions): void {
+function checkReference(model: MaskedDiffusionModel, { referenceModel, objective }: GrpoOptions): void {
   if (referenceModel === model)
     throw optionError(RangeError, 'referenceModel', 'expected a model loaded by itself, got the one that trains');
-  if (referenceModel && !referenceModel.hasPlanner)
+  if ((objective ?? 'dultra') === 'dultra' && referenceModel && !referenceModel.hasPlanner)
     throw new DUltraError('NO_PLANNER', 'referenceModel: the reference has no planner head');
 }
 
@@ -275,7 +338,10 @@ export function resolveGrpo(
   dataset: Dataset,
 ): { training: ResolvedTraining; trainable: Trainable; data: DataSource; own: ResolvedGrpo } {
   const { training, trainable, own } = checkGrpo(options);
-  if (!model.hasPlanner)
+  const usesPlanner =
+    own.objective.objective === 'dultra' ||
+    [own.objective.rolloutSampler, own.evalSampler].some(({ type }) => type === 'planner');
+  if (!model.hasPlanner && usesPlanner)
     throw new DUltraError('NO_PLANNER', `${model.source} has no planner head, whose policy GRPO trains`);
   checkReference(model, options);
   const fits: CheckExample = ({ prompt }, own) => {

@@ -2,10 +2,7 @@
 // step, whose log-likelihoods get the gradient.
 
 import { optionError } from '../../errors';
-import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
-import type { GenerateResult } from '../../generation/types';
-import type { ModelTrainer } from '../../model/trainer';
-import { concatenate, mapRows } from '../../packing';
+import { concatenate } from '../../packing';
 import { deriveSeed, Purpose } from '../../random';
 import { correctRows, type RewardBatch } from '../../rewards';
 import { mean, standardDeviation } from '../../statistics';
@@ -15,10 +12,10 @@ import { writeAnswers } from '../exact-matches';
 import type { Measured, Stage, StageContext, TrainingMetrics } from '../loop';
 import { samplesOf } from '../samples';
 import { computeAdvantages, totalRewards } from './advantages';
-import { type GrpoStepLoss, grpoLoss } from './loss';
-import { referenceStepLoss } from './loss-reference';
+import { groupCounts, normalizeWithinGroups } from './group-filter';
 import type { ResolvedGrpo } from './options';
-import { type ReplayRow, type Rollouts, recordRollouts, replayBatches, replayRequest, splitByRow } from './replay';
+import { joinRollouts, type PolicyGradient, selectRollouts } from './policy-gradient';
+import type { Rollouts } from './replay';
 
 /** One step of {@link GrpoTrainer}; further keys are `reward/<name>`, the mean of each reward function. */
 export interface GrpoMetrics extends TrainingMetrics {
@@ -34,21 +31,29 @@ export interface GrpoMetrics extends TrainingMetrics {
   tokensPerForward: number;
   /** Share of rollouts whose advantage is 0: they are not replayed. */
   zeroAdvantage: number;
-  /** Replayed (rollout, step) pairs. */
+  /** Replayed (rollout, step) pairs; of objectives that score tokens, rows that were scored. */
   replayedSteps: number;
-  /** Share of denoising steps in which no position was drawn and the most probable one was unmasked. */
-  forcedSteps: number;
-  /** Largest |ratio − 1| of a step. */
+  /**
+   * Objective "dultra": share of denoising steps in which no position was drawn and the most probable one was unmasked.
+   */
+  forcedSteps?: number;
+  /** Largest |ratio − 1| of a step, or of a token. */
   ratioDeviation: number;
   /**
-   * Share of replayed steps whose ratio fell below 1 − low with a negative advantage: they contribute no policy
+   * Share of replayed steps (or tokens) whose ratio fell below 1 − low with a negative advantage: they contribute no policy
    * gradient.
    */
   clippedLow: number;
-  /** Share of replayed steps whose ratio rose above 1 + high with a positive advantage; likewise. */
+  /** Share of those whose ratio rose above 1 + high with a positive advantage; likewise. */
   clippedHigh: number;
-  /** Mean KL estimate per replayed step, with beta > 0. */
+  /** Mean KL estimate per replayed step (or token), with beta > 0. */
   kl?: number;
+  /** With `filterGroups`: groups that count, as a share of those wanted, and how often others were drawn. */
+  keptGroups?: number;
+  resamples?: number;
+  /** Objective "distillation": the teacher's mean log-probability of a token, and the model's minus it. */
+  teacherLogProb?: number;
+  reverseKl?: number;
   /** Mean reward on held-out prompts, in the steps that evaluate. */
   evalReward?: number;
   /** Share of right completions there, where the data set can tell. */
@@ -58,113 +63,173 @@ export interface GrpoMetrics extends TrainingMetrics {
   [reward: `reward/${string}`]: number;
 }
 
-/** Rollouts of one batch with their advantages; every update of the batch replays them. */
-interface Experience extends Rollouts {
-  batch: number;
-  advantages: Float64Array;
-  /** Log-likelihoods under the reference model, one array per step; null without beta. */
-  references: Float32Array[] | null;
-  metrics: Record<string, number>;
-}
-
-/** The frozen reference model and the trainer that scores it. */
-export interface ReferenceScorer {
-  model: MaskedDiffusionModel;
-  trainer: ModelTrainer;
+/** Rollouts with what is known of each of them, in groups of one prompt. */
+interface Judged {
+  rollouts: Rollouts;
+  examples: TrainingRow[];
+  columns: { name: string; values: ArrayLike<number | null>; weight: number }[];
+  totals: Float64Array;
+  right: (boolean | null)[] | null;
 }
 
 /** The part of the training loop that is GRPO's: rollouts, rewards, advantages, replay, evaluation. */
 export class GrpoStage implements Stage {
   readonly #context: StageContext;
   readonly #options: ResolvedGrpo;
-  readonly #reference: ReferenceScorer | null;
+  readonly #gradient: PolicyGradient;
   readonly stepsPerBatch: number;
-  #experience: Experience | null = null;
+  #batch = -1;
+  #metrics: Record<string, number> = {};
 
-  /** @param reference null: the trained model without its adapters is the reference. */
-  constructor(context: StageContext, options: ResolvedGrpo, reference: ReferenceScorer | null) {
+  constructor(context: StageContext, options: ResolvedGrpo, gradient: PolicyGradient) {
     this.#context = context;
     this.#options = options;
-    this.#reference = reference;
+    this.#gradient = gradient;
     this.stepsPerBatch = options.numIterations;
   }
 
   /** Adds the gradients of one update: the first of a batch draws its rollouts. */
   async accumulate(step: number): Promise<Measured> {
-    const batch = Math.floor(step / this.#options.numIterations);
+    const { numIterations } = this.#options;
+    const batch = Math.floor(step / numIterations);
     let tokens = 0;
-    if (this.#experience?.batch !== batch) {
-      this.#experience = await this.#collect(batch);
-      tokens += this.#experience.tokens;
+    if (this.#batch !== batch) {
+      tokens += await this.#collect(batch);
+      this.#batch = batch;
     }
-    const { metrics } = this.#experience;
-    const replayed = await this.#replay(this.#experience);
-    return { ...metrics, ...replayed, tokens: tokens + replayed.tokens };
+    const replayed = await this.#gradient.update(step % numIterations);
+    return { ...this.#metrics, ...replayed, tokens: tokens + replayed.tokens };
   }
 
-  /** Draws the rollouts of a batch and computes their advantages. */
-  async #collect(batch: number): Promise<Experience> {
-    const { model, data, training } = this.#context;
-    const { promptsPerStep, numGenerations, policy, maxTokens, blockLength, stopAtEos } = this.#options;
-    const examples = data.train(batch, promptsPerStep * training.gradientAccumulation);
+  /** Draws the rollouts of a batch and computes their advantages. @returns tokens of their passes */
+  async #collect(batch: number): Promise<number> {
+    const { data, training } = this.#context;
+    const { promptsPerStep, numGenerations: groupSize, filter } = this.#options;
+    const prompts = promptsPerStep * training.gradientAccumulation;
+    const draws: Judged[] = [];
+    /** Groups that count, as the draw and the place in it. */
+    const kept: { draw: number; group: number }[] = [];
+    for (let attempt = 0; attempt <= (filter?.resamples ?? 0) && kept.length < prompts; attempt++) {
+      const examples = data.train(batch, prompts, attempt);
+      const draw = await this.#draw(
+        examples,
+        deriveSeed(training.seed, Purpose.rollouts, batch, ...(attempt > 0 ? [attempt] : [])),
+      );
+      draws.push(draw);
+      for (const group of examples.keys())
+        if (kept.length < prompts && (!filter || this.#counts(draw, group)))
+          kept.push({ draw: draws.length - 1, group });
+    }
+    const [first] = draws;
+    this.#context.show('train', this.#samples(first, groupSize));
+    const metrics = await this.#measure(draws);
+    const rowsOf = (index: number) =>
+      kept.flatMap(({ draw, group }) =>
+        draw === index ? Array.from({ length: groupSize }, (_, i) => group * groupSize + i) : [],
+      );
+    const parts = draws.map((draw, index) => ({ draw, rows: rowsOf(index) }));
+    const rollouts = joinRollouts(
+      parts.map(({ draw, rows }) =>
+        rows.length === draw.totals.length ? draw.rollouts : selectRollouts(draw.rollouts, rows),
+      ),
+    );
+    const examples = parts.flatMap(({ draw, rows }) => rows.map((row) => draw.examples[row]));
+    const totals = parts.map(({ draw, rows }) => {
+      const scaled = this.#scaled(draw);
+      return Float64Array.from(rows, (row) => scaled[row]);
+    });
+    const advantages = await this.#advantages(concatenate(totals, Float64Array));
+    metrics.zeroAdvantage =
+      advantages.length === 0 ? 0 : advantages.filter((advantage) => advantage === 0).length / advantages.length;
+    if (filter) {
+      metrics.keptGroups = kept.length / prompts;
+      metrics.resamples = draws.length - 1;
+    }
+    Object.assign(metrics, await this.#gradient.begin(rollouts, advantages, { batch, examples }));
+    this.#metrics = metrics;
+    return draws.reduce((sum, draw) => sum + draw.rollouts.tokens, 0);
+  }
+
+  /** Groups of rollouts of some examples, judged. */
+  async #draw(examples: readonly TrainingRow[], seed: bigint): Promise<Judged> {
+    const { model } = this.#context;
+    const { numGenerations } = this.#options;
     const rows = examples.flatMap((example) => new Array<TrainingRow>(numGenerations).fill(example));
     const prompts = examples.flatMap((example) =>
       new Array<Int32Array>(numGenerations).fill(model.encodePrompt(example.prompt)),
     );
-    const rollouts = await recordRollouts(model, prompts, {
-      maxTokens,
-      blockLength,
-      stopAtEos,
-      policy,
-      seed: deriveSeed(training.seed, Purpose.rollouts, batch),
-      tokenBudget: training.tokenBudget,
-    });
-    const { totals, metrics, samples } = await this.#judge(rows, rollouts.results, numGenerations);
-    this.#context.show('train', samples);
-    const { beta } = this.#options;
-    const advantages = await this.#advantages(totals);
-    metrics.zeroAdvantage = advantages.filter((advantage) => advantage === 0).length / advantages.length;
-    metrics.forcedSteps = rollouts.steps.filter(({ forced }) => forced).length / rollouts.steps.length;
-    const references = beta > 0 ? await this.#scoreReference(rollouts.steps) : null;
-    return { ...rollouts, batch, advantages, references, metrics };
+    return this.#judge(rows, await this.#gradient.record(prompts, seed));
   }
 
-  /** Weighted rewards of completions, with their means and those of NFE and accuracy as metrics. */
-  async #judge(
-    examples: TrainingRow[],
-    results: GenerateResult[],
-    groupSize: number,
-  ): Promise<{ totals: Float64Array; metrics: Record<string, number>; samples: ReturnType<typeof samplesOf> }> {
+  /** Whether a group of a draw counts. */
+  #counts({ totals, rollouts, right }: Judged, group: number): boolean {
+    const { numGenerations, filter } = this.#options;
+    const begin = group * numGenerations;
+    const end = begin + numGenerations;
+    return groupCounts(
+      {
+        rewards: totals.subarray(begin, end),
+        tokensPerForward: rollouts.results.slice(begin, end).map(({ tokensPerForward }) => tokensPerForward),
+        right: right?.slice(begin, end) ?? [],
+      },
+      filter!,
+    );
+  }
+
+  /** What advantages are computed of: the weighted sum of rewards as they are, or of each one normalised in its group. */
+  #scaled({ totals, columns }: Judged): Float64Array {
+    const { normalizeRewards, numGenerations } = this.#options;
+    if (normalizeRewards === 'none') return totals;
+    const normalised = columns.map((column) => ({
+      ...column,
+      values: normalizeWithinGroups(column.values, numGenerations),
+    }));
+    return totalRewards(normalised, totals.length);
+  }
+
+  /** Weighted rewards of completions, and which are right. */
+  async #judge(examples: TrainingRow[], rollouts: Rollouts): Promise<Judged> {
     const { model, data } = this.#context;
     const { rewards, maxTokens } = this.#options;
+    const { results } = rollouts;
     const completions = results.map(({ text }) => text);
     const batch: RewardBatch = { completions, examples, results, maxTokens, verify: data.verify, model };
-    const metrics: Record<string, number> = {};
-    const columns: { name: string; values: ArrayLike<number | null>; weight: number }[] = [];
-    for (const { name, fn, weight } of rewards) {
-      const values = checkRewards(name, await fn(batch), results.length);
-      columns.push({ name, values, weight });
-      const counted = await this.#allRows(Array.from(values, (value) => value ?? Number.NaN));
-      if (counted.length > 0) metrics[`reward/${name}`] = mean(counted);
-    }
-    const totals = totalRewards(columns, results.length);
-    const counted = await this.#allRows(totals);
-    metrics.reward = counted.length > 0 ? mean(counted) : 0;
-    metrics.rewardStd = standardDeviation(counted);
+    const columns: Judged['columns'] = [];
+    for (const { name, fn, weight } of rewards)
+      columns.push({ name, values: checkRewards(name, await fn(batch), results.length), weight });
     // Without a verifier, rewards alone say what is right: a comparison with the answer may be another thing.
     const right = data.verify ? await correctRows(batch) : null;
-    if (right) {
-      const judged = await this.#allRows(right.map((value) => (value === null ? Number.NaN : Number(value))));
+    return { rollouts, examples, columns, totals: totalRewards(columns, results.length), right };
+  }
+
+  /** Means of rewards, NFE and accuracy over all completions of some draws, as metrics. */
+  async #measure(draws: readonly Judged[]): Promise<Record<string, number>> {
+    const metrics: Record<string, number> = {};
+    const results = draws.flatMap(({ rollouts }) => rollouts.results);
+    for (const [i, { name }] of this.#options.rewards.entries()) {
+      const values = draws.flatMap(({ columns }) => Array.from(columns[i].values, (value) => value ?? Number.NaN));
+      const counted = await this.#allRows(values);
+      if (counted.length > 0) metrics[`reward/${name}`] = mean(counted);
+    }
+    const counted = await this.#allRows(draws.flatMap(({ totals }) => Array.from(totals)));
+    metrics.reward = counted.length > 0 ? mean(counted) : 0;
+    metrics.rewardStd = counted.length > 0 ? standardDeviation(counted) : 0;
+    if (draws[0].right) {
+      const right = draws.flatMap((draw) => draw.right!.map((value) => (value === null ? Number.NaN : Number(value))));
+      const judged = await this.#allRows(right);
       if (judged.length > 0) metrics.accuracy = mean(judged);
     }
     metrics.nfe = mean(await this.#allRows(results.map(({ nfe }) => nfe)));
     metrics.tokensPerForward = mean(await this.#allRows(results.map(({ tokensPerForward }) => tokensPerForward)));
-    const samples = samplesOf(examples, results, groupSize, (row) => ({
-      reward: totals[row],
+    return metrics;
+  }
+
+  #samples({ examples, rollouts, columns, totals, right }: Judged, groupSize: number): ReturnType<typeof samplesOf> {
+    return samplesOf(examples, rollouts.results, groupSize, (row) => ({
+      ...(columns.length > 0 && { reward: totals[row] }),
       rewards: Object.fromEntries(columns.map(({ name, values }) => [name, values[row]])),
       ...(right && { right: right[row] }),
     }));
-    return { totals, metrics, samples };
   }
 
   /** Numbers of the rows of every process, NaN left out. */
@@ -184,85 +249,6 @@ export class GrpoStage implements Stage {
     return advantages.subarray(before, before + totals.length);
   }
 
-  /** Log-likelihoods of all steps under the reference model. */
-  async #scoreReference(steps: ReplayRow[]): Promise<Float32Array[]> {
-    const { policy } = this.#options;
-    const { tokenBudget } = this.#context.training;
-    const { maskTokenId } = this.#context.model.config;
-    const { model, trainer } = this.#reference ?? this.#context;
-    if (!this.#reference) await trainer.setAdapters('off');
-    const out = new Array<Float32Array>(steps.length);
-    try {
-      const all = steps.map((row, index) => ({ row, index }));
-      for await (const { items, cached } of replayBatches(model, all, ({ row }) => row, { policy, tokenBudget })) {
-        const rows = items.map(({ row }) => row);
-        const request = replayRequest(rows, policy, { maskTokenId, keep: false, cached });
-        const { logLikelihoods } = await trainer.score(request);
-        for (const [i, part] of splitByRow(logLikelihoods!, rows).entries()) out[items[i].index] = part.slice();
-      }
-    } finally {
-      if (!this.#reference) await trainer.setAdapters('on');
-    }
-    return out;
-  }
-
-  /** Scores the steps again under the current policy, and adds the loss's gradient. */
-  async #replay({ steps, advantages, references }: Experience): Promise<Measured> {
-    const { model, trainer, training } = this.#context;
-    const { policy, promptsPerStep, numGenerations, beta } = this.#options;
-    const { maskTokenId } = model.config;
-    const { tokenBudget } = training;
-    // A rollout without advantage has no gradient, unless the KL term gives it one.
-    const useful = steps
-      .map((row, index) => ({ row, advantage: advantages[row.rollout], reference: references?.[index] ?? null }))
-      .filter(({ advantage }) => beta > 0 || advantage !== 0);
-    const part = promptsPerStep * numGenerations;
-    const sum = { loss: 0, tokens: 0, kl: 0, clippedLow: 0, clippedHigh: 0, ratioDeviation: 0 };
-    for (let begin = 0; begin < advantages.length; begin += part) {
-      const own = useful.filter(({ row }) => row.rollout >= begin && row.rollout < begin + part);
-      for await (const { items, cached } of replayBatches(model, own, ({ row }) => row, { policy, tokenBudget })) {
-        const rows = items.map(({ row }) => row);
-        const { logLikelihoods } = await trainer.score(
-          replayRequest(rows, policy, { maskTokenId, keep: true, cached }),
-        );
-        const dLogLikelihoods = mapRows(logLikelihoods!, rows, Float32Array, (current, row, i) => {
-          const result = this.#loss(row, items[i].advantage, current, items[i].reference);
-          sum.loss += result.loss;
-          sum.kl += result.kl;
-          if (result.clipped === 'low') sum.clippedLow++;
-          if (result.clipped === 'high') sum.clippedHigh++;
-          sum.ratioDeviation = Math.max(sum.ratioDeviation, Math.abs(result.ratio - 1));
-          return result.dLogLikelihoods;
-        });
-        await trainer.backward({ dLogLikelihoods });
-        sum.tokens += rows.reduce((count, { computed }) => count + computed.length, 0);
-      }
-    }
-    const count = Math.max(1, useful.length);
-    return {
-      loss: sum.loss,
-      tokens: sum.tokens,
-      replayedSteps: useful.length,
-      ratioDeviation: sum.ratioDeviation,
-      clippedLow: sum.clippedLow / count,
-      clippedHigh: sum.clippedHigh / count,
-      ...(beta > 0 && { kl: sum.kl / count }),
-    };
-  }
-
-  #loss(row: ReplayRow, advantage: number, logLikelihoods: Float32Array, reference: Float32Array | null): GrpoStepLoss {
-    const { clipEpsilonLow, clipEpsilonHigh, delta, beta } = this.#options;
-    const { maxTokens, promptsPerStep, numGenerations, policy } = this.#options;
-    const { gradientAccumulation: accumulation } = this.#context.training;
-    const { oldLogLikelihoods } = row;
-    const rollouts = promptsPerStep * numGenerations;
-    const clip = { clipEpsilonLow, clipEpsilonHigh, delta, beta };
-    const step = { advantage, logLikelihoods, oldLogLikelihoods, referenceLogLikelihoods: reference };
-    return policy.compat === null
-      ? grpoLoss(step, { ...clip, scale: 1 / (rollouts * maxTokens * accumulation) })
-      : referenceStepLoss(step, row, { ...clip, rollouts, maxTokens, accumulation });
-  }
-
   /** Mean reward, accuracy and NFE on held-out prompts. */
   async evaluate(): Promise<Record<string, number>> {
     const { model, data, training } = this.#context;
@@ -279,9 +265,9 @@ export class GrpoStage implements Stage {
     };
     const examples = data.validation!(training.evalExamples);
     const results = await writeAnswers(model, examples, options, training.tokenBudget);
-    const { metrics, samples } = await this.#judge(examples, results, 1);
-    this.#context.show('validation', samples);
-    const { reward, nfe, accuracy } = metrics;
+    const judged = await this.#judge(examples, { results, steps: [], tokens: 0 });
+    this.#context.show('validation', this.#samples(judged, 1));
+    const { reward, nfe, accuracy } = await this.#measure([judged]);
     return { evalReward: reward, evalNfe: nfe, ...(accuracy !== undefined && { evalAccuracy: accuracy }) };
   }
 }

@@ -7,12 +7,15 @@ import type { ModelTrainer } from '../../model/trainer';
 import { checkKeys, omit } from '../../options';
 import { runStage, type StagePlan } from '../loop';
 import { callbacksOf } from '../samples';
+import { DecisionGradient } from './decision-gradient';
 import { type GrpoOptions, resolveGrpo } from './options';
 import { type GrpoMetrics, GrpoStage } from './stage';
+import { TokenGradient } from './token-gradient';
 
 /**
  * Trains base and planner together by on-policy reinforcement learning: groups of completions are drawn from the
- * planner's own policy, rewarded, and every denoising step of the better ones is made more likely.
+ * planner's own policy, rewarded, and every denoising step of the better ones is made more likely. Other objectives
+ * ({@link GrpoOptions.objective}) score the tokens of any sampler's completions.
  *
  * ```ts
  * await using trainer = new GrpoTrainer(model, { dataset, maxSteps: 200, rewards: { fast: rewards.fastAnswer() } });
@@ -39,7 +42,7 @@ export class GrpoTrainer {
     const model = this.#model;
     const { training, trainable, data, own } = resolveGrpo(model, this.#options, dataset);
     const { freezeBase, freezePlanner } = trainable;
-    const { referenceModel } = this.#options;
+    const { referenceModel, teacher } = this.#options;
     return {
       kind: 'grpo',
       model,
@@ -48,20 +51,25 @@ export class GrpoTrainer {
       trainable,
       examplesPerStep: (own.promptsPerStep * training.gradientAccumulation) / own.numIterations,
       own: {
-        ...omit(own, ['rewards']),
+        ...omit(own, ['rewards', 'objective']),
+        ...own.objective,
         freezeBase,
         freezePlanner,
         rewards: Object.fromEntries(own.rewards.map(({ name, weight }) => [name, weight])),
       },
-      objective: { metric: 'evalReward', goal: 'max' },
+      objective: { metric: own.bestBy, goal: own.bestBy === 'evalNfe' ? 'min' : 'max' },
       callbacks: callbacksOf(this.#options),
       samplesEvery: own.samplesEvery,
       start: async (context) => {
-        if (own.beta > 0 && referenceModel)
+        if (own.beta > 0 && own.objective.klTo === 'reference' && referenceModel)
           this.#reference = await referenceModel.createTrainer({ freezeBase: true, freezePlanner: true });
         const reference =
           this.#reference && referenceModel ? { model: referenceModel, trainer: this.#reference } : null;
-        return new GrpoStage(context, own, reference);
+        const gradient =
+          own.objective.objective === 'dultra'
+            ? new DecisionGradient(context, own, reference)
+            : new TokenGradient(context, own, reference, teacher ?? null);
+        return new GrpoStage(context, own, gradient);
       },
     };
   }

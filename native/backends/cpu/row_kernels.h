@@ -128,6 +128,8 @@ struct RowKernels {
   double (*tempered_sum)(const float* x, int64_t n, float max, float scale);
   // x (n) = -d softmax(x * scale). A row of nothing but -inf gives zeros.
   void (*softmax_backward)(float* x, int64_t n, float scale, float d);
+  // dx (n) += d times the gradient of the entropy of softmax(x * scale). A row of nothing but -inf adds nothing.
+  void (*entropy_backward)(float* dx, const float* x, int64_t n, float scale, float d);
   // Lowest i < n with x[i] == value; n if none.
   int64_t (*find_first)(const float* x, int64_t n, float value);
   // Writes the offsets i < n of the tokens first + i (first even) that the filter lets pass, ascending, and returns how

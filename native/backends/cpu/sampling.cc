@@ -368,5 +368,21 @@ void CpuBackend::do_log_prob_backward(float* logits, const int32_t* tokens, cons
   });
 }
 
+void CpuBackend::do_scores_backward(float* logits, const int32_t* tokens, const float* dlog_prob, const float* dentropy,
+                                    int64_t m, int64_t vocab, float temperature, float entropy_temperature,
+                                    int32_t excluded_token) {
+  std::vector<float> before(logits, logits + m * vocab);
+  do_log_prob_backward(logits, tokens, dlog_prob, m, vocab, temperature, excluded_token);
+  const float inverse = entropy_temperature >= kLeastTemperature ? 1.0f / entropy_temperature : 1.0f;
+  parallel_ranges(pool_, m, 8 * vocab, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      if (dentropy[row] == 0) continue;
+      float* x = before.data() + row * vocab;
+      if (excluded_token >= 0) x[excluded_token] = -kInfinity;
+      kernels_->rows.entropy_backward(logits + row * vocab, x, vocab, inverse, dentropy[row]);
+    }
+  });
+}
+
 }  // namespace cpu
 }  // namespace dultra

@@ -505,6 +505,83 @@ __global__ void __launch_bounds__(kGradientThreads)
   }
 }
 
+// Reads a row three times: for its maximum, for the sums of both distributions, and to replace the logits by the
+// gradient. With t = (x - max) / T of the entropy's temperature, S the sum of e^t and W that of t e^t, the entropy's
+// derivative is -q (t - W / S) / T.
+__global__ void __launch_bounds__(kGradientThreads)
+    scores_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob, const float* dentropy,
+                           int64_t vocab, float inverse_temperature, float inverse_entropy_temperature,
+                           int32_t excluded_token) {
+  using Part = Share<kGradientThreads, kGradientPerThread>;
+  DULTRA_SHARED(shared);
+  float* max_scratch = reinterpret_cast<float*>(shared);    // (32), first
+  double* sum_scratch = reinterpret_cast<double*>(shared);  // (32), after the barrier inside block_sum
+  const int64_t row = blockIdx.x;
+  float* x = logits + row * vocab;
+  const int32_t token = tokens[row];
+  const float d = token == excluded_token ? 0.0f : dlog_prob[row] * inverse_temperature;
+  const float d_entropy = dentropy[row] * inverse_entropy_temperature;
+  float v[kGradientPerThread];
+  if (d == 0 && d_entropy == 0) {  // whatever the logits are
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) v[i] = 0;
+    for (int64_t first = 0; first < vocab; first += Part::kNumbers) Part::store(x + first, vocab - first, v);
+    return;
+  }
+  const auto load = [&](int64_t first) {
+    Part::load(v, x + first, vocab - first);
+    const int excluded = Part::within(excluded_token, first);
+    if (excluded < 0) return;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i)
+      if (Part::place(i) == excluded) v[i] = -INFINITY;
+  };
+  float max = -INFINITY;
+  for (int64_t first = 0; first < vocab; first += Part::kNumbers) {
+    load(first);
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) max = fmaxf(max, v[i]);
+  }
+  max = block_max<kGradientThreads>(max, max_scratch);
+  const bool none = max == -INFINITY;
+  const float base = none ? 0.0f : max, scale = inverse_temperature * kLog2E;
+  // 0 * -inf would be NaN; e^-100 counts as 0.
+  const auto below = [&](float logit) { return fmaxf(-100.0f, (logit - base) * inverse_entropy_temperature); };
+  double sum = 0, entropy_sum = 0, weighted = 0;
+  for (int64_t first = 0; first < vocab; first += Part::kNumbers) {
+    load(first);
+    float part = 0, entropy_part = 0, weighted_part = 0;
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) {
+      if (v[i] == -INFINITY) continue;
+      const float t = below(v[i]), e = fast_exp2(t * kLog2E);
+      part += fast_exp2((v[i] - base) * scale);
+      entropy_part += e;
+      weighted_part += t * e;
+    }
+    sum += double(part);
+    entropy_sum += double(entropy_part);
+    weighted += double(weighted_part);
+  }
+  sum = block_sum<kGradientThreads>(sum, sum_scratch);
+  entropy_sum = block_sum<kGradientThreads>(entropy_sum, sum_scratch);
+  weighted = block_sum<kGradientThreads>(weighted, sum_scratch);
+  const float factor = none ? 0.0f : float(-double(d) / sum);
+  const float entropy_factor = none ? 0.0f : float(-double(d_entropy) / entropy_sum);
+  const float mean = none ? 0.0f : float(weighted / entropy_sum);
+  for (int64_t first = 0; first < vocab; first += Part::kNumbers) {
+    load(first);
+    const int drawn = Part::within(token, first);
+    DULTRA_UNROLL
+    for (int i = 0; i < kGradientPerThread; ++i) {
+      const float t = below(v[i]);
+      const float of_entropy = v[i] == -INFINITY ? 0.0f : fast_exp2(t * kLog2E) * (t - mean) * entropy_factor;
+      v[i] = fast_exp2((v[i] - base) * scale) * factor + (Part::place(i) == drawn ? d : 0.0f) + of_entropy;
+    }
+    Part::store(x + first, vocab - first, v);
+  }
+}
+
 float inverse_or_1(float temperature) { return temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f; }
 int64_t slices_of(int64_t vocab) { return ceil_div(vocab, kSlice); }
 
@@ -552,6 +629,17 @@ void CudaBackend::do_log_prob_backward(float* logits, const int32_t* tokens, con
   launch("log_prob_backward", stream_, log_prob_backward_kernel, dim3(unsigned(m)), kGradientThreads,
          sizeof(double) * kGradientThreads / kWarp, logits, tokens, dlog_prob, vocab, inverse_or_1(temperature),
          excluded_token);
+  transfer.finish();
+}
+
+void CudaBackend::do_scores_backward(float* logits, const int32_t* tokens, const float* dlog_prob,
+                                     const float* dentropy, int64_t m, int64_t vocab, float temperature,
+                                     float entropy_temperature, int32_t excluded_token) {
+  if (m == 0) return;
+  ArgTransfer transfer(*this, {in(tokens, m), in(dlog_prob, m), in(dentropy, m)});
+  launch("scores_backward", stream_, scores_backward_kernel, dim3(unsigned(m)), kGradientThreads,
+         sizeof(double) * kGradientThreads / kWarp, logits, tokens, dlog_prob, dentropy, vocab,
+         inverse_or_1(temperature), inverse_or_1(entropy_temperature), excluded_token);
   transfer.finish();
 }
 

@@ -256,6 +256,7 @@ static dultra::cpu::RowKernels row_kernels() {
   k.swiglu_backward = swiglu_backward_row;
   k.silu_backward = silu_backward_row;
   k.softmax_backward = softmax_backward;
+  k.entropy_backward = entropy_backward;
   k.sum_squares = sum_squares;
   k.adamw = adamw;
   k.add_column_sums = add_column_sums;

@@ -127,6 +127,44 @@ static void softmax_backward(float* x, int64_t n, float scale, float d) {
   for (; i < n; ++i) x[i] *= factor;
 }
 
+// With t = (x - max) * scale, S the sum of e^t and W that of t e^t: log q = t - log S, the entropy is log S - W / S,
+// and its derivative -scale q (log q + entropy) = -scale q (t - W / S).
+static void entropy_backward(float* dx, const float* x, int64_t n, float scale, float d) {
+  const float none = -__builtin_inff();
+  VF top = vf_set(none);
+  int64_t i = 0;
+  for (; i + kVF <= n; i += kVF) top = vf_max(top, vf_load(x + i));
+  if (i < n) top = vf_max(top, vf_load_part(x + i, int(n - i), none));
+  const float max = vf_hmax(top);
+  if (max == none) return;
+  const VF least = vf_set(-100.0f);  // 0 * -inf would be NaN; e^-100 already counts as 0
+  const auto below = [&](VF v) { return vf_max(least, (v - max) * scale); };
+  WideSum sum, weighted;
+  i = 0;
+  while (i < n) {
+    VF s = {}, w = {};
+    for (int run = 0; run < kRun && i < n; ++run, i += kVF) {
+      const VF t = below(n - i < kVF ? vf_load_part(x + i, int(n - i), none) : vf_load(x + i));
+      const VF e = vf_exp_nonpositive(t);
+      s += e;
+      w = vf_fma(t, e, w);
+    }
+    sum.add(s);
+    weighted.add(w);
+  }
+  const double total = sum.total();
+  const float mean = float(weighted.total() / total), factor = float(-double(d) * scale / total);
+  const auto gradient = [&](VF v) {
+    const VF t = below(v);
+    return vf_exp_nonpositive(t) * (t - mean) * factor;
+  };
+  for (i = 0; i + kVF <= n; i += kVF) vf_store(dx + i, vf_load(dx + i) + gradient(vf_load(x + i)));
+  if (i < n) {
+    const int rest = int(n - i);
+    vf_store_part(dx + i, vf_load_part(dx + i, rest, 0) + gradient(vf_load_part(x + i, rest, none)), rest);
+  }
+}
+
 static int64_t find_first(const float* x, int64_t n, float value) {
   int64_t i = 0;
   for (; i + kVF <= n; i += kVF) {
