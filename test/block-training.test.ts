@@ -15,7 +15,7 @@ const models: [name: string, options: Parameters<typeof newModelFolder>[0]][] = 
 
 describe('the block of a row', () => {
   const draw = (length: number, begin: number, blockLength: number, uniform: number) =>
-    drawBlock(length, { begin, blockLength, uniform });
+    drawBlock(length, { begin, grid: { first: blockLength, length: blockLength }, uniform });
 
   test('lies where the model has it, and begins where the answer does', () => {
     // 0 1 2 3 | 4 5 [6 7 | 8 9 10 11 | 12 13]

@@ -15,9 +15,9 @@ import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model'
 import { defaultBlockLength, defaultMaxTokens } from '../generation/prepare';
 import { Stopwatch, withTime, writtenSeed } from '../generation/result';
 import type { GenerateResult } from '../generation/types';
+import { attendedBlock } from '../model/blocks';
 import { CausalModel } from '../model/causal-model';
 import type { CausalResult } from '../model/causal-options';
-import { attendedBlock } from '../model/config';
 import { checkRoom } from '../model/prompt';
 import { native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../options';

@@ -5,7 +5,7 @@ import { Adapter, applyAdapter, checkAdaptable, readAdapter } from '../model/ada
 import type { Answer, AnswerScore } from '../model/answer-score';
 import type { ModelConfig } from '../model/config';
 import { type ForwardOutput, type ForwardRequest, runForward } from '../model/forward';
-import { allocateCache, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
+import { allocateCache, checkFirstBlocks, KvCache, type KvCacheOptions, resolveCacheOptions } from '../model/kv-cache';
 import { savePlannerHead } from '../model/planner-head';
 import { decodeIds, encodePrompt } from '../model/prompt';
 import { type SaveOptions, saveModel } from '../model/save';
@@ -175,7 +175,8 @@ export class MaskedDiffusionModel {
       return value;
     });
     if (lengths.length === 0) throw optionError(RangeError, 'rowLengths', 'expected at least one row, got none');
-    const cache = await allocateCache(this.#native, this.config, offsetsOf(lengths), resolved);
+    const firstBlocks = checkFirstBlocks(options.firstBlocks, lengths.length, this.config);
+    const cache = await allocateCache(this.#native, this.config, offsetsOf(lengths), { ...resolved, firstBlocks });
     return new KvCache(cache, this.config, lengths);
   }
 

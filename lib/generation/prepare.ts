@@ -1,6 +1,7 @@
 // From prompts and options to rows of ids with masks, and how they are denoised.
 import { DUltraError, optionError } from '../errors';
-import { attendedBlock, type ModelConfig, rowLength } from '../model/config';
+import { attendedBlock, rowLength } from '../model/blocks';
+import type { ModelConfig } from '../model/config';
 import { familyOf } from '../model/families';
 import { checkIds, checkRoom, encodePrompt, maskName, type Vocabulary } from '../model/prompt';
 import { stopStrings, TextEnd } from '../model/text-end';

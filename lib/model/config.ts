@@ -29,23 +29,15 @@ export interface ModelConfig extends FamilyConfig {
   eosTokenId: number | null;
   /** null where the checkpoint names none. */
   padTokenId: number | null;
+  /**
+   * Of mask "block-causal": where blocks are counted from. With "completion" one begins where the completion does, so
+   * that the row's first one may be shorter. Default "row": from the row's start.
+   */
+  blocksFrom?: 'row' | 'completion';
 }
 
 /** Shapes and constants of an autoregressive model, from its config.json. */
 export type CausalConfig = FamilyConfig;
-
-/** Length of the blocks that a model attends by; null: every position sees all. */
-export const attendedBlock = ({ mask, blockLength }: ModelConfig): number | null =>
-  mask === 'block-causal' ? blockLength! : null;
-
-/**
- * Length of a row of so many tokens: a model that attends by blocks was trained on whole ones, so that its rows end with
- * a block where there is room.
- */
-export function rowLength(tokens: number, config: ModelConfig): number {
-  const block = attendedBlock(config) ?? 1;
-  return Math.min(config.maxSequenceLength, Math.ceil(tokens / block) * block);
-}
 
 /** How a config.json says that weights are stored: as "float32"; undefined where it does not. */
 export function storedDtype({ dtype, torch_dtype }: Readonly<Record<string, unknown>>): string | undefined {

@@ -5,7 +5,7 @@ import { cancellable, type NativeModel, native } from '../native';
 import { checkInteger, checkKeys, checkList, checkNumber, checkSignal } from '../options';
 import { show } from '../text';
 import type { ModelConfig } from './config';
-import { KvCache } from './kv-cache';
+import { checkFirstBlocks, KvCache, type KvCacheOptions } from './kv-cache';
 import { checkIds } from './prompt';
 
 /** Input of `model.forward`. */
@@ -25,6 +25,8 @@ export interface ForwardRequest {
   cache?: KvCache | undefined;
   /** With a cache: the in-row position of each id (N), ascending in each row. Default: whole rows. */
   positions?: ArrayLike<number> | undefined;
+  /** Without a cache: see {@link KvCacheOptions.firstBlocks}. */
+  firstBlocks?: ArrayLike<number> | undefined;
   /** Stops the work. */
   signal?: AbortSignal | undefined;
 }
@@ -92,12 +94,23 @@ export async function runForward(
   model: { native: NativeModel; config: ModelConfig; source: string },
   request: ForwardRequest,
 ): Promise<ForwardOutput> {
-  checkKeys('request', request, ['ids', 'rowOffsets', 'logits', 'planner', 'cache', 'positions', 'signal']);
+  checkKeys('request', request, [
+    'ids',
+    'rowOffsets',
+    'logits',
+    'planner',
+    'cache',
+    'positions',
+    'firstBlocks',
+    'signal',
+  ]);
   const { signal, planner, cache, logits = true } = request;
   if (cache !== undefined && !(cache instanceof KvCache))
     throw optionError(TypeError, 'cache', `expected what model.createCache made, got ${show(cache)}`);
   if (cache === undefined && request.positions !== undefined)
     throw optionError(TypeError, 'positions', 'expected together with a cache');
+  if (cache !== undefined && request.firstBlocks !== undefined)
+    throw optionError(TypeError, 'firstBlocks', 'expected none with a cache, which has its own');
   checkSignal(signal);
   signal?.throwIfAborted();
   const ids = checkIds('ids', request.ids, model.config.embeddingSize);
@@ -117,6 +130,7 @@ export async function runForward(
     planner: planner && checkPlannerRequest(planner),
     cache: cache?.native,
     positions: cache && cachedPositions(cache, request.positions, ids, offsets),
+    firstBlocks: checkFirstBlocks(request.firstBlocks, offsets.length - 1, model.config),
   };
   const token = new (native().CancelToken)();
   return cancellable(

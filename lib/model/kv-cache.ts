@@ -1,8 +1,9 @@
 // Caches of keys and values: options, memory, and the public handle.
-import { DUltraError } from '../errors';
+import { DUltraError, optionError } from '../errors';
 import { type NativeCache, type NativeCacheOptions, type NativeModel, native } from '../native';
-import { checkChoice, checkKeys } from '../options';
+import { checkChoice, checkInteger, checkKeys, checkList } from '../options';
 import { formatGiB } from '../text';
+import { attendedBlock } from './blocks';
 import type { CausalConfig, ModelConfig } from './config';
 import { availableMemory } from './memory';
 
@@ -28,13 +29,38 @@ export interface KvCacheOptions extends Pick<CacheStorage, 'dtype'> {
    * states that they read ("fresh"); see {@link CacheStorage}.
    */
   planner?: 'none' | 'cached' | 'fresh' | undefined;
+  /**
+   * Of a model that attends by blocks: the length of each row's first block, 1 to that of its blocks. Default: whole
+   * ones. A model that counts blocks from the completion (`config.blocksFrom`) decodes rows whose first is the rest of
+   * the prompt's length.
+   */
+  firstBlocks?: ArrayLike<number> | undefined;
+}
+
+/** Checks lengths of first blocks. @throws TypeError, RangeError naming the option, what was expected and what came. */
+export function checkFirstBlocks(
+  given: ArrayLike<number> | undefined,
+  rows: number,
+  config: ModelConfig,
+): Int32Array | undefined {
+  if (given === undefined) return undefined;
+  const length = attendedBlock(config);
+  if (length === null)
+    throw optionError(TypeError, 'firstBlocks', 'expected none: in this model every position sees all');
+  const list = checkList('firstBlocks', given, (name, value) => {
+    checkInteger(name, value, { min: 1, max: length });
+    return value;
+  });
+  if (list.length !== rows)
+    throw optionError(RangeError, 'firstBlocks', `expected one per row (${rows}), got ${list.length}`);
+  return Int32Array.from(list);
 }
 
 const STORED = { none: 'none', cached: 'blocks', fresh: 'hidden' } as const;
 
 /** @throws TypeError, RangeError naming the option; DUltraError NO_PLANNER. */
 export function resolveCacheOptions(options: KvCacheOptions, config: ModelConfig): NativeCacheOptions {
-  checkKeys('options', options, ['dtype', 'planner']);
+  checkKeys('options', options, ['dtype', 'planner', 'firstBlocks']);
   const { dtype = 'float32', planner = 'none' } = options;
   checkChoice('dtype', dtype, ['float32', 'bfloat16'] as const);
   checkChoice('planner', planner, ['none', 'cached', 'fresh'] as const);

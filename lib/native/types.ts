@@ -77,7 +77,7 @@ export interface NativeModelConfig {
    * autoregressive model; "block-causal": everything up to the end of its block of `blockLength`.
    */
   mask?: 'bidirectional' | 'causal' | 'block-causal';
-  /** Length of a block, counted from the row's start. Of mask "block-causal". */
+  /** Length of a block, counted from the row's start or behind a shorter first one. Of mask "block-causal". */
   blockLength?: number;
   /**
    * The head's numbers of position i are those of the token at i + 1, as in the autoregressive model that this one was
@@ -138,6 +138,8 @@ export interface NativeForwardRequest {
   /** With a cache, ids are those at `positions` (N, in-row) alone, and row b is row b of the cache. */
   cache?: NativeCache | null;
   positions?: Int32Array | null;
+  /** (B) length of each row's first block, of a model that attends by blocks. Default: whole ones. A cache has its own. */
+  firstBlocks?: Int32Array | undefined;
 }
 
 /** Contents of a cache of keys and values. */
@@ -149,6 +151,8 @@ export interface NativeCacheOptions {
    * rows in every pass.
    */
   planner: 'none' | 'blocks' | 'hidden';
+  /** (B) length of each row's first block, of a model that attends by blocks. Default: whole ones. */
+  firstBlocks?: Int32Array | undefined;
 }
 
 /** Keys and values of rows, and what is computed on them; one user at a time. */
@@ -209,6 +213,8 @@ export interface NativeStepRequest {
    * indices in the cache. Default: all positions are computed.
    */
   cached?: (NativePositions & { cache: NativeCache; rows: Int32Array }) | null;
+  /** (R) length of each row's first block, of a model that attends by blocks. Default: whole ones. A cache has its own. */
+  firstBlocks?: Int32Array | undefined;
   /** (R) random coordinates of each row. */
   rowKeys: Uint32Array;
   steps: Uint32Array;
@@ -329,6 +335,8 @@ export interface NativeScoreRequest {
   ids: Int32Array;
   /** (B + 1) Row b is offsets[b] to offsets[b + 1]. */
   offsets: Int32Array;
+  /** (B) length of each row's first block, of a model that attends by blocks. Default: whole ones. A cache has its own. */
+  firstBlocks?: Int32Array | undefined;
   /** (N, C) hidden states in place of the base model's; `ids` then only give the shape. */
   hidden?: Float32Array | null | undefined;
   /** (M) candidates of all rows: in-row positions, ascending in each row. */

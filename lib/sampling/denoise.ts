@@ -1,7 +1,8 @@
 // The denoising loop. One native call per step.
 
 import { optionError } from '../errors';
-import { attendedBlock, type ModelConfig } from '../model/config';
+import { attendedBlock, attendedGrid, firstBlocks, gridOf } from '../model/blocks';
+import type { ModelConfig } from '../model/config';
 import { allocateCache } from '../model/kv-cache';
 import {
   cancellable,
@@ -145,11 +146,12 @@ function openRows(target: Denoisable, inputs: readonly RowInput[], settings: Den
   const { sampler, reference } = settings;
   const definition = typeof sampler === 'function' ? null : definitionOf(sampler);
   return inputs.map((input, index) => {
+    const blockLength = settings.blockLength ?? Math.max(1, input.ids.length - input.begin);
     const rowSettings: RowSettings = {
       maskTokenId,
       eosTokenIds,
       eosTokenId,
-      blockLength: settings.blockLength ?? Math.max(1, input.ids.length - input.begin),
+      blockLength,
       stopAtEos: reference
         ? (definition?.referenceStops === true || target.config.mask === 'block-causal') && settings.stopAtEos === true
         : (settings.stopAtEos ?? true),
@@ -158,7 +160,8 @@ function openRows(target: Denoisable, inputs: readonly RowInput[], settings: Den
       greedy: settings.temperature < 1e-4,
       cache: settings.cache,
       emptyPass: reference && (definition?.referenceEmptyPass ?? true),
-      attended: attendedBlock(target.config),
+      attended: attendedGrid(target.config, input.begin),
+      grid: attendedBlock(target.config) === null ? null : gridOf(target.config, input.begin, blockLength),
       shiftLogits: target.config.shiftLogits === true,
     };
     return typeof sampler !== 'function' && definition?.row
@@ -184,6 +187,8 @@ interface Run {
   greedy: RequestParts;
   cache: NativeCache | null;
   recorded: RecordedUniforms | undefined;
+  /** Of rows, where they are not whole. */
+  firstBlocks: (rows: readonly Row[]) => Int32Array | undefined;
 }
 
 /** How tokens are drawn, and what confidences are of. */
@@ -223,6 +228,7 @@ function stepRequest(run: Run, rows: Row[], step: number): NativeStepRequest {
       rows: numbersOf(rows, Int32Array, (row) => row.index),
       ...packPositions(rows.map((row) => row.queries!)),
     },
+    firstBlocks: cache ? undefined : run.firstBlocks(rows),
     rowKeys: numbersOf(rows, Uint32Array, (row) => settings.firstRow + row.index),
     steps: numbersOf(rows, Uint32Array, (row) => row.steps),
     counts: stepCounts(settings.sampler, rows),
@@ -253,10 +259,18 @@ export async function* denoiseRows(
   // A handle of its own: a model that is disposed meanwhile lives until the loop ends.
   const model = target.native.share();
   const token = new (native().CancelToken)();
-  const run: Run = { settings, rule, cache: null, recorded, ...requestParts(settings, rule) };
+  const blocks = (some: readonly Row[]) =>
+    firstBlocks(
+      target.config,
+      some.map(({ begin }) => begin),
+    );
+  const run: Run = { settings, rule, cache: null, recorded, firstBlocks: blocks, ...requestParts(settings, rule) };
   try {
     if (storage)
-      run.cache = await allocateCache(model, target.config, offsetsOf(rows.map((row) => row.ids.length)), storage);
+      run.cache = await allocateCache(model, target.config, offsetsOf(rows.map((row) => row.ids.length)), {
+        ...storage,
+        firstBlocks: run.firstBlocks(rows),
+      });
     for (let step = 0; ; step++) {
       const active = nextRows(rows, reference);
       if (active.length === 0) break;

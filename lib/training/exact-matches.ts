@@ -2,7 +2,7 @@
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { GenerateOptions, GenerateResult } from '../generation/types';
-import { attendedBlock } from '../model/config';
+import { attendedBlock } from '../model/blocks';
 import { packRows } from '../packing';
 import { correctRows } from '../rewards';
 import { type SamplerObject, samplerObject } from '../sampling/samplers';

@@ -1,4 +1,5 @@
 // Masks of training rows: random tokens for the masked-diffusion loss, a random span for planner initialisation.
+import { type BlockGrid, blockOf, blockStart } from '../model/blocks';
 
 /**
  * The block of a model that attends by blocks which a row trains in a step, drawn evenly from those that reach behind
@@ -7,13 +8,13 @@
  */
 export function drawBlock(
   length: number,
-  options: { begin: number; blockLength: number; uniform: number },
+  options: { begin: number; grid: BlockGrid; uniform: number },
 ): { begin: number; end: number; count: number } {
-  const { begin, blockLength, uniform } = options;
-  const first = Math.floor(begin / blockLength);
-  const count = Math.ceil(length / blockLength) - first;
-  const start = (first + Math.min(count - 1, Math.floor(uniform * count))) * blockLength;
-  return { begin: Math.max(begin, start), end: Math.min(length, start + blockLength), count };
+  const { begin, grid, uniform } = options;
+  const first = blockOf(grid, begin);
+  const count = blockOf(grid, length - 1) + 1 - first;
+  const block = first + Math.min(count - 1, Math.floor(uniform * count));
+  return { begin: Math.max(begin, blockStart(grid, block)), end: Math.min(length, blockStart(grid, block + 1)), count };
 }
 
 /** A row with some of its tokens masked. */

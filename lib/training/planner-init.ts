@@ -2,7 +2,7 @@
 import { open } from '../data';
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import { attendedBlock } from '../model/config';
+import { attendedGrid, firstBlocks } from '../model/blocks';
 import type { NativeScoreResult } from '../native';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
@@ -64,6 +64,9 @@ interface Totals {
   tokens: number;
 }
 
+/** A row, and where its answer begins. */
+type AnswerRow = PlannerRow & { begin: number };
+
 class PlannerStage implements Stage {
   readonly #context: StageContext;
   readonly #options: StageOptions;
@@ -73,23 +76,23 @@ class PlannerStage implements Stage {
     this.#options = options;
   }
 
-  #mask(examples: TrainingRow[], random: Random): PlannerRow[] {
+  #mask(examples: TrainingRow[], random: Random): AnswerRow[] {
     const { model } = this.#context;
     const { maxTokens, minSpan } = this.#options;
     const { maskTokenId } = model.config;
-    const blockLength = attendedBlock(model.config);
     const { uniform } = random;
     return examples.map((example) => {
       const { ids, begin } = encodeRow(model, example, maxTokens);
-      if (blockLength === null) return maskSpan(ids, { begin, minSpan, maskTokenId, uniform });
-      const block = drawBlock(ids.length, { begin, blockLength, uniform: uniform() });
-      const row = maskSpan(ids, { ...block, minSpan: blockLength, maskTokenId, uniform });
+      const grid = attendedGrid(model.config, begin);
+      if (grid === null) return { ...maskSpan(ids, { begin, minSpan, maskTokenId, uniform }), begin };
+      const block = drawBlock(ids.length, { begin, grid, uniform: uniform() });
+      const row = maskSpan(ids, { ...block, minSpan: grid.length, maskTokenId, uniform });
       // What stands behind the block, nothing in it sees.
-      return { ...row, ids: row.ids.subarray(0, block.end) };
+      return { ...row, begin, ids: row.ids.subarray(0, block.end) };
     });
   }
 
-  #score(rows: PlannerRow[], keep: boolean): Promise<NativeScoreResult> {
+  #score(rows: AnswerRow[], keep: boolean): Promise<NativeScoreResult> {
     const { model, trainer } = this.#context;
     const { maskTokenId } = model.config;
     const timestep = Float32Array.from(rows, (row) => row.timestep);
@@ -103,6 +106,10 @@ class PlannerStage implements Stage {
     );
     return trainer.score({
       ...packed(rows),
+      firstBlocks: firstBlocks(
+        model.config,
+        rows.map(({ begin }) => begin),
+      ),
       excludedToken: this.#options.reference ? -1 : maskTokenId,
       confidences: true,
       planner: { timestep, maskIndex },
@@ -111,13 +118,13 @@ class PlannerStage implements Stage {
   }
 
   /** 1 for each candidate that the factor rule unmasks, else 0. */
-  #targets(rows: PlannerRow[], confidences: Float32Array): Uint8Array {
+  #targets(rows: AnswerRow[], confidences: Float32Array): Uint8Array {
     const { factor, reference: lastPair } = this.#options;
     return mapRows(confidences, rows, Uint8Array, (part) => factorTargets(part, factor, { lastPair }));
   }
 
   /** Loss over some rows, classes balanced over all of them; adds the gradient where `train`. */
-  async #run(rows: PlannerRow[], train: boolean): Promise<Totals> {
+  async #run(rows: AnswerRow[], train: boolean): Promise<Totals> {
     const { trainer, training } = this.#context;
     const batches = packRows(rows, ({ ids }) => ids.length, training.tokenBudget);
     const candidates = rows.reduce((sum, { positions }) => sum + positions.length, 0);

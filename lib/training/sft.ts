@@ -2,7 +2,7 @@
 import { open } from '../data';
 import { within } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import { attendedBlock } from '../model/config';
+import { attendedGrid, firstBlocks } from '../model/blocks';
 import { checkRoom } from '../model/prompt';
 import { checkChoice, checkInteger, checkNumber } from '../options';
 import { concatenate, mapRows, packed, packRows } from '../packing';
@@ -73,6 +73,8 @@ export interface MaskedDiffusionMetrics extends TrainingMetrics {
 
 /** Masked rows with the weight of each one's tokens in the loss. */
 interface WeightedRow extends MaskedRow {
+  /** Where the answer begins. */
+  begin: number;
   weight: number;
 }
 
@@ -100,29 +102,29 @@ class MaskedDiffusionStage implements Stage {
   #mask(rows: TokenRow[], random: Random): WeightedRow[] {
     const { pretraining, lossPer, epsilon, stratified } = this.#options;
     const { model } = this.#context;
-    const blockLength = attendedBlock(model.config);
     const tokens = rows.reduce((sum, { ids, begin }) => sum + ids.length - (pretraining ? 0 : begin), 0);
     const order = random.permutation(rows.length);
     return rows.map(({ ids, begin: answer }, i) => {
       const begin = pretraining ? 0 : answer;
       const t = stratified ? (order[i] + random.uniform()) / rows.length : random.uniform();
       // One block of the row, behind finished ones: it stands for all of them.
+      const grid = attendedGrid(model.config, answer);
       const { count: blocks, ...span } =
-        blockLength === null
+        grid === null
           ? { begin, end: ids.length, count: 1 }
-          : drawBlock(ids.length, { begin, blockLength, uniform: random.uniform() });
+          : drawBlock(ids.length, { begin, grid, uniform: random.uniform() });
       const seen = ids.subarray(0, span.end);
       const uniforms = Float64Array.from(seen, random.uniform);
       const { maskTokenId } = model.config;
       const masked = maskRow(seen, { begin: span.begin, t, epsilon, uniforms, maskTokenId });
       const count = pretraining || lossPer === 'token' ? tokens : (ids.length - answer) * rows.length;
-      return { ...masked, weight: blocks / (masked.maskProbability * count) };
+      return { ...masked, begin: answer, weight: blocks / (masked.maskProbability * count) };
     });
   }
 
   /** Loss of some rows; adds their gradients where `train`. */
   async #run(rows: WeightedRow[], train: boolean): Promise<{ loss: number; tokens: number }> {
-    const { trainer, training } = this.#context;
+    const { model, trainer, training } = this.#context;
     let loss = 0;
     let tokens = 0;
     // A row without masks has no part in the loss.
@@ -130,6 +132,10 @@ class MaskedDiffusionStage implements Stage {
     for (const batch of packRows(useful, ({ ids }) => ids.length, training.tokenBudget)) {
       const { logProbs } = await trainer.score({
         ...packed(batch),
+        firstBlocks: firstBlocks(
+          model.config,
+          batch.map(({ begin }) => begin),
+        ),
         tokens: concatenate(
           batch.map((row) => row.tokens),
           Int32Array,

@@ -1,7 +1,7 @@
 // Prompts and answers as rows of tokens, padded by ends of sequence.
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import { rowLength } from '../model/config';
+import { rowLength } from '../model/blocks';
 import { checkInteger, checkKeys, checkNumber } from '../options';
 import { Random } from '../random';
 import { show } from '../text';

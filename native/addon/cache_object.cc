@@ -29,11 +29,13 @@ KvCacheOptions read_cache_options(const Napi::Object& object) {
 Napi::Value CacheObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& lengths,
                                 const Napi::Value& value) {
   auto offsets = to_vector<int32_t>(lengths, "offsets");
-  const KvCacheOptions options = read_cache_options(to_object(value, "options"));
+  const Napi::Object object = to_object(value, "options");
+  const KvCacheOptions options = read_cache_options(object);
+  auto first_blocks = get_optional_array<int32_t>(object, "firstBlocks");
   return Job<std::shared_ptr<KvCache>>::start(
       env,
-      [model = std::move(model), offsets = std::move(offsets), options] {
-        return std::make_shared<KvCache>(model, offsets, options);
+      [model = std::move(model), offsets = std::move(offsets), options, first_blocks = std::move(first_blocks)] {
+        return std::make_shared<KvCache>(model, offsets, options, first_blocks);
       },
       [](Napi::Env job_env, std::shared_ptr<KvCache>& cache) -> Napi::Value {
         Napi::Object made = job_env.GetInstanceData<AddonData>()->cache.New({});

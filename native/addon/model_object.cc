@@ -127,6 +127,7 @@ Napi::Value ModelObject::forward(const Napi::CallbackInfo& info) {
   }
   request->cache = CacheObject::cache_of(object.Get("cache"));
   request->positions = get_optional_array<int32_t>(object, "positions");
+  request->first_blocks = get_optional_array<int32_t>(object, "firstBlocks");
   return Job<ForwardResult>::start(
       env,
       [held = model(env), request, flag = CancelToken::flag_of(info[1])] {

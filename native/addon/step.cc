@@ -59,6 +59,7 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
     request->query_offsets = get_array<int32_t>(cached, "offsets");
     request->queries = get_array<int32_t>(cached, "positions");
   }
+  request->first_blocks = get_optional_array<int32_t>(object, "firstBlocks");
   request->row_keys = get_array<uint32_t>(object, "rowKeys");
   request->steps = get_array<uint32_t>(object, "steps");
   request->seed = get_u64(object, "seed");

@@ -158,6 +158,7 @@ Napi::Value TrainerObject::score(const Napi::CallbackInfo& info) {
     request->rows = get_array<int32_t>(cached, "rows");
     request->query_positions = get_array<int32_t>(cached, "positions");
   }
+  request->first_blocks = get_optional_array<int32_t>(object, "firstBlocks");
   request->keep = get_bool(object, "keep", false);
   struct Wanted {
     bool log_probs, planner, policy, confidences, entropies, logits;

@@ -29,6 +29,7 @@ AttentionArgs attention_args(const ForwardContext& context, const BlockTokens& t
   args.q_positions = tokens.query_positions();
   args.mask = config.mask;
   args.block = config.block_length;
+  args.first_block = packing.first_blocks.data();
   args.max_queries = subset ? subset->max_queries : 0;
   args.k = kv;
   if (context.cache) {
@@ -40,6 +41,7 @@ AttentionArgs attention_args(const ForwardContext& context, const BlockTokens& t
       args.q_offsets = expanded->data();
     }
     args.k_offsets = pass.key_offsets().data();
+    args.first_block = pass.first_blocks().data();
     args.k = pass.cache().layer(layer);
   }
   args.v = args.k + config.kv_width();

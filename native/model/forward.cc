@@ -13,8 +13,10 @@ std::unique_ptr<Pass> make_pass(const Model& model, const ForwardRequest& reques
   if (!request.cache) {
     check_offsets(request.offsets, request.ids.size(), model.config().max_sequence_length);
     check_argument(request.positions.empty(), "positions: expected together with a cache");
-    return std::make_unique<Pass>(request.offsets);
+    check_first_blocks(request.first_blocks, request.offsets.size() - 1, model.config().block_length);
+    return std::make_unique<Pass>(request.offsets, request.first_blocks);
   }
+  check_argument(request.first_blocks.empty(), "firstBlocks: expected none with a cache, which has its own");
   KvCache& cache = *request.cache;
   check_argument(request.positions.size() == request.ids.size(), "positions: expected one per id");
   check_argument(request.offsets.size() == size_t(cache.rows()) + 1, "offsets: expected one row per row of the cache");

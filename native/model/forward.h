@@ -14,6 +14,7 @@ struct ForwardRequest {
   // results. The planner needs a cache with PlannerCache::kBlocks. Null: ids are whole rows.
   std::shared_ptr<KvCache> cache;
   std::vector<int32_t> positions;
+  std::vector<int32_t> first_blocks;  // (B) as in Packing, or empty; none with a cache, which has its own
 };
 
 struct ForwardResult {

@@ -16,15 +16,18 @@ size_t layers_of(const ModelConfig& config, const KvCacheOptions& options) {
 
 }  // namespace
 
-KvCache::KvCache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets, const KvCacheOptions& options)
+KvCache::KvCache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets, const KvCacheOptions& options,
+                 std::vector<int32_t> first_blocks)
     : model_(std::move(model)),
       backend_(model_->backend()),
       options_(options),
       dtype_(options.dtype == DType::kF32 ? backend_.activation_dtype() : options.dtype),
       offsets_(std::move(offsets)),
+      first_blocks_(std::move(first_blocks)),
       width_(2 * model_->config().kv_width()) {
   const ModelConfig& config = model_->config();
   check_offsets(offsets_, offsets_.empty() ? 0 : size_t(offsets_.back()), config.max_sequence_length);
+  check_first_blocks(first_blocks_, offsets_.size() - 1, config.block_length);
   check_argument(options.dtype == DType::kF32 || options.dtype == DType::kBF16, "cache: dtype: expected fp32 or bf16");
   if (options.planner != PlannerCache::kNone && !config.planner.present)
     throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
@@ -66,8 +69,11 @@ bool KvCache::is_complete(const Filled& filled, int row, const int32_t* position
   }
   if (count == 0) return true;
   // The last query sees most: what stands before it, or before the end of its block.
-  const int32_t last = positions[count - 1], block = std::max(1, config.block_length);
-  const int32_t end = config.mask == MaskKind::kCausal ? last + 1 : std::min(length(row), (last / block + 1) * block);
+  const int32_t last = positions[count - 1], block = config.block_length;
+  const int32_t first = first_blocks_.empty() ? block : first_blocks_[size_t(row)];
+  const int32_t end = config.mask == MaskKind::kCausal
+                          ? last + 1
+                          : int32_t(std::min<int64_t>(length(row), block_end(last, block, first)));
   size_t next = 0;
   for (int32_t p = 0; p < end; ++p) {
     if (next < count && positions[next] == p)
@@ -107,7 +113,8 @@ KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int3
       offsets_(offsets),
       positions_(positions),
       planner_(planner),
-      key_offsets_(cache.offsets()) {
+      key_offsets_(cache.offsets()),
+      first_blocks_(cache.first_blocks()) {
   check_argument(
       offsets_.size() == rows_.size() + 1 && offsets_.front() == 0 && size_t(offsets_.back()) == positions_.size(),
       "positions: expected offsets from 0 to the number of positions, one more than rows");
@@ -146,6 +153,7 @@ std::vector<int32_t> KvPass::expand(const std::vector<int32_t>& offsets) const {
 void KvPass::lay_out(ExchangeLayout& layout) {
   layout.put(slots_);
   layout.put(key_offsets_);
+  layout.put(first_blocks_);
 }
 
 void KvPass::done() {

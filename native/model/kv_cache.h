@@ -34,9 +34,10 @@ struct KvCacheOptions {
 // positions are those in the row. One user at a time: they lock `mutex()`.
 class KvCache {
  public:
-  // Row b has offsets[b + 1] - offsets[b] positions. Throws OUT_OF_MEMORY, NO_PLANNER, and INVALID_ARGUMENT for offsets
-  // that do not fit the model.
-  KvCache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets, const KvCacheOptions& options);
+  // Row b has offsets[b + 1] - offsets[b] positions; first_blocks (B) as in AttentionArgs, or empty. Throws
+  // OUT_OF_MEMORY, NO_PLANNER, and INVALID_ARGUMENT for offsets and blocks that do not fit the model.
+  KvCache(std::shared_ptr<const Model> model, std::vector<int32_t> offsets, const KvCacheOptions& options,
+          std::vector<int32_t> first_blocks = {});
 
   // Bytes that a cache of `tokens` positions takes at most.
   static size_t bytes_needed(const ModelConfig& config, int64_t tokens, const KvCacheOptions& options);
@@ -45,6 +46,7 @@ class KvCache {
   const Model& model() const { return *model_; }
   const KvCacheOptions& options() const { return options_; }
   const std::vector<int32_t>& offsets() const { return offsets_; }  // (B + 1)
+  const std::vector<int32_t>& first_blocks() const { return first_blocks_; }
   int rows() const { return int(offsets_.size()) - 1; }
   int32_t length(int row) const { return offsets_[size_t(row) + 1] - offsets_[size_t(row)]; }
   size_t bytes() const { return bytes_; }
@@ -77,7 +79,7 @@ class KvCache {
   Backend& backend_;
   const KvCacheOptions options_;
   const DType dtype_;  // of keys and values in memory
-  const std::vector<int32_t> offsets_;
+  const std::vector<int32_t> offsets_, first_blocks_;
   const int64_t width_;  // 2 Hk D
   mutable std::mutex mutex_;
   std::vector<Buffer> layers_;
@@ -101,6 +103,8 @@ class KvPass {
   const HostArray<int32_t>& slots() const { return slots_; }
   // (B + 1) the cache's own offsets
   const HostArray<int32_t>& key_offsets() const { return key_offsets_; }
+  // (B) or empty, likewise
+  const HostArray<int32_t>& first_blocks() const { return first_blocks_; }
   // Offsets over the pass's rows as offsets over all rows of the cache: the other rows have no queries.
   std::vector<int32_t> expand(const std::vector<int32_t>& offsets) const;
   // Puts the arrays that operations read in an exchange.
@@ -112,7 +116,7 @@ class KvPass {
   KvCache& cache_;
   const std::vector<int32_t> rows_, offsets_, positions_;
   const bool planner_;
-  HostArray<int32_t> slots_, key_offsets_;
+  HostArray<int32_t> slots_, key_offsets_, first_blocks_;
 };
 
 // A cache (or none) while a pass uses it: locked. A pass that throws after `begin` leaves keys and values inconsistent,

@@ -7,13 +7,13 @@
 
 namespace dultra {
 
-Packing Packing::from_lengths(const std::vector<int32_t>& lengths) {
+Packing Packing::from_lengths(const std::vector<int32_t>& lengths, std::vector<int32_t> first_blocks) {
   std::vector<int32_t> offsets{0}, positions;
   for (int32_t length : lengths) {
     for (int32_t i = 0; i < length; ++i) positions.push_back(i);
     offsets.push_back(offsets.back() + length);
   }
-  return {std::move(offsets), std::move(positions), {}};
+  return {std::move(offsets), std::move(positions), {}, std::move(first_blocks)};
 }
 
 RowSubset RowSubset::all(const Packing& packing) {
@@ -53,6 +53,17 @@ void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t ma
                                                            std::to_string(max_length) + " tokens, got " +
                                                            std::to_string(length));
   }
+}
+
+void check_first_blocks(const std::vector<int32_t>& first_blocks, size_t rows, int block_length) {
+  if (first_blocks.empty()) return;
+  check_argument(block_length > 0, "firstBlocks: expected none for a model that does not attend by blocks");
+  check_argument(first_blocks.size() == rows, "firstBlocks: expected one per row (" + std::to_string(rows) + "), got " +
+                                                  std::to_string(first_blocks.size()));
+  for (size_t i = 0; i < rows; ++i)
+    check_argument(first_blocks[i] >= 1 && first_blocks[i] <= block_length,
+                   "firstBlocks[" + std::to_string(i) + "]: expected 1 to the model's block length (" +
+                       std::to_string(block_length) + "), got " + std::to_string(first_blocks[i]));
 }
 
 std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets) {

@@ -12,10 +12,11 @@ struct Packing {
   HostArray<int32_t> offsets;        // (B + 1)
   HostArray<int32_t> positions;      // (N) index inside the sequence
   HostArray<int32_t> cache_offsets;  // with a cache: KvPass::expand of the offsets, or empty
+  HostArray<int32_t> first_blocks;   // (B) AttentionArgs::first_block of whole rows, or empty
 
   int batch() const { return int(offsets.size()) - 1; }
   int64_t tokens() const { return offsets.back(); }
-  static Packing from_lengths(const std::vector<int32_t>& lengths);
+  static Packing from_lengths(const std::vector<int32_t>& lengths, std::vector<int32_t> first_blocks = {});
 };
 
 // Some rows of a Packing, in order.
@@ -49,6 +50,9 @@ struct BlockTokens {
 // 1 to max_length.
 void check_ids(const std::vector<int32_t>& ids, int64_t vocab);
 void check_offsets(const std::vector<int32_t>& offsets, size_t total, int64_t max_length);
+// Throws INVALID_ARGUMENT for lengths of first blocks, one per row or none, that are not 1 to the model's block length;
+// 0: the model does not attend by blocks.
+void check_first_blocks(const std::vector<int32_t>& first_blocks, size_t rows, int block_length);
 std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets);
 // 0, 1, ..., n - 1
 std::vector<int32_t> ascending(int64_t n);

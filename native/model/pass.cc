@@ -4,10 +4,11 @@ namespace dultra {
 
 FullRows::FullRows(const KvPass& pass, const RowSubset& of_pass) : pass_(pass) {
   const KvCache& cache = pass.cache();
-  std::vector<int32_t> lengths;
+  std::vector<int32_t> lengths, first_blocks;
   auto next = pass.slots().begin();
   for (int32_t row : pass.rows()) {
     lengths.push_back(cache.length(row));
+    if (!cache.first_blocks().empty()) first_blocks.push_back(cache.first_blocks()[size_t(row)]);
     for (int32_t i = 0; i < cache.length(row); ++i) {
       slots.push_back(cache.offsets()[size_t(row)] + i);
       if (next == pass.slots().end() || *next != slots.back()) continue;
@@ -15,7 +16,7 @@ FullRows::FullRows(const KvPass& pass, const RowSubset& of_pass) : pass_(pass) {
       ++next;
     }
   }
-  packing = Packing::from_lengths(lengths);
+  packing = Packing::from_lengths(lengths, std::move(first_blocks));
   is_candidate.resize(slots.size());
   candidates.offsets = of_pass.offsets.values();
   candidates.positions = of_pass.positions.values();
@@ -36,7 +37,8 @@ float* FullRows::gather(Backend& backend, const float* new_states, float* states
   return states;
 }
 
-Pass::Pass(const std::vector<int32_t>& offsets) : packing(Packing::from_lengths(lengths_of(offsets))) {}
+Pass::Pass(const std::vector<int32_t>& offsets, std::vector<int32_t> first_blocks)
+    : packing(Packing::from_lengths(lengths_of(offsets), std::move(first_blocks))) {}
 
 Pass::Pass(const Model& model, KvCache& from, const std::vector<int32_t>& rows, const std::vector<int32_t>& offsets,
            const std::vector<int32_t>& positions, bool planner) {
@@ -104,15 +106,15 @@ void Pass::lay_out(ExchangeLayout& layout) {
     candidates.cache_offsets = cache->expand(candidates.offsets.values());
     if (shifted_) shifted_->cache_offsets = candidates.cache_offsets;
   }
-  put(packing.offsets, packing.positions, packing.cache_offsets, candidates.offsets, candidates.rows,
-      candidates.positions, candidates.cache_offsets);
+  put(packing.offsets, packing.positions, packing.cache_offsets, packing.first_blocks, candidates.offsets,
+      candidates.rows, candidates.positions, candidates.cache_offsets);
   if (shifted_) put(shifted_->offsets, shifted_->rows, shifted_->positions, shifted_->cache_offsets);
   put(planner_inputs_.features, planner_inputs_.time_index, planner_inputs_.mask_index, planner_inputs_.groups,
       planner_inputs_.subset_groups);
   if (cache) cache->lay_out(layout);
   if (full_)
-    put(full_->packing.offsets, full_->packing.positions, full_->candidates.offsets, full_->candidates.rows,
-        full_->candidates.positions, full_->slots);
+    put(full_->packing.offsets, full_->packing.positions, full_->packing.first_blocks, full_->candidates.offsets,
+        full_->candidates.rows, full_->candidates.positions, full_->slots);
 }
 
 }  // namespace dultra

@@ -29,8 +29,8 @@ class FullRows {
 
 class Pass {
  public:
-  // Every position of sequences, offsets (B + 1).
-  explicit Pass(const std::vector<int32_t>& offsets);
+  // Every position of sequences, offsets (B + 1); first_blocks as in Packing.
+  explicit Pass(const std::vector<int32_t>& offsets, std::vector<int32_t> first_blocks = {});
   // Positions (N, in-row, ascending; offsets (R + 1)) of `rows` (R) of a cache that the caller has locked. Throws
   // INVALID_ARGUMENT for a cache of another model, or that lacks what the pass needs.
   Pass(const Model& model, KvCache& cache, const std::vector<int32_t>& rows, const std::vector<int32_t>& offsets,

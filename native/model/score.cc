@@ -78,7 +78,9 @@ void check(const ScoreRequest& request, const ModelConfig& config) {
   if (request.policy)
     check_argument(request.selected.size() == m && request.forced.size() == batch,
                    "policy: expected selected for each candidate and forced for each row");
+  check_first_blocks(request.first_blocks, batch, config.block_length);
   if (!request.cache) return;
+  check_argument(request.first_blocks.empty(), "firstBlocks: expected none with a cache, which has its own");
   check_argument(request.cache->options().dtype == DType::kF32, "cache: expected one of fp32, which gradients need");
   check_argument(request.hidden.empty(), "hidden: expected none with a cache");
   check_argument(request.rows.size() == batch, "rows: expected one row of the cache per row");
@@ -138,7 +140,7 @@ ScoreResult Scorer::score(ScoreRequest from, const std::atomic<bool>* cancel) {
   if (request.cache)
     tape->pass.emplace(model_, *request.cache, request.rows, request.offsets, request.query_positions, request.planner);
   else
-    tape->pass.emplace(request.offsets);
+    tape->pass.emplace(request.offsets, request.first_blocks);
   Pass& pass = *tape->pass;
   list_candidates(request, pass, &tape->scored, &tape->scored_index);
   if (config.shift_logits) tape->scored = tape->scored.shifted_left(pass.packing);

@@ -35,6 +35,7 @@ struct ScoreRequest {
   std::shared_ptr<KvCache> cache;
   std::vector<int32_t> rows;             // (B) rows of the cache, ascending
   std::vector<int32_t> query_positions;  // (N) in-row, ascending
+  std::vector<int32_t> first_blocks;     // (B) as in Packing, or empty; none with a cache, which has its own
   bool keep = false;                     // `backward` will follow
 
   // Whether token scores are wanted of every candidate, not of selected ones alone.

@@ -112,9 +112,11 @@ class Step {
     cache_use_.emplace(request_.cache.get());
     if (!request_.cache) {
       // A request of no rows has no offsets to take.
-      pass_.emplace(rows > 0 ? request_.offsets : std::vector<int32_t>{0});
+      check_first_blocks(request_.first_blocks, rows, config_.block_length);
+      pass_.emplace(rows > 0 ? request_.offsets : std::vector<int32_t>{0}, request_.first_blocks);
       return;
     }
+    check_argument(request_.first_blocks.empty(), "firstBlocks: expected none with a cache, which has its own");
     pass_.emplace(model_, *request_.cache, request_.cache_rows, request_.query_offsets, request_.queries,
                   wants_planner_);
     check_argument(request_.cache_rows.size() == rows, "step: expected one row of the cache per row");

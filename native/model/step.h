@@ -17,8 +17,9 @@ struct StepRequest {
   // in-row positions, ascending. Null: all positions are computed.
   std::shared_ptr<KvCache> cache;
   std::vector<int32_t> cache_rows, query_offsets, queries;
-  std::vector<uint32_t> row_keys;  // (R) coordinates of each row's random numbers
-  std::vector<uint32_t> steps;     // (R)
+  std::vector<int32_t> first_blocks;  // (R) as in Packing, or empty; none with a cache, which has its own
+  std::vector<uint32_t> row_keys;     // (R) coordinates of each row's random numbers
+  std::vector<uint32_t> steps;        // (R)
   uint64_t seed = 0;
   float temperature = 0;
   int32_t top_k = 0;  // 0: all

@@ -75,8 +75,14 @@ struct MatrixPart {
 enum class MaskKind : uint8_t {
   kBidirectional,  // all keys of the sequence
   kCausal,         // keys at positions <= the query's
-  kBlockCausal,    // keys at positions < the end of the query's block of `block` positions
+  kBlockCausal,    // keys at positions < the end of the query's block of `block` positions, the first of which may be
+                   // shorter
 };
+
+// End of the block that holds `position`, of blocks of `length` positions behind one of `first`.
+DULTRA_HD int64_t block_end(int64_t position, int64_t length, int64_t first) {
+  return position < first ? first : first + ((position - first) / length + 1) * length;
+}
 
 struct AttentionArgs {
   ConstArray q;  // (Mq, H, D), consecutive queries `q_stride` numbers apart
@@ -93,9 +99,10 @@ struct AttentionArgs {
   const int32_t* k_offsets;       // (B + 1) likewise for keys
   const int32_t* q_positions;     // (Mq) position of each query inside its sequence; null: query i is position i
   MaskKind mask;
-  int block;                 // for kBlockCausal
-  const int32_t* key_begin;  // (B) or null: keys before it are hidden
-  const int32_t* key_end;    // (B) or null: keys from it on are hidden
+  int block;                   // for kBlockCausal
+  const int32_t* first_block;  // (B) or null, for kBlockCausal: length of a sequence's first block, 1 to `block`
+  const int32_t* key_begin;    // (B) or null: keys before it are hidden
+  const int32_t* key_end;      // (B) or null: keys from it on are hidden
   int max_queries;  // at least the queries of any sequence, for a launch that fits other offsets too; 0: as q_offsets
                     // have it
 };

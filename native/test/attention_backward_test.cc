@@ -24,7 +24,7 @@ std::string describe(const Case& c, const std::string& isa) {
 // Packed sequences with everything that AttentionArgs points to.
 struct Problem {
   Case c;
-  std::vector<int32_t> q_offsets{0}, k_offsets{0}, positions, key_begin, key_end;
+  std::vector<int32_t> q_offsets{0}, k_offsets{0}, positions, first_block, key_begin, key_end;
   std::vector<float> q, kv, dout;
   int64_t q_stride, kv_stride, out_stride;
 
@@ -34,6 +34,7 @@ struct Problem {
       for (int i = int(b) % c.keep; i < lengths[b]; i += c.keep) positions.push_back(i);
       q_offsets.push_back(int32_t(positions.size()));
       k_offsets.push_back(k_offsets.back() + lengths[b]);
+      first_block.push_back(c.block > 0 ? 1 + int32_t(b) * 3 % c.block : 0);
       key_begin.push_back(lengths[b] / 5);
       key_end.push_back(lengths[b] - lengths[b] / 7);
     }
@@ -64,6 +65,7 @@ struct Problem {
     a.mask = c.mask;
     a.block = c.block;
     if (c.ranges) {
+      a.first_block = first_block.data();
       a.key_begin = key_begin.data();
       a.key_end = key_end.data();
     }
@@ -73,7 +75,10 @@ struct Problem {
     const int position = positions[size_t(query)];
     if (c.ranges && (key < key_begin[size_t(b)] || key >= key_end[size_t(b)])) return false;
     if (c.mask == MaskKind::kCausal) return key <= position;
-    if (c.mask == MaskKind::kBlockCausal) return key / c.block <= position / c.block;
+    if (c.mask == MaskKind::kBlockCausal) {
+      const int lacking = c.ranges ? c.block - first_block[size_t(b)] : 0;
+      return (key + lacking) / c.block <= (position + lacking) / c.block;
+    }
     return true;
   }
 };

@@ -10,7 +10,7 @@ struct Case {
   int heads, kv_heads, head_dim;
   MaskKind mask;
   int block;
-  bool ranges;       // hide keys at both ends of every sequence
+  bool ranges;       // hide keys at both ends of every sequence, and let blocks begin with shorter ones
   double magnitude;  // of queries: large ones make the softmax sharp
   int extra_stride;
 };
@@ -18,7 +18,7 @@ struct Case {
 // Packed sequences with everything that AttentionArgs points to.
 struct Problem {
   Case c;
-  std::vector<int32_t> offsets, positions, key_begin, key_end;
+  std::vector<int32_t> offsets, positions, first_block, key_begin, key_end;
   std::vector<float> q, kv;
   int64_t q_stride, kv_stride;
 
@@ -28,6 +28,7 @@ struct Problem {
     for (int length : lengths) {
       for (int i = 0; i < length; ++i) positions.push_back(i);
       offsets.push_back(offsets.back() + length);
+      first_block.push_back(c.block > 0 ? 1 + int32_t(offsets.size()) * 3 % c.block : 0);
       key_begin.push_back(length / 5);
       key_end.push_back(length - length / 7);
     }
@@ -54,6 +55,7 @@ struct Problem {
     a.mask = c.mask;
     a.block = c.block;
     if (c.ranges) {
+      a.first_block = first_block.data();
       a.key_begin = key_begin.data();
       a.key_end = key_end.data();
     }
@@ -76,7 +78,11 @@ std::vector<double> reference(const AttentionArgs& a) {
         for (int j = 0; j < keys; ++j) {
           bool seen = (!a.key_begin || j >= a.key_begin[b]) && (!a.key_end || j < a.key_end[b]);
           if (a.mask == MaskKind::kCausal) seen = seen && j <= position;
-          if (a.mask == MaskKind::kBlockCausal) seen = seen && j / a.block <= position / a.block;
+          if (a.mask == MaskKind::kBlockCausal) {
+            // As if the sequence began with what its first block lacks.
+            const int lacking = a.first_block ? a.block - a.first_block[b] : 0;
+            seen = seen && (j + lacking) / a.block <= (position + lacking) / a.block;
+          }
           if (!seen) continue;
           double dot = 0;
           for (int e = 0; e < d; ++e)

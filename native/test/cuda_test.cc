@@ -64,7 +64,7 @@ struct Shape {
 struct Problem {
   Shape shape;
   MaskKind mask;
-  std::vector<int32_t> q_offsets{0}, k_offsets{0}, positions, key_begin, key_end;
+  std::vector<int32_t> q_offsets{0}, k_offsets{0}, positions, first_block, key_begin, key_end;
   std::vector<float> q, kv, dout;
 
   Problem(const Shape& s, MaskKind m, uint64_t seed) : shape(s), mask(m) {
@@ -73,6 +73,7 @@ struct Problem {
       for (int i = 0; i < length; i += s.every) positions.push_back(i);
       q_offsets.push_back(int32_t(positions.size()));
       k_offsets.push_back(k_offsets.back() + length);
+      first_block.push_back(1 + int32_t(q_offsets.size()) * 5 % 24);
       key_begin.push_back(length / 5);
       key_end.push_back(length - length / 7);
     }
@@ -101,6 +102,7 @@ struct Problem {
     a.mask = mask;
     a.block = 24;
     if (shape.ranges) {
+      a.first_block = first_block.data();
       a.key_begin = key_begin.data();
       a.key_end = key_end.data();
     }

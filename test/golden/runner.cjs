@@ -9,6 +9,7 @@ const FAMILIES = require('./families.cjs');
 const { listCases, unknownOf } = require('./known.cjs');
 const { tablesCase, TABLES } = require('./tables.cjs');
 const { KINDS: SAMPLED } = require('./sampled.cjs');
+const A2D = require('./a2d.cjs');
 const DISTILLATION = require('./distillation.cjs');
 const TRAINING = require('./training.cjs');
 
@@ -72,7 +73,7 @@ async function withModel(dultra, root, folder, description, options, body) {
   }
   try {
     const { mask_id: maskTokenId, block_length: blockLength = args?.block_size } = args ?? {};
-    const isBlockwise = /^(sdar|fastdllm2|llada2)/.test(description.kind);
+    const isBlockwise = /^(sdar|fastdllm2|llada2)/.test(description.kind) || description.sampler === 'bd3lm';
     const model = await dultra.loadModel(directory, {
       ...options,
       // Forward passes have no use for it, but their configs do not name it.
@@ -273,6 +274,7 @@ const KINDS = {
   ...CACHED,
   ...FAMILIES,
   ...SAMPLED,
+  ...A2D,
   ...Object.fromEntries(
     Object.entries({ ...TRAINING, ...DISTILLATION, tables: tablesCase }).map(([kind, run]) => [
       kind,

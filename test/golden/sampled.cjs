@@ -1,4 +1,4 @@
-// Recorded decoding of the families Dream, SDAR, Fast-dLLM v2 and a2d: replayed with the recorded random numbers. What
+// Recorded decoding of the families Dream, SDAR and Fast-dLLM v2: replayed with the recorded random numbers. What
 // every pass may decide, decides and writes must be equal.
 
 /** Uniforms whose Gumbel noise is that of recorded numbers of Exp(1): q = -ln u. Where none is recorded, any. */
@@ -353,66 +353,8 @@ async function subBlocksCase(model, { description, inputs, expected }, check) {
   }
 }
 
-/** dllm's mdlm sampler: rows of different lengths, which wait for each other. */
-async function mdlmCase(model, { description, inputs, expected }, check) {
-  const { args, batch, tolerance, prompt_lengths: lengths } = description;
-  const [passes, , width] = expected.x_before.shape;
-  const prompts = lengths.map((_, b) => ({ promptIds: Array.from(inputs[`prompt_${b}`].data, Number) }));
-  const run = model.denoise(prompts, {
-    sampler: { type: 'fixed', steps: args.steps, schedule: 'linear' },
-    maxTokens: args.max_new_tokens,
-    blockLength: args.block_size,
-    temperature: args.temperature,
-    research: { compat: 'reference' },
-  });
-  const ids = prompts.map(({ promptIds }) => [...promptIds, ...new Array(args.max_new_tokens).fill(args.mask_id)]);
-  const compareIds = (what, offset) =>
-    ids.forEach((row, b) =>
-      row.forEach((id, i) =>
-        check.exact(`${what} row ${b} position ${i}`, id, Number(expected[what].data[offset + b * width + i])),
-      ),
-    );
-  let pass = 0;
-  for (let next = await run.next(); !next.done; next = await run.next(), pass++) {
-    if (pass >= passes) {
-      check.exact('passes', 'more', passes);
-      await run.return([]);
-      return;
-    }
-    compareIds('x_before', pass * batch * width);
-    for (const row of next.value.rows) ids[row.row] = Array.from(row.ids);
-    compareIds('x_after', pass * batch * width);
-    for (let b = 0; b < batch; b++) {
-      const row = next.value.rows.find((one) => one.row === b);
-      const place = new Map(Array.from(row?.positions ?? [], (p, c) => [p, c]));
-      let written = 0;
-      for (let i = 0; i < ids[b].length; i++) {
-        const n = (pass * batch + b) * width + i;
-        const c = place.get(i);
-        const where = `pass ${pass} row ${b} position ${i}`;
-        check.exact(
-          `transfer_index ${where}`,
-          c === undefined ? 0 : row.selected[c],
-          Number(expected.transfer_index.data[n]),
-        );
-        if (c === undefined) continue;
-        written += row.selected[c];
-        check.exact(`x0 ${where}`, row.tokens[c], Number(expected.x0.data[n]));
-        check.close('confidence', where, row.confidences[c], expected.confidence.data[n], tolerance.confidence);
-      }
-      check.exact(`num_transfer pass ${pass} row ${b}`, written, Number(expected.num_transfer.data[pass * batch + b]));
-    }
-  }
-  check.exact('passes', pass, passes);
-  compareIds('x_final', 0);
-}
-
-const isMdlm = ({ sampler, args }) =>
-  sampler === 'mdlm' && args.temperature === 0 && args.remasking === 'low_confidence';
-
 const KINDS = {
   fastdllm2_gen: () => subBlocksCase,
-  a2d_gen: (description) => (isMdlm(description) ? mdlmCase : null),
   dream_gen: ({ args }) => (DREAM_ALGS.includes(args.alg) ? dreamCase : null),
   dream_gen_threshold: ({ args }) => (args.alg === 'confidence_threshold' ? dreamCase : null),
   sdar_gen: (description) => (sdarSettings(description) ? sdarCase : null),

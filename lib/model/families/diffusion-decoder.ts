@@ -24,6 +24,8 @@ const PLANNER_MARK = 'mask_linear.weight';
 export interface DiffusionTraits extends DecoderTraits {
   /** Length of the blocks that later positions do not change; null: every position sees all. */
   blockLength: number | null;
+  /** See {@link ModelConfig.blocksFrom}. */
+  blocksFrom?: 'completion';
   /** See `NativeModelConfig.shiftLogits`. Default false. */
   shiftLogits?: boolean;
   /** A checkpoint without an output head uses the embedding table, whatever its config.json says. Default false. */
@@ -57,7 +59,7 @@ export function diffusionDecoder(
   file: string,
   tensors: { has(name: string): boolean },
   hints: ConfigHints,
-  { blockLength, shiftLogits, knownMaskTokenId, tiesWithoutHead, ...traits }: DiffusionTraits,
+  { blockLength, blocksFrom, shiftLogits, knownMaskTokenId, tiesWithoutHead, ...traits }: DiffusionTraits,
 ): ModelConfig {
   const c = checkFields(schema, json, file);
   const shapes = decoderShapes(json, file, traits);
@@ -66,7 +68,7 @@ export function diffusionDecoder(
     ...shapes,
     weightTying: shapes.weightTying || (tiesWithoutHead === true && !tensors.has('lm_head.weight')),
     mask: blockLength === null ? 'bidirectional' : 'block-causal',
-    ...(blockLength !== null && { blockLength }),
+    ...(blockLength !== null && { blockLength, ...(blocksFrom && { blocksFrom }) }),
     ...(shiftLogits && { shiftLogits }),
     maskTokenId: maskTokenOf(c.mask_token_id, file, shapes.embeddingSize, hints, knownMaskTokenId),
     eosTokenIds,

@@ -1,4 +1,6 @@
 // The exact cache of models that attend by blocks.
+
+import { type BlockGrid, blockOf, blockStart } from '../../model/blocks';
 import type { CacheStorage } from '../../model/kv-cache';
 import { checkKeys } from '../../options';
 import { range } from '../../packing';
@@ -20,7 +22,7 @@ class BlocksRowCache implements RowCache {
 
   constructor(
     length: number,
-    private readonly attended: number,
+    private readonly attended: BlockGrid,
   ) {
     this.#of = new Int32Array(length).fill(-1);
   }
@@ -29,8 +31,9 @@ class BlocksRowCache implements RowCache {
     // A token changes what its own block of the model and all blocks behind it hold, wherever the window's edges are.
     let first = 0;
     while (first < window.begin && ids[first] === this.#of[first]) first++;
-    const begin = Math.floor(first / this.attended) * this.attended;
-    const end = Math.min(ids.length, Math.ceil(window.end / this.attended) * this.attended);
+    const { attended } = this;
+    const begin = blockStart(attended, blockOf(attended, first));
+    const end = Math.min(ids.length, blockStart(attended, blockOf(attended, window.end - 1) + 1));
     for (let p = begin; p < end; p++) this.#of[p] = ids[p];
     return range(begin, end);
   }
@@ -50,5 +53,5 @@ export const blocks: CacheDefinition<BlocksCache, Required<BlocksCache>> = {
     checkKeys(name, given, ['type', 'dtype', 'planner']);
     return { type: 'blocks', ...resolveStorage(given, name) };
   },
-  open: (_policy, length, attended) => new BlocksRowCache(length, attended ?? length),
+  open: (_policy, length, attended) => new BlocksRowCache(length, attended ?? { first: length, length }),
 };

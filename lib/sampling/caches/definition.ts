@@ -1,4 +1,5 @@
 // What a cache policy is made of.
+import type { BlockGrid } from '../../model/blocks';
 import type { CacheStorage } from '../../model/kv-cache';
 import { checkChoice } from '../../options';
 import type { Forms } from '../text-form';
@@ -46,9 +47,9 @@ export interface CacheDefinition<Given extends { type: string }, Resolved extend
   resolve(given: Given, name: string): Resolved;
   /**
    * The cache of one row; null: every pass computes the whole row.
-   * @param attended length of the blocks that the model attends by; null: every position sees all
+   * @param attended the blocks that the model attends by; null: every position sees all
    */
-  open(policy: Resolved, length: number, attended: number | null): RowCache | null;
+  open(policy: Resolved, length: number, attended: BlockGrid | null): RowCache | null;
 }
 
 /** Options that every policy has, in its text form. */

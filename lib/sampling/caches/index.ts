@@ -2,6 +2,7 @@
 // union of their types, the text forms and the command line's help follow from it.
 
 import { optionError } from '../../errors';
+import type { BlockGrid } from '../../model/blocks';
 import type { NativeCacheOptions } from '../../native';
 import { checkChoice } from '../../options';
 import { show } from '../../text';
@@ -63,7 +64,7 @@ export function cacheObject<T>(cache: T | string, name = 'cache'): T | CachePoli
 }
 
 /** The cache of one row; null: every pass computes the whole row. @param attended see {@link CacheDefinition.open} */
-export function openRowCache(policy: ResolvedCache, length: number, attended: number | null): RowCache | null {
+export function openRowCache(policy: ResolvedCache, length: number, attended: BlockGrid | null): RowCache | null {
   return BY_TYPE.get(policy.type)!.open(policy, length, attended);
 }
 

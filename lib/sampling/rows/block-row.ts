@@ -1,4 +1,5 @@
 // A row whose blocks are decided strictly one after the other.
+import { blockOf, blockStart } from '../../model/blocks';
 import { type BlockProgress, Row, type RowInput, type RowSettings, type RowStep } from './row';
 
 /** Consecutive steps without a change after which a sampled run stops with NO_PROGRESS. */
@@ -22,7 +23,7 @@ export class BlockRow extends Row {
   private windowBegin = -1;
   /**
    * Blocks are counted from here: from the completion's start, or with a model that attends by blocks from the start of
-   * the one that the completion starts in.
+   * the one that the completion starts in. All but the row's first have the whole length.
    */
   protected readonly origin: number;
   /**
@@ -34,10 +35,10 @@ export class BlockRow extends Row {
 
   constructor(index: number, input: RowInput, settings: RowSettings) {
     super(index, input, settings);
-    const { blockLength, attended, cache, reference, shiftLogits } = settings;
+    const { blockLength, grid, cache, reference, shiftLogits } = settings;
     this.beginsAlone = reference && shiftLogits && (cache.type === 'prefix' || cache.type === 'dual');
     this.decided = input.begin;
-    this.origin = attended === null ? this.begin : Math.floor(this.begin / blockLength) * blockLength;
+    this.origin = grid === null ? this.begin : blockStart(grid, blockOf(grid, this.begin));
     this.blocks = Math.max(1, Math.ceil((this.ids.length - this.origin) / blockLength));
   }
 

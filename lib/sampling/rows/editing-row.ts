@@ -1,4 +1,5 @@
 // A row whose blocks are decided one after the other, and whose tokens may change until their block is finished.
+import { type BlockGrid, blockOf, blockStart } from '../../model/blocks';
 import { Row, type RowInput, type RowSettings, type RowStep } from './row';
 
 /** Passes of a block with masks after which a run stops with NO_PROGRESS: edits that write the mask token open it again. */
@@ -15,8 +16,8 @@ export interface EditingRule {
 /** Decides its blocks strictly one after the other, with edits of what is decided. */
 export class EditingRow extends Row {
   override readonly isWindow = false;
-  /** Blocks are counted from the row's start, as the model attends by them. */
   private at: number;
+  private readonly grid: BlockGrid;
   private readonly blocks: number;
   /** The block that the completion starts in. */
   private readonly origin: number;
@@ -35,8 +36,9 @@ export class EditingRow extends Row {
   ) {
     super(index, input, settings);
     const { blockLength, maskTokenId, reference } = settings;
-    this.blocks = Math.ceil(this.ids.length / blockLength);
-    this.origin = Math.floor(this.begin / blockLength);
+    this.grid = settings.grid ?? { first: blockLength, length: blockLength };
+    this.blocks = blockOf(this.grid, this.ids.length - 1) + 1;
+    this.origin = blockOf(this.grid, this.begin);
     this.given = Uint8Array.from(this.ids, (id, i) => Number(id !== maskTokenId || i < this.begin));
     // The reference does not decide masks of the prompt's own blocks.
     this.at = (reference ? this.origin : 0) - 1;
@@ -48,11 +50,11 @@ export class EditingRow extends Row {
   }
 
   windowEnd(): number {
-    return Math.min(this.ids.length, (this.at + 1) * this.settings.blockLength);
+    return Math.min(this.ids.length, blockStart(this.grid, this.at + 1));
   }
 
   private get windowBegin(): number {
-    return this.at * this.settings.blockLength;
+    return blockStart(this.grid, this.at);
   }
 
   /** Goes on to the next block with masks; without one the row is finished. */

@@ -1,5 +1,6 @@
 // A row during denoising: which part of it the next pass decides, and its result.
 import { DUltraError } from '../../errors';
+import type { BlockGrid } from '../../model/blocks';
 import { indexOfEnd } from '../../model/text-end';
 import { openRowCache, type ResolvedCache } from '../caches';
 import type { CacheBlock, RowCache } from '../caches/definition';
@@ -53,8 +54,10 @@ export interface RowSettings {
   cache: ResolvedCache;
   /** Whether a finished block gets one more pass, where the policy does not say. */
   emptyPass: boolean;
-  /** Length of the blocks that the model attends by, from the row's start on; null: every position sees all. */
-  attended: number | null;
+  /** The blocks that the model attends by; null: every position sees all. */
+  attended: BlockGrid | null;
+  /** Of a model that attends by blocks: those of `blockLength`, counted as its own are. Else null. */
+  grid: BlockGrid | null;
   /** A position's token is scored from the position before it, which a pass must compute too. */
   shiftLogits: boolean;
 }

@@ -30,14 +30,18 @@ function roundHalfEven(x: number): number {
   return below % 2 === 0 ? below : below + 1;
 }
 
-/** Positions that the passes of a linear schedule unmask, without those that unmask none. */
+/**
+ * Positions that the passes of a linear schedule unmask, without those that unmask none. Of time t a share of t is
+ * masked, as 1 − (1 − t) in fp32: halves are then rounded as dllm rounds them.
+ */
 function linearCounts(masks: number, steps: number): number[] {
+  const { fround } = Math;
+  const maskedAt = (left: number) => fround(1 - fround(1 - fround(left / steps)));
   const counts: number[] = [];
   let left = masks;
   for (let i = 0; i < steps; i++) {
-    const t = Math.fround(1 - i / steps);
-    const s = Math.fround(1 - (i + 1) / steps);
-    const count = Math.min(left, roundHalfEven(Math.fround(left * Math.fround(1 - Math.fround(s / t)))));
+    const share = fround(1 - fround(maskedAt(steps - i - 1) / maskedAt(steps - i)));
+    const count = Math.min(left, roundHalfEven(left * share));
     if (count > 0) counts.push(count);
     left -= count;
   }

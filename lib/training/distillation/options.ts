@@ -2,7 +2,7 @@
 
 import { optionError, within } from '../../errors';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
-import { attendedBlock } from '../../model/config';
+import { attendedBlock } from '../../model/blocks';
 import { checkChoice, checkInteger, checkNumber } from '../../options';
 import { resolveSampler, type SamplerObject } from '../../sampling/samplers';
 import { show } from '../../text';

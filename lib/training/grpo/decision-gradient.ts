@@ -45,13 +45,13 @@ export class DecisionGradient implements PolicyGradient {
   #scoreReference(steps: ReplayRow[]): Promise<Float32Array[]> {
     const { policy } = this.#options;
     const { tokenBudget } = this.#context.training;
-    const { maskTokenId } = this.#context.model.config;
+    const { config } = this.#context.model;
     return withReference(this.#context, this.#reference, async ({ model, trainer }) => {
       const out = new Array<Float32Array>(steps.length);
       const all = steps.map((row, index) => ({ row, index }));
       for await (const { items, cached } of replayBatches(model, all, ({ row }) => row, { policy, tokenBudget })) {
         const rows = items.map(({ row }) => row);
-        const request = replayRequest(rows, policy, { maskTokenId, keep: false, cached });
+        const request = replayRequest(rows, policy, { config, keep: false, cached });
         const { logLikelihoods } = await trainer.score(request);
         for (const [i, part] of splitByRow(logLikelihoods!, rows).entries()) out[items[i].index] = part.slice();
       }
@@ -64,7 +64,7 @@ export class DecisionGradient implements PolicyGradient {
     const { steps, advantages, references } = this.#experience!;
     const { model, trainer, training } = this.#context;
     const { policy, promptsPerStep, numGenerations, beta } = this.#options;
-    const { maskTokenId } = model.config;
+    const { config } = model;
     const { tokenBudget } = training;
     // A rollout without advantage has no gradient, unless the KL term gives it one.
     const useful = steps
@@ -76,9 +76,7 @@ export class DecisionGradient implements PolicyGradient {
       const own = useful.filter(({ row }) => row.rollout >= begin && row.rollout < begin + part);
       for await (const { items, cached } of replayBatches(model, own, ({ row }) => row, { policy, tokenBudget })) {
         const rows = items.map(({ row }) => row);
-        const { logLikelihoods } = await trainer.score(
-          replayRequest(rows, policy, { maskTokenId, keep: true, cached }),
-        );
+        const { logLikelihoods } = await trainer.score(replayRequest(rows, policy, { config, keep: true, cached }));
         const dLogLikelihoods = mapRows(logLikelihoods!, rows, Float32Array, (current, row, i) => {
           const result = this.#loss(row, items[i].advantage, current, items[i].reference);
           sum.loss += result.loss;

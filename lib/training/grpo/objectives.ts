@@ -3,6 +3,7 @@
 // objective here. ℓ is the log-probability of a token now, ℓ_old under the policy that made the rollout, ℓ_ref under the
 // frozen reference model; r = exp(ℓ − ℓ_old); k3(d) = e^d − d − 1.
 import { optionError } from '../../errors';
+import { type BlockGrid, blockOf, blockStart } from '../../model/blocks';
 import { clippedObjective } from './loss';
 
 /** The objectives of policy gradients: "dultra" scores decisions of the planner, the others tokens. */
@@ -59,7 +60,7 @@ export function oneStepRow(
  * one block alone and the row ends with it: what stands behind is not seen, so that the likelihood is that of block
  * diffusion.
  * @param options.padId token whose occurrences beyond the first `keptPads` of a completion are not scored; null: none
- * @param options.blockLength of a model that attends by blocks, counted from the row's start; else null
+ * @param options.grid the row's blocks, of a model that attends by blocks; else null
  */
 export function traceRows(
   { ids, begin, counted, steps }: Rollout,
@@ -68,19 +69,19 @@ export function traceRows(
     maskTokenId: number;
     padId?: number | null;
     keptPads?: number;
-    blockLength?: number | null;
+    grid?: BlockGrid | null;
   },
 ): Omit<TokenRow, 'rollout'>[] {
-  const { shrink, maskTokenId, padId = null, keptPads = 0, blockLength = null } = options;
+  const { shrink, maskTokenId, padId = null, keptPads = 0, grid = null } = options;
   const length = begin + steps.length;
   const scored = new Uint8Array(length).fill(1, begin, begin + counted);
   let pads = 0;
   for (let i = begin; i < length; i++) if (ids[i] === padId && ++pads > keptPads) scored[i] = 0;
   const rows: Omit<TokenRow, 'rollout'>[] = [];
-  const blockOf = (i: number) => (blockLength === null ? 0 : Math.floor(i / blockLength));
-  for (let block = blockOf(begin); block <= blockOf(length - 1); block++) {
-    const first = blockLength === null ? begin : Math.max(begin, block * blockLength);
-    const end = blockLength === null ? length : Math.min(length, (block + 1) * blockLength);
+  const blocks = grid ?? { first: length, length };
+  for (let block = blockOf(blocks, begin); block <= blockOf(blocks, length - 1); block++) {
+    const first = Math.max(begin, blockStart(blocks, block));
+    const end = Math.min(length, blockStart(blocks, block + 1));
     const own = Array.from({ length: end - first }, (_, i) => steps[first - begin + i]);
     const distinct = [...new Set(own)].filter(Number.isFinite).sort((a, b) => a - b);
     for (let at = 0; at < distinct.length; at += shrink) {

@@ -3,7 +3,8 @@
 // a cache that they fill as the rollout did.
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateOptions, GenerateResult } from '../../generation/types';
-import { rowLength } from '../../model/config';
+import { firstBlocks, rowLength } from '../../model/blocks';
+import type { ModelConfig } from '../../model/config';
 import type { NativeScoreRequest } from '../../native';
 import { omit } from '../../options';
 import { concatenate, packed, packRows, range } from '../../packing';
@@ -15,6 +16,8 @@ export interface ReplayRow {
   rollout: number;
   /** The row's own steps, from 0. */
   step: number;
+  /** Where the completion begins. */
+  begin: number;
   /** Ids before the step. */
   ids: Int32Array;
   /** In-row positions that the step computed, and those that the replay of it has to compute beside. */
@@ -115,6 +118,7 @@ export async function recordRollouts(
         rollouts.steps.push({
           rollout: first + row.row,
           step: steps[row.row]++,
+          begin: batch[row.row].length,
           ids,
           computed: whole ? range(0, computed[computed.length - 1] + 1) : computed,
           positions,
@@ -166,7 +170,13 @@ export async function* replayBatches<T>(
   for (const group of packRows([...rollouts.values()], ([first]) => length(first), tokenBudget)) {
     const cache = await model.createCache(
       group.map(([first]) => length(first)),
-      { planner: kept.planner },
+      {
+        planner: kept.planner,
+        firstBlocks: firstBlocks(
+          model.config,
+          group.map(([first]) => rowOf(first).begin),
+        ),
+      },
     );
     try {
       for (let step = 0; step < Math.max(...group.map((steps) => steps.length)); step++) {
@@ -188,7 +198,7 @@ export async function* replayBatches<T>(
 export function replayRequest(
   rows: readonly ReplayRow[],
   policy: PolicySettings,
-  { maskTokenId, keep, cached = null }: { maskTokenId: number; keep: boolean } & Pick<NativeScoreRequest, 'cached'>,
+  { config, keep, cached = null }: { config: ModelConfig; keep: boolean } & Pick<NativeScoreRequest, 'cached'>,
 ): NativeScoreRequest {
   const maskIndex = rows.map(({ computed, positions }) => {
     const candidates = new Set(positions);
@@ -199,12 +209,18 @@ export function replayRequest(
       rows.map(({ ids, computed, positions }) => ({ ids: computed.map((position) => ids[position]), positions })),
     ),
     cached,
+    firstBlocks: cached
+      ? undefined
+      : firstBlocks(
+          config,
+          rows.map(({ begin }) => begin),
+        ),
     tokens: concatenate(
       rows.map(({ tokens }) => tokens),
       Int32Array,
     ),
     temperature: policy.tokenLogProb === 'tempered' ? policy.temperature : 0,
-    excludedToken: maskTokenId,
+    excludedToken: config.maskTokenId,
     planner: {
       timestep: Float32Array.from(rows, ({ timestep }) => timestep),
       maskIndex: concatenate(maskIndex, Uint8Array),

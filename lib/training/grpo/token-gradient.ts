@@ -2,8 +2,8 @@
 // gradient of an objective (objectives.ts).
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateResult } from '../../generation/types';
+import { attendedGrid, firstBlocks, rowLength } from '../../model/blocks';
 import type { CausalModel } from '../../model/causal-model';
-import { attendedBlock, rowLength } from '../../model/config';
 import type { ModelTrainer } from '../../model/trainer';
 import { concatenate, mapRows, packed, packRows } from '../../packing';
 import { deriveSeed, Purpose, Random } from '../../random';
@@ -139,7 +139,7 @@ export class TokenGradient implements PolicyGradient {
         maskTokenId,
         padId: eosTokenId,
         keptPads: 1,
-        blockLength: attendedBlock(model.config),
+        grid: attendedGrid(model.config, rollout.begin),
       });
       return rows.map((row) => ({ ...row, rollout: index }));
     });
@@ -148,14 +148,20 @@ export class TokenGradient implements PolicyGradient {
   /** Log-probabilities of the rows' tokens. */
   async #score(trainer: ModelTrainer, rows: readonly TokenRow[], keep: boolean): Promise<Float32Array> {
     const { policy } = this.#options;
+    const { config } = this.#context.model;
+    const { rollouts } = this.#experience!;
     const { logProbs } = await trainer.score({
       ...packed(rows),
+      firstBlocks: firstBlocks(
+        config,
+        rows.map(({ rollout }) => rollouts[rollout].begin),
+      ),
       tokens: concatenate(
         rows.map(({ tokens }) => tokens),
         Int32Array,
       ),
       temperature: policy.tokenLogProb === 'tempered' ? policy.temperature : 0,
-      excludedToken: this.#context.model.config.maskTokenId,
+      excludedToken: config.maskTokenId,
       keep,
     });
     return logProbs!;

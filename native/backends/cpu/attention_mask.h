@@ -8,12 +8,13 @@
 namespace dultra {
 namespace cpu {
 
-// End of the interval of keys that a query at `position` sees, before key_begin and key_end.
-inline int64_t mask_end(const AttentionArgs& a, int64_t position, int64_t keys) {
+// End of the interval of keys that a query at `position` of sequence b sees, before key_begin and key_end.
+inline int64_t mask_end(const AttentionArgs& a, int b, int64_t position, int64_t keys) {
   switch (a.mask) {
     case MaskKind::kBidirectional: return keys;
     case MaskKind::kCausal: return std::min(keys, position + 1);
-    case MaskKind::kBlockCausal: return std::min(keys, (position / a.block + 1) * a.block);
+    case MaskKind::kBlockCausal:
+      return std::min(keys, block_end(position, a.block, a.first_block ? a.first_block[b] : a.block));
   }
   return keys;
 }
@@ -28,7 +29,7 @@ struct KeyRange {
   // Number of keys from `begin` on that the packed query sees.
   int32_t visible(const AttentionArgs& a, int b, int64_t query) const {
     const int64_t position = a.q_positions ? a.q_positions[query] : query - a.q_offsets[b];
-    return int32_t(std::max<int64_t>(0, std::min(end, mask_end(a, position, all)) - begin));
+    return int32_t(std::max<int64_t>(0, std::min(end, mask_end(a, b, position, all)) - begin));
   }
 };
 

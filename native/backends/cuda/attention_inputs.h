@@ -30,9 +30,9 @@ struct AttentionSizes {
 };
 
 // The arrays of a call that may lie in host memory.
-inline std::array<Argument, 5> index_arrays(AttentionArgs& a, const AttentionSizes& sizes) {
+inline std::array<Argument, 6> index_arrays(AttentionArgs& a, const AttentionSizes& sizes) {
   return {in(a.q_offsets, a.batch + 1), in(a.k_offsets, a.batch + 1), in(a.q_positions, sizes.queries),
-          in(a.key_begin, a.batch), in(a.key_end, a.batch)};
+          in(a.first_block, a.batch),   in(a.key_begin, a.batch),     in(a.key_end, a.batch)};
 }
 
 // What a launch can take.

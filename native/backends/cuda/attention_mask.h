@@ -10,6 +10,7 @@ namespace cuda {
 struct SequenceKeys {
   int first_query, queries, first_key, keys;  // packed index and number
   int begin, end;                             // keys that a range leaves visible
+  int first_block;                            // of AttentionArgs
 
   __device__ __forceinline__ SequenceKeys(const AttentionArgs& a, int b)
       : first_query(a.q_offsets[b]),
@@ -18,6 +19,7 @@ struct SequenceKeys {
         keys(a.k_offsets[b + 1] - first_key) {
     begin = a.key_begin ? clamp(a.key_begin[b], 0, keys) : 0;
     end = a.key_end ? clamp(a.key_end[b], begin, keys) : keys;
+    first_block = a.first_block ? a.first_block[b] : a.block;
   }
   static __device__ __forceinline__ int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
 
@@ -26,7 +28,7 @@ struct SequenceKeys {
     if (a.mask == MaskKind::kBidirectional) return end;
     const int position = a.q_positions ? a.q_positions[first_query + i] : i;
     const int64_t last =
-        a.mask == MaskKind::kCausal ? int64_t(position) + 1 : (int64_t(position) / a.block + 1) * a.block;
+        a.mask == MaskKind::kCausal ? int64_t(position) + 1 : block_end(position, a.block, first_block);
     return last < end ? int(last) : end;
   }
 };
