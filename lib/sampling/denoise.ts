@@ -145,9 +145,9 @@ function openRows(target: Denoisable, inputs: readonly RowInput[], settings: Den
   const { maskTokenId, eosTokenIds, eosTokenId } = target.config;
   const { sampler, reference } = settings;
   const definition = typeof sampler === 'function' ? null : definitionOf(sampler);
-  return inputs.map((input, index) => {
+  const settingsOf = (input: RowInput): RowSettings => {
     const blockLength = settings.blockLength ?? Math.max(1, input.ids.length - input.begin);
-    const rowSettings: RowSettings = {
+    return {
       maskTokenId,
       eosTokenIds,
       eosTokenId,
@@ -164,10 +164,15 @@ function openRows(target: Denoisable, inputs: readonly RowInput[], settings: Den
       grid: attendedBlock(target.config) === null ? null : gridOf(target.config, input.begin, blockLength),
       shiftLogits: target.config.shiftLogits === true,
     };
-    return typeof sampler !== 'function' && definition?.row
-      ? definition.row(sampler, index, input, rowSettings)
-      : new BlockRow(index, input, rowSettings);
-  });
+  };
+  const all = inputs.map(settingsOf);
+  const together = typeof sampler !== 'function' && definition?.batch?.(sampler, inputs, all);
+  if (together) return together;
+  return inputs.map((input, index) =>
+    typeof sampler !== 'function' && definition?.row
+      ? definition.row(sampler, index, input, all[index])
+      : new BlockRow(index, input, all[index]),
+  );
 }
 
 /** Recorded draws of all rows; null where a row has none. */

@@ -32,6 +32,9 @@ const SETTINGS = {
   fastdllm2_gen: words(
     'mask_id block_size small_block_size max_new_tokens threshold temperature top_p use_block_cache stop_token',
   ),
+  fastdllm2_batch: words(
+    'mask_id block_size small_block_size max_new_tokens threshold temperature top_p use_block_cache stop_token tokenizer_pad_token_id',
+  ),
   a2d_gen: words('mask_id eos_id pad_id max_new_tokens steps block_size temperature remasking'),
   dream_gen: DREAM,
   dream_gen_threshold: [...DREAM, 'threshold'],

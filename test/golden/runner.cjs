@@ -11,6 +11,7 @@ const { tablesCase, TABLES } = require('./tables.cjs');
 const { KINDS: SAMPLED } = require('./sampled.cjs');
 const A2D = require('./a2d.cjs');
 const DISTILLATION = require('./distillation.cjs');
+const SUB_BLOCKS_BATCH = require('./sub-blocks-batch.cjs');
 const TRAINING = require('./training.cjs');
 
 class Mismatch extends Error {}
@@ -22,6 +23,7 @@ class Checker {
   problems = [];
   deviations = {};
   compared = 0;
+  notes = new Set();
 
   exact(what, actual, expected) {
     this.compared++;
@@ -40,14 +42,18 @@ class Checker {
       this.problems.push(`${quantity} ${where}: expected ${expected}, got ${actual}`);
   }
 
+  /** Says with the result what of the case was not replayed, and why. */
+  note(text) {
+    this.notes.add(text);
+  }
+
   finish() {
     if (this.problems.length > 0) {
       const more = this.problems.length - MAX_REPORTED;
       throw new Mismatch(this.problems.slice(0, MAX_REPORTED).join('; ') + (more > 0 ? `; and ${more} more` : ''));
     }
-    return Object.entries(this.deviations)
-      .map(([name, value]) => `${name} ${value.toExponential(1)}`)
-      .join(', ');
+    const deviations = Object.entries(this.deviations).map(([name, value]) => `${name} ${value.toExponential(1)}`);
+    return [...deviations, ...this.notes].join(', ');
   }
 }
 
@@ -275,6 +281,7 @@ const KINDS = {
   ...FAMILIES,
   ...SAMPLED,
   ...A2D,
+  ...SUB_BLOCKS_BATCH,
   ...Object.fromEntries(
     Object.entries({ ...TRAINING, ...DISTILLATION, tables: tablesCase }).map(([kind, run]) => [
       kind,

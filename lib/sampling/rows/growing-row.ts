@@ -97,6 +97,9 @@ export class GrowingRow extends Row {
 
   override apply(step: RowStep): void {
     super.apply(step);
+    const { maskTokenId, greedy } = this.settings;
+    if (greedy && !this.isGreedy && step.tokens.every((token, i) => !step.selected[i] || token === maskTokenId))
+      throw this.noProgress('the model predicts the mask token itself (the reference loops for ever here)');
     // What a pass over final tokens appends.
     if (this.isGreedy && step.positions.length > 0) this.end++;
   }

@@ -49,6 +49,8 @@ export interface SamplerDefinition<Given extends { type: string }, Resolved exte
   checkBlocks?(sampler: Resolved, blocks: number): void;
   /** How a row's blocks follow each other. Default: strictly one after the other. */
   row?(sampler: Resolved, index: number, input: RowInput, settings: RowSettings): Row;
+  /** The rows of a batch where they depend on each other; null: they do not. Default: they do not. */
+  batch?(sampler: Resolved, inputs: readonly RowInput[], settings: readonly RowSettings[]): Row[] | null;
   /** It is for models that attend by blocks, whose cache is exact or none. Default false. */
   readonly byBlocks?: boolean;
   /** Its reference's confidences are of the tempered and filtered distribution. Default false. */

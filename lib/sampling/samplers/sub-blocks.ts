@@ -1,5 +1,6 @@
 // Fast-dLLM v2's decoding of blocks in parts.
 import { checkChoice, checkInteger, checkKeys, checkNumber } from '../../options';
+import { growingBatch } from '../rows/growing-batch';
 import { GrowingRow } from '../rows/growing-row';
 import { SubBlockRow } from '../rows/sub-block-row';
 import type { SamplerDefinition } from './definition';
@@ -54,6 +55,11 @@ export const subBlocks: SamplerDefinition<SubBlocksSampler, Required<SubBlocksSa
     settings.reference && settings.attended !== null && settings.shiftLogits
       ? new GrowingRow(index, input, settings, sampler)
       : new SubBlockRow(index, input, settings, sampler),
+
+  batch: (sampler, inputs, settings) =>
+    inputs.length > 1 && settings[0].reference && settings[0].attended !== null && settings[0].shiftLogits
+      ? growingBatch(inputs, settings, sampler)
+      : null,
 
   filteredConfidence: true,
 };
