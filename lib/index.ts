@@ -76,6 +76,7 @@ export type { CacheStorage, KvCache, KvCacheOptions } from './model/kv-cache';
 export { loadCausalModel } from './model/load-causal-model';
 export type { LoadModelOptions, LoadProgress } from './model/load-weights';
 export { type CreatePlannerOptions, createPlanner } from './model/planner-head';
+export { type QuantizedModel, type QuantizeOptions, quantizeModel } from './model/quantize';
 export type { SaveOptions } from './model/save';
 export type { EncodeOptions, Tokenizer } from './model/tokenizer';
 export { type TrainTokenizerOptions, trainTokenizer } from './model/train-tokenizer';

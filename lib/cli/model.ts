@@ -9,7 +9,10 @@ import { given, integer } from './values';
 /** Flags of {@link addModelOptions} and {@link addDeviceOptions}. */
 export interface ModelFlags
   extends OutputFlags,
-    Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'threads' | 'revision' | 'planner' | 'maskTokenId'> {
+    Pick<
+      LoadModelOptions,
+      'device' | 'dtype' | 'compute' | 'quantize' | 'threads' | 'revision' | 'planner' | 'maskTokenId'
+    > {
   model?: string;
   adapter?: string;
   /** `blockLength` of {@link LoadModelOptions}; --block-length is that of decoding. */
@@ -32,8 +35,14 @@ export function addDeviceOptions(command: Command): Command {
     .addOption(
       new Option(
         '--compute <type>',
-        'arithmetic of matrix products; bfloat16 needs CUDA or AVX-512 BF16 (default: float32)',
-      ).choices(['float32', 'bfloat16']),
+        'arithmetic of matrix products; bfloat16 needs CUDA or AVX-512 BF16, int8 is for quantised weights (default: float32)',
+      ).choices(['float32', 'bfloat16', 'int8']),
+    )
+    .addOption(
+      new Option('--quantize <bits>', 'quantises the matrices as they are loaded, to 8 or 4 bits (CPU)').choices([
+        'q8',
+        'q4',
+      ]),
     )
     .option('--threads <n>', 'CPU threads; the result does not depend on it (default: all)', integer);
 }
@@ -54,12 +63,13 @@ export const loadOptions = ({
   device,
   dtype,
   compute,
+  quantize,
   threads,
   revision,
   maskTokenId,
   attendedBlock,
 }: ModelFlags) =>
-  given({ planner, device, dtype, compute, threads, revision, maskTokenId, blockLength: attendedBlock });
+  given({ planner, device, dtype, compute, quantize, threads, revision, maskTokenId, blockLength: attendedBlock });
 
 /** Adds --adapter. */
 export const addAdapterOption = (command: Command): Command =>

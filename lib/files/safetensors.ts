@@ -17,6 +17,10 @@ export interface TensorEntry {
   /** Bytes of the file. */
   begin: number;
   end: number;
+  /** As of `NativeTensorRef`. Default 0. */
+  heads?: number;
+  /** Of quantised tensors whose scales are another tensor: where those are. */
+  scales?: { file: number; begin: number; end: number };
 }
 
 /** Elements of a tensor, little-endian as in the file; BF16, F16 and F8 as their bits, BOOL as 0 or 1. */
@@ -270,19 +274,24 @@ export async function writeSafetensors(
   await writeSafetensorsFrom(file, headers, async (name) => tensors.get(name)!.data, metadata);
 }
 
-/** As {@link writeSafetensors}, with one tensor in memory at a time: `produce` is asked for each in turn. */
+/**
+ * As {@link writeSafetensors}, with one tensor in memory at a time: `produce` is asked for each in turn.
+ * @param order "aligned" (default): widest elements first; "given": as they come
+ */
 export async function writeSafetensorsFrom(
   file: string,
   headers: readonly TensorHeader[],
   produce: (name: string) => Promise<TensorData>,
   metadata: Readonly<Record<string, string>> = {},
+  order: 'aligned' | 'given' = 'aligned',
 ): Promise<void> {
   for (const { name, dtype } of headers) {
     if (elementBytes(dtype) === undefined) throw new TypeError(`${name}: unknown dtype ${show(dtype)}`);
     if (name === METADATA) throw new RangeError(`${METADATA} is not a name for a tensor`);
   }
   // Widest first, as the reference implementation writes, so that every tensor is aligned to its elements.
-  const ordered = [...headers].sort((a, b) => elementBytes(b.dtype)! - elementBytes(a.dtype)!);
+  const ordered =
+    order === 'given' ? headers : [...headers].sort((a, b) => elementBytes(b.dtype)! - elementBytes(a.dtype)!);
   const bytesOf = ({ dtype, shape }: TensorHeader) => shape.reduce((product, n) => product * n, elementBytes(dtype)!);
   let at = 0;
   const header: [string, unknown][] = Object.keys(metadata).length > 0 ? [[METADATA, metadata]] : [];

@@ -8,7 +8,7 @@ import { MaskedDiffusionModel } from './masked-diffusion-model';
 
 /**
  * Loads a LLaDA, LLaDOU or dUltra checkpoint.
- * @param source a folder with config.json and *.safetensors, the folder of a finished run, of which it takes the
+ * @param source a folder with config.json and *.safetensors, a GGUF file of llama.cpp (also of a hub id: "org/name/file.gguf"), the folder of a finished run, of which it takes the
  * final model, or a hub id such as "org/name"; default: the embedded model.
  * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, NON_FINITE, OUT_OF_MEMORY, DEVICE_UNAVAILABLE,
  *   DOWNLOAD_FAILED, NATIVE_NOT_FOUND; `signal.reason`.

@@ -74,20 +74,46 @@ function contentsOf(value: unknown): string[] {
   return typeof content === 'string' ? [content] : [];
 }
 
+/** Where a tokenizer is: in the files of a folder; as what these would hold, of a file that is named; null: nowhere. */
+export type TokenizerSource = string | { file: string; tokenizer: object; config: TokenizerConfig } | null;
+
 /**
- * The tokenizer of a checkpoint folder; null where it has no tokenizer.json. @param limit rows of the model's tables
+ * The tokenizer of a checkpoint; null where a folder has no tokenizer.json. @param limit rows of the model's tables
  * @throws DUltraError BAD_CHECKPOINT
  */
-export async function loadTokenizer(folder: string, maskTokenId: number, limit: number): Promise<Tokenizer | null> {
+export async function loadTokenizer(
+  source: TokenizerSource,
+  maskTokenId: number,
+  limit: number,
+): Promise<Tokenizer | null> {
+  if (source === null) return null;
+  if (typeof source === 'string') return loadFrom(source, maskTokenId, limit);
+  const { file, tokenizer, config } = source;
+  return tokenizerOf(file, tokenizer, config, templateIn(config.chat_template), maskTokenId, limit, file);
+}
+
+function tokenizerOf(
+  file: string,
+  tokenizer: object,
+  config: TokenizerConfig,
+  template: ChatTemplate,
+  maskTokenId: number,
+  limit: number,
+  source: string,
+): Tokenizer {
+  try {
+    checkTokenIds(tokenizer, limit);
+    return new Tokenizer(tokenizer, config, template, maskTokenId, source);
+  } catch (cause) {
+    throw badFile(file, reasonOf(cause), cause);
+  }
+}
+
+async function loadFrom(folder: string, maskTokenId: number, limit: number): Promise<Tokenizer | null> {
   const file = path.join(folder, 'tokenizer.json');
   if (!existsSync(file)) return null;
   const tokenizer = await readJsonObject(file);
   const config = await readConfig(folder, tokenizer);
   const template = await readTemplate(folder, config);
-  try {
-    checkTokenIds(tokenizer, limit);
-    return new Tokenizer(tokenizer, config, template, maskTokenId, folder);
-  } catch (cause) {
-    throw badFile(file, reasonOf(cause), cause);
-  }
+  return tokenizerOf(file, tokenizer, config, template, maskTokenId, limit, folder);
 }

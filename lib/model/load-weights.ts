@@ -1,16 +1,17 @@
 // From a folder or a hub id to weights in memory.
 import os from 'node:os';
 import path from 'node:path';
-import { DTYPE_BYTES, DTYPES, type StoredDType } from '../dtypes';
+import { DTYPES, type StoredDType } from '../dtypes';
 import { DUltraError, isDUltraError, optionError } from '../errors';
-import { readSafetensorsEntries, type TensorEntry } from '../files/safetensors';
-import { findSafetensors } from '../files/weight-files';
+import { BLOCKS, isBlockType } from '../files/blocks';
+import type { TensorEntry } from '../files/safetensors';
 import {
   cancellable,
   type NativeDType,
   type NativeLoadRequest,
   type NativeModel,
   type NativeModelConfig,
+  type NativeStoredType,
   type NativeTensorRef,
   native,
 } from '../native';
@@ -20,10 +21,12 @@ import { readConfigJson } from './config';
 import { hintsOf } from './config-hints';
 import type { ConfigHints, ParsedCheckpoint } from './families';
 import { type GenerationFile, readGenerationFile, type TextEnds, withEndsOf } from './generation-file';
+import type { TokenizerSource } from './load-tokenizer';
 import { availableMemory } from './memory';
+import { openCheckpoint } from './open-checkpoint';
 import { readPlannerHead } from './planner-head';
 import { resolveSource } from './source';
-import { EMBEDDING, isHeldWide, matchTensors } from './tensors';
+import { EMBEDDING, isHeldWide, matchTensors, storedBytes } from './tensors';
 
 /** Progress of {@link loadModel}. */
 export interface LoadProgress {
@@ -47,13 +50,25 @@ export interface LoadModelOptions {
    * there is an NVIDIA driver but no device that can be used, or the model does not fit, one process warning says why.
    */
   device?: string | undefined;
-  /** How weights are held: as the file has them ("auto", default), or converted. */
+  /**
+   * How weights are held: as the file has them ("auto", default), or converted. Of quantised weights "auto" keeps the
+   * blocks of the file, mapped, on the CPU; a GPU holds their exact numbers, in bfloat16 where it computes in it.
+   */
   dtype?: 'auto' | 'float32' | 'bfloat16' | 'float16' | undefined;
   /**
    * Arithmetic of matrix products: "float32", or "bfloat16" with fp32 accumulation (CUDA, CPUs with AVX-512 BF16),
-   * which implies bf16 weights. Default: "float32"; on CUDA "bfloat16" where all weights are held as bf16.
+   * which implies bf16 weights; or "int8" (CPU), which rounds what quantised weights are multiplied with to 8 bits, with
+   * a scale for every 32 numbers, and is "float32" elsewhere. Default: "float32"; on CUDA "bfloat16" where all weights
+   * are held as bf16 or are quantised.
    */
-  compute?: 'float32' | 'bfloat16' | undefined;
+  compute?: 'float32' | 'bfloat16' | 'int8' | undefined;
+  /**
+   * Quantises the matrices as they are loaded (CPU): "q8" to 8 bits (Q8_0 of GGUF, 8.5 bits with the scales of 32
+   * numbers), "q4" to 4 bits (Q4_0, 4.5 bits) with the embedding table and the output head in 8. The planner head,
+   * norms, biases and routers of experts stay as they are, and so do tensors that the file has quantised and matrices
+   * whose rows are no multiple of 32 numbers. Default: none.
+   */
+  quantize?: 'q8' | 'q4' | undefined;
   /** CPU threads. Default: all cores. Results do not depend on it. */
   threads?: number | undefined;
   /** CPU instruction set, out of `systemInfo().cpuIsas`; for tests and measurements. Default: the best. */
@@ -86,16 +101,36 @@ const PROGRESS_INTERVAL_MS = 100;
 /** Weights plus packing and a first workspace, over the weights alone. */
 const MEMORY_FACTOR = 1.1;
 
+/** How a tensor of a file's type is held on the CPU. */
+function heldType(
+  dtype: NativeStoredType,
+  storage: NativeDType | 'auto',
+  blocks: NativeLoadRequest['blocks'],
+  shape: readonly number[],
+): NativeStoredType {
+  if (isBlockType(dtype)) return blocks === 'decode' ? (storage === 'auto' ? 'F32' : storage) : dtype;
+  if (blocks !== 'keep' && blocks !== 'decode' && shape.length === 2 && shape[1] % BLOCKS[blocks].values === 0)
+    return blocks;
+  return storage === 'auto' ? dtype : storage;
+}
+
 /** @throws DUltraError OUT_OF_MEMORY where the weights would not fit into what is free. */
 function checkMemory(
   tensors: readonly NativeTensorRef[],
   storage: NativeDType | 'auto',
+  blocks: NativeLoadRequest['blocks'],
   isTied: boolean,
   source: string,
 ): void {
   let bytes = 0;
-  for (const { name, dtype, begin, end } of tensors) {
-    const size = ((end - begin) / DTYPE_BYTES[dtype]) * DTYPE_BYTES[storage === 'auto' ? dtype : storage];
+  for (const { name, dtype, shape, begin, end } of tensors) {
+    const numbers = shape.reduce((product, n) => product * n, 1);
+    const held = heldType(dtype, storage, blocks, shape);
+    // Blocks stay in their file, whose pages the system can take back.
+    if (isBlockType(dtype) && held === dtype) continue;
+    const size = isBlockType(held)
+      ? storedBytes(held, numbers)
+      : ((end - begin) / storedBytes(dtype, numbers)) * storedBytes(held, numbers);
     // A tied table is held twice: as rows to look up, and packed as the output head.
     bytes += isTied && name === EMBEDDING ? 2 * size : size;
   }
@@ -180,6 +215,7 @@ function resolveOptions(options: LoadModelOptions) {
     'device',
     'dtype',
     'compute',
+    'quantize',
     'threads',
     'isa',
     'revision',
@@ -197,7 +233,21 @@ function resolveOptions(options: LoadModelOptions) {
       `expected "auto", "cpu", "cuda" or "cuda:N", got ${JSON.stringify(device)}`,
     );
   checkChoice('dtype', dtype, ['auto', 'float32', 'bfloat16', 'float16'] as const);
-  if (compute !== undefined) checkChoice('compute', compute, ['float32', 'bfloat16'] as const);
+  if (compute !== undefined) checkChoice('compute', compute, ['float32', 'bfloat16', 'int8'] as const);
+  const { quantize } = options;
+  if (quantize !== undefined) checkChoice('quantize', quantize, ['q8', 'q4'] as const);
+  if (quantize !== undefined && dtype !== 'auto')
+    throw optionError(RangeError, 'dtype', `expected "auto" with quantize: ${show(quantize)}, got ${show(dtype)}`);
+  for (const [name, value] of [
+    ['quantize', quantize],
+    ['compute', compute === 'int8' ? compute : undefined],
+  ] as const)
+    if (value !== undefined && device.startsWith('cuda'))
+      throw optionError(
+        RangeError,
+        name,
+        `expected none on ${show(device)}, got ${show(value)}, which the CPU computes`,
+      );
   checkInteger('threads', threads, { min: 1, max: 1024 });
   const { maskTokenId, blockLength } = options;
   if (maskTokenId !== undefined) checkInteger('maskTokenId', maskTokenId, { min: 0, max: 2 ** 30 });
@@ -212,7 +262,10 @@ function resolveOptions(options: LoadModelOptions) {
     throw optionError(TypeError, 'onProgress', `expected a function, got ${show(onProgress)}`);
   checkSignal(signal);
   const storage: NativeDType | 'auto' = compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? 'auto' : DTYPES[dtype];
-  return { device, storage, compute, threads, isa, signal, onProgress };
+  const blocks = quantize === 'q8' ? 'Q8_0' : quantize === 'q4' ? 'Q4_0' : dtype === 'auto' ? 'keep' : 'decode';
+  // What only the CPU computes asks for it.
+  const on = device === 'auto' && (quantize !== undefined || compute === 'int8') ? 'cpu' : device;
+  return { device: on, storage, compute, blocks, threads, isa, signal, onProgress } as const;
 }
 
 /** Tries the chosen device; "auto" falls back to the CPU where a GPU has too little memory or cannot be used. */
@@ -241,12 +294,18 @@ export interface ModelKind<Config, Files> {
     hints: ConfigHints,
   ): ParsedCheckpoint<Config>;
   /** Reads the files beside the weights, such as the tokenizer. */
-  readFiles(folder: string, config: Config, generation: GenerationFile): Promise<Files>;
+  readFiles(tokenizer: TokenizerSource, config: Config, generation: GenerationFile): Promise<Files>;
 }
 
-/** The type that a checkpoint's weights have in their files. */
+/** The type that a checkpoint's weights have in their files; vectors beside quantised matrices do not count. */
 function storedDtypeOf(tensors: readonly NativeTensorRef[]): StoredDType {
-  const types = new Set(tensors.map(({ dtype }) => dtype));
+  const blocks = new Set(tensors.map(({ dtype }) => dtype).filter(isBlockType));
+  if (blocks.size > 0) {
+    const [only] = blocks;
+    const isOnly = blocks.size === 1 && tensors.every((it) => it.dtype === only || isHeldWide(it));
+    return isOnly ? only : 'mixed';
+  }
+  const types = new Set(tensors.map(({ dtype }) => dtype as NativeDType));
   const names = Object.entries(DTYPES).filter(([, type]) => types.has(type));
   return names.length === 1 ? (names[0][0] as StoredDType) : 'mixed';
 }
@@ -308,9 +367,9 @@ export async function loadWeights<Config extends NativeModelConfig & TextEnds, F
   options: LoadModelOptions,
   kind: ModelKind<Config, Files>,
 ): Promise<LoadedCheckpoint<Config, Files>> {
-  const { device, storage, compute, threads, isa, signal, onProgress } = resolveOptions(options);
+  const { device, storage, compute, blocks, threads, isa, signal, onProgress } = resolveOptions(options);
   signal?.throwIfAborted();
-  const folder = await resolveSource(source, options, {
+  const from = await resolveSource(source, options, {
     canRun: (snapshot, name) => checkRunnable(kind, snapshot, name, options),
     fits: (bytes, name) => {
       // Weights of a narrow type take what they do in their files; others may become narrow.
@@ -318,30 +377,26 @@ export async function loadWeights<Config extends NativeModelConfig & TextEnds, F
       if (chooseDevice(device, isa) === 'cpu') checkFree(least, name, 'at least ', '; nothing was downloaded');
     },
   });
-  const { file, json } = await readConfigJson(folder);
-  const weights = await findSafetensors(folder);
-  const entries = await readSafetensorsEntries(weights);
+  const opened = await openCheckpoint(from, options);
+  const { folder, file, json, weights, entries } = opened;
   const {
     config: parsed,
     checkpointName,
     placesOf,
-  } = await withPlanner(
-    kind.parse(json, file, entries, await hintsOf(folder, json, options)),
-    { weights, entries, folder },
-    options.planner,
-  );
-  const generation = await readGenerationFile(folder, { file, json });
+  } = await withPlanner(opened.named(kind.parse(json, file, entries, opened.hints)), opened, options.planner);
+  const generation = await opened.generation();
   const config = withEndsOf(parsed, generation);
   const tensors = matchTensors(config, entries, folder, checkpointName, placesOf);
   // Before the weights, which take longer.
-  const files = await kind.readFiles(folder, config, generation);
+  const files = await kind.readFiles(opened.tokenizer(), config, generation);
   const isNarrow =
     storage === 'BF16' ||
-    (storage === 'auto' && tensors.every((tensor) => isHeldWide(tensor) || tensor.dtype === 'BF16'));
+    (storage === 'auto' &&
+      tensors.every((tensor) => isHeldWide(tensor) || tensor.dtype === 'BF16' || isBlockType(tensor.dtype)));
   const native = await loadOn({ device, isa }, (on) => {
-    if (on === 'cpu') checkMemory(tensors, storage, config.weightTying, folder);
+    if (on === 'cpu') checkMemory(tensors, storage, blocks, config.weightTying, folder);
     const arithmetic = compute ?? (on !== 'cpu' && isNarrow ? 'bfloat16' : 'float32');
-    const request = { config, files: weights, tensors, device: on, threads, isa, storage, compute: arithmetic };
+    const request = { config, files: weights, tensors, device: on, threads, isa, storage, blocks, compute: arithmetic };
     return loadReporting(request, signal, onProgress);
   });
   return { folder, storedDtype: storedDtypeOf(tensors), json, config, files, native };

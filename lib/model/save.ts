@@ -12,6 +12,7 @@ import { checkChoice, checkKeys } from '../options';
 import { concatenate } from '../packing';
 import type { ModelConfig } from './config';
 import { checkpointNames, familyOf } from './families';
+import { ggufTokenizerFiles, isGgufPath } from './gguf';
 import { toBFloat16, toFloat16 } from './halves';
 import { expectedTensors } from './tensors';
 
@@ -93,7 +94,10 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
     // The name of transformers 5 comes first there, and must not say what was.
     if ('dtype' in json) Object.assign(json, { dtype });
     await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
-    if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
+    if (isGgufPath(model.source)) {
+      for (const [name, text] of await ggufTokenizerFiles(model.source))
+        await writeFileAtomic(path.join(folder, name), text);
+    } else if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
       const present = new Set(await readdir(model.source));
       for (const name of [...TOKENIZER_FILES, 'generation_config.json']) {
         if (!present.has(name)) continue;

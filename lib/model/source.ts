@@ -3,8 +3,9 @@ import { existsSync, readdirSync, statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { DUltraError, optionError } from '../errors';
-import { downloadModel, type ModelChecks, type SourceOptions } from '../hub';
+import { downloadFiles, downloadModel, type ModelChecks, type SourceOptions } from '../hub';
 import { checkInstalled, packageFile } from '../package';
+import { isGgufPath } from './gguf';
 import type { LoadModelOptions } from './load-weights';
 
 const looksLikePath = (source: string) => /^[./~\\]|^[A-Za-z]:[\\/]/.test(source);
@@ -70,11 +71,17 @@ export async function resolveSource(
     throw optionError(TypeError, 'source', `expected a folder or a hub id, got ${JSON.stringify(source)}`);
   const folder = source.startsWith('~/') ? path.join(os.homedir(), source.slice(2)) : source;
   if (existsSync(folder)) {
-    if (!statSync(folder).isDirectory())
-      throw new DUltraError('BAD_CHECKPOINT', `${source}: expected a folder with config.json, got a file`);
+    if (!statSync(folder).isDirectory()) {
+      if (isGgufPath(folder)) return path.resolve(folder);
+      throw new DUltraError(
+        'BAD_CHECKPOINT',
+        `${source}: expected a folder with config.json or a *.gguf file, got a file`,
+      );
+    }
     return checkpointIn(path.resolve(folder), source);
   }
-  if (looksLikePath(source)) throw new DUltraError('BAD_CHECKPOINT', `${source}: no such folder`);
+  if (looksLikePath(source))
+    throw new DUltraError('BAD_CHECKPOINT', `${source}: no such ${isGgufPath(source) ? 'file' : 'folder'}`);
   const { revision, signal, onProgress } = options;
   const downloading: SourceOptions = {
     otherwise: `no folder ./${source}`,
@@ -85,5 +92,26 @@ export async function resolveSource(
       (({ file, received, total }) =>
         onProgress({ stage: 'download', file, loadedBytes: received, totalBytes: total })),
   };
-  return downloadModel(source, downloading, checks);
+  return isGgufPath(source) ? downloadGguf(source, downloading) : downloadModel(source, downloading, checks);
+}
+
+/** A GGUF file of a repository, "org/name/file.gguf" or in a folder of it, with the others of a split one. */
+async function downloadGguf(source: string, options: SourceOptions): Promise<string> {
+  const [owner, name, ...rest] = source.split('/');
+  const file = rest.join('/');
+  const start = file.replace(/-\d{5}-of-(\d{5})\.gguf$/i, '-of-$1');
+  const isPart = (other: string) => isGgufPath(other) && other.replace(/-\d{5}-of-(\d{5})\.gguf$/i, '-of-$1') === start;
+  const paths =
+    rest.length === 0
+      ? []
+      : await downloadFiles(
+          'model',
+          `${owner}/${name}`,
+          (names) => names.filter((other) => other === file || isPart(other)),
+          options,
+        );
+  const found = paths.find((one) => one.endsWith(path.join(path.sep, ...rest)));
+  if (found === undefined)
+    throw new DUltraError('DOWNLOAD_FAILED', `${source}: expected a file of a repository, as in "org/name/file.gguf"`);
+  return found;
 }

@@ -1,8 +1,9 @@
 // Matches a checkpoint's tensors with those that the model needs.
 import { DTYPE_BYTES } from '../dtypes';
 import { DUltraError } from '../errors';
+import { BLOCKS, isBlockType } from '../files/blocks';
 import type { TensorEntry } from '../files/safetensors';
-import { type NativeModelConfig, type NativeTensorRef, native } from '../native';
+import { type NativeModelConfig, type NativeStoredType, type NativeTensorRef, native } from '../native';
 import { show } from '../text';
 import type { TensorPlace } from './families';
 
@@ -69,11 +70,59 @@ function checkBlocks(
     );
 }
 
+/** Bytes that numbers of a type take, whole blocks of them. */
+export function storedBytes(dtype: NativeStoredType, numbers: number): number {
+  if (!isBlockType(dtype)) return numbers * DTYPE_BYTES[dtype];
+  const { values, bytes } = BLOCKS[dtype];
+  return (numbers / values) * bytes;
+}
+
+/** Where the tensor has its numbers, or its codes and their scales. */
+function placeIn(
+  entry: TensorEntry,
+  place: TensorPlace,
+  shape: readonly number[],
+  dtype: NativeStoredType,
+): Pick<NativeTensorRef, 'begin' | 'end' | 'scalesFile' | 'scalesBegin' | 'scalesEnd'> {
+  if (!entry.scales) return rangeOf(entry, place, shape, dtype);
+  // Blocks without their two bytes of scale.
+  const codes = storedBytes(dtype, GROUP) - 2;
+  const numbers = shape.reduce((product, n) => product * n, 1);
+  const before = place.shape === shape ? 0 : place.row * shape.at(-1)!;
+  const at = (from: number, bytes: number) => ({
+    begin: from + (before / GROUP) * bytes,
+    end: from + ((before + numbers) / GROUP) * bytes,
+  });
+  const scales = at(entry.scales.begin, 2);
+  return {
+    ...at(entry.begin, codes),
+    scalesFile: entry.scales.file,
+    scalesBegin: scales.begin,
+    scalesEnd: scales.end,
+  };
+}
+
+/** Numbers that share a scale. */
+const GROUP = 32;
+
 /** Bytes of a tensor of the native table in the checkpoint's tensor that holds it. */
-function rangeOf(entry: TensorEntry, { shape: whole, row }: TensorPlace, shape: readonly number[], size: number) {
+function rangeOf(
+  entry: TensorEntry,
+  { shape: whole, row }: TensorPlace,
+  shape: readonly number[],
+  dtype: NativeStoredType,
+) {
   if (whole === shape) return { begin: entry.begin, end: entry.end };
-  const begin = entry.begin + row * (shape.length > 1 ? shape.at(-1)! : 1) * size;
-  return { begin, end: begin + shape.reduce((product, n) => product * n, size) };
+  const begin = entry.begin + storedBytes(dtype, row * (shape.length > 1 ? shape.at(-1)! : 1));
+  return {
+    begin,
+    end:
+      begin +
+      storedBytes(
+        dtype,
+        shape.reduce((product, n) => product * n, 1),
+      ),
+  };
 }
 
 /**
@@ -122,9 +171,10 @@ export function matchTensors(
         `${where}: expected shape [${place.shape.join(', ')}], got [${entry.shape.join(', ')}]`,
       );
     const { dtype } = entry;
-    if (dtype !== 'F32' && dtype !== 'BF16' && dtype !== 'F16')
+    if (dtype !== 'F32' && dtype !== 'BF16' && dtype !== 'F16' && !isBlockType(dtype))
       throw new DUltraError('BAD_CHECKPOINT', `${where}: expected F32, BF16 or F16, got ${show(dtype)}`);
-    refs.push({ name, file: entry.file, dtype, shape, ...rangeOf(entry, place, shape, DTYPE_BYTES[dtype]) });
+    const heads = entry.heads ?? 0;
+    refs.push({ name, file: entry.file, dtype, shape, heads, ...placeIn(entry, place, shape, dtype) });
   }
   if (missing.size > 0) {
     throw new DUltraError('BAD_CHECKPOINT', `${source}: missing tensors ${named([...missing])}`);

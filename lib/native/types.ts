@@ -2,6 +2,9 @@
 /** Storage types of checkpoint tensors that the native core reads. */
 export type NativeDType = 'F32' | 'BF16' | 'F16';
 
+/** How a file holds the numbers of a tensor: plainly, or in blocks (native/ops/blocks.h). */
+export type NativeStoredType = NativeDType | import('../files/blocks').BlockType;
+
 /** See transformers' modeling_rope_utils: "linear" divides every frequency, "llama3" the low ones. */
 export type NativeRopeScaling =
   | { type: 'linear'; factor: number }
@@ -94,10 +97,19 @@ export interface NativeModelConfig {
 export interface NativeTensorRef {
   name: string;
   file: number;
-  dtype: NativeDType;
+  dtype: NativeStoredType;
   shape: number[];
   begin: number;
   end: number;
+  /**
+   * Heads whose rows the file has with the two halves of a rotated pair side by side, as GGUF files of Llama and LLaDA;
+   * 0 (default): rows are as they are computed with.
+   */
+  heads?: number;
+  /** Where the scales of blocks are whose codes alone lie at `begin`; -1 (default): blocks are whole. */
+  scalesFile?: number;
+  scalesBegin?: number;
+  scalesEnd?: number;
 }
 
 export interface NativeLoadRequest {
@@ -109,7 +121,9 @@ export interface NativeLoadRequest {
   /** '' lets the CPU decide. */
   isa: string;
   storage: NativeDType | 'auto';
-  compute: 'float32' | 'bfloat16';
+  compute: 'float32' | 'bfloat16' | 'int8';
+  /** Quantised tensors stay so, or become plain numbers; or plain matrices are quantised. */
+  blocks: 'keep' | 'decode' | 'Q8_0' | 'Q4_0';
 }
 
 /** Device and size of a model. */
@@ -619,6 +633,17 @@ export interface NativeAddon {
   sample(request: NativeSampleRequest): Promise<NativeSampleResult>;
   plannerScore(request: NativePlannerScoreRequest): Promise<Float32Array>;
   unmask(request: NativeUnmaskRequest): Promise<NativeUnmaskResult>;
+  /**
+   * Rows of `cols` numbers of a file, of any type, as blocks: codes and fp16 scales apart where `split`, else whole
+   * blocks. Codes are int8 of Q8_0, or two of Q4_0 in a byte. Rejects with NON_FINITE.
+   */
+  quantiseRows(request: {
+    bytes: Uint8Array;
+    dtype: NativeStoredType;
+    to: 'Q8_0' | 'Q4_0';
+    cols: number;
+    split?: boolean;
+  }): Promise<{ codes?: Uint8Array; scales?: Uint8Array; blocks?: Uint8Array }>;
   /** One AdamW step on plain arrays; returns new ones. */
   adamw(
     request: NativeAdamWRequest,

@@ -3,13 +3,12 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
-import { readSafetensorsEntries } from '../files/safetensors';
-import { findSafetensors } from '../files/weight-files';
 import { downloadFiles } from '../hub';
 import { readConfigJson, storedDtype } from '../model/config';
 import { type ParsedCheckpoint, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../model/families';
 import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
+import { openCheckpoint } from '../model/open-checkpoint';
 import { readPlannerHead } from '../model/planner-head';
 import { isHeldWide } from '../model/tensors';
 import { resolveTrainerOptions } from '../model/trainer';
@@ -78,13 +77,13 @@ interface Shape {
 /** Shapes and storage of the model in a folder, or of a hub id, of which only config.json is fetched. */
 async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner: boolean): Promise<Shape> {
   if (existsSync(source)) {
-    const { file, json } = await readConfigJson(source);
-    const entries = await readSafetensorsEntries(await findSafetensors(source));
+    const opened = await openCheckpoint(source);
+    const { file, json, entries } = opened;
     const [any] = entries.values();
     const known = (dtype: string | undefined) => (dtype !== undefined && dtype in DTYPE_BYTES ? dtype : null);
     const usual = known(any?.dtype) ?? 'F32';
     return {
-      config: parse(json, file, entries).config,
+      config: opened.named(parse(json, file, entries)).config,
       storageOf: (name) => (known(entries.get(name)?.dtype) ?? usual) as NativeDType,
       source,
     };

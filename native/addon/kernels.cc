@@ -357,6 +357,78 @@ Napi::Value adamw(const Napi::CallbackInfo& info) {
       });
 }
 
+// Rows of plain numbers or of blocks, quantised: { codes, scales }, or { blocks } where they stay together.
+Napi::Value quantise_rows(const Napi::CallbackInfo& info) {
+  struct Request {
+    std::vector<uint8_t> bytes;
+    DType dtype = DType::kF32;
+    BlockType from = BlockType::kNone, to = BlockType::kNone;
+    bool split = false;
+    int64_t cols = 0, rows = 0;
+  };
+  struct Result {
+    std::vector<uint8_t> blocks, codes, scales;
+  };
+  const Napi::Env env = info.Env();
+  const Napi::Object object = to_object(info[0], "request");
+  auto request = std::make_shared<Request>();
+  Request& r = *request;
+  r.bytes = get_array<uint8_t>(object, "bytes");
+  const std::string dtype = get_string(object, "dtype");
+  r.from = block_type(dtype);
+  if (r.from == BlockType::kNone) r.dtype = get_dtype(env, dtype);
+  r.to = block_type(get_string(object, "to"));
+  r.split = get_bool(object, "split", false);
+  r.cols = get_integer(object, "cols", 32, int64_t(1) << 40);
+  guarded(env, [&] {
+    check_argument(r.to == BlockType::kQ8_0 || r.to == BlockType::kQ4_0, "to: expected Q8_0 or Q4_0");
+    check_argument(r.cols % 32 == 0 && (r.from == BlockType::kNone || r.cols % block_layout(r.from).values == 0),
+                   "cols: expected whole blocks, got " + std::to_string(r.cols));
+    const int64_t row_bytes =
+        r.from == BlockType::kNone ? r.cols * int64_t(dtype_size(r.dtype)) : block_row_bytes(r.from, r.cols);
+    r.rows = int64_t(r.bytes.size()) / row_bytes;
+    check_size(r.bytes.size(), r.rows * row_bytes, "bytes");
+  });
+  return Job<Result>::start(
+      env,
+      [request] {
+        const Request& r = *request;
+        Result out;
+        const int64_t count = r.rows * r.cols / 32;
+        out.blocks.resize(size_t(count * block_layout(r.to).bytes));
+        std::vector<float> row(static_cast<size_t>(r.cols));
+        for (int64_t i = 0; i < r.rows; ++i) {
+          if (r.from == BlockType::kNone) {
+            const uint8_t* from = r.bytes.data() + size_t(i * r.cols) * dtype_size(r.dtype);
+            for (int64_t j = 0; j < r.cols; ++j) row[size_t(j)] = load_as_f32(from, r.dtype, size_t(j));
+          } else {
+            decode_blocks(row.data(), r.bytes.data() + i * block_row_bytes(r.from, r.cols), r.from,
+                          r.cols / block_layout(r.from).values);
+          }
+          for (float value : row)
+            if (!std::isfinite(value)) throw Error(ErrorCode::kNonFinite, "the tensor holds NaN or infinity");
+          encode_blocks(out.blocks.data() + i * block_row_bytes(r.to, r.cols), row.data(), r.to, r.cols);
+        }
+        if (r.split) {
+          out.codes.resize(out.blocks.size() - size_t(count) * 2);
+          out.scales.resize(size_t(count) * 2);
+          split_blocks(out.codes.data(), out.scales.data(), out.blocks.data(), r.to, count);
+          out.blocks.clear();
+        }
+        return out;
+      },
+      [](Napi::Env job_env, Result& result) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(job_env);
+        if (result.blocks.empty()) {
+          out.Set("codes", to_array(job_env, result.codes));
+          out.Set("scales", to_array(job_env, result.scales));
+        } else {
+          out.Set("blocks", to_array(job_env, result.blocks));
+        }
+        return out;
+      });
+}
+
 }  // namespace
 
 void init_kernels(Napi::Env env, Napi::Object exports) {
@@ -364,6 +436,7 @@ void init_kernels(Napi::Env env, Napi::Object exports) {
   exports.Set("sample", Napi::Function::New<&sample>(env));
   exports.Set("plannerScore", Napi::Function::New<&planner_score>(env));
   exports.Set("unmask", Napi::Function::New<&unmask>(env));
+  exports.Set("quantiseRows", Napi::Function::New<&quantise_rows>(env));
   exports.Set("adamw", Napi::Function::New<&adamw>(env));
 }
 

@@ -34,9 +34,15 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
     TensorRef ref;
     ref.name = get_string(t, "name");
     ref.file = int(get_integer(t, "file", 0, 1 << 20));
-    ref.dtype = get_dtype(env, get_string(t, "dtype"));
+    const std::string dtype = get_string(t, "dtype");
+    ref.blocks = block_type(dtype);
+    if (ref.blocks == BlockType::kNone) ref.dtype = get_dtype(env, dtype);
+    ref.heads = get_integer(t, "heads", 0, 1 << 20, 0);
     ref.begin = uint64_t(get_integer(t, "begin", 0, kMaxOffset));
     ref.end = uint64_t(get_integer(t, "end", 0, kMaxOffset));
+    ref.scales_file = int(get_integer(t, "scalesFile", -1, 1 << 20, -1));
+    ref.scales_begin = uint64_t(get_integer(t, "scalesBegin", 0, kMaxOffset, 0));
+    ref.scales_end = uint64_t(get_integer(t, "scalesEnd", 0, kMaxOffset, 0));
     ref.shape = to_shape(t.Get("shape"));
     request->tensors.push_back(std::move(ref));
   }
@@ -46,7 +52,16 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
   const std::string storage = get_string(object, "storage");
   request->weights.keep_storage = storage == "auto";
   if (!request->weights.keep_storage) request->weights.storage = get_dtype(env, storage);
-  request->compute = get_compute(object);
+  const std::string compute = get_string(object, "compute");
+  request->weights.int8 = compute == "int8";
+  request->compute = request->weights.int8 ? Compute::kF32 : get_compute(object);
+  const std::string blocks = get_string(object, "blocks");
+  request->weights.keep_blocks = blocks != "decode";
+  if (blocks != "decode" && blocks != "keep") {
+    request->weights.quantise = block_type(blocks);
+    if (request->weights.quantise != BlockType::kQ8_0 && request->weights.quantise != BlockType::kQ4_0)
+      type_error(env, "blocks", "\"keep\", \"decode\", \"Q8_0\" or \"Q4_0\", got \"" + blocks + "\"");
+  }
   return request;
 }
 

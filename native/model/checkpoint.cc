@@ -1,5 +1,6 @@
 #include "model/checkpoint.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "ops/check.h"
@@ -16,20 +17,32 @@ void MappedFile::forget(uint64_t begin, uint64_t end) const { platform::forget_p
 
 Checkpoint::Checkpoint(const std::vector<std::string>& files, std::vector<TensorRef> tensors)
     : tensors_(std::move(tensors)) {
-  for (const auto& file : files) files_.push_back(std::make_unique<MappedFile>(file));
+  for (const auto& file : files) files_.push_back(std::make_shared<MappedFile>(file));
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const TensorRef& t = tensors_[i];
     if (t.file < 0 || size_t(t.file) >= files_.size())
       throw Error(ErrorCode::kBadCheckpoint, t.name + ": file index out of range");
+    const std::string& path = files_[size_t(t.file)]->path();
+    if (t.heads < 0 || (t.heads > 0 && (t.shape.empty() || t.shape[0] % (2 * t.heads) != 0)))
+      throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name + " does not have rows of whole heads");
     uint64_t bytes = dtype_size(t.dtype);
+    if (t.blocks != BlockType::kNone) {
+      const BlockLayout& layout = block_layout(t.blocks);
+      if (t.shape.empty() || t.shape.back() % layout.values != 0)
+        throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name + " does not have whole blocks");
+      bytes = uint64_t(layout.bytes) - (t.scales_file >= 0 ? 2 : 0);
+    }
+    check_scales(t, path);
     const uint64_t size = files_[size_t(t.file)]->size();
-    for (int64_t n : t.shape) {
+    for (size_t d = 0; d < t.shape.size(); ++d) {
+      const bool cut = t.blocks != BlockType::kNone && d + 1 == t.shape.size();
+      const int64_t n = cut ? t.shape[d] / block_layout(t.blocks).values : t.shape[d];
       if (n < 0 || (n > 0 && bytes > size / uint64_t(n)))
         throw Error(ErrorCode::kBadCheckpoint, t.name + ": larger than its file");
       bytes *= uint64_t(n);
     }
     if (t.begin > t.end || t.end > size || t.end - t.begin != bytes)
-      throw Error(ErrorCode::kBadCheckpoint, files_[size_t(t.file)]->path() + ": tensor " + t.name +
+      throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name +
                                                  " ends beyond the file or does not fill its range");
     index_[t.name] = i;
   }
@@ -76,11 +89,24 @@ Checkpoint::Tensor Checkpoint::get(const std::string& name, const std::vector<in
   if (ref.shape != shape)
     throw Error(ErrorCode::kBadCheckpoint, file.path() + ": tensor " + name + ": expected shape " + shape_text(shape) +
                                                ", got " + shape_text(ref.shape));
-  Tensor tensor{&ref, file.data() + ref.begin, 1};
+  Tensor tensor{&ref, file.data() + ref.begin, 1, files_[size_t(ref.file)]};
   for (int64_t n : shape) tensor.elements *= n;
-  const uint8_t* data = file.data() + ref.begin;
+  if (ref.scales_file >= 0) {
+    const MappedFile& scales = *files_[size_t(ref.scales_file)];
+    const int64_t count = tensor.elements / block_layout(ref.blocks).values;
+    auto joined = std::make_shared<std::vector<uint8_t>>(size_t(count * block_layout(ref.blocks).bytes));
+    join_blocks(joined->data(), file.data() + ref.begin, scales.data() + ref.scales_begin, ref.blocks, count);
+    file.forget(ref.begin, ref.end);
+    tensor.data = joined->data();
+    tensor.owner = std::move(joined);
+  }
+  const uint8_t* data = static_cast<const uint8_t*>(tensor.data);
   int64_t bad = -1;
-  switch (ref.dtype) {
+  if (ref.blocks != BlockType::kNone) {
+    const BlockLayout& layout = block_layout(ref.blocks);
+    bad = first_bad_block(data, ref.blocks, tensor.elements / layout.values);
+    if (bad >= 0) bad *= layout.values;
+  } else switch (ref.dtype) {
     case DType::kF32: bad = first_non_finite<uint32_t>(data, tensor.elements, 0x7f800000u); break;
     case DType::kBF16: bad = first_non_finite<uint16_t>(data, tensor.elements, uint16_t(0x7f80u)); break;
     case DType::kF16: bad = first_non_finite<uint16_t>(data, tensor.elements, uint16_t(0x7c00u)); break;
@@ -89,6 +115,44 @@ Checkpoint::Tensor Checkpoint::get(const std::string& name, const std::vector<in
     throw Error(ErrorCode::kNonFinite, file.path() + ": tensor " + name + " holds NaN or infinity (first at element " +
                                            std::to_string(bad) + ")");
   return tensor;
+}
+
+void Checkpoint::Tensor::read(float* to, int64_t first, int64_t count) const {
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  const int64_t cols = ref->shape.empty() ? 1 : ref->shape.back(), rows = elements / std::max<int64_t>(1, cols);
+  const bool in_rows = ref->blocks != BlockType::kNone || ref->heads > 0;
+  // Without an order of its own a tensor is one row.
+  const int64_t width = in_rows ? cols : std::max<int64_t>(1, count), from = in_rows ? first / cols : 0;
+  for (int64_t done = 0; done < count; done += width, to += width) {
+    const int64_t row = in_rows ? stored_row(from + done / cols, rows, ref->heads) : 0;
+    if (ref->blocks != BlockType::kNone) {
+      const BlockLayout& layout = block_layout(ref->blocks);
+      decode_blocks(to, bytes + row * block_row_bytes(ref->blocks, cols), ref->blocks, cols / layout.values);
+      continue;
+    }
+    const size_t size = dtype_size(ref->dtype);
+    const uint8_t* at = bytes + size_t(in_rows ? row * cols : first) * size;
+    if (ref->dtype == DType::kF32) {
+      std::memcpy(to, at, size_t(width) * 4);
+      continue;
+    }
+    for (int64_t i = 0; i < width; ++i) {
+      uint16_t half;
+      std::memcpy(&half, at + size_t(i) * size, 2);
+      to[i] = ref->dtype == DType::kBF16 ? bf16_to_f32(half) : f16_to_f32(half);
+    }
+  }
+}
+
+void Checkpoint::check_scales(const TensorRef& t, const std::string& path) const {
+  if (t.scales_file < 0) return;
+  uint64_t blocks = t.shape.empty() ? 0 : 1;
+  for (int64_t n : t.shape) blocks *= uint64_t(n);
+  blocks /= 32;
+  const bool fits = size_t(t.scales_file) < files_.size() && t.scales_begin <= t.scales_end &&
+                    t.scales_end <= files_[size_t(t.scales_file)]->size() && t.scales_end - t.scales_begin == 2 * blocks;
+  if (!fits || (t.blocks != BlockType::kQ8_0 && t.blocks != BlockType::kQ4_0))
+    throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name + " does not have a scale for every 32 numbers");
 }
 
 uint64_t Checkpoint::bytes() const {

@@ -1,4 +1,4 @@
-// Tensors of a checkpoint: safetensors files mapped read-only. Headers are parsed and checked by the caller
+// Tensors of a checkpoint: safetensors or GGUF files mapped read-only. Headers are parsed and checked by the caller
 // (TypeScript); what arrives here is names, shapes and byte ranges, which are checked once more against the files.
 #pragma once
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "ops/blocks.h"
 #include "ops/tensor.h"
 #include "platform/platform.h"
 
@@ -16,8 +17,13 @@ struct TensorRef {
   std::string name;
   int file = 0;
   DType dtype = DType::kF32;
+  BlockType blocks = BlockType::kNone;  // else `dtype` says nothing
+  int64_t heads = 0;                    // as of stored_row
   std::vector<int64_t> shape;
   uint64_t begin = 0, end = 0;  // bytes of the file
+  // Blocks whose scales stand elsewhere (split_blocks): the codes are at `begin`, the scales here.
+  int scales_file = -1;
+  uint64_t scales_begin = 0, scales_end = 0;
 };
 
 // A read-only mapping of a whole file.
@@ -45,6 +51,10 @@ class Checkpoint {
     const TensorRef* ref;
     const void* data;
     int64_t elements;
+    std::shared_ptr<const void> owner;  // keeps `data` alive
+
+    // Numbers [first, first + count), in fp32; whole rows of a matrix.
+    void read(float* to, int64_t first, int64_t count) const;
   };
 
   Checkpoint(const std::vector<std::string>& files, std::vector<TensorRef> tensors);
@@ -57,7 +67,9 @@ class Checkpoint {
   void forget(const Tensor& tensor) const;
 
  private:
-  std::vector<std::unique_ptr<MappedFile>> files_;
+  void check_scales(const TensorRef& ref, const std::string& path) const;
+
+  std::vector<std::shared_ptr<MappedFile>> files_;
   std::vector<TensorRef> tensors_;
   std::unordered_map<std::string, size_t> index_;
 };

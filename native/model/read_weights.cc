@@ -16,8 +16,9 @@ constexpr int64_t kPiece = int64_t(1) << 22;  // numbers that are converted at a
 class Reader {
  public:
   Reader(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint, const WeightOptions& options,
-         const std::atomic<bool>* cancel, LoadProgress* progress)
-      : backend_(backend),
+         const std::atomic<bool>* cancel, LoadProgress* progress, Weights* weights)
+      : weights_(weights),
+        backend_(backend),
         checkpoint_(checkpoint),
         options_(options),
         cancel_(cancel),
@@ -79,7 +80,7 @@ class Reader {
     const auto tensor = checkpoint_.get(spec.name, spec.shape);
     into = read(tensor, 0, 1)[0];
     parameters += 1;
-    advance(1, tensor.ref->dtype);
+    advance(tensor, 1);
     WeightLocation& location = add(spec, WeightLocation::Kind::kNumber, 0, 1);
     location.number = &into;
   }
@@ -90,7 +91,24 @@ class Reader {
     const TensorSpec& spec = get(role);
     const auto tensor = checkpoint_.get(spec.name, spec.shape);
     dtype = tensor.ref->dtype;
-    if (!options_.keep_storage && options_.storage == DType::kBF16 && dtype == DType::kF32) {
+    if (const BlockType type = type_of(tensor, role); type != BlockType::kNone) {
+      Weights& weights = *weights_;
+      weights.embedding_blocks =
+          backend_.make_block_matrix({block_part(tensor, type, 0, spec.shape[0])}, spec.shape[1], 1, options_.int8);
+      if (weights.embedding_blocks) {
+        parameters += spec.elements();
+        bytes += weights.embedding_blocks->bytes();
+        advance(tensor, spec.elements());
+        add(spec, WeightLocation::Kind::kTable, 0, spec.shape[0]).vector = &into;
+        return;
+      }
+    }
+    if (tensor.ref->blocks != BlockType::kNone) {
+      dtype = backend_.compute() == Compute::kBF16 || (!options_.keep_storage && options_.storage == DType::kBF16)
+                  ? DType::kBF16
+                  : DType::kF32;
+      decode_table(into, tensor, dtype);
+    } else if (!options_.keep_storage && options_.storage == DType::kBF16 && dtype == DType::kF32) {
       dtype = DType::kBF16;
       narrow(into, tensor);
     } else {
@@ -99,7 +117,7 @@ class Reader {
     }
     parameters += spec.elements();
     bytes += into.bytes();
-    advance(spec.elements(), tensor.ref->dtype);
+    advance(tensor, spec.elements());
     WeightLocation& location = add(spec, WeightLocation::Kind::kTable, 0, spec.shape[0]);
     location.vector = &into;
     checkpoint_.forget(tensor);
@@ -130,6 +148,7 @@ class Reader {
 
   void matrix(Linear& into, const std::vector<Part>& stacked, bool count, int experts = 1, bool wide = false) {
     check_cancelled(cancel_);
+    if (block_matrix(into, stacked, count, experts, wide)) return;
     std::vector<MatrixPart> parts;
     std::vector<Checkpoint::Tensor> tensors;
     std::vector<std::vector<float>> copies;  // of data that its file does not align (safetensors promises nothing)
@@ -138,7 +157,8 @@ class Reader {
     const int64_t cols = stacked[0].spec->shape[1];
     for (const Part& part : stacked) {
       const auto tensor = checkpoint_.get(part.spec->name, part.spec->shape);
-      const DType dtype = tensor.ref->dtype;
+      // Blocks become fp32 on their way.
+      const DType dtype = tensor.ref->blocks == BlockType::kNone ? tensor.ref->dtype : DType::kF32;
       parts.push_back({aligned(tensor, part.first * cols, part.rows * cols, &copies), dtype, part.rows});
       tensors.push_back(tensor);
       if (options_.keep_storage) storage = parts.size() == 1 || storage == dtype ? dtype : DType::kF32;
@@ -156,8 +176,91 @@ class Reader {
                               : backend_.make_matrix(parts, cols, storage);
     bytes += into.matrix->bytes();
     for (size_t i = 0; i < stacked.size(); ++i) {
-      if (count) advance(stacked[i].rows * cols, parts[i].dtype);
+      if (count) advance(tensors[i], stacked[i].rows * cols);
       if (stacked[i].whole()) checkpoint_.forget(tensors[i]);
+    }
+  }
+
+  // What a tensor is held as in blocks: as its file has it, or quantised now; kNone: as plain numbers.
+  BlockType type_of(const Checkpoint::Tensor& tensor, TensorRole role) const {
+    if (tensor.ref->blocks != BlockType::kNone) return options_.keep_blocks ? tensor.ref->blocks : BlockType::kNone;
+    if (options_.quantise == BlockType::kNone || planner || tensor.ref->shape.size() != 2) return BlockType::kNone;
+    if (tensor.ref->shape[1] % block_layout(options_.quantise).values != 0) return BlockType::kNone;
+    return role == TensorRole::kEmbedding || role == TensorRole::kHead ? BlockType::kQ8_0 : options_.quantise;
+  }
+
+  // Rows of a tensor in blocks: where they are in its file, or as they are quantised here.
+  BlockPart block_part(const Checkpoint::Tensor& tensor, BlockType type, int64_t first, int64_t rows) {
+    const int64_t cols = tensor.ref->shape[1], row_bytes = block_row_bytes(type, cols);
+    if (tensor.ref->blocks == type) {
+      // Rows in an order of their own are those of a whole tensor.
+      const int64_t from = tensor.ref->heads > 0 ? 0 : first;
+      return {static_cast<const uint8_t*>(tensor.data) + from * row_bytes, type, rows, tensor.ref->heads,
+              tensor.owner};
+    }
+    auto blocks = std::make_shared<std::vector<uint8_t>>(size_t(rows * row_bytes));
+    constexpr int64_t kRows = 64;
+    std::vector<float> wide(size_t(std::min(kRows, rows) * cols));
+    for (int64_t row = 0; row < rows; row += kRows) {
+      check_cancelled(cancel_);
+      const int64_t n = std::min(kRows, rows - row);
+      tensor.read(wide.data(), (first + row) * cols, n * cols);
+      encode_blocks(blocks->data() + row * row_bytes, wide.data(), type, n * cols);
+    }
+    const uint8_t* data = blocks->data();
+    return {data, type, rows, 0, std::move(blocks)};
+  }
+
+  // A matrix that stays in blocks. False where a part of it is none, or the backend has no products with them.
+  bool block_matrix(Linear& into, const std::vector<Part>& stacked, bool count, int experts, bool wide) {
+    if (wide) return false;
+    std::vector<Checkpoint::Tensor> tensors;
+    for (const Part& part : stacked) {
+      tensors.push_back(checkpoint_.get(part.spec->name, part.spec->shape));
+      if (type_of(tensors.back(), part.spec->role) == BlockType::kNone) return false;
+    }
+    std::vector<BlockPart> parts;
+    for (size_t i = 0; i < stacked.size(); ++i)
+      parts.push_back(block_part(tensors[i], type_of(tensors[i], stacked[i].spec->role), stacked[i].first,
+                                 stacked[i].rows));
+    auto matrix = backend_.make_block_matrix(parts, stacked[0].spec->shape[1], experts, options_.int8);
+    if (!matrix) return false;
+    into.matrix = std::move(matrix);
+    bytes += into.matrix->bytes();
+    int64_t row = 0;
+    for (size_t i = 0; i < stacked.size(); ++i) {
+      const Part& part = stacked[i];
+      if (count) {
+        parameters += part.rows * into.inputs();
+        advance(tensors[i], part.rows * into.inputs());
+      }
+      WeightLocation& location = add(*part.spec, WeightLocation::Kind::kMatrix, part.first, part.rows);
+      location.linear = &into;
+      location.at = row;
+      row += part.rows;
+      if (tensors[i].ref->blocks == BlockType::kNone && part.whole()) checkpoint_.forget(tensors[i]);
+    }
+    return true;
+  }
+
+  // A table of blocks as plain numbers.
+  void decode_table(Buffer& into, const Checkpoint::Tensor& tensor, DType dtype) {
+    const int64_t cols = tensor.ref->shape[1], most = std::max<int64_t>(1, kPiece / cols);
+    into = Buffer(backend_, size_t(tensor.elements) * dtype_size(dtype));
+    std::vector<float> wide;
+    std::vector<uint16_t> narrowed;
+    for (int64_t row = 0; row < tensor.ref->shape[0]; row += most) {
+      check_cancelled(cancel_);
+      const int64_t first = row * cols, n = std::min(most, tensor.ref->shape[0] - row) * cols;
+      wide.resize(size_t(n));
+      tensor.read(wide.data(), first, n);
+      if (dtype == DType::kF32) {
+        backend_.upload(into.as() + first, wide.data(), wide.size() * 4);
+        continue;
+      }
+      narrowed.resize(wide.size());
+      std::transform(wide.begin(), wide.end(), narrowed.begin(), f32_to_bf16);
+      backend_.upload(into.as<uint16_t>() + first, narrowed.data(), narrowed.size() * 2);
     }
   }
 
@@ -167,7 +270,7 @@ class Reader {
     for (const Part& part : stacked) {
       const auto tensor = checkpoint_.get(part.spec->name, part.spec->shape);
       const std::vector<float> values = read(tensor, part.first, part.rows);
-      advance(part.rows, tensor.ref->dtype);
+      advance(tensor, part.rows);
       WeightLocation& location = add(*part.spec, WeightLocation::Kind::kVector, part.first, part.rows);
       location.vector = &into;
       location.at = int64_t(all.size());
@@ -211,6 +314,19 @@ class Reader {
   static const void* aligned(const Checkpoint::Tensor& tensor, int64_t first, int64_t count,
                              std::vector<std::vector<float>>* copies) {
     const size_t size = dtype_size(tensor.ref->dtype);
+    if (tensor.ref->blocks != BlockType::kNone || tensor.ref->heads > 0) {
+      copies->emplace_back(size_t(count));
+      tensor.read(copies->back().data(), first, count);
+      if (tensor.ref->blocks != BlockType::kNone || tensor.ref->dtype == DType::kF32) return copies->back().data();
+      // Back to the type of the file, which is exact.
+      std::vector<float>& wide = copies->back();
+      auto* narrowed = reinterpret_cast<uint16_t*>(wide.data());
+      for (size_t i = 0; i < wide.size(); ++i) {
+        const uint16_t half = tensor.ref->dtype == DType::kBF16 ? f32_to_bf16(wide[i]) : f32_to_f16(wide[i]);
+        std::memcpy(narrowed + i, &half, 2);
+      }
+      return narrowed;
+    }
     const auto* data = static_cast<const uint8_t*>(tensor.data) + size_t(first) * size;
     if (reinterpret_cast<uintptr_t>(data) % size == 0) return data;
     copies->emplace_back(size_t(count) * size / 4 + 1);
@@ -219,17 +335,18 @@ class Reader {
   }
 
   static std::vector<float> read(const Checkpoint::Tensor& tensor, int64_t first, int64_t count) {
-    std::vector<std::vector<float>> copies;
-    const void* data = aligned(tensor, first, count, &copies);
     std::vector<float> values(static_cast<size_t>(count));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = load_as_f32(data, tensor.ref->dtype, i);
+    tensor.read(values.data(), first, count);
     return values;
   }
 
-  void advance(int64_t elements, DType dtype) {
-    if (progress_) progress_->loaded += uint64_t(elements) * dtype_size(dtype);
+  // Bytes of the file, as they are counted in all.
+  void advance(const Checkpoint::Tensor& tensor, int64_t elements) {
+    if (progress_)
+      progress_->loaded += uint64_t(double(tensor.ref->end - tensor.ref->begin) / double(tensor.elements) * double(elements) + 0.5);
   }
 
+  Weights* const weights_;
   Backend& backend_;
   const Checkpoint& checkpoint_;
   const WeightOptions& options_;
@@ -298,7 +415,7 @@ void read_planner(Reader& reader, PlannerWeights& planner, const ModelConfig& co
 Weights::Weights(const ModelConfig& config, Backend& backend, const Checkpoint& checkpoint,
                  const WeightOptions& options, const std::atomic<bool>* cancel, LoadProgress* progress)
     : backend_(backend) {
-  Reader reader(config, backend, checkpoint, options, cancel, progress);
+  Reader reader(config, backend, checkpoint, options, cancel, progress, this);
   reader.table(embedding, embedding_dtype, TensorRole::kEmbedding);
   reader.linear(head, {config.weight_tying ? TensorRole::kEmbedding : TensorRole::kHead}, !config.weight_tying);
   read_blocks(reader, config, blocks, config.layers);

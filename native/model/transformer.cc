@@ -19,7 +19,10 @@ void hidden_forward(const ForwardContext& context, const Weights& weights, const
   // A pass without candidates still renews keys and values.
   if (m == 0 && (!context.cache || n == 0)) return;
   float* x = tape ? context.tape_memory->take(n * c) : context.workspace.get(kResidual, (n + (subset ? m : 0)) * c);
-  backend.embedding_forward(x, weights.embedding.as<void>(), weights.embedding_dtype, ids, n, c);
+  if (weights.embedding_blocks)
+    backend.table_rows_forward(x, *weights.embedding_blocks, ids, n);
+  else
+    backend.embedding_forward(x, weights.embedding.as<void>(), weights.embedding_dtype, ids, n, c);
   const size_t layers = weights.blocks.size();
   if (tape) tape->blocks.assign(layers, BlockTape{});
   for (size_t i = 0; i < layers; ++i) {

@@ -29,6 +29,10 @@ std::vector<float> Weights::read(const std::string& tensor) const {
     switch (location.kind) {
       case WeightLocation::Kind::kMatrix: location.linear->matrix->unpack(to, location.at, location.rows); break;
       case WeightLocation::Kind::kTable: {
+        if (embedding_blocks) {
+          embedding_blocks->unpack(to, 0, location.rows);
+          break;
+        }
         std::vector<uint8_t> stored(location.vector->bytes());
         backend_.download(stored.data(), location.vector->as<void>(), stored.size());
         for (int64_t i = 0; i < elements; ++i) to[i] = load_as_f32(stored.data(), embedding_dtype, size_t(i));
@@ -119,20 +123,26 @@ void Weights::write_matrix(const std::vector<const WeightLocation*>& stacked,
     parts.push_back({data ? data + location->first * location->cols() : nullptr, DType::kF32, location->rows});
   }
   if (!any) return;
-  Matrix& matrix = *stacked[0]->linear->matrix;
+  std::unique_ptr<Matrix>& held = stacked[0]->linear->matrix;
+  Matrix& matrix = *held;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].data) continue;
     kept.emplace_back(size_t(parts[i].rows * matrix.cols()));
     matrix.unpack(kept.back().data(), stacked[i]->at, parts[i].rows);
     parts[i].data = kept.back().data();
   }
-  backend_.update_matrix(matrix, parts);
+  if (!matrix.quantised()) return backend_.update_matrix(matrix, parts);
+  // Nothing is written into blocks: such a matrix becomes fp32, or what bf16 products read.
+  const DType storage = backend_.compute() == Compute::kBF16 ? DType::kBF16 : DType::kF32;
+  held = matrix.experts() > 1 ? backend_.make_expert_matrix(parts, matrix.cols(), storage, matrix.experts())
+                              : backend_.make_matrix(parts, matrix.cols(), storage);
 }
 
 void Weights::write_table(const WeightLocation& location, const float* from) {
   const int64_t elements = location.rows * location.cols();
-  // fp16 is read, not written: such a table becomes fp32.
-  if (embedding_dtype == DType::kF16) {
+  // Blocks and fp16 are read, not written: such a table becomes fp32.
+  if (embedding_blocks || embedding_dtype == DType::kF16) {
+    embedding_blocks.reset();
     *location.vector = Buffer(backend_, size_t(elements) * 4);
     embedding_dtype = DType::kF32;
   }

@@ -15,6 +15,11 @@ namespace dultra {
 struct WeightOptions {
   bool keep_storage = true;     // each tensor as its file has it
   DType storage = DType::kF32;  // used unless keep_storage
+  bool keep_blocks = true;      // quantised tensors stay so where the backend multiplies with them
+  // Matrices of blocks of layers are quantised as they are read; the embedding table and the head are then kQ8_0. kNone:
+  // they are not. Rows that are not whole blocks of 32 stay as they are.
+  BlockType quantise = BlockType::kNone;
+  bool int8 = false;  // as of make_block_matrix
 };
 
 // How much of a checkpoint has been read, in bytes of its tensors. Read from any thread.
@@ -69,8 +74,9 @@ class Weights {
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
 
-  Buffer embedding;  // (V, C) in embedding_dtype
+  Buffer embedding;  // (V, C) in embedding_dtype, or empty
   DType embedding_dtype = DType::kF32;
+  std::unique_ptr<Matrix> embedding_blocks;  // (V, C) where the table is quantised
   std::vector<BlockWeights> blocks;
   Buffer final_norm;  // (C)
   Linear head;        // (V, C)

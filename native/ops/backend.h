@@ -26,6 +26,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/blocks.h"
 #include "ops/check.h"
 #include "ops/exchange.h"
 #include "ops/rng.h"
@@ -54,6 +55,8 @@ class Matrix {
   // The matrix itself, where it lies in backend memory as row-major bf16: what an optimiser may train in place. Null
   // where it does not.
   virtual uint16_t* bf16_rows() { return nullptr; }
+  // Holds blocks of codes: nothing can be written into it.
+  virtual bool quantised() const { return false; }
 
  protected:
   Matrix(int64_t rows, int64_t cols, int experts = 1) : rows_(rows), cols_(cols), experts_(experts) {}
@@ -69,6 +72,15 @@ struct MatrixPart {
   const void* data;
   DType dtype;
   int64_t rows;
+};
+
+// Likewise, of rows in blocks, which a matrix may go on reading where they are.
+struct BlockPart {
+  const uint8_t* data;
+  BlockType type;
+  int64_t rows;
+  int64_t heads;                      // as of stored_row
+  std::shared_ptr<const void> owner;  // keeps `data` alive
 };
 
 // Which keys a query sees. Every mask is one interval of keys per query.

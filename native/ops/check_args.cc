@@ -70,7 +70,24 @@ void ArgumentChecks::make_matrix(const std::vector<MatrixPart>& parts, int64_t c
   rows_of(parts);
 }
 
+void ArgumentChecks::make_block_matrix(const std::vector<BlockPart>& parts, int64_t cols, int experts, bool) const {
+  check_argument(cols > 0, "cols: expected at least 1, got " + text(cols));
+  check_argument(experts > 0 && !parts.empty() && parts.size() % size_t(experts) == 0,
+                 "parts: expected as many of each of " + text(experts) + " experts");
+  const size_t each = parts.size() / size_t(experts);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const BlockPart& part = parts[i];
+    check_argument(part.type != BlockType::kNone && cols % block_layout(part.type).values == 0,
+                   "cols: expected whole blocks, got " + text(cols) + " numbers");
+    check_argument(part.rows > 0 && part.rows == parts[i % each].rows,
+                   "parts: expected rows, as many of every expert, got " + text(part.rows));
+    check_argument(part.heads == 0 || (part.heads > 0 && part.rows % (2 * part.heads) == 0),
+                   "heads: expected an even number of rows of each, got " + text(part.rows));
+  }
+}
+
 void ArgumentChecks::update_matrix(const Matrix& matrix, const std::vector<MatrixPart>& parts) const {
+  check_argument(!matrix.quantised(), "matrix: expected one that can be written, got quantised weights");
   const int64_t rows = rows_of(parts);
   check_argument(rows == matrix.rows(), "parts: expected " + text(matrix.rows()) + " rows, got " + text(rows));
 }

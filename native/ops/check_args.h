@@ -13,6 +13,7 @@ struct ArgumentChecks {
   const Backend& backend;
 
   void make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) const;
+  void make_block_matrix(const std::vector<BlockPart>& parts, int64_t cols, int experts, bool int8) const;
   void update_matrix(const Matrix& matrix, const std::vector<MatrixPart>& parts) const;
   void linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w, const float* bias,
                       bool accumulate) const;

@@ -13,6 +13,7 @@ const DREAM = words('mask_token_id max_new_tokens steps eps alg alg_temp tempera
 /** Settings (`args` of case.json) of each kind that is known. */
 const SETTINGS = {
   forward: [],
+  gguf: [],
   generate: [...DECODING, ...words('factor mode planner_temperature return_sequence_logp use_scheduler')],
   fastdllm: FAST_DLLM,
   fastdllm_prefix: FAST_DLLM,
@@ -81,7 +82,8 @@ function unknownOf(folder, description, runs) {
   if (typeof kind !== 'string' || !Object.hasOwn(runs, kind)) return `kind ${JSON.stringify(kind)} is not known`;
   const own = kind === 'd3llm_loss' ? [...FILES, 'schedule.json'] : FILES;
   const files = kind === 'tables' ? ['case.json', ...TABLES.map((name) => `${name}.json`)] : own;
-  const file = readdirSync(folder).find((name) => !files.includes(name) && name !== overrides);
+  const beside = [overrides, kind === 'gguf' ? description.file : undefined];
+  const file = readdirSync(folder).find((name) => !files.includes(name) && !beside.includes(name));
   if (file !== undefined) return `kind ${kind}: file ${file} is not known`;
   const setting = Object.keys(args ?? {}).find((name) => !SETTINGS[kind]?.includes(name));
   if (setting !== undefined) return `kind ${kind}: setting ${setting} is not known`;

@@ -6,6 +6,7 @@ const path = require('node:path');
 const { readTensors, writeTensors } = require('./safetensors.cjs');
 const CACHED = require('./cached.cjs');
 const FAMILIES = require('./families.cjs');
+const { ggufCase } = require('./gguf.cjs');
 const { listCases, unknownOf } = require('./known.cjs');
 const { tablesCase, TABLES } = require('./tables.cjs');
 const { KINDS: SAMPLED } = require('./sampled.cjs');
@@ -277,6 +278,7 @@ const KINDS = {
   forward: () => forwardCase,
   generate: ({ args }) => (args.mode === 'training' || args.mode === 'inference' ? generateCase : null),
   fastdllm: () => fastDllmCase,
+  gguf: () => ggufCase,
   ...CACHED,
   ...FAMILIES,
   ...SAMPLED,
@@ -311,6 +313,15 @@ async function runCase(dultra, root, name, load) {
       TABLES.map((table) => [table, JSON.parse(readFileSync(path.join(folder, `${table}.json`), 'utf8'))]),
     );
     await run(null, { description, tables }, check, dultra);
+    return check.finish();
+  }
+  if (description.kind === 'gguf') {
+    await run(
+      dultra,
+      { description, folder, load, expected: readTensors(path.join(folder, 'expected.safetensors')) },
+      check,
+    );
+    if (check.compared === 0) throw new Mismatch('nothing was compared');
     return check.finish();
   }
   const tensors = (file) => (existsSync(path.join(folder, file)) ? readTensors(path.join(folder, file)) : null);

@@ -206,7 +206,18 @@ function diffusionModelsOf(flags: Flags): Record<string, () => Promise<MaskedDif
   // The last part of a path, where that tells them apart.
   const short = sources.map((source) => path.basename(path.resolve(source)));
   const names = new Set(short).size === sources.length ? short : sources;
-  return Object.fromEntries(sources.map((source, i) => [names[i], () => openModel({ ...flags, model: source })]));
+  return Object.fromEntries(
+    sources.map((source, i) => [names[i], () => openModel({ ...flags, ...quantisedSource(source) })]),
+  );
+}
+
+/** A model of --models, which may end with ":q8" or ":q4"; "embedded" is the embedded one. */
+function quantisedSource(text: string): Pick<Flags, 'model' | 'quantize'> {
+  const [, source, quantize] = /^(.*):(q8|q4)$/.exec(text) ?? [null, text, undefined];
+  return {
+    ...(source !== 'embedded' && { model: source }),
+    ...(quantize !== undefined && { quantize: quantize as 'q8' | 'q4' }),
+  };
 }
 
 async function run(flags: Flags): Promise<void> {
@@ -336,7 +347,10 @@ export function register(program: Command): void {
     .option('--seeds <n>', 'so many seeds, from --seed on: mean and standard deviation (default: 1)', integer);
   addModelOptions(command);
   command
-    .option('--models <list>', 'several checkpoint folders or hub ids, separated by commas, in place of --model')
+    .option(
+      '--models <list>',
+      'several checkpoint folders or hub ids, separated by commas, in place of --model; A:q8 and A:q4 are A quantised',
+    )
     .option(
       '--autoregressive <list>',
       'also these models of the Llama family (Qwen2.5 …), token by token, as a baseline',

@@ -19,7 +19,7 @@ async function merge(source: string, adapter: string, out: string, flags: ModelF
   await using model = await openModel({ ...flags, model: source, adapter });
   // As exact as the base is stored, or held.
   const held = flags.dtype === undefined || flags.dtype === 'auto' ? model.storedDtype : flags.dtype;
-  const dtype = held === 'mixed' ? 'float32' : held;
+  const dtype = held === 'bfloat16' || held === 'float16' ? held : 'float32';
   await model.save(out, { dtype });
   if (flags.json) printJson({ model: model.source, adapter, folder: out, dtype });
   else printData(out);

@@ -19,6 +19,10 @@ namespace {
 // better.
 constexpr int64_t kBlockSteps = 512;
 constexpr int64_t kStreamSteps = 8192;
+// Numbers of k of a block where weights are unpacked: a panel of them stays in the nearest cache. Whole blocks of every
+// type.
+constexpr int64_t kBlockNumbers = 512;
+static_assert(kBlockNumbers % kMostBlockValues == 0, "");
 // Rows and columns of a task. A block of activations (kTaskRows, kBlockSteps) and the sums (kTaskRows, kTaskColumns)
 // share the second cache level with the panel that streams by.
 constexpr int64_t kTaskRows = 192;
@@ -116,6 +120,74 @@ void PackedMatrix::unpack(float* to, int64_t first, int64_t count) const {
   }
 }
 
+// Rows in blocks, where they are: a product unpacks a block of k of a panel at a time, for all its rows of activations.
+// Every part begins with a panel of its own.
+class BlockMatrix final : public Matrix {
+ public:
+  BlockMatrix(std::vector<BlockPart> from, int64_t cols, int experts, bool int8, int64_t nr)
+      : Matrix(rows_of(from), cols, experts), int8(int8), nr(nr) {
+    int64_t row = 0;
+    for (BlockPart& part : from) {
+      const int64_t row_bytes = block_row_bytes(part.type, cols);
+      bytes_ += size_t(part.rows * row_bytes);
+      for (int64_t first = 0; first < part.rows; first += nr)
+        panels_.push_back({int(parts.size()), first, row + first, std::min(nr, part.rows - first)});
+      row += part.rows;
+      parts.push_back({std::move(part), row_bytes});
+    }
+    expert_panels = int64_t(panels_.size()) / experts;
+  }
+  size_t bytes() const override { return bytes_; }
+  bool quantised() const override { return true; }
+  void unpack(float* to, int64_t first, int64_t count) const override {
+    check_rows(*this, first, count);
+    for (const Panel& panel : panels_)
+      for (int64_t i = 0; i < panel.rows; ++i) {
+        const int64_t row = panel.row + i;
+        if (row < first || row >= first + count) continue;
+        const BlockType type = parts[size_t(panel.part)].rows.type;
+        decode_blocks(to + (row - first) * cols(), row_data(panel, i), type, cols() / block_layout(type).values);
+      }
+  }
+
+  struct Part {
+    BlockPart rows;
+    int64_t row_bytes;
+  };
+  struct Panel {
+    int part;
+    int64_t in_part, row, rows;  // its first row in the part and in the matrix
+  };
+  const bool int8;
+  const int64_t nr;
+  int64_t expert_panels;
+  std::vector<Part> parts;
+
+  const Panel& panel(int64_t index) const { return panels_[size_t(index)]; }
+  int64_t panels() const { return int64_t(panels_.size()); }
+  const uint8_t* row_data(const Panel& panel, int64_t i) const {
+    const Part& part = parts[size_t(panel.part)];
+    return part.rows.data + stored_row(panel.in_part + i, part.rows.rows, part.rows.heads) * part.row_bytes;
+  }
+  const uint8_t* row_data(int64_t row, BlockType* type) const {
+    const auto at = std::upper_bound(panels_.begin(), panels_.end(), row,
+                                     [](int64_t wanted, const Panel& panel) { return wanted < panel.row; }) -
+                    1;
+    *type = parts[size_t(at->part)].rows.type;
+    return row_data(*at, row - at->row);
+  }
+
+ private:
+  static int64_t rows_of(const std::vector<BlockPart>& parts) {
+    int64_t rows = 0;
+    for (const BlockPart& part : parts) rows += part.rows;
+    return rows;
+  }
+
+  size_t bytes_ = 0;
+  std::vector<Panel> panels_;
+};
+
 // Rows of the stacked parts that one panel holds: element type and first element of each; null after the last row.
 struct PanelRow {
   const char* data;
@@ -189,6 +261,7 @@ struct Scratch {
   AlignedBlock panels;  // an operand of a backward product, packed
   AlignedBlock pieces;  // the caller's: pieces of a weight's gradient
   AlignedBlock sorted;  // the caller's: rows by their experts
+  AlignedBlock wide, unpacked;  // rows of blocks, and the panel that is made of them
 };
 thread_local Scratch scratch;
 
@@ -210,6 +283,10 @@ struct Product {
   const float* bias = nullptr;
   bool add;
   const MatmulKernels* kernels;
+  const BlockMatrix* coded = nullptr;  // weights in blocks, instead of packed ones
+  int64_t first_panel = 0;             // of the expert
+  int64_t mr = 0;                      // rows of the largest tile
+  int64_t k_per_step = 1, a_floats = 1;  // of a step: numbers of k, and floats that a packed row takes
   int64_t block_steps, blocks;      // cut of k
   int64_t row_tasks, column_tasks;  // grid
   int64_t row_tiles;                // tiles along M
@@ -224,7 +301,26 @@ struct Product {
         step_bytes(w.step_bytes),
         panel_bytes(w.panel_bytes),
         panels(w.expert_panels),
-        kernels(&isa) {}
+        kernels(&isa),
+        mr(isa.mr),
+        k_per_step(w.layout == kLayoutBF16Pairs ? 2 : 1) {}
+  // Of one expert's matrix in blocks. Blocks of k are whole blocks of every type.
+  Product(const MatmulKernels& isa, const BlockMatrix& w, bool bf16, int64_t expert = 0)
+      : n(w.expert_rows()),
+        k(w.cols()),
+        layout(w.int8 ? kLayoutInt8 : bf16 ? kLayoutBF16Pairs : kLayoutF32),
+        weights(nullptr),
+        panels(w.expert_panels),
+        kernels(&isa),
+        coded(&w),
+        first_panel(expert * w.expert_panels),
+        mr(w.int8 ? isa.int8_mr : isa.mr),
+        k_per_step(w.int8 ? kInt8Step : bf16 ? 2 : 1),
+        a_floats(w.int8 ? kInt8Floats : 1) {
+    steps = k / k_per_step;
+    step_bytes = isa.nr * (w.int8 ? kInt8Step : 4);
+    panel_bytes = kBlockNumbers / k_per_step * step_bytes;
+  }
   // Weights (k, n) fp32, packed by pack_panels.
   Product(const MatmulKernels& isa, const void* packed, int64_t k, int64_t n)
       : n(n),
@@ -235,7 +331,8 @@ struct Product {
         step_bytes(isa.nr * 4),
         panel_bytes(steps * step_bytes),
         panels(ceil_div(n, isa.nr)),
-        kernels(&isa) {}
+        kernels(&isa),
+        mr(isa.mr) {}
 
   // The first row of tile t: tiles differ by at most one row.
   int64_t tile_begin(int64_t t) const { return t * (m / row_tiles) + std::min(t, m % row_tiles); }
@@ -250,14 +347,13 @@ struct Product {
   void run(int64_t tile_from, int64_t tile_to, int64_t panel_from, int64_t panel_to) const {
     const MatmulKernels& kernel = *kernels;
     const int64_t nr = kernel.nr, row_from = tile_begin(tile_from), rows = tile_begin(tile_to) - row_from;
-    const int64_t k_per_step = layout == kLayoutBF16Pairs ? 2 : 1;
     // A single fp32 row needs no packing.
-    const bool pack = rows > 1 || layout == kLayoutBF16Pairs || transposed;
-    if (pack) scratch.activations.reserve(size_t(rows * block_steps) * 4 + kPackSlack);
+    const bool pack = rows > 1 || layout == kLayoutBF16Pairs || layout == kLayoutInt8 || transposed;
+    if (pack) scratch.activations.reserve(size_t(rows * block_steps * a_floats) * 4 + kPackSlack);
     if (blocks > 1) scratch.sums.reserve(size_t(rows * nr * (panel_to - panel_from)) * 4);
 
     // Tiles have m / row_tiles rows or one more.
-    const int wide = kernel.wide[m / row_tiles] == kernel.wide[ceil_div(m, row_tiles)] ? kernel.wide[m / row_tiles] : 1;
+    const int wide = coded ? 1 : kernel.wide[m / row_tiles] == kernel.wide[ceil_div(m, row_tiles)] ? kernel.wide[m / row_tiles] : 1;
     MatmulTile tile;
     tile.panel_stride = panel_bytes;
     const int64_t near = std::min(kPrefetchMax, std::max(kPrefetchMin, panel_bytes / kPrefetchPart / 64 * 64));
@@ -265,22 +361,24 @@ struct Product {
     tile.out_stride = out_stride;
     tile.add = add;
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t step = steps * block / blocks;
-      tile.steps = steps * (block + 1) / blocks - step;
+      const int64_t step = block_begin(block);
+      tile.steps = block_begin(block + 1) - step;
       tile.load_sums = block > 0;
       tile.store_sums = block + 1 < blocks;
       const float* block_x = transposed ? x + row_from + step * x_stride : x + row_from * x_stride + step * k_per_step;
       float* activations = static_cast<float*>(scratch.activations.data());
       if (pack) {
         const int64_t block_k = std::min(tile.steps * k_per_step, k - step * k_per_step);
-        const auto pack_fn = layout == kLayoutBF16Pairs ? kernel.pack_bf16 : kernel.pack_f32;
+        const auto pack_fn = layout == kLayoutInt8        ? kernel.pack_int8
+                             : layout == kLayoutBF16Pairs ? kernel.pack_bf16
+                                                          : kernel.pack_f32;
         const int64_t pack_k = transposed ? kPackRows : block_k;
         for (int64_t first = 0; first < block_k; first += pack_k) {
           const int64_t count = std::min(pack_k, block_k - first);
           for (int64_t t = tile_from; t < tile_to; ++t) {
             const int64_t row = tile_begin(t) - row_from;
             const int tile_rows = int(tile_begin(t + 1) - row_from - row);
-            float* to = activations + row * tile.steps;
+            float* to = activations + row * tile.steps * a_floats;
             if (transposed)
               kernel.pack_columns(to + first * tile_rows, block_x + first * x_stride + row, x_stride, tile_rows, count);
             else
@@ -290,13 +388,21 @@ struct Product {
       }
       for (int64_t panel = panel_from; panel < panel_to;) {
         const int64_t step_panels = panel_to - panel >= wide ? wide : 1;
-        tile.b = weights + panel * panel_bytes + step * step_bytes;
-        tile.columns = std::min(step_panels * nr, n - panel * nr);
-        tile.bias = bias ? bias + panel * nr : nullptr;
+        int64_t column = panel * nr;
+        tile.columns = std::min(step_panels * nr, n - column);
+        if (coded) {
+          const BlockMatrix::Panel& place = coded->panel(first_panel + panel);
+          column = place.row - coded->panel(first_panel).row;
+          tile.columns = place.rows;
+          unpack(&tile, place, step);
+        } else {
+          tile.b = weights + panel * panel_bytes + step * step_bytes;
+        }
+        tile.bias = bias ? bias + column : nullptr;
         for (int64_t t = tile_from; t < tile_to; ++t) {
           const int64_t row = tile_begin(t) - row_from, tile_rows = tile_begin(t + 1) - row_from - row;
-          tile.a = pack ? activations + row * tile.steps : block_x;
-          tile.out = out + (row_from + row) * out_stride + panel * nr;
+          tile.a = pack ? activations + row * tile.steps * a_floats : block_x;
+          tile.out = out + (row_from + row) * out_stride + column;
           tile.sums = static_cast<float*>(scratch.sums.data()) + (panel - panel_from) * tile.sums_stride + row * nr;
           // The first tile prefetches its own panel from memory; later tiles, whose panel is cached, the next panel.
           tile.prefetch = t == tile_from ? near : panel_bytes * step_panels;
@@ -307,12 +413,78 @@ struct Product {
     }
   }
 
+  // The first step of a block of k.
+  int64_t block_begin(int64_t block) const {
+    return coded ? std::min(steps, block * block_steps) : steps * block / blocks;
+  }
+
+  // The numbers or codes of a panel of blocks for the steps of `tile`, in the calling thread's scratch.
+  void unpack(MatmulTile* tile, const BlockMatrix::Panel& panel, int64_t step) const {
+    const BlockMatrix& w = *coded;
+    const BlockType type = w.parts[size_t(panel.part)].rows.type;
+    const BlockLayout& form = block_layout(type);
+    const BlockKernels& kernel = kernels->blocks[int(type)];
+    const int64_t nr = w.nr, width = tile->steps * k_per_step, count = width / form.values;
+    const int64_t offset = step * k_per_step / form.values * form.bytes;
+    const int64_t groups = width / form.group;
+    const float *rows[kMaxPanelColumns], *scales[kMaxPanelColumns], *minima[kMaxPanelColumns];
+    const auto to = [&](int64_t floats) { return static_cast<float*>(scratch.unpacked.data()) + floats; };
+    std::fill(rows, rows + nr, nullptr);
+    std::fill(scales, scales + nr, nullptr);
+    std::fill(minima, minima + nr, nullptr);
+    if (layout != kLayoutInt8) {
+      // Rows of fp32, or of pairs of bf16, which transposing treats as fp32: it computes nothing.
+      scratch.wide.reserve(size_t(nr * width) * 4);
+      scratch.unpacked.reserve(size_t(nr * tile->steps) * 4);
+      float* row = static_cast<float*>(scratch.wide.data());
+      for (int64_t i = 0; i < panel.rows; ++i, row += width) {
+        kernel.decode(row, w.row_data(panel, i) + offset, count);
+        rows[i] = row;
+        if (layout != kLayoutBF16Pairs) continue;
+        auto* narrow = reinterpret_cast<uint16_t*>(row);
+        for (int64_t j = 0; j < width; ++j) {
+          const uint16_t half = f32_to_bf16(row[j]);
+          std::memcpy(narrow + j, &half, 2);
+        }
+      }
+      kernels->transpose_panel(to(0), rows, tile->steps);
+      tile->b = to(0);
+      return;
+    }
+    // Codes of four numbers side by side are transposed as one.
+    const int64_t words = width / 4, row_floats = words + 2 * groups;
+    scratch.wide.reserve(size_t(nr * row_floats) * 4);
+    scratch.unpacked.reserve(size_t(nr * row_floats) * 4);
+    float* row = static_cast<float*>(scratch.wide.data());
+    for (int64_t i = 0; i < panel.rows; ++i, row += row_floats) {
+      auto* codes = reinterpret_cast<int8_t*>(row);
+      kernel.codes(codes, row + words, row + words + groups, w.row_data(panel, i) + offset, count);
+      if (kernels->code_flip != 0)
+        for (int64_t j = 0; j < width; ++j) codes[j] = int8_t(codes[j] ^ kernels->code_flip);
+      rows[i] = row;
+      scales[i] = row + words;
+      minima[i] = row + words + groups;
+    }
+    kernels->transpose_panel(to(0), rows, words);
+    kernels->transpose_panel(to(nr * words), scales, groups);
+    if (form.has_minimum) kernels->transpose_panel(to(nr * (words + groups)), minima, groups);
+    tile->b = to(0);
+    tile->scales = to(nr * words);
+    tile->minima = form.has_minimum ? to(nr * (words + groups)) : nullptr;
+    tile->two_groups = form.group < kInt8Step;
+  }
+
   // Splits the product into about `wanted` tasks, more where it is large. No split changes the order of operations of
   // an element.
   void split(int64_t wanted) {
-    row_tiles = ceil_div(m, kernels->mr);
-    blocks = ceil_div(steps, row_tiles == 1 ? kStreamSteps : kBlockSteps);
-    block_steps = ceil_div(steps, blocks);
+    row_tiles = ceil_div(m, mr);
+    if (coded) {
+      block_steps = kBlockNumbers / k_per_step;
+      blocks = ceil_div(steps, block_steps);
+    } else {
+      blocks = ceil_div(steps, row_tiles == 1 ? kStreamSteps : kBlockSteps);
+      block_steps = ceil_div(steps, blocks);
+    }
     row_tasks = ceil_div(m, kTaskRows);
     column_tasks = ceil_div(n, kTaskColumns);
     wanted = std::min(wanted, std::max<int64_t>(1, m * n * k / kSmallTask));
@@ -344,6 +516,12 @@ struct Product {
     }
   }
 };
+
+// With the matrix of one expert, packed or in blocks.
+Product product_with(const MatmulKernels& kernels, const Matrix& w, bool bf16, int64_t expert = 0) {
+  if (w.quantised()) return Product(kernels, static_cast<const BlockMatrix&>(w), bf16, expert);
+  return Product(kernels, static_cast<const PackedMatrix&>(w), expert);
+}
 
 // Weights (k, n) row-major fp32 as panels, in the calling thread's scratch; packed by that thread alone if `pool` is
 // null.
@@ -422,6 +600,29 @@ void transpose_panels(ThreadPool& pool, const MatmulKernels& kernels, float* to,
   });
 }
 
+// As transpose_panels, out of a matrix in blocks.
+void block_panels(ThreadPool& pool, const MatmulKernels& kernels, float* to, const BlockMatrix& w, int64_t first,
+                  int64_t rows, int64_t from, int64_t until) {
+  const int64_t nr = w.nr, begin = from * nr, end = std::min(w.cols(), until * nr);
+  parallel_ranges(pool, rows, end - begin, [&](int64_t row_begin, int64_t row_end) {
+    for (int64_t row = row_begin; row < row_end; ++row) {
+      BlockType type;
+      const uint8_t* data = w.row_data(first + row, &type);
+      const BlockLayout& form = block_layout(type);
+      float wide[kMostBlockValues];
+      for (int64_t block = begin / form.values; block * form.values < end; ++block) {
+        const int64_t at = block * form.values;
+        kernels.blocks[int(type)].decode(wide, data + block * form.bytes, 1);
+        for (int64_t k = std::max(begin, at); k < std::min(end, at + form.values); ++k)
+          to[((k - begin) / nr * rows + row) * nr + (k - begin) % nr] = wide[k - at];
+      }
+    }
+  });
+  // Columns of the last panel that the matrix does not have.
+  for (int64_t k = end - begin; k % nr != 0; ++k)
+    for (int64_t row = 0; row < rows; ++row) to[(k / nr * rows + row) * nr + k % nr] = 0.0f;
+}
+
 // dw (n, k) = or += dy (m, n)^T x (m, k)
 void weight_gradient(ThreadPool* pool, const MatmulKernels& kernels, float* dw, bool add, const float* dy,
                      int64_t dy_stride, const float* x, int64_t m, int64_t n, int64_t k) {
@@ -442,6 +643,23 @@ bool CpuBackend::supports(Compute compute) const { return compute == Compute::kF
 
 std::unique_ptr<Matrix> CpuBackend::do_make_matrix(const std::vector<MatrixPart>& parts, int64_t cols, DType storage) {
   return do_make_expert_matrix(parts, cols, storage, 1);
+}
+
+std::unique_ptr<Matrix> CpuBackend::do_make_block_matrix(const std::vector<BlockPart>& parts, int64_t cols, int experts,
+                                                         bool int8) {
+  return std::make_unique<BlockMatrix>(parts, cols, experts, int8, kernels_->matmul.nr);
+}
+
+void CpuBackend::do_table_rows_forward(float* out, const Matrix& table, const int32_t* ids, int64_t m) {
+  const auto& matrix = static_cast<const BlockMatrix&>(table);
+  const int64_t k = matrix.cols();
+  parallel_ranges(pool_, m, k, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      BlockType type;
+      const uint8_t* row = matrix.row_data(ids[i], &type);
+      kernels_->matmul.blocks[int(type)].decode(out + i * k, row, k / block_layout(type).values);
+    }
+  });
 }
 
 std::unique_ptr<Matrix> CpuBackend::do_make_expert_matrix(const std::vector<MatrixPart>& parts, int64_t cols,
@@ -495,13 +713,12 @@ void CpuBackend::do_update_matrix(Matrix& to, const std::vector<MatrixPart>& par
 
 void CpuBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
                                    const float* bias, bool accumulate) {
-  const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
-  if (m <= 0 || matrix.rows() == 0) return;
-  Product product(kernels_->matmul, matrix);
+  if (m <= 0 || w.rows() == 0) return;
+  Product product = product_with(kernels_->matmul, w, compute() == Compute::kBF16);
   product.out = out.f32();
   product.out_stride = out_stride;
   product.x = x.f32();
-  product.x_stride = matrix.cols();
+  product.x_stride = w.cols();
   product.m = m;
   product.bias = bias;
   product.add = accumulate;
@@ -509,8 +726,7 @@ void CpuBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x, 
 }
 
 void CpuBackend::do_experts_forward(Array out, ConstArray x, bool sorted, const ExpertRows& rows, const Matrix& w) {
-  const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
-  const int64_t k = matrix.cols(), n = matrix.expert_rows();
+  const int64_t k = w.cols(), n = w.expert_rows();
   if (rows.pairs <= 0 || n == 0) return;
   const float* from = sorted ? x.f32() : sort_rows(x.f32(), rows, k);
   // One grid of tasks over all products: a product of few rows alone would not keep every thread busy.
@@ -518,7 +734,7 @@ void CpuBackend::do_experts_forward(Array out, ConstArray x, bool sorted, const 
   for (int e = 0; e < rows.experts; ++e) {
     const int64_t begin = rows.offset[e], count = rows.offset[e + 1] - begin;
     if (count == 0) continue;
-    products.emplace_back(kernels_->matmul, matrix, e);
+    products.push_back(product_with(kernels_->matmul, w, compute() == Compute::kBF16, e));
     Product& product = products.back();
     product.out = out.f32() + begin * n;
     product.out_stride = n;
@@ -580,8 +796,7 @@ void CpuBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_st
 
 void CpuBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w,
                                           int64_t first_row, int64_t rows, int64_t m, bool accumulate) {
-  const auto& matrix = static_cast<const PackedMatrix&>(w);
-  const int64_t k = matrix.cols(), nr = matrix.nr, panels = ceil_div(k, nr);
+  const int64_t k = w.cols(), nr = kernels_->matmul.nr, panels = ceil_div(k, nr);
   if (m <= 0) return;
   if (rows == 0) {
     if (!accumulate) do_fill_zero(dx.f32(), m * k);
@@ -594,7 +809,11 @@ void CpuBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_st
   float* packed = static_cast<float*>(scratch.panels.data());
   for (int64_t from = 0; from < panels; from += most) {
     const int64_t until = std::min(panels, from + most);
-    transpose_panels(pool_, kernels_->matmul, packed, matrix, first_row, rows, from, until);
+    if (w.quantised())
+      block_panels(pool_, kernels_->matmul, packed, static_cast<const BlockMatrix&>(w), first_row, rows, from, until);
+    else
+      transpose_panels(pool_, kernels_->matmul, packed, static_cast<const PackedMatrix&>(w), first_row, rows, from,
+                       until);
     Product product(kernels_->matmul, packed, rows, std::min(k, until * nr) - from * nr);
     product.out = dx.f32() + from * nr;
     product.out_stride = k;

@@ -18,13 +18,14 @@ enum WeightLayout {
                 // mask widen them
   kLayoutF16,   // fp16, column order
   kLayoutBF16Pairs,  // bf16 pairs (k, k + 1) per column, column order; for bf16 products
+  kLayoutInt8,       // codes of 32 numbers of k per step, four of a column side by side, with their scales
   kLayouts,
 };
 
 // One tile of the product: `rows` x (`panels` * nr) sums over a block of k.
 struct MatmulTile {
-  int64_t steps;         // k of the block; pairs of k for kLayoutBF16Pairs
-  const void* a;         // packed activations (steps, rows): fp32, or bf16 pairs
+  int64_t steps;         // k of the block; pairs of k for kLayoutBF16Pairs; 32 of k for kLayoutInt8
+  const void* a;         // packed activations (steps, rows): fp32, or bf16 pairs, or as pack_int8 makes them
   const void* b;         // the block's first step in the first panel
   int64_t panel_stride;  // bytes from a panel to the next
   int64_t prefetch;      // bytes from the step in use to the one to prefetch
@@ -37,9 +38,26 @@ struct MatmulTile {
   int64_t columns;    // 1 .. panels * nr
   const float* bias;  // (columns) or null
   bool add;           // add to what `out` holds
+  // kLayoutInt8: scales of the panel's columns, (steps, nr) or with two groups a step (2 steps, nr), and their minima or
+  // null.
+  const float* scales;
+  const float* minima;
+  bool two_groups;
 };
 
 typedef void (*MatmulTileFn)(const MatmulTile* tile);
+
+// What a type of blocks (ops/blocks.h) is unpacked by.
+struct BlockKernels {
+  // The numbers of `count` blocks, and their codes with the scales and minima of their groups.
+  void (*decode)(float* to, const uint8_t* from, int64_t count);
+  void (*codes)(int8_t* codes, float* scale, float* minimum, const uint8_t* from, int64_t count);
+};
+constexpr int kBlockKernels = 12;  // one per BlockType
+
+// kLayoutInt8: activations of a step of 32 numbers take this many floats' room per row: 8 of codes, a scale, and the
+// codes' sums of both halves.
+constexpr int kInt8Step = 32, kInt8Floats = 11;
 
 constexpr int kMaxTileRows = 12;  // bounds of mr and nr
 constexpr int kMaxPanelColumns = 32;
@@ -65,6 +83,13 @@ struct MatmulKernels {
   // to ((k + 1) / 2, rows) pairs of bf16, rounded to nearest even; an odd k is padded with 0. Null without
   // bf16_products.
   void (*pack_bf16)(void* to, const float* x, int64_t stride, int rows, int64_t k);
+  BlockKernels blocks[kBlockKernels];
+  int int8_mr;  // rows of the largest tile of kLayoutInt8
+  // to (k / 32, ...): for every 32 numbers the codes of all rows, four by four: (8, rows, 4) int8; then scales (rows)
+  // and sums of the codes of the first and of the last 16: (2, rows) int32. A code is the number divided by the scale,
+  // rounded to nearest even, -127 to 127.
+  void (*pack_int8)(void* to, const float* x, int64_t stride, int rows, int64_t k);
+  int8_t code_flip;  // what the codes of a panel are xored with
 };
 
 constexpr size_t kPackSlack = 64;  // bytes a pack function may write behind its output

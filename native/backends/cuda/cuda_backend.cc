@@ -299,6 +299,14 @@ std::unique_ptr<Matrix> CudaBackend::do_make_expert_matrix(const std::vector<Mat
   return matrix;
 }
 
+std::unique_ptr<Matrix> CudaBackend::do_make_block_matrix(const std::vector<BlockPart>&, int64_t, int, bool) {
+  return nullptr;
+}
+
+void CudaBackend::do_table_rows_forward(float*, const Matrix&, const int32_t*, int64_t) {
+  throw Error(ErrorCode::kInternal, "table_rows_forward: a device has no matrices in blocks");
+}
+
 void CudaBackend::do_update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) {
   auto& to = static_cast<CudaMatrix&>(matrix);
   int64_t row = 0;

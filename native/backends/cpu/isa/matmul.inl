@@ -6,6 +6,7 @@
 // parked in memory between blocks is not rounded), so a row's result does not depend on the rows beside it.
 #include "backends/cpu/isa/vector.h"
 #include "backends/cpu/matmul_kernels.h"
+#include "ops/blocks.inl"
 
 #if defined(DULTRA_ISA_AVX2) || defined(DULTRA_ISA_AVX512) || defined(DULTRA_ISA_AVX512_BF16)
 #include <immintrin.h>
@@ -120,12 +121,11 @@ inline __attribute__((always_inline)) void multiply_add<WeightsBF16Pairs>(VF* c,
 }
 #endif
 
-// PANELS panels side by side share each broadcast of `a` and give few rows enough independent chains to hide the
-// latency of FMA.
-template <class Weights, int ROWS, int PANELS>
-static void matmul_tile(const MatmulTile* tile) {
+// A tile's sums: those of the earlier blocks of k, or 0.
+template <int ROWS, int PANELS>
+static inline __attribute__((always_inline)) void begin_tile(const MatmulTile* tile,
+                                                             VF (*c)[PANELS * kPanelVectors]) {
   constexpr int kVectors = PANELS * kPanelVectors;
-  VF c[ROWS][kVectors];
   if (tile->load_sums) {
     DULTRA_UNROLL
     for (int v = 0; v < kVectors; ++v) {
@@ -140,30 +140,13 @@ static void matmul_tile(const MatmulTile* tile) {
       for (int v = 0; v < kVectors; ++v) c[i][v] = VF{};
     }
   }
+}
 
-  const float* a = static_cast<const float*>(tile->a);
-  const int64_t prefetch = tile->prefetch;
-  const char* b[PANELS];
-  DULTRA_UNROLL
-  for (int p = 0; p < PANELS; ++p) b[p] = static_cast<const char*>(tile->b) + p * tile->panel_stride;
-  for (int64_t k = tile->steps; k > 0; --k) {
-    VF w[kVectors];
-    DULTRA_UNROLL
-    for (int p = 0; p < PANELS; ++p) {
-      Weights::load(b[p], w + p * kPanelVectors);
-      DULTRA_UNROLL
-      for (int line = 0; line < Weights::kStep; line += 64) __builtin_prefetch(b[p] + prefetch + line);
-      b[p] += Weights::kStep;
-    }
-    DULTRA_UNROLL
-    for (int i = 0; i < ROWS; ++i) {
-      const float x = a[i];
-      DULTRA_UNROLL
-      for (int v = 0; v < kVectors; ++v) multiply_add<Weights>(&c[i][v], x, w[v]);
-    }
-    a += ROWS;
-  }
-
+// To where a later block finds them, or with bias and what `out` held to `out`.
+template <int ROWS, int PANELS>
+static inline __attribute__((always_inline)) void finish_tile(const MatmulTile* tile,
+                                                              VF (*c)[PANELS * kPanelVectors]) {
+  constexpr int kVectors = PANELS * kPanelVectors;
   if (tile->store_sums) {
     DULTRA_UNROLL
     for (int v = 0; v < kVectors; ++v) {
@@ -212,6 +195,42 @@ static void matmul_tile(const MatmulTile* tile) {
     }
   }
 }
+
+// PANELS panels side by side share each broadcast of `a` and give few rows enough independent chains to hide the
+// latency of FMA.
+template <class Weights, int ROWS, int PANELS>
+static void matmul_tile(const MatmulTile* tile) {
+  constexpr int kVectors = PANELS * kPanelVectors;
+  VF c[ROWS][kVectors];
+  begin_tile<ROWS, PANELS>(tile, c);
+
+  const float* a = static_cast<const float*>(tile->a);
+  const int64_t prefetch = tile->prefetch;
+  const char* b[PANELS];
+  DULTRA_UNROLL
+  for (int p = 0; p < PANELS; ++p) b[p] = static_cast<const char*>(tile->b) + p * tile->panel_stride;
+  for (int64_t k = tile->steps; k > 0; --k) {
+    VF w[kVectors];
+    DULTRA_UNROLL
+    for (int p = 0; p < PANELS; ++p) {
+      Weights::load(b[p], w + p * kPanelVectors);
+      DULTRA_UNROLL
+      for (int line = 0; line < Weights::kStep; line += 64) __builtin_prefetch(b[p] + prefetch + line);
+      b[p] += Weights::kStep;
+    }
+    DULTRA_UNROLL
+    for (int i = 0; i < ROWS; ++i) {
+      const float x = a[i];
+      DULTRA_UNROLL
+      for (int v = 0; v < kVectors; ++v) multiply_add<Weights>(&c[i][v], x, w[v]);
+    }
+    a += ROWS;
+  }
+
+  finish_tile<ROWS, PANELS>(tile, c);
+}
+
+#include "backends/cpu/isa/int8.inl"
 
 // Panels of the wide tile of `rows` rows.
 constexpr int wide_panels(int rows) {
@@ -361,6 +380,12 @@ static void fill_tiles(MatmulKernels* kernels, dultra::cpu::WeightLayout layout)
   if constexpr (ROWS < kTileRows) fill_tiles<Weights, ROWS + 1>(kernels, layout);
 }
 
+template <int ROWS = 1>
+static void fill_int8_tiles(MatmulKernels* kernels) {
+  kernels->one_panel[dultra::cpu::kLayoutInt8][ROWS] = int8_tile<ROWS>;
+  if constexpr (ROWS < kInt8Rows) fill_int8_tiles<ROWS + 1>(kernels);
+}
+
 static MatmulKernels matmul_kernels() {
   MatmulKernels kernels = {};
   kernels.lanes = kVF;
@@ -373,6 +398,16 @@ static MatmulKernels matmul_kernels() {
   fill_tiles<WeightsF32>(&kernels, dultra::cpu::kLayoutF32);
   fill_tiles<WeightsBF16>(&kernels, dultra::cpu::kLayoutBF16);
   fill_tiles<WeightsF16>(&kernels, dultra::cpu::kLayoutF16);
+  fill_int8_tiles(&kernels);
+  kernels.int8_mr = kInt8Rows;
+  kernels.pack_int8 = pack_int8;
+  kernels.code_flip = kCodeFlip;
+  int type = 1;  // in the order of BlockType
+#define BLOCKS(NAME, FUNCTION, VALUES, BYTES, GROUP, MINIMUM, FIRST, SECOND)                                 \
+  kernels.blocks[type++] = {blocks::decode<blocks::FUNCTION, VALUES, BYTES, GROUP, MINIMUM>, \
+                            blocks::read_codes<blocks::FUNCTION, VALUES, BYTES, GROUP>};
+  DULTRA_BLOCK_TYPES(BLOCKS)
+#undef BLOCKS
 #ifdef DULTRA_ISA_AVX512_BF16
   kernels.bf16_products = true;
   kernels.pack_bf16 = pack<LoadBF16>;

@@ -1,0 +1,263 @@
+// Writes a checkpoint with its matrices quantised, a piece of a tensor in memory at a time.
+import { existsSync } from 'node:fs';
+import { copyFile, type FileHandle, mkdir, open, readdir } from 'node:fs/promises';
+import path from 'node:path';
+import { isDUltraError, optionError } from '../errors';
+import { syncFile, syncFolder, writeError, writeFileAtomic } from '../files/atomic';
+import { badFile } from '../files/json';
+import { type TensorData, type TensorEntry, type TensorHeader, writeSafetensorsFrom } from '../files/safetensors';
+import { INDEX_FILE } from '../files/weight-files';
+import { type NativeStoredType, native } from '../native';
+import { checkChoice, checkKeys, checkSignal } from '../options';
+import { show } from '../text';
+import { parseCheckpoint } from './families';
+import { openCheckpoint } from './open-checkpoint';
+import { GROUP, isQuantised, quantisation, scalesName } from './quantised-folder';
+import { TOKENIZER_FILES } from './save';
+import { resolveSource } from './source';
+import { EMBEDDING, expectedTensors, isHeldWide, matchTensors } from './tensors';
+
+/** Options of {@link quantizeModel}. */
+export interface QuantizeOptions {
+  /**
+   * "q8" (default): 8 bits, 8.5 with the scales; "q4": 4 bits, 4.5 with the scales, and the embedding table and the
+   * output head in 8.
+   */
+  to?: 'q8' | 'q4' | undefined;
+  /** Branch, tag or commit of a hub id. Default "main". */
+  revision?: string | undefined;
+  /** The id of the mask token, where the checkpoint does not name it. */
+  maskTokenId?: number | undefined;
+  /** Positions of a block that the model attends by, where config.json does not name them. */
+  blockLength?: number | undefined;
+  /** Stops; what was written stays. */
+  signal?: AbortSignal | undefined;
+  /** Called after each tensor with the bytes read so far, and all of them. */
+  onProgress?: ((progress: { doneBytes: number; totalBytes: number }) => void) | undefined;
+}
+
+/** What {@link quantizeModel} wrote. */
+export interface QuantizedModel {
+  folder: string;
+  /** Bytes of the tensors before and after. */
+  bytesBefore: number;
+  bytesAfter: number;
+  /** Matrices that were quantised, and tensors that stayed as they are. */
+  quantized: number;
+  kept: number;
+}
+
+/** Bytes of a file of weights. */
+const SHARD_BYTES = 4 * 2 ** 30;
+/** Bytes of a tensor that are read at a time. */
+const PIECE_BYTES = 64 * 2 ** 20;
+
+type Target = 'Q8_0' | 'Q4_0';
+
+async function readRange(handle: FileHandle, begin: number, end: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(end - begin);
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesRead } = await handle.read(bytes, done, bytes.length - done, begin + done);
+    if (bytesRead === 0) throw new Error('the file became shorter while it was read');
+    done += bytesRead;
+  }
+  return bytes;
+}
+
+/** Which tensors of the checkpoint become what: those that hold matrices alone, all of whose rows are whole groups. */
+function targetsOf(
+  to: 'q8' | 'q4',
+  entries: ReadonlyMap<string, TensorEntry>,
+  tensors: ReadonlyMap<string, number[]>,
+  entryOf: (tensor: string) => string,
+): Map<string, Target> {
+  const targets = new Map<string, Target>();
+  const refused = new Set<string>();
+  for (const [name, shape] of tensors) {
+    const entry = entryOf(name);
+    const isMatrix = name.startsWith('model.') && shape.length === 2 && !isHeldWide({ name, shape });
+    if (!isMatrix || (entries.get(entry)?.shape.at(-1) ?? 0) % GROUP !== 0) refused.add(entry);
+    // The table and the head: outside of blocks.
+    else targets.set(entry, to === 'q4' && name.includes('.blocks.') && name !== EMBEDDING ? 'Q4_0' : 'Q8_0');
+  }
+  for (const name of refused) targets.delete(name);
+  return targets;
+}
+
+/** Codes and scales of a tensor. */
+async function quantise(handle: FileHandle, name: string, entry: TensorEntry, to: Target, signal?: AbortSignal) {
+  const cols = entry.shape.at(-1)!;
+  const rows = entry.shape.slice(0, -1).reduce((product, n) => product * n, 1);
+  const rowBytes = (entry.end - entry.begin) / rows;
+  const codes = new Uint8Array(rows * cols * (to === 'Q8_0' ? 1 : 0.5));
+  const scales = new Uint8Array((rows * cols * 2) / GROUP);
+  const each = Math.max(1, Math.floor(PIECE_BYTES / rowBytes));
+  for (let row = 0; row < rows; row += each) {
+    signal?.throwIfAborted();
+    const count = Math.min(each, rows - row);
+    const begin = entry.begin + row * rowBytes;
+    const bytes = await readRange(handle, begin, begin + count * rowBytes);
+    try {
+      const part = await native().quantiseRows({
+        bytes,
+        dtype: entry.dtype as NativeStoredType,
+        to,
+        cols,
+        split: true,
+      });
+      codes.set(part.codes!, (row * codes.length) / rows);
+      scales.set(part.scales!, (row * scales.length) / rows);
+    } catch (error) {
+      if (!isDUltraError(error, 'NON_FINITE')) throw error;
+      throw badFile(entry.path, `tensor ${name} holds NaN or infinity`, error);
+    }
+  }
+  return { codes, scales };
+}
+
+/** A tensor that is written: some of a checkpoint's tensor, and what of it. */
+interface Piece extends TensorHeader {
+  from: string;
+  part: 'codes' | 'scales' | 'whole';
+  bytes: number;
+}
+
+/** The tensors that are written, cut into files. A matrix's scales follow its codes. */
+function shardsOf(entries: ReadonlyMap<string, TensorEntry>, targets: ReadonlyMap<string, Target>): Piece[][] {
+  const shards: Piece[][] = [[]];
+  let inShard = 0;
+  // Widest first within a file keeps every tensor aligned: those that stay, then the codes and scales.
+  const names = [...entries.keys()].sort((a, b) => Number(targets.has(a)) - Number(targets.has(b)));
+  for (const name of names) {
+    const { dtype, shape, begin, end } = entries.get(name)!;
+    const to = targets.get(name);
+    const cols = shape.at(-1)!;
+    const count = shape.reduce((product, n) => product * n, 1);
+    const codeBytes = to === 'Q8_0' ? count : count / 2;
+    const pieces: Piece[] = !to
+      ? [{ name, dtype, shape, from: name, part: 'whole', bytes: end - begin }]
+      : [
+          {
+            name,
+            dtype: to === 'Q8_0' ? 'I8' : 'U8',
+            shape: [...shape.slice(0, -1), to === 'Q8_0' ? cols : cols / 2],
+            from: name,
+            part: 'codes',
+            bytes: codeBytes,
+          },
+          {
+            name: scalesName(name),
+            dtype: 'F16',
+            shape: [...shape.slice(0, -1), cols / GROUP],
+            from: name,
+            part: 'scales',
+            bytes: (count / GROUP) * 2,
+          },
+        ];
+    const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
+    if (inShard > 0 && inShard + bytes > SHARD_BYTES) {
+      shards.push([]);
+      inShard = 0;
+    }
+    shards.at(-1)!.push(...pieces);
+    inShard += bytes;
+  }
+  return shards;
+}
+
+/**
+ * Writes a model with its matrices quantised into a folder that `loadModel` reads: config.json, the tokenizer's files,
+ * and *.safetensors in which a matrix is a tensor of codes and one of fp16 scales (docs/quantised-weights.md). The
+ * planner head, norms, biases and routers stay as they are. One file of weights is written at a time, a piece of a
+ * tensor in memory.
+ * @param source as of {@link loadModel}, but no GGUF file @param folder new, or empty
+ * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED, WRITE_FAILED; `signal.reason`
+ */
+export async function quantizeModel(
+  source: string,
+  folder: string,
+  options: QuantizeOptions = {},
+): Promise<QuantizedModel> {
+  checkKeys('options', options, ['to', 'revision', 'maskTokenId', 'blockLength', 'signal', 'onProgress']);
+  const { to = 'q8', signal, onProgress, ...rest } = options;
+  checkChoice('to', to, ['q8', 'q4'] as const);
+  checkSignal(signal);
+  if (typeof folder !== 'string' || folder === '')
+    throw optionError(TypeError, 'folder', `expected a path, got ${show(folder)}`);
+  const from = await resolveSource(source, { ...rest, signal }, {});
+  const opened = await openCheckpoint(from, rest);
+  const { file, json, entries } = opened;
+  if (from === opened.file || isQuantised(json) || [...entries.values()].some((entry) => entry.scales))
+    throw optionError(RangeError, 'source', `expected a checkpoint that is not quantised, got ${source}`);
+  if (existsSync(folder) && (await readdir(folder)).length > 0)
+    throw optionError(RangeError, 'folder', `expected a new or empty folder, got ${folder}, which is not`);
+  const { config, checkpointName, placesOf } = parseCheckpoint(json, file, entries, opened.hints);
+  // As loading does, so that nothing is quantised that could not be loaded.
+  matchTensors(config, entries, from, checkpointName, placesOf);
+  const entryOf = (tensor: string) =>
+    placesOf(tensor).find((place) => entries.has(place.name))?.name ?? checkpointName(tensor);
+  const targets = targetsOf(to, entries, expectedTensors(config), entryOf);
+  const shards = shardsOf(entries, targets);
+  const nameOf = (i: number) =>
+    shards.length === 1
+      ? 'model.safetensors'
+      : `model-${String(i + 1).padStart(5, '0')}-of-${String(shards.length).padStart(5, '0')}.safetensors`;
+  const total = [...entries.values()].reduce((sum, { begin, end }) => sum + end - begin, 0);
+  let done = 0;
+  const handles = await Promise.all(opened.weights.map((weights) => open(weights, 'r')));
+  try {
+    await mkdir(folder, { recursive: true });
+    const map: Record<string, string> = {};
+    for (const [i, pieces] of shards.entries()) {
+      const byName = new Map(pieces.map((piece) => [piece.name, piece]));
+      let scales = new Uint8Array();
+      const produce = async (name: string): Promise<TensorData> => {
+        const piece = byName.get(name)!;
+        const entry = entries.get(piece.from)!;
+        if (piece.part === 'scales') return scales;
+        const handle = handles[entry.file];
+        let data: Uint8Array;
+        if (piece.part === 'codes') {
+          const quantised = await quantise(handle, name, entry, targets.get(name)!, signal);
+          scales = quantised.scales;
+          data = quantised.codes;
+        } else {
+          signal?.throwIfAborted();
+          data = await readRange(handle, entry.begin, entry.end);
+        }
+        done += entry.end - entry.begin;
+        onProgress?.({ doneBytes: done, totalBytes: total });
+        return data;
+      };
+      await writeSafetensorsFrom(path.join(folder, nameOf(i)), pieces, produce, { format: 'pt' }, 'given');
+      for (const { name } of pieces) map[name] = nameOf(i);
+    }
+    const after = shards.flat().reduce((sum, { bytes }) => sum + bytes, 0);
+    if (shards.length > 1)
+      await writeFileAtomic(
+        path.join(folder, INDEX_FILE),
+        `${JSON.stringify({ metadata: { total_size: after }, weight_map: map }, null, 2)}\n`,
+      );
+    for (const name of [...TOKENIZER_FILES, 'generation_config.json']) {
+      if (!existsSync(path.join(from, name))) continue;
+      await copyFile(path.join(from, name), path.join(folder, name));
+      await syncFile(path.join(folder, name));
+    }
+    // Last: a folder that has it is complete.
+    const written = { ...json, quantization_config: quantisation(to === 'q8' ? 8 : 4) };
+    await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(written, null, 2)}\n`);
+    await syncFolder(folder);
+    return {
+      folder,
+      bytesBefore: total,
+      bytesAfter: after,
+      quantized: targets.size,
+      kept: entries.size - targets.size,
+    };
+  } catch (cause) {
+    if (signal?.aborted) throw signal.reason;
+    throw isDUltraError(cause) ? cause : writeError(folder, cause);
+  } finally {
+    await Promise.all(handles.map((handle) => handle.close()));
+  }
+}
