@@ -12,7 +12,7 @@ const WEIGHTS = 'model.safetensors';
 describe('sources', () => {
   test.each([
     ['./no/such/folder', /no such folder/],
-    [__filename, /expected a folder with config\.json, got a file/],
+    [__filename, /expected a folder with config\.json or a \*\.gguf file, got a file/],
   ])('%s', async (source, message) => expect((await loadFailure(source)).message).toMatch(message));
   test('an empty folder', async () =>
     expect((await loadFailure(temporaryFolder())).message).toMatch(/config\.json: ENOENT/));
