@@ -25,6 +25,9 @@ async function logSoftmax(from: MaskedDiffusionModel, ids: readonly number[]): P
   });
 }
 
+/** Ways to choose k of n. */
+const binomial = (n: number, k: number): number => (k === 0 ? 1 : (binomial(n - 1, k - 1) * n) / k);
+
 describe('logprobs of generated tokens', () => {
   const options = { maxTokens: 16, blockLength: 8, temperature: 0.7, seed: 4, sampler: 'planner:bernoulli' };
 
@@ -134,6 +137,55 @@ describe('score', () => {
     );
   });
 
+  // Blocks of 4 from the row's start, of 4 a position ahead, and of 3 from the completion's start.
+  test.each([
+    ['sdar', {}, [3, 4, 8]],
+    ['fastdllm2', { maskTokenId: 94, blockLength: 4 }, [3, 4, 8]],
+    ['a2d_qwen3', { maskTokenId: 93, blockLength: 3 }, [3, 6, 9]],
+  ] as const)('a model that attends by blocks, %s: each behind the finished ones', async (name, options, starts) => {
+    await using other = await loadModel(modelFolder(name), { threads: 1, ...options });
+    const { maskTokenId: mask, blocksFrom } = other.config;
+    const answer = [40, 12, 71, 8, 33, 5];
+    const firstBlocks = blocksFrom === 'completion' ? [3] : undefined;
+    /** log p of the answer's tokens at `chosen`, all of one block, behind what is before it. */
+    const logProbsOf = async (chosen: number[]) => {
+      const block = starts.findLast((start) => start <= 3 + chosen[0])!;
+      const rowEnd = block === 3 && name !== 'a2d_qwen3' ? 4 : block + other.config.blockLength!;
+      const row = [...prompt.promptIds, ...answer, ...new Array<number>(9).fill(mask)].slice(0, rowEnd);
+      for (const i of chosen) row[3 + i] = mask;
+      const { logits } = await other.forward({ ids: row, firstBlocks });
+      const size = other.config.embeddingSize;
+      return chosen.map((i) => {
+        const at = 3 + i - (other.config.shiftLogits ? 1 : 0);
+        const scores = Array.from(logits!.subarray(at * size, (at + 1) * size));
+        const total = scores.reduce((sum, x, id) => sum + (id === mask ? 0 : Math.exp(x)), 0);
+        return scores[answer[i]] - Math.log(total);
+      });
+    };
+    const pseudo = await other.score(prompt, { ids: answer }, { method: 'pseudo-likelihood' });
+    for (const i of answer.keys()) expect(pseudo.logProbs![i]).toBeCloseTo((await logProbsOf([i]))[0], 4);
+    // The bound of every block, over all of its subsets.
+    let exact = 0;
+    for (const [b, start] of starts.entries()) {
+      const own = [...answer.keys()].filter(
+        (i) => 3 + i >= start && 3 + i < (starts[b + 1] ?? Number.POSITIVE_INFINITY),
+      );
+      const n = own.length;
+      for (let set = 1; n > 0 && set < 2 ** n; set++) {
+        const chosen = own.filter((_, i) => (set >> i) & 1);
+        const sum = (await logProbsOf(chosen)).reduce((total, x) => total + x, 0);
+        exact += ((n / chosen.length) * sum) / (n * binomial(n, chosen.length));
+      }
+    }
+    const estimate = await other.score(prompt, { ids: answer }, { samples: 3000 });
+    expect(estimate).toMatchObject({ method: 'monte-carlo', tokens: 6, logProbs: null });
+    expect(Math.abs(estimate.logLikelihood - exact)).toBeLessThan(4 * estimate.standardError);
+    // One token of each block has one value.
+    const few = await other.score(prompt, { ids: answer.slice(0, 1) });
+    expect(few.standardError).toBe(0);
+    expect(few.logLikelihood).toBeLessThan(0);
+  });
+
   test('an autoregressive model: exact', async () => {
     await using causal = await loadCausalModel(path.join(__dirname, 'fixtures', 'causal', 'qwen2'));
     const score = await causal.score(prompt, { ids });
@@ -171,7 +223,5 @@ describe('score', () => {
     );
     await refused({ ids }, { n: 3 }).toThrow('unknown key "n"');
     await refused({ ids }, { signal: AbortSignal.abort(new Error('enough')) }).toThrow('enough');
-    await using blocks = await loadModel(modelFolder('sdar'), { threads: 1 });
-    await expect(blocks.score(prompt, { ids })).rejects.toThrow('model: expected one that sees whole rows');
   });
 });
