@@ -13,7 +13,7 @@ const { machine, table, writeReport } = require('./lib/report.cjs');
 const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick] [--against FILE]
 
   --only WORDS    groups whose name contains one of the words (comma-separated): forward, cached, products, operations, experts,
-                  generate, training, memory, sandbox
+                  generate, families, training, memory, sandbox
   --threads LIST  thread counts. Default: 1, and all cores
   --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
   --against FILE  fail where a ratio to a contender is smaller than in FILE, an earlier result of the same device, by more than 15 %
@@ -28,6 +28,7 @@ const GROUPS = {
   operations: () => require('./cases/native.cjs').operations,
   experts: () => require('./cases/native.cjs').experts,
   generate: () => require('./cases/generate.cjs'),
+  families: () => require('./cases/families.cjs'),
   training: () => require('./cases/training.cjs'),
   memory: () => require('./cases/memory.cjs'),
   sandbox: () => require('./cases/sandbox.cjs'),
@@ -92,7 +93,8 @@ async function main() {
   if (names.length === 0)
     throw new SetupError(`--only: expected some of ${Object.keys(GROUPS).join(', ')}, got ${values.only}`);
   setup();
-  if (names.includes('forward')) installContender();
+  const hasContender = names.includes('forward') || names.includes('families');
+  if (hasContender) installContender();
 
   const loads = [];
   const sections = [];
@@ -117,7 +119,7 @@ async function main() {
       device: `cpu-${isa}`,
       isa,
       dultra: version,
-      ...(names.includes('forward') ? { 'onnxruntime-node': contenderVersion() } : {}),
+      ...(hasContender ? { 'onnxruntime-node': contenderVersion() } : {}),
     }),
     command: ['npm run bench', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
     loads,

@@ -246,6 +246,27 @@ describe('files', () => {
     await refused('llada2', without(fused), `missing tensors ${fused}$`);
   });
 
+  test('a router of another width, heads that do not divide, and no mask token', async () => {
+    const gate = 'model.layers.0.mlp.gate.weight';
+    await refused(
+      'lladamoe',
+      { tensors: (all) => Object.assign(all[gate], { shape: [16, 16] }) },
+      `tensor ${gate}: expected shape \\[8, 32\\], got \\[16, 16\\]`,
+    );
+    const config = (changes: object) => ({ config: (json: object) => Object.assign(json, changes) });
+    for (const name of ['lladamoe', 'llada2']) {
+      await refused(name, config({ num_attention_heads: 5, head_dim: null }), 'expected an even head size, got 6.4');
+      await refused(
+        name,
+        config({ num_key_value_heads: 3 }),
+        'expected a multiple of num_key_value_heads \\(3\\), got 4',
+      );
+      await expect(loadModel(modelFolder(name), { threads: 1 })).rejects.toThrow(
+        'mask_token_id: expected the id of the mask token, got none, and the tokenizer names none either',
+      );
+    }
+  });
+
   test('more or fewer experts than the router has are refused by the router', async () => {
     for (const [experts, shape] of [
       [10, '[10, 32], got [8, 32]'],

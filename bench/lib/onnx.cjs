@@ -63,14 +63,14 @@ const valueInfo = (field, name, type, shape) =>
   );
 
 /** Angles of every position: (T, D/2) cosines and sines, computed in fp32 as dultra and PyTorch do. */
-function rotaryTable(length, headDim) {
+function rotaryTable(length, headDim, theta = ROPE_THETA) {
   const { fround } = Math;
   const half = headDim / 2;
   const cosine = new Float32Array(length * half);
   const sine = new Float32Array(length * half);
   for (let p = 0; p < length; p++)
     for (let j = 0; j < half; j++) {
-      const frequency = fround(1 / fround(ROPE_THETA ** fround((2 * j) / headDim)));
+      const frequency = fround(1 / fround(theta ** fround((2 * j) / headDim)));
       cosine[p * half + j] = Math.cos(fround(p * frequency));
       sine[p * half + j] = Math.sin(fround(p * frequency));
     }
@@ -176,4 +176,16 @@ function exportOnnx(folder, { hidden: c, layers, heads, vocab }, length) {
   return out;
 }
 
-module.exports = { exportOnnx, FLOAT, INT64, bytes, inlineTensor, integer, message, node, valueInfo };
+module.exports = {
+  exportOnnx,
+  FLOAT,
+  INT64,
+  bytes,
+  externalTensor,
+  inlineTensor,
+  integer,
+  message,
+  node,
+  rotaryTable,
+  valueInfo,
+};

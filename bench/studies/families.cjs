@@ -1,5 +1,5 @@
 // A small model of every family, trained from nothing on the word problems st1 and decoded: accuracy and forward passes.
-// The table of docs/models.md is its output: node bench/studies/families.cjs [--steps 1000] [--only sdar,dream] [--threads 1]
+// The table of docs/models.md is its output: node bench/studies/families.cjs [--steps 1600] [--only sdar,dream] [--threads 1]
 const { mkdtempSync, rmSync } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
@@ -14,7 +14,7 @@ const BLOCKS = { sdar: 4, 'fast-dllm-v2': 8 };
 
 const { values } = parseArgs({
   options: {
-    steps: { type: 'string', default: '1000' },
+    steps: { type: 'string', default: '1600' },
     count: { type: 'string', default: '256' },
     threads: { type: 'string', default: '1' },
     only: { type: 'string' },
@@ -29,7 +29,7 @@ async function run(family, dataset, folder) {
   try {
     const sft = { dataset, maxSteps: steps, batchSize: 32, learningRate: 3e-3, maskEpsilon: 0.02, warmupSteps: 50 };
     for await (const _ of trainMaskedDiffusion(model, sft));
-    const planner = { dataset, maxSteps: Math.ceil(steps / 8), batchSize: 32, learningRate: 1e-3, minSpan: 8 };
+    const planner = { dataset, maxSteps: Math.ceil(steps / 16), batchSize: 64, learningRate: 1e-3, minSpan: 8 };
     for await (const _ of trainPlanner(model, planner));
     const { results } = await evaluate(model, { dataset, samplers: SAMPLERS, count });
     const cells = results.map(({ accuracy, nfe }) => `${(100 * accuracy).toFixed(1)} % at ${nfe.mean.toFixed(1)}`);
