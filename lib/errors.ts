@@ -15,6 +15,7 @@ export const ERROR_CODES = [
   'NATIVE_NOT_FOUND',
   'DOWNLOAD_FAILED',
   'WRITE_FAILED',
+  'DISTRIBUTED',
   'INTERNAL',
 ] as const;
 

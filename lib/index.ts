@@ -5,6 +5,7 @@ import './bundled';
 export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
 export { diagnose, type Finding } from './diagnose';
+export * as distributed from './distributed';
 export type { StoredDType } from './dtypes';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError, isOptionError, type OptionError } from './errors';
 export { type AupOptions, accuracyUnderParallelism, type ParallelismPoint } from './evaluation/aup';
@@ -80,7 +81,7 @@ export { type QuantizedModel, type QuantizeOptions, quantizeModel } from './mode
 export type { SaveOptions } from './model/save';
 export type { EncodeOptions, Tokenizer } from './model/tokenizer';
 export { type TrainTokenizerOptions, trainTokenizer } from './model/train-tokenizer';
-export type { LoraOptions, ModelTrainer, ModelTrainerOptions, MomentDtype } from './model/trainer';
+export type { LoraOptions, ModelTrainer, ModelTrainerOptions, MomentDtype, Reduction } from './model/trainer';
 export type {
   NativeBackwardRequest as BackwardRequest,
   NativeExperts as Experts,

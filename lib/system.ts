@@ -1,5 +1,6 @@
 // Versions, processor and devices of this machine.
 import os from 'node:os';
+import { findMpi, type MpiInfo } from './distributed';
 import { native } from './native';
 
 /** Output of {@link systemInfo}. */
@@ -22,12 +23,17 @@ export interface SystemInfo {
   gpus: string[];
   /** What is missing for a GPU; null if there is one. */
   gpuReason: string | null;
+  /** The MPI that connects processes here (`distributed.init`); null if there is none. */
+  mpi: MpiInfo | null;
+  /** Why there is none. */
+  mpiReason: string | null;
 }
 
 /** Versions, processor and devices. @throws DUltraError NATIVE_NOT_FOUND where the addon cannot be opened. */
 export function systemInfo(): SystemInfo {
   const { version, cpuIsas, cudaDevices } = native();
   const cuda = cudaDevices();
+  const { mpi, reason: mpiReason } = findMpi();
   return {
     version,
     node: process.version,
@@ -38,5 +44,7 @@ export function systemInfo(): SystemInfo {
     devices: ['cpu', ...cuda.names.map((_, index) => `cuda:${index}`)],
     gpus: cuda.names,
     gpuReason: cuda.names.length > 0 ? null : cuda.reason,
+    mpi,
+    mpiReason,
   };
 }

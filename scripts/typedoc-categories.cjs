@@ -9,7 +9,7 @@ const CATEGORIES = [
   [/^sampling\//, 'Samplers and caches'],
   [/^hub\/|^model\/(load|download|create|save|planner-head|adapter|config|tokenizer|train-tokenizer|causal)/, 'Models'],
   [/^data\//, 'Data'],
-  [/^training\//, 'Training'],
+  [/^(training|distributed)\//, 'Training'],
   [/^rewards\//, 'Rewards'],
   [/^evaluation\//, 'Evaluation'],
   [/^(errors|system|text|dtypes)\.ts$/, 'Errors and system'],

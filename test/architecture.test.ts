@@ -106,7 +106,8 @@ describe('C++', () => {
   test('includes go down', () => {
     expect(list.length).toBeGreaterThan(15);
     const below: Record<string, RegExp> = {
-      addon: /^(addon|model|ops|backends$)/,
+      addon: /^(addon|distributed|model|ops|backends$)/,
+      distributed: /^(distributed|ops|platform)/,
       model: /^(model|ops|platform)/,
       ops: /^ops/,
       platform: /^platform/,

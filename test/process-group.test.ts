@@ -1,44 +1,219 @@
-// The process group above gradients: alone, and with a second process's rows in GRPO's step.
-import { datasets, loadModel, rewards } from '../lib';
-import { type ProcessGroup, SINGLE_PROCESS } from '../lib/distributed/process-group';
+// Work that is dealt out to processes: which process computes what, and that all of it is computed once.
+import { datasets, loadModel, type MaskedDiffusionModel, rewards } from '../lib';
+import { checkAlike } from '../lib/distributed/alike';
+import { launchOf, librariesFor } from '../lib/distributed/mpi';
+import {
+  dealOut,
+  firstAlone,
+  gatherJson,
+  gatherNumbers,
+  numbersOfFirst,
+  ownRange,
+  type ProcessGroup,
+  SINGLE_PROCESS,
+} from '../lib/distributed/process-group';
 import { DecisionGradient } from '../lib/training/grpo/decision-gradient';
+import { packSteps, unpackSteps } from '../lib/training/grpo/exchange';
 import { resolveGrpo } from '../lib/training/grpo/options';
 import { GrpoStage } from '../lib/training/grpo/stage';
+import { ownBatches } from '../lib/training/shares';
+import { memoryGroups } from './processes';
 import { newModelFolder } from './trained-models';
+
+/** Runs the same on every process of a group in memory. */
+const onAll = <T>(size: number, body: (group: ProcessGroup) => Promise<T>): Promise<T[]> =>
+  Promise.all(memoryGroups(size).map(body));
 
 test('a single process gathers its own values', async () => {
   const values = Float64Array.of(1, 2);
   expect(await SINGLE_PROCESS.allGather(values)).toEqual([values]);
   expect([SINGLE_PROCESS.rank, SINGLE_PROCESS.size]).toEqual([0, 1]);
   await SINGLE_PROCESS.barrier();
+  expect(await gatherJson(SINGLE_PROCESS, { a: [1, null] })).toEqual([{ a: [1, null] }]);
 });
 
-test('metrics of GRPO are those of the rows of every process', async () => {
-  const model = await loadModel(await newModelFolder());
-  const options = {
-    dataset: datasets.byName('free8'),
-    rewards: { steps: rewards.stepPenalty() },
-    promptsPerStep: 2,
-    numGenerations: 4,
-    maxSteps: 1,
-  };
-  const { training, data, own } = resolveGrpo(model, options, options.dataset);
-  const measure = async (group: ProcessGroup) => {
-    const trainer = await model.createTrainer({});
-    try {
-      const context = { model, trainer, data, training, maxSteps: 1, group, show: () => {} };
-      return await new GrpoStage(context, own, new DecisionGradient(context, own, null)).accumulate(0);
-    } finally {
-      trainer.dispose();
+describe('what processes exchange', () => {
+  test('numbers by item, wherever they were computed', async () => {
+    const all = await onAll(3, (group) =>
+      gatherNumbers(group, 4, 2, new Map(group.rank === 1 ? [] : [[group.rank, [group.rank, Number.NaN]]])),
+    );
+    expect(all).toEqual(new Array(3).fill(Float64Array.of(0, Number.NaN, 0, 0, 2, Number.NaN, 0, 0)));
+  });
+
+  test('numbers of rank 0, by name', async () => {
+    expect(await onAll(2, (group) => numbersOfFirst(group, group.rank === 0 ? { b: 1 } : { a: 2, b: 3 }))).toEqual([
+      { b: 1 },
+      { b: 1 },
+    ]);
+  });
+
+  test('rank 0 works before the others', async () => {
+    const order: number[] = [];
+    await onAll(3, (group) => firstAlone(group, async () => void order.push(group.rank)));
+    expect([order[0], order.length]).toEqual([0, 3]);
+  });
+
+  test('a process that would train something else is named by all', async () => {
+    const errors = await onAll(3, (group) =>
+      checkAlike(group, { version: '1', 'option seed': group.rank === 2 ? '8' : '7' }).catch((error) => error),
+    );
+    for (const error of errors) {
+      expect(error.code).toBe('DISTRIBUTED');
+      expect(error.message).toBe('rank 2 differs from rank 0 in its option seed: expected "7", got "8"');
     }
-  };
-  const alone = await measure(SINGLE_PROCESS);
-  // The other process has the same rewards, each one higher.
-  const other = (values: Float64Array) => values.map((value) => value + 1);
-  const both = await measure({ ...SINGLE_PROCESS, rank: 1, size: 2, allGather: async (own) => [other(own), own] });
-  expect(both.reward).toBeCloseTo(alone.reward + 0.5, 12);
-  expect(both.nfe).toBeCloseTo(alone.nfe + 0.5, 12);
-  // Advantages are those of its own groups.
-  expect([both.loss, both.zeroAdvantage]).toEqual([alone.loss, alone.zeroAdvantage]);
-  model.dispose();
+    await onAll(2, (group) => checkAlike(group, { version: '1' }));
+  });
+
+  test('denoising steps, as they were', () => {
+    const step = (rollout: number, length: number) => ({
+      rollout,
+      step: 3,
+      begin: 4,
+      ids: Int32Array.from({ length }, (_, i) => i - 1),
+      computed: Int32Array.of(0, 2),
+      positions: new Int32Array(0),
+      tokens: Int32Array.of(2 ** 31 - 1),
+      selected: Uint8Array.of(1, 0),
+      forced: length % 2 === 1,
+      timestep: 1 / 3,
+      oldLogLikelihoods: Float32Array.of(-0.1, Number.NEGATIVE_INFINITY),
+    });
+    const steps = [step(0, 5), step(7, 0), step(2, 4)];
+    expect(unpackSteps(packSteps(steps))).toEqual(steps);
+    expect(unpackSteps(packSteps([]))).toEqual([]);
+  });
+});
+
+describe('how work is dealt out', () => {
+  // Answers of very different lengths: 4 to 1, as rollouts that end early and late.
+  const costs = Array.from({ length: 64 }, (_, i) => 100 + ((i * 37) % 64) * 5);
+
+  test.each([1, 2, 3, 8])('loads of %d processes are even', (size) => {
+    const ranks = dealOut(costs, size);
+    const loads = new Float64Array(size);
+    ranks.forEach((rank, i) => {
+      loads[rank] += costs[i];
+    });
+    const total = costs.reduce((sum, cost) => sum + cost, 0);
+    expect(total / size / Math.max(...loads)).toBeGreaterThan(0.95);
+  });
+
+  test.each(['sum', 'exact'] as const)('every row is computed once (%s)', (reduction) => {
+    const parts = [costs.slice(0, 40), costs.slice(40)].map((part, p) =>
+      part.map((tokens, i) => ({ id: 40 * p + i, tokens })),
+    );
+    for (const size of [1, 2, 3, 5]) {
+      const batches = memoryGroups(size).map((group) =>
+        ownBatches(parts, ({ tokens }) => tokens, { group, reduction, tokenBudget: 1000 }),
+      );
+      const ids = batches.flat(2).map(({ id }) => id);
+      expect(ids.sort((a, b) => a - b)).toEqual(costs.map((_, i) => i));
+      for (const batch of batches.flat()) {
+        expect(batch.reduce((sum, { tokens }) => sum + tokens, 0)).toBeLessThanOrEqual(1000);
+        expect(new Set(batch.map(({ id }) => id < 40)).size).toBe(1);
+      }
+    }
+  });
+
+  test('with the exact reduction micro-batches are the same for any number of processes', () => {
+    const cut = (size: number) =>
+      memoryGroups(size)
+        .flatMap((group) =>
+          ownBatches([costs.map((tokens, id) => ({ id, tokens }))], ({ tokens }) => tokens, {
+            ...{ group, reduction: 'exact', tokenBudget: 900 },
+          }),
+        )
+        .map((batch) => batch.map(({ id }) => id).join())
+        .sort();
+    expect(cut(3)).toEqual(cut(1));
+    expect(cut(4)).toEqual(cut(1));
+  });
+
+  test('ranges meet without a gap', () => {
+    for (const [count, size] of [
+      [7, 3],
+      [2, 4],
+      [0, 2],
+    ]) {
+      const ranges = memoryGroups(size).map((group) => ownRange(count, group));
+      expect([ranges[0].begin, ranges[size - 1].end]).toEqual([0, count]);
+      for (let i = 1; i < size; i++) expect(ranges[i].begin).toBe(ranges[i - 1].end);
+    }
+  });
+});
+
+describe('GRPO', () => {
+  const models: MaskedDiffusionModel[] = [];
+  afterAll(() => {
+    for (const model of models) model.dispose();
+  });
+
+  test.each(['sum', 'exact'] as const)(
+    'two processes measure what one does, gradients add up (%s)',
+    async (reduction) => {
+      const folder = await newModelFolder();
+      const measure = async (group: ProcessGroup) => {
+        const model = await loadModel(folder, { threads: 1 });
+        models.push(model);
+        const { training, data, own } = resolveGrpo(
+          model,
+          {
+            ...{ dataset: datasets.byName('free8'), rewards: { steps: rewards.stepPenalty() } },
+            ...{ promptsPerStep: 3, numGenerations: 4, maxSteps: 1, tokenBudget: 60, reduction },
+            ...{ advantageMinClip: null, evalEvery: 1, evalExamples: 5 },
+          },
+          datasets.byName('free8'),
+        );
+        const trainer = await model.createTrainer({ reduction });
+        try {
+          const context = { model, trainer, data, training, maxSteps: 1, group, show: () => {} };
+          const stage = new GrpoStage(context, own, new DecisionGradient(context, own, null));
+          const evaluated = await stage.evaluate();
+          const measured = await stage.accumulate(0);
+          return { measured, evaluated, gradients: await trainer.gradients() };
+        } finally {
+          trainer.dispose();
+        }
+      };
+      const alone = await measure(SINGLE_PROCESS);
+      const both = await onAll(2, measure);
+      expect(both[1].measured).toEqual(both[0].measured);
+      expect(both[0].evaluated).toEqual(alone.evaluated);
+      const { loss, ...metrics } = alone.measured;
+      expect(both[0].measured).toMatchObject(metrics);
+      expect(both[0].measured.loss).toBeCloseTo(loss, 12);
+      for (const [i, { name, data: whole }] of alone.gradients.entries()) {
+        const parts = both.map(({ gradients }) => gradients[i].data);
+        const largest = whole.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+        const apart = whole.reduce((most, value, k) => Math.max(most, Math.abs(value - parts[0][k] - parts[1][k])), 0);
+        expect([name, apart <= 2e-6 * largest + 1e-12]).toEqual([name, true]);
+      }
+      // Both have done something.
+      for (const { gradients } of both)
+        expect(gradients.some(({ data }) => data.some((value) => value !== 0))).toBe(true);
+    },
+  );
+});
+
+describe('launchers', () => {
+  test('what they say in the environment', () => {
+    expect(launchOf({})).toBeNull();
+    const openmpi = { OMPI_COMM_WORLD_RANK: '1', OMPI_COMM_WORLD_SIZE: '4', PMIX_RANK: '1' };
+    expect(launchOf(openmpi)).toEqual({ launcher: 'openmpi', rank: 1, size: 4 });
+    expect(launchOf({ PMI_RANK: '2', PMI_SIZE: '3' })).toEqual({ launcher: 'mpich', rank: 2, size: 3 });
+    const slurm = { SLURM_STEP_ID: '0', SLURM_NTASKS: '8', SLURM_PROCID: '5' };
+    expect(launchOf({ ...slurm, PMIX_RANK: '5' })).toEqual({ launcher: null, rank: 5, size: 8 });
+    expect(launchOf(slurm)).toEqual({ launcher: null, rank: 5, size: 8 });
+    // A shell inside an allocation, and a step of one task, are single processes.
+    expect(launchOf({ SLURM_NTASKS: '8', SLURM_PROCID: '0' })).toBeNull();
+    expect(launchOf({ ...slurm, SLURM_NTASKS: '1', SLURM_PROCID: '0' })).toBeNull();
+  });
+
+  test("libraries are the launcher's own", () => {
+    expect(librariesFor({ OMPI_COMM_WORLD_RANK: '0' }, 'linux')[0]).toBe('libmpi.so.40');
+    expect(librariesFor({ OMPI_COMM_WORLD_RANK: '0' }, 'linux')).not.toContain('libmpich.so.12');
+    expect(librariesFor({ PMI_RANK: '0' }, 'linux')).toEqual(['libmpi.so.12', 'libmpich.so.12', 'libmpi_abi.so.0']);
+    expect(librariesFor({ DULTRA_MPI: '/opt/libmpi.so' }, 'linux')).toEqual(['/opt/libmpi.so']);
+    expect(librariesFor({}, 'win32')).toEqual([]);
+  });
 });

@@ -1,6 +1,6 @@
 // Errors in the words of the command line, with their exit codes.
 import type { Command } from 'commander';
-import { isDUltraError, isOptionError } from '../index';
+import { distributed, isDUltraError, isOptionError } from '../index';
 import { printMessage } from './output';
 
 /** Exit codes of every command. */
@@ -30,6 +30,8 @@ export function handleSignals(): void {
   const stop = (exitCode: number) => () => {
     if (controller.signal.aborted) process.exit(exitCode);
     controller.abort(new Interruption(exitCode));
+    // Where MPI ends a job, all of its processes get the signal.
+    if ((distributed.launchedRank() ?? 0) > 0) return;
     setTimeout(() => printMessage('dultra: stopping; press Ctrl-C again to stop at once'), 1000).unref();
   };
   process.on('SIGINT', stop(ExitCode.interrupted));

@@ -16,6 +16,7 @@ import { register as registerTrain } from './commands/train';
 import { register as registerVerify } from './commands/verify';
 import { ExitCode, explain, handleSignals, helpOf, interruptSignal } from './errors';
 import { HELP_LAYOUT, layOut, putCommonFirst } from './help';
+import { isOtherRank, printFailure } from './job';
 import { printable, printHelp, printMessage } from './output';
 
 const { version, description } = require('../../package.json') as { version: string; description: string };
@@ -30,8 +31,9 @@ function buildProgram(): Command {
     // Before the subcommands, which inherit these.
     .exitOverride()
     .configureOutput({
-      writeOut: (text) => printHelp(layOut(text)),
-      outputError: (text, write) => write(printable(text.replace(/^error: /, 'dultra: '))),
+      // All ranks of a job are told the same.
+      writeOut: (text) => isOtherRank() || printHelp(layOut(text)),
+      outputError: (text, write) => isOtherRank() || write(printable(text.replace(/^error: /, 'dultra: '))),
     })
     .addHelpText(
       'after',
@@ -90,7 +92,7 @@ export async function main(args: readonly string[]): Promise<number> {
       return error.exitCode === 0 ? ExitCode.done : ExitCode.usage;
     }
     const { message, exitCode } = explain(error, running);
-    printMessage(`dultra: ${message}`);
+    await printFailure(error, message);
     return exitCode;
   }
 }

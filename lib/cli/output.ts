@@ -57,12 +57,20 @@ export function setStatus(clear: (() => void) | null): void {
   clearStatus = clear;
 }
 
+/** Stands before every message of a process that is one of several. */
+let messagePrefix = '';
+
+/** Sets what stands before every message. */
+export function setMessagePrefix(prefix: string): void {
+  messagePrefix = prefix;
+}
+
 /** Prints a message on stderr. All messages go through here, which makes them {@link printable}. */
 export function printMessage(text: string): void {
   const left = text.length - MAX_MESSAGE;
   const shown = left > 0 ? `${text.slice(0, MAX_MESSAGE)}… (${left} more characters)` : text;
   clearStatus?.();
-  process.stderr.write(`${printable(shown)}\n`);
+  process.stderr.write(`${messagePrefix}${printable(shown)}\n`);
 }
 
 /** Prints a line for people on stdout, {@link printable}. */

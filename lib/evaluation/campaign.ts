@@ -4,6 +4,7 @@ import { mkdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { type Dataset, open, type Split } from '../data';
 import { readLines } from '../data/text-records';
+import { currentGroup } from '../distributed/mpi';
 import { DUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { CausalModel } from '../model/causal-model';
@@ -230,7 +231,9 @@ export async function evaluateCampaign(options: CampaignOptions): Promise<Campai
     throw optionError(TypeError, 'models', 'expected at least one, by name');
   for (const [i, seed] of seeds.entries()) checkInteger(`seeds[${i}]`, seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
   if (seeds.length === 0) throw optionError(RangeError, 'seeds', 'expected at least one, got none');
-  const file = outputDir === undefined ? null : await openFolder(outputDir, identityOf({ ...options, dataset }, seeds));
+  // One process writes for all.
+  const isWritten = outputDir !== undefined && currentGroup().rank === 0;
+  const file = !isWritten ? null : await openFolder(outputDir, identityOf({ ...options, dataset }, seeds));
   const names = Object.keys(models);
   const evaluations: Campaign['evaluations'] = [];
   try {
@@ -264,7 +267,7 @@ export async function evaluateCampaign(options: CampaignOptions): Promise<Campai
     await file?.close();
   }
   const campaign = summarise(names, [...seeds], evaluations, group);
-  if (outputDir !== undefined) {
+  if (isWritten) {
     const { evaluations: _, ...summary } = campaign;
     await writeFile(path.join(outputDir, 'summary.json'), `${JSON.stringify(summary, null, 1)}\n`);
   }

@@ -1,5 +1,5 @@
 // Measures samplers on a task: accuracy, forward passes, tokens per forward.
-
+import { createHash } from 'node:crypto';
 import {
   type Dataset,
   type DatasetInput,
@@ -10,6 +10,9 @@ import {
   type WordProblemDataset,
 } from '../data';
 import { partition, problemOf, warnUnusable } from '../data/unusable';
+import { checkAlike } from '../distributed/alike';
+import { currentGroup } from '../distributed/mpi';
+import { gatherJson, ownRange, type ProcessGroup } from '../distributed/process-group';
 import { optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { defaultBlockLength, defaultMaxTokens } from '../generation/prepare';
@@ -536,18 +539,57 @@ const unasked = ({ prompt, category, answer }: EvaluatedExample, problem: string
   problem,
 });
 
-/** Samples of one setting, one per example: loaded from the store, or generated, scored and stored. */
+/** Samples of consecutive examples: each process completes and judges a part of them, and all get all. */
+async function sampleBatch(
+  model: MaskedDiffusionModel | CausalModel,
+  examples: readonly EvaluatedExample[],
+  first: number,
+  variant: Variant,
+  { group, ...resolved }: Resolved & { group: ProcessGroup },
+): Promise<SampleRecord[]> {
+  const { dataset, score, traces } = resolved;
+  const { begin, end } = ownRange(examples.length, group);
+  const own = examples.slice(begin, end);
+  const records: SampleRecord[] = [];
+  const start = performance.now();
+  if (own.length > 0) {
+    const results = await complete(model, own, first + begin, variant, resolved);
+    // Until all are done: judging is no part of the model's time.
+    const seconds = (performance.now() - start) / 1000 / own.length;
+    const completions = results.map(({ text }) => text);
+    const scores = await scoreAll(score, dataset, { examples: own, completions, results });
+    for (const [i, result] of results.entries()) {
+      const record = recordOf(own[i], result, scores[i], seconds, dataset);
+      if (first + begin + i < traces)
+        record.trace = {
+          tokens: Array.from(result.ids, (id) => model.tokenizer!.decode([id])),
+          unmaskedAt: Array.from(result.unmaskedAt),
+        };
+      records.push(record);
+    }
+  }
+  if (group.size === 1) return records;
+  const parts = await gatherJson(group, records);
+  // Processes work at the same time: what counts is the one that takes longest.
+  const slowest = Math.max(...parts.map((part) => part.length * (part[0]?.seconds ?? 0)));
+  return parts.flat().map((record) => ({ ...record, seconds: slowest / examples.length }));
+}
+
+/** Samples of one setting, one per example: loaded from rank 0's store, or generated, scored and stored. */
 async function runVariant(
   model: MaskedDiffusionModel | CausalModel,
   examples: readonly EvaluatedExample[],
   variant: Variant,
-  resolved: Resolved,
+  resolved: Resolved & { group: ProcessGroup },
   problems: ReadonlyMap<number, string>,
   onDone: (examples: number, isNew: boolean) => void,
 ): Promise<SampleRecord[]> {
-  const { dataset, score, batchSize, traces, store } = resolved;
+  const { batchSize, group } = resolved;
+  const store = group.rank === 0 ? resolved.store : undefined;
   const { name } = variant.setting;
-  const samples: (SampleRecord | undefined)[] = examples.map((_, index) => store?.get(name, index));
+  const known = examples.map((_, index) => store?.get(name, index) ?? null);
+  const [stored] = await gatherJson(group, group.rank === 0 ? known : []);
+  const samples: (SampleRecord | undefined)[] = stored.map((sample) => sample ?? undefined);
   onDone(samples.filter((sample) => sample !== undefined).length, false);
   for (let first = 0; first < examples.length; first++) {
     if (samples[first]) continue;
@@ -562,20 +604,8 @@ async function runVariant(
     let end = first + 1;
     while (end < examples.length && end < first + batchSize && !samples[end] && !problems.has(end)) end++;
     const part = examples.slice(first, end);
-    const start = performance.now();
-    const results = await complete(model, part, first, variant, resolved);
-    const seconds = (performance.now() - start) / 1000 / part.length;
-    const completions = results.map(({ text }) => text);
-    const scores = await scoreAll(score, dataset, { examples: part, completions, results });
-    for (const [i, result] of results.entries()) {
-      const record = recordOf(part[i], result, scores[i], seconds, dataset);
-      if (first + i < traces)
-        record.trace = {
-          tokens: Array.from(result.ids, (id) => model.tokenizer!.decode([id])),
-          unmaskedAt: Array.from(result.unmaskedAt),
-        };
+    for (const [i, record] of (await sampleBatch(model, part, first, variant, resolved)).entries())
       samples[first + i] = record;
-    }
     await store?.put(name, first, samples.slice(first, end) as SampleRecord[]);
     onDone(part.length, true);
   }
@@ -584,7 +614,8 @@ async function runVariant(
 
 /**
  * Runs every sampler, with every cache, on the same held-out prompts, in batches.
- * Prompt i uses row i of the random stream whatever `batchSize` is, so results depend on the options alone.
+ * Prompt i uses row i of the random stream whatever `batchSize` is, so results depend on the options alone. In a job
+ * (`distributed.init`) each process takes a part of every batch, and all return the same.
  * @throws TypeError, RangeError naming the option; what generating throws; `signal.reason`.
  */
 export async function evaluate(
@@ -596,12 +627,20 @@ export async function evaluate(
   const { dataset, split, score, count, seed, batchSize, maxTokens, blockLength, temperature, stopAtEos } = resolved;
   const examples = dataset.sample(split as Split, count, seed);
   const problems = findProblems(model, examples, maxTokens);
+  const group = currentGroup();
+  if (group.size > 1) {
+    const settings = variants.map(({ setting }) => setting);
+    const numbers = { seed, batchSize, maxTokens, blockLength, temperature, stopAtEos };
+    const weights = model instanceof CausalModel ? model.source : await model.weightsHash();
+    const prompts = createHash('sha256').update(JSON.stringify(examples)).digest('hex');
+    await checkAlike(group, { version: native().version, prompts, settings, ...numbers, model: weights });
+  }
   const total = variants.length * examples.length;
   const results: SamplerResult[] = [];
   let done = 0;
   for (const variant of variants) {
     const { setting } = variant;
-    const samples = await runVariant(model, examples, variant, resolved, problems, (more, isNew) => {
+    const samples = await runVariant(model, examples, variant, { ...resolved, group }, problems, (more, isNew) => {
       done += more;
       if (isNew) resolved.onProgress?.({ sampler: setting.name, done, total });
     });

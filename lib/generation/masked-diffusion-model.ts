@@ -1,4 +1,5 @@
 // The public handle of a loaded model.
+import { createHash } from 'node:crypto';
 import type { StoredDType } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
 import { Adapter, applyAdapter, checkAdaptable, readAdapter } from '../model/adapter';
@@ -211,6 +212,17 @@ export class MaskedDiffusionModel {
     const { config, source } = this;
     const weights = async (name: string) => (await this.#native.weights([name]))[0].data;
     await saveModel(folder, { config, configJson: this.#configJson, source, weights }, options);
+  }
+
+  /** SHA-256 of the current weights (adapters merged) in fp32, in hex: the same for models that compute the same. */
+  async weightsHash(): Promise<string> {
+    this.#checkUsable();
+    const hash = createHash('sha256');
+    for (const { name } of native().tensors(this.config)) {
+      const [{ data }] = await this.#native.weights([name]);
+      hash.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    }
+    return hash.digest('hex');
   }
 
   /**

@@ -36,6 +36,12 @@ export interface ModelTrainerOptions {
    * the seed, the optimiser step, the element and the moment. Arithmetic is fp32 either way. Default "float32".
    */
   momentDtype?: MomentDtype | undefined;
+  /**
+   * How gradients are added over micro-batches, and over the processes of a job (`distributed.init`): "sum", in fp32; or
+   * "exact", in fixed point, whose bits do not depend on the order, and so not on the number of processes: 8 bytes of
+   * host memory per parameter that trains, and twice the traffic. Default "sum".
+   */
+  reduction?: Reduction | undefined;
   /** Seed of the adapters' first values, and of the rounding of bfloat16 moments. Default 0. */
   seed?: number | bigint | undefined;
 }
@@ -44,6 +50,11 @@ export interface ModelTrainerOptions {
 export type MomentDtype = 'float32' | 'bfloat16';
 /** How AdamW's moments can be stored. */
 export const MOMENT_DTYPES: readonly MomentDtype[] = ['float32', 'bfloat16'];
+
+/** See {@link ModelTrainerOptions.reduction}. */
+export type Reduction = 'sum' | 'exact';
+/** How gradients can be added. */
+export const REDUCTIONS: readonly Reduction[] = ['sum', 'exact'];
 
 /** Checks {@link LoraOptions} and fills in defaults. */
 export function resolveLora(lora: LoraOptions): Required<LoraOptions> {
@@ -65,14 +76,16 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
     'activationCheckpointing',
     'lora',
     'momentDtype',
+    'reduction',
     'seed',
   ]);
   const { freezeBase = false, freezePlanner = false, activationCheckpointing = false, lora = null, seed = 0 } = options;
-  const { momentDtype = 'float32' } = options;
+  const { momentDtype = 'float32', reduction = 'sum' } = options;
   checkChoice('freezeBase', freezeBase, [true, false] as const);
   checkChoice('freezePlanner', freezePlanner, [true, false] as const);
   checkChoice('activationCheckpointing', activationCheckpointing, [true, false] as const);
   checkChoice('momentDtype', momentDtype, MOMENT_DTYPES);
+  checkChoice('reduction', reduction, REDUCTIONS);
   const adapters = lora && resolveLora(lora);
   if (adapters && freezeBase)
     throw optionError(RangeError, 'freezeBase', 'expected false with lora, whose adapters are the base that trains');
@@ -82,6 +95,7 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
     checkpointing: activationCheckpointing,
     lora: adapters && { ...adapters, targets: [...adapters.targets] },
     moments: momentDtype,
+    reduction,
     seed: checkSeed('seed', seed),
   };
 }

@@ -17,6 +17,11 @@ const SYNCHRONOUS: ReadonlySet<string> = new Set([
   'cancel',
   'progress',
   'dispose',
+  'openMpi',
+  'startMpi',
+  'group',
+  'finalizeMpi',
+  'abortMpi',
 ]);
 
 /** A native error as the class that the public API promises for its code; anything else as it is. */

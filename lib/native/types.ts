@@ -307,6 +307,8 @@ export interface NativeTrainerOptions {
   lora: { rank: number; alpha: number; targets: string[] } | null;
   /** How AdamW's moments are stored. */
   moments: 'float32' | 'bfloat16';
+  /** How gradients of micro-batches and processes are added: in fp32, or in fixed point, whatever their order. */
+  reduction: 'sum' | 'exact';
   /** Seed of adapters' first values, and of the rounding of bfloat16 moments. */
   seed: bigint;
 }
@@ -625,6 +627,23 @@ export interface NativeAddon {
   /** Bytes of a cache of `tokens` positions, over all its rows. */
   cacheBytes(config: NativeModelConfig, tokens: number, options: NativeCacheOptions): number;
   CancelToken: new () => NativeCancelToken;
+  /**
+   * Opens the first of these libraries that is an MPI that can be used, without starting it; `file` is empty where none
+   * is, and `reason` says why. What has been opened stays.
+   */
+  openMpi(files: readonly string[]): { file: string; version: string; abi: string; reason: string };
+  /** Starts the MPI that is open, once. @throws DUltraError DISTRIBUTED */
+  startMpi(): void;
+  /** This process's rank, and the number of processes; 0 of 1 where MPI is not running. */
+  group(): { rank: number; size: number };
+  /** The bytes of every rank, by rank. Every rank calls it, and no other exchange meanwhile. */
+  gatherBytes(bytes: Uint8Array): Promise<Uint8Array[]>;
+  /** Resolves when every rank has called it. */
+  barrier(): Promise<void>;
+  /** Ends MPI, and waits for all ranks to do so. */
+  finalizeMpi(): void;
+  /** Ends every process of the job, this one included. */
+  abortMpi(exitCode: number): void;
   /** A line for each CUDA device; without any, `reason` says what is missing. `built`: the plugin is there. */
   cudaDevices(): { names: string[]; memory: number[]; built: boolean; reason: string };
   /** Rejects with code ABORTED when the token is cancelled on the way. */

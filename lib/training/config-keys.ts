@@ -542,6 +542,12 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     schema: choice('float32', 'bfloat16'),
     default: 'float32',
   },
+  reduction: {
+    stages: ALL,
+    description: 'how gradients are added: sum, or exact, where any number of processes gives the bits of one',
+    schema: choice('sum', 'exact'),
+    default: 'sum',
+  },
   tokenBudget: {
     stages: ALL,
     description: 'tokens per forward and backward pass: bounds memory',

@@ -1,10 +1,13 @@
 // The loop that all trainers share: optimiser steps, learning rates, evaluation, logs, checkpoints, stopping.
-import { type ProcessGroup, SINGLE_PROCESS } from '../distributed/process-group';
+import { checkAlike } from '../distributed/alike';
+import { currentGroup } from '../distributed/mpi';
+import { numbersOfFirst, type ProcessGroup } from '../distributed/process-group';
 import { DUltraError, isDUltraError, optionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { LoraOptions, ModelTrainer, ModelTrainerOptions } from '../model/trainer';
 import { exceeds } from '../statistics';
 import type { DataSource } from './data';
+import { hashOfData } from './data-hash';
 import type { ResolvedTraining } from './options';
 import type { Stage as StageName } from './presets';
 import { type MetricsLine, RunFolder, type RunState } from './run-folder';
@@ -45,7 +48,7 @@ export type Measured = { loss: number; tokens: number } & Record<string, number>
 export interface Stage {
   /** Adds the gradients of step `step` (from 0) to the trainer. */
   accumulate(step: number): Promise<Measured>;
-  /** Measures on held-out examples. */
+  /** Measures on held-out examples; every process takes part. */
   evaluate?(): Promise<Record<string, number>>;
   /** Steps that share one batch: checkpoints fall between batches. Default 1. */
   stepsPerBatch?: number;
@@ -74,6 +77,8 @@ export interface StagePlan {
   trainable: Omit<ModelTrainerOptions, 'lora'> & { lora: LoraOptions | null };
   /** Examples that one optimiser step takes from the data. */
   examplesPerStep: number;
+  /** Whether the stage deals its work out to several processes. */
+  isShared: boolean;
   /** The trainer's own options, for config.json. */
   own: Readonly<Record<string, unknown>>;
   /** The evaluation metric that decides what is best. */
@@ -96,10 +101,8 @@ function stepsOf({ maxSteps, epochs }: ResolvedTraining, { size, name }: DataSou
   return Math.max(1, Math.ceil((size * (epochs ?? 1)) / examplesPerStep));
 }
 
-function describe(
-  plan: StagePlan,
-  maxSteps: number,
-): { kind: string; options: Record<string, unknown> } & Record<string, unknown> {
+/** What config.json of a run folder holds. */
+function describe(plan: StagePlan, maxSteps: number) {
   const { kind, model, data, training, trainable, own } = plan;
   const { lora } = trainable;
   return {
@@ -120,6 +123,8 @@ function describe(
 class Run<M extends TrainingMetrics> {
   readonly #plan: StagePlan;
   readonly #maxSteps: number;
+  readonly #group: ProcessGroup;
+  /** What rank 0 writes; null on other ranks, and where nothing is written. */
   readonly #folder: RunFolder | null;
   readonly #trainer: ModelTrainer;
   #state: RunState;
@@ -130,9 +135,10 @@ class Run<M extends TrainingMetrics> {
   /** Completions to show of the step under way. */
   #samples: CompletionSample[] = [];
 
-  constructor(plan: StagePlan, maxSteps: number, folder: RunFolder | null, trainer: ModelTrainer) {
+  constructor(plan: StagePlan, maxSteps: number, group: ProcessGroup, folder: RunFolder | null, trainer: ModelTrainer) {
     this.#plan = plan;
     this.#maxSteps = maxSteps;
+    this.#group = group;
     this.#folder = folder;
     this.#trainer = trainer;
     this.#state = { kind: plan.kind, step: 0, best: null, evaluationsWithoutBest: 0 };
@@ -141,11 +147,12 @@ class Run<M extends TrainingMetrics> {
   /** All steps from the last checkpoint on. */
   async *train(): AsyncGenerator<M, void, void> {
     const { model, data, training, signal } = this.#plan;
+    const group = this.#group;
     await this.#restore();
     const { samplesEvery = 0, callbacks } = this.#plan;
     let stepsPerBatch = 1;
     const context: StageContext = {
-      ...{ model, trainer: this.#trainer, data, training, maxSteps: this.#maxSteps, group: SINGLE_PROCESS },
+      ...{ model, trainer: this.#trainer, data, training, maxSteps: this.#maxSteps, group },
       show: (split, samples) => {
         const { step } = this.#state;
         // An evaluation follows its step; the rollouts of a batch begin one.
@@ -162,7 +169,7 @@ class Run<M extends TrainingMetrics> {
       const { step } = this.#state;
       const { evalEvery, saveEvery } = training;
       if (stage.evaluate && evalEvery > 0 && (step % evalEvery === 0 || step === this.#maxSteps))
-        Object.assign(metrics, this.#judge(await stage.evaluate()));
+        Object.assign(metrics, this.#judge(await numbersOfFirst(group, await stage.evaluate())));
       this.#saveDue ||= saveEvery > 0 && step % saveEvery === 0;
       await this.#folder?.log({ time: Date.now() / 1000, ...metrics } as MetricsLine);
       await this.#showSamples();
@@ -171,11 +178,21 @@ class Run<M extends TrainingMetrics> {
       const isOver = this.#isOver;
       if (isOver || (isBetween && this.#saveDue)) await this.#save();
       yield metrics as unknown as M;
-      if (signal?.aborted && isBetween && !isOver) {
+      // All processes stop at the same step, or none.
+      if (isBetween && !isOver && (await this.#isStopped())) {
         await this.#save();
-        throw signal.reason;
+        await group.barrier();
+        throw signal?.aborted
+          ? signal.reason
+          : new DUltraError('DISTRIBUTED', `another process was stopped; step ${step} is the last one`);
       }
     }
+  }
+
+  /** Whether any process was told to stop. */
+  async #isStopped(): Promise<boolean> {
+    const flags = await this.#group.allGather(Float64Array.of(Number(this.#plan.signal?.aborted ?? false)));
+    return flags.some(([flag]) => flag === 1);
   }
 
   #describeStart(): RunStart {
@@ -207,11 +224,15 @@ class Run<M extends TrainingMetrics> {
   }
 
   async #restore(): Promise<void> {
-    const restored = await this.#folder?.restore(this.#trainer);
+    const { outputDir } = this.#plan.training;
+    const stored = this.#folder ?? (outputDir === null ? null : RunFolder.reader(outputDir));
+    const restored = await stored?.restore(this.#trainer);
     if (restored) {
       this.#state = restored;
-      this.#lastGood = this.#folder?.checkpointFolder(restored.step) ?? null;
+      this.#lastGood = stored?.checkpointFolder(restored.step) ?? null;
     }
+    await this.#checkAlike();
+    if (restored) await this.#folder?.tidy(restored);
     this.#savedStep = this.#state.step;
     const { freezeBase = false, freezePlanner = false, lora } = this.#plan.trainable;
     await this.#folder?.openLogs(this.#state.step, {
@@ -221,6 +242,24 @@ class Run<M extends TrainingMetrics> {
         ...(freezeBase && !lora ? ['learningRate'] : []),
         ...(freezePlanner || !this.#plan.model.hasPlanner ? ['plannerLearningRate'] : []),
       ],
+    });
+  }
+
+  /** @throws DUltraError DISTRIBUTED where processes would not train the same thing */
+  async #checkAlike(): Promise<void> {
+    if (this.#group.size === 1) return;
+    const { model, data, examplesPerStep } = this.#plan;
+    const { kind, version, node, options, dataset, device } = describe(this.#plan, this.#maxSteps);
+    const { isa } = device;
+    const settings = Object.fromEntries(
+      Object.entries(options).flatMap(([key, value]) => (key === 'outputDir' ? [] : [[`option ${key}`, value]])),
+    );
+    await checkAlike(this.#group, {
+      ...{ 'version of dultra': version, 'version of Node.js': node, stage: kind, ...settings },
+      ...{ 'number of steps': this.#maxSteps, 'data set': dataset, examples: hashOfData(data, examplesPerStep) },
+      // Their updates would round otherwise, and the models drift apart.
+      ...{ 'instruction set': isa, model: await model.weightsHash() },
+      'last checkpoint': this.#state.step,
     });
   }
 
@@ -308,13 +347,21 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
   if (training.evalEvery > 0 && !data.validation)
     throw optionError(RangeError, 'evalEvery', 'expected a dataset with validation examples, got one without');
   const { outputDir, resume, keepLast } = training;
-  const folder =
-    outputDir === null ? null : await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast });
+  const group = currentGroup();
+  if (group.size > 1 && !plan.isShared)
+    throw new DUltraError(
+      'DISTRIBUTED',
+      `${plan.kind}: this training does not share its work between processes yet; expected 1, got ${group.size}`,
+    );
+  const isWritten = outputDir !== null && group.rank === 0;
+  const folder = isWritten ? await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast }) : null;
+  // Others read what the first one has opened.
+  await group.barrier();
   try {
-    const { activationCheckpointing, momentDtype, seed } = training;
-    const trainer = await model.createTrainer({ ...trainable, activationCheckpointing, momentDtype, seed });
+    const { activationCheckpointing, momentDtype, reduction, seed } = training;
+    const trainer = await model.createTrainer({ ...trainable, activationCheckpointing, momentDtype, reduction, seed });
     try {
-      yield* new Run<M>(plan, maxSteps, folder, trainer).train();
+      yield* new Run<M>(plan, maxSteps, group, folder, trainer).train();
     } finally {
       trainer.dispose();
     }

@@ -1,7 +1,14 @@
 // Options that all trainers share: checks and defaults.
 import type { Shares } from '../data/dataset';
 import { optionError } from '../errors';
-import { type LoraOptions, MOMENT_DTYPES, type MomentDtype, resolveLora } from '../model/trainer';
+import {
+  type LoraOptions,
+  MOMENT_DTYPES,
+  type MomentDtype,
+  REDUCTIONS,
+  type Reduction,
+  resolveLora,
+} from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import { trainerKeys } from './config-keys';
 import type { Stage } from './presets';
@@ -63,6 +70,11 @@ export interface TrainingOptions extends TrainingCallbacks {
    * Default "float32".
    */
   momentDtype?: MomentDtype | undefined;
+  /**
+   * How gradients are added, see {@link ModelTrainerOptions.reduction}. With "exact" any number of processes gives the
+   * bits of one: micro-batches of `tokenBudget` tokens are then cut from all rows and dealt out whole. Default "sum".
+   */
+  reduction?: Reduction | undefined;
   /** Decoupled weight decay. Default 0.1; `trainPlanner`: 0.01. */
   weightDecay?: number | undefined;
   /** Gradients are scaled down to this global norm; 0: never. Default 1. */
@@ -170,6 +182,7 @@ export function resolveTraining(
     betas: options.betas ?? defaults.betas,
     eps: options.eps ?? 1e-8,
     momentDtype: options.momentDtype ?? 'float32',
+    reduction: options.reduction ?? 'sum',
     weightDecay: options.weightDecay ?? defaults.weightDecay,
     maxGradNorm: options.maxGradNorm ?? 1,
     gradientAccumulation: options.gradientAccumulation ?? 1,
@@ -196,6 +209,7 @@ export function resolveTraining(
     throw optionError(TypeError, 'betas', `expected two numbers, got ${JSON.stringify(resolved.betas)}`);
   for (const beta of resolved.betas) checkNumber('betas', beta, { min: 0, max: 0.999999 });
   checkChoice('momentDtype', resolved.momentDtype, MOMENT_DTYPES);
+  checkChoice('reduction', resolved.reduction, REDUCTIONS);
   checkNumber('eps', resolved.eps, { minExclusive: 0, max: 1 });
   checkNumber('weightDecay', resolved.weightDecay, { min: 0, max: 1e3 });
   checkNumber('maxGradNorm', resolved.maxGradNorm, { min: 0 });

@@ -1,11 +1,12 @@
 // Planner initialisation: the planner head learns to imitate Fast-dLLM's factor rule, with the base model frozen.
 import { open } from '../data';
+import { gatherNumbers } from '../distributed/process-group';
 import { DUltraError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { attendedGrid, firstBlocks } from '../model/blocks';
 import type { NativeScoreResult } from '../native';
 import { checkChoice, checkInteger, checkNumber } from '../options';
-import { concatenate, mapRows, packed, packRows } from '../packing';
+import { concatenate, mapRows, packed } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
 import { type CheckExample, openData, type TrainingData, type TrainingRow } from './data';
 import { type Measured, runStage, type Stage, type StageContext, type TrainingMetrics } from './loop';
@@ -13,6 +14,7 @@ import { drawBlock, maskSpan, type PlannerRow } from './masking';
 import { resolveTraining, type TrainingOptions } from './options';
 import { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
 import { callbacksOf } from './samples';
+import { numbered, ownBatches } from './shares';
 import { encodeRow } from './token-rows';
 
 /** Options of {@link trainPlanner}. */
@@ -123,12 +125,16 @@ class PlannerStage implements Stage {
     return mapRows(confidences, rows, Uint8Array, (part) => factorTargets(part, factor, { lastPair }));
   }
 
-  /** Loss over some rows, classes balanced over all of them; adds the gradient where `train`. */
+  /**
+   * Loss over all rows, whichever process computes them, classes balanced over all of them; adds the gradient of this
+   * process's rows where `train`.
+   */
   async #run(rows: AnswerRow[], train: boolean): Promise<Totals> {
-    const { trainer, training } = this.#context;
-    const batches = packRows(rows, ({ ids }) => ids.length, training.tokenBudget);
+    const { trainer, training, group } = this.#context;
+    const micro = ownBatches([numbered(rows)], ({ item }) => item.ids.length, { ...training, group });
+    const batches = micro.map((batch) => batch.map(({ item }) => item));
     const candidates = rows.reduce((sum, { positions }) => sum + positions.length, 0);
-    const totals: Totals = { loss: 0, agreeing: 0, positives: 0, candidates, tokens: 0 };
+    const tokens = rows.reduce((sum, { ids }) => sum + ids.length, 0);
     const targets: Uint8Array[] = [];
     // The class weight needs every target before the first gradient. One batch is scored once; several are scored
     // twice, in place of keeping the activations of all.
@@ -137,17 +143,23 @@ class PlannerStage implements Stage {
       kept = await this.#score(batch, train && batches.length === 1);
       targets.push(this.#targets(batch, kept.confidences!));
     }
-    for (const part of targets) totals.positives += part.reduce((sum, target) => sum + target, 0);
-    const weight = positiveWeight(totals.positives, candidates);
+    const own = targets.reduce((sum, part) => sum + part.reduce((count, target) => count + target, 0), 0);
+    const positives = (await group.allGather(Float64Array.of(own))).reduce((sum, [count]) => sum + count, 0);
+    const weight = positiveWeight(positives, candidates);
+    // By the first row of each batch.
+    const measured = new Map<number, [loss: number, agreeing: number]>();
     for (let i = 0; i < batches.length; i++) {
       const { plannerLogits } = batches.length === 1 && kept ? kept : await this.#score(batches[i], train);
       const { loss, dLogits } = binaryCrossEntropy(plannerLogits!, targets[i], weight, 1 / candidates);
-      totals.loss += loss;
-      plannerLogits!.forEach((z, k) => {
-        if (z >= 0 === (targets[i][k] === 1)) totals.agreeing++;
-      });
-      totals.tokens += batches[i].reduce((sum, { ids }) => sum + ids.length, 0);
+      const agreeing = plannerLogits!.filter((z, k) => z >= 0 === (targets[i][k] === 1)).length;
+      measured.set(micro[i][0].index, [loss, agreeing]);
       if (train) await trainer.backward({ dPlannerLogits: dLogits });
+    }
+    const all = await gatherNumbers(group, rows.length, 2, measured);
+    const totals: Totals = { loss: 0, agreeing: 0, positives, candidates, tokens };
+    for (let row = 0; row < rows.length; row++) {
+      totals.loss += all[2 * row];
+      totals.agreeing += all[2 * row + 1];
     }
     return totals;
   }
@@ -217,6 +229,7 @@ export async function* trainPlanner(
     data,
     training,
     trainable: { freezeBase: true, lora: null },
+    isShared: true,
     examplesPerStep: batchSize * training.gradientAccumulation,
     own: { batchSize, maxTokens, factor, minSpan, compat: compat ?? null },
     objective: { metric: 'evalLoss', goal: 'min' },

@@ -130,6 +130,11 @@ export class RunFolder {
     return run;
   }
 
+  /** A run folder that another process writes: to {@link restore} from. */
+  static reader(folder: string): RunFolder {
+    return new RunFolder(folder, 1);
+  }
+
   get #checkpoints(): string {
     return path.join(this.folder, 'checkpoints');
   }
@@ -150,7 +155,7 @@ export class RunFolder {
    * BAD_CHECKPOINT
    */
   async restore(trainer: ModelTrainer): Promise<RunState | null> {
-    const step = (await this.checkpoints()).at(-1);
+    const step = existsSync(this.#checkpoints) ? (await this.checkpoints()).at(-1) : undefined;
     if (step === undefined) return null;
     const folder = this.checkpointFolder(step);
     let state: RunState;
@@ -169,11 +174,14 @@ export class RunFolder {
     } catch (cause) {
       throw new DUltraError('BAD_CHECKPOINT', `${folder}: ${(cause as Error).message}`, { cause });
     }
-    // A process that was killed between its last checkpoint and this left them.
-    await this.#removeOld(state).catch((cause) => {
-      throw writeError(folder, cause);
-    });
     return state;
+  }
+
+  /** Removes what a process left that was killed between its last checkpoint, of `state`, and the removal of older ones. */
+  async tidy(state: RunState): Promise<void> {
+    await this.#removeOld(state).catch((cause) => {
+      throw writeError(this.folder, cause);
+    });
   }
 
   /**

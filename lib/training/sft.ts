@@ -1,11 +1,12 @@
 // Masked-diffusion fine-tuning and pre-training.
 import { open } from '../data';
+import { gatherNumbers } from '../distributed/process-group';
 import { within } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { attendedGrid, firstBlocks } from '../model/blocks';
 import { checkRoom } from '../model/prompt';
 import { checkChoice, checkInteger, checkNumber } from '../options';
-import { concatenate, mapRows, packed, packRows } from '../packing';
+import { concatenate, mapRows, packed } from '../packing';
 import { deriveSeed, Purpose, Random } from '../random';
 import { resolveSampler, type SamplerObject } from '../sampling/samplers';
 import { type CheckExample, openData, type TrainingData } from './data';
@@ -15,6 +16,7 @@ import { maskedDiffusionLoss } from './masked-diffusion-loss';
 import { drawBlock, type MaskedRow, maskRow } from './masking';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
 import { callbacksOf } from './samples';
+import { numbered, ownBatches } from './shares';
 import { type AnswerPadding, checkPadding, encodeRow, encodeRows, type TokenRow } from './token-rows';
 
 /** Options of {@link trainMaskedDiffusion}. */
@@ -122,14 +124,20 @@ class MaskedDiffusionStage implements Stage {
     });
   }
 
-  /** Loss of some rows; adds their gradients where `train`. */
-  async #run(rows: WeightedRow[], train: boolean): Promise<{ loss: number; tokens: number }> {
-    const { model, trainer, training } = this.#context;
-    let loss = 0;
-    let tokens = 0;
+  /**
+   * Loss of all rows, whichever process computes them; adds gradients of this process's rows where `train`.
+   * @param part rows of a batch: batches share no micro-batch
+   */
+  async #run(rows: WeightedRow[], part: number, train: boolean): Promise<{ loss: number; tokens: number }> {
+    const { model, trainer, training, group } = this.#context;
     // A row without masks has no part in the loss.
-    const useful = rows.filter(({ positions }) => positions.length > 0);
-    for (const batch of packRows(useful, ({ ids }) => ids.length, training.tokenBudget)) {
+    const useful = numbered(rows).filter(({ item }) => item.positions.length > 0);
+    const parts: (typeof useful)[] = [];
+    for (let begin = 0; begin < rows.length; begin += part)
+      parts.push(useful.filter(({ index }) => index >= begin && index < begin + part));
+    const losses = new Map<number, [number]>();
+    for (const micro of ownBatches(parts, ({ item }) => item.ids.length, { ...training, group })) {
+      const batch = micro.map(({ item }) => item);
       const { logProbs } = await trainer.score({
         ...packed(batch),
         firstBlocks: firstBlocks(
@@ -142,15 +150,18 @@ class MaskedDiffusionStage implements Stage {
         ),
         keep: train,
       });
-      const dLogProbs = mapRows(logProbs!, batch, Float32Array, (part, { weight }) => {
-        const result = maskedDiffusionLoss(part, weight);
-        loss += result.loss;
+      const dLogProbs = mapRows(logProbs!, batch, Float32Array, (values, { weight }, i) => {
+        const result = maskedDiffusionLoss(values, weight);
+        losses.set(micro[i].index, [result.loss]);
         return result.dLogProbs;
       });
       if (train) await trainer.backward({ dLogProbs });
-      tokens += batch.reduce((sum, { ids }) => sum + ids.length, 0);
     }
-    return { loss, tokens };
+    const all = await gatherNumbers(group, rows.length, 1, losses);
+    let loss = 0;
+    for (let begin = 0; begin < rows.length; begin += part)
+      loss += all.subarray(begin, begin + part).reduce((sum, value) => sum + value, 0);
+    return { loss, tokens: useful.reduce((sum, { item }) => sum + item.ids.length, 0) };
   }
 
   async accumulate(step: number): Promise<Measured> {
@@ -160,15 +171,10 @@ class MaskedDiffusionStage implements Stage {
     const { maxTokens, padding } = this.#options;
     const encoded = encodeRows(model, examples, maxTokens, padding, deriveSeed(training.seed, Purpose.padding, step));
     const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.masks, step)));
-    const sum = { loss: 0, tokens: 0 };
-    for (let i = 0; i < rows.length; i += batchSize) {
-      const { loss, tokens } = await this.#run(rows.slice(i, i + batchSize), true);
-      sum.loss += loss;
-      sum.tokens += tokens;
-    }
+    const measured = await this.#run(rows, batchSize, true);
     const masked = rows.reduce((count, { positions }) => count + positions.length, 0);
     const all = rows.reduce((count, { ids }) => count + ids.length, 0);
-    return { ...sum, masked: masked / all };
+    return { ...measured, masked: masked / all };
   }
 
   async evaluate(): Promise<Record<string, number>> {
@@ -178,9 +184,9 @@ class MaskedDiffusionStage implements Stage {
     // The same masks and lengths every time, so that evaluations can be compared.
     const encoded = encodeRows(model, examples, maxTokens, padding, deriveSeed(training.seed, Purpose.padding));
     const rows = this.#mask(encoded, new Random(deriveSeed(training.seed, Purpose.evaluation)));
-    const { loss: evalLoss } = await this.#run(rows, false);
+    const { loss: evalLoss } = await this.#run(rows, rows.length, false);
     if (!answers) return { evalLoss };
-    const { metrics, samples } = await exactMatches(model, data, examples, answers, training.tokenBudget);
+    const { metrics, samples } = await exactMatches(this.#context, examples, answers);
     this.#context.show('validation', samples);
     return { evalLoss, ...metrics };
   }
@@ -249,6 +255,7 @@ export async function* trainMaskedDiffusion(
     training,
     // A planner that gets no gradient would still shrink by weight decay.
     trainable: { freezePlanner: true, lora },
+    isShared: true,
     examplesPerStep: batchSize * training.gradientAccumulation,
     own: {
       objective,

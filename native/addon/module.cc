@@ -51,6 +51,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("loadModel", Napi::Function::New<&ModelObject::load>(env));
   init_config(env, exports);
   init_kernels(env, exports);
+  init_distributed(env, exports);
   return exports;
 }
 

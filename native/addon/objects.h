@@ -123,6 +123,9 @@ KvCacheOptions read_cache_options(const Napi::Object& object);
 // What follows from a config alone: tensors, planMemory, cacheBytes.
 void init_config(Napi::Env env, Napi::Object exports);
 
+// What processes exchange: openMpi, startMpi, group, gatherBytes, barrier, finalizeMpi, abortMpi.
+void init_distributed(Napi::Env env, Napi::Object exports);
+
 // maskedAttention, sample, plannerScore, unmask, adamw.
 void init_kernels(Napi::Env env, Napi::Object exports);
 

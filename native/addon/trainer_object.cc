@@ -1,6 +1,7 @@
 #include "addon/args.h"
 #include "addon/job.h"
 #include "addon/objects.h"
+#include "distributed/mpi.h"
 
 namespace dultra {
 namespace addon {
@@ -72,6 +73,9 @@ TrainerOptions read_trainer_options(const Napi::Object& object) {
   const std::string moments = get_string(object, "moments");
   if (moments != "float32" && moments != "bfloat16") type_error(env, "moments", "\"float32\" or \"bfloat16\"");
   options.moments = moments == "bfloat16" ? DType::kBF16 : DType::kF32;
+  const std::string reduction = get_string(object, "reduction");
+  if (reduction != "sum" && reduction != "exact") type_error(env, "reduction", "\"sum\" or \"exact\"");
+  options.reduction = reduction == "exact" ? Reduction::kExact : Reduction::kSum;
   options.seed = get_u64(object, "seed");
   return options;
 }
@@ -79,7 +83,7 @@ TrainerOptions read_trainer_options(const Napi::Object& object) {
 Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Model> model, const Napi::Value& value) {
   const TrainerOptions options = read_trainer_options(to_object(value, "options"));
   return Job<std::shared_ptr<Trainer>>::start(
-      env, [model = std::move(model), options] { return std::make_shared<Trainer>(model, options); },
+      env, [model = std::move(model), options] { return std::make_shared<Trainer>(model, options, world()); },
       [](Napi::Env job_env, std::shared_ptr<Trainer>& trainer) -> Napi::Value {
         Napi::Object made = job_env.GetInstanceData<AddonData>()->trainer.New({});
         TrainerObject* self = Unwrap(made);

@@ -29,13 +29,14 @@ void check_trainable(const ModelConfig& config, const TrainerOptions& options) {
                        spec.name + " is one of them");
 }
 
-Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options)
+Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options,
+                 std::shared_ptr<Communicator> communicator)
     : model_(std::move(model)),
       options_(options),
       score_options_(score_options(options, model_->config())),
       backend_(model_->backend()),
-      communicator_(make_single_communicator()),
       parameters_(backend_, options.moments),
+      gradients_(backend_, parameters_, std::move(communicator), options.reduction),
       scorer_(*model_, parameters_, score_options_) {
   // Score-only: allocates no state and does not claim the model.
   if (!trains()) return;
@@ -90,22 +91,27 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
 std::vector<float> Trainer::backward(const BackwardRequest& request, const std::atomic<bool>* cancel) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::shared_lock<WeightsMutex> weights(model_->weights_mutex());
-  return scorer_.backward(request, cancel);
+  std::vector<float> dhidden = scorer_.backward(request, cancel);
+  gradients_.add();
+  return dhidden;
 }
 
 void Trainer::zero_grad() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (trains()) backend_.fill_zero(parameters_.gradients(), parameters_.size());
+  gradients_.clear();
 }
 
 double Trainer::grad_norm() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return gradient_norm(backend_, parameters_);
+  gradients_.collect();
+  const double norm = gradient_norm(backend_, parameters_);
+  gradients_.restore();
+  return norm;
 }
 
 double Trainer::step(const OptimizerStep& request) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  communicator_->all_reduce_sum(parameters_.gradients(), parameters_.size());
+  gradients_.reduce();
   const double norm = gradient_norm(backend_, parameters_);
   if (!std::isfinite(norm)) throw Error(ErrorCode::kNonFinite, "the gradient's norm is not finite");
   ++steps_;
@@ -118,7 +124,10 @@ double Trainer::step(const OptimizerStep& request) {
 
 std::vector<NamedTensor> Trainer::gradients() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return parameters_.read_gradients();
+  gradients_.collect();
+  std::vector<NamedTensor> tensors = parameters_.read_gradients();
+  gradients_.restore();
+  return tensors;
 }
 
 std::vector<NamedTensor> Trainer::state() {

@@ -3,10 +3,10 @@
 #include <mutex>
 #include <optional>
 
+#include "model/gradient_sum.h"
 #include "model/lora.h"
 #include "model/optimizer.h"
 #include "model/score.h"
-#include "ops/communicator.h"
 
 namespace dultra {
 
@@ -15,7 +15,8 @@ struct TrainerOptions {
   bool checkpointing = false;   // ScoreOptions
   LoraOptions lora;             // with adapters the base itself is frozen
   DType moments = DType::kF32;  // kF32 or kBF16, how AdamW's moments are stored
-  uint64_t seed = 0;            // draws A of adapters, and how bf16 moments are rounded
+  Reduction reduction = Reduction::kSum;
+  uint64_t seed = 0;  // draws A of adapters, and how bf16 moments are rounded
 };
 
 // INVALID_ARGUMENT where a model of this kind does not train so: experts and their routers are frozen.
@@ -23,8 +24,10 @@ void check_trainable(const ModelConfig& config, const TrainerOptions& options);
 
 class Trainer {
  public:
-  // Throws INVALID_ARGUMENT where the model has a trainer already.
-  Trainer(std::shared_ptr<Model> model, const TrainerOptions& options);
+  // Throws INVALID_ARGUMENT where the model has a trainer already. `communicator`: of the processes whose gradients
+  // make up an update; each of them calls `step`.
+  Trainer(std::shared_ptr<Model> model, const TrainerOptions& options,
+          std::shared_ptr<Communicator> communicator = make_single_communicator());
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -34,8 +37,10 @@ class Trainer {
   ScoreResult score(ScoreRequest request, const std::atomic<bool>* cancel);
   std::vector<float> backward(const BackwardRequest& request, const std::atomic<bool>* cancel);
   void zero_grad();
+  // Of this process's gradients.
   double grad_norm();
-  // Returns the norm before clipping. NON_FINITE, with nothing changed, where it is NaN or infinite.
+  // With the gradients of all processes. Returns the norm before clipping. NON_FINITE, with nothing changed, where it
+  // is NaN or infinite.
   double step(const OptimizerStep& request);
   int64_t steps() const { return steps_; }
   std::vector<NamedTensor> gradients();
@@ -43,7 +48,7 @@ class Trainer {
   std::vector<NamedTensor> state();
   void load_state(int64_t steps, const std::vector<NamedTensor>& tensors);
   void set_adapters(bool on);
-  size_t bytes() const { return parameters_.bytes() + (lora_ ? lora_->bytes() : 0); }
+  size_t bytes() const { return parameters_.bytes() + gradients_.bytes() + (lora_ ? lora_->bytes() : 0); }
 
  private:
   bool trains() const { return score_options_.base_trains || score_options_.planner_trains; }
@@ -56,8 +61,8 @@ class Trainer {
   const ScoreOptions score_options_;
   std::mutex mutex_;  // one call at a time
   Backend& backend_;
-  const std::unique_ptr<Communicator> communicator_;
   Parameters parameters_;
+  GradientSum gradients_;
   std::optional<Lora> lora_;
   bool adapters_on_ = true;
   Scorer scorer_;

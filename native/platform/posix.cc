@@ -1,4 +1,5 @@
 #ifndef _WIN32
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -55,6 +56,18 @@ void forget_pages(const Mapping& mapping, uint64_t begin, uint64_t end) {
   end = end / page * page;
   if (begin < end) madvise(const_cast<uint8_t*>(mapping.data) + begin, size_t(end - begin), MADV_DONTNEED);
 }
+
+void* open_library(const std::string& name, std::string* problem) {
+  // GLOBAL: plugins that an MPI opens look for its symbols there.
+  void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (!library) {
+    const char* error = dlerror();
+    *problem = error ? error : name;
+  }
+  return library;
+}
+void close_library(void* library) { dlclose(library); }
+void* find_symbol(void* library, const char* name) { return dlsym(library, name); }
 
 }  // namespace platform
 }  // namespace dultra

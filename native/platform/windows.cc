@@ -42,6 +42,16 @@ void unmap_file(const Mapping& mapping) { UnmapViewOfFile(mapping.data); }
 
 void forget_pages(const Mapping&, uint64_t, uint64_t) {}
 
+void* open_library(const std::string& name, std::string* problem) {
+  const HMODULE library = LoadLibraryA(name.c_str());
+  if (!library) *problem = name + " cannot be opened (Windows error " + std::to_string(GetLastError()) + ")";
+  return library;
+}
+void close_library(void* library) { FreeLibrary(static_cast<HMODULE>(library)); }
+void* find_symbol(void* library, const char* name) {
+  return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(library), name));
+}
+
 }  // namespace platform
 }  // namespace dultra
 #endif

@@ -8,6 +8,7 @@ import {
   type Campaign,
   type CausalModel,
   datasets,
+  distributed,
   type Evaluation,
   type EvaluationConfig,
   evaluateCampaign,
@@ -23,6 +24,7 @@ import {
   writeReport,
 } from '../../index';
 import { interruptSignal, UsageError } from '../errors';
+import { addJobOptions, type JobFlags, joinJob } from '../job';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, oneLine, printColumns, printJson, printLine, printMessage } from '../output';
 import { checkFile, checkFolder } from '../paths';
@@ -30,7 +32,7 @@ import { ProgressBar } from '../progress';
 import { CACHE_TEXT, SAMPLER_TEXT } from '../sampling';
 import { given, integer, number, shareOrFile } from '../values';
 
-interface Flags extends ModelFlags {
+interface Flags extends ModelFlags, Pick<JobFlags, 'logRanks'> {
   dataset: string;
   prompts?: datasets.PromptStyle;
   import?: string[];
@@ -220,7 +222,8 @@ function quantisedSource(text: string): Pick<Flags, 'model' | 'quantize'> {
   };
 }
 
-async function run(flags: Flags): Promise<void> {
+async function run(own: Flags): Promise<void> {
+  const { group, flags } = await joinJob(own);
   checkFile('--out', flags.out, 'results.json');
   checkFile('--report', flags.report, 'report.html');
   checkFolder('--output', flags.output);
@@ -233,12 +236,17 @@ async function run(flags: Flags): Promise<void> {
   const { count, batchSize, maxTokens, blockLength, temperature, stopAtEos, prompts, compat, validation } = flags;
   // What is held out of own examples is what they are evaluated on.
   const split = flags.split ?? (validation === undefined ? undefined : 'validation');
-  const dataset = await datasets.open(flags.dataset, {
-    splits: [split ?? 'test'],
-    ...(validation !== undefined && { validation }),
-    ...(prompts && { prompts }),
-    ...(compat && { compat }),
-  });
+  // What is to be downloaded is downloaded once, and so are models.
+  const dataset = await distributed.firstAlone(group, () =>
+    datasets.open(flags.dataset, {
+      splits: [split ?? 'test'],
+      ...(validation !== undefined && { validation }),
+      ...(prompts && { prompts }),
+      ...(compat && { compat }),
+    }),
+  );
+  if (group.size > 1)
+    for (const [name, open] of Object.entries(models)) models[name] = () => distributed.firstAlone(group, open);
   let entries = named;
   if (!entries) {
     // The grid depends on whether the first model has a planner.
@@ -275,6 +283,7 @@ async function run(flags: Flags): Promise<void> {
   } finally {
     progress.stop();
   }
+  if (group.rank > 0) return;
   const isSingle = campaign.evaluations.length === 1;
   const result = isSingle ? campaign.evaluations[0].evaluation : campaign;
   if (flags.out !== undefined) await writeFile(flags.out, `${JSON.stringify(result, null, 1)}\n`);
@@ -369,9 +378,11 @@ export function register(program: Command): void {
     .option('-t, --temperature <x>', 'token temperature (default: 0)', number)
     .option('--no-stop-at-eos', 'count passes until every position is decided')
     .option('--batch-size <n>', 'prompts per native call; the result does not depend on it (default: 256)', integer);
-  addOutputOptions(
-    command,
-    '{ config, results }, with every prompt; of several models or seeds { config, rows, curves, evaluations }',
+  addJobOptions(
+    addOutputOptions(
+      command,
+      '{ config, results }, with every prompt; of several models or seeds { config, rows, curves, evaluations }',
+    ),
   )
     .option('--out <file>', 'also write that JSON to a file')
     .option('-o, --output <folder>', 'write samples.jsonl, config.json and summary.json; goes on with what is there')

@@ -13,7 +13,7 @@ interface InfoFlags extends ModelFlags {
 }
 
 function describeSystem(system: SystemInfo): [string, string][] {
-  const { version, node, platform, cpu, threads, cpuIsas, gpus, gpuReason } = system;
+  const { version, node, platform, cpu, threads, cpuIsas, gpus, gpuReason, mpi, mpiReason } = system;
   return [
     ['dultra', version],
     ['node', node],
@@ -27,6 +27,7 @@ function describeSystem(system: SystemInfo): [string, string][] {
         ? gpus.map((gpu, index) => `cuda:${index}: ${gpu}`).join('; ')
         : `none: ${gpuReason}; every model runs on the CPU`,
     ],
+    ['mpi', mpi ? `${mpi.version} (${mpi.file})` : `none: ${mpiReason}; needed for several processes alone`],
   ];
 }
 

@@ -2,8 +2,9 @@
 import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { type Command, Option } from 'commander';
-import { type datasets, training } from '../../index';
+import { type datasets, distributed, training } from '../../index';
 import { Interruption, interruptSignal, nameOptions, UsageError } from '../errors';
+import { addJobOptions, type JobFlags, joinJob } from '../job';
 import { addDeviceOptions, type ModelFlags, openModel } from '../model';
 import {
   addOutputOptions,
@@ -21,7 +22,7 @@ import { absolute, ConfigFile, type FlagValues, Settings, setting } from '../tra
 import { given, integer, number, seed, shareOrFile } from '../values';
 import { register as registerInit } from './train-init';
 
-type Flags = ModelFlags & FlagValues & { resume?: string; dryRun?: boolean; samples?: boolean };
+type Flags = JobFlags & ModelFlags & FlagValues & { resume?: string; dryRun?: boolean; samples?: boolean };
 
 /** How the model of a run is loaded, where that decides what is computed. */
 type LoadFlags = Pick<ModelFlags, 'dtype' | 'compute' | 'revision'>;
@@ -50,6 +51,7 @@ Examples:
   dultra train grpo --config run.yaml --output runs/mine --max-steps 500
   dultra train --resume runs/mine
   dultra train grpo --preset gsm8k --dry-run
+  mpirun -n 2 dultra train sft --preset tiny
 
 A config file (YAML or JSON) holds the options of the stage's trainer by their API names, and
   model       folder or hub id, or { create: { dModel: 64, nLayers: 3 } } for a new model
@@ -195,7 +197,8 @@ async function checkWords(flags: Flags, { name, vocabulary }: datasets.Dataset):
     );
 }
 
-async function train(stageName: string | undefined, flags: Flags, command: Command): Promise<void> {
+async function train(stageName: string | undefined, own: Flags, command: Command): Promise<void> {
+  const { group, flags } = await joinJob(own);
   const stages = training.STAGES.join(', ');
   if (stageName === undefined && flags.resume === undefined)
     throw new UsageError(`expected a stage (${stages}), or --resume FOLDER`);
@@ -210,19 +213,23 @@ async function train(stageName: string | undefined, flags: Flags, command: Comma
   if (flags.dryRun) {
     const { device, dtype, compute } = { ...flags, ...load };
     const plan = await training.planMemory(stage, config, given({ device, dtype, compute }));
+    if (group.rank > 0) return;
     if (flags.json) printJson({ stage, config, plan });
     else printPlan(stage, config, plan);
     if (plan.fits === false) process.exitCode = 1;
     return;
   }
-  const output = path.resolve(config.outputDir);
-  const data = await training.openDataset(config);
+  // A free folder is one for all.
+  const [{ outputDir }] = await distributed.gatherJson(group, { outputDir: config.outputDir });
+  const output = path.resolve(outputDir);
+  const data = await distributed.firstAlone(group, () => training.openDataset(config));
   if (config.model === undefined) await checkWords(flags, data);
-  const made = mkdirSync(output, { recursive: true });
+  const isFirst = group.rank === 0;
+  const made = isFirst ? mkdirSync(output, { recursive: true }) : undefined;
   try {
-    await runIn(output, launch, data, flags);
+    await runIn(output, launch, data, flags, group);
   } catch (error) {
-    if (isNew) takeBack(output, made);
+    if (isNew && isFirst) takeBack(output, made);
     throw error;
   }
 }
@@ -236,13 +243,24 @@ function describeInterruption(folder: string, done: number, maxSteps: number | n
 }
 
 /** Trains in the run folder of a launch. */
-async function runIn(output: string, launch: Launch, data: datasets.Dataset, flags: Flags): Promise<void> {
+async function runIn(
+  output: string,
+  launch: Launch,
+  data: datasets.Dataset,
+  flags: Flags,
+  group: distributed.ProcessGroup,
+): Promise<void> {
   const { isNew, stage, config, load } = launch;
+  const isFirst = group.rank === 0;
   // Left by a launch that was killed.
-  if (isNew) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
-  const source = await training.prepareModel(config, data, path.join(output, 'initial'));
-  const planner = await training.preparePlanner(config, source, path.join(output, 'initial', 'planner'), load.revision);
-  if (isNew) {
+  if (isNew && isFirst) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
+  const { source, planner } = await distributed.firstAlone(group, async () => {
+    const initial = path.join(output, 'initial');
+    const made = await training.prepareModel(config, data, initial);
+    const head = path.join(initial, 'planner');
+    return { source: made, planner: await training.preparePlanner(config, made, head, load.revision) };
+  });
+  if (isNew && isFirst) {
     // Absolute: the run may be resumed from another working directory.
     const where = source !== undefined && existsSync(source) ? path.resolve(source) : source;
     const { dataset, validation, referenceModel } = config;
@@ -260,7 +278,10 @@ async function runIn(output: string, launch: Launch, data: datasets.Dataset, fla
     const text = (_: string, value: unknown) => (typeof value === 'bigint' ? value.toString() : value);
     writeFileSync(path.join(output, LAUNCH_FILE), `${JSON.stringify({ stage, config: stored, load }, text, 2)}\n`);
   }
-  await using model = await openModel({ ...flags, ...load, model: source, ...given({ planner }) });
+  const open = () => openModel({ ...flags, ...load, model: source, ...given({ planner }) });
+  // What is to be downloaded is downloaded once.
+  const isHere = source === undefined || existsSync(source);
+  await using model = await (isHere ? open() : distributed.firstAlone(group, open));
   const progress = new Progress(flags.quiet ?? false);
   const start = performance.now();
   let last: Metrics | null = null;
@@ -288,6 +309,7 @@ async function runIn(output: string, launch: Launch, data: datasets.Dataset, fla
   } finally {
     progress.stop();
   }
+  if (!isFirst) return;
   const final = path.join(output, 'final');
   await model.save(final);
   const seconds = (performance.now() - start) / 1000;
@@ -351,7 +373,7 @@ export function register(program: Command): void {
   command
     .optionsGroup('Output:')
     .option('--samples', 'show a few completions on stderr, of rollouts and evaluations, as samples.jsonl gets them');
-  addOutputOptions(command, '{ stage, output, model, steps, seconds, metrics }')
+  addJobOptions(addOutputOptions(command, '{ stage, output, model, steps, seconds, metrics }'))
     .addHelpText('after', EXAMPLES)
     .action(train);
 }

@@ -227,6 +227,7 @@ const WITH_RESUME = [
   'samples',
   'json',
   'quiet',
+  'logRanks',
 ];
 
 /** Keys that --set may change in a run that goes on. */

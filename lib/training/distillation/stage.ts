@@ -289,7 +289,7 @@ export class DistillationStage implements Stage {
   }
 
   async evaluate(): Promise<Record<string, number>> {
-    const { model, data, training, maxSteps } = this.#context;
+    const { data, training, maxSteps } = this.#context;
     const { answers, corruption } = this.#options;
     const examples = data.validation!(training.evalExamples);
     // The same masks every time, of the last window, at shares all over their range, so that evaluations can be compared.
@@ -301,7 +301,7 @@ export class DistillationStage implements Stage {
     const ratioOf = (batch: number, batches: number) => min + ((max - min) * (batch + 0.5)) / batches;
     const { loss: evalLoss } = await this.#batches(rows, random, blockLength, ratioOf, false);
     if (!answers) return { evalLoss };
-    const { metrics, samples } = await exactMatches(model, data, examples, answers, training.tokenBudget);
+    const { metrics, samples } = await exactMatches(this.#context, examples, answers);
     this.#context.show('validation', samples);
     return { evalLoss, ...metrics };
   }

@@ -1,6 +1,8 @@
 // dUltra's policy gradient: the planner's decisions of every denoising step, with the tokens that it unmasked, replayed.
+import { gatherNumbers } from '../../distributed/process-group';
 import { mapRows } from '../../packing';
 import type { Measured, StageContext } from '../loop';
+import { numbered, type Sharing } from '../shares';
 import { type GrpoStepLoss, grpoLoss } from './loss';
 import { referenceStepLoss } from './loss-reference';
 import type { ResolvedGrpo } from './options';
@@ -27,11 +29,18 @@ export class DecisionGradient implements PolicyGradient {
     this.#reference = reference;
   }
 
-  record(prompts: readonly Int32Array[], seed: bigint): Promise<Rollouts> {
+  record(prompts: readonly Int32Array[], seed: bigint, firstRow: number): Promise<Rollouts> {
     const { policy, maxTokens, blockLength, stopAtEos } = this.#options;
     const { model, training } = this.#context;
     const { tokenBudget } = training;
-    return recordRollouts(model, prompts, { maxTokens, blockLength, stopAtEos, policy, seed, tokenBudget });
+    return recordRollouts(model, prompts, { maxTokens, blockLength, stopAtEos, policy, seed, tokenBudget, firstRow });
+  }
+
+  /** How steps are dealt out. */
+  get #sharing(): Sharing & { policy: ResolvedGrpo['policy'] } {
+    const { training, group } = this.#context;
+    const { tokenBudget, reduction } = training;
+    return { group, reduction, tokenBudget, policy: this.#options.policy };
   }
 
   async begin(rollouts: Rollouts, advantages: Float64Array): Promise<Record<string, number>> {
@@ -41,64 +50,76 @@ export class DecisionGradient implements PolicyGradient {
     return { forcedSteps: steps.filter(({ forced }) => forced).length / Math.max(1, steps.length) };
   }
 
-  /** Log-likelihoods of all steps under the reference model. */
-  #scoreReference(steps: ReplayRow[]): Promise<Float32Array[]> {
+  /** Log-likelihoods of all steps under the reference model; each process scores its share. */
+  async #scoreReference(steps: ReplayRow[]): Promise<Float32Array[]> {
     const { policy } = this.#options;
-    const { tokenBudget } = this.#context.training;
     const { config } = this.#context.model;
-    return withReference(this.#context, this.#reference, async ({ model, trainer }) => {
-      const out = new Array<Float32Array>(steps.length);
-      const all = steps.map((row, index) => ({ row, index }));
-      for await (const { items, cached } of replayBatches(model, all, ({ row }) => row, { policy, tokenBudget })) {
-        const rows = items.map(({ row }) => row);
+    const scored = await withReference(this.#context, this.#reference, async ({ model, trainer }) => {
+      const out = new Map<number, Float32Array>();
+      for await (const { items, cached } of replayBatches(
+        model,
+        [numbered(steps)],
+        ({ item }) => item,
+        this.#sharing,
+      )) {
+        const rows = items.map(({ item }) => item);
         const request = replayRequest(rows, policy, { config, keep: false, cached });
         const { logLikelihoods } = await trainer.score(request);
-        for (const [i, part] of splitByRow(logLikelihoods!, rows).entries()) out[items[i].index] = part.slice();
+        for (const [i, part] of splitByRow(logLikelihoods!, rows).entries()) out.set(items[i].index, part.slice());
       }
       return out;
     });
+    const width = steps.reduce((most, { positions }) => Math.max(most, positions.length), 0);
+    const numbers = await gatherNumbers(this.#context.group, steps.length, width, scored);
+    return steps.map(({ positions }, i) =>
+      Float32Array.from(numbers.subarray(i * width, i * width + positions.length)),
+    );
   }
 
   /** Scores the steps again under the current policy, and adds the loss's gradient. */
   async update(): Promise<Measured> {
     const { steps, advantages, references } = this.#experience!;
-    const { model, trainer, training } = this.#context;
+    const { model, trainer, group } = this.#context;
     const { policy, promptsPerStep, numGenerations, beta } = this.#options;
     const { config } = model;
-    const { tokenBudget } = training;
     // A rollout without advantage has no gradient, unless the KL term gives it one.
     const useful = steps
-      .map((row, index) => ({ row, advantage: advantages[row.rollout], reference: references?.[index] ?? null }))
+      .map((row, index) => ({ row, index, advantage: advantages[row.rollout], reference: references?.[index] ?? null }))
       .filter(({ advantage }) => beta > 0 || advantage !== 0);
     const part = promptsPerStep * numGenerations;
-    const sum = { loss: 0, tokens: 0, kl: 0, clippedLow: 0, clippedHigh: 0, ratioDeviation: 0 };
-    for (let begin = 0; begin < advantages.length; begin += part) {
-      const own = useful.filter(({ row }) => row.rollout >= begin && row.rollout < begin + part);
-      for await (const { items, cached } of replayBatches(model, own, ({ row }) => row, { policy, tokenBudget })) {
-        const rows = items.map(({ row }) => row);
-        const { logLikelihoods } = await trainer.score(replayRequest(rows, policy, { config, keep: true, cached }));
-        const dLogLikelihoods = mapRows(logLikelihoods!, rows, Float32Array, (current, row, i) => {
-          const result = this.#loss(row, items[i].advantage, current, items[i].reference);
-          sum.loss += result.loss;
-          sum.kl += result.kl;
-          if (result.clipped === 'low') sum.clippedLow++;
-          if (result.clipped === 'high') sum.clippedHigh++;
-          sum.ratioDeviation = Math.max(sum.ratioDeviation, Math.abs(result.ratio - 1));
-          return result.dLogLikelihoods;
-        });
-        await trainer.backward({ dLogLikelihoods });
-        sum.tokens += rows.reduce((count, { computed }) => count + computed.length, 0);
-      }
+    const parts: (typeof useful)[] = [];
+    for (let begin = 0; begin < advantages.length; begin += part)
+      parts.push(useful.filter(({ row }) => row.rollout >= begin && row.rollout < begin + part));
+    // Of each step: loss, KL, clipped below, clipped above, deviation of the ratio.
+    const measured = new Map<number, number[]>();
+    for await (const { items, cached } of replayBatches(model, parts, ({ row }) => row, this.#sharing)) {
+      const rows = items.map(({ row }) => row);
+      const { logLikelihoods } = await trainer.score(replayRequest(rows, policy, { config, keep: true, cached }));
+      const dLogLikelihoods = mapRows(logLikelihoods!, rows, Float32Array, (current, row, i) => {
+        const { index, advantage, reference } = items[i];
+        const { loss, kl, clipped, ratio, dLogLikelihoods } = this.#loss(row, advantage, current, reference);
+        measured.set(index, [loss, kl, Number(clipped === 'low'), Number(clipped === 'high'), Math.abs(ratio - 1)]);
+        return dLogLikelihoods;
+      });
+      await trainer.backward({ dLogLikelihoods });
     }
+    const numbers = await gatherNumbers(group, steps.length, 5, measured);
+    const sum = [0, 0, 0, 0];
+    let ratioDeviation = 0;
+    for (const { index } of parts.flat()) {
+      for (let i = 0; i < 4; i++) sum[i] += numbers[5 * index + i];
+      ratioDeviation = Math.max(ratioDeviation, numbers[5 * index + 4]);
+    }
+    const [loss, kl, clippedLow, clippedHigh] = sum;
     const count = Math.max(1, useful.length);
     return {
-      loss: sum.loss,
-      tokens: sum.tokens,
+      loss,
+      tokens: useful.reduce((tokens, { row }) => tokens + row.computed.length, 0),
       replayedSteps: useful.length,
-      ratioDeviation: sum.ratioDeviation,
-      clippedLow: sum.clippedLow / count,
-      clippedHigh: sum.clippedHigh / count,
-      ...(beta > 0 && { kl: sum.kl / count }),
+      ratioDeviation,
+      clippedLow: clippedLow / count,
+      clippedHigh: clippedHigh / count,
+      ...(beta > 0 && { kl: kl / count }),
     };
   }
 

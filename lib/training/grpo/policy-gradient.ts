@@ -21,8 +21,8 @@ export interface Batch {
 
 /** One objective at work. */
 export interface PolicyGradient {
-  /** Completes prompts under the policy as it is. */
-  record(prompts: readonly Int32Array[], seed: bigint): Promise<Rollouts>;
+  /** Completes prompts under the policy as it is. @param firstRow number of the first one among those of all processes */
+  record(prompts: readonly Int32Array[], seed: bigint, firstRow: number): Promise<Rollouts>;
   /**
    * Takes rollouts with an advantage each; the updates that follow are of them. @returns metrics of the batch
    */

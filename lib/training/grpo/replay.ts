@@ -9,6 +9,7 @@ import type { NativeScoreRequest } from '../../native';
 import { omit } from '../../options';
 import { concatenate, packed, packRows, range } from '../../packing';
 import type { ResolvedCache } from '../../sampling/caches';
+import { ownBatches, type Sharing } from '../shares';
 
 /** One step of one rollout. Candidate arrays are parallel, in ascending position. */
 export interface ReplayRow {
@@ -64,6 +65,7 @@ export interface Rollouts {
  * Completes prompts under the policy (each position unmasked with its own probability) and records every step.
  * @param prompts ids of each row's prompt
  * @param options.seed of the draws; row i draws as row i, however rows are batched
+ * @param options.firstRow number of the first prompt's row among those of all processes. Default 0
  */
 export async function recordRollouts(
   model: MaskedDiffusionModel,
@@ -72,15 +74,16 @@ export async function recordRollouts(
     policy: PolicySettings;
     seed: bigint;
     tokenBudget: number;
+    firstRow?: number;
   },
 ): Promise<Rollouts> {
-  const { policy, seed, tokenBudget, maxTokens, blockLength, stopAtEos } = options;
+  const { policy, seed, tokenBudget, maxTokens, blockLength, stopAtEos, firstRow = 0 } = options;
   const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
   const cache = omit({ emptyPass: null, ...(policy.cache ?? { type: 'none' as const }) }, ['emptyPass']);
   const whole = isIndependent(policy);
   const lengthOf = (prompt: Int32Array) => rowLength(prompt.length + maxTokens!, model.config);
   for (const batch of packRows(prompts, lengthOf, tokenBudget)) {
-    const first = rollouts.results.length;
+    const first = firstRow + rollouts.results.length;
     const current: Int32Array[] = batch.map((prompt) => {
       const ids = new Int32Array(lengthOf(prompt)).fill(model.config.maskTokenId);
       ids.set(prompt);
@@ -144,30 +147,33 @@ export interface ReplayBatch<T> {
 }
 
 /**
- * Steps cut into batches of at most `tokenBudget` tokens (of whole rows, with a cache). With a cache, a batch has to be
+ * This process's share of the steps, cut into batches of at most `tokenBudget` tokens (of whole rows, with a cache). With a cache, a batch has to be
  * scored (and its gradients taken) before the next one is asked for; each rollout's steps must all be there, in their
  * order.
- * @param model the one that scores
+ * @param model the one that scores @param parts steps that may share a batch
  */
 export async function* replayBatches<T>(
   model: MaskedDiffusionModel,
-  items: readonly T[],
+  parts: readonly (readonly T[])[],
   rowOf: (item: T) => ReplayRow,
-  { policy, tokenBudget }: { policy: PolicySettings; tokenBudget: number },
+  { policy, ...sharing }: { policy: PolicySettings } & Sharing,
 ): AsyncGenerator<ReplayBatch<T>, void, void> {
   const length = (item: T) => rowOf(item).ids.length;
+  const computed = (item: T) => rowOf(item).computed.length;
   const { cache: kept = { type: 'none' as const } } = policy;
   if (kept.type === 'none' || isIndependent(policy)) {
-    const computed = (item: T) => rowOf(item).computed.length;
-    for (const batch of packRows(items, computed, tokenBudget)) yield { items: batch, cached: null };
+    for (const batch of ownBatches(parts, computed, sharing)) yield { items: batch, cached: null };
     return;
   }
-  const rollouts = new Map<number, T[]>();
-  for (const item of items) {
-    const { rollout } = rowOf(item);
-    rollouts.set(rollout, [...(rollouts.get(rollout) ?? []), item]);
-  }
-  for (const group of packRows([...rollouts.values()], ([first]) => length(first), tokenBudget)) {
+  const chains = parts.map((items) => {
+    const rollouts = new Map<number, T[]>();
+    for (const item of items) {
+      const { rollout } = rowOf(item);
+      rollouts.set(rollout, [...(rollouts.get(rollout) ?? []), item]);
+    }
+    return [...rollouts.values()];
+  });
+  for (const group of ownBatches(chains, ([first]) => length(first), sharing)) {
     const cache = await model.createCache(
       group.map(([first]) => length(first)),
       {

@@ -1,7 +1,9 @@
 // One step of GRPO: rollouts under the current policy, their rewards and advantages, and the replay of every denoising
 // step, whose log-likelihoods get the gradient.
 
+import { gatherJson, ownRange } from '../../distributed/process-group';
 import { optionError } from '../../errors';
+import type { GenerateResult } from '../../generation/types';
 import { concatenate } from '../../packing';
 import { deriveSeed, Purpose } from '../../random';
 import { correctRows, type RewardBatch } from '../../rewards';
@@ -12,6 +14,7 @@ import { writeAnswers } from '../exact-matches';
 import type { Measured, Stage, StageContext, TrainingMetrics } from '../loop';
 import { samplesOf } from '../samples';
 import { computeAdvantages, totalRewards } from './advantages';
+import { gatherSteps } from './exchange';
 import { groupCounts, normalizeWithinGroups } from './group-filter';
 import type { ResolvedGrpo } from './options';
 import { joinRollouts, type PolicyGradient, selectRollouts } from './policy-gradient';
@@ -86,6 +89,12 @@ export class GrpoStage implements Stage {
     this.#options = options;
     this.#gradient = gradient;
     this.stepsPerBatch = options.numIterations;
+    if (options.policy.compat !== null && context.group.size > 1)
+      throw optionError(
+        RangeError,
+        'compat',
+        'expected none with several processes: rows of a batch then depend on each other',
+      );
   }
 
   /** Adds the gradients of one update: the first of a batch draws its rollouts. */
@@ -122,7 +131,7 @@ export class GrpoStage implements Stage {
     }
     const [first] = draws;
     this.#context.show('train', this.#samples(first, groupSize));
-    const metrics = await this.#measure(draws);
+    const metrics = this.#measure(draws);
     const rowsOf = (index: number) =>
       kept.flatMap(({ draw, group }) =>
         draw === index ? Array.from({ length: groupSize }, (_, i) => group * groupSize + i) : [],
@@ -138,7 +147,10 @@ export class GrpoStage implements Stage {
       const scaled = this.#scaled(draw);
       return Float64Array.from(rows, (row) => scaled[row]);
     });
-    const advantages = await this.#advantages(concatenate(totals, Float64Array));
+    const { scaleRewards, advantageMinClip } = this.#options;
+    const advantages = computeAdvantages(concatenate(totals, Float64Array), {
+      ...{ groupSize, scaleRewards, advantageMinClip },
+    });
     metrics.zeroAdvantage =
       advantages.length === 0 ? 0 : advantages.filter((advantage) => advantage === 0).length / advantages.length;
     if (filter) {
@@ -150,15 +162,52 @@ export class GrpoStage implements Stage {
     return draws.reduce((sum, draw) => sum + draw.rollouts.tokens, 0);
   }
 
-  /** Groups of rollouts of some examples, judged. */
-  async #draw(examples: readonly TrainingRow[], seed: bigint): Promise<Judged> {
-    const { model } = this.#context;
+  /** Groups of rollouts of some examples, judged. Each process draws whole groups: a reward may compare the rows of one. */
+  async #draw(all: readonly TrainingRow[], seed: bigint): Promise<Judged> {
+    const { model, group } = this.#context;
     const { numGenerations } = this.#options;
+    const own = ownRange(all.length, group);
+    const firstRow = own.begin * numGenerations;
+    const examples = all.slice(own.begin, own.end);
     const rows = examples.flatMap((example) => new Array<TrainingRow>(numGenerations).fill(example));
     const prompts = examples.flatMap((example) =>
       new Array<Int32Array>(numGenerations).fill(model.encodePrompt(example.prompt)),
     );
-    return this.#judge(rows, await this.#gradient.record(prompts, seed));
+    const judged = await this.#judge(rows, await this.#gradient.record(prompts, seed, firstRow));
+    const numbers = rows.map((_, i) => firstRow + i);
+    const each = all.flatMap((example) => new Array<TrainingRow>(numGenerations).fill(example));
+    return this.#gather(judged, numbers, each);
+  }
+
+  /**
+   * The rows of all processes, each judged where it was written.
+   * @param rows numbers of this process's rows @param examples of all rows
+   */
+  async #gather(own: Judged, rows: readonly number[], examples: TrainingRow[]): Promise<Judged> {
+    const { group, training } = this.#context;
+    const { results, tokens } = own.rollouts;
+    const steps = await gatherSteps(group, own.rollouts.steps);
+    // Whoever has drawn a rollout, micro-batches are cut from the same list.
+    if (training.reduction === 'exact') steps.sort((a, b) => a.rollout - b.rollout || a.step - b.step);
+    if (group.size === 1) return { ...own, rollouts: { ...own.rollouts, steps } };
+    const columns = own.columns.map(({ values }) => Array.from(values));
+    const parts = await gatherJson(group, { rows, results, tokens, columns, right: own.right });
+    const order = parts.flatMap((part) => part.rows.map((row, i) => ({ row, i, part }))).sort((a, b) => a.row - b.row);
+    const judged = own.columns.map((column, at) => ({
+      ...column,
+      values: order.map(({ part, i }) => part.columns[at][i]),
+    }));
+    return {
+      rollouts: {
+        results: order.map(({ part, i }) => revived(part.results[i])),
+        steps,
+        tokens: parts.reduce((sum, part) => sum + part.tokens, 0),
+      },
+      examples,
+      columns: judged,
+      totals: totalRewards(judged, order.length),
+      right: own.right && order.map(({ part, i }) => part.right![i]),
+    };
   }
 
   /** Whether a group of a draw counts. */
@@ -195,32 +244,34 @@ export class GrpoStage implements Stage {
     const completions = results.map(({ text }) => text);
     const batch: RewardBatch = { completions, examples, results, maxTokens, verify: data.verify, model };
     const columns: Judged['columns'] = [];
-    for (const { name, fn, weight } of rewards)
-      columns.push({ name, values: checkRewards(name, await fn(batch), results.length), weight });
+    for (const { name, fn, weight } of rewards) {
+      // A process without rows has nothing to judge.
+      const values = results.length === 0 ? [] : checkRewards(name, await fn(batch), results.length);
+      columns.push({ name, values, weight });
+    }
     // Without a verifier, rewards alone say what is right: a comparison with the answer may be another thing.
     const right = data.verify ? await correctRows(batch) : null;
     return { rollouts, examples, columns, totals: totalRewards(columns, results.length), right };
   }
 
   /** Means of rewards, NFE and accuracy over all completions of some draws, as metrics. */
-  async #measure(draws: readonly Judged[]): Promise<Record<string, number>> {
+  #measure(draws: readonly Judged[]): Record<string, number> {
     const metrics: Record<string, number> = {};
     const results = draws.flatMap(({ rollouts }) => rollouts.results);
     for (const [i, { name }] of this.#options.rewards.entries()) {
       const values = draws.flatMap(({ columns }) => Array.from(columns[i].values, (value) => value ?? Number.NaN));
-      const counted = await this.#allRows(values);
+      const counted = values.filter((value) => !Number.isNaN(value));
       if (counted.length > 0) metrics[`reward/${name}`] = mean(counted);
     }
-    const counted = await this.#allRows(draws.flatMap(({ totals }) => Array.from(totals)));
+    const counted = draws.flatMap(({ totals }) => Array.from(totals)).filter((value) => !Number.isNaN(value));
     metrics.reward = counted.length > 0 ? mean(counted) : 0;
     metrics.rewardStd = counted.length > 0 ? standardDeviation(counted) : 0;
     if (draws[0].right) {
-      const right = draws.flatMap((draw) => draw.right!.map((value) => (value === null ? Number.NaN : Number(value))));
-      const judged = await this.#allRows(right);
+      const judged = draws.flatMap((draw) => draw.right!.flatMap((value) => (value === null ? [] : [Number(value)])));
       if (judged.length > 0) metrics.accuracy = mean(judged);
     }
-    metrics.nfe = mean(await this.#allRows(results.map(({ nfe }) => nfe)));
-    metrics.tokensPerForward = mean(await this.#allRows(results.map(({ tokensPerForward }) => tokensPerForward)));
+    metrics.nfe = mean(results.map(({ nfe }) => nfe));
+    metrics.tokensPerForward = mean(results.map(({ tokensPerForward }) => tokensPerForward));
     return metrics;
   }
 
@@ -232,26 +283,9 @@ export class GrpoStage implements Stage {
     }));
   }
 
-  /** Numbers of the rows of every process, NaN left out. */
-  async #allRows(own: ArrayLike<number>): Promise<number[]> {
-    const parts = await this.#context.group.allGather(Float64Array.from(own));
-    return parts.flatMap((part) => Array.from(part)).filter((value) => !Number.isNaN(value));
-  }
-
-  /** Advantages of this process's rows; the batch that scales them is that of every process. */
-  async #advantages(totals: Float64Array): Promise<Float64Array> {
-    const { group } = this.#context;
-    const { numGenerations: groupSize, scaleRewards, advantageMinClip } = this.#options;
-    const parts = await group.allGather(totals);
-    const before = parts.slice(0, group.rank).reduce((sum, { length }) => sum + length, 0);
-    const all = concatenate(parts, Float64Array);
-    const advantages = computeAdvantages(all, { groupSize, scaleRewards, advantageMinClip });
-    return advantages.subarray(before, before + totals.length);
-  }
-
   /** Mean reward, accuracy and NFE on held-out prompts. */
   async evaluate(): Promise<Record<string, number>> {
-    const { model, data, training } = this.#context;
+    const { data, training } = this.#context;
     const { evalSampler, maxTokens, blockLength, stopAtEos, policy } = this.#options;
     const { compat, cache } = policy;
     const options = {
@@ -264,12 +298,22 @@ export class GrpoStage implements Stage {
       ...(cache?.type === 'blocks' && { cache }),
     };
     const examples = data.validation!(training.evalExamples);
-    const results = await writeAnswers(model, examples, options, training.tokenBudget);
-    const judged = await this.#judge(examples, { results, steps: [], tokens: 0 });
+    const own = await writeAnswers(this.#context, examples, options);
+    const answered = await this.#judge(own.examples, { results: own.results, steps: [], tokens: 0 });
+    const judged = await this.#gather(answered, own.rows, examples);
     this.#context.show('validation', this.#samples(judged, 1));
-    const { reward, nfe, accuracy } = await this.#measure([judged]);
+    const { reward, nfe, accuracy } = this.#measure([judged]);
     return { evalReward: reward, evalNfe: nfe, ...(accuracy !== undefined && { evalAccuracy: accuracy }) };
   }
+}
+
+/** A result of another process, whose arrays went through JSON. */
+function revived(result: GenerateResult): GenerateResult {
+  const { ids, promptIds, unmaskedAt } = result;
+  return {
+    ...result,
+    ...{ ids: Int32Array.from(ids), promptIds: Int32Array.from(promptIds), unmaskedAt: Int32Array.from(unmaskedAt) },
+  };
 }
 
 /** Checks what a reward function returned. */

@@ -49,6 +49,7 @@ export class GrpoTrainer {
       data,
       training,
       trainable,
+      isShared: own.objective.objective === 'dultra',
       examplesPerStep: (own.promptsPerStep * training.gradientAccumulation) / own.numIterations,
       own: {
         ...omit(own, ['rewards', 'objective']),

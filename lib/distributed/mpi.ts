@@ -1,0 +1,147 @@
+// MPI: found, started and ended. The native core opens its library at run time.
+import { writeSync } from 'node:fs';
+import { DUltraError } from '../errors';
+import { native } from '../native';
+import { type ProcessGroup, SINGLE_PROCESS } from './process-group';
+
+/** An MPI that was found. */
+export interface MpiInfo {
+  /** Name or path of the library. */
+  file: string;
+  /** As it calls itself, such as "Open MPI v4.1.4". */
+  version: string;
+  /** Whose handles it has: Open MPI's, MPICH's, or those of the standard ABI of MPI 5. */
+  abi: 'openmpi' | 'mpich' | 'standard';
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What mpirun, mpiexec and srun tell a process that they start. */
+interface Launch {
+  /** Whose launcher it is; null: it could be any one's. */
+  launcher: 'openmpi' | 'mpich' | null;
+  rank: number;
+  /** null where the launcher does not tell. */
+  size: number | null;
+}
+
+/** What a launcher has said in the environment; null: there was none. */
+export function launchOf(env: Environment): Launch | null {
+  const number = (name: string) => (/^\d+$/.test(env[name] ?? '') ? Number(env[name]) : null);
+  const rank = number('OMPI_COMM_WORLD_RANK');
+  if (rank !== null) return { launcher: 'openmpi', rank, size: number('OMPI_COMM_WORLD_SIZE') };
+  const pmi = number('PMI_RANK');
+  if (pmi !== null) return { launcher: 'mpich', rank: pmi, size: number('PMI_SIZE') };
+  const tasks = number('SLURM_STEP_ID') === null ? null : number('SLURM_NTASKS');
+  const pmix = number('PMIX_RANK');
+  if (pmix !== null) return { launcher: null, rank: pmix, size: tasks };
+  const task = number('SLURM_PROCID');
+  if (tasks !== null && tasks > 1 && task !== null) return { launcher: null, rank: task, size: tasks };
+  return null;
+}
+
+/** Libraries by the ABI that they have: libmpi.so.12 is what MPICH and its relatives install, Debian's apart. */
+const LIBRARIES: Readonly<Record<'linux' | 'darwin', Record<MpiInfo['abi'], readonly string[]>>> = {
+  linux: {
+    openmpi: ['libmpi.so.40', 'libmpi.so.80'],
+    mpich: ['libmpi.so.12', 'libmpich.so.12'],
+    standard: ['libmpi_abi.so.0'],
+  },
+  darwin: { openmpi: ['libmpi.40.dylib'], mpich: ['libmpi.12.dylib'], standard: ['libmpi_abi.0.dylib'] },
+};
+
+/** Libraries to try, in this order: those of the launcher that has started this process first. */
+export function librariesFor(env: Environment, platform: NodeJS.Platform = process.platform): string[] {
+  if (env.DULTRA_MPI) return [env.DULTRA_MPI];
+  if (platform !== 'linux' && platform !== 'darwin') return [];
+  const { openmpi, mpich, standard } = LIBRARIES[platform];
+  // A process that mpirun has started would be alone with another MPI's library.
+  const launcher = launchOf(env)?.launcher ?? null;
+  if (launcher === 'openmpi') return [...openmpi, ...standard];
+  if (launcher === 'mpich') return [...mpich, ...standard];
+  return [...openmpi, ...mpich, ...standard];
+}
+
+/** The MPI that is installed here; else why none can be used. */
+export function findMpi(): { mpi: MpiInfo | null; reason: string | null } {
+  const files = librariesFor(process.env);
+  if (files.length === 0) return { mpi: null, reason: 'dultra knows the MPIs of Linux and macOS alone' };
+  const { reason, ...found } = native().openMpi(files);
+  return found.file === '' ? { mpi: null, reason } : { mpi: found as MpiInfo, reason: null };
+}
+
+/** The processes of this job, once {@link init} has been called. */
+let current: ProcessGroup = SINGLE_PROCESS;
+
+/** The processes that work together: of a job that {@link init} has joined, else this one alone. */
+export const currentGroup = (): ProcessGroup => current;
+
+/** The rank that a launcher has given this process; null where there was none. For what is said before {@link init}. */
+export const launchedRank = (): number | null => launchOf(process.env)?.rank ?? null;
+
+function groupOf({ rank, size }: { rank: number; size: number }): ProcessGroup {
+  const { gatherBytes, barrier } = native();
+  return {
+    rank,
+    size,
+    allGatherBytes: gatherBytes,
+    async allGather(values) {
+      const all = await gatherBytes(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+      return all.map((bytes) => new Float64Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 8));
+    },
+    barrier,
+  };
+}
+
+/** MPI has started and not ended. */
+let isRunning = false;
+
+/** What ends the process, where nothing has caught it. */
+let uncaught: unknown;
+
+/** At the end of the process: with all others, or, after a failure, ending all others. */
+function leave(exitCode: number): void {
+  if (!isRunning) return;
+  isRunning = false;
+  if (exitCode === 0) {
+    native().finalizeMpi();
+    return;
+  }
+  // Node.js would print it after this, when the process is no more.
+  if (uncaught !== undefined)
+    writeSync(2, `rank ${current.rank}: ${uncaught instanceof Error ? uncaught.stack : String(uncaught)}\n`);
+  native().abortMpi(exitCode);
+}
+
+/**
+ * Joins the job that mpirun, mpiexec or srun has started this process in: from here on trainers share their work with
+ * the job's other processes, and a process that ends with a failure ends them all. Without a launcher nothing happens:
+ * the group is this process alone. Further calls return the same group.
+ * @throws DUltraError DISTRIBUTED where the launcher's MPI is not here, is too old, or does not start.
+ */
+export function init(): ProcessGroup {
+  const launch = launchOf(process.env);
+  if (isRunning || launch === null) return current;
+  const { mpi, reason } = findMpi();
+  if (mpi === null)
+    throw new DUltraError(
+      'DISTRIBUTED',
+      `this process was started as rank ${launch.rank} of several, but there is no MPI that it could use: ${reason}; ` +
+        'DULTRA_MPI can name the library',
+    );
+  native().startMpi();
+  isRunning = true;
+  process.on('uncaughtExceptionMonitor', (error) => {
+    uncaught = error;
+  });
+  process.on('exit', (code) => leave(code));
+  const group = groupOf(native().group());
+  if (launch.size !== null && launch.size !== group.size)
+    throw new DUltraError(
+      'DISTRIBUTED',
+      `expected ${launch.size} processes, as the launcher says, got ${group.size} from ${mpi.version}: the launcher is ` +
+        "another MPI's, or srun needs --mpi=pmix (srun --mpi=list says what there is)",
+    );
+  current = group;
+  return group;
+}

@@ -1,0 +1,263 @@
+#include "distributed/mpi.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <mutex>
+
+#include "ops/check.h"
+#include "platform/platform.h"
+
+namespace dultra {
+
+namespace {
+
+// Numbers of one call, whose counts are ints.
+constexpr int64_t kPiece = int64_t(1) << 26;
+constexpr int kThreadSerialized = 2;
+// The longest text that any library writes: MPI_MAX_LIBRARY_VERSION_STRING of MPICH and of the standard ABI.
+constexpr size_t kText = 8192;
+
+// What differs between libraries: MPICH's handles are ints, all others' are pointers.
+template <typename Handle>
+struct Constants {
+  Handle world, bytes, floats, integers, sum, errors_return;
+  void* in_place;
+};
+
+using Pointer = void*;
+
+Pointer pointer(uintptr_t value) { return reinterpret_cast<Pointer>(value); }
+
+// Of MPI 5.0, chapter "Application Binary Interface".
+Constants<Pointer> standard_constants() {
+  return {pointer(0x101), pointer(0x247), pointer(0x210), pointer(0x258), pointer(0x21), pointer(0x142), pointer(1)};
+}
+
+// Of MPICH's ABI, which MVAPICH and Intel MPI have, too.
+Constants<int> mpich_constants() {
+  return {0x44000000, 0x4c00010d, 0x4c00040a, 0x4c00083a, 0x58000003, 0x54000001, pointer(~uintptr_t(0))};
+}
+
+// Open MPI's handles are addresses of objects in its library.
+Constants<Pointer> openmpi_constants(void* library) {
+  const auto at = [&](const char* name) { return platform::find_symbol(library, name); };
+  return {at("ompi_mpi_comm_world"),
+          at("ompi_mpi_byte"),
+          at("ompi_mpi_float"),
+          at("ompi_mpi_int64_t"),
+          at("ompi_mpi_op_sum"),
+          at("ompi_mpi_errors_return"),
+          pointer(1)};
+}
+
+class World : public Communicator {
+ public:
+  virtual void finalize() = 0;
+  virtual void abort(int exit_code) = 0;
+};
+
+template <typename Handle>
+class WorldOf final : public World {
+ public:
+  WorldOf(void* library, const Constants<Handle>& constants) : library_(library), constants_(constants) {
+    int initialized = 0, provided = 0;
+    check(function<int(int*)>("MPI_Initialized")(&initialized), "MPI_Initialized");
+    if (initialized)
+      throw Error(ErrorCode::kDeviceUnavailable, "MPI has been started in this process by something else");
+    check(function<int(int*, char***, int, int*)>("MPI_Init_thread")(nullptr, nullptr, kThreadSerialized, &provided),
+          "MPI_Init_thread");
+    // Jobs run on several threads, one at a time.
+    if (provided < kThreadSerialized)
+      throw Error(ErrorCode::kDeviceUnavailable,
+                  "this MPI was built without threads (MPI_THREAD_SERIALIZED), which are needed");
+    // Errors come back, and become messages; otherwise the library ends the process.
+    check(function<int(Handle, Handle)>("MPI_Comm_set_errhandler")(constants_.world, constants_.errors_return),
+          "MPI_Comm_set_errhandler");
+    check(function<int(Handle, int*)>("MPI_Comm_rank")(constants_.world, &rank_), "MPI_Comm_rank");
+    check(function<int(Handle, int*)>("MPI_Comm_size")(constants_.world, &size_), "MPI_Comm_size");
+    all_reduce_ = function<AllReduce>("MPI_Allreduce");
+    broadcast_ = function<Broadcast>("MPI_Bcast");
+    barrier_ = function<int(Handle)>("MPI_Barrier");
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  void all_reduce_sum(float* x, int64_t n) override { reduce(x, n, constants_.floats); }
+  void all_reduce_sum(int64_t* x, int64_t n) override { reduce(x, n, constants_.integers); }
+  void broadcast(void* x, size_t bytes, int root) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    auto* data = static_cast<uint8_t*>(x);
+    for (size_t at = 0; at < bytes; at += size_t(kPiece))
+      check(broadcast_(data + at, int(std::min(size_t(kPiece), bytes - at)), constants_.bytes, root, constants_.world),
+            "MPI_Bcast");
+  }
+  void barrier() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check(barrier_(constants_.world), "MPI_Barrier");
+  }
+  void finalize() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check(function<int()>("MPI_Finalize")(), "MPI_Finalize");
+  }
+  // Without the lock, which a call holds that waits for a rank that is gone.
+  void abort(int exit_code) override { function<int(Handle, int)>("MPI_Abort")(constants_.world, exit_code); }
+
+ private:
+  using AllReduce = int(const void*, void*, int, Handle, Handle, Handle);
+  using Broadcast = int(void*, int, Handle, int, Handle);
+
+  template <typename Signature>
+  Signature* function(const char* name) const {
+    void* symbol = platform::find_symbol(library_, name);
+    if (!symbol) throw Error(ErrorCode::kDeviceUnavailable, std::string("this MPI lacks ") + name);
+    return reinterpret_cast<Signature*>(symbol);
+  }
+  void check(int code, const char* call) const {
+    if (code == 0) return;
+    char text[kText] = "";
+    int length = 0;
+    if (void* symbol = platform::find_symbol(library_, "MPI_Error_string"))
+      reinterpret_cast<int (*)(int, char*, int*)>(symbol)(code, text, &length);
+    throw Error(ErrorCode::kDeviceUnavailable, std::string(call) + " failed: " + text);
+  }
+  template <typename T>
+  void reduce(T* x, int64_t n, Handle type) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (int64_t at = 0; at < n; at += kPiece)
+      check(all_reduce_(constants_.in_place, x + at, int(std::min(kPiece, n - at)), type, constants_.sum,
+                        constants_.world),
+            "MPI_Allreduce");
+  }
+
+  void* const library_;
+  const Constants<Handle> constants_;
+  std::mutex mutex_;
+  int rank_ = 0, size_ = 1;
+  AllReduce* all_reduce_ = nullptr;
+  Broadcast* broadcast_ = nullptr;
+  int (*barrier_)(Handle) = nullptr;
+};
+
+struct State {
+  std::mutex mutex;
+  MpiLibrary library;
+  void* handle = nullptr;
+  bool started = false;
+  std::shared_ptr<World> world;
+};
+
+// Never destroyed: threads may still wait in a call when the process ends.
+State& state() {
+  static State* const held = new State;
+  return *held;
+}
+
+// The number behind `name` in a text, as in "Open MPI v4.1.4" and "MPICH Version:\t4.0.2"; -1: the text has no `name`.
+int major_version(const std::string& text, const std::string& name) {
+  const size_t found = text.find(name);
+  if (found == std::string::npos) return -1;
+  const size_t digit = text.find_first_of("0123456789", found + name.size());
+  return digit == std::string::npos ? 0 : std::atoi(text.c_str() + digit);
+}
+
+// "Open MPI v4.1.4, package: …" and "MPICH Version:\t4.0.2\nMPICH Release date: …": what comes first, in one line.
+std::string first_part(const std::string& text) {
+  std::string part = text.substr(0, text.find_first_of(",\n"));
+  std::replace(part.begin(), part.end(), '\t', ' ');
+  return part;
+}
+
+// Which handles the library has; empty, with the reason, where it is none that can be used.
+std::string abi_of(void* library, const std::string& version, std::string* reason) {
+  if (platform::find_symbol(library, "MPI_Abi_get_version") && !platform::find_symbol(library, "ompi_mpi_comm_world")) {
+    // MPICH has the function in the library of its own ABI, too, with an ABI of version -1.
+    int major = -1, minor = -1;
+    reinterpret_cast<int (*)(int*, int*)>(platform::find_symbol(library, "MPI_Abi_get_version"))(&major, &minor);
+    if (major >= 1) return "standard";
+  }
+  if (platform::find_symbol(library, "ompi_mpi_comm_world")) {
+    if (major_version(version, "Open MPI") >= 4) return "openmpi";
+    *reason = "expected Open MPI 4 or newer, got " + first_part(version);
+    return "";
+  }
+  for (const char* name : {"MPICH Version", "MVAPICH", "Intel(R) MPI"})
+    if (major_version(version, name) >= 4) return "mpich";
+  *reason = "expected Open MPI 4, MPICH 4 or newer, or the ABI of MPI 5, got " + first_part(version);
+  return "";
+}
+
+}  // namespace
+
+MpiLibrary open_mpi(const std::vector<std::string>& files) {
+  State& held = state();
+  const std::lock_guard<std::mutex> lock(held.mutex);
+  if (held.handle) return held.library;
+  MpiLibrary library;
+  for (const std::string& file : files) {
+    std::string problem;
+    void* handle = platform::open_library(file, &problem);
+    if (handle) {
+      const auto version_of = platform::find_symbol(handle, "MPI_Get_library_version");
+      char text[kText] = "";
+      int length = 0;
+      if (version_of) reinterpret_cast<int (*)(char*, int*)>(version_of)(text, &length);
+      library.abi = version_of ? abi_of(handle, text, &problem) : "";
+      if (!version_of) problem = file + " is no MPI 3 or newer";
+      if (!library.abi.empty()) {
+        library.file = file;
+        library.version = first_part(text);
+        library.reason.clear();
+        held.handle = handle;
+        return held.library = library;
+      }
+      platform::close_library(handle);
+    }
+    library.reason += (library.reason.empty() ? "" : "; ") + problem;
+  }
+  return library;
+}
+
+void start_mpi() {
+  State& held = state();
+  const std::lock_guard<std::mutex> lock(held.mutex);
+  if (held.started) return;
+  if (!held.handle) throw Error(ErrorCode::kDeviceUnavailable, "no MPI is open");
+  // Once alone: MPI cannot start again.
+  held.started = true;
+  if (held.library.abi == "mpich")
+    held.world = std::make_shared<WorldOf<int>>(held.handle, mpich_constants());
+  else
+    held.world = std::make_shared<WorldOf<Pointer>>(
+        held.handle, held.library.abi == "openmpi" ? openmpi_constants(held.handle) : standard_constants());
+}
+
+std::shared_ptr<Communicator> world() {
+  State& held = state();
+  const std::lock_guard<std::mutex> lock(held.mutex);
+  if (held.world) return held.world;
+  return make_single_communicator();
+}
+
+void finalize_mpi() {
+  State& held = state();
+  std::shared_ptr<World> ending;
+  {
+    const std::lock_guard<std::mutex> lock(held.mutex);
+    ending = std::move(held.world);
+    held.world = nullptr;
+  }
+  if (ending) ending->finalize();
+}
+
+void abort_mpi(int exit_code) {
+  State& held = state();
+  std::shared_ptr<World> ending;
+  {
+    const std::lock_guard<std::mutex> lock(held.mutex);
+    ending = held.world;
+  }
+  if (ending) ending->abort(exit_code);
+}
+
+}  // namespace dultra

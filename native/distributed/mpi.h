@@ -1,0 +1,36 @@
+// MPI, opened at run time: nothing links to it, and a process that is alone needs none.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ops/communicator.h"
+
+namespace dultra {
+
+// A library of MPI that can be used here.
+struct MpiLibrary {
+  std::string file;     // as it was opened; empty: there is none
+  std::string version;  // as it calls itself: "Open MPI v4.1.4"
+  std::string abi;      // "openmpi", "mpich" or "standard": what its handles are
+  std::string reason;   // why there is none
+};
+
+// Opens the first of `files` that is Open MPI 4 or newer, MPICH 4 or newer, or has the standard ABI of MPI 5. It is
+// kept open: later calls answer with it.
+MpiLibrary open_mpi(const std::vector<std::string>& files);
+
+// Starts MPI in this process, which is done once, on the library that open_mpi has found; later calls do nothing.
+// Throws DEVICE_UNAVAILABLE.
+void start_mpi();
+
+// All processes of the job, once MPI has started and until it is finalised; else this process alone.
+std::shared_ptr<Communicator> world();
+
+// Ends MPI, where it has started: waits for all ranks. Throws DEVICE_UNAVAILABLE.
+void finalize_mpi();
+
+// Ends all processes of the job, this one included, where MPI has started and is not finalised.
+void abort_mpi(int exit_code);
+
+}  // namespace dultra

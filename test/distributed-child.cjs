@@ -1,0 +1,80 @@
+// A process of a job, for test/distributed.test.ts. Argument: what to do, as JSON. Rank 0 prints what it has found, as
+// JSON in a line.
+const {
+  datasets,
+  distributed,
+  GrpoTrainer,
+  loadModel,
+  trainMaskedDiffusion,
+  trainPlanner,
+} = require('../dist/index.js');
+
+const task = JSON.parse(process.argv[2]);
+const group = distributed.init();
+const print = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+
+/** A reward without a task: how many of the tokens are early ones of the vocabulary. */
+const early = ({ results }) => results.map(({ ids }) => ids.filter((id) => id > 2 && id < 20).length / ids.length);
+
+/** AdamW's eps is large, so that gradients that are rounding noise do not move an element by a whole learning rate. */
+const COMPARED = { learningRate: 1e-3, eps: 1e-3, schedule: 'constant', warmupSteps: 0, evalExamples: 6 };
+
+/** The trainers, by what makes them differ from each other in what processes exchange. */
+const RUNS = {
+  sft: { gradientAccumulation: 2, batchSize: 6, evalEvery: 2, evalSampler: 'confidence' },
+  'sft bf16': { batchSize: 6, momentDtype: 'bfloat16', lora: { rank: 2 } },
+  planner: { batchSize: 6, minSpan: 4, evalEvery: 2 },
+  grpo: { evalEvery: 2, advantageMinClip: null, scaleRewards: 'batch' },
+  'grpo cache': { cache: { type: 'refresh' }, gradientAccumulation: 2 },
+  'grpo lora': { lora: { rank: 2 }, freezePlanner: true, beta: 0.1, numIterations: 2 },
+};
+
+function start(name, model, more) {
+  const dataset = datasets.byName('free8');
+  const options = { dataset, ...COMPARED, ...RUNS[name], ...more };
+  if (name.startsWith('sft')) return trainMaskedDiffusion(model, options);
+  if (name === 'planner') return trainPlanner(model, options);
+  return new GrpoTrainer(model, { promptsPerStep: 3, numGenerations: 3, rewards: { early }, ...options }).train();
+}
+
+async function run(name, more, onStep = () => {}) {
+  const model = await loadModel(task.model, { threads: 1 });
+  const losses = [];
+  for await (const metrics of start(name, model, more)) {
+    losses.push(metrics.loss);
+    await onStep(metrics.step);
+  }
+  const hash = await model.weightsHash();
+  model.dispose();
+  return { hash, losses };
+}
+
+async function main() {
+  if (task.do === 'exchange') {
+    const texts = await distributed.gatherJson(group, 'x'.repeat(group.rank));
+    const [numbers] = (await group.allGather(Float64Array.of(group.rank, 0.1))).slice(-1);
+    const empty = await group.allGatherBytes(new Uint8Array(0));
+    await group.barrier();
+    const share = await distributed.machineShare(group);
+    if (group.rank === 0)
+      print({ size: group.size, texts, numbers: [...numbers], empty: empty.length, localSize: share.localSize });
+    return;
+  }
+  if (task.do === 'train') {
+    const found = {};
+    for (const name of task.runs) found[name] = await run(name, task.options);
+    // Every process has the same weights.
+    const all = await distributed.gatherJson(group, found);
+    if (group.rank === 0) print({ ...found, alike: all.every((one) => JSON.stringify(one) === JSON.stringify(found)) });
+    return;
+  }
+  // Goes on until it is killed, or fails.
+  process.stderr.write(`rank ${group.rank} is process ${process.pid}\n`);
+  const isLast = group.rank === group.size - 1;
+  await run(task.name, { ...task.options, ...(isLast && task.ofLast) }, async (step) => {
+    if (group.rank === 0) process.stderr.write(`step ${step}\n`);
+    if (task.do === 'fail' && isLast && step === 2) throw new Error('the reward model is gone');
+  });
+}
+
+main();

@@ -1,0 +1,191 @@
+// Several processes that train together: started by mpirun, connected by whichever MPI is installed.
+import { spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { main } from './command-line';
+import { exceptOnWindows, temporaryFolder } from './helpers';
+import { LAUNCHERS, mpirun } from './processes';
+import { newModelFolder } from './trained-models';
+
+const child = path.join(__dirname, 'distributed-child.cjs');
+const RUNS = ['sft', 'sft bf16', 'planner', 'grpo', 'grpo cache', 'grpo lora'];
+
+/** Starts the child as `ranks` processes. */
+const job = (launcher: string, ranks: number, task: Record<string, unknown>, cwd = temporaryFolder()) =>
+  mpirun(launcher, ranks, [child, JSON.stringify(task)], { cwd });
+
+/** What rank 0 of a job has found. */
+async function found<T>(launcher: string, ranks: number, task: Record<string, unknown>): Promise<T> {
+  const { code, stdout, stderr } = await job(launcher, ranks, task).outcome;
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  return JSON.parse(stdout) as T;
+}
+
+type Trained = Record<string, { hash: string; losses: number[] }> & { alike: boolean };
+
+let model: string;
+beforeAll(async () => {
+  model = await newModelFolder();
+});
+
+const withMpi = LAUNCHERS.length > 0 ? describe : describe.skip;
+const launcherName = 'MPI (skipped: neither mpirun.openmpi nor mpirun.mpich is installed)';
+
+exceptOnWindows('names libraries of Linux')(
+  'a library that is no MPI, or is not there, is refused with its reason',
+  () => {
+    const reason = (library: string) => {
+      const env = { ...process.env, DULTRA_MPI: library, DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so' };
+      const { stdout } = spawnSync(process.execPath, [main, 'info', '--json'], { env, encoding: 'utf8' });
+      const { mpi, mpiReason } = JSON.parse(stdout).system;
+      expect(mpi).toBeNull();
+      return mpiReason;
+    };
+    expect(reason('libnowhere.so.1')).toContain('libnowhere.so.1');
+    expect(reason('libz.so.1')).toBe('libz.so.1 is no MPI 3 or newer');
+  },
+);
+
+withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
+  test.each(LAUNCHERS)('%s: three processes exchange', async (launcher) => {
+    expect(await found(launcher, 3, { do: 'exchange' })).toEqual({
+      ...{ size: 3, texts: ['', 'x', 'xx'], numbers: [2, 0.1], empty: 3, localSize: 3 },
+    });
+  });
+
+  test('the exact reduction gives the bits of one process', async () => {
+    const options = { reduction: 'exact', maxSteps: 4, tokenBudget: 40 };
+    const task = { do: 'train', model, runs: RUNS, options };
+    const [first, second = first] = LAUNCHERS;
+    const alone = await found<Trained>(first, 1, task);
+    const two = await found<Trained>(second, 2, task);
+    const three = await found<Trained>(first, 3, task);
+    expect([alone.alike, two.alike, three.alike]).toEqual([true, true, true]);
+    for (const name of RUNS) {
+      expect([name, two[name].hash, three[name].hash]).toEqual([name, alone[name].hash, alone[name].hash]);
+      two[name].losses.forEach((loss, i) => {
+        expect(loss).toBeCloseTo(alone[name].losses[i], 12);
+      });
+    }
+  });
+
+  test('the sum differs by rounding, and is the same from run to run', async () => {
+    const task = (reduction: string) => ({
+      ...{ do: 'train', model, runs: ['sft', 'grpo'], options: { maxSteps: 3, tokenBudget: 40, reduction } },
+    });
+    const once = await found<Trained>(LAUNCHERS[0], 2, task('sum'));
+    expect(await found<Trained>(LAUNCHERS[0], 2, task('sum'))).toEqual(once);
+    expect(once.alike).toBe(true);
+    const exact = await found<Trained>(LAUNCHERS[0], 1, task('exact'));
+    for (const name of ['sft', 'grpo']) {
+      expect(once[name].hash).not.toBe(exact[name].hash);
+      once[name].losses.forEach((loss, i) => {
+        expect(loss).toBeCloseTo(exact[name].losses[i], 5);
+      });
+    }
+  });
+
+  test.each(LAUNCHERS)('%s: a process that throws ends the job', async (launcher) => {
+    const { code, stderr, seconds } = await job(launcher, 2, {
+      ...{ do: 'fail', model, name: 'grpo', options: { maxSteps: 500 } },
+    }).outcome;
+    expect(code).not.toBe(0);
+    expect(stderr.match(/the reward model is gone/g)).toHaveLength(1);
+    expect(stderr).toContain('rank 1: Error: the reward model is gone');
+    expect(seconds).toBeLessThan(60);
+  });
+
+  test('a process that is killed ends the job', async () => {
+    const started = job(LAUNCHERS[0], 2, { do: 'endless', model, name: 'sft', options: { maxSteps: 1e6 } });
+    while (!/step 3\n/.test(started.stderr())) await new Promise((resolve) => setTimeout(resolve, 20));
+    const pid = Number(/rank 1 is process (\d+)/.exec(started.stderr())![1]);
+    const begin = performance.now();
+    process.kill(pid, 'SIGKILL');
+    const { code } = await started.outcome;
+    expect(code).not.toBe(0);
+    expect(performance.now() - begin).toBeLessThan(10_000);
+  });
+
+  test('a process with another configuration or model is refused before the first step', async () => {
+    const options = { maxSteps: 5 };
+    const seed = await job(LAUNCHERS[0], 2, { do: 'endless', model, name: 'sft', options, ofLast: { seed: 5 } })
+      .outcome;
+    expect(seed.code).not.toBe(0);
+    expect(seed.stderr).toContain('rank 1 differs from rank 0 in its option seed: expected "0", got "5"');
+    expect(seed.stderr).not.toContain('step 1');
+  });
+
+  test('a killed run goes on, also with another number of processes, to the same weights', async () => {
+    const options = (outputDir: string, maxSteps: number) => ({
+      ...{ reduction: 'exact', tokenBudget: 40, outputDir, maxSteps, saveEvery: 2, resume: true, evalEvery: 0 },
+    });
+    const whole = await found<Trained>(LAUNCHERS[0], 2, {
+      ...{ do: 'train', model, runs: ['grpo'], options: options(path.join(temporaryFolder(), 'run'), 8) },
+    });
+    const folder = path.join(temporaryFolder(), 'run');
+    const killed = job(LAUNCHERS[0], 2, { do: 'endless', model, name: 'grpo', options: options(folder, 8) });
+    while (!/step 3\n/.test(killed.stderr())) await new Promise((resolve) => setTimeout(resolve, 10));
+    process.kill(Number(/rank 0 is process (\d+)/.exec(killed.stderr())![1]), 'SIGKILL');
+    await killed.outcome;
+    const resumed = await found<Trained>(LAUNCHERS[0], 3, {
+      ...{ do: 'train', model, runs: ['grpo'], options: options(folder, 8) },
+    });
+    expect(resumed.grpo.hash).toBe(whole.grpo.hash);
+  });
+
+  test('dultra train as two processes: rank 0 speaks and writes', async () => {
+    const cwd = temporaryFolder();
+    const args = [
+      ...['train', 'sft', '--preset', 'tiny', '--max-steps', '2', '--batch-size', '4', '--set', 'evalExamples=4'],
+      ...['--set', 'model={create: {dModel: 16, nHeads: 2, nLayers: 1, maxSequenceLength: 64}}'],
+    ];
+    const { code, stdout, stderr } = await mpirun(LAUNCHERS[0], 2, [main, ...args], { cwd }).outcome;
+    expect([code, stdout]).toEqual([0, `${path.join(cwd, 'runs', 'tiny-sft', 'final')}\n`]);
+    expect(stderr.match(/step 2\/2/g)).toHaveLength(1);
+    const resumed = [main, 'train', '--resume', 'runs/tiny-sft', '--max-steps', '3', '--log-ranks'];
+    const shown = await mpirun(LAUNCHERS[0], 2, resumed, { cwd }).outcome;
+    expect(shown.stderr).toMatch(/\[rank 0\] step 3\/3/);
+    expect(shown.stderr).toMatch(/\[rank 1\] step 3\/3/);
+    const wrong = await mpirun(LAUNCHERS[0], 2, [main, 'train', 'sft', '--max-steps', '2'], { cwd }).outcome;
+    expect(wrong.code).not.toBe(0);
+    expect(wrong.stderr.match(/no data set: give one/g)).toHaveLength(1);
+  });
+
+  test('dultra eval as two processes gives the table, the samples and the report of one', async () => {
+    const cwd = temporaryFolder();
+    const evaluated = async (ranks: number, output: string, count: number) => {
+      const args = ['eval', '--count', String(count), '--samplers', 'planner,fixed:3', '--batch-size', '7', '--json'];
+      const { code, stdout, stderr } = await mpirun(
+        LAUNCHERS[0],
+        ranks,
+        [main, ...args, '--quiet', '--output', output, '--report', 'report.html'],
+        { cwd },
+      ).outcome;
+      expect([code, stderr]).toEqual([0, '']);
+      // Times are those of the machine, and the order of keys that of JSON.
+      return JSON.parse(stdout, (key, value) => (/^(seconds|tokensPerSecond|threads)$/.test(key) ? undefined : value));
+    };
+    const lines = (output: string) =>
+      readFileSync(path.join(cwd, output, 'samples.jsonl'), 'utf8')
+        .trim()
+        .split('\n');
+    const alone = await evaluated(1, 'alone', 18);
+    expect(await evaluated(2, 'both', 18)).toEqual(alone);
+    const withoutTime = (line: string) => ({ ...JSON.parse(line), seconds: 0 });
+    expect(lines('both').map(withoutTime)).toEqual(lines('alone').map(withoutTime));
+    // What an interruption has left, another number of processes completes.
+    writeFileSync(path.join(cwd, 'both', 'samples.jsonl'), `${lines('both').slice(0, 9).join('\n')}\n`);
+    expect(await evaluated(3, 'both', 18)).toEqual(alone);
+    expect(lines('both')).toHaveLength(lines('alone').length);
+  });
+
+  test('a launcher whose MPI cannot be used is an error, not as many single runs', async () => {
+    const { code, stderr } = await mpirun(LAUNCHERS[0], 2, [child, JSON.stringify({ do: 'exchange' })], {
+      cwd: temporaryFolder(),
+      env: { DULTRA_MPI: 'libnowhere.so.1' },
+    }).outcome;
+    expect(code).not.toBe(0);
+    expect(stderr).toContain('DISTRIBUTED');
+    expect(stderr).toContain('there is no MPI that it could use');
+  });
+});
