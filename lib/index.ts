@@ -108,7 +108,7 @@ export {
   type RefreshCache,
   type ResolvedCache,
 } from './sampling/caches';
-export type { RecordedUniforms } from './sampling/denoise';
+export type { EngineOptions } from './sampling/engine-options';
 export {
   type ConfidenceSampler,
   type D3llmSampler,
@@ -129,6 +129,7 @@ export {
   type SamplerObject,
   type SubBlocksSampler,
 } from './sampling/samplers';
+export type { RecordedUniforms } from './sampling/settings';
 export type * from './sampling/types';
 export { type SystemInfo, systemInfo } from './system';
 export { decodeText } from './text';

@@ -3,7 +3,6 @@ import { loadModel, type MaskedDiffusionModel, type Prompt, type StreamEvent } f
 import type { GeneratingModel, PreparedRow } from '../lib/generation/prepare';
 import { RowStream } from '../lib/generation/stream';
 import { Tokenizer } from '../lib/model/tokenizer';
-import type { DenoiseRow } from '../lib/sampling/types';
 import { makeCheckpoint, random } from './checkpoints';
 import { byteLevelTokenizer, EOS_TOKEN, MASK_TOKEN, wordTokenizer, writeTokenizer } from './tokenizers';
 
@@ -59,12 +58,12 @@ function play(tokenizer: Tokenizer, ids: number[], steps: number[][]): StreamEve
       positions,
       tokens: positions.map((position) => ids[position]),
       confidences: new Float32Array(positions.length).fill(0.5),
-      selected: new Uint8Array(positions.length).fill(1),
+      step: step + 1,
       ids: row.slice(),
       settled: row.includes(mask) ? row.indexOf(mask) : row.length,
     };
     const result = last ? { text: tokenizer.decode(ids, { skipSpecialTokens: true }) } : null;
-    return stream.event(step + 1, part as unknown as DenoiseRow, result as never);
+    return stream.event(part, result as never);
   });
 }
 

@@ -1,5 +1,8 @@
 // Generation: prompts in, completions out, by the denoising loop.
-import { denoiseRows, type RecordedUniforms } from '../sampling/denoise';
+import { denoiseRows } from '../sampling/denoise';
+import type { RowStepEvent } from '../sampling/job';
+import type { RowInput, RowOutcome } from '../sampling/rows/row';
+import type { DenoiseSettings, RecordedUniforms } from '../sampling/settings';
 import type { DenoiseStep } from '../sampling/types';
 import type { Prompt } from '../types';
 import { withDrawnSeed } from './options';
@@ -8,17 +11,28 @@ import { resultsOf, Stopwatch } from './result';
 import { RowStream } from './stream';
 import type { GenerateOptions, GenerateResult, StreamEvent } from './types';
 
+/** Rows that go through their passes together: the reference's, and those of functions, which may take their time. */
+const isPrivate = ({ sampler, reference }: DenoiseSettings): boolean => reference || typeof sampler === 'function';
+
 /** See `model.generateBatch`. */
 export async function generateBatch(
   model: GeneratingModel,
   prompts: readonly Prompt[],
   options: GenerateOptions,
 ): Promise<GenerateResult[]> {
-  const run = denoise(model, prompts, withDrawnSeed(options));
-  for (;;) {
-    const next = await run.next();
-    if (next.done) return next.value;
-  }
+  const { rows, settings } = prepare(model, prompts, withDrawnSeed(options));
+  const written = { seed: settings.seed, logprobs: options?.logprobs };
+  const watch = new Stopwatch();
+  const outcomes = await watch.time(async () => {
+    const { signal } = settings;
+    if (!isPrivate(settings)) return model.engine.submit(rows, settings, { signal }).outcomes;
+    const run = denoiseRows(model, rows, settings);
+    for (;;) {
+      const next = await run.next();
+      if (next.done) return next.value;
+    }
+  });
+  return resultsOf(model, rows, outcomes, written, watch.seconds);
 }
 
 /** See `model.denoise`. */
@@ -50,22 +64,93 @@ export async function* generateStream(
   options: GenerateOptions,
 ): AsyncGenerator<StreamEvent, void, void> {
   const { rows, settings } = prepare(model, [prompt], withDrawnSeed(options));
-  const run = denoiseRows(model, rows, settings);
   const written = { seed: settings.seed, logprobs: options?.logprobs };
   const stream = new RowStream(model, rows[0]);
+  for await (const event of isPrivate(settings) ? privateSteps(model, rows, settings) : steps(model, rows, settings)) {
+    const result = event.outcome && resultsOf(model, rows, [event.outcome], written, event.seconds)[0];
+    yield stream.event(event, result);
+  }
+}
+
+type Step = Pick<RowStepEvent, 'step' | 'positions' | 'tokens' | 'confidences' | 'ids' | 'settled' | 'outcome'> & {
+  /** That the steps so far took, without what their reader did. */
+  seconds: number;
+};
+
+/** The passes of one row in the engine. Leaving the loop stops them. */
+async function* steps(
+  model: GeneratingModel,
+  rows: readonly RowInput[],
+  settings: DenoiseSettings,
+): AsyncGenerator<Step, void, void> {
+  const { signal } = settings;
+  const events: Step[] = [];
+  const start = performance.now();
+  let wake = () => {};
+  const { outcomes, cancel } = model.engine.submit(rows, settings, {
+    signal,
+    onStep: (_row, event) => {
+      events.push({ ...event, seconds: (performance.now() - start) / 1000 });
+      wake();
+    },
+  });
+  let ended: { outcome: RowOutcome } | { error: unknown } | null = null;
+  outcomes.then(
+    ([outcome]) => {
+      ended = { outcome };
+      wake();
+    },
+    (error) => {
+      ended = { error };
+      wake();
+    },
+  );
+  try {
+    for (;;) {
+      signal?.throwIfAborted();
+      const event = events.shift();
+      if (event) {
+        yield event;
+        if (event.outcome) return;
+      } else if (ended) {
+        if ('error' in ended) throw (ended as { error: unknown }).error;
+        return;
+      } else
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+    }
+  } finally {
+    cancel(new Error('the reader has left'));
+  }
+}
+
+/** The passes of one row by itself. */
+async function* privateSteps(
+  model: GeneratingModel,
+  rows: RowInput[],
+  settings: DenoiseSettings,
+): AsyncGenerator<Step, void, void> {
+  const run = denoiseRows(model, rows, settings);
   const watch = new Stopwatch();
   const advance = () => watch.time(() => run.next());
   try {
     for (let next = await advance(); !next.done; ) {
-      const { step, rows: steps } = next.value;
-      if (steps[0].finished) {
-        next = await advance();
-        const result = next.done ? resultsOf(model, rows, next.value, written, watch.seconds)[0] : null;
-        yield stream.event(step + 1, steps[0], result);
-      } else {
-        yield stream.event(step + 1, steps[0], null);
-        next = await advance();
-      }
+      const { step, rows: parts } = next.value;
+      const { ids, settled, finished, positions, tokens, confidences, selected } = parts[0];
+      if (finished) next = await advance();
+      const keep = (_value: number, i: number) => selected[i] === 1;
+      yield {
+        step: step + 1,
+        positions: positions.filter(keep),
+        tokens: tokens.filter(keep),
+        confidences: confidences.filter(keep),
+        ids,
+        settled,
+        outcome: finished && next.done ? next.value[0] : null,
+        seconds: watch.seconds,
+      };
+      if (!finished) next = await advance();
     }
   } finally {
     await run.return([]);

@@ -15,7 +15,9 @@ import { type ModelTrainer, type ModelTrainerOptions, openTrainer, resolveLora }
 import { type NativeModel, type NativeModelInfo, native } from '../native';
 import { checkChoice, checkInteger, checkKeys, checkList } from '../options';
 import { offsetsOf } from '../packing';
-import type { RecordedUniforms } from '../sampling/denoise';
+import { Engine } from '../sampling/engine';
+import type { EngineOptions } from '../sampling/engine-options';
+import type { RecordedUniforms } from '../sampling/settings';
 import type { DenoiseStep } from '../sampling/types';
 import type { PlainPrompt, Prompt } from '../types';
 import { type ChatOptions, ChatSession } from './chat';
@@ -44,6 +46,7 @@ export class MaskedDiffusionModel {
   /** Defaults of the options of `generate`, from generation_config.json. */
   readonly generationDefaults: GenerationDefaults;
   readonly #native: NativeModel;
+  readonly #engine: Engine;
   readonly #configJson: Record<string, unknown>;
   #disposed = false;
 
@@ -56,8 +59,10 @@ export class MaskedDiffusionModel {
     generationDefaults: GenerationDefaults;
     source: string;
     storedDtype: StoredDType;
+    engine: EngineOptions;
   }) {
     this.#native = parts.native;
+    this.#engine = new Engine(parts, parts.engine);
     this.config = parts.config;
     this.#configJson = parts.configJson;
     this.tokenizer = parts.tokenizer;
@@ -279,6 +284,7 @@ export class MaskedDiffusionModel {
   /** Frees the weights; work under way finishes first. Further calls throw DUltraError DISPOSED. */
   dispose(): void {
     this.#disposed = true;
+    this.#engine.retire();
     this.#native.dispose();
   }
 
@@ -296,10 +302,15 @@ export class MaskedDiffusionModel {
     if (this.#disposed) throw new DUltraError('DISPOSED', 'this model has been disposed');
   }
 
+  /** @internal What a server works on. @throws DUltraError DISPOSED */
+  engineParts(): GeneratingModel {
+    return this.#parts();
+  }
+
   /** What forward passes and generation work on. @throws DUltraError DISPOSED */
   #parts(): GeneratingModel {
     this.#checkUsable();
     const { config, tokenizer, source, generationDefaults } = this;
-    return { native: this.#native, config, tokenizer, source, generationDefaults };
+    return { native: this.#native, config, tokenizer, source, generationDefaults, engine: this.#engine };
   }
 }

@@ -10,8 +10,8 @@ import {
   drawSeed,
 } from '../options';
 import { resolveCache } from '../sampling/caches';
-import type { DenoiseSettings } from '../sampling/denoise';
 import { resolveSampler } from '../sampling/samplers';
+import type { DenoiseSettings } from '../sampling/settings';
 import type { GenerateOptions } from './types';
 
 const GENERATE_KEYS = [

@@ -8,9 +8,10 @@ import { stopStrings, TextEnd } from '../model/text-end';
 import type { NativeModel } from '../native';
 import { checkInteger, checkKeys, checkList } from '../options';
 import { type ResolvedCache, resolveCache } from '../sampling/caches';
-import type { DenoiseSettings } from '../sampling/denoise';
+import type { Engine } from '../sampling/engine';
 import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
+import type { DenoiseSettings } from '../sampling/settings';
 import { show } from '../text';
 import type { FormPrompt, PlainPrompt, Prompt } from '../types';
 import type { GenerationDefaults } from './generation-config';
@@ -27,6 +28,8 @@ const DEFAULT_BLOCK_LENGTH = 32;
 export interface GeneratingModel extends Vocabulary {
   native: NativeModel;
   config: ModelConfig;
+  /** Runs the rows of all calls. */
+  readonly engine: Engine;
   generationDefaults: GenerationDefaults;
 }
 

@@ -1,7 +1,7 @@
 // A row as a stream of events: what each step decided, and the text that is final.
 import { decodeIds } from '../model/prompt';
 import { indexOfEnd } from '../model/text-end';
-import type { DenoiseRow } from '../sampling/types';
+import type { RowStepEvent } from '../sampling/job';
 import type { GeneratingModel, PreparedRow } from './prepare';
 import type { GenerateResult, StreamEvent, UnmaskedToken } from './types';
 
@@ -34,6 +34,8 @@ function sharedLength(a: string, b: string): number {
   return /[\ud800-\udbff]/.test(b.charAt(length - 1)) ? length - 1 : length;
 }
 
+type StreamedStep = Pick<RowStepEvent, 'step' | 'positions' | 'tokens' | 'confidences' | 'ids' | 'settled'>;
+
 /** Makes a row's events. */
 export class RowStream {
   readonly #model: GeneratingModel;
@@ -48,8 +50,8 @@ export class RowStream {
     this.#row = row;
   }
 
-  /** @param step from 1 @param result where the row ended with this step */
-  event(step: number, row: DenoiseRow, result: GenerateResult | null): StreamEvent {
+  /** @param row what a step selected, and the row after it @param result where the row ended with this step */
+  event(row: StreamedStep, result: GenerateResult | null): StreamEvent {
     const { maskTokenId } = this.#model.config;
     const ids = row.ids.slice(this.#row.begin);
     const before = this.#text.length;
@@ -57,7 +59,7 @@ export class RowStream {
     this.#text = result ? result.text : (this.#row.textEnd?.finalPart(this.#prefix) ?? this.#prefix);
     const unmasked = this.#unmasked(row, ids);
     const remaining = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
-    return new Event(step, this.#text, this.#text.slice(before), unmasked, remaining, result, ids);
+    return new Event(row.step, this.#text, this.#text.slice(before), unmasked, remaining, result, ids);
   }
 
   #prefixText(prefix: Int32Array): string {
@@ -70,12 +72,11 @@ export class RowStream {
     return tokenizer.decodePrefix(prefix, { skipSpecialTokens: true });
   }
 
-  #unmasked({ positions, tokens, confidences, selected }: DenoiseRow, ids: Int32Array): UnmaskedToken[] {
+  #unmasked({ positions, tokens, confidences }: StreamedStep, ids: Int32Array): UnmaskedToken[] {
     const { begin } = this.#row;
-    const chosen = [...positions.keys()].filter((i) => selected[i]);
-    const now = new Set(chosen.map((i) => positions[i] - begin));
-    return chosen.map((i) => {
-      const position = positions[i] - begin;
+    const now = new Set(Array.from(positions, (position) => position - begin));
+    return Array.from(positions, (inRow, i) => {
+      const position = inRow - begin;
       const text = this.#textInContext(ids, position, tokens[i], now);
       return { position, token: tokens[i], text, probability: confidences[i] };
     });

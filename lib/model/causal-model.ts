@@ -35,6 +35,8 @@ interface CausalRow {
   promptIds: Int32Array;
   /** Prompt and completion; what lies behind `length` is not read. */
   ids: Int32Array;
+  /** Where it lies in the cache. */
+  begin: number;
   length: number;
   /** Positions before it are in the cache. */
   computed: number;
@@ -48,7 +50,7 @@ function nextTokens(
   rows: readonly CausalRow[],
   step: number,
   cache: NativeCache,
-  { firstRow, ...draw }: Draw,
+  { firstRow, seed, ...draw }: Draw,
 ): NativeStepRequest {
   const { offsets, positions: ids } = packPositions(rows.map((row) => row.ids));
   const fresh = rows.map(({ computed, length }) =>
@@ -59,11 +61,11 @@ function nextTokens(
     offsets,
     windowEnds: Int32Array.from(rows, ({ length }) => length),
     candidates: packPositions(rows.map(({ length }) => Int32Array.of(length - 1))),
-    cached: { cache, rows: Int32Array.from(rows, ({ index }) => index), ...packPositions(fresh) },
+    cached: { cache, begins: Int32Array.from(rows, ({ begin }) => begin), ...packPositions(fresh) },
     rowKeys: Uint32Array.from(rows, ({ index }) => firstRow + index),
     steps: new Uint32Array(rows.length).fill(step),
-    ...draw,
-    rule: 'none',
+    seeds: new BigUint64Array(rows.length).fill(seed),
+    rules: [{ ...draw, rule: 'none' }],
   };
 }
 
@@ -187,6 +189,7 @@ export class CausalModel {
     const rows = prompts.map((prompt, index) => this.#openRow(prompt, index, maxTokens, splitSpecialTokens));
     if (rows.length === 0) return [];
     const offsets = offsetsOf(rows.map(({ ids }) => ids.length));
+    for (const row of rows) row.begin = offsets[row.index];
     const cache = await allocateCache(this.#native, this.config, offsets, { dtype: 'F32', planner: 'none' });
     const token = new (native().CancelToken)();
     try {
@@ -200,6 +203,8 @@ export class CausalModel {
         );
         const result = new StepResult(buffer, open.length);
         for (const [i, row] of open.entries()) {
+          const failure = result.failure(i, draw.firstRow + row.index);
+          if (failure) throw failure;
           const { tokens, logProbs } = result.row(i);
           row.computed = row.length;
           row.ids[row.length++] = tokens[0];
@@ -256,7 +261,7 @@ export class CausalModel {
       );
     const ids = new Int32Array(promptIds.length + maxTokens);
     ids.set(promptIds);
-    return { index, promptIds, ids, length: promptIds.length, computed: 0, logProbs: [], ended: null };
+    return { index, promptIds, ids, begin: 0, length: promptIds.length, computed: 0, logProbs: [], ended: null };
   }
 
   #resultOf(

@@ -1,5 +1,5 @@
 // The only access to the native addon.
 export { addonReport, native } from './addon';
 export { cancellable } from './errors';
-export { StepResult, type StepRow } from './step-result';
+export { SelectedResult, StepResult, type StepRow } from './step-result';
 export type * from './types';

@@ -214,25 +214,8 @@ export type NativeRule =
 /** Native `SampleScores`: untempered, or at the sampling temperature, of all tokens or of those that may be drawn. */
 export type NativeScores = 'untempered' | 'tempered' | 'filtered';
 
-export interface NativeStepRequest {
-  /** The rows that take part, laid end to end: ids (N), offsets (R + 1). */
-  ids: Int32Array;
-  offsets: Int32Array;
-  /** (R) candidates are the masked positions before it. */
-  windowEnds: Int32Array;
-  /** Candidates in place of those. */
-  candidates?: NativePositions | null;
-  /**
-   * The positions that are computed, the rest of each row being taken from a cache; `rows` (R, ascending) are the rows'
-   * indices in the cache. Default: all positions are computed.
-   */
-  cached?: (NativePositions & { cache: NativeCache; rows: Int32Array }) | null;
-  /** (R) length of each row's first block, of a model that attends by blocks. Default: whole ones. A cache has its own. */
-  firstBlocks?: Int32Array | undefined;
-  /** (R) random coordinates of each row. */
-  rowKeys: Uint32Array;
-  steps: Uint32Array;
-  seed: bigint;
+/** How a step draws and chooses the tokens of rows. */
+export interface NativeStepRule {
   /** Token temperature; 0 (default): argmax. */
   temperature?: number;
   /** Tokens that may be drawn: the `topK` most probable (absent: all), and of these the most probable `topP` (1: all). */
@@ -264,8 +247,6 @@ export interface NativeStepRequest {
   factor?: number;
   /** "factor" lets a first failure at the last candidate pass. Default false. */
   factorLastPair?: boolean;
-  /** (R) for 'fixed', 'random' and 'leftToRight'. */
-  counts?: Int32Array | null;
   /** 'fixed' takes the lowest entropies in place of the highest confidences. Default false. */
   byEntropy?: boolean;
   /** The rule reads margins, which the result has then, in place of confidences. Default false. */
@@ -274,14 +255,44 @@ export interface NativeStepRequest {
   sumWithLast?: boolean;
   /** 'fixed' draws its positions by softmax(score / it), without replacement. Default 0: the best ones. */
   selectionTemperature?: number;
-  /** (R) for 'coin': the probability of each position. */
-  chances?: Float64Array | null;
   /** A row may select nothing. Default false. */
   mayRest?: boolean;
-  /** A candidate whose position before is not computed is scored from its own. Default false: an error. */
-  shiftInside?: boolean;
   /** See `forcedStep` of GenerateOptions. Default false: "exact". */
   referenceLikelihood?: boolean;
+}
+
+/** One step of some rows, none of which depends on the others. */
+export interface NativeStepRequest {
+  /** The rows that take part, laid end to end: ids (N), offsets (R + 1). */
+  ids: Int32Array;
+  offsets: Int32Array;
+  /** Rule g is that of rows ruleOffsets[g] to ruleOffsets[g + 1]; the only one is that of all rows. */
+  rules: NativeStepRule[];
+  ruleOffsets?: Int32Array;
+  /** (R) candidates are the masked positions before it. */
+  windowEnds: Int32Array;
+  /** Candidates in place of those. */
+  candidates?: NativePositions | null;
+  /**
+   * The positions that are computed, the rest of each row being taken from a cache, in which row r lies from begins[r]
+   * on; `begins` (R) ascend. `fresh` (R): 1 where nothing in the row's range is its own yet. Default: all positions are
+   * computed.
+   */
+  cached?: (NativePositions & { cache: NativeCache; begins: Int32Array; fresh?: Uint8Array }) | null;
+  /** (R) length of each row's first block, of a model that attends by blocks. Default: whole ones. */
+  firstBlocks?: Int32Array | undefined;
+  /** (R) random coordinates of each row. */
+  seeds: BigUint64Array;
+  rowKeys: Uint32Array;
+  steps: Uint32Array;
+  /** (R) for 'fixed', 'random' and 'leftToRight', and the most that 'threshold' takes. */
+  counts?: Int32Array | null;
+  /** (R) for 'coin': the probability of each position. */
+  chances?: Float64Array | null;
+  /** A candidate whose position before is not computed is scored from its own. Default false: an error. */
+  shiftInside?: boolean;
+  /** The result is what was selected alone (`SelectedResult`). Default false. */
+  selectedOnly?: boolean;
   /** Recorded uniforms instead of Philox (fixtures): token (M, embeddingSize), position (M), in candidate order. */
   uniforms?: { token: Float64Array | null; position: Float64Array | null } | null;
 }
@@ -501,7 +512,7 @@ export interface NativeModel {
   /**
    * One denoising step: proposes a token for each candidate, and decides by the rule which to unmask. Of a causal model
    * a candidate is a position whose next token is wanted. Stateless: the caller writes what was selected. `StepResult`
-   * reads the buffer.
+   * or `SelectedResult` reads the buffer.
    */
   step(request: NativeStepRequest, cancelToken?: NativeCancelToken | null): Promise<ArrayBuffer>;
   /** Another handle of the same model, which lives until each of them is disposed. */

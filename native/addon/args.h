@@ -101,6 +101,11 @@ struct ArrayType<double> {
   static constexpr const char* kName = "Float64Array";
 };
 template <>
+struct ArrayType<uint64_t> {
+  static constexpr napi_typedarray_type kType = napi_biguint64_array;
+  static constexpr const char* kName = "BigUint64Array";
+};
+template <>
 struct ArrayType<uint8_t> {
   static constexpr napi_typedarray_type kType = napi_uint8_array;
   static constexpr const char* kName = "Uint8Array";

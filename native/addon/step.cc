@@ -1,4 +1,6 @@
 // model.step(request, cancelToken?): NativeStepRequest in, a buffer out.
+#include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "addon/args.h"
@@ -10,33 +12,99 @@ namespace addon {
 
 namespace {
 
-// Arrays end to end in one ArrayBuffer: making a typed array of each costs a small model's step more than all of the
-// copying.
-class SharedBuffer {
+// Arrays end to end: making a typed array of each costs a small model's step more than all of the copying.
+class Bytes {
  public:
-  SharedBuffer(Napi::Env env, size_t bytes) : buffer_(Napi::ArrayBuffer::New(env, bytes)) {}
-
   template <class T>
   void add(const std::vector<T>& values) {
-    const size_t at = used_;
-    used_ += values.size() * sizeof(T);
-    if (used_ > buffer_.ByteLength()) fail("larger");
-    if (!values.empty()) std::memcpy(static_cast<uint8_t*>(buffer_.Data()) + at, values.data(), used_ - at);
+    const size_t at = bytes_.size();
+    bytes_.resize(at + values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(bytes_.data() + at, values.data(), values.size() * sizeof(T));
   }
-
-  Napi::Value done() {
-    if (used_ != buffer_.ByteLength()) fail("smaller");
-    return buffer_;
+  Napi::Value to_buffer(Napi::Env env) const {
+    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, bytes_.size());
+    if (!bytes_.empty()) std::memcpy(buffer.Data(), bytes_.data(), bytes_.size());
+    return buffer;
   }
 
  private:
-  [[noreturn]] void fail(const std::string& than) const {
-    throw make_error(buffer_.Env(), ErrorCode::kInternal, "step: results are " + than + " than their buffer");
-  }
-
-  Napi::ArrayBuffer buffer_;
-  size_t used_ = 0;
+  std::vector<uint8_t> bytes_;
 };
+
+// lib/native/step-result.ts reads both.
+Bytes whole_result(const StepResult& result) {
+  Bytes bytes;
+  bytes.add(result.offsets);
+  bytes.add(result.timesteps);
+  bytes.add(result.non_finite);
+  bytes.add(result.positions);
+  bytes.add(result.tokens);
+  bytes.add(result.log_probs);
+  bytes.add(result.confidences);
+  bytes.add(result.entropies);
+  bytes.add(result.planner_logits);
+  bytes.add(result.probabilities);
+  bytes.add(result.log_likelihoods);
+  bytes.add(result.margins);
+  bytes.add(result.selected);
+  bytes.add(result.forced);
+  return bytes;
+}
+
+template <class T>
+std::vector<T> selected_of(const StepResult& result, const std::vector<T>& values) {
+  std::vector<T> out;
+  for (size_t i = 0; i < values.size(); ++i)
+    if (result.selected[i]) out.push_back(values[i]);
+  return out;
+}
+
+Bytes selected_result(const StepResult& result, bool has_likelihoods) {
+  std::vector<int32_t> offsets{0};
+  for (size_t r = 0; r + 1 < result.offsets.size(); ++r)
+    offsets.push_back(offsets.back() + int32_t(std::count(result.selected.begin() + result.offsets[r],
+                                                          result.selected.begin() + result.offsets[r + 1], 1)));
+  Bytes bytes;
+  bytes.add(offsets);
+  bytes.add(result.non_finite);
+  bytes.add(selected_of(result, result.positions));
+  bytes.add(selected_of(result, result.tokens));
+  bytes.add(selected_of(result, result.log_probs));
+  bytes.add(selected_of(result, result.confidences));
+  bytes.add(selected_of(result, result.probabilities));
+  if (!has_likelihoods) return bytes;
+  bytes.add(result.offsets);
+  bytes.add(result.log_likelihoods);
+  return bytes;
+}
+
+StepRule read_rule(const Napi::Object& object) {
+  const Napi::Env env = object.Env();
+  StepRule rule;
+  rule.temperature = float(get_number(object, "temperature", rule.temperature));
+  rule.top_k = int32_t(get_integer(object, "topK", 1, std::numeric_limits<int32_t>::max(), 0));
+  rule.top_p = get_number(object, "topP", rule.top_p);
+  rule.top_p_first = get_bool(object, "topPFirst", rule.top_p_first);
+  if (!absent(object.Get("scores"))) rule.scores = get_scores(env, get_string(object, "scores"));
+  rule.tempered_log_prob = get_bool(object, "temperedLogProb", rule.tempered_log_prob);
+  rule.exclude_mask = get_bool(object, "excludeMask", rule.exclude_mask);
+  rule.planner = get_bool(object, "planner", rule.planner);
+  const std::string name = get_string(object, "rule");
+  rule.select = name != "none";
+  if (rule.select) rule.rule = get_rule(env, name);
+  rule.planner_temperature = float(get_number(object, "plannerTemperature", rule.planner_temperature));
+  rule.probability_scale = float(get_number(object, "probabilityScale", rule.probability_scale));
+  rule.threshold = get_number(object, "threshold", rule.threshold);
+  rule.factor = get_number(object, "factor", rule.factor);
+  rule.factor_last_pair = get_bool(object, "factorLastPair", rule.factor_last_pair);
+  rule.by_entropy = get_bool(object, "byEntropy", rule.by_entropy);
+  rule.by_margin = get_bool(object, "byMargin", rule.by_margin);
+  rule.sum_with_last = get_bool(object, "sumWithLast", rule.sum_with_last);
+  rule.selection_temperature = float(get_number(object, "selectionTemperature", rule.selection_temperature));
+  rule.may_rest = get_bool(object, "mayRest", rule.may_rest);
+  rule.reference_likelihood = get_bool(object, "referenceLikelihood", rule.reference_likelihood);
+  return rule;
+}
 
 }  // namespace
 
@@ -55,68 +123,40 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
     const Napi::Object cached = to_object(value, "cached");
     request->cache = CacheObject::cache_of(cached.Get("cache"));
     if (!request->cache) type_error(env, "cached.cache", "a KvCache");
-    request->cache_rows = get_array<int32_t>(cached, "rows");
+    request->cache_begins = get_array<int32_t>(cached, "begins");
+    request->fresh = get_optional_array<uint8_t>(cached, "fresh");
     request->query_offsets = get_array<int32_t>(cached, "offsets");
     request->queries = get_array<int32_t>(cached, "positions");
   }
   request->first_blocks = get_optional_array<int32_t>(object, "firstBlocks");
+  request->seeds = get_array<uint64_t>(object, "seeds");
   request->row_keys = get_array<uint32_t>(object, "rowKeys");
   request->steps = get_array<uint32_t>(object, "steps");
-  request->seed = get_u64(object, "seed");
-  request->temperature = float(get_number(object, "temperature", request->temperature));
-  request->top_k = int32_t(get_integer(object, "topK", 1, std::numeric_limits<int32_t>::max(), 0));
-  request->top_p = get_number(object, "topP", request->top_p);
-  request->top_p_first = get_bool(object, "topPFirst", request->top_p_first);
-  if (!absent(object.Get("scores"))) request->scores = get_scores(env, get_string(object, "scores"));
-  request->tempered_log_prob = get_bool(object, "temperedLogProb", request->tempered_log_prob);
-  request->exclude_mask = get_bool(object, "excludeMask", request->exclude_mask);
-  request->planner = get_bool(object, "planner", request->planner);
-  const std::string rule = get_string(object, "rule");
-  request->select = rule != "none";
-  if (request->select) request->rule = get_rule(env, rule);
-  request->planner_temperature = float(get_number(object, "plannerTemperature", request->planner_temperature));
-  request->probability_scale = float(get_number(object, "probabilityScale", request->probability_scale));
-  request->threshold = get_number(object, "threshold", request->threshold);
-  request->factor = get_number(object, "factor", request->factor);
-  request->factor_last_pair = get_bool(object, "factorLastPair", request->factor_last_pair);
+  if (!object.Get("rules").IsArray()) type_error(env, "rules", "an array");
+  const Napi::Array rules = object.Get("rules").As<Napi::Array>();
+  for (uint32_t g = 0; g < rules.Length(); ++g) {
+    const Napi::HandleScope scope(env);
+    request->rules.push_back(read_rule(to_object(rules.Get(g), "rules")));
+  }
+  request->rule_offsets = get_optional_array<int32_t>(object, "ruleOffsets");
   request->counts = get_optional_array<int32_t>(object, "counts");
-  request->by_entropy = get_bool(object, "byEntropy", request->by_entropy);
-  request->by_margin = get_bool(object, "byMargin", request->by_margin);
-  request->sum_with_last = get_bool(object, "sumWithLast", request->sum_with_last);
-  request->selection_temperature = float(get_number(object, "selectionTemperature", request->selection_temperature));
   request->chances = get_optional_array<double>(object, "chances");
-  request->may_rest = get_bool(object, "mayRest", request->may_rest);
   request->shift_inside = get_bool(object, "shiftInside", request->shift_inside);
-  request->reference_likelihood = get_bool(object, "referenceLikelihood", request->reference_likelihood);
   if (const Napi::Value uniforms = object.Get("uniforms"); !absent(uniforms)) {
     request->token_uniforms = get_optional_array<double>(to_object(uniforms, "uniforms"), "token");
     request->position_uniforms = get_optional_array<double>(to_object(uniforms, "uniforms"), "position");
   }
-  return Job<StepResult>::start(
+  const bool selected_only = get_bool(object, "selectedOnly", false);
+  const bool has_likelihoods = std::any_of(request->rules.begin(), request->rules.end(), [](const StepRule& rule) {
+    return rule.select && is_planner_rule(rule.rule);
+  });
+  return Job<Bytes>::start(
       env,
-      [held = model(env), request, flag = CancelToken::flag_of(info[1])] {
-        return run_step(*held, *request, flag.get());
+      [held = model(env), request, selected_only, has_likelihoods, flag = CancelToken::flag_of(info[1])] {
+        const StepResult result = run_step(*held, *request, flag.get());
+        return selected_only ? selected_result(result, has_likelihoods) : whole_result(result);
       },
-      [](Napi::Env job_env, StepResult& result) -> Napi::Value {
-        // lib/native/step-result.ts reads it.
-        const size_t rows = result.forced.size(), m = result.tokens.size(), planner = result.planner_logits.size(),
-                     margins = result.margins.size();
-        SharedBuffer buffer(job_env, 4 * (2 * rows + 1 + 7 * m + planner + margins) + m + rows);
-        buffer.add(result.offsets);
-        buffer.add(result.timesteps);
-        buffer.add(result.positions);
-        buffer.add(result.tokens);
-        buffer.add(result.log_probs);
-        buffer.add(result.confidences);
-        buffer.add(result.entropies);
-        buffer.add(result.planner_logits);
-        buffer.add(result.probabilities);
-        buffer.add(result.log_likelihoods);
-        buffer.add(result.margins);
-        buffer.add(result.selected);
-        buffer.add(result.forced);
-        return buffer.done();
-      });
+      [](Napi::Env job_env, Bytes& bytes) -> Napi::Value { return bytes.to_buffer(job_env); });
 }
 
 }  // namespace addon

@@ -34,7 +34,7 @@ AttentionArgs attention_args(const ForwardContext& context, const BlockTokens& t
   args.k = kv;
   if (context.cache) {
     const KvPass& pass = *context.cache;
-    args.batch = pass.cache().rows();
+    args.batch = pass.sequences();
     args.q_offsets = subset ? subset->cache_offsets.data() : packing.cache_offsets.data();
     if (!args.q_offsets) {
       *expanded = pass.expand(subset ? subset->offsets.values() : packing.offsets.values());

@@ -23,7 +23,7 @@ std::unique_ptr<Pass> make_pass(const Model& model, const ForwardRequest& reques
   check_argument(!request.planner || cache.options().planner == PlannerCache::kBlocks,
                  "planner: expected a cache made with planner \"cached\", which holds keys and values of the planner's "
                  "blocks");
-  return std::make_unique<Pass>(model, cache, ascending(cache.rows()), request.offsets, request.positions,
+  return std::make_unique<Pass>(model, cache, cache.ranges(ascending(cache.rows())), request.offsets, request.positions,
                                 request.planner);
 }
 
@@ -55,7 +55,7 @@ ForwardResult run_forward(const Model& model, const ForwardRequest& request, con
   const ForwardContext context = pass->context(model, scratch->layers, cancel);
 
   float* hidden = scratch->head.get(kHidden, n * c);
-  cache_use.begin();
+  cache_use.begin(pass->cache);
   hidden_forward(context, model.weights(), {pass->packing}, request.ids.data(), hidden, nullptr);
   ForwardResult result;
   result.hidden = HostFloats(size_t(n * c));

@@ -36,7 +36,27 @@ KvCache::KvCache(std::shared_ptr<const Model> model, std::vector<int32_t> offset
     layers_.emplace_back(backend_, size_t(n * width_) * dtype_size(dtype_));
   if (options.planner == PlannerCache::kHidden) hidden_ = Buffer(backend_, size_t(n * config.hidden) * 4);
   bytes_ = bytes_needed(config, n, {dtype_, options.planner});
-  clear();
+  base_.resize(size_t(n));
+  planner_.resize(size_t(n));
+}
+
+std::vector<KvRange> KvCache::ranges(const std::vector<int32_t>& of) const {
+  std::vector<KvRange> out;
+  for (int32_t row : of) {
+    check_argument(row >= 0 && row < rows(), "positions: rows must be ascending indices of the cache's rows");
+    const int32_t first_block = first_blocks_.empty() ? 0 : first_blocks_[size_t(row)];
+    out.push_back({offsets_[size_t(row)], length(row), first_block});
+  }
+  return out;
+}
+
+void KvCache::check(const std::vector<KvRange>& ranges) const {
+  int64_t end = 0;
+  for (const KvRange& range : ranges) {
+    check_argument(range.begin >= end && range.length > 0 && int64_t(range.begin) + range.length <= capacity(),
+                   "positions: rows must be ascending ranges of the cache");
+    end = int64_t(range.begin) + range.length;
+  }
 }
 
 size_t KvCache::bytes_needed(const ModelConfig& config, int64_t tokens, const KvCacheOptions& options) {
@@ -59,21 +79,18 @@ std::vector<float> KvCache::read(size_t layer, int row) const {
   return out;
 }
 
-bool KvCache::is_complete(const Filled& filled, int row, const int32_t* positions, size_t count) const {
-  const uint8_t* cached = filled.positions.data() + offsets_[size_t(row)];
+bool KvCache::is_complete(const Filled& filled, const KvRange& row, const int32_t* positions, size_t count) const {
+  const uint8_t* cached = filled.data() + row.begin;
   const ModelConfig& config = model_->config();
-  if (config.mask == MaskKind::kBidirectional) {
-    int32_t missing = filled.missing[size_t(row)];
-    for (size_t i = 0; i < count; ++i) missing -= !cached[positions[i]];
-    return missing == 0;
+  int32_t end = row.length;
+  if (config.mask != MaskKind::kBidirectional) {
+    if (count == 0) return true;
+    // The last query sees most: what stands before it, or before the end of its block.
+    const int32_t last = positions[count - 1], block = config.block_length;
+    const int32_t first = row.first_block > 0 ? row.first_block : block;
+    end = config.mask == MaskKind::kCausal ? last + 1
+                                           : int32_t(std::min<int64_t>(row.length, block_end(last, block, first)));
   }
-  if (count == 0) return true;
-  // The last query sees most: what stands before it, or before the end of its block.
-  const int32_t last = positions[count - 1], block = config.block_length;
-  const int32_t first = first_blocks_.empty() ? block : first_blocks_[size_t(row)];
-  const int32_t end = config.mask == MaskKind::kCausal
-                          ? last + 1
-                          : int32_t(std::min<int64_t>(length(row), block_end(last, block, first)));
   size_t next = 0;
   for (int32_t p = 0; p < end; ++p) {
     if (next < count && positions[next] == p)
@@ -84,69 +101,63 @@ bool KvCache::is_complete(const Filled& filled, int row, const int32_t* position
   return true;
 }
 
-bool KvCache::complete_with(int row, const int32_t* positions, size_t count, bool planner) const {
+bool KvCache::complete_with(const KvRange& row, const int32_t* positions, size_t count, bool planner) const {
   return is_complete(base_, row, positions, count) && (!planner || is_complete(planner_, row, positions, count));
 }
 
-void KvCache::mark(int row, const int32_t* positions, size_t count, bool planner) {
-  for (Filled* filled : {&base_, &planner_}) {
-    if (filled == &planner_ && !planner) continue;
-    for (size_t i = 0; i < count; ++i) {
-      uint8_t& cached = filled->positions[size_t(offsets_[size_t(row)] + positions[i])];
-      filled->missing[size_t(row)] -= !cached;
-      cached = 1;
-    }
+void KvCache::mark(const KvRange& row, const int32_t* positions, size_t count, bool planner) {
+  for (size_t i = 0; i < count; ++i) {
+    base_[size_t(row.begin + positions[i])] = 1;
+    if (planner) planner_[size_t(row.begin + positions[i])] = 1;
   }
 }
 
-void KvCache::clear() {
-  for (Filled* filled : {&base_, &planner_}) {
-    filled->positions.assign(size_t(offsets_.back()), uint8_t(0));
-    filled->missing = lengths_of(offsets_);
-  }
+void KvCache::forget(const KvRange& row) {
+  for (Filled* filled : {&base_, &planner_}) std::fill_n(filled->begin() + row.begin, row.length, uint8_t(0));
 }
 
-KvPass::KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets,
+KvPass::KvPass(KvCache& cache, std::vector<KvRange> rows, const std::vector<int32_t>& offsets,
                const std::vector<int32_t>& positions, bool planner)
-    : cache_(cache),
-      rows_(std::move(rows)),
-      offsets_(offsets),
-      positions_(positions),
-      planner_(planner),
-      key_offsets_(cache.offsets()),
-      first_blocks_(cache.first_blocks()) {
+    : cache_(cache), rows_(std::move(rows)), offsets_(offsets), positions_(positions), planner_(planner) {
   check_argument(
       offsets_.size() == rows_.size() + 1 && offsets_.front() == 0 && size_t(offsets_.back()) == positions_.size(),
       "positions: expected offsets from 0 to the number of positions, one more than rows");
-  std::vector<int32_t> slots;
+  cache.check(rows_);
+  std::vector<int32_t> slots, key_offsets{0}, first_blocks;
+  const bool has_first_blocks = !rows_.empty() && rows_[0].first_block > 0;
+  const auto add_sequence = [&](int32_t end, int32_t row) {
+    key_offsets.push_back(end);
+    row_of_.push_back(row);
+    // What lies between rows has no queries, and so blocks of any length.
+    if (has_first_blocks) first_blocks.push_back(row < 0 ? 1 : rows_[size_t(row)].first_block);
+  };
   for (size_t r = 0; r < rows_.size(); ++r) {
-    const int32_t row = rows_[r], begin = offsets_[r], end = offsets_[r + 1];
-    check_argument(row >= 0 && row < cache.rows() && (r == 0 || row > rows_[r - 1]),
-                   "positions: rows must be ascending indices of the cache's rows");
+    const KvRange& row = rows_[r];
+    if (row.begin > key_offsets.back()) add_sequence(row.begin, -1);
+    add_sequence(row.begin + row.length, int32_t(r));
+    const int32_t begin = offsets_[r], end = offsets_[r + 1];
     check_argument(begin <= end && size_t(end) <= positions_.size(), "positions: expected ascending offsets");
     for (int32_t i = begin; i < end; ++i) {
       const int32_t p = positions_[size_t(i)];
       check_argument(
-          p >= 0 && p < cache.length(row) && (i == begin || p > positions_[size_t(i) - 1]),
-          "positions: expected ascending positions inside row " + std::to_string(row) + ", got " + std::to_string(p));
-      slots.push_back(cache.offsets()[size_t(row)] + p);
+          p >= 0 && p < row.length && (i == begin || p > positions_[size_t(i) - 1]),
+          "positions: expected ascending positions inside row " + std::to_string(r) + ", got " + std::to_string(p));
+      slots.push_back(row.begin + p);
     }
     check_argument(cache.complete_with(row, positions_.data() + begin, size_t(end - begin), planner_),
-                   "positions: row " + std::to_string(row) +
+                   "positions: row " + std::to_string(r) +
                        " has positions that are neither computed in this pass nor cached by an earlier one" +
                        (planner_ ? " with the planner" : ""));
   }
+  if (cache.capacity() > key_offsets.back()) add_sequence(cache.capacity(), -1);
   slots_ = std::move(slots);
+  key_offsets_ = std::move(key_offsets);
+  first_blocks_ = std::move(first_blocks);
 }
 
 std::vector<int32_t> KvPass::expand(const std::vector<int32_t>& offsets) const {
-  std::vector<int32_t> out(size_t(cache_.rows()) + 1);
-  size_t r = 0;
-  for (int row = 0; row < cache_.rows(); ++row) {
-    out[size_t(row)] = offsets[r];
-    if (r < rows_.size() && rows_[r] == row) ++r;
-  }
-  out.back() = offsets.back();
+  std::vector<int32_t> out{0};
+  for (int32_t row : row_of_) out.push_back(row < 0 ? out.back() : offsets[size_t(row) + 1]);
   return out;
 }
 
@@ -166,12 +177,12 @@ CacheUse::CacheUse(KvCache* cache) : cache_(cache) {
 }
 
 CacheUse::~CacheUse() {
-  if (cache_ && is_writing_) cache_->clear();
+  for (const KvRange& row : writing_) cache_->forget(row);
 }
 
 void CacheUse::done(std::optional<KvPass>& pass) {
   if (pass) pass->done();
-  is_writing_ = false;
+  writing_.clear();
 }
 
 }  // namespace dultra

@@ -30,7 +30,14 @@ struct KvCacheOptions {
   PlannerCache planner = PlannerCache::kNone;
 };
 
-// One array per layer for all rows, allocated when the cache is made. Keys are stored after the rotary embedding, whose
+// Where a row lies in a cache: its positions are those from `begin` on. first_block: the length of its first block, 0
+// in a model that does not attend by blocks or where all rows have whole ones.
+struct KvRange {
+  int32_t begin, length, first_block = 0;
+};
+
+// One array per layer for all rows, allocated when the cache is made. Rows are its own, one after the other as offsets
+// say, or ranges that a step names. Keys are stored after the rotary embedding, whose
 // positions are those in the row. One user at a time: they lock `mutex()`.
 class KvCache {
  public:
@@ -49,6 +56,11 @@ class KvCache {
   const std::vector<int32_t>& first_blocks() const { return first_blocks_; }
   int rows() const { return int(offsets_.size()) - 1; }
   int32_t length(int row) const { return offsets_[size_t(row) + 1] - offsets_[size_t(row)]; }
+  int32_t capacity() const { return offsets_.back(); }
+  // Of its own rows. Throws INVALID_ARGUMENT for one that it does not have.
+  std::vector<KvRange> ranges(const std::vector<int32_t>& rows) const;
+  // Throws INVALID_ARGUMENT unless the ranges ascend, apart from each other and inside the cache.
+  void check(const std::vector<KvRange>& ranges) const;
   size_t bytes() const { return bytes_; }
 
   // (N, 2, Hk, D) of layer `i`: the base model's blocks, then the planner's (kBlocks).
@@ -61,19 +73,15 @@ class KvCache {
 
   // Whether a pass over `positions` (ascending) of a row finds all else that its queries see. With `planner` that
   // holds for the planner head's keys, values or states too: only a pass that runs the planner stores those.
-  bool complete_with(int row, const int32_t* positions, size_t count, bool planner) const;
+  bool complete_with(const KvRange& row, const int32_t* positions, size_t count, bool planner) const;
   // Notes that `positions` are cached now.
-  void mark(int row, const int32_t* positions, size_t count, bool planner);
-  // Invalidates all entries.
-  void clear();
+  void mark(const KvRange& row, const int32_t* positions, size_t count, bool planner);
+  // Invalidates the entries of a row.
+  void forget(const KvRange& row);
 
  private:
-  // Which positions are cached.
-  struct Filled {
-    std::vector<uint8_t> positions;  // (N)
-    std::vector<int32_t> missing;    // (B) positions of the row that are not
-  };
-  bool is_complete(const Filled& filled, int row, const int32_t* positions, size_t count) const;
+  using Filled = std::vector<uint8_t>;  // (N) which positions are cached
+  bool is_complete(const Filled& filled, const KvRange& row, const int32_t* positions, size_t count) const;
 
   const std::shared_ptr<const Model> model_;  // first: the buffers are in its backend's memory
   Backend& backend_;
@@ -92,20 +100,22 @@ class KvCache {
 // of the rows' other positions.
 class KvPass {
  public:
-  // rows (R) ascending; offsets (R + 1) into positions: in-row, ascending. Throws INVALID_ARGUMENT where they do not
-  // fit the cache, or where a position is neither computed nor cached. planner: the planner head runs, too.
-  KvPass(KvCache& cache, std::vector<int32_t> rows, const std::vector<int32_t>& offsets,
+  // rows (R) as KvCache::check wants them; offsets (R + 1) into positions: in-row, ascending. Throws INVALID_ARGUMENT
+  // where they do not fit the cache, or where a position is neither computed nor cached. planner: the planner head
+  // runs, too.
+  KvPass(KvCache& cache, std::vector<KvRange> rows, const std::vector<int32_t>& offsets,
          const std::vector<int32_t>& positions, bool planner);
 
   KvCache& cache() const { return cache_; }
-  const std::vector<int32_t>& rows() const { return rows_; }
+  const std::vector<KvRange>& rows() const { return rows_; }
   // (N) place in the cache's arrays of each position that is computed
   const HostArray<int32_t>& slots() const { return slots_; }
-  // (B + 1) the cache's own offsets
+  // (S + 1) The cache as sequences laid end to end: the pass's rows, and what lies between them.
   const HostArray<int32_t>& key_offsets() const { return key_offsets_; }
-  // (B) or empty, likewise
+  // (S) or empty, likewise
   const HostArray<int32_t>& first_blocks() const { return first_blocks_; }
-  // Offsets over the pass's rows as offsets over all rows of the cache: the other rows have no queries.
+  int sequences() const { return int(key_offsets_.size()) - 1; }
+  // Offsets over the pass's rows as offsets over all sequences: what lies between rows has no queries.
   std::vector<int32_t> expand(const std::vector<int32_t>& offsets) const;
   // Puts the arrays that operations read in an exchange.
   void lay_out(ExchangeLayout& layout);
@@ -114,25 +124,29 @@ class KvPass {
 
  private:
   KvCache& cache_;
-  const std::vector<int32_t> rows_, offsets_, positions_;
+  const std::vector<KvRange> rows_;
+  const std::vector<int32_t> offsets_, positions_;
   const bool planner_;
   HostArray<int32_t> slots_, key_offsets_, first_blocks_;
+  std::vector<int32_t> row_of_;  // (S) which row of the pass a sequence is, or -1
 };
 
-// A cache (or none) while a pass uses it: locked. A pass that throws after `begin` leaves keys and values inconsistent,
-// so the cache is cleared then.
+// A cache (or none) while a pass uses it: locked. A pass that throws after `begin` leaves the keys and values of its
+// rows inconsistent, so the cache forgets them then.
 class CacheUse {
  public:
   explicit CacheUse(KvCache* cache);
   ~CacheUse();
   CacheUse(const CacheUse&) = delete;
   CacheUse& operator=(const CacheUse&) = delete;
-  void begin() { is_writing_ = true; }
+  void begin(const std::optional<KvPass>& pass) {
+    if (pass) writing_ = pass->rows();
+  }
   void done(std::optional<KvPass>& pass);
 
  private:
   KvCache* const cache_;
-  bool is_writing_ = false;
+  std::vector<KvRange> writing_;
   std::unique_lock<std::mutex> lock_;
 };
 

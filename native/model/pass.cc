@@ -3,14 +3,13 @@
 namespace dultra {
 
 FullRows::FullRows(const KvPass& pass, const RowSubset& of_pass) : pass_(pass) {
-  const KvCache& cache = pass.cache();
   std::vector<int32_t> lengths, first_blocks;
   auto next = pass.slots().begin();
-  for (int32_t row : pass.rows()) {
-    lengths.push_back(cache.length(row));
-    if (!cache.first_blocks().empty()) first_blocks.push_back(cache.first_blocks()[size_t(row)]);
-    for (int32_t i = 0; i < cache.length(row); ++i) {
-      slots.push_back(cache.offsets()[size_t(row)] + i);
+  for (const KvRange& row : pass.rows()) {
+    lengths.push_back(row.length);
+    if (row.first_block > 0) first_blocks.push_back(row.first_block);
+    for (int32_t i = 0; i < row.length; ++i) {
+      slots.push_back(row.begin + i);
       if (next == pass.slots().end() || *next != slots.back()) continue;
       new_rows.push_back(int32_t(slots.size()) - 1);
       ++next;
@@ -40,7 +39,7 @@ float* FullRows::gather(Backend& backend, const float* new_states, float* states
 Pass::Pass(const std::vector<int32_t>& offsets, std::vector<int32_t> first_blocks)
     : packing(Packing::from_lengths(lengths_of(offsets), std::move(first_blocks))) {}
 
-Pass::Pass(const Model& model, KvCache& from, const std::vector<int32_t>& rows, const std::vector<int32_t>& offsets,
+Pass::Pass(const Model& model, KvCache& from, const std::vector<KvRange>& rows, const std::vector<int32_t>& offsets,
            const std::vector<int32_t>& positions, bool planner) {
   check_argument(&from.model() == &model, "cache: expected one of this model");
   check_argument(!planner || from.options().planner != PlannerCache::kNone,

@@ -33,7 +33,7 @@ class Pass {
   explicit Pass(const std::vector<int32_t>& offsets, std::vector<int32_t> first_blocks = {});
   // Positions (N, in-row, ascending; offsets (R + 1)) of `rows` (R) of a cache that the caller has locked. Throws
   // INVALID_ARGUMENT for a cache of another model, or that lacks what the pass needs.
-  Pass(const Model& model, KvCache& cache, const std::vector<int32_t>& rows, const std::vector<int32_t>& offsets,
+  Pass(const Model& model, KvCache& cache, const std::vector<KvRange>& rows, const std::vector<int32_t>& offsets,
        const std::vector<int32_t>& positions, bool planner);
   Pass(const Pass&) = delete;
   Pass& operator=(const Pass&) = delete;

@@ -138,7 +138,8 @@ ScoreResult Scorer::score(ScoreRequest from, const std::atomic<bool>* cancel) {
   check(request, config);
   CacheUse cache_use(request.cache.get());
   if (request.cache)
-    tape->pass.emplace(model_, *request.cache, request.rows, request.offsets, request.query_positions, request.planner);
+    tape->pass.emplace(model_, *request.cache, request.cache->ranges(request.rows), request.offsets,
+                       request.query_positions, request.planner);
   else
     tape->pass.emplace(request.offsets, request.first_blocks);
   Pass& pass = *tape->pass;
@@ -158,7 +159,7 @@ ScoreResult Scorer::score(ScoreRequest from, const std::atomic<bool>* cancel) {
   const int64_t n = pass.packing.tokens(), c = config.hidden, s = tape->scored.size();
   const bool given_hidden = !request.hidden.empty();
   tape->narrowed = !request.planner && !given_hidden;
-  cache_use.begin();
+  cache_use.begin(pass.cache);
   tape->scored_hidden = memory.activations(s * c);
   if (!tape->narrowed) tape->hidden = memory.take(n * c);
   if (given_hidden)

@@ -48,9 +48,14 @@ class Step {
         config_(model.config()),
         request_(request),
         cancel_(cancel),
-        wants_planner_(request.planner || (request.select && is_planner_rule(request.rule))) {
+        rule_offsets_(rule_offsets(request)),
+        wants_planner_(
+            any_rule([](const StepRule& rule) { return rule.planner || (rule.select && is_planner_rule(rule.rule)); })),
+        wants_margins_(any_rule([](const StepRule& rule) { return rule.by_margin; })),
+        selects_(any_rule([](const StepRule& rule) { return rule.select; })) {
     check();
     list_candidates();
+    result_.non_finite.assign(request.rows(), -1);
   }
 
   StepResult run() {
@@ -69,7 +74,7 @@ class Step {
     ExchangeLayout layout(exchange.reserve(needed.bytes()));
     lay_out(layout);
 
-    cache_use_->begin();
+    cache_use_->begin(pass_->cache);
     check_cancelled(cancel_);
     exchange.send(0, inputs_end_);
     const auto operations = [&] { enqueue(*scratch); };
@@ -86,6 +91,28 @@ class Step {
  private:
   size_t candidates() const { return size_t(result_.offsets.back()); }
 
+  static std::vector<int32_t> rule_offsets(const StepRequest& request) {
+    const int32_t rows = int32_t(request.rows());
+    if (request.rules.size() == 1 && request.rule_offsets.empty()) return {0, rows};
+    const std::vector<int32_t>& offsets = request.rule_offsets;
+    check_argument(!request.rules.empty() && offsets.size() == request.rules.size() + 1 && offsets.front() == 0 &&
+                       offsets.back() == rows && std::is_sorted(offsets.begin(), offsets.end()),
+                   "rules: expected ascending offsets from 0 to the number of rows, one more than rules");
+    return offsets;
+  }
+
+  template <class Test>
+  bool any_rule(const Test& test) const {
+    return std::any_of(request_.rules.begin(), request_.rules.end(), test);
+  }
+
+  // Calls body(rule, first row, row behind the last) for every rule that has rows.
+  template <class Body>
+  void for_rules(const Body& body) const {
+    for (size_t g = 0; g < request_.rules.size(); ++g)
+      if (rule_offsets_[g] < rule_offsets_[g + 1]) body(request_.rules[g], rule_offsets_[g], rule_offsets_[g + 1]);
+  }
+
   void check() {
     const size_t rows = request_.rows();
     check_ids(request_.ids, config_.embedding_size);
@@ -93,36 +120,43 @@ class Step {
       check_offsets(request_.offsets, request_.ids.size(), config_.max_sequence_length);
     else
       check_argument(request_.ids.empty(), "offsets: expected 0 first and the number of ids last");
-    check_argument(
-        request_.window_ends.size() == rows && request_.row_keys.size() == rows && request_.steps.size() == rows,
-        "step: offsets, windowEnds, rowKeys and steps must be of as many rows");
+    check_argument(request_.window_ends.size() == rows && request_.seeds.size() == rows &&
+                       request_.row_keys.size() == rows && request_.steps.size() == rows,
+                   "step: offsets, windowEnds, seeds, rowKeys and steps must be of as many rows");
     for (size_t r = 0; r < rows; ++r)
       check_argument(request_.window_ends[r] >= 0 && request_.window_ends[r] <= length(r),
                      "step: windowEnds must lie inside the row");
     if (!request_.candidate_offsets.empty())
       offsets_of_lists(request_.candidate_offsets, request_.candidates, rows, "candidates");
-    if (request_.select && is_counted_rule(request_.rule))
+    if (any_rule([](const StepRule& rule) { return rule.select && is_counted_rule(rule.rule); }))
       check_argument(request_.counts.size() == rows, "step: counts must have one entry per row");
     check_argument(request_.counts.empty() || request_.counts.size() == rows,
                    "step: counts must have one entry per row, or none");
-    check_argument((request_.select && request_.rule == UnmaskRule::kCoin ? rows : 0) == request_.chances.size(),
+    const bool draws_coins =
+        any_rule([](const StepRule& rule) { return rule.select && rule.rule == UnmaskRule::kCoin; });
+    check_argument((draws_coins ? rows : 0) == request_.chances.size(),
                    "step: chances must have one entry per row with rule coin, and none without");
+    check_argument(!request_.is_replay() || request_.rules.size() == 1, "uniforms: expected one rule for all rows");
+    check_argument(request_.fresh.empty() || request_.fresh.size() == rows,
+                   "fresh: expected one entry per row, or none");
     if (wants_planner_ && !config_.planner.present)
       throw Error(ErrorCode::kNoPlanner, "this checkpoint has no planner head");
     cache_use_.emplace(request_.cache.get());
+    check_first_blocks(request_.first_blocks, rows, config_.block_length);
     if (!request_.cache) {
       // A request of no rows has no offsets to take.
-      check_first_blocks(request_.first_blocks, rows, config_.block_length);
       pass_.emplace(rows > 0 ? request_.offsets : std::vector<int32_t>{0}, request_.first_blocks);
       return;
     }
-    check_argument(request_.first_blocks.empty(), "firstBlocks: expected none with a cache, which has its own");
-    pass_.emplace(model_, *request_.cache, request_.cache_rows, request_.query_offsets, request_.queries,
-                  wants_planner_);
-    check_argument(request_.cache_rows.size() == rows, "step: expected one row of the cache per row");
+    check_argument(request_.cache_begins.size() == rows, "step: expected one range of the cache per row");
+    std::vector<KvRange> ranges;
     for (size_t r = 0; r < rows; ++r)
-      check_argument(request_.cache->length(request_.cache_rows[r]) == length(r),
-                     "step: rows must have the lengths of their rows in the cache");
+      ranges.push_back(
+          {request_.cache_begins[r], length(r), request_.first_blocks.empty() ? 0 : request_.first_blocks[r]});
+    request_.cache->check(ranges);
+    for (size_t r = 0; r < request_.fresh.size(); ++r)
+      if (request_.fresh[r]) request_.cache->forget(ranges[r]);
+    pass_.emplace(model_, *request_.cache, ranges, request_.query_offsets, request_.queries, wants_planner_);
   }
 
   int32_t length(size_t r) const { return request_.offsets[r + 1] - request_.offsets[r]; }
@@ -142,7 +176,7 @@ class Step {
     rows->push_back(n);
     result_.positions.push_back(position);
     const int32_t drawn = config_.mask == MaskKind::kCausal ? position + 1 : position;
-    at_.push_back({request_.seed, request_.row_keys[r], request_.steps[r], uint32_t(drawn)});
+    at_.push_back({request_.seeds[r], request_.row_keys[r], request_.steps[r], uint32_t(drawn)});
   }
 
   // The ids that the pass reads, and the candidates among its positions.
@@ -215,18 +249,18 @@ class Step {
     to.put(chances_);
     to.put(ids_in_);
     inputs_end_ = results_begin_ = to.bytes();
-    const size_t m = size_t(pass_->candidates.size()), decided = request_.select ? m : 0;
+    const size_t m = size_t(pass_->candidates.size()), decided = selects_ ? m : 0;
     tokens_ = to.room<int32_t>(m);
     log_probs_ = to.room<float>(m);
     confidences_ = to.room<float>(m);
     entropies_ = to.room<float>(m);
-    margins_ = to.room<float>(request_.by_margin ? m : 0);
+    margins_ = to.room<float>(wants_margins_ ? m : 0);
     planner_logits_ = to.room<float>(wants_planner_ ? m : 0);
     finite_ = to.room<uint8_t>(m);
     probabilities_ = to.room<float>(decided);
     log_likelihoods_ = to.room<float>(decided);
     selected_ = to.room<uint8_t>(decided);
-    forced_ = to.room<uint8_t>(request_.select ? request_.rows() : 0);
+    forced_ = to.room<uint8_t>(selects_ ? request_.rows() : 0);
     end_ = to.bytes();
   }
 
@@ -247,27 +281,34 @@ class Step {
     }
     if (m == 0) return;
     float* logits = scratch.head.get(kLogits, std::min(m, head_rows(config_.embedding_size)) * config_.embedding_size);
-    for_head_chunks(context, weights, candidate_hidden, m, logits,
-                    [&](int64_t first, int64_t count, float* chunk) { sample(first, count, chunk); });
-    if (request_.select) unmask();
+    for_head_chunks(context, weights, candidate_hidden, m, logits, [&](int64_t first, int64_t count, float* chunk) {
+      for_rules([&](const StepRule& rule, int32_t row, int32_t row_end) {
+        const int64_t begin = std::max<int64_t>(first, pass_->candidates.offsets[size_t(row)]),
+                      end = std::min<int64_t>(first + count, pass_->candidates.offsets[size_t(row_end)]);
+        if (begin < end) sample(rule, begin, end - begin, chunk + (begin - first) * config_.embedding_size);
+      });
+    });
+    for_rules([&](const StepRule& rule, int32_t row, int32_t row_end) {
+      if (rule.select) unmask(rule, row, row_end);
+    });
   }
 
-  void sample(int64_t first, int64_t count, const float* logits) const {
+  void sample(const StepRule& rule, int64_t first, int64_t count, const float* logits) const {
     SampleArgs args{};
     args.logits = logits;
     args.rows = count;
     args.vocab = config_.embedding_size;
-    args.temperature = request_.temperature;
-    args.excluded_token = request_.exclude_mask ? config_.mask_token : -1;
+    args.temperature = rule.temperature;
+    args.excluded_token = rule.exclude_mask ? config_.mask_token : -1;
     args.at = at_.data() + first;
     args.uniforms =
         request_.token_uniforms.empty() ? nullptr : request_.token_uniforms.data() + first * config_.embedding_size;
-    args.tempered_log_prob = request_.tempered_log_prob;
-    args.top_k = request_.top_k;
-    args.top_p = request_.top_p;
-    args.top_p_first = request_.top_p_first;
-    args.scores = request_.scores;
-    args.margin = request_.by_margin ? margins_ + first : nullptr;
+    args.tempered_log_prob = rule.tempered_log_prob;
+    args.top_k = rule.top_k;
+    args.top_p = rule.top_p;
+    args.top_p_first = rule.top_p_first;
+    args.scores = rule.scores;
+    args.margin = rule.by_margin ? margins_ + first : nullptr;
     args.token = tokens_ + first;
     args.log_prob = log_probs_ + first;
     args.confidence = confidences_ + first;
@@ -276,32 +317,32 @@ class Step {
     model_.backend().sample_forward(args);
   }
 
-  void unmask() const {
+  void unmask(const StepRule& rule, int32_t row, int32_t row_end) const {
     UnmaskArgs args{};
-    args.rule = request_.rule;
-    args.batch = int(request_.rows());
-    args.offsets = pass_->candidates.offsets.data();
+    args.rule = rule.rule;
+    args.batch = row_end - row;
+    args.offsets = pass_->candidates.offsets.data() + row;
     args.at = at_.data();
     args.uniforms = request_.position_uniforms.empty() ? nullptr : request_.position_uniforms.data();
     args.planner_logit = planner_logits_;
-    args.confidence = request_.by_margin ? margins_ : confidences_;
+    args.confidence = rule.by_margin ? margins_ : confidences_;
     args.entropy = entropies_;
     args.token_log_prob = log_probs_;
     args.forbidden = forbidden_.data();
-    args.planner_temperature = request_.planner_temperature;
-    args.probability_scale = request_.probability_scale;
-    args.threshold = request_.threshold;
-    args.factor = request_.factor;
-    args.factor_last_pair = request_.factor_last_pair;
-    args.by_entropy = request_.by_entropy;
-    args.sum_with_last = request_.sum_with_last;
-    args.selection_temperature = request_.selection_temperature;
-    args.count = counts_.data();
-    args.chance = chances_.data();
-    args.may_rest = request_.may_rest;
-    args.reference_likelihood = request_.reference_likelihood;
+    args.planner_temperature = rule.planner_temperature;
+    args.probability_scale = rule.probability_scale;
+    args.threshold = rule.threshold;
+    args.factor = rule.factor;
+    args.factor_last_pair = rule.factor_last_pair;
+    args.by_entropy = rule.by_entropy;
+    args.sum_with_last = rule.sum_with_last;
+    args.selection_temperature = rule.selection_temperature;
+    args.count = counts_.empty() ? nullptr : counts_.data() + row;
+    args.chance = chances_.empty() ? nullptr : chances_.data() + row;
+    args.may_rest = rule.may_rest;
+    args.reference_likelihood = rule.reference_likelihood;
     args.selected = selected_;
-    args.forced = forced_;
+    args.forced = forced_ + row;
     args.probability = probabilities_;
     args.log_likelihood = log_likelihoods_;
     model_.backend().unmask(args);
@@ -313,23 +354,37 @@ class Step {
     result_.log_probs = numbers(log_probs_, m);
     result_.confidences = numbers(confidences_, m);
     result_.entropies = numbers(entropies_, m);
-    if (request_.by_margin) result_.margins = numbers(margins_, m);
+    if (wants_margins_) result_.margins = numbers(margins_, m);
     if (wants_planner_) result_.planner_logits = numbers(planner_logits_, m);
-    for (size_t r = 0; r < request_.rows(); ++r)
-      for (int32_t i = result_.offsets[r]; i < result_.offsets[r + 1]; ++i)
-        if (!finite_[i])
-          throw Error(ErrorCode::kNonFinite, "the model produced a NaN or infinite logit in row " +
-                                                 std::to_string(request_.row_keys[r]) + " at position " +
-                                                 std::to_string(result_.positions[size_t(i)]));
-    for (size_t i = 0; i < result_.planner_logits.size(); ++i)
-      if (!(result_.planner_logits[i] - result_.planner_logits[i] == 0.0f))
-        throw Error(ErrorCode::kNonFinite,
-                    "the planner produced a NaN or infinite logit at position " + std::to_string(result_.positions[i]));
-    if (!request_.select || m == 0) return decide_nothing();
+    find_non_finite();
+    if (!selects_ || m == 0) return decide_nothing();
     result_.probabilities = numbers(probabilities_, m);
     result_.log_likelihoods = numbers(log_likelihoods_, m);
     result_.selected = numbers(selected_, m);
     result_.forced = numbers(forced_, request_.rows());
+    // Nothing was written for rows whose rule only proposes tokens.
+    for_rules([&](const StepRule& rule, int32_t row, int32_t row_end) {
+      const auto clear = [&](auto& values, size_t from, size_t to) {
+        std::fill(values.begin() + int64_t(from), values.begin() + int64_t(to), 0);
+      };
+      const size_t from = size_t(result_.offsets[size_t(row)]), to = size_t(result_.offsets[size_t(row_end)]);
+      if (wants_margins_ && !rule.by_margin) clear(result_.margins, from, to);
+      if (rule.select) return;
+      clear(result_.probabilities, from, to);
+      clear(result_.log_likelihoods, from, to);
+      clear(result_.selected, from, to);
+      clear(result_.forced, size_t(row), size_t(row_end));
+    });
+  }
+  void find_non_finite() {
+    for (size_t r = 0; r < request_.rows(); ++r)
+      for (int32_t i = result_.offsets[r]; i < result_.offsets[r + 1] && result_.non_finite[r] < 0; ++i) {
+        const float logit = wants_planner_ ? result_.planner_logits[size_t(i)] : 0.0f;
+        if (!finite_[i])
+          result_.non_finite[r] = 2 * result_.positions[size_t(i)];
+        else if (!(logit - logit == 0.0f))
+          result_.non_finite[r] = 2 * result_.positions[size_t(i)] + 1;
+      }
   }
   void decide_nothing() {
     result_.probabilities.resize(candidates());
@@ -342,7 +397,8 @@ class Step {
   const ModelConfig& config_;
   const StepRequest& request_;
   const std::atomic<bool>* const cancel_;
-  const bool wants_planner_;
+  const std::vector<int32_t> rule_offsets_;  // (G + 1)
+  const bool wants_planner_, wants_margins_, selects_;
   std::optional<CacheUse> cache_use_;
   std::optional<Pass> pass_;
   StepResult result_;

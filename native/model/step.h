@@ -8,19 +8,8 @@
 
 namespace dultra {
 
-struct StepRequest {
-  std::vector<int32_t> ids, offsets;  // (N), (R + 1): the rows that take part, laid end to end
-  std::vector<int32_t> window_ends;   // (R) candidates are the masked positions before it
-  // (R + 1), in-row positions, ascending: candidates in place of those; or empty
-  std::vector<int32_t> candidate_offsets, candidates;
-  // Keys and values of rows `cache_rows` (R, ascending) of a cache: the step computes `queries` alone, (R + 1) and
-  // in-row positions, ascending. Null: all positions are computed.
-  std::shared_ptr<KvCache> cache;
-  std::vector<int32_t> cache_rows, query_offsets, queries;
-  std::vector<int32_t> first_blocks;  // (R) as in Packing, or empty; none with a cache, which has its own
-  std::vector<uint32_t> row_keys;     // (R) coordinates of each row's random numbers
-  std::vector<uint32_t> steps;        // (R)
-  uint64_t seed = 0;
+// How tokens are drawn and chosen.
+struct StepRule {
   float temperature = 0;
   int32_t top_k = 0;  // 0: all
   double top_p = 1;   // 1: all
@@ -34,17 +23,36 @@ struct StepRequest {
   float planner_temperature = 1, probability_scale = 1;
   double threshold = 0, factor = 0;
   bool factor_last_pair = false;
-  std::vector<int32_t> counts;  // (R) counted rules
-  bool by_entropy = false;      // kFixed takes the lowest entropies instead of the highest confidences
-  bool by_margin = false;       // the rule reads margins in place of confidences
+  bool by_entropy = false;  // kFixed takes the lowest entropies instead of the highest confidences
+  bool by_margin = false;   // the rule reads margins in place of confidences
   bool sum_with_last = false;
   float selection_temperature = 0;
-  std::vector<double> chances;  // (R) kCoin
   bool may_rest = false;
+  bool reference_likelihood = false;
+};
+
+struct StepRequest {
+  std::vector<int32_t> ids, offsets;  // (N), (R + 1): the rows that take part, laid end to end
+  // Rule g is that of rows rule_offsets[g] to rule_offsets[g + 1]; of no rules the only one is that of all rows.
+  std::vector<StepRule> rules;
+  std::vector<int32_t> rule_offsets;
+  std::vector<int32_t> window_ends;  // (R) candidates are the masked positions before it
+  // (R + 1), in-row positions, ascending: candidates in place of those; or empty
+  std::vector<int32_t> candidate_offsets, candidates;
+  // A cache, in which row r has the range of its length from cache_begins[r] on, (R) ascending: the step computes
+  // `queries` alone, (R + 1) and in-row positions, ascending. Null: all positions are computed.
+  std::shared_ptr<KvCache> cache;
+  std::vector<int32_t> cache_begins, query_offsets, queries;
+  std::vector<int32_t> first_blocks;  // (R) as in Packing, or empty
+  std::vector<uint8_t> fresh;         // (R) 1: what the cache holds in the row's range is another's; or empty
+  std::vector<uint64_t> seeds;        // (R) coordinates of each row's random numbers, these three
+  std::vector<uint32_t> row_keys;     // (R)
+  std::vector<uint32_t> steps;        // (R)
+  std::vector<int32_t> counts;        // (R) counted rules, or empty
+  std::vector<double> chances;        // (R) kCoin, or empty
   // Of a model whose head is a position ahead: a candidate whose position before is not computed is scored from its
   // own, as the reference's cached decoders do, in place of an error.
   bool shift_inside = false;
-  bool reference_likelihood = false;
   std::vector<double> token_uniforms, position_uniforms;  // (M, V), (M) recorded draws, or empty
 
   size_t rows() const { return offsets.empty() ? 0 : offsets.size() - 1; }
@@ -59,13 +67,18 @@ struct StepResult {
   std::vector<uint8_t> selected, forced;  // forced (R)
   // margins: empty unless by_margin
   std::vector<float> timesteps;  // (R) 1 - masks / row length, before the step
+  // (R) -1, or where the row has a NaN or infinite logit, so that nothing else of it means anything: 2 * position of
+  // the first, + 1 where it is the planner's
+  std::vector<int32_t> non_finite;
 };
 
 // A candidate of a masked model is the token at its position; of a causal model, where the position's state predicts
 // it, the token that follows, and random numbers are drawn at that token's position.
 //
-// Throws INVALID_ARGUMENT, NO_PLANNER, NON_FINITE for logits that are NaN or infinite (naming row_key and position),
-// ABORTED when `cancel` (may be null) is set, OUT_OF_MEMORY. A cache is cleared where it throws.
+// Rows do not depend on each other: each gets the bits that it gets alone, whatever the rules of the others are.
+//
+// Throws INVALID_ARGUMENT, NO_PLANNER, ABORTED when `cancel` (may be null) is set, OUT_OF_MEMORY. A cache loses the
+// rows of the request where it throws.
 StepResult run_step(const Model& model, const StepRequest& request, const std::atomic<bool>* cancel);
 
 }  // namespace dultra

@@ -318,9 +318,9 @@ DULTRA_TEST(kv_cache_bad_requests) {
   with_planner.planner = PlannerCache::kBlocks;
   const auto cache = make_cache(model, offsets, with_planner);
   CHECK(thrown([&] {
-          Session(model, ids, {0, 4}, cache).step(cached_request({0, 4}, 0, {upto(4)}));
+          Session(model, {1, 49, 49, 2, 49, 3}, {0, 6}, cache).step(cached_request({0, 6}, 0, {upto(6)}));
         }) == invalid,
-        "a row of another length");
+        "a row longer than the cache");
   CHECK(thrown([&] { Session(checkpoint.load(1), ids, offsets, cache).step(cached_request(offsets, 0, {upto(5)})); }) ==
             invalid,
         "another model's cache");

@@ -216,10 +216,12 @@ DULTRA_TEST(model_bad_requests) {
   const int invalid = int(ErrorCode::kInvalidArgument);
   const auto make = [&](std::vector<int32_t> ids, std::vector<int32_t> offsets) {
     StepRequest request;
-    request.select = false;
+    request.rules.resize(1);
+    request.rules[0].select = false;
     request.ids = std::move(ids);
     request.offsets = std::move(offsets);
     request.window_ends.resize(request.rows());
+    request.seeds.resize(request.rows());
     request.row_keys.resize(request.rows());
     request.steps.resize(request.rows());
     run_step(*model, request, nullptr);
@@ -308,7 +310,10 @@ DULTRA_TEST(model_steps_from_several_threads) {
   // Steps keep no state: one request from several threads gives the same bits every time.
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 1);
   const auto model = checkpoint.load(2);
-  StepRequest request = request_for({0, 15, 40}, 3);
+  const SessionRequest one_rule = request_for({0, 15, 40}, 3);
+  StepRequest request = one_rule;
+  request.rules = {one_rule};
+  request.seeds = {0, 0};
   request.ids.assign(40, 49);
   request.ids[0] = request.ids[15] = 1;
   request.offsets = {0, 15, 40};
@@ -467,11 +472,13 @@ DULTRA_TEST(model_of_shifted_logits, small) {
   request.ids = ids;
   request.offsets = offsets;
   request.window_ends = {7, 3};
+  request.seeds = {0, 0};
   request.row_keys = {0, 1};
   request.steps = {0, 0};
-  request.select = false;
+  request.rules.resize(1);
+  request.rules[0].select = false;
   for (bool planner : {false, true}) {
-    request.planner = planner;
+    request.rules[0].planner = planner;
     request.candidate_offsets = {0, 4, 6};
     request.candidates = {0, 3, 5, 6, 1, 2};
     const StepResult got = run_step(*shifted, request, nullptr);
@@ -493,8 +500,8 @@ DULTRA_TEST(model_of_shifted_logits, small) {
 
   // On a cache the position before must be computed.
   request.cache = make_cache(shifted, offsets, {});
-  request.planner = false;
-  request.cache_rows = {0, 1};
+  request.rules[0].planner = false;
+  request.cache_begins = {0, 7};
   request.query_offsets = {0, 7, 10};
   request.queries = {0, 1, 2, 3, 4, 5, 6, 0, 1, 2};
   const StepResult whole = run_step(*shifted, request, nullptr);

@@ -2,6 +2,8 @@
 // Exchanges by themselves. On the CPU backend nothing is recorded: there the tests say that an exchange changes
 // nothing.
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <thread>
 
 #include "harness.h"
@@ -133,7 +135,7 @@ bool equal(const StepResult& a, const StepResult& b) {
          equal(a.log_probs, b.log_probs) && equal(a.confidences, b.confidences) && equal(a.entropies, b.entropies) &&
          equal(a.planner_logits, b.planner_logits) && equal(a.probabilities, b.probabilities) &&
          equal(a.log_likelihoods, b.log_likelihoods) && a.selected == b.selected && a.forced == b.forced &&
-         equal(a.timesteps, b.timesteps);
+         equal(a.timesteps, b.timesteps) && a.non_finite == b.non_finite;
 }
 
 std::vector<StepResult> generate(const std::shared_ptr<const Model>& model, const Case& c, uint64_t seed) {
@@ -275,6 +277,115 @@ DULTRA_TEST(step_rows_without_candidates, small, slow_with_threads) {
   }
 }
 
+// Rows with rules, seeds and ranges of a cache of their own: each gets the bits that it gets alone, wherever it lies.
+DULTRA_TEST(step_rules_of_rows, small, slow_with_threads) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 61);
+  const auto model = checkpoint.load(2);
+  const auto rule_of = [](UnmaskRule kind, float temperature, double threshold) {
+    StepRule rule;
+    rule.rule = kind;
+    rule.temperature = temperature;
+    rule.threshold = threshold;
+    rule.planner = true;
+    return rule;
+  };
+  StepRule proposes = rule_of(UnmaskRule::kThreshold, 0.5f, 0);
+  proposes.select = false;
+  StepRule margins = rule_of(UnmaskRule::kFixed, 0, 0);
+  margins.by_margin = true;
+  margins.scores = SampleScores::kTempered;
+  StepRule filtered = rule_of(UnmaskRule::kThreshold, 0.9f, 0.02);
+  filtered.top_k = 3;
+  const std::vector<StepRule> rules{rule_of(UnmaskRule::kPlannerBernoulli, 0.8f, 0), proposes, margins, filtered,
+                                    rule_of(UnmaskRule::kDynamic, 1.3f, 0.05)};
+  const std::vector<int32_t> lengths{9, 20, 12, 8, 17}, begins{3, 12, 40, 52, 60};
+  for (bool cached : {false, true}) {
+    KvCacheOptions options;
+    options.planner = PlannerCache::kBlocks;
+    const auto request_of = [&](const std::vector<size_t>& rows, const std::shared_ptr<KvCache>& cache,
+                                const std::vector<int32_t>& at) {
+      StepRequest request;
+      request.offsets = request.rule_offsets = {0};
+      if (cached) request.query_offsets = {0};
+      for (size_t i = 0; i < rows.size(); ++i) {
+        const size_t r = rows[i];
+        for (int32_t p = 0; p < lengths[r]; ++p) {
+          request.ids.push_back(p < 2 + int32_t(r) ? int32_t(7 * r) + p : 49);
+          if (cached) request.queries.push_back(p);
+        }
+        request.offsets.push_back(int32_t(request.ids.size()));
+        if (cached) request.query_offsets.push_back(int32_t(request.queries.size()));
+        request.rules.push_back(rules[r]);
+        request.rule_offsets.push_back(int32_t(i) + 1);
+        request.window_ends.push_back(lengths[r]);
+        request.seeds.push_back(1000 + r);
+        request.row_keys.push_back(uint32_t(r));
+        request.steps.push_back(uint32_t(3 * r));
+        request.counts.push_back(2);
+      }
+      request.cache = cache;
+      if (cached) {
+        request.cache_begins = at;
+        request.fresh.assign(rows.size(), 1);
+      }
+      return request;
+    };
+    const auto arena = cached ? make_cache(model, {0, 40, 80}, options) : nullptr;
+    const StepResult together = run_step(*model, request_of({0, 1, 2, 3, 4}, arena, begins), nullptr);
+    for (size_t r = 0; r < rules.size(); ++r) {
+      const auto own = cached ? make_cache(model, {0, lengths[r]}, options) : nullptr;
+      const StepResult alone = run_step(*model, request_of({r}, own, {0}), nullptr);
+      const size_t from = size_t(together.offsets[r]), count = size_t(together.offsets[r + 1]) - from;
+      const std::string where = text("row ", r, " cached ", cached);
+      CHECK(count == alone.tokens.size() && count > 0, where);
+      const auto same = [&](const auto& all, const auto& mine) {
+        return mine.size() == count && std::memcmp(&all[from], mine.data(), count * sizeof(mine[0])) == 0;
+      };
+      CHECK(same(together.tokens, alone.tokens) && same(together.log_probs, alone.log_probs), where, " tokens");
+      CHECK(same(together.confidences, alone.confidences) && same(together.entropies, alone.entropies), where);
+      CHECK(same(together.selected, alone.selected), where, " selected");
+      CHECK(same(together.probabilities, alone.probabilities), where, " probabilities");
+      CHECK(same(together.log_likelihoods, alone.log_likelihoods), where, " likelihoods");
+      CHECK(together.forced[r] == alone.forced[0] && together.timesteps[r] == alone.timesteps[0], where, " forced");
+      if (rules[r].by_margin) CHECK(same(together.margins, alone.margins), where, " margins");
+    }
+    if (!cached) continue;
+    // A range that another row had before.
+    StepRequest next = request_of({2}, arena, {10});
+    const StepResult again = run_step(*model, next, nullptr);
+    CHECK(std::equal(again.tokens.begin(), again.tokens.end(), together.tokens.begin() + together.offsets[2]), "again");
+    next.query_offsets = {0, 1};
+    next.queries = {11};
+    next.candidate_offsets = {0, 1};
+    next.candidates = {11};
+    CHECK(thrown([&] { run_step(*model, next, nullptr); }) == int(ErrorCode::kInvalidArgument),
+          "what another row left");
+    next.fresh.clear();
+    CHECK(thrown([&] { run_step(*model, next, nullptr); }) == int(ErrorCode::kInvalidArgument), "was forgotten");
+    for (const std::vector<int32_t>& at : {std::vector<int32_t>{70}, {-1}, {std::numeric_limits<int32_t>::max()}})
+      CHECK(thrown([&] { run_step(*model, request_of({2}, arena, at), nullptr); }) == int(ErrorCode::kInvalidArgument),
+            "outside the cache");
+    CHECK(thrown([&] {
+            run_step(*model, request_of({0, 1}, arena, {0, 5}), nullptr);
+          }) == int(ErrorCode::kInvalidArgument),
+          "ranges that overlap");
+  }
+  StepRequest wrong;
+  wrong.ids = {1, 49};
+  wrong.offsets = {0, 2};
+  wrong.window_ends = {2};
+  wrong.seeds = {0};
+  wrong.row_keys = wrong.steps = {0};
+  for (const std::vector<int32_t>& offsets : {std::vector<int32_t>{0}, {0, 2}, {0, 1, 0}, {1, 1}}) {
+    wrong.rule_offsets = offsets;
+    wrong.rules.resize(offsets.size() > 2 ? 2 : 1);
+    CHECK(thrown([&] { run_step(*model, wrong, nullptr); }) == int(ErrorCode::kInvalidArgument), "rules of other rows");
+  }
+  wrong.rules.clear();
+  wrong.rule_offsets.clear();
+  CHECK(thrown([&] { run_step(*model, wrong, nullptr); }) == int(ErrorCode::kInvalidArgument), "no rules");
+}
+
 // Sessions that take turns share recordings, also where each has a cache of its own.
 DULTRA_TEST(step_two_sessions_take_turns, small) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 53);
@@ -409,17 +520,16 @@ DULTRA_TEST(step_of_nan, small, slow_with_threads) {
     out.counts = {1};
     return out;
   };
-  std::string message;
   for (uint32_t step = 0; step < 4; ++step) {
     for (int repeat = 0; repeat < 3; ++repeat) {
       write("mask_linear.bias", NAN);
-      CHECK(thrown([&] { session.step(request(step)); }, &message) == int(ErrorCode::kNonFinite), message);
-      CHECK(message.find("the planner produced a NaN or infinite logit at position ") == 0, message);
+      const StepResult result = session.peek(request(step));
+      CHECK(result.non_finite == std::vector<int32_t>{2 * result.positions[0] + 1}, "the planner");
     }
     write("mask_linear.bias", 1);
     write("model.transformer.ff_out.weight", INFINITY);
-    CHECK(thrown([&] { session.step(request(step)); }, &message) == int(ErrorCode::kNonFinite), message);
-    CHECK(message.find("the model produced a NaN or infinite logit in row 0 at position ") == 0, message);
+    const StepResult result = session.peek(request(step));
+    CHECK(result.non_finite == std::vector<int32_t>{2 * result.positions[0]}, "the model");
     write("model.transformer.ff_out.weight", 1);
     CHECK(equal(session.step(request(step)), expected.step(request(step))), "step ", step);
   }

@@ -16,6 +16,7 @@ export interface EditingRule {
 /** Decides its blocks strictly one after the other, with edits of what is decided. */
 export class EditingRow extends Row {
   override readonly isWindow = false;
+  override readonly readsAll = true;
   private at: number;
   private readonly grid: BlockGrid;
   private readonly blocks: number;

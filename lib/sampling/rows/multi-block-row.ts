@@ -16,6 +16,7 @@ export class MultiBlockRow extends Row {
   private readonly open: OpenBlock[];
   private readonly count: number;
   override readonly isWindow = false;
+  override readonly readsAll = true;
   private pass = 0;
   private end = 0;
   /** Only positions behind an end of sequence are left to fill. */

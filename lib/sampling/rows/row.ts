@@ -2,6 +2,7 @@
 import { DUltraError } from '../../errors';
 import type { BlockGrid } from '../../model/blocks';
 import { indexOfEnd } from '../../model/text-end';
+import { range } from '../../packing';
 import { openRowCache, type ResolvedCache } from '../caches';
 import type { CacheBlock, RowCache } from '../caches/definition';
 import type { FinishReason } from '../types';
@@ -132,6 +133,9 @@ export abstract class Row {
   /** Candidates are all masks before `windowEnd`, so that they need not be listed. */
   readonly isWindow: boolean = true;
 
+  /** It reads all of a pass's candidates, and not only those that the rule selected. */
+  readonly readsAll: boolean = false;
+
   /** The next pass takes the most probable token, whatever the temperature. */
   isGreedy = false;
 
@@ -166,6 +170,18 @@ export abstract class Row {
       this.logProbs[positions[i]] = isMask ? Number.NaN : logProbs[i];
     }
     if (unmasked > 0) this.nfe++;
+  }
+
+  /** Sets candidates and queries of a pass that decides every mask that is left. @param cached there is a cache */
+  enterLast(cached: boolean): void {
+    this.candidates = this.masks(0, this.ids.length);
+    this.queries = cached ? range(0, this.ids.length) : null;
+  }
+
+  /** Writes the tokens of that pass. */
+  applyLast(step: RowStep): void {
+    Row.prototype.apply.call(this, step);
+    this.finished = true;
   }
 
   /** No later pass changes the completion before this position: its first mask. After `apply`. */

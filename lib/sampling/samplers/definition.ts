@@ -1,11 +1,11 @@
 // What a built-in sampler is made of.
-import type { NativeStepRequest } from '../../native';
+import type { NativeStepRule } from '../../native';
 import type { BlockProgress, Row, RowInput, RowSettings } from '../rows/row';
 import type { Forms } from '../text-form';
 
 /** The part of a native step request that a sampler decides; absent fields have the native defaults. */
 export type RuleRequest = Pick<
-  NativeStepRequest,
+  NativeStepRule,
   | 'rule'
   | 'planner'
   | 'plannerTemperature'
