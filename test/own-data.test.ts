@@ -171,7 +171,9 @@ describe('shapes of records', () => {
     await bad({ rows: [] }).toThrow('got an object');
     await bad({ examples: 3 }).toThrow('dataset.examples: expected examples that can be iterated over, got 3');
     await bad({ examples: [{ prompt: 'p' }], genLenght: 3 }).toThrow('dataset: unknown key "genLenght"');
-    await bad('none.jsonl').toThrow(/expected one of st1, .*, or a file or folder of examples, got "none\.jsonl"/);
+    await bad('none.jsonl').toThrow(
+      /expected one of st1, .*, a file or folder of examples, or a hub id of them, got "none\.jsonl"/,
+    );
     await bad(file('empty.jsonl', '\n')).toThrow('empty.jsonl: expected at least one example, got none');
     await bad(temporaryFolder()).toThrow('expected files such as train.jsonl and test.jsonl, got none');
     await bad([{ prompt: 'p' }], { prompts: 'thinking' }).toThrow(

@@ -25,6 +25,7 @@ const COMMON: Readonly<Record<string, readonly string[]>> = {
   chat: ['--model', '--system', '--max-tokens', '--temperature', '--load'],
   bench: ['--model', '--max-tokens', '--sampler', '--cache', '--runs', '--json'],
   eval: ['--dataset', '--model', '--samplers', '--count', '--report', '--json'],
+  distill: ['--dataset', '--model', '--out', '--count'],
   train: ['--config', '--preset', '--dataset', '--model', '--output', '--resume'],
 };
 

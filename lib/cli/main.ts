@@ -4,6 +4,7 @@
 import { Command, CommanderError } from 'commander';
 import { register as registerBench } from './commands/bench';
 import { register as registerChat } from './commands/chat';
+import { register as registerDistill } from './commands/distill';
 import { register as registerDoctor } from './commands/doctor';
 import { register as registerEval } from './commands/eval';
 import { register as registerGenerate } from './commands/generate';
@@ -44,6 +45,7 @@ function buildProgram(): Command {
   registerGenerate(program);
   registerChat(program);
   registerTrain(program);
+  registerDistill(program);
   registerEval(program);
   registerBench(program);
   registerMerge(program);

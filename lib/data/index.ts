@@ -10,7 +10,7 @@ import { BENCHMARK_NAMES, type BenchmarkName, type BenchmarkOptions, openBenchma
 import type { Dataset, TaskDataset } from './dataset';
 import { freeChoice } from './free-choice';
 import { isModule, openModule } from './module';
-import { type DatasetInput, isOpen, type OwnOptions, openExamples, ownData } from './own-data';
+import { type DatasetInput, isHubId, isOpen, type OwnOptions, openExamples, ownData } from './own-data';
 import { sudoku4 } from './sudoku';
 import { wordProblems } from './word-problems';
 import { world } from './world';
@@ -108,11 +108,11 @@ export async function open(data: DatasetInput, options: OpenOptions = {}): Promi
   const isReady = typeof data === 'object' && data !== null && isOpen(data);
   if (typeof data !== 'string' && !isReady) return openExamples(ownData(data, options));
   if (typeof data === 'string' && !isKnown(data)) {
-    if (existsSync(data)) return openExamples(ownData(data, options));
+    if (existsSync(data) || isHubId(data)) return openExamples(ownData(data, options));
     throw optionError(
       RangeError,
       'dataset',
-      `expected one of ${names().join(', ')}, or a file or folder of examples, got ${show(data)}`,
+      `expected one of ${names().join(', ')}, a file or folder of examples, or a hub id of them, got ${show(data)}`,
     );
   }
   for (const name of OWN_OPTIONS)

@@ -69,9 +69,9 @@ async function readExamples(files: readonly string[]): Promise<OwnExample[]> {
 /** Examples that are all there, by split. */
 type Splits = Partial<Record<Split, readonly OwnExample[]>>;
 
-/** What a file or a folder with a file for each split (train.jsonl …) holds. */
+/** What a file, or a folder or hub id with a file for each split (train.jsonl …), holds. */
 async function readSplits(source: string): Promise<Splits> {
-  if (!statSync(source).isDirectory()) return { train: await readExamples([source]) };
+  if (existsSync(source) && !statSync(source).isDirectory()) return { train: await readExamples([source]) };
   const splits: Splits = {};
   for (const split of ['train', 'validation', 'test'] as const) {
     const files = await locateSplit({ source, config: null }, split);
@@ -82,8 +82,13 @@ async function readSplits(source: string): Promise<Splits> {
   return splits;
 }
 
+/** Whether a text can be a hub id of a data set: "owner/name", without the look of a file. */
+export const isHubId = (text: string): boolean =>
+  /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(text) && !/^\.|\.(jsonl?|ndjson|parquet|gz|[cm]?js)$/i.test(text);
+
 function checkFile(name: string, file: string): void {
-  if (!existsSync(file)) throw optionError(RangeError, name, `expected a file that exists, got ${show(file)}`);
+  if (!existsSync(file) && !(name === 'dataset' && isHubId(file)))
+    throw optionError(RangeError, name, `expected a file that exists, got ${show(file)}`);
 }
 
 /** Takes a share of the examples for validation: the prompts whose hashes are lowest. */

@@ -17,8 +17,8 @@ export interface TrainingExample {
 
 /**
  * A record in one of the usual shapes. One of `messages`, `prompt`, `question`, `instruction` or `input` is the prompt.
- * The answer is `answer`, `completion`, `output` or `response`, or the last of `messages` where it is the assistant's. A
- * field of null is absent; an answer may be a number.
+ * The answer is `answer`, `completion`, `output`, `response` or `llm_response`, or the last of `messages` where it is the
+ * assistant's. A field of null is absent; an answer may be a number.
  */
 export interface DataRecord {
   /** OpenAI's and trl's chats. */
@@ -34,6 +34,8 @@ export interface DataRecord {
   completion?: string | number | readonly { readonly role: string; readonly content: unknown }[] | null | undefined;
   output?: string | number | null | undefined;
   response?: string | number | null | undefined;
+  /** dParallel's, and that of `dultra distill`: the model's own answer. */
+  llm_response?: string | number | null | undefined;
   category?: string | null | undefined;
   meta?: unknown;
 }
@@ -52,7 +54,7 @@ export class FieldError extends Error {
 }
 
 const PROMPTS = ['messages', 'prompt', 'question', 'instruction', 'input'] as const;
-const ANSWERS = ['answer', 'completion', 'output', 'response'] as const;
+const ANSWERS = ['answer', 'completion', 'output', 'response', 'llm_response'] as const;
 const USED: readonly string[] = [...PROMPTS, ...ANSWERS, 'system', 'category', 'meta'];
 
 const isBlank = (text: string): boolean => text.trim() === '';

@@ -35,6 +35,12 @@ export {
   segmentViews,
   trajectoryMask,
 } from './distillation/segments';
+export {
+  type DistillAnswersOptions,
+  type DistillAnswersProgress,
+  type DistillationRecord,
+  distillAnswers,
+} from './distillation/self-distill';
 export { trainCertainty, trainPseudoTrajectories } from './distillation/train';
 export { stateOf, type Trajectory, trajectoryOf, trajectoryOfStates } from './distillation/trajectory';
 export { computeAdvantages, type ScaleRewards, totalRewards } from './grpo/advantages';

@@ -45,7 +45,7 @@ export function register(train: Command): void {
       'Writes a commented YAML file with every option of a stage, which runs as it is, and prints its name. ' +
         'Editors that know YAML schemas complete and check it.',
     )
-    .argument('<stage>', 'sft, planner or grpo')
+    .argument('<stage>', 'sft, dparallel, d3llm, planner or grpo')
     .argument('[file]', 'file to write; one that is there is left as it is (default: STAGE.yaml)')
     .action(init);
 }

@@ -45,6 +45,8 @@ Examples:
   dultra train sft --preset tiny
   dultra train planner --model Dream-org/Dream-v0-Instruct-7B --planner new:small --dataset gsm8k --max-tokens 256
   dultra train planner --preset tiny
+  dultra train dparallel -d answers.jsonl --max-tokens 24 --set blockLength=8
+  dultra train grpo --preset tiny --set objective=trace
   dultra train grpo --preset tiny --set temperature=0.3
   dultra train grpo --preset tiny --set 'cache={type: refresh}'
   dultra train init grpo run.yaml
@@ -93,6 +95,16 @@ function standIn(stage: training.Stage, preset: string): { model: string; note: 
   return { model: embedded, note: `${model} is not there: ${stage} begins with the embedded model of that stage` };
 }
 
+/** @throws UsageError where a distillation's file of own answers is not there */
+function checkAnswers(stage: training.Stage, dataset: training.TrainConfig['dataset']): void {
+  if (stage !== 'dparallel' && stage !== 'd3llm') return;
+  if (typeof dataset !== 'string' || !/\.jsonl$/.test(dataset) || existsSync(dataset)) return;
+  throw new UsageError(
+    `${dataset} is not there: write the model's own answers first, as "dultra distill -d st1 --count 4000 -o ${dataset}" ` +
+      'does, or give other examples with --dataset',
+  );
+}
+
 /** A new run. @throws UsageError; TypeError, RangeError for options */
 function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launch {
   const settings = Settings.launch(stage, flags, command);
@@ -104,6 +116,7 @@ function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launc
   if (Object.hasOwn(asGiven, 'resume'))
     throw new UsageError(`${settings.option('resume')}: a new run cannot; --resume FOLDER goes on with one`);
   training.checkConfig(stage, asGiven);
+  checkAnswers(stage, asGiven.dataset);
   const notes: string[] = [];
   const before = preset !== undefined && !settings.isOwn('model') ? standIn(stage, preset) : null;
   if (before) notes.push(before.note);
@@ -263,7 +276,7 @@ async function runIn(
   if (isNew && isFirst) {
     // Absolute: the run may be resumed from another working directory.
     const where = source !== undefined && existsSync(source) ? path.resolve(source) : source;
-    const { dataset, validation, referenceModel } = config;
+    const { dataset, validation, referenceModel, trajectories, teacher } = config;
     const stored = {
       ...config,
       ...(where !== undefined && { model: where }),
@@ -272,6 +285,8 @@ async function runIn(
         validation: absolute(validation, existsSync),
         planner: planner && path.resolve(planner),
         referenceModel: absolute(referenceModel, existsSync),
+        trajectories: absolute(trajectories, existsSync),
+        teacher: teacher && { ...teacher, model: absolute(teacher.model, existsSync) },
       }),
       outputDir: output,
     };
@@ -323,15 +338,19 @@ async function runIn(
 export function register(program: Command): void {
   const command = program
     .command('train')
-    .summary('train a model: sft, planner or grpo')
+    .summary('train a model: sft, dparallel, d3llm, planner or grpo')
     .description(
-      'Trains a model: sft (masked-diffusion fine-tuning), planner (planner initialisation) or grpo. ' +
+      'Trains a model: sft (masked-diffusion fine-tuning), dparallel or d3llm (distillation from its own answers), ' +
+        'planner (planner initialisation) or grpo (reinforcement learning, by several objectives). ' +
         'Prints the trained model’s folder.',
     )
-    .argument('[stage]', 'sft, planner or grpo; with --resume the run knows')
+    .argument('[stage]', 'sft, dparallel, d3llm, planner or grpo; with --resume the run knows')
     .optionsGroup('Run:')
     .option('-c, --config <file>', 'options in YAML or JSON')
-    .option('--preset <name>', 'ready-made options: tiny, world; grpo: gsm8k, math500, apps')
+    .option(
+      '--preset <name>',
+      'ready-made options: tiny, world; dparallel, d3llm: llada; grpo: gsm8k, math500, apps, diffu-grpo, trace',
+    )
     .option('-o, --output <folder>', 'run folder (default: runs/STAGE)')
     .option('--resume <folder>', 'go on with a run, bit for bit as if it had never stopped')
     .option('--dry-run', 'print what memory the run would take, and stop')
@@ -347,7 +366,7 @@ export function register(program: Command): void {
     .optionsGroup('Training:')
     .option('--max-steps <n>', 'optimiser steps', integer)
     .option('--epochs <n>', 'passes over a file of examples', number)
-    .option('--batch-size <n>', 'sft and planner: examples per batch', integer)
+    .option('--batch-size <n>', 'but for grpo: examples per batch', integer)
     .option('-n, --max-tokens <n>', "tokens of an answer (default: the data set's; sft and planner: its own)", integer)
     .option('--learning-rate <x>', 'peak learning rate', number)
     .option('--planner-learning-rate <x>', 'grpo: peak learning rate of the planner', number)
