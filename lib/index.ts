@@ -135,6 +135,11 @@ export { type SystemInfo, systemInfo } from './system';
 export { decodeText } from './text';
 export * as training from './training';
 export {
+  type CertaintyOptions,
+  type DistillAnswersOptions,
+  type DistillAnswersProgress,
+  type DistillationMetrics,
+  distillAnswers,
   type ExampleData,
   type GrpoMetrics,
   type GrpoOptions,
@@ -143,10 +148,13 @@ export {
   type MaskedDiffusionOptions,
   type PlannerMetrics,
   type PlannerOptions,
+  type PseudoTrajectoryOptions,
   type TrainingData,
   type TrainingExample,
   type TrainingMetrics,
+  trainCertainty,
   trainMaskedDiffusion,
   trainPlanner,
+  trainPseudoTrajectories,
 } from './training';
 export type * from './types';
