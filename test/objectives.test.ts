@@ -2,6 +2,7 @@
 import { cpSync } from 'node:fs';
 import path from 'node:path';
 import { GrpoTrainer, loadCausalModel, type MaskedDiffusionModel, training } from '../lib';
+import { attendedGrid } from '../lib/model/blocks';
 import { groupCounts, normalizeWithinGroups, resolveGroupFilter } from '../lib/training/grpo/group-filter';
 import { alignValues } from '../lib/training/grpo/token-teacher';
 import { random } from './checkpoints';
@@ -56,7 +57,10 @@ describe('rows', () => {
   });
 
   test('of blocks: each group of one block, whose row ends with it', () => {
-    const rows = traceRows({ ...rollout, steps: [1, 1, 2, 3, 4, 4] }, { shrink: 2, maskTokenId: 1, blockLength: 4 });
+    const rows = traceRows(
+      { ...rollout, steps: [1, 1, 2, 3, 4, 4] },
+      { shrink: 2, maskTokenId: 1, grid: { first: 4, length: 4 } },
+    );
     expect(rows.map((row) => [Array.from(row.ids), Array.from(row.positions)])).toEqual([
       [
         [5, 6, 1, 1],
@@ -176,10 +180,10 @@ describe('groups', () => {
     expect(dropped[0]).toMatchObject({ keptGroups: 0, resamples: 2, replayedSteps: 0, loss: 0 });
     // Half of the groups have rewards that differ.
     let call = 0;
-    const sometimes = () =>
-      Array.from({ length: 16 }, (_, i) => ((i >> 2) % 2 === call % 2 ? i : 0)).map((x, i) =>
-        i === 15 ? (call++, x) : x,
-      );
+    const sometimes = () => {
+      const odd = call++ % 2;
+      return Array.from({ length: 16 }, (_, i) => ((i >> 2) % 2 === odd ? i : 0));
+    };
     const run = () =>
       withModel(folder, async (model) => {
         call = 0;
@@ -203,14 +207,13 @@ describe('replay = rollout', () => {
       { sampler, maxTokens: 8, temperature: 0.7, seed: 3, logprobs: true },
     );
     const trainer = await model.createTrainer({ freezeBase: true, freezePlanner: true });
-    const { blockLength = null } = model.config;
     for (const { promptIds, ids, tokens, unmaskedAt, logprobs } of results) {
       const steps = Array.from(unmaskedAt, (step) => (step > 0 ? step : Number.POSITIVE_INFINITY));
       const whole = Int32Array.from([...promptIds, ...ids]);
       const { maskTokenId } = model.config;
       const rows = traceRows(
         { ids: whole, begin: promptIds.length, counted: tokens, steps },
-        { shrink: 1, maskTokenId, blockLength },
+        { shrink: 1, maskTokenId, grid: attendedGrid(model.config, promptIds.length) },
       );
       let scored = 0;
       for (const { ids: noisy, positions, tokens: labels } of rows) {
