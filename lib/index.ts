@@ -17,6 +17,7 @@ export {
   evaluateCampaign,
   type Spread,
 } from './evaluation/campaign';
+export { compareDecisions, type DecisionComparison } from './evaluation/decisions';
 export {
   type CategoryResult,
   type EvaluatedExample,

@@ -7,12 +7,15 @@ import {
   type CachePolicy,
   type Campaign,
   type CausalModel,
+  compareDecisions,
+  type DecisionComparison,
   datasets,
   distributed,
   type Evaluation,
   type EvaluationConfig,
   evaluateCampaign,
   evaluationMaxTokens,
+  type GenerateOptions,
   type GridEntry,
   type LoadModelOptions,
   loadCausalModel,
@@ -222,6 +225,50 @@ function quantisedSource(text: string): Pick<Flags, 'model' | 'quantize'> {
   };
 }
 
+/** A quantised model beside what it was quantised from. */
+interface Decisions extends DecisionComparison {
+  model: string;
+  reference: string;
+}
+
+/** Prompts over which decisions are compared. */
+const COMPARED = 64;
+
+/** Decisions of every model of --models that ends with ":q8" or ":q4" and stands beside its own. */
+async function comparedDecisions(
+  flags: Flags,
+  dataset: datasets.Dataset,
+  { split, seed, count, maxTokens, blockLength }: EvaluationConfig,
+  sampler: GenerateOptions['sampler'],
+): Promise<Decisions[]> {
+  const names = (flags.models ?? '').split(',').map((text) => text.trim());
+  const compared: Decisions[] = [];
+  for (const model of names) {
+    const reference = model.replace(/:q[84]$/, '');
+    if (reference === model || !names.includes(reference)) continue;
+    await using exact = await openModel({ ...flags, ...quantisedSource(reference) });
+    await using other = await openModel({ ...flags, ...quantisedSource(model) });
+    const examples = dataset.sample(split as 'test', Math.min(count, COMPARED), seed);
+    const prompts = examples.map(({ prompt }) => prompt);
+    compared.push({
+      model,
+      reference,
+      ...(await compareDecisions(exact, other, prompts, { sampler, maxTokens, blockLength })),
+    });
+  }
+  return compared;
+}
+
+function printDecisions(decisions: readonly Decisions[]): void {
+  for (const { model, reference, tokens, differingTokens, steps, differingSteps } of decisions) {
+    const share = (part: number, of: number) => `${((100 * part) / Math.max(1, of)).toFixed(2)} %`;
+    printLine(
+      `${oneLine(model)} decides ${share(differingTokens, tokens)} of ${tokens} tokens otherwise than ` +
+        `${oneLine(reference)}, in ${share(differingSteps, steps)} of ${steps} steps`,
+    );
+  }
+}
+
 async function run(own: Flags): Promise<void> {
   const { group, flags } = await joinJob(own);
   checkFile('--out', flags.out, 'results.json');
@@ -307,9 +354,11 @@ async function run(own: Flags): Promise<void> {
       commands: [`dultra ${process.argv.slice(2).join(' ')}`],
     });
   }
-  if (flags.json) printJson(result);
+  const decisions = await comparedDecisions(flags, dataset, campaign.config, entries[0].sampler);
+  if (flags.json) printJson(decisions.length > 0 ? { ...result, decisions } : result);
   else if (isSingle) printResults(campaign.evaluations[0].evaluation);
   else printCampaign(campaign);
+  if (!flags.json) printDecisions(decisions);
   if (!flags.quiet && flags.report !== undefined) printMessage(`report: ${flags.report}`);
 }
 

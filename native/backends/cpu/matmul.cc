@@ -188,6 +188,18 @@ class BlockMatrix final : public Matrix {
   std::vector<Panel> panels_;
 };
 
+// Finite numbers as bf16 in place, rounded as f32_to_bf16 does, a piece at a time so that the compiler can vectorise.
+void narrow_finite(float* row, int64_t count) {
+  constexpr int64_t kPiece = 32;  // every block's numbers are a multiple of it
+  for (int64_t first = 0; first < count; first += kPiece) {
+    uint32_t bits[kPiece];
+    uint16_t half[kPiece];
+    std::memcpy(bits, row + first, sizeof bits);
+    for (int64_t j = 0; j < kPiece; ++j) half[j] = uint16_t((bits[j] + 0x7fffu + ((bits[j] >> 16) & 1u)) >> 16);
+    std::memcpy(reinterpret_cast<char*>(row) + first * 2, half, sizeof half);
+  }
+}
+
 // Rows of the stacked parts that one panel holds: element type and first element of each; null after the last row.
 struct PanelRow {
   const char* data;
@@ -395,6 +407,7 @@ struct Product {
           column = place.row - coded->panel(first_panel).row;
           tile.columns = place.rows;
           unpack(&tile, place, step);
+          if (panel + 1 < panel_to) prefetch_blocks(coded->panel(first_panel + panel + 1), step, tile.steps);
         } else {
           tile.b = weights + panel * panel_bytes + step * step_bytes;
         }
@@ -416,6 +429,17 @@ struct Product {
   // The first step of a block of k.
   int64_t block_begin(int64_t block) const {
     return coded ? std::min(steps, block * block_steps) : steps * block / blocks;
+  }
+
+  // Asks for the blocks of a panel: each of its rows lies elsewhere, and is too short for the processor to foresee.
+  void prefetch_blocks(const BlockMatrix::Panel& panel, int64_t step, int64_t count) const {
+    const BlockLayout& form = block_layout(coded->parts[size_t(panel.part)].rows.type);
+    const int64_t from = step * k_per_step / form.values * form.bytes;
+    const int64_t bytes = count * k_per_step / form.values * form.bytes;
+    for (int64_t i = 0; i < panel.rows; ++i) {
+      const uint8_t* row = coded->row_data(panel, i) + from;
+      for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(row + line);
+    }
   }
 
   // The numbers or codes of a panel of blocks for the steps of `tile`, in the calling thread's scratch.
@@ -441,11 +465,7 @@ struct Product {
         kernel.decode(row, w.row_data(panel, i) + offset, count);
         rows[i] = row;
         if (layout != kLayoutBF16Pairs) continue;
-        auto* narrow = reinterpret_cast<uint16_t*>(row);
-        for (int64_t j = 0; j < width; ++j) {
-          const uint16_t half = f32_to_bf16(row[j]);
-          std::memcpy(narrow + j, &half, 2);
-        }
+        narrow_finite(row, width);
       }
       kernels->transpose_panel(to(0), rows, tile->steps);
       tile->b = to(0);
@@ -453,14 +473,16 @@ struct Product {
     }
     // Codes of four numbers side by side are transposed as one.
     const int64_t words = width / 4, row_floats = words + 2 * groups;
+    // Not read in the loop, whose bytes might be it for all that the compiler knows.
+    const int8_t flip = kernels->code_flip;
     scratch.wide.reserve(size_t(nr * row_floats) * 4);
     scratch.unpacked.reserve(size_t(nr * row_floats) * 4);
     float* row = static_cast<float*>(scratch.wide.data());
     for (int64_t i = 0; i < panel.rows; ++i, row += row_floats) {
       auto* codes = reinterpret_cast<int8_t*>(row);
       kernel.codes(codes, row + words, row + words + groups, w.row_data(panel, i) + offset, count);
-      if (kernels->code_flip != 0)
-        for (int64_t j = 0; j < width; ++j) codes[j] = int8_t(codes[j] ^ kernels->code_flip);
+      if (flip != 0)
+        for (int64_t j = 0; j < width; ++j) codes[j] = int8_t(codes[j] ^ flip);
       rows[i] = row;
       scales[i] = row + words;
       minima[i] = row + words + groups;

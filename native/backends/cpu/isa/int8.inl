@@ -84,7 +84,8 @@ static inline __attribute__((always_inline)) void int8_steps(const MatmulTile* t
       DULTRA_UNROLL
       for (int d = 0; d < kDots; ++d) {
         VI w[kPanelVectors];
-        memcpy(w, b, sizeof w);
+        DULTRA_UNROLL
+        for (int v = 0; v < kPanelVectors; ++v) memcpy(&w[v], b + v * sizeof(VI), sizeof(VI));
         b += sizeof w;
         DULTRA_UNROLL
         for (int i = 0; i < ROWS; ++i) {

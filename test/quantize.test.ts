@@ -1,0 +1,97 @@
+// Quantising while loading and into a folder: the same model, close to the one that it was made of.
+import { readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { compareDecisions, loadModel, quantizeModel } from '../lib';
+import { readSafetensors, writeSafetensors } from '../lib/files/safetensors';
+import { makeCheckpoint } from './checkpoints';
+import { temporaryFolder } from './helpers';
+
+jest.setTimeout(60_000);
+
+/** Rows of whole groups of 32, but for those of the MLP's last matrix. */
+const { folder: checkpoint } = makeCheckpoint({
+  config: { d_model: 64, n_heads: 4, n_kv_heads: 2, mlp_hidden_size: 80, num_head_layers: 1 },
+  dtype: 'BF16',
+});
+const ids = Array.from({ length: 12 }, (_, i) => (i * 17) % 45);
+const logitsOf = async (folder: string, options = {}) => {
+  await using model = await loadModel(folder, options);
+  const { logits, plannerLogits } = await model.forward({
+    ids,
+    planner: { timestep: [0.5], maskIndex: ids.map((_, i) => i % 2) },
+  });
+  return { logits: logits!, plannerLogits: plannerLogits!, info: model.info, storedDtype: model.storedDtype };
+};
+const distance = (a: Float32Array, b: Float32Array) =>
+  Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]) ** 2, 0) / b.reduce((sum, x) => sum + x * x, 0));
+
+test.each([
+  ['q8', 0.02],
+  ['q4', 0.25],
+] as const)('%s: a folder holds what quantising while loading gives', async (to, most) => {
+  const plain = await logitsOf(checkpoint, { dtype: 'float32' });
+  const quantised = await logitsOf(checkpoint, { quantize: to });
+  expect(distance(quantised.logits, plain.logits)).toBeLessThan(most);
+  expect(distance(quantised.logits, plain.logits)).toBeGreaterThan(1e-4);
+  const folder = path.join(temporaryFolder(), 'out');
+  const written = await quantizeModel(checkpoint, folder, { to });
+  // Of each of two blocks all matrices but ff_out; the table and the head.
+  expect(written).toMatchObject({ folder, quantized: 2 * 6 + 2 });
+  expect(written.bytesAfter).toBeLessThan(written.bytesBefore);
+  const read = await logitsOf(folder);
+  expect(read.logits).toEqual(quantised.logits);
+  expect(read.plannerLogits).toEqual(quantised.plannerLogits);
+  expect(read.info.weightBytes).toBe(quantised.info.weightBytes);
+  expect(read.info.weightBytes).toBeLessThan(plain.info.weightBytes / 2);
+  expect(read.storedDtype).toBe('mixed');
+  const tensors = await readSafetensors(path.join(folder, 'model.safetensors'));
+  expect(tensors.get('model.transformer.blocks.1.q_proj.weight')).toMatchObject(
+    to === 'q8' ? { dtype: 'I8', shape: [64, 64] } : { dtype: 'U8', shape: [64, 32] },
+  );
+  expect(tensors.get('model.transformer.wte.weight_scale')).toMatchObject({ dtype: 'F16', shape: [48, 2] });
+  expect(tensors.get('model.transformer.blocks.0.ff_out.weight')).toMatchObject({ dtype: 'BF16', shape: [64, 80] });
+  // What is saved again is a model of plain numbers.
+  const saved = temporaryFolder();
+  {
+    await using model = await loadModel(folder);
+    await model.save(saved);
+  }
+  expect((await logitsOf(saved)).logits).toEqual(quantised.logits);
+  await expect(quantizeModel(folder, path.join(temporaryFolder(), 'again'))).rejects.toThrow(/not quantised/);
+  await expect(quantizeModel(checkpoint, folder)).rejects.toThrow(/new or empty folder/);
+});
+
+test('scales that do not fit their codes are refused', async () => {
+  const folder = path.join(temporaryFolder(), 'out');
+  await quantizeModel(checkpoint, folder);
+  const file = path.join(folder, 'model.safetensors');
+  const tensors = await readSafetensors(file);
+  const name = 'model.transformer.blocks.0.q_proj.weight_scale';
+  const scale = tensors.get(name)!;
+  tensors.set(name, { dtype: 'F16', shape: [32, 4], data: scale.data });
+  await writeSafetensors(file, tensors);
+  await expect(loadModel(folder)).rejects.toThrow(
+    /q_proj\.weight: expected .*_scale of type F16 and shape \[64, 2\], got/,
+  );
+  tensors.delete(name);
+  await writeSafetensors(file, tensors);
+  await expect(loadModel(folder)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });
+  const config = path.join(folder, 'config.json');
+  writeFileSync(config, readFileSync(config, 'utf8').replace('"dultra"', '"gptq"'));
+  await expect(loadModel(folder)).rejects.toThrow(/quantization_config/);
+});
+
+test('a quantised model decides almost as its own, and a planner trains over it', async () => {
+  await using model = await loadModel();
+  await using small = await loadModel(undefined, { quantize: 'q8' });
+  const prompts = ['tom has 3 apples . he buys 2 apples . how many apples has tom now ?'];
+  const options = { maxTokens: 8, sampler: 'confidence:0.9' } as const;
+  const same = await compareDecisions(model, model, prompts, options);
+  expect(same).toMatchObject({ tokens: 8, differingTokens: 0, differingSteps: 0 });
+  const compared = await compareDecisions(model, small, prompts, options);
+  expect(compared.tokens).toBe(8);
+  expect(compared.differingTokens).toBeLessThanOrEqual(1);
+  const trainer = await small.createTrainer({ freezeBase: true });
+  trainer.dispose();
+  expect(small.info.weightBytes).toBeLessThan(model.info.weightBytes);
+});
