@@ -50,7 +50,7 @@ function editDistance(a: string, b: string): number {
 }
 
 /** The one of `allowed` that a wrong name probably stands for, or null: another spelling or name of it, or a typing error. */
-function similarName(name: string, allowed: readonly string[]): string | null {
+export function similarName(name: string, allowed: readonly string[]): string | null {
   const written = plain(name.slice(0, 64));
   const known = allowed.find((other) => plain(other) === written || OTHER_NAMES[other]?.includes(written));
   if (known !== undefined) return known;

@@ -13,6 +13,7 @@ import { register as registerMerge } from './commands/merge';
 import { register as registerModels } from './commands/models';
 import { register as registerPull } from './commands/pull';
 import { register as registerQuantize } from './commands/quantize';
+import { register as registerServe } from './commands/serve';
 import { register as registerTrain } from './commands/train';
 import { register as registerVerify } from './commands/verify';
 import { ExitCode, explain, handleSignals, helpOf, interruptSignal } from './errors';
@@ -44,6 +45,7 @@ function buildProgram(): Command {
     );
   registerGenerate(program);
   registerChat(program);
+  registerServe(program);
   registerTrain(program);
   registerDistill(program);
   registerEval(program);

@@ -1,6 +1,12 @@
 // Options of the model and its device, and loading with a progress bar.
 import { type Command, Option } from 'commander';
-import { type LoadModelOptions, type LoadProgress, loadModel, type MaskedDiffusionModel } from '../index';
+import {
+  type EngineOptions,
+  type LoadModelOptions,
+  type LoadProgress,
+  loadModel,
+  type MaskedDiffusionModel,
+} from '../index';
 import { interruptSignal } from './errors';
 import { formatBytes, type OutputFlags, printMessage } from './output';
 import { ProgressBar } from './progress';
@@ -140,10 +146,10 @@ export async function reportLoading<T>(
 /**
  * Loads the model that the flags name, with its adapter merged, and its progress on stderr; stops on Ctrl-C.
  */
-export async function openModel(flags: ModelFlags): Promise<MaskedDiffusionModel> {
+export async function openModel(flags: ModelFlags, engine?: EngineOptions): Promise<MaskedDiffusionModel> {
   const { model: source, adapter, quiet } = flags;
   const model = await reportLoading(quiet, (onProgress) =>
-    loadModel(source, { ...loadOptions(flags), signal: interruptSignal, onProgress }),
+    loadModel(source, { ...loadOptions(flags), engine, signal: interruptSignal, onProgress }),
   );
   if (adapter === undefined) return model;
   try {

@@ -1,0 +1,162 @@
+// What requests may have in their bodies: the only description of it.
+import { z } from 'zod';
+import { similarName } from '../options';
+import { ApiError } from './errors';
+
+/** JSON's null stands for a field that is absent. */
+const optional = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined);
+
+const ignored = optional(z.unknown());
+const integer = (min: number, max: number) => optional(z.int().min(min).max(max));
+const seed = optional(z.union([z.int(), z.string().regex(/^-?\d+$/, 'expected a whole number')]));
+const named = optional(z.union([z.string(), z.record(z.string(), z.unknown())]));
+
+/** Fields with the only values that are what happens without them. */
+const neutral = (what: string, isNeutral: (value: unknown) => boolean) =>
+  optional(
+    z.unknown().refine((value) => value === null || value === undefined || isNeutral(value), {
+      params: { unsupported: true },
+      error: `${what} is not supported`,
+    }),
+  );
+const isEmpty = (value: unknown) => Array.isArray(value) && value.length === 0;
+
+/** How a text is decoded: `dultra` of a request. */
+const DECODING = {
+  sampler: named,
+  cache: named,
+  block_length: integer(1, 2 ** 30),
+  max_nfe: integer(1, 1e9),
+};
+
+const COMMON = {
+  model: optional(z.string()),
+  max_tokens: integer(1, 2 ** 30),
+  temperature: optional(z.number().min(0).max(2)),
+  top_p: optional(z.number().gt(0).max(1)),
+  top_k: integer(1, 2 ** 30),
+  seed,
+  n: integer(1, 16),
+  stop: optional(z.union([z.string().min(1), z.array(z.string().min(1)).max(4)])),
+  stream: optional(z.boolean()),
+  stream_options: optional(z.strictObject({ include_usage: optional(z.boolean()), include_obfuscation: ignored })),
+  stream_mode: optional(z.enum(['text', 'denoise'])),
+  ...DECODING,
+  dultra: optional(
+    z.strictObject({
+      ...DECODING,
+      seed,
+      frames: optional(z.boolean()),
+      stop_at_eos: optional(z.boolean()),
+      priority: integer(0, 9),
+      deadline_ms: integer(1, 2 ** 31 - 1),
+      on_deadline: optional(z.enum(['fail', 'finish'])),
+    }),
+  ),
+  frequency_penalty: neutral('a frequency penalty', (value) => value === 0),
+  presence_penalty: neutral('a presence penalty', (value) => value === 0),
+  logit_bias: neutral(
+    'a bias of logits',
+    (value) => typeof value === 'object' && value !== null && Object.keys(value).length === 0,
+  ),
+  // What OpenAI's clients may send, and what changes nothing here.
+  user: ignored,
+  metadata: ignored,
+  store: ignored,
+  safety_identifier: ignored,
+  service_tier: ignored,
+  verbosity: ignored,
+  reasoning_effort: ignored,
+  prompt_cache_key: ignored,
+  prompt_cache_retention: ignored,
+  parallel_tool_calls: ignored,
+};
+
+const text = z.strictObject({ type: z.literal('text'), text: z.string() });
+
+/** POST /v1/chat/completions */
+export const chatBody = z.strictObject({
+  ...COMMON,
+  messages: z
+    .array(
+      z.strictObject({
+        role: z.enum(['system', 'developer', 'user', 'assistant']),
+        content: z.union([z.string(), z.array(text)]),
+        name: ignored,
+      }),
+    )
+    .min(1),
+  max_completion_tokens: integer(1, 2 ** 30),
+  logprobs: optional(z.boolean()),
+  top_logprobs: neutral('a list of the most probable tokens', (value) => value === 0),
+  response_format: neutral(
+    'a format of the response other than text',
+    (value) => (value as { type?: unknown } | null)?.type === 'text',
+  ),
+  tools: neutral('a tool', isEmpty),
+  functions: neutral('a function', isEmpty),
+  tool_choice: neutral('a choice of tools other than "none"', (value) => value === 'none'),
+  function_call: neutral('a choice of functions other than "none"', (value) => value === 'none'),
+});
+
+/** POST /v1/completions */
+export const completionBody = z.strictObject({
+  ...COMMON,
+  prompt: z.union([
+    z.string(),
+    z.array(z.string()).min(1).max(64),
+    z.array(z.int().min(0)).min(1),
+    z
+      .array(z.array(z.int().min(0)).min(1))
+      .min(1)
+      .max(64),
+  ]),
+  suffix: neutral('a suffix', (value) => value === ''),
+  echo: neutral('an echo of the prompt', (value) => value === false),
+  best_of: neutral('a choice of the best of several texts', (value) => value === 1),
+  logprobs: neutral('logprobs of /v1/completions', () => false),
+});
+
+/** What both have in common, checked. */
+export type CommonBody = Omit<z.infer<typeof completionBody>, 'prompt' | 'suffix' | 'echo' | 'best_of' | 'logprobs'>;
+/** A chat request, checked. */
+export type ChatBody = z.infer<typeof chatBody>;
+/** A completion request, checked. */
+export type CompletionBody = z.infer<typeof completionBody>;
+
+const pathOf = (path: readonly PropertyKey[]): string =>
+  path.reduce<string>(
+    (text, key) => (typeof key === 'number' ? `${text}[${key}]` : text ? `${text}.${String(key)}` : String(key)),
+    '',
+  );
+
+/** Checks a body. @throws ApiError naming the field */
+export function checkBody<T extends typeof chatBody | typeof completionBody>(schema: T, value: unknown): z.infer<T> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new ApiError(400, 'invalid_value', 'expected a JSON object');
+  const parsed = schema.safeParse(value, { reportInput: true });
+  if (parsed.success) return parsed.data as z.infer<T>;
+  const [issue] = parsed.error.issues;
+  const at = pathOf(issue.path);
+  if (issue.code === 'unrecognized_keys') {
+    const [key] = issue.keys;
+    const known = Object.keys(issue.path[0] === 'dultra' ? DECODING : schema.shape);
+    const guess = similarName(key, known);
+    const name = at ? `${at}.${key}` : key;
+    const hint = guess === null ? '' : `: did you mean "${guess}"?`;
+    throw new ApiError(400, 'unknown_parameter', `${name} is not a parameter${hint}`, name);
+  }
+  const isMissing = issue.path.length === 1 && !(String(issue.path[0]) in value);
+  const code = isMissing
+    ? 'missing_required_parameter'
+    : issue.code === 'custom' && issue.params?.unsupported
+      ? 'unsupported_parameter'
+      : isUnsupported(at)
+        ? 'unsupported_value'
+        : 'invalid_value';
+  const message = isMissing ? 'required, but missing' : issue.message;
+  throw new ApiError(400, code, `${at}: ${message}`, at);
+}
+
+/** Roles and parts of messages that other models have. */
+const isUnsupported = (at: string): boolean => /^messages\[\d+\]\.(role|content)/.test(at);

@@ -1,0 +1,291 @@
+// The server: OpenAI's wire formats, what it refuses, and that it answers as the library does.
+import { loadModel, type MaskedDiffusionModel } from '../lib';
+import { type Listening, type LogEntry, listen } from '../lib/server';
+import { withTokenizer } from './helpers';
+
+// biome-ignore lint/suspicious/noExplicitAny: answers are compared with what they should be
+type Json = any;
+
+let model: MaskedDiffusionModel;
+let listening: Listening;
+const log: LogEntry[] = [];
+beforeAll(async () => {
+  model = await loadModel(withTokenizer(), { threads: 1, engine: { maxRows: 8, maxQueue: 64, stepTokens: 'auto' } });
+  listening = await listen({ models: { tiny: model }, port: 0, log: (entry) => log.push(entry) });
+});
+afterAll(async () => {
+  await listening.close();
+  model.dispose();
+});
+
+const messages = [{ role: 'user', content: 'a+b' }];
+const plain = { messages, max_tokens: 16, sampler: 'confidence:0.2' };
+
+const post = (path: string, body: unknown, headers: Record<string, string> = {}, signal?: AbortSignal) =>
+  fetch(listening.url + path, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    body: typeof body === 'string' ? body : JSON.stringify(body),
+    ...(signal && { signal }),
+  });
+const chat = async (body: unknown) => {
+  const response = await post('/v1/chat/completions', body);
+  return { status: response.status, headers: response.headers, body: (await response.json()) as Json };
+};
+/** The events of a stream. */
+async function events(response: Response): Promise<(Record<string, Json> | string)[]> {
+  const text = await response.text();
+  return text
+    .split('\n\n')
+    .filter((part) => part.startsWith('data: '))
+    .map((part) => (part === 'data: [DONE]' ? '[DONE]' : JSON.parse(part.slice(6))));
+}
+
+describe('answers', () => {
+  test('a chat is what the library says, with usage that adds up', async () => {
+    const { status, headers, body } = await chat(plain);
+    const result = await model.generate(messages as never, {
+      maxTokens: 16,
+      sampler: 'confidence:0.2',
+      splitSpecialTokens: true,
+    });
+    expect(status).toBe(200);
+    expect(headers.get('x-request-id')).toMatch(/^[\w-]{36}$/);
+    expect(body).toMatchObject({
+      object: 'chat.completion',
+      model: 'tiny',
+      choices: [
+        {
+          index: 0,
+          message: { role: 'assistant', content: result.text, refusal: null },
+          logprobs: null,
+          finish_reason: result.finishReason === 'length' ? 'length' : 'stop',
+        },
+      ],
+    });
+    const { prompt_tokens, completion_tokens, total_tokens, nfe } = body.usage;
+    expect([prompt_tokens, completion_tokens, nfe]).toEqual([
+      result.promptIds.length,
+      result.usage.completionTokens,
+      result.nfe,
+    ]);
+    expect(total_tokens).toBe(prompt_tokens + completion_tokens);
+  });
+
+  test.each(['confidence:0.2', 'planner', 'fixed', 'd3llm:0.6'])(
+    'a stream of %s is the plain text',
+    async (sampler) => {
+      for (const cache of [undefined, 'dual']) {
+        const request = { ...plain, sampler, cache, temperature: 0.7, seed: 5 };
+        const whole = await chat(request);
+        const stream = await events(
+          await post('/v1/chat/completions', { ...request, stream: true, stream_options: { include_usage: true } }),
+        );
+        expect(stream.pop()).toBe('[DONE]');
+        const chunks = stream as Record<string, Json>[];
+        const usage = chunks.pop()!;
+        expect(usage.choices).toEqual([]);
+        expect(usage.usage).toEqual(whole.body.usage);
+        expect(new Set(chunks.map(({ id, object, created }) => `${id} ${object} ${created}`)).size).toBe(1);
+        expect(chunks[0]).toMatchObject({ object: 'chat.completion.chunk', usage: null });
+        expect(chunks[0].choices[0].delta).toEqual({ role: 'assistant', content: '' });
+        const text = chunks.map(({ choices }) => choices[0].delta.content ?? '').join('');
+        expect(text).toBe(whole.body.choices[0].message.content);
+        expect(chunks.map(({ choices }) => choices[0].finish_reason).filter(Boolean)).toEqual([
+          whole.body.choices[0].finish_reason,
+        ]);
+      }
+    },
+  );
+
+  test('denoise frames decide each position once', async () => {
+    const stream = await events(
+      await post('/v1/chat/completions', { ...plain, sampler: 'fixed', stream: true, stream_mode: 'denoise' }),
+    );
+    const frames = stream.flatMap((chunk) => (typeof chunk === 'object' && chunk.dultra ? [chunk.dultra.frame] : []));
+    const positions = frames.flatMap(({ unmasked }) => unmasked.map(({ position }: { position: number }) => position));
+    expect(new Set(positions).size).toBe(positions.length);
+    expect(frames.map(({ step }) => step)).toEqual(frames.map((_, i) => i + 1));
+    for (const chunk of stream) if (typeof chunk === 'object' && chunk.dultra) expect(chunk.choices).toEqual([]);
+  });
+
+  test('n choices are rows of a batch, a seed repeats an answer, and a drawn seed is told', async () => {
+    const request = { ...plain, temperature: 1, n: 3, seed: '-1', sampler: 'fixed' };
+    const first = await chat(request);
+    expect((await chat(request)).body.choices).toEqual(first.body.choices);
+    expect(first.body.dultra.seed).toBe('18446744073709551615');
+    const rows = await model.generateBatch([messages, messages, messages] as never, {
+      maxTokens: 16,
+      sampler: 'fixed',
+      temperature: 1,
+      seed: 2n ** 64n - 1n,
+      splitSpecialTokens: true,
+    });
+    expect(first.body.choices.map((choice: Json) => choice.message.content)).toEqual(rows.map(({ text }) => text));
+    const drawn = await chat({ ...plain, temperature: 1, sampler: 'fixed' });
+    const again = await chat({ ...plain, temperature: 1, sampler: 'fixed', seed: drawn.body.dultra.seed });
+    expect(again.body.choices).toEqual(drawn.body.choices);
+  });
+
+  test('completions: texts and ids, in order; any number of tokens; passes as asked', async () => {
+    const ask = async (body: object) => (await post('/v1/completions', { max_tokens: 7, ...body })).json();
+    const both = (await ask({ prompt: ['ab', 'x'] })) as Json;
+    const ids = [...'ab'].map((letter) => letter.charCodeAt(0) - 32);
+    const byIds = (await ask({ prompt: ids })) as Json;
+    expect(both.object).toBe('text_completion');
+    expect(both.choices.map(({ index }: Json) => index)).toEqual([0, 1]);
+    expect(byIds.choices[0].text).toBe(both.choices[0].text);
+    expect(both.usage.completion_tokens).toBeLessThanOrEqual(14);
+    const quick = (await ask({ prompt: 'ab', max_nfe: 1, dultra: { stop_at_eos: false } })) as Json;
+    expect([quick.usage.nfe, quick.usage.completion_tokens]).toEqual([1, 7]);
+    const logged = (await chat({ ...plain, logprobs: true })).body.choices[0].logprobs.content;
+    expect(logged.length).toBeGreaterThan(0);
+    for (const { logprob, top_logprobs } of logged) expect([logprob <= 0, top_logprobs]).toEqual([true, []]);
+  });
+
+  test('models, health and metrics', async () => {
+    const get = async (path: string) => (await fetch(listening.url + path)).json();
+    expect(await get('/v1/models')).toMatchObject({ object: 'list', data: [{ id: 'tiny', object: 'model' }] });
+    expect(await get('/v1/models/tiny')).toMatchObject({ id: 'tiny', owned_by: 'dultra' });
+    expect(await get('/health')).toEqual({ status: 'ok' });
+    const metrics = await (await fetch(`${listening.url}/metrics`)).text();
+    expect(metrics).toMatch(
+      /^dultra_requests_total\{route="\/v1\/chat\/completions",model="tiny",status="200"\} \d+$/m,
+    );
+    expect(metrics).toMatch(/^dultra_active_rows\{model="tiny"\} 0$/m);
+    expect(log.find(({ status }) => status === 200)).toMatchObject({ model: 'tiny', settings: { maxTokens: 16 } });
+    expect(JSON.stringify(log)).not.toContain('a+b');
+  });
+});
+
+describe('refusals', () => {
+  const cases: [string, object, number, string, string | null][] = [
+    ['an unknown key', { samplr: 'planner' }, 400, 'unknown_parameter', 'samplr'],
+    ['a model', { model: 'other' }, 404, 'model_not_found', 'model'],
+    ['no messages', { messages: undefined }, 400, 'missing_required_parameter', 'messages'],
+    ['an empty list', { messages: [] }, 400, 'invalid_value', 'messages'],
+    ['a role', { messages: [{ role: 'tool', content: 'x' }] }, 400, 'unsupported_value', 'messages[0].role'],
+    [
+      'a picture',
+      { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] },
+      400,
+      'unsupported_value',
+      'messages[0].content',
+    ],
+    ['two lengths', { max_completion_tokens: 8 }, 400, 'invalid_value', 'max_tokens'],
+    ['no tokens', { max_tokens: 0 }, 400, 'invalid_value', 'max_tokens'],
+    ['a length as text', { max_tokens: '5' }, 400, 'invalid_value', 'max_tokens'],
+    ['too many tokens', { max_tokens: 1e6 }, 400, 'context_length_exceeded', 'messages'],
+    ['a temperature', { temperature: 3 }, 400, 'invalid_value', 'temperature'],
+    ['a temperature as text', { temperature: 'hot' }, 400, 'invalid_value', 'temperature'],
+    ['a tool', { tools: [{ type: 'function' }] }, 400, 'unsupported_parameter', 'tools'],
+    ['a penalty', { presence_penalty: 0.5 }, 400, 'unsupported_parameter', 'presence_penalty'],
+    ['a schema', { response_format: { type: 'json_object' } }, 400, 'unsupported_parameter', 'response_format'],
+    ['top logprobs', { top_logprobs: 3 }, 400, 'unsupported_parameter', 'top_logprobs'],
+    ['two samplers', { dultra: { sampler: 'planner' } }, 400, 'invalid_value', 'sampler'],
+    ['a sampler', { sampler: 'confidnce' }, 400, 'invalid_value', 'sampler'],
+    ['a block length', { block_length: 5 }, 400, 'invalid_value', 'max_tokens'],
+    ['a deadline', { sampler: 'fixed', dultra: { deadline_ms: 0 } }, 400, 'invalid_value', 'dultra.deadline_ms'],
+  ];
+  test.each(cases)('%s', async (_name, change, status, code, param) => {
+    const answer = await chat({ ...plain, ...change });
+    expect(answer.body).toMatchObject({ error: { code, param, type: expect.any(String) } });
+    expect(answer.status).toBe(status);
+    expect(answer.body.error.message).not.toMatch(/undefined|\bat \S+:\d+/);
+  });
+
+  test('what changes nothing is taken, and null stands for nothing', async () => {
+    const neutral = {
+      user: 'u',
+      metadata: { a: 'b' },
+      tools: [],
+      tool_choice: 'none',
+      response_format: { type: 'text' },
+      presence_penalty: 0,
+      logit_bias: {},
+      top_logprobs: null,
+      temperature: null,
+      stop: null,
+      service_tier: 'auto',
+    };
+    expect((await chat({ ...plain, ...neutral })).body.choices).toEqual((await chat(plain)).body.choices);
+  });
+
+  test('bodies, types, methods, hosts and origins', async () => {
+    const path = '/v1/chat/completions';
+    const statusOf = async (response: Promise<Response>) => (await response).status;
+    for (const body of ['{', '', '[]', 'null', '"x"']) expect(await statusOf(post(path, body))).toBe(400);
+    expect(await statusOf(post(path, '{}', { 'content-type': 'text/plain' }))).toBe(415);
+    expect(await statusOf(post(path, ' '.repeat(2 ** 20 + 1)))).toBe(413);
+    const wrong = await fetch(listening.url + path);
+    expect([wrong.status, wrong.headers.get('allow')]).toEqual([405, 'POST']);
+    expect(await statusOf(fetch(`${listening.url}/nope`))).toBe(404);
+    expect(await statusOf(fetch(`${listening.url}/health`, { headers: { origin: 'https://evil.example' } }))).toBe(403);
+    const foreign = await listening.server.fetch(new Request('http://evil.example/v1/models'));
+    expect([foreign.status, ((await foreign.json()) as Json).error.code]).toEqual([403, 'host_not_allowed']);
+  });
+
+  test('keys', async () => {
+    const guarded = await listen({
+      models: { tiny: model },
+      port: 0,
+      apiKeys: ['one', 'two'],
+      cors: ['https://a.example'],
+    });
+    const get = (key?: string) =>
+      fetch(`${guarded.url}/v1/models`, {
+        headers: { origin: 'https://a.example', ...(key && { authorization: `Bearer ${key}` }) },
+      });
+    expect((await Promise.all([get(), get('three'), get('two')])).map(({ status }) => status)).toEqual([401, 401, 200]);
+    expect((await get('one')).headers.get('access-control-allow-origin')).toBe('https://a.example');
+    await guarded.close();
+  });
+});
+
+describe('ends', () => {
+  const long = { ...plain, sampler: 'fixed', max_tokens: 32 };
+
+  test('a client that leaves takes its rows along', async () => {
+    const { engine } = model.engineParts();
+    const leaving = Array.from({ length: 6 }, async (_, i) => {
+      const gone = new AbortController();
+      const asked = post('/v1/chat/completions', { ...long, n: 8, stream: i % 2 === 0 }, {}, gone.signal);
+      setTimeout(() => gone.abort(), i);
+      await asked.then((response) => response.text()).catch(() => {});
+    });
+    await Promise.all(leaving);
+    for (let i = 0; i < 400 && engine.state.activeRows + engine.state.queuedRows > 0; i++)
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    expect([engine.state.activeRows, engine.state.queuedRows]).toEqual([0, 0]);
+    expect((await chat(plain)).status).toBe(200);
+  });
+
+  test('a full queue is refused with a time to come back', async () => {
+    const answers = await Promise.all(Array.from({ length: 12 }, () => chat({ ...long, n: 16 })));
+    const refused = answers.filter(({ status }) => status === 429);
+    expect(refused.length).toBeGreaterThan(0);
+    for (const { headers, body } of refused)
+      expect([Number(headers.get('retry-after')) >= 1, body.error.type]).toEqual([true, 'rate_limit_error']);
+    expect(answers.filter(({ status }) => status === 200).length + refused.length).toBe(12);
+  });
+
+  test('closing finishes what is under way and refuses the rest', async () => {
+    const other = await listen({ models: { tiny: model }, port: 0 });
+    const ask = () =>
+      other.server.fetch(
+        new Request(`${other.url}/v1/chat/completions`, {
+          method: 'POST',
+          headers: { 'content-type': 'application/json' },
+          body: JSON.stringify(long),
+        }),
+      );
+    const running = ask();
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    const closing = other.close();
+    expect((await ask()).status).toBe(503);
+    expect((await other.server.fetch(new Request(`${other.url}/health`))).status).toBe(503);
+    expect((await running).status).toBe(200);
+    expect(await closing).toBe(true);
+    await expect(fetch(`${other.url}/health`)).rejects.toThrow();
+  });
+});
