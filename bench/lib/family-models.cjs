@@ -1,18 +1,20 @@
-// Checkpoints of random weights of every family, of half a billion parameters to one, written once into
-// build/bench-models. The vocabulary is 4096, as in models.cjs: the head of a real one would be half of the time.
+// Checkpoints of random weights of every family, as wide as models of half a billion parameters to one and of four layers,
+// written once into build/bench-models: layers are alike, so that the time of a whole model is that of its layers. The
+// vocabulary is 4096, as in models.cjs: the head of a real one would be most of the time.
 const { closeSync, existsSync, mkdirSync, openSync, renameSync, writeFileSync, writeSync } = require('node:fs');
 const path = require('node:path');
 const { root } = require('../../scripts/setup.cjs');
 
 const VOCABULARY = 4096;
 const LENGTH = 1024;
+const LAYERS = 4;
 
-/** Of Qwen2.5-0.5B, and of Qwen3-0.6B. */
-const HALF = { hidden: 896, layers: 24, heads: 14, kvHeads: 2, headDim: 64, mlp: 4864 };
-const SIX = { hidden: 1024, layers: 28, heads: 16, kvHeads: 8, headDim: 128, mlp: 3072 };
+/** Of Qwen2.5-0.5B (24 layers), and of Qwen3-0.6B (28). */
+const HALF = { hidden: 896, layers: LAYERS, heads: 14, kvHeads: 2, headDim: 64, mlp: 4864 };
+const SIX = { hidden: 1024, layers: LAYERS, heads: 16, kvHeads: 8, headDim: 128, mlp: 3072 };
 const BIASES = { ...HALF, qkvBias: true };
-/** Of LLaDA-MoE-7B-A1B and of LLaDA2.0-mini, narrower and with fewer layers. */
-const EXPERTS = { hidden: 1024, layers: 8, heads: 16, headDim: 64, experts: 32, taken: 8, mlp: 512 };
+/** Of LLaDA-MoE-7B-A1B and of LLaDA2.0-mini, narrower and with fewer experts. */
+const EXPERTS = { hidden: 1024, layers: LAYERS, heads: 16, headDim: 64, experts: 32, taken: 8, mlp: 512 };
 
 /** Family to its shape, what its config.json says beside it, and the length of the blocks that it attends by. */
 const FAMILIES = {
