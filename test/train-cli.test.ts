@@ -168,7 +168,7 @@ test('a task from a module, a tokenizer learnt from it, a mixture, and right ans
   );
   writeFileSync(
     path.join(cwd, 'run.yaml'),
-    `model: { create: { dModel: 16, nHeads: 2, nLayers: 1, tokenizer: { vocabSize: 600 }, attentionOutput: copying } }
+    `model: { create: { dModel: 16, nHeads: 2, nLayers: 1, tokenizer: { vocabSize: 600 }, attentionStart: copying } }
 dataset: ./task.mjs
 maxSteps: 4
 batchSize: 4

@@ -84,7 +84,7 @@ test('a copying start: attention writes back what it reads, in groups of heads t
   const shape = { tokenizer: folder, dModel: 8, nHeads: 4, nKvHeads: 2, nLayers: 2, seed: 5 };
   const base = temporaryFolder();
   await createModel(path.join(base, 'random'), shape);
-  await createModel(path.join(base, 'copying'), { ...shape, attentionOutput: 'copying' });
+  await createModel(path.join(base, 'copying'), { ...shape, attentionStart: 'copying' });
   const [plain, copying] = ['random', 'copying'].map((name) => readTensors(path.join(base, name, 'model.safetensors')));
   for (const name of Object.keys(plain))
     expect([name, copying[name].raw.equals(plain[name].raw)]).toEqual([

@@ -62,7 +62,7 @@ const newModel = object({
     maxSequenceLength: count,
     ropeTheta: positive,
     plannerLayers: countOrZero,
-    attentionOutput: choice('random', 'copying'),
+    attentionStart: choice('random', 'copying'),
     seed: countOrZero,
     tokenizer: {
       anyOf: [text, object({ vocabSize: { type: 'integer', minimum: 512 }, joinedWords: countOrZero })],

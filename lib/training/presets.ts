@@ -183,7 +183,11 @@ const D1_RUN = {
 } as const satisfies TrainConfig;
 
 /** What the model of the world learns after its first lesson: more of what is harder. */
-const WORLD_SHARES = { ...USUAL_SHARES, record: 2, repeat: 3, form: 1, sum: 3 };
+const WORLD_SHARES = {
+  ...USUAL_SHARES,
+  ...{ repeat: 1.5, sentiment: 0.5, stars: 0.5, again: 0.7, triage: 0.5, ticket: 1.5, sort: 3, list: 3, question: 3 },
+  ...{ sum: 6, money: 3, units: 1.5, problem: 4, dates: 2.5 },
+};
 /** Without forms, which are longer than what is generated, and without the first lesson. */
 const WORLD_ANSWERS = { ...WORLD_SHARES, record: 0, repeat: 0, form: 0 };
 /** What fine-tuning masters: where groups of rollouts are now right, now wrong, speed does not pay. */
@@ -245,15 +249,15 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
           nLayers: 4,
           mlpHiddenSize: 384,
           maxSequenceLength: 160,
-          ropeTheta: 10_000,
-          attentionOutput: 'copying',
+          ropeTheta: 1000,
+          attentionStart: 'copying',
           tokenizer: { vocabSize: 2048 },
         },
       },
       dataset: 'world',
       mixture: [{ steps: 4000, shares: { record: 1, repeat: 1 } }, { shares: WORLD_SHARES }],
       outputDir: 'runs/world-sft',
-      maxSteps: 60_000,
+      maxSteps: 45_000,
       batchSize: 32,
       padding: { share: 0.3, min: 24, max: 64, tail: 4 },
       learningRate: 2e-3,
