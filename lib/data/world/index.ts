@@ -110,8 +110,13 @@ const WITH_NAMES: readonly WorldCategory[] = [
 /** Short exchanges that may stand before a prompt. */
 const BEFORE: readonly WorldCategory[] = ['chat', 'sum', 'units', 'name', 'outside'];
 
-/** Share of the prompts with an exchange before them, with a typing error, and without their last mark. */
-const RATES = { before: 0.08, typo: 0.04, unmarked: 0.05 };
+/** How many of them, each as likely. */
+const EXCHANGES: readonly number[] = [1, 1, 1, 2, 2, 3];
+/** The most that they hold, so that rows stay short. */
+const EARLIER_CHARACTERS = 240;
+
+/** Share of the prompts with exchanges before them, with a typing error, and without their last mark. */
+const RATES = { before: 0.12, typo: 0.04, unmarked: 0.05 };
 
 /** A mistyped letter in a word of at least four, none of which is a value. */
 function mistype(draw: Draw, text: string): string {
@@ -147,13 +152,23 @@ function promptOf(draw: Draw, { prompt, verbatim }: Drawn): string | ChatMessage
   }
   const text = verbatim ? prompt : hurried(draw, prompt);
   if (draw.split === 'outside' || !draw.chance(RATES.before)) return text;
-  const before = INTENTS[draw.pick(BEFORE)](draw);
-  if (typeof before.prompt !== 'string') return text;
-  return [
-    { role: 'user', content: before.prompt },
-    { role: 'assistant', content: before.answers[0] },
-    { role: 'user', content: text },
-  ];
+  const earlier = earlierMessages(draw);
+  return earlier.length === 0 ? text : [...earlier, { role: 'user', content: text }];
+}
+
+/** A few short exchanges; none where what was drawn is a conversation by itself. */
+function earlierMessages(draw: Draw): ChatMessage[] {
+  const count = draw.pick(EXCHANGES);
+  const messages: ChatMessage[] = [];
+  let length = 0;
+  for (let i = 0; i < count; i++) {
+    const { prompt, answers } = INTENTS[draw.pick(BEFORE)](draw);
+    if (typeof prompt !== 'string') break;
+    length += prompt.length + answers[0].length;
+    if (length > EARLIER_CHARACTERS) break;
+    messages.push({ role: 'user', content: prompt }, { role: 'assistant', content: answers[0] });
+  }
+  return messages;
 }
 
 function example(draw: Draw, category: WorldCategory): Example {
