@@ -4,9 +4,9 @@
 //   node scripts/train-world.cjs                        about an hour and a half on two quiet cores
 //   node scripts/train-world.cjs --scale 0.01 --count 20 --seeds 1      a rehearsal of a few minutes
 //
-// OUTPUT/model is the model after GRPO from the first seed, in bf16, with the settings that it decodes with.
+// scripts/embed-models.cjs puts the models into the package.
 const { spawnSync } = require('node:child_process');
-const { existsSync, readFileSync, statSync, writeFileSync } = require('node:fs');
+const { existsSync, readFileSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
 const { datasets, loadModel, training } = require('../dist/index.js');
@@ -25,9 +25,14 @@ const scale = Number(flags.scale);
 const count = Number(flags.count);
 const world = datasets.world();
 
+/** What the steps of a run took together, without evaluations and whatever stood between interrupted parts. */
+function secondsOf(folder) {
+  const lines = readFileSync(path.join(folder, 'metrics.jsonl'), 'utf8').trim().split('\n');
+  return lines.reduce((sum, line) => sum + (JSON.parse(line).seconds ?? 0), 0);
+}
+
 /** Runs a stage, or what is left of it; returns its model and seconds. */
 function stage(name, folder, more) {
-  const began = performance.now();
   const preset = training.PRESETS[name].world;
   const threads = flags.threads === undefined ? [] : ['--threads', flags.threads];
   const steps = (value) => String(Math.max(1, Math.round(value * scale)));
@@ -43,15 +48,13 @@ function stage(name, folder, more) {
     args.push('--set', `mixture=${JSON.stringify(mixture)}`, '--set', 'evalExamples=20');
     args.push('--eval-every', steps(preset.maxSteps));
   }
-  const done = path.join(folder, 'seconds.json');
-  if (existsSync(done)) return { model: path.join(folder, 'final'), seconds: JSON.parse(readFileSync(done, 'utf8')) };
+  const final = path.join(folder, 'final');
+  if (existsSync(final)) return { model: final, seconds: secondsOf(folder) };
   const { status } = spawnSync(process.execPath, [MAIN, 'train', ...args, '--device', 'cpu', ...threads], {
     stdio: 'inherit',
   });
   if (status !== 0) process.exit(status ?? 1);
-  const seconds = (performance.now() - began) / 1000;
-  writeFileSync(done, `${seconds}\n`);
-  return { model: path.join(folder, 'final'), seconds };
+  return { model: final, seconds: secondsOf(folder) };
 }
 
 /** Tokens of a slot: the longest values, and a space behind. */
@@ -61,13 +64,13 @@ const asked = ({ prompt, meta }) =>
   meta.template ? { prompt, form: meta.template.flatMap((text, i) => (i === 0 ? [text] : [SLOT, text])) } : prompt;
 
 /** Share of right answers and passes per prompt. */
-async function measure(model, examples, sampler) {
+async function measure(model, examples, sampler, cache) {
   let right = 0;
   let passes = 0;
   for (let i = 0; i < examples.length; i += 64) {
     const part = examples.slice(i, i + 64);
     const lengths = part[0].meta.template ? {} : { maxTokens: world.genLength, blockLength: world.blockLength };
-    const results = await model.generateBatch(part.map(asked), { sampler, ...lengths });
+    const results = await model.generateBatch(part.map(asked), { sampler, ...(cache && { cache }), ...lengths });
     results.forEach(({ text, nfe }, k) => {
       if (world.verify(part[k], text)) right++;
       passes += nfe;
@@ -134,6 +137,19 @@ const HEURISTICS = {
 };
 const PLANNERS = { planner: { type: 'planner' }, 'planner, rounded': { type: 'planner', select: 'round' } };
 
+/** Every sampler, without a cache and on the dual one. */
+async function samplersOn(model, examples, title) {
+  const figures = {};
+  for (const cache of [undefined, 'dual'])
+    for (const [name, sampler] of Object.entries({ ...HEURISTICS, ...PLANNERS })) {
+      const key = cache ? `${name}, on the cache ${cache}` : name;
+      figures[key] = await measure(model, examples, sampler, cache && { type: cache });
+      const { accuracy, passes } = figures[key];
+      process.stdout.write(`  ${title}, ${key}: ${accuracy.toFixed(3)} @ ${passes.toFixed(2)}\n`);
+    }
+  return figures;
+}
+
 async function main() {
   const out = path.resolve(flags.output);
   const figures = { scale, stages: {}, sft: {}, grpo: {} };
@@ -165,32 +181,15 @@ async function main() {
   const { mixture } = training.PRESETS.grpo.world;
   const shares = mixture[mixture.length - 1].shares;
   const held = world.sample('validation', 3 * count, 8, shares);
-  figures.planner = {};
-  for (const [name, sampler] of Object.entries({ ...HEURISTICS, ...PLANNERS })) {
-    figures.planner[name] = await measure(base, held, sampler);
-    process.stdout.write(`  before GRPO, ${name}: ${JSON.stringify(figures.planner[name])}\n`);
-  }
+  figures.planner = await samplersOn(base, held, 'before GRPO');
   base.dispose();
   for (const [seed, folder] of trained.entries()) {
     const model = await loadModel(folder, options);
-    const own = { samplers: {} };
+    const own = { samplers: await samplersOn(model, held, `after GRPO ${seed}`) };
     figures.grpo[seed] = own;
-    for (const [name, sampler] of Object.entries({ ...HEURISTICS, ...PLANNERS })) {
-      own.samplers[name] = await measure(model, held, sampler);
-      process.stdout.write(`after GRPO ${seed}, ${name}: ${JSON.stringify(own.samplers[name])}\n`);
-    }
     if (seed === 0) {
       process.stdout.write('after GRPO, planner\n');
       own.groups = await figuresOf(model, PLANNERS['planner, rounded']);
-      const saved = path.join(out, 'model');
-      await model.save(saved, { dtype: 'bfloat16' });
-      const decoding = {
-        gen_length: world.genLength,
-        block_length: world.blockLength,
-        sampler: PLANNERS['planner, rounded'],
-      };
-      writeFileSync(path.join(saved, 'generation_config.json'), `${JSON.stringify(decoding, null, 2)}\n`);
-      figures.bytes = statSync(path.join(saved, 'model.safetensors')).size;
     }
     model.dispose();
     save();

@@ -1,4 +1,4 @@
-// A start of attention from which copying is learnt in a tenth of the steps (docs/training-a-planner.md has the figures).
+// A start of attention from which copying is learnt in far fewer steps (docs/training-a-planner.md).
 import type { ModelConfig } from './config';
 
 /** Share of what attention reads that it writes back. */

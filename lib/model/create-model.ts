@@ -51,8 +51,8 @@ export interface CreateModelOptions {
   plannerLayers?: number | undefined;
   /**
    * How attention starts: "random" (default), or "copying". With that, attention writes back what it reads, and two
-   * heads of the first layer attend to the token before and the token after, so that copying is learnt in a tenth of
-   * the steps (docs/training-a-planner.md).
+   * heads of the first layer attend to the token before and the token after, so that copying is learnt in far fewer
+   * steps (docs/training-a-planner.md).
    */
   attentionStart?: 'random' | 'copying' | undefined;
   /** Seed of the random weights. Default 0. */
