@@ -3,7 +3,9 @@
 //
 //   node bench/studies/training.cjs --task st1 --seeds 0,1,2,3,4             trains, evaluates, prints the tables
 //   node bench/studies/training.cjs --task st1 --seeds 0 --variants all      and the ablations
+//   node bench/studies/training.cjs --task st1 --seeds 0 --variants rivals   and the other methods, see RIVALS
 //   node bench/studies/training.cjs --task st1 --seeds 0,1 --tables          prints the tables of what is there
+//   --quick: a few steps and prompts of everything, to see that it runs
 const { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
@@ -37,9 +39,28 @@ function onePhrase(dataset) {
   return { ...dataset, sample: (split, count, seed) => dataset.sample(split, count, seed).map(choose) };
 }
 
-function stagesOf(task, dataset) {
-  const recipe = RECIPES[task];
-  const { trainMaskedDiffusion, trainPlanner, GrpoTrainer, rewards } = dultra;
+/**
+ * Other methods on the same base, with as many updates as GRPO has. Distillation learns from the base's own right answers
+ * to so many prompts; the planner of a distilled model is initialised, and trained by GRPO, as that of the base.
+ */
+const RIVALS = [
+  'sft-one',
+  'dparallel',
+  'd3llm',
+  'diffu-grpo',
+  'trace',
+  'dparallel-planner',
+  'dparallel-grpo',
+  'd3llm-planner',
+  'd3llm-grpo',
+];
+const OWN_ANSWERS = 4000;
+/** Those that leave the planner as it was made. */
+const WITHOUT_PLANNER = ['base', 'sft-one', 'dparallel', 'd3llm', 'diffu-grpo', 'trace'];
+
+function stagesOf(task, dataset, { quick }) {
+  const recipe = quick ? { ...RECIPES[task], base: 30, planner: 6, grpo: 4 } : RECIPES[task];
+  const { trainCertainty, trainMaskedDiffusion, trainPlanner, trainPseudoTrajectories, GrpoTrainer, rewards } = dultra;
   const base = {
     learningRate: 3e-3,
     betas: [0.9, 0.98],
@@ -67,24 +88,67 @@ function stagesOf(task, dataset) {
     from: 'planner',
     run: (model, common) => new GrpoTrainer(model, { ...grpoOptions, ...common, ...extra }).train(),
   });
+  const planner = (from) => ({
+    from,
+    run: (model, common) =>
+      trainPlanner(model, {
+        dataset,
+        maxSteps: recipe.planner,
+        learningRate: 1e-3,
+        betas: [0.9, 0.99],
+        weightDecay: 0.01,
+        ...common,
+      }),
+  });
+  // A third of the answer: segments within a row, and windows that grow to it.
+  const segment = Math.max(2, Math.ceil(dataset.genLength / 3));
+  const distilled = (train, own) => ({
+    from: 'base',
+    answers: quick ? 16 : OWN_ANSWERS,
+    run: (model, common, answers) =>
+      train(model, {
+        dataset: { examples: answers, genLength: dataset.genLength },
+        maxSteps: recipe.grpo,
+        batchSize: 64,
+        learningRate: 3e-4,
+        ...own,
+        ...common,
+      }),
+  });
+  // Tokens are scored, and speed is the sampler's: the reward is for right answers alone.
+  const tokens = (objective, own = {}) => ({
+    from: 'base',
+    run: (model, common) =>
+      new GrpoTrainer(model, {
+        dataset,
+        objective,
+        maxSteps: recipe.grpo,
+        promptsPerStep: 16,
+        numGenerations: 12,
+        temperature: 0.5,
+        learningRate: 1e-4,
+        weightDecay: 0,
+        warmupSteps: 5,
+        rewards: { correct: rewards.exactAnswer },
+        ...own,
+        ...common,
+      }).train(),
+  });
   return {
+    dparallel: distilled(trainCertainty, { blockLength: segment }),
+    d3llm: distilled(trainPseudoTrajectories, { windows: [Math.ceil(segment / 2), segment] }),
+    'diffu-grpo': tokens('diffu-grpo'),
+    trace: tokens('trace', { rolloutSampler: { type: 'confidence', threshold: 0.9 } }),
+    'dparallel-planner': planner('dparallel'),
+    'dparallel-grpo': { ...grpo(), from: 'dparallel-planner' },
+    'd3llm-planner': planner('d3llm'),
+    'd3llm-grpo': { ...grpo(), from: 'd3llm-planner' },
     base: {
       from: 'init',
       run: (model, common) =>
         trainMaskedDiffusion(model, { dataset, maxSteps: recipe.base, maskEpsilon: 0.02, ...base, ...common }),
     },
-    planner: {
-      from: 'base',
-      run: (model, common) =>
-        trainPlanner(model, {
-          dataset,
-          maxSteps: recipe.planner,
-          learningRate: 1e-3,
-          betas: [0.9, 0.99],
-          weightDecay: 0.01,
-          ...common,
-        }),
-    },
+    planner: planner('base'),
     grpo: grpo(),
     'planner-only': grpo({ freezeBase: true }),
     'planner-only-long': grpo({ freezeBase: true, maxSteps: 2 * recipe.grpo, plannerLearningRate: 1e-3 }),
@@ -136,20 +200,30 @@ async function trainStage(name, stages, folder, seed, task) {
       }),
     );
   if (existsSync(modelOf(name))) return undefined;
-  const { from, run } = stages[name];
+  const { from, run, answers } = stages[name];
   await trainStage(from, stages, folder, seed, task);
   const model = await dultra.loadModel(modelOf(from));
   const before = process.cpuUsage();
   const start = Date.now();
+  const own = path.join(folder, 'answers.jsonl');
+  if (answers) {
+    const options = { dataset: task, count: answers, output: own, seed };
+    for await (const { done, written } of dultra.distillAnswers(model, { ...options, keepWrong: answers < 100 }))
+      if (done === answers) process.stderr.write(`${task} seed ${seed} answers: ${written} of ${done}\n`);
+  }
   const outputDir = path.join(folder, name, 'run');
   let last;
-  for await (const metrics of run(model, {
-    seed,
-    outputDir,
-    resume: existsSync(path.join(outputDir, 'config.json')),
-    saveEvery: 50,
-    keepLast: 1,
-  })) {
+  for await (const metrics of run(
+    model,
+    {
+      seed,
+      outputDir,
+      resume: existsSync(path.join(outputDir, 'config.json')),
+      saveEvery: 50,
+      keepLast: 1,
+    },
+    own,
+  )) {
     last = metrics;
     if (metrics.step % 25 === 0 || metrics.step === metrics.maxSteps) {
       const { accuracy, nfe, loss, agreement } = metrics;
@@ -177,7 +251,7 @@ async function evaluateStage(name, folder, task, count) {
     ['validation', 'test'].map((split) => [split, path.join(folder, name, `${split}.json`)]),
   );
   const dataset = dultra.datasets.byName(task);
-  const planned = !['base', 'sft-one'].includes(name);
+  const planned = !WITHOUT_PLANNER.includes(name);
   const whole = dultra.samplerGrid({ maxTokens: dataset.genLength, planner: planned });
   // Of an ablation the planner's rules are enough to compare it by.
   const grid = whole.filter(({ group }) => MAIN.includes(name) || !planned || isPlanner(group));
@@ -226,7 +300,7 @@ function rowsOf(evaluations, maxTokens) {
     add('GRPO base without its planner, **best of all heuristics**', grpo, bestRival);
   }
   for (const [name, evaluation] of Object.entries(variants)) {
-    if (name !== 'sft-one') add(`${name}: best planner rule`, evaluation, bestPlanner);
+    if (!WITHOUT_PLANNER.includes(name)) add(`${name}: best planner rule`, evaluation, bestPlanner);
     add(`${name}: best heuristic`, evaluation, bestRival);
   }
   return rows;
@@ -297,15 +371,18 @@ async function main() {
       out: { type: 'string', default: 'runs/study' },
       count: { type: 'string', default: '512' },
       tables: { type: 'boolean', default: false },
+      quick: { type: 'boolean', default: false },
     },
   });
   const { task } = values;
   if (!RECIPES[task]) throw new Error(`--task: expected one of ${Object.keys(RECIPES).join(', ')}, got ${task}`);
   const seeds = values.seeds.split(',').map(Number);
   const dataset = dultra.datasets.byName(task);
-  const stages = stagesOf(task, dataset);
+  const stages = stagesOf(task, dataset, values);
   const others = Object.keys(stages).filter((name) => !MAIN.includes(name) && (name !== 'sft-one' || dataset.answers));
-  const variants = values.variants === 'all' ? others : values.variants.split(',').filter((name) => name !== '');
+  const rivals = RIVALS.filter((name) => others.includes(name));
+  const named = values.variants.split(',').filter((name) => name !== '');
+  const variants = values.variants === 'all' ? others : values.variants === 'rivals' ? rivals : named;
   for (const name of variants)
     if (!stages[name]) throw new Error(`--variants: expected some of ${others.join(', ')}, got ${name}`);
   const perSeed = [];
@@ -315,7 +392,7 @@ async function main() {
     if (!values.tables) for (const name of [...MAIN, ...variants]) await trainStage(name, stages, folder, seed, task);
     for (const name of [...MAIN, ...variants]) {
       if (values.tables && !existsSync(path.join(folder, name, 'test.json'))) continue;
-      evaluations[name] = await evaluateStage(name, folder, task, Number(values.count));
+      evaluations[name] = await evaluateStage(name, folder, task, values.quick ? 8 : Number(values.count));
     }
     if (evaluations.base) perSeed.push({ seed, folder, evaluations });
   }
