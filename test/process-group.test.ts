@@ -1,5 +1,5 @@
 // Work that is dealt out to processes: which process computes what, and that all of it is computed once.
-import { datasets, loadModel, type MaskedDiffusionModel, rewards } from '../lib';
+import { datasets, loadModel, type MaskedDiffusionModel, type ModelTrainer, rewards, training } from '../lib';
 import { checkAlike } from '../lib/distributed/alike';
 import { launchOf, librariesFor } from '../lib/distributed/mpi';
 import {
@@ -12,6 +12,7 @@ import {
   type ProcessGroup,
   SINGLE_PROCESS,
 } from '../lib/distributed/process-group';
+import { packed } from '../lib/packing';
 import { DecisionGradient } from '../lib/training/grpo/decision-gradient';
 import { packSteps, unpackSteps } from '../lib/training/grpo/exchange';
 import { resolveGrpo } from '../lib/training/grpo/options';
@@ -155,7 +156,11 @@ describe('GRPO', () => {
       const measure = async (group: ProcessGroup) => {
         const model = await loadModel(folder, { threads: 1 });
         models.push(model);
-        const { training, data, own } = resolveGrpo(
+        const {
+          training: settings,
+          data,
+          own,
+        } = resolveGrpo(
           model,
           {
             ...{ dataset: datasets.byName('free8'), rewards: { steps: rewards.stepPenalty() } },
@@ -166,7 +171,7 @@ describe('GRPO', () => {
         );
         const trainer = await model.createTrainer({ reduction });
         try {
-          const context = { model, trainer, data, training, maxSteps: 1, group, show: () => {} };
+          const context = { model, trainer, data, training: settings, maxSteps: 1, group, show: () => {} };
           const stage = new GrpoStage(context, own, new DecisionGradient(context, own, null));
           const evaluated = await stage.evaluate();
           const measured = await stage.accumulate(0);
@@ -193,6 +198,61 @@ describe('GRPO', () => {
         expect(gradients.some(({ data }) => data.some((value) => value !== 0))).toBe(true);
     },
   );
+});
+
+describe('the exact reduction', () => {
+  const rows = [
+    { ids: Int32Array.of(3, 1, 4), positions: Int32Array.of(1), tokens: Int32Array.of(5) },
+    { ids: Int32Array.of(1, 1, 6, 7), positions: Int32Array.of(0, 1), tokens: Int32Array.of(8, 9) },
+  ];
+  const add = async (trainer: ModelTrainer, { tokens, ...row }: (typeof rows)[number], scale: number) => {
+    await trainer.score({ ...packed([row]), tokens, keep: true });
+    await trainer.backward({ dLogProbs: new Float32Array(tokens.length).fill(scale) });
+  };
+
+  test('gradients do not depend on the order of micro-batches', async () => {
+    using model = await loadModel(await newModelFolder(), { threads: 1 });
+    using trainer = await model.createTrainer({ freezePlanner: true, reduction: 'exact' });
+    const inOrder = async (...order: number[]) => {
+      await trainer.zeroGrad();
+      for (const i of order) await add(trainer, rows[i % 2], 0.1 + i);
+      const norm = await trainer.gradNorm();
+      return { norm, gradients: await trainer.gradients() };
+    };
+    const found = await inOrder(0, 1, 2, 3);
+    expect(await inOrder(3, 1, 0, 2)).toEqual(found);
+    expect(found.norm).toBeGreaterThan(0);
+    // Reading them has changed nothing: they are what the step moves the weights along.
+    const { gradNorm } = await trainer.step({ baseLr: 0, plannerLr: 0 });
+    expect(gradNorm).toBe(found.norm);
+    expect(await trainer.gradNorm()).toBe(0);
+  });
+
+  test('a gradient that cannot be added exactly is refused, and the weights stay', async () => {
+    using model = await loadModel(await newModelFolder(), { threads: 1 });
+    using trainer = await model.createTrainer({ freezePlanner: true, reduction: 'exact' });
+    const before = await model.weightsHash();
+    // Also one whose gradients overflow.
+    for (const scale of [1e12, 3e38]) {
+      await add(trainer, rows[0], scale);
+      await expect(trainer.step({ baseLr: 1, plannerLr: 1 })).rejects.toMatchObject({ code: 'NON_FINITE' });
+      expect(await model.weightsHash()).toBe(before);
+      await trainer.zeroGrad();
+    }
+    await add(trainer, rows[0], 1);
+    await trainer.step({ baseLr: 1e-3, plannerLr: 0 });
+    expect(await model.weightsHash()).not.toBe(before);
+  });
+
+  test('its memory is in the plan', async () => {
+    const config = { model: await newModelFolder(), dataset: 'free8' };
+    const gradients = async (reduction: 'sum' | 'exact') => {
+      const plan = await training.planMemory('sft', { ...config, reduction }, { device: 'cpu' });
+      return { bytes: plan.items.find(({ name }) => name === 'gradients')!.bytes, trainable: plan.trainable };
+    };
+    const sum = await gradients('sum');
+    expect((await gradients('exact')).bytes).toBe(sum.bytes + 8 * sum.trainable);
+  });
 });
 
 describe('launchers', () => {

@@ -1,5 +1,5 @@
 // Several processes for tests: a group in memory, and jobs of mpirun.
-import { spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import type { ProcessGroup } from '../lib/distributed/process-group';
 import type { Outcome } from './command-line';
 
@@ -35,6 +35,9 @@ export interface Job {
   stderr(): string;
 }
 
+/** A launcher that does not end is killed, and its test fails. */
+const LIMIT_MS = 180_000;
+
 /** Starts `ranks` processes of Node.js with these arguments. @param env more of the environment */
 export function mpirun(
   launcher: string,
@@ -44,19 +47,23 @@ export function mpirun(
 ): Job {
   const options = launcher === 'mpirun.openmpi' ? ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none'] : [];
   const begin = performance.now();
-  const child = spawn(launcher, [...options, '-n', String(ranks), process.execPath, ...args], {
+  const child: ChildProcess = spawn(launcher, [...options, '-n', String(ranks), process.execPath, ...args], {
     cwd,
     env: { ...process.env, DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so', HF_HUB_OFFLINE: '1', ...env },
   });
   const found: Outcome = { code: null, stdout: '', stderr: '' };
-  child.stdout.on('data', (piece) => {
+  const limit = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
+  child.stdout!.on('data', (piece) => {
     found.stdout += piece;
   });
-  child.stderr.on('data', (piece) => {
+  child.stderr!.on('data', (piece) => {
     found.stderr += piece;
   });
   const outcome = new Promise<Outcome & { seconds: number }>((resolve) =>
-    child.on('close', (code) => resolve({ ...found, code, seconds: (performance.now() - begin) / 1000 })),
+    child.on('close', (code) => {
+      clearTimeout(limit);
+      resolve({ ...found, code, seconds: (performance.now() - begin) / 1000 });
+    }),
   );
   return { outcome, stderr: () => found.stderr };
 }

@@ -190,6 +190,8 @@ function deviceOf(device: string): { device: string; available: number | null } 
 /** What the trainer and its passes take. */
 function ofTraining(plan: NativeMemoryPlan, config: TrainConfig, tokens: number, isNarrow: boolean, isCuda: boolean) {
   const kept = config.activationCheckpointing ? 'inputs of blocks alone' : 'all of every block';
+  // Fixed point lies in the host's memory.
+  const fixed = config.reduction === 'exact' && !isCuda ? 8 * plan.trainable : 0;
   const items: MemoryItem[] = [
     {
       name: 'masters',
@@ -200,8 +202,10 @@ function ofTraining(plan: NativeMemoryPlan, config: TrainConfig, tokens: number,
     },
     {
       name: 'gradients',
-      bytes: plan.gradients,
-      detail: `fp32, of ${plan.trainable.toLocaleString('en')} trainable parameters`,
+      bytes: plan.gradients + fixed,
+      detail:
+        `fp32, of ${plan.trainable.toLocaleString('en')} trainable parameters` +
+        (fixed > 0 ? ', and their sums in fixed point (reduction: exact)' : ''),
     },
     {
       name: 'moments',
