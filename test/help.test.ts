@@ -3,7 +3,20 @@ import { layOut } from '../lib/cli/help';
 import { besideName, printColumns, printTable, wrap } from '../lib/cli/output';
 import { inOneProcess } from './command-line';
 
-const COMMANDS = ['generate', 'chat', 'train', 'eval', 'bench', 'merge', 'pull', 'models', 'info', 'verify', 'doctor'];
+const COMMANDS = [
+  'generate',
+  'chat',
+  'train',
+  'distill',
+  'eval',
+  'bench',
+  'merge',
+  'pull',
+  'models',
+  'info',
+  'verify',
+  'doctor',
+];
 
 test('help is at most 80 columns wide, and says first what most people need', () => {
   const outcomes = inOneProcess([['help'], ...COMMANDS.map((name) => ['help', name])]);

@@ -206,7 +206,7 @@ evalSampler: { type: fixed, steps: 1 }
 describe('wrong usage', () => {
   const cwd = temporaryFolder();
   const cases: [string[], string][] = [
-    [[], 'expected a stage (sft, planner, grpo)'],
+    [[], 'expected a stage (sft, dparallel, d3llm, planner, grpo)'],
     [['stf'], 'expected a stage'],
     [['sft'], 'no data set'],
     [['sft', '--preset', 'huge'], '--preset: expected one of tiny'],
