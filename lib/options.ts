@@ -4,10 +4,16 @@ import { randomInt } from 'node:crypto';
 import { optionError } from './errors';
 import { show } from './text';
 
+/** More keys than these are not listed where one of them is meant. */
+const FEW_KEYS = 20;
+
 /** What a message expects in place of a key that there is not. */
 export function expectedKeys(key: string, allowed: readonly string[]): string {
+  if (allowed.length === 0) return 'expected none';
   const meant = similarName(key, allowed);
-  return `${meant === null ? 'expected' : `did you mean "${meant}"? Expected`} one of ${allowed.join(', ')}`;
+  if (meant === null) return `expected one of ${allowed.join(', ')}`;
+  const question = `did you mean "${meant}"?`;
+  return allowed.length > FEW_KEYS ? question : `${question} Expected one of ${allowed.join(', ')}`;
 }
 
 /** `object` must be a plain object whose keys are all in `allowed`. */

@@ -235,7 +235,7 @@ describe('config.json', () => {
     const folder = withConfig('');
     const file = path.join(folder, 'config.json');
     rmSync(file);
-    expect((await loadFailure(folder)).message).toMatch(/config\.json: ENOENT/);
+    expect((await loadFailure(folder)).message).toMatch(/: expected config\.json beside the weights, got none$/);
     mkdirSync(file);
     expect((await loadFailure(folder)).message).toMatch(/config\.json: expected a file/);
     rmSync(file, { recursive: true });

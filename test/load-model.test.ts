@@ -15,7 +15,9 @@ describe('sources', () => {
     [__filename, /expected a folder with config\.json or a \*\.gguf file, got a file/],
   ])('%s', async (source, message) => expect((await loadFailure(source)).message).toMatch(message));
   test('an empty folder', async () =>
-    expect((await loadFailure(temporaryFolder())).message).toMatch(/config\.json: ENOENT/));
+    expect((await loadFailure(temporaryFolder())).message).toMatch(
+      /: expected a checkpoint, a folder with config\.json and \*\.safetensors, got an empty folder$/,
+    ));
   test.each([5, '', null, {}])('%j is no source', async (source) => {
     await expect(loadModel(source as never)).rejects.toThrow(TypeError);
   });

@@ -71,6 +71,7 @@ const ALIASES: Readonly<Record<string, string[]>> = {
   sampler: ['sampler', 'samplers'],
   cache: ['cache', 'caches'],
   blockLength: ['blockLength', 'attendedBlock'],
+  outputDir: ['output'],
 };
 
 /** The flag of an option of the API, "sampler.threshold" as "--sampler threshold"; null: the command has none. */

@@ -19,7 +19,7 @@ import { register as registerVerify } from './commands/verify';
 import { ExitCode, explain, handleSignals, helpOf, interruptSignal } from './errors';
 import { HELP_LAYOUT, layOut, putCommonFirst } from './help';
 import { isOtherRank, printFailure } from './job';
-import { printable, printHelp, printMessage } from './output';
+import { printable, printHelp, printMessage, showWarnings } from './output';
 
 const { version, description } = require('../../package.json') as { version: string; description: string };
 
@@ -111,6 +111,7 @@ function start(): void {
   });
   process.stderr.on('error', () => {});
   handleSignals();
+  showWarnings();
   main(process.argv.slice(2)).then((code) => {
     // After Ctrl-C, do not wait for native work that is still stopping.
     if (interruptSignal.aborted) process.exit(code);

@@ -73,6 +73,20 @@ export function printMessage(text: string): void {
   process.stderr.write(`${messagePrefix}${printable(shown)}\n`);
 }
 
+/**
+ * Shows the process warnings of this package as messages, without the process's number and advice on Node.js. Nothing
+ * changes for others, nor where Node.js was told to show none.
+ */
+export function showWarnings(): void {
+  const shown = process.listeners('warning');
+  if (shown.length === 0) return;
+  process.removeAllListeners('warning');
+  process.on('warning', (warning) => {
+    if (!/^dultrawarning$/i.test(warning.name)) for (const show of shown) show.call(process, warning);
+    else printMessage(wrap(`warning: ${warning.message}`, columnsOf(process.stderr) ?? 120).join('\n'));
+  });
+}
+
 /** Prints a line for people on stdout, {@link printable}. */
 export function printLine(text: string, { bold = false } = {}): void {
   const shown = printable(text);
@@ -141,11 +155,12 @@ const VALUE_COLUMNS = 24;
 
 /** A name and, beside it, lines that are broken where they are wider than the terminal. */
 export function besideName(name: string, lines: readonly string[], width: number, columns: number | null): string[] {
-  const isBelow = columns !== null && columns - width - 2 < VALUE_COLUMNS;
-  const room = columns === null ? Number.POSITIVE_INFINITY : isBelow ? columns - 2 : columns - width - 2;
+  const beside = columns === null ? Number.POSITIVE_INFINITY : columns - width - 2;
+  const isBelow = beside < VALUE_COLUMNS && lines.some((line) => line.length > beside);
+  const room = isBelow ? columns! - 2 : beside;
   const parts = lines.flatMap((line) => wrap(line, room));
   if (isBelow) return [name, ...parts.map((part) => `  ${part}`)];
-  return parts.map((part, i) => `${(i === 0 ? name : '').padEnd(width)}  ${part}`);
+  return parts.map((part, i) => `${(i === 0 ? name : '').padEnd(width)}  ${part}`.trimEnd());
 }
 
 /**

@@ -11,6 +11,7 @@ import { readTextRecords, type SourcedRecord } from './text-records';
 
 export type { SourcedRecord } from './text-records';
 
+const READ_FORMATS = 'what is read are JSON lines (.jsonl), JSON (.json) and Parquet (.parquet)';
 const FORMATS = /\.(jsonl|ndjson|json|parquet)(\.gz)?$/i;
 
 /** Whole numbers of a Parquet file come as big integers. */
@@ -45,7 +46,10 @@ export async function* readRecords(file: string): AsyncGenerator<SourcedRecord, 
     if (isDUltraError(cause)) throw cause;
     const reason = reasonOf(cause);
     const name = path.basename(file);
-    throw new DUltraError('BAD_DATASET', reason.startsWith(name) ? reason : `${file}: ${reason}`, { cause });
+    const formats = FORMATS.test(file) || !/expected JSON/.test(reason) ? '' : `; ${READ_FORMATS}`;
+    throw new DUltraError('BAD_DATASET', `${reason.startsWith(name) ? reason : `${file}: ${reason}`}${formats}`, {
+      cause,
+    });
   }
 }
 

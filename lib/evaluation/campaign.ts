@@ -116,14 +116,16 @@ function parseSample(text: string, where: string): { key: string; record: Sample
 /** The file of samples, for reading and appending. An incomplete last line (after a kill) is dropped. */
 class SampleFile {
   readonly #known: Map<string, SampleRecord>;
-  readonly #stream: WriteStream;
+  readonly #begin: () => Promise<WriteStream>;
+  #stream: Promise<WriteStream> | null = null;
 
-  private constructor(known: Map<string, SampleRecord>, stream: WriteStream) {
+  private constructor(known: Map<string, SampleRecord>, begin: () => Promise<WriteStream>) {
     this.#known = known;
-    this.#stream = stream;
+    this.#begin = begin;
   }
 
-  static async open(file: string): Promise<SampleFile> {
+  /** Reads what is there. @param prepare makes what the file needs, before the first sample is written */
+  static async open(file: string, prepare: () => Promise<void>): Promise<SampleFile> {
     const known = new Map<string, SampleRecord>();
     if (existsSync(file)) {
       const { size } = await stat(file);
@@ -139,25 +141,36 @@ class SampleFile {
         }
       }
     }
-    return new SampleFile(known, createWriteStream(file, { flags: 'a' }));
+    return new SampleFile(known, async () => {
+      await prepare();
+      return createWriteStream(file, { flags: 'a' });
+    });
+  }
+
+  /** The file to write to, made where it is not there. */
+  open(): Promise<WriteStream> {
+    this.#stream ??= this.#begin();
+    return this.#stream;
   }
 
   store(model: string, seed: number): SampleStore {
     return {
       get: (sampler, index) => this.#known.get(keyOf(model, seed, sampler, index)),
-      put: (sampler, first, samples) => {
+      put: async (sampler, first, samples) => {
         const lines = samples.map((record, i) =>
           JSON.stringify({ model, seed, sampler, index: first + i, ...record } satisfies Line),
         );
-        return new Promise((resolve, reject) => {
-          this.#stream.write(`${lines.join('\n')}\n`, (error) => (error ? reject(error) : resolve()));
+        const stream = await this.open();
+        await new Promise<void>((resolve, reject) => {
+          stream.write(`${lines.join('\n')}\n`, (error) => (error ? reject(error) : resolve()));
         });
       },
     };
   }
 
-  close(): Promise<void> {
-    return new Promise((resolve) => this.#stream.end(resolve));
+  async close(): Promise<void> {
+    const stream = await this.#stream?.catch(() => null);
+    if (stream) await new Promise<void>((resolve) => stream.end(resolve));
   }
 }
 
@@ -195,20 +208,23 @@ function identityOf(options: CampaignOptions & { dataset: Dataset }, seeds: read
   return `${JSON.stringify({ ...identity, models: Object.keys(options.models), seeds }, null, 1)}\n`;
 }
 
-/** Opens the folder. @throws RangeError where it holds a campaign of another configuration */
+/**
+ * Opens the folder; nothing is written before the first sample. @throws RangeError where it holds a campaign of another
+ * configuration
+ */
 async function openFolder(folder: string, identity: string): Promise<SampleFile> {
-  await mkdir(folder, { recursive: true });
   const file = path.join(folder, 'config.json');
-  if (existsSync(file)) {
-    const before = await readFile(file, 'utf8');
-    if (before !== identity)
-      throw optionError(
-        RangeError,
-        'outputDir',
-        `${folder} holds an evaluation of another configuration (see its config.json); give another folder`,
-      );
-  } else await writeFile(file, identity);
-  return SampleFile.open(path.join(folder, 'samples.jsonl'));
+  const before = existsSync(file) ? await readFile(file, 'utf8') : null;
+  if (before !== null && before !== identity)
+    throw optionError(
+      RangeError,
+      'outputDir',
+      `${folder} holds an evaluation of another configuration (see its config.json); give another folder`,
+    );
+  return SampleFile.open(path.join(folder, 'samples.jsonl'), async () => {
+    await mkdir(folder, { recursive: true });
+    if (before === null) await writeFile(file, identity);
+  });
 }
 
 /**
@@ -259,6 +275,7 @@ export async function evaluateCampaign(options: CampaignOptions): Promise<Campai
           });
           evaluations.push({ model: name, seed, evaluation });
         }
+        await file?.open();
       } finally {
         model.dispose();
       }

@@ -1,6 +1,7 @@
 // A chat: messages that grow turn by turn, and answers to them.
 import { DUltraError, optionError } from '../errors';
 import { checkInteger, checkKeys, checkList } from '../options';
+import { shownSource } from '../package';
 import { show } from '../text';
 import type { ChatMessage } from '../types';
 import type { MaskedDiffusionModel } from './masked-diffusion-model';
@@ -96,7 +97,7 @@ export class ChatSession {
     if (!model.tokenizer?.hasChatTemplate)
       throw new DUltraError(
         'NO_TOKENIZER',
-        `${model.source} has no chat template, which a chat needs; generate completes prompts without one`,
+        `${shownSource(model.source)} has no chat template, which a chat needs; generate completes prompts without one`,
       );
     this.#model = model;
     this.#messages = checkMessages(options);

@@ -56,8 +56,8 @@ export function resolveGenerateOptions(options: GenerateOptions, hasPlanner: boo
   } = options;
   checkKeys('research', research, RESEARCH_KEYS);
   const { firstRow = 0, tokenLogProb = 'untempered', forcedStep, compat } = research;
-  if (maxTokens !== undefined) checkInteger('maxTokens', maxTokens, { min: 1, max: 2 ** 30 });
-  if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1, max: 2 ** 30 });
+  if (maxTokens !== undefined) checkInteger('maxTokens', maxTokens, { min: 1 });
+  if (blockLength !== undefined) checkInteger('blockLength', blockLength, { min: 1 });
   checkNumber('temperature', temperature, { min: 0, max: 1e6 });
   checkTokenFilter(topK, topP);
   if (confidence !== undefined) checkChoice('confidence', confidence, ['untempered', 'tempered', 'filtered'] as const);

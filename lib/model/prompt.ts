@@ -2,6 +2,7 @@
 
 import { DUltraError, optionError } from '../errors';
 import { checkKeys } from '../options';
+import { shownSource } from '../package';
 import { show } from '../text';
 import type { PlainPrompt } from '../types';
 import type { Tokenizer } from './tokenizer';
@@ -55,7 +56,7 @@ function warnUnknown(ids: readonly number[], tokenizer: Tokenizer, source: strin
   warned.add(tokenizer);
   const unknown = ids.filter((id) => id === unknownId).length;
   process.emitWarning(
-    `${unknown} of ${ids.length} tokens of a prompt are ${show(tokenizer.idToken(unknownId))}: ${source} does not know this text`,
+    `${unknown} of ${ids.length} tokens of a prompt are ${show(tokenizer.idToken(unknownId))}: ${shownSource(source)} does not know this text`,
     { type: 'DultraWarning', code: 'DULTRA_UNKNOWN_TEXT' },
   );
 }

@@ -15,40 +15,57 @@ const ADAPTER_FILE = 'adapter_config.json';
 const FINAL = 'final';
 const CHECKPOINTS = 'checkpoints';
 
-/** Names in a folder; none where it is not there, or may not be read. */
-function namesIn(folder: string): string[] {
+/** Names in a folder; null where it is not there, or may not be read. */
+function namesIn(folder: string): string[] | null {
   try {
     return readdirSync(folder);
   } catch {
-    return [];
+    return null;
   }
+}
+
+/** The newest checkpoint of a run among the names in its folder of checkpoints; undefined: it has none. */
+const newestOf = (names: readonly string[] | null): string | undefined =>
+  names
+    ?.filter((name) => /^step-\d+$/.test(name))
+    .sort()
+    .at(-1);
+
+/** What a folder that is no checkpoint has, for a message. */
+function contentsOf(folder: string, names: readonly string[]): string {
+  const inner = newestOf(names) ?? names.find((name) => existsSync(path.join(folder, name, 'config.json')));
+  if (inner !== undefined) return `a folder with checkpoints in it, such as ${inner}`;
+  if (names.length === 0) return 'an empty folder';
+  return `a folder with ${names.slice(0, 3).join(', ')}${names.length > 3 ? ' …' : ''}`;
 }
 
 /**
  * The folder of a checkpoint: itself, or of a run folder that of the final model. @param source as it was given
- * @throws DUltraError BAD_CHECKPOINT for a run without one, naming its newest checkpoint, and for an adapter
+ * @throws DUltraError BAD_CHECKPOINT for a run without one, naming its newest checkpoint, for an adapter, and for a
+ * folder without config.json
  */
 function checkpointIn(folder: string, source: string): string {
   const names = namesIn(folder);
-  if (names.some((name) => name.endsWith('.safetensors') && name !== 'adapter_model.safetensors')) return folder;
+  if (names === null) return folder;
+  const bad = (message: string) => new DUltraError('BAD_CHECKPOINT', `${source}: ${message}`);
+  const hasConfig = names.includes('config.json');
+  if (names.some((name) => name.endsWith('.safetensors') && name !== 'adapter_model.safetensors')) {
+    if (hasConfig) return folder;
+    throw bad('expected config.json beside the weights, got none');
+  }
   if (names.includes(FINAL)) return path.join(folder, FINAL);
-  const newest = namesIn(path.join(folder, CHECKPOINTS))
-    .filter((name) => /^step-\d+$/.test(name))
-    .sort()
-    .at(-1);
-  if (names.includes(CHECKPOINTS))
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      `${source}: a run without its final model, since it has not come to its end; ` +
-        (newest === undefined
-          ? 'it has no checkpoint yet'
-          : `its newest checkpoint is ${path.join(source, CHECKPOINTS, newest)}`),
-    );
+  if (names.includes(CHECKPOINTS)) {
+    const newest = newestOf(namesIn(path.join(folder, CHECKPOINTS)));
+    const latest =
+      newest === undefined
+        ? 'it has no checkpoint yet'
+        : `its newest checkpoint is ${path.join(source, CHECKPOINTS, newest)}`;
+    throw bad(`a run without its final model, since it has not come to its end; ${latest}`);
+  }
   if (names.includes(ADAPTER_FILE))
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      `${source}: expected a model, got an adapter, which goes on its base model (model.loadAdapter, --adapter)`,
-    );
+    throw bad('expected a model, got an adapter, which goes on its base model (model.loadAdapter, --adapter)');
+  if (!hasConfig)
+    throw bad(`expected a checkpoint, a folder with config.json and *.safetensors, got ${contentsOf(folder, names)}`);
   return folder;
 }
 

@@ -1,6 +1,7 @@
 // A checkpoint's tokenizer and chat template.
 import { DUltraError } from '../errors';
 import { isIndex } from '../files/json';
+import { shownSource } from '../package';
 import { reasonOf, show } from '../text';
 import type { ChatMessage } from '../types';
 import { render } from './chat-template/render';
@@ -145,7 +146,7 @@ export class Tokenizer {
     if (template === null)
       throw new DUltraError(
         'NO_TOKENIZER',
-        `${this.#source} has no chat template; pass the prompt as text instead of messages`,
+        `${shownSource(this.#source)} has no chat template; pass the prompt as text instead of messages`,
       );
     try {
       if (template instanceof Error) throw template;

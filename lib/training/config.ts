@@ -9,6 +9,7 @@ import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model'
 import type { CausalModel } from '../model/causal-model';
 import { createModel } from '../model/create-model';
 import { loadCausalModel } from '../model/load-causal-model';
+import type { LoadModelOptions } from '../model/load-weights';
 import { createPlanner } from '../model/planner-head';
 import { resolveSource } from '../model/source';
 import { trainTokenizer } from '../model/train-tokenizer';
@@ -178,19 +179,19 @@ export function newPlanner({ planner }: Pick<TrainConfig, 'planner'>): 'block' |
 /**
  * The folder of the planner head that a configuration names, which `loadModel` takes; a new one is made in `newFolder`,
  * where there is none yet. undefined: the model's own.
- * @param source of the base model, undefined for the embedded one @param revision of a hub id
+ * @param source of the base model, undefined for the embedded one @param load how it is loaded
  */
 export async function preparePlanner(
   config: Pick<TrainConfig, 'planner' | 'seed'>,
   source: string | undefined,
   newFolder: string,
-  revision?: string,
+  { revision, maskTokenId, blockLength }: Pick<LoadModelOptions, 'revision' | 'maskTokenId' | 'blockLength'> = {},
 ): Promise<string | undefined> {
   const size = newPlanner(config);
   if (size === null) return config.planner;
   if (existsSync(path.join(newFolder, 'planner.json'))) return newFolder;
   const base = await resolveSource(source, { ...(revision !== undefined && { revision }) }, {});
-  await createPlanner(base, newFolder, { size, seed: config.seed });
+  await createPlanner(base, newFolder, { size, seed: config.seed, maskTokenId, blockLength });
   return newFolder;
 }
 

@@ -101,6 +101,9 @@ function stepsOf({ maxSteps, epochs }: ResolvedTraining, { size, name }: DataSou
   return Math.max(1, Math.ceil((size * (epochs ?? 1)) / examplesPerStep));
 }
 
+/** Examples of a finite set that do not fit; of an endless one, others are drawn in their places. */
+const leftOut = (data: DataSource): number => (data.size === null ? 0 : data.skipped());
+
 /** What config.json of a run folder holds. */
 function describe(plan: StagePlan, maxSteps: number) {
   const { kind, model, data, training, trainable, own } = plan;
@@ -114,7 +117,7 @@ function describe(plan: StagePlan, maxSteps: number) {
     maxSteps,
     model: { source: model.source, config: model.config },
     device: model.info,
-    dataset: { name: data.name, size: data.size, skipped: data.skipped() },
+    dataset: { name: data.name, size: data.size, skipped: leftOut(data) },
     options: { ...training, seed: training.seed.toString(), lora, ...own },
   };
 }
@@ -203,7 +206,7 @@ class Run<M extends TrainingMetrics> {
     return {
       step: this.#state.step,
       maxSteps: this.#maxSteps,
-      dataset: { name, size, skipped: data.skipped(), heldOut },
+      dataset: { name, size, skipped: leftOut(data), heldOut },
       parameters: model.info.parameters,
       trainable: sizes.reduce((sum, count) => sum + count, 0),
       outputDir: training.outputDir,
@@ -353,19 +356,24 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
       'DISTRIBUTED',
       `${plan.kind}: this training does not share its work between processes yet; expected 1, got ${group.size}`,
     );
+  // Whatever can be refused is refused before a folder is made: the examples of the first step, and of evaluations.
+  data.train(0, Math.max(1, Math.ceil(examplesPerStep)));
+  if (training.evalEvery > 0) data.validation!(training.evalExamples);
   const isWritten = outputDir !== null && group.rank === 0;
-  const folder = isWritten ? await RunFolder.open(outputDir, describe(plan, maxSteps), { resume, keepLast }) : null;
-  // Others read what the first one has opened.
-  await group.barrier();
+  const described = () => describe(plan, maxSteps);
+  if (isWritten) await RunFolder.check(outputDir, described(), { resume });
+  const { activationCheckpointing, momentDtype, reduction, seed } = training;
+  const trainer = await model.createTrainer({ ...trainable, activationCheckpointing, momentDtype, reduction, seed });
   try {
-    const { activationCheckpointing, momentDtype, reduction, seed } = training;
-    const trainer = await model.createTrainer({ ...trainable, activationCheckpointing, momentDtype, reduction, seed });
+    const folder = isWritten ? await RunFolder.open(outputDir, described(), { resume, keepLast }) : null;
+    // Others read what the first one has opened.
+    await group.barrier();
     try {
       yield* new Run<M>(plan, maxSteps, group, folder, trainer).train();
     } finally {
-      trainer.dispose();
+      await folder?.close();
     }
   } finally {
-    await folder?.close();
+    trainer.dispose();
   }
 }

@@ -5,16 +5,22 @@ import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
 import { downloadFiles } from '../hub';
 import { readConfigJson, storedDtype } from '../model/config';
-import { type ParsedCheckpoint, parseCausalCheckpoint, parseDiffusionCheckpoint } from '../model/families';
+import {
+  type ConfigHints,
+  type ParsedCheckpoint,
+  parseCausalCheckpoint,
+  parseDiffusionCheckpoint,
+} from '../model/families';
 import type { LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
 import { openCheckpoint } from '../model/open-checkpoint';
 import { readPlannerHead } from '../model/planner-head';
+import { resolveSource } from '../model/source';
 import { isHeldWide } from '../model/tensors';
 import { resolveTrainerOptions } from '../model/trainer';
 import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
 import { checkKeys } from '../options';
-import { packageFile } from '../package';
+import { packageFile, shownSource } from '../package';
 import { resolveCache } from '../sampling/caches';
 import { newPlanner } from './config';
 import type { Stage, TrainConfig } from './presets';
@@ -65,7 +71,11 @@ type ParseCheckpoint = (
   json: Record<string, unknown>,
   file: string,
   tensors: { has(name: string): boolean },
+  hints?: ConfigHints,
 ) => ParsedCheckpoint<NativeModelConfig>;
+
+/** What the caller says of a checkpoint that its files may not. */
+type Hints = Pick<LoadModelOptions, 'maskTokenId' | 'blockLength'>;
 
 interface Shape {
   config: NativeModelConfig;
@@ -75,15 +85,21 @@ interface Shape {
 }
 
 /** Shapes and storage of the model in a folder, or of a hub id, of which only config.json is fetched. */
-async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner: boolean): Promise<Shape> {
+async function shapeOfSource(
+  source: string,
+  parse: ParseCheckpoint,
+  hasPlanner: boolean,
+  given: Hints = {},
+): Promise<Shape> {
   if (existsSync(source)) {
-    const opened = await openCheckpoint(source);
-    const { file, json, entries } = opened;
+    const folder = await resolveSource(source, {}, {});
+    const opened = await openCheckpoint(folder, given);
+    const { file, json, entries, hints } = opened;
     const [any] = entries.values();
     const known = (dtype: string | undefined) => (dtype !== undefined && dtype in DTYPE_BYTES ? dtype : null);
     const usual = known(any?.dtype) ?? 'F32';
     return {
-      config: opened.named(parse(json, file, entries)).config,
+      config: opened.named(parse(json, file, entries, hints)).config,
       storageOf: (name) => (known(entries.get(name)?.dtype) ?? usual) as NativeDType,
       source,
     };
@@ -97,7 +113,7 @@ async function shapeOfSource(source: string, parse: ParseCheckpoint, hasPlanner:
   const storage = storedDtype(json) === 'float32' ? 'F32' : 'BF16';
   // Which files hold a planner is not known before they are here.
   return {
-    config: parse(json, file, { has: (name) => hasPlanner && !name.startsWith('block_embedding') }).config,
+    config: parse(json, file, { has: (name) => hasPlanner && !name.startsWith('block_embedding') }, given).config,
     storageOf: () => storage,
     source,
   };
@@ -110,7 +126,7 @@ const usesPlanner = (stage: Stage): boolean => stage === 'planner' || stage === 
 const NEW_HEAD = { useAdaln: true, useMaskEmbeddings: true };
 
 /** Shapes and storage of the model that a configuration names. */
-async function shapeOf(config: TrainConfig, stage: Stage): Promise<Shape> {
+async function shapeOf(config: TrainConfig, stage: Stage, given: Hints): Promise<Shape> {
   const { model } = config;
   if (typeof model !== 'object') {
     const source = model ?? defaultModel();
@@ -120,6 +136,7 @@ async function shapeOf(config: TrainConfig, stage: Stage): Promise<Shape> {
       source,
       parseDiffusionCheckpoint,
       usesPlanner(stage) && config.planner === undefined,
+      given,
     );
     const added = size === null ? head?.planner : { ...NEW_HEAD, numLayers: size === 'block' ? 1 : 0 };
     return added ? { ...shape, config: { ...shape.config, planner: added } } : shape;
@@ -266,12 +283,12 @@ async function otherModels({ beta, referenceModel, teacher, rewards = {} }: Trai
 export async function planMemory(
   stage: Stage,
   config: TrainConfig,
-  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute'> = {},
+  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'maskTokenId' | 'blockLength'> = {},
 ): Promise<MemoryPlan> {
-  checkKeys('options', options, ['device', 'dtype', 'compute']);
-  const { dtype = 'auto', compute } = options;
+  checkKeys('options', options, ['device', 'dtype', 'compute', 'maskTokenId', 'blockLength']);
+  const { dtype = 'auto', compute, maskTokenId, blockLength } = options;
   const { device, available } = deviceOf(options.device ?? 'auto');
-  const { config: shape, storageOf, source } = await shapeOf(config, stage);
+  const { config: shape, storageOf, source } = await shapeOf(config, stage, { maskTokenId, blockLength });
   const table = native().tensors(shape);
   const storage = table.map(({ name }) =>
     compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? storageOf(name) : DTYPES[dtype],
@@ -304,7 +321,7 @@ export async function planMemory(
     {
       name: 'weights',
       bytes: plan.weights,
-      detail: `${parameters.toLocaleString('en')} parameters${passed} of ${source}, matrices in ${stored}`,
+      detail: `${parameters.toLocaleString('en')} parameters${passed} of ${shownSource(source)}, matrices in ${stored}`,
     },
     ...ofTraining(plan, config, tokens, isNarrow, isCuda),
     cacheMemory(stage, config, shape, isNarrow),

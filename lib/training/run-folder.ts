@@ -39,6 +39,7 @@ export interface RunState {
 const STEP_FOLDER = /^step-(\d{8,})$/;
 const SAMPLES_FILE = 'samples.jsonl';
 const STATE_FILE = 'state.json';
+const CONFIG_FILE = 'config.json';
 const TRAINER_FILE = 'trainer.safetensors';
 const stepName = (step: number) => `step-${String(step).padStart(8, '0')}`;
 
@@ -59,6 +60,12 @@ function parseLines<T>(text: string): T[] {
   return lines;
 }
 
+/** Content of config.json. */
+type RunConfig = { kind: string; options: Readonly<Record<string, unknown>> } & Readonly<Record<string, unknown>>;
+
+/** What is compared and what is stored must have gone through JSON alike. */
+const throughJson = (config: RunConfig): RunConfig => JSON.parse(JSON.stringify(config));
+
 /** A run folder that is being written. */
 export class RunFolder {
   readonly folder: string;
@@ -75,51 +82,59 @@ export class RunFolder {
   }
 
   /**
-   * Makes a run folder, or opens the one that is there.
+   * Refuses a folder that a run cannot begin in, nor go on, without writing anything.
    * @param config content of config.json; a run that is resumed must have the same `kind` and `options`
-   * @throws RangeError where the folder holds a run and `resume` is off, or another run, or another process is writing
-   * it;
-   *   DUltraError WRITE_FAILED.
+   * @throws RangeError where the folder holds a run and `resume` is off, or another run; DUltraError BAD_CHECKPOINT
    */
-  static async open(
-    folder: string,
-    config: { kind: string; options: Readonly<Record<string, unknown>> } & Readonly<Record<string, unknown>>,
-    { resume, keepLast }: { resume: boolean; keepLast: number },
-  ): Promise<RunFolder> {
-    const file = path.join(folder, 'config.json');
-    const run = new RunFolder(folder, keepLast);
-    // What is compared and what is stored must have gone through JSON alike.
-    const plain = JSON.parse(JSON.stringify(config)) as typeof config;
-    if (existsSync(file) && !resume)
+  static async check(folder: string, config: RunConfig, { resume }: { resume: boolean }): Promise<void> {
+    const file = path.join(folder, CONFIG_FILE);
+    if (!existsSync(file)) return;
+    if (!resume)
       throw optionError(
         RangeError,
         'outputDir',
         `${folder} holds a run already; resume goes on with it, and a new run needs another folder`,
       );
-    if (existsSync(file) && existsSync(run.#checkpoints) && (await run.checkpoints()).length > 0) {
-      let stored: typeof config;
-      try {
-        stored = JSON.parse(await readFile(file, 'utf8')) as typeof config;
-      } catch (cause) {
-        throw new DUltraError('BAD_CHECKPOINT', `${file}: ${(cause as Error).message}`, { cause });
-      }
-      if (stored.kind !== plain.kind)
-        throw optionError(
-          RangeError,
-          'resume',
-          `${folder} holds a run of kind ${JSON.stringify(stored.kind)}, not ${JSON.stringify(plain.kind)}`,
-        );
-      for (const key of new Set([...Object.keys(stored.options ?? {}), ...Object.keys(plain.options)])) {
-        const [then, now] = [stored.options?.[key], plain.options[key]].map((value) => JSON.stringify(value));
-        if (!FREE_OPTIONS.includes(key) && then !== now)
-          throw optionError(RangeError, key, `expected ${then}, with which the run began, got ${now}`);
-      }
+    const run = new RunFolder(folder, 1);
+    if (!existsSync(run.#checkpoints) || (await run.checkpoints()).length === 0) return;
+    const plain = throughJson(config);
+    let stored: RunConfig;
+    try {
+      stored = JSON.parse(await readFile(file, 'utf8')) as RunConfig;
+    } catch (cause) {
+      throw new DUltraError('BAD_CHECKPOINT', `${file}: ${(cause as Error).message}`, { cause });
     }
+    if (stored.kind !== plain.kind)
+      throw optionError(
+        RangeError,
+        'resume',
+        `${folder} holds a run of kind ${JSON.stringify(stored.kind)}, not ${JSON.stringify(plain.kind)}`,
+      );
+    for (const key of new Set([...Object.keys(stored.options ?? {}), ...Object.keys(plain.options)])) {
+      const [then, now] = [stored.options?.[key], plain.options[key]].map((value) => JSON.stringify(value));
+      if (!FREE_OPTIONS.includes(key) && then !== now)
+        throw optionError(RangeError, key, `expected ${then}, with which the run began, got ${now}`);
+    }
+  }
+
+  /**
+   * Makes a run folder, or opens the one that is there.
+   * @throws as {@link RunFolder.check}; RangeError where another process is writing it; DUltraError WRITE_FAILED.
+   */
+  static async open(
+    folder: string,
+    config: RunConfig,
+    { resume, keepLast }: { resume: boolean; keepLast: number },
+  ): Promise<RunFolder> {
+    await RunFolder.check(folder, config, { resume });
+    const file = path.join(folder, CONFIG_FILE);
+    const run = new RunFolder(folder, keepLast);
     try {
       await mkdir(path.join(folder, 'checkpoints'), { recursive: true });
       run.#unlock = await lockRun(folder);
       // A run without a checkpoint has nothing to go on with: it begins again, with whatever options.
-      if ((await run.checkpoints()).length === 0) await writeFileAtomic(file, `${JSON.stringify(plain, null, 2)}\n`);
+      if ((await run.checkpoints()).length === 0)
+        await writeFileAtomic(file, `${JSON.stringify(throughJson(config), null, 2)}\n`);
       // What a killed process was writing or removing.
       for (const name of await readdir(run.#checkpoints))
         if (name.startsWith('.')) await rm(path.join(run.#checkpoints, name), { recursive: true, force: true });

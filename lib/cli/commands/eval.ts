@@ -180,7 +180,7 @@ function printCampaign({ rows, curves, config, models, seeds }: Campaign): void 
     printLine(`${oneLine(model).padEnd(widths[0])}  ${oneLine(group).padEnd(widths[1])}  ${aup.toFixed(1)}`);
   printLine(
     `\n${config.count} prompts of the ${config.split} split of ${config.dataset}, ` +
-      `${models.length} models, seeds ${seeds.join(', ')}`,
+      `${models.length} model${models.length === 1 ? '' : 's'}, seed${seeds.length === 1 ? '' : 's'} ${seeds.join(', ')}`,
   );
 }
 

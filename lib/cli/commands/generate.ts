@@ -1,19 +1,21 @@
 // dultra generate: one prompt, one completion.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import type {
-  ChatMessage,
-  GenerateOptions,
-  GenerateResult,
-  MaskedDiffusionModel,
-  Prompt,
-  StreamEvent,
+import {
+  type ChatMessage,
+  type GenerateOptions,
+  type GenerateResult,
+  type MaskedDiffusionModel,
+  type Prompt,
+  type StreamEvent,
+  systemInfo,
 } from '../../index';
 import { BATCH_SIZE, checkBatch, runBatch } from '../batch';
 import { interruptSignal, UsageError } from '../errors';
 import { isPiped, readStdin, readTextFile } from '../input';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, oneLine, printData, printJson, printLine, printMessage } from '../output';
+import { checkParent } from '../paths';
 import { completionText, drawsSeed, generateWatched, summary } from '../result';
 import { type Cell, RowDisplay } from '../row-display';
 import { addSamplingOptions, CACHE_TEXT, generateOptions, SAMPLER_TEXT, type SamplingFlags } from '../sampling';
@@ -209,6 +211,7 @@ async function generateBatch(batch: string, text: string | undefined, flags: Fla
   if (seeds < 1) throw new UsageError(`--seeds: expected at least 1, got ${seeds}`);
   if (batchSize < 1) throw new UsageError(`--batch-size: expected at least 1, got ${batchSize}`);
   const options: GenerateOptions = { ...generateOptions(flags), splitSpecialTokens, signal: interruptSignal };
+  checkParent('--out', out);
   await checkBatch(batch, out);
   await using model = await openModel(flags);
   const { planner, adapter } = flags;
@@ -251,6 +254,7 @@ async function generate(text: string | undefined, flags: Flags, command: Command
     const { signal: _, ...given } = options;
     const { device, isa, threads } = model.info;
     printJson({
+      version: systemInfo().version,
       model: model.source,
       device,
       isa,
@@ -302,7 +306,10 @@ export function register(program: Command): void {
     .option('--batch-size <n>', `with --batch: lines that are computed together (default: ${BATCH_SIZE})`, integer);
   addModelOptions(command);
   addSamplingOptions(command);
-  addOutputOptions(command, '{ model, options, seconds, tokensPerSecond, result }, with --stream also the steps')
+  addOutputOptions(
+    command,
+    '{ version, model, options, seconds, tokensPerSecond, result }, with --stream also the steps',
+  )
     .option('--stream', 'show the row as it fills, a colour per step; a line per step where stdout is no terminal')
     .option('--no-progress', 'do not show the passes on a terminal while they are computed')
     .option('--delay <ms>', 'with --stream: wait after each step, to watch a small model', number)

@@ -5,7 +5,14 @@ import { type Command, Option } from 'commander';
 import { type datasets, distributed, training } from '../../index';
 import { Interruption, interruptSignal, nameOptions, UsageError } from '../errors';
 import { addJobOptions, type JobFlags, joinJob } from '../job';
-import { addDeviceOptions, type ModelFlags, openModel } from '../model';
+import {
+  addAdapterOption,
+  addCheckpointOptions,
+  addDeviceOptions,
+  loadOptions,
+  type ModelFlags,
+  openModel,
+} from '../model';
 import {
   addOutputOptions,
   columnsOf,
@@ -25,7 +32,7 @@ import { register as registerInit } from './train-init';
 type Flags = JobFlags & ModelFlags & FlagValues & { resume?: string; dryRun?: boolean; samples?: boolean };
 
 /** How the model of a run is loaded, where that decides what is computed. */
-type LoadFlags = Pick<ModelFlags, 'dtype' | 'compute' | 'revision'>;
+type LoadFlags = Pick<ModelFlags, 'dtype' | 'compute' | 'revision' | 'maskTokenId' | 'attendedBlock' | 'adapter'>;
 
 /** A run that is about to begin or to go on; of a new one, but for `isNew`, what {@link LAUNCH_FILE} holds. */
 interface Launch {
@@ -109,7 +116,9 @@ function checkAnswers(stage: training.Stage, dataset: training.TrainConfig['data
 function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launch {
   const settings = Settings.launch(stage, flags, command);
   nameOptions(command, settings);
-  const { preset, dtype, compute, revision } = flags;
+  const { preset, dtype, compute, revision, maskTokenId, attendedBlock } = flags;
+  // Absolute: the run may be resumed from another working directory.
+  const adapter = flags.adapter && path.resolve(flags.adapter);
   const asGiven = settings.config();
   if (asGiven.dataset === undefined)
     throw new UsageError('no data set: give one with --dataset, or a --preset or --config that names it');
@@ -131,7 +140,8 @@ function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launc
   if (outputDir !== wanted)
     notes.push(`${wanted} holds a run already (--resume ${wanted} goes on with it); this one is ${outputDir}`);
   const config = { ...settings.config(before ? { model: before.model } : {}), outputDir };
-  return { isNew: true, stage, config, load: given({ dtype, compute, revision }), notes };
+  const load = given({ dtype, compute, revision, maskTokenId, attendedBlock, adapter });
+  return { isNew: true, stage, config, load, notes };
 }
 
 /** The launch of a run that goes on. @throws UsageError; TypeError, RangeError for options */
@@ -224,8 +234,9 @@ async function train(stageName: string | undefined, own: Flags, command: Command
   const { isNew, stage, config, load, notes } = launch;
   if (!flags.quiet) for (const note of notes) printMessage(wrap(note, columnsOf(process.stderr) ?? 120).join('\n'));
   if (flags.dryRun) {
-    const { device, dtype, compute } = { ...flags, ...load };
-    const plan = await training.planMemory(stage, config, given({ device, dtype, compute }));
+    const { device, dtype, compute, maskTokenId, blockLength } = loadOptions({ ...flags, ...load });
+    const options = given({ device, dtype, compute, maskTokenId, blockLength });
+    const plan = await training.planMemory(stage, config, options);
     if (group.rank > 0) return;
     if (flags.json) printJson({ stage, config, plan });
     else printPlan(stage, config, plan);
@@ -267,11 +278,13 @@ async function runIn(
   const isFirst = group.rank === 0;
   // Left by a launch that was killed.
   if (isNew && isFirst) rmSync(path.join(output, 'initial'), { recursive: true, force: true });
+  const { revision, maskTokenId, blockLength } = loadOptions(load);
   const { source, planner } = await distributed.firstAlone(group, async () => {
     const initial = path.join(output, 'initial');
     const made = await training.prepareModel(config, data, initial);
     const head = path.join(initial, 'planner');
-    return { source: made, planner: await training.preparePlanner(config, made, head, load.revision) };
+    const hints = given({ revision, maskTokenId, blockLength });
+    return { source: made, planner: await training.preparePlanner(config, made, head, hints) };
   });
   if (isNew && isFirst) {
     // Absolute: the run may be resumed from another working directory.
@@ -388,7 +401,7 @@ export function register(program: Command): void {
       "planner head for a model that has none: new (the paper's block), new:small, or a folder",
     );
   registerInit(command);
-  addDeviceOptions(command);
+  addDeviceOptions(addCheckpointOptions(addAdapterOption(command)));
   command
     .optionsGroup('Output:')
     .option('--samples', 'show a few completions on stderr, of rollouts and evaluations, as samples.jsonl gets them');

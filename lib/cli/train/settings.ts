@@ -76,7 +76,7 @@ export class ConfigFile {
 
   /** A value beside the options. */
   get(key: string): unknown {
-    return this.#document.get(key);
+    return (this.#document.toJS() as Record<string, unknown> | null)?.[key];
   }
 
   /** The line of an option such as "rewards.fast.type" or "mixture[0].steps", or of the part of it that is there. */
