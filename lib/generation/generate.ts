@@ -73,7 +73,7 @@ export async function* generateStream(
 }
 
 type Step = Pick<RowStepEvent, 'step' | 'positions' | 'tokens' | 'confidences' | 'ids' | 'settled' | 'outcome'> & {
-  /** That the steps so far took, without what their reader did. */
+  /** From the call to this step. */
   seconds: number;
 };
 

@@ -135,7 +135,7 @@ export interface GenerateResult {
   /** Numbers of tokens. */
   usage: TokenUsage;
   /**
-   * Seconds of the forward passes, without the time that the reader of a stream takes between them. The rows of a batch
+   * Seconds from the call to the last forward pass, whatever the reader of a stream has read by then. The rows of a batch
    * share its time equally, so that their seconds add up to the batch's. Not enumerable, as it is no property of the
    * completion: comparisons, copies and JSON leave it out, so that equal completions are equal.
    */

@@ -318,6 +318,7 @@ DULTRA_TEST(attention_backward_batch_equals_singles) {
         one.k += k_first * a.kv_stride;
         one.v += k_first * a.kv_stride;
         if (a.q_positions) one.q_positions += q_first;
+        if (a.first_block) one.first_block += b;
         if (a.key_begin) {
           one.key_begin += b;
           one.key_end += b;

@@ -190,6 +190,7 @@ DULTRA_TEST(attention_batch_equals_singles) {
         one.q += first * a.q_stride;
         one.k += first * a.kv_stride;
         one.v += first * a.kv_stride;
+        if (a.first_block) one.first_block += b;
         if (a.key_begin) {
           one.key_begin += b;
           one.key_end += b;

@@ -1,4 +1,6 @@
 // Replay of decisions: tokens given instead of drawn, the likelihood of decisions that were made, and their gradients.
+#include <limits>
+
 #include "harness.h"
 
 namespace dultra {
@@ -254,7 +256,8 @@ DULTRA_TEST(scores_backward_matches_differences, small) {
     const int32_t tokens[2] = {1, 0};
     const float zero[2] = {0, 0}, d[2] = {1, -1};
     backend.scores_backward(logits.data(), tokens, zero, d, 2, 4, 1, 0.5f, -1);
-    for (float x : logits) CHECK(x == 0, isa, " ", x);
+    // A processor may keep products of denormal probabilities.
+    for (float x : logits) CHECK(std::fabs(x) < std::numeric_limits<float>::min(), isa, " ", x);
     std::vector<float> nothing(4, -INFINITY);
     backend.scores_backward(nothing.data(), tokens, zero, d, 1, 4, 1, 0.5f, -1);
     for (float x : nothing) CHECK(x == 0, isa, " a row of -inf ", x);
