@@ -42,8 +42,8 @@ Checkpoint::Checkpoint(const std::vector<std::string>& files, std::vector<Tensor
       bytes *= uint64_t(n);
     }
     if (t.begin > t.end || t.end > size || t.end - t.begin != bytes)
-      throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name +
-                                                 " ends beyond the file or does not fill its range");
+      throw Error(ErrorCode::kBadCheckpoint,
+                  path + ": tensor " + t.name + " ends beyond the file or does not fill its range");
     index_[t.name] = i;
   }
 }
@@ -106,11 +106,12 @@ Checkpoint::Tensor Checkpoint::get(const std::string& name, const std::vector<in
     const BlockLayout& layout = block_layout(ref.blocks);
     bad = first_bad_block(data, ref.blocks, tensor.elements / layout.values);
     if (bad >= 0) bad *= layout.values;
-  } else switch (ref.dtype) {
-    case DType::kF32: bad = first_non_finite<uint32_t>(data, tensor.elements, 0x7f800000u); break;
-    case DType::kBF16: bad = first_non_finite<uint16_t>(data, tensor.elements, uint16_t(0x7f80u)); break;
-    case DType::kF16: bad = first_non_finite<uint16_t>(data, tensor.elements, uint16_t(0x7c00u)); break;
-  }
+  } else
+    switch (ref.dtype) {
+      case DType::kF32: bad = first_non_finite<uint32_t>(data, tensor.elements, 0x7f800000u); break;
+      case DType::kBF16: bad = first_non_finite<uint16_t>(data, tensor.elements, uint16_t(0x7f80u)); break;
+      case DType::kF16: bad = first_non_finite<uint16_t>(data, tensor.elements, uint16_t(0x7c00u)); break;
+    }
   if (bad >= 0)
     throw Error(ErrorCode::kNonFinite, file.path() + ": tensor " + name + " holds NaN or infinity (first at element " +
                                            std::to_string(bad) + ")");
@@ -150,7 +151,8 @@ void Checkpoint::check_scales(const TensorRef& t, const std::string& path) const
   for (int64_t n : t.shape) blocks *= uint64_t(n);
   blocks /= 32;
   const bool fits = size_t(t.scales_file) < files_.size() && t.scales_begin <= t.scales_end &&
-                    t.scales_end <= files_[size_t(t.scales_file)]->size() && t.scales_end - t.scales_begin == 2 * blocks;
+                    t.scales_end <= files_[size_t(t.scales_file)]->size() &&
+                    t.scales_end - t.scales_begin == 2 * blocks;
   if (!fits || (t.blocks != BlockType::kQ8_0 && t.blocks != BlockType::kQ4_0))
     throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name + " does not have a scale for every 32 numbers");
 }

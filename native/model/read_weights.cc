@@ -195,8 +195,7 @@ class Reader {
     if (tensor.ref->blocks == type) {
       // Rows in an order of their own are those of a whole tensor.
       const int64_t from = tensor.ref->heads > 0 ? 0 : first;
-      return {static_cast<const uint8_t*>(tensor.data) + from * row_bytes, type, rows, tensor.ref->heads,
-              tensor.owner};
+      return {static_cast<const uint8_t*>(tensor.data) + from * row_bytes, type, rows, tensor.ref->heads, tensor.owner};
     }
     auto blocks = std::make_shared<std::vector<uint8_t>>(size_t(rows * row_bytes));
     constexpr int64_t kRows = 64;
@@ -221,8 +220,8 @@ class Reader {
     }
     std::vector<BlockPart> parts;
     for (size_t i = 0; i < stacked.size(); ++i)
-      parts.push_back(block_part(tensors[i], type_of(tensors[i], stacked[i].spec->role), stacked[i].first,
-                                 stacked[i].rows));
+      parts.push_back(
+          block_part(tensors[i], type_of(tensors[i], stacked[i].spec->role), stacked[i].first, stacked[i].rows));
     auto matrix = backend_.make_block_matrix(parts, stacked[0].spec->shape[1], experts, options_.int8);
     if (!matrix) return false;
     into.matrix = std::move(matrix);
@@ -343,7 +342,8 @@ class Reader {
   // Bytes of the file, as they are counted in all.
   void advance(const Checkpoint::Tensor& tensor, int64_t elements) {
     if (progress_)
-      progress_->loaded += uint64_t(double(tensor.ref->end - tensor.ref->begin) / double(tensor.elements) * double(elements) + 0.5);
+      progress_->loaded +=
+          uint64_t(double(tensor.ref->end - tensor.ref->begin) / double(tensor.elements) * double(elements) + 0.5);
   }
 
   Weights* const weights_;

@@ -16,8 +16,8 @@ struct WeightOptions {
   bool keep_storage = true;     // each tensor as its file has it
   DType storage = DType::kF32;  // used unless keep_storage
   bool keep_blocks = true;      // quantised tensors stay so where the backend multiplies with them
-  // Matrices of blocks of layers are quantised as they are read; the embedding table and the head are then kQ8_0. kNone:
-  // they are not. Rows that are not whole blocks of 32 stay as they are.
+  // Matrices of blocks of layers are quantised as they are read; the embedding table and the head are then kQ8_0.
+  // kNone: they are not. Rows that are not whole blocks of 32 stay as they are.
   BlockType quantise = BlockType::kNone;
   bool int8 = false;  // as of make_block_matrix
 };

@@ -11,11 +11,10 @@ namespace dultra {
 
 namespace {
 
-constexpr BlockLayout kLayouts[kBlockTypes] = {
-    {"", 1, 4, 1, false, {-1, -1}},
+constexpr BlockLayout kLayouts[kBlockTypes] = {{"", 1, 4, 1, false, {-1, -1}},
 #define BLOCKS(NAME, FUNCTION, VALUES, BYTES, GROUP, MINIMUM, FIRST, SECOND) \
   {#NAME, VALUES, BYTES, GROUP, MINIMUM, {FIRST, SECOND}},
-    DULTRA_BLOCK_TYPES(BLOCKS)
+                                               DULTRA_BLOCK_TYPES(BLOCKS)
 #undef BLOCKS
 };
 

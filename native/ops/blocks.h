@@ -1,5 +1,6 @@
-// Quantised numbers as GGUF files hold them: a row is cut into blocks, a block holds a code of a few bits for each number
-// and what scales them. A number is scale * code + minimum, with a scale (and in some types a minimum) per group.
+// Quantised numbers as GGUF files hold them: a row is cut into blocks, a block holds a code of a few bits for each
+// number and what scales them. A number is scale * code + minimum, with a scale (and in some types a minimum) per
+// group.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -90,8 +90,7 @@ static inline void q3_k(int8_t* c, float* scale, float*, const uint8_t* b) {
   for (int h = 0; h < 2; ++h)
     for (int k = 0; k < 4; ++k)
       for (int i = 0; i < 32; ++i)
-        c[128 * h + 32 * k + i] =
-            int8_t((q[32 * h + i] >> (2 * k) & 3) - ((high[i] >> (4 * h + k) & 1) ? 0 : 4));
+        c[128 * h + 32 * k + i] = int8_t((q[32 * h + i] >> (2 * k) & 3) - ((high[i] >> (4 * h + k) & 1) ? 0 : 4));
 }
 
 // Scales and minima of kQ4_K and kQ5_K: 6 bits each, of 8 groups in 12 bytes.
@@ -173,17 +172,17 @@ static void decode(float* to, const uint8_t* from, int64_t count) {
 }
 
 // BLOCKS(name in BlockType, function, values, bytes, group, has a minimum, offsets of fp16 numbers)
-#define DULTRA_BLOCK_TYPES(BLOCKS)              \
-  BLOCKS(Q8_0, q8_0, 32, 34, 32, false, 0, -1)   \
-  BLOCKS(Q4_0, q4_0, 32, 18, 32, false, 0, -1)   \
-  BLOCKS(Q4_1, q4_1, 32, 20, 32, true, 0, 2)     \
-  BLOCKS(Q5_0, q5_0, 32, 22, 32, false, 0, -1)   \
-  BLOCKS(Q5_1, q5_1, 32, 24, 32, true, 0, 2)     \
+#define DULTRA_BLOCK_TYPES(BLOCKS)                 \
+  BLOCKS(Q8_0, q8_0, 32, 34, 32, false, 0, -1)     \
+  BLOCKS(Q4_0, q4_0, 32, 18, 32, false, 0, -1)     \
+  BLOCKS(Q4_1, q4_1, 32, 20, 32, true, 0, 2)       \
+  BLOCKS(Q5_0, q5_0, 32, 22, 32, false, 0, -1)     \
+  BLOCKS(Q5_1, q5_1, 32, 24, 32, true, 0, 2)       \
   BLOCKS(IQ4_NL, iq4_nl, 32, 18, 32, false, 0, -1) \
-  BLOCKS(Q2_K, q2_k, 256, 84, 16, true, 80, 82)  \
+  BLOCKS(Q2_K, q2_k, 256, 84, 16, true, 80, 82)    \
   BLOCKS(Q3_K, q3_k, 256, 110, 16, false, 108, -1) \
-  BLOCKS(Q4_K, q4_k, 256, 144, 32, true, 0, 2)   \
-  BLOCKS(Q5_K, q5_k, 256, 176, 32, true, 0, 2)   \
+  BLOCKS(Q4_K, q4_k, 256, 144, 32, true, 0, 2)     \
+  BLOCKS(Q5_K, q5_k, 256, 176, 32, true, 0, 2)     \
   BLOCKS(Q6_K, q6_k, 256, 210, 16, false, 208, -1)
 
 }  // namespace blocks

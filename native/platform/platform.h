@@ -32,8 +32,8 @@ void unmap_file(const Mapping& mapping);
 // Bytes [begin, end) will not be read again: gives the pages inside back, where the system can.
 void forget_pages(const Mapping& mapping, uint64_t begin, uint64_t end);
 
-// A shared library by its name or path, with its symbols visible to libraries that it opens itself. Null where it cannot
-// be opened, and why.
+// A shared library by its name or path, with its symbols visible to libraries that it opens itself. Null where it
+// cannot be opened, and why.
 void* open_library(const std::string& name, std::string* problem);
 void close_library(void* library);
 // Null where the library has none of that name.

@@ -1,7 +1,7 @@
 // Quantised weights: what a block holds is tested by the recorded files (test/golden.test.ts); here is what is computed
 // with it.
-#include "harness.h"
 #include "ops/blocks.h"
+#include "harness.h"
 
 namespace dultra {
 namespace test {
@@ -132,7 +132,8 @@ DULTRA_TEST(blocks_multiply_int8) {
         float most = 0;
         for (size_t i = 0; i < 32; ++i) most = std::max(most, std::fabs(x[group + i]));
         for (size_t i = 0; i < 32; ++i)
-          rounded[group + i] = most == 0 ? 0 : std::nearbyint(x[group + i] * (127.0f / most)) * (most * (1.0f / 127.0f));
+          rounded[group + i] =
+              most == 0 ? 0 : std::nearbyint(x[group + i] * (127.0f / most)) * (most * (1.0f / 127.0f));
       }
       std::vector<float> out(size_t(m * n)), alone(static_cast<size_t>(n));
       backend.linear_forward(out.data(), n, x.data(), m, *held, nullptr, false);
@@ -182,7 +183,8 @@ DULTRA_TEST(blocks_of_experts) {
         const auto one = backend.make_block_matrix({stacked[size_t(2 * e)].part(), stacked[size_t(2 * e + 1)].part()},
                                                    kCols, 1, int8);
         for (int32_t i = offset[size_t(e)]; i < offset[size_t(e + 1)]; ++i) {
-          backend.linear_forward(wanted.data(), 33, &x[size_t(row[size_t(i)]) * size_t(kCols)], 1, *one, nullptr, false);
+          backend.linear_forward(wanted.data(), 33, &x[size_t(row[size_t(i)]) * size_t(kCols)], 1, *one, nullptr,
+                                 false);
           CHECK(std::memcmp(wanted.data(), &out[size_t(i) * 33], 33 * 4) == 0, isa, " expert ", e, " pair ", i);
         }
       }

@@ -270,9 +270,9 @@ void pack_panel(T* to, const std::vector<PanelRow>& rows, int64_t k, const Packe
 // Scratch memory of a thread, reused across calls: packed activations, and partial sums between two blocks of k.
 struct Scratch {
   AlignedBlock activations, sums;
-  AlignedBlock panels;  // an operand of a backward product, packed
-  AlignedBlock pieces;  // the caller's: pieces of a weight's gradient
-  AlignedBlock sorted;  // the caller's: rows by their experts
+  AlignedBlock panels;          // an operand of a backward product, packed
+  AlignedBlock pieces;          // the caller's: pieces of a weight's gradient
+  AlignedBlock sorted;          // the caller's: rows by their experts
   AlignedBlock wide, unpacked;  // rows of blocks, and the panel that is made of them
 };
 thread_local Scratch scratch;
@@ -295,13 +295,13 @@ struct Product {
   const float* bias = nullptr;
   bool add;
   const MatmulKernels* kernels;
-  const BlockMatrix* coded = nullptr;  // weights in blocks, instead of packed ones
-  int64_t first_panel = 0;             // of the expert
-  int64_t mr = 0;                      // rows of the largest tile
+  const BlockMatrix* coded = nullptr;    // weights in blocks, instead of packed ones
+  int64_t first_panel = 0;               // of the expert
+  int64_t mr = 0;                        // rows of the largest tile
   int64_t k_per_step = 1, a_floats = 1;  // of a step: numbers of k, and floats that a packed row takes
-  int64_t block_steps, blocks;      // cut of k
-  int64_t row_tasks, column_tasks;  // grid
-  int64_t row_tiles;                // tiles along M
+  int64_t block_steps, blocks;           // cut of k
+  int64_t row_tasks, column_tasks;       // grid
+  int64_t row_tiles;                     // tiles along M
 
   // Of the matrix of one expert.
   Product(const MatmulKernels& isa, const PackedMatrix& w, int64_t expert = 0)
@@ -320,14 +320,18 @@ struct Product {
   Product(const MatmulKernels& isa, const BlockMatrix& w, bool bf16, int64_t expert = 0)
       : n(w.expert_rows()),
         k(w.cols()),
-        layout(w.int8 ? kLayoutInt8 : bf16 ? kLayoutBF16Pairs : kLayoutF32),
+        layout(w.int8 ? kLayoutInt8
+               : bf16 ? kLayoutBF16Pairs
+                      : kLayoutF32),
         weights(nullptr),
         panels(w.expert_panels),
         kernels(&isa),
         coded(&w),
         first_panel(expert * w.expert_panels),
         mr(w.int8 ? isa.int8_mr : isa.mr),
-        k_per_step(w.int8 ? kInt8Step : bf16 ? 2 : 1),
+        k_per_step(w.int8 ? kInt8Step
+                   : bf16 ? 2
+                          : 1),
         a_floats(w.int8 ? kInt8Floats : 1) {
     steps = k / k_per_step;
     step_bytes = isa.nr * (w.int8 ? kInt8Step : 4);
@@ -365,7 +369,9 @@ struct Product {
     if (blocks > 1) scratch.sums.reserve(size_t(rows * nr * (panel_to - panel_from)) * 4);
 
     // Tiles have m / row_tiles rows or one more.
-    const int wide = coded ? 1 : kernel.wide[m / row_tiles] == kernel.wide[ceil_div(m, row_tiles)] ? kernel.wide[m / row_tiles] : 1;
+    const int wide = coded                                                               ? 1
+                     : kernel.wide[m / row_tiles] == kernel.wide[ceil_div(m, row_tiles)] ? kernel.wide[m / row_tiles]
+                                                                                         : 1;
     MatmulTile tile;
     tile.panel_stride = panel_bytes;
     const int64_t near = std::min(kPrefetchMax, std::max(kPrefetchMin, panel_bytes / kPrefetchPart / 64 * 64));

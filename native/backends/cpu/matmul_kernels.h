@@ -38,8 +38,8 @@ struct MatmulTile {
   int64_t columns;    // 1 .. panels * nr
   const float* bias;  // (columns) or null
   bool add;           // add to what `out` holds
-  // kLayoutInt8: scales of the panel's columns, (steps, nr) or with two groups a step (2 steps, nr), and their minima or
-  // null.
+  // kLayoutInt8: scales of the panel's columns, (steps, nr) or with two groups a step (2 steps, nr), and their minima
+  // or null.
   const float* scales;
   const float* minima;
   bool two_groups;

@@ -4,8 +4,8 @@
 // s = fma(sum of codes, weight's scale * activation's scale, s), and where the weights have a minimum m
 // s = fma(m, activation's scale * sum of activation's codes, s).
 //
-// Where the set multiplies unsigned by signed bytes (vpdpbusd), the weights are the unsigned side: their codes plus 128,
-// and a sum starts at -128 times the activations' sum.
+// Where the set multiplies unsigned by signed bytes (vpdpbusd), the weights are the unsigned side: their codes plus
+// 128, and a sum starts at -128 times the activations' sum.
 
 #if defined(DULTRA_ISA_AVX512_BF16)
 // Every processor with AVX-512 BF16 has VNNI.
@@ -37,8 +37,7 @@ static inline __attribute__((always_inline)) VI dot_bytes(VI s, VI w, VI a) {
   const __m512i pairs = _mm512_maskz_maddubs_epi16(~__mmask32(0), magnitude, turned);
   return s + (VI)_mm512_maskz_madd_epi16(0xffff, pairs, _mm512_set1_epi16(1));
 #elif DULTRA_VF_WIDTH == 8
-  const __m256i pairs =
-      _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)a, (__m256i)w));
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)a, (__m256i)w));
   return s + (VI)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(DULTRA_ISA_NEON)
   const int8x16_t x = vreinterpretq_s8_s32((int32x4_t)w), y = vreinterpretq_s8_s32((int32x4_t)a);
@@ -106,8 +105,7 @@ static inline __attribute__((always_inline)) void int8_steps(const MatmulTile* t
         if (MINIMA) {
           const VF minimum = vf_load(minima + v * kVF);
           DULTRA_UNROLL
-          for (int i = 0; i < ROWS; ++i)
-            c[i][v] = vf_fma(minimum, vf_set(a_scale[i] * float(sum[i])), c[i][v]);
+          for (int i = 0; i < ROWS; ++i) c[i][v] = vf_fma(minimum, vf_set(a_scale[i] * float(sum[i])), c[i][v]);
         }
       }
       scales += kPanel;

@@ -123,8 +123,7 @@ inline __attribute__((always_inline)) void multiply_add<WeightsBF16Pairs>(VF* c,
 
 // A tile's sums: those of the earlier blocks of k, or 0.
 template <int ROWS, int PANELS>
-static inline __attribute__((always_inline)) void begin_tile(const MatmulTile* tile,
-                                                             VF (*c)[PANELS * kPanelVectors]) {
+static inline __attribute__((always_inline)) void begin_tile(const MatmulTile* tile, VF (*c)[PANELS * kPanelVectors]) {
   constexpr int kVectors = PANELS * kPanelVectors;
   if (tile->load_sums) {
     DULTRA_UNROLL
@@ -144,8 +143,7 @@ static inline __attribute__((always_inline)) void begin_tile(const MatmulTile* t
 
 // To where a later block finds them, or with bias and what `out` held to `out`.
 template <int ROWS, int PANELS>
-static inline __attribute__((always_inline)) void finish_tile(const MatmulTile* tile,
-                                                              VF (*c)[PANELS * kPanelVectors]) {
+static inline __attribute__((always_inline)) void finish_tile(const MatmulTile* tile, VF (*c)[PANELS * kPanelVectors]) {
   constexpr int kVectors = PANELS * kPanelVectors;
   if (tile->store_sums) {
     DULTRA_UNROLL
@@ -403,7 +401,7 @@ static MatmulKernels matmul_kernels() {
   kernels.pack_int8 = pack_int8;
   kernels.code_flip = kCodeFlip;
   int type = 1;  // in the order of BlockType
-#define BLOCKS(NAME, FUNCTION, VALUES, BYTES, GROUP, MINIMUM, FIRST, SECOND)                                 \
+#define BLOCKS(NAME, FUNCTION, VALUES, BYTES, GROUP, MINIMUM, FIRST, SECOND)                 \
   kernels.blocks[type++] = {blocks::decode<blocks::FUNCTION, VALUES, BYTES, GROUP, MINIMUM>, \
                             blocks::read_codes<blocks::FUNCTION, VALUES, BYTES, GROUP>};
   DULTRA_BLOCK_TYPES(BLOCKS)
