@@ -16,7 +16,13 @@ export {
   type JsonSchema,
 } from './config-keys';
 export type { TrainingData } from './data';
-export { type CertaintyLoss, type CertaintyLossOptions, certaintyLoss, type ScoredView } from './distillation/loss';
+export {
+  type CertaintyLoss,
+  type CertaintyLossOptions,
+  certaintyLoss,
+  type ScoredView,
+  type ViewGradient,
+} from './distillation/loss';
 export type {
   CertaintyOptions,
   DistillationMetrics,
@@ -44,6 +50,7 @@ export {
 export { trainCertainty, trainPseudoTrajectories } from './distillation/train';
 export { stateOf, type Trajectory, trajectoryOf, trajectoryOfStates } from './distillation/trajectory';
 export { computeAdvantages, type ScaleRewards, totalRewards } from './grpo/advantages';
+export type { GroupFilter } from './grpo/group-filter';
 export { clippedObjective, type GrpoLossOptions, type GrpoStep, type GrpoStepLoss, grpoLoss } from './grpo/loss';
 export { type ReferenceGrpoRow, referenceGrpoLoss } from './grpo/loss-reference';
 export {
@@ -57,6 +64,7 @@ export {
   type RunLossOptions,
   type ScoredTokens,
   type TokenLoss,
+  type TokenLossOptions,
   type TokenRow,
   traceLoss,
   traceRows,

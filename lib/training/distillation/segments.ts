@@ -98,7 +98,12 @@ export function trajectoryMask(
   trajectory: Trajectory,
   segment: Segment,
   options: { maskRatio: number; begin: number; shift: number },
-): { isMasked: (position: number) => boolean; state: number } {
+): {
+  /** Whether a position of the row is masked. */
+  isMasked: (position: number) => boolean;
+  /** The state of the trajectory that it was taken from. */
+  state: number;
+} {
   const { maskRatio, begin, shift } = options;
   const size = segment.end - segment.begin;
   const wanted = segment.begin - begin + Math.floor((1 - maskRatio) * size);

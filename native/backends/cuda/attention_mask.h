@@ -27,9 +27,13 @@ struct SequenceKeys {
   __device__ __forceinline__ int visible_end(const AttentionArgs& a, int i) const {
     if (a.mask == MaskKind::kBidirectional) return end;
     const int position = a.q_positions ? a.q_positions[first_query + i] : i;
-    const int64_t last =
-        a.mask == MaskKind::kCausal ? int64_t(position) + 1 : block_end(position, a.block, first_block);
-    return last < end ? int(last) : end;
+    unsigned last = unsigned(position) + 1;
+    if (a.mask != MaskKind::kCausal) {
+      // block_end in 32 bits: a division of 64 takes registers that these kernels do not have.
+      const unsigned block = unsigned(a.block), lacking = block - unsigned(first_block);
+      last = ((unsigned(position) + lacking) / block + 1) * block - lacking;
+    }
+    return last < unsigned(end) ? int(last) : end;
   }
 };
 

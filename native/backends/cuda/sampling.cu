@@ -505,14 +505,17 @@ __global__ void __launch_bounds__(kGradientThreads)
   }
 }
 
+// Fewer threads than the other gradients have: a row's two distributions need more registers.
+constexpr int kScoreThreads = kGradientThreads / 2;
+
 // Reads a row three times: for its maximum, for the sums of both distributions, and to replace the logits by the
 // gradient. With t = (x - max) / T of the entropy's temperature, S the sum of e^t and W that of t e^t, the entropy's
 // derivative is -q (t - W / S) / T.
-__global__ void __launch_bounds__(kGradientThreads)
+__global__ void __launch_bounds__(kScoreThreads)
     scores_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob, const float* dentropy,
                            int64_t vocab, float inverse_temperature, float inverse_entropy_temperature,
                            int32_t excluded_token) {
-  using Part = Share<kGradientThreads, kGradientPerThread>;
+  using Part = Share<kScoreThreads, kGradientPerThread>;
   DULTRA_SHARED(shared);
   float* max_scratch = reinterpret_cast<float*>(shared);    // (32), first
   double* sum_scratch = reinterpret_cast<double*>(shared);  // (32), after the barrier inside block_sum
@@ -542,7 +545,7 @@ __global__ void __launch_bounds__(kGradientThreads)
     DULTRA_UNROLL
     for (int i = 0; i < kGradientPerThread; ++i) max = fmaxf(max, v[i]);
   }
-  max = block_max<kGradientThreads>(max, max_scratch);
+  max = block_max<kScoreThreads>(max, max_scratch);
   const bool none = max == -INFINITY;
   const float base = none ? 0.0f : max, scale = inverse_temperature * kLog2E;
   // 0 * -inf would be NaN; e^-100 counts as 0.
@@ -563,9 +566,9 @@ __global__ void __launch_bounds__(kGradientThreads)
     entropy_sum += double(entropy_part);
     weighted += double(weighted_part);
   }
-  sum = block_sum<kGradientThreads>(sum, sum_scratch);
-  entropy_sum = block_sum<kGradientThreads>(entropy_sum, sum_scratch);
-  weighted = block_sum<kGradientThreads>(weighted, sum_scratch);
+  sum = block_sum<kScoreThreads>(sum, sum_scratch);
+  entropy_sum = block_sum<kScoreThreads>(entropy_sum, sum_scratch);
+  weighted = block_sum<kScoreThreads>(weighted, sum_scratch);
   const float factor = none ? 0.0f : float(-double(d) / sum);
   const float entropy_factor = none ? 0.0f : float(-double(d_entropy) / entropy_sum);
   const float mean = none ? 0.0f : float(weighted / entropy_sum);
@@ -637,9 +640,9 @@ void CudaBackend::do_scores_backward(float* logits, const int32_t* tokens, const
                                      float entropy_temperature, int32_t excluded_token) {
   if (m == 0) return;
   ArgTransfer transfer(*this, {in(tokens, m), in(dlog_prob, m), in(dentropy, m)});
-  launch("scores_backward", stream_, scores_backward_kernel, dim3(unsigned(m)), kGradientThreads,
-         sizeof(double) * kGradientThreads / kWarp, logits, tokens, dlog_prob, dentropy, vocab,
-         inverse_or_1(temperature), inverse_or_1(entropy_temperature), excluded_token);
+  launch("scores_backward", stream_, scores_backward_kernel, dim3(unsigned(m)), kScoreThreads,
+         sizeof(double) * kScoreThreads / kWarp, logits, tokens, dlog_prob, dentropy, vocab, inverse_or_1(temperature),
+         inverse_or_1(entropy_temperature), excluded_token);
   transfer.finish();
 }
 
