@@ -10,16 +10,16 @@ namespace cuda {
 struct SequenceKeys {
   int first_query, queries, first_key, keys;  // packed index and number
   int begin, end;                             // keys that a range leaves visible
-  int first_block;                            // of AttentionArgs
+  int sequence;                               // b
 
   __device__ __forceinline__ SequenceKeys(const AttentionArgs& a, int b)
       : first_query(a.q_offsets[b]),
         queries(a.q_offsets[b + 1] - first_query),
         first_key(a.k_offsets[b]),
-        keys(a.k_offsets[b + 1] - first_key) {
+        keys(a.k_offsets[b + 1] - first_key),
+        sequence(b) {
     begin = a.key_begin ? clamp(a.key_begin[b], 0, keys) : 0;
     end = a.key_end ? clamp(a.key_end[b], begin, keys) : keys;
-    first_block = a.first_block ? a.first_block[b] : a.block;
   }
   static __device__ __forceinline__ int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
 
@@ -27,13 +27,13 @@ struct SequenceKeys {
   __device__ __forceinline__ int visible_end(const AttentionArgs& a, int i) const {
     if (a.mask == MaskKind::kBidirectional) return end;
     const int position = a.q_positions ? a.q_positions[first_query + i] : i;
-    unsigned last = unsigned(position) + 1;
+    int64_t last = int64_t(position) + 1;
     if (a.mask != MaskKind::kCausal) {
-      // block_end in 32 bits: a division of 64 takes registers that these kernels do not have.
-      const unsigned block = unsigned(a.block), lacking = block - unsigned(first_block);
-      last = ((unsigned(position) + lacking) / block + 1) * block - lacking;
+      const int lacking = a.first_block ? a.block - a.first_block[sequence] : 0;
+      // As block_end; the first block is read where it is needed, since these kernels have no registers left.
+      last = (int64_t(position) + lacking) / a.block * a.block + (a.block - lacking);
     }
-    return last < unsigned(end) ? int(last) : end;
+    return last < end ? int(last) : end;
   }
 };
 
