@@ -91,9 +91,9 @@ enum class MaskKind : uint8_t {
                    // shorter
 };
 
-// End of the block that holds `position`, of blocks of `length` positions behind one of `first`.
+// End of the block that holds `position`, of blocks of `length` positions behind one of `first`, 1 to `length`.
 DULTRA_HD int64_t block_end(int64_t position, int64_t length, int64_t first) {
-  return position < first ? first : first + ((position - first) / length + 1) * length;
+  return (position + (length - first)) / length * length + first;
 }
 
 struct AttentionArgs {

@@ -27,12 +27,10 @@ struct SequenceKeys {
   __device__ __forceinline__ int visible_end(const AttentionArgs& a, int i) const {
     if (a.mask == MaskKind::kBidirectional) return end;
     const int position = a.q_positions ? a.q_positions[first_query + i] : i;
-    int64_t last = int64_t(position) + 1;
-    if (a.mask != MaskKind::kCausal) {
-      const int lacking = a.first_block ? a.block - a.first_block[sequence] : 0;
-      // As block_end; the first block is read where it is needed, since these kernels have no registers left.
-      last = (int64_t(position) + lacking) / a.block * a.block + (a.block - lacking);
-    }
+    // The first block is read where it is needed, since these kernels have no registers left.
+    const int64_t last = a.mask == MaskKind::kCausal
+                             ? int64_t(position) + 1
+                             : block_end(position, a.block, a.first_block ? a.first_block[sequence] : a.block);
     return last < end ? int(last) : end;
   }
 };

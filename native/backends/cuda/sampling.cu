@@ -448,6 +448,18 @@ __global__ void __launch_bounds__(kFilterThreads)
   if (a.max_prob) a.max_prob[row] = scores.max_prob;
 }
 
+// A thread's part of a row's logits from `first` on; the excluded token's is -inf.
+template <class Part>
+__device__ __forceinline__ void load_logits(float (&v)[kGradientPerThread], const float* x, int64_t first,
+                                            int64_t vocab, int32_t excluded_token) {
+  Part::load(v, x + first, vocab - first);
+  const int excluded = Part::within(excluded_token, first);
+  if (excluded < 0) return;
+  DULTRA_UNROLL
+  for (int i = 0; i < kGradientPerThread; ++i)
+    if (Part::place(i) == excluded) v[i] = -INFINITY;
+}
+
 // Reads a row twice: for its maximum and sum, then to replace the logits by the gradient.
 __global__ void __launch_bounds__(kGradientThreads)
     log_prob_backward_kernel(float* logits, const int32_t* tokens, const float* dlog_prob, int64_t vocab,
@@ -467,14 +479,7 @@ __global__ void __launch_bounds__(kGradientThreads)
     for (int64_t first = 0; first < vocab; first += Part::kNumbers) Part::store(x + first, vocab - first, v);
     return;
   }
-  const auto load = [&](int64_t first) {
-    Part::load(v, x + first, vocab - first);
-    const int excluded = Part::within(excluded_token, first);
-    if (excluded < 0) return;
-    DULTRA_UNROLL
-    for (int i = 0; i < kGradientPerThread; ++i)
-      if (Part::place(i) == excluded) v[i] = -INFINITY;
-  };
+  const auto load = [&](int64_t first) { load_logits<Part>(v, x, first, vocab, excluded_token); };
   // A thread's sum is relative to the largest logit that it has read.
   float max = -INFINITY;
   double sum = 0;
@@ -531,14 +536,7 @@ __global__ void __launch_bounds__(kScoreThreads)
     for (int64_t first = 0; first < vocab; first += Part::kNumbers) Part::store(x + first, vocab - first, v);
     return;
   }
-  const auto load = [&](int64_t first) {
-    Part::load(v, x + first, vocab - first);
-    const int excluded = Part::within(excluded_token, first);
-    if (excluded < 0) return;
-    DULTRA_UNROLL
-    for (int i = 0; i < kGradientPerThread; ++i)
-      if (Part::place(i) == excluded) v[i] = -INFINITY;
-  };
+  const auto load = [&](int64_t first) { load_logits<Part>(v, x, first, vocab, excluded_token); };
   float max = -INFINITY;
   for (int64_t first = 0; first < vocab; first += Part::kNumbers) {
     load(first);
