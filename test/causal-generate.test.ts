@@ -4,6 +4,7 @@ import { cpSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { type CausalGenerateOptions, type CausalModel, type CausalPrompt, loadCausalModel } from '../lib';
 import { temporaryFolder } from './helpers';
+import { characterTokenizer } from './tokenizers';
 
 const QWEN2 = path.join(__dirname, 'fixtures', 'causal', 'qwen2');
 const EOS = 3;
@@ -15,16 +16,7 @@ function checkpoint(generation?: object): string {
   const folder = temporaryFolder();
   for (const file of ['config.json', 'model.safetensors']) cpSync(path.join(QWEN2, file), path.join(folder, file));
   const vocab = Object.fromEntries(Array.from({ length: 71 }, (_, id) => [letter(id), id]));
-  const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
-  const tokenizer = {
-    version: '1.0',
-    added_tokens: [{ id: EOS, content: '<eos>', ...special }],
-    normalizer: null,
-    pre_tokenizer: null,
-    post_processor: null,
-    decoder: { type: 'Fuse' },
-    model: { type: 'BPE', vocab, merges: [] },
-  };
+  const tokenizer = characterTokenizer(vocab, ['<eos>']);
   writeFileSync(path.join(folder, 'tokenizer.json'), JSON.stringify(tokenizer));
   if (generation) writeFileSync(path.join(folder, 'generation_config.json'), JSON.stringify(generation));
   return folder;

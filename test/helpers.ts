@@ -2,6 +2,7 @@
 import { copyFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { characterTokenizer } from './tokenizers';
 
 export interface FixtureTensor {
   dtype: string;
@@ -92,16 +93,7 @@ export function withTokenizer(maxSequenceLength?: number): string {
   cpSync(modelFolder('base'), folder, { recursive: true });
   const vocab: Record<string, number> = { '<eos>': 95, '<mask>': 96 };
   for (let i = 0; i < 95; i++) vocab[String.fromCharCode(32 + i)] = i;
-  const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
-  const tokenizer = {
-    version: '1.0',
-    added_tokens: ['<eos>', '<mask>'].map((content) => ({ id: vocab[content], content, ...special })),
-    normalizer: null,
-    pre_tokenizer: null,
-    post_processor: null,
-    decoder: { type: 'Fuse' },
-    model: { type: 'BPE', vocab, merges: [] },
-  };
+  const tokenizer = characterTokenizer(vocab, ['<eos>', '<mask>']);
   writeFileSync(path.join(folder, 'tokenizer.json'), JSON.stringify(tokenizer));
   const template = '{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}';
   const config = { eos_token: '<eos>', mask_token: '<mask>', chat_template: template };

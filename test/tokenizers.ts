@@ -10,6 +10,19 @@ function byteCharacters(): string[] {
   return Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(isPrintable(byte) ? byte : next++));
 }
 
+/** A tokenizer of single characters, some of which are special tokens. */
+export function characterTokenizer(vocab: Readonly<Record<string, number>>, special: readonly string[]): object {
+  return {
+    version: '1.0',
+    added_tokens: special.map((content) => added(vocab[content], content)),
+    normalizer: null,
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder: { type: 'Fuse' },
+    model: { type: 'BPE', vocab, merges: [] },
+  };
+}
+
 export const MASK_TOKEN = '<|mdm_mask|>';
 export const EOS_TOKEN = '<|endoftext|>';
 export const START_TOKEN = '<|start|>';

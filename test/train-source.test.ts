@@ -3,6 +3,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node
 import path from 'node:path';
 import { inOneProcess } from './command-line';
 import { modelFolder, temporaryFolder } from './helpers';
+import { characterTokenizer } from './tokenizers';
 import { newModelFolder } from './trained-models';
 
 const FEW = ['--batch-size', '2', '--set', 'schedule=constant', '--set', 'warmupSteps=0', '--quiet'];
@@ -45,16 +46,7 @@ test('--mask-token-id and --attended-block say what a checkpoint does not', () =
   cpSync(modelFolder('a2d_qwen3'), source, { recursive: true });
   const vocab: Record<string, number> = { '<eos>': 90 };
   for (let i = 0; i < 90; i++) vocab[String.fromCharCode(32 + i)] = i;
-  const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
-  const tokenizer = {
-    version: '1.0',
-    added_tokens: [{ id: 90, content: '<eos>', ...special }],
-    normalizer: null,
-    pre_tokenizer: null,
-    post_processor: null,
-    decoder: { type: 'Fuse' },
-    model: { type: 'BPE', vocab, merges: [] },
-  };
+  const tokenizer = characterTokenizer(vocab, ['<eos>']);
   writeFileSync(path.join(source, 'tokenizer.json'), JSON.stringify(tokenizer));
   mkdirSync(path.join(folder, 'data'));
   const data = path.join(folder, 'data', 'own.jsonl');

@@ -82,11 +82,6 @@ export class Engine {
     };
   }
 
-  /** Seconds until so many positions more will have been computed once, as passes went of late. */
-  secondsOf(positions: number): number {
-    return this.#rate > 0 ? positions / this.#rate : 1;
-  }
-
   /**
    * Denoises rows. Their bits depend on them and on the settings alone. The outcomes come in the order of the rows, or
    * the promise rejects with DUltraError OVERLOADED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, NON_FINITE or NO_PROGRESS, with

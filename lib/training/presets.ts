@@ -146,6 +146,20 @@ const MATH_RUN: TrainConfig = {
   },
 };
 
+/** Distillation of "tiny": the model's own answers, which `dultra distill` has written. */
+const DISTILLED_TINY = {
+  model: 'runs/tiny-sft/final',
+  dataset: 'runs/tiny-answers.jsonl',
+  validation: 0.05,
+  maxSteps: 300,
+  batchSize: 64,
+  maxTokens: 32,
+  learningRate: 3e-4,
+  evalEvery: 50,
+  evalSampler: { type: 'entropy', threshold: 0.45 },
+  saveEvery: 100,
+} as const;
+
 /** What the published runs of dParallel and of d3LLM on LLaDA have in common. */
 const DISTILLED_LLADA = {
   model: 'GSAI-ML/LLaDA-8B-Instruct',
@@ -275,18 +289,9 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
   },
   dparallel: {
     tiny: {
-      model: 'runs/tiny-sft/final',
-      dataset: 'runs/tiny-answers.jsonl',
-      validation: 0.05,
+      ...DISTILLED_TINY,
       outputDir: 'runs/tiny-dparallel',
-      maxSteps: 300,
-      batchSize: 64,
-      maxTokens: 32,
       blockLength: 8,
-      learningRate: 3e-4,
-      evalEvery: 50,
-      evalSampler: { type: 'entropy', threshold: 0.45 },
-      saveEvery: 100,
     },
     llada: {
       ...DISTILLED_LLADA,
@@ -298,18 +303,9 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
   },
   d3llm: {
     tiny: {
-      model: 'runs/tiny-sft/final',
-      dataset: 'runs/tiny-answers.jsonl',
-      validation: 0.05,
+      ...DISTILLED_TINY,
       outputDir: 'runs/tiny-d3llm',
-      maxSteps: 300,
-      batchSize: 64,
-      maxTokens: 32,
       windows: [8, 12, 16],
-      learningRate: 3e-4,
-      evalEvery: 50,
-      evalSampler: { type: 'entropy', threshold: 0.45 },
-      saveEvery: 100,
     },
     llada: {
       ...DISTILLED_LLADA,

@@ -9,6 +9,21 @@ const filtersOf = ({ top_k: topK, top_p: topP }) => ({
   ...(topP !== null && topP !== undefined && topP < 1 && { topP }),
 });
 
+/** Settings of a run of Fast-dLLM v2. */
+const subBlocksOf = (args) => ({
+  sampler: {
+    type: 'sub-blocks',
+    threshold: args.threshold,
+    length: args.small_block_size,
+    partCache: args.use_block_cache,
+  },
+  cache: { type: 'blocks' },
+  maxTokens: args.max_new_tokens,
+  temperature: args.temperature,
+  stopAtEos: true,
+  research: { compat: 'reference' },
+});
+
 /** The recorded draws of a pass's candidates, from those of every position of its window. */
 function windowDraws(draws, starts) {
   const [, block, vocabulary] = draws.shape;
@@ -294,20 +309,7 @@ async function subBlocksCase(model, { description, inputs, expected }, check) {
   const places = placesOf(expected.cand_index);
   const run = model.denoise(
     [{ promptIds }],
-    {
-      sampler: {
-        type: 'sub-blocks',
-        threshold: args.threshold,
-        length: args.small_block_size,
-        partCache: args.use_block_cache,
-      },
-      cache: { type: 'blocks' },
-      maxTokens: args.max_new_tokens,
-      temperature: args.temperature,
-      ...(args.temperature > 0 && filtersOf(args)),
-      stopAtEos: true,
-      research: { compat: 'reference' },
-    },
+    { ...subBlocksOf(args), ...(args.temperature > 0 && filtersOf(args)) },
     recorded,
   );
   const block = args.block_size;
@@ -386,4 +388,4 @@ const KINDS = {
   sdar_gen: (description) => (sdarSettings(description) ? sdarCase : null),
 };
 
-module.exports = { KINDS, filtersOf, windowDraws };
+module.exports = { KINDS, filtersOf, placesOf, subBlocksOf, windowDraws };

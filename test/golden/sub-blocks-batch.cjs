@@ -1,4 +1,5 @@
 // Recorded runs of Fast-dLLM v2's batch_sample: rows of different lengths that grow by blocks together.
+const { placesOf, subBlocksOf } = require('./sampled.cjs');
 
 /** Kinds of passes. */
 const FINAL = 3;
@@ -19,23 +20,9 @@ async function batchCase(model, { description, inputs, expected }, check) {
   });
   const run = model.denoise(
     lengths.map((length, b) => ({ promptIds: ids[b].slice(0, length) })),
-    {
-      sampler: {
-        type: 'sub-blocks',
-        threshold: args.threshold,
-        length: args.small_block_size,
-        partCache: args.use_block_cache,
-      },
-      cache: { type: 'blocks' },
-      maxTokens: args.max_new_tokens,
-      temperature: args.temperature,
-      stopAtEos: true,
-      research: { compat: 'reference' },
-    },
+    subBlocksOf(args),
   );
-  const places = new Map();
-  for (let n = 0; n < expected.cand_index.shape[0]; n++)
-    places.set(Array.from(expected.cand_index.data.subarray(3 * n, 3 * n + 3)).join(), n);
+  const places = placesOf(expected.cand_index);
   const endOf = (b) => ids[b].indexOf(args.stop_token, lengths[b]);
   const source = lengths.map(() => new Array(width).fill(-1));
   const cache = await model.createCache(lengths.map(() => width + args.block_size));
