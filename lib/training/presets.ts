@@ -1,7 +1,6 @@
 // Ready-made training configurations, as plain JSON. `dultra train STAGE --preset NAME` runs them; a --config FILE
 // holds the same keys.
 import type { DataRecord, ExampleData, OpenOptions, TrainingExample } from '../data';
-import { USUAL_SHARES } from '../data/world';
 import type { CreateModelOptions } from '../model/create-model';
 import type { LoadModelOptions } from '../model/load-weights';
 import type { TrainTokenizerOptions } from '../model/train-tokenizer';
@@ -198,9 +197,9 @@ const D1_RUN = {
 
 /** What the model of the world learns after its first lesson: more of what is harder. */
 const WORLD_SHARES = {
-  ...USUAL_SHARES,
-  ...{ repeat: 1.5, sentiment: 0.5, stars: 0.5, again: 0.7, triage: 0.5, ticket: 1.5, sort: 3, list: 3, question: 3 },
-  ...{ sum: 6, money: 3, units: 1.5, problem: 4, dates: 2.5 },
+  ...{ record: 2, repeat: 3, order: 5, ticket: 3, visit: 4, form: 4, name: 3, question: 4, chat: 3, outside: 4 },
+  ...{ sentiment: 0.5, stars: 0.5, again: 0.7, triage: 0.5, sort: 2.5, list: 3 },
+  ...{ sum: 2, money: 1.5, units: 1, problem: 3, dates: 1.5 },
 };
 /** Without forms, which are longer than what is generated, and without the first lesson. */
 const WORLD_ANSWERS = { ...WORLD_SHARES, record: 0, repeat: 0, form: 0 };
@@ -271,7 +270,7 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       dataset: 'world',
       mixture: [{ steps: 4000, shares: { record: 1, repeat: 1 } }, { shares: WORLD_SHARES }],
       outputDir: 'runs/world-sft',
-      maxSteps: 60_000,
+      maxSteps: 45_000,
       batchSize: 32,
       padding: { share: 0.3, min: 24, max: 64, tail: 4 },
       learningRate: 1e-3,

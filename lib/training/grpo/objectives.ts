@@ -122,11 +122,11 @@ export interface TokenLossOptions {
   clipEpsilonLow: number;
   clipEpsilonHigh: number;
   /** Upper bound of the ratio in the unclipped term, or null. */
-  delta?: number | null;
+  delta?: number | null | undefined;
   /** Weight of the KL divergence. */
   beta: number;
   /** k3 is never negative; k1 = ℓ − ℓ_kl is the plain difference. Default "k3". */
-  klEstimator?: 'k3' | 'k1';
+  klEstimator?: 'k3' | 'k1' | undefined;
   /** Which policy the KL divergence is from. */
   klTo: 'reference' | 'old';
   /** Multiplies the policy term and the KL term of each token. */
