@@ -270,7 +270,7 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       dataset: 'world',
       mixture: [{ steps: 4000, shares: { record: 1, repeat: 1 } }, { shares: WORLD_SHARES }],
       outputDir: 'runs/world-sft',
-      maxSteps: 45_000,
+      maxSteps: 36_000,
       batchSize: 32,
       padding: { share: 0.3, min: 24, max: 64, tail: 4 },
       learningRate: 1e-3,
