@@ -1,13 +1,13 @@
 // Objectives that score tokens: rows, losses and gradients as pure functions, and the trainer with each of them.
 import { cpSync } from 'node:fs';
 import path from 'node:path';
-import { GrpoTrainer, loadCausalModel, type MaskedDiffusionModel, training } from '../lib';
+import { type GrpoMetrics, GrpoTrainer, loadCausalModel, type MaskedDiffusionModel, training } from '../lib';
 import { attendedGrid } from '../lib/model/blocks';
 import { groupCounts, normalizeWithinGroups, resolveGroupFilter } from '../lib/training/grpo/group-filter';
 import { alignValues } from '../lib/training/grpo/token-teacher';
 import { random } from './checkpoints';
 import { temporaryFolder } from './helpers';
-import { collect, metricsOf, newModelFolder, task, weightsOf, withModel } from './trained-models';
+import { metricsOf, newModelFolder, task, weightsOf, withModel } from './trained-models';
 import { earlyTokens, grpo } from './trainers';
 
 const { diffuGrpoLoss, oneStepRow, traceLoss, traceRows, wd1Loss, wd1Weights } = training;
@@ -309,18 +309,30 @@ describe('distillation from a teacher', () => {
     expect(Array.from(alignValues([-1], [3], [2]))).toEqual([Number.NaN]);
   });
 
-  test('needs no reward, and brings the model nearer to the teacher', async () => {
+  test('needs no reward, and brings the model nearer to the teacher; a run that goes on ends with the same bits', async () => {
     // An autoregressive model that speaks the words of the task.
     const own = temporaryFolder();
     cpSync(path.join(__dirname, 'fixtures', 'causal', 'qwen2'), own, { recursive: true });
     for (const name of ['tokenizer.json', 'tokenizer_config.json'])
       cpSync(path.join(folder, name), path.join(own, name));
     await using teacher = await loadCausalModel(own, { threads: 2 });
-    const metrics = await withModel(folder, async (model) => {
-      const options = { dataset: task, maxSteps: 30, promptsPerStep: 4, numGenerations: 8, learningRate: 3e-3 };
-      await using trainer = new GrpoTrainer(model, { ...options, objective: 'distillation', teacher, temperature: 1 });
-      return await collect(trainer.train());
-    });
+    const base = temporaryFolder();
+    const run = (name: string, until = 30) =>
+      withModel(folder, async (model) => {
+        const shape = { dataset: task, maxSteps: 30, promptsPerStep: 4, numGenerations: 8, learningRate: 3e-3 };
+        const kept = { outputDir: path.join(base, name), resume: true, saveEvery: 10, tensorboard: false };
+        const options = { ...shape, ...kept, objective: 'distillation', teacher, temperature: 1 } as const;
+        await using trainer = new GrpoTrainer(model, options);
+        const metrics: GrpoMetrics[] = [];
+        for await (const step of trainer.train()) if (metrics.push(step) === until) break;
+        return { metrics, weights: await weightsOf(model) };
+      });
+    const { metrics, weights } = await run('whole');
+    await run('half', 10);
+    const resumed = await run('half');
+    for (const [tensor, { raw }] of Object.entries(weights))
+      expect([tensor, raw.equals(resumed.weights[tensor].raw)]).toEqual([tensor, true]);
+    expect(metricsOf(path.join(base, 'half'))).toEqual(metricsOf(path.join(base, 'whole')));
     const mean = (from: number) =>
       metrics.slice(from, from + 5).reduce((sum, { reverseKl }) => sum + reverseKl! / 5, 0);
     expect(mean(25)).toBeLessThan(mean(0) - 0.5);

@@ -178,6 +178,22 @@ const DISTILLED_LLADA = {
 /** The projections of LLaDA that the published adapters are on: of those that their lists name, it has these. */
 const PUBLISHED_TARGETS = ['q_proj', 'k_proj', 'v_proj', 'up_proj'] as const;
 
+/** What the published runs of both on Dream have in common. */
+const DISTILLED_DREAM = {
+  ...DISTILLED_LLADA,
+  model: 'Dream-org/Dream-v0-Instruct-7B',
+  dataset: 'Zigeng/dParallel_Dream_Distill_Data',
+  rowTokens: undefined,
+  maxTokens: 256,
+  epochs: 3,
+  schedule: 'cosine',
+  // A twentieth of three epochs of some 100,000 rows.
+  warmupSteps: 240,
+  entropyWeight: 1,
+} as const satisfies TrainConfig;
+
+const ALL_TARGETS = ['q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj', 'up_proj', 'ff_out'] as const;
+
 /** What d1's runs have in common, which wd1's and SPG's follow. */
 const D1_RUN = {
   model: 'GSAI-ML/LLaDA-8B-Instruct',
@@ -190,7 +206,7 @@ const D1_RUN = {
   betas: [0.9, 0.99],
   weightDecay: 0.1,
   maxGradNorm: 0.2,
-  lora: { rank: 128, alpha: 64, targets: ['q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj', 'up_proj', 'ff_out'] },
+  lora: { rank: 128, alpha: 64, targets: ALL_TARGETS },
   activationCheckpointing: true,
   seed: 42,
 } as const satisfies TrainConfig;
@@ -226,7 +242,7 @@ const WORLD_MASTERED = {
  * "world": the task `world` on a model of 1.7 million parameters, for about an hour and a half on two cores;
  * scripts/train-world.cjs runs and measures the three stages.
  *
- * "llada": the published runs of dParallel and d3LLM, on their published data. "diffu-grpo": d1's on GSM8K; "trace":
+ * "llada", "dream": the published runs of dParallel and d3LLM, on their published data. "diffu-grpo": d1's on GSM8K; "trace":
  * TraceRL's settings for LLaDA.
  *
  * "gsm8k", "math500": the reference's runs on mathematics (grpo_exp.sh with its defaults); "apps": on code (run.sh).
@@ -299,6 +315,13 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       blockLength: 32,
       lora: { rank: 128, alpha: 128, targets: PUBLISHED_TARGETS },
     },
+    dream: {
+      ...DISTILLED_DREAM,
+      outputDir: 'runs/dparallel-dream',
+      batchSize: 64,
+      segments: 'response',
+      lora: { rank: 32, alpha: 32, targets: ALL_TARGETS },
+    },
   },
   d3llm: {
     tiny: {
@@ -315,6 +338,18 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       windows: [16, 16, 24, 24, 32, 32],
       maskRatio: { min: 0, max: 0.8 },
       lora: { rank: 256, alpha: 256, targets: PUBLISHED_TARGETS },
+    },
+    dream: {
+      ...DISTILLED_DREAM,
+      trajectories: 'd3LLM/trajectory_data_dream_32',
+      outputDir: 'runs/d3llm-dream',
+      batchSize: 4,
+      gradientAccumulation: 16,
+      windows: [16, 24, 32],
+      maskRatio: { min: 0, max: 0.8 },
+      segments: 'row',
+      entropyOnComplement: true,
+      lora: { rank: 256, alpha: 256, targets: ALL_TARGETS },
     },
   },
   planner: {
