@@ -211,14 +211,19 @@ const D1_RUN = {
   seed: 42,
 } as const satisfies TrainConfig;
 
-/** What the model of the world learns after its first lesson: more of what is harder. */
+/** What the model of the world learns after its first lesson: more of what is harder, and arithmetic last. */
 const WORLD_SHARES = {
   ...{ record: 2, repeat: 3, order: 5, ticket: 3, visit: 4, form: 4, name: 3, question: 4, chat: 3, outside: 4 },
   ...{ sentiment: 0.5, stars: 0.5, again: 0.7, triage: 0.5, sort: 2.5, list: 3 },
   ...{ sum: 2, money: 1.5, units: 1, problem: 3, dates: 1.5 },
 };
+const WORLD_LAST_SHARES = {
+  ...{ record: 1.5, repeat: 2, order: 5, ticket: 2, visit: 3, form: 4, name: 2, question: 4, chat: 2, outside: 2.5 },
+  ...{ sentiment: 0.4, stars: 0.4, again: 0.5, triage: 0.4, sort: 3, list: 3 },
+  ...{ sum: 4, money: 2, units: 0.8, problem: 5, dates: 3 },
+};
 /** Without forms, which are longer than what is generated, and without the first lesson. */
-const WORLD_ANSWERS = { ...WORLD_SHARES, record: 0, repeat: 0, form: 0 };
+const WORLD_ANSWERS = { ...WORLD_LAST_SHARES, record: 0, repeat: 0, form: 0 };
 /** What fine-tuning masters: where groups of rollouts are now right, now wrong, speed does not pay. */
 const WORLD_MASTERED = {
   order: 3,
@@ -284,7 +289,11 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
         },
       },
       dataset: 'world',
-      mixture: [{ steps: 4000, shares: { record: 1, repeat: 1 } }, { shares: WORLD_SHARES }],
+      mixture: [
+        { steps: 4000, shares: { record: 1, repeat: 1 } },
+        { steps: 15_000, shares: WORLD_SHARES },
+        { shares: WORLD_LAST_SHARES },
+      ],
       outputDir: 'runs/world-sft',
       maxSteps: 36_000,
       batchSize: 32,
