@@ -21,8 +21,17 @@ export interface FormPrompt {
 }
 
 /**
- * What to continue: a plain prompt, a form, or a template whose masks are filled in place, as text or as ids. In text,
+ * A prompt and what comes behind the answer, which is infilled between them: `maxTokens` of it, then the suffix and an
+ * end-of-sequence token. The tokens of prompt, answer and suffix meet at their borders.
+ */
+export interface InfillPrompt {
+  prompt: PlainPrompt;
+  suffix: string | { suffixIds: ArrayLike<number> };
+}
+
+/**
+ * What to continue: a plain prompt, one with a suffix, a form, or a template whose masks are filled in place, as text or as ids. In text,
  * `[MASK]` is a mask and `{{8}}` are eight, as in `'Paris is the {{2}} of France.'`; the mask token's own text is one, too.
  * A backslash before it makes it text: `\[MASK]`, `\{{8}}`; a string of JavaScript writes it as two.
  */
-export type Prompt = PlainPrompt | FormPrompt | { template: string | ArrayLike<number> };
+export type Prompt = PlainPrompt | FormPrompt | InfillPrompt | { template: string | ArrayLike<number> };

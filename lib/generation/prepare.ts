@@ -3,7 +3,7 @@ import { DUltraError, optionError } from '../errors';
 import { attendedBlock, rowLength } from '../model/blocks';
 import type { ModelConfig } from '../model/config';
 import { familyOf } from '../model/families';
-import { checkIds, checkRoom, encodePrompt, maskName, type Vocabulary } from '../model/prompt';
+import { checkIds, checkRoom, encodePrompt, encodeText, maskName, type Vocabulary } from '../model/prompt';
 import { stopStrings, TextEnd } from '../model/text-end';
 import type { NativeModel } from '../native';
 import { checkInteger, checkKeys, checkList } from '../options';
@@ -13,7 +13,7 @@ import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
 import type { DenoiseSettings } from '../sampling/settings';
 import { show } from '../text';
-import type { FormPrompt, PlainPrompt, Prompt } from '../types';
+import type { FormPrompt, InfillPrompt, PlainPrompt, Prompt } from '../types';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
 import { templateIds } from './template';
@@ -35,6 +35,8 @@ export interface GeneratingModel extends Vocabulary {
 
 /** A prompt as a row of ids with masks. */
 export interface PreparedRow extends RowInput {
+  /** Position behind the completion. */
+  end: number;
   /** Where its text ends early; null without stop strings. */
   textEnd: TextEnd | null;
   promptIds: Int32Array;
@@ -46,6 +48,9 @@ const isTemplate = (prompt: Prompt): prompt is { template: string | ArrayLike<nu
 
 const isForm = (prompt: Prompt): prompt is FormPrompt =>
   typeof prompt === 'object' && prompt !== null && 'form' in prompt;
+
+const isInfill = (prompt: Prompt): prompt is InfillPrompt =>
+  typeof prompt === 'object' && prompt !== null && 'suffix' in prompt;
 
 /** Checks prompts and options together. @throws as `model.generate`. */
 export function prepare(
@@ -65,7 +70,9 @@ export function prepare(
       ? templateRow(model, prompt, options)
       : isForm(prompt)
         ? formRow(model, prompt, options)
-        : promptRow(model, prompt, maxTokens, options),
+        : isInfill(prompt)
+          ? infillRow(model, prompt, maxTokens, options)
+          : promptRow(model, prompt, maxTokens, options),
   );
   endEarly(model, rows, stopStrings(options.stop));
   if (templates > 0) settings.stopAtEos ??= false;
@@ -186,7 +193,7 @@ function templateRow(
       'template',
       `expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`,
     );
-  return { ids, begin: 0, promptIds: ids, isTemplate: true, textEnd: null };
+  return { ids, begin: 0, end: ids.length, promptIds: ids, isTemplate: true, textEnd: null };
 }
 
 /** Ids of a row that is given as a whole: ends of sequence fill its last block. */
@@ -234,7 +241,7 @@ function formRow(
       `prompt and form make ${filled.length} tokens, more than the model's maximum of ${maxSequenceLength}`,
     );
   const ids = wholeRow(filled, model.config);
-  return { ids, begin: promptIds.length, promptIds, isTemplate: true, textEnd: null };
+  return { ids, begin: promptIds.length, end: ids.length, promptIds, isTemplate: true, textEnd: null };
 }
 
 function promptRow(
@@ -248,7 +255,51 @@ function promptRow(
   checkRoom(promptIds.length, maxTokens, maxSequenceLength);
   const ids = new Int32Array(rowLength(promptIds.length + maxTokens, model.config)).fill(maskTokenId);
   ids.set(promptIds);
-  return { ids, begin: promptIds.length, wanted: maxTokens, promptIds, isTemplate: false, textEnd: null };
+  const begin = promptIds.length;
+  return { ids, begin, end: ids.length, wanted: maxTokens, promptIds, isTemplate: false, textEnd: null };
+}
+
+function suffixIdsOf(
+  model: GeneratingModel,
+  { suffix }: InfillPrompt,
+  { splitSpecialTokens }: GenerateOptions,
+): Int32Array {
+  const { maskTokenId, embeddingSize } = model.config;
+  const isText = typeof suffix === 'string';
+  if (!isText && (typeof suffix !== 'object' || suffix === null || !('suffixIds' in suffix)))
+    throw optionError(TypeError, 'suffix', `expected a string or { suffixIds }, got ${show(suffix)}`);
+  if (!isText) checkKeys('suffix', suffix, ['suffixIds']);
+  const ids = isText
+    ? encodeText(suffix, 'suffix', model, { splitSpecialTokens, isPart: true })
+    : checkIds('suffixIds', suffix.suffixIds, embeddingSize);
+  if (ids.includes(maskTokenId))
+    throw optionError(RangeError, 'suffix', `expected no mask token, ${maskName(model)}, in it`);
+  return ids;
+}
+
+function infillRow(
+  model: GeneratingModel,
+  prompt: InfillPrompt,
+  maxTokens: number,
+  options: GenerateOptions,
+): PreparedRow {
+  checkKeys('prompt', prompt, ['prompt', 'suffix']);
+  const { config } = model;
+  if (attendedBlock(config) !== null)
+    throw optionError(
+      RangeError,
+      'suffix',
+      'expected none with a model that attends by blocks, which does not see what follows its answer',
+    );
+  const promptIds = encodePrompt(prompt.prompt, model, options);
+  const suffixIds = suffixIdsOf(model, prompt, options);
+  const ending = config.eosTokenId === null ? [] : [config.eosTokenId];
+  const [begin, end] = [promptIds.length, promptIds.length + maxTokens];
+  checkRoom(begin + suffixIds.length + ending.length, maxTokens, config.maxSequenceLength);
+  const ids = new Int32Array(end + suffixIds.length + ending.length).fill(config.maskTokenId);
+  ids.set(promptIds);
+  ids.set([...suffixIds, ...ending], end);
+  return { ids, begin, end, wanted: maxTokens, promptIds, isTemplate: false, textEnd: null };
 }
 
 /** What of a sampler depends on the model and on the rows' blocks. */
@@ -282,8 +333,8 @@ function checkSampler(
       'sampler.partCache',
       'expected a model that attends by blocks, and a cache: passes over a part read the rest of its block from one',
     );
-  for (const { ids, begin } of rows) {
-    const length = ids.length - begin;
+  for (const { begin, end } of rows) {
+    const length = end - begin;
     checkBlocks?.(sampler, Math.ceil(length / (blockLength ?? length)));
   }
 }

@@ -65,7 +65,7 @@ export function resultsOf(
 ): Result[] {
   return outcomes.map((outcome, i) => {
     const fields = { ...fieldsOf(model, rows[i], outcome), seed: writtenSeed(seed) };
-    const scored = logprobs ? { ...fields, logprobs: outcome.logProbs.slice(outcome.begin) } : fields;
+    const scored = logprobs ? { ...fields, logprobs: outcome.logProbs.slice(outcome.begin, rows[i].end) } : fields;
     return withTime(scored, seconds / outcomes.length);
   });
 }
@@ -77,13 +77,13 @@ export const writtenSeed = (seed: bigint): number | bigint =>
 /** What a row's outcome says. */
 function fieldsOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome) {
   const { maskTokenId, eosTokenIds } = model.config;
-  const ids = outcome.ids.slice(row.begin);
+  const ids = outcome.ids.slice(row.begin, row.end);
   const eos = row.isTemplate ? -1 : indexOfEnd(ids, eosTokenIds);
   const cut = row.textEnd?.cut(ids) ?? null;
   const tokens = cut?.tokens ?? (eos < 0 ? ids.length : eos + 1);
   const shown = (eos < 0 ? ids : ids.subarray(0, eos)).filter((id) => id !== maskTokenId);
   const slots = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
-  const promptTokens = row.isTemplate ? row.ids.length - slots : row.promptIds.length;
+  const promptTokens = row.isTemplate ? row.ids.length - slots : row.ids.length - (row.end - row.begin);
   const completionTokens = row.isTemplate ? slots : tokens;
   return {
     text: cut?.text ?? decodeIds(shown, model),
@@ -95,7 +95,7 @@ function fieldsOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome)
     tokens,
     tokensPerForward: outcome.nfe > 0 ? tokens / outcome.nfe : 0,
     finishReason: cut ? ('stop' as const) : outcome.finishReason,
-    unmaskedAt: outcome.unmaskedAt.slice(row.begin),
+    unmaskedAt: outcome.unmaskedAt.slice(row.begin, row.end),
     logLikelihood: outcome.logLikelihood,
   };
 }

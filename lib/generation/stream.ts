@@ -53,7 +53,7 @@ export class RowStream {
   /** @param row what a step selected, and the row after it @param result where the row ended with this step */
   event(row: StreamedStep, result: GenerateResult | null): StreamEvent {
     const { maskTokenId } = this.#model.config;
-    const ids = row.ids.slice(this.#row.begin);
+    const ids = row.ids.slice(this.#row.begin, this.#row.end);
     const before = this.#text.length;
     this.#prefix = this.#prefixText(ids.subarray(0, row.settled - this.#row.begin));
     this.#text = result ? result.text : (this.#row.textEnd?.finalPart(this.#prefix) ?? this.#prefix);

@@ -43,7 +43,9 @@ export function maskName({ tokenizer, config }: Vocabulary & { config: { maskTok
 /** How prompts become ids. */
 export interface EncodePromptOptions {
   /** Special tokens in texts and messages are text like any other; those of the chat template stay special. */
-  splitSpecialTokens?: boolean;
+  splitSpecialTokens?: boolean | undefined;
+  /** No special tokens are put around the text: it stands behind others. */
+  isPart?: boolean | undefined;
 }
 
 /** Tokenizers of which it was said that they do not know a prompt. */
@@ -78,10 +80,11 @@ export function encodeText(
   text: string,
   what: string,
   vocabulary: Vocabulary,
-  { splitSpecialTokens }: EncodePromptOptions = {},
+  { splitSpecialTokens, isPart }: EncodePromptOptions = {},
 ): Int32Array {
   const tokenizer = tokenizerFor(`a text ${what}`, vocabulary);
-  return inTables(tokenizer.encode(text, { splitSpecialTokens }), tokenizer, vocabulary);
+  const ids = tokenizer.encode(text, { splitSpecialTokens, ...(isPart && { addSpecialTokens: false }) });
+  return inTables(ids, tokenizer, vocabulary);
 }
 
 /** The ids that the model sees for a prompt. @throws TypeError, RangeError; DUltraError NO_TOKENIZER, BAD_CHECKPOINT. */
@@ -109,7 +112,7 @@ export function encodePrompt(
   throw optionError(
     TypeError,
     'prompt',
-    'expected a string, an array of messages, { promptIds }, { prompt, form } or { template }',
+    'expected a string, an array of messages, { promptIds }, { prompt, suffix }, { prompt, form } or { template }',
   );
 }
 

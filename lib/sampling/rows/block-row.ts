@@ -39,11 +39,11 @@ export class BlockRow extends Row {
     this.beginsAlone = reference && shiftLogits && (cache.type === 'prefix' || cache.type === 'dual');
     this.decided = input.begin;
     this.origin = grid === null ? this.begin : blockStart(grid, blockOf(grid, this.begin));
-    this.blocks = Math.max(1, Math.ceil((this.ids.length - this.origin) / blockLength));
+    this.blocks = Math.max(1, Math.ceil((this.completionEnd - this.origin) / blockLength));
   }
 
   windowEnd(block = this.block): number {
-    return Math.min(this.ids.length, this.origin + (block + 1) * this.settings.blockLength);
+    return Math.min(this.completionEnd, this.origin + (block + 1) * this.settings.blockLength);
   }
 
   /** First possible candidate: masks of the prompt are candidates too, except in the reference's cached decoders. */
@@ -135,7 +135,7 @@ export class BlockRow extends Row {
       throw this.noProgress(
         'the step changed nothing: the model predicts the mask token itself, which compat: "reference" allows (the reference loops for ever here)',
       );
-    while (!this.sawEos && this.decided < this.ids.length && this.ids[this.decided] !== maskTokenId) {
+    while (!this.sawEos && this.decided < this.completionEnd && this.ids[this.decided] !== maskTokenId) {
       if (eosTokenIds.includes(this.ids[this.decided])) this.sawEos = true;
       else this.decided++;
     }

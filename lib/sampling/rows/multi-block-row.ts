@@ -30,7 +30,7 @@ export class MultiBlockRow extends Row {
   ) {
     super(index, input, settings);
     const prompt = settings.reference ? 0 : this.countMasks(0, this.begin);
-    this.count = Math.ceil((this.ids.length - this.begin) / settings.blockLength);
+    this.count = Math.ceil((this.completionEnd - this.begin) / settings.blockLength);
     this.open = [{ start: 0, end: this.begin, masks: prompt, active: true }];
     if (this.count > 0) this.addBlock();
   }
@@ -51,7 +51,7 @@ export class MultiBlockRow extends Row {
 
   private addBlock(skipped = false): void {
     const start = this.begin + (this.open.length - 1) * this.settings.blockLength;
-    const end = Math.min(this.ids.length, start + this.settings.blockLength);
+    const end = Math.min(this.completionEnd, start + this.settings.blockLength);
     const active = skipped || this.progress(this.open[this.open.length - 1]) >= this.rule.decodedTokenThreshold;
     this.open.push({ start, end, masks: skipped ? 0 : this.countMasks(start, end), active, skipped });
   }
@@ -128,7 +128,7 @@ export class MultiBlockRow extends Row {
   private fillBehind(eos: number): void {
     if (eos < 0) return;
     const token = this.settings.eosTokenId ?? this.ids[eos];
-    for (let i = eos + 1; i < this.ids.length; i++) {
+    for (let i = eos + 1; i < this.completionEnd; i++) {
       // Given tokens of a template stay; the reference has no templates.
       const isGiven = this.unmaskedAt[i] === 0 && this.ids[i] !== this.settings.maskTokenId;
       if (this.ids[i] === token || (isGiven && !this.settings.reference)) continue;

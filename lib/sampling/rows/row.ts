@@ -12,6 +12,8 @@ export interface RowInput {
   ids: Int32Array;
   /** First position of the completion; blocks are counted from here. 0 for a template. */
   begin: number;
+  /** Position behind the completion, where given tokens follow it. Default: the row's end. */
+  end?: number | undefined;
   /** Whether the row is finished where this is decided of its completion, from its begin to the first mask. */
   isEnd?: (prefix: Int32Array) => boolean;
   /** Tokens that were asked for, where the row is longer so as to end with a block. Default: all behind `begin`. */
@@ -92,6 +94,8 @@ export interface RowStep {
 export abstract class Row {
   readonly ids: Int32Array;
   readonly begin: number;
+  /** Position behind the completion. */
+  protected readonly completionEnd: number;
   readonly unmaskedAt: Int32Array;
   protected readonly logProbs: Float32Array;
   readonly #isEnd: RowInput['isEnd'];
@@ -117,6 +121,7 @@ export abstract class Row {
   ) {
     this.ids = Int32Array.from(input.ids);
     this.begin = input.begin;
+    this.completionEnd = input.end ?? input.ids.length;
     this.#isEnd = input.isEnd;
     this.#seen = input.begin;
     this.unmaskedAt = new Int32Array(this.ids.length);
@@ -187,7 +192,7 @@ export abstract class Row {
   /** No later pass changes the completion before this position: its first mask. After `apply`. */
   settledEnd(): number {
     const mask = this.ids.indexOf(this.settings.maskTokenId, this.begin);
-    return mask < 0 ? this.ids.length : mask;
+    return mask < 0 ? this.completionEnd : mask;
   }
 
   /** Finishes the row where its settled beginning is an end. After `apply`. */
@@ -205,9 +210,10 @@ export abstract class Row {
     return { ids, begin, nfe, fullForwards, unmaskedAt, logProbs, logLikelihood, finishReason };
   }
 
-  /** Position of the first token from `from` on that ends a text, or -1. */
+  /** Position of the completion's first token from `from` on that ends a text, or -1. */
   protected endFrom(from: number): number {
-    return indexOfEnd(this.ids, this.settings.eosTokenIds, from);
+    const at = indexOfEnd(this.ids, this.settings.eosTokenIds, from);
+    return at < this.completionEnd ? at : -1;
   }
 
   /** Masked positions from `from` to before `to`. */
