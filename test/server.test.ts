@@ -1,6 +1,6 @@
 // The server: OpenAI's wire formats, what it refuses, and that it answers as the library does.
 import { loadModel, type MaskedDiffusionModel } from '../lib';
-import { type Listening, type LogEntry, listen } from '../lib/server';
+import { type Listening, type LogEntry, listen, Server } from '../lib/server';
 import { withTokenizer } from './helpers';
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are compared with what they should be
@@ -102,7 +102,9 @@ describe('answers', () => {
     const stream = await events(
       await post('/v1/chat/completions', { ...plain, sampler: 'fixed', stream: true, stream_mode: 'denoise' }),
     );
-    const frames = stream.flatMap((chunk) => (typeof chunk === 'object' && chunk.dultra ? [chunk.dultra.frame] : []));
+    const frames = stream.flatMap((chunk) =>
+      typeof chunk === 'object' && chunk.dultra?.frame ? [chunk.dultra.frame] : [],
+    );
     const positions = frames.flatMap(({ unmasked }) => unmasked.map(({ position }: { position: number }) => position));
     expect(new Set(positions).size).toBe(positions.length);
     expect(frames.map(({ step }) => step)).toEqual(frames.map((_, i) => i + 1));
@@ -181,7 +183,6 @@ describe('refusals', () => {
     ['a tool', { tools: [{ type: 'function' }] }, 400, 'unsupported_parameter', 'tools'],
     ['a penalty', { presence_penalty: 0.5 }, 400, 'unsupported_parameter', 'presence_penalty'],
     ['a schema', { response_format: { type: 'json_object' } }, 400, 'unsupported_parameter', 'response_format'],
-    ['top logprobs', { top_logprobs: 3 }, 400, 'unsupported_parameter', 'top_logprobs'],
     ['two samplers', { dultra: { sampler: 'planner' } }, 400, 'invalid_value', 'sampler'],
     ['a sampler', { sampler: 'confidnce' }, 400, 'invalid_value', 'sampler'],
     ['a block length', { block_length: 5 }, 400, 'invalid_value', 'max_tokens'],
@@ -240,6 +241,69 @@ describe('refusals', () => {
     expect((await get('one')).headers.get('access-control-allow-origin')).toBe('https://a.example');
     await guarded.close();
   });
+});
+
+test('models are loaded on request, one at a time, and put out where memory is short', async () => {
+  const loads: string[] = [];
+  const load = (name: string) => async () => {
+    loads.push(name);
+    return loadModel(withTokenizer(), { threads: 1 });
+  };
+  const { weightBytes } = model.info;
+  const server = new Server({
+    models: { a: load('a'), b: load('b'), c: load('c'), kept: model },
+    maxModelBytes: 2.5 * weightBytes,
+  });
+  const ask = async (name: string, more: object = {}) => {
+    const response = await server.fetch(
+      new Request('http://localhost/v1/chat/completions', {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ ...plain, model: name, ...more }),
+      }),
+    );
+    return (await response.json()) as Json;
+  };
+  const loaded = async () => {
+    const text = await (await server.fetch(new Request('http://localhost/metrics'))).text();
+    return [...text.matchAll(/^dultra_model_bytes\{model="(\w+)"\}/gm)].map(([, name]) => name);
+  };
+  await server.load('a');
+  const [first, second] = await Promise.all([ask('a'), ask('b')]);
+  expect(first.choices).toEqual(second.choices);
+  expect(await loaded()).toEqual(['a', 'b', 'kept']);
+  await ask('a');
+  await ask('c');
+  expect([loads, await loaded()]).toEqual([
+    ['a', 'b', 'c'],
+    ['a', 'c', 'kept'],
+  ]);
+  // What has requests under way is not put out.
+  const busy = Promise.all([ask('a', { n: 8, sampler: 'fixed' }), ask('c', { n: 8, sampler: 'fixed' })]);
+  const third = ask('b');
+  expect((await busy).map(({ choices }) => choices.length)).toEqual([8, 8]);
+  expect((await third).choices).toEqual(first.choices);
+  expect((await ask('kept')).choices).toEqual(first.choices);
+  server.dispose();
+  expect(await loaded()).toEqual(['kept']);
+  expect((await ask('c')).choices).toEqual(first.choices);
+  server.dispose();
+});
+
+test('a model that cannot be loaded fails its request, and is tried again', async () => {
+  let tries = 0;
+  const server = new Server({
+    models: {
+      late: async () => {
+        if (++tries === 1) throw new Error('not yet');
+        return loadModel(withTokenizer(), { threads: 1 });
+      },
+    },
+  });
+  await expect(server.load('late')).rejects.toThrow('not yet');
+  await server.load('late');
+  expect(tries).toBe(2);
+  server.dispose();
 });
 
 describe('ends', () => {

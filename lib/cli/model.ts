@@ -91,10 +91,12 @@ export function addModelOptions(command: Command): Command {
       '-m, --model <folder|id>',
       'checkpoint or run folder, or hub id such as GSAI-ML/LLaDA-8B-Instruct (default: the embedded model)',
     );
-  addAdapterOption(command).option(
-    '--planner <folder>',
-    "planner head for a model that has none (default: the checkpoint's own)",
-  );
+  return addLoadingOptions(addAdapterOption(command));
+}
+
+/** Adds what models are loaded with, whichever they are. */
+export function addLoadingOptions(command: Command): Command {
+  command.option('--planner <folder>', "planner head for a model that has none (default: the checkpoint's own)");
   return addDeviceOptions(addCheckpointOptions(command));
 }
 

@@ -2,15 +2,25 @@
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import { chatCall, completionCall } from './completions';
 import { ApiError, apiErrorOf } from './errors';
 import { Metrics } from './metrics';
 import { Models, type ServedModel } from './models';
-import { answer, type Call, chatCall, completionCall, type Served } from './routes';
+import { PLAYGROUND, playgroundFile } from './playground';
+import { responseCall } from './responses';
+import { answer, type Call, type Served } from './routes';
 
 /** What a server offers, and to whom. */
 export interface ServerOptions {
   /** Models by name, loaded or loaded on their first request; the first is the default one. */
   models: Readonly<Record<string, ServedModel>>;
+  /**
+   * Bytes of the weights of models that are loaded on request: those that were asked for longest ago are put out, and
+   * loaded again when they are asked for; never one with a request under way. Default: as much as there is.
+   */
+  maxModelBytes?: number | undefined;
+  /** Whether GET / is a page to try models on. Default true. */
+  playground?: boolean | undefined;
   /** Keys, one of which requests bring as "Authorization: Bearer KEY". Default: none is asked for. */
   apiKeys?: readonly string[] | undefined;
   /** Names of hosts that requests may be for; null: any. Default: localhost and its addresses. */
@@ -42,8 +52,17 @@ const LOCAL = ['localhost', '127.0.0.1', '[::1]'];
 const POSTS: Readonly<Record<string, (value: unknown) => Call>> = {
   '/v1/chat/completions': chatCall,
   '/v1/completions': completionCall,
+  '/v1/fim/completions': completionCall,
+  '/v1/responses': responseCall,
 };
 const GETS = ['/health', '/metrics', '/v1/models', '/v1/models/:id'];
+
+const PAGE_HEADERS = {
+  'content-security-policy':
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:",
+  'x-content-type-options': 'nosniff',
+  'referrer-policy': 'no-referrer',
+};
 
 const hash = (text: string) => createHash('sha256').update(text).digest();
 
@@ -62,7 +81,7 @@ export class Server {
   constructor(options: ServerOptions) {
     if (Object.keys(options.models).length === 0) throw new RangeError('models: expected at least one, got none');
     this.#options = options;
-    this.#models = new Models(options.models);
+    this.#models = new Models(options.models, options.maxModelBytes);
     this.#metrics = new Metrics(this.#models);
     this.#keys = (options.apiKeys ?? []).map(hash);
     this.#addRoutes();
@@ -95,6 +114,16 @@ export class Server {
     return false;
   }
 
+  /** Loads a model now. @throws what loading it throws; ApiError for a name that there is not */
+  async load(name: string): Promise<void> {
+    (await this.#models.lease(this.#models.nameOf(name))).release();
+  }
+
+  /** Frees the models that were loaded on request. After `drain`. */
+  dispose(): void {
+    this.#models.dispose();
+  }
+
   #addRoutes(): void {
     const { app } = this;
     const { maxBodyBytes = 2 ** 20 } = this.#options;
@@ -112,6 +141,9 @@ export class Server {
       await next();
     });
     app.get('/health', (c) => (this.#isDraining ? c.json({ status: 'shutting down' }, 503) : c.json({ status: 'ok' })));
+    if (this.#options.playground !== false)
+      for (const [path, file] of Object.entries(PLAYGROUND))
+        app.get(path, (c) => c.body(playgroundFile(file.name), 200, { ...PAGE_HEADERS, 'content-type': file.type }));
     app.get('/metrics', async (c) => {
       const { text, contentType } = await this.#metrics.read();
       return c.text(text, 200, { 'content-type': contentType });
@@ -151,9 +183,13 @@ export class Server {
     const origin = c.req.header('origin');
     if (origin === undefined || !(cors.includes('*') || cors.includes(origin))) return;
     c.header('access-control-allow-origin', origin);
-    c.header('access-control-allow-headers', 'authorization, content-type');
+    // OpenAI's client sends headers of its own.
+    c.header(
+      'access-control-allow-headers',
+      c.req.header('access-control-request-headers') ?? 'authorization, content-type',
+    );
     c.header('access-control-allow-methods', 'GET, POST');
-    c.header('access-control-expose-headers', 'x-request-id');
+    c.header('access-control-expose-headers', 'x-request-id, retry-after, x-should-retry');
     c.header('vary', 'origin');
   }
 
@@ -167,7 +203,7 @@ export class Server {
     const isOwn = origin === undefined || origin === url.origin;
     if (!isOwn && !cors.includes('*') && !cors.includes(origin))
       throw new ApiError(403, 'origin_not_allowed', 'web pages of this origin may not ask');
-    if (this.#keys.length === 0 || c.req.path === '/health') return;
+    if (this.#keys.length === 0 || c.req.path === '/health' || Object.hasOwn(PLAYGROUND, c.req.path)) return;
     const given = hash(/^Bearer (.+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? '');
     // All are compared, so that the time says nothing.
     if (!this.#keys.reduce((found, key) => timingSafeEqual(key, given) || found, false))
@@ -178,9 +214,11 @@ export class Server {
     const start = performance.now();
     const served: Served = { model: '' };
     let isDone = false;
+    let release = () => {};
     const done = (status: number, error?: ApiError) => {
       if (isDone) return;
       isDone = true;
+      release();
       const ms = performance.now() - start;
       this.#metrics.count(route, served, status, ms / 1000);
       const { model, settings, usage, finish } = served;
@@ -196,7 +234,9 @@ export class Server {
         throw new ApiError(415, 'unsupported_media_type', 'expected content-type: application/json');
       const call = read(await bodyOf(c));
       served.model = this.#models.nameOf(call.body.model);
-      const model = await this.#models.get(served.model);
+      const lease = await this.#models.lease(served.model);
+      release = lease.release;
+      const { model } = lease;
       const signal = AbortSignal.any([c.req.raw.signal, this.#closing.signal]);
       const response = await answer(call, served.model, model, signal, served, () =>
         done(c.req.raw.signal.aborted ? 499 : 200, served.error),

@@ -29,47 +29,56 @@ const DECODING = {
   max_nfe: integer(1, 1e9),
 };
 
-const COMMON = {
+/** `dultra` of a request. */
+const DULTRA = {
+  ...DECODING,
+  seed,
+  frames: optional(z.boolean()),
+  stop_at_eos: optional(z.boolean()),
+  priority: integer(0, 9),
+  deadline_ms: integer(1, 2 ** 31 - 1),
+  on_deadline: optional(z.enum(['fail', 'finish'])),
+  template: optional(z.boolean()),
+};
+
+/** What every route that generates takes. */
+const GENERATING = {
   model: optional(z.string()),
-  max_tokens: integer(1, 2 ** 30),
   temperature: optional(z.number().min(0).max(2)),
   top_p: optional(z.number().gt(0).max(1)),
   top_k: integer(1, 2 ** 30),
   seed,
-  n: integer(1, 16),
-  stop: optional(z.union([z.string().min(1), z.array(z.string().min(1)).max(4)])),
   stream: optional(z.boolean()),
-  stream_options: optional(z.strictObject({ include_usage: optional(z.boolean()), include_obfuscation: ignored })),
-  stream_mode: optional(z.enum(['text', 'denoise'])),
   ...DECODING,
-  dultra: optional(
-    z.strictObject({
-      ...DECODING,
-      seed,
-      frames: optional(z.boolean()),
-      stop_at_eos: optional(z.boolean()),
-      priority: integer(0, 9),
-      deadline_ms: integer(1, 2 ** 31 - 1),
-      on_deadline: optional(z.enum(['fail', 'finish'])),
-    }),
-  ),
-  frequency_penalty: neutral('a frequency penalty', (value) => value === 0),
-  presence_penalty: neutral('a presence penalty', (value) => value === 0),
-  logit_bias: neutral(
-    'a bias of logits',
-    (value) => typeof value === 'object' && value !== null && Object.keys(value).length === 0,
-  ),
+  dultra: optional(z.strictObject(DULTRA)),
   // What OpenAI's clients may send, and what changes nothing here.
   user: ignored,
   metadata: ignored,
   store: ignored,
   safety_identifier: ignored,
   service_tier: ignored,
-  verbosity: ignored,
-  reasoning_effort: ignored,
   prompt_cache_key: ignored,
   prompt_cache_retention: ignored,
   parallel_tool_calls: ignored,
+};
+
+/** What chats and completions take besides. */
+const COMMON = {
+  ...GENERATING,
+  max_tokens: integer(1, 2 ** 30),
+  n: integer(1, 16),
+  stop: optional(z.union([z.string().min(1), z.array(z.string().min(1)).max(4)])),
+  stream_options: optional(z.strictObject({ include_usage: optional(z.boolean()), include_obfuscation: ignored })),
+  stream_mode: optional(z.enum(['text', 'denoise'])),
+  diffusing: optional(z.boolean()),
+  frequency_penalty: neutral('a frequency penalty', (value) => value === 0),
+  presence_penalty: neutral('a presence penalty', (value) => value === 0),
+  logit_bias: neutral(
+    'a bias of logits',
+    (value) => typeof value === 'object' && value !== null && Object.keys(value).length === 0,
+  ),
+  verbosity: ignored,
+  reasoning_effort: ignored,
 };
 
 const text = z.strictObject({ type: z.literal('text'), text: z.string() });
@@ -88,7 +97,7 @@ export const chatBody = z.strictObject({
     .min(1),
   max_completion_tokens: integer(1, 2 ** 30),
   logprobs: optional(z.boolean()),
-  top_logprobs: neutral('a list of the most probable tokens', (value) => value === 0),
+  top_logprobs: integer(0, 20),
   response_format: neutral(
     'a format of the response other than text',
     (value) => (value as { type?: unknown } | null)?.type === 'text',
@@ -111,18 +120,61 @@ export const completionBody = z.strictObject({
       .min(1)
       .max(64),
   ]),
-  suffix: neutral('a suffix', (value) => value === ''),
-  echo: neutral('an echo of the prompt', (value) => value === false),
+  suffix: optional(z.string()),
+  echo: optional(z.boolean()),
   best_of: neutral('a choice of the best of several texts', (value) => value === 1),
-  logprobs: neutral('logprobs of /v1/completions', () => false),
+  logprobs: integer(0, 5),
 });
 
-/** What both have in common, checked. */
-export type CommonBody = Omit<z.infer<typeof completionBody>, 'prompt' | 'suffix' | 'echo' | 'best_of' | 'logprobs'>;
+const part = (type: string) => z.strictObject({ type: z.literal(type), text: z.string(), annotations: ignored });
+
+/** POST /v1/responses */
+export const responseBody = z.strictObject({
+  ...GENERATING,
+  /** A text has become the message of a user. */
+  input: z
+    .array(
+      z.strictObject({
+        type: optional(z.literal('message')),
+        role: z.enum(['system', 'developer', 'user', 'assistant']),
+        content: z.union([z.string(), z.array(z.union([part('input_text'), part('output_text')]))]),
+        id: ignored,
+        status: ignored,
+      }),
+    )
+    .min(1),
+  instructions: optional(z.string()),
+  max_output_tokens: integer(1, 2 ** 30),
+  text: neutral('a format of the response other than text', (value) => {
+    if (typeof value !== 'object') return false;
+    const { format } = value as { format?: { type?: unknown } | null };
+    return format === undefined || format === null || format.type === 'text';
+  }),
+  tools: neutral('a tool', isEmpty),
+  tool_choice: neutral(
+    'a choice of tools other than "none" or "auto"',
+    (value) => value === 'none' || value === 'auto',
+  ),
+  include: neutral('an inclusion', isEmpty),
+  truncation: neutral('a truncation', (value) => value === 'disabled'),
+  background: neutral('a response in the background', (value) => value === false),
+  previous_response_id: neutral('a previous response: the server keeps none; send all messages', () => false),
+  conversation: neutral('a conversation: the server keeps none; send all messages', () => false),
+  prompt: neutral('a stored prompt', () => false),
+  top_logprobs: neutral('a list of the most probable tokens', (value) => value === 0),
+  max_tool_calls: ignored,
+  reasoning: ignored,
+});
+
+/** What every request has that generates, checked. */
+export type CommonBody = Pick<z.infer<typeof completionBody>, Exclude<keyof typeof GENERATING, 'user'>> &
+  Partial<Pick<z.infer<typeof completionBody>, 'n' | 'stop' | 'stream_options' | 'stream_mode' | 'diffusing'>>;
 /** A chat request, checked. */
 export type ChatBody = z.infer<typeof chatBody>;
 /** A completion request, checked. */
 export type CompletionBody = z.infer<typeof completionBody>;
+/** A request of /v1/responses, checked. */
+export type ResponseBody = z.infer<typeof responseBody>;
 
 const pathOf = (path: readonly PropertyKey[]): string =>
   path.reduce<string>(
@@ -131,7 +183,10 @@ const pathOf = (path: readonly PropertyKey[]): string =>
   );
 
 /** Checks a body. @throws ApiError naming the field */
-export function checkBody<T extends typeof chatBody | typeof completionBody>(schema: T, value: unknown): z.infer<T> {
+export function checkBody<T extends typeof chatBody | typeof completionBody | typeof responseBody>(
+  schema: T,
+  value: unknown,
+): z.infer<T> {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw new ApiError(400, 'invalid_value', 'expected a JSON object');
   const parsed = schema.safeParse(value, { reportInput: true });
@@ -140,7 +195,7 @@ export function checkBody<T extends typeof chatBody | typeof completionBody>(sch
   const at = pathOf(issue.path);
   if (issue.code === 'unrecognized_keys') {
     const [key] = issue.keys;
-    const known = Object.keys(issue.path[0] === 'dultra' ? DECODING : schema.shape);
+    const known = Object.keys(issue.path[0] === 'dultra' ? DULTRA : schema.shape);
     const guess = similarName(key, known);
     const name = at ? `${at}.${key}` : key;
     const hint = guess === null ? '' : `: did you mean "${guess}"?`;
@@ -159,4 +214,4 @@ export function checkBody<T extends typeof chatBody | typeof completionBody>(sch
 }
 
 /** Roles and parts of messages that other models have. */
-const isUnsupported = (at: string): boolean => /^messages\[\d+\]\.(role|content)/.test(at);
+const isUnsupported = (at: string): boolean => /^(messages|input)\[\d+\]\.(role|content|type)/.test(at);

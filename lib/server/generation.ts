@@ -2,11 +2,13 @@
 import { randomInt } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
-import { defaultMaxTokens, type GeneratingModel, prepare } from '../generation/prepare';
+import { defaultMaxTokens, type GeneratingModel, type PreparedRow, prepare } from '../generation/prepare';
 import { resultsOf } from '../generation/result';
 import { RowStream } from '../generation/stream';
 import type { GenerateOptions, GenerateResult, StreamEvent } from '../generation/types';
-import type { PlainPrompt } from '../types';
+import { encodeText } from '../model/prompt';
+import type { RowStepEvent } from '../sampling/job';
+import type { PlainPrompt, Prompt } from '../types';
 import type { CommonBody } from './body';
 import { ApiError } from './errors';
 
@@ -16,12 +18,23 @@ const SEEDS = 1n << 64n;
 export interface GenerationRequest {
   parts: GeneratingModel;
   /** One per choice, in the order of the answer. */
-  prompts: Int32Array[];
+  prompts: Prompt[];
   options: GenerateOptions;
   /** Of the answer and the log: what generates the same again. */
   settings: Record<string, unknown>;
   engine: { priority?: number; deadline?: number; onDeadline?: 'fail' | 'finish'; maxNfe?: number };
   frames: boolean;
+  /** Masks of the prompt are filled, and the completion is the whole row. */
+  isTemplate: boolean;
+}
+
+/** What a route asks to be generated. */
+export interface Wanted {
+  prompts: readonly PlainPrompt[];
+  maxTokens: number | undefined;
+  logprobs: boolean;
+  /** What follows the answer, which is then infilled. */
+  suffix?: string | undefined;
 }
 
 /** A field that may stand at the top and in `dultra`. @throws ApiError where both say different things */
@@ -40,24 +53,10 @@ function seedOf(given: number | string | undefined, draws: boolean): number | bi
 }
 
 /** @throws ApiError, TypeError, RangeError */
-export function generationRequest(
-  model: MaskedDiffusionModel,
-  body: CommonBody,
-  prompts: readonly PlainPrompt[],
-  maxTokens: number | undefined,
-  logprobs: boolean,
-): GenerationRequest {
-  const longest = model.config.maxSequenceLength;
-  const ids = prompts.map((prompt) => model.encodePrompt(prompt, { splitSpecialTokens: true }));
-  const most = Math.max(...ids.map(({ length }) => length));
-  const tokens = maxTokens ?? Math.min(defaultMaxTokens(model), longest - most);
-  if (tokens < 1 || most + tokens > longest)
-    throw new ApiError(
-      400,
-      'context_length_exceeded',
-      `the prompt has ${most} tokens${tokens < 1 ? '' : `, max_tokens is ${tokens}`}: together more than the model's maximum of ${longest}`,
-      'messages' in body ? 'messages' : 'prompt',
-    );
+export function generationRequest(model: MaskedDiffusionModel, body: CommonBody, wanted: Wanted): GenerationRequest {
+  const { logprobs } = wanted;
+  const isTemplate = body.dultra?.template === true;
+  const { prompts, tokens } = isTemplate ? templatesOf(wanted) : promptsOf(model, body, wanted);
   const { temperature = 0, top_p: topP, top_k: topK, stop, n = 1 } = body;
   const dultra: NonNullable<CommonBody['dultra']> | undefined = body.dultra;
   const seed = seedOf(either(body, 'seed') as number | string | undefined, temperature > 0);
@@ -79,14 +78,15 @@ export function generationRequest(
     ...(topP !== undefined && { topP }),
     ...(topK !== undefined && { topK }),
     ...(stop !== undefined && { stop }),
-    maxTokens: tokens,
+    ...(tokens !== undefined && { maxTokens: tokens }),
     temperature,
     seed,
     logprobs,
   };
   return {
     parts: model.engineParts(),
-    prompts: ids.flatMap((prompt) => Array.from({ length: n }, () => prompt)),
+    isTemplate,
+    prompts: prompts.flatMap((prompt) => Array.from({ length: n }, () => prompt)),
     options,
     settings: { ...options, seed: typeof seed === 'bigint' ? seed.toString() : seed, ...(maxNfe && { maxNfe }) },
     engine: {
@@ -99,9 +99,53 @@ export function generationRequest(
   };
 }
 
+/** Masks of prompts say what to fill. */
+function templatesOf({ prompts, maxTokens, suffix }: Wanted): { prompts: Prompt[]; tokens: undefined } {
+  if (maxTokens !== undefined || suffix !== undefined)
+    throw new ApiError(
+      400,
+      'invalid_value',
+      `${suffix === undefined ? 'max_tokens' : 'suffix'}: not allowed with a template, whose masks say what to fill`,
+      suffix === undefined ? 'max_tokens' : 'suffix',
+    );
+  const templates = prompts.map((prompt) => {
+    if (typeof prompt === 'string') return { template: prompt };
+    if ('promptIds' in prompt) return { template: prompt.promptIds };
+    throw new ApiError(400, 'unsupported_value', 'dultra.template: for /v1/completions alone', 'dultra.template');
+  });
+  return { prompts: templates, tokens: undefined };
+}
+
+/** Prompts as ids, and how many tokens follow. */
+function promptsOf(
+  model: MaskedDiffusionModel,
+  body: CommonBody,
+  { prompts, maxTokens, suffix }: Wanted,
+): { prompts: Prompt[]; tokens: number } {
+  const longest = model.config.maxSequenceLength;
+  const ids = prompts.map((prompt) => model.encodePrompt(prompt, { splitSpecialTokens: true }));
+  const suffixIds =
+    suffix === undefined ? null : encodeText(suffix, 'suffix', model, { splitSpecialTokens: true, isPart: true });
+  const behind = suffixIds ? suffixIds.length + Number(model.config.eosTokenId !== null) : 0;
+  const most = Math.max(...ids.map(({ length }) => length)) + behind;
+  const tokens = maxTokens ?? Math.min(defaultMaxTokens(model), longest - most);
+  if (tokens < 1 || most + tokens > longest)
+    throw new ApiError(
+      400,
+      'context_length_exceeded',
+      `the prompt has ${most} tokens${tokens < 1 ? '' : `, max_tokens is ${tokens}`}: together more than the model's maximum of ${longest}`,
+      'messages' in body ? 'messages' : 'input' in body ? 'input' : 'prompt',
+    );
+  const all = ids.map((promptIds) => (suffixIds ? { prompt: { promptIds }, suffix: { suffixIds } } : { promptIds }));
+  return { prompts: all, tokens };
+}
+
 /** What a choice is told of. */
 export interface ChoiceListener {
-  onAdmit?: () => void;
+  /** @param rows of all choices, before their first pass */
+  onAdmit?: (rows: readonly PreparedRow[]) => void;
+  /** What a pass decided in a row: what `onEvent` gets, as the row has it. */
+  onStep?: (choice: number, step: RowStepEvent) => void;
   onEvent?: (choice: number, event: StreamEvent) => void;
 }
 
@@ -113,27 +157,30 @@ export async function runChoices(
   { parts, prompts, options, engine }: GenerationRequest,
   choicesPerPrompt: number,
   signal: AbortSignal,
-  { onAdmit, onEvent }: ChoiceListener = {},
+  { onAdmit, onStep, onEvent }: ChoiceListener = {},
 ): Promise<GenerateResult[]> {
-  const all = prompts.map((promptIds, choice) => {
+  const all = prompts.map((prompt, choice) => {
     const research = { firstRow: choice % choicesPerPrompt };
-    const { rows, settings } = prepare(parts, [{ promptIds }], { ...options, research });
+    const { rows, settings } = prepare(parts, [prompt], { ...options, research });
     if (settings.reference || typeof settings.sampler === 'function')
       throw new ApiError(400, 'invalid_value', 'sampler: expected an object or its short form', 'sampler');
     return { rows, settings };
   });
+  const opened = all.map(({ rows }) => rows[0]);
   // One listener for each choice.
   setMaxListeners(0, signal);
   const submissions = all.map(({ rows, settings }, choice) => {
     const start = performance.now();
-    const stream = onEvent && new RowStream(parts, rows[0]);
+    const stream = onEvent ? new RowStream(parts, rows[0]) : null;
     const written = { seed: settings.seed, logprobs: options.logprobs };
     const submission = parts.engine.submit(rows, settings, {
       ...engine,
       signal,
-      onAdmit,
-      ...(stream && {
-        onStep: (_row, step) => {
+      ...(onAdmit && { onAdmit: () => onAdmit(opened) }),
+      ...((stream || onStep) && {
+        onStep: (_row: number, step: RowStepEvent) => {
+          onStep?.(choice, step);
+          if (!stream || !onEvent) return;
           const seconds = (performance.now() - start) / 1000;
           const result = step.outcome && resultsOf(parts, rows, [step.outcome], written, seconds)[0];
           onEvent(choice, stream.event(step, result));
@@ -157,8 +204,8 @@ export async function runChoices(
 }
 
 /** Tokens and passes of choices. */
-export function usageOf(request: GenerationRequest, choicesPerPrompt: number, results: readonly GenerateResult[]) {
-  const prompt = request.prompts.reduce((sum, { length }, i) => sum + (i % choicesPerPrompt === 0 ? length : 0), 0);
+export function usageOf(choicesPerPrompt: number, results: readonly GenerateResult[]) {
+  const prompt = results.reduce((sum, { usage }, i) => sum + (i % choicesPerPrompt === 0 ? usage.promptTokens : 0), 0);
   const completion = results.reduce((sum, { usage }) => sum + usage.completionTokens, 0);
   const nfe = results.reduce((sum, result) => sum + result.nfe, 0);
   return {

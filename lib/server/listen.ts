@@ -6,7 +6,9 @@ import { createAdaptorServer } from '@hono/node-server';
 import { Server, type ServerOptions } from './app';
 
 /** Where a server listens. */
-export interface ListenOptions extends ServerOptions {
+export interface ListenOptions extends Partial<ServerOptions> {
+  /** One that has been made; its options are its own. Default: a new one of the other options. */
+  server?: Server | undefined;
   /** Default "127.0.0.1": this machine alone. */
   host?: string | undefined;
   /** 0: any that is free. Default 8242. */
@@ -28,8 +30,13 @@ export interface Listening {
  * Listens on a port.
  * @throws RangeError for options; the error of the system where the port is taken.
  */
-export async function listen({ host = '127.0.0.1', port = 8242, ...options }: ListenOptions): Promise<Listening> {
-  const server = new Server(options);
+export async function listen({
+  host = '127.0.0.1',
+  port = 8242,
+  server: given,
+  ...options
+}: ListenOptions): Promise<Listening> {
+  const server = given ?? new Server({ ...options, models: options.models ?? {} });
   const http = createAdaptorServer({ fetch: server.fetch }) as HttpServer;
   http.headersTimeout = 10_000;
   http.requestTimeout = 60_000;
@@ -53,6 +60,7 @@ export async function listen({ host = '127.0.0.1', port = 8242, ...options }: Li
       // What was written is on its way; a reader that takes nothing holds up nobody.
       setTimeout(() => http.closeAllConnections(), 1000).unref();
       await closed;
+      server.dispose();
       return inTime;
     },
   };

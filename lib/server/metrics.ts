@@ -39,9 +39,28 @@ export class Metrics {
         labelNames: ['model'],
         registers,
         collect() {
+          this.reset();
           for (const [model, loaded] of models.loaded) this.set({ model }, read(loaded.engineParts().engine.state));
         },
       });
+    new Gauge({
+      name: 'dultra_model_loads',
+      help: 'Models loaded on request so far',
+      registers,
+      collect() {
+        this.set(models.loads);
+      },
+    });
+    new Gauge({
+      name: 'dultra_model_bytes',
+      help: 'Bytes of the weights of loaded models',
+      labelNames: ['model'],
+      registers,
+      collect() {
+        this.reset();
+        for (const [model, loaded] of models.loaded) this.set({ model }, loaded.info.weightBytes);
+      },
+    });
     type State = ReturnType<Models['loaded'][number][1]['engineParts']>['engine']['state'];
     gauge('dultra_active_rows', 'Rows that go through passes', ({ activeRows }) => activeRows);
     gauge('dultra_queued_rows', 'Rows that wait', ({ queuedRows }) => queuedRows);

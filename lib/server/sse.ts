@@ -42,9 +42,11 @@ export class EventStream {
     });
   }
 
-  /** Sends a JSON value, or the text that ends a stream. */
-  send(data: unknown): void {
-    this.#push(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`);
+  /** Sends a JSON value, or the text that ends a stream. @param event its name */
+  send(data: unknown, event?: string): void {
+    this.#push(
+      `${event === undefined ? '' : `event: ${event}\n`}data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`,
+    );
   }
 
   /** Nothing follows. */

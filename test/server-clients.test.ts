@@ -1,0 +1,119 @@
+// OpenAI's client and the AI SDK against a server.
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
+import { generateText, streamText } from 'ai';
+import OpenAI from 'openai';
+import { loadModel, type MaskedDiffusionModel } from '../lib';
+import { type Listening, listen } from '../lib/server';
+import { withTokenizer } from './helpers';
+
+let model: MaskedDiffusionModel;
+let listening: Listening;
+let client: OpenAI;
+beforeAll(async () => {
+  model = await loadModel(withTokenizer(), { threads: 1, engine: { maxRows: 4, maxQueue: 4 } });
+  listening = await listen({ models: { tiny: model }, port: 0, apiKeys: ['key'] });
+  client = new OpenAI({ baseURL: `${listening.url}/v1`, apiKey: 'key', maxRetries: 0 });
+});
+afterAll(async () => {
+  await listening.close();
+  model.dispose();
+});
+
+const messages = [{ role: 'user' as const, content: 'a+b' }];
+const request = { model: 'tiny', messages, max_tokens: 16, sampler: 'confidence:0.2' };
+const library = () => model.generate(messages, { maxTokens: 16, sampler: 'confidence:0.2', splitSpecialTokens: true });
+
+describe('openai', () => {
+  test('chats, streams, helpers, completions, responses and models', async () => {
+    const { text } = await library();
+    const whole = await client.chat.completions.create(request);
+    expect([whole.choices[0].message.content, whole.usage?.total_tokens]).toEqual([
+      text,
+      (whole.usage?.prompt_tokens ?? 0) + (whole.usage?.completion_tokens ?? 0),
+    ]);
+    let streamed = '';
+    const frames: unknown[] = [];
+    const options = { stream: true as const, stream_mode: 'denoise', stream_options: { include_usage: true } };
+    for await (const chunk of await client.chat.completions.create({ ...request, ...options })) {
+      streamed += chunk.choices[0]?.delta.content ?? '';
+      if ('dultra' in chunk) frames.push(chunk.dultra);
+    }
+    expect([streamed, frames.length > 1]).toEqual([text, true]);
+    const helper = client.chat.completions.stream({ ...request, logprobs: true });
+    const completion = await helper.finalChatCompletion();
+    expect(completion.choices[0].message.content).toBe(text);
+    expect(completion.choices[0].logprobs?.content?.length).toBe(whole.usage?.completion_tokens);
+    const infilled = await client.completions.create({ model: 'tiny', prompt: 'ab', suffix: 'yz', max_tokens: 8 });
+    expect(infilled.choices[0].text).toHaveLength(infilled.choices[0].text.length);
+    expect(infilled.usage?.prompt_tokens).toBe(5);
+    const response = await client.responses.create({
+      model: 'tiny',
+      input: 'a+b',
+      max_output_tokens: 16,
+      sampler: 'confidence:0.2',
+    } as OpenAI.Responses.ResponseCreateParamsNonStreaming);
+    expect(response.output_text).toBe(text);
+    const events = client.responses.stream({ model: 'tiny', input: 'a+b', max_output_tokens: 16 });
+    expect((await events.finalResponse()).output_text.length).toBeGreaterThan(0);
+    const list = await client.models.list();
+    expect(list.data.map(({ id }) => id)).toEqual(['tiny']);
+    expect((await client.models.retrieve('tiny')).owned_by).toBe('dultra');
+  });
+
+  test('errors have their classes, a full queue is tried again, and leaving a stream frees its row', async () => {
+    await expect(client.chat.completions.create({ ...request, model: 'other' })).rejects.toThrow(OpenAI.NotFoundError);
+    const unknown = client.chat.completions.create({ ...request, samplr: 1 } as never);
+    await expect(unknown).rejects.toThrow(OpenAI.BadRequestError);
+    await expect(client.withOptions({ apiKey: 'no' }).models.list()).rejects.toThrow(OpenAI.AuthenticationError);
+    const many = { ...request, n: 4, sampler: 'fixed', max_tokens: 32 };
+    const crowd = Array.from({ length: 6 }, () => client.chat.completions.create(many));
+    const outcomes = await Promise.allSettled(crowd);
+    const refused = outcomes.filter(({ status }) => status === 'rejected') as PromiseRejectedResult[];
+    expect(refused.length).toBeGreaterThan(0);
+    for (const { reason } of refused) expect(reason).toBeInstanceOf(OpenAI.RateLimitError);
+    const { engine } = model.engineParts();
+    for await (const _ of await client.chat.completions.create({ ...many, n: 1, stream: true })) break;
+    for (let i = 0; i < 400 && engine.state.activeRows > 0; i++)
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(engine.state.activeRows).toBe(0);
+    const patient = client.withOptions({ maxRetries: 2 });
+    let refusals = 0;
+    const flaky = patient.withOptions({
+      fetch: async (url, init) => {
+        if (refusals++ > 0) return fetch(url as string, init as RequestInit);
+        return Response.json(
+          { error: { message: 'full', type: 'rate_limit_error', param: null, code: 'engine_overloaded' } },
+          { status: 429, headers: { 'retry-after': '0' } },
+        );
+      },
+    });
+    expect((await flaky.chat.completions.create(request)).choices).toHaveLength(1);
+    expect(refusals).toBe(2);
+  });
+});
+
+test('ai: generateText and streamText, with settings of the provider', async () => {
+  const provider = createOpenAICompatible({
+    name: 'dultra',
+    baseURL: `${listening.url}/v1`,
+    apiKey: 'key',
+    includeUsage: true,
+  });
+  const call = {
+    model: provider('tiny'),
+    prompt: 'a+b',
+    maxOutputTokens: 16,
+    temperature: 0,
+    maxRetries: 0,
+    providerOptions: { dultra: { sampler: 'confidence:0.2' } },
+  };
+  const expected = await library();
+  const { text, usage } = await generateText(call);
+  expect([text, usage.outputTokens]).toEqual([expected.text, expected.usage.completionTokens]);
+  const stream = streamText(call);
+  let streamed = '';
+  for await (const part of stream.textStream) streamed += part;
+  expect(streamed).toBe(expected.text);
+  expect((await stream.usage).outputTokens).toBe(expected.usage.completionTokens);
+  await expect(generateText({ ...call, model: provider('other') })).rejects.toThrow('there is no model');
+});

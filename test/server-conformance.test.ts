@@ -1,0 +1,376 @@
+// What each route answers to each kind of request: one server, one table.
+import { spawn, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { loadModel, type MaskedDiffusionModel } from '../lib';
+import { type Listening, listen } from '../lib/server';
+import { withTokenizer } from './helpers';
+
+// biome-ignore lint/suspicious/noExplicitAny: answers are compared with what they should be
+type Json = any;
+
+let model: MaskedDiffusionModel;
+let listening: Listening;
+beforeAll(async () => {
+  model = await loadModel(withTokenizer(), { threads: 1, engine: { maxRows: 16, maxQueue: 64 } });
+  listening = await listen({ models: { tiny: model }, port: 0 });
+});
+afterAll(async () => {
+  await listening.close();
+  model.dispose();
+});
+
+const CHAT = '/v1/chat/completions';
+const TEXT = '/v1/completions';
+const FIM = '/v1/fim/completions';
+const RESPONSES = '/v1/responses';
+const messages = [{ role: 'user', content: 'a+b' }];
+const base = { max_tokens: 16, sampler: 'confidence:0.2' };
+const bodyOf = (path: string, change: object) =>
+  path === CHAT
+    ? { messages, ...base, ...change }
+    : { ...change, ...(path === RESPONSES ? {} : { ...base, ...change }) };
+
+const post = (path: string, body: unknown, headers: Record<string, string> = {}) =>
+  fetch(listening.url + path, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    body: typeof body === 'string' ? body : JSON.stringify(body),
+  });
+const ask = async (path: string, change: object = {}) => {
+  const response = await post(path, bodyOf(path, change));
+  return { status: response.status, body: (await response.json()) as Json };
+};
+const eventsOf = async (path: string, change: object = {}): Promise<Json[]> => {
+  const response = await post(path, bodyOf(path, { ...change, stream: true }));
+  expect([response.status, response.headers.get('content-type')]).toEqual([200, 'text/event-stream; charset=utf-8']);
+  return (await response.text())
+    .split('\n\n')
+    .filter((part) => part.includes('data: '))
+    .map((part) => part.slice(part.indexOf('data: ') + 6))
+    .map((data) => (data === '[DONE]' ? data : JSON.parse(data)));
+};
+const libraryOf = (options: object) =>
+  model.generate(messages as never, { maxTokens: 16, sampler: 'confidence:0.2', splitSpecialTokens: true, ...options });
+const textOf = ({ body }: { body: Json }) => body.choices[0].message?.content ?? body.choices[0].text;
+
+describe('refused, with the field and the reason', () => {
+  const cases: [what: string, path: string, change: object, status: number, code: string, param: string | null][] = [
+    ['tokens below one', CHAT, { max_tokens: -1 }, 400, 'invalid_value', 'max_tokens'],
+    ['tokens by the billion', CHAT, { max_tokens: 1e9 }, 400, 'context_length_exceeded', 'messages'],
+    [
+      'a prompt over the maximum',
+      CHAT,
+      { messages: [{ role: 'user', content: 'a'.repeat(500) }] },
+      400,
+      'context_length_exceeded',
+      'messages',
+    ],
+    ['a role', CHAT, { messages: [{ role: 'x', content: 'a' }] }, 400, 'unsupported_value', 'messages[0].role'],
+    ['a nucleus of none', CHAT, { top_p: 0 }, 400, 'invalid_value', 'top_p'],
+    ['a function as text', CHAT, { sampler: '() => []' }, 400, 'invalid_value', 'sampler'],
+    ['the reference', CHAT, { compat: 'reference' }, 400, 'unknown_parameter', 'compat'],
+    ['21 most probable tokens', CHAT, { logprobs: true, top_logprobs: 21 }, 400, 'invalid_value', 'top_logprobs'],
+    ['most probable tokens alone', CHAT, { top_logprobs: 2 }, 400, 'invalid_value', 'top_logprobs'],
+    [
+      'most probable tokens with a cache',
+      CHAT,
+      { logprobs: true, top_logprobs: 2, cache: 'dual' },
+      400,
+      'unsupported_value',
+      'cache',
+    ],
+    [
+      'a schema',
+      CHAT,
+      { response_format: { type: 'json_schema', json_schema: { name: 'a', schema: {} } } },
+      400,
+      'unsupported_parameter',
+      'response_format',
+    ],
+    ['an unknown key of dultra', CHAT, { dultra: { prioritty: 3 } }, 400, 'unknown_parameter', 'dultra.prioritty'],
+    ['diffusing without a stream', CHAT, { diffusing: true }, 400, 'invalid_value', 'diffusing'],
+    [
+      'a template of a chat',
+      CHAT,
+      { max_tokens: null, dultra: { template: true } },
+      400,
+      'unsupported_value',
+      'dultra.template',
+    ],
+    [
+      'a template with a length',
+      TEXT,
+      { prompt: 'a[MASK]', dultra: { template: true } },
+      400,
+      'invalid_value',
+      'max_tokens',
+    ],
+    [
+      'a template without masks',
+      TEXT,
+      { prompt: 'a', max_tokens: null, dultra: { template: true } },
+      400,
+      'invalid_value',
+      'template',
+    ],
+    ['the best of two', TEXT, { prompt: 'a', best_of: 2 }, 400, 'unsupported_parameter', 'best_of'],
+    ['six logprobs', TEXT, { prompt: 'a', logprobs: 6 }, 400, 'invalid_value', 'logprobs'],
+    ['no prompt', TEXT, {}, 400, 'missing_required_parameter', 'prompt'],
+    ['ids that there are not', TEXT, { prompt: [99999] }, 400, 'invalid_value', 'prompt[0]'],
+    [
+      'a suffix that does not fit',
+      FIM,
+      { prompt: 'a', suffix: 'b'.repeat(500) },
+      400,
+      'context_length_exceeded',
+      'prompt',
+    ],
+    ['no input', RESPONSES, {}, 400, 'missing_required_parameter', 'input'],
+    [
+      'an earlier response',
+      RESPONSES,
+      { input: 'a', previous_response_id: 'resp_1' },
+      400,
+      'unsupported_parameter',
+      'previous_response_id',
+    ],
+    [
+      'a picture',
+      RESPONSES,
+      { input: [{ role: 'user', content: [{ type: 'input_image', image_url: 'x' }] }] },
+      400,
+      'unsupported_value',
+      'input[0].content',
+    ],
+    [
+      'a format',
+      RESPONSES,
+      { input: 'a', text: { format: { type: 'json_object' } } },
+      400,
+      'unsupported_parameter',
+      'text',
+    ],
+    ['a model', RESPONSES, { input: 'a', model: 'other' }, 404, 'model_not_found', 'model'],
+    [
+      'a deadline in a full queue',
+      CHAT,
+      { n: 16, sampler: 'fixed', dultra: { deadline_ms: 1 } },
+      504,
+      'deadline_exceeded',
+      null,
+    ],
+  ];
+  test.each(cases)('%s', async (_what, path, change, status, code, param) => {
+    const answer = await ask(path, change);
+    expect({ status: answer.status, ...answer.body.error }).toMatchObject({ status, code, param });
+    expect(answer.body.error.message).toMatch(/\S/);
+  });
+});
+
+describe('what the library says', () => {
+  const forms = [
+    'confidence:0.2',
+    'planner',
+    'planner-round',
+    'factor',
+    'entropy:0.5',
+    'entropy-sum:0.5',
+    'geometric',
+    'fixed',
+    'fixed:4',
+    'dynamic',
+    'd3llm:0.6',
+    'dream',
+  ];
+  test.each(forms)('the sampler %s', async (sampler) => {
+    const library = await libraryOf({ sampler });
+    const answer = await ask(CHAT, { sampler });
+    expect([answer.status, textOf(answer), answer.body.usage.nfe]).toEqual([200, library.text, library.nfe]);
+    expect(answer.body.usage.tokens_per_forward).toBe(library.tokensPerForward);
+  });
+
+  test.each(['dual', 'prefix', 'refresh', 'delayed'])('the cache %s', async (cache) => {
+    const library = await libraryOf({ cache });
+    const answer = await ask(CHAT, { cache });
+    expect([textOf(answer), answer.body.usage.full_forwards]).toEqual([library.text, library.fullForwards]);
+  });
+
+  test('stop strings cut, and those that do not come do not', async () => {
+    const whole = textOf(await ask(CHAT));
+    const stop = whole.slice(3, 5);
+    const cut = await ask(CHAT, { stop });
+    expect([textOf(cut), cut.body.choices[0].finish_reason]).toEqual([whole.slice(0, whole.indexOf(stop)), 'stop']);
+    expect(textOf(await ask(CHAT, { stop: ['\u0001'] }))).toBe(whole);
+  });
+
+  test('any number of tokens, and passes as many as asked', async () => {
+    for (const max_tokens of [1, 7])
+      expect((await ask(CHAT, { max_tokens })).body.usage.completion_tokens).toBeLessThanOrEqual(max_tokens);
+    expect((await ask(CHAT, { max_nfe: 1 })).body.usage.nfe).toBe(1);
+  });
+});
+
+describe('logprobs', () => {
+  test('the most probable tokens begin with the one that was taken at temperature 0', async () => {
+    for (const sampler of ['fixed', 'confidence:0.2', 'd3llm:0.6']) {
+      const { body } = await ask(CHAT, { sampler, logprobs: true, top_logprobs: 3 });
+      const { content } = body.choices[0].logprobs;
+      expect(content).toHaveLength(body.usage.completion_tokens);
+      for (const { token, logprob, top_logprobs: top } of content) {
+        // What stands behind an end of sequence no pass decided.
+        if (logprob === -9999) continue;
+        expect(top).toHaveLength(3);
+        expect(top[0].token).toBe(token);
+        expect(top[0].logprob).toBeCloseTo(logprob, 4);
+        expect(top.map((one: Json) => one.logprob)).toEqual(
+          top.map((one: Json) => one.logprob).sort((a: number, b: number) => b - a),
+        );
+      }
+    }
+  });
+
+  test('completions have them as lists, streams with the last chunk', async () => {
+    const { body } = await ask(TEXT, { prompt: 'ab', logprobs: 2, echo: true });
+    const [{ text, logprobs }] = body.choices;
+    expect(text.startsWith('ab')).toBe(true);
+    expect(logprobs.tokens.join('')).toBe(text.slice(2));
+    expect(logprobs.text_offset[0]).toBe(2);
+    expect(logprobs.top_logprobs).toHaveLength(logprobs.tokens.length);
+    expect((await ask(TEXT, { prompt: 'ab', logprobs: 0 })).body.choices[0].logprobs.top_logprobs).toBeNull();
+    const stream = await eventsOf(CHAT, { logprobs: true });
+    const whole = (await ask(CHAT, { logprobs: true })).body.choices[0].logprobs;
+    expect(stream.at(-2).choices[0]).toMatchObject({ finish_reason: expect.any(String), logprobs: whole });
+  });
+});
+
+describe('infilling and templates', () => {
+  test('a suffix follows the answer, by either route', async () => {
+    const request = { prompt: 'ab', suffix: 'yz', seed: 1 };
+    const [text, fim] = [await ask(TEXT, request), await ask(FIM, request)];
+    const library = await model.generate({ prompt: 'ab', suffix: 'yz' }, { maxTokens: 16, sampler: 'confidence:0.2' });
+    expect([textOf(text), textOf(fim)]).toEqual([library.text, library.text]);
+    expect(text.body.usage.prompt_tokens).toBe(5);
+    const stream = await eventsOf(FIM, request);
+    expect(
+      stream
+        .slice(0, -1)
+        .map((chunk) => chunk.choices[0].text)
+        .join(''),
+    ).toBe(library.text);
+    expect(textOf(await ask(TEXT, { prompt: 'ab', suffix: '' }))).toBe(textOf(await ask(TEXT, { prompt: 'ab' })));
+  });
+
+  test('a template is filled in place, and its canvas says what is given', async () => {
+    const request = { prompt: 'ab[MASK]c{{2}}', max_tokens: null, dultra: { template: true, frames: true } };
+    const { text } = await model.generate({ template: 'ab[MASK]c{{2}}' }, { sampler: 'confidence:0.2' });
+    expect(textOf(await ask(TEXT, request))).toBe(text);
+    const stream = await eventsOf(TEXT, request);
+    const { canvas } = stream.find((chunk) => chunk.dultra?.canvas).dultra;
+    expect(canvas).toMatchObject({ index: 0, length: 6 });
+    expect(canvas.given.map(({ position, text: given }: Json) => [position, given])).toEqual([
+      [0, 'a'],
+      [1, 'b'],
+      [3, 'c'],
+    ]);
+    const decided = stream.flatMap((chunk) => chunk.dultra?.frame?.unmasked ?? []);
+    expect(decided.map(({ position }) => position).sort()).toEqual([2, 4, 5]);
+  });
+
+  test('diffusing: every text replaces the one before, and the last is the answer', async () => {
+    const stream = await eventsOf(CHAT, { diffusing: true, sampler: 'fixed' });
+    const texts = stream.filter((chunk) => chunk.choices?.[0]?.delta.content);
+    const marked = texts.filter((chunk) => chunk.diffusion_meta);
+    expect(marked.length).toBeGreaterThan(1);
+    expect(marked[0].choices[0].delta.content).toContain('░');
+    const progress = marked.map((chunk) => chunk.diffusion_meta.diffusion_progress);
+    expect(progress).toEqual([...progress].sort((a, b) => a - b));
+    expect(texts.at(-1).diffusion_meta).toBeUndefined();
+    expect(texts.at(-1).choices[0].delta.content).toBe(textOf(await ask(CHAT, { sampler: 'fixed' })));
+  });
+});
+
+describe('responses', () => {
+  const request = { input: 'a+b', max_output_tokens: 16, sampler: 'confidence:0.2' };
+
+  test('a response is the message of the chat', async () => {
+    const chat = await ask(CHAT);
+    for (const input of ['a+b', [{ role: 'user', content: [{ type: 'input_text', text: 'a+b' }] }]]) {
+      const { status, body } = await ask(RESPONSES, { ...request, input });
+      expect(status).toBe(200);
+      expect(body).toMatchObject({ object: 'response', model: 'tiny', error: null, previous_response_id: null });
+      expect(body.output[0].content).toEqual([{ type: 'output_text', text: textOf(chat), annotations: [] }]);
+      expect(body.usage).toMatchObject({ input_tokens: chat.body.usage.prompt_tokens, nfe: chat.body.usage.nfe });
+      expect(body.status).toBe(chat.body.choices[0].finish_reason === 'length' ? 'incomplete' : 'completed');
+    }
+    const instructed = await ask(RESPONSES, { ...request, instructions: 'be' });
+    const system = [{ role: 'system', content: 'be' }, ...messages];
+    expect(instructed.body.output[0].content[0].text).toBe(textOf(await ask(CHAT, { messages: system })));
+  });
+
+  test('its events come in order, numbered, and say the same', async () => {
+    const events = await eventsOf(RESPONSES, request);
+    const types = events.map(({ type }) => type).filter((type) => type !== 'response.output_text.delta');
+    const { response } = events.at(-1);
+    expect(types).toEqual(
+      [
+        'created',
+        'in_progress',
+        'output_item.added',
+        'content_part.added',
+        'output_text.done',
+        'content_part.done',
+        'output_item.done',
+        response.status,
+      ].map((type) => `response.${type}`),
+    );
+    expect(events.map(({ sequence_number }) => sequence_number)).toEqual(events.map((_, i) => i));
+    const text = events.map(({ type, delta }) => (type === 'response.output_text.delta' ? delta : '')).join('');
+    expect(text).toBe(response.output[0].content[0].text);
+  });
+});
+
+test('the dashboard asks for metrics that there are', async () => {
+  const dashboard = readFileSync(path.join(__dirname, '..', 'docs', 'serving-dashboard.json'), 'utf8');
+  const names = new Set(dashboard.match(/\b(dultra|nodejs|process)_[a-z0-9_]+/g));
+  const metrics = await (await fetch(`${listening.url}/metrics`)).text();
+  expect(names.size).toBeGreaterThan(10);
+  expect([...names].filter((name) => !new RegExp(`^${name}[ {]`, 'm').test(metrics))).toEqual([]);
+});
+
+describe('curl', () => {
+  const curl = (...args: string[]) => spawnSync('curl', ['-sS', '--max-time', '60', ...args], { encoding: 'utf8' });
+  const hasCurl = curl('--version').status === 0;
+  const testWithCurl = hasCurl ? test : test.skip;
+
+  // The child would hold up the server of this process, so it is asked in another.
+  testWithCurl(`streams, HTTP/1.0 and what is chunked${hasCurl ? '' : ' (skipped: there is no curl)'}`, async () => {
+    const run = (...args: string[]) =>
+      new Promise<string>((resolve) => {
+        const child = spawn('curl', ['-sS', '--max-time', '60', ...args]);
+        let out = '';
+        child.stdout.on('data', (data) => {
+          out += data;
+        });
+        child.stderr.on('data', (data) => {
+          out += data;
+        });
+        child.on('close', () => resolve(out));
+      });
+    const url = listening.url + CHAT;
+    const json = ['-H', 'content-type: application/json', '-d', JSON.stringify(bodyOf(CHAT, {}))];
+    const text = textOf(await ask(CHAT));
+    expect(textOf({ body: JSON.parse(await run(url, ...json)) })).toBe(text);
+    expect(textOf({ body: JSON.parse(await run('--http1.0', url, ...json)) })).toBe(text);
+    expect(textOf({ body: JSON.parse(await run('-H', 'transfer-encoding: chunked', url, ...json)) })).toBe(text);
+    const stream = await run(
+      '-N',
+      url,
+      '-H',
+      'content-type: application/json',
+      '-d',
+      JSON.stringify(bodyOf(CHAT, { stream: true })),
+    );
+    expect(stream.trimEnd().endsWith('data: [DONE]')).toBe(true);
+  });
+});
