@@ -84,7 +84,14 @@ export { type QuantizedModel, type QuantizeOptions, quantizeModel } from './mode
 export type { SaveOptions } from './model/save';
 export type { EncodeOptions, Tokenizer } from './model/tokenizer';
 export { type TrainTokenizerOptions, trainTokenizer } from './model/train-tokenizer';
-export type { LoraOptions, ModelTrainer, ModelTrainerOptions, MomentDtype, Reduction } from './model/trainer';
+export type {
+  LoraOptions,
+  ModelTrainer,
+  ModelTrainerOptions,
+  MomentDtype,
+  Reduction,
+  ZeroStage,
+} from './model/trainer';
 export type {
   NativeBackwardRequest as BackwardRequest,
   NativeExperts as Experts,

@@ -60,7 +60,22 @@ async function main() {
       print({ size: group.size, texts, numbers: [...numbers], empty: empty.length, localSize: share.localSize });
     return;
   }
+  if (task.do === 'leave' || task.do === 'differ') {
+    if (group.rank !== 1) await group.barrier();
+    else if (task.do === 'differ') await group.allGather(Float64Array.of(1));
+    return;
+  }
+  if (task.do === 'memory') {
+    const model = await loadModel(task.model, { threads: 1 });
+    const before = process.memoryUsage.rss();
+    const trainer = await model.createTrainer({ freezePlanner: true, zeroStage: 1 });
+    const all = await distributed.gatherJson(group, process.memoryUsage.rss() - before);
+    if (group.rank === 0) print(all);
+    trainer.dispose();
+    return;
+  }
   if (task.do === 'train') {
+    if (task.tellsProcess) process.stderr.write(`rank ${group.rank} is process ${process.pid}\n`);
     const found = {};
     for (const name of task.runs) found[name] = await run(name, task.options);
     // Every process has the same weights.

@@ -2,10 +2,13 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { training } from '../lib';
 import { main } from './command-line';
 import { exceptOnWindows, temporaryFolder } from './helpers';
 import { LAUNCHERS, mpirun } from './processes';
 import { newModelFolder } from './trained-models';
+
+const { killedRuns } = require('./killed-ranks.cjs');
 
 const child = path.join(__dirname, 'distributed-child.cjs');
 const RUNS = ['sft', 'sft bf16', 'planner', 'grpo', 'grpo cache', 'grpo lora'];
@@ -69,6 +72,44 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
     }
   });
 
+  test('split state gives the bits of one process, and checkpoints of whole tensors', async () => {
+    const options = { reduction: 'exact', maxSteps: 4, tokenBudget: 40 };
+    const runs = ['sft', 'sft bf16', 'planner', 'grpo lora'];
+    const task = (more: Record<string, unknown>) => ({ do: 'train', model, runs, options: { ...options, ...more } });
+    const whole = await found<Trained>(LAUNCHERS[0], 1, task({}));
+    const split = await found<Trained>(LAUNCHERS[0], 3, task({ zeroStage: 1 }));
+    expect(split.alike).toBe(true);
+    for (const name of runs) expect([name, split[name].hash]).toEqual([name, whole[name].hash]);
+    // A run that began with split state goes on without, and with.
+    const outputDir = path.join(temporaryFolder(), 'run');
+    const part = (ranks: number, maxSteps: number, zeroStage: number) =>
+      found<Trained>(LAUNCHERS[0], ranks, {
+        ...task({ outputDir, resume: true, maxSteps, zeroStage, evalEvery: 0, learningRateFloor: 1 }),
+        runs: ['sft'],
+      });
+    await part(2, 1, 1);
+    await part(1, 2, 0);
+    await part(1, 3, 1);
+    const resumed = await part(4, 4, 1);
+    expect(resumed.sft.hash).toBe(whole.sft.hash);
+  });
+
+  test('split state takes the memory of its plan', async () => {
+    // Of 55 MB, beside which what a process takes for itself is little.
+    const large = await newModelFolder({ dModel: 512, nHeads: 8, nLayers: 4 });
+    const config = { model: large, dataset: 'free8', zeroStage: 1 } as const;
+    const { items } = await training.planMemory('sft', config, { device: 'cpu', ranks: 3 });
+    const planned = items
+      .filter(({ name }) => ['masters', 'gradients', 'moments'].includes(name))
+      .reduce((sum, { bytes }) => sum + bytes, 0);
+    const taken = await found<number[]>(LAUNCHERS[0], 3, { do: 'memory', model: large });
+    expect(taken).toHaveLength(3);
+    for (const bytes of taken) expect(Math.abs(bytes / planned - 1)).toBeLessThan(0.05);
+    const { items: whole } = await training.planMemory('sft', { ...config, zeroStage: 0 }, { device: 'cpu', ranks: 3 });
+    const moments = (of: typeof items) => of.find(({ name }) => name === 'moments')!.bytes;
+    expect(moments(whole) / moments(items)).toBeCloseTo(3, 1);
+  });
+
   test('the sum differs by rounding, and is the same from run to run', async () => {
     const task = (reduction: string) => ({
       ...{ do: 'train', model, runs: ['sft', 'grpo'], options: { maxSteps: 3, tokenBudget: 40, reduction } },
@@ -93,6 +134,50 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
     expect(stderr.match(/the reward model is gone/g)).toHaveLength(1);
     expect(stderr).toContain('rank 1: Error: the reward model is gone');
     expect(seconds).toBeLessThan(60);
+  });
+
+  test.each(LAUNCHERS)(
+    '%s: a process that leaves others behind, or does something else, ends the job',
+    async (launcher) => {
+      for (const [task, problem] of [
+        ['leave', 'rank 0 waits for all, rank 1 has ended'],
+        ['differ', 'rank 0 waits for all, rank 1 exchanges results'],
+      ]) {
+        const { code, stderr, seconds } = await job(launcher, 3, { do: task }).outcome;
+        expect([task, code]).not.toEqual([task, 0]);
+        expect(stderr).toContain(`rank 0: DUltraError: processes of one job must do the same: ${problem}`);
+        expect(stderr.match(/must do the same/g)).toHaveLength(1);
+        expect(seconds).toBeLessThan(60);
+      }
+    },
+  );
+
+  test.each(LAUNCHERS)('%s: wrong usage is told once, with its rank, and ends the job', async (launcher) => {
+    const sft = ['train', 'sft', '--preset', 'tiny'];
+    const unknown = [...sft, '--nonsense'];
+    const none = ['train', 'sft', '--set', 'foo=1'];
+    for (const [ofAll, ofLast, message] of [
+      [unknown, unknown, "rank 0: unknown option '--nonsense'"],
+      [none, none, 'rank 0: no data set'],
+      // The others are waiting for it in MPI by then, or in an exchange.
+      [sft, unknown, "rank 1: unknown option '--nonsense'"],
+      [sft, none, 'rank 1: no data set'],
+    ] as const) {
+      const command = [path.join(__dirname, 'rank-command.cjs'), JSON.stringify([ofAll, ofLast])];
+      const { code, stdout, stderr, seconds } = await mpirun(launcher, 2, command, { cwd: temporaryFolder() }).outcome;
+      expect([message, code, stdout]).toEqual([message, 2, '']);
+      expect(stderr).toContain(`dultra: ${message}`);
+      expect(stderr.match(/dultra: /g)).toHaveLength(1);
+      expect(stderr.match(/for its options/g)).toHaveLength(1);
+      expect(seconds).toBeLessThan(60);
+    }
+  });
+
+  test('ranks that are killed at random moments: the run goes on to the same weights', async () => {
+    const { whole, hashes, ends } = await killedRuns({ model, launcher: LAUNCHERS[0], ranks: [2, 4], kills: 2 });
+    expect(hashes.map((hash: string) => hash === whole)).toEqual(hashes.map(() => true));
+    expect(ends).toHaveLength(2);
+    for (const seconds of ends) expect(seconds).toBeLessThan(60);
   });
 
   test('a process that is killed ends the job', async () => {

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { distributed } from '../index';
-import { Interruption } from './errors';
+import { Interruption, interruptSignal } from './errors';
 import { type OutputFlags, printMessage, setMessagePrefix } from './output';
 
 /** Flags of {@link addJobOptions}, and those that a job sets. */
@@ -38,9 +38,6 @@ export async function joinJob<F extends JobFlags>(flags: F): Promise<{ group: di
   };
 }
 
-/** Milliseconds that other ranks wait before they tell of a failure: where rank 0 has failed alike, the job is over by then. */
-const OTHERS_WAIT = 1000;
-
 /** Whether this process is not the first of several, whose words are those of the job. */
 export const isOtherRank = (): boolean => (distributed.launchedRank() ?? 0) > 0;
 
@@ -48,7 +45,12 @@ export const isOtherRank = (): boolean => (distributed.launchedRank() ?? 0) > 0;
 export async function printFailure(error: unknown, message: string): Promise<void> {
   const rank = distributed.launchedRank();
   if (rank === null) return printMessage(`dultra: ${message}`);
-  if (rank > 0) await sleep(OTHERS_WAIT + 200 * Math.min(rank, 10));
+  try {
+    await sleep(distributed.waitBeforeFailure(rank), undefined, { signal: interruptSignal });
+  } catch {
+    // Ended from outside, or by the launcher since another rank has failed: that is not this rank's to tell.
+    if (rank > 0) return;
+  }
   if (rank > 0 && error instanceof Interruption) return;
   printMessage(`dultra: ${error instanceof Interruption ? '' : `rank ${rank}: `}${message}`);
 }

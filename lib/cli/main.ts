@@ -2,6 +2,7 @@
 // The command line. Every subcommand is a file in commands/ with one `register(program)`. Data goes to stdout, messages
 // and progress to stderr.
 import { Command, CommanderError } from 'commander';
+import { distributed } from '../index';
 import { register as registerBench } from './commands/bench';
 import { register as registerChat } from './commands/chat';
 import { register as registerDistill } from './commands/distill';
@@ -23,7 +24,11 @@ import { printable, printHelp, printMessage, showWarnings } from './output';
 
 const { version, description } = require('../../package.json') as { version: string; description: string };
 
-function buildProgram(): Command {
+/** Commands that share their work between the processes of a job. */
+const SHARED: ReadonlySet<string> = new Set(['train', 'eval']);
+
+/** @param tell takes what is wrong with a command line, which is printed by itself where this process is alone */
+function buildProgram(tell: ((text: string) => void) | null): Command {
   const program = new Command('dultra')
     .description(`${description}.`)
     .version(version, '-V, --version', 'print the version; so does -v')
@@ -35,7 +40,9 @@ function buildProgram(): Command {
     .configureOutput({
       // All ranks of a job are told the same.
       writeOut: (text) => isOtherRank() || printHelp(layOut(text)),
-      outputError: (text, write) => isOtherRank() || write(printable(text.replace(/^error: /, 'dultra: '))),
+      ...(tell && { writeErr: tell }),
+      outputError: (text, write) =>
+        tell ? tell(text.replace(/^error: /, '')) : write(printable(text.replace(/^error: /, 'dultra: '))),
     })
     .addHelpText(
       'after',
@@ -66,6 +73,10 @@ function buildProgram(): Command {
   return program;
 }
 
+/** Whether a command line is one that the processes of a job run together. */
+const sharesWork = (args: readonly string[]): boolean =>
+  SHARED.has(args[0]) && !args.includes('--help') && !args.includes('-h');
+
 /** The command line with what commander does not know by itself. */
 function understood(args: readonly string[], program: Command): readonly string[] {
   const [first, second] = args;
@@ -77,13 +88,21 @@ function understood(args: readonly string[], program: Command): readonly string[
 
 /** Runs one command line, without the program's name, and returns its exit code. */
 export async function main(args: readonly string[]): Promise<number> {
-  const program = buildProgram();
+  let wrong = '';
+  const tell = (text: string) => {
+    wrong += text;
+  };
+  const program = buildProgram(distributed.launchedRank() === null ? null : tell);
   // Parsers of values run before the command does.
   let running: Command = program.commands.find((command) => command.name() === args[0]) ?? program;
   program.hook('preAction', (_program, action) => {
     running = action;
   });
+  const isShared = sharesWork(args);
   try {
+    // Before anything can fail: a process that ends without having joined would, with MPICH, leave all others waiting
+    // for it for ever.
+    if (isShared) distributed.init();
     await program.parseAsync(understood(args, program), { from: 'user' });
     // A command that has done its work may say that something in it failed.
     const code = Number(process.exitCode ?? ExitCode.done);
@@ -93,7 +112,9 @@ export async function main(args: readonly string[]): Promise<number> {
     if (error instanceof CommanderError) {
       if (error.code === 'commander.unknownOption' && /'-\d/.test(error.message))
         printMessage('A prompt that begins with a dash comes after --, as in: dultra generate -- "-3+5="');
-      return error.exitCode === 0 ? ExitCode.done : ExitCode.usage;
+      if (error.exitCode === 0) return ExitCode.done;
+      if (wrong !== '' && (isShared || !isOtherRank())) await printFailure(error, wrong.trimEnd());
+      return ExitCode.usage;
     }
     const { message, exitCode } = explain(error, running);
     await printFailure(error, message);
@@ -113,8 +134,9 @@ function start(): void {
   handleSignals();
   showWarnings();
   main(process.argv.slice(2)).then((code) => {
-    // After Ctrl-C, do not wait for native work that is still stopping.
-    if (interruptSignal.aborted) process.exit(code);
+    // After Ctrl-C, do not wait for native work that is still stopping. Nor, in a job that has failed, for an exchange
+    // with other ranks, which would never end.
+    if (interruptSignal.aborted || (code !== ExitCode.done && distributed.launchedRank() !== null)) process.exit(code);
     process.exitCode = code;
   });
 }

@@ -99,18 +99,37 @@ let isRunning = false;
 /** What ends the process, where nothing has caught it. */
 let uncaught: unknown;
 
+/**
+ * Milliseconds that a rank waits before it tells of a failure: where a rank before it has failed alike, the job is over
+ * by then, with one message.
+ */
+export const waitBeforeFailure = (rank: number): number => (rank === 0 ? 0 : 2000 + 200 * Math.min(rank, 10));
+
+/** Keeps the process from ending for a while; nothing else runs in it meanwhile. */
+const pause = (milliseconds: number) => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
+
 /** At the end of the process: with all others, or, after a failure, ending all others. */
 function leave(exitCode: number): void {
   if (!isRunning) return;
   isRunning = false;
+  let failure = uncaught;
+  let wait = waitBeforeFailure(current.rank);
   if (exitCode === 0) {
-    native().finalizeMpi();
-    return;
+    try {
+      native().finalizeMpi();
+      return;
+    } catch (error) {
+      failure = (error as Error).message;
+      // Those who wait for this rank tell of it; it does where none of them can.
+      wait = 4000;
+    }
   }
   // Node.js would print it after this, when the process is no more.
-  if (uncaught !== undefined)
-    writeSync(2, `rank ${current.rank}: ${uncaught instanceof Error ? uncaught.stack : String(uncaught)}\n`);
-  native().abortMpi(exitCode);
+  if (failure !== undefined) {
+    pause(wait);
+    writeSync(2, `rank ${current.rank}: ${failure instanceof Error ? failure.stack : String(failure)}\n`);
+  }
+  native().abortMpi(exitCode === 0 ? 1 : exitCode);
 }
 
 /**

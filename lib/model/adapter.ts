@@ -39,16 +39,17 @@ export function checkAdaptable(config: ModelConfig, targets: readonly string[]):
 
 /**
  * Writes the adapters of a trainer, and what else it trains (the planner head), into `folder`.
+ * @param tensors of the trainer's state
  * @throws DUltraError WRITE_FAILED; RangeError without adapters.
  */
 export async function saveAdapter(
   folder: string,
   trainer: ModelTrainer,
+  tensors: readonly NativeNamedTensor[],
   { source, config }: { source: string; config: ModelConfig },
 ): Promise<void> {
   const { lora } = trainer;
   if (!lora) throw optionError(RangeError, 'saveAdapter', 'expected a trainer with lora, got one without adapters');
-  const { tensors } = await trainer.state();
   const parameters = tensors.filter(({ name }) => !name.startsWith('exp_avg.') && !name.startsWith('exp_avg_sq.'));
   const others = parameters
     .filter(({ name }) => !/\.lora_[AB]\.weight$/.test(name))

@@ -42,6 +42,15 @@ export interface ModelTrainerOptions {
    * host memory per parameter that trains, and twice the traffic. Default "sum".
    */
   reduction?: Reduction | undefined;
+  /**
+   * What of the optimiser's state the processes of a job split among them, by the stages of ZeRO (Rajbhandari et al.
+   * 2020): 0, nothing; 1, masters and moments: each process updates a part of the parameters, with the reduced gradients
+   * of that part alone, and gives the others their new weights, in the type that the model holds them in. With the exact
+   * reduction it gives the bits of one process; on a CPU whose model holds bf16, backward passes then read that, and not
+   * the masters. `state`, `loadState` and `step` are then calls that every process makes, and `state` gives its tensors
+   * to the first process alone. Default 0.
+   */
+  zeroStage?: ZeroStage | undefined;
   /** Seed of the adapters' first values, and of the rounding of bfloat16 moments. Default 0. */
   seed?: number | bigint | undefined;
 }
@@ -53,6 +62,8 @@ export const MOMENT_DTYPES: readonly MomentDtype[] = ['float32', 'bfloat16'];
 
 /** See {@link ModelTrainerOptions.reduction}. */
 export type Reduction = 'sum' | 'exact';
+/** See {@link ModelTrainerOptions.zeroStage}. */
+export type ZeroStage = 0 | 1;
 /** How gradients can be added. */
 export const REDUCTIONS: readonly Reduction[] = ['sum', 'exact'];
 
@@ -77,15 +88,17 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
     'lora',
     'momentDtype',
     'reduction',
+    'zeroStage',
     'seed',
   ]);
   const { freezeBase = false, freezePlanner = false, activationCheckpointing = false, lora = null, seed = 0 } = options;
-  const { momentDtype = 'float32', reduction = 'sum' } = options;
+  const { momentDtype = 'float32', reduction = 'sum', zeroStage = 0 } = options;
   checkChoice('freezeBase', freezeBase, [true, false] as const);
   checkChoice('freezePlanner', freezePlanner, [true, false] as const);
   checkChoice('activationCheckpointing', activationCheckpointing, [true, false] as const);
   checkChoice('momentDtype', momentDtype, MOMENT_DTYPES);
   checkChoice('reduction', reduction, REDUCTIONS);
+  checkInteger('zeroStage', zeroStage, { min: 0, max: 1 });
   const adapters = lora && resolveLora(lora);
   if (adapters && freezeBase)
     throw optionError(RangeError, 'freezeBase', 'expected false with lora, whose adapters are the base that trains');
@@ -96,6 +109,7 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
     lora: adapters && { ...adapters, targets: [...adapters.targets] },
     moments: momentDtype,
     reduction,
+    zeroStage,
     seed: checkSeed('seed', seed),
   };
 }

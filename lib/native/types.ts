@@ -320,6 +320,8 @@ export interface NativeTrainerOptions {
   moments: 'float32' | 'bfloat16';
   /** How gradients of micro-batches and processes are added: in fp32, or in fixed point, whatever their order. */
   reduction: 'sum' | 'exact';
+  /** 1: masters and moments are split over the processes of the job. */
+  zeroStage: 0 | 1;
   /** Seed of adapters' first values, and of the rounding of bfloat16 moments. */
   seed: bigint;
 }
@@ -333,6 +335,8 @@ export interface NativeMemoryRequest {
   onDevice: boolean;
   compute: 'float32' | 'bfloat16';
   trainer: NativeTrainerOptions;
+  /** Processes that share the optimiser's state, with `trainer.zeroStage`. */
+  ranks: number;
   /** Tokens of a forward and backward pass. */
   tokens: number;
 }
@@ -349,6 +353,8 @@ export interface NativeMemoryPlan {
   moments: number;
   /** What backward reads. */
   activations: number;
+  /** With split state: tensors on their way into the model. */
+  exchange: number;
   /** Of one block forward and backward, and of logits. */
   scratch: number;
 }

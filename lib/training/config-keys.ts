@@ -36,7 +36,7 @@ const notNegative: JsonSchema = { type: 'number', minimum: 0 };
 const share: JsonSchema = { type: 'number', minimum: 0, maximum: 1 };
 const flag: JsonSchema = { type: 'boolean' };
 const text: JsonSchema = { type: 'string', minLength: 1 };
-const choice = (...values: readonly string[]): JsonSchema => ({ enum: values });
+const choice = (...values: readonly (string | number)[]): JsonSchema => ({ enum: values });
 const orNull = (schema: JsonSchema): JsonSchema => ({ anyOf: [schema, { type: 'null' }] });
 const list = (items: JsonSchema): JsonSchema => ({ type: 'array', items, minItems: 1 });
 const object = (properties: Readonly<Record<string, JsonSchema>>, ...required: string[]): JsonSchema => ({
@@ -547,6 +547,13 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     description: 'how gradients are added: sum, or exact, where any number of processes gives the bits of one',
     schema: choice('sum', 'exact'),
     default: 'sum',
+  },
+  zeroStage: {
+    stages: ALL,
+    description: "what of the optimiser's state processes split: 0 nothing, 1 masters and moments",
+    schema: choice(0, 1),
+    default: 0,
+    isFree: true,
   },
   tokenBudget: {
     stages: ALL,

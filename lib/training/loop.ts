@@ -269,10 +269,16 @@ class Run<M extends TrainingMetrics> {
   async #save(): Promise<void> {
     this.#saveDue = false;
     const { step } = this.#state;
-    if (!this.#folder || this.#savedStep === step) return;
-    await this.#folder.save(this.#plan.model, this.#trainer, this.#state);
+    const { outputDir, zeroStage } = this.#plan.training;
+    if (outputDir === null || this.#savedStep === step) return;
     this.#savedStep = step;
-    this.#lastGood = this.#folder.checkpointFolder(step);
+    if (this.#folder) {
+      await this.#folder.save(this.#plan.model, this.#trainer, this.#state);
+      this.#lastGood = this.#folder.checkpointFolder(step);
+    } else if (zeroStage > 0) {
+      // Rank 0 gathers it for the checkpoint.
+      await this.#trainer.state();
+    }
   }
 
   /** One optimiser step and its metrics. */
@@ -362,8 +368,9 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
   const isWritten = outputDir !== null && group.rank === 0;
   const described = () => describe(plan, maxSteps);
   if (isWritten) await RunFolder.check(outputDir, described(), { resume });
-  const { activationCheckpointing, momentDtype, reduction, seed } = training;
-  const trainer = await model.createTrainer({ ...trainable, activationCheckpointing, momentDtype, reduction, seed });
+  const { activationCheckpointing, momentDtype, reduction, zeroStage, seed } = training;
+  const options = { ...trainable, activationCheckpointing, momentDtype, reduction, zeroStage, seed };
+  const trainer = await model.createTrainer(options);
   try {
     const folder = isWritten ? await RunFolder.open(outputDir, described(), { resume, keepLast }) : null;
     // Others read what the first one has opened.

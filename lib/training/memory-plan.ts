@@ -19,7 +19,7 @@ import { resolveSource } from '../model/source';
 import { isHeldWide } from '../model/tensors';
 import { resolveTrainerOptions } from '../model/trainer';
 import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
-import { checkKeys } from '../options';
+import { checkInteger, checkKeys } from '../options';
 import { packageFile, shownSource } from '../package';
 import { resolveCache } from '../sampling/caches';
 import { newPlanner } from './config';
@@ -33,6 +33,7 @@ export interface MemoryItem {
     | 'gradients'
     | 'moments'
     | 'activations'
+    | 'exchange'
     | 'scratch'
     | 'caches'
     | 'reference model'
@@ -42,9 +43,11 @@ export interface MemoryItem {
   detail: string;
 }
 
-/** What a run will take, as {@link planMemory} reckons it. */
+/** What a run will take, as {@link planMemory} reckons it: each of its processes. */
 export interface MemoryPlan {
   device: string;
+  /** Processes of the run. */
+  ranks: number;
   /** Of the model, those of them that a token passes (fewer in a mixture of experts), and those that train. */
   parameters: number;
   activeParameters: number;
@@ -178,6 +181,7 @@ async function otherModel(
       onDevice: false,
       compute: 'float32',
       trainer: resolveTrainerOptions({ freezeBase: true, freezePlanner: true }),
+      ranks: 1,
       tokens: 0,
     });
     return { name, bytes: weights, detail: `weights of ${source}` };
@@ -205,7 +209,13 @@ function deviceOf(device: string): { device: string; available: number | null } 
 }
 
 /** What the trainer and its passes take. */
-function ofTraining(plan: NativeMemoryPlan, config: TrainConfig, tokens: number, isNarrow: boolean, isCuda: boolean) {
+function ofTraining(
+  plan: NativeMemoryPlan,
+  config: TrainConfig,
+  { tokens, ranks, isNarrow, isCuda }: { tokens: number; ranks: number; isNarrow: boolean; isCuda: boolean },
+) {
+  const isSplit = (config.zeroStage ?? 0) > 0 && ranks > 1;
+  const share = isSplit ? `, of 1/${ranks} of them` : '';
   const kept = config.activationCheckpointing ? 'inputs of blocks alone' : 'all of every block';
   // Fixed point lies in the host's memory.
   const fixed = config.reduction === 'exact' && !isCuda ? 8 * plan.trainable : 0;
@@ -214,8 +224,8 @@ function ofTraining(plan: NativeMemoryPlan, config: TrainConfig, tokens: number,
       name: 'masters',
       bytes: plan.masters,
       detail: isNarrow
-        ? 'lower halves of fp32 masters, whose upper halves are the weights'
-        : `fp32 copies of what trains${config.lora ? ', and of what has adapters' : ''}`,
+        ? `lower halves of fp32 masters, whose upper halves are the weights${share}`
+        : `fp32 copies of what trains${config.lora ? ', and of what has adapters' : share}`,
     },
     {
       name: 'gradients',
@@ -227,13 +237,16 @@ function ofTraining(plan: NativeMemoryPlan, config: TrainConfig, tokens: number,
     {
       name: 'moments',
       bytes: plan.moments,
-      detail: `AdamW's first and second, ${config.momentDtype === 'bfloat16' ? 'bf16' : 'fp32'}`,
+      detail: `AdamW's first and second, ${config.momentDtype === 'bfloat16' ? 'bf16' : 'fp32'}${share}`,
     },
     {
       name: 'activations',
       bytes: plan.activations,
       detail: `${tokens.toLocaleString('en')} tokens per pass, ${kept}`,
     },
+    ...(plan.exchange > 0
+      ? [{ name: 'exchange' as const, bytes: plan.exchange, detail: 'updated tensors of one matrix, between ranks' }]
+      : []),
     {
       name: 'scratch',
       bytes: plan.scratch + (isCuda ? CUDA_BYTES : 0),
@@ -277,16 +290,20 @@ async function otherModels({ beta, referenceModel, teacher, rewards = {} }: Trai
  * The memory that a stage will take with a configuration on a device, by what the native core allocates: within a few
  * percent for models of size, where neither Node nor the data count. Loads no weights, and needs no GPU to plan for
  * one.
- * @param options how the model will be loaded, as {@link loadModel}
+ * @param options how the model will be loaded, as {@link loadModel}; `ranks`: processes that train together (default 1),
+ *   of which the plan is one's share
  * @throws DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED; TypeError, RangeError for `lora` and options.
  */
 export async function planMemory(
   stage: Stage,
   config: TrainConfig,
-  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'maskTokenId' | 'blockLength'> = {},
+  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'maskTokenId' | 'blockLength'> & {
+    ranks?: number | undefined;
+  } = {},
 ): Promise<MemoryPlan> {
-  checkKeys('options', options, ['device', 'dtype', 'compute', 'maskTokenId', 'blockLength']);
-  const { dtype = 'auto', compute, maskTokenId, blockLength } = options;
+  checkKeys('options', options, ['device', 'dtype', 'compute', 'maskTokenId', 'blockLength', 'ranks']);
+  const { dtype = 'auto', compute, maskTokenId, blockLength, ranks = 1 } = options;
+  checkInteger('ranks', ranks, { min: 1, max: 1 << 20 });
   const { device, available } = deviceOf(options.device ?? 'auto');
   const { config: shape, storageOf, source } = await shapeOf(config, stage, { maskTokenId, blockLength });
   const table = native().tensors(shape);
@@ -297,7 +314,7 @@ export async function planMemory(
   // As loadModel chooses: a GPU multiplies weights in bf16 that are stored in bf16.
   const isNarrow =
     isCuda && compute !== 'float32' && table.every((tensor, i) => isHeldWide(tensor) || storage[i] === 'BF16');
-  const { activationCheckpointing, lora, momentDtype } = config;
+  const { activationCheckpointing, lora, momentDtype, zeroStage } = config;
   const tokens = config.tokenBudget ?? 8192;
   const plan = native().planMemory({
     config: shape,
@@ -310,8 +327,10 @@ export async function planMemory(
       freezePlanner: config.freezePlanner ?? !usesPlanner(stage),
       ...(activationCheckpointing === undefined ? {} : { activationCheckpointing }),
       ...(momentDtype === undefined ? {} : { momentDtype }),
+      ...(zeroStage === undefined ? {} : { zeroStage }),
       lora: lora ?? null,
     }),
+    ranks,
     tokens,
   });
   const { parameters, active: activeParameters, trainable } = plan;
@@ -323,11 +342,11 @@ export async function planMemory(
       bytes: plan.weights,
       detail: `${parameters.toLocaleString('en')} parameters${passed} of ${shownSource(source)}, matrices in ${stored}`,
     },
-    ...ofTraining(plan, config, tokens, isNarrow, isCuda),
+    ...ofTraining(plan, config, { tokens, ranks, isNarrow, isCuda }),
     cacheMemory(stage, config, shape, isNarrow),
     ...(await otherModels(config)),
   ];
   const bytes = items.reduce((sum, item) => sum + item.bytes, 0);
   const fits = available === null ? null : bytes <= available;
-  return { device, parameters, activeParameters, trainable, items, bytes, available, fits };
+  return { device, ranks, parameters, activeParameters, trainable, items, bytes, available, fits };
 }

@@ -8,6 +8,7 @@ import {
   REDUCTIONS,
   type Reduction,
   resolveLora,
+  type ZeroStage,
 } from '../model/trainer';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSeed } from '../options';
 import { trainerKeys } from './config-keys';
@@ -75,6 +76,11 @@ export interface TrainingOptions extends TrainingCallbacks {
    * bits of one: micro-batches of `tokenBudget` tokens are then cut from all rows and dealt out whole. Default "sum".
    */
   reduction?: Reduction | undefined;
+  /**
+   * What of the optimiser's state processes split among them, see {@link ModelTrainerOptions.zeroStage}: 1 splits masters
+   * and moments. Checkpoints stay whole, and load on any number of processes. Default 0.
+   */
+  zeroStage?: ZeroStage | undefined;
   /** Decoupled weight decay. Default 0.1; `trainPlanner`: 0.01. */
   weightDecay?: number | undefined;
   /** Gradients are scaled down to this global norm; 0: never. Default 1. */
@@ -183,6 +189,7 @@ export function resolveTraining(
     eps: options.eps ?? 1e-8,
     momentDtype: options.momentDtype ?? 'float32',
     reduction: options.reduction ?? 'sum',
+    zeroStage: options.zeroStage ?? 0,
     weightDecay: options.weightDecay ?? defaults.weightDecay,
     maxGradNorm: options.maxGradNorm ?? 1,
     gradientAccumulation: options.gradientAccumulation ?? 1,
@@ -210,6 +217,7 @@ export function resolveTraining(
   for (const beta of resolved.betas) checkNumber('betas', beta, { min: 0, max: 0.999999 });
   checkChoice('momentDtype', resolved.momentDtype, MOMENT_DTYPES);
   checkChoice('reduction', resolved.reduction, REDUCTIONS);
+  checkInteger('zeroStage', resolved.zeroStage, { min: 0, max: 1 });
   checkNumber('eps', resolved.eps, { minExclusive: 0, max: 1 });
   checkNumber('weightDecay', resolved.weightDecay, { min: 0, max: 1e3 });
   checkNumber('maxGradNorm', resolved.maxGradNorm, { min: 0 });

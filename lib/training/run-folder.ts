@@ -278,8 +278,8 @@ export class RunFolder {
       await rm(temporary, { recursive: true, force: true });
       await mkdir(temporary);
       await model.save(temporary);
-      if (trainer.lora) await saveAdapter(path.join(temporary, 'adapter'), trainer, model);
       const { tensors } = await trainer.state();
+      if (trainer.lora) await saveAdapter(path.join(temporary, 'adapter'), trainer, tensors, model);
       const map = new Map<string, TensorValue>(
         tensors.map(({ name, shape, data }) => [name, { dtype: 'F32', shape, data }]),
       );

@@ -171,6 +171,7 @@ MemoryRequest read_memory_request(const Napi::Object& object) {
   request.on_device = get_bool(object, "onDevice");
   request.compute = get_compute(object);
   request.trainer = read_trainer_options(to_object(object.Get("trainer"), "trainer"));
+  request.ranks = int(get_integer(object, "ranks", 1, 1 << 20));
   request.tokens = get_integer(object, "tokens", 0, int64_t(1) << 30);
   return request;
 }
@@ -187,6 +188,7 @@ Napi::Value memory_plan(const Napi::CallbackInfo& info) {
   out.Set("gradients", double(plan.gradients));
   out.Set("moments", double(plan.moments));
   out.Set("activations", double(plan.activations));
+  out.Set("exchange", double(plan.exchange));
   out.Set("scratch", double(plan.scratch));
   return out;
 }

@@ -21,6 +21,7 @@ Bytes to_bytes(const Napi::Value& value) {
 // The bytes of every rank, whose lengths may differ.
 std::vector<Bytes> gather(Communicator& ranks, Bytes own) {
   const size_t rank = size_t(ranks.rank()), size = size_t(ranks.size());
+  ranks.agree(Shared::kGather, 0);
   std::vector<int64_t> lengths(size, 0);
   lengths[rank] = int64_t(own.size());
   ranks.all_reduce_sum(lengths.data(), int64_t(size));
@@ -80,7 +81,7 @@ Napi::Value barrier(const Napi::CallbackInfo& info) {
   return Job<Nothing>::start(
       info.Env(),
       [] {
-        world()->barrier();
+        world()->agree(Shared::kBarrier, 0);
         return Nothing{};
       },
       [](Napi::Env env, Nothing&) -> Napi::Value { return env.Undefined(); });

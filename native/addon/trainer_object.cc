@@ -76,6 +76,7 @@ TrainerOptions read_trainer_options(const Napi::Object& object) {
   const std::string reduction = get_string(object, "reduction");
   if (reduction != "sum" && reduction != "exact") type_error(env, "reduction", "\"sum\" or \"exact\"");
   options.reduction = reduction == "exact" ? Reduction::kExact : Reduction::kSum;
+  options.zero_stage = int(get_integer(object, "zeroStage", 0, 1));
   options.seed = get_u64(object, "seed");
   return options;
 }

@@ -18,6 +18,18 @@ constexpr int kThreadSerialized = 2;
 // The longest text that any library writes: MPI_MAX_LIBRARY_VERSION_STRING of MPICH and of the standard ABI.
 constexpr size_t kText = 8192;
 
+// What a rank does, for people.
+std::string description(int64_t what, int64_t n) {
+  switch (Shared(what)) {
+    case Shared::kEnd: return "has ended";
+    case Shared::kBarrier: return "waits for all";
+    case Shared::kGather: return "exchanges results";
+    case Shared::kGradients: return "adds up gradients of " + std::to_string(n) + " parameters";
+    case Shared::kState: return "gathers the state of " + std::to_string(n) + " parameters";
+  }
+  return "does something unknown";
+}
+
 // What differs between libraries: MPICH's handles are ints, all others' are pointers.
 template <typename Handle>
 struct Constants {
@@ -77,14 +89,16 @@ class WorldOf final : public World {
     check(function<int(Handle, int*)>("MPI_Comm_rank")(constants_.world, &rank_), "MPI_Comm_rank");
     check(function<int(Handle, int*)>("MPI_Comm_size")(constants_.world, &size_), "MPI_Comm_size");
     all_reduce_ = function<AllReduce>("MPI_Allreduce");
+    reduce_ = function<Reduce>("MPI_Reduce");
     broadcast_ = function<Broadcast>("MPI_Bcast");
-    barrier_ = function<int(Handle)>("MPI_Barrier");
   }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  void all_reduce_sum(float* x, int64_t n) override { reduce(x, n, constants_.floats); }
-  void all_reduce_sum(int64_t* x, int64_t n) override { reduce(x, n, constants_.integers); }
+  void all_reduce_sum(float* x, int64_t n) override { all_reduce(x, n, constants_.floats); }
+  void all_reduce_sum(int64_t* x, int64_t n) override { all_reduce(x, n, constants_.integers); }
+  void reduce_sum(float* x, int64_t n, int root) override { reduce(x, n, root, constants_.floats); }
+  void reduce_sum(int64_t* x, int64_t n, int root) override { reduce(x, n, root, constants_.integers); }
   void broadcast(void* x, size_t bytes, int root) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     auto* data = static_cast<uint8_t*>(x);
@@ -92,11 +106,19 @@ class WorldOf final : public World {
       check(broadcast_(data + at, int(std::min(size_t(kPiece), bytes - at)), constants_.bytes, root, constants_.world),
             "MPI_Bcast");
   }
-  void barrier() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    check(barrier_(constants_.world), "MPI_Barrier");
+  void agree(Shared what, int64_t n) override {
+    std::vector<int64_t> all(2 * size_t(size_), 0);
+    all[2 * size_t(rank_)] = int64_t(what);
+    all[2 * size_t(rank_) + 1] = n;
+    all_reduce_sum(all.data(), int64_t(all.size()));
+    const auto of = [&](int rank) { return description(all[2 * size_t(rank)], all[2 * size_t(rank) + 1]); };
+    for (int rank = 1; rank < size_; ++rank)
+      if (all[2 * size_t(rank)] != all[0] || all[2 * size_t(rank) + 1] != all[1])
+        throw Error(ErrorCode::kDeviceUnavailable, "processes of one job must do the same: rank 0 " + of(0) +
+                                                       ", rank " + std::to_string(rank) + " " + of(rank));
   }
   void finalize() override {
+    agree(Shared::kEnd, 0);
     const std::lock_guard<std::mutex> lock(mutex_);
     check(function<int()>("MPI_Finalize")(), "MPI_Finalize");
   }
@@ -105,6 +127,7 @@ class WorldOf final : public World {
 
  private:
   using AllReduce = int(const void*, void*, int, Handle, Handle, Handle);
+  using Reduce = int(const void*, void*, int, Handle, Handle, int, Handle);
   using Broadcast = int(void*, int, Handle, int, Handle);
 
   template <typename Signature>
@@ -122,12 +145,21 @@ class WorldOf final : public World {
     throw Error(ErrorCode::kDeviceUnavailable, std::string(call) + " failed: " + text);
   }
   template <typename T>
-  void reduce(T* x, int64_t n, Handle type) {
+  void all_reduce(T* x, int64_t n, Handle type) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (int64_t at = 0; at < n; at += kPiece)
       check(all_reduce_(constants_.in_place, x + at, int(std::min(kPiece, n - at)), type, constants_.sum,
                         constants_.world),
             "MPI_Allreduce");
+  }
+  template <typename T>
+  void reduce(T* x, int64_t n, int root, Handle type) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const bool is_root = rank_ == root;
+    for (int64_t at = 0; at < n; at += kPiece)
+      check(reduce_(is_root ? constants_.in_place : x + at, is_root ? x + at : nullptr, int(std::min(kPiece, n - at)),
+                    type, constants_.sum, root, constants_.world),
+            "MPI_Reduce");
   }
 
   void* const library_;
@@ -135,8 +167,8 @@ class WorldOf final : public World {
   std::mutex mutex_;
   int rank_ = 0, size_ = 1;
   AllReduce* all_reduce_ = nullptr;
+  Reduce* reduce_ = nullptr;
   Broadcast* broadcast_ = nullptr;
-  int (*barrier_)(Handle) = nullptr;
 };
 
 struct State {
@@ -244,10 +276,12 @@ void finalize_mpi() {
   std::shared_ptr<World> ending;
   {
     const std::lock_guard<std::mutex> lock(held.mutex);
-    ending = std::move(held.world);
-    held.world = nullptr;
+    ending = held.world;
   }
-  if (ending) ending->finalize();
+  if (!ending) return;
+  ending->finalize();
+  const std::lock_guard<std::mutex> lock(held.mutex);
+  held.world = nullptr;
 }
 
 void abort_mpi(int exit_code) {

@@ -27,7 +27,8 @@ void start_mpi();
 // All processes of the job, once MPI has started and until it is finalised; else this process alone.
 std::shared_ptr<Communicator> world();
 
-// Ends MPI, where it has started: waits for all ranks. Throws DEVICE_UNAVAILABLE.
+// Ends MPI, where it has started: waits for all ranks. Throws DEVICE_UNAVAILABLE, with MPI as it was, where others
+// still do something else.
 void finalize_mpi();
 
 // Ends all processes of the job, this one included, where MPI has started and is not finalised.

@@ -19,9 +19,23 @@ constexpr double kMost = 4096;
 }  // namespace
 
 template <typename Fn>
-void GradientSum::for_pieces(Fn&& fn) const {
-  for (int64_t first = 0; first < parameters_.size(); first += kPiece)
-    fn(first, std::min(kPiece, parameters_.size() - first));
+void GradientSum::for_pieces(const Range& range, Fn&& fn) const {
+  for (int64_t first = range.begin; first < range.end; first += kPiece) fn(first, std::min(kPiece, range.end - first));
+}
+
+template <typename Fn>
+void GradientSum::for_owners(Fn&& fn) const {
+  const Shard& shard = parameters_.shard();
+  if (!shard.is_split) return fn(Range{0, parameters_.size()}, -1);
+  for (int rank = 0; rank < shard.ranks; ++rank) fn(parameters_.range_of(rank), rank);
+}
+
+template <typename T>
+void GradientSum::sum_ranks(T* x, const Range& range, int owner) {
+  if (owner < 0)
+    communicator_->all_reduce_sum(x, range.size());
+  else
+    communicator_->reduce_sum(x, range.size(), owner);
 }
 
 void GradientSum::add() {
@@ -48,9 +62,11 @@ void GradientSum::add() {
   backend_.fill_zero(parameters_.gradients(), parameters_.size());
 }
 
-void GradientSum::collect() {
+void GradientSum::collect() { collect({0, parameters_.size()}); }
+
+void GradientSum::collect(const Range& range) {
   if (reduction_ == Reduction::kSum || fixed_.empty()) return;
-  for_pieces([&](int64_t first, int64_t n) {
+  for_pieces(range, [&](int64_t first, int64_t n) {
     for (int64_t i = 0; i < n; ++i) staging_[size_t(i)] = float(double(fixed_[size_t(first + i)]) / kPerUnit);
     backend_.upload(parameters_.gradients() + first, staging_.data(), size_t(n) * 4);
   });
@@ -71,26 +87,29 @@ void GradientSum::check_range() {
 
 void GradientSum::reduce() {
   if (parameters_.size() == 0) return;
+  communicator_->agree(Shared::kGradients, parameters_.size());
   if (reduction_ == Reduction::kExact) {
     // A rank without rows has computed nothing.
     fixed_.resize(size_t(parameters_.size()));
     staging_.resize(size_t(std::min(kPiece, parameters_.size())));
     check_range();
-    communicator_->all_reduce_sum(fixed_.data(), parameters_.size());
-    collect();
+    for_owners([&](const Range& range, int owner) { sum_ranks(fixed_.data() + range.begin, range, owner); });
+    collect(parameters_.range_of(parameters_.shard().rank));
     std::fill(fixed_.begin(), fixed_.end(), 0);
     largest_ = 0;
     return;
   }
   if (communicator_->size() == 1) return;
-  if (backend_.host_may_read(parameters_.gradients()))
-    return communicator_->all_reduce_sum(parameters_.gradients(), parameters_.size());
-  staging_.resize(size_t(std::min(kPiece, parameters_.size())));
-  for_pieces([&](int64_t first, int64_t n) {
-    float* at = parameters_.gradients() + first;
-    backend_.download(staging_.data(), at, size_t(n) * 4);
-    communicator_->all_reduce_sum(staging_.data(), n);
-    backend_.upload(at, staging_.data(), size_t(n) * 4);
+  for_owners([&](const Range& whole, int owner) {
+    if (backend_.host_may_read(parameters_.gradients()))
+      return sum_ranks(parameters_.gradients() + whole.begin, whole, owner);
+    staging_.resize(size_t(std::min(kPiece, parameters_.size())));
+    for_pieces(whole, [&](int64_t first, int64_t n) {
+      float* at = parameters_.gradients() + first;
+      backend_.download(staging_.data(), at, size_t(n) * 4);
+      sum_ranks(staging_.data(), {first, first + n}, owner);
+      if (owner < 0 || owner == communicator_->rank()) backend_.upload(at, staging_.data(), size_t(n) * 4);
+    });
   });
 }
 

@@ -31,15 +31,27 @@ class GradientSum {
   // The gradients of all micro-batches of this process, in the arena. Further ones may be added after `restore`.
   void collect();
   void restore();
-  // The gradients of all micro-batches of all processes, in the arena. NON_FINITE, on every rank, where a number of any
-  // rank cannot be added exactly.
+  // The gradients of all micro-batches of all processes, in the arena: all of them, or, where the optimiser's state is
+  // split, those that this process updates. NON_FINITE, on every rank, where a number of any rank cannot be added
+  // exactly.
   void reduce();
   void clear();
 
  private:
-  // fn(first, n) for pieces of the arena.
+  // fn(first, n) for pieces of the arena, or of a range of it.
   template <typename Fn>
-  void for_pieces(Fn&& fn) const;
+  void for_pieces(Fn&& fn) const {
+    for_pieces({0, parameters_.size()}, fn);
+  }
+  template <typename Fn>
+  void for_pieces(const Range& range, Fn&& fn) const;
+  void collect(const Range& range);
+  // Adds up x over all ranks: a number on every rank, or on the one that updates it.
+  template <typename T>
+  void sum_ranks(T* x, const Range& range, int owner);
+  // fn(range, owner) for what ranks update; without a split everything, with no owner (-1).
+  template <typename Fn>
+  void for_owners(Fn&& fn) const;
   void check_range();
 
   Backend& backend_;

@@ -15,12 +15,12 @@ void linear_forward(const ForwardContext& context, const Linear& linear, Array y
 namespace {
 
 // dx (M, K) = dy (M, rows) w, w being the rows of the matrix that come from one tensor: what the optimiser updates
-// where it trains, else the matrix that forward multiplied with.
+// where it trains and this process has all of it, else the matrix that forward multiplied with.
 void input_gradient(const BackwardContext& context, const Linear& linear, const LinearPart& part, Array dx,
                     ConstArray dy, int64_t dy_stride, int64_t m, bool accumulate) {
   Backend& backend = context.backend();
   const int64_t k = linear.inputs();
-  if (!part.weight)
+  if (!part.weight || (part.weight->model_rows.empty() && context.parameters.shard().is_split))
     return backend.linear_backward_input(dx, dy, dy_stride, *linear.matrix, part.row, part.rows, m, accumulate);
   const Parameter& weight = *part.weight;
   if (weight.model_rows.empty())

@@ -36,8 +36,8 @@ Lora::Lora(Backend& backend, Weights& weights, Parameters& parameters, const Lor
     adapter.tensor = location.tensor;
     adapter.linear = location.linear;
     adapter.row = location.at;
-    adapter.a = parameters.add(module + ".lora_A.weight", {r, k}, false, ++stream);
-    adapter.b = parameters.add(module + ".lora_B.weight", {n, r}, false, ++stream);
+    adapter.a = parameters.add(module + ".lora_A.weight", {r, k}, false, ++stream, {}, true);
+    adapter.b = parameters.add(module + ".lora_B.weight", {n, r}, false, ++stream, {}, true);
     adapter.model_rows = weights.bf16_rows(location.tensor);
     adapters_.push_back(std::move(adapter));
   }

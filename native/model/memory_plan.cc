@@ -1,6 +1,7 @@
 #include "model/memory_plan.h"
 
 #include <algorithm>
+#include <map>
 
 namespace dultra {
 
@@ -26,17 +27,38 @@ size_t weight_bytes(const MemoryRequest& request, const TensorSpec& spec, DType 
   return size_t(spec.elements()) * dtype_size(storage) * (twice ? 2 : 1);
 }
 
-void add_parameter(MemoryPlan& plan, int64_t elements, size_t master_size, DType moments) {
+// Of `elements`, what one of the ranks has that share them; the share of a whole arena, to which they add up, is
+// rounded to blocks of a thousandth.
+int64_t share_of(const MemoryRequest& request, int64_t elements) {
+  return request.trainer.zero_stage > 0 ? (elements + request.ranks - 1) / request.ranks : elements;
+}
+
+void add_parameter(MemoryPlan& plan, const MemoryRequest& request, int64_t elements, size_t master_size,
+                   bool whole_master) {
   plan.trainable += elements;
-  plan.masters += size_t(elements) * master_size;
+  plan.masters += size_t(whole_master ? elements : share_of(request, elements)) * master_size;
   plan.gradients += size_t(elements) * 4;
-  plan.moments += size_t(elements) * 2 * dtype_size(moments);
+  plan.moments += size_t(share_of(request, elements)) * 2 * dtype_size(request.trainer.moments);
+}
+
+// Numbers that share_updates holds at once: of tensors that stand in one matrix.
+int64_t exchanged_at_once(const std::vector<const TensorSpec*>& trained) {
+  std::map<std::pair<int, int>, int64_t> together;  // by layer and matrix
+  int64_t most = 0;
+  for (const TensorSpec* spec : trained) {
+    const bool is_qkv = spec->role == TensorRole::kQ || spec->role == TensorRole::kK || spec->role == TensorRole::kV,
+               is_gate_up = spec->role == TensorRole::kGate || spec->role == TensorRole::kUp;
+    int64_t elements = spec->elements();
+    if (is_qkv || is_gate_up) elements = together[{spec->layer * 2 + (spec->planner ? 1 : 0), is_qkv}] += elements;
+    most = std::max(most, elements);
+  }
+  return most;
 }
 
 // A and B as Lora adds them, their scaled copies, and the frozen weight.
 void add_adapter(MemoryPlan& plan, const MemoryRequest& request, const TensorSpec& spec, bool split) {
   const int64_t elements = request.trainer.lora.rank * (spec.shape[0] + spec.shape[1]);
-  add_parameter(plan, elements, 4, request.trainer.moments);
+  add_parameter(plan, request, elements, 4, true);
   plan.masters += size_t(elements) * 4 + size_t(spec.elements()) * (split ? 2 : 4);
 }
 
@@ -50,17 +72,21 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
   check_trainable(config, trainer);
   const bool lora = trainer.lora.rank > 0, base_trains = !trainer.freeze_base || lora;
   MemoryPlan plan;
+  std::vector<const TensorSpec*> exchanged;
   for (size_t i = 0; i < table.size(); ++i) {
     const TensorSpec& spec = table[i];
     const bool split = is_split(request, spec, request.storage[i]);
     plan.parameters += spec.elements();
     plan.weights += weight_bytes(request, spec, request.storage[i]);
-    if (spec.planner ? !trainer.freeze_planner : !trainer.freeze_base && !lora)
-      add_parameter(plan, spec.elements(), split ? 2 : 4, trainer.moments);
+    if (spec.planner ? !trainer.freeze_planner : !trainer.freeze_base && !lora) {
+      add_parameter(plan, request, spec.elements(), split ? 2 : 4, false);
+      if (!split) exchanged.push_back(&spec);
+    }
     if (lora && is_adapter_target(spec.name, spec.planner, trainer.lora.targets))
       add_adapter(plan, request, spec, split);
   }
 
+  if (trainer.zero_stage > 0) plan.exchange = size_t(exchanged_at_once(exchanged)) * 4;
   plan.active = plan.parameters - idle_parameters(config);
 
   const int64_t n = request.tokens, c = config.hidden, v = config.embedding_size;

@@ -9,8 +9,9 @@ struct OptimizerStep {
   double max_grad_norm = 0;  // 0: no clipping
 };
 
-// L2 norm of all gradients.
-double gradient_norm(Backend& backend, const Parameters& parameters);
+// L2 norm of all gradients in the arena. With `ranks` (null: this process's alone), each rank adds up those that it
+// updates, and all ranks get the same bits, whatever their number.
+double gradient_norm(Backend& backend, const Parameters& parameters, Communicator* ranks);
 
 // Update number `step` (from 1) of every master, with gradients clipped to max_grad_norm given their `norm`; gradients
 // are 0 afterwards. `seed` is that of the stochastic rounding of bf16 moments.

@@ -13,12 +13,15 @@ namespace {
 // them are 0 and stay 0.
 constexpr int64_t kAlign = 16;
 
+// Blocks of the norm that an arena has at most: so many ranks can share it evenly.
+constexpr int64_t kBlocks = 1024;
+
 int64_t aligned(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 }  // namespace
 
 const Parameter* Parameters::add(std::string name, std::vector<int64_t> shape, bool planner, uint32_t stream,
-                                 std::vector<Bf16Rows> model_rows) {
+                                 std::vector<Bf16Rows> model_rows, bool whole_master) {
   auto p = std::make_unique<Parameter>();
   p->name = std::move(name);
   p->shape = std::move(shape);
@@ -27,11 +30,9 @@ const Parameter* Parameters::add(std::string name, std::vector<int64_t> shape, b
   p->planner = planner;
   p->stream = stream;
   p->model_rows = std::move(model_rows);
+  p->whole_master = whole_master;
   p->offset = size_;
   size_ += aligned(p->n);
-  int64_t& masters = p->model_rows.empty() ? master_size_ : low_size_;
-  p->master_offset = masters;
-  masters += aligned(p->n);
   parameters_.push_back(std::move(p));
   return by_name_[parameters_.back()->name] = parameters_.back().get();
 }
@@ -44,12 +45,36 @@ Buffer Parameters::zeroed(size_t bytes) {
   return buffer;
 }
 
+int64_t Parameters::block() const { return std::max<int64_t>(64, aligned((size_ + kBlocks - 1) / kBlocks)); }
+
+Range Parameters::range_of(int rank) const {
+  if (!shard_.is_split) return {0, size_};
+  const int64_t blocks = (size_ + block() - 1) / block();
+  const auto begin = [&](int r) { return std::min(size_, blocks * r / shard_.ranks * block()); };
+  return {begin(rank), begin(rank + 1)};
+}
+
+Range Parameters::own_of(const Parameter& p, int rank) const {
+  const Range range = range_of(rank);
+  const auto within = [&](int64_t at) { return std::clamp<int64_t>(at - p.offset, 0, p.n); };
+  return {within(range.begin), within(range.end)};
+}
+
 void Parameters::allocate() {
+  const Range range = range_of(shard_.rank);
+  for (const auto& p : parameters_) {
+    p->own = own_of(*p, shard_.rank);
+    p->held = p->whole_master ? Range{0, p->n} : p->own;
+    p->moment_offset = std::clamp(p->offset, range.begin, range.end) - range.begin;
+    int64_t& masters = p->model_rows.empty() ? master_size_ : low_size_;
+    p->master_offset = masters;
+    masters += aligned(p->held.size());
+  }
   masters_ = zeroed(size_t(master_size_) * 4);
   low_ = zeroed(size_t(low_size_) * sizeof(int16_t));
   gradients_ = zeroed(size_t(size_) * 4);
-  exp_avg_ = zeroed(moment_bytes(size_));
-  exp_avg_sq_ = zeroed(moment_bytes(size_));
+  exp_avg_ = zeroed(moment_bytes(range.size()));
+  exp_avg_sq_ = zeroed(moment_bytes(range.size()));
 }
 
 void Parameters::bind(const Weights& weights) {
@@ -95,31 +120,35 @@ float* Parameters::gradient_of(const void* holder) const {
 const std::vector<LinearPart>& Parameters::parts(const Linear& linear) const { return parts_.at(&linear); }
 
 std::vector<float> Parameters::read_master(const Parameter& p) const {
-  std::vector<float> values(static_cast<size_t>(p.n));
+  std::vector<float> values(static_cast<size_t>(p.held.size()));
   if (p.model_rows.empty()) {
     backend_.download(values.data(), master(p), values.size() * 4);
     return values;
   }
   std::vector<uint16_t> high(values.size());
   std::vector<int16_t> low_bits(values.size());
-  for (const Bf16Rows& piece : p.model_rows)
-    backend_.download(high.data() + piece.first * p.shape[1], piece.data, size_t(piece.rows * p.shape[1]) * 2);
+  for_rows(p, p.held, [&](uint16_t* data, const Range& range) {
+    backend_.download(high.data() + range.begin - p.held.begin, data, size_t(range.size()) * 2);
+  });
   backend_.download(low_bits.data(), low(p), low_bits.size() * 2);
   for (size_t i = 0; i < values.size(); ++i) values[i] = join_float(high[i], low_bits[i]);
   return values;
 }
 
 void Parameters::write_master(const Parameter& p, const std::vector<float>& values) {
-  if (p.model_rows.empty()) return backend_.upload(master(p), values.data(), values.size() * 4);
-  std::vector<uint16_t> high(values.size());
-  std::vector<int16_t> low_bits(values.size());
-  for (size_t i = 0; i < values.size(); ++i) {
-    const SplitFloat split = split_float(values[i]);
+  const float* from = values.data() + p.held.begin;
+  const size_t n = size_t(p.held.size());
+  if (p.model_rows.empty()) return backend_.upload(master(p), from, n * 4);
+  std::vector<uint16_t> high(n);
+  std::vector<int16_t> low_bits(n);
+  for (size_t i = 0; i < n; ++i) {
+    const SplitFloat split = split_float(from[i]);
     high[i] = split.high;
     low_bits[i] = split.low;
   }
-  for (const Bf16Rows& piece : p.model_rows)
-    backend_.upload(piece.data, high.data() + piece.first * p.shape[1], size_t(piece.rows * p.shape[1]) * 2);
+  for_rows(p, p.held, [&](uint16_t* data, const Range& range) {
+    backend_.upload(data, high.data() + range.begin - p.held.begin, size_t(range.size()) * 2);
+  });
   backend_.upload(low(p), low_bits.data(), low_bits.size() * 2);
 }
 
@@ -135,11 +164,11 @@ std::vector<float> Parameters::read_moment(const void* from, int64_t n) const {
   return values;
 }
 
-void Parameters::write_moment(void* to, const std::vector<float>& values) {
-  if (moments_ == DType::kF32) return backend_.upload(to, values.data(), values.size() * 4);
+void Parameters::write_moment(void* to, const float* values, int64_t n) {
+  if (moments_ == DType::kF32) return backend_.upload(to, values, size_t(n) * 4);
   // Exact for what `read_moment` gave.
-  std::vector<uint16_t> stored(values.size());
-  std::transform(values.begin(), values.end(), stored.begin(), f32_to_bf16);
+  std::vector<uint16_t> stored(static_cast<size_t>(n));
+  std::transform(values, values + n, stored.begin(), f32_to_bf16);
   backend_.upload(to, stored.data(), stored.size() * 2);
 }
 
@@ -152,12 +181,24 @@ std::vector<NamedTensor> Parameters::read_gradients() const {
   return out;
 }
 
-std::vector<NamedTensor> Parameters::read_state() const {
+std::vector<NamedTensor> Parameters::read_state(Communicator& ranks) const {
   std::vector<NamedTensor> out;
+  if (shard_.is_split) ranks.agree(Shared::kState, size_);
+  // A tensor at a time: only rank 0 has room for all.
+  const auto add = [&](const std::string& prefix, const Parameter& p, std::vector<float> part, const Range& held) {
+    if (held.size() < p.n) part.insert(part.begin(), size_t(held.begin), 0.0f);
+    part.resize(size_t(p.n));
+    if (shard_.is_split)
+      for (int rank = 0; rank < shard_.ranks; ++rank) {
+        const Range range = own_of(p, rank);
+        ranks.broadcast(part.data() + range.begin, size_t(range.size()) * 4, rank);
+      }
+    if (shard_.rank == 0 || !shard_.is_split) out.push_back({prefix + p.name, p.shape, std::move(part)});
+  };
   for (const auto& p : parameters_) {
-    out.push_back({p->name, p->shape, read_master(*p)});
-    out.push_back({"exp_avg." + p->name, p->shape, read_moment(exp_avg(*p), p->n)});
-    out.push_back({"exp_avg_sq." + p->name, p->shape, read_moment(exp_avg_sq(*p), p->n)});
+    add("", *p, read_master(*p), p->held);
+    add("exp_avg.", *p, read_moment(exp_avg(*p), p->own.size()), p->own);
+    add("exp_avg_sq.", *p, read_moment(exp_avg_sq(*p), p->own.size()), p->own);
   }
   return out;
 }
@@ -178,8 +219,8 @@ void Parameters::write_state(const std::vector<NamedTensor>& tensors) {
             &second = get("exp_avg_sq." + p->name, *p);
       if (!write) continue;
       write_master(*p, master);
-      write_moment(exp_avg(*p), first);
-      write_moment(exp_avg_sq(*p), second);
+      write_moment(exp_avg(*p), first.data() + p->own.begin, p->own.size());
+      write_moment(exp_avg_sq(*p), second.data() + p->own.begin, p->own.size());
     }
 }
 

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <set>
 
+#include "model/shards.h"
+
 namespace dultra {
 
 namespace {
@@ -34,9 +36,11 @@ Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options,
     : model_(std::move(model)),
       options_(options),
       score_options_(score_options(options, model_->config())),
+      communicator_(std::move(communicator)),
       backend_(model_->backend()),
-      parameters_(backend_, options.moments),
-      gradients_(backend_, parameters_, std::move(communicator), options.reduction),
+      parameters_(backend_, options.moments,
+                  options.zero_stage > 0 ? Shard{communicator_->rank(), communicator_->size(), true} : Shard{}),
+      gradients_(backend_, parameters_, communicator_, options.reduction),
       scorer_(*model_, parameters_, score_options_) {
   // Score-only: allocates no state and does not claim the model.
   if (!trains()) return;
@@ -75,7 +79,10 @@ void Trainer::make_parameters() {
 }
 
 void Trainer::write_model() {
+  const bool is_split = parameters_.shard().is_split;
+  if (is_split) share_updates(backend_, model_->weights(), parameters_, *communicator_);
   if (lora_) lora_->merge(adapters_on_);
+  if (is_split) return;
   model_->weights().write([&](const std::string& name) -> const float* {
     const Parameter* p = parameters_.find(name);
     return p && p->model_rows.empty() ? parameters_.master(*p) : nullptr;
@@ -104,7 +111,7 @@ void Trainer::zero_grad() {
 double Trainer::grad_norm() {
   const std::lock_guard<std::mutex> lock(mutex_);
   gradients_.collect();
-  const double norm = gradient_norm(backend_, parameters_);
+  const double norm = gradient_norm(backend_, parameters_, nullptr);
   gradients_.restore();
   return norm;
 }
@@ -112,7 +119,7 @@ double Trainer::grad_norm() {
 double Trainer::step(const OptimizerStep& request) {
   const std::lock_guard<std::mutex> lock(mutex_);
   gradients_.reduce();
-  const double norm = gradient_norm(backend_, parameters_);
+  const double norm = gradient_norm(backend_, parameters_, communicator_.get());
   if (!std::isfinite(norm)) throw Error(ErrorCode::kNonFinite, "the gradient's norm is not finite");
   ++steps_;
   // From here on weights of the model change.
@@ -132,12 +139,13 @@ std::vector<NamedTensor> Trainer::gradients() {
 
 std::vector<NamedTensor> Trainer::state() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return parameters_.read_state();
+  return parameters_.read_state(*communicator_);
 }
 
 void Trainer::load_state(int64_t steps, const std::vector<NamedTensor>& tensors) {
   const std::lock_guard<std::mutex> lock(mutex_);
   check_argument(steps >= 0, "state: expected a number of steps from 0");
+  if (parameters_.shard().is_split) communicator_->agree(Shared::kState, parameters_.size());
   const std::unique_lock<WeightsMutex> weights(model_->weights_mutex());
   parameters_.write_state(tensors);
   steps_ = steps;
@@ -150,7 +158,8 @@ void Trainer::set_adapters(bool on) {
   if (on == adapters_on_) return;
   adapters_on_ = on;
   const std::unique_lock<WeightsMutex> weights(model_->weights_mutex());
-  write_model();
+  // All else that trains is in the model as it is.
+  lora_->merge(on);
 }
 
 }  // namespace dultra

@@ -16,7 +16,8 @@ struct TrainerOptions {
   LoraOptions lora;             // with adapters the base itself is frozen
   DType moments = DType::kF32;  // kF32 or kBF16, how AdamW's moments are stored
   Reduction reduction = Reduction::kSum;
-  uint64_t seed = 0;  // draws A of adapters, and how bf16 moments are rounded
+  int zero_stage = 0;  // 1: masters and moments are split over the communicator's ranks
+  uint64_t seed = 0;   // draws A of adapters, and how bf16 moments are rounded
 };
 
 // INVALID_ARGUMENT where a model of this kind does not train so: experts and their routers are frozen.
@@ -44,7 +45,7 @@ class Trainer {
   double step(const OptimizerStep& request);
   int64_t steps() const { return steps_; }
   std::vector<NamedTensor> gradients();
-  // Parameters and moments, by name.
+  // Parameters and moments, by name, whole. With split state every rank calls it, and rank 0 alone gets them.
   std::vector<NamedTensor> state();
   void load_state(int64_t steps, const std::vector<NamedTensor>& tensors);
   void set_adapters(bool on);
@@ -53,12 +54,14 @@ class Trainer {
  private:
   bool trains() const { return score_options_.base_trains || score_options_.planner_trains; }
   void make_parameters();
-  // Writes masters to the model's weights; split ones are there already. The caller holds the weights exclusively.
+  // Writes masters to the model's weights, where they are not the model's own numbers. The caller holds the weights
+  // exclusively.
   void write_model();
 
   const std::shared_ptr<Model> model_;
   const TrainerOptions options_;
   const ScoreOptions score_options_;
+  const std::shared_ptr<Communicator> communicator_;
   std::mutex mutex_;  // one call at a time
   Backend& backend_;
   Parameters parameters_;

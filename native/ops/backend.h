@@ -55,6 +55,8 @@ class Matrix {
   // The matrix itself, where it lies in backend memory as row-major bf16: what an optimiser may train in place. Null
   // where it does not.
   virtual uint16_t* bf16_rows() { return nullptr; }
+  // Holds bf16 numbers, in whatever order.
+  virtual bool holds_bf16() const { return false; }
   // Holds blocks of codes: nothing can be written into it.
   virtual bool quantised() const { return false; }
 

@@ -7,6 +7,9 @@
 
 namespace dultra {
 
+// What ranks are about to do together.
+enum class Shared : int64_t { kEnd, kBarrier, kGather, kGradients, kState };
+
 // Every rank makes the same calls in the same order, one at a time. Throws DEVICE_UNAVAILABLE.
 class Communicator {
  public:
@@ -17,10 +20,15 @@ class Communicator {
   // floating-point numbers in an order that depends on the number of ranks alone.
   virtual void all_reduce_sum(float* x, int64_t n) = 0;
   virtual void all_reduce_sum(int64_t* x, int64_t n) = 0;
+  // Likewise, on rank `root` alone; on others x is as it was.
+  virtual void reduce_sum(float* x, int64_t n, int root) = 0;
+  virtual void reduce_sum(int64_t* x, int64_t n, int root) = 0;
   // `bytes` of rank `root`, to all others.
   virtual void broadcast(void* x, size_t bytes, int root) = 0;
-  // Returns when every rank has called it.
-  virtual void barrier() = 0;
+  // Returns when every rank has called it with the same arguments. Whatever ranks do together begins with it: calls
+  // that do not match would otherwise wait for each other for ever, or mix up their numbers. Throws, on every rank,
+  // where one is about to do something else, or has ended.
+  virtual void agree(Shared what, int64_t n) = 0;
 };
 
 // A communicator of one process.
@@ -31,8 +39,10 @@ inline std::shared_ptr<Communicator> make_single_communicator() {
     int size() const override { return 1; }
     void all_reduce_sum(float*, int64_t) override {}
     void all_reduce_sum(int64_t*, int64_t) override {}
+    void reduce_sum(float*, int64_t, int) override {}
+    void reduce_sum(int64_t*, int64_t, int) override {}
     void broadcast(void*, size_t, int) override {}
-    void barrier() override {}
+    void agree(Shared, int64_t) override {}
   };
   return std::make_shared<Single>();
 }

@@ -29,7 +29,9 @@ import { absolute, ConfigFile, type FlagValues, Settings, setting } from '../tra
 import { given, integer, number, seed, shareOrFile } from '../values';
 import { register as registerInit } from './train-init';
 
-type Flags = JobFlags & ModelFlags & FlagValues & { resume?: string; dryRun?: boolean; samples?: boolean };
+type Flags = JobFlags &
+  ModelFlags &
+  FlagValues & { resume?: string; dryRun?: boolean; ranks?: number; samples?: boolean };
 
 /** How the model of a run is loaded, where that decides what is computed. */
 type LoadFlags = Pick<ModelFlags, 'dtype' | 'compute' | 'revision' | 'maskTokenId' | 'attendedBlock' | 'adapter'>;
@@ -186,6 +188,7 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
     ['stage', stage],
     ['data set', typeof config.dataset === 'string' ? config.dataset : `a list of ${config.dataset?.length}`],
     ['device', plan.device],
+    ...(plan.ranks > 1 ? [['processes', `${plan.ranks}; what follows is of each`] as const] : []),
     ...plan.items.map(({ name, bytes, detail }) => line(name, bytes, detail)),
     line('in all', plan.bytes, ''),
     plan.available === null
@@ -232,10 +235,13 @@ async function train(stageName: string | undefined, own: Flags, command: Command
       ? newLaunch(stageName as training.Stage, flags, command)
       : resumed(flags.resume, stageName, flags, command);
   const { isNew, stage, config, load, notes } = launch;
+  if (flags.ranks !== undefined && !flags.dryRun)
+    throw new UsageError('--ranks: expected with --dry-run alone; mpirun or srun starts several processes');
   if (!flags.quiet) for (const note of notes) printMessage(wrap(note, columnsOf(process.stderr) ?? 120).join('\n'));
   if (flags.dryRun) {
     const { device, dtype, compute, maskTokenId, blockLength } = loadOptions({ ...flags, ...load });
-    const options = given({ device, dtype, compute, maskTokenId, blockLength });
+    const ranks = flags.ranks ?? group.size;
+    const options = { ranks, ...given({ device, dtype, compute, maskTokenId, blockLength }) };
     const plan = await training.planMemory(stage, config, options);
     if (group.rank > 0) return;
     if (flags.json) printJson({ stage, config, plan });
@@ -367,6 +373,7 @@ export function register(program: Command): void {
     .option('-o, --output <folder>', 'run folder (default: runs/STAGE)')
     .option('--resume <folder>', 'go on with a run, bit for bit as if it had never stopped')
     .option('--dry-run', 'print what memory the run would take, and stop')
+    .option('--ranks <n>', 'with --dry-run: of each of n processes under mpirun or srun', integer)
     .option(
       '-d, --dataset <task|file>',
       'a task such as st1, a data set such as gsm8k or gsm8k:train.jsonl, or a file or folder of own examples',

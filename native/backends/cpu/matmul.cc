@@ -76,6 +76,7 @@ class PackedMatrix final : public Matrix {
         panels(experts * expert_panels),
         memory(size_t(panels) * size_t(panel_bytes)) {}
   size_t bytes() const override { return memory.bytes(); }
+  bool holds_bf16() const override { return layout == kLayoutBF16 || layout == kLayoutBF16Pairs; }
   void unpack(float* to, int64_t first, int64_t count) const override;
 
   // Offset of column j of a panel in a step, in elements (for kLayoutBF16Pairs, of the first of its two).
