@@ -5,6 +5,7 @@ const {
   distributed,
   GrpoTrainer,
   loadModel,
+  training,
   trainMaskedDiffusion,
   trainPlanner,
 } = require('../dist/index.js');
@@ -26,12 +27,19 @@ const RUNS = {
   planner: { batchSize: 6, minSpan: 4, evalEvery: 2 },
   grpo: { evalEvery: 2, advantageMinClip: null, scaleRewards: 'batch' },
   'grpo cache': { cache: { type: 'refresh' }, gradientAccumulation: 2 },
+  'grpo diffu-grpo': { objective: 'diffu-grpo', numIterations: 2 },
+  'grpo wd1': { objective: 'wd1' },
+  'grpo trace': { objective: 'trace', temperature: 1 },
+  dparallel: { batchSize: 6, blockLength: 4, evalEvery: 2 },
+  d3llm: { batchSize: 6, windows: [4], gradientAccumulation: 2 },
   'grpo lora': { lora: { rank: 2 }, freezePlanner: true, beta: 0.1, numIterations: 2 },
 };
 
 function start(name, model, more) {
   const dataset = datasets.byName('free8');
   const options = { dataset, ...COMPARED, ...RUNS[name], ...more };
+  if (name === 'dparallel') return training.trainCertainty(model, options);
+  if (name === 'd3llm') return training.trainPseudoTrajectories(model, options);
   if (name.startsWith('sft')) return trainMaskedDiffusion(model, options);
   if (name === 'planner') return trainPlanner(model, options);
   return new GrpoTrainer(model, { promptsPerStep: 3, numGenerations: 3, rewards: { early }, ...options }).train();

@@ -11,7 +11,10 @@ import { newModelFolder } from './trained-models';
 const { killedRuns } = require('./killed-ranks.cjs');
 
 const child = path.join(__dirname, 'distributed-child.cjs');
-const RUNS = ['sft', 'sft bf16', 'planner', 'grpo', 'grpo cache', 'grpo lora'];
+const RUNS = [
+  ...['sft', 'sft bf16', 'planner', 'grpo', 'grpo cache', 'grpo lora'],
+  ...['grpo diffu-grpo', 'grpo wd1', 'grpo trace', 'dparallel', 'd3llm'],
+];
 
 /** Starts the child as `ranks` processes. */
 const job = (launcher: string, ranks: number, task: Record<string, unknown>, cwd = temporaryFolder()) =>
@@ -231,6 +234,19 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
     const shown = await mpirun(LAUNCHERS[0], 2, resumed, { cwd }).outcome;
     expect(shown.stderr).toMatch(/\[rank 0\] step 3\/3/);
     expect(shown.stderr).toMatch(/\[rank 1\] step 3\/3/);
+  });
+
+  test('dultra distill as two processes writes the answers of one', async () => {
+    const cwd = temporaryFolder();
+    const written = async (ranks: number, file: string) => {
+      const args = ['distill', '-d', 'st1', '--count', '10', '--retries', '1', '--quiet', '-o', file];
+      const { code, stdout, stderr } = await mpirun(LAUNCHERS[0], ranks, [main, ...args], { cwd }).outcome;
+      expect([code, stdout, stderr]).toEqual([0, `${file}\n`, '']);
+      return readFileSync(path.join(cwd, file), 'utf8');
+    };
+    const alone = await written(1, 'alone.jsonl');
+    expect(alone.split('\n').length).toBeGreaterThan(4);
+    expect(await written(3, 'three.jsonl')).toBe(alone);
   });
 
   test('dultra eval as two processes gives the table, the samples and the report of one', async () => {

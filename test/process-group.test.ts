@@ -16,6 +16,7 @@ import { packed } from '../lib/packing';
 import { DecisionGradient } from '../lib/training/grpo/decision-gradient';
 import { packSteps, unpackSteps } from '../lib/training/grpo/exchange';
 import { resolveGrpo } from '../lib/training/grpo/options';
+import { recordRollouts } from '../lib/training/grpo/replay';
 import { GrpoStage } from '../lib/training/grpo/stage';
 import { ownBatches } from '../lib/training/shares';
 import { memoryGroups } from './processes';
@@ -97,6 +98,42 @@ describe('how work is dealt out', () => {
     });
     const total = costs.reduce((sum, cost) => sum + cost, 0);
     expect(total / size / Math.max(...loads)).toBeGreaterThan(0.95);
+  });
+
+  test('the replay of recorded rollouts keeps eight processes busy', async () => {
+    using model = await loadModel(undefined, { threads: 1 });
+    const dataset = datasets.byName('st1');
+    const { own, data } = resolveGrpo(
+      model,
+      { dataset, maxSteps: 1, rewards: { fast: rewards.fastAnswer() }, promptsPerStep: 8, numGenerations: 8 },
+      dataset,
+    );
+    const prompts = data.train(0, 8).flatMap(({ prompt }) => new Array(8).fill(model.encodePrompt(prompt)));
+    const { maxTokens, blockLength, stopAtEos, policy } = own;
+    const options = {
+      maxTokens,
+      blockLength,
+      policy,
+      seed: 1n,
+      tokenBudget: 8192,
+      ...(stopAtEos !== undefined && { stopAtEos }),
+    };
+    const { steps, results } = await recordRollouts(model, prompts, options);
+    // Rollouts differ: in passes, and so in what there is to replay.
+    const passes = results.map(({ nfe }) => nfe);
+    expect(Math.max(...passes)).toBeGreaterThan(Math.min(...passes));
+    const total = steps.reduce((sum, { computed }) => sum + computed.length, 0);
+    for (const reduction of ['sum', 'exact'] as const) {
+      const loads = memoryGroups(8).map((group) =>
+        ownBatches([steps], ({ computed }) => computed.length, {
+          ...{ group, reduction, tokenBudget: Math.ceil(total / 80) },
+        })
+          .flat()
+          .reduce((sum, { computed }) => sum + computed.length, 0),
+      );
+      expect(loads.reduce((sum, load) => sum + load, 0)).toBe(total);
+      expect([reduction, total / 8 / Math.max(...loads) >= 0.9]).toEqual([reduction, true]);
+    }
   });
 
   test.each(['sum', 'exact'] as const)('every row is computed once (%s)', (reduction) => {

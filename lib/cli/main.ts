@@ -25,7 +25,7 @@ import { printable, printHelp, printMessage, showWarnings } from './output';
 const { version, description } = require('../../package.json') as { version: string; description: string };
 
 /** Commands that share their work between the processes of a job. */
-const SHARED: ReadonlySet<string> = new Set(['train', 'eval']);
+const SHARED: ReadonlySet<string> = new Set(['train', 'distill', 'eval']);
 
 /** @param tell takes what is wrong with a command line, which is printed by itself where this process is alone */
 function buildProgram(tell: ((text: string) => void) | null): Command {

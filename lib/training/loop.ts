@@ -77,8 +77,6 @@ export interface StagePlan {
   trainable: Omit<ModelTrainerOptions, 'lora'> & { lora: LoraOptions | null };
   /** Examples that one optimiser step takes from the data. */
   examplesPerStep: number;
-  /** Whether the stage deals its work out to several processes. */
-  isShared: boolean;
   /** The trainer's own options, for config.json. */
   own: Readonly<Record<string, unknown>>;
   /** The evaluation metric that decides what is best. */
@@ -357,11 +355,6 @@ export async function* runStage<M extends TrainingMetrics>(plan: StagePlan): Asy
     throw optionError(RangeError, 'evalEvery', 'expected a dataset with validation examples, got one without');
   const { outputDir, resume, keepLast } = training;
   const group = currentGroup();
-  if (group.size > 1 && !plan.isShared)
-    throw new DUltraError(
-      'DISTRIBUTED',
-      `${plan.kind}: this training does not share its work between processes yet; expected 1, got ${group.size}`,
-    );
   // Whatever can be refused is refused before a folder is made: the examples of the first step, and of evaluations.
   data.train(0, Math.max(1, Math.ceil(examplesPerStep)));
   if (training.evalEvery > 0) data.validation!(training.evalExamples);

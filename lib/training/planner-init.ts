@@ -229,7 +229,6 @@ export async function* trainPlanner(
     data,
     training,
     trainable: { freezeBase: true, lora: null },
-    isShared: true,
     examplesPerStep: batchSize * training.gradientAccumulation,
     own: { batchSize, maxTokens, factor, minSpan, compat: compat ?? null },
     objective: { metric: 'evalLoss', goal: 'min' },

@@ -255,7 +255,6 @@ export async function* trainMaskedDiffusion(
     training,
     // A planner that gets no gradient would still shrink by weight decay.
     trainable: { freezePlanner: true, lora },
-    isShared: true,
     examplesPerStep: batchSize * training.gradientAccumulation,
     own: {
       objective,

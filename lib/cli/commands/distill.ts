@@ -4,12 +4,13 @@ import path from 'node:path';
 import type { Command } from 'commander';
 import { parseSampler, training } from '../../index';
 import { interruptSignal } from '../errors';
+import { addJobOptions, type JobFlags, joinJob } from '../job';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, printData, printJson, printMessage } from '../output';
 import { ProgressBar } from '../progress';
 import { given, integer, number, seed } from '../values';
 
-interface Flags extends ModelFlags {
+interface Flags extends ModelFlags, JobFlags {
   dataset: string;
   out: string;
   count?: number;
@@ -31,7 +32,8 @@ Examples:
 A file that is there is gone on with. Each line has question, llm_response and gt_answer, as dParallel's data, and the step
 that decided each token (reveal_step), from which d3llm takes its masks.`;
 
-async function distill(flags: Flags): Promise<void> {
+async function distill(own: Flags): Promise<void> {
+  const { group, flags } = await joinJob(own);
   const { out, count, maxTokens, blockLength, temperature, retries, keepWrong, quiet } = flags;
   await using model = await openModel(flags);
   mkdirSync(path.dirname(path.resolve(out)), { recursive: true });
@@ -51,6 +53,7 @@ async function distill(flags: Flags): Promise<void> {
   } finally {
     bar?.stop();
   }
+  if (group.rank > 0) return;
   if (flags.json) printJson({ file: out, ...last });
   else printData(out);
   if (!quiet && !flags.json)
@@ -80,5 +83,7 @@ export function register(program: Command): void {
     .option('--keep-wrong', 'also write answers that are wrong after the last attempt')
     .option('--seed <n>', 'seed of prompts and draws (default: 0)', seed);
   addModelOptions(command);
-  addOutputOptions(command, '{ file, done, count, written }').addHelpText('after', EXAMPLES).action(distill);
+  addJobOptions(addOutputOptions(command, '{ file, done, count, written }'))
+    .addHelpText('after', EXAMPLES)
+    .action(distill);
 }

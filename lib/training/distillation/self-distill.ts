@@ -3,6 +3,8 @@
 import { existsSync } from 'node:fs';
 import { type FileHandle, open as openFile, readFile, truncate } from 'node:fs/promises';
 import { type DatasetInput, type OpenOptions, open } from '../../data';
+import { currentGroup } from '../../distributed/mpi';
+import { gatherJson, ownRange, type ProcessGroup } from '../../distributed/process-group';
 import { DUltraError, optionError, within } from '../../errors';
 import { writeFileAtomic } from '../../files/atomic';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
@@ -239,10 +241,19 @@ class Answerer {
   }
 }
 
+/** All processes stop before the same batch, or none. @throws `signal.reason`; DUltraError DISTRIBUTED */
+async function checkStopped(group: ProcessGroup, signal: AbortSignal | undefined): Promise<void> {
+  const isStopped = signal?.aborted ?? false;
+  const flags = await group.allGather(Float64Array.of(Number(isStopped)));
+  if (isStopped) throw signal!.reason;
+  if (flags.some(([flag]) => flag === 1)) throw new DUltraError('DISTRIBUTED', 'another process was stopped');
+}
+
 /**
  * Writes a model's own answers to prompts, as JSON lines of {@link DistillationRecord}: what `trainCertainty` and
  * `trainPseudoTrajectories` learn from. Where the data set has a verifier, wrong answers are tried again and then left
- * out. A file that is there is gone on with; the result is that of an uninterrupted call. One yield per batch.
+ * out. A file that is there is gone on with; the result is that of an uninterrupted call. One yield per batch. Several
+ * processes (`distributed.init`) share each batch; the first of them writes.
  * @throws TypeError, RangeError for options, and for a file that was begun with others; DUltraError BAD_DATASET,
  * NO_TOKENIZER; `signal.reason`, after the batch under way is written.
  */
@@ -270,20 +281,24 @@ export async function* distillAnswers(
   const own = options.maxTokens === undefined ? data.blockLength : null;
   const blockLength = options.blockLength ?? own ?? Math.min(32, maxTokens);
   const settings = { ...resolved, maxTokens, blockLength };
-  await checkSameRun(output, { ...settings, dataset: data.name, datasetOptions, count, model: model.source });
-  const before = await readRecordsOf(output);
-  let written = before.length;
+  const group = currentGroup();
+  const isWriter = group.rank === 0;
+  if (isWriter)
+    await checkSameRun(output, { ...settings, dataset: data.name, datasetOptions, count, model: model.source });
+  const before = isWriter ? await readRecordsOf(output) : [];
   // What lies behind the last record was wrong, or not reached: it is the same once more.
-  let done = written > 0 ? before[written - 1].idx + 1 : 0;
+  const begun = { written: before.length, done: before.length > 0 ? before[before.length - 1].idx + 1 : 0 };
+  let [{ written, done }] = await gatherJson(group, begun);
   const verify = data.exactMatch ? null : (example: TrainingRow, text: string) => data.verify(example, text);
   const answerer = new Answerer(model, settings, verify);
-  const file: FileHandle = await openFile(output, 'a');
+  const file: FileHandle | null = isWriter ? await openFile(output, 'a') : null;
   try {
     while (done < count) {
-      signal?.throwIfAborted();
+      await checkStopped(group, signal);
       const batch = examples.slice(done, done + batchSize);
-      const records = await answerer.answer(batch, done);
-      if (records.length > 0) {
+      const { begin, end } = ownRange(batch.length, group);
+      const records = (await gatherJson(group, await answerer.answer(batch.slice(begin, end), done + begin))).flat();
+      if (file && records.length > 0) {
         await file.appendFile(records.map((record) => `${JSON.stringify(record)}\n`).join(''));
         await file.datasync();
       }
@@ -292,6 +307,6 @@ export async function* distillAnswers(
       yield { done, count, written };
     }
   } finally {
-    await file.close();
+    await file?.close();
   }
 }

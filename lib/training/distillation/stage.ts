@@ -1,11 +1,13 @@
 // One step of distillation: rows of the model's own answers, a segment of each masked in two complementary views, and the
 // certainty loss of both.
+import { dealOut, gatherNumbers } from '../../distributed/process-group';
 import { concatenate, packed, packRows } from '../../packing';
 import { deriveSeed, Purpose, Random } from '../../random';
 import { mean } from '../../statistics';
 import type { TrainingRow } from '../data';
 import { type AnswerOptions, exactMatches } from '../exact-matches';
 import type { Measured, Stage, StageContext } from '../loop';
+import { type Numbered, numbered } from '../shares';
 import { certaintyLoss } from './loss';
 import type { ResolvedDistillation } from './options';
 import { type DistillationRow, encodeAnswer, type RowLengths, type Trajectories, trajectoryOfExample } from './rows';
@@ -56,6 +58,9 @@ interface Group {
 
 const tokensOf = (views: readonly View[]): number => views.reduce((sum, { ids }) => sum + ids.length, 0);
 const maskedOf = (views: readonly View[]): number => views.reduce((sum, { positions }) => sum + positions.length, 0);
+
+/** Numbers of a group: loss, cross-entropy, entropy, correct tokens, masked tokens. */
+const MEASURED = 5;
 
 /** Sums over the groups of a step. */
 class Sums {
@@ -158,13 +163,12 @@ export class DistillationStage implements Stage {
     };
   }
 
-  /** Loss and gradients of a group. @param scored of all its views, one after the other */
+  /** Loss, numbers and gradients of a group. @param scored of all its views, one after the other */
   #loss(
     { views }: Group,
     scored: Scores,
     scale: number,
-    sums: Sums,
-  ): { dLogProbs: Float32Array; dEntropies: Float32Array } {
+  ): { measured: number[]; dLogProbs: Float32Array; dEntropies: Float32Array } {
     const { entropyWeight, entropyOnComplement, divisor } = this.#options;
     const cut = maskedOf(views);
     const result = certaintyLoss(slice(scored, 0, cut), slice(scored, cut), {
@@ -172,73 +176,141 @@ export class DistillationStage implements Stage {
       entropyOnComplement,
       divisor: divisor / scale,
     });
-    sums.loss += result.loss;
-    sums.crossEntropy.push((result.crossEntropy + result.complementCrossEntropy) / 2);
-    sums.entropy.push(entropyOnComplement ? (result.entropy + result.complementEntropy) / 2 : result.entropy);
-    for (let i = 0; i < scored.correct.length; i++) sums.correct += scored.correct[i];
-    sums.masked += scored.correct.length;
+    const measured = [
+      result.loss,
+      (result.crossEntropy + result.complementCrossEntropy) / 2,
+      entropyOnComplement ? (result.entropy + result.complementEntropy) / 2 : result.entropy,
+      scored.correct.reduce((sum, one) => sum + one, 0),
+      scored.correct.length,
+    ];
     const flat = (key: 'dLogProbs' | 'dEntropies') =>
       concatenate(
         result.gradients.map((gradient) => gradient[key]),
         Float32Array,
       );
-    return { dLogProbs: flat('dLogProbs'), dEntropies: flat('dEntropies') };
+    return { measured, dLogProbs: flat('dLogProbs'), dEntropies: flat('dEntropies') };
   }
 
   /**
-   * Loss of groups; adds their gradients where `train`. A group that is more than a pass takes is scored in parts, for
-   * the means over all of it, and then again part by part.
+   * Loss of groups; adds the gradients of this process's share where `train`. Groups that fit a pass together are dealt
+   * out to the processes. One that is more than a pass takes is scored in parts, by all of them, for the means over all
+   * of it, and then again part by part.
    */
   async #run(groups: readonly Group[], scale: number, sums: Sums, train: boolean): Promise<void> {
-    const { trainer, training } = this.#context;
-    const { tokenBudget } = training;
+    const { group, training } = this.#context;
     const viewsOf = ({ views, complements }: Group) => [...views, ...complements];
-    const sizeOf = (group: Group) => tokensOf(viewsOf(group));
-    for (const batch of packRows(groups, sizeOf, tokenBudget)) {
-      const views = batch.flatMap(viewsOf);
-      sums.tokens += tokensOf(views);
-      const parts = tokensOf(views) <= tokenBudget ? [views] : packRows(views, ({ ids }) => ids.length, tokenBudget);
-      const isWhole = parts.length === 1;
-      const scores: Scores[] = [];
-      for (const part of parts) scores.push(await this.#score(part, train && isWhole));
-      const scored = {
-        logProbs: concatenate(
-          scores.map((score) => score.logProbs),
-          Float32Array,
-        ),
-        entropies: concatenate(
-          scores.map((score) => score.entropies),
-          Float32Array,
-        ),
-        correct: concatenate(
-          scores.map((score) => score.correct),
-          Uint8Array,
-        ),
-      };
+    const sizeOf = ({ item }: Numbered<Group>) => tokensOf(viewsOf(item));
+    const all = numbered(groups);
+    const tokens = all.reduce((sum, one) => sum + sizeOf(one), 0);
+    // Micro-batches of the exact reduction do not depend on the number of processes.
+    const share = training.reduction === 'exact' ? tokens : Math.ceil(tokens / group.size);
+    const budget = Math.max(1, Math.min(training.tokenBudget, share));
+    const batches = packRows(all, sizeOf, budget);
+    const isWhole = (batch: readonly Numbered<Group>[]) => batch.reduce((sum, one) => sum + sizeOf(one), 0) <= budget;
+    const whole = batches.filter(isWhole);
+    const ranks = dealOut(
+      whole.map((batch) => batch.reduce((sum, one) => sum + sizeOf(one), 0)),
+      group.size,
+    );
+    const measured = new Map<number, number[]>();
+    for (const batch of whole.filter((_, i) => ranks[i] === group.rank)) {
+      const views = batch.flatMap(({ item }) => viewsOf(item));
+      const scored = await this.#score(views, train);
       let at = 0;
-      const gradients = batch.map((group) => {
-        const count = maskedOf(viewsOf(group));
-        const own = slice(scored, at, at + count);
+      const results = batch.map(({ item, index }) => {
+        const count = maskedOf(viewsOf(item));
+        const result = this.#loss(item, slice(scored, at, at + count), scale);
         at += count;
-        return this.#loss(group, own, scale, sums);
+        measured.set(index, result.measured);
+        return result;
       });
-      if (!train) continue;
-      const dLogProbs = concatenate(
-        gradients.map((gradient) => gradient.dLogProbs),
-        Float32Array,
-      );
-      const dEntropies = concatenate(
-        gradients.map((gradient) => gradient.dEntropies),
-        Float32Array,
-      );
-      at = 0;
-      for (const part of parts) {
-        if (!isWhole) await this.#score(part, true);
-        const end = at + maskedOf(part);
-        await trainer.backward({ dLogProbs: dLogProbs.subarray(at, end), dEntropies: dEntropies.subarray(at, end) });
-        at = end;
-      }
+      if (train) await this.#backward(results);
     }
+    for (const batch of batches.filter((one) => !isWhole(one)))
+      for (const { item, index } of batch) {
+        const numbers = await this.#runInParts(item, viewsOf(item), { scale, budget, train });
+        if (group.rank === 0) measured.set(index, numbers);
+      }
+    const numbers = await gatherNumbers(group, groups.length, MEASURED, measured);
+    sums.tokens += tokens;
+    for (const index of groups.keys()) {
+      const [loss, crossEntropy, entropy, correct, masked] = numbers.subarray(index * MEASURED, (index + 1) * MEASURED);
+      sums.loss += loss;
+      sums.crossEntropy.push(crossEntropy);
+      sums.entropy.push(entropy);
+      sums.correct += correct;
+      sums.masked += masked;
+    }
+  }
+
+  async #backward(gradients: readonly { dLogProbs: Float32Array; dEntropies: Float32Array }[]): Promise<void> {
+    await this.#context.trainer.backward({
+      dLogProbs: concatenate(
+        gradients.map(({ dLogProbs }) => dLogProbs),
+        Float32Array,
+      ),
+      dEntropies: concatenate(
+        gradients.map(({ dEntropies }) => dEntropies),
+        Float32Array,
+      ),
+    });
+  }
+
+  /** A group that is more than a pass takes, shared by all processes. @returns its numbers, on every process the same */
+  async #runInParts(
+    whole: Group,
+    views: readonly View[],
+    { scale, budget, train }: { scale: number; budget: number; train: boolean },
+  ): Promise<number[]> {
+    const { group } = this.#context;
+    const parts = packRows(views, ({ ids }) => ids.length, budget);
+    const ranks = dealOut(parts.map(tokensOf), group.size);
+    const own = [...parts.keys()].filter((part) => ranks[part] === group.rank);
+    const keep = train && own.length === 1;
+    const counts = parts.map(maskedOf);
+    const scores = new Map<number, Float64Array>();
+    for (const part of own) {
+      const { logProbs, entropies, correct } = await this.#score(parts[part], keep);
+      const numbers = new Float64Array(3 * counts[part]);
+      numbers.set(logProbs);
+      numbers.set(entropies, counts[part]);
+      numbers.set(correct, 2 * counts[part]);
+      scores.set(part, numbers);
+    }
+    const width = 3 * Math.max(0, ...counts);
+    // Shorter ones are padded.
+    const padded = new Map(
+      [...scores].map(([part, numbers]) => {
+        const row = new Float64Array(width);
+        row.set(numbers);
+        return [part, row] as const;
+      }),
+    );
+    const all = await gatherNumbers(group, parts.length, width, padded);
+    const of = (which: number) =>
+      parts.map((_, part) => {
+        const from = part * width + which * counts[part];
+        return all.subarray(from, from + counts[part]);
+      });
+    const result = this.#loss(
+      whole,
+      {
+        logProbs: Float32Array.from(concatenate(of(0), Float64Array)),
+        entropies: Float32Array.from(concatenate(of(1), Float64Array)),
+        correct: Uint8Array.from(concatenate(of(2), Float64Array)),
+      },
+      scale,
+    );
+    if (!train) return result.measured;
+    const begins = counts.map((_, part) => counts.slice(0, part).reduce((sum, count) => sum + count, 0));
+    for (const part of own) {
+      if (!keep) await this.#score(parts[part], true);
+      const [from, to] = [begins[part], begins[part] + counts[part]];
+      await this.#backward([
+        { dLogProbs: result.dLogProbs.subarray(from, to), dEntropies: result.dEntropies.subarray(from, to) },
+      ]);
+    }
+    return result.measured;
   }
 
   /** Masks rows and runs them in batches. @param ratioOf the share of masks of a batch */

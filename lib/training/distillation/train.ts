@@ -55,7 +55,6 @@ async function* distil(
     training,
     // A planner that gets no gradient would still shrink by weight decay.
     trainable: { freezePlanner: true, lora },
-    isShared: false,
     examplesPerStep: own.batchSize * training.gradientAccumulation,
     own: { ...rest, ...corruption, ...lengths, evalSampler: answers?.sampler ?? null, ...more },
     objective: { metric: own.bestBy, goal: own.bestBy === 'evalAccuracy' ? 'max' : 'min' },

@@ -1,5 +1,6 @@
 // The policy gradients that score tokens: rollouts of any sampler become rows with masks, whose log-probabilities get the
 // gradient of an objective (objectives.ts).
+import { gatherNumbers, ownRange } from '../../distributed/process-group';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateResult } from '../../generation/types';
 import { attendedGrid, firstBlocks, rowLength } from '../../model/blocks';
@@ -9,6 +10,7 @@ import { concatenate, mapRows, packed, packRows } from '../../packing';
 import { deriveSeed, Purpose, Random } from '../../random';
 import { mean } from '../../statistics';
 import type { Measured, StageContext } from '../loop';
+import { numbered, ownBatches, type Sharing } from '../shares';
 import {
   type BatchSize,
   diffuGrpoLoss,
@@ -64,7 +66,7 @@ export class TokenGradient implements PolicyGradient {
     this.#teacher = teacher;
   }
 
-  async record(prompts: readonly Int32Array[], seed: bigint): Promise<Rollouts> {
+  async record(prompts: readonly Int32Array[], seed: bigint, firstRow: number): Promise<Rollouts> {
     const { maxTokens, blockLength, stopAtEos, policy, objective } = this.#options;
     const { model, training } = this.#context;
     const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
@@ -79,7 +81,7 @@ export class TokenGradient implements PolicyGradient {
           ...(stopAtEos !== undefined && { stopAtEos }),
           temperature: policy.temperature,
           seed,
-          research: { firstRow: rollouts.results.length },
+          research: { firstRow: firstRow + rollouts.results.length },
         },
       );
       results.forEach((result, i) => {
@@ -98,7 +100,7 @@ export class TokenGradient implements PolicyGradient {
     const { objective, numGenerations, numIterations, beta } = this.#options;
     const isWeighted = objective.objective === 'wd1';
     const rollouts = results.map((result) => rolloutOf(result, this.#context.model));
-    const teacher = this.#teacher && (await teacherLogProbs(this.#teacher, this.#context.model, results, examples));
+    const teacher = this.#teacher && (await this.#teacherLogProbs(this.#teacher, results, examples));
     const experience: Experience = {
       batch,
       rollouts,
@@ -119,6 +121,34 @@ export class TokenGradient implements PolicyGradient {
     if (!teacher) return {};
     const known = teacher.flatMap((logProbs) => Array.from(logProbs)).filter((value) => !Number.isNaN(value));
     return { teacherLogProb: known.length > 0 ? mean(known) : 0 };
+  }
+
+  /** How rows are dealt out. */
+  get #sharing(): Sharing {
+    const { training, group } = this.#context;
+    return { group, reduction: training.reduction, tokenBudget: training.tokenBudget };
+  }
+
+  /** What the teacher says of all completions; each process asks it of its share. */
+  async #teacherLogProbs(
+    teacher: CausalModel,
+    results: readonly GenerateResult[],
+    examples: Batch['examples'],
+  ): Promise<Float32Array[]> {
+    const { model, group } = this.#context;
+    const { begin, end } = ownRange(results.length, group);
+    const own = await teacherLogProbs(teacher, model, results.slice(begin, end), examples.slice(begin, end));
+    return this.#gatherArrays(
+      new Map(own.map((logProbs, i) => [begin + i, logProbs])),
+      results.map(({ ids }) => ids.length),
+    );
+  }
+
+  /** Arrays of rows, wherever they were computed. @param lengths of all rows */
+  async #gatherArrays(own: ReadonlyMap<number, Float32Array>, lengths: readonly number[]): Promise<Float32Array[]> {
+    const width = Math.max(0, ...lengths);
+    const all = await gatherNumbers(this.#context.group, lengths.length, width, own);
+    return lengths.map((length, i) => Float32Array.from(all.subarray(i * width, i * width + length)));
   }
 
   /** The rows of an update. */
@@ -168,13 +198,19 @@ export class TokenGradient implements PolicyGradient {
   }
 
   async #scoreAll(trainer: ModelTrainer, rows: readonly ScoredRow[], key: 'old' | 'reference'): Promise<void> {
-    for (const batch of packRows(rows, ({ ids }) => ids.length, this.#context.training.tokenBudget)) {
-      const logProbs = await this.#score(trainer, batch, false);
-      mapRows(logProbs, batch, Float32Array, (part, row) => {
-        row[key] = part.slice();
+    const scored = new Map<number, Float32Array>();
+    for (const batch of ownBatches([numbered(rows)], ({ item }) => item.ids.length, this.#sharing)) {
+      const own = batch.map(({ item }) => item);
+      mapRows(await this.#score(trainer, own, false), own, Float32Array, (part, _, i) => {
+        scored.set(batch[i].index, part.slice());
         return part;
       });
     }
+    const all = await this.#gatherArrays(
+      scored,
+      rows.map(({ positions }) => positions.length),
+    );
+    for (const [i, row] of rows.entries()) row[key] = all[i];
   }
 
   /** What stands for the advantage of a row's tokens. */
@@ -201,55 +237,58 @@ export class TokenGradient implements PolicyGradient {
 
   async update(iteration: number): Promise<Measured> {
     const experience = this.#experience!;
-    const { trainer, training } = this.#context;
+    const { trainer, group } = this.#context;
     const { beta, numGenerations } = this.#options;
     const rows = experience.rows[iteration];
-    const size = await this.#sizeOf(rows, experience.rollouts.length / numGenerations);
+    const size = {
+      tokens: rows.reduce((count, { positions }) => count + positions.length, 0),
+      rows: rows.length,
+      groups: experience.rollouts.length / numGenerations,
+    };
     // A rollout without advantage has no gradient, unless a KL term or a teacher gives it one.
     const useful = rows.filter(
       ({ rollout }) => beta > 0 || experience.teacher !== null || experience.advantages[rollout] !== 0,
     );
-    const sum = { loss: 0, tokens: 0, kl: 0, clippedLow: 0, clippedHigh: 0, ratioDeviation: 0, scored: 0, gap: 0 };
-    for (const batch of packRows(useful, ({ ids }) => ids.length, training.tokenBudget)) {
-      const logProbs = await this.#score(trainer, batch, true);
-      const dLogProbs = mapRows(logProbs, batch, Float32Array, (part, row) => {
+    // Of each row: loss, KL, clipped below, clipped above, teacher's lead, deviation of the ratio.
+    const measured = new Map<number, number[]>();
+    for (const batch of ownBatches([numbered(useful)], ({ item }) => item.ids.length, this.#sharing)) {
+      const own = batch.map(({ item }) => item);
+      const dLogProbs = mapRows(await this.#score(trainer, own, true), own, Float32Array, (part, row, i) => {
         const old = row.old ?? part.slice();
         const advantage = this.#advantageOf(experience, row, old);
-        if (typeof advantage !== 'number') for (const gap of advantage) sum.gap += gap;
-        const result = this.#loss(
+        let lead = 0;
+        if (typeof advantage !== 'number') for (const gap of advantage) lead += gap;
+        const { loss, kl, clippedLow, clippedHigh, ratioDeviation, dLogProbs } = this.#loss(
           { logProbs: part, oldLogProbs: old, referenceLogProbs: row.reference, advantage },
           size,
         );
-        sum.loss += result.loss;
-        sum.kl += result.kl;
-        sum.clippedLow += result.clippedLow;
-        sum.clippedHigh += result.clippedHigh;
-        sum.scored += part.length;
-        sum.ratioDeviation = Math.max(sum.ratioDeviation, result.ratioDeviation);
-        return result.dLogProbs;
+        measured.set(batch[i].index, [loss, kl, clippedLow, clippedHigh, lead, ratioDeviation]);
+        return dLogProbs;
       });
       await trainer.backward({ dLogProbs });
-      sum.tokens += batch.reduce((count, { ids }) => count + ids.length, 0);
     }
-    const count = Math.max(1, sum.scored);
+    const numbers = await gatherNumbers(group, useful.length, 6, measured);
+    const sums = [0, 0, 0, 0, 0];
+    let ratioDeviation = 0;
+    for (const index of useful.keys()) {
+      for (const i of sums.keys()) sums[i] += numbers[6 * index + i];
+      ratioDeviation = Math.max(ratioDeviation, numbers[6 * index + 5]);
+    }
+    const [loss, kl, clippedLow, clippedHigh, lead] = sums;
+    const count = Math.max(
+      1,
+      useful.reduce((sum, { positions }) => sum + positions.length, 0),
+    );
     return {
-      loss: sum.loss,
-      tokens: sum.tokens,
+      loss,
+      tokens: useful.reduce((sum, { ids }) => sum + ids.length, 0),
       replayedSteps: useful.length,
-      ratioDeviation: sum.ratioDeviation,
-      clippedLow: sum.clippedLow / count,
-      clippedHigh: sum.clippedHigh / count,
-      ...(beta > 0 && { kl: sum.kl / count }),
-      ...(experience.teacher && { reverseKl: -sum.gap / count }),
+      ratioDeviation,
+      clippedLow: clippedLow / count,
+      clippedHigh: clippedHigh / count,
+      ...(beta > 0 && { kl: kl / count }),
+      ...(experience.teacher && { reverseKl: -lead / count }),
     };
-  }
-
-  /** How much there is in the batch, over every process. */
-  async #sizeOf(rows: readonly TokenRow[], groups: number): Promise<BatchSize & { groups: number }> {
-    const tokens = rows.reduce((count, { positions }) => count + positions.length, 0);
-    const parts = await this.#context.group.allGather(Float64Array.of(tokens, rows.length, groups));
-    const total = (i: number) => parts.reduce((sum, part) => sum + part[i], 0);
-    return { tokens: total(0), rows: total(1), groups: total(2) };
   }
 }
 

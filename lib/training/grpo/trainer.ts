@@ -49,7 +49,6 @@ export class GrpoTrainer {
       data,
       training,
       trainable,
-      isShared: own.objective.objective === 'dultra',
       examplesPerStep: (own.promptsPerStep * training.gradientAccumulation) / own.numIterations,
       own: {
         ...omit(own, ['rewards', 'objective']),
