@@ -221,6 +221,20 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
     expect(resumed.grpo.hash).toBe(whole.grpo.hash);
   });
 
+  test.each(LAUNCHERS)('%s: a process that Node.js has started, as npx does', async (launcher) => {
+    const script =
+      'process.exit(require("node:child_process").spawnSync(process.execPath, process.argv.slice(1), { stdio: "inherit" }).status)';
+    const args = ['-e', script, '--', child, JSON.stringify({ do: 'exchange' })];
+    const { code, stdout, stderr } = await mpirun(launcher, 2, args, { cwd: temporaryFolder() }).outcome;
+    if (launcher === 'mpirun.openmpi') {
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+      expect(JSON.parse(stdout)).toMatchObject({ size: 2, texts: ['', 'x'] });
+    } else {
+      expect(code).not.toBe(0);
+      expect(stderr).toContain('mpirun -n 2 node_modules/.bin/dultra');
+    }
+  });
+
   test('dultra train as two processes: rank 0 speaks and writes', async () => {
     const cwd = temporaryFolder();
     const args = [

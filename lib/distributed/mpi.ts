@@ -1,5 +1,5 @@
 // MPI: found, started and ended. The native core opens its library at run time.
-import { writeSync } from 'node:fs';
+import { fstatSync, writeSync } from 'node:fs';
 import { DUltraError } from '../errors';
 import { native } from '../native';
 import { type ProcessGroup, SINGLE_PROCESS } from './process-group';
@@ -60,6 +60,19 @@ export function librariesFor(env: Environment, platform: NodeJS.Platform = proce
   if (launcher === 'openmpi') return [...openmpi, ...standard];
   if (launcher === 'mpich') return [...mpich, ...standard];
   return [...openmpi, ...mpich, ...standard];
+}
+
+/**
+ * Whether the connection to MPICH's launcher is here: a file descriptor that PMI_FD names. Node.js closes what its child
+ * processes would inherit, so that npx, and scripts of package.json, do not hand it on.
+ */
+function hasLauncher(env: Environment): boolean {
+  if (!/^\d+$/.test(env.PMI_FD ?? '')) return true;
+  try {
+    return fstatSync(Number(env.PMI_FD)).isSocket();
+  } catch {
+    return false;
+  }
 }
 
 /** The MPI that is installed here; else why none can be used. */
@@ -147,6 +160,12 @@ export function init(): ProcessGroup {
       'DISTRIBUTED',
       `this process was started as rank ${launch.rank} of several, but there is no MPI that it could use: ${reason}; ` +
         'DULTRA_MPI can name the library',
+    );
+  if (launch.launcher === 'mpich' && !hasLauncher(process.env))
+    throw new DUltraError(
+      'DISTRIBUTED',
+      "this process has lost its connection to MPICH's launcher, which Node.js does not hand on to child processes: " +
+        'expected to be started by mpirun itself, as in "mpirun -n 2 node_modules/.bin/dultra", and not by npx or npm run',
     );
   native().startMpi();
   isRunning = true;
