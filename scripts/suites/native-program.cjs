@@ -15,13 +15,18 @@ function sanitizers(args) {
   return { variants, rest: args.filter((argument) => !flags.includes(argument)) };
 }
 
+// Shares of the tests for each processor. One process each would leave a processor idle where the other has the long
+// tests.
+const SHARES = 8;
+
 /**
- * Runs a test program, its tests divided among as many processes as there are processors (a test of kernels on the
- * emulator has one thread). Closes with one total. Throws SetupError where a test fails or a process does not end.
+ * Runs a test program, its tests in shares, as many at a time as there are processors (a test of kernels on the emulator
+ * has one thread). Closes with one total. Throws SetupError where a test fails or a process does not end.
  */
 async function runTests(preset, name, args, options = {}) {
   if (preset.endsWith('san')) process.stdout.write(`--- ${preset}\n`);
-  const shards = os.availableParallelism();
+  const processors = os.availableParallelism();
+  const shards = processors * SHARES;
   // Variables of a sanitizer that is not compiled in have no effect.
   const env = {
     ASAN_OPTIONS: options.asan ?? 'detect_leaks=1',
@@ -29,11 +34,13 @@ async function runTests(preset, name, args, options = {}) {
     TSAN_OPTIONS: 'halt_on_error=1',
     ...process.env,
   };
-  const outcomes = await Promise.all(
-    Array.from({ length: shards }, (_, i) =>
-      runShard(program(preset, name), [...args, '--shard', `${i}/${shards}`], env),
-    ),
-  );
+  const outcomes = [];
+  let next = 0;
+  const worker = async () => {
+    while (next < shards)
+      outcomes.push(await runShard(program(preset, name), [...args, '--shard', `${next++}/${shards}`], env));
+  };
+  await Promise.all(Array.from({ length: processors }, worker));
   const sum = (key) => outcomes.reduce((total, outcome) => total + outcome[key], 0);
   process.stdout.write(`${sum('passed')} passed, ${sum('failed')} failed\n`);
   // A sanitizer may report after the last test, at exit.

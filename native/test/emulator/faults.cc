@@ -10,7 +10,7 @@ namespace emulator {
 
 namespace {
 
-bool active = false, collecting = false;
+bool collecting = false;
 struct Fault {
   std::string kind, place;
   int number = -1;
@@ -43,16 +43,18 @@ void collect(const char* kind, const std::string& place, int number) {
 
 }  // namespace
 
+bool with_faults = false;
+
 void set_fault(const char* fault) {
   const std::string text = fault;
-  active = !text.empty();
-  if (!active) return;
+  with_faults = !text.empty();
+  if (!with_faults) return;
   const size_t first = text.find(':'), last = text.rfind(':');
   if (first == last) throw std::invalid_argument("a fault is kind:place:site, got " + text);
   planted = {text.substr(0, first), text.substr(first + 1, last - first - 1), std::stoi(text.substr(last + 1))};
 }
 
-void collect_faults() { active = collecting = true; }
+void collect_faults() { with_faults = collecting = true; }
 
 void print_faults() {
   const std::lock_guard<std::mutex> lock(passed_mutex);
@@ -60,8 +62,7 @@ void print_faults() {
   passed.clear();
 }
 
-bool broken(const char* kind, const void* site) {
-  if (!active) return false;
+bool planted_here(const char* kind, const void* site) {
   if (!lane) {
     if (collecting) collect(kind, "host", 0);
     return planted.place == "host" && planted.kind == kind;
@@ -81,7 +82,7 @@ bool broken(const char* kind, const void* site) {
 
 LaunchFaults begin_launch(const Kernel& launched, const Dim3& grid) {
   LaunchFaults faults;
-  if (!active) return faults;
+  if (!with_faults) return faults;
   site_count = 0;
   kernel = std::string(launched.name) + '/' + std::to_string(launched.arguments);
   in_kernel = kernel == planted.place;

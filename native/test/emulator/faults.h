@@ -27,8 +27,11 @@ void set_fault(const char* fault);
 void collect_faults();
 void print_faults();
 
+// Whether faults are planted or collected.
+extern bool with_faults;
+bool planted_here(const char* kind, const void* site);
 // Whether the call at `site` (a return address) in the running kernel, or on the host, is the planted fault.
-bool broken(const char* kind, const void* site = nullptr);
+inline bool broken(const char* kind, const void* site = nullptr) { return with_faults && planted_here(kind, site); }
 struct LaunchFaults {
   Dim3 short_of{0, 0, 0};  // blocks that do not run
   bool swapped = false;

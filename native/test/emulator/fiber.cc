@@ -85,9 +85,42 @@ constexpr size_t kStackBytes = 64 << 10;
 Schedule current_schedule = Schedule::kForward;
 thread_local std::vector<std::unique_ptr<Fiber>> fiber_pool;
 
+// The lane whose turn is next in the scheduler's round, null where the round is over.
+Fiber* next_lane(Block& b) {
+  const uint32_t ready = b.warps[b.warp].ready;
+  while (b.turns < kWarp) {
+    const unsigned turn = b.turns++;
+    const unsigned i = current_schedule == Schedule::kReverse ? kWarp - 1 - turn : (turn + b.first) % kWarp;
+    if (ready >> i & 1) return b.fibers[b.warp * kWarp + i];
+  }
+  return nullptr;
+}
+
+// Goes on with a lane, or with the scheduler (null). `fake_stack` of the stack that is left: null where nothing comes
+// back to it.
+void switch_to(Fiber* f, void** stack_pointer, void** fake_stack) {
+  lane = f;
+#if defined(DULTRA_EMULATOR_ASAN)
+  __sanitizer_start_switch_fiber(fake_stack, f ? f->stack : block->scheduler_stack,
+                                 f ? kStackBytes : block->scheduler_stack_bytes);
+#else
+  (void)fake_stack;
+#endif
+#if defined(DULTRA_EMULATOR_TSAN)
+  __tsan_switch_to_fiber(f ? f->identity : block->scheduler_thread, __tsan_switch_to_fiber_no_sync);
+#endif
+  dultra_emulator_switch(stack_pointer, f ? f->stack_pointer : block->scheduler);
+}
+
 void fiber_entry() {
 #if defined(DULTRA_EMULATOR_ASAN)
-  __sanitizer_finish_switch_fiber(nullptr, &block->scheduler_stack, &block->scheduler_stack_bytes);
+  const void* left_stack = nullptr;
+  size_t left_bytes = 0;
+  __sanitizer_finish_switch_fiber(nullptr, &left_stack, &left_bytes);
+  if (!block->scheduler_stack) {  // the scheduler begins with the first lane of a launch, and that with the others
+    block->scheduler_stack = left_stack;
+    block->scheduler_stack_bytes = left_bytes;
+  }
 #endif
 #if defined(DULTRA_EMULATOR_TSAN)
   __tsan_acquire(&block->begun);
@@ -96,24 +129,11 @@ void fiber_entry() {
 #if defined(DULTRA_EMULATOR_TSAN)
   __tsan_release(&block->ended);
 #endif
-  self().done = true;
-  to_scheduler();
+  Fiber& f = self();
+  --block->left;
+  block->warps[f.index / kWarp].ready &= ~(1u << f.index % kWarp);
+  switch_to(next_lane(*block), &f.stack_pointer, nullptr);
   die("a finished lane went on");
-}
-
-void run_lane(Fiber& f) {
-  lane = &f;
-#if defined(DULTRA_EMULATOR_ASAN)
-  __sanitizer_start_switch_fiber(&block->scheduler_fake_stack, f.stack, kStackBytes);
-#endif
-#if defined(DULTRA_EMULATOR_TSAN)
-  __tsan_switch_to_fiber(f.identity, __tsan_switch_to_fiber_no_sync);
-#endif
-  dultra_emulator_switch(&block->scheduler, f.stack_pointer);
-#if defined(DULTRA_EMULATOR_ASAN)
-  __sanitizer_finish_switch_fiber(block->scheduler_fake_stack, nullptr, nullptr);
-#endif
-  lane = nullptr;
 }
 
 void prepare(Fiber& f) {
@@ -125,16 +145,10 @@ void prepare(Fiber& f) {
     f.identity = __tsan_create_fiber(0);
 #endif
   }
-  f.done = false;
-  f.waits_at = nullptr;
-  f.groups.clear();
-  f.open_group.clear();
-  f.retired = 0;
+  f.copies.clear();
   f.unfenced = true;  // what a lane stores itself is not seen, so it must fence once
   f.registers_ready = false;
-  f.product_groups.clear();
-  f.open_products.clear();
-  f.computed = 0;
+  f.products.clear();
   // Staggered, or all lanes' frames would share a few sets of the cache.
   unsigned char* top = f.stack + kStackBytes - size_t(f.index % 61) * 192 - 64;
   top -= reinterpret_cast<uintptr_t>(top) % 16;
@@ -151,6 +165,14 @@ void prepare(Fiber& f) {
   f.stack_pointer = frame;
 }
 
+// A float read before it is written is NaN. Not by memset, which ThreadSanitizer intercepts.
+void undefine(unsigned char* memory, size_t bytes) {
+  size_t i = 0;
+  for (; i + sizeof(uint64_t) <= bytes; i += sizeof(uint64_t))
+    *reinterpret_cast<volatile uint64_t*>(memory + i) = ~uint64_t(0);
+  for (; i < bytes; ++i) *const_cast<volatile unsigned char*>(memory + i) = 0xff;
+}
+
 uint64_t random_state = 88172645463325252ull;
 unsigned random_below(unsigned n) {
   random_state ^= random_state << 13;
@@ -160,26 +182,27 @@ unsigned random_below(unsigned n) {
 }
 
 void run_block(Block& b) {
-  const int warps = int(b.fibers.size()) / kWarp;
+  const size_t warps = b.warps.size();
   block = &b;
-  size_t left = b.fibers.size();
-  while (left > 0) {
+  b.left = b.fibers.size();
+  while (b.left > 0) {
     bool progressed = false;
-    const int rotation = current_schedule == Schedule::kShuffled ? int(random_below(unsigned(warps))) : 0;
-    for (int w = 0; w < warps; ++w) {
-      const int warp = current_schedule == Schedule::kReverse ? warps - 1 - w : (w + rotation) % warps;
-      // A warp runs until each of its lanes is done or waits for the block.
+    const size_t rotation = current_schedule == Schedule::kShuffled ? random_below(unsigned(warps)) : 0;
+    for (size_t w = 0; w < warps; ++w) {
+      b.warp = current_schedule == Schedule::kReverse ? warps - 1 - w : (w + rotation) % warps;
+      // A warp runs until each of its lanes is done or waits for the block. A lane that parks goes on with the next of
+      // the round itself.
       for (bool again = true; again;) {
-        again = false;
-        const int turn = current_schedule == Schedule::kShuffled ? int(random_below(kWarp)) : 0;
-        for (int l = 0; l < kWarp; ++l) {
-          const int i = current_schedule == Schedule::kReverse ? kWarp - 1 - l : (l + turn) % kWarp;
-          Fiber& f = *b.fibers[size_t(warp * kWarp + i)];
-          if (f.done || (f.waits_at && f.waits_at->generation == f.waits_for)) continue;
-          run_lane(f);
-          again = progressed = true;
-          left -= f.done;
-        }
+        b.first = current_schedule == Schedule::kShuffled ? random_below(kWarp) : 0;
+        b.turns = 0;
+        Fiber* const f = next_lane(b);
+        again = f != nullptr;
+        if (!f) break;
+        progressed = true;
+        switch_to(f, &b.scheduler, &b.scheduler_fake_stack);
+#if defined(DULTRA_EMULATOR_ASAN)
+        __sanitizer_finish_switch_fiber(b.scheduler_fake_stack, nullptr, nullptr);
+#endif
       }
     }
     if (!progressed) {
@@ -197,18 +220,12 @@ void run_block(Block& b) {
 void set_schedule(Schedule schedule) { current_schedule = schedule; }
 Schedule schedule() { return current_schedule; }
 
-void to_scheduler() {
+void park() {
   Fiber& f = self();
+  block->warps[f.index / kWarp].ready &= ~(1u << f.index % kWarp);
+  switch_to(next_lane(*block), &f.stack_pointer, &f.fake_stack);
 #if defined(DULTRA_EMULATOR_ASAN)
-  __sanitizer_start_switch_fiber(f.done ? nullptr : &f.fake_stack, block->scheduler_stack,
-                                 block->scheduler_stack_bytes);
-#endif
-#if defined(DULTRA_EMULATOR_TSAN)
-  __tsan_switch_to_fiber(block->scheduler_thread, __tsan_switch_to_fiber_no_sync);
-#endif
-  dultra_emulator_switch(&f.stack_pointer, block->scheduler);
-#if defined(DULTRA_EMULATOR_ASAN)
-  __sanitizer_finish_switch_fiber(f.fake_stack, &block->scheduler_stack, &block->scheduler_stack_bytes);
+  __sanitizer_finish_switch_fiber(f.fake_stack, nullptr, nullptr);
 #endif
 }
 
@@ -238,8 +255,6 @@ void run(const Kernel& kernel, const Dim3& grid, const Dim3& block_size, size_t 
   b.fibers.resize(threads);
   b.warps.resize(threads / kWarp);
   b.warpgroups.resize(threads / kWarpgroup);
-  b.in.resize(threads);
-  b.out.resize(threads);
 #if defined(DULTRA_EMULATOR_TSAN)
   b.scheduler_thread = __tsan_get_current_fiber();
   // Blocks are not ordered among each other, so each needs shared memory of its own.
@@ -263,17 +278,19 @@ void run(const Kernel& kernel, const Dim3& grid, const Dim3& block_size, size_t 
       for (unsigned x = 0; x < grid.x - faults.short_of.x; ++x, ++number) {
         const Dim3 index = faults.swapped ? Dim3(y, x, z) : Dim3(x, y, z);
         unsigned char* memory = shared[number % copies];
-        // Undefined: a float read before it is written is NaN.
-        for (size_t i = 0; i < shared_bytes; ++i) const_cast<volatile unsigned char*>(memory)[i] = 0xff;
+        undefine(memory, shared_bytes);
         b.all = Meeting{};
-        b.all.needed = int(threads);
-        for (Meeting& warp : b.warps) {
-          warp = Meeting{};
-          warp.needed = kWarp;
+        b.all.warps = b.warps.size();
+        for (size_t w = 0; w < b.warps.size(); ++w) {
+          static_cast<Meeting&>(b.warps[w]) = Meeting{};
+          b.warps[w].first_warp = w;
+          b.warps[w].warps = 1;
+          b.warps[w].ready = ~0u;
         }
-        for (Meeting& group : b.warpgroups) {
-          group = Meeting{};
-          group.needed = kWarpgroup;
+        for (size_t g = 0; g < b.warpgroups.size(); ++g) {
+          b.warpgroups[g] = Meeting{};
+          b.warpgroups[g].first_warp = g * (kWarpgroup / kWarp);
+          b.warpgroups[g].warps = kWarpgroup / kWarp;
         }
 #if defined(DULTRA_EMULATOR_TSAN)
         b.all.order = &orders[number % 64 * meetings * 2];
@@ -284,7 +301,7 @@ void run(const Kernel& kernel, const Dim3& grid, const Dim3& block_size, size_t 
           // Lanes of different blocks are different threads to ThreadSanitizer.
           Fiber& f = *fiber_pool[(i + number * 37) % threads];
           b.fibers[i] = &f;
-          f.index = int(i);
+          f.index = i;
           static_cast<Lane&>(f) = Lane{Dim3(unsigned(i), 0, 0), index, block_size, grid, memory};
           prepare(f);
         }

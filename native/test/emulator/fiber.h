@@ -2,6 +2,7 @@
 // sanitizer instrumentation, as everything here: the emulator's accesses to its own data neither order the kernels'
 // accesses nor race with them.
 #pragma once
+#include <new>
 #include <vector>
 
 #include "emulator/emulator.h"
@@ -15,11 +16,12 @@
 
 namespace emulator {
 
-constexpr int kWarp = 32, kWarpgroup = 128;
+constexpr size_t kWarp = 32, kWarpgroup = 128;
 
-// A point where lanes wait for each other.
+// A point where lanes wait for each other: all of some adjacent warps.
 struct Meeting {
-  int needed = 0, arrived = 0;
+  size_t first_warp = 0, warps = 0;
+  int arrived = 0;
   uint64_t generation = 0;
   const char* name = "";
   // (2) What ThreadSanitizer synchronises on, for even generations and for odd ones: what a lane does on its way to the
@@ -27,38 +29,77 @@ struct Meeting {
   uint64_t* order = nullptr;
 };
 
+// Work of a lane in the order in which it was issued, in groups that end in that order.
+template <class Work>
+class Groups {
+ public:
+  std::vector<Work> open;  // issued, of no group yet
+  void commit() {
+    closed_.insert(closed_.end(), open.begin(), open.end());
+    sizes_.push_back(open.size());
+    open.clear();
+  }
+  // The next work of the oldest group while more than `pending` groups are left; false if there is none.
+  bool retire(int pending, Work* work) {
+    while (int(sizes_.size()) > pending) {
+      if (next_ < sizes_.front()) {
+        *work = closed_[next_++];
+        return true;
+      }
+      closed_.erase(closed_.begin(), closed_.begin() + std::ptrdiff_t(next_));
+      sizes_.erase(sizes_.begin());
+      next_ = 0;
+    }
+    return false;
+  }
+  void clear() {
+    open.clear();
+    closed_.clear();
+    sizes_.clear();
+    next_ = 0;
+  }
+
+ private:
+  std::vector<Work> closed_;
+  std::vector<size_t> sizes_;  // of the groups in closed_
+  size_t next_ = 0;            // of the oldest group
+};
+
 struct Fiber : Lane {
   void* stack_pointer = nullptr;
   unsigned char* stack = nullptr;
-  bool done = false;
-  int index = 0;  // in the block
-  const Meeting* waits_at = nullptr;
-  uint64_t waits_for = 0;  // the generation of it that ends
-  std::vector<std::vector<AsyncCopy>> groups;
-  std::vector<AsyncCopy> open_group;
-  size_t retired = 0;    // copies of the oldest group that have landed
+  size_t index = 0;  // in the block
+  Groups<AsyncCopy> copies;
   bool unfenced = true;  // some landed, or none were fenced for wgmma yet
-  std::vector<std::vector<Wgmma>> product_groups;
-  std::vector<Wgmma> open_products;
-  size_t computed = 0;  // products of the oldest group
+  Groups<Wgmma> products;
   bool registers_ready = false;
   void* fake_stack = nullptr;
   void* identity = nullptr;  // as a thread, for ThreadSanitizer
 };
 
-constexpr int kWords = 8;  // of a lane's operand in a collective
-struct Operand {
-  uint64_t word[kWords];
+constexpr size_t kOperand = 64;  // bytes of a lane's operand in a collective, at most
+struct alignas(64) Operands {
+  unsigned char bytes[kWarp * kOperand];
+};
+
+struct Warp : Meeting {
+  uint32_t ready = ~0u;  // a bit for each lane that is not done and does not wait
+  Operands in[2], out;   // in: for even generations and for odd ones
 };
 
 struct Block {
   std::vector<Fiber*> fibers;
-  std::vector<Meeting> warps, warpgroups;
+  std::vector<Warp> warps;
+  std::vector<Meeting> warpgroups;
   Meeting all;
-  bool unfenced = false;         // a lane passed a barrier with copies that were not fenced for wgmma
-  std::vector<Operand> in, out;  // by lane
+  bool unfenced = false;  // a lane passed a barrier with copies that were not fenced for wgmma
   void (*body)(const void*) = nullptr;
   const void* context = nullptr;
+  // Where the scheduler is: in this warp, of which `turns` lanes had their turn in this round, the first of them
+  // `first`.
+  size_t warp = 0;
+  unsigned turns = 0, first = 0;
+  size_t left = 0;            // lanes that are not done
   void* scheduler = nullptr;  // stack pointer
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
@@ -70,8 +111,8 @@ struct Block {
 extern __thread Block* block;  // the one that runs
 inline Fiber& self() { return *static_cast<Fiber*>(lane); }
 Schedule schedule();
-// Parks the lane; the scheduler goes on with another.
-void to_scheduler();
+// Parks the lane until it is ready; others go on.
+void park();
 
 // Parks the lane until all lanes of `meeting` have arrived; the last of them runs `combine` first.
 template <class Combine>
@@ -83,36 +124,35 @@ void meet(Meeting& meeting, const char* name, bool orders_memory, const Combine&
   uint64_t* const order = meeting.order + meeting.generation % 2;
   if (orders_memory) __tsan_release(order);
 #endif
-  if (++meeting.arrived == meeting.needed) {
+  if (++meeting.arrived == int(meeting.warps * kWarp)) {
     combine();
     meeting.arrived = 0;
     ++meeting.generation;
+    for (size_t w = 0; w < meeting.warps; ++w) block->warps[meeting.first_warp + w].ready = ~0u;
   } else {
-    Fiber& f = self();
-    f.waits_at = &meeting;
-    f.waits_for = meeting.generation;
-    to_scheduler();
-    f.waits_at = nullptr;
+    park();
   }
 #if defined(DULTRA_EMULATOR_TSAN)
   if (orders_memory) __tsan_acquire(order);
 #endif
 }
 
-// Every lane of a warp gives a T and gets a U: combine(const T (&)[32], U (&)[32]), run by the last to arrive.
-template <class U, class T, class Combine>
-U collective(const char* name, const T& in, const Combine& combine) {
-  static_assert(sizeof(T) <= sizeof(Operand) && sizeof(U) <= sizeof(Operand), "operand too large");
-  const int index = self().index, first = index / kWarp * kWarp;
-  *reinterpret_cast<T*>(&block->in[size_t(index)]) = in;
-  meet(block->warps[size_t(index / kWarp)], name, false, [&] {
-    T all[kWarp];
-    U results[kWarp];
-    for (int l = 0; l < kWarp; ++l) all[l] = *reinterpret_cast<T*>(&block->in[size_t(first + l)]);
-    combine(all, results);
-    for (int l = 0; l < kWarp; ++l) *reinterpret_cast<U*>(&block->out[size_t(first + l)]) = results[l];
-  });
-  return *reinterpret_cast<U*>(&block->out[size_t(index)]);
+// Every lane of a warp gives a T and sees those of all 32, until it comes to its next meeting. The last to arrive runs
+// combine(const T* in, void* out), what it leaves in `out` (the warp's) stays as long.
+template <class T, class Combine>
+const T* exchange(const char* name, const T& mine, const Combine& combine) {
+  static_assert(sizeof(T) <= kOperand, "operand too large");
+  const size_t index = self().index;
+  Warp& warp = block->warps[index / kWarp];
+  // Another lane may be one meeting behind, and still read what was exchanged there.
+  T* const all = reinterpret_cast<T*>(warp.in[warp.generation % 2].bytes);
+  new (all + index % kWarp) T(mine);
+  meet(warp, name, false, [&] { combine(all, warp.out.bytes); });
+  return all;
+}
+template <class T>
+const T* exchange(const char* name, const T& mine) {
+  return exchange(name, mine, [](const T*, void*) {});
 }
 
 }  // namespace emulator
