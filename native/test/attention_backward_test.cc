@@ -235,6 +235,18 @@ std::vector<Case> cases() {
   return all;
 }
 
+// Those of a test that compares bits. Under the emulator each head dimension once, the masks and ranges in turn: a
+// lane's parts of a head and what a query sees do not know of each other there, and attention_backward_matches_double
+// takes all.
+std::vector<Case> cases_of_bits() {
+  std::vector<Case> all = cases(), some;
+  if (!kEmulated) return all;
+  constexpr size_t kViews = 6, kOthers = 3;  // masks and ranges of a dimension; cases of their own at the end
+  for (size_t i = 0; i < all.size(); ++i)
+    if (i / kViews % kViews == i % kViews || i + kOthers >= all.size()) some.push_back(all[i]);
+  return some;
+}
+
 DULTRA_TEST(attention_backward_reference_matches_differences) {
   for (const Case& c : cases()) {
     const Problem problem(c, {1, 0, 13, 8}, 1);
@@ -300,7 +312,7 @@ DULTRA_TEST(attention_backward_of_extreme_scores_is_finite) {
 // Bits of a sequence's gradients depend neither on the batch nor on the number of threads.
 DULTRA_TEST(attention_backward_batch_equals_singles) {
   for (const std::string& isa : isas())
-    for (const Case& c : cases()) {
+    for (const Case& c : cases_of_bits()) {
       const std::vector<int> lengths = kEmulated ? std::vector<int>{40, 1, 17} : std::vector<int>{40, 1, 90, 17};
       const Problem problem(c, lengths, 6);
       const AttentionArgs a = problem.args();

@@ -131,6 +131,17 @@ std::vector<Case> cases() {
   return all;
 }
 
+// Those of a test that compares bits. Under the emulator each head dimension once, the masks and ranges in turn: a
+// lane's parts of a head and what a query sees do not know of each other there, and attention_matches_double takes all.
+std::vector<Case> cases_of_bits() {
+  std::vector<Case> all = cases(), some;
+  if (!kEmulated) return all;
+  constexpr size_t kViews = 6, kOthers = 2;  // masks and ranges of a dimension; cases of their own at the end
+  for (size_t i = 0; i < all.size(); ++i)
+    if (i / kViews % kViews == i % kViews || i + kOthers >= all.size()) some.push_back(all[i]);
+  return some;
+}
+
 std::string describe(const Case& c, const std::string& isa) {
   return text(isa, " heads ", c.heads, "/", c.kv_heads, " D ", c.head_dim, " mask ", int(c.mask), " ranges ", c.ranges,
               " ");
@@ -176,7 +187,7 @@ DULTRA_TEST(attention_of_extreme_scores_is_finite) {
 // A query's bits do not depend on the batch, on the other queries, or on the number of threads.
 DULTRA_TEST(attention_batch_equals_singles) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    for (const Case& c : cases()) {
+    for (const Case& c : cases_of_bits()) {
       const std::vector<int> lengths{40, 1, 130, 17};
       const Problem problem(c, lengths, 6);
       const int64_t width = c.heads * c.head_dim;
@@ -210,7 +221,7 @@ DULTRA_TEST(attention_batch_equals_singles) {
 
 DULTRA_TEST(attention_query_subset_equals_all) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    for (const Case& c : cases()) {
+    for (const Case& c : cases_of_bits()) {
       const Problem problem(c, {90, 31, 64}, 7);
       const int64_t width = c.heads * c.head_dim;
       const AttentionArgs a = problem.args(nullptr, width);
@@ -243,7 +254,7 @@ DULTRA_TEST(attention_query_subset_equals_all) {
 // Keys and values in bf16 give the bits of the same numbers in fp32, and what double precision gives.
 DULTRA_TEST(attention_of_bf16_keys_and_values) {
   for_each_backend([](Backend& backend, const std::string& isa) {
-    for (const Case& c : cases()) {
+    for (const Case& c : cases_of_bits()) {
       Problem problem(c, {33, 0, 90}, 17);
       std::vector<uint16_t> narrow;
       for (float& x : problem.kv) {
