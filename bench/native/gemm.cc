@@ -1,10 +1,11 @@
 // Microbenchmark of linear_forward against OpenBLAS and oneDNN, where those are installed. One JSON line per
 // measurement: GFLOP/s of the median run, and the spread between the 10th and the 90th percentile. Contenders take
 // turns run by run, so that a busy machine slows all of them. No other library packs weights beforehand: they are
-// handed the weights as torch.nn.Linear keeps them.
+// handed the weights as torch.nn.Linear keeps them. Quantised weights (q8 is Q8_0, q4 is Q4_0) stay in their blocks;
+// "-int8" rounds the activations to 8 bits too, "-bf16" and "-f32" multiply the exact numbers.
 //
 //   dultra_bench_gemm [--seconds <per measurement>] [--threads 1,2] [--shapes MxKxN,...] [--isa <name>] [--libraries
-//   yes|no]
+//   yes|no] [--contenders bf16,q8-int8,...]
 #include <dlfcn.h>
 #include <stdlib.h>
 
@@ -21,9 +22,11 @@
 #include <vector>
 
 #include "backends/cpu/cpu_backend.h"
+#include "ops/blocks.h"
 
 namespace {
 
+using dultra::BlockType;
 using dultra::Compute;
 using dultra::DType;
 using dultra::Matrix;
@@ -104,7 +107,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 }
 
 void measure(const Shape& s, int threads, double budget, const std::string& isa, const OpenBlas& blas,
-             const OneDnn& dnn) {
+             const OneDnn& dnn, const std::vector<std::string>& chosen) {
   CpuBackend fp32(threads, isa, Compute::kF32);
   std::unique_ptr<CpuBackend> bf16;
   if (fp32.supports(Compute::kBF16)) bf16 = std::make_unique<CpuBackend>(threads, isa, Compute::kBF16);
@@ -117,7 +120,11 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
   const std::vector<MatrixPart> parts{{w.data(), DType::kF32, s.n}};
   std::vector<std::unique_ptr<Matrix>> matrices;
   std::vector<Contender> contenders;
+  const auto is_chosen = [&](const std::string& name) {
+    return chosen.empty() || std::find(chosen.begin(), chosen.end(), name) != chosen.end();
+  };
   const auto add_own = [&](const char* name, CpuBackend& backend, DType storage) {
+    if (!is_chosen(name)) return;
     matrices.push_back(backend.make_matrix(parts, s.k, storage));
     const Matrix* matrix = matrices.back().get();
     contenders.push_back(
@@ -127,6 +134,27 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
   add_own("bf16-weights", fp32, DType::kBF16);
   add_own("f16-weights", fp32, DType::kF16);
   if (bf16) add_own("bf16", *bf16, DType::kBF16);
+  std::vector<std::vector<uint8_t>> blocks;
+  blocks.reserve(2);  // the matrices hold pointers
+  for (BlockType type : {BlockType::kQ8_0, BlockType::kQ4_0}) {
+    if (s.k % 32 != 0) break;
+    blocks.emplace_back(size_t(s.n * dultra::block_row_bytes(type, s.k)));
+    dultra::encode_blocks(blocks.back().data(), w.data(), type, s.n * s.k);
+    const uint8_t* data = blocks.back().data();
+    const auto add_blocks = [&](const char* arithmetic, CpuBackend& backend, bool int8) {
+      const std::string name = std::string(type == BlockType::kQ8_0 ? "q8" : "q4") + arithmetic;
+      if (!is_chosen(name)) return;
+      matrices.push_back(backend.make_block_matrix({{data, type, s.n, 0, nullptr}}, s.k, 1, int8));
+      const Matrix* matrix = matrices.back().get();
+      contenders.push_back(
+          {name,
+           [&, matrix] { backend.linear_forward(out.data(), s.n, x.data(), s.m, *matrix, nullptr, false); },
+           {}});
+    };
+    add_blocks("-int8", fp32, true);
+    add_blocks("-f32", fp32, false);
+    if (bf16) add_blocks("-bf16", *bf16, false);
+  }
   const int m = int(s.m), n = int(s.n), k = int(s.k);
   if (blas.sgemm) {
     blas.set_threads(threads);
@@ -184,6 +212,7 @@ int main(int argc, char** argv) {
   double budget = 0.3;
   std::string isa;
   bool libraries = true;
+  std::vector<std::string> chosen;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i], value = argv[i + 1];
     if (flag == "--seconds") {
@@ -192,6 +221,8 @@ int main(int argc, char** argv) {
       isa = value;
     } else if (flag == "--libraries") {
       libraries = value != "no";
+    } else if (flag == "--contenders") {
+      chosen = split(value, ',');
     } else if (flag == "--threads") {
       threads.clear();
       for (const std::string& part : split(value, ',')) threads.push_back(std::stoi(part));
@@ -206,7 +237,8 @@ int main(int argc, char** argv) {
         shapes.push_back({std::stoll(sizes[0]), std::stoll(sizes[1]), std::stoll(sizes[2])});
       }
     } else {
-      std::fprintf(stderr, "unknown option %s; known are --seconds, --threads, --shapes, --isa, --libraries\n",
+      std::fprintf(stderr,
+                   "unknown option %s; known are --seconds, --threads, --shapes, --isa, --libraries, --contenders\n",
                    flag.c_str());
       return 2;
     }
@@ -217,7 +249,7 @@ int main(int argc, char** argv) {
     const OpenBlas blas = libraries ? load_openblas(avx512) : OpenBlas();
     const OneDnn dnn = libraries ? load_onednn() : OneDnn();
     for (const Shape& shape : shapes)
-      for (int count : threads) measure(shape, count, budget, isa, blas, dnn);
+      for (int count : threads) measure(shape, count, budget, isa, blas, dnn, chosen);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -381,7 +381,7 @@ Napi::Value quantise_rows(const Napi::CallbackInfo& info) {
   r.split = get_bool(object, "split", false);
   r.cols = get_integer(object, "cols", 32, int64_t(1) << 40);
   guarded(env, [&] {
-    check_argument(r.to == BlockType::kQ8_0 || r.to == BlockType::kQ4_0, "to: expected Q8_0 or Q4_0");
+    check_argument(is_written(r.to), "to: expected Q8_0, Q4_0 or IQ4_NL");
     check_argument(r.cols % 32 == 0 && (r.from == BlockType::kNone || r.cols % block_layout(r.from).values == 0),
                    "cols: expected whole blocks, got " + std::to_string(r.cols));
     const int64_t row_bytes =

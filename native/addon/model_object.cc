@@ -59,8 +59,8 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
   request->weights.keep_blocks = blocks != "decode";
   if (blocks != "decode" && blocks != "keep") {
     request->weights.quantise = block_type(blocks);
-    if (request->weights.quantise != BlockType::kQ8_0 && request->weights.quantise != BlockType::kQ4_0)
-      type_error(env, "blocks", "\"keep\", \"decode\", \"Q8_0\" or \"Q4_0\", got \"" + blocks + "\"");
+    if (!is_written(request->weights.quantise))
+      type_error(env, "blocks", "\"keep\", \"decode\", \"Q8_0\", \"Q4_0\" or \"IQ4_NL\", got \"" + blocks + "\"");
   }
   return request;
 }

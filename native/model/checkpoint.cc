@@ -153,7 +153,7 @@ void Checkpoint::check_scales(const TensorRef& t, const std::string& path) const
   const bool fits = size_t(t.scales_file) < files_.size() && t.scales_begin <= t.scales_end &&
                     t.scales_end <= files_[size_t(t.scales_file)]->size() &&
                     t.scales_end - t.scales_begin == 2 * blocks;
-  if (!fits || (t.blocks != BlockType::kQ8_0 && t.blocks != BlockType::kQ4_0))
+  if (!fits || !is_written(t.blocks))
     throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name + " does not have a scale for every 32 numbers");
 }
 

@@ -69,6 +69,57 @@ void encode_q4_0(uint8_t* to, const float* x) {
   for (int i = 0; i < kGroup / 2; ++i) to[2 + i] = uint8_t(code[i] | code[i + kGroup / 2] << 4);
 }
 
+// What the 16 codes of kIQ4_NL stand for.
+float iq4_value(int code) { return float(blocks::iq4_nl_table()[code]); }
+
+// The codes nearest to x / d; returns the squared error.
+float fit_iq4_nl(uint8_t* code, const float* x, float d) {
+  const float inverse = d == 0 ? 0 : 1 / d;
+  float scaled[kGroup], above[kGroup] = {};
+  for (int i = 0; i < kGroup; ++i) scaled[i] = x[i] * inverse;
+  for (int j = 0; j + 1 < 16; ++j) {
+    const float middle = 0.5f * (iq4_value(j) + iq4_value(j + 1));
+    for (int i = 0; i < kGroup; ++i) above[i] += scaled[i] > middle ? 1.0f : 0.0f;
+  }
+  float error = 0;
+  for (int i = 0; i < kGroup; ++i) {
+    code[i] = uint8_t(above[i]);
+    const float off = x[i] - d * iq4_value(code[i]);
+    error += off * off;
+  }
+  return error;
+}
+
+// Scales that put the number with the largest magnitude near either end of the table, and the one that fits the best
+// one's codes in the least squares.
+void encode_iq4_nl(uint8_t* to, const float* x) {
+  float most = 0, best = 0, least = -1;
+  for (int i = 0; i < kGroup; ++i)
+    if (std::fabs(x[i]) > std::fabs(most)) most = x[i];
+  uint8_t code[kGroup];
+  const auto consider = [&](float wanted) {
+    uint8_t half[2];
+    const float d = put_half(half, std::min(kLargestHalf, std::max(-kLargestHalf, wanted)));
+    const float error = fit_iq4_nl(code, x, d);
+    if (least >= 0 && !(error < least)) return;
+    least = error;
+    best = d;
+  };
+  for (int step = 0; step < 7; ++step) {
+    consider(most / -(104.0f + 8.0f * float(step)));
+    consider(most / (95.0f + 8.0f * float(step)));
+  }
+  fit_iq4_nl(code, x, best);
+  float product = 0, square = 0;
+  for (int i = 0; i < kGroup; ++i) {
+    product += x[i] * iq4_value(code[i]);
+    square += iq4_value(code[i]) * iq4_value(code[i]);
+  }
+  consider(product / square);
+  fit_iq4_nl(code, x, put_half(to, best));
+  for (int i = 0; i < kGroup / 2; ++i) to[2 + i] = uint8_t(code[i] | code[i + kGroup / 2] << 4);
+}
+
 }  // namespace
 
 const BlockLayout& block_layout(BlockType type) { return kLayouts[int(type)]; }
@@ -91,10 +142,12 @@ void decode_blocks(float* to, const uint8_t* from, BlockType type, int64_t count
 }
 
 void encode_blocks(uint8_t* to, const float* from, BlockType type, int64_t count) {
-  check_argument(type == BlockType::kQ8_0 || type == BlockType::kQ4_0, "blocks: expected Q8_0 or Q4_0 to write");
+  check_argument(is_written(type), "blocks: expected Q8_0, Q4_0 or IQ4_NL to write");
   check_argument(count % kGroup == 0, "blocks: expected a multiple of 32 numbers, got " + std::to_string(count));
   for (int64_t i = 0; i < count; i += kGroup, to += block_layout(type).bytes)
-    type == BlockType::kQ8_0 ? encode_q8_0(to, from + i) : encode_q4_0(to, from + i);
+    (type == BlockType::kQ8_0   ? encode_q8_0
+     : type == BlockType::kQ4_0 ? encode_q4_0
+                                : encode_iq4_nl)(to, from + i);
 }
 
 void split_blocks(uint8_t* codes, uint8_t* scales, const uint8_t* blocks, BlockType type, int64_t count) {

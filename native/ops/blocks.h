@@ -37,11 +37,16 @@ inline int64_t block_row_bytes(BlockType type, int64_t cols) {
 // with a minimum, which rounds once.
 void decode_blocks(float* to, const uint8_t* from, BlockType type, int64_t count);
 
-// Blocks of `count` consecutive numbers, a multiple of 32: kQ8_0 (largest magnitude is code 127) or kQ4_0 (the scale,
-// out of several about largest magnitude / 8, with the least squared error).
+// The types that encode_blocks writes: a block of 32 is a scale and then its codes.
+inline bool is_written(BlockType type) {
+  return type == BlockType::kQ8_0 || type == BlockType::kQ4_0 || type == BlockType::kIQ4_NL;
+}
+
+// Blocks of `count` consecutive numbers, a multiple of 32: kQ8_0 (largest magnitude is code 127), or of several scales
+// of kQ4_0 or kIQ4_NL the one with the least squared error.
 void encode_blocks(uint8_t* to, const float* from, BlockType type, int64_t count);
 
-// The fp16 scales of blocks of kQ8_0 or kQ4_0 in one array and their codes in another, as our own files have them; and
+// The fp16 scales of blocks of a written type in one array and their codes in another, as our own files have them; and
 // back.
 void split_blocks(uint8_t* codes, uint8_t* scales, const uint8_t* blocks, BlockType type, int64_t count);
 void join_blocks(uint8_t* blocks, const uint8_t* codes, const uint8_t* scales, BlockType type, int64_t count);

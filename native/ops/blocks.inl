@@ -59,12 +59,18 @@ static inline void q5_1(int8_t* c, float* scale, float* minimum, const uint8_t* 
   }
 }
 
-static inline void iq4_nl(int8_t* c, float* scale, float*, const uint8_t* b) {
+// What the codes of IQ4_NL stand for.
+static inline const int8_t* iq4_nl_table() {
   static const int8_t kTable[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  return kTable;
+}
+
+static inline void iq4_nl(int8_t* c, float* scale, float*, const uint8_t* b) {
+  const int8_t* table = iq4_nl_table();
   scale[0] = half_at(b);
   for (int i = 0; i < 16; ++i) {
-    c[i] = kTable[b[2 + i] & 15];
-    c[i + 16] = kTable[b[2 + i] >> 4];
+    c[i] = table[b[2 + i] & 15];
+    c[i + 16] = table[b[2 + i] >> 4];
   }
 }
 

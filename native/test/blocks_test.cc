@@ -195,10 +195,11 @@ DULTRA_TEST(blocks_of_experts) {
 // A number lies within half a step of what it was, and the codes are as good as those of the plainest rule.
 DULTRA_TEST(blocks_encode) {
   Random random{8};
-  std::vector<float> x = normals(random, 32 * 40);
+  std::vector<float> x = normals(random, 32 * 400);
   for (size_t i = 0; i < 32; ++i) x[i] = 0;
   x[40] = -100;
-  for (BlockType type : {BlockType::kQ8_0, BlockType::kQ4_0}) {
+  double total[3] = {};  // squared errors of random numbers
+  for (BlockType type : {BlockType::kQ8_0, BlockType::kQ4_0, BlockType::kIQ4_NL}) {
     const BlockLayout& layout = block_layout(type);
     std::vector<uint8_t> bytes(x.size() / 32 * size_t(layout.bytes));
     encode_blocks(bytes.data(), x.data(), type, int64_t(x.size()));
@@ -211,11 +212,14 @@ DULTRA_TEST(blocks_encode) {
       for (size_t i = group; i < group + 32; ++i) error += double(x[i] - back[i]) * double(x[i] - back[i]);
       const double step = double(most) / (type == BlockType::kQ8_0 ? 127 : 8);
       CHECK(error <= 32 * step * step * 0.26, layout.name, " group ", group, " error ", error);
+      if (group > 32) total[type == BlockType::kQ8_0 ? 0 : type == BlockType::kQ4_0 ? 1 : 2] += error;
     }
     CHECK(first_bad_block(bytes.data(), type, 40) == -1, layout.name);
     bytes[size_t(layout.bytes) * 7 + 1] |= 0x7c;
     CHECK(first_bad_block(bytes.data(), type, 40) == 7, layout.name);
   }
+  // Steps that are finer about zero suit weights better.
+  CHECK(total[2] < 0.85 * total[1] && total[2] > total[0], "IQ4_NL ", total[2], ", Q4_0 ", total[1]);
 }
 
 }  // namespace test

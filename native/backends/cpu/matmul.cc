@@ -274,6 +274,7 @@ struct Scratch {
   AlignedBlock panels;          // an operand of a backward product, packed
   AlignedBlock pieces;          // the caller's: pieces of a weight's gradient
   AlignedBlock sorted;          // the caller's: rows by their experts
+  AlignedBlock shared;          // the caller's: activations of int8 products, packed for every task
   AlignedBlock wide, unpacked;  // rows of blocks, and the panel that is made of them
 };
 thread_local Scratch scratch;
@@ -297,6 +298,7 @@ struct Product {
   bool add;
   const MatmulKernels* kernels;
   const BlockMatrix* coded = nullptr;    // weights in blocks, instead of packed ones
+  const float* packed = nullptr;         // kLayoutInt8: activations of all tiles, (steps, rows) of each
   int64_t first_panel = 0;               // of the expert
   int64_t mr = 0;                        // rows of the largest tile
   int64_t k_per_step = 1, a_floats = 1;  // of a step: numbers of k, and floats that a packed row takes
@@ -365,7 +367,7 @@ struct Product {
     const MatmulKernels& kernel = *kernels;
     const int64_t nr = kernel.nr, row_from = tile_begin(tile_from), rows = tile_begin(tile_to) - row_from;
     // A single fp32 row needs no packing.
-    const bool pack = rows > 1 || layout == kLayoutBF16Pairs || layout == kLayoutInt8 || transposed;
+    const bool pack = !packed && (rows > 1 || layout == kLayoutBF16Pairs || transposed);
     if (pack) scratch.activations.reserve(size_t(rows * block_steps * a_floats) * 4 + kPackSlack);
     if (blocks > 1) scratch.sums.reserve(size_t(rows * nr * (panel_to - panel_from)) * 4);
 
@@ -388,9 +390,7 @@ struct Product {
       float* activations = static_cast<float*>(scratch.activations.data());
       if (pack) {
         const int64_t block_k = std::min(tile.steps * k_per_step, k - step * k_per_step);
-        const auto pack_fn = layout == kLayoutInt8        ? kernel.pack_int8
-                             : layout == kLayoutBF16Pairs ? kernel.pack_bf16
-                                                          : kernel.pack_f32;
+        const auto pack_fn = layout == kLayoutBF16Pairs ? kernel.pack_bf16 : kernel.pack_f32;
         const int64_t pack_k = transposed ? kPackRows : block_k;
         for (int64_t first = 0; first < block_k; first += pack_k) {
           const int64_t count = std::min(pack_k, block_k - first);
@@ -421,7 +421,9 @@ struct Product {
         tile.bias = bias ? bias + column : nullptr;
         for (int64_t t = tile_from; t < tile_to; ++t) {
           const int64_t row = tile_begin(t) - row_from, tile_rows = tile_begin(t + 1) - row_from - row;
-          tile.a = pack ? activations + row * tile.steps * a_floats : block_x;
+          tile.a = packed ? packed + ((row_from + row) * steps + step * tile_rows) * a_floats
+                   : pack ? activations + row * tile.steps * a_floats
+                          : block_x;
           tile.out = out + (row_from + row) * out_stride + column;
           tile.sums = static_cast<float*>(scratch.sums.data()) + (panel - panel_from) * tile.sums_stride + row * nr;
           // The first tile prefetches its own panel from memory; later tiles, whose panel is cached, the next panel.
@@ -463,6 +465,24 @@ struct Product {
     std::fill(rows, rows + nr, nullptr);
     std::fill(scales, scales + nr, nullptr);
     std::fill(minima, minima + nr, nullptr);
+    const auto panel_numbers = layout == kLayoutBF16Pairs ? kernel.panel_pairs : kernel.panel_f32;
+    if (layout == kLayoutInt8 ? kernel.panel_codes != nullptr : panel_numbers != nullptr) {
+      // Zeros for the columns that the last panel lacks.
+      static const uint8_t kZeros[kBlockNumbers / 32 * 34] = {};
+      const uint8_t* blocks[kMaxPanelColumns];
+      for (int64_t i = 0; i < nr; ++i) blocks[i] = i < panel.rows ? w.row_data(panel, i) + offset : kZeros;
+      const int64_t words = layout == kLayoutInt8 ? width / 4 : tile->steps;
+      scratch.unpacked.reserve(size_t(nr * (words + groups)) * 4);
+      tile->b = to(0);
+      tile->scales = to(nr * words);
+      tile->minima = nullptr;
+      tile->two_groups = false;
+      if (layout == kLayoutInt8)
+        kernel.panel_codes(to(0), to(nr * words), blocks, count);
+      else
+        panel_numbers(to(0), blocks, count);
+      return;
+    }
     if (layout != kLayoutInt8) {
       // Rows of fp32, or of pairs of bf16, which transposing treats as fp32: it computes nothing.
       scratch.wide.reserve(size_t(nr * width) * 4);
@@ -535,9 +555,25 @@ struct Product {
   }
   int64_t tasks() const { return row_tasks * column_tasks; }
 
+  // Floats of the packed activations of all tiles, and those of one tile: rounding them to codes costs more than other
+  // packing, so that tasks share it.
+  int64_t packed_floats() const { return layout == kLayoutInt8 ? m * steps * a_floats : 0; }
+  void pack_tile(float* to, int64_t t) const {
+    const int64_t row = tile_begin(t);
+    kernels->pack_int8(to + row * steps * a_floats, x + row * x_stride, x_stride, int(tile_begin(t + 1) - row), k);
+  }
+
   // On the calling thread alone if `pool` is null.
   void run_on(ThreadPool* pool) {
     split(wanted_tasks(pool));
+    if (const int64_t floats = packed_floats()) {
+      scratch.shared.reserve(size_t(floats) * 4);
+      float* to = static_cast<float*>(scratch.shared.data());
+      parallel_ranges(*pool, row_tiles, mr * k, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) pack_tile(to, t);
+      });
+      packed = to;
+    }
     if (pool) {
       pool->run(tasks(), [this](int64_t index) { task(index); });
     } else {
@@ -777,6 +813,22 @@ void CpuBackend::do_experts_forward(Array out, ConstArray x, bool sorted, const 
   for (Product& product : products) {
     product.split(wanted);
     first_task.push_back(first_task.back() + product.tasks());
+  }
+  int64_t floats = 0;
+  for (const Product& product : products) floats += product.packed_floats();
+  if (floats > 0) {
+    scratch.shared.reserve(size_t(floats) * 4);
+    float* to = static_cast<float*>(scratch.shared.data());
+    std::vector<float*> begins;
+    for (Product& product : products) {
+      begins.push_back(to);
+      product.packed = to;
+      to += product.packed_floats();
+    }
+    pool_.run(int64_t(products.size()), [&](int64_t i) {
+      const Product& product = products[size_t(i)];
+      for (int64_t t = 0; t < product.row_tiles; ++t) product.pack_tile(begins[size_t(i)], t);
+    });
   }
   pool_.run(first_task.back(), [&](int64_t index) {
     const size_t at = size_t(std::upper_bound(first_task.begin(), first_task.end(), index) - first_task.begin()) - 1;

@@ -52,6 +52,11 @@ struct BlockKernels {
   // The numbers of `count` blocks, and their codes with the scales and minima of their groups.
   void (*decode)(float* to, const uint8_t* from, int64_t count);
   void (*codes)(int8_t* codes, float* scale, float* minimum, const uint8_t* from, int64_t count);
+  // One panel of `count` blocks of each of nr rows, none of them null: codes with scales for kLayoutInt8, numbers for
+  // kLayoutF32 and for kLayoutBF16Pairs. Null where decode or codes and transpose_panel have to do.
+  void (*panel_codes)(void* to, float* scales, const uint8_t* const* rows, int64_t count);
+  void (*panel_f32)(float* to, const uint8_t* const* rows, int64_t count);
+  void (*panel_pairs)(float* to, const uint8_t* const* rows, int64_t count);
 };
 constexpr int kBlockKernels = 12;  // one per BlockType
 

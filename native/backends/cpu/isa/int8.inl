@@ -127,6 +127,7 @@ static void int8_tile(const MatmulTile* tile) {
 }
 
 static void pack_int8(void* to_bytes, const float* x, int64_t stride, int rows, int64_t k) {
+  typedef int8_t VB __attribute__((vector_size(kVF)));
   char* to = static_cast<char*>(to_bytes);
   for (int64_t k0 = 0; k0 < k; k0 += dultra::cpu::kInt8Step, to += 4 * dultra::cpu::kInt8Floats * rows)
     for (int i = 0; i < rows; ++i) {
@@ -141,15 +142,19 @@ static void pack_int8(void* to_bytes, const float* x, int64_t stride, int rows, 
       // A number that is not finite makes the output NaN, as in a product of plain numbers.
       const bool is_finite = vf_sum(zeros) == 0.0f;
       const float scale = is_finite ? most * (1.0f / 127.0f) : __builtin_nanf("");
-      // What is that small has no reciprocal worth the name.
-      const float inverse = is_finite && most > 1e-30f ? 127.0f / most : 0.0f;
       int32_t sums[2] = {0, 0};
-      for (int j = 0; j < 32; ++j) {
-        const float rounded = inverse == 0.0f ? 0.0f : (from[j] * inverse + kRoundToInteger) - kRoundToInteger;
-        const int32_t code = int32_t(rounded);
-        sums[j / 16] += code;
-        to[(j / 4 * rows + i) * 4 + j % 4] = char(code);
+      int8_t codes[32] = {};
+      // What is that small has no reciprocal worth the name.
+      if (is_finite && most > 1e-30f) {
+        const VF inverse = vf_set(127.0f / most), round = vf_set(kRoundToInteger);
+        for (int j = 0; j < 32; j += kVF) {
+          const VI code = __builtin_convertvector(vf_fma(vf_load(from + j), inverse, round) - round, VI);
+          const VB bytes = __builtin_convertvector(code, VB);
+          memcpy(codes + j, &bytes, sizeof bytes);
+        }
+        for (int j = 0; j < 32; ++j) sums[j / 16] += codes[j];
       }
+      for (int word = 0; word < 8; ++word) memcpy(to + (word * rows + i) * 4, codes + 4 * word, 4);
       memcpy(to + 32 * rows + 4 * i, &scale, 4);
       memcpy(to + 36 * rows + 4 * i, &sums[0], 4);
       memcpy(to + 40 * rows + 4 * i, &sums[1], 4);

@@ -370,6 +370,8 @@ static void transpose_panel(float* to, const float* const* rows, int64_t k) {
   }
 }
 
+#include "backends/cpu/isa/panels.inl"
+
 template <class Weights, int ROWS = 1>
 static void fill_tiles(MatmulKernels* kernels, dultra::cpu::WeightLayout layout) {
   kernels->wide[ROWS] = wide_panels(ROWS);
@@ -403,9 +405,17 @@ static MatmulKernels matmul_kernels() {
   int type = 1;  // in the order of BlockType
 #define BLOCKS(NAME, FUNCTION, VALUES, BYTES, GROUP, MINIMUM, FIRST, SECOND)                 \
   kernels.blocks[type++] = {blocks::decode<blocks::FUNCTION, VALUES, BYTES, GROUP, MINIMUM>, \
-                            blocks::read_codes<blocks::FUNCTION, VALUES, BYTES, GROUP>};
+                            blocks::read_codes<blocks::FUNCTION, VALUES, BYTES, GROUP>,             \
+                            nullptr,                                                                \
+                            nullptr,                                                                \
+                            nullptr};
   DULTRA_BLOCK_TYPES(BLOCKS)
 #undef BLOCKS
+  fill_panels<PanelQ8_0>(&kernels.blocks[1]);  // numbered as BlockType
+  fill_panels<PanelQ4_0>(&kernels.blocks[2]);
+#ifdef DULTRA_BYTE_TABLES
+  fill_panels<PanelIQ4_NL>(&kernels.blocks[6]);
+#endif
 #ifdef DULTRA_ISA_AVX512_BF16
   kernels.bf16_products = true;
   kernels.pack_bf16 = pack<LoadBF16>;
