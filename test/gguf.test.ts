@@ -1,7 +1,7 @@
 // Files of llama.cpp: their blocks, their keys, their order of rows, their tokenizers, and damaged ones.
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { isDUltraError, type LoadModelOptions, loadCausalModel, loadModel } from '../lib';
+import { isDUltraError, type LoadModelOptions, loadCausalModel, loadModel, quantizeModel } from '../lib';
 import { BLOCKS, type BlockType } from '../lib/files/blocks';
 import { type GgufType, readGguf } from '../lib/files/gguf';
 import { type GgufKey, writeGguf } from '../lib/files/write-gguf';
@@ -224,6 +224,11 @@ describe('architectures', () => {
     const { logits, config } = await run(file, {}, folder);
     expect(config).toMatchObject({ family: 'dream', shiftLogits: true, qkvBias: true, maskTokenId: VOCABULARY - 1 });
     expect((await run(folder)).logits).toEqual(logits);
+    const again = path.join(temporaryFolder(), 'again.gguf');
+    await quantizeModel(folder, again, { to: 'q8' });
+    const read = await run(again);
+    expect(read.config).toMatchObject({ family: 'dream', shiftLogits: true, qkvBias: true });
+    expect(read.logits).toEqual((await run(folder, { quantize: 'q8' })).logits);
   });
 
   test('LLaDA without the key shifts as llama.cpp does; without an output head it is tied', async () => {
@@ -294,6 +299,12 @@ test('a tokenizer out of the file', async () => {
   }
   await using saved = await loadModel(folder);
   expect(saved.tokenizer?.encode('hi hi!')).toEqual([6, 4, 5, 2]);
+  const again = path.join(temporaryFolder(), 'again.gguf');
+  expect(await quantizeModel(folder, again)).toMatchObject({ tokenizer: true, left: 0 });
+  await using written = await loadModel(again);
+  expect(written.tokenizer?.encode('hi<|mdm_mask|> hi!')).toEqual(saved.tokenizer?.encode('hi<|mdm_mask|> hi!'));
+  expect(written.tokenizer?.applyChatTemplate([{ role: 'user', content: 'hi' }])).toBe('hi!');
+  expect(written.config).toMatchObject({ maskTokenId: 7, embeddingSize: VOCABULARY });
 
   const other = keys.map((key): GgufKey => (key[0] === 'tokenizer.ggml.pre' ? [key[0], 'string', 'mine'] : key));
   const { file: unknown } = await makeFile(other, () => 'Q8_0');

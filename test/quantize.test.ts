@@ -1,7 +1,8 @@
 // Quantising while loading and into a folder: the same model, close to the one that it was made of.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { compareDecisions, loadModel, quantizeModel } from '../lib';
+import { compareDecisions, evaluate, loadModel, quantizeModel } from '../lib';
+import { readGguf } from '../lib/files/gguf';
 import { readSafetensors, writeSafetensors } from '../lib/files/safetensors';
 import { makeCheckpoint } from './checkpoints';
 import { temporaryFolder } from './helpers';
@@ -61,6 +62,56 @@ test.each([
   await expect(quantizeModel(checkpoint, folder)).rejects.toThrow(/new or empty folder/);
 });
 
+test.each([
+  ['q8', 'Q8_0'],
+  ['q4', 'IQ4_NL'],
+  ['q4_0', 'Q4_0'],
+] as const)('%s: a GGUF file holds the blocks that a folder does', async (to, type) => {
+  const folder = path.join(temporaryFolder(), 'out');
+  const file = path.join(temporaryFolder(), 'new', 'model.gguf');
+  const inFolder = await quantizeModel(checkpoint, folder, { to });
+  const seen: number[] = [];
+  const written = await quantizeModel(checkpoint, file, { to, onProgress: ({ doneBytes }) => seen.push(doneBytes) });
+  expect(written).toMatchObject({ folder: file, quantized: inFolder.quantized, tokenizer: false });
+  expect(written.left).toBeGreaterThan(0);
+  expect(seen.at(-1)).toBe(written.bytesBefore);
+  const { metadata, tensors } = await readGguf(file);
+  expect(metadata.get('general.architecture')).toBe('llada');
+  expect(metadata.get('diffusion.shift_logits')).toBe(false);
+  expect(tensors.get('blk.1.attn_q.weight')).toMatchObject({ dtype: type, shape: [64, 64] });
+  expect(tensors.get('token_embd.weight')).toMatchObject({ dtype: 'Q8_0' });
+  expect(tensors.get('blk.0.ffn_down.weight')).toMatchObject({ dtype: 'F32', shape: [64, 80] });
+  const logits = async (source: string) => {
+    await using model = await loadModel(source);
+    return (await model.forward({ ids })).logits!;
+  };
+  expect(await logits(file)).toEqual(await logits(folder));
+  await expect(quantizeModel(checkpoint, file, { to })).rejects.toThrow(/expected a new file, got/);
+});
+
+test('a model that a GGUF file cannot describe is refused, and nothing is written', async () => {
+  const { folder } = makeCheckpoint({ config: { d_model: 64, n_heads: 4, include_qkv_bias: true } });
+  const file = path.join(temporaryFolder(), 'model.gguf');
+  await expect(quantizeModel(folder, file)).rejects.toThrow(/would say qkvBias false, the model has true/);
+  expect(existsSync(file)).toBe(false);
+});
+
+test('codes of another kind are refused', async () => {
+  const folder = path.join(temporaryFolder(), 'out');
+  await quantizeModel(checkpoint, folder, { to: 'q4' });
+  const config = path.join(folder, 'config.json');
+  const text = readFileSync(config, 'utf8');
+  expect(text).toContain('"codebook": "iq4_nl"');
+  for (const [was, is, message] of [
+    ['"iq4_nl"', '"nf4"', /quantization_config\.codebook: expected "iq4_nl" or null, got "nf4"/],
+    ['"group_size": 32', '"group_size": 64', /quantization_config\.group_size: expected 32, got 64/],
+    ['"symmetric": true', '"symmetric": false', /quantization_config\.symmetric: expected true, got false/],
+  ] as const) {
+    writeFileSync(config, text.replace(was, is));
+    await expect(loadModel(folder)).rejects.toThrow(message);
+  }
+});
+
 test('scales that do not fit their codes are refused', async () => {
   const folder = path.join(temporaryFolder(), 'out');
   await quantizeModel(checkpoint, folder);
@@ -94,4 +145,17 @@ test('a quantised model decides almost as its own, and a planner trains over it'
   const trainer = await small.createTrainer({ freezeBase: true });
   trainer.dispose();
   expect(small.info.weightBytes).toBeLessThan(model.info.weightBytes);
+});
+
+test('q4: the embedded model answers within two points, and decides alike in 95 of 100', async () => {
+  await using model = await loadModel(undefined, { threads: 1 });
+  await using small = await loadModel(undefined, { quantize: 'q4', threads: 1 });
+  const options = { dataset: 'st1', samplers: ['planner'], count: 128 };
+  const [plain, quantised] = [await evaluate(model, options), await evaluate(small, options)].map(
+    ({ results }) => results[0].accuracy,
+  );
+  expect(quantised).toBeGreaterThanOrEqual(plain - 0.02);
+  const prompts = ['tom has 3 apples . he buys 2 apples . how many apples has tom now ?'];
+  const { tokens, differingTokens } = await compareDecisions(model, small, prompts, { maxTokens: 16 });
+  expect(differingTokens).toBeLessThanOrEqual(0.05 * tokens);
 });

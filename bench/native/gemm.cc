@@ -147,9 +147,7 @@ void measure(const Shape& s, int threads, double budget, const std::string& isa,
       matrices.push_back(backend.make_block_matrix({{data, type, s.n, 0, nullptr}}, s.k, 1, int8));
       const Matrix* matrix = matrices.back().get();
       contenders.push_back(
-          {name,
-           [&, matrix] { backend.linear_forward(out.data(), s.n, x.data(), s.m, *matrix, nullptr, false); },
-           {}});
+          {name, [&, matrix] { backend.linear_forward(out.data(), s.n, x.data(), s.m, *matrix, nullptr, false); }, {}});
     };
     add_blocks("-int8", fp32, true);
     add_blocks("-f32", fp32, false);

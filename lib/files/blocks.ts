@@ -15,6 +15,9 @@ export type BlockType =
   | 'Q5_K'
   | 'Q6_K';
 
+/** Those that are written here: a block of 32 is a scale and then its codes. */
+export type WrittenBlockType = 'Q8_0' | 'Q4_0' | 'IQ4_NL';
+
 /** Numbers and bytes of a block. */
 export const BLOCKS: Readonly<Record<BlockType, { values: number; bytes: number }>> = {
   Q8_0: { values: 32, bytes: 34 },

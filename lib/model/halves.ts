@@ -58,3 +58,10 @@ export function fromFloat16(halves: Uint16Array): Float32Array {
   }
   return out;
 }
+
+/** Numbers of a file as bytes of fp32, which hold all of them exactly. */
+export function toFloat32(bytes: Uint8Array, dtype: 'F32' | 'F16' | 'BF16'): Uint8Array {
+  if (dtype === 'F32') return bytes;
+  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
+  return new Uint8Array((dtype === 'BF16' ? fromBFloat16(halves) : fromFloat16(halves)).buffer);
+}

@@ -25,6 +25,7 @@ import type { TokenizerSource } from './load-tokenizer';
 import { availableMemory } from './memory';
 import { openCheckpoint } from './open-checkpoint';
 import { readPlannerHead } from './planner-head';
+import { QUANTISE } from './quantised-folder';
 import { resolveSource } from './source';
 import { EMBEDDING, isHeldWide, matchTensors, storedBytes } from './tensors';
 
@@ -64,7 +65,7 @@ export interface LoadModelOptions {
   compute?: 'float32' | 'bfloat16' | 'int8' | undefined;
   /**
    * Quantises the matrices as they are loaded (CPU): "q8" to 8 bits (Q8_0 of GGUF, 8.5 bits with the scales of 32
-   * numbers), "q4" to 4 bits (Q4_0, 4.5 bits) with the embedding table and the output head in 8. The planner head,
+   * numbers), "q4" to 4 bits (IQ4_NL, 4.5 bits) with the embedding table and the output head in 8. The planner head,
    * norms, biases and routers of experts stay as they are, and so do tensors that the file has quantised and matrices
    * whose rows are no multiple of 32 numbers. Default: none.
    */
@@ -262,7 +263,7 @@ function resolveOptions(options: LoadModelOptions) {
     throw optionError(TypeError, 'onProgress', `expected a function, got ${show(onProgress)}`);
   checkSignal(signal);
   const storage: NativeDType | 'auto' = compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? 'auto' : DTYPES[dtype];
-  const blocks = quantize === 'q8' ? 'Q8_0' : quantize === 'q4' ? 'Q4_0' : dtype === 'auto' ? 'keep' : 'decode';
+  const blocks = quantize !== undefined ? QUANTISE[quantize] : dtype === 'auto' ? 'keep' : 'decode';
   // What only the CPU computes asks for it.
   const on = device === 'auto' && (quantize !== undefined || compute === 'int8') ? 'cpu' : device;
   return { device: on, storage, compute, blocks, threads, isa, signal, onProgress } as const;

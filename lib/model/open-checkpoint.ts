@@ -36,7 +36,7 @@ async function openFolder(folder: string, options: Hints): Promise<OpenedCheckpo
   const weights = await findSafetensors(folder);
   const stored = await readSafetensorsEntries(weights);
   const { json, entries } = isQuantised(written)
-    ? { json: withoutQuantisation(written), entries: joinScales(stored) }
+    ? { json: withoutQuantisation(written), entries: joinScales(stored, written, file) }
     : { json: written, entries: stored };
   return {
     folder,

@@ -1,5 +1,6 @@
 // Our own quantised checkpoints: a folder in the Hugging Face layout whose matrices are two tensors each, the codes under
 // the matrix's name and their scales beside it. docs/quantised-weights.md describes them.
+import type { WrittenBlockType } from '../files/blocks';
 import { badFile } from '../files/json';
 import type { TensorEntry } from '../files/safetensors';
 import { show } from '../text';
@@ -10,12 +11,19 @@ export const scalesName = (tensor: string): string => `${tensor}_scale`;
 /** Numbers of a row that share a scale. */
 export const GROUP = 32;
 
+/** The types of blocks behind the names of options. */
+export const QUANTISE = { q8: 'Q8_0', q4: 'IQ4_NL', q4_0: 'Q4_0' } as const satisfies Record<string, WrittenBlockType>;
+
+/** What config.json calls the 16 numbers that codes of 4 bits stand for; absent: -8 to 7. */
+const CODEBOOK = 'iq4_nl';
+
 /** `quantization_config` of config.json. */
-export const quantisation = (bits: 8 | 4): Record<string, unknown> => ({
+export const quantisation = (type: WrittenBlockType): Record<string, unknown> => ({
   quant_method: 'dultra',
-  bits,
+  bits: type === 'Q8_0' ? 8 : 4,
   group_size: GROUP,
   symmetric: true,
+  ...(type === 'IQ4_NL' && { codebook: CODEBOOK }),
 });
 
 type Json = Readonly<Record<string, unknown>>;
@@ -32,8 +40,27 @@ export function withoutQuantisation(json: Json): Record<string, unknown> {
   return rest;
 }
 
-/** Codes with their scales as one tensor of blocks each. @throws DUltraError BAD_CHECKPOINT for scales that do not fit */
-export function joinScales(entries: ReadonlyMap<string, TensorEntry>): Map<string, TensorEntry> {
+/**
+ * Codes with their scales as one tensor of blocks each.
+ * @throws DUltraError BAD_CHECKPOINT for scales that do not fit, and for a `quantization_config` of other codes
+ */
+export function joinScales(
+  entries: ReadonlyMap<string, TensorEntry>,
+  json: Json,
+  file: string,
+): Map<string, TensorEntry> {
+  const { codebook = null, group_size: group, symmetric } = configOf(json)!;
+  for (const [key, value, expected] of [
+    ['codebook', codebook, [CODEBOOK, null]],
+    ['group_size', group, [GROUP]],
+    ['symmetric', symmetric, [true]],
+  ] as const)
+    if (!(expected as readonly unknown[]).includes(value))
+      throw badFile(
+        file,
+        `quantization_config.${key}: expected ${expected.map(show).join(' or ')}, got ${show(value)}`,
+      );
+  const fourBits = codebook === CODEBOOK ? 'IQ4_NL' : 'Q4_0';
   const joined = new Map<string, TensorEntry>();
   for (const [name, entry] of entries) {
     if (name.endsWith('_scale') && entries.has(name.slice(0, -'_scale'.length))) continue;
@@ -53,7 +80,12 @@ export function joinScales(entries: ReadonlyMap<string, TensorEntry>): Map<strin
         `expected ${scalesName(name)} of type F16 and shape [${wanted.join(', ')}], got ${scales.dtype} [${scales.shape.join(', ')}]`,
       );
     const { file, begin, end } = scales;
-    joined.set(name, { ...entry, dtype: dtype === 'I8' ? 'Q8_0' : 'Q4_0', shape: whole, scales: { file, begin, end } });
+    joined.set(name, {
+      ...entry,
+      dtype: dtype === 'I8' ? 'Q8_0' : fourBits,
+      shape: whole,
+      scales: { file, begin, end },
+    });
   }
   return joined;
 }

@@ -1,18 +1,20 @@
-// Writes a checkpoint with its matrices quantised, a piece of a tensor in memory at a time.
+// Writes a checkpoint with its matrices quantised, a tensor in memory at a time.
 import { existsSync } from 'node:fs';
-import { copyFile, type FileHandle, mkdir, open, readdir } from 'node:fs/promises';
+import { copyFile, mkdir, open, readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { isDUltraError, optionError } from '../errors';
 import { syncFile, syncFolder, writeError, writeFileAtomic } from '../files/atomic';
-import { badFile } from '../files/json';
+import type { WrittenBlockType } from '../files/blocks';
 import { type TensorData, type TensorEntry, type TensorHeader, writeSafetensorsFrom } from '../files/safetensors';
 import { INDEX_FILE } from '../files/weight-files';
-import { type NativeStoredType, native } from '../native';
 import { checkChoice, checkKeys, checkSignal } from '../options';
 import { show } from '../text';
 import { parseCheckpoint } from './families';
+import { isGgufPath } from './gguf';
 import { openCheckpoint } from './open-checkpoint';
-import { GROUP, isQuantised, quantisation, scalesName } from './quantised-folder';
+import { quantiseTensor, readRange } from './quantise-tensor';
+import { GROUP, isQuantised, QUANTISE, quantisation, scalesName } from './quantised-folder';
+import { writeQuantisedGguf } from './quantised-gguf';
 import { TOKENIZER_FILES } from './save';
 import { resolveSource } from './source';
 import { EMBEDDING, expectedTensors, isHeldWide, matchTensors } from './tensors';
@@ -20,10 +22,11 @@ import { EMBEDDING, expectedTensors, isHeldWide, matchTensors } from './tensors'
 /** Options of {@link quantizeModel}. */
 export interface QuantizeOptions {
   /**
-   * "q8" (default): 8 bits, 8.5 with the scales; "q4": 4 bits, 4.5 with the scales, and the embedding table and the
-   * output head in 8.
+   * "q8" (default): 8 bits, 8.5 with the scales (Q8_0 of GGUF); "q4": 4 bits in uneven steps, 4.5 with the scales
+   * (IQ4_NL), and the embedding table and the output head in 8; "q4_0": likewise in even steps (Q4_0), for programs that
+   * read no others.
    */
-  to?: 'q8' | 'q4' | undefined;
+  to?: 'q8' | 'q4' | 'q4_0' | undefined;
   /** Branch, tag or commit of a hub id. Default "main". */
   revision?: string | undefined;
   /** The id of the mask token, where the checkpoint does not name it. */
@@ -38,6 +41,7 @@ export interface QuantizeOptions {
 
 /** What {@link quantizeModel} wrote. */
 export interface QuantizedModel {
+  /** The folder, or the GGUF file. */
   folder: string;
   /** Bytes of the tensors before and after. */
   bytesBefore: number;
@@ -45,74 +49,33 @@ export interface QuantizedModel {
   /** Matrices that were quantised, and tensors that stayed as they are. */
   quantized: number;
   kept: number;
+  /** Tensors that a GGUF file has no place for: those of a planner head. 0 for a folder. */
+  left: number;
+  /** Whether the tokenizer was written: the keys of GGUF files cannot say every one. */
+  tokenizer: boolean;
 }
 
 /** Bytes of a file of weights. */
 const SHARD_BYTES = 4 * 2 ** 30;
-/** Bytes of a tensor that are read at a time. */
-const PIECE_BYTES = 64 * 2 ** 20;
-
-type Target = 'Q8_0' | 'Q4_0';
-
-async function readRange(handle: FileHandle, begin: number, end: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(end - begin);
-  for (let done = 0; done < bytes.length; ) {
-    const { bytesRead } = await handle.read(bytes, done, bytes.length - done, begin + done);
-    if (bytesRead === 0) throw new Error('the file became shorter while it was read');
-    done += bytesRead;
-  }
-  return bytes;
-}
 
 /** Which tensors of the checkpoint become what: those that hold matrices alone, all of whose rows are whole groups. */
 function targetsOf(
-  to: 'q8' | 'q4',
+  to: WrittenBlockType,
   entries: ReadonlyMap<string, TensorEntry>,
   tensors: ReadonlyMap<string, number[]>,
   entryOf: (tensor: string) => string,
-): Map<string, Target> {
-  const targets = new Map<string, Target>();
+): Map<string, WrittenBlockType> {
+  const targets = new Map<string, WrittenBlockType>();
   const refused = new Set<string>();
   for (const [name, shape] of tensors) {
     const entry = entryOf(name);
     const isMatrix = name.startsWith('model.') && shape.length === 2 && !isHeldWide({ name, shape });
     if (!isMatrix || (entries.get(entry)?.shape.at(-1) ?? 0) % GROUP !== 0) refused.add(entry);
     // The table and the head: outside of blocks.
-    else targets.set(entry, to === 'q4' && name.includes('.blocks.') && name !== EMBEDDING ? 'Q4_0' : 'Q8_0');
+    else targets.set(entry, name.includes('.blocks.') && name !== EMBEDDING ? to : 'Q8_0');
   }
   for (const name of refused) targets.delete(name);
   return targets;
-}
-
-/** Codes and scales of a tensor. */
-async function quantise(handle: FileHandle, name: string, entry: TensorEntry, to: Target, signal?: AbortSignal) {
-  const cols = entry.shape.at(-1)!;
-  const rows = entry.shape.slice(0, -1).reduce((product, n) => product * n, 1);
-  const rowBytes = (entry.end - entry.begin) / rows;
-  const codes = new Uint8Array(rows * cols * (to === 'Q8_0' ? 1 : 0.5));
-  const scales = new Uint8Array((rows * cols * 2) / GROUP);
-  const each = Math.max(1, Math.floor(PIECE_BYTES / rowBytes));
-  for (let row = 0; row < rows; row += each) {
-    signal?.throwIfAborted();
-    const count = Math.min(each, rows - row);
-    const begin = entry.begin + row * rowBytes;
-    const bytes = await readRange(handle, begin, begin + count * rowBytes);
-    try {
-      const part = await native().quantiseRows({
-        bytes,
-        dtype: entry.dtype as NativeStoredType,
-        to,
-        cols,
-        split: true,
-      });
-      codes.set(part.codes!, (row * codes.length) / rows);
-      scales.set(part.scales!, (row * scales.length) / rows);
-    } catch (error) {
-      if (!isDUltraError(error, 'NON_FINITE')) throw error;
-      throw badFile(entry.path, `tensor ${name} holds NaN or infinity`, error);
-    }
-  }
-  return { codes, scales };
 }
 
 /** A tensor that is written: some of a checkpoint's tensor, and what of it. */
@@ -123,7 +86,10 @@ interface Piece extends TensorHeader {
 }
 
 /** The tensors that are written, cut into files. A matrix's scales follow its codes. */
-function shardsOf(entries: ReadonlyMap<string, TensorEntry>, targets: ReadonlyMap<string, Target>): Piece[][] {
+function shardsOf(
+  entries: ReadonlyMap<string, TensorEntry>,
+  targets: ReadonlyMap<string, WrittenBlockType>,
+): Piece[][] {
   const shards: Piece[][] = [[]];
   let inShard = 0;
   // Widest first within a file keeps every tensor aligned: those that stay, then the codes and scales.
@@ -167,10 +133,11 @@ function shardsOf(entries: ReadonlyMap<string, TensorEntry>, targets: ReadonlyMa
 
 /**
  * Writes a model with its matrices quantised into a folder that `loadModel` reads: config.json, the tokenizer's files,
- * and *.safetensors in which a matrix is a tensor of codes and one of fp16 scales (docs/quantised-weights.md). The
- * planner head, norms, biases and routers stay as they are. One file of weights is written at a time, a piece of a
- * tensor in memory.
- * @param source as of {@link loadModel}, but no GGUF file @param folder new, or empty
+ * and *.safetensors in which a matrix is a tensor of codes and one of fp16 scales (docs/quantised-weights.md); or, where
+ * `folder` ends with ".gguf", into such a file, which llama.cpp reads too. The planner head, norms, biases and routers
+ * stay as they are; a GGUF file has no planner head. A tensor is in memory at a time.
+ * @param source as of {@link loadModel}, but no GGUF file
+ * @param folder new, or empty; or a file that does not exist
  * @throws TypeError, RangeError for options; DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED, WRITE_FAILED; `signal.reason`
  */
 export async function quantizeModel(
@@ -180,7 +147,7 @@ export async function quantizeModel(
 ): Promise<QuantizedModel> {
   checkKeys('options', options, ['to', 'revision', 'maskTokenId', 'blockLength', 'signal', 'onProgress']);
   const { to = 'q8', signal, onProgress, ...rest } = options;
-  checkChoice('to', to, ['q8', 'q4'] as const);
+  checkChoice('to', to, ['q8', 'q4', 'q4_0'] as const);
   checkSignal(signal);
   if (typeof folder !== 'string' || folder === '')
     throw optionError(TypeError, 'folder', `expected a path, got ${show(folder)}`);
@@ -189,14 +156,23 @@ export async function quantizeModel(
   const { file, json, entries } = opened;
   if (from === opened.file || isQuantised(json) || [...entries.values()].some((entry) => entry.scales))
     throw optionError(RangeError, 'source', `expected a checkpoint that is not quantised, got ${source}`);
-  if (existsSync(folder) && (await readdir(folder)).length > 0)
+  const isFile = isGgufPath(folder);
+  if (isFile && existsSync(folder))
+    throw optionError(RangeError, 'folder', `expected a new file, got ${folder}, which exists`);
+  if (!isFile && existsSync(folder) && (await readdir(folder)).length > 0)
     throw optionError(RangeError, 'folder', `expected a new or empty folder, got ${folder}, which is not`);
   const { config, checkpointName, placesOf } = parseCheckpoint(json, file, entries, opened.hints);
   // As loading does, so that nothing is quantised that could not be loaded.
   matchTensors(config, entries, from, checkpointName, placesOf);
   const entryOf = (tensor: string) =>
     placesOf(tensor).find((place) => entries.has(place.name))?.name ?? checkpointName(tensor);
-  const targets = targetsOf(to, entries, expectedTensors(config), entryOf);
+  const main = QUANTISE[to];
+  const tensors = expectedTensors(config);
+  const targets = targetsOf(main, entries, tensors, entryOf);
+  if (isFile) {
+    const request = { config, from, entries, weights: opened.weights, tensors, entryOf, targets, main };
+    return writeQuantisedGguf(folder, request, { signal, onProgress });
+  }
   const shards = shardsOf(entries, targets);
   const nameOf = (i: number) =>
     shards.length === 1
@@ -210,7 +186,7 @@ export async function quantizeModel(
     const map: Record<string, string> = {};
     for (const [i, pieces] of shards.entries()) {
       const byName = new Map(pieces.map((piece) => [piece.name, piece]));
-      let scales = new Uint8Array();
+      let scales: Uint8Array = new Uint8Array();
       const produce = async (name: string): Promise<TensorData> => {
         const piece = byName.get(name)!;
         const entry = entries.get(piece.from)!;
@@ -218,9 +194,9 @@ export async function quantizeModel(
         const handle = handles[entry.file];
         let data: Uint8Array;
         if (piece.part === 'codes') {
-          const quantised = await quantise(handle, name, entry, targets.get(name)!, signal);
-          scales = quantised.scales;
-          data = quantised.codes;
+          const quantised = await quantiseTensor(handle, name, entry, targets.get(name)!, true, signal);
+          scales = quantised.scales!;
+          data = quantised.codes!;
         } else {
           signal?.throwIfAborted();
           data = await readRange(handle, entry.begin, entry.end);
@@ -244,7 +220,7 @@ export async function quantizeModel(
       await syncFile(path.join(folder, name));
     }
     // Last: a folder that has it is complete.
-    const written = { ...json, quantization_config: quantisation(to === 'q8' ? 8 : 4) };
+    const written = { ...json, quantization_config: quantisation(main) };
     await writeFileAtomic(path.join(folder, 'config.json'), `${JSON.stringify(written, null, 2)}\n`);
     await syncFolder(folder);
     return {
@@ -253,6 +229,8 @@ export async function quantizeModel(
       bytesAfter: after,
       quantized: targets.size,
       kept: entries.size - targets.size,
+      left: 0,
+      tokenizer: existsSync(path.join(from, 'tokenizer.json')),
     };
   } catch (cause) {
     if (signal?.aborted) throw signal.reason;

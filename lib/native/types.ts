@@ -123,7 +123,7 @@ export interface NativeLoadRequest {
   storage: NativeDType | 'auto';
   compute: 'float32' | 'bfloat16' | 'int8';
   /** Quantised tensors stay so, or become plain numbers; or plain matrices are quantised. */
-  blocks: 'keep' | 'decode' | 'Q8_0' | 'Q4_0';
+  blocks: 'keep' | 'decode' | import('../files/blocks').WrittenBlockType;
 }
 
 /** Device and size of a model. */
@@ -671,12 +671,12 @@ export interface NativeAddon {
   unmask(request: NativeUnmaskRequest): Promise<NativeUnmaskResult>;
   /**
    * Rows of `cols` numbers of a file, of any type, as blocks: codes and fp16 scales apart where `split`, else whole
-   * blocks. Codes are int8 of Q8_0, or two of Q4_0 in a byte. Rejects with NON_FINITE.
+   * blocks. Codes are int8 of Q8_0, or two of 4 bits in a byte. Rejects with NON_FINITE.
    */
   quantiseRows(request: {
     bytes: Uint8Array;
     dtype: NativeStoredType;
-    to: 'Q8_0' | 'Q4_0';
+    to: import('../files/blocks').WrittenBlockType;
     cols: number;
     split?: boolean;
   }): Promise<{ codes?: Uint8Array; scales?: Uint8Array; blocks?: Uint8Array }>;

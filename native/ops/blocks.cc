@@ -145,9 +145,7 @@ void encode_blocks(uint8_t* to, const float* from, BlockType type, int64_t count
   check_argument(is_written(type), "blocks: expected Q8_0, Q4_0 or IQ4_NL to write");
   check_argument(count % kGroup == 0, "blocks: expected a multiple of 32 numbers, got " + std::to_string(count));
   for (int64_t i = 0; i < count; i += kGroup, to += block_layout(type).bytes)
-    (type == BlockType::kQ8_0   ? encode_q8_0
-     : type == BlockType::kQ4_0 ? encode_q4_0
-                                : encode_iq4_nl)(to, from + i);
+    (type == BlockType::kQ8_0 ? encode_q8_0 : type == BlockType::kQ4_0 ? encode_q4_0 : encode_iq4_nl)(to, from + i);
 }
 
 void split_blocks(uint8_t* codes, uint8_t* scales, const uint8_t* blocks, BlockType type, int64_t count) {

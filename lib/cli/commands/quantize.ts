@@ -14,6 +14,7 @@ interface Flags extends OutputFlags, Pick<QuantizeOptions, 'to' | 'revision' | '
 
 async function quantize(source: string, flags: Flags): Promise<void> {
   const { to = 'q8', out, quiet, revision, maskTokenId, attendedBlock } = flags;
+  const isGguf = out.toLowerCase().endsWith('.gguf');
   const bar = new ProgressBar('{bar} {percentage}% of {size}, {eta_formatted} left');
   try {
     const result = await quantizeModel(source, out, {
@@ -29,11 +30,15 @@ async function quantize(source: string, flags: Flags): Promise<void> {
       printJson({ model: source, to, ...result });
       return;
     }
-    const { bytesBefore, bytesAfter, quantized, kept } = result;
-    if (!quiet)
+    const { bytesBefore, bytesAfter, quantized, kept, left, tokenizer } = result;
+    if (!quiet) {
       printMessage(
         `${quantized} matrices quantised, ${kept} tensors kept: ${formatBytes(bytesBefore)} became ${formatBytes(bytesAfter)}`,
       );
+      if (left > 0) printMessage(`${left} tensors of the planner head left out: a GGUF file has no place for them`);
+      if (isGguf && !tokenizer)
+        printMessage("the tokenizer is left out: put the model's tokenizer.json beside the file");
+    }
     printData(result.folder);
   } finally {
     bar.stop();
@@ -52,10 +57,17 @@ export function register(program: Command): void {
     .argument('<model>', 'checkpoint folder, run folder or hub id');
   command
     .optionsGroup('Model:')
-    .addOption(new Option('--to <bits>', 'q8 or q4 (default: q8)').choices(['q8', 'q4']))
+    .addOption(
+      new Option(
+        '--to <bits>',
+        'q8, q4 (16 uneven steps) or q4_0 (even ones, for programs that read no others) (default: q8)',
+      ).choices(['q8', 'q4', 'q4_0']),
+    )
     .option('--revision <name>', 'branch, tag or commit of a hub id (default: main)');
   addCheckpointOptions(command)
     .optionsGroup('Output:')
-    .requiredOption('-o, --out <folder>', 'new folder of the quantised model');
-  addOutputOptions(command, '{ model, to, folder, bytesBefore, bytesAfter, quantized, kept }').action(quantize);
+    .requiredOption('-o, --out <folder>', 'new folder of the quantised model, or a new file .gguf');
+  addOutputOptions(command, '{ model, to, folder, bytesBefore, bytesAfter, quantized, kept, left, tokenizer }').action(
+    quantize,
+  );
 }

@@ -8,6 +8,7 @@ import { show } from '../../text';
 import { GgufKeys, type GgufModel, ggufModel } from './config';
 import { ggufTokenizer, type TokenizerJson } from './tokenizer';
 
+export { type GgufExport, ggufExport, interleaveRows, type TokenizerFiles } from './export';
 export { ggufName, ggufPlacesOf } from './tensors';
 
 /** Whether a path is that of a GGUF file. */

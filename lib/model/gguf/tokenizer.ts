@@ -1,4 +1,6 @@
 // The tokenizer of a GGUF file, as tokenizer.json and tokenizer_config.json would describe it.
+import { isDeepStrictEqual } from 'node:util';
+import type { GgufKey } from '../../files/write-gguf';
 import { show } from '../../text';
 import type { GgufKeys } from './config';
 
@@ -29,6 +31,13 @@ const PATTERNS: Readonly<Record<string, string>> = {
 const CONTROL = 3;
 const USER_DEFINED = 4;
 const UNUSED = 5;
+
+/** What a file's tokenizer has before and after its model, where texts are cut by `pattern`. */
+const BYTE_LEVEL = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
+const cutBy = (pattern: string) => ({
+  type: 'Sequence',
+  pretokenizers: [{ type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false }, BYTE_LEVEL],
+});
 
 /** A tokenizer as its two files of JSON. */
 export interface TokenizerJson {
@@ -82,7 +91,6 @@ export function ggufTokenizer(keys: GgufKeys, maskTokenId: number | null): Token
   const bosId = keys.count('tokenizer.ggml.bos_token_id');
   const bos = textOf(bosId);
   const begins = (keys.flag('tokenizer.ggml.add_bos_token') ?? false) && bos !== undefined;
-  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
   const template = keys.text('tokenizer.chat_template');
   return {
     tokenizer: {
@@ -91,10 +99,7 @@ export function ggufTokenizer(keys: GgufKeys, maskTokenId: number | null): Token
       padding: null,
       added_tokens: added,
       normalizer: null,
-      pre_tokenizer: {
-        type: 'Sequence',
-        pretokenizers: [{ type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false }, byteLevel],
-      },
+      pre_tokenizer: cutBy(pattern),
       post_processor: begins
         ? {
             type: 'TemplateProcessing',
@@ -108,7 +113,7 @@ export function ggufTokenizer(keys: GgufKeys, maskTokenId: number | null): Token
             special_tokens: { [bos]: { id: bos, ids: [bosId], tokens: [bos] } },
           }
         : null,
-      decoder: byteLevel,
+      decoder: BYTE_LEVEL,
       model: {
         type: 'BPE',
         dropout: null,
@@ -135,3 +140,71 @@ export function ggufTokenizer(keys: GgufKeys, maskTokenId: number | null): Token
 
 const withToken = (key: string, content: string | undefined): Record<string, string> =>
   content === undefined || content === '' ? {} : { [key]: content };
+
+type Json = Readonly<Record<string, unknown>>;
+
+/** Whether a text begins with this token, and nothing else is put around it; null: something else is. */
+function beginsWith(processor: Json | null | undefined): string | null | undefined {
+  if (!processor || processor.type === 'ByteLevel') return undefined;
+  const single = processor.type === 'TemplateProcessing' ? (processor.single as Json[] | undefined) : undefined;
+  if (!Array.isArray(single) || single.length !== 2 || !('Sequence' in single[1])) return null;
+  const id = (single[0].SpecialToken as Json | undefined)?.id;
+  return typeof id === 'string' ? id : null;
+}
+
+/**
+ * The keys of a tokenizer of `size` ids; null where they cannot say all of it: it is none of byte-level BPE, cuts texts
+ * in a way without a name in such files, or changes them before or after.
+ */
+export function tokenizerKeys(tokenizer: Json, config: Json, size: number): GgufKey[] | null {
+  const { model, normalizer, pre_tokenizer: cuts, post_processor: after, added_tokens: added = [] } = tokenizer;
+  const bpe = (model ?? {}) as Json;
+  const name = Object.keys(PATTERNS).find(
+    (pre) =>
+      isDeepStrictEqual(cuts, cutBy(PATTERNS[pre])) && (bpe.ignore_merges === true) === (PATTERNS[pre] === LLAMA3),
+  );
+  const start = beginsWith(after as Json | null);
+  const decoder = tokenizer.decoder as Json | null;
+  if (bpe.type !== 'BPE' || name === undefined || (normalizer ?? null) !== null || decoder?.type !== 'ByteLevel')
+    return null;
+  if (start === null || bpe.byte_fallback === true || (bpe.dropout ?? null) !== null || !Array.isArray(added))
+    return null;
+  const tokens = Array.from({ length: size }, (_, id) => `[PAD${id}]`);
+  const types = new Array<number>(size).fill(UNUSED);
+  const put = (content: string, id: number, type: number): boolean => {
+    if (!(id < size)) return false;
+    tokens[id] = content;
+    types[id] = type;
+    return true;
+  };
+  for (const [content, id] of Object.entries(bpe.vocab as Record<string, number>))
+    if (!put(content, id, 1)) return null;
+  for (const token of added as { id: number; content: string; special: boolean; [flag: string]: unknown }[]) {
+    const changes = token.single_word === true || token.lstrip === true || token.rstrip === true;
+    if (changes || !put(token.content, token.id, token.special ? CONTROL : USER_DEFINED)) return null;
+  }
+  const idOf = (key: string): GgufKey[] => {
+    const content = key === 'bos' && start !== undefined ? start : textOf(config[`${key}_token`]);
+    const id = content === undefined ? -1 : tokens.indexOf(content);
+    return id < 0 ? [] : [[`tokenizer.ggml.${key}_token_id`, 'u32', id]];
+  };
+  const merges = (bpe.merges as (string | [string, string])[]).map((merge) =>
+    typeof merge === 'string' ? merge : merge.join(' '),
+  );
+  const template = config.chat_template;
+  return [
+    ['tokenizer.ggml.model', 'string', 'gpt2'],
+    ['tokenizer.ggml.pre', 'string', name],
+    ['tokenizer.ggml.tokens', 'strings', tokens],
+    ['tokenizer.ggml.token_type', 'i32s', types],
+    ['tokenizer.ggml.merges', 'strings', merges],
+    ...idOf('bos'),
+    ['tokenizer.ggml.add_bos_token', 'bool', start !== undefined],
+    ...(typeof template === 'string' ? ([['tokenizer.chat_template', 'string', template]] as const) : []),
+  ];
+}
+
+const textOf = (token: unknown): string | undefined => {
+  const content = typeof token === 'object' && token !== null ? (token as { content?: unknown }).content : token;
+  return typeof content === 'string' ? content : undefined;
+};

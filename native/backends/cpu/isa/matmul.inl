@@ -405,10 +405,7 @@ static MatmulKernels matmul_kernels() {
   int type = 1;  // in the order of BlockType
 #define BLOCKS(NAME, FUNCTION, VALUES, BYTES, GROUP, MINIMUM, FIRST, SECOND)                 \
   kernels.blocks[type++] = {blocks::decode<blocks::FUNCTION, VALUES, BYTES, GROUP, MINIMUM>, \
-                            blocks::read_codes<blocks::FUNCTION, VALUES, BYTES, GROUP>,             \
-                            nullptr,                                                                \
-                            nullptr,                                                                \
-                            nullptr};
+                            blocks::read_codes<blocks::FUNCTION, VALUES, BYTES, GROUP>, nullptr, nullptr, nullptr};
   DULTRA_BLOCK_TYPES(BLOCKS)
 #undef BLOCKS
   fill_panels<PanelQ8_0>(&kernels.blocks[1]);  // numbered as BlockType
