@@ -150,7 +150,7 @@ test('a quantised model decides almost as its own, and a planner trains over it'
 test('q4: the embedded model answers within two points, and decides alike in 95 of 100', async () => {
   await using model = await loadModel(undefined, { threads: 1 });
   await using small = await loadModel(undefined, { quantize: 'q4', threads: 1 });
-  const options = { dataset: 'st1', samplers: ['planner'], count: 128 };
+  const options = { dataset: 'st1', samplers: ['planner'], count: 512 };
   const [plain, quantised] = [await evaluate(model, options), await evaluate(small, options)].map(
     ({ results }) => results[0].accuracy,
   );
