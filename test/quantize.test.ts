@@ -1,7 +1,7 @@
 // Quantising while loading and into a folder: the same model, close to the one that it was made of.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { compareDecisions, evaluate, loadModel, quantizeModel } from '../lib';
+import { compareDecisions, datasets, evaluate, loadModel, quantizeModel } from '../lib';
 import { readGguf } from '../lib/files/gguf';
 import { readSafetensors, writeSafetensors } from '../lib/files/safetensors';
 import { makeCheckpoint } from './checkpoints';
@@ -155,7 +155,10 @@ test('q4: the embedded model answers within two points, and decides alike in 95 
     ({ results }) => results[0].accuracy,
   );
   expect(quantised).toBeGreaterThanOrEqual(plain - 0.02);
-  const prompts = ['tom has 3 apples . he buys 2 apples . how many apples has tom now ?'];
-  const { tokens, differingTokens } = await compareDecisions(model, small, prompts, { maxTokens: 16 });
+  const task = datasets.byName('st1');
+  const prompts = task.sample('test', 64, 0).map(({ prompt }) => prompt);
+  const decoded = { sampler: 'planner', maxTokens: task.genLength, blockLength: task.blockLength } as const;
+  const { tokens, differingTokens } = await compareDecisions(model, small, prompts, decoded);
+  expect(tokens).toBe(64 * task.genLength);
   expect(differingTokens).toBeLessThanOrEqual(0.05 * tokens);
 });
