@@ -161,4 +161,4 @@ test('q4: the embedded model answers within two points, and decides alike in 95 
   const { tokens, differingTokens } = await compareDecisions(model, small, prompts, decoded);
   expect(tokens).toBe(64 * task.genLength);
   expect(differingTokens).toBeLessThanOrEqual(0.05 * tokens);
-});
+}, 240_000);
