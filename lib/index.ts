@@ -36,6 +36,12 @@ export {
   type ScoreBatch,
 } from './evaluation/evaluate';
 export {
+  type MaskedExample,
+  type MaskedPerplexity,
+  type MaskedPerplexityOptions,
+  maskedPerplexity,
+} from './evaluation/masked-perplexity';
+export {
   type AveragedRow,
   averageOperatingPoints,
   BUDGETS,
@@ -92,6 +98,7 @@ export type {
   Reduction,
   ZeroStage,
 } from './model/trainer';
+export { type WeightMemory, weightMemory } from './model/weight-memory';
 export type {
   NativeBackwardRequest as BackwardRequest,
   NativeExperts as Experts,

@@ -8,10 +8,10 @@ import { type GgufKey, writeGguf } from '../lib/files/write-gguf';
 import { random } from './checkpoints';
 import { readTensors, temporaryFolder } from './helpers';
 
-jest.setTimeout(60_000);
-
 const SEED = Number(process.env.DULTRA_TEST_SEED ?? 1);
 const RUNS = Number(process.env.DULTRA_TEST_RUNS ?? 1);
+
+jest.setTimeout(60_000 * RUNS);
 
 const TYPES = Object.keys(BLOCKS) as BlockType[];
 const half = (b: Buffer, at: number): number => {

@@ -20,6 +20,8 @@ import {
   type LoadModelOptions,
   loadCausalModel,
   type MaskedDiffusionModel,
+  type MaskedPerplexity,
+  maskedPerplexity,
   parseCache,
   parseSampler,
   type ReportRun,
@@ -229,6 +231,8 @@ function quantisedSource(text: string): Pick<Flags, 'model' | 'quantize'> {
 interface Decisions extends DecisionComparison {
   model: string;
   reference: string;
+  /** Of both models, over the same masks. */
+  perplexity: { model: MaskedPerplexity[]; reference: MaskedPerplexity[] };
 }
 
 /** Prompts over which decisions are compared. */
@@ -250,22 +254,33 @@ async function comparedDecisions(
     await using other = await openModel({ ...flags, ...quantisedSource(model) });
     const examples = dataset.sample(split as 'test', Math.min(count, COMPARED), seed);
     const prompts = examples.map(({ prompt }) => prompt);
+    const masked = examples.flatMap(({ prompt, answer }) => (answer === null ? [] : [{ prompt, completion: answer }]));
+    const masks = { seed, ...(exact.config.eosTokenId !== null && { fillTo: maxTokens }) };
     compared.push({
       model,
       reference,
       ...(await compareDecisions(exact, other, prompts, { sampler, maxTokens, blockLength })),
+      perplexity: {
+        model: await maskedPerplexity(other, masked, masks),
+        reference: await maskedPerplexity(exact, masked, masks),
+      },
     });
   }
   return compared;
 }
 
 function printDecisions(decisions: readonly Decisions[]): void {
-  for (const { model, reference, tokens, differingTokens, steps, differingSteps } of decisions) {
+  for (const { model, reference, tokens, differingTokens, steps, differingSteps, perplexity } of decisions) {
     const share = (part: number, of: number) => `${((100 * part) / Math.max(1, of)).toFixed(2)} %`;
     printLine(
       `${oneLine(model)} decides ${share(differingTokens, tokens)} of ${tokens} tokens otherwise than ` +
         `${oneLine(reference)}, in ${share(differingSteps, steps)} of ${steps} steps`,
     );
+    const ratios = perplexity.model.map(
+      (own, i) =>
+        `${own.perplexity.toFixed(3)} (${perplexity.reference[i].perplexity.toFixed(3)}) of ${Math.round(100 * own.ratio)} %`,
+    );
+    printLine(`  perplexity where a share of an answer is masked (and of ${oneLine(reference)}): ${ratios.join(', ')}`);
   }
 }
 

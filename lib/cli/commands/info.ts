@@ -1,7 +1,7 @@
 // dultra info: the version, the machine's processor and devices, and the configuration of a checkpoint.
 import os from 'node:os';
 import type { Command } from 'commander';
-import { type MaskedDiffusionModel, type SystemInfo, systemInfo } from '../../index';
+import { type MaskedDiffusionModel, type SystemInfo, systemInfo, weightMemory } from '../../index';
 import { UsageError } from '../errors';
 import { addAdapterOption, addCheckpointOptions, addDeviceOptions, type ModelFlags, openModel } from '../model';
 import { addOutputOptions, formatBytes, printJson, printLine, printTable } from '../output';
@@ -73,6 +73,12 @@ function describeModel(model: MaskedDiffusionModel, dtype: string | undefined): 
     [
       'weights',
       `${formatBytes(info.weightBytes)}, stored as ${model.storedDtype}${isHeld(dtype) ? `, held as ${dtype}` : ''}`,
+    ],
+    [
+      'weights held as',
+      Object.entries(weightMemory(c))
+        .map(([form, bytes]) => `${form} ${formatBytes(bytes)}`)
+        .join(', '),
     ],
     ['transformer', `${c.nLayers} layers of width ${c.dModel}, ${heads}, feed-forward ${c.mlpHiddenSize}`],
     ...(c.experts ? [['experts', describeExperts(c.experts)] as [string, string]] : []),
