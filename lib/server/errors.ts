@@ -1,6 +1,9 @@
 // Errors of the server, in OpenAI's shape.
 import { isDUltraError, isOptionError } from '../errors';
 
+const LONGEST_MESSAGE = 2000;
+const LONGEST_PARAM = 200;
+
 type Status = 400 | 401 | 403 | 404 | 405 | 413 | 415 | 429 | 500 | 503 | 504;
 
 /** An error that a request is answered with. */
@@ -19,7 +22,10 @@ export class ApiError extends Error {
 
   /** The body of the answer. */
   get body() {
-    const { status, message, param, code } = this;
+    const { status, code } = this;
+    // What a request brings may be long.
+    const message = this.message.slice(0, LONGEST_MESSAGE);
+    const param = this.param?.slice(0, LONGEST_PARAM) ?? null;
     const type = status === 429 ? 'rate_limit_error' : status >= 500 ? 'server_error' : 'invalid_request_error';
     return { error: { message, type, param, code } };
   }
