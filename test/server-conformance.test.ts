@@ -116,6 +116,9 @@ describe('refused, with the field and the reason', () => {
     ],
     ['the best of two', TEXT, { prompt: 'a', best_of: 2 }, 400, 'unsupported_parameter', 'best_of'],
     ['six logprobs', TEXT, { prompt: 'a', logprobs: 6 }, 400, 'invalid_value', 'logprobs'],
+    ['a prompt that is none', TEXT, { prompt: 5 }, 400, 'invalid_value', 'prompt'],
+    ['five stop strings', CHAT, { stop: ['a', 'b', 'c', 'd', 'e'] }, 400, 'invalid_value', 'stop'],
+    ['a seed that is none', CHAT, { seed: 'x' }, 400, 'invalid_value', 'seed'],
     ['no prompt', TEXT, {}, 400, 'missing_required_parameter', 'prompt'],
     ['ids that there are not', TEXT, { prompt: [99999] }, 400, 'invalid_value', 'prompt[0]'],
     [
@@ -164,7 +167,9 @@ describe('refused, with the field and the reason', () => {
   test.each(cases)('%s', async (_what, path, change, status, code, param) => {
     const answer = await ask(path, change);
     expect({ status: answer.status, ...answer.body.error }).toMatchObject({ status, code, param });
+    // What was expected is said.
     expect(answer.body.error.message).toMatch(/\S/);
+    expect(answer.body.error.message).not.toMatch(/Invalid input$/);
   });
 });
 

@@ -239,6 +239,19 @@ describe('refusals', () => {
       });
     expect((await Promise.all([get(), get('three'), get('two')])).map(({ status }) => status)).toEqual([401, 401, 200]);
     expect((await get('one')).headers.get('access-control-allow-origin')).toBe('https://a.example');
+    // OpenAI's client in a web page sends headers of its own.
+    const preflight = await fetch(`${guarded.url}/v1/chat/completions`, {
+      method: 'OPTIONS',
+      headers: {
+        origin: 'https://a.example',
+        'access-control-request-method': 'POST',
+        'access-control-request-headers': 'authorization,content-type,x-stainless-os',
+      },
+    });
+    expect([preflight.status, preflight.headers.get('access-control-allow-headers')]).toEqual([
+      204,
+      'authorization,content-type,x-stainless-os',
+    ]);
     await guarded.close();
   });
 });

@@ -3,7 +3,7 @@ const { run } = require('../bench/serving.cjs') as {
   run(options: { only: string[]; scale: number }): Promise<Record<string, { pass: boolean }>>;
 };
 
-test('answers are the library\'s under load, clients may leave, nonsense is refused, and an end is orderly', async () => {
+test("answers are the library's under load, clients may leave, nonsense is refused, and an end is orderly", async () => {
   const only = ['mixed', 'leaving', 'silent', 'nonsense', 'overflow', 'terminate'];
   const results = await run({ only, scale: 0.05 });
   expect(Object.keys(results)).toEqual(only);

@@ -8,8 +8,8 @@ const optional = <T extends z.ZodType>(type: T) => type.nullish().transform((val
 
 const ignored = optional(z.unknown());
 const integer = (min: number, max: number) => optional(z.int().min(min).max(max));
-const seed = optional(z.union([z.int(), z.string().regex(/^-?\d+$/, 'expected a whole number')]));
-const named = optional(z.union([z.string(), z.record(z.string(), z.unknown())]));
+const seed = optional(z.union([z.int(), z.string().regex(/^-?\d+$/)], 'expected a whole number, as such or as text'));
+const named = optional(z.union([z.string(), z.record(z.string(), z.unknown())], 'expected a short form or an object'));
 
 /** Fields with the only values that are what happens without them. */
 const neutral = (what: string, isNeutral: (value: unknown) => boolean) =>
@@ -67,7 +67,12 @@ const COMMON = {
   ...GENERATING,
   max_tokens: integer(1, 2 ** 30),
   n: integer(1, 16),
-  stop: optional(z.union([z.string().min(1), z.array(z.string().min(1)).max(4)])),
+  stop: optional(
+    z.union(
+      [z.string().min(1), z.array(z.string().min(1)).max(4)],
+      'expected a text, or up to four, none of them empty',
+    ),
+  ),
   stream_options: optional(z.strictObject({ include_usage: optional(z.boolean()), include_obfuscation: ignored })),
   stream_mode: optional(z.enum(['text', 'denoise'])),
   diffusing: optional(z.boolean()),
@@ -90,7 +95,7 @@ export const chatBody = z.strictObject({
     .array(
       z.strictObject({
         role: z.enum(['system', 'developer', 'user', 'assistant']),
-        content: z.union([z.string(), z.array(text)]),
+        content: z.union([z.string(), z.array(text)], 'expected a text, or a list of parts of type "text"'),
         name: ignored,
       }),
     )
@@ -111,15 +116,18 @@ export const chatBody = z.strictObject({
 /** POST /v1/completions */
 export const completionBody = z.strictObject({
   ...COMMON,
-  prompt: z.union([
-    z.string(),
-    z.array(z.string()).min(1).max(64),
-    z.array(z.int().min(0)).min(1),
-    z
-      .array(z.array(z.int().min(0)).min(1))
-      .min(1)
-      .max(64),
-  ]),
+  prompt: z.union(
+    [
+      z.string(),
+      z.array(z.string()).min(1).max(64),
+      z.array(z.int().min(0)).min(1),
+      z
+        .array(z.array(z.int().min(0)).min(1))
+        .min(1)
+        .max(64),
+    ],
+    'expected a text, up to 64 texts, token ids, or up to 64 lists of token ids',
+  ),
   suffix: optional(z.string()),
   echo: optional(z.boolean()),
   best_of: neutral('a choice of the best of several texts', (value) => value === 1),
@@ -137,7 +145,10 @@ export const responseBody = z.strictObject({
       z.strictObject({
         type: optional(z.literal('message')),
         role: z.enum(['system', 'developer', 'user', 'assistant']),
-        content: z.union([z.string(), z.array(z.union([part('input_text'), part('output_text')]))]),
+        content: z.union(
+          [z.string(), z.array(z.union([part('input_text'), part('output_text')]))],
+          'expected a text, or a list of parts of type "input_text"',
+        ),
         id: ignored,
         status: ignored,
       }),
