@@ -6,6 +6,7 @@
 
 #include "harness.h"
 #include "model/forward.h"
+#include "model/score.h"
 #include "model/tensors.h"
 #include "session.h"
 
@@ -189,6 +190,28 @@ int thrown(const Body& body, std::string* message = nullptr) {
     return int(error.code());
   }
   return -1;
+}
+
+// Everything scored and kept: the planner's policy over random decisions.
+inline ScoreRequest random_score(Random& random, const ModelConfig& config) {
+  ScoreRequest request;
+  make_rows(random, config, 3, &request.ids, &request.offsets);
+  request.candidate_offsets = {0};
+  for (size_t b = 0; b + 1 < request.offsets.size(); ++b) {
+    for (int32_t i = request.offsets[b]; i < request.offsets[b + 1]; ++i) {
+      if (request.ids[size_t(i)] != config.mask_token) continue;
+      request.positions.push_back(i - request.offsets[b]);
+      request.tokens.push_back(random.below(int(config.mask_token)));
+      request.selected.push_back(uint8_t(random.below(2)));
+    }
+    request.candidate_offsets.push_back(int32_t(request.positions.size()));
+    request.timestep.push_back(0.5f);
+    request.forced.push_back(0);
+  }
+  for (int32_t id : request.ids) request.mask_index.push_back(id == config.mask_token);
+  request.log_probs = request.planner = request.policy = request.keep = true;
+  request.excluded_token = config.mask_token;
+  return request;
 }
 
 }  // namespace test
