@@ -1,9 +1,12 @@
 // Run folders: files, locks, stopping and failing.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { loadModel, type RewardFunction, type training, trainMaskedDiffusion } from '../lib';
+import { isRunning } from '../lib/process';
 import { crc32c, tagOf } from '../lib/training/tensorboard';
-import { readTensors, temporaryFolder } from './helpers';
+import { exceptOnWindows, readTensors, temporaryFolder } from './helpers';
 import { largestDifference, metricsOf, newModelFolder, task, weightsOf, withModel } from './trained-models';
 import { grpo, planner, sft } from './trainers';
 
@@ -13,6 +16,25 @@ beforeAll(async () => {
 });
 
 describe('run folders', () => {
+  exceptOnWindows('has no zombies')(
+    'a process that has ended, but that nobody has taken note of, holds no lock',
+    async () => {
+      if (process.platform !== 'linux') return;
+      // The first child ends; its parent becomes a program that does not wait for it.
+      const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 20'], { stdio: ['ignore', 'pipe', 'ignore'] });
+      try {
+        const [text] = (await once(parent.stdout, 'data')) as [Buffer];
+        const pid = Number(text.toString());
+        const state = () => /\) (\S)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8'))![1];
+        while (state() !== 'Z') await new Promise((resolve) => setTimeout(resolve, 10));
+        expect(isRunning(pid)).toBe(false);
+        expect(isRunning(parent.pid!)).toBe(true);
+      } finally {
+        parent.kill('SIGKILL');
+      }
+    },
+  );
+
   test('what is in them', async () => {
     const run = path.join(temporaryFolder(), 'run');
     const metrics = await withModel(folder, (model) =>

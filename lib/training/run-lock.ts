@@ -19,6 +19,8 @@ const LOCK_FILE = '.lock';
 /** Pauses for a lock that has no name in it yet: 10 seconds in all, since its process may have to wait for a core. */
 const WAIT_MS = 50;
 const LAST_WAIT = 200;
+/** Pauses for a holder that runs: 2 seconds in all, since one that has been killed may still be on its way out. */
+const LAST_HELD = 40;
 /** Locks held by this process, worker threads apart. */
 const held = new Set<string>();
 
@@ -54,6 +56,10 @@ export async function lockRun(folder: string): Promise<() => Promise<void>> {
     const isOwn = holder?.pid === own.pid && holder.host === own.host && holder.started === own.started;
     const isTaken =
       holder !== null && (isOwn ? held.has(file) : holder.host !== own.host || isRunning(holder.pid, holder.started));
+    if (isTaken && !isOwn && attempt < LAST_HELD) {
+      await sleep(WAIT_MS);
+      continue;
+    }
     if (isTaken)
       throw optionError(
         RangeError,
