@@ -22,9 +22,13 @@ const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.l
 
 function launch(launcher, ranks, args) {
   const options = launcher.includes('openmpi') ? OPEN_MPI : [];
-  const { status, signal, stdout, stderr } = spawnSync(launcher, [...options, '-n', String(ranks), process.execPath, ...args], {
-    encoding: 'utf8',
-  });
+  const { status, signal, stdout, stderr } = spawnSync(
+    launcher,
+    [...options, '-n', String(ranks), process.execPath, ...args],
+    {
+      encoding: 'utf8',
+    },
+  );
   if (status !== 0) throw new Error(`${launcher} ${ranks}: exit code ${status}, signal ${signal}: ${stderr}${stdout}`);
   return stdout;
 }
