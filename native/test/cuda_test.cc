@@ -48,8 +48,8 @@ std::unique_ptr<Backend> bf16_backend(int schedule, bool warpgroups = true) {
 }
 
 // How many schedules of the emulator a test goes through (on a GPU, how many times it runs). Sanitizers see the same
-// accesses between the same barriers in each of them, but for those of wgmma: it reads its operands when it is issued in
-// the first, when it is waited for in the second.
+// accesses between the same barriers in each of them, but for those of wgmma: it reads its operands when it is issued
+// in the first, when it is waited for in the second.
 #ifdef DULTRA_SANITIZED
 constexpr int kSchedules = 1, kWgmmaSchedules = 2;
 #else
