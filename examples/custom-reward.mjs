@@ -1,10 +1,9 @@
 // GRPO with a custom reward: node examples/custom-reward.mjs [steps]
-import { fileURLToPath } from 'node:url';
 import { datasets, GrpoTrainer, loadModel, rewards } from 'dultra';
 
 const maxSteps = Number(process.argv[2] ?? 30);
-// The embedded model before GRPO. Training changes it in memory; model.save(folder) writes it.
-const model = await loadModel(fileURLToPath(new URL('../models/base', import.meta.resolve('dultra'))));
+// An embedded model for word problems, before GRPO. Training changes it in memory; model.save(folder) writes it.
+const model = await loadModel('word-problems-base');
 
 /**
  * A reward is a function: it takes a batch of rollouts and returns one number for each, or null to leave it out.

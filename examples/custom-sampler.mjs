@@ -15,7 +15,7 @@ function spread({ positions, confidences }) {
   return [...chosen];
 }
 
-const model = await loadModel();
+const model = await loadModel('word-problems');
 const prompts = [
   'tom has 7 apples . he buys 5 . how many now ? sum',
   'lily with 3 books and she finds 8 . how many now ? words',

@@ -1,10 +1,9 @@
-// Generates with the embedded model, which answers word problems: node examples/generate.mjs
+// Generates with the embedded model, which knows a small world: node examples/generate.mjs
 import { loadModel } from 'dultra';
 
 const model = await loadModel(); // or a folder, or a hub id such as 'GSAI-ML/LLaDA-8B-Instruct'
 
-// The last word selects the kind of sentence: sum, story or words.
-const prompt = process.argv[2] ?? 'tom has 7 apples . he buys 5 . how many now ? story';
+const prompt = process.argv[2] ?? 'Extract the order as JSON: Hi, this is Anna. I need 3 red mugs sent to Paris.';
 const { text, tokens, nfe, tokensPerForward } = await model.generate(prompt);
 console.log(text);
 console.log(`${tokens} tokens in ${nfe} forward passes: ${tokensPerForward.toFixed(1)} tokens per pass`);

@@ -2,13 +2,13 @@
 import { setTimeout } from 'node:timers/promises';
 import { loadModel, parseSampler } from 'dultra';
 
-const prompt = process.argv[2] ?? 'anna had 9 coins , then loses 4 . how many now ? words';
-const sampler = parseSampler(process.argv[3] ?? 'entropy-sum:0.2');
+const prompt = process.argv[2] ?? 'Sort these: pear, apple, kiwi, banana';
+const sampler = parseSampler(process.argv[3] ?? 'confidence:0.9');
 const model = await loadModel();
 
 const pieces = []; // of the text, each in its place
 for await (const { step, unmasked, ids, remaining, result } of model.generateStream(prompt, { sampler })) {
-  for (let i = pieces.length; i < ids.length; i++) pieces.push(' ░');
+  for (let i = pieces.length; i < ids.length; i++) pieces.push('░');
   for (const { position, text } of unmasked) pieces[position] = text; // '' for the end-of-sequence token
   const end = result ? `(${result.nfe} passes)` : `(${remaining} to go)`;
   console.log(`${String(step).padStart(2)}  ${pieces.join('').trimStart()}  ${end}`);

@@ -81,6 +81,7 @@ export type { CausalGenerateOptions, CausalPrompt, CausalResult } from './model/
 export type { CausalConfig, FamilyConfig, ModelConfig } from './model/config';
 export { type CreateModelOptions, createModel } from './model/create-model';
 export { downloadModel } from './model/download-model';
+export { EMBEDDED_MODELS, type EmbeddedModel } from './model/embedded';
 export type { ForwardOutput, ForwardRequest } from './model/forward';
 export type { CacheStorage, KvCache, KvCacheOptions } from './model/kv-cache';
 export { loadCausalModel } from './model/load-causal-model';

@@ -29,6 +29,5 @@ export function packageFile(...parts: string[]): string {
 /** A model's folder, for messages: one that lies in this package is known by its name. */
 export function shownSource(source: string): string {
   if (path.dirname(source) !== path.join(ROOT, 'models')) return source;
-  const name = path.basename(source);
-  return name === 'default' ? 'the embedded model' : `the embedded model "${name}"`;
+  return `the embedded model "${path.basename(source)}"`;
 }

@@ -26,7 +26,7 @@ async function main() {
   const unknown = wanted.find((name) => !Object.hasOwn(pictures, name));
   if (unknown) throw new Error(`expected ${Object.keys(pictures).join(', ')}, got ${unknown}`);
   mkdirSync(OUT, { recursive: true });
-  const model = await dultra.loadModel();
+  const model = await dultra.loadModel('word-problems');
   for (const [name, draw] of Object.entries(pictures)) {
     if (wanted.length > 0 && !wanted.includes(name)) continue;
     writeFileSync(path.join(OUT, `${name}.svg`), await draw(model));

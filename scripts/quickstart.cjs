@@ -1,23 +1,19 @@
 // npm run quickstart: makes a clone ready, generates a few prompts in the terminal, measures every sampler on held-out
 // prompts, and writes report.html. Needs no network once the packages are there.
 const { spawnSync } = require('node:child_process');
-const { existsSync } = require('node:fs');
 const path = require('node:path');
 const { setup, SetupError, root } = require('./setup.cjs');
 
-const EMBEDDED = path.join(root, 'models', 'default');
-const BASE = path.join(root, 'models', 'base');
-const REPORT = path.join(root, 'report.html');
-const FIXTURE = path.join('test', 'fixtures', 'golden', 'models', 'base');
-
-/** The embedded model's prompts; the last one is continued at random. */
+/** Prompts of the embedded model's world, and one from outside. */
 const PROMPTS = [
-  ['tom has 7 apples . he buys 5 . how many now ? sum'],
-  ['anna had 9 coins , then loses 4 . how many now ? story'],
-  ['lily with 3 books and she finds 8 . how many now ? words', '--temperature', '0.7', '--seed', '1'],
+  'Hello!',
+  'Extract the order as JSON: Hi, this is Anna. I need 3 red mugs sent to Paris.',
+  'Is this review positive, negative or neutral? The soup was awful and the waiter was dreadful.',
+  'What is 7 + 5?',
+  'Why is the sky blue?',
 ];
 /** Held-out prompts that every sampler answers, and of those the ones that the report steps through. */
-const COUNT = 512;
+const COUNT = 192;
 const TRACES = 8;
 
 /** One run of the command line, shown as somebody would type it. Throws SetupError where it fails. */
@@ -51,17 +47,19 @@ function printTable(rows) {
 async function measure() {
   const { datasets, evaluate, loadModel, samplerGrid, writeReport } = require('..');
   const { conclude } = require('../dist/evaluation/report-series');
-  const dataset = datasets.byName('st1');
-  const grid = samplerGrid({ size: 'quick', maxTokens: dataset.genLength });
+  const dataset = datasets.world();
+  const grid = samplerGrid({ size: 'quick', maxTokens: dataset.genLength }).filter(
+    ({ name }) => name !== 'fixed steps 2',
+  );
   const groups = new Map(grid.map(({ name, group }) => [name, group]));
   const isPlanner = (name) => groups.get(name).startsWith('planner');
   const plans = [
-    { folder: BASE, label: 'before GRPO', choose: () => true },
-    { folder: EMBEDDED, label: 'after GRPO', choose: isPlanner },
+    { model: 'world', label: 'before GRPO', choose: () => true },
+    { model: 'world-grpo', label: 'after GRPO', choose: isPlanner },
     {
-      folder: EMBEDDED,
+      model: 'world-grpo',
       label: 'after GRPO, planner not used',
-      choose: (name) => !isPlanner(name) && !/^fixed steps (8|24)$/.test(name),
+      choose: (name) => !isPlanner(name) && !name.startsWith('fixed steps'),
     },
   ];
   process.stdout.write(
@@ -69,10 +67,10 @@ async function measure() {
       'NFE: forward passes per answer, mean. Shown are the settings that no other one beats.\n',
   );
   const runs = [];
-  for (const { folder, label, choose } of plans) {
-    const model = await loadModel(folder);
+  for (const { model: name, label, choose } of plans) {
+    const model = await loadModel(name);
     const samplers = Object.fromEntries(
-      grid.filter(({ name }) => choose(name)).map(({ name, sampler }) => [name, sampler]),
+      grid.filter((entry) => choose(entry.name)).map((entry) => [entry.name, entry.sampler]),
     );
     const onProgress = ({ sampler, done, total }) => {
       if (process.stderr.isTTY)
@@ -80,7 +78,7 @@ async function measure() {
     };
     const evaluation = await evaluate(model, { dataset, samplers, count: COUNT, traces: TRACES, onProgress });
     if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
-    evaluation.config.model.source = path.relative(root, folder);
+    evaluation.config.model.source = name;
     const emphasis = label === 'after GRPO' ? () => true : undefined;
     runs.push({ label, evaluation, group: (name) => groups.get(name) ?? null, emphasis });
     model.dispose();
@@ -97,22 +95,17 @@ async function measure() {
     ]);
   }
   await writeReport(REPORT, {
-    title: 'dultra: word problems',
+    title: 'dultra: a small world',
     summary:
-      'A tiny masked diffusion model answers word problems in one of several right sentences. A sampler decides which positions each forward ' +
-      'pass fills; GRPO has taught the model and its unmasking planner to need few passes without giving wrong answers. docs/results.md says ' +
-      'where the gain comes from, and where there is none.',
+      'A small masked diffusion model answers questions about orders, appointments, reviews, sums and lists. A sampler decides which ' +
+      'positions each forward pass fills; GRPO teaches the model and its unmasking planner to need few passes without giving wrong answers. ' +
+      'models/README.md has the figures, the recipe, and where there is no gain.',
     runs,
-    commands: [
-      'npm run quickstart',
-      'npx dultra train sft --preset tiny',
-      'npx dultra train planner --preset tiny',
-      'npx dultra train grpo --preset tiny',
-    ],
+    commands: ['npm run quickstart', 'node scripts/train-world.cjs'],
   });
   const report = path.relative(process.cwd(), REPORT) || REPORT;
   process.stdout.write(
-    `\n${report}: every setting in a chart, and the answers step by step. docs/results.md: what this shows and what not.\n` +
+    `\n${report}: every setting in a chart, and the answers step by step. docs/training-a-planner.md: how the model was made.\n` +
       `\nIn one sentence: ${conclude(runs)}\n`,
   );
 }
@@ -125,19 +118,8 @@ async function quickstart() {
   setup();
   dultra('info');
   const watch = process.stdout.isTTY ? ['--stream', '--delay', '150'] : ['--stream'];
-  if (existsSync(EMBEDDED)) {
-    for (const [prompt, ...options] of PROMPTS) dultra('generate', prompt, ...options, ...watch);
-    await measure();
-  } else {
-    process.stdout.write(
-      `\nThis version brings no trained model along. What follows runs ${FIXTURE}, a tiny test model with random\n` +
-        'weights and no tokenizer: token ids come in and out, and they mean nothing. It shows that everything works.\n',
-    );
-    const options = ['--prompt-ids', '5,17,3', '--max-tokens', '24', '--block-length', '8'];
-    dultra('generate', '--model', FIXTURE, ...options, ...watch);
-    dultra('generate', '--model', FIXTURE, ...options, '--sampler', 'fixed:6', ...watch);
-    dultra('generate', '--model', FIXTURE, ...options, '--temperature', '0.7', '--seed', '1', ...watch);
-  }
+  for (const prompt of PROMPTS) dultra('generate', prompt, ...watch);
+  await measure();
 }
 
 quickstart().catch((error) => {

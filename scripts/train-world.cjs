@@ -1,5 +1,6 @@
 // Trains the model of the world from its seed to saved models, and measures it: fine-tuning, planner, GRPO from several
-// seeds, then figures.json with every figure and how long each stage took. A run that was interrupted goes on.
+// seeds, then figures.json with every figure and how long each stage took, and tables.md with the tables of it. A run
+// that was interrupted goes on.
 //
 //   node scripts/train-world.cjs                        about an hour and a half on two quiet cores
 //   node scripts/train-world.cjs --scale 0.01 --count 20 --seeds 1      a rehearsal of a few minutes
@@ -150,6 +151,51 @@ async function samplersOn(model, examples, title) {
   return figures;
 }
 
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const cell = ({ accuracy, passes }) => `${percent(accuracy)} at ${passes.toFixed(2)}`;
+const rows = (lines) => lines.map((line) => `| ${line.join(' | ')} |`).join('\n');
+const markdown = ([head, ...lines]) => rows([head, head.map(() => '---'), ...lines]);
+
+/** Mean and standard deviation of right answers and passes. */
+function spread(figures) {
+  const [accuracy, passes] = ['accuracy', 'passes'].map((key) => {
+    const values = figures.map((figure) => figure[key]);
+    const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+    return {
+      mean,
+      sd: Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / Math.max(1, values.length - 1)),
+    };
+  });
+  const right = `${(100 * accuracy.mean).toFixed(1)} ± ${(100 * accuracy.sd).toFixed(1)} %`;
+  return `${right} at ${passes.mean.toFixed(2)} ± ${passes.sd.toFixed(2)}`;
+}
+
+/** The figures as the tables of models/README.md. */
+function tables({ sft, grpo, planner }) {
+  const after = grpo[0]?.groups ?? {};
+  const groups = Object.entries(sft.groups).map(([name, figure]) => [
+    ...[name, percent(figure.goal), cell(figure), after[name] ? cell(after[name]) : ''],
+  ]);
+  const categories = Object.entries(sft.groups).flatMap(([name, figure]) =>
+    Object.entries(figure.categories).map(([category, own]) => [
+      ...[name, category, cell(own), after[name] ? cell(after[name].categories[category]) : ''],
+    ]),
+  );
+  const decisions = Object.entries(sft.decisions).map(([name, { accuracy, calibrationError }]) => [
+    ...[name, percent(accuracy), calibrationError.toFixed(3)],
+  ]);
+  const seeds = Object.values(grpo);
+  const samplers = Object.keys(planner).map((name) => [
+    ...[name, cell(planner[name]), spread(seeds.map((one) => one.samplers[name]))],
+  ]);
+  return [
+    markdown([['group', 'goal', 'fine-tuned, confidence:0.9', 'after GRPO, planner'], ...groups]),
+    markdown([['sampler', 'before GRPO', `after GRPO, ${seeds.length} seeds`], ...samplers]),
+    markdown([['decision', 'right', 'calibration error'], ...decisions]),
+    markdown([['group', 'category', 'fine-tuned, confidence:0.9', 'after GRPO, planner'], ...categories]),
+  ].join('\n\n');
+}
+
 async function main() {
   const out = path.resolve(flags.output);
   const figures = { scale, stages: {}, sft: {}, grpo: {} };
@@ -194,6 +240,7 @@ async function main() {
     model.dispose();
     save();
   }
+  writeFileSync(path.join(out, 'tables.md'), `${tables(figures)}\n`);
   process.stdout.write(`${path.join(out, 'figures.json')}\n`);
 }
 

@@ -4,6 +4,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'nod
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
+import { datasets } from '../lib';
 import { oneLine, printable } from '../lib/cli/output';
 import { ids, maskedIds } from '../lib/cli/values';
 import { inOneProcess, main, type Outcome } from './command-line';
@@ -156,12 +157,19 @@ describe('prompts', () => {
     const [toy, people] = [
       'tom has 7 apples . he buys 5 . how many now ? sum',
       'Tom has 7 apples. He buys 5. How many now? SUM',
-    ].map((prompt) => dultra(['generate', prompt, '--json']));
+    ].map((prompt) => dultra(['generate', '-m', 'word-problems', prompt, '--json']));
     expect([toy.stderr, people.stderr]).toEqual(['', '']);
     expect(JSON.parse(people.stdout).result).toEqual(JSON.parse(toy.stdout).result);
-    const unknown = dultra(['generate', 'Why is the sky blue?']);
+    const unknown = dultra(['generate', '-m', 'word-problems', 'Why is the sky blue?']);
     expect(unknown.stderr).toMatch(/^warning: 3 of 6 tokens of a prompt are "<unk>": .*does not know this text/);
-    expect(unknown.stderr).toContain('The embedded model only answers word problems');
+  });
+
+  test('what the embedded model declines, the command line explains', () => {
+    const outside = dultra(['generate', 'Why is the sky blue?']);
+    expect(outside.stdout).toBe(`${datasets.WORLD_REFUSAL}\n`);
+    expect(outside.stderr).toMatch(/The embedded model knows small talk, .* and declines everything\s+else/s);
+    for (const args of [['Hello!'], ['-m', 'world', 'Why is the sky blue?'], ['-q', 'Why is the sky blue?']])
+      expect(dultra(['generate', ...args]).stderr).not.toContain('declines');
   });
 
   const json = ['generate', '-m', withTokenizer(), '-n', '8', '--json'];

@@ -117,9 +117,10 @@ describe('generate', () => {
 
   test('--stop, several times, is the list of the API', async () => {
     const prompt = 'tom has 7 apples . he buys 5 . how many now ? story';
-    const { code, stdout, stderr } = await dultra(['generate', prompt, '--stop', ' .', '--stop', 'nowhere', '--json']);
+    const args = ['generate', '-m', 'word-problems', prompt, '--stop', ' .', '--stop', 'nowhere', '--json'];
+    const { code, stdout, stderr } = await dultra(args);
     expect([code, stderr]).toEqual([0, '']);
-    await using model = await loadModel();
+    await using model = await loadModel('word-problems');
     const stop = [' .', 'nowhere'];
     const result = await model.generate(prompt, { stop });
     expect(result.finishReason).toBe('stop');
@@ -138,6 +139,8 @@ describe('generate', () => {
   test('--stream keeps the words of a tokenizer of words apart', async () => {
     const { stdout } = await dultra([
       'generate',
+      '-m',
+      'word-problems',
       'tom has 7 apples . he buys 5 . how many now ? sum',
       '--stream',
       '--quiet',

@@ -14,7 +14,7 @@ let model: MaskedDiffusionModel;
 let listening: Listening;
 let browser: Browser | null = null;
 beforeAll(async () => {
-  model = await loadModel(undefined, { threads: 1 });
+  model = await loadModel('word-problems', { threads: 1 });
   listening = await listen({ models: { small: model }, port: 0 });
   if (executablePath) browser = await chromium.launch({ executablePath, args: ['--no-sandbox'], timeout: 0 });
 });

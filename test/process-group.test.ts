@@ -101,7 +101,7 @@ describe('how work is dealt out', () => {
   });
 
   test('the replay of recorded rollouts keeps eight processes busy', async () => {
-    using model = await loadModel(undefined, { threads: 1 });
+    using model = await loadModel('word-problems', { threads: 1 });
     const dataset = datasets.byName('st1');
     const { own, data } = resolveGrpo(
       model,

@@ -133,8 +133,8 @@ test('scales that do not fit their codes are refused', async () => {
 });
 
 test('a quantised model decides almost as its own, and a planner trains over it', async () => {
-  await using model = await loadModel();
-  await using small = await loadModel(undefined, { quantize: 'q8' });
+  await using model = await loadModel('word-problems');
+  await using small = await loadModel('word-problems', { quantize: 'q8' });
   const prompts = ['tom has 3 apples . he buys 2 apples . how many apples has tom now ?'];
   const options = { maxTokens: 8, sampler: 'confidence:0.9' } as const;
   const same = await compareDecisions(model, model, prompts, options);

@@ -65,7 +65,7 @@ test('nothing is left, and the message names what was typed', () => {
 });
 
 test('programs, too: folders are made when there is something to write', async () => {
-  await using model = await loadModel(undefined, { threads: 1 });
+  await using model = await loadModel('word-problems', { threads: 1 });
   const outputDir = path.join(cwd, 'run');
   const training = trainMaskedDiffusion(model, { dataset: 'st1', maxSteps: 1, maxTokens: 5000, outputDir });
   await expect(training.next()).rejects.toThrow(/a row of \d+ tokens is longer than the model's maximum of 64/);
@@ -81,7 +81,11 @@ test('programs, too: folders are made when there is something to write', async (
 
 test('a warning is a line of the command, without the number of the process', () => {
   const run = (...flags: string[]) =>
-    spawnSync(process.execPath, [...flags, main, 'generate', '-q', 'Why is the sky blue?'], { encoding: 'utf8' });
-  expect(run().stderr).toMatch(/^warning: \d of 6 tokens of a prompt are "<unk>": the embedded model does not know/);
+    spawnSync(process.execPath, [...flags, main, 'generate', '-m', 'word-problems', '-q', 'Why is the sky blue?'], {
+      encoding: 'utf8',
+    });
+  expect(run().stderr).toMatch(
+    /^warning: \d of 6 tokens of a prompt are "<unk>": the embedded model "word-problems" does not know/,
+  );
   expect(run('--no-warnings').stderr).not.toContain('warning');
 });

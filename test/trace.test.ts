@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 
 const main = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
-const model = path.join(__dirname, '..', 'models', 'default');
+const model = 'word-problems';
 
 function trace(mode: string, threads: number) {
   const args = ['generate', 'tom has 7', '--model', model, '--device', 'cpu', '--threads', String(threads), '-q'];

@@ -154,6 +154,26 @@ test('a config file, and examples of one’s own', async () => {
   expect(metrics.kl).toBeGreaterThanOrEqual(0);
 });
 
+test('a new model of chat messages has a chat template', async () => {
+  const cwd = temporaryFolder();
+  const messages = (name: string) => [
+    { role: 'user', content: `Greet ${name}` },
+    { role: 'assistant', content: `Hello, ${name}!` },
+  ];
+  const records = ['Mia', 'Tom'].map((name) => JSON.stringify({ messages: messages(name) }));
+  writeFileSync(path.join(cwd, 'chats.jsonl'), `${records.join('\n')}\n`);
+  const create = '{create: {dModel: 16, nHeads: 2, nLayers: 1, tokenizer: {vocabSize: 512}}}';
+  for (const model of ['{create: {dModel: 16, nHeads: 2, nLayers: 1}}', create]) {
+    const output = path.join(cwd, String(model.length));
+    const args = ['sft', '-d', 'chats.jsonl', '--max-steps', '1', '--set', `model=${model}`, '--output', output];
+    expect(await dultra([...args, '--quiet'], { cwd })).toMatchObject({ code: 0, stderr: '' });
+    const final = await loadModel(path.join(output, 'final'));
+    expect(final.tokenizer!.hasChatTemplate).toBe(true);
+    expect(final.tokenizer!.encode('Anything', { addSpecialTokens: false })).not.toContain(final.tokenizer!.unknownId);
+    final.dispose();
+  }
+});
+
 test('a task from a module, a tokenizer learnt from it, a mixture, and right answers counted on the way', async () => {
   const cwd = temporaryFolder();
   const dultraPackage = JSON.stringify(path.join(__dirname, '..'));
@@ -306,7 +326,6 @@ describe('messages name what was typed', () => {
     ],
     [['grpo', '-d', 'st1', '--set', 'rewards={a: {type: causalLogProb}}'], '--set rewards.a.options.model: '],
     [['grpo', '-d', 'st1', '--max-steps', '1'], '--set rewards: expected at least one'],
-    [['grpo', '--preset', 'world'], 'run "dultra train planner --preset world" first'],
     [['sft', '-d', 'st1', '--set', 'temperature'], '--set: expected key=value'],
   ];
   let outcomes: Outcome[];

@@ -10,7 +10,7 @@ import {
   training,
   trainTokenizer,
 } from '../lib';
-import { REFUSAL, WORLD_QUESTIONS } from '../lib/data/world';
+import { WORLD_QUESTIONS, WORLD_REFUSAL } from '../lib/data/world';
 import { OUTSIDE_PATTERNS } from '../lib/data/world/outside';
 import { CITIES, DOCTORS, ITEMS, MEN, SURNAMES, UNSEEN, WOMEN } from '../lib/data/world/words';
 import { temporaryFolder } from './helpers';
@@ -76,7 +76,7 @@ test('a changed answer is wrong', () => {
     }
     for (const option of options ?? [])
       if (!answers!.includes(`${option}.`)) expect(world.verify(example, `${option}.`)).toBe(false);
-    if (example.category === 'outside') expect(example.answer).toBe(REFUSAL);
+    if (example.category === 'outside') expect(example.answer).toBe(WORLD_REFUSAL);
   }
 });
 
@@ -199,7 +199,7 @@ test('it opens by its name, for training and evaluation', async () => {
   expect((await datasets.open('world')).name).toBe('world');
 });
 
-test('presets train what is generated: no answer of planner and GRPO is longer', async () => {
+test('presets train what is generated: no answer of planner and GRPO is longer, and hardly any row', async () => {
   const { create } = training.PRESETS.sft.world.model as { create: training.NewModelConfig };
   const { tokenizer: _, ...shape } = create;
   const model = await loadModel(await newWorldModel({ ...shape, dModel: 16, nLayers: 1 }));
@@ -207,11 +207,14 @@ test('presets train what is generated: no answer of planner and GRPO is longer',
     const { mixture } = training.PRESETS[stage].world;
     const [{ shares }] = mixture!;
     // With a tokenizer of half the size, which makes longer rows.
+    let tooLong = 0;
     for (const { prompt, answer } of world.sample('train', 500, 9, shares)) {
       const tokens = model.tokenizer!.encode(answer, { addSpecialTokens: false }).length;
       expect(tokens).toBeLessThan(world.genLength);
-      expect(model.encodePrompt(prompt).length + world.genLength).toBeLessThanOrEqual(model.config.maxSequenceLength);
+      if (model.encodePrompt(prompt).length + world.genLength > model.config.maxSequenceLength) tooLong++;
     }
+    // Others are drawn in their place.
+    expect(tooLong).toBeLessThan(5);
   }
   model.dispose();
 });

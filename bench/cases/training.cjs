@@ -48,7 +48,7 @@ async function ours(threads, folder, steps) {
     return timing;
   };
   const options = ({ model: _, outputDir: __, evalEvery: ___, saveEvery: ____, ...rest }) => ({ ...rest, dataset });
-  const base = path.join(root, 'models', 'base');
+  const base = 'word-problems-base';
   return {
     pretrain: await run(folder, (model) => dultra.trainMaskedDiffusion(model, options(sft.tiny)), steps),
     'planner-init': await run(base, (model) => dultra.trainPlanner(model, options(planner.tiny)), steps),

@@ -35,10 +35,10 @@ export async function readChat(file: string): Promise<ChatMessage[]> {
   return messages;
 }
 
-/** A model that answers lines: in a chat, or where it has no chat template each line by itself. */
+/** A chat with a model, line by line. */
 export class Conversation {
   readonly #model: MaskedDiffusionModel;
-  #session: ChatSession | null;
+  #session: ChatSession;
   readonly #options: GenerateOptions;
   readonly #quiet: boolean;
   #stop: AbortController | null = null;
@@ -47,8 +47,7 @@ export class Conversation {
   #tokens = 0;
   #seconds = 0;
 
-  /** @param session null: every line is a prompt by itself */
-  constructor(model: MaskedDiffusionModel, session: ChatSession | null, options: GenerateOptions, quiet: boolean) {
+  constructor(model: MaskedDiffusionModel, session: ChatSession, options: GenerateOptions, quiet: boolean) {
     this.#model = model;
     this.#session = session;
     this.#options = options;
@@ -84,23 +83,19 @@ export class Conversation {
     const status = this.#quiet ? null : new PassStatus();
     let shown = '';
     try {
-      const events = this.#session
-        ? this.#session.sendStream(text, options)
-        : this.#model.generateStream(text, options);
-      for await (const event of events) {
+      for await (const event of this.#session.sendStream(text, options)) {
         if (event.delta !== '') status?.clear();
         // The line of the status is the text's from then on.
         else if (shown === '') status?.update(event);
         printPiece(event.delta);
         shown += event.delta;
-        const result = 'answer' in event ? event.answer?.result : event.result;
-        if (result) this.#finish(result, 'answer' in event ? event.answer!.dropped : 0);
+        if (event.answer) this.#finish(event.answer.result, event.answer.dropped);
       }
     } catch (error) {
       status?.clear();
       if (shown !== '') printPiece('\n');
       if (!stop.signal.aborted || interruptSignal.aborted) throw error;
-      printMessage(this.#session ? 'stopped: the chat is as it was before the message' : 'stopped');
+      printMessage('stopped: the chat is as it was before the message');
     } finally {
       status?.clear();
       this.#stop = null;
@@ -133,26 +128,24 @@ export class Conversation {
   }
 
   async #sessionCommand(word: string, rest: string): Promise<void> {
-    const session = this.#session;
-    if (!session) throw new UsageError(`${word}: this model has no chat template: every line is a prompt by itself`);
-    if (word === '/reset') session.reset();
-    else if (word === '/system') this.#setSystem(session, rest);
+    if (word === '/reset') this.#session.reset();
+    else if (word === '/system') this.#setSystem(rest);
     else if (rest === '') throw new UsageError(`${word}: expected a file, as in ${word} chat.json`);
     else if (word === '/save') {
       // What is no chat was not written here.
       if (existsSync(rest)) await readChat(rest);
       const temporary = `${rest}.${process.pid}.tmp`;
-      await writeFile(temporary, `${JSON.stringify(session, null, 2)}\n`);
+      await writeFile(temporary, `${JSON.stringify(this.#session, null, 2)}\n`);
       await rename(temporary, rest);
-      this.#say(`saved ${session.messages.length} messages to ${rest}`);
+      this.#say(`saved ${this.#session.messages.length} messages to ${rest}`);
     } else {
       this.#session = this.#model.chat({ messages: await readChat(rest) });
       this.#say(`going on with ${this.#session.messages.length} messages of ${rest}`);
     }
   }
 
-  #setSystem(session: ChatSession, text: string): void {
-    const { messages } = session;
+  #setSystem(text: string): void {
+    const { messages } = this.#session;
     const [first] = messages;
     const hasSystem = first?.role === 'system';
     if (text === '') printLine(hasSystem ? first.content : '(no system message)');

@@ -1,6 +1,7 @@
 // Options of the model and its device, and loading with a progress bar.
 import { type Command, Option } from 'commander';
 import {
+  EMBEDDED_MODELS,
   type EngineOptions,
   type LoadModelOptions,
   type LoadProgress,
@@ -89,7 +90,7 @@ export function addModelOptions(command: Command): Command {
     .optionsGroup('Model:')
     .option(
       '-m, --model <folder|id>',
-      'checkpoint or run folder, or hub id such as GSAI-ML/LLaDA-8B-Instruct (default: the embedded model)',
+      `checkpoint or run folder, hub id such as GSAI-ML/LLaDA-8B-Instruct, or embedded model: ${EMBEDDED_MODELS.join(', ')} (default: the first)`,
     );
   return addLoadingOptions(addAdapterOption(command));
 }

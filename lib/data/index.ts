@@ -33,7 +33,15 @@ export type { DataRecord, TrainingExample } from './record-shapes';
 export { type Split, splitOf } from './splits';
 export { sudoku4 } from './sudoku';
 export { type WordDiagnosis, type WordProblemDataset, type WordProblemName, wordProblems } from './word-problems';
-export { type WorldCategory, type WorldDataset, type WorldMeta, type WorldSplit, world } from './world';
+export {
+  WORLD_REFUSAL,
+  WORLD_TOPICS,
+  type WorldCategory,
+  type WorldDataset,
+  type WorldMeta,
+  type WorldSplit,
+  world,
+} from './world';
 
 /** Names of the word-level tasks that are part of the package; {@link world} is the one in ordinary English. */
 export const TASK_NAMES = ['st1', 's1', 't12', 't12w', 'free8', 'freeb8', 'free12', 'sudoku4'] as const;

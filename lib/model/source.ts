@@ -4,7 +4,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { DUltraError, optionError } from '../errors';
 import { downloadFiles, downloadModel, type ModelChecks, type SourceOptions } from '../hub';
-import { checkInstalled, packageFile } from '../package';
+import { checkInstalled } from '../package';
+import { embeddedSource } from './embedded';
 import { isGgufPath } from './gguf';
 import type { LoadModelOptions } from './load-weights';
 
@@ -76,16 +77,10 @@ export async function resolveSource(
   checks: ModelChecks,
 ): Promise<string> {
   checkInstalled();
-  if (source === undefined) {
-    const embedded = packageFile('models', 'default');
-    if (existsSync(embedded)) return embedded;
-    throw new DUltraError(
-      'BAD_CHECKPOINT',
-      'this version brings no embedded model; pass a checkpoint folder or a hub id such as "GSAI-ML/LLaDA-8B-Instruct"',
-    );
-  }
-  if (typeof source !== 'string' || source === '')
+  if (source !== undefined && (typeof source !== 'string' || source === ''))
     throw optionError(TypeError, 'source', `expected a folder or a hub id, got ${JSON.stringify(source)}`);
+  const embedded = embeddedSource(source);
+  if (embedded !== null || source === undefined) return embedded!;
   const folder = source.startsWith('~/') ? path.join(os.homedir(), source.slice(2)) : source;
   if (existsSync(folder)) {
     if (!statSync(folder).isDirectory()) {

@@ -232,8 +232,9 @@ export async function trainTokenizer(
   if (typeof texts !== 'object' || texts === null || !(Symbol.iterator in texts))
     throw optionError(TypeError, 'texts', `expected a list of strings, got ${String(texts)}`);
   checkKeys('options', options, ['vocabSize', 'joinedWords']);
-  const { vocabSize = 2048, joinedWords = 160 } = options;
+  const { vocabSize = 2048 } = options;
   checkInteger('vocabSize', vocabSize, { min: 512, max: 1 << 17 });
+  const { joinedWords = Math.min(160, vocabSize - 400) } = options;
   checkInteger('joinedWords', joinedWords, { min: 0, max: vocabSize - 400 });
   const { tokenizer, config } = byteLevelTokenizer(texts, vocabSize, joinedWords);
   try {

@@ -17,7 +17,7 @@ import { checkChoice, checkKeys, expectedKeys } from '../options';
 import type { RewardFunction } from '../rewards';
 import { show } from '../text';
 import { configKeys } from './config-keys';
-import { openData } from './data';
+import { openData, type TrainingRow } from './data';
 import {
   type CertaintyOptions,
   type DistillationMetrics,
@@ -123,16 +123,11 @@ const REFERENCE = {} as MaskedDiffusionModel;
 const TOKENIZER_EXAMPLES = 40_000;
 
 /** Prompts and answers of a data set. */
-function textsOf({ seed = 0 }: TrainConfig, data: Dataset): string[] {
-  // Whatever the mixture: a tokenizer knows all that the data set has.
-  const source = openData(data, BigInt(seed));
-  return source
-    .train(0, source.size ?? TOKENIZER_EXAMPLES)
-    .flatMap(({ prompt, answer }) => [
-      ...(typeof prompt === 'string' ? [prompt] : prompt.map(({ content }) => content)),
-      ...(answer === null ? [] : [answer]),
-    ]);
-}
+const textsOf = (examples: readonly Pick<TrainingRow, 'prompt' | 'answer'>[]): string[] =>
+  examples.flatMap(({ prompt, answer }) => [
+    ...(typeof prompt === 'string' ? [prompt] : prompt.map(({ content }) => content)),
+    ...(answer === null ? [] : [answer]),
+  ]);
 
 /**
  * The folder of the model that a configuration names; makes a new model in `newModelFolder` where it asks for one and
@@ -202,7 +197,12 @@ async function createNewModel(
   data: Dataset,
   folder: string,
 ): Promise<string> {
-  const { tokenizer, ...shape } = create;
+  // Whatever the mixture: a tokenizer knows all that the data set has.
+  const source = openData(data, BigInt(config.seed ?? 0));
+  const examples = (endless: number) => source.train(0, source.size ?? endless);
+  // Messages need a chat template, which comes with a learnt tokenizer.
+  const hasMessages = examples(1).some(({ prompt }) => typeof prompt !== 'string');
+  const { tokenizer = hasMessages ? {} : undefined, ...shape } = create;
   if (tokenizer === undefined) {
     if (data.vocabulary.length === 0)
       throw optionError(
@@ -216,7 +216,7 @@ async function createNewModel(
   const learnt = path.join(folder, 'learnt-tokenizer');
   if (typeof tokenizer === 'object')
     try {
-      await trainTokenizer(learnt, textsOf(config, data), tokenizer);
+      await trainTokenizer(learnt, textsOf(examples(TOKENIZER_EXAMPLES)), tokenizer);
     } catch (error) {
       throw isOptionError(error) ? optionWithin('tokenizer', 'options', error) : error;
     }

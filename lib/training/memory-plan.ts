@@ -5,6 +5,7 @@ import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
 import { downloadFiles } from '../hub';
 import { readConfigJson, storedDtype } from '../model/config';
+import { EMBEDDED_MODELS, embeddedSource } from '../model/embedded';
 import {
   type ConfigHints,
   type ParsedCheckpoint,
@@ -20,7 +21,7 @@ import { isHeldWide } from '../model/tensors';
 import { resolveTrainerOptions } from '../model/trainer';
 import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
 import { checkInteger, checkKeys } from '../options';
-import { packageFile, shownSource } from '../package';
+import { shownSource } from '../package';
 import { resolveCache } from '../sampling/caches';
 import { newPlanner } from './config';
 import type { Stage, TrainConfig } from './presets';
@@ -68,8 +69,6 @@ const CUDA_BYTES = 600 * 2 ** 20;
 /** Prompt tokens of a rollout whose data set is not open yet. */
 const PROMPT_TOKENS = 256;
 
-const defaultModel = () => packageFile('models', 'default');
-
 type ParseCheckpoint = (
   json: Record<string, unknown>,
   file: string,
@@ -94,7 +93,7 @@ async function shapeOfSource(
   hasPlanner: boolean,
   given: Hints = {},
 ): Promise<Shape> {
-  if (existsSync(source)) {
+  if (existsSync(source) || embeddedSource(source) !== null) {
     const folder = await resolveSource(source, {}, {});
     const opened = await openCheckpoint(folder, given);
     const { file, json, entries, hints } = opened;
@@ -132,7 +131,7 @@ const NEW_HEAD = { useAdaln: true, useMaskEmbeddings: true };
 async function shapeOf(config: TrainConfig, stage: Stage, given: Hints): Promise<Shape> {
   const { model } = config;
   if (typeof model !== 'object') {
-    const source = model ?? defaultModel();
+    const source = model ?? EMBEDDED_MODELS[0];
     const size = newPlanner(config);
     const head = config.planner === undefined || size !== null ? null : await readPlannerHead(config.planner, 0);
     const shape = await shapeOfSource(
@@ -281,7 +280,7 @@ async function otherModels({ beta, referenceModel, teacher, rewards = {} }: Trai
     if (type === 'causalLogProb' && typeof model === 'string')
       items.push(await otherModel('teacher', model, parseCausalCheckpoint, dtype));
     if (type === 'teacherLogProb')
-      items.push(await otherModel('teacher', model ?? defaultModel(), parseDiffusionCheckpoint));
+      items.push(await otherModel('teacher', model ?? EMBEDDED_MODELS[0], parseDiffusionCheckpoint));
   }
   return items;
 }

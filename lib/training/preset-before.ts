@@ -1,20 +1,17 @@
 // Presets whose stages begin where the stage before ended.
-import { packageFile } from '../package';
+import { type EmbeddedModel, embeddedFolder } from '../model/embedded';
 import { PRESETS, STAGES, type Stage } from './presets';
 
-/** The model that GRPO of "tiny" begins with, which is in the package. */
-const EMBEDDED_BASE = ['models', 'base'] as const;
+/** The models before GRPO that are in the package. */
+const EMBEDDED_BASES: Readonly<Record<string, EmbeddedModel>> = { tiny: 'word-problems-base', world: 'world' };
 
 /**
  * What a stage of a preset begins with, where that is the model of the stage before it: that stage, the model's folder,
  * and the embedded model that can take its place. null: the preset names another model, or makes a new one.
  */
-export function presetBefore(
-  stage: Stage,
-  preset: string,
-): { stage: Stage; model: string; embedded: string | null } | null {
+export function presetBefore(stage: Stage, preset: string): { stage: Stage; model: string; embedded: string } | null {
   const model = PRESETS[stage][preset]?.model;
   const before = STAGES.find((other) => `${PRESETS[other][preset]?.outputDir}/final` === model);
-  if (before === undefined || typeof model !== 'string') return null;
-  return { stage: before, model, embedded: preset === 'tiny' ? packageFile(...EMBEDDED_BASE) : null };
+  if (before === undefined || typeof model !== 'string' || !Object.hasOwn(EMBEDDED_BASES, preset)) return null;
+  return { stage: before, model, embedded: embeddedFolder(EMBEDDED_BASES[preset]) };
 }

@@ -55,7 +55,7 @@ export interface TeacherConfig {
 export interface NewModelConfig extends Omit<CreateModelOptions, 'vocabulary' | 'tokenizer'> {
   /**
    * Folder of a tokenizer, or options with which one is learnt from the data set. Default: the words of the task, each a
-   * token.
+   * token; of chat messages a learnt one, `{}`, which has a chat template.
    */
   tokenizer?: string | TrainTokenizerOptions | undefined;
 }
@@ -226,18 +226,20 @@ const WORLD_LAST_SHARES = {
 const WORLD_ANSWERS = { ...WORLD_LAST_SHARES, record: 0, repeat: 0, form: 0 };
 /** What fine-tuning masters: where groups of rollouts are now right, now wrong, speed does not pay. */
 const WORLD_MASTERED = {
-  order: 3,
-  ticket: 2,
-  visit: 2,
-  sentiment: 1,
-  stars: 1,
-  triage: 1,
-  sum: 1,
-  money: 1,
-  units: 1,
-  chat: 2,
-  name: 1,
-  outside: 3,
+  ...{
+    order: 3,
+    ticket: 2,
+    visit: 2,
+    sentiment: 1,
+    stars: 1,
+    triage: 1,
+    sort: 2,
+    list: 2,
+    chat: 2,
+    name: 1,
+    outside: 3,
+  },
+  ...{ sum: 1.5, money: 1, units: 1, problem: 2, dates: 1 },
 };
 
 /**
@@ -378,12 +380,12 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       dataset: 'world',
       mixture: [{ shares: WORLD_ANSWERS }],
       outputDir: 'runs/world-planner',
-      maxSteps: 400,
+      maxSteps: 1200,
       batchSize: 64,
-      learningRate: 1e-3,
+      learningRate: 2e-3,
       minSpan: 48,
-      evalEvery: 100,
-      saveEvery: 100,
+      evalEvery: 200,
+      saveEvery: 200,
     },
   },
   grpo: {
@@ -408,12 +410,13 @@ export const PRESETS: Readonly<Record<Stage, Readonly<Record<string, TrainConfig
       dataset: 'world',
       mixture: [{ shares: WORLD_MASTERED }],
       outputDir: 'runs/world-grpo',
-      maxSteps: 350,
+      maxSteps: 75,
       promptsPerStep: 16,
-      numGenerations: 8,
-      temperature: 0.3,
-      learningRate: 1e-4,
-      plannerLearningRate: 2e-4,
+      numGenerations: 12,
+      temperature: 0.1,
+      cache: { type: 'dual' },
+      learningRate: 5e-5,
+      plannerLearningRate: 3e-4,
       weightDecay: 0,
       warmupSteps: 5,
       rewards: { fastAnswer: { type: 'fastAnswer', options: { weight: 4 } } },

@@ -1,5 +1,4 @@
 // Pictures of runs of the embedded models.
-const path = require('node:path');
 const dultra = require('../..');
 const {
   CHARACTER,
@@ -18,11 +17,13 @@ const {
   text,
 } = require('./svg.cjs');
 
-const BASE = path.join(__dirname, '..', '..', 'models', 'base');
+const BASE = 'word-problems-base';
 const DATASET = dultra.datasets.byName('st1');
 /** A held-out prompt. */
 const EXAMPLE = DATASET.sample('test', 64, 0).find(({ category }) => category === 'story');
 const PROMPT = EXAMPLE.prompt;
+/** What the model that `loadModel()` loads is asked. */
+const QUESTION = 'Tom has 9 apples. He gives 4 to Lily. How many has he now? Explain why.';
 const COUNT = 512;
 
 const CELL = 24; // height of a word
@@ -36,7 +37,7 @@ async function trace(model, prompt, sampler) {
   let done = null;
   for await (const { step, unmasked, result } of model.generateStream(prompt, { sampler })) {
     for (const { position, text: word } of unmasked)
-      words.push({ position, word: word.trim() === '' ? 'eos' : word.trim(), step });
+      words.push({ position, word: word === '' ? 'eos' : word.trim() || '␣', step });
     done = result;
   }
   words.sort((a, b) => a.position - b.position);
@@ -169,16 +170,18 @@ const TICK = 0.4; // seconds
 const PAUSE = 6; // ticks at the end
 
 /**
- * demo.svg: the planner and one token per pass, on the same clock. Moves where animations do; elsewhere it shows the
+ * demo.svg: all confident tokens and one token per pass, on the same clock. Moves where animations do; elsewhere it shows the
  * end.
  */
-async function demo(model) {
+async function demo() {
+  const model = await dultra.loadModel();
   const panels = [];
   for (const [label, sampler] of [
-    ['the planner', { type: 'planner' }],
+    ['all that it is sure of', { type: 'factor', factor: 1 }],
     ['one token per pass', { type: 'fixed' }],
   ])
-    panels.push({ label, ...(await trace(model, PROMPT, sampler)) });
+    panels.push({ label, ...(await trace(model, QUESTION, sampler)) });
+  model.dispose();
   const ticks = 1 + Math.max(...panels.map(({ nfe }) => nfe)) + PAUSE;
   const total = at(ticks * TICK);
   const steps = new Set(panels.flatMap(({ words }) => words.map(({ step }) => step)));
@@ -189,7 +192,7 @@ async function demo(model) {
   const style = `@media (prefers-reduced-motion:no-preference){${rules.join('')}}`;
   let y = 12;
   const parts = [];
-  for (const line of wrap(`$ npx dultra generate --stream "${PROMPT}"`.split(' '), 47)) {
+  for (const line of wrap(`$ npx dultra generate --stream "${QUESTION}"`.split(' '), 47)) {
     y += 20;
     parts.push(text(LEFT, y, line, { font: FONT, color: 'soft' }));
   }

@@ -156,7 +156,7 @@ const { loadModel, systemInfo } = require('./dist');
   const texts = [];
   for (const sampler of [undefined, { type: 'fixed', steps: 6 }, { type: 'confidence' }])
     for (const temperature of [0, 2]) {
-      const { text, nfe } = await model.generate('tom has 7 apples . he buys 5 . how many now ? story', { sampler, temperature, seed: 3 });
+      const { text, nfe } = await model.generate('Extract the order as JSON: Hi, this is Anna. I need 3 red mugs sent to Paris.', { sampler, temperature, seed: 3 });
       texts.push(text + ' (' + nfe + ')');
     }
   model.dispose();

@@ -48,7 +48,7 @@ function spreadOf(values: readonly number[]): Spread {
 }
 
 /** What the embedded model is for: random ids are nothing to it. */
-const EMBEDDED_PROMPT = 'tom has 7 apples . he buys 5 . how many now ? story';
+const EMBEDDED_PROMPT = 'Extract the order as JSON: Hi, this is Anna. I need 3 red mugs sent to Paris.';
 
 /** Ids that are no special tokens, the same for each model of a vocabulary. */
 function randomIds({ config }: MaskedDiffusionModel, count: number): number[] {

@@ -1,11 +1,11 @@
 // dultra chat: a conversation with a model.
 import type { Command } from 'commander';
-import { type ChatSession, isDUltraError, isOptionError, type MaskedDiffusionModel } from '../../index';
+import { type ChatSession, datasets, isDUltraError, isOptionError, type MaskedDiffusionModel } from '../../index';
 import { COMMAND_WORDS, Conversation, readChat } from '../chat-loop';
 import { explain, interruptSignal, UsageError } from '../errors';
 import { readLines, TerminalLines } from '../lines';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
-import { addQuietOption, printMessage } from '../output';
+import { addQuietOption, columnsOf, printMessage, wrap } from '../output';
 import { addSamplingOptions, generateOptions, SAMPLER_TEXT, type SamplingFlags } from '../sampling';
 
 interface Flags extends ModelFlags, SamplingFlags {
@@ -23,25 +23,12 @@ Examples:
   dultra chat -m ./checkpoint --system "Answer in one sentence."
   printf 'Hi\\nAnd you?\\n' | dultra chat -m ./checkpoint -q`;
 
-/** null: lines are prompts, which is what the embedded model is for. */
-async function openSession(model: MaskedDiffusionModel, flags: Flags): Promise<ChatSession | null> {
-  const { system, load } = flags;
-  if (!model.tokenizer?.hasChatTemplate) {
-    if (flags.model !== undefined)
-      throw new UsageError(
-        `--model: ${model.source} has no chat template, so that it cannot chat; "dultra generate" completes a prompt, ` +
-          'and a chat_template.jinja in its folder makes it chat, where it was trained to',
-      );
-    if (system !== undefined || load !== undefined)
-      throw new UsageError(`--${system === undefined ? 'load' : 'system'}: the embedded model has no chat template`);
-    if (!flags.quiet)
-      printMessage(
-        'The embedded model has no chat template: every line is a prompt by itself, such as\n' +
-          '  tom has 7 apples . he buys 5 . how many now ? sum\n' +
-          '--model names a model that chats.',
-      );
-    return null;
-  }
+async function openSession(model: MaskedDiffusionModel, { system, load }: Flags): Promise<ChatSession> {
+  if (!model.tokenizer?.hasChatTemplate)
+    throw new UsageError(
+      `--model: ${model.source} has no chat template, so that it cannot chat; "dultra generate" completes a prompt, ` +
+        'and a chat_template.jinja in its folder makes it chat, where it was trained to',
+    );
   const messages = load === undefined ? undefined : await readChat(load);
   return model.chat({ ...(system !== undefined && { system }), ...(messages && { messages }) });
 }
@@ -86,6 +73,10 @@ async function chat(flags: Flags, command: Command): Promise<void> {
   const options = generateOptions(flags);
   await using model = await openModel(flags);
   const session = await openSession(model, flags);
+  if (flags.model === undefined && !flags.quiet)
+    printMessage(
+      wrap(`The embedded model knows ${datasets.WORLD_TOPICS}.`, columnsOf(process.stderr) ?? 80).join('\n'),
+    );
   const conversation = new Conversation(model, session, options, flags.quiet ?? false);
   if (process.stdin.isTTY) {
     if (!flags.quiet) printMessage('/help lists the commands; Ctrl-D leaves');

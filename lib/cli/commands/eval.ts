@@ -11,6 +11,7 @@ import {
   type DecisionComparison,
   datasets,
   distributed,
+  EMBEDDED_MODELS,
   type Evaluation,
   type EvaluationConfig,
   evaluateCampaign,
@@ -69,7 +70,7 @@ const REPORT_TRACES = 8;
 const EXAMPLES = `
 Examples:
   dultra eval --count 512 --report report.html
-  dultra eval -m models/base --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
+  dultra eval -m word-problems-base -d st1 --samplers entropy-sum:0.1,confidence:0.9,fixed:24 --split validation
   dultra eval --dataset st1 --grid full --out results.json --json
   dultra eval --samplers planner,confidence:0.9 --caches none,prefix,dual,refresh:4
   dultra eval -d own.jsonl -m runs/sft/final --validation 0.1
@@ -204,7 +205,7 @@ function modelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionMod
 
 /** Masked-diffusion models of --models or --model. */
 function diffusionModelsOf(flags: Flags): Record<string, () => Promise<MaskedDiffusionModel | CausalModel>> {
-  if (flags.models === undefined) return { [flags.model ?? 'embedded']: () => openModel(flags) };
+  if (flags.models === undefined) return { [flags.model ?? EMBEDDED_MODELS[0]]: () => openModel(flags) };
   if (flags.model !== undefined) throw new UsageError('expected --model or --models, got both');
   const sources = flags.models.split(',').map((text) => text.trim());
   const twice = sources.find((text, i) => text === '' || sources.indexOf(text) !== i);
@@ -218,11 +219,11 @@ function diffusionModelsOf(flags: Flags): Record<string, () => Promise<MaskedDif
   );
 }
 
-/** A model of --models, which may end with ":q8" or ":q4"; "embedded" is the embedded one. */
+/** A model of --models, which may end with ":q8" or ":q4". */
 function quantisedSource(text: string): Pick<Flags, 'model' | 'quantize'> {
   const [, source, quantize] = /^(.*):(q8|q4)$/.exec(text) ?? [null, text, undefined];
   return {
-    ...(source !== 'embedded' && { model: source }),
+    model: source,
     ...(quantize !== undefined && { quantize: quantize as 'q8' | 'q4' }),
   };
 }
@@ -386,8 +387,8 @@ export function register(program: Command): void {
     .optionsGroup('Task:')
     .option(
       '-d, --dataset <name|file>',
-      `${datasets.TASK_NAMES.join(', ')}, gsm8k, humaneval …, or a file of own examples, see below`,
-      'st1',
+      `world, ${datasets.TASK_NAMES.join(', ')}, gsm8k, humaneval …, or a file of own examples, see below`,
+      'world',
     )
     .addOption(
       new Option('--prompts <style>', "data sets: the reference's prompts (default: evaluation)").choices(

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import {
   type ChatMessage,
+  datasets,
   type GenerateOptions,
   type GenerateResult,
   type MaskedDiffusionModel,
@@ -14,7 +15,7 @@ import { BATCH_SIZE, checkBatch, runBatch } from '../batch';
 import { interruptSignal, UsageError } from '../errors';
 import { isPiped, readStdin, readTextFile } from '../input';
 import { addModelOptions, type ModelFlags, openModel } from '../model';
-import { addOutputOptions, oneLine, printData, printJson, printLine, printMessage } from '../output';
+import { addOutputOptions, columnsOf, oneLine, printData, printJson, printLine, printMessage, wrap } from '../output';
 import { checkParent } from '../paths';
 import { completionText, drawsSeed, generateWatched, summary } from '../result';
 import { type Cell, RowDisplay } from '../row-display';
@@ -193,11 +194,10 @@ async function showStream(
   return result;
 }
 
-/** What a batch cannot do beside its own work. */
-/** For prompts that the embedded model does not understand. */
-const EMBEDDED_HINT =
-  'The embedded model only answers word problems in its 126 words, such as "tom has 7 apples . he buys 5 . how many now ? sum"; -m MODEL names another.';
+/** For prompts from outside the embedded model's world. */
+const EMBEDDED_HINT = `The embedded model knows ${datasets.WORLD_TOPICS}, and declines everything else; -m MODEL names another model.`;
 
+/** What a batch cannot do beside its own work. */
 const NOT_IN_BATCH = ['messages', 'promptIds', 'template', 'templateIds', 'stream', 'delay', 'json'] as const;
 
 /** Completes the prompts of a file. */
@@ -268,9 +268,8 @@ async function generate(text: string | undefined, flags: Flags, command: Command
   } else if (!flags.stream) printData(completionText(model, result));
   if (flags.quiet) return;
   if (!flags.json) printMessage(summary(result, drawsSeed(options)));
-  const unknownId = model.tokenizer?.unknownId ?? null;
-  if (flags.model === undefined && unknownId !== null && result.promptIds.includes(unknownId))
-    printMessage(EMBEDDED_HINT);
+  if (flags.model === undefined && result.text.trim() === datasets.WORLD_REFUSAL)
+    printMessage(wrap(EMBEDDED_HINT, columnsOf(process.stderr) ?? 80).join('\n'));
 }
 
 /** Adds `dultra generate` to the program. */

@@ -91,16 +91,11 @@ function freeFolder(folder: string): string {
   }
 }
 
-/** The embedded model, where a preset begins with one that is not there. @throws UsageError where none can take its place */
+/** The embedded model, where a preset begins with one that is not there. */
 function standIn(stage: training.Stage, preset: string): { model: string; note: string } | null {
   const before = training.presetBefore(stage, preset);
   if (!before || existsSync(before.model)) return null;
   const { model, embedded } = before;
-  if (embedded === null)
-    throw new UsageError(
-      `--preset ${preset}: ${stage} begins with the model of ${before.stage}, ${model}, which is not there; run ` +
-        `"dultra train ${before.stage} --preset ${preset}" first, or give another with --model`,
-    );
   return { model: embedded, note: `${model} is not there: ${stage} begins with the embedded model of that stage` };
 }
 
@@ -204,25 +199,6 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
   ]);
 }
 
-/**
- * Refuses to train the embedded model, which nobody has asked for, on words that it lacks: it would learn its token for
- * unknown words in their place.
- */
-async function checkWords(flags: Flags, { name, vocabulary }: datasets.Dataset): Promise<void> {
-  if (vocabulary.length === 0) return;
-  await using model = await openModel({ ...flags, model: undefined });
-  const { tokenizer } = model;
-  const unknownId = tokenizer?.unknownId ?? null;
-  if (!tokenizer || unknownId === null) return;
-  const unknown = vocabulary.filter((word) => tokenizer.encode(word).includes(unknownId));
-  if (unknown.length > 0)
-    throw new UsageError(
-      `--model: expected one for the words of ${name}: the embedded model, the default, lacks ${unknown.length} of its ` +
-        `${vocabulary.length} words (${unknown.slice(0, 5).join(', ')}${unknown.length > 5 ? ', …' : ''}); give a folder ` +
-        "or hub id, or a new model: --set 'model={create: {dModel: 64, nLayers: 3}}'",
-    );
-}
-
 async function train(stageName: string | undefined, own: Flags, command: Command): Promise<void> {
   const { group, flags } = await joinJob(own);
   const stages = training.STAGES.join(', ');
@@ -253,7 +229,6 @@ async function train(stageName: string | undefined, own: Flags, command: Command
   const [{ outputDir }] = await distributed.gatherJson(group, { outputDir: config.outputDir });
   const output = path.resolve(outputDir);
   const data = await distributed.firstAlone(group, () => training.openDataset(config));
-  if (config.model === undefined) await checkWords(flags, data);
   const isFirst = group.rank === 0;
   const made = isFirst ? mkdirSync(output, { recursive: true }) : undefined;
   try {

@@ -252,4 +252,9 @@ export function world(): WorldDataset {
   };
 }
 
-export { QUESTIONS as WORLD_QUESTIONS, REFUSAL };
+/** What the world is about, in words. */
+export const WORLD_TOPICS =
+  'small talk, orders, tickets and appointments as JSON, reviews, small sums, prices, units, days and months, lists, and ' +
+  'questions about two facts';
+
+export { QUESTIONS as WORLD_QUESTIONS, REFUSAL as WORLD_REFUSAL };
