@@ -5,7 +5,6 @@ const { existsSync, mkdtempSync, rmSync } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const dultra = require('../../dist/index.js');
-const { root } = require('../../scripts/setup.cjs');
 
 const PYTHON = '/usr/bin/python3';
 const TORCH = path.join(__dirname, '..', 'torch', 'train_tiny.py');
