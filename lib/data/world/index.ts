@@ -16,6 +16,7 @@ import { LIST_INTENTS } from './lists';
 import { OUTSIDE_INTENTS, REFUSAL } from './outside';
 import { QUESTIONS } from './outside-questions';
 import { REVIEW_INTENTS } from './reviews';
+import { UNSEEN } from './words';
 
 export type { WorldSplit } from './draw';
 
@@ -78,14 +79,17 @@ const INTENTS: Readonly<Record<WorldCategory, Intent>> = {
 const CATEGORIES = Object.keys(INTENTS) as WorldCategory[];
 const SPLITS: readonly WorldSplit[] = ['train', 'validation', 'test', 'names', 'outside'];
 
-/** How often each category is drawn where no shares are given. */
+/**
+ * How often each category is drawn where no shares are given. Forms have to be asked for as such, which an evaluation
+ * does not.
+ */
 export const USUAL_SHARES: Readonly<Record<WorldCategory, number>> = {
   record: 1,
   repeat: 1,
   order: 3,
   ticket: 2,
   visit: 2,
-  form: 2,
+  form: 0,
   sentiment: 1,
   stars: 1,
   again: 1,
@@ -181,6 +185,11 @@ function example(draw: Draw, category: WorldCategory): Example {
 const textOf = (prompt: ExamplePrompt): string =>
   typeof prompt === 'string' ? prompt : prompt.map(({ content }) => content).join('\n');
 
+/** Words of the split "names", in lower case, and things without their plural. */
+const UNSEEN_STEMS = Object.values(UNSEEN)
+  .flat()
+  .map((word) => word.toLowerCase().replace(/s$/, ''));
+
 /** Categories with the sums of their shares. @throws TypeError, RangeError */
 function cumulative(shares: Shares, allowed: readonly WorldCategory[]): [category: WorldCategory, until: number][] {
   checkKeys('shares', shares, CATEGORIES);
@@ -213,7 +222,10 @@ function sample(split: WorldSplit, count: number, seed: number, shares: Shares =
   const isHashed = split === 'train' || split === 'validation';
   return drawExamples(SPLITS, split, count, seed, draw, ({ prompt }) => {
     const key = textOf(prompt);
-    return isHashed && splitOf(key.toLowerCase()) !== split ? null : key;
+    const lower = key.toLowerCase();
+    if (isHashed && splitOf(lower) !== split) return null;
+    // A record may have neither a name nor a thing.
+    return split === 'names' && !UNSEEN_STEMS.some((stem) => lower.includes(stem)) ? null : key;
   });
 }
 
