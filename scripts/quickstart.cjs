@@ -15,6 +15,7 @@ const PROMPTS = [
 /** Held-out prompts that every sampler answers, and of those the ones that the report steps through. */
 const COUNT = 192;
 const TRACES = 8;
+const REPORT = path.join(root, 'report.html');
 
 /** One run of the command line, shown as somebody would type it. Throws SetupError where it fails. */
 function dultra(...args) {
