@@ -253,7 +253,20 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
   test('dultra distill as two processes writes the answers of one', async () => {
     const cwd = temporaryFolder();
     const written = async (ranks: number, file: string) => {
-      const args = ['distill', '-d', 'st1', '--count', '10', '--retries', '1', '--quiet', '-o', file];
+      const args = [
+        'distill',
+        '-m',
+        'word-problems',
+        '-d',
+        'st1',
+        '--count',
+        '10',
+        '--retries',
+        '1',
+        '--quiet',
+        '-o',
+        file,
+      ];
       const { code, stdout, stderr } = await mpirun(LAUNCHERS[0], ranks, [main, ...args], { cwd }).outcome;
       expect([code, stdout, stderr]).toEqual([0, `${file}\n`, '']);
       return readFileSync(path.join(cwd, file), 'utf8');
