@@ -169,7 +169,7 @@ describe('bench', () => {
     expect(text.stdout).toMatch(/^row +32 tokens of random ids, then 16 generated$/m);
     expect(text.stdout).toMatch(/^tokens\/s +[\d.]+ \([\d.]+ to [\d.]+\)$/m);
     expect(JSON.parse(prompt.stdout).promptTokens).toBe('user:hi;'.length);
-    expect(embedded.stdout).toMatch(/^row +14 tokens of a prompt, then 24 generated$/m);
+    expect(embedded.stdout).toMatch(/^row +34 tokens of a prompt, then 48 generated$/m);
     expect([json, text, prompt, embedded].map(({ code, stderr }) => [code, stderr])).toEqual(
       [0, 0, 0, 0].map((code) => [code, '']),
     );
@@ -181,7 +181,7 @@ describe('bench', () => {
       [['--prompt-tokens', '0'], /--prompt-tokens: expected at least 1, got 0/],
       [['--prompt-tokens', '5', 'text'], /--prompt-tokens: expected without a prompt/],
       [['--chat'], /--chat: expected a prompt beside it/],
-      [['--prompt-tokens', '60'], /60 tokens and --max-tokens 24 make 84/],
+      [['--prompt-tokens', '150'], /150 tokens and --max-tokens 48 make 198/],
     ];
     inOneProcess(cases.map(([args]) => ['bench', ...args])).forEach(({ code, stdout, stderr }, i) => {
       expect(stderr).toMatch(cases[i][1]);
