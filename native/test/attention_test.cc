@@ -133,14 +133,7 @@ std::vector<Case> cases() {
 
 // Those of a test that compares bits. Under the emulator each head dimension once, the masks and ranges in turn: a
 // lane's parts of a head and what a query sees do not know of each other there, and attention_matches_double takes all.
-std::vector<Case> cases_of_bits() {
-  std::vector<Case> all = cases(), some;
-  if (!kEmulated) return all;
-  constexpr size_t kViews = 6, kOthers = 2;  // masks and ranges of a dimension; cases of their own at the end
-  for (size_t i = 0; i < all.size(); ++i)
-    if (i / kViews % kViews == i % kViews || i + kOthers >= all.size()) some.push_back(all[i]);
-  return some;
-}
+std::vector<Case> cases_of_bits() { return one_view_each(cases(), 6, 2); }
 
 std::string describe(const Case& c, const std::string& isa) {
   return text(isa, " heads ", c.heads, "/", c.kv_heads, " D ", c.head_dim, " mask ", int(c.mask), " ranges ", c.ranges,

@@ -114,6 +114,17 @@ constexpr bool kEmulated = true;
 constexpr bool kEmulated = false;
 #endif
 
+// Cases in groups of `views`, groups in turn for each of `views` settings, and `others` of their own at the end. Under
+// the emulator each group keeps one view, another in each; elsewhere all stay.
+template <typename Case>
+std::vector<Case> one_view_each(const std::vector<Case>& all, size_t views, size_t others) {
+  if (!kEmulated) return all;
+  std::vector<Case> some;
+  for (size_t i = 0; i < all.size(); ++i)
+    if (i / views % views == i % views || i + others >= all.size()) some.push_back(all[i]);
+  return some;
+}
+
 // The instruction sets of this machine; in the emulator's build, CUDA alone.
 std::vector<std::string> isas();
 // A synchronous backend on the tests' own memory for one of them, "" for the best. `threads`: of a CPU backend; selects
