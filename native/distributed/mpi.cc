@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
+#include <deque>
 #include <mutex>
+#include <thread>
 
 #include "ops/check.h"
 #include "platform/platform.h"
@@ -17,6 +21,10 @@ constexpr int64_t kPiece = int64_t(1) << 26;
 constexpr int kThreadSerialized = 2;
 // The longest text that any library writes: MPI_MAX_LIBRARY_VERSION_STRING of MPICH and of the standard ABI.
 constexpr size_t kText = 8192;
+// Bytes that hold an MPI_Status of any library: that of Open MPI has 24, of the others 20 and 32.
+constexpr size_t kStatus = 256;
+// Between two looks at sums that are under way. MPI moves data while it is called, and hardly otherwise.
+constexpr std::chrono::microseconds kPoll(100);
 
 // What a rank does, for people.
 std::string description(int64_t what, int64_t n) {
@@ -24,6 +32,7 @@ std::string description(int64_t what, int64_t n) {
     case Shared::kEnd: return "has ended";
     case Shared::kBarrier: return "waits for all";
     case Shared::kGather: return "exchanges results";
+    case Shared::kMicroBatch: return "reduces the gradients of a micro-batch of " + std::to_string(n) + " parameters";
     case Shared::kGradients: return "adds up gradients of " + std::to_string(n) + " parameters";
     case Shared::kState: return "gathers the state of " + std::to_string(n) + " parameters";
   }
@@ -88,13 +97,38 @@ class WorldOf final : public World {
           "MPI_Comm_set_errhandler");
     check(function<int(Handle, int*)>("MPI_Comm_rank")(constants_.world, &rank_), "MPI_Comm_rank");
     check(function<int(Handle, int*)>("MPI_Comm_size")(constants_.world, &size_), "MPI_Comm_size");
+    // Sums that are begun match by their own order, whatever ranks do meanwhile.
+    check(function<int(Handle, Handle*)>("MPI_Comm_dup")(constants_.world, &sums_), "MPI_Comm_dup");
+    start_all_reduce_ = function<StartAllReduce>("MPI_Iallreduce");
+    start_reduce_ = function<StartReduce>("MPI_Ireduce");
+    test_ = function<Test>("MPI_Test");
+    wait_ = function<Wait>("MPI_Wait");
     all_reduce_ = function<AllReduce>("MPI_Allreduce");
     reduce_ = function<Reduce>("MPI_Reduce");
     broadcast_ = function<Broadcast>("MPI_Bcast");
   }
 
+  ~WorldOf() override { stop(); }
+
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  int64_t start_sum(float* x, int64_t n, int root, std::shared_ptr<void> owner) override {
+    return start(x, n, root, constants_.floats, std::move(owner));
+  }
+  int64_t start_sum(int64_t* x, int64_t n, int root, std::shared_ptr<void> owner) override {
+    return start(x, n, root, constants_.integers, std::move(owner));
+  }
+  void wait_sum(int64_t number) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    uint8_t status[kStatus];
+    for (; done_ < number; ++done_) {
+      UnderWay& first = under_way_.front();
+      if (first.code == 0) first.code = wait_(&first.request, status);
+      const int code = first.code;
+      under_way_.pop_front();
+      check(code, "MPI_Wait");
+    }
+  }
   void all_reduce_sum(float* x, int64_t n) override { all_reduce(x, n, constants_.floats); }
   void all_reduce_sum(int64_t* x, int64_t n) override { all_reduce(x, n, constants_.integers); }
   void reduce_sum(float* x, int64_t n, int root) override { reduce(x, n, root, constants_.floats); }
@@ -119,6 +153,7 @@ class WorldOf final : public World {
   }
   void finalize() override {
     agree(Shared::kEnd, 0);
+    stop();
     const std::lock_guard<std::mutex> lock(mutex_);
     check(function<int()>("MPI_Finalize")(), "MPI_Finalize");
   }
@@ -129,6 +164,18 @@ class WorldOf final : public World {
   using AllReduce = int(const void*, void*, int, Handle, Handle, Handle);
   using Reduce = int(const void*, void*, int, Handle, Handle, int, Handle);
   using Broadcast = int(void*, int, Handle, int, Handle);
+  using StartAllReduce = int(const void*, void*, int, Handle, Handle, Handle, Handle*);
+  using StartReduce = int(const void*, void*, int, Handle, Handle, int, Handle, Handle*);
+  using Test = int(Handle*, int*, void*);
+  using Wait = int(Handle*, void*);
+
+  // A sum that has been begun, until somebody waits for it.
+  struct UnderWay {
+    Handle request;
+    std::shared_ptr<void> owner;
+    int code = 0;  // of a failure
+    bool done = false;
+  };
 
   template <typename Signature>
   Signature* function(const char* name) const {
@@ -162,10 +209,66 @@ class WorldOf final : public World {
             "MPI_Reduce");
   }
 
+  template <typename T>
+  int64_t start(T* x, int64_t n, int root, Handle type, std::shared_ptr<void> owner) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Handle request;
+    if (root == kEveryRank)
+      check(start_all_reduce_(constants_.in_place, x, int(n), type, constants_.sum, sums_, &request), "MPI_Iallreduce");
+    else
+      check(start_reduce_(rank_ == root ? constants_.in_place : x, rank_ == root ? x : nullptr, int(n), type,
+                          constants_.sum, root, sums_, &request),
+            "MPI_Ireduce");
+    under_way_.push_back({request, std::move(owner)});
+    if (!progress_.joinable()) progress_ = std::thread([this] { make_progress(); });
+    has_work_.notify_one();
+    return done_ + int64_t(under_way_.size());
+  }
+  // Looks after sums while the process does something else.
+  void make_progress() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    uint8_t status[kStatus];
+    while (!stopping_) {
+      const auto next =
+          std::find_if(under_way_.begin(), under_way_.end(), [](const UnderWay& sum) { return !sum.done; });
+      if (next == under_way_.end()) {
+        has_work_.wait(lock);
+        continue;
+      }
+      int done = 0;
+      // `wait_sum` tells of a failure. A request that is done is a null one by then, for which nobody waits.
+      next->code = test_(&next->request, &done, status);
+      next->done = next->code != 0 || done != 0;
+      if (next->done) continue;
+      lock.unlock();
+      std::this_thread::sleep_for(kPoll);
+      lock.lock();
+    }
+  }
+  void stop() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    has_work_.notify_one();
+    if (progress_.joinable()) progress_.join();
+  }
+
   void* const library_;
   const Constants<Handle> constants_;
   std::mutex mutex_;
   int rank_ = 0, size_ = 1;
+  Handle sums_ = Handle();
+  // Numbers done_ + 1 and on.
+  std::deque<UnderWay> under_way_;
+  int64_t done_ = 0;
+  bool stopping_ = false;
+  std::condition_variable has_work_;
+  std::thread progress_;
+  StartAllReduce* start_all_reduce_ = nullptr;
+  StartReduce* start_reduce_ = nullptr;
+  Test* test_ = nullptr;
+  Wait* wait_ = nullptr;
   AllReduce* all_reduce_ = nullptr;
   Reduce* reduce_ = nullptr;
   Broadcast* broadcast_ = nullptr;

@@ -3,12 +3,18 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
+#include <utility>
 
 namespace dultra {
 
 // What ranks are about to do together.
-enum class Shared : int64_t { kEnd, kBarrier, kGather, kGradients, kState };
+enum class Shared : int64_t { kEnd, kBarrier, kGather, kMicroBatch, kGradients, kState };
+
+// In place of a rank: a result that every rank gets.
+constexpr int kEveryRank = -1;
 
 // Every rank makes the same calls in the same order, one at a time. Throws DEVICE_UNAVAILABLE.
 class Communicator {
@@ -23,12 +29,41 @@ class Communicator {
   // Likewise, on rank `root` alone; on others x is as it was.
   virtual void reduce_sum(float* x, int64_t n, int root) = 0;
   virtual void reduce_sum(int64_t* x, int64_t n, int root) = 0;
+  // Begins what reduce_sum does, or all_reduce_sum for kEveryRank, and returns before it is done: x is left alone until
+  // `wait_sum` has returned, and `owner` keeps it for as long. At most 2^26 numbers. Ranks begin the same sums in the
+  // same order; whatever else they do together may come between, at another place on each rank. Returns the sum's
+  // number. Unless a communicator knows better, `wait_sum` does the work.
+  virtual int64_t start_sum(float* x, int64_t n, int root, std::shared_ptr<void> owner) {
+    return defer(x, n, root, std::move(owner));
+  }
+  virtual int64_t start_sum(int64_t* x, int64_t n, int root, std::shared_ptr<void> owner) {
+    return defer(x, n, root, std::move(owner));
+  }
+  // Waits for a sum, and for all that were begun before it.
+  virtual void wait_sum(int64_t number) {
+    for (; done_ < number; ++done_, deferred_.pop_front()) deferred_.front()();
+  }
   // `bytes` of rank `root`, to all others.
   virtual void broadcast(void* x, size_t bytes, int root) = 0;
   // Returns when every rank has called it with the same arguments. Whatever ranks do together begins with it: calls
   // that do not match would otherwise wait for each other for ever, or mix up their numbers. Throws, on every rank,
   // where one is about to do something else, or has ended.
   virtual void agree(Shared what, int64_t n) = 0;
+
+ private:
+  template <typename T>
+  int64_t defer(T* x, int64_t n, int root, std::shared_ptr<void> owner) {
+    deferred_.push_back([this, x, n, root, owner = std::move(owner)] {
+      if (root == kEveryRank)
+        all_reduce_sum(x, n);
+      else
+        reduce_sum(x, n, root);
+    });
+    return done_ + int64_t(deferred_.size());
+  }
+
+  std::deque<std::function<void()>> deferred_;
+  int64_t done_ = 0;
 };
 
 // A communicator of one process.
