@@ -1,15 +1,17 @@
 // The study behind docs/results.md: trains base, planner and GRPO models of a task for several seeds, decodes each with
-// every sampler, and writes the tables. Finished runs are kept, so that a study can be stopped and resumed.
+// every sampler, and writes the tables. Finished runs are kept, so that a study can be stopped and resumed; of a finished
+// seed, seed.json has all that the tables need, and the runs beside it can go.
 //
 //   node bench/studies/training.cjs --task st1 --seeds 0,1,2,3,4             trains, evaluates, prints the tables
 //   node bench/studies/training.cjs --task st1 --seeds 0 --variants all      and the ablations
 //   node bench/studies/training.cjs --task st1 --seeds 0 --variants rivals   and the other methods, see RIVALS
-//   node bench/studies/training.cjs --task st1 --seeds 0,1 --tables          prints the tables of what is there
+//   node bench/studies/training.cjs --task st1 --tables --out bench/results/training     prints the tables of what is there
 //   --quick: a few steps and prompts of everything, to see that it runs
-const { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs');
+const { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
 const dultra = require('../..');
+const { machine } = require('../lib/report.cjs');
 
 /**
  * Steps per stage, and the weight of speed in the reward where it is not 0.5. Learning rates are the same for all tasks
@@ -254,7 +256,8 @@ async function evaluateStage(name, folder, task, count) {
   const planned = !WITHOUT_PLANNER.includes(name);
   const whole = dultra.samplerGrid({ maxTokens: dataset.genLength, planner: planned });
   // Of an ablation the planner's rules are enough to compare it by.
-  const grid = whole.filter(({ group }) => MAIN.includes(name) || !planned || isPlanner(group));
+  const every = [...MAIN, ...RIVALS].includes(name) || !planned;
+  const grid = whole.filter(({ group }) => every || isPlanner(group));
   const samplers = Object.fromEntries(grid.map(({ name: key, sampler }) => [key, sampler]));
   let model = null;
   for (const [split, file] of Object.entries(files)) {
@@ -316,16 +319,16 @@ function table(rows, runs) {
       `${mean.toFixed(digits)}${runs > 1 ? ` ± ${deviation.toFixed(digits)}` : ''}`;
     return `${sd(point.accuracy, 3)} @ ${sd(point.nfe, 2)}`;
   };
-  const head = ['sampler', ...budgetsLine()];
-  return [head, head.map(() => '---'), ...rows.map(({ group, points }) => [group, ...points.map(cell)])]
-    .map((line) => `| ${line.join(' | ')} |`)
-    .join('\n');
+  return markdown(
+    ['sampler', ...budgetsLine()],
+    rows.map(({ group, points }) => [group, ...points.map(cell)]),
+  );
 }
 
-/** Markdown: the chosen setting's accuracy and NFE per category, and its sentence families, of one seed. */
-function categoryTable(evaluations, maxTokens) {
+/** The chosen setting's accuracy and NFE per category, and its sentence families, of one seed. */
+function categoryRows(evaluations, maxTokens) {
   const group = groupOf(dultra.samplerGrid({ maxTokens }));
-  const lines = [['stage', 'setting', 'accuracy @ NFE', 'by category', 'families of right answers; errors']];
+  const lines = [];
   const show = (stage, choose, label) => {
     const { validation, test } = evaluations[stage];
     const rows = dultra.chooseOperatingPoints(validation, test, { group: choose, budgets: [4, null] });
@@ -354,13 +357,117 @@ function categoryTable(evaluations, maxTokens) {
   );
   if (evaluations.planner) show('planner', best(isPlanner), 'planner after init (≤ 4 NFE; any)');
   if (evaluations.grpo) show('grpo', best(isPlanner), 'planner after GRPO (≤ 4 NFE; any)');
-  lines.splice(
-    1,
-    0,
-    lines[0].map(() => '---'),
-  );
-  return lines.map((line) => `| ${line.join(' | ')} |`).join('\n');
+  return lines;
 }
+
+const CATEGORIES = ['stage', 'setting', 'accuracy @ NFE', 'by category', 'families of right answers; errors'];
+
+/** Markdown: a table. */
+const markdown = (head, rows) =>
+  [head, head.map(() => '---'), ...rows].map((line) => `| ${line.join(' | ')} |`).join('\n');
+
+/** An evaluation's figures to five digits, which is all that the tables need. */
+function figuresOf({ config: { split }, results }) {
+  const round = (value) => Number(value.toFixed(5));
+  return {
+    config: { split },
+    results: results.map(({ name, accuracy, accuracyError, nfe, tokensPerForward }) => ({
+      name,
+      accuracy: round(accuracy),
+      accuracyError: round(accuracyError),
+      nfe: { mean: round(nfe.mean) },
+      tokensPerForward: { untilEos: round(tokensPerForward.untilEos) },
+    })),
+  };
+}
+
+/** What the tables need of one seed. */
+async function summaryOf(folder, evaluations, maxTokens) {
+  const costs = {};
+  for (const name of Object.keys(evaluations)) {
+    const file = path.join(folder, name, 'cost.json');
+    if (existsSync(file)) costs[name] = JSON.parse(readFileSync(file, 'utf8'));
+  }
+  const model = await dultra.loadModel(path.join(folder, 'base/model'));
+  const { isa } = model.info;
+  await model[Symbol.asyncDispose]();
+  const evaluated = Object.entries(evaluations).map(([name, { validation, test }]) => [
+    name,
+    { validation: figuresOf(validation), test: figuresOf(test) },
+  ]);
+  return {
+    machine: machine({ isa }),
+    costs,
+    categories: categoryRows(evaluations, maxTokens),
+    evaluations: Object.fromEntries(evaluated),
+  };
+}
+
+/** AUP of each group of settings of an evaluation, weighed against the best accuracy of all methods. */
+function areasOf({ results }, group, bestAccuracy) {
+  const curves = new Map();
+  for (const { name, accuracy, tokensPerForward } of results) {
+    const key = group(name);
+    if (key === null) continue;
+    curves.set(key, [
+      ...(curves.get(key) ?? []),
+      { accuracy: 100 * accuracy, tokensPerForward: tokensPerForward.untilEos },
+    ]);
+  }
+  return new Map([...curves].map(([key, points]) => [key, dultra.accuracyUnderParallelism(points, { bestAccuracy })]));
+}
+
+/** AUP of a stage's best family of rules, chosen on validation, mean and deviation over the seeds: "412 ± 9, factor". */
+function aupCell(seeds, stage, group, which) {
+  const chosen = seeds.map(({ evaluations }) => {
+    const best = (split) =>
+      100 * Math.max(...Object.values(evaluations).flatMap((each) => each[split].results.map((r) => r.accuracy)));
+    const [validation, test] = ['validation', 'test'].map((split) =>
+      areasOf(evaluations[stage][split], group, best(split)),
+    );
+    const found = [...validation].filter(([key]) => which(key)).sort((a, b) => b[1] - a[1])[0];
+    return found && { name: found[0], area: test.get(found[0]) };
+  });
+  if (chosen.some((found) => !found)) return '-';
+  const areas = chosen.map(({ area }) => area);
+  const mean = areas.reduce((sum, area) => sum + area, 0) / areas.length;
+  const sd = Math.sqrt(areas.reduce((sum, area) => sum + (area - mean) ** 2, 0) / Math.max(1, areas.length - 1));
+  const names = [...new Set(chosen.map(({ name }) => name))].join(' or ');
+  return `${mean.toFixed(0)}${areas.length > 1 ? ` ± ${sd.toFixed(0)}` : ''}, ${names}`;
+}
+
+/** What came before a stage. */
+const chain = (stages, name) => (name === 'init' ? [] : [...chain(stages, stages[name].from), name]);
+
+/** Markdown: AUP and cost of each stage. */
+function costTable(seeds, stages, maxTokens) {
+  const group = groupOf(dultra.samplerGrid({ maxTokens }));
+  const names = Object.keys(seeds[0].evaluations).filter((name) => seeds.every((each) => each.evaluations[name]));
+  const cost = (name, key) =>
+    seeds.reduce((sum, { costs }) => sum + (costs[name]?.[key] ?? Number.NaN), 0) / seeds.length;
+  const rows = names.map((name) => {
+    const before = chain(stages, name);
+    return [
+      name,
+      aupCell(seeds, name, group, (key) => !isPlanner(key)),
+      aupCell(seeds, name, group, isPlanner),
+      String(cost(name, 'steps')),
+      cost(name, 'cpuSeconds').toFixed(0),
+      `${before.reduce((sum, each) => sum + cost(each, 'cpuSeconds'), 0).toFixed(0)}, ${before.join(' → ')}`,
+    ];
+  });
+  return markdown(
+    ['stage', 'AUP, best rule', "AUP, planner's best rule", 'updates', 'CPU seconds', 'with what came before'],
+    rows,
+  );
+}
+
+/** Seeds whose results are there. */
+const finished = (folder) =>
+  (existsSync(folder) ? readdirSync(folder) : [])
+    .filter((name) => existsSync(path.join(folder, name, 'seed.json')))
+    .map((name) => Number(name.replace('seed-', '')))
+    .sort((a, b) => a - b);
 
 async function main() {
   const { values } = parseArgs({
@@ -386,31 +493,27 @@ async function main() {
   for (const name of variants)
     if (!stages[name]) throw new Error(`--variants: expected some of ${others.join(', ')}, got ${name}`);
   const perSeed = [];
-  for (const seed of seeds) {
+  for (const seed of values.tables ? finished(path.join(values.out, task)) : seeds) {
     const folder = path.join(values.out, task, `seed-${seed}`);
-    const evaluations = {};
-    if (!values.tables) for (const name of [...MAIN, ...variants]) await trainStage(name, stages, folder, seed, task);
-    for (const name of [...MAIN, ...variants]) {
-      if (values.tables && !existsSync(path.join(folder, name, 'test.json'))) continue;
-      evaluations[name] = await evaluateStage(name, folder, task, values.quick ? 8 : Number(values.count));
+    const file = path.join(folder, 'seed.json');
+    if (!values.tables) {
+      for (const name of [...MAIN, ...variants]) await trainStage(name, stages, folder, seed, task);
+      const evaluations = {};
+      for (const name of [...MAIN, ...variants])
+        evaluations[name] = await evaluateStage(name, folder, task, values.quick ? 8 : Number(values.count));
+      writeFileSync(`${file}.tmp`, `${JSON.stringify(await summaryOf(folder, evaluations, dataset.genLength))}\n`);
+      renameSync(`${file}.tmp`, file);
     }
-    if (evaluations.base) perSeed.push({ seed, folder, evaluations });
+    perSeed.push({ seed, ...JSON.parse(readFileSync(file, 'utf8')) });
   }
-  if (perSeed.length === 0) throw new Error('nothing to tabulate yet');
+  if (perSeed.length === 0) throw new Error(`--out: expected ${task}/seed-*/seed.json in it, got ${values.out}`);
   const rows = dultra.averageOperatingPoints(perSeed.map(({ evaluations }) => rowsOf(evaluations, dataset.genLength)));
   process.stdout.write(
     `### ${task}, seeds ${perSeed.map(({ seed }) => seed).join(', ')}\n\n${table(rows, perSeed.length)}\n\n`,
   );
-  for (const { seed, folder, evaluations } of perSeed) {
-    process.stdout.write(`Seed ${seed}:\n\n${categoryTable(evaluations, dataset.genLength)}\n\n`);
-    const costs = Object.keys(evaluations)
-      .filter((name) => existsSync(path.join(folder, name, 'cost.json')))
-      .map((name) => {
-        const { steps, seconds, cpuSeconds } = JSON.parse(readFileSync(path.join(folder, name, 'cost.json'), 'utf8'));
-        return `${name} ${steps} steps ${seconds.toFixed(0)} s (${cpuSeconds.toFixed(0)} CPU s)`;
-      });
-    process.stdout.write(`Cost of seed ${seed}: ${costs.join(', ')}\n\n`);
-  }
+  process.stdout.write(`${costTable(perSeed, stages, dataset.genLength)}\n\n`);
+  for (const { seed, categories, machine: at } of perSeed)
+    process.stdout.write(`Seed ${seed} (${at.cpu}, ${at.isa}):\n\n${markdown(CATEGORIES, categories)}\n\n`);
 }
 
 main().catch((error) => {
