@@ -29,6 +29,7 @@ const FLOAT = 1;
 const INT64 = 7;
 
 function attribute(name, value) {
+  if (typeof value === 'string') return message(5, bytes(1, name), bytes(4, value), integer(20, 3));
   if (typeof value === 'object') return message(5, bytes(1, name), float(2, value.float), integer(20, 1));
   return message(5, bytes(1, name), integer(3, value), integer(20, 2));
 }
