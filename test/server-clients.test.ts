@@ -1,4 +1,8 @@
-// OpenAI's client and the AI SDK against a server.
+// OpenAI's client and the AI SDK against a server: their versions for Node.js 20 here, those for 22 in a process of it.
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { promisify } from 'node:util';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateText, streamText } from 'ai';
 import OpenAI from 'openai';
@@ -116,4 +120,37 @@ test('ai: generateText and streamText, with settings of the provider', async () 
   expect(streamed).toBe(expected.text);
   expect((await stream.usage).outputTokens).toBe(expected.usage.completionTokens);
   await expect(generateText({ ...call, model: provider('other') })).rejects.toThrow('there is no model');
+});
+
+/** Node.js 22 or newer: this one, or that of the packages in test/clients; null without them. */
+function nodeOfClients(): string | null {
+  const packages = path.join(__dirname, 'clients', 'node_modules');
+  if (!existsSync(path.join(packages, 'openai'))) return null;
+  if (Number.parseInt(process.versions.node, 10) >= 22) return process.execPath;
+  const node = path.join(packages, `node-${process.platform}-${process.arch}`, 'bin', 'node');
+  return existsSync(node) ? node : null;
+}
+
+const node22 = nodeOfClients();
+const why = node22 ? '' : ' (skipped: npm ci --prefix test/clients was not run, or has no Node.js 22 for this system)';
+(node22 ? test : test.skip)(`openai 7 and ai 7${why}`, async () => {
+  const script = path.join(__dirname, 'clients', 'check.mjs');
+  const { stdout } = await promisify(execFile)(node22!, [script, `${listening.url}/v1`, JSON.stringify(request)]);
+  const got = JSON.parse(stdout);
+  const { text, usage } = await library();
+  const answer = [text, usage.completionTokens];
+  expect(Number.parseInt(got.node, 10)).toBeGreaterThanOrEqual(22);
+  expect(got).toEqual({
+    node: got.node,
+    whole: answer,
+    streamed: [text, true],
+    helper: answer,
+    response: text,
+    models: ['tiny'],
+    refused: [true, 'model_not_found', 'string'],
+    retried: [text, 2],
+    generated: answer,
+    texts: answer,
+    failure: 'there is no model "other"',
+  });
 });

@@ -1,6 +1,7 @@
 // Components of tokenizer.json against recorded answers of the library that defines them.
 import { Tokenizer } from '../lib/model/tokenizer';
 import recorded from './fixtures/tokenizers.json';
+import { byteLevelTokenizer } from './tokenizers';
 
 type Answer = number[] | { with: number[]; without: number[]; split: number[] };
 interface Case {
@@ -34,11 +35,33 @@ test.each(cases.map((one) => [one.name, one] as const))('ids and text: %s', (_na
     expect([text, tokenizer.encode(text, { addSpecialTokens: false })]).toEqual([text, expected.without]);
     const plain = { addSpecialTokens: false, splitSpecialTokens: true };
     expect([text, tokenizer.encode(text, plain)]).toEqual([text, expected.split]);
+    // Never refused by its length: a text of as many tokens as may be.
+    expect(tokenizer.encode(text, { atMost: expected.without.length })).toEqual(expected.with);
+    const bare = { addSpecialTokens: false, atMost: expected.without.length };
+    expect([text, tokenizer.encode(text, bare)]).toEqual([text, expected.without]);
   });
   for (const [ids, text, skipped = text] of one.decoded) {
     expect([ids, tokenizer.decode(ids)]).toEqual([ids, text]);
     expect([ids, tokenizer.decode(ids, { skipSpecialTokens: true })]).toEqual([ids, skipped]);
   }
+});
+
+test('a text that is too long for so many tokens is refused without being encoded', () => {
+  const { tokenizer, config } = byteLevelTokenizer();
+  const normalized = { ...tokenizer, normalizer: { type: 'NFC' } };
+  const stripped = { ...tokenizer, normalizer: { type: 'Strip', strip_left: true, strip_right: true } };
+  const make = (json: object) => new Tokenizer(json, config, '{{ messages[0].content }}', 1, 'case');
+  // The longest token is "<|endoftext|>", of 13 bytes; NFC may make one byte of four.
+  expect(() => make(tokenizer).encode('a'.repeat(1301), { atMost: 100 })).toThrow('at least 101 tokens');
+  expect(make(tokenizer).encode('a'.repeat(1300), { atMost: 100 })).toHaveLength(1300);
+  expect(() => make(normalized).encode('a'.repeat(5201), { atMost: 100 })).toThrow('at least 101 tokens');
+  expect(make(normalized).encode('a'.repeat(5200), { atMost: 100 })).toHaveLength(5200);
+  // Of a text that is taken away nothing can be said.
+  expect(make(stripped).encode(' '.repeat(5000), { atMost: 1 })).toEqual([]);
+  const message = [{ role: 'user', content: '<|endoftext|>'.repeat(100) }];
+  expect(make(tokenizer).encodeMessages(message, { atMost: 100 })).toHaveLength(100);
+  expect(make(tokenizer).encodeMessages(message, { splitSpecialTokens: true, atMost: 100 })).toHaveLength(1300);
+  expect(() => make(tokenizer).encodeMessages(message, { atMost: 99 })).toThrow('at least 100 tokens');
 });
 
 const refused = recorded.refused as unknown as Case[];

@@ -3,7 +3,7 @@ import { denoiseRows } from '../sampling/denoise';
 import type { RowStepEvent } from '../sampling/job';
 import type { RowInput, RowOutcome } from '../sampling/rows/row';
 import type { DenoiseSettings, RecordedUniforms } from '../sampling/settings';
-import type { DenoiseStep } from '../sampling/types';
+import type { DenoiseRow, DenoiseStep } from '../sampling/types';
 import type { Prompt } from '../types';
 import { withDrawnSeed } from './options';
 import { type GeneratingModel, prepare } from './prepare';
@@ -31,6 +31,39 @@ export async function generateBatch(
       const next = await run.next();
       if (next.done) return next.value;
     }
+  });
+  return resultsOf(model, rows, outcomes, written, watch.seconds);
+}
+
+/**
+ * Completes prompts as `generateBatch`, and hands on all that every pass of a row computed and saw: the first passes of
+ * all rows, then the second ones, whatever passes they shared.
+ */
+export async function generateRecorded(
+  model: GeneratingModel,
+  prompts: readonly Prompt[],
+  options: GenerateOptions,
+  onPass: (pass: DenoiseRow) => void,
+): Promise<GenerateResult[]> {
+  const { rows, settings } = prepare(model, prompts, options);
+  const written = { seed: settings.seed, logprobs: options?.logprobs };
+  const watch = new Stopwatch();
+  const outcomes = await watch.time(async () => {
+    if (isPrivate(settings)) {
+      const run = denoiseRows(model, rows, settings);
+      for (;;) {
+        const next = await run.next();
+        if (next.done) return next.value;
+        for (const pass of next.value.rows) onPass(pass);
+      }
+    }
+    const passes: DenoiseRow[][] = rows.map(() => []);
+    const { signal } = settings;
+    const submission = model.engine.submit(rows, settings, { signal, onPass: (pass) => passes[pass.row].push(pass) });
+    const ended = await submission.outcomes;
+    const most = passes.reduce((longest, { length }) => Math.max(longest, length), 0);
+    for (let step = 0; step < most; step++) for (const row of passes) if (step < row.length) onPass(row[step]);
+    return ended;
   });
   return resultsOf(model, rows, outcomes, written, watch.seconds);
 }

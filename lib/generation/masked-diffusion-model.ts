@@ -22,6 +22,7 @@ import type { DenoiseStep } from '../sampling/types';
 import type { PlainPrompt, Prompt } from '../types';
 import { type ChatOptions, ChatSession } from './chat';
 import { type Choice, choose } from './choose';
+import { Encoding } from './encoding';
 import { denoise, generateBatch, generateStream, textStream } from './generate';
 import type { GenerationDefaults } from './generation-config';
 import type { GeneratingModel } from './prepare';
@@ -47,6 +48,7 @@ export class MaskedDiffusionModel {
   readonly generationDefaults: GenerationDefaults;
   readonly #native: NativeModel;
   readonly #engine: Engine;
+  readonly #encoding: Encoding;
   readonly #configJson: Record<string, unknown>;
   #disposed = false;
 
@@ -63,6 +65,7 @@ export class MaskedDiffusionModel {
   }) {
     this.#native = parts.native;
     this.#engine = new Engine(parts, parts.engine);
+    this.#encoding = new Encoding(parts);
     this.config = parts.config;
     this.#configJson = parts.configJson;
     this.tokenizer = parts.tokenizer;
@@ -285,6 +288,7 @@ export class MaskedDiffusionModel {
   dispose(): void {
     this.#disposed = true;
     this.#engine.retire();
+    this.#encoding.close();
     this.#native.dispose();
   }
 
@@ -311,6 +315,7 @@ export class MaskedDiffusionModel {
   #parts(): GeneratingModel {
     this.#checkUsable();
     const { config, tokenizer, source, generationDefaults } = this;
-    return { native: this.#native, config, tokenizer, source, generationDefaults, engine: this.#engine };
+    const [engine, encoding] = [this.#engine, this.#encoding];
+    return { native: this.#native, config, tokenizer, source, generationDefaults, engine, encoding };
   }
 }

@@ -14,6 +14,7 @@ import { definitionOf } from '../sampling/samplers';
 import type { DenoiseSettings } from '../sampling/settings';
 import { show } from '../text';
 import type { FormPrompt, InfillPrompt, PlainPrompt, Prompt } from '../types';
+import type { Encoding } from './encoding';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
 import { templateIds } from './template';
@@ -30,6 +31,8 @@ export interface GeneratingModel extends Vocabulary {
   config: ModelConfig;
   /** Runs the rows of all calls. */
   readonly engine: Engine;
+  /** Texts as ids, without holding up the event loop. */
+  readonly encoding: Encoding;
   generationDefaults: GenerationDefaults;
 }
 

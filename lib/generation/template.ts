@@ -1,14 +1,18 @@
 // Templates as text: masks that are written without knowing the mask token's text.
 import { optionError } from '../errors';
-import { encodeText, maskName } from '../model/prompt';
+import { encodeText, maskName, type Vocabulary } from '../model/prompt';
 import { show } from '../text';
-import type { GeneratingModel } from './prepare';
 
 /** An alias for masks, behind backslashes that escape it: [MASK], or {{8}} for eight of them. */
 const ALIAS = /(\\*)(\[MASK\]|\{\{ *(\d+) *\}\})/g;
 
-/** Ids of a template's text. @throws RangeError; DUltraError NO_TOKENIZER */
-export function templateIds(model: GeneratingModel, template: string): Int32Array {
+/** What templates need of a model. */
+export interface TemplateVocabulary extends Vocabulary {
+  config: { embeddingSize: number; maskTokenId: number; maxSequenceLength: number };
+}
+
+/** Ids of a template's text. @param atMost as of the tokenizer @throws RangeError; DUltraError NO_TOKENIZER */
+export function templateIds(model: TemplateVocabulary, template: string, atMost?: number): Int32Array {
   const { maskTokenId, maxSequenceLength } = model.config;
   const maskToken = model.tokenizer?.maskToken ?? null;
   let masks = 0;
@@ -28,7 +32,7 @@ export function templateIds(model: GeneratingModel, template: string): Int32Arra
       throw optionError(RangeError, 'template', `expected 1 to ${maxSequenceLength} masks, got ${show(alias)}`);
     return kept + (maskToken ?? '').repeat(count);
   });
-  const ids = encodeText(text, 'template', model, { splitSpecialTokens: false });
+  const ids = encodeText(text, 'template', model, { splitSpecialTokens: false, atMost });
   if (ids.filter((id) => id === maskTokenId).length < masks)
     throw optionError(
       RangeError,

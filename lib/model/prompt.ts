@@ -5,7 +5,7 @@ import { checkKeys } from '../options';
 import { shownSource } from '../package';
 import { show } from '../text';
 import type { PlainPrompt } from '../types';
-import type { Tokenizer } from './tokenizer';
+import type { EncodeOptions, Tokenizer } from './tokenizer';
 
 /** What a model knows of its tokens. */
 export interface Vocabulary {
@@ -46,6 +46,8 @@ export interface EncodePromptOptions {
   splitSpecialTokens?: boolean | undefined;
   /** No special tokens are put around the text: it stands behind others. */
   isPart?: boolean | undefined;
+  /** As of the tokenizer. */
+  atMost?: EncodeOptions['atMost'];
 }
 
 /** Tokenizers of which it was said that they do not know a prompt. */
@@ -80,10 +82,10 @@ export function encodeText(
   text: string,
   what: string,
   vocabulary: Vocabulary,
-  { splitSpecialTokens, isPart }: EncodePromptOptions = {},
+  { splitSpecialTokens, isPart, atMost }: EncodePromptOptions = {},
 ): Int32Array {
   const tokenizer = tokenizerFor(`a text ${what}`, vocabulary);
-  const ids = tokenizer.encode(text, { splitSpecialTokens, ...(isPart && { addSpecialTokens: false }) });
+  const ids = tokenizer.encode(text, { splitSpecialTokens, atMost, ...(isPart && { addSpecialTokens: false }) });
   return inTables(ids, tokenizer, vocabulary);
 }
 

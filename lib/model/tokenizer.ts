@@ -7,6 +7,7 @@ import type { ChatMessage } from '../types';
 import { render } from './chat-template/render';
 import { applyConfig, type TokenizerConfig, type TokenizerSettings } from './tokenization/config';
 import { cleanUp } from './tokenization/decoders';
+import { longestToken } from './tokenization/longest-token';
 import { Pipeline } from './tokenization/pipeline';
 import { withoutOpenSpace } from './tokenization/stable-prefix';
 
@@ -38,6 +39,20 @@ export interface EncodeOptions {
    * tokenizer_config.json, which is false where it is not set: they are recognised, as in transformers.
    */
   splitSpecialTokens?: boolean | undefined;
+  /**
+   * Texts that surely have more tokens are refused with a RangeError before they are encoded, which takes a second or two
+   * for each megabyte. Default: none is.
+   */
+  atMost?: number | undefined;
+}
+
+/** A text that has more tokens than were asked for. */
+export class TextTooLong extends RangeError {
+  /** @param tokens that it has at least */
+  constructor(readonly tokens: number) {
+    super(`prompt: the text has at least ${tokens} tokens`);
+    this.name = 'TextTooLong';
+  }
 }
 
 /** Text to ids and back, and chat messages to text. */
@@ -46,6 +61,7 @@ export class Tokenizer {
   readonly #settings: TokenizerSettings;
   readonly #chatTemplate: ChatTemplate;
   readonly #source: string;
+  readonly #longest: number | null;
   /** Number of ids, added tokens included. */
   readonly size: number;
   /** Text of the model's mask token, null where the tokenizer has no such id. */
@@ -70,6 +86,7 @@ export class Tokenizer {
     checkTokenIds(tokenizer, Infinity);
     this.#pipeline = new Pipeline(tokenizer);
     this.#settings = applyConfig(this.#pipeline, config, tokenizer);
+    this.#longest = longestToken(tokenizer, this.#pipeline.added.texts);
     this.#chatTemplate = chatTemplate;
     this.#source = source;
     this.size = 1 + this.#pipeline.lastId;
@@ -84,12 +101,21 @@ export class Tokenizer {
   }
   /** @param clean applied to what is left of the text without special tokens */
   #encode(text: string, options: EncodeOptions, clean?: (text: string) => string): number[] {
-    const { addSpecialTokens = true, splitSpecialTokens = this.#settings.splitsSpecial } = options;
+    const { addSpecialTokens = true, splitSpecialTokens = this.#settings.splitsSpecial, atMost } = options;
+    if (atMost !== undefined) {
+      const least = this.#leastTokens(clean ? clean(text) : text);
+      if (least > atMost) throw new TextTooLong(least);
+    }
     try {
       return this.#pipeline.encode(text, addSpecialTokens, splitSpecialTokens, clean);
     } catch (cause) {
       throw new DUltraError('BAD_CHECKPOINT', `${this.#source}: ${reasonOf(cause)}`, { cause });
     }
+  }
+
+  /** Tokens that a text has at least, as far as its length says. */
+  #leastTokens(text: string): number {
+    return this.#longest === null ? 0 : Math.ceil(Buffer.byteLength(text) / this.#longest);
   }
 
   /** Text of ids; ids without a token are left out. `skipSpecialTokens` (default false) leaves special tokens out. */
@@ -175,9 +201,9 @@ export class Tokenizer {
    */
   encodeMessages(
     messages: readonly ChatMessage[],
-    { splitSpecialTokens }: { splitSpecialTokens?: boolean | undefined } = {},
+    { splitSpecialTokens, atMost }: Omit<EncodeOptions, 'addSpecialTokens'> = {},
   ): number[] {
-    const options = { addSpecialTokens: false, splitSpecialTokens };
+    const options = { addSpecialTokens: false, splitSpecialTokens, atMost };
     if (splitSpecialTokens !== true) return this.#encode(this.applyChatTemplate(messages), options);
     // A character that no text has, put into the special tokens of the messages, hides them from the tokenizer.
     const all = JSON.stringify(messages);

@@ -3,14 +3,14 @@
 import { optionError } from '../errors';
 import { allocateCache } from '../model/kv-cache';
 import { cancellable, type NativeCache, native, StepResult, type StepRow } from '../native';
-import { offsetsOf, range } from '../packing';
+import { offsetsOf } from '../packing';
 import { show } from '../text';
 import { cacheStorage } from './caches';
-import { passRequest, RowTask, rulesOf } from './pass';
+import { finishPass, firstSelected, forcedBy, passRequest, RowTask, rulesOf } from './pass';
 import { BlockRow } from './rows/block-row';
 import type { Row, RowInput, RowOutcome } from './rows/row';
 import { type Denoisable, type DenoiseSettings, openRows, type RecordedUniforms } from './settings';
-import type { CustomSampler, DenoiseRow, DenoiseStep } from './types';
+import type { CustomSampler, DenoiseStep } from './types';
 
 /** Rows that take part in the next step, with its candidates and queries set. */
 function nextRows(rows: Row[], together: boolean): Row[] {
@@ -113,12 +113,10 @@ export async function* denoiseRows(
         const failure = result.failure(r, settings.firstRow + row.index);
         if (failure) throw failure;
         const part = result.row(r);
-        let forced = firstSelected(part, part.forced);
-        const extra = row.force(part);
-        if (extra !== null) forced = extra < 0 ? -1 : part.positions[extra];
+        let forced = forcedBy(taking[r], part);
         if (typeof sampler === 'function' && part.positions.length > 0)
           forced = firstSelected(part, await chooseCustom(sampler, row, part));
-        event.rows.push(finishRow(taking[r], part, forced));
+        event.rows.push(finishPass(taking[r], part, forced));
       }
       yield event;
       signal?.throwIfAborted();
@@ -129,37 +127,4 @@ export async function* denoiseRows(
     model.dispose();
     cache?.dispose();
   }
-}
-
-/** The position of the first selected candidate, where the step was forced; else -1. */
-const firstSelected = ({ positions, selected }: StepRow, isForced: boolean): number =>
-  isForced ? positions[selected.indexOf(1)] : -1;
-
-/** Writes what a step says of a row into the row, and returns the event's entry. */
-function finishRow(task: RowTask, step: StepRow, forcedPosition: number): DenoiseRow {
-  const { row } = task;
-  const block = row.block;
-  const computed = row.queries ?? range(0, row.ids.length);
-  task.write(step, step.logLikelihoods);
-  return {
-    row: row.index,
-    block,
-    timestep: step.timestep,
-    computed,
-    positions: step.positions,
-    tokens: step.tokens,
-    logProbs: step.logProbs,
-    confidences: step.confidences,
-    entropies: step.entropies,
-    margins: step.margins,
-    plannerLogits: step.plannerLogits,
-    probabilities: step.probabilities,
-    logLikelihoods: step.logLikelihoods,
-    selected: step.selected,
-    forced: forcedPosition >= 0,
-    forcedPosition,
-    ids: row.ids.slice(),
-    settled: row.settledEnd(),
-    finished: row.finished,
-  };
 }

@@ -14,7 +14,7 @@ import type { EngineOptions } from './engine-options';
 import { EngineRow, Job, type RowStepEvent, type Submission, type SubmitOptions } from './job';
 import { KvArena, storageName } from './kv-arena';
 import { Lane } from './lane';
-import { chosenOf, passRequest, RowTask, type Rules, rulesOf, selectsAll } from './pass';
+import { chosenOf, finishPass, forcedBy, passRequest, RowTask, type Rules, rulesOf, selectsAll } from './pass';
 import type { RowInput, RowOutcome } from './rows/row';
 import { type Denoisable, type DenoiseSettings, openRows } from './settings';
 
@@ -321,7 +321,7 @@ export class Engine {
       const rows = lane.choose(this.#budget()) as EngineRow[];
       if (rows.length === 0) continue;
       for (const row of rows) row.isReady = false;
-      return { rows, lane, readsAll: rows.some(({ row }) => row.readsAll) };
+      return { rows, lane, readsAll: rows.some((row) => row.readsAll) };
     }
   }
 
@@ -368,8 +368,12 @@ export class Engine {
         const { block } = row;
         if (whole) {
           const part = whole.row(r);
-          if (!task.isLast) row.force(part);
-          task.write(part, part.logLikelihoods);
+          const { onPass } = job.options;
+          const forced = forcedBy(task, part);
+          if (onPass) {
+            const pass = finishPass(task, part, forced);
+            this.#deliveries.push(() => !job.hasFailed && onPass(pass));
+          } else task.write(part, part.logLikelihoods);
           if (job.options.onStep) this.#tell(engineRow, block, chosenOf(part));
         } else {
           const part = selected!.row(r);

@@ -2,6 +2,7 @@
 import type { Lane, LaneRow } from './lane';
 import type { RowTask } from './pass';
 import type { Row, RowOutcome } from './rows/row';
+import type { DenoiseRow } from './types';
 
 /** Smaller rows may pass one that waits for memory so often, and so long. */
 const PASSED_BY = 16;
@@ -40,6 +41,8 @@ export interface SubmitOptions {
   /** Called with every row that is admitted, and with every pass of one, after the next pass has begun. */
   onAdmit?: ((row: number) => void) | undefined;
   onStep?: ((row: number, event: RowStepEvent) => void) | undefined;
+  /** Called likewise, with all that a pass computed and saw: its native results are larger. */
+  onPass?: ((pass: DenoiseRow) => void) | undefined;
 }
 
 /** Rows under way. */
@@ -96,6 +99,11 @@ export class EngineRow implements LaneRow {
 
   get row(): Row {
     return this.task.row;
+  }
+
+  /** Its passes have to tell of all candidates. */
+  get readsAll(): boolean {
+    return this.row.readsAll || this.job.options.onPass !== undefined;
   }
 
   /** What became of it. */

@@ -1,11 +1,12 @@
 // One native pass: what it is asked about rows, and what it says of each.
 import { firstBlocks } from '../model/blocks';
 import type { ModelConfig } from '../model/config';
-import type { NativeCache, NativeStepRequest, NativeStepRule } from '../native';
-import { concatenate, numbersOf, packPositions } from '../packing';
+import type { NativeCache, NativeStepRequest, NativeStepRule, StepRow } from '../native';
+import { concatenate, numbersOf, packPositions, range } from '../packing';
 import type { BlockProgress, Row, RowStep } from './rows/row';
 import { definitionOf, ruleRequest } from './samplers';
 import type { DenoiseSettings, RecordedUniforms } from './settings';
+import type { DenoiseRow } from './types';
 
 /** Most positions that a pass unmasks, where a row's rule does not count them. */
 const UNCOUNTED = 0x7fffffff;
@@ -193,5 +194,45 @@ export function chosenOf(part: {
     logProbs: keep(part.logProbs),
     confidences: keep(part.confidences),
     probabilities: keep(part.probabilities),
+  };
+}
+
+/** The position of the first selected candidate, where the step was forced; else -1. */
+export const firstSelected = ({ positions, selected }: StepRow, isForced: boolean): number =>
+  isForced ? positions[selected.indexOf(1)] : -1;
+
+/** Lets a row select what it has to. @returns the position that was forced, by it or by the rule; -1: none was */
+export function forcedBy({ row, isLast }: RowTask, step: StepRow): number {
+  const extra = isLast ? null : row.force(step);
+  if (extra !== null) return extra < 0 ? -1 : step.positions[extra];
+  return firstSelected(step, step.forced);
+}
+
+/** Writes a pass into its row, and returns all that it computed and saw. @param forcedPosition of `forcedBy` */
+export function finishPass(task: RowTask, step: StepRow, forcedPosition: number): DenoiseRow {
+  const { row } = task;
+  const block = row.block;
+  const computed = row.queries ?? range(0, row.ids.length);
+  task.write(step, step.logLikelihoods);
+  return {
+    row: row.index,
+    block,
+    timestep: step.timestep,
+    computed,
+    positions: step.positions,
+    tokens: step.tokens,
+    logProbs: step.logProbs,
+    confidences: step.confidences,
+    entropies: step.entropies,
+    margins: step.margins,
+    plannerLogits: step.plannerLogits,
+    probabilities: step.probabilities,
+    logLikelihoods: step.logLikelihoods,
+    selected: step.selected,
+    forced: forcedPosition >= 0,
+    forcedPosition,
+    ids: row.ids.slice(),
+    settled: row.settledEnd(),
+    finished: row.finished,
   };
 }

@@ -8,7 +8,12 @@ const optional = <T extends z.ZodType>(type: T) => type.nullish().transform((val
 
 const ignored = optional(z.unknown());
 const integer = (min: number, max: number) => optional(z.int().min(min).max(max));
-const seed = optional(z.union([z.int(), z.string().regex(/^-?\d+$/)], 'expected a whole number, as such or as text'));
+const seed = optional(
+  z.union(
+    [z.int(), z.string().regex(/^-?\d{1,100}$/)],
+    'expected a whole number of up to 100 digits, as such or as text',
+  ),
+);
 const named = optional(z.union([z.string(), z.record(z.string(), z.unknown())], 'expected a short form or an object'));
 
 /** Fields with the only values that are what happens without them. */
@@ -20,6 +25,57 @@ const neutral = (what: string, isNeutral: (value: unknown) => boolean) =>
     }),
   );
 const isEmpty = (value: unknown) => Array.isArray(value) && value.length === 0;
+
+/** Messages of a request, and parts of a message. */
+const MOST_ITEMS = 2048;
+const MOST_PROMPTS = 64;
+/** Characters of a key that may have been meant otherwise. */
+const LONGEST_KEY = 64;
+
+/** A list of 1 to 2048 items. After the first that is wrong none is looked at: a body of a megabyte has many. */
+const list = <T extends z.ZodType>(item: T) =>
+  z.unknown().transform((value, context): z.output<T>[] => {
+    const refuse = (message: string) => {
+      context.addIssue({ code: 'custom', message });
+      return z.NEVER;
+    };
+    if (!Array.isArray(value)) return refuse('expected a list');
+    if (value.length < 1 || value.length > MOST_ITEMS)
+      return refuse(`expected 1 to ${MOST_ITEMS} items, got ${value.length}`);
+    const items: z.output<T>[] = [];
+    for (const [i, one] of value.entries()) {
+      const parsed = item.safeParse(one, { reportInput: true });
+      if (!parsed.success) {
+        for (const issue of parsed.error.issues) context.addIssue({ ...issue, path: [i, ...issue.path] } as never);
+        return z.NEVER;
+      }
+      items.push(parsed.data);
+    }
+    return items;
+  });
+
+/** What /v1/completions completes: a text, texts, token ids, or lists of them. */
+type CompletionPrompt = string | string[] | number[] | number[][];
+
+const areIds = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.length > 0 && value.every((id) => Number.isInteger(id) && id >= 0);
+
+function isPrompt(value: unknown): value is CompletionPrompt {
+  if (typeof value === 'string') return true;
+  if (!Array.isArray(value) || value.length === 0) return false;
+  if (typeof value[0] === 'number') return areIds(value);
+  if (value.length > MOST_PROMPTS) return false;
+  return value.every((one) => typeof one === 'string') || value.every(areIds);
+}
+
+const prompt = z.unknown().transform((value, context): CompletionPrompt => {
+  if (isPrompt(value)) return value;
+  context.addIssue({
+    code: 'custom',
+    message: `expected a text, up to ${MOST_PROMPTS} texts, token ids, or up to ${MOST_PROMPTS} lists of token ids`,
+  });
+  return z.NEVER;
+});
 
 /** How a text is decoded: `dultra` of a request. */
 const DECODING = {
@@ -91,15 +147,13 @@ const text = z.strictObject({ type: z.literal('text'), text: z.string() });
 /** POST /v1/chat/completions */
 export const chatBody = z.strictObject({
   ...COMMON,
-  messages: z
-    .array(
-      z.strictObject({
-        role: z.enum(['system', 'developer', 'user', 'assistant']),
-        content: z.union([z.string(), z.array(text)], 'expected a text, or a list of parts of type "text"'),
-        name: ignored,
-      }),
-    )
-    .min(1),
+  messages: list(
+    z.strictObject({
+      role: z.enum(['system', 'developer', 'user', 'assistant']),
+      content: z.union([z.string(), list(text)], 'expected a text, or a list of parts of type "text"'),
+      name: ignored,
+    }),
+  ),
   max_completion_tokens: integer(1, 2 ** 30),
   logprobs: optional(z.boolean()),
   top_logprobs: integer(0, 20),
@@ -116,18 +170,7 @@ export const chatBody = z.strictObject({
 /** POST /v1/completions */
 export const completionBody = z.strictObject({
   ...COMMON,
-  prompt: z.union(
-    [
-      z.string(),
-      z.array(z.string()).min(1).max(64),
-      z.array(z.int().min(0)).min(1),
-      z
-        .array(z.array(z.int().min(0)).min(1))
-        .min(1)
-        .max(64),
-    ],
-    'expected a text, up to 64 texts, token ids, or up to 64 lists of token ids',
-  ),
+  prompt,
   suffix: optional(z.string()),
   echo: optional(z.boolean()),
   best_of: neutral('a choice of the best of several texts', (value) => value === 1),
@@ -140,20 +183,18 @@ const part = (type: string) => z.strictObject({ type: z.literal(type), text: z.s
 export const responseBody = z.strictObject({
   ...GENERATING,
   /** A text has become the message of a user. */
-  input: z
-    .array(
-      z.strictObject({
-        type: optional(z.literal('message')),
-        role: z.enum(['system', 'developer', 'user', 'assistant']),
-        content: z.union(
-          [z.string(), z.array(z.union([part('input_text'), part('output_text')]))],
-          'expected a text, or a list of parts of type "input_text"',
-        ),
-        id: ignored,
-        status: ignored,
-      }),
-    )
-    .min(1),
+  input: list(
+    z.strictObject({
+      type: optional(z.literal('message')),
+      role: z.enum(['system', 'developer', 'user', 'assistant']),
+      content: z.union(
+        [z.string(), list(z.union([part('input_text'), part('output_text')]))],
+        'expected a text, or a list of parts of type "input_text"',
+      ),
+      id: ignored,
+      status: ignored,
+    }),
+  ),
   instructions: optional(z.string()),
   max_output_tokens: integer(1, 2 ** 30),
   text: neutral('a format of the response other than text', (value) => {
@@ -207,7 +248,7 @@ export function checkBody<T extends typeof chatBody | typeof completionBody | ty
   if (issue.code === 'unrecognized_keys') {
     const [key] = issue.keys;
     const known = Object.keys(issue.path[0] === 'dultra' ? DULTRA : schema.shape);
-    const guess = similarName(key, known);
+    const guess = key.length > LONGEST_KEY ? null : similarName(key, known);
     const name = at ? `${at}.${key}` : key;
     const hint = guess === null ? '' : `: did you mean "${guess}"?`;
     throw new ApiError(400, 'unknown_parameter', `${name} is not a parameter${hint}`, name);

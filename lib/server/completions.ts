@@ -230,14 +230,11 @@ export function chatCall(value: unknown): Call {
   const logprobs = body.logprobs === true;
   if (topLogprobs > 0 && !logprobs)
     throw new ApiError(400, 'invalid_value', 'top_logprobs: expected together with logprobs: true', 'top_logprobs');
-  return callOf(CHAT, body, topLogprobs, (model) => {
+  return callOf(CHAT, body, topLogprobs, async (model, signal) => {
     if (!model.tokenizer?.hasChatTemplate)
       throw new ApiError(400, 'unsupported_value', 'this model has no chat template: use /v1/completions', 'model');
-    return generationRequest(model, body, {
-      prompts: [messagesOf(body.messages)],
-      maxTokens: newer ?? older,
-      logprobs,
-    });
+    const prompts = [messagesOf(body.messages)];
+    return generationRequest(model, body, { prompts, maxTokens: newer ?? older, logprobs }, signal);
   });
 }
 
@@ -247,12 +244,6 @@ export function completionCall(value: unknown): Call {
   const { logprobs, max_tokens: maxTokens } = body;
   // An empty one is none, as clients that always send the field mean it.
   const suffix = body.suffix || undefined;
-  return callOf(COMPLETION, body, logprobs ?? 0, (model) =>
-    generationRequest(model, body, {
-      prompts: promptsOf(body),
-      maxTokens,
-      logprobs: logprobs !== undefined,
-      ...(suffix !== undefined && { suffix }),
-    }),
-  );
+  const wanted = { prompts: promptsOf(body), maxTokens, logprobs: logprobs !== undefined, suffix };
+  return callOf(COMPLETION, body, logprobs ?? 0, (model, signal) => generationRequest(model, body, wanted, signal));
 }

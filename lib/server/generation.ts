@@ -1,12 +1,13 @@
 // From the body of a request to rows in the engine.
 import { randomInt } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
+import type { Text } from '../generation/encoding';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { defaultMaxTokens, type GeneratingModel, type PreparedRow, prepare } from '../generation/prepare';
 import { resultsOf } from '../generation/result';
 import { RowStream } from '../generation/stream';
 import type { GenerateOptions, GenerateResult, StreamEvent } from '../generation/types';
-import { encodeText } from '../model/prompt';
+import { TextTooLong } from '../model/tokenizer';
 import type { RowStepEvent } from '../sampling/job';
 import type { PlainPrompt, Prompt } from '../types';
 import type { CommonBody } from './body';
@@ -52,11 +53,19 @@ function seedOf(given: number | string | undefined, draws: boolean): number | bi
   return seed <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(seed) : seed;
 }
 
-/** @throws ApiError, TypeError, RangeError */
-export function generationRequest(model: MaskedDiffusionModel, body: CommonBody, wanted: Wanted): GenerationRequest {
+/** @param signal of the client's connection @throws ApiError, TypeError, RangeError; `signal.reason` */
+export async function generationRequest(
+  model: MaskedDiffusionModel,
+  body: CommonBody,
+  wanted: Wanted,
+  signal: AbortSignal,
+): Promise<GenerationRequest> {
   const { logprobs } = wanted;
+  const parts = model.engineParts();
   const isTemplate = body.dultra?.template === true;
-  const { prompts, tokens } = isTemplate ? templatesOf(wanted) : promptsOf(model, body, wanted);
+  const { prompts, tokens } = await (isTemplate
+    ? templatesOf(parts, body, wanted, signal)
+    : promptsOf(parts, body, wanted, signal));
   const { temperature = 0, top_p: topP, top_k: topK, stop, n = 1 } = body;
   const dultra: NonNullable<CommonBody['dultra']> | undefined = body.dultra;
   const seed = seedOf(either(body, 'seed') as number | string | undefined, temperature > 0);
@@ -84,7 +93,7 @@ export function generationRequest(model: MaskedDiffusionModel, body: CommonBody,
     logprobs,
   };
   return {
-    parts: model.engineParts(),
+    parts,
     isTemplate,
     prompts: prompts.flatMap((prompt) => Array.from({ length: n }, () => prompt)),
     options,
@@ -99,8 +108,33 @@ export function generationRequest(model: MaskedDiffusionModel, body: CommonBody,
   };
 }
 
+/** Where a body has its texts. */
+const fieldOf = (body: CommonBody): string => ('messages' in body ? 'messages' : 'input' in body ? 'input' : 'prompt');
+
+const tooLong = (body: CommonBody, message: string) =>
+  new ApiError(400, 'context_length_exceeded', message, fieldOf(body));
+
+/** Ids of texts. @throws ApiError context_length_exceeded where one cannot fit */
+async function encode({ encoding, config }: GeneratingModel, body: CommonBody, texts: Text[], signal: AbortSignal) {
+  try {
+    return await encoding.encode(texts, signal);
+  } catch (error) {
+    if (!(error instanceof TextTooLong)) throw error;
+    const { maxSequenceLength } = config;
+    throw tooLong(
+      body,
+      `a text has at least ${error.tokens} tokens, more than the model's maximum of ${maxSequenceLength}`,
+    );
+  }
+}
+
 /** Masks of prompts say what to fill. */
-function templatesOf({ prompts, maxTokens, suffix }: Wanted): { prompts: Prompt[]; tokens: undefined } {
+async function templatesOf(
+  parts: GeneratingModel,
+  body: CommonBody,
+  { prompts, maxTokens, suffix }: Wanted,
+  signal: AbortSignal,
+): Promise<{ prompts: Prompt[]; tokens: undefined }> {
   if (maxTokens !== undefined || suffix !== undefined)
     throw new ApiError(
       400,
@@ -108,33 +142,38 @@ function templatesOf({ prompts, maxTokens, suffix }: Wanted): { prompts: Prompt[
       `${suffix === undefined ? 'max_tokens' : 'suffix'}: not allowed with a template, whose masks say what to fill`,
       suffix === undefined ? 'max_tokens' : 'suffix',
     );
-  const templates = prompts.map((prompt) => {
-    if (typeof prompt === 'string') return { template: prompt };
-    if ('promptIds' in prompt) return { template: prompt.promptIds };
+  const texts = prompts.flatMap((prompt): Text[] => {
+    if (typeof prompt === 'string') return [{ template: prompt }];
+    if ('promptIds' in prompt) return [];
     throw new ApiError(400, 'unsupported_value', 'dultra.template: for /v1/completions alone', 'dultra.template');
   });
+  const ids = await encode(parts, body, texts, signal);
+  const templates = prompts.map((prompt) => ({
+    template: typeof prompt === 'object' && 'promptIds' in prompt ? prompt.promptIds : ids.shift()!,
+  }));
   return { prompts: templates, tokens: undefined };
 }
 
 /** Prompts as ids, and how many tokens follow. */
-function promptsOf(
-  model: MaskedDiffusionModel,
+async function promptsOf(
+  parts: GeneratingModel,
   body: CommonBody,
   { prompts, maxTokens, suffix }: Wanted,
-): { prompts: Prompt[]; tokens: number } {
-  const longest = model.config.maxSequenceLength;
-  const ids = prompts.map((prompt) => model.encodePrompt(prompt, { splitSpecialTokens: true }));
-  const suffixIds =
-    suffix === undefined ? null : encodeText(suffix, 'suffix', model, { splitSpecialTokens: true, isPart: true });
-  const behind = suffixIds ? suffixIds.length + Number(model.config.eosTokenId !== null) : 0;
+  signal: AbortSignal,
+): Promise<{ prompts: Prompt[]; tokens: number }> {
+  const { config } = parts;
+  const longest = config.maxSequenceLength;
+  const texts = prompts.map((prompt): Text => ({ prompt }));
+  if (suffix !== undefined) texts.push({ prompt: suffix, isPart: true });
+  const ids = await encode(parts, body, texts, signal);
+  const suffixIds = suffix === undefined ? null : ids.pop()!;
+  const behind = suffixIds ? suffixIds.length + Number(config.eosTokenId !== null) : 0;
   const most = Math.max(...ids.map(({ length }) => length)) + behind;
-  const tokens = maxTokens ?? Math.min(defaultMaxTokens(model), longest - most);
+  const tokens = maxTokens ?? Math.min(defaultMaxTokens(parts), longest - most);
   if (tokens < 1 || most + tokens > longest)
-    throw new ApiError(
-      400,
-      'context_length_exceeded',
+    throw tooLong(
+      body,
       `the prompt has ${most} tokens${tokens < 1 ? '' : `, max_tokens is ${tokens}`}: together more than the model's maximum of ${longest}`,
-      'messages' in body ? 'messages' : 'input' in body ? 'input' : 'prompt',
     );
   const all = ids.map((promptIds) => (suffixIds ? { prompt: { promptIds }, suffix: { suffixIds } } : { promptIds }));
   return { prompts: all, tokens };

@@ -117,15 +117,12 @@ export function responseCall(value: unknown): Call {
     body,
     prefix: 'resp',
     topLogprobs: 0,
-    prepare(model) {
+    async prepare(model, signal) {
       if (!model.tokenizer?.hasChatTemplate)
         throw new ApiError(400, 'unsupported_value', 'this model has no chat template: use /v1/completions', 'model');
       const system = body.instructions === undefined ? [] : [{ role: 'system', content: body.instructions }];
-      return generationRequest(model, body, {
-        prompts: [messagesOf([...system, ...body.input])],
-        maxTokens: body.max_output_tokens,
-        logprobs: false,
-      });
+      const prompts = [messagesOf([...system, ...body.input])];
+      return generationRequest(model, body, { prompts, maxTokens: body.max_output_tokens, logprobs: false }, signal);
     },
     whole: (answering, outcome) => whole(body, answering, outcome, `msg-${randomUUID()}`),
     writer: (answering, send) => writer(body, answering, send),

@@ -63,7 +63,7 @@ export interface Call {
   prefix: string;
   /** Most probable tokens that each position has beside its own. */
   topLogprobs: number;
-  prepare: (model: MaskedDiffusionModel) => GenerationRequest;
+  prepare: (model: MaskedDiffusionModel, signal: AbortSignal) => Promise<GenerationRequest>;
   /** The body of an answer that is no stream. */
   whole: (answering: Answering, outcome: Outcome, milliseconds: number) => object;
   /** @param send an event, as JSON; `event` names it */
@@ -82,7 +82,7 @@ export async function answer(
   served: Served,
   done: () => void,
 ): Promise<Response> {
-  const request = call.prepare(model);
+  const request = await call.prepare(model, signal);
   served.settings = request.settings;
   const head: Head = { id: `${call.prefix}-${randomUUID()}`, created: Math.floor(Date.now() / 1000), model: name };
   const top = call.topLogprobs > 0 ? new TopTokens(request, call.topLogprobs) : null;

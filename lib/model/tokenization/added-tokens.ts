@@ -98,6 +98,11 @@ export class AddedTokens {
   get idList(): number[] {
     return Array.from(this.#byId.keys());
   }
+  /** The texts that tokens are found as; null where some take the white space around them. */
+  get texts(): string[] | null {
+    for (const { lstrip, rstrip } of this.#byId.values()) if (lstrip || rstrip) return null;
+    return Array.from(this.#foundAs.values());
+  }
   /** The text of an added token's id as tokenizer.json writes it, undefined for other ids. */
   contentOf(id: number): string | undefined {
     return this.#byId.get(id)?.content;

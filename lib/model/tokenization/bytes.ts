@@ -14,6 +14,9 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 const strictDecoder = new TextDecoder('utf-8', { ignoreBOM: true, fatal: true });
 
+/** Whether a text is the character of a byte. */
+export const isByteCharacter = (text: string): boolean => byteOfCharacter.has(text);
+
 /** A text's bytes, each as its character. */
 export function toByteCharacters(text: string): string {
   let result = '';

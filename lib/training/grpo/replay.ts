@@ -1,6 +1,7 @@
 // Rollouts as rows that can be scored again: every (rollout, step) pair is an independent forward pass over the row as
 // it was before the step. With a cache the steps of a rollout depend on each other: they are scored in their order, on
 // a cache that they fill as the rollout did.
+import { generateRecorded } from '../../generation/generate';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateOptions, GenerateResult } from '../../generation/types';
 import { firstBlocks, rowLength } from '../../model/blocks';
@@ -90,7 +91,8 @@ export async function recordRollouts(
       return ids;
     });
     const steps = new Int32Array(batch.length);
-    const run = model.denoise(
+    const results = await generateRecorded(
+      model.engineParts(),
       batch.map((promptIds) => ({ promptIds })),
       {
         sampler: {
@@ -112,16 +114,12 @@ export async function recordRollouts(
           compat: policy.compat ?? undefined,
         },
       },
-    );
-    let next = await run.next();
-    for (; !next.done; next = await run.next()) {
-      for (const row of next.value.rows) {
-        const { computed, positions, tokens, selected, forced, timestep, logLikelihoods } = row;
-        const ids = current[row.row];
+      ({ row, computed, positions, tokens, selected, forced, timestep, logLikelihoods, ids: after }) => {
+        const ids = current[row];
         rollouts.steps.push({
-          rollout: first + row.row,
-          step: steps[row.row]++,
-          begin: batch[row.row].length,
+          rollout: first + row,
+          step: steps[row]++,
+          begin: batch[row].length,
           ids,
           computed: whole ? range(0, computed[computed.length - 1] + 1) : computed,
           positions,
@@ -132,10 +130,10 @@ export async function recordRollouts(
           oldLogLikelihoods: logLikelihoods,
         });
         rollouts.tokens += computed.length;
-        current[row.row] = row.ids;
-      }
-    }
-    rollouts.results.push(...next.value);
+        current[row] = after;
+      },
+    );
+    rollouts.results.push(...results);
   }
   return rollouts;
 }
