@@ -1,13 +1,16 @@
 // A server under load and with faults, and what it costs beside the library.
-//   node bench/serving.cjs [--only NAME,…] [--scale 1] [--soak 600] [--json FILE]
+//   node bench/serving.cjs [--only NAME,…] [--scale 1] [--soak 600] [--out FILE]
 // The server runs in a process of its own, with the embedded model. Every check says whether it passed, and its figures;
-// times of a busy machine are compared as ratios of medians, in turns. --scale 0.1 makes a tenth of the requests.
+// times of a busy machine are compared as ratios of medians, in turns. --scale 0.1 makes a tenth of the requests; --out
+// writes FILE.json and FILE.md.
 const { spawn } = require('node:child_process');
 const { once } = require('node:events');
 const { readFileSync, writeFileSync } = require('node:fs');
 const net = require('node:net');
+const os = require('node:os');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
+const { machine } = require('./lib/report.cjs');
 
 const main = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
 const NAMES = ['tom', 'anna', 'ben', 'lucy'];
@@ -285,30 +288,107 @@ async function terminate({ count }) {
   return { pass: code === 0 && known, code, outcomes };
 }
 
-/** Answers with and without HTTP, in turns: rows in the same batch, and one alone. */
+/** CPU seconds of the server's process so far: of all its threads, and without what the metrics themselves cost. */
+const serverCpu = (server) => server.gauge('process_cpu_seconds_total');
+const ownCpu = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+};
+
+/**
+ * Answers with and without HTTP, in turns. Rows: 16 clients who ask again as soon as they are answered, against batches
+ * of 16; by the clock, whose ratio has the clients' own work too, and by the CPU time of either process. One row: what a
+ * request takes beside it.
+ */
 async function overhead(server, model, { rounds = 20 }) {
   const { prompt, options, body } = requestOf(3);
   const settings = { ...options, sampler: 'fixed', maxTokens: 24 };
-  const request = { ...body, sampler: 'fixed', max_tokens: 24 };
-  const time = async (work) => {
-    const start = performance.now();
+  const request = JSON.stringify({ ...body, sampler: 'fixed', max_tokens: 24 });
+  const ask = async () => (await post(server.url, request)).json();
+  const measured = async (cpu, work) => {
+    const [before, start] = [await cpu(), performance.now()];
     await work();
-    return performance.now() - start;
+    const ms = performance.now() - start;
+    return { ms, cpu: 1000 * ((await cpu()) - before) };
   };
-  const ratios = [];
-  const extra = [];
+  const again = 4;
+  const times = { batch: [], served: [], alone: [], asked: [] };
+  const add = (name, value) => times[name].push(value);
   for (let round = -2; round < rounds; round++) {
-    const batch = await time(() => model.generateBatch(new Array(16).fill(prompt), settings));
-    const served = await time(async () => {
-      await Promise.all(Array.from({ length: 16 }, async () => (await post(server.url, request)).json()));
+    const batch = await measured(ownCpu, async () => {
+      for (let i = 0; i < again; i++) await model.generateBatch(new Array(16).fill(prompt), settings);
     });
-    const alone = await time(() => model.generate(prompt, settings));
-    const asked = await time(async () => (await post(server.url, request)).json());
+    const served = await measured(
+      () => serverCpu(server),
+      () => inParallel(16 * again, 16, ask),
+    );
+    const alone = await measured(ownCpu, async () => {
+      for (let i = 0; i < 16; i++) await model.generate(prompt, settings);
+    });
+    const asked = await measured(
+      () => serverCpu(server),
+      async () => {
+        for (let i = 0; i < 16; i++) await ask();
+      },
+    );
     if (round < 0) continue;
-    ratios.push(batch / served);
-    extra.push(asked - alone);
+    add('batch', batch);
+    add('served', served);
+    add('alone', alone);
+    add('asked', asked);
   }
-  return { pass: true, batchRatio: median(ratios), aloneExtraMs: median(extra) };
+  const ratio = (what) => median(times.batch.map((batch, i) => batch[what] / times.served[i][what]));
+  const extra = (what) => median(times.asked.map((asked, i) => (asked[what] - times.alone[i][what]) / 16));
+  return {
+    pass: true,
+    batchRatio: ratio('ms'),
+    batchCpuRatio: ratio('cpu'),
+    aloneExtraMs: extra('ms'),
+    aloneExtraCpuMs: extra('cpu'),
+  };
+}
+
+/** What the main thread does between the end of a pass and the begin of the next, for so many rows. */
+async function betweenPasses(model, { rounds = 20 }) {
+  const { native } = model.engineParts();
+  const share = native.share.bind(native);
+  let ended = null;
+  let gaps = [];
+  native.share = () => {
+    const handle = share();
+    const step = (...args) => {
+      if (ended !== null) gaps.push(performance.now() - ended);
+      const work = handle.step(...args);
+      const end = () => {
+        ended = performance.now();
+      };
+      work.then(end, end);
+      return work;
+    };
+    const get = (target, name) =>
+      name === 'step' ? step : typeof target[name] === 'function' ? target[name].bind(target) : target[name];
+    return new Proxy(handle, { get });
+  };
+  const { prompt } = requestOf(3);
+  const lowest = {};
+  try {
+    for (const sampler of ['fixed', 'planner'])
+      for (const rows of [1, 16, 64]) {
+        gaps = [];
+        for (let i = 0; i < rounds; i++) {
+          ended = null;
+          await model.generateBatch(new Array(rows).fill(prompt), { sampler, maxTokens: 24, seed: i });
+        }
+        // What other processes take of the time is not the engine's: the lower fifth.
+        lowest[`${sampler} ${rows}`] = gaps.sort((a, b) => a - b)[Math.floor(0.2 * gaps.length)];
+      }
+  } finally {
+    native.share = share;
+  }
+  const microsecondsARow = Object.fromEntries(
+    ['fixed', 'planner'].map((name) => [name, (1000 * (lowest[`${name} 64`] - lowest[`${name} 1`])) / 63]),
+  );
+  return { pass: true, ms: lowest, microsecondsARow };
 }
 
 /** Requests that arrive at random, in batches of 8 that wait for each other and as they come: time to answer. */
@@ -415,6 +495,7 @@ async function run({ only = null, scale = 1, soakSeconds = 600, report = () => {
     overflow: () => overflow({ count: some(200) }),
     terminate: () => terminate({ count: some(200) }),
     overhead: () => overhead(server, model, { rounds: some(20) }),
+    between: () => betweenPasses(model, { rounds: some(20) }),
     arrivals: () => arrivals(model, { count: some(200) }),
     soak: () => soak(server, { seconds: soakSeconds }),
   };
@@ -422,7 +503,8 @@ async function run({ only = null, scale = 1, soakSeconds = 600, report = () => {
   try {
     for (const [name, check] of Object.entries(checks)) {
       if (only && !only.includes(name)) continue;
-      results[name] = await check();
+      const load = os.loadavg()[0];
+      results[name] = { ...(await check()), load };
       report(name, results[name]);
     }
   } finally {
@@ -430,6 +512,36 @@ async function run({ only = null, scale = 1, soakSeconds = 600, report = () => {
     model.dispose();
   }
   return results;
+}
+
+/** A figure, or several by their names. */
+const shown = (value) => {
+  if (typeof value === 'number') return String(Number(value.toPrecision(3)));
+  if (typeof value !== 'object' || value === null) return String(value);
+  return Object.entries(value)
+    .map(([name, one]) => (Array.isArray(value) ? shown(one) : `${name}: ${shown(one)}`))
+    .join(', ');
+};
+
+/** Writes results as JSON and as a page. */
+function write(file, results) {
+  const at = machine({ dultra: require('../package.json').version });
+  const command = `node bench/serving.cjs ${process.argv.slice(2).join(' ')}`.trim();
+  writeFileSync(`${file}.json`, `${JSON.stringify({ machine: at, command, results }, null, 1)}\n`);
+  const rows = Object.entries(results).map(([name, { pass, load, ...figures }]) => {
+    const lines = Object.entries(figures).map(([what, value]) => `${what} ${shown(value) || 'none'}`);
+    return `| ${name} | ${pass ? 'ok' : 'FAILED'} | ${shown(load)} | ${lines.join('; ')} |`;
+  });
+  const text = [
+    '# Serving: load, faults and cost',
+    `\`${command}\``,
+    Object.entries(at)
+      .map(([name, value]) => `${name}: ${value}`)
+      .join(' · '),
+    'What each check does stands in ../serving.cjs; `load` is the load average before it.',
+    ['| check | | load | figures |', '| --- | --- | --- | --- |', ...rows].join('\n'),
+  ];
+  writeFileSync(`${file}.md`, `${text.join('\n\n')}\n`);
 }
 
 module.exports = { run };
@@ -440,7 +552,7 @@ if (require.main === module) {
       only: { type: 'string' },
       scale: { type: 'string', default: '1' },
       soak: { type: 'string', default: '600' },
-      json: { type: 'string' },
+      out: { type: 'string' },
     },
   });
   run({
@@ -451,7 +563,7 @@ if (require.main === module) {
       process.stdout.write(`${pass ? 'ok    ' : 'FAILED'} ${name} ${JSON.stringify(figures)}\n`),
   }).then(
     (results) => {
-      if (values.json) writeFileSync(values.json, `${JSON.stringify(results, null, 1)}\n`);
+      if (values.out) write(values.out, results);
       process.exitCode = Object.values(results).every(({ pass }) => pass) ? 0 : 1;
     },
     (error) => {

@@ -50,15 +50,19 @@ export class RowStream {
     this.#row = row;
   }
 
-  /** @param row what a step selected, and the row after it @param result where the row ended with this step */
-  event(row: StreamedStep, result: GenerateResult | null): StreamEvent {
+  /**
+   * @param row what a step selected, and the row after it @param result where the row ended with this step
+   * @param hasTokens the event has what was unmasked: texts of single tokens take longer than that of all
+   */
+  event(row: StreamedStep, result: GenerateResult | null, hasTokens = true): StreamEvent {
     const { maskTokenId } = this.#model.config;
     const ids = row.ids.slice(this.#row.begin, this.#row.end);
     const before = this.#text.length;
     this.#prefix = this.#prefixText(ids.subarray(0, row.settled - this.#row.begin));
     this.#text = result ? result.text : (this.#row.textEnd?.finalPart(this.#prefix) ?? this.#prefix);
-    const unmasked = this.#unmasked(row, ids);
-    const remaining = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
+    const unmasked = hasTokens ? this.#unmasked(row, ids) : [];
+    let remaining = 0;
+    for (const id of row.ids) if (id === maskTokenId) remaining++;
     return new Event(row.step, this.#text, this.#text.slice(before), unmasked, remaining, result, ids);
   }
 

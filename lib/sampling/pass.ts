@@ -167,14 +167,20 @@ export function passRequest(tasks: readonly RowTask[], options: PassOptions): Na
   };
 }
 
-/** What a pass says of a row, as rows read it: of results that have what was selected alone, all is. */
-export const selectsAll = (step: Omit<RowStep, 'selected' | 'entropies'>): RowStep => ({
-  ...step,
-  entropies: NONE,
-  selected: new Uint8Array(step.positions.length).fill(1),
-});
-
 const NONE = new Float32Array(0);
+const ALL = new Uint8Array(256).fill(1);
+
+/** What a pass says of a row, as rows read it: of results that have what was selected alone, all is. */
+export function selectsAll({
+  positions,
+  tokens,
+  logProbs,
+  confidences,
+}: Omit<RowStep, 'selected' | 'entropies'>): RowStep {
+  const { length } = positions;
+  const selected = length <= ALL.length ? ALL.subarray(0, length) : new Uint8Array(length).fill(1);
+  return { positions, tokens, logProbs, confidences, entropies: NONE, selected };
+}
 
 /** What a whole result selected. */
 export function chosenOf(part: {

@@ -193,7 +193,7 @@ export interface ChoiceListener {
  * @returns their results in order; the promise rejects with what one of them failed of, and the others are stopped.
  */
 export async function runChoices(
-  { parts, prompts, options, engine }: GenerationRequest,
+  { parts, prompts, options, engine, frames }: GenerationRequest,
   choicesPerPrompt: number,
   signal: AbortSignal,
   { onAdmit, onStep, onEvent }: ChoiceListener = {},
@@ -222,7 +222,7 @@ export async function runChoices(
           if (!stream || !onEvent) return;
           const seconds = (performance.now() - start) / 1000;
           const result = step.outcome && resultsOf(parts, rows, [step.outcome], written, seconds)[0];
-          onEvent(choice, stream.event(step, result));
+          onEvent(choice, stream.event(step, result, frames));
         },
       }),
     });
