@@ -108,7 +108,7 @@ describe('decoding', () => {
           seed,
           stopAtEos: true,
         });
-        if (result.finishReason !== 'eos') continue;
+        if (result.finishReason !== 'stop') continue;
         ended++;
         expect(result.ids.subarray(0, result.tokens)).not.toContain(MASK);
         if (sampler.type === 'd3llm') expect(new Set(result.ids.subarray(result.tokens - 1))).toEqual(new Set([EOS]));

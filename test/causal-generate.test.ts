@@ -94,7 +94,7 @@ test('an end of sequence ends a row, unless it must not', async () => {
     expect(whole).toMatchObject({ finishReason: 'length', nfe: 16 });
     expect(whole.text).toBe(Array.from(whole.ids.subarray(0, at), letter).join(''));
     const ended = await one(options);
-    expect(ended).toMatchObject({ finishReason: 'eos', nfe: at + 1, text: whole.text });
+    expect(ended).toMatchObject({ finishReason: 'stop', nfe: at + 1, text: whole.text });
     return;
   }
   throw new Error('no seed drew an end of sequence');

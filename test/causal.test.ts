@@ -68,7 +68,7 @@ describe.each(['qwen2', 'tied', 'llama'])('%s', (name) => {
     });
     expect(Array.from(result.ids)).toEqual(want);
     expect(result.nfe).toBe(want.length);
-    expect(result.finishReason).toBe(stop < 0 ? 'length' : 'eos');
+    expect(result.finishReason).toBe(stop < 0 ? 'length' : 'stop');
     const [scored] = await model.logProbs([{ promptIds: expected.prompt, ids: result.ids }]);
     result.logProbs.forEach((value, i) => {
       expect(value).toBeCloseTo(scored[i], 4);

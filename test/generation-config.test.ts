@@ -126,7 +126,7 @@ describe('ends of a text', () => {
   test('an autoregressive model stops at those of generation_config.json, else of config.json', async () => {
     const { ids, finishReason } = await written(null);
     expect({ length: ids.length, finishReason }).toEqual({ length: 10, finishReason: 'length' });
-    const cut = (end: number) => ({ ids: ids.slice(0, ids.indexOf(end) + 1), finishReason: 'eos' });
+    const cut = (end: number) => ({ ids: ids.slice(0, ids.indexOf(end) + 1), finishReason: 'stop' });
     const [first, late] = [ids[2], ids.find((id, i) => i > 3 && !ids.slice(0, 4).includes(id))!];
     const unused = Array.from({ length: 71 }, (_, id) => id).find((id) => !ids.includes(id))!;
     expect(await written(first)).toMatchObject(cut(first));
@@ -162,7 +162,7 @@ describe('ends of a text', () => {
         expect(model.config).toMatchObject({ eosTokenIds: ends, eosTokenId: 95 });
         const result = await model.generate(prompt, settings);
         const end = ends.includes(one) ? one : two;
-        expect(result).toMatchObject({ finishReason: 'eos', tokens: ids.indexOf(end) + 1 });
+        expect(result).toMatchObject({ finishReason: 'stop', tokens: ids.indexOf(end) + 1 });
         expect(result.ids.slice(0, result.tokens)).toEqual(ids.slice(0, result.tokens));
         expect(result.nfe).toBeLessThan(24);
       }

@@ -47,7 +47,7 @@ test('the row is what a template of prompt, masks, suffix and end would be', asy
     { prompt, suffix },
     { ...options, maxTokens, stopAtEos: true, sampler: 'fixed' },
   );
-  expect(without.finishReason).toBe([...without.ids].includes(EOS) ? 'eos' : 'length');
+  expect(without.finishReason).toBe([...without.ids].includes(EOS) ? 'stop' : 'length');
   const other = await model.generate({ prompt, suffix: { suffixIds: [50, 51] } }, { ...options, maxTokens });
   expect([...other.ids]).not.toEqual([...infilled.ids]);
 });

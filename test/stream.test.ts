@@ -190,7 +190,7 @@ describe('a model', () => {
       const options = { maxTokens: 48, blockLength: 8, temperature: 1e3, seed, sampler: { type: 'fixed', steps: 24 } };
       const { events } = await read('naïve', options);
       const { result } = events.at(-1)!;
-      if (result!.finishReason === 'eos') ended++;
+      if (result!.finishReason === 'stop') ended++;
     }
     expect(ended).toBeGreaterThan(0);
   });

@@ -13,8 +13,7 @@ export function summary(result: GenerateResult, drew: boolean): string {
   // A cache leaves passes less to compute.
   const weighted = fullForwards < nfe ? ` worth ${fullForwards.toFixed(2)} full ones` : '';
   const passes = `${nfe} forward pass${nfe === 1 ? '' : 'es'}${weighted}`;
-  const end =
-    finishReason === 'length' ? '' : finishReason === 'eos' ? ', ended by end-of-sequence' : ', ended by a stop string';
+  const end = finishReason === 'stop' ? ', ended by itself' : '';
   return `${tokens} tokens in ${passes} (${tokensPerForward.toFixed(2)} per pass), ${seconds.toFixed(2)} s${end}${drew ? `, seed ${result.seed}` : ''}`;
 }
 

@@ -42,7 +42,7 @@ interface CausalRow {
   computed: number;
   logProbs: number[];
   /** Why nothing follows; null while something does. */
-  ended: 'eos' | 'stop' | null;
+  ended: boolean;
 }
 
 /** A step that computes what is new of each row and draws the token that follows. */
@@ -194,7 +194,7 @@ export class CausalModel {
     const token = new (native().CancelToken)();
     try {
       for (let step = 0; step < maxTokens; step++) {
-        const open = rows.filter(({ ended }) => ended === null);
+        const open = rows.filter(({ ended }) => !ended);
         if (open.length === 0) break;
         const buffer = await cancellable(
           signal,
@@ -209,8 +209,8 @@ export class CausalModel {
           row.computed = row.length;
           row.ids[row.length++] = tokens[0];
           row.logProbs.push(logProbs[0]);
-          if (stopAtEos && this.config.eosTokenIds.includes(tokens[0])) row.ended = 'eos';
-          else if (end?.isIn(row.ids.subarray(row.promptIds.length, row.length))) row.ended = 'stop';
+          if (stopAtEos && this.config.eosTokenIds.includes(tokens[0])) row.ended = true;
+          else if (end?.isIn(row.ids.subarray(row.promptIds.length, row.length))) row.ended = true;
         }
       }
     } finally {
@@ -261,7 +261,7 @@ export class CausalModel {
       );
     const ids = new Int32Array(promptIds.length + maxTokens);
     ids.set(promptIds);
-    return { index, promptIds, ids, begin: 0, length: promptIds.length, computed: 0, logProbs: [], ended: null };
+    return { index, promptIds, ids, begin: 0, length: promptIds.length, computed: 0, logProbs: [], ended: false };
   }
 
   #resultOf(
@@ -278,7 +278,7 @@ export class CausalModel {
       promptIds,
       nfe: ids.length,
       logProbs: Float32Array.from(logProbs),
-      finishReason: cut ? 'stop' : (ended ?? 'length'),
+      finishReason: cut || ended ? 'stop' : 'length',
     };
   }
 

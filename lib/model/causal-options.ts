@@ -64,7 +64,8 @@ export interface CausalResult {
   nfe: number;
   /** Log-probability of each token, at temperature 1. */
   logProbs: Float32Array;
-  finishReason: 'length' | 'eos' | 'stop';
+  /** "stop", at an end-of-sequence token or a stop string; "length", at `maxTokens`. */
+  finishReason: 'length' | 'stop';
 }
 
 const KEYS = [

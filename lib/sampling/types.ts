@@ -1,7 +1,7 @@
 // Events of the denoising loop, and functions as samplers.
 
-/** Why a row ended: nothing left to unmask, or decided up to an end-of-sequence token or a stop string. */
-export type FinishReason = 'length' | 'eos' | 'stop';
+/** Why a row ended: "stop", at an end-of-sequence token or a stop string; "length", at `maxTokens`. */
+export type FinishReason = 'length' | 'stop';
 
 /**
  * What a custom sampler sees of one row at one step. Arrays are parallel, one entry per candidate, in ascending

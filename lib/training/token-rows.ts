@@ -47,7 +47,11 @@ export function encodeRow(
   maxTokens: number | null | ((answer: number) => number),
 ): TokenRow {
   if (example.answer === null)
-    throw optionError(TypeError, 'dataset', 'expected examples with an answer, got one without');
+    throw optionError(
+      TypeError,
+      'dataset',
+      `expected examples with an answer, got one without: its prompt is ${show(example.prompt)}`,
+    );
   if (!model.tokenizer)
     throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which training on text needs`);
   const prompt = model.encodePrompt(example.prompt);

@@ -206,7 +206,7 @@ export abstract class Row {
 
   outcome(): RowOutcome {
     const { ids, begin, nfe, fullForwards, unmaskedAt, logProbs, logLikelihood } = this;
-    const finishReason = this.endFrom(begin) >= 0 ? 'eos' : 'length';
+    const finishReason = this.endFrom(begin) >= 0 ? 'stop' : 'length';
     return { ids, begin, nfe, fullForwards, unmaskedAt, logProbs, logLikelihood, finishReason };
   }
 
