@@ -4,6 +4,7 @@ import { type Context, Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { chatCall, completionCall } from './completions';
 import { ApiError, apiErrorOf } from './errors';
+import { readJson } from './json';
 import { Metrics } from './metrics';
 import { Models, type ServedModel } from './models';
 import { PLAYGROUND, playgroundFile } from './playground';
@@ -64,11 +65,16 @@ const PAGE_HEADERS = {
   'referrer-policy': 'no-referrer',
 };
 
+/** What a request carries through its handlers. */
+interface Env {
+  Variables: { id: string };
+}
+
 const hash = (text: string) => createHash('sha256').update(text).digest();
 
 /** A server without a port: `fetch` answers requests, also inside another application. */
 export class Server {
-  readonly app = new Hono();
+  readonly app = new Hono<Env>();
   readonly #options: ServerOptions;
   readonly #models: Models;
   readonly #metrics: Metrics;
@@ -128,13 +134,13 @@ export class Server {
     const { app } = this;
     const { maxBodyBytes = 2 ** 20 } = this.#options;
     app.use(async (c, next) => {
+      // Set before there is a response: one that is made later has them without being copied.
       const id = randomUUID();
-      c.res.headers.set('x-request-id', id);
+      c.set('id', id);
+      c.header('x-request-id', id);
       this.#cors(c);
       if (c.req.method === 'OPTIONS' && c.req.header('access-control-request-method')) return c.body(null, 204);
-      await next();
-      c.res.headers.set('x-request-id', id);
-      return;
+      return next();
     });
     app.use(async (c, next) => {
       this.#guard(c);
@@ -153,7 +159,7 @@ export class Server {
       const name = this.#models.nameOf(c.req.param('id'));
       return c.json(this.#models.list.find(({ id }) => id === name)!);
     });
-    const limit = bodyLimit({
+    const limitStream = bodyLimit({
       maxSize: maxBodyBytes,
       onError: () => {
         throw new ApiError(413, 'request_too_large', `expected a body of at most ${maxBodyBytes} bytes`, null, {
@@ -162,6 +168,12 @@ export class Server {
         });
       },
     });
+    // Where the length is told, which Node.js keeps to, no stream is made of the body.
+    const limit: typeof limitStream = (c, next) => {
+      const length = c.req.header('content-length');
+      const isTold = length !== undefined && c.req.header('transfer-encoding') === undefined;
+      return isTold && Number(length) <= maxBodyBytes ? next() : limitStream(c, next);
+    };
     for (const [route, read] of Object.entries(POSTS)) app.post(route, limit, (c) => this.#generate(c, route, read));
     for (const route of Object.keys(POSTS)) app.all(route, () => this.#methodError('POST'));
     for (const route of GETS) app.all(route, () => this.#methodError('GET'));
@@ -210,7 +222,7 @@ export class Server {
       throw new ApiError(401, 'invalid_api_key', 'expected "Authorization: Bearer KEY" with a key of this server');
   }
 
-  async #generate(c: Context, route: string, read: (value: unknown) => Call): Promise<Response> {
+  async #generate(c: Context<Env>, route: string, read: (value: unknown) => Call): Promise<Response> {
     const start = performance.now();
     const served: Served = { model: '' };
     let isDone = false;
@@ -222,7 +234,7 @@ export class Server {
       const ms = performance.now() - start;
       this.#metrics.count(route, served, status, ms / 1000);
       const { model, settings, usage, finish } = served;
-      const id = c.res.headers.get('x-request-id') ?? '';
+      const { id } = c.var;
       this.#options.log?.({ id, route, status, ms, model, settings, usage, finish, error: error?.body.error.code });
       if (--this.#active === 0) this.#whenIdle?.();
     };
@@ -232,63 +244,20 @@ export class Server {
         throw new ApiError(503, 'shutting_down', 'the server is shutting down', null, { 'retry-after': '5' });
       if (!/^application\/json\s*(;|$)/i.test(c.req.header('content-type') ?? ''))
         throw new ApiError(415, 'unsupported_media_type', 'expected content-type: application/json');
-      const call = read(await bodyOf(c));
+      const call = read(readJson(await c.req.text()));
       served.model = this.#models.nameOf(call.body.model);
       const lease = await this.#models.lease(served.model);
       release = lease.release;
       const { model } = lease;
       const signal = AbortSignal.any([c.req.raw.signal, this.#closing.signal]);
-      const response = await answer(call, served.model, model, signal, served, () =>
+      const { body, headers } = await answer(call, served.model, model, signal, served, () =>
         done(c.req.raw.signal.aborted ? 499 : 200, served.error),
       );
-      return response;
+      return c.body(body, 200, headers);
     } catch (error) {
       const failure = apiErrorOf(error);
       done(c.req.raw.signal.aborted ? 499 : failure.status, failure);
       throw failure;
     }
-  }
-}
-
-/** Levels of objects and lists in a body, and how many of these and of members it has. */
-const DEEPEST = 64;
-const MOST_PARTS = 20_000;
-
-/** Refuses JSON that takes long to read for its length: what has many parts, or parts deep within each other. */
-function checkShape(json: string): void {
-  let depth = 0;
-  let parts = 0;
-  for (let at = 0; at < json.length; at++) {
-    const code = json.charCodeAt(at);
-    if (code === 0x22) at = endOfString(json, at);
-    else if (code === 0x3a) parts++;
-    else if (code === 0x5d || code === 0x7d) depth--;
-    else if (code === 0x5b || code === 0x7b) {
-      parts++;
-      depth++;
-    }
-    if (depth > DEEPEST) throw new ApiError(400, 'invalid_json', `expected JSON of at most ${DEEPEST} levels`);
-    if (parts > MOST_PARTS)
-      throw new ApiError(400, 'invalid_json', `expected at most ${MOST_PARTS} lists, objects and members`);
-  }
-}
-
-/** The quote behind an even number of backslashes that ends a string of JSON. */
-function endOfString(json: string, begin: number): number {
-  for (let end = json.indexOf('"', begin + 1); end >= 0; end = json.indexOf('"', end + 1)) {
-    let slashes = 0;
-    while (json.charCodeAt(end - 1 - slashes) === 0x5c) slashes++;
-    if (slashes % 2 === 0) return end;
-  }
-  return json.length;
-}
-
-async function bodyOf(c: Context): Promise<unknown> {
-  const text = await c.req.text();
-  checkShape(text);
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new ApiError(400, 'invalid_json', 'the body is not JSON');
   }
 }

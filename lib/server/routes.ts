@@ -73,6 +73,12 @@ export interface Call {
 /** `finish_reason` of a choice. */
 export const finishOf = ({ finishReason }: GenerateResult): string => (finishReason === 'length' ? 'length' : 'stop');
 
+/** A body and its headers: how they become a response is the server's, since some ways cost more than others. */
+export interface Answered {
+  body: string | ReadableStream<Uint8Array>;
+  headers: Record<string, string>;
+}
+
 /** Runs a call. @param signal of the client's connection @param served is filled in on the way */
 export async function answer(
   call: Call,
@@ -81,7 +87,7 @@ export async function answer(
   signal: AbortSignal,
   served: Served,
   done: () => void,
-): Promise<Response> {
+): Promise<Answered> {
   const request = await call.prepare(model, signal);
   served.settings = request.settings;
   const head: Head = { id: `${call.prefix}-${randomUUID()}`, created: Math.floor(Date.now() / 1000), model: name };
@@ -91,7 +97,8 @@ export async function answer(
   const start = performance.now();
   const outcome = await run(answering, served, signal);
   done();
-  return Response.json(call.whole(answering, outcome, performance.now() - start));
+  const body = JSON.stringify(call.whole(answering, outcome, performance.now() - start));
+  return { body, headers: { 'content-type': 'application/json' } };
 }
 
 async function run(
@@ -115,7 +122,7 @@ function stream(
   signal: AbortSignal,
   served: Served,
   done: () => void,
-): Promise<Response> {
+): Promise<Answered> {
   const gone = new AbortController();
   const leave = () => gone.abort(new Error('the client has left'));
   signal.addEventListener('abort', leave, { once: true });
@@ -132,7 +139,7 @@ function stream(
         'x-accel-buffering': 'no',
       };
       writer.open(rows);
-      resolve(new Response(events.body, { headers }));
+      resolve({ body: events.body, headers });
     };
     run(answering, served, gone.signal, { onAdmit, onEvent: writer.event })
       .then(writer.finish, (error) => {
