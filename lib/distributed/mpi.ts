@@ -84,10 +84,34 @@ export function findMpi(): { mpi: MpiInfo | null; reason: string | null } {
 }
 
 /** The processes of this job, once {@link init} has been called. */
+let whole: ProcessGroup = SINGLE_PROCESS;
+/** Those of them that do the same as this one. */
 let current: ProcessGroup = SINGLE_PROCESS;
 
-/** The processes that work together: of a job that {@link init} has joined, else this one alone. */
+/**
+ * The processes that work together: of a job that {@link init} has joined (while it is parted, those of this process's
+ * part), else this one alone.
+ */
 export const currentGroup = (): ProcessGroup => current;
+
+/** All processes of the job, parted or not. */
+export const wholeGroup = (): ProcessGroup => whole;
+
+/**
+ * Parts the job: until {@link joinParts}, exchanges, and the sums of trainers, are those of the processes that have called
+ * it with the same color. Every process of the job calls it. @returns this process's part
+ */
+export async function splitGroup(color: number): Promise<ProcessGroup> {
+  if (whole.size > 1) current = groupOf(await native().split(color));
+  return current;
+}
+
+/** This process works among all of its job again; each does it by itself. */
+export function joinParts(): void {
+  if (current === whole) return;
+  native().join();
+  current = whole;
+}
 
 /** The rank that a launcher has given this process; null where there was none. For what is said before {@link init}. */
 export const launchedRank = (): number | null => launchOf(process.env)?.rank ?? null;
@@ -126,8 +150,9 @@ function leave(exitCode: number): void {
   if (!isRunning) return;
   isRunning = false;
   let failure = uncaught;
-  let wait = waitBeforeFailure(current.rank);
-  if (exitCode === 0) {
+  let wait = waitBeforeFailure(whole.rank);
+  if (exitCode === 0 && current !== whole) failure ??= 'has ended before the others have done with it';
+  else if (exitCode === 0) {
     try {
       native().finalizeMpi();
       return;
@@ -140,7 +165,7 @@ function leave(exitCode: number): void {
   // Node.js would print it after this, when the process is no more.
   if (failure !== undefined) {
     pause(wait);
-    writeSync(2, `rank ${current.rank}: ${failure instanceof Error ? failure.stack : String(failure)}\n`);
+    writeSync(2, `rank ${whole.rank}: ${failure instanceof Error ? failure.stack : String(failure)}\n`);
   }
   native().abortMpi(exitCode === 0 ? 1 : exitCode);
 }
@@ -153,7 +178,7 @@ function leave(exitCode: number): void {
  */
 export function init(): ProcessGroup {
   const launch = launchOf(process.env);
-  if (isRunning || launch === null) return current;
+  if (isRunning || launch === null) return whole;
   const { mpi, reason } = findMpi();
   if (mpi === null)
     throw new DUltraError(
@@ -180,6 +205,7 @@ export function init(): ProcessGroup {
       `expected ${launch.size} processes, as the launcher says, got ${group.size} from ${mpi.version}: the launcher is ` +
         "another MPI's, or srun needs --mpi=pmix (srun --mpi=list says what there is)",
     );
+  whole = group;
   current = group;
   return group;
 }

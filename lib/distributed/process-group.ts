@@ -53,12 +53,16 @@ export async function numbersOfFirst(
 /**
  * Which process computes which item: each item, the most costly first, goes to the process that has least to do so far.
  * @param costs of the items, in any unit
+ * @param loads what each process has to do already, in the same unit; gets what is added. Default: nothing
  * @returns the rank of each item
  */
-export function dealOut(costs: readonly number[], size: number): Int32Array {
+export function dealOut(
+  costs: readonly number[],
+  size: number,
+  loads: Float64Array = new Float64Array(size),
+): Int32Array {
   const ranks = new Int32Array(costs.length);
   if (size === 1) return ranks;
-  const loads = new Float64Array(size);
   const order = costs.map((_, i) => i).sort((a, b) => costs[b] - costs[a] || a - b);
   for (const i of order) {
     let least = 0;
@@ -90,6 +94,17 @@ export async function gatherNumbers(
   for (let from = 0; from < all.length; from += width + 1)
     out.set(all.subarray(from + 1, from + 1 + width), all[from] * width);
   return out;
+}
+
+/** Arrays of items, wherever they were computed. @param own of this process, by item @param lengths of all items' arrays */
+export async function gatherArrays(
+  group: ProcessGroup,
+  own: ReadonlyMap<number, Float32Array>,
+  lengths: readonly number[],
+): Promise<Float32Array[]> {
+  const width = Math.max(0, ...lengths);
+  const all = await gatherNumbers(group, lengths.length, width, own);
+  return lengths.map((length, i) => Float32Array.from(all.subarray(i * width, i * width + length)));
 }
 
 /** The part of `count` things in a row that a process takes, as near to equal as may be. */

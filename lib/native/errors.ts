@@ -20,6 +20,9 @@ const SYNCHRONOUS: ReadonlySet<string> = new Set([
   'openMpi',
   'startMpi',
   'group',
+  'join',
+  'post',
+  'poll',
   'finalizeMpi',
   'abortMpi',
 ]);

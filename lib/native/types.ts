@@ -657,6 +657,20 @@ export interface NativeAddon {
   gatherBytes(bytes: Uint8Array): Promise<Uint8Array[]>;
   /** Resolves when every rank has called it. */
   barrier(): Promise<void>;
+  /**
+   * Parts the job by color: what ranks exchange is from here on exchanged among those of this one's color, which it
+   * returns. Every rank of the job calls it.
+   */
+  split(color: number): Promise<{ rank: number; size: number }>;
+  /** This process works among all of the job again. */
+  join(): { rank: number; size: number };
+  /** A message for one rank of the whole job, which `poll` sends. */
+  post(to: number, bytes: Uint8Array): void;
+  /**
+   * Moves messages on; the next that has arrived, and by which rank of the whole job (-1: none), and how many are not
+   * sent yet. Waits for nothing.
+   */
+  poll(): { from: number; bytes: Uint8Array; unsent: number };
   /** Ends MPI, and waits for all ranks to do so. */
   finalizeMpi(): void;
   /** Ends every process of the job, this one included. */

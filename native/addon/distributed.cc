@@ -52,12 +52,20 @@ Napi::Value start(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value group(const Napi::CallbackInfo& info) {
+Napi::Value group_of(Napi::Env env) {
   const auto ranks = world();
-  Napi::Object out = Napi::Object::New(info.Env());
+  Napi::Object out = Napi::Object::New(env);
   out.Set("rank", ranks->rank());
   out.Set("size", ranks->size());
   return out;
+}
+
+Napi::Value group(const Napi::CallbackInfo& info) { return group_of(info.Env()); }
+
+Napi::Uint8Array to_array(Napi::Env env, const Bytes& bytes) {
+  auto array = Napi::Uint8Array::New(env, bytes.size());
+  if (!bytes.empty()) std::memcpy(array.Data(), bytes.data(), bytes.size());
+  return array;
 }
 
 Napi::Value gather_bytes(const Napi::CallbackInfo& info) {
@@ -66,11 +74,7 @@ Napi::Value gather_bytes(const Napi::CallbackInfo& info) {
       info.Env(), [own] { return gather(*world(), std::move(*own)); },
       [](Napi::Env env, std::vector<Bytes>& all) -> Napi::Value {
         auto out = Napi::Array::New(env, all.size());
-        for (uint32_t i = 0; i < all.size(); ++i) {
-          auto bytes = Napi::Uint8Array::New(env, all[i].size());
-          if (!all[i].empty()) std::memcpy(bytes.Data(), all[i].data(), all[i].size());
-          out.Set(i, bytes);
-        }
+        for (uint32_t i = 0; i < all.size(); ++i) out.Set(i, to_array(env, all[i]));
         return out;
       });
 }
@@ -85,6 +89,39 @@ Napi::Value barrier(const Napi::CallbackInfo& info) {
         return Nothing{};
       },
       [](Napi::Env env, Nothing&) -> Napi::Value { return env.Undefined(); });
+}
+
+Napi::Value split(const Napi::CallbackInfo& info) {
+  const int color = int(to_number(info[0], "color"));
+  return Job<Nothing>::start(
+      info.Env(),
+      [color] {
+        split_world(color);
+        return Nothing{};
+      },
+      [](Napi::Env env, Nothing&) -> Napi::Value { return group_of(env); });
+}
+
+Napi::Value join(const Napi::CallbackInfo& info) {
+  join_world();
+  return group_of(info.Env());
+}
+
+Napi::Value post(const Napi::CallbackInfo& info) {
+  const int to = int(to_number(info[0], "to"));
+  Bytes bytes = to_bytes(info[1]);
+  guarded(info.Env(), [&] { post_message(to, std::move(bytes)); });
+  return info.Env().Undefined();
+}
+
+Napi::Value poll(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Polled polled = guarded(env, [] { return poll_messages(); });
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("from", polled.from);
+  out.Set("bytes", to_array(env, polled.bytes));
+  out.Set("unsent", double(polled.unsent));
+  return out;
 }
 
 Napi::Value finalize(const Napi::CallbackInfo& info) {
@@ -106,6 +143,10 @@ void init_distributed(Napi::Env env, Napi::Object exports) {
   exports.Set("group", Napi::Function::New(env, group));
   exports.Set("gatherBytes", Napi::Function::New(env, gather_bytes));
   exports.Set("barrier", Napi::Function::New(env, barrier));
+  exports.Set("split", Napi::Function::New(env, split));
+  exports.Set("join", Napi::Function::New(env, join));
+  exports.Set("post", Napi::Function::New(env, post));
+  exports.Set("poll", Napi::Function::New(env, poll));
   exports.Set("finalizeMpi", Napi::Function::New(env, finalize));
   exports.Set("abortMpi", Napi::Function::New(env, abort));
 }

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <condition_variable>
 #include <cstdio>
 #include <deque>
+#include <list>
 #include <mutex>
 #include <thread>
 
@@ -19,6 +21,8 @@ namespace {
 // Numbers of one call, whose counts are ints.
 constexpr int64_t kPiece = int64_t(1) << 26;
 constexpr int kThreadSerialized = 2;
+// The tag of messages between two ranks.
+constexpr int kMessage = 1;
 // The longest text that any library writes: MPI_MAX_LIBRARY_VERSION_STRING of MPICH and of the standard ABI.
 constexpr size_t kText = 8192;
 // Bytes that hold an MPI_Status of any library: that of Open MPI has 24, of the others 20 and 32.
@@ -76,12 +80,16 @@ class World : public Communicator {
  public:
   virtual void finalize() = 0;
   virtual void abort(int exit_code) = 0;
+  virtual std::shared_ptr<Communicator> split(int color) = 0;
+  virtual void post(int to, std::vector<uint8_t> bytes) = 0;
+  virtual Polled poll() = 0;
 };
 
 template <typename Handle>
 class WorldOf final : public World {
  public:
-  WorldOf(void* library, const Constants<Handle>& constants) : library_(library), constants_(constants) {
+  WorldOf(void* library, const Constants<Handle>& constants)
+      : library_(library), constants_(constants), in_use_(std::make_shared<std::mutex>()), mutex_(*in_use_) {
     int initialized = 0, provided = 0;
     check(function<int(int*)>("MPI_Initialized")(&initialized), "MPI_Initialized");
     if (initialized)
@@ -95,17 +103,16 @@ class WorldOf final : public World {
     // Errors come back, and become messages; otherwise the library ends the process.
     check(function<int(Handle, Handle)>("MPI_Comm_set_errhandler")(constants_.world, constants_.errors_return),
           "MPI_Comm_set_errhandler");
-    check(function<int(Handle, int*)>("MPI_Comm_rank")(constants_.world, &rank_), "MPI_Comm_rank");
-    check(function<int(Handle, int*)>("MPI_Comm_size")(constants_.world, &size_), "MPI_Comm_size");
-    // Sums that are begun match by their own order, whatever ranks do meanwhile.
-    check(function<int(Handle, Handle*)>("MPI_Comm_dup")(constants_.world, &sums_), "MPI_Comm_dup");
-    start_all_reduce_ = function<StartAllReduce>("MPI_Iallreduce");
-    start_reduce_ = function<StartReduce>("MPI_Ireduce");
-    test_ = function<Test>("MPI_Test");
-    wait_ = function<Wait>("MPI_Wait");
-    all_reduce_ = function<AllReduce>("MPI_Allreduce");
-    reduce_ = function<Reduce>("MPI_Reduce");
-    broadcast_ = function<Broadcast>("MPI_Bcast");
+    find_functions();
+  }
+  // The part of `whole` that has called it with the same color.
+  WorldOf(const WorldOf& whole, int color)
+      : library_(whole.library_), constants_(whole.constants_), in_use_(whole.in_use_), mutex_(*in_use_) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check(function<int(Handle, int, int, Handle*)>("MPI_Comm_split")(whole.constants_.world, color, whole.rank_,
+                                                                     &constants_.world),
+          "MPI_Comm_split");
+    find_functions();
   }
 
   ~WorldOf() override { stop(); }
@@ -157,6 +164,24 @@ class WorldOf final : public World {
     const std::lock_guard<std::mutex> lock(mutex_);
     check(function<int()>("MPI_Finalize")(), "MPI_Finalize");
   }
+  std::shared_ptr<Communicator> split(int color) override { return std::make_shared<WorldOf>(*this, color); }
+  void post(int to, std::vector<uint8_t> bytes) override {
+    check_argument(to >= 0 && to < size_ && bytes.size() <= INT_MAX, "to: expected a rank, and at most 2 GiB");
+    const std::lock_guard<std::mutex> lock(messages_mutex_);
+    outbox_.push_back({to, std::move(bytes)});
+  }
+  Polled poll() override {
+    const std::lock_guard<std::mutex> lock(messages_mutex_);
+    Polled polled;
+    // A call that waits for other ranks may hold it for long.
+    std::unique_lock<std::mutex> free(mutex_, std::try_to_lock);
+    if (free.owns_lock()) {
+      send_posted();
+      receive(&polled);
+    }
+    polled.unsent = int64_t(outbox_.size() + sending_.size());
+    return polled;
+  }
   // Without the lock, which a call holds that waits for a rank that is gone.
   void abort(int exit_code) override { function<int(Handle, int)>("MPI_Abort")(constants_.world, exit_code); }
 
@@ -176,6 +201,72 @@ class WorldOf final : public World {
     int code = 0;  // of a failure
     bool done = false;
   };
+
+  // A message under way.
+  struct Transfer {
+    int rank;
+    std::vector<uint8_t> bytes;
+    Handle request{};
+  };
+
+  void find_functions() {
+    check(function<int(Handle, int*)>("MPI_Comm_rank")(constants_.world, &rank_), "MPI_Comm_rank");
+    check(function<int(Handle, int*)>("MPI_Comm_size")(constants_.world, &size_), "MPI_Comm_size");
+    // Sums that are begun match by their own order, whatever ranks do meanwhile.
+    check(function<int(Handle, Handle*)>("MPI_Comm_dup")(constants_.world, &sums_), "MPI_Comm_dup");
+    start_all_reduce_ = function<StartAllReduce>("MPI_Iallreduce");
+    start_reduce_ = function<StartReduce>("MPI_Ireduce");
+    test_ = function<Test>("MPI_Test");
+    wait_ = function<Wait>("MPI_Wait");
+    all_reduce_ = function<AllReduce>("MPI_Allreduce");
+    reduce_ = function<Reduce>("MPI_Reduce");
+    broadcast_ = function<Broadcast>("MPI_Bcast");
+  }
+  bool is_done(Transfer& transfer) {
+    int done = 0;
+    uint8_t status[kStatus];
+    check(test_(&transfer.request, &done, status), "MPI_Test");
+    return done != 0;
+  }
+  void send_posted() {
+    const auto send = function<int(const void*, int, Handle, int, int, Handle, Handle*)>("MPI_Isend");
+    while (!outbox_.empty()) {
+      sending_.push_back(std::move(outbox_.front()));
+      outbox_.pop_front();
+      Transfer& next = sending_.back();
+      check(send(next.bytes.data(), int(next.bytes.size()), constants_.bytes, next.rank, kMessage, constants_.world,
+                 &next.request),
+            "MPI_Isend");
+    }
+    for (auto at = sending_.begin(); at != sending_.end();) at = is_done(*at) ? sending_.erase(at) : std::next(at);
+  }
+  // One message, of the next rank in turn that has sent one.
+  void receive(Polled* polled) {
+    const auto probe = function<int(int, int, Handle, int*, void*)>("MPI_Iprobe");
+    const auto count_of = function<int(const void*, Handle, int*)>("MPI_Get_count");
+    const auto begin = function<int(void*, int, Handle, int, int, Handle, Handle*)>("MPI_Irecv");
+    for (int i = 0; i < size_; ++i) {
+      const int from = (next_sender_ + i) % size_;
+      auto found =
+          std::find_if(receiving_.begin(), receiving_.end(), [&](const Transfer& t) { return t.rank == from; });
+      if (found == receiving_.end()) {
+        int is_there = 0, count = 0;
+        alignas(16) uint8_t status[kStatus];
+        check(probe(from, kMessage, constants_.world, &is_there, status), "MPI_Iprobe");
+        if (!is_there) continue;
+        check(count_of(status, constants_.bytes, &count), "MPI_Get_count");
+        found = receiving_.insert(receiving_.end(), {from, std::vector<uint8_t>(size_t(count))});
+        check(begin(found->bytes.data(), count, constants_.bytes, from, kMessage, constants_.world, &found->request),
+              "MPI_Irecv");
+      }
+      if (!is_done(*found)) continue;
+      polled->from = from;
+      polled->bytes = std::move(found->bytes);
+      receiving_.erase(found);
+      next_sender_ = (from + 1) % size_;
+      return;
+    }
+  }
 
   template <typename Signature>
   Signature* function(const char* name) const {
@@ -255,8 +346,15 @@ class WorldOf final : public World {
   }
 
   void* const library_;
-  const Constants<Handle> constants_;
-  std::mutex mutex_;
+  Constants<Handle> constants_;
+  // Of one call at a time, whichever part of the job it is for.
+  const std::shared_ptr<std::mutex> in_use_;
+  std::mutex& mutex_;
+  std::mutex messages_mutex_;
+  std::deque<Transfer> outbox_;
+  // Their bytes and requests must stay where they are.
+  std::list<Transfer> sending_, receiving_;
+  int next_sender_ = 0;
   int rank_ = 0, size_ = 1;
   Handle sums_ = Handle();
   // Numbers done_ + 1 and on.
@@ -280,12 +378,22 @@ struct State {
   void* handle = nullptr;
   bool started = false;
   std::shared_ptr<World> world;
+  // The part of it that this process works in; null: all of it.
+  std::shared_ptr<Communicator> part;
 };
 
 // Never destroyed: threads may still wait in a call when the process ends.
 State& state() {
   static State* const held = new State;
   return *held;
+}
+
+// All processes of the job.
+std::shared_ptr<World> whole_world() {
+  State& held = state();
+  const std::lock_guard<std::mutex> lock(held.mutex);
+  if (!held.world) throw Error(ErrorCode::kDeviceUnavailable, "MPI is not running");
+  return held.world;
 }
 
 // The number behind `name` in a text, as in "Open MPI v4.1.4" and "MPICH Version:\t4.0.2"; -1: the text has no `name`.
@@ -370,9 +478,27 @@ void start_mpi() {
 std::shared_ptr<Communicator> world() {
   State& held = state();
   const std::lock_guard<std::mutex> lock(held.mutex);
+  if (held.part) return held.part;
   if (held.world) return held.world;
   return make_single_communicator();
 }
+
+void split_world(int color) {
+  State& held = state();
+  const std::shared_ptr<Communicator> part = whole_world()->split(color);
+  const std::lock_guard<std::mutex> lock(held.mutex);
+  held.part = part;
+}
+
+void join_world() {
+  State& held = state();
+  const std::lock_guard<std::mutex> lock(held.mutex);
+  held.part = nullptr;
+}
+
+void post_message(int to, std::vector<uint8_t> bytes) { whole_world()->post(to, std::move(bytes)); }
+
+Polled poll_messages() { return whole_world()->poll(); }
 
 void finalize_mpi() {
   State& held = state();
@@ -385,6 +511,7 @@ void finalize_mpi() {
   ending->finalize();
   const std::lock_guard<std::mutex> lock(held.mutex);
   held.world = nullptr;
+  held.part = nullptr;
 }
 
 void abort_mpi(int exit_code) {
