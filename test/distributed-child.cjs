@@ -91,6 +91,36 @@ async function main() {
     if (group.rank === 0) print({ ...found, alike: all.every((one) => JSON.stringify(one) === JSON.stringify(found)) });
     return;
   }
+  if (task.do === 'roles') {
+    const found = {};
+    for (const [name, config] of Object.entries(task.configs)) {
+      const whole = { ...COMPARED, maxSteps: 3, dataset: 'free8', ...config };
+      if (task.tellsProcess) process.stderr.write(`rank ${group.rank} is process ${process.pid}\n`);
+      if (training.roleOf(whole) === 'teacher') {
+        // Without a word, while others wait for its answers.
+        if (task.leaves) setTimeout(() => process.exit(0), 1500);
+        await training.serveTeachers(whole, { threads: 1 });
+        continue;
+      }
+      const model = await loadModel(task.model, { threads: 1 });
+      const metrics = [];
+      for await (const step of training.runConfig('grpo', model, whole)) {
+        if (task.tellsProcess) process.stderr.write(`step ${step.step}\n`);
+        if (task.fails && step.step === 2) throw new Error('the reward model is gone');
+        const { seconds: _, tokensPerSecond: __, ...others } = step;
+        metrics.push(others);
+      }
+      found[name] = { hash: await model.weightsHash(), metrics };
+      model.dispose();
+    }
+    // All work together again.
+    const all = await distributed.gatherJson(group, found);
+    if (group.rank === 0) print(found);
+    const trained = all.filter((one) => Object.keys(one).length > 0);
+    if (trained.some((one) => JSON.stringify(one) !== JSON.stringify(found) && group.rank === 0))
+      throw new Error('processes that train ended with different weights');
+    return;
+  }
   // Goes on until it is killed, or fails.
   process.stderr.write(`rank ${group.rank} is process ${process.pid}\n`);
   const isLast = group.rank === group.size - 1;

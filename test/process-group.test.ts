@@ -209,7 +209,7 @@ describe('GRPO', () => {
         const trainer = await model.createTrainer({ reduction });
         try {
           const context = { model, trainer, data, training: settings, maxSteps: 1, group, show: () => {} };
-          const stage = new GrpoStage(context, own, new DecisionGradient(context, own, null));
+          const stage = new GrpoStage(context, own, new DecisionGradient(context, own, null, null), null);
           const evaluated = await stage.evaluate();
           const measured = await stage.accumulate(0);
           return { measured, evaluated, gradients: await trainer.gradients() };

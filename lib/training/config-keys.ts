@@ -447,6 +447,14 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
     example: 'runs/sft/final',
     schema: text,
   },
+  roles: {
+    stages: ['grpo'],
+    description:
+      'processes that train, and those that hold teacher, models of rewards and reference; default: all do both',
+    example: 'train:6,teacher:2',
+    schema: { type: 'string', pattern: '^(train|teacher):[0-9]+(,(train|teacher):[0-9]+)?$' },
+    isFree: true,
+  },
   scaleRewards: {
     stages: ['grpo'],
     description: 'divide advantages by the standard deviation of the group or the batch; default: none, of trace group',
@@ -577,7 +585,7 @@ export const configKeys = (stage: Stage): string[] =>
   ENTRIES.flatMap(([key, { stages }]) => (stages.includes(stage) ? [key] : []));
 
 /** Keys that become a model or a data set before a trainer gets its options. */
-const OF_LOADING = ['model', 'planner', 'datasetOptions', 'validation'];
+const OF_LOADING = ['model', 'planner', 'datasetOptions', 'validation', 'roles'];
 
 /** The options that a stage's trainer takes, beside a signal. */
 export const trainerKeys = (stage: Stage): string[] => [

@@ -3,6 +3,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { type Dataset, open } from '../data';
+import { wholeGroup } from '../distributed/mpi';
 import { isOptionError, optionError, optionWithin } from '../errors';
 import { loadModel } from '../generation/load-model';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
@@ -28,10 +29,12 @@ import {
 import { trainCertainty, trainPseudoTrajectories } from './distillation/train';
 import { checkGrpo, type GrpoOptions } from './grpo/options';
 import type { GrpoMetrics } from './grpo/stage';
+import { TeacherRanks } from './grpo/teacher-ranks';
 import { GrpoTrainer } from './grpo/trainer';
 import { type PlannerMetrics, type PlannerOptions, resolvePlanner, trainPlanner } from './planner-init';
 import { type NewModelConfig, STAGES, type Stage, type TeacherConfig, type TrainConfig } from './presets';
 import { checkRewardConfigs, makeReward } from './reward-config';
+import { checkRoles, endParts, partByRole, type Roles, roleOf, rolesOf, scorersOf } from './roles';
 import type { TrainingCallbacks } from './samples';
 import { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, resolveSft, trainMaskedDiffusion } from './sft';
 
@@ -70,6 +73,7 @@ export function checkConfig(stage: Stage, config: TrainConfig): void {
   const known = [...configKeys(stage), 'resume'];
   for (const key of Object.keys(config)) {
     if (known.includes(key)) continue;
+    if (key === 'roles') checkRoles(stage, config);
     const others = STAGES.filter((other) => configKeys(other).includes(key));
     const text =
       others.length > 0
@@ -77,7 +81,8 @@ export function checkConfig(stage: Stage, config: TrainConfig): void {
         : `unknown key; ${expectedKeys(key, configKeys(stage))}`;
     throw optionError(TypeError, key, text);
   }
-  const { model, planner, dataset, datasetOptions, validation, rewards, referenceModel, teacher, ...options } = config;
+  const { model, planner, dataset, datasetOptions, validation, rewards, referenceModel, teacher, roles, ...options } =
+    config;
   newPlanner({ planner });
   if (typeof model === 'object' && model !== null) checkKeys('model', model, ['create']);
   else if (model !== undefined && (typeof model !== 'string' || model === ''))
@@ -93,15 +98,15 @@ export function checkConfig(stage: Stage, config: TrainConfig): void {
   else if (stage === 'dparallel') resolveCertainty(given as CertaintyOptions);
   else if (stage === 'd3llm') resolvePseudoTrajectories(given as PseudoTrajectoryOptions);
   else {
-    const fn: RewardFunction = () => [];
     const names = Object.entries(checkRewardConfigs(rewards));
-    const functions = Object.fromEntries(names.map(([name, { weight = 1 }]) => [name, { fn, weight }]));
+    const functions = Object.fromEntries(names.map(([name, { weight = 1 }]) => [name, { fn: ELSEWHERE, weight }]));
     checkGrpo({
       ...(given as GrpoOptions),
       ...((rewards !== undefined || teacher === undefined) && { rewards: functions }),
       ...(referenceModel && { referenceModel: REFERENCE }),
       ...(teacher !== undefined && { teacher: checkTeacher(teacher) }),
     });
+    if (roles !== undefined) checkRoles(stage, config);
   }
 }
 
@@ -116,8 +121,11 @@ function checkTeacher(teacher: unknown): CausalModel {
   return { logProbs: async () => [] } as unknown as CausalModel;
 }
 
-/** Stands for a reference model that is not loaded yet. */
-const REFERENCE = {} as MaskedDiffusionModel;
+/** Stands for a reference model that is not loaded yet, or that another process holds. */
+const REFERENCE = { hasPlanner: true } as MaskedDiffusionModel;
+
+/** Stands for a reward that another process computes. */
+const ELSEWHERE: RewardFunction = () => [];
 
 /** Examples of an endless task that a tokenizer is learnt from. */
 const TOKENIZER_EXAMPLES = 40_000;
@@ -247,6 +255,7 @@ export async function* runConfig(
     rewards,
     referenceModel,
     teacher,
+    roles: _______,
     ...rest
   } = config;
   checkConfig(stage, config);
@@ -259,25 +268,83 @@ export async function* runConfig(
     else yield* trainPlanner(model, given as PlannerOptions);
     return;
   }
+  const { signal: _____, ...options } = given;
+  const roles = rolesOf(config, wholeGroup().size);
+  if (roles !== null) {
+    yield* trainBesideTeachers(model, { config, roles, options: options as GrpoOptions, signal });
+    return;
+  }
   const others: { dispose(): void }[] = [];
+  const device = deviceBeside(model);
   try {
     const functions: Record<string, { fn: RewardFunction; weight: number }> = {};
     for (const [name, reward] of Object.entries(rewards ?? {}))
-      functions[name] = { fn: await makeReward(name, reward, others), weight: reward.weight ?? 1 };
-    const { signal: _____, ...options } = given;
+      functions[name] = { fn: await makeReward(name, reward, { others, device }), weight: reward.weight ?? 1 };
     const grpo = { ...options, ...(rewards !== undefined && { rewards: functions }) } as GrpoOptions;
     if (teacher !== undefined) {
       const { dtype } = teacher;
-      const loaded = await loadCausalModel(teacher.model, { ...(dtype && { dtype }) });
+      const loaded = await loadCausalModel(teacher.model, { ...device, ...(dtype && { dtype }) });
       others.push(loaded);
       grpo.teacher = loaded;
     }
     if (referenceModel !== undefined) {
-      grpo.referenceModel = await loadModel(referenceModel);
+      grpo.referenceModel = await loadModel(referenceModel, device);
       others.push(grpo.referenceModel);
     }
     await using trainer = new GrpoTrainer(model, grpo);
     yield* trainer.train({ signal });
+  } finally {
+    for (const other of others) other.dispose();
+  }
+}
+
+/**
+ * Where other models of a process compute: of a job of several where its model does, so that each process keeps to its
+ * share of the machine.
+ */
+function deviceBeside({ info }: MaskedDiffusionModel): Pick<LoadModelOptions, 'device' | 'threads'> {
+  if (wholeGroup().size === 1) return {};
+  return info.device === 'cpu' ? { device: 'cpu', threads: info.threads } : { device: info.device };
+}
+
+/** A training whose teachers other processes hold. */
+async function* trainBesideTeachers(
+  model: MaskedDiffusionModel,
+  run: { config: TrainConfig; roles: Roles; options: GrpoOptions; signal: AbortSignal | undefined },
+): AsyncGenerator<GrpoMetrics, void, void> {
+  const { config, roles, options, signal } = run;
+  if (roleOf(config) !== 'train')
+    throw optionError(
+      RangeError,
+      'roles',
+      'expected the role "train" for this process: one of the role "teacher" calls serveTeachers',
+    );
+  const scorers = scorersOf(config);
+  const others: { dispose(): void }[] = [];
+  const device = deviceBeside(model);
+  try {
+    const { sides, loaded: grpo } = await partByRole(config, roles, async () => {
+      const functions: Record<string, { fn: RewardFunction; weight: number }> = {};
+      for (const [name, reward] of Object.entries(config.rewards ?? {})) {
+        const isElsewhere = scorers.includes(`reward ${name}`);
+        const fn = isElsewhere ? ELSEWHERE : await makeReward(name, reward, { others, device });
+        functions[name] = { fn, weight: reward.weight ?? 1 };
+      }
+      return {
+        ...options,
+        ...(config.rewards !== undefined && { rewards: functions }),
+        ...(config.teacher !== undefined && { teacher: checkTeacher(config.teacher) }),
+        ...(scorers.includes('reference') && { referenceModel: REFERENCE }),
+      };
+    });
+    const teachers = new TeacherRanks(sides.teacher, scorers, wholeGroup().rank);
+    try {
+      await using trainer = new GrpoTrainer(model, grpo, teachers);
+      yield* trainer.train({ signal });
+    } finally {
+      await teachers.end();
+      endParts();
+    }
   } finally {
     for (const other of others) other.dispose();
   }

@@ -85,7 +85,7 @@ export { GrpoTrainer } from './grpo/trainer';
 export type { TrainingMetrics } from './loop';
 export { maskedDiffusionLoss } from './masked-diffusion-loss';
 export { type MaskedRow, maskRow, maskSpan, type PlannerRow } from './masking';
-export { type MemoryItem, type MemoryPlan, planMemory } from './memory-plan';
+export { type MemoryItem, type MemoryPlan, planMemory, type TeacherMemory } from './memory-plan';
 export type { MixtureStage, TrainableOptions, TrainingOptions } from './options';
 export { type PlannerMetrics, type PlannerOptions, trainPlanner } from './planner-init';
 export { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
@@ -100,7 +100,9 @@ export {
   type TeacherConfig,
   type TrainConfig,
 } from './presets';
+export { type Role, roleOf } from './roles';
 export type { CompletionSample, RunStart, TrainingCallbacks } from './samples';
 export { learningRateFactor, type Schedule, type ScheduleOptions } from './schedules';
+export { serveTeachers, type TeacherDevice } from './serve-teachers';
 export { type MaskedDiffusionMetrics, type MaskedDiffusionOptions, trainMaskedDiffusion } from './sft';
 export type { AnswerPadding } from './token-rows';

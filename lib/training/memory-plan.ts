@@ -25,6 +25,7 @@ import { shownSource } from '../package';
 import { resolveCache } from '../sampling/caches';
 import { newPlanner } from './config';
 import type { Stage, TrainConfig } from './presets';
+import { checkRoles, parseRoles, rolesOf } from './roles';
 
 /** A part of a run's memory. */
 export interface MemoryItem {
@@ -44,10 +45,18 @@ export interface MemoryItem {
   detail: string;
 }
 
+/** What each process of the role "teacher" will take. */
+export interface TeacherMemory {
+  /** Processes of the role. */
+  ranks: number;
+  items: MemoryItem[];
+  bytes: number;
+}
+
 /** What a run will take, as {@link planMemory} reckons it: each of its processes. */
 export interface MemoryPlan {
   device: string;
-  /** Processes of the run. */
+  /** Processes that train. */
   ranks: number;
   /** Of the model, those of them that a token passes (fewer in a mixture of experts), and those that train. */
   parameters: number;
@@ -55,12 +64,14 @@ export interface MemoryPlan {
   trainable: number;
   items: MemoryItem[];
   bytes: number;
+  /** With `roles`: processes that hold the teachers; null: those that train do. */
+  teacher: TeacherMemory | null;
   /**
    * Bytes that the run can have on the device: on the CPU what is free now, of a GPU all that it has. null where the
    * device is not there.
    */
   available: number | null;
-  /** Whether `bytes` are. null where that is not known. */
+  /** Whether `bytes` are, and those of a teacher. null where that is not known. */
   fits: boolean | null;
 }
 
@@ -285,12 +296,21 @@ async function otherModels({ beta, referenceModel, teacher, rewards = {} }: Trai
   return items;
 }
 
+const sumOf = (items: readonly MemoryItem[]): number => items.reduce((sum, { bytes }) => sum + bytes, 0);
+
+/** Of each process of the role "teacher". */
+async function teacherMemory(config: TrainConfig, ranks: number, isCuda: boolean): Promise<TeacherMemory> {
+  const items = await otherModels(config);
+  if (isCuda) items.push({ name: 'scratch', bytes: CUDA_BYTES, detail: 'the CUDA context' });
+  return { ranks, items, bytes: sumOf(items) };
+}
+
 /**
  * The memory that a stage will take with a configuration on a device, by what the native core allocates: within a few
  * percent for models of size, where neither Node nor the data count. Loads no weights, and needs no GPU to plan for
  * one.
- * @param options how the model will be loaded, as {@link loadModel}; `ranks`: processes that train together (default 1),
- *   of which the plan is one's share
+ * @param options how the model will be loaded, as {@link loadModel}; `ranks`: processes of the run (default 1, or as
+ *   many as `config.roles` has), of which the plan is one's share
  * @throws DUltraError BAD_CHECKPOINT, DOWNLOAD_FAILED; TypeError, RangeError for `lora` and options.
  */
 export async function planMemory(
@@ -301,8 +321,12 @@ export async function planMemory(
   } = {},
 ): Promise<MemoryPlan> {
   checkKeys('options', options, ['device', 'dtype', 'compute', 'maskTokenId', 'blockLength', 'ranks']);
-  const { dtype = 'auto', compute, maskTokenId, blockLength, ranks = 1 } = options;
-  checkInteger('ranks', ranks, { min: 1, max: 1 << 20 });
+  const { dtype = 'auto', compute, maskTokenId, blockLength } = options;
+  if (options.ranks !== undefined) checkInteger('ranks', options.ranks, { min: 1, max: 1 << 20 });
+  checkRoles(stage, config);
+  const given = config.roles === undefined ? null : parseRoles(config.roles);
+  const roles = given && rolesOf(config, options.ranks ?? given.train + given.teacher);
+  const ranks = roles?.train ?? options.ranks ?? given?.train ?? 1;
   const { device, available } = deviceOf(options.device ?? 'auto');
   const { config: shape, storageOf, source } = await shapeOf(config, stage, { maskTokenId, blockLength });
   const table = native().tensors(shape);
@@ -343,9 +367,11 @@ export async function planMemory(
     },
     ...ofTraining(plan, config, { tokens, ranks, isNarrow, isCuda }),
     cacheMemory(stage, config, shape, isNarrow),
-    ...(await otherModels(config)),
+    ...(roles ? [] : await otherModels(config)),
   ];
-  const bytes = items.reduce((sum, item) => sum + item.bytes, 0);
-  const fits = available === null ? null : bytes <= available;
-  return { device, ranks, parameters, activeParameters, trainable, items, bytes, available, fits };
+  const bytes = sumOf(items);
+  const teacher = roles && (await teacherMemory(config, roles.teacher, isCuda));
+  const most = Math.max(bytes, teacher?.bytes ?? 0);
+  const fits = available === null ? null : most <= available;
+  return { device, ranks, parameters, activeParameters, trainable, items, bytes, teacher, available, fits };
 }

@@ -100,6 +100,11 @@ export interface TrainConfig
   rewards?: Readonly<Record<string, RewardConfig>>;
   /** Folder or hub id of the frozen reference model. */
   referenceModel?: string;
+  /**
+   * grpo: processes by role, such as "train:6,teacher:2": the first ones train, the others hold teacher, models of rewards
+   * and reference model, and score for them. Default: every process does everything.
+   */
+  roles?: string | undefined;
 }
 
 /** What the reference's GRPO runs have in common (grpo_exp.sh, train.yaml, diffu_grpo_train.py). */

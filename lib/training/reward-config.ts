@@ -89,13 +89,13 @@ export function checkRewardConfigs(rewards: TrainConfig['rewards'] = {}): Readon
 }
 
 /**
- * The reward of a configuration. @param teachers gets what has to be disposed of in the end @throws TypeError, RangeError;
- * as `loadModel`
+ * The reward of a configuration. @param teachers `others` gets what has to be disposed of in the end, `device` is where
+ * models of rewards compute @throws TypeError, RangeError; as `loadModel`
  */
 export async function makeReward(
   name: string,
   config: RewardConfig,
-  teachers: { dispose(): void }[],
+  { others, device }: { others: { dispose(): void }[]; device: Pick<LoadModelOptions, 'device' | 'threads'> },
 ): Promise<RewardFunction> {
   const { type, options = {} } = config;
   const reward = within(`rewards.${name}.options`, 'options', () => plainReward(config));
@@ -106,12 +106,12 @@ export async function makeReward(
       dtype?: LoadModelOptions['dtype'];
       tokenBudget?: number;
     };
-    const teacher = await loadCausalModel(model, { ...(dtype && { dtype }) });
-    teachers.push(teacher);
+    const teacher = await loadCausalModel(model, { ...device, ...(dtype && { dtype }) });
+    others.push(teacher);
     return causalLogProb({ model: teacher, ...(tokenBudget !== undefined && { tokenBudget }) });
   }
   const { model, ...rest } = options as Omit<TeacherOptions, 'model'> & { model?: string };
-  const teacher = await loadModel(model);
-  teachers.push(teacher);
+  const teacher = await loadModel(model, device);
+  others.push(teacher);
   return teacherLogProb({ ...rest, model: teacher });
 }

@@ -63,6 +63,7 @@ Examples:
   dultra train --resume runs/mine
   dultra train grpo --preset gsm8k --dry-run
   mpirun -n 2 dultra train sft --preset tiny
+  mpirun -n 8 dultra train grpo --config run.yaml --roles train:6,teacher:2
 
 A config file (YAML or JSON) holds the options of the stage's trainer by their API names, and
   model       folder or hub id, or { create: { dModel: 64, nLayers: 3 } } for a new model
@@ -183,9 +184,18 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
     ['stage', stage],
     ['data set', typeof config.dataset === 'string' ? config.dataset : `a list of ${config.dataset?.length}`],
     ['device', plan.device],
-    ...(plan.ranks > 1 ? [['processes', `${plan.ranks}; what follows is of each`] as const] : []),
+    ...(plan.ranks > 1 || plan.teacher
+      ? [['processes', `${plan.ranks}${plan.teacher ? ' that train' : ''}; what follows is of each`] as const]
+      : []),
     ...plan.items.map(({ name, bytes, detail }) => line(name, bytes, detail)),
     line('in all', plan.bytes, ''),
+    ...(plan.teacher
+      ? [
+          ['teachers', `${plan.teacher.ranks} ${plan.teacher.ranks === 1 ? 'process' : 'processes, of each'}`] as const,
+          ...plan.teacher.items.map(({ name, bytes, detail }) => line(name, bytes, detail)),
+          line('in all', plan.teacher.bytes, ''),
+        ]
+      : []),
     plan.available === null
       ? ['free', `not known: this machine has no ${plan.device}`]
       : line(
@@ -216,8 +226,8 @@ async function train(stageName: string | undefined, own: Flags, command: Command
   if (!flags.quiet) for (const note of notes) printMessage(wrap(note, columnsOf(process.stderr) ?? 120).join('\n'));
   if (flags.dryRun) {
     const { device, dtype, compute, maskTokenId, blockLength } = loadOptions({ ...flags, ...load });
-    const ranks = flags.ranks ?? group.size;
-    const options = { ranks, ...given({ device, dtype, compute, maskTokenId, blockLength }) };
+    const ranks = flags.ranks ?? (group.size > 1 ? group.size : undefined);
+    const options = { ...given({ ranks, device, dtype, compute, maskTokenId, blockLength }) };
     const plan = await training.planMemory(stage, config, options);
     if (group.rank > 0) return;
     if (flags.json) printJson({ stage, config, plan });
@@ -225,9 +235,11 @@ async function train(stageName: string | undefined, own: Flags, command: Command
     if (plan.fits === false) process.exitCode = 1;
     return;
   }
+  const role = training.roleOf(config);
   // A free folder is one for all.
   const [{ outputDir }] = await distributed.gatherJson(group, { outputDir: config.outputDir });
   const output = path.resolve(outputDir);
+  if (role === 'teacher') return await teach(launch, flags, group);
   const data = await distributed.firstAlone(group, () => training.openDataset(config));
   const isFirst = group.rank === 0;
   const made = isFirst ? mkdirSync(output, { recursive: true }) : undefined;
@@ -245,6 +257,17 @@ function describeInterruption(folder: string, done: number, maxSteps: number | n
   const of = maxSteps === null ? '' : ` of ${maxSteps}`;
   const saved = done === 0 ? 'interrupted before the first step' : `interrupted: step ${done}${of} is saved in ${name}`;
   return `${saved}\nGo on with: dultra train --resume ${name}`;
+}
+
+/** Whether the model of a run is on this machine, or is made here. */
+const isHere = ({ model }: training.TrainConfig): boolean => typeof model !== 'string' || existsSync(model);
+
+/** Scores for the processes that train, whose data set and model this one has no use for. */
+async function teach({ config, load }: Launch, flags: Flags, group: distributed.ProcessGroup): Promise<void> {
+  const { device, threads } = loadOptions({ ...flags, ...load });
+  // Meanwhile the others open the data set and prepare their model, and download it where it is not here.
+  for (let turn = isHere(config) ? 2 : 3; turn > 0; turn--) await group.barrier();
+  await training.serveTeachers(config, given({ device, threads }));
 }
 
 /** Trains in the run folder of a launch. */
@@ -289,8 +312,7 @@ async function runIn(
   }
   const open = () => openModel({ ...flags, ...load, model: source, ...given({ planner }) });
   // What is to be downloaded is downloaded once.
-  const isHere = source === undefined || existsSync(source);
-  await using model = await (isHere ? open() : distributed.firstAlone(group, open));
+  await using model = await (isHere(config) ? open() : distributed.firstAlone(group, open));
   const progress = new Progress(flags.quiet ?? false);
   const start = performance.now();
   let last: Metrics | null = null;
@@ -349,6 +371,7 @@ export function register(program: Command): void {
     .option('--resume <folder>', 'go on with a run, bit for bit as if it had never stopped')
     .option('--dry-run', 'print what memory the run would take, and stop')
     .option('--ranks <n>', 'with --dry-run: of each of n processes under mpirun or srun', integer)
+    .option('--roles <map>', 'grpo: processes that train and those that hold the teachers, as train:6,teacher:2')
     .option(
       '-d, --dataset <task|file>',
       'a task such as st1, a data set such as gsm8k or gsm8k:train.jsonl, or a file or folder of own examples',

@@ -220,6 +220,7 @@ const WITH_RESUME = [
   'maxSteps',
   'epochs',
   'saveEvery',
+  'roles',
   'set',
   'device',
   'threads',
@@ -238,7 +239,7 @@ function checkResumeFlags(flags: FlagValues, command: Command): void {
   const refuse = (name: string) => {
     throw new UsageError(
       `${name}: not together with --resume, which goes on with what the run began with; only --max-steps, --epochs, ` +
-        `--save-every and --set of ${FREE.join(', ')} can change`,
+        `--save-every, --roles and --set of ${FREE.join(', ')} can change`,
     );
   };
   for (const option of command.options) {

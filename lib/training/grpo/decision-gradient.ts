@@ -1,13 +1,25 @@
 // dUltra's policy gradient: the planner's decisions of every denoising step, with the tokens that it unmasked, replayed.
-import { gatherNumbers } from '../../distributed/process-group';
+import { gatherArrays, gatherNumbers, SINGLE_PROCESS } from '../../distributed/process-group';
+import type { ModelConfig } from '../../model/config';
+import type { Reduction } from '../../model/trainer';
 import { mapRows } from '../../packing';
 import type { Measured, StageContext } from '../loop';
 import { numbered, type Sharing } from '../shares';
 import { type GrpoStepLoss, grpoLoss } from './loss';
 import { referenceStepLoss } from './loss-reference';
 import type { ResolvedGrpo } from './options';
-import { type PolicyGradient, type ReferenceScorer, withReference } from './policy-gradient';
-import { type ReplayRow, type Rollouts, recordRollouts, replayBatches, replayRequest, splitByRow } from './replay';
+import { type OnBatch, type PolicyGradient, type ReferenceScorer, withReference } from './policy-gradient';
+import {
+  chainsOf,
+  type PolicySettings,
+  type ReplayRow,
+  type Rollouts,
+  recordRollouts,
+  replayBatches,
+  replayRequest,
+  splitByRow,
+} from './replay';
+import type { TeacherRanks } from './teacher-ranks';
 
 /** Rollouts of one batch with their advantages; every update of the batch replays them. */
 interface Experience extends Rollouts {
@@ -16,24 +28,96 @@ interface Experience extends Rollouts {
   references: Float32Array[] | null;
 }
 
+/** How steps are scored, whoever does. */
+export interface StepScoring {
+  policy: PolicySettings;
+  /** Of the model that trains. */
+  config: ModelConfig;
+  reduction: Reduction;
+  tokenBudget: number;
+}
+
+/** Log-likelihoods of this process's share of some steps, by the number of the step. */
+async function scoreSteps(
+  { model, trainer }: ReferenceScorer,
+  steps: readonly ReplayRow[],
+  { policy, config }: Pick<StepScoring, 'policy' | 'config'>,
+  sharing: Sharing,
+): Promise<Map<number, Float32Array>> {
+  const out = new Map<number, Float32Array>();
+  const batches = replayBatches(model, [numbered(steps)], ({ item }) => item, { ...sharing, policy });
+  for await (const { items, cached } of batches) {
+    const rows = items.map(({ item }) => item);
+    const request = replayRequest(rows, policy, { config, keep: false, cached });
+    const { logLikelihoods } = await trainer.score(request);
+    for (const [i, part] of splitByRow(logLikelihoods!, rows).entries()) out.set(items[i].index, part.slice());
+  }
+  return out;
+}
+
+/** Log-likelihoods of each step of whole rollouts, under a model that is not trained. */
+export async function scoreReferenceSteps(
+  scorer: ReferenceScorer,
+  rollouts: readonly ReplayRow[][],
+  scoring: StepScoring,
+): Promise<Float32Array[][]> {
+  const scored = await scoreSteps(scorer, rollouts.flat(), scoring, { ...scoring, group: SINGLE_PROCESS });
+  let index = 0;
+  return rollouts.map((steps) => steps.map(() => scored.get(index++)!));
+}
+
 export class DecisionGradient implements PolicyGradient {
   readonly #context: StageContext;
   readonly #options: ResolvedGrpo;
   readonly #reference: ReferenceScorer | null;
+  readonly #others: TeacherRanks | null;
   #experience: Experience | null = null;
 
-  /** @param reference null: the trained model without its adapters is the reference. */
-  constructor(context: StageContext, options: ResolvedGrpo, reference: ReferenceScorer | null) {
+  /**
+   * @param reference null: the trained model without its adapters is the reference
+   * @param others processes that hold the reference; null: this process does
+   */
+  constructor(
+    context: StageContext,
+    options: ResolvedGrpo,
+    reference: ReferenceScorer | null,
+    others: TeacherRanks | null,
+  ) {
     this.#context = context;
     this.#options = options;
     this.#reference = reference;
+    this.#others = others?.has('reference') ? others : null;
   }
 
-  record(prompts: readonly Int32Array[], seed: bigint, firstRow: number): Promise<Rollouts> {
+  async record(prompts: readonly Int32Array[], seed: bigint, firstRow: number, onBatch: OnBatch): Promise<Rollouts> {
     const { policy, maxTokens, blockLength, stopAtEos } = this.#options;
     const { model, training } = this.#context;
     const { tokenBudget } = training;
-    return recordRollouts(model, prompts, { maxTokens, blockLength, stopAtEos, policy, seed, tokenBudget, firstRow });
+    const asked: Promise<void>[] = [];
+    const rollouts = await recordRollouts(model, prompts, {
+      ...{ maxTokens, blockLength, stopAtEos, policy, seed, tokenBudget, firstRow },
+      onBatch: (first, results, steps) => {
+        onBatch(first, results);
+        if (this.#others) asked.push(this.#askReference(this.#others, steps));
+      },
+    });
+    return { ...rollouts, scored: Promise.all(asked) };
+  }
+
+  /** Asks other processes for what the reference says of whole rollouts, and writes it into their steps. */
+  async #askReference(others: TeacherRanks, steps: readonly ReplayRow[]): Promise<void> {
+    const rollouts = chainsOf(steps, (step) => step);
+    const { policy } = this.#options;
+    const { reduction, tokenBudget } = this.#context.training;
+    const scoring: StepScoring = { policy, config: this.#context.model.config, reduction, tokenBudget };
+    const scores = await others.ask<ReplayRow[], Float32Array[]>(
+      'reference',
+      rollouts,
+      (own) => own.reduce((sum, { computed }) => sum + computed.length, 0),
+      scoring,
+    );
+    for (const [i, own] of rollouts.entries())
+      for (const [k, step] of own.entries()) step.referenceLogLikelihoods = scores[i][k];
   }
 
   /** How steps are dealt out. */
@@ -52,27 +136,16 @@ export class DecisionGradient implements PolicyGradient {
 
   /** Log-likelihoods of all steps under the reference model; each process scores its share. */
   async #scoreReference(steps: ReplayRow[]): Promise<Float32Array[]> {
+    if (this.#others) return steps.map(({ referenceLogLikelihoods }) => referenceLogLikelihoods ?? new Float32Array(0));
     const { policy } = this.#options;
     const { config } = this.#context.model;
-    const scored = await withReference(this.#context, this.#reference, async ({ model, trainer }) => {
-      const out = new Map<number, Float32Array>();
-      for await (const { items, cached } of replayBatches(
-        model,
-        [numbered(steps)],
-        ({ item }) => item,
-        this.#sharing,
-      )) {
-        const rows = items.map(({ item }) => item);
-        const request = replayRequest(rows, policy, { config, keep: false, cached });
-        const { logLikelihoods } = await trainer.score(request);
-        for (const [i, part] of splitByRow(logLikelihoods!, rows).entries()) out.set(items[i].index, part.slice());
-      }
-      return out;
-    });
-    const width = steps.reduce((most, { positions }) => Math.max(most, positions.length), 0);
-    const numbers = await gatherNumbers(this.#context.group, steps.length, width, scored);
-    return steps.map(({ positions }, i) =>
-      Float32Array.from(numbers.subarray(i * width, i * width + positions.length)),
+    const scored = await withReference(this.#context, this.#reference, (scorer) =>
+      scoreSteps(scorer, steps, { policy, config }, this.#sharing),
+    );
+    return gatherArrays(
+      this.#context.group,
+      scored,
+      steps.map(({ positions }) => positions.length),
     );
   }
 

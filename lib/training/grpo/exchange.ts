@@ -5,13 +5,14 @@ import type { ReplayRow } from './replay';
 
 /** Arrays of a step: integers first, as int32; then likelihoods, fp32. */
 const INTEGERS = ['ids', 'computed', 'positions', 'tokens', 'selected'] as const;
+const FLOATS = ['oldLogLikelihoods', 'referenceLogLikelihoods'] as const;
 /** Numbers before the arrays: rollout, step, begin, forced, the bits of timestep (2), and the length of each array. */
-const HEAD = 6 + INTEGERS.length + 1;
+const HEAD = 6 + INTEGERS.length + FLOATS.length;
 
 /** Steps as bytes. */
 export function packSteps(steps: readonly ReplayRow[]): Uint8Array {
   const words = steps.reduce(
-    (sum, step) => sum + HEAD + INTEGERS.reduce((n, name) => n + step[name].length, 0) + step.oldLogLikelihoods.length,
+    (sum, step) => sum + HEAD + [...INTEGERS, ...FLOATS].reduce((n, name) => n + (step[name]?.length ?? 0), 0),
     0,
   );
   const out = new Int32Array(words);
@@ -24,13 +25,17 @@ export function packSteps(steps: readonly ReplayRow[]): Uint8Array {
     out.set([rollout, step.step, begin, Number(forced), ...new Int32Array(double.buffer)], at);
     at += 6;
     for (const name of INTEGERS) out[at++] = step[name].length;
-    out[at++] = step.oldLogLikelihoods.length;
+    for (const name of FLOATS) out[at++] = step[name]?.length ?? 0;
     for (const name of INTEGERS) {
       out.set(step[name], at);
       at += step[name].length;
     }
-    floats.set(step.oldLogLikelihoods, at);
-    at += step.oldLogLikelihoods.length;
+    for (const name of FLOATS) {
+      const values = step[name];
+      if (!values) continue;
+      floats.set(values, at);
+      at += values.length;
+    }
   }
   return new Uint8Array(out.buffer);
 }
@@ -50,10 +55,15 @@ export function unpackSteps(bytes: Uint8Array): ReplayRow[] {
       at += lengths[i];
       return words.slice(at - lengths[i], at);
     });
-    const oldLogLikelihoods = floats.slice(at, at + lengths[INTEGERS.length]);
-    at += oldLogLikelihoods.length;
+    const [oldLogLikelihoods, reference] = FLOATS.map((_, i) => {
+      const length = lengths[INTEGERS.length + i];
+      at += length;
+      return floats.slice(at - length, at);
+    });
     const arrays = { ids, computed, positions, tokens, selected: Uint8Array.from(selected), oldLogLikelihoods };
-    steps.push({ rollout, step, begin, forced: forced === 1, timestep, ...arrays });
+    // Every step has candidates.
+    const scored = reference.length > 0 && { referenceLogLikelihoods: reference };
+    steps.push({ rollout, step, begin, forced: forced === 1, timestep, ...arrays, ...scored });
   }
   return steps;
 }

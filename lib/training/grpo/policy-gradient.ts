@@ -2,6 +2,7 @@
 // batch, and the gradients of an update.
 
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
+import type { GenerateResult } from '../../generation/types';
 import type { ModelTrainer } from '../../model/trainer';
 import type { TrainingRow } from '../data';
 import type { Measured, StageContext } from '../loop';
@@ -17,12 +18,17 @@ export interface ReferenceScorer {
 export interface Batch {
   batch: number;
   examples: readonly TrainingRow[];
+  /** What a teacher on other processes has said of the tokens of each of them; null: there is none. */
+  teacher: Float32Array[] | null;
 }
+
+/** Gets completions as they are there, with the place of the first of them among the prompts. */
+export type OnBatch = (first: number, results: readonly GenerateResult[]) => void;
 
 /** One objective at work. */
 export interface PolicyGradient {
   /** Completes prompts under the policy as it is. @param firstRow number of the first one among those of all processes */
-  record(prompts: readonly Int32Array[], seed: bigint, firstRow: number): Promise<Rollouts>;
+  record(prompts: readonly Int32Array[], seed: bigint, firstRow: number, onBatch: OnBatch): Promise<Rollouts>;
   /**
    * Takes rollouts with an advantage each; the updates that follow are of them. @returns metrics of the batch
    */

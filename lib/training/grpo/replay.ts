@@ -33,6 +33,8 @@ export interface ReplayRow {
   timestep: number;
   /** Parts of the step's log-likelihood under the policy that made it. */
   oldLogLikelihoods: Float32Array;
+  /** Likewise under the reference model, where another process has scored it. */
+  referenceLogLikelihoods?: Float32Array | undefined;
 }
 
 /** Settings of the policy, the same in rollout and replay. */
@@ -60,6 +62,8 @@ export interface Rollouts {
   steps: ReplayRow[];
   /** Tokens of all forward passes. */
   tokens: number;
+  /** Fulfilled when the steps have what other processes score; left out where none does. */
+  scored?: Promise<unknown> | undefined;
 }
 
 /**
@@ -67,6 +71,7 @@ export interface Rollouts {
  * @param prompts ids of each row's prompt
  * @param options.seed of the draws; row i draws as row i, however rows are batched
  * @param options.firstRow number of the first prompt's row among those of all processes. Default 0
+ * @param options.onBatch gets the completions of some prompts, with their steps, as soon as they are there
  */
 export async function recordRollouts(
   model: MaskedDiffusionModel,
@@ -76,9 +81,10 @@ export async function recordRollouts(
     seed: bigint;
     tokenBudget: number;
     firstRow?: number;
+    onBatch?: ((first: number, results: readonly GenerateResult[], steps: readonly ReplayRow[]) => void) | undefined;
   },
 ): Promise<Rollouts> {
-  const { policy, seed, tokenBudget, maxTokens, blockLength, stopAtEos, firstRow = 0 } = options;
+  const { policy, seed, tokenBudget, maxTokens, blockLength, stopAtEos, firstRow = 0, onBatch } = options;
   const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
   const cache = omit({ emptyPass: null, ...(policy.cache ?? { type: 'none' as const }) }, ['emptyPass']);
   const whole = isIndependent(policy);
@@ -91,6 +97,7 @@ export async function recordRollouts(
       return ids;
     });
     const steps = new Int32Array(batch.length);
+    const before = rollouts.steps.length;
     const results = await generateRecorded(
       model.engineParts(),
       batch.map((promptIds) => ({ promptIds })),
@@ -133,9 +140,22 @@ export async function recordRollouts(
         current[row] = after;
       },
     );
+    onBatch?.(rollouts.results.length, results, rollouts.steps.slice(before));
     rollouts.results.push(...results);
   }
   return rollouts;
+}
+
+/** The steps of each rollout, in their order. */
+export function chainsOf<T>(items: readonly T[], rowOf: (item: T) => ReplayRow): T[][] {
+  const rollouts = new Map<number, T[]>();
+  for (const item of items) {
+    const { rollout } = rowOf(item);
+    const chain = rollouts.get(rollout);
+    if (chain) chain.push(item);
+    else rollouts.set(rollout, [item]);
+  }
+  return [...rollouts.values()];
 }
 
 /** Steps to score together, and the cache that they read and fill: null where they are independent. */
@@ -163,14 +183,7 @@ export async function* replayBatches<T>(
     for (const batch of ownBatches(parts, computed, sharing)) yield { items: batch, cached: null };
     return;
   }
-  const chains = parts.map((items) => {
-    const rollouts = new Map<number, T[]>();
-    for (const item of items) {
-      const { rollout } = rowOf(item);
-      rollouts.set(rollout, [...(rollouts.get(rollout) ?? []), item]);
-    }
-    return [...rollouts.values()];
-  });
+  const chains = parts.map((items) => chainsOf(items, rowOf));
   for (const group of ownBatches(chains, ([first]) => length(first), sharing)) {
     const cache = await model.createCache(
       group.map(([first]) => length(first)),

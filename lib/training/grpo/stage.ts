@@ -1,7 +1,7 @@
 // One step of GRPO: rollouts under the current policy, their rewards and advantages, and the replay of every denoising
 // step, whose log-likelihoods get the gradient.
 
-import { gatherJson, ownRange } from '../../distributed/process-group';
+import { gatherArrays, gatherJson, ownRange } from '../../distributed/process-group';
 import { optionError } from '../../errors';
 import type { GenerateResult } from '../../generation/types';
 import { concatenate } from '../../packing';
@@ -19,6 +19,9 @@ import { groupCounts, normalizeWithinGroups } from './group-filter';
 import type { ResolvedGrpo } from './options';
 import { joinRollouts, type PolicyGradient, selectRollouts } from './policy-gradient';
 import type { Rollouts } from './replay';
+import { aboutModel, type JudgedRow } from './reward-rows';
+import type { TeacherRanks } from './teacher-ranks';
+import { ofOwnTokens, type TeacherRow, type TeacherScore, teacherRows } from './token-teacher';
 
 /** One step of {@link GrpoTrainer}; further keys are `reward/<name>`, the mean of each reward function. */
 export interface GrpoMetrics extends TrainingMetrics {
@@ -73,6 +76,15 @@ interface Judged {
   columns: { name: string; values: ArrayLike<number | null>; weight: number }[];
   totals: Float64Array;
   right: (boolean | null)[] | null;
+  /** What a teacher on other processes has said of each rollout's tokens; null: there is none. */
+  teacher: Float32Array[] | null;
+}
+
+/** What other processes have been asked about some rollouts. */
+interface Asked {
+  /** By the reward's name. */
+  rewards: Map<string, Promise<(number | null)[]>>;
+  teacher: Promise<Float32Array[]> | null;
 }
 
 /** The part of the training loop that is GRPO's: rollouts, rewards, advantages, replay, evaluation. */
@@ -80,14 +92,17 @@ export class GrpoStage implements Stage {
   readonly #context: StageContext;
   readonly #options: ResolvedGrpo;
   readonly #gradient: PolicyGradient;
+  readonly #others: TeacherRanks | null;
   readonly stepsPerBatch: number;
   #batch = -1;
   #metrics: Record<string, number> = {};
 
-  constructor(context: StageContext, options: ResolvedGrpo, gradient: PolicyGradient) {
+  /** @param others processes that score for this one; null: there are none */
+  constructor(context: StageContext, options: ResolvedGrpo, gradient: PolicyGradient, others: TeacherRanks | null) {
     this.#context = context;
     this.#options = options;
     this.#gradient = gradient;
+    this.#others = others;
     this.stepsPerBatch = options.numIterations;
     if (options.policy.compat !== null && context.group.size > 1)
       throw optionError(
@@ -143,6 +158,7 @@ export class GrpoStage implements Stage {
       ),
     );
     const examples = parts.flatMap(({ draw, rows }) => rows.map((row) => draw.examples[row]));
+    const teacher = first.teacher && parts.flatMap(({ draw, rows }) => rows.map((row) => draw.teacher![row]));
     const totals = parts.map(({ draw, rows }) => {
       const scaled = this.#scaled(draw);
       return Float64Array.from(rows, (row) => scaled[row]);
@@ -157,7 +173,7 @@ export class GrpoStage implements Stage {
       metrics.keptGroups = kept.length / prompts;
       metrics.resamples = draws.length - 1;
     }
-    Object.assign(metrics, await this.#gradient.begin(rollouts, advantages, { batch, examples }));
+    Object.assign(metrics, await this.#gradient.begin(rollouts, advantages, { batch, examples, teacher }));
     this.#metrics = metrics;
     return draws.reduce((sum, draw) => sum + draw.rollouts.tokens, 0);
   }
@@ -173,10 +189,37 @@ export class GrpoStage implements Stage {
     const prompts = examples.flatMap((example) =>
       new Array<Int32Array>(numGenerations).fill(model.encodePrompt(example.prompt)),
     );
-    const judged = await this.#judge(rows, await this.#gradient.record(prompts, seed, firstRow));
+    const asked: Asked[] = [];
+    const rollouts = await this.#gradient.record(prompts, seed, firstRow, (first, results) =>
+      asked.push(this.#ask(rows.slice(first, first + results.length), results, this.#others?.has('teacher') ?? false)),
+    );
+    const judged = await this.#judge(rows, rollouts, asked);
+    await rollouts.scored;
     const numbers = rows.map((_, i) => firstRow + i);
     const each = all.flatMap((example) => new Array<TrainingRow>(numGenerations).fill(example));
     return this.#gather(judged, numbers, each);
+  }
+
+  /** Asks other processes what they can say of completions. @param withTeacher also of their tokens */
+  #ask(examples: readonly TrainingRow[], results: readonly GenerateResult[], withTeacher: boolean): Asked {
+    const { model } = this.#context;
+    const asked: Asked = { rewards: new Map(), teacher: null };
+    const others = this.#others;
+    if (!others) return asked;
+    const cost = ({ promptIds, tokens }: GenerateResult) => promptIds.length + tokens;
+    const costOf = ({ result }: { result: GenerateResult }) => cost(result);
+    const judged: JudgedRow[] = results.map((result, i) => ({ prompt: examples[i].prompt, result }));
+    for (const { name } of this.#options.rewards)
+      if (others.has(`reward ${name}`))
+        asked.rewards.set(name, others.ask(`reward ${name}`, judged, costOf, aboutModel(model)));
+    if (withTeacher) {
+      const rows = teacherRows(model, results, examples);
+      asked.teacher = others
+        .ask<TeacherRow, TeacherScore>('teacher', rows, ({ ids }) => ids.length)
+        .then((scores) => results.map((result, i) => ofOwnTokens(model, result, rows[i], scores[i])));
+      asked.teacher.catch(() => {});
+    }
+    return asked;
   }
 
   /**
@@ -190,6 +233,7 @@ export class GrpoStage implements Stage {
     // Whoever has drawn a rollout, micro-batches are cut from the same list.
     if (training.reduction === 'exact') steps.sort((a, b) => a.rollout - b.rollout || a.step - b.step);
     if (group.size === 1) return { ...own, rollouts: { ...own.rollouts, steps } };
+    const lengths = (all: readonly GenerateResult[]) => all.map(({ ids }) => ids.length);
     const columns = own.columns.map(({ values }) => Array.from(values));
     const parts = await gatherJson(group, { rows, results, tokens, columns, right: own.right });
     const order = parts.flatMap((part) => part.rows.map((row, i) => ({ row, i, part }))).sort((a, b) => a.row - b.row);
@@ -197,9 +241,11 @@ export class GrpoStage implements Stage {
       ...column,
       values: order.map(({ part, i }) => part.columns[at][i]),
     }));
+    const all = order.map(({ part, i }) => revived(part.results[i]));
+    const said = new Map(own.teacher?.map((values, i) => [rows[i], values]));
     return {
       rollouts: {
-        results: order.map(({ part, i }) => revived(part.results[i])),
+        results: all,
         steps,
         tokens: parts.reduce((sum, part) => sum + part.tokens, 0),
       },
@@ -207,6 +253,7 @@ export class GrpoStage implements Stage {
       columns: judged,
       totals: totalRewards(judged, order.length),
       right: own.right && order.map(({ part, i }) => part.right![i]),
+      teacher: own.teacher && (await gatherArrays(group, said, lengths(all))),
     };
   }
 
@@ -236,22 +283,31 @@ export class GrpoStage implements Stage {
     return totalRewards(normalised, totals.length);
   }
 
-  /** Weighted rewards of completions, and which are right. */
-  async #judge(examples: TrainingRow[], rollouts: Rollouts): Promise<Judged> {
+  /** Weighted rewards of completions, and which are right. @param asked of other processes, about the same rows */
+  async #judge(examples: TrainingRow[], rollouts: Rollouts, asked: readonly Asked[]): Promise<Judged> {
     const { model, data } = this.#context;
     const { rewards, maxTokens } = this.#options;
     const { results } = rollouts;
     const completions = results.map(({ text }) => text);
     const batch: RewardBatch = { completions, examples, results, maxTokens, verify: data.verify, model };
-    const columns: Judged['columns'] = [];
-    for (const { name, fn, weight } of rewards) {
+    const judged = new Map<string, ArrayLike<number | null>>();
+    for (const { name, fn } of rewards) {
+      if (this.#others?.has(`reward ${name}`)) continue;
       // A process without rows has nothing to judge.
-      const values = results.length === 0 ? [] : checkRewards(name, await fn(batch), results.length);
-      columns.push({ name, values, weight });
+      judged.set(name, results.length === 0 ? [] : await fn(batch));
     }
     // Without a verifier, rewards alone say what is right: a comparison with the answer may be another thing.
     const right = data.verify ? await correctRows(batch) : null;
-    return { rollouts, examples, columns, totals: totalRewards(columns, results.length), right };
+    // What others were asked is on its way meanwhile.
+    const columns: Judged['columns'] = [];
+    for (const { name, weight } of rewards) {
+      const values = judged.get(name) ?? (await Promise.all(asked.map((part) => part.rewards.get(name)!))).flat();
+      columns.push({ name, values: checkRewards(name, values, results.length), weight });
+    }
+    const teacher = this.#others?.has('teacher')
+      ? (await Promise.all(asked.map((part) => part.teacher ?? []))).flat()
+      : null;
+    return { rollouts, examples, columns, totals: totalRewards(columns, results.length), right, teacher };
   }
 
   /** Means of rewards, NFE and accuracy over all completions of some draws, as metrics. */
@@ -299,7 +355,8 @@ export class GrpoStage implements Stage {
     };
     const examples = data.validation!(training.evalExamples);
     const own = await writeAnswers(this.#context, examples, options);
-    const answered = await this.#judge(own.examples, { results: own.results, steps: [], tokens: 0 });
+    const asked = this.#ask(own.examples, own.results, false);
+    const answered = await this.#judge(own.examples, { results: own.results, steps: [], tokens: 0 }, [asked]);
     const judged = await this.#gather(answered, own.rows, examples);
     this.#context.show('validation', this.#samples(judged, 1));
     const { reward, nfe, accuracy } = this.#measure([judged]);

@@ -1,10 +1,11 @@
 // The policy gradients that score tokens: rollouts of any sampler become rows with masks, whose log-probabilities get the
 // gradient of an objective (objectives.ts).
-import { gatherNumbers, ownRange } from '../../distributed/process-group';
+import { gatherArrays, gatherNumbers, ownRange } from '../../distributed/process-group';
 import type { MaskedDiffusionModel } from '../../generation/masked-diffusion-model';
 import type { GenerateResult } from '../../generation/types';
 import { attendedGrid, firstBlocks, rowLength } from '../../model/blocks';
 import type { CausalModel } from '../../model/causal-model';
+import type { ModelConfig } from '../../model/config';
 import type { ModelTrainer } from '../../model/trainer';
 import { concatenate, mapRows, packed, packRows } from '../../packing';
 import { deriveSeed, Purpose, Random } from '../../random';
@@ -25,9 +26,10 @@ import {
   wd1Weights,
 } from './objectives';
 import type { ResolvedGrpo } from './options';
-import { type Batch, type PolicyGradient, type ReferenceScorer, withReference } from './policy-gradient';
-import type { Rollouts } from './replay';
-import { teacherLogProbs } from './token-teacher';
+import { type Batch, type OnBatch, type PolicyGradient, type ReferenceScorer, withReference } from './policy-gradient';
+import type { PolicySettings, Rollouts } from './replay';
+import type { TeacherRanks } from './teacher-ranks';
+import { ofOwnTokens, scoreCompletions, teacherRows } from './token-teacher';
 
 /** A row with what stays as it was over the updates of its batch. */
 interface ScoredRow extends TokenRow {
@@ -52,21 +54,29 @@ export class TokenGradient implements PolicyGradient {
   readonly #options: ResolvedGrpo;
   readonly #reference: ReferenceScorer | null;
   readonly #teacher: CausalModel | null;
+  readonly #others: TeacherRanks | null;
   #experience: Experience | null = null;
 
+  /** @param others processes that score in place of reference and teacher; null: this process does */
   constructor(
     context: StageContext,
     options: ResolvedGrpo,
-    reference: ReferenceScorer | null,
-    teacher: CausalModel | null,
+    { reference, teacher }: { reference: ReferenceScorer | null; teacher: CausalModel | null },
+    others: TeacherRanks | null,
   ) {
     this.#context = context;
     this.#options = options;
     this.#reference = reference;
     this.#teacher = teacher;
+    this.#others = others;
   }
 
-  async record(prompts: readonly Int32Array[], seed: bigint, firstRow: number): Promise<Rollouts> {
+  async record(
+    prompts: readonly Int32Array[],
+    seed: bigint,
+    firstRow: number,
+    onBatch: OnBatch = () => {},
+  ): Promise<Rollouts> {
     const { maxTokens, blockLength, stopAtEos, policy, objective } = this.#options;
     const { model, training } = this.#context;
     const rollouts: Rollouts = { results: [], steps: [], tokens: 0 };
@@ -87,6 +97,7 @@ export class TokenGradient implements PolicyGradient {
       results.forEach((result, i) => {
         rollouts.tokens += Math.round(result.fullForwards * lengthOf(batch[i]));
       });
+      onBatch(rollouts.results.length, results);
       rollouts.results.push(...results);
     }
     return rollouts;
@@ -95,12 +106,12 @@ export class TokenGradient implements PolicyGradient {
   async begin(
     { results }: Rollouts,
     advantages: Float64Array,
-    { batch, examples }: Batch,
+    { batch, examples, teacher: asked }: Batch,
   ): Promise<Record<string, number>> {
     const { objective, numGenerations, numIterations, beta } = this.#options;
     const isWeighted = objective.objective === 'wd1';
     const rollouts = results.map((result) => rolloutOf(result, this.#context.model));
-    const teacher = this.#teacher && (await this.#teacherLogProbs(this.#teacher, results, examples));
+    const teacher = asked ?? (this.#teacher && (await this.#teacherLogProbs(this.#teacher, results, examples)));
     const experience: Experience = {
       batch,
       rollouts,
@@ -114,9 +125,13 @@ export class TokenGradient implements PolicyGradient {
     }
     this.#experience = experience;
     const all = experience.rows.flat();
+    const isCompared = beta > 0 && objective.klTo === 'reference';
+    const others = isCompared && this.#others?.has('reference') ? this.#others : null;
+    const references = others && this.#askReference(others, all);
     // Before the first update the policy is that of the rollouts; later ones need its numbers.
     if (numIterations > 1 && !isWeighted) await this.#scoreAll(this.#context.trainer, all, 'old');
-    if (beta > 0 && objective.klTo === 'reference')
+    if (references) await this.#gatherScores(await references, all, 'reference');
+    else if (isCompared)
       await withReference(this.#context, this.#reference, ({ trainer }) => this.#scoreAll(trainer, all, 'reference'));
     if (!teacher) return {};
     const known = teacher.flatMap((logProbs) => Array.from(logProbs)).filter((value) => !Number.isNaN(value));
@@ -137,18 +152,14 @@ export class TokenGradient implements PolicyGradient {
   ): Promise<Float32Array[]> {
     const { model, group } = this.#context;
     const { begin, end } = ownRange(results.length, group);
-    const own = await teacherLogProbs(teacher, model, results.slice(begin, end), examples.slice(begin, end));
-    return this.#gatherArrays(
-      new Map(own.map((logProbs, i) => [begin + i, logProbs])),
+    const own = results.slice(begin, end);
+    const rows = teacherRows(model, own, examples.slice(begin, end));
+    const scores = await scoreCompletions(teacher, rows);
+    return gatherArrays(
+      group,
+      new Map(own.map((result, i) => [begin + i, ofOwnTokens(model, result, rows[i], scores[i])])),
       results.map(({ ids }) => ids.length),
     );
-  }
-
-  /** Arrays of rows, wherever they were computed. @param lengths of all rows */
-  async #gatherArrays(own: ReadonlyMap<number, Float32Array>, lengths: readonly number[]): Promise<Float32Array[]> {
-    const width = Math.max(0, ...lengths);
-    const all = await gatherNumbers(this.#context.group, lengths.length, width, own);
-    return lengths.map((length, i) => Float32Array.from(all.subarray(i * width, i * width + length)));
   }
 
   /** The rows of an update. */
@@ -176,25 +187,18 @@ export class TokenGradient implements PolicyGradient {
   }
 
   /** Log-probabilities of the rows' tokens. */
-  async #score(trainer: ModelTrainer, rows: readonly TokenRow[], keep: boolean): Promise<Float32Array> {
-    const { policy } = this.#options;
-    const { config } = this.#context.model;
+  #score(trainer: ModelTrainer, rows: readonly TokenRow[], keep: boolean): Promise<Float32Array> {
+    return scoreTokens(trainer, this.#withBegins(rows), this.#scoring, keep);
+  }
+
+  #withBegins<T extends TokenRow>(rows: readonly T[]): (T & { begin: number })[] {
     const { rollouts } = this.#experience!;
-    const { logProbs } = await trainer.score({
-      ...packed(rows),
-      firstBlocks: firstBlocks(
-        config,
-        rows.map(({ rollout }) => rollouts[rollout].begin),
-      ),
-      tokens: concatenate(
-        rows.map(({ tokens }) => tokens),
-        Int32Array,
-      ),
-      temperature: policy.tokenLogProb === 'tempered' ? policy.temperature : 0,
-      excludedToken: config.maskTokenId,
-      keep,
-    });
-    return logProbs!;
+    return rows.map((row) => ({ ...row, begin: rollouts[row.rollout].begin }));
+  }
+
+  get #scoring(): TokenScoring {
+    const { model, training } = this.#context;
+    return { config: model.config, policy: this.#options.policy, tokenBudget: training.tokenBudget };
   }
 
   async #scoreAll(trainer: ModelTrainer, rows: readonly ScoredRow[], key: 'old' | 'reference'): Promise<void> {
@@ -206,7 +210,31 @@ export class TokenGradient implements PolicyGradient {
         return part;
       });
     }
-    const all = await this.#gatherArrays(
+    await this.#gatherScores(scored, rows, key);
+  }
+
+  /** Asks other processes what the reference says of this process's share of the rows. */
+  async #askReference(others: TeacherRanks, rows: readonly ScoredRow[]): Promise<Map<number, Float32Array>> {
+    const own = ownBatches([numbered(rows)], ({ item }) => item.ids.length, this.#sharing).flat();
+    const asked = this.#withBegins(own.map(({ item }) => item)).map(({ ids, positions, tokens, begin }) => ({
+      ...{ ids, positions, tokens, begin },
+    }));
+    const scores = await others.ask<ReferenceRow, Float32Array>(
+      'reference',
+      asked,
+      ({ ids }) => ids.length,
+      this.#scoring,
+    );
+    return new Map(own.map(({ index }, i) => [index, scores[i]]));
+  }
+
+  async #gatherScores(
+    scored: ReadonlyMap<number, Float32Array>,
+    rows: readonly ScoredRow[],
+    key: 'old' | 'reference',
+  ): Promise<void> {
+    const all = await gatherArrays(
+      this.#context.group,
       scored,
       rows.map(({ positions }) => positions.length),
     );
@@ -290,6 +318,56 @@ export class TokenGradient implements PolicyGradient {
       ...(experience.teacher && { reverseKl: -lead / count }),
     };
   }
+}
+
+/** How tokens are scored, whoever does. */
+export interface TokenScoring {
+  /** Of the model that trains. */
+  config: ModelConfig;
+  policy: PolicySettings;
+  tokenBudget: number;
+}
+
+/** A row whose tokens are scored, and where its completion begins. */
+export type ReferenceRow = Pick<TokenRow, 'ids' | 'positions' | 'tokens'> & { begin: number };
+
+/** Log-probabilities of the rows' tokens, one row after the other. */
+async function scoreTokens(
+  trainer: ModelTrainer,
+  rows: readonly ReferenceRow[],
+  { config, policy }: TokenScoring,
+  keep: boolean,
+): Promise<Float32Array> {
+  const { logProbs } = await trainer.score({
+    ...packed(rows),
+    firstBlocks: firstBlocks(
+      config,
+      rows.map(({ begin }) => begin),
+    ),
+    tokens: concatenate(
+      rows.map(({ tokens }) => tokens),
+      Int32Array,
+    ),
+    temperature: policy.tokenLogProb === 'tempered' ? policy.temperature : 0,
+    excludedToken: config.maskTokenId,
+    keep,
+  });
+  return logProbs!;
+}
+
+/** Log-probabilities of each row's tokens under a model that is not trained. */
+export async function scoreReferenceRows(
+  trainer: ModelTrainer,
+  rows: readonly ReferenceRow[],
+  scoring: TokenScoring,
+): Promise<Float32Array[]> {
+  const all: Float32Array[] = [];
+  for (const batch of packRows(rows, ({ ids }) => ids.length, scoring.tokenBudget))
+    mapRows(await scoreTokens(trainer, batch, scoring, false), batch, Float32Array, (part) => {
+      all.push(part.slice());
+      return part;
+    });
+  return all;
 }
 
 /** A result of `generate` as a rollout; rows of a model that attends by blocks end with one. */

@@ -40,46 +40,86 @@ export function alignValues(values: ArrayLike<number>, from: readonly number[], 
   return out;
 }
 
-/**
- * The log-probability that a teacher gives each token of completions, after the prompts in its own tokens and chat
- * template; NaN behind the completion, and for a row that is longer than the teacher's longest, of which a process
- * warning tells. The end of sequence is the teacher's own.
- */
-export async function teacherLogProbs(
-  teacher: CausalModel,
+/** A completion as a teacher gets it. */
+export interface TeacherRow {
+  prompt: TrainingRow['prompt'];
+  text: string;
+  /** The model's tokens of it, and whether the last one is the end of sequence. */
+  ids: number[];
+  hasEnd: boolean;
+}
+
+/** What a teacher says of a completion, in its own tokens; null: it is longer than the teacher's longest. */
+export type TeacherScore = {
+  logProbs: Float32Array;
+  /** Whether the last one is of the end of sequence. */
+  hasEnd: boolean;
+  /** Where its tokens end; null: its tokens are those of the model. */
+  ends: number[] | null;
+} | null;
+
+/** Completions for a teacher. @throws DUltraError NO_TOKENIZER */
+export function teacherRows(
   model: MaskedDiffusionModel,
   results: readonly GenerateResult[],
-  examples: readonly TrainingRow[],
-): Promise<Float32Array[]> {
-  const { tokenizer } = teacher;
-  if (!tokenizer || !model.tokenizer)
-    throw new DUltraError(
-      'NO_TOKENIZER',
-      `${(tokenizer ? model : teacher).source} has no tokenizer.json, which distillation from a teacher needs`,
-    );
-  const [end] = teacher.config.eosTokenIds;
-  const rows = results.map(({ ids, tokens, text }, i) => {
-    const hasEnd = tokens > 0 && ids[tokens - 1] === model.config.eosTokenId && end !== undefined;
-    const own = Array.from(ids.subarray(0, hasEnd ? tokens - 1 : tokens));
-    const teacherIds = tokenizer.encode(text, { addSpecialTokens: false });
-    const promptIds = teacher.encodePrompt(examples[i].prompt);
-    return { own, hasEnd, text, teacherIds, promptIds, ids: hasEnd ? [...teacherIds, end] : teacherIds };
+  examples: readonly Pick<TrainingRow, 'prompt'>[],
+): TeacherRow[] {
+  checkTokenizer(model);
+  return results.map(({ ids, tokens, text }, i) => {
+    const hasEnd = tokens > 0 && ids[tokens - 1] === model.config.eosTokenId;
+    return { prompt: examples[i].prompt, text, ids: Array.from(ids.subarray(0, tokens)), hasEnd };
   });
-  const fitting = rows.filter(({ promptIds, ids }) => fitsTeacher(teacher, promptIds.length + ids.length));
+}
+
+/** @throws DUltraError NO_TOKENIZER */
+function checkTokenizer({ tokenizer, source }: { tokenizer: Tokenizer | null; source: string }): Tokenizer {
+  if (!tokenizer)
+    throw new DUltraError('NO_TOKENIZER', `${source} has no tokenizer.json, which distillation from a teacher needs`);
+  return tokenizer;
+}
+
+/**
+ * The log-probabilities that a teacher gives completions after their prompts, in its own tokens and chat template. The end
+ * of sequence is the teacher's own. Of a row that is longer than the teacher's longest a process warning tells.
+ */
+export async function scoreCompletions(teacher: CausalModel, rows: readonly TeacherRow[]): Promise<TeacherScore[]> {
+  const tokenizer = checkTokenizer(teacher);
+  const [end] = teacher.config.eosTokenIds;
+  const encoded = rows.map((row) => {
+    const hasEnd = row.hasEnd && end !== undefined;
+    const teacherIds = tokenizer.encode(row.text, { addSpecialTokens: false });
+    const promptIds = teacher.encodePrompt(row.prompt);
+    return { row, hasEnd, teacherIds, promptIds, ids: hasEnd ? [...teacherIds, end] : teacherIds };
+  });
+  const fitting = encoded.filter(({ promptIds, ids }) => fitsTeacher(teacher, promptIds.length + ids.length));
   const scored = await teacher.logProbs(fitting);
   const known = new Map(fitting.map((row, i) => [row, scored[i]]));
-  return rows.map((row, i) => {
-    const out = new Float32Array(results[i].ids.length).fill(Number.NaN);
-    const logProbs = known.get(row);
-    if (!logProbs) return out;
-    const { own, hasEnd, text, teacherIds } = row;
+  return encoded.map((item) => {
+    const logProbs = known.get(item);
+    if (!logProbs) return null;
+    const { row, hasEnd, teacherIds } = item;
+    const own = hasEnd ? row.ids.slice(0, -1) : row.ids;
     const isSame = own.length === teacherIds.length && own.every((id, k) => id === teacherIds[k]);
-    out.set(
-      isSame
-        ? logProbs.subarray(0, own.length)
-        : alignValues(logProbs, tokenEnds(tokenizer, teacherIds, text), tokenEnds(model.tokenizer!, own, text)),
-    );
-    if (hasEnd) out[own.length] = logProbs[logProbs.length - 1];
-    return out;
+    return { logProbs, hasEnd, ends: isSame ? null : tokenEnds(tokenizer, teacherIds, row.text) };
   });
+}
+
+/** What a teacher has said of a completion, by the tokens of the model; NaN behind the completion, and where it said nothing. */
+export function ofOwnTokens(
+  model: MaskedDiffusionModel,
+  { ids }: GenerateResult,
+  row: TeacherRow,
+  score: TeacherScore,
+): Float32Array {
+  const out = new Float32Array(ids.length).fill(Number.NaN);
+  if (score === null) return out;
+  const { logProbs, ends, hasEnd } = score;
+  const own = hasEnd ? row.ids.slice(0, -1) : row.ids;
+  out.set(
+    ends === null
+      ? logProbs.subarray(0, own.length)
+      : alignValues(logProbs, ends, tokenEnds(model.tokenizer!, own, row.text)),
+  );
+  if (hasEnd) out[own.length] = logProbs[logProbs.length - 1];
+  return out;
 }

@@ -10,6 +10,7 @@ import { callbacksOf } from '../samples';
 import { DecisionGradient } from './decision-gradient';
 import { type GrpoOptions, resolveGrpo } from './options';
 import { type GrpoMetrics, GrpoStage } from './stage';
+import type { TeacherRanks } from './teacher-ranks';
 import { TokenGradient } from './token-gradient';
 
 /**
@@ -28,12 +29,17 @@ export class GrpoTrainer {
   /** null until files of examples are read. */
   #plan: Omit<StagePlan, 'signal'> | null;
   #reference: ModelTrainer | null = null;
+  readonly #others: TeacherRanks | null;
   #run: AsyncGenerator<GrpoMetrics, void, void> | null = null;
 
   /** @throws TypeError, RangeError for options (where `dataset` is a file, `train` does); DUltraError NO_PLANNER. */
-  constructor(model: MaskedDiffusionModel, options: GrpoOptions) {
+  constructor(model: MaskedDiffusionModel, options: GrpoOptions);
+  /** @internal @param others processes that hold teacher and reference, for which `options` has what stands for them */
+  constructor(model: MaskedDiffusionModel, options: GrpoOptions, others: TeacherRanks | null);
+  constructor(model: MaskedDiffusionModel, options: GrpoOptions, others: TeacherRanks | null = null) {
     this.#model = model;
     this.#options = options;
+    this.#others = others;
     const dataset = openNow(options?.dataset);
     this.#plan = dataset && this.#planOf(dataset);
   }
@@ -42,7 +48,8 @@ export class GrpoTrainer {
     const model = this.#model;
     const { training, trainable, data, own } = resolveGrpo(model, this.#options, dataset);
     const { freezeBase, freezePlanner } = trainable;
-    const { referenceModel, teacher } = this.#options;
+    const { referenceModel, teacher = null } = this.#options;
+    const others = this.#others;
     return {
       kind: 'grpo',
       model,
@@ -61,15 +68,16 @@ export class GrpoTrainer {
       callbacks: callbacksOf(this.#options),
       samplesEvery: own.samplesEvery,
       start: async (context) => {
-        if (own.beta > 0 && own.objective.klTo === 'reference' && referenceModel)
+        const isCompared = own.beta > 0 && own.objective.klTo === 'reference';
+        if (isCompared && referenceModel && !others?.has('reference'))
           this.#reference = await referenceModel.createTrainer({ freezeBase: true, freezePlanner: true });
         const reference =
           this.#reference && referenceModel ? { model: referenceModel, trainer: this.#reference } : null;
         const gradient =
           own.objective.objective === 'dultra'
-            ? new DecisionGradient(context, own, reference)
-            : new TokenGradient(context, own, reference, teacher ?? null);
-        return new GrpoStage(context, own, gradient);
+            ? new DecisionGradient(context, own, reference, others)
+            : new TokenGradient(context, own, { reference, teacher }, others);
+        return new GrpoStage(context, own, gradient, others);
       },
     };
   }
