@@ -34,5 +34,5 @@ test('values: the first numbers of every row below', () => {
 test('another value is an error that names both', () => {
   const { status, stderr } = trace('all', 1);
   expect(status).not.toBe(0);
-  expect(stderr).toContain('DULTRA_TRACE: expected "norms" or "values", got "all"');
+  expect(stderr).toContain('DULTRA_TRACE: expected "norms", "values" or "time", got "all"');
 });

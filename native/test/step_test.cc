@@ -10,6 +10,9 @@
 #include "model/trainer.h"
 #include "model_fixture.h"
 #ifdef DULTRA_EMULATOR
+#include <cuda_runtime.h>
+
+#include "backends/cuda/cuda_exchange.h"
 #include "emulator/emulator.h"
 #endif
 
@@ -895,6 +898,48 @@ DULTRA_TEST(exchange_tells_launches_apart, small) {
 #endif
 
 #ifdef DULTRA_EMULATOR
+// A capture that fails costs the graph and nothing else: those operations are run directly from then on, others still
+// become graphs.
+DULTRA_TEST(exchange_goes_on_after_failed_captures, small) {
+  using emulator::CaptureFailure;
+  for (CaptureFailure failure : {CaptureFailure::kInvalidated, CaptureFailure::kInstantiate, CaptureFailure::kLaunch}) {
+    Shared shared;
+    CHECK(shared.gathers(1, 1) && shared.gathers(2, 2), int(failure));  // directly
+    emulator::fail_next_capture(failure);
+    for (int32_t first = 0; first < 4; ++first) CHECK(shared.gathers(1, first), int(failure), " first ", first);
+    for (int32_t first = 0; first < 2; ++first) CHECK(shared.gathers(2, first), int(failure), " first ", first);
+    const Exchange::Counts counts = shared.exchange->counts();
+    const int64_t failed = static_cast<cuda::CudaExchange&>(*shared.exchange).failed();
+    CHECK(failed == 1 && counts.direct == 6 && counts.recorded == 1 && counts.repeated == 1 && counts.held == 1,
+          int(failure), ": ", failed, " ", counts.direct, " ", counts.recorded, " ", counts.repeated);
+  }
+}
+
+// After an error of a kernel every call fails: that the device is lost is what is said, wherever it comes up.
+DULTRA_TEST(exchange_reports_a_lost_device, small) {
+  for (int error : {int(cudaErrorMisalignedAddress), int(cudaErrorIllegalAddress), int(cudaErrorLaunchFailure)}) {
+    Shared shared;
+    const float* values = shared.table.as();
+    const std::vector<std::function<void()>> calls{
+        [&] { shared.gathers(1, 1); },
+        [&] { shared.backend->fill_zero(shared.out.as(), 64); },
+        [&] { shared.backend->sum_squares(values, 64); },
+        [&] { shared.backend->allocate(64); },
+        [&] { shared.exchange->receive(0, 64); },
+        [&] { shared.exchange->reserve(1 << 20); },
+        [&] { make_model_backend(1); },
+    };
+    for (int32_t first = 0; first < 3; ++first) shared.gathers(1, first);  // the next launches a graph
+    for (size_t i = 0; i < calls.size(); ++i) {
+      emulator::break_device(error);
+      std::string message;
+      CHECK(thrown(calls[i], &message) == int(ErrorCode::kDeviceUnavailable), "error ", error, " call ", i, ": ",
+            message);
+      emulator::break_device(0);  // a process could not: here the next call's turn comes
+    }
+  }
+}
+
 // Without memory for a graph the operations run directly, and those that were held end to make room.
 DULTRA_TEST(exchange_without_memory_for_graphs, small) {
   Shared shared;

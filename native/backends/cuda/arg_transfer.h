@@ -5,6 +5,7 @@
 
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/device.h"
+#include "backends/cuda/profile.h"
 
 namespace dultra {
 namespace cuda {
@@ -38,6 +39,8 @@ class ArgTransfer {
               const char* operation = __builtin_FUNCTION())
       : ArgTransfer(backend, arguments.data(), kCount, operation) {}
 
+  ~ArgTransfer();
+
   // Queues the way back of what the operation wrote to host arrays, and waits for it; without any it returns at once.
   void finish();
 
@@ -46,6 +49,7 @@ class ArgTransfer {
 
   CudaBackend& backend_;
   const std::lock_guard<std::recursive_mutex> lock_;
+  const NvtxRange range_;
 };
 
 }  // namespace cuda

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "ops/tensor.h"
 
@@ -15,6 +16,10 @@ namespace cuda {
 
 // The library's functions, declared in cublaslt.cc.
 struct LtApi;
+// One of its algorithms, as it describes it.
+struct LtAlgorithm {
+  uint64_t data[8];
+};
 
 class CublasLt {
  public:
@@ -37,19 +42,26 @@ class CublasLt {
   };
   // out (m, n), rows out_stride apart, = a b^T + bias (n, of out's type, may be null), plus what out holds if
   // `accumulate`. False if the library has no algorithm for such a product (unaligned strides, say); nothing is queued
-  // then. The first product of a shape waits for the stream and times what the library proposes.
+  // then. A row's bits depend neither on m nor on the strides. The first product of an n and k chooses the algorithms
+  // and waits for the stream.
   bool multiply(Array out, int64_t out_stride, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k,
                 const void* bias, bool accumulate);
 
-  // While the stream is captured nothing can be timed: a product of a shape that is new then throws INTERNAL.
+  // While the stream is captured nothing can be chosen: a product of an n and k that is new then throws INTERNAL.
   void set_capturing(bool on) { capturing_ = on; }
-  // How often the chosen algorithms were discarded because there were too many.
-  uint64_t times_cleared() const { return times_cleared_; }
+
+  // What was chosen, a line for each n, k and kind of product: the algorithm for many rows, and that for few.
+  std::vector<std::string> choices() const;
 
  private:
   CublasLt();
+  struct Shape;
   struct Plan;
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int>;
+  struct Choice;
+  class Comparison;
+  bool make_plan(Plan* plan, const Shape& shape, int64_t m, int64_t n) const;
+  std::vector<LtAlgorithm> proposals(const Shape& shape, int64_t m) const;
+  Choice choose(const Shape& shape, int64_t m);
 
   std::unique_ptr<LtApi> api_;
   void* handle_ = nullptr;
@@ -57,9 +69,9 @@ class CublasLt {
   void* workspace_ = nullptr;
   cudaStream_t stream_ = nullptr;
   size_t version_ = 0;
-  std::map<Key, std::unique_ptr<Plan>> plans_;
+  std::map<std::tuple<int64_t, int64_t, int64_t, int>, Choice> choices_;  // by 0 or a gradient's m, n, k, kind
+  std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int>, std::unique_ptr<Plan>> plans_;
   bool capturing_ = false;
-  uint64_t times_cleared_ = 0;
 };
 
 }  // namespace cuda

@@ -12,9 +12,21 @@
 namespace dultra {
 namespace cuda {
 
+namespace {
+
+// Whether the process's context on the device has ended, as it does with any error of a kernel: it answers nothing but
+// that error from then on.
+cudaError_t error_that_stays() {
+  const cudaError_t error = cudaStreamQuery(nullptr);
+  cudaGetLastError();  // work that goes on ("not ready") would be that of the next launch
+  return error == cudaErrorNotReady ? cudaSuccess : error;
+}
+
+}  // namespace
+
 void throw_cuda_error(cudaError_t error, const char* what) {
   const std::string message = std::string("CUDA, ") + what + ": " + cudaGetErrorString(error);
-  cudaGetLastError();  // an error that is not sticky ends here
+  cudaGetLastError();  // an error that does not stay ends here
   switch (error) {
     case cudaErrorMemoryAllocation: throw Error(ErrorCode::kOutOfMemory, message);
     case cudaErrorDevicesUnavailable:
@@ -22,12 +34,16 @@ void throw_cuda_error(cudaError_t error, const char* what) {
     case cudaErrorInvalidDevice:
     case cudaErrorInsufficientDriver:
     case cudaErrorNoKernelImageForDevice:
-    case cudaErrorECCUncorrectable:
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorLaunchFailure: throw Error(ErrorCode::kDeviceUnavailable, message);
-    default: throw Error(ErrorCode::kInternal, message);
+    case cudaErrorECCUncorrectable: throw Error(ErrorCode::kDeviceUnavailable, message);
+    default:
+      if (error_that_stays() != cudaSuccess)
+        throw Error(ErrorCode::kDeviceUnavailable, message + "; this process can use the device no more");
+      throw Error(ErrorCode::kInternal, message);
   }
+}
+
+void throw_if_lost(const char* what) {
+  if (const cudaError_t error = error_that_stays(); error != cudaSuccess) throw_cuda_error(error, what);
 }
 
 namespace {
@@ -61,13 +77,18 @@ std::vector<DeviceInfo> list_devices() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     check_cuda(cudaGetDeviceProperties(&properties, i), "listing devices");
-    devices.push_back({properties.name, properties.major, properties.minor, properties.totalGlobalMem});
+    devices.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
+                       properties.totalGlobalMem});
   }
   return devices;
 }
 
+static const char* name_of(const char* function) {
+  return std::strncmp(function, "do_", 3) == 0 ? function + 3 : function;
+}
+
 ArgTransfer::ArgTransfer(CudaBackend& backend, const Argument* arguments, size_t count, const char* operation)
-    : backend_(backend), lock_(backend.mutex_) {
+    : backend_(backend), lock_(backend.mutex_), range_(name_of(operation)) {
   if (!planned_key()) check_cuda(cudaSetDevice(backend.index_), "choosing the device");
   const auto pointer_of = [](const Argument& argument) {
     void* pointer;
@@ -80,7 +101,7 @@ ArgTransfer::ArgTransfer(CudaBackend& backend, const Argument* arguments, size_t
   size_t bytes = 0;
   for (size_t i = 0; i < count; ++i)
     if (is_staged(arguments[i])) bytes += Staging::rounded(arguments[i].bytes);
-  if (bytes > 0) backend.refuse_graph(std::strncmp(operation, "do_", 3) == 0 ? operation + 3 : operation);
+  if (bytes > 0) backend.refuse_graph(name_of(operation));
   backend.staging_->begin(bytes);
   for (size_t i = 0; i < count; ++i) {
     const Argument& argument = arguments[i];
@@ -90,6 +111,11 @@ ArgTransfer::ArgTransfer(CudaBackend& backend, const Argument* arguments, size_t
                                               : backend.staging_->input(pointer, argument.bytes);
     std::memcpy(argument.pointer, &device, sizeof device);
   }
+  if (backend.times_) backend.times_->begin(name_of(operation));
+}
+
+ArgTransfer::~ArgTransfer() {
+  if (backend_.times_) backend_.times_->end();
 }
 
 void ArgTransfer::finish() {
@@ -125,6 +151,7 @@ CudaBackend::CudaBackend(int index, Compute compute, bool blocking)
                                                    "." + std::to_string(device.minor) +
                                                    ", expected at least 8.0 (bf16 tensor cores)");
   isa_ = device.name + ", sm_" + std::to_string(device.major) + std::to_string(device.minor);
+  multiprocessors_ = device.multiprocessors;
   check_cuda(cudaSetDevice(index), "choosing the device");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   staging_ = std::make_unique<Staging>(stream_);
@@ -133,6 +160,7 @@ CudaBackend::CudaBackend(int index, Compute compute, bool blocking)
     warpgroups_ = warpgroups_work(stream_);
     isa_ += warpgroups_ ? ", wgmma" : ", no wgmma";
   }
+  times_ = OperationTimes::open(stream_);
   std::string reason;
   lt_ = CublasLt::open(stream_, &reason);
   isa_ += lt_ ? ", cuBLASLt " + std::to_string(lt_->version()) : ", built-in matrix products: " + reason;
@@ -141,6 +169,7 @@ CudaBackend::CudaBackend(int index, Compute compute, bool blocking)
 CudaBackend::~CudaBackend() {
   cudaSetDevice(index_);
   cudaStreamSynchronize(stream_);
+  times_.reset();
   for (const Frequencies& f : frequencies_) cudaFree(f.values);
   cudaFree(scratch_);
   staging_.reset();
@@ -183,9 +212,14 @@ void CudaBackend::release_deferred() {
   deferred_.clear();
 }
 
-uint64_t CudaBackend::plans() const {
+std::vector<std::string> CudaBackend::times() const {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
-  return lt_ ? lt_->times_cleared() : 0;
+  return times_ ? times_->lines() : std::vector<std::string>();
+}
+
+std::vector<std::string> CudaBackend::products() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return lt_ ? lt_->choices() : std::vector<std::string>();
 }
 
 void CudaBackend::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "waiting for the device"); }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backends/cuda/cublaslt.h"
+#include "backends/cuda/profile.h"
 #include "backends/cuda/staging.h"
 #include "ops/backend.h"
 
@@ -32,7 +33,7 @@ struct MatmulOperand {
 // What open_backend asks before it opens a device.
 struct DeviceInfo {
   std::string name;
-  int major, minor;
+  int major, minor, multiprocessors;
   size_t memory;
 };
 // Throws DEVICE_UNAVAILABLE that says what is missing: a driver, a newer one, a device.
@@ -57,6 +58,11 @@ class CudaBackend final : public Backend {
   bool host_may_read(const void* pointer) const override;
   std::unique_ptr<Exchange> make_exchange() override;
 
+  // The algorithms that cuBLASLt's products have, a line each (CublasLt::choices).
+  std::vector<std::string> products() const;
+  // The table of DULTRA_TRACE=time; empty without.
+  std::vector<std::string> times() const;
+
  private:
 #define DULTRA_OP(result, name, parameters, arguments) result do_##name parameters override;
 #include "ops/ops.inc"
@@ -77,8 +83,6 @@ class CudaBackend final : public Backend {
   void refuse_capture(const char* operation) const;  // throws INTERNAL that names it
   void refuse_graph(const char* operation) const;    // likewise, also while planning
   void release_deferred();                           // frees what was released meanwhile
-  // Changes when cuBLASLt's algorithms are to be chosen again.
-  uint64_t plans() const;
   // rope_frequencies in device memory
   const float* frequencies(const Rope& rope);
   void rotate(Array x, int64_t stride, const int32_t* positions, int64_t m, int heads, int head_dim, const Rope& rope,
@@ -98,6 +102,7 @@ class CudaBackend final : public Backend {
   std::map<const void*, size_t> allocations_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<CublasLt> lt_;
+  std::unique_ptr<OperationTimes> times_;
   std::vector<const CudaExchange*> exchanges_;  // those that have memory
   bool capturing_ = false;
   std::vector<void*> deferred_;  // to be freed when a graph is planned or captured
@@ -110,6 +115,7 @@ class CudaBackend final : public Backend {
   };
   std::vector<Frequencies> frequencies_;
   bool warpgroups_ = false;  // attention may multiply by wgmma
+  int multiprocessors_ = 0;
 };
 
 }  // namespace cuda

@@ -115,35 +115,30 @@ std::string CudaExchange::plan(const std::function<void()>& operations) const {
 void CudaExchange::run(const std::function<void()>& operations) {
   if (!records()) {
     ++counts_.direct;
+    if (backend_.times_) backend_.times_->count_step();
     return operations();
   }
   CachedGraph& cached = graphs_[plan(operations)];
   cached.last_used = ++clock_;
   make_room();
-  const uint64_t plans = backend_.plans();
-  if (!cached.graph && (!cached.seen || cached.plans != plans)) {
+  if (!cached.seen || cached.failed) {
     ++counts_.direct;
     operations();
     cached.seen = true;
-    cached.plans = plans;
     return;
   }
   const std::lock_guard<std::recursive_mutex> lock(backend_.mutex_);
   check_cuda(cudaSetDevice(backend_.index_), "choosing the device");
   if (cached.graph && cached.scratch != backend_.scratch_moves_) drop(&cached);
-  if (cached.graph) {
-    ++counts_.repeated;
-  } else {
-    capture(&cached, operations);
-    if (!cached.graph) {
-      ++counts_.direct;
-      return operations();
-    }
-    ++counts_.recorded;
-  }
-  check_cuda(cudaGraphLaunch(cached.graph, backend_.stream_), "launching a graph");
+  const bool is_new = !cached.graph;
+  if (is_new) capture(&cached, operations);
+  if (cached.graph && cudaGraphLaunch(cached.graph, backend_.stream_) != cudaSuccess)
+    give_up(&cached, "launching a graph");
+  ++(!cached.graph ? counts_.direct : is_new ? counts_.recorded : counts_.repeated);
+  if (!cached.graph) operations();
 }
 
+// Leaves no graph where there is no memory for one, or where capturing fails: the operations themselves need none.
 void CudaExchange::capture(CachedGraph* cached, const std::function<void()>& operations) {
   const cudaStream_t stream = backend_.stream_;
   check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing a graph");
@@ -158,24 +153,30 @@ void CudaExchange::capture(CachedGraph* cached, const std::function<void()>& ope
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
   backend_.release_deferred();
+  if (ended != cudaSuccess) return give_up(cached, "capturing a graph");  // what was thrown came of it
   if (error) {
-    cudaGetLastError();
     if (graph) cudaGraphDestroy(graph);
     std::rethrow_exception(error);
   }
-  check_cuda(ended, "capturing a graph");
   const cudaError_t made = cudaGraphInstantiate(&cached->graph, graph, 0);
   cudaGraphDestroy(graph);
+  if (made != cudaSuccess) cached->graph = nullptr;
   if (made == cudaErrorMemoryAllocation) {
-    // No memory for another graph: the operations themselves need none.
     cudaGetLastError();
-    cached->graph = nullptr;
-    forget();
-    return;
+    return forget();
   }
-  check_cuda(made, "capturing a graph");
+  if (made != cudaSuccess) return give_up(cached, "capturing a graph");
   cached->scratch = backend_.scratch_moves_;
   ++counts_.held;
+}
+
+// These operations are run directly from now on. Throws where the device is lost.
+void CudaExchange::give_up(CachedGraph* cached, const char* what) {
+  cudaGetLastError();  // it must not be taken for that of the next launch
+  throw_if_lost(what);
+  drop(cached);
+  cached->failed = true;
+  ++failed_;
 }
 
 void CudaExchange::drop(CachedGraph* cached) {

@@ -1,5 +1,7 @@
 // The functions of cuBLASLt that the CUDA backend calls, written from the library's documentation: matrices are
-// column-major, attributes are set by number. Every product is queued on its stream and computed in double.
+// column-major, attributes are set by number. Every product is queued on its stream. Its bits depend on the algorithm,
+// as they do with the real one, and with one kind of algorithms on the number of columns, which is the caller's of
+// rows.
 #include <cstring>
 #include <map>
 #include <string>
@@ -86,14 +88,55 @@ bool shapes_fit(const Description& d, const Layout& a, const Layout& b, const La
          k == depth;
 }
 
-// Three proposals: one that the library takes back, a slower and a faster one, which are told apart by number.
+// The algorithms. A sum is one chain of the exact sums of so many terms each; a stream-K kernel cuts it where the
+// number of columns says. `most` columns at most.
+struct Algorithm {
+  int id, terms;
+  bool stream_k;
+  uint64_t most;
+  int tile;
+};
+constexpr uint64_t kAny = ~uint64_t(0);
+constexpr Algorithm kAlgorithms[] = {{1, 16, false, 0, 1},   {2, 8, false, kAny, 2},  {3, 16, true, kAny, 3},
+                                     {4, 16, false, 600, 4}, {5, 16, false, kAny, 5}, {6, 16, false, 64, 6},
+                                     {7, 8, false, 64, 7}};
+// What is proposed, the best first: some that are refused, some whose bits depend on the number of columns, some that
+// are right for so many, some for all. Other numbers of columns have another order.
+constexpr int kForFew[] = {1, 7, 3, 6, 5}, kForMany[] = {1, 3, 4, 5, 2};
+
+// Whether the description is one of a product that the algorithm takes.
+bool takes(const Algorithm& algorithm, const Description& d, const Layout& a, const Layout& b, const Layout& c) {
+  return shapes_fit(d, a, b, c) && c.cols <= algorithm.most;
+}
+const Algorithm& algorithm_of(const uint64_t* data) { return kAlgorithms[data[0] - 1]; }
+
 int heuristic(void*, void* description, void* a, void* b, void* c, void*, void*, int requested, Heuristic* results,
               int* count) {
-  const bool fit = shapes_fit(*static_cast<Description*>(description), *static_cast<Layout*>(a),
-                              *static_cast<Layout*>(b), *static_cast<Layout*>(c));
-  *count = fit && requested >= 3 ? 3 : 0;
-  for (int i = 0; i < *count; ++i) results[i] = Heuristic{{uint64_t(i)}, 0, i == 0 ? 15 : 0, 1, {}};
-  return *count > 0 ? 0 : 15;
+  const auto& out = *static_cast<Layout*>(c);
+  const auto& ids = out.cols <= 64 ? kForFew : kForMany;
+  *count = 0;
+  if (!shapes_fit(*static_cast<Description*>(description), *static_cast<Layout*>(a), *static_cast<Layout*>(b), out))
+    return 15;
+  for (int id : ids)
+    if (*count < requested)
+      results[(*count)++] = Heuristic{{uint64_t(id)}, 0, id == 1 ? 15 : 0, 1, {}};  // the library takes one back
+  return 0;
+}
+int check(void*, void* description, void* a, void* b, void* c, void*, const uint64_t* algorithm, Heuristic* result) {
+  if (!takes(algorithm_of(algorithm), *static_cast<Description*>(description), *static_cast<Layout*>(a),
+             *static_cast<Layout*>(b), *static_cast<Layout*>(c)))
+    return 15;
+  result->workspace = 0;
+  result->state = 0;
+  return 0;
+}
+int attribute(const uint64_t* algorithm, int which, void* value, size_t bytes, size_t* written) {
+  if (which < 0 || which > 8 || bytes != (which >= 7 ? 2 : 4)) return 7;
+  const Algorithm& of = algorithm_of(algorithm);
+  const int number = which == 0 ? of.id : which == 1 ? of.tile : which == 2 ? 1 : 0;
+  std::memcpy(value, &number, bytes);
+  *written = bytes;
+  return 0;
 }
 
 float from_bf16(uint16_t bits) {
@@ -115,12 +158,13 @@ float read(const void* data, int type, int64_t at) {
 }
 
 int matmul(void*, void* description, const void* alpha, const void* a, void* a_layout, const void* b, void* b_layout,
-           const void* beta, const void* c, void*, void* d, void* d_layout, const void*, void*, size_t,
+           const void* beta, const void* c, void*, void* d, void* d_layout, const uint64_t* chosen, void*, size_t,
            cudaStream_t stream) {
   const Description op = *static_cast<Description*>(description);
   const Layout la = *static_cast<Layout*>(a_layout), lb = *static_cast<Layout*>(b_layout),
                ld = *static_cast<Layout*>(d_layout);
-  if (!shapes_fit(op, la, lb, ld)) return 7;
+  const Algorithm algorithm = algorithm_of(chosen);
+  if (!takes(algorithm, op, la, lb, ld)) return 7;
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   enqueue(stream, [=] {
     const auto* x = static_cast<const uint16_t*>(a);
@@ -128,11 +172,18 @@ int matmul(void*, void* description, const void* alpha, const void* a, void* a_l
     const int64_t depth = int64_t(op.transpose_a ? la.rows : la.cols);
     for (int64_t column = 0; column < int64_t(ld.cols); ++column)
       for (int64_t row = 0; row < int64_t(ld.rows); ++row) {
-        double sum = 0;
-        for (int64_t k = 0; k < depth; ++k)
-          sum += double(from_bf16(op.transpose_a ? x[k + row * la.leading] : x[row + k * la.leading])) *
-                 from_bf16(op.transpose_b ? y[column + k * lb.leading] : y[k + column * lb.leading]);
-        sum *= scale;
+        float chain[2] = {};
+        double terms = 0;
+        const int64_t cut = algorithm.stream_k ? int64_t(ld.cols * 7) % depth : depth;
+        for (int64_t k = 0; k < depth; ++k) {
+          terms += double(from_bf16(op.transpose_a ? x[k + row * la.leading] : x[row + k * la.leading])) *
+                   from_bf16(op.transpose_b ? y[column + k * lb.leading] : y[k + column * lb.leading]);
+          if (k % algorithm.terms < algorithm.terms - 1 && k + 1 < depth && k + 1 != cut) continue;
+          float& part = chain[k >= cut];
+          part = float(part + terms);
+          terms = 0;
+        }
+        double sum = double(chain[0] + chain[1]) * scale;
         const int64_t at = row + column * ld.leading;
         if (keep != 0) sum += double(keep) * read(c, ld.type, at);
         if (op.epilogue == 4) sum += read(op.bias, op.bias_type, row);
@@ -164,6 +215,8 @@ void* cublaslt_symbol(const char* name) {
       {"cublasLtMatmulPreferenceDestroy", reinterpret_cast<void*>(&preference_destroy)},
       {"cublasLtMatmulPreferenceSetAttribute", reinterpret_cast<void*>(&preference_set)},
       {"cublasLtMatmulAlgoGetHeuristic", reinterpret_cast<void*>(&heuristic)},
+      {"cublasLtMatmulAlgoCheck", reinterpret_cast<void*>(&check)},
+      {"cublasLtMatmulAlgoConfigGetAttribute", reinterpret_cast<void*>(&attribute)},
       {"cublasLtMatmul", reinterpret_cast<void*>(&matmul)}};
   const auto found = symbols.find(name);
   return available && found != symbols.end() ? found->second : nullptr;

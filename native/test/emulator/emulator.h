@@ -6,7 +6,8 @@
 // wait_group retires it; until then its destination is undefined), wgmma (products of four warps on tiles with the
 // swizzle of 128 bytes, done when they are issued or when they are waited for; registers and copies that are not fenced
 // before), shared memory that begins undefined, streams that do nothing until they are waited for, graph capture and
-// what it forbids, device memory that runs out. Stricter than a GPU: all 32 lanes have to meet in a warp's
+// what it forbids, captures that fail, device memory that runs out, the last error of a thread and those that stay.
+// Stricter than a GPU: all 32 lanes have to meet in a warp's
 // collective, and a block that leaves lanes behind at a barrier is reported. Not modelled: memory order inside a warp,
 // timing, occupancy, bank conflicts.
 //
@@ -123,9 +124,21 @@ void synchronize_all();
 void set_cublaslt(bool on);
 void* cublaslt_symbol(const char* name);
 
+// Ranges of the thread, as profilers see them: how many were ever begun under names with `part` in them, and how many
+// are open.
+void range_push(const char* name);
+void range_pop();
+int64_t ranges_begun(const char* part);
+int open_ranges();
+
 // Device memory. `limit` bytes may be held at a time; for tests of what happens when it runs out.
 void set_memory_limit(size_t limit);
 size_t memory_in_use();
+// The device breaks down: every call returns this error from now on, as after an error of a kernel; 0 repairs it.
+void break_device(int error);
+// How the next capture goes wrong; once.
+enum class CaptureFailure { kNone, kInvalidated, kInstantiate, kLaunch };
+void fail_next_capture(CaptureFailure failure);
 // Executable graphs that exist.
 size_t graphs_in_use();
 
