@@ -56,6 +56,13 @@ constexpr int kSchedules = 1, kWgmmaSchedules = 2;
 constexpr int kSchedules = 3, kWgmmaSchedules = 3;
 #endif
 
+// Multiprocessors of the device, at most: fewer blocks than it has take smaller tiles, and attention splits keys.
+#ifdef DULTRA_EMULATOR
+constexpr int kMultiprocessors = 4;
+#else
+constexpr int kMultiprocessors = 160;
+#endif
+
 // Kinds of products that attention is tested with: by wgmma and by mma.sync where both can be had.
 #ifdef DULTRA_EMULATOR
 constexpr int kProducts = 2;
@@ -255,14 +262,14 @@ DULTRA_TEST(cuda_attention_rows_are_independent, small) {
   }
 }
 
-// Keys come in chunks: a sequence whose chunks have a block each gives the bits that it gives among so many others that
-// one block goes through them all, whatever queries there are.
+// Many keys come in chunks: a sequence whose chunks have a block each gives the bits that it gives among so many others
+// that one block goes through them all, whatever queries there are.
 void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool warpgroups = true) {
   const std::string where = text(warpgroups ? "" : "mma.sync ", "D ", d, " keys ", length, " every ", every, " ranges ",
                                  ranges, " mask ", int(mask), " ");
   std::vector<int> lengths{length};
   const Problem alone({lengths, 2, 1, d, every, ranges}, mask, 12);
-  lengths.resize(65, 1);  // with two heads more blocks than a device is filled by
+  lengths.resize(kMultiprocessors / 2 + 1, 1);  // with two heads more blocks than a device is filled by
   Problem among({lengths, 2, 1, d, every, ranges}, mask, 13);
   std::copy(alone.q.begin(), alone.q.end(), among.q.begin());
   std::copy(alone.kv.begin(), alone.kv.end(), among.kv.begin());
@@ -271,7 +278,7 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool 
   reference.attention_forward(alone.args(expected.out.data(), expected.log_sum.data()));
   for (int schedule = 0; schedule < 3; ++schedule) {
     // These take long, and sanitizers with them.
-    if ((length > 500 || every == 1 || kSchedules == 1) && schedule != length % 3) continue;
+    if ((length > 1024 || every == 1 || kSchedules == 1) && schedule != length % 3) continue;
     const auto backend = bf16_backend(schedule, warpgroups);
     Gradients split(alone), whole(among);
     backend->attention_forward(alone.args(split.out.data(), split.log_sum.data()));
@@ -306,18 +313,59 @@ void check_split(int d, int length, int every, bool ranges, MaskKind mask, bool 
 }
 
 DULTRA_TEST(cuda_attention_split_keys, small) {
+  // Two chunks, of which the second has few keys; masks and ranges that end in the first, or at its end.
   for (MaskKind mask : {MaskKind::kBidirectional, MaskKind::kCausal, MaskKind::kBlockCausal})
     for (bool ranges : {false, true})
-      for (int kind = 0; kind < kProducts; ++kind) check_split(64, 300, 50, ranges, mask, kind == 0);
-  for (int d : {96, 128}) check_split(d, 400, 70, true, MaskKind::kCausal);
-  if (kProducts > 1) check_split(128, 400, 70, true, MaskKind::kCausal, false);
-  // Queries of more than one of the larger tiles that wgmma has among many.
+      for (int kind = 0; kind < kProducts; ++kind) check_split(64, 1100, 180, ranges, mask, kind == 0);
+  for (int d : {96, 128}) check_split(d, 1200, 290, true, MaskKind::kCausal);
+  if (kProducts > 1) check_split(128, 1200, 290, true, MaskKind::kCausal, false);
+  // A last chunk of one key; chunks of two times the least, of which the last is not full.
+  check_split(64, 1025, 300, false, MaskKind::kBidirectional);
+  check_split(64, 8200, 2000, true, MaskKind::kCausal);
+}
+
+// Up to 1024 keys are one chunk: with more queries than one of the larger tiles of wgmma has, among so many other
+// blocks that these are taken, and alone.
+DULTRA_TEST(cuda_attention_of_one_chunk, small) {
+  check_split(64, 1024, 300, false, MaskKind::kCausal);
   check_split(64, 151, 1, true, MaskKind::kCausal);
   check_split(128, 149, 1, false, MaskKind::kBidirectional);
-  // A last chunk of one key; as many chunks as there may be; chunks of two times the least.
-  check_split(64, 257, 90, false, MaskKind::kBidirectional);
-  check_split(64, 1024, 300, false, MaskKind::kCausal);
-  check_split(64, 1030, 300, true, MaskKind::kBidirectional);
+  for (int d : {64, 96, 128})
+    for (int kind = 0; kind < kProducts; ++kind) check_split(d, 300, 50, d != 96, MaskKind::kBlockCausal, kind == 0);
+}
+
+// A sequence of one chunk has the bits of its own whether another of the launch has several chunks or not, and zeros
+// where it sees nothing: also of values that are no numbers, and of negative zeros.
+DULTRA_TEST(cuda_attention_of_one_chunk_beside_several, small) {
+  for (int kind = 0; kind < kProducts; ++kind) {
+    const auto backend = bf16_backend(2, kind == 0);
+    std::vector<int> lengths{40, 1030};
+    Problem both({lengths, 1, 1, 64, 40, true}, MaskKind::kCausal, 21);
+    both.key_begin[0] = 9;  // the first query of the first sequence sees no key
+    both.key_end[0] = 40;
+    for (size_t i = 0; i < 9 * 128; ++i) both.kv[i] = NAN;
+    for (size_t i = 9 * 128; i < 40 * 128; ++i)
+      if (i % 128 >= 64) both.kv[i] = -0.0f;
+    Problem one = both;
+    one.shape.lengths = {40};
+    one.q_offsets = {0, 1};
+    one.k_offsets = {0, 40};
+    lengths.resize(kMultiprocessors + 2, 1);
+    Problem more({lengths, 1, 1, 64, 40, true}, MaskKind::kCausal, 22);  // so many blocks that none is split
+    more.key_begin[0] = 9;
+    more.key_end[0] = 40;
+    std::copy(both.q.begin(), both.q.end(), more.q.begin());
+    std::copy(both.kv.begin(), both.kv.end(), more.kv.begin());
+    constexpr size_t kWidth = 64;
+    Gradients a(one), b(both), c(more);
+    backend->attention_forward(one.args(a.out.data(), a.log_sum.data()));
+    backend->attention_forward(both.args(b.out.data(), b.log_sum.data()));
+    backend->attention_forward(more.args(c.out.data(), c.log_sum.data()));
+    CHECK(same_bits(a.out.data(), b.out.data(), kWidth) && a.log_sum[0] == b.log_sum[0], kind);
+    CHECK(same_bits(c.out.data(), b.out.data(), both.q.size()), kind);
+    for (size_t i = 0; i < kWidth; ++i) CHECK(a.out[i] == 0 && !std::signbit(a.out[i]), kind, " ", a.out[i]);
+    CHECK(a.log_sum[0] == -INFINITY, kind, " ", a.log_sum[0]);
+  }
 }
 
 // Keys and values that are bf16 already give the bits of the same numbers in fp32, whether tiles can be copied from
@@ -428,7 +476,7 @@ DULTRA_TEST(cuda_linear_on_tensor_cores, small) {
   check_linear(33, 7, 65, 3);
   check_linear(129, 65, 40, 4);
   // Enough blocks for the larger tile.
-  check_linear(130, 128 * 64 + 8, 24, 5);
+  check_linear(130, kMultiprocessors * 64 + 8, 24, 5);
 }
 
 // An optimiser step gives the CPU's bits, however its state is stored.
@@ -714,7 +762,7 @@ DULTRA_TEST(cuda_linear_of_bf16, small) {
   check_linear_of_bf16(70, 96, 64, 1);
   check_linear_of_bf16(1, 200, 130, 2);
   check_linear_of_bf16(33, 7, 65, 3);
-  check_linear_of_bf16(130, 128 * 64 + 8, 24, 4);
+  check_linear_of_bf16(130, kMultiprocessors * 64 + 8, 24, 4);
 }
 
 // The gap lies between rows of every array: tiles then cannot be copied from where they lie.
@@ -778,6 +826,116 @@ DULTRA_TEST(cuda_attention_of_bf16, small) {
       check_attention_of_bf16({{40, 0, 9}, 2, 1, d, 1, true}, gap, MaskKind::kCausal, uint64_t(d + gap));
 }
 
+// FNV-1a, of which rows have which bits.
+uint64_t digest_of(const std::vector<uint8_t>& bytes, uint64_t digest) {
+  for (uint8_t byte : bytes) digest = (digest ^ byte) * 0x100000001b3ull;
+  return digest;
+}
+
+// The first and the last row of products of so many rows have the bits of a product of one row, with all kinds of
+// operands that a model's products have. `digest` takes these bits in.
+void check_product_rows(Backend& backend, int64_t n, int64_t k, const std::vector<int64_t>& counts, uint64_t* digest) {
+  const int64_t most = *std::max_element(counts.begin(), counts.end()), wide = std::max(n, k);
+  Random random{uint64_t(n * 31 + k)};
+  // Few numbers, since there are 500 million: rows and columns begin at different places of them.
+  std::vector<uint16_t> pool(size_t(wide) + 4099), w(size_t(n * k)), rows(size_t(most * wide));
+  for (uint16_t& x : pool) x = f32_to_bf16(float(random.normal()));
+  const auto lay = [&](std::vector<uint16_t>& to, int64_t lines, int64_t width, int64_t step) {
+    for (int64_t i = 0; i < lines; ++i) std::copy_n(&pool[size_t(i * step % 4099)], width, &to[size_t(i * width)]);
+  };
+  lay(w, n, k, 131);
+  const auto matrix = backend.make_matrix({{w.data(), DType::kBF16, n}}, k, DType::kBF16);
+  auto* const x = static_cast<uint16_t*>(backend.allocate(rows.size() * 2));
+  auto* const bias = static_cast<float*>(backend.allocate(size_t(wide) * 4));
+  auto* const out = static_cast<float*>(backend.allocate(size_t(most * wide) * 4));
+  const std::vector<float> biases = normals(random, size_t(wide));
+  backend.upload(bias, biases.data(), biases.size() * 4);
+  struct Kind {
+    const char* name;
+    bool backward, narrow, bias, accumulate;
+  };
+  for (const Kind& kind : {Kind{"y", false, false, false, false}, Kind{"y in bf16", false, true, false, false},
+                           Kind{"y with a bias", false, false, true, false}, Kind{"y added", false, false, false, true},
+                           Kind{"dx", true, false, false, false}, Kind{"dx added", true, false, false, true}}) {
+    const int64_t width = kind.backward ? n : k, columns = kind.backward ? k : n;
+    const size_t row_bytes = size_t(columns) * (kind.narrow ? 2 : 4);
+    lay(rows, most, width, 977);
+    // The last row of every product is the same.
+    const auto product = [&](int64_t m) {
+      std::vector<uint16_t> sent(rows.begin(), rows.begin() + m * width);
+      std::copy_n(&rows[size_t((most - 1) * width)], width, &sent[size_t((m - 1) * width)]);
+      backend.upload(x, sent.data(), sent.size() * 2);
+      backend.fill_zero(out, m * columns);
+      const Array to(static_cast<void*>(out), kind.narrow ? DType::kBF16 : DType::kF32);
+      const ConstArray from(static_cast<const void*>(x), DType::kBF16);
+      if (kind.backward)
+        backend.linear_backward_input(to, from, n, *matrix, 0, n, m, kind.accumulate);
+      else
+        backend.linear_forward(to, n, from, m, *matrix, kind.bias ? bias : nullptr, kind.accumulate);
+      std::vector<uint8_t> ends(2 * row_bytes);
+      const auto* bytes = reinterpret_cast<uint8_t*>(out);
+      backend.download(ends.data(), bytes, row_bytes);
+      backend.download(ends.data() + row_bytes, bytes + size_t(m - 1) * row_bytes, row_bytes);
+      return ends;
+    };
+    const std::vector<uint8_t> alone = product(1);
+    std::vector<uint8_t> first;
+    *digest = digest_of(alone, *digest);
+    for (int64_t m : counts) {
+      if (m == 1) continue;
+      const std::vector<uint8_t> ends = product(m);
+      if (first.empty()) first = ends;
+      const std::string where = text(kind.name, " N ", n, " K ", k, " M ", m);
+      CHECK(std::equal(ends.begin(), ends.begin() + std::ptrdiff_t(row_bytes), first.begin()), where, ", first row");
+      CHECK(std::equal(ends.begin() + std::ptrdiff_t(row_bytes), ends.end(), alone.begin()), where, ", last row");
+    }
+  }
+  for (void* held : {static_cast<void*>(x), static_cast<void*>(bias), static_cast<void*>(out)}) backend.release(held);
+}
+
+// The products of an 8B model on a GPU, small ones on the emulator. DULTRA_VERBOSE prints what was chosen, and a digest
+// of the bits: two processes print the same.
+DULTRA_TEST(cuda_product_rows_are_independent, small) {
+#ifdef DULTRA_EMULATOR
+  emulator::set_cublaslt(true);
+  const std::vector<std::pair<int64_t, int64_t>> shapes{{40, 64}, {24, 136}};
+  const std::vector<int64_t> counts{1, 3, 32, 64, 65, 130};
+#else
+  const std::vector<std::pair<int64_t, int64_t>> shapes{{4096, 4096},  {8192, 4096},  {12288, 4096},
+                                                        {24576, 4096}, {4096, 12288}, {126464, 4096}};
+  const std::vector<int64_t> counts{1, 2, 8, 31, 32, 64, 65, 128, 200, 512, 1536, 6144};
+#endif
+  uint64_t digests[2];
+  std::vector<std::string> products[2];
+  for (int run = 0; run < 2; ++run) {
+    uint64_t& digest = digests[run] = 0xcbf29ce484222325ull;
+    cuda::CudaBackend backend(0, Compute::kBF16);
+    // The other way round: what is chosen may not depend on what came before.
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      const auto& [n, k] = shapes[i];
+      std::vector<int64_t> order = counts;
+      if (run == 1) std::reverse(order.begin(), order.end());
+      if (n > 100000) order.erase(std::remove(order.begin(), order.end(), 6144), order.end());  // 3 GB
+      check_product_rows(backend, n, k, order, &digest);
+    }
+    products[run] = backend.products();
+#ifndef DULTRA_EMULATOR
+    break;  // there the second is another process
+#endif
+  }
+#ifdef DULTRA_EMULATOR
+  CHECK(digests[0] == digests[1] && products[0] == products[1], digests[0], " ", digests[1]);
+  CHECK(!products[0].empty(), "products by cuBLASLt");
+  for (const std::string& line : products[0])
+    CHECK(line.find(": id 5 ") != std::string::npos && line.find("rows id 6 ") != std::string::npos, line);
+  emulator::set_cublaslt(false);
+#endif
+  if (std::getenv("DULTRA_VERBOSE")) {
+    for (const std::string& line : products[0]) std::printf("product %s\n", line.c_str());
+    std::printf("products digest %016llx\n", static_cast<unsigned long long>(digests[0]));
+  }
+}
+
 #ifdef DULTRA_EMULATOR
 // The same products through cuBLASLt: widths that it takes, and widths that fall back to the built-in products.
 DULTRA_TEST(cuda_linear_by_cublaslt, small) {
@@ -791,6 +949,53 @@ DULTRA_TEST(cuda_linear_by_cublaslt, small) {
         make_backend(0, "")->isa());
   emulator::set_cublaslt(false);
   CHECK(std::string(make_backend(0, "")->isa()).find("built-in") != std::string::npos, make_backend(0, "")->isa());
+}
+
+// DULTRA_TRACE=time names every operation with its time, and nothing is recorded then; profilers see a range of each.
+DULTRA_TEST(cuda_time_of_operations, small) {
+  const int64_t ranges = emulator::ranges_begun("silu_forward");
+  const auto run = [](cuda::CudaBackend& backend) {
+    auto* x = static_cast<float*>(backend.allocate(400));
+    const std::unique_ptr<Exchange> exchange = backend.make_exchange();
+    for (int i = 0; i < 3; ++i)
+      exchange->run([&] {
+        backend.fill_zero(x, 100);
+        backend.silu_forward(x, 100);
+      });
+    const int64_t direct = exchange->counts().direct;
+    backend.release(x);
+    return direct;
+  };
+  setenv("DULTRA_TRACE", "time", 1);
+  cuda::CudaBackend timed(0, Compute::kF32);
+  unsetenv("DULTRA_TRACE");
+  CHECK(run(timed) == 3, "no graphs");
+  std::string all;
+  for (const std::string& line : timed.times()) {
+    // Words, one blank apart.
+    for (size_t i = 0; i < line.size(); ++i)
+      if (line[i] != ' ' || (i > 0 && line[i - 1] != ' ')) all += line[i];
+    all += "\n";
+  }
+  for (const char* part : {"operation calls ms", "fill_zero 3 ", "silu_forward 3 ", "denoising steps 3 "})
+    CHECK(all.find(part) != std::string::npos, all);
+  CHECK(emulator::ranges_begun("silu_forward") == ranges + 3 && emulator::open_ranges() == 0, emulator::open_ranges());
+  cuda::CudaBackend plain(0, Compute::kF32);
+  CHECK(run(plain) == 1 && plain.times().empty(), "graphs");
+}
+
+// Memory that cuBLASLt's workspace did not get is no error of what comes next.
+DULTRA_TEST(cuda_cublaslt_without_memory, small) {
+  emulator::set_cublaslt(true);
+  emulator::set_memory_limit(emulator::memory_in_use() + (size_t(8) << 20));
+  cuda::CudaBackend backend(0, Compute::kBF16);
+  emulator::set_cublaslt(false);
+  CHECK(std::string(backend.isa()).find("built-in matrix products") != std::string::npos, backend.isa());
+  void* held = backend.allocate(4000);
+  backend.fill_zero(static_cast<float*>(held), 1000);
+  backend.silu_forward(static_cast<float*>(held), 1000);
+  backend.release(held);
+  emulator::set_memory_limit(size_t(1) << 40);
 }
 
 // Weights, activations and scratch memory that do not fit: a typed error, and the backend goes on. Nothing stays

@@ -23,8 +23,11 @@ const TSAN_COST = 8; // time of a test under ThreadSanitizer, in its time withou
 
 // Faults that change nothing that a program may rely on, and why. They are not planted.
 const UNREAD = 'the first sum of the block: no thread has read its scratch before';
+const UNREAD_TILE = 'the wait behind the loop: no tile is read after it';
 const EQUIVALENT = new Map([
-  ['copy_wait:attention_forward/3:1', 'the wait behind the loop: no tile is read after it'],
+  ['copy_wait:attention_forward/3:1', UNREAD_TILE],
+  ['copy_wait:attention_forward_chunk/3:1', UNREAD_TILE],
+  ['copy_wait:attention_forward_long/3:1', UNREAD_TILE],
   ['barrier:layernorm_backward/12:0', UNREAD],
   ['barrier:layernorm_forward/9:0', UNREAD],
   ['barrier:likelihood_backward/1:0', UNREAD],

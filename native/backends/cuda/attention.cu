@@ -6,10 +6,12 @@
 // A query's result depends only on the keys that it sees: a tile of hidden keys changes nothing, whichever other rows
 // share the block.
 //
-// On tensor cores the keys of a sequence are split into chunks by their number alone, and a query's result combines the
-// chunks in order. A block computes all chunks. Where that gives too few blocks to fill the device (the few queries of
-// cached decoding), each chunk has its own block (split keys), and a second kernel combines the partial results in
-// scratch memory. Both ways run the same operations in the same order.
+// On tensor cores the keys of a sequence are one chunk up to kMinChunk of them, and split into more by their number
+// alone; a query's result combines the chunks in order. It must not depend on how many queries are computed beside it:
+// a replay computes all, decoding some. A block computes all chunks. Where there are several and that gives too few
+// blocks to fill the device, each chunk has its own block (split keys), and a second kernel combines the partial
+// results in scratch memory. Both ways run the same operations in the same order. With one chunk there is nothing to
+// combine, which saves a quarter of the registers.
 //
 // Tiles (kRows x kCols, shared memory) by instruction and head dimension:
 //   mma.sync: 64 x 64 for 64 (40 KB), 64 x 32 for 96 and 128 (36, 48 KB), two blocks per multiprocessor. On an H100
@@ -34,13 +36,17 @@ struct Inputs {
   int64_t q_stride, k_stride, v_stride;
 };
 
-constexpr int kTileRows = 64;        // queries per block; the large wgmma tile has twice as many
-constexpr int kMinChunk = 128;       // keys
-constexpr int kMaxChunks = 8;        // per sequence
-constexpr int64_t kFewBlocks = 128;  // about the number of multiprocessors of a large device
+constexpr int kTileRows = 64;  // queries per block; the large wgmma tile has twice as many
+// Keys. A block goes through so many of decoding in about the time that a second launch takes.
+constexpr int kMinChunk = 1024;
+constexpr int kMaxChunks = 8;  // per sequence
 
 // Keys per chunk of a sequence of `keys` keys.
 DULTRA_HD int chunk_of(int keys) { return int(ceil_div(ceil_div(keys, kMaxChunks), kMinChunk)) * kMinChunk; }
+
+// What a block computes of the keys that its queries see: one chunk, stored to `parts`; the only chunk that there is;
+// or several chunks, which it combines.
+enum class Span { kChunk, kOnly, kChunks };
 
 // Partial results, (Mq, H, `chunks`) of each: the largest score and the sum of weights; the weighted sum of values (D).
 struct Parts {
@@ -65,17 +71,10 @@ struct Joint {
   }
 };
 
-// s (16, kCols) of a warp = its rows of q times the tile of keys from key `first` on; -inf for hidden keys. rows: the
-// thread's two query rows. all_visible: every row of the block sees every key of the tile.
-template <class Products, int kDim, int kRows, int kCols>
-__device__ __forceinline__ void score_tile(float (&s)[kCols / 8][4], const uint16_t* q_tile, const uint16_t* k_tile,
-                                           const AttentionArgs& a, const SequenceKeys& keys, const int (&rows)[2],
-                                           int first, bool all_visible, int warp, int quad) {
-  Products::begin(s);
-  Products::template rows<kDim, kRows, kCols>(s, q_tile, warp, k_tile);
-  Products::commit();
-  Products::template wait<0>(s);
-  if (all_visible) return;
+// Sets the scores s (16, kCols) of hidden keys to -inf. first: the tile's first key; rows: the thread's two query rows.
+template <int kCols>
+__device__ __forceinline__ void mask_scores(float (&s)[kCols / 8][4], const AttentionArgs& a, const SequenceKeys& keys,
+                                            const int (&rows)[2], int first, int quad) {
   DULTRA_UNROLL
   for (int h = 0; h < 2; ++h) {
     const int end = rows[h] < keys.queries ? keys.visible_end(a, rows[h]) : keys.begin;
@@ -121,14 +120,17 @@ __device__ __forceinline__ void update_softmax(float (&s)[kCols / 8][4], float (
 
 // Stores the output and the log-sum of the thread's row h.
 template <int kDim>
-__device__ __forceinline__ void store_tile(const AttentionArgs& a, const float (&joined)[kDim / 8][4], float joined_max,
-                                           float joined_sum, int64_t query, int head, int quad, int h) {
-  const float inverse = joined_sum > 0 ? 1.0f / joined_sum : 0.0f;
+__device__ __forceinline__ void store_tile(const AttentionArgs& a, const float (&acc)[kDim / 8][4], float row_max,
+                                           float row_sum, int64_t query, int head, int quad, int h) {
+  const float inverse = row_sum > 0 ? 1.0f / row_sum : 0.0f;
+  // A row that sees no key is zero, whatever its hidden keys' values are. Adding 0 turns -0 into what combining a chunk
+  // with none makes of it.
+  const auto value = [&](int d, int j) { return (row_sum == 0 ? 0.0f : acc[d][2 * h + j] + 0.0f) * inverse; };
   put_pairs<kDim / 8>(a.out, query * a.out_stride + head * kDim + quad * 2, [&](int d) {
-    return Pair{joined[d][2 * h] * inverse, joined[d][2 * h + 1] * inverse};
+    return Pair{value(d, 0), value(d, 1)};
   });
   if (a.log_sum && quad == 0)
-    a.log_sum[query * a.heads + head] = joined_sum > 0 ? joined_max * a.scale + logf(joined_sum) : -INFINITY;
+    a.log_sum[query * a.heads + head] = row_sum > 0 ? row_max * a.scale + logf(row_sum) : -INFINITY;
 }
 
 // Stores the partial result of the thread's row h, for attention_join_kernel.
@@ -164,12 +166,12 @@ __device__ __forceinline__ void combine_chunk(float (&joined)[kDim / 8][4], floa
   }
 }
 
-// kSplit: a block computes one chunk and stores it to `parts`. Otherwise it computes all chunks and stores to a.out.
-template <class Products, int kDim, int kRows, int kCols, bool kSplit>
+template <class Products, int kDim, int kRows, int kCols, Span kSpan>
 __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
     attention_forward_kernel(AttentionArgs a, Inputs in, Parts parts) {
   if (!Products::kExists) return;
   constexpr int kThreads = kRows * 2;  // 32 lanes per 16 rows
+  constexpr bool kSplit = kSpan == Span::kChunk, kJoin = kSpan == Span::kChunks;
   static_assert(kMinChunk % kCols == 0, "chunks are whole tiles");
   DULTRA_SHARED(shared);
   uint16_t* q_tile = reinterpret_cast<uint16_t*>(shared);  // (kRows, kDim)
@@ -207,22 +209,35 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
   load_tile<Products, kDim, kRows, kThreads>(q_tile, q, in.q_stride, row0, 0, keys.queries);
   load_keys(tile_begin);  // in one group with q
 
-  float acc[kDim / 8][4] = {}, joined[kDim / 8][4] = {};
-  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0}, joined_max[2] = {-INFINITY, -INFINITY},
-        joined_sum[2] = {0, 0};
+  float acc[kDim / 8][4] = {};
+  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0};
+  // Of the chunks before.
+  float joined[kJoin ? kDim / 8 : 1][4] = {}, joined_max[2] = {-INFINITY, -INFINITY}, joined_sum[2] = {0, 0};
+  const auto add_lanes = [&] {  // four of them share a row
+    DULTRA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      row_sum[h] += shuffle_xor(row_sum[h], 1);
+      row_sum[h] += shuffle_xor(row_sum[h], 2);
+    }
+  };
   const float scale_log2 = a.scale * kLog2E;
-  int chunk_end = (tile_begin / (chunk_tiles ? chunk_tiles : 1) + 1) * chunk_tiles;
+  int chunk_end = kJoin ? (tile_begin / (chunk_tiles ? chunk_tiles : 1) + 1) * chunk_tiles : tile_end;
   for (int tile = tile_begin; tile < tile_end; ++tile) {
     const int stage = (tile & 1) * kCols * kDim;
     async_wait<0>();
     Products::landed();
     block_sync();  // the tile is complete; the other stage, read in the step before, is free
-    load_keys(tile + 1);
+    // Products that are queued go first, and copies are issued while they run.
+    if constexpr (!Products::kQueued) load_keys(tile + 1);
 
     float s[kCols / 8][4];
+    Products::begin(s);
+    Products::template rows<kDim, kRows, kCols>(s, q_tile, warp, k_tile + stage);
+    Products::commit();
+    if constexpr (Products::kQueued) load_keys(tile + 1);
+    Products::template wait<0>(s);
     const int first = tile * kCols;
-    score_tile<Products, kDim, kRows, kCols>(s, q_tile, k_tile + stage, a, keys, rows, first,
-                                             first >= keys.begin && first + kCols <= seen.least, warp, quad);
+    if (first < keys.begin || first + kCols > seen.least) mask_scores<kCols>(s, a, keys, rows, first, quad);
     update_softmax<kDim, kCols>(s, acc, row_max, row_sum, scale_log2);
     uint32_t weights[kCols / 16][4];
     pack_weights<kCols>(weights, s);
@@ -231,26 +246,27 @@ __global__ void __launch_bounds__(kRows * 2, 2 * kTileRows / kRows)
     Products::commit();
     Products::template wait<0>(acc, weights);
 
-    if (tile + 1 < chunk_end && tile + 1 < tile_end) continue;
-    // The chunk is complete.
-    chunk_end += chunk_tiles;
-    DULTRA_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      row_sum[h] += shuffle_xor(row_sum[h], 1);
-      row_sum[h] += shuffle_xor(row_sum[h], 2);
+    if constexpr (kJoin) {
+      if (tile + 1 < chunk_end && tile + 1 < tile_end) continue;
+      // The chunk is complete.
+      chunk_end += chunk_tiles;
+      add_lanes();
+      combine_chunk<kDim>(joined, joined_max, joined_sum, acc, row_max, row_sum, scale_log2);
     }
-    if (!kSplit) combine_chunk<kDim>(joined, joined_max, joined_sum, acc, row_max, row_sum, scale_log2);
   }
   async_wait<0>();
+  if constexpr (!kJoin) add_lanes();
 
   DULTRA_UNROLL
   for (int h = 0; h < 2; ++h) {
     if (rows[h] >= keys.queries) continue;
     const int64_t query = keys.first_query + rows[h];
-    if (kSplit)
+    if constexpr (kSplit)
       store_chunk<kDim>(parts, acc, row_max[h], row_sum[h], parts.at(query, a.heads, head, chunk), quad, h);
-    else
+    else if constexpr (kJoin)
       store_tile<kDim>(a, joined, joined_max[h], joined_sum[h], query, head, quad, h);
+    else
+      store_tile<kDim>(a, acc, row_max[h], row_sum[h], query, head, quad, h);
   }
 }
 
@@ -341,42 +357,48 @@ int64_t blocks_of(int rows, const AttentionArgs& a, const AttentionSizes& sizes)
   return ceil_div(sizes.max_queries, rows) * a.heads * sizes.sequences;
 }
 
-// Scratch memory of split keys; chunks is 0 where blocks compute all chunks.
-Parts split_parts(const AttentionArgs& a, const AttentionSizes& sizes, Scratch& scratch) {
+// Scratch memory of split keys; chunks is 0 where a block computes all there are.
+Parts split_parts(const AttentionArgs& a, const AttentionSizes& sizes, int multiprocessors, Scratch& scratch) {
   const int chunks = int(std::min<int64_t>(kMaxChunks, ceil_div(sizes.max_keys, kMinChunk)));
-  if (chunks <= 1 || blocks_of(kTileRows, a, sizes) >= kFewBlocks) return {nullptr, nullptr, 0};
+  if (chunks <= 1 || blocks_of(kTileRows, a, sizes) >= multiprocessors) return {nullptr, nullptr, 0};
   const int64_t all = sizes.queries * a.heads * chunks;
   float* scores = scratch.take<float>(2 * all);
   return {scores, scratch.take<float>(all * a.head_dim), chunks};
 }
 
 template <class Products, int kDim, int kRows, int kCols>
-void launch_rows(const AttentionArgs& a, const Inputs& in, const Parts& parts, int max_queries, cudaStream_t stream) {
-  const unsigned tiles = unsigned(ceil_div(max_queries, kRows)), heads = unsigned(a.heads), batch = unsigned(a.batch);
+void launch_rows(const AttentionArgs& a, const Inputs& in, const Parts& parts, const AttentionSizes& sizes,
+                 cudaStream_t stream) {
+  const unsigned tiles = unsigned(ceil_div(sizes.max_queries, kRows)), heads = unsigned(a.heads),
+                 batch = unsigned(a.batch);
   constexpr size_t kShared = sizeof(uint16_t) * kDim * (kRows + 4 * kCols);
+  const auto launch_span = [&](const char* name, auto kernel, unsigned blocks) {
+    launch(name, stream, kernel, dim3(blocks, heads, batch), kRows * 2, kShared, a, in, parts);
+  };
+  if (sizes.max_keys <= kMinChunk)
+    return launch_span("attention_forward", attention_forward_kernel<Products, kDim, kRows, kCols, Span::kOnly>, tiles);
   if (parts.chunks == 0)
-    return launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, false>,
-                  dim3(tiles, heads, batch), kRows * 2, kShared, a, in, parts);
+    return launch_span("attention_forward_long", attention_forward_kernel<Products, kDim, kRows, kCols, Span::kChunks>,
+                       tiles);
   // Split keys mean few queries: only the smaller tile.
   if constexpr (kRows == kTileRows) {
-    launch("attention_forward", stream, attention_forward_kernel<Products, kDim, kRows, kCols, true>,
-           dim3(tiles * unsigned(parts.chunks), heads, batch), kRows * 2, kShared, a, in, parts);
-    launch("attention_forward", stream, attention_join_kernel<kDim>,
-           dim3(unsigned(ceil_div(max_queries, kWarps)), heads, batch), kWarp * kWarps, 0, a, parts);
+    launch_span("attention_forward_chunk", attention_forward_kernel<Products, kDim, kRows, kCols, Span::kChunk>,
+                tiles * unsigned(parts.chunks));
+    launch("attention_forward_join", stream, attention_join_kernel<kDim>,
+           dim3(unsigned(ceil_div(sizes.max_queries, kWarps)), heads, batch), kWarp * kWarps, 0, a, parts);
   }
 }
 
 template <int kDim, int kCols>
 void launch_tiled(const AttentionArgs& a, const Inputs& in, const Parts& parts, const AttentionSizes& sizes,
-                  bool warpgroups, cudaStream_t stream) {
+                  bool warpgroups, int multiprocessors, cudaStream_t stream) {
   if constexpr (kDim % GroupProducts::kPanel == 0) {
     constexpr int kGroupCols = 64;
-    if (warpgroups && parts.chunks == 0 && blocks_of(2 * kTileRows, a, sizes) >= kFewBlocks)
-      return launch_rows<GroupProducts, kDim, 2 * kTileRows, kGroupCols>(a, in, parts, sizes.max_queries, stream);
-    if (warpgroups)
-      return launch_rows<GroupProducts, kDim, kTileRows, kGroupCols>(a, in, parts, sizes.max_queries, stream);
+    if (warpgroups && parts.chunks == 0 && blocks_of(2 * kTileRows, a, sizes) >= multiprocessors)
+      return launch_rows<GroupProducts, kDim, 2 * kTileRows, kGroupCols>(a, in, parts, sizes, stream);
+    if (warpgroups) return launch_rows<GroupProducts, kDim, kTileRows, kGroupCols>(a, in, parts, sizes, stream);
   }
-  launch_rows<WarpProducts, kDim, kTileRows, kCols>(a, in, parts, sizes.max_queries, stream);
+  launch_rows<WarpProducts, kDim, kTileRows, kCols>(a, in, parts, sizes, stream);
 }
 
 Inputs tiled_inputs(const AttentionArgs& a, const AttentionSizes& sizes, Scratch& scratch) {
@@ -398,19 +420,19 @@ AttentionArgs float_inputs(const AttentionArgs& a, const AttentionSizes& sizes, 
   return wide;
 }
 
-size_t scratch_bytes(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute) {
+size_t scratch_bytes(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, int multiprocessors) {
   Scratch scratch(nullptr, nullptr);
   if (on_tensor_cores(a, compute)) {
     tiled_inputs(a, sizes, scratch);
-    split_parts(a, sizes, scratch);
+    split_parts(a, sizes, multiprocessors, scratch);
   } else {
     float_inputs(a, sizes, scratch);
   }
   return scratch.bytes();
 }
 
-void launch_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, bool warpgroups, void* memory,
-                    cudaStream_t stream) {
+void launch_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute compute, bool warpgroups,
+                    int multiprocessors, void* memory, cudaStream_t stream) {
   if (sizes.queries == 0) return;
   check_launch(a, kMaxDimension);
   Scratch scratch(memory, stream);
@@ -420,10 +442,10 @@ void launch_forward(const AttentionArgs& a, const AttentionSizes& sizes, Compute
                   sizeof(float) * kWarp * kWarps, float_inputs(a, sizes, scratch));
   }
   const Inputs in = tiled_inputs(a, sizes, scratch);
-  const Parts parts = split_parts(a, sizes, scratch);
-  if (a.head_dim == 64) return launch_tiled<64, 64>(a, in, parts, sizes, warpgroups, stream);
-  if (a.head_dim == 96) return launch_tiled<96, 32>(a, in, parts, sizes, warpgroups, stream);
-  launch_tiled<128, 32>(a, in, parts, sizes, warpgroups, stream);
+  const Parts parts = split_parts(a, sizes, multiprocessors, scratch);
+  if (a.head_dim == 64) return launch_tiled<64, 64>(a, in, parts, sizes, warpgroups, multiprocessors, stream);
+  if (a.head_dim == 96) return launch_tiled<96, 32>(a, in, parts, sizes, warpgroups, multiprocessors, stream);
+  launch_tiled<128, 32>(a, in, parts, sizes, warpgroups, multiprocessors, stream);
 }
 
 }  // namespace
@@ -432,7 +454,8 @@ void CudaBackend::do_attention_forward(const AttentionArgs& args) {
   AttentionArgs a = args;
   const AttentionSizes sizes(a);
   ArgTransfer transfer(*this, index_arrays(a, sizes));
-  launch_forward(a, sizes, compute(), warpgroups_, scratch(scratch_bytes(a, sizes, compute())), stream_);
+  launch_forward(a, sizes, compute(), warpgroups_, multiprocessors_,
+                 scratch(scratch_bytes(a, sizes, compute(), multiprocessors_)), stream_);
   transfer.finish();
 }
 

@@ -95,25 +95,36 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
   const float scale_log2 = a.scale * kLog2E;
   const int tiles = int(ceil_div(keys.queries, kCols)),
             steps = key0 < keys.end && key0 + kRows > keys.begin ? tiles * per_group : 0;
-  const auto load_queries = [&](int step) {
+  // The tile of queries of a step, counted: a division by `tiles` takes longer than a product.
+  struct Step {
+    int head, row;
+    __device__ __forceinline__ void advance(int queries) {
+      row += kCols;
+      if (row < queries) return;
+      row = 0;
+      ++head;
+    }
+  };
+  Step now{kv_head * per_group, 0}, next = now;
+  const auto load_queries = [&](int step) {  // of `next`
     if (step < steps) {
-      const int head = kv_head * per_group + step / tiles, row = step % tiles * kCols,
-                stage = (step & 1) * kCols * kDim;
-      load_tile<Products, kDim, kCols, kThreads>(q_tile + stage, in.q + keys.first_query * in.q_stride + head * kDim,
-                                                 in.q_stride, row, 0, keys.queries);
+      const int stage = (step & 1) * kCols * kDim;
+      load_tile<Products, kDim, kCols, kThreads>(q_tile + stage,
+                                                 in.q + keys.first_query * in.q_stride + next.head * kDim, in.q_stride,
+                                                 next.row, 0, keys.queries);
       load_tile<Products, kDim, kCols, kThreads>(do_tile + stage,
-                                                 in.dout + keys.first_query * in.dout_stride + head * kDim,
-                                                 in.dout_stride, row, 0, keys.queries);
+                                                 in.dout + keys.first_query * in.dout_stride + next.head * kDim,
+                                                 in.dout_stride, next.row, 0, keys.queries);
     }
     async_commit();
   };
   // A thread fetches one query. It stores the values after queueing the products, which hides the latency of the loads.
   const int mine = int(threadIdx.x);
-  const auto fetch_stat = [&](int step) {
+  const auto fetch_stat = [&](int step) {  // of `next`
     QueryStat stat{0, 0, keys.begin};
-    const int row = step % tiles * kCols + mine;
+    const int row = next.row + mine;
     if (step >= steps || mine >= kCols || row >= keys.queries) return stat;
-    const int64_t at = (keys.first_query + int64_t(row)) * a.heads + kv_head * per_group + step / tiles;
+    const int64_t at = (keys.first_query + int64_t(row)) * a.heads + next.head;
     return QueryStat{a.log_sum[at], in.delta[at], keys.visible_end(a, row)};
   };
   // Hidden keys become zeros, whatever memory holds: a gradient of 0 times NaN would be NaN.
@@ -129,9 +140,13 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     async_wait<0>();
     Products::landed();
     block_sync();  // this step's tiles have landed; the other stage, read in the step before, is free
-    load_queries(step + 1);
-    const QueryStat next = fetch_stat(step + 1);
-    const int row0 = step % tiles * kCols;
+    // Products that are queued go first, and copies are issued while they run.
+    next.advance(keys.queries);
+    QueryStat stat;
+    if constexpr (!Products::kQueued) {
+      load_queries(step + 1);
+      stat = fetch_stat(step + 1);
+    }
     const uint16_t* qt = q_tile + (step & 1) * kCols * kDim;
     const uint16_t* dot = do_tile + (step & 1) * kCols * kDim;
     const QueryStats<kCols>& query = stats[step & 1];
@@ -143,17 +158,33 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dkdv_kernel(AttentionG
     Products::commit();
     Products::template rows<kDim, kRows, kCols>(ds, v_tile, warp, dot);
     Products::commit();
-    if (mine < kCols) stats[(step + 1) & 1].put(mine, next);
+    if constexpr (Products::kQueued) {
+      load_queries(step + 1);
+      stat = fetch_stat(step + 1);
+    }
+    if (mine < kCols) stats[(step + 1) & 1].put(mine, stat);
     Products::template wait<1>(p);
     // No mask: every query of the tile exists and sees every key of the block.
     const bool all_seen = a.mask == MaskKind::kBidirectional && key0 >= keys.begin && key0 + kRows <= keys.end &&
-                          row0 + kCols <= keys.queries;
+                          now.row + kCols <= keys.queries;
+    now = next;
+    const auto mask = [&](int n, int e) {
+      const int i = n * 8 + quad * 2 + (e & 1), key = key0 + warp * 16 + group + 8 * (e >> 1);
+      if (key < keys.begin || key >= query.end[i]) p[n][e] = 0;
+    };
+    // The mask has a loop of its own, or each exponential would have a branch. Where the registers are all in use, they
+    // would be spilled around it.
+    constexpr bool kApart = Products::kQueued || kDim < 128;
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
     for (int e = 0; e < 4; ++e) {
-      const int i = n * 8 + quad * 2 + (e & 1), key = key0 + warp * 16 + group + 8 * (e >> 1);
-      p[n][e] = fast_exp2(fmaf(p[n][e], scale_log2, -query.shift[i]));
-      if (!all_seen && (key < keys.begin || key >= query.end[i])) p[n][e] = 0;
+      p[n][e] = fast_exp2(fmaf(p[n][e], scale_log2, -query.shift[n * 8 + quad * 2 + (e & 1)]));
+      if (!kApart && !all_seen) mask(n, e);
+    }
+    if (kApart && !all_seen) {
+      DULTRA_UNROLL
+      for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+      for (int e = 0; e < 4; ++e) mask(n, e);
     }
     Products::template wait<0>(ds);
     DULTRA_UNROLL
@@ -226,7 +257,8 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
     async_wait<0>();
     Products::landed();
     block_sync();  // this step's tiles have landed; the other stage, read in the step before, is free
-    load_keys(tile + 1);
+    // Products that are queued go first, and copies are issued while they run.
+    if constexpr (!Products::kQueued) load_keys(tile + 1);
     const uint16_t* kt = k_tile + (tile & 1) * kCols * kDim;
     const uint16_t* vt = v_tile + (tile & 1) * kCols * kDim;
     float p[kCols / 8][4], ds[kCols / 8][4];
@@ -235,15 +267,19 @@ __global__ void __launch_bounds__(kRows * 2, 2) attention_dq_kernel(AttentionGra
     Products::commit();
     Products::template rows<kDim, kRows, kCols>(ds, do_tile, warp, vt);
     Products::commit();
+    if constexpr (Products::kQueued) load_keys(tile + 1);
     Products::template wait<1>(p);
     const int first = tile * kCols;
-    const bool all_seen = first >= keys.begin && first + kCols <= seen.least;
     DULTRA_UNROLL
     for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int key = first + n * 8 + quad * 2 + (e & 1), h = e >> 1;
-      p[n][e] = fast_exp2(fmaf(p[n][e], scale_log2, -shift[h]));
-      if (!all_seen && (key < keys.begin || key >= end[h])) p[n][e] = 0;
+    for (int e = 0; e < 4; ++e) p[n][e] = fast_exp2(fmaf(p[n][e], scale_log2, -shift[e >> 1]));
+    if (first < keys.begin || first + kCols > seen.least) {
+      DULTRA_UNROLL
+      for (int n = 0; n < kCols / 8; ++n) DULTRA_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const int key = first + n * 8 + quad * 2 + (e & 1);
+        if (key < keys.begin || key >= end[e >> 1]) p[n][e] = 0;
+      }
     }
     Products::template wait<0>(ds);
     DULTRA_UNROLL
@@ -377,11 +413,11 @@ void launch_products(const AttentionGradArgs& grad, const Inputs& in, const Atte
   const AttentionArgs& a = grad.forward;
   constexpr size_t kShared = sizeof(uint16_t) * kDim * (2 * kRows + 4 * kCols);
   if (sizes.max_keys > 0)
-    launch("attention_backward", stream, attention_dkdv_kernel<Products, kDim, kRows, kCols>,
+    launch("attention_backward_dkdv", stream, attention_dkdv_kernel<Products, kDim, kRows, kCols>,
            dim3(unsigned(ceil_div(sizes.max_keys, kRows)), unsigned(a.kv_heads), unsigned(a.batch)), kRows * 2,
            kShared + 2 * sizeof(QueryStats<kCols>), grad, in);
   if (sizes.max_queries > 0)
-    launch("attention_backward", stream, attention_dq_kernel<Products, kDim, kRows, kCols>,
+    launch("attention_backward_dq", stream, attention_dq_kernel<Products, kDim, kRows, kCols>,
            dim3(unsigned(ceil_div(sizes.max_queries, kRows)), unsigned(a.heads), unsigned(a.batch)), kRows * 2, kShared,
            grad, in);
 }
@@ -446,18 +482,18 @@ void launch_backward(const AttentionGradArgs& grad, const AttentionSizes& sizes,
   Scratch scratch(memory, stream);
   float* delta = scratch.take<float>(sizes.queries * a.heads);
   if (sizes.queries > 0)
-    launch("attention_backward", stream, attention_delta_kernel,
+    launch("attention_backward_delta", stream, attention_delta_kernel,
            dim3(unsigned(ceil_div(sizes.queries, kDeltaRows)), unsigned(a.heads)), kWarp * kDeltaRows, 0, grad, delta,
            sizes.queries);
   if (!on_tensor_cores(a, compute)) {
     const AttentionGradArgs wide = float_inputs(grad, sizes, scratch);
     const float* mean = delta;
     if (sizes.max_keys > 0)
-      launch("attention_backward", stream, float_attention_dkdv_kernel,
+      launch("attention_backward_dkdv", stream, float_attention_dkdv_kernel,
              dim3(unsigned(ceil_div(sizes.max_keys, kWarps)), unsigned(a.kv_heads), unsigned(a.batch)), kWarp * kWarps,
              sizeof(float) * 2 * kWarp * kWarps, wide, mean);
     if (sizes.max_queries > 0)
-      launch("attention_backward", stream, float_attention_dq_kernel,
+      launch("attention_backward_dq", stream, float_attention_dq_kernel,
              dim3(unsigned(ceil_div(sizes.max_queries, kWarps)), unsigned(a.heads), unsigned(a.batch)), kWarp * kWarps,
              sizeof(float) * kWarp * kWarps, wide, mean);
     if (wide.dq.data == grad.dq.data) return;

@@ -278,9 +278,8 @@ void launch_tensor(const Product& p, cudaStream_t stream) {
          grid, kWarp * kWarpsM * kWarpsN, sizeof(uint16_t) * 2 * kDepth * (kM + kN), p);
 }
 template <DType kTypeA, bool kTransposedA, DType kTypeB, bool kTransposedB>
-void tensor_matmul(const Product& p, cudaStream_t stream) {
-  constexpr int64_t kFewBlocks = 128;  // about the multiprocessors of a large device
-  if (ceil_div(p.m, 128) * ceil_div(p.n, 128) < kFewBlocks)
+void tensor_matmul(const Product& p, int multiprocessors, cudaStream_t stream) {
+  if (ceil_div(p.m, 128) * ceil_div(p.n, 128) < multiprocessors)
     launch_tensor<kTypeA, kTransposedA, kTypeB, kTransposedB, 64, 64, 2, 2>(p, stream);
   else
     launch_tensor<kTypeA, kTransposedA, kTypeB, kTransposedB, 128, 128, 2, 4>(p, stream);
@@ -288,13 +287,18 @@ void tensor_matmul(const Product& p, cudaStream_t stream) {
 
 // The products of a model: y = x w^T, dx = dy w, dw = dy^T x.
 template <DType kTypeA>
-void tensor_matmul_of(const Product& p, cudaStream_t stream) {
+void tensor_matmul_of(const Product& p, int multiprocessors, cudaStream_t stream) {
   const bool narrow = p.b.dtype == DType::kBF16;
-  if (!p.a.transposed && !p.b.transposed && narrow) return tensor_matmul<kTypeA, false, DType::kBF16, false>(p, stream);
-  if (!p.a.transposed && p.b.transposed && narrow) return tensor_matmul<kTypeA, false, DType::kBF16, true>(p, stream);
-  if (!p.a.transposed && p.b.transposed && !narrow) return tensor_matmul<kTypeA, false, DType::kF32, true>(p, stream);
-  if (p.a.transposed && p.b.transposed && !narrow) return tensor_matmul<kTypeA, true, DType::kF32, true>(p, stream);
-  if (p.a.transposed && p.b.transposed && narrow) return tensor_matmul<kTypeA, true, DType::kBF16, true>(p, stream);
+  if (!p.a.transposed && !p.b.transposed && narrow)
+    return tensor_matmul<kTypeA, false, DType::kBF16, false>(p, multiprocessors, stream);
+  if (!p.a.transposed && p.b.transposed && narrow)
+    return tensor_matmul<kTypeA, false, DType::kBF16, true>(p, multiprocessors, stream);
+  if (!p.a.transposed && p.b.transposed && !narrow)
+    return tensor_matmul<kTypeA, false, DType::kF32, true>(p, multiprocessors, stream);
+  if (p.a.transposed && p.b.transposed && !narrow)
+    return tensor_matmul<kTypeA, true, DType::kF32, true>(p, multiprocessors, stream);
+  if (p.a.transposed && p.b.transposed && narrow)
+    return tensor_matmul<kTypeA, true, DType::kBF16, true>(p, multiprocessors, stream);
   throw Error(ErrorCode::kInternal, "matmul: no tensor-core product of such operands");
 }
 
@@ -400,7 +404,7 @@ __global__ void __launch_bounds__(kElementThreads)
 // `accumulate`. With Compute::kBF16 operands are rounded to bf16; without, out is fp32, and so is a unless b is. An
 // element is one chain over ascending k whatever m and n are. out may be bf16 unless `accumulate`.
 void matmul(Array out, int64_t out_stride, const MatmulOperand& a, const MatmulOperand& b, int64_t m, int64_t n,
-            int64_t k, const float* bias, bool accumulate, Compute compute, cudaStream_t stream) {
+            int64_t k, const float* bias, bool accumulate, Compute compute, int multiprocessors, cudaStream_t stream) {
   if (m == 0 || n == 0) return;
   const Product p{a, b, out, out_stride, bias, m, n, k, accumulate};
   if (compute == Compute::kF32) {
@@ -414,8 +418,8 @@ void matmul(Array out, int64_t out_stride, const MatmulOperand& a, const MatmulO
       case DType::kF16: return float_matmul<DType::kF32, DType::kF16>(p, stream);
     }
   }
-  if (a.dtype == DType::kBF16) return tensor_matmul_of<DType::kBF16>(p, stream);
-  tensor_matmul_of<DType::kF32>(p, stream);
+  if (a.dtype == DType::kBF16) return tensor_matmul_of<DType::kBF16>(p, multiprocessors, stream);
+  tensor_matmul_of<DType::kF32>(p, multiprocessors, stream);
 }
 
 // out (P, n) = a (P, k) b (n, k)^T, b being the matrix of each pair's expert.
@@ -476,7 +480,7 @@ void CudaBackend::multiply(Array out, int64_t out_stride, const MatmulOperand& a
     if (lt_->multiply(out, out_stride, pack(a, m, packed), pack(b, n, packed + a_bytes), m, n, k, lt_bias, accumulate))
       return;
   }
-  matmul(out, out_stride, a, b, m, n, k, bias, accumulate, compute, stream_);
+  matmul(out, out_stride, a, b, m, n, k, bias, accumulate, compute, multiprocessors_, stream_);
 }
 
 void CudaBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,

@@ -62,6 +62,7 @@ __device__ __forceinline__ void pack_weights(uint32_t (&packed)[kCols / 16][4], 
 // mma.sync, on every device: each warp by itself, synchronous.
 struct WarpProducts {
   static constexpr bool kExists = true;
+  static constexpr bool kQueued = false;  // a product is done when it is issued
   template <int kWidth, int kRows>
   static DULTRA_HD constexpr int offset(int row, int chunk) {
     return tile_offset<kWidth>(row, chunk);
@@ -117,6 +118,7 @@ struct WarpProducts {
 // c of row r lies at c ^ r % 8.
 struct GroupProducts {
   static constexpr bool kExists = kHasWarpgroups;
+  static constexpr bool kQueued = true;
   static constexpr int kPanel = 64;
   static constexpr uint32_t kEightRows = 8 * kPanel * sizeof(uint16_t);
 
