@@ -4,9 +4,9 @@
 
 namespace dultra {
 
-// Runs one small case of every kind of operation that decoding is made of on the device, in its arithmetic, and on
-// `reference`, which computes in fp32. Decisions (tokens, selected positions) have to be equal, numbers to agree within
-// what rounding explains. Throws DEVICE_UNAVAILABLE that names the first operation which differs.
+// Runs small cases of every kind of operation that decoding and training are made of on the device, in its arithmetic,
+// and on `reference`, which computes in fp32. Decisions (tokens, selected positions) have to be equal, numbers to agree
+// within what rounding explains. Throws DEVICE_UNAVAILABLE that names the first operation which differs.
 void check_device(Backend& device, Backend& reference);
 
 }  // namespace dultra
