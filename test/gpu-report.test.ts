@@ -9,6 +9,7 @@ const root = path.resolve(__dirname, '..');
 interface Report {
   facts: Record<string, string>;
   bars: { bar: string; measured: string; goal: string; verdict: 'pass' | 'fail' | 'not measured' }[];
+  predictions: { name: string; predicted: string; measured: string; missed: number | null }[];
   measurements: Record<string, unknown>[];
 }
 
@@ -87,6 +88,21 @@ describe('scripts/gpu/report.cjs', () => {
       '- forward_base in fp32: hidden 2e-06 logits 8e-06\n- bf16: 572 of 574 tokens are the recorded ones',
     );
     expect(markdown).toContain('cuda:0, NVIDIA H100, sm_90, cuBLASLt 130100; NVIDIA H100, PyTorch 2.7.0');
+  });
+
+  test('predictions stand beside what was measured', () => {
+    const { json, markdown } = report([
+      JSON.stringify({ case: 'attention forward T=512', by: 'dultra', us: 90, tflops: 410.5, gb_per_s: 0 }),
+      JSON.stringify({ case: 'attention forward T=512', by: 'torch cuDNN', us: 80, tflops: 480, gb_per_s: 0 }),
+      line('denoising step on a cache', 'dultra', 10_000),
+    ]);
+    const of = (name: string) => json.predictions.find((prediction) => prediction.name === name);
+    expect(of('attention forward T=512')).toMatchObject({ predicted: '400 TFLOP/s', measured: '410.5 TFLOP/s' });
+    expect(of('attention forward T=512')?.missed).toBeCloseTo(400 / 410.5 - 1);
+    expect(of('denoising step on a cache')).toMatchObject({ predicted: '8.00 ms', measured: '10.00 ms', missed: 0.25 });
+    expect(of('training step')).toMatchObject({ measured: 'not measured', missed: null });
+    expect(markdown).toContain('| denoising step on a cache | 8.00 ms | 10.00 ms | **+25 %** |');
+    expect(markdown).toContain('| attention forward T=512 | 400 TFLOP/s | 410.5 TFLOP/s | -3 % |');
   });
 
   test('where nothing was measured, no bar is reached', () => {

@@ -29,7 +29,7 @@ struct Shapes {
   int64_t hidden = 4096, mlp = 12288, vocab = 126464, prompt = 256, generated = 256, block = 32;
   int heads = 32, layers = 32, rollouts = 12, steps = 40;
   int32_t mask = 126336;
-  std::vector<int64_t> gemm_rows{32, 128, 512};
+  std::vector<int64_t> gemm_rows{32, 128, 512, 6144};  // the first: a step on a cache; the last: a micro-batch
   // Attention at full occupancy: as many sequences as make `attention_tokens`.
   int64_t attention_tokens = 16384;
   int attention_heads = 16, attention_dim = 128;
@@ -165,15 +165,30 @@ class Kernels {
     report(name, {t.median / count, t.p10 / count, t.p90 / count}, work, bytes);
   }
 
+  // The products of a layer: gate and up, queries or output, keys and values, down. `cold`: of the first number of rows
+  // with weights from memory, as a step has them, which no cache holds; one matrix after the other.
   void products() {
-    const int64_t n = 2 * shapes_.mlp, k = shapes_.hidden;
-    const auto w = matrix(n, k);
-    const Array x = operand(shapes_.gemm_rows.back() * k), out = operand(shapes_.gemm_rows.back() * n);
+    const int64_t h = shapes_.hidden;
+    constexpr int64_t kColdBytes = int64_t(300) << 20;  // several times a cache
+    const int64_t widest = 2 * std::max(h, shapes_.mlp);
+    const Array x = operand(shapes_.gemm_rows.back() * std::max(h, shapes_.mlp)),
+                out = operand(shapes_.gemm_rows.back() * widest);
     const double size = double(dtype_size(x.dtype));
-    for (int64_t m : shapes_.gemm_rows)
-      time("gemm M=" + std::to_string(m) + " N=" + std::to_string(n) + " K=" + std::to_string(k),
-           2.0 * double(m * n * k), 2.0 * double(n * k) + size * double(m * (n + k)),
-           [&] { backend_.linear_forward(out, n, x, m, *w, nullptr, false); });
+    for (const auto& [n, k] : {std::pair{2 * shapes_.mlp, h}, {h, h}, {2 * h, h}, {h, shapes_.mlp}}) {
+      std::vector<std::unique_ptr<Matrix>> w;
+      for (int64_t bytes = 0; w.empty() || (shapes_.seconds > 0 && bytes < kColdBytes); bytes += 2 * n * k)
+        w.push_back(matrix(n, k));
+      const auto measured = [&, n = n, k = k](int64_t m, const char* what, const auto& call) {
+        time("gemm M=" + std::to_string(m) + " N=" + std::to_string(n) + " K=" + std::to_string(k) + what,
+             2.0 * double(m * n * k), 2.0 * double(n * k) + size * double(m * (n + k)), call);
+      };
+      for (int64_t m : shapes_.gemm_rows)
+        measured(m, "", [&, n = n] { backend_.linear_forward(out, n, x, m, *w[0], nullptr, false); });
+      size_t turn = 0;
+      const int64_t few = shapes_.gemm_rows.front();
+      measured(few, " cold",
+               [&, n = n] { backend_.linear_forward(out, n, x, few, *w[turn++ % w.size()], nullptr, false); });
+    }
   }
 
   void attention() {

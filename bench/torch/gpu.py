@@ -9,6 +9,7 @@ is: eager, bf16, logits of every row, float64 Gumbel noise, log-softmax over eve
 """
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 
 FULL = dict(
     hidden=4096, mlp=12288, vocab=126464, prompt=256, generated=256, block=32, heads=32, layers=32, rollouts=12, steps=40, mask=126336,
-    gemm_rows=(32, 128, 512), tokens=16384, attention_heads=16, attention_dim=128, lengths=(512, 1024, 2048, 4096), copied=128 << 20,
+    gemm_rows=(32, 128, 512, 6144), tokens=16384, attention_heads=16, attention_dim=128, lengths=(512, 1024, 2048, 4096), copied=128 << 20,
     training_layers=(2, 6), seconds=1.0,
 )
 TINY = dict(
@@ -87,12 +88,18 @@ class Bench:
     # ---- kernels --------------------------------------------------------------------------------------------------------------------
 
     def products(self):
-        n, k = 2 * self.mlp, self.hidden
-        w = self.normal(n, k, scale=0.02)
-        x = self.normal(self.gemm_rows[-1], k)
-        for m in self.gemm_rows:
-            moved = 2 * (n * k + m * (n + k))
-            self.report(f"gemm M={m} N={n} K={k}", "torch cuBLAS", self.measure(lambda m=m: x[:m] @ w.t()), 2 * m * n * k, moved)
+        """A layer's products; "cold": of the fewest rows, with weights that no cache holds."""
+        hidden, mlp = self.hidden, self.mlp
+        x = self.normal(self.gemm_rows[-1], max(hidden, mlp))
+        for n, k in ((2 * mlp, hidden), (hidden, hidden), (2 * hidden, hidden), (hidden, mlp)):
+            count = max(1, math.ceil((300 << 20) / (2 * n * k))) if self.seconds > 0 else 1
+            weights = [self.normal(n, k, scale=0.02) for _ in range(count)]
+            for m, cold in [(m, False) for m in self.gemm_rows] + [(self.gemm_rows[0], True)]:
+                moved = 2 * (n * k + m * (n + k))
+                turns = itertools.cycle(weights if cold else weights[:1])
+                rows = x.view(-1)[: m * k].view(m, k)
+                times = self.measure(lambda rows=rows, turns=turns: rows @ next(turns).t())
+                self.report(f"gemm M={m} N={n} K={k}{' cold' if cold else ''}", "torch cuBLAS", times, 2 * m * n * k, moved)
 
     def attention(self):
         heads, dim = self.attention_heads, self.attention_dim

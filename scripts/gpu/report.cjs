@@ -1,7 +1,7 @@
 // node scripts/gpu/report.cjs LOGS OUT: the report of scripts/gpu/check.sh. Reads LOGS/facts (name, tab, value),
-// LOGS/measurements (JSON lines of dultra_bench_cuda and bench/torch/gpu.py) and LOGS/golden; writes OUT.json and
-// OUT.md. Every bar has what was measured, its goal, and pass, fail or "not measured".
-const { readFileSync, writeFileSync } = require('node:fs');
+// LOGS/measurements (JSON lines of dultra_bench_cuda and bench/torch/gpu.py), LOGS/golden and, where it is there,
+// LOGS/times (what DULTRA_TRACE=time prints); writes OUT.json and OUT.md. Every bar has what was measured, its goal, and pass, fail or "not measured".
+const { existsSync, readFileSync, writeFileSync } = require('node:fs');
 const path = require('node:path');
 const { markdownTable } = require('../../bench/lib/report.cjs');
 
@@ -30,6 +30,37 @@ const GOALS = [
   },
   { name: 'training step', ratio: 1.0, why: 'eager PyTorch, as the reference does it' },
 ];
+
+// What the kernels were expected to do on an H100 before any GPU had run them, from counts of their instructions. A miss
+// of more than 15 % is to be explained: then what is believed of the kernel is wrong.
+const PREDICTIONS = [
+  ...[400, 430, 450, 470].map((tflops, i) => ({ name: `attention forward T=${512 << i}`, tflops })),
+  ...[260, 300, 315, 330].map((tflops, i) => ({ name: `attention backward T=${512 << i}`, tflops })),
+  { name: 'denoising step', us: 13_300 },
+  { name: 'denoising step on a cache', us: 8_000 },
+  { name: 'sampler, 32 rows, temperature 0.1', us: 14 },
+  { name: 'training step', us: 24_000_000 },
+];
+const PREDICTION_MISS = 0.15;
+
+/** Predictions beside measurements: { name, predicted, measured, missed }; missed is how much slower than predicted. */
+function comparePredictions(measurements) {
+  const { ours } = sortOut(measurements);
+  return PREDICTIONS.map(({ name, tflops, us }) => {
+    const own = ours.get(name);
+    const predicted = us === undefined ? `${tflops} TFLOP/s` : timeText(us);
+    const known = own && (us !== undefined || own.tflops > 0);
+    if (!known) return { name, predicted, measured: 'not measured', missed: null };
+    const measured = us === undefined ? `${own.tflops} TFLOP/s` : timeText(own.us);
+    return { name, predicted, measured, missed: us === undefined ? tflops / own.tflops - 1 : own.us / us - 1 };
+  });
+}
+
+function missText(missed) {
+  if (missed === null) return '';
+  const text = `${missed >= 0 ? '+' : ''}${(100 * missed).toFixed(0)} %`;
+  return Math.abs(missed) > PREDICTION_MISS ? `**${text}**` : text;
+}
 
 function timeText(us) {
   if (us >= 1e6) return `${(us / 1e6).toFixed(2)} s`;
@@ -88,7 +119,7 @@ function judgeAll(measurements) {
   });
 }
 
-function markdown({ facts, bars, measurements, deviations }) {
+function markdown({ facts, bars, measurements, deviations, predictions, times }) {
   const count = (verdict) => bars.filter((bar) => bar.verdict === verdict).length;
   const machines = measurements
     .filter((entry) => entry.device !== undefined && entry.case === undefined)
@@ -110,6 +141,12 @@ function markdown({ facts, bars, measurements, deviations }) {
         why,
       ]),
     ),
+    '## Predictions',
+    'Of an H100, made before a GPU had run these kernels; the last column is how much more time it took.',
+    markdownTable(
+      ['case', 'predicted', 'measured', ''],
+      predictions.map(({ name, predicted, measured, missed }) => [name, predicted, measured, missText(missed)]),
+    ),
     '## Measurements',
     markdownTable(
       ['case', 'by', 'median', '10 %', '90 %', 'TFLOP/s', 'GB/s', ''],
@@ -124,6 +161,7 @@ function markdown({ facts, bars, measurements, deviations }) {
   const skipped = measurements.filter((entry) => entry.skipped !== undefined);
   if (skipped.length > 0)
     parts.push('Left out:', skipped.map(({ skipped: name, by, why }) => `- ${name}, ${by}: ${why}`).join('\n'));
+  if (times.trim()) parts.push('## Time of each operation', `\`\`\`text\n${times.trimEnd()}\n\`\`\``);
   if (deviations.length > 0)
     parts.push('## Recorded cases: largest deviations', deviations.map((line) => `- ${line}`).join('\n'));
   return `${parts.join('\n\n')}\n`;
@@ -131,8 +169,8 @@ function markdown({ facts, bars, measurements, deviations }) {
 
 /**
  * The report of what check.sh has written.
- * @param logs { facts, measurements, golden }: the text of each file
- * @returns { facts, bars, measurements, markdown }
+ * @param logs { facts, measurements, golden, times }: the text of each file
+ * @returns { facts, bars, predictions, measurements, markdown }
  */
 function report(logs) {
   const lines = (text) => text.split('\n').filter(Boolean);
@@ -144,10 +182,17 @@ function report(logs) {
   );
   const measurements = lines(logs.measurements).map((line) => JSON.parse(line));
   const bars = judgeAll(measurements);
+  const predictions = comparePredictions(measurements);
   const deviations = lines(logs.golden)
     .filter((line) => /^ {2}([a-z0-9_]+ in (fp32|bf16):|bf16: [0-9]+ of)/.test(line))
     .map((line) => line.trim());
-  return { facts, bars, measurements, markdown: markdown({ facts, bars, measurements, deviations }) };
+  return {
+    facts,
+    bars,
+    predictions,
+    measurements,
+    markdown: markdown({ facts, bars, measurements, deviations, predictions, times: logs.times }),
+  };
 }
 
 module.exports = { report };
@@ -163,12 +208,13 @@ if (require.main === module) {
     facts: read('facts'),
     measurements: read('measurements'),
     golden: read('golden'),
+    times: existsSync(path.join(logs, 'times')) ? read('times') : '',
   });
   // Bars and measurements a line each, for diffs.
   const list = (entries) => `[\n${entries.map((entry) => `  ${JSON.stringify(entry)}`).join(',\n')}\n]`;
   writeFileSync(`${out}.md`, text);
   writeFileSync(
     `${out}.json`,
-    `{\n"facts": ${JSON.stringify(json.facts, null, 2)},\n"bars": ${list(json.bars)},\n"measurements": ${list(json.measurements)}\n}\n`,
+    `{\n"facts": ${JSON.stringify(json.facts, null, 2)},\n"bars": ${list(json.bars)},\n"predictions": ${list(json.predictions)},\n"measurements": ${list(json.measurements)}\n}\n`,
   );
 }
