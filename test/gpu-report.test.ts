@@ -92,8 +92,8 @@ describe('scripts/gpu/report.cjs', () => {
 
   test('predictions stand beside what was measured', () => {
     const { json, markdown } = report([
-      JSON.stringify({ case: 'attention forward T=512', by: 'dultra', us: 90, tflops: 410.5, gb_per_s: 0 }),
-      JSON.stringify({ case: 'attention forward T=512', by: 'torch cuDNN', us: 80, tflops: 480, gb_per_s: 0 }),
+      line('attention forward T=512', 'dultra', 90).replace('"tflops":0', '"tflops":410.5'),
+      line('attention forward T=512', 'torch cuDNN', 80).replace('"tflops":0', '"tflops":480'),
       line('denoising step on a cache', 'dultra', 10_000),
     ]);
     const of = (name: string) => json.predictions.find((prediction) => prediction.name === name);
