@@ -37,6 +37,26 @@ class NotANumber : public cpu::CpuBackend {
   }
 };
 
+// Of one head dimension alone.
+class WrongGradient : public cpu::CpuBackend {
+ public:
+  WrongGradient() : CpuBackend(1, "", Compute::kF32) {}
+  void do_attention_backward(const AttentionGradArgs& args) override {
+    CpuBackend::do_attention_backward(args);
+    if (args.forward.head_dim == 128) args.dk.f32()[5] += 0.1f;
+  }
+};
+
+class WrongStep : public cpu::CpuBackend {
+ public:
+  WrongStep() : CpuBackend(1, "", Compute::kF32) {}
+  void do_adamw_step(const AdamWArgs& args) override {
+    AdamWArgs other = args;
+    other.step = 1;
+    CpuBackend::do_adamw_step(other);
+  }
+};
+
 std::string refusal(Backend& device) {
   cpu::CpuBackend reference(1, "", Compute::kF32);
   try {
@@ -61,7 +81,11 @@ DULTRA_TEST(self_check_names_what_is_wrong) {
   WrongNorm norm;
   WrongDraw draw;
   NotANumber number;
+  WrongGradient gradient;
+  WrongStep step;
   CHECK(refusal(norm).find("in rmsnorm_forward (fp32): they differ by 0.0") != std::string::npos, refusal(norm));
+  CHECK(refusal(gradient).find("in attention_backward") != std::string::npos, refusal(gradient));
+  CHECK(refusal(step).find("in adamw_step") != std::string::npos, refusal(step));
   CHECK(refusal(draw).find("in sample_forward") != std::string::npos, refusal(draw));
   CHECK(refusal(number).find("in attention_forward (fp32): they differ by inf") != std::string::npos, refusal(number));
 }
