@@ -46,7 +46,8 @@ function start(name, model, more) {
 }
 
 async function run(name, more, onStep = () => {}) {
-  const model = await loadModel(task.model, { threads: 1 });
+  const isLast = group.rank === group.size - 1;
+  const model = await loadModel((isLast && task.modelOfLast) || task.model, { threads: 1 });
   const losses = [];
   for await (const metrics of start(name, model, more)) {
     losses.push(metrics.loss);

@@ -201,6 +201,11 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
     expect(seed.code).not.toBe(0);
     expect(seed.stderr).toContain('rank 1 differs from rank 0 in its option seed: expected "0", got "5"');
     expect(seed.stderr).not.toContain('step 1');
+    const modelOfLast = await newModelFolder({ seed: 4 });
+    const weights = await job(LAUNCHERS[0], 2, { do: 'endless', model, modelOfLast, name: 'sft', options }).outcome;
+    expect(weights.code).not.toBe(0);
+    expect(weights.stderr).toMatch(/rank 1 differs from rank 0 in its model: expected "\w+", got "\w+"/);
+    expect(weights.stderr).not.toContain('step 1');
   });
 
   test('a killed run goes on, also with another number of processes, to the same weights', async () => {
