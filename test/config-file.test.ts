@@ -22,6 +22,7 @@ const BESIDE: Readonly<Record<string, training.TrainConfig>> = {
   shrink: { objective: 'trace' },
   klTo: { objective: 'trace' },
   teacher: { objective: 'distillation' },
+  roles: { beta: 0.1, referenceModel: 'runs/sft/final' },
 };
 
 /** What a stage's check fills in. */
