@@ -1,7 +1,10 @@
 // Gradients of the whole model and planner against central differences in double precision, taken on the independent
 // reference model.
+import path from 'node:path';
 import { loadModel, type MaskedDiffusionModel, type ModelTrainerOptions } from '../lib';
+import { readSafetensors } from '../lib/files/safetensors';
 import { type CheckpointOptions, type MadeCheckpoint, makeCheckpoint, random } from './checkpoints';
+import { temporaryFolder } from './helpers';
 import {
   type ReferenceConfig,
   type ReferenceWeights,
@@ -279,3 +282,76 @@ test('adapters: gradients are the weight gradient seen through the product, on e
   expect(compared).toBe(targets.length * made.config.n_layers);
   model.dispose();
 });
+
+test.each(['q8', 'q4'] as const)(
+  'adapters and planner over a base in %s, against central differences',
+  async (quantize) => {
+    const made = makeCheckpoint({
+      seed: 7,
+      config: { d_model: 32, n_heads: 4, n_kv_heads: 2, mlp_hidden_size: 64, n_layers: 1, num_head_layers: 1 },
+    });
+    const { config, weights } = made;
+    const problem = makeProblem(config, 12);
+    await using model = await loadModel(made.folder, { quantize });
+    // The numbers that the quantised model computes with.
+    const exact = temporaryFolder();
+    await model.save(exact);
+    for (const [name, { data }] of await readSafetensors(path.join(exact, 'model.safetensors')))
+      weights.get(name)!.data.set(data as Float32Array);
+    const rank = 2;
+    const scale = 1.5;
+    const targets = ['q_proj', 'v_proj', 'attn_out', 'up_proj', 'ff_out'] as const;
+    const parameters = new Map<string, Float64Array>();
+    const next = random(9);
+    const bytes = model.info.weightBytes;
+    const found = await gradients(model, problem, { lora: { rank, alpha: scale * rank, targets } }, async (trainer) => {
+      const state = await trainer.state();
+      for (const tensor of state.tensors) {
+        if (tensor.name.startsWith('exp_avg')) continue;
+        // B begins as zero, which would hide A's gradient.
+        if (tensor.name.endsWith('lora_B.weight')) tensor.data = tensor.data.map(() => (next() - 0.5) * 0.2);
+        parameters.set(tensor.name, Float64Array.from(tensor.data));
+      }
+      await trainer.loadState(state);
+    });
+    expect(model.info.weightBytes).toBe(bytes);
+    const base = new Map([...weights].map(([name, { data }]) => [name, data.slice()]));
+    /** The objective with scale * B A added to the base, all in double. */
+    const total = () => {
+      for (const [name, values] of parameters) {
+        const module = /^(.*)\.lora_A\.weight$/.exec(name)?.[1];
+        if (module === undefined) {
+          if (!name.endsWith('lora_B.weight')) weights.get(name)!.data.set(values);
+          continue;
+        }
+        const b = parameters.get(`${module}.lora_B.weight`)!;
+        const columns = values.length / rank;
+        const { data } = weights.get(`${module}.weight`)!;
+        base.get(`${module}.weight`)!.forEach((w, at) => {
+          const [row, column] = [Math.floor(at / columns), at % columns];
+          data[at] = w;
+          for (let r = 0; r < rank; r++) data[at] += scale * b[row * rank + r] * values[r * columns + column];
+        });
+      }
+      return objective(config, weights, problem);
+    };
+    expect([...found.keys()].filter((name) => name.includes('.lora_'))).toHaveLength(2 * targets.length);
+    expect(found.has('mask_linear.weight')).toBe(true);
+    for (const [name, gradient] of found) {
+      const largest = gradient.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+      expect(largest).toBeGreaterThan(0);
+      const norm = Math.sqrt(gradient.reduce((sum, x) => sum + x * x, 0));
+      const data = parameters.get(name)!;
+      for (const entry of [gradient.findIndex((x) => Math.abs(x) === largest), Math.floor(next() * data.length)]) {
+        const value = data[entry];
+        data[entry] = value + STEP;
+        const above = total();
+        data[entry] = value - STEP;
+        const below = total();
+        data[entry] = value;
+        const expected = (above - below) / (2 * STEP);
+        expect(Math.abs(gradient[entry] - expected) / (1e-4 * Math.max(norm, 1e-3))).toBeLessThan(1);
+      }
+    }
+  },
+);

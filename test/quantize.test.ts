@@ -1,10 +1,19 @@
 // Quantising while loading and into a folder: the same model, close to the one that it was made of.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { compareDecisions, datasets, evaluate, loadModel, quantizeModel } from '../lib';
+import {
+  compareDecisions,
+  datasets,
+  evaluate,
+  loadModel,
+  type MaskedDiffusionModel,
+  quantizeModel,
+  training,
+} from '../lib';
 import { readGguf } from '../lib/files/gguf';
 import { readSafetensors, writeSafetensors } from '../lib/files/safetensors';
 import { makeCheckpoint } from './checkpoints';
+import { inOneProcess } from './command-line';
 import { temporaryFolder } from './helpers';
 
 jest.setTimeout(60_000);
@@ -162,3 +171,65 @@ test('q4: the embedded model answers within two points, and decides alike in 95 
   expect(tokens).toBe(64 * task.genLength);
   expect(differingTokens).toBeLessThanOrEqual(0.05 * tokens);
 }, 240_000);
+
+test('adapters that were trained over a quantised base are saved, and give the same bits on another copy of it', async () => {
+  const outputDir = temporaryFolder();
+  const options = { quantize: 'q4' } as const;
+  const logits = async (model: MaskedDiffusionModel) => (await model.forward({ ids })).logits!;
+  await using trained = await loadModel('word-problems', options);
+  const before = await logits(trained);
+  const stage = training.trainMaskedDiffusion(trained, {
+    dataset: datasets.byName('st1'),
+    maxSteps: 2,
+    batchSize: 4,
+    learningRate: 1e-2,
+    lora: { rank: 2 },
+    outputDir,
+    saveEvery: 2,
+  });
+  for await (const metrics of stage) expect(Number.isFinite(metrics.loss)).toBe(true);
+  const after = await logits(trained);
+  expect(after).not.toEqual(before);
+  // The base is still in blocks: nothing has become plain numbers.
+  await using fresh = await loadModel('word-problems', options);
+  expect(trained.info.weightBytes).toBe(fresh.info.weightBytes);
+  const folder = path.join(outputDir, 'checkpoints', 'step-00000002', 'adapter');
+  const adapter = await fresh.loadAdapter(folder);
+  expect(await logits(fresh)).toEqual(after);
+  await adapter.unmerge();
+  expect(await logits(fresh)).toEqual(before);
+  await adapter.merge();
+  expect(await logits(fresh)).toEqual(after);
+  adapter.dispose();
+  // What is saved has them merged.
+  const merged = temporaryFolder();
+  await fresh.save(merged);
+  await using plain = await loadModel(merged);
+  expect(distance(await logits(plain), after)).toBeLessThan(1e-5);
+});
+
+test('dultra train --quantize: planned, begun and resumed over a base in blocks', () => {
+  const cwd = temporaryFolder();
+  const train = ['train', 'sft', '-d', 'st1', '-m', 'word-problems', '--set', 'lora={rank: 2}'];
+  const small = [...train, '--quantize', 'q4'];
+  const few = ['--max-steps', '1', '--batch-size', '2', '--set', 'saveEvery=1', '-o', 'run'];
+  const [dry, plain, begun, resumed] = inOneProcess(
+    [
+      [...small, '--dry-run', '--json'],
+      [...train, '--dry-run', '--json', '--device', 'cpu'],
+      [...small, ...few],
+      ['train', '--resume', 'run', '--max-steps', '2'],
+    ],
+    cwd,
+  );
+  const bytes = ({ stdout }: { stdout: string }, name: string): number =>
+    (JSON.parse(stdout) as { plan: training.MemoryPlan }).plan.items.find((item) => item.name === name)!.bytes;
+  expect(bytes(dry, 'weights')).toBeLessThan(0.5 * bytes(plain, 'weights'));
+  expect(bytes(dry, 'masters')).toBeLessThan(0.5 * bytes(plain, 'masters'));
+  expect([begun.code, resumed.code]).toEqual([0, 0]);
+  expect(JSON.parse(readFileSync(path.join(cwd, 'run', 'train.json'), 'utf8'))).toMatchObject({
+    load: { quantize: 'q4' },
+  });
+  const adapter = path.join(cwd, 'run', 'checkpoints', 'step-00000002', 'adapter');
+  expect(existsSync(path.join(adapter, 'adapter_config.json'))).toBe(true);
+});

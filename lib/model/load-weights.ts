@@ -102,16 +102,22 @@ const PROGRESS_INTERVAL_MS = 100;
 /** Weights plus packing and a first workspace, over the weights alone. */
 const MEMORY_FACTOR = 1.1;
 
-/** How a tensor of a file's type is held on the CPU. */
-function heldType(
-  dtype: NativeStoredType,
+/** What a tensor of the native table is held as on the CPU: as its file has it, converted, or in blocks. */
+export function heldType(
+  { name, shape, dtype }: Pick<NativeTensorRef, 'name' | 'shape' | 'dtype'>,
   storage: NativeDType | 'auto',
   blocks: NativeLoadRequest['blocks'],
-  shape: readonly number[],
 ): NativeStoredType {
   if (isBlockType(dtype)) return blocks === 'decode' ? (storage === 'auto' ? 'F32' : storage) : dtype;
-  if (blocks !== 'keep' && blocks !== 'decode' && shape.length === 2 && shape[1] % BLOCKS[blocks].values === 0)
-    return blocks;
+  const isQuantised =
+    blocks !== 'keep' &&
+    blocks !== 'decode' &&
+    // The planner head is not.
+    name.startsWith('model.') &&
+    !isHeldWide({ name, shape }) &&
+    shape[1] % BLOCKS[blocks].values === 0;
+  // The table and the head have eight bits in any case.
+  if (isQuantised) return name.includes('.blocks.') ? blocks : 'Q8_0';
   return storage === 'auto' ? dtype : storage;
 }
 
@@ -124,14 +130,13 @@ function checkMemory(
   source: string,
 ): void {
   let bytes = 0;
-  for (const { name, dtype, shape, begin, end } of tensors) {
+  for (const tensor of tensors) {
+    const { name, dtype, shape, scalesFile = -1 } = tensor;
     const numbers = shape.reduce((product, n) => product * n, 1);
-    const held = heldType(dtype, storage, blocks, shape);
-    // Blocks stay in their file, whose pages the system can take back.
-    if (isBlockType(dtype) && held === dtype) continue;
-    const size = isBlockType(held)
-      ? storedBytes(held, numbers)
-      : ((end - begin) / storedBytes(dtype, numbers)) * storedBytes(held, numbers);
+    const held = heldType(tensor, storage, blocks);
+    // Whole blocks stay in their file, whose pages the system can take back.
+    if (isBlockType(dtype) && held === dtype && scalesFile < 0) continue;
+    const size = storedBytes(held, numbers);
     // A tied table is held twice: as rows to look up, and packed as the output head.
     bytes += isTied && name === EMBEDDING ? 2 * size : size;
   }

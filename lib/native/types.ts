@@ -329,8 +329,8 @@ export interface NativeTrainerOptions {
 /** A model, how it is stored, and how it will be trained. */
 export interface NativeMemoryRequest {
   config: NativeModelConfig;
-  /** Storage of each tensor, in the order of `tensors(config)`. */
-  storage: NativeDType[];
+  /** What each tensor is held as, in the order of `tensors(config)`. */
+  storage: NativeStoredType[];
   /** The model is on a GPU. */
   onDevice: boolean;
   compute: 'float32' | 'bfloat16';

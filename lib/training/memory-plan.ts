@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { DTYPE_BYTES, DTYPES } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
+import { isBlockType } from '../files/blocks';
 import { downloadFiles } from '../hub';
 import { readConfigJson, storedDtype } from '../model/config';
 import { EMBEDDED_MODELS, embeddedSource } from '../model/embedded';
@@ -12,14 +13,22 @@ import {
   parseCausalCheckpoint,
   parseDiffusionCheckpoint,
 } from '../model/families';
-import type { LoadModelOptions } from '../model/load-weights';
+import { heldType, type LoadModelOptions } from '../model/load-weights';
 import { availableMemory } from '../model/memory';
 import { openCheckpoint } from '../model/open-checkpoint';
 import { readPlannerHead } from '../model/planner-head';
+import { QUANTISE } from '../model/quantised-folder';
 import { resolveSource } from '../model/source';
 import { isHeldWide } from '../model/tensors';
 import { resolveTrainerOptions } from '../model/trainer';
-import { type NativeDType, type NativeMemoryPlan, type NativeModelConfig, native } from '../native';
+import {
+  type NativeDType,
+  type NativeLoadRequest,
+  type NativeMemoryPlan,
+  type NativeModelConfig,
+  type NativeStoredType,
+  native,
+} from '../native';
 import { checkInteger, checkKeys } from '../options';
 import { shownSource } from '../package';
 import { resolveCache } from '../sampling/caches';
@@ -93,7 +102,7 @@ type Hints = Pick<LoadModelOptions, 'maskTokenId' | 'blockLength'>;
 interface Shape {
   config: NativeModelConfig;
   /** Storage of a tensor in its file. */
-  storageOf: (tensor: string) => NativeDType;
+  storageOf: (tensor: string) => NativeStoredType;
   source: string;
 }
 
@@ -108,14 +117,15 @@ async function shapeOfSource(
     const folder = await resolveSource(source, {}, {});
     const opened = await openCheckpoint(folder, given);
     const { file, json, entries, hints } = opened;
+    const { config, checkpointName, placesOf } = opened.named(parse(json, file, entries, hints));
+    const typeOf = (dtype: string | undefined): NativeStoredType | null =>
+      dtype !== undefined && (dtype in DTYPE_BYTES || isBlockType(dtype)) ? (dtype as NativeStoredType) : null;
     const [any] = entries.values();
-    const known = (dtype: string | undefined) => (dtype !== undefined && dtype in DTYPE_BYTES ? dtype : null);
-    const usual = known(any?.dtype) ?? 'F32';
-    return {
-      config: opened.named(parse(json, file, entries, hints)).config,
-      storageOf: (name) => (known(entries.get(name)?.dtype) ?? usual) as NativeDType,
-      source,
-    };
+    const first = typeOf(any?.dtype) ?? 'F32';
+    const usual = isBlockType(first) ? 'F32' : first;
+    const entryOf = (name: string) =>
+      entries.get(placesOf?.(name).find((place) => entries.has(place.name))?.name ?? checkpointName(name));
+    return { config, storageOf: (name) => typeOf(entryOf(name)?.dtype) ?? usual, source };
   }
   const [file] = await downloadFiles('model', source, (names) => names.filter((name) => name === 'config.json'), {
     otherwise: `no folder ./${source}`,
@@ -131,6 +141,17 @@ async function shapeOfSource(
     source,
   };
 }
+
+/** What each tensor of the native table is held as. */
+const heldTypes = (
+  config: NativeModelConfig,
+  storageOf: Shape['storageOf'],
+  storage: NativeDType | 'auto',
+  blocks: NativeLoadRequest['blocks'],
+): NativeStoredType[] =>
+  native()
+    .tensors(config)
+    .map(({ name, shape }) => heldType({ name, shape, dtype: storageOf(name) }, storage, blocks));
 
 /** Only GRPO and planner initialisation need a planner. */
 const usesPlanner = (stage: Stage): boolean => stage === 'planner' || stage === 'grpo';
@@ -182,12 +203,10 @@ async function otherModel(
 ): Promise<MemoryItem> {
   try {
     const { config, storageOf } = await shapeOfSource(source, parse, true);
-    const stored = dtype === undefined || dtype === 'auto' ? storageOf : () => DTYPES[dtype];
+    const storage = dtype === undefined || dtype === 'auto' ? 'auto' : DTYPES[dtype];
     const { weights } = native().planMemory({
       config,
-      storage: native()
-        .tensors(config)
-        .map((tensor) => stored(tensor.name)),
+      storage: heldTypes(config, storageOf, storage, storage === 'auto' ? 'keep' : 'decode'),
       onDevice: false,
       compute: 'float32',
       trainer: resolveTrainerOptions({ freezeBase: true, freezePlanner: true }),
@@ -222,7 +241,13 @@ function deviceOf(device: string): { device: string; available: number | null } 
 function ofTraining(
   plan: NativeMemoryPlan,
   config: TrainConfig,
-  { tokens, ranks, isNarrow, isCuda }: { tokens: number; ranks: number; isNarrow: boolean; isCuda: boolean },
+  {
+    tokens,
+    ranks,
+    isNarrow,
+    isInBlocks,
+    isCuda,
+  }: { tokens: number; ranks: number; isNarrow: boolean; isInBlocks: boolean; isCuda: boolean },
 ) {
   const isSplit = (config.zeroStage ?? 0) > 0 && ranks > 1;
   const share = isSplit ? `, of 1/${ranks} of them` : '';
@@ -235,7 +260,7 @@ function ofTraining(
       bytes: plan.masters,
       detail: isNarrow
         ? `lower halves of fp32 masters, whose upper halves are the weights${share}`
-        : `fp32 copies of what trains${config.lora ? ', and of what has adapters' : share}`,
+        : `fp32 copies of what trains${config.lora ? (isInBlocks ? ', and scaled ones' : ', and of what has adapters') : share}`,
     },
     {
       name: 'gradients',
@@ -316,27 +341,41 @@ async function teacherMemory(config: TrainConfig, ranks: number, isCuda: boolean
 export async function planMemory(
   stage: Stage,
   config: TrainConfig,
-  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'maskTokenId' | 'blockLength'> & {
+  options: Pick<LoadModelOptions, 'device' | 'dtype' | 'compute' | 'quantize' | 'maskTokenId' | 'blockLength'> & {
     ranks?: number | undefined;
   } = {},
 ): Promise<MemoryPlan> {
-  checkKeys('options', options, ['device', 'dtype', 'compute', 'maskTokenId', 'blockLength', 'ranks']);
-  const { dtype = 'auto', compute, maskTokenId, blockLength } = options;
+  checkKeys('options', options, ['device', 'dtype', 'compute', 'quantize', 'maskTokenId', 'blockLength', 'ranks']);
+  const { dtype = 'auto', compute, quantize, maskTokenId, blockLength } = options;
   if (options.ranks !== undefined) checkInteger('ranks', options.ranks, { min: 1, max: 1 << 20 });
   checkRoles(stage, config);
   const given = config.roles === undefined ? null : parseRoles(config.roles);
   const roles = given && rolesOf(config, options.ranks ?? given.train + given.teacher);
   const ranks = roles?.train ?? options.ranks ?? given?.train ?? 1;
-  const { device, available } = deviceOf(options.device ?? 'auto');
+  const { device, available } = deviceOf(options.device ?? (quantize === undefined ? 'auto' : 'cpu'));
+  if (quantize !== undefined && device !== 'cpu')
+    throw optionError(
+      RangeError,
+      'quantize',
+      `expected none on ${JSON.stringify(device)}, got ${JSON.stringify(quantize)}, which the CPU computes`,
+    );
   const { config: shape, storageOf, source } = await shapeOf(config, stage, { maskTokenId, blockLength });
   const table = native().tensors(shape);
-  const storage = table.map(({ name }) =>
-    compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? storageOf(name) : DTYPES[dtype],
-  );
   const isCuda = device !== 'cpu';
-  // As loadModel chooses: a GPU multiplies weights in bf16 that are stored in bf16.
+  const as = compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? 'auto' : DTYPES[dtype];
+  // As loadModel chooses: a GPU multiplies weights in bf16 that are stored in bf16, or in blocks.
   const isNarrow =
-    isCuda && compute !== 'float32' && table.every((tensor, i) => isHeldWide(tensor) || storage[i] === 'BF16');
+    isCuda &&
+    compute !== 'float32' &&
+    table.every((tensor) => {
+      const stored = as === 'auto' ? storageOf(tensor.name) : as;
+      return isHeldWide(tensor) || stored === 'BF16' || isBlockType(stored);
+    });
+  const blocks = quantize !== undefined ? QUANTISE[quantize] : dtype === 'auto' ? 'keep' : 'decode';
+  // A GPU multiplies plain numbers alone.
+  const storage = heldTypes(shape, storageOf, as, blocks).map((held) =>
+    isCuda && isBlockType(held) ? (isNarrow ? 'BF16' : 'F32') : held,
+  );
   const { activationCheckpointing, lora, momentDtype, zeroStage } = config;
   const tokens = config.tokenBudget ?? 8192;
   const plan = native().planMemory({
@@ -358,14 +397,15 @@ export async function planMemory(
   });
   const { parameters, active: activeParameters, trainable } = plan;
   const passed = activeParameters < parameters ? ` (${activeParameters.toLocaleString('en')} of them active)` : '';
-  const stored = isNarrow ? 'bf16' : 'the type that they are held in';
+  const isInBlocks = storage.some(isBlockType);
+  const stored = isInBlocks ? 'blocks of 8 bits and fewer' : isNarrow ? 'bf16' : 'the type that they are held in';
   const items: MemoryItem[] = [
     {
       name: 'weights',
       bytes: plan.weights,
       detail: `${parameters.toLocaleString('en')} parameters${passed} of ${shownSource(source)}, matrices in ${stored}`,
     },
-    ...ofTraining(plan, config, { tokens, ranks, isNarrow, isCuda }),
+    ...ofTraining(plan, config, { tokens, ranks, isNarrow: isNarrow && !isInBlocks, isInBlocks, isCuda }),
     cacheMemory(stage, config, shape, isNarrow),
     ...(roles ? [] : await otherModels(config)),
   ];

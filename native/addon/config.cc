@@ -166,8 +166,11 @@ Napi::Value tensors(const Napi::CallbackInfo& info) {
 MemoryRequest read_memory_request(const Napi::Object& object) {
   MemoryRequest request;
   request.config = read_config(to_object(object.Get("config"), "config"));
-  for (const std::string& dtype : to_strings(object.Get("storage"), "storage"))
-    request.storage.push_back(get_dtype(object.Env(), dtype));
+  for (const std::string& dtype : to_strings(object.Get("storage"), "storage")) {
+    request.blocks.push_back(block_type(dtype));
+    const bool is_plain = request.blocks.back() == BlockType::kNone;
+    request.storage.push_back(is_plain ? get_dtype(object.Env(), dtype) : DType::kF32);
+  }
   request.on_device = get_bool(object, "onDevice");
   request.compute = get_compute(object);
   request.trainer = read_trainer_options(to_object(object.Get("trainer"), "trainer"));

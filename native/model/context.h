@@ -41,7 +41,9 @@ enum Slot : size_t {
   kMul1,
   kAdd1,
   kMul2,
-  kAdd2
+  kAdd2,
+  kAdapted,
+  kLowRankInput
 };
 
 struct ForwardContext {
@@ -89,6 +91,7 @@ enum GradientSlot : size_t {
   kDCondition,
   kDTimeTwice,
   kDTime,
+  kDAdapted,
   kLowRank
 };
 

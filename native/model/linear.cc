@@ -8,8 +8,24 @@ namespace dultra {
 
 void linear_forward(const ForwardContext& context, const Linear& linear, Array y, ConstArray x, int64_t m,
                     bool accumulate, int64_t y_stride) {
-  context.backend.linear_forward(y, y_stride ? y_stride : linear.outputs(), x, m, *linear.matrix, linear.bias.as(),
-                                 accumulate);
+  Backend& backend = context.backend;
+  const int64_t n = linear.outputs();
+  if (!y_stride) y_stride = n;
+  if (linear.low_rank.empty())
+    return backend.linear_forward(y, y_stride, x, m, *linear.matrix, linear.bias.as(), accumulate);
+  // Where y is narrow, all is added up before it is rounded.
+  const bool rounds = y.dtype != DType::kF32;
+  const Array sum = rounds ? Array(context.workspace.get(kAdapted, m * n)) : y;
+  const int64_t stride = rounds ? n : y_stride;
+  backend.linear_forward(sum, stride, x, m, *linear.matrix, linear.bias.as(), accumulate);
+  for (const auto& adapter : linear.low_rank) {
+    float* low = context.workspace.get(kLowRankInput, m * adapter->rank());
+    backend.linear_forward(low, adapter->rank(), x, m, *adapter->a, nullptr, false);
+    backend.linear_forward(sum + adapter->row, stride, low, m, *adapter->b, nullptr, true);
+  }
+  if (!rounds) return;
+  check_argument(y_stride == n, "linear: expected rows without gaps where they are rounded");
+  backend.gather_rows(y, sum, nullptr, m, n);
 }
 
 namespace {
@@ -54,16 +70,27 @@ void adapter_gradient(const BackwardContext& context, const Adapter& adapter, Co
 void linear_backward(const BackwardContext& context, const Linear& linear, Array dx, ConstArray dy, ConstArray x,
                      int64_t m, bool accumulate, int64_t dy_stride) {
   if (!dy_stride) dy_stride = linear.outputs();
+  Backend& backend = context.backend();
+  const int64_t k = linear.inputs();
+  const bool rounds = dx && dx.dtype != DType::kF32 && !linear.low_rank.empty();
+  const Array sum = rounds ? Array(context.workspace.get(kDAdapted, m * k)) : dx;
   for (const LinearPart& part : context.parameters.parts(linear)) {
     const ConstArray dpart = dy + part.row;
-    if (dx) input_gradient(context, linear, part, dx, dpart, dy_stride, m, accumulate);
+    if (dx) input_gradient(context, linear, part, sum, dpart, dy_stride, m, accumulate);
     accumulate = true;
     if (part.weight)
-      context.backend().linear_backward_weight(
-          context.parameters.gradient(*part.weight) + part.weight_row * linear.inputs(), part.bias_gradient, dpart,
-          dy_stride, x, m, part.rows, linear.inputs());
+      backend.linear_backward_weight(context.parameters.gradient(*part.weight) + part.weight_row * k,
+                                     part.bias_gradient, dpart, dy_stride, x, m, part.rows, k);
     if (part.adapter) adapter_gradient(context, *part.adapter, dpart, dy_stride, x, m);
   }
+  if (!dx) return;
+  for (const auto& adapter : linear.low_rank) {
+    const int64_t r = adapter->rank();
+    float* low = context.workspace.get(kLowRank, m * r);
+    backend.linear_backward_input(low, dy + adapter->row, dy_stride, *adapter->b, 0, adapter->b->rows(), m, false);
+    backend.linear_backward_input(sum, low, r, *adapter->a, 0, r, m, true);
+  }
+  if (rounds) backend.gather_rows(dx, sum, nullptr, m, k);
 }
 
 }  // namespace dultra

@@ -2,15 +2,26 @@
 // numbers train.
 #pragma once
 #include <memory>
+#include <vector>
 
 #include "model/context.h"
 
 namespace dultra {
 
+// Rows of W that have b a added to them, an adapter with its scale: of a matrix that nothing can be written into.
+struct LowRank {
+  int64_t row = 0;            // of W where they begin
+  std::unique_ptr<Matrix> a;  // (rank, K) fp32
+  std::unique_ptr<Matrix> b;  // (rows, rank) fp32
+
+  int64_t rank() const { return a->rows(); }
+};
+
 // y = x W^T + b. Several checkpoint tensors may be stacked along the rows of W (keys and values, gate and up).
 struct Linear {
   std::unique_ptr<Matrix> matrix;  // (N, K)
   Buffer bias;                     // (N), or empty
+  std::vector<std::shared_ptr<const LowRank>> low_rank;
 
   int64_t outputs() const { return matrix->rows(); }
   int64_t inputs() const { return matrix->cols(); }

@@ -55,10 +55,11 @@ void Lora::initialise(uint64_t seed) {
       a[e] = float((2 * rng::position_uniform(at, 2) - 1) / std::sqrt(double(k)));
     }
     parameters_.write_master(*adapter.a, a);
-    adapter.frozen = Buffer(backend_, size_t(n * k) * (adapter.model_rows.empty() ? 4 : 2));
     adapter.a_scaled = Buffer(backend_, a.size() * 4);
     adapter.b_scaled = Buffer(backend_, size_t(adapter.b->n) * 4);
-    if (adapter.model_rows.empty()) {
+    const bool in_blocks = adapter.linear->matrix->quantised();
+    if (!in_blocks) adapter.frozen = Buffer(backend_, size_t(n * k) * (adapter.model_rows.empty() ? 4 : 2));
+    if (!in_blocks && adapter.model_rows.empty()) {
       const std::vector<float> values = weights_.read(adapter.tensor);
       backend_.upload(adapter.frozen.as<void>(), values.data(), values.size() * 4);
     }
@@ -68,6 +69,15 @@ void Lora::initialise(uint64_t seed) {
       narrow(adapter.frozen.as<uint16_t>() + piece.first * k, wide, piece.rows, k);
     }
     scale(adapter);
+    if (in_blocks) {
+      adapter.low_rank = std::make_shared<LowRank>();
+      adapter.low_rank->row = adapter.row;
+      adapter.low_rank->a =
+          backend_.make_matrix({{parameters_.master(*adapter.a), DType::kF32, adapter.rank()}}, k, DType::kF32);
+      adapter.low_rank->b =
+          backend_.make_matrix({{adapter.b_scaled.as(), DType::kF32, n}}, adapter.rank(), DType::kF32);
+      put_beside(adapter, true);
+    }
     parameters_.bind_adapter(adapter);
     ++index;
   }
@@ -75,8 +85,10 @@ void Lora::initialise(uint64_t seed) {
 
 size_t Lora::bytes() const {
   size_t bytes = 0;
-  for (const Adapter& adapter : adapters_)
+  for (const Adapter& adapter : adapters_) {
     bytes += adapter.frozen.bytes() + adapter.a_scaled.bytes() + adapter.b_scaled.bytes();
+    if (adapter.low_rank) bytes += adapter.low_rank->a->bytes() + adapter.low_rank->b->bytes();
+  }
   return bytes;
 }
 
@@ -91,6 +103,16 @@ void Lora::scale(Adapter& adapter) {
   for (float& x : b) x *= factor;
   backend_.upload(adapter.a_scaled.as<void>(), transposed.data(), transposed.size() * 4);
   backend_.upload(adapter.b_scaled.as<void>(), b.data(), b.size() * 4);
+}
+
+void Lora::put_beside(Adapter& adapter, bool with_adapters) {
+  auto& all = adapter.linear->low_rank;
+  all.erase(std::remove(all.begin(), all.end(), adapter.low_rank), all.end());
+  if (!with_adapters) return;
+  scale(adapter);
+  backend_.update_matrix(*adapter.low_rank->a, {{parameters_.master(*adapter.a), DType::kF32, adapter.rank()}});
+  backend_.update_matrix(*adapter.low_rank->b, {{adapter.b_scaled.as(), DType::kF32, adapter.outputs()}});
+  all.push_back(adapter.low_rank);
 }
 
 float* Lora::merged(Adapter& adapter, size_t slot, bool with_adapters) {
@@ -110,6 +132,10 @@ float* Lora::merged(Adapter& adapter, size_t slot, bool with_adapters) {
 
 void Lora::merge(bool with_adapters) {
   for (size_t i = 0; i < adapters_.size();) {
+    if (adapters_[i].low_rank) {
+      put_beside(adapters_[i++], with_adapters);
+      continue;
+    }
     if (!adapters_[i].model_rows.empty()) {
       Adapter& adapter = adapters_[i++];
       const float* w = merged(adapter, 0, with_adapters);

@@ -1,4 +1,5 @@
-// Low-rank adapters: W = frozen + scale B A, merged into the model's weights after every update.
+// Low-rank adapters: W = frozen + scale B A, merged into the model's weights after every update, or over weights in
+// blocks, which stay as they are, beside these.
 #pragma once
 #include <deque>
 #include <string>
@@ -26,13 +27,16 @@ class Lora {
   // As PEFT begins: A uniform within 1 / sqrt(K), B zero, so that the adapted model is the base. After
   // Parameters::bind.
   void initialise(uint64_t seed);
-  // Writes W of every target to the model, with the adapters or without. The caller holds the weights exclusively.
+  // Makes W of every target what the model computes with, with the adapters or without. The caller holds the weights
+  // exclusively.
   void merge(bool with_adapters);
   // Memory beside the parameters.
   size_t bytes() const;
 
  private:
   void scale(Adapter& adapter);
+  // Over blocks: the adapter as it stands becomes part of its Linear, or leaves it.
+  void put_beside(Adapter& adapter, bool with_adapters);
   // W (N, K) in fp32, in backend memory.
   float* merged(Adapter& adapter, size_t slot, bool with_adapters);
   // fp32 (rows, cols) from bf16 and back.

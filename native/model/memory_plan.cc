@@ -13,18 +13,19 @@ bool is_matrix(const TensorSpec& spec) {
 
 // Whether an optimiser may train the model's own bf16 numbers (Weights::bf16_rows): a device's matrices are row-major,
 // whatever its products compute in.
-bool is_split(const MemoryRequest& request, const TensorSpec& spec, DType storage) {
-  if (!is_matrix(spec) || storage != DType::kBF16) return false;
+bool is_split(const MemoryRequest& request, const TensorSpec& spec, DType storage, BlockType blocks) {
+  if (!is_matrix(spec) || storage != DType::kBF16 || blocks != BlockType::kNone) return false;
   if (spec.role == TensorRole::kEmbedding) return !request.config.weight_tying;
   return request.on_device;
 }
 
 // Weights::bytes. Vectors are fp32; a tied table is held once more as the output head.
-size_t weight_bytes(const MemoryRequest& request, const TensorSpec& spec, DType storage) {
+size_t weight_bytes(const MemoryRequest& request, const TensorSpec& spec, DType storage, BlockType blocks) {
   if (!is_matrix(spec)) return size_t(spec.elements()) * 4;
-  if (spec.role == TensorRole::kRouter) storage = DType::kF32;
   const bool twice = spec.role == TensorRole::kEmbedding && request.config.weight_tying;
-  return size_t(spec.elements()) * dtype_size(storage) * (twice ? 2 : 1);
+  if (spec.role == TensorRole::kRouter) return size_t(spec.elements()) * 4;
+  if (blocks == BlockType::kNone) return size_t(spec.elements()) * dtype_size(storage) * (twice ? 2 : 1);
+  return size_t(spec.shape[0] * block_row_bytes(blocks, spec.shape[1])) * (twice ? 2 : 1);
 }
 
 // Of `elements`, what one of the ranks has that share them; the share of a whole arena, to which they add up, is
@@ -55,11 +56,12 @@ int64_t exchanged_at_once(const std::vector<const TensorSpec*>& trained) {
   return most;
 }
 
-// A and B as Lora adds them, their scaled copies, and the frozen weight.
-void add_adapter(MemoryPlan& plan, const MemoryRequest& request, const TensorSpec& spec, bool split) {
+// A and B as Lora adds them, their scaled copies, and the frozen weight, or over blocks what is computed beside these.
+void add_adapter(MemoryPlan& plan, const MemoryRequest& request, const TensorSpec& spec, bool split, BlockType blocks) {
   const int64_t elements = request.trainer.lora.rank * (spec.shape[0] + spec.shape[1]);
   add_parameter(plan, request, elements, 4, true);
-  plan.masters += size_t(elements) * 4 + size_t(spec.elements()) * (split ? 2 : 4);
+  plan.masters += size_t(elements) * 4;
+  plan.masters += blocks != BlockType::kNone ? size_t(elements) * 4 : size_t(spec.elements()) * (split ? 2 : 4);
 }
 
 }  // namespace
@@ -69,21 +71,29 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
   const TrainerOptions& trainer = request.trainer;
   const std::vector<TensorSpec> table = tensor_table(config);
   check_argument(request.storage.size() == table.size(), "storage: expected one type for each tensor");
+  check_argument(request.blocks.empty() || request.blocks.size() == table.size(),
+                 "blocks: expected one type for each tensor, or none");
+  const auto blocks_of = [&](size_t i) { return request.blocks.empty() ? BlockType::kNone : request.blocks[i]; };
+  for (size_t i = 0; i < table.size(); ++i)
+    if (const BlockType type = blocks_of(i); type != BlockType::kNone && is_matrix(table[i]))
+      check_argument(table[i].shape[1] % block_layout(type).values == 0,
+                     "blocks: expected rows of whole blocks, got " + table[i].name);
   check_trainable(config, trainer);
   const bool lora = trainer.lora.rank > 0, base_trains = !trainer.freeze_base || lora;
   MemoryPlan plan;
   std::vector<const TensorSpec*> exchanged;
   for (size_t i = 0; i < table.size(); ++i) {
     const TensorSpec& spec = table[i];
-    const bool split = is_split(request, spec, request.storage[i]);
+    const BlockType blocks = blocks_of(i);
+    const bool split = is_split(request, spec, request.storage[i], blocks);
     plan.parameters += spec.elements();
-    plan.weights += weight_bytes(request, spec, request.storage[i]);
+    plan.weights += weight_bytes(request, spec, request.storage[i], blocks);
     if (spec.planner ? !trainer.freeze_planner : !trainer.freeze_base && !lora) {
       add_parameter(plan, request, spec.elements(), split ? 2 : 4, false);
       if (!split) exchanged.push_back(&spec);
     }
     if (lora && is_adapter_target(spec.name, spec.planner, trainer.lora.targets))
-      add_adapter(plan, request, spec, split);
+      add_adapter(plan, request, spec, split, blocks);
   }
 
   if (trainer.zero_stage > 0) plan.exchange = size_t(exchanged_at_once(exchanged)) * 4;

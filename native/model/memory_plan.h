@@ -11,6 +11,7 @@ namespace dultra {
 struct MemoryRequest {
   ModelConfig config;
   std::vector<DType> storage;       // of each tensor of tensor_table, as the model holds it
+  std::vector<BlockType> blocks;    // likewise, of those in blocks; kNone, or empty: as `storage` says
   bool on_device = false;           // CUDA: matrices are row-major
   Compute compute = Compute::kF32;  // of matrix products
   TrainerOptions trainer;

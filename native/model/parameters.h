@@ -48,16 +48,18 @@ struct Parameter {
   bool whole_master = false;         // every rank has all of the master
 };
 
-// W = frozen + scale B A for some rows of a Linear: see lora.h.
+// W = frozen + scale B A for some rows of a Linear: see lora.h. Where these are in blocks, W is nowhere: they are
+// frozen, and the product with scale B A is added to theirs.
 struct Adapter {
   std::string tensor;  // that W replaces
   Linear* linear = nullptr;
-  int64_t row = 0;                   // of the matrix where W begins
-  const Parameter* a = nullptr;      // (rank, K)
-  const Parameter* b = nullptr;      // (N, rank)
-  std::vector<Bf16Rows> model_rows;  // W in the model, where that is row-major bf16
-  Buffer frozen;                     // (N, K) fp32; bf16 with model_rows
-  Buffer a_scaled, b_scaled;         // (K, rank) and (N, rank) fp32: A and B times scale, as products take them
+  int64_t row = 0;                    // of the matrix where W begins
+  const Parameter* a = nullptr;       // (rank, K)
+  const Parameter* b = nullptr;       // (N, rank)
+  std::vector<Bf16Rows> model_rows;   // W in the model, where that is row-major bf16
+  Buffer frozen;                      // (N, K) fp32; bf16 with model_rows; empty over blocks
+  std::shared_ptr<LowRank> low_rank;  // over blocks: what the Linear adds
+  Buffer a_scaled, b_scaled;          // (K, rank) and (N, rank) fp32: A and B times scale, as products take them
 
   int64_t outputs() const { return b->shape[0]; }
   int64_t inputs() const { return a->shape[1]; }

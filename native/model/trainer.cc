@@ -75,7 +75,10 @@ void Trainer::make_parameters() {
   if (lora) lora_.emplace(backend_, weights, parameters_, options_.lora, stream);
   parameters_.allocate();
   parameters_.bind(weights);
-  if (lora_) lora_->initialise(options_.seed);
+  if (!lora_) return;
+  // Over blocks it changes what the model computes with.
+  const std::unique_lock<WeightsMutex> lock(model_->weights_mutex());
+  lora_->initialise(options_.seed);
 }
 
 void Trainer::write_model() {

@@ -18,6 +18,28 @@ const void* WeightLocation::holder() const {
   }
 }
 
+std::vector<float> Weights::read_rows(const Linear& linear, int64_t first, int64_t rows) const {
+  const int64_t k = linear.inputs();
+  std::vector<float> out(size_t(rows * k));
+  linear.matrix->unpack(out.data(), first, rows);
+  for (const auto& adapter : linear.low_rank) {
+    const int64_t r = adapter->rank(), begin = std::max(first, adapter->row),
+                  end = std::min(first + rows, adapter->row + adapter->b->rows());
+    if (begin >= end) continue;
+    std::vector<float> a(size_t(r * k)), b(size_t((end - begin) * r));
+    adapter->a->unpack(a.data(), 0, r);
+    adapter->b->unpack(b.data(), begin - adapter->row, end - begin);
+    for (int64_t i = begin; i < end; ++i) {
+      float* row = &out[size_t((i - first) * k)];
+      for (int64_t l = 0; l < r; ++l) {
+        const float factor = b[size_t((i - begin) * r + l)];
+        for (int64_t j = 0; j < k; ++j) row[j] += factor * a[size_t(l * k + j)];
+      }
+    }
+  }
+  return out;
+}
+
 std::vector<float> Weights::read(const std::string& tensor) const {
   std::vector<float> out;
   for (const WeightLocation& location : locations_) {
@@ -27,7 +49,15 @@ std::vector<float> Weights::read(const std::string& tensor) const {
     out.resize(size_t(elements));
     float* to = out.data() + location.first * location.cols();
     switch (location.kind) {
-      case WeightLocation::Kind::kMatrix: location.linear->matrix->unpack(to, location.at, location.rows); break;
+      case WeightLocation::Kind::kMatrix: {
+        if (location.linear->low_rank.empty()) {
+          location.linear->matrix->unpack(to, location.at, location.rows);
+          break;
+        }
+        const std::vector<float> rows = read_rows(*location.linear, location.at, location.rows);
+        std::copy(rows.begin(), rows.end(), to);
+        break;
+      }
       case WeightLocation::Kind::kTable: {
         if (embedding_blocks) {
           embedding_blocks->unpack(to, 0, location.rows);
@@ -127,8 +157,7 @@ void Weights::write_matrix(const std::vector<const WeightLocation*>& stacked,
   Matrix& matrix = *held;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].data) continue;
-    kept.emplace_back(size_t(parts[i].rows * matrix.cols()));
-    matrix.unpack(kept.back().data(), stacked[i]->at, parts[i].rows);
+    kept.push_back(read_rows(*stacked[0]->linear, stacked[i]->at, parts[i].rows));
     parts[i].data = kept.back().data();
   }
   if (!matrix.quantised()) return backend_.update_matrix(matrix, parts);
@@ -136,6 +165,7 @@ void Weights::write_matrix(const std::vector<const WeightLocation*>& stacked,
   const DType storage = backend_.compute() == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   held = matrix.experts() > 1 ? backend_.make_expert_matrix(parts, matrix.cols(), storage, matrix.experts())
                               : backend_.make_matrix(parts, matrix.cols(), storage);
+  stacked[0]->linear->low_rank.clear();
 }
 
 void Weights::write_table(const WeightLocation& location, const float* from) {

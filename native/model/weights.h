@@ -101,6 +101,8 @@ class Weights {
   void write(const std::function<const float*(const std::string& tensor)>& values);
 
  private:
+  // Rows of a Linear's matrix in fp32, with the adapters beside them.
+  std::vector<float> read_rows(const Linear& linear, int64_t first, int64_t rows) const;
   void write_matrix(const std::vector<const WeightLocation*>& stacked,
                     const std::function<const float*(const std::string& tensor)>& values);
   void write_table(const WeightLocation& location, const float* from);

@@ -34,7 +34,10 @@ type Flags = JobFlags &
   FlagValues & { resume?: string; dryRun?: boolean; ranks?: number; samples?: boolean };
 
 /** How the model of a run is loaded, where that decides what is computed. */
-type LoadFlags = Pick<ModelFlags, 'dtype' | 'compute' | 'revision' | 'maskTokenId' | 'attendedBlock' | 'adapter'>;
+type LoadFlags = Pick<
+  ModelFlags,
+  'dtype' | 'compute' | 'quantize' | 'revision' | 'maskTokenId' | 'attendedBlock' | 'adapter'
+>;
 
 /** A run that is about to begin or to go on; of a new one, but for `isNew`, what {@link LAUNCH_FILE} holds. */
 interface Launch {
@@ -114,7 +117,7 @@ function checkAnswers(stage: training.Stage, dataset: training.TrainConfig['data
 function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launch {
   const settings = Settings.launch(stage, flags, command);
   nameOptions(command, settings);
-  const { preset, dtype, compute, revision, maskTokenId, attendedBlock } = flags;
+  const { preset, dtype, compute, quantize, revision, maskTokenId, attendedBlock } = flags;
   // Absolute: the run may be resumed from another working directory.
   const adapter = flags.adapter && path.resolve(flags.adapter);
   const asGiven = settings.config();
@@ -138,7 +141,7 @@ function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launc
   if (outputDir !== wanted)
     notes.push(`${wanted} holds a run already (--resume ${wanted} goes on with it); this one is ${outputDir}`);
   const config = { ...settings.config(before ? { model: before.model } : {}), outputDir };
-  const load = given({ dtype, compute, revision, maskTokenId, attendedBlock, adapter });
+  const load = given({ dtype, compute, quantize, revision, maskTokenId, attendedBlock, adapter });
   return { isNew: true, stage, config, load, notes };
 }
 
@@ -225,9 +228,9 @@ async function train(stageName: string | undefined, own: Flags, command: Command
     throw new UsageError('--ranks: expected with --dry-run alone; mpirun or srun starts several processes');
   if (!flags.quiet) for (const note of notes) printMessage(wrap(note, columnsOf(process.stderr) ?? 120).join('\n'));
   if (flags.dryRun) {
-    const { device, dtype, compute, maskTokenId, blockLength } = loadOptions({ ...flags, ...load });
+    const { device, dtype, compute, quantize, maskTokenId, blockLength } = loadOptions({ ...flags, ...load });
     const ranks = flags.ranks ?? (group.size > 1 ? group.size : undefined);
-    const options = { ...given({ ranks, device, dtype, compute, maskTokenId, blockLength }) };
+    const options = { ...given({ ranks, device, dtype, compute, quantize, maskTokenId, blockLength }) };
     const plan = await training.planMemory(stage, config, options);
     if (group.rank > 0) return;
     if (flags.json) printJson({ stage, config, plan });

@@ -32,7 +32,7 @@ void CpuBackend::do_gather_rows(Array out_array, ConstArray x_array, const int32
   const float* x = x_array.f32();
   parallel_ranges(pool_, m, c, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      std::memcpy(out + i * c, x + int64_t(index[i]) * c, size_t(c) * sizeof(float));
+      std::memcpy(out + i * c, x + (index ? int64_t(index[i]) : i) * c, size_t(c) * sizeof(float));
   });
 }
 
