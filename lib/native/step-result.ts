@@ -38,7 +38,8 @@ const PER_CANDIDATE = 7;
 /**
  * Reads the buffer of a step over R rows with M candidates, which native/addon/step.cc writes, in this order: offsets
  * (R + 1), timesteps (R) and which rows failed (R); positions, tokens, logProbs, confidences, entropies, plannerLogits where the planner ran,
- * probabilities, logLikelihoods and, where the rule reads them, margins (M); selected (M) and forced (R), of one byte.
+ * probabilities, logLikelihoods and, where the rule reads them, margins (M); the log-probabilities of P scored tokens;
+ * selected (M) and forced (R), of one byte.
  */
 export class StepResult {
   readonly #buffer: ArrayBuffer;
@@ -47,15 +48,19 @@ export class StepResult {
   readonly #failures: Int32Array;
   readonly #hasPlanner: boolean;
   readonly #hasMargins: boolean;
+  /** (P) log-probabilities of scored tokens. */
+  readonly scores: Float32Array;
 
-  constructor(buffer: ArrayBuffer, rows: number, hasMargins = false) {
+  constructor(buffer: ArrayBuffer, rows: number, hasMargins = false, scored = 0) {
     this.#buffer = buffer;
     this.#offsets = new Int32Array(buffer, 0, rows + 1);
     this.#timesteps = new Float32Array(buffer, 4 * (rows + 1), rows);
     this.#failures = new Int32Array(buffer, 4 * (2 * rows + 1), rows);
     const m = this.#offsets[rows];
     this.#hasMargins = hasMargins;
-    this.#hasPlanner = buffer.byteLength > 4 * (3 * rows + 1 + (PER_CANDIDATE + Number(hasMargins)) * m) + m + rows;
+    const words = 3 * rows + 1 + (PER_CANDIDATE + Number(hasMargins)) * m + scored;
+    this.#hasPlanner = buffer.byteLength > 4 * words + m + rows;
+    this.scores = new Float32Array(buffer, 4 * (words - scored + (this.#hasPlanner ? m : 0)), scored);
   }
 
   /** NON_FINITE where the model gave row r no numbers. @param name of the row in the message */
@@ -73,7 +78,8 @@ export class StepResult {
     const at = 4 * (3 * rows + 1 + first);
     const next = 4 * m;
     const planner = this.#hasPlanner ? 1 : 0;
-    const bytes = 4 * (3 * rows + 1 + (PER_CANDIDATE + planner + Number(this.#hasMargins)) * m);
+    const words = 3 * rows + 1 + (PER_CANDIDATE + planner + Number(this.#hasMargins)) * m;
+    const bytes = 4 * (words + this.scores.length);
     return {
       timestep: this.#timesteps[r],
       positions: new Int32Array(buffer, at, count),
@@ -102,17 +108,20 @@ const NO_NUMBERS = new Float32Array(0);
 /**
  * Reads the buffer of a step over R rows with `selectedOnly`, of S selected candidates, in this order: offsets (R + 1)
  * and which rows failed (R); positions, tokens, logProbs, confidences and probabilities (S); of planner rules the offsets
- * (R + 1) of the candidates and their logLikelihoods.
+ * (R + 1) of the candidates and their logLikelihoods; the log-probabilities of P scored tokens.
  */
 export class SelectedResult {
   readonly #words: Int32Array;
   readonly #floats: Float32Array;
   readonly #rows: number;
+  /** (P) log-probabilities of scored tokens. */
+  readonly scores: Float32Array;
 
-  constructor(buffer: ArrayBuffer, rows: number) {
+  constructor(buffer: ArrayBuffer, rows: number, scored = 0) {
     this.#words = new Int32Array(buffer);
     this.#floats = new Float32Array(buffer);
     this.#rows = rows;
+    this.scores = this.#floats.subarray(this.#floats.length - scored);
   }
 
   /** NON_FINITE where the model gave row r no numbers. @param name of the row in the message */
@@ -136,7 +145,7 @@ export class SelectedResult {
       confidences: floats.subarray(from + 3 * count, to + 3 * count),
       probabilities: floats.subarray(from + 4 * count, to + 4 * count),
       logLikelihoods:
-        words.length > likelihoods
+        words.length - this.scores.length > likelihoods
           ? floats.subarray(values + words[likelihoods + r], values + words[likelihoods + r + 1])
           : NO_NUMBERS,
     };

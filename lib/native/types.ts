@@ -259,6 +259,8 @@ export interface NativeStepRule {
   mayRest?: boolean;
   /** See `forcedStep` of GenerateOptions. Default false: "exact". */
   referenceLikelihood?: boolean;
+  /** With rule "none": rows that have tokens scored (`scores`) in place of drawn ones. Default false. */
+  scored?: boolean;
 }
 
 /** One step of some rows, none of which depends on the others. */
@@ -289,6 +291,11 @@ export interface NativeStepRequest {
   counts?: Int32Array | null;
   /** (R) for 'coin': the probability of each position. */
   chances?: Float64Array | null;
+  /**
+   * With a rule that is `scored`: offsets (M + 1) over the candidates of all rows, and for each of a scored row at least
+   * one token whose log-probability is wanted, for others none.
+   */
+  scores?: { offsets: Int32Array; tokens: Int32Array } | null;
   /** A candidate whose position before is not computed is scored from its own. Default false: an error. */
   shiftInside?: boolean;
   /** The result is what was selected alone (`SelectedResult`). Default false. */

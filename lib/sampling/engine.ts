@@ -15,7 +15,8 @@ import { EngineRow, Job, type RowStepEvent, type Submission, type SubmitOptions 
 import { KvArena, storageName } from './kv-arena';
 import { Lane } from './lane';
 import { chosenOf, finishPass, forcedBy, passRequest, RowTask, type Rules, rulesOf, selectsAll } from './pass';
-import type { RowInput, RowOutcome } from './rows/row';
+import type { Row, RowInput, RowOutcome } from './rows/row';
+import { type ScoredInput, ScoredRow } from './rows/scored-row';
 import { type Denoisable, type DenoiseSettings, openRows } from './settings';
 
 /** Passes that took less than it on average would let a pass be longer. */
@@ -26,6 +27,36 @@ const MOST_TOKENS = 8192;
 const MOST_DELAY = 2 ** 31 - 1;
 /** Different rules that are remembered. */
 const MOST_RULES = 1000;
+
+/** The rule of rows that have tokens scored. */
+const SCORING: NativeStepRule = { rule: 'none', scored: true };
+/** What passes read of the settings of such rows. */
+const SCORING_SETTINGS: DenoiseSettings = {
+  sampler: { type: 'confidence', threshold: 1, steps: null },
+  cache: { type: 'none' },
+  blockLength: null,
+  temperature: 0,
+  topK: null,
+  topP: 1,
+  scores: null,
+  topPFirst: false,
+  finishesBlock: false,
+  seed: 0n,
+  firstRow: 0,
+  stopAtEos: false,
+  tempered: false,
+  referenceLikelihood: false,
+  reference: false,
+  signal: undefined,
+};
+const SCORING_RULES: Rules = {
+  settings: SCORING_SETTINGS,
+  drawing: SCORING,
+  greedy: SCORING,
+  finishing: SCORING,
+  count: null,
+  chance: null,
+};
 
 /** What an engine does at the moment. */
 export interface EngineState {
@@ -92,7 +123,10 @@ export class Engine {
     const outcomes = new Promise<RowOutcome[]>((resolve, reject) => {
       options.signal?.throwIfAborted();
       if (inputs.length === 0) return resolve([]);
-      job = this.#open(inputs, settings, options);
+      const rules = this.#shared(rulesOf(this.#target.config, settings));
+      const storage = cacheStorage(settings.cache, rules.drawing.planner === true);
+      if (storage) for (const { ids } of inputs) this.#arena.check(ids.length, storage);
+      job = this.#open(inputs.length, () => openRows(this.#target, inputs, settings), rules, storage, options);
       job.settle = { resolve, reject };
     });
     return {
@@ -103,17 +137,34 @@ export class Engine {
     };
   }
 
-  #open(inputs: readonly RowInput[], settings: DenoiseSettings, options: SubmitOptions): Job {
+  /**
+   * Log-probabilities of tokens at the masks of rows, which take part in one pass together with whatever rows there are:
+   * their bits depend on each row alone. They come in the order of the rows, each row's position by position, or the
+   * promise rejects as that of `submit`.
+   */
+  score(inputs: readonly ScoredInput[], options: SubmitOptions = {}): Promise<Float32Array[]> {
+    const { maskTokenId } = this.#target.config;
+    return new Promise((resolve, reject) => {
+      options.signal?.throwIfAborted();
+      if (inputs.length === 0) return resolve([]);
+      const rows = inputs.map((input, index) => new ScoredRow(index, input, maskTokenId));
+      const job = this.#open(rows.length, () => rows, SCORING_RULES, null, options);
+      job.settle = { resolve: () => resolve(rows.map(({ scores }) => scores!)), reject };
+    });
+  }
+
+  #open(
+    count: number,
+    open: () => Row[],
+    rules: Rules,
+    storage: NativeCacheOptions | null,
+    options: SubmitOptions,
+  ): Job {
     const { signal, deadline, onDeadline = 'fail', priority = 5 } = options;
-    const rules = this.#shared(rulesOf(this.#target.config, settings));
-    const storage = cacheStorage(settings.cache, rules.drawing.planner === true);
-    if (storage) for (const { ids } of inputs) this.#arena.check(ids.length, storage);
     const { maxQueue } = this.#options;
-    if (maxQueue !== null && this.#waiting.length + inputs.length > maxQueue + this.#room())
+    if (maxQueue !== null && this.#waiting.length + count > maxQueue + this.#room())
       throw new DUltraError('OVERLOADED', `the queue of ${maxQueue} rows is full`);
-    const rows = openRows(this.#target, inputs, settings).map(
-      (row, index) => new EngineRow(new RowTask(row, rules), index, priority),
-    );
+    const rows = open().map((row, index) => new EngineRow(new RowTask(row, rules), index, priority));
     const job = new Job(rows, this.#lane(storage, rules.drawing.planner === true), options);
     // A handle of its own: a model that is disposed meanwhile lives until its rows are finished.
     this.#model ??= this.#target.native.share();
@@ -356,11 +407,19 @@ export class Engine {
 
   #apply(rows: readonly EngineRow[], buffer: ArrayBuffer, readsAll: boolean): void {
     const hasMargins = readsAll && rows.some(({ task }) => task.rule.byMargin);
-    const whole = readsAll ? new StepResult(buffer, rows.length, hasMargins) : null;
-    const selected = readsAll ? null : new SelectedResult(buffer, rows.length);
+    let scored = 0;
+    for (const { row } of rows) if (row instanceof ScoredRow) scored += row.tokenCount;
+    const whole = readsAll ? new StepResult(buffer, rows.length, hasMargins, scored) : null;
+    const selected = readsAll ? null : new SelectedResult(buffer, rows.length, scored);
+    const { scores } = (whole ?? selected)!;
+    scored = 0;
     for (let r = 0; r < rows.length; r++) {
       const engineRow = rows[r];
       const { task, job, row } = engineRow;
+      if (row instanceof ScoredRow) {
+        row.scores = scores.slice(scored, scored + row.tokenCount);
+        scored += row.tokenCount;
+      }
       if (job.isDone) continue;
       try {
         const failure = (whole ?? selected)!.failure(r, task.rules.settings.firstRow + row.index);

@@ -4,6 +4,7 @@ import type { ModelConfig } from '../model/config';
 import type { NativeCache, NativeStepRequest, NativeStepRule, StepRow } from '../native';
 import { concatenate, numbersOf, packPositions, range } from '../packing';
 import type { BlockProgress, Row, RowStep } from './rows/row';
+import { ScoredRow } from './rows/scored-row';
 import { definitionOf, ruleRequest } from './samplers';
 import type { DenoiseSettings, RecordedUniforms } from './settings';
 import type { DenoiseRow } from './types';
@@ -126,6 +127,16 @@ function runsOf(tasks: readonly RowTask[]): Pick<NativeStepRequest, 'rules' | 'r
   return rules.length === 1 ? { rules } : { rules, ruleOffsets: Int32Array.from([...offsets, tasks.length]) };
 }
 
+/** The tokens that rows have scored, candidate by candidate; null where none has any. */
+function scoresOf(tasks: readonly RowTask[]): NativeStepRequest['scores'] {
+  if (!tasks.some(({ row }) => row instanceof ScoredRow)) return null;
+  const lists = tasks.flatMap(({ row }) =>
+    row instanceof ScoredRow ? row.tokens : new Array<Int32Array>(row.candidates.length).fill(NO_TOKENS),
+  );
+  const { offsets, positions: tokens } = packPositions(lists);
+  return { offsets, tokens };
+}
+
 /** The native request of a pass over rows whose candidates and queries are set. With a cache they ascend in it. */
 export function passRequest(tasks: readonly RowTask[], options: PassOptions): NativeStepRequest {
   const { config, cache, recorded, step = 0 } = options;
@@ -158,6 +169,7 @@ export function passRequest(tasks: readonly RowTask[], options: PassOptions): Na
     chances: tasks.some(({ rules }) => rules.chance !== null)
       ? numbersOf(tasks, Float64Array, ({ chance }) => chance)
       : null,
+    scores: scoresOf(tasks),
     shiftInside: tasks[0].rules.settings.reference,
     selectedOnly: options.selectedOnly,
     uniforms: draws && {
@@ -168,6 +180,7 @@ export function passRequest(tasks: readonly RowTask[], options: PassOptions): Na
 }
 
 const NONE = new Float32Array(0);
+const NO_TOKENS = new Int32Array(0);
 const ALL = new Uint8Array(256).fill(1);
 
 /** What a pass says of a row, as rows read it: of results that have what was selected alone, all is. */

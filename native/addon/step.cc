@@ -46,6 +46,7 @@ Bytes whole_result(const StepResult& result) {
   bytes.add(result.probabilities);
   bytes.add(result.log_likelihoods);
   bytes.add(result.margins);
+  bytes.add(result.scores);
   bytes.add(result.selected);
   bytes.add(result.forced);
   return bytes;
@@ -72,9 +73,11 @@ Bytes selected_result(const StepResult& result, bool has_likelihoods) {
   bytes.add(selected_of(result, result.log_probs));
   bytes.add(selected_of(result, result.confidences));
   bytes.add(selected_of(result, result.probabilities));
-  if (!has_likelihoods) return bytes;
-  bytes.add(result.offsets);
-  bytes.add(result.log_likelihoods);
+  if (has_likelihoods) {
+    bytes.add(result.offsets);
+    bytes.add(result.log_likelihoods);
+  }
+  bytes.add(result.scores);
   return bytes;
 }
 
@@ -91,6 +94,7 @@ StepRule read_rule(const Napi::Object& object) {
   rule.planner = get_bool(object, "planner", rule.planner);
   const std::string name = get_string(object, "rule");
   rule.select = name != "none";
+  rule.scored = get_bool(object, "scored", rule.scored);
   if (rule.select) rule.rule = get_rule(env, name);
   rule.planner_temperature = float(get_number(object, "plannerTemperature", rule.planner_temperature));
   rule.probability_scale = float(get_number(object, "probabilityScale", rule.probability_scale));
@@ -141,6 +145,10 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
   request->rule_offsets = get_optional_array<int32_t>(object, "ruleOffsets");
   request->counts = get_optional_array<int32_t>(object, "counts");
   request->chances = get_optional_array<double>(object, "chances");
+  if (const Napi::Value list = object.Get("scores"); !absent(list)) {
+    request->score_offsets = get_array<int32_t>(to_object(list, "scores"), "offsets");
+    request->score_tokens = get_array<int32_t>(to_object(list, "scores"), "tokens");
+  }
   request->shift_inside = get_bool(object, "shiftInside", request->shift_inside);
   if (const Napi::Value uniforms = object.Get("uniforms"); !absent(uniforms)) {
     request->token_uniforms = get_optional_array<double>(to_object(uniforms, "uniforms"), "token");

@@ -1,6 +1,7 @@
 #include "model/step.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "model/trace.h"
@@ -55,6 +56,7 @@ class Step {
         selects_(any_rule([](const StepRule& rule) { return rule.select; })) {
     check();
     list_candidates();
+    list_scores();
     result_.non_finite.assign(request.rows(), -1);
   }
 
@@ -224,6 +226,46 @@ class Step {
     chances_ = request_.chances;
   }
 
+  // The tokens that are scored: of each candidate the probability of one token is computed, the same one whichever are
+  // asked for, and the logits of it and of the others are taken, whose differences say the rest.
+  void list_scores() {
+    const std::vector<int32_t>&offsets = request_.score_offsets, &tokens = request_.score_tokens;
+    const size_t m = candidates();
+    if (any_rule([](const StepRule& rule) { return rule.scored; }))
+      offsets_of_lists(offsets, tokens, m, "scores");
+    else
+      check_argument(offsets.empty() && tokens.empty(), "scores: expected none where no rule is scored");
+    if (tokens.empty()) return;
+    for_rules([&](const StepRule& rule, int32_t row, int32_t row_end) {
+      check_argument(!rule.scored || (!rule.select && !(rule.temperature > 0) && rule.exclude_mask),
+                     "rules: a scored one selects nothing, and draws no tokens");
+      for (size_t i = size_t(result_.offsets[size_t(row)]); i < size_t(result_.offsets[size_t(row_end)]); ++i)
+        check_argument((offsets[i + 1] > offsets[i]) == rule.scored,
+                       "scores: expected tokens for each candidate of a scored row, and for no other");
+    });
+    const int32_t known = config_.mask_token == 0 ? 1 : 0;
+    const int64_t rows = head_rows(config_.embedding_size);
+    std::vector<int32_t> index;
+    const auto add = [&](size_t i, int32_t token) {
+      check_argument(token >= 0 && token < config_.embedding_size && token != config_.mask_token,
+                     "scores: expected tokens of the vocabulary other than the mask");
+      index.push_back(int32_t(int64_t(i) % rows * config_.embedding_size + token));
+    };
+    logit_offsets_ = {0};
+    for (size_t i = 0; i < m; ++i) {
+      if (offsets[i + 1] > offsets[i]) add(i, known);
+      for (int32_t p = offsets[i]; p < offsets[i + 1]; ++p) add(i, tokens[size_t(p)]);
+      logit_offsets_.push_back(int32_t(index.size()));
+    }
+    known_ = std::vector<int32_t>(m, known);
+    logit_index_ = std::move(index);
+  }
+  // Logits that are taken of the candidates before i; with the last of them go those that fill up.
+  int64_t logits_before(int64_t i) const {
+    const int32_t count = i < int64_t(logit_offsets_.size()) ? logit_offsets_[size_t(i)] : logit_offsets_.back();
+    return count == logit_offsets_.back() ? int64_t(logit_index_.size()) : count;
+  }
+
   // Brings the number of candidates to one of few. What is added repeats the last candidate and decides nothing.
   void pad() {
     RowSubset& subset = pass_->candidates;
@@ -232,6 +274,10 @@ class Step {
     repeat(subset.rows.change());
     repeat(subset.positions.change());
     repeat(at_.change());
+    if (!logit_index_.empty()) {
+      repeat(known_.change());
+      logit_index_.change().resize(size_t(rounded_candidates(int64_t(logit_index_.size()))), logit_index_.back());
+    }
     // They belong to the row of the candidate that they repeat; rows behind it have none.
     for (int32_t& offset : subset.offsets.change())
       if (offset == m) offset = int32_t(all);
@@ -247,6 +293,8 @@ class Step {
     to.put(forbidden_);
     to.put(counts_);
     to.put(chances_);
+    to.put(known_);
+    to.put(logit_index_);
     to.put(ids_in_);
     inputs_end_ = results_begin_ = to.bytes();
     const size_t m = size_t(pass_->candidates.size()), decided = selects_ ? m : 0;
@@ -256,6 +304,7 @@ class Step {
     entropies_ = to.room<float>(m);
     margins_ = to.room<float>(wants_margins_ ? m : 0);
     planner_logits_ = to.room<float>(wants_planner_ ? m : 0);
+    logits_ = to.room<float>(logit_index_.size());
     finite_ = to.room<uint8_t>(m);
     probabilities_ = to.room<float>(decided);
     log_likelihoods_ = to.room<float>(decided);
@@ -287,6 +336,9 @@ class Step {
                       end = std::min<int64_t>(first + count, pass_->candidates.offsets[size_t(row_end)]);
         if (begin < end) sample(rule, begin, end - begin, chunk + (begin - first) * config_.embedding_size);
       });
+      if (logit_index_.empty()) return;
+      const int64_t from = logits_before(first), to = logits_before(first + count);
+      if (from < to) context.backend.gather_rows(logits_ + from, chunk, logit_index_.data() + from, to - from, 1);
     });
     for_rules([&](const StepRule& rule, int32_t row, int32_t row_end) {
       if (rule.select) unmask(rule, row, row_end);
@@ -303,6 +355,7 @@ class Step {
     args.at = at_.data() + first;
     args.uniforms =
         request_.token_uniforms.empty() ? nullptr : request_.token_uniforms.data() + first * config_.embedding_size;
+    args.given = rule.scored ? known_.data() + first : nullptr;
     args.tempered_log_prob = rule.tempered_log_prob;
     args.top_k = rule.top_k;
     args.top_p = rule.top_p;
@@ -356,6 +409,7 @@ class Step {
     result_.entropies = numbers(entropies_, m);
     if (wants_margins_) result_.margins = numbers(margins_, m);
     if (wants_planner_) result_.planner_logits = numbers(planner_logits_, m);
+    take_scores();
     find_non_finite();
     if (!selects_ || m == 0) return decide_nothing();
     result_.probabilities = numbers(probabilities_, m);
@@ -375,6 +429,18 @@ class Step {
       clear(result_.selected, from, to);
       clear(result_.forced, size_t(row), size_t(row_end));
     });
+  }
+  void take_scores() {
+    const std::vector<int32_t>& offsets = request_.score_offsets;
+    if (logit_index_.empty()) return;
+    result_.scores.resize(request_.score_tokens.size());
+    for (size_t i = 0; i < candidates(); ++i) {
+      const float* logit = logits_ + logit_offsets_[i];
+      // The logarithm of a probability is more exact than its rounded value, where the probability is no tiny number.
+      const double log_prob = confidences_[i] > 1e-30f ? std::log(double(confidences_[i])) : double(log_probs_[i]);
+      for (int32_t p = offsets[i]; p < offsets[i + 1]; ++p)
+        result_.scores[size_t(p)] = float(double(logit[1 + p - offsets[i]]) - double(logit[0]) + log_prob);
+    }
   }
   void find_non_finite() {
     for (size_t r = 0; r < request_.rows(); ++r)
@@ -404,17 +470,20 @@ class Step {
   StepResult result_;
 
   // What the operations read beside the pass. Candidates may be padded, from `result_.offsets.back()` on.
-  HostArray<int32_t> ids_in_;          // (N)
-  std::vector<uint8_t> is_candidate_;  // (N)
-  HostArray<rng::Coordinates> at_;     // (M)
-  HostArray<uint8_t> forbidden_;       // (M) padding; empty if there is none
-  HostArray<int32_t> counts_;          // (R) or empty
-  HostArray<double> chances_;          // (R) or empty
+  HostArray<int32_t> ids_in_;           // (N)
+  std::vector<uint8_t> is_candidate_;   // (N)
+  HostArray<rng::Coordinates> at_;      // (M)
+  HostArray<uint8_t> forbidden_;        // (M) padding; empty if there is none
+  HostArray<int32_t> counts_;           // (R) or empty
+  HostArray<double> chances_;           // (R) or empty
+  HostArray<int32_t> known_;            // (M) the token whose probability is computed; empty if none is scored
+  HostArray<int32_t> logit_index_;      // numbers of a chunk's logits; padding repeats the last. Likewise
+  std::vector<int32_t> logit_offsets_;  // (M + 1) of those of each candidate, without padding
 
   // Where results go in the exchange: (M) each, forced (R).
   int32_t* tokens_ = nullptr;
   float *log_probs_ = nullptr, *confidences_ = nullptr, *entropies_ = nullptr, *margins_ = nullptr,
-        *planner_logits_ = nullptr, *probabilities_ = nullptr, *log_likelihoods_ = nullptr;
+        *planner_logits_ = nullptr, *probabilities_ = nullptr, *log_likelihoods_ = nullptr, *logits_ = nullptr;
   uint8_t *finite_ = nullptr, *selected_ = nullptr, *forced_ = nullptr;
   size_t inputs_end_ = 0, results_begin_ = 0, end_ = 0;  // bytes of the exchange
 };

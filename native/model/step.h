@@ -19,6 +19,7 @@ struct StepRule {
   bool exclude_mask = true;
   bool planner = false;  // planner logits are wanted
   bool select = true;    // false: only propose tokens
+  bool scored = false;   // of rows that only have tokens scored, StepRequest::score_tokens; selects nothing
   UnmaskRule rule = UnmaskRule::kThreshold;
   float planner_temperature = 1, probability_scale = 1;
   double threshold = 0, factor = 0;
@@ -50,6 +51,9 @@ struct StepRequest {
   std::vector<uint32_t> steps;        // (R)
   std::vector<int32_t> counts;        // (R) counted rules, or empty
   std::vector<double> chances;        // (R) kCoin, or empty
+  // (M + 1), (P): tokens whose log-probabilities are wanted, of each candidate of rows with StepRule::scored at least
+  // one and of others none; or both empty
+  std::vector<int32_t> score_offsets, score_tokens;
   // Of a model whose head is a position ahead: a candidate whose position before is not computed is scored from its
   // own, as the reference's cached decoders do, in place of an error.
   bool shift_inside = false;
@@ -66,6 +70,7 @@ struct StepResult {
   std::vector<float> log_probs, confidences, entropies, margins, planner_logits, probabilities, log_likelihoods;
   std::vector<uint8_t> selected, forced;  // forced (R)
   // margins: empty unless by_margin
+  std::vector<float> scores;     // (P) log-probabilities of `score_tokens`, untempered
   std::vector<float> timesteps;  // (R) 1 - masks / row length, before the step
   // (R) -1, or where the row has a NaN or infinite logit, so that nothing else of it means anything: 2 * position of
   // the first, + 1 where it is the planner's

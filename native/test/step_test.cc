@@ -2,7 +2,9 @@
 // Exchanges by themselves. On the CPU backend nothing is recorded: there the tests say that an exchange changes
 // nothing.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <thread>
 
@@ -278,6 +280,102 @@ DULTRA_TEST(step_rows_without_candidates, small, slow_with_threads) {
             step);
     }
   }
+}
+
+// Rows whose candidates have tokens scored, beside rows that are denoised: log-probabilities are those of the model's
+// logits, and the bits those of each row alone, recorded or not.
+DULTRA_TEST(step_scores_tokens, small, slow_with_threads) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 62);
+  const auto direct = load_direct(checkpoint), model = checkpoint.load(2);
+  StepRule scored, denoised;
+  scored.scored = true;
+  scored.select = false;
+  denoised.rule = UnmaskRule::kFixed;
+  denoised.temperature = 0.7f;
+  const std::vector<int32_t> lengths{9, 21, 13, 30};
+  // Tokens of each of a row's candidates, which are the masks of rows 0, 1 and 3.
+  const std::vector<std::vector<std::vector<int32_t>>> tokens{
+      {{3}, {48, 0, 3}}, {{7, 7, 12}}, {}, {{1}, {2}, {0, 1, 2, 3, 4, 5, 6, 40}}};
+  const auto request_of = [&](const std::vector<size_t>& rows) {
+    StepRequest request;
+    request.offsets = request.rule_offsets = request.candidate_offsets = request.score_offsets = {0};
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const size_t r = rows[i];
+      const int32_t masks = tokens[r].empty() ? 5 : int32_t(tokens[r].size());
+      for (int32_t p = 0; p < lengths[r]; ++p) {
+        const bool masked = p >= 3 && p < 3 + masks;
+        request.ids.push_back(masked ? 49 : (7 * int32_t(r) + p) % 49);
+        if (!masked) continue;
+        request.candidates.push_back(p);
+        if (!tokens[r].empty())
+          for (int32_t token : tokens[r][size_t(p - 3)]) request.score_tokens.push_back(token);
+        request.score_offsets.push_back(int32_t(request.score_tokens.size()));
+      }
+      request.offsets.push_back(int32_t(request.ids.size()));
+      request.candidate_offsets.push_back(int32_t(request.candidates.size()));
+      request.rules.push_back(tokens[r].empty() ? denoised : scored);
+      request.rule_offsets.push_back(int32_t(i) + 1);
+      request.window_ends.push_back(lengths[r]);
+      request.seeds.push_back(5);
+      request.row_keys.push_back(uint32_t(r));
+      request.steps.push_back(0);
+      request.counts.push_back(2);
+    }
+    // Nothing is scored.
+    if (request.score_tokens.empty()) request.score_offsets.clear();
+    return request;
+  };
+  for (const std::vector<size_t>& order : {std::vector<size_t>{0, 1, 2, 3}, {2, 3, 0, 1}, {3, 2, 1, 0}}) {
+    const StepRequest all = request_of(order);
+    const StepResult expected = run_step(*direct, all, nullptr);
+    CHECK(expected.scores.size() == all.score_tokens.size() && !expected.scores.empty(), "scores");
+    // The third time repeats what the second recorded.
+    for (int round = 0; round < 3; ++round) {
+      const StepResult result = run_step(*model, all, nullptr);
+      CHECK(equal(result, expected) && equal(result.scores, expected.scores), "round ", round);
+    }
+    size_t at = 0;
+    for (size_t i = 0; i < order.size(); ++i) {
+      const size_t r = order[i];
+      const StepRequest own = request_of({r});
+      const StepResult alone = run_step(*model, own, nullptr);
+      CHECK(same_bits(alone.scores.data(), expected.scores.data() + at, alone.scores.size()), "row ", r, " alone");
+      at += alone.scores.size();
+      CHECK(std::equal(alone.tokens.begin(), alone.tokens.end(), expected.tokens.begin() + expected.offsets[i]), "row ",
+            r);
+      if (tokens[r].empty()) continue;
+      ForwardRequest forward;
+      forward.ids = own.ids;
+      forward.offsets = own.offsets;
+      forward.logits = true;
+      const std::vector<float> logits = run_forward(*direct, forward, nullptr).logits;
+      size_t place = 0;
+      for (size_t c = 0; c < tokens[r].size(); ++c) {
+        const float* x = logits.data() + (c + 3) * size_t(checkpoint.config.embedding_size);
+        double sum = 0;
+        for (int64_t token = 0; token < checkpoint.config.embedding_size; ++token)
+          if (token != 49) sum += std::exp(double(x[token]));
+        for (int32_t token : tokens[r][c]) {
+          const double log_prob = double(x[token]) - std::log(sum);
+          CHECK(std::fabs(alone.scores[place] - log_prob) < 1e-5, "row ", r, " ", alone.scores[place], " for ",
+                log_prob);
+          ++place;
+        }
+      }
+    }
+  }
+  const auto refused = [&](const std::function<void(StepRequest&)>& change) {
+    StepRequest request = request_of({0, 2});
+    change(request);
+    return thrown([&] { run_step(*model, request, nullptr); }) == int(ErrorCode::kInvalidArgument);
+  };
+  CHECK(refused([](StepRequest& it) { it.score_tokens[0] = 49; }), "the mask");
+  CHECK(refused([](StepRequest& it) { it.score_tokens[0] = -1; }), "no token");
+  CHECK(refused([](StepRequest& it) { it.score_tokens.back() = 1 << 20; }), "no token");
+  CHECK(refused([](StepRequest& it) { it.score_offsets[1] = 0; }), "a candidate without tokens");
+  CHECK(refused([](StepRequest& it) { it.score_offsets.back() = 9; }), "too few tokens");
+  CHECK(refused([](StepRequest& it) { it.rules[0].select = true; }), "a rule that selects");
+  CHECK(refused([](StepRequest& it) { it.rules[0].scored = false; }), "tokens of a row that is not scored");
 }
 
 // Rows with rules, seeds and ranges of a cache of their own: each gets the bits that it gets alone, wherever it lies.
