@@ -13,7 +13,7 @@ const { machine, table, writeReport } = require('./lib/report.cjs');
 const HELP = `npm run bench -- [--only WORDS] [--threads 1,2] [--out FOLDER] [--quick] [--against FILE]
 
   --only WORDS    groups whose name contains one of the words (comma-separated): forward, cached, products, operations, experts,
-                  generate, families, training, memory, sandbox
+                  generate, decisions, families, training, memory, sandbox
   --threads LIST  thread counts. Default: 1, and all cores
   --out FOLDER    where <date>-<device>[-<groups>].json and .md go. Default: bench/results
   --against FILE  fail where a ratio to a contender is smaller than in FILE, an earlier result of the same device, by more than 15 %
@@ -28,6 +28,7 @@ const GROUPS = {
   operations: () => require('./cases/native.cjs').operations,
   experts: () => require('./cases/native.cjs').experts,
   generate: () => require('./cases/generate.cjs'),
+  decisions: () => require('./cases/decisions.cjs'),
   families: () => require('./cases/families.cjs'),
   training: () => require('./cases/training.cjs'),
   memory: () => require('./cases/memory.cjs'),

@@ -4,11 +4,30 @@ import './bundled';
 
 export * as datasets from './data';
 export type { Example, TaskDataset } from './data/dataset';
+export type {
+  AnswerBasis,
+  BooleanAnswer,
+  ChoiceAnswer,
+  DecideOptions,
+  DecisionAnswer,
+  DecisionState,
+  Decisions,
+  RefusalAnswer,
+  ScoreAnswer,
+} from './decisions/decide';
+export type { DecisionExample } from './decisions/example';
+export { type Calibration, type DecisionFile, type DecisionSettings, parseDecisionFile } from './decisions/file';
+export type { ConfidenceForm } from './decisions/probability';
+export type { BooleanQuestion, ChoiceQuestion, Question, QuestionType, ScoreQuestion } from './decisions/questions';
+export type { DecisionTemplate, DecisionTemplates, Scorer } from './decisions/template';
 export { diagnose, type Finding } from './diagnose';
 export * as distributed from './distributed';
 export type { StoredDType } from './dtypes';
 export { DUltraError, ERROR_CODES, type ErrorCode, isDUltraError, isOptionError, type OptionError } from './errors';
 export { type AupOptions, accuracyUnderParallelism, type ParallelismPoint } from './evaluation/aup';
+export { type CalibrateOptions, type CalibrationReport, calibrate, type TypeCalibration } from './evaluation/calibrate';
+export type { DecisionFigures, Figure } from './evaluation/calibration-metrics';
+export { calibrationPage } from './evaluation/calibration-page';
 export {
   type Campaign,
   type CampaignCurve,

@@ -16,6 +16,7 @@ export const Purpose = {
   mixture: 9,
   redraws: 10,
   scores: 11,
+  calibration: 12,
 } as const;
 
 /** The finaliser of SplitMix64: a bijection that scrambles bits. */

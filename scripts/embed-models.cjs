@@ -3,7 +3,7 @@
 //
 //   node scripts/embed-models.cjs world runs/world/planner/final runs/world/grpo-0/final
 //   node scripts/embed-models.cjs word-problems runs/tiny-planner/final runs/tiny-grpo/final
-const { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } = require('node:fs');
+const { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { loadModel } = require('../dist/index.js');
@@ -33,8 +33,12 @@ const TASKS = {
 
 async function embed(from, name, sampler, { dtype, length }) {
   const to = path.join(root, 'models', name);
+  // How questions are asked follows from the data, not from the weights.
+  const decisions = path.join(to, 'decision.json');
+  const asked = existsSync(decisions) ? readFileSync(decisions) : null;
   rmSync(to, { recursive: true, force: true });
   mkdirSync(to, { recursive: true });
+  if (asked) writeFileSync(decisions, asked);
   const saved = mkdtempSync(path.join(os.tmpdir(), 'dultra-embed-'));
   const model = await loadModel(from, { device: 'cpu' });
   await model.save(saved, { dtype });

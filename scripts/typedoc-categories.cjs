@@ -6,6 +6,7 @@ const { Comment, CommentTag, Converter } = require('typedoc');
 const lib = path.resolve(__dirname, '..', 'lib');
 const CATEGORIES = [
   [/^generation\/|^types\.ts$/, 'Generating text'],
+  [/^decisions\//, 'Decisions'],
   [/^sampling\//, 'Samplers and caches'],
   [/^hub\/|^model\/(load|download|create|save|planner-head|adapter|config|tokenizer|train-tokenizer|causal)/, 'Models'],
   [/^data\//, 'Data'],

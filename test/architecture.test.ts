@@ -35,6 +35,7 @@ describe('TypeScript', () => {
     'lib/hub',
     'lib/model',
     'lib/sampling',
+    'lib/decisions',
     'lib/generation',
     'lib/grading',
     'lib/data',

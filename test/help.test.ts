@@ -6,9 +6,11 @@ import { inOneProcess } from './command-line';
 const COMMANDS = [
   'generate',
   'chat',
+  'decide',
   'train',
   'distill',
   'eval',
+  'calibrate',
   'bench',
   'merge',
   'pull',

@@ -8,7 +8,7 @@ import { printData } from './output';
 
 /** A line of the output. */
 export type BatchRecord = { line: number; id?: unknown; key: string } & (
-  | { seed: number | string; text?: string; ids?: number[]; [figure: string]: unknown }
+  | { seed?: number | string; text?: string; ids?: number[]; [figure: string]: unknown }
   | { error: string }
 );
 
@@ -19,7 +19,7 @@ export class BatchOutput {
   #unlock: (() => Promise<void>) | null = null;
   /** Lines that failed. */
   failed = 0;
-  /** What the file has: "line seed", or "line" for an error, to the key. */
+  /** What the file has: "line seed", or "line" for an error and where there are no seeds, to the key. */
   readonly #done = new Map<string, string>();
 
   constructor(file: string | undefined) {
@@ -72,7 +72,8 @@ export class BatchOutput {
   #remember(record: BatchRecord): void {
     const isError = 'error' in record;
     if (isError) this.failed++;
-    this.#done.set(isError ? `${record.line}` : `${record.line} ${record.seed}`, record.key);
+    const isWhole = 'error' in record || record.seed === undefined;
+    this.#done.set(isWhole ? `${record.line}` : `${record.line} ${record.seed}`, record.key);
   }
 
   /** Whether the file has a completion. @throws UsageError where it has another one in its place */

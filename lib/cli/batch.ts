@@ -98,7 +98,8 @@ const isOfPrompt = (error: unknown): error is Error =>
   isDUltraError(error, 'NO_TOKENIZER') ||
   isDUltraError(error, 'BAD_CHECKPOINT');
 
-async function countLines(file: string): Promise<number> {
+/** Lines of a file that say something. */
+export async function countLines(file: string): Promise<number> {
   let count = 0;
   for await (const line of readLines(createReadStream(file), file))
     if ('error' in line || line.text.trim() !== '') count++;
@@ -106,15 +107,20 @@ async function countLines(file: string): Promise<number> {
 }
 
 /** Lines done, on a terminal: with a bar where their number is known. */
-class BatchProgress {
-  readonly #bar = new ProgressBar('{bar} {value}/{total} prompts{left}');
+export class BatchProgress {
+  readonly #bar: ProgressBar;
   readonly #line = new StatusLine(process.stderr);
   readonly #total: number | null;
   #begin: { done: number; time: number } | null = null;
   #done = 0;
 
-  constructor(total: number | null) {
+  /** @param what lines are */
+  constructor(
+    total: number | null,
+    readonly what = 'prompts',
+  ) {
     this.#total = total;
+    this.#bar = new ProgressBar(`{bar} {value}/{total} ${what}{left}`);
   }
 
   /** The first prompts are being computed. */
@@ -132,7 +138,7 @@ class BatchProgress {
 
   #show(): void {
     if (!process.stderr.isTTY) return;
-    if (this.#total === null) this.#line.update(`${this.#done} prompts`);
+    if (this.#total === null) this.#line.update(`${this.#done} ${this.what}`);
     else this.#bar.update(this.#done, this.#total, { left: this.#left(this.#total) });
   }
 

@@ -4,7 +4,9 @@
 import { Command, CommanderError } from 'commander';
 import { distributed } from '../index';
 import { register as registerBench } from './commands/bench';
+import { register as registerCalibrate } from './commands/calibrate';
 import { register as registerChat } from './commands/chat';
+import { register as registerDecide } from './commands/decide';
 import { register as registerDistill } from './commands/distill';
 import { register as registerDoctor } from './commands/doctor';
 import { register as registerEval } from './commands/eval';
@@ -52,10 +54,12 @@ function buildProgram(tell: ((text: string) => void) | null): Command {
     );
   registerGenerate(program);
   registerChat(program);
+  registerDecide(program);
   registerServe(program);
   registerTrain(program);
   registerDistill(program);
   registerEval(program);
+  registerCalibrate(program);
   registerBench(program);
   registerMerge(program);
   registerQuantize(program);

@@ -42,6 +42,7 @@ export {
   type WorldSplit,
   world,
 } from './world';
+export { worldDecisions } from './world/decisions';
 
 /** Names of the word-level tasks that are part of the package; {@link world} is the one in ordinary English. */
 export const TASK_NAMES = ['st1', 's1', 't12', 't12w', 'free8', 'freeb8', 'free12', 'sudoku4'] as const;

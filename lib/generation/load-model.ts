@@ -1,4 +1,5 @@
 // From a folder or a hub id to a model that generates.
+import { readDecisions } from '../decisions/file';
 import type { ModelConfig } from '../model/config';
 import { parseDiffusionCheckpoint } from '../model/families';
 import { loadTokenizer } from '../model/load-tokenizer';
@@ -25,7 +26,11 @@ export async function loadModel(
     async readFiles(from, { maskTokenId, embeddingSize, planner }: ModelConfig, generation) {
       const tokenizer = await loadTokenizer(from, maskTokenId, embeddingSize);
       const parts = { hasPlanner: planner !== null, hasTokenizer: tokenizer !== null };
-      return { tokenizer, generationDefaults: generationDefaults(generation, parts) };
+      const decisions = await readDecisions(
+        typeof from === 'string' ? from : null,
+        tokenizer?.hasChatTemplate === true,
+      );
+      return { tokenizer, generationDefaults: generationDefaults(generation, parts), decisions };
     },
   });
   const { folder, storedDtype, json, files, native } = checkpoint;

@@ -1,5 +1,8 @@
 // The public handle of a loaded model.
 import { createHash } from 'node:crypto';
+import { type DecideOptions, type DecisionState, type Decisions, decide } from '../decisions/decide';
+import type { DecisionSettings } from '../decisions/file';
+import type { Question } from '../decisions/questions';
 import type { StoredDType } from '../dtypes';
 import { DUltraError, optionError } from '../errors';
 import { Adapter, applyAdapter, checkAdaptable, readAdapter } from '../model/adapter';
@@ -46,11 +49,17 @@ export class MaskedDiffusionModel {
   readonly info: NativeModelInfo;
   /** Defaults of the options of `generate`, from generation_config.json. */
   readonly generationDefaults: GenerationDefaults;
+  /** How `decide` asks, from decision.json or built in; questions that the checkpoint knows, and its calibration. */
+  readonly decisions: DecisionSettings;
   readonly #native: NativeModel;
   readonly #engine: Engine;
   readonly #encoding: Encoding;
   readonly #configJson: Record<string, unknown>;
   #disposed = false;
+  /** Hash of weights that nothing has changed so far. */
+  #hash: Promise<string> | null = null;
+  /** There has been a trainer, which may change them at any time. */
+  #mayChange = false;
 
   /** @internal Use `loadModel`. */
   constructor(parts: {
@@ -59,6 +68,7 @@ export class MaskedDiffusionModel {
     configJson: Record<string, unknown>;
     tokenizer: Tokenizer | null;
     generationDefaults: GenerationDefaults;
+    decisions: DecisionSettings;
     source: string;
     storedDtype: StoredDType;
     engine: EngineOptions;
@@ -70,6 +80,7 @@ export class MaskedDiffusionModel {
     this.#configJson = parts.configJson;
     this.tokenizer = parts.tokenizer;
     this.generationDefaults = parts.generationDefaults;
+    this.decisions = parts.decisions;
     this.source = parts.source;
     this.storedDtype = parts.storedDtype;
     this.info = parts.native.info();
@@ -120,6 +131,26 @@ export class MaskedDiffusionModel {
    */
   chat(options: ChatOptions = {}): ChatSession {
     return new ChatSession(this, options);
+  }
+
+  /**
+   * Answers questions about a state, each with a probability for every option: whether something is so, which of some
+   * options it is, or which level. All questions are asked together, each in a row of its own, so that no answer depends
+   * on the others: adding, leaving out or reordering questions changes no bit of one.
+   *
+   * Probabilities are as good as the model knows this form of question, which `optionMass` says something about; they are
+   * not called calibrated (`calibrated`) without a calibration of this checkpoint, made by `dultra calibrate`.
+   * @param state a text, a value that the model reads as JSON, or messages of a chat. One that is too long is refused
+   * @param questions by name; `model.decisions.questions` are those that the checkpoint was trained on
+   * @throws TypeError, RangeError for options, questions, and for a state that does not fit; DUltraError NO_TOKENIZER,
+   * NON_FINITE, OVERLOADED, OUT_OF_MEMORY, DISPOSED; `signal.reason`.
+   */
+  async decide(
+    state: DecisionState,
+    questions: Readonly<Record<string, Question>>,
+    options: DecideOptions = {},
+  ): Promise<Decisions> {
+    return decide(this.#parts(), state, questions, options);
   }
 
   /**
@@ -206,6 +237,8 @@ export class MaskedDiffusionModel {
    */
   async createTrainer(options: ModelTrainerOptions = {}): Promise<ModelTrainer> {
     this.#checkUsable();
+    this.#mayChange = true;
+    this.#hash = null;
     if (options.lora) checkAdaptable(this.config, resolveLora(options.lora).targets);
     return openTrainer(this.#native, options);
   }
@@ -306,6 +339,16 @@ export class MaskedDiffusionModel {
     if (this.#disposed) throw new DUltraError('DISPOSED', 'this model has been disposed');
   }
 
+  /** `weightsHash`, computed once where nothing can have changed the weights. */
+  #knownHash(): Promise<string> {
+    if (this.#mayChange) return this.weightsHash();
+    this.#hash ??= this.weightsHash().catch((error) => {
+      this.#hash = null;
+      throw error;
+    });
+    return this.#hash;
+  }
+
   /** @internal What a server works on. @throws DUltraError DISPOSED */
   engineParts(): GeneratingModel {
     return this.#parts();
@@ -314,8 +357,17 @@ export class MaskedDiffusionModel {
   /** What forward passes and generation work on. @throws DUltraError DISPOSED */
   #parts(): GeneratingModel {
     this.#checkUsable();
-    const { config, tokenizer, source, generationDefaults } = this;
-    const [engine, encoding] = [this.#engine, this.#encoding];
-    return { native: this.#native, config, tokenizer, source, generationDefaults, engine, encoding };
+    const { config, tokenizer, source, generationDefaults, decisions } = this;
+    return {
+      native: this.#native,
+      config,
+      tokenizer,
+      source,
+      generationDefaults,
+      decisions,
+      engine: this.#engine,
+      encoding: this.#encoding,
+      weightsHash: () => this.#knownHash(),
+    };
   }
 }

@@ -1,9 +1,10 @@
 // From prompts and options to rows of ids with masks, and how they are denoised.
+import type { DecidingModel } from '../decisions/decide';
 import { DUltraError, optionError } from '../errors';
-import { attendedBlock, rowLength } from '../model/blocks';
+import { attendedBlock, rowLength, wholeRow } from '../model/blocks';
 import type { ModelConfig } from '../model/config';
 import { familyOf } from '../model/families';
-import { checkIds, checkRoom, encodePrompt, encodeText, maskName, type Vocabulary } from '../model/prompt';
+import { checkIds, checkRoom, encodePrompt, encodeText, maskName } from '../model/prompt';
 import { stopStrings, TextEnd } from '../model/text-end';
 import type { NativeModel } from '../native';
 import { checkInteger, checkKeys, checkList } from '../options';
@@ -25,10 +26,9 @@ const DEFAULT_MAX_TOKENS = 128;
 /** Default block length, where it divides the generated length. */
 const DEFAULT_BLOCK_LENGTH = 32;
 
-/** What generation needs of a model. */
-export interface GeneratingModel extends Vocabulary {
+/** What generation and decisions need of a model. */
+export interface GeneratingModel extends DecidingModel {
   native: NativeModel;
-  config: ModelConfig;
   /** Runs the rows of all calls. */
   readonly engine: Engine;
   /** Texts as ids, without holding up the event loop. */
@@ -197,15 +197,6 @@ function templateRow(
       `expected at most ${maxSequenceLength} tokens, the model's maximum, got ${ids.length}`,
     );
   return { ids, begin: 0, end: ids.length, promptIds: ids, isTemplate: true, textEnd: null };
-}
-
-/** Ids of a row that is given as a whole: ends of sequence fill its last block. */
-export function wholeRow(ids: readonly number[], config: ModelConfig): Int32Array {
-  const { eosTokenId } = config;
-  if (eosTokenId === null) return Int32Array.from(ids);
-  const row = new Int32Array(rowLength(ids.length, config)).fill(eosTokenId);
-  row.set(ids);
-  return row;
 }
 
 function formRow(

@@ -45,6 +45,7 @@ export interface ModelChecks {
 const SMALL_FILES = [
   'config.json',
   'generation_config.json',
+  'decision.json',
   'tokenizer.json',
   'tokenizer_config.json',
   'special_tokens_map.json',

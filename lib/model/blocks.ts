@@ -45,3 +45,12 @@ export function rowLength(tokens: number, config: ModelConfig): number {
   const block = config.blocksFrom === 'completion' ? 1 : (attendedBlock(config) ?? 1);
   return Math.min(config.maxSequenceLength, Math.ceil(tokens / block) * block);
 }
+
+/** Ids of a row that is given as a whole: ends of sequence fill its last block. */
+export function wholeRow(ids: ArrayLike<number>, config: ModelConfig): Int32Array {
+  const { eosTokenId } = config;
+  if (eosTokenId === null) return Int32Array.from(ids);
+  const row = new Int32Array(rowLength(ids.length, config)).fill(eosTokenId);
+  row.set(ids);
+  return row;
+}

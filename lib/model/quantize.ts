@@ -15,7 +15,7 @@ import { openCheckpoint } from './open-checkpoint';
 import { quantiseTensor, readRange } from './quantise-tensor';
 import { GROUP, isQuantised, QUANTISE, quantisation, scalesName } from './quantised-folder';
 import { writeQuantisedGguf } from './quantised-gguf';
-import { TOKENIZER_FILES } from './save';
+import { SETTINGS_FILES, TOKENIZER_FILES } from './save';
 import { resolveSource } from './source';
 import { EMBEDDING, expectedTensors, isHeldWide, matchTensors } from './tensors';
 
@@ -214,7 +214,7 @@ export async function quantizeModel(
         path.join(folder, INDEX_FILE),
         `${JSON.stringify({ metadata: { total_size: after }, weight_map: map }, null, 2)}\n`,
       );
-    for (const name of [...TOKENIZER_FILES, 'generation_config.json']) {
+    for (const name of [...TOKENIZER_FILES, ...SETTINGS_FILES]) {
       if (!existsSync(path.join(from, name))) continue;
       await copyFile(path.join(from, name), path.join(folder, name));
       await syncFile(path.join(folder, name));

@@ -43,6 +43,9 @@ export const TOKENIZER_FILES = [
   'chat_template.json',
 ];
 
+/** Files that say how a model is used. */
+export const SETTINGS_FILES = ['generation_config.json', 'decision.json'];
+
 /** fp32 numbers as they are stored. */
 export function toStored(values: Float32Array, dtype: keyof typeof DTYPES): TensorData {
   if (dtype === 'float32') return values;
@@ -99,7 +102,7 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
         await writeFileAtomic(path.join(folder, name), text);
     } else if (path.resolve(folder) !== path.resolve(model.source) && existsSync(model.source)) {
       const present = new Set(await readdir(model.source));
-      for (const name of [...TOKENIZER_FILES, 'generation_config.json']) {
+      for (const name of [...TOKENIZER_FILES, ...SETTINGS_FILES]) {
         if (!present.has(name)) continue;
         await copyFile(path.join(model.source, name), path.join(folder, name));
         await syncFile(path.join(folder, name));

@@ -3,7 +3,8 @@ import { createHash, randomUUID, timingSafeEqual } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { chatCall, completionCall } from './completions';
-import { ApiError, apiErrorOf } from './errors';
+import { type DecisionCall, decisionsCall, systemOneCall } from './decisions';
+import { ApiError, apiErrorOf, systemOneError } from './errors';
 import { readJson } from './json';
 import { Metrics } from './metrics';
 import { Models, type ServedModel } from './models';
@@ -50,11 +51,14 @@ export interface LogEntry {
 }
 
 const LOCAL = ['localhost', '127.0.0.1', '[::1]'];
-const POSTS: Readonly<Record<string, (value: unknown) => Call>> = {
+const SYSTEM_ONE = ['/v1/systemone', '/api/systemone'];
+const POSTS: Readonly<Record<string, (value: unknown) => Call | DecisionCall>> = {
   '/v1/chat/completions': chatCall,
   '/v1/completions': completionCall,
   '/v1/fim/completions': completionCall,
   '/v1/responses': responseCall,
+  '/v1/decisions': decisionsCall,
+  ...Object.fromEntries(SYSTEM_ONE.map((route) => [route, systemOneCall])),
 };
 const GETS = ['/health', '/metrics', '/v1/models', '/v1/models/:id'];
 
@@ -187,7 +191,8 @@ export class Server {
 
   #fail(c: Context, error: ApiError): Response {
     for (const [name, value] of Object.entries(error.headers)) c.header(name, value);
-    return c.json(error.body, error.status);
+    const { status, body } = SYSTEM_ONE.includes(c.req.path) ? systemOneError(error) : error;
+    return c.json(body, status);
   }
 
   #cors(c: Context): void {
@@ -222,7 +227,7 @@ export class Server {
       throw new ApiError(401, 'invalid_api_key', 'expected "Authorization: Bearer KEY" with a key of this server');
   }
 
-  async #generate(c: Context<Env>, route: string, read: (value: unknown) => Call): Promise<Response> {
+  async #generate(c: Context<Env>, route: string, read: (value: unknown) => Call | DecisionCall): Promise<Response> {
     const start = performance.now();
     const served: Served = { model: '' };
     let isDone = false;
@@ -250,6 +255,11 @@ export class Server {
       release = lease.release;
       const { model } = lease;
       const signal = AbortSignal.any([c.req.raw.signal, this.#closing.signal]);
+      if ('decide' in call) {
+        const decided = await call.decide(served.model, model, signal, served);
+        done(200);
+        return c.json(decided);
+      }
       const { body, headers } = await answer(call, served.model, model, signal, served, () =>
         done(c.req.raw.signal.aborted ? 499 : 200, served.error),
       );

@@ -4,9 +4,9 @@ import { similarName } from '../options';
 import { ApiError } from './errors';
 
 /** JSON's null stands for a field that is absent. */
-const optional = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined);
+export const optional = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined);
 
-const ignored = optional(z.unknown());
+export const ignored = optional(z.unknown());
 const integer = (min: number, max: number) => optional(z.int().min(min).max(max));
 const seed = optional(
   z.union(
@@ -234,11 +234,8 @@ const pathOf = (path: readonly PropertyKey[]): string =>
     '',
   );
 
-/** Checks a body. @throws ApiError naming the field */
-export function checkBody<T extends typeof chatBody | typeof completionBody | typeof responseBody>(
-  schema: T,
-  value: unknown,
-): z.infer<T> {
+/** Checks a body. @param own what `dultra` of it may have @throws ApiError naming the field */
+export function checkBody<T extends z.ZodObject>(schema: T, value: unknown, own: object = DULTRA): z.infer<T> {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw new ApiError(400, 'invalid_value', 'expected a JSON object');
   const parsed = schema.safeParse(value, { reportInput: true });
@@ -247,7 +244,7 @@ export function checkBody<T extends typeof chatBody | typeof completionBody | ty
   const at = pathOf(issue.path);
   if (issue.code === 'unrecognized_keys') {
     const [key] = issue.keys;
-    const known = Object.keys(issue.path[0] === 'dultra' ? DULTRA : schema.shape);
+    const known = Object.keys(issue.path[0] === 'dultra' ? own : schema.shape);
     const guess = key.length > LONGEST_KEY ? null : similarName(key, known);
     const name = at ? `${at}.${key}` : key;
     const hint = guess === null ? '' : `: did you mean "${guess}"?`;

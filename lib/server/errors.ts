@@ -4,7 +4,7 @@ import { isDUltraError, isOptionError } from '../errors';
 const LONGEST_MESSAGE = 2000;
 const LONGEST_PARAM = 200;
 
-type Status = 400 | 401 | 403 | 404 | 405 | 413 | 415 | 429 | 500 | 503 | 504;
+type Status = 400 | 401 | 403 | 404 | 405 | 413 | 415 | 422 | 429 | 500 | 503 | 504;
 
 /** An error that a request is answered with. */
 export class ApiError extends Error {
@@ -29,6 +29,27 @@ export class ApiError extends Error {
     const type = status === 429 ? 'rate_limit_error' : status >= 500 ? 'server_error' : 'invalid_request_error';
     return { error: { message, type, param, code } };
   }
+}
+
+/** Codes of a body that is JSON, but says what cannot be done. */
+const UNPROCESSABLE = [
+  ...['invalid_value', 'missing_required_parameter', 'unknown_parameter', 'unsupported_parameter', 'unsupported_value'],
+  'context_length_exceeded',
+];
+const SYSTEM_ONE_TYPES: Readonly<Partial<Record<Status, string>>> = {
+  401: 'authentication_error',
+  403: 'permission_error',
+  404: 'not_found_error',
+  413: 'request_too_large_error',
+  422: 'unprocessable_entity_error',
+  503: 'unavailable_error',
+};
+
+/** An error in the form of /v1/systemone: its code is the status, and 422 is what a body says wrongly. */
+export function systemOneError(error: ApiError): { status: Status; body: object } {
+  const status = error.status === 400 && UNPROCESSABLE.includes(error.code) ? 422 : error.status;
+  const { message, type } = error.body.error;
+  return { status, body: { error: { code: status, message, type: SYSTEM_ONE_TYPES[status] ?? type } } };
 }
 
 /** The same request would fail in the same way: clients are told not to send it again. */

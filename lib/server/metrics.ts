@@ -8,6 +8,7 @@ export class Metrics {
   readonly #registry = new Registry();
   readonly #requests: Counter<'route' | 'model' | 'status'>;
   readonly #tokens: Counter<'model' | 'kind'>;
+  readonly #decisions: Counter<'model' | 'type'>;
   readonly #seconds: Histogram<'route'>;
 
   constructor(models: Models) {
@@ -23,6 +24,12 @@ export class Metrics {
       name: 'dultra_tokens_total',
       help: 'Tokens of answered requests',
       labelNames: ['model', 'kind'],
+      registers,
+    });
+    this.#decisions = new Counter({
+      name: 'dultra_decisions_total',
+      help: 'Questions that were decided',
+      labelNames: ['model', 'type'],
       registers,
     });
     this.#seconds = new Histogram({
@@ -73,9 +80,10 @@ export class Metrics {
   }
 
   /** Counts an answered request. */
-  count(route: string, { model, usage }: Served, status: number, seconds: number): void {
+  count(route: string, { model, usage, decisions = [] }: Served, status: number, seconds: number): void {
     this.#requests.inc({ route, model, status: String(status) });
     this.#seconds.observe({ route }, seconds);
+    for (const type of decisions) this.#decisions.inc({ model, type });
     if (!usage) return;
     this.#tokens.inc({ model, kind: 'prompt' }, usage.prompt_tokens);
     this.#tokens.inc({ model, kind: 'completion' }, usage.completion_tokens);

@@ -15,6 +15,8 @@ export interface Served {
   settings?: Record<string, unknown>;
   usage?: Usage;
   finish?: string[];
+  /** Types of the questions that were decided. */
+  decisions?: string[];
   /** Of a stream that ended in an error behind its first byte. */
   error?: ApiError;
 }

@@ -348,10 +348,10 @@ DULTRA_TEST(step_scores_tokens, small, slow_with_threads) {
       forward.ids = own.ids;
       forward.offsets = own.offsets;
       forward.logits = true;
-      const std::vector<float> logits = run_forward(*direct, forward, nullptr).logits;
+      const ForwardResult passed = run_forward(*direct, forward, nullptr);
       size_t place = 0;
       for (size_t c = 0; c < tokens[r].size(); ++c) {
-        const float* x = logits.data() + (c + 3) * size_t(checkpoint.config.embedding_size);
+        const float* x = passed.logits.data() + (c + 3) * size_t(checkpoint.config.embedding_size);
         double sum = 0;
         for (int64_t token = 0; token < checkpoint.config.embedding_size; ++token)
           if (token != 49) sum += std::exp(double(x[token]));
