@@ -44,7 +44,7 @@ describe('the registry', () => {
   test('a quantized checkpoint is refused by the setting', async () => {
     const quantized = (value: unknown) =>
       variant('base', { config: (config) => Object.assign(config, { quantization_config: value }) });
-    await expect(loadModel(quantized({ quant_method: 'gptq', bits: 4 }))).rejects.toThrow(
+    await expect(loadModel(quantized({ quant_method: 'awq', bits: 4 }))).rejects.toThrow(
       /quantization_config: expected null, got an object/,
     );
     (await loadModel(quantized(null))).dispose();

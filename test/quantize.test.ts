@@ -137,7 +137,7 @@ test('scales that do not fit their codes are refused', async () => {
   await writeSafetensors(file, tensors);
   await expect(loadModel(folder)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });
   const config = path.join(folder, 'config.json');
-  writeFileSync(config, readFileSync(config, 'utf8').replace('"dultra"', '"gptq"'));
+  writeFileSync(config, readFileSync(config, 'utf8').replace('"dultra"', '"awq"'));
   await expect(loadModel(folder)).rejects.toThrow(/quantization_config/);
 });
 

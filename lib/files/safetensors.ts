@@ -21,6 +21,8 @@ export interface TensorEntry {
   heads?: number;
   /** Of quantised tensors whose scales are another tensor: where those are. */
   scales?: { file: number; begin: number; end: number };
+  /** Of tensors that GPTQ has quantised, whose codes are here: as of `NativeTensorRef`. */
+  gptq?: import('../native').NativeGptq;
 }
 
 /** Elements of a tensor, little-endian as in the file; BF16, F16 and F8 as their bits, BOOL as 0 or 1. */

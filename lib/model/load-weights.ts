@@ -21,11 +21,12 @@ import { readConfigJson } from './config';
 import { hintsOf } from './config-hints';
 import type { ConfigHints, ParsedCheckpoint } from './families';
 import { type GenerationFile, readGenerationFile, type TextEnds, withEndsOf } from './generation-file';
+import { gptqConfigOf } from './gptq';
 import type { TokenizerSource } from './load-tokenizer';
 import { availableMemory } from './memory';
 import { openCheckpoint } from './open-checkpoint';
 import { readPlannerHead } from './planner-head';
-import { QUANTISE } from './quantised-folder';
+import { isQuantised, QUANTISE, withoutQuantisation } from './quantised-folder';
 import { resolveSource } from './source';
 import { EMBEDDING, isHeldWide, matchTensors, storedBytes } from './tensors';
 
@@ -131,11 +132,11 @@ function checkMemory(
 ): void {
   let bytes = 0;
   for (const tensor of tensors) {
-    const { name, dtype, shape, scalesFile = -1 } = tensor;
+    const { name, dtype, shape, scalesFile = -1, gptq } = tensor;
     const numbers = shape.reduce((product, n) => product * n, 1);
     const held = heldType(tensor, storage, blocks);
     // Whole blocks stay in their file, whose pages the system can take back.
-    if (isBlockType(dtype) && held === dtype && scalesFile < 0) continue;
+    if (isBlockType(dtype) && held === dtype && scalesFile < 0 && !gptq) continue;
     const size = storedBytes(held, numbers);
     // A tied table is held twice: as rows to look up, and packed as the output head.
     bytes += isTied && name === EMBEDDING ? 2 * size : size;
@@ -337,7 +338,9 @@ export async function checkRunnable<Config extends TextEnds, Files>(
   options: Pick<LoadModelOptions, 'maskTokenId' | 'blockLength'> = {},
 ): Promise<void> {
   try {
-    const { file, json } = await readConfigJson(folder);
+    const { file, json: written } = await readConfigJson(folder);
+    const isRead = isQuantised(written) || (await gptqConfigOf(folder, written, file)) !== null;
+    const json = isRead ? withoutQuantisation(written) : written;
     // Whether there is a planner is not known yet.
     const { config } = parse(json, file, new Map(), await hintsOf(folder, json, options));
     const generation = await readGenerationFile(folder, { file, json });

@@ -8,6 +8,7 @@ import { hintsOf } from './config-hints';
 import type { ConfigHints, ParsedCheckpoint } from './families';
 import { type GenerationFile, readGenerationFile } from './generation-file';
 import { ggufName, ggufPlacesOf, isGgufPath, openGguf, tokenizerSource } from './gguf';
+import { gptqConfigOf, joinGptq } from './gptq';
 import type { TokenizerSource } from './load-tokenizer';
 import { isQuantised, joinScales, withoutQuantisation } from './quantised-folder';
 
@@ -35,9 +36,12 @@ async function openFolder(folder: string, options: Hints): Promise<OpenedCheckpo
   const { file, json: written } = await readConfigJson(folder);
   const weights = await findSafetensors(folder);
   const stored = await readSafetensorsEntries(weights);
-  const { json, entries } = isQuantised(written)
-    ? { json: withoutQuantisation(written), entries: joinScales(stored, written, file) }
-    : { json: written, entries: stored };
+  const gptq = await gptqConfigOf(folder, written, file);
+  const { json, entries } = gptq
+    ? { json: withoutQuantisation(written), entries: joinGptq(stored, gptq) }
+    : isQuantised(written)
+      ? { json: withoutQuantisation(written), entries: joinScales(stored, written, file) }
+      : { json: written, entries: stored };
   return {
     folder,
     file,

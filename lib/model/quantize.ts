@@ -154,7 +154,7 @@ export async function quantizeModel(
   const from = await resolveSource(source, { ...rest, signal }, {});
   const opened = await openCheckpoint(from, rest);
   const { file, json, entries } = opened;
-  if (from === opened.file || isQuantised(json) || [...entries.values()].some((entry) => entry.scales))
+  if (from === opened.file || isQuantised(json) || [...entries.values()].some((entry) => entry.scales || entry.gptq))
     throw optionError(RangeError, 'source', `expected a checkpoint that is not quantised, got ${source}`);
   const isFile = isGgufPath(folder);
   if (isFile && existsSync(folder))

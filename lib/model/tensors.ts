@@ -174,7 +174,15 @@ export function matchTensors(
     if (dtype !== 'F32' && dtype !== 'BF16' && dtype !== 'F16' && !isBlockType(dtype))
       throw new DUltraError('BAD_CHECKPOINT', `${where}: expected F32, BF16 or F16, got ${show(dtype)}`);
     const heads = entry.heads ?? 0;
-    refs.push({ name, file: entry.file, dtype, shape, heads, ...placeIn(entry, place, shape, dtype) });
+    if (entry.gptq && place.shape !== shape)
+      throw new DUltraError(
+        'BAD_CHECKPOINT',
+        `${where}: expected plain numbers or blocks where a tensor holds several matrices, got packed codes of GPTQ`,
+      );
+    const at = entry.gptq
+      ? { begin: entry.begin, end: entry.end, gptq: entry.gptq }
+      : placeIn(entry, place, shape, dtype);
+    refs.push({ name, file: entry.file, dtype, shape, heads, ...at });
   }
   if (missing.size > 0) {
     throw new DUltraError('BAD_CHECKPOINT', `${source}: missing tensors ${named([...missing])}`);

@@ -93,6 +93,18 @@ export interface NativeModelConfig {
   planner: { numLayers: number; useAdaln: boolean; useMaskEmbeddings: boolean } | null;
 }
 
+/** Where a matrix that GPTQ has quantised has all but its codes (native/model/gptq.h). */
+export interface NativeGptq {
+  bits: 4 | 8;
+  groups: number;
+  /** What stored zero points lack. */
+  zeroOffset: 0 | 1;
+  zeros: { file: number; begin: number; end: number };
+  scales: { file: number; begin: number; end: number };
+  /** The group of each input. */
+  group: { file: number; begin: number; end: number };
+}
+
 /** Location of one tensor: bytes `begin` to `end` of file number `file`. */
 export interface NativeTensorRef {
   name: string;
@@ -110,6 +122,8 @@ export interface NativeTensorRef {
   scalesFile?: number;
   scalesBegin?: number;
   scalesEnd?: number;
+  /** The bytes are packed codes, which become `dtype`: F32, Q4_0, Q5_0 or Q8_0. */
+  gptq?: NativeGptq;
 }
 
 export interface NativeLoadRequest {

@@ -43,6 +43,21 @@ std::shared_ptr<LoadRequest> read_request(const Napi::Object& object) {
     ref.scales_file = int(get_integer(t, "scalesFile", -1, 1 << 20, -1));
     ref.scales_begin = uint64_t(get_integer(t, "scalesBegin", 0, kMaxOffset, 0));
     ref.scales_end = uint64_t(get_integer(t, "scalesEnd", 0, kMaxOffset, 0));
+    if (const Napi::Value value = t.Get("gptq"); !absent(value)) {
+      const Napi::Object gptq = to_object(value, "gptq");
+      const auto place = [&](const char* name) {
+        const Napi::Object at = to_object(gptq.Get(name), name);
+        return TensorRef::Gptq::Place{int(get_integer(at, "file", 0, 1 << 20)),
+                                      uint64_t(get_integer(at, "begin", 0, kMaxOffset)),
+                                      uint64_t(get_integer(at, "end", 0, kMaxOffset))};
+      };
+      ref.gptq.bits = int(get_integer(gptq, "bits", 4, 8));
+      ref.gptq.groups = get_integer(gptq, "groups", 1, int64_t(1) << 31);
+      ref.gptq.zero_offset = int(get_integer(gptq, "zeroOffset", 0, 1));
+      ref.gptq.zeros = place("zeros");
+      ref.gptq.scales = place("scales");
+      ref.gptq.group = place("group");
+    }
     ref.shape = to_shape(t.Get("shape"));
     request->tensors.push_back(std::move(ref));
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "model/gptq.h"
 #include "ops/check.h"
 #include "platform/platform.h"
 
@@ -33,6 +34,11 @@ Checkpoint::Checkpoint(const std::vector<std::string>& files, std::vector<Tensor
       bytes = uint64_t(layout.bytes) - (t.scales_file >= 0 ? 2 : 0);
     }
     check_scales(t, path);
+    if (t.gptq.bits != 0) {
+      check_gptq(t, path);
+      index_[t.name] = i;
+      continue;
+    }
     const uint64_t size = files_[size_t(t.file)]->size();
     for (size_t d = 0; d < t.shape.size(); ++d) {
       const bool cut = t.blocks != BlockType::kNone && d + 1 == t.shape.size();
@@ -100,6 +106,20 @@ Checkpoint::Tensor Checkpoint::get(const std::string& name, const std::vector<in
     tensor.data = joined->data();
     tensor.owner = std::move(joined);
   }
+  if (ref.gptq.bits != 0) {
+    const TensorRef::Gptq& gptq = ref.gptq;
+    const auto at = [&](const TensorRef::Gptq::Place& place) {
+      return files_[size_t(place.file)]->data() + place.begin;
+    };
+    const GptqMatrix matrix{shape[0],       shape[1],         gptq.bits,
+                            gptq.groups,    gptq.zero_offset, file.data() + ref.begin,
+                            at(gptq.zeros), at(gptq.scales),  at(gptq.group)};
+    auto unpacked =
+        std::make_shared<std::vector<uint8_t>>(unpack_gptq(matrix, ref.blocks, file.path() + ": tensor " + name));
+    file.forget(ref.begin, ref.end);
+    tensor.data = unpacked->data();
+    tensor.owner = std::move(unpacked);
+  }
   const uint8_t* data = static_cast<const uint8_t*>(tensor.data);
   int64_t bad = -1;
   if (ref.blocks != BlockType::kNone) {
@@ -155,6 +175,29 @@ void Checkpoint::check_scales(const TensorRef& t, const std::string& path) const
                     t.scales_end - t.scales_begin == 2 * blocks;
   if (!fits || !is_written(t.blocks))
     throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name + " does not have a scale for every 32 numbers");
+}
+
+void Checkpoint::check_gptq(const TensorRef& t, const std::string& path) const {
+  const TensorRef::Gptq& gptq = t.gptq;
+  const auto fits = [&](int file, uint64_t begin, uint64_t end, uint64_t bytes) {
+    return file >= 0 && size_t(file) < files_.size() && begin <= end && end <= files_[size_t(file)]->size() &&
+           end - begin == bytes;
+  };
+  constexpr int64_t kMost = int64_t(1) << 31;  // no product of two sizes leaves 64 bits
+  const bool matrix = t.shape.size() == 2 && t.shape[0] > 0 && t.shape[0] < kMost && t.shape[1] > 0 &&
+                      t.shape[1] < kMost && gptq.groups > 0 && gptq.groups <= t.shape[1] &&
+                      (gptq.bits == 4 || gptq.bits == 8) && t.heads == 0 &&
+                      (t.blocks == BlockType::kNone ? t.dtype == DType::kF32
+                       : gptq.bits == 4             ? t.blocks == BlockType::kQ4_0 || t.blocks == BlockType::kQ5_0
+                                                    : t.blocks == BlockType::kQ8_0);
+  const uint64_t n = matrix ? uint64_t(t.shape[0]) : 0, k = matrix ? uint64_t(t.shape[1]) : 0,
+                 bits = uint64_t(gptq.bits), groups = uint64_t(gptq.groups);
+  const bool good = matrix && k * bits % 32 == 0 && n * bits % 32 == 0 &&
+                    fits(t.file, t.begin, t.end, n * k * bits / 8) &&
+                    fits(gptq.zeros.file, gptq.zeros.begin, gptq.zeros.end, groups * n * bits / 8) &&
+                    fits(gptq.scales.file, gptq.scales.begin, gptq.scales.end, groups * n * 2) &&
+                    fits(gptq.group.file, gptq.group.begin, gptq.group.end, k * 4);
+  if (!good) throw Error(ErrorCode::kBadCheckpoint, path + ": tensor " + t.name + " is no matrix as GPTQ packs it");
 }
 
 uint64_t Checkpoint::bytes() const {

@@ -24,6 +24,17 @@ struct TensorRef {
   // Blocks whose scales stand elsewhere (split_blocks): the codes are at `begin`, the scales here.
   int scales_file = -1;
   uint64_t scales_begin = 0, scales_end = 0;
+  // As GPTQ files have them (gptq.h): packed codes at `begin`, which become what `blocks` or `dtype` (kF32) says.
+  struct Gptq {
+    struct Place {
+      int file = 0;
+      uint64_t begin = 0, end = 0;
+    };
+    int bits = 0;  // 0: it is not
+    int64_t groups = 0;
+    int zero_offset = 0;
+    Place zeros, scales, group;
+  } gptq;
 };
 
 // A read-only mapping of a whole file.
@@ -68,6 +79,7 @@ class Checkpoint {
 
  private:
   void check_scales(const TensorRef& ref, const std::string& path) const;
+  void check_gptq(const TensorRef& ref, const std::string& path) const;
 
   std::vector<std::shared_ptr<MappedFile>> files_;
   std::vector<TensorRef> tensors_;
