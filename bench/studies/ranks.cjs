@@ -49,6 +49,27 @@ function updates({ launcher, steps }, { ranks, threads }) {
   }
 }
 
+/** A backward pass and an update, gradients exchanged beside the pass: as a share of the time with both in a row. */
+async function exchangeBeside(group, model, trainer) {
+  const ids = Int32Array.from({ length: 64 }, (_, i) => (i < 8 ? 5 + i : model.config.maskTokenId));
+  const positions = Int32Array.from({ length: 56 }, (_, i) => 8 + i);
+  const request = { ids, offsets: Int32Array.of(0, 64), positions, tokens: positions.map(() => 7), keep: true };
+  const run = async (last) => {
+    await trainer.score(request);
+    await group.barrier();
+    const begin = performance.now();
+    await trainer.backward({ dLogProbs: new Float32Array(56).fill(-1 / 56), last });
+    await trainer.step({ baseLr: 0, plannerLr: 0 });
+    return performance.now() - begin;
+  };
+  const ratios = [];
+  for (let i = 0; i < 41; i++) {
+    const [one, other] = [await run(i % 2 === 0), await run(i % 2 === 1)];
+    ratios.push(i % 2 === 0 ? one / other : other / one);
+  }
+  return median(ratios);
+}
+
 /** As a process of a job: seconds of an update by the optimiser, sums over processes included. */
 async function step() {
   const { distributed, loadModel } = require('../..');
@@ -62,8 +83,9 @@ async function step() {
     await trainer.step({ baseLr: 0, plannerLr: 0 });
     seconds.push((performance.now() - begin) / 1000);
   }
+  const beside = await exchangeBeside(group, model, trainer);
   const parameters = trainer.parameters().reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
-  if (group.rank === 0) process.stdout.write(JSON.stringify({ parameters, seconds: median(seconds.slice(5)) }));
+  if (group.rank === 0) process.stdout.write(JSON.stringify({ parameters, seconds: median(seconds.slice(5)), beside }));
   trainer.dispose();
   model.dispose();
 }
@@ -90,6 +112,7 @@ function compare() {
   const [one, two] = [1, 2].map((ranks) => JSON.parse(launch(options.launcher, ranks, [__filename, '--step'])));
   const exchange = two.seconds - one.seconds;
   print(`exchange: ${(1000 * exchange).toFixed(2)} ms an update, of ${one.parameters} parameters, between 2 processes`);
+  print(`backward pass and update, with the exchange beside the pass: ${two.beside.toFixed(2)} of the time without`);
   print(`load ${os.loadavg()[0].toFixed(1)} after`);
 }
 
