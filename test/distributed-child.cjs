@@ -69,6 +69,14 @@ async function main() {
       print({ size: group.size, texts, numbers: [...numbers], empty: empty.length, localSize: share.localSize });
     return;
   }
+  if (task.do === 'passes') {
+    // Rank 1 makes a pass less than the others.
+    const model = await loadModel(task.model, { threads: 1 });
+    const trainer = await model.createTrainer({ freezePlanner: true, zeroStage: 2 });
+    for (let pass = group.rank === 1 ? 1 : 0; pass < 2; pass++) await trainer.joinBackward({});
+    await trainer.step({ baseLr: 1e-3, plannerLr: 0 });
+    return;
+  }
   if (task.do === 'leave' || task.do === 'differ') {
     if (group.rank !== 1) await group.barrier();
     else if (task.do === 'differ') await group.allGather(Float64Array.of(1));
@@ -77,7 +85,7 @@ async function main() {
   if (task.do === 'memory') {
     const model = await loadModel(task.model, { threads: 1 });
     const before = process.memoryUsage.rss();
-    const trainer = await model.createTrainer({ freezePlanner: true, zeroStage: 1 });
+    const trainer = await model.createTrainer({ freezePlanner: true, zeroStage: task.zeroStage });
     const all = await distributed.gatherJson(group, process.memoryUsage.rss() - before);
     if (group.rank === 0) print(all);
     trainer.dispose();

@@ -18,7 +18,7 @@ import { packSteps, unpackSteps } from '../lib/training/grpo/exchange';
 import { resolveGrpo } from '../lib/training/grpo/options';
 import { recordRollouts } from '../lib/training/grpo/replay';
 import { GrpoStage } from '../lib/training/grpo/stage';
-import { ownBatches } from '../lib/training/shares';
+import { BackwardPasses, ownBatches } from '../lib/training/shares';
 import { memoryGroups } from './processes';
 import { newModelFolder } from './trained-models';
 
@@ -32,6 +32,39 @@ test('a single process gathers its own values', async () => {
   expect([SINGLE_PROCESS.rank, SINGLE_PROCESS.size]).toEqual([0, 1]);
   await SINGLE_PROCESS.barrier();
   expect(await gatherJson(SINGLE_PROCESS, { a: [1, null] })).toEqual([{ a: [1, null] }]);
+});
+
+test.each([
+  [0, [['pass', 'pass last'], ['join last'], ['pass last']]],
+  [1, [['pass', 'pass last'], ['join last'], ['pass last']]],
+  [
+    2,
+    [
+      ['pass', 'pass last'],
+      ['join', 'join last'],
+      ['pass', 'join last'],
+    ],
+  ],
+] as const)('backward passes of an update, and who joins them (zeroStage %i)', async (zeroStage, expected) => {
+  const called = await onAll(3, async (group) => {
+    const calls: string[] = [];
+    const note = (name: string, last = false) => calls.push(last ? `${name} last` : name);
+    const trainer = {
+      async backward({ last }: { last?: boolean | undefined }) {
+        note('pass', last);
+        return { dHidden: null };
+      },
+      joinBackward: async ({ last }: { last?: boolean | undefined }) => void note('join', last),
+    };
+    const count = [2, 0, 1][group.rank];
+    const passes = new BackwardPasses(trainer, { group, zeroStage });
+    for (let i = 0; i < count; i++) await passes.add({}, count);
+    await passes.end();
+    // A part that more passes follow, where nobody has any.
+    await new BackwardPasses(trainer, { group, zeroStage }, false).end();
+    return calls;
+  });
+  expect(called).toEqual(expected);
 });
 
 describe('what processes exchange', () => {

@@ -45,10 +45,12 @@ export interface ModelTrainerOptions {
   /**
    * What of the optimiser's state the processes of a job split among them, by the stages of ZeRO (Rajbhandari et al.
    * 2020): 0, nothing; 1, masters and moments: each process updates a part of the parameters, with the reduced gradients
-   * of that part alone, and gives the others their new weights, in the type that the model holds them in. With the exact
+   * of that part alone, and gives the others their new weights, in the type that the model holds them in; 2, gradients,
+   * too: they are exchanged in every backward pass, and a process keeps the sums of its part alone. With the exact
    * reduction it gives the bits of one process; on a CPU whose model holds bf16, backward passes then read that, and not
    * the masters. `state`, `loadState` and `step` are then calls that every process makes, and `state` gives its tensors
-   * to the first process alone. Default 0.
+   * to the first process alone; with 2, `backward` is one, too (`joinBackward` where a process has no micro-batch for
+   * it), and `gradNorm` and `gradients` are refused. Default 0.
    */
   zeroStage?: ZeroStage | undefined;
   /** Seed of the adapters' first values, and of the rounding of bfloat16 moments. Default 0. */
@@ -63,7 +65,9 @@ export const MOMENT_DTYPES: readonly MomentDtype[] = ['float32', 'bfloat16'];
 /** See {@link ModelTrainerOptions.reduction}. */
 export type Reduction = 'sum' | 'exact';
 /** See {@link ModelTrainerOptions.zeroStage}. */
-export type ZeroStage = 0 | 1;
+export type ZeroStage = 0 | 1 | 2;
+/** What can be split. */
+export const ZERO_STAGES: readonly ZeroStage[] = [0, 1, 2];
 /** How gradients can be added. */
 export const REDUCTIONS: readonly Reduction[] = ['sum', 'exact'];
 
@@ -98,7 +102,7 @@ export function resolveTrainerOptions(options: ModelTrainerOptions): NativeTrain
   checkChoice('activationCheckpointing', activationCheckpointing, [true, false] as const);
   checkChoice('momentDtype', momentDtype, MOMENT_DTYPES);
   checkChoice('reduction', reduction, REDUCTIONS);
-  checkInteger('zeroStage', zeroStage, { min: 0, max: 1 });
+  checkInteger('zeroStage', zeroStage, { min: 0, max: 2 });
   const adapters = lora && resolveLora(lora);
   if (adapters && freezeBase)
     throw optionError(RangeError, 'freezeBase', 'expected false with lora, whose adapters are the base that trains');

@@ -341,8 +341,8 @@ export interface NativeTrainerOptions {
   moments: 'float32' | 'bfloat16';
   /** How gradients of micro-batches and processes are added: in fp32, or in fixed point, whatever their order. */
   reduction: 'sum' | 'exact';
-  /** 1: masters and moments are split over the processes of the job. */
-  zeroStage: 0 | 1;
+  /** 1: masters and moments are split over the processes of the job; 2: reduced gradients, too. */
+  zeroStage: 0 | 1 | 2;
   /** Seed of adapters' first values, and of the rounding of bfloat16 moments. */
   seed: bigint;
 }
@@ -356,7 +356,7 @@ export interface NativeMemoryRequest {
   onDevice: boolean;
   compute: 'float32' | 'bfloat16';
   trainer: NativeTrainerOptions;
-  /** Processes that share the optimiser's state, with `trainer.zeroStage`. */
+  /** Processes that train together, and share the optimiser's state with `trainer.zeroStage`. */
   ranks: number;
   /** Tokens of a forward and backward pass. */
   tokens: number;
@@ -372,6 +372,9 @@ export interface NativeMemoryPlan {
   masters: number;
   gradients: number;
   moments: number;
+  /** Gradients in fixed point, and those on their way between processes; both in the host's memory. */
+  fixedPoint: number;
+  underWay: number;
   /** What backward reads. */
   activations: number;
   /** With split state: tensors on their way into the model. */
@@ -464,6 +467,11 @@ export interface NativeBackwardRequest {
   dLogLikelihoods?: Float32Array | null | undefined;
   dEntropies?: Float32Array | null | undefined;
   dLogits?: Float32Array | null | undefined;
+  /**
+   * The last one of an update: `step` is next. Processes begin to exchange gradients while the pass goes on, and each
+   * of them says so of a pass of its own, or of one that it joins. Default false: `step` exchanges all.
+   */
+  last?: boolean | undefined;
 }
 
 /** AdamW with global-norm clipping over every gradient that has been accumulated. */
@@ -498,16 +506,25 @@ export interface NativeTrainer {
   score(request: NativeScoreRequest): Promise<NativeScoreResult>;
   /** Adds gradients; consumes the kept activations. dHidden (N, C) where `score` was given hidden states. */
   backward(request: NativeBackwardRequest): Promise<{ dHidden: Float32Array | null }>;
-  /** Clears the gradients. */
+  /**
+   * In place of `backward` in a process that has no micro-batch for it: with `zeroStage: 2` all processes make equally
+   * many of both. Default of `last` false.
+   */
+  joinBackward(request: { last?: boolean | undefined }): Promise<void>;
+  /** Clears the gradients. After a pass with `last`, it waits until every process has made one. */
   zeroGrad(): Promise<void>;
-  /** Global L2 norm of the gradients accumulated since the last step. NaN or infinity is returned, not thrown. */
+  /**
+   * Global L2 norm of the gradients accumulated since the last step, of this process alone. NaN or infinity is returned,
+   * not thrown.
+   * @throws RangeError after a pass with `last`, of several processes, and with `zeroStage: 2`
+   */
   gradNorm(): Promise<number>;
   /**
    * One update; clears the gradients. The model's weights change between two of its passes.
    * @throws DUltraError NON_FINITE if the norm of the gradients is not finite; nothing is changed then.
    */
   step(request: NativeOptimizerStep): Promise<{ gradNorm: number; step: number }>;
-  /** Gradients accumulated since the last step. */
+  /** Gradients accumulated since the last step. @throws as `gradNorm` */
   gradients(): Promise<NativeNamedTensor[]>;
   /** Parameters as "<name>", moments as "exp_avg.<name>" and "exp_avg_sq.<name>", and the number of updates. */
   state(): Promise<{ step: number; tensors: NativeNamedTensor[] }>;

@@ -558,8 +558,8 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKeyName, ConfigKey>> = {
   },
   zeroStage: {
     stages: ALL,
-    description: "what of the optimiser's state processes split: 0 nothing, 1 masters and moments",
-    schema: choice(0, 1),
+    description: "what of the optimiser's state processes split: 0 nothing, 1 masters and moments, 2 gradients, too",
+    schema: choice(0, 1, 2),
     default: 0,
     isFree: true,
   },

@@ -20,11 +20,12 @@ import { readPlannerHead } from '../model/planner-head';
 import { QUANTISE } from '../model/quantised-folder';
 import { resolveSource } from '../model/source';
 import { isHeldWide } from '../model/tensors';
-import { resolveTrainerOptions } from '../model/trainer';
+import { resolveTrainerOptions, ZERO_STAGES } from '../model/trainer';
 import {
   type NativeDType,
   type NativeLoadRequest,
   type NativeMemoryPlan,
+  type NativeMemoryRequest,
   type NativeModelConfig,
   type NativeStoredType,
   native,
@@ -73,6 +74,8 @@ export interface MemoryPlan {
   trainable: number;
   items: MemoryItem[];
   bytes: number;
+  /** What `bytes` would be with each `zeroStage`, from 0 on. */
+  bytesByZeroStage: number[];
   /** With `roles`: processes that hold the teachers; null: those that train do. */
   teacher: TeacherMemory | null;
   /**
@@ -252,8 +255,9 @@ function ofTraining(
   const isSplit = (config.zeroStage ?? 0) > 0 && ranks > 1;
   const share = isSplit ? `, of 1/${ranks} of them` : '';
   const kept = config.activationCheckpointing ? 'inputs of blocks alone' : 'all of every block';
-  // Fixed point lies in the host's memory.
-  const fixed = config.reduction === 'exact' && !isCuda ? 8 * plan.trainable : 0;
+  // Both lie in the host's memory.
+  const fixed = isCuda ? 0 : plan.fixedPoint;
+  const exchange = plan.exchange + (isCuda ? 0 : plan.underWay);
   const items: MemoryItem[] = [
     {
       name: 'masters',
@@ -267,6 +271,7 @@ function ofTraining(
       bytes: plan.gradients + fixed,
       detail:
         `fp32, of ${plan.trainable.toLocaleString('en')} trainable parameters` +
+        (isSplit && config.zeroStage === 2 ? `: some layers of a micro-batch, and sums of 1/${ranks} of all` : '') +
         (fixed > 0 ? ', and their sums in fixed point (reduction: exact)' : ''),
     },
     {
@@ -279,8 +284,14 @@ function ofTraining(
       bytes: plan.activations,
       detail: `${tokens.toLocaleString('en')} tokens per pass, ${kept}`,
     },
-    ...(plan.exchange > 0
-      ? [{ name: 'exchange' as const, bytes: plan.exchange, detail: 'updated tensors of one matrix, between ranks' }]
+    ...(exchange > 0
+      ? [
+          {
+            name: 'exchange' as const,
+            bytes: exchange,
+            detail: `gradients on their way${plan.exchange > 0 ? ', updated tensors of one matrix' : ''}, between ranks`,
+          },
+        ]
       : []),
     {
       name: 'scratch',
@@ -376,9 +387,9 @@ export async function planMemory(
   const storage = heldTypes(shape, storageOf, as, blocks).map((held) =>
     isCuda && isBlockType(held) ? (isNarrow ? 'BF16' : 'F32') : held,
   );
-  const { activationCheckpointing, lora, momentDtype, zeroStage } = config;
+  const { activationCheckpointing, lora, momentDtype, reduction, zeroStage = 0 } = config;
   const tokens = config.tokenBudget ?? 8192;
-  const plan = native().planMemory({
+  const request: NativeMemoryRequest = {
     config: shape,
     storage,
     onDevice: isCuda,
@@ -389,29 +400,48 @@ export async function planMemory(
       freezePlanner: config.freezePlanner ?? !usesPlanner(stage),
       ...(activationCheckpointing === undefined ? {} : { activationCheckpointing }),
       ...(momentDtype === undefined ? {} : { momentDtype }),
-      ...(zeroStage === undefined ? {} : { zeroStage }),
+      ...(reduction === undefined ? {} : { reduction }),
+      zeroStage,
       lora: lora ?? null,
     }),
     ranks,
     tokens,
-  });
+  };
+  const plan = native().planMemory(request);
   const { parameters, active: activeParameters, trainable } = plan;
   const passed = activeParameters < parameters ? ` (${activeParameters.toLocaleString('en')} of them active)` : '';
   const isInBlocks = storage.some(isBlockType);
   const stored = isInBlocks ? 'blocks of 8 bits and fewer' : isNarrow ? 'bf16' : 'the type that they are held in';
+  const run = { tokens, ranks, isNarrow: isNarrow && !isInBlocks, isInBlocks, isCuda };
   const items: MemoryItem[] = [
     {
       name: 'weights',
       bytes: plan.weights,
       detail: `${parameters.toLocaleString('en')} parameters${passed} of ${shownSource(source)}, matrices in ${stored}`,
     },
-    ...ofTraining(plan, config, { tokens, ranks, isNarrow: isNarrow && !isInBlocks, isInBlocks, isCuda }),
+    ...ofTraining(plan, config, run),
     cacheMemory(stage, config, shape, isNarrow),
     ...(roles ? [] : await otherModels(config)),
   ];
   const bytes = sumOf(items);
+  const bytesByZeroStage = ZERO_STAGES.map((stage) => {
+    const other = native().planMemory({ ...request, trainer: { ...request.trainer, zeroStage: stage } });
+    return bytes + sumOf(ofTraining(other, config, run)) - sumOf(ofTraining(plan, config, run));
+  });
   const teacher = roles && (await teacherMemory(config, roles.teacher, isCuda));
   const most = Math.max(bytes, teacher?.bytes ?? 0);
   const fits = available === null ? null : most <= available;
-  return { device, ranks, parameters, activeParameters, trainable, items, bytes, teacher, available, fits };
+  return {
+    device,
+    ranks,
+    parameters,
+    activeParameters,
+    trainable,
+    items,
+    bytes,
+    bytesByZeroStage,
+    teacher,
+    available,
+    fits,
+  };
 }

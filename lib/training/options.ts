@@ -78,7 +78,7 @@ export interface TrainingOptions extends TrainingCallbacks {
   reduction?: Reduction | undefined;
   /**
    * What of the optimiser's state processes split among them, see {@link ModelTrainerOptions.zeroStage}: 1 splits masters
-   * and moments. Checkpoints stay whole, and load on any number of processes. Default 0.
+   * and moments, 2 gradients, too. Checkpoints stay whole, and load on any number of processes. Default 0.
    */
   zeroStage?: ZeroStage | undefined;
   /** Decoupled weight decay. Default 0.1; `trainPlanner`: 0.01. */
@@ -217,7 +217,7 @@ export function resolveTraining(
   for (const beta of resolved.betas) checkNumber('betas', beta, { min: 0, max: 0.999999 });
   checkChoice('momentDtype', resolved.momentDtype, MOMENT_DTYPES);
   checkChoice('reduction', resolved.reduction, REDUCTIONS);
-  checkInteger('zeroStage', resolved.zeroStage, { min: 0, max: 1 });
+  checkInteger('zeroStage', resolved.zeroStage, { min: 0, max: 2 });
   checkNumber('eps', resolved.eps, { minExclusive: 0, max: 1 });
   checkNumber('weightDecay', resolved.weightDecay, { min: 0, max: 1e3 });
   checkNumber('maxGradNorm', resolved.maxGradNorm, { min: 0 });

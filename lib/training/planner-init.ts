@@ -14,7 +14,7 @@ import { drawBlock, maskSpan, type PlannerRow } from './masking';
 import { resolveTraining, type TrainingOptions } from './options';
 import { binaryCrossEntropy, factorTargets, positiveWeight } from './planner-init-loss';
 import { callbacksOf } from './samples';
-import { numbered, ownBatches } from './shares';
+import { BackwardPasses, numbered, ownBatches } from './shares';
 import { encodeRow } from './token-rows';
 
 /** Options of {@link trainPlanner}. */
@@ -148,13 +148,15 @@ class PlannerStage implements Stage {
     const weight = positiveWeight(positives, candidates);
     // By the first row of each batch.
     const measured = new Map<number, [loss: number, agreeing: number]>();
+    const passes = new BackwardPasses(trainer, { group, zeroStage: training.zeroStage });
     for (let i = 0; i < batches.length; i++) {
       const { plannerLogits } = batches.length === 1 && kept ? kept : await this.#score(batches[i], train);
       const { loss, dLogits } = binaryCrossEntropy(plannerLogits!, targets[i], weight, 1 / candidates);
       const agreeing = plannerLogits!.filter((z, k) => z >= 0 === (targets[i][k] === 1)).length;
       measured.set(micro[i][0].index, [loss, agreeing]);
-      if (train) await trainer.backward({ dPlannerLogits: dLogits });
+      if (train) await passes.add({ dPlannerLogits: dLogits }, batches.length);
     }
+    if (train) await passes.end();
     const all = await gatherNumbers(group, rows.length, 2, measured);
     const totals: Totals = { loss: 0, agreeing: 0, positives, candidates, tokens };
     for (let row = 0; row < rows.length; row++) {

@@ -16,7 +16,7 @@ import { maskedDiffusionLoss } from './masked-diffusion-loss';
 import { drawBlock, type MaskedRow, maskRow } from './masking';
 import { checkLora, resolveTraining, type TrainableOptions, type TrainingOptions } from './options';
 import { callbacksOf } from './samples';
-import { numbered, ownBatches } from './shares';
+import { BackwardPasses, numbered, ownBatches } from './shares';
 import { type AnswerPadding, checkPadding, encodeRow, encodeRows, type TokenRow } from './token-rows';
 
 /** Options of {@link trainMaskedDiffusion}. */
@@ -136,7 +136,9 @@ class MaskedDiffusionStage implements Stage {
     for (let begin = 0; begin < rows.length; begin += part)
       parts.push(useful.filter(({ index }) => index >= begin && index < begin + part));
     const losses = new Map<number, [number]>();
-    for (const micro of ownBatches(parts, ({ item }) => item.ids.length, { ...training, group })) {
+    const batches = ownBatches(parts, ({ item }) => item.ids.length, { ...training, group });
+    const passes = new BackwardPasses(trainer, { group, zeroStage: training.zeroStage });
+    for (const micro of batches) {
       const batch = micro.map(({ item }) => item);
       const { logProbs } = await trainer.score({
         ...packed(batch),
@@ -155,8 +157,9 @@ class MaskedDiffusionStage implements Stage {
         losses.set(micro[i].index, [result.loss]);
         return result.dLogProbs;
       });
-      if (train) await trainer.backward({ dLogProbs });
+      if (train) await passes.add({ dLogProbs }, batches.length);
     }
+    if (train) await passes.end();
     const all = await gatherNumbers(group, rows.length, 1, losses);
     let loss = 0;
     for (let begin = 0; begin < rows.length; begin += part)

@@ -1,7 +1,8 @@
 // How the work of an update is dealt out to the processes that train together. Every process knows all rows of an
 // update; it computes its share of them, and what it measured is gathered by the number of the row.
 import { dealOut, type ProcessGroup } from '../distributed/process-group';
-import type { Reduction } from '../model/trainer';
+import type { ModelTrainer, Reduction, ZeroStage } from '../model/trainer';
+import type { NativeBackwardRequest } from '../native';
 import { packRows } from '../packing';
 
 /** Who shares the work, and how it is cut. */
@@ -45,4 +46,54 @@ export function ownBatches<T>(
     const own = part.filter(() => ranks[at++] === rank);
     return packRows(own, tokens, tokenBudget);
   });
+}
+
+/**
+ * The backward passes of an update, or of a part of it, of which each process has a number of its own. Where reduced
+ * gradients are split, processes exchange in every pass, and one that has fewer joins those of the others.
+ */
+export class BackwardPasses {
+  readonly #trainer: Pick<ModelTrainer, 'backward' | 'joinBackward'>;
+  readonly #sharing: { group: ProcessGroup; zeroStage: ZeroStage };
+  readonly #isLast: boolean;
+  #done = 0;
+  #rounds: number | null = null;
+
+  /** @param isLast whether the update has no further passes: processes then exchange gradients in the last one */
+  constructor(
+    trainer: Pick<ModelTrainer, 'backward' | 'joinBackward'>,
+    sharing: { group: ProcessGroup; zeroStage: ZeroStage },
+    isLast = true,
+  ) {
+    this.#trainer = trainer;
+    this.#sharing = sharing;
+    this.#isLast = isLast;
+  }
+
+  /** @param count of all passes that this process has */
+  async add(request: NativeBackwardRequest, count: number): Promise<void> {
+    await this.#begin(count);
+    await this.#trainer.backward({ ...request, last: this.#next() });
+  }
+
+  /** After the passes of this process, and in place of them where it has none. */
+  async end(): Promise<void> {
+    const rounds = await this.#begin(0);
+    while (this.#done < rounds) await this.#trainer.joinBackward({ last: this.#next() });
+  }
+
+  /** Counts a pass. @returns whether it is the update's last */
+  #next(): boolean {
+    this.#done++;
+    return this.#isLast && this.#done === this.#rounds;
+  }
+
+  async #begin(count: number): Promise<number> {
+    const { group, zeroStage } = this.#sharing;
+    if (this.#rounds === null) {
+      const counts = zeroStage === 2 ? await group.allGather(Float64Array.of(count)) : [[count]];
+      this.#rounds = Math.max(...counts.map(([one]) => one), zeroStage < 2 && this.#isLast ? 1 : 0);
+    }
+    return this.#rounds;
+  }
 }

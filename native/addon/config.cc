@@ -190,6 +190,8 @@ Napi::Value memory_plan(const Napi::CallbackInfo& info) {
   out.Set("masters", double(plan.masters));
   out.Set("gradients", double(plan.gradients));
   out.Set("moments", double(plan.moments));
+  out.Set("fixedPoint", double(plan.sums.fixed));
+  out.Set("underWay", double(plan.sums.exchange));
   out.Set("activations", double(plan.activations));
   out.Set("exchange", double(plan.exchange));
   out.Set("scratch", double(plan.scratch));

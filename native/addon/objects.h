@@ -95,6 +95,7 @@ class TrainerObject final : public Napi::ObjectWrap<TrainerObject> {
   Napi::Value parameters(const Napi::CallbackInfo& info);
   Napi::Value score(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);
+  Napi::Value join_backward(const Napi::CallbackInfo& info);
   Napi::Value zero_grad(const Napi::CallbackInfo& info);
   Napi::Value grad_norm(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);

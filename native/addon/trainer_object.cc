@@ -50,10 +50,11 @@ void TrainerObject::init(Napi::Env env, AddonData* data) {
   data->trainer = Napi::Persistent(DefineClass(
       env, "Trainer",
       {InstanceMethod<&TrainerObject::parameters>("parameters"), InstanceMethod<&TrainerObject::score>("score"),
-       InstanceMethod<&TrainerObject::backward>("backward"), InstanceMethod<&TrainerObject::zero_grad>("zeroGrad"),
-       InstanceMethod<&TrainerObject::grad_norm>("gradNorm"), InstanceMethod<&TrainerObject::step>("step"),
-       InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
-       InstanceMethod<&TrainerObject::load_state>("loadState"),
+       InstanceMethod<&TrainerObject::backward>("backward"),
+       InstanceMethod<&TrainerObject::join_backward>("joinBackward"),
+       InstanceMethod<&TrainerObject::zero_grad>("zeroGrad"), InstanceMethod<&TrainerObject::grad_norm>("gradNorm"),
+       InstanceMethod<&TrainerObject::step>("step"), InstanceMethod<&TrainerObject::gradients>("gradients"),
+       InstanceMethod<&TrainerObject::state>("state"), InstanceMethod<&TrainerObject::load_state>("loadState"),
        InstanceMethod<&TrainerObject::set_adapters>("setAdapters"),
        InstanceMethod<&TrainerObject::dispose>("dispose")}));
 }
@@ -76,7 +77,7 @@ TrainerOptions read_trainer_options(const Napi::Object& object) {
   const std::string reduction = get_string(object, "reduction");
   if (reduction != "sum" && reduction != "exact") type_error(env, "reduction", "\"sum\" or \"exact\"");
   options.reduction = reduction == "exact" ? Reduction::kExact : Reduction::kSum;
-  options.zero_stage = int(get_integer(object, "zeroStage", 0, 1));
+  options.zero_stage = int(get_integer(object, "zeroStage", 0, 2));
   options.seed = get_u64(object, "seed");
   return options;
 }
@@ -201,6 +202,7 @@ Napi::Value TrainerObject::backward(const Napi::CallbackInfo& info) {
   request->dlog_likelihoods = get_optional_array<float>(object, "dLogLikelihoods");
   request->dentropies = get_optional_array<float>(object, "dEntropies");
   request->dlogits = get_optional_array<float>(object, "dLogits");
+  request->last = get_bool(object, "last", false);
   return Job<std::vector<float>>::start(
       env,
       [held = trainer(env), request, flag = CancelToken::flag_of(info[1])] {
@@ -220,6 +222,17 @@ struct Nothing {};
 Napi::Value undefined(Napi::Env env, Nothing&) { return env.Undefined(); }
 
 }  // namespace
+
+Napi::Value TrainerObject::join_backward(const Napi::CallbackInfo& info) {
+  const bool last = get_bool(to_object(info[0], "request"), "last", false);
+  return Job<Nothing>::start(
+      info.Env(),
+      [held = trainer(info.Env()), last] {
+        held->join_backward(last);
+        return Nothing{};
+      },
+      undefined);
+}
 
 Napi::Value TrainerObject::zero_grad(const Napi::CallbackInfo& info) {
   return Job<Nothing>::start(

@@ -1,6 +1,7 @@
 // What the layers' forward and backward functions need beside their weights and tensors.
 #pragma once
 #include <atomic>
+#include <functional>
 
 #include "model/config.h"
 #include "model/kv_cache.h"
@@ -95,6 +96,9 @@ enum GradientSlot : size_t {
   kLowRank
 };
 
+// Told, as a backward pass goes on, that it writes no more gradients of a stage (buckets.h) or of those before it.
+using StageFinished = std::function<void(int stage)>;
+
 struct BackwardContext {
   const ForwardContext& forward;  // of the pass that the gradients are of
   Workspace& workspace;           // GradientSlot
@@ -102,9 +106,13 @@ struct BackwardContext {
   // Blocks that are run again take their memory from here on.
   Workspace& tape_workspace;
   size_t recompute_slot = 0;
+  const StageFinished* finished = nullptr;
 
   const ModelConfig& config() const { return forward.config; }
   Backend& backend() const { return forward.backend; }
+  void finish(int stage) const {
+    if (finished) (*finished)(stage);
+  }
 };
 
 }  // namespace dultra

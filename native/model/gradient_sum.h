@@ -1,5 +1,7 @@
-// The gradients of an update: added up over its micro-batches, then over all processes.
+// The gradients of an update: added up over its micro-batches, then over all processes. What ranks exchange goes on
+// beside the backward pass: a bucket's sum begins when the pass has finished the bucket.
 #pragma once
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -14,53 +16,89 @@ enum class Reduction {
   kExact,  // in fixed point: the sum does not depend on the order of micro-batches, nor on which rank computed them
 };
 
+// Gradients that are whole on every rank are exchanged once an update, after the `last` backward pass has finished each
+// bucket. Split gradients are exchanged in every backward pass, after which this rank has the sums of its range alone.
 class GradientSum {
  public:
   GradientSum(Backend& backend, const Parameters& parameters, std::shared_ptr<Communicator> communicator,
               Reduction reduction)
       : backend_(backend), parameters_(parameters), communicator_(std::move(communicator)), reduction_(reduction) {}
 
-  // Bytes of host memory beside the arena.
-  static size_t bytes(int64_t numbers, Reduction reduction) {
-    return reduction == Reduction::kExact ? size_t(numbers) * sizeof(int64_t) : 0;
-  }
-  size_t bytes() const { return bytes(parameters_.size(), reduction_); }
+  // Bytes of host memory beside the arena: sums in fixed point, and what is on its way between ranks.
+  struct Bytes {
+    size_t fixed = 0, exchange = 0;
+  };
+  // @own: numbers of the arena that the rank updates.
+  static Bytes bytes(const std::vector<Bucket>& buckets, const Shard& shard, int64_t size, int64_t own,
+                     Reduction reduction);
+  size_t bytes() const;
 
-  // After the backward pass of a micro-batch, which has added to the arena.
-  void add();
-  // The gradients of all micro-batches of this process, in the arena. Further ones may be added after `restore`.
+  // Of a micro-batch: before its backward pass, as the pass goes on, and after it, when it has finished all stages.
+  // After an exception `interrupt` is called in place of `end`. A rank without a micro-batch calls `begin` and `end`.
+  void begin(bool last);
+  void finish(int stage);
+  void end();
+  void interrupt() { is_last_ = false; }
+  // Whether gradients of this process alone are no longer there.
+  bool is_exchanging() const { return is_last_ && communicator_->size() > 1; }
+  // The gradients of all micro-batches of this process, in the arena. Further ones may be added after `restore`. Not of
+  // split gradients.
   void collect();
   void restore();
-  // The gradients of all micro-batches of all processes, in the arena: all of them, or, where the optimiser's state is
-  // split, those that this process updates. NON_FINITE, on every rank, where a number of any rank cannot be added
-  // exactly.
+  // The gradients of all micro-batches of all processes, where the update reads them: all of them, or, where the
+  // optimiser's state is split, those that this process updates. NON_FINITE, on every rank, where a number of any rank
+  // cannot be added exactly.
   void reduce();
   void clear();
 
  private:
-  // fn(first, n) for pieces of the arena, or of a range of it.
+  // Numbers of the arena on their way, in the ring.
+  struct Piece {
+    Range range;
+    int owner;       // the rank that gets the sum, or kEveryRank
+    int64_t begin;   // in the ring
+    int64_t number;  // of the communicator's sum
+  };
+
+  bool splits() const { return parameters_.shard().splits_gradients; }
+  // Numbers of the arena that this rank has in fixed point.
+  Range fixed_range() const;
+  void prepare();
+  // A micro-batch's bucket, which is whole.
+  void take(const Bucket& bucket);
+  // Adds the arena's gradients to those in fixed point, and clears them.
+  void add(const Range& range);
+  // Begins the exchange of a bucket.
+  void start(const Bucket& bucket);
+  // fn(range, owner) for pieces of a bucket, by the rank that updates them.
   template <typename Fn>
-  void for_pieces(Fn&& fn) const {
-    for_pieces({0, parameters_.size()}, fn);
-  }
-  template <typename Fn>
-  void for_pieces(const Range& range, Fn&& fn) const;
-  void collect(const Range& range);
-  // Adds up x over all ranks: a number on every rank, or on the one that updates it.
+  void for_pieces(const Bucket& bucket, Fn&& fn) const;
   template <typename T>
-  void sum_ranks(T* x, const Range& range, int owner);
-  // fn(range, owner) for what ranks update; without a split everything, with no owner (-1).
-  template <typename Fn>
-  void for_owners(Fn&& fn) const;
+  void send(const Bucket& bucket, const Range& range, int owner);
+  // Waits for the first piece, and puts its sum where it belongs.
+  void receive();
+  template <typename T>
+  void receive(const Piece& piece);
+  void receive_all();
+  // To fixed point, added to what `to` holds.
+  void add_fixed(int64_t* to, const float* from, int64_t n);
+  void collect(const Range& range);
   void check_range();
 
   Backend& backend_;
   const Parameters& parameters_;
   const std::shared_ptr<Communicator> communicator_;
   const Reduction reduction_;
+  bool is_last_ = false;
+  size_t next_ = 0;             // of the buckets: the first that the pass has not finished
   std::vector<int64_t> fixed_;  // units of kUnit
   std::vector<float> staging_;  // of a piece
-  double largest_ = 0;          // no number of fixed_ is of a greater magnitude
+  // Kept by the communicator, too, as long as a sum is under way.
+  std::shared_ptr<void> ring_;
+  int64_t ring_size_ = 0, ring_at_ = 0;
+  std::deque<Piece> pieces_;
+  double largest_ = 0;  // no number of this rank's sums is of a greater magnitude
+  double most_ = 0;     // of the micro-batch
   bool finite_ = true;
 };
 

@@ -25,7 +25,8 @@ bool is_adapter_target(const std::string& tensor, bool planner, const std::vecto
   });
 }
 
-Lora::Lora(Backend& backend, Weights& weights, Parameters& parameters, const LoraOptions& options, uint32_t stream)
+Lora::Lora(Backend& backend, Weights& weights, Parameters& parameters, const LoraOptions& options, uint32_t stream,
+           const std::unordered_map<std::string, Stages>& stages)
     : backend_(backend), weights_(weights), parameters_(parameters), options_(options), workspace_(backend) {
   check_argument(!options.targets.empty(), "lora.targets: expected at least one projection");
   for (const WeightLocation& location : weights.locations()) {
@@ -36,8 +37,10 @@ Lora::Lora(Backend& backend, Weights& weights, Parameters& parameters, const Lor
     adapter.tensor = location.tensor;
     adapter.linear = location.linear;
     adapter.row = location.at;
-    adapter.a = parameters.add(module + ".lora_A.weight", {r, k}, false, ++stream, {}, true);
-    adapter.b = parameters.add(module + ".lora_B.weight", {n, r}, false, ++stream, {}, true);
+    adapter.a =
+        parameters.add(module + ".lora_A.weight", {r, k}, false, ++stream, stages.at(location.tensor), {}, true);
+    adapter.b =
+        parameters.add(module + ".lora_B.weight", {n, r}, false, ++stream, stages.at(location.tensor), {}, true);
     adapter.model_rows = weights.bf16_rows(location.tensor);
     adapters_.push_back(std::move(adapter));
   }

@@ -20,9 +20,10 @@ bool is_adapter_target(const std::string& tensor, bool planner, const std::vecto
 
 class Lora {
  public:
-  // Adds A and B of every target to `parameters`; streams of their moments count on from `stream`. Throws
-  // INVALID_ARGUMENT where no tensor is a target.
-  Lora(Backend& backend, Weights& weights, Parameters& parameters, const LoraOptions& options, uint32_t stream);
+  // Adds A and B of every target to `parameters`; streams of their moments count on from `stream`, `stages`
+  // are of the tensors. Throws INVALID_ARGUMENT where no tensor is a target.
+  Lora(Backend& backend, Weights& weights, Parameters& parameters, const LoraOptions& options, uint32_t stream,
+       const std::unordered_map<std::string, Stages>& stages);
 
   // As PEFT begins: A uniform within 1 / sqrt(K), B zero, so that the adapted model is the base. After
   // Parameters::bind.

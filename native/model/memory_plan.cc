@@ -34,11 +34,11 @@ int64_t share_of(const MemoryRequest& request, int64_t elements) {
   return request.trainer.zero_stage > 0 ? (elements + request.ranks - 1) / request.ranks : elements;
 }
 
-void add_parameter(MemoryPlan& plan, const MemoryRequest& request, int64_t elements, size_t master_size,
-                   bool whole_master) {
+void add_parameter(MemoryPlan& plan, const MemoryRequest& request, std::vector<BucketPart>& parts, Stages stages,
+                   int64_t elements, size_t master_size, bool whole_master) {
   plan.trainable += elements;
+  parts.push_back({aligned_numbers(elements), stages});
   plan.masters += size_t(whole_master ? elements : share_of(request, elements)) * master_size;
-  plan.gradients += size_t(elements) * 4;
   plan.moments += size_t(share_of(request, elements)) * 2 * dtype_size(request.trainer.moments);
 }
 
@@ -57,11 +57,22 @@ int64_t exchanged_at_once(const std::vector<const TensorSpec*>& trained) {
 }
 
 // A and B as Lora adds them, their scaled copies, and the frozen weight, or over blocks what is computed beside these.
-void add_adapter(MemoryPlan& plan, const MemoryRequest& request, const TensorSpec& spec, bool split, BlockType blocks) {
+void add_adapter(MemoryPlan& plan, const MemoryRequest& request, std::vector<BucketPart>& parts, const TensorSpec& spec,
+                 bool split, BlockType blocks) {
   const int64_t elements = request.trainer.lora.rank * (spec.shape[0] + spec.shape[1]);
-  add_parameter(plan, request, elements, 4, true);
+  add_parameter(plan, request, parts, gradient_stages(request.config, spec), elements, 4, true);
   plan.masters += size_t(elements) * 4;
   plan.masters += blocks != BlockType::kNone ? size_t(elements) * 4 : size_t(spec.elements()) * (split ? 2 : 4);
+}
+
+// Gradients as backward passes write them, and, where they are split, those that a rank updates.
+void add_gradients(MemoryPlan& plan, const MemoryRequest& request, const std::vector<BucketPart>& parts) {
+  const TrainerOptions& trainer = request.trainer;
+  std::vector<Bucket> buckets = make_buckets(parts);
+  const int64_t own = share_of(request, plan.trainable);
+  const Shard shard{0, request.ranks, trainer.zero_stage > 0, trainer.zero_stage > 1};
+  plan.gradients = size_t(shard.splits_gradients ? share_memory(buckets) + own : plan.trainable) * 4;
+  plan.sums = GradientSum::bytes(buckets, shard, plan.trainable, own, trainer.reduction);
 }
 
 }  // namespace
@@ -82,6 +93,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
   const bool lora = trainer.lora.rank > 0, base_trains = !trainer.freeze_base || lora;
   MemoryPlan plan;
   std::vector<const TensorSpec*> exchanged;
+  std::vector<BucketPart> parts, adapter_parts;
   for (size_t i = 0; i < table.size(); ++i) {
     const TensorSpec& spec = table[i];
     const BlockType blocks = blocks_of(i);
@@ -89,13 +101,15 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     plan.parameters += spec.elements();
     plan.weights += weight_bytes(request, spec, request.storage[i], blocks);
     if (spec.planner ? !trainer.freeze_planner : !trainer.freeze_base && !lora) {
-      add_parameter(plan, request, spec.elements(), split ? 2 : 4, false);
+      add_parameter(plan, request, parts, gradient_stages(config, spec), spec.elements(), split ? 2 : 4, false);
       if (!split) exchanged.push_back(&spec);
     }
     if (lora && is_adapter_target(spec.name, spec.planner, trainer.lora.targets))
-      add_adapter(plan, request, spec, split, blocks);
+      add_adapter(plan, request, adapter_parts, spec, split, blocks);
   }
-
+  // In the arena's order.
+  parts.insert(parts.end(), adapter_parts.begin(), adapter_parts.end());
+  add_gradients(plan, request, parts);
   if (trainer.zero_stage > 0) plan.exchange = size_t(exchanged_at_once(exchanged)) * 4;
   plan.active = plan.parameters - idle_parameters(config);
 

@@ -15,7 +15,7 @@ struct MemoryRequest {
   bool on_device = false;           // CUDA: matrices are row-major
   Compute compute = Compute::kF32;  // of matrix products
   TrainerOptions trainer;
-  int ranks = 1;       // that share the optimiser's state, with trainer.zero_stage
+  int ranks = 1;       // that train together, and share the optimiser's state with trainer.zero_stage
   int64_t tokens = 0;  // of a forward and backward pass
 };
 
@@ -23,9 +23,10 @@ struct MemoryRequest {
 struct MemoryPlan {
   int64_t parameters = 0, active = 0, trainable = 0;  // active: that a token passes
   size_t weights = 0, masters = 0, gradients = 0, moments = 0;
-  size_t activations = 0;  // what backward reads
-  size_t exchange = 0;     // with split state: the tensors of one matrix, whole, on their way into the model
-  size_t scratch = 0;      // of one block forward and backward, and of logits
+  GradientSum::Bytes sums;  // in host memory
+  size_t activations = 0;   // what backward reads
+  size_t exchange = 0;      // with split state: the tensors of one matrix, whole, on their way into the model
+  size_t scratch = 0;       // of one block forward and backward, and of logits
 };
 
 // Within a few percent for models of size.

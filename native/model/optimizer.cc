@@ -11,7 +11,7 @@ double gradient_norm(Backend& backend, const Parameters& parameters, Communicato
   const Range own = ranks ? parameters.range_of(parameters.shard().rank) : Range{0, size};
   std::vector<double> sums(size_t((size + block - 1) / block), 0.0);
   for (int64_t at = own.begin; at < own.end; at += block)
-    sums[size_t(at / block)] = backend.sum_squares(parameters.gradients() + at, std::min(block, size - at));
+    sums[size_t(at / block)] = backend.sum_squares(parameters.reduced(at), std::min(block, size - at));
   if (ranks && parameters.shard().is_split) {
     // Each sum is of one rank, and 0 of all others: their bits add up to it.
     std::vector<int64_t> bits(sums.size());
@@ -77,7 +77,7 @@ void update_parameters(Backend& backend, const Parameters& parameters, const Opt
     args.lr = p.planner ? options.planner_lr : options.base_lr;
     const auto update = [&](int64_t first, int64_t n) {
       const size_t moment = size_t(first - p.own.begin) * dtype_size(args.moments);
-      args.gradient = parameters.gradient(p) + first;
+      args.gradient = parameters.reduced(p.offset + first);
       args.exp_avg = static_cast<uint8_t*>(parameters.exp_avg(p)) + moment;
       args.exp_avg_sq = static_cast<uint8_t*>(parameters.exp_avg_sq(p)) + moment;
       args.first = first;
@@ -92,7 +92,7 @@ void update_parameters(Backend& backend, const Parameters& parameters, const Opt
       update(range.begin, range.size());
     });
   }
-  backend.fill_zero(parameters.gradients(), parameters.size());
+  parameters.clear_gradients();
 }
 
 }  // namespace dultra

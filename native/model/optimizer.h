@@ -9,8 +9,8 @@ struct OptimizerStep {
   double max_grad_norm = 0;  // 0: no clipping
 };
 
-// L2 norm of all gradients in the arena. With `ranks` (null: this process's alone), each rank adds up those that it
-// updates, and all ranks get the same bits, whatever their number.
+// L2 norm of all gradients. With `ranks` (null: this process's alone), each rank adds up those that it updates, and all
+// ranks get the same bits, whatever their number.
 double gradient_norm(Backend& backend, const Parameters& parameters, Communicator* ranks);
 
 // Update number `step` (from 1) of every master, with gradients clipped to max_grad_norm given their `norm`; gradients

@@ -9,19 +9,13 @@ namespace dultra {
 
 namespace {
 
-// Parameters begin at multiples of this many numbers, so that vector loads of any type are aligned. The numbers between
-// them are 0 and stay 0.
-constexpr int64_t kAlign = 16;
-
 // Blocks of the norm that an arena has at most: so many ranks can share it evenly.
 constexpr int64_t kBlocks = 1024;
-
-int64_t aligned(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 }  // namespace
 
 const Parameter* Parameters::add(std::string name, std::vector<int64_t> shape, bool planner, uint32_t stream,
-                                 std::vector<Bf16Rows> model_rows, bool whole_master) {
+                                 Stages stages, std::vector<Bf16Rows> model_rows, bool whole_master) {
   auto p = std::make_unique<Parameter>();
   p->name = std::move(name);
   p->shape = std::move(shape);
@@ -29,10 +23,11 @@ const Parameter* Parameters::add(std::string name, std::vector<int64_t> shape, b
   for (int64_t size : p->shape) p->n *= size;
   p->planner = planner;
   p->stream = stream;
+  p->stages = stages;
   p->model_rows = std::move(model_rows);
   p->whole_master = whole_master;
   p->offset = size_;
-  size_ += aligned(p->n);
+  size_ += aligned_numbers(p->n);
   parameters_.push_back(std::move(p));
   return by_name_[parameters_.back()->name] = parameters_.back().get();
 }
@@ -45,7 +40,7 @@ Buffer Parameters::zeroed(size_t bytes) {
   return buffer;
 }
 
-int64_t Parameters::block() const { return std::max<int64_t>(64, aligned((size_ + kBlocks - 1) / kBlocks)); }
+int64_t Parameters::block() const { return std::max<int64_t>(64, aligned_numbers((size_ + kBlocks - 1) / kBlocks)); }
 
 Range Parameters::range_of(int rank) const {
   if (!shard_.is_split) return {0, size_};
@@ -68,11 +63,20 @@ void Parameters::allocate() {
     p->moment_offset = std::clamp(p->offset, range.begin, range.end) - range.begin;
     int64_t& masters = p->model_rows.empty() ? master_size_ : low_size_;
     p->master_offset = masters;
-    masters += aligned(p->held.size());
+    masters += aligned_numbers(p->held.size());
   }
+  std::vector<BucketPart> parts;
+  for (const auto& p : parameters_) parts.push_back({aligned_numbers(p->n), p->stages});
+  buckets_ = make_buckets(parts);
+  gradient_size_ = shard_.splits_gradients ? share_memory(buckets_) : size_;
+  for (const auto& p : parameters_)
+    for (const Bucket& bucket : buckets_)
+      if (p->offset >= bucket.range.begin && p->offset < bucket.range.end)
+        p->gradient_offset = bucket.memory + (p->offset - bucket.range.begin);
   masters_ = zeroed(size_t(master_size_) * 4);
   low_ = zeroed(size_t(low_size_) * sizeof(int16_t));
-  gradients_ = zeroed(size_t(size_) * 4);
+  gradients_ = zeroed(size_t(gradient_size_) * 4);
+  if (shard_.splits_gradients) reduced_ = zeroed(size_t(range.size()) * 4);
   exp_avg_ = zeroed(moment_bytes(range.size()));
   exp_avg_sq_ = zeroed(moment_bytes(range.size()));
 }
@@ -170,6 +174,12 @@ void Parameters::write_moment(void* to, const float* values, int64_t n) {
   std::vector<uint16_t> stored(static_cast<size_t>(n));
   std::transform(values, values + n, stored.begin(), f32_to_bf16);
   backend_.upload(to, stored.data(), stored.size() * 2);
+}
+
+void Parameters::clear_gradients() const {
+  if (gradient_size_ > 0) backend_.fill_zero(gradients_.as(), gradient_size_);
+  const Range own = range_of(shard_.rank);
+  if (shard_.splits_gradients && own.size() > 0) backend_.fill_zero(reduced_.as(), own.size());
 }
 
 std::vector<NamedTensor> Parameters::read_gradients() const {

@@ -5,7 +5,8 @@
 // that takes 2 bytes less per weight, and the model needs no update from its master.
 //
 // Masters and moments may be split over the ranks of a job (ZeRO, Rajbhandari et al. 2020): each rank then has those of
-// a range of the arena of gradients.
+// a range of the arena of gradients. Gradients may be, too: what a backward pass writes is then memory that its buckets
+// share, and a rank has the reduced ones of its range.
 #pragma once
 #include <algorithm>
 #include <memory>
@@ -13,16 +14,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "model/buckets.h"
 #include "model/weights.h"
 #include "ops/communicator.h"
 
 namespace dultra {
-
-// Numbers of an arena or of a parameter.
-struct Range {
-  int64_t begin = 0, end = 0;
-  int64_t size() const { return end - begin; }
-};
 
 // The part of the optimiser's state that this process has.
 struct Shard {
@@ -30,6 +26,7 @@ struct Shard {
   // Whether state is split, be it over one rank: backward passes then read the model's weights, since no rank has all
   // of a master.
   bool is_split = false;
+  bool splits_gradients = false;  // with is_split
 };
 
 // A checkpoint tensor that trains, or half of an adapter.
@@ -40,7 +37,9 @@ struct Parameter {
   bool planner = false;
   uint32_t stream = 0;               // of the random numbers that round its moments
   std::vector<Bf16Rows> model_rows;  // the model's own numbers, where the master is split; else empty
+  Stages stages;                     // of backward passes, that write its gradient
   int64_t offset = 0;                // in the arena of gradients
+  int64_t gradient_offset = 0;       // where backward passes write it
   Range own;                         // numbers that this process updates
   Range held;                        // numbers of its master that this process has
   int64_t moment_offset = 0;         // of `own` in the arena of moments
@@ -85,6 +84,11 @@ struct LinearPart {
   const Adapter* adapter = nullptr;
 };
 
+// Parameters begin at multiples of this many numbers of the arena, so that vector loads of any type are aligned. The
+// numbers between them are 0 and stay 0.
+constexpr int64_t kParameterAlign = 16;
+inline int64_t aligned_numbers(int64_t n) { return (n + kParameterAlign - 1) / kParameterAlign * kParameterAlign; }
+
 class Parameters {
  public:
   // moments: kF32 or kBF16, how AdamW's moments are stored.
@@ -94,7 +98,7 @@ class Parameters {
   Parameters& operator=(const Parameters&) = delete;
 
   // First every parameter is added, then memory is allocated, then everything else may be called.
-  const Parameter* add(std::string name, std::vector<int64_t> shape, bool planner, uint32_t stream,
+  const Parameter* add(std::string name, std::vector<int64_t> shape, bool planner, uint32_t stream, Stages stages,
                        std::vector<Bf16Rows> model_rows = {}, bool whole_master = false);
   void allocate();
   // Reads masters of checkpoint tensors from the model, and notes which Linears and vectors they belong to.
@@ -116,14 +120,21 @@ class Parameters {
   int64_t block() const;
 
   // Numbers of a parameter in the arenas: all gradients, `held` of the master, `own` of the moments.
-  float* gradient(const Parameter& p) const { return gradients_.as() + p.offset; }
+  float* gradient(const Parameter& p) const { return gradients_.as() + p.gradient_offset; }
   float* master(const Parameter& p) const { return masters_.as() + p.master_offset; }  // not with model_rows
   int16_t* low(const Parameter& p) const { return low_.as<int16_t>() + p.master_offset; }
   void* exp_avg(const Parameter& p) const { return exp_avg_.as<uint8_t>() + moment_bytes(p.moment_offset); }
   void* exp_avg_sq(const Parameter& p) const { return exp_avg_sq_.as<uint8_t>() + moment_bytes(p.moment_offset); }
-  // The whole arena of gradients, `size` numbers.
-  float* gradients() const { return gradients_.as(); }
+  // Numbers of the arena of gradients.
   int64_t size() const { return size_; }
+  // In the order in which backward passes finish them. Their gradients, as the pass of a micro-batch writes them.
+  const std::vector<Bucket>& buckets() const { return buckets_; }
+  float* gradients(const Bucket& bucket) const { return gradients_.as() + bucket.memory; }
+  // Gradients that an update reads, from a number of the arena on: with split gradients those of this rank's range.
+  float* reduced(int64_t at) const {
+    return shard_.splits_gradients ? reduced_.as() + (at - range_of(shard_.rank).begin) : gradients_.as() + at;
+  }
+  void clear_gradients() const;
 
   // The gradient of what the model holds in `holder` (a Buffer, or the planner's bias); null where it is frozen.
   float* gradient_of(const void* holder) const;
@@ -153,8 +164,9 @@ class Parameters {
   std::unordered_map<std::string, Parameter*> by_name_;
   std::unordered_map<const void*, std::vector<LinearPart>> parts_;  // by Linear
   std::unordered_map<const void*, float*> gradient_of_;             // by holder
-  int64_t size_ = 0, master_size_ = 0, low_size_ = 0;
-  Buffer masters_, low_, gradients_, exp_avg_, exp_avg_sq_;
+  std::vector<Bucket> buckets_;
+  int64_t size_ = 0, master_size_ = 0, low_size_ = 0, gradient_size_ = 0;
+  Buffer masters_, low_, gradients_, reduced_, exp_avg_, exp_avg_sq_;
   size_t bytes_ = 0;
 };
 

@@ -341,7 +341,8 @@ void check(const BackwardRequest& request, const ScoreRequest& scored, int64_t v
 
 }  // namespace
 
-std::vector<float> Scorer::backward(const BackwardRequest& request, const std::atomic<bool>* cancel) {
+std::vector<float> Scorer::backward(const BackwardRequest& request, const std::atomic<bool>* cancel,
+                                    const StageFinished& finished) {
   check_argument(tape_ != nullptr, "backward: expected a score with keep before it");
   const Tape& tape = *tape_;
   const Pass& pass = *tape.pass;
@@ -366,9 +367,10 @@ std::vector<float> Scorer::backward(const BackwardRequest& request, const std::a
   }
 
   ForwardContext forward = pass.context(model_, workspace_, cancel);
-  const BackwardContext context{forward, gradient_workspace_, parameters_, tape_workspace_, tape.next_slot};
+  const BackwardContext context{forward, gradient_workspace_, parameters_, tape_workspace_, tape.next_slot, &finished};
   float* dhidden = nullptr;
   if (tape.narrowed) {
+    context.finish(kPlannerStage);
     dhidden = gradient_workspace_.get(kDHidden, s * c);
     tokens_backward(context, request, dlog_prob, dhidden);
   } else {
@@ -380,12 +382,14 @@ std::vector<float> Scorer::backward(const BackwardRequest& request, const std::a
       pass.planner_backward(context, model_.weights(), dplanner, dhidden,
                             gradient_workspace_.get(kDStates, pass.state_tokens() * c), tape.planner,
                             options_.planner_trains);
+    context.finish(kPlannerStage);
     if (from_tokens) {
       float* dscored = gradient_workspace_.get(kDCandidate, s * c);
       tokens_backward(context, request, dlog_prob, dscored);
       backend_.scatter_add_rows(dhidden, dscored, tape.scored.rows.data(), s, c);
     }
   }
+  context.finish(kHeadStage);
   if (given_hidden)
     backend_.download(dhidden_out.data(), dhidden, dhidden_out.size() * 4);
   else if (options_.base_trains)

@@ -52,6 +52,7 @@ struct ScoreResult {
 
 struct BackwardRequest {
   std::vector<float> dlog_probs, dplanner_logits, dlog_likelihoods, dentropies, dlogits;  // empty: 0
+  bool last = false;  // of the update: ranks begin to exchange gradients while the pass goes on
 };
 
 struct ScoreOptions {
@@ -67,7 +68,8 @@ class Scorer {
 
   ScoreResult score(ScoreRequest request, const std::atomic<bool>* cancel);
   // Returns dL/d(hidden) (N, C) where `score` was given hidden states, else nothing.
-  std::vector<float> backward(const BackwardRequest& request, const std::atomic<bool>* cancel);
+  std::vector<float> backward(const BackwardRequest& request, const std::atomic<bool>* cancel,
+                              const StageFinished& finished);
 
  private:
   struct Tape;  // what `backward` needs of the last `score`

@@ -39,7 +39,9 @@ Trainer::Trainer(std::shared_ptr<Model> model, const TrainerOptions& options,
       communicator_(std::move(communicator)),
       backend_(model_->backend()),
       parameters_(backend_, options.moments,
-                  options.zero_stage > 0 ? Shard{communicator_->rank(), communicator_->size(), true} : Shard{}),
+                  options.zero_stage > 0
+                      ? Shard{communicator_->rank(), communicator_->size(), true, options.zero_stage > 1}
+                      : Shard{}),
       gradients_(backend_, parameters_, communicator_, options.reduction),
       scorer_(*model_, parameters_, score_options_) {
   // Score-only: allocates no state and does not claim the model.
@@ -62,6 +64,7 @@ void Trainer::make_parameters() {
   Weights& weights = model_->weights();
   const bool lora = options_.lora.rank > 0;
   check_trainable(model_->config(), options_);
+  const auto stages = gradient_stages(model_->config());
   std::set<std::string> seen;
   // Streams number all tensors that gradients flow through, frozen or not.
   uint32_t stream = 0;
@@ -70,9 +73,10 @@ void Trainer::make_parameters() {
     if (!location.planner && !score_options_.base_trains) continue;
     ++stream;
     if (location.planner ? !score_options_.planner_trains : lora) continue;
-    parameters_.add(location.tensor, location.shape, location.planner, stream, weights.bf16_rows(location.tensor));
+    parameters_.add(location.tensor, location.shape, location.planner, stream, stages.at(location.tensor),
+                    weights.bf16_rows(location.tensor));
   }
-  if (lora) lora_.emplace(backend_, weights, parameters_, options_.lora, stream);
+  if (lora) lora_.emplace(backend_, weights, parameters_, options_.lora, stream, stages);
   parameters_.allocate();
   parameters_.bind(weights);
   if (!lora_) return;
@@ -101,9 +105,22 @@ ScoreResult Trainer::score(ScoreRequest request, const std::atomic<bool>* cancel
 std::vector<float> Trainer::backward(const BackwardRequest& request, const std::atomic<bool>* cancel) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::shared_lock<WeightsMutex> weights(model_->weights_mutex());
-  std::vector<float> dhidden = scorer_.backward(request, cancel);
-  gradients_.add();
+  gradients_.begin(request.last);
+  std::vector<float> dhidden;
+  try {
+    dhidden = scorer_.backward(request, cancel, [this](int stage) { gradients_.finish(stage); });
+  } catch (...) {
+    gradients_.interrupt();
+    throw;
+  }
+  gradients_.end();
   return dhidden;
+}
+
+void Trainer::join_backward(bool last) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  gradients_.begin(last);
+  gradients_.end();
 }
 
 void Trainer::zero_grad() {
@@ -111,8 +128,17 @@ void Trainer::zero_grad() {
   gradients_.clear();
 }
 
+void Trainer::check_own_gradients() const {
+  check_argument(!parameters_.shard().splits_gradients,
+                 "zeroStage: expected 0 or 1; with 2 no process has all of its gradients");
+  check_argument(!gradients_.is_exchanging(),
+                 "last: expected none so far; after the last backward pass of an update, gradients are added up over "
+                 "all processes");
+}
+
 double Trainer::grad_norm() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  check_own_gradients();
   gradients_.collect();
   const double norm = gradient_norm(backend_, parameters_, nullptr);
   gradients_.restore();
@@ -134,6 +160,7 @@ double Trainer::step(const OptimizerStep& request) {
 
 std::vector<NamedTensor> Trainer::gradients() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  check_own_gradients();
   gradients_.collect();
   std::vector<NamedTensor> tensors = parameters_.read_gradients();
   gradients_.restore();

@@ -16,7 +16,7 @@ struct TrainerOptions {
   LoraOptions lora;             // with adapters the base itself is frozen
   DType moments = DType::kF32;  // kF32 or kBF16, how AdamW's moments are stored
   Reduction reduction = Reduction::kSum;
-  int zero_stage = 0;  // 1: masters and moments are split over the communicator's ranks
+  int zero_stage = 0;  // 1: masters and moments are split over the communicator's ranks; 2: reduced gradients, too
   uint64_t seed = 0;   // draws A of adapters, and how bf16 moments are rounded
 };
 
@@ -36,9 +36,14 @@ class Trainer {
   const std::vector<std::unique_ptr<Parameter>>& parameters() const { return parameters_.all(); }
 
   ScoreResult score(ScoreRequest request, const std::atomic<bool>* cancel);
+  // After the `last` of an update, `step` is what follows. With zero_stage 2 every rank calls `backward` or
+  // `join_backward` equally often.
   std::vector<float> backward(const BackwardRequest& request, const std::atomic<bool>* cancel);
+  // In place of `backward` on a rank that has no micro-batch for it.
+  void join_backward(bool last);
+  // After a `last` one it waits until every rank has begun to exchange gradients.
   void zero_grad();
-  // Of this process's gradients.
+  // Of this process's gradients, which it has until the `last` of an update, and never with zero_stage 2.
   double grad_norm();
   // With the gradients of all processes. Returns the norm before clipping. NON_FINITE, with nothing changed, where it
   // is NaN or infinite.
@@ -54,6 +59,7 @@ class Trainer {
  private:
   bool trains() const { return score_options_.base_trains || score_options_.planner_trains; }
   void make_parameters();
+  void check_own_gradients() const;
   // Writes masters to the model's weights, where they are not the model's own numbers. The caller holds the weights
   // exclusively.
   void write_model();

@@ -60,6 +60,7 @@ void hidden_backward(const BackwardContext& context, const Weights& weights, con
     const RowSubset* narrowed = i + 1 == layers ? subset : nullptr;
     float* dx = narrowed ? context.workspace.get(kDX, n * c) : dout;
     block_backward(context, weights.blocks[i], {tokens.packing, narrowed}, i, dx, dout, tape.blocks[i]);
+    context.finish(block_stage(context.config(), int64_t(i)));
     dout = dx;
   }
   float* dtable = gradient_of(context.parameters, weights.embedding);

@@ -6,8 +6,8 @@
 
 #include "harness.h"
 #include "model/forward.h"
-#include "model/score.h"
 #include "model/tensors.h"
+#include "model/trainer.h"
 #include "session.h"
 
 namespace dultra {
@@ -212,6 +212,34 @@ inline ScoreRequest random_score(Random& random, const ModelConfig& config) {
   request.log_probs = request.planner = request.policy = request.keep = true;
   request.excluded_token = config.mask_token;
   return request;
+}
+
+// A micro-batch of training, from random gradients of its likelihoods.
+inline void train_micro_batch(Trainer& trainer, const ModelConfig& config, Random& random, bool last = false) {
+  const ScoreResult scored = trainer.score(random_score(random, config), nullptr);
+  BackwardRequest upstream;
+  for (size_t i = 0; i < scored.log_likelihoods.size(); ++i)
+    upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
+  upstream.last = last;
+  trainer.backward(upstream, nullptr);
+}
+
+// Its update. Returns the norm.
+inline double train_update(Trainer& trainer) {
+  OptimizerStep update;
+  update.base_lr = update.planner_lr = 1e-3;
+  update.weight_decay = 0.1;
+  update.max_grad_norm = 1;
+  return trainer.step(update);
+}
+
+inline bool same(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i)
+    if (a[i].name != b[i].name || a[i].data.size() != b[i].data.size() ||
+        !same_bits(a[i].data.data(), b[i].data.data(), a[i].data.size()))
+      return false;
+  return true;
 }
 
 }  // namespace test

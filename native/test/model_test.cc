@@ -386,18 +386,8 @@ DULTRA_TEST(model_let_go_while_work_runs) {
 void train_steps(Trainer& trainer, const Model& model, int from, int to) {
   for (int step = from; step < to; ++step) {
     Random random(uint64_t(step) + 21);
-    for (int half = 0; half < 2; ++half) {
-      const ScoreResult scored = trainer.score(random_score(random, model.config()), nullptr);
-      BackwardRequest upstream;
-      for (size_t i = 0; i < scored.log_likelihoods.size(); ++i)
-        upstream.dlog_likelihoods.push_back(float(random.normal()) * 0.1f);
-      trainer.backward(upstream, nullptr);
-    }
-    OptimizerStep update;
-    update.base_lr = update.planner_lr = 1e-3;
-    update.weight_decay = 0.1;
-    update.max_grad_norm = 1;
-    const double norm = trainer.step(update);
+    for (bool last : {false, true}) train_micro_batch(trainer, model.config(), random, last);
+    const double norm = train_update(trainer);
     CHECK(norm > 0 && std::isfinite(norm), "step ", step, ": norm ", norm);
   }
 }
@@ -406,15 +396,6 @@ std::vector<NamedTensor> train(const std::shared_ptr<Model>& model, const Traine
   Trainer trainer(model, options);
   train_steps(trainer, *model, 0, steps);
   return trainer.state();
-}
-
-bool same(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i)
-    if (a[i].name != b[i].name || a[i].data.size() != b[i].data.size() ||
-        std::memcmp(a[i].data.data(), b[i].data.data(), a[i].data.size() * sizeof(float)) != 0)
-      return false;
-  return true;
 }
 
 DULTRA_TEST(trainer_threads_and_recomputation, small) {

@@ -192,6 +192,14 @@ function printPlan(stage: training.Stage, config: training.TrainConfig, plan: tr
       : []),
     ...plan.items.map(({ name, bytes, detail }) => line(name, bytes, detail)),
     line('in all', plan.bytes, ''),
+    ...(plan.ranks > 1
+      ? [
+          [
+            'zeroStage',
+            plan.bytesByZeroStage.map((bytes, stage) => `${stage}: ${formatBytes(bytes)}`).join('  '),
+          ] as const,
+        ]
+      : []),
     ...(plan.teacher
       ? [
           ['teachers', `${plan.teacher.ranks} ${plan.teacher.ranks === 1 ? 'process' : 'processes, of each'}`] as const,

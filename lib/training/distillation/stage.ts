@@ -7,7 +7,7 @@ import { mean } from '../../statistics';
 import type { TrainingRow } from '../data';
 import { type AnswerOptions, exactMatches } from '../exact-matches';
 import type { Measured, Stage, StageContext } from '../loop';
-import { type Numbered, numbered } from '../shares';
+import { BackwardPasses, type Numbered, numbered } from '../shares';
 import { certaintyLoss } from './loss';
 import type { ResolvedDistillation } from './options';
 import { type DistillationRow, encodeAnswer, type RowLengths, type Trajectories, trajectoryOfExample } from './rows';
@@ -57,6 +57,16 @@ interface Group {
 }
 
 const tokensOf = (views: readonly View[]): number => views.reduce((sum, { ids }) => sum + ids.length, 0);
+const gradientsOf = (results: readonly { dLogProbs: Float32Array; dEntropies: Float32Array }[]) => ({
+  dLogProbs: concatenate(
+    results.map(({ dLogProbs }) => dLogProbs),
+    Float32Array,
+  ),
+  dEntropies: concatenate(
+    results.map(({ dEntropies }) => dEntropies),
+    Float32Array,
+  ),
+});
 const maskedOf = (views: readonly View[]): number => views.reduce((sum, { positions }) => sum + positions.length, 0);
 
 /** Numbers of a group: loss, cross-entropy, entropy, correct tokens, masked tokens. */
@@ -195,8 +205,12 @@ export class DistillationStage implements Stage {
    * Loss of groups; adds the gradients of this process's share where `train`. Groups that fit a pass together are dealt
    * out to the processes. One that is more than a pass takes is scored in parts, by all of them, for the means over all
    * of it, and then again part by part.
+   * @param isLast whether they are the last of an update
    */
-  async #run(groups: readonly Group[], scale: number, sums: Sums, train: boolean): Promise<void> {
+  async #run(
+    groups: readonly Group[],
+    { scale, sums, train, isLast }: { scale: number; sums: Sums; train: boolean; isLast: boolean },
+  ): Promise<void> {
     const { group, training } = this.#context;
     const viewsOf = ({ views, complements }: Group) => [...views, ...complements];
     const sizeOf = ({ item }: Numbered<Group>) => tokensOf(viewsOf(item));
@@ -213,7 +227,10 @@ export class DistillationStage implements Stage {
       group.size,
     );
     const measured = new Map<number, number[]>();
-    for (const batch of whole.filter((_, i) => ranks[i] === group.rank)) {
+    const larger = batches.filter((one) => !isWhole(one)).flat();
+    const own = whole.filter((_, i) => ranks[i] === group.rank);
+    const passes = this.#passes(isLast && larger.length === 0);
+    for (const batch of own) {
       const views = batch.flatMap(({ item }) => viewsOf(item));
       const scored = await this.#score(views, train);
       let at = 0;
@@ -224,13 +241,14 @@ export class DistillationStage implements Stage {
         measured.set(index, result.measured);
         return result;
       });
-      if (train) await this.#backward(results);
+      if (train) await passes.add(gradientsOf(results), own.length);
     }
-    for (const batch of batches.filter((one) => !isWhole(one)))
-      for (const { item, index } of batch) {
-        const numbers = await this.#runInParts(item, viewsOf(item), { scale, budget, train });
-        if (group.rank === 0) measured.set(index, numbers);
-      }
+    if (train) await passes.end();
+    for (const [i, { item, index }] of larger.entries()) {
+      const isEnd = isLast && i === larger.length - 1;
+      const numbers = await this.#runInParts(item, viewsOf(item), { scale, budget, train, isLast: isEnd });
+      if (group.rank === 0) measured.set(index, numbers);
+    }
     const numbers = await gatherNumbers(group, groups.length, MEASURED, measured);
     sums.tokens += tokens;
     for (const index of groups.keys()) {
@@ -243,24 +261,16 @@ export class DistillationStage implements Stage {
     }
   }
 
-  async #backward(gradients: readonly { dLogProbs: Float32Array; dEntropies: Float32Array }[]): Promise<void> {
-    await this.#context.trainer.backward({
-      dLogProbs: concatenate(
-        gradients.map(({ dLogProbs }) => dLogProbs),
-        Float32Array,
-      ),
-      dEntropies: concatenate(
-        gradients.map(({ dEntropies }) => dEntropies),
-        Float32Array,
-      ),
-    });
+  #passes(isLast: boolean): BackwardPasses {
+    const { trainer, group, training } = this.#context;
+    return new BackwardPasses(trainer, { group, zeroStage: training.zeroStage }, isLast);
   }
 
   /** A group that is more than a pass takes, shared by all processes. @returns its numbers, on every process the same */
   async #runInParts(
     whole: Group,
     views: readonly View[],
-    { scale, budget, train }: { scale: number; budget: number; train: boolean },
+    { scale, budget, train, isLast }: { scale: number; budget: number; train: boolean; isLast: boolean },
   ): Promise<number[]> {
     const { group } = this.#context;
     const parts = packRows(views, ({ ids }) => ids.length, budget);
@@ -303,13 +313,16 @@ export class DistillationStage implements Stage {
     );
     if (!train) return result.measured;
     const begins = counts.map((_, part) => counts.slice(0, part).reduce((sum, count) => sum + count, 0));
+    const passes = this.#passes(isLast);
     for (const part of own) {
       if (!keep) await this.#score(parts[part], true);
       const [from, to] = [begins[part], begins[part] + counts[part]];
-      await this.#backward([
+      await passes.add(
         { dLogProbs: result.dLogProbs.subarray(from, to), dEntropies: result.dEntropies.subarray(from, to) },
-      ]);
+        own.length,
+      );
     }
+    await passes.end();
     return result.measured;
   }
 
@@ -331,7 +344,8 @@ export class DistillationStage implements Stage {
       ratios.push(maskRatio);
       const views = own.map((row) => this.#mask(row, random, blockLength, maskRatio));
       const groups = this.#groups(own, views);
-      await this.#run(groups, 1 / (groups.length * batches), sums, train);
+      const isLast = batch === batches - 1;
+      await this.#run(groups, { scale: 1 / (groups.length * batches), sums, train, isLast });
     }
     const all = 2 * rows.reduce((sum, { ids }) => sum + ids.length, 0);
     return {

@@ -4,7 +4,7 @@ import type { ModelConfig } from '../../model/config';
 import type { Reduction } from '../../model/trainer';
 import { mapRows } from '../../packing';
 import type { Measured, StageContext } from '../loop';
-import { numbered, type Sharing } from '../shares';
+import { BackwardPasses, numbered, type Sharing } from '../shares';
 import { type GrpoStepLoss, grpoLoss } from './loss';
 import { referenceStepLoss } from './loss-reference';
 import type { ResolvedGrpo } from './options';
@@ -165,7 +165,8 @@ export class DecisionGradient implements PolicyGradient {
       parts.push(useful.filter(({ row }) => row.rollout >= begin && row.rollout < begin + part));
     // Of each step: loss, KL, clipped below, clipped above, deviation of the ratio.
     const measured = new Map<number, number[]>();
-    for await (const { items, cached } of replayBatches(model, parts, ({ row }) => row, this.#sharing)) {
+    const passes = new BackwardPasses(trainer, { group, zeroStage: this.#context.training.zeroStage });
+    for await (const { items, cached, count } of replayBatches(model, parts, ({ row }) => row, this.#sharing)) {
       const rows = items.map(({ row }) => row);
       const { logLikelihoods } = await trainer.score(replayRequest(rows, policy, { config, keep: true, cached }));
       const dLogLikelihoods = mapRows(logLikelihoods!, rows, Float32Array, (current, row, i) => {
@@ -174,8 +175,9 @@ export class DecisionGradient implements PolicyGradient {
         measured.set(index, [loss, kl, Number(clipped === 'low'), Number(clipped === 'high'), Math.abs(ratio - 1)]);
         return dLogLikelihoods;
       });
-      await trainer.backward({ dLogLikelihoods });
+      await passes.add({ dLogLikelihoods }, count);
     }
+    await passes.end();
     const numbers = await gatherNumbers(group, steps.length, 5, measured);
     const sum = [0, 0, 0, 0];
     let ratioDeviation = 0;

@@ -162,6 +162,8 @@ export function chainsOf<T>(items: readonly T[], rowOf: (item: T) => ReplayRow):
 export interface ReplayBatch<T> {
   items: T[];
   cached: NativeScoreRequest['cached'];
+  /** Of all batches of this process. */
+  count: number;
 }
 
 /**
@@ -180,11 +182,15 @@ export async function* replayBatches<T>(
   const computed = (item: T) => rowOf(item).computed.length;
   const { cache: kept = { type: 'none' as const } } = policy;
   if (kept.type === 'none' || isIndependent(policy)) {
-    for (const batch of ownBatches(parts, computed, sharing)) yield { items: batch, cached: null };
+    const batches = ownBatches(parts, computed, sharing);
+    for (const batch of batches) yield { items: batch, cached: null, count: batches.length };
     return;
   }
   const chains = parts.map((items) => chainsOf(items, rowOf));
-  for (const group of ownBatches(chains, ([first]) => length(first), sharing)) {
+  const groups = ownBatches(chains, ([first]) => length(first), sharing);
+  const longest = (group: T[][]) => Math.max(...group.map((steps) => steps.length));
+  const count = groups.reduce((sum, group) => sum + longest(group), 0);
+  for (const group of groups) {
     const cache = await model.createCache(
       group.map(([first]) => length(first)),
       {
@@ -196,14 +202,14 @@ export async function* replayBatches<T>(
       },
     );
     try {
-      for (let step = 0; step < Math.max(...group.map((steps) => steps.length)); step++) {
+      for (let step = 0; step < longest(group); step++) {
         const rows = group.flatMap((steps, row) => (step < steps.length ? [row] : []));
         const batch = rows.map((row) => group[row][step]);
         const positions = concatenate(
           batch.map((item) => rowOf(item).computed),
           Int32Array,
         );
-        yield { items: batch, cached: { cache: cache.native, rows: Int32Array.from(rows), positions } };
+        yield { items: batch, cached: { cache: cache.native, rows: Int32Array.from(rows), positions }, count };
       }
     } finally {
       cache.dispose();

@@ -11,7 +11,7 @@ import { concatenate, mapRows, packed, packRows } from '../../packing';
 import { deriveSeed, Purpose, Random } from '../../random';
 import { mean } from '../../statistics';
 import type { Measured, StageContext } from '../loop';
-import { numbered, ownBatches, type Sharing } from '../shares';
+import { BackwardPasses, numbered, ownBatches, type Sharing } from '../shares';
 import {
   type BatchSize,
   diffuGrpoLoss,
@@ -279,7 +279,9 @@ export class TokenGradient implements PolicyGradient {
     );
     // Of each row: loss, KL, clipped below, clipped above, teacher's lead, deviation of the ratio.
     const measured = new Map<number, number[]>();
-    for (const batch of ownBatches([numbered(useful)], ({ item }) => item.ids.length, this.#sharing)) {
+    const batches = ownBatches([numbered(useful)], ({ item }) => item.ids.length, this.#sharing);
+    const passes = new BackwardPasses(trainer, { group, zeroStage: this.#context.training.zeroStage });
+    for (const batch of batches) {
       const own = batch.map(({ item }) => item);
       const dLogProbs = mapRows(await this.#score(trainer, own, true), own, Float32Array, (part, row, i) => {
         const old = row.old ?? part.slice();
@@ -293,8 +295,9 @@ export class TokenGradient implements PolicyGradient {
         measured.set(batch[i].index, [loss, kl, clippedLow, clippedHigh, lead, ratioDeviation]);
         return dLogProbs;
       });
-      await trainer.backward({ dLogProbs });
+      await passes.add({ dLogProbs }, batches.length);
     }
+    await passes.end();
     const numbers = await gatherNumbers(group, useful.length, 6, measured);
     const sums = [0, 0, 0, 0, 0];
     let ratioDeviation = 0;
