@@ -310,6 +310,11 @@ export interface NativeStepRequest {
    * one token whose log-probability is wanted, for others none.
    */
   scores?: { offsets: Int32Array; tokens: Int32Array } | null;
+  /**
+   * (M, in candidate order) Which of the sets says what the candidate may become, -1: any token. Sets of ceil(V / 32)
+   * words lie end to end: token v is in one where bit v % 32 of its word v / 32 is 1. Default: any token everywhere.
+   */
+  allowed?: { index: Int32Array; sets: Uint32Array } | null;
   /** A candidate whose position before is not computed is scored from its own. Default false: an error. */
   shiftInside?: boolean;
   /** The result is what was selected alone (`SelectedResult`). Default false. */

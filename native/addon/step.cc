@@ -149,6 +149,10 @@ Napi::Value ModelObject::step(const Napi::CallbackInfo& info) {
     request->score_offsets = get_array<int32_t>(to_object(list, "scores"), "offsets");
     request->score_tokens = get_array<int32_t>(to_object(list, "scores"), "tokens");
   }
+  if (const Napi::Value allowed = object.Get("allowed"); !absent(allowed)) {
+    request->allowed = get_array<int32_t>(to_object(allowed, "allowed"), "index");
+    request->allowed_sets = get_array<uint32_t>(to_object(allowed, "allowed"), "sets");
+  }
   request->shift_inside = get_bool(object, "shiftInside", request->shift_inside);
   if (const Napi::Value uniforms = object.Get("uniforms"); !absent(uniforms)) {
     request->token_uniforms = get_optional_array<double>(to_object(uniforms, "uniforms"), "token");

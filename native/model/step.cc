@@ -219,6 +219,7 @@ class Step {
     check_argument(
         request_.position_uniforms.empty() || request_.position_uniforms.size() == m || (m == 0 && !request_.cache),
         "uniforms.position: expected one number per candidate");
+    take_allowed(m);
     pass_->candidates.offsets = result_.offsets;
     pass_->candidates.rows = std::move(rows);
     pass_->candidates.positions = result_.positions;
@@ -266,6 +267,23 @@ class Step {
     return count == logit_offsets_.back() ? int64_t(logit_index_.size()) : count;
   }
 
+  void take_allowed(size_t m) {
+    if (request_.allowed.empty()) return;
+    const size_t words = size_t(config_.embedding_size + 31) / 32;
+    check_argument(request_.allowed.size() == m, "allowed: expected one entry per candidate, or none");
+    check_argument(request_.allowed_sets.size() % words == 0,
+                   "allowed: expected sets of ceil(embeddingSize / 32) words");
+    const int32_t count = int32_t(request_.allowed_sets.size() / words);
+    for (int32_t set : request_.allowed)
+      check_argument(set >= -1 && set < count, "allowed: expected -1 or one of the sets, got " + std::to_string(set));
+    allowed_ = request_.allowed;
+    allowed_sets_ = request_.allowed_sets;
+    // Few numbers of sets, so that few captured graphs serve a generation.
+    size_t sets = 1;
+    while (sets < size_t(count)) sets *= 2;
+    allowed_sets_.change().resize(sets * words);
+  }
+
   // Brings the number of candidates to one of few. What is added repeats the last candidate and decides nothing.
   void pad() {
     RowSubset& subset = pass_->candidates;
@@ -278,6 +296,7 @@ class Step {
       repeat(known_.change());
       logit_index_.change().resize(size_t(rounded_candidates(int64_t(logit_index_.size()))), logit_index_.back());
     }
+    if (!allowed_.empty()) repeat(allowed_.change());
     // They belong to the row of the candidate that they repeat; rows behind it have none.
     for (int32_t& offset : subset.offsets.change())
       if (offset == m) offset = int32_t(all);
@@ -296,6 +315,8 @@ class Step {
     to.put(known_);
     to.put(logit_index_);
     to.put(ids_in_);
+    to.put(allowed_);
+    to.put(allowed_sets_);
     inputs_end_ = results_begin_ = to.bytes();
     const size_t m = size_t(pass_->candidates.size()), decided = selects_ ? m : 0;
     tokens_ = to.room<int32_t>(m);
@@ -331,6 +352,10 @@ class Step {
     if (m == 0) return;
     float* logits = scratch.head.get(kLogits, std::min(m, head_rows(config_.embedding_size)) * config_.embedding_size);
     for_head_chunks(context, weights, candidate_hidden, m, logits, [&](int64_t first, int64_t count, float* chunk) {
+      if (!allowed_.empty())
+        context.backend.allow_tokens(chunk, allowed_sets_.data(),
+                                     int64_t(allowed_sets_.size()) / ((config_.embedding_size + 31) / 32),
+                                     allowed_.data() + first, count, config_.embedding_size);
       for_rules([&](const StepRule& rule, int32_t row, int32_t row_end) {
         const int64_t begin = std::max<int64_t>(first, pass_->candidates.offsets[size_t(row)]),
                       end = std::min<int64_t>(first + count, pass_->candidates.offsets[size_t(row_end)]);
@@ -479,6 +504,8 @@ class Step {
   HostArray<int32_t> known_;            // (M) the token whose probability is computed; empty if none is scored
   HostArray<int32_t> logit_index_;      // numbers of a chunk's logits; padding repeats the last. Likewise
   std::vector<int32_t> logit_offsets_;  // (M + 1) of those of each candidate, without padding
+  HostArray<int32_t> allowed_;          // (M) or empty
+  HostArray<uint32_t> allowed_sets_;    // (sets, words of the vocabulary)
 
   // Where results go in the exchange: (M) each, forced (R).
   int32_t* tokens_ = nullptr;

@@ -54,6 +54,9 @@ struct StepRequest {
   // (M + 1), (P): tokens whose log-probabilities are wanted, of each candidate of rows with StepRule::scored at least
   // one and of others none; or both empty
   std::vector<int32_t> score_offsets, score_tokens;
+  // (M) Of every candidate: which of the sets says what it may become (Backend::allow_tokens), -1: any token; or empty.
+  std::vector<int32_t> allowed;
+  std::vector<uint32_t> allowed_sets;  // (sets, ceil(V / 32))
   // Of a model whose head is a position ahead: a candidate whose position before is not computed is scored from its
   // own, as the reference's cached decoders do, in place of an error.
   bool shift_inside = false;

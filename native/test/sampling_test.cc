@@ -146,6 +146,38 @@ DULTRA_TEST(sampling_equals_the_full_scan) {
   });
 }
 
+// Tokens that a row's set lacks count as -inf; rows without a set, and what is no number, stay bit for bit.
+DULTRA_TEST(allowed_tokens) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t vocab : {1, 31, 32, 33, 126, 257, 4097}) {
+      Random random{uint64_t(vocab)};
+      const int64_t rows = 7, sets = 3, words = (vocab + 31) / 32;
+      const std::vector<int32_t> index{2, -1, 0, 2, 1, -1, 0};
+      std::vector<uint32_t> bits(size_t(sets * words));
+      for (uint32_t& word : bits) word = uint32_t(random.bits());
+      for (int64_t s = 0; s < sets; ++s) bits[size_t(s * words)] |= 1;  // one token at least
+      std::vector<float> before = normals(random, size_t(rows * vocab), 3);
+      if (vocab > 126) {
+        before[3] = NAN;
+        before[size_t(2 * vocab + 40)] = INFINITY;
+        before[size_t(4 * vocab + 41)] = -INFINITY;
+      }
+      Guarded<float> logits(before.size());
+      std::copy(before.begin(), before.end(), logits.data());
+      std::vector<float> expected = before;
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t v = 0; v < vocab && index[size_t(row)] >= 0; ++v) {
+          const uint32_t word = bits[size_t(index[size_t(row)] * words + v / 32)];
+          float& x = expected[size_t(row * vocab + v)];
+          if ((word >> (v % 32) & 1) == 0 && !std::isnan(x) && x != INFINITY) x = -INFINITY;
+        }
+      backend.allow_tokens(logits.data(), bits.data(), sets, index.data(), rows, vocab);
+      CHECK(logits.guards_intact() && same_bits(logits.data(), expected.data(), expected.size()), isa, " V ", vocab);
+    }
+    backend.allow_tokens(nullptr, nullptr, 0, nullptr, 0, 40);
+  });
+}
+
 // 126464 tokens are those of LLaDA; 140001 are more slices than a warp has lanes, and rows that are not aligned.
 DULTRA_TEST(sampling_of_a_large_vocabulary) {
   for_each_backend([](Backend& backend, const std::string& isa) {

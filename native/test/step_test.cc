@@ -250,6 +250,64 @@ DULTRA_TEST(step_rows_are_independent, small, slow_with_threads) {
   }
 }
 
+// Candidates with a set become what is in it, whatever the rule; rows without one keep their bits, also where the steps
+// are recorded and repeated.
+DULTRA_TEST(step_allowed_tokens, small, slow_with_threads) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 54);
+  const auto model = checkpoint.load(2);
+  const int32_t words = (model->config().embedding_size + 31) / 32;
+  const std::vector<int32_t> ids{1, 2, 49, 49, 49, 3, 49, 49, 49, 4}, offsets{0, 5, 10};
+  for (UnmaskRule rule : {UnmaskRule::kThreshold, UnmaskRule::kPlannerTopK, UnmaskRule::kLeftToRight})
+    for (float temperature : {0.0f, 0.9f})
+      for (int repeat = 0; repeat < 3; ++repeat) {
+        Case c;
+        c.rule = rule;
+        c.temperature = temperature;
+        SessionRequest request = request_of(c);
+        request.rows = {0, 1};
+        request.window_ends = {5, 5};
+        request.row_keys = {1, 2};
+        request.steps = {uint32_t(repeat), uint32_t(repeat)};
+        if (is_counted_rule(rule)) request.counts = {3, 3};
+        if (repeat == 2) request.top_k = 3;
+        Session session(model, ids, offsets);
+        const StepResult free = session.peek(request);
+        request.allowed = {-1, -1, -1, 1, 0, 1};
+        request.allowed_sets.assign(size_t(2 * words), 0);
+        request.allowed_sets[0] = 1u << 7;
+        request.allowed_sets[size_t(words)] = 1u << 20 | 1u << 21;
+        const StepResult bound = session.peek(request);
+        const std::string where = text("rule ", int(rule), " T ", temperature, " repeat ", repeat);
+        CHECK(std::equal(free.tokens.begin(), free.tokens.begin() + 3, bound.tokens.begin()) &&
+                  same_bits(free.confidences.data(), bound.confidences.data(), 3) &&
+                  same_bits(free.log_probs.data(), bound.log_probs.data(), 3) &&
+                  same_bits(free.log_likelihoods.data(), bound.log_likelihoods.data(), 3) &&
+                  std::equal(free.selected.begin(), free.selected.begin() + 3, bound.selected.begin()),
+              where, " the row without sets");
+        CHECK(bound.tokens[4] == 7 && bound.confidences[4] == 1 && bound.log_probs[4] == 0, where);
+        for (size_t i : {size_t(3), size_t(5)})
+          CHECK((bound.tokens[i] == 20 || bound.tokens[i] == 21) && bound.confidences[i] >= 0.3f, where, " token ",
+                bound.tokens[i]);
+      }
+  Session session(model, ids, offsets);
+  SessionRequest request = request_of({});
+  request.rows = {0, 1};
+  request.window_ends = {5, 5};
+  request.row_keys = {1, 2};
+  request.steps = {0, 0};
+  for (const auto& wrong : std::vector<std::vector<int32_t>>{{0}, {0, 0, 0, 0, 0, 1}, {0, 0, 0, 0, 0, -2}}) {
+    request.allowed = wrong;
+    request.allowed_sets.assign(size_t(words), 1);
+    ErrorCode code = ErrorCode::kInternal;
+    try {
+      session.peek(request);
+    } catch (const Error& error) {
+      code = error.code();
+    }
+    CHECK(code == ErrorCode::kInvalidArgument, "allowed of ", wrong.size(), " ending in ", wrong.back());
+  }
+}
+
 // Rows without candidates, the last one too: what fills up belongs to a row that has some.
 DULTRA_TEST(step_rows_without_candidates, small, slow_with_threads) {
   const RandomCheckpoint checkpoint(small_config(), DType::kF32, 60);

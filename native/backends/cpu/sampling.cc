@@ -254,6 +254,20 @@ void CpuBackend::sample_filtered(const SampleArgs& a) {
   });
 }
 
+void CpuBackend::do_allow_tokens(float* logits, const uint32_t* sets, int64_t /*count*/, const int32_t* index,
+                                 int64_t m, int64_t vocab) {
+  const int64_t words = (vocab + 31) / 32;
+  parallel_ranges(pool_, m, vocab, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      if (index[row] < 0) continue;
+      const uint32_t* set = sets + index[row] * words;
+      float* x = logits + row * vocab;
+      for (int64_t v = 0; v < vocab; ++v)
+        if (!(set[v / 32] >> (v % 32) & 1) && x[v] < kInfinity) x[v] = -kInfinity;
+    }
+  });
+}
+
 void CpuBackend::do_sample_forward(const SampleArgs& a) {
   if (a.filters() || a.scores != SampleScores::kModel || a.margin) return sample_filtered(a);
   const RowKernels& kernels = kernels_->rows;

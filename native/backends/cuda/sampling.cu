@@ -583,10 +583,33 @@ __global__ void __launch_bounds__(kScoreThreads)
   }
 }
 
+constexpr int kAllowThreads = 256;
+
+__global__ void __launch_bounds__(kAllowThreads)
+    allow_tokens_kernel(float* logits, const uint32_t* sets, const int32_t* index, int64_t vocab) {
+  const int32_t set = index[blockIdx.x];
+  if (set < 0) return;
+  const int64_t v = int64_t(blockIdx.y) * kAllowThreads + threadIdx.x;
+  if (v >= vocab) return;
+  float* x = logits + int64_t(blockIdx.x) * vocab + v;
+  // What is no number, or infinite, stays, and is reported.
+  if (!(sets[set * ceil_div(vocab, 32) + v / 32] >> (v % 32) & 1) && *x < INFINITY) *x = -INFINITY;
+}
+
 float inverse_or_1(float temperature) { return temperature >= kLeastTemperature ? 1.0f / temperature : 1.0f; }
 int64_t slices_of(int64_t vocab) { return ceil_div(vocab, kSlice); }
 
 }  // namespace
+
+void CudaBackend::do_allow_tokens(float* logits, const uint32_t* sets, int64_t count, const int32_t* index, int64_t m,
+                                  int64_t vocab) {
+  if (m == 0) return;
+  ArgTransfer transfer(*this, {in(sets, count * ceil_div(vocab, 32)), in(index, m)});
+  launch("allow_tokens", stream_, allow_tokens_kernel,
+         dim3(unsigned(m), unsigned(ceil_div(vocab, int64_t(kAllowThreads)))), kAllowThreads, 0, logits, sets, index,
+         vocab);
+  transfer.finish();
+}
 
 void CudaBackend::do_sample_forward(const SampleArgs& args) {
   SampleArgs a = args;
