@@ -168,6 +168,7 @@ export {
 } from './sampling/samplers';
 export type { RecordedUniforms } from './sampling/settings';
 export type * from './sampling/types';
+export type { JsonSchema } from './structured/json-schema';
 export { type SystemInfo, systemInfo } from './system';
 export { decodeText } from './text';
 export * as training from './training';

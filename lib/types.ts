@@ -9,6 +9,14 @@ export interface ChatMessage {
 /** What to answer: plain text (without a chat template), chat messages, or token ids. */
 export type PlainPrompt = string | readonly ChatMessage[] | { promptIds: ArrayLike<number> };
 
+/** A slot of a form whose text matches a regular expression as a whole, with spaces behind where it is shorter. */
+export interface FormSlot {
+  /** Tokens of the slot. */
+  tokens: number;
+  /** As `pattern` of the options. */
+  pattern: string;
+}
+
 /**
  * A prompt whose answer is a form: texts as they are, and numbers for slots of so many tokens, which are filled. An
  * end-of-sequence token follows, so that nothing but the slots is left open. The tokens of texts and slots meet at
@@ -17,7 +25,7 @@ export type PlainPrompt = string | readonly ChatMessage[] | { promptIds: ArrayLi
  */
 export interface FormPrompt {
   prompt: PlainPrompt;
-  form: readonly (string | number)[];
+  form: readonly (string | number | FormSlot)[];
 }
 
 /**

@@ -36,6 +36,7 @@ describe('TypeScript', () => {
     'lib/model',
     'lib/sampling',
     'lib/decisions',
+    'lib/structured',
     'lib/generation',
     'lib/grading',
     'lib/data',

@@ -54,6 +54,50 @@ const libraryOf = (options: object) =>
   model.generate(messages as never, { maxTokens: 16, sampler: 'confidence:0.2', splitSpecialTokens: true, ...options });
 const textOf = ({ body }: { body: Json }) => body.choices[0].message?.content ?? body.choices[0].text;
 
+const formatOf = (schema: object) => ({
+  response_format: { type: 'json_schema', json_schema: { name: 'answer', schema, strict: true } },
+});
+
+describe('values of schemas', () => {
+  const schema = {
+    type: 'object',
+    properties: { a: { type: 'integer', minimum: 3, maximum: 20 }, ok: { type: 'boolean' } },
+    required: ['a', 'ok'],
+    additionalProperties: false,
+  };
+  const expectValue = (text: string) => {
+    const value = JSON.parse(text);
+    expect(value).toEqual({ a: expect.any(Number), ok: expect.any(Boolean) });
+    expect([Number.isInteger(value.a), value.a >= 3, value.a <= 20]).toEqual([true, true, true]);
+  };
+
+  test("a chat, plain and as a stream, is the library's value", async () => {
+    const request = { ...formatOf(schema), max_tokens: undefined, temperature: 1, seed: 5 };
+    const answer = await ask(CHAT, request);
+    expectValue(textOf(answer));
+    expect(answer.body.choices[0].finish_reason).toBe('stop');
+    const library = await libraryOf({ schema, maxTokens: undefined, temperature: 1, seed: 5 });
+    expect(textOf(answer)).toBe(library.text);
+    const deltas = (await eventsOf(CHAT, request)).map((chunk) => chunk.choices?.[0]?.delta.content ?? '');
+    expect(deltas.join('')).toBe(library.text);
+  });
+
+  test('one pass is enough for a valid value', async () => {
+    const answer = await ask(CHAT, { ...formatOf(schema), max_tokens: undefined, max_nfe: 1, temperature: 2, seed: 1 });
+    expect([answer.status, answer.body.usage.nfe]).toEqual([200, 1]);
+    expectValue(textOf(answer));
+  });
+
+  test('any object, and values of responses', async () => {
+    const any = await ask(CHAT, { response_format: { type: 'json_object' }, max_tokens: 24, temperature: 1, seed: 2 });
+    expect(Object.prototype.toString.call(JSON.parse(textOf(any)))).toBe('[object Object]');
+    const format = { type: 'json_schema', name: 'answer', schema, strict: true };
+    const { status, body } = await ask(RESPONSES, { input: 'a+b', text: { format } });
+    expect([status, body.status, body.text.format.name]).toEqual([200, 'completed', 'answer']);
+    expectValue(body.output[0].content[0].text);
+  });
+});
+
 describe('refused, with the field and the reason', () => {
   const cases: [what: string, path: string, change: object, status: number, code: string, param: string | null][] = [
     ['tokens below one', CHAT, { max_tokens: -1 }, 400, 'invalid_value', 'max_tokens'],
@@ -81,12 +125,37 @@ describe('refused, with the field and the reason', () => {
       'cache',
     ],
     [
-      'a schema',
+      'a schema that refers to itself',
       CHAT,
-      { response_format: { type: 'json_schema', json_schema: { name: 'a', schema: {} } } },
+      formatOf({ type: 'array', items: { $ref: '#' } }),
       400,
-      'unsupported_parameter',
-      'response_format',
+      'invalid_schema',
+      'response_format.json_schema.schema.items.$ref',
+    ],
+    [
+      'a keyword that is not of the subset',
+      CHAT,
+      formatOf({ anyOf: [{ type: 'integer', multipleOf: 2 }] }),
+      400,
+      'invalid_schema',
+      'response_format.json_schema.schema.anyOf[0].multipleOf',
+    ],
+    [
+      'a schema without a name',
+      CHAT,
+      { response_format: { type: 'json_schema', json_schema: { schema: {} } } },
+      400,
+      'invalid_value',
+      'response_format.json_schema.name',
+    ],
+    ['a schema and a stop string', CHAT, { ...formatOf({ type: 'null' }), stop: 'a' }, 400, 'invalid_value', 'stop'],
+    [
+      'a schema without room',
+      CHAT,
+      { ...formatOf({ enum: ['aaaa'] }), max_tokens: 2 },
+      400,
+      'invalid_value',
+      'max_tokens',
     ],
     ['an unknown key of dultra', CHAT, { dultra: { prioritty: 3 } }, 400, 'unknown_parameter', 'dultra.prioritty'],
     ['diffusing without a stream', CHAT, { diffusing: true }, 400, 'invalid_value', 'diffusing'],
@@ -147,12 +216,12 @@ describe('refused, with the field and the reason', () => {
       'input[0].content',
     ],
     [
-      'a format',
+      'a schema of a response',
       RESPONSES,
-      { input: 'a', text: { format: { type: 'json_object' } } },
+      { input: 'a', text: { format: { type: 'json_schema', name: 'a', schema: { type: 'any' } } } },
       400,
-      'unsupported_parameter',
-      'text',
+      'invalid_schema',
+      'text.format.schema.type',
     ],
     ['a model', RESPONSES, { input: 'a', model: 'other' }, 404, 'model_not_found', 'model'],
     [

@@ -182,7 +182,7 @@ describe('refusals', () => {
     ['a temperature as text', { temperature: 'hot' }, 400, 'invalid_value', 'temperature'],
     ['a tool', { tools: [{ type: 'function' }] }, 400, 'unsupported_parameter', 'tools'],
     ['a penalty', { presence_penalty: 0.5 }, 400, 'unsupported_parameter', 'presence_penalty'],
-    ['a schema', { response_format: { type: 'json_object' } }, 400, 'unsupported_parameter', 'response_format'],
+    ['a format', { response_format: { type: 'xml' } }, 400, 'invalid_value', 'response_format.type'],
     ['two samplers', { dultra: { sampler: 'planner' } }, 400, 'invalid_value', 'sampler'],
     ['a sampler', { sampler: 'confidnce' }, 400, 'invalid_value', 'sampler'],
     ['a block length', { block_length: 5 }, 400, 'invalid_value', 'max_tokens'],

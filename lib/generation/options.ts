@@ -26,6 +26,8 @@ const GENERATE_KEYS = [
   'seed',
   'stopAtEos',
   'stop',
+  'schema',
+  'pattern',
   'logprobs',
   'splitSpecialTokens',
   'research',

@@ -13,11 +13,13 @@ import type { Engine } from '../sampling/engine';
 import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
 import type { DenoiseSettings } from '../sampling/settings';
+import { type Slot, Slots } from '../structured/slots';
 import { show } from '../text';
-import type { FormPrompt, InfillPrompt, PlainPrompt, Prompt } from '../types';
+import type { FormPrompt, FormSlot, InfillPrompt, PlainPrompt, Prompt } from '../types';
 import type { Encoding } from './encoding';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
+import { checkStructured, formSlot, type Structure, structuredRow } from './structured';
 import { templateIds } from './template';
 import type { GenerateOptions } from './types';
 
@@ -44,6 +46,8 @@ export interface PreparedRow extends RowInput {
   textEnd: TextEnd | null;
   promptIds: Int32Array;
   isTemplate: boolean;
+  /** How its answer is read, with a schema or pattern. */
+  structure?: Structure | undefined;
 }
 
 const isTemplate = (prompt: Prompt): prompt is { template: string | ArrayLike<number> } =>
@@ -65,20 +69,25 @@ export function prepare(
   const templates = prompts.filter((prompt) => isTemplate(prompt) || isForm(prompt)).length;
   if (templates > 0 && templates < prompts.length)
     throw optionError(TypeError, 'prompts', 'expected templates only or none, got both');
-  const options = withDefaults(model, given, templates > 0);
+  const isStructured = given?.schema !== undefined || given?.pattern !== undefined;
+  if (isStructured) checkStructured(given, templates === 0 && !prompts.some(isInfill));
+  const options = withDefaults(model, given, templates > 0 || isStructured);
   const settings = resolveGenerateOptions(options, model.config.planner !== null);
   const maxTokens = options.maxTokens ?? defaultMaxTokens(model);
   const rows = prompts.map((prompt) =>
-    isTemplate(prompt)
-      ? templateRow(model, prompt, options)
-      : isForm(prompt)
-        ? formRow(model, prompt, options)
-        : isInfill(prompt)
-          ? infillRow(model, prompt, maxTokens, options)
-          : promptRow(model, prompt, maxTokens, options),
+    isStructured
+      ? structuredRow(model, prompt as PlainPrompt, options)
+      : isTemplate(prompt)
+        ? templateRow(model, prompt, options)
+        : isForm(prompt)
+          ? formRow(model, prompt, options)
+          : isInfill(prompt)
+            ? infillRow(model, prompt, maxTokens, options)
+            : promptRow(model, prompt, maxTokens, options),
   );
   endEarly(model, rows, stopStrings(options.stop));
   if (templates > 0) settings.stopAtEos ??= false;
+  else if (isStructured) settings.blockLength = options.blockLength ?? attendedBlock(model.config);
   else settings.blockLength = blockLengthOf(model, options, maxTokens);
   settings.cache = cacheOf(model, options, settings);
   settings.scores = scoresOf(model, settings);
@@ -209,10 +218,12 @@ function formRow(
     throw optionError(TypeError, 'maxTokens', 'not allowed with a form, whose slots say what to fill');
   const { maskTokenId, eosTokenId, maxSequenceLength } = model.config;
   const promptIds = encodePrompt(prompt.prompt, model, { splitSpecialTokens });
-  const parts = checkList('form', prompt.form, (name, part): number[] => {
+  const idsOfPart = (name: string, part: FormPrompt['form'][number]): number[] => {
+    if (typeof part === 'object' && part !== null) checkKeys(name, part, ['tokens', 'pattern']);
     if (typeof part !== 'string') {
-      checkInteger(name, part, { min: 1, max: maxSequenceLength });
-      return new Array<number>(part).fill(maskTokenId);
+      const [count, own] = typeof part === 'number' ? [part, name] : [part?.tokens, `${name}.tokens`];
+      checkInteger(own, count, { min: 1, max: maxSequenceLength });
+      return new Array<number>(count).fill(maskTokenId);
     }
     if (!model.tokenizer)
       throw new DUltraError('NO_TOKENIZER', `${model.source} has no tokenizer.json, which the texts of a form need`);
@@ -224,8 +235,19 @@ function formRow(
         `expected no mask token, ${maskName(model)}, since numbers stand for slots, got ${show(part)}`,
       );
     return ids;
+  };
+  const slots: Slot[] = [];
+  let at = promptIds.length;
+  const parts = checkList('form', prompt.form, (name, part): number[] => {
+    const ids = idsOfPart(name, part as FormPrompt['form'][number]);
+    if (typeof part === 'object') {
+      const automaton = formSlot(model, (part as FormSlot).pattern, `${name}.pattern`);
+      slots.push({ begin: at, end: at + ids.length, automaton });
+    }
+    at += ids.length;
+    return ids;
   });
-  if (!prompt.form.some((part) => typeof part === 'number'))
+  if (prompt.form.every((part) => typeof part === 'string'))
     throw optionError(RangeError, 'form', 'expected at least one slot, a number of tokens, got none');
   const filled = [...promptIds, ...parts.flat(), ...(eosTokenId === null ? [] : [eosTokenId])];
   if (filled.length > maxSequenceLength)
@@ -235,7 +257,16 @@ function formRow(
       `prompt and form make ${filled.length} tokens, more than the model's maximum of ${maxSequenceLength}`,
     );
   const ids = wholeRow(filled, model.config);
-  return { ids, begin: promptIds.length, end: ids.length, promptIds, isTemplate: true, textEnd: null };
+  const constraint = slots.length > 0 ? new Slots(slots, maskTokenId) : undefined;
+  checkSlots(slots, ids, constraint);
+  return { ids, begin: promptIds.length, end: ids.length, promptIds, isTemplate: true, textEnd: null, constraint };
+}
+
+/** Refuses a form whose slots no text fits. */
+function checkSlots(slots: readonly Slot[], ids: Int32Array, constraint: Slots | undefined): void {
+  for (const { begin, end } of slots)
+    if (constraint!.allowed(ids, Int32Array.of(begin))[0]!.bits.every((word) => word === 0))
+      throw optionError(RangeError, 'form', `no text of ${end - begin} tokens matches the pattern of a slot`);
 }
 
 function promptRow(

@@ -3,6 +3,7 @@ import { decodeIds } from '../model/prompt';
 import { indexOfEnd } from '../model/text-end';
 import type { RowOutcome } from '../sampling/rows/row';
 import type { GeneratingModel, PreparedRow } from './prepare';
+import { structuredText } from './structured';
 import type { GenerateResult as Result } from './types';
 
 /** Times the steps of a loop, without what its reader does between them. */
@@ -85,8 +86,10 @@ function fieldsOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome)
   const slots = row.ids.reduce((count, id) => count + Number(id === maskTokenId), 0);
   const promptTokens = row.isTemplate ? row.ids.length - slots : row.ids.length - (row.end - row.begin);
   const completionTokens = row.isTemplate ? slots : tokens;
+  const read = row.structure && structuredText(row.structure, shown);
   return {
-    text: cut?.text ?? decodeIds(shown, model),
+    text: read?.text ?? cut?.text ?? decodeIds(shown, model),
+    ...(row.structure?.isJson && { object: read!.object }),
     ids,
     promptIds: row.promptIds,
     usage: { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens },
@@ -94,7 +97,8 @@ function fieldsOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome)
     fullForwards: outcome.fullForwards,
     tokens,
     tokensPerForward: outcome.nfe > 0 ? tokens / outcome.nfe : 0,
-    finishReason: cut ? ('stop' as const) : outcome.finishReason,
+    // An answer that fills its slots to the last is whole, too.
+    finishReason: cut || (read && eos < 0) ? ('stop' as const) : outcome.finishReason,
     unmaskedAt: outcome.unmaskedAt.slice(row.begin, row.end),
     logLikelihood: outcome.logLikelihood,
   };

@@ -2,6 +2,7 @@
 import type { Cache } from '../sampling/caches';
 import type { Sampler } from '../sampling/samplers';
 import type { FinishReason } from '../sampling/types';
+import type { JsonSchema } from '../structured/json-schema';
 
 /** What research asks for: rows of a batch by themselves, likelihoods as others compute them, the reference's behaviour. */
 export interface ResearchOptions {
@@ -53,7 +54,7 @@ export interface GenerateOptions {
   maxTokens?: number | undefined;
   /**
    * Tokens per block; blocks are finished left to right. maxTokens must be a multiple. Default: min(32, maxTokens);
-   * templates: the whole row.
+   * templates, `schema` and `pattern`: the whole row.
    */
   blockLength?: number | undefined;
   /** Token temperature; 0 takes the most probable token. Default 0. */
@@ -91,6 +92,22 @@ export interface GenerateOptions {
    * template or form. Default: none.
    */
   stop?: string | readonly string[] | undefined;
+  /**
+   * The answer is a value of this JSON schema, whatever the model predicts: `object` of the result. It is of the strict
+   * subset (docs/structured-output.md): objects whose properties are all required and no others, arrays, strings with
+   * `pattern`, `format` and lengths, numbers with bounds, `enum`, `const`, `anyOf` and local `$ref`. "object": any JSON
+   * object, nested up to three deep. Keys and braces are given, values are slots: `maxTokens` is what they take together
+   * (default: 16 tokens for a string, 6 for a number). Needs a tokenizer whose tokens stand for bytes; not allowed with
+   * templates, forms, a suffix, `stop` and `research.compat`. Anything outside of the subset is a RangeError that names
+   * the keyword by its path, such as `schema.properties.age.multipleOf`. Default: none.
+   */
+  schema?: JsonSchema | 'object' | undefined;
+  /**
+   * The answer matches this regular expression of JavaScript as a whole, whatever the model predicts. Groups that are
+   * referred to, lookaround and word borders are not supported (RangeError). `maxTokens` defaults to 16, or to the length
+   * of the longest text. Conditions as for `schema`. Default: none.
+   */
+  pattern?: string | undefined;
   /** Whether the result has the log-probability of each token, `logprobs`. Default false. */
   logprobs?: boolean | undefined;
   /**
@@ -161,6 +178,8 @@ export interface GenerateResult {
    * without each other.
    */
   logprobs?: Float32Array | undefined;
+  /** With the option `schema`: the value, parsed. */
+  object?: unknown;
   /** Sum of the step log-likelihoods (planner samplers; 0 otherwise). */
   logLikelihood: number;
 }

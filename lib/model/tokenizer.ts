@@ -139,6 +139,11 @@ export class Tokenizer {
     return this.#settings.cleansUp ? cleanUp(withoutOpenSpace(text), false) : text;
   }
 
+  /** What tokens stand for, without special and added ones; null where that depends on the tokens around them. */
+  tokenBytes(): Map<number, Uint8Array> | null {
+    return this.#pipeline.tokenBytes();
+  }
+
   /** The id of a token's text, or null. */
   tokenId(token: string): number | null {
     return this.#pipeline.added.idOf(token) ?? null;

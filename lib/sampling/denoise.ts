@@ -116,6 +116,7 @@ export async function* denoiseRows(
         let forced = forcedBy(taking[r], part);
         if (typeof sampler === 'function' && part.positions.length > 0)
           forced = firstSelected(part, await chooseCustom(sampler, row, part));
+        row.keepFitting(part);
         event.rows.push(finishPass(taking[r], part, forced));
       }
       yield event;

@@ -429,6 +429,7 @@ export class Engine {
           const part = whole.row(r);
           const { onPass } = job.options;
           const forced = forcedBy(task, part);
+          row.keepFitting(part);
           if (onPass) {
             const pass = finishPass(task, part, forced);
             this.#deliveries.push(() => !job.hasFailed && onPass(pass));
@@ -436,8 +437,12 @@ export class Engine {
           if (job.options.onStep) this.#tell(engineRow, block, chosenOf(part));
         } else {
           const part = selected!.row(r);
-          task.write(selectsAll(part), part.logLikelihoods);
-          if (job.options.onStep) this.#tell(engineRow, block, part);
+          const all = selectsAll(part);
+          // Passes share what says that all is selected.
+          const step = row.constraint ? { ...all, selected: all.selected.slice() } : all;
+          row.keepFitting(step);
+          task.write(step, part.logLikelihoods);
+          if (job.options.onStep) this.#tell(engineRow, block, row.constraint ? chosenOf({ ...part, ...step }) : part);
         }
         if (row.finished) this.#finish(engineRow);
       } catch (error) {

@@ -86,7 +86,7 @@ export class RowTask {
     else if (chance) this.chance = this.row.nextCount(chance);
   }
 
-  /** Writes what a pass says of the row. */
+  /** Writes what a pass says of the row, after `keepFitting`. */
   write(step: RowStep, logLikelihoods: Float32Array): void {
     const { row } = this;
     if (this.isLast) row.applyLast(step);
@@ -101,6 +101,28 @@ export class RowTask {
 function recordedDraws(parts: readonly (Float64Array | undefined)[]): Float64Array | null {
   const given = parts.filter((part) => part !== undefined);
   return given.length === parts.length ? concatenate(given, Float64Array) : null;
+}
+
+/** What the candidates of rows may become; null: anything. */
+function allowedOf(tasks: readonly RowTask[]): NativeStepRequest['allowed'] {
+  if (tasks.every(({ row }) => row.constraint === null)) return null;
+  const sets = new Map<{ readonly bits: Uint32Array }, number>();
+  const index: number[] = [];
+  for (const { row } of tasks) {
+    const allowed = row.constraint?.allowed(row.ids, row.candidates) ?? new Array(row.candidates.length).fill(null);
+    for (const set of allowed) {
+      if (set && !sets.has(set)) sets.set(set, sets.size);
+      index.push(set ? sets.get(set)! : -1);
+    }
+  }
+  if (sets.size === 0) return null;
+  return {
+    index: Int32Array.from(index),
+    sets: concatenate(
+      Array.from(sets.keys(), ({ bits }) => bits),
+      Uint32Array,
+    ),
+  };
 }
 
 /** How a pass is made beside what its rows say. */
@@ -170,6 +192,7 @@ export function passRequest(tasks: readonly RowTask[], options: PassOptions): Na
       ? numbersOf(tasks, Float64Array, ({ chance }) => chance)
       : null,
     scores: scoresOf(tasks),
+    allowed: allowedOf(tasks),
     shiftInside: tasks[0].rules.settings.reference,
     selectedOnly: options.selectedOnly,
     uniforms: draws && {

@@ -144,6 +144,18 @@ const COMMON = {
 
 const text = z.strictObject({ type: z.literal('text'), text: z.string() });
 
+/** What a schema is sent with. The strict subset is what there is, whatever `strict` says. */
+const NAMED_SCHEMA = {
+  name: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'expected up to 64 letters, digits, _ and -'),
+  description: optional(z.string()),
+  schema: z.record(z.string(), z.unknown()),
+  strict: optional(z.boolean()),
+};
+const PLAIN_FORMATS = [
+  z.strictObject({ type: z.literal('text') }),
+  z.strictObject({ type: z.literal('json_object') }),
+] as const;
+
 /** POST /v1/chat/completions */
 export const chatBody = z.strictObject({
   ...COMMON,
@@ -157,9 +169,11 @@ export const chatBody = z.strictObject({
   max_completion_tokens: integer(1, 2 ** 30),
   logprobs: optional(z.boolean()),
   top_logprobs: integer(0, 20),
-  response_format: neutral(
-    'a format of the response other than text',
-    (value) => (value as { type?: unknown } | null)?.type === 'text',
+  response_format: optional(
+    z.discriminatedUnion('type', [
+      ...PLAIN_FORMATS,
+      z.strictObject({ type: z.literal('json_schema'), json_schema: z.strictObject(NAMED_SCHEMA) }),
+    ]),
   ),
   tools: neutral('a tool', isEmpty),
   functions: neutral('a function', isEmpty),
@@ -197,11 +211,17 @@ export const responseBody = z.strictObject({
   ),
   instructions: optional(z.string()),
   max_output_tokens: integer(1, 2 ** 30),
-  text: neutral('a format of the response other than text', (value) => {
-    if (typeof value !== 'object') return false;
-    const { format } = value as { format?: { type?: unknown } | null };
-    return format === undefined || format === null || format.type === 'text';
-  }),
+  text: optional(
+    z.strictObject({
+      format: optional(
+        z.discriminatedUnion('type', [
+          ...PLAIN_FORMATS,
+          z.strictObject({ type: z.literal('json_schema'), ...NAMED_SCHEMA }),
+        ]),
+      ),
+      verbosity: ignored,
+    }),
+  ),
   tools: neutral('a tool', isEmpty),
   tool_choice: neutral(
     'a choice of tools other than "none" or "auto"',

@@ -5,7 +5,7 @@ import { decodeIds } from '../model/prompt';
 import type { ChatMessage, PlainPrompt } from '../types';
 import { type ChatBody, type CompletionBody, chatBody, checkBody, completionBody } from './body';
 import { ApiError } from './errors';
-import { type GenerationRequest, generationRequest } from './generation';
+import { type GenerationRequest, generationRequest, type Wanted } from './generation';
 import { type Answering, type Call, finishOf, type Outcome, type StreamWriter } from './routes';
 import type { TokenLogprob, TopTokens } from './top-tokens';
 
@@ -221,6 +221,13 @@ function callOf(kind: Kind, body: Call['body'] & Written, topLogprobs: number, p
   return { body, prefix: kind.prefix, topLogprobs, prepare, whole: wholeOf(kind, body), writer: writerOf(kind, body) };
 }
 
+/** The schema that a chat's answer is a value of. */
+function schemaOf({ response_format: format }: ChatBody): Wanted['schema'] {
+  if (format?.type === 'json_object') return { value: 'object', path: 'response_format' };
+  if (format?.type !== 'json_schema') return undefined;
+  return { value: format.json_schema.schema, path: 'response_format.json_schema.schema' };
+}
+
 /** POST /v1/chat/completions. @throws ApiError */
 export function chatCall(value: unknown): Call {
   const body = checkBody(chatBody, value);
@@ -234,7 +241,8 @@ export function chatCall(value: unknown): Call {
     if (!model.tokenizer?.hasChatTemplate)
       throw new ApiError(400, 'unsupported_value', 'this model has no chat template: use /v1/completions', 'model');
     const prompts = [messagesOf(body.messages)];
-    return generationRequest(model, body, { prompts, maxTokens: newer ?? older, logprobs }, signal);
+    const wanted = { prompts, maxTokens: newer ?? older, logprobs, schema: schemaOf(body) };
+    return generationRequest(model, body, wanted, signal);
   });
 }
 

@@ -1,6 +1,7 @@
 // From the body of a request to rows in the engine.
 import { randomInt } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
+import { isOptionError } from '../errors';
 import type { Text } from '../generation/encoding';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { defaultMaxTokens, type GeneratingModel, type PreparedRow, prepare } from '../generation/prepare';
@@ -9,6 +10,7 @@ import { RowStream } from '../generation/stream';
 import type { GenerateOptions, GenerateResult, StreamEvent } from '../generation/types';
 import { TextTooLong } from '../model/tokenizer';
 import type { RowStepEvent } from '../sampling/job';
+import { type JsonSchema, shapeOf } from '../structured/json-schema';
 import type { PlainPrompt, Prompt } from '../types';
 import type { CommonBody } from './body';
 import { ApiError } from './errors';
@@ -36,6 +38,17 @@ export interface Wanted {
   logprobs: boolean;
   /** What follows the answer, which is then infilled. */
   suffix?: string | undefined;
+  /** What the answer is a value of, and where the request says so. */
+  schema?: { value: JsonSchema | 'object'; path: string } | undefined;
+}
+
+/** Refuses what is not of the supported subset. @throws ApiError naming the keyword by its path */
+function checkSchema({ value, path }: NonNullable<Wanted['schema']>): void {
+  try {
+    if (value !== 'object') shapeOf(value, path);
+  } catch (error) {
+    throw isOptionError(error) ? new ApiError(400, 'invalid_schema', error.message, error.option) : error;
+  }
 }
 
 /** A field that may stand at the top and in `dultra`. @throws ApiError where both say different things */
@@ -60,7 +73,8 @@ export async function generationRequest(
   wanted: Wanted,
   signal: AbortSignal,
 ): Promise<GenerationRequest> {
-  const { logprobs } = wanted;
+  const { logprobs, schema } = wanted;
+  if (schema) checkSchema(schema);
   const parts = model.engineParts();
   const isTemplate = body.dultra?.template === true;
   const { prompts, tokens } = await (isTemplate
@@ -87,7 +101,9 @@ export async function generationRequest(
     ...(topP !== undefined && { topP }),
     ...(topK !== undefined && { topK }),
     ...(stop !== undefined && { stop }),
-    ...(tokens !== undefined && { maxTokens: tokens }),
+    ...(schema && { schema: schema.value }),
+    // A schema says itself how long its values are.
+    ...(tokens !== undefined && !(schema && wanted.maxTokens === undefined) && { maxTokens: tokens }),
     temperature,
     seed,
     logprobs,

@@ -4,7 +4,7 @@ import type { GenerateResult } from '../generation/types';
 import { checkBody, type ResponseBody, responseBody } from './body';
 import { messagesOf } from './completions';
 import { ApiError } from './errors';
-import { generationRequest } from './generation';
+import { generationRequest, type Wanted } from './generation';
 import type { Answering, Call, Outcome, StreamWriter, Usage } from './routes';
 
 /** What does not change while it is written. */
@@ -22,7 +22,7 @@ function partsOf(body: ResponseBody, { head, request }: Answering) {
     previous_response_id: null,
     store: false,
     temperature,
-    text: { format: { type: 'text' } },
+    text: { format: body.text?.format ?? { type: 'text' } },
     tool_choice: body.tool_choice ?? 'auto',
     tools: [],
     top_p: topP,
@@ -107,6 +107,13 @@ function writer(body: ResponseBody, answering: Answering, send: (data: unknown, 
   };
 }
 
+/** The schema that the message is a value of. */
+function schemaOf({ text }: ResponseBody): Wanted['schema'] {
+  const format = text?.format;
+  if (format?.type === 'json_object') return { value: 'object', path: 'text.format' };
+  return format?.type === 'json_schema' ? { value: format.schema, path: 'text.format.schema' } : undefined;
+}
+
 /** POST /v1/responses. @throws ApiError */
 export function responseCall(value: unknown): Call {
   const input = (value as { input?: unknown } | null)?.input;
@@ -122,7 +129,8 @@ export function responseCall(value: unknown): Call {
         throw new ApiError(400, 'unsupported_value', 'this model has no chat template: use /v1/completions', 'model');
       const system = body.instructions === undefined ? [] : [{ role: 'system', content: body.instructions }];
       const prompts = [messagesOf([...system, ...body.input])];
-      return generationRequest(model, body, { prompts, maxTokens: body.max_output_tokens, logprobs: false }, signal);
+      const wanted = { prompts, maxTokens: body.max_output_tokens, logprobs: false, schema: schemaOf(body) };
+      return generationRequest(model, body, wanted, signal);
     },
     whole: (answering, outcome) => whole(body, answering, outcome, `msg-${randomUUID()}`),
     writer: (answering, send) => writer(body, answering, send),

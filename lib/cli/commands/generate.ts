@@ -20,7 +20,7 @@ import { checkParent } from '../paths';
 import { completionText, drawsSeed, generateWatched, summary } from '../result';
 import { type Cell, RowDisplay } from '../row-display';
 import { addSamplingOptions, CACHE_TEXT, generateOptions, SAMPLER_TEXT, type SamplingFlags } from '../sampling';
-import { ids, integer, maskedIds, number } from '../values';
+import { given, ids, integer, maskedIds, number } from '../values';
 
 interface Flags extends ModelFlags, SamplingFlags {
   chat?: boolean;
@@ -29,6 +29,8 @@ interface Flags extends ModelFlags, SamplingFlags {
   template?: string;
   templateIds?: (number | null)[];
   splitSpecialTokens?: boolean;
+  schema?: string;
+  pattern?: string;
   stream?: boolean;
   progress: boolean;
   delay?: number;
@@ -44,6 +46,19 @@ Examples:
   dultra generate -m ./checkpoint --chat --batch prompts.jsonl --out answers.jsonl
   dultra generate -m ./checkpoint --prompt-ids 5,17,3 --max-tokens 64 --sampler confidence:0.9 --json
   echo "12+7*3=" | dultra generate -m ./checkpoint --select bernoulli --seed 7 -`;
+
+/** --schema: a file with a JSON schema, and --pattern. */
+async function readStructure({ schema, pattern }: Flags): Promise<Pick<GenerateOptions, 'schema' | 'pattern'>> {
+  if (schema === undefined || schema === 'object') return given({ schema, pattern });
+  let value: unknown;
+  try {
+    value = JSON.parse(await readTextFile(schema));
+  } catch (error) {
+    interruptSignal.throwIfAborted();
+    throw new UsageError(`--schema: expected a file with a JSON schema, or "object": ${(error as Error).message}`);
+  }
+  return given({ schema: value as GenerateOptions['schema'], pattern });
+}
 
 /** --messages: JSON, or the file that holds it, or "-". */
 async function readMessages(value: string): Promise<ChatMessage[]> {
@@ -101,10 +116,10 @@ async function readPrompt(text: string | undefined, flags: Flags): Promise<(mode
     '--template': template,
     '--template-ids': templateIds,
   };
-  const given = Object.entries(forms).filter(([, value]) => value !== undefined);
-  if (given.length === 0 && !isPiped()) throw new UsageError(NO_PROMPT);
-  if (given.length > 1) throw new UsageError(`expected one prompt, got ${given.map(([name]) => name).join(' and ')}`);
-  const [name] = given[0] ?? ['PROMPT'];
+  const named = Object.entries(forms).filter(([, value]) => value !== undefined);
+  if (named.length === 0 && !isPiped()) throw new UsageError(NO_PROMPT);
+  if (named.length > 1) throw new UsageError(`expected one prompt, got ${named.map(([name]) => name).join(' and ')}`);
+  const [name] = named[0] ?? ['PROMPT'];
   if (chat && name !== 'PROMPT') throw new UsageError('--chat: expected the prompt as an argument or from stdin');
   if (name.startsWith('--template') && flags.splitSpecialTokens)
     throw new UsageError('--split-special-tokens: not allowed with a template, whose masks are special tokens');
@@ -210,7 +225,12 @@ async function generateBatch(batch: string, text: string | undefined, flags: Fla
   }
   if (seeds < 1) throw new UsageError(`--seeds: expected at least 1, got ${seeds}`);
   if (batchSize < 1) throw new UsageError(`--batch-size: expected at least 1, got ${batchSize}`);
-  const options: GenerateOptions = { ...generateOptions(flags), splitSpecialTokens, signal: interruptSignal };
+  const options: GenerateOptions = {
+    ...generateOptions(flags),
+    ...(await readStructure(flags)),
+    splitSpecialTokens,
+    signal: interruptSignal,
+  };
   checkParent('--out', out);
   await checkBatch(batch, out);
   await using model = await openModel(flags);
@@ -228,7 +248,12 @@ async function generate(text: string | undefined, flags: Flags, command: Command
   if (only !== undefined)
     throw new UsageError(`--${only === 'batchSize' ? 'batch-size' : only}: expected together with --batch`);
   const { splitSpecialTokens } = flags;
-  const options: GenerateOptions = { ...generateOptions(flags), splitSpecialTokens, signal: interruptSignal };
+  const options: GenerateOptions = {
+    ...generateOptions(flags),
+    ...(await readStructure(flags)),
+    splitSpecialTokens,
+    signal: interruptSignal,
+  };
   const makePrompt = await readPrompt(text, flags);
   if (flags.delay !== undefined && !flags.stream) throw new UsageError('--delay: expected together with --stream');
   await using model = await openModel(flags);
@@ -251,7 +276,7 @@ async function generate(text: string | undefined, flags: Flags, command: Command
         : await generateWatched(model, prompt, options);
   const { seconds, tokensPerSecond } = result;
   if (flags.json) {
-    const { signal: _, ...given } = options;
+    const { signal: _, ...written } = options;
     const { device, isa, threads } = model.info;
     printJson({
       version: systemInfo().version,
@@ -259,7 +284,7 @@ async function generate(text: string | undefined, flags: Flags, command: Command
       device,
       isa,
       threads,
-      options: given,
+      options: written,
       seconds,
       tokensPerSecond,
       result,
@@ -305,6 +330,10 @@ export function register(program: Command): void {
     .option('--batch-size <n>', `with --batch: lines that are computed together (default: ${BATCH_SIZE})`, integer);
   addModelOptions(command);
   addSamplingOptions(command);
+  command
+    .optionsGroup('Structured output:')
+    .option('--schema <file>', 'the answer is a value of the JSON schema in this file; "object": any JSON object')
+    .option('--pattern <regexp>', 'the answer matches this regular expression as a whole');
   addOutputOptions(
     command,
     '{ version, model, options, seconds, tokensPerSecond, result }, with --stream also the steps',

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { show } from '../../text';
 import { AddedTokens, readAddedToken, type Section } from './added-tokens';
+import { type BytesRule, bytesRule } from './bytes-rule';
 import { buildDecoder, type Decoder } from './decoders';
 import { buildModel, type Model } from './models';
 import { buildNormalizer } from './normalizers';
@@ -47,6 +48,7 @@ export class Pipeline {
   readonly #postProcessor: PostProcessor | null;
   readonly #decoder: Decoder | null;
   readonly #prefixRule: PrefixRule;
+  readonly #bytesRule: BytesRule | null;
   readonly #tokens = new Map<number, string>();
 
   /** @param json a parsed tokenizer.json @throws Error naming what is missing or not supported */
@@ -65,6 +67,7 @@ export class Pipeline {
     this.#postProcessor = isNone(post_processor) ? null : buildPostProcessor(post_processor);
     this.#decoder = isNone(decoder) ? null : buildDecoder(decoder);
     this.#prefixRule = prefixRule(decoder);
+    this.#bytesRule = bytesRule(decoder);
     for (const [token, id] of this.model.vocabulary) this.#tokens.set(id, token);
     this.added = new AddedTokens(this.model, normalize);
     const tokens = added_tokens.map((token, i) => readAddedToken(token, `added_tokens[${i}]`));
@@ -116,6 +119,16 @@ export class Pipeline {
   }
   #textOf(tokens: string[]): string {
     return this.#decoder ? this.#decoder(tokens).join('') : tokens.join(' ');
+  }
+
+  /** Bytes of the tokens that are not added; null where they depend on the tokens around them. */
+  tokenBytes(): Map<number, Uint8Array> | null {
+    const rule = this.#bytesRule;
+    if (!rule) return null;
+    const result = new Map<number, Uint8Array>();
+    for (const [id, token] of this.#tokens)
+      if (this.added.contentOf(id) === undefined && id !== this.model.unknownId) result.set(id, rule(token));
+    return result;
   }
 
   /** The token of an id, null where there is none. */

@@ -119,6 +119,8 @@ export class BlockRow extends Row {
     const { reference } = this.settings;
     const chosen = this.isAlone ? 1 : count({ length, masks, ...this.counted, blocks: this.blocks, reference });
     this.counted.step++;
+    // What a pass put back takes passes that the schedule does not have.
+    if (chosen === null && this.constraint) return 1;
     if (chosen === null)
       throw this.noProgress('masks are left after all steps of the block: the model keeps predicting the mask token');
     return chosen;

@@ -7,6 +7,19 @@ import { openRowCache, type ResolvedCache } from '../caches';
 import type { CacheBlock, RowCache } from '../caches/definition';
 import type { FinishReason } from '../types';
 
+/** What may be written into a row. It says so of the row as it is at the moment. */
+export interface RowConstraint {
+  /**
+   * What may stand at positions, each by itself: token v where bit v % 32 of word v / 32 is 1; null: any token. At least
+   * one may. Equal sets are one object.
+   */
+  allowed(ids: Int32Array, positions: Int32Array): ({ readonly bits: Uint32Array } | null)[];
+  /** Whether a token may stand at a position. */
+  fits(ids: Int32Array, position: number, token: number): boolean;
+  /** Fills the masks that it says something of. */
+  complete(ids: Int32Array): void;
+}
+
 /** A row to denoise: ids, with masks where tokens are wanted. */
 export interface RowInput {
   ids: Int32Array;
@@ -18,6 +31,8 @@ export interface RowInput {
   isEnd?: (prefix: Int32Array) => boolean;
   /** Tokens that were asked for, where the row is longer so as to end with a block. Default: all behind `begin`. */
   wanted?: number | undefined;
+  /** What may be written into it. Default: anything. */
+  constraint?: RowConstraint | undefined;
 }
 
 /** The result of a row. */
@@ -102,6 +117,7 @@ export abstract class Row {
   /** Everything from `begin` to here is settled and was looked at for an end. */
   #seen: number;
   protected readonly cache: RowCache | null;
+  readonly constraint: RowConstraint | null;
   steps = 0;
   nfe = 0;
   fullForwards = 0;
@@ -123,6 +139,7 @@ export abstract class Row {
     this.begin = input.begin;
     this.completionEnd = input.end ?? input.ids.length;
     this.#isEnd = input.isEnd;
+    this.constraint = input.constraint ?? null;
     this.#seen = input.begin;
     this.unmaskedAt = new Int32Array(this.ids.length);
     this.logProbs = new Float32Array(this.ids.length).fill(Number.NaN);
@@ -161,6 +178,21 @@ export abstract class Row {
     return null;
   }
 
+  /**
+   * Takes back from a pass's selection what does not fit together, the less confident first: the others are written, and
+   * it is decided again. One is always left.
+   */
+  keepFitting({ positions, tokens, confidences, selected }: RowStep): void {
+    if (!this.constraint) return;
+    const ids = this.ids.slice();
+    const chosen = Array.from(positions.keys()).filter((i) => selected[i] === 1);
+    for (const i of chosen.sort((a, b) => confidences[b] - confidences[a]))
+      if (this.constraint.fits(ids, positions[i], tokens[i])) ids[positions[i]] = tokens[i];
+      else selected[i] = 0;
+    if (chosen.length > 0 && chosen.every((i) => selected[i] === 0))
+      throw new DUltraError('INTERNAL', `row ${this.index}: a pass drew tokens that its row does not allow`);
+  }
+
   /** Writes a pass's tokens. */
   apply({ positions, tokens, logProbs, selected }: RowStep): void {
     this.steps++;
@@ -186,6 +218,8 @@ export abstract class Row {
   /** Writes the tokens of that pass. */
   applyLast(step: RowStep): void {
     Row.prototype.apply.call(this, step);
+    this.constraint?.complete(this.ids);
+    for (const position of step.positions) this.unmaskedAt[position] ||= this.steps;
     this.finished = true;
   }
 
