@@ -29,6 +29,7 @@ const GROUPS = {
   experts: () => require('./cases/native.cjs').experts,
   generate: () => require('./cases/generate.cjs'),
   decisions: () => require('./cases/decisions.cjs'),
+  structured: () => require('./cases/structured.cjs'),
   families: () => require('./cases/families.cjs'),
   training: () => require('./cases/training.cjs'),
   memory: () => require('./cases/memory.cjs'),
