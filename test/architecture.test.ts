@@ -46,6 +46,7 @@ describe('TypeScript', () => {
     'lib/evaluation',
     'lib/index',
     'lib/server',
+    'lib/ai-sdk',
     'lib/cli',
   ];
   const leaves = [
