@@ -154,7 +154,8 @@ function anyObject(depth: number): Language {
       ...['true', 'false', 'null'].map(text),
       ...(left > 0 ? [anyObjectOf(left), list('[', anyValue(left - 1), ']')] : []),
     );
-  const anyObjectOf = (left: number): Language => list('{', sequence(STRING, text(':'), space, anyValue(left - 1)), '}');
+  const anyObjectOf = (left: number): Language =>
+    list('{', sequence(STRING, text(':'), space, anyValue(left - 1)), '}');
   return anyObjectOf(depth);
 }
 
