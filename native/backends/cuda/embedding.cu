@@ -111,7 +111,8 @@ void CudaBackend::do_embedding_backward(float* dtable, const int32_t* ids, const
 }
 
 void CudaBackend::do_gather_rows(Array out, ConstArray x, const int32_t* index, int64_t m, int64_t c) {
-  ArgTransfer transfer(*this, {in(index, m)});
+  const Argument gathered{&out.data, size_t(m * c) * dtype_size(out.dtype), true};
+  ArgTransfer transfer(*this, {in(index, m), gathered});
   gather(out, x, index, m, c, stream_);
   transfer.finish();
 }
