@@ -7,6 +7,16 @@ import { ApiError } from './errors';
 export const optional = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined);
 
 export const ignored = optional(z.unknown());
+/** What OpenAI's clients may send to any endpoint, and what changes nothing here. */
+export const IGNORED = {
+  user: ignored,
+  metadata: ignored,
+  store: ignored,
+  safety_identifier: ignored,
+  service_tier: ignored,
+  prompt_cache_key: ignored,
+  prompt_cache_retention: ignored,
+};
 const integer = (min: number, max: number) => optional(z.int().min(min).max(max));
 const seed = optional(
   z.union(
@@ -107,14 +117,7 @@ const GENERATING = {
   stream: optional(z.boolean()),
   ...DECODING,
   dultra: optional(z.strictObject(DULTRA)),
-  // What OpenAI's clients may send, and what changes nothing here.
-  user: ignored,
-  metadata: ignored,
-  store: ignored,
-  safety_identifier: ignored,
-  service_tier: ignored,
-  prompt_cache_key: ignored,
-  prompt_cache_retention: ignored,
+  ...IGNORED,
   parallel_tool_calls: ignored,
 };
 

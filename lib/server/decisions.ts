@@ -5,7 +5,7 @@ import { LIMITS, type Question } from '../decisions/questions';
 import { isOptionError } from '../errors';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import type { ChatMessage } from '../types';
-import { checkBody, ignored, optional } from './body';
+import { checkBody, IGNORED, ignored, optional } from './body';
 import { messagesOf } from './completions';
 import { ApiError } from './errors';
 import type { Served } from './routes';
@@ -90,13 +90,7 @@ const decisionsBody = z.strictObject({
     .min(1)
     .max(LIMITS.questions),
   dultra: optional(deciding),
-  user: ignored,
-  metadata: ignored,
-  store: ignored,
-  safety_identifier: ignored,
-  service_tier: ignored,
-  prompt_cache_key: ignored,
-  prompt_cache_retention: ignored,
+  ...IGNORED,
 });
 type DecisionsBody = z.infer<typeof decisionsBody>;
 
