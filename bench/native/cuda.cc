@@ -74,11 +74,12 @@ Times times_of(std::vector<double> times) {
   return {at(0.5), at(0.1), at(0.9)};
 }
 
-// `work`: floating-point operations of a call; `bytes`: what it has to read and write; 0: no such figure.
+// `work`: floating-point operations of a call; `bytes`: what it has to read and write; 0: no such figure. However slow,
+// a rate is not rounded to 0: a report takes that for one that was not measured.
 void report(const std::string& name, const Times& t, double work, double bytes, const std::string& note = "") {
   std::printf(
-      "{\"case\":\"%s\",\"by\":\"dultra\",\"us\":%.2f,\"us_p10\":%.2f,\"us_p90\":%.2f,\"tflops\":%.1f,\"gb_per_s\":%."
-      "0f,\"note\":\"%s\"}\n",
+      "{\"case\":\"%s\",\"by\":\"dultra\",\"us\":%.2f,\"us_p10\":%.2f,\"us_p90\":%.2f,\"tflops\":%.4g,\"gb_per_s\":%."
+      "4g,\"note\":\"%s\"}\n",
       name.c_str(), t.median, t.p10, t.p90, work / t.median * 1e-6, bytes / t.median * 1e-3, note.c_str());
   std::fflush(stdout);
 }

@@ -68,7 +68,7 @@ class Bench:
         median, low, high = times
         line = {
             "case": case, "by": by, "us": round(median, 2), "us_p10": round(low, 2), "us_p90": round(high, 2),
-            "tflops": round(work / median * 1e-6, 1), "gb_per_s": round(moved / median * 1e-3), "note": note,
+            "tflops": float(f"{work / median * 1e-6:.4g}"), "gb_per_s": float(f"{moved / median * 1e-3:.4g}"), "note": note,
         }
         print(json.dumps(line, separators=(",", ":")), flush=True)
 

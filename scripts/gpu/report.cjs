@@ -51,7 +51,7 @@ function comparePredictions(measurements) {
     const predicted = us === undefined ? `${tflops} TFLOP/s` : timeText(us);
     const known = own && (us !== undefined || own.tflops > 0);
     if (!known) return { name, predicted, measured: 'not measured', missed: null };
-    const measured = us === undefined ? `${own.tflops} TFLOP/s` : timeText(own.us);
+    const measured = us === undefined ? `${Number(own.tflops.toPrecision(4))} TFLOP/s` : timeText(own.us);
     return { name, predicted, measured, missed: us === undefined ? tflops / own.tflops - 1 : own.us / us - 1 };
   });
 }
@@ -125,7 +125,7 @@ function markdown({ facts, bars, measurements, deviations, predictions, times })
     .filter((entry) => entry.device !== undefined && entry.case === undefined)
     .map(({ device, isa, torch }) => [device, isa, torch && `PyTorch ${torch}`].filter(Boolean).join(', '));
   const { gpu, date, ...rest } = facts;
-  const cell = (value) => (value > 0 ? value : '');
+  const cell = (value) => (value > 0 ? Number(value.toPrecision(4)) : '');
   const parts = [
     `# ${gpu}, ${date}`,
     `Written by \`scripts/gpu/check.sh\`: ${machines.join('; ')}.`,

@@ -37,7 +37,7 @@ function checkBenchmark() {
     measurements.push(
       ...measure('/usr/bin/python3', [path.join('bench', 'torch', 'gpu.py'), '--tiny', '--device', 'cpu']),
     );
-  const { bars } = report({ facts: 'gpu\temulator\n', measurements: measurements.join('\n'), golden: '' });
+  const { bars } = report({ facts: 'gpu\temulator\n', measurements: measurements.join('\n'), golden: '', times: '' });
   // Without PyTorch the comparisons with it are not measured; everything else must be.
   const missing = bars.filter(
     ({ verdict, bar }) => verdict === 'not measured' && (hasTorch || !bar.endsWith('against PyTorch')),
