@@ -354,6 +354,20 @@ function holds(operator: string, left: Value, right: Value): boolean {
   return operator === '<' ? order < 0 : operator === '<=' ? order <= 0 : operator === '>' ? order > 0 : order >= 0;
 }
 
+/** Templates whose statements are kept. */
+const MOST_PARSED = 32;
+const parsed = new Map<string, Statement[]>();
+
+function statementsOf(template: string): Statement[] {
+  let body = parsed.get(template);
+  if (!body) {
+    body = parse(template);
+    if (parsed.size >= MOST_PARSED) parsed.clear();
+    parsed.set(template, body);
+  }
+  return body;
+}
+
 /**
  * Text of a template. @param variables as JSON has values; whole numbers are ints in the template
  * @throws TemplateError where the template is wrong, or does what is not known to give Python's text here
@@ -361,7 +375,7 @@ function holds(operator: string, left: Value, right: Value): boolean {
 export function render(template: string, variables: Readonly<Record<string, unknown>>): string {
   const context = new Map(globals);
   for (const [name, value] of Object.entries(variables)) context.set(name, fromJson(value));
-  const body = parse(template);
+  const body = statementsOf(template);
   const out: string[] = [];
   new Renderer().run(body, new Scope(null, context, body), out);
   return out.join('');
