@@ -5,14 +5,13 @@ import type { RowInput, RowOutcome } from '../sampling/rows/row';
 import type { DenoiseSettings, RecordedUniforms } from '../sampling/settings';
 import type { DenoiseRow, DenoiseStep } from '../sampling/types';
 import type { Prompt } from '../types';
+import { denoiseAlone, isPrivate } from './alone';
+import { searchLengths } from './length-search';
 import { withDrawnSeed } from './options';
 import { type GeneratingModel, prepare } from './prepare';
 import { resultsOf, Stopwatch } from './result';
 import { RowStream } from './stream';
 import type { GenerateOptions, GenerateResult, StreamEvent } from './types';
-
-/** Rows that go through their passes together: the reference's, and those of functions, which may take their time. */
-const isPrivate = ({ sampler, reference }: DenoiseSettings): boolean => reference || typeof sampler === 'function';
 
 /** See `model.generateBatch`. */
 export async function generateBatch(
@@ -20,19 +19,31 @@ export async function generateBatch(
   prompts: readonly Prompt[],
   options: GenerateOptions,
 ): Promise<GenerateResult[]> {
-  const { rows, settings } = prepare(model, prompts, withDrawnSeed(options));
+  const drawn = withDrawnSeed(options);
+  if (options?.hole !== undefined) return searchAll(model, prompts, drawn);
+  const { rows, settings } = prepare(model, prompts, drawn);
   const written = { seed: settings.seed, logprobs: options?.logprobs };
   const watch = new Stopwatch();
   const outcomes = await watch.time(async () => {
     const { signal } = settings;
-    if (!isPrivate(settings)) return model.engine.submit(rows, settings, { signal }).outcomes;
-    const run = denoiseRows(model, rows, settings);
-    for (;;) {
-      const next = await run.next();
-      if (next.done) return next.value;
-    }
+    if (isPrivate(settings)) return denoiseAlone(model, rows, settings);
+    return model.engine.submit(rows, settings, { signal }).outcomes;
   });
   return resultsOf(model, rows, outcomes, written, watch.seconds);
+}
+
+/** Each prompt at its best length. Prompt i draws as row i of a batch does. */
+function searchAll(
+  model: GeneratingModel,
+  prompts: readonly Prompt[],
+  options: GenerateOptions,
+): Promise<GenerateResult[]> {
+  const { firstRow = 0 } = options.research ?? {};
+  return Promise.all(
+    prompts.map((prompt, i) =>
+      searchLengths(model, prompt, { ...options, research: { ...options.research, firstRow: firstRow + i } }),
+    ),
+  );
 }
 
 /**

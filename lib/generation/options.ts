@@ -28,6 +28,7 @@ const GENERATE_KEYS = [
   'stop',
   'schema',
   'pattern',
+  'hole',
   'logprobs',
   'splitSpecialTokens',
   'research',

@@ -14,12 +14,13 @@ import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
 import type { DenoiseSettings } from '../sampling/settings';
 import { type Slot, Slots } from '../structured/slots';
+import type { TokenBytes } from '../structured/vocabulary';
 import { show } from '../text';
 import type { FormPrompt, FormSlot, InfillPrompt, PlainPrompt, Prompt } from '../types';
 import type { Encoding } from './encoding';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
-import { checkStructured, formSlot, type Structure, structuredRow } from './structured';
+import { checkStructured, formSlot, modelTokens, type Structure, structuredRow } from './structured';
 import { templateIds } from './template';
 import type { GenerateOptions } from './types';
 
@@ -48,15 +49,18 @@ export interface PreparedRow extends RowInput {
   isTemplate: boolean;
   /** How its answer is read, with a schema or pattern. */
   structure?: Structure | undefined;
+  constraint?: Slots | undefined;
+  /** The bytes of tokens, where slots have patterns. */
+  tokens?: TokenBytes | undefined;
 }
 
 const isTemplate = (prompt: Prompt): prompt is { template: string | ArrayLike<number> } =>
   typeof prompt === 'object' && prompt !== null && 'template' in prompt;
 
-const isForm = (prompt: Prompt): prompt is FormPrompt =>
+export const isForm = (prompt: Prompt): prompt is FormPrompt =>
   typeof prompt === 'object' && prompt !== null && 'form' in prompt;
 
-const isInfill = (prompt: Prompt): prompt is InfillPrompt =>
+export const isInfill = (prompt: Prompt): prompt is InfillPrompt =>
   typeof prompt === 'object' && prompt !== null && 'suffix' in prompt;
 
 /** Checks prompts and options together. @throws as `model.generate`. */
@@ -66,6 +70,12 @@ export function prepare(
   given: GenerateOptions,
 ): { rows: PreparedRow[]; settings: DenoiseSettings } {
   if (!Array.isArray(prompts)) throw optionError(TypeError, 'prompts', `expected an array, got ${show(prompts)}`);
+  if (given?.hole !== undefined)
+    throw optionError(
+      TypeError,
+      'hole',
+      'for generate and generateBatch: which length is kept is known when all are filled',
+    );
   const templates = prompts.filter((prompt) => isTemplate(prompt) || isForm(prompt)).length;
   if (templates > 0 && templates < prompts.length)
     throw optionError(TypeError, 'prompts', 'expected templates only or none, got both');
@@ -258,8 +268,18 @@ function formRow(
     );
   const ids = wholeRow(filled, model.config);
   const constraint = slots.length > 0 ? new Slots(slots, maskTokenId) : undefined;
+  const tokens = constraint && modelTokens(model, 'pattern');
   checkSlots(slots, ids, constraint);
-  return { ids, begin: promptIds.length, end: ids.length, promptIds, isTemplate: true, textEnd: null, constraint };
+  return {
+    ids,
+    begin: promptIds.length,
+    end: ids.length,
+    promptIds,
+    isTemplate: true,
+    textEnd: null,
+    constraint,
+    tokens,
+  };
 }
 
 /** Refuses a form whose slots no text fits. */

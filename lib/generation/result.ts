@@ -56,16 +56,17 @@ class GenerateResult {
 export const withTime = (fields: Fields, seconds: number): Result =>
   new GenerateResult(fields, seconds) as GenerateResult & Fields;
 
-/** The results of a batch. @param seconds that it took, which its rows share */
+/** The results of a batch. @param seconds that it took, which its rows share @param more what outcomes do not know */
 export function resultsOf(
   model: GeneratingModel,
   rows: readonly PreparedRow[],
   outcomes: readonly RowOutcome[],
   { seed, logprobs }: { seed: bigint; logprobs?: boolean | undefined },
   seconds: number,
+  more: Partial<Pick<Result, 'lengths' | 'fullForwards'>> = {},
 ): Result[] {
   return outcomes.map((outcome, i) => {
-    const fields = { ...fieldsOf(model, rows[i], outcome), seed: writtenSeed(seed) };
+    const fields = { ...fieldsOf(model, rows[i], outcome), seed: writtenSeed(seed), ...more };
     const scored = logprobs ? { ...fields, logprobs: outcome.logProbs.slice(outcome.begin, rows[i].end) } : fields;
     return withTime(scored, seconds / outcomes.length);
   });

@@ -2,7 +2,7 @@
 import { DUltraError, optionError } from '../errors';
 import { rowLength } from '../model/blocks';
 import { checkRoom, encodePrompt } from '../model/prompt';
-import { type Layout, layoutOf, patternSlot, widthsOf } from '../structured/layout';
+import { fewestOf, type Layout, layoutOf, patternSlot, widthsOf } from '../structured/layout';
 import { type Slot, Slots } from '../structured/slots';
 import { type TokenBytes, textOf, tokenBytes } from '../structured/vocabulary';
 import { show } from '../text';
@@ -14,6 +14,8 @@ import type { GenerateOptions } from './types';
 export interface Structure {
   tokens: TokenBytes;
   isJson: boolean;
+  /** Tokens that it takes at least. */
+  fewest: number;
 }
 
 /** The bytes of a model's tokens. @throws DUltraError NO_TOKENIZER */
@@ -75,7 +77,8 @@ export function structuredRow(
     isTemplate: false,
     textEnd: null,
     constraint: new Slots(slots, maskTokenId),
-    structure: { tokens, isJson: layout.isJson },
+    structure: { tokens, isJson: layout.isJson, fewest: fewestOf(layout) },
+    tokens,
   };
 }
 

@@ -108,6 +108,14 @@ export interface GenerateOptions {
    * of the longest text. Conditions as for `schema`. Default: none.
    */
   pattern?: string | undefined;
+  /**
+   * "search": how long the answer's holes are is not known. They are filled at four lengths, a quarter, half, three
+   * quarters and all of what `maxTokens`, the schema or the form's slots say, and the text with the highest mean
+   * log-probability of its tokens is kept, as the model finds them where it may choose any, without the white space that
+   * fills up a slot. It costs what four answers do. With a schema, a pattern, a form or a suffix; of `generate` and
+   * `generateBatch`, not of streams. Default: none.
+   */
+  hole?: 'search' | undefined;
   /** Whether the result has the log-probability of each token, `logprobs`. Default false. */
   logprobs?: boolean | undefined;
   /**
@@ -161,7 +169,10 @@ export interface GenerateResult {
   readonly tokensPerSecond: number;
   /** Forward passes in which this row unmasked something. */
   nfe: number;
-  /** Cost in full-forward equivalents: each pass counts as the share of the row that it computed. */
+  /**
+   * Cost in full-forward equivalents: each pass counts as the share of the row that it computed. With `hole: "search"` of
+   * all lengths, and of their scores.
+   */
   fullForwards: number;
   /** Tokens of the completion up to and including the first end-of-sequence token, or the end of a stop string. */
   tokens: number;
@@ -180,6 +191,8 @@ export interface GenerateResult {
   logprobs?: Float32Array | undefined;
   /** With the option `schema`: the value, parsed. */
   object?: unknown;
+  /** With `hole: "search"`: the lengths of answers that were tried, and what they were compared by. */
+  lengths?: { tokens: number; score: number }[] | undefined;
   /** Sum of the step log-likelihoods (planner samplers; 0 otherwise). */
   logLikelihood: number;
 }

@@ -105,6 +105,7 @@ const DULTRA = {
   deadline_ms: integer(1, 2 ** 31 - 1),
   on_deadline: optional(z.enum(['fail', 'finish'])),
   template: optional(z.boolean()),
+  hole: optional(z.literal('search')),
 };
 
 /** What every route that generates takes. */

@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { isOptionError } from '../errors';
 import type { Text } from '../generation/encoding';
+import { searchLengths } from '../generation/length-search';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { defaultMaxTokens, type GeneratingModel, type PreparedRow, prepare } from '../generation/prepare';
 import { resultsOf } from '../generation/result';
@@ -59,6 +60,16 @@ function either<K extends 'sampler' | 'cache' | 'block_length' | 'max_nfe' | 'se
   return own ?? top;
 }
 
+/** The length of the answer is looked for. @throws ApiError where it cannot be */
+function holeOf(body: CommonBody, { suffix, schema }: Wanted): 'search' {
+  const refuse = (message: string) => new ApiError(400, 'unsupported_value', `dultra.hole: ${message}`, 'dultra.hole');
+  if (body.stream) throw refuse('not supported with stream: which length is kept is known when all are filled');
+  if (suffix === undefined && schema === undefined) throw refuse('expected together with a suffix or a schema');
+  if (either(body, 'max_nfe') !== undefined || body.dultra?.on_deadline === 'finish')
+    throw refuse('not supported with max_nfe and on_deadline "finish", which would cut all lengths alike');
+  return 'search';
+}
+
 /** Any whole number is a seed: modulo 2^64. */
 function seedOf(given: number | string | undefined, draws: boolean): number | bigint {
   if (given === undefined) return draws ? randomInt(2 ** 32) : 0;
@@ -92,6 +103,7 @@ export async function generationRequest(
     on_deadline: onDeadline,
     priority,
     stop_at_eos: stopAtEos,
+    hole,
   } = dultra ?? ({} as Partial<NonNullable<typeof dultra>>);
   const options: GenerateOptions = {
     ...(sampler !== undefined && { sampler }),
@@ -101,6 +113,7 @@ export async function generationRequest(
     ...(topP !== undefined && { topP }),
     ...(topK !== undefined && { topK }),
     ...(stop !== undefined && { stop }),
+    ...(hole !== undefined && { hole: holeOf(body, wanted) }),
     ...(schema && { schema: schema.value }),
     // A schema says itself how long its values are.
     ...(tokens !== undefined && !(schema && wanted.maxTokens === undefined) && { maxTokens: tokens }),
@@ -214,6 +227,13 @@ export async function runChoices(
   signal: AbortSignal,
   { onAdmit, onStep, onEvent }: ChoiceListener = {},
 ): Promise<GenerateResult[]> {
+  if (options.hole !== undefined)
+    return Promise.all(
+      prompts.map((prompt, choice) => {
+        const research = { firstRow: choice % choicesPerPrompt };
+        return searchLengths(parts, prompt, { ...options, research, signal }, engine);
+      }),
+    );
   const all = prompts.map((prompt, choice) => {
     const research = { firstRow: choice % choicesPerPrompt };
     const { rows, settings } = prepare(parts, [prompt], { ...options, research });

@@ -31,6 +31,8 @@ export class TopTokens {
   constructor(request: GenerationRequest, count: number) {
     const { parts, options } = request;
     const { cache } = options;
+    if (options.hole !== undefined)
+      throw new ApiError(400, 'unsupported_value', 'top_logprobs: not supported with dultra.hole', 'top_logprobs');
     const { type } = typeof cache === 'string' ? { type: cache.split(':')[0] } : (cache ?? { type: 'none' });
     if (type !== 'none' && type !== 'blocks')
       throw new ApiError(400, 'unsupported_value', 'top_logprobs: not supported with this cache', 'cache');

@@ -248,14 +248,22 @@ function idsOf(value: string, { tokenizer, tokens }: LayoutTarget): Int32Array {
   return Int32Array.from(result);
 }
 
+const isSlot = (part: LayoutPart): part is SlotPlan => 'automaton' in part;
+const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0);
+
+/** The fewest tokens of each part. */
+const leastOf = (parts: Layout['parts']): number[] =>
+  parts.map((part) => (isSlot(part) ? Math.max(1, part.least) : part.length));
+
+/** The fewest tokens that all parts take together. */
+export const fewestOf = ({ parts }: Layout): number => sum(leastOf(parts));
+
 /**
  * How many tokens each part takes. @param total of all parts; null: as many as are wanted @param room the most
  * @throws RangeError naming maxTokens
  */
 export function widthsOf({ parts }: Layout, total: number | null, room: number): number[] {
-  const isSlot = (part: LayoutPart): part is SlotPlan => 'automaton' in part;
-  const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0);
-  const least = parts.map((part) => (isSlot(part) ? Math.max(1, part.least) : part.length));
+  const least = leastOf(parts);
   const wanted = parts.map((part) => (isSlot(part) ? part.wanted : part.length));
   const target = total ?? Math.min(sum(wanted), room);
   const widths = wanted;

@@ -17,12 +17,13 @@ interface Reach {
 
 /** Slots of a row. It holds nothing of the row: whatever stands in it counts. */
 export class Slots implements RowConstraint {
-  readonly #slots: readonly Slot[];
   readonly #maskTokenId: number;
 
   /** @param slots ascending */
-  constructor(slots: readonly Slot[], maskTokenId: number) {
-    this.#slots = slots;
+  constructor(
+    readonly slots: readonly Slot[],
+    maskTokenId: number,
+  ) {
     this.#maskTokenId = maskTokenId;
   }
 
@@ -44,7 +45,7 @@ export class Slots implements RowConstraint {
   }
 
   #slotOf(position: number): Slot | undefined {
-    return this.#slots.find(({ begin, end }) => begin <= position && position < end);
+    return this.slots.find(({ begin, end }) => begin <= position && position < end);
   }
 
   /** What may stand at positions, each by itself; null: anything. */
@@ -75,7 +76,7 @@ export class Slots implements RowConstraint {
 
   /** Fills every mask of the slots with what makes texts of them. */
   complete(ids: Int32Array): void {
-    for (const slot of this.#slots)
+    for (const slot of this.slots)
       for (let at = slot.begin; at < slot.end; at++) {
         if (ids[at] !== this.#maskTokenId) continue;
         const { forward, backward } = this.#reach(slot, ids);
