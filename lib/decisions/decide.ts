@@ -2,7 +2,7 @@
 import { DUltraError, optionError } from '../errors';
 import type { ModelConfig } from '../model/config';
 import { encodePrompt, type Vocabulary } from '../model/prompt';
-import { TextTooLong } from '../model/tokenizer';
+import { TextTooLong, type Tokenizer } from '../model/tokenizer';
 import { checkChoice, checkInteger, checkKeys, checkNumber, checkSignal } from '../options';
 import type { Engine } from '../sampling/engine';
 import type { SubmitOptions } from '../sampling/job';
@@ -43,6 +43,11 @@ export interface DecideOptions {
    * averaged. Default 1.
    */
   orders?: 1 | 2 | undefined;
+  /**
+   * Each option's score without the state is subtracted: what the model says whatever it is asked about counts less.
+   * Every question is then asked twice. Default false.
+   */
+  prior?: boolean | undefined;
   /** A question whose options together are less probable than this is answered with a refusal. Default 0: never. */
   minOptionMass?: number | undefined;
   /**
@@ -111,7 +116,7 @@ export interface Decisions {
   /** By the questions' names. */
   answers: Record<string, DecisionAnswer>;
   usage: {
-    /** Of the questions' prompts, each with the state. */
+    /** Of the questions' prompts, each with the state, and with `prior` also without. */
     inputTokens: number;
     /** That were computed. */
     rows: number;
@@ -136,7 +141,7 @@ export interface DecidingModel extends Vocabulary {
 export interface ScoredQuestion {
   name: string;
   question: Question;
-  /** log p of each option, brought to the mean length where options differ in length. */
+  /** log p of each option, with `prior` less that without the state, brought to the mean length where lengths differ. */
   scores: number[];
   /** Σ log p of each option. */
   logProbs: number[];
@@ -200,10 +205,39 @@ function promptIds(model: DecidingModel, messages: readonly ChatMessage[], name:
   }
 }
 
+/** Tokens before, in and behind a slot. */
+interface SlotIds {
+  before: readonly number[];
+  after: readonly number[];
+  options: readonly number[][];
+}
+
+/** Slots of a tokenizer that are kept: questions are asked of many states. */
+const MOST_SLOTS = 4096;
+const keptSlots = new WeakMap<Tokenizer, Map<string, SlotIds>>();
+
 /** Tokens before, in and behind the slot. */
-function slotIds(model: DecidingModel, name: string, { before, after, options }: Rendered) {
-  const { tokenizer, config, source } = model;
+function slotIds(model: DecidingModel, name: string, rendered: Rendered): SlotIds {
+  const { tokenizer, source } = model;
   if (!tokenizer) throw new DUltraError('NO_TOKENIZER', `${source} has no tokenizer.json, which decisions need`);
+  const kept = keptSlots.get(tokenizer) ?? new Map<string, SlotIds>();
+  keptSlots.set(tokenizer, kept);
+  const key = JSON.stringify([rendered.before, rendered.after, rendered.options]);
+  let slot = kept.get(key);
+  if (!slot) {
+    slot = encodedSlot(model, tokenizer, name, rendered);
+    if (kept.size >= MOST_SLOTS) kept.clear();
+    kept.set(key, slot);
+  }
+  return slot;
+}
+
+function encodedSlot(
+  { config }: DecidingModel,
+  tokenizer: Tokenizer,
+  name: string,
+  { before, after, options }: Rendered,
+): SlotIds {
   const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false, splitSpecialTokens: true });
   const [front, back] = [encode(before), encode(after)];
   const wholes = options.map((option) => encode(before + option + after));
@@ -305,7 +339,10 @@ export interface Asking {
   templates: DecisionTemplates;
   scorer: Scorer | undefined;
   orders: 1 | 2;
+  prior: boolean;
 }
+
+const NOTHING = { text: '', messages: [] };
 
 /** Scores the options of questions: all rows of all questions go through passes together. */
 export async function scoreQuestions(
@@ -317,31 +354,43 @@ export async function scoreQuestions(
 ): Promise<ScoredQuestion[]> {
   const read = readState(state);
   const asked = questions.map((question) => ask(model, read, question, asking));
-  const rows = asked.reduce((sum, { queries }) => queries.reduce((all, query) => all + query.rows.length, sum), 0);
+  const priors = asking.prior ? questions.map((question) => ask(model, NOTHING, question, asking)) : [];
+  const all = [...asked, ...priors];
+  const rowsOf = ({ queries }: Asked) => queries.reduce((sum, query) => sum + query.rows.length, 0);
+  const rows = all.reduce((sum, one) => sum + rowsOf(one), 0);
   if (rows > MOST_ROWS)
     throw optionError(RangeError, 'questions', `expected at most ${MOST_ROWS} rows, got ${rows}: ask for less at once`);
   const sums = await scoreSlots(
     model,
-    asked.flatMap(({ queries }) => queries),
+    all.flatMap(({ queries }) => queries),
     options,
   );
   let at = 0;
-  return asked.map(({ name, question, scorer, lists, lengths, queries, inputTokens }) => {
-    const own = sums.slice(at, at + queries.length);
+  const found = all.map(({ queries }) => {
     at += queries.length;
+    return sums.slice(at - queries.length, at);
+  });
+  return asked.map((one, i) => {
+    const { name, question, scorer, lists, lengths } = one;
+    const own = found[i];
+    const prior: Asked | undefined = priors[i];
     const logProbs = averaged(own);
+    const without = prior && averaged(found[asked.length + i]);
     const mean = lengths.reduce((sum, length) => sum + length, 0) / lengths.length;
     return {
       name,
       question,
       // Options of equal length are compared as they are.
-      scores: logProbs.map((value, i) => (lengths[i] === mean ? value : (value * mean) / lengths[i])),
+      scores: logProbs.map((value, k) => {
+        const score = without ? value - without[k] : value;
+        return lengths[k] === mean ? score : (score * mean) / lengths[k];
+      }),
       logProbs,
       optionMass: own.reduce((sum, values) => sum + massOf(values, lengths), 0) / own.length,
       scorer,
       lists,
-      inputTokens,
-      rows: queries.reduce((sum, query) => sum + query.rows.length, 0),
+      inputTokens: one.inputTokens + (prior?.inputTokens ?? 0),
+      rows: rowsOf(one) + (prior ? rowsOf(prior) : 0),
     };
   });
 }
@@ -351,6 +400,7 @@ const KEYS = [
   'scorer',
   'template',
   'orders',
+  'prior',
   'minOptionMass',
   'confidence',
   'signal',
@@ -358,8 +408,9 @@ const KEYS = [
 
 /** Checks how questions are to be asked. @throws TypeError, RangeError */
 export function askingOf(model: DecidingModel, options: DecideOptions): Asking {
-  const { scorer, template = {}, orders = 1 } = options;
+  const { scorer, template = {}, orders = 1, prior = false } = options;
   checkInteger('orders', orders, { min: 1, max: 2 });
+  checkChoice('prior', prior, [true, false] as const);
   let templates = checkTemplates('template', template, model.decisions.templates);
   if (scorer !== undefined) {
     checkChoice('scorer', scorer, SCORERS);
@@ -369,14 +420,14 @@ export function askingOf(model: DecidingModel, options: DecideOptions): Asking {
         : checkTemplate(`scorer: template.${type}`, type, { ...templates[type], scorer });
     templates = { boolean: forced('boolean'), choice: forced('choice'), score: forced('score') };
   }
-  return { templates, scorer, orders };
+  return { templates, scorer, orders, prior };
 }
 
 /** The temperatures that count, and why others do not. */
 async function temperaturesOf(
   model: DecidingModel,
   given: DecideOptions['calibration'],
-  { templates, orders }: Asking,
+  asking: Asking,
 ): Promise<{ types: Calibration['types']; warnings: string[] }> {
   if (given !== undefined && given !== 'none' && !isCalibration(given))
     throw optionError(TypeError, 'calibration', `expected "none" or what dultra calibrate writes, got ${show(given)}`);
@@ -384,8 +435,8 @@ async function temperaturesOf(
   if (calibration === null) return { types: {}, warnings: [] };
   const warnings: string[] = [];
   const ends = 'it is not used: calibrate again';
-  if (calibration.template !== templateHash(templates, orders))
-    warnings.push(`the calibration is of other templates, scorers or orders; ${ends}`);
+  if (calibration.template !== templateHash(asking))
+    warnings.push(`the calibration is of other templates, scorers, orders or priors; ${ends}`);
   else if (calibration.weights !== (await model.weightsHash()))
     warnings.push(`the calibration is of other weights; ${ends}`);
   return { types: warnings.length === 0 ? calibration.types : {}, warnings };

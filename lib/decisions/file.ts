@@ -13,7 +13,7 @@ export const DECISION_FILE = 'decision.json';
 export interface Calibration {
   /** `model.weightsHash()` */
   weights: string;
-  /** Of templates, scorers and orders. */
+  /** Of templates, scorers, orders and priors. */
   template: string;
   /** Of each type of question that was calibrated: what scores are divided by, and how many answers say so. */
   types: Partial<Record<QuestionType, { temperature: number; answers: number }>>;

@@ -186,12 +186,20 @@ export function render(
 }
 
 /** SHA-256 of what probabilities depend on beside the weights and the question, in hex. */
-export function templateHash(templates: DecisionTemplates, orders: number): string {
+export function templateHash({
+  templates,
+  orders,
+  prior,
+}: {
+  templates: DecisionTemplates;
+  orders: number;
+  prior: boolean;
+}): string {
   const canonical = QUESTION_TYPES.map((type) => {
     const { message, answer, scorer, labels, capital = false } = templates[type];
     return [type, message, answer, scorer, labels ?? null, capital];
   });
   return createHash('sha256')
-    .update(JSON.stringify([1, orders, canonical]))
+    .update(JSON.stringify([1, orders, canonical, ...(prior ? ['prior'] : [])]))
     .digest('hex');
 }

@@ -27,6 +27,7 @@ export interface CalibrateOptions {
   scorer?: Scorer | undefined;
   template?: Partial<Record<QuestionType, DecisionTemplate>> | undefined;
   orders?: 1 | 2 | undefined;
+  prior?: boolean | undefined;
   /** Seed of the two halves and of the intervals. Default 0. */
   seed?: number | bigint | undefined;
   signal?: AbortSignal | undefined;
@@ -172,7 +173,7 @@ export async function calibrate(
   examples: readonly DecisionExample[],
   options: CalibrateOptions = {},
 ): Promise<CalibrationReport> {
-  checkKeys('options', options, ['scorer', 'template', 'orders', 'seed', 'signal', 'onProgress']);
+  checkKeys('options', options, ['scorer', 'template', 'orders', 'prior', 'seed', 'signal', 'onProgress']);
   const { signal, onProgress } = options;
   checkSignal(signal);
   // One listener for each example that is being asked.
@@ -219,7 +220,7 @@ export async function calibrate(
   const types: CalibrationReport['types'] = {};
   const calibration: Calibration = {
     weights: await parts.weightsHash(),
-    template: templateHash(asking.templates, asking.orders),
+    template: templateHash(asking),
     types: {},
   };
   for (const [i, type] of QUESTION_TYPES.entries()) {

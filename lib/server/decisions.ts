@@ -16,21 +16,42 @@ export interface DecisionCall {
   decide: (name: string, model: MaskedDiffusionModel, signal: AbortSignal, served: Served) => Promise<object>;
 }
 
+const breakpoint = { prompt_cache_breakpoint: ignored };
 const parts = z.array(
-  z.strictObject({ type: z.enum(['input_text', 'output_text']), text: z.string(), annotations: ignored }),
+  z.discriminatedUnion('type', [
+    z.strictObject({ type: z.literal('input_text'), text: z.string(), ...breakpoint }),
+    z.strictObject({ type: z.literal('output_text'), text: z.string(), annotations: ignored }),
+    z.strictObject({ type: z.literal('refusal'), refusal: z.string() }),
+    z.strictObject({
+      type: z.literal('input_json'),
+      data: z.union([z.record(z.string(), z.unknown()), z.array(z.unknown())]),
+    }),
+  ]),
 );
-const words = z.union([z.string(), parts], 'expected a text, or a list of parts of type "input_text"');
+type Words = string | z.infer<typeof parts>;
+const words = z.union(
+  [z.string(), parts],
+  'expected a text, or a list of parts of type "input_text", "input_json", "output_text" or "refusal"',
+);
 const instructions = words.refine((value) => textOf(value).trim() !== '', 'expected instructions that say something');
 const name = optional(z.string());
 const description = optional(z.string());
 
-const textOf = (value: string | { text: string }[]): string =>
-  typeof value === 'string' ? value : value.map(({ text }) => text).join('');
+/** What is said: values of JSON are read as such. */
+const textOf = (value: Words): string =>
+  typeof value === 'string'
+    ? value
+    : value
+        .map((part) =>
+          part.type === 'input_json' ? JSON.stringify(part.data) : part.type === 'refusal' ? part.refusal : part.text,
+        )
+        .join('');
 
 /** What both routes take besides, in `dultra`. */
 const DECIDING = {
   scorer: optional(z.enum(['token', 'label', 'chain', 'joint'])),
   orders: optional(z.int().min(1).max(2)),
+  prior: optional(z.boolean()),
   min_option_mass: optional(z.number().min(0).max(1)),
   confidence: optional(z.enum(['jev', 'entropy'])),
   calibration: optional(z.literal('none')),
@@ -59,6 +80,7 @@ const decisionsBody = z.strictObject({
         content: words,
         id: ignored,
         status: ignored,
+        phase: ignored,
       }),
     )
     .min(1),
@@ -90,6 +112,7 @@ const decisionsBody = z.strictObject({
     .min(1)
     .max(LIMITS.questions),
   dultra: optional(deciding),
+  prompt_cache_options: ignored,
   ...IGNORED,
 });
 type DecisionsBody = z.infer<typeof decisionsBody>;
@@ -174,7 +197,9 @@ const basisOf = ({ optionMass, temperature, scorer }: DecisionAnswer) => ({
 
 /** The messages of /v1/decisions, or the text where there is one message of a user alone. */
 const stateOf = (input: DecisionsBody['input']): string | ChatMessage[] =>
-  input.length === 1 && input[0].role === 'user' ? textOf(input[0].content) : messagesOf(input);
+  input.length === 1 && input[0].role === 'user'
+    ? textOf(input[0].content)
+    : messagesOf(input.map(({ role, content }) => ({ role, content: textOf(content) })));
 
 /** Values of a choice as names: a text that reads like a boolean beside it is written in quotes. */
 function namesOf(choices: readonly { value: string | boolean }[]): string[] {

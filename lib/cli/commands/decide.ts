@@ -28,6 +28,7 @@ interface Flags extends ModelFlags {
   calibration: boolean;
   scorer?: DecideOptions['scorer'];
   orders?: 1 | 2;
+  prior?: boolean;
   minOptionMass?: number;
   confidence?: DecideOptions['confidence'];
   batch?: string;
@@ -138,8 +139,11 @@ const known = (model: MaskedDiffusionModel): Readonly<Record<string, Question>> 
   Object.keys(model.decisions.questions).length > 0 ? model.decisions.questions : null;
 
 async function decide(text: string | undefined, flags: Flags): Promise<void> {
-  const { batch, out, quiet = false, scorer, orders, minOptionMass, confidence, decisionFile } = flags;
-  const options: DecideOptions = { ...given({ scorer, orders, minOptionMass, confidence }), signal: interruptSignal };
+  const { batch, out, quiet = false, scorer, orders, prior, minOptionMass, confidence, decisionFile } = flags;
+  const options: DecideOptions = {
+    ...given({ scorer, orders, prior, minOptionMass, confidence }),
+    signal: interruptSignal,
+  };
   if (decisionFile !== undefined) {
     const { templates, calibration } = parseDecisionFile(await readJson('--decision-file', decisionFile), decisionFile);
     Object.assign(options, given({ template: templates, calibration }));
@@ -203,6 +207,7 @@ export function register(program: Command): void {
       ]),
     )
     .option('--orders <n>', '2: ask with the list of options from both ends, and average (default: 1)', integer)
+    .option('--prior', "subtract each option's score without the state, at twice the cost")
     .option('--min-option-mass <p>', 'refuse where all options together are less probable (default: 0)', number)
     .addOption(
       new Option('--confidence <form>', 'what the confidence is made of (default: jev)').choices(['jev', 'entropy']),
