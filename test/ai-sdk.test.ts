@@ -89,3 +89,62 @@ test('what is not supported is an error', async () => {
   const aborted = generateText({ model: dultra('tiny'), messages, abortSignal: controller.signal });
   await expect(aborted).rejects.toThrow();
 });
+
+describe('decisions', () => {
+  test("answers are the library's, and parts of a state are read as it reads them", async () => {
+    await using world = await loadModel('world', { threads: 1 });
+    const review = 'The soup was awful and the waiter was dreadful.';
+    const decisionModel = createDultra({ models: { world }, decisions: { orders: 1 } }).decisionModel('world');
+    expect(decisionModel).toMatchObject({ specificationVersion: 'v4', provider: 'dultra', modelId: 'world' });
+    const { answers, usage } = await world.decide(review, world.decisions.questions);
+    const { again, stars } = answers;
+    if (again.type !== 'boolean' || stars.type !== 'score') throw new Error('types');
+    const asked = world.decisions.questions as Parameters<typeof decisionModel.doDecide>[0]['questions'];
+    const result = await decisionModel.doDecide({
+      state: [{ type: 'text', text: review }],
+      questions: { ...asked, again: { ...asked.again, criteria: null } },
+      reasoning: 'high',
+    });
+    expect(Object.keys(result.answers)).toEqual(Object.keys(answers));
+    expect(result.answers).toMatchObject({
+      again: { type: 'boolean', probability: again.probability },
+      stars: { type: 'score', score: stars.score, probabilities: { ...stars.probabilities } },
+    });
+    expect(result.usage).toEqual({ inputTokens: usage.inputTokens, outputTokens: 0 });
+    expect(result.warnings).toMatchObject([{ type: 'unsupported', feature: 'reasoning' }]);
+    expect(result.providerMetadata.dultra.answers.stars).toEqual({
+      optionMass: stars.optionMass,
+      temperature: 1,
+      scorer: stars.scorer,
+      confidence: stars.confidence,
+    });
+    const question = { type: 'boolean' as const, instructions: { ask: 'a' } };
+    const one = (state: Parameters<typeof decisionModel.doDecide>[0]['state']) =>
+      decisionModel.doDecide({ state, questions: { q: question } }).then(({ answers: { q } }) => q);
+    const same = (state: object | string) =>
+      world
+        .decide(state as string, { q: { type: 'boolean', instructions: '{"ask":"a"}' } })
+        .then(({ answers: { q } }) => ({ type: 'boolean', probability: (q as typeof again).probability }));
+    expect(await one([{ type: 'json', value: { a: [1] } }])).toEqual(await same({ a: [1] }));
+    const two = [
+      { type: 'text', text: 'a' },
+      { type: 'json', value: 3 },
+    ];
+    expect(await one(two)).toEqual(await same('a\n3'));
+  });
+
+  test('what is not supported is an error', async () => {
+    const decisionModel = dultra.decisionModel('tiny');
+    const questions = { q: { type: 'boolean' as const, instructions: 'a' } };
+    await expect(decisionModel.doDecide({ state: [{ type: 'file' }], questions })).rejects.toThrow(
+      'state[0].type: expected "text" or "json", got "file"',
+    );
+    const state = [{ type: 'text', text: 'a' }];
+    const box = { q: { type: 'box' as 'boolean' } };
+    await expect(decisionModel.doDecide({ state, questions: box })).rejects.toThrow('questions.q.type: expected');
+    const other = decisionModel.doDecide({ state, questions, providerOptions: { dultra: { scorers: 1 } } });
+    await expect(other).rejects.toThrow('unknown key "scorers"');
+    await expect(decisionModel.doDecide({ state, questions, abortSignal: AbortSignal.abort() })).rejects.toThrow();
+    expect(() => dultra.decisionModel('other')).toThrow('name: expected one of tiny, got "other"');
+  });
+});

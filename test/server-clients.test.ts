@@ -4,11 +4,15 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { generateText, streamText } from 'ai';
+import { generateObject, generateText, streamText } from 'ai';
 import OpenAI from 'openai';
+import { z } from 'zod';
 import { loadModel, type MaskedDiffusionModel } from '../lib';
 import { type Listening, listen } from '../lib/server';
 import { withTokenizer } from './helpers';
+
+// biome-ignore lint/suspicious/noExplicitAny: answers are compared with what they should be
+type Json = any;
 
 let model: MaskedDiffusionModel;
 let listening: Listening;
@@ -122,6 +126,25 @@ test('ai: generateText and streamText, with settings of the provider', async () 
   await expect(generateText({ ...call, model: provider('other') })).rejects.toThrow('there is no model');
 });
 
+const schema = z.strictObject({ n: z.int().min(3).max(40), colour: z.enum(['red', 'blue']) });
+
+test('ai: generateObject, whose schema the server keeps to', async () => {
+  const provider = createOpenAICompatible({
+    name: 'dultra',
+    baseURL: `${listening.url}/v1`,
+    apiKey: 'key',
+    supportsStructuredOutputs: true,
+  });
+  for (let seed = 0; seed < 3; seed++) {
+    const settings = { model: provider('tiny'), schema, prompt: 'a+b', temperature: 1, seed, maxRetries: 0 };
+    const { object } = await generateObject(settings);
+    expect(schema.parse(object)).toEqual(object);
+  }
+  const odd = z.object({ n: z.number().multipleOf(2) });
+  const refused = generateObject({ model: provider('tiny'), schema: odd, prompt: 'a', maxRetries: 0 });
+  await expect(refused).rejects.toThrow('multipleOf');
+});
+
 /** Node.js 22 or newer: this one, or that of the packages in test/clients; null without them. */
 function nodeOfClients(): string | null {
   const packages = path.join(__dirname, 'clients', 'node_modules');
@@ -133,12 +156,22 @@ function nodeOfClients(): string | null {
 
 const node22 = nodeOfClients();
 const why = node22 ? '' : ' (skipped: npm ci --prefix test/clients was not run, or has no Node.js 22 for this system)';
+/** What a program of test/clients prints. */
+async function printed(script: string, ...values: string[]) {
+  const { stdout } = await promisify(execFile)(node22!, [path.join(__dirname, 'clients', script), ...values]);
+  return JSON.parse(stdout);
+}
+
 (node22 ? test : test.skip)(`openai 7 and ai 7${why}`, async () => {
-  const script = path.join(__dirname, 'clients', 'check.mjs');
-  const { stdout } = await promisify(execFile)(node22!, [script, `${listening.url}/v1`, JSON.stringify(request)]);
-  const got = JSON.parse(stdout);
+  const got = await printed('check.mjs', `${listening.url}/v1`, JSON.stringify(request));
   const { text, usage } = await library();
   const answer = [text, usage.completionTokens];
+  const decided = await model.decide('{"a":"b"}', {
+    p: { type: 'boolean', instructions: 'c' },
+    c: { type: 'choice', instructions: 'c', criteria: { true: null, x: null } },
+    s: { type: 'score', instructions: 'c', criteria: ['a', 'b'] },
+  });
+  const answers = decided.answers as Record<string, Json>;
   expect(Number.parseInt(got.node, 10)).toBeGreaterThanOrEqual(22);
   expect(got).toEqual({
     node: got.node,
@@ -147,10 +180,80 @@ const why = node22 ? '' : ' (skipped: npm ci --prefix test/clients was not run, 
     helper: answer,
     response: text,
     models: ['tiny'],
+    decision: [
+      [
+        { type: 'predicate', name: null, probability: answers.p.probability },
+        {
+          type: 'choice',
+          name: null,
+          choice: answers.c.choice === 'true' ? true : 'x',
+          confidence: answers.c.confidence,
+          probabilities: [
+            { value: true, probability: answers.c.probabilities.true },
+            { value: 'x', probability: answers.c.probabilities.x },
+          ],
+        },
+        {
+          type: 'score',
+          name: 'level',
+          score: answers.s.score,
+          confidence: answers.s.confidence,
+          probabilities: [
+            { label: 'a', value: 0, probability: answers.s.probabilities[0] },
+            { label: 'b', value: 1, probability: answers.s.probabilities[1] },
+          ],
+        },
+      ],
+      {
+        input_tokens: decided.usage.inputTokens,
+        input_tokens_details: { cached_tokens: 0, cache_write_tokens: 0 },
+        output_tokens: 0,
+        output_tokens_details: { reasoning_tokens: 0 },
+        total_tokens: decided.usage.inputTokens,
+      },
+    ],
+    undecided: [true, 'questions[0].choices'],
+    object: schema.parse(got.object),
     refused: [true, 'model_not_found', 'string'],
     retried: [text, 2],
     generated: answer,
     texts: answer,
     failure: 'there is no model "other"',
   });
+});
+
+(node22 ? test : test.skip)(`ai 7 with the provider, in its process${why}`, async () => {
+  const review = 'The soup was awful and the waiter was dreadful.';
+  const got = await printed('provider.mjs', withTokenizer(), review);
+  const { text, usage, nfe } = await library();
+  await using world = await loadModel('world', { threads: 1 });
+  const decided = await world.decide(review, {
+    again: { type: 'boolean', instructions: 'Will the customer buy again?' },
+    mood: {
+      type: 'choice',
+      instructions: 'Is this review positive, negative or neutral?',
+      criteria: { positive: null, negative: null, neutral: null },
+    },
+    stars: { type: 'score', instructions: 'How many stars?', criteria: ['one', 'two', 'three', 'four', 'five'] },
+  });
+  const { again, mood, stars } = decided.answers as Record<string, Json>;
+  const { inputTokens } = decided.usage;
+  const positions = got.streamed[1];
+  expect(got).toEqual({
+    node: got.node,
+    whole: [text, usage.completionTokens, nfe],
+    // A frame for every pass, and each position in one of them.
+    streamed: [text, positions, positions],
+    object: schema.parse(got.object),
+    answers: {
+      again: { type: 'boolean', probability: again.probability },
+      mood: { type: 'choice', choice: mood.choice, probabilities: mood.probabilities },
+      stars: { type: 'score', score: stars.score, probabilities: { ...stars.probabilities } },
+    },
+    usage: { inputTokens, outputTokens: 0, totalTokens: inputTokens },
+    calibrated: decided.calibrated,
+    refused: ['AI_DecisionRefusalError', ['a']],
+    unsupported: 'AI_DecisionUnsupportedQuestionTypeError',
+  });
+  expect(positions).toBeGreaterThan(0);
 });

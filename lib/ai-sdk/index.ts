@@ -1,8 +1,9 @@
-// dultra/ai-sdk: models of this process as language models of Vercel's AI SDK (6 and 7).
+// dultra/ai-sdk: models of this process for Vercel's AI SDK: language models (6 and 7) and decision models (7).
 import { optionError } from '../errors';
-import type { GenerateOptions, MaskedDiffusionModel } from '../index';
+import type { DecideOptions, GenerateOptions, MaskedDiffusionModel } from '../index';
+import { DUltraDecisionModel } from './decision-model';
 import { DUltraLanguageModel } from './language-model';
-import type { LanguageModel } from './types';
+import type { DecisionModel, LanguageModel } from './types';
 
 export type * from './types';
 
@@ -10,6 +11,8 @@ export type * from './types';
 export interface DultraProvider {
   (name: string): LanguageModel;
   languageModel(name: string): LanguageModel;
+  /** For `experimental_decide` of ai 7. */
+  decisionModel(name: string): DecisionModel;
 }
 
 /** Options of {@link createDultra}. */
@@ -21,6 +24,8 @@ export interface DultraProviderOptions {
    * a call comes before it, and the SDK's own settings before both.
    */
   options?: GenerateOptions | undefined;
+  /** The same of decisions: `scorer`, `template`, `minOptionMass` and others. */
+  decisions?: DecideOptions | undefined;
 }
 
 /**
@@ -28,15 +33,16 @@ export interface DultraProviderOptions {
  * prompt })`. Rows of all calls share forward passes. Every call goes through the model's chat template, or, where it has
  * none, gets the text of its messages. @throws RangeError for a name that is none of the models'
  */
-export function createDultra({ models, options = {} }: DultraProviderOptions): DultraProvider {
-  const languageModel = (name: string): LanguageModel => {
-    if (!Object.hasOwn(models, name))
-      throw optionError(
-        RangeError,
-        'name',
-        `expected one of ${Object.keys(models).join(', ')}, got ${JSON.stringify(name)}`,
-      );
-    return new DUltraLanguageModel(name, models[name], options);
+export function createDultra({ models, options = {}, decisions = {} }: DultraProviderOptions): DultraProvider {
+  const modelOf = (name: string): MaskedDiffusionModel => {
+    if (Object.hasOwn(models, name)) return models[name];
+    throw optionError(
+      RangeError,
+      'name',
+      `expected one of ${Object.keys(models).join(', ')}, got ${JSON.stringify(name)}`,
+    );
   };
-  return Object.assign((name: string) => languageModel(name), { languageModel });
+  const languageModel = (name: string): LanguageModel => new DUltraLanguageModel(name, modelOf(name), options);
+  const decisionModel = (name: string): DecisionModel => new DUltraDecisionModel(name, modelOf(name), decisions);
+  return Object.assign((name: string) => languageModel(name), { languageModel, decisionModel });
 }

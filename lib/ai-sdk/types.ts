@@ -1,4 +1,4 @@
-// The parts of the AI SDK's language model interface, version 3, that are spoken here.
+// The parts of the AI SDK's interfaces that are spoken here: of language models, version 3, and of decisions, version 4.
 
 /** A setting that a model does not have. */
 export interface Warning {
@@ -79,4 +79,69 @@ export interface LanguageModel {
   readonly supportedUrls: Record<string, RegExp[]>;
   doGenerate(options: CallOptions): PromiseLike<ModelAnswer>;
   doStream(options: CallOptions): PromiseLike<{ stream: ReadableStream<ModelStreamPart> }>;
+}
+
+/** Instructions or a description: a text, or a value of JSON. */
+export type DecisionInput = string | Readonly<Record<string, unknown>> | readonly unknown[];
+
+/** A part of what questions are about. Of other types than these there is none. */
+export interface StatePart {
+  type: 'text' | 'json' | (string & {});
+  text?: string | undefined;
+  value?: unknown;
+}
+
+/** A question, as the SDK has it. Of "box" there are no answers here, which the SDK knows before it asks. */
+export interface SdkQuestion {
+  type: 'boolean' | 'choice' | 'score' | 'box';
+  instructions?: DecisionInput | null | undefined;
+  /** Of a boolean what true and false stand for, of a choice its options, of a score its levels. */
+  criteria?:
+    | Readonly<Record<string, DecisionInput | null | undefined>>
+    | readonly (DecisionInput | null)[]
+    | null
+    | undefined;
+}
+
+/** An answer, as the SDK has it. */
+export type SdkAnswer =
+  | { type: 'boolean'; probability: number }
+  | { type: 'choice'; choice: string; probabilities: Record<string, number> }
+  | { type: 'score'; score: number; probabilities: Record<string, number> }
+  | { type: 'refusal' };
+
+/** A call of `experimental_decide`, as the SDK makes it. */
+export interface DecisionCall {
+  state: readonly StatePart[];
+  questions: Readonly<Record<string, SdkQuestion>>;
+  reasoning?: string | undefined;
+  abortSignal?: AbortSignal | undefined;
+  providerOptions?: Readonly<Record<string, Readonly<Record<string, unknown>>>> | undefined;
+}
+
+/** Beside answers: whether they are calibrated and why not, and of each its basis and confidence. */
+export type DecisionMetadata = {
+  dultra: {
+    calibrated: boolean;
+    warnings: string[];
+    rows: number;
+    answers: Record<string, { optionMass: number; temperature: number; scorer: string; confidence?: number }>;
+  };
+};
+
+/** Answers of a call. */
+export interface DecisionResult {
+  answers: Record<string, SdkAnswer>;
+  usage: { inputTokens: number; outputTokens: number };
+  warnings: Warning[];
+  providerMetadata: DecisionMetadata;
+}
+
+/** A decision model of the AI SDK, which ai 7 asks by `experimental_decide`. */
+export interface DecisionModel {
+  readonly specificationVersion: 'v4';
+  readonly provider: string;
+  readonly modelId: string;
+  readonly supportedQuestionTypes: readonly ('boolean' | 'choice' | 'score')[];
+  doDecide(options: DecisionCall): PromiseLike<DecisionResult>;
 }

@@ -1,6 +1,6 @@
 // OpenAI's client 7 and the AI SDK 7 against a server: node check.mjs BASE_URL REQUEST. Prints what they got as JSON.
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { generateText, streamText } from 'ai';
+import { generateObject, generateText, jsonSchema, streamText } from 'ai';
 import OpenAI from 'openai';
 
 const [baseURL, request] = process.argv.slice(2);
@@ -29,6 +29,20 @@ const input = messages[0].content;
 got.response = (await client.responses.create({ model, input, max_output_tokens: max_tokens, sampler })).output_text;
 got.models = (await client.models.list()).data.map(({ id }) => id);
 
+const decision = await client.decisions.create({
+  model,
+  input: [{ role: 'user', content: [{ type: 'input_json', data: { a: 'b' } }] }],
+  questions: [
+    { type: 'predicate', instructions: 'c' },
+    { type: 'choice', instructions: [{ type: 'input_text', text: 'c' }], choices: [{ value: true }, { value: 'x' }] },
+    { type: 'score', instructions: 'c', levels: [{ label: 'a' }, { label: 'b' }], name: 'level' },
+  ],
+});
+got.decision = [decision.answers, decision.usage];
+got.undecided = await client.decisions
+  .create({ model, input: 'a', questions: [{ type: 'choice', instructions: 'c', choices: [{ value: 'x' }] }] })
+  .catch((error) => [error instanceof OpenAI.BadRequestError, error.param]);
+
 const refused = await client.chat.completions.create({ ...chat, model: 'other' }).catch((error) => error);
 got.refused = [refused instanceof OpenAI.NotFoundError, refused.code, typeof refused.requestID];
 
@@ -56,6 +70,21 @@ const call = {
 };
 const generated = await generateText(call);
 got.generated = [generated.text, generated.usage.outputTokens];
+const schema = {
+  type: 'object',
+  properties: { n: { type: 'integer', minimum: 3, maximum: 40 }, colour: { enum: ['red', 'blue'] } },
+  required: ['n', 'colour'],
+  additionalProperties: false,
+};
+const structured = createOpenAICompatible({ name: 'dultra', baseURL, apiKey: 'key', supportsStructuredOutputs: true });
+const { object } = await generateObject({
+  model: structured(model),
+  prompt: input,
+  schema: jsonSchema(schema),
+  temperature: 1,
+  seed: 4,
+});
+got.object = object;
 const stream = streamText(call);
 let text = '';
 for await (const part of stream.textStream) text += part;
