@@ -168,6 +168,38 @@ describe('probabilities', () => {
     expect(once.answers.q).not.toEqual(twice.answers.q);
   });
 
+  test('with a prior: scores less those without the state', async () => {
+    for (const question of [CHOICE, CHAIN] as (Question & { type: 'choice' })[]) {
+      const asked = { q: question };
+      const names = Object.keys(question.criteria);
+      const lengths = names.map((name) => tiny.tokenizer!.encode(name, { addSpecialTokens: false }).length);
+      const mean = lengths.reduce((sum, length) => sum + length, 0) / lengths.length;
+      const chosen = async (prompt: string) => (await tiny.choose(prompt, names)).logProbs;
+      const [withState, without] = [await chosen(`a ${question.instructions}`), await chosen(question.instructions!)];
+      const expected = softmax(
+        withState.map((score, i) => ((score - without[i]) * mean) / lengths[i]),
+        1,
+      );
+      const { answers, usage } = await tiny.decide('a', asked, { template, prior: true });
+      const plain = await tiny.decide('a', asked, { template });
+      const { q } = answers;
+      if (q.type !== 'choice') throw new Error(q.type);
+      names.forEach((name, i) => {
+        expect(q.probabilities[name]).toBeCloseTo(expected[i], 5);
+      });
+      expect(usage.rows).toBe(2 * plain.usage.rows);
+      expect(usage.inputTokens).toBe(
+        plain.usage.inputTokens + tiny.encodePrompt(question.instructions as string).length,
+      );
+      expect(q.optionMass).toBe(plain.answers.q.optionMass);
+      // Nothing is left of a state that says nothing.
+      const empty = await tiny.decide('', asked, { template, prior: true });
+      if (empty.answers.q.type !== 'choice') throw new Error('type');
+      for (const p of Object.values(empty.answers.q.probabilities)) expect(p).toBeCloseTo(1 / 3, 12);
+    }
+    await expect(tiny.decide('a', { q: CHOICE }, { template, prior: 1 as never })).rejects.toThrow(/^prior: expected/);
+  });
+
   test('a model that predicts a token at the position before it, and one that attends by blocks', async () => {
     for (const golden of ['dream_gqa', 'sdar']) {
       const folder = variant(golden, {});

@@ -98,6 +98,31 @@ describe('values of schemas', () => {
   });
 });
 
+describe('holes of unknown length', () => {
+  test("the library's, of chats with a schema and of completions with a suffix", async () => {
+    const schema = {
+      type: 'object',
+      properties: { a: { type: 'string' } },
+      required: ['a'],
+      additionalProperties: false,
+    };
+    const hole = 'search' as const;
+    const change = { ...formatOf(schema), max_tokens: 24, temperature: 1, seed: 5, n: 2, dultra: { hole } };
+    const chat = await ask(CHAT, change);
+    for (const firstRow of [0, 1]) {
+      const research = { firstRow };
+      const library = await libraryOf({ schema, maxTokens: 24, temperature: 1, seed: 5, hole, research });
+      expect(chat.body.choices[firstRow].message.content).toBe(library.text);
+    }
+    const infilled = await ask(FIM, { prompt: 'ab', suffix: 'yz', dultra: { hole } });
+    const prompt = { prompt: 'ab', suffix: 'yz' };
+    const options = { maxTokens: 16, sampler: 'confidence:0.2', splitSpecialTokens: true, hole };
+    const { text, nfe, fullForwards } = await model.generate(prompt, options);
+    expect([textOf(infilled), infilled.body.usage.nfe]).toEqual([text, nfe]);
+    expect(infilled.body.usage.full_forwards).toBeCloseTo(fullForwards, 9);
+  });
+});
+
 describe('refused, with the field and the reason', () => {
   const cases: [what: string, path: string, change: object, status: number, code: string, param: string | null][] = [
     ['tokens below one', CHAT, { max_tokens: -1 }, 400, 'invalid_value', 'max_tokens'],
@@ -158,6 +183,31 @@ describe('refused, with the field and the reason', () => {
       'max_tokens',
     ],
     ['an unknown key of dultra', CHAT, { dultra: { prioritty: 3 } }, 400, 'unknown_parameter', 'dultra.prioritty'],
+    ['a hole of nothing', CHAT, { dultra: { hole: 'search' } }, 400, 'unsupported_value', 'dultra.hole'],
+    [
+      'a hole in a stream',
+      FIM,
+      { prompt: 'a', suffix: 'b', stream: true, dultra: { hole: 'search' } },
+      400,
+      'unsupported_value',
+      'dultra.hole',
+    ],
+    [
+      'a hole in one pass',
+      FIM,
+      { prompt: 'a', suffix: 'b', max_nfe: 1, dultra: { hole: 'search' } },
+      400,
+      'unsupported_value',
+      'dultra.hole',
+    ],
+    [
+      'most probable tokens of a hole',
+      CHAT,
+      { ...formatOf({ type: 'null' }), logprobs: true, top_logprobs: 1, dultra: { hole: 'search' } },
+      400,
+      'unsupported_value',
+      'top_logprobs',
+    ],
     ['diffusing without a stream', CHAT, { diffusing: true }, 400, 'invalid_value', 'diffusing'],
     [
       'a template of a chat',

@@ -99,6 +99,28 @@ describe('/v1/decisions', () => {
     expect([chat.status, chat.body.answers.length]).toEqual([200, 1]);
   });
 
+  test('parts of JSON, refusals, and what clients send besides', async () => {
+    const { answers } = await model.decide('ab{"c":[1]}', { q: QUESTIONS.again });
+    const content = [
+      { type: 'input_text', text: 'ab', prompt_cache_breakpoint: { mode: 'explicit' } },
+      { type: 'input_json', data: { c: [1] } },
+    ];
+    const { status, body } = await decisions(three.slice(0, 1), {
+      input: [{ type: 'message', role: 'user', content }],
+      prompt_cache_options: { mode: 'explicit' },
+      dultra: { prior: false },
+    });
+    expect([status, body.answers[0].probability]).toEqual([200, (answers.q as Json).probability]);
+    const said = [{ type: 'refusal', refusal: 'No.' }];
+    const chat = [
+      { role: 'user', content },
+      { role: 'assistant', content: said, phase: 'final_answer' },
+    ];
+    expect((await decisions(three.slice(0, 1), { input: chat })).status).toBe(200);
+    const prior = await decisions(three.slice(0, 1), { dultra: { prior: true } });
+    expect([prior.status, prior.body.dultra.rows]).toEqual([200, 2]);
+  });
+
   test('"true" and true are two values', async () => {
     const choices = [{ value: 'true' }, { value: true }, { value: false }];
     const { status, body } = await decisions([{ type: 'choice', instructions: AGAIN, choices }]);
