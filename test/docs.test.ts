@@ -307,11 +307,29 @@ test('docs/training-on-one-gpu.md: the memory is what the plan says', async () =
       {},
     ].map((options) => training.planMemory('sft', { model, ...options }, { device: 'cuda' })),
   );
+  // GRPO of a planner over 4 bits fits a GPU of 24 GB.
+  const targets = ['q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj', 'up_proj', 'ff_out'] as const;
+  const rollouts = { planner: 'new', ...less, promptsPerStep: 2, numGenerations: 8, maxTokens: 256 } as const;
+  const inFourBits = await Promise.all(
+    (
+      [
+        ['sft', { lora, ...less }],
+        ['sft', { lora: { rank: 16, targets }, ...less }],
+        ['grpo', { freezeBase: true, ...rollouts }],
+        ['grpo', { freezeBase: true, cache: 'dual', ...rollouts }],
+        ['grpo', { lora, ...rollouts }],
+      ] as const
+    ).map(([stage, options]) => training.planMemory(stage, { model, ...options }, { device: 'cuda', quantize: 'q4' })),
+  );
+  for (const { bytes, items } of inFourBits) {
+    expect(bytes).toBeLessThan(20e9);
+    expect(items[0].detail).toContain('matrices in blocks of 8 bits and fewer');
+  }
   const page = read('docs/training-on-one-gpu.md');
   expect(planned[0].parameters).toBe(8_015_581_184);
   expect(page).toContain('8,015,581,184 parameters');
   const table = [...page.matchAll(/^\|.*\| ([\d.]+) GB \|$/gm)].map(([, size]) => size);
-  expect(table).toEqual(planned.map(({ bytes }) => (bytes / 1e9).toFixed(1)));
+  expect(table).toEqual([...planned, ...inFourBits].map(({ bytes }) => (bytes / 1e9).toFixed(1)));
 });
 
 test('docs/api.md names what there is', () => {

@@ -7,6 +7,7 @@ import {
   evaluate,
   loadModel,
   type MaskedDiffusionModel,
+  maskedPerplexity,
   quantizeModel,
   training,
 } from '../lib';
@@ -232,4 +233,33 @@ test('dultra train --quantize: planned, begun and resumed over a base in blocks'
   });
   const adapter = path.join(cwd, 'run', 'checkpoints', 'step-00000002', 'adapter');
   expect(existsSync(path.join(adapter, 'adapter_config.json'))).toBe(true);
+});
+
+test('dultra eval says how a quantised model differs from its own: decisions and perplexity of masked text', async () => {
+  const dataset = datasets.byName('st1');
+  const [{ code, stdout }] = inOneProcess([
+    [
+      ...['eval', '--models', 'word-problems,word-problems:q4', '-d', 'st1', '--count', '6'],
+      ...['--samplers', 'confidence:0.9', '--json'],
+    ],
+  ]);
+  expect(code).toBe(0);
+  const examples = dataset.sample('test', 6, 0);
+  const masked = examples.map(({ prompt, answer }) => ({ prompt, completion: answer! }));
+  const expected = await Promise.all(
+    [{}, { quantize: 'q4' as const }].map(async (options) => {
+      await using model = await loadModel('word-problems', options);
+      return await maskedPerplexity(model, masked, { seed: 0, fillTo: dataset.genLength });
+    }),
+  );
+  const { decisions } = JSON.parse(stdout) as { decisions: Record<string, unknown>[] };
+  expect(decisions).toMatchObject([
+    {
+      model: 'word-problems:q4',
+      reference: 'word-problems',
+      tokens: 6 * dataset.genLength,
+      perplexity: { reference: expected[0], model: expected[1] },
+    },
+  ]);
+  expect(expected[1]).not.toEqual(expected[0]);
 });

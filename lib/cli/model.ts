@@ -46,7 +46,7 @@ export function addDeviceOptions(command: Command): Command {
       ).choices(['float32', 'bfloat16', 'int8']),
     )
     .addOption(
-      new Option('--quantize <bits>', 'quantises the matrices as they are loaded, to 8 or 4 bits (CPU)').choices([
+      new Option('--quantize <bits>', 'quantises the matrices as they are loaded, to 8 or 4 bits').choices([
         'q8',
         'q4',
       ]),

@@ -65,7 +65,7 @@ export interface LoadModelOptions {
    */
   compute?: 'float32' | 'bfloat16' | 'int8' | undefined;
   /**
-   * Quantises the matrices as they are loaded (CPU): "q8" to 8 bits (Q8_0 of GGUF, 8.5 bits with the scales of 32
+   * Quantises the matrices as they are loaded: "q8" to 8 bits (Q8_0 of GGUF, 8.5 bits with the scales of 32
    * numbers), "q4" to 4 bits (IQ4_NL, 4.5 bits) with the embedding table and the output head in 8. The planner head,
    * norms, biases and routers of experts stay as they are, and so do tensors that the file has quantised and matrices
    * whose rows are no multiple of 32 numbers. Default: none.
@@ -245,16 +245,12 @@ function resolveOptions(options: LoadModelOptions) {
   if (quantize !== undefined) checkChoice('quantize', quantize, ['q8', 'q4'] as const);
   if (quantize !== undefined && dtype !== 'auto')
     throw optionError(RangeError, 'dtype', `expected "auto" with quantize: ${show(quantize)}, got ${show(dtype)}`);
-  for (const [name, value] of [
-    ['quantize', quantize],
-    ['compute', compute === 'int8' ? compute : undefined],
-  ] as const)
-    if (value !== undefined && device.startsWith('cuda'))
-      throw optionError(
-        RangeError,
-        name,
-        `expected none on ${show(device)}, got ${show(value)}, which the CPU computes`,
-      );
+  if (compute === 'int8' && device.startsWith('cuda'))
+    throw optionError(
+      RangeError,
+      'compute',
+      `expected none on ${show(device)}, got ${show(compute)}, which the CPU computes`,
+    );
   checkInteger('threads', threads, { min: 1, max: 1024 });
   const { maskTokenId, blockLength } = options;
   if (maskTokenId !== undefined) checkInteger('maskTokenId', maskTokenId, { min: 0, max: 2 ** 30 });
@@ -271,7 +267,7 @@ function resolveOptions(options: LoadModelOptions) {
   const storage: NativeDType | 'auto' = compute === 'bfloat16' ? 'BF16' : dtype === 'auto' ? 'auto' : DTYPES[dtype];
   const blocks = quantize !== undefined ? QUANTISE[quantize] : dtype === 'auto' ? 'keep' : 'decode';
   // What only the CPU computes asks for it.
-  const on = device === 'auto' && (quantize !== undefined || compute === 'int8') ? 'cpu' : device;
+  const on = device === 'auto' && compute === 'int8' ? 'cpu' : device;
   return { device: on, storage, compute, blocks, threads, isa, signal, onProgress } as const;
 }
 

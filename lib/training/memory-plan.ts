@@ -87,6 +87,8 @@ export interface MemoryPlan {
   fits: boolean | null;
 }
 
+/** Whether a tensor is an expert's matrix. */
+const isExpert = (name: string): boolean => /\.experts\.\d+\./.test(name);
 /** What a CUDA context, its libraries and their workspaces take before anything else does. */
 const CUDA_BYTES = 600 * 2 ** 20;
 /** Prompt tokens of a rollout whose data set is not open yet. */
@@ -363,13 +365,7 @@ export async function planMemory(
   const given = config.roles === undefined ? null : parseRoles(config.roles);
   const roles = given && rolesOf(config, options.ranks ?? given.train + given.teacher);
   const ranks = roles?.train ?? options.ranks ?? given?.train ?? 1;
-  const { device, available } = deviceOf(options.device ?? (quantize === undefined ? 'auto' : 'cpu'));
-  if (quantize !== undefined && device !== 'cpu')
-    throw optionError(
-      RangeError,
-      'quantize',
-      `expected none on ${JSON.stringify(device)}, got ${JSON.stringify(quantize)}, which the CPU computes`,
-    );
+  const { device, available } = deviceOf(options.device ?? 'auto');
   const { config: shape, storageOf, source } = await shapeOf(config, stage, { maskTokenId, blockLength });
   const table = native().tensors(shape);
   const isCuda = device !== 'cpu';
@@ -383,9 +379,9 @@ export async function planMemory(
       return isHeldWide(tensor) || stored === 'BF16' || isBlockType(stored);
     });
   const blocks = quantize !== undefined ? QUANTISE[quantize] : dtype === 'auto' ? 'keep' : 'decode';
-  // A GPU multiplies plain numbers alone.
-  const storage = heldTypes(shape, storageOf, as, blocks).map((held) =>
-    isCuda && isBlockType(held) ? (isNarrow ? 'BF16' : 'F32') : held,
+  // A GPU multiplies experts in plain numbers alone.
+  const storage = heldTypes(shape, storageOf, as, blocks).map((held, i) =>
+    isCuda && isBlockType(held) && isExpert(table[i].name) ? (isNarrow ? 'BF16' : 'F32') : held,
   );
   const { activationCheckpointing, lora, momentDtype, reduction, zeroStage = 0 } = config;
   const tokens = config.tokenBudget ?? 8192;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "ops/expansion.h"
+
 namespace dultra {
 
 namespace {
@@ -94,12 +96,14 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
   MemoryPlan plan;
   std::vector<const TensorSpec*> exchanged;
   std::vector<BucketPart> parts, adapter_parts;
+  int64_t expanded = 0;
   for (size_t i = 0; i < table.size(); ++i) {
     const TensorSpec& spec = table[i];
     const BlockType blocks = blocks_of(i);
     const bool split = is_split(request, spec, request.storage[i], blocks);
     plan.parameters += spec.elements();
     plan.weights += weight_bytes(request, spec, request.storage[i], blocks);
+    if (blocks != BlockType::kNone) expanded = std::max(expanded, std::min(kExpandedNumbers, spec.elements()));
     if (spec.planner ? !trainer.freeze_planner : !trainer.freeze_base && !lora) {
       add_parameter(plan, request, parts, gradient_stages(config, spec), spec.elements(), split ? 2 : 4, false);
       if (!split) exchanged.push_back(&spec);
@@ -122,6 +126,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
   const int64_t logits = 3 * std::min(n, head_rows(v)) * v;
   plan.scratch = block_forward_bytes(config, n, activation) + block_backward_bytes(config, n, activation) +
                  size_t(2 * n * c + logits) * 4;
+  if (request.on_device) plan.scratch += size_t(expanded) * activation;
   return plan;
 }
 

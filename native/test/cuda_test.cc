@@ -1072,6 +1072,31 @@ DULTRA_TEST(cuda_host_and_device_arrays, small) {
     backend.release(pointer);
 }
 
+// A matrix in blocks that is written out a piece at a time is multiplied as one that is written out at once.
+DULTRA_TEST(cuda_blocks_in_pieces, small) {
+  constexpr int64_t kN = 150, kK = 512, kM = 3, kFew = 512;  // pieces of 64 rows, and of 256 columns
+  for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+    cuda::CudaBackend whole(0, compute, true), pieces(0, compute, true, kFew);
+    Random random(17);
+    const std::vector<float> w = normals(random, kN * kK), x = normals(random, kM * kK), bias = normals(random, kN),
+                             dy = normals(random, kM * kN);
+    std::vector<uint8_t> blocks(size_t(kN * block_row_bytes(BlockType::kIQ4_NL, kK)));
+    encode_blocks(blocks.data(), w.data(), BlockType::kIQ4_NL, kN * kK);
+    std::vector<float> out[2], dx[2];
+    for (int i : {0, 1}) {
+      Backend& backend = i == 0 ? whole : pieces;
+      const auto matrix =
+          backend.make_block_matrix({{blocks.data(), BlockType::kIQ4_NL, kN, 5, nullptr}}, kK, 1, false);
+      out[i].assign(kM * kN, 0.5f);
+      dx[i].assign(kM * kK, 0.5f);
+      backend.linear_forward(out[i].data(), kN, x.data(), kM, *matrix, bias.data(), true);
+      backend.linear_backward_input(dx[i].data(), dy.data() + 1, kN, *matrix, 1, kN - 3, kM, true);
+    }
+    CHECK(same_bits(out[0].data(), out[1].data(), out[0].size()), "forward, compute ", int(compute));
+    CHECK(same_bits(dx[0].data(), dx[1].data(), dx[0].size()), "backward, compute ", int(compute));
+  }
+}
+
 DULTRA_TEST(cuda_device_that_does_not_exist, small) {
   ErrorCode code = ErrorCode::kInternal;
   std::string message;

@@ -94,6 +94,20 @@ const checks = {
     }
   },
 
+  'quantised weights stay in blocks, and logits are those of the CPU': async (dultra, device) => {
+    const ids = IDS.map((id) => id % 40);
+    const forward = (options) =>
+      withModel(dultra, 'word-problems', { quantize: 'q4', compute: 'float32', ...options }, async (model) => ({
+        ...(await model.forward({ ids })),
+        bytes: model.info.weightBytes,
+      }));
+    const expected = await forward({ device: 'cpu' });
+    const got = await forward({ device });
+    assert.ok(relativeError(got.logits, expected.logits) < 1e-5, `${relativeError(got.logits, expected.logits)}`);
+    const plain = await withModel(dultra, 'word-problems', { device }, (model) => model.info.weightBytes);
+    assert.ok(got.bytes < 0.7 * plain, `${got.bytes} bytes in blocks, ${plain} as they are stored`);
+  },
+
   'a row does not depend on the rows beside it': async (dultra, device) => {
     await withModel(dultra, undefined, { device }, async (model) => {
       const options = { maxTokens: 16, blockLength: 16, seed: 5, temperature: 0.7 };

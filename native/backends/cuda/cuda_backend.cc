@@ -137,8 +137,12 @@ bool CudaBackend::on_device(const void* pointer) const {
   return static_cast<const uint8_t*>(pointer) < static_cast<const uint8_t*>(after->first) + after->second;
 }
 
-CudaBackend::CudaBackend(int index, Compute compute, bool blocking)
-    : Backend(compute), index_(index), blocking_(blocking), name_("cuda:" + std::to_string(index)) {
+CudaBackend::CudaBackend(int index, Compute compute, bool blocking, int64_t expanded)
+    : Backend(compute),
+      index_(index),
+      blocking_(blocking),
+      expanded_numbers_(expanded),
+      name_("cuda:" + std::to_string(index)) {
   const std::vector<DeviceInfo> devices = list_devices();
   if (index < 0 || size_t(index) >= devices.size())
     throw Error(
@@ -171,7 +175,8 @@ CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   times_.reset();
   for (const Frequencies& f : frequencies_) cudaFree(f.values);
-  cudaFree(scratch_);
+  cudaFree(scratch_.data);
+  cudaFree(expanded_.data);
   staging_.reset();
   lt_.reset();
   cudaStreamDestroy(stream_);
@@ -253,24 +258,22 @@ void CudaBackend::release(void* pointer) {
     cudaFree(pointer);
 }
 
-// Memory of the kernels of one operation: operations follow each other on the stream, so they share it.
-void* CudaBackend::scratch(size_t bytes) {
+void* CudaBackend::scratch(ScratchMemory& memory, size_t bytes) {
   if (LaunchKey* key = planned_key()) {
     // The same address for every plan, aligned as any memory is and never read: graphs end when the memory moves.
     key->add('s', bytes);
-    return reinterpret_cast<void*>(uintptr_t(1) << 20);
+    return reinterpret_cast<void*>(uintptr_t(&memory == &scratch_ ? 1 : 2) << 20);
   }
-  if (bytes > scratch_bytes_) {
+  if (bytes > memory.bytes) {
     refuse_capture("an operation that needs more scratch memory");
     ++scratch_moves_;  // graphs work on the old one
     synchronize();
-    cudaFree(scratch_);
-    scratch_ = nullptr;
-    scratch_bytes_ = 0;
-    check_cuda(cudaMalloc(&scratch_, bytes), "allocating scratch memory");
-    scratch_bytes_ = bytes;
+    cudaFree(memory.data);
+    memory = {};
+    check_cuda(cudaMalloc(&memory.data, bytes), "allocating scratch memory");
+    memory.bytes = bytes;
   }
-  return scratch_;
+  return memory.data;
 }
 
 void CudaBackend::upload(void* to, const void* from_host, size_t bytes) {
@@ -331,14 +334,6 @@ std::unique_ptr<Matrix> CudaBackend::do_make_expert_matrix(const std::vector<Mat
   auto matrix = std::make_unique<CudaMatrix>(*this, rows, cols, storage, experts);
   do_update_matrix(*matrix, parts);
   return matrix;
-}
-
-std::unique_ptr<Matrix> CudaBackend::do_make_block_matrix(const std::vector<BlockPart>&, int64_t, int, bool) {
-  return nullptr;
-}
-
-void CudaBackend::do_table_rows_forward(float*, const Matrix&, const int32_t*, int64_t) {
-  throw Error(ErrorCode::kInternal, "table_rows_forward: a device has no matrices in blocks");
 }
 
 void CudaBackend::do_update_matrix(Matrix& matrix, const std::vector<MatrixPart>& parts) {

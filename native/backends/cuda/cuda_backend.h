@@ -15,11 +15,13 @@
 #include "backends/cuda/profile.h"
 #include "backends/cuda/staging.h"
 #include "ops/backend.h"
+#include "ops/expansion.h"
 
 namespace dultra {
 namespace cuda {
 
 class CudaExchange;
+class CudaBlockMatrix;
 
 // An operand of a product over k: element (row, k) is data[row * stride + k], or with `transposed` data[k * stride +
 // row].
@@ -42,8 +44,8 @@ std::vector<DeviceInfo> list_devices();
 class CudaBackend final : public Backend {
  public:
   // Device `index`. blocking: every operation is complete when it returns, as tests on memory that the host reads need
-  // it.
-  CudaBackend(int index, Compute compute, bool blocking = false);
+  // it. expanded: of a matrix in blocks, how many numbers are written out at a time.
+  CudaBackend(int index, Compute compute, bool blocking = false, int64_t expanded = kExpandedNumbers);
   ~CudaBackend() override;
 
   const char* name() const override { return name_.c_str(); }
@@ -70,12 +72,22 @@ class CudaBackend final : public Backend {
   friend class ArgTransfer;
   friend class CudaExchange;
   friend class CudaMatrix;
+  friend class CudaBlockMatrix;
 
   // The device address of what a pointer means: of the device mirror, where it points into an exchange's host memory.
   const void* mirror(const void* pointer) const;
   // Whether the array needs no copy to the device: null, device memory, or in an exchange.
   bool on_device(const void* pointer) const;
-  void* scratch(size_t bytes);
+  // Memory of the kernels of one operation: operations follow each other on the stream, so they share it. (Kernels call
+  // their shared memory Scratch.)
+  struct ScratchMemory {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  void* scratch(ScratchMemory& memory, size_t bytes);
+  void* scratch(size_t bytes) { return scratch(scratch_, bytes); }
+  // Likewise, of a matrix that is multiplied meanwhile.
+  void* expanded(size_t bytes) { return scratch(expanded_, bytes); }
   void synchronize();
   // While a graph is captured, operations may neither allocate, nor wait, nor stage arrays in plain host memory. While
   // one is planned (launch_key.h) they may allocate, as a workspace that grows does: addresses are part of the key.
@@ -91,11 +103,17 @@ class CudaBackend final : public Backend {
   // device memory.
   void multiply(Array out, int64_t out_stride, const MatmulOperand& a, const MatmulOperand& b, int64_t m, int64_t n,
                 int64_t k, const float* bias, bool accumulate, Compute compute);
+  // Products with a matrix in blocks, as linear_forward and linear_backward_input. Arrays are device memory.
+  void multiply_blocks(Array out, int64_t out_stride, ConstArray x, int64_t m, const CudaBlockMatrix& w,
+                       const float* bias, bool accumulate);
+  void multiply_blocks_back(Array dx, ConstArray dy, int64_t dy_stride, int64_t m, const CudaBlockMatrix& w,
+                            int64_t first_row, int64_t rows, bool accumulate);
   // Rows of `to` (rows, cols) of `storage` from a part in host or device memory.
   void store_part(void* to, DType storage, const MatrixPart& part, int64_t cols);
 
   const int index_;
   const bool blocking_;
+  const int64_t expanded_numbers_;
   std::string name_, isa_;
   cudaStream_t stream_ = nullptr;
   mutable std::recursive_mutex mutex_;  // an operation stages its arrays and queues its kernels undisturbed
@@ -106,8 +124,7 @@ class CudaBackend final : public Backend {
   std::vector<const CudaExchange*> exchanges_;  // those that have memory
   bool capturing_ = false;
   std::vector<void*> deferred_;  // to be freed when a graph is planned or captured
-  void* scratch_ = nullptr;
-  size_t scratch_bytes_ = 0;
+  ScratchMemory scratch_, expanded_;
   uint64_t scratch_moves_ = 0;
   struct Frequencies {
     Rope rope;

@@ -30,5 +30,35 @@ class CudaMatrix final : public Matrix {
   void* data_;
 };
 
+// Rows in blocks, in the order of the matrix. Products read parts of it that are written out (blocks.cu).
+class CudaBlockMatrix final : public Matrix {
+ public:
+  CudaBlockMatrix(CudaBackend& backend, const std::vector<BlockPart>& parts, int64_t cols);
+  ~CudaBlockMatrix() override { backend_.release(data_); }
+  size_t bytes() const override { return bytes_; }
+  bool quantised() const override { return true; }
+  void unpack(float* to, int64_t first, int64_t count) const override;
+  // to (rows, count) = columns [column, column + count) of rows that `index` names, or of those from `row` on.
+  void expand_rows(Array to, const int32_t* index, int64_t row, int64_t rows, int64_t column, int64_t count,
+                   cudaStream_t stream) const;
+
+ private:
+  struct Part {
+    BlockType type;
+    int64_t first, rows, row_bytes;
+    size_t offset;  // in data_
+  };
+  static int64_t rows_of(const std::vector<BlockPart>& parts) {
+    int64_t rows = 0;
+    for (const BlockPart& part : parts) rows += part.rows;
+    return rows;
+  }
+
+  CudaBackend& backend_;
+  std::vector<Part> parts_;
+  size_t bytes_ = 0;
+  uint8_t* data_ = nullptr;
+};
+
 }  // namespace cuda
 }  // namespace dultra

@@ -486,6 +486,10 @@ void CudaBackend::multiply(Array out, int64_t out_stride, const MatmulOperand& a
 void CudaBackend::do_linear_forward(Array out, int64_t out_stride, ConstArray x, int64_t m, const Matrix& w,
                                     const float* bias, bool accumulate) {
   ArgTransfer transfer(*this);
+  if (w.quantised()) {
+    multiply_blocks(out, out_stride, x, m, static_cast<const CudaBlockMatrix&>(w), bias, accumulate);
+    return transfer.finish();
+  }
   const auto& matrix = static_cast<const CudaMatrix&>(w);
   const int64_t k = w.cols();
   multiply(out, out_stride, {x.data, x.dtype, k, false}, {matrix.row(0), matrix.storage, k, false}, m, w.rows(), k,
@@ -504,6 +508,10 @@ void CudaBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_s
 void CudaBackend::do_linear_backward_input(Array dx, ConstArray dy, int64_t dy_stride, const Matrix& w,
                                            int64_t first_row, int64_t rows, int64_t m, bool accumulate) {
   ArgTransfer transfer(*this);
+  if (w.quantised()) {
+    multiply_blocks_back(dx, dy, dy_stride, m, static_cast<const CudaBlockMatrix&>(w), first_row, rows, accumulate);
+    return transfer.finish();
+  }
   const auto& matrix = static_cast<const CudaMatrix&>(w);
   const int64_t k = w.cols();
   multiply(dx, k, {dy.data, dy.dtype, dy_stride, false}, {matrix.row(first_row), matrix.storage, k, true}, m, k, rows,
