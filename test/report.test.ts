@@ -220,7 +220,10 @@ class FakeElement {
 
 test('step by step: a word is in the page from the pass on that decides it, and read out', () => {
   const lane = { run: 'model', name: 'one', nfe: 2, score: 1, bold: true };
-  const trace = { tokens: [' blue', ' sky', '<eos>'], unmaskedAt: [2, 1, 2] };
+  const trace = {
+    tokens: [' blue', ' sky', '<|end|>', '<|end|>', '<|end|>', '<|end|>'],
+    unmaskedAt: [2, 1, 2, 2, 2, 1],
+  };
   const views = [{ prompt: 'why ?', expected: 'the sky', lanes: [{ ...lane, ...trace }] }];
   const elements: Record<string, FakeElement> = {};
   const get = (id: string) => {
@@ -236,13 +239,20 @@ test('step by step: a word is in the page from the pass on that decides it, and 
     const [, row] = get('lanes').children;
     return row.children.find(({ className }) => className === 'unseen')!.textContent;
   };
+  const cells = () => {
+    const [, row] = get('lanes').children;
+    return row.children.find(({ className }) => className === 'tokens')!.children.map(({ textContent }) => textContent);
+  };
   expect(get('expected').textContent).toBe('A right answer: the sky');
+  // What is still masked, a word, three ends that the same pass will decide, and one that is decided.
+  expect(cells()).toEqual(['\u00a0', 'sky1', ' \u00d73', 'end1']);
   expect(get('shown').textContent).toBe('after pass 1 of 2');
   expect(get('lanes').textContent).toContain('sky');
   expect(get('lanes').textContent).not.toContain('blue');
   expect(spoken()).toBe('\u2026 sky \u2026');
   get('slider').value = 2;
   get('slider').listeners.input();
+  expect(cells()).toEqual(['blue2', 'sky1', 'end \u00d732', 'end1']);
   expect(spoken()).toBe('blue sky');
   expect(get('lanes').textContent).toContain('\u2713 right, 2 passes');
 });

@@ -52,6 +52,20 @@
   const columns = (text) =>
     [...text].reduce((sum, c) => sum + (/[\u1100-\uffdc\u{1f000}-\u{3ffff}]/u.test(c) ? 2 : 1), 0);
 
+  const isEnd = (text) => /^<.*>$/.test(text);
+  /** A cell for each token; behind the text, one for all ends in a row that the same pass decides. */
+  const cellsOf = ({ tokens, unmaskedAt }) => {
+    let ends = tokens.length;
+    while (ends > 0 && isEnd(tokens[ends - 1])) ends--;
+    const cells = [];
+    tokens.forEach((text, i) => {
+      const last = cells[cells.length - 1];
+      if (i > ends && last.at === unmaskedAt[i]) last.count++;
+      else cells.push({ text, at: unmaskedAt[i], count: 1 });
+    });
+    return cells;
+  };
+
   /** One setting's answer after so many passes. A masked word is not in the page: its cell has only its width. */
   const drawLane = (lane, step) => {
     const row = document.createElement('div');
@@ -68,23 +82,23 @@
     const tokens = element(row, 'div', 'tokens');
     tokens.setAttribute('aria-hidden', 'true');
     const heard = [];
-    lane.tokens.forEach((text, i) => {
-      const at = lane.unmaskedAt[i];
+    for (const { text, at, count } of cellsOf(lane)) {
       const isDecided = at > 0 && at <= step;
-      const isEnd = /^<.*>$/.test(text);
-      const word = text.replace(/^<(.*)>$/, '$1').trim();
-      const cell = element(tokens, 'span', isDecided ? (at === step ? 'new' : '') + (isEnd ? ' eos' : '') : 'mask');
-      cell.style.minWidth = `calc(${columns(word)}ch + 28px)`;
+      const end = isEnd(text);
+      const word = text.replace(/^<\|?(.*?)\|?>$/, '$1').trim();
+      const times = count > 1 ? ` \u00d7${count}` : '';
+      const cell = element(tokens, 'span', isDecided ? (at === step ? 'new' : '') + (end ? ' eos' : '') : 'mask');
+      cell.style.minWidth = `calc(${columns(word + times)}ch + 28px)`;
       if (isDecided) {
-        cell.textContent = word;
+        cell.textContent = word + times;
         element(cell, 'sup', '', at);
         cell.style.background = `var(--s${(at - 1) % 8})`;
-        if (!isEnd) heard.push(word);
+        if (!end) heard.push(word);
       } else {
-        cell.textContent = '\u00a0';
+        cell.textContent = times || '\u00a0';
         if (heard[heard.length - 1] !== '\u2026') heard.push('\u2026');
       }
-    });
+    }
     element(row, 'p', 'unseen', heard.join(' '));
     return row;
   };

@@ -231,7 +231,8 @@ function campaignSection({ rows, curves, seeds, config }: Campaign): string {
 function player(): string {
   return (
     '<h2>Step by step</h2><p>How the answer to one prompt comes about. A small number is the forward pass that ' +
-    'decided the word; empty cells are still masked; a frame marks what the pass shown has decided.</p>' +
+    'decided the word; empty cells are still masked; × counts tokens behind the end that the same pass decides; a ' +
+    'frame marks what the pass shown has decided.</p>' +
     '<div class="player"><div class="controls"><select id="choice" aria-label="Prompt"></select>' +
     '<button id="play" type="button">Play</button>' +
     '<input id="slider" type="range" min="0" max="1" value="0" aria-label="Forward pass">' +
