@@ -1,8 +1,12 @@
 // Writes a LLaDA-shaped checkpoint of random weights, of any size, without holding it in memory.
-//   node scripts/make-random-checkpoint.cjs --out FOLDER [--gb 1] [--dtype bfloat16] [--hidden 1024] [--vocab 32000] [--shards 1] [--no-planner] [--seed 1]
+// --help says how.
 const { closeSync, mkdirSync, openSync, writeFileSync, writeSync } = require('node:fs');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
+
+const USAGE =
+  'usage: node scripts/make-random-checkpoint.cjs --out FOLDER [--gb 1] [--dtype bfloat16] [--hidden 1024]\n' +
+  '         [--vocab 32000] [--shards 1] [--no-planner] [--seed 1]';
 
 const DTYPES = { float32: ['F32', 4], bfloat16: ['BF16', 2], float16: ['F16', 2] };
 /** Numbers that repeat through the weights: a period that no row length divides, so that rows differ. */
@@ -159,7 +163,7 @@ function makeRandomCheckpoint({
 
 module.exports = { makeRandomCheckpoint };
 
-if (require.main === module) {
+function main() {
   const { values } = parseArgs({
     options: {
       out: { type: 'string' },
@@ -170,8 +174,13 @@ if (require.main === module) {
       shards: { type: 'string', default: '1' },
       seed: { type: 'string', default: '1' },
       'no-planner': { type: 'boolean', default: false },
+      help: { type: 'boolean', short: 'h', default: false },
     },
   });
+  if (values.help) {
+    process.stdout.write(`${USAGE}\n`);
+    return;
+  }
   if (!values.out) throw new Error('--out: expected a folder');
   const { out, dtype } = values;
   const [gb, hidden, vocab, shards, seed] = ['gb', 'hidden', 'vocab', 'shards', 'seed'].map((name) => {
@@ -192,3 +201,11 @@ if (require.main === module) {
   });
   process.stdout.write(`${out}: ${(bytes / 2 ** 30).toFixed(2)} GiB, ${config.n_layers} blocks of ${config.d_model}\n`);
 }
+
+if (require.main === module)
+  try {
+    main();
+  } catch (error) {
+    process.stderr.write(`${error.message}\n${USAGE}\n`);
+    process.exitCode = 2;
+  }

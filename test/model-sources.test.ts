@@ -80,6 +80,18 @@ test('a name that is no folder, and that the hub does not have, is both in the m
   }
 });
 
+test('a name near that of an embedded model names it', () => {
+  for (const { code, stderr } of inOneProcess([
+    ['info', 'wrld'],
+    ['train', 'sft', '-d', 'st1', '-m', 'word-problem', '--dry-run'],
+  ])) {
+    expect(stderr).toMatch(
+      /^dultra: no folder \.\/(wrld|word-problem) \(did you mean the embedded model "wor(ld|d-problems)"\?\), and/,
+    );
+    expect(code).toBe(1);
+  }
+});
+
 describe('an adapter', () => {
   const base = modelFolder('base');
   const prompt = ['--prompt-ids', '5,17,3', '-n', '16', '--json'];

@@ -14,6 +14,7 @@ mkdirSync(path.join(cwd, 'weights'));
 writeFileSync(path.join(cwd, 'weights', 'model.safetensors'), '');
 writeFileSync(path.join(cwd, 'own.jsonl'), '{"prompt":"tom has 7 apples","answer":"7"}\n');
 writeFileSync(path.join(cwd, 'own.csv'), 'prompt,answer\ntom,7\n');
+writeFileSync(path.join(cwd, 'own.yaml'), 'dataste: st1\n');
 const before = readdirSync(cwd, { recursive: true });
 
 const out = ['--output', 'a/b'];
@@ -49,6 +50,9 @@ const CASES: [string[], string][] = [
     '--max-tokens: expected a multiple of --block-length',
   ],
   [['generate', '--batch', 'own.jsonl', '--out', 'a/b.jsonl'], '--out: a is no folder'],
+  [['info', '-m', 'world'], 'The model is an argument here: dultra info MODEL\n'],
+  [['train', 'sft', '-c', 'own.yaml'], 'own.yaml, line 1: dataste: unknown key; did you mean "dataset"?'],
+  [['train', 'sft', ...out], 'no data set: give one with --dataset, or a --preset or --config that names it'],
   [['generate', '-n', '-5', 'tom'], '--max-tokens: expected an integer at least 1, got -5\n'],
 ];
 

@@ -116,6 +116,12 @@ export async function main(args: readonly string[]): Promise<number> {
     if (error instanceof CommanderError) {
       if (error.code === 'commander.unknownOption' && /'-\d/.test(error.message))
         printMessage('A prompt that begins with a dash comes after --, as in: dultra generate -- "-3+5="');
+      if (
+        error.code === 'commander.unknownOption' &&
+        /'(-m|--model)\b/.test(error.message) &&
+        running.registeredArguments.some((argument) => argument.name() === 'model')
+      )
+        printMessage(`The model is an argument here: dultra ${running.name()} MODEL`);
       if (error.exitCode === 0) return ExitCode.done;
       if (wrong !== '' && (isShared || !isOtherRank())) await printFailure(error, wrong.trimEnd());
       return ExitCode.usage;

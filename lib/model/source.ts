@@ -4,8 +4,9 @@ import os from 'node:os';
 import path from 'node:path';
 import { DUltraError, optionError } from '../errors';
 import { downloadFiles, downloadModel, type ModelChecks, type SourceOptions } from '../hub';
+import { similarName } from '../options';
 import { checkInstalled } from '../package';
-import { embeddedSource } from './embedded';
+import { EMBEDDED_MODELS, embeddedSource } from './embedded';
 import { isGgufPath } from './gguf';
 import type { LoadModelOptions } from './load-weights';
 
@@ -70,6 +71,12 @@ function checkpointIn(folder: string, source: string): string {
   return folder;
 }
 
+/** What a source is not that the hub is asked for; with the embedded model that it nearly names. */
+export function notFolder(source: string): string {
+  const meant = similarName(source, EMBEDDED_MODELS);
+  return `no folder ./${source}${meant === null ? '' : ` (did you mean the embedded model "${meant}"?)`}`;
+}
+
 /** A folder for a source: the embedded model, a folder, or a downloaded snapshot. */
 export async function resolveSource(
   source: string | undefined,
@@ -96,7 +103,7 @@ export async function resolveSource(
     throw new DUltraError('BAD_CHECKPOINT', `${source}: no such ${isGgufPath(source) ? 'file' : 'folder'}`);
   const { revision, signal, onProgress } = options;
   const downloading: SourceOptions = {
-    otherwise: `no folder ./${source}`,
+    otherwise: notFolder(source),
     revision,
     signal,
     onProgress:

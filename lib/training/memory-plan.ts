@@ -18,7 +18,7 @@ import { availableMemory } from '../model/memory';
 import { openCheckpoint } from '../model/open-checkpoint';
 import { readPlannerHead } from '../model/planner-head';
 import { QUANTISE } from '../model/quantised-folder';
-import { resolveSource } from '../model/source';
+import { notFolder, resolveSource } from '../model/source';
 import { isHeldWide } from '../model/tensors';
 import { resolveTrainerOptions, ZERO_STAGES } from '../model/trainer';
 import {
@@ -133,7 +133,7 @@ async function shapeOfSource(
     return { config, storageOf: (name) => typeOf(entryOf(name)?.dtype) ?? usual, source };
   }
   const [file] = await downloadFiles('model', source, (names) => names.filter((name) => name === 'config.json'), {
-    otherwise: `no folder ./${source}`,
+    otherwise: notFolder(source),
   });
   if (file === undefined)
     throw new DUltraError('DOWNLOAD_FAILED', `${source}: the repository has no config.json; is it a language model?`);

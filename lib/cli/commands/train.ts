@@ -121,11 +121,12 @@ function newLaunch(stage: training.Stage, flags: Flags, command: Command): Launc
   // Absolute: the run may be resumed from another working directory.
   const adapter = flags.adapter && path.resolve(flags.adapter);
   const asGiven = settings.config();
-  if (asGiven.dataset === undefined)
-    throw new UsageError('no data set: give one with --dataset, or a --preset or --config that names it');
   if (Object.hasOwn(asGiven, 'resume'))
     throw new UsageError(`${settings.option('resume')}: a new run cannot; --resume FOLDER goes on with one`);
-  training.checkConfig(stage, asGiven);
+  // Whatever names the data set: a misspelt key is said first, which may have been meant to name it.
+  training.checkConfig(stage, asGiven.dataset === undefined ? { ...asGiven, dataset: 'world' } : asGiven);
+  if (asGiven.dataset === undefined)
+    throw new UsageError('no data set: give one with --dataset, or a --preset or --config that names it');
   checkAnswers(stage, asGiven.dataset);
   const notes: string[] = [];
   const before = preset !== undefined && !settings.isOwn('model') ? standIn(stage, preset) : null;

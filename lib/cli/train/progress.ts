@@ -92,7 +92,7 @@ export function printStart(
     [
       stage,
       [
-        `steps ${count(step + 1)} to ${count(maxSteps)}`,
+        step < maxSteps ? `steps ${count(step + 1)} to ${count(maxSteps)}` : `none of ${count(maxSteps)} steps left`,
         ...(evalEvery > 0 ? [`evaluated every ${evalEvery}`] : []),
         ...(saveEvery === 0 ? ['saved at the end'] : saveEvery === undefined ? [] : [`saved every ${saveEvery}`]),
       ].join(', '),
