@@ -224,14 +224,15 @@ test('step by step: a word is in the page from the pass on that decides it, and 
     tokens: [' blue', ' sky', '<|end|>', '<|end|>', '<|end|>', '<|end|>'],
     unmaskedAt: [2, 1, 2, 2, 2, 1],
   };
-  const views = [{ prompt: 'why ?', expected: 'the sky', lanes: [{ ...lane, ...trace }] }];
+  const dull = { prompt: 'hello', expected: 'hi', lanes: [{ ...lane, nfe: 1, tokens: [' hi'], unmaskedAt: [1] }] };
+  const steady = { ...lane, name: 'other', nfe: 1, ...trace, unmaskedAt: trace.unmaskedAt.map(() => 1) };
+  const views = [dull, { prompt: 'why ?', expected: 'the sky', lanes: [{ ...lane, ...trace }, steady] }];
   const elements: Record<string, FakeElement> = {};
   const get = (id: string) => {
     elements[id] ??= new FakeElement();
     return elements[id];
   };
   get('traces').textContent = JSON.stringify(views);
-  get('choice').value = 0;
   const source = readFileSync(path.join(__dirname, '..', 'lib', 'evaluation', 'report-page.js'), 'utf8');
   const document = { getElementById: get, createElement: () => new FakeElement() };
   runInNewContext(source, { document, Option: class {}, setInterval, clearInterval });
@@ -248,7 +249,7 @@ test('step by step: a word is in the page from the pass on that decides it, and 
   expect(cells()).toEqual(['\u00a0', 'sky1', ' \u00d73', 'end1']);
   expect(get('shown').textContent).toBe('after pass 1 of 2');
   expect(get('lanes').textContent).toContain('sky');
-  expect(get('lanes').textContent).not.toContain('blue');
+  expect(get('lanes').children[1].textContent).not.toContain('blue');
   expect(spoken()).toBe('\u2026 sky \u2026');
   get('slider').value = 2;
   get('slider').listeners.input();

@@ -142,5 +142,11 @@
     stop();
     draw();
   });
+  // The first prompt shown is one that the settings differ in most: where all need one pass, there is nothing to watch.
+  const spread = ({ lanes: settings }) => {
+    const passes = settings.map((lane) => lane.nfe);
+    return Math.max(...passes) - Math.min(...passes);
+  };
+  choice.value = views.reduce((best, view, i) => (spread(view) > spread(views[best]) ? i : best), 0);
   open();
 })();
