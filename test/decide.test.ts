@@ -10,7 +10,7 @@ import {
   type Question,
 } from '../lib';
 import { choiceConfidence, scoreConfidence, softmax } from '../lib/decisions/probability';
-import { fitTemperature } from '../lib/evaluation/calibration-metrics';
+import { eceOfTruths, fitTemperature, knownEce } from '../lib/evaluation/calibration-metrics';
 import { Random } from '../lib/random';
 import { modelFolder, variant, withTokenizer } from './helpers';
 import { newModelFolder } from './trained-models';
@@ -410,6 +410,15 @@ describe('calibration', () => {
     expect(Math.abs(fitTemperature(answers) - 3)).toBeLessThan(0.2);
   });
 
+  test('errors against known probabilities have no part of chance, and what chance makes is known', () => {
+    expect(knownEce([0.2, 0.7, 0.5], [0.2, 0.7, 0.5])).toBeCloseTo(0, 12);
+    // Both are taken for true: right in 0.7 and 0.5, at a confidence of 0.9.
+    expect(knownEce([0.9, 0.9], [0.7, 0.5])).toBeCloseTo(0.3, 12);
+    // The mean distance of the share of heads from a half.
+    const coins = eceOfTruths(new Array(400).fill(0.5), 3n);
+    expect(Math.abs(coins - Math.sqrt(2 / Math.PI) * 0.025)).toBeLessThan(0.005);
+  });
+
   test('the embedded model in its trained forms, and in a foreign one', async () => {
     const examples = datasets.worldDecisions('validation', 600, 5);
     const { types } = await calibrate(world, examples);
@@ -423,6 +432,9 @@ describe('calibration', () => {
     // Its answers are drawn: no model is right more often than the draws are likely.
     expect(boolean!.optionMass).toBeGreaterThanOrEqual(0.95);
     expect(boolean!.distance!.before).toBeLessThan(0.08);
+    expect(boolean!.knownEce!.before).toBeLessThan(0.06);
+    expect(boolean!.knownEce!.perfect).toBeLessThan(0.04);
+    expect([choice!.knownEce, score!.knownEce]).toEqual([null, null]);
     expect(types.choice!.temperature).toBe(1);
     // Options under letters, which it was never asked for.
     const foreign: DecisionTemplate = {

@@ -14,10 +14,12 @@ import { mean } from '../statistics';
 import { show } from '../text';
 import {
   type DecisionFigures,
+  eceOfTruths,
   figuresOf,
   fitTemperature,
   type Judged,
   judgedAt,
+  knownEce,
   type Labelled,
 } from './calibration-metrics';
 
@@ -55,6 +57,12 @@ export interface TypeCalibration {
   orderBias: { changed: number; difference: number } | null;
   /** Mean distance from the probabilities that are known; null where none are. */
   distance: { before: number; after: number | null } | null;
+  /**
+   * Calibration error against the probabilities that are known, in which labels have no part, and the one that these
+   * probabilities themselves have in the mean against as many drawn labels: what is left where a model is perfect. null
+   * where none are known.
+   */
+  knownEce: { before: number; after: number | null; perfect: number } | null;
 }
 
 /** Output of `calibrate`. */
@@ -124,6 +132,12 @@ async function report(observed: readonly Observed[], seed: bigint): Promise<Type
         return truth === null ? [] : [Math.abs(probabilities[1] - truth)];
       }),
     );
+  const truths = known.map(({ truth }) => truth!);
+  const knownEceAt = (judged: readonly Judged[]) =>
+    knownEce(
+      judged.flatMap(({ probabilities }, i) => (observed[i].truth === null ? [] : [probabilities[1]])),
+      truths,
+    );
   const before = judgedAt(observed, 1);
   let after: Judged[] | null = null;
   let temperature: number | null = null;
@@ -158,6 +172,14 @@ async function report(observed: readonly Observed[], seed: bigint): Promise<Type
             difference: mean(biases.map(({ difference }) => difference)),
           },
     distance: known.length === 0 ? null : { before: distanceAt(before), after: after && distanceAt(after) },
+    knownEce:
+      known.length === 0
+        ? null
+        : {
+            before: knownEceAt(before),
+            after: after && knownEceAt(after),
+            perfect: eceOfTruths(truths, deriveSeed(seed, Purpose.calibration, 2)),
+          },
   };
 }
 

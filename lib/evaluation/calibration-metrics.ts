@@ -11,6 +11,8 @@ const TEMPERATURES = [0.05, 20] as const;
 /** Half of the 95 % point of a χ² of one degree: likelihoods that are nearer do not tell a temperature from 1. */
 const LEAST_GAIN = 1.92;
 const RESAMPLES = 1000;
+/** Draws of labels for {@link eceOfTruths}. */
+const DRAWS = 200;
 
 /** Probabilities of a question's options, and which of them it was. */
 export interface Judged {
@@ -89,6 +91,31 @@ function binned(
 
 const eceOf = (outcomes: readonly Outcome[], counts: Counts): number =>
   sum(binned(outcomes, counts).map(({ confidence, right }) => Math.abs(confidence - right))) / outcomes.length;
+
+/** An answer of a boolean as often right as its known probability of true says. */
+const expectedOutcome = (probability: number, truth: number): Outcome => ({
+  confidence: Math.max(probability, 1 - probability),
+  right: probability > 0.5 ? truth : 1 - truth,
+  nll: 0,
+  brier: 0,
+});
+
+/** The calibration error of probabilities of true against known ones: without the chance of labels. */
+export const knownEce = (probabilities: readonly number[], truths: readonly number[]): number =>
+  eceOf(
+    probabilities.map((p, i) => expectedOutcome(p, truths[i])),
+    null,
+  );
+
+/** The mean calibration error that known probabilities themselves have against labels that are drawn with them. */
+export function eceOfTruths(truths: readonly number[], seed: bigint): number {
+  const random = new Random(seed);
+  const drawn = () => {
+    const outcomes = truths.map((truth) => expectedOutcome(truth, Number(random.uniform() < truth)));
+    return eceOf(outcomes, null);
+  };
+  return mean(Array.from({ length: DRAWS }, drawn));
+}
 
 /** @param outcomes by ascending confidence */
 function equalMassEce(outcomes: readonly Outcome[], counts: Counts): number {

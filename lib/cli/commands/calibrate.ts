@@ -109,7 +109,7 @@ function print({ types }: CalibrationReport): void {
     }),
   );
   printColumns(HEAD, rows, 2);
-  for (const [type, { orderBias, distance }] of Object.entries(types)) {
+  for (const [type, { orderBias, distance, knownEce }] of Object.entries(types)) {
     if (orderBias)
       printLine(
         `${type}: with the list from the back, ${(100 * orderBias.changed).toFixed(1)} % of the answers change, and the probability by ${orderBias.difference.toFixed(4)}`,
@@ -117,6 +117,10 @@ function print({ types }: CalibrationReport): void {
     if (distance)
       printLine(
         `${type}: mean distance from the known probabilities ${distance.before.toFixed(4)}${distance.after === null ? '' : `, calibrated ${distance.after.toFixed(4)}`}`,
+      );
+    if (knownEce)
+      printLine(
+        `${type}: ECE against them ${knownEce.before.toFixed(4)}${knownEce.after === null ? '' : `, calibrated ${knownEce.after.toFixed(4)}`}; against as many labels their own is ${knownEce.perfect.toFixed(4)}`,
       );
   }
 }
