@@ -1,6 +1,6 @@
 // The programs in examples/, run as they stand.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { temporaryFolder } from './helpers';
 
@@ -124,4 +124,64 @@ test('the page about them lists every one', () => {
   const page = readFileSync(path.join(folder, 'README.md'), 'utf8');
   const listed = [...page.matchAll(/^\| `node (examples\/\S+)` \|/gm)].map(([, file]) => path.basename(file));
   expect(listed.sort()).toEqual(readdirSync(folder).filter((file) => file.endsWith('.mjs')));
+});
+
+describe('nextjs', () => {
+  const clients = path.join(root, 'test', 'clients', 'node_modules');
+  const own = path.join(clients, `node-${process.platform}-${process.arch}`, 'bin', 'node');
+  const node = Number.parseInt(process.versions.node, 10) >= 22 ? process.execPath : own;
+  const hasClients = existsSync(path.join(clients, 'ai')) && existsSync(node);
+  const why = hasClients ? '' : ' (skipped: npm ci --prefix test/clients was not run, or has no Node.js 22 here)';
+  const withClients = hasClients ? test : test.skip;
+
+  test('its lock file has the package as it is, and no address of a registry', () => {
+    const read = (file: string) => JSON.parse(readFileSync(path.join(root, file), 'utf8'));
+    const { packages } = read('examples/nextjs/package-lock.json');
+    const manifest = read('package.json');
+    const { dependencies, peerDependencies, engines, version } = packages['node_modules/dultra'];
+    expect({ dependencies, peerDependencies, engines, version }).toEqual({
+      dependencies: manifest.dependencies,
+      peerDependencies: manifest.peerDependencies,
+      engines: manifest.engines,
+      version: manifest.version,
+    });
+    const others = Object.entries(packages as Record<string, { resolved?: string; integrity?: string }>).filter(
+      ([folder]) => folder !== '' && folder !== 'node_modules/dultra',
+    );
+    for (const [, { resolved, integrity }] of others)
+      expect([resolved, typeof integrity]).toEqual([undefined, 'string']);
+  });
+
+  withClients(`its routes have the types of the AI SDK 7${why}`, () => {
+    const project = temporaryFolder();
+    const example = path.join(folder, 'nextjs');
+    const compilerOptions = {
+      ...JSON.parse(readFileSync(path.join(example, 'tsconfig.json'), 'utf8')).compilerOptions,
+      ...{ plugins: [], incremental: false, types: ['node'], typeRoots: [path.join(root, 'node_modules', '@types')] },
+      paths: {
+        ai: [path.join(clients, 'ai')],
+        dultra: [path.join(root, 'dist', 'index.d.ts')],
+        'dultra/ai-sdk': [path.join(root, 'dist', 'ai-sdk', 'index.d.ts')],
+      },
+    };
+    const files = ['chat', 'decide'].map((name) => path.join(example, 'app', 'api', name, 'route.ts'));
+    writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }));
+    const compiler = path.join(root, 'node_modules', '.bin', 'tsc');
+    const { stdout, status } = spawnSync(process.execPath, [compiler, '-p', project], { encoding: 'utf8' });
+    expect([stdout, status]).toEqual(['', 0]);
+  });
+
+  withClients(`its routes answer${why}`, () => {
+    const review = 'The soup was awful and the waiter was dreadful.';
+    const script = path.join(root, 'test', 'clients', 'routes.mjs');
+    const { stdout, stderr } = spawnSync(node, [script, review, prompt], { encoding: 'utf8' });
+    const { decided, answered, refused } = JSON.parse(stdout || stderr);
+    expect([decided[0], answered[0], refused]).toEqual([200, 200, [400, 400]]);
+    expect(JSON.parse(decided[1])).toMatchObject({
+      mood: { type: 'choice', choice: 'negative' },
+      stars: { type: 'score' },
+      again: { type: 'boolean' },
+    });
+    expect(JSON.parse(answered[1])).toEqual(order);
+  });
 });

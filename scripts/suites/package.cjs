@@ -1,8 +1,10 @@
 // npm run test:package: packs the package with its prebuilt binaries as a release does, says how large it is, installs
 // the tarball into an empty project, with npm and with no compiler on the PATH, and beside bundlers and with Yarn's
-// Plug'n'Play; runs test/package.test.ts and test/package-tools.test.ts there.
-const { spawnSync } = require('node:child_process');
+// Plug'n'Play; runs test/package.test.ts and test/package-tools.test.ts there. With --next it builds examples/nextjs with
+// the tarball instead, starts it and asks its routes (some 300 MB of packages, Node.js 22).
+const { spawn, spawnSync } = require('node:child_process');
 const {
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -89,12 +91,64 @@ function toolsFolder(folder) {
   return tools;
 }
 
-function main() {
+/** Node.js 22 or newer, which the AI SDK of the example needs: this one, or that of test/clients. */
+function newNode() {
+  if (Number.parseInt(process.versions.node, 10) >= 22) return process.execPath;
+  const name = `node-${process.platform}-${process.arch}`;
+  const node = path.join(root, 'test', 'clients', 'node_modules', name, 'bin', 'node');
+  if (existsSync(node)) return node;
+  throw new SetupError('--next: expected Node.js 22 or newer, or npm ci --prefix test/clients');
+}
+
+/** Builds examples/nextjs with the package, starts it and asks both routes. Returns the exit code. */
+async function checkNext(folder, tarball) {
+  const node = newNode();
+  const project = path.join(folder, 'nextjs');
+  const isSource = (file) => !['node_modules', '.next'].includes(path.basename(file));
+  cpSync(path.join(root, 'examples', 'nextjs'), project, { recursive: true, filter: isSource });
+  const manifest = path.join(project, 'package.json');
+  writeFileSync(manifest, readFileSync(manifest, 'utf8').replace('file:../..', `file:${tarball}`));
+  npm(['install', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error'], { cwd: project });
+  const next = path.join(project, 'node_modules', 'next', 'dist', 'bin', 'next');
+  const env = { ...process.env, NEXT_TELEMETRY_DISABLED: '1', NODE_ENV: 'production' };
+  process.stdout.write(run(node, [next, 'build'], { cwd: project, env }));
+  const server = spawn(node, [next, 'start', '--port', '0'], { cwd: project, env });
+  try {
+    const url = await new Promise((resolve, reject) => {
+      let said = '';
+      const listen = (chunk) => {
+        said += chunk;
+        const found = /http:\/\/localhost:\d+/.exec(said);
+        if (found) resolve(found[0]);
+      };
+      server.stdout.on('data', listen);
+      server.stderr.on('data', listen);
+      server.on('exit', () => reject(new SetupError(`next start ended:\n${said}`)));
+    });
+    const ask = async (route, body) => {
+      const options = { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) };
+      const response = await fetch(url + route, options);
+      const text = await response.text();
+      process.stdout.write(`${route}: ${response.status} ${text}\n`);
+      return response.status === 200 ? text : '';
+    };
+    const decided = await ask('/api/decide', { text: 'The soup was awful and the waiter was dreadful.' });
+    const answered = await ask('/api/chat', { prompt: 'JSON: Hi, this is Anna. I need 3 red mugs sent to Paris.' });
+    const isRight = decided !== '' && JSON.parse(decided).mood.choice === 'negative' && answered.includes('Anna');
+    process.stdout.write(isRight ? '1 passed, 0 failed\n' : '0 passed, 1 failed\n');
+    return isRight ? 0 : 1;
+  } finally {
+    server.kill();
+  }
+}
+
+async function main(args) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'dultra-package-'));
   const isPrebuilt = existsSync(own) && readdirSync(own).some((file) => file.endsWith('.node'));
   try {
     if (!isPrebuilt) npm(['run', 'prebuilds']);
     const tarball = pack(folder);
+    if (args.includes('--next')) return await checkNext(folder, tarball);
     const project = path.join(folder, 'project');
     mkdirSync(project);
     writeFileSync(path.join(project, 'package.json'), '{ "name": "empty", "private": true }\n');
