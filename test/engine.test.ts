@@ -99,14 +99,21 @@ describe('rows of several calls', () => {
   ];
   test.each(engines)('%s: each gets the bits that it gets alone', async (_name, options) => {
     const engine = newEngine(options);
+    let [mostRows, mostBytes] = [0, 0];
+    const onStep = () => {
+      mostRows = Math.max(mostRows, engine.state.activeRows);
+      mostBytes = Math.max(mostBytes, engine.state.kvBytes.allocated);
+    };
     const outcomes = await Promise.all(
       all.map(async (request, i) => {
         // They come at different times.
         await pause((i * 7) % 40);
-        return (await submit(engine, request, { priority: i % 10 }).outcomes)[0];
+        return (await submit(engine, request, { priority: i % 10, onStep }).outcomes)[0];
       }),
     );
     expect(outcomes).toEqual(alone);
+    expect(mostRows).toBeLessThanOrEqual(options.maxRows ?? all.length);
+    expect(mostBytes).toBeLessThanOrEqual(options.kvBytes ?? Number.POSITIVE_INFINITY);
     const { activeRows, queuedRows, kvBytes } = engine.state;
     expect([activeRows, queuedRows, kvBytes.used]).toEqual([0, 0, 0]);
     if (options.kvBytes) expect(engine.state.passRows).toBeGreaterThan(engine.state.passes);
@@ -120,10 +127,15 @@ describe('rows of several calls', () => {
     const outcomes = await Promise.all(
       all.map(async (request, i) => {
         let steps = 0;
+        let hasLeft = false;
         const leaves = left.has(i) ? Math.floor(next() * 4) : -1;
         const submission = submit(engine, request, {
           onStep: () => {
-            if (++steps === leaves) submission.cancel(new Error('left'));
+            // Who has left is told no more.
+            expect(hasLeft).toBe(false);
+            if (++steps !== leaves) return;
+            hasLeft = true;
+            submission.cancel(new Error('left'));
           },
         });
         if (leaves === 0) submission.cancel(new Error('left'));
@@ -234,6 +246,80 @@ describe('limits', () => {
     expect(order).toEqual(['high', 'low', 'long'].sort((a, b) => order.indexOf(a) - order.indexOf(b)));
     expect(order[0]).toBe('high');
     expect(order.indexOf('long')).toBe(2);
+  });
+
+  test('rows of other caches get their share, also those that come to a lane that was idle', async () => {
+    const engine = newEngine();
+    const order: string[] = [];
+    const run = (name: string, change: object, how: SubmitOptions = {}) =>
+      submit(
+        engine,
+        { ...long, options: { ...long.options, ...change } },
+        {
+          ...how,
+          onStep: (row, event) => {
+            order.push(name);
+            how.onStep?.(row, event);
+          },
+        },
+      ).outcomes;
+    let second: Promise<RowOutcome[]> | null = null;
+    await run(
+      'whole',
+      {},
+      {
+        onStep: (_row, { step }) => {
+          // Its passes are cheaper, so that it is done before.
+          if (step === 24) second = run('dual', { cache: 'dual' });
+        },
+      },
+    );
+    await second;
+    const passes = order.slice(order.indexOf('dual'), order.lastIndexOf('dual')).join(' ');
+    expect(passes).toContain('dual whole dual');
+    expect(order.indexOf('dual')).toBeLessThan(28);
+    expect(passes).toContain('dual dual');
+  });
+
+  test('smaller rows pass one that waits for memory, but not for ever', async () => {
+    const cached = { ...long.options, cache: 'dual' };
+    // Room for the large row alone, or for some small ones.
+    const engine = newEngine({ kvBytes: Math.floor(1.2 * model.cacheBytes(51)) });
+    const order: string[] = [];
+    const run = (name: string, maxTokens: number) =>
+      submit(engine, { ...long, options: { ...cached, maxTokens } }, { onAdmit: () => order.push(name) }).outcomes;
+    const first = [run('small', 8), run('small', 8)];
+    await pause(0);
+    const large = run('large', 48);
+    await Promise.all([...first, large, ...Array.from({ length: 60 }, () => run('small', 8))]);
+    const before = order.indexOf('large');
+    expect(order).toHaveLength(63);
+    // 16 pass it, and those that have room beside each other when it becomes their turn.
+    expect(before).toBeGreaterThan(4);
+    expect(before).toBeLessThan(2 + 16 + 16);
+  });
+
+  test('a deadline finishes rows that wait for their turn', async () => {
+    const engine = newEngine({ stepTokens: 52 });
+    const steps = [0, 0, 0];
+    let told: number[] = [];
+    const hows = steps.map((_, i) => {
+      const how: SubmitOptions = {
+        deadline: performance.now() + 1e6,
+        onDeadline: 'finish',
+        onStep: (_row, { step }) => {
+          steps[i] = step;
+          if (i > 0 || step !== 3) return;
+          told = [...steps];
+          for (const other of hows) other.deadline = performance.now() - 1;
+        },
+      };
+      return how;
+    });
+    const outcomes = await Promise.all(hows.map((how) => submit(engine, long, how).outcomes));
+    const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
+    // One of them was in a pass, whose next one is its last.
+    expect(sum(outcomes.map(([{ nfe }]) => nfe))).toBe(sum(told) + 1 + 3);
   });
 
   test('a signal stops rows in the queue and on the way', async () => {

@@ -11,38 +11,42 @@ const named = (name: string) => (executablePath ? name : `${name} (skipped: ther
 const PROMPT = 'tom has 7 apples . he buys 5 . how many now ? story';
 
 let model: MaskedDiffusionModel;
+/** One that was trained to decide, too. */
+let world: MaskedDiffusionModel;
 let listening: Listening;
 let browser: Browser | null = null;
 beforeAll(async () => {
   model = await loadModel('word-problems', { threads: 1 });
-  listening = await listen({ models: { small: model }, port: 0 });
+  world = await loadModel('world', { threads: 1 });
+  listening = await listen({ models: { small: model, world }, port: 0 });
   if (executablePath) browser = await chromium.launch({ executablePath, args: ['--no-sandbox'], timeout: 0 });
 });
 afterAll(async () => {
   await browser?.close();
   await listening.close();
   model.dispose();
+  world.dispose();
 });
 
 /** A page with what it asked for and complained about. */
 async function open(hash = '', width = 1280): Promise<{ page: Page; complaints: string[]; hosts: Set<string> }> {
   const page = await browser!.newPage({ viewport: { width, height: 900 } });
   // A busy machine is slow, and no reason to fail.
-  page.setDefaultTimeout(0);
+  page.setDefaultTimeout(300_000);
   const complaints: string[] = [];
   const hosts = new Set<string>();
   page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
   page.on('pageerror', (error) => complaints.push(String(error)));
   page.on('request', (request) => hosts.add(new URL(request.url()).host));
   await page.goto(`${listening.url}/${hash}`);
-  await page.locator('select[name=model] option').waitFor({ state: 'attached' });
+  await page.locator('select[name=model] option').first().waitFor({ state: 'attached' });
   return { page, complaints, hosts };
 }
 const isDone = (page: Page) =>
   page
     .locator('#state')
     .filter({ hasText: /^(done|stopped)$/ })
-    .waitFor();
+    .waitFor({ timeout: 300_000 });
 
 /** The page's document: types of browsers are not those of Node.js. */
 // biome-ignore lint/suspicious/noExplicitAny: as said
@@ -60,6 +64,28 @@ testInBrowser(named('a row fills in place, and its passes can be gone through'),
     expect(await answer.locator('.text').textContent()).toBe(text);
     expect(await answer.locator('.figures').textContent()).toContain(`${nfe} passes`);
   }
+  // Every cell is filled once: by the pass that the API's own frames name, with their token.
+  const stream = await fetch(`${listening.url}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ prompt: PROMPT, sampler: 'fixed:4', stream: true, stream_mode: 'denoise' }),
+  });
+  const frames = (await stream.text())
+    .split('\n\n')
+    .filter((event) => event.includes('"frame"'))
+    .map((event) => JSON.parse(event.slice(6)).dultra.frame);
+  const filled = new Map<number, string>();
+  for (const { step, unmasked } of frames)
+    for (const { position, token } of unmasked) {
+      expect(filled.has(position)).toBe(false);
+      filled.set(position, `(token ${token}), pass ${step},`);
+    }
+  const labels = await page
+    .locator('.answer')
+    .first()
+    .locator('.cell')
+    .evaluateAll((cells: Root[]) => cells.map((cell: Root) => cell.getAttribute('aria-label') as string));
+  for (const [position, label] of labels.entries()) expect(label).toContain(filled.get(position) ?? ': masked');
   const first = page.locator('.answer').first();
   const masks = () => first.locator('.cell.mask').count();
   const left = await masks();
@@ -107,6 +133,97 @@ testInBrowser(named('templates, links and errors'), async () => {
       .map((element: Root) => element.outerHTML),
   );
   expect(unnamed).toEqual([]);
+  await page.close();
+});
+
+/** Texts whose contrast with what is behind them is too low, as WCAG AA has it, and elements with a doubtful role or id. */
+const faultsOf = (page: Page): Promise<string[]> =>
+  page.evaluate(() => {
+    const { document, getComputedStyle } = globalThis as Root;
+    const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    /** A colour of any notation over another. */
+    const over = (colour: string, [r, g, b]: number[]): number[] => {
+      canvas.fillStyle = `rgb(${r} ${g} ${b})`;
+      canvas.fillRect(0, 0, 1, 1);
+      canvas.fillStyle = colour;
+      canvas.fillRect(0, 0, 1, 1);
+      return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const luminance = (colour: number[]) => {
+      const [r, g, b] = colour.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = (element: Root): number[] =>
+      element ? over(getComputedStyle(element).backgroundColor, behind(element.parentElement)) : [255, 255, 255];
+    const faults: string[] = [];
+    for (const element of document.querySelectorAll('body *')) {
+      const own = [...element.childNodes].some((node: Root) => node.nodeType === 3 && node.textContent.trim());
+      if (!own || !element.checkVisibility() || element.disabled) continue;
+      const style = getComputedStyle(element);
+      const back = behind(element);
+      const shown = over(style.color, back).map((c, i) => back[i] + (c - back[i]) * Number(style.opacity));
+      const [low, high] = [luminance(back), luminance(shown)].sort((a, b) => a - b);
+      const ratio = (high + 0.05) / (low + 0.05);
+      if (ratio < 4.5) faults.push(`${element.outerHTML.slice(0, 120)}: contrast ${ratio.toFixed(2)}`);
+    }
+    const ids = [...document.querySelectorAll('[id]')].map(({ id }: Root) => id);
+    faults.push(...ids.filter((id: string, i: number) => ids.indexOf(id) !== i).map((id: string) => `two of id ${id}`));
+    for (const element of document.querySelectorAll('[aria-describedby], [for]'))
+      for (const id of (element.getAttribute('aria-describedby') ?? element.getAttribute('for')).split(' '))
+        if (!document.getElementById(id)) faults.push(`${element.outerHTML.slice(0, 120)}: there is no ${id}`);
+    for (const list of document.querySelectorAll('[role=list]'))
+      if ([...list.children].some((child: Root) => child.getAttribute('role') !== 'listitem'))
+        faults.push('a list of others');
+    if (!document.documentElement.lang || !document.title) faults.push('no language or title');
+    return faults;
+  });
+
+testInBrowser(named('a stop ends the row on the server, decisions sum to one, and all can be read'), async () => {
+  const { page, complaints, hosts } = await open('#lane=fixed%7C');
+  const { engine } = model.engineParts();
+  await page.fill('textarea', PROMPT);
+  // As many passes as the model has positions: it is stopped on the way.
+  await page.evaluate(() => {
+    const { document } = globalThis as Root;
+    new (globalThis as Root).MutationObserver(() => {
+      if (document.querySelector('.cell.decided')) document.getElementById('stop').click();
+    }).observe(document.getElementById('results'), { childList: true, subtree: true, attributes: true });
+  });
+  await page.click('text=Generate');
+  await isDone(page);
+  expect(await page.textContent('#state')).toBe('stopped');
+  for (let i = 0; i < 400 && engine.state.activeRows > 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
+  expect(engine.state.activeRows).toBe(0);
+  for (const scheme of ['light', 'dark'] as const) {
+    await page.emulateMedia({ colorScheme: scheme, reducedMotion: 'reduce' });
+    expect(await faultsOf(page)).toEqual([]);
+  }
+  await page.selectOption('select[name=model]', 'world');
+  await page.selectOption('select[name=kind]', 'decision');
+  await page.fill('textarea[name=prompt]', 'The soup was awful and the waiter was dreadful.');
+  const questions = [
+    ['predicate', 'Will the customer buy again?', []],
+    ['choice', 'Is this review positive, negative or neutral?', ['positive', 'negative', 'neutral']],
+    ['score', 'How many stars?', ['one', 'two', 'three', 'four', 'five']],
+  ] as const;
+  for (const [kind, question, options] of questions) {
+    await page.selectOption('select[name=answers]', kind);
+    await page.fill('input[name=question]', question);
+    if (options.length > 0) await page.fill('textarea[name=options]', options.join('\n'));
+    await page.click('text=Generate');
+    await page.locator('.answer h2', { hasText: question }).waitFor({ timeout: 300_000 });
+    const items = page.locator('.options li');
+    const shares = await items.evaluateAll((all: Root[]) => all.map((item: Root) => Number(item.dataset.probability)));
+    expect(shares).toHaveLength(Math.max(2, options.length));
+    expect(shares.reduce((sum: number, share: number) => sum + share, 0)).toBeCloseTo(1, 6);
+    await isDone(page);
+  }
+  for (const scheme of ['light', 'dark'] as const) {
+    await page.emulateMedia({ colorScheme: scheme });
+    expect(await faultsOf(page)).toEqual([]);
+  }
+  expect(complaints).toEqual([]);
+  expect([...hosts]).toEqual([new URL(listening.url).host]);
   await page.close();
 });
 

@@ -1,5 +1,18 @@
 // dultra serve: the models that its command line names.
-import { sourcesOf } from '../lib/cli/commands/serve';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { Command } from 'commander';
+import { register, sourcesOf } from '../lib/cli/commands/serve';
+
+test('every option stands in the documentation', () => {
+  const program = new Command();
+  register(program);
+  const [command] = program.commands;
+  const page = readFileSync(path.join(__dirname, '..', 'docs', 'serving.md'), 'utf8');
+  const options = command.options.map(({ long }) => long!);
+  expect(options.length).toBeGreaterThan(20);
+  expect(options.filter((option) => !new RegExp(`\`(-\\w, )?${option}[ \`]`).test(page))).toEqual([]);
+});
 
 test('models and adapters by their names', () => {
   expect(sourcesOf([], [])).toEqual([{ name: 'dultra' }]);

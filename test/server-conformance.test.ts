@@ -149,6 +149,7 @@ describe('refused, with the field and the reason', () => {
       'unsupported_value',
       'cache',
     ],
+    ['steps beside a sampler', CHAT, { steps: 4 }, 400, 'invalid_value', 'steps'],
     [
       'a schema that refers to itself',
       CHAT,
@@ -332,6 +333,11 @@ describe('what the library says', () => {
     for (const max_tokens of [1, 7])
       expect((await ask(CHAT, { max_tokens })).body.usage.completion_tokens).toBeLessThanOrEqual(max_tokens);
     expect((await ask(CHAT, { max_nfe: 1 })).body.usage.nfe).toBe(1);
+    for (const change of [{ steps: 4 }, { num_denoising_steps: 4 }, { dultra: { steps: 4 } }])
+      expect((await ask(CHAT, { sampler: undefined, ...change })).body.dultra.sampler).toEqual({
+        type: 'fixed',
+        steps: 4,
+      });
   });
 });
 

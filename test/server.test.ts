@@ -1,7 +1,7 @@
 // The server: OpenAI's wire formats, what it refuses, and that it answers as the library does.
 import { loadModel, type MaskedDiffusionModel } from '../lib';
 import { type Listening, type LogEntry, listen, Server } from '../lib/server';
-import { withTokenizer } from './helpers';
+import { variant, withTokenizer } from './helpers';
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are compared with what they should be
 type Json = any;
@@ -157,6 +157,49 @@ describe('answers', () => {
     expect(metrics).toMatch(/^dultra_active_rows\{model="tiny"\} 0$/m);
     expect(log.find(({ status }) => status === 200)).toMatchObject({ model: 'tiny', settings: { maxTokens: 16 } });
     expect(JSON.stringify(log)).not.toContain('a+b');
+  });
+});
+
+describe('the log', () => {
+  test('a line has what gives its answer again', async () => {
+    const requests = [
+      { ...plain, temperature: 0.9 },
+      { ...plain, temperature: 1, n: 3, sampler: 'fixed', top_k: 20, top_p: 0.9, cache: 'dual' },
+      { ...plain, sampler: 'planner', cache: 'prefix', block_length: 8, seed: '-5', temperature: 0.5 },
+      { ...plain, sampler: 'fixed', stop: 'a', dultra: { stop_at_eos: false } },
+      { ...plain, sampler: 'fixed', max_nfe: 3, temperature: 1 },
+      { ...plain, sampler: 'fixed', max_tokens: 32, dultra: { deadline_ms: 1, on_deadline: 'finish' } },
+    ];
+    for (const request of requests) {
+      const crowd = Promise.all([chat({ ...plain, n: 2 }), chat({ ...plain, sampler: 'fixed', temperature: 1 })]);
+      const answer = await chat(request);
+      await crowd;
+      if (answer.status === 504) continue;
+      const {
+        settings,
+        passes,
+        model: name,
+      } = JSON.parse(
+        JSON.stringify(log.findLast(({ usage }) => JSON.stringify(usage) === JSON.stringify(answer.body.usage))),
+      );
+      const { maxTokens, maxNfe, topK, topP, stopAtEos, blockLength, logprobs, ...same } = settings;
+      const isCut = 'dultra' in request && 'deadline_ms' in request.dultra;
+      const again = await chat({
+        messages,
+        model: name,
+        ...same,
+        n: passes.length,
+        max_tokens: maxTokens,
+        max_nfe: isCut ? passes[0] : maxNfe,
+        top_k: topK,
+        top_p: topP,
+        block_length: blockLength,
+        logprobs,
+        dultra: { stop_at_eos: stopAtEos },
+      });
+      expect(again.body.choices).toEqual(answer.body.choices);
+      expect(again.body.usage).toEqual(answer.body.usage);
+    }
   });
 });
 
@@ -319,6 +362,63 @@ test('a model that cannot be loaded fails its request, and is tried again', asyn
   server.dispose();
 });
 
+test('models that cannot answer fail their requests alone, by name', async () => {
+  const entries: LogEntry[] = [];
+  // Numbers too large to compute with; NaN itself is refused when a model is loaded.
+  const folder = variant('base', {
+    tensors: (tensors) => {
+      tensors['model.transformer.ff_out.weight'].raw.fill(0x7f);
+    },
+  });
+  const small = await loadModel(withTokenizer(), { threads: 1, engine: { kvBytes: 1000 } });
+  const server = new Server({
+    models: {
+      good: model,
+      small,
+      nan: () => loadModel(folder, { threads: 1 }),
+      gone: () => loadModel(`${folder}/gone`, { threads: 1 }),
+    },
+    log: (entry) => entries.push(entry),
+  });
+  const ask = async (name: string, more: object = {}) => {
+    const body = JSON.stringify({ prompt: [1, 2, 3], max_tokens: 8, sampler: 'fixed', model: name, ...more });
+    const headers = { 'content-type': 'application/json' };
+    const response = await server.fetch(
+      new Request('http://localhost/v1/completions', { method: 'POST', headers, body }),
+    );
+    return { status: response.status, headers: response.headers, body: (await response.json()) as Json };
+  };
+  const [good, nan, gone, cached, again] = await Promise.all([
+    ask('good'),
+    ask('nan'),
+    ask('gone'),
+    ask('small', { cache: 'dual' }),
+    ask('good'),
+  ]);
+  expect(good.status).toBe(200);
+  expect(again.body.choices).toEqual(good.body.choices);
+  expect([nan.status, nan.body.error.code, nan.headers.get('x-should-retry')]).toEqual([500, 'non_finite', 'false']);
+  expect([gone.status, gone.body.error]).toEqual([
+    503,
+    {
+      message: 'the model "gone" could not be loaded',
+      type: 'server_error',
+      param: 'model',
+      code: 'model_unavailable',
+    },
+  ]);
+  // Where it lies is for the log alone.
+  expect(entries.find(({ model: name }) => name === 'gone')).toMatchObject({
+    status: 503,
+    error: 'model_unavailable',
+    reason: expect.stringContaining(folder),
+  });
+  expect([cached.status, cached.body.error.code, cached.body.error.param]).toEqual([400, 'unsupported_value', 'cache']);
+  expect((await ask('small')).body.choices).toEqual(good.body.choices);
+  server.dispose();
+  small.dispose();
+});
+
 describe('ends', () => {
   const long = { ...plain, sampler: 'fixed', max_tokens: 32 };
 
@@ -342,7 +442,11 @@ describe('ends', () => {
     const refused = answers.filter(({ status }) => status === 429);
     expect(refused.length).toBeGreaterThan(0);
     for (const { headers, body } of refused)
-      expect([Number(headers.get('retry-after')) >= 1, body.error.type]).toEqual([true, 'rate_limit_error']);
+      expect([headers.get('retry-after'), Number(headers.get('retry-after-ms')), body.error.type]).toEqual([
+        expect.stringMatching(/^([1-9]|[1-5]\d|60)$/),
+        expect.any(Number),
+        'rate_limit_error',
+      ]);
     expect(answers.filter(({ status }) => status === 200).length + refused.length).toBe(12);
   });
 

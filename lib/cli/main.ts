@@ -3,22 +3,6 @@
 // and progress to stderr.
 import { Command, CommanderError } from 'commander';
 import { distributed } from '../index';
-import { register as registerBench } from './commands/bench';
-import { register as registerCalibrate } from './commands/calibrate';
-import { register as registerChat } from './commands/chat';
-import { register as registerDecide } from './commands/decide';
-import { register as registerDistill } from './commands/distill';
-import { register as registerDoctor } from './commands/doctor';
-import { register as registerEval } from './commands/eval';
-import { register as registerGenerate } from './commands/generate';
-import { register as registerInfo } from './commands/info';
-import { register as registerMerge } from './commands/merge';
-import { register as registerModels } from './commands/models';
-import { register as registerPull } from './commands/pull';
-import { register as registerQuantize } from './commands/quantize';
-import { register as registerServe } from './commands/serve';
-import { register as registerTrain } from './commands/train';
-import { register as registerVerify } from './commands/verify';
 import { ExitCode, explain, handleSignals, helpOf, interruptSignal } from './errors';
 import { HELP_LAYOUT, layOut, putCommonFirst } from './help';
 import { isOtherRank, printFailure } from './job';
@@ -26,11 +10,34 @@ import { printable, printHelp, printMessage, showWarnings } from './output';
 
 const { version, description } = require('../../package.json') as { version: string; description: string };
 
+/** What adds each command to a program, in the order of the help. It is loaded where it is asked for: it takes time. */
+const COMMANDS: Readonly<Record<string, () => { register(program: Command): void }>> = {
+  generate: () => require('./commands/generate'),
+  chat: () => require('./commands/chat'),
+  decide: () => require('./commands/decide'),
+  serve: () => require('./commands/serve'),
+  train: () => require('./commands/train'),
+  distill: () => require('./commands/distill'),
+  eval: () => require('./commands/eval'),
+  calibrate: () => require('./commands/calibrate'),
+  bench: () => require('./commands/bench'),
+  merge: () => require('./commands/merge'),
+  quantize: () => require('./commands/quantize'),
+  pull: () => require('./commands/pull'),
+  models: () => require('./commands/models'),
+  info: () => require('./commands/info'),
+  verify: () => require('./commands/verify'),
+  doctor: () => require('./commands/doctor'),
+};
+
 /** Commands that share their work between the processes of a job. */
 const SHARED: ReadonlySet<string> = new Set(['train', 'distill', 'eval']);
 
-/** @param tell takes what is wrong with a command line, which is printed by itself where this process is alone */
-function buildProgram(tell: ((text: string) => void) | null): Command {
+/**
+ * @param only the command that is run; of another name, the program has all
+ * @param tell takes what is wrong with a command line, which is printed by itself where this process is alone
+ */
+function buildProgram(only: string, tell: ((text: string) => void) | null): Command {
   const program = new Command('dultra')
     .description(`${description}.`)
     .version(version, '-V, --version', 'print the version; so does -v')
@@ -52,22 +59,7 @@ function buildProgram(tell: ((text: string) => void) | null): Command {
         'Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n' +
         'Run "dultra help COMMAND" for the options of a command.',
     );
-  registerGenerate(program);
-  registerChat(program);
-  registerDecide(program);
-  registerServe(program);
-  registerTrain(program);
-  registerDistill(program);
-  registerEval(program);
-  registerCalibrate(program);
-  registerBench(program);
-  registerMerge(program);
-  registerQuantize(program);
-  registerPull(program);
-  registerModels(program);
-  registerInfo(program);
-  registerVerify(program);
-  registerDoctor(program);
+  for (const name of Object.hasOwn(COMMANDS, only) ? [only] : Object.keys(COMMANDS)) COMMANDS[name]().register(program);
   for (const command of program.commands.flatMap((top) => [top, ...top.commands])) {
     putCommonFirst(command);
     command.helpOption('-h, --help', 'print this help');
@@ -96,7 +88,7 @@ export async function main(args: readonly string[]): Promise<number> {
   const tell = (text: string) => {
     wrong += text;
   };
-  const program = buildProgram(distributed.launchedRank() === null ? null : tell);
+  const program = buildProgram(args[0] ?? '', distributed.launchedRank() === null ? null : tell);
   // Parsers of values run before the command does.
   let running: Command = program.commands.find((command) => command.name() === args[0]) ?? program;
   program.hook('preAction', (_program, action) => {

@@ -58,13 +58,17 @@ const SCORING_RULES: Rules = {
   chance: null,
 };
 
+/** A mean in which what is older weighs less. */
+const ofLate = (mean: number, value: number): number => (mean === 0 ? value : 0.9 * mean + 0.1 * value);
+
 /** What an engine does at the moment. */
 export interface EngineState {
   /** Rows that go through passes, and that wait for room. */
   activeRows: number;
   queuedRows: number;
-  /** Positions of the rows that wait. */
+  /** Positions of the rows that wait, and seconds until all that are there now are about done. */
   queuedPositions: number;
+  secondsLeft: number;
   kvBytes: { allocated: number; used: number };
   /** Of all passes so far. */
   passes: number;
@@ -89,8 +93,10 @@ export class Engine {
   #isRunning = false;
   #isGrowing = false;
   #deliveries: (() => void)[] = [];
-  /** Positions per second of late. */
+  /** Positions per second, and positions of all passes of a row, of late. */
   #rate = 0;
+  #work = 0;
+  #targetSeconds: number | null = null;
   #isRetired = false;
   #passes = { passes: 0, passSeconds: 0, passRows: 0, passPositions: 0 };
 
@@ -102,12 +108,12 @@ export class Engine {
   }
 
   get state(): EngineState {
-    let activeRows = 0;
-    for (const { rows } of this.#lanes.values()) activeRows += rows.size;
+    const activeRows = this.#activeRows();
     return {
       activeRows,
       queuedRows: this.#waiting.length,
       queuedPositions: this.#waiting.reduce((sum, { row }) => sum + row.ids.length, 0),
+      secondsLeft: this.#rate === 0 ? 0 : ((this.#waiting.length + activeRows) * this.#work) / this.#rate,
       kvBytes: this.#arena.bytes,
       ...this.#passes,
     };
@@ -161,9 +167,7 @@ export class Engine {
     options: SubmitOptions,
   ): Job {
     const { signal, deadline, onDeadline = 'fail', priority = 5 } = options;
-    const { maxQueue } = this.#options;
-    if (maxQueue !== null && this.#waiting.length + count > maxQueue + this.#room())
-      throw new DUltraError('OVERLOADED', `the queue of ${maxQueue} rows is full`);
+    this.checkRoom(count);
     const rows = open().map((row, index) => new EngineRow(new RowTask(row, rules), index, priority));
     const job = new Job(rows, this.#lane(storage, rules.drawing.planner === true), options);
     // A handle of its own: a model that is disposed meanwhile lives until its rows are finished.
@@ -187,6 +191,13 @@ export class Engine {
     for (const row of rows) this.#waiting.push(row);
     this.#wake();
     return job;
+  }
+
+  /** Refuses rows that `submit` would refuse, before anything is made of them. @throws DUltraError OVERLOADED */
+  checkRoom(count: number): void {
+    const { maxQueue } = this.#options;
+    if (maxQueue !== null && this.#waiting.length + count > maxQueue + this.#room())
+      throw new DUltraError('OVERLOADED', `the queue of ${maxQueue} rows is full`);
   }
 
   /** Frees memory that no row has, now or as soon as that is so. Rows under way are finished. */
@@ -215,7 +226,13 @@ export class Engine {
   /** Rows that could go through passes besides those that do. */
   #room(): number {
     const { maxRows } = this.#options;
-    return maxRows === null ? Number.POSITIVE_INFINITY : Math.max(0, maxRows - this.state.activeRows);
+    return maxRows === null ? Number.POSITIVE_INFINITY : Math.max(0, maxRows - this.#activeRows());
+  }
+
+  #activeRows(): number {
+    let rows = 0;
+    for (const lane of this.#lanes.values()) rows += lane.rows.size;
+    return rows;
   }
 
   #lane(storage: NativeCacheOptions | null, planner: boolean): Lane {
@@ -274,9 +291,12 @@ export class Engine {
   }
 
   #measure(rows: readonly EngineRow[], lane: Lane, seconds: number): void {
-    const positions = rows.reduce((sum, row) => sum + row.cost, 0);
-    const rate = positions / Math.max(seconds, 1e-6);
-    this.#rate = this.#rate === 0 ? rate : 0.9 * this.#rate + 0.1 * rate;
+    let positions = 0;
+    for (const row of rows) {
+      row.work += row.cost;
+      positions += row.cost;
+    }
+    this.#rate = ofLate(this.#rate, positions / Math.max(seconds, 1e-6));
     lane.charge(rows);
     const sums = this.#passes;
     sums.passes++;
@@ -290,8 +310,10 @@ export class Engine {
     const { stepTokens } = this.#options;
     if (stepTokens === null) return Number.POSITIVE_INFINITY;
     if (stepTokens !== 'auto') return stepTokens;
-    const target = this.#target.native.info().device === 'cpu' ? TARGET_SECONDS.cpu : TARGET_SECONDS.gpu;
-    return this.#rate === 0 ? MOST_TOKENS : Math.min(MOST_TOKENS, Math.max(LEAST_TOKENS, target * this.#rate));
+    if (this.#rate === 0) return MOST_TOKENS;
+    // Not asked for at every pass: what is known of a model is counted anew each time.
+    this.#targetSeconds ??= this.#target.native.info().device === 'cpu' ? TARGET_SECONDS.cpu : TARGET_SECONDS.gpu;
+    return Math.min(MOST_TOKENS, Math.max(LEAST_TOKENS, this.#targetSeconds * this.#rate));
   }
 
   /** Lets rows into their lanes as far as there is room. */
@@ -489,6 +511,7 @@ export class Engine {
     if (!row.isInPass) this.#release(row);
     if (job.isDone) return;
     job.outcomes[row.index] = row.outcome();
+    this.#work = ofLate(this.#work, row.work);
     if (--job.left > 0) return;
     this.#close(job);
     this.#deliveries.push(() => job.settle.resolve(job.outcomes));

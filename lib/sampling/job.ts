@@ -87,6 +87,8 @@ export class EngineRow implements LaneRow {
   slab: LaneRow['slab'] = null;
   isReady = false;
   isInPass = false;
+  /** Positions of its passes so far. */
+  work = 0;
   #outcome: RowOutcome | null = null;
 
   constructor(

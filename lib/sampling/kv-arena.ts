@@ -85,9 +85,12 @@ export class KvArena {
   check(length: number, options: NativeCacheOptions): void {
     const needed = this.#bytesOf(length, options);
     if (this.#limit !== null && needed > this.#limit)
-      throw new DUltraError(
-        'OUT_OF_MEMORY',
-        `cache: keys and values of ${length} tokens need ${formatGiB(needed)}, the engine has ${formatGiB(this.#limit)} in all`,
+      throw Object.assign(
+        new DUltraError(
+          'OUT_OF_MEMORY',
+          `cache: keys and values of ${length} tokens need ${formatGiB(needed)}, the engine has ${formatGiB(this.#limit)} in all`,
+        ),
+        { option: 'cache' },
       );
   }
 

@@ -2,9 +2,11 @@
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
+import { reasonOf } from '../text';
 import { chatCall, completionCall } from './completions';
 import { type DecisionCall, decisionsCall, systemOneCall } from './decisions';
-import { ApiError, apiErrorOf, systemOneError } from './errors';
+import { ApiError, apiErrorOf, systemOneError, unloadable } from './errors';
 import { readJson } from './json';
 import { Metrics } from './metrics';
 import { Models, type ServedModel } from './models';
@@ -47,7 +49,11 @@ export interface LogEntry {
   settings?: Record<string, unknown> | undefined;
   usage?: object | undefined;
   finish?: string[] | undefined;
+  /** Forward passes of each choice: `maxNfe` of one that a deadline finished. */
+  passes?: number[] | undefined;
   error?: string | undefined;
+  /** What failed in the server itself, which the client is not told. */
+  reason?: string | undefined;
 }
 
 const LOCAL = ['localhost', '127.0.0.1', '[::1]'];
@@ -232,15 +238,16 @@ export class Server {
     const served: Served = { model: '' };
     let isDone = false;
     let release = () => {};
-    const done = (status: number, error?: ApiError) => {
+    let model: MaskedDiffusionModel | null = null;
+    const done = (status: number, error?: ApiError, reason?: string) => {
       if (isDone) return;
       isDone = true;
       release();
       const ms = performance.now() - start;
       this.#metrics.count(route, served, status, ms / 1000);
-      const { model, settings, usage, finish } = served;
-      const { id } = c.var;
-      this.#options.log?.({ id, route, status, ms, model, settings, usage, finish, error: error?.body.error.code });
+      const [{ id }, code] = [c.var, error?.code];
+      const { decisions: _decisions, error: _error, ...told } = served;
+      this.#options.log?.({ id, route, status, ms, ...told, error: code, reason });
       if (--this.#active === 0) this.#whenIdle?.();
     };
     this.#active++;
@@ -251,9 +258,13 @@ export class Server {
         throw new ApiError(415, 'unsupported_media_type', 'expected content-type: application/json');
       const call = read(readJson(await c.req.text()));
       served.model = this.#models.nameOf(call.body.model);
-      const lease = await this.#models.lease(served.model);
+      const lease = await this.#models.lease(served.model).catch((error) => {
+        const failure = unloadable(served.model, error);
+        done(failure.status, failure, reasonOf(error));
+        throw failure;
+      });
       release = lease.release;
-      const { model } = lease;
+      model = lease.model;
       const signal = AbortSignal.any([c.req.raw.signal, this.#closing.signal]);
       if ('decide' in call) {
         const decided = await call.decide(served.model, model, signal, served);
@@ -266,8 +277,12 @@ export class Server {
       return c.body(body, 200, headers);
     } catch (error) {
       const failure = apiErrorOf(error);
-      done(c.req.raw.signal.aborted ? 499 : failure.status, failure);
-      throw failure;
+      done(
+        c.req.raw.signal.aborted ? 499 : failure.status,
+        failure,
+        failure.code === 'internal_error' ? reasonOf(error) : undefined,
+      );
+      throw failure.status === 429 && model ? failure.after(model.engineParts().engine.state.secondsLeft) : failure;
     }
   }
 }

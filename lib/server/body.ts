@@ -92,6 +92,7 @@ const DECODING = {
   sampler: named,
   cache: named,
   block_length: integer(1, 2 ** 30),
+  steps: integer(1, 2 ** 30),
   max_nfe: integer(1, 1e9),
 };
 
@@ -117,6 +118,7 @@ const GENERATING = {
   seed,
   stream: optional(z.boolean()),
   ...DECODING,
+  num_denoising_steps: integer(1, 2 ** 30),
   dultra: optional(z.strictObject(DULTRA)),
   ...IGNORED,
   parallel_tool_calls: ignored,

@@ -20,6 +20,18 @@ export class ApiError extends Error {
     this.name = 'ApiError';
   }
 
+  /** The same, with the time after which the request may be sent again: 1 to 60 seconds. */
+  after(seconds: number): ApiError {
+    const { status, code, message, param } = this;
+    const wait = Math.min(60, Math.max(1, seconds));
+    const headers = {
+      ...this.headers,
+      'retry-after': `${Math.ceil(wait)}`,
+      'retry-after-ms': `${Math.ceil(1000 * wait)}`,
+    };
+    return new ApiError(status, code, message, param, headers);
+  }
+
   /** The body of the answer. */
   get body() {
     const { status, code } = this;
@@ -65,6 +77,12 @@ const FIELDS: Readonly<Record<string, string>> = {
   promptIds: 'prompt',
 };
 
+/** A model that could not be loaded. Why stands in the log: it may name files. */
+export const unloadable = (name: string, error: unknown): ApiError =>
+  isDUltraError(error, 'OUT_OF_MEMORY')
+    ? apiErrorOf(error)
+    : new ApiError(503, 'model_unavailable', `the model ${JSON.stringify(name)} could not be loaded`, 'model', LATER);
+
 /** What was thrown, as an answer. Messages of what nobody foresaw stay in the log. */
 export function apiErrorOf(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
@@ -81,6 +99,8 @@ export function apiErrorOf(error: unknown): ApiError {
     case 'DEADLINE_EXCEEDED':
       return new ApiError(504, 'deadline_exceeded', message, null, HOPELESS);
     case 'OUT_OF_MEMORY':
+      // What is about an option would not fit later either.
+      if (error.option !== undefined) return new ApiError(400, 'unsupported_value', message, error.option);
       return new ApiError(503, 'out_of_memory', message, null, LATER);
     case 'NON_FINITE':
     case 'NO_PROGRESS':

@@ -53,7 +53,10 @@ function checkSchema({ value, path }: NonNullable<Wanted['schema']>): void {
 }
 
 /** A field that may stand at the top and in `dultra`. @throws ApiError where both say different things */
-function either<K extends 'sampler' | 'cache' | 'block_length' | 'max_nfe' | 'seed'>(body: CommonBody, name: K) {
+function either<K extends 'sampler' | 'cache' | 'block_length' | 'steps' | 'max_nfe' | 'seed'>(
+  body: CommonBody,
+  name: K,
+) {
   const [top, own] = [body[name], body.dultra?.[name]];
   if (top !== undefined && own !== undefined && JSON.stringify(top) !== JSON.stringify(own))
     throw new ApiError(400, 'invalid_value', `${name} and dultra.${name} say different things`, name);
@@ -68,6 +71,21 @@ function holeOf(body: CommonBody, { suffix, schema }: Wanted): 'search' {
   if (either(body, 'max_nfe') !== undefined || body.dultra?.on_deadline === 'finish')
     throw refuse('not supported with max_nfe and on_deadline "finish", which would cut all lengths alike');
   return 'search';
+}
+
+/** How tokens are chosen: a sampler, or passes of the sampler "fixed". @throws ApiError */
+function samplerOf(body: CommonBody): GenerateOptions['sampler'] {
+  const sampler = either(body, 'sampler') as GenerateOptions['sampler'];
+  const steps = (either(body, 'steps') ?? body.num_denoising_steps) as number | undefined;
+  if (steps === undefined) return sampler;
+  if (sampler !== undefined)
+    throw new ApiError(
+      400,
+      'invalid_value',
+      'steps: expected without a sampler, which says it itself: "fixed:8"',
+      'steps',
+    );
+  return { type: 'fixed', steps };
 }
 
 /** Any whole number is a seed: modulo 2^64. */
@@ -94,7 +112,7 @@ export async function generationRequest(
   const { temperature = 0, top_p: topP, top_k: topK, stop, n = 1 } = body;
   const dultra: NonNullable<CommonBody['dultra']> | undefined = body.dultra;
   const seed = seedOf(either(body, 'seed') as number | string | undefined, temperature > 0);
-  const sampler = either(body, 'sampler') as GenerateOptions['sampler'];
+  const sampler = samplerOf(body);
   const cache = either(body, 'cache') as GenerateOptions['cache'];
   const blockLength = either(body, 'block_length') as number | undefined;
   const maxNfe = either(body, 'max_nfe') as number | undefined;

@@ -37,7 +37,9 @@ export async function listen({
   ...options
 }: ListenOptions): Promise<Listening> {
   const server = given ?? new Server({ ...options, models: options.models ?? {} });
-  const http = createAdaptorServer({ fetch: server.fetch }) as HttpServer;
+  // Slow heads are looked for often enough that the timeout means something.
+  const serverOptions = { connectionsCheckingInterval: 5000 };
+  const http = createAdaptorServer({ fetch: server.fetch, serverOptions }) as HttpServer;
   http.headersTimeout = 10_000;
   http.requestTimeout = 60_000;
   http.keepAliveTimeout = 65_000;

@@ -13,6 +13,9 @@ const SETTINGS = [
   'temperature',
   'seed',
   'max_nfe',
+  'question',
+  'answers',
+  'options',
 ];
 const NUMBERS = ['max_tokens', 'block_length', 'temperature', 'max_nfe'];
 const SAMPLERS = [
@@ -34,6 +37,7 @@ const HINTS = {
   text: 'Continued as it stands, without a chat template.',
   chat: 'The message of a user, in the chat template of the model.',
   template: '[MASK] is a mask, and {{8}} are eight; they are filled in place.',
+  decision: 'What the question is about: one pass says how probable each answer is.',
 };
 
 /** Answers of the last request: { sampler, cache, length, given, frames, usage, text, error, ms, row, figures }. */
@@ -115,6 +119,29 @@ function requestOf({ sampler, cache }) {
   return { path: kind === 'chat' ? 'v1/chat/completions' : 'v1/completions', body };
 }
 
+/** The body of a decision. */
+function decisionOf() {
+  const options = field('options')
+    .value.split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '');
+  const type = field('answers').value;
+  const question = { type, instructions: field('question').value };
+  if (type === 'choice') question.choices = options.map((value) => ({ value }));
+  if (type === 'score') question.levels = options.map((label) => ({ label }));
+  return { model: field('model').value, input: field('prompt').value, questions: [question] };
+}
+
+/** Each option of an answer with its probability. */
+function optionsOf({ type, probability, probabilities }) {
+  if (type === 'predicate')
+    return [
+      ['yes', probability],
+      ['no', 1 - probability],
+    ];
+  return probabilities.map(({ value, label, probability: p }) => [label ?? String(value), p]);
+}
+
 const headers = () => {
   const key = field('key').value;
   return { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) };
@@ -155,6 +182,49 @@ async function run(answer, signal) {
   }
   answer.isDone = true;
   draw();
+}
+
+/** Asks, and shows how probable each answer is. */
+async function decide() {
+  pause();
+  stop?.abort();
+  const own = new AbortController();
+  stop = own;
+  answers = [];
+  shown = null;
+  $('results').replaceChildren();
+  $('stop').disabled = false;
+  say('deciding');
+  draw();
+  const start = performance.now();
+  try {
+    const body = JSON.stringify(decisionOf());
+    const response = await fetch('v1/decisions', { method: 'POST', headers: headers(), body, signal: own.signal });
+    const decided = await response.json();
+    if (!response.ok) {
+      if (response.status === 401) $('key').hidden = false;
+      throw new Error(decided.error.message);
+    }
+    const [answer] = decided.answers;
+    const box = add($('results'), 'article', { className: 'answer' });
+    add(box, 'h2', { textContent: field('question').value });
+    const figures = [`${Math.round(performance.now() - start)} ms`];
+    if (answer.score !== undefined) figures.unshift(`score ${answer.score.toFixed(2)}`);
+    if (answer.confidence !== undefined) figures.unshift(`confidence ${answer.confidence.toFixed(2)}`);
+    add(box, 'p', { className: 'figures', textContent: figures.join(' · ') });
+    const list = add(box, 'ul', { className: 'options' });
+    for (const [name, probability] of optionsOf(answer)) {
+      const item = add(list, 'li');
+      item.dataset.probability = probability;
+      item.style.setProperty('--share', probability);
+      add(item, 'span', { textContent: name });
+      add(item, 'span', { className: 'share', textContent: `${(100 * probability).toFixed(1)} %` });
+    }
+    say('done');
+  } catch (error) {
+    if (stop === own) say(own.signal.aborted ? 'stopped' : error.message, !own.signal.aborted);
+  }
+  if (stop === own) $('stop').disabled = true;
 }
 
 /** The state of each position after so many passes. */
@@ -319,8 +389,13 @@ function kindChanged() {
   $('hint').textContent = HINTS[kind];
   $('system').hidden = kind !== 'chat';
   $('suffix').hidden = kind !== 'text';
+  const isDecision = kind === 'decision';
+  $('asked').hidden = !isDecision;
+  $('options').hidden = field('answers').value === 'predicate';
+  field('question').required = isDecision;
+  for (const id of ['lanes', 'more']) $(id).hidden = isDecision;
   field('max_tokens').disabled = kind === 'template';
-  $('prompt-label').textContent = { text: 'Prompt', chat: 'Message', template: 'Template' }[kind];
+  $('prompt-label').textContent = { text: 'Prompt', chat: 'Message', template: 'Template', decision: 'State' }[kind];
 }
 
 async function copy(text, what) {
@@ -334,7 +409,8 @@ async function copy(text, what) {
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 function curlOf(lane) {
-  const { path, body } = requestOf(lane);
+  const isDecision = field('kind').value === 'decision';
+  const { path, body } = isDecision ? { path: 'v1/decisions', body: decisionOf() } : requestOf(lane);
   const { stream: _stream, stream_options: _options, ...plain } = body;
   const parts = [
     `curl ${new URL(path, location.href)}`,
@@ -367,8 +443,10 @@ function note(event) {
 
 form.addEventListener('submit', (event) => {
   event.preventDefault();
-  generate();
+  if (field('kind').value === 'decision') decide();
+  else generate();
 });
+field('answers').addEventListener('change', kindChanged);
 field('kind').addEventListener('change', kindChanged);
 field('key').addEventListener('change', loadModels);
 $('add').addEventListener('click', () => addLane());

@@ -15,6 +15,8 @@ export interface Served {
   settings?: Record<string, unknown>;
   usage?: Usage;
   finish?: string[];
+  /** Forward passes of each choice. */
+  passes?: number[];
   /** Types of the questions that were decided. */
   decisions?: string[];
   /** Of a stream that ended in an error behind its first byte. */
@@ -90,6 +92,8 @@ export async function answer(
   served: Served,
   done: () => void,
 ): Promise<Answered> {
+  // A server that has too much to do makes no tokens of what it refuses.
+  model.engineParts().engine.checkRoom(call.body.n ?? 1);
   const request = await call.prepare(model, signal);
   served.settings = request.settings;
   const head: Head = { id: `${call.prefix}-${randomUUID()}`, created: Math.floor(Date.now() / 1000), model: name };
@@ -114,6 +118,7 @@ async function run(
   const usage = usageOf(n, results);
   served.usage = usage;
   served.finish = results.map(finishOf);
+  served.passes = results.map(({ nfe }) => nfe);
   return { results, usage };
 }
 
