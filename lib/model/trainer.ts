@@ -39,7 +39,7 @@ export interface ModelTrainerOptions {
   /**
    * How gradients are added over micro-batches, and over the processes of a job (`distributed.init`): "sum", in fp32; or
    * "exact", in fixed point, whose bits do not depend on the order, and so not on the number of processes: 8 bytes of
-   * host memory per parameter that trains, and twice the traffic. Default "sum".
+   * memory per parameter that trains, and twice the traffic. Default "sum".
    */
   reduction?: Reduction | undefined;
   /**

@@ -257,9 +257,9 @@ function ofTraining(
   const isSplit = (config.zeroStage ?? 0) > 0 && ranks > 1;
   const share = isSplit ? `, of 1/${ranks} of them` : '';
   const kept = config.activationCheckpointing ? 'inputs of blocks alone' : 'all of every block';
-  // Both lie in the host's memory.
-  const fixed = isCuda ? 0 : plan.fixedPoint;
-  const exchange = plan.exchange + (isCuda ? 0 : plan.underWay);
+  // Of a device, ranks add up whole gradients where they are, or in the host's memory.
+  const fixed = plan.fixedPoint;
+  const exchange = plan.exchange + (isCuda && config.zeroStage !== 2 ? 0 : plan.underWay);
   const items: MemoryItem[] = [
     {
       name: 'masters',

@@ -1,5 +1,6 @@
 // The gradients of an update: added up over its micro-batches, then over all processes. What ranks exchange goes on
-// beside the backward pass: a bucket's sum begins when the pass has finished the bucket.
+// beside the backward pass: a bucket's sum begins when the pass has finished the bucket. Ranks of a device add up whole
+// gradients where they are; all else is copied to a ring of memory first, which with ranks of a device is theirs, too.
 #pragma once
 #include <deque>
 #include <memory>
@@ -23,8 +24,10 @@ class GradientSum {
   GradientSum(Backend& backend, const Parameters& parameters, std::shared_ptr<Communicator> communicator,
               Reduction reduction)
       : backend_(backend), parameters_(parameters), communicator_(std::move(communicator)), reduction_(reduction) {}
+  ~GradientSum();
 
-  // Bytes of host memory beside the arena: sums in fixed point, and what is on its way between ranks.
+  // Bytes beside the arena: sums in fixed point, in the backend's memory, and what is on its way between ranks, which
+  // lies in the host's unless ranks of a device exchange it.
   struct Bytes {
     size_t fixed = 0, exchange = 0;
   };
@@ -32,6 +35,8 @@ class GradientSum {
   static Bytes bytes(const std::vector<Bucket>& buckets, const Shard& shard, int64_t size, int64_t own,
                      Reduction reduction);
   size_t bytes() const;
+  // Ranks that add up arrays where they are, in the memory of a device. Before anything is exchanged.
+  void use_device(std::shared_ptr<Communicator> ranks);
 
   // Of a micro-batch: before its backward pass, as the pass goes on, and after it, when it has finished all stages.
   // After an exception `interrupt` is called in place of `end`. A rank without a micro-batch calls `begin` and `end`.
@@ -56,11 +61,17 @@ class GradientSum {
   struct Piece {
     Range range;
     int owner;       // the rank that gets the sum, or kEveryRank
-    int64_t begin;   // in the ring
+    int64_t begin;   // in the ring, if there
     int64_t number;  // of the communicator's sum
   };
 
   bool splits() const { return parameters_.shard().splits_gradients; }
+  bool is_exact() const { return reduction_ == Reduction::kExact; }
+  bool exchanges() const { return communicator_->size() > 1 || splits(); }
+  bool is_in_place() const { return device_ && !splits(); }
+  // Whether the ring lies in the host's memory and gradients do not.
+  bool is_staged() const { return !device_ && backend_.device_queue() != nullptr; }
+  Communicator& ranks() const { return device_ ? *device_ : *communicator_; }
   // Numbers of the arena that this rank has in fixed point.
   Range fixed_range() const;
   void prepare();
@@ -68,6 +79,9 @@ class GradientSum {
   void take(const Bucket& bucket);
   // Adds the arena's gradients to those in fixed point, and clears them.
   void add(const Range& range);
+  // Notes the largest number of the micro-batch.
+  void end_exact();
+  void clear_fixed();
   // Begins the exchange of a bucket.
   void start(const Bucket& bucket);
   // fn(range, owner) for pieces of a bucket, by the rank that updates them.
@@ -75,13 +89,16 @@ class GradientSum {
   void for_pieces(const Bucket& bucket, Fn&& fn) const;
   template <typename T>
   void send(const Bucket& bucket, const Range& range, int owner);
+  // A bucket's numbers, as ranks add them up.
+  void put(float* to, const Bucket& bucket, const Range& range);
+  void put(int64_t* to, const Bucket& bucket, const Range& range);
   // Waits for the first piece, and puts its sum where it belongs.
   void receive();
   template <typename T>
   void receive(const Piece& piece);
+  void take(const float* from, const Range& range);
+  void take(const int64_t* from, const Range& range);
   void receive_all();
-  // To fixed point, added to what `to` holds.
-  void add_fixed(int64_t* to, const float* from, int64_t n);
   void collect(const Range& range);
   void check_range();
 
@@ -90,15 +107,16 @@ class GradientSum {
   const std::shared_ptr<Communicator> communicator_;
   const Reduction reduction_;
   bool is_last_ = false;
-  size_t next_ = 0;             // of the buckets: the first that the pass has not finished
-  std::vector<int64_t> fixed_;  // units of kUnit
-  std::vector<float> staging_;  // of a piece
-  // Kept by the communicator, too, as long as a sum is under way.
-  std::shared_ptr<void> ring_;
+  size_t next_ = 0;  // of the buckets: the first that the pass has not finished
+  std::shared_ptr<Communicator> device_;
+  Buffer fixed_;    // of fixed_range
+  Buffer largest_;  // float, of the micro-batch: no number that was added to fixed_ is of a greater magnitude
+  // The host's is kept by the communicator, too, as long as a sum is under way.
+  std::shared_ptr<void> host_ring_;
+  Buffer device_ring_, staging_;  // of a piece
   int64_t ring_size_ = 0, ring_at_ = 0;
   std::deque<Piece> pieces_;
-  double largest_ = 0;  // no number of this rank's sums is of a greater magnitude
-  double most_ = 0;     // of the micro-batch
+  double magnitude_ = 0;  // no number of this rank's sums is of a greater one
   bool finite_ = true;
 };
 

@@ -43,6 +43,8 @@ class Communicator {
   virtual void wait_sum(int64_t number) {
     for (; done_ < number; ++done_, deferred_.pop_front()) deferred_.front()();
   }
+  // Returns at once, after which nothing touches the numbers of sums that are under way and have no owner.
+  virtual void abandon_sums() {}
   // `bytes` of rank `root`, to all others.
   virtual void broadcast(void* x, size_t bytes, int root) = 0;
   // Returns when every rank has called it with the same arguments. Whatever ranks do together begins with it: calls

@@ -1,5 +1,6 @@
 #include "harness.h"
 #include "ops/adamw.h"
+#include "ops/fixed_point.h"
 
 namespace dultra {
 namespace test {
@@ -273,6 +274,95 @@ DULTRA_TEST(sum_squares_matches_double) {
     backend.fill_zero(zeros.data(), 37);
     for (size_t i = 0; i < 37; ++i) CHECK(zeros[i] == 0, isa);
     CHECK(zeros.guards_intact(), isa);
+  });
+}
+
+// Integers, and so the same on every backend and in any order.
+DULTRA_TEST(fixed_point_sums_are_exact, small) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t n : {0, 1, 31, 257, 8193, 20000}) {
+      const size_t size = size_t(n);
+      Random random{uint64_t(n)};
+      std::vector<std::vector<float>> addends;
+      for (int i = 0; i < 3; ++i) addends.push_back(normals(random, size, i == 1 ? 300 : 1e-3));
+      if (n > 30) {
+        addends[0][7] = 4096;
+        addends[1][7] = -addends[0][7];
+        addends[0][8] = 1.5f * 0x1p-50f;  // ties go to the even unit
+        addends[0][9] = -2.5f * 0x1p-50f;
+        addends[0][10] = 1e-30f;
+        for (size_t i : {8, 9, 10}) addends[1][i] = addends[2][i] = 0;
+      }
+      Guarded<float> largest(1);
+      const auto add = [&](std::vector<int> order, Guarded<int64_t>& sum) {
+        std::fill_n(sum.data(), size, 0);
+        largest[0] = 0;
+        float most = 0;
+        for (int i : order) {
+          for (float x : addends[size_t(i)]) most = std::max(most, std::fabs(x));
+          backend.add_fixed(sum.data(), largest.data(), addends[size_t(i)].data(), n);
+          CHECK(largest[0] == most, isa, " n ", n, ": largest ", largest[0], " for ", most);
+        }
+      };
+      Guarded<int64_t> sum(size), reversed(size);
+      add({0, 1, 2}, sum);
+      add({2, 1, 0}, reversed);
+      Guarded<float> x = poisoned(size);
+      backend.read_fixed(x.data(), sum.data(), n);
+      int64_t wrong = 0, apart = 0, misread = 0;
+      for (size_t i = 0; i < size; ++i) {
+        int64_t units = 0;
+        for (const auto& addend : addends) units += int64_t(std::nearbyint(double(addend[i]) * 0x1p50));
+        wrong += sum[i] != units;
+        apart += sum[i] != reversed[i];
+        misread += x[i] != float(double(units) * 0x1p-50);
+      }
+      CHECK(wrong == 0 && apart == 0 && misread == 0, isa, " n ", n, ": ", wrong, " wrong, ", apart,
+            " not the same in another order, ", misread, " read otherwise");
+      CHECK(sum.guards_intact() && x.guards_intact(), isa, " n ", n);
+      if (n < 31) continue;
+      CHECK(sum[8] == 2 && sum[9] == -2 && sum[10] == 0, isa, " n ", n, ": ties ", sum[8], " ", sum[9]);
+      // What cannot be added is told, and left out, wherever it is.
+      for (size_t at : {size_t(0), size - 1}) {
+        for (float beyond : {4096.5f, -INFINITY, NAN}) {
+          std::vector<float> bad(size, 1);
+          bad[at] = beyond;
+          std::fill_n(sum.data(), size, 5);
+          for (int again = 0; again < 2; ++again) {
+            // Once there, it stays.
+            if (again == 0) largest[0] = 0;
+            if (again == 1) bad[at] = 0;
+            backend.add_fixed(sum.data(), largest.data(), bad.data(), n);
+            const float most = largest[0];
+            CHECK(std::isnan(beyond) ? std::isnan(most) : most == std::fabs(beyond), isa, " n ", n, " ", most);
+          }
+          CHECK(sum[at] == 5 && sum[1] == 5 + (int64_t(1) << 51), isa, " n ", n, " ", sum[at]);
+          CHECK(largest.guards_intact(), isa, " n ", n);
+        }
+      }
+    }
+  });
+}
+
+DULTRA_TEST(sums_are_added_to_sums, small) {
+  for_each_backend([](Backend& backend, const std::string& isa) {
+    for (int64_t n : {0, 1, 255, 8193, 20000}) {
+      const size_t size = size_t(n);
+      Random random{uint64_t(n)};
+      const std::vector<float> x = normals(random, size), y = normals(random, size);
+      std::vector<int64_t> units(size);
+      for (int64_t& unit : units) unit = int64_t(random.bits());
+      Guarded<float> sum(size);
+      Guarded<int64_t> sums(size);
+      for (size_t i = 0; i < size; ++i) sum[i] = y[i], sums[i] = int64_t(i) - 7;
+      backend.add_numbers(sum.data(), x.data(), n);
+      backend.add_fixed_sums(sums.data(), units.data(), n);
+      int64_t wrong = 0;
+      for (size_t i = 0; i < size; ++i)
+        wrong += sum[i] != y[i] + x[i] || sums[i] != int64_t(uint64_t(units[i]) + uint64_t(int64_t(i) - 7));
+      CHECK(wrong == 0, isa, " n ", n, ": ", wrong, " wrong");
+      CHECK(sum.guards_intact() && sums.guards_intact(), isa, " n ", n);
+    }
   });
 }
 

@@ -28,6 +28,8 @@ const EQUIVALENT = new Map([
   ['copy_wait:attention_forward/3:1', UNREAD_TILE],
   ['copy_wait:attention_forward_chunk/3:1', UNREAD_TILE],
   ['copy_wait:attention_forward_long/3:1', UNREAD_TILE],
+  ['barrier:add_fixed/3:0', UNREAD],
+  ['barrier:add_fixed/5:0', UNREAD],
   ['barrier:layernorm_backward/12:0', UNREAD],
   ['barrier:layernorm_forward/9:0', UNREAD],
   ['barrier:likelihood_backward/1:0', UNREAD],

@@ -1,11 +1,14 @@
 // The optimiser's operations.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/parallel.h"
 #include "ops/adamw.h"
+#include "ops/fixed_point.h"
 
 namespace dultra {
 namespace cpu {
@@ -90,6 +93,41 @@ void CpuBackend::do_adamw_step(const AdamWArgs& a) {
     piece.exp_avg_sq = static_cast<float*>(a.exp_avg_sq) + begin;
     piece.n = end - begin;
     kernels_->rows.adamw(&piece);
+  });
+}
+
+void CpuBackend::do_add_numbers(float* sum, const float* x, int64_t n) {
+  parallel_ranges(pool_, pieces(n), kPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * kPiece; i < std::min(n, end * kPiece); ++i) sum[i] += x[i];
+  });
+}
+
+void CpuBackend::do_add_fixed(int64_t* sum, float* largest, const float* x, int64_t n) {
+  std::vector<uint32_t> magnitudes(size_t(pieces(n)), 0);
+  parallel_ranges(pool_, pieces(n), kPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      uint32_t most = 0;
+      for (int64_t i = piece * kPiece; i < std::min(n, (piece + 1) * kPiece); ++i) {
+        most = std::max(most, magnitude_bits(x[i]));
+        sum[i] = add_to_fixed(sum[i], x[i]);
+      }
+      magnitudes[size_t(piece)] = most;
+    }
+  });
+  uint32_t most = magnitude_bits(*largest);
+  for (uint32_t bits : magnitudes) most = std::max(most, bits);
+  std::memcpy(largest, &most, 4);
+}
+
+void CpuBackend::do_add_fixed_sums(int64_t* sum, const int64_t* x, int64_t n) {
+  parallel_ranges(pool_, pieces(n), kPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * kPiece; i < std::min(n, end * kPiece); ++i) sum[i] = add_units(sum[i], x[i]);
+  });
+}
+
+void CpuBackend::do_read_fixed(float* x, const int64_t* sum, int64_t n) {
+  parallel_ranges(pool_, pieces(n), kPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * kPiece; i < std::min(n, end * kPiece); ++i) x[i] = fixed_to_f32(sum[i]);
   });
 }
 

@@ -2,6 +2,7 @@
 #include "backends/cuda/arg_transfer.h"
 #include "backends/cuda/vectors.h"
 #include "ops/adamw.h"
+#include "ops/fixed_point.h"
 
 namespace dultra {
 namespace cuda {
@@ -151,6 +152,44 @@ void launch_adamw(const AdamWArgs& a, const AdamWFactors& f, cudaStream_t stream
   launch("adamw_step", stream, adamw_kernel<kSplit, Moment>, element_grid(groups), kElementThreads, 0, a, f, all);
 }
 
+__global__ void __launch_bounds__(kSumThreads)
+    add_fixed_kernel(uint32_t* largest, int64_t* sum, const float* x, int64_t n, int64_t piece) {
+  DULTRA_SHARED(shared);
+  const int64_t first = int64_t(blockIdx.x) * piece, end = first + piece < n ? first + piece : n;
+  uint32_t most = 0;
+  for (int64_t i = first + threadIdx.x; i < end; i += kSumThreads) {
+    const float value = x[i];
+    const uint32_t bits = magnitude_bits(value);
+    most = bits > most ? bits : most;
+    sum[i] = add_to_fixed(sum[i], value);
+  }
+  most = block_max<kSumThreads>(most, reinterpret_cast<uint32_t*>(shared));
+  if (threadIdx.x == 0) largest[blockIdx.x] = most;
+}
+
+__global__ void __launch_bounds__(kSumThreads) largest_kernel(float* largest, const uint32_t* of_blocks, int64_t n) {
+  DULTRA_SHARED(shared);
+  uint32_t most = magnitude_bits(*largest);
+  for (int64_t i = threadIdx.x; i < n; i += kSumThreads) most = of_blocks[i] > most ? of_blocks[i] : most;
+  most = block_max<kSumThreads>(most, reinterpret_cast<uint32_t*>(shared));
+  if (threadIdx.x == 0) *largest = float_of(most);
+}
+
+__global__ void __launch_bounds__(kElementThreads) add_numbers_kernel(float* sum, const float* x, int64_t n) {
+  const int64_t i = global_index();
+  if (i < n) sum[i] += x[i];
+}
+
+__global__ void __launch_bounds__(kElementThreads) add_fixed_sums_kernel(int64_t* sum, const int64_t* x, int64_t n) {
+  const int64_t i = global_index();
+  if (i < n) sum[i] = add_units(sum[i], x[i]);
+}
+
+__global__ void __launch_bounds__(kElementThreads) read_fixed_kernel(float* x, const int64_t* sum, int64_t n) {
+  const int64_t i = global_index();
+  if (i < n) x[i] = fixed_to_f32(sum[i]);
+}
+
 }  // namespace
 
 double CudaBackend::do_sum_squares(const float* x, int64_t n) {
@@ -165,6 +204,37 @@ double CudaBackend::do_sum_squares(const float* x, int64_t n) {
          pieces);
   transfer.finish();
   return result;
+}
+
+void CudaBackend::do_add_numbers(float* sum, const float* x, int64_t n) {
+  ArgTransfer transfer(*this);
+  if (n > 0) launch("add_numbers", stream_, add_numbers_kernel, element_grid(n), kElementThreads, 0, sum, x, n);
+  transfer.finish();
+}
+
+void CudaBackend::do_add_fixed(int64_t* sum, float* largest, const float* x, int64_t n) {
+  ArgTransfer transfer(*this);
+  if (n <= 0) return;
+  const int64_t piece = piece_of(n), pieces = ceil_div(n, piece);
+  constexpr size_t kShared = sizeof(uint32_t) * kSumThreads / kWarp;
+  uint32_t* of_blocks = static_cast<uint32_t*>(scratch(size_t(pieces) * sizeof(uint32_t)));
+  launch("add_fixed", stream_, add_fixed_kernel, dim3(unsigned(pieces)), kSumThreads, kShared, of_blocks, sum, x, n,
+         piece);
+  launch("add_fixed", stream_, largest_kernel, dim3(1), kSumThreads, kShared, largest,
+         static_cast<const uint32_t*>(of_blocks), pieces);
+  transfer.finish();
+}
+
+void CudaBackend::do_add_fixed_sums(int64_t* sum, const int64_t* x, int64_t n) {
+  ArgTransfer transfer(*this);
+  if (n > 0) launch("add_fixed_sums", stream_, add_fixed_sums_kernel, element_grid(n), kElementThreads, 0, sum, x, n);
+  transfer.finish();
+}
+
+void CudaBackend::do_read_fixed(float* x, const int64_t* sum, int64_t n) {
+  ArgTransfer transfer(*this);
+  if (n > 0) launch("read_fixed", stream_, read_fixed_kernel, element_grid(n), kElementThreads, 0, x, sum, n);
+  transfer.finish();
 }
 
 void CudaBackend::do_adamw_step(const AdamWArgs& a) {
