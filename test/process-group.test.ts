@@ -97,6 +97,13 @@ describe('what processes exchange', () => {
       expect(error.message).toBe('rank 2 differs from rank 0 in its option seed: expected "7", got "8"');
     }
     await onAll(2, (group) => checkAlike(group, { version: '1' }));
+    const data = (rank: number) => (rank === 0 ? { name: 'own', size: 3 } : { size: 4, name: 'own' });
+    const [error] = await onAll(2, (group) =>
+      checkAlike(group, { data: data(group.rank) }).catch((problem) => problem),
+    );
+    expect(error.message).toBe('rank 1 differs from rank 0 in its data.size: expected 3, got 4');
+    const order = (rank: number) => (rank === 0 ? { a: 1, b: { c: 2, d: 3 } } : { b: { d: 3, c: 2 }, a: 1 });
+    await onAll(2, (group) => checkAlike(group, { order: order(group.rank) }));
   });
 
   test('denoising steps, as they were', () => {
