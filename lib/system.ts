@@ -1,6 +1,6 @@
 // Versions, processor and devices of this machine.
 import os from 'node:os';
-import { findMpi, type MpiInfo } from './distributed';
+import { findMpi, findNccl, type MpiInfo, type NcclInfo } from './distributed';
 import { native } from './native';
 
 /** Output of {@link systemInfo}. */
@@ -27,6 +27,10 @@ export interface SystemInfo {
   mpi: MpiInfo | null;
   /** Why there is none. */
   mpiReason: string | null;
+  /** The NCCL by which GPUs of several processes exchange gradients; null if there is none, or no GPU. */
+  nccl: NcclInfo | null;
+  /** Why there is none. */
+  ncclReason: string | null;
 }
 
 /** Versions, processor and devices. @throws DUltraError NATIVE_NOT_FOUND where the addon cannot be opened. */
@@ -34,6 +38,7 @@ export function systemInfo(): SystemInfo {
   const { version, cpuIsas, cudaDevices } = native();
   const cuda = cudaDevices();
   const { mpi, reason: mpiReason } = findMpi();
+  const { nccl, reason: ncclReason } = findNccl();
   return {
     version,
     node: process.version,
@@ -46,5 +51,7 @@ export function systemInfo(): SystemInfo {
     gpuReason: cuda.names.length > 0 ? null : cuda.reason,
     mpi,
     mpiReason,
+    nccl,
+    ncclReason,
   };
 }

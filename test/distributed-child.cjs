@@ -1,17 +1,27 @@
 // A process of a job, for test/distributed.test.ts. Argument: what to do, as JSON. Rank 0 prints what it has found, as
 // JSON in a line.
+const task = JSON.parse(process.argv[2]);
+const manifest = require('../package.json');
+const { version } = manifest;
+if (task.versionOfSecond && (process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK) === '1')
+  manifest.version = task.versionOfSecond;
 const {
   datasets,
   distributed,
   GrpoTrainer,
   loadModel,
+  rewards,
   training,
   trainMaskedDiffusion,
   trainPlanner,
 } = require('../dist/index.js');
 
-const task = JSON.parse(process.argv[2]);
+// That of the addon, which is opened next.
+manifest.version = version;
 const group = distributed.init();
+// The emulator has one device, whose memory is each process's own: to NCCL they are on hosts of their own.
+if (task.ownDevices) process.env.NCCL_HOSTID = String(group.rank);
+if (group.rank === group.size - 1) Object.assign(process.env, task.environmentOfLast);
 const print = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 
 /** A reward without a task: how many of the tokens are early ones of the vocabulary. */
@@ -23,6 +33,8 @@ const COMPARED = { learningRate: 1e-3, eps: 1e-3, schedule: 'constant', warmupSt
 /** The trainers, by what makes them differ from each other in what processes exchange. */
 const RUNS = {
   sft: { gradientAccumulation: 2, batchSize: 6, evalEvery: 2, evalSampler: 'confidence' },
+  'sft zero 1': { batchSize: 6, zeroStage: 1 },
+  'sft zero 2': { batchSize: 6, gradientAccumulation: 2, zeroStage: 2 },
   'sft bf16': { batchSize: 6, momentDtype: 'bfloat16', lora: { rank: 2 } },
   planner: { batchSize: 6, minSpan: 4, evalEvery: 2 },
   grpo: { evalEvery: 2, advantageMinClip: null, scaleRewards: 'batch' },
@@ -36,8 +48,11 @@ const RUNS = {
 };
 
 function start(name, model, more) {
-  const dataset = datasets.byName('free8');
-  const options = { dataset, ...COMPARED, ...RUNS[name], ...more };
+  const { dataName = 'free8', otherExamples = false, ...rest } = more;
+  const task = datasets.byName(dataName);
+  const sample = (split, count, seed, shares) => task.sample(split, count, seed + 1, shares);
+  const dataset = otherExamples ? { ...task, sample } : task;
+  const options = { dataset, ...COMPARED, ...RUNS[name], ...rest };
   if (name === 'dparallel') return training.trainCertainty(model, options);
   if (name === 'd3llm') return training.trainPseudoTrajectories(model, options);
   if (name.startsWith('sft')) return trainMaskedDiffusion(model, options);
@@ -49,13 +64,17 @@ async function run(name, more, onStep = () => {}) {
   const isLast = group.rank === group.size - 1;
   const model = await loadModel((isLast && task.modelOfLast) || task.model, { threads: 1 });
   const losses = [];
-  for await (const metrics of start(name, model, more)) {
+  let exchange;
+  const onStart = (run) => {
+    exchange = run.exchange;
+  };
+  for await (const metrics of start(name, model, { ...more, onStart })) {
     losses.push(metrics.loss);
     await onStep(metrics.step);
   }
   const hash = await model.weightsHash();
   model.dispose();
-  return { hash, losses };
+  return { hash, losses, exchange };
 }
 
 async function main() {
@@ -98,6 +117,25 @@ async function main() {
     // Every process has the same weights.
     const all = await distributed.gatherJson(group, found);
     if (group.rank === 0) print({ ...found, alike: all.every((one) => JSON.stringify(one) === JSON.stringify(found)) });
+    return;
+  }
+  if (task.do === 'code') {
+    // Of each completion a program, which a test judges.
+    const sandbox = new rewards.PythonSandbox({ workers: 1 });
+    const judge = rewards.codeTests({ sandbox });
+    const tests = { kind: 'calls', functionName: 'f', inputs: [[2]], outputs: [1] };
+    const meta = { id: '0', head: '', functionName: 'f', tests };
+    let judged;
+    const code = async (batch) => {
+      const completions = batch.results.map(({ ids }) => `def f(x): return sum([${[...ids]}]) % x`);
+      const results = await judge({ ...batch, completions, examples: batch.examples.map(() => ({ meta })) });
+      judged = [results, batch.results.map(({ ids }) => ids.reduce((sum, id) => sum + id, 0) % 2)];
+      return results;
+    };
+    await run('grpo', { ...task.options, rewards: { code } });
+    await sandbox.dispose();
+    const all = await distributed.gatherJson(group, judged);
+    if (group.rank === 0) print(all);
     return;
   }
   if (task.do === 'roles') {

@@ -83,6 +83,21 @@ export function findMpi(): { mpi: MpiInfo | null; reason: string | null } {
   return found.file === '' ? { mpi: null, reason } : { mpi: found as MpiInfo, reason: null };
 }
 
+/** An NCCL that was found. */
+export interface NcclInfo {
+  /** Name or path of the library. */
+  file: string;
+  /** Such as "2.21.5". */
+  version: string;
+}
+
+/** The NCCL that is installed here, by which the GPUs of several processes exchange; else why none can be used. */
+export function findNccl(): { nccl: NcclInfo | null; reason: string | null } {
+  if (native().cudaDevices().names.length === 0) return { nccl: null, reason: 'there is no GPU' };
+  const { reason, ...found } = native().openNccl();
+  return found.file === '' ? { nccl: null, reason } : { nccl: found, reason: null };
+}
+
 /** The processes of this job, once {@link init} has been called. */
 let whole: ProcessGroup = SINGLE_PROCESS;
 /** Those of them that do the same as this one. */

@@ -18,6 +18,7 @@ const SYNCHRONOUS: ReadonlySet<string> = new Set([
   'progress',
   'dispose',
   'openMpi',
+  'openNccl',
   'startMpi',
   'group',
   'join',

@@ -377,7 +377,7 @@ export interface NativeMemoryPlan {
   masters: number;
   gradients: number;
   moments: number;
-  /** Gradients in fixed point, and those on their way between processes; both in the host's memory. */
+  /** Gradients in fixed point, and those on their way between processes. */
   fixedPoint: number;
   underWay: number;
   /** What backward reads. */
@@ -511,6 +511,13 @@ export interface NativeTrainer {
   score(request: NativeScoreRequest): Promise<NativeScoreResult>;
   /** Adds gradients; consumes the kept activations. dHidden (N, C) where `score` was given hidden states. */
   backward(request: NativeBackwardRequest): Promise<{ dHidden: Float32Array | null }>;
+  /**
+   * Connects the GPUs of a job's processes, before gradients are exchanged: by NCCL of the version that it gives, where
+   * the models of all of them are on GPUs of their own; else "", and the reason, which is "" on CPUs and in a process
+   * alone. Without it, as with "", all goes through the host's memory, by MPI. Every process calls it.
+   * @throws DUltraError DEVICE_UNAVAILABLE where NCCL is there, and fails.
+   */
+  connect(): Promise<{ version: string; reason: string }>;
   /**
    * In place of `backward` in a process that has no micro-batch for it: with `zeroStage: 2` all processes make equally
    * many of both. Default of `last` false.
@@ -692,6 +699,11 @@ export interface NativeAddon {
    * is, and `reason` says why. What has been opened stays.
    */
   openMpi(files: readonly string[]): { file: string; version: string; abi: string; reason: string };
+  /**
+   * Opens the NCCL that is installed here, or that DULTRA_NCCL names; `file` is empty where none can be used, and
+   * `reason` says why. What has been opened stays.
+   */
+  openNccl(): { file: string; version: string; reason: string };
   /** Starts the MPI that is open, once. @throws DUltraError DISTRIBUTED */
   startMpi(): void;
   /** This process's rank, and the number of processes; 0 of 1 where MPI is not running. */

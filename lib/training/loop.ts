@@ -164,7 +164,8 @@ class Run<M extends TrainingMetrics> {
     };
     const stage = await this.#plan.start(context);
     stepsPerBatch = stage.stepsPerBatch ?? 1;
-    callbacks.onStart?.(this.#describeStart());
+    const exchange = await this.#connect();
+    callbacks.onStart?.(this.#describeStart(exchange));
     while (!this.#isOver) {
       const metrics = await this.#update(stage);
       const { step } = this.#state;
@@ -196,7 +197,15 @@ class Run<M extends TrainingMetrics> {
     return flags.some(([flag]) => flag === 1);
   }
 
-  #describeStart(): RunStart {
+  /** Connects the GPUs of all processes, if they can be. */
+  async #connect(): Promise<RunStart['exchange']> {
+    const processes = this.#group.size;
+    if (processes === 1) return null;
+    const { version, reason } = await this.#trainer.connect();
+    return { processes, nccl: version || null, reason: reason || null };
+  }
+
+  #describeStart(exchange: RunStart['exchange']): RunStart {
     const { model, data, training } = this.#plan;
     const { name, size } = data;
     const heldOut = training.evalEvery > 0 ? data.validation!(training.evalExamples).length : 0;
@@ -207,6 +216,7 @@ class Run<M extends TrainingMetrics> {
       dataset: { name, size, skipped: leftOut(data), heldOut },
       parameters: model.info.parameters,
       trainable: sizes.reduce((sum, count) => sum + count, 0),
+      exchange,
       outputDir: training.outputDir,
     };
   }

@@ -34,6 +34,11 @@ export interface RunStart {
   /** Numbers of the model, and of those that train, adapters included. */
   parameters: number;
   trainable: number;
+  /**
+   * How processes add up gradients; null: there is one alone. `nccl`: its version, null: through the host's memory, by
+   * MPI. `reason`: why GPUs do not do it by NCCL, else null.
+   */
+  exchange: { processes: number; nccl: string | null; reason: string | null } | null;
   outputDir: string | null;
 }
 

@@ -3,6 +3,7 @@
 #include "addon/job.h"
 #include "addon/objects.h"
 #include "distributed/mpi.h"
+#include "distributed/nccl.h"
 
 namespace dultra {
 namespace addon {
@@ -42,6 +43,16 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   out.Set("file", found.file);
   out.Set("version", found.version);
   out.Set("abi", found.abi);
+  out.Set("reason", found.reason);
+  return out;
+}
+
+Napi::Value find_nccl(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const NcclLibrary found = guarded(env, open_nccl);
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("file", found.file);
+  out.Set("version", found.version);
   out.Set("reason", found.reason);
   return out;
 }
@@ -139,6 +150,7 @@ Napi::Value abort(const Napi::CallbackInfo& info) {
 
 void init_distributed(Napi::Env env, Napi::Object exports) {
   exports.Set("openMpi", Napi::Function::New(env, open));
+  exports.Set("openNccl", Napi::Function::New(env, find_nccl));
   exports.Set("startMpi", Napi::Function::New(env, start));
   exports.Set("group", Napi::Function::New(env, group));
   exports.Set("gatherBytes", Napi::Function::New(env, gather_bytes));

@@ -96,6 +96,7 @@ class TrainerObject final : public Napi::ObjectWrap<TrainerObject> {
   Napi::Value score(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);
   Napi::Value join_backward(const Napi::CallbackInfo& info);
+  Napi::Value connect(const Napi::CallbackInfo& info);
   Napi::Value zero_grad(const Napi::CallbackInfo& info);
   Napi::Value grad_norm(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);

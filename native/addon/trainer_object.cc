@@ -2,6 +2,7 @@
 #include "addon/job.h"
 #include "addon/objects.h"
 #include "distributed/mpi.h"
+#include "distributed/nccl.h"
 
 namespace dultra {
 namespace addon {
@@ -52,9 +53,10 @@ void TrainerObject::init(Napi::Env env, AddonData* data) {
       {InstanceMethod<&TrainerObject::parameters>("parameters"), InstanceMethod<&TrainerObject::score>("score"),
        InstanceMethod<&TrainerObject::backward>("backward"),
        InstanceMethod<&TrainerObject::join_backward>("joinBackward"),
-       InstanceMethod<&TrainerObject::zero_grad>("zeroGrad"), InstanceMethod<&TrainerObject::grad_norm>("gradNorm"),
-       InstanceMethod<&TrainerObject::step>("step"), InstanceMethod<&TrainerObject::gradients>("gradients"),
-       InstanceMethod<&TrainerObject::state>("state"), InstanceMethod<&TrainerObject::load_state>("loadState"),
+       InstanceMethod<&TrainerObject::connect>("connect"), InstanceMethod<&TrainerObject::zero_grad>("zeroGrad"),
+       InstanceMethod<&TrainerObject::grad_norm>("gradNorm"), InstanceMethod<&TrainerObject::step>("step"),
+       InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
+       InstanceMethod<&TrainerObject::load_state>("loadState"),
        InstanceMethod<&TrainerObject::set_adapters>("setAdapters"),
        InstanceMethod<&TrainerObject::dispose>("dispose")}));
 }
@@ -232,6 +234,17 @@ Napi::Value TrainerObject::join_backward(const Napi::CallbackInfo& info) {
         return Nothing{};
       },
       undefined);
+}
+
+Napi::Value TrainerObject::connect(const Napi::CallbackInfo& info) {
+  return Job<DeviceRanks>::start(
+      info.Env(), [held = trainer(info.Env())] { return held->connect(connect_devices); },
+      [](Napi::Env env, DeviceRanks& found) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(env);
+        out.Set("version", found.version);
+        out.Set("reason", found.reason);
+        return out;
+      });
 }
 
 Napi::Value TrainerObject::zero_grad(const Napi::CallbackInfo& info) {

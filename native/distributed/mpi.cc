@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "distributed/nccl.h"
 #include "ops/check.h"
 #include "platform/platform.h"
 
@@ -36,6 +37,7 @@ std::string description(int64_t what, int64_t n) {
     case Shared::kEnd: return "has ended";
     case Shared::kBarrier: return "waits for all";
     case Shared::kGather: return "exchanges results";
+    case Shared::kConnect: return "connects its GPU";
     case Shared::kMicroBatch: return "reduces the gradients of a micro-batch of " + std::to_string(n) + " parameters";
     case Shared::kGradients: return "adds up gradients of " + std::to_string(n) + " parameters";
     case Shared::kState: return "gathers the state of " + std::to_string(n) + " parameters";
@@ -161,6 +163,7 @@ class WorldOf final : public World {
   void finalize() override {
     agree(Shared::kEnd, 0);
     stop();
+    disconnect_devices();
     const std::lock_guard<std::mutex> lock(mutex_);
     check(function<int()>("MPI_Finalize")(), "MPI_Finalize");
   }

@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kPiece = int64_t(1) << 22;
 // Numbers that are on their way at most: as many as the largest bucket has, up to 128 MB of fp32.
 constexpr int64_t kUnderWay = int64_t(1) << 25;
+
 // fn(range) for pieces of a range.
 template <typename Fn>
 void cut(const Range& range, int64_t piece, Fn&& fn) {

@@ -23,10 +23,10 @@ struct MemoryRequest {
 struct MemoryPlan {
   int64_t parameters = 0, active = 0, trainable = 0;  // active: that a token passes
   size_t weights = 0, masters = 0, gradients = 0, moments = 0;
-  GradientSum::Bytes sums;  // in host memory
-  size_t activations = 0;   // what backward reads
-  size_t exchange = 0;      // with split state: the tensors of one matrix, whole, on their way into the model
-  size_t scratch = 0;       // of one block forward and backward, and of logits
+  GradientSum::Bytes sums;
+  size_t activations = 0;  // what backward reads
+  size_t exchange = 0;     // with split state: the tensors of one matrix, whole, on their way into the model
+  size_t scratch = 0;      // of one block forward and backward, and of logits
 };
 
 // Within a few percent for models of size.

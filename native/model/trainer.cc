@@ -87,7 +87,8 @@ void Trainer::make_parameters() {
 
 void Trainer::write_model() {
   const bool is_split = parameters_.shard().is_split;
-  if (is_split) share_updates(backend_, model_->weights(), parameters_, *communicator_);
+  if (is_split)
+    share_updates(backend_, model_->weights(), parameters_, *communicator_, device_ ? device_->ranks.get() : nullptr);
   if (lora_) lora_->merge(adapters_on_);
   if (is_split) return;
   model_->weights().write([&](const std::string& name) -> const float* {
@@ -121,6 +122,15 @@ void Trainer::join_backward(bool last) {
   const std::lock_guard<std::mutex> lock(mutex_);
   gradients_.begin(last);
   gradients_.end();
+}
+
+DeviceRanks Trainer::connect(const Connect& connect) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (device_ || communicator_->size() == 1) return device_.value_or(DeviceRanks());
+  communicator_->agree(Shared::kConnect, 0);
+  const DeviceRanks found = connect(backend_, communicator_);
+  gradients_.use_device(found.ranks);
+  return *(device_ = found);
 }
 
 void Trainer::zero_grad() {

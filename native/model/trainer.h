@@ -1,5 +1,6 @@
 // Training of one model, as the addon sees it: scores, gradients, AdamW, adapters, and the state that a run saves.
 #pragma once
+#include <functional>
 #include <mutex>
 #include <optional>
 
@@ -25,6 +26,8 @@ void check_trainable(const ModelConfig& config, const TrainerOptions& options);
 
 class Trainer {
  public:
+  using Connect = std::function<DeviceRanks(Backend&, const std::shared_ptr<Communicator>&)>;
+
   // Throws INVALID_ARGUMENT where the model has a trainer already. `communicator`: of the processes whose gradients
   // make up an update; each of them calls `step`.
   Trainer(std::shared_ptr<Model> model, const TrainerOptions& options,
@@ -36,6 +39,9 @@ class Trainer {
   const std::vector<std::unique_ptr<Parameter>>& parameters() const { return parameters_.all(); }
 
   ScoreResult score(ScoreRequest request, const std::atomic<bool>* cancel);
+  // Connects the backends of the communicator's ranks, so that gradients, and with a split the weights, are exchanged
+  // where they are. Every rank calls it, before its first backward pass; without it the host's memory is between them.
+  DeviceRanks connect(const Connect& connect);
   // After the `last` of an update, `step` is what follows. With zero_stage 2 every rank calls `backward` or
   // `join_backward` equally often.
   std::vector<float> backward(const BackwardRequest& request, const std::atomic<bool>* cancel);
@@ -68,7 +74,8 @@ class Trainer {
   const TrainerOptions options_;
   const ScoreOptions score_options_;
   const std::shared_ptr<Communicator> communicator_;
-  std::mutex mutex_;  // one call at a time
+  std::optional<DeviceRanks> device_;  // once connected
+  std::mutex mutex_;                   // one call at a time
   Backend& backend_;
   Parameters parameters_;
   GradientSum gradients_;

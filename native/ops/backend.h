@@ -28,6 +28,7 @@
 
 #include "ops/blocks.h"
 #include "ops/check.h"
+#include "ops/device_queue.h"
 #include "ops/exchange.h"
 #include "ops/rng.h"
 #include "ops/rope.h"
@@ -330,6 +331,8 @@ class Backend {
   virtual void download(void* to_host, const void* from, size_t bytes) = 0;
   // Whether the host may read the array at `pointer`: not where it lies in the memory of a device.
   virtual bool host_may_read(const void* /*pointer*/) const { return true; }
+  // Null where operations work on the host's memory.
+  virtual DeviceQueue* device_queue() { return nullptr; }
   // Lives no longer than the backend.
   virtual std::unique_ptr<Exchange> make_exchange() { return std::make_unique<Exchange>(); }
 

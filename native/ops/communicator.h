@@ -1,17 +1,18 @@
-// What processes that train one model together exchange: arrays of host memory. One process needs none of it and runs
-// the same code.
+// What processes that train one model together exchange: arrays of host memory, and with DeviceRanks those of devices.
+// One process needs none of it and runs the same code.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
 namespace dultra {
 
 // What ranks are about to do together.
-enum class Shared : int64_t { kEnd, kBarrier, kGather, kMicroBatch, kGradients, kState };
+enum class Shared : int64_t { kEnd, kBarrier, kGather, kConnect, kMicroBatch, kGradients, kState };
 
 // In place of a rank: a result that every rank gets.
 constexpr int kEveryRank = -1;
@@ -66,6 +67,13 @@ class Communicator {
 
   std::deque<std::function<void()>> deferred_;
   int64_t done_ = 0;
+};
+
+// How ranks add up arrays of a device.
+struct DeviceRanks {
+  std::shared_ptr<Communicator> ranks;  // of device memory alone; null: it has to go through the host
+  std::string version;                  // of NCCL
+  std::string reason;                   // why it goes through the host, on every rank the same; empty: nothing else can
 };
 
 // A communicator of one process.

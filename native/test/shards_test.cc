@@ -78,7 +78,7 @@ void add_up(const std::vector<void*>& given, int64_t n, int root) {
     if (root == kEveryRank || int(rank) == root) std::copy(total.begin(), total.end(), static_cast<T*>(given[rank]));
 }
 
-class RankOfJob final : public Communicator {
+class RankOfJob : public Communicator {
  public:
   RankOfJob(Job& job, int rank, std::unique_lock<Turn>& turn) : job_(job), rank_(rank), turn_(turn) {}
   int rank() const override { return rank_; }
@@ -133,6 +133,38 @@ class RankOfJob final : public Communicator {
   std::unique_lock<Turn>& turn_;
 };
 
+// Ranks of a device whose memory this process can read: the emulator's, or none.
+class DeviceRankOfJob final : public RankOfJob {
+ public:
+  DeviceRankOfJob(Job& job, int rank, std::unique_lock<Turn>& turn, Backend& backend)
+      : RankOfJob(job, rank, turn), queue_(backend.device_queue()) {}
+  int64_t start_sum(float* x, int64_t n, int root, std::shared_ptr<void> owner) override {
+    settle();
+    return RankOfJob::start_sum(x, n, root, std::move(owner));
+  }
+  int64_t start_sum(int64_t* x, int64_t n, int root, std::shared_ptr<void> owner) override {
+    settle();
+    return RankOfJob::start_sum(x, n, root, std::move(owner));
+  }
+  void broadcast(void* x, size_t bytes, int root) override {
+    settle();
+    RankOfJob::broadcast(x, bytes, root);
+  }
+
+ private:
+  // The emulator's operations so far are done when something is added beside them.
+  void settle() {
+    if (queue_) queue_->add([](void*) {});
+  }
+  DeviceQueue* const queue_;
+};
+
+#ifdef DULTRA_STAND_IN_NCCL
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
 // What a job has trained: state as rank 0 gets it, and the weights of every rank's model.
 struct Trained {
   std::vector<NamedTensor> state;
@@ -142,9 +174,15 @@ struct Trained {
 
 constexpr int kMicroBatches = 3, kSteps = 2;
 
-// `begin` (may be empty): state to go on from, at step kSteps.
+struct JobOptions {
+  bool on_device = false;  // gradients are exchanged where they are, where the device allows it
+  int steps = kSteps;
+  std::vector<NamedTensor> begin;  // state to go on from, at step kSteps; may be empty
+};
+
 Trained train_job(const RandomCheckpoint& checkpoint, const LoadOptions& weights, const TrainerOptions& options,
-                  int ranks, const std::vector<NamedTensor>& begin = {}) {
+                  int ranks, const JobOptions& more = {}) {
+  const std::vector<NamedTensor>& begin = more.begin;
   Job job(ranks);
   Trained out;
   out.weights.resize(size_t(ranks));
@@ -154,9 +192,13 @@ Trained train_job(const RandomCheckpoint& checkpoint, const LoadOptions& weights
     const auto model = checkpoint.load(1, weights);
     const auto communicator = std::make_shared<RankOfJob>(job, rank, turn);
     Trainer trainer(model, options, communicator);
+    if (more.on_device && (kEmulated || !model->backend().device_queue()))
+      trainer.connect([&](Backend& backend, const std::shared_ptr<Communicator>&) {
+        return DeviceRanks{std::make_shared<DeviceRankOfJob>(job, rank, turn, backend), "1", ""};
+      });
     const int first = begin.empty() ? 0 : kSteps;
     if (!begin.empty()) trainer.load_state(first, begin);
-    for (int step = first; step < first + kSteps; ++step) {
+    for (int step = first; step < first + more.steps; ++step) {
       // Other ranks are at other places meanwhile; those without a micro-batch join.
       const int rounds = (kMicroBatches + ranks - 1) / ranks;
       for (int round = 0; round < rounds; ++round) {
@@ -232,11 +274,19 @@ DULTRA_TEST(ranks_have_the_bits_of_one) {
         for (const auto& weights : several.weights)
           CHECK(same(weights, alone.weights[0]), variant.name, " stage ", stage, " ranks ", ranks, ": other weights");
       }
+      JobOptions on_device;
+      on_device.on_device = true;
+      const Trained exchanged = train_job(checkpoint, {}, options, 2, on_device);
+      CHECK(same(exchanged.state, alone.state), variant.name, " stage ", stage, ": another state where it is");
+      for (const auto& weights : exchanged.weights)
+        CHECK(same(weights, alone.weights[0]), variant.name, " stage ", stage, ": other weights where they are");
       // From whole state, on another number of ranks.
-      if (stage > 0)
-        CHECK(same(train_job(checkpoint, {}, options, 3, alone.state).state,
-                   train_job(checkpoint, {}, options, 1, alone.state).state),
-              variant.name, " stage ", stage, ": resumed");
+      if (stage == 0) continue;
+      JobOptions resumed;
+      resumed.begin = alone.state;
+      CHECK(same(train_job(checkpoint, {}, options, 3, resumed).state,
+                 train_job(checkpoint, {}, options, 1, resumed).state),
+            variant.name, " stage ", stage, ": resumed");
     }
   }
 }
@@ -258,6 +308,36 @@ DULTRA_TEST(sums_of_ranks_are_the_same_from_run_to_run) {
         difference += (a - b) * (a - b);
       }
     CHECK(difference <= 1e-9 * size, "stage ", stage, ": ", std::sqrt(difference / size), " of rounding");
+    // Added up where they are, in the same order.
+    JobOptions on_device;
+    on_device.on_device = true;
+    CHECK(same(three.state, train_job(checkpoint, {}, options, 3, on_device).state), "stage ", stage, ": where it is");
+  }
+}
+
+// After one update AdamW's first moment is the gradient, times a constant.
+DULTRA_TEST(gradients_of_ranks_agree_to_a_millionth) {
+  const RandomCheckpoint checkpoint(small_config(), DType::kF32, 3);
+  JobOptions once;
+  once.steps = 1;
+  TrainerOptions options;
+  const Trained one = train_job(checkpoint, {}, options, 1, once);
+  for (int stage : {0, 2}) {
+    options.zero_stage = stage;
+    for (int ranks : {2, 3}) {
+      const Trained several = train_job(checkpoint, {}, options, ranks, once);
+      double largest = 0, difference = 0;
+      for (size_t i = 0; i < one.state.size(); ++i) {
+        if (one.state[i].name.rfind("exp_avg.", 0) != 0) continue;
+        for (size_t j = 0; j < one.state[i].data.size(); ++j) {
+          const double a = one.state[i].data[j], b = several.state[i].data[j];
+          largest = std::max(largest, std::abs(a));
+          difference = std::max(difference, std::abs(a - b));
+        }
+      }
+      CHECK(largest > 0 && difference <= 1e-6 * largest, "stage ", stage, ", ", ranks, " ranks: ", difference / largest,
+            " of the largest gradient");
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # check-node.sh [DEVICE, default cuda] [--no-quickstart]: the package on a machine with a GPU, as scripts/gpu/pack.cjs
-# packs it: dultra info, the checks and recorded cases of test/device, an evaluation, and the quickstart. Needs only the
-# driver.
+# packs it: dultra info, the checks and recorded cases of test/device, an evaluation, several processes by NCCL where that
+# and mpirun are installed, and the quickstart. Needs only the driver.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 device=cuda
@@ -63,6 +63,7 @@ evaluate() {
 part "dultra info" dultra info
 part "checks and recorded cases on $device" "$node" test/device/run.cjs "$device"
 part "dultra eval on $device" evaluate "$device"
+part "several processes by NCCL (it says where it was skipped)" "$node" test/device/ranks.cjs
 [ $quickstart -eq 0 ] || part "quickstart" "$node" scripts/quickstart.cjs
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

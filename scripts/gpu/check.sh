@@ -70,6 +70,8 @@ tests() {
 }
 DULTRA_VERBOSE=1 tests "recorded cases on the device" golden 120 --filter golden
 tests "native tests on the device" tests 400
+skipped=$(sed -n 's/^skipped: NCCL was not tried, //p' "$logs/tests" | head -1)
+fact "NCCL with one rank" "${skipped:+skipped: }${skipped:-among the native tests}"
 # After an error that the device does not recover from, every later test of the process fails: each test that did not
 # pass runs again by itself.
 again=$(comm -23 <(build/gpu/dultra_gpu_tests --list | sort) <(sed -n 's/^ok \([^ ]*\) .*/\1/p' "$logs/tests" | sort))

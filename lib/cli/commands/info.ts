@@ -13,7 +13,8 @@ interface InfoFlags extends ModelFlags {
 }
 
 function describeSystem(system: SystemInfo): [string, string][] {
-  const { version, node, platform, cpu, threads, cpuIsas, gpus, gpuReason, mpi, mpiReason } = system;
+  const { version, node, platform, cpu, threads, cpuIsas, gpus, gpuReason } = system;
+  const { mpi, mpiReason, nccl, ncclReason } = system;
   return [
     ['dultra', version],
     ['node', node],
@@ -28,6 +29,7 @@ function describeSystem(system: SystemInfo): [string, string][] {
         : `none: ${gpuReason}; every model runs on the CPU`,
     ],
     ['mpi', mpi ? `${mpi.version} (${mpi.file})` : `none: ${mpiReason}; needed for several processes alone`],
+    ['nccl', nccl ? `NCCL ${nccl.version} (${nccl.file})` : `none: ${ncclReason}; needed for several GPUs alone`],
   ];
 }
 

@@ -68,11 +68,17 @@ function printFacts(rows: readonly (readonly [name: string, value: string])[]): 
   }
 }
 
+/** How many processes there are, and how they add up gradients. */
+function describeExchange({ processes, nccl, reason }: NonNullable<training.RunStart['exchange']>): string {
+  const way = nccl ? `NCCL ${nccl}` : `MPI${reason ? `, through the host's memory: ${reason}` : ''}`;
+  return `${processes}, connected by ${way}`;
+}
+
 /** What a run works with, before its first step. */
 export function printStart(
   stage: training.Stage,
   model: MaskedDiffusionModel,
-  { step, maxSteps, dataset, parameters, trainable }: training.RunStart,
+  { step, maxSteps, dataset, parameters, trainable, exchange }: training.RunStart,
   { evalEvery = 0, saveEvery, outputDir }: training.TrainConfig,
 ): void {
   const count = (value: number) => value.toLocaleString('en');
@@ -89,6 +95,7 @@ export function printStart(
     ],
     ['model', `${model.source}: ${count(parameters)} parameters, ${count(trainable)} train`],
     ['device', `${device}${device === 'cpu' ? `, ${isa}, ${threads} thread${threads === 1 ? '' : 's'}` : ''}`],
+    ...(exchange ? [['processes', describeExchange(exchange)] as [string, string]] : []),
     [
       stage,
       [

@@ -78,7 +78,7 @@ std::vector<DeviceInfo> list_devices() {
     cudaDeviceProp properties;
     check_cuda(cudaGetDeviceProperties(&properties, i), "listing devices");
     devices.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
-                       properties.totalGlobalMem});
+                       properties.totalGlobalMem, std::string(properties.uuid.bytes, sizeof properties.uuid.bytes)});
   }
   return devices;
 }
@@ -154,6 +154,7 @@ CudaBackend::CudaBackend(int index, Compute compute, bool blocking, int64_t expa
     throw Error(ErrorCode::kDeviceUnavailable, device.name + " has compute capability " + std::to_string(device.major) +
                                                    "." + std::to_string(device.minor) +
                                                    ", expected at least 8.0 (bf16 tensor cores)");
+  id_ = device.id;
   isa_ = device.name + ", sm_" + std::to_string(device.major) + std::to_string(device.minor);
   multiprocessors_ = device.multiprocessors;
   check_cuda(cudaSetDevice(index), "choosing the device");
@@ -179,6 +180,11 @@ CudaBackend::~CudaBackend() {
   cudaFree(expanded_.data);
   staging_.reset();
   lt_.reset();
+  for (cudaEvent_t end : ends_) cudaEventDestroy(end);
+  if (beside_) {
+    cudaEventDestroy(ready_);
+    cudaStreamDestroy(beside_);
+  }
   cudaStreamDestroy(stream_);
 }
 
@@ -188,6 +194,39 @@ bool CudaBackend::host_may_read(const void* pointer) const {
 }
 
 std::unique_ptr<Exchange> CudaBackend::make_exchange() { return std::make_unique<CudaExchange>(*this); }
+
+int64_t CudaBackend::add(const std::function<void(void* queue)>& add) {
+  ArgTransfer transfer(*this);
+  refuse_graph("work of another library");
+  if (!beside_) {
+    check_cuda(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "creating a stream");
+    check_cuda(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming), "creating an event");
+  }
+  check_cuda(cudaEventRecord(ready_, stream_), "recording an event");
+  check_cuda(cudaStreamWaitEvent(beside_, ready_, 0), "ordering two streams");
+#ifdef DULTRA_EMULATED
+  // What stands in for a library there does not know the emulator's streams, and works at once.
+  check_cuda(cudaStreamSynchronize(beside_), "waiting for the device");
+#endif
+  add(beside_);
+  cudaEvent_t end = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&end, cudaEventDisableTiming), "creating an event");
+  ends_.push_back(end);
+  check_cuda(cudaEventRecord(end, beside_), "recording an event");
+  return ended_ + int64_t(ends_.size());
+}
+
+bool CudaBackend::is_done(int64_t number) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  check_cuda(cudaSetDevice(index_), "choosing the device");
+  for (; ended_ < number; ++ended_, ends_.pop_front()) {
+    const cudaError_t state = cudaEventQuery(ends_.front());
+    if (state == cudaErrorNotReady) return false;
+    check_cuda(state, "waiting for the device");
+    cudaEventDestroy(ends_.front());
+  }
+  return true;
+}
 
 LaunchKey*& key_of_thread() {
   static thread_local LaunchKey* key = nullptr;

@@ -5,6 +5,7 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -37,11 +38,12 @@ struct DeviceInfo {
   std::string name;
   int major, minor, multiprocessors;
   size_t memory;
+  std::string id;  // 16 bytes, of this device alone
 };
 // Throws DEVICE_UNAVAILABLE that says what is missing: a driver, a newer one, a device.
 std::vector<DeviceInfo> list_devices();
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public Backend, private DeviceQueue {
  public:
   // Device `index`. blocking: every operation is complete when it returns, as tests on memory that the host reads need
   // it. expanded: of a matrix in blocks, how many numbers are written out at a time.
@@ -58,6 +60,7 @@ class CudaBackend final : public Backend {
   void upload(void* to, const void* from_host, size_t bytes) override;
   void download(void* to_host, const void* from, size_t bytes) override;
   bool host_may_read(const void* pointer) const override;
+  DeviceQueue* device_queue() override { return this; }
   std::unique_ptr<Exchange> make_exchange() override;
 
   // The algorithms that cuBLASLt's products have, a line each (CublasLt::choices).
@@ -66,6 +69,10 @@ class CudaBackend final : public Backend {
   std::vector<std::string> times() const;
 
  private:
+  std::string device_id() const override { return id_; }
+  int64_t add(const std::function<void(void* queue)>& add) override;
+  bool is_done(int64_t number) override;
+
 #define DULTRA_OP(result, name, parameters, arguments) result do_##name parameters override;
 #include "ops/ops.inc"
 
@@ -114,8 +121,14 @@ class CudaBackend final : public Backend {
   const int index_;
   const bool blocking_;
   const int64_t expanded_numbers_;
-  std::string name_, isa_;
+  std::string name_, isa_, id_;
   cudaStream_t stream_ = nullptr;
+  // Of work beside the operations: its stream, an event of the moment when operations are done, and of each that is
+  // added, from number ended_ + 1 on, its end.
+  cudaStream_t beside_ = nullptr;
+  cudaEvent_t ready_ = nullptr;
+  std::deque<cudaEvent_t> ends_;
+  int64_t ended_ = 0;
   mutable std::recursive_mutex mutex_;  // an operation stages its arrays and queues its kernels undisturbed
   std::map<const void*, size_t> allocations_;
   std::unique_ptr<Staging> staging_;

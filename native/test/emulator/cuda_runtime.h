@@ -51,6 +51,9 @@ struct cudaDeviceProp {
   char name[256];
   int major, minor, multiProcessorCount;
   size_t totalGlobalMem, sharedMemPerBlockOptin;
+  struct {
+    char bytes[16];
+  } uuid;
 };
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes);
@@ -62,6 +65,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
@@ -82,6 +86,13 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->stream) emulator::synchronize(*event);
   return cudaSuccess;
 }
+inline cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return cudaEventSynchronize(event);  // by working until then
+}
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  emulator::wait(stream, *event);
+  return cudaSuccess;
+}
 inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   *milliseconds = float(end->time - begin->time);
   return cudaSuccess;
@@ -91,7 +102,6 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaGetLastError();
-cudaError_t cudaStreamQuery(cudaStream_t stream);
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorMemoryAllocation           ? "out of memory"
          : error >= cudaErrorStreamCaptureUnsupported ? "not while a stream is captured"
@@ -115,6 +125,6 @@ inline cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = cudaDeviceProp{"emulated", emulator::warpgroups() ? 9 : 8, 0, 4, size_t(1) << 30, 99 * 1024};
+  *properties = cudaDeviceProp{"emulated", emulator::warpgroups() ? 9 : 8, 0, 4, size_t(1) << 30, 99 * 1024, {}};
   return cudaSuccess;
 }

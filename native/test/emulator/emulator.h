@@ -117,6 +117,8 @@ struct Event {
 };
 void record(Event* event, Stream* stream);
 void synchronize(const Event& event);
+// What the stream is given from here on begins after the event, as it is now.
+void wait(Stream* stream, const Event& event);
 void synchronize_all();
 
 // A cuBLASLt that computes as its documentation says, one product after the other; off until switched on. "" asks

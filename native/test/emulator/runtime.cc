@@ -70,6 +70,10 @@ void synchronize(const Event& event) {
   run_until(event.stream, event.number);
 }
 
+void wait(Stream* stream, const Event& event) {
+  enqueue(stream, [event] { synchronize(event); });
+}
+
 void synchronize_all() {
   const std::lock_guard<std::recursive_mutex> lock(stream_mutex);
   for (Stream* stream : streams)
