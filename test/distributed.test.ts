@@ -1,11 +1,14 @@
-// Several processes that train together: started by mpirun, connected by whichever MPI is installed.
+// Several processes that train together: started by mpirun, connected by whichever MPI is installed. What compares weights
+// makes few updates with few numbers of processes; all of 2, 3 and 4, every trainer and every stage of the split, for as
+// many updates as it says (some minutes):
+//   DULTRA_TEST_UPDATES=20 npx jest test/distributed.test.ts -t 'bits of one process'
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { training } from '../lib';
 import { main } from './command-line';
 import { exceptOnWindows, temporaryFolder } from './helpers';
-import { LAUNCHERS, mpirun } from './processes';
+import { LAUNCHERS, mpirun, noTwoHosts } from './processes';
 import { newModelFolder } from './trained-models';
 
 const { killedRuns } = require('./killed-ranks.cjs');
@@ -15,6 +18,10 @@ const RUNS = [
   ...['sft', 'sft bf16', 'planner', 'grpo', 'grpo cache', 'grpo lora'],
   ...['grpo diffu-grpo', 'grpo wd1', 'grpo trace', 'dparallel', 'd3llm'],
 ];
+
+const { DULTRA_TEST_UPDATES } = process.env;
+const UPDATES = Number(DULTRA_TEST_UPDATES ?? 4);
+if (DULTRA_TEST_UPDATES) jest.setTimeout(7_200_000);
 
 /** Starts the child as `ranks` processes. */
 const job = (launcher: string, ranks: number, task: Record<string, unknown>, cwd = temporaryFolder()) =>
@@ -60,33 +67,39 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
   });
 
   test('the exact reduction gives the bits of one process', async () => {
-    const options = { reduction: 'exact', maxSteps: 4, tokenBudget: 40 };
+    const options = { reduction: 'exact', maxSteps: UPDATES, tokenBudget: 40 };
     const task = { do: 'train', model, runs: RUNS, options };
     const [first, second = first] = LAUNCHERS;
     const alone = await found<Trained>(first, 1, task);
-    const two = await found<Trained>(second, 2, task);
-    const three = await found<Trained>(first, 3, task);
-    expect([alone.alike, two.alike, three.alike]).toEqual([true, true, true]);
-    for (const name of RUNS) {
-      expect([name, two[name].hash, three[name].hash]).toEqual([name, alone[name].hash, alone[name].hash]);
-      two[name].losses.forEach((loss, i) => {
-        expect(loss).toBeCloseTo(alone[name].losses[i], 12);
-      });
+    expect(alone.alike).toBe(true);
+    for (const ranks of DULTRA_TEST_UPDATES ? [2, 3, 4] : [2, 3]) {
+      const several = await found<Trained>(ranks === 2 ? second : first, ranks, task);
+      expect(several.alike).toBe(true);
+      for (const name of RUNS) {
+        expect([ranks, name, several[name].hash]).toEqual([ranks, name, alone[name].hash]);
+        several[name].losses.forEach((loss, i) => {
+          expect(loss).toBeCloseTo(alone[name].losses[i], 12);
+        });
+      }
     }
   });
 
   test('split state gives the bits of one process, and checkpoints of whole tensors', async () => {
-    const options = { reduction: 'exact', maxSteps: 4, tokenBudget: 40 };
-    const runs = ['sft', 'sft bf16', 'planner', 'grpo cache', 'grpo diffu-grpo', 'grpo lora', 'd3llm'];
+    const options = { reduction: 'exact', maxSteps: UPDATES, tokenBudget: 40 };
+    const runs = DULTRA_TEST_UPDATES
+      ? RUNS
+      : ['sft', 'sft bf16', 'planner', 'grpo cache', 'grpo diffu-grpo', 'grpo lora', 'd3llm'];
     const task = (more: Record<string, unknown>) => ({ do: 'train', model, runs, options: { ...options, ...more } });
     const [first, second = first] = LAUNCHERS;
     const whole = await found<Trained>(first, 1, task({}));
-    for (const [launcher, ranks, zeroStage] of [
-      [first, 3, 1],
-      [second, 2, 2],
-      [first, 4, 2],
-    ] as const) {
-      const split = await found<Trained>(launcher, ranks, task({ zeroStage }));
+    const all = [2, 3, 4].flatMap((ranks) => [1, 2].map((zeroStage) => [ranks, zeroStage]));
+    const few = [
+      [3, 1],
+      [2, 2],
+      [4, 2],
+    ];
+    for (const [ranks, zeroStage] of DULTRA_TEST_UPDATES ? all : few) {
+      const split = await found<Trained>(ranks === 2 ? second : first, ranks, task({ zeroStage }));
       expect(split.alike).toBe(true);
       for (const name of runs) expect([name, split[name].hash]).toEqual([name, whole[name].hash]);
     }
@@ -100,7 +113,7 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
     await part(2, 1, 2);
     await part(1, 2, 0);
     await part(1, 3, 1);
-    const resumed = await part(4, 4, 2);
+    const resumed = await part(4, UPDATES, 2);
     expect(resumed.sft.hash).toBe(whole.sft.hash);
   });
 
@@ -214,18 +227,29 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
     expect(performance.now() - begin).toBeLessThan(10_000);
   });
 
-  test('a process with another configuration or model is refused before the first step', async () => {
-    const options = { maxSteps: 5 };
-    const seed = await job(LAUNCHERS[0], 2, { do: 'endless', model, name: 'sft', options, ofLast: { seed: 5 } })
-      .outcome;
-    expect(seed.code).not.toBe(0);
-    expect(seed.stderr).toContain('rank 1 differs from rank 0 in its option seed: expected "0", got "5"');
-    expect(seed.stderr).not.toContain('step 1');
+  test('a process with another version, configuration, data set or model is refused before the first step', async () => {
     const modelOfLast = await newModelFolder({ seed: 4 });
-    const weights = await job(LAUNCHERS[0], 2, { do: 'endless', model, modelOfLast, name: 'sft', options }).outcome;
-    expect(weights.code).not.toBe(0);
-    expect(weights.stderr).toMatch(/rank 1 differs from rank 0 in its model: expected "\w+", got "\w+"/);
-    expect(weights.stderr).not.toContain('step 1');
+    for (const [more, difference] of [
+      [{ ofLast: { seed: 5 } }, /option seed: expected "0", got "5"/],
+      [{ modelOfLast }, /model: expected "\w+", got "\w+"/],
+      [{ versionOfSecond: '0.0.1' }, /version of dultra: expected "[\d.]+", got "0.0.1"/],
+      [{ ofLast: { dataName: 'freeb8' } }, /data set.name: expected "free8", got "freeb8"/],
+      [{ ofLast: { otherExamples: true } }, /examples: expected "\w+", got "\w+"/],
+    ] as const) {
+      const task = { do: 'endless', model, name: 'sft', options: { maxSteps: 5 }, ...more };
+      const { code, stderr } = await job(LAUNCHERS[0], 2, task).outcome;
+      expect([difference, code]).not.toEqual([difference, 0]);
+      expect(/rank 1 differs from rank 0 in its (.*)/.exec(stderr)?.[1]).toMatch(difference);
+      expect(stderr).not.toContain('step 1');
+    }
+  });
+
+  test('programs are judged in a sandbox of the process that wrote them', async () => {
+    const options = { maxSteps: 1, tokenBudget: 40, evalEvery: 0, advantageMinClip: null };
+    const judged = await found<[results: number[], right: number[]][]>(LAUNCHERS[0], 2, { do: 'code', model, options });
+    expect(judged.map(([results]) => results.length)).toEqual([3, 6]);
+    for (const [results, right] of judged) expect(results).toEqual(right);
+    expect(new Set(judged.flatMap(([results]) => results))).toEqual(new Set([0, 1]));
   });
 
   test('a killed run goes on, also with another number of processes, to the same weights', async () => {
@@ -245,6 +269,37 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
     });
     expect(resumed.grpo.hash).toBe(whole.grpo.hash);
   });
+
+  const twoHosts = `two hosts train as one process does, and end with a process that is killed`;
+  (noTwoHosts ? test.skip : test).each(LAUNCHERS)(
+    `%s: ${twoHosts}${noTwoHosts ? ` (skipped: ${noTwoHosts})` : ''}`,
+    async (launcher) => {
+      const started = (ranks: number, task: Record<string, unknown>) =>
+        mpirun(launcher, ranks, [child, JSON.stringify(task)], { cwd: temporaryFolder(), hosts: 2 });
+      const outcome = async (ranks: number, task: Record<string, unknown>) => {
+        const { code, stdout, stderr } = await started(ranks, task).outcome;
+        expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+        return JSON.parse(stdout);
+      };
+      expect(await outcome(4, { do: 'exchange' })).toMatchObject({
+        size: 4,
+        localSize: 2,
+        texts: ['', 'x', 'xx', 'xxx'],
+      });
+      const options = { reduction: 'exact', maxSteps: 2, tokenBudget: 40, evalEvery: 0, zeroStage: 1 };
+      const task = { do: 'train', model, runs: ['sft', 'grpo'], options };
+      const alone = await found<Trained>(launcher, 1, task);
+      const two = await outcome(2, task);
+      expect([two.alike, two.sft.hash, two.grpo.hash]).toEqual([true, alone.sft.hash, alone.grpo.hash]);
+      const endless = started(2, { do: 'endless', model, name: 'sft', options: { maxSteps: 1e6 } });
+      while (!/step 3\n/.test(endless.stderr())) await new Promise((resolve) => setTimeout(resolve, 20));
+      const begin = performance.now();
+      process.kill(Number(/rank 1 is process (\d+)/.exec(endless.stderr())![1]), 'SIGKILL');
+      const { code } = await endless.outcome;
+      expect(code).not.toBe(0);
+      expect(performance.now() - begin).toBeLessThan(10_000);
+    },
+  );
 
   test.each(LAUNCHERS)('%s: a process that Node.js has started, as npx does', async (launcher) => {
     const script =

@@ -1,5 +1,6 @@
 // Several processes for tests: a group in memory, and jobs of mpirun.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import path from 'node:path';
 import type { ProcessGroup } from '../lib/distributed/process-group';
 import type { Outcome } from './command-line';
 
@@ -36,18 +37,32 @@ export interface Job {
 }
 
 /** A launcher that does not end is killed, and its test fails. */
-const LIMIT_MS = 180_000;
+const LIMIT_MS = process.env.DULTRA_TEST_UPDATES ? 3_600_000 : 180_000;
 
-/** Starts `ranks` processes of Node.js with these arguments. @param env more of the environment */
+/** Why there cannot be two hosts here; null: there can. */
+export const noTwoHosts = ((): string | null => {
+  if (process.platform !== 'linux') return 'there are no namespaces';
+  const cable = ['ip', 'link', 'add', 'cable', 'type', 'veth', 'peer', 'name', 'other'];
+  const { status } = spawnSync('unshare', ['--user', '--map-root-user', '--net', '--uts', '--', ...cable]);
+  return status === 0 ? null : 'this system does not let it make networks (unshare, ip)';
+})();
+
+/**
+ * Starts `ranks` processes of Node.js with these arguments.
+ * @param env more of the environment
+ * @param hosts 2: half of them on a host of their own (two-hosts.sh)
+ */
 export function mpirun(
   launcher: string,
   ranks: number,
   args: readonly string[],
-  { cwd, env = {} }: { cwd: string; env?: Record<string, string> },
+  { cwd, env = {}, hosts = 1 }: { cwd: string; env?: Record<string, string>; hosts?: 1 | 2 },
 ): Job {
   const options = launcher === 'mpirun.openmpi' ? ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none'] : [];
   const begin = performance.now();
-  const child: ChildProcess = spawn(launcher, [...options, '-n', String(ranks), process.execPath, ...args], {
+  const command = hosts === 1 ? launcher : path.join(__dirname, 'two-hosts.sh');
+  const before = hosts === 1 ? [...options, '-n', String(ranks)] : [launcher, String(ranks)];
+  const child: ChildProcess = spawn(command, [...before, process.execPath, ...args], {
     cwd,
     env: { ...process.env, DULTRA_CUDA_PLUGIN: '/nowhere/libdultra_cuda.so', HF_HUB_OFFLINE: '1', ...env },
   });
