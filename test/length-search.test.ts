@@ -56,19 +56,39 @@ test('before a suffix: the most probable of four lengths, each as generate fills
     const each = await Promise.all(
       [4, 8, 12, 16].map((maxTokens) => model.generate(prompt, { ...options, maxTokens })),
     );
+    let scored = 0;
     for (const [i, { ids, promptIds }] of each.entries()) {
       const row = [...promptIds, ...ids, ...suffix];
       const decided = Array.from(ids.keys(), (at) => promptIds.length + at).filter(
         (at) => row[at] !== model.config.maskTokenId,
       );
+      // Ends of sequence and white space that fill up a hole do not count.
+      while (decided.length > 0 && model.decode([row[decided.at(-1)!]]).trim() === '') decided.pop();
+      scored += Math.min(4, decided.length);
       expect(found.lengths![i].score).toBeCloseTo(await meanLogProb(row, decided), 4);
     }
     const scores = found.lengths!.map(({ score }) => score);
-    const best = each[scores.indexOf(Math.max(...scores))];
+    const isWhole = each.map(({ ids }) => !ids.includes(eosTokenId!));
+    const rated = scores.map((score, i) => (isWhole[i] || !isWhole.includes(true) ? score : -Infinity));
+    const best = each[rated.indexOf(Math.max(...rated))];
     expect(plain(found)).toEqual(plain(best));
-    const cost = each.reduce((sum, { fullForwards }) => sum + fullForwards, 16);
+    const cost = each.reduce((sum, { fullForwards }) => sum + fullForwards, scored);
     expect(found.fullForwards).toBeCloseTo(cost, 9);
     expect(await model.generate(prompt, { ...options, ...search, maxTokens: 16 })).toEqual(found);
+  }
+});
+
+test('the embedded model finds how long what stands before a suffix is', async () => {
+  using world = await loadModel('world', { threads: 1 });
+  for (const [item, city] of [
+    ['mugs', 'Rome'],
+    ['lamps', 'Vienna'],
+  ]) {
+    const infill = { prompt: `Say it again: ${item} and 7 and ${city}`, suffix: ` and ${city}` };
+    const { text } = await world.generate(infill, { ...search, maxTokens: 16 });
+    expect(text.trim()).toBe(`${item} and 7`);
+    const widest = await world.generate(infill, { maxTokens: 16 });
+    expect(widest.text.trim()).not.toBe(text.trim());
   }
 });
 

@@ -2,13 +2,14 @@
 // kept.
 import { isOptionError, optionError } from '../errors';
 import { attendedBlock } from '../model/blocks';
+import { decodeIds } from '../model/prompt';
+import { indexOfEnd } from '../model/text-end';
 import { checkChoice } from '../options';
 import { packRows, range } from '../packing';
 import type { SubmitOptions } from '../sampling/job';
 import type { RowOutcome } from '../sampling/rows/row';
 import type { ScoredInput } from '../sampling/rows/scored-row';
 import type { DenoiseSettings } from '../sampling/settings';
-import { bytesOf } from '../structured/vocabulary';
 import type { FormPrompt, Prompt } from '../types';
 import { denoiseAlone, isPrivate } from './alone';
 import { defaultMaxTokens, type GeneratingModel, isForm, isInfill, type PreparedRow, prepare } from './prepare';
@@ -86,28 +87,34 @@ function candidatesOf(model: GeneratingModel, prompt: Prompt, options: GenerateO
   return [...new Set(lengths)].map((maxTokens) => (maxTokens === most ? longest : prepared(prompt, { maxTokens })));
 }
 
-const isMask = (row: PreparedRow, maskTokenId: number) => (position: number) => row.ids[position] === maskTokenId;
-
-/** Positions of the holes whose tokens say something: not the white space that fills up slots. */
-function told(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome): Int32Array {
-  const { maskTokenId, eosTokenIds } = model.config;
-  const holes = Array.from(range(row.begin, row.end)).filter(isMask(row, maskTokenId));
-  const decided = holes.filter((position) => outcome.ids[position] !== maskTokenId);
-  const fills = (id: number): boolean => {
-    if (eosTokenIds.includes(id)) return true;
-    const bytes = row.tokens && bytesOf(row.tokens, id);
-    return bytes ? bytes.every((byte) => byte === 0x20 || (byte >= 9 && byte <= 13)) : false;
-  };
-  const padding = new Set<number>();
-  for (const { begin, end } of row.constraint?.slots ?? [])
-    for (let at = end - 1; at >= begin && fills(outcome.ids[at]); at--) padding.add(at);
-  const kept = decided.filter((position) => !padding.has(position));
-  return Int32Array.from(kept.length > 0 ? kept : decided);
+/** Positions of the holes that were filled, one list for each hole. */
+function holesOf(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome): number[][] {
+  const { maskTokenId } = model.config;
+  const slots = new Set(row.constraint?.slots.map(({ begin }) => begin));
+  const holes: number[][] = [];
+  for (const position of range(row.begin, row.end)) {
+    if (row.ids[position] !== maskTokenId) continue;
+    const goesOn = holes.at(-1)?.at(-1) === position - 1 && !slots.has(position);
+    if (goesOn) holes.at(-1)!.push(position);
+    else holes.push([position]);
+  }
+  return holes.map((hole) => hole.filter((position) => outcome.ids[position] !== maskTokenId));
 }
+
+/** Positions whose tokens say something: not the white space and ends of sequence that fill up a hole. */
+function told(model: GeneratingModel, holes: readonly number[][], { ids }: RowOutcome): Int32Array {
+  const fills = (position: number) => decodeIds([ids[position]], model).trim() === '';
+  const kept = holes.flatMap((hole) => hole.slice(0, 1 + hole.findLastIndex((position) => !fills(position))));
+  return Int32Array.from(kept.length > 0 ? kept : holes.flat());
+}
+
+/** Whether a text ends before its suffix. */
+const isEnded = (model: GeneratingModel, prompt: Prompt, row: PreparedRow, { ids }: RowOutcome): boolean =>
+  isInfill(prompt) && indexOfEnd(ids.subarray(row.begin, row.end), model.config.eosTokenIds) >= 0;
 
 /** The rows that say how probable the tokens of holes are, each with some of them masked. */
 function scoredRows(model: GeneratingModel, row: PreparedRow, outcome: RowOutcome): ScoredInput[] {
-  const positions = told(model, row, outcome);
+  const positions = told(model, holesOf(model, row, outcome), outcome);
   return Array.from({ length: Math.min(GROUPS, positions.length) }, (_, group) => {
     const own = positions.filter((_position, i) => i % GROUPS === group);
     const ids = outcome.ids.slice();
@@ -155,7 +162,10 @@ export async function searchLengths(
     });
     return { outcomes: ends, scored: inputs.flat().length, scores: means };
   });
-  const best = scores.indexOf(Math.max(...scores));
+  // What follows a hole does not follow an end of sequence in it.
+  const ends = outcomes.map((outcome, i) => isEnded(model, prompt, candidates[i].row, outcome));
+  const rated = ends.every(Boolean) ? scores : scores.map((score, i) => (ends[i] ? Number.NEGATIVE_INFINITY : score));
+  const best = rated.indexOf(Math.max(...rated));
   const written = { seed, logprobs: options.logprobs };
   const lengths = candidates.map(({ row }, i) => ({ tokens: row.end - row.begin, score: scores[i] }));
   const fullForwards = outcomes.reduce((sum, outcome) => sum + outcome.fullForwards, scored);

@@ -14,13 +14,12 @@ import type { RowInput } from '../sampling/rows/row';
 import { definitionOf } from '../sampling/samplers';
 import type { DenoiseSettings } from '../sampling/settings';
 import { type Slot, Slots } from '../structured/slots';
-import type { TokenBytes } from '../structured/vocabulary';
 import { show } from '../text';
 import type { FormPrompt, FormSlot, InfillPrompt, PlainPrompt, Prompt } from '../types';
 import type { Encoding } from './encoding';
 import type { GenerationDefaults } from './generation-config';
 import { resolveGenerateOptions } from './options';
-import { checkStructured, formSlot, modelTokens, type Structure, structuredRow } from './structured';
+import { checkStructured, formSlot, type Structure, structuredRow } from './structured';
 import { templateIds } from './template';
 import type { GenerateOptions } from './types';
 
@@ -50,8 +49,6 @@ export interface PreparedRow extends RowInput {
   /** How its answer is read, with a schema or pattern. */
   structure?: Structure | undefined;
   constraint?: Slots | undefined;
-  /** The bytes of tokens, where slots have patterns. */
-  tokens?: TokenBytes | undefined;
 }
 
 const isTemplate = (prompt: Prompt): prompt is { template: string | ArrayLike<number> } =>
@@ -268,7 +265,6 @@ function formRow(
     );
   const ids = wholeRow(filled, model.config);
   const constraint = slots.length > 0 ? new Slots(slots, maskTokenId) : undefined;
-  const tokens = constraint && modelTokens(model, 'pattern');
   checkSlots(slots, ids, constraint);
   return {
     ids,
@@ -278,7 +274,6 @@ function formRow(
     isTemplate: true,
     textEnd: null,
     constraint,
-    tokens,
   };
 }
 

@@ -78,7 +78,6 @@ export function structuredRow(
     textEnd: null,
     constraint: new Slots(slots, maskTokenId),
     structure: { tokens, isJson: layout.isJson, fewest: fewestOf(layout) },
-    tokens,
   };
 }
 

@@ -111,8 +111,8 @@ export interface GenerateOptions {
   /**
    * "search": how long the answer's holes are is not known. They are filled at four lengths, a quarter, half, three
    * quarters and all of what `maxTokens`, the schema or the form's slots say, and the text with the highest mean
-   * log-probability of its tokens is kept, as the model finds them where it may choose any, without the white space that
-   * fills up a slot. It costs what four answers do. With a schema, a pattern, a form or a suffix; of `generate` and
+   * log-probability of its tokens is kept, as the model finds them where it may choose any, without what fills up a hole;
+   * a text that ends before its suffix is kept only where all do. It costs what four answers do. With a schema, a pattern, a form or a suffix; of `generate` and
    * `generateBatch`, not of streams. Default: none.
    */
   hole?: 'search' | undefined;
