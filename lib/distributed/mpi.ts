@@ -194,6 +194,9 @@ function leave(exitCode: number): void {
 export function init(): ProcessGroup {
   const launch = launchOf(process.env);
   if (isRunning || launch === null) return whole;
+  // UCX, beneath MPICH and Open MPI, would put functions of its own in the place of malloc's and mmap's, while other
+  // threads of Node.js run in them: MPI_Init has crashed there. It reads this when the library is opened.
+  process.env.UCX_MEM_EVENTS ??= 'no';
   const { mpi, reason } = findMpi();
   if (mpi === null)
     throw new DUltraError(
@@ -207,12 +210,6 @@ export function init(): ProcessGroup {
       "this process has lost its connection to MPICH's launcher, which Node.js does not hand on to child processes: " +
         'expected to be started by mpirun itself, as in "mpirun -n 2 node_modules/.bin/dultra", and not by npx or npm run',
     );
-  // UCX, beneath MPICH and Open MPI, would put functions of its own in the place of malloc's and mmap's, while other
-  // threads of Node.js run in them: MPI_Init has crashed there. It warns of this variable, though it reads it.
-  if (process.env.UCX_MEM_EVENTS === undefined) {
-    process.env.UCX_MEM_EVENTS = 'no';
-    process.env.UCX_WARN_UNUSED_ENV_VARS ??= 'n';
-  }
   native().startMpi();
   isRunning = true;
   process.on('uncaughtExceptionMonitor', (error) => {
