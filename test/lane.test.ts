@@ -86,7 +86,7 @@ test('a new row begins where the others are', () => {
 });
 
 test('rows of one rule stand together, cached ones by where they lie, of one memory', () => {
-  const [a, b] = [{}, {}];
+  const [a, b] = [{ name: 'a' }, { name: 'b' }];
   const mixed = [newRow(1, { rule: a }), newRow(1, { rule: b }), newRow(1, { rule: a })];
   expect(laneOf(mixed).choose(10)).toEqual([mixed[0], mixed[2], mixed[1]]);
   const [slab, other] = [new Slab({} as NativeCache, 100, 'f'), new Slab({} as NativeCache, 100, 'f')];
