@@ -191,7 +191,7 @@ withMpi(LAUNCHERS.length > 0 ? LAUNCHERS.join(' and ') : launcherName, () => {
   test.each(LAUNCHERS)('%s: wrong usage is told once, with its rank, and ends the job', async (launcher) => {
     const sft = ['train', 'sft', '--preset', 'tiny'];
     const unknown = [...sft, '--nonsense'];
-    const none = ['train', 'sft', '--set', 'foo=1'];
+    const none = ['train', 'sft', '--set', 'seed=1'];
     for (const [ofAll, ofLast, message] of [
       [unknown, unknown, "rank 0: unknown option '--nonsense'"],
       [none, none, 'rank 0: no data set'],
