@@ -52,7 +52,7 @@ export class Lane {
 
   /**
    * The rows of the next pass, of one memory: those that got least, as many as a budget of positions has room for, and
-   * at least one. So none waits for more passes than the costs of all rows need at this budget.
+   * at least one. So a row of cost c waits until each of the n others has got as much as it: about n c / budget passes.
    */
   choose(budget: number): LaneRow[] {
     let total = 0;
