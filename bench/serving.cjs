@@ -15,7 +15,7 @@ const { startServer } = require('./serving/server.cjs');
 async function run({ only = null, scale = 1, soakSeconds = 600, report = () => {} } = {}) {
   const { loadModel } = require('../dist/index.js');
   const model = await loadModel(undefined, { threads: 1 });
-  const server = await startServer(['--max-queue', '4096']);
+  const server = await startServer(['--max-queue', '4096'], { collects: true });
   const some = (count) => Math.max(8, Math.round(count * scale));
   let costs = null;
   const checks = {

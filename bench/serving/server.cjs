@@ -21,8 +21,12 @@ function random(seed) {
   };
 }
 
-/** Starts `dultra serve`. @param options of the process, such as `env` */
-async function startServer(args = [], options = {}) {
+/**
+ * Starts `dultra serve`. @param options `env` of the process; `collects`: it collects its garbage when it is asked to
+ */
+async function startServer(args = [], { env = process.env, collects = false } = {}) {
+  const preload = collects && { NODE_OPTIONS: `--require ${path.join(__dirname, 'collect.cjs')}` };
+  const options = { env: { ...env, ...preload } };
   const start = performance.now();
   const common = ['--port', '0', '--quiet', '--threads', '1'];
   const child = spawn(process.execPath, [main, 'serve', ...common, ...args], options);
@@ -47,7 +51,7 @@ async function startServer(args = [], options = {}) {
         return null;
       }
     },
-    /** Resident bytes after the garbage has been collected, where the process was started with `collect.cjs`. */
+    /** Resident bytes after the garbage has been collected, of a server that `collects`. */
     async collected() {
       child.kill('SIGUSR2');
       await sleep(1000);
