@@ -139,7 +139,8 @@ function stagesOf(task, dataset, { quick }) {
   return {
     dparallel: distilled(trainCertainty, { blockLength: segment }),
     d3llm: distilled(trainPseudoTrajectories, { windows: [Math.ceil(segment / 2), segment] }),
-    'diffu-grpo': tokens('diffu-grpo'),
+    // As in d1, two tokens a pass.
+    'diffu-grpo': tokens('diffu-grpo', { rolloutSampler: { type: 'fixed', steps: dataset.genLength / 2 } }),
     trace: tokens('trace', { rolloutSampler: { type: 'confidence', threshold: 0.9 } }),
     'dparallel-planner': planner('dparallel'),
     'dparallel-grpo': { ...grpo(), from: 'dparallel-planner' },
