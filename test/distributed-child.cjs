@@ -84,8 +84,10 @@ async function main() {
     const empty = await group.allGatherBytes(new Uint8Array(0));
     await group.barrier();
     const share = await distributed.machineShare(group);
+    const { UCX_MEM_EVENTS: memoryEvents } = process.env;
+    const { localSize } = share;
     if (group.rank === 0)
-      print({ size: group.size, texts, numbers: [...numbers], empty: empty.length, localSize: share.localSize });
+      print({ size: group.size, texts, numbers: [...numbers], empty: empty.length, localSize, memoryEvents });
     return;
   }
   if (task.do === 'passes') {
