@@ -26,6 +26,10 @@ export function packageFile(...parts: string[]): string {
   return path.join(ROOT, ...parts);
 }
 
+/** The style of an HTML page: what all pages have, and its own file, as {@link packageFile} takes it. */
+export const pageStyle = (...own: string[]): string =>
+  [['lib', 'page.css'], own].map((parts) => readFileSync(packageFile(...parts), 'utf8')).join('');
+
 /** A model's folder, for messages: one that lies in this package is known by its name. */
 export function shownSource(source: string): string {
   if (path.dirname(source) !== path.join(ROOT, 'models')) return source;

@@ -106,11 +106,12 @@ test('holds what users and a build from source need, and nothing else', () => {
     'dist/index.d.ts',
     'lib/evaluation/report-page.css',
     'lib/evaluation/report-page.js',
+    'lib/page.css',
     'package.json',
   ])
     expect(files).toContain(file);
   const kept =
-    /^(dist|models|prebuilds|schemas|docs|examples)\/|^bench\/(README|results\/[\w-]+)\.md$|^lib\/(evaluation\/report|server\/playground)-page\.(css|html|js)$|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|cmake|setup)\.cjs$|^(README|CHANGELOG|CONTRIBUTING)\.md$|^LICENSE$|^CMakeLists\.txt$|^CMakePresets\.json$|^bindings\.gyp$|^package\.json$/;
+    /^(dist|models|prebuilds|schemas|docs|examples)\/|^bench\/(README|results\/[\w-]+)\.md$|^lib\/((evaluation\/report|server\/playground)-)?page\.(css|html|js)$|^native\/(?!test\/)|^scripts\/(build-cuda|build-native|cmake|setup)\.cjs$|^(README|CHANGELOG|CONTRIBUTING)\.md$|^LICENSE$|^CMakeLists\.txt$|^CMakePresets\.json$|^bindings\.gyp$|^package\.json$/;
   expect(files.filter((file) => !kept.test(file))).toEqual([]);
   const sources = (folder: string) =>
     readdirSync(path.join(folder, 'native'), { recursive: true })

@@ -13,6 +13,7 @@ import {
   samplerGrid,
   writeReport,
 } from '../lib';
+import { reportStyle } from '../lib/evaluation/report-html';
 import { temporaryFolder } from './helpers';
 
 const task = datasets.wordProblems('st1');
@@ -146,8 +147,9 @@ describe('the conclusion', () => {
 });
 
 describe('the page in light and in dark', () => {
-  const css = readFileSync(path.join(__dirname, '..', 'lib', 'evaluation', 'report-page.css'), 'utf8');
-  const [light, dark] = css.split('@media (prefers-color-scheme: dark)');
+  const ofDark = /@media \(prefers-color-scheme: dark\) \{\n {2}:root \{([\s\S]*?)\n {2}\}/g;
+  const css = reportStyle();
+  const [light, dark] = [css.replace(ofDark, ''), [...css.matchAll(ofDark)].map(([, colors]) => colors).join('\n')];
   const colors = (part: string) =>
     Object.fromEntries([...part.matchAll(/--([\w-]+): (#[0-9a-f]{3,6});/g)].map(([, name, color]) => [name, color]));
   const luminance = (color: string) => {

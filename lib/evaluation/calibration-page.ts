@@ -1,9 +1,7 @@
 // The report of a calibration: one self-contained HTML file with its tables and pictures.
-import { readFileSync } from 'node:fs';
-import { packageFile } from '../package';
 import type { CalibrationReport, TypeCalibration } from './calibrate';
 import type { DecisionFigures, Figure } from './calibration-metrics';
-import { escapeHtml, percent, table, tableRow } from './report-html';
+import { escapeHtml, percent, reportStyle, table, tableRow } from './report-html';
 
 const SIZE = 420;
 const MARGIN = { left: 76, right: 16, top: 16, bottom: 64 };
@@ -122,11 +120,10 @@ function section(type: string, found: TypeCalibration): string {
 
 /** The report of a calibration as one HTML file without anything outside it. @param title of the page */
 export function calibrationPage(title: string, { types, calibration }: CalibrationReport): string {
-  const css = readFileSync(packageFile('lib', 'evaluation', 'report-page.css'), 'utf8');
   const sections = Object.entries(types).map(([type, found]) => section(type, found));
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">' +
-    `<title>${escapeHtml(title)}</title><style>${css}</style></head><body><main><h1>${escapeHtml(title)}</h1>` +
+    `<title>${escapeHtml(title)}</title><style>${reportStyle()}</style></head><body><main><h1>${escapeHtml(title)}</h1>` +
     '<p>Figures are of answers that had no part in the temperature they are given at: two halves, each at the ' +
     'temperature of the other.</p>' +
     `${sections.join('')}<p><small>Weights ${calibration.weights}, templates ${calibration.template}.</small></p>` +

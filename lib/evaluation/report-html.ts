@@ -1,4 +1,5 @@
-// HTML of the report's parts: escaped text and tables.
+// HTML of the report's parts: escaped text, tables and their style.
+import { pageStyle } from '../package';
 
 const ESCAPES: Readonly<Record<string, string>> = {
   '&': '&amp;',
@@ -18,6 +19,9 @@ export const embedJson = (value: unknown) =>
     .replace(/\u2029/g, '\\u2029');
 
 export const percent = (share: number) => (100 * share).toFixed(1);
+
+/** The style of reports. */
+export const reportStyle = (): string => pageStyle('lib', 'evaluation', 'report-page.css');
 
 /** A table that scrolls sideways. @param rows HTML of whole rows */
 export const table = (head: readonly string[], rows: readonly string[]): string =>

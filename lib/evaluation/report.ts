@@ -8,7 +8,7 @@ import type { SamplerResult } from './evaluate';
 import { frontier } from './operating-points';
 import { PUBLISHED } from './published';
 import { chart } from './report-chart';
-import { embedJson, escapeHtml, percent, table, tableRow } from './report-html';
+import { embedJson, escapeHtml, percent, reportStyle, table, tableRow } from './report-html';
 import { type Cost, conclude, costOf, type ReportRun, seriesOf } from './report-series';
 
 export type { ReportRun } from './report-series';
@@ -169,8 +169,8 @@ function tracesOf(runs: readonly ReportRun[], cost: Cost): TraceView[] {
   return [...views.values()];
 }
 
-/** A part of the page that is a file of its own: in lib/, whichever of lib/ and dist/ this runs from. */
-const pagePart = (name: string) => readFileSync(packageFile('lib', 'evaluation', `report-page.${name}`), 'utf8');
+/** In lib/, whichever of lib/ and dist/ this runs from. */
+const reportScript = () => readFileSync(packageFile('lib', 'evaluation', 'report-page.js'), 'utf8');
 
 /** Means over the seeds, the area under each rule's curve, and published figures of the same data set. */
 function campaignSection({ rows, curves, seeds, config }: Campaign): string {
@@ -266,7 +266,7 @@ export function renderReport({ title, summary, runs, campaign, commands = [] }: 
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${escapeHtml(title)}</title>
 <style>
-${pagePart('css')}</style>
+${reportStyle()}</style>
 </head>
 <body>
 <h1>${escapeHtml(title)}</h1>
@@ -283,7 +283,7 @@ ${categories}
 ${campaign ? campaignSection(campaign) : ''}
 ${commands.length > 0 ? `<h2>Do it again</h2><pre>${escapeHtml(commands.join('\n'))}</pre>` : ''}
 <script type="application/json" id="traces">${embedJson(traces)}</script><script>
-${pagePart('js')}</script>
+${reportScript()}</script>
 </body>
 </html>
 `;

@@ -147,7 +147,7 @@ const headers = () => {
   return { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) };
 };
 
-/** The JSON values of a stream of events. */
+/** The JSON values of a stream of events; examples/serve-chat.html reads them likewise. */
 async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ''; ; ) {
@@ -338,7 +338,7 @@ async function generate() {
     const row = add(box, 'div', { className: 'row' });
     row.setAttribute('role', 'list');
     row.setAttribute('aria-label', 'Tokens');
-    const whole = add(box, 'p', { className: 'text' });
+    const whole = add(box, 'p', { className: 'text unseen' });
     whole.setAttribute('aria-live', 'polite');
     return {
       sampler,

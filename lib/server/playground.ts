@@ -1,6 +1,6 @@
 // The page to try models on: files of this folder, served as they are.
 import { readFileSync } from 'node:fs';
-import { packageFile } from '../package';
+import { packageFile, pageStyle } from '../package';
 
 interface PageFile {
   name: string;
@@ -18,7 +18,9 @@ const texts = new Map<string, string>();
 
 /** Text of one of them, read once. */
 export function playgroundFile(name: string): string {
-  const text = texts.get(name) ?? readFileSync(packageFile('lib', 'server', name), 'utf8');
+  const place = ['lib', 'server', name];
+  const text =
+    texts.get(name) ?? (name.endsWith('.css') ? pageStyle(...place) : readFileSync(packageFile(...place), 'utf8'));
   texts.set(name, text);
   return text;
 }
