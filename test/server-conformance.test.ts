@@ -1,10 +1,59 @@
 // What each route answers to each kind of request: one server, one table.
+// The cases of conformance by their numbers: `npx jest -t '#07'` runs one. In brackets are the files whose tests have the
+// number in their names: server-conformance.test.ts, server.test.ts and server-decisions.test.ts.
+// #01 chat, plain: 200, usage adds up, passes counted (server)
+// #02 chat, stream: deltas join to the text of 01, then [DONE] (server)
+// #03 chat, stream with include_usage: usage null, then a last chunk without choices (server)
+// #04 chat, seed and temperature, twice: equal answers (server)
+// #05 chat, n 3: three choices, rows 0 to 2 of the library (server)
+// #06 chat, stop in the middle: text cut, "stop" (conformance)
+// #07 chat, stop that does not come: the whole text (conformance)
+// #08 chat, max_tokens 1 and 7: at most as many (conformance)
+// #09 chat, max_tokens and max_completion_tokens differ: 400 (server)
+// #10 chat, max_tokens 0, -1, "5", 1e9: 400 each (server, conformance)
+// #11 chat, prompt over the maximum: 400 context_length_exceeded (conformance)
+// #12 chat, messages empty, missing, of an unknown role: 400 with the field (server, conformance)
+// #13 chat, a picture, the role of a tool: 400 unsupported_value (server)
+// #14 chat, no tools, tool_choice "none": 200 (server)
+// #15 chat, a tool: 400 unsupported_parameter (server)
+// #16 chat, top_p at temperature 0 and 1; 0: 200, the library's; 400 (conformance)
+// #17 chat, temperature 3, "hot", null: 400, 400, as if absent (server)
+// #18 chat, logprobs; top_logprobs 21: an entry for each token; 400 (conformance)
+// #19 chat, a schema: a value of it (conformance)
+// #20 chat, a schema that refers to itself: 400 invalid_schema with its path (conformance)
+// #21 chat, an unknown model: 404 (server)
+// #22 a body that is no JSON, empty, a list, of another type: 400 each, 415 (server)
+// #23 2 MB; GET; an unknown path: 413; 405 with allow; 404 (server)
+// #24 chat, an unknown key: 400 unknown_parameter, which names the one meant (server, conformance)
+// #25 chat, compat, a function as text: 400 (conformance)
+// #26 chat, two samplers: 400 (server)
+// #27 chat, each sampler: passes and text of the library (conformance)
+// #28 chat, each cache: text and forwards of the library (conformance)
+// #29 chat, stream_mode "denoise": frames decide each position once (server)
+// #30 chat, diffusing: the last text is that of 01 (conformance)
+// #31 chat, max_nfe 1: one pass (conformance)
+// #32 chat, deadline 1 ms in a full queue: 504 (conformance)
+// #33 completion, a text, texts, ids, lists of ids: 200, in order (server)
+// #34 completion with a suffix, and fim: equal texts, the library's (conformance)
+// #35 completion, echo; best_of 2: 200; 400 (conformance)
+// #36 response, plain and as a stream: text of 01, events in order (conformance)
+// #37 response, previous_response_id: 400 (conformance)
+// #38 models: all, one, an unknown one: 200, 200, 404 (server)
+// #39 decisions, three types, without names: 200, in order, name null (decisions)
+// #40 decisions, choices "true" and true: two values (decisions)
+// #41 decisions, one choice, 256, one twice: 400 each (decisions)
+// #42 systemone, three types, a state of JSON: 200, keys in order, noul without confidence (decisions)
+// #43 systemone, no questions, an unknown type, a state 40 deep: 422 each (decisions)
+// #44 no key, a wrong one, a right one: 401, 401, 200 (server)
+// #45 another host; a foreign origin: 403 each (server)
+// #46 metrics; health while closing: text format; 503 (server)
 import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { loadModel, type MaskedDiffusionModel } from '../lib';
 import { type Listening, listen } from '../lib/server';
 import { withTokenizer } from './helpers';
+import { eventsIn } from './servers';
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are compared with what they should be
 type Json = any;
@@ -44,11 +93,7 @@ const ask = async (path: string, change: object = {}) => {
 const eventsOf = async (path: string, change: object = {}): Promise<Json[]> => {
   const response = await post(path, bodyOf(path, { ...change, stream: true }));
   expect([response.status, response.headers.get('content-type')]).toEqual([200, 'text/event-stream; charset=utf-8']);
-  return (await response.text())
-    .split('\n\n')
-    .filter((part) => part.includes('data: '))
-    .map((part) => part.slice(part.indexOf('data: ') + 6))
-    .map((data) => (data === '[DONE]' ? data : JSON.parse(data)));
+  return eventsIn(await response.text());
 };
 const libraryOf = (options: object) =>
   model.generate(messages as never, { maxTokens: 16, sampler: 'confidence:0.2', splitSpecialTokens: true, ...options });
@@ -71,7 +116,7 @@ describe('values of schemas', () => {
     expect([Number.isInteger(value.a), value.a >= 3, value.a <= 20]).toEqual([true, true, true]);
   };
 
-  test("a chat, plain and as a stream, is the library's value", async () => {
+  test("#19 a chat, plain and as a stream, is the library's value", async () => {
     const request = { ...formatOf(schema), max_tokens: undefined, temperature: 1, seed: 5 };
     const answer = await ask(CHAT, request);
     expectValue(textOf(answer));
@@ -125,21 +170,21 @@ describe('holes of unknown length', () => {
 
 describe('refused, with the field and the reason', () => {
   const cases: [what: string, path: string, change: object, status: number, code: string, param: string | null][] = [
-    ['tokens below one', CHAT, { max_tokens: -1 }, 400, 'invalid_value', 'max_tokens'],
-    ['tokens by the billion', CHAT, { max_tokens: 1e9 }, 400, 'context_length_exceeded', 'messages'],
+    ['#10 tokens below one', CHAT, { max_tokens: -1 }, 400, 'invalid_value', 'max_tokens'],
+    ['#10 tokens by the billion', CHAT, { max_tokens: 1e9 }, 400, 'context_length_exceeded', 'messages'],
     [
-      'a prompt over the maximum',
+      '#11 a prompt over the maximum',
       CHAT,
       { messages: [{ role: 'user', content: 'a'.repeat(500) }] },
       400,
       'context_length_exceeded',
       'messages',
     ],
-    ['a role', CHAT, { messages: [{ role: 'x', content: 'a' }] }, 400, 'unsupported_value', 'messages[0].role'],
-    ['a nucleus of none', CHAT, { top_p: 0 }, 400, 'invalid_value', 'top_p'],
-    ['a function as text', CHAT, { sampler: '() => []' }, 400, 'invalid_value', 'sampler'],
-    ['the reference', CHAT, { compat: 'reference' }, 400, 'unknown_parameter', 'compat'],
-    ['21 most probable tokens', CHAT, { logprobs: true, top_logprobs: 21 }, 400, 'invalid_value', 'top_logprobs'],
+    ['#12 a role', CHAT, { messages: [{ role: 'x', content: 'a' }] }, 400, 'unsupported_value', 'messages[0].role'],
+    ['#16 a nucleus of none', CHAT, { top_p: 0 }, 400, 'invalid_value', 'top_p'],
+    ['#25 a function as text', CHAT, { sampler: '() => []' }, 400, 'invalid_value', 'sampler'],
+    ['#25 the reference', CHAT, { compat: 'reference' }, 400, 'unknown_parameter', 'compat'],
+    ['#18 21 most probable tokens', CHAT, { logprobs: true, top_logprobs: 21 }, 400, 'invalid_value', 'top_logprobs'],
     ['most probable tokens alone', CHAT, { top_logprobs: 2 }, 400, 'invalid_value', 'top_logprobs'],
     [
       'most probable tokens with a cache',
@@ -151,7 +196,7 @@ describe('refused, with the field and the reason', () => {
     ],
     ['steps beside a sampler', CHAT, { steps: 4 }, 400, 'invalid_value', 'steps'],
     [
-      'a schema that refers to itself',
+      '#20 a schema that refers to itself',
       CHAT,
       formatOf({ type: 'array', items: { $ref: '#' } }),
       400,
@@ -234,7 +279,7 @@ describe('refused, with the field and the reason', () => {
       'invalid_value',
       'template',
     ],
-    ['the best of two', TEXT, { prompt: 'a', best_of: 2 }, 400, 'unsupported_parameter', 'best_of'],
+    ['#35 the best of two', TEXT, { prompt: 'a', best_of: 2 }, 400, 'unsupported_parameter', 'best_of'],
     ['six logprobs', TEXT, { prompt: 'a', logprobs: 6 }, 400, 'invalid_value', 'logprobs'],
     ['a prompt that is none', TEXT, { prompt: 5 }, 400, 'invalid_value', 'prompt'],
     ['five stop strings', CHAT, { stop: ['a', 'b', 'c', 'd', 'e'] }, 400, 'invalid_value', 'stop'],
@@ -251,7 +296,7 @@ describe('refused, with the field and the reason', () => {
     ],
     ['no input', RESPONSES, {}, 400, 'missing_required_parameter', 'input'],
     [
-      'an earlier response',
+      '#37 an earlier response',
       RESPONSES,
       { input: 'a', previous_response_id: 'resp_1' },
       400,
@@ -276,7 +321,7 @@ describe('refused, with the field and the reason', () => {
     ],
     ['a model', RESPONSES, { input: 'a', model: 'other' }, 404, 'model_not_found', 'model'],
     [
-      'a deadline in a full queue',
+      '#32 a deadline in a full queue',
       CHAT,
       { n: 16, sampler: 'fixed', dultra: { deadline_ms: 1 } },
       504,
@@ -308,20 +353,29 @@ describe('what the library says', () => {
     'd3llm:0.6',
     'dream',
   ];
-  test.each(forms)('the sampler %s', async (sampler) => {
+  test.each(forms)('#27 the sampler %s', async (sampler) => {
     const library = await libraryOf({ sampler });
     const answer = await ask(CHAT, { sampler });
     expect([answer.status, textOf(answer), answer.body.usage.nfe]).toEqual([200, library.text, library.nfe]);
     expect(answer.body.usage.tokens_per_forward).toBe(library.tokensPerForward);
   });
 
-  test.each(['dual', 'prefix', 'refresh', 'delayed'])('the cache %s', async (cache) => {
+  test.each(['dual', 'prefix', 'refresh', 'delayed'])('#28 the cache %s', async (cache) => {
     const library = await libraryOf({ cache });
     const answer = await ask(CHAT, { cache });
     expect([textOf(answer), answer.body.usage.full_forwards]).toEqual([library.text, library.fullForwards]);
   });
 
-  test('stop strings cut, and those that do not come do not', async () => {
+  test('#16 a nucleus at any temperature', async () => {
+    for (const temperature of [0, 1]) {
+      const request = { temperature, seed: 4, sampler: 'fixed' };
+      const library = await libraryOf({ ...request, topP: 0.9 });
+      const answer = await ask(CHAT, { ...request, top_p: 0.9 });
+      expect([answer.status, textOf(answer)]).toEqual([200, library.text]);
+    }
+  });
+
+  test('#06 #07 stop strings cut, and those that do not come do not', async () => {
     const whole = textOf(await ask(CHAT));
     const stop = whole.slice(3, 5);
     const cut = await ask(CHAT, { stop });
@@ -329,7 +383,7 @@ describe('what the library says', () => {
     expect(textOf(await ask(CHAT, { stop: ['\u0001'] }))).toBe(whole);
   });
 
-  test('any number of tokens, and passes as many as asked', async () => {
+  test('#08 #31 any number of tokens, and passes as many as asked', async () => {
     for (const max_tokens of [1, 7])
       expect((await ask(CHAT, { max_tokens })).body.usage.completion_tokens).toBeLessThanOrEqual(max_tokens);
     expect((await ask(CHAT, { max_nfe: 1 })).body.usage.nfe).toBe(1);
@@ -342,7 +396,7 @@ describe('what the library says', () => {
 });
 
 describe('logprobs', () => {
-  test('the most probable tokens begin with the one that was taken at temperature 0', async () => {
+  test('#18 the most probable tokens begin with the one that was taken at temperature 0', async () => {
     for (const sampler of ['fixed', 'confidence:0.2', 'd3llm:0.6']) {
       const { body } = await ask(CHAT, { sampler, logprobs: true, top_logprobs: 3 });
       const { content } = body.choices[0].logprobs;
@@ -360,7 +414,7 @@ describe('logprobs', () => {
     }
   });
 
-  test('completions have them as lists, streams with the last chunk', async () => {
+  test('#18 #35 completions have them as lists, streams with the last chunk', async () => {
     const { body } = await ask(TEXT, { prompt: 'ab', logprobs: 2, echo: true });
     const [{ text, logprobs }] = body.choices;
     expect(text.startsWith('ab')).toBe(true);
@@ -375,7 +429,7 @@ describe('logprobs', () => {
 });
 
 describe('infilling and templates', () => {
-  test('a suffix follows the answer, by either route', async () => {
+  test('#34 a suffix follows the answer, by either route', async () => {
     const request = { prompt: 'ab', suffix: 'yz', seed: 1 };
     const [text, fim] = [await ask(TEXT, request), await ask(FIM, request)];
     const library = await model.generate({ prompt: 'ab', suffix: 'yz' }, { maxTokens: 16, sampler: 'confidence:0.2' });
@@ -407,7 +461,7 @@ describe('infilling and templates', () => {
     expect(decided.map(({ position }) => position).sort()).toEqual([2, 4, 5]);
   });
 
-  test('diffusing: every text replaces the one before, and the last is the answer', async () => {
+  test('#30 diffusing: every text replaces the one before, and the last is the answer', async () => {
     const stream = await eventsOf(CHAT, { diffusing: true, sampler: 'fixed' });
     const texts = stream.filter((chunk) => chunk.choices?.[0]?.delta.content);
     const marked = texts.filter((chunk) => chunk.diffusion_meta);
@@ -423,7 +477,7 @@ describe('infilling and templates', () => {
 describe('responses', () => {
   const request = { input: 'a+b', max_output_tokens: 16, sampler: 'confidence:0.2' };
 
-  test('a response is the message of the chat', async () => {
+  test('#36 a response is the message of the chat', async () => {
     const chat = await ask(CHAT);
     for (const input of ['a+b', [{ role: 'user', content: [{ type: 'input_text', text: 'a+b' }] }]]) {
       const { status, body } = await ask(RESPONSES, { ...request, input });
@@ -438,7 +492,7 @@ describe('responses', () => {
     expect(instructed.body.output[0].content[0].text).toBe(textOf(await ask(CHAT, { messages: system })));
   });
 
-  test('its events come in order, numbered, and say the same', async () => {
+  test('#36 its events come in order, numbered, and say the same', async () => {
     const events = await eventsOf(RESPONSES, request);
     const types = events.map(({ type }) => type).filter((type) => type !== 'response.output_text.delta');
     const { response } = events.at(-1);
@@ -458,6 +512,26 @@ describe('responses', () => {
     const text = events.map(({ type, delta }) => (type === 'response.output_text.delta' ? delta : '')).join('');
     expect(text).toBe(response.output[0].content[0].text);
   });
+});
+
+test('#24 an unknown key is refused with the one that was meant', async () => {
+  const { status, body } = await ask(CHAT, { samplr: 'planner' });
+  expect([status, body.error.message]).toEqual([400, 'samplr is not a parameter: did you mean "sampler"?']);
+});
+
+test('every case has a test, and every number a case', () => {
+  const read = (name: string) => readFileSync(path.join(__dirname, name), 'utf8');
+  const listed = [...read('server-conformance.test.ts').matchAll(/^\/\/ #(\d\d) .* \(([\w, ]+)\)$/gm)];
+  expect(listed.map(([, number]) => Number(number))).toEqual(Array.from({ length: 46 }, (_, i) => i + 1));
+  const files = { server: 'server', conformance: 'server-conformance', decisions: 'server-decisions' };
+  for (const [name, file] of Object.entries(files)) {
+    // Names begin with their numbers, behind a quote.
+    const named = [...read(`${file}.test.ts`).matchAll(/['"]((?:#\d\d )+)/g)].flatMap(([, numbers]) =>
+      numbers.trim().split(' '),
+    );
+    const expected = listed.filter(([, , where]) => where.split(', ').includes(name)).map(([, number]) => `#${number}`);
+    expect([name, [...new Set(named)].sort()]).toEqual([name, expected]);
+  }
 });
 
 test('the dashboard asks for metrics that there are', async () => {

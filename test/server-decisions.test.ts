@@ -56,7 +56,7 @@ describe('/v1/decisions', () => {
     { type: 'score', instructions: STARS, levels: LEVELS.map((label) => ({ label })) },
   ];
 
-  test('three types in order, named or not, as the library answers', async () => {
+  test('#39 three types in order, named or not, as the library answers', async () => {
     const { answers, usage } = await model.decide(REVIEW, QUESTIONS);
     const { status, body } = await decisions(three);
     const { again, mood, stars } = answers as Json;
@@ -121,7 +121,7 @@ describe('/v1/decisions', () => {
     expect([prior.status, prior.body.dultra.rows]).toEqual([200, 2]);
   });
 
-  test('"true" and true are two values', async () => {
+  test('#40 "true" and true are two values', async () => {
     const choices = [{ value: 'true' }, { value: true }, { value: false }];
     const { status, body } = await decisions([{ type: 'choice', instructions: AGAIN, choices }]);
     expect(status).toBe(200);
@@ -142,9 +142,9 @@ describe('/v1/decisions', () => {
   const choice = (choices: unknown) => [{ type: 'choice', instructions: 'a', choices }];
   const values = (count: number) => Array.from({ length: count }, (_, i) => ({ value: `v${i}` }));
   const bad: [string, unknown, object, string, string | null][] = [
-    ['one choice', choice(values(1)), {}, 'invalid_value', 'questions[0].choices'],
-    ['256 choices', choice(values(256)), {}, 'invalid_value', 'questions[0].choices'],
-    ['a choice twice', choice([{ value: 'a' }, { value: 'a' }]), {}, 'invalid_value', 'questions[0].choices'],
+    ['#41 one choice', choice(values(1)), {}, 'invalid_value', 'questions[0].choices'],
+    ['#41 256 choices', choice(values(256)), {}, 'invalid_value', 'questions[0].choices'],
+    ['#41 a choice twice', choice([{ value: 'a' }, { value: 'a' }]), {}, 'invalid_value', 'questions[0].choices'],
     ['choices that read alike', choice([{ value: 'a' }, { value: 'A' }]), {}, 'invalid_value', 'questions[0].criteria'],
     ['no questions', [], {}, 'invalid_value', 'questions'],
     ['no instructions', [{ type: 'predicate', instructions: ' ' }], {}, 'invalid_value', 'questions[0].instructions'],
@@ -199,7 +199,7 @@ describe('/v1/systemone', () => {
     mood: { type: 'choice', instructions: MOOD, criteria: { positive: null, negative: 'bad', neutral: null } },
   };
 
-  test('three types, with their keys in order, and a state of JSON', async () => {
+  test('#42 three types, with their keys in order, and a state of JSON', async () => {
     const { answers, usage } = (await model.decide(REVIEW, QUESTIONS)) as Json;
     const { status, body } = await systemOne(three);
     expect(status).toBe(200);
@@ -231,8 +231,8 @@ describe('/v1/systemone', () => {
   let deep: unknown = 1;
   for (let i = 0; i < 40; i++) deep = [deep];
   const bad: [string, unknown, object][] = [
-    ['no questions', {}, {}],
-    ['another type', one({ type: 'box' }), {}],
+    ['#43 no questions', {}, {}],
+    ['#43 another type', one({ type: 'box' }), {}],
     ['no instructions', one({ instructions: '' }), {}],
     ['one option', one({ type: 'choice', criteria: { a: null } }), {}],
     [
@@ -240,7 +240,7 @@ describe('/v1/systemone', () => {
       one({ type: 'choice', criteria: Object.fromEntries(Array.from({ length: 256 }, (_, i) => [`v${i}`, null])) }),
       {},
     ],
-    ['a state 40 deep', three, { state: deep }],
+    ['#43 a state 40 deep', three, { state: deep }],
     ['a state that is a number', three, { state: 5 }],
     ['a model that is no text', three, { model: 5 }],
     ['a state that is too long', three, { state: 'abc '.repeat(400) }],

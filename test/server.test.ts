@@ -2,6 +2,7 @@
 import { loadModel, type MaskedDiffusionModel } from '../lib';
 import { type Listening, type LogEntry, listen, Server } from '../lib/server';
 import { variant, withTokenizer } from './helpers';
+import { eventsIn } from './servers';
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are compared with what they should be
 type Json = any;
@@ -32,17 +33,10 @@ const chat = async (body: unknown) => {
   const response = await post('/v1/chat/completions', body);
   return { status: response.status, headers: response.headers, body: (await response.json()) as Json };
 };
-/** The events of a stream. */
-async function events(response: Response): Promise<(Record<string, Json> | string)[]> {
-  const text = await response.text();
-  return text
-    .split('\n\n')
-    .filter((part) => part.startsWith('data: '))
-    .map((part) => (part === 'data: [DONE]' ? '[DONE]' : JSON.parse(part.slice(6))));
-}
+const events = async (response: Response) => eventsIn(await response.text());
 
 describe('answers', () => {
-  test('a chat is what the library says, with usage that adds up', async () => {
+  test('#01 a chat is what the library says, with usage that adds up', async () => {
     const { status, headers, body } = await chat(plain);
     const result = await model.generate(messages as never, {
       maxTokens: 16,
@@ -73,7 +67,7 @@ describe('answers', () => {
   });
 
   test.each(['confidence:0.2', 'planner', 'fixed', 'd3llm:0.6'])(
-    'a stream of %s is the plain text',
+    '#02 #03 a stream of %s is the plain text',
     async (sampler) => {
       for (const cache of [undefined, 'dual']) {
         const request = { ...plain, sampler, cache, temperature: 0.7, seed: 5 };
@@ -98,7 +92,7 @@ describe('answers', () => {
     },
   );
 
-  test('denoise frames decide each position once', async () => {
+  test('#29 denoise frames decide each position once', async () => {
     const stream = await events(
       await post('/v1/chat/completions', { ...plain, sampler: 'fixed', stream: true, stream_mode: 'denoise' }),
     );
@@ -111,7 +105,7 @@ describe('answers', () => {
     for (const chunk of stream) if (typeof chunk === 'object' && chunk.dultra) expect(chunk.choices).toEqual([]);
   });
 
-  test('n choices are rows of a batch, a seed repeats an answer, and a drawn seed is told', async () => {
+  test('#04 #05 n choices are rows of a batch, a seed repeats an answer, and a drawn seed is told', async () => {
     const request = { ...plain, temperature: 1, n: 3, seed: '-1', sampler: 'fixed' };
     const first = await chat(request);
     expect((await chat(request)).body.choices).toEqual(first.body.choices);
@@ -129,11 +123,13 @@ describe('answers', () => {
     expect(again.body.choices).toEqual(drawn.body.choices);
   });
 
-  test('completions: texts and ids, in order; any number of tokens; passes as asked', async () => {
+  test('#33 completions: texts and ids, in order; any number of tokens; passes as asked', async () => {
     const ask = async (body: object) => (await post('/v1/completions', { max_tokens: 7, ...body })).json();
     const both = (await ask({ prompt: ['ab', 'x'] })) as Json;
     const ids = [...'ab'].map((letter) => letter.charCodeAt(0) - 32);
     const byIds = (await ask({ prompt: ids })) as Json;
+    const lists = (await ask({ prompt: [ids, ['x'.charCodeAt(0) - 32]] })) as Json;
+    expect(lists.choices).toEqual(both.choices);
     expect(both.object).toBe('text_completion');
     expect(both.choices.map(({ index }: Json) => index)).toEqual([0, 1]);
     expect(byIds.choices[0].text).toBe(both.choices[0].text);
@@ -145,10 +141,12 @@ describe('answers', () => {
     for (const { logprob, top_logprobs } of logged) expect([logprob <= 0, top_logprobs]).toEqual([true, []]);
   });
 
-  test('models, health and metrics', async () => {
+  test('#38 #46 models, health and metrics', async () => {
     const get = async (path: string) => (await fetch(listening.url + path)).json();
     expect(await get('/v1/models')).toMatchObject({ object: 'list', data: [{ id: 'tiny', object: 'model' }] });
     expect(await get('/v1/models/tiny')).toMatchObject({ id: 'tiny', owned_by: 'dultra' });
+    expect(await get('/v1/models/other')).toMatchObject({ error: { code: 'model_not_found' } });
+    expect((await fetch(`${listening.url}/v1/models/other`)).status).toBe(404);
     expect(await get('/health')).toEqual({ status: 'ok' });
     const metrics = await (await fetch(`${listening.url}/metrics`)).text();
     expect(metrics).toMatch(
@@ -205,28 +203,28 @@ describe('the log', () => {
 
 describe('refusals', () => {
   const cases: [string, object, number, string, string | null][] = [
-    ['an unknown key', { samplr: 'planner' }, 400, 'unknown_parameter', 'samplr'],
-    ['a model', { model: 'other' }, 404, 'model_not_found', 'model'],
-    ['no messages', { messages: undefined }, 400, 'missing_required_parameter', 'messages'],
-    ['an empty list', { messages: [] }, 400, 'invalid_value', 'messages'],
-    ['a role', { messages: [{ role: 'tool', content: 'x' }] }, 400, 'unsupported_value', 'messages[0].role'],
+    ['#24 an unknown key', { samplr: 'planner' }, 400, 'unknown_parameter', 'samplr'],
+    ['#21 a model', { model: 'other' }, 404, 'model_not_found', 'model'],
+    ['#12 no messages', { messages: undefined }, 400, 'missing_required_parameter', 'messages'],
+    ['#12 an empty list', { messages: [] }, 400, 'invalid_value', 'messages'],
+    ['#13 a role', { messages: [{ role: 'tool', content: 'x' }] }, 400, 'unsupported_value', 'messages[0].role'],
     [
-      'a picture',
+      '#13 a picture',
       { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] },
       400,
       'unsupported_value',
       'messages[0].content',
     ],
-    ['two lengths', { max_completion_tokens: 8 }, 400, 'invalid_value', 'max_tokens'],
-    ['no tokens', { max_tokens: 0 }, 400, 'invalid_value', 'max_tokens'],
-    ['a length as text', { max_tokens: '5' }, 400, 'invalid_value', 'max_tokens'],
-    ['too many tokens', { max_tokens: 1e6 }, 400, 'context_length_exceeded', 'messages'],
-    ['a temperature', { temperature: 3 }, 400, 'invalid_value', 'temperature'],
-    ['a temperature as text', { temperature: 'hot' }, 400, 'invalid_value', 'temperature'],
-    ['a tool', { tools: [{ type: 'function' }] }, 400, 'unsupported_parameter', 'tools'],
+    ['#09 two lengths', { max_completion_tokens: 8 }, 400, 'invalid_value', 'max_tokens'],
+    ['#10 no tokens', { max_tokens: 0 }, 400, 'invalid_value', 'max_tokens'],
+    ['#10 a length as text', { max_tokens: '5' }, 400, 'invalid_value', 'max_tokens'],
+    ['#10 too many tokens', { max_tokens: 1e6 }, 400, 'context_length_exceeded', 'messages'],
+    ['#17 a temperature', { temperature: 3 }, 400, 'invalid_value', 'temperature'],
+    ['#17 a temperature as text', { temperature: 'hot' }, 400, 'invalid_value', 'temperature'],
+    ['#15 a tool', { tools: [{ type: 'function' }] }, 400, 'unsupported_parameter', 'tools'],
     ['a penalty', { presence_penalty: 0.5 }, 400, 'unsupported_parameter', 'presence_penalty'],
     ['a format', { response_format: { type: 'xml' } }, 400, 'invalid_value', 'response_format.type'],
-    ['two samplers', { dultra: { sampler: 'planner' } }, 400, 'invalid_value', 'sampler'],
+    ['#26 two samplers', { dultra: { sampler: 'planner' } }, 400, 'invalid_value', 'sampler'],
     ['a sampler', { sampler: 'confidnce' }, 400, 'invalid_value', 'sampler'],
     ['a block length', { block_length: 5 }, 400, 'invalid_value', 'max_tokens'],
     ['a deadline', { sampler: 'fixed', dultra: { deadline_ms: 0 } }, 400, 'invalid_value', 'dultra.deadline_ms'],
@@ -238,7 +236,7 @@ describe('refusals', () => {
     expect(answer.body.error.message).not.toMatch(/undefined|\bat \S+:\d+/);
   });
 
-  test('what changes nothing is taken, and null stands for nothing', async () => {
+  test('#14 #17 what changes nothing is taken, and null stands for nothing', async () => {
     const neutral = {
       user: 'u',
       metadata: { a: 'b' },
@@ -255,7 +253,7 @@ describe('refusals', () => {
     expect((await chat({ ...plain, ...neutral })).body.choices).toEqual((await chat(plain)).body.choices);
   });
 
-  test('bodies, types, methods, hosts and origins', async () => {
+  test('#22 #23 #45 bodies, types, methods, hosts and origins', async () => {
     const path = '/v1/chat/completions';
     const statusOf = async (response: Promise<Response>) => (await response).status;
     for (const body of ['{', '', '[]', 'null', '"x"']) expect(await statusOf(post(path, body))).toBe(400);
@@ -269,7 +267,7 @@ describe('refusals', () => {
     expect([foreign.status, ((await foreign.json()) as Json).error.code]).toEqual([403, 'host_not_allowed']);
   });
 
-  test('keys', async () => {
+  test('#44 keys', async () => {
     const guarded = await listen({
       models: { tiny: model },
       port: 0,
@@ -450,7 +448,7 @@ describe('ends', () => {
     expect(answers.filter(({ status }) => status === 200).length + refused.length).toBe(12);
   });
 
-  test('closing finishes what is under way and refuses the rest', async () => {
+  test('#46 closing finishes what is under way and refuses the rest', async () => {
     const other = await listen({ models: { tiny: model }, port: 0 });
     const ask = () =>
       other.server.fetch(
