@@ -1,8 +1,11 @@
 // The programs in examples/, run as they stand.
-import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { inBrowser, launch, testInBrowser } from './browser';
 import { temporaryFolder } from './helpers';
+import { eventsIn, type Program, startProgram } from './servers';
 
 const root = path.resolve(__dirname, '..');
 const folder = path.join(root, 'examples');
@@ -75,31 +78,16 @@ test('evaluate: a table, and a page', () => {
 });
 
 test('chat-page: a page, and an event for each pass that together are the answer', async () => {
-  const server = spawn(process.execPath, [path.join(folder, 'chat-page.mjs'), '', '0'], { cwd: root });
+  const { url, stop } = await startProgram(path.join(folder, 'chat-page.mjs'), ['', '0'], root);
   try {
-    const address = await new Promise<string>((resolve, reject) => {
-      let said = '';
-      const hear = (data: Buffer) => {
-        said += String(data);
-        const found = /^(http:\/\/127\.0\.0\.1:\d+)$/m.exec(said);
-        if (found) resolve(found[1]);
-      };
-      server.stdout.on('data', hear);
-      server.stderr.on('data', (data) => reject(new Error(String(data))));
-      server.on('exit', (code) => reject(new Error(`exit code ${code}`)));
-    });
-    const page = await fetch(address);
+    const page = await fetch(url);
     expect(page.headers.get('content-type')).toMatch(/^text\/html/);
     expect(await page.text()).toContain('new EventSource(`/stream?prompt=');
 
     const eventsOf = async (prompt: string) => {
-      const response = await fetch(`${address}/stream?prompt=${encodeURIComponent(prompt)}`);
+      const response = await fetch(`${url}/stream?prompt=${encodeURIComponent(prompt)}`);
       expect(response.headers.get('content-type')).toBe('text/event-stream');
-      const text = await response.text();
-      return text
-        .trimEnd()
-        .split('\n\n')
-        .map((line) => JSON.parse(line.replace(/^data: /, '')));
+      return eventsIn(await response.text());
     };
     const events = await eventsOf(prompt);
     const { done, length } = events.at(-1);
@@ -114,10 +102,136 @@ test('chat-page: a page, and an event for each pass that together are the answer
       }
     expect(cells.join('').trim()).toBe(done.text);
     expect(await eventsOf('tom '.repeat(300))).toEqual([{ error: expect.stringMatching(/^prompt: /) }]);
-    expect((await fetch(`${address}/nothing`)).status).toBe(404);
+    expect((await fetch(`${url}/nothing`)).status).toBe(404);
   } finally {
-    server.kill();
+    await stop();
   }
+});
+
+describe('clients of dultra serve', () => {
+  let server: Program;
+  beforeAll(async () => {
+    const options = ['--port', '0', '--threads', '1', '--quiet', '--cors', 'null'];
+    server = await startProgram(path.join(root, 'dist', 'cli', 'main.js'), ['serve', ...options]);
+  });
+  afterAll(() => server.stop());
+
+  test("serve-openai: OpenAI's client", () => {
+    const [whole, streamed, value] = run('serve-openai.mjs', '', server.url);
+    for (const line of [whole, streamed]) expect(JSON.parse(/^\{.*\}/.exec(line)![0])).toEqual(order);
+    expect(whole).toMatch(/ {2}\(\d+ tokens in \d+ passes\)$/);
+    expect(streamed).toMatch(/ {2}\([1-9]\d* passes\)$/);
+    expect(value).toBe('bad');
+  });
+
+  const hasCurl = ['sh', 'curl'].every((name) => spawnSync(name, ['--version']).error === undefined);
+  const testWithCurl = hasCurl ? test : test.skip;
+  testWithCurl(`serve-curl: five requests${hasCurl ? '' : ' (skipped: there is no sh or curl)'}`, () => {
+    const { stdout, stderr, status } = spawnSync('sh', [path.join(folder, 'serve-curl.sh'), server.url], {
+      encoding: 'utf8',
+    });
+    expect([stderr, status]).toEqual(['', 0]);
+    const [chat, stream, between, value, decision] = stdout.split(/^# .*\n/m).slice(1);
+    expect(JSON.parse(chat).choices[0].message.content).toBe('8 + 6 = 14.');
+    const chunks = eventsIn(stream);
+    expect(chunks.at(-1)).toBe('[DONE]');
+    expect(chunks.filter((chunk) => chunk.dultra?.frame).length).toBeGreaterThan(0);
+    expect(JSON.parse(between).choices[0].text).toBe('14');
+    expect(JSON.parse(value).choices[0].message.content).toBe('14');
+    expect(JSON.parse(decision).answers.again.noul).toBeLessThan(0.5);
+  });
+
+  testInBrowser(inBrowser('serve-chat: a chat in a page that is a file'), async () => {
+    const browser = await launch();
+    try {
+      const page = await browser.newPage();
+      // A busy machine is slow, and no reason to fail.
+      page.setDefaultTimeout(300_000);
+      const complaints: string[] = [];
+      page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
+      page.on('pageerror', (error) => complaints.push(String(error)));
+      await page.goto(`${pathToFileURL(path.join(folder, 'serve-chat.html'))}#${server.url}`);
+      const said = async (text: string) => {
+        await page.fill('input', text);
+        await page.click('text=Send');
+        await page.locator('button:enabled').waitFor();
+      };
+      await said('What is 8 + 6?');
+      const lines = page.locator('#chat p');
+      expect(await lines.allTextContents()).toEqual(['What is 8 + 6?', '8 + 6 = 14.']);
+      expect(complaints).toEqual([]);
+      await said('tom '.repeat(600));
+      expect(await page.textContent('#state')).toMatch(/^a text has at least \d+ tokens/);
+    } finally {
+      await browser.close();
+    }
+  });
+
+  test('serve-chat reads streams as the playground does', () => {
+    const readerOf = (file: string) =>
+      /^( *)async function\* eventsOf\(response\) \{\n([\s\S]*?)^\1\}$/m
+        .exec(readFileSync(path.join(root, file), 'utf8'))![2]
+        .replace(/^ +/gm, '');
+    expect(readerOf('examples/serve-chat.html')).toBe(readerOf('lib/server/playground-page.js'));
+  });
+});
+
+describe('applications with a model in them', () => {
+  /** What both are asked. */
+  async function check(program: Program): Promise<void> {
+    const { url } = program;
+    const init = (body: object) => ({
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+    });
+    try {
+      expect(await (await fetch(url)).text()).toContain('/llm/v1');
+      const answer = await fetch(`${url}/llm/v1/completions`, init({ prompt, max_tokens: 48, stream: true }));
+      expect(answer.status).toBe(200);
+      const texts = eventsIn(await answer.text()).map((event) => event.choices?.[0].text ?? '');
+      expect(JSON.parse(texts.join(''))).toEqual(order);
+      expect((await fetch(`${url}/llm/v1/completions`, init({}))).status).toBe(400);
+      expect((await fetch(`${url}/llm/playground-page.js`)).status).toBe(200);
+      expect((await fetch(`${url}/llm/nothing`)).status).toBe(404);
+      // A client that leaves takes its row along.
+      const gone = new AbortController();
+      const long = init({ prompt, max_tokens: 200, sampler: 'fixed', stream: true, dultra: { frames: true } });
+      const left = await fetch(`${url}/llm/v1/completions`, { ...long, signal: gone.signal });
+      await left.body!.getReader().read();
+      gone.abort();
+      const rows = async () =>
+        /^dultra_active_rows\{.*\} (\d+)$/m.exec(await (await fetch(`${url}/llm/metrics`)).text())![1];
+      for (let i = 0; i < 100 && (await rows()) !== '0'; i++) await new Promise((resolve) => setTimeout(resolve, 10));
+      expect(await rows()).toBe('0');
+    } finally {
+      expect(await program.stop()).toBe(0);
+    }
+  }
+
+  test('serve-hono', async () => {
+    await check(await startProgram(path.join(folder, 'serve-hono.mjs'), ['', '0'], root));
+  });
+
+  const express = path.join(root, 'test', 'clients', 'node_modules', 'express');
+  const hasExpress = existsSync(express);
+  const withExpress = hasExpress ? test : test.skip;
+  withExpress(`serve-express${hasExpress ? '' : ' (skipped: npm ci --prefix test/clients was not run)'}`, async () => {
+    const place = temporaryFolder();
+    mkdirSync(path.join(place, 'node_modules', '@hono'), { recursive: true });
+    const link = (name: string, target: string) =>
+      symlinkSync(target, path.join(place, 'node_modules', name), 'junction');
+    link('dultra', root);
+    link('express', express);
+    link('@hono/node-server', path.join(root, 'node_modules', '@hono', 'node-server'));
+    copyFileSync(path.join(folder, 'serve-express.mjs'), path.join(place, 'app.mjs'));
+    const program = await startProgram(path.join(place, 'app.mjs'), ['', '0'], place);
+    const init = { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"a":5}' };
+    // What stands behind the model in the application has its bodies.
+    const echo = await (await fetch(`${program.url}/echo`, init)).json();
+    await check(program);
+    expect(echo).toEqual({ a: 5 });
+  });
 });
 
 test('the page about them lists every one', () => {

@@ -1,13 +1,10 @@
 // The playground in a browser: what it shows is what the API says.
-import { existsSync } from 'node:fs';
-import { type Browser, chromium, type Page } from 'playwright-core';
+import type { Browser, Page } from 'playwright-core';
 import { loadModel, type MaskedDiffusionModel } from '../lib';
 import { type Listening, listen } from '../lib/server';
+import { hasBrowser, inBrowser, launch, testInBrowser } from './browser';
+import { eventsIn } from './servers';
 
-const BROWSERS = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
-const executablePath = BROWSERS.find((path) => existsSync(path));
-const testInBrowser = executablePath ? test : test.skip;
-const named = (name: string) => (executablePath ? name : `${name} (skipped: there is no Chromium)`);
 const PROMPT = 'tom has 7 apples . he buys 5 . how many now ? story';
 
 let model: MaskedDiffusionModel;
@@ -19,7 +16,7 @@ beforeAll(async () => {
   model = await loadModel('word-problems', { threads: 1 });
   world = await loadModel('world', { threads: 1 });
   listening = await listen({ models: { small: model, world }, port: 0 });
-  if (executablePath) browser = await chromium.launch({ executablePath, args: ['--no-sandbox'], timeout: 0 });
+  if (hasBrowser) browser = await launch();
 });
 afterAll(async () => {
   await browser?.close();
@@ -52,7 +49,7 @@ const isDone = (page: Page) =>
 // biome-ignore lint/suspicious/noExplicitAny: as said
 type Root = any;
 
-testInBrowser(named('a row fills in place, and its passes can be gone through'), async () => {
+testInBrowser(inBrowser('a row fills in place, and its passes can be gone through'), async () => {
   const { page, complaints, hosts } = await open('#lane=fixed:4%7C&lane=planner%7C');
   await page.fill('textarea', PROMPT);
   await page.click('text=Generate');
@@ -70,10 +67,7 @@ testInBrowser(named('a row fills in place, and its passes can be gone through'),
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ prompt: PROMPT, sampler: 'fixed:4', stream: true, stream_mode: 'denoise' }),
   });
-  const frames = (await stream.text())
-    .split('\n\n')
-    .filter((event) => event.includes('"frame"'))
-    .map((event) => JSON.parse(event.slice(6)).dultra.frame);
+  const frames = eventsIn(await stream.text()).flatMap((event) => event.dultra?.frame ?? []);
   const filled = new Map<number, string>();
   for (const { step, unmasked } of frames)
     for (const { position, token } of unmasked) {
@@ -106,7 +100,7 @@ testInBrowser(named('a row fills in place, and its passes can be gone through'),
   await page.close();
 });
 
-testInBrowser(named('templates, links and errors'), async () => {
+testInBrowser(inBrowser('templates, links and errors'), async () => {
   const { page, complaints } = await open(
     '#kind=template&prompt=tom+has+%7B%7B2%7D%7D+apples&seed=7&lane=fixed%7C',
     390,
@@ -178,7 +172,7 @@ const faultsOf = (page: Page): Promise<string[]> =>
     return faults;
   });
 
-testInBrowser(named('a stop ends the row on the server, decisions sum to one, and all can be read'), async () => {
+testInBrowser(inBrowser('a stop ends the row on the server, decisions sum to one, and all can be read'), async () => {
   const { page, complaints, hosts } = await open('#lane=fixed%7C');
   const { engine } = model.engineParts();
   await page.fill('textarea', PROMPT);

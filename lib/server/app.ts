@@ -2,6 +2,7 @@
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import { basePath } from 'hono/route';
 import type { MaskedDiffusionModel } from '../generation/masked-diffusion-model';
 import { reasonOf } from '../text';
 import { chatCall, completionCall } from './completions';
@@ -77,7 +78,13 @@ const PAGE_HEADERS = {
 
 /** What a request carries through its handlers. */
 interface Env {
-  Variables: { id: string };
+  Variables: { id: string; path: string };
+}
+
+/** The path inside the server, whose routes may be those of another application under a path of its own. */
+function pathOf(c: Context): string {
+  const base = basePath(c);
+  return base === '/' ? c.req.path : c.req.path.slice(base.length) || '/';
 }
 
 const hash = (text: string) => createHash('sha256').update(text).digest();
@@ -147,6 +154,7 @@ export class Server {
       // Set before there is a response: one that is made later has them without being copied.
       const id = randomUUID();
       c.set('id', id);
+      c.set('path', pathOf(c));
       c.header('x-request-id', id);
       this.#cors(c);
       if (c.req.method === 'OPTIONS' && c.req.header('access-control-request-method')) return c.body(null, 204);
@@ -187,7 +195,7 @@ export class Server {
     for (const [route, read] of Object.entries(POSTS)) app.post(route, limit, (c) => this.#generate(c, route, read));
     for (const route of Object.keys(POSTS)) app.all(route, () => this.#methodError('POST'));
     for (const route of GETS) app.all(route, () => this.#methodError('GET'));
-    app.notFound((c) => this.#fail(c, new ApiError(404, 'unknown_url', `there is no ${c.req.method} ${c.req.path}`)));
+    app.notFound((c) => this.#fail(c, new ApiError(404, 'unknown_url', `there is no ${c.req.method} ${c.var.path}`)));
     app.onError((error, c) => this.#fail(c, apiErrorOf(error)));
   }
 
@@ -195,9 +203,9 @@ export class Server {
     throw new ApiError(405, 'method_not_allowed', `expected ${allow}`, null, { allow });
   }
 
-  #fail(c: Context, error: ApiError): Response {
+  #fail(c: Context<Env>, error: ApiError): Response {
     for (const [name, value] of Object.entries(error.headers)) c.header(name, value);
-    const { status, body } = SYSTEM_ONE.includes(c.req.path) ? systemOneError(error) : error;
+    const { status, body } = SYSTEM_ONE.includes(c.var.path) ? systemOneError(error) : error;
     return c.json(body, status);
   }
 
@@ -217,7 +225,7 @@ export class Server {
   }
 
   /** Refuses hosts that only look local, web pages of others, and requests without a key. */
-  #guard(c: Context): void {
+  #guard(c: Context<Env>): void {
     const { hosts = LOCAL, cors = [] } = this.#options;
     const url = new URL(c.req.url);
     if (hosts !== null && !hosts.includes(url.hostname))
@@ -226,7 +234,7 @@ export class Server {
     const isOwn = origin === undefined || origin === url.origin;
     if (!isOwn && !cors.includes('*') && !cors.includes(origin))
       throw new ApiError(403, 'origin_not_allowed', 'web pages of this origin may not ask');
-    if (this.#keys.length === 0 || c.req.path === '/health' || Object.hasOwn(PLAYGROUND, c.req.path)) return;
+    if (this.#keys.length === 0 || c.var.path === '/health' || Object.hasOwn(PLAYGROUND, c.var.path)) return;
     const given = hash(/^Bearer (.+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? '');
     // All are compared, so that the time says nothing.
     if (!this.#keys.reduce((found, key) => timingSafeEqual(key, given) || found, false))
