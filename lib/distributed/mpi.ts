@@ -182,6 +182,8 @@ function leave(exitCode: number): void {
     pause(wait);
     writeSync(2, `rank ${whole.rank}: ${failure instanceof Error ? failure.stack : String(failure)}\n`);
   }
+  // MPICH's launcher ends all processes at once, and loses what it has not yet read of their output.
+  pause(500);
   native().abortMpi(exitCode === 0 ? 1 : exitCode);
 }
 
