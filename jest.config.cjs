@@ -2,8 +2,6 @@
 process.env.DULTRA_CUDA_PLUGIN ??= `${__dirname}/build/no-cuda.so`;
 
 module.exports = {
-  // The default leaves one out, which on two cores is half of them.
-  maxWorkers: '100%',
   // Ends a test that hangs, and none that is slow on a busy machine.
   testTimeout: 900_000,
   testEnvironment: '<rootDir>/test/environment.cjs',
