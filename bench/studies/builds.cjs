@@ -49,8 +49,8 @@ async function main() {
     const prompts = new Array(one.rows).fill(one.model === 'world' ? ORDER : WORDS);
     const run = async (build) => {
       const model = models[`${build} ${one.model}`];
-      const results = one.rows === 1 ? [await model.generate(prompts[0], one.options)] : null;
-      return results ?? model.generateBatch(prompts, one.options);
+      if (one.rows === 1) return [await model.generate(prompts[0], one.options)];
+      return model.generateBatch(prompts, one.options);
     };
     const [ours, theirs] = [await run('this'), await run('other')];
     const nfe = Math.max(...ours.map((result) => result.nfe));
